@@ -1,0 +1,19 @@
+"""What the engine's queues ask for: advertisements, address changes, announcements."""
+
+from libc.stdint cimport int64_t, uint32_t
+
+from carp_fast._core cimport Core
+from carp_fast._vhid cimport Address, VirtualHost
+
+cdef uint32_t next_advertisement(Core* core) noexcept nogil
+cdef void advertisement_sent(Core* core, uint32_t slot, int error, int64_t now_ns) noexcept nogil
+cdef uint32_t next_change(Core* core) noexcept nogil
+cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil
+cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, int error,
+                          int64_t now_ns) noexcept nogil
+cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef uint32_t next_announcement(Core* core) noexcept nogil
+cdef void announced(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef void begin_announcing(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef bint nothing_to_do(const Core* core) noexcept nogil
+cdef bint may_release(const VirtualHost* host) noexcept nogil

@@ -1,0 +1,258 @@
+"""What the engine's queues ask for: advertisements, address changes, announcements.
+
+Each kind is a pair: `next_...` gives the next host with its frames ready, and a past-tense
+function takes the outcome. Who carries it out (the pump, the simulator, a test) is not known
+here. Order of one turn: all advertisements, then addresses, then announcements.
+"""
+
+from libc.errno cimport EADDRNOTAVAIL, EEXIST, ENODEV
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from carp_fast._auth cimport auth_sign
+from carp_fast._core cimport (
+    ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core, Queue, Report,
+    SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_release, queue_empty, queue_pop,
+    report_begin, report_end)
+from carp_fast._vhid cimport (
+    ANNOUNCE_ON_ORDER, Address, FAILED, FOREIGN, HELD, LEAVING, MANAGE_ADDRESSES, MASTER, Output,
+    RECENT_COUNTERS, REPEAT_AFTER, RESIGN_AFTER_REMOVAL, RETIRED, SEND_DEMOTED, TO_ADVERTISE,
+    TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN, TO_VERIFY, VirtualHost,
+    vhid_advskew)
+from carp_fast._wheel cimport NOBODY
+from carp_fast._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
+
+cdef enum:
+    FAILED_SENDS = 3            # in a row: demoted by 240
+    GOOD_SENDS = 3              # in a row: undone
+
+
+# ---------------------------------------------------------------------------------- advertisements
+
+cdef void seal(VirtualHost* host, bint resigning) noexcept nogil:
+    """Complete the frame of every output: a new counter each, digest, checksum."""
+    cdef uint32_t i
+    cdef Output* output
+    cdef uint8_t* carp
+    cdef uint16_t sum
+    for i in range(host.block.output_count):
+        output = &host.block.outputs[i]
+        carp = output.frame + output.carp_at
+        host.counter += 1
+        host.recent[host.counter % RECENT_COUNTERS] = host.counter
+        wire_build_carp(carp, host.vhid, 255 if resigning else vhid_advskew(host), 0,
+                        255 if resigning else host.advbase, host.counter)
+        auth_sign(&host.key, carp + 8, carp + 16)
+        sum = wire_checksum(carp, CARP_LENGTH)
+        carp[6] = sum >> 8
+        carp[7] = sum & 0xff
+
+
+cdef uint32_t next_advertisement(Core* core) noexcept nogil:
+    """The next host that advertises, its outputs' frames sealed, or NOBODY.
+
+    A host that stepped down while it waited here sends nothing, unless it owes a last
+    advertisement or a resignation.
+    """
+    cdef uint32_t slot
+    cdef VirtualHost* host
+    cdef uint8_t pending
+    while True:
+        slot = queue_pop(&core.advertise)
+        if slot == NOBODY:
+            return NOBODY
+        host = &core.hosts[slot]
+        pending = host.pending
+        host.pending &= ~<uint32_t>(TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN)
+        if host.block == NULL or not pending & (TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN):
+            continue                            # released while it waited here
+        if pending & TO_RESIGN and host.state != MASTER:
+            seal(host, True)
+            return slot
+        if pending & TO_ADVERTISE_LAST or host.state == MASTER:
+            seal(host, False)
+            return slot
+
+
+cdef bint may_release(const VirtualHost* host) noexcept nogil:
+    """Whether a removed host has nothing more to give up or to say."""
+    return host.flags & LEAVING and not host.pending & (
+        TO_CHANGE_ADDRESSES | TO_RESIGN | TO_ADVERTISE_LAST)
+
+
+cdef void advertisement_sent(Core* core, uint32_t slot, int error, int64_t now_ns) noexcept nogil:
+    """The host's frames went out (`error` 0), or could not be sent (an errno)."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Report* report
+    if host.block == NULL:
+        return
+    if error:
+        host.send_errors += 1
+        host.good_sends = 0
+        if host.failed_sends < FAILED_SENDS:
+            host.failed_sends += 1
+            if host.failed_sends == FAILED_SENDS and not host.flags & SEND_DEMOTED:
+                host.flags |= SEND_DEMOTED
+                report = report_begin(core, SENDS_FAILING, slot, now_ns)
+                if report != NULL:
+                    report.value = <uint32_t>error
+                    report_end(core)
+    else:
+        host.sent += 1
+        host.failed_sends = 0
+        if host.flags & SEND_DEMOTED:
+            host.good_sends += 1
+            if host.good_sends >= GOOD_SENDS:
+                host.good_sends = 0
+                host.flags &= ~<uint32_t>SEND_DEMOTED
+                if report_begin(core, SENDS_RECOVERED, slot, now_ns) != NULL:
+                    report_end(core)
+    if host.state == MASTER:
+        if host.repeat_in:
+            host.repeat_in -= 1
+            if host.repeat_in == 0:
+                engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+        if host.announce_at_ns and now_ns >= host.announce_at_ns:
+            engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+    elif may_release(host):
+        engine_release(core, slot, now_ns)
+
+
+# ---------------------------------------------------------------------------------------- addresses
+
+cdef uint32_t next_change(Core* core) noexcept nogil:
+    """The next host whose addresses may differ from what its state wants, or NOBODY.
+
+    Its pending bits stay until addresses_done().
+    """
+    cdef uint32_t slot
+    while True:
+        slot = queue_pop(&core.change)
+        if slot == NOBODY:
+            return NOBODY
+        if core.hosts[slot].block != NULL and core.hosts[slot].pending & TO_CHANGE_ADDRESSES:
+            return slot
+
+
+cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil:
+    """1: to be added, -1: to be removed, 0: right as it is."""
+    cdef bint wanted = (host.state == MASTER and host.flags & MANAGE_ADDRESSES
+                        and not address.flags & RETIRED)
+    if wanted:
+        return 1 if not address.flags & HELD or host.pending & TO_VERIFY else 0
+    return -1 if address.flags & HELD else 0
+
+
+cdef void tell_address(Core* core, uint8_t kind, uint32_t slot, uint32_t which, int error,
+                       int64_t now_ns) noexcept nogil:
+    cdef Report* report = report_begin(core, kind, slot, now_ns)
+    if report != NULL:
+        report.detail = <uint16_t>which
+        report.value = <uint32_t>error
+        report_end(core)
+
+
+cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, int error,
+                          int64_t now_ns) noexcept nogil:
+    """The kernel acknowledged a change (`error` 0) or refused it (an errno).
+
+    EEXIST on adding: there already; ours if we added it, else foreign and left alone.
+    EADDRNOTAVAIL or ENODEV on removing: gone already, with its interface or by another hand.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Address* address = &host.block.addresses[which]
+    if not added:
+        if error and error != EADDRNOTAVAIL and error != ENODEV:
+            address.flags |= FAILED
+            address.error = <uint8_t>error
+            tell_address(core, ADDRESS_FAILED, slot, which, error, now_ns)
+            return
+        address.flags &= ~<uint32_t>(HELD | FAILED)
+        host.held -= 1
+        return
+    if error == EEXIST:
+        if not address.flags & (HELD | FOREIGN):
+            address.flags |= FOREIGN
+            tell_address(core, ADDRESS_FOREIGN, slot, which, 0, now_ns)
+    elif error:
+        if address.flags & HELD:
+            address.flags &= ~<uint32_t>HELD
+            host.held -= 1
+        address.flags |= FAILED
+        address.error = <uint8_t>error
+        tell_address(core, ADDRESS_FAILED, slot, which, error, now_ns)
+    else:
+        if address.flags & HELD:
+            host.addresses_restored += 1
+            engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+            tell_address(core, ADDRESS_RESTORED, slot, which, 0, now_ns)
+        else:
+            host.held += 1
+        address.flags = <uint8_t>(address.flags & ~<uint32_t>(FOREIGN | FAILED)) | HELD
+
+
+cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """Every change of the host has its outcome: announce, or resign, or let it go."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef uint32_t i
+    cdef bint verified = host.pending & TO_VERIFY
+    host.pending &= ~<uint32_t>(TO_CHANGE_ADDRESSES | TO_VERIFY)
+    if host.state == MASTER:
+        if not verified:
+            if report_begin(core, ADDRESSES_CHANGED, slot, now_ns) != NULL:
+                report_end(core)
+            if not host.flags & ANNOUNCE_ON_ORDER:
+                begin_announcing(core, slot, now_ns)
+        return
+    for i in range(host.block.address_count):
+        host.block.addresses[i].flags &= ~<uint32_t>FOREIGN     # looked at again next time
+    if report_begin(core, ADDRESSES_CHANGED, slot, now_ns) != NULL:
+        report_end(core)
+    if host.flags & RESIGN_AFTER_REMOVAL:
+        host.flags &= ~<uint32_t>RESIGN_AFTER_REMOVAL
+        engine_ask(core, &core.advertise, slot, TO_RESIGN)
+    elif may_release(host):
+        engine_release(core, slot, now_ns)
+
+
+# ------------------------------------------------------------------------------------ announcements
+
+cdef void begin_announcing(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """The addresses are there: announce now, and again two advertisements later."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    if host.state != MASTER:
+        return
+    host.repeat_in = REPEAT_AFTER
+    host.announce_left = host.announce_count - 1 if host.announce_interval_ns else 0
+    engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+
+
+cdef uint32_t next_announcement(Core* core) noexcept nogil:
+    """The next host whose addresses are to be announced, or NOBODY."""
+    cdef uint32_t slot
+    cdef uint8_t pending
+    while True:
+        slot = queue_pop(&core.announce)
+        if slot == NOBODY:
+            return NOBODY
+        pending = core.hosts[slot].pending
+        core.hosts[slot].pending &= ~<uint32_t>TO_ANNOUNCE
+        if pending & TO_ANNOUNCE and core.hosts[slot].state == MASTER:
+            return slot
+
+
+cdef void announced(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """The host's announcement is out: when is the next one?"""
+    cdef VirtualHost* host = &core.hosts[slot]
+    host.announced += 1
+    if host.announce_left:
+        host.announce_left -= 1
+        host.announce_at_ns = now_ns + host.announce_interval_ns
+    elif host.announce_refresh_ns:
+        host.announce_at_ns = now_ns + host.announce_refresh_ns
+    else:
+        host.announce_at_ns = 0
+
+
+cdef bint nothing_to_do(const Core* core) noexcept nogil:
+    return (queue_empty(&core.advertise) and queue_empty(&core.change)
+            and queue_empty(&core.announce))

@@ -1,0 +1,21 @@
+"""HMAC-SHA1 of an advertisement from prepared states: two compressions a digest."""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef enum:
+    KEY_LENGTH = 20
+    DIGEST_LENGTH = 20
+    COUNTER_LENGTH = 8
+
+cdef struct AuthKey:
+    uint32_t inner[5]       # SHA-1 after ipad and every whole block of the constant message
+    uint32_t outer[5]       # SHA-1 after opad
+    uint32_t hashed         # bytes already in `inner`, ipad's 64 included
+    uint8_t tail_length     # constant bytes that did not fill a block: 0 to 63
+    uint8_t tail[63]
+
+cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* message,
+                       uint32_t length) noexcept nogil
+cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest) noexcept nogil
+cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
+                      const uint8_t* digest) noexcept nogil

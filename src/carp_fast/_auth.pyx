@@ -1,0 +1,147 @@
+"""HMAC-SHA1 over an advertisement: prepare once, then sign and verify in two compressions.
+
+Everything before the counter is constant for a virtual host, so its SHA-1 states after ipad
+(and any further whole block) and after opad are kept. Knows bytes only: no packet layout, no
+socket, clock or file. The digest is that of carp_hmac_prepare / carp_hmac_generate in the
+BSDs' ip_carp.c; the key is a passphrase in a 20-byte field padded with NUL.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy, memset
+
+cdef extern from "sha1.h" nogil:
+    void sha1_compress(uint32_t* state, const uint8_t* block) noexcept
+    int sha1_choose(int want_ni)
+
+
+cdef inline void put32(uint8_t* p, uint32_t x) noexcept nogil:
+    p[0] = x >> 24
+    p[1] = (x >> 16) & 0xff
+    p[2] = (x >> 8) & 0xff
+    p[3] = x & 0xff
+
+
+cdef inline void start(uint32_t* state) noexcept nogil:
+    state[0] = 0x67452301
+    state[1] = 0xefcdab89
+    state[2] = 0x98badcfe
+    state[3] = 0x10325476
+    state[4] = 0xc3d2e1f0
+
+
+cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* message,
+                       uint32_t length) noexcept nogil:
+    """Fill `key` for the 20-byte `secret` and the constant `message` before the counter."""
+    cdef uint8_t pad[64]
+    cdef uint32_t i, whole = length & ~<uint32_t>63
+    memset(pad, 0x36, 64)
+    for i in range(KEY_LENGTH):
+        pad[i] ^= secret[i]
+    start(key.inner)
+    sha1_compress(key.inner, pad)
+    memset(pad, 0x5c, 64)
+    for i in range(KEY_LENGTH):
+        pad[i] ^= secret[i]
+    start(key.outer)
+    sha1_compress(key.outer, pad)
+    memset(pad, 0, 64)
+    for i in range(0, whole, 64):
+        sha1_compress(key.inner, message + i)
+    key.hashed = 64 + whole
+    key.tail_length = <uint8_t>(length - whole)
+    memset(key.tail, 0, sizeof(key.tail))
+    memcpy(key.tail, message + whole, key.tail_length)
+
+
+cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest) noexcept nogil:
+    """Write the 20-byte HMAC-SHA1 of the prepared message and the 8-byte `counter`."""
+    cdef uint8_t block[128]
+    cdef uint32_t state[5]
+    cdef uint32_t i, used = key.tail_length, bits
+    memset(block, 0, 128)
+    memcpy(block, key.tail, used)
+    memcpy(block + used, counter, COUNTER_LENGTH)
+    used += COUNTER_LENGTH
+    bits = (key.hashed + used) * 8
+    block[used] = 0x80
+    memcpy(state, key.inner, sizeof(state))
+    if used < 56:
+        put32(block + 60, bits)
+        sha1_compress(state, block)
+    else:
+        put32(block + 124, bits)
+        sha1_compress(state, block)
+        sha1_compress(state, block + 64)
+    memset(block, 0, 64)
+    for i in range(5):
+        put32(block + 4 * i, state[i])
+    block[DIGEST_LENGTH] = 0x80
+    put32(block + 60, (64 + DIGEST_LENGTH) * 8)
+    memcpy(state, key.outer, sizeof(state))
+    sha1_compress(state, block)
+    for i in range(5):
+        put32(digest + 4 * i, state[i])
+
+
+cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
+                      const uint8_t* digest) noexcept nogil:
+    """Whether `digest` fits, in a time that does not depend on where it differs."""
+    cdef uint8_t expected[20]
+    cdef uint8_t difference = 0
+    cdef int i
+    auth_sign(key, counter, expected)
+    for i in range(DIGEST_LENGTH):
+        difference |= expected[i] ^ digest[i]
+    return difference == 0
+
+
+cdef class Key:
+    """A prepared key, for tests, tools and benchmarks; the engine uses the C functions.
+
+    `passphrase`: 1 to 20 bytes, `message`: the constant bytes before the counter.
+    """
+    cdef AuthKey key
+
+    def __init__(self, bytes passphrase, bytes message):
+        if not 1 <= len(passphrase) <= KEY_LENGTH:
+            raise ValueError(f"a passphrase has 1 to {KEY_LENGTH} bytes, not {len(passphrase)}")
+        cdef bytes secret = passphrase.ljust(KEY_LENGTH, b"\0")
+        auth_prepare(&self.key, secret, message, <uint32_t>len(message))
+
+    def sign(self, bytes counter) -> bytes:
+        """The 20-byte digest for the 8-byte `counter`."""
+        cdef uint8_t digest[20]
+        if len(counter) != COUNTER_LENGTH:
+            raise ValueError("a counter has 8 bytes")
+        auth_sign(&self.key, counter, digest)
+        return (<const char*>digest)[:DIGEST_LENGTH]
+
+    def verify(self, bytes counter, bytes digest) -> bool:
+        """Whether the 20-byte `digest` is right for the 8-byte `counter`."""
+        if len(counter) != COUNTER_LENGTH or len(digest) != DIGEST_LENGTH:
+            return False
+        return auth_verify(&self.key, counter, digest)
+
+
+def choose(*, bint accelerated=True) -> str:
+    """Choose SHA-1's form for this process: "sha-ni" or "portable". Not while a pump runs."""
+    return "sha-ni" if sha1_choose(accelerated) else "portable"
+
+
+def self_test() -> None:
+    """Known answers of HMAC-SHA1 (RFC 2202, cases 1 and 6 cut to our key length by its digest).
+
+    Raises RuntimeError when the chosen form computes a wrong digest: nothing may start then.
+    """
+    # RFC 2202 case 1: key 20 x 0x0b, data "Hi There"; the last 8 bytes stand for the counter.
+    key = Key(b"\x0b" * 20, b"")
+    if key.sign(b"Hi There").hex() != "b617318655057264e28bc0b6fb378c8ef146be00":
+        raise RuntimeError("SHA-1 self-test failed: this CPU or build computes wrong digests")
+    # RFC 2202 case 3: key 20 x 0xaa, data 50 x 0xdd.
+    key = Key(b"\xaa" * 20, b"\xdd" * 42)
+    if key.sign(b"\xdd" * 8).hex() != "125d7342b9ac11cd91a39af48aa17b4f63f175d3":
+        raise RuntimeError("SHA-1 self-test failed: this CPU or build computes wrong digests")
+
+
+SHA1_FORM = choose()
+self_test()

@@ -1,0 +1,127 @@
+"""All virtual hosts of one process: table, lookup, receive, expire, actions, reports."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from carp_fast._vhid cimport Event, VirtualHost
+from carp_fast._wheel cimport Wheel
+from carp_fast._wire cimport VERDICTS, Verdict
+
+cdef enum:
+    MAX_VIRTUAL_HOSTS = 131072
+    MAX_INTERFACES = 4096
+    RESERVED_REPORTS = 1024         # of the ring, for DONE and RELEASED
+    TICK_NS = 1000000               # of the wheel; the pump wakes less often
+
+cdef enum ReportKind:
+    STATE_CHANGED                   # state, previous, reason; the peer heard
+    ADDRESSES_CHANGED               # every address of the host is as its state says
+    ADDRESS_FAILED                  # value: errno; detail: which address of the host
+    ADDRESS_FOREIGN                 # detail: which address
+    ADDRESS_RESTORED                # detail: which address
+    DUPLICATE_SOURCE                # mac: who sends from our address
+    OTHER_MASTER                    # a bad digest for a host that is MASTER here
+    DEMOTE_HEARD                    # value: the byte
+    SENDS_FAILING                   # value: errno; demoted until sends succeed again
+    SENDS_RECOVERED
+    RELEASED                        # value: a block that is nobody's any more
+    DONE                            # value: the mark of an order
+    STALLED                         # value: how long the pump did not run, ns
+    SOCKET_DROPPED                  # value: frames the kernel dropped
+    SEND_FAILED                     # value: errno; detail: how many frames of one batch
+    LOST_PRIORITY                   # the pump used up its real-time budget
+
+cdef enum OrderKind:
+    ORDER_ADD
+    ORDER_REMOVE
+    ORDER_REPLACE
+    ORDER_SET_INTERFACE
+    ORDER_DEMOTE                          # value: what is added to the advskew
+    ORDER_RESIGN_ALL
+    ORDER_ANNOUNCE                        # the up script has run
+    ORDER_VERIFY                          # somebody removed an address: look after it
+    ORDER_LOSE_ADDRESS                    # ... too often: give the host up
+    ORDER_MARK                            # report DONE when everything before it is carried out
+    ORDER_FLUSH                           # report DONE when nothing is left to carry out
+    ORDER_SNAPSHOT                        # copy `value` hosts from `slot` on to `pointer`
+    ORDER_SNAPSHOT_INTERFACES             # copy `value` interfaces from `slot` on to `pointer`
+
+cdef struct Order:
+    uint8_t kind
+    uint8_t reason
+    uint16_t interface
+    uint32_t slot
+    int64_t value
+    void* pointer
+
+cdef struct Report:
+    int64_t at_ns
+    uint64_t value
+    uint32_t slot
+    uint16_t interface
+    uint16_t detail
+    uint8_t kind
+    uint8_t state
+    uint8_t previous
+    uint8_t reason
+    uint8_t peer_family
+    uint8_t peer_advbase
+    uint8_t peer_advskew
+    uint8_t peer[16]
+    uint8_t mac[6]
+
+cdef struct Interface:
+    int32_t ifindex                 # 0: does not exist
+    uint8_t up
+    uint8_t has_source
+    uint8_t mac[6]
+    uint8_t source[4]
+    uint32_t hosts
+    uint64_t heard
+    uint64_t rejected[VERDICTS]
+
+cdef struct Queue:                  # slots, each at most once: never overflows
+    uint32_t* slots
+    uint32_t head
+    uint32_t tail
+    uint32_t capacity
+
+cdef struct ReportRing:             # one writer, one reader
+    Report* reports
+    uint64_t head                   # next to read
+    uint64_t tail                   # next to write
+    uint64_t mask
+    uint64_t lost
+
+cdef struct Core:
+    VirtualHost* hosts
+    Interface* interfaces
+    uint32_t* index                 # interface x 256 + vhid -> slot + 1
+    uint32_t slots                  # highest slot ever used + 1
+    int64_t wake_tick_ns            # deadlines of advertisements are multiples of this
+    int64_t shortest_ns             # the shortest interval in use
+    int64_t flush_mark
+    Wheel wheel
+    Queue advertise
+    Queue change
+    Queue announce
+    ReportRing reports
+
+cdef int engine_open(Core* core, uint32_t report_capacity) except -1
+cdef void engine_close(Core* core) noexcept
+cdef Verdict engine_receive(Core* core, uint16_t interface, const uint8_t* frame,
+                            uint32_t length, int64_t arrived_ns) noexcept nogil
+cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil
+cdef int64_t engine_next_deadline(const Core* core) noexcept nogil
+cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil
+cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
+                       int64_t now_ns) noexcept nogil
+cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef void engine_set_deadline(Core* core, uint32_t slot, int64_t deadline_ns) noexcept nogil
+cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept nogil
+cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now_ns) noexcept nogil
+
+cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) noexcept nogil
+cdef uint32_t queue_pop(Queue* queue) noexcept nogil
+cdef bint queue_empty(const Queue* queue) noexcept nogil
+cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef void report_end(Core* core) noexcept nogil

@@ -1,0 +1,229 @@
+"""What Python orders of the engine: hosts added, changed and removed, interfaces, snapshots.
+
+An order brings all memory that it needs, prepared by its sender; nothing is allocated or freed
+here. What the engine gives up goes back in a RELEASED report. Knows no socket and no clock.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp, memcpy, memset
+
+from carp_fast._actions cimport begin_announcing, may_release
+from carp_fast._auth cimport AuthKey
+from carp_fast._core cimport (
+    Core, DONE, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ANNOUNCE,
+    ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
+    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES,
+    ORDER_VERIFY, Order, RELEASED, Report, engine_ask, engine_event, engine_release,
+    engine_schedule, engine_set_deadline, engine_try_ready, report_begin, report_end)
+from carp_fast._vhid cimport (
+    Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, Block, FOREIGN, HELD, IGNORE_LINK, IN_USE,
+    INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER, NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY,
+    ON_RESIGN, OWN_SOURCE, Output, SOURCE_FOUND, STARTED, TO_VERIFY, VirtualHost,
+    vhid_interval_ns, vhid_master_down_ns, vhid_same_address)
+from carp_fast._wheel cimport NOBODY
+from carp_fast._wire cimport wire_build4
+
+# The flags that a configuration sets; the others are the host's own.
+cdef uint32_t CONFIGURED_FLAGS = IGNORE_LINK | MANAGE_ADDRESSES | OWN_SOURCE | ANNOUNCE_ON_ORDER
+
+
+cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
+    """Write the constant part of every output's frame: addresses of the interface and ours."""
+    cdef uint32_t i
+    cdef Output* output
+    cdef Interface* interface = &core.interfaces[host.interface]
+    if not host.flags & OWN_SOURCE:
+        memset(host.source, 0, 16)
+        memcpy(host.source, interface.source, 4)
+    for i in range(host.block.output_count):
+        output = &host.block.outputs[i]
+        wire_build4(output.frame, output.destination_mac, interface.mac, host.source,
+                    output.destination)
+
+
+cdef void note_shortest(Core* core, const VirtualHost* host) noexcept nogil:
+    cdef int64_t interval_ns = vhid_interval_ns(host)
+    if interval_ns < core.shortest_ns:
+        core.shortest_ns = interval_ns
+    # A sixteenth of the shortest interval keeps rounding small where intervals are small.
+    while core.wake_tick_ns > 1000000 and core.wake_tick_ns * 16 > core.shortest_ns:
+        core.wake_tick_ns //= 2
+
+
+cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
+    cdef VirtualHost* host = &core.hosts[order.slot]
+    cdef uint32_t* first
+    memcpy(host, order.pointer, sizeof(VirtualHost))
+    host.flags |= IN_USE
+    host.state = INIT
+    host.since_ns = now_ns
+    host.order = order.slot
+    host.recent[0] = 1                      # counter 0 was not sent
+    first = &core.index[<uint32_t>host.interface * 256 + host.vhid]
+    host.next_same = first[0] - 1           # 0 - 1 is NOBODY
+    first[0] = order.slot + 1
+    core.interfaces[host.interface].hosts += 1
+    if order.slot >= core.slots:
+        core.slots = order.slot + 1
+    note_shortest(core, host)
+    build_frames(core, host)
+    engine_try_ready(core, order.slot, STARTED, now_ns)
+
+
+cdef void remove_host(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """Resign if MASTER; the host leaves the table once its addresses are gone."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    host.flags |= LEAVING
+    engine_event(core, slot, ON_RESIGN, 0, now_ns)
+    if may_release(host):
+        engine_release(core, slot, now_ns)
+
+
+cdef void keep_old_key(VirtualHost* host, Block* block, const AuthKey* old,
+                       int64_t until_ns) noexcept nogil:
+    """Carry the accepted digests over to the new block; the oldest gives way to `old`."""
+    cdef uint32_t i, oldest = 0
+    cdef AlternateKey* alternates = block.alternates
+    for i in range(block.alternate_count):
+        if i < host.block.alternate_count:
+            alternates[i] = host.block.alternates[i]
+        if alternates[i].until_ns < alternates[oldest].until_ns:
+            oldest = i
+    if old != NULL and block.alternate_count:
+        alternates[oldest].key = old[0]
+        alternates[oldest].until_ns = until_ns
+
+
+cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
+    """Change a host in place; its state, peer and counters stay. `value`: the digest grace, ns."""
+    cdef VirtualHost* host = &core.hosts[order.slot]
+    cdef const VirtualHost* wanted = <const VirtualHost*>order.pointer
+    cdef Block* block = wanted.block
+    cdef uint32_t i, j
+    cdef int64_t interval_ns = vhid_interval_ns(host), down_ns = vhid_master_down_ns(host)
+    cdef bint new_key = memcmp(&host.key, &wanted.key, sizeof(AuthKey)) != 0
+    cdef Report* report
+    keep_old_key(host, block, &host.key if new_key else NULL, now_ns + order.value)
+    for i in range(block.address_count):
+        for j in range(host.block.address_count):
+            if vhid_same_address(&block.addresses[i], &host.block.addresses[j]):
+                block.addresses[i].flags |= host.block.addresses[j].flags & (HELD | FOREIGN)
+    report = report_begin(core, RELEASED, NOBODY, now_ns)
+    if report != NULL:
+        report.value = <size_t>host.block
+        report_end(core)
+    host.block = block
+    host.key = wanted.key
+    host.flags = (host.flags & ~<uint32_t>CONFIGURED_FLAGS) | (wanted.flags & CONFIGURED_FLAGS)
+    memcpy(host.source, wanted.source, 16)
+    host.advbase, host.advskew = wanted.advbase, wanted.advskew
+    host.dead_ratio, host.preempt = wanted.dead_ratio, wanted.preempt
+    host.startup_delay_ns = wanted.startup_delay_ns
+    host.preempt_delay_ns = wanted.preempt_delay_ns
+    host.announce_count = wanted.announce_count
+    host.announce_interval_ns = wanted.announce_interval_ns
+    host.announce_refresh_ns = wanted.announce_refresh_ns
+    note_shortest(core, host)
+    build_frames(core, host)
+    if host.state == MASTER and vhid_interval_ns(host) != interval_ns:
+        engine_schedule(core, order.slot, now_ns)
+    elif host.state == BACKUP and vhid_master_down_ns(host) != down_ns:
+        engine_set_deadline(core, order.slot, now_ns + vhid_master_down_ns(host))
+    if host.state == MASTER:
+        engine_ask(core, &core.change, order.slot, 0)
+    engine_try_ready(core, order.slot, SOURCE_FOUND, now_ns)
+
+
+cdef void lose_interface(Core* core, uint16_t number, int64_t now_ns) noexcept nogil:
+    """The interface went away: its hosts too, and the kernel dropped their addresses with it."""
+    cdef uint32_t vhid, slot, i
+    cdef VirtualHost* host
+    for vhid in range(256):
+        slot = core.index[<uint32_t>number * 256 + vhid] - 1
+        while slot != NOBODY:
+            host = &core.hosts[slot]
+            engine_event(core, slot, ON_NOT_READY, INTERFACE_MISSING, now_ns)
+            for i in range(host.block.address_count):
+                host.block.addresses[i].flags &= ~<uint32_t>(HELD | FOREIGN)
+            host.held = 0
+            slot = host.next_same
+
+
+cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
+    """An interface appeared, vanished, went up or down, or changed its MAC or source."""
+    cdef Interface* interface = &core.interfaces[order.interface]
+    cdef const Interface* now = <const Interface*>order.pointer
+    cdef uint32_t vhid, slot
+    cdef uint8_t cause = STARTED
+    if interface.ifindex and interface.ifindex != now.ifindex:
+        lose_interface(core, order.interface, now_ns)
+    if not interface.ifindex:
+        cause = INTERFACE_FOUND
+    elif not interface.up and now.up:
+        cause = LINK_UP
+    elif not interface.has_source and now.has_source:
+        cause = SOURCE_FOUND
+    interface.ifindex, interface.up = now.ifindex, now.up
+    interface.has_source = now.has_source
+    memcpy(interface.mac, now.mac, 6)
+    memcpy(interface.source, now.source, 4)
+    for vhid in range(256):
+        slot = core.index[<uint32_t>order.interface * 256 + vhid] - 1
+        while slot != NOBODY:
+            build_frames(core, &core.hosts[slot])
+            engine_try_ready(core, slot, cause, now_ns)
+            slot = core.hosts[slot].next_same
+
+
+cdef void demote(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
+    cdef VirtualHost* host = &core.hosts[order.slot]
+    host.demotion = <uint16_t>order.value
+    if host.state == MASTER:
+        engine_schedule(core, order.slot, now_ns)
+
+
+cdef void report_done(Core* core, int64_t mark, int64_t now_ns) noexcept nogil:
+    cdef Report* report = report_begin(core, DONE, NOBODY, now_ns)
+    if report != NULL:
+        report.value = <size_t>mark
+        report_end(core)
+
+
+cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
+    """Carry out one order. Orders for slots that are not in use change nothing."""
+    cdef uint32_t slot = order.slot
+    cdef bint alive = (slot < MAX_VIRTUAL_HOSTS and order.interface < MAX_INTERFACES
+                       and core.hosts[slot].flags & IN_USE)
+    if order.kind == ORDER_ADD:
+        if slot < MAX_VIRTUAL_HOSTS and not alive:
+            add_host(core, order, now_ns)
+    elif order.kind == ORDER_SET_INTERFACE:
+        set_interface(core, order, now_ns)
+    elif order.kind == ORDER_RESIGN_ALL:
+        for slot in range(core.slots):
+            if core.hosts[slot].flags & IN_USE:
+                engine_event(core, slot, ON_RESIGN, 0, now_ns)
+    elif order.kind == ORDER_MARK:
+        report_done(core, order.value, now_ns)
+    elif order.kind == ORDER_FLUSH:
+        core.flush_mark = order.value
+    elif order.kind == ORDER_SNAPSHOT:
+        memcpy(order.pointer, &core.hosts[slot], order.value * sizeof(VirtualHost))
+    elif order.kind == ORDER_SNAPSHOT_INTERFACES:
+        memcpy(order.pointer, &core.interfaces[slot], order.value * sizeof(Interface))
+    elif not alive:
+        return
+    elif order.kind == ORDER_REMOVE:
+        remove_host(core, slot, now_ns)
+    elif order.kind == ORDER_REPLACE:
+        replace_host(core, order, now_ns)
+    elif order.kind == ORDER_DEMOTE:
+        demote(core, order, now_ns)
+    elif order.kind == ORDER_ANNOUNCE:
+        begin_announcing(core, slot, now_ns)
+    elif order.kind == ORDER_VERIFY:
+        if core.hosts[slot].state == MASTER:
+            core.hosts[slot].pending |= TO_VERIFY
+            engine_ask(core, &core.change, slot, 0)
+    elif order.kind == ORDER_LOSE_ADDRESS:
+        engine_event(core, slot, ON_ADDRESS_LOST, 0, now_ns)

@@ -1,0 +1,191 @@
+"""The virtual host: its plain struct, its timing, its state machine as a table."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from carp_fast._auth cimport AuthKey
+from carp_fast._wire cimport FRAME_ROOM, VERDICTS, Advertisement
+
+cdef enum State:
+    INIT
+    BACKUP
+    MASTER
+
+cdef enum Event:
+    ON_READY                # interface, link and source are there
+    ON_NOT_READY            # one of them is missing; the cause says which
+    ON_MASTER_HEARD         # an advertisement that keeps us BACKUP
+    ON_SLOWER_MASTER        # ... from a master that we may preempt
+    ON_MASTER_LEAVING       # ... that says it will be silent for longer than we wait
+    ON_MASTER_LEFT          # the wait after that is over
+    ON_MASTER_DOWN          # silence for the whole master-down time
+    ON_ADVERTISEMENT_DUE    # our own interval is over
+    ON_FASTER               # heard while MASTER: a shorter interval than ours
+    ON_TIE_LOST             # ... the same interval, and the other host has precedence
+    ON_SLOWER               # ... a longer interval, or a tie that we win
+    ON_ADDRESS_LOST         # somebody keeps removing our addresses
+    ON_RESIGN               # shutdown or removal
+    EVENTS
+
+cdef enum Effect:
+    ARM_MASTER_DOWN = 1     # wait a whole master-down time
+    ARM_SKEW = 2            # wait advskew/256 s
+    DISARM = 4
+    ADVERTISE = 8           # now, and from then on every interval
+    LAST_ADVERTISEMENT = 16
+    ANSWER = 32             # advertise and announce at once, at most once an interval
+    ADD_ADDRESSES = 64      # announced once they are there
+    REMOVE_ADDRESSES = 128
+    RESIGN = 256            # advertise 255/255 once the addresses are removed
+
+cdef enum Reason:
+    NO_REASON
+    STARTED
+    LINK_UP
+    LINK_DOWN
+    INTERFACE_MISSING
+    INTERFACE_FOUND
+    NO_SOURCE
+    SOURCE_FOUND
+    STARTUP_DELAY
+    MASTER_DOWN
+    MASTER_RESIGNED
+    PREEMPTED
+    FASTER_MASTER
+    TIE_LOST
+    ADDRESS_LOST
+    RESIGNED
+    REASONS
+
+cdef enum Preempt:
+    PREEMPT_NEVER
+    PREEMPT_ALWAYS
+    PREEMPT_DEMOTED
+
+cdef enum HostFlag:
+    IN_USE = 1
+    IGNORE_LINK = 2
+    MANAGE_ADDRESSES = 4
+    OWN_SOURCE = 8              # `source` is configured, not the interface's
+    ANNOUNCE_ON_ORDER = 16      # the up script adds the addresses: announce when told
+    RESIGN_AFTER_REMOVAL = 32
+    LEAVING = 64                # to be released once its addresses are gone
+    MASTER_LEAVES = 128         # the short wait after a resignation runs
+    DEMOTE_TOLD = 256           # a foreign demote byte was reported
+    SEND_DEMOTED = 512          # three sends in a row failed
+    BROADCAST_MAC = 1024
+
+cdef enum AddressFlag:
+    SIGNED = 1                  # part of the digest
+    HELD = 2                    # the kernel has it, and we added it
+    FOREIGN = 4                 # the kernel has it, and we did not
+    RETIRED = 8                 # no longer configured: only ever removed
+    FAILED = 16
+
+cdef enum Pending:
+    TO_ADVERTISE = 1
+    TO_ADVERTISE_LAST = 2
+    TO_RESIGN = 4
+    TO_CHANGE_ADDRESSES = 8
+    TO_ANNOUNCE = 16
+    TO_VERIFY = 32              # add again what should be there
+
+cdef enum:
+    SECOND_NS = 1000000000
+    DEMOTED_ADVSKEW = 240       # the most that demotion makes of an advskew
+    ALTERNATE_KEYS = 2          # digests accepted besides our own after a change
+    RECENT_COUNTERS = 8
+    REPEAT_AFTER = 2            # advertisements until the announcement is repeated
+
+cdef struct Output:
+    uint8_t frame[FRAME_ROOM]
+    uint8_t destination[16]
+    uint8_t destination_mac[6]
+    uint8_t family
+    uint8_t length
+    uint8_t carp_at             # offset of the CARP header in `frame`
+
+cdef struct Address:
+    uint8_t bytes[16]
+    uint8_t family
+    uint8_t prefixlen
+    uint8_t flags
+    uint8_t error               # errno of the last failure
+
+cdef struct AlternateKey:       # a digest that we gave up, accepted for a while
+    AuthKey key
+    int64_t until_ns
+
+cdef struct Block:              # one allocation: this, then what it points to
+    Address* addresses
+    Output* outputs
+    AlternateKey* alternates
+    uint32_t address_count
+    uint32_t output_count
+    uint32_t alternate_count
+
+cdef struct VirtualHost:
+    Block* block
+    AuthKey key
+    uint64_t recent[RECENT_COUNTERS]
+    uint64_t counter
+    int64_t deadline_ns         # BACKUP: master-down; MASTER: advertisement due
+    int64_t since_ns
+    int64_t startup_delay_ns
+    int64_t preempt_delay_ns
+    int64_t preempt_from_ns     # 0: no slower master heard
+    int64_t answered_ns
+    int64_t heard_ns
+    int64_t told_duplicate_ns
+    int64_t told_other_master_ns
+    int64_t announce_at_ns      # the next announcement after the first ones, 0: none
+    int64_t announce_interval_ns
+    int64_t announce_refresh_ns
+    uint64_t sent
+    uint64_t heard
+    uint32_t announced
+    uint32_t send_errors
+    uint32_t became_master
+    uint32_t addresses_restored
+    uint32_t rejected[VERDICTS]
+    uint32_t duplicates
+    uint32_t next_same          # next slot with the same interface and vhid, or NOBODY
+    uint32_t order              # phase within the interval
+    uint16_t interface
+    uint16_t flags
+    uint16_t demotion           # configured and ordered
+    uint16_t held
+    uint8_t source[16]
+    uint8_t peer[16]
+    uint8_t peer_mac[6]
+    uint8_t peer_family         # 0: none heard
+    uint8_t peer_advbase
+    uint8_t peer_advskew
+    uint8_t vhid
+    uint8_t state
+    uint8_t reason
+    uint8_t advbase
+    uint8_t advskew
+    uint8_t dead_ratio
+    uint8_t preempt
+    uint8_t pending
+    uint8_t announce_count      # in a row or by interval, see announce_interval_ns
+    uint8_t announce_left
+    uint8_t repeat_in           # advertisements until the repeat, 0: none
+    uint8_t failed_sends        # in a row, up to 3
+    uint8_t good_sends          # in a row while SEND_DEMOTED
+
+cdef struct Transition:
+    uint8_t known
+    uint8_t next
+    uint8_t reason
+    uint16_t effects
+
+cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogil
+cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil
+cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil
+cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil
+cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil
+cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil
+cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,
+                      int64_t now_ns) noexcept nogil
+cdef bint vhid_same_address(const Address* one, const Address* other) noexcept nogil

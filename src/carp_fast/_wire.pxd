@@ -1,0 +1,53 @@
+"""Frames of Ethernet, IPv4, CARP and ARP: parse to a verdict, build."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    ETHERNET_LENGTH = 14
+    IPV4_LENGTH = 20
+    CARP_LENGTH = 36
+    ADVERTISEMENT4_LENGTH = 70      # Ethernet + IPv4 + CARP
+    ARP_FRAME_LENGTH = 42           # Ethernet + ARP; the driver pads to 60
+    FRAME_ROOM = 96                 # the longest frame we build, rounded up
+    PROTOCOL_CARP = 112
+
+cdef enum Verdict:
+    VERDICT_OK
+    BAD_LENGTH
+    BAD_TTL
+    BAD_SOURCE
+    BAD_CHECKSUM
+    VRRP
+    BAD_VERSION
+    BAD_TYPE
+    BAD_VHID
+    BAD_DESTINATION
+    BAD_AUTH
+    LOOP
+    REPLAY
+    VERDICTS                        # how many there are
+    NOT_CARP                        # not ours to judge: counted nowhere
+
+cdef struct Advertisement:
+    uint64_t counter
+    const uint8_t* carp             # the 36-byte header inside the frame
+    uint8_t source[16]
+    uint8_t destination[16]
+    uint8_t source_mac[6]
+    uint8_t family                  # 4 or 6
+    uint8_t version
+    uint8_t vhid
+    uint8_t advskew
+    uint8_t advbase
+    uint8_t demote
+    bint vrrp_length                # the payload is as long as its VRRPv2 address count says
+
+cdef Verdict wire_parse(const uint8_t* frame, uint32_t length,
+                        Advertisement* advertisement) noexcept nogil
+cdef void wire_build4(uint8_t* frame, const uint8_t* destination_mac, const uint8_t* source_mac,
+                      const uint8_t* source, const uint8_t* destination) noexcept nogil
+cdef void wire_build_carp(uint8_t* carp, uint8_t vhid, uint8_t advskew, uint8_t demote,
+                          uint8_t advbase, uint64_t counter) noexcept nogil
+cdef void wire_build_arp(uint8_t* frame, const uint8_t* source_mac,
+                         const uint8_t* address) noexcept nogil
+cdef uint16_t wire_checksum(const uint8_t* data, uint32_t length) noexcept nogil
