@@ -6,7 +6,7 @@ import os
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-MODULES = ["_auth", "_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_engine", "_socket", "_netlink", "_pump"]
+MODULES = ["_auth", "_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_engine", "_socket", "_netlink", "_turn", "_pump"]
 FLAGS = os.environ.get("CARP_FAST_CFLAGS", "-O3 -Wall -Werror=implicit-function-declaration").split()
 
 setup(

@@ -26,7 +26,7 @@ from carp_fast._wire cimport (
     Advertisement, BAD_AUTH, BAD_DESTINATION, BAD_VERSION, BAD_VHID, LOOP, NOT_CARP, VERDICT_OK,
     VRRP, Verdict, wire_parse)
 
-cdef extern from "system.h" nogil:
+cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
     void store_release(uint64_t* p, uint64_t x) noexcept
 

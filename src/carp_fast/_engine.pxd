@@ -7,8 +7,10 @@ from carp_fast._vhid cimport VirtualHost
 
 cdef class PreparedHost:
     cdef VirtualHost host
+    cdef bint given             # the engine owns the block now
     cdef fill_block(self, addresses, free_addresses, retired, bytes destination, bint alternates)
     cdef prepare_key(self, bytes passphrase, addresses)
+    cdef VirtualHost* give_away(self) except NULL
 
 cdef class Engine:
     cdef Core core

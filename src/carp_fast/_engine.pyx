@@ -132,8 +132,16 @@ cdef class PreparedHost:
         cdef bytes secret = passphrase.ljust(KEY_LENGTH, b"\0")
         auth_prepare(&self.host.key, secret, message, <uint32_t>len(message))
 
+    cdef VirtualHost* give_away(self) except NULL:
+        """The host for one order; its block is the engine's from now on."""
+        if self.given:
+            raise ValueError("this prepared host was given away already")
+        self.given = True
+        return &self.host
+
     def __dealloc__(self):
-        free(self.host.block)
+        if not self.given:
+            free(self.host.block)
 
 
 # --------------------------------------------------------------------------------- reports, status
@@ -226,18 +234,12 @@ cdef class Engine:
 
     def add(self, uint32_t slot, PreparedHost prepared, int64_t now_ns) -> None:
         """Add a virtual host in a free slot; it takes part once its interface is ready."""
-        if prepared.host.block == NULL:
-            raise ValueError("this prepared host was given away already")
-        self.give(ORDER_ADD, slot, 0, &prepared.host, now_ns)
-        prepared.host.block = NULL
+        self.give(ORDER_ADD, slot, 0, prepared.give_away(), now_ns)
 
     def replace(self, uint32_t slot, PreparedHost prepared, int64_t now_ns, *,
                 int64_t grace_ns=0) -> None:
         """Change a host in place; its old digest is accepted for `grace_ns` more."""
-        if prepared.host.block == NULL:
-            raise ValueError("this prepared host was given away already")
-        self.give(ORDER_REPLACE, slot, grace_ns, &prepared.host, now_ns)
-        prepared.host.block = NULL
+        self.give(ORDER_REPLACE, slot, grace_ns, prepared.give_away(), now_ns)
 
     def remove(self, uint32_t slot, int64_t now_ns) -> None:
         """Take a host out; a MASTER removes its addresses and resigns first."""

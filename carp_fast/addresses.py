@@ -1,0 +1,154 @@
+"""Which addresses are ours: messages that add and remove them, what a crash left, the state file.
+
+The pump adds and removes; here is what it needs for that, and what happens around it. An address
+is ours when it carries our mark (IFA_PROTO) and this configuration, or the state file of its last
+run, names it. Must not know the engine or the control socket.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from carp_fast.interfaces import OWN_PROTOCOL, Interface
+
+logger = logging.getLogger(__name__)
+
+RTM_NEWADDR, RTM_DELADDR = 20, 21
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
+PLACEHOLDER = "161.178.195.212"  # any address: its bytes show where the address goes
+MARKS_SINCE = (5, 18)  # the kernel that keeps IFA_PROTO
+
+Templates = dict[tuple[int, bool], tuple[bytes, bytes]]
+
+
+def split(address: str) -> tuple[bytes, int]:
+    """ "192.0.2.10/24" as (4 bytes, 24)."""
+    text, _, prefixlen = address.partition("/")
+    return socket.inet_aton(text), int(prefixlen)
+
+
+def text(address: bytes, prefixlen: int) -> str:
+    """The reverse of split()."""
+    return f"{socket.inet_ntoa(address)}/{prefixlen}"
+
+
+def templates() -> Templates:
+    """One encoded message of each kind, (family, adding): (message, the address in it)."""
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped]
+
+    result: Templates = {}
+    for adding in (True, False):
+        message = ifaddrmsg()
+        message["family"] = socket.AF_INET
+        message["prefixlen"] = 32
+        attributes: list[tuple[str, object]] = [
+            ("IFA_LOCAL", PLACEHOLDER),
+            ("IFA_ADDRESS", PLACEHOLDER),
+        ]
+        if adding:
+            attributes.append(("IFA_PROTO", OWN_PROTOCOL))
+        message["attrs"] = attributes
+        message["header"]["type"] = RTM_NEWADDR if adding else RTM_DELADDR
+        create = NLM_F_CREATE | NLM_F_EXCL if adding else 0
+        message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | create
+        message.encode()
+        result[4, adding] = bytes(message.data), socket.inet_aton(PLACEHOLDER)
+    return result
+
+
+def kernel_keeps_marks() -> bool:
+    """Whether an address keeps our mark; before Linux 5.18 only the state file tells ours."""
+    release = os.uname().release.split("-")[0].split(".")
+    return tuple(int(part) for part in release[:2]) >= MARKS_SINCE
+
+
+def promote_secondaries(interface: str) -> None:
+    """Sets promote_secondaries to 1 there, and says so: else a primary takes others with it."""
+    path = Path("/proc/sys/net/ipv4/conf") / interface / "promote_secondaries"
+    try:
+        if path.read_text().strip() != "1":
+            path.write_text("1\n")
+            logger.info("%s: promote_secondaries set to 1", interface)
+    except OSError as error:
+        logger.warning("%s: promote_secondaries could not be set: %s", interface, error.strerror)
+
+
+class StateFile:
+    """The addresses that this configuration may have added, written before the first one is.
+
+    One file for each configuration: two daemons may share a host and a state directory.
+    """
+
+    def __init__(self, directory: Path, configuration: Path) -> None:
+        name = hashlib.sha256(os.fsencode(configuration.resolve())).hexdigest()[:16]
+        self.path = directory / f"addresses-{name}.json"
+        self._written: dict[str, list[str]] | None = None
+
+    def read(self) -> dict[str, list[str]]:
+        """What the last run may have added, by interface; empty when there was none."""
+        try:
+            content = msgspec.json.decode(self.path.read_bytes(), type=dict[str, list[str]])
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.DecodeError) as error:
+            logger.warning("state file %s is not usable: %s", self.path, error)
+            return {}
+        return content
+
+    def write(self, addresses: Mapping[str, Iterable[str]]) -> None:
+        """Replaces the file as a whole; nothing is written when nothing changed. Raises OSError."""
+        content = {name: sorted(addresses[name]) for name in sorted(addresses)}
+        if content == self._written:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.path.with_suffix(".new")
+        with open(fresh, "wb") as file:
+            file.write(msgspec.json.encode(content))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self.path)
+        self._written = content
+
+
+def leftovers(
+    interfaces: Iterable[Interface],
+    configured: Mapping[str, Iterable[str]],
+    recorded: Mapping[str, Iterable[str]],
+) -> list[tuple[Interface, bytes, int]]:
+    """Addresses that a crash of this configuration's daemon left: (interface, address, prefixlen).
+
+    Where the kernel keeps marks, only marked ones; an address without our mark is a stranger's,
+    however much it looks like one of ours.
+    """
+    marks = kernel_keeps_marks()
+    found = []
+    for interface in interfaces:
+        ours = set(recorded.get(interface.name, ()))
+        if marks:
+            ours.update(configured.get(interface.name, ()))
+        for address in interface.addresses:
+            if address.family != 4 or (marks and address.protocol != OWN_PROTOCOL):
+                continue
+            if text(address.address, address.prefixlen) in ours:
+                found.append((interface, address.address, address.prefixlen))
+    return found
+
+
+def find_source(interface: Interface, virtual: set[bytes]) -> bytes | None:
+    """The interface's first global IPv4 address that is no virtual one; None when it has none."""
+    for address in interface.addresses:
+        if (
+            address.family == 4
+            and address.scope == 0
+            and address.protocol != OWN_PROTOCOL
+            and address.address not in virtual
+        ):
+            return address.address
+    return None

@@ -1,0 +1,458 @@
+"""The commands of carp-fast: options, tables, exit codes.
+
+Holds what people type and what they see. Must not know how the daemon works: `run` hands over to
+carp_fast.daemon, everything that concerns a running daemon goes through its control socket. What a
+command needs is imported inside it, so that the group starts quickly and the daemon stays lean.
+
+Exit codes: 0 done; 1 it did not succeed, and stderr says why, one line (a configuration: one line
+a fault); 2 wrong usage; 130 after Ctrl-C. A reader of the output that leaves early is no failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from carp_fast import __version__
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+logger = logging.getLogger(__name__)
+
+PROGRAM = "carp-fast"
+DEFAULT_CONFIGURATION = Path("/etc/carp-fast/carp-fast.toml")
+DEFAULT_CONTROL_SOCKET = Path("/run/carp-fast/control.sock")
+INTERRUPTED = 130
+RICH_ROWS_MAX = 1_000
+"""A longer table is printed plain on a terminal too: rich needs seconds to lay it out."""
+ADDRESSES_SHOWN = 2
+"""Addresses of a virtual host in a terminal's table; a pipe gets all of them."""
+
+_STATES = ("INIT", "BACKUP", "MASTER")
+_STATE_STYLES = {"MASTER": "green", "BACKUP": "cyan", "INIT": "yellow"}
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """A command did not succeed: its lines go to stderr, exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+
+    def show(self, file: Any = None) -> None:
+        """Prints the lines and nothing else."""
+        click.echo(self.message, file=file, err=file is None)
+
+
+def _failure(text: object) -> Failure:
+    return Failure(f"{PROGRAM}: {text}")
+
+
+class _Group(click.Group):
+    """The top group: Ctrl-C and a reader that has gone end a command quietly."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            with _writing():
+                sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            # What is still in the buffer would fail again when the interpreter ends.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(0) from None
+        except (KeyboardInterrupt, click.Abort):
+            raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _failure(f"standard output: {error.strerror}") from error
+
+
+def _print(text: str, *, end: str = "\n", flush: bool = False) -> None:
+    with _writing():
+        sys.stdout.write(text + end)
+        if flush:
+            sys.stdout.flush()
+
+
+def _print_json(document: bytes) -> None:
+    """One JSON document: indented for a terminal, in one line otherwise."""
+    if sys.stdout.isatty():
+        import msgspec
+
+        document = msgspec.json.format(document, indent=2)
+    _print(document.decode())
+
+
+def _print_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    style: Callable[[Sequence[str]], str] = lambda row: "",
+) -> None:
+    """A table by rich on a terminal; else columns of plain text, nothing cut, nothing drawn."""
+    if sys.stdout.isatty() and len(rows) <= RICH_ROWS_MAX:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in header:
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row), style=style(row))
+        with _writing():
+            Console().print(table)
+        return
+    widths = [len(name) for name in header]
+    for row in rows:
+        widths = [max(width, len(cell)) for width, cell in zip(widths, row, strict=True)]
+    for row in (header, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        _print("  ".join(cells).rstrip())
+
+
+def _config_option(function: _Function) -> _Function:
+    return click.option(
+        "-c",
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help=f"The configuration file.  [default: {DEFAULT_CONFIGURATION}]",
+    )(function)
+
+
+def _daemon_options(function: _Function) -> _Function:
+    return _config_option(
+        click.option(
+            "--control-socket",
+            type=click.Path(path_type=Path),
+            metavar="PATH",
+            help="The daemon's control socket, instead of the one named in the configuration.",
+        )(function)
+    )
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else.")
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def main() -> None:
+    """CARP virtual-IP failover: tens of thousands of virtual hosts in one process."""
+
+
+@main.command()
+@_config_option
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json", "journal")),
+    help='Form of the log on stderr.  [default: "journal" where stderr is the journal, or "text"]',
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(_LOG_LEVELS, case_sensitive=False),
+    default="info",
+    show_default=True,
+)
+@click.option("--pid-file", type=click.Path(path_type=Path), metavar="FILE")
+@click.pass_context
+def run(
+    context: click.Context,
+    config: Path | None,
+    log_format: str | None,
+    log_level: str,
+    pid_file: Path | None,
+) -> None:
+    """Runs the daemon in the foreground.
+
+    SIGTERM and SIGINT: resigns and ends. SIGHUP: reloads.
+    """
+    from carp_fast import daemon
+    from carp_fast.config import ConfigurationError
+    from carp_fast.systemd import start_logging
+
+    chosen = start_logging(log_format, logging.getLevelName(log_level.upper()))
+    try:
+        code = daemon.run(config or DEFAULT_CONFIGURATION, pid_file)
+    except (ConfigurationError, daemon.StartError) as error:
+        lines = str(error).splitlines()
+        if chosen == "text":
+            prefix = "" if isinstance(error, ConfigurationError) else f"{PROGRAM}: "
+            raise Failure(*(prefix + line for line in lines)) from error
+        # Who asked for another form on stderr gets the reason in it too.
+        for line in lines:
+            logger.error("%s", line)
+        code = 1
+    context.exit(code)
+
+
+@main.command()
+@_config_option
+def check(config: Path | None) -> None:
+    """Reads the configuration as `run` would, touches nothing, prints the plan."""
+    from carp_fast.config import ConfigurationError, load
+    from carp_fast.plan import plan
+
+    try:
+        configuration = load(config or DEFAULT_CONFIGURATION)
+    except ConfigurationError as error:
+        raise Failure(*str(error).splitlines()) from error
+    for warning in configuration.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    planned = plan(configuration)
+    header, *rows = planned.rows()
+    _print_table([name.upper() for name in header], rows)
+    for limit in planned.limits:
+        _print(f"limit: {limit}")
+
+
+@main.command()
+@_daemon_options
+@_json_option
+@click.option("--interface", metavar="IF", help="Only virtual hosts on this interface.")
+@click.option("--vhid", type=click.IntRange(1, 255), metavar="N", help="Only this vhid.")
+@click.option("--state", type=click.Choice(_STATES, case_sensitive=False), help="Only this state.")
+def status(
+    config: Path | None,
+    control_socket: Path | None,
+    as_json: bool,
+    **filters: str | int | None,
+) -> None:
+    """Shows every virtual host: state, since when, why, addresses, peer."""
+    import msgspec
+
+    from carp_fast.control import ControlClient, ControlError
+
+    client = ControlClient(_control_path(config, control_socket))
+    try:
+        answer = client.request_raw("status", **filters)
+    except ControlError as error:
+        raise _failure(error) from error
+    document = msgspec.json.decode(answer, type=dict[str, msgspec.Raw])["status"]
+    if as_json:
+        _print_json(bytes(document))
+    else:
+        _print_status(msgspec.json.decode(document))
+
+
+def _print_status(document: Mapping[str, Any]) -> None:
+    from datetime import UTC, datetime
+
+    now = datetime.now(UTC)
+    daemon, summary, hosts = document["daemon"], document["summary"], document["virtual_hosts"]
+    counts = ", ".join(f"{summary[state.lower()]:,} {state}" for state in reversed(_STATES))
+    _print(
+        f"{daemon['host']}: {summary['virtual_hosts']:,} virtual hosts: {counts} "
+        f"(carp-fast {daemon['version']}, pid {daemon['pid']}, "
+        f"running for {_age(daemon['started_at'], now)})"
+    )
+    if not hosts:
+        _print("no virtual host to show")
+        return
+    shown = ADDRESSES_SHOWN if sys.stdout.isatty() else None
+    header = ("VIRTUAL HOST", "STATE", "SINCE", "REASON", "ADDRESSES", "ADVSKEW", "PEER")
+    rows = [_status_row(host, now, shown) for host in hosts]
+    _print_table(header, rows, lambda row: _STATE_STYLES.get(row[1], ""))
+
+
+def _status_row(host: Mapping[str, Any], now: datetime, shown: int | None) -> tuple[str, ...]:
+    addresses: list[str] = host["addresses"]
+    listed = ",".join(addresses[:shown])
+    if shown is not None and len(addresses) > shown:
+        listed += f" +{len(addresses) - shown}"
+    advskew, effective = host["advskew"], host.get("effective_advskew", host["advskew"])
+    peer = host.get("peer") or {}
+    return (
+        f"{host['interface']}/{host['vhid']}",
+        host["state"],
+        _age(host["since"], now) if host.get("since") else "-",
+        host.get("reason") or "-",
+        listed or "-",
+        str(advskew) if effective == advskew else f"{advskew} -> {effective}",
+        str(peer.get("source") or "-"),
+    )
+
+
+def _age(since: str, now: datetime) -> str:
+    """The time since an RFC 3339 instant, in its two largest units: "3h 12m"."""
+    from datetime import datetime
+
+    seconds = max(0, int((now - datetime.fromisoformat(since)).total_seconds()))
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
+    if days:
+        return f"{days}d {hours % 24}h"
+    if hours:
+        return f"{hours}h {minutes % 60}m"
+    return f"{minutes}m {seconds % 60}s" if minutes else f"{seconds}s"
+
+
+@main.command()
+@_daemon_options
+@_json_option
+def events(config: Path | None, control_socket: Path | None, as_json: bool) -> None:
+    """Prints every state change as it happens, a line each, until Ctrl-C."""
+    import msgspec
+
+    from carp_fast.control import ControlClient, ControlError
+
+    try:
+        with ControlClient(_control_path(config, control_socket)).stream("events") as stream:
+            for event in stream:
+                line = msgspec.json.encode(event).decode() if as_json else _event_line(event)
+                _print(line, flush=True)
+    except ControlError as error:
+        raise _failure(error) from error
+
+
+def _event_line(event: Mapping[str, Any]) -> str:
+    change = f"{event['previous']} -> {event['state']} ({event['reason']})"
+    return f"{event['at']} {event['interface']}/{event['vhid']}: {change}"
+
+
+@main.command()
+@_daemon_options
+def reload(config: Path | None, control_socket: Path | None) -> None:
+    """Makes the daemon read its configuration again; says what changed."""
+    from carp_fast.control import ControlClient, ControlError
+
+    try:
+        answer = ControlClient(_control_path(config, control_socket)).request("reload")
+    except ControlError as error:
+        raise (Failure(*error.faults) if error.faults else _failure(error)) from error
+    for line in answer["changed"]:
+        _print(line)
+    counts = ", ".join(f"{answer[name]:,} {name}" for name in ("added", "removed", "kept"))
+    _print(f"virtual hosts: {counts} ({answer['seconds']:.2f} s)")
+
+
+@main.group()
+def secret() -> None:
+    """A key, and passphrases encrypted with it for a configuration kept in git."""
+
+
+@secret.command("key")
+@click.argument("file", type=click.Path(path_type=Path))
+def secret_key(file: Path) -> None:
+    """Writes a new key to FILE, which must not exist yet (mode 0600)."""
+    from carp_fast.secrets import SecretError, create_key
+
+    try:
+        create_key(file)
+    except SecretError as error:
+        raise _failure(error) from error
+
+
+@secret.command("encrypt")
+@_config_option
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The key's file.  [default: daemon.secret_key_file of the configuration]",
+)
+def secret_encrypt(config: Path | None, key: Path | None) -> None:
+    """Reads a passphrase from the terminal or stdin, prints it as encrypted:TOKEN."""
+    from carp_fast.secrets import SecretError, encrypt, read_key
+
+    key = key or _daemon_path(config, "secret_key_file")
+    if key is None:
+        where = config or DEFAULT_CONFIGURATION
+        raise _failure(f"no key: give --key FILE, or set daemon.secret_key_file in {where}")
+    try:
+        # The key first: nobody should type a passphrase for a key that cannot be used.
+        key_bytes = read_key(key)
+        token = encrypt(_read_passphrase(), key_bytes)
+    except SecretError as error:
+        raise _failure(error) from error
+    _print(token)
+
+
+def _read_passphrase() -> bytes:
+    if sys.stdin.isatty():
+        text: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
+        return text.encode()
+    return sys.stdin.buffer.readline().removesuffix(b"\n").removesuffix(b"\r")
+
+
+@main.command()
+@click.option("--instances", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--segments", type=click.IntRange(1, 256), default=4, show_default=True)
+@click.pass_context
+def demo(context: click.Context, instances: int, segments: int) -> None:
+    """Two hosts in network namespaces; the master is killed, the take-over measured."""
+    if instances > 255 * segments:
+        raise click.UsageError(
+            f"{instances} virtual hosts do not fit {segments} segments: 255 vhids each"
+        )
+    from rich.console import Console
+
+    from carp_fast.demo import run_demo
+
+    context.exit(run_demo(Console(), instances, segments))
+
+
+def _control_path(config: Path | None, control_socket: Path | None) -> Path:
+    return control_socket or _daemon_path(config, "control_socket") or DEFAULT_CONTROL_SOCKET
+
+
+def _daemon_path(config: Path | None, key: str) -> Path | None:
+    """A path from the [daemon] table, read leniently: other faults do not matter here.
+
+    Raises Failure only for a configuration that was named on the command line.
+    """
+    path = config or DEFAULT_CONFIGURATION
+    try:
+        value = _daemon_table(path.read_text("utf-8")).get(key)
+    except (OSError, ValueError) as error:
+        if config is None:
+            return None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise _failure(f"{path}: {reason}") from error
+    if value is None:
+        return None
+    if isinstance(value, str) and value:
+        return Path(value)
+    raise _failure(f"{path}: daemon: {key} = {value!r}: not a path")
+
+
+_HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
+_DAEMON_HEADER = re.compile(r"^[ \t]*\[[ \t]*daemon[ \t]*\]", re.MULTILINE)
+
+
+def _daemon_table(text: str) -> Mapping[str, Any]:
+    """The [daemon] table, without parsing tens of thousands of tables after it where possible.
+
+    Raises ValueError (tomllib.TOMLDecodeError) for text that is not TOML.
+    """
+    header = _DAEMON_HEADER.search(text)
+    start, search_from = (header.start(), header.end()) if header else (0, 0)
+    following = _HEADER.search(text, search_from)
+    part = text[start : following.start() if following else len(text)]
+    try:
+        table = tomllib.loads(part).get("daemon", {})
+    except tomllib.TOMLDecodeError:
+        # The cut went through a multi-line value, or the text has a fault.
+        table = tomllib.loads(text).get("daemon", {})
+    return table if isinstance(table, dict) else {}

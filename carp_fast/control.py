@@ -1,0 +1,599 @@
+"""The control socket: JSON lines over a Unix stream socket, its server and its client.
+
+Holds the framing, the limits, the rules for taking over a socket file, and the streams. Must not
+know what a command means: the daemon hands in one handler a command, and the command line prints
+the answers. A request is one JSON object a line, ``{"command": "status", ...arguments}``; its
+answer is one line, ``{"ok": true, ...}`` or ``{"ok": false, "error": "..."}``. ``events`` answers
+``{"ok": true}`` and then writes one line an event until its client goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import logging
+import os
+import socket
+import stat
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+logger = logging.getLogger(__name__)
+
+Answer = bytes | Mapping[str, object] | AsyncIterator[bytes]
+Handler = Callable[[dict[str, Any]], Awaitable[Answer]]
+
+LINE_BYTES_MAX = 65_536  # a request line; the largest in use is below 1 KiB
+CLIENTS_MAX = 64  # at once, so that a runaway script cannot take every file descriptor
+# Events waiting for one reader: one transition of every virtual host of a large installation.
+# Every queue holds the same bytes objects, so the lines are in memory once.
+EVENTS_QUEUED_MAX = 65_536
+EVENTS_PER_WRITE = 256
+CHUNK_BYTES = 262_144  # one write, and the unit in which a slow reader has to make progress
+SLICE_ITEMS = 2_000  # encoded in one turn of the loop by document_slices()
+ANSWER_STALL_S = 60.0  # a client that takes no chunk of its answer for this long is cut off
+LINGER_S = 5.0  # a client that is dropped may take this long to fetch the line that says so
+STOP_FLUSH_S = 1.0  # stop() waits this long for answers and events under way
+START_LOCK_S = 2.0  # start() waits this long for another start in the same directory
+REQUEST_TIMEOUT_S = 60.0
+SOCKET_PATH_BYTES_MAX = 107  # what the kernel allows in sun_path, without its NUL
+
+
+class ControlError(Exception):
+    """A control command that did not succeed: one line, and a line for each fault if it has any."""
+
+    def __init__(self, message: str, faults: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+
+class ControlInUse(ControlError):
+    """A live daemon listens on the path."""
+
+
+class ControlTimeout(ControlError):
+    """Nothing came within the time given."""
+
+
+class ControlCounters(msgspec.Struct):
+    """What the server did and which of its limits were hit, since it was made."""
+
+    requests: int = 0
+    errors: int = 0
+    clients_refused: int = 0
+    clients_stalled: int = 0
+    lines_too_long: int = 0
+    readers_dropped: int = 0
+
+
+async def document_slices(
+    name: str, fields: Mapping[str, object], list_name: str, items: Iterable[object]
+) -> AsyncIterator[bytes]:
+    """Encodes ``{"ok": true, NAME: {FIELDS..., LIST_NAME: [ITEMS...]}}``, SLICE_ITEMS a slice.
+
+    For the answer of a handler: the server yields to the loop between slices, so tens of
+    thousands of items never hold it for long. `items` may be a generator; it is consumed lazily.
+    """
+    encode = msgspec.json.encode
+    head = encode(fields)
+    opening = head[:-1] + (b"," if len(fields) else b"")
+    yield b'{"ok":true,' + encode(name) + b":" + opening + encode(list_name) + b":["
+    iterator = iter(items)
+    separator = b""
+    while chunk := list(itertools.islice(iterator, SLICE_ITEMS)):
+        yield separator + encode(chunk)[1:-1]
+        separator = b","
+    yield b"]}}"
+
+
+class _Subscription:
+    """The bounded queue of one reader of events."""
+
+    def __init__(self, abort: Callable[[], None]) -> None:
+        self.abort = abort
+        self.lines: deque[bytes] = deque()
+        self.lost = 0
+        self.gone = False
+        self.finishing = False
+        self.wake = asyncio.Event()
+
+    def offer(self, line: bytes) -> bool:
+        """Queues a line; returns True when this line made the queue overflow."""
+        self.wake.set()
+        if not self.lost and len(self.lines) < EVENTS_QUEUED_MAX:
+            self.lines.append(line)
+            return False
+        first = not self.lost
+        self.lost += len(self.lines) + 1
+        self.lines.clear()
+        return first
+
+    def take(self) -> bytes:
+        count = min(len(self.lines), EVENTS_PER_WRITE)
+        return b"".join([self.lines.popleft() for _ in range(count)])
+
+
+class _Client:
+    """One connection: its streams, and whether a request is under way."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.busy = False
+
+    async def write(self, data: bytes) -> None:
+        """Writes in chunks. Raises TimeoutError for a client that takes none of them."""
+        view = memoryview(data)
+        for offset in range(0, len(view), CHUNK_BYTES):
+            self.writer.write(view[offset : offset + CHUNK_BYTES])
+            async with asyncio.timeout(ANSWER_STALL_S):
+                await self.writer.drain()
+
+    async def write_object(self, answer: Mapping[str, object]) -> None:
+        await self.write(msgspec.json.encode(answer) + b"\n")
+
+    async def close(self) -> None:
+        """Closes once what was written is out, or LINGER_S later."""
+        self.writer.close()
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self.writer.wait_closed()
+        self.writer.transport.abort()
+
+
+class ControlServer:
+    """Serves the control socket on the running loop.
+
+    `handlers` maps a command to a coroutine function that takes the request (a dict, with its
+    ``command``) and returns its answer: a mapping, to which ``"ok": true`` is added unless it
+    says otherwise; one encoded line as bytes; or an asynchronous iterator of the slices of one
+    line (no line ends in it), written with the loop free in between. A handler says no by
+    raising ControlError. ``events`` is the server's own command, fed by publish().
+    """
+
+    def __init__(self, path: Path | str, handlers: Mapping[str, Handler]) -> None:
+        self.path = Path(path)
+        self.counters = ControlCounters()
+        self._handlers = dict(handlers)
+        self._clients: dict[asyncio.Task[None], _Client] = {}
+        self._subscriptions: set[_Subscription] = set()
+        self._server: asyncio.AbstractServer | None = None
+        self._file_identity: tuple[int, int] | None = None
+        self._full = False
+        self._stopping = False
+
+    @property
+    def subscribers(self) -> int:
+        """How many readers of events there are: with none, publish() costs nothing."""
+        return len(self._subscriptions)
+
+    async def start(self) -> None:
+        """Binds and serves.
+
+        A stale socket file is replaced and a missing directory is made (0755). Raises
+        ControlInUse if a daemon listens there, ControlError if the path cannot be used.
+        """
+        if len(os.fsencode(self.path)) > SOCKET_PATH_BYTES_MAX:
+            limit = f"longer than {SOCKET_PATH_BYTES_MAX} bytes, the kernel's limit"
+            raise ControlError(f"control socket {self.path}: the path is {limit}")
+        try:
+            with _umask(0o022):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Between the probe and the bind another start must not do the same, so both are
+            # done under a lock on the directory, which leaves no lock file behind.
+            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                await _lock(directory, self.path)
+                _remove_stale(self.path)
+                listener = self._bind()
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise ControlError(f"control socket {self.path}: {error.strerror}") from error
+        self._stopping = False
+        self._server = await asyncio.start_unix_server(
+            self._on_connection, sock=listener, limit=LINE_BYTES_MAX
+        )
+
+    async def stop(self) -> None:
+        """Removes the socket, writes out events and answers under way, ends every connection."""
+        if self._server is None:
+            return
+        self._stopping = True
+        self._server.close()
+        self._unlink()
+        for subscription in self._subscriptions:
+            subscription.finishing = True
+            subscription.wake.set()
+        for task, client in list(self._clients.items()):
+            if not client.busy:
+                task.cancel()
+        if self._clients:
+            await asyncio.wait(list(self._clients), timeout=STOP_FLUSH_S)
+        for task, client in list(self._clients.items()):
+            client.writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        await self._server.wait_closed()
+        self._server = None
+
+    def publish(self, event: Mapping[str, object]) -> None:
+        """Hands an event to every reader of ``events``. Never waits; encodes it once."""
+        if not self._subscriptions:
+            return
+        line = msgspec.json.encode(event) + b"\n"
+        for subscription in self._subscriptions:
+            if subscription.offer(line):
+                self._on_overflow(subscription)
+
+    def _bind(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            # The file is born with its final mode: a chmod afterwards would leave a gap.
+            with _umask(0o177):
+                listener.bind(os.fspath(self.path))
+            listener.listen(CLIENTS_MAX)
+            listener.setblocking(False)
+            status = os.lstat(self.path)
+        except OSError:
+            listener.close()
+            raise
+        self._file_identity = (status.st_dev, status.st_ino)
+        return listener
+
+    def _unlink(self) -> None:
+        # A file that another daemon has put there meanwhile is not ours to remove.
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(self.path)
+            if (status.st_dev, status.st_ino) == self._file_identity:
+                self.path.unlink()
+
+    async def _on_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        client = _Client(reader, writer)
+        full = len(self._clients) >= CLIENTS_MAX
+        if not full:
+            self._clients[task] = client
+            self._full = False
+        try:
+            if not self._stopping:
+                await (self._refuse(client) if full else self._serve(client))
+        except TimeoutError:
+            self.counters.clients_stalled += 1
+            logger.warning("a control client took none of its answer for %g s", ANSWER_STALL_S)
+            writer.transport.abort()
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        try:
+            await client.close()
+        finally:
+            self._clients.pop(task, None)
+
+    async def _refuse(self, client: _Client) -> None:
+        self.counters.clients_refused += 1
+        if not self._full:
+            self._full = True
+            logger.warning("control socket full: %d clients, more are refused", CLIENTS_MAX)
+        text = f"too many control clients (limit {CLIENTS_MAX})"
+        await client.write_object({"ok": False, "error": text})
+
+    async def _serve(self, client: _Client) -> None:
+        while True:
+            try:
+                line = await client.reader.readline()
+            except ValueError:
+                self.counters.lines_too_long += 1
+                text = f"request line longer than {LINE_BYTES_MAX} bytes"
+                await client.write_object({"ok": False, "error": text})
+                return
+            if not line:
+                return
+            client.busy = True
+            self.counters.requests += 1
+            if not await self._answer(client, line):
+                return
+            client.busy = False
+
+    async def _answer(self, client: _Client, line: bytes) -> bool:
+        """Answers one request; returns whether the connection goes on."""
+        try:
+            request = _decode_request(line)
+            command = request["command"]
+            if command == "events":
+                await self._serve_events(client)
+                return False
+            handler = self._handlers.get(command)
+            if handler is None:
+                known = ", ".join(sorted({*self._handlers, "events"}))
+                raise ControlError(f"unknown command {command!r} (known: {known})")
+            answer = await self._call(handler, command, request)
+        except ControlError as error:
+            self.counters.errors += 1
+            answer = {"ok": False, "error": str(error)}
+            if error.faults:
+                answer["faults"] = error.faults
+        return await self._write_answer(client, answer)
+
+    async def _call(self, handler: Handler, command: str, request: dict[str, Any]) -> Answer:
+        try:
+            return await handler(request)
+        except ControlError:
+            raise
+        except Exception as error:
+            logger.exception("control command %r failed", command)
+            text = f"command {command!r} failed inside the daemon: {error!r} (see its log)"
+            raise ControlError(text) from error
+
+    async def _write_answer(self, client: _Client, answer: Answer) -> bool:
+        if isinstance(answer, Mapping):
+            await client.write_object({"ok": True, **answer})
+            return True
+        if isinstance(answer, bytes):
+            await client.write(answer.removesuffix(b"\n") + b"\n")
+            return True
+        try:
+            async for piece in answer:
+                await client.write(piece)
+                # drain() returns at once while the client keeps up; the loop has other work.
+                await asyncio.sleep(0)
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception:
+            # Half a line is out: only the end of the connection can say that it is not whole.
+            self.counters.errors += 1
+            logger.exception("a control answer broke off")
+            return False
+        await client.write(b"\n")
+        return True
+
+    async def _serve_events(self, client: _Client) -> None:
+        """Writes events until the client goes, falls too far behind, or the server stops."""
+        subscription = _Subscription(client.writer.transport.abort)
+        watcher = asyncio.create_task(_until_gone(client.reader, subscription))
+        self._subscriptions.add(subscription)
+        try:
+            client.writer.write(b'{"ok":true}\n')
+            while not subscription.gone:
+                if subscription.lost:
+                    limit = f"dropped: this reader fell {EVENTS_QUEUED_MAX} events behind"
+                    text = f"{limit}, {subscription.lost} are lost"
+                    await client.write_object({"ok": False, "error": text})
+                    return
+                if subscription.lines:
+                    client.writer.write(subscription.take())
+                    await client.writer.drain()
+                elif subscription.finishing:
+                    return
+                else:
+                    subscription.wake.clear()
+                    await subscription.wake.wait()
+        finally:
+            self._subscriptions.discard(subscription)
+            watcher.cancel()
+
+    def _on_overflow(self, subscription: _Subscription) -> None:
+        self.counters.readers_dropped += 1
+        logger.warning("a reader of events is dropped: %d events behind", EVENTS_QUEUED_MAX)
+        asyncio.get_running_loop().call_later(LINGER_S, subscription.abort)
+
+
+def _decode_request(line: bytes) -> dict[str, Any]:
+    try:
+        request = msgspec.json.decode(line)
+    except msgspec.DecodeError as error:
+        raise ControlError(f"request is not JSON: {error}") from error
+    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+        raise ControlError('request must be a JSON object with a string "command"')
+    return request
+
+
+async def _until_gone(reader: asyncio.StreamReader, subscription: _Subscription) -> None:
+    """Reads and drops what the client says; the end of its side ends the stream."""
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(4096):
+            pass
+    subscription.gone = True
+    subscription.wake.set()
+
+
+@contextlib.contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+async def _lock(directory: int, path: Path) -> None:
+    deadline_at = asyncio.get_running_loop().time() + START_LOCK_S
+    while True:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if asyncio.get_running_loop().time() > deadline_at:
+                text = f"control socket {path}: {path.parent} stays locked by another process"
+                raise ControlError(text) from None
+            await asyncio.sleep(0.02)
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket file on which nobody listens; raises if it is anything else."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        what = "not a socket; remove it or choose another daemon.control_socket"
+        raise ControlError(f"control socket {path}: there is a file that is {what}")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            logger.info("control socket %s: stale, replaced", path)
+            return
+        except BlockingIOError:
+            # A full queue of connections: somebody listens, though slowly.
+            raise ControlInUse(f"control socket {path} is in use by a running daemon") from None
+        pid = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    raise ControlInUse(f"control socket {path} is in use by a running daemon (pid {pid})")
+
+
+class _Verdict(msgspec.Struct):
+    """What every answer begins with."""
+
+    ok: bool = True
+    error: str = ""
+    faults: list[str] = []
+
+
+class ControlStream:
+    """Lines of a streaming command, decoded: iterate, or next_event() with a deadline.
+
+    A context manager. Raises ControlError when the daemon ends the stream.
+    """
+
+    def __init__(self, path: Path, connection: socket.socket, buffered: bytes) -> None:
+        self._path = path
+        self._connection = connection
+        self._rest = buffered
+        self._lines: deque[bytes] = deque()
+        self._split()
+
+    def __enter__(self) -> ControlStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        return self.next_event(None)
+
+    def close(self) -> None:
+        """Ends the stream."""
+        self._connection.close()
+
+    def next_event(self, timeout_s: float | None) -> dict[str, Any]:
+        """The next event. Raises ControlTimeout if none comes within timeout_s (None: waits)."""
+        while not self._lines:
+            self._connection.settimeout(timeout_s)
+            try:
+                data = self._connection.recv(CHUNK_BYTES)
+            except TimeoutError:
+                raise ControlTimeout(f"no event within {timeout_s:g} s") from None
+            except ConnectionError:
+                data = b""
+            if not data:
+                raise ControlError(f"the daemon at {self._path} ended the connection")
+            self._rest += data
+            self._split()
+        line = self._lines.popleft()
+        event: dict[str, Any] = msgspec.json.decode(line)
+        if event.get("ok") is False:
+            raise ControlError(str(event.get("error", "the daemon ended the stream")))
+        return event
+
+    def _split(self) -> None:
+        *lines, self._rest = self._rest.split(b"\n")
+        self._lines.extend(lines)
+
+
+class ControlClient:
+    """Asks a daemon, synchronously; one connection a request.
+
+    `timeout_s` bounds the wait for the next piece of an answer, not the whole answer.
+    """
+
+    def __init__(self, path: Path | str, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self.path = Path(path)
+        self.timeout_s = timeout_s
+
+    def request(self, command: str, **arguments: object) -> dict[str, Any]:
+        """The decoded answer. Raises ControlError when there is none, or one that says no."""
+        answer: dict[str, Any] = msgspec.json.decode(self.request_raw(command, **arguments))
+        return answer
+
+    def request_raw(self, command: str, **arguments: object) -> bytes:
+        """The answer as JSON text, known to be whole and to say yes. Raises as request()."""
+        with self._send(command, arguments) as connection:
+            line, _ = self._read_line(connection)
+        return line
+
+    def stream(self, command: str = "events", **arguments: object) -> ControlStream:
+        """A stream, once the daemon has confirmed it. Raises as request()."""
+        connection = self._send(command, arguments)
+        try:
+            _, rest = self._read_line(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return ControlStream(self.path, connection, rest)
+
+    def _send(self, command: str, arguments: Mapping[str, object]) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        connection.settimeout(self.timeout_s)
+        given = {name: value for name, value in arguments.items() if value is not None}
+        request = msgspec.json.encode({"command": command, **given}) + b"\n"
+        try:
+            connection.connect(os.fspath(self.path))
+            # A server that refuses closes without reading; its answer is still to be read.
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(request)
+        except OSError as error:
+            connection.close()
+            raise self._connection_error(error) from error
+        return connection
+
+    def _connection_error(self, error: OSError) -> ControlError:
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            return ControlError(f"no carp-fast daemon at {self.path}: is it running?")
+        if isinstance(error, PermissionError):
+            return ControlError(f"no permission for {self.path}: it belongs to the daemon's user")
+        if isinstance(error, BlockingIOError | TimeoutError):
+            return ControlTimeout(f"the daemon at {self.path} takes no connections now")
+        return ControlError(f"{self.path}: {error.strerror or error}")
+
+    def _read_line(self, connection: socket.socket) -> tuple[bytes, bytes]:
+        """The answer's line, which says yes, and what came after it."""
+        pieces: list[bytes] = []
+        while True:
+            try:
+                data = connection.recv(CHUNK_BYTES)
+            except TimeoutError:
+                text = f"does not answer within {self.timeout_s:g} s"
+                raise ControlTimeout(f"the daemon at {self.path} {text}") from None
+            except ConnectionError:
+                data = b""
+            if not data:
+                how = "in the middle of its answer" if pieces else "without an answer"
+                raise ControlError(f"the daemon at {self.path} ended the connection {how}")
+            end = data.find(b"\n")
+            if end >= 0:
+                line = b"".join([*pieces, data[:end]])
+                self._check(line)
+                return line, data[end + 1 :]
+            pieces.append(data)
+
+    def _check(self, line: bytes) -> None:
+        try:
+            verdict = msgspec.json.decode(line, type=_Verdict)
+        except msgspec.DecodeError as error:
+            raise ControlError(f"{self.path}: the answer is not a daemon's: {error}") from error
+        if not verdict.ok:
+            raise ControlError(verdict.error or "the daemon refused", verdict.faults)

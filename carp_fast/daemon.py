@@ -1,0 +1,424 @@
+"""The daemon: opens the sockets, hands them to the pump, wires the rest together, and ends it.
+
+The composition root: everything that runs is made here. What the parts do is their own business;
+Python never touches a packet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from carp_fast import __version__, addresses, config, reload, sockets
+from carp_fast._auth import SHA1_FORM
+from carp_fast._pump import Pump
+from carp_fast.control import ControlError, ControlServer
+from carp_fast.hooks import Hooks, Notifier
+from carp_fast.hosts import Hosts, LimitReached
+from carp_fast.interfaces import LinkError, read_interfaces
+from carp_fast.links import LinkMonitor
+from carp_fast.network import Network
+from carp_fast.orders import Orders
+from carp_fast.plan import advertisements_per_s
+from carp_fast.reports import Reports, peer_of
+from carp_fast.status import Status
+from carp_fast.systemd import Notifier as Systemd
+
+logger = logging.getLogger(__name__)
+
+CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
+# The pump's real-time budget without a sleep; beyond it the thread goes on as a plain one.
+REAL_TIME_BUDGET_US = 2_000_000
+RESIGN_DEADLINE_S = 10.0
+HOOKS_DEADLINE_S = 35.0
+REPORTS_MIN, REPORTS_MAX = 8192, 262_144
+
+
+class StartError(Exception):
+    """The daemon cannot start; one line says why."""
+
+
+def run(path: Path, pid_file: Path | None = None) -> int:
+    """Reads the configuration and runs until SIGTERM or SIGINT; returns the exit code.
+
+    Raises ConfigurationError and StartError before anything was touched.
+    """
+    configuration = config.load(path)
+    require_capabilities()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Daemon(configuration, pid_file).run())
+    return 0
+
+
+def require_capabilities() -> None:
+    """Raises StartError naming a capability that this process lacks."""
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    effective = int(fields["CapEff"], 16)
+    missing = [
+        name
+        for name, bit in (("CAP_NET_RAW", CAP_NET_RAW), ("CAP_NET_ADMIN", CAP_NET_ADMIN))
+        if not effective >> bit & 1
+    ]
+    if missing:
+        raise StartError(f"missing {' and '.join(missing)}: run as root, or grant it")
+
+
+class Daemon:
+    """One running daemon."""
+
+    def __init__(self, configuration: config.Configuration, pid_file: Path | None) -> None:
+        self.configuration = configuration
+        self._pid_file = pid_file
+        self._systemd = Systemd.from_environment()
+        self._stop = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="worker")
+        self._state_file = addresses.StateFile(
+            configuration.daemon.state_directory, configuration.path
+        )
+        self._hosts = Hosts()
+
+    async def run(self) -> None:
+        """Starts, serves until it is told to stop, resigns, ends."""
+        self._loop = asyncio.get_running_loop()
+        self._hooks = Hooks(
+            self._loop,
+            self.configuration.daemon.hook_concurrency,
+            self.configuration.daemon.hook_timeout_s,
+        )
+        self._notifier: Notifier | None = None
+        self._control = ControlServer(
+            self.configuration.daemon.control_socket,
+            {"status": self._on_status, "reload": self._on_reload},
+        )
+        try:
+            await self._control.start()
+        except ControlError as error:
+            raise StartError(str(error)) from error
+        try:
+            self._open()
+            try:
+                await self._start()
+                await self._stop.wait()
+                await self._resign()
+            finally:
+                self._close()
+        except (LinkError, LimitReached) as error:
+            raise StartError(str(error)) from error
+        finally:
+            await self._control.stop()
+            self._worker.shutdown(wait=False, cancel_futures=True)
+            if self._pid_file is not None:
+                self._pid_file.unlink(missing_ok=True)
+            self._systemd.close()
+
+    # -- start
+
+    def _open(self) -> None:
+        """Opens the sockets and the pump. Raises StartError."""
+        hosts = self.configuration.virtual_hosts
+        rate = sum(map(advertisements_per_s, hosts))
+        try:
+            self._receiver = sockets.open_receiver(rate)
+            self._sender = sockets.open_sender()
+            self._netlink = sockets.open_netlink()
+        except OSError as error:
+            raise StartError(f"cannot open a socket: {error.strerror}") from error
+        reports = REPORTS_MIN
+        while reports < 2 * len(hosts) and reports < REPORTS_MAX:
+            reports *= 2
+        self._pump = Pump(
+            self._receiver.fileno(),
+            self._sender.fileno(),
+            self._netlink.fileno(),
+            addresses.templates(),
+            reports,
+        )
+        self._orders = Orders(self._pump)
+        self._network = Network(self._hosts, self._orders, self._receiver)
+        self._reports = Reports(self._hosts, self._orders, self._hooks)
+        self._reports.publish.append(self._control.publish)
+        self._reports.on_released = self._hosts.give_back
+        self._reports.resync = lambda: self._background(self._resync())
+        self._status = Status(self._hosts, self._orders, self._network, self._reports)
+        self._loop.add_reader(self._pump.report_fd, self._reports.on_readable)
+
+    async def _start(self) -> None:
+        """Removes what a crash left, tells the pump everything, and lets it run."""
+        daemon, hosts = self.configuration.daemon, self.configuration.virtual_hosts
+        logger.info("carp-fast %s, %d virtual hosts, SHA-1 %s", __version__, len(hosts), SHA1_FORM)
+        for warning in self.configuration.warnings:
+            logger.warning("%s", warning)
+        self._handle_signals()
+        slots = [(self._hosts.take(host), host) for host in hosts]
+        recorded = self._state_file.read()
+        known = read_interfaces([*self._hosts.names, *recorded])
+        self._remove_leftovers(known, recorded)
+        self._record(self._hosts.by_interface())
+        self._start_pump(daemon.pump)
+        for name in self._hosts.names:
+            self._network.on_interface(known[name])
+        await self._orders.done()
+        await self._orders.give(
+            self._adder(slot, host) for slot, host in slots
+        )
+        self._links = LinkMonitor(
+            self._loop,
+            self._hosts.names,
+            self._network.on_interface,
+            self._network.on_address_removed,
+            self._netlink.getsockname()[0],
+            on_overrun=self._network.on_overrun,
+        )
+        self._links.start({name: known[name] for name in self._hosts.names})
+        self._start_notifier()
+        self._write_pid()
+        gc.collect()
+        gc.freeze()  # what was loaded stays: a collection need not walk it again
+        self._systemd.ready(f"{len(hosts)} virtual hosts")
+        self._start_watchdog()
+
+    def _adder(self, slot: int, host: config.VirtualHost) -> Callable[[], object]:
+        return lambda: self._pump.add(slot, self._hosts.prepare(host))
+
+    def _start_pump(self, pump: str) -> None:
+        if pump == "loop":
+            self._loop.add_reader(self._pump.epoll_fd, self._pump.run_due)
+            logger.info("the pump runs in the event loop")
+            return
+        hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+        try:
+            resource.setrlimit(resource.RLIMIT_RTTIME, (REAL_TIME_BUDGET_US, hard))
+        except (ValueError, OSError):
+            logger.warning("RLIMIT_RTTIME could not be set")
+        self._pump.start("fifo")
+        self._background(self._say_scheduling())
+
+    async def _say_scheduling(self) -> None:
+        await self._orders.done()
+        got = self._pump.facts["scheduling"]
+        words = {"fifo": "SCHED_FIFO", "nice": "nice -20", "normal": "normal priority"}
+        level = logging.INFO if got == "fifo" else logging.WARNING
+        logger.log(level, "the pump runs in a thread of its own with %s", words[got])
+
+    def _remove_leftovers(self, known: dict[str, Any], recorded: dict[str, list[str]]) -> None:
+        """Addresses that a crash of this configuration's daemon left are removed before BACKUP."""
+        left = addresses.leftovers(known.values(), self._hosts.by_interface(), recorded)
+        if not left:
+            return
+        errors = self._pump.remove_addresses(
+            [(interface.ifindex, address, prefixlen) for interface, address, prefixlen in left]
+        )
+        failed = [(item, error) for item, error in zip(left, errors, strict=True) if error]
+        logger.warning("removed %d addresses that the last run left", len(left) - len(failed))
+        for (interface, address, prefixlen), error in failed:
+            text, why = addresses.text(address, prefixlen), os.strerror(error)
+            logger.error("%s: leftover address %s not removed: %s", interface.name, text, why)
+
+    def _record(self, held: dict[str, list[str]]) -> None:
+        try:
+            self._state_file.write(held)
+        except OSError as error:
+            raise StartError(f"state file {self._state_file.path}: {error.strerror}") from error
+
+    def _handle_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._say_summary)
+
+    def _say_summary(self) -> None:
+        summary = self._status.summary()
+        logger.info("%s", ", ".join(f"{count} {word}" for word, count in summary.items()))
+
+    def _start_notifier(self) -> None:
+        program = self.configuration.daemon.notify
+        if program is not None:
+            self._notifier = Notifier(self._loop, program)
+            self._notifier.start()
+            self._reports.publish.append(self._notifier.send)
+
+    def _write_pid(self) -> None:
+        if self._pid_file is not None:
+            try:
+                self._pid_file.write_text(f"{os.getpid()}\n")
+            except OSError as error:
+                raise StartError(f"pid file {self._pid_file}: {error.strerror}") from error
+
+    def _start_watchdog(self) -> None:
+        interval_s = self._systemd.watchdog_interval_s()
+        if interval_s:
+            self._background(self._watch(interval_s))
+
+    async def _watch(self, interval_s: float) -> None:
+        """Tells systemd that we live only after the pump has answered, too."""
+        while True:
+            await self._orders.done()
+            self._systemd.watchdog()
+            await asyncio.sleep(interval_s)
+
+    def _background(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a background task failed", exc_info=task.exception())
+
+    # -- while it runs
+
+    async def _on_status(self, request: dict[str, Any]) -> Any:
+        return await self._status.answer(request)
+
+    async def _resync(self) -> None:
+        """Reports were lost: takes every state from the pump and tells what differs."""
+        for snapshot in await self._status.snapshots():
+            for slot, fields in snapshot.hosts():
+                if fields["state"] != self._state(slot):
+                    self._reports.on_state(
+                        slot,
+                        fields["state"],
+                        fields["reason"],
+                        fields["since_ns"],
+                        peer_of(fields),
+                    )
+
+    def _state(self, slot: int) -> str:
+        from carp_fast.hosts import STATES
+
+        return STATES[self._hosts.states[slot]]
+
+    def _on_hangup(self) -> None:
+        self._background(self._reload_and_say())
+
+    async def _reload_and_say(self) -> None:
+        try:
+            await self._on_reload({})
+        except ControlError as error:
+            logger.error("reload: nothing was changed: %s", error)
+
+    async def _on_reload(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Reads the configuration again and makes it so; a fault changes nothing."""
+        async with self._reloading:
+            begin = self._loop.time()
+            self._systemd.reloading()
+            try:
+                difference, lines = await self._reload()
+            finally:
+                self._systemd.ready(f"{len(self.configuration.virtual_hosts)} virtual hosts")
+            seconds = self._loop.time() - begin
+        lines += difference.lines
+        logger.info(
+            "reloaded in %.2f s: %d added, %d removed, %d changed, %d untouched",
+            seconds,
+            len(difference.added),
+            len(difference.removed),
+            len(difference.replaced) + len(difference.hooks_only),
+            difference.kept,
+        )
+        told = lines[: reload.CHANGES_TOLD_MAX]
+        if len(lines) > len(told):
+            told.append(f"... and {len(lines) - len(told)} more")
+        return {
+            "changed": told,
+            "added": len(difference.added),
+            "removed": len(difference.removed),
+            "kept": difference.kept,
+            "seconds": round(seconds, 3),
+        }
+
+    async def _reload(self) -> tuple[reload.Difference, list[str]]:
+        try:
+            new = await self._loop.run_in_executor(
+                self._worker, config.load, self.configuration.path
+            )
+        except config.ConfigurationError as error:
+            for fault in error.faults:
+                logger.error("reload: %s", fault)
+            text = f"{len(error.faults)} faults in the configuration"
+            raise ControlError(text, [str(fault) for fault in error.faults]) from error
+        for warning in new.warnings:
+            logger.warning("%s", warning)
+        lines = reload.daemon_changes(self.configuration.daemon, new.daemon)
+        difference = reload.compare(self._hosts, new)
+        before = self._hosts.by_interface()
+        try:
+            for host in difference.added:
+                self._hosts.number(host.interface)
+        except LimitReached as error:
+            raise ControlError(str(error)) from error
+        wanted: dict[str, set[str]] = {name: set(held) for name, held in before.items()}
+        for host in new.virtual_hosts:
+            both = (*host.addresses, *host.unsigned_addresses)
+            wanted.setdefault(host.interface, set()).update(both)
+        self._record({name: list(held) for name, held in wanted.items()})
+        await self._apply(difference, new)
+        self._record(self._hosts.by_interface())
+        return difference, lines
+
+    async def _apply(self, difference: reload.Difference, new: config.Configuration) -> None:
+        grace_ns = int(new.daemon.digest_grace_s * 1e9)
+        names = set(self._hosts.names)
+        await self._orders.give(reload.orders(difference, self._hosts, self._pump, grace_ns))
+        self._links.set_names(self._hosts.names)
+        for name in names:
+            self._network.rejoin(name)
+        self._network.filter_interfaces()
+        daemon = new.daemon
+        self._hooks.concurrency = daemon.hook_concurrency
+        self._hooks.timeout_s = daemon.hook_timeout_s
+        if daemon.notify != self.configuration.daemon.notify:
+            if self._notifier is not None:
+                self._reports.publish.remove(self._notifier.send)
+                await self._notifier.stop()
+                self._notifier = None
+            self.configuration = new
+            self._start_notifier()
+        self.configuration = new
+
+    # -- end
+
+    async def _resign(self) -> None:
+        """Every MASTER removes its addresses, then resigns; the down hooks run."""
+        self._systemd.stopping("resigning")
+        logger.info("stopping: resigning")
+        self._links.stop()
+        self._pump.resign_all()
+        try:
+            await asyncio.wait_for(self._orders.done(when_idle=True), RESIGN_DEADLINE_S)
+        except TimeoutError:
+            logger.error("resigning took longer than %d s, given up", RESIGN_DEADLINE_S)
+        self._reports.on_readable()
+        for name in await self._hooks.drain(HOOKS_DEADLINE_S):
+            logger.error("still running at the end: %s", name)
+        if self._notifier is not None:
+            await self._notifier.stop()
+
+    def _close(self) -> None:
+        if hasattr(self, "_links"):
+            self._links.stop()
+        for task in self._tasks:
+            task.cancel()
+        self._loop.remove_reader(self._pump.report_fd)
+        self._loop.remove_reader(self._pump.epoll_fd)
+        self._pump.stop()
+        self._hooks.close()
+        self._network.close()
+        for sock in (self._receiver, self._sender, self._netlink):
+            sock.close()

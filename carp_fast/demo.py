@@ -1,0 +1,474 @@
+"""The demo: two hosts, a thousand virtual hosts, a killed master, the take-over measured.
+
+Holds the configuration files that both sides run on, the course of the demo, its goals and its
+tables.  It must not know the daemon's insides: it starts `carp-fast run` as anybody would, asks the
+control socket, and judges by what the wire and the kernel show.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from carp_fast.control import ControlClient, ControlError
+from carp_fast.lab import (
+    Host,
+    Lab,
+    LabError,
+    LabTimeout,
+    Process,
+    interface_name,
+    segment_network,
+    virtual_address,
+    wait_for,
+)
+from carp_fast.observer import Key, Observer
+
+VHIDS_PER_SEGMENT = 255
+ADVBASE = 1
+DEAD_RATIO = 3
+ADVSKEW = {"a": 0, "b": 100}
+TIMEOUT_S = DEAD_RATIO * ADVBASE + ADVSKEW["b"] / 256  # of host b, which takes over
+TOLERANCE_S = 0.05
+SILENCE_MIN_S, SILENCE_MAX_S = TIMEOUT_S - TOLERANCE_S, TIMEOUT_S + TOLERANCE_S
+CPU_WINDOW_S = 5.0
+MASTER_WITHIN_S = 1.5 * ADVBASE  # who advertised within this is master now
+SETTLE_DEADLINE_S = 30.0
+TAKE_OVER_DEADLINE_S = TIMEOUT_S + 10.0
+AFTERWARDS_DEADLINE_S = 5.0
+LOG_TAIL_LINES = 5
+PASSPHRASE = "demo"  # guards nothing: both ends live in namespaces of this machine
+NOTE = (
+    "Silence: from the last advertisement of the dead master to the first of the new one;"
+    f" the timeout configured is {TIMEOUT_S:.3f} s.\n"
+    "SIGKILL leaves a process no time to remove its addresses: neighbours follow the"
+    " announcements until it starts again."
+)
+
+
+def run_demo(console: Console, instances: int = 1000, segments: int = 4, keep: bool = False) -> int:
+    """Runs the demo and prints its tables on `console`; returns the exit code.
+
+    0: every goal met.  1: a goal missed or something lacking, said in one line each on stderr.
+    `keep` waits for Enter before the hosts are removed, to look around.  Without root it starts
+    itself again in a user namespace where the kernel lets it, and then does not return.
+    """
+    if not 1 <= instances <= segments * VHIDS_PER_SEGMENT:
+        return _fail(f"{instances} virtual hosts do not fit on {segments} segments: 255 each")
+    if os.geteuid() != 0:
+        return _restart_in_user_namespace(instances, segments)
+    try:
+        with Lab("carp-fast-demo", segments=segments) as lab, Observer(lab["b"]) as observer:
+            demo = Demo(console, lab, observer, spread(instances, segments))
+            outcome = demo.run()
+            for table in outcome.tables(plain=not console.is_terminal):
+                console.print()
+                console.print(table)
+            console.print(NOTE, soft_wrap=True, highlight=False)
+            faults = outcome.faults()
+            if faults:
+                demo.print_log_tails()
+            if keep:
+                console.print(f"Hosts: {', '.join(host.namespace for host in lab.hosts)}")
+                console.input("Enter removes them. ")
+    except LabError as reason:
+        return _fail(str(reason))
+    for fault in faults:
+        _fail(fault)
+    return 1 if faults else 0
+
+
+def _fail(reason: str) -> int:
+    print(f"carp-fast demo: {reason}", file=sys.stderr)
+    return 1
+
+
+def _restart_in_user_namespace(instances: int, segments: int) -> int:
+    """Root of namespaces of one's own is enough, if the kernel grants one to users."""
+    needs = "needs root, or a kernel that grants users namespaces of their own"
+    unshare = [shutil.which("unshare") or "unshare"]
+    unshare += ["--user", "--map-root-user", "--net", "--mount"]
+    # ip(8) names namespaces in /run, which belongs to the real root.
+    own_run = ["sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$0" "$@"']
+    try:
+        tried = subprocess.run(
+            [*unshare, *own_run, "true"], check=False, capture_output=True, text=True
+        )
+    except OSError as reason:
+        return _fail(f"{needs} ({unshare[0]}: {reason.strerror})")
+    if tried.returncode:
+        return _fail(f"{needs} ({' '.join(tried.stderr.split()) or 'unshare failed'})")
+    again = [sys.executable, "-m", "carp_fast", "demo"]
+    again += ["--instances", str(instances), "--segments", str(segments)]
+    # Users' search paths often lack the directories where ip and its like are installed.
+    environment = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
+    sys.stdout.flush()
+    return os.execve(unshare[0], [*unshare, *own_run, *again], environment)
+
+
+# What the daemons run on.
+
+
+def spread(instances: int, segments: int) -> dict[int, int]:
+    """How many virtual hosts each segment gets; those that get none are left out."""
+    share, rest = divmod(instances, segments)
+    counts = {k: share + (k <= rest) for k in range(1, segments + 1)}
+    return {k: count for k, count in counts.items() if count}
+
+
+def keys_of(counts: dict[int, int]) -> set[Key]:
+    return {Key(k, vhid) for k, count in counts.items() for vhid in range(1, count + 1)}
+
+
+def configuration(counts: dict[int, int], directory: Path, host: str) -> str:
+    """The TOML file of one host: a range table for each run of segments that are alike."""
+    lines = [
+        f"# carp-fast demo, host {host}",
+        "[daemon]",
+        f'control_socket = "{_control_socket(directory, host)}"',
+        f'state_directory = "{directory / f"state-{host}"}"',
+        "",
+        "[defaults]",
+        f'passphrase_file = "{directory / "passphrase"}"',
+        f"advbase = {ADVBASE}",
+        f"advskew = {ADVSKEW[host]}",
+        f"dead_ratio = {DEAD_RATIO}",
+        "preempt = true",
+    ]
+    for first, last in _alike(counts):
+        network = "10.{number}" if last < 256 else segment_network(first)
+        lines += [
+            "",
+            "[[virtual_host]]",
+            f'interface = "s[{first}-{last}]"',
+            f'vhid = "1-{counts[first]}"',
+            f'addresses = ["{network}.1.{{vhid}}/32"]',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _alike(counts: dict[int, int]) -> Iterator[tuple[int, int]]:
+    """(first, last) of each run of segments with as many virtual hosts; from 256 on singly."""
+    first = previous = 0
+    for k in sorted(counts):
+        if previous and (k != previous + 1 or counts[k] != counts[first] or k >= 256):
+            yield first, previous
+            first = k
+        first, previous = first or k, k
+    yield first, previous
+
+
+def _control_socket(directory: Path, host: str) -> Path:
+    return directory / f"{host}.sock"
+
+
+# What is shown.
+
+
+@dataclass
+class Sample:
+    """One process over the window before the kill."""
+
+    cpu_percent: float  # of one core
+    rss_bytes: int
+
+
+@dataclass
+class Outcome:
+    """What was measured.  Pure figures: no process is asked any more."""
+
+    keys: set[Key]
+    silences_s: dict[Key, float]
+    held: set[tuple[int, str]]  # (segment, address) on the host that took over
+    still_held: set[tuple[int, str]]  # on the killed one
+    announced: set[tuple[int, str]]
+    announcements: int
+    samples: dict[str, Sample]
+    frames_lost: int
+
+    @property
+    def addresses(self) -> set[tuple[int, str]]:
+        return {(key.segment, virtual_address(*key)) for key in self.keys}
+
+    def faults(self) -> list[str]:
+        """One line for each goal that was missed."""
+        faults = []
+        count = len(self.keys)
+        silent = len(self.keys - self.silences_s.keys())
+        if silent:
+            faults.append(f"{silent} of {count} virtual hosts were not taken over")
+        longest_s = max(self.silences_s.values(), default=0.0)
+        if longest_s > TIMEOUT_S + TOLERANCE_S:
+            faults.append(f"longest silence {longest_s:.3f} s, over {SILENCE_MAX_S:.3f} s")
+        shortest_s = min(self.silences_s.values(), default=TIMEOUT_S)
+        if shortest_s < TIMEOUT_S - TOLERANCE_S:
+            faults.append(f"taken over after {shortest_s:.3f} s, before the timeout was over")
+        if missing := len(self.addresses - self.held):
+            faults.append(f"{missing} of {count} addresses did not move to host b")
+        if missing := len(self.addresses - self.announced):
+            faults.append(f"{missing} of {count} addresses were not announced")
+        if self.frames_lost:
+            faults.append(f"the observer lost {self.frames_lost} frames: the figures are not whole")
+        return faults
+
+    def tables(self, *, plain: bool) -> list[Table]:
+        return [self._process_table(plain), self._take_over_table(plain)]
+
+    def _take_over_table(self, plain: bool) -> Table:
+        table = _table("Take-over after SIGKILL of the master", plain)
+        table.add_column("measured")
+        table.add_column("value", justify="right")
+        table.add_column("goal", justify="right")
+        count = len(self.keys)
+        table.add_row("virtual hosts taken over", f"{len(self.silences_s)}", f"{count}")
+        silences_s = sorted(self.silences_s.values())
+        if silences_s:
+            table.add_row("silence, minimum", f"{silences_s[0]:.3f} s",
+                          f">= {SILENCE_MIN_S:.3f} s")  # fmt: skip
+            table.add_row("silence, median", f"{statistics.median(silences_s):.3f} s", "")
+            table.add_row("silence, maximum", f"{silences_s[-1]:.3f} s",
+                          f"<= {SILENCE_MAX_S:.3f} s")  # fmt: skip
+        table.add_row("addresses held by host b", f"{len(self.addresses & self.held)}", f"{count}")
+        table.add_row("addresses announced by gratuitous ARP",
+                      f"{len(self.addresses & self.announced)}", f"{count}")  # fmt: skip
+        table.add_row("gratuitous ARP frames seen", f"{self.announcements}", "")
+        table.add_row("addresses the killed host still has",
+                      f"{len(self.addresses & self.still_held)}", "")  # fmt: skip
+        return table
+
+    def _process_table(self, plain: bool) -> Table:
+        table = _table(f"Processes, over {CPU_WINDOW_S:g} s before the kill", plain)
+        table.add_column("host")
+        table.add_column("virtual hosts", justify="right")
+        table.add_column("CPU of a core", justify="right")
+        table.add_column("memory", justify="right")
+        roles = {"a": "MASTER", "b": "BACKUP"}
+        for host, sample in self.samples.items():
+            table.add_row(
+                host,
+                f"{len(self.keys)} {roles[host]}",
+                f"{sample.cpu_percent:.2f} %",
+                f"{sample.rss_bytes / (1 << 20):.1f} MiB",
+            )
+        return table
+
+
+def _table(title: str, plain: bool) -> Table:
+    return Table(title=title, box=None if plain else box.ROUNDED, title_justify="left")
+
+
+@dataclass
+class View:
+    """What the live view shows; rich's thread asks for it, the demo's changes it."""
+
+    observer: Observer
+    hosts: tuple[Host, ...]
+    phase: str = ""
+    condition: dict[str, str] = field(default_factory=dict)
+    addresses: dict[str, int] = field(default_factory=dict)
+
+    def __rich__(self) -> Group:
+        table = Table(box=box.ROUNDED)
+        for heading in ("host", "process", "MASTER", "addresses"):
+            table.add_column(heading, justify="left" if heading == "host" else "right")
+        masters = self.observer.masters(MASTER_WITHIN_S)
+        for host in self.hosts:
+            count = sum(host.address(key.segment) in of for key, of in masters.items())
+            table.add_row(
+                host.name,
+                self.condition.get(host.name, ""),
+                str(count),
+                str(self.addresses.get(host.name, 0)),
+            )
+        return Group(table, Text(self.phase))
+
+
+# The course.
+
+
+class Demo:
+    """Both daemons in a lab that stands, from their start to the take-over."""
+
+    def __init__(self, console: Console, lab: Lab, observer: Observer, counts: dict[int, int]):
+        self.console = console
+        self.lab = lab
+        self.observer = observer
+        self.keys = keys_of(counts)
+        self._counts = counts
+        self._addresses = {(k, virtual_address(k, vhid)) for k, vhid in self.keys}
+        self._view = View(observer, lab.hosts)
+        self._processes: dict[str, Process] = {}
+        self._begun_at = time.monotonic()
+
+    def run(self) -> Outcome:
+        """LabError if a daemon ends, or if host a does not become master of all."""
+        with self._shown():
+            self._start()
+            self._settle()
+            samples = self._sample()
+            self._kill()
+            self._take_over()
+            silences_s = self.observer.silences_s(self.lab["a"], self.lab["b"])
+            announcements = self.observer.announcements()
+            return Outcome(
+                keys=self.keys,
+                silences_s={k: s for k, s in silences_s.items() if k in self.keys},
+                held=self._held("b"),
+                still_held=self._held("a"),
+                announced=self.observer.announced(),
+                announcements=sum(seen.frames for seen in announcements.values()),
+                samples=samples,
+                frames_lost=self.observer.dropped() + self.observer.unrecorded,
+            )
+
+    def print_log_tails(self) -> None:
+        for name, process in self._processes.items():
+            self.console.print(f"Last lines of host {name}:", markup=False)
+            for line in process.output().splitlines()[-LOG_TAIL_LINES:]:
+                self.console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(self._view, console=self.console, refresh_per_second=4):
+            yield
+
+    def _say(self, phase: str) -> None:
+        self._view.phase = phase
+        if not self.console.is_terminal:
+            elapsed_s = time.monotonic() - self._begun_at
+            self.console.print(f"{elapsed_s:5.1f} s  {phase}", markup=False, highlight=False)
+
+    def _start(self) -> None:
+        segments = f"{len(self._counts)} segment{'s' if len(self._counts) > 1 else ''}"
+        self._say(f"two hosts, {segments}, {len(self.keys)} virtual hosts: starting carp-fast run")
+        directory = self.lab.directory
+        passphrase = directory / "passphrase"
+        passphrase.touch(mode=0o600)
+        passphrase.write_text(PASSPHRASE + "\n")
+        for host in self.lab.hosts:
+            path = directory / f"{host.name}.toml"
+            path.touch(mode=0o600)
+            path.write_text(configuration(self._counts, directory, host.name))
+            self._processes[host.name] = host.start(
+                self._argv(path), log=directory / f"{host.name}.log"
+            )
+            self._view.condition[host.name] = "runs"
+
+    def _argv(self, path: Path) -> list[str]:
+        return [sys.executable, "-m", "carp_fast", "run", "-c", str(path)]
+
+    def _settle(self) -> None:
+        a = self.lab["a"]
+        wanted = {key: frozenset({a.address(key.segment)}) for key in self.keys}
+
+        def settled() -> bool:
+            self._require_alive("a", "b")
+            return self.observer.masters(MASTER_WITHIN_S) == wanted
+
+        self.observer.wait_until(settled, SETTLE_DEADLINE_S, "host a master of all")
+        wait_for(
+            lambda: self._held("a") >= self._addresses,
+            AFTERWARDS_DEADLINE_S,
+            "every address on host a",
+        )
+        if strays := self._held("b") & self._addresses:
+            raise LabError(f"host b is backup of all and holds {len(strays)} addresses")
+        count = len(self.keys)
+        for name, state in (("a", "master"), ("b", "backup")):
+            wait_for(
+                partial(self._is_all, name, state),
+                AFTERWARDS_DEADLINE_S,
+                f"{state} for all in the status of host {name}",
+            )
+        self._say(f"host a is MASTER of all {count} and holds their addresses, host b BACKUP")
+
+    def _sample(self) -> dict[str, Sample]:
+        """CPU and memory of both while nothing happens; nobody is asked anything meanwhile."""
+        self._say(f"measuring CPU for {CPU_WINDOW_S:g} s")
+        before_ns = {name: process.cpu_ns() for name, process in self._processes.items()}
+        begun_at_ns = time.monotonic_ns()
+        while time.monotonic_ns() - begun_at_ns < CPU_WINDOW_S * 1e9:
+            self._require_alive("a", "b")
+            time.sleep(0.1)
+        window_ns = time.monotonic_ns() - begun_at_ns
+        return {
+            name: Sample(
+                100 * (process.cpu_ns() - before_ns[name]) / window_ns, process.rss_bytes()
+            )
+            for name, process in self._processes.items()
+        }
+
+    def _kill(self) -> None:
+        self._processes["a"].kill()
+        self.observer.mark()  # now that nothing more comes from host a
+        self._view.condition["a"] = "killed"
+        self._say("SIGKILL to the daemon of host a")
+
+    def _take_over(self) -> None:
+        """What does not happen before its deadline is missing from the outcome, which says so."""
+        b = self.lab["b"]
+
+        def taken_over() -> bool:
+            self._require_alive("b")
+            return self.observer.first_since_mark(b).keys() >= self.keys
+
+        with suppress(LabTimeout):
+            self.observer.wait_until(taken_over, TAKE_OVER_DEADLINE_S, "host b master of all")
+        with suppress(LabTimeout):
+            wait_for(
+                lambda: self._held("b") >= self._addresses,
+                AFTERWARDS_DEADLINE_S,
+                "every address on host b",
+            )
+        with suppress(LabTimeout):
+            self.observer.wait_until(
+                lambda: self.observer.announced() >= self._addresses,
+                AFTERWARDS_DEADLINE_S,
+                "every address announced",
+            )
+        self._say(f"host b advertises {len(self.observer.first_since_mark(b))} virtual hosts")
+
+    def _held(self, name: str) -> set[tuple[int, str]]:
+        """(segment, address) of what a host holds beside its own addresses."""
+        host = self.lab[name]
+        own = {(k, host.address(k)) for k in range(1, self.lab.segments + 1)}
+        segments = {interface_name(k): k for k, _ in own}
+        held = {(segments[ifname], address) for ifname, address in host.addresses()} - own
+        self._view.addresses[name] = len(held)
+        return held
+
+    def _is_all(self, name: str, state: str) -> bool:
+        """Whether the daemon itself says that every virtual host is in this state."""
+        client = ControlClient(_control_socket(self.lab.directory, name))
+        try:
+            summary = client.request("status")["status"]["summary"]
+        except ControlError as reason:
+            raise LabError(f"host {name}: {reason}") from reason
+        return bool(summary["virtual_hosts"] == summary[state] == len(self.keys))
+
+    def _require_alive(self, *names: str) -> None:
+        for name in names:
+            process = self._processes[name]
+            if not process.alive():
+                said = process.output().strip().splitlines()[-1:] or ["nothing"]
+                raise LabError(
+                    f"the daemon of host {name} ended with code {process.wait(0)}: {said[0]}"
+                )

@@ -1,0 +1,435 @@
+"""Hooks: the programs and functions that are told when a virtual host rises or steps down.
+
+Holds `Hooks`, which runs `up` and `down`, one after the other for each virtual host; the long-lived
+program of `daemon.notify` is in notifier.py, and `Notifier` can be had from here as well.  Must not
+know the engine or the configuration; nothing here waits, so that no hook is ever in the loop's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib
+import inspect
+import logging
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Literal
+
+import msgspec
+
+from carp_fast.children import Child, ChildError, ending, inherited_environment, printable
+from carp_fast.notifier import Notifier
+
+__all__ = [
+    "Hook",
+    "HookError",
+    "HookResult",
+    "Hooks",
+    "Notifier",
+    "is_function",
+    "load_function",
+]
+
+logger = logging.getLogger(__name__)
+
+OUTPUT_BYTES_MAX = 4_096  # of a hook, kept for the log; what comes after is counted
+KILL_AFTER_S = 2.0  # between SIGTERM and SIGKILL
+SLOW_S = 10.0  # a hook that still runs then is said
+START_BUDGET_S = 0.002  # of one turn of the loop, for starting programs; at least one is started
+ABANDONED_MAX = 16  # functions that run on after their timeout, since no thread can be ended
+
+
+class HookError(Exception):
+    """A hook cannot be used; one line says which and why."""
+
+
+class Hook(msgspec.Struct, frozen=True):
+    """What is to be run for one change of one virtual host.
+
+    `target` is the path of a program, run as `target interface address [xparam]`, or
+    "module:function".  `address` is the first one, without prefix.  `environment` has the CARP_*
+    variables by their full names; a function gets them in a dict, lower case, without "CARP_".
+    """
+
+    event: Literal["up", "down"]
+    target: str
+    interface: str
+    address: str
+    xparam: str | None
+    environment: dict[str, str]
+
+
+class HookResult(msgspec.Struct, frozen=True):
+    """How a hook went.  `exit_status` is negative for a signal, 0 for a function that returned,
+    None where there was none: `error`, `timed_out` or `superseded` (not run) says why.
+    """
+
+    event: Literal["up", "down"]
+    exit_status: int | None = None
+    duration_s: float = 0.0
+    output: str = ""
+    error: str | None = None
+    timed_out: bool = False
+    superseded: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_status == 0
+
+
+Done = Callable[[HookResult], None]
+Function = Callable[[dict[str, str]], Any]
+
+
+class _Job(msgspec.Struct, frozen=True, eq=False):
+    key: Hashable
+    name: str  # "eth0/7", for the log
+    hook: Hook
+    done: Done | None
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}: {self.hook.event} {self.hook.target}"
+
+
+def is_function(target: str) -> bool:
+    """Whether a hook's target is "module:function" rather than the path of a program."""
+    return ":" in target and "/" not in target
+
+
+def load_function(target: str) -> Function:
+    """Imports "module:function".  Raises HookError."""
+    module, _, path = target.partition(":")
+    try:
+        found = functools.reduce(getattr, path.split("."), importlib.import_module(module))
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+        raise HookError(f"cannot import {target}: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise HookError(f"{target} is no function but {type(found).__name__}")
+    return found
+
+
+class _Run:
+    """One hook under way: its timers, and its one result."""
+
+    def __init__(self, hooks: Hooks, job: _Job) -> None:
+        self.hooks = hooks
+        self.job = job
+        self.loop = hooks.loop
+        self.started_at = self.loop.time()
+        self.timed_out = False
+        self.timers = [
+            self.loop.call_later(SLOW_S, self._on_slow),
+            self.loop.call_later(hooks.timeout_s, self._on_timeout),
+        ]
+
+    def start(self) -> None:
+        """Raises ChildError or HookError."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """The timeout has passed: end it, and call `finished` when it has."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """End it now, without another word."""
+        raise NotImplementedError
+
+    @property
+    def duration_s(self) -> float:
+        return self.loop.time() - self.started_at
+
+    def cancel_timers(self) -> None:
+        for timer in self.timers:
+            timer.cancel()
+
+    def _on_slow(self) -> None:
+        logger.warning("%s: still runs after %g s", self.job.label, SLOW_S)
+
+    def _on_timeout(self) -> None:
+        self.timed_out = True
+        self.hooks.timed_out += 1
+        logger.error("%s: not done within %g s", self.job.label, self.hooks.timeout_s)
+        # Whoever waits for the hook waits no longer than the timeout, however it ends.
+        result = HookResult(self.job.hook.event, None, self.duration_s, timed_out=True)
+        self.hooks.tell(self.job, result)
+        self.stop()
+
+
+class _ScriptRun(_Run):
+    output = b""
+    output_bytes = 0
+    child: Child | None = None
+
+    def start(self) -> None:
+        hook = self.job.hook
+        arguments = [hook.target, hook.interface, hook.address]
+        if hook.xparam is not None:
+            arguments.append(hook.xparam)
+        environment = self.hooks.environment | hook.environment
+        self.child = Child(self.loop, arguments, environment, self._on_output, self._on_exit)
+
+    def stop(self) -> None:
+        assert self.child is not None
+        self.child.kill_rest = True
+        self.child.kill(signal.SIGTERM)
+        self.timers.append(self.loop.call_later(KILL_AFTER_S, self._on_deaf))
+
+    def abandon(self) -> None:
+        if self.child is not None:
+            self.child.abandon()
+
+    def _on_deaf(self) -> None:
+        assert self.child is not None
+        logger.error("%s: SIGTERM was ignored for %g s, SIGKILL", self.job.label, KILL_AFTER_S)
+        self.child.kill(signal.SIGKILL)
+
+    def _on_output(self, data: bytes) -> None:
+        self.output += data[: OUTPUT_BYTES_MAX - len(self.output)]
+        self.output_bytes += len(data)
+
+    def _on_exit(self, exit_status: int) -> None:
+        for line in printable(self.output):
+            logger.info("%s: %s", self.job.label, line)
+        if self.output_bytes > len(self.output):
+            more = self.output_bytes - len(self.output)
+            logger.warning("%s: %d bytes of output more, not shown", self.job.label, more)
+        level = logging.INFO if exit_status == 0 else logging.WARNING
+        logger.log(
+            level, "%s: %s after %.3f s", self.job.label, ending(exit_status), self.duration_s
+        )
+        text = self.output.decode("utf-8", "replace")
+        self.hooks.finished(
+            self, HookResult(self.job.hook.event, exit_status, self.duration_s, text)
+        )
+
+
+class _FunctionRun(_Run):
+    task: asyncio.Task[BaseException | None] | None = None
+    left = False  # it runs on, and nobody waits for it any more
+
+    def start(self) -> None:
+        hook = self.job.hook
+        if self.hooks.abandoned >= ABANDONED_MAX:
+            raise HookError(f"{ABANDONED_MAX} functions run on after their timeout")
+        function = self.hooks.function(hook.target)
+        fields = {k.removeprefix("CARP_").lower(): v for k, v in hook.environment.items()}
+        call = getattr(function, "__call__", function)  # noqa: B004 (an object may be async, too)
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
+            self.task = self.loop.create_task(_outcome(function(fields)))
+            self.task.add_done_callback(self._on_task_done)
+        else:
+            threading.Thread(
+                target=self._work, args=(function, fields), name=self.job.label, daemon=True
+            ).start()
+
+    def stop(self) -> None:
+        if self.task is None:
+            self._leave()
+        else:
+            self.task.cancel()
+            self.timers.append(self.loop.call_later(KILL_AFTER_S, self._leave))
+
+    def abandon(self) -> None:
+        self.left = True
+        self.hooks.abandoned += 1
+        if self.task is not None:
+            self.task.cancel()
+
+    def _work(self, function: Function, fields: dict[str, str]) -> None:
+        """Runs in the function's own thread."""
+        outcome: BaseException | None = None
+        try:
+            function(fields)
+        except BaseException as error:  # the thread is at its end, and the loop is told
+            outcome = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed, the daemon has left
+            self.loop.call_soon_threadsafe(self._on_done, outcome)
+
+    def _on_task_done(self, task: asyncio.Task[BaseException | None]) -> None:
+        self._on_done(asyncio.CancelledError() if task.cancelled() else task.result())
+
+    def _leave(self) -> None:
+        self.left = True
+        self.hooks.abandoned += 1
+        logger.error("%s: runs on, nothing can end it", self.job.label)
+        self.hooks.finished(self, HookResult(self.job.hook.event, None, self.duration_s))
+
+    def _on_done(self, outcome: BaseException | None) -> None:
+        if self.left:
+            self.hooks.abandoned -= 1
+            logger.warning("%s: ended after all, after %.3f s", self.job.label, self.duration_s)
+            return
+        error = None
+        if outcome is not None:
+            error = f"{type(outcome).__name__}: {outcome}".rstrip(": ")
+            traceback = None if isinstance(outcome, asyncio.CancelledError) else outcome
+            logger.warning("%s: %s", self.job.label, error, exc_info=traceback)
+        else:
+            logger.info("%s: done after %.3f s", self.job.label, self.duration_s)
+        self.hooks.finished(
+            self,
+            HookResult(self.job.hook.event, None if error else 0, self.duration_s, error=error),
+        )
+
+
+async def _outcome(call: Coroutine[Any, Any, Any]) -> BaseException | None:
+    """What a coroutine raised: left to the task, SystemExit would end the daemon."""
+    try:
+        await call
+    except (Exception, SystemExit) as error:
+        return error
+    return None
+
+
+class Hooks:
+    """Runs hooks, in order for each key, at most `concurrency` at once.
+
+    Where several wait for one key, the one submitted last runs and the others are superseded: only
+    the state the virtual host has now is of use.  What runs already is never cut short by that.
+
+    Counters: `started`, `failed` (could not be run, or ended other than by 0), `timed_out`,
+    `superseded`.  To be used on the loop's thread alone.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, concurrency: int = 16, timeout_s: float = 30.0
+    ) -> None:
+        self.loop = loop
+        self.concurrency = concurrency
+        self.timeout_s = timeout_s
+        self.environment = inherited_environment()
+        self.started = self.failed = self.timed_out = self.superseded = 0
+        self.abandoned = 0  # functions that run on after their timeout
+        self._functions: dict[str, Function] = {}
+        self._waiting: dict[Hashable, _Job] = {}
+        self._running: dict[Hashable, _Run] = {}
+        self._ready: deque[Hashable] = deque()  # keys that wait and of which nothing runs
+        self._starting = False
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def prepare(self, target: str) -> None:
+        """Imports a "module:function", so that its faults show before it is needed.
+
+        Does nothing for a path.  Raises HookError.
+        """
+        if is_function(target):
+            self.function(target)
+
+    def function(self, target: str) -> Function:
+        """The function behind "module:function", imported once.  Raises HookError."""
+        if target not in self._functions:
+            self._functions[target] = load_function(target)
+        return self._functions[target]
+
+    def submit(self, key: Hashable, name: str, hook: Hook, done: Done | None = None) -> None:
+        """Has the hook run as soon as its turn comes; nothing is started within this call.
+
+        `key` says what it must be in order with, `name` ("eth0/7") stands in the log.  `done` is
+        called once: when the hook has ended, at its timeout, or if it will not be run.
+        """
+        job = _Job(key, name, hook, done)
+        if self._closed:
+            self._refuse(job, "not run, the daemon ends")
+            return
+        self._idle.clear()
+        before = self._waiting.get(key)
+        self._waiting[key] = job
+        if before is not None:
+            self.superseded += 1
+            logger.info("%s: not run, superseded by %s", before.label, hook.event)
+            self.tell(before, HookResult(before.hook.event, superseded=True))
+        elif key not in self._running:
+            self._ready.append(key)
+        self._start_soon()
+
+    async def drain(self, deadline_s: float) -> tuple[str, ...]:
+        """Waits until nothing runs or waits any more, or for `deadline_s`.
+
+        Returns the labels of what has not ended by then, which is said in the log, too.
+        """
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._idle.wait()
+        except TimeoutError:
+            jobs = [run.job for run in self._running.values()] + list(self._waiting.values())
+            for job in jobs:
+                logger.error("%s: not done %g s before the end", job.label, deadline_s)
+            return tuple(job.label for job in jobs)
+        return ()
+
+    def close(self) -> None:
+        """Kills what runs and refuses what waits; after `drain`, for what it could not wait for."""
+        self._closed = True
+        for job in list(self._waiting.values()):
+            self._refuse(job, "not run, the daemon ends")
+        self._waiting.clear()
+        self._ready.clear()
+        for run in list(self._running.values()):
+            run.cancel_timers()
+            run.abandon()
+            if not run.timed_out:
+                self._refuse(run.job, "killed, the daemon ends")
+        self._running.clear()
+        self._idle.set()
+
+    def finished(self, run: _Run, result: HookResult) -> None:
+        """A run has ended: its place is free, and the next of its key may start."""
+        run.cancel_timers()
+        key = run.job.key
+        del self._running[key]
+        if key in self._waiting:
+            self._ready.append(key)
+        if not run.timed_out:
+            self.failed += not result.ok
+            self.tell(run.job, result)
+        if not self._running and not self._waiting:
+            self._idle.set()
+        self._start_soon()
+
+    def tell(self, job: _Job, result: HookResult) -> None:
+        """Hands a result to whoever waits for it; what that one raises is logged."""
+        if job.done is None:
+            return
+        try:
+            job.done(result)
+        except Exception:
+            logger.exception("%s: its result was not taken", job.label)
+
+    def _refuse(self, job: _Job, reason: str) -> None:
+        self.failed += 1
+        logger.error("%s: %s", job.label, reason)
+        self.tell(job, HookResult(job.hook.event, error=reason))
+
+    def _start_soon(self) -> None:
+        if self._ready and not self._starting and len(self._running) < self.concurrency:
+            self._starting = True
+            self.loop.call_soon(self._start_ready)
+
+    def _start_ready(self) -> None:
+        """Starts what may start, within the budget of a turn of the loop."""
+        self._starting = False
+        end_at = self.loop.time() + START_BUDGET_S
+        while self._ready and len(self._running) < self.concurrency:
+            key = self._ready.popleft()
+            self._start(self._waiting.pop(key))
+            if self.loop.time() >= end_at:
+                break
+        self._start_soon()
+
+    def _start(self, job: _Job) -> None:
+        run = (_FunctionRun if is_function(job.hook.target) else _ScriptRun)(self, job)
+        self._running[job.key] = run
+        try:
+            run.start()
+        except (ChildError, HookError) as error:
+            logger.error("%s: %s", job.label, error)
+            self.finished(run, HookResult(job.hook.event, error=str(error)))
+        else:
+            self.started += 1

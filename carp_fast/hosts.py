@@ -1,0 +1,153 @@
+"""Which virtual host stands in which slot of the engine, and which interface has which number.
+
+The engine counts; people name. Everything that turns one into the other is here, lean, because
+there may be 131,072 of them. Must not know sockets, the loop or the control socket.
+"""
+
+from __future__ import annotations
+
+import heapq
+import socket
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+
+from carp_fast import addresses
+from carp_fast._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS, PreparedHost
+from carp_fast.config import VirtualHost
+
+STATES = ("INIT", "BACKUP", "MASTER")
+INIT, BACKUP, MASTER = range(3)
+
+
+class LimitReached(Exception):
+    """A limit of the engine would be passed; the text names it."""
+
+
+class Hosts:
+    """The daemon's table: `hosts[slot]` is a virtual host or None, `states[slot]` its last state.
+
+    `names[number]` is an interface's name, `slots[number]` the slots of its virtual hosts.
+    """
+
+    def __init__(self) -> None:
+        self.hosts: list[VirtualHost | None] = []
+        self.states = bytearray()
+        self.names: list[str] = []
+        self.slots: list[array[int]] = []
+        self._numbers: dict[str, int] = {}
+        self._free: list[int] = []
+        # Advertisements count up from the wall clock, so that a restart goes on above what the
+        # last run sent: whoever refuses old counters accepts it.
+        self._counter = time.time_ns()
+
+    def number(self, name: str) -> int:
+        """The interface's number, given at the first asking. Raises LimitReached."""
+        number = self._numbers.get(name)
+        if number is None:
+            number = len(self.names)
+            if number >= MAX_INTERFACES:
+                raise LimitReached(f"more than {MAX_INTERFACES} interfaces in one run")
+            self._numbers[name] = number
+            self.names.append(name)
+            self.slots.append(array("I"))
+        return number
+
+    def known(self, name: str) -> int | None:
+        """The interface's number, or None when no virtual host uses it."""
+        return self._numbers.get(name)
+
+    def take(self, host: VirtualHost) -> int:
+        """A slot for a new virtual host, the lowest that is free. Raises LimitReached."""
+        number = self.number(host.interface)
+        if self._free:
+            slot = heapq.heappop(self._free)
+            self.hosts[slot] = host
+            self.states[slot] = INIT
+        elif len(self.hosts) < MAX_VIRTUAL_HOSTS:
+            slot = len(self.hosts)
+            self.hosts.append(host)
+            self.states.append(INIT)
+        else:
+            raise LimitReached(f"more than {MAX_VIRTUAL_HOSTS} virtual hosts")
+        self.slots[number].append(slot)
+        return slot
+
+    def give_back(self, slot: int) -> None:
+        """The engine released the slot."""
+        host = self.hosts[slot]
+        if host is not None:
+            self.slots[self.number(host.interface)].remove(slot)
+            self.hosts[slot] = None
+            self.states[slot] = INIT
+            heapq.heappush(self._free, slot)
+
+    def name(self, slot: int) -> str:
+        """ "eth0/7", as log lines have it."""
+        host = self.hosts[slot]
+        return host.name if host is not None else f"slot {slot}"
+
+    def used(self) -> Iterator[tuple[int, VirtualHost]]:
+        """(slot, virtual host) of every slot in use."""
+        for slot, host in enumerate(self.hosts):
+            if host is not None:
+                yield slot, host
+
+    def virtual_addresses(self, number: int) -> set[bytes]:
+        """The 4-byte virtual addresses of an interface: never a source."""
+        found = set()
+        for slot in self.slots[number]:
+            host = self.hosts[slot]
+            if host is not None:
+                for address in (*host.addresses, *host.unsigned_addresses):
+                    found.add(addresses.split(address)[0])
+        return found
+
+    def groups(self, number: int) -> set[bytes]:
+        """The multicast groups of an interface, 4 bytes each."""
+        texts = {
+            host.settings.destination
+            for slot in self.slots[number]
+            if (host := self.hosts[slot]) is not None
+        }
+        return {socket.inet_aton(destination) for destination in texts}
+
+    def by_interface(self) -> dict[str, list[str]]:
+        """Every address that may be added, by interface: what the state file records."""
+        found: dict[str, list[str]] = {}
+        for _, host in self.used():
+            if host.settings.manage_addresses:
+                both = (*host.addresses, *host.unsigned_addresses)
+                found.setdefault(host.interface, []).extend(both)
+        return found
+
+    def prepare(
+        self, host: VirtualHost, *, retired: Iterable[str] = (), replacing: bool = False
+    ) -> PreparedHost:
+        """The virtual host as the engine wants it; `retired`: former addresses, to be removed."""
+        settings = host.settings
+        source = settings.source
+        return PreparedHost(
+            interface=self.number(host.interface),
+            vhid=host.vhid,
+            addresses=[addresses.split(address) for address in host.addresses],
+            unsigned_addresses=[addresses.split(a) for a in host.unsigned_addresses],
+            retired_addresses=[addresses.split(address) for address in retired],
+            passphrase=settings.passphrase,
+            advbase=settings.advbase,
+            advskew=settings.advskew,
+            dead_ratio=settings.dead_ratio,
+            preempt=settings.preempt,
+            destination=socket.inet_aton(settings.destination),
+            source=None if source is None else socket.inet_aton(source),
+            ignore_link_state=settings.ignore_link_state,
+            manage_addresses=settings.manage_addresses,
+            announce_on_order=not settings.manage_addresses and settings.up is not None,
+            startup_delay_ns=int(settings.startup_delay_s * 1e9),
+            preempt_delay_ns=int(settings.preempt_delay_s * 1e9),
+            announce_count=settings.announce.count,
+            announce_interval_ns=int(settings.announce.interval_s * 1e9),
+            announce_refresh_ns=int(settings.announce.refresh_s * 1e9),
+            counter=self._counter,
+            alternates=replacing,
+        )

@@ -1,0 +1,255 @@
+"""The host's interfaces as they are now: which exist, which are up, which addresses they have.
+
+Holds what an interface is, `read_interfaces`, and the decoding of the kernel's messages about links
+and addresses.  Must not know virtual hosts, loops or threads, nor change anything: it only reads.
+
+pyroute2 decodes the links.  Addresses are decoded below, because they come by ten thousands and a
+decoder that builds the whole message takes too long for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+Read = TypeVar("Read")
+
+OWN_PROTOCOL = 112  # IFA_PROTO of an address that a carp-fast daemon put there
+
+MESSAGE_BYTES_MAX = 65_536  # one read; a notification or a slice of a dump is at most 32 KiB
+DUMP_ATTEMPTS = 5  # a dump the kernel marks as interrupted by a change is read again this often
+DUMP_TIMEOUT_S = 10.0  # the kernel answers a dump at once, unless it is in trouble
+
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+NLM_F_REQUEST, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x10, 0x300
+SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
+IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 29, 8
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
+# IFF_LOWER_UP is the carrier, IFF_RUNNING an operational state that lets traffic pass.
+IFF_PASSES = 0x1 | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP
+
+HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
+LINK_BODY = struct.Struct("=BxHiII")  # family, hardware type, ifindex, flags, change
+ADDRESS_BODY = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, ifindex
+ATTRIBUTE = struct.Struct("=HH")  # length, type
+
+
+class InterfaceAddress(msgspec.Struct, frozen=True):
+    """One address of an interface; `address` has 4 or 16 bytes, `flags` are IFA_F_*."""
+
+    family: int  # 4 or 6
+    address: bytes
+    prefixlen: int
+    scope: int  # RT_SCOPE_*: 0 global, 253 link, 254 host
+    flags: int
+    protocol: int  # IFA_PROTO, 0 when the kernel tells none (always so before Linux 5.18)
+
+
+class Interface(msgspec.Struct, frozen=True):
+    """An interface as it was at one moment; addresses stand in the kernel's order.
+
+    `ifindex` is 0 for one that does not exist.  `mac` has six bytes on Ethernet; other kinds of
+    interface have another length, or none.  `up` says that it is administratively up, has carrier,
+    and its operational state lets traffic pass.
+    """
+
+    name: str
+    ifindex: int
+    mac: bytes
+    up: bool
+    addresses: tuple[InterfaceAddress, ...]
+
+
+class LinkError(Exception):
+    """The kernel refused to tell about links or addresses; one line says what."""
+
+
+class Link(NamedTuple):
+    ifindex: int
+    name: str
+    mac: bytes
+    up: bool
+
+
+def absent(name: str) -> Interface:
+    """An interface that does not exist."""
+    return Interface(name, 0, b"", False, ())
+
+
+def read_interfaces(names: Iterable[str]) -> dict[str, Interface]:
+    """Reads these interfaces now, in the calling thread's network namespace, all addresses with
+    them.  Every name is in the answer, in this order.  Raises LinkError.
+    """
+    with KernelReader() as kernel:
+        links = {link.name: link for link in kernel.links()}
+        wanted = {name: links.get(name) for name in names}
+        addresses = kernel.addresses({link.ifindex for link in wanted.values() if link})
+    return {name: as_interface(name, link, addresses) for name, link in wanted.items()}
+
+
+def as_interface(
+    name: str, link: Link | None, addresses: Mapping[int, tuple[InterfaceAddress, ...]]
+) -> Interface:
+    if link is None:
+        return absent(name)
+    return Interface(name, link.ifindex, link.mac, link.up, addresses.get(link.ifindex, ()))
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yields (type, flags, start of the body, end) of each netlink message in a datagram."""
+    start = 0
+    while start + HEADER.size <= len(data):
+        length, kind, flags, _, _ = HEADER.unpack_from(data, start)
+        if length < HEADER.size or start + length > len(data):
+            raise LinkError(f"netlink message of {length} bytes in {len(data) - start}")
+        yield kind, flags, start + HEADER.size, start + length
+        start += (length + 3) & ~3
+
+
+def decode_link(message: bytes) -> Link | None:
+    """Decodes RTM_NEWLINK; None for what is no link (a bridge tells its ports this way, too)."""
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
+
+    decoded = ifinfmsg(message)
+    decoded.decode()
+    if decoded["family"] != socket.AF_UNSPEC:
+        return None
+    mac = decoded.get_attr("IFLA_ADDRESS") or ""
+    return Link(
+        ifindex=int(decoded["index"]),
+        name=str(decoded.get_attr("IFLA_IFNAME")),
+        mac=bytes.fromhex(mac.replace(":", "")),
+        up=decoded["flags"] & IFF_PASSES == IFF_PASSES,
+    )
+
+
+def decode_address(
+    data: bytes, start: int, end: int, wanted: Container[int], excluded: int | None = None
+) -> tuple[int, InterfaceAddress] | None:
+    """Decodes the body of RTM_NEWADDR or RTM_DELADDR to (ifindex, address).
+
+    None if it is not on one of the `wanted` ifindexes, is neither IPv4 nor IPv6, or bears the
+    `excluded` protocol.
+    """
+    family, prefixlen, flags, scope, ifindex = ADDRESS_BODY.unpack_from(data, start)
+    if ifindex not in wanted or family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    address = b""
+    protocol = 0
+    at = start + ADDRESS_BODY.size
+    while at + ATTRIBUTE.size <= end:
+        length, kind = ATTRIBUTE.unpack_from(data, at)
+        if length < ATTRIBUTE.size:
+            break
+        # On a point-to-point link IFA_ADDRESS is the peer's, and IFA_LOCAL comes after it.
+        if kind == IFA_LOCAL or (kind == IFA_ADDRESS and not address):
+            address = data[at + 4 : at + length]
+        elif kind == IFA_FLAGS:
+            flags = int.from_bytes(data[at + 4 : at + 8], sys.byteorder)
+        elif kind == IFA_PROTO:
+            protocol = data[at + 4]
+        at += (length + 3) & ~3
+    if excluded is not None and protocol == excluded:
+        return None
+    version = 4 if family == socket.AF_INET else 6
+    return ifindex, InterfaceAddress(version, address, prefixlen, scope, flags, protocol)
+
+
+class _Interrupted(Exception):
+    """Something changed during a dump, so that it may be inconsistent."""
+
+
+class KernelReader:
+    """A netlink socket for dumps; it belongs to the namespace of the thread that made it."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
+        self._socket.bind((0, 0))
+        self._sequence = 0
+        # Kernels before 4.20 do not know it and dump everything; the decoder sorts that out.
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+
+    def __enter__(self) -> KernelReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def links(self) -> list[Link]:
+        """All links of the namespace."""
+        attribute = struct.pack("=HHI", 8, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+        body = LINK_BODY.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute
+
+        def read() -> list[Link]:
+            decoded = (
+                decode_link(data[start - HEADER.size : end])
+                for data, start, end in self._dump(RTM_GETLINK, body)
+            )
+            return [link for link in decoded if link is not None]
+
+        return self._consistent(read)
+
+    def addresses(
+        self, wanted: Container[int], only: int = 0, excluded: int | None = None
+    ) -> dict[int, tuple[InterfaceAddress, ...]]:
+        """The addresses of the wanted ifindexes; `only` has the kernel look at no other ifindex."""
+        body = ADDRESS_BODY.pack(socket.AF_UNSPEC, 0, 0, 0, only)
+
+        def read() -> dict[int, tuple[InterfaceAddress, ...]]:
+            found: dict[int, list[InterfaceAddress]] = {}
+            for data, start, end in self._dump(RTM_GETADDR, body):
+                if decoded := decode_address(data, start, end, wanted, excluded):
+                    found.setdefault(decoded[0], []).append(decoded[1])
+            return {ifindex: tuple(addresses) for ifindex, addresses in found.items()}
+
+        return self._consistent(read)
+
+    def _consistent(self, read: Callable[[], Read]) -> Read:
+        for _ in range(DUMP_ATTEMPTS):
+            try:
+                return read()
+            except _Interrupted:
+                continue
+            except TimeoutError:
+                raise LinkError(f"no answer to a dump within {DUMP_TIMEOUT_S:g} s") from None
+        raise LinkError(f"links or addresses changed during each of {DUMP_ATTEMPTS} dumps")
+
+    def _dump(self, request: int, body: bytes) -> Iterator[tuple[bytes, int, int]]:
+        """Yields (data, start of the body, end) of each message; to be read to its end."""
+        self._sequence += 1
+        length = HEADER.size + len(body)
+        flags = NLM_F_REQUEST | NLM_F_DUMP
+        self._socket.settimeout(DUMP_TIMEOUT_S)
+        self._socket.send(HEADER.pack(length, request, flags, self._sequence, 0) + body)
+        interrupted = False
+        while True:
+            data = self._socket.recv(MESSAGE_BYTES_MAX)
+            if HEADER.unpack_from(data)[3] != self._sequence:
+                continue  # the rest of a dump that was given up
+            for kind, message_flags, start, end in messages(data):
+                interrupted |= bool(message_flags & NLM_F_DUMP_INTR)
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    code = -struct.unpack_from("=i", data, start)[0] if end - start >= 4 else 0
+                    # An interface that was asked for and has gone meanwhile has no addresses.
+                    if code not in (0, errno.ENODEV):
+                        raise LinkError(f"dump of type {request}: {os.strerror(code)}")
+                    if interrupted:
+                        raise _Interrupted
+                    return
+                yield data, start, end

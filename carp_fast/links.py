@@ -1,0 +1,450 @@
+"""What happens to the host's interfaces, told to the loop as it happens.
+
+Holds `LinkMonitor`, a thread that follows the kernel's notifications about links and addresses.
+Must not know virtual hosts or the engine, nor change anything on the host.
+
+The thread reads a netlink socket of its own.  pyroute2's endpoint is not used for that, because it
+takes ENOBUFS for the end of the socket, whereas here it is the order to read everything again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import logging
+import os
+import selectors
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from carp_fast.interfaces import (
+    ADDRESS_BODY,
+    ATTRIBUTE,
+    HEADER,
+    IFA_PROTO,
+    MESSAGE_BYTES_MAX,
+    OWN_PROTOCOL,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    Interface,
+    InterfaceAddress,
+    KernelReader,
+    Link,
+    LinkError,
+    absent,
+    as_interface,
+    decode_address,
+    decode_link,
+    messages,
+    read_interfaces,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Interface", "InterfaceAddress", "LinkError", "LinkMonitor", "read_interfaces"]
+
+logger = logging.getLogger(__name__)
+
+RECEIVE_BUFFER_BYTES = 4 << 20  # of the monitor's socket: some 3,000 notifications
+QUIET_S = 0.005  # a burst is over, and reported, after this long without a notification
+BURST_S = 0.05  # and a burst that does not end is reported this often
+DUMPS_MAX = 8  # interfaces read one by one; above, one dump of all addresses is cheaper
+REPORTS_PER_TURN = 500  # callbacks in one turn of the loop
+RETRY_S = 1.0  # after an error nobody expected
+OVERRUN_LOG_S = 10.0  # between two log lines about overruns
+
+RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
+
+
+def _filter_program(ignore_port: int | None) -> list[tuple[int, int, int, int]]:
+    """Classic BPF over one notification: (code, jump if true, jump if false, k) a line.
+
+    It drops RTM_NEWADDR with our protocol mark, and both address messages which `ignore_port`
+    asked for.  The mark is needed besides the port, because IPv6 notifications name no port.  A
+    RTM_DELADDR with the mark passes: somebody else may have removed one of ours.
+    """
+
+    def big_endian(value: int, size: int) -> int:
+        # Loads of classic BPF are big-endian; the header has the byte order of the host.
+        return int.from_bytes(value.to_bytes(size, sys.byteorder), "big")
+
+    ld_half, ld_word, ld_byte_at_x = 0x28, 0x20, 0x50
+    ld_immediate, ldx_immediate, ld_attribute = 0x00, 0x01, 0x30
+    jump_equal, to_x, give = 0x15, 0x07, 0x06
+    attributes_start = HEADER.size + ADDRESS_BODY.size
+    port = 0 if ignore_port is None else ignore_port
+    return [
+        (ld_half, 0, 0, 4),  # nlmsg_type
+        (jump_equal, 1, 0, big_endian(RTM_NEWADDR, 2)),
+        (jump_equal, 6, 9, big_endian(RTM_DELADDR, 2)),  # to the port, or accept
+        (ldx_immediate, 0, 0, IFA_PROTO),
+        (ld_immediate, 0, 0, attributes_start),
+        (ld_attribute, 0, 0, 0xFFFFF000 + 12),  # SKF_AD_OFF + SKF_AD_NLATTR: where it is, or 0
+        (jump_equal, 2, 0, 0),
+        (to_x, 0, 0, 0),
+        (ld_byte_at_x, 0, 0, ATTRIBUTE.size),
+        (jump_equal, 3, 0, OWN_PROTOCOL),
+        (ld_word, 0, 0, 12),  # nlmsg_pid
+        (jump_equal, 0 if ignore_port is None else 1, 0, big_endian(port, 4)),
+        (give, 0, 0, 0xFFFFFFFF),
+        (give, 0, 0, 0),
+    ]
+
+
+def _attach_filter(monitored: socket.socket, program: list[tuple[int, int, int, int]]) -> None:
+    code = b"".join(struct.pack("=HBBI", *line) for line in program)
+    kept = ctypes.create_string_buffer(code, len(code))  # the kernel copies it within the call
+    descriptor = struct.pack("@HP", len(program), ctypes.addressof(kept))
+    monitored.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, descriptor)
+
+
+class LinkMonitor:
+    """Follows interfaces by name and reports each change on the loop's thread.
+
+    `on_interface` gets the interface as it is now when a named one appears, disappears (ifindex
+    0), is created again, goes up or down, changes its MAC, or its addresses change.  A burst makes
+    one report.  An interface that was deleted and created again with the same ifindex within one
+    burst is reported absent first.
+
+    Addresses with our own protocol mark, this daemon's or another's, are not in those reports.  On
+    kernels before 5.18 there is no mark, so the daemon's own addresses may appear there; it has to
+    leave out what it knows as virtual anyway.
+
+    `on_address_removed(name, address, prefixlen)` gets every address that disappeared from an
+    interface that still exists, with our mark or without, unless the socket with the netlink port
+    id `ignore_port` removed it.  The kernel names no port for IPv6, so that removals of IPv6
+    addresses by this daemon arrive here as well, as do those it does itself when an interface goes
+    down; the report that it is down comes before them.
+
+    `on_overrun`, where given, gets a full reading after the kernel dropped notifications; with our
+    own addresses, since the monitor cannot know which of them should be there.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        names: Iterable[str],
+        on_interface: Callable[[Interface], None],
+        on_address_removed: Callable[[str, bytes, int], None],
+        ignore_port: int | None = None,
+        *,
+        on_overrun: Callable[[dict[str, Interface]], None] | None = None,
+        receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES,
+    ) -> None:
+        self._loop = loop
+        self._on_interface = on_interface
+        self._on_address_removed = on_address_removed
+        self._on_overrun = on_overrun
+        self._ignore_port = ignore_port
+        self._receive_buffer_bytes = receive_buffer_bytes
+        self.overruns = 0  # times the kernel dropped notifications, and everything was read again
+
+        self._lock = threading.Lock()  # over the next two, which both threads write
+        self._names_given: dict[str, None] | None = dict.fromkeys(names)
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+        # The rest is the thread's own.
+        self._names: dict[str, None] = {}
+        self._links: dict[int, Link] = {}
+        self._by_name: dict[str, int] = {}
+        self._addresses: dict[int, tuple[InterfaceAddress, ...]] = {}
+        self._reported: dict[str, Interface] = {}
+        self._changed: set[str] = set()  # names to compare with what was reported
+        self._deleted: set[str] = set()  # names whose link was deleted in this burst
+        self._stale: set[int] = set()  # ifindexes whose addresses have to be read again
+        self._removed: dict[tuple[str, int, bytes, int], None] = {}
+        self._everything_stale = True
+        self._dropped = False  # notifications, in this burst
+        self._burst_at: float | None = None
+        self._overrun_said_at = -OVERRUN_LOG_S
+
+    def start(self, known: Mapping[str, Interface] | None = None) -> None:
+        """Subscribes in the calling thread's namespace and starts the thread.
+
+        An interface in `known`, such as `read_interfaces` gave, is reported if it is different
+        now; every other one is reported once.  Raises OSError.
+        """
+        if self._thread is not None:
+            raise RuntimeError("the link monitor was started before")
+        self._reported = {
+            name: msgspec.structs.replace(
+                interface,
+                addresses=tuple(a for a in interface.addresses if a.protocol != OWN_PROTOCOL),
+            )
+            for name, interface in (known or {}).items()
+        }
+        with contextlib.ExitStack() as opened:
+            self._socket = opened.enter_context(self._subscribe())
+            self._kernel = opened.enter_context(KernelReader())
+            self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            opened.callback(os.close, self._wake_fd)
+            self._buffer = bytearray(MESSAGE_BYTES_MAX)
+            self._selector = opened.enter_context(selectors.DefaultSelector())
+            self._selector.register(self._socket, selectors.EVENT_READ)
+            self._selector.register(self._wake_fd, selectors.EVENT_READ)
+            self._thread = threading.Thread(target=self._run, name="links", daemon=True)
+            self._thread.start()
+            self._opened = opened.pop_all()
+
+    def stop(self) -> None:
+        """Ends and joins the thread; nothing is reported afterwards.  Called twice, it is fine."""
+        if self._thread is None or self._stopping.is_set():
+            return
+        self._stopping.set()
+        os.eventfd_write(self._wake_fd, 1)
+        self._thread.join()
+        self._opened.close()
+
+    def set_names(self, names: Iterable[str]) -> None:
+        """Follows these interfaces from now on; those that are new here are reported once."""
+        with self._lock:
+            self._names_given = dict.fromkeys(names)
+        if self._thread is not None and not self._stopping.is_set():
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _subscribe(self) -> socket.socket:
+        monitored = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
+        try:
+            monitored.setblocking(False)
+            size = self._receive_buffer_bytes
+            try:  # beyond the administrator's limit, with CAP_NET_ADMIN
+                monitored.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+            except PermissionError:
+                monitored.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+            _attach_filter(monitored, _filter_program(self._ignore_port))
+            monitored.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+        except BaseException:
+            monitored.close()
+            raise
+        return monitored
+
+    def _deliver(self) -> None:
+        """Runs on the loop's thread: a bounded number of callbacks a turn, in order."""
+        for _ in range(REPORTS_PER_TURN):
+            if self._stopping.is_set() or not self._inbox:
+                return
+            report = self._inbox.popleft()
+            try:
+                report()
+            except Exception:
+                logger.exception("a report about a link was not taken")
+        self._loop.call_soon(self._deliver)
+
+    # What follows runs in the monitor's own thread.
+
+    def _run(self) -> None:
+        self._burst_at = time.monotonic()  # the first report does not wait for a notification
+        while not self._stopping.is_set():
+            try:
+                self._turn()
+            except Exception:
+                logger.exception("following links failed, everything is read again")
+                self._everything_stale = True
+                self._burst_at = time.monotonic()
+                self._stopping.wait(RETRY_S)
+
+    def _turn(self) -> None:
+        quiet_s = None if self._burst_at is None else QUIET_S
+        ready = {key.fd for key, _ in self._selector.select(quiet_s)}
+        if self._wake_fd in ready:
+            os.eventfd_read(self._wake_fd)
+            self._burst_at = self._burst_at or time.monotonic()
+        if self._socket.fileno() in ready:
+            self._burst_at = self._burst_at or time.monotonic()
+            self._drain()
+        if self._burst_at is None or self._stopping.is_set():
+            return
+        if not ready or time.monotonic() - self._burst_at > BURST_S:
+            self._take_names()
+            self._report()
+            self._burst_at = None
+
+    def _take_names(self) -> None:
+        with self._lock:
+            given, self._names_given = self._names_given, None
+        if given is None:
+            return
+        for name in self._names.keys() - given:
+            self._reported.pop(name, None)
+            self._addresses.pop(self._by_name.get(name, 0), None)
+        for name in given.keys() - self._names:
+            self._changed.add(name)
+            if ifindex := self._by_name.get(name):
+                self._stale.add(ifindex)
+        self._names = given
+
+    def _drain(self) -> None:
+        """Takes in what has arrived, for as long as a burst may last."""
+        view = memoryview(self._buffer)
+        end_at = time.monotonic() + BURST_S
+        while time.monotonic() < end_at:
+            try:
+                length, _, flags, sender = self._socket.recvmsg_into([view])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._on_dropped()
+                continue
+            if flags & socket.MSG_TRUNC:
+                self._on_dropped()
+            elif sender[0] == 0:  # the kernel; anybody privileged may write to our port
+                self._on_notification(bytes(view[:length]))
+
+    def _on_dropped(self) -> None:
+        self.overruns += 1
+        self._dropped = self._everything_stale = True
+        now = time.monotonic()
+        if now - self._overrun_said_at >= OVERRUN_LOG_S:
+            self._overrun_said_at = now
+            logger.warning(
+                "the kernel dropped notifications about links (%d times by now), "
+                "everything is read again",
+                self.overruns,
+            )
+
+    def _on_notification(self, data: bytes) -> None:
+        for kind, _, start, end in messages(data):
+            if kind in (RTM_NEWLINK, RTM_DELLINK):
+                link = decode_link(data[start - HEADER.size : end])
+                if link is not None and kind == RTM_NEWLINK:
+                    self._on_link(link)
+                elif link is not None:
+                    self._on_link_deleted(link.ifindex)
+            elif kind in (RTM_NEWADDR, RTM_DELADDR):
+                decoded = decode_address(data, start, end, self._links)
+                if decoded is not None:
+                    self._on_address(kind, *decoded)
+
+    def _on_link(self, link: Link) -> None:
+        before = self._links.get(link.ifindex)
+        self._links[link.ifindex] = link
+        if before is not None and before.name != link.name:
+            self._forget_name(before)
+        if before is None or before.name != link.name:
+            self._by_name[link.name] = link.ifindex
+            self._stale.add(link.ifindex)
+        if before != link:
+            self._changed.add(link.name)
+
+    def _on_link_deleted(self, ifindex: int) -> None:
+        link = self._links.pop(ifindex, None)
+        self._addresses.pop(ifindex, None)
+        if link is not None:
+            self._forget_name(link)
+            self._deleted.add(link.name)
+
+    def _forget_name(self, link: Link) -> None:
+        if self._by_name.get(link.name) == link.ifindex:
+            del self._by_name[link.name]
+        self._changed.add(link.name)
+
+    def _on_address(self, kind: int, ifindex: int, address: InterfaceAddress) -> None:
+        name = self._links[ifindex].name
+        if name not in self._names:
+            return
+        if kind == RTM_DELADDR:
+            self._removed[name, ifindex, address.address, address.prefixlen] = None
+        if address.protocol != OWN_PROTOCOL:
+            # Where an address stands among the others is the kernel's knowledge: it is asked.
+            self._stale.add(ifindex)
+
+    def _report(self) -> None:
+        reports: list[Callable[[], None]] = []
+        reading: dict[str, Interface] | None = None
+        if self._everything_stale:
+            reading = self._read_everything()
+        else:
+            self._read_stale()
+        for name in self._names:
+            if name in self._changed:
+                reports += self._compare(name)
+        for name, ifindex, address, prefixlen in self._removed:
+            if self._by_name.get(name) == ifindex:
+                reports.append(
+                    functools.partial(self._on_address_removed, name, address, prefixlen)
+                )
+        if reading is not None and self._dropped and self._on_overrun is not None:
+            reports.append(functools.partial(self._on_overrun, reading))
+        self._everything_stale = self._dropped = False
+        self._changed.clear()
+        self._deleted.clear()
+        self._removed.clear()
+        self._post(reports)
+
+    def _compare(self, name: str) -> Iterator[Callable[[], None]]:
+        before = self._reported.get(name)
+        link = self._links.get(self._by_name.get(name, 0))
+        now = as_interface(name, link, self._addresses)
+        if before is not None and before.ifindex == now.ifindex != 0 and name in self._deleted:
+            yield functools.partial(self._on_interface, absent(name))
+        elif before == now:
+            return
+        self._reported[name] = now
+        yield functools.partial(self._on_interface, now)
+
+    def _read_stale(self) -> None:
+        followed = {self._by_name.get(name) for name in self._names}
+        stale = self._stale & followed
+        self._stale.clear()
+        # One dump of all, or one for each.
+        dumps = [0] if len(stale) > DUMPS_MAX else sorted(ifindex for ifindex in stale if ifindex)
+        for only in dumps:
+            wanted = {only} if only else stale
+            found = self._kernel.addresses(wanted, only, excluded=OWN_PROTOCOL)
+            for ifindex in wanted:
+                self._addresses[ifindex] = found.get(ifindex, ())
+                self._changed.add(self._links[ifindex].name)
+
+    def _read_everything(self) -> dict[str, Interface]:
+        """Replaces all that is known, and returns it with our own addresses."""
+        before = self._addresses
+        self._links = {link.ifindex: link for link in self._kernel.links()}
+        self._by_name = {link.name: link.ifindex for link in self._links.values()}
+        self._stale.clear()
+        self._changed.update(self._names)
+        followed = {self._by_name[name] for name in self._names if name in self._by_name}
+        everything = self._kernel.addresses(followed)
+        self._addresses = {
+            ifindex: tuple(a for a in everything.get(ifindex, ()) if a.protocol != OWN_PROTOCOL)
+            for ifindex in followed
+        }
+        for ifindex in followed & before.keys():
+            there = {(a.address, a.prefixlen) for a in everything.get(ifindex, ())}
+            for gone in before[ifindex]:
+                if (gone.address, gone.prefixlen) not in there:
+                    name = self._links[ifindex].name
+                    self._removed[name, ifindex, gone.address, gone.prefixlen] = None
+        return {
+            name: as_interface(name, self._links.get(self._by_name.get(name, 0)), everything)
+            for name in self._names
+        }
+
+    def _post(self, reports: list[Callable[[], None]]) -> None:
+        if not reports or self._stopping.is_set():
+            return
+        self._inbox.extend(reports)
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            logger.error("the loop was closed before the link monitor was stopped")
+            self._stopping.set()

@@ -1,0 +1,271 @@
+"""`daemon.notify`: one long-lived program that is told every change, a JSON line each.
+
+Holds `Notifier`: the program's life, and the queue in front of its standard input.  Must not know
+what a change consists of; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from carp_fast.children import Child, ChildError, ending, inherited_environment, printable
+
+logger = logging.getLogger(__name__)
+
+NOTIFY_QUEUE = 65_536  # lines: one change of every virtual host of a large installation
+LINES_A_WRITE = 256
+WRITES_A_TURN = 16
+RESTART_S = 1.0  # before the first restart, doubled each time
+RESTART_MAX_S = 60.0  # at most; a program that ran as long starts from the first again
+LINE_BYTES_MAX = 1_024  # of its own output, a line
+LOG_LINES_A_SECOND = 20
+SAY_S = 10.0  # between two log lines about dropped changes
+STEP_S = 2.0  # for each step of its end
+
+
+class Notifier:
+    """`daemon.notify`: a program that runs as long as the daemon and reads changes from its stdin.
+
+    A change is one line of JSON.  Lines wait while the program is slow or is not there, `queue_max`
+    at most; then the oldest are dropped, counted and said.  A program that ends is started again,
+    at first after `restart_s`; a line it had only in part is sent whole to the next one, while what
+    it had in its pipe and did not read is lost.  What the program writes goes to the log.
+
+    Counters: `sent` (taken by the pipe), `dropped`, `restarts`.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        program: str,
+        *,
+        queue_max: int = NOTIFY_QUEUE,
+        restart_s: float = RESTART_S,
+    ) -> None:
+        self._loop = loop
+        self._program = program
+        self._queue_max = queue_max
+        self._restart_first_s = self._restart_s = restart_s
+        self.sent = self.dropped = self.restarts = 0
+        self._lines: deque[bytes] = deque()
+        self._offset = 0  # of the first line, what the pipe has taken
+        self._child: Child | None = None
+        self._stdin_fd = -1
+        self._blocked = False  # the pipe is full: the loop says when it is not
+        self._writing = False
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._flushed = asyncio.Event()
+        self._flushed.set()
+        self._restart: asyncio.TimerHandle | None = None
+        self._started_at = 0.0
+        self._dropped_said_at = -SAY_S
+        self._output = b""
+        self._log_second = 0
+        self._log_lines = 0
+        self._log_hidden = 0
+
+    @property
+    def waiting(self) -> int:
+        """Lines the pipe has not taken."""
+        return len(self._lines)
+
+    def start(self) -> None:
+        """Starts the program; one that cannot be started is tried again, and said each time."""
+        self._restart = None
+        self._started_at = self._loop.time()
+        try:
+            self._child = Child(
+                self._loop,
+                [self._program],
+                inherited_environment(),
+                self._on_output,
+                self._on_exit,
+                stdin=subprocess.PIPE,
+            )
+        except ChildError as error:
+            self._start_later(str(error))
+            return
+        self._stdin_fd = self._child.stdin_fd
+        self._ended.clear()
+        if self._lines:
+            self._flushed.clear()
+        self._write_soon()
+
+    def send(self, change: Mapping[str, object]) -> None:
+        """Hands a change, anything msgspec makes JSON of, to the program; never waits."""
+        if self._stopping:
+            return
+        if len(self._lines) >= self._queue_max:
+            self._drop_oldest()
+        self._lines.append(msgspec.json.encode(change) + b"\n")
+        self._flushed.clear()
+        self._write_soon()
+
+    async def stop(self, deadline_s: float = STEP_S) -> None:
+        """Lets the program read what waits and the end of its input; then SIGTERM, then SIGKILL.
+
+        Each of the three has `deadline_s`.  What was not delivered is said.
+        """
+        self._stopping = True
+        if self._restart is not None:
+            self._restart.cancel()
+        if self._child is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(deadline_s):
+                    await self._flushed.wait()
+            await self._end_child(deadline_s)
+        if self._lines:
+            logger.warning("notify %s: %d changes not delivered", self._program, len(self._lines))
+
+    async def _end_child(self, deadline_s: float) -> None:
+        steps: list[Callable[[Child], None]] = [
+            lambda _: self._close_stdin(),
+            lambda child: child.kill(signal.SIGTERM),
+            lambda child: child.kill(signal.SIGKILL),
+        ]
+        for step in steps:
+            if self._child is None:
+                return
+            step(self._child)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(deadline_s):
+                    await self._ended.wait()
+        if self._child is not None:
+            logger.error("notify %s: does not die", self._program)
+            self._child.abandon()
+            self._child = None
+
+    def _drop_oldest(self) -> None:
+        del self._lines[1 if self._offset else 0]  # a line begun has to be ended
+        self.dropped += 1
+        now = self._loop.time()
+        if now - self._dropped_said_at >= SAY_S:
+            self._dropped_said_at = now
+            logger.error(
+                "notify %s: %d changes wait, the oldest are dropped (%d by now)",
+                self._program,
+                self._queue_max,
+                self.dropped,
+            )
+
+    def _write_soon(self) -> None:
+        if self._lines and self._stdin_fd >= 0 and not self._writing and not self._blocked:
+            self._writing = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._writing = False
+        if self._stdin_fd < 0:
+            return
+        for _ in range(WRITES_A_TURN):
+            if not self._lines:
+                break
+            first, *others = itertools.islice(self._lines, LINES_A_WRITE)
+            try:
+                taken = os.writev(self._stdin_fd, [first[self._offset :], *others])
+            except BlockingIOError:
+                self._watch_stdin(True)
+                return
+            except BrokenPipeError:
+                self._on_deaf()
+                return
+            self._take(taken)
+        self._watch_stdin(False)
+        if not self._lines:
+            self._flushed.set()
+        self._write_soon()
+
+    def _take(self, taken: int) -> None:
+        taken += self._offset
+        while self._lines and taken >= len(self._lines[0]):
+            taken -= len(self._lines.popleft())
+            self.sent += 1
+        self._offset = taken
+
+    def _watch_stdin(self, blocked: bool) -> None:
+        if blocked and not self._blocked:
+            self._loop.add_writer(self._stdin_fd, self._write)
+        elif self._blocked and not blocked:
+            self._loop.remove_writer(self._stdin_fd)
+        self._blocked = blocked
+
+    def _close_stdin(self) -> None:
+        if self._stdin_fd >= 0 and self._child is not None:
+            self._watch_stdin(False)
+            self._stdin_fd = -1
+            self._child.close_stdin()
+
+    def _on_deaf(self) -> None:
+        """It closed its standard input: only its end, and the next one, can help."""
+        logger.warning("notify %s: does not read any more, SIGTERM", self._program)
+        assert self._child is not None
+        self._close_stdin()
+        self._child.kill(signal.SIGTERM)
+
+    def _on_exit(self, exit_status: int) -> None:
+        if self._stdin_fd >= 0:
+            self._watch_stdin(False)
+        self._stdin_fd = -1
+        self._child = None
+        self._offset = 0
+        self._end_output()
+        self._ended.set()
+        self._flushed.set()  # there is nobody left to take anything
+        if self._stopping:
+            return
+        if self._loop.time() - self._started_at >= RESTART_MAX_S:
+            self._restart_s = self._restart_first_s
+        self._start_later(f"ended: {ending(exit_status)}")
+
+    def _start_later(self, reason: str) -> None:
+        if self._stopping:
+            return
+        delay_s = self._restart_s
+        self._restart_s = min(delay_s * 2, RESTART_MAX_S)
+        self.restarts += 1
+        logger.error("notify %s: %s; started again in %g s", self._program, reason, delay_s)
+        self._restart = self._loop.call_later(delay_s, self.start)
+
+    def _on_output(self, data: bytes) -> None:
+        *lines, rest = (self._output + data).split(b"\n")
+        if len(rest) > LINE_BYTES_MAX:
+            lines.append(rest)
+            rest = b""
+        self._output = rest
+        for line in lines:
+            self._log(line)
+
+    def _end_output(self) -> None:
+        if self._output:
+            self._log(self._output)
+            self._output = b""
+        self._say_hidden()
+
+    def _log(self, line: bytes) -> None:
+        second = int(self._loop.time())
+        if second != self._log_second:
+            self._say_hidden()
+            self._log_second, self._log_lines = second, 0
+        self._log_lines += 1
+        if self._log_lines > LOG_LINES_A_SECOND:
+            self._log_hidden += 1
+            return
+        for text in printable(line[:LINE_BYTES_MAX]):
+            logger.info("notify %s: %s", self._program, text)
+
+    def _say_hidden(self) -> None:
+        if self._log_hidden:
+            logger.warning("notify %s: %d lines more, not shown", self._program, self._log_hidden)
+            self._log_hidden = 0

@@ -1,0 +1,338 @@
+"""What travels on a lab's wire, as one host's namespace sees it: advertisements and announcements.
+
+Holds a packet socket with its own reading thread and the records made from it.  It must not know
+the daemons: it reads frames with its own few lines, so that a fault in our parser cannot hide
+itself, and takes every time from the kernel's receive timestamp.
+
+Instants are CLOCK_REALTIME in ns, as the kernel stamps frames.  A sender that bypasses the queueing
+discipline is invisible in its own namespace; observe it from another host.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import re
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
+
+from carp_fast.lab import Host, LabError, LabTimeout
+
+ETH_P_ALL, ETH_P_IP, ETH_P_ARP = 0x0003, 0x0800, 0x0806
+SOL_PACKET, PACKET_STATISTICS, PACKET_FANOUT, PACKET_FANOUT_LB = 263, 6, 18, 1
+SO_RCVBUFFORCE, SO_ATTACH_FILTER, SO_TIMESTAMPNS = 33, 26, 35
+PROTOCOL_CARP = 112
+
+RECEIVE_BUFFER_BYTES = 64 << 20
+SHARING_SOCKETS = 32  # where one cannot have the buffer: shares of a burst of thousands
+SNAP_BYTES = 128
+MAX_RECORDS = 1 << 18  # keys kept of each kind; more are counted in `unrecorded`
+BATCH_INTERVAL_S = 0.005  # the thread reads in batches: waking for each frame costs the hosts CPU
+PREDICATE_INTERVAL_S = 0.02
+
+# Classic BPF: ARP, or IPv4 with protocol 112; the rest is dropped in the kernel.
+_FILTER = (
+    (0x28, 0, 0, 12),  # half word at 12: EtherType
+    (0x15, 3, 0, ETH_P_ARP),
+    (0x15, 0, 3, ETH_P_IP),
+    (0x30, 0, 0, 23),  # byte at 23: protocol
+    (0x15, 0, 1, PROTOCOL_CARP),
+    (0x06, 0, 0, SNAP_BYTES),
+    (0x06, 0, 0, 0),
+)
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+_fanout_groups = itertools.count(os.getpid())
+_SEGMENT = re.compile(r"s([1-9][0-9]*)")
+
+
+class Key(NamedTuple):
+    """A virtual host on the wire."""
+
+    segment: int
+    vhid: int
+
+
+class Heard(NamedTuple):
+    """The advertisements of one source for one virtual host, all since the observer began."""
+
+    frames: int
+    first_at_ns: int
+    last_at_ns: int
+    advbase: int  # of the last one, as the rest below
+    advskew: int
+    source: str
+    mac: str
+
+    @property
+    def resigned(self) -> bool:
+        return self.advbase == 255 and self.advskew == 255
+
+
+class Announced(NamedTuple):
+    """The gratuitous ARPs by one MAC for one address, since the last mark."""
+
+    frames: int
+    first_at_ns: int
+    last_at_ns: int
+
+
+class Observer:
+    """Listens on every segment of `host` until closed; a context manager.
+
+    All answers are copies, safe to keep.  LabError from any of them if the reading thread failed.
+    """
+
+    def __init__(self, host: Host):
+        self.host = host
+        self.unrecorded = 0
+        self._heard: dict[tuple[int, int, str], Heard] = {}
+        self._since_mark: dict[tuple[int, int, str], int] = {}
+        self._announced: dict[tuple[int, str, str], Announced] = {}
+        self._mark_at_ns = 0
+        self._dropped = 0
+        self._failure: Exception | None = None
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        with host.inside():
+            self._sockets = _packet_sockets()
+        self._thread = threading.Thread(
+            target=self._read, name=f"observer-{host.name}", daemon=True
+        )
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        for listener in self._sockets:
+            listener.close()
+
+    def mark(self) -> int:
+        """From now on counts as "since the mark"; announcements are forgotten.  Returns now, ns."""
+        with self._changed:
+            self._mark_at_ns = time.time_ns()
+            self._since_mark.clear()
+            self._announced.clear()
+            return self._mark_at_ns
+
+    def advertisements(self, source: Host | str | None = None) -> dict[Key, Heard]:
+        """By virtual host, what `source` (a host, an address, or the latest of all) advertised."""
+        found: dict[Key, Heard] = {}
+        for (segment, vhid, address), heard in self._copy(self._heard).items():
+            key = Key(segment, vhid)
+            if _is_from(source, segment, address) and (
+                key not in found or found[key].last_at_ns < heard.last_at_ns
+            ):
+                found[key] = heard
+        return found
+
+    def first_since_mark(self, source: Host | str | None = None) -> dict[Key, int]:
+        """By virtual host, when `source` (default: anybody) first advertised since the mark."""
+        found: dict[Key, int] = {}
+        for (segment, vhid, address), at_ns in self._copy(self._since_mark).items():
+            if _is_from(source, segment, address):
+                key = Key(segment, vhid)
+                found[key] = min(at_ns, found.get(key, at_ns))
+        return found
+
+    def masters(self, within_s: float) -> dict[Key, frozenset[str]]:
+        """By virtual host, the sources that advertised within the last `within_s` seconds.
+
+        A source whose last word was a resignation is no master.
+        """
+        since_ns = time.time_ns() - int(within_s * 1e9)
+        found: dict[Key, frozenset[str]] = {}
+        for (segment, vhid, address), heard in self._copy(self._heard).items():
+            if heard.last_at_ns >= since_ns and not heard.resigned:
+                key = Key(segment, vhid)
+                found[key] = found.get(key, frozenset()) | {address}
+        return found
+
+    def silences_s(self, dead: Host | str, successor: Host | str) -> dict[Key, float]:
+        """By virtual host, seconds from the last word of `dead` to the successor's first since
+        the mark.  Absent where the successor has not spoken or `dead` never did.
+        """
+        last = self.advertisements(dead)
+        first = self.first_since_mark(successor)
+        return {
+            key: (at_ns - last[key].last_at_ns) / 1e9 for key, at_ns in first.items() if key in last
+        }
+
+    def announcements(self) -> dict[tuple[int, str, str], Announced]:
+        """Gratuitous ARPs since the mark, by (segment, address, MAC)."""
+        return self._copy(self._announced)
+
+    def announced(self) -> set[tuple[int, str]]:
+        """(segment, address) of every gratuitous ARP since the mark."""
+        return {(segment, address) for segment, address, _ in self.announcements()}
+
+    def wait_until(self, predicate: Callable[[], object], deadline_s: float, what: str) -> None:
+        """Returns as soon as `predicate()` is true; LabTimeout naming `what` after `deadline_s`.
+
+        Looked at when frames have arrived, at most every PREDICATE_INTERVAL_S, and at least
+        every 0.1 s, for conditions that hold when something is *not* heard.
+        """
+        end_at = time.monotonic() + deadline_s
+        while not predicate():
+            left_s = end_at - time.monotonic()
+            if left_s <= 0:
+                raise LabTimeout(f"host {self.host.name}: not within {deadline_s:g} s: {what}")
+            self._stopping.wait(min(PREDICATE_INTERVAL_S, left_s))
+            with self._changed:
+                self._require_reader()
+                self._changed.wait(min(0.1, left_s))
+
+    def dropped(self) -> int:
+        """Frames that the kernel could not queue for us since the observer began."""
+        with self._changed:
+            for listener in self._sockets:
+                # The kernel resets its own count with each look.
+                counts = listener.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+                self._dropped += int(struct.unpack("II", counts)[1])
+            return self._dropped
+
+    def _copy(self, records: Mapping[_K, _V]) -> dict[_K, _V]:
+        with self._changed:
+            self._require_reader()
+            return dict(records)
+
+    def _require_reader(self) -> None:
+        if self._failure is not None:
+            raise LabError(f"observer of host {self.host.name} failed: {self._failure!r}")
+
+    # The reading thread.
+
+    def _read(self) -> None:
+        try:
+            poller = select.poll()
+            for listener in self._sockets:
+                poller.register(listener, select.POLLIN)
+            while not self._stopping.is_set():
+                if not poller.poll(100):
+                    continue
+                with self._changed:
+                    self._drain()
+                    self._changed.notify_all()
+                self._stopping.wait(BATCH_INTERVAL_S)
+        except Exception as reason:
+            with self._changed:
+                self._failure = reason
+                self._changed.notify_all()
+
+    def _drain(self) -> None:
+        arrived: list[tuple[int, int, bytes]] = []
+        for listener in self._sockets:
+            _read_waiting(listener, arrived)
+        # Several sockets share the frames, so only their times give the order.
+        for at_ns, segment, frame in sorted(arrived):
+            self._take(frame, segment, at_ns)
+
+    def _take(self, frame: bytes, segment: int, at_ns: int) -> None:
+        kind = int.from_bytes(frame[12:14], "big")
+        if kind == ETH_P_IP and len(frame) >= 34 and frame[23] == PROTOCOL_CARP:
+            self._take_advertisement(frame, segment, at_ns)
+        elif kind == ETH_P_ARP and len(frame) >= 42 and frame[28:32] == frame[38:42]:
+            self._take_announcement(frame, segment, at_ns)
+
+    def _take_advertisement(self, frame: bytes, segment: int, at_ns: int) -> None:
+        at = 14 + (frame[14] & 15) * 4
+        if len(frame) < at + 36:
+            return
+        vhid, advskew, advbase = frame[at + 1], frame[at + 2], frame[at + 5]
+        source = socket.inet_ntoa(frame[26:30])
+        key = (segment, vhid, source)
+        before = self._heard.get(key)
+        if before is None and len(self._heard) >= MAX_RECORDS:
+            self.unrecorded += 1
+            return
+        self._heard[key] = Heard(
+            before.frames + 1 if before else 1,
+            before.first_at_ns if before else at_ns,
+            at_ns,
+            advbase,
+            advskew,
+            source,
+            frame[6:12].hex(":"),
+        )
+        if at_ns >= self._mark_at_ns:
+            self._since_mark.setdefault(key, at_ns)
+
+    def _take_announcement(self, frame: bytes, segment: int, at_ns: int) -> None:
+        if at_ns < self._mark_at_ns:
+            return
+        key = (segment, socket.inet_ntoa(frame[28:32]), frame[22:28].hex(":"))
+        before = self._announced.get(key)
+        if before is None:
+            if len(self._announced) >= MAX_RECORDS:
+                self.unrecorded += 1
+                return
+            before = Announced(0, at_ns, at_ns)
+        self._announced[key] = Announced(before.frames + 1, before.first_at_ns, at_ns)
+
+
+def _is_from(source: Host | str | None, segment: int, address: str) -> bool:
+    if source is None:
+        return True
+    return address == (source if isinstance(source, str) else source.address(segment))
+
+
+def _read_waiting(listener: socket.socket, arrived: list[tuple[int, int, bytes]]) -> None:
+    """Appends (at_ns, segment, frame) for each frame in the socket's queue."""
+    while True:
+        try:
+            frame, ancillary, _, origin = listener.recvmsg(SNAP_BYTES, 64)
+        except BlockingIOError:
+            return
+        segment = _SEGMENT.fullmatch(origin[0])
+        if segment is None or not ancillary:
+            continue  # a macvlan's parent shows each frame a second time
+        seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
+        arrived.append((seconds * 1_000_000_000 + nanoseconds, int(segment[1]), frame))
+
+
+def _packet_sockets() -> list[socket.socket]:
+    """One socket with a large buffer; or, where the kernel refuses that, many that share."""
+    sockets = [_packet_socket()]
+    try:
+        sockets[0].setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+    except PermissionError:  # root of a user namespace only
+        sockets += [_packet_socket() for _ in range(SHARING_SOCKETS - 1)]
+        group = next(_fanout_groups) & 0xFFFF
+        for listener in sockets:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            listener.setsockopt(SOL_PACKET, PACKET_FANOUT, group | PACKET_FANOUT_LB << 16)
+    return sockets
+
+
+def _packet_socket() -> socket.socket:
+    listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    try:
+        # Frames that arrived before the filter was there are told apart when read.
+        code = b"".join(struct.pack("HBBI", *step) for step in _FILTER)
+        buffer = ctypes.create_string_buffer(code)
+        program = struct.pack("HxxxxxxP", len(_FILTER), ctypes.addressof(buffer))
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,128 @@
+"""A new configuration beside the running one: what differs, and the orders that make it so.
+
+Whatever is equal is not touched. Must not read files or know the control socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from carp_fast.config import Configuration, Daemon, Settings, VirtualHost
+
+if TYPE_CHECKING:
+    from carp_fast._pump import Pump
+    from carp_fast.hosts import Hosts
+
+CHANGES_TOLD_MAX = 1000  # lines of what changed; more are counted
+AT_ONCE = frozenset({"notify", "hook_concurrency", "hook_timeout_s", "digest_grace_s"})
+UNSEEN = frozenset({"origin"})
+
+
+class Difference(NamedTuple):
+    """`replaced`: (slot, new virtual host, former addresses that go); `lines`: for people."""
+
+    added: list[VirtualHost]
+    removed: list[int]
+    replaced: list[tuple[int, VirtualHost, tuple[str, ...]]]
+    hooks_only: list[tuple[int, VirtualHost]]
+    lines: list[str]
+    kept: int
+
+
+def _settings_changes(old: Settings, new: Settings) -> list[str]:
+    """The keys that differ; a passphrase is named, never shown."""
+    if old is new:
+        return []
+    changes = []
+    for field in Settings.__struct_fields__:
+        before, after = getattr(old, field), getattr(new, field)
+        if field in UNSEEN or before == after:
+            continue
+        changes.append("passphrase" if field == "passphrase" else f"{field} {before} -> {after}")
+    return changes
+
+
+def _host_changes(old: VirtualHost, new: VirtualHost, settings: list[str]) -> list[str]:
+    changes = list(settings)
+    for key in ("addresses", "unsigned_addresses"):
+        before, after = set(getattr(old, key)), set(getattr(new, key))
+        gone, come = sorted(before - after), sorted(after - before)
+        if gone or come or getattr(old, key) != getattr(new, key):
+            signs = [f"-{address}" for address in gone] + [f"+{address}" for address in come]
+            changes.append(f"{key} {' '.join(signs) or 'in another order'}")
+    return changes
+
+
+# Hooks are read when they run: a change of these alone needs no order.
+HOOK_KEYS = ("up ", "down ", "xparam ")
+
+
+def compare(hosts: Hosts, new: Configuration) -> Difference:
+    """What separates the running virtual hosts from the new ones."""
+    old = {host.identity: slot for slot, host in hosts.used()}
+    difference = Difference([], [], [], [], [], 0)
+    kept = 0
+    seen: dict[tuple[int, int], list[str]] = {}
+    for host in new.virtual_hosts:
+        slot = old.pop(host.identity, None)
+        if slot is None:
+            difference.added.append(host)
+            difference.lines.append(f"{host.name}: added")
+            continue
+        before = hosts.hosts[slot]
+        assert before is not None
+        pair = (id(before.settings), id(host.settings))
+        if pair not in seen:
+            seen[pair] = _settings_changes(before.settings, host.settings)
+        changes = _host_changes(before, host, seen[pair])
+        if not changes:
+            kept += 1
+            # The new object carries the new origin, and shares its settings with others.
+            hosts.hosts[slot] = host
+            continue
+        difference.lines.append(f"{host.name}: {', '.join(changes)}")
+        if all(change.startswith(HOOK_KEYS) for change in changes) and (
+            (before.settings.up is None) == (host.settings.up is None)
+        ):
+            difference.hooks_only.append((slot, host))
+            continue
+        every = {*host.addresses, *host.unsigned_addresses}
+        former = (*before.addresses, *before.unsigned_addresses)
+        retired = tuple(address for address in former if address not in every)
+        difference.replaced.append((slot, host, retired))
+    for slot in old.values():
+        difference.removed.append(slot)
+        difference.lines.append(f"{hosts.name(slot)}: removed")
+    return difference._replace(kept=kept)
+
+
+def daemon_changes(old: Daemon, new: Daemon) -> list[str]:
+    """A line for each key of [daemon] that differs; most wait for a restart."""
+    lines = []
+    before, after = msgspec.structs.asdict(old), msgspec.structs.asdict(new)
+    for key in before:
+        if before[key] != after[key]:
+            when = "" if key in AT_ONCE else " (takes effect at the next start)"
+            lines.append(f"daemon.{key} {before[key]} -> {after[key]}{when}")
+    return lines
+
+
+def orders(
+    difference: Difference, hosts: Hosts, pump: Pump, grace_ns: int
+) -> Iterator[Callable[[], object]]:
+    """The orders that carry the difference out, one virtual host at a time."""
+    for slot in difference.removed:
+        yield lambda slot=slot: pump.remove(slot)  # type: ignore[misc]
+    for slot, host, retired in difference.replaced:
+        prepared = hosts.prepare(host, retired=retired, replacing=True)
+        hosts.hosts[slot] = host
+        yield lambda slot=slot, prepared=prepared: pump.replace(slot, prepared, grace_ns)  # type: ignore[misc]
+    for slot, host in difference.hooks_only:
+        hosts.hosts[slot] = host
+    for host in difference.added:
+        slot = hosts.take(host)
+        prepared = hosts.prepare(host)
+        yield lambda slot=slot, prepared=prepared: pump.add(slot, prepared)  # type: ignore[misc]

@@ -1,0 +1,293 @@
+"""What the pump reports, told to people and programs: log, events, hooks, notify.
+
+Runs on the loop, a bounded number of reports a turn. Must not decide anything about CARP: by the
+time a report is here, the pump has long advertised.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from carp_fast.hooks import Hook, HookResult, Hooks
+from carp_fast.hosts import STATES, Hosts
+
+if TYPE_CHECKING:
+    from carp_fast._pump import Pump
+    from carp_fast.config import VirtualHost
+    from carp_fast.orders import Orders
+
+logger = logging.getLogger(__name__)
+
+REPORTS_A_TURN = 1000
+# Reasons that another host's advertisement gave: the log line names that host.
+PEER_REASONS = frozenset({"faster_master", "tie_lost", "preempted", "master_resigned"})
+
+
+class Report(NamedTuple):
+    """One report of the pump; see report_tuple in _engine.pyx."""
+
+    kind: str
+    at_ns: int
+    slot: int | None
+    state: str
+    previous: str
+    reason: str
+    peer: bytes | None
+    advbase: int
+    advskew: int
+    mac: bytes
+    value: int
+    detail: int
+
+
+def rfc3339(monotonic_ns: int) -> str:
+    """An instant of CLOCK_MONOTONIC as RFC 3339 in UTC, milliseconds."""
+    at_ns = monotonic_ns + time.time_ns() - time.monotonic_ns()
+    at = datetime.fromtimestamp(at_ns / 1e9, UTC)
+    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+
+
+class Reports:
+    """Takes the pump's reports; `publish` gets every event, `notify` too when there is one."""
+
+    def __init__(self, hosts: Hosts, orders: Orders, hooks: Hooks) -> None:
+        self._hosts = hosts
+        self._orders = orders
+        self._hooks = hooks
+        self._pump: Pump = orders.pump
+        self._up_due: set[int] = set()  # MASTER, and the up hook has not been submitted
+        self._up_done: set[int] = set()  # the up hook was submitted: down is owed
+        self._foreign: dict[int, set[int]] = {}
+        self._lost = 0
+        self.publish: list[Callable[[Mapping[str, object]], None]] = []
+        self.on_released: Callable[[int], None] = lambda slot: None
+        self.resync: Callable[[], None] = lambda: None
+        self.address_problems: dict[int, dict[int, str]] = {}
+        self._takers: dict[str, Callable[[Report], None]] = {
+            "state_changed": self._on_state,
+            "addresses_changed": self._on_addresses,
+            "address_failed": self._on_address_failed,
+            "address_foreign": self._on_address_foreign,
+            "address_restored": self._on_address_restored,
+            "duplicate_source": self._on_duplicate_source,
+            "other_master": self._on_other_master,
+            "demote_heard": self._on_demote_heard,
+            "sends_failing": self._on_sends_failing,
+            "sends_recovered": self._on_sends_recovered,
+            "released": self._on_released,
+            "stalled": self._on_stalled,
+            "socket_dropped": self._on_socket_dropped,
+            "lost_priority": self._on_lost_priority,
+            "done": self._on_done,
+        }
+
+    def on_readable(self) -> None:
+        """`report_fd` is readable: takes up to REPORTS_A_TURN reports."""
+        for fields in self._pump.take_reports(REPORTS_A_TURN):
+            report = Report._make(fields)
+            try:
+                self._takers[report.kind](report)
+            except Exception:  # one report must not keep the others back
+                logger.exception("report %s of slot %s was not taken", report.kind, report.slot)
+        lost = self._pump.facts["reports_lost"]
+        if lost != self._lost:
+            logger.error("%d reports of the pump were lost, all states are read", lost - self._lost)
+            self._lost = lost
+            self.resync()
+
+    # -- states
+
+    def on_state(self, slot: int, state: str, reason: str, at_ns: int, peer: str | None) -> None:
+        """A virtual host is in another state than was known."""
+        host = self._hosts.hosts[slot]
+        previous = STATES[self._hosts.states[slot]]
+        self._hosts.states[slot] = STATES.index(state)
+        if host is None:
+            return
+        heard = f" from {peer}" if peer and reason in PEER_REASONS else ""
+        if state == previous:
+            logger.info("%s: %s (%s)", host.name, state, reason)
+        else:
+            logger.info("%s: %s -> %s (%s%s)", host.name, previous, state, reason, heard)
+        event = {
+            "at": rfc3339(at_ns),
+            "interface": host.interface,
+            "vhid": host.vhid,
+            "state": state,
+            "previous": previous,
+            "reason": reason,
+            "peer": peer,
+        }
+        for publish in self.publish:
+            publish(event)
+        if state == previous:
+            return
+        if state == "MASTER":
+            self._up_due.add(slot)
+        elif previous == "MASTER":
+            self._up_due.discard(slot)
+            self._run_hook(slot, host, "down", event)
+
+    def _on_state(self, report: Report) -> None:
+        assert report.slot is not None
+        peer = socket.inet_ntoa(report.peer) if report.peer else None
+        self.on_state(report.slot, report.state, report.reason, report.at_ns, peer)
+
+    # -- hooks
+
+    def _on_addresses(self, report: Report) -> None:
+        """Every address is as the state says: the moment for `up`."""
+        slot = report.slot
+        assert slot is not None
+        host = self._hosts.hosts[slot]
+        if report.state == "MASTER" and slot in self._up_due and host is not None:
+            self._up_due.discard(slot)
+            event = {"state": "MASTER", "previous": "BACKUP", "reason": report.reason}
+            self._run_hook(slot, host, "up", event)
+
+    def _run_hook(
+        self, slot: int, host: VirtualHost, which: str, event: Mapping[str, object]
+    ) -> None:
+        target = host.settings.up if which == "up" else host.settings.down
+        if target is None:
+            return
+        every = (*host.addresses, *host.unsigned_addresses)
+        hook = Hook(
+            event="up" if which == "up" else "down",
+            target=target,
+            interface=host.interface,
+            address=host.addresses[0].partition("/")[0],
+            xparam=host.settings.xparam,
+            environment={
+                "CARP_INTERFACE": host.interface,
+                "CARP_VHID": str(host.vhid),
+                "CARP_STATE": str(event["state"]),
+                "CARP_PREVIOUS": str(event["previous"]),
+                "CARP_REASON": str(event["reason"]),
+                "CARP_ADDRESSES": " ".join(every),
+            },
+        )
+        # Without our own addresses the announcement waits for the script that adds them.
+        done = None
+        if which == "up" and not host.settings.manage_addresses:
+            done = self._announce_after(slot)
+        self._hooks.submit(slot, host.name, hook, done)
+
+    def _announce_after(self, slot: int) -> Callable[[HookResult], None]:
+        def announce(result: HookResult) -> None:
+            if not result.superseded:
+                self._orders.post(lambda: self._pump.announce(slot))
+
+        return announce
+
+    # -- addresses
+
+    def _address(self, report: Report) -> tuple[str, str]:
+        """(eth0/7, the address that the report is about)."""
+        assert report.slot is not None
+        host = self._hosts.hosts[report.slot]
+        if host is None:
+            return self._hosts.name(report.slot), "?"
+        every = (*host.addresses, *host.unsigned_addresses)
+        text = every[report.detail] if report.detail < len(every) else "retired address"
+        return host.name, text
+
+    def _note(self, report: Report, problem: str | None) -> None:
+        assert report.slot is not None
+        problems = self.address_problems.setdefault(report.slot, {})
+        if problem is None:
+            problems.pop(report.detail, None)
+        else:
+            problems[report.detail] = problem
+        if not problems:
+            del self.address_problems[report.slot]
+
+    def _on_address_failed(self, report: Report) -> None:
+        name, text = self._address(report)
+        why = os.strerror(report.value)
+        doing = "adding" if report.state == "MASTER" else "removing"
+        logger.error("%s: %s address %s failed: %s", name, doing, text, why)
+        self._note(report, why)
+
+    def _on_address_foreign(self, report: Report) -> None:
+        name, text = self._address(report)
+        logger.warning("%s: address %s is there already and not ours: left alone", name, text)
+        self._note(report, "address_foreign")
+
+    def _on_address_restored(self, report: Report) -> None:
+        name, text = self._address(report)
+        logger.info("%s: address %s is back", name, text)
+        self._note(report, None)
+
+    # -- the wire
+
+    def _on_duplicate_source(self, report: Report) -> None:
+        assert report.slot is not None
+        mac = report.mac.hex(":")
+        logger.warning(
+            "%s: duplicate_source: another host (%s) advertises from our address",
+            self._hosts.name(report.slot),
+            mac,
+        )
+
+    def _on_other_master(self, report: Report) -> None:
+        assert report.slot is not None
+        logger.warning(
+            "%s: other_master: advertisements with a wrong digest while MASTER (another"
+            " passphrase or address list?)",
+            self._hosts.name(report.slot),
+        )
+
+    def _on_demote_heard(self, report: Report) -> None:
+        assert report.slot is not None
+        logger.warning(
+            "%s: the peer advertises demotion %d as OpenBSD does; set dialect = openbsd",
+            self._hosts.name(report.slot),
+            report.value,
+        )
+
+    def _on_sends_failing(self, report: Report) -> None:
+        assert report.slot is not None
+        name, why = self._hosts.name(report.slot), os.strerror(report.value)
+        logger.error("%s: three advertisements in a row not sent (%s): demoted", name, why)
+
+    def _on_sends_recovered(self, report: Report) -> None:
+        assert report.slot is not None
+        logger.info("%s: advertisements are sent again", self._hosts.name(report.slot))
+
+    # -- the pump
+
+    def _on_released(self, report: Report) -> None:
+        if report.slot is not None:
+            self.address_problems.pop(report.slot, None)
+            self._up_due.discard(report.slot)
+            self.on_released(report.slot)
+
+    def _on_stalled(self, report: Report) -> None:
+        logger.warning(
+            "the pump did not run for %.3f s: every BACKUP waits its master-down time anew",
+            report.value / 1e9,
+        )
+
+    def _on_socket_dropped(self, report: Report) -> None:
+        logger.warning(
+            "the kernel dropped %d frames: every BACKUP waits its master-down time anew",
+            report.value,
+        )
+
+    def _on_lost_priority(self, report: Report) -> None:
+        logger.error("the pump used up its real-time budget and runs without priority now")
+
+    def _on_done(self, report: Report) -> None:
+        self._orders.on_done(report.value)
+
+
+def peer_of(host: Mapping[str, Any]) -> str | None:
+    """The peer of a host_dict as text."""
+    return socket.inet_ntoa(host["peer"]) if host["peer"] else None

@@ -1,0 +1,215 @@
+"""Passphrases and the key that encrypts them: files, systemd credentials, Fernet tokens.
+
+Must not know TOML, tables or virtual hosts. No error raised here holds any part of a passphrase
+or a key. `cryptography` is imported only when something is encrypted or decrypted.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from pathlib import Path
+
+PASSPHRASE_BYTES = 19  # the digest's key is a 20-byte field that ends in NUL
+SECRET_FILE_BYTES = 4096  # what is read of a passphrase or key file; a longer one is refused
+FERNET_KEY_BYTES = 32
+ENCRYPTED_PREFIX = "encrypted:"
+KEY_CREDENTIAL = "carp-fast.key"
+
+
+class SecretError(Exception):
+    """A passphrase or key that cannot be used: one line, with the file's path where there is one.
+
+    `text` is the line without the path, for callers that name the path themselves.
+    """
+
+    def __init__(self, text: str, path: Path | None = None) -> None:
+        super().__init__(text if path is None else f"{path}: {text}")
+        self.text = text
+        self.path = path
+
+
+class KeyMissing(SecretError):
+    """A passphrase is encrypted and there is no key to decrypt it with."""
+
+
+def readable_by_others(status: os.stat_result) -> bool:
+    """True when others may read the file, or a group other than root's may.
+
+    Group root is let pass because only root belongs to it on a machine set up as usual, and
+    packages like to install secrets as root:root 0640.
+    """
+    if status.st_mode & stat.S_IROTH:
+        return True
+    return bool(status.st_mode & stat.S_IRGRP) and status.st_gid != 0
+
+
+def create_key(path: Path) -> None:
+    """Writes a new Fernet key to `path`, mode 0600; an existing file is never overwritten."""
+    from cryptography.fernet import Fernet
+
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileExistsError:
+        raise SecretError("exists already and is not overwritten", path) from None
+    except OSError as error:
+        raise SecretError(f"cannot be created: {error.strerror}", path) from None
+    try:
+        with open(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(Fernet.generate_key() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        # Half a key left behind would be taken for one that must not be overwritten.
+        path.unlink(missing_ok=True)
+        raise SecretError(f"cannot be written: {error.strerror}", path) from None
+
+
+def read_key(path: Path) -> bytes:
+    """The Fernet key in `path`: 44 base64 characters. Others must not be able to read the file."""
+    return _checked_key(_read(path, private=True), path)
+
+
+def read_key_credential() -> bytes | None:
+    """The key in the systemd credential "carp-fast.key"; None when there is no such credential."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    path = Path(directory, KEY_CREDENTIAL)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        pass  # it is there, and reading it says what is wrong with it
+    return _checked_key(_read(path, private=False), path)
+
+
+def encrypt(passphrase: bytes, key: bytes) -> str:
+    """`passphrase` (1 to 19 bytes) as "encrypted:TOKEN" for a configuration file."""
+    from cryptography.fernet import Fernet
+
+    check_passphrase(passphrase)
+    return ENCRYPTED_PREFIX + Fernet(_checked_key(key, None)).encrypt(passphrase).decode("ascii")
+
+
+def decrypt(text: str, key: bytes) -> bytes:
+    """The passphrase in "encrypted:TOKEN"; SecretError when the token does not fit the key."""
+    from cryptography.fernet import Fernet, InvalidToken
+
+    if not text.startswith(ENCRYPTED_PREFIX):
+        raise SecretError(f"does not begin with {ENCRYPTED_PREFIX}")
+    fernet = Fernet(_checked_key(key, None))
+    try:
+        return fernet.decrypt(text[len(ENCRYPTED_PREFIX) :].encode("utf-8"))
+    except InvalidToken:
+        raise SecretError(
+            "cannot be decrypted: the token is damaged or was made with another key"
+        ) from None
+
+
+def check_passphrase(passphrase: bytes) -> None:
+    """SecretError unless the passphrase is one that every CARP implementation can hold."""
+    if not passphrase:
+        raise SecretError(f"the passphrase is empty; allowed: 1 to {PASSPHRASE_BYTES} bytes")
+    if len(passphrase) > PASSPHRASE_BYTES:
+        raise SecretError(
+            f"the passphrase has {len(passphrase)} bytes; allowed: 1 to {PASSPHRASE_BYTES} bytes"
+        )
+    if b"\0" in passphrase:
+        raise SecretError("the passphrase holds a NUL byte; allowed: any other bytes")
+
+
+class Passphrases:
+    """Passphrases by where they stand; each file, credential and token is read only once.
+
+    `key` is the Fernet key for those that are encrypted, None when there is none.
+    """
+
+    def __init__(self, key: bytes | None) -> None:
+        self._key = key
+        self._files: dict[Path, bytes] = {}
+        self._texts: dict[bytes, bytes] = {}
+
+    def from_text(self, text: str) -> bytes:
+        """The passphrase written as `text`, which may be "encrypted:TOKEN"."""
+        return self._plain(text.encode("utf-8"))
+
+    def from_file(self, path: Path) -> bytes:
+        """The first line of a file that others may not read, without its line end."""
+        return self._first_line(path, private=True)
+
+    def from_credential(self, name: str) -> bytes:
+        """The first line of a systemd credential of this service."""
+        if not name or "/" in name or "\0" in name or name in {".", ".."}:
+            raise SecretError("is not the name of a credential; allowed: a file name without '/'")
+        directory = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not directory:
+            raise SecretError(
+                "there are no credentials: $CREDENTIALS_DIRECTORY is not set;"
+                " allowed: a credential of the service that systemd runs"
+            )
+        # systemd keeps credentials from others itself; their mode shows an ACL's mask.
+        return self._first_line(Path(directory, name), private=False)
+
+    def _first_line(self, path: Path, *, private: bool) -> bytes:
+        if path not in self._files:
+            line = _read(path, private=private).split(b"\n", 1)[0]
+            self._files[path] = line.removesuffix(b"\r")
+        return self._plain(self._files[path])
+
+    def _plain(self, text: bytes) -> bytes:
+        if text not in self._texts:
+            passphrase = text
+            if text.startswith(ENCRYPTED_PREFIX.encode()):
+                if self._key is None:
+                    raise KeyMissing(
+                        "the passphrase is encrypted and there is no key; allowed: a key in"
+                        f" daemon.secret_key_file or the systemd credential {KEY_CREDENTIAL}"
+                    )
+                passphrase = decrypt(text.decode("utf-8", "replace"), self._key)
+            check_passphrase(passphrase)
+            self._texts[text] = passphrase
+        return self._texts[text]
+
+
+def _checked_key(content: bytes, path: Path | None) -> bytes:
+    key = content.strip()
+    try:
+        length = len(base64.b64decode(key, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):
+        length = 0
+    if length != FERNET_KEY_BYTES:
+        raise SecretError("is not a key; allowed: one made by `carp-fast secret key FILE`", path)
+    return key
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # A FIFO in place of the file would otherwise hold the daemon until somebody writes to it.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _read(path: Path, *, private: bool) -> bytes:
+    # Mode and kind are asked of the open file, so that nobody can put another one in its place
+    # between check and read.
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise SecretError("is not a regular file", path)
+            if private and readable_by_others(status):
+                raise SecretError(
+                    f"others may read it (mode {stat.S_IMODE(status.st_mode):04o},"
+                    f" gid {status.st_gid}); allowed: mode 0600, or 0640 with group root",
+                    path,
+                )
+            content = file.read(SECRET_FILE_BYTES + 1)
+    except OSError as error:
+        raise SecretError(f"cannot be read: {error.strerror}", path) from None
+    if len(content) > SECRET_FILE_BYTES:
+        raise SecretError(f"is longer than {SECRET_FILE_BYTES} bytes", path)
+    return content

@@ -1,0 +1,168 @@
+"""The status document: what `carp-fast status --json` prints, built from the pump's snapshots.
+
+Must not change anything; interface.md of the command line is its contract.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from carp_fast import __version__
+from carp_fast._pump import HOSTS_A_SNAPSHOT
+from carp_fast.hosts import BACKUP, INIT, MASTER, STATES, Hosts
+from carp_fast.reports import rfc3339
+
+if TYPE_CHECKING:
+    from carp_fast._pump import Pump, Snapshot
+    from carp_fast.network import Network
+    from carp_fast.orders import Orders
+    from carp_fast.reports import Reports
+
+
+class Status:
+    """Builds the document; each virtual host is whole, copied out by the pump in slices."""
+
+    def __init__(self, hosts: Hosts, orders: Orders, network: Network, reports: Reports) -> None:
+        self._hosts = hosts
+        self._orders = orders
+        self._pump: Pump = orders.pump
+        self._network = network
+        self._reports = reports
+        self._started_at_ns = time.monotonic_ns()
+        self.receive = "packet"
+
+    async def snapshots(self) -> list[Snapshot]:
+        """Every slot, copied out in slices, an advertisement never waiting for more than one."""
+        slices = []
+        total = len(self._hosts.hosts)
+        for first in range(0, total, HOSTS_A_SNAPSHOT):
+            count = min(HOSTS_A_SNAPSHOT, total - first)
+            slices.append(self._pump.snapshot(first, count))
+            await self._orders.done()
+        return slices
+
+    def summary(self) -> dict[str, int]:
+        """How many virtual hosts there are, and in which state."""
+        used = sum(host is not None for host in self._hosts.hosts)
+        master, backup = self._hosts.states.count(MASTER), self._hosts.states.count(BACKUP)
+        return {
+            "virtual_hosts": used,
+            "master": master,
+            "backup": backup,
+            "init": used - master - backup,
+        }
+
+    async def fields(self, interface: str | None) -> dict[str, Any]:
+        """Everything but the virtual hosts."""
+        snapshot = self._pump.snapshot_interfaces(len(self._hosts.names))
+        await self._orders.done()
+        counters = snapshot.counters()
+        return {
+            "daemon": {
+                "version": __version__,
+                "pid": os.getpid(),
+                "started_at": rfc3339(self._started_at_ns),
+                "host": socket.gethostname(),
+                "receive": self.receive,
+                "maintenance": False,
+                "pump": self._pump.facts,
+            },
+            "summary": self.summary(),
+            "interfaces": [
+                self._interface(number, name, counters[number])
+                for number, name in enumerate(self._hosts.names)
+                if interface in (None, name)
+            ],
+        }
+
+    def _interface(self, number: int, name: str, counters: dict[str, int]) -> dict[str, Any]:
+        now = self._network.now.get(name)
+        source = self._network.sources.get(name)
+        states = [self._hosts.states[slot] for slot in self._hosts.slots[number]]
+        return {
+            "name": name,
+            "ifindex": now.ifindex if now else 0,
+            "link": "missing" if not now or not now.ifindex else "up" if now.up else "down",
+            "source": socket.inet_ntoa(source) if source else None,
+            "source6": None,
+            "virtual_hosts": len(states),
+            "master": states.count(MASTER),
+            "backup": states.count(BACKUP),
+            "init": states.count(INIT),
+            "counters": counters,
+        }
+
+    def virtual_hosts(
+        self, slices: list[Snapshot], wanted: Mapping[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """The virtual hosts that match `wanted` (interface, vhid, state; None: all)."""
+        now_ns = time.monotonic_ns()
+        for snapshot in slices:
+            for slot, fields in snapshot.hosts():
+                host = self._hosts.hosts[slot] if slot < len(self._hosts.hosts) else None
+                if host is None:
+                    continue
+                if wanted.get("interface") not in (None, host.interface):
+                    continue
+                if wanted.get("vhid") not in (None, host.vhid):
+                    continue
+                if wanted.get("state") not in (None, fields["state"]):
+                    continue
+                yield self._virtual_host(slot, fields, now_ns)
+
+    def _virtual_host(self, slot: int, fields: dict[str, Any], now_ns: int) -> dict[str, Any]:
+        host = self._hosts.hosts[slot]
+        assert host is not None
+        peer = None
+        if fields["peer"]:
+            peer = {
+                "source": socket.inet_ntoa(fields["peer"]),
+                "advbase": fields["peer_advbase"],
+                "advskew": fields["peer_advskew"],
+                "heard_ago_s": round((now_ns - fields["heard_ns"]) / 1e9, 3),
+            }
+        reasons = {}
+        if fields["demotion"]:
+            reasons["address_lost"] = fields["demotion"]
+        if fields["sends_failing"]:
+            reasons["send_errors"] = 240
+        every = (*host.addresses, *host.unsigned_addresses)
+        problems = self._reports.address_problems.get(slot, {})
+        return {
+            "interface": host.interface,
+            "vhid": host.vhid,
+            "families": [4],
+            "destinations": [host.settings.destination],
+            "state": fields["state"],
+            "since": rfc3339(fields["since_ns"]),
+            "reason": fields["reason"],
+            "addresses": list(every),
+            "addresses_held": fields["held"],
+            "address_problems": {
+                every[which]: why for which, why in problems.items() if which < len(every)
+            },
+            "advbase": fields["advbase"],
+            "advskew": fields["advskew"],
+            "effective_advskew": fields["effective_advskew"],
+            "demotion": {"total": sum(reasons.values()), "reasons": reasons},
+            "peer": peer,
+            "counters": fields["counters"],
+        }
+
+    async def answer(self, request: dict[str, Any]) -> AsyncIterator[bytes]:
+        """The answer to a status request, in slices."""
+        from carp_fast.control import ControlError, document_slices
+
+        state = request.get("state")
+        if state is not None:
+            state = str(state).upper()
+            if state not in STATES:
+                raise ControlError(f"state {state}: one of {', '.join(STATES)}")
+        fields = await self.fields(request.get("interface"))
+        slices = await self.snapshots()
+        hosts = self.virtual_hosts(slices, {**request, "state": state})
+        return document_slices("status", fields, "virtual_hosts", hosts)

@@ -1,0 +1,216 @@
+"""What a service manager hears from the daemon: sd_notify messages and log lines on stderr.
+
+Holds the notification protocol of systemd (sd_notify(3), without its library) and the three forms
+of a log line. Must not know what the daemon does; it is told when to say what.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import MutableMapping
+from typing import TextIO
+
+import msgspec
+
+logger = logging.getLogger(__name__)
+
+NOTIFY_WAIT_S = 1.0
+"""How long a message that must arrive (READY, RELOADING, STOPPING) may wait for a full socket."""
+
+LOG_FORMATS = ("text", "json", "journal")
+
+# The priorities of syslog(3), which sd-daemon(3) reads from "<N>" at the start of a line.
+_PRIORITIES = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+    (logging.NOTSET, 7),
+)
+
+
+class Notifier:
+    """Speaks to the service manager over the datagram socket named by NOTIFY_SOCKET.
+
+    Without one, every method does nothing: the daemon need not know whether it runs under
+    systemd. A message that is lost is logged and counted in `lost`, never raised.
+    """
+
+    def __init__(self, address: str | None, watchdog_s: float | None = None) -> None:
+        self.lost = 0
+        self._watchdog_s = watchdog_s
+        self._address = address
+        self._socket: socket.socket | None = None
+        if address is None:
+            return
+        if address[:1] not in ("/", "@") or len(address) == 1:
+            logger.warning("NOTIFY_SOCKET=%s is neither a path nor abstract: ignored", address)
+            return
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    @classmethod
+    def from_environment(cls, environment: MutableMapping[str, str] | None = None) -> Notifier:
+        """Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of the environment.
+
+        They are removed, since hooks inherit the environment and must not speak for the daemon.
+        """
+        variables = os.environ if environment is None else environment
+        address = variables.pop("NOTIFY_SOCKET", None)
+        watchdog_usec = variables.pop("WATCHDOG_USEC", None)
+        watchdog_pid = variables.pop("WATCHDOG_PID", None)
+        return cls(address or None, _watchdog_s(watchdog_usec, watchdog_pid))
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a service manager to speak to."""
+        return self._socket is not None
+
+    def ready(self, status: str = "") -> None:
+        """Started, or a reload done: what begins with RELOADING ends with READY."""
+        self._send("READY=1", *_status_field(status), wait_s=NOTIFY_WAIT_S)
+
+    def reloading(self) -> None:
+        """A reload begins. Type=notify-reload asks for the time of it on the monotonic clock."""
+        at_usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send("RELOADING=1", f"MONOTONIC_USEC={at_usec}", wait_s=NOTIFY_WAIT_S)
+
+    def stopping(self, status: str = "") -> None:
+        """The daemon begins to end."""
+        self._send("STOPPING=1", *_status_field(status), wait_s=NOTIFY_WAIT_S)
+
+    def status(self, text: str) -> None:
+        """One line for people, shown by ``systemctl status``. Lost if the socket is full."""
+        self._send(*_status_field(text))
+
+    def watchdog(self) -> None:
+        """The daemon is alive; due every watchdog_interval_s()."""
+        self._send("WATCHDOG=1")
+
+    def watchdog_interval_s(self) -> float | None:
+        """Seconds between two calls of watchdog(): half the manager's limit; None: none asked."""
+        if self._watchdog_s is None or self._socket is None:
+            return None
+        return self._watchdog_s / 2
+
+    def close(self) -> None:
+        """Nothing is said after this."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, *fields: str, wait_s: float = 0.0) -> None:
+        if self._socket is None or self._address is None or not fields:
+            return
+        address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
+        self._socket.settimeout(wait_s)
+        try:
+            self._socket.sendto("\n".join(fields).encode(), address)
+        except OSError as error:
+            self.lost += 1
+            # One line for the first: a manager that is gone would otherwise fill the log.
+            if self.lost == 1:
+                text = error.strerror or "its queue is full"
+                logger.warning(
+                    "service manager at %s did not take a message: %s", self._address, text
+                )
+
+
+def _status_field(text: str) -> tuple[str, ...]:
+    # A line end would begin a field of its own.
+    return (f"STATUS={' '.join(text.splitlines())}",) if text else ()
+
+
+def _watchdog_s(usec: str | None, pid: str | None) -> float | None:
+    if usec is None:
+        return None
+    if not usec.isdecimal() or int(usec) == 0:
+        logger.warning("WATCHDOG_USEC=%s is not a number of microseconds: ignored", usec)
+        return None
+    # WATCHDOG_PID names the process that is watched; a wrapper's child is not.
+    if pid is not None and pid != str(os.getpid()):
+        return None
+    return int(usec) / 1_000_000
+
+
+def _rfc3339(at_s: float) -> str:
+    at_ms = int(at_s * 1000)
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_ms // 1000))
+    return f"{whole}.{at_ms % 1000:03d}Z"
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-01-01T00:00:00.000Z WARNING eth0/7: text``, UTC."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """The instant of the record, RFC 3339 in UTC."""
+        return _rfc3339(record.created)
+
+
+class JournalFormatter(logging.Formatter):
+    """``<4>eth0/7: text``: the priority in front of each line; the journal adds the time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as lines of sd-daemon(3)."""
+        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+        lines = super().format(record).splitlines() or [""]
+        return "\n".join(f"<{priority}>{line}" for line in lines)
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object a line: time, level, logger, message; interface, vhid, exception if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON."""
+        line: dict[str, object] = {
+            "time": _rfc3339(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name in ("interface", "vhid"):
+            if (value := getattr(record, name, None)) is not None:
+                line[name] = value
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def stderr_is_journal() -> bool:
+    """Whether stderr is the stream that systemd named in JOURNAL_STREAM (device:inode)."""
+    named = os.environ.get("JOURNAL_STREAM")
+    if not named:
+        return False
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return named == f"{status.st_dev}:{status.st_ino}"
+
+
+def start_logging(
+    log_format: str | None = None, level: int = logging.INFO, stream: TextIO | None = None
+) -> str:
+    """Sends every log record to stderr (or `stream`) in one of LOG_FORMATS; returns which.
+
+    None: "journal" where stderr is the journal, else "text". Replaces what was set up before.
+    """
+    if log_format is None:
+        log_format = "journal" if stderr_is_journal() else "text"
+    formatters = {"text": TextFormatter, "json": JsonFormatter, "journal": JournalFormatter}
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatters[log_format]())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    # Without the last resort no record can come out in a form that was not asked for.
+    logging.lastResort = None
+    return log_format

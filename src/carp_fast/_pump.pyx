@@ -1,0 +1,438 @@
+"""The pump as Python sees it: a native thread around run_due(), orders in, reports out.
+
+uvloop owns this object: it starts and stops the thread (or calls run_due() itself), sends every
+order through a ring and an eventfd, and hears every report by watching `report_fd`. The thread
+never takes the GIL. Nothing here decides anything about CARP.
+"""
+
+from collections import deque
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from carp_fast._core cimport (
+    Core, DONE, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ANNOUNCE, ORDER_DEMOTE, ORDER_FLUSH,
+    ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
+    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order,
+    RELEASED, Report)
+from carp_fast._engine cimport Engine, PreparedHost, host_dict, report_tuple
+from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
+from carp_fast._socket cimport receive_prepare, send_prepare
+from carp_fast._turn cimport (
+    ORDERS, PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, SCHEDULED_NORMAL, run_due)
+from carp_fast._vhid cimport IN_USE, VirtualHost
+from carp_fast._wheel cimport NOBODY
+from carp_fast._wire cimport VERDICTS
+
+from carp_fast._wire import VERDICT_WORDS
+
+cdef extern from "atomic.h" nogil:
+    uint64_t load_acquire(const uint64_t* p) noexcept
+    void store_release(uint64_t* p, uint64_t x) noexcept
+
+cdef extern from "system.h" nogil:
+    int64_t clock_ns(int clock) noexcept
+    int CLOCK_MONOTONIC
+    int EPOLL_CTL_ADD, EPOLLIN, EPOLL_CLOEXEC
+    int TFD_NONBLOCK, TFD_CLOEXEC, EFD_NONBLOCK, EFD_CLOEXEC
+    int SCHED_OTHER, SCHED_FIFO, SCHED_RESET_ON_FORK, SIG_SETMASK, SIGXCPU, PRIO_PROCESS
+    long SYS_gettid
+    struct epoll_event:
+        uint32_t events
+        int fd "data.fd"
+    struct sched_param:
+        int sched_priority
+    ctypedef struct sigset_t:
+        pass
+    ctypedef unsigned long pthread_t
+    ctypedef void (*sighandler_t)(int) noexcept nogil
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int epoll_wait(int epfd, epoll_event* events, int count, int timeout)
+    int timerfd_create(int clock, int flags)
+    int eventfd(unsigned int value, int flags)
+    ssize_t read(int fd, void* data, size_t length)
+    ssize_t write(int fd, const void* data, size_t length)
+    int close(int fd)
+    long syscall(long number)
+    int sched_setscheduler(int pid, int policy, const sched_param* param)
+    int setpriority(int which, unsigned int who, int priority)
+    int sigfillset(sigset_t* set)
+    int pthread_sigmask(int how, const sigset_t* set, sigset_t* old)
+    int pthread_create(pthread_t* thread, void* attributes, void* (*start)(void*) noexcept nogil,
+                       void* argument)
+    int pthread_join(pthread_t thread, void** result)
+    sighandler_t signal(int number, sighandler_t handler)
+
+SCHEDULING_WORDS = ("normal", "nice", "fifo")
+HOSTS_A_SNAPSHOT = 1000
+
+
+# --------------------------------------------------------------------------------------- the thread
+
+# For the handler of SIGXCPU, which gets no argument: the pump that runs in real time, if any.
+cdef PumpState* real_time_pump = NULL
+
+
+cdef void on_budget_spent(int number) noexcept nogil:
+    """RLIMIT_RTTIME: the real-time thread ran too long without sleeping; it goes on as a plain one.
+
+    Only an async-signal-safe call here.
+    """
+    cdef sched_param parameters
+    parameters.sched_priority = 0
+    if real_time_pump != NULL:
+        sched_setscheduler(real_time_pump.thread_id, SCHED_OTHER, &parameters)
+        real_time_pump.lost_priority = True
+
+
+cdef void ask_for_scheduling(PumpState* pump) noexcept nogil:
+    """SCHED_FIFO at the lowest priority, else nice -20, else as it is. Children do not inherit."""
+    global real_time_pump
+    cdef sched_param parameters
+    parameters.sched_priority = 1
+    pump.thread_id = <int32_t>syscall(SYS_gettid)
+    if pump.wanted_scheduling == SCHEDULED_FIFO:
+        real_time_pump = pump
+        if sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &parameters) == 0:
+            pump.scheduling = SCHEDULED_FIFO
+            return
+    if pump.wanted_scheduling and setpriority(PRIO_PROCESS, <unsigned int>pump.thread_id, -20) == 0:
+        pump.scheduling = SCHEDULED_NICE
+
+
+cdef void wait_and_run(PumpState* pump, int timeout) noexcept nogil:
+    """Wait for the timer, an order or a frame, then run a turn."""
+    cdef epoll_event events[4]
+    cdef uint64_t value
+    cdef int i, count = epoll_wait(pump.epoll_fd, events, 4, timeout)
+    for i in range(count):
+        if events[i].fd != pump.receive_fd:
+            read(events[i].fd, &value, sizeof(value))
+    run_due(pump)
+
+
+cdef void* pump_thread(void* argument) noexcept nogil:
+    cdef PumpState* pump = <PumpState*>argument
+    ask_for_scheduling(pump)
+    while not pump.stopping:
+        wait_and_run(pump, -1)
+    return NULL
+
+
+# ------------------------------------------------------------------------------------ for Python
+
+cdef int add_to_epoll(int epoll_fd, int fd) except -1:
+    cdef epoll_event event
+    event.events = EPOLLIN
+    event.fd = fd
+    if epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+        raise OSError(errno, "epoll_ctl")
+    return 0
+
+
+cdef class Pump:
+    """An engine with its sockets. Give it orders; take its reports when `report_fd` is readable.
+
+    receive_fd: a packet socket, or an eventfd that never fires where nothing is received;
+    send_fd: a packet socket; netlink_fd: a bound rtnetlink socket; templates: {(family, added):
+    (encoded message, the address in it)}; report_capacity: a power of two. The file descriptors
+    stay the caller's. Raises OSError.
+    """
+    cdef Engine engine
+    cdef PumpState* state
+    cdef pthread_t thread
+    cdef bint running
+    cdef int64_t next_mark
+    cdef object waiting         # (mark, objects that an order points to), oldest first
+
+    def __cinit__(self, int receive_fd, int send_fd, int netlink_fd, dict templates,
+                  uint32_t report_capacity=8192):
+        self.engine = Engine(report_capacity)
+        self.waiting = deque()
+        self.state = <PumpState*>calloc(1, sizeof(PumpState))
+        if self.state == NULL:
+            raise MemoryError("pump")
+        cdef PumpState* state = self.state
+        state.epoll_fd = state.timer_fd = state.order_fd = state.report_fd = -1
+        state.core = &self.engine.core
+        state.receive_fd, state.send_fd, state.netlink.fd = receive_fd, send_fd, netlink_fd
+        state.changing = state.announcing = NOBODY
+        state.heard_until_ns = clock_ns(CLOCK_MONOTONIC)
+        receive_prepare(&state.receiving)
+        send_prepare(&state.sending)
+        for (family, added), (encoded, address) in templates.items():
+            if added:
+                netlink_template(&state.netlink.adding[family == 6], encoded, address)
+            else:
+                netlink_template(&state.netlink.removing[family == 6], encoded, address)
+        self.open_descriptors()
+
+    cdef open_descriptors(self):
+        cdef PumpState* state = self.state
+        state.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        state.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        state.order_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        state.report_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if min(state.epoll_fd, state.timer_fd, state.order_fd, state.report_fd) < 0:
+            raise OSError(errno, "pump descriptors")
+        for fd in (state.timer_fd, state.order_fd, state.receive_fd):
+            add_to_epoll(state.epoll_fd, fd)
+        state.watching = True
+
+    def __dealloc__(self):
+        global real_time_pump
+        if self.state == NULL:
+            return
+        if self.running:
+            self.halt()
+        if real_time_pump == self.state:
+            real_time_pump = NULL
+        for fd in (self.state.epoll_fd, self.state.timer_fd, self.state.order_fd,
+                   self.state.report_fd):
+            if fd >= 0:
+                close(fd)
+        free(self.state)
+
+    @property
+    def report_fd(self) -> int:
+        """Readable when there are reports."""
+        return self.state.report_fd
+
+    @property
+    def epoll_fd(self) -> int:
+        """Readable when run_due() has something to do, where no thread does it."""
+        return self.state.epoll_fd
+
+    @property
+    def facts(self) -> dict:
+        """What the pump counts: turns, frames, dropped, latest_ns, reports_lost, scheduling."""
+        return {"turns": self.state.turns, "frames": self.state.frames,
+                "dropped": self.state.dropped, "latest_ns": self.state.latest_ns,
+                "reports_lost": self.engine.core.reports.lost,
+                "wake_tick_ns": self.engine.core.wake_tick_ns,
+                "scheduling": SCHEDULING_WORDS[self.state.scheduling]}
+
+    # -- running
+
+    def start(self, str scheduling="fifo") -> None:
+        """Start the thread; it asks for `scheduling`: "fifo", "nice" or "normal"."""
+        cdef sigset_t all_signals, before
+        if self.running:
+            raise RuntimeError("the pump runs already")
+        self.state.stopping = False
+        self.state.wanted_scheduling = SCHEDULING_WORDS.index(scheduling)
+        if scheduling == "fifo":
+            signal(SIGXCPU, on_budget_spent)
+        sigfillset(&all_signals)
+        pthread_sigmask(SIG_SETMASK, &all_signals, &before)
+        cdef int error = pthread_create(&self.thread, NULL, pump_thread, self.state)
+        pthread_sigmask(SIG_SETMASK, &before, NULL)
+        if error:
+            raise OSError(error, "pthread_create")
+        self.running = True
+
+    def stop(self) -> None:
+        """Stop the thread and wait for it; orders that it did not take stay in the ring."""
+        if self.running:
+            self.halt()
+
+    cdef halt(self):
+        self.state.stopping = True
+        self.wake()
+        with nogil:
+            pthread_join(self.thread, NULL)
+        self.running = False
+
+    def run_due(self) -> None:
+        """One turn, for a pump without a thread: call it when `epoll_fd` is readable."""
+        with nogil:
+            wait_and_run(self.state, 0)
+
+    # -- orders
+
+    cdef wake(self):
+        cdef uint64_t one = 1
+        write(self.state.order_fd, &one, sizeof(one))
+
+    cdef push(self, uint8_t kind, uint32_t slot, uint16_t interface, int64_t value, void* pointer):
+        cdef PumpState* state = self.state
+        cdef Order* order
+        if state.ring.tail - load_acquire(&state.ring.head) >= ORDERS:
+            raise BufferError(f"more than {ORDERS} orders wait for the pump")
+        order = &state.ring.orders[state.ring.tail & (ORDERS - 1)]
+        memset(order, 0, sizeof(Order))
+        order.kind, order.slot, order.interface = kind, slot, interface
+        order.value, order.pointer = value, pointer
+        store_release(&state.ring.tail, state.ring.tail + 1)
+
+    def room(self) -> int:
+        """How many orders may be given before the pump takes some."""
+        return ORDERS - <int>(self.state.ring.tail - load_acquire(&self.state.ring.head))
+
+    def mark(self, bint when_idle=False) -> int:
+        """Ask for a "done" report with the number returned, and wake the pump.
+
+        It comes when every earlier order has been carried out; with `when_idle`, when all that
+        follows from them (advertisements, addresses, announcements) has been, too.
+        """
+        self.next_mark += 1
+        self.push(ORDER_FLUSH if when_idle else ORDER_MARK, 0, 0, self.next_mark, NULL)
+        self.wake()
+        return self.next_mark
+
+    cdef keep(self, thing):
+        """Keep what an order points to until a later mark is done."""
+        self.waiting.append((self.next_mark + 1, thing))
+
+    def add(self, uint32_t slot, PreparedHost prepared) -> None:
+        """Add a virtual host in a free slot."""
+        self.push(ORDER_ADD, slot, 0, 0, prepared.give_away())
+        self.keep(prepared)
+
+    def replace(self, uint32_t slot, PreparedHost prepared, int64_t grace_ns) -> None:
+        """Change a virtual host in place; its old digest is accepted for `grace_ns` more."""
+        self.push(ORDER_REPLACE, slot, 0, grace_ns, prepared.give_away())
+        self.keep(prepared)
+
+    def remove(self, uint32_t slot) -> None:
+        """Remove a virtual host; its slot is free when its "released" report has come."""
+        self.push(ORDER_REMOVE, slot, 0, 0, NULL)
+
+    def set_interface(self, uint16_t number, *, int ifindex, bint up, bytes mac,
+                      bytes source=None) -> None:
+        """Tell what an interface is like now; ifindex 0: it does not exist."""
+        cdef bytes room = bytes(sizeof(Interface))
+        cdef Interface* interface = <Interface*><char*>room
+        interface.ifindex, interface.up = ifindex, up
+        interface.has_source = source is not None
+        memcpy(interface.mac, <const char*>mac, 6)
+        if source is not None:
+            memcpy(interface.source, <const char*>source, 4)
+        self.push(ORDER_SET_INTERFACE, 0, number, 0, interface)
+        self.keep(room)
+
+    def demote(self, uint32_t slot, int demotion) -> None:
+        """Add `demotion` to the host's advskew."""
+        self.push(ORDER_DEMOTE, slot, 0, demotion, NULL)
+
+    def announce(self, uint32_t slot) -> None:
+        """The up script of the host has run."""
+        self.push(ORDER_ANNOUNCE, slot, 0, 0, NULL)
+
+    def verify(self, uint32_t slot) -> None:
+        """Somebody removed an address of the host."""
+        self.push(ORDER_VERIFY, slot, 0, 0, NULL)
+
+    def lose_address(self, uint32_t slot) -> None:
+        """Somebody removes the host's addresses too often."""
+        self.push(ORDER_LOSE_ADDRESS, slot, 0, 0, NULL)
+
+    def resign_all(self) -> None:
+        """Shutdown: every MASTER removes its addresses and resigns."""
+        self.push(ORDER_RESIGN_ALL, 0, 0, 0, NULL)
+
+    # -- reports and snapshots
+
+    def take_reports(self, int limit=1000) -> list:
+        """At most `limit` reports, oldest first; see report_tuple in _engine.pyx."""
+        cdef Core* core = &self.engine.core
+        cdef Report* report
+        cdef uint64_t head = core.reports.head, value
+        cdef uint64_t end = load_acquire(&core.reports.tail)
+        cdef list reports = []
+        read(self.state.report_fd, &value, sizeof(value))
+        if end - head > <uint64_t>limit:
+            end = head + <uint64_t>limit
+            self.wake_reader()
+        while head != end:
+            report = &core.reports.reports[head & core.reports.mask]
+            if report.kind == RELEASED:
+                free(<void*>report.value)
+            elif report.kind == DONE:
+                while self.waiting and self.waiting[0][0] <= <int64_t>report.value:
+                    self.waiting.popleft()
+            reports.append(report_tuple(report))
+            head += 1
+        store_release(&core.reports.head, head)
+        return reports
+
+    cdef wake_reader(self):
+        cdef uint64_t one = 1
+        write(self.state.report_fd, &one, sizeof(one))
+
+    def snapshot(self, uint32_t first, uint32_t count):
+        """Order a copy of hosts `first` to `first + count`; a Snapshot, filled at the next mark."""
+        cdef Snapshot snapshot = Snapshot(count, first, False)
+        self.push(ORDER_SNAPSHOT, first, 0, count, snapshot.room)
+        self.keep(snapshot)
+        return snapshot
+
+    def snapshot_interfaces(self, uint32_t count):
+        """Order a copy of the first `count` interfaces' counters."""
+        cdef Snapshot snapshot = Snapshot(count, 0, True)
+        self.push(ORDER_SNAPSHOT_INTERFACES, 0, 0, count, snapshot.room)
+        self.keep(snapshot)
+        return snapshot
+
+    # -- for the start, before the engine holds anything
+
+    def remove_addresses(self, addresses) -> list:
+        """Remove addresses, [(ifindex, 4 bytes, prefixlen)], at once; their errnos in order.
+
+        Only while no thread runs: the netlink socket is the pump's.
+        """
+        cdef list errors = []
+        cdef bytes address
+        cdef uint32_t i
+        if self.running:
+            raise RuntimeError("the pump runs")
+        rest = list(addresses)
+        while rest:
+            self.state.netlink.count = self.state.netlink.used = 0
+            for ifindex, address, prefixlen in rest[:128]:
+                netlink_put(&self.state.netlink, 0, 0, False, ifindex, 4, prefixlen, address)
+            with nogil:
+                netlink_carry_out(&self.state.netlink)
+            for i in range(self.state.netlink.count):
+                errors.append(self.state.netlink.changes[i].error)
+            rest = rest[128:]
+        return errors
+
+
+cdef class Snapshot:
+    """Hosts or interfaces copied out by the pump, each whole; read it when its mark is done."""
+    cdef void* room
+    cdef uint32_t count
+    cdef uint32_t first
+    cdef bint interfaces
+
+    def __cinit__(self, uint32_t count, uint32_t first, bint interfaces):
+        self.count, self.first, self.interfaces = count, first, interfaces
+        self.room = calloc(count or 1, sizeof(Interface) if interfaces else sizeof(VirtualHost))
+        if self.room == NULL:
+            raise MemoryError("snapshot")
+
+    def __dealloc__(self):
+        free(self.room)
+
+    def hosts(self) -> list:
+        """(slot, host_dict) of every slot in use."""
+        cdef VirtualHost* hosts = <VirtualHost*>self.room
+        cdef uint32_t i
+        return [(self.first + i, host_dict(&hosts[i])) for i in range(self.count)
+                if hosts[i].flags & IN_USE]
+
+    def counters(self) -> list:
+        """A dict of counters for every interface: advertisements_heard and the verdicts' words."""
+        cdef Interface* interfaces = <Interface*>self.room
+        cdef uint32_t i
+        cdef int k
+        rows = []
+        for i in range(self.count):
+            row = {"advertisements_heard": interfaces[i].heard}
+            for k in range(1, VERDICTS):
+                row[VERDICT_WORDS[k]] = interfaces[i].rejected[k]
+            rows.append(row)
+        return rows

@@ -1,0 +1,66 @@
+"""One turn of the pump: engine, sockets, netlink and clock together."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from carp_fast._core cimport Core, Order
+from carp_fast._netlink cimport Netlink
+from carp_fast._socket cimport BATCH, ReceiveBatch, SendBatch
+
+cdef enum:
+    ORDERS = 4096               # ring of orders, a power of two
+    ORDERS_A_TURN = 512
+    SLICES_A_TURN = 16          # receive batches before due advertisements and orders get a turn
+    CHANGES_A_TURN = 8          # address or announcement batches before the next receive
+    IFINDEX_MAP = 16384         # open addressing, at most a quarter full
+    ARP_ROOM = 48
+
+cdef enum Scheduling:
+    SCHEDULED_NORMAL
+    SCHEDULED_NICE
+    SCHEDULED_FIFO
+
+cdef struct IfindexEntry:
+    int32_t ifindex             # 0: free, -1: was used
+    uint16_t number
+
+cdef struct OrderRing:          # one writer (Python), one reader (the pump)
+    Order orders[ORDERS]
+    uint64_t head
+    uint64_t tail
+
+cdef struct PumpState:
+    Core* core
+    int receive_fd
+    int send_fd
+    int epoll_fd
+    int timer_fd
+    int order_fd                # Python writes, the pump reads
+    int report_fd               # the pump writes, Python reads
+    bint watching               # the receive socket is in the epoll set
+    bint stopping
+    bint more                   # something is left to do at once
+    bint lost_priority          # the real-time budget was spent
+    uint8_t scheduling
+    uint8_t wanted_scheduling
+    int32_t thread_id
+    int64_t planned_ns          # when the pump meant to run next; 0: not before something happens
+    int64_t heard_until_ns      # every frame that arrived before has been given to the engine
+    int64_t suspended_ns        # CLOCK_BOOTTIME - CLOCK_MONOTONIC
+    uint64_t reported           # tail of the report ring when Python was last woken
+    uint64_t turns
+    uint64_t frames
+    uint64_t dropped
+    int64_t latest_ns           # the largest lateness of a planned run so far
+    OrderRing ring
+    IfindexEntry ifindexes[IFINDEX_MAP]
+    ReceiveBatch receiving
+    SendBatch sending
+    uint8_t arps[BATCH][ARP_ROOM]
+    Netlink netlink
+    uint32_t changed[256]       # hosts whose changes end in this batch
+    uint32_t changing           # host whose changes continue in the next batch, or NOBODY
+    uint32_t changing_at        # its next address
+    uint32_t announcing
+    uint32_t announcing_at
+
+cdef void run_due(PumpState* pump) noexcept nogil

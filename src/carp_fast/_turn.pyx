@@ -1,0 +1,329 @@
+"""One turn of the pump: orders, receive, expire, carry out, plan the next wake-up.
+
+Engine, sockets, netlink and clock come together here. Nothing needs the GIL, allocates or logs;
+Python hears reports through a ring and an eventfd. The receive socket is unwatched while frames
+come, and looked at every wake tick instead: one wake-up for all that a tick brings. All times
+are CLOCK_MONOTONIC. Who calls run_due() (a thread or a uvloop callback) is not known here.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from carp_fast._actions cimport (
+    address_changed, addresses_done, advertisement_sent, announced, next_advertisement,
+    next_announcement, next_change, nothing_to_do, wanted_change)
+from carp_fast._core cimport (
+    DONE, Interface, LOST_PRIORITY, ORDER_SET_INTERFACE, Order, Report, SOCKET_DROPPED, STALLED,
+    engine_expire, engine_next_deadline, engine_receive, engine_stall, report_begin, report_end)
+from carp_fast._netlink cimport CHANGES, netlink_carry_out, netlink_put
+from carp_fast._orders cimport obey
+from carp_fast._socket cimport (
+    arrival_ns, receive_batch, send_batch, send_put, socket_drops)
+from carp_fast._vhid cimport Address, RETIRED, VirtualHost
+from carp_fast._wheel cimport NOBODY
+from carp_fast._wire cimport ARP_FRAME_LENGTH, wire_build_arp
+
+cdef extern from "atomic.h" nogil:
+    uint64_t load_acquire(const uint64_t* p) noexcept
+    void store_release(uint64_t* p, uint64_t x) noexcept
+
+cdef extern from "system.h" nogil:
+    int64_t clock_ns(int clock) noexcept
+    int CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_BOOTTIME
+    int EPOLL_CTL_MOD, EPOLLIN, TFD_TIMER_ABSTIME
+    struct epoll_event:
+        uint32_t events
+        int fd "data.fd"
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    struct itimerspec:
+        timespec it_value
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int timerfd_settime(int fd, int flags, const itimerspec* new, itimerspec* old)
+    ssize_t write(int fd, const void* data, size_t length)
+
+
+# ------------------------------------------------------------------------------ interface numbers
+
+cdef uint32_t ifindex_place(PumpState* pump, int32_t ifindex) noexcept nogil:
+    cdef uint32_t at = (<uint32_t>ifindex * 2654435761U) & (IFINDEX_MAP - 1)
+    while pump.ifindexes[at].ifindex != ifindex and pump.ifindexes[at].ifindex != 0:
+        at = (at + 1) & (IFINDEX_MAP - 1)
+    return at
+
+
+cdef void map_interface(PumpState* pump, const Order* order) noexcept nogil:
+    """Remember the interface's ifindex for frames that arrive, and forget its former one."""
+    cdef int32_t former = pump.core.interfaces[order.interface].ifindex
+    cdef int32_t ifindex = (<const Interface*>order.pointer).ifindex
+    cdef uint32_t at
+    if former and former != ifindex:
+        at = ifindex_place(pump, former)
+        if pump.ifindexes[at].ifindex == former and pump.ifindexes[at].number == order.interface:
+            pump.ifindexes[at].ifindex = -1
+    if ifindex:
+        at = ifindex_place(pump, ifindex)
+        pump.ifindexes[at].ifindex = ifindex
+        pump.ifindexes[at].number = order.interface
+
+
+# ------------------------------------------------------------------------------------ one turn
+
+cdef void tell(PumpState* pump, uint8_t kind, uint64_t value, int64_t now_ns) noexcept nogil:
+    cdef Report* report = report_begin(pump.core, kind, NOBODY, now_ns)
+    if report != NULL:
+        report.value = value
+        report_end(pump.core)
+
+
+cdef void take_orders(PumpState* pump, int64_t now_ns) noexcept nogil:
+    cdef uint64_t head = pump.ring.head, end = load_acquire(&pump.ring.tail)
+    cdef const Order* order
+    if end - head > ORDERS_A_TURN:
+        end = head + ORDERS_A_TURN
+        pump.more = True
+    while head != end:
+        order = &pump.ring.orders[head & (ORDERS - 1)]
+        if order.kind == ORDER_SET_INTERFACE:
+            map_interface(pump, order)
+        obey(pump.core, order, now_ns)
+        head += 1
+    store_release(&pump.ring.head, head)
+
+
+cdef int64_t arrived_at(PumpState* pump, int which, int64_t now_ns, int64_t offset_ns) noexcept nogil:
+    """When a frame arrived, CLOCK_MONOTONIC, from the kernel's wall-clock timestamp.
+
+    It must lie between the last look at the socket and now. Where the wall clock was stepped
+    since, it does not, and the frame counts as arrived now.
+    """
+    cdef int64_t at = arrival_ns(&pump.receiving, which) - offset_ns
+    return at if pump.heard_until_ns - 1000000 <= at <= now_ns else now_ns
+
+
+cdef bint receive(PumpState* pump) noexcept nogil:
+    """Give what has arrived to the engine, in slices; advertisements that are due go in between.
+
+    Returns whether anything arrived.
+    """
+    cdef int slices, i, count = 0
+    cdef uint32_t place
+    cdef int64_t begin_ns, offset_ns, at_ns = 0
+    cdef bint any_frame = False
+    for slices in range(SLICES_A_TURN):
+        begin_ns = clock_ns(CLOCK_MONOTONIC)
+        count = receive_batch(&pump.receiving, pump.receive_fd)
+        if count > 0:
+            any_frame = True
+            offset_ns = clock_ns(CLOCK_REALTIME)
+            at_ns = clock_ns(CLOCK_MONOTONIC)
+            offset_ns -= at_ns
+            begin_ns = begin_ns if count < BATCH else pump.heard_until_ns
+            for i in range(count):
+                place = ifindex_place(pump, pump.receiving.source[i].sll_ifindex)
+                if pump.ifindexes[place].ifindex == 0:
+                    continue                    # an interface without virtual hosts: not counted
+                engine_receive(pump.core, pump.ifindexes[place].number, pump.receiving.frames[i],
+                               pump.receiving.messages[i].msg_len,
+                               arrived_at(pump, i, at_ns, offset_ns))
+            pump.frames += <uint64_t>count
+            if count == BATCH:
+                begin_ns = arrived_at(pump, count - 1, at_ns, offset_ns)
+        pump.heard_until_ns = begin_ns
+        if count < BATCH:
+            break
+        engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
+        send_advertisements(pump)
+    else:
+        pump.more = True
+    return any_frame
+
+
+cdef void note_absence(PumpState* pump, int64_t now_ns, bint any_frame) noexcept nogil:
+    """Late, suspended, or frames dropped: silence proves nothing then."""
+    cdef int64_t late_ns = now_ns - pump.planned_ns if pump.planned_ns else 0
+    cdef int64_t suspended_ns = clock_ns(CLOCK_BOOTTIME) - clock_ns(CLOCK_MONOTONIC)
+    cdef int64_t slept_ns = suspended_ns - pump.suspended_ns
+    cdef uint32_t drops = socket_drops(pump.receive_fd) if any_frame else 0
+    if late_ns > pump.latest_ns:
+        pump.latest_ns = late_ns
+    if pump.suspended_ns and slept_ns > late_ns:
+        late_ns = slept_ns
+    pump.suspended_ns = suspended_ns
+    if drops:
+        pump.dropped += drops
+        tell(pump, SOCKET_DROPPED, drops, now_ns)
+    if late_ns > pump.core.shortest_ns:
+        tell(pump, STALLED, <uint64_t>late_ns, now_ns)
+    if drops or late_ns > pump.core.shortest_ns:
+        engine_stall(pump.core, now_ns)
+
+
+# ---------------------------------------------------------------------------------- carrying out
+
+cdef void send_advertisements(PumpState* pump) noexcept nogil:
+    """Send every advertisement that is queued, a batch a system call."""
+    cdef SendBatch* batch = &pump.sending
+    cdef VirtualHost* host
+    cdef uint32_t slot, i, k
+    cdef int error
+    cdef int64_t now_ns
+    while True:
+        batch.count = 0
+        while batch.count < BATCH - 8:
+            slot = next_advertisement(pump.core)
+            if slot == NOBODY:
+                break
+            host = &pump.core.hosts[slot]
+            for k in range(host.block.output_count):
+                send_put(batch, slot, pump.core.interfaces[host.interface].ifindex,
+                         host.block.outputs[k].frame, host.block.outputs[k].length)
+        if batch.count == 0:
+            return
+        send_batch(batch, pump.send_fd)
+        now_ns = clock_ns(CLOCK_MONOTONIC)
+        i = 0
+        while i < batch.count:
+            slot, error = batch.slots[i], 0
+            while i < batch.count and batch.slots[i] == slot:
+                error = error if error else batch.errors[i]
+                i += 1
+            advertisement_sent(pump.core, slot, error, now_ns)
+
+
+cdef bint change_addresses(PumpState* pump) noexcept nogil:
+    """Carry out one batch of address changes; False when there was nothing to do."""
+    cdef uint32_t ended = 0, i
+    cdef VirtualHost* host
+    cdef Address* address
+    cdef int wanted
+    cdef int64_t now_ns
+    pump.netlink.count = pump.netlink.used = 0
+    while pump.netlink.count < CHANGES and ended < CHANGES:
+        if pump.changing == NOBODY:
+            pump.changing = next_change(pump.core)
+            pump.changing_at = 0
+            if pump.changing == NOBODY:
+                break
+        host = &pump.core.hosts[pump.changing]
+        while pump.changing_at < host.block.address_count and pump.netlink.count < CHANGES:
+            address = &host.block.addresses[pump.changing_at]
+            wanted = wanted_change(host, address)
+            if wanted:
+                netlink_put(&pump.netlink, pump.changing, pump.changing_at, wanted > 0,
+                            pump.core.interfaces[host.interface].ifindex, address.family,
+                            address.prefixlen, address.bytes)
+            pump.changing_at += 1
+        if pump.changing_at >= host.block.address_count:
+            pump.changed[ended] = pump.changing
+            ended += 1
+            pump.changing = NOBODY
+    if pump.netlink.count:
+        netlink_carry_out(&pump.netlink)
+    now_ns = clock_ns(CLOCK_MONOTONIC)
+    for i in range(pump.netlink.count):
+        address_changed(pump.core, pump.netlink.changes[i].slot, pump.netlink.changes[i].which,
+                        pump.netlink.changes[i].added, pump.netlink.changes[i].error, now_ns)
+    for i in range(ended):
+        addresses_done(pump.core, pump.changed[i], now_ns)
+    return ended != 0 or pump.netlink.count != 0
+
+
+cdef bint send_announcements(PumpState* pump) noexcept nogil:
+    """Send one batch of gratuitous ARPs; False when there was nothing to do."""
+    cdef SendBatch* batch = &pump.sending
+    cdef VirtualHost* host
+    cdef Address* address
+    cdef Interface* interface
+    cdef int64_t now_ns = clock_ns(CLOCK_MONOTONIC)
+    cdef uint32_t repeat
+    batch.count = 0
+    while batch.count < BATCH:
+        if pump.announcing == NOBODY:
+            pump.announcing = next_announcement(pump.core)
+            pump.announcing_at = 0
+            if pump.announcing == NOBODY:
+                break
+        host = &pump.core.hosts[pump.announcing]
+        interface = &pump.core.interfaces[host.interface]
+        repeat = 1 if host.announce_interval_ns or not host.announce_count else host.announce_count
+        while (pump.announcing_at < host.block.address_count * repeat and batch.count < BATCH):
+            address = &host.block.addresses[pump.announcing_at % host.block.address_count]
+            if not address.flags & RETIRED:
+                wire_build_arp(pump.arps[batch.count], interface.mac, address.bytes)
+                send_put(batch, pump.announcing, interface.ifindex, pump.arps[batch.count],
+                         ARP_FRAME_LENGTH)
+            pump.announcing_at += 1
+        if pump.announcing_at >= host.block.address_count * repeat:
+            announced(pump.core, pump.announcing, now_ns)
+            pump.announcing = NOBODY
+    if batch.count:
+        send_batch(batch, pump.send_fd)
+    return batch.count != 0
+
+
+cdef void carry_out(PumpState* pump) noexcept nogil:
+    """Advertisements first, then addresses, then announcements, in bounded slices."""
+    cdef int slices
+    for slices in range(CHANGES_A_TURN):
+        send_advertisements(pump)
+        if not change_addresses(pump) and not send_announcements(pump):
+            return
+        engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
+    pump.more = True
+
+
+cdef void plan(PumpState* pump, int64_t now_ns, bint any_frame) noexcept nogil:
+    """Arm the timer for the next turn, and watch the receive socket only while nothing comes."""
+    cdef int64_t tick_ns = pump.core.wake_tick_ns
+    cdef int64_t next_tick_ns = (now_ns // tick_ns + 1) * tick_ns
+    cdef int64_t at_ns = engine_next_deadline(pump.core)
+    cdef epoll_event event
+    cdef itimerspec timer
+    if at_ns >= 0:
+        at_ns = (at_ns + tick_ns - 1) // tick_ns * tick_ns
+        if at_ns < next_tick_ns:
+            at_ns = next_tick_ns
+    if any_frame and (at_ns < 0 or at_ns > next_tick_ns):
+        at_ns = next_tick_ns
+    if pump.more:
+        at_ns = now_ns
+    if pump.watching == any_frame:
+        pump.watching = not any_frame
+        event.events = EPOLLIN if pump.watching else 0
+        event.fd = pump.receive_fd
+        epoll_ctl(pump.epoll_fd, EPOLL_CTL_MOD, pump.receive_fd, &event)
+    if at_ns < 0:
+        at_ns = 0                                   # disarms
+    if at_ns != pump.planned_ns or at_ns <= now_ns:
+        memset(&timer, 0, sizeof(timer))
+        timer.it_value.tv_sec = at_ns // 1000000000
+        timer.it_value.tv_nsec = at_ns % 1000000000
+        timerfd_settime(pump.timer_fd, TFD_TIMER_ABSTIME, &timer, NULL)
+    pump.planned_ns = at_ns
+
+
+cdef void run_due(PumpState* pump) noexcept nogil:
+    """One turn: orders, receive, expire, carry out, plan."""
+    cdef int64_t now_ns = clock_ns(CLOCK_MONOTONIC)
+    cdef uint64_t one = 1
+    cdef bint any_frame
+    pump.more = False
+    pump.turns += 1
+    take_orders(pump, now_ns)
+    any_frame = receive(pump)
+    note_absence(pump, now_ns, any_frame)
+    engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
+    carry_out(pump)
+    now_ns = clock_ns(CLOCK_MONOTONIC)
+    if pump.core.flush_mark and nothing_to_do(pump.core) and pump.changing == NOBODY:
+        tell(pump, DONE, <uint64_t>pump.core.flush_mark, now_ns)
+        pump.core.flush_mark = 0
+    if pump.lost_priority and pump.scheduling == SCHEDULED_FIFO:
+        pump.scheduling = SCHEDULED_NORMAL
+        tell(pump, LOST_PRIORITY, 0, now_ns)
+    plan(pump, now_ns, any_frame)
+    if pump.core.reports.tail != pump.reported:
+        pump.reported = pump.core.reports.tail
+        write(pump.report_fd, &one, sizeof(one))

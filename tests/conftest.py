@@ -1,0 +1,59 @@
+"""What tests of every kind share: the marker `root`, labs, and programs from the system.
+
+A test that cannot run says by name what it lacks and counts as skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from carp_fast.lab import Lab
+
+DEBIAN_PACKAGES = {
+    "faketime": "faketime",
+    "ip": "iproute2",
+    "keepalived": "keepalived",
+    "tcpdump": "tcpdump",
+    "tshark": "tshark",
+    "ucarp": "ucarp",
+    "unshare": "util-linux",
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") is None:
+        return
+    if os.geteuid() != 0:
+        pytest.skip("needs root (network namespaces)")
+    if shutil.which("ip") is None:
+        pytest.skip("needs the program ip (Debian package iproute2)")
+
+
+@pytest.fixture
+def lab_factory() -> Iterator[Callable[..., Lab]]:
+    """Makes labs, with Lab's own arguments, that are removed when the test ends."""
+    with ExitStack() as labs:
+
+        def make(*args: Any, **kwargs: Any) -> Lab:
+            return labs.enter_context(Lab(*args, **kwargs))
+
+        yield make
+
+
+@pytest.fixture
+def program() -> Callable[[str], str]:
+    """Gives the path of a system program, or skips the test naming the Debian package."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            pytest.skip(f"needs the program {name} (Debian package {DEBIAN_PACKAGES[name]})")
+        return path
+
+    return find

@@ -1,0 +1,264 @@
+"""A tiny Ethernet segment on which engines meet, and frames written by hand.
+
+The frames come from `struct`, `hmac` and `hashlib` alone, so that what the engine parses and
+builds is judged by something that shares no code with it. The segment carries frames at once and
+without loss, except between nodes that were set apart. Must not know a socket or a real clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from carp_fast._engine import Engine, PreparedHost
+
+SECOND_NS = 1_000_000_000
+TICK_NS = 1_000_000
+# Well above zero, as a monotonic clock is, and on no round number of wake ticks' intervals.
+START_NS = 1_000 * SECOND_NS
+GROUP = bytes((224, 0, 0, 18))
+PASSPHRASE = b"secret"
+VHID = 42
+ADDRESS = bytes((10, 77, 0, 100))
+
+
+def ip(text: str) -> bytes:
+    """The 4 bytes of a dotted IPv4 address."""
+    return bytes(int(part) for part in text.split("."))
+
+
+def internet_checksum(data: bytes) -> int:
+    """RFC 1071 as it reads: 16-bit words, carries folded in, complemented."""
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def carp_digest(
+    passphrase: bytes, vhid: int, addresses: Iterable[bytes], counter: bytes
+) -> bytes:
+    """HMAC-SHA1 as protocol.md has it, by the standard library."""
+    message = bytes((2, 1, vhid)) + b"".join(sorted(set(addresses))) + counter
+    return hmac.new(passphrase.ljust(20, b"\0"), message, hashlib.sha1).digest()
+
+
+def carp_header(
+    *,
+    vhid: int = VHID,
+    advbase: int = 1,
+    advskew: int = 0,
+    counter: int = 1,
+    passphrase: bytes = PASSPHRASE,
+    addresses: Sequence[bytes] = (ADDRESS,),
+    version: int = 2,
+    kind: int = 1,
+    authlen: int = 7,
+    demote: int = 0,
+    digest: bytes | None = None,
+    checksum_error: int = 0,
+) -> bytes:
+    """36 bytes of CARP; what is not given is as a right advertisement has it."""
+    number = counter.to_bytes(8, "big")
+    if digest is None:
+        digest = carp_digest(passphrase, vhid, addresses, number)
+    first = bytes((version << 4 | kind, vhid, advskew, authlen, demote, advbase))
+    whole = first + b"\0\0" + number + digest
+    checksum = internet_checksum(whole) ^ checksum_error
+    return first + checksum.to_bytes(2, "big") + number + digest
+
+
+def ipv4_frame(
+    payload: bytes,
+    *,
+    source: bytes = ip("10.77.0.1"),
+    destination: bytes = GROUP,
+    source_mac: bytes = b"\x02\0\0\0\0\x99",
+    protocol: int = 112,
+    ttl: int = 255,
+    tos: int = 0x10,
+    flags: int = 0x4000,
+    options: bytes = b"",
+    total_length: int | None = None,
+    checksum_error: int = 0,
+    ethertype: int = 0x0800,
+) -> bytes:
+    """An Ethernet frame of an IPv4 packet around `payload`."""
+    length = 20 + len(options) + len(payload) if total_length is None else total_length
+    start = struct.pack(
+        ">BBHHHBB", 0x45 + len(options) // 4, tos, length, 0, flags, ttl, protocol
+    )
+    addresses = source + destination + options
+    checksum = internet_checksum(start + b"\0\0" + addresses) ^ checksum_error
+    mac = bytes((1, 0, 0x5E, destination[1] & 0x7F, destination[2], destination[3]))
+    ethernet = mac + source_mac + ethertype.to_bytes(2, "big")
+    return ethernet + start + checksum.to_bytes(2, "big") + addresses + payload
+
+
+def advertisement(
+    *, source: str = "10.77.0.1", source_mac: bytes = b"\x02\0\0\0\0\x99", **carp: Any
+) -> bytes:
+    """The frame of a right advertisement from `source`."""
+    return ipv4_frame(carp_header(**carp), source=ip(source), source_mac=source_mac)
+
+
+class Heard(NamedTuple):
+    """What an advertisement frame of ours says."""
+
+    vhid: int
+    advbase: int
+    advskew: int
+    counter: int
+    source: bytes
+
+
+def read_advertisement(frame: bytes) -> Heard:
+    """Take apart a frame built by the engine, which has neither IP options nor a trailer."""
+    return Heard(
+        frame[35], frame[39], frame[36], int.from_bytes(frame[42:50], "big"), frame[26:30]
+    )
+
+
+def prepared(**settings: Any) -> PreparedHost:
+    """A prepared host with VHID 42, 10.77.0.100/24 and the passphrase `secret` unless told."""
+    wanted: dict[str, Any] = {
+        "interface": 0,
+        "vhid": VHID,
+        "addresses": [(ADDRESS, 24)],
+        "passphrase": PASSPHRASE,
+    }
+    return PreparedHost(**(wanted | settings))
+
+
+class Done(NamedTuple):
+    """One action of an engine: when, what, for which slot, with what."""
+
+    at_ns: int
+    action: str
+    slot: int
+    content: Any
+
+
+class Node:
+    """One engine, its interface 0 up with `source`; keeps its actions and reports."""
+
+    def __init__(self, source: str, *, now_ns: int = START_NS, **settings: Any) -> None:
+        self.engine = Engine()
+        self.source = source
+        self.mac = b"\x02\0" + ip(source)
+        self.errors: dict[bytes, int] = {}
+        self.done: list[Done] = []
+        self.reports: list[tuple[Any, ...]] = []
+        self.attach(now_ns)
+        self.engine.add(0, prepared(**settings), now_ns)
+
+    def attach(self, now_ns: int, **interface: Any) -> None:
+        """Tell the engine that the interface is there and up, or as `interface` has it."""
+        wanted: dict[str, Any] = {"mac": self.mac, "source": ip(self.source)}
+        self.engine.set_interface(0, now_ns, **(wanted | interface))
+
+    def carry_out(self, now_ns: int) -> list[bytes]:
+        """Expire, take the actions, return the advertisement frames among them."""
+        self.engine.expire(now_ns)
+        return self.take(now_ns)
+
+    def take(self, now_ns: int) -> list[bytes]:
+        """Take the actions without expiring; return the advertisement frames among them."""
+        frames = []
+        for action, slot, content in self.engine.take_actions(now_ns, self.errors):
+            self.done.append(Done(now_ns, action, slot, content))
+            if action in ("ADVERTISE", "RESIGN"):
+                frames.append(content)
+        self.reports += self.engine.take_reports()
+        return frames
+
+    def run(self, until_ns: int) -> None:
+        """Let time pass for this node alone, nobody hearing it."""
+        while (deadline_ns := self.engine.next_deadline_ns()) is not None:
+            if deadline_ns > until_ns:
+                break
+            self.carry_out(deadline_ns)
+        self.carry_out(until_ns)
+
+    @property
+    def state(self) -> str:
+        state: str = self.engine.host(0)["state"]
+        return state
+
+    @property
+    def reason(self) -> str:
+        reason: str = self.engine.host(0)["reason"]
+        return reason
+
+    def times(self, *actions: str) -> list[int]:
+        """When one of `actions` was carried out."""
+        return [done.at_ns for done in self.done if done.action in actions]
+
+    def words(self) -> list[str]:
+        """The actions so far, in order."""
+        return [done.action for done in self.done]
+
+    def changes(self) -> list[tuple[str, str, str]]:
+        """(previous, state, reason) of each reported state change."""
+        return [(r[4], r[3], r[5]) for r in self.reports if r[0] == "state_changed"]
+
+    def reported(self, kind: str) -> list[tuple[Any, ...]]:
+        return [report for report in self.reports if report[0] == kind]
+
+    def forget(self) -> None:
+        """Start a new record of actions and reports."""
+        self.done.clear()
+        self.reports.clear()
+
+
+class Segment:
+    """Nodes on one wire, in simulated time. A node set apart neither hears nor is heard."""
+
+    def __init__(self, *nodes: Node, now_ns: int = START_NS) -> None:
+        self.nodes = list(nodes)
+        self.now_ns = now_ns
+        self.apart: set[Node] = set()
+        self.verdicts: list[str] = []
+
+    def settle(self) -> None:
+        """Carry out and deliver at this instant until nobody has anything more to send."""
+        waiting = list(self.nodes)
+        while waiting:
+            sent = [(node, node.carry_out(self.now_ns)) for node in waiting]
+            waiting = []
+            for sender, frames in sent:
+                for node in self.nodes if frames and sender not in self.apart else ():
+                    if node is sender or node in self.apart:
+                        continue
+                    for frame in frames:
+                        self.verdicts.append(node.engine.receive(0, frame, self.now_ns))
+                    if node not in waiting:
+                        waiting.append(node)
+
+    def run(self, seconds: float) -> None:
+        """Let `seconds` pass, deadline by deadline."""
+        end_ns = self.now_ns + int(seconds * SECOND_NS)
+        self.settle()
+        while True:
+            deadlines = [node.engine.next_deadline_ns() for node in self.nodes]
+            next_ns = min((at for at in deadlines if at is not None), default=end_ns)
+            if next_ns > end_ns:
+                break
+            self.now_ns = max(next_ns, self.now_ns)
+            self.settle()
+            if self.now_ns >= end_ns:
+                break
+        self.now_ns = end_ns
+        self.settle()
+
+    def leave(self, node: Node) -> None:
+        """A node is killed: it says nothing and hears nothing from now on."""
+        self.nodes.remove(node)
+
+    def masters(self) -> list[Node]:
+        return [node for node in self.nodes if node.state == "MASTER"]

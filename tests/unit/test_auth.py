@@ -1,0 +1,114 @@
+"""The digests of _auth, in both forms, against `cryptography` and hashlib.
+
+Whether the comparison takes constant time cannot be tested here; that it is right, can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.hmac import HMAC
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from carp_fast import _auth
+
+keys = st.binary(min_size=1, max_size=20)
+messages = st.binary(max_size=300)
+counters = st.binary(min_size=8, max_size=8)
+each_form = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300
+)
+
+
+@pytest.fixture(params=["sha-ni", "portable"])
+def form(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both forms of SHA-1 in turn; the one chosen at import comes back afterwards."""
+    if _auth.choose(accelerated=request.param == "sha-ni") != request.param:
+        pytest.skip("this CPU lacks the SHA extensions")
+    yield request.param
+    assert _auth.choose() == _auth.SHA1_FORM
+
+
+def by_cryptography(key: bytes, message: bytes) -> bytes:
+    context = HMAC(key.ljust(20, b"\0"), SHA1())
+    context.update(message)
+    return context.finalize()
+
+
+@each_form
+@given(keys, messages, counters)
+def test_signs_as_cryptography_and_hashlib(
+    form: str, key: bytes, message: bytes, counter: bytes
+) -> None:
+    digest = _auth.Key(key, message).sign(counter)
+    assert digest == by_cryptography(key, message + counter)
+    assert digest == hmac.new(key.ljust(20, b"\0"), message + counter, hashlib.sha1).digest()
+
+
+@pytest.mark.parametrize("length", range(0, 140))
+def test_signs_every_length_around_the_blocks(form: str, length: int) -> None:
+    # 47 and 48 constant bytes: whether the padding fits; 56, 64, 120, 128: block borders.
+    message, counter = bytes(range(length)), b"\xff" * 8
+    assert _auth.Key(b"secret", message).sign(counter) == by_cryptography(
+        b"secret", message + counter
+    )
+
+
+@each_form
+@given(keys, messages, counters)
+def test_accepts_the_right_digest(form: str, key: bytes, message: bytes, counter: bytes) -> None:
+    assert _auth.Key(key, message).verify(counter, by_cryptography(key, message + counter))
+
+
+@each_form
+@given(keys, messages, counters, st.integers(0, 159))
+def test_refuses_a_digest_with_any_one_bit_wrong(
+    form: str, key: bytes, message: bytes, counter: bytes, bit: int
+) -> None:
+    digest = int.from_bytes(by_cryptography(key, message + counter), "big") ^ 1 << bit
+    assert not _auth.Key(key, message).verify(counter, digest.to_bytes(20, "big"))
+
+
+@each_form
+@given(keys, messages, counters, st.integers(0, 63))
+def test_refuses_another_counter(
+    form: str, key: bytes, message: bytes, counter: bytes, bit: int
+) -> None:
+    prepared = _auth.Key(key, message)
+    other = (int.from_bytes(counter, "big") ^ 1 << bit).to_bytes(8, "big")
+    assert not prepared.verify(other, prepared.sign(counter))
+
+
+@given(keys, keys, messages, counters)
+def test_two_passphrases_agree_only_when_padding_makes_them_one(
+    one: bytes, other: bytes, message: bytes, counter: bytes
+) -> None:
+    same = one.ljust(20, b"\0") == other.ljust(20, b"\0")
+    digest = _auth.Key(one, message).sign(counter)
+    assert _auth.Key(other, message).verify(counter, digest) is same
+
+
+@given(st.binary(max_size=40))
+def test_refuses_a_digest_or_counter_of_another_length(data: bytes) -> None:
+    key = _auth.Key(b"secret", b"")
+    if len(data) != 20:
+        assert key.verify(b"\0" * 8, data) is False
+    if len(data) != 8:
+        assert key.verify(data, key.sign(b"\0" * 8)) is False
+        with pytest.raises(ValueError, match="8 bytes"):
+            key.sign(data)
+
+
+@pytest.mark.parametrize("passphrase", [b"", b"x" * 21])
+def test_refuses_a_passphrase_of_another_length(passphrase: bytes) -> None:
+    with pytest.raises(ValueError, match=f"not {len(passphrase)}"):
+        _auth.Key(passphrase, b"")
+
+
+def test_self_test_holds_in_this_form(form: str) -> None:
+    _auth.self_test()

@@ -1,0 +1,463 @@
+"""The commands that ask a daemon: tables, JSON, streams, pipes, terminals, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from click.testing import CliRunner, Result
+
+import carp_fast
+from carp_fast import cli
+from carp_fast.control import ControlError, ControlServer, document_slices
+
+DEADLINE_S = 20.0
+PACKAGE_DIRECTORY = Path(carp_fast.__file__).parent.parent
+FAST = [sys.executable, "-m", "carp_fast"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(PACKAGE_DIRECTORY), "LC_ALL": "C.UTF-8", **more}
+
+
+def invoke(*arguments: str | Path, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(
+        cli.main, [str(a) for a in arguments], input=stdin, prog_name="carp-fast"
+    )
+
+
+def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A process of its own, its output in pipes."""
+    return subprocess.run(
+        [*FAST, *map(str, arguments)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+        **options,
+    )
+
+
+def ago(**delta: float) -> str:
+    at = datetime.now(UTC) - timedelta(**delta)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def host(interface: str, vhid: int, state: str, **more: Any) -> dict[str, Any]:
+    return {
+        "interface": interface,
+        "vhid": vhid,
+        "state": state,
+        "since": ago(hours=3, minutes=12, seconds=30),
+        "reason": "master_down",
+        "addresses": ["192.0.2.10/24", "192.0.2.11/24", "192.0.2.12/24"],
+        "advbase": 1,
+        "advskew": 0,
+        "effective_advskew": 0,
+        "peer": None,
+        **more,
+    }
+
+
+class FakeDaemon:
+    """A control server in a thread, with a status of its own making."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.hosts = [
+            host("eth0", 7, "MASTER"),
+            host(
+                "eth0",
+                8,
+                "BACKUP",
+                since=ago(days=40, hours=1, minutes=30),
+                reason="advertisement",
+                addresses=["192.0.2.20/24"],
+                advskew=100,
+                effective_advskew=240,
+                peer={"source": "192.0.2.2", "advbase": 1, "advskew": 0, "heard_ago_s": 0.4},
+            ),
+            host(
+                "vlan100", 255, "INIT", since=ago(days=2, hours=5, minutes=30), reason="link_down"
+            ),
+        ]
+        self.requests: list[dict[str, Any]] = []
+        self.reload_answer: dict[str, Any] | ControlError = ControlError("not set")
+        self.loop = uvloop.new_event_loop()
+        handlers = {"status": self.status, "reload": self.reload}
+        self.server = ControlServer(path, handlers)
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self.run(self.server.start())
+
+    def run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(DEADLINE_S)
+
+    def wait_for_subscribers(self, count: int) -> None:
+        async def until() -> None:
+            async with asyncio.timeout(DEADLINE_S):
+                while self.server.subscribers != count:
+                    await asyncio.sleep(0.005)
+
+        self.run(until())
+
+    def publish(self, *events: dict[str, Any]) -> None:
+        async def publish_all() -> None:
+            for event in events:
+                self.server.publish(event)
+
+        self.run(publish_all())
+
+    async def status(self, request: dict[str, Any]) -> AsyncIterator[bytes]:
+        self.requests.append(request)
+        keys = ("interface", "vhid", "state")
+        shown = [
+            one for one in self.hosts if all(request.get(key) in (None, one[key]) for key in keys)
+        ]
+        states = [one["state"] for one in self.hosts]
+        fields = {
+            "daemon": {
+                "version": "0.1.0",
+                "pid": 4711,
+                "started_at": ago(hours=1, minutes=5, seconds=30),
+                "host": "alpha",
+            },
+            "summary": {
+                "virtual_hosts": len(self.hosts),
+                **{name.lower(): states.count(name) for name in ("MASTER", "BACKUP", "INIT")},
+            },
+            "interfaces": [],
+        }
+        return document_slices("status", fields, "virtual_hosts", shown)
+
+    async def reload(self, request: dict[str, Any]) -> dict[str, object]:
+        if isinstance(self.reload_answer, ControlError):
+            raise self.reload_answer
+        return self.reload_answer
+
+    def stop(self) -> None:
+        self.run(self.server.stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(DEADLINE_S)
+        self.loop.close()
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeDaemon]:
+    daemon = FakeDaemon(tmp_path / "control.sock")
+    yield daemon
+    daemon.stop()
+
+
+def event(vhid: int, state: str = "MASTER", previous: str = "BACKUP") -> dict[str, Any]:
+    return {
+        "at": "2026-01-01T00:00:00.000Z",
+        "interface": "eth0",
+        "vhid": vhid,
+        "state": state,
+        "previous": previous,
+        "reason": "master_down",
+        "peer": None,
+    }
+
+
+# status
+
+
+def test_status_in_a_pipe_is_plain_and_whole(fake: FakeDaemon) -> None:
+    result = command("status", "--control-socket", fake.path)
+    assert (result.returncode, result.stderr) == (0, "")
+    all_three = "192.0.2.10/24,192.0.2.11/24,192.0.2.12/24"
+    assert result.stdout.splitlines() == [
+        "alpha: 3 virtual hosts: 1 MASTER, 1 BACKUP, 1 INIT "
+        "(carp-fast 0.1.0, pid 4711, running for 1h 5m)",
+        "VIRTUAL HOST  STATE   SINCE   REASON         "
+        f"{'ADDRESSES':{len(all_three)}}  ADVSKEW     PEER",
+        f"eth0/7        MASTER  3h 12m  master_down    {all_three}  0           -",
+        "eth0/8        BACKUP  40d 1h  advertisement  "
+        f"{'192.0.2.20/24':{len(all_three)}}  100 -> 240  192.0.2.2",
+        f"vlan100/255   INIT    2d 5h   link_down      {all_three}  0           -",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("since", "age"),
+    [
+        ("2026-01-01T00:00:00.900Z", "0s"),
+        ("2025-12-31T23:59:59.900Z", "0s"),
+        ("2025-12-31T23:59:01Z", "59s"),
+        ("2025-12-31T23:59:00Z", "1m 0s"),
+        ("2025-12-31T23:00:01.000Z", "59m 59s"),
+        ("2025-12-31T23:00:00.000+00:00", "1h 0m"),
+        ("2025-12-31T00:00:00Z", "1d 0h"),
+        ("2025-01-01T00:30:00Z", "364d 23h"),
+    ],
+)
+def test_ages_have_their_two_largest_units(since: str, age: str) -> None:
+    assert cli._age(since, datetime(2026, 1, 1, tzinfo=UTC)) == age
+
+
+def test_status_filters_are_the_daemons(fake: FakeDaemon) -> None:
+    result = invoke("status", "--control-socket", fake.path, "--interface", "eth0", "--vhid", "8")
+    assert [line.split()[0] for line in result.output.splitlines()[2:]] == ["eth0/8"]
+    result = invoke("status", "--control-socket", fake.path, "--state", "init")
+    assert [line.split()[0] for line in result.output.splitlines()[2:]] == ["vlan100/255"]
+    result = invoke("status", "--control-socket", fake.path, "--interface", "eth9")
+    assert result.exit_code == 0
+    assert result.output.splitlines()[1:] == ["no virtual host to show"]
+    assert fake.requests == [
+        {"command": "status", "interface": "eth0", "vhid": 8},
+        {"command": "status", "state": "INIT"},
+        {"command": "status", "interface": "eth9"},
+    ]
+
+
+def test_status_json_is_one_document_and_nothing_else(fake: FakeDaemon) -> None:
+    result = command("status", "--json", "--control-socket", fake.path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("\n") == 1
+    document = json.loads(result.stdout)
+    assert sorted(document) == ["daemon", "interfaces", "summary", "virtual_hosts"]
+    assert document["virtual_hosts"] == fake.hosts
+
+
+def on_terminal(*arguments: str | Path, columns: int) -> str:
+    """What the command writes to a terminal that is `columns` wide."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*FAST, *map(str, arguments)],
+        env=environment(TERM="xterm-256color", COLUMNS=str(columns), NO_COLOR=""),
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    pieces = []
+    with open(leader, "rb", buffering=0) as terminal:
+        # Linux ends a terminal whose other side has gone with EIO.
+        try:
+            while piece := terminal.read(65_536):
+                pieces.append(piece)
+        except OSError:
+            pass
+    assert process.wait(DEADLINE_S) == 0
+    return b"".join(pieces).decode().replace("\r\n", "\n")
+
+
+def test_status_on_a_terminal_adapts_to_it(fake: FakeDaemon) -> None:
+    wide = on_terminal("status", "--control-socket", fake.path, columns=140)
+    assert "\x1b[" in wide
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", wide)
+    assert "─" in plain
+    assert "192.0.2.10/24,192.0.2.11/24 +1" in plain
+    assert "192.0.2.12/24" not in plain
+    narrow = re.sub(
+        r"\x1b\[[0-9;]*m", "", on_terminal("status", "--control-socket", fake.path, columns=70)
+    )
+    assert max(len(line) for line in narrow.splitlines()[1:]) <= 70
+    assert "MASTER" in narrow
+
+
+def test_status_json_on_a_terminal_is_indented(fake: FakeDaemon) -> None:
+    text = on_terminal("status", "--json", "--control-socket", fake.path, columns=80)
+    assert "\x1b[" not in text
+    assert '\n  "summary": {\n' in text
+    assert json.loads(text)["virtual_hosts"] == fake.hosts
+
+
+def test_a_long_table_is_plain_on_a_terminal_too(fake: FakeDaemon) -> None:
+    fake.hosts = [host(f"v{n}", 1, "BACKUP") for n in range(cli.RICH_ROWS_MAX + 1)]
+    text = on_terminal("status", "--control-socket", fake.path, columns=140)
+    assert "\x1b[" not in text
+    assert len(text.splitlines()) == cli.RICH_ROWS_MAX + 3
+
+
+def test_no_daemon_is_1_and_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    for name in ("status", "events", "reload"):
+        result = command(name, "--control-socket", path)
+        assert result.returncode == 1
+        assert result.stdout == ""
+        assert result.stderr == f"carp-fast: no carp-fast daemon at {path}: is it running?\n"
+
+
+# Which control socket
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[daemon]\ncontrol_socket = "SOCKET"\n',
+        'include = [\n  "a.toml",\n]\n[ daemon ]  # here\npump = "loop"\ncontrol_socket="SOCKET"\n'
+        "[[virtual_host]]\nvhid = 999\n[defaults]\n",
+        'daemon.control_socket = "SOCKET"\n[defaults]\nadvbase = 1\n',
+        'daemon = {control_socket = "SOCKET"}\n',
+        '[defaults]\nxparam = """\n[x\n"""\n[daemon]\nodd = [\n[1]\n]\ncontrol_socket = "SOCKET"\n',
+        '[daemon]\ncontrol_socket = "SOCKET"\n[[virtual_host]]\nthis is not TOML\n',
+    ],
+)
+def test_control_socket_from_the_configuration(fake: FakeDaemon, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "carp-fast.toml"
+    file.write_text(text.replace("SOCKET", str(fake.path)))
+    result = invoke("status", "-c", file)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "eth0/7" in result.stdout
+
+
+def test_control_socket_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.toml"
+    monkeypatch.setattr(cli, "DEFAULT_CONFIGURATION", missing)
+    monkeypatch.setattr(cli, "DEFAULT_CONTROL_SOCKET", tmp_path / "default.sock")
+    line = f"carp-fast: no carp-fast daemon at {tmp_path / 'default.sock'}: is it running?\n"
+    assert invoke("status").stderr == line
+    missing.write_text("this is not TOML")
+    assert invoke("status").stderr == line
+    missing.write_text("[daemon]\n")
+    assert invoke("status", "-c", missing).stderr == line
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "No such file or directory"),
+        ("this is not TOML", "Expected '=' after a key"),
+        ("[daemon]\ncontrol_socket = 7\n", "daemon: control_socket = 7: not a path"),
+        (b"\xff\xfe", "codec can't decode"),
+    ],
+)
+def test_a_configuration_that_was_named_must_be_readable(
+    tmp_path: Path, text: str | bytes | None, reason: str
+) -> None:
+    file = tmp_path / "carp-fast.toml"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    result = invoke("status", "-c", file)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"carp-fast: {file}: ")
+    assert reason in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+# events
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*FAST, *map(str, arguments)],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_events_come_as_they_happen_and_ctrl_c_is_quiet(fake: FakeDaemon, as_json: bool) -> None:
+    with start("events", "--control-socket", fake.path, *["--json"] * as_json) as process:
+        assert process.stdout is not None
+        fake.wait_for_subscribers(1)
+        for published in (event(7), event(8, "INIT", "MASTER")):
+            fake.publish(published)
+            line = process.stdout.readline()
+            if as_json:
+                assert json.loads(line) == published
+            else:
+                assert line == (
+                    f"2026-01-01T00:00:00.000Z eth0/{published['vhid']}: "
+                    f"{published['previous']} -> {published['state']} (master_down)\n"
+                )
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=DEADLINE_S) == ("", "")
+        assert process.returncode == cli.INTERRUPTED
+
+
+def test_events_end_with_the_daemon(fake: FakeDaemon) -> None:
+    with start("events", "--control-socket", fake.path) as process:
+        fake.wait_for_subscribers(1)
+        fake.run(fake.server.stop())
+        out, err = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, out) == (1, "")
+    assert err == f"carp-fast: the daemon at {fake.path} ended the connection\n"
+
+
+def test_a_reader_that_leaves_is_no_failure(fake: FakeDaemon) -> None:
+    with start("events", "--control-socket", fake.path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        fake.wait_for_subscribers(1)
+        process.stdout.close()
+        fake.publish(event(7))
+        assert process.wait(DEADLINE_S) == 0
+        assert process.stderr.read() == ""
+    fake.hosts = [host(f"v{n}", 1, "BACKUP") for n in range(5_000)]
+    with start("status", "--control-socket", fake.path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(DEADLINE_S) == 0
+        assert process.stderr.read() == ""
+
+
+def test_output_that_cannot_be_written_is_said(fake: FakeDaemon) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*FAST, "status", "--control-socket", str(fake.path)],
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr == "carp-fast: standard output: No space left on device\n"
+
+
+# reload
+
+
+def test_reload_says_what_changed(fake: FakeDaemon) -> None:
+    fake.reload_answer = {
+        "changed": ["eth0/7: advskew 0 -> 100", "eth1/9: removed"],
+        "added": 0,
+        "removed": 1,
+        "kept": 1019,
+        "seconds": 0.1234,
+    }
+    result = invoke("reload", "--control-socket", fake.path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "eth0/7: advskew 0 -> 100",
+        "eth1/9: removed",
+        "virtual hosts: 0 added, 1 removed, 1,019 kept (0.12 s)",
+    ]
+
+
+def test_reload_with_faults_is_a_line_each(fake: FakeDaemon) -> None:
+    faults = ["a.toml: virtual_host[1]: vhid = 0: allowed: 1 to 255", "a.toml: defaults: x: y"]
+    fake.reload_answer = ControlError("2 faults", faults)
+    result = invoke("reload", "--control-socket", fake.path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == faults
+    fake.reload_answer = ControlError("a reload is under way")
+    result = invoke("reload", "--control-socket", fake.path)
+    assert result.exit_code == 1
+    assert result.stderr == "carp-fast: a reload is under way\n"
