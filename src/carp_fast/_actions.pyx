@@ -14,10 +14,10 @@ from carp_fast._core cimport (
     SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_release, queue_empty, queue_pop,
     report_begin, report_end)
 from carp_fast._vhid cimport (
-    ANNOUNCE_ON_ORDER, Address, FAILED, FOREIGN, HELD, LEAVING, MANAGE_ADDRESSES, MASTER, Output,
+    ANNOUNCE_ON_ORDER, ANNOUNCING, Address, FAILED, FOREIGN, HELD, LEAVING, MANAGE_ADDRESSES, MASTER, Output,
     RECENT_COUNTERS, REPEAT_AFTER, RESIGN_AFTER_REMOVAL, RETIRED, SEND_DEMOTED, TO_ADVERTISE,
-    TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN, TO_VERIFY, VirtualHost,
-    vhid_advskew)
+    TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN, TO_TELL_ADDRESSES, TO_VERIFY,
+    VirtualHost, vhid_advskew)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -113,6 +113,7 @@ cdef void advertisement_sent(Core* core, uint32_t slot, int error, int64_t now_n
                 engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
         if host.announce_at_ns and now_ns >= host.announce_at_ns:
             engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+            plan_announcement(host, now_ns)
     elif may_release(host):
         engine_release(core, slot, now_ns)
 
@@ -166,8 +167,9 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
             address.error = <uint8_t>error
             tell_address(core, ADDRESS_FAILED, slot, which, error, now_ns)
             return
+        if address.flags & HELD:
+            host.held -= 1
         address.flags &= ~<uint32_t>(HELD | FAILED)
-        host.held -= 1
         return
     if error == EEXIST:
         if not address.flags & (HELD | FOREIGN):
@@ -194,19 +196,21 @@ cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
     """Every change of the host has its outcome: announce, or resign, or let it go."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
-    cdef bint verified = host.pending & TO_VERIFY
-    host.pending &= ~<uint32_t>(TO_CHANGE_ADDRESSES | TO_VERIFY)
-    if host.state == MASTER:
-        if not verified:
-            if report_begin(core, ADDRESSES_CHANGED, slot, now_ns) != NULL:
-                report_end(core)
-            if not host.flags & ANNOUNCE_ON_ORDER:
-                begin_announcing(core, slot, now_ns)
-        return
+    cdef Address* address
+    cdef bint tell = host.pending & TO_TELL_ADDRESSES
+    host.pending &= ~<uint32_t>(TO_CHANGE_ADDRESSES | TO_VERIFY | TO_TELL_ADDRESSES)
     for i in range(host.block.address_count):
-        host.block.addresses[i].flags &= ~<uint32_t>FOREIGN     # looked at again next time
-    if report_begin(core, ADDRESSES_CHANGED, slot, now_ns) != NULL:
+        address = &host.block.addresses[i]
+        if not address.flags & (FOREIGN | FAILED) and wanted_change(host, address):
+            # The state changed while a long list was being carried out: once more, from the top.
+            engine_ask(core, &core.change, slot, TO_TELL_ADDRESSES if tell else 0)
+            return
+    if tell and report_begin(core, ADDRESSES_CHANGED, slot, now_ns) != NULL:
         report_end(core)
+    if host.state == MASTER:
+        if tell and not host.flags & ANNOUNCE_ON_ORDER:
+            begin_announcing(core, slot, now_ns)
+        return
     if host.flags & RESIGN_AFTER_REMOVAL:
         host.flags &= ~<uint32_t>RESIGN_AFTER_REMOVAL
         engine_ask(core, &core.advertise, slot, TO_RESIGN)
@@ -221,9 +225,29 @@ cdef void begin_announcing(Core* core, uint32_t slot, int64_t now_ns) noexcept n
     cdef VirtualHost* host = &core.hosts[slot]
     if host.state != MASTER:
         return
+    host.flags |= ANNOUNCING
     host.repeat_in = REPEAT_AFTER
-    host.announce_left = host.announce_count - 1 if host.announce_interval_ns else 0
+    host.announce_left = host.announce_count if host.announce_interval_ns else 1
+    plan_announcement(host, now_ns)
     engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+
+
+cdef void plan_announcement(VirtualHost* host, int64_t now_ns) noexcept nogil:
+    """One of the announcements by time is under way: when is the next?
+
+    Looked at whenever an advertisement goes out, so it is as exact as the interval is short.
+    """
+    if host.announce_left:
+        host.announce_left -= 1
+    if host.announce_left:
+        host.announce_at_ns = now_ns + host.announce_interval_ns
+    else:
+        host.announce_at_ns = now_ns + host.announce_refresh_ns if host.announce_refresh_ns else 0
+
+
+cdef uint32_t announcement_frames(const VirtualHost* host) noexcept nogil:
+    """How often each address stands in one announcement: all at once where no interval is set."""
+    return 1 if host.announce_interval_ns else host.announce_count
 
 
 cdef uint32_t next_announcement(Core* core) noexcept nogil:
@@ -240,17 +264,9 @@ cdef uint32_t next_announcement(Core* core) noexcept nogil:
             return slot
 
 
-cdef void announced(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """The host's announcement is out: when is the next one?"""
-    cdef VirtualHost* host = &core.hosts[slot]
-    host.announced += 1
-    if host.announce_left:
-        host.announce_left -= 1
-        host.announce_at_ns = now_ns + host.announce_interval_ns
-    elif host.announce_refresh_ns:
-        host.announce_at_ns = now_ns + host.announce_refresh_ns
-    else:
-        host.announce_at_ns = 0
+cdef void announced(Core* core, uint32_t slot) noexcept nogil:
+    """The host's announcement is out."""
+    core.hosts[slot].announced += 1
 
 
 cdef bint nothing_to_do(const Core* core) noexcept nogil:

@@ -129,7 +129,7 @@ def choose(*, bint accelerated=True) -> str:
 
 
 def self_test() -> None:
-    """Known answers of HMAC-SHA1 (RFC 2202, cases 1 and 6 cut to our key length by its digest).
+    """Known answers of HMAC-SHA1: RFC 2202, test cases 1 and 3, whose keys have our length.
 
     Raises RuntimeError when the chosen form computes a wrong digest: nothing may start then.
     """

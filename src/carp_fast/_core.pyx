@@ -12,13 +12,13 @@ from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast._auth cimport auth_verify
 from carp_fast._vhid cimport (
-    ADD_ADDRESSES, ADVERTISE, AlternateKey, ANSWER, ARM_MASTER_DOWN, ARM_SKEW, BACKUP,
-    DEMOTE_TOLD, DISARM, EVENTS, Event, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING,
+    ADD_ADDRESSES, ADVERTISE, ANNOUNCING, AlternateKey, ANSWER, ARM_MASTER_DOWN, ARM_SKEW, BACKUP,
+    DEMOTE_TOLD, DISARM, EVENTS, Event, FAILED, FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING,
     LAST_ADVERTISEMENT, LINK_DOWN, MASTER, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE,
     ON_MASTER_DOWN, ON_MASTER_LEAVING, ON_MASTER_LEFT, ON_NOT_READY, ON_READY, ON_SLOWER_MASTER,
     OWN_SOURCE, RECENT_COUNTERS, REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS,
     STARTED, STARTUP_DELAY, State, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
-    TO_CHANGE_ADDRESSES, TO_RESIGN, Transition, VirtualHost, vhid_advskew, vhid_interval_ns, vhid_judge,
+    TO_CHANGE_ADDRESSES, TO_RESIGN, TO_TELL_ADDRESSES, Transition, VirtualHost, vhid_advskew, vhid_interval_ns, vhid_judge,
     vhid_master_down_ns, vhid_transition)
 from carp_fast._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
@@ -43,8 +43,8 @@ cdef int64_t TELL_EVERY_NS = 60 * <int64_t>SECOND_NS
 # ---------------------------------------------------------------------------- memory and queues
 
 cdef int queue_open(Queue* queue, uint32_t capacity) except -1:
-    queue.slots = <uint32_t*>calloc(capacity, sizeof(uint32_t))
-    queue.capacity = capacity
+    queue.slots = <uint32_t*>calloc(capacity + 1, sizeof(uint32_t))
+    queue.capacity = capacity + 1                       # one place stays free: full is not empty
     queue.head = queue.tail = 0
     if queue.slots == NULL:
         raise MemoryError("queue")
@@ -233,6 +233,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
 cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
                         int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
+    cdef uint32_t i
     if effects & ADVERTISE:
         host.flags &= ~<uint32_t>MASTER_LEAVES
         engine_schedule(core, slot, now_ns)
@@ -242,14 +243,17 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
     if effects & ANSWER and now_ns - host.answered_ns >= vhid_interval_ns(host):
         host.answered_ns = now_ns
         engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
-        engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+        if host.flags & ANNOUNCING:                     # else the addresses are not there yet
+            engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
     if effects & (ADD_ADDRESSES | REMOVE_ADDRESSES):
         host.repeat_in = 0
         host.announce_at_ns = 0
-        host.flags &= ~<uint32_t>RESIGN_AFTER_REMOVAL
+        host.flags &= ~<uint32_t>(RESIGN_AFTER_REMOVAL | ANNOUNCING)
         if effects & RESIGN:
             host.flags |= RESIGN_AFTER_REMOVAL
-        engine_ask(core, &core.change, slot, TO_CHANGE_ADDRESSES)
+        for i in range(host.block.address_count):       # tried anew
+            host.block.addresses[i].flags &= ~<uint32_t>(FOREIGN | FAILED)
+        engine_ask(core, &core.change, slot, TO_TELL_ADDRESSES)
 
 
 cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:

@@ -17,6 +17,7 @@ cdef class Engine:
     cdef give(self, uint8_t kind, uint32_t slot, int64_t value, void* pointer, int64_t now_ns)
     cdef change_addresses(self, uint32_t slot, int64_t now_ns, dict errors, list actions)
     cdef list arp_frames(self, uint32_t slot)
+    cdef used(self, uint32_t slot)
 
 cdef object report_tuple(const Report* report)
 cdef dict host_dict(const VirtualHost* host)

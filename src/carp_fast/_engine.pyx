@@ -10,19 +10,19 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast._actions cimport (
-    address_changed, addresses_done, advertisement_sent, announced, next_advertisement,
-    next_announcement, next_change, wanted_change)
+    address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
+    next_advertisement, next_announcement, next_change, wanted_change)
 from carp_fast._auth cimport KEY_LENGTH, auth_prepare
 from carp_fast._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ANNOUNCE, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE,
     ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, RELEASED, Report,
-    engine_close, engine_expire, engine_next_deadline, engine_open, engine_receive, engine_stall)
+    TICK_NS, engine_close, engine_expire, engine_next_deadline, engine_open, engine_receive, engine_stall)
 from carp_fast._orders cimport obey
 from carp_fast._vhid cimport (
-    ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, Block, FAILED, FOREIGN, HELD,
-    IGNORE_LINK, MANAGE_ADDRESSES, OWN_SOURCE, Output, PREEMPT_ALWAYS, PREEMPT_DEMOTED,
-    PREEMPT_NEVER, RETIRED, SECOND_NS, SIGNED, VirtualHost, vhid_advskew)
+    ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, BSD_MAC, Block, FAILED, FOREIGN, HELD,
+    IGNORE_LINK, IN_USE, MANAGE_ADDRESSES, OWN_SOURCE, Output, PREEMPT_ALWAYS, PREEMPT_DEMOTED,
+    PREEMPT_NEVER, RETIRED, SECOND_NS, SEND_DEMOTED, SIGNED, UCARP_MAC, VirtualHost, vhid_advskew)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport ADVERTISEMENT4_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, VERDICTS
 from carp_fast._wire cimport wire_build_arp
@@ -34,6 +34,9 @@ from carp_fast._wire import VERDICT_WORDS
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
 MAX_INTERFACES = _MAX_INTERFACES
 HOST_BYTES = sizeof(VirtualHost)
+# Nobody's address and everybody's never enter a digest.
+NEVER_SIGNED = {b"\0\0\0\0", b"\xff\xff\xff\xff"}
+ADVERTISE_MAC = {"interface": 0, "ucarp": UCARP_MAC, "bsd": BSD_MAC}
 PREEMPT = {False: PREEMPT_NEVER, True: PREEMPT_ALWAYS, "demoted": PREEMPT_DEMOTED}
 
 
@@ -66,7 +69,9 @@ cdef class PreparedHost:
     of (4 bytes, prefixlen); the unsigned stay out of the digest, the retired are only removed;
     passphrase: 1 to 20 bytes; destination: 4 bytes; source: 4 bytes, or None for the
     interface's; preempt: False, True or "demoted"; times in ns; counter: what the first
-    advertisement's counter exceeds; alternates: room to accept digests that are given up.
+    advertisement's counter exceeds; advertise_mac: "interface", "ucarp" or "bsd" (virtual MACs);
+    broadcast: to ff:ff:ff:ff:ff:ff, whatever the group; alternates: room to accept digests that
+    are given up.
     Raises ValueError for what does not fit.
     """
 
@@ -81,12 +86,17 @@ cdef class PreparedHost:
                  bint announce_on_order=False, int64_t startup_delay_ns=0,
                  int64_t preempt_delay_ns=0, uint8_t announce_count=1,
                  int64_t announce_interval_ns=0, int64_t announce_refresh_ns=0,
-                 uint64_t counter=0, bint alternates=False):
+                 uint64_t counter=0, bint alternates=False, str advertise_mac="interface",
+                 bint broadcast=False):
         cdef VirtualHost* host = &self.host
         if not 1 <= vhid or not addresses or not 1 <= len(passphrase) <= KEY_LENGTH:
             raise ValueError("a virtual host has a vhid, an address and a passphrase")
-        if interface >= _MAX_INTERFACES or len(destination) != 4:
-            raise ValueError("interface number or destination out of range")
+        if interface >= _MAX_INTERFACES:
+            raise ValueError(f"interface out of range: numbers are below {_MAX_INTERFACES}")
+        if len(destination) != 4 or (source is not None and len(source) != 4):
+            raise ValueError("an IPv4 address has 4 bytes")
+        if not dead_ratio or not announce_count:
+            raise ValueError("dead_ratio and announce_count are at least 1")
         host.interface, host.vhid = interface, vhid
         host.advbase, host.advskew, host.dead_ratio = advbase, advskew, dead_ratio
         host.preempt = PREEMPT[preempt]
@@ -98,10 +108,13 @@ cdef class PreparedHost:
         host.flags |= IGNORE_LINK if ignore_link_state else 0
         host.flags |= MANAGE_ADDRESSES if manage_addresses else 0
         host.flags |= ANNOUNCE_ON_ORDER if announce_on_order else 0
+        host.flags |= ADVERTISE_MAC[advertise_mac]
         if source is not None:
             host.flags |= OWN_SOURCE
             memcpy(host.source, <const char*>source, 4)
         self.fill_block(addresses, unsigned_addresses, retired_addresses, destination, alternates)
+        if broadcast:
+            memset(host.block.outputs[0].destination_mac, 0xff, 6)
         self.prepare_key(passphrase, addresses)
 
     cdef fill_block(self, addresses, free_addresses, retired, bytes destination,
@@ -128,7 +141,7 @@ cdef class PreparedHost:
     cdef prepare_key(self, bytes passphrase, addresses):
         """Digest: version, type, vhid, then the addresses ascending, no duplicates."""
         cdef bytes message = bytes((2, 1, self.host.vhid)) + b"".join(
-            sorted({data for data, _ in addresses}))
+            sorted({data for data, _ in addresses} - NEVER_SIGNED))
         cdef bytes secret = passphrase.ljust(KEY_LENGTH, b"\0")
         auth_prepare(&self.host.key, secret, message, <uint32_t>len(message))
 
@@ -173,7 +186,7 @@ cdef dict host_dict(const VirtualHost* host):
         "reason": REASON_WORDS[host.reason], "since_ns": host.since_ns,
         "advbase": host.advbase, "advskew": host.advskew,
         "effective_advskew": vhid_advskew(host), "demotion": host.demotion,
-        "sends_failing": vhid_advskew(host) != host.advskew and host.demotion == 0,
+        "sends_failing": bool(host.flags & SEND_DEMOTED),
         "source": (<const char*>host.source)[:4], "held": host.held,
         "peer": (<const char*>host.peer)[:4] if host.peer_family else None,
         "peer_advbase": host.peer_advbase, "peer_advskew": host.peer_advskew,
@@ -204,6 +217,8 @@ cdef class Engine:
 
     @wake_tick_ns.setter
     def wake_tick_ns(self, int64_t value):
+        if value < TICK_NS:
+            raise ValueError(f"a wake tick has at least {TICK_NS} ns")
         self.core.wake_tick_ns = value
 
     @property
@@ -222,6 +237,10 @@ cdef class Engine:
         """Tell what an interface is like now; ifindex 0: it does not exist."""
         cdef Interface interface
         cdef Order order
+        if number >= _MAX_INTERFACES:
+            raise IndexError(f"interface numbers are below {_MAX_INTERFACES}")
+        if len(mac) != 6 or (source is not None and len(source) != 4):
+            raise ValueError("a MAC has 6 bytes and an IPv4 address 4")
         memset(&interface, 0, sizeof(interface))
         memset(&order, 0, sizeof(order))
         interface.ifindex, interface.up = ifindex, up
@@ -234,11 +253,16 @@ cdef class Engine:
 
     def add(self, uint32_t slot, PreparedHost prepared, int64_t now_ns) -> None:
         """Add a virtual host in a free slot; it takes part once its interface is ready."""
+        if slot >= _MAX_VIRTUAL_HOSTS or self.core.hosts[slot].flags & IN_USE:
+            raise IndexError(f"slot {slot} is in use or not below {_MAX_VIRTUAL_HOSTS}")
         self.give(ORDER_ADD, slot, 0, prepared.give_away(), now_ns)
 
     def replace(self, uint32_t slot, PreparedHost prepared, int64_t now_ns, *,
                 int64_t grace_ns=0) -> None:
         """Change a host in place; its old digest is accepted for `grace_ns` more."""
+        self.used(slot)
+        if self.core.hosts[slot].interface != prepared.host.interface:
+            raise ValueError("a host keeps its interface")
         self.give(ORDER_REPLACE, slot, grace_ns, prepared.give_away(), now_ns)
 
     def remove(self, uint32_t slot, int64_t now_ns) -> None:
@@ -320,7 +344,7 @@ cdef class Engine:
                 for i in range(self.core.hosts[slot].block.output_count):
                     output = &self.core.hosts[slot].block.outputs[i]
                     frame = (<const char*>output.frame)[:output.length]
-                    kind = "RESIGN" if frame[output.carp_at + 5] == 255 else "ADVERTISE"
+                    kind = "RESIGN" if frame[output.carp_at + 2] == 255 else "ADVERTISE"
                     actions.append((kind, slot, frame))
                 advertisement_sent(&self.core, slot, 0, now_ns)
                 continue
@@ -332,7 +356,7 @@ cdef class Engine:
             if slot == NOBODY:
                 return actions
             actions.append(("ANNOUNCE", slot, self.arp_frames(slot)))
-            announced(&self.core, slot, now_ns)
+            announced(&self.core, slot)
 
     cdef change_addresses(self, uint32_t slot, int64_t now_ns, dict errors, list actions):
         cdef VirtualHost* host = &self.core.hosts[slot]
@@ -355,11 +379,12 @@ cdef class Engine:
         cdef VirtualHost* host = &self.core.hosts[slot]
         cdef uint8_t frame[42]
         cdef list frames = []
+        cdef Address* address
         cdef uint32_t i
-        for i in range(host.block.address_count):
-            if not host.block.addresses[i].flags & RETIRED:
-                wire_build_arp(frame, self.core.interfaces[host.interface].mac,
-                               host.block.addresses[i].bytes)
+        for i in range(host.block.address_count * announcement_frames(host)):
+            address = &host.block.addresses[i % host.block.address_count]
+            if not address.flags & RETIRED:
+                wire_build_arp(frame, self.core.interfaces[host.interface].mac, address.bytes)
                 frames.append((<const char*>frame)[:42])
         return frames
 
@@ -377,10 +402,18 @@ cdef class Engine:
 
     def host(self, uint32_t slot) -> dict:
         """A host's status; see host_dict."""
+        if slot >= _MAX_VIRTUAL_HOSTS:
+            raise IndexError(f"slots are below {_MAX_VIRTUAL_HOSTS}")
         return host_dict(&self.core.hosts[slot])
+
+    cdef used(self, uint32_t slot):
+        if slot >= _MAX_VIRTUAL_HOSTS or not self.core.hosts[slot].flags & IN_USE:
+            raise IndexError(f"slot {slot} is not in use")
 
     def interface_counters(self, uint16_t number) -> dict:
         """Advertisements heard and frames rejected on an interface, by word."""
+        if number >= _MAX_INTERFACES:
+            raise IndexError(f"interface numbers are below {_MAX_INTERFACES}")
         cdef Interface* interface = &self.core.interfaces[number]
         cdef dict counters = {"advertisements_heard": interface.heard}
         cdef int i

@@ -7,24 +7,26 @@ here. What the engine gives up goes back in a RELEASED report. Knows no socket a
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
-from carp_fast._actions cimport begin_announcing, may_release
+from carp_fast._actions cimport begin_announcing, may_release, wanted_change
 from carp_fast._auth cimport AuthKey
 from carp_fast._core cimport (
     Core, DONE, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ANNOUNCE,
     ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES,
-    ORDER_VERIFY, Order, RELEASED, Report, engine_ask, engine_event, engine_release,
+    ORDER_VERIFY, Order, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release,
     engine_schedule, engine_set_deadline, engine_try_ready, report_begin, report_end)
 from carp_fast._vhid cimport (
-    Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, Block, FOREIGN, HELD, IGNORE_LINK, IN_USE,
+    Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, FOREIGN, HELD, IGNORE_LINK, IN_USE,
     INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER, NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY,
-    ON_RESIGN, OWN_SOURCE, Output, SOURCE_FOUND, STARTED, TO_VERIFY, VirtualHost,
+    ON_RESIGN, OWN_SOURCE, Output, RESIGNED, SOURCE_FOUND, STARTED, TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC,
+    VirtualHost,
     vhid_interval_ns, vhid_master_down_ns, vhid_same_address)
-from carp_fast._wheel cimport NOBODY
+from carp_fast._wheel cimport NOBODY, wheel_skip
 from carp_fast._wire cimport wire_build4
 
 # The flags that a configuration sets; the others are the host's own.
-cdef uint32_t CONFIGURED_FLAGS = IGNORE_LINK | MANAGE_ADDRESSES | OWN_SOURCE | ANNOUNCE_ON_ORDER
+cdef uint32_t CONFIGURED_FLAGS = (
+    IGNORE_LINK | MANAGE_ADDRESSES | OWN_SOURCE | ANNOUNCE_ON_ORDER | UCARP_MAC | BSD_MAC)
 
 
 cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
@@ -32,12 +34,17 @@ cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
     cdef uint32_t i
     cdef Output* output
     cdef Interface* interface = &core.interfaces[host.interface]
+    cdef uint8_t[6] mac
+    memcpy(mac, interface.mac, 6)
+    if host.flags & (UCARP_MAC | BSD_MAC):
+        mac[0], mac[1], mac[2], mac[3], mac[5] = 0, 0, 0x5e, 0, host.vhid
+        mac[4] = 1 if host.flags & BSD_MAC else 0
     if not host.flags & OWN_SOURCE:
         memset(host.source, 0, 16)
         memcpy(host.source, interface.source, 4)
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]
-        wire_build4(output.frame, output.destination_mac, interface.mac, host.source,
+        wire_build4(output.frame, output.destination_mac, mac, host.source,
                     output.destination)
 
 
@@ -129,8 +136,11 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
         engine_schedule(core, order.slot, now_ns)
     elif host.state == BACKUP and vhid_master_down_ns(host) != down_ns:
         engine_set_deadline(core, order.slot, now_ns + vhid_master_down_ns(host))
-    if host.state == MASTER:
-        engine_ask(core, &core.change, order.slot, 0)
+    host.held = 0
+    for i in range(block.address_count):
+        host.held += 1 if block.addresses[i].flags & HELD else 0
+        if wanted_change(host, &block.addresses[i]) and not block.addresses[i].flags & FOREIGN:
+            engine_ask(core, &core.change, order.slot, TO_TELL_ADDRESSES)
     engine_try_ready(core, order.slot, SOURCE_FOUND, now_ns)
 
 
@@ -142,7 +152,8 @@ cdef void lose_interface(Core* core, uint16_t number, int64_t now_ns) noexcept n
         slot = core.index[<uint32_t>number * 256 + vhid] - 1
         while slot != NOBODY:
             host = &core.hosts[slot]
-            engine_event(core, slot, ON_NOT_READY, INTERFACE_MISSING, now_ns)
+            if host.reason != RESIGNED:
+                engine_event(core, slot, ON_NOT_READY, INTERFACE_MISSING, now_ns)
             for i in range(host.block.address_count):
                 host.block.addresses[i].flags &= ~<uint32_t>(HELD | FOREIGN)
             host.held = 0
@@ -157,7 +168,7 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
     cdef uint8_t cause = STARTED
     if interface.ifindex and interface.ifindex != now.ifindex:
         lose_interface(core, order.interface, now_ns)
-    if not interface.ifindex:
+    if interface.ifindex != now.ifindex:
         cause = INTERFACE_FOUND
     elif not interface.up and now.up:
         cause = LINK_UP
@@ -192,6 +203,8 @@ cdef void report_done(Core* core, int64_t mark, int64_t now_ns) noexcept nogil:
 cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     """Carry out one order. Orders for slots that are not in use change nothing."""
     cdef uint32_t slot = order.slot
+    # Before the first timer the wheel stands at tick 0, and the machine may be up for a year.
+    wheel_skip(&core.wheel, now_ns // TICK_NS)
     cdef bint alive = (slot < MAX_VIRTUAL_HOSTS and order.interface < MAX_INTERFACES
                        and core.hosts[slot].flags & IN_USE)
     if order.kind == ORDER_ADD:

@@ -303,6 +303,10 @@ cdef class Pump:
     def set_interface(self, uint16_t number, *, int ifindex, bint up, bytes mac,
                       bytes source=None) -> None:
         """Tell what an interface is like now; ifindex 0: it does not exist."""
+        if number >= MAX_INTERFACES:
+            raise IndexError(f"interface numbers are below {MAX_INTERFACES}")
+        if len(mac) != 6 or (source is not None and len(source) != 4):
+            raise ValueError("a MAC has 6 bytes and an IPv4 address 4")
         cdef bytes room = bytes(sizeof(Interface))
         cdef Interface* interface = <Interface*><char*>room
         interface.ifindex, interface.up = ifindex, up

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from carp_fast._core cimport Core, Order
 from carp_fast._netlink cimport Netlink
 from carp_fast._socket cimport BATCH, ReceiveBatch, SendBatch
+from carp_fast._vhid cimport Block
 
 cdef enum:
     ORDERS = 4096               # ring of orders, a power of two
@@ -20,7 +21,7 @@ cdef enum Scheduling:
     SCHEDULED_FIFO
 
 cdef struct IfindexEntry:
-    int32_t ifindex             # 0: free, -1: was used
+    int32_t ifindex             # 0: free
     uint16_t number
 
 cdef struct OrderRing:          # one writer (Python), one reader (the pump)
@@ -58,9 +59,12 @@ cdef struct PumpState:
     uint8_t arps[BATCH][ARP_ROOM]
     Netlink netlink
     uint32_t changed[256]       # hosts whose changes end in this batch
-    uint32_t changing           # host whose changes continue in the next batch, or NOBODY
+    # A long list of addresses goes on in the next batch, unless its block was replaced or released.
+    uint32_t changing           # whose changes go on, or NOBODY
     uint32_t changing_at        # its next address
+    Block* changing_block
     uint32_t announcing
     uint32_t announcing_at
+    Block* announcing_block
 
 cdef void run_due(PumpState* pump) noexcept nogil

@@ -10,16 +10,16 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from carp_fast._actions cimport (
-    address_changed, addresses_done, advertisement_sent, announced, next_advertisement,
-    next_announcement, next_change, nothing_to_do, wanted_change)
+    address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
+    next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
 from carp_fast._core cimport (
-    DONE, Interface, LOST_PRIORITY, ORDER_SET_INTERFACE, Order, Report, SOCKET_DROPPED, STALLED,
+    DONE, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report, SOCKET_DROPPED, STALLED,
     engine_expire, engine_next_deadline, engine_receive, engine_stall, report_begin, report_end)
 from carp_fast._netlink cimport CHANGES, netlink_carry_out, netlink_put
 from carp_fast._orders cimport obey
 from carp_fast._socket cimport (
     arrival_ns, receive_batch, send_batch, send_put, socket_drops)
-from carp_fast._vhid cimport Address, RETIRED, VirtualHost
+from carp_fast._vhid cimport Address, MASTER, RETIRED, VirtualHost
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport ARP_FRAME_LENGTH, wire_build_arp
 
@@ -57,15 +57,21 @@ cdef void map_interface(PumpState* pump, const Order* order) noexcept nogil:
     """Remember the interface's ifindex for frames that arrive, and forget its former one."""
     cdef int32_t former = pump.core.interfaces[order.interface].ifindex
     cdef int32_t ifindex = (<const Interface*>order.pointer).ifindex
-    cdef uint32_t at
+    cdef uint32_t number
     if former and former != ifindex:
-        at = ifindex_place(pump, former)
-        if pump.ifindexes[at].ifindex == former and pump.ifindexes[at].number == order.interface:
-            pump.ifindexes[at].ifindex = -1
+        # An entry cannot be taken out of an open table without leaving a hole: made anew, rarely.
+        memset(pump.ifindexes, 0, sizeof(pump.ifindexes))
+        for number in range(MAX_INTERFACES):
+            if number != order.interface and pump.core.interfaces[number].ifindex:
+                put_ifindex(pump, pump.core.interfaces[number].ifindex, <uint16_t>number)
     if ifindex:
-        at = ifindex_place(pump, ifindex)
-        pump.ifindexes[at].ifindex = ifindex
-        pump.ifindexes[at].number = order.interface
+        put_ifindex(pump, ifindex, order.interface)
+
+
+cdef void put_ifindex(PumpState* pump, int32_t ifindex, uint16_t number) noexcept nogil:
+    cdef uint32_t at = ifindex_place(pump, ifindex)
+    pump.ifindexes[at].ifindex = ifindex
+    pump.ifindexes[at].number = number
 
 
 # ------------------------------------------------------------------------------------ one turn
@@ -206,7 +212,13 @@ cdef bint change_addresses(PumpState* pump) noexcept nogil:
             pump.changing_at = 0
             if pump.changing == NOBODY:
                 break
+            pump.changing_block = pump.core.hosts[pump.changing].block
         host = &pump.core.hosts[pump.changing]
+        if host.block != pump.changing_block:
+            if host.block == NULL:
+                pump.changing = NOBODY
+                continue
+            pump.changing_block, pump.changing_at = host.block, 0
         while pump.changing_at < host.block.address_count and pump.netlink.count < CHANGES:
             address = &host.block.addresses[pump.changing_at]
             wanted = wanted_change(host, address)
@@ -236,7 +248,6 @@ cdef bint send_announcements(PumpState* pump) noexcept nogil:
     cdef VirtualHost* host
     cdef Address* address
     cdef Interface* interface
-    cdef int64_t now_ns = clock_ns(CLOCK_MONOTONIC)
     cdef uint32_t repeat
     batch.count = 0
     while batch.count < BATCH:
@@ -245,9 +256,13 @@ cdef bint send_announcements(PumpState* pump) noexcept nogil:
             pump.announcing_at = 0
             if pump.announcing == NOBODY:
                 break
+            pump.announcing_block = pump.core.hosts[pump.announcing].block
         host = &pump.core.hosts[pump.announcing]
+        if host.block != pump.announcing_block or host.state != MASTER:
+            pump.announcing = NOBODY
+            continue
         interface = &pump.core.interfaces[host.interface]
-        repeat = 1 if host.announce_interval_ns or not host.announce_count else host.announce_count
+        repeat = announcement_frames(host)
         while (pump.announcing_at < host.block.address_count * repeat and batch.count < BATCH):
             address = &host.block.addresses[pump.announcing_at % host.block.address_count]
             if not address.flags & RETIRED:
@@ -256,7 +271,7 @@ cdef bint send_announcements(PumpState* pump) noexcept nogil:
                          ARP_FRAME_LENGTH)
             pump.announcing_at += 1
         if pump.announcing_at >= host.block.address_count * repeat:
-            announced(pump.core, pump.announcing, now_ns)
+            announced(pump.core, pump.announcing)
             pump.announcing = NOBODY
     if batch.count:
         send_batch(batch, pump.send_fd)
@@ -317,7 +332,8 @@ cdef void run_due(PumpState* pump) noexcept nogil:
     engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
     carry_out(pump)
     now_ns = clock_ns(CLOCK_MONOTONIC)
-    if pump.core.flush_mark and nothing_to_do(pump.core) and pump.changing == NOBODY:
+    if (pump.core.flush_mark and nothing_to_do(pump.core) and pump.changing == NOBODY
+            and pump.announcing == NOBODY):
         tell(pump, DONE, <uint64_t>pump.core.flush_mark, now_ns)
         pump.core.flush_mark = 0
     if pump.lost_priority and pump.scheduling == SCHEDULED_FIFO:

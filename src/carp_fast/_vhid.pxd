@@ -72,7 +72,9 @@ cdef enum HostFlag:
     MASTER_LEAVES = 128         # the short wait after a resignation runs
     DEMOTE_TOLD = 256           # a foreign demote byte was reported
     SEND_DEMOTED = 512          # three sends in a row failed
-    BROADCAST_MAC = 1024
+    UCARP_MAC = 1024            # advertise from 00:00:5e:00:00:VHID
+    BSD_MAC = 2048              # ... from 00:00:5e:00:01:VHID
+    ANNOUNCING = 4096           # MASTER, and the first announcement was due
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
@@ -88,6 +90,7 @@ cdef enum Pending:
     TO_CHANGE_ADDRESSES = 8
     TO_ANNOUNCE = 16
     TO_VERIFY = 32              # add again what should be there
+    TO_TELL_ADDRESSES = 64      # the change follows from a state or a configuration: report it
 
 cdef enum:
     SECOND_NS = 1000000000
@@ -137,7 +140,7 @@ cdef struct VirtualHost:
     int64_t heard_ns
     int64_t told_duplicate_ns
     int64_t told_other_master_ns
-    int64_t announce_at_ns      # the next announcement after the first ones, 0: none
+    int64_t announce_at_ns      # the next announcement by time, 0: none
     int64_t announce_interval_ns
     int64_t announce_refresh_ns
     uint64_t sent

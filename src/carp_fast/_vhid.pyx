@@ -72,13 +72,13 @@ cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogi
 
 
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
-    """The advskew that goes out: with demotion added, at most 240 then."""
+    """The advskew that goes out: demotion makes at most 240 of it, and never less than it was."""
     cdef uint32_t skew = host.advskew + host.demotion
     if host.flags & SEND_DEMOTED:
         skew += DEMOTED_ADVSKEW
-    if skew == host.advskew:
-        return host.advskew
-    return <uint8_t>(skew if skew < DEMOTED_ADVSKEW else DEMOTED_ADVSKEW)
+    if skew > DEMOTED_ADVSKEW:
+        skew = DEMOTED_ADVSKEW
+    return <uint8_t>(skew if skew > host.advskew else host.advskew)
 
 
 cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil:
@@ -115,6 +115,7 @@ cdef bint may_preempt(VirtualHost* host, const Advertisement* heard, int64_t now
     if host.preempt == PREEMPT_NEVER:
         return False
     if host.preempt == PREEMPT_DEMOTED and heard.advskew < DEMOTED_ADVSKEW:
+        host.preempt_from_ns = 0                # the delay begins anew with its demotion
         return False
     if host.preempt_from_ns == 0:
         host.preempt_from_ns = now_ns + host.preempt_delay_ns

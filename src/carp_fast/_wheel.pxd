@@ -18,7 +18,7 @@ cdef struct Wheel:
     uint64_t* occupied              # a bit per slot
     uint32_t* next                  # per timer
     uint32_t* previous
-    int64_t* at                     # per timer: its tick, or -1
+    int64_t* at                     # per timer: its tick + 1, or 0
 
 cdef int wheel_open(Wheel* wheel, uint32_t capacity) except -1
 cdef void wheel_close(Wheel* wheel) noexcept
@@ -26,3 +26,4 @@ cdef void wheel_arm(Wheel* wheel, uint32_t timer, int64_t tick) noexcept nogil
 cdef void wheel_disarm(Wheel* wheel, uint32_t timer) noexcept nogil
 cdef uint32_t wheel_pop(Wheel* wheel, int64_t tick) noexcept nogil
 cdef int64_t wheel_next(const Wheel* wheel) noexcept nogil
+cdef void wheel_skip(Wheel* wheel, int64_t tick) noexcept nogil

@@ -134,7 +134,15 @@ cdef int64_t wheel_next(const Wheel* wheel) noexcept nogil:
     """
     if not wheel.armed:
         return -1
+    if wheel.cursor != NOBODY:
+        return wheel.tick                               # this tick's timers are being popped
     return next_occupied(wheel, wheel.tick + 1)
+
+
+cdef void wheel_skip(Wheel* wheel, int64_t tick) noexcept nogil:
+    """Take an empty wheel forward to `tick`: nobody waits in between."""
+    if not wheel.armed and wheel.tick < tick:
+        wheel.tick = tick
 
 
 cdef class TimerWheel:

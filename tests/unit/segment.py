@@ -17,7 +17,6 @@ from carp_fast._engine import Engine, PreparedHost
 
 SECOND_NS = 1_000_000_000
 TICK_NS = 1_000_000
-# Well above zero, as a monotonic clock is, and on no round number of wake ticks' intervals.
 START_NS = 1_000 * SECOND_NS
 GROUP = bytes((224, 0, 0, 18))
 PASSPHRASE = b"secret"
@@ -40,9 +39,7 @@ def internet_checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def carp_digest(
-    passphrase: bytes, vhid: int, addresses: Iterable[bytes], counter: bytes
-) -> bytes:
+def carp_digest(passphrase: bytes, vhid: int, addresses: Iterable[bytes], counter: bytes) -> bytes:
     """HMAC-SHA1 as protocol.md has it, by the standard library."""
     message = bytes((2, 1, vhid)) + b"".join(sorted(set(addresses))) + counter
     return hmac.new(passphrase.ljust(20, b"\0"), message, hashlib.sha1).digest()
@@ -90,9 +87,7 @@ def ipv4_frame(
 ) -> bytes:
     """An Ethernet frame of an IPv4 packet around `payload`."""
     length = 20 + len(options) + len(payload) if total_length is None else total_length
-    start = struct.pack(
-        ">BBHHHBB", 0x45 + len(options) // 4, tos, length, 0, flags, ttl, protocol
-    )
+    start = struct.pack(">BBHHHBB", 0x45 + len(options) // 4, tos, length, 0, flags, ttl, protocol)
     addresses = source + destination + options
     checksum = internet_checksum(start + b"\0\0" + addresses) ^ checksum_error
     mac = bytes((1, 0, 0x5E, destination[1] & 0x7F, destination[2], destination[3]))
@@ -119,9 +114,7 @@ class Heard(NamedTuple):
 
 def read_advertisement(frame: bytes) -> Heard:
     """Take apart a frame built by the engine, which has neither IP options nor a trailer."""
-    return Heard(
-        frame[35], frame[39], frame[36], int.from_bytes(frame[42:50], "big"), frame[26:30]
-    )
+    return Heard(frame[35], frame[39], frame[36], int.from_bytes(frame[42:50], "big"), frame[26:30])
 
 
 def prepared(**settings: Any) -> PreparedHost:
@@ -145,12 +138,12 @@ class Done(NamedTuple):
 
 
 class Node:
-    """One engine, its interface 0 up with `source`; keeps its actions and reports."""
+    """One engine, its interface 0 up with the address `on`; keeps its actions and reports."""
 
-    def __init__(self, source: str, *, now_ns: int = START_NS, **settings: Any) -> None:
+    def __init__(self, on: str, /, *, now_ns: int = START_NS, **settings: Any) -> None:
         self.engine = Engine()
-        self.source = source
-        self.mac = b"\x02\0" + ip(source)
+        self.source = on
+        self.mac = b"\x02\0" + ip(on)
         self.errors: dict[bytes, int] = {}
         self.done: list[Done] = []
         self.reports: list[tuple[Any, ...]] = []

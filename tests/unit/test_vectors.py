@@ -133,9 +133,7 @@ def test_whole_frames_of_netbsd() -> None:
 def test_engine_accepts_each_as_sent(vector: dict[str, Any]) -> None:
     engine = Engine()
     engine.set_interface(0, START_NS, source=ip("10.77.0.2"))
-    host = prepared(
-        vhid=vector["vhid"], passphrase=key_of(vector), addresses=addresses_of(vector)
-    )
+    host = prepared(vhid=vector["vhid"], passphrase=key_of(vector), addresses=addresses_of(vector))
     engine.add(0, host, START_NS)
     frame = bytes.fromhex(vector["frame"])
     assert engine.receive(0, frame, START_NS) == "ok"

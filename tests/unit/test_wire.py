@@ -233,9 +233,12 @@ def test_checksum_of_data_with_its_checksum_is_zero(data: bytes) -> None:
 
 def test_gratuitous_arp() -> None:
     mac, address = b"\x02\0\0\0\0\7", ip("10.77.0.100")
-    assert _wire.build_arp(mac, address) == (
-        b"\xff" * 6 + mac + b"\x08\x06"  # broadcast
-        b"\0\1\x08\0\6\4\0\1" + mac + address + mac + address  # a request, all ours
+    assert (
+        _wire.build_arp(mac, address)
+        == (
+            b"\xff" * 6 + mac + b"\x08\x06"  # broadcast
+            b"\0\1\x08\0\6\4\0\1" + mac + address + mac + address  # a request, all ours
+        )
     )
 
 

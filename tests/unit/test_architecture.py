@@ -1,0 +1,321 @@
+"""The rules that the layout must keep: who may know whom, and how large and how opened files are.
+
+Tables here are the rules; a new module is placed in them before it passes.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvloop.loop
+
+ROOT = Path(__file__).parent.parent.parent
+SOURCES = ROOT / "src" / "carp_fast"
+PACKAGE = ROOT / "carp_fast"
+MAX_FILE_LINES = 600
+MAX_FUNCTION_LINES = 70
+
+# Which compiled module may cimport or import which of ours. The first eight are pure: frames and
+# the time come in as arguments, no socket, clock or file.
+COMPILED: dict[str, set[str]] = {
+    "_wire": set(),
+    "_auth": set(),
+    "_wheel": set(),
+    "_vhid": {"_wire", "_auth"},
+    "_core": {"_wire", "_auth", "_wheel", "_vhid"},
+    "_actions": {"_wire", "_auth", "_wheel", "_vhid", "_core"},
+    "_orders": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_actions"},
+    "_engine": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_actions", "_orders"},
+    "_socket": {"_wire"},
+    "_netlink": {"_wire", "_socket"},
+    "_turn": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_socket", "_netlink"},
+    "_pump": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_engine"}
+    | {"_socket", "_netlink", "_turn"},
+}
+PURE = ("_wire", "_auth", "_wheel", "_vhid", "_core", "_actions", "_orders", "_engine")
+WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump")
+# Headers of ours that a pure module may include: SHA-1 and atomic loads, no system header.
+PURE_HEADERS = {"sha1.h", "atomic.h"}
+PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
+
+# The Python package, outermost first: a module imports only from layers further down.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),
+    ("cli",),
+    ("daemon", "demo"),
+    ("status", "observer"),
+    ("reload", "reports", "network", "lab"),
+    ("hooks", "orders", "hosts", "plan", "links"),
+    ("control", "addresses", "notifier", "sockets", "systemd", "namespaces"),
+    ("config", "interfaces", "children"),
+    ("ranges", "secrets"),
+    ("settings",),
+)
+# Libraries that cost memory or belong to one place, and who may import them at all.
+LIBRARIES: dict[str, set[str]] = {
+    "click": {"cli"},
+    "rich": {"cli", "demo", "observer"},
+    "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
+}
+
+# What reaches a socket, a clock, a file, a process or a thread, by libc's names.
+FORBIDDEN = re.compile(
+    r"""^(__)?(
+        socket(pair)?|bind|connect|listen|accept4?|shutdown|[gs]etsockopt
+        |send|sendto|sendm?msg|sendmmsg|recv|recvfrom|recvm?msg|recvmmsg
+        |poll|ppoll|select|pselect|epoll_\w+|eventfd\w*|timerfd_\w+|signalfd
+        |clock_\w+|nanosleep|usleep|sleep|gettimeofday|time|times|ftime
+        |open(at)?(64)?(_2)?|creat(64)?|fopen(64)?|fdopen|freopen(64)?|fread|fwrite|fput\w+|fget\w+
+        |read|write|pread(64)?|pwrite(64)?|readv|writev|close|ioctl|fcntl(64)?|mmap(64)?
+        |fork|vfork|exec\w+|posix_spawn\w*|system|popen|syscall|pthread_create
+        |printf|v?[fd]printf|vprintf|puts|perror|syslog|if_nametoindex|getaddrinfo|getrandom|getenv
+    )(_chk)?(@.*)?$""",
+    re.VERBOSE,
+)
+
+
+def of_ours() -> list[Path]:
+    """Every source file of the project that the rules on size and opening hold for."""
+    return [
+        *sorted(SOURCES.glob("*.pyx")),
+        *sorted(SOURCES.glob("*.pxd")),
+        *sorted(SOURCES.glob("*.h")),
+        *sorted(PACKAGE.glob("*.py")),
+        *sorted((ROOT / "tests").rglob("*.py")),
+        *sorted((ROOT / "benches").rglob("*.py")),
+        ROOT / "setup.py",
+    ]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# -------------------------------------------------------------------------------- compiled modules
+
+
+def compiled_imports(name: str) -> Iterator[tuple[str, str]]:
+    """(file, module) for each import and cimport of a compiled module, `carp_fast.` included."""
+    for path in (SOURCES / f"{name}.pyx", SOURCES / f"{name}.pxd"):
+        text = path.read_text() if path.exists() else ""
+        for first, second in re.findall(
+            r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", text, re.MULTILINE
+        ):
+            yield path.name, first or second
+
+
+def test_every_compiled_module_is_in_the_table() -> None:
+    assert {path.stem for path in SOURCES.glob("*.pyx")} == set(COMPILED)
+    assert set(PURE) | set(WITH_SYSTEM) == set(COMPILED)
+
+
+def test_the_table_points_inward() -> None:
+    order = list(COMPILED)
+    for name, allowed in COMPILED.items():
+        assert all(order.index(other) < order.index(name) for other in allowed), name
+        if name in PURE:
+            assert allowed <= set(PURE), name
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_modules_know_only_what_they_may(name: str) -> None:
+    ours = {
+        module.removeprefix("carp_fast.")
+        for _, module in compiled_imports(name)
+        if module.startswith("carp_fast")
+    }
+    assert ours - {name} <= COMPILED[name]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_import_nothing_else(name: str) -> None:
+    others = {module for _, module in compiled_imports(name) if not module.startswith("carp_fast.")}
+    assert others <= PURE_LIBC
+    for suffix in ("pyx", "pxd"):
+        text = (SOURCES / f"{name}.{suffix}").read_text()
+        assert set(re.findall(r'cdef extern from "([^"]+)"', text)) <= PURE_HEADERS
+
+
+def library(name: str) -> Path:
+    """The compiled module as it was built in place."""
+    found = sorted(PACKAGE.glob(f"{name}.*.so"))
+    if not found:
+        pytest.skip(f"needs carp_fast.{name}, built in place")
+    return found[0]
+
+
+def undefined(path: Path) -> set[str]:
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("needs the program nm (Debian package binutils)")
+    listing = subprocess.run(
+        [nm, "-D", "--undefined-only", path], capture_output=True, text=True, check=True
+    ).stdout
+    return {line.split()[-1] for line in listing.splitlines()}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_reference_no_socket_clock_or_file(name: str) -> None:
+    symbols = undefined(library(name))
+    assert any(symbol.startswith("Py") for symbol in symbols)
+    assert {symbol for symbol in symbols if FORBIDDEN.match(symbol)} == set()
+
+
+@pytest.mark.parametrize("name", [*WITH_SYSTEM, "uvloop"])
+def test_that_check_catches_a_module_that_does(name: str) -> None:
+    path = Path(uvloop.loop.__file__) if name == "uvloop" else library(name)
+    assert {symbol for symbol in undefined(path) if FORBIDDEN.match(symbol)} != set()
+
+
+@pytest.mark.parametrize(
+    ("symbol", "forbidden"),
+    [
+        *((name, True) for name in ("sendmmsg", "recvmmsg", "clock_gettime@GLIBC_2.17", "open64")),
+        *((name, True) for name in ("time@GLIBC_2.2.5", "fopen", "__read_chk", "write", "socket")),
+        *(
+            (name, False)
+            for name in ("memcpy", "calloc", "PyObject_Call", "_Py_read", "PyOS_snprintf")
+        ),
+    ],
+)
+def test_the_names_that_are_forbidden(symbol: str, forbidden: bool) -> None:
+    assert bool(FORBIDDEN.match(symbol)) == forbidden
+
+
+# ------------------------------------------------------------------------------ the Python package
+
+
+def python_imports(path: Path) -> set[str]:
+    """Every module imported anywhere in a file, also in functions and for types only."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            found.add(node.module or "")
+            if node.module == "carp_fast":
+                found |= {f"carp_fast.{alias.name}" for alias in node.names}
+    return found
+
+
+def level(name: str) -> int:
+    (found,) = (number for number, layer in enumerate(LAYERS) if name in layer)
+    return found
+
+
+def modules() -> list[str]:
+    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def test_every_python_module_is_in_a_layer() -> None:
+    placed = [name for layer in LAYERS for name in layer]
+    assert len(placed) == len(set(placed))
+    assert set(modules()) <= set(placed)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_python_modules_import_only_from_layers_further_down(name: str) -> None:
+    imported = {
+        module.split(".")[1]
+        for module in python_imports(PACKAGE / f"{name}.py")
+        if module.startswith("carp_fast.")
+    }
+    ours = imported & set(modules())
+    assert {other for other in ours if level(other) <= level(name)} == set()
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_who_imports_a_library(name: str) -> None:
+    users = {
+        module
+        for module in modules()
+        if any(used.split(".")[0] == name for used in python_imports(PACKAGE / f"{module}.py"))
+    }
+    assert users <= LIBRARIES[name]
+
+
+def test_nothing_forks() -> None:
+    # The daemon never forks: uvloop's and asyncio's subprocesses do, and so does Popen when it
+    # is given a user, a group or a function to call.
+    for path in sorted(PACKAGE.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in {"fork", "forkpty", "create_subprocess_exec"}, path.name
+                assert node.attr != "create_subprocess_shell", path.name
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("subprocess."):
+                given = {keyword.arg for keyword in node.keywords}
+                forking = {"preexec_fn", "user", "group", "extra_groups", "umask"}
+                assert not given & forking, path.name
+
+
+def test_no_file_is_named_for_nothing() -> None:
+    vague = {"util", "utils", "common", "helper", "helpers", "manager", "misc"}
+    assert {path.stem.strip("_") for path in of_ours()} & vague == set()
+
+
+# ------------------------------------------------------------------------------- size and opening
+
+
+@pytest.mark.parametrize("path", of_ours(), ids=relative)
+def test_a_file_is_not_too_long(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
+
+
+@pytest.mark.parametrize("path", of_ours(), ids=relative)
+def test_a_file_opens_with_what_it_holds(path: Path) -> None:
+    text = path.read_text()
+    if path.suffix == ".h":
+        assert re.match(r"/\* \w.*[.:]", text)
+    elif path.suffix == ".py":
+        assert ast.get_docstring(ast.parse(text))
+    else:
+        assert re.match(r'"""\w', text)
+
+
+def python_functions(text: str) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+def cython_functions(text: str) -> Iterator[tuple[str, int]]:
+    """Name and length of each function: from its head to the last line indented deeper."""
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        head = re.match(r"(\s*)(?:cp?def|def)\b(?!.*\bextern\b)[^=#]*?(\w+)\(", line)
+        if head is None:
+            continue
+        indent, last = len(head[1]), number
+        for following in range(number + 1, len(lines)):
+            stripped = lines[following].strip()
+            if stripped and len(lines[following]) - len(lines[following].lstrip()) <= indent:
+                break
+            last = following if stripped else last
+        yield head[2], last - number + 1
+
+
+@pytest.mark.parametrize("path", of_ours(), ids=relative)
+def test_functions_are_not_too_long(path: Path) -> None:
+    if path.suffix == ".h":
+        return
+    read = python_functions if path.suffix == ".py" else cython_functions
+    too_long = {name: lines for name, lines in read(path.read_text()) if lines > MAX_FUNCTION_LINES}
+    assert too_long == {}
+
+
+def test_the_scan_of_cython_functions_sees_them() -> None:
+    text = (SOURCES / "_wheel.pyx").read_text()
+    found = dict(cython_functions(text))
+    assert {"wheel_open", "wheel_pop", "next_occupied", "spin", "__cinit__"} <= set(found)
+    body = "\n".join("    x = 1" for _ in range(80))
+    assert dict(cython_functions(f"cdef void long(int x) noexcept nogil:\n{body}\n\nx = 2\n")) == {
+        "long": 81
+    }

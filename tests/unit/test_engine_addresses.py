@@ -1,0 +1,319 @@
+"""Addresses of a virtual host: added, refused, lost, foreign, announced, and let go."""
+
+from __future__ import annotations
+
+from errno import EADDRNOTAVAIL, EEXIST, ENOBUFS, ENODEV, EPERM
+from itertools import pairwise
+
+import pytest
+from unit.segment import ADDRESS, SECOND_NS, START_NS, Node, advertisement, ip, prepared
+
+from carp_fast._wire import build_arp
+
+SIGNED = [(ADDRESS, 24), (ip("10.77.0.101"), 24)]
+UNSIGNED = [(ip("10.77.1.1"), 32)]
+EVERY = [data for data, _ in SIGNED + UNSIGNED]
+MASTER_NS = START_NS + 3 * SECOND_NS
+LATER_NS = START_NS + 20 * SECOND_NS
+
+
+def host(**settings: object) -> dict[str, object]:
+    return {"addresses": SIGNED, "unsigned_addresses": UNSIGNED} | settings
+
+
+def master(errors: dict[bytes, int] | None = None, **settings: object) -> Node:
+    """A node that just became MASTER, its address changes answered with `errors`."""
+    node = Node("10.77.0.2", **host(**settings))
+    node.errors = errors or {}
+    node.run(MASTER_NS)
+    assert node.state == "MASTER"
+    return node
+
+
+def contents(node: Node, action: str) -> list[object]:
+    return [done.content for done in node.done if done.action == action]
+
+
+def step_down(node: Node, now_ns: int) -> None:
+    frame = advertisement(advbase=0, advskew=1, addresses=[data for data, _ in SIGNED])
+    assert node.engine.receive(0, frame, now_ns) == "ok"
+    node.take(now_ns)
+    assert node.state == "BACKUP"
+
+
+def test_all_addresses_are_added_announced_and_removed() -> None:
+    node = master()
+    assert contents(node, "ADD_ADDRESSES") == [EVERY]
+    assert contents(node, "ANNOUNCE") == [[build_arp(node.mac, data) for data in EVERY]]
+    assert node.engine.host(0)["held"] == 3
+    assert len(node.reported("addresses_changed")) == 1
+    step_down(node, LATER_NS)
+    assert contents(node, "REMOVE_ADDRESSES") == [EVERY]
+    assert node.engine.host(0)["held"] == 0
+    assert len(node.reported("addresses_changed")) == 2
+
+
+def test_unsigned_addresses_stay_out_of_the_digest() -> None:
+    node = Node("10.77.0.2", **host())
+    signed = [data for data, _ in SIGNED]
+    assert node.engine.receive(0, advertisement(addresses=signed), START_NS) == "ok"
+    assert node.engine.receive(0, advertisement(addresses=EVERY), START_NS) == "bad_auth"
+
+
+def test_a_foreign_address_is_told_once_and_left_alone() -> None:
+    node = master({EVERY[1]: EEXIST})
+    assert [report[11] for report in node.reported("address_foreign")] == [1]
+    assert node.engine.host(0)["held"] == 2
+    node.engine.verify(0, LATER_NS)
+    node.take(LATER_NS)
+    assert len(node.reported("address_foreign")) == 1
+    step_down(node, LATER_NS)
+    assert contents(node, "REMOVE_ADDRESSES") == [[EVERY[0], EVERY[2]]]
+
+
+def test_a_foreign_address_is_looked_at_again_the_next_time() -> None:
+    node = master({EVERY[1]: EEXIST})
+    step_down(node, LATER_NS)
+    node.errors = {}
+    node.run(LATER_NS + 10 * SECOND_NS)
+    assert node.state == "MASTER"
+    assert contents(node, "ADD_ADDRESSES")[-1] == EVERY
+    assert node.engine.host(0)["held"] == 3
+
+
+@pytest.mark.parametrize("error", [EADDRNOTAVAIL, ENODEV])
+def test_an_address_that_is_gone_when_we_remove_it_is_removed(error: int) -> None:
+    node = master()
+    node.errors = {EVERY[0]: error}
+    step_down(node, LATER_NS)
+    assert node.reported("address_failed") == []
+    assert node.engine.host(0)["held"] == 0
+
+
+@pytest.mark.parametrize("error", [EPERM, ENOBUFS])
+def test_an_address_that_cannot_be_removed_is_told_and_still_ours(error: int) -> None:
+    node = master()
+    node.errors = {EVERY[2]: error}
+    step_down(node, LATER_NS)
+    assert [report[10:12] for report in node.reported("address_failed")] == [(error, 2)]
+    assert node.engine.host(0)["held"] == 1
+
+
+@pytest.mark.parametrize("error", [ENODEV, ENOBUFS, EPERM])
+def test_an_address_that_cannot_be_added_is_told_and_tried_again(error: int) -> None:
+    node = master({EVERY[0]: error})
+    assert [report[10:12] for report in node.reported("address_failed")] == [(error, 0)]
+    assert node.engine.host(0)["held"] == 2
+    node.errors = dict.fromkeys(EVERY[1:], EEXIST)
+    node.engine.verify(0, LATER_NS)
+    node.take(LATER_NS)
+    assert node.engine.host(0)["held"] == 3
+    step_down(node, LATER_NS)
+    assert contents(node, "REMOVE_ADDRESSES") == [EVERY]
+
+
+def test_an_address_removed_by_another_hand_is_restored_announced_and_counted() -> None:
+    node = master()
+    node.run(START_NS + 10 * SECOND_NS)
+    node.forget()
+    now_ns = START_NS + 10 * SECOND_NS
+    node.errors = {EVERY[0]: EEXIST, EVERY[2]: EEXIST}
+    node.engine.verify(0, now_ns)
+    node.take(now_ns)
+    assert [report[11] for report in node.reported("address_restored")] == [1]
+    assert node.reported("address_foreign") == []
+    assert node.words() == ["ADD_ADDRESSES", "ANNOUNCE"]
+    status = node.engine.host(0)
+    assert (status["held"], status["counters"]["addresses_restored"]) == (3, 1)
+
+
+def test_addresses_that_are_all_there_are_not_announced_when_verified() -> None:
+    node = master()
+    node.run(START_NS + 10 * SECOND_NS)
+    node.forget()
+    node.errors = dict.fromkeys(EVERY, EEXIST)
+    node.engine.verify(0, LATER_NS)
+    node.take(LATER_NS)
+    assert (node.words(), node.reports) == (["ADD_ADDRESSES"], [])
+
+
+def test_verifying_a_host_that_just_became_master_keeps_its_announcement() -> None:
+    # Its addresses were removed when it stepped down a moment ago, which Python heard as
+    # addresses gone; the order to look after them comes while the addition is still queued.
+    node = Node("10.77.0.2", **host())
+    node.engine.expire(MASTER_NS)
+    node.engine.verify(0, MASTER_NS)
+    node.take(MASTER_NS)
+    assert node.words() == ["ADVERTISE", "ADD_ADDRESSES", "ANNOUNCE"]
+    assert len(node.reported("addresses_changed")) == 1
+
+
+def test_address_lost_too_often_resigns_after_the_removal() -> None:
+    node = master()
+    node.forget()
+    node.engine.lose_address(0, LATER_NS)
+    node.take(LATER_NS)
+    assert node.words() == ["REMOVE_ADDRESSES", "RESIGN"]
+    assert node.changes() == [("MASTER", "BACKUP", "address_lost")]
+    # Where nobody else is, it takes over again: demotion never stops a host that hears nobody.
+    node.run(LATER_NS + 4 * SECOND_NS)
+    assert node.state == "MASTER"
+
+
+def test_a_take_over_before_the_removal_was_carried_out_cancels_it() -> None:
+    node = master()
+    node.forget()
+    node.engine.lose_address(0, LATER_NS)
+    node.engine.expire(LATER_NS + 4 * SECOND_NS)
+    node.take(LATER_NS + 4 * SECOND_NS)
+    assert "RESIGN" not in node.words()
+    assert "REMOVE_ADDRESSES" not in node.words()
+    assert node.state == "MASTER"
+    assert node.engine.host(0)["held"] == 3
+
+
+def test_stepping_down_before_the_addition_was_carried_out_adds_nothing() -> None:
+    node = Node("10.77.0.2", **host())
+    node.engine.expire(MASTER_NS)
+    frame = advertisement(advbase=0, advskew=1, addresses=[data for data, _ in SIGNED])
+    assert node.engine.receive(0, frame, MASTER_NS) == "ok"
+    node.take(MASTER_NS)
+    # The last advertisement of who yields to a faster master, and nothing else.
+    assert node.words() == ["ADVERTISE"]
+    assert node.engine.host(0)["held"] == 0
+
+
+# --------------------------------------------------------------------------- who announces, when
+
+
+def test_the_up_script_adds_the_addresses_and_orders_the_announcement() -> None:
+    node = master(manage_addresses=False, announce_on_order=True)
+    assert node.words() == ["ADVERTISE"]
+    assert len(node.reported("addresses_changed")) == 1
+    node.run(MASTER_NS + 3 * SECOND_NS)
+    assert contents(node, "ANNOUNCE") == []
+    node.engine.announce(0, MASTER_NS + 3 * SECOND_NS)
+    node.take(MASTER_NS + 3 * SECOND_NS)
+    node.run(LATER_NS)
+    assert len(contents(node, "ANNOUNCE")) == 2
+    assert contents(node, "ADD_ADDRESSES") == []
+
+
+def test_nothing_is_announced_before_the_up_script_has_run() -> None:
+    node = master(manage_addresses=False, announce_on_order=True)
+    slower = advertisement(advskew=200, addresses=[data for data, _ in SIGNED])
+    assert node.engine.receive(0, slower, MASTER_NS) == "ok"
+    node.take(MASTER_NS)
+    assert contents(node, "ANNOUNCE") == []
+    assert len(contents(node, "ADVERTISE")) == 2
+
+
+def test_announce_refresh() -> None:
+    node = master(announce_refresh_ns=5 * SECOND_NS)
+    node.run(MASTER_NS + 30 * SECOND_NS)
+    times = node.times("ANNOUNCE")
+    assert times[0] == MASTER_NS
+    assert times[-1] >= MASTER_NS + 25 * SECOND_NS
+    assert max(later - earlier for earlier, later in pairwise(times)) <= 6 * SECOND_NS
+
+
+def test_announce_count_by_interval() -> None:
+    node = master(announce_count=4, announce_interval_ns=3 * SECOND_NS)
+    node.run(MASTER_NS + 60 * SECOND_NS)
+    # Four by the interval and the repeat two advertisements after the first.
+    assert len(node.times("ANNOUNCE")) == 5
+
+
+def test_announce_count_in_a_row() -> None:
+    node = master(announce_count=3)
+    node.run(MASTER_NS + 60 * SECOND_NS)
+    frames = [frame for batch in contents(node, "ANNOUNCE") for frame in batch]  # type: ignore[attr-defined]
+    for data in EVERY:
+        # Three at once and the repeat two advertisements later, which is one or three.
+        assert frames.count(build_arp(node.mac, data)) >= 4
+
+
+def test_no_announcement_is_no_two_hundred() -> None:
+    try:
+        node = master(announce_count=0, announce_interval_ns=SECOND_NS)
+    except ValueError:
+        return  # refused is as good
+    node.run(MASTER_NS + 30 * SECOND_NS)
+    assert len(node.times("ANNOUNCE")) <= 2
+
+
+# ----------------------------------------------------------------------------------------- removal
+
+
+def released(node: Node) -> list[tuple[object, ...]]:
+    return node.reported("released")
+
+
+def test_a_removed_master_removes_its_addresses_resigns_and_is_released_last() -> None:
+    node = master()
+    node.forget()
+    node.engine.remove(0, LATER_NS)
+    node.engine.remove(0, LATER_NS)
+    node.reports += node.engine.take_reports()
+    assert released(node) == []
+    node.take(LATER_NS)
+    assert node.words() == ["REMOVE_ADDRESSES", "RESIGN"]
+    assert len(released(node)) == 1
+    assert node.engine.receive(0, advertisement(), LATER_NS) == "bad_vhid"
+    assert node.engine.next_deadline_ns() is None
+
+
+@pytest.mark.parametrize("state", ["BACKUP", "INIT"])
+def test_a_removed_host_that_is_not_master_is_released_at_once(state: str) -> None:
+    node = Node("10.77.0.2")
+    if state == "INIT":
+        node.attach(START_NS, up=False)
+    node.engine.remove(0, START_NS)
+    node.take(START_NS)
+    assert node.words() == []
+    assert len(released(node)) == 1
+
+
+def test_a_host_removed_while_it_steps_down_is_released_after_its_last_advertisement() -> None:
+    node = master()
+    node.forget()
+    frame = advertisement(advbase=0, advskew=1, addresses=[data for data, _ in SIGNED])
+    assert node.engine.receive(0, frame, LATER_NS) == "ok"
+    node.engine.remove(0, LATER_NS)
+    node.take(LATER_NS)
+    assert node.words() == ["ADVERTISE", "REMOVE_ADDRESSES"]
+    assert len(released(node)) == 1
+
+
+@pytest.mark.parametrize("gone_at", ["queued", "never"])
+def test_a_slot_is_used_again(gone_at: str) -> None:
+    node = master()
+    if gone_at == "queued":
+        # An advertisement and its announcements wait in the queues when the host is removed.
+        node.engine.expire(MASTER_NS + SECOND_NS)
+        node.attach(MASTER_NS + SECOND_NS, ifindex=0)
+        node.attach(MASTER_NS + SECOND_NS, ifindex=2)
+    now_ns = MASTER_NS + SECOND_NS
+    node.engine.remove(0, now_ns)
+    node.take(now_ns)
+    assert len(released(node)) == 1
+    node.forget()
+    node.engine.add(0, prepared(vhid=77), now_ns)
+    node.run(now_ns + 10 * SECOND_NS)
+    assert node.state == "MASTER"
+    assert node.words()[:3] == ["ADVERTISE", "ADD_ADDRESSES", "ANNOUNCE"]
+    gaps = node.times("ADVERTISE")
+    assert len(gaps) == len(set(gaps))
+    assert {done.content[35] for done in node.done if done.action == "ADVERTISE"} == {77}
+    assert node.engine.host(0)["counters"]["became_master"] == 1
+
+
+def test_a_new_host_of_the_same_vhid_while_the_old_one_leaves() -> None:
+    node = master()
+    node.engine.remove(0, LATER_NS)
+    node.engine.add(1, prepared(), LATER_NS)
+    assert node.engine.receive(0, advertisement(), LATER_NS) == "ok"
+    node.take(LATER_NS)
+    assert node.engine.receive(0, advertisement(), LATER_NS) == "ok"
+    assert node.engine.host(1)["counters"]["advertisements_heard"] == 2
+    assert node.engine.host(1)["state"] == "BACKUP"

@@ -1,0 +1,490 @@
+"""Hooks with real little scripts and functions, under uvloop.
+
+Must not know the engine.  What a script has done is read from the files it wrote, after the report
+that it ended; named pipes hold scripts and functions until the test lets them go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import logging
+import os
+import select
+import signal
+import subprocess
+import warnings
+from collections.abc import Coroutine
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from carp_fast import hooks as hooks_module
+from carp_fast.hooks import Hook, HookResult, Hooks, Notifier
+
+DEADLINE_S = 20.0
+
+
+def run(scene: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await scene
+
+    uvloop.run(bounded())
+
+
+def script(path: Path, body: str, interpreter: str = "/bin/sh") -> str:
+    path.write_text(f"#!{interpreter}\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def hook(target: str, event: Any = "up", xparam: str | None = None, vhid: int = 7) -> Hook:
+    return Hook(
+        event=event,
+        target=target,
+        interface="eth0",
+        address="192.0.2.1",
+        xparam=xparam,
+        environment={
+            "CARP_INTERFACE": "eth0",
+            "CARP_VHID": str(vhid),
+            "CARP_STATE": "MASTER" if event == "up" else "BACKUP",
+            "CARP_PREVIOUS": "BACKUP" if event == "up" else "MASTER",
+            "CARP_REASON": "master_down",
+            "CARP_ADDRESSES": "192.0.2.1/24 2001:db8::1/64",
+        },
+    )
+
+
+async def result_of(hooks: Hooks, one: Hook, key: object = 7) -> HookResult:
+    told: asyncio.Future[HookResult] = asyncio.get_running_loop().create_future()
+    hooks.submit(key, "eth0/7", one, told.set_result)
+    return await told
+
+
+class Gate:
+    """A named pipe: what opens it for reading waits until the test opens it."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+
+    async def open(self) -> None:
+        """Lets one reader go on; waits until there is one."""
+        await asyncio.get_running_loop().run_in_executor(None, self.path.write_text, "go\n")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
+@pytest.fixture(autouse=True)
+def log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "carp_fast")
+
+
+def test_a_script_gets_arguments_and_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    monkeypatch.setenv("SITE", "kept")
+    body = (
+        f'echo "$#" "$@" > {tmp_path}/arguments; env > {tmp_path}/environment; cat > {tmp_path}/in'
+    )
+    target = script(tmp_path / "up.sh", body)
+
+    async def scene() -> None:
+        hooks = Hooks(asyncio.get_running_loop())
+        result = await result_of(hooks, hook(target))
+        assert result.ok
+        assert (result.event, result.exit_status, result.error) == ("up", 0, None)
+        assert (tmp_path / "arguments").read_text() == "2 eth0 192.0.2.1\n"
+        assert (await result_of(hooks, hook(target, xparam="a b"))).ok
+        assert (tmp_path / "arguments").read_text() == "3 eth0 192.0.2.1 a b\n"
+        assert hooks.started == 2
+        assert hooks.failed == 0
+
+    run(scene())
+    environment = (tmp_path / "environment").read_text().splitlines()
+    for line in hook(target).environment.items():
+        assert "=".join(line) in environment
+    assert "SITE=kept" in environment
+    assert not [line for line in environment if line.startswith("NOTIFY_SOCKET")]
+    assert (tmp_path / "in").read_text() == ""  # nothing to read on its standard input
+
+
+def test_status_and_output_are_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    target = script(tmp_path / "up.sh", "echo one; printf 'two\\033[2J\\n' >&2; exit 3")
+
+    async def scene() -> None:
+        hooks = Hooks(asyncio.get_running_loop())
+        result = await result_of(hooks, hook(target))
+        assert not result.ok
+        assert result.exit_status == 3
+        assert result.output.startswith("one\n")
+        assert hooks.failed == 1
+
+    run(scene())
+    said = [r.getMessage() for r in caplog.records]
+    assert f"eth0/7: up {target}: one" in said
+    assert f"eth0/7: up {target}: two\\x1b[2J" in said
+    assert any(m.startswith(f"eth0/7: up {target}: exit status 3 after ") for m in said)
+
+
+def test_much_output_is_bounded_and_holds_nothing_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = script(tmp_path / "up.sh", "head -c 1000000 /dev/zero | tr '\\0' x")
+
+    async def scene() -> None:
+        result = await result_of(Hooks(asyncio.get_running_loop()), hook(target))
+        assert result.ok
+        assert result.output == "x" * hooks_module.OUTPUT_BYTES_MAX
+
+    run(scene())
+    more = 1_000_000 - hooks_module.OUTPUT_BYTES_MAX
+    assert f"{more} bytes of output more, not shown" in caplog.text
+
+
+def test_killed_by_a_signal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    target = script(tmp_path / "up.sh", "kill -9 $$")
+
+    async def scene() -> None:
+        result = await result_of(Hooks(asyncio.get_running_loop()), hook(target))
+        assert result.exit_status == -signal.SIGKILL
+
+    run(scene())
+    assert "killed by SIGKILL" in caplog.text
+
+
+def test_what_cannot_be_started_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = tmp_path / "plain.sh"
+    plain.write_text("#!/bin/sh\n")
+    headless = tmp_path / "headless.sh"
+    headless.write_text("echo\n")
+    headless.chmod(0o755)
+    cases = {
+        str(tmp_path / "missing.sh"): "No such file or directory",
+        str(plain): "Permission denied",
+        str(headless): "a script needs a first line such as #!/bin/sh",
+        script(tmp_path / "odd.sh", "", "/no/such/sh"): "the interpreter that its first line names",
+        "/bin/true\0": "null byte",
+    }
+
+    async def scene() -> None:
+        hooks = Hooks(asyncio.get_running_loop())
+        for target, reason in cases.items():
+            result = await result_of(hooks, hook(target))
+            assert result.exit_status is None
+            assert result.error is not None
+            assert result.error.startswith(f"cannot start {target}: ")
+            assert reason in result.error
+            assert f"eth0/7: up {target}: {result.error}" in caplog.text
+        assert (hooks.started, hooks.failed) == (0, len(cases))
+        assert await hooks.drain(0) == ()
+
+    run(scene())
+
+
+def test_in_order_for_one_key_and_the_latest_wins(
+    tmp_path: Path, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = f'echo "$3" >> {tmp_path}/order; [ "$3" = first ] && read line < {gate.path}; exit 0'
+    target = script(tmp_path / "hook.sh", body)
+
+    async def scene() -> None:
+        hooks = Hooks(asyncio.get_running_loop())
+        results: dict[str, HookResult] = {}
+
+        def submit(event: str, xparam: str) -> None:
+            one = hook(target, event, xparam)
+            hooks.submit(7, "eth0/7", one, lambda r: results.__setitem__(xparam, r))
+
+        submit("up", "first")
+        await gate.open()  # returns when the script has opened it: it runs
+        submit("down", "second")
+        submit("up", "third")
+        submit("down", "fourth")
+        assert await hooks.drain(DEADLINE_S) == ()
+        assert {name: r.superseded for name, r in results.items()} == {
+            "first": False,
+            "second": True,
+            "third": True,
+            "fourth": False,
+        }
+        assert hooks.superseded == 2
+        assert hooks.started == 2
+
+    run(scene())
+    assert (tmp_path / "order").read_text().split() == ["first", "fourth"]
+    assert f"eth0/7: down {tmp_path}/hook.sh: not run, superseded by up" in caplog.text
+
+
+def test_an_up_that_never_started_gives_way_to_the_down(tmp_path: Path) -> None:
+    target = script(tmp_path / "hook.sh", f'echo "$CARP_STATE" >> {tmp_path}/order')
+
+    async def scene() -> None:
+        hooks = Hooks(asyncio.get_running_loop())
+        hooks.submit(7, "eth0/7", hook(target, "up"))
+        hooks.submit(7, "eth0/7", hook(target, "down"))
+        assert await hooks.drain(DEADLINE_S) == ()
+
+    run(scene())
+    assert (tmp_path / "order").read_text().split() == ["BACKUP"]
+
+
+def test_a_thousand_run_a_few_at_once_and_the_loop_goes_on(tmp_path: Path) -> None:
+    target = script(tmp_path / "hook.sh", f"echo $CARP_VHID >> {tmp_path}/ran")
+    keys = 1_000
+    at_once: list[int] = []
+    started: list[int] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        hooks = Hooks(loop, concurrency=4)
+        ended: list[HookResult] = []
+
+        def turn() -> None:
+            at_once.append(len(hooks._running))
+            started.append(hooks.started)
+            if len(ended) < keys:
+                loop.call_soon(turn)
+
+        for key in range(keys):
+            hooks.submit(key, f"eth0/{key}", hook(target, vhid=key), ended.append)
+        assert hooks.started == 0  # nothing is started within submit
+        turn()
+        assert await hooks.drain(DEADLINE_S) == ()
+        assert hooks.started == len(ended) == keys
+        assert all(result.ok for result in ended)
+
+    run(scene())
+    assert max(at_once) <= 4
+    # However many wait, a turn of the loop starts no more than there are places.
+    assert max(after - before for before, after in pairwise(started)) <= 4
+    ran = sorted(map(int, (tmp_path / "ran").read_text().split()))
+    assert ran == list(range(keys))
+
+
+def test_the_budget_of_a_turn_bounds_the_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no budget at all, one is started a turn, and none is forgotten."""
+    monkeypatch.setattr(hooks_module, "START_BUDGET_S", 0.0)
+    target = script(tmp_path / "hook.sh", "exit 0")
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        hooks = Hooks(loop, concurrency=100)
+        started: list[int] = []
+
+        def turn() -> None:
+            started.append(hooks.started)
+            if hooks.started < 10:
+                loop.call_soon(turn)
+
+        for key in range(10):
+            hooks.submit(key, f"eth0/{key}", hook(target))
+        turn()
+        assert await hooks.drain(DEADLINE_S) == ()
+        assert all(after - before <= 1 for before, after in pairwise(started))
+        assert started[-1] == 10
+
+    run(scene())
+
+
+def test_at_its_timeout_the_whole_group_is_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = f"sleep 1000 & echo $! > {tmp_path}/child; wait"
+    target = script(tmp_path / "hook.sh", body)
+    after = script(tmp_path / "after.sh", "exit 0")
+
+    async def scene() -> None:
+        hooks = Hooks(asyncio.get_running_loop(), timeout_s=1)
+        result = await result_of(hooks, hook(target))
+        assert result.timed_out
+        assert result.exit_status is None
+        assert hooks.timed_out == 1
+        # The next of the virtual host waits until it has really ended.
+        assert (await result_of(hooks, hook(after, "down"))).ok
+        assert "killed by SIGTERM" in caplog.text
+        assert hooks.failed == 0
+
+    run(scene())
+    assert f"eth0/7: up {target}: not done within 1 s" in caplog.text
+    assert_gone(int((tmp_path / "child").read_text()))
+
+
+def assert_gone(pid: int) -> None:
+    """Waits for the end of a process that is no child of ours."""
+    try:
+        pid_fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(pid_fd)
+    assert poll.poll(DEADLINE_S * 1000), f"process {pid} lives"
+    os.close(pid_fd)
+
+
+@pytest.mark.parametrize("deaf", ["script", "child"])
+def test_what_ignores_sigterm_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, deaf: str
+) -> None:
+    monkeypatch.setattr(hooks_module, "KILL_AFTER_S", 0.2)
+    if deaf == "script":  # which its child inherits
+        body = f"trap '' TERM; sleep 1000 & echo $! > {tmp_path}/child; wait"
+    else:
+        body = f"(trap '' TERM; exec sleep 1000) & echo $! > {tmp_path}/child; wait"
+    target = script(tmp_path / "hook.sh", body)
+
+    async def scene() -> None:
+        hooks = Hooks(asyncio.get_running_loop(), timeout_s=1)
+        assert (await result_of(hooks, hook(target))).timed_out
+        assert await hooks.drain(DEADLINE_S) == ()
+
+    run(scene())
+    assert ("SIGTERM was ignored for 0.2 s, SIGKILL" in caplog.text) is (deaf == "script")
+    assert_gone(int((tmp_path / "child").read_text()))
+
+
+def test_one_that_takes_long_is_said(
+    tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hooks_module, "SLOW_S", 0.05)
+    target = script(tmp_path / "hook.sh", f"read line < {gate.path}")
+    said = asyncio.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "still runs after 0.05 s" in record.getMessage():
+                said.set()
+
+    async def scene() -> None:
+        listener = Listener()
+        logging.getLogger("carp_fast.hooks").addHandler(listener)
+        try:
+            hooks = Hooks(asyncio.get_running_loop())
+            hooks.submit(7, "eth0/7", hook(target))
+            await said.wait()
+            await gate.open()
+            assert await hooks.drain(DEADLINE_S) == ()
+        finally:
+            logging.getLogger("carp_fast.hooks").removeHandler(listener)
+
+    run(scene())
+    assert f"eth0/7: up {target}: still runs after 0.05 s" in caplog.text
+
+
+def test_what_it_leaves_in_the_background_is_left_alone(tmp_path: Path) -> None:
+    target = script(tmp_path / "hook.sh", f"sleep 1000 & echo $! > {tmp_path}/child")
+
+    async def scene() -> None:
+        assert (await result_of(Hooks(asyncio.get_running_loop()), hook(target))).ok
+
+    run(scene())
+    child = int((tmp_path / "child").read_text())
+    os.kill(child, 0)  # ProcessLookupError if it were gone
+    os.kill(child, signal.SIGKILL)
+
+
+def test_drain_names_what_does_not_end_and_close_kills_it(
+    tmp_path: Path, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = f"echo $$ > {tmp_path}/pid; read line < {gate.path}; sleep 1000"
+    target = script(tmp_path / "hook.sh", body)
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        hooks = Hooks(loop)
+        results: list[HookResult] = []
+        hooks.submit(7, "eth0/7", hook(target), results.append)
+        await gate.open()
+        hooks.submit(7, "eth0/7", hook(target, "down"), results.append)
+        assert await hooks.drain(0.05) == (f"eth0/7: up {target}", f"eth0/7: down {target}")
+        assert results == []
+        hooks.close()
+        assert {result.error for result in results} == {
+            "killed, the daemon ends",
+            "not run, the daemon ends",
+        }
+        assert await hooks.drain(0) == ()
+        assert (await result_of(hooks, hook(target))).error == "not run, the daemon ends"
+
+    run(scene())
+    assert_gone(int((tmp_path / "pid").read_text()))
+    assert f"eth0/7: up {target}: still not done after 0.05 s" in caplog.text
+
+
+def test_a_result_that_is_not_taken_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = script(tmp_path / "hook.sh", "exit 0")
+
+    async def scene() -> None:
+        hooks = Hooks(asyncio.get_running_loop())
+
+        def refuse(_: HookResult) -> None:
+            raise ValueError("refused")
+
+        hooks.submit(7, "eth0/7", hook(target), refuse)
+        assert (await result_of(hooks, hook(target, "down"), key=8)).ok
+        assert await hooks.drain(DEADLINE_S) == ()
+
+    run(scene())
+    assert "its result was not taken" in caplog.text
+
+
+_atfork_calls: list[str] = []
+_on_fork = ctypes.CFUNCTYPE(None)(lambda: _atfork_calls.append("fork"))
+
+
+def test_nothing_forks(tmp_path: Path) -> None:
+    register = getattr(ctypes.CDLL(None), "__register_atfork", None)
+    if register is None:
+        pytest.skip("needs glibc's __register_atfork")
+    assert register(_on_fork, None, None, None) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, from Python 3.12 on
+        subprocess.run(["/bin/true"], check=True, preexec_fn=int)
+    assert _atfork_calls == ["fork"]  # so a fork would be seen
+    _atfork_calls.clear()
+    target = script(tmp_path / "hook.sh", "exit 0")
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        assert (await result_of(Hooks(loop), hook(target))).ok
+        notifier = Notifier(loop, script(tmp_path / "notify.sh", "cat > /dev/null"))
+        notifier.start()
+        await notifier.stop(DEADLINE_S)
+
+    run(scene())
+    assert _atfork_calls == []
+
+
+def test_no_descriptor_and_no_process_is_left(tmp_path: Path) -> None:
+    target = script(tmp_path / "hook.sh", "echo hello")
+    slow = script(tmp_path / "slow.sh", "sleep 1000")
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        assert (await result_of(Hooks(loop), hook(target))).ok
+        hooks = Hooks(loop, timeout_s=0.1)
+        gc.collect()
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for key in range(50):
+            hooks.submit(key, f"eth0/{key}", hook(target if key % 5 else slow))
+        assert await hooks.drain(DEADLINE_S) == ()
+        assert hooks.timed_out >= 10
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    run(scene())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

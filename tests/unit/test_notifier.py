@@ -1,0 +1,263 @@
+"""The notify program with real little readers, under uvloop.
+
+Must not know hooks or the engine.  What a reader got is read from the file it wrote when it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from carp_fast import notifier as notifier_module
+from carp_fast.notifier import Notifier
+
+DEADLINE_S = 20.0
+
+
+def run(scene: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await scene
+
+    uvloop.run(bounded())
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Turns the loop until it holds; run() bounds it."""
+    while not holds():
+        await asyncio.sleep(0)
+
+
+def script(path: Path, body: str, interpreter: str = "/bin/sh") -> str:
+    path.write_text(f"#!{interpreter}\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def assert_gone(pid: int) -> None:
+    """Waits for the end of a process that is no child of ours."""
+    try:
+        pid_fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(pid_fd)
+    assert poll.poll(DEADLINE_S * 1000), f"process {pid} lives"
+    os.close(pid_fd)
+
+
+class Gate:
+    """A named pipe: what opens it for reading waits until the test opens it."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+
+    async def open(self) -> None:
+        """Lets one reader go on; waits until there is one."""
+        await asyncio.get_running_loop().run_in_executor(None, self.path.write_text, "go\n")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
+@pytest.fixture(autouse=True)
+def log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "carp_fast")
+
+
+READER = """
+import os, sys
+out = open(sys.argv[0] + ".lines", "a")
+for line in sys.stdin:
+    out.write(line)
+    out.flush()
+    if '"end"' in line:
+        os._exit(3)
+"""
+
+
+def reader(tmp_path: Path, body: str = READER) -> str:
+    return script(tmp_path / "notify.py", body, sys.executable)
+
+
+def lines_of(program: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(program + ".lines").read_text().splitlines()]
+
+
+def test_notify_gets_a_line_a_change_in_order(tmp_path: Path) -> None:
+    program = reader(tmp_path)
+    changes = [{"vhid": i, "text": "x" * (i % 300)} for i in range(20_000)]
+
+    async def scene() -> None:
+        notifier = Notifier(asyncio.get_running_loop(), program)
+        notifier.send(changes[0])  # before it is there
+        notifier.start()
+        for change in changes[1:]:
+            notifier.send(change)
+        await notifier.stop(DEADLINE_S)
+        assert (notifier.sent, notifier.dropped, notifier.waiting) == (len(changes), 0, 0)
+
+    run(scene())
+    assert lines_of(program) == changes
+
+
+def test_notify_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    program = reader(tmp_path)
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        notifier = Notifier(loop, program, restart_s=0.05)
+        notifier.start()
+        notifier.send({"say": "end"})
+        await until(lambda: notifier.restarts > 0)
+        notifier.send({"say": "between"})
+        await until(lambda: not notifier.waiting)
+        notifier.send({"say": "after"})
+        await notifier.stop(DEADLINE_S)
+        assert notifier.restarts == 1
+
+    run(scene())
+    assert [line["say"] for line in lines_of(program)] == ["end", "between", "after"]
+    assert f"notify {program}: ended: exit status 3; started again in 0.05 s" in caplog.text
+
+
+def test_a_line_that_was_written_in_part_is_sent_whole_again(tmp_path: Path) -> None:
+    """The first program reads nothing, so that the pipe takes a part of the long line."""
+    body = READER + "\n"
+    first = 'import os, sys\nif not os.path.exists(sys.argv[0] + ".lines"):\n'
+    first += '    open(sys.argv[0] + ".lines", "w").close()\n    os.read(0, 1)\n    os._exit(1)\n'
+    program = reader(tmp_path, first + body)
+    change = {"text": "x" * 1_000_000}
+
+    async def scene() -> None:
+        notifier = Notifier(asyncio.get_running_loop(), program, restart_s=0.01)
+        notifier.send(change)
+        notifier.start()
+        await until(lambda: notifier.restarts > 0)
+        assert notifier.waiting == 1
+        await until(lambda: not notifier.waiting)
+        await notifier.stop(DEADLINE_S)
+
+    run(scene())
+    assert lines_of(program) == [change]
+
+
+def test_notify_that_does_not_read_loses_the_oldest(
+    tmp_path: Path, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = reader(tmp_path, f"open({str(gate.path)!r}).read()\n" + READER)
+    changes = [{"vhid": i, "text": "x" * 10_000} for i in range(100)]
+
+    async def scene() -> None:
+        notifier = Notifier(asyncio.get_running_loop(), program, queue_max=20)
+        notifier.start()
+        for change in changes:
+            notifier.send(change)
+            await asyncio.sleep(0)
+        assert notifier.waiting == 20
+        assert notifier.dropped == len(changes) - 20 - notifier.sent > 0
+        await gate.open()
+        await notifier.stop(DEADLINE_S)
+        assert notifier.waiting == 0
+
+    run(scene())
+    got = [line["vhid"] for line in lines_of(program)]
+    assert got == sorted(got)
+    assert got[-19:] == list(range(81, 100))  # the latest all came
+    assert "20 changes wait, the oldest are dropped (1 by now)" in caplog.text
+
+
+def test_the_output_of_notify_is_in_the_log_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notifier_module, "LOG_LINES_A_SECOND", 3)
+    body = "echo hello; echo there >&2; i=0; while [ $i -lt 500 ]; do i=$((i+1)); echo more; done\n"
+    program = script(tmp_path / "notify.sh", body + "printf unended; cat > /dev/null")
+
+    async def scene() -> None:
+        notifier = Notifier(asyncio.get_running_loop(), program)
+        notifier.start()
+        await notifier.stop(DEADLINE_S)
+
+    run(scene())
+    said = [r.getMessage() for r in caplog.records]
+    assert f"notify {program}: hello" in said
+    assert f"notify {program}: there" in said
+    shown = [m for m in said if m.endswith((": more", ": hello", ": there", ": unended"))]
+    hidden = sum(int(m.split()[2]) for m in said if m.endswith("lines more, not shown"))
+    assert len(shown) + hidden == 503
+    assert hidden > 0
+
+
+def test_notify_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = str(tmp_path / "notify.py")
+
+    async def scene() -> None:
+        notifier = Notifier(asyncio.get_running_loop(), program, restart_s=0.01)
+        notifier.start()
+        notifier.send({"say": "kept"})
+        await until(lambda: notifier.restarts >= 2)
+        # In one step, for it may be started at any time.
+        made = script(tmp_path / "new", READER, sys.executable)
+        Path(made).rename(program)
+        await until(lambda: not notifier.waiting)
+        await notifier.stop(DEADLINE_S)
+
+    run(scene())
+    assert [line["say"] for line in lines_of(program)] == ["kept"]
+    assert f"notify {program}: cannot start {program}: No such file or directory" in caplog.text
+
+
+def test_notify_that_closes_its_input_is_ended_and_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = script(tmp_path / "notify.sh", "exec <&-; sleep 1000")
+
+    async def scene() -> None:
+        notifier = Notifier(asyncio.get_running_loop(), program, restart_s=60)
+        notifier.start()
+        while not notifier.restarts:
+            notifier.send({"say": "anybody"})
+            await asyncio.sleep(0)
+        await notifier.stop(0.1)
+
+    run(scene())
+    assert f"notify {program}: does not read any more, SIGTERM" in caplog.text
+    assert "changes not delivered" in caplog.text
+
+
+def test_notify_that_does_not_end_is_killed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 1000; done"
+    program = script(tmp_path / "notify.sh", body)
+
+    async def scene() -> None:
+        notifier = Notifier(asyncio.get_running_loop(), program)
+        notifier.start()
+        pid = tmp_path / "pid"
+        await until(lambda: pid.exists() and pid.read_text() != "")
+        before = time.monotonic()
+        await notifier.stop(0.1)
+        assert time.monotonic() - before < DEADLINE_S / 2
+        notifier.send({"say": "too late"})
+        assert notifier.waiting == 0
+
+    run(scene())
+    assert_gone(int((tmp_path / "pid").read_text()))
