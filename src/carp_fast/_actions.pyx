@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from carp_fast._auth cimport auth_sign
 from carp_fast._core cimport (
-    ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core, Queue, Report,
+    ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core, Interface, Queue, Report,
     SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_release, queue_empty, queue_pop,
     report_begin, report_end)
 from carp_fast._vhid cimport (
@@ -82,10 +82,12 @@ cdef bint may_release(const VirtualHost* host) noexcept nogil:
 cdef void advertisement_sent(Core* core, uint32_t slot, int error, int64_t now_ns) noexcept nogil:
     """The host's frames went out (`error` 0), or could not be sent (an errno)."""
     cdef VirtualHost* host = &core.hosts[slot]
+    cdef Interface* interface = &core.interfaces[host.interface]
     cdef Report* report
     if host.block == NULL:
         return
     if error:
+        interface.send_errors += 1
         host.send_errors += 1
         host.good_sends = 0
         if host.failed_sends < FAILED_SENDS:
@@ -97,6 +99,7 @@ cdef void advertisement_sent(Core* core, uint32_t slot, int error, int64_t now_n
                     report.value = <uint32_t>error
                     report_end(core)
     else:
+        interface.sent += 1
         host.sent += 1
         host.failed_sends = 0
         if host.flags & SEND_DEMOTED:
@@ -185,10 +188,11 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
     else:
         if address.flags & HELD:
             host.addresses_restored += 1
-            engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
-            tell_address(core, ADDRESS_RESTORED, slot, which, 0, now_ns)
         else:
             host.held += 1
+        if address.flags & (HELD | FOREIGN | FAILED):           # there again, or at last
+            engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+            tell_address(core, ADDRESS_RESTORED, slot, which, 0, now_ns)
         address.flags = <uint8_t>(address.flags & ~<uint32_t>(FOREIGN | FAILED)) | HELD
 
 
@@ -267,6 +271,7 @@ cdef uint32_t next_announcement(Core* core) noexcept nogil:
 cdef void announced(Core* core, uint32_t slot) noexcept nogil:
     """The host's announcement is out."""
     core.hosts[slot].announced += 1
+    core.interfaces[core.hosts[slot].interface].announced += 1
 
 
 cdef bint nothing_to_do(const Core* core) noexcept nogil:

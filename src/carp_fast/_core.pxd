@@ -76,7 +76,11 @@ cdef struct Interface:
     uint8_t mac[6]
     uint8_t source[4]
     uint32_t hosts
+    uint64_t sent
     uint64_t heard
+    uint64_t announced
+    uint64_t send_errors
+    uint64_t became_master
     uint64_t rejected[VERDICTS]
 
 cdef struct Queue:                  # slots, each at most once: never overflows

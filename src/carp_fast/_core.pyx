@@ -214,6 +214,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
         host.preempt_from_ns = 0
         if host.state == MASTER:
             host.became_master += 1
+            core.interfaces[host.interface].became_master += 1
     if effects & DISARM:
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from carp_fast._core cimport Core, Report
+from carp_fast._core cimport Core, Interface, Report
 from carp_fast._vhid cimport VirtualHost
 
 cdef class PreparedHost:
@@ -21,3 +21,4 @@ cdef class Engine:
 
 cdef object report_tuple(const Report* report)
 cdef dict host_dict(const VirtualHost* host)
+cdef dict interface_dict(const Interface* interface)

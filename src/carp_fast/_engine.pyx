@@ -193,6 +193,18 @@ cdef dict host_dict(const VirtualHost* host):
         "heard_ns": host.heard_ns, "deadline_ns": host.deadline_ns, "counters": counters}
 
 
+cdef dict interface_dict(const Interface* interface):
+    """An interface's counters: those of its hosts, and the frames rejected, by word."""
+    cdef dict counters = {
+        "advertisements_sent": interface.sent, "advertisements_heard": interface.heard,
+        "announcements_sent": interface.announced, "send_errors": interface.send_errors,
+        "became_master": interface.became_master}
+    cdef int i
+    for i in range(1, VERDICTS):
+        counters[VERDICT_WORDS[i]] = interface.rejected[i]
+    return counters
+
+
 # ------------------------------------------------------------------------------------ the engine
 
 cdef class Engine:
@@ -414,9 +426,4 @@ cdef class Engine:
         """Advertisements heard and frames rejected on an interface, by word."""
         if number >= _MAX_INTERFACES:
             raise IndexError(f"interface numbers are below {_MAX_INTERFACES}")
-        cdef Interface* interface = &self.core.interfaces[number]
-        cdef dict counters = {"advertisements_heard": interface.heard}
-        cdef int i
-        for i in range(1, VERDICTS):
-            counters[VERDICT_WORDS[i]] = interface.rejected[i]
-        return counters
+        return interface_dict(&self.core.interfaces[number])

@@ -16,16 +16,13 @@ from carp_fast._core cimport (
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order,
     RELEASED, Report)
-from carp_fast._engine cimport Engine, PreparedHost, host_dict, report_tuple
+from carp_fast._engine cimport Engine, PreparedHost, host_dict, interface_dict, report_tuple
 from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast._socket cimport receive_prepare, send_prepare
 from carp_fast._turn cimport (
     ORDERS, PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, SCHEDULED_NORMAL, run_due)
 from carp_fast._vhid cimport IN_USE, VirtualHost
 from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport VERDICTS
-
-from carp_fast._wire import VERDICT_WORDS
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
@@ -429,14 +426,7 @@ cdef class Snapshot:
                 if hosts[i].flags & IN_USE]
 
     def counters(self) -> list:
-        """A dict of counters for every interface: advertisements_heard and the verdicts' words."""
+        """interface_dict of every interface."""
         cdef Interface* interfaces = <Interface*>self.room
         cdef uint32_t i
-        cdef int k
-        rows = []
-        for i in range(self.count):
-            row = {"advertisements_heard": interfaces[i].heard}
-            for k in range(1, VERDICTS):
-                row[VERDICT_WORDS[k]] = interfaces[i].rejected[k]
-            rows.append(row)
-        return rows
+        return [interface_dict(&interfaces[i]) for i in range(self.count)]
