@@ -29,6 +29,8 @@ cdef enum ReportKind:
     SOCKET_DROPPED                  # value: frames the kernel dropped
     SEND_FAILED                     # value: errno; detail: how many frames of one batch
     LOST_PRIORITY                   # the pump used up its real-time budget
+    REASSERTED                      # MASTER, and a slower master was answered
+    WRONG_DIGEST                    # a bad digest for a host that is BACKUP here
 
 cdef enum OrderKind:
     ORDER_ADD

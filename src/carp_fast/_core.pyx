@@ -34,7 +34,7 @@ REPORT_WORDS = (
     "state_changed", "addresses_changed", "address_failed", "address_foreign",
     "address_restored", "duplicate_source", "other_master", "demote_heard", "sends_failing",
     "sends_recovered", "released", "done", "stalled", "socket_dropped", "send_failed",
-    "lost_priority")
+    "lost_priority", "reasserted", "wrong_digest")
 
 # Said at most this often for one virtual host, however many packets come.
 cdef int64_t TELL_EVERY_NS = 60 * <int64_t>SECOND_NS
@@ -244,6 +244,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
     if effects & ANSWER and now_ns - host.answered_ns >= vhid_interval_ns(host):
         host.answered_ns = now_ns
         engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
+        tell_reasserted(core, slot, now_ns)
         if host.flags & ANNOUNCING:                     # else the addresses are not there yet
             engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
     if effects & (ADD_ADDRESSES | REMOVE_ADDRESSES):
@@ -255,6 +256,14 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
         for i in range(host.block.address_count):       # tried anew
             host.block.addresses[i].flags &= ~<uint32_t>(FOREIGN | FAILED)
         engine_ask(core, &core.change, slot, TO_TELL_ADDRESSES)
+
+
+cdef void tell_reasserted(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    cdef VirtualHost* host = &core.hosts[slot]
+    if host.told_reasserted_ns == 0 or now_ns - host.told_reasserted_ns >= TELL_EVERY_NS:
+        host.told_reasserted_ns = now_ns
+        if report_begin(core, REASSERTED, slot, now_ns) != NULL:
+            report_end(core)
 
 
 cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
@@ -388,12 +397,14 @@ cdef Verdict refuse(Core* core, uint16_t interface, uint32_t slot, Verdict verdi
     return verdict
 
 
-cdef void tell_other_master(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+cdef void tell_wrong_digest(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
-    if host.state == MASTER and (host.told_other_master_ns == 0
-                                 or now_ns - host.told_other_master_ns >= TELL_EVERY_NS):
+    cdef uint8_t kind
+    if host.state != INIT and (host.told_other_master_ns == 0
+                               or now_ns - host.told_other_master_ns >= TELL_EVERY_NS):
         host.told_other_master_ns = now_ns
-        if report_begin(core, OTHER_MASTER, slot, now_ns) != NULL:
+        kind = OTHER_MASTER if host.state == MASTER else WRONG_DIGEST
+        if report_begin(core, kind, slot, now_ns) != NULL:
             report_end(core)
 
 
@@ -425,7 +436,7 @@ cdef Verdict engine_receive(Core* core, uint16_t interface, const uint8_t* frame
     if not authentic(&core.hosts[slot], &heard, arrived_ns):
         if vrrp_like:
             return refuse(core, interface, slot, VRRP)
-        tell_other_master(core, slot, arrived_ns)
+        tell_wrong_digest(core, slot, arrived_ns)
         return refuse(core, interface, slot, BAD_AUTH)
     if heard.version == 3:
         return refuse(core, interface, slot, BAD_VERSION)

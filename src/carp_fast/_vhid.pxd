@@ -140,6 +140,7 @@ cdef struct VirtualHost:
     int64_t heard_ns
     int64_t told_duplicate_ns
     int64_t told_other_master_ns
+    int64_t told_reasserted_ns
     int64_t announce_at_ns      # the next announcement by time, 0: none
     int64_t announce_interval_ns
     int64_t announce_refresh_ns
