@@ -30,17 +30,12 @@ cdef extern from "atomic.h" nogil:
 cdef extern from "system.h" nogil:
     int64_t clock_ns(int clock) noexcept
     int CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_BOOTTIME
-    int EPOLL_CTL_MOD, EPOLLIN, TFD_TIMER_ABSTIME
+    int EPOLL_CTL_MOD, EPOLLIN
     struct epoll_event:
         uint32_t events
         int fd "data.fd"
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    struct itimerspec:
-        timespec it_value
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
-    int timerfd_settime(int fd, int flags, const itimerspec* new, itimerspec* old)
+    void set_timer(int fd, int64_t at_ns) noexcept
     ssize_t write(int fd, const void* data, size_t length)
 
 
@@ -295,7 +290,6 @@ cdef void plan(PumpState* pump, int64_t now_ns, bint any_frame) noexcept nogil:
     cdef int64_t next_tick_ns = (now_ns // tick_ns + 1) * tick_ns
     cdef int64_t at_ns = engine_next_deadline(pump.core)
     cdef epoll_event event
-    cdef itimerspec timer
     if at_ns >= 0:
         at_ns = (at_ns + tick_ns - 1) // tick_ns * tick_ns
         if at_ns < next_tick_ns:
@@ -312,10 +306,7 @@ cdef void plan(PumpState* pump, int64_t now_ns, bint any_frame) noexcept nogil:
     if at_ns < 0:
         at_ns = 0                                   # disarms
     if at_ns != pump.planned_ns or at_ns <= now_ns:
-        memset(&timer, 0, sizeof(timer))
-        timer.it_value.tv_sec = at_ns // 1000000000
-        timer.it_value.tv_nsec = at_ns % 1000000000
-        timerfd_settime(pump.timer_fd, TFD_TIMER_ABSTIME, &timer, NULL)
+        set_timer(pump.timer_fd, at_ns)
     pump.planned_ns = at_ns
 
 
