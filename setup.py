@@ -1,31 +1,53 @@
-"""The table of compiled modules; everything else about the package stands in pyproject.toml."""
+"""The table of compiled modules; everything else about the package stands in pyproject.toml.
 
-import glob
+Read from the environment: CARP_FAST_CFLAGS and CARP_FAST_LDFLAGS (a sanitizer's, say), and
+CARP_FAST_ANNOTATE, a directory for Cython's annotated sources.
+"""
+
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-MODULES = ["_auth", "_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_engine", "_socket", "_netlink", "_turn", "_pump"]
-FLAGS = os.environ.get("CARP_FAST_CFLAGS", "-O3 -Wall -Werror=implicit-function-declaration").split()
+MODULES = (
+    "_auth",
+    "_wire",
+    "_wheel",
+    "_vhid",
+    "_core",
+    "_actions",
+    "_orders",
+    "_engine",
+    "_socket",
+    "_netlink",
+    "_turn",
+    "_pump",
+    "_floor",
+)
+# Cython's loops compare its C ints with the unsigned bounds that the sources give them.
+COMPILE_FLAGS = os.environ.get(
+    "CARP_FAST_CFLAGS", "-O3 -Wall -Wno-sign-compare -Werror=implicit-function-declaration"
+)
+ANNOTATED = os.environ.get("CARP_FAST_ANNOTATE", "")
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count()}},
     ext_modules=cythonize(
         [
             Extension(
                 f"carp_fast.{name}",
                 [f"src/carp_fast/{name}.pyx"],
                 include_dirs=["src/carp_fast"],
-                depends=sorted(glob.glob("src/carp_fast/*.h")),
-                extra_compile_args=FLAGS,
+                depends=sorted(map(str, Path("src/carp_fast").glob("*.h"))),
+                extra_compile_args=COMPILE_FLAGS.split(),
                 extra_link_args=os.environ.get("CARP_FAST_LDFLAGS", "").split(),
             )
             for name in MODULES
-            if os.path.exists(f"src/carp_fast/{name}.pyx")
         ],
         include_path=["src"],
-        build_dir="build/cython",
-        annotate=bool(os.environ.get("CARP_FAST_ANNOTATE")),
+        build_dir=ANNOTATED or "build/cython",
+        annotate=bool(ANNOTATED),
         compiler_directives={
             "language_level": "3",
             "boundscheck": False,
@@ -34,5 +56,5 @@ setup(
             "initializedcheck": False,
             "embedsignature": True,
         },
-    )
+    ),
 )

@@ -143,9 +143,7 @@ def measure(pump: str, seconds: float, busy: bool) -> None:
             wanted = configuration(lab.directory, pump, busy)
             argv = [sys.executable, "-m", "carp_fast", "run", "-c", str(wanted)]
             daemon = a.start(argv, log=lab.directory / "log", env=environment)
-            wait_for(
-                lambda: len(a.addresses()) >= SEGMENTS * VHIDS, 30, "all addresses on host a"
-            )
+            wait_for(lambda: len(a.addresses()) >= SEGMENTS * VHIDS, 30, "all addresses on host a")
             arrivals = capture(receiver, seconds)
             receiver.close()
         if busy:

@@ -1,8 +1,28 @@
-"""``python -m carp_fast``: the same as the command carp-fast. Holds nothing else."""
+"""The command carp-fast, also as ``python -m carp_fast`` and under names that end in ucarp.
+
+Holds only the fork in the road: what runs as ucarp must not pay for importing the other commands.
+"""
 
 from __future__ import annotations
 
-from carp_fast.cli import main
+import sys
+
+UCARP = "ucarp"
+
+
+def main() -> None:
+    """Runs the command that the name or the first argument says; ends with its exit code."""
+    words = sys.argv
+    by_name = words[0].rpartition("/")[2].endswith(UCARP)
+    if by_name or words[1:2] == [UCARP]:
+        from carp_fast.ucarp import main as ucarp
+
+        count = 1 if by_name else 2
+        sys.exit(ucarp(words[:count], words[count:]))
+    from carp_fast.cli import main as commands
+
+    commands(prog_name="carp-fast")
+
 
 if __name__ == "__main__":
     main()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -65,8 +66,8 @@ def templates() -> Templates:
 
 def kernel_keeps_marks() -> bool:
     """Whether an address keeps our mark; before Linux 5.18 only the state file tells ours."""
-    release = os.uname().release.split("-")[0].split(".")
-    return tuple(int(part) for part in release[:2]) >= MARKS_SINCE
+    numbers = [int(number) for number in re.findall(r"\d+", os.uname().release)[:2]]
+    return tuple(numbers) >= MARKS_SINCE
 
 
 def promote_secondaries(interface: str) -> None:

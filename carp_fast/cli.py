@@ -71,9 +71,7 @@ class _Group(click.Group):
                 sys.stdout.flush()
             return result
         except BrokenPipeError:
-            # What is still in the buffer would fail again when the interpreter ends.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             raise click.exceptions.Exit(0) from None
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(INTERRUPTED) from None
@@ -86,7 +84,14 @@ def _writing() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
+        _discard_output()
         raise _failure(f"standard output: {error.strerror}") from error
+
+
+def _discard_output() -> None:
+    """What is still in the buffer would fail again when the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _print(text: str, *, end: str = "\n", flush: bool = False) -> None:

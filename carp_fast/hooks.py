@@ -360,7 +360,7 @@ class Hooks:
         except TimeoutError:
             jobs = [run.job for run in self._running.values()] + list(self._waiting.values())
             for job in jobs:
-                logger.error("%s: not done %g s before the end", job.label, deadline_s)
+                logger.error("%s: still not done after %g s", job.label, deadline_s)
             return tuple(job.label for job in jobs)
         return ()
 

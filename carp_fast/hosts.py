@@ -24,6 +24,20 @@ class LimitReached(Exception):
     """A limit of the engine would be passed; the text names it."""
 
 
+def every_address(host: VirtualHost) -> tuple[str, ...]:
+    """The signed and the unsigned addresses of a virtual host, as the engine counts them."""
+    return (*host.addresses, *host.unsigned_addresses)
+
+
+def by_interface(hosts: Iterable[VirtualHost]) -> dict[str, list[str]]:
+    """Every address that may be added, by interface: what the state file records."""
+    found: dict[str, list[str]] = {}
+    for host in hosts:
+        if host.settings.manage_addresses:
+            found.setdefault(host.interface, []).extend(every_address(host))
+    return found
+
+
 class Hosts:
     """The daemon's table: `hosts[slot]` is a virtual host or None, `states[slot]` its last state.
 
@@ -35,6 +49,7 @@ class Hosts:
         self.states = bytearray()
         self.names: list[str] = []
         self.slots: list[array[int]] = []
+        self._retired: dict[int, tuple[str, ...]] = {}  # by slot
         self._numbers: dict[str, int] = {}
         self._free: list[int] = []
         # Advertisements count up from the wall clock, so that a restart goes on above what the
@@ -54,8 +69,24 @@ class Hosts:
         return number
 
     def known(self, name: str) -> int | None:
-        """The interface's number, or None when no virtual host uses it."""
+        """The interface's number, or None when no virtual host uses it, nor ever did."""
         return self._numbers.get(name)
+
+    def used_names(self) -> list[str]:
+        """The interfaces that have virtual hosts now, by number."""
+        return [name for name, slots in zip(self.names, self.slots, strict=True) if slots]
+
+    def check_room(self, added: Iterable[VirtualHost], removed: int) -> None:
+        """Raises LimitReached when these cannot be added once `removed` others have gone."""
+        count, names = 0, set(self.names)
+        for host in added:
+            count += 1
+            names.add(host.interface)
+        if len(names) > MAX_INTERFACES:
+            raise LimitReached(f"more than {MAX_INTERFACES} interfaces in one run")
+        used = sum(host is not None for host in self.hosts)
+        if used - removed + count > MAX_VIRTUAL_HOSTS:
+            raise LimitReached(f"more than {MAX_VIRTUAL_HOSTS} virtual hosts")
 
     def take(self, host: VirtualHost) -> int:
         """A slot for a new virtual host, the lowest that is free. Raises LimitReached."""
@@ -73,9 +104,25 @@ class Hosts:
         self.slots[number].append(slot)
         return slot
 
+    def replace(self, slot: int, host: VirtualHost, retired: tuple[str, ...] = ()) -> None:
+        """A virtual host as a reload made it; `retired`: former addresses that are to go."""
+        self.hosts[slot] = host
+        self._retired[slot] = retired
+        if not retired:
+            del self._retired[slot]
+
+    def address(self, slot: int, number: int) -> str:
+        """An address by its number in the engine: signed ones, unsigned ones, retired ones."""
+        host = self.hosts[slot]
+        if host is None:
+            return "of a removed virtual host"
+        every = every_address(host) + self._retired.get(slot, ())
+        return every[number] if number < len(every) else "of a former configuration"
+
     def give_back(self, slot: int) -> None:
         """The engine released the slot."""
         host = self.hosts[slot]
+        self._retired.pop(slot, None)
         if host is not None:
             self.slots[self.number(host.interface)].remove(slot)
             self.hosts[slot] = None
@@ -93,13 +140,27 @@ class Hosts:
             if host is not None:
                 yield slot, host
 
+    def manages_addresses(self, number: int) -> bool:
+        """Whether a virtual host of the interface has its addresses added by us."""
+        return any(
+            host is not None and host.settings.manage_addresses
+            for host in (self.hosts[slot] for slot in self.slots[number])
+        )
+
+    def needs_source(self, number: int) -> bool:
+        """Whether a virtual host of the interface advertises from the interface's own address."""
+        return any(
+            host is not None and host.settings.source is None
+            for host in (self.hosts[slot] for slot in self.slots[number])
+        )
+
     def virtual_addresses(self, number: int) -> set[bytes]:
         """The 4-byte virtual addresses of an interface: never a source."""
         found = set()
         for slot in self.slots[number]:
             host = self.hosts[slot]
             if host is not None:
-                for address in (*host.addresses, *host.unsigned_addresses):
+                for address in every_address(host):
                     found.add(addresses.split(address)[0])
         return found
 
@@ -111,15 +172,6 @@ class Hosts:
             if (host := self.hosts[slot]) is not None
         }
         return {socket.inet_aton(destination) for destination in texts}
-
-    def by_interface(self) -> dict[str, list[str]]:
-        """Every address that may be added, by interface: what the state file records."""
-        found: dict[str, list[str]] = {}
-        for _, host in self.used():
-            if host.settings.manage_addresses:
-                both = (*host.addresses, *host.unsigned_addresses)
-                found.setdefault(host.interface, []).extend(both)
-        return found
 
     def prepare(
         self, host: VirtualHost, *, retired: Iterable[str] = (), replacing: bool = False
@@ -139,6 +191,8 @@ class Hosts:
             dead_ratio=settings.dead_ratio,
             preempt=settings.preempt,
             destination=socket.inet_aton(settings.destination),
+            broadcast=settings.broadcast,
+            advertise_mac=settings.advertise_mac,
             source=None if source is None else socket.inet_aton(source),
             ignore_link_state=settings.ignore_link_state,
             manage_addresses=settings.manage_addresses,

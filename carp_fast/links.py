@@ -131,7 +131,8 @@ class LinkMonitor:
     down; the report that it is down comes before them.
 
     `on_overrun`, where given, gets a full reading after the kernel dropped notifications; with our
-    own addresses, since the monitor cannot know which of them should be there.
+    own addresses, since the monitor cannot know which of them should be there.  A removal that is
+    found by that reading may be told once more, if its notification was not among the dropped.
     """
 
     def __init__(
@@ -171,6 +172,8 @@ class LinkMonitor:
         self._removed: dict[tuple[str, int, bytes, int], None] = {}
         self._everything_stale = True
         self._dropped = False  # notifications, in this burst
+        # Between an overrun and the moment its queue is empty the kernel drops without a word.
+        self._silent = False
         self._burst_at: float | None = None
         self._overrun_said_at = -OVERRUN_LOG_S
 
@@ -295,10 +298,13 @@ class LinkMonitor:
         """Takes in what has arrived, for as long as a burst may last."""
         view = memoryview(self._buffer)
         end_at = time.monotonic() + BURST_S
-        while time.monotonic() < end_at:
+        reading = True
+        while reading:
+            reading = time.monotonic() < end_at
             try:
                 length, _, flags, sender = self._socket.recvmsg_into([view])
             except BlockingIOError:
+                self._silent = False
                 return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
@@ -312,7 +318,7 @@ class LinkMonitor:
 
     def _on_dropped(self) -> None:
         self.overruns += 1
-        self._dropped = self._everything_stale = True
+        self._dropped = self._everything_stale = self._silent = True
         now = time.monotonic()
         if now - self._overrun_said_at >= OVERRUN_LOG_S:
             self._overrun_said_at = now
@@ -385,7 +391,8 @@ class LinkMonitor:
                 )
         if reading is not None and self._dropped and self._on_overrun is not None:
             reports.append(functools.partial(self._on_overrun, reading))
-        self._everything_stale = self._dropped = False
+        # What was dropped silently after this reading is found by the next one.
+        self._everything_stale = self._dropped = self._silent
         self._changed.clear()
         self._deleted.clear()
         self._removed.clear()

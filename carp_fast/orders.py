@@ -6,6 +6,7 @@ Must not know what the orders mean.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 # Orders handed over between two waits for the pump: it takes 512 a turn, advertisements first.
 ORDERS_A_BATCH = 512
+RETRY_S = 0.001  # until the pump has taken some of a nearly full ring
+
+Order = Callable[[], object]
 
 
 class Orders:
@@ -22,6 +26,8 @@ class Orders:
     def __init__(self, pump: Pump) -> None:
         self.pump = pump
         self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._waiting_idle: dict[int, asyncio.Future[None]] = {}
+        self._backlog: deque[Order] = deque()
 
     async def done(self, *, when_idle: bool = False) -> None:
         """Waits until every order so far has been carried out.
@@ -29,12 +35,14 @@ class Orders:
         With `when_idle`, until what follows from them (advertisements, addresses, announcements)
         has been carried out, too.
         """
+        while self.pump.room() == 0:
+            await asyncio.sleep(RETRY_S)
         mark = self.pump.mark(when_idle)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[mark] = future
+        (self._waiting_idle if when_idle else self._waiting)[mark] = future
         await future
 
-    async def give(self, orders: Iterable[Callable[[], object]]) -> int:
+    async def give(self, orders: Iterable[Order]) -> int:
         """Gives the orders in batches, each when the one before has been carried out; how many."""
         count = 0
         for order in orders:
@@ -45,16 +53,33 @@ class Orders:
         await self.done()
         return count
 
-    def post(self, order: Callable[[], object]) -> None:
-        """Gives one order from a callback; when the ring is nearly full, a little later."""
-        if self.pump.room() > 2 * ORDERS_A_BATCH:
-            order()
+    def post(self, order: Order) -> None:
+        """Gives one order from a callback; when the ring is nearly full, a little later.
+
+        What is posted stays in order: of two words about a link the later one must win.
+        """
+        self._backlog.append(order)
+        if len(self._backlog) == 1:
+            self._give_backlog()
+
+    def _give_backlog(self) -> None:
+        gave = False
+        while self._backlog and self.pump.room() > 2 * ORDERS_A_BATCH:
+            self._backlog.popleft()()
+            gave = True
+        if gave:
             self.pump.mark()
-        else:
-            asyncio.get_running_loop().call_later(0.001, self.post, order)
+        if self._backlog:
+            asyncio.get_running_loop().call_later(RETRY_S, self._give_backlog)
 
     def on_done(self, mark: int) -> None:
         """A "done" report came: wakes who waits for this mark."""
-        future = self._waiting.pop(mark, None)
-        if future is not None and not future.done():
-            future.set_result(None)
+        if mark in self._waiting_idle:
+            # The pump remembers only the last of them, and all before are done with it.
+            ended = [each for each in self._waiting_idle if each <= mark]
+            futures = [self._waiting_idle.pop(each) for each in ended]
+        else:
+            futures = [future for future in (self._waiting.pop(mark, None),) if future is not None]
+        for future in futures:
+            if not future.done():
+                future.set_result(None)

@@ -101,10 +101,16 @@ def plan(
     for name, hosts in by_interface.items():
         groups = sorted({host.settings.destination for host in hosts}, key=socket.inet_aton)
         rate = sum(advertisements_per_s(host) for host in hosts)
-        # advertise_mac is "interface" in this version: all advertise from the interface's own MAC.
         items.append(
             InterfacePlan(
-                name, facts_of(name), len(hosts), rate, tuple(groups), 1, "packet", reason
+                name,
+                facts_of(name),
+                len(hosts),
+                rate,
+                tuple(groups),
+                _macs(hosts),
+                "packet",
+                reason,
             )
         )
     allowed = read_igmp_limit() if igmp_max_memberships is None else igmp_max_memberships
@@ -142,6 +148,16 @@ def read_igmp_limit() -> int:
         return int(IGMP_LIMIT_FILE.read_text())
     except (OSError, ValueError):
         return IGMP_LIMIT_DEFAULT
+
+
+def _macs(hosts: list[VirtualHost]) -> int:
+    """The interface's own MAC, which announces, and each virtual one that is advertised from."""
+    virtual = {
+        (host.settings.advertise_mac, host.vhid)
+        for host in hosts
+        if host.settings.advertise_mac != "interface"
+    }
+    return 1 + len(virtual)
 
 
 def _receive_reason(receive: str) -> str:

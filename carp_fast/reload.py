@@ -6,15 +6,16 @@ Whatever is equal is not touched. Must not read files or know the control socket
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from carp_fast.config import Configuration, Daemon, Settings, VirtualHost
+from carp_fast.hosts import Hosts, every_address
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
-    from carp_fast.hosts import Hosts
 
 CHANGES_TOLD_MAX = 1000  # lines of what changed; more are counted
 AT_ONCE = frozenset({"notify", "hook_concurrency", "hook_timeout_s", "digest_grace_s"})
@@ -89,9 +90,8 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
         ):
             difference.hooks_only.append((slot, host))
             continue
-        every = {*host.addresses, *host.unsigned_addresses}
-        former = (*before.addresses, *before.unsigned_addresses)
-        retired = tuple(address for address in former if address not in every)
+        every = set(every_address(host))
+        retired = tuple(address for address in every_address(before) if address not in every)
         difference.replaced.append((slot, host, retired))
     for slot in old.values():
         difference.removed.append(slot)
@@ -110,19 +110,37 @@ def daemon_changes(old: Daemon, new: Daemon) -> list[str]:
     return lines
 
 
+def moved(difference: Difference) -> list[int]:
+    """Slots of virtual hosts that gained an address which another one on the interface gave up.
+
+    Where the gaining one comes first it finds the address there, and has to look once more.
+    """
+    given_up = {
+        (host.interface, address) for _, host, retired in difference.replaced for address in retired
+    }
+    return [
+        slot
+        for slot, host, _ in difference.replaced
+        if any((host.interface, address) in given_up for address in every_address(host))
+    ]
+
+
 def orders(
     difference: Difference, hosts: Hosts, pump: Pump, grace_ns: int
 ) -> Iterator[Callable[[], object]]:
-    """The orders that carry the difference out, one virtual host at a time."""
+    """The orders that carry out removals and changes, one virtual host at a time."""
     for slot in difference.removed:
-        yield lambda slot=slot: pump.remove(slot)  # type: ignore[misc]
+        yield partial(pump.remove, slot)
+    for slot, host in difference.hooks_only:
+        hosts.replace(slot, host)
     for slot, host, retired in difference.replaced:
         prepared = hosts.prepare(host, retired=retired, replacing=True)
-        hosts.hosts[slot] = host
-        yield lambda slot=slot, prepared=prepared: pump.replace(slot, prepared, grace_ns)  # type: ignore[misc]
-    for slot, host in difference.hooks_only:
-        hosts.hosts[slot] = host
+        hosts.replace(slot, host, retired)
+        yield partial(pump.replace, slot, prepared, grace_ns)
+
+
+def additions(difference: Difference, hosts: Hosts, pump: Pump) -> Iterator[Callable[[], object]]:
+    """The orders that add virtual hosts, when the slots of removed ones are free."""
     for host in difference.added:
         slot = hosts.take(host)
-        prepared = hosts.prepare(host)
-        yield lambda slot=slot, prepared=prepared: pump.add(slot, prepared)  # type: ignore[misc]
+        yield partial(pump.add, slot, hosts.prepare(host))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carp_fast.hooks import Hook, HookResult, Hooks
-from carp_fast.hosts import STATES, Hosts
+from carp_fast.hosts import STATES, Hosts, every_address
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REPORTS_A_TURN = 1000
+FOREIGN = "address_foreign"
 # Reasons that another host's advertisement gave: the log line names that host.
 PEER_REASONS = frozenset({"faster_master", "tie_lost", "preempted", "master_resigned"})
 
@@ -62,13 +63,12 @@ class Reports:
         self._hooks = hooks
         self._pump: Pump = orders.pump
         self._up_due: set[int] = set()  # MASTER, and the up hook has not been submitted
-        self._up_done: set[int] = set()  # the up hook was submitted: down is owed
-        self._foreign: dict[int, set[int]] = {}
         self._lost = 0
         self.publish: list[Callable[[Mapping[str, object]], None]] = []
         self.on_released: Callable[[int], None] = lambda slot: None
         self.resync: Callable[[], None] = lambda: None
-        self.address_problems: dict[int, dict[int, str]] = {}
+        # By slot: {address: what is wrong with it}.
+        self.address_problems: dict[int, dict[str, str]] = {}
         self._takers: dict[str, Callable[[Report], None]] = {
             "state_changed": self._on_state,
             "addresses_changed": self._on_addresses,
@@ -84,6 +84,8 @@ class Reports:
             "stalled": self._on_stalled,
             "socket_dropped": self._on_socket_dropped,
             "lost_priority": self._on_lost_priority,
+            "reasserted": self._on_reasserted,
+            "wrong_digest": self._on_other_master,
             "done": self._on_done,
         }
 
@@ -142,13 +144,16 @@ class Reports:
     # -- hooks
 
     def _on_addresses(self, report: Report) -> None:
-        """Every address is as the state says: the moment for `up`."""
-        slot = report.slot
-        assert slot is not None
+        assert report.slot is not None
+        if report.state == "MASTER":
+            self.on_addresses(report.slot, report.reason)
+
+    def on_addresses(self, slot: int, reason: str) -> None:
+        """Every address of a MASTER was added, or could not be: the moment for `up`, once."""
         host = self._hosts.hosts[slot]
-        if report.state == "MASTER" and slot in self._up_due and host is not None:
+        if slot in self._up_due and host is not None:
             self._up_due.discard(slot)
-            event = {"state": "MASTER", "previous": "BACKUP", "reason": report.reason}
+            event = {"state": "MASTER", "previous": "BACKUP", "reason": reason}
             self._run_hook(slot, host, "up", event)
 
     def _run_hook(
@@ -157,7 +162,6 @@ class Reports:
         target = host.settings.up if which == "up" else host.settings.down
         if target is None:
             return
-        every = (*host.addresses, *host.unsigned_addresses)
         hook = Hook(
             event="up" if which == "up" else "down",
             target=target,
@@ -170,14 +174,14 @@ class Reports:
                 "CARP_STATE": str(event["state"]),
                 "CARP_PREVIOUS": str(event["previous"]),
                 "CARP_REASON": str(event["reason"]),
-                "CARP_ADDRESSES": " ".join(every),
+                "CARP_ADDRESSES": " ".join(every_address(host)),
             },
         )
         # Without our own addresses the announcement waits for the script that adds them.
         done = None
         if which == "up" and not host.settings.manage_addresses:
             done = self._announce_after(slot)
-        self._hooks.submit(slot, host.name, hook, done)
+        self._hooks.submit(host.identity, host.name, hook, done)
 
     def _announce_after(self, slot: int) -> Callable[[HookResult], None]:
         def announce(result: HookResult) -> None:
@@ -188,42 +192,55 @@ class Reports:
 
     # -- addresses
 
+    def is_foreign(self, slot: int, text: str) -> bool:
+        """Whether this address of a virtual host was found to be somebody else's."""
+        return self.address_problems.get(slot, {}).get(text) == FOREIGN
+
+    def on_reload(self) -> None:
+        """Addresses that a virtual host no longer has are no problem of it."""
+        for slot, problems in list(self.address_problems.items()):
+            host = self._hosts.hosts[slot]
+            every = () if host is None else every_address(host)
+            kept = {text: why for text, why in problems.items() if text in every}
+            if kept:
+                self.address_problems[slot] = kept
+            else:
+                del self.address_problems[slot]
+
     def _address(self, report: Report) -> tuple[str, str]:
         """(eth0/7, the address that the report is about)."""
         assert report.slot is not None
-        host = self._hosts.hosts[report.slot]
-        if host is None:
-            return self._hosts.name(report.slot), "?"
-        every = (*host.addresses, *host.unsigned_addresses)
-        text = every[report.detail] if report.detail < len(every) else "retired address"
-        return host.name, text
+        return self._hosts.name(report.slot), self._hosts.address(report.slot, report.detail)
 
-    def _note(self, report: Report, problem: str | None) -> None:
+    def _note(self, report: Report, text: str, problem: str | None) -> None:
         assert report.slot is not None
         problems = self.address_problems.setdefault(report.slot, {})
         if problem is None:
-            problems.pop(report.detail, None)
+            problems.pop(text, None)
         else:
-            problems[report.detail] = problem
+            problems[text] = problem
         if not problems:
             del self.address_problems[report.slot]
 
     def _on_address_failed(self, report: Report) -> None:
         name, text = self._address(report)
         why = os.strerror(report.value)
-        doing = "adding" if report.state == "MASTER" else "removing"
+        assert report.slot is not None
+        host = self._hosts.hosts[report.slot]
+        wanted = report.state == "MASTER" and host is not None and text in every_address(host)
+        doing = "adding" if wanted else "removing"
         logger.error("%s: %s address %s failed: %s", name, doing, text, why)
-        self._note(report, why)
+        self._note(report, text, why)
 
     def _on_address_foreign(self, report: Report) -> None:
         name, text = self._address(report)
-        logger.warning("%s: address %s is there already and not ours: left alone", name, text)
-        self._note(report, "address_foreign")
+        logger.warning("%s: %s: %s is there already and not ours, left alone", name, FOREIGN, text)
+        self._note(report, text, FOREIGN)
 
     def _on_address_restored(self, report: Report) -> None:
         name, text = self._address(report)
         logger.info("%s: address %s is back", name, text)
-        self._note(report, None)
+        self._note(report, text, None)
 
     # -- the wire
 
@@ -238,11 +255,20 @@ class Reports:
 
     def _on_other_master(self, report: Report) -> None:
         assert report.slot is not None
+        word = "other_master" if report.state == "MASTER" else "bad_auth"
         logger.warning(
-            "%s: other_master: advertisements with a wrong digest while MASTER (another"
-            " passphrase or address list?)",
+            "%s: %s: advertisements with a wrong digest while %s (another passphrase or address"
+            " list?)",
             self._hosts.name(report.slot),
+            word,
+            report.state,
         )
+
+    def _on_reasserted(self, report: Report) -> None:
+        assert report.slot is not None
+        peer = socket.inet_ntoa(report.peer) if report.peer else "?"
+        name = self._hosts.name(report.slot)
+        logger.info("%s: answered the slower master %s, still MASTER", name, peer)
 
     def _on_demote_heard(self, report: Report) -> None:
         assert report.slot is not None

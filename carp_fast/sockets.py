@@ -31,6 +31,7 @@ BUFFER_SECONDS = 4
 BUFFER_MIN, BUFFER_MAX = 1 << 20, 64 << 20
 SEND_BUFFER = 4 << 20
 NETLINK_BUFFER = 1 << 20
+UNPRUNED = bytes((224, 0, 0))  # 224.0.0.0/24: floods every segment, a switch must not prune it
 MEMBERSHIPS_MAX = 20  # tried a socket; the kernel's igmp_max_memberships may allow less
 FILTERED_INTERFACES_MAX = 1500  # a filter has at most 4,096 instructions
 
@@ -82,6 +83,23 @@ def attach_filter(sock: socket.socket, program: list[Instruction]) -> None:
         SO_ATTACH_FILTER,
         struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer)),
     )
+
+
+def filter_interfaces(sock: socket.socket, ifindexes: list[int]) -> None:
+    """Lets through advertisements on these interfaces only; on all, and said, where too many."""
+    if len(ifindexes) > FILTERED_INTERFACES_MAX:
+        logger.info(
+            "no filter by interface: %d, more than %d", len(ifindexes), FILTERED_INTERFACES_MAX
+        )
+    try:
+        attach_filter(sock, packet_filter(ifindexes))
+    except OSError as error:  # ENOMEM: longer than net.core.optmem_max
+        logger.warning(
+            "no filter by interface (%d interfaces: %s, see net.core.optmem_max)",
+            len(ifindexes),
+            error.strerror,
+        )
+        attach_filter(sock, packet_filter(None))
 
 
 def _size_buffer(sock: socket.socket, receive: bool, size: int, what: str) -> None:
@@ -148,24 +166,26 @@ class Joins:
     """Group memberships of the used interfaces, by MAC and by IGMP.
 
     By MAC on the receive socket, since a network card or a macvlan filters even 224.0.0.18; by
-    IGMP on sockets of their own, since a snooping switch prunes other groups. An interface that
-    was created again is joined again: its ifindex is another.
+    IGMP on sockets of their own, since a snooping switch prunes every group beyond 224.0.0.0/24.
+    An interface that was created again is joined again: its ifindex is another.
     """
 
     def __init__(self, receiver: socket.socket) -> None:
         self._receiver = receiver
         self._joined: dict[tuple[int, bytes], socket.socket | None] = {}
-        self._sockets: list[socket.socket] = []
         self._members: dict[socket.socket, int] = {}
 
     def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
         """Makes the memberships of an interface these groups (4 bytes each)."""
         had = {group for index, group in self._joined if index == ifindex}
-        for group in groups - had:
-            request = struct.pack("iHH8s", ifindex, PACKET_MR_MULTICAST, 6, multicast_mac(group))
+        for group in sorted(groups - had):
             try:
-                self._receiver.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
-                self._joined[ifindex, group] = self._join_igmp(ifindex, group)
+                self._receiver.setsockopt(
+                    SOL_PACKET, PACKET_ADD_MEMBERSHIP, _mac_request(ifindex, group)
+                )
+                self._joined[ifindex, group] = None
+                if group[:3] != UNPRUNED:
+                    self._joined[ifindex, group] = self._join_igmp(ifindex, group)
             except OSError as error:
                 text = socket.inet_ntoa(group)
                 logger.warning("%s: joining group %s failed: %s", name, text, error.strerror)
@@ -180,27 +200,26 @@ class Joins:
 
     def close(self) -> None:
         """Leaves every group."""
-        for sock in self._sockets:
+        for sock in self._members:
             sock.close()
-        self._sockets.clear()
+        self._members.clear()
         self._joined.clear()
 
     def _join_igmp(self, ifindex: int, group: bytes) -> socket.socket:
-        request = struct.pack("4s4si", group, bytes(4), ifindex)
-        for sock in self._sockets:
-            if self._members[sock] >= MEMBERSHIPS_MAX:
+        request = _igmp_request(ifindex, group)
+        for sock, count in self._members.items():
+            if count >= MEMBERSHIPS_MAX:
                 continue
             try:
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._members[sock] = MEMBERSHIPS_MAX
+                self._members[sock] = MEMBERSHIPS_MAX  # full, whatever is left later
                 continue
             self._members[sock] += 1
             return sock
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._sockets.append(sock)
         self._members[sock] = 0
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
         self._members[sock] = 1
@@ -208,15 +227,26 @@ class Joins:
 
     def _leave(self, ifindex: int, group: bytes) -> None:
         sock = self._joined.pop((ifindex, group))
-        request = struct.pack("iHH8s", ifindex, PACKET_MR_MULTICAST, 6, multicast_mac(group))
-        igmp = struct.pack("4s4si", group, bytes(4), ifindex)
         try:
-            self._receiver.setsockopt(SOL_PACKET, PACKET_DROP_MEMBERSHIP, request)
+            self._receiver.setsockopt(
+                SOL_PACKET, PACKET_DROP_MEMBERSHIP, _mac_request(ifindex, group)
+            )
         except OSError:
             pass  # the kernel dropped it together with the interface
-        if sock is not None:
-            try:
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, igmp)
-            except OSError:
-                pass
-            self._members[sock] -= 1
+        if sock is None:
+            return
+        try:
+            sock.setsockopt(
+                socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _igmp_request(ifindex, group)
+            )
+        except OSError:
+            pass
+        self._members[sock] -= 1
+
+
+def _mac_request(ifindex: int, group: bytes) -> bytes:
+    return struct.pack("iHH8s", ifindex, PACKET_MR_MULTICAST, 6, multicast_mac(group))
+
+
+def _igmp_request(ifindex: int, group: bytes) -> bytes:
+    return struct.pack("4s4si", group, bytes(4), ifindex)

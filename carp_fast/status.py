@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from carp_fast import __version__
 from carp_fast._pump import HOSTS_A_SNAPSHOT
-from carp_fast.hosts import BACKUP, INIT, MASTER, STATES, Hosts
+from carp_fast.hosts import BACKUP, INIT, MASTER, STATES, Hosts, every_address
 from carp_fast.reports import rfc3339
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Status:
 
     async def fields(self, interface: str | None) -> dict[str, Any]:
         """Everything but the virtual hosts."""
+        # Those that have virtual hosts now; a reload may bring more while the pump copies.
+        names = [name for name in self._hosts.used_names() if interface in (None, name)]
         snapshot = self._pump.snapshot_interfaces(len(self._hosts.names))
         await self._orders.done()
         counters = snapshot.counters()
@@ -74,8 +76,8 @@ class Status:
             "summary": self.summary(),
             "interfaces": [
                 self._interface(number, name, counters[number])
-                for number, name in enumerate(self._hosts.names)
-                if interface in (None, name)
+                for name in names
+                if (number := self._hosts.number(name)) < len(counters)
             ],
         }
 
@@ -130,7 +132,7 @@ class Status:
             reasons["address_lost"] = fields["demotion"]
         if fields["sends_failing"]:
             reasons["send_errors"] = 240
-        every = (*host.addresses, *host.unsigned_addresses)
+        every = every_address(host)
         problems = self._reports.address_problems.get(slot, {})
         return {
             "interface": host.interface,
@@ -142,9 +144,7 @@ class Status:
             "reason": fields["reason"],
             "addresses": list(every),
             "addresses_held": fields["held"],
-            "address_problems": {
-                every[which]: why for which, why in problems.items() if which < len(every)
-            },
+            "address_problems": {text: why for text, why in problems.items() if text in every},
             "advbase": fields["advbase"],
             "advskew": fields["advskew"],
             "effective_advskew": fields["effective_advskew"],

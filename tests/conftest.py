@@ -1,15 +1,16 @@
 """What tests of every kind share: the marker `root`, labs, and programs from the system.
 
-A test that cannot run says by name what it lacks and counts as skipped.
+A test that cannot run says by name what it lacks and counts as skipped; where the environment
+has CARP_FAST_NO_SKIPS=1, nothing may be lacking and it counts as failed.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -24,6 +25,28 @@ DEBIAN_PACKAGES = {
     "ucarp": "ucarp",
     "unshare": "util-linux",
 }
+NO_SKIPS = os.environ.get("CARP_FAST_NO_SKIPS") == "1"
+
+Outcome = TypeVar("Outcome", pytest.TestReport, pytest.CollectReport)
+
+
+def refuse_skip(report: Outcome) -> Outcome:
+    """Turns a skip into a failure where none is allowed; an expected failure is no skip."""
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"CARP_FAST_NO_SKIPS=1: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return refuse_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return refuse_skip((yield))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

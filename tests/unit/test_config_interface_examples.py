@@ -115,6 +115,7 @@ def test_documented_defaults(tmp_path: Path) -> None:
         "source": None,
         "dialect": "ucarp",
         "destination": "224.0.0.18",
+        "broadcast": False,
         "advertise_mac": "interface",
         "replay": "off",
         "ignore_link_state": False,
@@ -129,7 +130,7 @@ def test_documented_defaults(tmp_path: Path) -> None:
 
 
 def test_neutral_values_of_keys_that_are_not_built_ask_for_nothing(tmp_path: Path) -> None:
-    neutral = "broadcast = false\npeers = []\ntrack = []\naddress_mac = 'interface'\n"
+    neutral = "peers = []\ntrack = []\naddress_mac = 'interface'\n"
     assert len(read(tmp_path, PASSPHRASE + neutral + HOST).virtual_hosts) == 1
 
 
@@ -160,7 +161,8 @@ preempt_delay_s = 1
 startup_delay_s = 0.5
 dialect = "ucarp"
 destination = "239.1.2.3"
-advertise_mac = "interface"
+broadcast = true
+advertise_mac = "bsd"
 replay = "off"
 ignore_link_state = true
 manage_addresses = false
@@ -193,6 +195,8 @@ xparam = ""
         preempt_delay_s=1.0,
         startup_delay_s=0.5,
         destination="239.1.2.3",
+        broadcast=True,
+        advertise_mac="bsd",
         ignore_link_state=True,
         manage_addresses=False,
         announce=Announce(count=10, interval_s=60.0, refresh_s=3600.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -335,7 +336,7 @@ def test_a_bad_call_is_refused(case: str) -> None:
         text=True,
         check=False,
         timeout=60,
-        env={"PYTHONPATH": ":".join(path for path in sys.path if path)},
+        env={**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)},
     )
     assert (result.returncode, result.stdout) == (0, "refused\n"), result.stderr
 

@@ -80,6 +80,20 @@ def test_rows(configuration: Configuration) -> None:
     ]
 
 
+def test_virtual_macs_come_on_top_of_the_interface_s_own(tmp_path: Path) -> None:
+    path = tmp_path / "carp.toml"
+    # Two groups with the same vhid advertise from one MAC; a form of its own is another.
+    path.write_text(
+        TEXT.replace("[defaults]", '[defaults]\nadvertise_mac = "ucarp"')
+        + (
+            '[[virtual_host]]\ninterface = "eth1"\nvhid = 7\naddresses = "10.9.0.1"\n'
+            'destination = "239.0.0.2"\nadvertise_mac = "bsd"\n'
+        )
+    )
+    path.chmod(0o600)
+    assert [item.macs for item in plan(load(path), FACTS.get, 20).interfaces] == [256, 257]
+
+
 def test_a_link_that_is_down(configuration: Configuration) -> None:
     down = InterfaceFacts(ifindex=3, up=False, mac="02:00:00:00:00:03")
     rows = plan(configuration, lambda _: down, 20).rows()

@@ -1,0 +1,85 @@
+# `make` lists the targets. Each does its own set-up: system packages (.ci/packages says which are
+# missing, and installs them where it may), a venv in .venv, the compiled modules in place.
+#
+# PYTHON=python3.13 chooses another Python, 3.11 at least, for a venv that is not made yet.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+REQUIREMENTS := $(PY) -c "import functools, sys, tomllib; print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open(0, 'rb'))), sep='\n')"
+SOURCES := $(wildcard src/carp_fast/*) setup.py
+SANITIZED := $(CURDIR)/build/sanitize/lib
+SANITIZED_PYTHON := LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED) $(PY)
+
+export PIP_ROOT_USER_ACTION := ignore
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test check bench build annotate sanitize clean build-packages test-packages
+
+help:
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.built ## a master of 1,000 virtual hosts is killed, the take-over is measured (root)
+	$(PY) -m carp_fast demo
+
+test: test-packages check ## check, then every test (as root: with network namespaces, ucarp, keepalived)
+	$(PY) -m pytest --durations=5
+
+check: $(VENV)/.dev $(VENV)/.built ## ruff and mypy
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+bench: $(VENV)/.dev $(VENV)/.built ## the compiled core beside pure Python and the standard library
+	$(PY) -m pytest benches
+
+build: $(VENV)/.dev ## a wheel and an sdist in dist/
+	$(PY) -m build
+
+annotate: $(VENV)/.dev ## the Cython sources as HTML in build/annotate, yellow where Python is called
+	CARP_FAST_ANNOTATE=build/annotate $(PY) setup.py --quiet --name
+	@find build/annotate -name '*.html'
+
+sanitize: $(VENV)/.dev $(VENV)/.built ## the unit tests on modules built with the address and undefined sanitizers
+	CARP_FAST_CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover" \
+	CARP_FAST_LDFLAGS="-fsanitize=address,undefined" \
+	$(PY) setup.py --quiet build --build-base build/sanitize --build-lib $(SANITIZED)
+	$(SANITIZED_PYTHON) -c "import carp_fast._pump as m; assert m.__file__.startswith('$(SANITIZED)'), m.__file__"
+	$(SANITIZED_PYTHON) -m pytest --override-ini=pythonpath= tests/unit
+
+clean: ## remove what was built, and the venv
+	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f carp_fast/*.so
+	find carp_fast tests benches -name __pycache__ -prune -exec rm -rf {} +
+
+# Set-up. Each stamp in the venv is newer than what was made from its prerequisites.
+
+build-packages:
+	@.ci/packages build $(PYTHON)
+
+test-packages:
+	@.ci/packages test $(PYTHON)
+
+$(VENV)/.made: | build-packages
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# pyproject.toml names what is needed. The package itself is not installed but used from here, its
+# modules compiled in place: pip would compile all of them whenever one has changed.
+$(VENV)/.runtime: pyproject.toml $(VENV)/.made
+	$(REQUIREMENTS) build-system requires <pyproject.toml >$@.txt
+	$(REQUIREMENTS) project dependencies <pyproject.toml >>$@.txt
+	$(PIP) install --requirement $@.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(REQUIREMENTS) project optional-dependencies dev <pyproject.toml >$@.txt
+	$(PIP) install --requirement $@.txt
+	@touch $@
+
+$(VENV)/.built: $(SOURCES) $(VENV)/.runtime
+	$(PY) setup.py --quiet build_ext --inplace
+	@touch $@

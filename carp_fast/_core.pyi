@@ -1,0 +1,3 @@
+"""The words of the engine's reports."""
+
+REPORT_WORDS: tuple[str, ...]

@@ -1,0 +1,14 @@
+"""Loops that move frames and do nothing else: the kernel's own price of a rate."""
+
+from typing import Self
+
+from typing_extensions import disjoint_base
+
+@disjoint_base
+class Mover:
+    def __new__(cls, fd: int, tick_ns: int) -> Self: ...
+    def stop(self) -> None: ...
+    def send(
+        self, ifindexes: list[int], frames: list[bytes], rate: float, seconds: float
+    ) -> tuple[int, int, int]: ...
+    def receive(self, seconds: float) -> tuple[int, int, int]: ...

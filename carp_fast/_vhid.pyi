@@ -1,0 +1,7 @@
+"""The state machine's words and its table: state, event, next state, effects, reason."""
+
+STATE_WORDS: tuple[str, ...]
+REASON_WORDS: tuple[str, ...]
+EVENT_WORDS: tuple[str, ...]
+EFFECT_WORDS: dict[str, int]
+TRANSITIONS: tuple[tuple[str, str, str, str, str], ...]

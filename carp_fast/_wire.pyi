@@ -1,0 +1,9 @@
+"""Frames: the words of the verdicts, parse and build for tests and tools."""
+
+from typing import Any
+
+VERDICT_WORDS: tuple[str, ...]
+
+def parse(frame: bytes) -> dict[str, Any]: ...
+def checksum(data: bytes) -> int: ...
+def build_arp(source_mac: bytes, address: bytes) -> bytes: ...

@@ -1,0 +1,173 @@
+"""Ranges and address templates: "1,3,5-9", "vlan[100-163]", "{10.64.0.1+index}/32".
+
+Turns the text of one item into names, numbers, or a template that gives an address for each
+virtual host. Must not know tables, files, or the other keys.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from carp_fast.settings import (
+    INTERFACE_NAME_BYTES,
+    MAX_INTERFACES,
+    Refused,
+    as_shown,
+    ipv4_number,
+    plain_text,
+    why_not_ipv4,
+)
+
+Interfaces = list[tuple[str, int | None]]  # name, and the number that its brackets gave it
+RANGE = re.compile(r" *([0-9]{1,9}) *(?:- *([0-9]{1,9}) *)?")
+BRACKETS = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]([^\[\]]*)")
+IN_BRACES = re.compile(r"\{([^{}]*)\}")
+RESERVED = (0, 0xFFFF_FFFF)
+NOT_A_HOST = "is no address of a host; allowed: any but 0.0.0.0 and 255.255.255.255"
+FIELDS = ("vhid", "number", "index")
+SUM = re.compile(r"([^+]*)\+(vhid|number|index)")
+TEMPLATES_ALLOWED = "{vhid}, {number}, {index} or {ADDRESS+vhid}, {ADDRESS+number}, {ADDRESS+index}"
+
+
+def _ranges(text: str, lowest: int, highest: int, most: int) -> list[tuple[int, str]]:
+    """The numbers of "1,3,5-9", each with its digits: "01-16" keeps the width of its start."""
+    allowed = f'a range such as "1,3,5-9" of numbers from {lowest} to {highest}'
+    numbers: list[tuple[int, str]] = []
+    for part in text.split(","):
+        match = RANGE.fullmatch(part)
+        if match is None:
+            raise Refused(f"{as_shown(part)} is no number or range; must be {allowed}")
+        start, end = match[1], match[2] or match[1]
+        if int(start) > int(end):
+            raise Refused(f"{as_shown(part)} makes no virtual host; must be {allowed}")
+        if int(start) < lowest or int(end) > highest:
+            raise Refused(f"{as_shown(part)} is out of bounds; must be {allowed}")
+        if len(numbers) + int(end) - int(start) >= most:
+            raise Refused(f"makes more than {most} numbers; must be {allowed}")
+        width = len(start) if start.startswith("0") else 0
+        numbers += ((n, str(n).zfill(width)) for n in range(int(start), int(end) + 1))
+    return numbers
+
+
+def named_interfaces(value: Any) -> Interfaces:
+    """What "eth0" or "vlan[100-163]" names."""
+    allowed = f'1 to {INTERFACE_NAME_BYTES} bytes without "/", ":" or space'
+    if not isinstance(value, str):
+        raise Refused('must be an interface name such as "eth0" or "vlan[100-163]"')
+    before, after = value, ""
+    numbers: Sequence[tuple[int | None, str]] = [(None, "")]
+    if "[" in value or "]" in value:
+        match = BRACKETS.fullmatch(value)
+        if match is None:
+            raise Refused('must hold one number range in brackets, such as "vlan[100-163]"')
+        before, after = match[1], match[3]
+        numbers = _ranges(match[2], 0, 999_999_999, MAX_INTERFACES)
+    named: Interfaces = []
+    for number, digits in numbers:
+        name = before + digits + after
+        if not 1 <= len(name.encode()) <= INTERFACE_NAME_BYTES:
+            raise Refused(f"{as_shown(name)} has {len(name.encode())} bytes; allowed: {allowed}")
+        if name in {".", ".."} or any(c in "/: " or not c.isprintable() for c in name):
+            raise Refused(f"{as_shown(name)} is no interface name; allowed: {allowed}")
+        named.append((name, number))
+    return named
+
+
+def vhid_numbers(value: Any) -> list[int]:
+    if isinstance(value, str):
+        return [number for number, _ in _ranges(value, 1, 255, 255)]
+    if type(value) is not int or not 1 <= value <= 255:
+        raise Refused('must be an integer from 1 to 255, or a range such as "1,3,5-9"')
+    return [value]
+
+
+def _prefix(text: str) -> str:
+    """What follows an address: "/24" of "/24", "/32" of nothing."""
+    digits = text.removeprefix("/") if text else "32"
+    if text == digits or not re.fullmatch("[0-9]{1,2}", digits) or not 1 <= int(digits) <= 32:
+        raise Refused("has no prefix length from 1 to 32; must be one such as 192.0.2.10/24")
+    return f"/{int(digits)}"
+
+
+def _address(text: str) -> str:
+    host, slash, prefix = text.partition("/")
+    try:
+        value = int.from_bytes(socket.inet_pton(socket.AF_INET, host))
+    except (OSError, ValueError):
+        raise Refused(f"{why_not_ipv4(text)}; must be one such as 192.0.2.10/24") from None
+    if value in RESERVED:
+        raise Refused(NOT_A_HOST)
+    return host + _prefix(slash + prefix)
+
+
+class Template:
+    """One item of `addresses`: constant, or a text to fill in for each virtual host."""
+
+    __slots__ = ("base", "constant", "failed", "field", "suffix", "text")
+
+    def __init__(self, text: str, numbered: bool) -> None:
+        self.text = text
+        self.failed = False  # said once, however many virtual hosts it fails for
+        self.constant = ""
+        self.field = self.suffix = ""
+        self.base = 0
+        fields = IN_BRACES.findall(text)
+        names = [field.rpartition("+")[2] for field in fields]
+        rest = IN_BRACES.sub("", text)
+        if "{" in rest or "}" in rest:
+            raise Refused(f"a brace has no partner; allowed in an address: {TEMPLATES_ALLOWED}")
+        if "number" in names and not numbered:
+            raise Refused('{number} needs an interface with a range, such as "vlan[100-163]"')
+        if not fields:
+            self.constant = _address(text)
+        elif any(field not in FIELDS for field in fields):
+            self._set_sum(fields)
+
+    def _set_sum(self, fields: list[str]) -> None:
+        for field in fields:
+            if field not in FIELDS and SUM.fullmatch(field) is None:
+                shown = as_shown("{" + field + "}")
+                raise Refused(f"{shown} is unknown; allowed in an address: {TEMPLATES_ALLOWED}")
+        first = "{" + fields[0] + "}"
+        match = SUM.fullmatch(fields[0])
+        if match is None or len(fields) > 1 or not self.text.startswith(first):
+            raise Refused("must have {ADDRESS+...} first, followed by /PREFIX or nothing")
+        self.base = ipv4_number(match[1], f"an IPv4 address in {as_shown(first)}")
+        self.field = match[2]
+        self.suffix = _prefix(self.text[len(first) :])
+
+    def at(self, vhid: int, number: int | None, index: int) -> str:
+        """The address of one virtual host, as "192.0.2.10/24"."""
+        if self.constant:
+            return self.constant
+        if not self.field:
+            filled = self.text.format(vhid=vhid, number=number, index=index)
+            try:
+                return _address(filled)
+            except Refused as refused:
+                raise Refused(f"{as_shown(filled)} {refused}") from None
+        added = index if self.field == "index" else vhid if self.field == "vhid" else number
+        value = self.base + (added or 0)
+        if value > 0xFFFF_FFFF:
+            raise Refused("goes beyond 255.255.255.255; allowed: a lower ADDRESS or range")
+        address = socket.inet_ntoa(value.to_bytes(4))
+        if value in RESERVED:
+            raise Refused(f"{address} {NOT_A_HOST}")
+        return address + self.suffix
+
+
+def item_parsers(numbered: bool) -> dict[str, Callable[[Any], Sequence[Any]]]:
+    """Of HOST_KEYS: each makes a list of one item; `numbered`: every interface has a number."""
+
+    def template(value: Any) -> list[Template]:
+        return [Template(plain_text(value, "an IPv4 address, or a list of them"), numbered)]
+
+    return {
+        "interface": named_interfaces,
+        "vhid": vhid_numbers,
+        "addresses": template,
+        "unsigned_addresses": template,
+    }

@@ -1,0 +1,147 @@
+"""What users install: an sdist, the wheel made from it, `pip install` of the source tree.
+
+Everything is built from a copy of the sources, so that nothing compiled before can help, and
+installed with its dependencies into venvs that hold nothing else. Built with the setuptools and
+Cython of this environment and without optimization: what is in a package does not depend on it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import carp_fast
+
+ROOT = Path(__file__).parents[2]
+BUILD_DEADLINE_S = 300.0
+COMMAND_DEADLINE_S = 60.0
+SOURCES = sorted((ROOT / "src" / "carp_fast").iterdir())
+COMPILED = sorted(path.stem for path in SOURCES if path.suffix == ".pyx")
+PYTHON_SOURCES = sorted(path for path in (ROOT / "carp_fast").iterdir() if path.suffix == ".py")
+NOT_SOURCES = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
+
+
+def finish(
+    *command: str | Path,
+    cwd: Path,
+    deadline_s: float = BUILD_DEADLINE_S,
+) -> str:
+    """Runs a command that must succeed; gives its standard output."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL"))}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**environment, "CARP_FAST_CFLAGS": "-O0"},
+        capture_output=True,
+        text=True,
+        timeout=deadline_s,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources: what a fresh clone holds of the package."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in ("src", "carp_fast", "tests", "benches", ".ci"):
+        shutil.copytree(ROOT / name, tree / name, ignore=NOT_SOURCES)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, tree)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def built(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(sdist, wheel); the wheel is built from the unpacked sdist, as `build` does by default."""
+    pytest.importorskip("build", reason="needs the package build")
+    made = tmp_path_factory.mktemp("dist")
+    finish(sys.executable, "-m", "build", "--no-isolation", "--outdir", made, cwd=tree)
+    [sdist], [wheel] = made.glob("*.tar.gz"), made.glob("*.whl")
+    return sdist, wheel
+
+
+def empty_venv(directory: Path) -> Path:
+    """Makes a venv that holds pip alone; gives its bin directory."""
+    finish(sys.executable, "-m", "venv", directory, cwd=directory.parent)
+    return directory / "bin"
+
+
+def try_installed(bin_directory: Path, cwd: Path) -> None:
+    """The command answers, and the compiled modules come from the venv and from nowhere else."""
+    version = finish(
+        bin_directory / "carp-fast", "--version", cwd=cwd, deadline_s=COMMAND_DEADLINE_S
+    )
+    assert version == f"carp-fast {carp_fast.__version__}\n"
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    print(importlib.import_module(f'carp_fast.{name}').__file__)\n"
+    )
+    found = finish(
+        bin_directory / "python", "-c", code, *COMPILED, cwd=cwd, deadline_s=COMMAND_DEADLINE_S
+    ).splitlines()
+    assert len(found) == len(COMPILED)
+    for name, file in zip(COMPILED, found, strict=True):
+        assert file.startswith(f"{bin_directory.parent}/")
+        assert Path(file).name.startswith(f"{name}.")
+    checked = subprocess.run(
+        [bin_directory / "carp-fast", "check", "-c", cwd / "missing.toml"],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_DEADLINE_S,
+        check=False,
+    )
+    # The libraries that a configuration needs are there: it is the file that is missing.
+    assert checked.returncode == 1
+    assert checked.stderr == f"{cwd / 'missing.toml'}: cannot be read: No such file or directory\n"
+
+
+def test_the_sdist_holds_what_building_needs(built: tuple[Path, Path]) -> None:
+    sdist, _ = built
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {f"src/carp_fast/{path.name}" for path in SOURCES} <= names
+    assert {f"carp_fast/{path.name}" for path in PYTHON_SOURCES} <= names
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "Makefile"} <= names
+    assert "tests/conftest.py" in names
+    # Generated C, and anything compiled, is made anew.
+    assert not [name for name in names if name.endswith((".c", ".so", ".pyc"))]
+
+
+def test_the_wheel_holds_the_package_and_no_sources_in_cython(built: tuple[Path, Path]) -> None:
+    _, wheel = built
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert {f"carp_fast/{path.name}" for path in PYTHON_SOURCES} <= set(names)
+    assert {"carp_fast/py.typed", "carp_fast/_engine.pyi"} <= set(names)
+    extensions = [name for name in names if name.endswith(".so")]
+    assert sorted(Path(name).name.partition(".")[0] for name in extensions) == COMPILED
+    assert {Path(name).suffix for name in names} == {".py", ".pyi", ".typed", ".so"}
+    assert all(name.startswith("carp_fast/") for name in names)
+
+
+def test_the_wheel_from_the_sdist_in_an_empty_venv(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, wheel = built
+    bin_directory = empty_venv(tmp_path / "venv")
+    finish(bin_directory / "pip", "install", "--quiet", wheel, cwd=tmp_path)
+    try_installed(bin_directory, tmp_path)
+
+
+def test_pip_install_of_the_source_tree(tree: Path, tmp_path: Path) -> None:
+    """As in the README, with the build isolated: pyproject.toml alone says what building needs."""
+    bin_directory = empty_venv(tmp_path / "venv")
+    finish(bin_directory / "pip", "install", "--quiet", tree, cwd=tmp_path)
+    try_installed(bin_directory, tmp_path)

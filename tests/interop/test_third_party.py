@@ -1,0 +1,145 @@
+"""A third party that knows the passphrase and speaks from our own source address, or repeats us.
+
+Host a runs carp-fast as MASTER, host c as BACKUP, host b sends frames built without our code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from carp_fast.control import ControlTimeout
+from carp_fast.lab import Lab, interface_name, virtual_address, wait_for
+from tests.daemons import PASSPHRASE, RunningDaemon, start_daemon, write_configuration
+from tests.interop.pairs import Wire
+from tests.unit.segment import advertisement, ip
+
+pytestmark = pytest.mark.root
+
+INTERFACE = interface_name(1)
+TIE, SLOWER, FASTER, REFLECTED = VHIDS = range(1, 5)
+ADVSKEW = {"a": 50, "c": 150}
+SENT = 5
+
+
+def start_pair(lab: Lab) -> tuple[RunningDaemon, RunningDaemon]:
+    """carp-fast on hosts a and c; returns when a is MASTER of all."""
+    daemons = [
+        start_daemon(
+            lab[name],
+            write_configuration(
+                lab.directory,
+                name,
+                [
+                    {
+                        "interface": INTERFACE,
+                        "vhid": f"{VHIDS[0]}-{VHIDS[-1]}",
+                        "addresses": [virtual_address(1, 0).removesuffix("0") + "{vhid}/32"],
+                        "advskew": ADVSKEW[name],
+                    }
+                ],
+            ),
+            ready=False,
+        )
+        for name in ("a", "c")
+    ]
+    for daemon in daemons:
+        daemon.wait_ready()
+    daemons[0].wait_state("MASTER", 10)
+    daemons[1].wait_state("BACKUP", 1)
+    return daemons[0], daemons[1]
+
+
+def wait_count(daemon: RunningDaemon, vhid: int, word: str, count: int) -> None:
+    """Returns when the counter is there; AssertionError if it goes beyond."""
+    wait_for(
+        lambda: daemon.counters(INTERFACE, vhid)[word] >= count,
+        3,
+        f"{word} = {count} of {INTERFACE}/{vhid}",
+    )
+    assert daemon.counters(INTERFACE, vhid)[word] == count
+
+
+def test_another_host_that_uses_our_source_address(lab_factory: Callable[..., Lab]) -> None:
+    """Said once with its MAC, counted each time, and decided as any advertisement.
+
+    On a tie we stay, against a slower one we stay too and advertise at once, to a faster one
+    we yield, and come back when it is silent.
+    """
+    lab = lab_factory("carp-fast-third", hosts=("a", "b", "c"), segments=1, medium="bridge")
+    master, backup = start_pair(lab)
+    with Wire(lab["b"], 1) as wire:
+
+        def send(vhid: int, advskew: int, count: int) -> None:
+            """Right advertisements from host a's address, their counters far from its own."""
+            for number in range(count):
+                wire.send(
+                    advertisement(
+                        source=lab["a"].address(1),
+                        source_mac=wire.mac,
+                        vhid=vhid,
+                        advskew=advskew,
+                        passphrase=PASSPHRASE.encode(),
+                        addresses=[ip(virtual_address(1, vhid))],
+                        counter=1000 + number,
+                    )
+                )
+
+        send(TIE, ADVSKEW["a"], SENT)
+        wait_count(master, TIE, "duplicate_source", SENT)
+        send(SLOWER, ADVSKEW["a"] + 1, SENT)
+        wait_count(master, SLOWER, "duplicate_source", SENT)
+        for vhid in (TIE, SLOWER):
+            host = master.virtual_host(INTERFACE, vhid)
+            assert (host["state"], host["reason"]) == ("MASTER", "master_down")
+            assert host["counters"]["became_master"] == 1
+
+        with master.events() as events:
+            send(FASTER, ADVSKEW["a"] - 1, 1)
+            for state, reason in (("BACKUP", "faster_master"), ("MASTER", "master_down")):
+                event = events.next_event(5)
+                assert (event["vhid"], event["state"], event["reason"]) == (FASTER, state, reason)
+        assert master.counters(INTERFACE, FASTER)["duplicate_source"] == 1
+
+    mac = wire.mac.hex(":")
+    for vhid in (TIE, SLOWER, FASTER):
+        (line,) = master.log_lines(f" {INTERFACE}/{vhid}: duplicate_source")
+        assert mac in line
+    assert len(master.log_lines("duplicate_source")) == 3
+    assert backup.log_lines("duplicate_source") == []
+    assert set(backup.states().values()) == {"BACKUP"}
+
+
+def test_our_own_advertisement_reflected(lab_factory: Callable[..., Lab]) -> None:
+    """A frame of ours that comes back is a `loop`: counted, no duplicate_source, no change.
+
+    To the backup it is one more advertisement of its master.
+    """
+    lab = lab_factory("carp-fast-loop", hosts=("a", "b", "c"), segments=1, medium="bridge")
+    master, backup = start_pair(lab)
+    logged = len(master.log.splitlines()), len(backup.log.splitlines())
+    with Wire(lab["b"], 1) as wire, master.events() as events:
+        reflected = 0
+        for frame in wire.heard(SENT + 5):
+            # Once under another MAC, as a misbehaving switch or bond might, and once as it is.
+            if frame[35] == REFLECTED and frame[26:30] == ip(lab["a"].address(1)):
+                wire.send(frame[:6] + wire.mac + frame[12:])
+                wire.send(frame)
+                reflected += 2
+            if reflected == 2 * SENT:
+                break
+        wait_count(master, REFLECTED, "loop", reflected)
+        wait_for(
+            lambda: backup.counters(INTERFACE, REFLECTED)["advertisements_heard"] >= 3 * SENT,
+            3,
+            "what was sent and what was reflected, on host c",
+        )
+        assert master.interface(INTERFACE)["counters"]["loop"] == reflected
+        assert master.counters(INTERFACE, REFLECTED)["duplicate_source"] == 0
+        assert master.counters(INTERFACE, REFLECTED)["advertisements_heard"] == 0
+        with pytest.raises(ControlTimeout):
+            print(events.next_event(0.05))
+    assert set(master.states().values()) == {"MASTER"}
+    assert set(backup.states().values()) == {"BACKUP"}
+    assert logged == (len(master.log.splitlines()), len(backup.log.splitlines()))
