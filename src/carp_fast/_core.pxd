@@ -99,7 +99,8 @@ cdef struct ReportRing:             # one writer, one reader
     uint64_t lost
 
 cdef struct Core:
-    VirtualHost* hosts
+    void* room                      # what was allocated for `hosts`
+    VirtualHost* hosts              # at a cache line's start
     Interface* interfaces
     uint32_t* index                 # interface x 256 + vhid -> slot + 1
     uint32_t slots                  # highest slot ever used + 1
@@ -116,6 +117,8 @@ cdef int engine_open(Core* core, uint32_t report_capacity) except -1
 cdef void engine_close(Core* core) noexcept
 cdef Verdict engine_receive(Core* core, uint16_t interface, const uint8_t* frame,
                             uint32_t length, int64_t arrived_ns) noexcept nogil
+cdef void engine_foresee(Core* core, uint16_t interface, const uint8_t* frame,
+                         uint32_t length) noexcept nogil
 cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil
 cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil

@@ -13,18 +13,25 @@ from libc.string cimport memcmp, memcpy, memset
 from carp_fast._auth cimport auth_verify
 from carp_fast._vhid cimport (
     ADD_ADDRESSES, ADVERTISE, ANNOUNCING, AlternateKey, ANSWER, ARM_MASTER_DOWN, ARM_SKEW, BACKUP,
-    DEMOTE_TOLD, DISARM, EVENTS, Event, FAILED, FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING,
-    LAST_ADVERTISEMENT, LINK_DOWN, MASTER, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE,
-    ON_MASTER_DOWN, ON_MASTER_LEAVING, ON_MASTER_LEFT, ON_NOT_READY, ON_READY, ON_SLOWER_MASTER,
-    OWN_SOURCE, RECENT_COUNTERS, REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS,
-    STARTED, STARTUP_DELAY, State, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
-    TO_CHANGE_ADDRESSES, TO_RESIGN, TO_TELL_ADDRESSES, Transition, VirtualHost, vhid_advskew, vhid_interval_ns, vhid_judge,
-    vhid_master_down_ns, vhid_transition)
+    DEMOTE_TOLD, DISARM, EVENTS, Event, FAILED, FOREIGN, IGNORE_LINK, IN_USE, INIT,
+    INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN, MASTER, MASTER_LEAVES, NO_SOURCE,
+    ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN, ON_MASTER_LEAVING, ON_MASTER_LEFT, ON_NOT_READY, ON_READY,
+    ON_SLOWER_MASTER, OWN_SOURCE, RECENT_COUNTERS, REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL,
+    RESIGNED, SECOND_NS, STARTED, STARTUP_DELAY, State, TO_ADVERTISE, TO_ADVERTISE_LAST,
+    TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN, TO_TELL_ADDRESSES, Transition, VirtualHost,
+    vhid_advskew, vhid_interval_ns, vhid_judge, vhid_master_down_ns, vhid_transition)
 from carp_fast._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
 from carp_fast._wire cimport (
-    Advertisement, BAD_AUTH, BAD_DESTINATION, BAD_VERSION, BAD_VHID, LOOP, NOT_CARP, VERDICT_OK,
-    VRRP, Verdict, wire_parse)
+    ADVERTISEMENT4_LENGTH, Advertisement, BAD_AUTH, BAD_DESTINATION, BAD_VERSION, BAD_VHID, LOOP,
+    NOT_CARP, VERDICT_OK, VRRP, Verdict, wire_parse)
+
+cdef extern from *:
+    void __builtin_prefetch(const void* p) noexcept nogil
+
+cdef enum:
+    CACHE_LINE = 64
+    VHID_AT = 35                    # in a frame whose IPv4 header has no options
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
@@ -59,12 +66,13 @@ cdef int engine_open(Core* core, uint32_t report_capacity) except -1:
     memset(core, 0, sizeof(Core))
     core.wake_tick_ns = 20 * TICK_NS
     core.shortest_ns = SECOND_NS
-    core.hosts = <VirtualHost*>calloc(MAX_VIRTUAL_HOSTS, sizeof(VirtualHost))
+    core.room = calloc(MAX_VIRTUAL_HOSTS + 1, sizeof(VirtualHost))
+    core.hosts = <VirtualHost*>((<size_t>core.room + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1))
     core.interfaces = <Interface*>calloc(MAX_INTERFACES, sizeof(Interface))
     core.index = <uint32_t*>calloc(MAX_INTERFACES * 256, sizeof(uint32_t))
     core.reports.reports = <Report*>calloc(report_capacity, sizeof(Report))
     core.reports.mask = report_capacity - 1
-    if (core.hosts == NULL or core.interfaces == NULL or core.index == NULL
+    if (core.room == NULL or core.interfaces == NULL or core.index == NULL
             or core.reports.reports == NULL):
         raise MemoryError("engine")
     wheel_open(&core.wheel, MAX_VIRTUAL_HOSTS)
@@ -76,10 +84,10 @@ cdef int engine_open(Core* core, uint32_t report_capacity) except -1:
 
 cdef void engine_close(Core* core) noexcept:
     cdef uint32_t slot
-    if core.hosts != NULL:
+    if core.room != NULL:
         for slot in range(core.slots):
             free(core.hosts[slot].block)
-    free(core.hosts)
+    free(core.room)
     free(core.interfaces)
     free(core.index)
     free(core.reports.reports)
@@ -287,9 +295,9 @@ cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now
     if lacks:
         engine_event(core, slot, ON_NOT_READY, lacks, now_ns)
     elif host.state == INIT and host.deadline_ns == 0:
-        if host.startup_delay_ns:
+        if host.startup_delay_ms:
             host.reason = STARTUP_DELAY
-            engine_set_deadline(core, slot, now_ns + host.startup_delay_ns)
+            engine_set_deadline(core, slot, now_ns + host.startup_delay_ms * <int64_t>1000000)
             tell_state(core, slot, INIT, now_ns)
         else:
             engine_event(core, slot, ON_READY, cause, now_ns)
@@ -367,8 +375,31 @@ cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
 
 # ---------------------------------------------------------------------------------------- receive
 
-cdef inline bint takes_destination(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
+cdef void engine_foresee(Core* core, uint16_t interface, const uint8_t* frame,
+                         uint32_t length) noexcept nogil:
+    """A hint that `frame` is given to engine_receive soon: its host is fetched into the cache.
+
+    Tens of thousands of hosts do not fit there, and waiting for them one by one is what costs.
+    """
+    cdef uint32_t slot
+    cdef const char* host
+    if length < ADVERTISEMENT4_LENGTH:
+        return
+    slot = core.index[<uint32_t>interface * 256 + frame[VHID_AT]] - 1
+    if slot != NOBODY:
+        host = <const char*>&core.hosts[slot]
+        __builtin_prefetch(host)
+        __builtin_prefetch(host + CACHE_LINE)
+        __builtin_prefetch(host + 2 * CACHE_LINE)
+        __builtin_prefetch(host + 3 * CACHE_LINE)
+        __builtin_prefetch(&core.wheel.at[slot])
+
+
+cdef inline bint takes_destination(const VirtualHost* host,
+                                   const Advertisement* heard) noexcept nogil:
     cdef uint32_t i
+    if heard.family == 4 and memcmp(host.destination4, heard.destination, 4) == 0:
+        return True
     for i in range(host.block.output_count):
         if (host.block.outputs[i].family == heard.family
                 and memcmp(host.block.outputs[i].destination, heard.destination, 16) == 0):

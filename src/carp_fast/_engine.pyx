@@ -15,9 +15,10 @@ from carp_fast._actions cimport (
 from carp_fast._auth cimport KEY_LENGTH, auth_prepare
 from carp_fast._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
-    ORDER_ADD, ORDER_ANNOUNCE, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE,
-    ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, RELEASED, Report,
-    TICK_NS, engine_close, engine_expire, engine_next_deadline, engine_open, engine_receive, engine_stall)
+    ORDER_ADD, ORDER_ANNOUNCE, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE,
+    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, RELEASED, Report, TICK_NS,
+    engine_close, engine_expire, engine_foresee, engine_next_deadline, engine_open, engine_receive,
+    engine_stall)
 from carp_fast._orders cimport obey
 from carp_fast._vhid cimport (
     ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, BSD_MAC, Block, FAILED, FOREIGN, HELD,
@@ -100,7 +101,8 @@ cdef class PreparedHost:
         host.interface, host.vhid = interface, vhid
         host.advbase, host.advskew, host.dead_ratio = advbase, advskew, dead_ratio
         host.preempt = PREEMPT[preempt]
-        host.startup_delay_ns, host.preempt_delay_ns = startup_delay_ns, preempt_delay_ns
+        host.startup_delay_ms = startup_delay_ns // 1000000
+        host.preempt_delay_ms = preempt_delay_ns // 1000000
         host.announce_count = announce_count
         host.announce_interval_ns = announce_interval_ns
         host.announce_refresh_ns = announce_refresh_ns
@@ -321,10 +323,28 @@ cdef class Engine:
         with nogil:
             for r in range(rounds):
                 for i in range(count):
+                    if i + 4 < count:
+                        engine_foresee(&self.core, where[i + 4], data[i + 4], length)
                     good += engine_receive(&self.core, where[i], data[i], length, now_ns) == 0
         free(data)
         free(where)
         return good
+
+    def advertise_rounds(self, int64_t now_ns, int rounds) -> int:
+        """Benchmark: `rounds` wake ticks of expiring and sealing; how many advertisements."""
+        cdef uint32_t slot, sealed = 0
+        cdef int r
+        with nogil:
+            for r in range(rounds):
+                now_ns += self.core.wake_tick_ns
+                engine_expire(&self.core, now_ns, now_ns)
+                while True:
+                    slot = next_advertisement(&self.core)
+                    if slot == NOBODY:
+                        break
+                    advertisement_sent(&self.core, slot, 0, now_ns)
+                    sealed += 1
+        return sealed
 
     def expire(self, int64_t now_ns, heard_until_ns=None) -> None:
         """Let every deadline up to `now_ns` happen (master-down up to `heard_until_ns`)."""

@@ -1,7 +1,8 @@
 """The kernel's own price: loops that move frames of advertisements and do nothing else.
 
 What a process pays that sends or receives at a given rate, a batch a system call, woken once a
-tick: the floor that a daemon is compared with. Knows no engine, reads no frame, keeps nothing.
+tick, and not at all while nothing is due or comes: the floor that a daemon is compared with. Knows
+no engine, reads no frame, keeps nothing.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -12,6 +13,9 @@ from libc.string cimport memcpy
 from carp_fast._socket cimport iovec, mmsghdr, sockaddr_ll
 
 cdef extern from "system.h" nogil:
+    struct pollfd:
+        int fd
+        short events
     struct timespec:
         long tv_sec
         long tv_nsec
@@ -21,9 +25,15 @@ cdef extern from "system.h" nogil:
     int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
     int AF_PACKET, MSG_DONTWAIT, CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID, TIMER_ABSTIME
 
+cdef extern from "poll.h" nogil:
+    int poll(pollfd* watched, unsigned long count, int timeout_ms)
+    short POLLIN
+
 cdef enum:
     BATCH = 256                 # frames a system call
     SLOT = 160                  # bytes of a frame
+
+    IDLE_MS = 100               # a receiver that hears nothing looks whether to stop
 
 cdef int64_t SECOND_NS = 1000000000
 
@@ -63,8 +73,8 @@ cdef class Mover:
         cdef Batch* batch = _batch()
         cdef sockaddr_ll* targets = NULL
         try:
-            if not ifindexes or not frames or len(frames) > BATCH:
-                raise ValueError(f"needs an interface, and 1 to {BATCH} frames")
+            if not ifindexes or not frames or len(frames) > BATCH or rate <= 0:
+                raise ValueError(f"needs an interface, 1 to {BATCH} frames, and a rate")
             targets = <sockaddr_ll*>calloc(len(ifindexes), sizeof(sockaddr_ll))
             if targets == NULL:
                 raise MemoryError
@@ -166,18 +176,23 @@ cdef int64_t _send(Mover mover, Batch* batch, sockaddr_ll* targets, int64_t targ
                     break
             if error[0]:
                 break
-            at_ns += mover.tick_ns
+            at_ns = max(at_ns + mover.tick_ns, begun_at_ns + <int64_t>((sent + 1) * 1e9 / rate))
     return sent
 
 
 cdef int64_t _receive(Mover mover, Batch* batch, double seconds, int64_t* error):
     cdef int64_t begun_at_ns = clock_ns(CLOCK_MONOTONIC), at_ns, received = 0
     cdef int64_t until_ns = begun_at_ns + <int64_t>(seconds * 1e9)
+    cdef int64_t before
     cdef int i, count, fd = mover.fd
+    cdef pollfd watched
+    watched.fd = fd
+    watched.events = POLLIN
     with nogil:
         at_ns = begun_at_ns
         while at_ns < until_ns and not mover.stopping:
             _sleep_until(at_ns)
+            before = received
             count = BATCH
             while count == BATCH:
                 for i in range(BATCH):
@@ -191,5 +206,8 @@ cdef int64_t _receive(Mover mover, Batch* batch, double seconds, int64_t* error)
                     error[0] = errno
             if error[0]:
                 break
+            if received == before:
+                poll(&watched, 1, IDLE_MS)
+                at_ns = clock_ns(CLOCK_MONOTONIC)
             at_ns += mover.tick_ns
     return received

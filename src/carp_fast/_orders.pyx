@@ -12,15 +12,15 @@ from carp_fast._auth cimport AuthKey
 from carp_fast._core cimport (
     Core, DONE, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ANNOUNCE,
     ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
-    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES,
-    ORDER_VERIFY, Order, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release,
-    engine_schedule, engine_set_deadline, engine_try_ready, report_begin, report_end)
+    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
+    Order, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release, engine_schedule,
+    engine_set_deadline, engine_try_ready, report_begin, report_end)
 from carp_fast._vhid cimport (
-    Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, FOREIGN, HELD, IGNORE_LINK, IN_USE,
-    INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER, NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY,
-    ON_RESIGN, OWN_SOURCE, Output, RESIGNED, SOURCE_FOUND, STARTED, TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC,
-    VirtualHost,
-    vhid_interval_ns, vhid_master_down_ns, vhid_same_address)
+    Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, FOREIGN, HELD, IGNORE_LINK,
+    IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
+    NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_SOURCE, Output, RESIGNED, SOURCE_FOUND,
+    STARTED, TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns,
+    vhid_master_down_ns, vhid_same_address)
 from carp_fast._wheel cimport NOBODY, wheel_skip
 from carp_fast._wire cimport wire_build4
 
@@ -42,6 +42,7 @@ cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
     if not host.flags & OWN_SOURCE:
         memset(host.source, 0, 16)
         memcpy(host.source, interface.source, 4)
+    memcpy(host.destination4, host.block.outputs[0].destination, 4)
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]
         wire_build4(output.frame, output.destination_mac, mac, host.source,
@@ -125,8 +126,8 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     memcpy(host.source, wanted.source, 16)
     host.advbase, host.advskew = wanted.advbase, wanted.advskew
     host.dead_ratio, host.preempt = wanted.dead_ratio, wanted.preempt
-    host.startup_delay_ns = wanted.startup_delay_ns
-    host.preempt_delay_ns = wanted.preempt_delay_ns
+    host.startup_delay_ms = wanted.startup_delay_ms
+    host.preempt_delay_ms = wanted.preempt_delay_ms
     host.announce_count = wanted.announce_count
     host.announce_interval_ns = wanted.announce_interval_ns
     host.announce_refresh_ns = wanted.announce_refresh_ns

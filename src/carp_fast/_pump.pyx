@@ -14,8 +14,8 @@ from libc.string cimport memcpy, memset
 from carp_fast._core cimport (
     Core, DONE, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ANNOUNCE, ORDER_DEMOTE, ORDER_FLUSH,
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
-    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order,
-    RELEASED, Report)
+    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
+    Report)
 from carp_fast._engine cimport Engine, PreparedHost, host_dict, interface_dict, report_tuple
 from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast._socket cimport receive_prepare, send_prepare

@@ -14,6 +14,7 @@ cdef enum:
     CHANGES_A_TURN = 8          # address or announcement batches before the next receive
     IFINDEX_MAP = 16384         # open addressing, at most a quarter full
     ARP_ROOM = 48
+    FORESEEN = 4                # frames whose hosts are fetched into the cache ahead
 
 cdef enum Scheduling:
     SCHEDULED_NORMAL

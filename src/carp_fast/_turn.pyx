@@ -13,8 +13,9 @@ from carp_fast._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
     next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
 from carp_fast._core cimport (
-    DONE, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report, SOCKET_DROPPED, STALLED,
-    engine_expire, engine_next_deadline, engine_receive, engine_stall, report_begin, report_end)
+    DONE, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report,
+    SOCKET_DROPPED, STALLED, engine_expire, engine_foresee, engine_next_deadline, engine_receive,
+    engine_stall, report_begin, report_end)
 from carp_fast._netlink cimport CHANGES, netlink_carry_out, netlink_put
 from carp_fast._orders cimport obey
 from carp_fast._socket cimport (
@@ -93,7 +94,8 @@ cdef void take_orders(PumpState* pump, int64_t now_ns) noexcept nogil:
     store_release(&pump.ring.head, head)
 
 
-cdef int64_t arrived_at(PumpState* pump, int which, int64_t now_ns, int64_t offset_ns) noexcept nogil:
+cdef int64_t arrived_at(PumpState* pump, int which, int64_t now_ns,
+                        int64_t offset_ns) noexcept nogil:
     """When a frame arrived, CLOCK_MONOTONIC, from the kernel's wall-clock timestamp.
 
     It must lie between the last look at the socket and now. Where the wall clock was stepped
@@ -101,6 +103,14 @@ cdef int64_t arrived_at(PumpState* pump, int which, int64_t now_ns, int64_t offs
     """
     cdef int64_t at = arrival_ns(&pump.receiving, which) - offset_ns
     return at if pump.heard_until_ns - 1000000 <= at <= now_ns else now_ns
+
+
+cdef inline void foresee(PumpState* pump, int which, int count) noexcept nogil:
+    cdef uint32_t place
+    if which < count:
+        place = ifindex_place(pump, pump.receiving.source[which].sll_ifindex)
+        engine_foresee(pump.core, pump.ifindexes[place].number, pump.receiving.frames[which],
+                       pump.receiving.messages[which].msg_len)
 
 
 cdef bint receive(PumpState* pump) noexcept nogil:
@@ -121,7 +131,10 @@ cdef bint receive(PumpState* pump) noexcept nogil:
             at_ns = clock_ns(CLOCK_MONOTONIC)
             offset_ns -= at_ns
             begin_ns = begin_ns if count < BATCH else pump.heard_until_ns
+            for i in range(FORESEEN):
+                foresee(pump, i, count)
             for i in range(count):
+                foresee(pump, i + FORESEEN, count)
                 place = ifindex_place(pump, pump.receiving.source[i].sll_ifindex)
                 if pump.ifindexes[place].ifindex == 0:
                     continue                    # an interface without virtual hosts: not counted

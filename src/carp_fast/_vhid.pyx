@@ -118,7 +118,7 @@ cdef bint may_preempt(VirtualHost* host, const Advertisement* heard, int64_t now
         host.preempt_from_ns = 0                # the delay begins anew with its demotion
         return False
     if host.preempt_from_ns == 0:
-        host.preempt_from_ns = now_ns + host.preempt_delay_ns
+        host.preempt_from_ns = now_ns + <int64_t>host.preempt_delay_ms * 1000000
     return now_ns >= host.preempt_from_ns
 
 
