@@ -106,6 +106,7 @@ cdef struct Core:
     uint32_t slots                  # highest slot ever used + 1
     int64_t wake_tick_ns            # deadlines of advertisements are multiples of this
     int64_t shortest_ns             # the shortest interval in use
+    int64_t attentive_ns            # silence from before proves nothing
     int64_t flush_mark
     Wheel wheel
     Queue advertise

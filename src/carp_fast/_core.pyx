@@ -229,7 +229,9 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     if effects & (ARM_MASTER_DOWN | DISARM):
         host.flags &= ~<uint32_t>MASTER_LEAVES
     if effects & ARM_MASTER_DOWN:
-        engine_set_deadline(core, slot, now_ns + vhid_master_down_ns(host))
+        # A frame read late, from before the pump was away, does not shorten the wait after it.
+        engine_set_deadline(core, slot, (now_ns if now_ns > core.attentive_ns
+                                         else core.attentive_ns) + vhid_master_down_ns(host))
     if effects & ARM_SKEW and not host.flags & MASTER_LEAVES:
         host.flags |= MASTER_LEAVES
         engine_set_deadline(core, slot, now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)
@@ -311,6 +313,7 @@ cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil:
     cdef uint32_t slot
     cdef VirtualHost* host
     cdef int64_t earliest
+    core.attentive_ns = now_ns
     for slot in range(core.slots):
         host = &core.hosts[slot]
         if host.flags & IN_USE and host.state == BACKUP:

@@ -145,6 +145,8 @@ cdef bint receive(PumpState* pump) noexcept nogil:
             if count == BATCH:
                 begin_ns = arrived_at(pump, count - 1, at_ns, offset_ns)
         pump.heard_until_ns = begin_ns
+        if count > 0:
+            note_drops(pump)
         if count < BATCH:
             break
         engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
@@ -154,23 +156,33 @@ cdef bint receive(PumpState* pump) noexcept nogil:
     return any_frame
 
 
-cdef void note_absence(PumpState* pump, int64_t now_ns, bint any_frame) noexcept nogil:
-    """Late, suspended, or frames dropped: silence proves nothing then."""
-    cdef int64_t late_ns = now_ns - pump.planned_ns if pump.planned_ns else 0
+cdef void note_absence(PumpState* pump, int64_t now_ns) noexcept nogil:
+    """Away for longer than the shortest interval, asleep or not: silence proves nothing then.
+
+    From the beginning of one turn to the beginning of the next, so that a pause within a turn
+    counts; plan() sees to it that a turn comes twice in the shortest interval.
+    """
+    cdef int64_t gap_ns = now_ns - pump.last_turn_ns if pump.last_turn_ns else 0
     cdef int64_t suspended_ns = clock_ns(CLOCK_BOOTTIME) - clock_ns(CLOCK_MONOTONIC)
-    cdef int64_t slept_ns = suspended_ns - pump.suspended_ns
-    cdef uint32_t drops = socket_drops(pump.receive_fd) if any_frame else 0
-    if late_ns > pump.latest_ns:
-        pump.latest_ns = late_ns
-    if pump.suspended_ns and slept_ns > late_ns:
-        late_ns = slept_ns
+    if pump.planned_ns and now_ns - pump.planned_ns > pump.latest_ns:
+        pump.latest_ns = now_ns - pump.planned_ns
+    if pump.last_turn_ns:
+        gap_ns += suspended_ns - pump.suspended_ns
     pump.suspended_ns = suspended_ns
+    pump.last_turn_ns = now_ns if pump.core.slots else 0
+    if gap_ns > pump.core.shortest_ns:
+        tell(pump, STALLED, <uint64_t>gap_ns, now_ns)
+        engine_stall(pump.core, now_ns)
+
+
+cdef void note_drops(PumpState* pump) noexcept nogil:
+    """The socket was full, and the newest frames were dropped: silence proves nothing then."""
+    cdef uint32_t drops = socket_drops(pump.receive_fd)
+    cdef int64_t now_ns
     if drops:
+        now_ns = clock_ns(CLOCK_MONOTONIC)
         pump.dropped += drops
         tell(pump, SOCKET_DROPPED, drops, now_ns)
-    if late_ns > pump.core.shortest_ns:
-        tell(pump, STALLED, <uint64_t>late_ns, now_ns)
-    if drops or late_ns > pump.core.shortest_ns:
         engine_stall(pump.core, now_ns)
 
 
@@ -309,6 +321,9 @@ cdef void plan(PumpState* pump, int64_t now_ns, bint any_frame) noexcept nogil:
             at_ns = next_tick_ns
     if any_frame and (at_ns < 0 or at_ns > next_tick_ns):
         at_ns = next_tick_ns
+    # Awake often enough to see that it was not.
+    if pump.core.slots and (at_ns < 0 or at_ns > now_ns + pump.core.shortest_ns // 2):
+        at_ns = (now_ns + pump.core.shortest_ns // 2) // tick_ns * tick_ns + tick_ns
     if pump.more:
         at_ns = now_ns
     if pump.watching == any_frame:
@@ -330,9 +345,9 @@ cdef void run_due(PumpState* pump) noexcept nogil:
     cdef bint any_frame
     pump.more = False
     pump.turns += 1
+    note_absence(pump, now_ns)
     take_orders(pump, now_ns)
     any_frame = receive(pump)
-    note_absence(pump, now_ns, any_frame)
     engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
     carry_out(pump)
     now_ns = clock_ns(CLOCK_MONOTONIC)
