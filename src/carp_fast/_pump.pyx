@@ -340,10 +340,11 @@ cdef class Pump:
         """At most `limit` reports, oldest first; see report_tuple in _engine.pyx."""
         cdef Core* core = &self.engine.core
         cdef Report* report
-        cdef uint64_t head = core.reports.head, value
-        cdef uint64_t end = load_acquire(&core.reports.tail)
+        cdef uint64_t head = core.reports.head, end, value
         cdef list reports = []
+        # The wake-up first: one that comes after this is for reports beyond `end`.
         read(self.state.report_fd, &value, sizeof(value))
+        end = load_acquire(&core.reports.tail)
         if end - head > <uint64_t>limit:
             end = head + <uint64_t>limit
             self.wake_reader()
