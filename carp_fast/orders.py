@@ -27,7 +27,9 @@ class Orders:
         self.pump = pump
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._waiting_idle: dict[int, asyncio.Future[None]] = {}
-        self._backlog: deque[Order] = deque()
+        self.backlog: deque[Order] = deque()  # posted, and not given yet
+        self._giving = False
+        self._mark_due = False
 
     async def done(self, *, when_idle: bool = False) -> None:
         """Waits until every order so far has been carried out.
@@ -54,22 +56,26 @@ class Orders:
         return count
 
     def post(self, order: Order) -> None:
-        """Gives one order from a callback; when the ring is nearly full, a little later.
+        """Gives one order from a callback, after this turn of the loop or a little later.
 
-        What is posted stays in order: of two words about a link the later one must win.
+        What is posted stays in order: of two words about a link the later one must win. One mark
+        goes with all that were posted in a turn, since the pump has room for so many reports.
         """
-        self._backlog.append(order)
-        if len(self._backlog) == 1:
-            self._give_backlog()
+        self.backlog.append(order)
+        if not self._giving:
+            self._giving = True
+            asyncio.get_running_loop().call_soon(self._give_backlog)
 
     def _give_backlog(self) -> None:
+        self._giving = False
         gave = False
-        while self._backlog and self.pump.room() > 2 * ORDERS_A_BATCH:
-            self._backlog.popleft()()
+        while self.backlog and self.pump.room() > 2 * ORDERS_A_BATCH:
+            self.backlog.popleft()()
             gave = True
         if gave:
             self.pump.mark()
-        if self._backlog:
+        if self.backlog:
+            self._giving = True
             asyncio.get_running_loop().call_later(RETRY_S, self._give_backlog)
 
     def on_done(self, mark: int) -> None:
