@@ -37,8 +37,10 @@ class Orders:
         With `when_idle`, until what follows from them (advertisements, addresses, announcements)
         has been carried out, too.
         """
-        while self.pump.room() == 0:
-            await asyncio.sleep(RETRY_S)
+        pause_s = 0.0  # what was posted in this turn is given in the next
+        while self.backlog or self.pump.room() == 0:
+            await asyncio.sleep(pause_s)
+            pause_s = RETRY_S
         mark = self.pump.mark(when_idle)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         (self._waiting_idle if when_idle else self._waiting)[mark] = future

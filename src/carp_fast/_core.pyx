@@ -249,6 +249,8 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
         host.flags &= ~<uint32_t>MASTER_LEAVES
         engine_schedule(core, slot, now_ns)
         engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
+        # MASTER again: what it owed for having stepped down before does not count any more.
+        host.pending &= ~<uint32_t>(TO_ADVERTISE_LAST | TO_RESIGN)
     if effects & LAST_ADVERTISEMENT:
         engine_ask(core, &core.advertise, slot, TO_ADVERTISE_LAST)
     if effects & ANSWER and now_ns - host.answered_ns >= vhid_interval_ns(host):

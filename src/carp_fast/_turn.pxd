@@ -45,7 +45,7 @@ cdef struct PumpState:
     uint8_t scheduling
     uint8_t wanted_scheduling
     int32_t thread_id
-    int64_t last_turn_ns        # when the last turn began; 0: none, or there was no host
+    int64_t last_turn_ns        # when the last turn began; 0: none yet
     int64_t planned_ns          # when the pump meant to run next; 0: not before something happens
     int64_t heard_until_ns      # every frame that arrived before has been given to the engine
     int64_t suspended_ns        # CLOCK_BOOTTIME - CLOCK_MONOTONIC

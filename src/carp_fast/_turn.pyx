@@ -162,14 +162,15 @@ cdef void note_absence(PumpState* pump, int64_t now_ns) noexcept nogil:
     From the beginning of one turn to the beginning of the next, so that a pause within a turn
     counts; plan() sees to it that a turn comes twice in the shortest interval.
     """
-    cdef int64_t gap_ns = now_ns - pump.last_turn_ns if pump.last_turn_ns else 0
+    cdef int64_t gap_ns = now_ns - pump.last_turn_ns if (pump.last_turn_ns
+                                                         and pump.core.slots) else 0
     cdef int64_t suspended_ns = clock_ns(CLOCK_BOOTTIME) - clock_ns(CLOCK_MONOTONIC)
     if pump.planned_ns and now_ns - pump.planned_ns > pump.latest_ns:
         pump.latest_ns = now_ns - pump.planned_ns
-    if pump.last_turn_ns:
+    if gap_ns:
         gap_ns += suspended_ns - pump.suspended_ns
     pump.suspended_ns = suspended_ns
-    pump.last_turn_ns = now_ns if pump.core.slots else 0
+    pump.last_turn_ns = now_ns
     if gap_ns > pump.core.shortest_ns:
         tell(pump, STALLED, <uint64_t>gap_ns, now_ns)
         engine_stall(pump.core, now_ns)
