@@ -1,0 +1,144 @@
+"""The table of slots and interface numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carp_fast import hosts as hosts_module
+from carp_fast.config import Settings, VirtualHost
+from carp_fast.hosts import BACKUP, INIT, Hosts, LimitReached, by_interface, every_address
+
+SETTINGS = Settings(passphrase=b"secret")
+
+
+def host(
+    interface: str = "eth0", vhid: int = 1, unsigned: tuple[str, ...] = (), **settings: Any
+) -> VirtualHost:
+    return VirtualHost(
+        interface,
+        vhid,
+        (f"192.0.2.{vhid}/24",),
+        unsigned,
+        Settings(passphrase=b"secret", **settings) if settings else SETTINGS,
+    )
+
+
+def test_the_lowest_free_slot_is_taken() -> None:
+    hosts = Hosts()
+    assert [hosts.take(host(vhid=vhid)) for vhid in (1, 2, 3, 4)] == [0, 1, 2, 3]
+    hosts.states[2] = BACKUP
+    for slot in (2, 0):
+        hosts.give_back(slot)
+    assert [slot for slot, _ in hosts.used()] == [1, 3]
+    assert hosts.take(host("eth1", 9)) == 0
+    assert hosts.take(host("eth0", 5)) == 2
+    assert hosts.states[2] == INIT
+    assert hosts.take(host(vhid=6)) == 4
+    assert list(hosts.slots[0]) == [1, 3, 2, 4]
+    assert list(hosts.slots[1]) == [0]
+    assert (hosts.name(0), hosts.name(2)) == ("eth1/9", "eth0/5")
+
+
+def test_a_slot_given_back_twice_is_free_once() -> None:
+    hosts = Hosts()
+    hosts.take(host())
+    hosts.give_back(0)
+    hosts.give_back(0)
+    assert [hosts.take(host(vhid=2)), hosts.take(host(vhid=3))] == [0, 1]
+
+
+@given(st.lists(st.integers(0, 30), max_size=200))
+def test_no_slot_is_ever_taken_twice(choices: list[int]) -> None:
+    hosts = Hosts()
+    taken: list[int] = []
+    for choice in choices:
+        if choice < len(taken):
+            hosts.give_back(taken.pop(choice))
+        else:
+            slot = hosts.take(host(f"eth{choice % 3}", 1 + choice))
+            assert slot not in taken
+            taken.append(slot)
+    assert sorted(taken) == [slot for slot, _ in hosts.used()]
+    assert sorted(slot for slots in hosts.slots for slot in slots) == sorted(taken)
+    assert all(
+        slots
+        for name, slots in zip(hosts.names, hosts.slots, strict=True)
+        if name in hosts.used_names()
+    )
+
+
+def test_an_interface_keeps_its_number_when_its_last_virtual_host_goes() -> None:
+    hosts = Hosts()
+    hosts.take(host("eth0"))
+    hosts.take(host("eth1"))
+    hosts.give_back(0)
+    assert hosts.used_names() == ["eth1"]
+    assert (hosts.known("eth0"), hosts.known("eth1"), hosts.known("eth2")) == (0, 1, None)
+    assert hosts.number("eth0") == 0
+
+
+def test_limits_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts_module, "MAX_VIRTUAL_HOSTS", 3)
+    monkeypatch.setattr(hosts_module, "MAX_INTERFACES", 2)
+    hosts = Hosts()
+    for vhid in (1, 2, 3):
+        hosts.take(host(vhid=vhid))
+    with pytest.raises(LimitReached, match="more than 3 virtual hosts"):
+        hosts.take(host(vhid=4))
+    with pytest.raises(LimitReached, match="more than 3 virtual hosts"):
+        hosts.check_room([host(vhid=4), host(vhid=5)], removed=1)
+    hosts.check_room([host(vhid=4)], removed=1)
+    hosts.number("eth1")
+    with pytest.raises(LimitReached, match="more than 2 interfaces"):
+        hosts.number("eth2")
+    with pytest.raises(LimitReached, match="more than 2 interfaces"):
+        hosts.check_room([host("eth2")], removed=3)
+    assert hosts.known("eth2") is None, "asking reserves nothing"
+
+
+def test_addresses_are_named_as_the_engine_counts_them() -> None:
+    hosts = Hosts()
+    slot = hosts.take(host(vhid=1, unsigned=("192.0.2.50/32", "192.0.2.51/32")))
+    assert [hosts.address(slot, number) for number in range(4)] == [
+        "192.0.2.1/24",
+        "192.0.2.50/32",
+        "192.0.2.51/32",
+        "of a former configuration",
+    ]
+    new = host(vhid=1, unsigned=("192.0.2.51/32",))
+    hosts.replace(slot, new, ("192.0.2.50/32",))
+    assert hosts.address(slot, 2) == "192.0.2.50/32"
+    hosts.replace(slot, new)
+    assert hosts.address(slot, 2) == "of a former configuration"
+    hosts.give_back(slot)
+    assert hosts.address(slot, 0) == "of a removed virtual host"
+    assert hosts.name(slot) == "slot 0"
+
+
+def test_what_an_interface_needs() -> None:
+    hosts = Hosts()
+    hosts.take(host("eth0", 1, unsigned=("198.51.100.1/24",), destination="239.1.1.1"))
+    hosts.take(host("eth0", 2, manage_addresses=False, source="192.0.2.99"))
+    hosts.take(host("eth1", 3, manage_addresses=False, source="192.0.2.99"))
+    assert hosts.virtual_addresses(0) == {
+        bytes((192, 0, 2, 1)),
+        bytes((198, 51, 100, 1)),
+        bytes((192, 0, 2, 2)),
+    }
+    assert hosts.groups(0) == {bytes((239, 1, 1, 1)), bytes((224, 0, 0, 18))}
+    assert (hosts.manages_addresses(0), hosts.manages_addresses(1)) == (True, False)
+    assert (hosts.needs_source(0), hosts.needs_source(1)) == (True, False)
+    every = [each for _, each in hosts.used()]
+    assert by_interface(every) == {"eth0": ["192.0.2.1/24", "198.51.100.1/24"]}
+    assert every_address(every[0]) == ("192.0.2.1/24", "198.51.100.1/24")
+
+
+def test_a_virtual_host_can_be_prepared_for_the_engine() -> None:
+    hosts = Hosts()
+    one = host(vhid=7, source="192.0.2.99", advbase=2, startup_delay_s=1.5)
+    hosts.take(one)
+    assert hosts.prepare(one) is not hosts.prepare(one, retired=["192.0.2.8/24"], replacing=True)

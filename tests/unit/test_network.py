@@ -1,0 +1,301 @@
+"""What the engine is told of interfaces and addresses as they change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from carp_fast import addresses, network
+from carp_fast.config import Settings, VirtualHost
+from carp_fast.hosts import MASTER, Hosts
+from carp_fast.interfaces import Interface, InterfaceAddress, absent
+from carp_fast.network import LOST_DEMOTION, LOST_TIMES, LOST_WITHIN_S, Network
+
+MAC = b"\x02\0\0\0\0\x01"
+OWN = socket.inet_aton("192.0.2.99")
+LOST = socket.inet_aton("192.0.2.1")
+
+
+class RecordedPump:
+    """Writes down what it is told, as (word, slot or interface number, rest)."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def set_interface(self, number: int, **keys: Any) -> None:
+        self.told.append(("interface", number, keys))
+
+    def verify(self, slot: int) -> None:
+        self.told.append(("verify", slot))
+
+    def demote(self, slot: int, demotion: int) -> None:
+        self.told.append(("demote", slot, demotion))
+
+    def lose_address(self, slot: int) -> None:
+        self.told.append(("lose_address", slot))
+
+
+class DirectOrders:
+    """Carries out at once what is posted."""
+
+    def __init__(self) -> None:
+        self.pump = RecordedPump()
+
+    def post(self, order: Callable[[], object]) -> None:
+        order()
+
+
+class Stage:
+    """A network with eth0/1 in slot 0 and eth0/2 in slot 1, whose clock a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+        given = Settings(passphrase=b"secret", **settings)
+        self.hosts = Hosts()
+        for vhid in (1, 2):
+            both = (f"192.0.2.{vhid}/24",), (f"192.0.2.{vhid + 50}/24",)
+            self.hosts.take(VirtualHost("eth0", vhid, *both, given))
+        orders: Any = DirectOrders()
+        self.pump: RecordedPump = orders.pump
+        self.joined: dict[int, set[bytes]] = {}
+        self.filters: list[list[int]] = []
+        self.promoted: list[str] = []
+        monkeypatch.setattr(network, "Joins", lambda receiver: self)
+        monkeypatch.setattr(
+            network, "filter_interfaces", lambda receiver, used: self.filters.append(used)
+        )
+        monkeypatch.setattr(addresses, "promote_secondaries", self.promoted.append)
+        receiver: Any = None
+        self.network = Network(self.hosts, orders, receiver)
+
+    def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
+        self.joined[ifindex] = groups
+
+    def leave(self, ifindex: int) -> None:
+        self.joined.pop(ifindex, None)
+
+    def close(self) -> None:
+        self.joined.clear()
+
+    def lose(self, address: bytes = LOST, times: int = 1) -> None:
+        for _ in range(times):
+            self.network.on_address_removed("eth0", address, 24)
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Stage:
+    caplog.set_level(logging.INFO, "carp_fast.network")
+    return Stage(monkeypatch)
+
+
+def interface(ifindex: int = 7, up: bool = True, *sources: bytes, name: str = "eth0") -> Interface:
+    there = tuple(InterfaceAddress(4, source, 24, 0, 0, 0) for source in sources or (OWN,))
+    return Interface(name, ifindex, MAC, up, there)
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
+
+
+async def turn() -> None:
+    """What is called soon has been called."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+def test_an_interface_comes_goes_and_comes_again(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        for each in (
+            absent("eth0"),
+            interface(7, False),
+            interface(7),
+            absent("eth0"),
+            interface(8),
+        ):
+            stage.network.on_interface(each)
+            await turn()
+        assert stage.joined == {8: {bytes((224, 0, 0, 18))}}
+        assert stage.filters == [[], [7], [], [8]]
+        assert stage.promoted == ["eth0", "eth0"]
+        told = [(keys["ifindex"], keys["up"], keys["source"]) for _, _, keys in stage.pump.told]
+        assert told == [
+            (0, False, None),
+            (7, False, OWN),
+            (7, True, OWN),
+            (0, False, None),
+            (8, True, OWN),
+        ]
+
+    run(scenario)
+    assert caplog.messages == [
+        "eth0: no such interface yet, waiting for it",
+        "eth0: interface appeared (ifindex 7)",
+        "eth0: link down",
+        "eth0: advertising from 192.0.2.99",
+        "eth0: link up",
+        "eth0: interface disappeared, waiting for it",
+        "eth0: interface appeared (ifindex 8)",
+        "eth0: advertising from 192.0.2.99",
+    ]
+
+
+def test_many_interfaces_at_once_make_one_filter(stage: Stage) -> None:
+    async def scenario() -> None:
+        settings = Settings(passphrase=b"secret")
+        for number in range(1, 101):
+            stage.hosts.take(VirtualHost(f"eth{number}", 1, ("192.0.2.1/24",), (), settings))
+        for number in range(101):
+            stage.network.on_interface(interface(10 + number, name=f"eth{number}"))
+        await turn()
+        assert stage.filters == [list(range(10, 111))]
+
+    run(scenario)
+
+
+def test_an_interface_that_is_no_ethernet_is_said_once(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        for up in (True, False, True):
+            stage.network.on_interface(Interface("eth0", 7, b"\1\2\3\4", up, ()))
+        assert [keys["ifindex"] for _, _, keys in stage.pump.told] == [0, 0, 0]
+
+    run(scenario)
+    assert caplog.messages.count("eth0: not an Ethernet interface, it cannot be used") == 1
+
+
+def test_what_nobody_needs_is_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage(monkeypatch, source="192.0.2.98", manage_addresses=False)
+
+    async def scenario() -> None:
+        stage.network.on_interface(Interface("eth0", 7, MAC, True, ()))
+        stage.network.on_interface(interface(9, name="eth9"))  # no virtual host of ours
+        stage.hosts.states[0] = MASTER
+        stage.lose()  # a script adds and removes them
+
+    run(scenario)
+    assert stage.promoted == []
+    assert len(stage.pump.told) == 1
+    assert caplog.messages == []
+
+
+def test_a_reload_changes_groups_sources_and_interfaces(stage: Stage) -> None:
+    async def scenario() -> None:
+        other = socket.inet_aton("192.0.2.98")
+        stage.network.on_interface(interface(7, True, OWN, other))
+        assert stage.network.sources == {"eth0": OWN}
+        stage.pump.told.clear()
+        # The address that was the source becomes a virtual one, in another group.
+        settings = Settings(passphrase=b"secret", destination="239.0.0.1")
+        stage.hosts.take(VirtualHost("eth0", 3, ("192.0.2.99/24",), (), settings))
+        stage.network.on_reload()
+        await turn()
+        assert stage.network.sources == {"eth0": other}
+        assert stage.joined == {7: {bytes((224, 0, 0, 18)), bytes((239, 0, 0, 1))}}
+        ((_, number, keys),) = stage.pump.told
+        assert (number, keys["source"]) == (0, other)
+        # Nothing of it changes by another one.
+        stage.network.on_reload()
+        assert len(stage.pump.told) == 1
+        # And all of it goes with the last virtual host.
+        for slot in (0, 1, 2):
+            stage.hosts.give_back(slot)
+        stage.network.on_reload()
+        await turn()
+        assert (stage.network.now, stage.network.sources, stage.joined) == ({}, {}, {})
+        assert stage.filters[-1] == []
+        assert stage.pump.told[-1][2]["ifindex"] == 0
+
+    run(scenario)
+
+
+def test_an_address_of_a_master_that_is_removed_comes_back(stage: Stage) -> None:
+    async def scenario() -> None:
+        stage.lose()
+        assert stage.pump.told == [], "not MASTER"
+        stage.hosts.states[0] = stage.hosts.states[1] = MASTER
+        stage.network.on_address_removed("eth0", LOST, 32)  # another one than 192.0.2.1/24
+        stage.network.on_address_removed("eth1", LOST, 24)
+        stage.network.on_address_removed("eth0", bytes(16), 64)
+        assert stage.pump.told == []
+        stage.lose()
+        stage.lose(socket.inet_aton("192.0.2.52"))
+        assert stage.pump.told == [("verify", 0), ("verify", 1)]
+
+    run(scenario)
+
+
+def test_an_address_removed_five_times_within_a_minute_is_given_up(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        now = [1000.0]
+        timers: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
+
+        class Timer:
+            def cancel(self) -> None:
+                timers.clear()
+
+        def call_later(delay_s: float, callback: Callable[..., None], *args: Any) -> Timer:
+            timers.append((delay_s, callback, args))
+            return Timer()
+
+        monkeypatch.setattr(loop, "time", lambda: now[0])
+        monkeypatch.setattr(loop, "call_later", call_later)
+        stage.hosts.states[0] = MASTER
+        told = stage.pump.told
+        # Each of the two addresses is counted on its own, and only for a minute.
+        stage.lose(times=LOST_TIMES - 1)
+        stage.lose(socket.inet_aton("192.0.2.51"), times=LOST_TIMES - 1)
+        now[0] += LOST_WITHIN_S + 1
+        stage.lose()
+        assert told == [("verify", 0)] * (2 * LOST_TIMES - 1)
+        told.clear()
+        stage.lose(times=LOST_TIMES - 1)
+        given_up = [("demote", 0, LOST_DEMOTION), ("lose_address", 0)]
+        assert told == [("verify", 0)] * (LOST_TIMES - 2) + given_up
+        # Given up again before the demotion ended: it ends a minute after the last time.
+        told.clear()
+        stage.lose(times=LOST_TIMES)
+        assert told[-2:] == given_up
+        ((delay_s, undemote, args),) = timers
+        assert delay_s == LOST_WITHIN_S
+        undemote(*args)
+        assert told[-1] == ("demote", 0, 0)
+        # A released slot takes its demotion along.
+        stage.lose(times=LOST_TIMES)
+        stage.network.on_released(0)
+        assert timers == []
+
+    run(scenario)
+
+
+def test_a_foreign_address_that_goes_is_no_loss(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        stage.hosts.states[0] = MASTER
+        stage.network.is_foreign = lambda slot, text: (slot, text) == (0, "192.0.2.1/24")
+        stage.lose(times=2 * LOST_TIMES)
+        assert stage.pump.told == [("verify", 0)] * 2 * LOST_TIMES
+
+    run(scenario)
+    assert "eth0/1: address 192.0.2.1/24 is nobody's any more, added" in caplog.messages
+
+
+def test_after_lost_notifications_every_master_is_looked_after(stage: Stage) -> None:
+    async def scenario() -> None:
+        stage.hosts.states[1] = MASTER
+        stage.network.on_overrun({})
+        assert stage.pump.told == [("verify", 1)]
+
+    run(scenario)

@@ -1,0 +1,188 @@
+"""A new configuration beside the running one: what differs, in words and in orders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carp_fast.config import Announce, Configuration, Daemon, Origin, Settings, VirtualHost
+from carp_fast.hosts import Hosts
+from carp_fast.reload import Difference, additions, compare, daemon_changes, moved, orders
+
+PASSPHRASE = b"secret"
+
+
+def host(
+    vhid: int = 1, interface: str = "eth0", unsigned: tuple[str, ...] = (), **settings: Any
+) -> VirtualHost:
+    addresses = settings.pop("addresses", (f"192.0.2.{vhid}/24",))
+    given = {"passphrase": PASSPHRASE, **settings}
+    return VirtualHost(interface, vhid, addresses, unsigned, Settings(**given))
+
+
+def configuration(*hosts: VirtualHost) -> Configuration:
+    path = Path("/etc/carp-fast/carp-fast.toml")
+    return Configuration(path, (path,), Daemon(), list(hosts), ())
+
+
+def running(*hosts: VirtualHost) -> Hosts:
+    table = Hosts()
+    for each in hosts:
+        table.take(each)
+    return table
+
+
+class RecordedPump:
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def add(self, slot: int, prepared: object) -> None:
+        self.told.append(("add", slot))
+
+    def replace(self, slot: int, prepared: object, grace_ns: int) -> None:
+        self.told.append(("replace", slot, grace_ns))
+
+    def remove(self, slot: int) -> None:
+        self.told.append(("remove", slot))
+
+
+def apply(difference: Difference, hosts: Hosts) -> list[tuple[Any, ...]]:
+    pump: Any = RecordedPump()
+    for order in orders(difference, hosts, pump, 300):
+        order()
+    for slot in difference.removed:
+        hosts.give_back(slot)
+    for order in additions(difference, hosts, pump):
+        order()
+    return list(pump.told)
+
+
+def test_what_is_equal_is_not_touched() -> None:
+    hosts = running(*map(host, range(1, 6)))
+    other_origin = host(3, origin=Origin("b.toml", "virtual_host[9] (line 9)"))
+    difference = compare(hosts, configuration(host(5), host(1), host(2), other_origin, host(4)))
+    assert difference == Difference([], [], [], [], [], 5)
+    assert apply(difference, hosts) == []
+    assert hosts.hosts[2] is other_origin, "the next message names where it stands now"
+
+
+CHANGES: dict[str, tuple[VirtualHost, str]] = {
+    "advskew": (host(advskew=100), "advskew 0 -> 100"),
+    "preempt": (host(preempt=True), "preempt demoted -> True"),
+    "passphrase": (host(passphrase=b"another"), "passphrase"),
+    "unsigned": (
+        host(unsigned=("192.0.2.51/32", "192.0.2.50/32")),
+        "unsigned_addresses +192.0.2.50/32 +192.0.2.51/32",
+    ),
+    "addresses": (
+        host(addresses=("192.0.2.9/24",)),
+        "addresses -192.0.2.1/24 +192.0.2.9/24",
+    ),
+    "two": (host(advbase=2, advskew=7), "advbase 1 -> 2, advskew 0 -> 7"),
+    "announce": (
+        host(announce=Announce(2)),
+        "announce Announce(count=1, interval_s=0.0, refresh_s",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_in_place_is_said_and_ordered(change: str) -> None:
+    new, words = CHANGES[change]
+    hosts = running(host(), host(2))
+    difference = compare(hosts, configuration(new, host(2)))
+    (line,) = difference.lines
+    assert line.startswith(f"eth0/1: {words}")
+    assert "secret" not in line
+    assert "another" not in line
+    assert (difference.added, difference.removed, difference.kept) == ([], [], 1)
+    assert apply(difference, hosts) == [("replace", 0, 300)]
+    assert hosts.hosts[0] is new
+
+
+def test_addresses_in_another_order_are_a_change() -> None:
+    both = ("192.0.2.1/24", "192.0.2.2/24")
+    hosts = running(host(addresses=both))
+    difference = compare(hosts, configuration(host(addresses=both[::-1])))
+    assert difference.lines == ["eth0/1: addresses in another order"]
+    assert [retired for _, _, retired in difference.replaced] == [()]
+
+
+def test_retired_are_the_addresses_that_no_list_has_any_more() -> None:
+    old = host(addresses=("192.0.2.1/24", "192.0.2.2/24"), unsigned=("192.0.2.3/24",))
+    # One becomes unsigned, one becomes signed, one goes.
+    new = host(addresses=("192.0.2.3/24",), unsigned=("192.0.2.1/24",))
+    hosts = running(old)
+    difference = compare(hosts, configuration(new))
+    assert difference.replaced == [(0, new, ("192.0.2.2/24",))]
+    apply(difference, hosts)
+    assert hosts.address(0, 2) == "192.0.2.2/24"
+
+
+def test_hooks_alone_need_no_order() -> None:
+    hosts = running(host(up="/bin/up", down="/bin/down"))
+    new = host(up="/bin/other", down="/bin/down", xparam="word")
+    difference = compare(hosts, configuration(new))
+    assert difference.lines == ["eth0/1: up /bin/up -> /bin/other, xparam None -> word"]
+    assert apply(difference, hosts) == []
+    assert hosts.hosts[0] is new
+
+
+@pytest.mark.parametrize("given", [("/bin/up", None), (None, "/bin/up")])
+def test_an_up_hook_that_comes_or_goes_is_the_engines_concern(
+    given: tuple[str | None, str | None],
+) -> None:
+    # With manage_addresses = false the announcement waits for it.
+    before, after = given
+    hosts = running(host(up=before))
+    difference = compare(hosts, configuration(host(up=after)))
+    assert apply(difference, hosts) == [("replace", 0, 300)]
+
+
+def test_another_interface_vhid_or_destination_is_another_virtual_host() -> None:
+    hosts = running(host(1), host(2), host(3), host(4))
+    new = configuration(host(1), host(2, "eth1"), host(13), host(4, destination="239.0.0.4"))
+    difference = compare(hosts, new)
+    assert difference.kept == 1
+    assert difference.removed == [1, 2, 3]
+    assert difference.lines == [
+        "eth1/2: added",
+        "eth0/13: added",
+        "eth0/4: added",
+        "eth0/2: removed",
+        "eth0/3: removed",
+        "eth0/4: removed",
+    ]
+    removals = [("remove", 1), ("remove", 2), ("remove", 3)]
+    # The slots of those removed are free when the new ones come.
+    assert apply(difference, hosts) == [*removals, ("add", 1), ("add", 2), ("add", 3)]
+    assert hosts.used_names() == ["eth0", "eth1"]
+
+
+def test_who_gains_what_another_gave_up_looks_again() -> None:
+    moving = ("192.0.2.50/32",)
+    hosts = running(host(1), host(2, unsigned=moving), host(3), host(4, "eth1"))
+    new = configuration(
+        host(1, unsigned=moving),
+        host(2),
+        host(3, unsigned=("192.0.2.60/32",)),
+        host(4, "eth1", unsigned=moving),  # the same address elsewhere is another one
+    )
+    difference = compare(hosts, new)
+    assert len(difference.replaced) == 4
+    assert moved(difference) == [0]
+
+
+def test_what_differs_in_the_daemon_table_is_said() -> None:
+    old = Daemon()
+    new = Daemon(hook_concurrency=4, pump="loop", notify="/bin/notify")
+    assert daemon_changes(old, old) == []
+    assert sorted(daemon_changes(old, new)) == [
+        "daemon.hook_concurrency 16 -> 4",
+        "daemon.notify None -> /bin/notify",
+        "daemon.pump thread -> loop (takes effect at the next start)",
+    ]

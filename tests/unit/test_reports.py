@@ -1,0 +1,274 @@
+"""Reports of the pump, told in log lines, events and hooks."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from carp_fast.config import Settings, VirtualHost
+from carp_fast.hooks import Hook, HookResult
+from carp_fast.hosts import STATES, Hosts
+from carp_fast.reports import Reports, rfc3339
+
+PEER = bytes((192, 0, 2, 99))
+
+
+class RecordedHooks:
+    """Takes hooks and keeps them."""
+
+    def __init__(self) -> None:
+        self.submitted: list[tuple[object, str, Hook, Any]] = []
+
+    def submit(self, key: object, name: str, hook: Hook, done: Any = None) -> None:
+        self.submitted.append((key, name, hook, done))
+
+    @property
+    def words(self) -> list[str]:
+        return [f"{name} {hook.event} {hook.target}" for _, name, hook, _ in self.submitted]
+
+
+class RecordedPump:
+    """Gives the reports that it was given, and writes down what it is ordered."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[Any, ...]] = []
+        self.facts = {"reports_lost": 0}
+        self.announced: list[int] = []
+
+    def take_reports(self, limit: int) -> list[tuple[Any, ...]]:
+        taken, self.reports = self.reports[:limit], self.reports[limit:]
+        return taken
+
+    def announce(self, slot: int) -> None:
+        self.announced.append(slot)
+
+
+class DirectOrders:
+    """Carries out at once what is posted."""
+
+    def __init__(self) -> None:
+        self.pump = RecordedPump()
+        self.marks: list[int] = []
+
+    def post(self, order: Any) -> None:
+        order()
+
+    def on_done(self, mark: int) -> None:
+        self.marks.append(mark)
+
+
+class Desk:
+    """Reports with two virtual hosts, eth0/1 in slot 0 and eth0/2 in slot 1."""
+
+    def __init__(self, **settings: Any) -> None:
+        given = Settings(passphrase=b"secret", up="/bin/up", down="/bin/down", **settings)
+        self.hosts = Hosts()
+        for vhid in (1, 2):
+            self.hosts.take(
+                VirtualHost(
+                    "eth0", vhid, (f"192.0.2.{vhid}/24",), (f"192.0.2.{vhid + 50}/32",), given
+                )
+            )
+        self.hooks = RecordedHooks()
+        self.orders = DirectOrders()
+        hooks: Any = self.hooks
+        orders: Any = self.orders
+        self.reports = Reports(self.hosts, orders, hooks)
+        self.events: list[dict[str, Any]] = []
+        self.reports.publish.append(lambda event: self.events.append(dict(event)))
+
+    def tell(self, kind: str, slot: int | None = 0, **fields: Any) -> None:
+        report = {
+            "kind": kind,
+            "at_ns": time.monotonic_ns(),
+            "slot": slot,
+            "state": STATES[self.hosts.states[slot]] if slot is not None else "INIT",
+            "previous": "INIT",
+            "reason": "",
+            "peer": None,
+            "advbase": 1,
+            "advskew": 0,
+            "mac": bytes(6),
+            "value": 0,
+            "detail": 0,
+            **fields,
+        }
+        self.orders.pump.reports.append(tuple(report.values()))
+        self.reports.on_readable()
+
+    def change(self, state: str, reason: str, slot: int = 0, peer: bytes | None = None) -> None:
+        self.tell("state_changed", slot, state=state, reason=reason, peer=peer)
+
+
+def test_an_instant_is_told_in_utc_to_the_millisecond() -> None:
+    text = rfc3339(time.monotonic_ns())
+    assert text.endswith("Z")
+    assert len(text) == len("2026-01-01T00:00:00.000Z")
+    assert abs(datetime.fromisoformat(text).timestamp() - time.time()) < 1
+
+
+def test_a_change_is_logged_published_and_remembered(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    with caplog.at_level(logging.INFO, "carp_fast.reports"):
+        desk.change("BACKUP", "started")
+        desk.change("MASTER", "master_down", peer=PEER)
+        desk.change("BACKUP", "faster_master", peer=PEER)
+        desk.change("INIT", "link_down")
+        desk.change("INIT", "interface_missing")
+    assert caplog.messages == [
+        "eth0/1: INIT -> BACKUP (started)",
+        "eth0/1: BACKUP -> MASTER (master_down)",
+        "eth0/1: MASTER -> BACKUP (faster_master from 192.0.2.99)",
+        "eth0/1: BACKUP -> INIT (link_down)",
+        "eth0/1: INIT (interface_missing)",
+    ]
+    assert [(each["previous"], each["state"], each["reason"]) for each in desk.events] == [
+        ("INIT", "BACKUP", "started"),
+        ("BACKUP", "MASTER", "master_down"),
+        ("MASTER", "BACKUP", "faster_master"),
+        ("BACKUP", "INIT", "link_down"),
+        ("INIT", "INIT", "interface_missing"),
+    ]
+    assert [each["peer"] for each in desk.events] == [None, "192.0.2.99", "192.0.2.99", None, None]
+    assert list(desk.hosts.states) == [0, 0]
+
+
+def test_up_comes_with_the_addresses_and_down_on_leaving_master() -> None:
+    desk = Desk(xparam="word")
+    desk.change("BACKUP", "started")
+    assert desk.hooks.words == []
+    desk.change("MASTER", "master_down")
+    assert desk.hooks.words == []
+    desk.tell("addresses_changed", reason="master_down")
+    assert desk.hooks.words == ["eth0/1 up /bin/up"]
+    desk.tell("addresses_changed")  # by a reload: not again
+    desk.change("INIT", "resigned")
+    assert desk.hooks.words == ["eth0/1 up /bin/up", "eth0/1 down /bin/down"]
+    (key, _, up, _), (other_key, _, down, _) = desk.hooks.submitted
+    assert key == other_key == desk.hosts.hosts[0].identity  # type: ignore[union-attr]
+    assert (up.interface, up.address, up.xparam) == ("eth0", "192.0.2.1", "word")
+    assert up.environment == {
+        "CARP_INTERFACE": "eth0",
+        "CARP_VHID": "1",
+        "CARP_STATE": "MASTER",
+        "CARP_PREVIOUS": "BACKUP",
+        "CARP_REASON": "master_down",
+        "CARP_ADDRESSES": "192.0.2.1/24 192.0.2.51/32",
+    }
+    assert down.environment["CARP_PREVIOUS"] == "MASTER"
+
+
+def test_a_master_that_leaves_before_its_addresses_were_there_has_no_up() -> None:
+    desk = Desk()
+    desk.change("MASTER", "master_down")
+    desk.change("BACKUP", "faster_master")
+    desk.tell("addresses_changed")
+    assert desk.hooks.words == ["eth0/1 down /bin/down"]
+
+
+@pytest.mark.parametrize("superseded", [False, True])
+def test_without_addresses_of_ours_the_announcement_waits_for_up(superseded: bool) -> None:
+    desk = Desk(manage_addresses=False)
+    desk.change("MASTER", "master_down", slot=1)
+    desk.tell("addresses_changed", 1)
+    _, _, _, done = desk.hooks.submitted[0]
+    assert desk.orders.pump.announced == []
+    done(HookResult("up", None, timed_out=not superseded, superseded=superseded))
+    assert desk.orders.pump.announced == ([] if superseded else [1])
+
+
+def test_problems_with_addresses_are_known_by_the_address(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = Desk()
+    desk.change("MASTER", "master_down")
+    with caplog.at_level(logging.INFO, "carp_fast.reports"):
+        desk.tell("address_foreign", detail=1)
+        desk.tell("address_failed", detail=0, value=errno.ENOBUFS)
+    assert caplog.messages == [
+        "eth0/1: address_foreign: 192.0.2.51/32 is there already and not ours, left alone",
+        "eth0/1: adding address 192.0.2.1/24 failed: No buffer space available",
+    ]
+    assert desk.reports.address_problems == {
+        0: {"192.0.2.51/32": "address_foreign", "192.0.2.1/24": "No buffer space available"}
+    }
+    assert desk.reports.is_foreign(0, "192.0.2.51/32")
+    assert not desk.reports.is_foreign(0, "192.0.2.1/24")
+    assert not desk.reports.is_foreign(1, "192.0.2.51/32")
+    desk.tell("address_restored", detail=0)
+    # A reload gives the virtual host other addresses: their numbers shift, the problem goes.
+    old = desk.hosts.hosts[0]
+    assert old is not None
+    new = VirtualHost("eth0", 1, (*old.addresses, "192.0.2.7/24"), (), old.settings)
+    desk.hosts.replace(0, new, old.unsigned_addresses)
+    desk.reports.on_reload()
+    assert desk.reports.address_problems == {}
+    caplog.clear()
+    desk.tell("address_failed", detail=2, value=errno.EPERM)
+    assert caplog.messages == [
+        "eth0/1: removing address 192.0.2.51/32 failed: Operation not permitted"
+    ]
+
+
+def test_a_released_slot_forgets_everything() -> None:
+    desk = Desk()
+    released: list[int] = []
+    desk.reports.on_released = released.append
+    desk.change("MASTER", "master_down")
+    desk.tell("address_foreign", detail=0)
+    desk.tell("released")
+    desk.tell("released", None)  # only a block: a change in place
+    assert released == [0]
+    assert desk.reports.address_problems == {}
+    desk.tell("addresses_changed")
+    assert desk.hooks.words == []
+
+
+def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    desk.tell("duplicate_source", mac=b"\x02\0\0\0\0\x09")
+    desk.tell("other_master", state="MASTER")
+    desk.tell("demote_heard", value=7)
+    desk.tell("sends_failing", value=errno.ENETDOWN)
+    desk.tell("stalled", None, value=2_500_000_000)
+    desk.tell("socket_dropped", None, value=12)
+    desk.tell("lost_priority", None)
+    told = "\n".join(caplog.messages)
+    for words in (
+        "eth0/1: duplicate_source: another host (02:00:00:00:00:09)",
+        "eth0/1: other_master",
+        "eth0/1: the peer advertises demotion 7",
+        "eth0/1: three advertisements in a row not sent (Network is down)",
+        "the pump did not run for 2.500 s",
+        "the kernel dropped 12 frames",
+        "without priority",
+    ):
+        assert words in told
+
+
+def test_lost_reports_are_said_once_and_answered_by_a_full_reading(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = Desk()
+    readings: list[int] = []
+    desk.reports.resync = lambda: readings.append(1)
+    desk.orders.pump.facts["reports_lost"] = 3
+    desk.tell("done", None, value=41)
+    desk.tell("done", None, value=42)
+    assert desk.orders.marks == [41, 42]
+    assert readings == [1]
+    assert caplog.messages == ["3 reports of the pump were lost, all states are read"]
+
+
+def test_one_report_that_fails_keeps_no_other_back(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    desk.reports.publish.insert(0, lambda event: 1 / 0)
+    desk.change("BACKUP", "started")
+    desk.tell("done", None, value=1)
+    assert desk.orders.marks == [1]
+    assert "report state_changed of slot 0 was not taken" in caplog.text

@@ -1,0 +1,139 @@
+"""The packet filter as a program, and what is asked of the kernel."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carp_fast import sockets
+from carp_fast.sockets import (
+    FILTERED_INTERFACES_MAX,
+    Instruction,
+    attach_filter,
+    filter_interfaces,
+    multicast_mac,
+    packet_filter,
+)
+
+INSTRUCTIONS_MAX = 4096  # the kernel's BPF_MAXINSNS
+AD_IFINDEX, AD_VLAN_TAG_PRESENT = 0xFFFFF008, 0xFFFFF030
+ADVERTISEMENT = bytes(12) + b"\x08\x00" + b"\x45" + bytes(8) + b"\x70" + bytes(46)
+
+
+def run(
+    program: list[Instruction], frame: bytes, ifindex: int = 1, tagged: bool = False
+) -> tuple[int, int]:
+    """A classic BPF machine, as far as the filter goes: (bytes accepted, instructions run)."""
+    a = at = count = 0
+    while True:
+        code, if_true, if_false, k = program[at]
+        at, count = at + 1, count + 1
+        if code == 0x06:
+            return k, count
+        if code == 0x05:
+            at += k
+        elif code == 0x15:
+            at += if_true if a == k else if_false
+        elif code == 0x35:
+            at += if_true if a >= k else if_false
+        else:
+            special = {AD_IFINDEX: ifindex, AD_VLAN_TAG_PRESENT: int(tagged)}
+            size = {0x20: 4, 0x28: 2, 0x30: 1}[code]
+            if k in special:
+                a = special[k]
+            elif k + size > len(frame):
+                return 0, count  # a load beyond the end drops the frame
+            else:
+                a = int.from_bytes(frame[k : k + size], "big")
+
+
+def test_only_untagged_ipv4_of_protocol_112_passes() -> None:
+    program = packet_filter(None)
+    assert run(program, ADVERTISEMENT)[0] > 1514
+    assert run(program, ADVERTISEMENT, tagged=True)[0] == 0
+    for at, value in ((12, 0x86), (13, 0x06), (23, 6), (23, 111)):
+        other = bytearray(ADVERTISEMENT)
+        other[at] = value
+        assert run(program, bytes(other))[0] == 0
+    assert run(program, ADVERTISEMENT[:23])[0] == 0
+
+
+@settings(max_examples=60)
+@given(st.sets(st.integers(1, 2**31 - 1), max_size=FILTERED_INTERFACES_MAX), st.data())
+def test_only_the_interfaces_that_are_used_pass(used: set[int], data: Any) -> None:
+    program = packet_filter(sorted(used, key=lambda ifindex: ifindex % 7))
+    assert len(program) <= INSTRUCTIONS_MAX
+    asked = {1, 2**31 - 1} | {each + step for each in list(used)[:20] for step in (-1, 0, 1)}
+    if used:
+        asked.add(data.draw(st.sampled_from(sorted(used))))
+    for ifindex in asked:
+        accepted, count = run(program, ADVERTISEMENT, ifindex)
+        assert bool(accepted) is (ifindex in used)
+        assert count < 60, "a search, not a walk"
+
+
+def test_the_longest_filter_is_within_the_kernels_limit() -> None:
+    program = packet_filter(list(range(1, FILTERED_INTERFACES_MAX + 1)))
+    assert len(program) <= INSTRUCTIONS_MAX
+    beyond = packet_filter(list(range(1, FILTERED_INTERFACES_MAX + 2)))
+    assert beyond == packet_filter(None)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 300])
+def test_the_kernel_takes_the_filter(count: int) -> None:
+    # It checks every jump; any socket will do for that, and none of this needs root.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        attach_filter(sock, packet_filter(list(range(1, count + 1))))
+        filter_interfaces(sock, list(range(1, count + 1)))
+
+
+class Refusing:
+    """A socket whose kernel has no room for long filters."""
+
+    def __init__(self, longest: int) -> None:
+        self.longest = longest
+        self.lengths: list[int] = []
+
+    def setsockopt(self, level: int, name: int, value: bytes) -> None:
+        assert (level, name) == (socket.SOL_SOCKET, sockets.SO_ATTACH_FILTER)
+        length = int.from_bytes(value[:2], "little")
+        if length > self.longest:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        self.lengths.append(length)
+
+
+def test_without_room_for_the_filter_all_interfaces_pass_and_it_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refusing: Any = Refusing(longest=20)
+    with caplog.at_level(logging.INFO, "carp_fast.sockets"):
+        filter_interfaces(refusing, [1, 2])
+        assert not caplog.text
+        filter_interfaces(refusing, list(range(1, 101)))
+    assert refusing.lengths == [len(packet_filter([1, 2])), len(packet_filter(None))]
+    assert "100 interfaces: Cannot allocate memory, see net.core.optmem_max" in caplog.text
+
+
+def test_a_limit_that_is_passed_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    refusing: Any = Refusing(longest=INSTRUCTIONS_MAX)
+    with caplog.at_level(logging.INFO, "carp_fast.sockets"):
+        filter_interfaces(refusing, list(range(1, FILTERED_INTERFACES_MAX + 2)))
+    assert f"{FILTERED_INTERFACES_MAX + 1}, more than {FILTERED_INTERFACES_MAX}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("group", "mac"),
+    [
+        ("224.0.0.18", "01:00:5e:00:00:12"),
+        ("239.255.255.255", "01:00:5e:7f:ff:ff"),
+        ("232.129.2.3", "01:00:5e:01:02:03"),
+    ],
+)
+def test_the_mac_of_a_group(group: str, mac: str) -> None:
+    assert multicast_mac(socket.inet_aton(group)).hex(":") == mac
