@@ -17,7 +17,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check bench build annotate sanitize clean build-packages test-packages
+.PHONY: help demo test check bench simulate build annotate sanitize clean build-packages test-packages
 
 help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,10 @@ check: $(VENV)/.dev $(VENV)/.built ## ruff and mypy
 
 bench: $(VENV)/.dev $(VENV)/.built ## the compiled core beside pure Python and the standard library
 	$(PY) -m pytest benches
+
+simulate: $(VENV)/.built ## the election in 10,000 small simulated worlds and 100 large ones
+	$(PY) -m carp_fast simulate --seeds 1-10000
+	$(PY) -m carp_fast simulate --seeds 1-100 --large
 
 build: $(VENV)/.dev ## a wheel and an sdist in dist/
 	$(PY) -m build

@@ -21,8 +21,8 @@ PACKAGE = ROOT / "carp_fast"
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 70
 
-# Which compiled module may cimport or import which of ours. The first eight are pure: frames and
-# the time come in as arguments, no socket, clock or file.
+# Which compiled module may cimport or import which of ours. Down to _simulator they are pure:
+# frames and the time come in as arguments, no socket, clock or file.
 COMPILED: dict[str, set[str]] = {
     "_wire": set(),
     "_auth": set(),
@@ -32,14 +32,26 @@ COMPILED: dict[str, set[str]] = {
     "_actions": {"_wire", "_auth", "_wheel", "_vhid", "_core"},
     "_orders": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_actions"},
     "_engine": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_actions", "_orders"},
+    "_simulator_network": {"_wire", "_wheel", "_vhid", "_core"},
+    "_simulator_invariants": {"_vhid", "_core", "_simulator_network"},
+    "_simulator_turn": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders"}
+    | {"_simulator_network", "_simulator_invariants"},
+    "_simulator": {"_wheel", "_vhid", "_core", "_engine"}
+    | {"_simulator_network", "_simulator_invariants", "_simulator_turn"},
     "_socket": {"_wire"},
     "_netlink": {"_wire", "_socket"},
     "_turn": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_socket", "_netlink"},
     "_pump": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_engine"}
     | {"_socket", "_netlink", "_turn"},
+    "_floor": {"_socket"},
 }
-PURE = ("_wire", "_auth", "_wheel", "_vhid", "_core", "_actions", "_orders", "_engine")
-WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump")
+PURE = ("_wire", "_auth", "_wheel", "_vhid", "_core", "_actions", "_orders", "_engine") + (
+    "_simulator_network",
+    "_simulator_invariants",
+    "_simulator_turn",
+    "_simulator",
+)
+WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump", "_floor")
 # Headers of ours that a pure module may include: SHA-1 and atomic loads, no system header.
 PURE_HEADERS = {"sha1.h", "atomic.h"}
 PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
@@ -48,21 +60,21 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("ucarp",),
-    ("ucarp_daemon",),
+    ("ucarp", "importer", "bench", "simulate"),
+    ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
-    ("status", "observer"),
+    ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
-    ("hooks", "orders", "hosts", "plan", "links"),
+    ("hooks", "orders", "hosts", "plan", "links", "measurements"),
     ("control", "addresses", "notifier", "sockets", "systemd", "namespaces"),
-    ("config", "interfaces", "children"),
+    ("config", "interfaces", "children", "plot", "usage"),
     ("ranges", "secrets"),
     ("settings", "ucarp_log", "ucarp_options", "ucarp_process"),
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli"},
-    "rich": {"cli", "demo", "observer"},
+    "rich": {"cli", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }
 

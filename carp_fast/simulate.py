@@ -1,0 +1,280 @@
+"""Simulated worlds: how the world of a seed is run, and how its trace reads.
+
+The engine is the real one; time and network are virtual. Must not know the command line, the
+daemon or a real network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from errno import errorcode
+
+from carp_fast._engine import PreparedHost
+from carp_fast._simulator import FAULT_WORDS, LINK_WORDS, ORDER_WORDS, Simulator
+from carp_fast._vhid import REASON_WORDS, STATE_WORDS
+from carp_fast._wire import VERDICT_WORDS
+from carp_fast.worlds import SECOND_NS, SEED_MAX, Member, World, draw
+
+HOLD_NS = 12 * SECOND_NS
+"""Once all is quiet it must stay so for this long: longer than any master-down time here."""
+STEP_NS = SECOND_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a seed went. `broken`: the invariant that did not hold, in words, or None."""
+
+    seed: int
+    large: bool
+    machines: int
+    segments: int
+    slots: int
+    episodes: int
+    partitions: int
+    virtual_ns: int
+    real_s: float
+    digest: int
+    tally: dict[str, int]
+    broken: str | None
+
+    @property
+    def line(self) -> str:
+        """The world and how it went, in a line."""
+        return (
+            f"{self.machines} hosts, {self.segments} segments, {self.slots:,} virtual hosts,"
+            f" {self.episodes} faults, {self.virtual_ns / SECOND_NS:.0f} s: "
+            f"{self.broken or 'every invariant held'} (trace {self.digest:016x})"
+        )
+
+    @property
+    def command(self) -> str:
+        """What shows this seed again."""
+        return f"carp-fast simulate --seed {self.seed}{' --large' if self.large else ''} --trace"
+
+
+def prepared(member: Member, passphrase: bytes) -> PreparedHost:
+    """The virtual host as an engine wants it."""
+    number = member.slot * 16
+    addresses = [
+        (bytes((172, 16 + (number + i >> 16), number + i >> 8 & 255, number + i & 255)), 32)
+        for i in range(member.addresses)
+    ]
+    return PreparedHost(
+        interface=member.segment,
+        vhid=member.vhid,
+        addresses=addresses,
+        passphrase=passphrase,
+        advbase=member.advbase,
+        advskew=member.advskew,
+        dead_ratio=member.dead_ratio,
+        preempt=member.preempt,
+        startup_delay_ns=member.startup_delay_ns,
+        preempt_delay_ns=member.preempt_delay_ns,
+    )
+
+
+def build(world: World, tracing: bool = False) -> Simulator:
+    """The world, ready to run."""
+    limits = world.limits
+    simulator = Simulator(
+        world.seed,
+        world.machines,
+        world.segments,
+        world.slots,
+        socket_room=limits.socket_room,
+        batch=limits.batch,
+        slices=limits.slices,
+        changes=limits.changes,
+        tracing=tracing,
+    )
+    for (machine, segment), source in world.sources.items():
+        simulator.attach(machine, segment, source)
+    for member in world.members:
+        right, other = prepared(member, b"right"), prepared(member, b"other")
+        simulator.add(member.machine, member.slot, right, other, member.foreign)
+    for fault in world.faults:
+        simulator.fault(
+            fault.at_ns,
+            fault.word,
+            machine=fault.machine,
+            other=fault.other,
+            segment=fault.segment,
+            slot=fault.slot,
+            value=fault.value,
+        )
+    return simulator
+
+
+def run(seed: int, large: bool = False, show: Callable[[str], None] | None = None) -> Outcome:
+    """Run a seed to its end or to the first invariant that is broken; `show` gets the trace."""
+    world = draw(seed, large)
+    began_s = time.perf_counter()
+    simulator = build(world, show is not None)
+    good, until_ns, hold_until_ns = True, 0, None
+    while good and (hold_until_ns is None or until_ns < hold_until_ns):
+        until_ns += STEP_NS
+        good = simulator.run(until_ns)
+        for line in simulator.take_trace() if show else ():
+            assert show is not None
+            show(trace_line(line))
+        if hold_until_ns is None and simulator.quiet:
+            hold_until_ns = until_ns + HOLD_NS
+    simulator.check()
+    return Outcome(
+        seed=seed,
+        large=large,
+        machines=world.machines,
+        segments=world.segments,
+        slots=world.slots,
+        episodes=len(world.episodes),
+        partitions=world.partitions,
+        virtual_ns=simulator.now_ns,
+        real_s=time.perf_counter() - began_s,
+        digest=simulator.digest,
+        tally=simulator.tally,
+        broken=broken_line(world, simulator),
+    )
+
+
+def broken_line(world: World, simulator: Simulator) -> str | None:
+    """What was broken, where and when, or None."""
+    if simulator.broken is None:
+        return None
+    word, machine, slot, value = simulator.broken
+    where = f"h{machine}"
+    if slot is not None:
+        member = next(member for member in world.members if member.slot == slot)
+        where += f" s{member.segment}/{member.vhid}"
+    return f"{word} at {simulator.now_ns / SECOND_NS:.6f} s: {where} ({value})"
+
+
+def run_all(seeds: Iterable[int], large: bool = False, jobs: int = 1) -> Iterator[Outcome]:
+    """Run many seeds, in their order; with `jobs` above 1 in as many processes."""
+    if jobs == 1:
+        for seed in seeds:
+            yield run(seed, large)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from functools import partial
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        chunk = 1 if large else 50
+        yield from pool.map(partial(run, large=large), seeds, chunksize=chunk)
+
+
+class Summary:
+    """What many outcomes come to."""
+
+    def __init__(self) -> None:
+        self.seeds = self.partitions = self.virtual_ns = 0
+        self.real_s = 0.0
+        self.tally: dict[str, int] = {}
+        self.failed: list[Outcome] = []
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one in."""
+        self.seeds += 1
+        self.partitions += outcome.partitions
+        self.virtual_ns += outcome.virtual_ns
+        self.real_s += outcome.real_s
+        for name, count in outcome.tally.items():
+            self.tally[name] = self.tally.get(name, 0) + count
+        if outcome.broken is not None:
+            self.failed.append(outcome)
+
+    def lines(self) -> list[str]:
+        """The summary, a line each."""
+        virtual_s = self.virtual_ns / SECOND_NS
+        rate = virtual_s / self.real_s if self.real_s else 0.0
+        words = {"take_overs": "take-overs", "rejected": "rejected packets"}
+        counted = {
+            words.get(name, name.replace("_", " ")): count for name, count in self.tally.items()
+        }
+        return [
+            f"{self.seeds:,} seeds: {len(self.failed):,} broke an invariant",
+            f"{self.partitions:,} partitions, "
+            + ", ".join(f"{count:,} {name}" for name, count in counted.items()),
+            f"{virtual_s:,.0f} virtual s in {self.real_s:,.1f} s: {rate:,.0f} virtual s a real one",
+        ]
+
+
+def show(
+    write: Callable[[str], None],
+    *,
+    seed: int | None,
+    seeds: str | None,
+    large: bool = False,
+    trace: bool = False,
+    jobs: int = 1,
+) -> str | None:
+    """Run the world of `seed`, or of each of `seeds` ("A-B"), and write what came of it, in lines.
+
+    Returns None, or what is to be said where an invariant was broken. Raises ValueError for seeds
+    that are none, or too many for a trace.
+    """
+    chosen = _seeds(seed, seeds)
+    if trace and seed is None:
+        raise ValueError("--trace shows one world: give it with --seed N")
+    summary = Summary()
+    every = iter([run(chosen[0], large, write)]) if trace else run_all(chosen, large, jobs)
+    for outcome in every:
+        summary.add(outcome)
+        if outcome.broken is not None:
+            write(f"seed {outcome.seed}: {outcome.broken}; shown by: {outcome.command}")
+        elif seed is not None:
+            write(f"seed {seed}: {outcome.line}")
+    for line in summary.lines():
+        write(line)
+    if not summary.failed:
+        return None
+    return f"{len(summary.failed):,} of {summary.seeds:,} seeds broke an invariant"
+
+
+def _seeds(seed: int | None, seeds: str | None) -> Sequence[int]:
+    if (seed is None) == (seeds is None):
+        raise ValueError("give --seed N or --seeds A-B")
+    first, _, last = (seeds or f"{seed}-{seed}").partition("-")
+    if not (first.isascii() and first.isdecimal() and last.isascii() and last.isdecimal()):
+        raise ValueError(f"--seeds {seeds}: not a range A-B of seeds")
+    if not int(first) <= int(last) <= SEED_MAX:
+        raise ValueError(f"seeds from {first} to {last}: A-B with A <= B, at most {SEED_MAX}")
+    return range(int(first), int(last) + 1)
+
+
+# ------------------------------------------------------------------------------------ trace
+
+
+def trace_line(event: tuple[int, str, int, int, int, int, int]) -> str:
+    """One event of a trace: when, which machine, which virtual host, what."""
+    at_ns, word, machine, segment, vhid, a, b = event
+    where = f"s{segment}/{vhid}" if vhid else "-"
+    return f"{at_ns / SECOND_NS:14.6f}  h{machine:<2d} {where:<8s} {word:<9s} {_detail(word, a, b)}"
+
+
+def _detail(word: str, a: int, b: int) -> str:
+    if word == "sent":
+        return f"{a >> 8}/{a & 255}" + _error(b)
+    if word == "heard":
+        return f"from h{a} {VERDICT_WORDS[b] if b < len(VERDICT_WORDS) else 'not_carp'}"
+    if word in ("lost", "no_room"):
+        return f"from h{a}"
+    if word == "changed":
+        return f"from h{a} {LINK_WORDS[b]}"
+    if word == "state":
+        return f"{STATE_WORDS[a]} {REASON_WORDS[b]}"
+    if word == "address":
+        return f"{'added' if a & 1 else 'removed'} {a >> 1}{_error(b)}"
+    if word == "order":
+        return ORDER_WORDS[a]
+    if word == "fault":
+        return f"{FAULT_WORDS[a]} {b - (1 << 32) if b >> 31 else b}"
+    if word == "stalled":
+        return f"{a} dropped, {b} ms late"
+    return str(a)
+
+
+def _error(error: int) -> str:
+    return f" {errorcode.get(error, str(error))}" if error else ""

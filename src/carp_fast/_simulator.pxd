@@ -1,0 +1,36 @@
+"""A simulated world as Python sees it, and the faults that can befall it."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from carp_fast._simulator_network cimport Machine, World
+
+cdef enum FaultKind:
+    FAULT_LINK                  # segment, machine -> other, slot: which field
+    FAULT_PAUSE                 # value: a Pause
+    FAULT_RESUME
+    FAULT_CRASH
+    FAULT_BOOT
+    FAULT_NIC                   # segment, value: 0 down, 1 up, 2 gone, 3 back
+    FAULT_KEY                   # slot, value: 1 the other passphrase, 0 the right one
+    FAULT_SEND_ERRORS           # value: probability
+    FAULT_NETLINK_ERRORS        # value: probability
+    FAULT_SLOW_NETLINK          # value: ns for each address
+    FAULT_CLOCK_STEP            # value: ns
+    FAULT_ADDRESS_REMOVED       # slot, value: which address
+    FAULT_ADDRESS_LOST          # slot
+    FAULT_DEMOTE                # slot, value: what is added to the advskew
+    FAULT_REMOVE                # slot
+    FAULT_ADD                   # slot
+    FAULT_RESIGN_ALL
+    FAULT_QUIET                 # all faults are over
+    FAULT_KINDS
+
+cdef class Random:
+    cdef uint64_t state
+
+cdef class Simulator:
+    cdef World* world
+    cdef list kept              # the prepared hosts that machines start from
+    cdef open_machines(self)
+    cdef Machine* machine(self, uint32_t number) except NULL
+    cdef check_memory(self)

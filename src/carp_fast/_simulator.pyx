@@ -1,0 +1,461 @@
+"""A simulated world: machines that run the real engine on a virtual network, in virtual time.
+
+Holds the faults, the order in which everything happens, and the Python face. The same seed, the
+same machines and the same faults give the same trace, event for event. Knows no real socket,
+clock or file; what a world consists of is decided in carp_fast/simulate.py.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from carp_fast._core cimport (
+    ORDER_ADD, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
+    ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
+from carp_fast._engine cimport PreparedHost
+from carp_fast._simulator_invariants cimport check_addresses, check_election, check_slot
+from carp_fast._simulator_network cimport (
+    ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FOREIGN_THERE,
+    FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS, Machine,
+    NOT_BROKEN, ORDER_ARRIVES, OURS, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED, SEGMENTS_MAX,
+    SLOT_IS_CHECKED, Slot, TRACE_FAULT, Trace, World, event_pop, event_push, frame_arrives, grown,
+    machine_now, machine_wake, random_below, trace)
+from carp_fast._simulator_turn cimport (
+    machine_forget, machine_step, order_packed, order_push)
+from carp_fast._wheel cimport NOBODY
+
+FAULT_WORDS = (
+    "link", "pause", "resume", "crash", "boot", "nic", "key", "send_errors", "netlink_errors",
+    "slow_netlink", "clock_step", "address_removed", "address_lost", "demote", "remove", "add",
+    "resign_all", "quiet")
+LINK_WORDS = ("blocked", "loss", "duplicate", "corrupt", "replay", "forge", "late", "delay_ns")
+PAUSE_WORDS = ("none", "stopped", "frozen", "suspended")
+NIC_WORDS = ("down", "up", "gone", "back")
+BROKEN_WORDS = (
+    "", "two_masters", "no_master", "slower_master", "still_init", "changed_while_quiet",
+    "never_quiet", "address_kept", "address_missing", "foreign_removed", "not_announced",
+    "sent_by_backup", "resigned_with_addresses", "accepted_unauthentic", "changed_by_refused",
+    "refused_genuine", "heard_too_lately", "heard_unread", "silence_unproven",
+    "preempted_wrongly", "yielded_wrongly", "queue_overflow", "reports_lost")
+TRACE_WORDS = (
+    "sent", "heard", "lost", "changed", "no_room", "state", "address", "announced", "order",
+    "fault", "stalled", "checked")
+ORDER_WORDS = (
+    "add", "remove", "replace", "set_interface", "demote", "resign_all", "announce", "verify",
+    "lose_address", "mark", "flush", "snapshot", "snapshot_interfaces")
+MAX_MACHINES, MAX_SEGMENTS, MAX_ADDRESSES = MACHINES_MAX, SEGMENTS_MAX, ADDRESSES_MAX
+ALWAYS = CERTAIN
+assert len(FAULT_WORDS) == FAULT_KINDS and len(LINK_WORDS) == LINK_FIELDS
+assert len(BROKEN_WORDS) == BROKEN_KINDS
+
+cdef enum:
+    BASE_DELAY_NS = 100000
+    CHANGE_COST_NS = 10000          # of an address change
+    ORDER_DELAY_NS = 20000000       # until Python has noticed and told
+    BOOTTIME_READ_NS = -40          # CLOCK_BOOTTIME read before CLOCK_MONOTONIC, never suspended
+
+
+# ---------------------------------------------------------------------------------------- faults
+
+cdef void order_later(World* world, Machine* machine, uint32_t kind, uint32_t subject,
+                      int64_t value) noexcept nogil:
+    """An order that Python gives once it has noticed; orders keep their order."""
+    cdef int64_t at_ns = world.now_ns + <int64_t>random_below(&world.random, ORDER_DELAY_NS)
+    machine.order_ns = max(machine.order_ns, at_ns)
+    world.disturbed_ns = max(world.disturbed_ns, machine.order_ns)
+    event_push(world, machine.order_ns, ORDER_ARRIVES, <uint32_t>(machine - world.machines),
+               order_packed(kind, subject, value))
+
+
+cdef void change_nic(World* world, Machine* machine, const Fault* fault) noexcept nogil:
+    cdef uint32_t slot
+    machine.nics[fault.segment].up = fault.value == 1 or fault.value == 3
+    if fault.value >= 2:                        # the kernel drops its addresses with an interface
+        machine.nics[fault.segment].ifindex = (
+            2 + <int>random_below(&world.random, 1 << 20) if fault.value == 3 else 0)
+        for slot in range(world.slot_count):
+            if world.slot_segment[slot] == fault.segment:
+                memset(machine.slots[slot].kernel, ABSENT, ADDRESSES_MAX)
+    if machine.running:
+        order_later(world, machine, ORDER_SET_INTERFACE, fault.segment,
+                    <int64_t>machine.nics[fault.segment].ifindex << 1
+                    | machine.nics[fault.segment].up)
+
+
+cdef void pause(World* world, Machine* machine, uint8_t kind) noexcept nogil:
+    """The machine takes no step until it is resumed, wherever in its turn it is."""
+    if machine.paused != PAUSE_NONE or not machine.running:
+        return
+    machine.paused, machine.paused_at_ns = kind, world.now_ns
+    machine.step_at_ns = -1
+    machine.generation += 1
+
+
+cdef void resume(World* world, Machine* machine) noexcept nogil:
+    cdef int64_t away_ns = world.now_ns - machine.paused_at_ns
+    if machine.paused == PAUSE_NONE:
+        return
+    if machine.paused == PAUSE_SUSPENDED:
+        machine.origin_ns -= away_ns
+        machine.suspended_ns += away_ns
+    # The wake tick: where a tick is being waited for, it hides as much of the absence.
+    if (machine.paused != PAUSE_STOPPED
+            and away_ns > machine.core.shortest_ns + 2 * machine.core.wake_tick_ns):
+        machine.attentive_ns = machine_now(world, machine)
+    machine.paused = PAUSE_NONE
+    if machine.phase != IDLE or machine.orders_count or (
+            machine.watching and machine.socket_count):
+        machine_wake(world, machine, world.now_ns)
+    elif machine.planned_ns:
+        machine_wake(world, machine, max(machine.planned_ns - machine.origin_ns, world.now_ns))
+
+
+cdef void crash(World* world, Machine* machine) noexcept:
+    """The whole machine is gone, and the addresses with it."""
+    cdef uint32_t slot
+    if not machine.running:
+        return
+    engine_close(&machine.core)
+    machine_forget(world, machine)
+    machine.running = False
+    machine.paused = PAUSE_NONE
+    for slot in range(world.slot_count):
+        memset(machine.slots[slot].kernel, ABSENT, ADDRESSES_MAX)
+        machine.slots[slot].heard_at_ns = 0
+        machine.slots[slot].refused = 0
+        machine.slots[slot].dirty = machine.slots[slot].disturbed = False
+        machine.slots[slot].owes_last = machine.slots[slot].owes_resignation = False
+        machine.slots[slot].owes_announcement = False
+
+
+cdef int boot(World* world, Machine* machine) except -1:
+    """The machine starts anew: another CLOCK_MONOTONIC, an empty engine, orders as from a daemon.
+
+    Raises MemoryError.
+    """
+    cdef uint32_t slot, segment, room = 4096
+    if machine.running:
+        return 0
+    while room < 4 * world.slot_count + 4096:
+        room *= 2
+    engine_open(&machine.core, room)
+    machine_forget(world, machine)
+    machine.running = True
+    machine.origin_ns = (<int64_t>random_below(&world.random, <uint64_t>1 << 55) + 1) - world.now_ns
+    machine.wall_ns = <int64_t>random_below(&world.random, <uint64_t>1 << 60)
+    machine.suspended_ns = machine.seen_suspended_ns = BOOTTIME_READ_NS
+    machine.heard_until_ns = machine.attentive_ns = machine_now(world, machine)
+    machine.clock_stepped_ns = 0
+    for segment in range(world.segment_count):
+        if machine.nics[segment].attached:
+            order_push(world, machine, ORDER_SET_INTERFACE, segment,
+                       <int64_t>machine.nics[segment].ifindex << 1 | machine.nics[segment].up)
+    for slot in range(world.slot_count):
+        if machine.slots[slot].right != NULL:
+            order_push(world, machine, ORDER_ADD, slot, 0)
+    return 0
+
+
+cdef void remove_address(World* world, Machine* machine, const Fault* fault) noexcept nogil:
+    """Somebody removes an address of ours; Python notices and orders it looked after."""
+    cdef Slot* slot = &machine.slots[fault.slot]
+    if slot.kernel[fault.value] == OURS:
+        slot.kernel[fault.value] = ABSENT
+        slot.disturbed = True
+        order_later(world, machine, ORDER_VERIFY, fault.slot, 0)
+
+
+cdef void order_now(World* world, Machine* machine, uint32_t kind, uint32_t slot,
+                    int64_t value) noexcept nogil:
+    if machine.running:
+        order_later(world, machine, kind, slot, value)
+
+
+cdef int begin_fault(World* world, const Fault* fault) except -1:
+    """Let one fault begin, or end: which of the two is in its value. Raises MemoryError."""
+    cdef Machine* machine = &world.machines[fault.machine]
+    cdef uint8_t kind = fault.kind
+    cdef uint32_t slot
+    trace(world, TRACE_FAULT, fault.machine, NOBODY, kind, <uint32_t>fault.value)
+    world.disturbed_ns = max(world.disturbed_ns, world.now_ns)
+    if kind == FAULT_LINK:
+        world.links[fault.segment][fault.machine][fault.other].fields[fault.slot] = fault.value
+    elif kind == FAULT_PAUSE:
+        pause(world, machine, <uint8_t>fault.value)
+    elif kind == FAULT_RESUME:
+        resume(world, machine)
+    elif kind == FAULT_CRASH:
+        crash(world, machine)
+    elif kind == FAULT_BOOT:
+        boot(world, machine)
+    elif kind == FAULT_NIC:
+        change_nic(world, machine, fault)
+    elif kind == FAULT_KEY:
+        order_now(world, machine, ORDER_REPLACE, fault.slot, fault.value)
+    elif kind == FAULT_SEND_ERRORS:
+        machine.send_error = <uint32_t>fault.value
+    elif kind == FAULT_NETLINK_ERRORS:
+        machine.netlink_error = <uint32_t>fault.value
+    elif kind == FAULT_SLOW_NETLINK:
+        machine.change_cost_ns = fault.value
+    elif kind == FAULT_CLOCK_STEP:
+        machine.wall_ns += fault.value
+        machine.clock_stepped_ns = machine_now(world, machine)
+    elif kind == FAULT_ADDRESS_REMOVED:
+        remove_address(world, machine, fault)
+    elif kind == FAULT_ADDRESS_LOST:
+        order_now(world, machine, ORDER_LOSE_ADDRESS, fault.slot, 0)
+    elif kind == FAULT_DEMOTE:
+        order_now(world, machine, ORDER_DEMOTE, fault.slot, fault.value)
+    elif kind == FAULT_REMOVE:
+        order_now(world, machine, ORDER_REMOVE, fault.slot, 0)
+    elif kind == FAULT_ADD:
+        order_now(world, machine, ORDER_ADD, fault.slot, 0)
+    elif kind == FAULT_RESIGN_ALL:
+        order_now(world, machine, ORDER_RESIGN_ALL, 0, 0)
+    elif kind == FAULT_QUIET:
+        world.quiet_ns = world.now_ns
+        for slot in range(world.slot_count):
+            check_slot(world, slot)
+    return 0
+
+
+cdef int happen(World* world, const Event* event) except -1:
+    cdef Machine* machine = &world.machines[event.subject]
+    if event.what == FRAME_ARRIVES:
+        frame_arrives(world, event.subject, <uint32_t>event.detail)
+    elif event.what == MACHINE_STEPS:
+        if machine.running and event.detail == machine.generation:
+            machine.step_at_ns = -1
+            machine_step(world, machine)
+    elif event.what == ORDER_ARRIVES:
+        if machine.running:
+            order_push(world, machine, event.detail >> 56, (event.detail >> 32) & 0xffffff,
+                       <int64_t>(event.detail & 0xffffffff))
+    elif event.what == SLOT_IS_CHECKED:
+        check_slot(world, event.subject)
+    else:
+        begin_fault(world, &world.faults[event.detail])
+    return 0
+
+
+# ------------------------------------------------------------------------------------ for Python
+
+cdef class Random:
+    """Seeded numbers that are the same on every machine and version: splitmix64."""
+
+    def __cinit__(self, uint64_t seed):
+        self.state = seed
+
+    def below(self, uint64_t bound) -> int:
+        """A number from 0 to bound - 1; 0 where bound is 0."""
+        return random_below(&self.state, bound)
+
+    def between(self, int64_t low, int64_t high) -> int:
+        """A number from low to high, both included."""
+        return low + <int64_t>random_below(&self.state, <uint64_t>(high - low + 1))
+
+
+cdef class Simulator:
+    """A world of machines on segments. Times are ns from its beginning; a run never goes back.
+
+    random: the seed of what happens by chance; slots: how many virtual hosts, numbered alike on
+    every machine; socket_room: frames that a socket keeps; batch, slices, changes: the limits of
+    one turn (frames a slice, slices, addresses a batch), 256, 16 and 128 in the pump.
+    Raises ValueError for what is out of range.
+    """
+
+    def __cinit__(self, uint64_t random, uint32_t machines, uint32_t segments, uint32_t slots, *,
+                  uint32_t socket_room=4096, uint32_t batch=256, uint32_t slices=16,
+                  uint32_t changes=128, bint tracing=False):
+        if not 1 <= machines <= MACHINES_MAX or not 1 <= segments <= SEGMENTS_MAX:
+            raise ValueError(f"at most {MACHINES_MAX} machines on {SEGMENTS_MAX} segments")
+        if not slots or not socket_room or not batch or not slices or not 1 <= changes <= 128:
+            raise ValueError("slots and limits are at least 1, changes at most 128")
+        self.kept = []
+        self.world = <World*>calloc(1, sizeof(World))
+        if self.world == NULL:
+            raise MemoryError("world")
+        cdef World* world = self.world
+        world.random, world.tracing = random, tracing
+        world.machine_count, world.segment_count, world.slot_count = machines, segments, slots
+        world.socket_room, world.batch, world.slices = socket_room, batch, slices
+        world.changes = changes
+        world.frame_free = NOBODY
+        world.slot_segment = <uint8_t*>calloc(slots, 1)
+        world.slot_vhid = <uint8_t*>calloc(slots, 1)
+        world.slot_quiet = <uint8_t*>calloc(slots, 1)
+        world.slot_disturbed_ns = <int64_t*>calloc(slots, sizeof(int64_t))
+        world.machines = <Machine*>calloc(machines, sizeof(Machine))
+        if (world.slot_segment == NULL or world.slot_vhid == NULL or world.slot_quiet == NULL
+                or world.slot_disturbed_ns == NULL or world.machines == NULL):
+            raise MemoryError("world")
+        self.open_machines()
+
+    cdef open_machines(self):
+        cdef World* world = self.world
+        cdef uint32_t number, segment, other
+        cdef Machine* machine
+        for number in range(world.machine_count):
+            machine = &world.machines[number]
+            machine.slots = <Slot*>calloc(world.slot_count, sizeof(Slot))
+            machine.dirty = <uint32_t*>calloc(world.slot_count, sizeof(uint32_t))
+            machine.socket = <Arrival*>calloc(world.socket_room, sizeof(Arrival))
+            if machine.slots == NULL or machine.dirty == NULL or machine.socket == NULL:
+                raise MemoryError("machine")
+            machine.changing = machine.announcing = NOBODY
+            machine.step_at_ns = -1
+            machine.change_cost_ns = CHANGE_COST_NS
+            for segment in range(world.segment_count):
+                for other in range(world.machine_count):
+                    world.links[segment][number][other].fields[LINK_DELAY_NS] = BASE_DELAY_NS
+
+    def __dealloc__(self):
+        cdef World* world = self.world
+        cdef uint32_t number
+        if world == NULL:
+            return
+        if world.machines != NULL:
+            for number in range(world.machine_count):
+                if world.machines[number].running:
+                    engine_close(&world.machines[number].core)
+                free(world.machines[number].slots)
+                free(world.machines[number].dirty)
+                free(world.machines[number].socket)
+                free(world.machines[number].orders)
+            free(world.machines)
+        free(world.slot_segment)
+        free(world.slot_vhid)
+        free(world.slot_quiet)
+        free(world.slot_disturbed_ns)
+        free(world.events)
+        free(world.frames)
+        free(world.faults)
+        free(world.traces)
+        free(world)
+
+    cdef Machine* machine(self, uint32_t number) except NULL:
+        if number >= self.world.machine_count:
+            raise ValueError(f"machine {number} of {self.world.machine_count}")
+        return &self.world.machines[number]
+
+    def attach(self, uint32_t machine, uint32_t segment, bytes source) -> None:
+        """Put a machine on a segment, with a 4-byte address; its link is up."""
+        if segment >= self.world.segment_count or len(source) != 4:
+            raise ValueError(f"segment {segment} of {self.world.segment_count}, 4 bytes of address")
+        nic = &self.machine(machine).nics[segment]
+        nic.ifindex, nic.up, nic.attached = <int>(2 + segment), 1, 1
+        memcpy(nic.source, <const char*>source, 4)
+        memcpy(nic.mac, b"\x02\0", 2)
+        memcpy(nic.mac + 2, <const char*>source, 4)
+
+    def add(self, uint32_t machine, uint32_t slot, PreparedHost right, PreparedHost other,
+            foreign=()) -> None:
+        """Configure a virtual host, and the same with another passphrase.
+
+        Its interface is the segment. foreign: which of its addresses the kernel has already, by
+        another's doing. Before run().
+        """
+        cdef World* world = self.world
+        cdef Slot* place
+        cdef uint32_t segment = right.host.interface
+        if slot >= world.slot_count or segment >= world.segment_count:
+            raise ValueError(f"slot {slot} of {world.slot_count}, segment {segment}")
+        if not 1 <= right.host.block.address_count <= ADDRESSES_MAX:
+            raise ValueError(f"at most {ADDRESSES_MAX} addresses a virtual host")
+        place = &self.machine(machine).slots[slot]
+        place.right, place.other = &right.host, &other.host
+        for which in foreign:
+            place.kernel[<uint32_t>which % ADDRESSES_MAX] = FOREIGN_THERE
+        world.slot_segment[slot], world.slot_vhid[slot] = <uint8_t>segment, right.host.vhid
+        world.slot_of[segment][right.host.vhid] = slot + 1
+        self.kept += [right, other]
+
+    def fault(self, int64_t at_ns, str word, *, uint32_t machine=0, uint32_t other=0,
+              uint32_t segment=0, uint32_t slot=0, int64_t value=0) -> None:
+        """Let something begin or end at `at_ns`; see FAULT_WORDS. Before run()."""
+        cdef World* world = self.world
+        cdef Fault* made
+        self.machine(machine)
+        self.machine(other)
+        if segment >= world.segment_count or slot >= max(world.slot_count, LINK_FIELDS):
+            raise ValueError(f"segment {segment} of {world.segment_count}, slot {slot}")
+        if world.fault_count == world.fault_room:
+            world.faults = <Fault*>grown(world, world.faults, &world.fault_room, sizeof(Fault))
+            self.check_memory()
+        made = &world.faults[world.fault_count]
+        made.kind, made.machine, made.other = FAULT_WORDS.index(word), machine, other
+        made.segment, made.slot, made.value = segment, slot, value
+        event_push(world, at_ns, FAULT_CHANGES, 0, world.fault_count)
+        world.fault_count += 1
+
+    cdef check_memory(self):
+        if self.world.out_of_memory:
+            raise MemoryError("world")
+
+    def run(self, int64_t until_ns) -> bool:
+        """Let everything up to `until_ns` happen; False when an invariant was broken."""
+        cdef World* world = self.world
+        cdef Event event
+        while (world.event_count and world.events[0].at_ns <= until_ns
+               and world.broken == NOT_BROKEN and not world.out_of_memory):
+            event_pop(world, &event)
+            world.now_ns = event.at_ns
+            happen(world, &event)
+        self.check_memory()
+        if world.broken == NOT_BROKEN:
+            world.now_ns = max(world.now_ns, until_ns)
+        return world.broken == NOT_BROKEN
+
+    def check(self) -> bool:
+        """Check all virtual hosts once more, when all is quiet."""
+        cdef World* world = self.world
+        cdef uint32_t number, slot
+        for slot in range(world.slot_count):
+            check_election(world, slot)
+            for number in range(world.machine_count):
+                if world.machines[number].running and world.machines[number].slots[slot].right != NULL:
+                    check_addresses(world, &world.machines[number], slot)
+        return world.broken == NOT_BROKEN
+
+    @property
+    def quiet(self) -> bool:
+        """Every virtual host has settled after the last fault, and was checked."""
+        return self.world.quiet_count == self.world.slot_count
+
+    @property
+    def now_ns(self) -> int:
+        """The world's time."""
+        return self.world.now_ns
+
+    @property
+    def digest(self) -> int:
+        """Of the trace so far; whether the trace is kept or not makes no difference."""
+        return self.world.digest
+
+    @property
+    def broken(self):
+        """(invariant, machine, slot or None, value) of the first that did not hold, or None."""
+        cdef World* world = self.world
+        if world.broken == NOT_BROKEN:
+            return None
+        return (BROKEN_WORDS[world.broken], world.broken_machine,
+                None if world.broken_slot == NOBODY else world.broken_slot, world.broken_value)
+
+    @property
+    def tally(self) -> dict:
+        """What happened so far, counted."""
+        return self.world.tally
+
+    def take_trace(self) -> list:
+        """(at_ns, what, machine, segment, vhid, a, b) of each event since the last call."""
+        cdef World* world = self.world
+        cdef Trace* line
+        cdef uint32_t i
+        cdef list lines = []
+        for i in range(world.trace_count):
+            line = &world.traces[i]
+            lines.append((line.at_ns, TRACE_WORDS[line.kind], line.machine, line.segment,
+                          line.vhid, line.a, line.b))
+        world.trace_count = 0
+        return lines

@@ -1,0 +1,285 @@
+"""A simulated network: its machines, links, frames in flight, order of events and random numbers."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from carp_fast._core cimport Core
+from carp_fast._vhid cimport Block, VirtualHost
+
+cdef enum:
+    MACHINES_MAX = 16
+    SEGMENTS_MAX = 32
+    ADDRESSES_MAX = 16          # of one virtual host
+    FRAME_BYTES = 72            # an IPv4 advertisement, rounded up
+    HISTORY = 64                # frames of a segment that may be replayed
+    CERTAIN = 65536             # probabilities are so many of this
+
+cdef enum Happening:            # what the queue of events holds
+    FRAME_ARRIVES               # subject: machine, detail: frame
+    MACHINE_STEPS               # subject: machine, detail: generation
+    ORDER_ARRIVES               # subject: machine, detail: an order, packed
+    FAULT_CHANGES               # detail: which of the faults
+    SLOT_IS_CHECKED             # subject: slot
+
+cdef enum Key:                  # whose digest a frame bears
+    KEY_RIGHT
+    KEY_OTHER
+    KEY_NONE                    # changed on its way, or forged
+
+cdef enum Pause:
+    PAUSE_NONE
+    PAUSE_STOPPED               # the process alone: frames wait in its socket
+    PAUSE_FROZEN                # the machine, time passes: frames are lost uncounted
+    PAUSE_SUSPENDED             # the machine, CLOCK_MONOTONIC stands still
+
+cdef enum Phase:                # of a machine's turn
+    IDLE
+    RECEIVING
+    CARRYING_OUT
+
+cdef enum KernelAddress:
+    ABSENT
+    OURS
+    FOREIGN_THERE
+
+cdef enum:                      # what a link does, by field
+    LINK_BLOCKED
+    LINK_LOSS
+    LINK_DUPLICATE
+    LINK_CORRUPT
+    LINK_REPLAY
+    LINK_FORGE
+    LINK_LATE
+    LINK_DELAY_NS
+    LINK_FIELDS
+
+cdef enum TraceKind:
+    TRACE_SENT                  # a: advbase x 256 + advskew, b: errno
+    TRACE_HEARD                 # a: sender, b: verdict
+    TRACE_LOST                  # a: sender
+    TRACE_CHANGED_ON_WAY        # a: sender, b: LinkField
+    TRACE_NO_ROOM               # a: sender
+    TRACE_STATE                 # a: state, b: reason
+    TRACE_ADDRESS               # a: which x 2 + added, b: errno
+    TRACE_ANNOUNCED             # a: frames
+    TRACE_ORDER                 # a: kind
+    TRACE_FAULT                 # a: kind, b: value
+    TRACE_STALLED
+    TRACE_CHECKED               # a: the master
+
+cdef enum Broken:               # the invariants
+    NOT_BROKEN
+    TWO_MASTERS
+    NO_MASTER
+    SLOWER_MASTER
+    STILL_INIT
+    CHANGED_WHILE_QUIET
+    NEVER_QUIET
+    ADDRESS_KEPT
+    ADDRESS_MISSING
+    FOREIGN_REMOVED
+    NOT_ANNOUNCED
+    SENT_BY_BACKUP
+    RESIGNED_WITH_ADDRESSES
+    ACCEPTED_UNAUTHENTIC
+    CHANGED_BY_REFUSED
+    REFUSED_GENUINE
+    HEARD_TOO_LATELY
+    HEARD_UNREAD
+    SILENCE_UNPROVEN
+    PREEMPTED_WRONGLY
+    YIELDED_WRONGLY
+    QUEUE_OVERFLOW
+    REPORTS_LOST
+    BROKEN_KINDS
+
+cdef struct Event:
+    int64_t at_ns
+    uint64_t sequence
+    uint64_t detail
+    uint32_t what
+    uint32_t subject
+
+cdef struct Frame:
+    uint8_t bytes[FRAME_BYTES]
+    uint32_t slot
+    uint32_t users              # events and sockets that hold it; 0: free
+    uint32_t next_free
+    uint8_t segment
+    uint8_t sender
+    uint8_t key
+
+cdef struct Link:               # one direction between two machines on a segment
+    int64_t fields[LINK_FIELDS]
+
+cdef struct Arrival:            # a frame in a machine's socket
+    int64_t at_ns               # the machine's CLOCK_MONOTONIC
+    int64_t stamp_ns            # the machine's wall clock: what the kernel writes down
+    uint32_t frame
+
+cdef struct PendingOrder:
+    int64_t value
+    uint32_t subject            # slot or segment
+    uint8_t kind
+
+cdef struct Nic:
+    int32_t ifindex             # 0: does not exist
+    uint8_t up
+    uint8_t attached            # the machine has virtual hosts on this segment
+    uint8_t mac[6]
+    uint8_t source[4]
+
+cdef struct Slot:               # a virtual host of one machine, as the world sees it
+    const VirtualHost* right    # how it is configured, or NULL
+    const VirtualHost* other    # the same with another passphrase
+    int64_t heard_at_ns         # when an advertisement arrived that keeps it BACKUP
+    uint8_t state               # as last reported
+    uint8_t key
+    uint8_t owes_last           # may send one advertisement more, having yielded to a faster one
+    uint8_t owes_resignation
+    uint8_t owes_announcement
+    uint8_t disturbed           # somebody removed an address, and we were not told yet
+    uint8_t dirty
+    uint32_t refused            # a bit for each address whose last change the kernel refused
+    uint8_t kernel[ADDRESSES_MAX]
+
+cdef struct Machine:
+    Core core
+    Slot* slots
+    uint8_t running
+    uint8_t paused
+    int64_t paused_at_ns
+    int64_t origin_ns           # its CLOCK_MONOTONIC less the world's time
+    int64_t wall_ns             # its wall clock less its CLOCK_MONOTONIC
+    int64_t suspended_ns        # CLOCK_BOOTTIME less CLOCK_MONOTONIC
+    int64_t attentive_ns        # since then it has missed nothing that came
+    int64_t clock_stepped_ns    # when its wall clock was last stepped, 0: never
+    int64_t order_ns            # the world's time of the order that was given last
+    # Its turn, as in PumpState.
+    uint8_t phase
+    uint8_t any_frame
+    uint8_t more
+    uint8_t watching
+    uint32_t slice
+    int64_t turn_ns
+    int64_t planned_ns
+    int64_t last_turn_ns
+    int64_t heard_until_ns
+    int64_t seen_suspended_ns
+    int64_t busy_ns             # what the current step has cost so far
+    int64_t step_at_ns          # the world's time of its next step; -1: none
+    uint64_t generation         # of that step: an event of an earlier one is void
+    uint32_t changing
+    uint32_t changing_at
+    Block* changing_block
+    uint32_t announcing
+    uint32_t announcing_at
+    Block* announcing_block
+    # Its socket: a ring that keeps the oldest.
+    Arrival* socket
+    uint32_t socket_head
+    uint32_t socket_count
+    uint32_t socket_drops
+    PendingOrder* orders        # a ring that grows
+    uint32_t orders_head
+    uint32_t orders_count
+    uint32_t orders_room
+    uint32_t* dirty             # slots to be checked when the turn ends
+    uint32_t dirty_count
+    # Its faults.
+    uint32_t send_error
+    uint32_t netlink_error
+    int64_t change_cost_ns
+    Nic nics[SEGMENTS_MAX]
+
+cdef struct Fault:
+    int64_t value
+    uint32_t slot
+    uint8_t kind
+    uint8_t segment
+    uint8_t machine
+    uint8_t other
+
+cdef struct Trace:
+    int64_t at_ns
+    uint8_t kind
+    uint8_t machine
+    uint8_t segment
+    uint8_t vhid
+    uint32_t a
+    uint32_t b
+
+cdef struct Tally:              # what the summary shows
+    uint64_t take_overs
+    uint64_t rejected
+    uint64_t sent
+    uint64_t heard
+    uint64_t stalls
+    uint64_t drops
+    uint64_t turns
+    uint64_t refused_changes
+
+cdef struct World:
+    int64_t now_ns
+    uint64_t random
+    uint64_t digest             # of the trace
+    uint64_t sequence
+    int64_t disturbed_ns        # the last moment that a fault touches
+    int64_t quiet_ns            # when the faults were over; 0: not yet
+    uint32_t quiet_count
+    uint32_t machine_count
+    uint32_t segment_count
+    uint32_t slot_count
+    # Sizes of a machine's slices; smaller ones show what only happens when they are full.
+    uint32_t socket_room
+    uint32_t batch
+    uint32_t slices
+    uint32_t changes
+    uint8_t* slot_segment
+    uint8_t* slot_vhid
+    int64_t* slot_disturbed_ns
+    uint8_t* slot_quiet         # checked: nothing may change any more
+    uint32_t slot_of[SEGMENTS_MAX][256]     # slot + 1
+    Machine* machines
+    Link links[SEGMENTS_MAX][MACHINES_MAX][MACHINES_MAX]
+    Frame history[SEGMENTS_MAX][HISTORY]
+    uint32_t remembered[SEGMENTS_MAX]
+    Event* events               # a binary heap
+    uint32_t event_count
+    uint32_t event_room
+    Frame* frames
+    uint32_t frame_count        # ever used
+    uint32_t frame_room
+    uint32_t frame_free         # first of the free ones, or NOBODY
+    Fault* faults
+    uint32_t fault_count
+    uint32_t fault_room
+    Trace* traces
+    uint32_t trace_count
+    uint32_t trace_room
+    uint8_t tracing
+    uint8_t out_of_memory
+    Tally tally
+    uint8_t broken
+    uint8_t broken_machine
+    uint32_t broken_slot
+    int64_t broken_value
+
+cdef uint64_t random_next(uint64_t* state) noexcept nogil
+cdef uint64_t random_below(uint64_t* state, uint64_t bound) noexcept nogil
+cdef bint random_chance(uint64_t* state, int64_t of_65536) noexcept nogil
+cdef void trace(World* world, uint8_t kind, uint32_t machine, uint32_t slot, uint32_t a,
+                uint32_t b) noexcept nogil
+cdef void broken(World* world, uint8_t kind, uint32_t machine, uint32_t slot,
+                 int64_t value) noexcept nogil
+cdef void event_push(World* world, int64_t at_ns, uint32_t what, uint32_t subject,
+                     uint64_t detail) noexcept nogil
+cdef bint event_pop(World* world, Event* event) noexcept nogil
+cdef void* grown(World* world, void* array, uint32_t* room, size_t size) noexcept nogil
+cdef int64_t machine_now(const World* world, const Machine* machine) noexcept nogil
+cdef uint32_t machine_number(const World* world, const Machine* machine) noexcept nogil
+cdef void machine_wake(World* world, Machine* machine, int64_t at_ns) noexcept nogil
+cdef void frame_release(World* world, uint32_t which) noexcept nogil
+cdef int transmit(World* world, Machine* machine, uint32_t slot, const uint8_t* frame,
+                  uint32_t length) noexcept nogil
+cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept nogil
+cdef bint nic_works(const Machine* machine, uint32_t segment) noexcept nogil

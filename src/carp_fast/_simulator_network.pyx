@@ -1,0 +1,339 @@
+"""A simulated network: frames in flight between machines, in an order that a seed decides.
+
+Holds the queue of events, ordered by (time, sequence), the seeded random numbers, what links do
+to frames, the sockets that frames end in, and the trace. Must not know what a machine does with a
+frame: that is _simulator_turn.pyx. Knows no real socket, clock or file.
+"""
+
+from libc.errno cimport ENETDOWN, ENOBUFS, ENODEV
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
+from libc.string cimport memcpy
+
+from carp_fast._wheel cimport NOBODY
+from carp_fast._wire cimport (
+    ADVERTISEMENT4_LENGTH, CARP_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, wire_checksum)
+
+cdef enum:
+    CARP_AT = ETHERNET_LENGTH + IPV4_LENGTH
+    LATE_MAX_NS = 3000000000        # how much later a reordered frame comes at most
+    WAKE_NS = 5000                  # from an event to the turn that it wakes
+
+
+# --------------------------------------------------------------------- numbers, trace, and memory
+
+cdef uint64_t random_next(uint64_t* state) noexcept nogil:
+    """The next number of splitmix64 (Steele, Lea, Flood: Fast splittable generators)."""
+    cdef uint64_t z
+    state[0] += <uint64_t>0x9E3779B97F4A7C15ULL
+    z = state[0]
+    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9ULL
+    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EBULL
+    return z ^ (z >> 31)
+
+
+cdef uint64_t random_below(uint64_t* state, uint64_t bound) noexcept nogil:
+    return random_next(state) % bound if bound else 0
+
+
+cdef bint random_chance(uint64_t* state, int64_t of_65536) noexcept nogil:
+    """True with this probability; takes no number where the outcome is certain."""
+    if of_65536 <= 0:
+        return False
+    return of_65536 >= CERTAIN or <int64_t>(random_next(state) & 0xffff) < of_65536
+
+
+cdef void* grown(World* world, void* array, uint32_t* room, size_t size) noexcept nogil:
+    """The array with twice its room; where there is no memory the run ends, and says so."""
+    cdef uint32_t wanted = room[0] * 2 if room[0] else 1024
+    cdef void* larger = realloc(array, wanted * size)
+    if larger == NULL:
+        world.out_of_memory = True
+        return array
+    room[0] = wanted
+    return larger
+
+
+cdef void trace(World* world, uint8_t kind, uint32_t machine, uint32_t slot, uint32_t a,
+                uint32_t b) noexcept nogil:
+    """Something happened: into the digest always, into the trace where it is asked for."""
+    cdef Trace* line
+    cdef uint8_t segment = 0, vhid = 0
+    cdef uint64_t word
+    if slot != NOBODY:
+        segment, vhid = world.slot_segment[slot], world.slot_vhid[slot]
+    word = (<uint64_t>kind << 56 | <uint64_t>machine << 48 | <uint64_t>segment << 40
+            | <uint64_t>vhid << 32 | a)
+    world.digest ^= <uint64_t>world.now_ns * <uint64_t>0x9E3779B97F4A7C15ULL
+    world.digest ^= <uint64_t>b << 17
+    world.digest = (world.digest ^ word) * <uint64_t>0xD6E8FEB86659FD93ULL
+    world.digest ^= world.digest >> 32
+    if not world.tracing:
+        return
+    if world.trace_count == world.trace_room:
+        world.traces = <Trace*>grown(world, world.traces, &world.trace_room, sizeof(Trace))
+        if world.out_of_memory:
+            return
+    line = &world.traces[world.trace_count]
+    world.trace_count += 1
+    line.at_ns, line.kind, line.machine = world.now_ns, kind, <uint8_t>machine
+    line.segment, line.vhid, line.a, line.b = segment, vhid, a, b
+
+
+cdef void broken(World* world, uint8_t kind, uint32_t machine, uint32_t slot,
+                 int64_t value) noexcept nogil:
+    """An invariant does not hold: the first one ends the run."""
+    if world.broken == NOT_BROKEN:
+        world.broken, world.broken_machine = kind, <uint8_t>machine
+        world.broken_slot, world.broken_value = slot, value
+
+
+# ------------------------------------------------------------------------------- order of events
+
+cdef inline bint earlier(const Event* one, const Event* other) noexcept nogil:
+    if one.at_ns != other.at_ns:
+        return one.at_ns < other.at_ns
+    return one.sequence < other.sequence
+
+
+cdef void event_push(World* world, int64_t at_ns, uint32_t what, uint32_t subject,
+                     uint64_t detail) noexcept nogil:
+    """Let something happen at `at_ns`; of one instant, what was pushed first comes first."""
+    cdef uint32_t at, parent
+    cdef Event event
+    if world.event_count == world.event_room:
+        world.events = <Event*>grown(world, world.events, &world.event_room, sizeof(Event))
+        if world.out_of_memory:
+            return
+    event.at_ns = at_ns if at_ns > world.now_ns else world.now_ns
+    event.what, event.subject, event.detail = what, subject, detail
+    event.sequence = world.sequence
+    world.sequence += 1
+    at = world.event_count
+    world.event_count += 1
+    while at:
+        parent = (at - 1) >> 1
+        if not earlier(&event, &world.events[parent]):
+            break
+        world.events[at] = world.events[parent]
+        at = parent
+    world.events[at] = event
+
+
+cdef bint event_pop(World* world, Event* event) noexcept nogil:
+    """Take the earliest event; False when there is none."""
+    cdef uint32_t at = 0, child
+    cdef Event last
+    if world.event_count == 0:
+        return False
+    event[0] = world.events[0]
+    world.event_count -= 1
+    last = world.events[world.event_count]
+    while True:
+        child = 2 * at + 1
+        if child >= world.event_count:
+            break
+        if child + 1 < world.event_count and earlier(&world.events[child + 1],
+                                                     &world.events[child]):
+            child += 1
+        if not earlier(&world.events[child], &last):
+            break
+        world.events[at] = world.events[child]
+        at = child
+    world.events[at] = last
+    return True
+
+
+# -------------------------------------------------------------------------------------- machines
+
+cdef int64_t machine_now(const World* world, const Machine* machine) noexcept nogil:
+    """The machine's CLOCK_MONOTONIC."""
+    return world.now_ns + machine.origin_ns
+
+
+cdef uint32_t machine_number(const World* world, const Machine* machine) noexcept nogil:
+    return <uint32_t>(machine - world.machines)
+
+
+cdef void machine_wake(World* world, Machine* machine, int64_t at_ns) noexcept nogil:
+    """Let the machine's next step be at `at_ns` of the world, unless an earlier one is due."""
+    if machine.step_at_ns >= 0 and machine.step_at_ns <= at_ns:
+        return
+    machine.step_at_ns = at_ns
+    machine.generation += 1
+    event_push(world, at_ns, MACHINE_STEPS, machine_number(world, machine), machine.generation)
+
+
+cdef bint nic_works(const Machine* machine, uint32_t segment) noexcept nogil:
+    return machine.running and machine.nics[segment].ifindex and machine.nics[segment].up
+
+
+# ---------------------------------------------------------------------------------------- frames
+
+cdef uint32_t frame_new(World* world) noexcept nogil:
+    """A free frame without users, or NOBODY when there is no memory."""
+    cdef uint32_t which = world.frame_free
+    if which != NOBODY:
+        world.frame_free = world.frames[which].next_free
+        return which
+    if world.frame_count == world.frame_room:
+        world.frames = <Frame*>grown(world, world.frames, &world.frame_room, sizeof(Frame))
+        if world.out_of_memory:
+            return NOBODY
+    which = world.frame_count
+    world.frame_count += 1
+    world.frames[which].users = 0
+    return which
+
+
+cdef void frame_release(World* world, uint32_t which) noexcept nogil:
+    """One user of the frame less; the last one frees it."""
+    cdef Frame* frame = &world.frames[which]
+    frame.users -= 1
+    if frame.users == 0:
+        frame.next_free = world.frame_free
+        world.frame_free = which
+
+
+cdef uint32_t frame_copy(World* world, const Frame* original) noexcept nogil:
+    cdef Frame kept = original[0]           # growing may move what `original` points to
+    cdef uint32_t which = frame_new(world)
+    if which != NOBODY:
+        world.frames[which] = kept
+        world.frames[which].users = 0
+    return which
+
+
+cdef void deliver(World* world, uint32_t which, uint32_t receiver, int64_t delay_ns) noexcept nogil:
+    if which == NOBODY:
+        return
+    world.frames[which].users += 1
+    event_push(world, world.now_ns + delay_ns, FRAME_ARRIVES, receiver, which)
+
+
+cdef void note_disturbed(World* world, int64_t until_ns) noexcept nogil:
+    if until_ns > world.disturbed_ns:
+        world.disturbed_ns = until_ns
+
+
+cdef void corrupt(World* world, Frame* frame) noexcept nogil:
+    """Flip one bit. The MACs are nobody's business here: with them alone it stays genuine."""
+    cdef uint64_t bit = random_below(&world.random, ADVERTISEMENT4_LENGTH * 8)
+    frame.bytes[bit >> 3] ^= <uint8_t>(1 << (bit & 7))
+    if bit >= 12 * 8:
+        frame.key = KEY_NONE
+
+
+cdef void forge(World* world, Frame* frame) noexcept nogil:
+    """A better advertisement by somebody without the key: all checks fit but the digest."""
+    cdef uint8_t* carp = frame.bytes + CARP_AT
+    cdef uint16_t sum
+    carp[2] = <uint8_t>random_below(&world.random, 2)
+    carp[5] = <uint8_t>random_below(&world.random, 2)
+    carp[15] ^= <uint8_t>(1 + random_below(&world.random, 255))
+    carp[6] = carp[7] = 0
+    sum = wire_checksum(carp, CARP_LENGTH)
+    carp[6], carp[7] = <uint8_t>(sum >> 8), <uint8_t>(sum & 0xff)
+    frame.key = KEY_NONE
+
+
+cdef void send_over(World* world, uint32_t which, uint32_t sender, uint32_t receiver) noexcept nogil:
+    """One frame over one link, with what the link does to it."""
+    cdef uint32_t segment = world.frames[which].segment, slot = world.frames[which].slot, copy
+    cdef Link* link = &world.links[segment][sender][receiver]
+    cdef int64_t* fields = link.fields
+    cdef uint64_t* random = &world.random
+    cdef int64_t delay_ns = fields[LINK_DELAY_NS]
+    if fields[LINK_BLOCKED] or random_chance(random, fields[LINK_LOSS]):
+        if fields[LINK_LOSS]:
+            note_disturbed(world, world.now_ns)
+        trace(world, TRACE_LOST, receiver, slot, sender, 0)
+        return
+    delay_ns += <int64_t>random_below(random, 1 + <uint64_t>delay_ns // 4)
+    if random_chance(random, fields[LINK_LATE]):
+        delay_ns += <int64_t>random_below(random, LATE_MAX_NS)
+        note_disturbed(world, world.now_ns + delay_ns)
+        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, sender, LINK_LATE)
+    if random_chance(random, fields[LINK_DUPLICATE]):
+        note_disturbed(world, world.now_ns + 2 * delay_ns)
+        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, sender, LINK_DUPLICATE)
+        deliver(world, which, receiver, 2 * delay_ns)
+    if random_chance(random, fields[LINK_FORGE]):
+        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, sender, LINK_FORGE)
+        copy = frame_copy(world, &world.frames[which])
+        if copy != NOBODY:
+            forge(world, &world.frames[copy])
+            deliver(world, copy, receiver, delay_ns)
+    if random_chance(random, fields[LINK_REPLAY]):
+        note_disturbed(world, world.now_ns + delay_ns)
+        copy = <uint32_t>random_below(random, min(world.remembered[segment], HISTORY))
+        copy = frame_copy(world, &world.history[segment][copy])
+        if copy != NOBODY:
+            trace(world, TRACE_CHANGED_ON_WAY, receiver, world.frames[copy].slot, sender,
+                  LINK_REPLAY)
+        deliver(world, copy, receiver, delay_ns)
+    if random_chance(random, fields[LINK_CORRUPT]):
+        note_disturbed(world, world.now_ns + delay_ns)
+        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, sender, LINK_CORRUPT)
+        which = frame_copy(world, &world.frames[which])
+        if which != NOBODY:
+            corrupt(world, &world.frames[which])
+    deliver(world, which, receiver, delay_ns)
+
+
+cdef int transmit(World* world, Machine* machine, uint32_t slot, const uint8_t* frame,
+                  uint32_t length) noexcept nogil:
+    """Send an advertisement of the slot to every machine of its segment; 0 or an errno."""
+    cdef uint32_t segment = world.slot_segment[slot], receiver, which
+    cdef uint32_t sender = machine_number(world, machine)
+    cdef Frame* made
+    if machine.nics[segment].ifindex != machine.core.interfaces[segment].ifindex:
+        return ENODEV
+    if not machine.nics[segment].up:
+        return ENETDOWN
+    if random_chance(&world.random, machine.send_error):
+        note_disturbed(world, world.now_ns)
+        return ENOBUFS
+    which = frame_new(world)
+    if which == NOBODY:
+        return ENOBUFS
+    made = &world.frames[which]
+    memcpy(made.bytes, frame, length)
+    made.slot, made.segment, made.sender = slot, <uint8_t>segment, <uint8_t>sender
+    made.key = machine.slots[slot].key
+    made.users = 1                                      # ours, until all of them are on their way
+    world.history[segment][world.remembered[segment] % HISTORY] = made[0]
+    world.remembered[segment] += 1
+    for receiver in range(world.machine_count):
+        if receiver != sender and world.machines[receiver].nics[segment].attached:
+            send_over(world, which, sender, receiver)
+    frame_release(world, which)
+    return 0
+
+
+cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept nogil:
+    """A frame reaches a machine: into its socket, where there is room."""
+    cdef Machine* receiver = &world.machines[machine]
+    cdef Frame* frame = &world.frames[which]
+    cdef Arrival* arrival
+    if not nic_works(receiver, frame.segment) or receiver.paused > PAUSE_STOPPED:
+        trace(world, TRACE_LOST, machine, frame.slot, frame.sender, 1)
+        frame_release(world, which)
+        return
+    if receiver.socket_count == world.socket_room:
+        receiver.socket_drops += 1
+        world.tally.drops += 1
+        # The turn that finds the drop counts from when it began.
+        receiver.attentive_ns = (machine_now(world, receiver) if receiver.phase == IDLE
+                                 else receiver.turn_ns)
+        note_disturbed(world, world.now_ns)
+        trace(world, TRACE_NO_ROOM, machine, frame.slot, frame.sender, 0)
+        frame_release(world, which)
+        return
+    arrival = &receiver.socket[(receiver.socket_head + receiver.socket_count) % world.socket_room]
+    receiver.socket_count += 1
+    arrival.at_ns = machine_now(world, receiver)
+    arrival.stamp_ns = arrival.at_ns + receiver.wall_ns
+    arrival.frame = which
+    if receiver.phase == IDLE and receiver.watching and not receiver.paused:
+        machine_wake(world, receiver, world.now_ns + WAKE_NS)

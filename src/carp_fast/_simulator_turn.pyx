@@ -1,0 +1,517 @@
+"""One turn of a simulated machine: orders, receive, expire, carry out, plan, and what must hold.
+
+The steps and their limits are those of _turn.pyx, around the same engine; sockets, netlink and
+the clock are the world's. A turn takes time: each slice of it is a step of its own, and frames
+arrive or the machine is paused in between. What the engine does is compared with what the world
+knows: who sent a frame, whose key it bears, which addresses the kernel has.
+"""
+
+from libc.errno cimport EADDRNOTAVAIL, EEXIST, ENOBUFS, ENODEV
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from carp_fast._actions cimport (
+    address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
+    next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
+from carp_fast._core cimport (
+    Core, Interface, ORDER_ADD, ORDER_REPLACE, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, Queue,
+    RELEASED, Report, SENDS_FAILING, SENDS_RECOVERED, STATE_CHANGED, engine_expire,
+    engine_next_deadline, engine_receive, engine_stall)
+from carp_fast._orders cimport obey
+from carp_fast._simulator_invariants cimport (
+    check_addresses, check_sending, keeps_backup, mark_dirty, on_state)
+from carp_fast._simulator_network cimport (
+    ABSENT, ACCEPTED_UNAUTHENTIC, Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, FOREIGN_REMOVED,
+    FOREIGN_THERE, Frame, IDLE, KEY_OTHER, KEY_RIGHT, Machine, Nic, ORDER_ARRIVES, OURS,
+    PendingOrder, QUEUE_OVERFLOW, RECEIVING, REFUSED_GENUINE, REPORTS_LOST, Slot, TRACE_ADDRESS,
+    TRACE_ANNOUNCED, TRACE_HEARD, TRACE_ORDER, TRACE_SENT, TRACE_STALLED, World, broken,
+    event_push, frame_release, grown, machine_now, machine_number, machine_wake, random_chance,
+    random_next, trace, transmit)
+from carp_fast._vhid cimport (
+    Address, AlternateKey, BACKUP, Block, IN_USE, LEAVING, MASTER, Output, RETIRED,
+    VirtualHost)
+from carp_fast._wheel cimport NOBODY
+from carp_fast._wire cimport ADVERTISEMENT4_LENGTH, NOT_CARP, VERDICT_OK, Verdict
+
+cdef enum:
+    ORDERS_A_TURN = 512
+    CHANGES_A_TURN = 8
+    RECEIVE_COST_NS = 1000          # of a frame
+    SEND_COST_NS = 1000
+    TURN_COST_NS = 3000
+    STAMP_SLACK_NS = 1000000        # before the last look at the socket, as in arrived_at()
+    RETRY_NS = 10000000             # until an order for a slot in use is given again
+
+
+# ------------------------------------------------------------------------------------- orders
+
+cdef uint64_t order_packed(uint32_t kind, uint32_t subject, int64_t value) noexcept nogil:
+    """An order as the detail of an event; `value` has 32 bits."""
+    return <uint64_t>kind << 56 | <uint64_t>subject << 32 | <uint32_t>value
+
+
+cdef void order_push(World* world, Machine* machine, uint32_t kind, uint32_t subject,
+                     int64_t value) noexcept nogil:
+    """Give the machine an order: it wakes for it."""
+    cdef PendingOrder* order
+    cdef uint32_t i, room = machine.orders_room
+    if machine.orders_count == room:
+        machine.orders = <PendingOrder*>grown(world, machine.orders, &machine.orders_room,
+                                              sizeof(PendingOrder))
+        if world.out_of_memory:
+            return
+        for i in range(machine.orders_head):            # what had wrapped goes on after the end
+            machine.orders[room + i] = machine.orders[i]
+    order = &machine.orders[(machine.orders_head + machine.orders_count) % machine.orders_room]
+    machine.orders_count += 1
+    order.kind, order.subject, order.value = <uint8_t>kind, subject, value
+    if machine.phase == IDLE and not machine.paused:
+        machine_wake(world, machine, world.now_ns)
+
+
+cdef Block* copied_block(World* world, const Block* block) noexcept nogil:
+    """A block of its own, laid out as new_block() in _engine.pyx does."""
+    cdef size_t size = (
+        sizeof(Block) + block.address_count * sizeof(Address)
+        + block.output_count * sizeof(Output) + block.alternate_count * sizeof(AlternateKey))
+    cdef Block* copy = <Block*>malloc(size)
+    if copy == NULL:
+        world.out_of_memory = True
+        return NULL
+    memcpy(copy, block, size)
+    copy.alternates = <AlternateKey*>(copy + 1)
+    copy.outputs = <Output*>(copy.alternates + copy.alternate_count)
+    copy.addresses = <Address*>(copy.outputs + copy.output_count)
+    return copy
+
+
+cdef bint obey_host_order(World* world, Machine* machine, const PendingOrder* pending,
+                          Order* order, int64_t now_ns) noexcept nogil:
+    """ADD and REPLACE; False where who leaves the slot is not gone yet: to be tried again."""
+    cdef Slot* slot = &machine.slots[pending.subject]
+    cdef uint32_t flags = machine.core.hosts[pending.subject].flags
+    cdef VirtualHost host
+    if pending.kind == ORDER_ADD and flags & IN_USE:
+        return not flags & LEAVING
+    if pending.kind == ORDER_REPLACE and not flags & IN_USE:
+        return True
+    slot.key = KEY_OTHER if pending.value else KEY_RIGHT
+    host = slot.other[0] if pending.value else slot.right[0]
+    host.block = copied_block(world, host.block)
+    if host.block == NULL:
+        return True
+    host.counter = random_next(&world.random) >> 1
+    order.pointer = &host
+    order.value = 0                                     # no grace for the former digest
+    obey(&machine.core, order, now_ns)
+    return True
+
+
+cdef void obey_interface_order(Machine* machine, const PendingOrder* pending, Order* order,
+                               int64_t now_ns) noexcept nogil:
+    """What is told was true when the order was given: ifindex and state come in its value."""
+    cdef Nic* nic = &machine.nics[pending.subject]
+    cdef Interface interface
+    memset(&interface, 0, sizeof(interface))
+    interface.ifindex = <int>(pending.value >> 1)
+    interface.up = pending.value & 1
+    interface.has_source = interface.ifindex != 0
+    memcpy(interface.mac, nic.mac, 6)
+    memcpy(interface.source, nic.source, 4)
+    order.interface = <uint16_t>pending.subject
+    order.pointer = &interface
+    obey(&machine.core, order, now_ns)
+
+
+cdef void take_orders(World* world, Machine* machine) noexcept nogil:
+    cdef int64_t now_ns = machine_now(world, machine)
+    cdef uint32_t count = machine.orders_count
+    cdef PendingOrder pending
+    cdef Order order
+    if count > ORDERS_A_TURN:
+        count = ORDERS_A_TURN
+        machine.more = True
+    for _ in range(count):
+        pending = machine.orders[machine.orders_head]
+        machine.orders_head = (machine.orders_head + 1) % machine.orders_room
+        machine.orders_count -= 1
+        memset(&order, 0, sizeof(order))
+        order.kind, order.slot, order.value = pending.kind, pending.subject, pending.value
+        trace(world, TRACE_ORDER, machine_number(world, machine),
+              NOBODY if pending.kind == ORDER_SET_INTERFACE else pending.subject, pending.kind, 0)
+        if world.now_ns > world.disturbed_ns:
+            world.disturbed_ns = world.now_ns
+        if pending.kind == ORDER_SET_INTERFACE:
+            obey_interface_order(machine, &pending, &order, now_ns)
+        elif pending.kind == ORDER_ADD or pending.kind == ORDER_REPLACE:
+            if not obey_host_order(world, machine, &pending, &order, now_ns):
+                event_push(world, world.now_ns + RETRY_NS, ORDER_ARRIVES,
+                           machine_number(world, machine),
+                           order_packed(pending.kind, pending.subject, pending.value))
+        else:
+            obey(&machine.core, &order, now_ns)
+            if pending.kind == ORDER_VERIFY:
+                machine.slots[pending.subject].disturbed = False
+                mark_dirty(machine, pending.subject)
+    take_reports(world, machine)
+
+
+# ------------------------------------------------------------------------------------- reports
+
+cdef void take_reports(World* world, Machine* machine) noexcept nogil:
+    """What Python would be told; it also frees what the engine gives up."""
+    cdef Core* core = &machine.core
+    cdef Report* report
+    while core.reports.head != core.reports.tail:
+        report = &core.reports.reports[core.reports.head & core.reports.mask]
+        if report.kind == RELEASED:
+            free(<void*>report.value)
+            if report.slot != NOBODY:
+                mark_dirty(machine, report.slot)
+                # Nobody is there any more, whatever its last state was.
+                machine.slots[report.slot].heard_at_ns = 0
+        elif report.kind == STATE_CHANGED:
+            on_state(world, machine, report)
+        elif report.kind == SENDS_FAILING or report.kind == SENDS_RECOVERED:
+            world.slot_disturbed_ns[report.slot] = world.now_ns
+        core.reports.head += 1
+    if core.reports.lost:
+        broken(world, REPORTS_LOST, machine_number(world, machine), NOBODY, core.reports.lost)
+
+
+# ------------------------------------------------------------------------------------- receive
+
+cdef int64_t arrived_at(World* world, Machine* machine, const Arrival* arrival) noexcept nogil:
+    """As in _turn.pyx: the wall-clock stamp, where it can be right."""
+    cdef int64_t now_ns = machine_now(world, machine), at_ns = arrival.stamp_ns - machine.wall_ns
+    if machine.heard_until_ns - STAMP_SLACK_NS <= at_ns <= now_ns:
+        return at_ns
+    return now_ns
+
+
+cdef void take_frame(World* world, Machine* machine, const Frame* frame, int64_t at_ns,
+                     int64_t arrived_ns) noexcept nogil:
+    """Give one frame to the engine, and judge what the engine makes of it."""
+    cdef Core* core = &machine.core
+    cdef uint32_t number = machine_number(world, machine), told = frame.slot
+    cdef uint32_t claimed = world.slot_of[frame.segment][frame.bytes[35]] - 1
+    cdef VirtualHost* host
+    cdef Slot* known = &machine.slots[told]
+    cdef uint8_t state
+    cdef int64_t deadline_ns
+    cdef uint32_t queued = core.advertise.tail + core.change.tail + core.announce.tail
+    cdef bint keeps
+    cdef Verdict verdict
+    if claimed == NOBODY:
+        claimed = told                                  # corrupted into a vhid that nobody has
+    host = &core.hosts[claimed]
+    state, deadline_ns = host.state, host.deadline_ns
+    keeps = frame.sender != number and keeps_backup(machine, frame)
+    verdict = engine_receive(core, frame.segment, frame.bytes, ADVERTISEMENT4_LENGTH, at_ns)
+    trace(world, TRACE_HEARD, number, told, frame.sender, verdict)
+    if verdict == VERDICT_OK:
+        world.tally.heard += 1
+        if frame.key != known.key:
+            broken(world, ACCEPTED_UNAUTHENTIC, number, told, frame.sender)
+        if keeps and state == BACKUP:
+            known.heard_at_ns = arrived_ns
+        return
+    if verdict != NOT_CARP:
+        world.tally.rejected += 1
+    if (host.state != state or host.deadline_ns != deadline_ns
+            or core.advertise.tail + core.change.tail + core.announce.tail != queued):
+        broken(world, CHANGED_BY_REFUSED, number, claimed, verdict)
+    if (frame.key == known.key and frame.sender != number and core.hosts[told].flags & IN_USE):
+        broken(world, REFUSED_GENUINE, number, told, verdict)
+
+
+cdef void receive_slice(World* world, Machine* machine) noexcept nogil:
+    """One batch from the socket; where it was full, what is due is sent before the next one."""
+    cdef int64_t begin_ns = machine_now(world, machine), at_ns = 0
+    cdef uint32_t count = min(machine.socket_count, world.batch), i
+    cdef Arrival arrival
+    for i in range(count):
+        arrival = machine.socket[machine.socket_head]
+        machine.socket_head = (machine.socket_head + 1) % world.socket_room
+        machine.socket_count -= 1
+        at_ns = arrived_at(world, machine, &arrival)
+        if machine.core.interfaces[world.frames[arrival.frame].segment].ifindex:
+            take_frame(world, machine, &world.frames[arrival.frame], at_ns, arrival.at_ns)
+        frame_release(world, arrival.frame)
+    machine.busy_ns += count * RECEIVE_COST_NS
+    machine.heard_until_ns = at_ns if count == world.batch else begin_ns
+    if count:
+        machine.any_frame = True
+        note_drops(world, machine)
+    take_reports(world, machine)
+    if count < world.batch:
+        listen_no_more(world, machine)
+        return
+    engine_expire(&machine.core, machine_now(world, machine), machine.heard_until_ns)
+    take_reports(world, machine)
+    send_advertisements(world, machine)
+    machine.slice += 1
+    if machine.slice == world.slices:
+        machine.more = True
+        listen_no_more(world, machine)
+
+
+cdef void listen_no_more(World* world, Machine* machine) noexcept nogil:
+    """The socket has been read as far as this turn does."""
+    engine_expire(&machine.core, machine_now(world, machine), machine.heard_until_ns)
+    take_reports(world, machine)
+    machine.phase, machine.slice = CARRYING_OUT, 0
+
+
+cdef void note_absence(World* world, Machine* machine) noexcept nogil:
+    """Longer than the shortest interval from turn to turn, asleep or not: silence proves nothing."""
+    cdef int64_t gap_ns = 0
+    if machine.last_turn_ns and machine.core.slots:
+        gap_ns = machine.turn_ns - machine.last_turn_ns
+        gap_ns += machine.suspended_ns - machine.seen_suspended_ns
+    machine.seen_suspended_ns = machine.suspended_ns
+    machine.last_turn_ns = machine.turn_ns
+    if gap_ns > machine.core.shortest_ns:
+        stall(world, machine, 0, gap_ns)
+
+
+cdef void note_drops(World* world, Machine* machine) noexcept nogil:
+    """The socket was full, and the newest frames were dropped: silence proves nothing then."""
+    cdef uint32_t drops = machine.socket_drops
+    machine.socket_drops = 0
+    if drops:
+        stall(world, machine, drops, 0)
+
+
+cdef void stall(World* world, Machine* machine, uint32_t drops, int64_t gap_ns) noexcept nogil:
+    world.tally.stalls += 1
+    trace(world, TRACE_STALLED, machine_number(world, machine), NOBODY, drops,
+          <uint32_t>(gap_ns // 1000000))
+    engine_stall(&machine.core, machine_now(world, machine))
+
+
+# --------------------------------------------------------------------------------- carrying out
+
+cdef void send_advertisements(World* world, Machine* machine) noexcept nogil:
+    cdef uint32_t slot, k
+    cdef VirtualHost* host
+    cdef Output* output
+    cdef int error, one
+    while True:
+        slot = next_advertisement(&machine.core)
+        if slot == NOBODY:
+            break
+        host = &machine.core.hosts[slot]
+        error = 0
+        for k in range(host.block.output_count):
+            output = &host.block.outputs[k]
+            check_sending(world, machine, slot, output.frame + output.carp_at)
+            one = transmit(world, machine, slot, output.frame, output.length)
+            error = error if error else one
+            trace(world, TRACE_SENT, machine_number(world, machine), slot,
+                  output.frame[output.carp_at + 5] * 256 + output.frame[output.carp_at + 2], one)
+        machine.busy_ns += SEND_COST_NS
+        world.tally.sent += 1
+        advertisement_sent(&machine.core, slot, error, machine_now(world, machine))
+    take_reports(world, machine)
+
+
+cdef int change_address(World* world, Machine* machine, uint32_t slot, uint32_t which,
+                        bint adding) noexcept nogil:
+    """What the kernel answers to one address change: 0 or an errno."""
+    cdef Slot* known = &machine.slots[slot]
+    cdef uint8_t* there = &known.kernel[which]
+    cdef uint32_t segment = world.slot_segment[slot]
+    machine.busy_ns += machine.change_cost_ns
+    if (machine.nics[segment].ifindex == 0
+            or machine.nics[segment].ifindex != machine.core.interfaces[segment].ifindex):
+        return ENODEV
+    if random_chance(&world.random, machine.netlink_error):
+        world.tally.refused_changes += 1
+        known.refused |= <uint32_t>1 << which
+        return ENOBUFS
+    if adding and there[0] != ABSENT:
+        return EEXIST
+    if not adding and there[0] == ABSENT:
+        return EADDRNOTAVAIL
+    if not adding and there[0] == FOREIGN_THERE:
+        broken(world, FOREIGN_REMOVED, machine_number(world, machine), slot, which)
+    there[0] = OURS if adding else ABSENT
+    known.refused &= ~(<uint32_t>1 << which)
+    return 0
+
+
+cdef bint change_addresses(World* world, Machine* machine) noexcept nogil:
+    """One batch of address changes, with outcomes in the end as netlink has them."""
+    cdef Core* core = &machine.core
+    cdef uint32_t[128] ended, slots, places
+    cdef bint[128] adding
+    cdef int[128] errors
+    cdef uint32_t done = 0, count = 0, i
+    cdef VirtualHost* host
+    cdef int wanted
+    while count < world.changes and done < world.changes:
+        if machine.changing == NOBODY:
+            machine.changing, machine.changing_at = next_change(core), 0
+            if machine.changing == NOBODY:
+                break
+            machine.changing_block = core.hosts[machine.changing].block
+        host = &core.hosts[machine.changing]
+        if host.block != machine.changing_block:
+            if host.block == NULL:
+                machine.changing = NOBODY
+                continue
+            machine.changing_block, machine.changing_at = host.block, 0
+        while machine.changing_at < host.block.address_count and count < world.changes:
+            wanted = wanted_change(host, &host.block.addresses[machine.changing_at])
+            if wanted:
+                slots[count], places[count] = machine.changing, machine.changing_at
+                adding[count] = wanted > 0
+                count += 1
+            machine.changing_at += 1
+        if machine.changing_at >= host.block.address_count:
+            ended[done] = machine.changing
+            done += 1
+            machine.changing = NOBODY
+    for i in range(count):
+        errors[i] = change_address(world, machine, slots[i], places[i], adding[i])
+        trace(world, TRACE_ADDRESS, machine_number(world, machine), slots[i],
+              places[i] * 2 + adding[i], errors[i])
+    for i in range(count):
+        address_changed(core, slots[i], places[i], adding[i], errors[i],
+                        machine_now(world, machine))
+        mark_dirty(machine, slots[i])
+    for i in range(done):
+        addresses_done(core, ended[i], machine_now(world, machine))
+    take_reports(world, machine)
+    return done != 0 or count != 0
+
+
+cdef bint send_announcements(World* world, Machine* machine) noexcept nogil:
+    """One batch of gratuitous ARPs; nobody here listens to them, they are counted."""
+    cdef Core* core = &machine.core
+    cdef uint32_t count = 0, repeat
+    cdef VirtualHost* host
+    while count < world.batch:
+        if machine.announcing == NOBODY:
+            machine.announcing, machine.announcing_at = next_announcement(core), 0
+            if machine.announcing == NOBODY:
+                break
+            machine.announcing_block = core.hosts[machine.announcing].block
+        host = &core.hosts[machine.announcing]
+        if host.block != machine.announcing_block or host.state != MASTER:
+            machine.announcing = NOBODY
+            continue
+        repeat = announcement_frames(host)
+        while machine.announcing_at < host.block.address_count * repeat and count < world.batch:
+            if not host.block.addresses[machine.announcing_at % host.block.address_count].flags & RETIRED:
+                count += 1
+            machine.announcing_at += 1
+        if machine.announcing_at >= host.block.address_count * repeat:
+            announced(core, machine.announcing)
+            machine.slots[machine.announcing].owes_announcement = False
+            trace(world, TRACE_ANNOUNCED, machine_number(world, machine), machine.announcing,
+                  host.block.address_count * repeat, 0)
+            machine.announcing = NOBODY
+    machine.busy_ns += count * SEND_COST_NS
+    return count != 0
+
+
+cdef uint32_t waiting(const Queue* queue) noexcept nogil:
+    return (queue.tail + queue.capacity - queue.head) % queue.capacity
+
+
+cdef void carry_out_slice(World* world, Machine* machine) noexcept nogil:
+    """Advertisements first, then addresses, then announcements; the turn ends with nothing left."""
+    cdef Core* core = &machine.core
+    cdef uint32_t most = max(waiting(&core.advertise), waiting(&core.change),
+                             waiting(&core.announce))
+    if most > core.slots:
+        broken(world, QUEUE_OVERFLOW, machine_number(world, machine), NOBODY, most)
+    if machine.slice:                               # time has passed since the last batch
+        engine_expire(core, machine_now(world, machine), machine.heard_until_ns)
+        take_reports(world, machine)
+    if machine.slice == CHANGES_A_TURN:
+        machine.more = True
+        machine.phase = IDLE
+        return
+    send_advertisements(world, machine)
+    if not change_addresses(world, machine) and not send_announcements(world, machine):
+        machine.phase = IDLE
+        return
+    machine.slice += 1
+
+
+# ----------------------------------------------------------------------------- the turn as a whole
+
+cdef void plan(World* world, Machine* machine) noexcept nogil:
+    """When the next turn is due: as in _turn.pyx, on the machine's clock."""
+    cdef int64_t now_ns = machine_now(world, machine)
+    cdef int64_t tick_ns = machine.core.wake_tick_ns
+    cdef int64_t next_tick_ns = (now_ns // tick_ns + 1) * tick_ns
+    cdef int64_t at_ns = engine_next_deadline(&machine.core)
+    cdef uint32_t i
+    if (nothing_to_do(&machine.core) and machine.changing == NOBODY
+            and machine.announcing == NOBODY):
+        for i in range(machine.dirty_count):
+            machine.slots[machine.dirty[i]].dirty = False
+            check_addresses(world, machine, machine.dirty[i])
+        machine.dirty_count = 0
+    if at_ns >= 0:
+        at_ns = (at_ns + tick_ns - 1) // tick_ns * tick_ns
+        if at_ns < next_tick_ns:
+            at_ns = next_tick_ns
+    if machine.any_frame and (at_ns < 0 or at_ns > next_tick_ns):
+        at_ns = next_tick_ns
+    # Awake often enough to see that it was not.
+    if machine.core.slots and (at_ns < 0 or at_ns > now_ns + machine.core.shortest_ns // 2):
+        at_ns = (now_ns + machine.core.shortest_ns // 2) // tick_ns * tick_ns + tick_ns
+    if machine.more:
+        at_ns = now_ns
+    machine.watching = not machine.any_frame
+    machine.planned_ns = at_ns if at_ns >= 0 else 0
+    if machine.orders_count or (machine.watching and machine.socket_count):
+        at_ns = now_ns
+    if at_ns >= 0:
+        machine_wake(world, machine, at_ns - machine.origin_ns)
+
+
+cdef void machine_step(World* world, Machine* machine) noexcept nogil:
+    """One step of the machine's turn at the world's time; the next one takes place later."""
+    machine.busy_ns = 0
+    if machine.phase == IDLE:
+        world.tally.turns += 1
+        machine.turn_ns = machine_now(world, machine)
+        machine.more = machine.any_frame = False
+        machine.slice = 0
+        machine.phase = RECEIVING
+        machine.busy_ns = TURN_COST_NS
+        note_absence(world, machine)
+        take_orders(world, machine)
+        receive_slice(world, machine)
+    elif machine.phase == RECEIVING:
+        receive_slice(world, machine)
+    else:
+        carry_out_slice(world, machine)
+    if machine.phase == IDLE:
+        plan(world, machine)
+    else:
+        machine_wake(world, machine, world.now_ns + machine.busy_ns)
+
+
+cdef void machine_forget(World* world, Machine* machine) noexcept nogil:
+    """The machine is gone: its socket, orders and turn with it."""
+    while machine.socket_count:
+        frame_release(world, machine.socket[machine.socket_head].frame)
+        machine.socket_head = (machine.socket_head + 1) % world.socket_room
+        machine.socket_count -= 1
+    machine.socket_drops = 0
+    machine.orders_count = 0
+    machine.phase = IDLE
+    machine.step_at_ns = -1
+    machine.generation += 1
+    machine.changing = machine.announcing = NOBODY
+    machine.planned_ns = machine.last_turn_ns = 0
+    machine.watching = True
+    machine.dirty_count = 0

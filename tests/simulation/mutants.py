@@ -1,0 +1,263 @@
+"""Mutants of the engine: faults put into a copy of it, and which tests catch each.
+
+    .venv/bin/python tests/simulation/mutants.py [--seeds N] [NAME ...]
+
+The sources, the package and the tests are copied to a temporary directory and built there; each
+mutant changes a line or two, rebuilds and runs the unit tests, the scenarios and the simulation,
+each until its first failure. A mutant that nobody catches is a missing test: exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+COPIED = ("src", "carp_fast", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+DEADLINE_S = 900.0
+SEEDS = 400
+# What looks at sources, packaging or the machine and not at what the engine does.
+UNCONCERNED = (
+    "tests/unit/test_architecture.py",
+    "tests/unit/test_stubs.py",
+    "tests/unit/test_readme.py",
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of sources: (file, text that stands there once, what takes its place)."""
+
+    name: str
+    changes: tuple[tuple[str, str, str], ...]
+
+
+MUTANTS = (
+    Mutant(
+        "tie reversed",
+        (
+            (
+                "_vhid.pyx",
+                "if last_octet_first(host.source) <= last_octet_first(heard.source):",
+                "if last_octet_first(host.source) >= last_octet_first(heard.source):",
+            ),
+        ),
+    ),
+    Mutant(
+        "expire before receive: the engine expires what is not proven",
+        (("_core.pyx", "if host.deadline_ns > heard_until_ns:", "if False:"),),
+    ),
+    Mutant(
+        "expire before receive: the order of a simulated turn",
+        (
+            (
+                "_simulator_turn.pyx",
+                "        receive_slice(world, machine)\n    elif",
+                "        engine_expire(&machine.core, machine.turn_ns, machine.turn_ns)\n"
+                "        take_reports(world, machine)\n"
+                "        receive_slice(world, machine)\n    elif",
+            ),
+        ),
+    ),
+    Mutant(
+        "expire before receive: the order of the pump's turn",
+        (
+            (
+                "_turn.pyx",
+                "    any_frame = receive(pump)\n",
+                "    engine_expire(pump.core, now_ns, now_ns)\n    any_frame = receive(pump)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "digest not checked",
+        (("_core.pyx", "if not authentic(&core.hosts[slot], &heard, arrived_ns):", "if False:"),),
+    ),
+    Mutant(
+        "checksum of CARP not checked",
+        (("_wire.pyx", "if wire_checksum(carp, CARP_LENGTH):", "if False:"),),
+    ),
+    Mutant(
+        "checksum of IPv4 not checked",
+        (("_wire.pyx", "if wire_checksum(ip, header):", "if False:"),),
+    ),
+    Mutant(
+        "address kept at BACKUP",
+        (
+            (
+                "_vhid.pyx",
+                '"last_advertisement arm_master_down remove_addresses"',
+                '"last_advertisement arm_master_down"',
+            ),
+        ),
+    ),
+    Mutant(
+        "no announcement",
+        (
+            (
+                "_actions.pyx",
+                "    plan_announcement(host, now_ns)\n"
+                "    engine_ask(core, &core.announce, slot, TO_ANNOUNCE)",
+                "    plan_announcement(host, now_ns)",
+            ),
+        ),
+    ),
+    Mutant(
+        "stall rule off",
+        (("_core.pyx", "    core.attentive_ns = now_ns\n", "    return\n"),),
+    ),
+    Mutant(
+        "stall rule forgets: a backlog shortens the wait",
+        (("_core.pyx", "    core.attentive_ns = now_ns\n", ""),),
+    ),
+    Mutant(
+        "resignation sent as BACKUP",
+        (
+            (
+                "_vhid.pyx",
+                '("BACKUP", "resign",            "INIT",   "disarm", ',
+                '("BACKUP", "resign",            "INIT",   "disarm remove_addresses resign", ',
+            ),
+        ),
+    ),
+    Mutant(
+        "loop by counter alone",
+        (
+            (
+                "_core.pyx",
+                "    if duplicate:\n        if host.recent",
+                "    if (duplicate\n"
+                "            or host.recent[heard.counter % RECENT_COUNTERS] == heard.counter):\n"
+                "        if host.recent",
+            ),
+        ),
+    ),
+)
+SUITES = {
+    "unit": ["tests/unit", *(f"--ignore={path}" for path in UNCONCERNED)],
+    "scenarios": ["tests/scenarios"],
+    "simulation": ["tests/simulation"],
+}
+
+
+def copy(to: Path) -> None:
+    """Copy what builds and tests the engine, without what was built."""
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", ".hypothesis", "integration", "interop")
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, to / name, ignore=ignored)
+        elif (ROOT / name).exists():
+            shutil.copy(ROOT / name, to / name)
+
+
+def run(arguments: list[str], where: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in the copy, away from the package of the original."""
+    environment = os.environ | {"PYTHONPATH": str(where), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=where,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+def build(where: Path) -> None:
+    """Compile what has changed. Raises RuntimeError with the compiler's last words."""
+    done = run(["setup.py", "--quiet", "build_ext", "--inplace"], where)
+    if done.returncode:
+        raise RuntimeError(f"the copy does not build: {done.stderr[-2000:]}")
+
+
+def failure(output: str) -> str:
+    """The first test that failed, from pytest's summary."""
+    for line in output.splitlines():
+        if line.startswith(("FAILED ", "ERROR ")):
+            return line.split(" - ")[0].split(" ", 1)[1]
+    return "did not end well: " + " ".join(output.split()[-12:])
+
+
+def broken_by(where: Path, seeds: int) -> str | None:
+    """The invariant that the first bad seed broke, or None."""
+    code = (
+        "import sys\n"
+        "from carp_fast import simulate\n"
+        f"for outcome in simulate.run_all(range({seeds})):\n"
+        "    if outcome.broken:\n"
+        "        sys.exit(f'seed {outcome.seed}: {outcome.broken}')\n"
+    )
+    done = run(["-c", code], where)
+    return done.stderr.strip().splitlines()[-1] if done.returncode else None
+
+
+def catch(where: Path, seeds: int) -> dict[str, str | None]:
+    """What each suite says of the engine as it is in the copy: a failed test, or None."""
+    caught: dict[str, str | None] = {}
+    for suite, paths in SUITES.items():
+        done = run(["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *paths], where)
+        caught[suite] = None if done.returncode == 0 else failure(done.stdout + done.stderr)
+    caught["seeds"] = broken_by(where, seeds)
+    return caught
+
+
+def mutate(where: Path, mutant: Mutant) -> dict[Path, str]:
+    """Change the copy; returns what the files held. Raises ValueError where it does not fit."""
+    held: dict[Path, str] = {}
+    for name, old, new in mutant.changes:
+        path = where / "src" / "carp_fast" / name
+        text = path.read_text()
+        if text.count(old) != 1:
+            raise ValueError(f"{mutant.name}: {name} has {text.count(old)} times {old!r}")
+        held.setdefault(path, text)
+        path.write_text(text.replace(old, new))
+    return held
+
+
+def report(name: str, caught: dict[str, str | None], seconds: float) -> bool:
+    """Print what caught a mutant; whether anything did."""
+    print(f"{name} ({seconds:.0f} s)")
+    for suite, what in caught.items():
+        print(f"    {suite:<11s} {what or '-'}", flush=True)
+    return any(caught.values())
+
+
+def main() -> int:
+    """Run the mutants named, or all of them, after the engine as it is."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="mutants whose name begins so")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="small worlds for each mutant")
+    chosen = parser.parse_args()
+    mutants = [m for m in MUTANTS if not chosen.names or m.name.startswith(tuple(chosen.names))]
+    survived = []
+    with tempfile.TemporaryDirectory(prefix="carp-fast-mutants-") as directory:
+        where = Path(directory)
+        copy(where)
+        build(where)
+        if report("the engine as it is", catch(where, chosen.seeds), 0.0):
+            print("tests fail without a mutant: nothing can be said", file=sys.stderr)
+            return 1
+        for mutant in mutants:
+            began_s = time.monotonic()
+            held = mutate(where, mutant)
+            build(where)
+            if not report(mutant.name, catch(where, chosen.seeds), time.monotonic() - began_s):
+                survived.append(mutant.name)
+            for path, text in held.items():
+                path.write_text(text)
+    print(f"{len(mutants)} mutants, {len(survived)} survived: {', '.join(survived) or 'none'}")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

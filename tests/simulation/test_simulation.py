@@ -1,0 +1,252 @@
+"""The election in simulated worlds: a few hundred seeds of `make simulate`, and what it relies on.
+
+Every world must keep its invariants; that they are able to break is shown here where a world can
+break them without a fault of the engine, and in mutants.py by faults put into it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from carp_fast import simulate
+from carp_fast._simulator import BROKEN_WORDS, FAULT_WORDS, PAUSE_WORDS, Random, Simulator
+from carp_fast.cli import main
+from carp_fast.worlds import EPISODES, SECOND_NS, Member, World, draw
+
+SMALL = range(1, 401)
+LARGE = range(1, 3)
+
+
+def member(machine: int, slot: int, *, segments: int = 1, advskew: int = 0) -> Member:
+    """A plain virtual host: advbase 1, dead_ratio 3, never preempts."""
+    return Member(
+        machine=machine,
+        slot=slot,
+        segment=slot % segments,
+        vhid=slot // segments + 1,
+        advbase=1,
+        advskew=advskew,
+        dead_ratio=3,
+        preempt=False,
+        addresses=1,
+        startup_delay_ns=0,
+        preempt_delay_ns=0,
+        foreign=(),
+    )
+
+
+def two_machines(slots: int = 1, segments: int = 1, socket_room: int = 4_096) -> Simulator:
+    """Two machines with the same virtual hosts, the second one slower; nothing wrong yet."""
+    simulator = Simulator(7, 2, segments, slots, socket_room=socket_room)
+    for machine in range(2):
+        for segment in range(segments):
+            simulator.attach(machine, segment, bytes((10, segment, 0, 1 + machine)))
+        for slot in range(slots):
+            wanted = member(machine, slot, segments=segments, advskew=100 * machine)
+            right, other = (simulate.prepared(wanted, word) for word in (b"right", b"other"))
+            simulator.add(machine, slot, right, other)
+        simulator.fault(0, "boot", machine=machine)
+    return simulator
+
+
+# ---------------------------------------------------------------------------------------- worlds
+
+
+def test_small_worlds_keep_every_invariant() -> None:
+    summary = simulate.Summary()
+    for outcome in simulate.run_all(SMALL):
+        summary.add(outcome)
+    assert [(outcome.broken, outcome.command) for outcome in summary.failed] == []
+    assert summary.seeds == len(SMALL)
+    # Not because nothing happened.
+    assert summary.partitions > len(SMALL) / 2
+    for name in ("take_overs", "rejected", "stalls", "drops", "refused_changes"):
+        assert summary.tally[name] > 0, name
+
+
+def test_large_worlds_keep_every_invariant() -> None:
+    for outcome in simulate.run_all(LARGE, large=True):
+        assert (outcome.broken, outcome.command) == (None, outcome.command)
+        assert (outcome.machines, outcome.slots) == (8, 4_000)
+        assert outcome.tally["take_overs"] >= 4_000
+
+
+def test_a_seed_gives_the_same_trace_again() -> None:
+    lines: list[str] = []
+    first, second = simulate.run(11), simulate.run(11)
+    traced = simulate.run(11, show=lines.append)
+    assert first.digest == second.digest == traced.digest
+    assert first.tally == second.tally == traced.tally
+    again: list[str] = []
+    simulate.run(11, show=again.append)
+    assert lines == again
+    assert len(lines) > 500
+
+
+def test_seeds_and_sizes_are_worlds_of_their_own() -> None:
+    digests = {simulate.run(seed).digest for seed in range(20)}
+    assert len(digests) == 20
+    assert draw(3).faults != draw(3, large=True).faults
+
+
+def test_worlds_are_drawn_as_said() -> None:
+    befallen: Counter[str] = Counter()
+    words: Counter[str] = Counter()
+    for seed in SMALL:
+        world = draw(seed)
+        assert 2 <= world.machines <= 5
+        assert 1 <= world.segments <= 2
+        assert 1 <= world.slots <= 20
+        assert len(world.episodes) >= 3
+        assert all(0 <= fault.at_ns <= world.quiet_at_ns for fault in world.faults)
+        befallen.update(world.episodes)
+        words.update(fault.word for fault in world.faults)
+    assert set(befallen) == {episode.__name__ for episode in EPISODES}
+    assert set(words) == set(FAULT_WORDS)
+
+
+def test_random_numbers_are_splitmix64() -> None:
+    # The first outputs for seed 1234567, as published with the reference implementation.
+    random = Random(1_234_567)
+    assert [random.below(1 << 63) for _ in range(3)] == [
+        number % (1 << 63)
+        for number in (
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+        )
+    ]
+    assert {Random(seed).between(3, 5) for seed in range(100)} == {3, 4, 5}
+
+
+# ------------------------------------------------------------------------------------ by themselves
+
+
+def test_nothing_wrong_ends_quiet_with_one_master() -> None:
+    simulator = two_machines(slots=3)
+    simulator.fault(SECOND_NS, "quiet")
+    assert simulator.run(20 * SECOND_NS)
+    assert simulator.quiet
+    assert simulator.check()
+    assert simulator.tally["take_overs"] == 3
+
+
+@pytest.mark.parametrize("how", PAUSE_WORDS[1:])
+@pytest.mark.parametrize(("slots", "socket_room"), [(1, 4_096), (2_000, 16_000)])
+def test_a_backup_that_was_away_stays_backup(how: str, slots: int, socket_room: int) -> None:
+    """Its socket overflows with 2,000 virtual hosts, and holds more than one turn reads."""
+    simulator = two_machines(slots, segments=8, socket_room=socket_room)
+    simulator.fault(20 * SECOND_NS, "pause", machine=1, value=PAUSE_WORDS.index(how))
+    simulator.fault(32 * SECOND_NS, "resume", machine=1)
+    assert simulator.run(19 * SECOND_NS)
+    before = simulator.tally["take_overs"]
+    assert before >= slots
+    assert simulator.run(60 * SECOND_NS), simulator.broken
+    assert simulator.tally["take_overs"] == before
+    assert (simulator.tally["drops"] > 0) == (how == "stopped" and slots == 2_000)
+
+
+def test_a_clock_step_changes_nothing() -> None:
+    plain, stepped = two_machines(5), two_machines(5)
+    for at_s, hours in ((8, 1), (9, -2), (12, 1)):
+        for machine in range(2):
+            stepped.fault(
+                at_s * SECOND_NS, "clock_step", machine=machine, value=hours * 3_600 * SECOND_NS
+            )
+    assert plain.run(40 * SECOND_NS)
+    assert stepped.run(40 * SECOND_NS)
+    assert plain.tally == stepped.tally
+
+
+def test_without_a_common_passphrase_there_are_two_masters() -> None:
+    simulator = two_machines()
+    simulator.fault(5 * SECOND_NS, "key", machine=1, value=1)
+    simulator.fault(6 * SECOND_NS, "quiet")
+    assert not simulator.run(60 * SECOND_NS)
+    assert simulator.broken is not None
+    assert simulator.broken[0] == "two_masters"
+    assert simulator.tally["rejected"] > 0
+
+
+def test_a_fault_after_the_end_is_not_missed() -> None:
+    simulator = two_machines()
+    simulator.fault(SECOND_NS, "quiet")
+    simulator.fault(15 * SECOND_NS, "crash", machine=0)
+    assert not simulator.run(60 * SECOND_NS)
+    assert simulator.broken is not None
+    assert simulator.broken[0] == "changed_while_quiet"
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 16 machines on 32 segments"):
+        Simulator(1, 17, 1, 1)
+    with pytest.raises(ValueError, match="at least 1"):
+        Simulator(1, 2, 1, 0)
+    simulator = Simulator(1, 2, 1, 1)
+    with pytest.raises(ValueError, match="machine 2 of 2"):
+        simulator.fault(0, "boot", machine=2)
+    with pytest.raises(ValueError, match="segment 1 of 1"):
+        simulator.attach(0, 1, b"\x0a\0\0\1")
+    right, other = (simulate.prepared(member(0, 1), word) for word in (b"right", b"other"))
+    with pytest.raises(ValueError, match="slot 1 of 1"):
+        simulator.add(0, 1, right, other)
+    with pytest.raises(ValueError, match="not in"):
+        simulator.fault(0, "earthquake")
+
+
+# ------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_runs_a_seed() -> None:
+    result = CliRunner().invoke(main, ["simulate", "--seed", "5"])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[0].startswith("seed 5: ")
+    assert "take-overs" in result.output
+
+
+def test_the_command_shows_a_trace_in_aligned_lines() -> None:
+    result = CliRunner().invoke(main, ["simulate", "--seed", "5", "--trace"])
+    assert result.exit_code == 0
+    states = [line for line in result.output.splitlines() if " state " in line]
+    assert states
+    assert {line.index(" state ") for line in states} == {28}
+    assert any("MASTER master_down" in line for line in states)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--seed N or --seeds A-B"),
+        (["--seed", "1", "--seeds", "1-2"], "--seed N or --seeds A-B"),
+        (["--seeds", "7-3"], "A-B"),
+        (["--seeds", "many"], "A-B"),
+        (["--seeds", "1-2", "--trace"], "--trace"),
+    ],
+)
+def test_the_command_refuses(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, ["simulate", *arguments])
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_a_failing_seed_is_named_with_the_command_that_shows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = simulate.run(5)
+    bad = replace(good, seed=6, broken=f"{BROKEN_WORDS[1]} at 9.000000 s: h1 s0/3 (2)")
+    monkeypatch.setattr(simulate, "run_all", lambda *_, **__: iter([good, bad]))
+    result = CliRunner().invoke(main, ["simulate", "--seeds", "5-6"])
+    assert result.exit_code == 1
+    assert "seed 6: two_masters at 9.000000 s: h1 s0/3 (2)" in result.output
+    assert "carp-fast simulate --seed 6 --trace" in result.output
+    assert "2 seeds: 1 broke an invariant" in result.output
+
+
+def test_the_world_of_a_seed_is_a_value() -> None:
+    world = draw(9)
+    assert isinstance(world, World)
+    assert world == draw(9)
