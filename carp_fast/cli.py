@@ -352,6 +352,59 @@ def reload(config: Path | None, control_socket: Path | None) -> None:
     _print(f"virtual hosts: {counts} ({answer['seconds']:.2f} s)")
 
 
+@main.command(
+    name="ucarp",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def ucarp_command(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Runs one virtual host, as the command line of ucarp 1.5.2 says; see ucarp --help."""
+    from carp_fast.ucarp import main as run_ucarp
+
+    context.exit(run_ucarp([PROGRAM, "ucarp"], arguments))
+
+
+@main.command(name="import")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
+@click.option("--running", is_flag=True, help="The ucarps that run here, too.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where the configuration goes, mode 0600; an existing file is not overwritten.",
+)
+def import_command(files: tuple[Path, ...], running: bool, output: Path | None) -> None:
+    """Prints one configuration for what ucarps do now.
+
+    FILE: scripts and units that start ucarp, Debian's /etc/network/interfaces, vip-NNN.conf of Red
+    Hat's package or their directory. What cannot be translated is named, and the exit code is 1.
+    """
+    from carp_fast.importer import as_toml, import_files
+
+    if not files and not running:
+        raise click.UsageError("nothing to import: name files, or --running")
+    try:
+        found = import_files(files, running)
+    except OSError as error:
+        raise _failure(f"{error.filename}: {error.strerror}") from error
+    text = as_toml(found)
+    if output is None:
+        _print(text, end="")
+    else:
+        try:
+            with open(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(text)
+        except OSError as error:
+            raise _failure(f"{output}: {error.strerror}") from error
+    if found.lost:
+        raise Failure(*found.lost)
+    if not found.tables:
+        raise _failure("no command line of ucarp was found")
+
+
 @main.group()
 def secret() -> None:
     """A key, and passphrases encrypted with it for a configuration kept in git."""
@@ -416,6 +469,84 @@ def demo(context: click.Context, instances: int, segments: int) -> None:
     from carp_fast.demo import run_demo
 
     context.exit(run_demo(Console(), instances, segments))
+
+
+@main.command()
+@click.option("--daemon", "daemons", metavar="NAME,...", help="[default: all that are installed]")
+@click.option("--instances", metavar="N,...", help="Virtual hosts, from 1 to 65280.")
+@click.option("--window", type=click.FloatRange(1, 3600), metavar="S", help="CPU is averaged over.")
+@_json_option
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg")
+@click.option("--quick", is_flag=True, help="Three sizes, short windows, no pings: two minutes.")
+@click.option("--force", is_flag=True, help="Also what takes minutes to start.")
+def bench(
+    *,
+    daemons: str | None,
+    instances: str | None,
+    window: float | None,
+    as_json: bool,
+    plot: Path | None,
+    quick: bool,
+    force: bool,
+) -> None:
+    """carp-fast beside C ucarp and keepalived, in network namespaces of its own.
+
+    What is measured, and what is charged to whom, stands in docs/benchmarking.md.
+    """
+    import msgspec
+    from rich.console import Console
+
+    from carp_fast import measurements
+    from carp_fast.bench import Bars, Lines, planned, run_bench
+    from carp_fast.lab import LabError
+
+    try:
+        plan = planned(daemons, instances, window, quick=quick, force=force)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if daemons and plan.lacking():
+        packages = ", ".join(daemon.package for daemon in plan.lacking())
+        raise _failure(f"bench: not installed: {packages} (Debian packages)")
+    if plot and not os.access(plot.absolute().parent, os.W_OK):
+        raise _failure(f"bench: --plot {plot}: cannot write there")
+    console = Console(stderr=True)
+    lines = Lines(lambda line: click.echo(line, err=True))
+    try:
+        report = run_bench(plan, Bars(console) if console.is_terminal else lines)
+    except LabError as error:
+        raise _failure(f"bench: {error}") from error
+    if as_json:
+        _print_json(msgspec.json.encode(report))
+    else:
+        for title, header, rows in measurements.tables(report):
+            _print(title)
+            _print_table(header, rows)
+            _print("")
+        for line in measurements.remarks(report):
+            _print(line)
+    if plot:
+        try:
+            plot.write_text(measurements.figure(report))
+        except (OSError, ValueError) as error:
+            raise _failure(f"bench: --plot {plot}: {error}") from error
+
+
+@main.command()
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="The world of one seed.")
+@click.option("--seeds", metavar="A-B", help="The worlds of the seeds from A to B.")
+@click.option("--large", is_flag=True, help="Worlds of 8 hosts and 4,000 virtual hosts.")
+@click.option("--trace", is_flag=True, help="Every event of the one world, a line each.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+def simulate(**options: Any) -> None:
+    """Runs the engine on virtual networks with faults, and checks what must hold."""
+    from carp_fast.simulate import show
+
+    try:
+        broken = show(_print, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if broken:
+        raise _failure(broken)
 
 
 def _control_path(config: Path | None, control_socket: Path | None) -> Path:

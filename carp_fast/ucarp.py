@@ -1,0 +1,152 @@
+"""`carp-fast ucarp`, `carp-fast-ucarp`, and the program called by any name that ends in ucarp.
+
+From the command line to a running daemon: options read, the password hidden, the log opened, into
+the background where asked for.  Must not import what is not needed for that: the daemon comes last,
+click and rich not at all.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from carp_fast import __version__
+from carp_fast.settings import Settings, VirtualHost
+from carp_fast.ucarp_log import logger, start_logging
+from carp_fast.ucarp_options import (
+    FACILITIES,
+    Options,
+    SettingsError,
+    UsageError,
+    check,
+    parse,
+    split,
+    summary,
+    without_password,
+)
+from carp_fast.ucarp_process import Waiting, detach, forbid_core_dumps, rename
+
+PROGRAM = "ucarp"
+DONE, WRONG_USAGE, NOT_STARTED = 0, 2, 2  # a SettingsError brings its own, mostly 1
+NO_MAC = "00:00:00:00:00:00"
+
+
+def main(called: Sequence[str], arguments: Sequence[str]) -> int:
+    """Runs as ucarp; returns the exit code.  `called`: the words that stand for the program."""
+    program = " ".join([Path(called[0]).name, *called[1:]])
+    _hide_password(called, arguments)
+    options = Options()
+    try:
+        parse(arguments, options)
+    except UsageError as error:
+        print(f"{program}: {error}; see {program} --help", file=sys.stderr)
+        return WRONG_USAGE
+    except SettingsError as error:
+        _start_logging(options)
+        logger.error("%s", error)
+        return error.exit_code
+    if options.help or not arguments:
+        print(summary(program, __version__))
+        return DONE
+    return _run(options)
+
+
+def _start_logging(options: Options, *, standard: bool = True) -> None:
+    """Sets up the log, and says what was wrong with the wish for it."""
+    facility = None if options.facility == "none" else FACILITIES[options.facility]
+    start_logging(facility=facility, debug=options.debug, standard=standard)
+    while options.faults:
+        logger.error("%s", options.faults.pop(0))
+
+
+def _hide_password(called: Sequence[str], arguments: Sequence[str]) -> None:
+    """Gives the process its name for ps, killall and pidof, without the passwords it was given."""
+    shown = list(arguments)
+    try:
+        given = [value for name, value in split(arguments) if name == "pass"]
+    except UsageError:
+        given = []
+    for password in given:
+        shown = without_password(shown, password)
+    rename(PROGRAM, [*(called if len(called) == 1 else [PROGRAM]), *shown])
+    forbid_core_dumps()
+
+
+def _run(options: Options) -> int:
+    _start_logging(options)
+    try:
+        _find_interface(options)
+        check(options)
+    except SettingsError as error:
+        _warn(options)
+        logger.error("%s", error)
+        return error.exit_code
+    _warn(options)
+    waiting = Waiting()
+    if options.daemonize:
+        waiting = detach(lambda text: print(f"{PROGRAM}: {text}", file=sys.stderr))
+        _start_logging(options, standard=False)
+    return _run_daemon(options, waiting)
+
+
+def _run_daemon(options: Options, waiting: Waiting) -> int:
+    from carp_fast.daemon import StartError
+    from carp_fast.ucarp_daemon import run
+
+    try:
+        return run(
+            virtual_host(options),
+            neutral=options.neutral,
+            shutdown=options.shutdown,
+            started=waiting.started,
+        )
+    except StartError as error:
+        logger.error("%s", error)
+        waiting.failed(str(error))
+        return NOT_STARTED
+    except Exception as error:  # in the background nobody would see it otherwise
+        logger.exception("ended by an error")
+        waiting.failed(repr(error))
+        return NOT_STARTED
+
+
+def _find_interface(options: Options) -> None:
+    """Takes the first interface that is up where none was named, but never the loopback."""
+    if options.interface:
+        return
+    from carp_fast.plan import interface_facts
+
+    for _, name in sorted(socket.if_nameindex()):
+        facts = interface_facts(name)
+        if facts is not None and facts.up and facts.mac != NO_MAC:
+            options.interface = name
+            logger.info("Using [%s] as a network interface", name)
+            return
+
+
+def _warn(options: Options) -> None:
+    for note in options.notes:
+        logger.warning("%s", note)
+
+
+def virtual_host(options: Options) -> VirtualHost:
+    """The virtual host that a checked command line asks for, as a configuration would have it."""
+    settings = Settings(
+        passphrase=options.password,
+        source=options.srcip,
+        advbase=options.advbase,
+        advskew=options.advskew,
+        dead_ratio=options.deadratio,
+        preempt=options.preempt,
+        destination=options.mcastip,
+        broadcast=options.nomcast,
+        advertise_mac="ucarp",
+        ignore_link_state=options.ignoreifstate,
+        manage_addresses=False,
+        up=options.upscript or None,
+        down=options.downscript or None,
+        xparam=options.xparam,
+    )
+    return VirtualHost(options.interface, options.vhid, (f"{options.addr}/32",), (), settings)

@@ -1,0 +1,99 @@
+"""The process as ucarp's users know it: its name, its arguments in ps, its way into the background.
+
+Must not know options, logging or the daemon.  Everything here happens before the first thread: the
+two forks of `detach` are the only ones in carp-fast.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
+ARG_START_FIELD, ARG_END_FIELD = 48, 49  # of /proc/PID/stat, counted from 1
+STARTED, FAILED = b"+", b"-"
+TOLD_BYTES_MAX = 4096
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def rename(name: str, arguments: Sequence[str]) -> None:
+    """Gives the process this name (15 bytes of it) and these arguments, the program's name first.
+
+    The arguments are written over those that the kernel put on the stack, which is what ps,
+    pidof and /proc/PID/cmdline show; what is longer than the old ones is cut, what is shorter is
+    filled up with NULs.
+    """
+    _libc.prctl(PR_SET_NAME, os.fsencode(name), 0, 0, 0)
+    start, end = _arguments_at()
+    text = b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
+    text = text[: end - start - 1]
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, text, len(text))
+
+
+def _arguments_at() -> tuple[int, int]:
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    # The name in parentheses was field 2, so the first of these is field 3.
+    return int(fields[ARG_START_FIELD - 3]), int(fields[ARG_END_FIELD - 3])
+
+
+def forbid_core_dumps() -> None:
+    """The password must not end up in a core file."""
+    _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+class Waiting:
+    """Who waits in the foreground until the daemon has started, or says that it cannot."""
+
+    def __init__(self, write_fd: int | None = None) -> None:
+        self._write_fd = write_fd
+
+    def started(self) -> None:
+        self._tell(STARTED)
+
+    def failed(self, text: str) -> None:
+        self._tell(FAILED + text.encode("utf-8", "replace")[:TOLD_BYTES_MAX])
+
+    def _tell(self, message: bytes) -> None:
+        if self._write_fd is not None:
+            os.write(self._write_fd, message)
+            os.close(self._write_fd)
+            self._write_fd = None
+
+
+def detach(say: Callable[[str], None]) -> Waiting:
+    """Goes on in the background: another session, `/`, /dev/null for stdin, stdout and stderr.
+
+    Returns there.  In the foreground the process waits for the word of what is returned and ends:
+    with 0 when that is `started`, else with 2, the reason given to `say`.
+    """
+    read_fd, write_fd = os.pipe()
+    if os.fork():
+        os.close(write_fd)
+        _await_word(read_fd, say)
+    os.close(read_fd)
+    os.setsid()
+    if os.fork():
+        os._exit(0)  # a session leader could get a terminal again
+    os.chdir("/")
+    null_fd = os.open(os.devnull, os.O_RDWR)
+    for standard_fd in (0, 1, 2):
+        os.dup2(null_fd, standard_fd)
+    if null_fd > 2:
+        os.close(null_fd)
+    return Waiting(write_fd)
+
+
+def _await_word(read_fd: int, say: Callable[[str], None]) -> None:
+    """Never returns."""
+    word = b""
+    while not word.startswith(STARTED) and (part := os.read(read_fd, TOLD_BYTES_MAX)):
+        word += part
+    if not word.startswith(STARTED):
+        say(word[1:].decode("utf-8", "replace") or "ended before it had started")
+        sys.stderr.flush()
+    os._exit(0 if word.startswith(STARTED) else 2)

@@ -1,0 +1,146 @@
+"""The up and down script as ucarp runs them: one after the other, told in ucarp's words.
+
+Differs from hooks.py in what scripts written for ucarp rely on: stdin, stdout and stderr are the
+daemon's own, so that a service started by a script may keep them, and no script is ever ended for
+taking long.  The daemon does not wait for them.  Must not know CARP or the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections import deque
+from collections.abc import Callable, Hashable
+
+from carp_fast.children import ending
+from carp_fast.hooks import Done, Hook, HookResult, Hooks
+from carp_fast.ucarp_log import logger
+
+SLOW_S = 10.0  # a script that still runs then is said, and again whenever the time has doubled
+
+
+class Scripts(Hooks):
+    """Runs the scripts of one virtual host.  To be used on the loop's thread alone."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._run: _Run | None = None
+        self._next: tuple[Hook, Done | None] | None = None
+        self._afterwards: deque[Callable[[], None]] = deque()
+
+    def prepare(self, target: str) -> None:
+        """Nothing to prepare: a script is looked for when it is run."""
+
+    def submit(self, key: Hashable, name: str, hook: Hook, done: Done | None = None) -> None:
+        """Runs the script at once, or after the one that runs; the last one that waits wins."""
+        if self._next is not None:
+            superseded, whoever_waits = self._next
+            logger.warning("Not spawning [%s]: no longer wanted", words(superseded))
+            _tell(whoever_waits, HookResult(superseded.event, superseded=True))
+        self._next = hook, done
+        if self._run is None:
+            self._spawn()
+
+    def when_idle(self, then: Callable[[], None]) -> None:
+        """Calls `then` when no script runs or waits: at once, or later."""
+        if self._run is None:
+            then()
+        else:
+            self._afterwards.append(then)
+
+    async def drain(self, deadline_s: float) -> tuple[str, ...]:
+        """Waits until no script runs or waits, or for `deadline_s`; returns those that still do."""
+        idle = asyncio.Event()
+        self.when_idle(idle.set)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await idle.wait()
+        except TimeoutError:
+            running = [] if self._run is None else [self._run.hook]
+            waiting = [] if self._next is None else [self._next[0]]
+            return tuple(map(words, running + waiting))
+        return ()
+
+    def close(self) -> None:
+        """The daemon ends; a script that still runs is left alone, as ucarp leaves it."""
+        self._next = None
+        self._afterwards.clear()
+        if self._run is not None:
+            self._run.leave()
+            self._run = None
+
+    def _spawn(self) -> None:
+        assert self._next is not None
+        (hook, done), self._next = self._next, None
+        logger.warning("Spawning [%s]", words(hook))
+        try:
+            self._run = _Run(self.loop, hook, self.environment | hook.environment)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            logger.error("Unable to exec %s: %s", words(hook), reason)
+            _tell(done, HookResult(hook.event, error=str(error)))
+            self._go_on()
+        else:
+            self._run.on_exit = lambda result: self._on_exit(done, result)
+
+    def _on_exit(self, done: Done | None, result: HookResult) -> None:
+        self._run = None
+        _tell(done, result)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._next is not None:
+            self._spawn()
+            return
+        while self._run is None and self._afterwards:
+            self._afterwards.popleft()()
+
+
+class _Run:
+    """One script under way.  Raises OSError or ValueError when it cannot be started."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, hook: Hook, environment: dict[str, str]
+    ) -> None:
+        self.hook = hook
+        self.on_exit: Callable[[HookResult], None] = lambda result: None
+        self._loop = loop
+        self._begun_at = loop.time()
+        arguments = [hook.target, hook.interface, hook.address]
+        if hook.xparam is not None:
+            arguments.append(hook.xparam)
+        # A name without a slash is not looked for on the PATH.
+        executable = hook.target if "/" in hook.target else f"./{hook.target}"
+        self._process = subprocess.Popen(arguments, executable=executable, env=environment)
+        self._exit_fd = os.pidfd_open(self._process.pid)
+        loop.add_reader(self._exit_fd, self._ended)
+        self._timer = loop.call_later(SLOW_S, self._on_slow, SLOW_S)
+
+    def leave(self) -> None:
+        """It runs on, and nobody waits for it any more."""
+        self._timer.cancel()
+        self._loop.remove_reader(self._exit_fd)
+        os.close(self._exit_fd)
+
+    def _on_slow(self, seconds: float) -> None:
+        logger.warning("[%s] still runs after %g s", words(self.hook), seconds)
+        self._timer = self._loop.call_later(seconds, self._on_slow, 2 * seconds)
+
+    def _ended(self) -> None:
+        self.leave()
+        status = self._process.wait()  # at once: the pidfd said so
+        taken_s = self._loop.time() - self._begun_at
+        logger.debug("[%s]: %s after %.3f s", words(self.hook), ending(status), taken_s)
+        self.on_exit(HookResult(self.hook.event, status, taken_s))
+
+
+def _tell(done: Done | None, result: HookResult) -> None:
+    if done is not None:
+        done(result)
+
+
+def words(hook: Hook) -> str:
+    """The script and its arguments as log lines have them."""
+    extra = "" if hook.xparam is None else f" {hook.xparam}"
+    return f"{hook.target} {hook.interface} {hook.address}{extra}"

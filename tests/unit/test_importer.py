@@ -1,0 +1,348 @@
+"""`carp-fast import`: what ucarp's users have, as a configuration that `check` accepts."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from carp_fast import cli
+from carp_fast.config import Configuration, load
+from carp_fast.importer import Imported, as_toml, import_files, running_ucarps
+
+FIRST = (
+    "ucarp -B -z -P -b 1 --interface=eth0 --srcip=10.10.10.1 --vhid=1 --pass=zxcvbn"
+    " --addr=10.10.10.10 --upscript=/etc/vip-up.sh --downscript=/etc/vip-down.sh"
+)
+
+
+def write(directory: Path, name: str, text: str, mode: int = 0o600) -> Path:
+    path = directory / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def found_in(tmp_path: Path, text: str, name: str = "script") -> Imported:
+    return import_files([write(tmp_path, name, text)], running=False)
+
+
+def loaded(tmp_path: Path, found: Imported) -> Configuration:
+    """The configuration that was made, read as `carp-fast check` reads it."""
+    return load(write(tmp_path, "made.toml", as_toml(found)))
+
+
+def table(found: Imported) -> dict[str, Any]:
+    [(_, only)] = found.tables
+    return only
+
+
+def test_one_command_line(tmp_path: Path) -> None:
+    found = found_in(tmp_path, FIRST + "\n")
+    assert found.lost == []
+    assert table(found) == {
+        "interface": "eth0",
+        "vhid": 1,
+        "addresses": "10.10.10.10/32",
+        "passphrase": "zxcvbn",
+        "source": "10.10.10.1",
+        "preempt": True,
+        "manage_addresses": False,
+        "advertise_mac": "ucarp",
+        "up": "/etc/vip-up.sh",
+        "down": "/etc/vip-down.sh",
+    }
+    [host] = loaded(tmp_path, found).virtual_hosts
+    assert host.settings.passphrase == b"zxcvbn"
+    assert (host.name, host.addresses) == ("eth0/1", ("10.10.10.10/32",))
+
+
+def test_every_option_that_has_a_key(tmp_path: Path) -> None:
+    secret = write(tmp_path, "secret", "word\n")
+    line = f"ucarp -i eth0 -s 10.0.0.1 -v 0x10 -o {secret} -a 10.0.0.9 -b 2 -k 200 -r 4 -n -z"
+    line += " -S -M -m 239.1.2.3 -x 'two words' -f local1"
+    found = found_in(tmp_path, line)
+    made = table(found)
+    wanted = {"advbase": 2, "advskew": 200, "dead_ratio": 4, "destination": "239.1.2.3"}
+    wanted |= {"broadcast": True, "ignore_link_state": True, "xparam": "two words", "vhid": 16}
+    wanted |= {"preempt": False, "passphrase_file": str(secret)}
+    assert {key: made[key] for key in wanted} == wanted
+    assert "up" not in made
+    assert [note.split(": ", 1)[1] for note in found.notes] == [
+        "facility local1: the log goes to stderr and the journal"
+    ]
+    [host] = loaded(tmp_path, found).virtual_hosts
+    assert host.settings.passphrase == b"word"
+
+
+WRAPPED = f"""#!/bin/sh
+# ucarp -i eth9 -v 9 ... is only a comment
+DAEMON=/usr/sbin/ucarp
+NAME=ucarp
+VIP="10.0.0.9"
+OPTS="-z -P"
+[ -x $DAEMON ] || exit 0
+which ucarp; killall -q ucarp; pidof ucarp
+case "$1" in
+  start) start-stop-daemon --start --exec $DAEMON -- -i eth0 -s 10.0.0.1 -v 1 \\
+      -p 'pa$$word' -a ${{VIP}} $OPTS > /dev/null 2>&1 && echo done ;;
+  stop) start-stop-daemon --stop --name $NAME ;;
+esac
+nohup /usr/local/sbin/ucarp -i eth1 -s 10.0.1.1 -v 2 -p "with space" -a 10.0.1.9 &
+ExecStart=/usr/sbin/ucarp -i eth2 -s 10.0.2.1 -v 3 -p x -a 10.0.2.9
+carp-fast ucarp -i eth3 -s 10.0.3.1 -v 4 -p x -a 10.0.3.9
+ucarp -i eth4 -s 10.0.4.1 -v 5 -p $SECRET -a 10.0.4.9
+ucarp -i eth5 -s 10.0.5.1 -v 300 -p x -a 10.0.5.9
+{FIRST}
+"""
+
+
+def test_scripts_units_and_wrappers(tmp_path: Path) -> None:
+    found = found_in(tmp_path, WRAPPED)
+    hosts = [(made["interface"], made["vhid"], made["passphrase"]) for _, made in found.tables]
+    assert hosts == [
+        ("eth0", 1, "pa$$word"),
+        ("eth1", 2, "with space"),
+        ("eth2", 3, "x"),
+        ("eth3", 4, "x"),
+    ]
+    script = tmp_path / "script"
+    assert found.lost == [
+        f"{script}:17: not translated: $SECRET is not known; give it its value",
+        f"{script}:18: not translated: vhid must be between 1 and 255.",
+        f"{script}:19: not translated: eth0/1 is in {script}:10 already",
+    ]
+    assert found.tables[0][1]["preempt"] is True
+    text = as_toml(found)
+    assert all(f"# {lost}" in text for lost in found.lost)
+    assert len(loaded(tmp_path, found).virtual_hosts) == 4
+
+
+def test_what_differs_is_said_once_for_all(tmp_path: Path) -> None:
+    line = "ucarp -i eth0 -s 10.0.0.1 -v {} -p x -a 10.0.0.9 -d /bin/down -k 255\n"
+    found = found_in(tmp_path, line.format(1) + line.format(2))
+    text = as_toml(found)
+    assert text.count("and 1 more: the down script is not run at the start, as with --neutral") == 1
+    assert text.count("and 1 more: at the end the down script is run and the host resigns") == 1
+    assert text.count("and 1 more: advskew 255 becomes 254") == 1
+    # Said alike by both, so said once: in [defaults].
+    parsed = tomllib.loads(text)
+    assert parsed["defaults"]["down"] == "/bin/down"
+    assert [set(each) for each in parsed["virtual_host"]] == [
+        {"interface", "vhid", "addresses"}
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("password", "why"),
+    [
+        ("'encrypted:x'", 'the password begins with "encrypted:"; put it into a passfile'),
+        ("'********'", "its password is hidden; import the command line's own source"),
+        ("12345678901234567890", "Password too long"),
+    ],
+)
+def test_passwords_that_cannot_be_written(tmp_path: Path, password: str, why: str) -> None:
+    line = f"ucarp -i eth0 -s 10.0.0.1 -v 1 -a 10.0.0.9 -p {password}"
+    [lost] = found_in(tmp_path, line).lost
+    assert lost.endswith(f": not translated: {why}")
+
+
+def test_a_password_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "script"
+    path.write_bytes(b"ucarp -i eth0 -s 10.0.0.1 -v 1 -a 10.0.0.9 -p \xff\xfe\n")
+    [lost] = import_files([path], running=False).lost
+    assert lost.endswith("the password is not UTF-8; put it into a passfile")
+
+
+def test_relative_paths_start_from_where_the_script_is(tmp_path: Path) -> None:
+    write(tmp_path, "secret", "x\n", mode=0o644)
+    line = "ucarp -i eth0 -s 10.0.0.1 -v 1 -a 10.0.0.9 -o secret -u up.sh -n -z"
+    found = found_in(tmp_path, line)
+    assert table(found)["up"] == str(tmp_path / "up.sh")
+    assert table(found)["passphrase_file"] == str(tmp_path / "secret")
+    assert found.notes == [
+        f"{tmp_path / 'script'}:1: others may read {tmp_path / 'secret'}: carp-fast refuses it,"
+        " chmod 600"
+    ]
+
+
+INTERFACES = """
+auto lo eth0
+iface lo inet loopback
+source /etc/network/interfaces.d/*
+
+iface eth0 inet static
+    address 10.0.0.2/24
+    ucarp-vid 3
+    ucarp-vip 10.0.0.1
+    ucarp-password 16charsatmost
+    ucarp-advskew 1
+    ucarp-advbase 2
+    ucarp-master yes
+    ucarp-colour blue
+iface eth0:ucarp inet static
+    address 10.0.0.1
+    netmask 255.255.255.255
+
+iface eth1 inet static
+    address 10.0.1.2
+    ucarp-vid 4
+    ucarp-vip 10.0.1.1
+    ucarp-password x
+    ucarp-master no
+    ucarp-nomcast true
+    ucarp-deadratio 5
+    ucarp-xparam more
+    ucarp-upscript /up
+    ucarp-downscript /down
+
+iface eth2 inet dhcp
+    ucarp-vid 5
+    ucarp-vip 10.0.2.1
+    ucarp-password x
+iface eth3 inet static
+    ucarp-vid 6
+"""
+
+
+def test_an_interfaces_file_of_debian(tmp_path: Path) -> None:
+    found = found_in(tmp_path, INTERFACES, "interfaces")
+    path = tmp_path / "interfaces"
+    first, second, third = (made for _, made in found.tables)
+    wanted = {"interface": "eth0", "vhid": 3, "addresses": "10.0.0.1/32", "source": "10.0.0.2"}
+    wanted |= {"preempt": True, "advbase": 2, "advskew": 1, "passphrase": "16charsatmost"}
+    wanted |= {"up": "/usr/share/ucarp/vip-up", "down": "/usr/share/ucarp/vip-down"}
+    assert {key: first[key] for key in wanted} == wanted
+    wanted = {"interface": "eth1", "preempt": False, "broadcast": True, "dead_ratio": 5}
+    wanted |= {"xparam": "more", "up": "/up", "down": "/down", "source": "10.0.1.2"}
+    assert {key: second[key] for key in wanted} == wanted
+    assert "source" not in third
+    assert found.lost == [
+        f"{path}:35: not translated: iface eth3 has ucarp-vid but no ucarp-vip, ucarp-password"
+    ]
+    for note in (
+        f"{path}:4: source /etc/network/interfaces.d/*: not followed, name these files too",
+        f"{path}:6: ucarp-colour blue: unknown, also to Debian's hook",
+        f"{path}:31: no source address: the interface's first one is taken",
+    ):
+        assert note in found.notes
+    assert len(loaded(tmp_path, found).virtual_hosts) == 3
+
+
+def test_the_files_of_red_hat(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "ucarp/vip-common.conf",
+        '# common\nPASSWORD="love"\nBIND_INTERFACE="eth0"\nSOURCE_ADDRESS="10.0.0.2"\n'
+        'OPTIONS="--shutdown --preempt"\n',
+    )
+    write(tmp_path, "ucarp/vip-001.conf", 'VIP_ADDRESS="10.0.0.11"\n')
+    write(
+        tmp_path,
+        "ucarp/vip-010.conf",
+        'VIP_ADDRESS="10.0.0.12"\nOPTIONS="$OPTIONS -k 7"\nUPSCRIPT=/up\nBIND_INTERFACE=eth1\n',
+    )
+    write(tmp_path, "ucarp/vip-009.conf", 'VIP_ADDRESS="10.0.0.13"\n')
+    write(tmp_path, "ucarp/vip-web.conf", "VID=77\nVIP_ADDRESS=10.0.0.14\nsource other\n")
+    directory = tmp_path / "ucarp"
+    found = import_files([directory], running=False)
+    made = {each["vhid"]: each for _, each in found.tables}
+    assert set(made) == {1, 8, 77}
+    assert made[1]["up"] == "/usr/libexec/ucarp/vip-up"
+    assert (made[1]["passphrase"], made[1]["preempt"]) == ("love", True)
+    assert (made[8]["advskew"], made[8]["up"], made[8]["interface"]) == (7, "/up", "eth1")
+    # ucarp reads what begins with 0 as octal, and stops at a 9.
+    assert f"{directory}/vip-010.conf: 010 is octal to ucarp: its vhid is 8" in found.notes
+    assert found.lost == [
+        f"{directory}/vip-009.conf: not translated: vhid must be between 1 and 255."
+    ]
+    assert f"{directory}/vip-web.conf:3: no plain assignment: source other" in found.notes
+    assert import_files([directory / "vip-001.conf"], running=False).tables[0][1] == made[1]
+
+
+def fixture(proc: Path, count: int, scripts: Path) -> None:
+    """/proc as it looks with `count` ucarps, a hidden password, and others that are none."""
+    (proc / "self/ns").mkdir(parents=True)
+    (proc / "self/ns/net").symlink_to("net:[1]")
+    for index in range(count):
+        line = f"/usr/sbin/ucarp -B -z -P -i eth{index // 50} -s 10.0.{index // 50}.1 -v"
+        line += f" {1 + index % 50} -p fixture -a 10.0.{index // 50}.{100 + index % 50}"
+        process(proc, 1000 + index, "ucarp", [*line.split(), "-u", str(scripts / "up")])
+    process(proc, 5000, "ucarp", ["ucarp", "-i", "e", "-p", "********"])
+    process(proc, 5001, "ucarp", ["ucarp", "-i", "eth0"], namespace="net:[2]")
+    process(proc, 5002, "bash", ["bash", "-c", "ucarp -i eth0 -v 8 -p x"])
+    (proc / "6000").mkdir()  # it has just ended
+
+
+def process(proc: Path, pid: int, name: str, words: list[str], namespace: str = "net:[1]") -> None:
+    (proc / str(pid) / "ns").mkdir(parents=True)
+    (proc / str(pid) / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in words))
+    (proc / str(pid) / "comm").write_text(f"{name}\n")
+    (proc / str(pid) / "ns/net").symlink_to(namespace)
+    (proc / str(pid) / "cwd").symlink_to("/")
+
+
+def test_running_processes(tmp_path: Path) -> None:
+    fixture(tmp_path / "proc", 3, tmp_path)
+    found = Imported()
+    lines = list(running_ucarps(tmp_path / "proc", found))
+    assert [line.origin for line in lines] == [f"process {n}" for n in (1000, 1001, 1002, 5000)]
+    assert lines[0].arguments[:2] == ["-B", "-z"]
+    assert lines[-1].arguments[:2] == ["-i", "e"]
+    assert found.notes == [
+        "process 5001: left out, it runs in another network namespace; import it there"
+    ]
+
+
+# The command.
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(
+        cli.main, ["import", *map(str, arguments)], prog_name="carp-fast", catch_exceptions=False
+    )
+
+
+def test_a_hundred_command_lines_make_one_configuration_that_check_accepts(tmp_path: Path) -> None:
+    lines = [
+        f"ucarp -B -z -i nic{n // 50} -s 10.0.{n // 50}.1 -v {1 + n % 50} -p fixture"
+        f" -a 10.0.{n // 50}.{100 + n % 50} -u /bin/true -d /bin/true"
+        for n in range(100)
+    ]
+    script = write(tmp_path, "start-all.sh", "\n".join(lines))
+    made = tmp_path / "made.toml"
+    result = invoke(script, "-o", made)
+    assert (result.exit_code, result.output) == (0, "")
+    assert made.stat().st_mode & 0o777 == 0o600
+    checked = CliRunner().invoke(cli.main, ["check", "-c", str(made)])
+    assert checked.exit_code == 0, checked.output
+    assert [line.split()[:3] for line in checked.stdout.splitlines()[1:]] == [
+        ["nic0", "missing", "50"],
+        ["nic1", "missing", "50"],
+        ["total", "100", "100.0"],
+    ]
+    assert len(made.read_text().splitlines()) < 100 * 7 + 20  # what all share stands once
+    again = invoke(script, "-o", made)
+    assert (again.exit_code, again.stderr) == (1, f"carp-fast: {made}: File exists\n")
+
+
+def test_what_is_lost_is_named_and_the_exit_code_says_so(tmp_path: Path) -> None:
+    script = write(tmp_path, "script", f"{FIRST}\nucarp -i eth1 -v 2 -p $P -a 10.0.0.9\n")
+    result = invoke(script)
+    assert result.exit_code == 1
+    assert result.stderr == f"{script}:2: not translated: $P is not known; give it its value\n"
+    assert len(tomllib.loads(result.stdout)["virtual_host"]) == 1
+
+
+def test_nothing_to_import(tmp_path: Path) -> None:
+    assert invoke().exit_code == 2
+    missing = invoke(tmp_path / "missing")
+    assert missing.stderr == f"carp-fast: {tmp_path / 'missing'}: No such file or directory\n"
+    assert missing.exit_code == 1
+    nothing = invoke(write(tmp_path, "empty", ""))
+    assert nothing.exit_code == 1
+    assert nothing.stderr == "carp-fast: no command line of ucarp was found\n"
