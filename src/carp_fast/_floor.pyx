@@ -33,7 +33,7 @@ cdef enum:
     BATCH = 256                 # frames a system call
     SLOT = 160                  # bytes of a frame
 
-    IDLE_MS = 100               # a receiver that hears nothing looks whether to stop
+    IDLE_MS = 1000              # a receiver that hears nothing looks whether to stop
 
 cdef int64_t SECOND_NS = 1000000000
 

@@ -1,0 +1,488 @@
+"""The benchmark: carp-fast beside C ucarp and keepalived, with more and more virtual hosts.
+
+Holds the course of a run and who is told about it: which rows are measured, in which order, when
+who watches. Must not know how a daemon is set up (contenders.py), nor what figures mean
+(measurements.py). The method is written down in docs/benchmarking.md.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from carp_fast import __version__, floor, measurements
+from carp_fast.contenders import DAEMONS, Daemon
+from carp_fast.demo import VHIDS_PER_SEGMENT, keys_of, spread
+from carp_fast.lab import (
+    Host,
+    Lab,
+    LabError,
+    LabTimeout,
+    Process,
+    interface_name,
+    virtual_address,
+    wait_for,
+)
+from carp_fast.measurements import Contender, Machine, Pings, Report, Row, Side, TakeOver
+from carp_fast.namespaces import require_privilege
+from carp_fast.pings import Pinger
+from carp_fast.usage import Usage, descendants, machine, memory, processor, usage
+from carp_fast.witness import AddressWatch, Identity, WireWatch
+
+LAB = "carp-fast-bench"
+INSTANCES = (1, 10, 50, 255, 1_020, 4_080, 16_320, 65_280)
+INSTANCES_QUICK = (1, 50, 255)
+INSTANCES_MAX = 256 * VHIDS_PER_SEGMENT
+WINDOW_S, WINDOW_QUICK_S = 15.0, 4.0
+FLOOR_WINDOW_MAX_S = 15.0
+QUIET_S = 3.0  # without a change of address: settled
+SETTLE_DEADLINE_S = 180.0
+TAKE_OVER_DEADLINE_S = 30.0
+AFTERWARDS_DEADLINE_S = 5.0
+HEARD_DEADLINE_S = 15.0
+GIVEN_UP_WITHIN_S = 1.0  # an address that is gone again so soon after the take-over is noted
+PINGED_VIRTUAL_HOSTS = 10
+
+
+class Audience(Protocol):
+    """Who follows the course."""
+
+    def begin(self, steps: int) -> None:
+        """Before the first of so many steps."""
+
+    def step(self, title: str) -> None:
+        """A step begins."""
+
+    def phase(self, text: str) -> None:
+        """Within a step."""
+
+    def end(self) -> None:
+        """After the last step."""
+
+
+class Bars:
+    """For a terminal: one bar, with the phase beside it."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[phase]}", style="dim"),
+            console=console,
+            refresh_per_second=2,  # what is measured shares the processors
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, phase="")
+        self._begun = False
+
+    def begin(self, steps: int) -> None:
+        self._progress.update(self._task, total=steps)
+        self._progress.start()
+
+    def step(self, title: str) -> None:
+        if self._begun:
+            self._progress.advance(self._task)
+        self._begun = True
+        self._progress.update(self._task, description=title, phase="")
+
+    def phase(self, text: str) -> None:
+        self._progress.update(self._task, phase=text)
+
+    def end(self) -> None:
+        self._progress.stop()
+
+
+class Lines:
+    """For a pipe: a line for each phase."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._begun_at = time.monotonic()
+        self._title = ""
+
+    def begin(self, steps: int) -> None:
+        self._write(f"{steps} steps")
+
+    def step(self, title: str) -> None:
+        self._title = title
+
+    def phase(self, text: str) -> None:
+        self._write(f"{time.monotonic() - self._begun_at:6.1f} s  {self._title}: {text}")
+
+    def end(self) -> None:
+        self._write(f"{time.monotonic() - self._begun_at:6.1f} s  done")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured. `daemons` are names of DAEMONS; `force` tries what is skipped."""
+
+    daemons: Sequence[str] = tuple(DAEMONS)
+    instances: Sequence[int] = INSTANCES
+    window_s: float = WINDOW_S
+    pings: bool = True
+    force: bool = False
+
+    def rows(self) -> Iterator[tuple[Daemon, int]]:
+        """In the order measured: daemons of one size after each other, at about the same time."""
+        for instances in self.instances:
+            for name in self.daemons:
+                most = DAEMONS[name].most
+                fits = self.force or most is None or instances <= most
+                if fits and DAEMONS[name].installed():
+                    yield DAEMONS[name], instances
+
+    def skipped(self) -> Iterator[str]:
+        """A line for each daemon of which rows are not measured."""
+        for daemon in self.lacking():
+            yield f"{daemon.name}: not installed (Debian package {daemon.package}), skipped"
+        for name in self.daemons:
+            most = DAEMONS[name].most
+            beyond = [f"{n:,}" for n in self.instances if most is not None and n > most]
+            if beyond and not self.force:
+                yield (
+                    f"{name}: {', '.join(beyond)} virtual hosts skipped, more than {most:,}"
+                    " take minutes to start (--force)"
+                )
+
+    def lacking(self) -> list[Daemon]:
+        """Daemons that are not installed."""
+        return [DAEMONS[name] for name in self.daemons if not DAEMONS[name].installed()]
+
+
+def planned(
+    daemons: str | None = None,
+    instances: str | None = None,
+    window_s: float | None = None,
+    *,
+    quick: bool = False,
+    force: bool = False,
+) -> Plan:
+    """From words of a command line, lists with commas; `quick` stands for what is not given.
+
+    ValueError says what is wrong and what is allowed.
+    """
+    names = daemons.split(",") if daemons else list(DAEMONS)
+    for name in names:
+        if name not in DAEMONS:
+            raise ValueError(f"daemon {name!r}: one of {', '.join(DAEMONS)}")
+    counts: list[int] = list(INSTANCES_QUICK if quick else INSTANCES)
+    if instances:
+        counts = []
+        for word in instances.split(","):
+            if not word.isdecimal() or not 1 <= int(word) <= INSTANCES_MAX:
+                raise ValueError(f"instances {word!r}: a number from 1 to {INSTANCES_MAX}")
+            counts.append(int(word))
+    chosen_s = window_s or (WINDOW_QUICK_S if quick else WINDOW_S)
+    unique = tuple(dict.fromkeys(names)), tuple(sorted(set(counts)))
+    return Plan(*unique, chosen_s, pings=not quick, force=force)
+
+
+def run_bench(plan: Plan, audience: Audience) -> Report:
+    """Measures every row of the plan, one after the other.
+
+    A row that fails says so in its notes and the rest goes on. LabError without root.
+    """
+    require_privilege()
+    rows, pings, notes = [], [], list(plan.skipped())
+    begun_at = datetime.now(UTC).isoformat(timespec="seconds")
+    stage = Machine(processor(), os.cpu_count() or 1, os.uname().release, os.getloadavg())
+    present = [DAEMONS[name] for name in plan.daemons if DAEMONS[name].installed()]
+    contenders = [Contender(each.name, each.version(), each.configured) for each in present]
+    wanted = list(plan.rows())
+    audience.begin(len(wanted) + plan.pings * len(present))
+    try:
+        for daemon, instances in wanted:
+            audience.step(f"{daemon.name} {instances:,}")
+            rows.append(measure_row(daemon, instances, plan.window_s, audience.phase))
+        for daemon in present if plan.pings else ():
+            audience.step(f"{daemon.name} pings")
+            try:
+                pings.append(measure_pings(daemon, audience.phase))
+            except LabError as reason:
+                notes.append(f"{daemon.name}, pings: {reason}")
+    finally:
+        audience.end()
+    return Report(__version__, begun_at, stage, contenders, rows, pings, notes)
+
+
+def measure_row(daemon: Daemon, instances: int, window_s: float, say: Callable[[str], None]) -> Row:
+    """One daemon, one number of virtual hosts. A failure is a row with a note."""
+    segments = -(-instances // VHIDS_PER_SEGMENT)
+    counts = spread(instances, segments)
+    say("building hosts")
+    try:
+        with Lab(LAB, segments=segments) as lab, Pair(lab, daemon, counts) as pair:
+            row = _measure(pair, window_s, say)
+            say("measuring the floor")
+            rate = max(row.master.frames_per_s if row.master else 0.0, 1.0)
+            seconds = min(window_s, FLOOR_WINDOW_MAX_S)
+            price = floor.measure(lab["a"], lab["b"], list(counts), rate, seconds)
+    except LabError as reason:
+        return Row(daemon.name, instances, segments, notes=[str(reason)])
+    return msgspec.structs.replace(row, floor=price, notes=pair.notes)
+
+
+def _measure(pair: Pair, window_s: float, say: Callable[[str], None]) -> Row:
+    """From the start of a pair to the death of both; all of a row but its floor."""
+    say("starting")
+    settle_s = pair.start()
+    say(f"settled after {settle_s:.1f} s, measuring for {window_s:g} s")
+    begun = machine()
+    master, backup, elapsed_ns = pair.measure(window_s)
+    load = machine().since(begun)
+    say("killing the master")
+    over = pair.fail_over()
+    pair.kill_all()
+    return Row(
+        pair.daemon.name,
+        len(pair.keys),
+        len(pair.counts),
+        window_s=elapsed_ns / 1e9,
+        settle_s=settle_s,
+        master=master,
+        backup=backup,
+        take_over=over,
+        machine_busy_percent=100 * load.busy_ns / elapsed_ns,
+        machine_softirq_percent=100 * load.softirq_ns / elapsed_ns,
+    )
+
+
+def measure_pings(daemon: Daemon, say: Callable[[str], None]) -> Pings:
+    """Host a dies, cable and all, while host c pings. LabError if no other host answers."""
+    counts = {1: PINGED_VIRTUAL_HOSTS}
+    addresses = [virtual_address(*key) for key in sorted(keys_of(counts))]
+    say("building hosts")
+    with ExitStack() as stack:
+        lab = stack.enter_context(
+            Lab(f"{LAB}-pings", hosts=("a", "b", "c"), segments=1, medium="bridge")
+        )
+        pair = stack.enter_context(Pair(lab, daemon, counts))
+        say("starting")
+        pair.start()
+        pinger = stack.enter_context(Pinger(lab["c"], addresses))
+        begun_at_ns = time.monotonic_ns()
+        wait_for(
+            lambda: pinger.answered_since(begun_at_ns),
+            AFTERWARDS_DEADLINE_S,
+            "answers of every address to host c",
+        )
+        say("host a dies")
+        lab.set_carrier("a", 1, up=False)
+        pair.kill("a")
+        dead_at_ns = time.monotonic_ns()
+        wait_for(
+            lambda: pinger.answered_since(dead_at_ns),
+            TAKE_OVER_DEADLINE_S,
+            "answers of every address to host c after the death of host a",
+        )
+        pinger.close()
+        return measurements.pings(
+            daemon.name,
+            PINGED_VIRTUAL_HOSTS,
+            pinger.every_s,
+            pinger.sent,
+            pinger.answered_at_ns,
+        )
+
+
+@dataclass
+class Pair:
+    """A daemon on hosts a and b of a lab: a context manager that ends both."""
+
+    lab: Lab
+    daemon: Daemon
+    counts: dict[int, int]
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.a, self.b = self.lab["a"], self.lab["b"]
+        self.keys: list[Identity] = sorted((key.segment, key.vhid) for key in keys_of(self.counts))
+        self._identities = {
+            bytes(map(int, virtual_address(*key).split("."))): key for key in self.keys
+        }
+        self._processes: dict[str, list[Process]] = {"a": [], "b": []}
+        self._addresses = AddressWatch((self.a, self.b), self._identities)
+
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self.kill_all()
+        self._addresses.close()
+        if self._addresses.overruns:
+            self.notes.append(
+                f"the kernel dropped notifications about addresses {self._addresses.overruns} times"
+            )
+
+    def start(self) -> float:
+        """Seconds from the first start until host a held every address, and nothing changed after.
+
+        LabError if that does not come about.
+        """
+        begun_at_ns = time.time_ns()
+        for host in (self.a, self.b):
+            commands = self.daemon.commands(host, self.counts, self.lab.directory)
+            log = self.lab.directory / f"{host.name}.log"
+            for argv in commands:
+                self._processes[host.name].append(host.start(argv, log=log))
+        try:
+            self._addresses.wait_until(self._settled, SETTLE_DEADLINE_S, "settled", every_s=0.1)
+        except LabTimeout:
+            count = len(self.keys)
+            raise LabError(
+                f"not settled within {SETTLE_DEADLINE_S:g} s: of {count} addresses host a holds"
+                f" {self._addresses.count(self.a)}, host b {self._addresses.count(self.b)}"
+            ) from None
+        return (self._addresses.changed_at_ns - begun_at_ns) / 1e9
+
+    def _settled(self) -> bool:
+        self._require_alive("a", "b")
+        return (
+            self._addresses.count(self.a) == len(self.keys)
+            and self._addresses.count(self.b) == 0
+            and time.time_ns() - self._addresses.changed_at_ns >= QUIET_S * 1e9
+        )
+
+    def measure(self, window_s: float) -> tuple[Side, Side, int]:
+        """Both sides over a window in which nothing happens, and its length in ns."""
+        hosts = (self.a, self.b)
+        pids = {host.name: self._pids(host.name) for host in hosts}
+        changes = self._addresses.changes
+        frames = {host.name: frames_sent(host, self.counts) for host in hosts}
+        before: dict[str, Usage] = {name: usage(group) for name, group in pids.items()}
+        begun_at_ns = time.monotonic_ns()
+        time.sleep(window_s)
+        after = {name: usage(group) for name, group in pids.items()}
+        elapsed_ns = time.monotonic_ns() - begun_at_ns
+        sent = {host.name: frames_sent(host, self.counts) - frames[host.name] for host in hosts}
+        self._require_alive("a", "b")
+        if self._addresses.changes != changes:
+            self.notes.append(f"{self._addresses.changes - changes} changes of address meanwhile")
+        a, b = (
+            measurements.side(
+                len(pids[host.name]),
+                after[host.name].since(before[host.name]),
+                memory(pids[host.name]),
+                sent[host.name],
+                elapsed_ns,
+            )
+            for host in hosts
+        )
+        return a, b, elapsed_ns
+
+    def fail_over(self) -> TakeOver:
+        """Kills host a's daemon while the wire is watched, and says what host b did."""
+        with WireWatch(self.b, self.a, self._identities) as wire:
+            wanted = set(self.keys)
+            with self._noting("host a was not heard"):
+                self._addresses.wait_until(
+                    lambda: wire.last(self.a).keys() >= wanted,
+                    HEARD_DEADLINE_S,
+                    "an advertisement of every virtual host",
+                    every_s=0.25,
+                )
+            wire.mark()
+            killed_at_ns = self.kill("a")
+            with self._noting("host b did not take over"):
+                self._addresses.wait_until(
+                    partial(self._holds_all, self.b), TAKE_OVER_DEADLINE_S, "every address"
+                )
+            adopted = self._addresses.held(self.b)
+            with self._noting("host b did not advertise or announce"):
+                self._addresses.wait_until(
+                    lambda: (
+                        wire.first(self.b).keys() >= wanted and wire.announced().keys() >= wanted
+                    ),
+                    AFTERWARDS_DEADLINE_S,
+                    "advertisements and announcements of all",
+                    every_s=0.25,
+                )
+            over = measurements.take_over(
+                self.keys,
+                killed_at_ns,
+                address_at_ns=adopted,
+                announced_at_ns=wire.announced(),
+                last_at_ns=wire.last(self.a),
+                first_at_ns=wire.first(self.b),
+            )
+        if wire.dropped:
+            self.notes.append(f"the watch of the wire lost {wire.dropped} frames")
+        self._note_given_up(len(adopted))
+        return over
+
+    def _note_given_up(self, adopted: int) -> None:
+        with suppress(LabTimeout):
+            self._addresses.wait_until(
+                lambda: self._addresses.count(self.b) < adopted, GIVEN_UP_WITHIN_S, "giving up"
+            )
+            left = self._addresses.count(self.b)
+            self.notes.append(f"host b gave up {adopted - left} addresses after the take-over")
+
+    def kill(self, name: str) -> int:
+        """SIGKILL to every process of a host; returns the instant of the first, CLOCK_REALTIME ns.
+
+        Children first: keepalived's would hear of its parent's death and resign.
+        """
+        pids = self._pids(name)[::-1]
+        at_ns = time.time_ns()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return at_ns
+
+    def kill_all(self) -> None:
+        """Ends what still runs, on both hosts."""
+        for name, processes in self._processes.items():
+            self.kill(name)
+            for process in processes:
+                process.kill()
+            processes.clear()
+
+    @contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        """What does not happen before its deadline is missing from the figures, and noted."""
+        try:
+            yield
+        except LabTimeout as reason:
+            self.notes.append(f"{what}: {reason}")
+
+    def _holds_all(self, host: Host) -> bool:
+        self._require_alive(host.name)
+        return self._addresses.count(host) == len(self.keys)
+
+    def _pids(self, name: str) -> list[int]:
+        return descendants([process.pid for process in self._processes[name] if process.alive()])
+
+    def _require_alive(self, *names: str) -> None:
+        for name in names:
+            for process in self._processes[name]:
+                if not process.alive():
+                    said = process.output().strip().splitlines()[-1:] or ["nothing"]
+                    code = process.wait(0)
+                    raise LabError(
+                        f"{process.argv[0]} on host {name} ended, code {code}: {said[0]}"
+                    )
+
+
+def frames_sent(host: Host, segments: Iterable[int]) -> int:
+    """By the interfaces of these segments since they were made, as the kernel counts."""
+    with host.inside():
+        lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    wanted = {interface_name(k) for k in segments}
+    counts = (line.partition(":") for line in lines[2:])
+    return sum(int(rest.split()[9]) for name, _, rest in counts if name.strip() in wanted)

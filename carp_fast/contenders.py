@@ -1,0 +1,158 @@
+"""The daemons that `carp-fast bench` compares: their versions, configurations and command lines.
+
+Each is set up so that it is at its best: the same intervals, no work that another is spared, the
+cheapest script where one needs scripts. `configured` says how, for people. Host a prefers to be
+master; each side's silence before a take-over is 3 + 100/256 s by every daemon's own rule. Must not
+know how they are measured.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from carp_fast import __version__
+from carp_fast.demo import PASSPHRASE, configuration, keys_of
+from carp_fast.lab import Host, LabError, interface_name, virtual_address
+
+UCARP_MOST = 1_020
+ADVSKEW = {"a": 0, "b": 100}
+# VRRPv3: 3 intervals + (256 - priority) / 256, so that 156 waits as long as advskew 100.
+PRIORITY = {"a": 254, "b": 156}
+
+Commands = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """One program. `commands` writes its files to a directory and gives what a host must start."""
+
+    name: str
+    program: str | None  # as shutil.which finds it; None: this Python
+    package: str  # of Debian
+    configured: str
+    most: int | None  # virtual hosts, beyond which it is only tried with --force
+    commands: Callable[[Host, Mapping[int, int], Path], Commands]
+
+    def installed(self) -> bool:
+        return self.program is None or shutil.which(self.program) is not None
+
+    def version(self) -> str:
+        """As the program itself says it. LabError if it does not."""
+        if self.program is None:
+            return __version__
+        option = {"ucarp": "--help"}.get(self.name, "--version")
+        said = subprocess.run([self.program, option], capture_output=True, text=True, check=False)
+        found = re.search(r"\bv?(\d+\.\d+(?:\.\d+)?)\b", said.stdout + said.stderr)
+        if found is None:
+            raise LabError(f"{self.program} {option} names no version")
+        return found[1]
+
+
+def carp_fast_commands(host: Host, counts: Mapping[int, int], directory: Path) -> Commands:
+    passphrase = directory / "passphrase"
+    passphrase.touch(mode=0o600)
+    passphrase.write_text(PASSPHRASE + "\n")
+    path = directory / f"carp-fast-{host.name}.toml"
+    path.touch(mode=0o600)
+    path.write_text(configuration(dict(counts), directory, host.name))
+    return [[sys.executable, "-m", "carp_fast", "run", "-c", str(path)]]
+
+
+def ucarp_commands(host: Host, counts: Mapping[int, int], directory: Path) -> Commands:
+    up, down = directory / "ucarp-up", directory / "ucarp-down"
+    for script, action in ((up, "add"), (down, "del")):
+        script.write_text(f'#!/bin/sh\nexec ip addr {action} "$2/32" dev "$1"\n')
+        script.chmod(0o755)
+    skew = str(ADVSKEW[host.name])
+    return [
+        [
+            *("ucarp", "-i", interface_name(key.segment), "-s", host.address(key.segment)),
+            *("-v", str(key.vhid), "-p", PASSPHRASE, "-a", virtual_address(*key)),
+            *("-b", "1", "-k", skew, "-P", "-n", "-u", str(up), "-d", str(down)),
+        ]
+        for key in sorted(keys_of(dict(counts)))
+    ]
+
+
+_KEEPALIVED_HEAD = """global_defs {{
+  router_id bench_{host}
+  vrrp_version 3
+  vrrp_garp_master_repeat 1
+  vrrp_garp_master_delay 0
+  vrrp_garp_master_refresh 0
+  vrrp_skip_check_adv_addr
+}}
+"""
+_KEEPALIVED_INSTANCE = """vrrp_instance {interface}_{vhid} {{
+  state BACKUP
+  interface {interface}
+  virtual_router_id {vhid}
+  priority {priority}
+  advert_int 1
+  virtual_ipaddress {{
+    {address}/32 dev {interface}
+  }}
+}}
+"""
+
+
+def keepalived_commands(host: Host, counts: Mapping[int, int], directory: Path) -> Commands:
+    path = directory / f"keepalived-{host.name}.conf"
+    instances = [
+        _KEEPALIVED_INSTANCE.format(
+            interface=interface_name(key.segment),
+            vhid=key.vhid,
+            priority=PRIORITY[host.name],
+            address=virtual_address(*key),
+        )
+        for key in sorted(keys_of(dict(counts)))
+    ]
+    path.write_text(_KEEPALIVED_HEAD.format(host=host.name) + "".join(instances))
+    pid_files = [str(directory / f"keepalived-{host.name}{kind}.pid") for kind in ("", "-vrrp")]
+    return [
+        [
+            *("keepalived", "--dont-fork", "--log-console", "--no-syslog", "--vrrp"),
+            *("--use-file", str(path), "--pid", pid_files[0], "--vrrp_pid", pid_files[1]),
+        ]
+    ]
+
+
+DAEMONS = {
+    daemon.name: daemon
+    for daemon in (
+        Daemon(
+            "carp-fast",
+            None,
+            "",
+            "one process a host, as `carp-fast run` starts; advbase 1, advskew 0 and 100,"
+            " preempt, signed by HMAC-SHA1",
+            None,
+            carp_fast_commands,
+        ),
+        Daemon(
+            "ucarp",
+            "ucarp",
+            "ucarp",
+            "one process a virtual host; -b 1, -k 0 and 100, -P -n, signed by HMAC-SHA1;"
+            " scripts of one line, sh that becomes `ip addr add`",
+            UCARP_MOST,
+            ucarp_commands,
+        ),
+        Daemon(
+            "keepalived",
+            "keepalived",
+            "keepalived",
+            "one process and its child a host; VRRPv3 (unsigned), advert_int 1, priority 254 and"
+            " 156 (the same silence), one gratuitous ARP, no repeats, vrrp_skip_check_adv_addr,"
+            " no other subsystem",
+            None,
+            keepalived_commands,
+        ),
+    )
+}

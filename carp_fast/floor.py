@@ -1,0 +1,109 @@
+"""The floor: what moving a host's advertisements costs a process that does nothing but move them.
+
+One thread in the namespace of each of two hosts, with one packet socket for all interfaces: one
+sends at the rate given, the other receives. Their own thread CPU is the price. Must not know
+daemons: no host reacts to these frames, whose version no protocol has.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Sequence
+
+from carp_fast._floor import Mover
+from carp_fast.lab import Host, LabError, interface_name
+from carp_fast.measurements import Floor
+from carp_fast.sockets import (
+    ETH_P_ALL,
+    PACKET_IGNORE_OUTGOING,
+    SO_RCVBUFFORCE,
+    SOL_PACKET,
+    attach_filter,
+    packet_filter,
+)
+
+TICK_NS = 10_000_000
+RECEIVE_BUFFER_BYTES = 64 << 20
+DEADLINE_S = 10.0  # beyond the time asked for
+UNKNOWN_VERSION = 0xF1
+CARP_BYTES = 36
+
+
+def frame(source: str = "10.0.0.1") -> bytes:
+    """70 bytes as long as an advertisement of one address, which every receiver throws away."""
+    head = struct.pack(
+        ">BBHHHBBH4s4s", 0x45, 0x10, 20 + CARP_BYTES, 0, 0x4000, 255, 112, 0,
+        socket.inet_aton(source), socket.inet_aton("224.0.0.18"),
+    )  # fmt: skip
+    ethernet = bytes.fromhex("01005e000012 020000000001 0800")
+    return ethernet + head + bytes([UNKNOWN_VERSION]) + bytes(CARP_BYTES - 1)
+
+
+def measure(
+    sender: Host, receiver: Host, segments: Sequence[int], rate: float, seconds: float
+) -> Floor:
+    """Moves `rate` frames a second from one host to the other over these segments.
+
+    LabError if the kernel refuses a frame.
+    """
+    with sender.inside():
+        out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        indexes = [socket.if_nametoindex(interface_name(k)) for k in segments]
+    with receiver.inside():
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        into = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
+    with out, into:
+        into.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        into.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+        attach_filter(into, packet_filter(None))
+        sending, receiving = Mover(out.fileno(), TICK_NS), Mover(into.fileno(), TICK_NS)
+        sent, received = _together(
+            [sending, receiving],
+            [
+                lambda: sending.send(indexes, [frame()], rate, seconds),
+                lambda: receiving.receive(seconds),
+            ],
+            seconds,
+        )
+    return Floor(
+        send_cpu_percent=100 * sent[1] / sent[2],
+        receive_cpu_percent=100 * received[1] / received[2],
+        sent_per_s=sent[0] * 1e9 / sent[2],
+        received_per_s=received[0] * 1e9 / received[2],
+    )
+
+
+def _together(
+    movers: Sequence[Mover], works: Sequence[Callable[[], tuple[int, int, int]]], seconds: float
+) -> list[tuple[int, int, int]]:
+    """What each of the works gives, done at the same time, a thread each."""
+    results: dict[int, tuple[int, int, int]] = {}
+    failures: list[OSError] = []
+    begin = threading.Barrier(len(works))
+
+    def run(number: int, work: Callable[[], tuple[int, int, int]]) -> None:
+        begin.wait()
+        try:
+            results[number] = work()
+        except OSError as error:
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(number, work), name=f"floor-{number}", daemon=True)
+        for number, work in enumerate(works)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join(seconds + DEADLINE_S)
+    finally:
+        for mover in movers:  # after Ctrl-C they must not outlive their sockets
+            mover.stop()
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise LabError(f"floor: {failures[0].strerror}")
+    return [results[number] for number in range(len(works))]

@@ -1,0 +1,352 @@
+"""What `carp-fast bench` measures: its figures, the arithmetic behind them, their tables.
+
+Pure: instants and readings come in, figures go out. Must not know processes, sockets or files.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
+
+import msgspec
+
+from carp_fast.plot import Line, Panel, draw
+from carp_fast.usage import Memory, Usage
+
+MIB = 1 << 20
+NONE = "-"
+
+Identity = tuple[int, int]
+
+
+class Side(msgspec.Struct, frozen=True):
+    """One host's daemon in the steady state. Percent are of one core."""
+
+    processes: int
+    cpu_percent: float
+    user_percent: float
+    system_percent: float
+    rss_bytes: int
+    pss_bytes: int
+    switches_per_s: float
+    frames_per_s: float  # that its interfaces sent: advertisements, when nothing else happens
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """Of many times, in s."""
+
+    first: float
+    median: float
+    max: float
+
+
+class TakeOver(msgspec.Struct, frozen=True):
+    """After SIGKILL of the master: times from the first signal, unless said otherwise, in s.
+
+    `silence_s` is from the dead host's last advertisement to the successor's first; `span_s` from
+    the first address adopted to the last one adopted and announced; `lag_s` of each virtual host
+    from the successor's first advertisement until its address was there and announced.
+    """
+
+    virtual_hosts: int
+    adopted: int
+    announced: int
+    address_s: Spread | None
+    silence_s: Spread | None
+    span_s: float | None
+    lag_s: Spread | None
+
+
+class Pings(msgspec.Struct, frozen=True):
+    """A third host's pings while host a dies. The gap is the longest between two answers."""
+
+    daemon: str
+    virtual_hosts: int
+    every_s: float
+    sent: int
+    lost: int
+    lost_max: int  # of one address
+    gap_max_s: float
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """The kernel's own price of a rate: CPU in % of a core; frames a second, sent and received."""
+
+    send_cpu_percent: float
+    receive_cpu_percent: float
+    sent_per_s: float
+    received_per_s: float
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One daemon with one number of virtual hosts."""
+
+    daemon: str
+    virtual_hosts: int
+    segments: int
+    window_s: float = 0.0
+    settle_s: float | None = None
+    master: Side | None = None
+    backup: Side | None = None
+    take_over: TakeOver | None = None
+    floor: Floor | None = None
+    machine_busy_percent: float = 0.0
+    machine_softirq_percent: float = 0.0
+    notes: list[str] = []
+
+    @property
+    def cpu_percent(self) -> float | None:
+        """Of both hosts together."""
+        if self.master is None or self.backup is None:
+            return None
+        return self.master.cpu_percent + self.backup.cpu_percent
+
+    @property
+    def floor_percent(self) -> float | None:
+        if self.floor is None:
+            return None
+        return self.floor.send_cpu_percent + self.floor.receive_cpu_percent
+
+
+class Contender(msgspec.Struct, frozen=True):
+    """What was measured, and how it was set up."""
+
+    daemon: str
+    version: str
+    configured: str
+
+
+class Machine(msgspec.Struct, frozen=True):
+    processor: str
+    cores: int
+    kernel: str
+    load_average: tuple[float, float, float]  # before the first row
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The document of `--json`."""
+
+    carp_fast: str
+    begun_at: str  # RFC 3339, UTC
+    machine: Machine
+    contenders: list[Contender]
+    rows: list[Row]
+    pings: list[Pings]
+    notes: list[str]
+
+
+# The arithmetic.
+
+
+def side(processes: int, used: Usage, held: Memory, frames: int, window_ns: int) -> Side:
+    """What a side used in a window, as shares of it."""
+    return Side(
+        processes=processes,
+        cpu_percent=100 * used.cpu_ns / window_ns,
+        user_percent=100 * used.user_ns / window_ns,
+        system_percent=100 * used.system_ns / window_ns,
+        rss_bytes=held.rss_bytes,
+        pss_bytes=held.pss_bytes,
+        switches_per_s=used.switches * 1e9 / window_ns,
+        frames_per_s=frames * 1e9 / window_ns,
+    )
+
+
+def spread(times_s: Collection[float]) -> Spread | None:
+    """None for no time at all."""
+    if not times_s:
+        return None
+    return Spread(min(times_s), statistics.median(times_s), max(times_s))
+
+
+def take_over(
+    wanted: Collection[Identity],
+    killed_at_ns: int,
+    *,
+    address_at_ns: Mapping[Identity, int],
+    announced_at_ns: Mapping[Identity, int],
+    last_at_ns: Mapping[Identity, int],
+    first_at_ns: Mapping[Identity, int],
+) -> TakeOver:
+    """From instants by virtual host; one that lacks an instant is left out where it is needed."""
+    adopted = [key for key in wanted if key in address_at_ns]
+    announced = [key for key in wanted if key in announced_at_ns]
+    whole = {
+        key: max(address_at_ns[key], announced_at_ns[key])
+        for key in adopted
+        if key in announced_at_ns
+    }
+    return TakeOver(
+        virtual_hosts=len(wanted),
+        adopted=len(adopted),
+        announced=len(announced),
+        address_s=spread([(address_at_ns[key] - killed_at_ns) / 1e9 for key in adopted]),
+        silence_s=spread(
+            [
+                (first_at_ns[key] - last_at_ns[key]) / 1e9
+                for key in wanted
+                if key in first_at_ns and key in last_at_ns
+            ]
+        ),
+        span_s=(max(whole.values()) - min(address_at_ns[key] for key in whole)) / 1e9
+        if whole
+        else None,
+        lag_s=spread(
+            [(at - first_at_ns[key]) / 1e9 for key, at in whole.items() if key in first_at_ns]
+        ),
+    )
+
+
+def pings(
+    daemon: str,
+    virtual_hosts: int,
+    every_s: float,
+    sent: Mapping[str, int],
+    answered_at_ns: Mapping[str, Sequence[int]],
+) -> Pings:
+    """By address: how many were sent, and when each answer came, ascending."""
+    lost = {
+        address: count - len(answered_at_ns.get(address, ())) for address, count in sent.items()
+    }
+    gaps_ns = [
+        later - earlier for at_ns in answered_at_ns.values() for earlier, later in pairwise(at_ns)
+    ]
+    return Pings(
+        daemon=daemon,
+        virtual_hosts=virtual_hosts,
+        every_s=every_s,
+        sent=sum(sent.values()),
+        lost=sum(lost.values()),
+        lost_max=max(lost.values(), default=0),
+        gap_max_s=max(gaps_ns, default=0) / 1e9,
+    )
+
+
+# The tables: a header and rows of text.
+
+COST_HEADER = ("DAEMON", "VHIDS", "SEGMENTS", "PROCESSES", "CPU %", "FLOOR %", "RATIO", "RSS MIB",
+               "PSS MIB", "SWITCHES/S", "ADVERTS/S")  # fmt: skip
+TAKE_OVER_HEADER = ("DAEMON", "VHIDS", "SETTLE S", "ADOPTED", "TAKE-OVER S", "SILENCE S", "SPAN S",
+                    "LAG MS")  # fmt: skip
+PINGS_HEADER = ("DAEMON", "VHIDS", "PINGS", "LOST", "LOST OF ONE", "LONGEST GAP S")
+
+
+def cost_row(row: Row) -> tuple[str, ...]:
+    """Master + backup, in the order of COST_HEADER."""
+    start = (row.daemon, f"{row.virtual_hosts:,}", str(row.segments))
+    if row.master is None or row.backup is None:
+        return (*start, *[NONE] * (len(COST_HEADER) - len(start)))
+    a, b, floor = row.master, row.backup, row.floor
+    cpu, price = row.cpu_percent, row.floor_percent
+    return (
+        *start,
+        f"{a.processes} + {b.processes}",
+        f"{a.cpu_percent:.2f} + {b.cpu_percent:.2f}",
+        f"{floor.send_cpu_percent:.2f} + {floor.receive_cpu_percent:.2f}" if floor else NONE,
+        f"{cpu / price:.1f}" if cpu is not None and price else NONE,
+        f"{a.rss_bytes / MIB:.0f} + {b.rss_bytes / MIB:.0f}",
+        f"{a.pss_bytes / MIB:.0f} + {b.pss_bytes / MIB:.0f}",
+        f"{a.switches_per_s:.0f} + {b.switches_per_s:.0f}",
+        f"{a.frames_per_s:.0f} + {b.frames_per_s:.0f}",
+    )
+
+
+def take_over_row(row: Row) -> tuple[str, ...]:
+    """In the order of TAKE_OVER_HEADER; spreads as first / median / max."""
+    settle = NONE if row.settle_s is None else f"{row.settle_s:.2f}"
+    start = (row.daemon, f"{row.virtual_hosts:,}", settle)
+    over = row.take_over
+    if over is None:
+        return (*start, *[NONE] * (len(TAKE_OVER_HEADER) - len(start)))
+    lag = over.lag_s
+    return (
+        *start,
+        f"{over.adopted:,}",
+        _slashed(over.address_s),
+        _slashed(over.silence_s),
+        NONE if over.span_s is None else f"{over.span_s:.2f}",
+        NONE if lag is None else f"{1e3 * lag.median:.1f} / {1e3 * lag.max:.1f}",
+    )
+
+
+def pings_row(seen: Pings) -> tuple[str, ...]:
+    return (
+        seen.daemon,
+        f"{seen.virtual_hosts:,}",
+        f"{seen.sent:,}",
+        f"{seen.lost:,}",
+        f"{seen.lost_max:,}",
+        f"{seen.gap_max_s:.2f}",
+    )
+
+
+def _slashed(times: Spread | None) -> str:
+    return NONE if times is None else f"{times.first:.2f} / {times.median:.2f} / {times.max:.2f}"
+
+
+def tables(report: Report) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """(title, header, rows) of each table that has rows."""
+    every_ms = 1e3 * report.pings[0].every_s if report.pings else 0
+    found = [
+        ("In the steady state, master + backup; % of one core", COST_HEADER,
+         [cost_row(row) for row in report.rows]),
+        ("After SIGKILL of the master: first / median / max, lag median / max", TAKE_OVER_HEADER,
+         [take_over_row(row) for row in report.rows]),
+        (f"Host a dies, cable and all; host c pings each address every {every_ms:g} ms",
+         PINGS_HEADER, [pings_row(seen) for seen in report.pings]),
+    ]  # fmt: skip
+    return [table for table in found if table[2]]
+
+
+def remarks(report: Report) -> list[str]:
+    """Where it was measured, how each daemon was set up, and what was out of the ordinary."""
+    stage = report.machine
+    load = " ".join(f"{value:.2f}" for value in stage.load_average)
+    lines = [
+        f"{stage.processor}, {stage.cores} cores, Linux {stage.kernel}, load average before {load}"
+    ]
+    lines += [f"{each.daemon} {each.version}: {each.configured}" for each in report.contenders]
+    lines += report.notes
+    for row in report.rows:
+        lines += [f"{row.daemon} {row.virtual_hosts:,}: {note}" for note in row.notes]
+    return lines
+
+
+FLOOR_LINE = "floor: frames moved, nothing else"
+
+
+def figure(report: Report) -> str:
+    """CPU and memory against virtual hosts, every daemon, as SVG. ValueError without any point."""
+    done = sorted((row for row in report.rows if row.master), key=lambda row: row.virtual_hosts)
+    names = list(dict.fromkeys(row.daemon for row in done))
+    floors: dict[int, list[float]] = {}
+    for row in done:
+        if row.floor_percent:
+            floors.setdefault(row.virtual_hosts, []).append(row.floor_percent)
+    floor = [(float(count), statistics.median(prices)) for count, prices in floors.items()]
+    cpu = [_line(name, done, lambda row: row.cpu_percent) for name in names]
+    memory = [_line(name, done, _pss_mib) for name in names]
+    versions = ", ".join(f"{each.daemon} {each.version}" for each in report.contenders)
+    caption = (
+        f"carp-fast bench, {report.begun_at[:10]}: {versions}; {report.machine.cores} cores,"
+        f" {report.machine.processor}, Linux {report.machine.kernel}"
+    )
+    panels = [
+        Panel("CPU, master and backup together", "virtual hosts", "% of one core",
+              [*cpu, Line(FLOOR_LINE, floor, dashed=True)]),
+        Panel("Memory of one host's processes", "virtual hosts", "PSS, MiB", memory),
+    ]  # fmt: skip
+    return draw(panels, caption)
+
+
+def _line(name: str, rows: Sequence[Row], value: Callable[[Row], float | None]) -> Line:
+    """A logarithmic axis has no place for 0: what is less than a clock tick is left out."""
+    found = [(row.virtual_hosts, value(row)) for row in rows if row.daemon == name]
+    return Line(name, [(float(count), figure) for count, figure in found if figure])
+
+
+def _pss_mib(row: Row) -> float | None:
+    if row.master is None or row.backup is None:
+        return None
+    return max(row.master.pss_bytes, row.backup.pss_bytes) / MIB

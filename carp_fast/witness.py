@@ -1,0 +1,273 @@
+"""What two hosts of a lab do, seen from outside: addresses that come and go, words on the wire.
+
+Holds two watches with a reading thread each: one hears the kernel's notifications about addresses,
+the other a packet socket, where it knows advertisements of CARP and of VRRP apart from their
+sender by nothing but the vhid that both have in the second byte. Must not know the daemons.
+
+Instants are CLOCK_REALTIME in ns: for a frame the kernel's receive timestamp, for an address the
+moment its notification is read, at most READ_EVERY_S late. Watching costs: each frame watched is
+charged to its sender. So a watch is opened when it is needed and closed before CPU is measured.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from carp_fast.lab import Host, LabError, LabTimeout
+from carp_fast.sockets import (
+    ETH_P_ALL,
+    ETH_P_IP,
+    PROTOCOL_CARP,
+    SO_RCVBUFFORCE,
+    SO_TIMESTAMPNS,
+    SOL_PACKET,
+    attach_filter,
+)
+
+READ_EVERY_S = 0.002  # a thread that woke for each message would cost the daemons more
+BUFFER_BYTES = 64 << 20
+POLL_MS = 100
+ETH_P_ARP = 0x0806
+PACKET_STATISTICS = 6
+RTMGRP_IPV4_IFADDR, RTM_NEWADDR, RTM_DELADDR, IFA_LOCAL = 0x10, 20, 21, 2
+SNAP_BYTES = 64
+
+Identity = tuple[int, int]
+"""Segment and vhid."""
+
+# Classic BPF: ARP, or IPv4 of protocol 112, which CARP and VRRP share.
+_FILTER = [
+    (0x28, 0, 0, 12),
+    (0x15, 3, 0, ETH_P_ARP),
+    (0x15, 0, 3, ETH_P_IP),
+    (0x30, 0, 0, 23),
+    (0x15, 0, 1, PROTOCOL_CARP),
+    (0x06, 0, 0, SNAP_BYTES),
+    (0x06, 0, 0, 0),
+]
+_SEGMENT = re.compile(r"s([1-9][0-9]*)")
+
+
+class _Watch:
+    """A thread that reads sockets in batches until closed; a context manager."""
+
+    def __init__(self, readers: Mapping[socket.socket, Callable[[], None]]) -> None:
+        self._readers = {sock.fileno(): reader for sock, reader in readers.items()}
+        self._sockets = list(readers)
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        for sock in self._sockets:
+            sock.close()
+
+    def require(self) -> None:
+        """LabError if the reading thread failed."""
+        if self._failure is not None:
+            raise LabError(f"{type(self).__name__} failed: {self._failure!r}")
+
+    def _run(self) -> None:
+        try:
+            poller = select.poll()
+            for number in self._readers:
+                poller.register(number, select.POLLIN)
+            while not self._stopping.is_set():
+                for number, _ in poller.poll(POLL_MS):
+                    self._readers[number]()
+                self._stopping.wait(READ_EVERY_S)
+        except Exception as reason:
+            self._failure = reason
+
+
+class AddressWatch(_Watch):
+    """Which of the addresses (4 bytes each) the hosts hold, and since when.
+
+    Knows what happened since it was made; hosts begin without any of the addresses.
+    """
+
+    def __init__(self, hosts: Iterable[Host], identities: Mapping[bytes, Identity]) -> None:
+        self.overruns = 0  # times the kernel could not queue notifications
+        self.changes = 0
+        self.changed_at_ns = 0
+        self._identities = identities
+        self._held: dict[str, dict[Identity, int]] = {}
+        readers: dict[socket.socket, Callable[[], None]] = {}
+        for host in hosts:
+            held = self._held[host.name] = {}
+            with host.inside():
+                sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
+            sock.setblocking(False)
+            sock.bind((0, RTMGRP_IPV4_IFADDR))
+            readers[sock] = partial(self._read, sock, held)
+        super().__init__(readers)
+
+    def held(self, host: Host) -> dict[Identity, int]:
+        """By virtual host, when its address came; only those that are there."""
+        self.require()
+        with self._lock:
+            return dict(self._held[host.name])
+
+    def count(self, host: Host) -> int:
+        self.require()
+        return len(self._held[host.name])
+
+    def wait_until(
+        self, predicate: Callable[[], object], deadline_s: float, what: str, every_s: float = 0.02
+    ) -> None:
+        """Returns as soon as `predicate()` is true; LabTimeout naming `what` after `deadline_s`."""
+        end_at = time.monotonic() + deadline_s
+        while not predicate():
+            if time.monotonic() > end_at:
+                raise LabTimeout(f"not within {deadline_s:g} s: {what}")
+            self._stopping.wait(every_s)
+
+    def _read(self, sock: socket.socket, held: dict[Identity, int]) -> None:
+        with self._lock:
+            while True:
+                try:
+                    data = sock.recv(1 << 16)
+                except BlockingIOError:
+                    return
+                except OSError:  # ENOBUFS
+                    self.overruns += 1
+                    continue
+                self._take(data, held, time.time_ns())
+
+    def _take(self, data: bytes, held: dict[Identity, int], at_ns: int) -> None:
+        for kind, address in address_changes(data):
+            identity = self._identities.get(address)
+            if identity is None:
+                continue
+            if kind == RTM_NEWADDR:
+                held.setdefault(identity, at_ns)
+            else:
+                held.pop(identity, None)
+            self.changes += 1
+            self.changed_at_ns = at_ns
+
+
+def address_changes(data: bytes) -> list[tuple[int, bytes]]:
+    """(RTM_NEWADDR or RTM_DELADDR, address) of each such message of a netlink datagram."""
+    found = []
+    at = 0
+    while at + 16 <= len(data):
+        size, kind = struct.unpack_from("=IH", data, at)
+        if size < 16:
+            break
+        if kind in (RTM_NEWADDR, RTM_DELADDR):
+            attribute, end = at + 24, min(at + size, len(data))
+            while attribute + 4 <= end:
+                length, name = struct.unpack_from("=HH", data, attribute)
+                if length < 4:
+                    break
+                if name == IFA_LOCAL:
+                    found.append((kind, data[attribute + 4 : attribute + length]))
+                attribute += (length + 3) & ~3
+        at += (size + 3) & ~3
+    return found
+
+
+class WireWatch(_Watch):
+    """Advertisements of two hosts, and announcements of anybody, as they reach one of the two.
+
+    `mine` is the host listened on, where what it sends itself is heard too; senders are told
+    apart by the last byte of their source.
+    """
+
+    def __init__(self, mine: Host, other: Host, identities: Mapping[bytes, Identity]) -> None:
+        self.dropped = 0
+        self._identities = identities
+        self._last: dict[int, dict[Identity, int]] = {mine.number: {}, other.number: {}}
+        self._first: dict[int, dict[Identity, int]] = {mine.number: {}, other.number: {}}
+        self._announced: dict[Identity, int] = {}
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        with mine.inside():
+            self._listener = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
+        attach_filter(self._listener, _FILTER)
+        self._listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
+        self._listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._listener.setblocking(False)
+        super().__init__({self._listener: self._read})
+
+    def last(self, host: Host) -> dict[Identity, int]:
+        """By virtual host, when the host advertised it last."""
+        return self._copy(self._last[host.number])
+
+    def first(self, host: Host) -> dict[Identity, int]:
+        """By virtual host, when the host advertised it for the first time since the mark."""
+        return self._copy(self._first[host.number])
+
+    def announced(self) -> dict[Identity, int]:
+        """By virtual host, when its address was first announced since the mark."""
+        return self._copy(self._announced)
+
+    def mark(self) -> None:
+        """Firsts count from now on."""
+        with self._lock:
+            for first in self._first.values():
+                first.clear()
+            self._announced.clear()
+
+    def close(self) -> None:
+        counts = self._listener.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        self.dropped = int(struct.unpack("II", counts)[1])
+        super().close()
+
+    def _copy(self, records: dict[Identity, int]) -> dict[Identity, int]:
+        self.require()
+        with self._lock:
+            return dict(records)
+
+    def _read(self) -> None:
+        with self._lock:
+            while True:
+                try:
+                    frame, ancillary, _, origin = self._listener.recvmsg(SNAP_BYTES, 64)
+                except BlockingIOError:
+                    return
+                segment = _SEGMENT.fullmatch(origin[0])
+                if segment is not None and ancillary:
+                    seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
+                    self.take(frame, int(segment[1]), seconds * 1_000_000_000 + nanoseconds)
+
+    def take(self, frame: bytes, segment: int, at_ns: int) -> None:
+        """Records one Ethernet frame; what is neither of both kinds is passed over."""
+        if len(frame) < 42:
+            return
+        kind = int.from_bytes(frame[12:14], "big")
+        if kind == ETH_P_IP and frame[23] == PROTOCOL_CARP:
+            last = self._last.get(frame[29])
+            if last is not None:
+                key = (segment, frame[14 + (frame[14] & 15) * 4 + 1])
+                last[key] = at_ns
+                self._first[frame[29]].setdefault(key, at_ns)
+        elif kind == ETH_P_ARP and frame[28:32] == frame[38:42]:
+            identity = self._identities.get(frame[28:32])
+            if identity is not None:
+                self._announced.setdefault(identity, at_ns)

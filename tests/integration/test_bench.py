@@ -1,0 +1,141 @@
+"""The bench on a small scale: real daemons in namespaces, every figure there and plausible."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import carp_fast
+from carp_fast import floor
+from carp_fast.bench import LAB
+from carp_fast.lab import Lab
+from carp_fast.measurements import COST_HEADER, TAKE_OVER_HEADER, Report
+from carp_fast.namespaces import NAMESPACES
+
+DEADLINE_S = 120.0
+TIMEOUT_S = 3 + 100 / 256
+PLOT = "figure.svg"
+
+pytestmark = pytest.mark.root
+
+
+@dataclass
+class Done:
+    """A run of the command that has ended."""
+
+    pid: int
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Done]]:
+    """carp-fast as JSON with a figure, the peers as tables: side by side, for they mostly wait."""
+    directory = tmp_path_factory.mktemp("bench")
+    own = ["--daemon", "carp-fast", "--instances", "1,10", "--window", "2", "--json"]
+    words = {
+        "own": [*own, "--plot", str(directory / PLOT)],
+        "peers": ["--daemon", "ucarp,keepalived", "--instances", "10", "--window", "2", "--quick"],
+    }
+    environment = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.parent)}
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "carp_fast", "bench", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for name, options in words.items()
+    }
+    try:
+        ended = {}
+        for name, process in started.items():
+            out, err = process.communicate(timeout=DEADLINE_S)
+            ended[name] = Done(process.pid, process.returncode, out, err)
+        figure = directory / PLOT
+        ended["figure"] = Done(0, 0, figure.read_text() if figure.exists() else "", "")
+        yield ended
+    finally:
+        for process in started.values():
+            process.terminate()  # removes its namespaces on the way out
+            process.wait(DEADLINE_S)
+
+
+def test_carp_fast_is_measured(runs: dict[str, Done]) -> None:
+    done = runs["own"]
+    assert done.returncode == 0, done.stderr
+    report = msgspec.json.decode(done.stdout, type=Report)
+    assert [(row.virtual_hosts, row.notes) for row in report.rows] == [(1, []), (10, [])]
+    for row in report.rows:
+        assert row.master is not None
+        assert row.backup is not None
+        assert row.floor is not None
+        assert (row.master.processes, row.backup.processes) == (1, 1)
+        assert 0 < row.master.cpu_percent < 50
+        assert 10 << 20 < row.master.pss_bytes <= row.master.rss_bytes < 200 << 20
+        assert row.master.frames_per_s == pytest.approx(row.virtual_hosts, rel=0.5)
+        assert row.backup.frames_per_s == 0
+        assert row.floor.sent_per_s == pytest.approx(row.master.frames_per_s, rel=0.6)
+        assert row.floor.send_cpu_percent > 0
+
+
+def test_the_take_over_is_seen(runs: dict[str, Done]) -> None:
+    report = msgspec.json.decode(runs["own"].stdout, type=Report)
+    for row in report.rows:
+        over = row.take_over
+        assert over is not None
+        assert over.adopted == over.announced == row.virtual_hosts
+        assert over.address_s is not None
+        assert over.silence_s is not None
+        assert TIMEOUT_S - 0.05 < over.silence_s.first <= over.silence_s.max < TIMEOUT_S + 0.25
+        assert over.address_s.max < TIMEOUT_S + 0.5
+    (pings,) = report.pings
+    assert (pings.daemon, pings.virtual_hosts) == ("carp-fast", 10)
+    assert 1.5 < pings.gap_max_s < TIMEOUT_S + 1
+    assert pings.lost_max * pings.every_s == pytest.approx(pings.gap_max_s, abs=0.6)
+
+
+def test_the_figure_is_drawn(runs: dict[str, Done]) -> None:
+    root = ET.fromstring(runs["figure"].stdout)
+    assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 3
+
+
+def test_the_peers_are_measured(runs: dict[str, Done], program: Callable[[str], str]) -> None:
+    for name in ("ucarp", "keepalived"):
+        program(name)
+    done = runs["peers"]
+    assert done.returncode == 0, done.stderr
+    rows = [re.split(r" {2,}", line) for line in done.stdout.splitlines()]
+    costs = {row[0]: row[1:4] for row in rows if len(row) == len(COST_HEADER)}
+    assert costs["ucarp"] == ["10", "1", "10 + 10"]
+    assert costs["keepalived"] == ["10", "1", "2 + 2"]
+    overs = {row[0]: row[3] for row in rows if len(row) == len(TAKE_OVER_HEADER)}
+    assert overs == {"DAEMON": "ADOPTED", "ucarp": "10", "keepalived": "10"}
+    assert "not settled" not in done.stdout
+    assert "ucarp 1." in done.stdout
+    assert "s  keepalived 10: starting" in done.stderr
+
+
+def test_nothing_is_left(runs: dict[str, Done]) -> None:
+    of_ours = {f"{LAB}-{kind}{done.pid}-" for done in runs.values() for kind in ("", "pings-")}
+    names = [path.name for path in NAMESPACES.iterdir()]
+    assert [name for name in names if any(map(name.startswith, of_ours))] == []
+
+
+def test_the_floor_moves_every_frame(lab_factory: Callable[..., Lab]) -> None:
+    lab = lab_factory("carp-fast-floor", segments=2)
+    price = floor.measure(lab["a"], lab["b"], [1, 2], 2_000, 1.0)
+    assert price.sent_per_s == pytest.approx(2_000, rel=0.1)
+    assert price.received_per_s == pytest.approx(price.sent_per_s, rel=0.1)
+    assert 0 < price.receive_cpu_percent < 100

@@ -1,0 +1,170 @@
+"""The arithmetic of the bench, its tables and its figure, on figures made up for the purpose."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import msgspec
+import pytest
+
+from carp_fast import measurements
+from carp_fast.measurements import (
+    MIB,
+    Contender,
+    Floor,
+    Machine,
+    Report,
+    Row,
+    Side,
+    Spread,
+    TakeOver,
+)
+from carp_fast.usage import Memory, Usage
+
+SECOND_NS = 1_000_000_000
+
+
+def side(cpu_percent: float = 1.0) -> Side:
+    return Side(1, cpu_percent, 0.25, 0.75, 40 * MIB, 30 * MIB, 50.0, 255.0)
+
+
+def report(rows: list[Row]) -> Report:
+    return Report(
+        carp_fast="0",
+        begun_at="2030-01-02T03:04:05+00:00",
+        machine=Machine("a processor", 2, "6.1", (0.1, 0.2, 0.3)),
+        contenders=[Contender("carp-fast", "0", "as it is"), Contender("ucarp", "1", "so")],
+        rows=rows,
+        pings=[
+            measurements.pings("ucarp", 1, 0.01, {"x": 5}, {"x": [1, 2, 40_000_000, 50_000_000]})
+        ],
+        notes=["something was skipped"],
+    )
+
+
+def row(daemon: str, hosts: int, cpu_percent: float) -> Row:
+    over = measurements.take_over(
+        [(1, 1), (1, 2)],
+        10 * SECOND_NS,
+        address_at_ns={(1, 1): 12 * SECOND_NS, (1, 2): 13 * SECOND_NS},
+        announced_at_ns={(1, 1): 12 * SECOND_NS, (1, 2): 14 * SECOND_NS},
+        last_at_ns={(1, 1): 9 * SECOND_NS, (1, 2): 9 * SECOND_NS},
+        first_at_ns={(1, 1): 12 * SECOND_NS, (1, 2): 12 * SECOND_NS},
+    )
+    return Row(
+        daemon, hosts, 1, 5.0, 3.25, side(cpu_percent), side(cpu_percent / 2), over,
+        Floor(0.5, 0.25, 255.0, 255.0), notes=["odd"],
+    )  # fmt: skip
+
+
+def test_a_side_is_what_was_used_in_the_window() -> None:
+    used = Usage(cpu_ns=SECOND_NS, user_ns=SECOND_NS // 4, system_ns=SECOND_NS // 2, switches=80)
+    made = measurements.side(3, used, Memory(7, 5), frames=500, window_ns=4 * SECOND_NS)
+    assert made == Side(
+        processes=3,
+        cpu_percent=25.0,
+        user_percent=6.25,
+        system_percent=12.5,
+        rss_bytes=7,
+        pss_bytes=5,
+        switches_per_s=20.0,
+        frames_per_s=125.0,
+    )
+
+
+def test_a_spread() -> None:
+    assert measurements.spread([3.0, 1.0, 2.0, 10.0]) == Spread(1.0, 2.5, 10.0)
+    assert measurements.spread([]) is None
+
+
+def test_a_take_over_counts_from_the_kill_and_leaves_out_what_is_missing() -> None:
+    keys = [(1, 1), (1, 2), (2, 1), (2, 2)]
+    over = measurements.take_over(
+        keys,
+        100 * SECOND_NS,
+        address_at_ns={(1, 1): 103 * SECOND_NS, (1, 2): 105 * SECOND_NS, (2, 1): 104 * SECOND_NS},
+        announced_at_ns={(1, 1): 104 * SECOND_NS, (1, 2): 105 * SECOND_NS},
+        last_at_ns={(1, 1): 99 * SECOND_NS, (1, 2): 100 * SECOND_NS},
+        first_at_ns={(1, 1): 103 * SECOND_NS, (1, 2): 103 * SECOND_NS, (2, 2): 109 * SECOND_NS},
+    )
+    assert over == TakeOver(
+        virtual_hosts=4,
+        adopted=3,
+        announced=2,
+        address_s=Spread(3.0, 4.0, 5.0),
+        silence_s=Spread(3.0, 3.5, 4.0),
+        span_s=2.0,
+        lag_s=Spread(1.0, 1.5, 2.0),
+    )
+
+
+def test_a_take_over_that_did_not_happen() -> None:
+    over = measurements.take_over(
+        [(1, 1)], 5, address_at_ns={}, announced_at_ns={}, last_at_ns={(1, 1): 4}, first_at_ns={}
+    )
+    assert over == TakeOver(1, 0, 0, None, None, None, None)
+
+
+def test_pings_lost_and_the_longest_gap() -> None:
+    seen = measurements.pings(
+        "carp-fast",
+        2,
+        0.01,
+        {"x": 10, "y": 4, "z": 3},
+        {"x": [0, SECOND_NS, 4 * SECOND_NS], "y": [1, 2, 3, 4]},
+    )
+    assert (seen.sent, seen.lost, seen.lost_max, seen.gap_max_s) == (17, 10, 7, 3.0)
+
+
+def test_the_cells_stand_under_their_headings() -> None:
+    found = {title: (header, rows) for title, header, rows in measurements.tables(
+        report([row("ucarp", 1_020, 10.0), Row("keepalived", 7, 1, notes=["did not start"])])
+    )}  # fmt: skip
+    assert all(len(cells) == len(header) for header, rows in found.values() for cells in rows)
+    (header, (cost, failed)), (over_header, (over, _)), (pings_header, (pinged,)) = found.values()
+    cells = dict(zip(header, cost, strict=True))
+    assert cells["VHIDS"] == "1,020"
+    assert cells["CPU %"] == "10.00 + 5.00"
+    assert cells["FLOOR %"] == "0.50 + 0.25"
+    assert cells["RATIO"] == "20.0"
+    assert cells["RSS MIB"] == "40 + 40"
+    assert set(failed[3:]) == {"-"}
+    times = dict(zip(over_header, over, strict=True))
+    assert times["TAKE-OVER S"] == "2.00 / 2.50 / 3.00"
+    assert times["SILENCE S"] == "3.00 / 3.00 / 3.00"
+    assert (times["SPAN S"], times["LAG MS"]) == ("2.00", "1000.0 / 2000.0")
+    assert dict(zip(pings_header, pinged, strict=True))["LOST"] == "1"
+
+
+def test_what_was_not_measured_has_no_table() -> None:
+    assert measurements.tables(msgspec.structs.replace(report([]), pings=[])) == []
+
+
+def test_the_remarks_name_the_machine_the_set_up_and_every_note() -> None:
+    lines = measurements.remarks(report([row("ucarp", 10, 1.0)]))
+    assert "a processor" in lines[0]
+    assert "ucarp 1: so" in lines
+    assert "something was skipped" in lines
+    assert "ucarp 10: odd" in lines
+
+
+def test_the_report_is_a_json_document_that_reads_back() -> None:
+    made = report([row("ucarp", 10, 1.0), Row("carp-fast", 10, 1)])
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Report) == made
+
+
+def test_the_figure_has_a_line_for_each_daemon_and_one_for_the_floor() -> None:
+    rows = [row(name, n, n / 100) for n in (1, 10, 100) for name in ("carp-fast", "ucarp")]
+    root = ET.fromstring(measurements.figure(report([*rows, Row("keepalived", 5, 1)])))
+    space = "{http://www.w3.org/2000/svg}"
+    lines = root.findall(f".//{space}polyline")
+    assert len(lines) == 2 + 1 + 2
+    texts = {text.text for text in root.iter(f"{space}text")}
+    assert {"carp-fast", "ucarp", measurements.FLOOR_LINE, "virtual hosts"} <= texts
+    assert {"% of one core", "PSS, MiB", "1", "100"} <= texts
+    assert "keepalived" not in texts
+
+
+def test_no_figure_without_a_point() -> None:
+    with pytest.raises(ValueError, match="nothing to draw"):
+        measurements.figure(report([Row("ucarp", 5, 1)]))
