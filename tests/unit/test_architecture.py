@@ -45,7 +45,15 @@ COMPILED: dict[str, set[str]] = {
     | {"_socket", "_netlink", "_turn"},
     "_floor": {"_socket"},
 }
-PURE = ("_wire", "_auth", "_wheel", "_vhid", "_core", "_actions", "_orders", "_engine") + (
+PURE = (
+    "_wire",
+    "_auth",
+    "_wheel",
+    "_vhid",
+    "_core",
+    "_actions",
+    "_orders",
+    "_engine",
     "_simulator_network",
     "_simulator_invariants",
     "_simulator_turn",
