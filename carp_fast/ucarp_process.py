@@ -6,6 +6,7 @@ two forks of `detach` are the only ones in carp-fast.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -28,6 +29,8 @@ def rename(name: str, arguments: Sequence[str]) -> None:
     """
     _libc.prctl(PR_SET_NAME, os.fsencode(name), 0, 0, 0)
     start, end = _arguments_at()
+    if end <= start:
+        return  # the kernel does not say where they are: then they cannot be hidden either
     text = b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
     text = text[: end - start - 1]
     ctypes.memset(start, 0, end - start)
@@ -60,7 +63,8 @@ class Waiting:
 
     def _tell(self, message: bytes) -> None:
         if self._write_fd is not None:
-            os.write(self._write_fd, message)
+            with contextlib.suppress(BrokenPipeError):  # whoever waited was killed
+                os.write(self._write_fd, message)
             os.close(self._write_fd)
             self._write_fd = None
 

@@ -26,6 +26,7 @@ from carp_fast.lab import Host, LabError, LabTimeout
 from carp_fast.sockets import (
     ETH_P_ALL,
     ETH_P_IP,
+    PACKET_IGNORE_OUTGOING,
     PROTOCOL_CARP,
     SO_RCVBUFFORCE,
     SO_TIMESTAMPNS,
@@ -196,11 +197,18 @@ def address_changes(data: bytes) -> list[tuple[int, bytes]]:
 class WireWatch(_Watch):
     """Advertisements of two hosts, and announcements of anybody, as they reach one of the two.
 
-    `mine` is the host listened on, where what it sends itself is heard too; senders are told
-    apart by the last byte of their source.
+    `mine` is the host listened on, where what it sends itself is heard too, unless
+    `incoming_only`; senders are told apart by the last byte of their source.
     """
 
-    def __init__(self, mine: Host, other: Host, identities: Mapping[bytes, Identity]) -> None:
+    def __init__(
+        self,
+        mine: Host,
+        other: Host,
+        identities: Mapping[bytes, Identity],
+        *,
+        incoming_only: bool = False,
+    ) -> None:
         self.dropped = 0
         self._identities = identities
         self._last: dict[int, dict[Identity, int]] = {mine.number: {}, other.number: {}}
@@ -210,6 +218,7 @@ class WireWatch(_Watch):
         with mine.inside():
             self._listener = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
         attach_filter(self._listener, _FILTER)
+        self._listener.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(incoming_only))
         self._listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
         self._listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._listener.setblocking(False)

@@ -308,6 +308,16 @@ def pause(to: Drawing, start_ns: int, end_ns: int) -> None:
     to.put(end_ns, "resume", machine=machine)
 
 
+def hiccups(to: Drawing, start_ns: int, end_ns: int) -> None:
+    """A process is stopped again and again, each time for less than the shortest interval."""
+    machine, at_ns = to.any_machine(), start_ns
+    while at_ns + SECOND_NS < end_ns:
+        length_ns = to.random.between(50, 950) * MS_NS
+        to.put(at_ns, "pause", machine=machine, value=PAUSE_WORDS.index("stopped"))
+        to.put(at_ns + length_ns, "resume", machine=machine)
+        at_ns += length_ns + to.random.between(50, 500) * MS_NS
+
+
 def flap(to: Drawing, start_ns: int, end_ns: int) -> None:
     """A link goes down and up, or an interface disappears and comes back."""
     machine, segment = to.any_machine(), to.random.below(to.world.segments)
@@ -406,6 +416,7 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
     one_way,
     pause,
     pause,
+    hiccups,
     flap,
     crash,
     crash,

@@ -6,6 +6,7 @@ What is compared is what stands on the wire, on stdout and stderr, in the syslog
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -295,6 +296,27 @@ def test_which_facility(
         assert {each[:4] for each in heard if b"[ERROR] Unable to find" in each} == (
             set() if priority is None else {f"<{priority}>".encode()}
         )
+
+
+def test_what_a_service_manager_hears(lab: Lab, tmp_path: Path) -> None:
+    """Ready when it takes part, alive, ending: for Type=notify with a watchdog."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(DEADLINE_S)
+        told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+        process = lab["a"].start(
+            [*PROGRAMS["carp-fast"], *B.split(), "-z"],
+            log=tmp_path / "log",
+            env={**os.environ, **told},
+        )
+        heard = manager.recv(4096)
+        assert heard.startswith(b"READY=1\n")
+        while not heard.startswith(b"WATCHDOG=1"):
+            heard = manager.recv(4096)
+        process.signal(signal.SIGTERM)
+        while not heard.startswith(b"STOPPING=1"):
+            heard = manager.recv(4096)
+        assert process.wait(DEADLINE_S) == 0
 
 
 # ------------------------------------------------------------------------------------- in /proc

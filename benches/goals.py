@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""What the matrix of `carp-fast bench` does not show: start and reload, loss, bad packets.
+
+  sudo PYTHONPATH=. .venv/bin/python benches/goals.py start [--instances 65280]
+  sudo PYTHONPATH=. .venv/bin/python benches/goals.py loss [--instances 65280] [--seconds 600]
+  sudo PYTHONPATH=. .venv/bin/python benches/goals.py noise [--instances 4080] [--rate 300000]
+
+start  from the start of the process to READY and to the first advertisement; then a reload with one
+       change, and how late any advertisement was meanwhile
+loss   one master, one backup: what left one host's interfaces beside what the other's process heard
+noise  a process that is MASTER of as many virtual hosts as it is BACKUP of gets packets with a bad
+       digest, a vhid it does not have, and VRRP, in turn
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from carp_fast._floor import Mover
+from carp_fast._wire import VERDICT_WORDS, checksum
+from carp_fast.bench import Pair, frames_sent
+from carp_fast.contenders import DAEMONS
+from carp_fast.control import ControlClient, ControlError
+from carp_fast.demo import configuration, keys_of, spread
+from carp_fast.floor import frame
+from carp_fast.lab import Lab, Process, wait_for
+from carp_fast.usage import memory, usage
+from carp_fast.witness import Identity, WireWatch
+
+VHIDS = 255
+INTERVAL_S = 1.0
+STOPPED_S = 0.3  # for what is under way to arrive
+MIB = 1 << 20
+
+
+class Gaps(WireWatch):
+    """The longest time between two advertisements of each virtual host of the other host."""
+
+    def __init__(self, *hosts: Any, **options: Any) -> None:
+        self.longest_ns: dict[Identity, int] = {}
+        self.heard = 0
+        super().__init__(*hosts, **options)
+
+    def take(self, frame: bytes, segment: int, at_ns: int) -> None:
+        if frame[23] == 112:
+            key = (segment, frame[35])
+            before = self._last[frame[29]].get(key) if frame[29] in self._last else None
+            if before is not None:
+                self.longest_ns[key] = max(self.longest_ns.get(key, 0), at_ns - before)
+            self.heard += 1
+        super().take(frame, segment, at_ns)
+
+    def late_ms(self) -> str:
+        """Beyond the interval: p50, p99.9 and max over virtual hosts, in ms."""
+        late = sorted(gap / 1e6 - 1e3 * INTERVAL_S for gap in self.longest_ns.values())
+        picked = [late[min(len(late) - 1, int(len(late) * q))] for q in (0.5, 0.999, 1.0)]
+        p50, p999, most = picked
+        return f"p50 {p50:.1f} p99.9 {p999:.1f} max {most:.1f} ms ({len(late)} virtual hosts)"
+
+
+def segments_of(instances: int) -> int:
+    return -(-instances // VHIDS)
+
+
+def control(lab: Lab, host: str) -> ControlClient:
+    return ControlClient(lab.directory / f"{host}.sock")
+
+
+def counted(lab: Lab, host: str, name: str) -> int:
+    status = control(lab, host).request("status")["status"]
+    return sum(int(each["counters"].get(name, 0)) for each in status["interfaces"])
+
+
+@contextmanager
+def ready_socket(path: Path) -> Iterator[socket.socket]:
+    """Where sd_notify speaks to."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        listener.settimeout(60)
+        yield listener
+
+
+def measure_start(instances: int) -> None:
+    counts = spread(instances, segments_of(instances))
+    with Lab("carp-fast-goals", segments=len(counts)) as lab:
+        a, b = lab["a"], lab["b"]
+        (argv,) = DAEMONS["carp-fast"].commands(a, counts, lab.directory)
+        notify = lab.directory / "notify.sock"
+        environment = {**os.environ, "NOTIFY_SOCKET": str(notify)}
+        with ready_socket(notify) as listener, Gaps(b, a, {}, incoming_only=True) as wire:
+            begun_at_ns = time.time_ns()
+            process = a.start(argv, log=lab.directory / "log", env=environment)
+            while b"READY=1" not in listener.recv(4096):
+                pass
+            ready_s = (time.time_ns() - begun_at_ns) / 1e9
+            keys = {(key.segment, key.vhid) for key in keys_of(counts)}
+            wait_for(lambda: wire.first(a).keys() >= keys, 60, "advertisements of all")
+            spoke = sorted((at - begun_at_ns) / 1e9 for at in wire.first(a).values())
+            print(
+                f"start, {instances} virtual hosts: READY after {ready_s:.2f} s; first"
+                f" advertisement {spoke[0]:.2f} s (a master-down time is 3 s), last {spoke[-1]:.2f}"
+            )
+            reload_with_one_change(lab, process, wire, counts)
+
+
+def reload_with_one_change(lab: Lab, process: Process, wire: Gaps, counts: dict[int, int]) -> None:
+    settle(wire)
+    print(f"  undisturbed for 5 s: longest interval beyond 1 s: {wire.late_ms()}")
+    path = Path(process.argv[-1])
+    text = configuration(counts, lab.directory, "a")
+    extra = '\n[[virtual_host]]\ninterface = "s1"\nvhid = 255\naddresses = ["10.1.9.9/32"]\n'
+    # One range table becomes another and one virtual host has another address.
+    first = text.index("[[virtual_host]]")
+    rest = text[first:]
+    if '"s[1-' in rest and 'vhid = "1-255"' in rest:
+        last = max(counts)
+        head = rest.replace('"s[1-', '"s[2-', 1)
+        own = rest.split("\n\n")[0].replace(f'"s[1-{min(last, 255)}]"', '"s1"')
+        own = own.replace('"1-255"', '"1-254"').replace("10.{number}", "10.1")
+        text = text[:first] + head.rstrip() + "\n\n" + own.strip() + "\n" + extra
+    path.write_text(text)
+    wire.longest_ns.clear()
+    begun = time.monotonic()
+    answer = control(lab, "a").request("reload")
+    took_s = time.monotonic() - begun
+    time.sleep(2)
+    print(
+        f"  reload with one change: {took_s:.2f} s, the daemon says {answer['seconds']:.2f} s,"
+        f" {len(answer['changed'])} changed, {answer['kept']} kept; longest interval beyond 1 s:"
+        f" {wire.late_ms()}"
+    )
+
+
+def settle(wire: Gaps) -> None:
+    """The first intervals after a take-over may be short; the next five seconds count."""
+    time.sleep(3)
+    wire.longest_ns.clear()
+    time.sleep(5)
+
+
+def measure_loss(instances: int, seconds: float) -> None:
+    counts = spread(instances, segments_of(instances))
+    with (
+        Lab("carp-fast-goals", segments=len(counts)) as lab,
+        Pair(lab, DAEMONS["carp-fast"], counts) as pair,
+    ):
+        pair.start()
+        begun = standing_still(lab, pair, counts)
+        before = status_of(lab)
+        end_at = time.monotonic() + seconds
+        while (left_s := end_at - time.monotonic()) > 0:
+            time.sleep(min(30.0, left_s))
+            pair.measure(0.1)  # says if a daemon has ended
+        ended = standing_still(lab, pair, counts)
+        sent, heard = (later - earlier for later, earlier in zip(ended, begun, strict=True))
+        print(
+            f"loss, {instances} virtual hosts, {seconds:g} s: {sent} advertisements sent,"
+            f" {heard} heard, {sent - heard} lost; became master {before} -> {status_of(lab)}"
+        )
+        print("  notes:", pair.notes or "none")
+
+
+def status_of(lab: Lab) -> list[int]:
+    return [counted(lab, host, "became_master") for host in ("a", "b")]
+
+
+def standing_still(lab: Lab, pair: Pair, counts: dict[int, int]) -> tuple[int, int]:
+    """(frames that host a sent, advertisements that host b heard), with nothing under way."""
+    (process,) = lab["a"].processes
+    process.signal(signal.SIGSTOP)
+    try:
+        time.sleep(STOPPED_S)
+        return frames_sent(pair.a, counts), counted(lab, "b", "advertisements_heard")
+    finally:
+        process.signal(signal.SIGCONT)
+
+
+def measure_noise(instances: int, rate: float, seconds: float) -> None:
+    """Host a prefers one half of the segments, host b the other."""
+    half = segments_of(instances)
+    counts = spread(2 * instances, 2 * half)
+    with Lab("carp-fast-goals", segments=len(counts)) as lab:
+        a, b = lab["a"], lab["b"]
+        processes = {}
+        for host in (a, b):
+            (argv,) = DAEMONS["carp-fast"].commands(host, counts, lab.directory)
+            path = Path(argv[-1])
+            swapped = {True: "b", False: "a"}[host.name == "a"]
+            path.write_text(split_configuration(counts, half, lab.directory, host.name, swapped))
+            processes[host.name] = host.start(argv, log=lab.directory / f"{host.name}.log")
+        wanted = {"virtual_hosts": 2 * instances, "master": instances, "backup": instances}
+        wait_for(lambda: both_are(lab, wanted), 60, "each host master of one half")
+        time.sleep(3)
+        with Gaps(b, a, {}, incoming_only=True) as wire:
+            print(f"noise, a process with {instances} masters and {instances} backups:")
+            describe(lab, processes["a"], wire, 5.0, "quiet")
+            with noise_from(lab, sorted(counts), rate, seconds + 3) as sent:
+                time.sleep(1)
+                describe(lab, processes["a"], wire, seconds, f"{rate:g} bad packets/s")
+            print(f"  {sent[0]} bad packets, {sent[0] * 1e9 / sent[2]:.0f} /s really sent")
+
+
+def both_are(lab: Lab, wanted: dict[str, int]) -> bool:
+    try:
+        found = [control(lab, host).request("status")["status"]["summary"] for host in ("a", "b")]
+    except ControlError:  # it has not opened its socket yet
+        return False
+    return all(wanted.items() <= summary.items() for summary in found)
+
+
+def split_configuration(
+    counts: dict[int, int], half: int, directory: Path, mine: str, other: str
+) -> str:
+    first = {k: count for k, count in counts.items() if k <= half}
+    second = {k: count for k, count in counts.items() if k > half}
+    text = configuration(first, directory, mine)
+    rest = configuration(second, directory, other)
+    skew = next(line for line in rest.splitlines() if line.startswith("advskew"))
+    tables = rest[rest.index("[[virtual_host]]") :]
+    return text + "\n" + tables.replace("addresses", skew + "\naddresses")
+
+
+def describe(lab: Lab, process: Process, wire: Gaps, seconds: float, what: str) -> None:
+    masters, before = status_of(lab), rejected(lab)
+    held = memory([process.pid]).rss_bytes
+    used, begun = usage([process.pid]), time.monotonic()
+    wire.longest_ns.clear()
+    time.sleep(seconds)
+    spent, elapsed_s = usage([process.pid]).since(used), time.monotonic() - begun
+    late = wire.late_ms()
+    grown = memory([process.pid]).rss_bytes - held
+    print(
+        f"  {what}: CPU {spent.cpu_ns / elapsed_s / 1e7:.1f} % of a core, RSS"
+        f" {held / MIB:.1f} {grown / MIB:+.2f} MiB, became master {masters} -> {status_of(lab)};"
+        f" longest interval beyond 1 s: {late}"
+    )
+    counts = {word: count - before[word] for word, count in rejected(lab).items()}
+    if any(counts.values()):
+        print("    rejected:", ", ".join(f"{n} {word}" for word, n in counts.items() if n))
+
+
+def rejected(lab: Lab) -> dict[str, int]:
+    """By verdict, over all interfaces of host a."""
+    return {word: counted(lab, "a", word) for word in VERDICT_WORDS if word != "ok"}
+
+
+@contextmanager
+def noise_from(lab: Lab, segments: list[int], rate: float, seconds: float) -> Iterator[list[int]]:
+    """Bad packets from host b in the background; yields [sent, CPU ns, ns] once that is over."""
+    good = bytearray(frame("10.0.0.2"))
+    bad_digest, bad_vhid, vrrp = bytearray(good), bytearray(good), bytearray(good)
+    # version and type, vhid, advskew, length, demote, advbase
+    bad_digest[34:40] = bytes((0x21, 1, 0, 7, 0, 1))
+    bad_vhid[34:40] = bytes((0x21, 0, 0, 7, 0, 1))
+    vrrp[34:40] = bytes((0x31, 1, 100, 1, 0, 100))
+    frames = [with_checksums(made) for made in (bad_digest, bad_vhid, vrrp)]
+    result: list[int] = []
+    with lab["b"].inside():
+        out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        indexes = [socket.if_nametoindex(f"s{k}") for k in segments]
+    mover = Mover(out.fileno(), 1_000_000)
+    thread = threading.Thread(
+        target=lambda: result.extend(mover.send(indexes, frames, rate, seconds)), daemon=True
+    )
+    thread.start()
+    try:
+        yield result
+    finally:
+        mover.stop()
+        thread.join()
+        out.close()
+
+
+def with_checksums(made: bytearray) -> bytes:
+    """The frame with right checksums of IPv4 and of its 36 bytes, so that more is looked at."""
+    made[24:26] = b"\0\0"
+    made[24:26] = checksum(bytes(made[14:34])).to_bytes(2, "big")
+    made[40:42] = b"\0\0"
+    made[40:42] = checksum(bytes(made[34:70])).to_bytes(2, "big")
+    return bytes(made)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=("start", "loss", "noise"))
+    parser.add_argument("--instances", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--rate", type=float, default=300_000)
+    options = parser.parse_args()
+    print(f"load average {' '.join(f'{value:.2f}' for value in os.getloadavg())}", file=sys.stderr)
+    if options.what == "start":
+        measure_start(options.instances or 65_280)
+    elif options.what == "loss":
+        measure_loss(options.instances or 65_280, options.seconds or 600)
+    else:
+        measure_noise(options.instances or 4_080, options.rate, options.seconds or 20)
+
+
+if __name__ == "__main__":
+    main()

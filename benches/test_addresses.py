@@ -1,0 +1,52 @@
+"""A batch of address changes as the pump makes them, beside pyroute2 with a message each.
+
+In a network namespace, on a real interface: the kernel's work is in both figures.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from comparison import SideBySide
+from pyroute2 import IPRoute
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from carp_fast._pump import Pump
+from carp_fast.addresses import templates
+from carp_fast.lab import Lab
+from carp_fast.namespaces import ip_batch
+from carp_fast.sockets import open_netlink, open_receiver, open_sender
+
+ADDRESSES = 1_000
+ROUNDS = 10
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root (network namespaces)")
+@pytest.mark.skipif(shutil.which("ip") is None, reason="needs the program ip (iproute2)")
+def test_address_batch_beside_pyroute2(
+    benchmark: BenchmarkFixture, side_by_side: SideBySide
+) -> None:
+    texts = [f"10.200.{number // 250}.{number % 250 + 1}" for number in range(ADDRESSES)]
+    with Lab("carp-fast-benches", segments=1) as lab, lab["a"].inside():
+        sockets = open_receiver(1), open_sender(), open_netlink()
+        pump = Pump(*(sock.fileno() for sock in sockets), templates())
+        with IPRoute() as route:
+            (index,) = route.link_lookup(ifname="s1")
+            batch = [(index, bytes(map(int, text.split("."))), 32) for text in texts]
+
+            def add() -> None:
+                ip_batch([f"addr add {text}/32 dev s1" for text in texts], lab["a"].namespace)
+
+            def ours() -> None:
+                assert set(pump.remove_addresses(batch)) == {0}
+
+            def theirs() -> None:
+                for text in texts:
+                    route.addr("delete", index=index, address=text, prefixlen=32)
+
+            benchmark.pedantic(ours, setup=add, rounds=ROUNDS)
+            side_by_side(None, "pyroute2", theirs, ADDRESSES, setup=add)
+        for sock in sockets:
+            sock.close()
