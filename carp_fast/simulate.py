@@ -194,7 +194,8 @@ class Summary:
             words.get(name, name.replace("_", " ")): count for name, count in self.tally.items()
         }
         return [
-            f"{self.seeds:,} seeds: {len(self.failed):,} broke an invariant",
+            f"{self.seeds:,} seed{'' if self.seeds == 1 else 's'}: "
+            f"{len(self.failed):,} broke an invariant",
             f"{self.partitions:,} partitions, "
             + ", ".join(f"{count:,} {name}" for name, count in counted.items()),
             f"{virtual_s:,.0f} virtual s in {self.real_s:,.1f} s: {rate:,.0f} virtual s a real one",

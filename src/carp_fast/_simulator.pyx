@@ -410,12 +410,14 @@ cdef class Simulator:
     def check(self) -> bool:
         """Check all virtual hosts once more, when all is quiet."""
         cdef World* world = self.world
+        cdef Machine* machine
         cdef uint32_t number, slot
         for slot in range(world.slot_count):
             check_election(world, slot)
             for number in range(world.machine_count):
-                if world.machines[number].running and world.machines[number].slots[slot].right != NULL:
-                    check_addresses(world, &world.machines[number], slot)
+                machine = &world.machines[number]
+                if machine.running and machine.slots[slot].right != NULL:
+                    check_addresses(world, machine, slot)
         return world.broken == NOT_BROKEN
 
     @property

@@ -38,7 +38,8 @@ cdef int64_t least_master_down_ns(const VirtualHost* host) noexcept nogil:
     return <int64_t>least * SECOND_NS // 256
 
 
-cdef void check_silence(World* world, Machine* machine, uint32_t slot, int64_t at_ns) noexcept nogil:
+cdef void check_silence(World* world, Machine* machine, uint32_t slot,
+                        int64_t at_ns) noexcept nogil:
     """It rose for silence: nobody was heard, and it did listen, for a whole master-down time."""
     cdef Slot* known = &machine.slots[slot]
     cdef const Arrival* arrival

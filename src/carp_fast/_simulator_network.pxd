@@ -1,4 +1,4 @@
-"""A simulated network: its machines, links, frames in flight, order of events and random numbers."""
+"""A simulated network: machines, links, frames in flight, order of events, random numbers."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -237,7 +237,8 @@ cdef void forge(World* world, Frame* frame) noexcept nogil:
     frame.key = KEY_NONE
 
 
-cdef void send_over(World* world, uint32_t which, uint32_t sender, uint32_t receiver) noexcept nogil:
+cdef void send_over(World* world, uint32_t which, uint32_t sender,
+                    uint32_t receiver) noexcept nogil:
     """One frame over one link, with what the link does to it."""
     cdef uint32_t segment = world.frames[which].segment, slot = world.frames[which].slot, copy
     cdef Link* link = &world.links[segment][sender][receiver]

@@ -265,7 +265,7 @@ cdef void listen_no_more(World* world, Machine* machine) noexcept nogil:
 
 
 cdef void note_absence(World* world, Machine* machine) noexcept nogil:
-    """Longer than the shortest interval from turn to turn, asleep or not: silence proves nothing."""
+    """Away for longer than the shortest interval, asleep or not: silence proves nothing then."""
     cdef int64_t gap_ns = 0
     if machine.last_turn_ns and machine.core.slots:
         gap_ns = machine.turn_ns - machine.last_turn_ns
@@ -393,6 +393,7 @@ cdef bint send_announcements(World* world, Machine* machine) noexcept nogil:
     cdef Core* core = &machine.core
     cdef uint32_t count = 0, repeat
     cdef VirtualHost* host
+    cdef Address* address
     while count < world.batch:
         if machine.announcing == NOBODY:
             machine.announcing, machine.announcing_at = next_announcement(core), 0
@@ -405,7 +406,8 @@ cdef bint send_announcements(World* world, Machine* machine) noexcept nogil:
             continue
         repeat = announcement_frames(host)
         while machine.announcing_at < host.block.address_count * repeat and count < world.batch:
-            if not host.block.addresses[machine.announcing_at % host.block.address_count].flags & RETIRED:
+            address = &host.block.addresses[machine.announcing_at % host.block.address_count]
+            if not address.flags & RETIRED:
                 count += 1
             machine.announcing_at += 1
         if machine.announcing_at >= host.block.address_count * repeat:
