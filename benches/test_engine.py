@@ -19,9 +19,10 @@ from comparison import SideBySide
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from carp_fast._auth import SHA1_FORM, Key
-from carp_fast._engine import Engine, PreparedHost
+from carp_fast._engine import Engine
+from carp_fast._prepared import PreparedHost
 from carp_fast._wheel import TimerWheel
-from carp_fast._wire import build_arp, parse
+from carp_fast._wire import build_announcement, parse
 
 SECOND_NS = 1_000_000_000
 START_NS = 1_000 * SECOND_NS
@@ -244,10 +245,10 @@ def test_build_arp_beside_struct(side_by_side: SideBySide) -> None:
             ">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, address, mac, address
         )
 
-    built = [build_arp(mac, address) for address in addresses]
+    built = [build_announcement(mac, address) for address in addresses]
     assert [frame[:42] for frame in built] == [in_python(address) for address in addresses]
     side_by_side(
-        lambda: [build_arp(mac, address) for address in addresses],
+        lambda: [build_announcement(mac, address) for address in addresses],
         "struct",
         lambda: [in_python(address) for address in addresses],
         VHIDS,

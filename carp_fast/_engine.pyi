@@ -1,62 +1,27 @@
-"""The engine's Python face; times in ns of the caller's clock, addresses as 4 bytes."""
+"""The engine's Python face; times in ns of the caller's clock, addresses as 4 or 16 bytes."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
 from carp_fast._core import REPORT_WORDS as REPORT_WORDS
 from carp_fast._vhid import REASON_WORDS as REASON_WORDS
+from carp_fast._prepared import PreparedHost
 from carp_fast._vhid import STATE_WORDS as STATE_WORDS
 from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
 
 MAX_VIRTUAL_HOSTS: int
 MAX_INTERFACES: int
 HOST_BYTES: int
-PREEMPT: dict[bool | str, int]
-ADVERTISE_MAC: dict[str, int]
-NEVER_SIGNED: set[bytes]
 
 # (kind, at_ns, slot, state, previous, reason, peer, advbase, advskew, mac, value, detail)
 _Report = tuple[str, int, int | None, str, str, str, bytes | None, int, int, bytes, int, int]
 
-def multicast_mac(group: bytes) -> bytes: ...
-
-@disjoint_base
-class PreparedHost:
-    def __init__(
-        self,
-        *,
-        interface: int,
-        vhid: int,
-        addresses: Sequence[tuple[bytes, int]],
-        passphrase: bytes,
-        advbase: int = 1,
-        advskew: int = 0,
-        dead_ratio: int = 3,
-        preempt: Literal["demoted"] | bool = "demoted",
-        unsigned_addresses: Sequence[tuple[bytes, int]] = (),
-        retired_addresses: Sequence[tuple[bytes, int]] = (),
-        destination: bytes = b"\xe0\x00\x00\x12",
-        source: bytes | None = None,
-        ignore_link_state: bool = False,
-        manage_addresses: bool = True,
-        announce_on_order: bool = False,
-        startup_delay_ns: int = 0,
-        preempt_delay_ns: int = 0,
-        announce_count: int = 1,
-        announce_interval_ns: int = 0,
-        announce_refresh_ns: int = 0,
-        counter: int = 0,
-        alternates: bool = False,
-        advertise_mac: str = "interface",
-        broadcast: bool = False,
-    ) -> None: ...
-
 @disjoint_base
 class Engine:
     wake_tick_ns: int
-    def __new__(cls, report_capacity: int = 8192) -> Self: ...
+    def __new__(cls, report_capacity: int = 8192, seed: int = 1) -> Self: ...
     @property
     def reports_lost(self) -> int: ...
     def set_interface(
@@ -68,7 +33,10 @@ class Engine:
         up: bool = True,
         mac: bytes = b"\x02\x00\x00\x00\x00\x01",
         source: bytes | None = None,
+        source6: bytes | None = None,
+        forwards6: bool = False,
     ) -> None: ...
+    def mark(self, now_ns: int) -> None: ...
     def add(self, slot: int, prepared: PreparedHost, now_ns: int) -> None: ...
     def replace(
         self, slot: int, prepared: PreparedHost, now_ns: int, *, grace_ns: int = 0
@@ -93,3 +61,4 @@ class Engine:
     def take_reports(self) -> list[_Report]: ...
     def host(self, slot: int) -> dict[str, Any]: ...
     def interface_counters(self, number: int) -> dict[str, int]: ...
+    def rejections(self, number: int) -> list[dict[str, Any]]: ...

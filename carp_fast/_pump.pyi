@@ -5,7 +5,8 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-from carp_fast._engine import PreparedHost, _Report
+from carp_fast._engine import _Report
+from carp_fast._prepared import PreparedHost
 from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
 
 SCHEDULING_WORDS: tuple[str, ...]
@@ -36,7 +37,15 @@ class Pump:
     def replace(self, slot: int, prepared: PreparedHost, grace_ns: int) -> None: ...
     def remove(self, slot: int) -> None: ...
     def set_interface(
-        self, number: int, *, ifindex: int, up: bool, mac: bytes, source: bytes | None = None
+        self,
+        number: int,
+        *,
+        ifindex: int,
+        up: bool,
+        mac: bytes,
+        source: bytes | None = None,
+        source6: bytes | None = None,
+        forwards6: bool = False,
     ) -> None: ...
     def demote(self, slot: int, demotion: int) -> None: ...
     def announce(self, slot: int) -> None: ...
@@ -53,3 +62,4 @@ class Snapshot:
     def __new__(cls, count: int, first: int, interfaces: bool) -> Self: ...
     def hosts(self) -> list[tuple[int, dict[str, Any]]]: ...
     def counters(self) -> list[dict[str, int]]: ...
+    def rejections(self) -> list[list[dict[str, Any]]]: ...

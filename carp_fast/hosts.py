@@ -13,7 +13,8 @@ from array import array
 from collections.abc import Iterable, Iterator
 
 from carp_fast import addresses
-from carp_fast._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS, PreparedHost
+from carp_fast._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
+from carp_fast._prepared import PreparedHost
 from carp_fast.config import VirtualHost
 
 STATES = ("INIT", "BACKUP", "MASTER")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from errno import errorcode
 
-from carp_fast._engine import PreparedHost
+from carp_fast._prepared import PreparedHost
 from carp_fast._simulator import FAULT_WORDS, LINK_WORDS, ORDER_WORDS, Simulator
 from carp_fast._vhid import REASON_WORDS, STATE_WORDS
 from carp_fast._wire import VERDICT_WORDS

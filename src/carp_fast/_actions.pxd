@@ -6,7 +6,8 @@ from carp_fast._core cimport Core
 from carp_fast._vhid cimport Address, VirtualHost
 
 cdef uint32_t next_advertisement(Core* core) noexcept nogil
-cdef void advertisement_sent(Core* core, uint32_t slot, int error, int64_t now_ns) noexcept nogil
+cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int error,
+                             int64_t now_ns) noexcept nogil
 cdef uint32_t next_change(Core* core) noexcept nogil
 cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil
 cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, int error,

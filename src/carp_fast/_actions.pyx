@@ -6,7 +6,7 @@ here. Order of one turn: all advertisements, then addresses, then announcements.
 """
 
 from libc.errno cimport EADDRNOTAVAIL, EEXIST, ENODEV
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast._auth cimport auth_sign
 from carp_fast._core cimport (
@@ -15,9 +15,9 @@ from carp_fast._core cimport (
     report_begin, report_end)
 from carp_fast._vhid cimport (
     ANNOUNCE_ON_ORDER, ANNOUNCING, Address, FAILED, FOREIGN, HELD, LEAVING, MANAGE_ADDRESSES,
-    MASTER, Output, RECENT_COUNTERS, REPEAT_AFTER, RESIGN_AFTER_REMOVAL, RETIRED, SEND_DEMOTED,
+    MASTER, Output, REPEAT_AFTER, RESIGN_AFTER_REMOVAL, RETIRED, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN, TO_TELL_ADDRESSES,
-    TO_VERIFY, VirtualHost, vhid_advskew)
+    TO_VERIFY, VirtualHost, vhid_advskew, vhid_demote)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -28,6 +28,16 @@ cdef enum:
 
 # ---------------------------------------------------------------------------------- advertisements
 
+cdef uint64_t next_counter(VirtualHost* host) noexcept nogil:
+    """The counter of the next advertisement, noted as ours: see was_sent() in _receive.pyx."""
+    if host.counter + 1 != host.run_end:                # it went on above what was heard
+        host.former_begin, host.former_end = host.run_begin, host.run_end
+        host.run_begin = host.counter + 1
+    host.counter += 1
+    host.run_end = host.counter + 1
+    return host.counter
+
+
 cdef void seal(VirtualHost* host, bint resigning) noexcept nogil:
     """Complete the frame of every output: a new counter each, digest, checksum."""
     cdef uint32_t i
@@ -37,10 +47,8 @@ cdef void seal(VirtualHost* host, bint resigning) noexcept nogil:
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]
         carp = output.frame + output.carp_at
-        host.counter += 1
-        host.recent[host.counter % RECENT_COUNTERS] = host.counter
-        wire_build_carp(carp, host.vhid, 255 if resigning else vhid_advskew(host), 0,
-                        255 if resigning else host.advbase, host.counter)
+        wire_build_carp(carp, host.vhid, 255 if resigning else vhid_advskew(host),
+                        vhid_demote(host), 255 if resigning else host.advbase, next_counter(host))
         auth_sign(&host.key, carp + 8, carp + 16)
         sum = wire_checksum(carp, CARP_LENGTH)
         carp[6] = sum >> 8
@@ -79,16 +87,20 @@ cdef bint may_release(const VirtualHost* host) noexcept nogil:
         TO_CHANGE_ADDRESSES | TO_RESIGN | TO_ADVERTISE_LAST)
 
 
-cdef void advertisement_sent(Core* core, uint32_t slot, int error, int64_t now_ns) noexcept nogil:
-    """The host's frames went out (`error` 0), or could not be sent (an errno)."""
+cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int error,
+                             int64_t now_ns) noexcept nogil:
+    """The host's frames went out, but for `failures` of them; `error`: the errno of one.
+
+    Only when none went out has nobody heard it, and after three such in a row it is demoted.
+    """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Interface* interface = &core.interfaces[host.interface]
     cdef Report* report
     if host.block == NULL:
         return
-    if error:
-        interface.send_errors += 1
-        host.send_errors += 1
+    interface.send_errors += failures
+    host.send_errors += failures
+    if failures and failures >= host.block.output_count:
         host.good_sends = 0
         if host.failed_sends < FAILED_SENDS:
             host.failed_sends += 1

@@ -4,12 +4,13 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast._vhid cimport Event, VirtualHost
 from carp_fast._wheel cimport Wheel
-from carp_fast._wire cimport VERDICTS, Verdict
+from carp_fast._wire cimport VERDICTS
 
 cdef enum:
     MAX_VIRTUAL_HOSTS = 131072
     MAX_INTERFACES = 4096
     RESERVED_REPORTS = 1024         # of the ring, for DONE and RELEASED
+    REJECTIONS = 16                 # remembered of one interface, a power of two
     TICK_NS = 1000000               # of the wheel; the pump wakes less often
 
 cdef enum ReportKind:
@@ -31,6 +32,9 @@ cdef enum ReportKind:
     LOST_PRIORITY                   # the pump used up its real-time budget
     REASSERTED                      # MASTER, and a slower master was answered
     WRONG_DIGEST                    # a bad digest for a host that is BACKUP here
+    COUNTER_RESET                   # a source's counters went back, and are learned anew
+    FAMILY_SILENT                   # value: the family; the other one is heard
+    FAMILY_HEARD                    # value: the family, heard again
 
 cdef enum OrderKind:
     ORDER_ADD
@@ -71,12 +75,22 @@ cdef struct Report:
     uint8_t peer[16]
     uint8_t mac[6]
 
+cdef struct Rejection:
+    int64_t at_ns                   # 0: none
+    uint8_t source[16]
+    uint8_t verdict
+    uint8_t family                  # 0: not known, nor the source
+    uint8_t vhid
+
 cdef struct Interface:
     int32_t ifindex                 # 0: does not exist
     uint8_t up
     uint8_t has_source
+    uint8_t has_source6
+    uint8_t forwards6               # neighbours are told that a router holds the address
     uint8_t mac[6]
     uint8_t source[4]
+    uint8_t source6[16]
     uint32_t hosts
     uint64_t sent
     uint64_t heard
@@ -84,6 +98,8 @@ cdef struct Interface:
     uint64_t send_errors
     uint64_t became_master
     uint64_t rejected[VERDICTS]
+    uint32_t rejections_count       # ever; the next place is this modulo REJECTIONS
+    Rejection rejections[REJECTIONS]
 
 cdef struct Queue:                  # slots, each at most once: never overflows
     uint32_t* slots
@@ -105,7 +121,10 @@ cdef struct Core:
     uint32_t* index                 # interface x 256 + vhid -> slot + 1
     uint32_t slots                  # highest slot ever used + 1
     int64_t wake_tick_ns            # deadlines of advertisements are multiples of this
+    int64_t longest_tick_ns         # ... and it is at most this
     int64_t shortest_ns             # the shortest interval in use
+    bint shortest_left              # the host that had it is gone: to be looked for anew
+    uint64_t random                 # of the jitter after a tie that both hosts lost
     int64_t attentive_ns            # silence from before proves nothing
     int64_t flush_mark
     Wheel wheel
@@ -114,12 +133,8 @@ cdef struct Core:
     Queue announce
     ReportRing reports
 
-cdef int engine_open(Core* core, uint32_t report_capacity) except -1
+cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except -1
 cdef void engine_close(Core* core) noexcept
-cdef Verdict engine_receive(Core* core, uint16_t interface, const uint8_t* frame,
-                            uint32_t length, int64_t arrived_ns) noexcept nogil
-cdef void engine_foresee(Core* core, uint16_t interface, const uint8_t* frame,
-                         uint32_t length) noexcept nogil
 cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil
 cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil
@@ -135,3 +150,6 @@ cdef uint32_t queue_pop(Queue* queue) noexcept nogil
 cdef bint queue_empty(const Queue* queue) noexcept nogil
 cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void report_end(Core* core) noexcept nogil
+cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, const uint8_t* mac,
+                      int64_t now_ns) noexcept nogil
+cdef bint engine_may_tell(int64_t* told_ns, int64_t now_ns) noexcept nogil

@@ -10,28 +10,20 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from carp_fast._auth cimport auth_verify
 from carp_fast._vhid cimport (
-    ADD_ADDRESSES, ADVERTISE, ANNOUNCING, AlternateKey, ANSWER, ARM_MASTER_DOWN, ARM_SKEW, BACKUP,
-    DEMOTE_TOLD, DISARM, EVENTS, Event, FAILED, FOREIGN, IGNORE_LINK, IN_USE, INIT,
-    INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN, MASTER, MASTER_LEAVES, NO_SOURCE,
-    ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN, ON_MASTER_LEAVING, ON_MASTER_LEFT, ON_NOT_READY, ON_READY,
-    ON_SLOWER_MASTER, OWN_SOURCE, RECENT_COUNTERS, REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL,
-    RESIGNED, SECOND_NS, STARTED, STARTUP_DELAY, State, TO_ADVERTISE, TO_ADVERTISE_LAST,
-    TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN, TO_TELL_ADDRESSES, Transition, VirtualHost,
-    vhid_advskew, vhid_interval_ns, vhid_judge, vhid_master_down_ns, vhid_transition)
+    ADD_ADDRESSES, ADVERTISE, ANNOUNCING, ANSWER, ARM_JITTERED, ARM_MASTER_DOWN, ARM_SKEW,
+    BACKUP, DISARM, Event, EXPECTS_4, EXPECTS_6, FAILED, FOREIGN, IGNORE_LINK, IN_USE, INIT,
+    INTERFACE_MISSING, JITTER, LAST_ADVERTISEMENT, LINK_DOWN, MASTER, MASTER_LEAVES, NO_SOURCE,
+    ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN, ON_MASTER_LEFT, ON_NOT_READY, ON_READY, OWN_SOURCE,
+    OWN_SOURCE6, REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source,
+    STARTED, STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES,
+    TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_interval_ns, vhid_master,
+    vhid_master_down_ns, vhid_transition, VirtualHost)
 from carp_fast._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
-from carp_fast._wire cimport (
-    ADVERTISEMENT4_LENGTH, Advertisement, BAD_AUTH, BAD_DESTINATION, BAD_VERSION, BAD_VHID, LOOP,
-    NOT_CARP, VERDICT_OK, VRRP, Verdict, wire_parse)
-
-cdef extern from *:
-    void __builtin_prefetch(const void* p) noexcept nogil
 
 cdef enum:
     CACHE_LINE = 64
-    VHID_AT = 35                    # in a frame whose IPv4 header has no options
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
@@ -41,7 +33,8 @@ REPORT_WORDS = (
     "state_changed", "addresses_changed", "address_failed", "address_foreign",
     "address_restored", "duplicate_source", "other_master", "demote_heard", "sends_failing",
     "sends_recovered", "released", "done", "stalled", "socket_dropped", "send_failed",
-    "lost_priority", "reasserted", "wrong_digest")
+    "lost_priority", "reasserted", "wrong_digest", "counter_reset", "family_silent",
+    "family_heard")
 
 # Said at most this often for one virtual host, however many packets come.
 cdef int64_t TELL_EVERY_NS = 60 * <int64_t>SECOND_NS
@@ -58,13 +51,15 @@ cdef int queue_open(Queue* queue, uint32_t capacity) except -1:
     return 0
 
 
-cdef int engine_open(Core* core, uint32_t report_capacity) except -1:
+cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except -1:
     """Reserve the tables; pages are touched as hosts come.
 
-    `report_capacity`: a power of two, at least 4 x RESERVED_REPORTS. Raises MemoryError.
+    `report_capacity`: a power of two, at least 4 x RESERVED_REPORTS; `seed`: of the random
+    numbers, another one on every machine. Raises MemoryError.
     """
     memset(core, 0, sizeof(Core))
-    core.wake_tick_ns = 20 * TICK_NS
+    core.random = seed
+    core.wake_tick_ns = core.longest_tick_ns = 20 * TICK_NS
     core.shortest_ns = SECOND_NS
     core.room = calloc(MAX_VIRTUAL_HOSTS + 1, sizeof(VirtualHost))
     core.hosts = <VirtualHost*>((<size_t>core.room + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1))
@@ -136,6 +131,7 @@ cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_n
     cdef ReportRing* ring = &core.reports
     cdef Report* report
     cdef VirtualHost* host
+    cdef const Source* master
     # What somebody waits for always finds room: its senders keep within RESERVED_REPORTS.
     if ring.tail - load_acquire(&ring.head) > (
             ring.mask if kind == DONE or kind == RELEASED else ring.mask - RESERVED_REPORTS):
@@ -151,16 +147,35 @@ cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_n
         report.interface = host.interface
         report.state = report.previous = host.state
         report.reason = host.reason
-        report.peer_family = host.peer_family
-        report.peer_advbase = host.peer_advbase
-        report.peer_advskew = host.peer_advskew
-        memcpy(report.peer, host.peer, 16)
-        memcpy(report.mac, host.peer_mac, 6)
+        master = vhid_master(host)
+        if master != NULL:
+            report.peer_family = master.family
+            report.peer_advbase, report.peer_advskew = master.advbase, master.advskew
+            memcpy(report.peer, master.address, 16)
+            memcpy(report.mac, master.mac, 6)
     return report
 
 
 cdef void report_end(Core* core) noexcept nogil:
     store_release(&core.reports.tail, core.reports.tail + 1)
+
+
+cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, const uint8_t* mac,
+               int64_t now_ns) noexcept nogil:
+    cdef Report* report = report_begin(core, kind, slot, now_ns)
+    if report != NULL:
+        report.value = value
+        if mac != NULL:
+            memcpy(report.mac, mac, 6)
+        report_end(core)
+
+
+cdef bint engine_may_tell(int64_t* told_ns, int64_t now_ns) noexcept nogil:
+    """Whether TELL_EVERY_NS have passed since it was last said; it is said now, then."""
+    if told_ns[0] and now_ns - told_ns[0] < TELL_EVERY_NS:
+        return False
+    told_ns[0] = now_ns
+    return True
 
 
 # ------------------------------------------------------------------------------------- deadlines
@@ -201,6 +216,16 @@ cdef void tell_state(Core* core, uint32_t slot, uint8_t previous, int64_t now_ns
         report_end(core)
 
 
+cdef int64_t jitter_ns(Core* core) noexcept nogil:
+    """0 to JITTER/256 s, by splitmix64: two hosts that both lost a tie do not rise together."""
+    cdef uint64_t x
+    core.random += 0x9e3779b97f4a7c15U
+    x = (core.random ^ (core.random >> 30)) * 0xbf58476d1ce4e5b9U
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebU
+    x ^= x >> 31
+    return <int64_t>(x % (JITTER * <uint64_t>SECOND_NS // 256))
+
+
 cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
                        int64_t now_ns) noexcept nogil:
     """Let `event` happen to a host: look it up in the table, change state, queue what follows.
@@ -219,19 +244,20 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     reason = row.reason if row.reason else cause
     if host.state != previous:
         host.since_ns = now_ns
-        host.preempt_from_ns = 0
+        host.preempt_from_ns = host.tie_since_ns = 0
         if host.state == MASTER:
             host.became_master += 1
             core.interfaces[host.interface].became_master += 1
     if effects & DISARM:
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0
-    if effects & (ARM_MASTER_DOWN | DISARM):
+    if effects & (ARM_MASTER_DOWN | ARM_JITTERED | DISARM):
         host.flags &= ~<uint32_t>MASTER_LEAVES
-    if effects & ARM_MASTER_DOWN:
+    if effects & (ARM_MASTER_DOWN | ARM_JITTERED):
         # A frame read late, from before the pump was away, does not shorten the wait after it.
         engine_set_deadline(core, slot, (now_ns if now_ns > core.attentive_ns
-                                         else core.attentive_ns) + vhid_master_down_ns(host))
+                                         else core.attentive_ns) + vhid_master_down_ns(host)
+                            + (jitter_ns(core) if effects & ARM_JITTERED else 0))
     if effects & ARM_SKEW and not host.flags & MASTER_LEAVES:
         host.flags |= MASTER_LEAVES
         engine_set_deadline(core, slot, now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)
@@ -256,7 +282,8 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
     if effects & ANSWER and now_ns - host.answered_ns >= vhid_interval_ns(host):
         host.answered_ns = now_ns
         engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
-        tell_reasserted(core, slot, now_ns)
+        if engine_may_tell(&host.told_reasserted_ns, now_ns):
+            engine_tell(core, REASSERTED, slot, 0, NULL, now_ns)
         if host.flags & ANNOUNCING:                     # else the addresses are not there yet
             engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
     if effects & (ADD_ADDRESSES | REMOVE_ADDRESSES):
@@ -270,14 +297,6 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
         engine_ask(core, &core.change, slot, TO_TELL_ADDRESSES)
 
 
-cdef void tell_reasserted(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    cdef VirtualHost* host = &core.hosts[slot]
-    if host.told_reasserted_ns == 0 or now_ns - host.told_reasserted_ns >= TELL_EVERY_NS:
-        host.told_reasserted_ns = now_ns
-        if report_begin(core, REASSERTED, slot, now_ns) != NULL:
-            report_end(core)
-
-
 cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
     """What keeps a host from taking part: a Reason, or 0."""
     cdef Interface* interface = &core.interfaces[host.interface]
@@ -285,7 +304,9 @@ cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
         return INTERFACE_MISSING
     if not interface.up and not host.flags & IGNORE_LINK:
         return LINK_DOWN
-    if not interface.has_source and not host.flags & OWN_SOURCE:
+    if host.flags & EXPECTS_4 and not interface.has_source and not host.flags & OWN_SOURCE:
+        return NO_SOURCE
+    if host.flags & EXPECTS_6 and not interface.has_source6 and not host.flags & OWN_SOURCE6:
         return NO_SOURCE
     return 0
 
@@ -370,151 +391,10 @@ cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
         core.hosts[before].next_same = host.next_same
     core.interfaces[host.interface].hosts -= 1
     wheel_disarm(&core.wheel, slot)
+    core.shortest_left |= vhid_interval_ns(host) <= core.shortest_ns
     report = report_begin(core, RELEASED, slot, now_ns)
     if report != NULL:
         report.value = <uint64_t>host.block
         report_end(core)
     host.block = NULL
     host.flags = 0
-
-
-# ---------------------------------------------------------------------------------------- receive
-
-cdef void engine_foresee(Core* core, uint16_t interface, const uint8_t* frame,
-                         uint32_t length) noexcept nogil:
-    """A hint that `frame` is given to engine_receive soon: its host is fetched into the cache.
-
-    Tens of thousands of hosts do not fit there, and waiting for them one by one is what costs.
-    """
-    cdef uint32_t slot
-    cdef const char* host
-    if length < ADVERTISEMENT4_LENGTH:
-        return
-    slot = core.index[<uint32_t>interface * 256 + frame[VHID_AT]] - 1
-    if slot != NOBODY:
-        host = <const char*>&core.hosts[slot]
-        __builtin_prefetch(host)
-        __builtin_prefetch(host + CACHE_LINE)
-        __builtin_prefetch(host + 2 * CACHE_LINE)
-        __builtin_prefetch(host + 3 * CACHE_LINE)
-        __builtin_prefetch(&core.wheel.at[slot])
-
-
-cdef inline bint takes_destination(const VirtualHost* host,
-                                   const Advertisement* heard) noexcept nogil:
-    cdef uint32_t i
-    if heard.family == 4 and memcmp(host.destination4, heard.destination, 4) == 0:
-        return True
-    for i in range(host.block.output_count):
-        if (host.block.outputs[i].family == heard.family
-                and memcmp(host.block.outputs[i].destination, heard.destination, 16) == 0):
-            return True
-    return False
-
-
-cdef bint authentic(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
-    """Whether the digest fits the host's key, or one that it gave up within the grace time."""
-    cdef uint32_t i
-    cdef AlternateKey* alternate
-    if auth_verify(&host.key, heard.carp + 8, heard.carp + 16):
-        return True
-    for i in range(host.block.alternate_count):
-        alternate = &host.block.alternates[i]
-        if (alternate.until_ns > now_ns
-                and auth_verify(&alternate.key, heard.carp + 8, heard.carp + 16)):
-            return True
-    return False
-
-
-cdef Verdict refuse(Core* core, uint16_t interface, uint32_t slot, Verdict verdict) noexcept nogil:
-    core.interfaces[interface].rejected[<int>verdict] += 1
-    if slot != NOBODY:
-        core.hosts[slot].rejected[<int>verdict] += 1
-    return verdict
-
-
-cdef void tell_wrong_digest(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef uint8_t kind
-    if host.state != INIT and (host.told_other_master_ns == 0
-                               or now_ns - host.told_other_master_ns >= TELL_EVERY_NS):
-        host.told_other_master_ns = now_ns
-        kind = OTHER_MASTER if host.state == MASTER else WRONG_DIGEST
-        if report_begin(core, kind, slot, now_ns) != NULL:
-            report_end(core)
-
-
-cdef Verdict engine_receive(Core* core, uint16_t interface, const uint8_t* frame,
-                            uint32_t length, int64_t arrived_ns) noexcept nogil:
-    """Take in one frame heard on `interface` at `arrived_ns`; returns its verdict, counted.
-
-    The checks run in the order of the Verdict enum (_wire.pxd).
-    """
-    cdef Advertisement heard
-    cdef uint32_t slot
-    cdef bint vrrp_like
-    cdef Verdict verdict
-    if interface >= MAX_INTERFACES:
-        return NOT_CARP
-    verdict = wire_parse(frame, length, &heard)
-    if verdict == NOT_CARP:
-        return verdict
-    if verdict != VERDICT_OK:
-        return refuse(core, interface, NOBODY, verdict)
-    vrrp_like = heard.version == 3 or heard.vrrp_length
-    slot = core.index[<uint32_t>interface * 256 + heard.vhid] - 1   # 0 - 1 is NOBODY
-    if slot == NOBODY:
-        return refuse(core, interface, NOBODY, VRRP if vrrp_like else BAD_VHID)
-    while not takes_destination(&core.hosts[slot], &heard):
-        if core.hosts[slot].next_same == NOBODY:
-            return refuse(core, interface, slot, VRRP if vrrp_like else BAD_DESTINATION)
-        slot = core.hosts[slot].next_same
-    if not authentic(&core.hosts[slot], &heard, arrived_ns):
-        if vrrp_like:
-            return refuse(core, interface, slot, VRRP)
-        tell_wrong_digest(core, slot, arrived_ns)
-        return refuse(core, interface, slot, BAD_AUTH)
-    if heard.version == 3:
-        return refuse(core, interface, slot, BAD_VERSION)
-    return on_advertisement(core, slot, &heard, arrived_ns)
-
-
-cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* heard,
-                              int64_t arrived_ns) noexcept nogil:
-    """A genuine advertisement: a loop of our own, or something to act on."""
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef Report* report
-    cdef Event event
-    cdef bint duplicate = memcmp(heard.source, host.source, 16) == 0
-    if duplicate:
-        if host.recent[heard.counter % RECENT_COUNTERS] == heard.counter:
-            return refuse(core, host.interface, slot, LOOP)
-        host.duplicates += 1
-        if (host.told_duplicate_ns == 0
-                or arrived_ns - host.told_duplicate_ns >= TELL_EVERY_NS):
-            host.told_duplicate_ns = arrived_ns
-            report = report_begin(core, DUPLICATE_SOURCE, slot, arrived_ns)
-            if report != NULL:
-                memcpy(report.mac, heard.source_mac, 6)
-                report_end(core)
-    core.interfaces[host.interface].heard += 1
-    host.heard += 1
-    if heard.counter > host.counter:
-        host.counter = heard.counter                # ours go on above whatever was heard
-    event = vhid_judge(host, heard, duplicate, arrived_ns)
-    if event != EVENTS or host.peer_family == 0:
-        memcpy(host.peer, heard.source, 16)
-        memcpy(host.peer_mac, heard.source_mac, 6)
-        host.peer_family = heard.family
-        host.peer_advbase = heard.advbase
-        host.peer_advskew = heard.advskew
-        host.heard_ns = arrived_ns
-    if heard.demote and not host.flags & DEMOTE_TOLD:
-        host.flags |= DEMOTE_TOLD
-        report = report_begin(core, DEMOTE_HEARD, slot, arrived_ns)
-        if report != NULL:
-            report.value = heard.demote
-            report_end(core)
-    if event != EVENTS:
-        engine_event(core, slot, event, 0, arrived_ns)
-    return VERDICT_OK

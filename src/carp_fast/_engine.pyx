@@ -1,4 +1,4 @@
-"""The engine's Python face: virtual hosts prepared from plain values, orders, reports.
+"""The engine's Python face: orders, reports, status.
 
 `Engine` is the pure engine as a Python object: time and frames in, actions out. Tests, tools and
 the simulator use it as it stands; the pump works on its C core directly. Knows no socket, clock
@@ -12,187 +12,95 @@ from libc.string cimport memcpy, memset
 from carp_fast._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
     next_advertisement, next_announcement, next_change, wanted_change)
-from carp_fast._auth cimport KEY_LENGTH, auth_prepare
 from carp_fast._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
-    ORDER_ADD, ORDER_ANNOUNCE, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE,
-    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, RELEASED, Report, TICK_NS,
-    engine_close, engine_expire, engine_foresee, engine_next_deadline, engine_open, engine_receive,
+    ORDER_ADD, ORDER_ANNOUNCE, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE,
+    ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, REJECTIONS, RELEASED,
+    Rejection, Report, TICK_NS, engine_close, engine_expire, engine_next_deadline, engine_open,
     engine_stall)
 from carp_fast._orders cimport obey
+from carp_fast._prepared cimport PreparedHost, expect_bytes
+from carp_fast._receive cimport engine_foresee, engine_receive
 from carp_fast._vhid cimport (
-    ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, BSD_MAC, Block, FAILED, FOREIGN, HELD,
-    IGNORE_LINK, IN_USE, MANAGE_ADDRESSES, OWN_SOURCE, Output, PREEMPT_ALWAYS, PREEMPT_DEMOTED,
-    PREEMPT_NEVER, RETIRED, SECOND_NS, SEND_DEMOTED, SIGNED, UCARP_MAC, VirtualHost, vhid_advskew)
+    Address, EXPECTS_4, EXPECTS_6, IN_USE, Output, RETIRED, SEND_DEMOTED, SOURCES, Source,
+    VirtualHost, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_master, vhid_master_down_ns)
 from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport ADVERTISEMENT4_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, VERDICTS
-from carp_fast._wire cimport wire_build_arp
+from carp_fast._wire cimport FRAME_ROOM, VERDICTS, wire_build_announcement
 
 from carp_fast._core import REPORT_WORDS
-from carp_fast._vhid import REASON_WORDS, STATE_WORDS
+from carp_fast._vhid import DIALECT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
 from carp_fast._wire import VERDICT_WORDS
 
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
 MAX_INTERFACES = _MAX_INTERFACES
 HOST_BYTES = sizeof(VirtualHost)
-# Nobody's address and everybody's never enter a digest.
-NEVER_SIGNED = {b"\0\0\0\0", b"\xff\xff\xff\xff"}
-ADVERTISE_MAC = {"interface": 0, "ucarp": UCARP_MAC, "bsd": BSD_MAC}
-PREEMPT = {False: PREEMPT_NEVER, True: PREEMPT_ALWAYS, "demoted": PREEMPT_DEMOTED}
-
-
-# ------------------------------------------------------------------------------- preparing a host
-
-cdef Block* new_block(uint32_t addresses, uint32_t outputs, uint32_t alternates) except NULL:
-    """One allocation for a block and all that it points to, zeroed."""
-    cdef size_t size = (sizeof(Block) + addresses * sizeof(Address) + outputs * sizeof(Output)
-                        + alternates * sizeof(AlternateKey))
-    cdef Block* block = <Block*>calloc(1, size)
-    if block == NULL:
-        raise MemoryError("virtual host")
-    block.alternates = <AlternateKey*>(block + 1)           # the widest alignment first
-    block.outputs = <Output*>(block.alternates + alternates)
-    block.addresses = <Address*>(block.outputs + outputs)
-    block.address_count, block.output_count = addresses, outputs
-    block.alternate_count = alternates
-    return block
-
-
-def multicast_mac(bytes group) -> bytes:
-    """The Ethernet address of a 4-byte IPv4 multicast `group` (RFC 1112)."""
-    return bytes((1, 0, 0x5E, group[1] & 0x7F, group[2], group[3]))
-
-
-cdef class PreparedHost:
-    """A virtual host as the engine wants it, ready to be added or to replace another.
-
-    interface: the engine's number; addresses, unsigned_addresses, retired_addresses: sequences
-    of (4 bytes, prefixlen); the unsigned stay out of the digest, the retired are only removed;
-    passphrase: 1 to 20 bytes; destination: 4 bytes; source: 4 bytes, or None for the
-    interface's; preempt: False, True or "demoted"; times in ns; counter: what the first
-    advertisement's counter exceeds; advertise_mac: "interface", "ucarp" or "bsd" (virtual MACs);
-    broadcast: to ff:ff:ff:ff:ff:ff, whatever the group; alternates: room to accept digests that
-    are given up.
-    Raises ValueError for what does not fit.
-    """
-
-    def __cinit__(self):
-        memset(&self.host, 0, sizeof(VirtualHost))
-
-    def __init__(self, *, uint16_t interface, uint8_t vhid, addresses, bytes passphrase,
-                 uint8_t advbase=1, uint8_t advskew=0, uint8_t dead_ratio=3, preempt="demoted",
-                 unsigned_addresses=(), retired_addresses=(),
-                 bytes destination=b"\xe0\x00\x00\x12", bytes source=None,
-                 bint ignore_link_state=False, bint manage_addresses=True,
-                 bint announce_on_order=False, int64_t startup_delay_ns=0,
-                 int64_t preempt_delay_ns=0, uint8_t announce_count=1,
-                 int64_t announce_interval_ns=0, int64_t announce_refresh_ns=0,
-                 uint64_t counter=0, bint alternates=False, str advertise_mac="interface",
-                 bint broadcast=False):
-        cdef VirtualHost* host = &self.host
-        if not 1 <= vhid or not addresses or not 1 <= len(passphrase) <= KEY_LENGTH:
-            raise ValueError("a virtual host has a vhid, an address and a passphrase")
-        if interface >= _MAX_INTERFACES:
-            raise ValueError(f"interface out of range: numbers are below {_MAX_INTERFACES}")
-        if len(destination) != 4 or (source is not None and len(source) != 4):
-            raise ValueError("an IPv4 address has 4 bytes")
-        if not dead_ratio or not announce_count:
-            raise ValueError("dead_ratio and announce_count are at least 1")
-        host.interface, host.vhid = interface, vhid
-        host.advbase, host.advskew, host.dead_ratio = advbase, advskew, dead_ratio
-        host.preempt = PREEMPT[preempt]
-        host.startup_delay_ms = startup_delay_ns // 1000000
-        host.preempt_delay_ms = preempt_delay_ns // 1000000
-        host.announce_count = announce_count
-        host.announce_interval_ns = announce_interval_ns
-        host.announce_refresh_ns = announce_refresh_ns
-        host.counter = counter
-        host.flags |= IGNORE_LINK if ignore_link_state else 0
-        host.flags |= MANAGE_ADDRESSES if manage_addresses else 0
-        host.flags |= ANNOUNCE_ON_ORDER if announce_on_order else 0
-        host.flags |= ADVERTISE_MAC[advertise_mac]
-        if source is not None:
-            host.flags |= OWN_SOURCE
-            memcpy(host.source, <const char*>source, 4)
-        self.fill_block(addresses, unsigned_addresses, retired_addresses, destination, alternates)
-        if broadcast:
-            memset(host.block.outputs[0].destination_mac, 0xff, 6)
-        self.prepare_key(passphrase, addresses)
-
-    cdef fill_block(self, addresses, free_addresses, retired, bytes destination,
-                    bint alternates):
-        cdef Block* block = new_block(len(addresses) + len(free_addresses) + len(retired), 1,
-                                      ALTERNATE_KEYS if alternates else 0)
-        cdef Output* output = &block.outputs[0]
-        cdef Address* address = block.addresses
-        cdef bytes data, mac = multicast_mac(destination)
-        self.host.block = block
-        output.family = 4
-        output.length = ADVERTISEMENT4_LENGTH
-        output.carp_at = ETHERNET_LENGTH + IPV4_LENGTH
-        memcpy(output.destination, <const char*>destination, 4)
-        memcpy(output.destination_mac, <const char*>mac, 6)
-        for some, flag in ((addresses, SIGNED), (free_addresses, 0), (retired, RETIRED)):
-            for data, prefixlen in some:
-                if len(data) != 4:
-                    raise ValueError("an IPv4 address has 4 bytes")
-                memcpy(address.bytes, <const char*>data, 4)
-                address.family, address.prefixlen, address.flags = 4, prefixlen, flag
-                address += 1
-
-    cdef prepare_key(self, bytes passphrase, addresses):
-        """Digest: version, type, vhid, then the addresses ascending, no duplicates."""
-        cdef bytes message = bytes((2, 1, self.host.vhid)) + b"".join(
-            sorted({data for data, _ in addresses} - NEVER_SIGNED))
-        cdef bytes secret = passphrase.ljust(KEY_LENGTH, b"\0")
-        auth_prepare(&self.host.key, secret, message, <uint32_t>len(message))
-
-    cdef VirtualHost* give_away(self) except NULL:
-        """The host for one order; its block is the engine's from now on."""
-        if self.given:
-            raise ValueError("this prepared host was given away already")
-        self.given = True
-        return &self.host
-
-    def __dealloc__(self):
-        if not self.given:
-            free(self.host.block)
 
 
 # --------------------------------------------------------------------------------- reports, status
 
+cdef bytes address_bytes(const uint8_t* address, uint8_t family):
+    return (<const char*>address)[:4 if family == 4 else 16]
+
+
 cdef object report_tuple(const Report* report):
     """(kind, at_ns, slot or None, state, previous, reason, peer, advbase, advskew, mac, value,
-    detail): words, a 4-byte peer or None, numbers."""
+    detail): words, a 4- or 16-byte peer or None, numbers."""
     return (
         REPORT_WORDS[report.kind], report.at_ns,
         None if report.slot == NOBODY else report.slot, STATE_WORDS[report.state],
         STATE_WORDS[report.previous], REASON_WORDS[report.reason],
-        (<const char*>report.peer)[:4] if report.peer_family else None,
+        address_bytes(report.peer, report.peer_family) if report.peer_family else None,
         report.peer_advbase, report.peer_advskew, (<const char*>report.mac)[:6],
         report.value, report.detail)
 
 
+cdef list sources_list(const VirtualHost* host):
+    """Who advertised to a host, as far as it remembers, as plain values."""
+    cdef const Source* source
+    cdef list found = []
+    cdef int i
+    for i in range(SOURCES):
+        source = &host.sources[i]
+        if source.heard_ns:
+            found.append({
+                "source": address_bytes(source.address, source.family), "family": source.family,
+                "mac": (<const char*>source.mac)[:6], "advbase": source.advbase,
+                "advskew": source.advskew, "demote": source.demote, "counter": source.counter,
+                "heard_ns": source.heard_ns,
+                "current": host.master[source.family == 6] == i + 1})
+    return found
+
+
 cdef dict host_dict(const VirtualHost* host):
     """A host's changing part as plain values; times in ns of the engine's clock."""
+    cdef const Source* master = vhid_master(host)
     cdef dict counters = {
         "advertisements_sent": host.sent, "advertisements_heard": host.heard,
         "announcements_sent": host.announced, "send_errors": host.send_errors,
         "became_master": host.became_master, "addresses_restored": host.addresses_restored,
-        "duplicate_source": host.duplicates}
+        "duplicate_source": host.duplicates, "counter_reset": host.counter_resets,
+        "family_silent": host.family_silences}
     cdef int i
     for i in range(1, VERDICTS):
         counters[VERDICT_WORDS[i]] = host.rejected[i]
     return {
         "interface": host.interface, "vhid": host.vhid, "state": STATE_WORDS[host.state],
         "reason": REASON_WORDS[host.reason], "since_ns": host.since_ns,
-        "advbase": host.advbase, "advskew": host.advskew,
+        "families": [family for family, flag in ((4, EXPECTS_4), (6, EXPECTS_6))
+                     if host.flags & flag],
+        "dialect": DIALECT_WORDS[host.dialect], "replay": REPLAY_WORDS[host.replay],
+        "advbase": host.advbase, "advskew": host.advskew, "dead_ratio": host.dead_ratio,
         "effective_advskew": vhid_advskew(host), "demotion": host.demotion,
-        "sends_failing": bool(host.flags & SEND_DEMOTED),
-        "source": (<const char*>host.source)[:4], "held": host.held,
-        "peer": (<const char*>host.peer)[:4] if host.peer_family else None,
-        "peer_advbase": host.peer_advbase, "peer_advskew": host.peer_advskew,
-        "heard_ns": host.heard_ns, "deadline_ns": host.deadline_ns, "counters": counters}
+        "demote": vhid_demote(host), "sends_failing": bool(host.flags & SEND_DEMOTED),
+        "interval_ns": vhid_interval_ns(host), "master_down_ns": vhid_master_down_ns(host),
+        "source": (<const char*>host.source4)[:4], "source6": (<const char*>host.source6)[:16],
+        "held": host.held,
+        "peer": address_bytes(master.address, master.family) if master != NULL else None,
+        "peer_advbase": master.advbase if master != NULL else 0,
+        "peer_advskew": master.advskew if master != NULL else 0,
+        "heard_ns": master.heard_ns if master != NULL else 0,
+        "peers": sources_list(host), "counter": host.counter,
+        "deadline_ns": host.deadline_ns, "counters": counters}
 
 
 cdef dict interface_dict(const Interface* interface):
@@ -207,6 +115,42 @@ cdef dict interface_dict(const Interface* interface):
     return counters
 
 
+cdef list rejections_list(const Interface* interface):
+    """The last frames rejected on an interface, newest first: at_ns, verdict, source, vhid.
+
+    Source and vhid are None where the frame was too short to have them.
+    """
+    cdef const Rejection* rejection
+    cdef list found = []
+    cdef uint32_t i
+    for i in range(1, REJECTIONS + 1):
+        rejection = &interface.rejections[(interface.rejections_count - i) & (REJECTIONS - 1)]
+        if rejection.at_ns:
+            found.append({
+                "at_ns": rejection.at_ns, "verdict": VERDICT_WORDS[rejection.verdict],
+                "vhid": rejection.vhid if rejection.family else None,
+                "source": (address_bytes(rejection.source, rejection.family)
+                           if rejection.family else None)})
+    return found
+
+
+cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,
+                        bytes source6, bint forwards6) except -1:
+    """What an interface is like, for one order. Raises ValueError."""
+    expect_bytes(mac, (6,), "a MAC")
+    expect_bytes(source, (4,), "an IPv4 address")
+    expect_bytes(source6, (16,), "an IPv6 address")
+    memset(interface, 0, sizeof(Interface))
+    interface.ifindex, interface.up, interface.forwards6 = ifindex, up, forwards6
+    interface.has_source, interface.has_source6 = source is not None, source6 is not None
+    memcpy(interface.mac, <const char*>mac, 6)
+    if source is not None:
+        memcpy(interface.source, <const char*>source, 4)
+    if source6 is not None:
+        memcpy(interface.source6, <const char*>source6, 16)
+    return 0
+
+
 # ------------------------------------------------------------------------------------ the engine
 
 cdef class Engine:
@@ -216,10 +160,10 @@ cdef class Engine:
     the caller.
     """
 
-    def __cinit__(self, uint32_t report_capacity=8192):
+    def __cinit__(self, uint32_t report_capacity=8192, uint64_t seed=1):
         if report_capacity < 4096 or report_capacity & (report_capacity - 1):
             raise ValueError("report_capacity: a power of two from 4096 on")
-        engine_open(&self.core, report_capacity)
+        engine_open(&self.core, report_capacity, seed)
 
     def __dealloc__(self):
         engine_close(&self.core)
@@ -233,7 +177,7 @@ cdef class Engine:
     def wake_tick_ns(self, int64_t value):
         if value < TICK_NS:
             raise ValueError(f"a wake tick has at least {TICK_NS} ns")
-        self.core.wake_tick_ns = value
+        self.core.wake_tick_ns = self.core.longest_tick_ns = value
 
     @property
     def reports_lost(self) -> int:
@@ -247,23 +191,21 @@ cdef class Engine:
         obey(&self.core, &order, now_ns)
 
     def set_interface(self, uint16_t number, int64_t now_ns, *, int ifindex=1, bint up=True,
-                      bytes mac=b"\x02\0\0\0\0\x01", bytes source=None) -> None:
+                      bytes mac=b"\x02\0\0\0\0\x01", bytes source=None, bytes source6=None,
+                      bint forwards6=False) -> None:
         """Tell what an interface is like now; ifindex 0: it does not exist."""
         cdef Interface interface
         cdef Order order
         if number >= _MAX_INTERFACES:
             raise IndexError(f"interface numbers are below {_MAX_INTERFACES}")
-        if len(mac) != 6 or (source is not None and len(source) != 4):
-            raise ValueError("a MAC has 6 bytes and an IPv4 address 4")
-        memset(&interface, 0, sizeof(interface))
+        fill_interface(&interface, ifindex, up, mac, source, source6, forwards6)
         memset(&order, 0, sizeof(order))
-        interface.ifindex, interface.up = ifindex, up
-        interface.has_source = source is not None
-        memcpy(interface.mac, <const char*>mac, 6)
-        if source is not None:
-            memcpy(interface.source, <const char*>source, 4)
         order.kind, order.interface, order.pointer = ORDER_SET_INTERFACE, number, &interface
         obey(&self.core, &order, now_ns)
+
+    def mark(self, int64_t now_ns) -> None:
+        """A batch of orders ends: the wake tick follows the shortest interval that is left."""
+        self.give(ORDER_MARK, 0, 0, NULL, now_ns)
 
     def add(self, uint32_t slot, PreparedHost prepared, int64_t now_ns) -> None:
         """Add a virtual host in a free slot; it takes part once its interface is ready."""
@@ -342,7 +284,7 @@ cdef class Engine:
                     slot = next_advertisement(&self.core)
                     if slot == NOBODY:
                         break
-                    advertisement_sent(&self.core, slot, 0, now_ns)
+                    advertisement_sent(&self.core, slot, 0, 0, now_ns)
                     sealed += 1
         return sealed
 
@@ -363,8 +305,8 @@ cdef class Engine:
         """Carry out all that is queued, as a network without faults would, and say what it was.
 
         Returns (action, slot, ...) in order: ("ADVERTISE" or "RESIGN", slot, frame),
-        ("ADD_ADDRESSES" or "REMOVE_ADDRESSES", slot, [4 bytes, ...]), ("ANNOUNCE", slot,
-        [frame, ...]). `errors`: {4-byte address: errno} that the kernel would answer.
+        ("ADD_ADDRESSES" or "REMOVE_ADDRESSES", slot, [address, ...]), ("ANNOUNCE", slot,
+        [frame, ...]). `errors`: {address: errno} that the kernel would answer.
         """
         cdef list actions = []
         cdef uint32_t slot
@@ -378,7 +320,7 @@ cdef class Engine:
                     frame = (<const char*>output.frame)[:output.length]
                     kind = "RESIGN" if frame[output.carp_at + 2] == 255 else "ADVERTISE"
                     actions.append((kind, slot, frame))
-                advertisement_sent(&self.core, slot, 0, now_ns)
+                advertisement_sent(&self.core, slot, 0, 0, now_ns)
                 continue
             slot = next_change(&self.core)
             if slot != NOBODY:
@@ -387,7 +329,7 @@ cdef class Engine:
             slot = next_announcement(&self.core)
             if slot == NOBODY:
                 return actions
-            actions.append(("ANNOUNCE", slot, self.arp_frames(slot)))
+            actions.append(("ANNOUNCE", slot, self.announcement(slot)))
             announced(&self.core, slot)
 
     cdef change_addresses(self, uint32_t slot, int64_t now_ns, dict errors, list actions):
@@ -398,7 +340,8 @@ cdef class Engine:
         for i in range(host.block.address_count):
             wanted = wanted_change(host, &host.block.addresses[i])
             if wanted:
-                data = (<const char*>host.block.addresses[i].bytes)[:4]
+                data = address_bytes(host.block.addresses[i].bytes,
+                                     host.block.addresses[i].family)
                 (added if wanted > 0 else removed).append(data)
                 address_changed(&self.core, slot, i, wanted > 0, errors.get(data, 0), now_ns)
         if removed:
@@ -407,17 +350,19 @@ cdef class Engine:
             actions.append(("ADD_ADDRESSES", slot, added))
         addresses_done(&self.core, slot, now_ns)
 
-    cdef list arp_frames(self, uint32_t slot):
+    cdef list announcement(self, uint32_t slot):
         cdef VirtualHost* host = &self.core.hosts[slot]
-        cdef uint8_t frame[42]
+        cdef Interface* interface = &self.core.interfaces[host.interface]
+        cdef uint8_t frame[FRAME_ROOM]
         cdef list frames = []
         cdef Address* address
-        cdef uint32_t i
+        cdef uint32_t i, length
         for i in range(host.block.address_count * announcement_frames(host)):
             address = &host.block.addresses[i % host.block.address_count]
             if not address.flags & RETIRED:
-                wire_build_arp(frame, self.core.interfaces[host.interface].mac, address.bytes)
-                frames.append((<const char*>frame)[:42])
+                length = wire_build_announcement(frame, interface.mac, address.family,
+                                                 address.bytes, interface.forwards6)
+                frames.append((<const char*>frame)[:length])
         return frames
 
     def take_reports(self) -> list:
@@ -447,3 +392,9 @@ cdef class Engine:
         if number >= _MAX_INTERFACES:
             raise IndexError(f"interface numbers are below {_MAX_INTERFACES}")
         return interface_dict(&self.core.interfaces[number])
+
+    def rejections(self, uint16_t number) -> list:
+        """The last frames rejected on an interface, newest first; see rejections_list."""
+        if number >= _MAX_INTERFACES:
+            raise IndexError(f"interface numbers are below {_MAX_INTERFACES}")
+        return rejections_list(&self.core.interfaces[number])

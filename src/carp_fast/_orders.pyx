@@ -16,17 +16,19 @@ from carp_fast._core cimport (
     Order, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release, engine_schedule,
     engine_set_deadline, engine_try_ready, report_begin, report_end)
 from carp_fast._vhid cimport (
-    Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, FOREIGN, HELD, IGNORE_LINK,
+    Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, FOREIGN, HELD, IGNORE_LINK,
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
-    NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_SOURCE, Output, RESIGNED, SOURCE_FOUND,
+    NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_SOURCE, OWN_SOURCE6, Output, PREFERRED,
+    RESIGNED, SECOND_NS, SOURCE_FOUND,
     STARTED, TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns,
     vhid_master_down_ns, vhid_same_address)
 from carp_fast._wheel cimport NOBODY, wheel_skip
-from carp_fast._wire cimport wire_build4
+from carp_fast._wire cimport wire_build4, wire_build6
 
 # The flags that a configuration sets; the others are the host's own.
 cdef uint32_t CONFIGURED_FLAGS = (
-    IGNORE_LINK | MANAGE_ADDRESSES | OWN_SOURCE | ANNOUNCE_ON_ORDER | UCARP_MAC | BSD_MAC)
+    IGNORE_LINK | MANAGE_ADDRESSES | OWN_SOURCE | OWN_SOURCE6 | ANNOUNCE_ON_ORDER | UCARP_MAC
+    | BSD_MAC | EXPECTS_4 | EXPECTS_6 | PREFERRED)
 
 
 cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
@@ -40,13 +42,19 @@ cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
         mac[0], mac[1], mac[2], mac[3], mac[5] = 0, 0, 0x5e, 0, host.vhid
         mac[4] = 1 if host.flags & BSD_MAC else 0
     if not host.flags & OWN_SOURCE:
-        memset(host.source, 0, 16)
-        memcpy(host.source, interface.source, 4)
-    memcpy(host.destination4, host.block.outputs[0].destination, 4)
+        memcpy(host.source4, interface.source, 4)
+    if not host.flags & OWN_SOURCE6:
+        memcpy(host.source6, interface.source6, 16)
+    memset(host.destination4, 0, 4)
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]
-        wire_build4(output.frame, output.destination_mac, mac, host.source,
-                    output.destination)
+        if output.family == 6:
+            wire_build6(output.frame, output.destination_mac, mac, host.source6,
+                        output.destination)
+            continue
+        wire_build4(output.frame, output.destination_mac, mac, host.source4, output.destination)
+        if not output.unicast:
+            memcpy(host.destination4, output.destination, 4)
 
 
 cdef void note_shortest(Core* core, const VirtualHost* host) noexcept nogil:
@@ -54,8 +62,21 @@ cdef void note_shortest(Core* core, const VirtualHost* host) noexcept nogil:
     if interval_ns < core.shortest_ns:
         core.shortest_ns = interval_ns
     # A sixteenth of the shortest interval keeps rounding small where intervals are small.
-    while core.wake_tick_ns > 1000000 and core.wake_tick_ns * 16 > core.shortest_ns:
+    while core.wake_tick_ns > TICK_NS and core.wake_tick_ns * 16 > core.shortest_ns:
         core.wake_tick_ns //= 2
+    if core.wake_tick_ns < TICK_NS:
+        core.wake_tick_ns = TICK_NS
+
+
+cdef void find_shortest(Core* core) noexcept nogil:
+    """The host with the shortest interval has gone, or got a longer one: who has it now?"""
+    cdef uint32_t slot
+    core.shortest_left = False
+    core.shortest_ns = SECOND_NS
+    core.wake_tick_ns = core.longest_tick_ns
+    for slot in range(core.slots):
+        if core.hosts[slot].flags & IN_USE:
+            note_shortest(core, &core.hosts[slot])
 
 
 cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
@@ -66,7 +87,6 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
     host.state = INIT
     host.since_ns = now_ns
     host.order = order.slot
-    host.recent[0] = 1                      # counter 0 was not sent
     first = &core.index[<uint32_t>host.interface * 256 + host.vhid]
     host.next_same = first[0] - 1           # 0 - 1 is NOBODY
     first[0] = order.slot + 1
@@ -87,19 +107,30 @@ cdef void remove_host(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
         engine_release(core, slot, now_ns)
 
 
-cdef void keep_old_key(VirtualHost* host, Block* block, const AuthKey* old,
-                       int64_t until_ns) noexcept nogil:
-    """Carry the accepted digests over to the new block; the oldest gives way to `old`."""
-    cdef uint32_t i, oldest = 0
-    cdef AlternateKey* alternates = block.alternates
-    for i in range(block.alternate_count):
-        if i < host.block.alternate_count:
-            alternates[i] = host.block.alternates[i]
-        if alternates[i].until_ns < alternates[oldest].until_ns:
+cdef void keep_old_keys(VirtualHost* host, Block* block, bint new_key,
+                        int64_t until_ns) noexcept nogil:
+    """Carry the accepted digests over to the new block; the oldest give way to the former key."""
+    cdef uint32_t i, at = block.permanent_count
+    cdef const AlternateKey* former
+    for i in range(host.block.permanent_count, host.block.alternate_count):
+        former = &host.block.alternates[i]
+        if at < block.alternate_count and former.until_ns:
+            block.alternates[at] = former[0]
+            at += 1
+    if new_key:
+        keep_key(block, &host.key, until_ns)
+        for i in range(host.block.permanent_count):
+            keep_key(block, &host.block.alternates[i].key, until_ns)
+
+
+cdef void keep_key(Block* block, const AuthKey* key, int64_t until_ns) noexcept nogil:
+    cdef uint32_t i, oldest = block.permanent_count
+    for i in range(block.permanent_count, block.alternate_count):
+        if block.alternates[i].until_ns < block.alternates[oldest].until_ns:
             oldest = i
-    if old != NULL and block.alternate_count:
-        alternates[oldest].key = old[0]
-        alternates[oldest].until_ns = until_ns
+    if oldest < block.alternate_count:
+        block.alternates[oldest].key = key[0]
+        block.alternates[oldest].until_ns = until_ns
 
 
 cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
@@ -111,7 +142,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     cdef int64_t interval_ns = vhid_interval_ns(host), down_ns = vhid_master_down_ns(host)
     cdef bint new_key = memcmp(&host.key, &wanted.key, sizeof(AuthKey)) != 0
     cdef Report* report
-    keep_old_key(host, block, &host.key if new_key else NULL, now_ns + order.value)
+    keep_old_keys(host, block, new_key, now_ns + order.value)
     for i in range(block.address_count):
         for j in range(host.block.address_count):
             if vhid_same_address(&block.addresses[i], &host.block.addresses[j]):
@@ -123,7 +154,9 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     host.block = block
     host.key = wanted.key
     host.flags = (host.flags & ~<uint32_t>CONFIGURED_FLAGS) | (wanted.flags & CONFIGURED_FLAGS)
-    memcpy(host.source, wanted.source, 16)
+    memcpy(host.source4, wanted.source4, 4)
+    memcpy(host.source6, wanted.source6, 16)
+    host.dialect, host.replay = wanted.dialect, wanted.replay
     host.advbase, host.advskew = wanted.advbase, wanted.advskew
     host.dead_ratio, host.preempt = wanted.dead_ratio, wanted.preempt
     host.startup_delay_ms = wanted.startup_delay_ms
@@ -131,6 +164,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     host.announce_count = wanted.announce_count
     host.announce_interval_ns = wanted.announce_interval_ns
     host.announce_refresh_ns = wanted.announce_refresh_ns
+    core.shortest_left |= interval_ns <= core.shortest_ns
     note_shortest(core, host)
     build_frames(core, host)
     if host.state == MASTER and vhid_interval_ns(host) != interval_ns:
@@ -173,12 +207,15 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
         cause = INTERFACE_FOUND
     elif not interface.up and now.up:
         cause = LINK_UP
-    elif not interface.has_source and now.has_source:
+    elif (now.has_source and not interface.has_source
+          or now.has_source6 and not interface.has_source6):
         cause = SOURCE_FOUND
     interface.ifindex, interface.up = now.ifindex, now.up
-    interface.has_source = now.has_source
+    interface.has_source, interface.has_source6 = now.has_source, now.has_source6
+    interface.forwards6 = now.forwards6
     memcpy(interface.mac, now.mac, 6)
     memcpy(interface.source, now.source, 4)
+    memcpy(interface.source6, now.source6, 16)
     for vhid in range(256):
         slot = core.index[<uint32_t>order.interface * 256 + vhid] - 1
         while slot != NOBODY:
@@ -218,6 +255,8 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
             if core.hosts[slot].flags & IN_USE:
                 engine_event(core, slot, ON_RESIGN, 0, now_ns)
     elif order.kind == ORDER_MARK:
+        if core.shortest_left:
+            find_shortest(core)
         report_done(core, order.value, now_ns)
     elif order.kind == ORDER_FLUSH:
         core.flush_mark = order.value

@@ -16,8 +16,10 @@ from carp_fast._core cimport (
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
     Report)
-from carp_fast._engine cimport Engine, PreparedHost, host_dict, interface_dict, report_tuple
+from carp_fast._engine cimport (
+    Engine, fill_interface, host_dict, interface_dict, rejections_list, report_tuple)
 from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
+from carp_fast._prepared cimport PreparedHost
 from carp_fast._socket cimport receive_prepare, send_prepare
 from carp_fast._turn cimport (
     ORDERS, PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, SCHEDULED_NORMAL, run_due)
@@ -298,19 +300,13 @@ cdef class Pump:
         self.push(ORDER_REMOVE, slot, 0, 0, NULL)
 
     def set_interface(self, uint16_t number, *, int ifindex, bint up, bytes mac,
-                      bytes source=None) -> None:
+                      bytes source=None, bytes source6=None, bint forwards6=False) -> None:
         """Tell what an interface is like now; ifindex 0: it does not exist."""
         if number >= MAX_INTERFACES:
             raise IndexError(f"interface numbers are below {MAX_INTERFACES}")
-        if len(mac) != 6 or (source is not None and len(source) != 4):
-            raise ValueError("a MAC has 6 bytes and an IPv4 address 4")
         cdef bytes room = bytes(sizeof(Interface))
         cdef Interface* interface = <Interface*><char*>room
-        interface.ifindex, interface.up = ifindex, up
-        interface.has_source = source is not None
-        memcpy(interface.mac, <const char*>mac, 6)
-        if source is not None:
-            memcpy(interface.source, <const char*>source, 4)
+        fill_interface(interface, ifindex, up, mac, source, source6, forwards6)
         self.push(ORDER_SET_INTERFACE, 0, number, 0, interface)
         self.keep(room)
 
@@ -431,3 +427,9 @@ cdef class Snapshot:
         cdef Interface* interfaces = <Interface*>self.room
         cdef uint32_t i
         return [interface_dict(&interfaces[i]) for i in range(self.count)]
+
+    def rejections(self) -> list:
+        """rejections_list of every interface."""
+        cdef Interface* interfaces = <Interface*>self.room
+        cdef uint32_t i
+        return [rejections_list(&interfaces[i]) for i in range(self.count)]

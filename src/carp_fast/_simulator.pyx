@@ -12,14 +12,14 @@ from libc.string cimport memcpy, memset
 from carp_fast._core cimport (
     ORDER_ADD, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
-from carp_fast._engine cimport PreparedHost
+from carp_fast._prepared cimport PreparedHost
 from carp_fast._simulator_invariants cimport check_addresses, check_election, check_slot
 from carp_fast._simulator_network cimport (
     ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FOREIGN_THERE,
     FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS, Machine,
     NOT_BROKEN, ORDER_ARRIVES, OURS, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED, SEGMENTS_MAX,
     SLOT_IS_CHECKED, Slot, TRACE_FAULT, Trace, World, event_pop, event_push, frame_arrives, grown,
-    machine_now, machine_wake, random_below, trace)
+    machine_now, machine_wake, random_below, random_next, trace)
 from carp_fast._simulator_turn cimport (
     machine_forget, machine_step, order_packed, order_push)
 from carp_fast._wheel cimport NOBODY
@@ -138,7 +138,7 @@ cdef int boot(World* world, Machine* machine) except -1:
         return 0
     while room < 4 * world.slot_count + 4096:
         room *= 2
-    engine_open(&machine.core, room)
+    engine_open(&machine.core, room, random_next(&world.random))
     machine_forget(world, machine)
     machine.running = True
     machine.origin_ns = (<int64_t>random_below(&world.random, <uint64_t>1 << 55) + 1) - world.now_ns

@@ -104,7 +104,7 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
         known.owes_resignation = report.reason == RESIGNED or report.reason == ADDRESS_LOST
         if report.reason == FASTER_MASTER and theirs >= vhid_interval(host):
             broken(world, YIELDED_WRONGLY, number, slot, theirs)
-        if report.reason == TIE_LOST and not precedes(report.peer, host.source):
+        if report.reason == TIE_LOST and not precedes(report.peer, host.source4):
             broken(world, YIELDED_WRONGLY, number, slot, theirs)
 
 

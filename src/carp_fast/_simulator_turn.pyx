@@ -17,8 +17,9 @@ from carp_fast._actions cimport (
 from carp_fast._core cimport (
     Core, Interface, ORDER_ADD, ORDER_REPLACE, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, Queue,
     RELEASED, Report, SENDS_FAILING, SENDS_RECOVERED, STATE_CHANGED, engine_expire,
-    engine_next_deadline, engine_receive, engine_stall)
+    engine_next_deadline, engine_stall)
 from carp_fast._orders cimport obey
+from carp_fast._receive cimport engine_receive
 from carp_fast._simulator_invariants cimport (
     check_addresses, check_sending, keeps_backup, mark_dirty, on_state)
 from carp_fast._simulator_network cimport (
@@ -313,7 +314,7 @@ cdef void send_advertisements(World* world, Machine* machine) noexcept nogil:
                   output.frame[output.carp_at + 5] * 256 + output.frame[output.carp_at + 2], one)
         machine.busy_ns += SEND_COST_NS
         world.tally.sent += 1
-        advertisement_sent(&machine.core, slot, error, machine_now(world, machine))
+        advertisement_sent(&machine.core, slot, 1 if error else 0, error, machine_now(world, machine))
     take_reports(world, machine)
 
 

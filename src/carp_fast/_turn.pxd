@@ -6,6 +6,7 @@ from carp_fast._core cimport Core, Order
 from carp_fast._netlink cimport Netlink
 from carp_fast._socket cimport BATCH, ReceiveBatch, SendBatch
 from carp_fast._vhid cimport Block
+from carp_fast._wire cimport FRAME_ROOM
 
 cdef enum:
     ORDERS = 4096               # ring of orders, a power of two
@@ -13,7 +14,6 @@ cdef enum:
     SLICES_A_TURN = 16          # receive batches before due advertisements and orders get a turn
     CHANGES_A_TURN = 8          # address or announcement batches before the next receive
     IFINDEX_MAP = 16384         # open addressing, at most a quarter full
-    ARP_ROOM = 48
     FORESEEN = 4                # frames whose hosts are fetched into the cache ahead
 
 cdef enum Scheduling:
@@ -58,7 +58,7 @@ cdef struct PumpState:
     IfindexEntry ifindexes[IFINDEX_MAP]
     ReceiveBatch receiving
     SendBatch sending
-    uint8_t arps[BATCH][ARP_ROOM]
+    uint8_t announcements[BATCH][FRAME_ROOM]
     Netlink netlink
     uint32_t changed[256]       # hosts whose changes end in this batch
     # A long list of addresses goes on in the next batch, unless its block was replaced or released.

@@ -14,15 +14,15 @@ from carp_fast._actions cimport (
     next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
 from carp_fast._core cimport (
     DONE, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report,
-    SOCKET_DROPPED, STALLED, engine_expire, engine_foresee, engine_next_deadline, engine_receive,
-    engine_stall, report_begin, report_end)
+    SOCKET_DROPPED, STALLED, engine_expire, engine_next_deadline, engine_stall, report_begin, report_end)
 from carp_fast._netlink cimport CHANGES, netlink_carry_out, netlink_put
 from carp_fast._orders cimport obey
+from carp_fast._receive cimport engine_foresee, engine_receive
 from carp_fast._socket cimport (
     arrival_ns, receive_batch, send_batch, send_put, socket_drops)
 from carp_fast._vhid cimport Address, MASTER, RETIRED, VirtualHost
 from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport ARP_FRAME_LENGTH, wire_build_arp
+from carp_fast._wire cimport wire_build_announcement
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
@@ -193,7 +193,7 @@ cdef void send_advertisements(PumpState* pump) noexcept nogil:
     """Send every advertisement that is queued, a batch a system call."""
     cdef SendBatch* batch = &pump.sending
     cdef VirtualHost* host
-    cdef uint32_t slot, i, k
+    cdef uint32_t slot, i, k, failures
     cdef int error
     cdef int64_t now_ns
     while True:
@@ -212,11 +212,13 @@ cdef void send_advertisements(PumpState* pump) noexcept nogil:
         now_ns = clock_ns(CLOCK_MONOTONIC)
         i = 0
         while i < batch.count:
-            slot, error = batch.slots[i], 0
+            slot, error, failures = batch.slots[i], 0, 0
             while i < batch.count and batch.slots[i] == slot:
-                error = error if error else batch.errors[i]
+                if batch.errors[i]:
+                    error = batch.errors[i]
+                    failures += 1
                 i += 1
-            advertisement_sent(pump.core, slot, error, now_ns)
+            advertisement_sent(pump.core, slot, failures, error, now_ns)
 
 
 cdef bint change_addresses(PumpState* pump) noexcept nogil:
@@ -264,12 +266,12 @@ cdef bint change_addresses(PumpState* pump) noexcept nogil:
 
 
 cdef bint send_announcements(PumpState* pump) noexcept nogil:
-    """Send one batch of gratuitous ARPs; False when there was nothing to do."""
+    """Send one batch of gratuitous ARPs and unsolicited NAs; False when there was nothing to do."""
     cdef SendBatch* batch = &pump.sending
     cdef VirtualHost* host
     cdef Address* address
     cdef Interface* interface
-    cdef uint32_t repeat
+    cdef uint32_t repeat, length
     batch.count = 0
     while batch.count < BATCH:
         if pump.announcing == NOBODY:
@@ -287,9 +289,11 @@ cdef bint send_announcements(PumpState* pump) noexcept nogil:
         while (pump.announcing_at < host.block.address_count * repeat and batch.count < BATCH):
             address = &host.block.addresses[pump.announcing_at % host.block.address_count]
             if not address.flags & RETIRED:
-                wire_build_arp(pump.arps[batch.count], interface.mac, address.bytes)
-                send_put(batch, pump.announcing, interface.ifindex, pump.arps[batch.count],
-                         ARP_FRAME_LENGTH)
+                length = wire_build_announcement(
+                    pump.announcements[batch.count], interface.mac, address.family, address.bytes,
+                    interface.forwards6)
+                send_put(batch, pump.announcing, interface.ifindex,
+                         pump.announcements[batch.count], length)
             pump.announcing_at += 1
         if pump.announcing_at >= host.block.address_count * repeat:
             announced(pump.core, pump.announcing)

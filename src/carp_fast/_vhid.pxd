@@ -22,6 +22,9 @@ cdef enum Event:
     ON_FASTER               # heard while MASTER: a shorter interval than ours
     ON_TIE_LOST             # ... the same interval, and the other host has precedence
     ON_SLOWER               # ... a longer interval, or a tie that we win
+    ON_LESS_DEMOTED         # ... a lower demote byte than ours (OpenBSD)
+    ON_MASTER_DEMOTED       # heard while BACKUP: a higher demote byte than ours (OpenBSD)
+    ON_TIE_YIELDED          # heard while MASTER: the same interval, where the hearer yields
     ON_ADDRESS_LOST         # somebody keeps removing our addresses
     ON_RESIGN               # shutdown or removal
     EVENTS
@@ -36,6 +39,7 @@ cdef enum Effect:
     ADD_ADDRESSES = 64      # announced once they are there
     REMOVE_ADDRESSES = 128
     RESIGN = 256            # advertise 255/255 once the addresses are removed
+    ARM_JITTERED = 512      # ARM_MASTER_DOWN and up to 16/256 s more: both hosts may have yielded
 
 cdef enum Reason:
     NO_REASON
@@ -54,6 +58,8 @@ cdef enum Reason:
     TIE_LOST
     ADDRESS_LOST
     RESIGNED
+    LESS_DEMOTED_MASTER
+    MASTER_DEMOTED
     REASONS
 
 cdef enum Preempt:
@@ -61,11 +67,21 @@ cdef enum Preempt:
     PREEMPT_ALWAYS
     PREEMPT_DEMOTED
 
+cdef enum Dialect:              # of ties, master-down times and demotion
+    DIALECT_UCARP
+    DIALECT_FREEBSD             # NetBSD's, too
+    DIALECT_OPENBSD
+
+cdef enum Replay:
+    REPLAY_OFF
+    REPLAY_LEARN
+    REPLAY_STRICT
+
 cdef enum HostFlag:
     IN_USE = 1
     IGNORE_LINK = 2
     MANAGE_ADDRESSES = 4
-    OWN_SOURCE = 8              # `source` is configured, not the interface's
+    OWN_SOURCE = 8              # the IPv4 source is configured, not the interface's
     ANNOUNCE_ON_ORDER = 16      # the up script adds the addresses: announce when told
     RESIGN_AFTER_REMOVAL = 32
     LEAVING = 64                # to be released once its addresses are gone
@@ -75,6 +91,12 @@ cdef enum HostFlag:
     UCARP_MAC = 1024            # advertise from 00:00:5e:00:00:VHID
     BSD_MAC = 2048              # ... from 00:00:5e:00:01:VHID
     ANNOUNCING = 4096           # MASTER, and the first announcement was due
+    OWN_SOURCE6 = 8192          # the IPv6 source is configured
+    EXPECTS_4 = 16384           # it advertises over IPv4, and expects to hear others there
+    EXPECTS_6 = 32768
+    SILENT_4 = 65536            # heard over IPv6 alone for a master-down time: said
+    SILENT_6 = 131072
+    PREFERRED = 262144          # IPv6 addresses may be the source of other traffic
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
@@ -95,9 +117,13 @@ cdef enum Pending:
 cdef enum:
     SECOND_NS = 1000000000
     DEMOTED_ADVSKEW = 240       # the most that demotion makes of an advskew
-    ALTERNATE_KEYS = 2          # digests accepted besides our own after a change
-    RECENT_COUNTERS = 8
+    OPENBSD_SEND_DEMOTION = 1   # what failing sends add to OpenBSD's demote byte
+    ALTERNATE_KEYS = 4          # digests accepted besides our own after a change
+    PEERS_MAX = 16              # unicast peers of one virtual host
+    RECENT_COUNTERS = 64        # of our own advertisements, recognized when they come back
+    SOURCES = 4                 # masters remembered for one virtual host
     REPEAT_AFTER = 2            # advertisements until the announcement is repeated
+    JITTER = 16                 # of ARM_JITTERED, 1/256 s
 
 cdef struct Output:
     uint8_t frame[FRAME_ROOM]
@@ -106,6 +132,20 @@ cdef struct Output:
     uint8_t family
     uint8_t length
     uint8_t carp_at             # offset of the CARP header in `frame`
+    uint8_t unicast             # to a peer: the kernel routes and resolves
+
+cdef struct Source:             # a host that advertised to us; its counters must ascend
+    uint8_t address[16]
+    uint64_t counter            # the highest heard
+    uint64_t refused            # the last that was not above it
+    int64_t heard_ns            # 0: this place is free
+    uint8_t mac[6]
+    uint8_t family
+    uint8_t advbase
+    uint8_t advskew
+    uint8_t demote
+    uint8_t ascended            # advertisements in a row, each a little above the last
+    uint8_t refusals            # in a row, each above the last
 
 cdef struct Address:
     uint8_t bytes[16]
@@ -125,46 +165,53 @@ cdef struct Block:              # one allocation: this, then what it points to
     uint32_t address_count
     uint32_t output_count
     uint32_t alternate_count
+    uint32_t permanent_count    # the first alternates, that never end: other forms of our key
 
-# Four cache lines are touched for an advertisement heard: they come first.
+# An advertisement heard touches the first five cache lines: what it needs comes first.
 cdef struct VirtualHost:
     Block* block
     uint64_t counter
     uint64_t heard
-    int64_t heard_ns
     int64_t deadline_ns         # BACKUP: master-down; MASTER: advertisement due
     int64_t preempt_from_ns     # 0: no slower master heard
+    uint32_t flags
     uint16_t interface
-    uint16_t flags
     uint16_t demotion           # configured and ordered
-    uint16_t held
-    uint8_t destination4[4]     # of the first output, where that is IPv4
+    uint8_t destination4[4]     # of the first output, where that is an IPv4 group
+    uint8_t source4[4]
+    uint32_t next_same          # next slot with the same interface and vhid, or NOBODY
+
+    uint8_t source6[16]
     uint8_t vhid
     uint8_t state
     uint8_t reason
     uint8_t pending
-
-    uint8_t source[16]
-    uint8_t peer[16]
-    uint8_t peer_mac[6]
-    uint8_t peer_family         # 0: none heard
-    uint8_t peer_advbase
-    uint8_t peer_advskew
     uint8_t advbase
     uint8_t advskew
     uint8_t dead_ratio
     uint8_t preempt
+    uint8_t dialect
+    uint8_t replay
+    uint8_t master[2]           # which of `sources` is the master, by family, plus 1; 0: none
     uint8_t failed_sends        # in a row, up to 3
     uint8_t good_sends          # in a row while SEND_DEMOTED
     uint8_t repeat_in           # advertisements until the repeat, 0: none
     uint8_t announce_count      # in a row or by interval, see announce_interval_ns
     uint8_t announce_left
-    uint32_t next_same          # next slot with the same interface and vhid, or NOBODY
+    uint16_t held
     uint32_t order              # phase within the interval
+    int64_t heard_ns[2]         # by family: IPv4, IPv6; 0: never
 
     AuthKey key
+    Source sources[SOURCES]
 
-    uint64_t recent[RECENT_COUNTERS]
+    # Counters go up by one, except where we go on above what we heard: two runs tell what we sent.
+    uint64_t run_begin
+    uint64_t run_end            # one after the last that was sent; equal: none
+    uint64_t former_begin
+    uint64_t former_end
+    int64_t tie_since_ns        # first of the ties heard over IPv6 that go on; 0: none
+    int64_t tie_heard_ns
     uint64_t sent
     int64_t announce_at_ns      # the next announcement by time, 0: none
     int64_t since_ns
@@ -174,6 +221,7 @@ cdef struct VirtualHost:
     int64_t told_duplicate_ns
     int64_t told_other_master_ns
     int64_t told_reasserted_ns
+    int64_t told_reset_ns
     int64_t announce_interval_ns
     int64_t announce_refresh_ns
     uint32_t announced
@@ -182,6 +230,8 @@ cdef struct VirtualHost:
     uint32_t addresses_restored
     uint32_t rejected[VERDICTS]
     uint32_t duplicates
+    uint32_t counter_resets
+    uint32_t family_silences
 
 cdef struct Transition:
     uint8_t known
@@ -191,10 +241,13 @@ cdef struct Transition:
 
 cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogil
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil
+cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil
 cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil
 cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil
+cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil
+cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil
 cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,
                       int64_t now_ns) noexcept nogil
 cdef bint vhid_same_address(const Address* one, const Address* other) noexcept nogil

@@ -14,14 +14,19 @@ STATE_WORDS = ("INIT", "BACKUP", "MASTER")
 REASON_WORDS = (
     "", "started", "link_up", "link_down", "interface_missing", "interface_found", "no_source",
     "source_found", "startup_delay", "master_down", "master_resigned", "preempted",
-    "faster_master", "tie_lost", "address_lost", "resigned")
+    "faster_master", "tie_lost", "address_lost", "resigned", "less_demoted_master",
+    "master_demoted")
 EVENT_WORDS = (
     "ready", "not_ready", "master_heard", "slower_master", "master_leaving", "master_left",
-    "master_down", "advertisement_due", "faster", "tie_lost", "slower", "address_lost", "resign")
+    "master_down", "advertisement_due", "faster", "tie_lost", "slower", "less_demoted",
+    "master_demoted", "tie_yielded", "address_lost", "resign")
 EFFECT_WORDS = {
     "arm_master_down": ARM_MASTER_DOWN, "arm_skew": ARM_SKEW, "disarm": DISARM,
     "advertise": ADVERTISE, "last_advertisement": LAST_ADVERTISEMENT, "answer": ANSWER,
-    "add_addresses": ADD_ADDRESSES, "remove_addresses": REMOVE_ADDRESSES, "resign": RESIGN}
+    "add_addresses": ADD_ADDRESSES, "remove_addresses": REMOVE_ADDRESSES, "resign": RESIGN,
+    "arm_jittered": ARM_JITTERED}
+DIALECT_WORDS = ("ucarp", "freebsd", "openbsd")
+REPLAY_WORDS = ("off", "learn", "strict")
 assert len(REASON_WORDS) == REASONS and len(EVENT_WORDS) == EVENTS
 
 # The whole election. What is not listed changes nothing. An empty reason: the event brings its own.
@@ -36,15 +41,21 @@ TRANSITIONS = (
     ("BACKUP", "master_leaving",    "BACKUP", "arm_skew",                                 ""),
     ("BACKUP", "master_left",       "MASTER", "advertise add_addresses",                  "master_resigned"),
     ("BACKUP", "master_down",       "MASTER", "advertise add_addresses",                  "master_down"),
+    ("BACKUP", "master_demoted",    "MASTER", "advertise add_addresses",                  "master_demoted"),
     ("BACKUP", "resign",            "INIT",   "disarm",                                   "resigned"),
     ("MASTER", "not_ready",         "INIT",   "disarm remove_addresses",                  ""),
     ("MASTER", "advertisement_due", "MASTER", "advertise",                                ""),
     ("MASTER", "faster",            "BACKUP", "last_advertisement arm_master_down remove_addresses", "faster_master"),
     ("MASTER", "tie_lost",          "BACKUP", "arm_master_down remove_addresses",         "tie_lost"),
+    ("MASTER", "tie_yielded",       "BACKUP", "arm_jittered remove_addresses",            "tie_lost"),
+    ("MASTER", "less_demoted",      "BACKUP", "arm_master_down remove_addresses",         "less_demoted_master"),
     ("MASTER", "slower",            "MASTER", "answer",                                   ""),
     ("MASTER", "address_lost",      "BACKUP", "arm_master_down remove_addresses resign",  "address_lost"),
     ("MASTER", "resign",            "INIT",   "disarm remove_addresses resign",           "resigned"),
 )
+
+cdef enum:
+    RESIGNATION = 255 * 256 + 255   # as an interval
 
 cdef Transition[3][EVENTS] table
 memset(table, 0, sizeof(table))
@@ -72,18 +83,41 @@ cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogi
 
 
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
-    """The advskew that goes out: demotion makes at most 240 of it, and never less than it was."""
+    """The advskew that goes out: demotion makes at most 240 of it.
+
+    As in ucarp it is never less than configured; FreeBSD sends at most 240 whatever is
+    configured; OpenBSD has a byte of its own for demotion.
+    """
     cdef uint32_t skew = host.advskew + host.demotion
+    if host.dialect == DIALECT_OPENBSD:
+        return host.advskew
     if host.flags & SEND_DEMOTED:
         skew += DEMOTED_ADVSKEW
     if skew > DEMOTED_ADVSKEW:
         skew = DEMOTED_ADVSKEW
+    if host.dialect == DIALECT_FREEBSD:
+        return <uint8_t>skew
     return <uint8_t>(skew if skew > host.advskew else host.advskew)
+
+
+cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil:
+    """The demote byte that goes out: OpenBSD's, 0 in the other dialects."""
+    cdef uint32_t demote = host.demotion
+    if host.dialect != DIALECT_OPENBSD:
+        return 0
+    if host.flags & SEND_DEMOTED:
+        demote += OPENBSD_SEND_DEMOTION
+    return <uint8_t>(demote if demote < 255 else 255)
+
+
+cdef inline uint32_t interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil:
+    # OpenBSD advertises 0/0 every 1/256 s.
+    return advbase * 256 + advskew if advbase or advskew else 1
 
 
 cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil:
     """Our advertisement interval in 1/256 s, demotion included: what the election compares."""
-    return host.advbase * 256 + vhid_advskew(host)
+    return interval_of(host.advbase, vhid_advskew(host))
 
 
 cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil:
@@ -91,17 +125,37 @@ cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil:
 
 
 cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil:
-    """The master-down time in 1/256 s, as ucarp: the ratio multiplies only the seconds.
+    """The master-down time in 1/256 s: in ucarp, FreeBSD and NetBSD the ratio multiplies only the
+    seconds, in OpenBSD the whole interval.
 
-    With advbase 0 the ratio multiplies the whole interval, else one lost packet would flip it.
+    With advbase 0 it always multiplies the whole interval, else one lost packet would flip it.
     """
-    if host.advbase == 0:
+    if host.advbase == 0 or host.dialect == DIALECT_OPENBSD:
         return host.dead_ratio * vhid_interval(host)
     return <uint32_t>host.dead_ratio * host.advbase * 256 + vhid_advskew(host)
 
 
 cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil:
     return <int64_t>vhid_master_down(host) * SECOND_NS // 256
+
+
+cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
+    if heard.family == 4:
+        return memcmp(host.source4, heard.source, 4) == 0
+    return memcmp(host.source6, heard.source, 16) == 0
+
+
+cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil:
+    """The master that was heard last, of either family; NULL: none yet."""
+    cdef const Source* found = NULL
+    cdef const Source* source
+    cdef int family
+    for family in range(2):
+        if host.master[family]:
+            source = &host.sources[host.master[family] - 1]
+            if found == NULL or source.heard_ns > found.heard_ns:
+                found = source
+    return found
 
 
 cdef inline uint32_t last_octet_first(const uint8_t* address) noexcept nogil:
@@ -122,33 +176,70 @@ cdef bint may_preempt(VirtualHost* host, const Advertisement* heard, int64_t now
     return now_ns >= host.preempt_from_ns
 
 
+cdef bint loses_tie(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
+    """Whether the other host has precedence: the lower source, in IPv4 as ucarp compares it.
+
+    Where both families are in use IPv4 decides, or two hosts could both yield, each in another
+    family. Over IPv6 a tie is lost only when it goes on for an interval, IPv4 deciding nothing.
+    """
+    cdef int64_t interval_ns = vhid_interval_ns(host)
+    if heard.family == 4:
+        return last_octet_first(host.source4) > last_octet_first(heard.source)
+    if host.tie_since_ns == 0 or now_ns - host.tie_heard_ns > 2 * interval_ns:
+        host.tie_since_ns = now_ns
+    host.tie_heard_ns = now_ns
+    if host.flags & EXPECTS_4 and now_ns - host.tie_since_ns <= interval_ns:
+        return False
+    return memcmp(host.source6, heard.source, 16) > 0
+
+
+cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
+                           bint duplicate, int64_t now_ns) noexcept nogil:
+    cdef uint32_t ours = vhid_interval(host)
+    if host.dialect == DIALECT_OPENBSD and theirs != RESIGNATION:
+        if heard.demote < vhid_demote(host):
+            return ON_LESS_DEMOTED
+        if heard.demote > vhid_demote(host):
+            return ON_SLOWER
+    if theirs < ours:
+        return ON_FASTER
+    if theirs > ours or duplicate:
+        return ON_SLOWER
+    if host.dialect != DIALECT_UCARP:
+        return ON_TIE_YIELDED
+    return ON_TIE_LOST if loses_tie(host, heard, now_ns) else ON_SLOWER
+
+
+cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
+                           int64_t now_ns) noexcept nogil:
+    cdef uint8_t known = host.master[heard.family == 6]
+    # OpenBSD does not look for who will time out where its own advbase is 0.
+    if theirs > vhid_master_down(host) and (host.advbase or host.dialect != DIALECT_OPENBSD):
+        # Nobody authenticates who resigns: only the master that we heard can leave.
+        if known and memcmp(host.sources[known - 1].address, heard.source, 16) != 0:
+            return EVENTS
+        return ON_MASTER_LEAVING
+    if host.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
+        if heard.demote > vhid_demote(host):
+            return ON_MASTER_DEMOTED
+    elif vhid_interval(host) < theirs:
+        return ON_SLOWER_MASTER if may_preempt(host, heard, now_ns) else ON_MASTER_HEARD
+    host.preempt_from_ns = 0
+    return ON_MASTER_HEARD
+
+
 cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,
                       int64_t now_ns) noexcept nogil:
     """What a valid advertisement means to `host`; EVENTS when it means nothing.
 
     `duplicate`: another host sends from our own source address; on a tie we stay.
     """
-    cdef uint32_t theirs = heard.advbase * 256 + heard.advskew
-    cdef uint32_t ours = vhid_interval(host)
+    cdef uint32_t theirs = interval_of(heard.advbase, heard.advskew)
     if host.state == MASTER:
-        if theirs < ours:
-            return ON_FASTER
-        if theirs > ours or duplicate:
-            return ON_SLOWER
-        if last_octet_first(host.source) <= last_octet_first(heard.source):
-            return ON_SLOWER
-        return ON_TIE_LOST
-    if host.state != BACKUP:
-        return EVENTS
-    if theirs > vhid_master_down(host):
-        # Nobody authenticates who resigns: only the master that we heard can leave.
-        if host.peer_family and memcmp(host.peer, heard.source, 16) != 0:
-            return EVENTS
-        return ON_MASTER_LEAVING
-    if ours < theirs:
-        return ON_SLOWER_MASTER if may_preempt(host, heard, now_ns) else ON_MASTER_HEARD
-    host.preempt_from_ns = 0
-    return ON_MASTER_HEARD
+        return judge_as_master(host, heard, theirs, duplicate, now_ns)
+    if host.state == BACKUP:
+        return judge_as_backup(host, heard, theirs, now_ns)
+    return EVENTS
 
 
 cdef bint vhid_same_address(const Address* one, const Address* other) noexcept nogil:

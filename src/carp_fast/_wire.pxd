@@ -1,13 +1,16 @@
-"""Frames of Ethernet, IPv4, CARP and ARP: parse to a verdict, build."""
+"""Frames of Ethernet, IPv4, IPv6, CARP, ARP and NA: parse to a verdict, build."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     ETHERNET_LENGTH = 14
     IPV4_LENGTH = 20
+    IPV6_LENGTH = 40
     CARP_LENGTH = 36
     ADVERTISEMENT4_LENGTH = 70      # Ethernet + IPv4 + CARP
+    ADVERTISEMENT6_LENGTH = 90
     ARP_FRAME_LENGTH = 42           # Ethernet + ARP; the driver pads to 60
+    NA_FRAME_LENGTH = 86            # Ethernet + IPv6 + ICMPv6 with one option
     FRAME_ROOM = 96                 # the longest frame we build, rounded up
     PROTOCOL_CARP = 112
 
@@ -30,7 +33,8 @@ cdef enum Verdict:
 
 cdef struct Advertisement:
     uint64_t counter
-    const uint8_t* carp             # the 36-byte header inside the frame
+    const uint8_t* ip
+    const uint8_t* carp             # the 36-byte header inside the frame, or NULL
     uint8_t source[16]
     uint8_t destination[16]
     uint8_t source_mac[6]
@@ -40,14 +44,22 @@ cdef struct Advertisement:
     uint8_t advskew
     uint8_t advbase
     uint8_t demote
+    bint unicast                    # neither a group nor a broadcast: its sources are listed
     bint vrrp_length                # the payload is as long as its VRRPv2 address count says
 
-cdef Verdict wire_parse(const uint8_t* frame, uint32_t length,
-                        Advertisement* advertisement) noexcept nogil
+cdef Verdict wire_parse_ip(const uint8_t* frame, uint32_t length,
+                           Advertisement* advertisement) noexcept nogil
+cdef Verdict wire_parse_carp(Advertisement* advertisement) noexcept nogil
 cdef void wire_build4(uint8_t* frame, const uint8_t* destination_mac, const uint8_t* source_mac,
+                      const uint8_t* source, const uint8_t* destination) noexcept nogil
+cdef void wire_build6(uint8_t* frame, const uint8_t* destination_mac, const uint8_t* source_mac,
                       const uint8_t* source, const uint8_t* destination) noexcept nogil
 cdef void wire_build_carp(uint8_t* carp, uint8_t vhid, uint8_t advskew, uint8_t demote,
                           uint8_t advbase, uint64_t counter) noexcept nogil
 cdef void wire_build_arp(uint8_t* frame, const uint8_t* source_mac,
                          const uint8_t* address) noexcept nogil
+cdef void wire_build_na(uint8_t* frame, const uint8_t* source_mac, const uint8_t* address,
+                        bint router) noexcept nogil
+cdef uint32_t wire_build_announcement(uint8_t* frame, const uint8_t* source_mac, uint8_t family,
+                                      const uint8_t* address, bint router) noexcept nogil
 cdef uint16_t wire_checksum(const uint8_t* data, uint32_t length) noexcept nogil

@@ -1,8 +1,9 @@
-"""Frames of Ethernet, IPv4, CARP and ARP: parse to a verdict, build.
+"""Frames of Ethernet, IPv4, IPv6, CARP, ARP and NA: parse to a verdict, build.
 
 Bytes in, a verdict or bytes out. Knows no virtual host, key, socket or clock: what depends on
 configuration (unknown vhid, destination, digest, loop, replay) is judged by _engine.pyx with the
-verdicts named here. Layout: ip_carp.h of the BSDs; RFC 791, RFC 826.
+verdicts named here. Layout: ip_carp.h of the BSDs; RFC 791, RFC 826, RFC 4861,
+RFC 8200.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -13,6 +14,14 @@ VERDICT_WORDS = ("ok", "bad_length", "bad_ttl", "bad_source", "bad_checksum", "v
                  "bad_version", "bad_type", "bad_vhid", "bad_destination", "bad_auth", "loop",
                  "replay")
 assert len(VERDICT_WORDS) == VERDICTS
+
+cdef enum:
+    PROTOCOL_ICMPV6 = 58
+    NA_LENGTH = 32                  # ICMPv6 with the target and one option
+
+# ff02::1 and its Ethernet address.
+cdef uint8_t[16] ALL_NODES = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+cdef uint8_t[6] ALL_NODES_MAC = [0x33, 0x33, 0, 0, 0, 1]
 
 
 cdef inline uint16_t be16(const uint8_t* p) noexcept nogil:
@@ -67,51 +76,94 @@ cdef inline bint is_short_vrrp(const uint8_t* payload, uint32_t length) noexcept
     return False
 
 
-cdef Verdict wire_parse(const uint8_t* frame, uint32_t length,
-                        Advertisement* a) noexcept nogil:
-    """Judge a frame as far as it can be judged without configuration, and fill `a`.
+cdef Verdict wire_parse_ip(const uint8_t* frame, uint32_t length,
+                           Advertisement* a) noexcept nogil:
+    """Judge a frame up to length and TTL, and fill the addresses and `a.carp`.
 
-    `a` is whole when the verdict is VERDICT_OK; for VRRP with an intact header too. The checks
-    run in the order of the Verdict enum. A frame of another protocol is NOT_CARP.
+    `a.carp` stays NULL where the verdict is NOT_CARP, BAD_LENGTH or VRRP. A unicast's TTL is not
+    looked at: its source must be listed, which the caller knows. wire_parse_carp goes on.
     """
-    cdef const uint8_t* ip = frame + ETHERNET_LENGTH
-    cdef uint32_t header, total
-    if length < ETHERNET_LENGTH + IPV4_LENGTH or be16(frame + 12) != 0x0800:
+    cdef uint32_t length_left, payload
+    cdef Verdict verdict
+    cdef uint8_t hop_limit
+    a.carp = NULL
+    if length < ETHERNET_LENGTH + IPV4_LENGTH:
         return NOT_CARP
+    length_left = length - ETHERNET_LENGTH
+    if frame[12] == 0x08 and frame[13] == 0x00:
+        verdict = open_ipv4(frame + ETHERNET_LENGTH, length_left, a, &payload)
+        hop_limit = frame[ETHERNET_LENGTH + 8]
+    elif frame[12] == 0x86 and frame[13] == 0xdd:
+        verdict = open_ipv6(frame + ETHERNET_LENGTH, length_left, a, &payload)
+        hop_limit = frame[ETHERNET_LENGTH + 7]
+    else:
+        return NOT_CARP
+    if verdict != VERDICT_OK:
+        return verdict
+    if payload < CARP_LENGTH:
+        verdict = VRRP if is_short_vrrp(a.carp, payload) else BAD_LENGTH
+        a.carp = NULL
+        return verdict
+    a.vrrp_length = payload == 16 + 4 * <uint32_t>a.carp[3]
+    a.vhid = a.carp[1]
+    memcpy(a.source_mac, frame + 6, 6)
+    return BAD_TTL if hop_limit != 255 and not a.unicast else VERDICT_OK
+
+
+cdef Verdict open_ipv4(const uint8_t* ip, uint32_t length, Advertisement* a,
+                       uint32_t* payload) noexcept nogil:
+    cdef uint32_t header, total
     if ip[0] >> 4 != 4 or ip[9] != PROTOCOL_CARP:
         return NOT_CARP
     header = (ip[0] & 15) * 4
     total = be16(ip + 2)
-    if header < IPV4_LENGTH or total > length - ETHERNET_LENGTH or total < header:
+    if header < IPV4_LENGTH or total > length or total < header:
         return BAD_LENGTH
     if be16(ip + 6) & 0x3fff:                       # more fragments, or an offset
         return BAD_LENGTH
-    if total - header < CARP_LENGTH:
-        return VRRP if is_short_vrrp(ip + header, total - header) else BAD_LENGTH
-    a.carp = ip + header
     a.family = 4
-    a.vrrp_length = total - header == 16 + 4 * <uint32_t>a.carp[3]
-    memcpy(a.source_mac, frame + 6, 6)
+    a.ip = ip
+    a.carp = ip + header
+    payload[0] = total - header
     memset(a.source, 0, 16)
     memset(a.destination, 0, 16)
     memcpy(a.source, ip + 12, 4)
     memcpy(a.destination, ip + 16, 4)
-    if ip[8] != 255:
-        return BAD_TTL
-    if wire_checksum(ip, header):
-        return BAD_CHECKSUM
-    return parse_carp(a)
+    a.unicast = ip[16] >> 4 != 0xe and (ip[16] & ip[17] & ip[18] & ip[19]) != 0xff
+    return VERDICT_OK
 
 
-cdef Verdict parse_carp(Advertisement* a) noexcept nogil:
-    """Judge the 36 bytes at `a.carp`. Version 3 passes as OK: only a digest tells it from VRRP."""
+cdef Verdict open_ipv6(const uint8_t* ip, uint32_t length, Advertisement* a,
+                       uint32_t* payload) noexcept nogil:
+    """Nobody sends CARP behind extension headers: a packet with them is not CARP."""
+    if length < IPV6_LENGTH or ip[0] >> 4 != 6 or ip[6] != PROTOCOL_CARP:
+        return NOT_CARP
+    payload[0] = be16(ip + 4)
+    if payload[0] > length - IPV6_LENGTH:
+        return BAD_LENGTH
+    a.family = 6
+    a.ip = ip
+    a.carp = ip + IPV6_LENGTH
+    memcpy(a.source, ip + 8, 16)
+    memcpy(a.destination, ip + 24, 16)
+    a.unicast = ip[24] != 0xff
+    return VERDICT_OK
+
+
+cdef Verdict wire_parse_carp(Advertisement* a) noexcept nogil:
+    """Judge checksums, version and type of what wire_parse_ip let pass, and fill the rest of `a`.
+
+    The checks run in the order of the Verdict enum. Version 3 passes as OK: only a digest tells
+    it from VRRP.
+    """
     cdef const uint8_t* carp = a.carp
     a.version = carp[0] >> 4
-    a.vhid = carp[1]
     a.advskew = carp[2]
     a.demote = carp[4]
     a.advbase = carp[5]
     a.counter = be64(carp + 8)
+    if a.family == 4 and wire_checksum(a.ip, (a.ip[0] & 15) * 4):
+        return BAD_CHECKSUM
     if wire_checksum(carp, CARP_LENGTH):
         return VRRP if a.version == 3 or a.vrrp_length else BAD_CHECKSUM
     if a.version == 3:
@@ -140,6 +192,27 @@ cdef void wire_build4(uint8_t* frame, const uint8_t* destination_mac, const uint
     memcpy(ip + 12, source, 4)
     memcpy(ip + 16, destination, 4)
     put16(ip + 10, wire_checksum(ip, IPV4_LENGTH))
+
+
+cdef void wire_build6(uint8_t* frame, const uint8_t* destination_mac, const uint8_t* source_mac,
+                      const uint8_t* source, const uint8_t* destination) noexcept nogil:
+    """Write Ethernet and IPv6 of an advertisement: 54 bytes that stay; hop limit 255."""
+    memcpy(frame, destination_mac, 6)
+    memcpy(frame + 6, source_mac, 6)
+    build_ipv6(frame, CARP_LENGTH, PROTOCOL_CARP, source, destination)
+
+
+cdef void build_ipv6(uint8_t* frame, uint32_t payload, uint8_t next_header, const uint8_t* source,
+                     const uint8_t* destination) noexcept nogil:
+    cdef uint8_t* ip = frame + ETHERNET_LENGTH
+    put16(frame + 12, 0x86dd)
+    memset(ip, 0, 8)
+    ip[0] = 0x60
+    put16(ip + 4, payload)
+    ip[6] = next_header
+    ip[7] = 255
+    memcpy(ip + 8, source, 16)
+    memcpy(ip + 24, destination, 16)
 
 
 cdef void wire_build_carp(uint8_t* carp, uint8_t vhid, uint8_t advskew, uint8_t demote,
@@ -176,22 +249,69 @@ cdef void wire_build_arp(uint8_t* frame, const uint8_t* source_mac,
     memcpy(arp + 24, address, 4)
 
 
+cdef void wire_build_na(uint8_t* frame, const uint8_t* source_mac, const uint8_t* address,
+                        bint router) noexcept nogil:
+    """Write an unsolicited neighbour advertisement for the IPv6 `address`, held by `source_mac`.
+
+    To all nodes, from the address itself, Override set, Solicited clear. Without `router` where
+    the holder forwards, hosts would drop it as their gateway (RFC 4861, 7.2.5).
+    """
+    cdef uint8_t* icmp = frame + ETHERNET_LENGTH + IPV6_LENGTH
+    memcpy(frame, ALL_NODES_MAC, 6)
+    memcpy(frame + 6, source_mac, 6)
+    build_ipv6(frame, NA_LENGTH, PROTOCOL_ICMPV6, address, ALL_NODES)
+    memset(icmp, 0, NA_LENGTH)
+    icmp[0] = 136                                   # neighbour advertisement
+    icmp[4] = 0xa0 if router else 0x20
+    memcpy(icmp + 8, address, 16)
+    icmp[24] = 2                                    # target link-layer address
+    icmp[25] = 1                                    # in units of 8 bytes
+    memcpy(icmp + 26, source_mac, 6)
+    put16(icmp + 2, checksum6(frame + ETHERNET_LENGTH, icmp, NA_LENGTH))
+
+
+cdef uint16_t checksum6(const uint8_t* ip, const uint8_t* payload,
+                        uint32_t length) noexcept nogil:
+    """The checksum of an IPv6 payload of at most 32 bytes, pseudo-header included (RFC 8200)."""
+    cdef uint8_t whole[72]
+    memset(whole, 0, sizeof(whole))
+    memcpy(whole, ip + 8, 32)
+    put16(whole + 34, length)
+    whole[39] = ip[6]
+    memcpy(whole + 40, payload, length)
+    return wire_checksum(whole, 40 + length)
+
+
+cdef uint32_t wire_build_announcement(uint8_t* frame, const uint8_t* source_mac, uint8_t family,
+                                      const uint8_t* address, bint router) noexcept nogil:
+    """Write what tells neighbours who holds `address` now; the frame's length."""
+    if family == 4:
+        wire_build_arp(frame, source_mac, address)
+        return ARP_FRAME_LENGTH
+    wire_build_na(frame, source_mac, address, router)
+    return NA_FRAME_LENGTH
+
+
 def parse(bytes frame) -> dict:
     """Parse one frame, for tests and tools: its fields and `verdict`, a word of VERDICT_WORDS.
 
-    A frame that is not protocol 112 over IPv4 has the verdict "not_carp". Fields are present
-    when the frame is long enough to hold them: source and destination as 4 bytes, counter and
+    A frame that is not protocol 112 has the verdict "not_carp". Fields are present when the frame
+    is long enough to hold them: family, source and destination as 4 or 16 bytes, counter and
     digest as bytes, vhid, advskew, advbase, demote, version as numbers.
     """
     cdef Advertisement a
     memset(&a, 0, sizeof(a))
-    cdef Verdict verdict = wire_parse(frame, <uint32_t>len(frame), &a)
+    cdef Verdict verdict = wire_parse_ip(frame, <uint32_t>len(frame), &a)
     if verdict == NOT_CARP:
         return {"verdict": "not_carp"}
+    if verdict == VERDICT_OK:
+        verdict = wire_parse_carp(&a)
     fields = {"verdict": VERDICT_WORDS[<int>verdict]}
     if a.carp != NULL:
+        size = 4 if a.family == 4 else 16
         fields.update(
-            source=(<const char*>a.source)[:4], destination=(<const char*>a.destination)[:4],
+            family=a.family, source=(<const char*>a.source)[:size],
+            destination=(<const char*>a.destination)[:size],
             source_mac=(<const char*>a.source_mac)[:6], version=a.carp[0] >> 4,
             vhid=a.carp[1], advskew=a.carp[2], demote=a.carp[4], advbase=a.carp[5],
             counter=(<const char*>a.carp)[8:16], digest=(<const char*>a.carp)[16:36])
@@ -203,10 +323,11 @@ def checksum(bytes data) -> int:
     return wire_checksum(data, <uint32_t>len(data))
 
 
-def build_arp(bytes source_mac, bytes address) -> bytes:
-    """A gratuitous ARP frame (42 bytes) for the 4-byte `address` held by the 6-byte MAC."""
-    cdef uint8_t frame[42]
-    if len(source_mac) != 6 or len(address) != 4:
-        raise ValueError("a MAC has 6 bytes and an IPv4 address 4")
-    wire_build_arp(frame, source_mac, address)
-    return (<const char*>frame)[:ARP_FRAME_LENGTH]
+def build_announcement(bytes source_mac, bytes address, *, bint router=False) -> bytes:
+    """A gratuitous ARP (42 bytes) or unsolicited NA (86) for the 4- or 16-byte `address`."""
+    cdef uint8_t frame[FRAME_ROOM]
+    if len(source_mac) != 6 or len(address) not in (4, 16):
+        raise ValueError("a MAC has 6 bytes and an address 4 or 16")
+    length = wire_build_announcement(frame, source_mac, 4 if len(address) == 4 else 6, address,
+                                     router)
+    return (<const char*>frame)[:length]

@@ -26,7 +26,8 @@ from unit.segment import (
     read_advertisement,
 )
 
-from carp_fast._engine import Engine, PreparedHost
+from carp_fast._engine import Engine
+from carp_fast._prepared import PreparedHost
 
 FILES = sorted(Path(__file__).parent.glob("*.toml"))
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from unit.segment import ADDRESS, SECOND_NS, START_NS, Node, advertisement, ip, prepared
 
-from carp_fast._wire import build_arp
+from carp_fast._wire import build_announcement
 
 SIGNED = [(ADDRESS, 24), (ip("10.77.0.101"), 24)]
 UNSIGNED = [(ip("10.77.1.1"), 32)]
@@ -44,7 +44,7 @@ def step_down(node: Node, now_ns: int) -> None:
 def test_all_addresses_are_added_announced_and_removed() -> None:
     node = master()
     assert contents(node, "ADD_ADDRESSES") == [EVERY]
-    assert contents(node, "ANNOUNCE") == [[build_arp(node.mac, data) for data in EVERY]]
+    assert contents(node, "ANNOUNCE") == [[build_announcement(node.mac, data) for data in EVERY]]
     assert node.engine.host(0)["held"] == 3
     assert len(node.reported("addresses_changed")) == 1
     step_down(node, LATER_NS)
@@ -230,7 +230,7 @@ def test_announce_count_in_a_row() -> None:
     frames = [frame for batch in contents(node, "ANNOUNCE") for frame in batch]  # type: ignore[attr-defined]
     for data in EVERY:
         # Three at once and the repeat two advertisements later, which is one or three.
-        assert frames.count(build_arp(node.mac, data)) >= 4
+        assert frames.count(build_announcement(node.mac, data)) >= 4
 
 
 def test_no_announcement_is_no_two_hundred() -> None:

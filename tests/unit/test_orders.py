@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from carp_fast import addresses
-from carp_fast._engine import PreparedHost
+from carp_fast._prepared import PreparedHost
 from carp_fast._pump import Pump
 from carp_fast.orders import Orders
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import carp_fast
-from carp_fast._engine import PreparedHost
+from carp_fast._prepared import PreparedHost
 
 PACKAGE = Path(carp_fast.__file__).parent
 ALLOWED = Path(__file__).parent.parent / "stubs-allowed.txt"

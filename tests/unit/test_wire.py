@@ -234,7 +234,7 @@ def test_checksum_of_data_with_its_checksum_is_zero(data: bytes) -> None:
 def test_gratuitous_arp() -> None:
     mac, address = b"\x02\0\0\0\0\7", ip("10.77.0.100")
     assert (
-        _wire.build_arp(mac, address)
+        _wire.build_announcement(mac, address)
         == (
             b"\xff" * 6 + mac + b"\x08\x06"  # broadcast
             b"\0\1\x08\0\6\4\0\1" + mac + address + mac + address  # a request, all ours
@@ -245,4 +245,4 @@ def test_gratuitous_arp() -> None:
 @pytest.mark.parametrize(("mac", "address"), [(b"\2" * 5, b"\1" * 4), (b"\2" * 6, b"\1" * 16)])
 def test_gratuitous_arp_of_other_lengths_is_refused(mac: bytes, address: bytes) -> None:
     with pytest.raises(ValueError, match="6 bytes"):
-        _wire.build_arp(mac, address)
+        _wire.build_announcement(mac, address)

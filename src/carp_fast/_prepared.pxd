@@ -1,0 +1,16 @@
+"""A virtual host as the engine wants it: its outputs, keys and addresses, from plain values."""
+
+from carp_fast._vhid cimport VirtualHost
+
+cdef class PreparedHost:
+    cdef VirtualHost host
+    cdef bint given             # the engine owns the block now
+    cdef set_sources(self, bytes source, bytes source6)
+    cdef list groups(self, addresses, bytes destination, bytes destination6)
+    cdef list messages(self, addresses, bytes lladdr)
+    cdef fill_addresses(self, addresses, free_addresses, retired)
+    cdef fill_outputs(self, list destinations, bint unicast, bint broadcast)
+    cdef fill_keys(self, bytes passphrase, list messages)
+    cdef VirtualHost* give_away(self) except NULL
+
+cdef int expect_bytes(data, tuple lengths, str what) except -1

@@ -1,0 +1,217 @@
+"""A virtual host as the engine wants it: its outputs, keys and addresses, from plain values.
+
+Decides what is signed and where advertisements go; all memory that the engine needs for the host
+is allocated here. Knows no engine, socket, clock or file.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from carp_fast._auth cimport KEY_LENGTH, auth_prepare
+from carp_fast._core cimport MAX_INTERFACES as _MAX_INTERFACES
+from carp_fast._vhid cimport (
+    ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, BSD_MAC, Block, EXPECTS_4, EXPECTS_6,
+    IGNORE_LINK, MANAGE_ADDRESSES, OWN_SOURCE, OWN_SOURCE6, Output, PEERS_MAX as _PEERS_MAX,
+    PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, PREFERRED, RETIRED, SIGNED, UCARP_MAC,
+    VirtualHost)
+from carp_fast._wire cimport (
+    ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH)
+
+from carp_fast._vhid import DIALECT_WORDS, REPLAY_WORDS
+
+PEERS_MAX = _PEERS_MAX
+# Nobody's address and everybody's never enter a digest.
+NEVER_SIGNED = {b"\0\0\0\0", b"\xff\xff\xff\xff"}
+LINK_LOCAL = b"\xfe\x80"              # of its 10 bits the kernels look at these 16
+FOREVER_NS = 0x7fffffffffffffff
+ADVERTISE_MAC = {"interface": 0, "ucarp": UCARP_MAC, "bsd": BSD_MAC}
+PREEMPT = {False: PREEMPT_NEVER, True: PREEMPT_ALWAYS, "demoted": PREEMPT_DEMOTED}
+
+
+
+cdef Block* new_block(uint32_t addresses, uint32_t outputs, uint32_t alternates) except NULL:
+    """One allocation for a block and all that it points to, zeroed."""
+    cdef size_t size = (sizeof(Block) + addresses * sizeof(Address) + outputs * sizeof(Output)
+                        + alternates * sizeof(AlternateKey))
+    cdef Block* block = <Block*>calloc(1, size)
+    if block == NULL:
+        raise MemoryError("virtual host")
+    block.alternates = <AlternateKey*>(block + 1)           # the widest alignment first
+    block.outputs = <Output*>(block.alternates + alternates)
+    block.addresses = <Address*>(block.outputs + outputs)
+    block.address_count, block.output_count = addresses, outputs
+    block.alternate_count = alternates
+    return block
+
+
+def multicast_mac(bytes group) -> bytes:
+    """The Ethernet address of a 4- or 16-byte multicast `group` (RFC 1112, RFC 2464)."""
+    if len(group) == 16:
+        return b"\x33\x33" + group[12:]
+    return bytes((1, 0, 0x5E, group[1] & 0x7F, group[2], group[3]))
+
+
+def signed_message(int vhid, addresses, *, bytes lladdr=None, bint link_local=True) -> bytes:
+    """What a digest is made over, before the counter: version, type, vhid, addresses.
+
+    IPv4 addresses come first, each family ascending without duplicates. A link-local IPv6
+    address is signed without its interface (bytes 2 and 3), or not at all (`link_local` False,
+    OpenBSD's form). `lladdr`: the MAC of an OpenBSD carp interface that is not the usual one.
+    carp_hmac_prepare in the BSDs' ip_carp.c.
+    """
+    cdef set four = {data for data in addresses if len(data) == 4} - NEVER_SIGNED
+    cdef set six = {data[:2] + b"\0\0" + data[4:] if data[:2] == LINK_LOCAL else data
+                    for data in addresses if len(data) == 16
+                    and (link_local or data[:2] != LINK_LOCAL)}
+    return b"".join((bytes((2, 1)), lladdr or b"", bytes((vhid,)), *sorted(four), *sorted(six)))
+
+
+cdef int expect_bytes(data, tuple lengths, str what) except -1:
+    if data is not None and len(data) not in lengths:
+        words = " or ".join(map(str, lengths))
+        raise ValueError(f"{what} has {words} bytes, not {len(data)}")
+    return 0
+
+
+cdef class PreparedHost:
+    """A virtual host as the engine wants it, ready to be added or to replace another.
+
+    interface: the engine's number; addresses, unsigned_addresses, retired_addresses: sequences
+    of (4 or 16 bytes, prefixlen); the unsigned stay out of the digest, the retired are only
+    removed; passphrase: 1 to 20 bytes; destination, destination6: the groups, 4 and 16 bytes;
+    peers: unicast addresses of either family in place of the groups, at most PEERS_MAX; source,
+    source6: 4 and 16 bytes, or None for the interface's; preempt: False, True or "demoted";
+    dialect: "ucarp", "freebsd" or "openbsd"; replay: "off", "learn" or "strict"; lladdr: 6 bytes
+    or None, see signed_message(); preferred: IPv6 addresses may be the source of other traffic;
+    times in ns; counter: what the first advertisement's counter exceeds; advertise_mac:
+    "interface", "ucarp" or "bsd" (virtual MACs); broadcast: to ff:ff:ff:ff:ff:ff, whatever the
+    group; alternates: room to accept digests that are given up.
+    Raises ValueError for what does not fit.
+    """
+
+    def __cinit__(self):
+        memset(&self.host, 0, sizeof(VirtualHost))
+
+    def __init__(self, *, uint16_t interface, uint8_t vhid, addresses, bytes passphrase,
+                 uint8_t advbase=1, uint8_t advskew=0, uint8_t dead_ratio=3, preempt="demoted",
+                 unsigned_addresses=(), retired_addresses=(),
+                 bytes destination=b"\xe0\x00\x00\x12",
+                 bytes destination6=b"\xff\x02" + b"\0" * 13 + b"\x12", peers=(),
+                 bytes source=None, bytes source6=None, str dialect="ucarp", str replay="learn",
+                 bytes lladdr=None, bint preferred=False,
+                 bint ignore_link_state=False, bint manage_addresses=True,
+                 bint announce_on_order=False, int64_t startup_delay_ns=0,
+                 int64_t preempt_delay_ns=0, uint8_t announce_count=1,
+                 int64_t announce_interval_ns=0, int64_t announce_refresh_ns=0,
+                 uint64_t counter=0, bint alternates=False, str advertise_mac="interface",
+                 bint broadcast=False):
+        cdef VirtualHost* host = &self.host
+        if not 1 <= vhid or not addresses or not 1 <= len(passphrase) <= KEY_LENGTH:
+            raise ValueError("a virtual host has a vhid, an address and a passphrase")
+        if interface >= _MAX_INTERFACES:
+            raise ValueError(f"interface out of range: numbers are below {_MAX_INTERFACES}")
+        if not dead_ratio or not announce_count:
+            raise ValueError("dead_ratio and announce_count are at least 1")
+        if len(peers) > PEERS_MAX:
+            raise ValueError(f"{len(peers)} peers, at most {PEERS_MAX}")
+        expect_bytes(lladdr, (6,), "a MAC")
+        host.interface, host.vhid = interface, vhid
+        host.advbase, host.advskew, host.dead_ratio = advbase, advskew, dead_ratio
+        host.preempt = PREEMPT[preempt]
+        host.dialect, host.replay = DIALECT_WORDS.index(dialect), REPLAY_WORDS.index(replay)
+        host.startup_delay_ms = startup_delay_ns // 1000000
+        host.preempt_delay_ms = preempt_delay_ns // 1000000
+        host.announce_count = announce_count
+        host.announce_interval_ns = announce_interval_ns
+        host.announce_refresh_ns = announce_refresh_ns
+        host.counter = counter
+        host.flags |= IGNORE_LINK if ignore_link_state else 0
+        host.flags |= MANAGE_ADDRESSES if manage_addresses else 0
+        host.flags |= ANNOUNCE_ON_ORDER if announce_on_order else 0
+        host.flags |= PREFERRED if preferred else 0
+        host.flags |= ADVERTISE_MAC[advertise_mac]
+        self.set_sources(source, source6)
+        outputs = list(peers) or self.groups(addresses, destination, destination6)
+        keys = self.messages(addresses, lladdr)
+        self.host.block = new_block(
+            len(addresses) + len(unsigned_addresses) + len(retired_addresses), len(outputs),
+            len(keys) - 1 + (ALTERNATE_KEYS if alternates else 0))
+        self.fill_addresses(addresses, unsigned_addresses, retired_addresses)
+        self.fill_outputs(outputs, bool(peers), broadcast)
+        self.fill_keys(passphrase, keys)
+
+    cdef set_sources(self, bytes source, bytes source6):
+        expect_bytes(source, (4,), "an IPv4 address")
+        expect_bytes(source6, (16,), "an IPv6 address")
+        if source is not None:
+            self.host.flags |= OWN_SOURCE
+            memcpy(self.host.source4, <const char*>source, 4)
+        if source6 is not None:
+            self.host.flags |= OWN_SOURCE6
+            memcpy(self.host.source6, <const char*>source6, 16)
+
+    cdef list groups(self, addresses, bytes destination, bytes destination6):
+        """The group of each family of the signed addresses, IPv4 first."""
+        expect_bytes(destination, (4,), "an IPv4 address")
+        expect_bytes(destination6, (16,), "an IPv6 address")
+        families = {len(data) for data, _ in addresses}
+        return [group for group in (destination, destination6) if len(group) in families]
+
+    cdef list messages(self, addresses, bytes lladdr):
+        """What our digest is made over, then other forms that are accepted, too."""
+        every = [data for data, _ in addresses]
+        ours = signed_message(self.host.vhid, every, lladdr=lladdr)
+        other = signed_message(self.host.vhid, every, lladdr=lladdr, link_local=False)
+        return [ours] if ours == other else [ours, other]
+
+    cdef fill_addresses(self, addresses, free_addresses, retired):
+        cdef Address* address = self.host.block.addresses
+        cdef bytes data
+        for some, flag in ((addresses, SIGNED), (free_addresses, 0), (retired, RETIRED)):
+            for data, prefixlen in some:
+                expect_bytes(data, (4, 16), "an address")
+                memcpy(address.bytes, <const char*>data, len(data))
+                address.family = 4 if len(data) == 4 else 6
+                address.prefixlen, address.flags = prefixlen, flag
+                address += 1
+
+    cdef fill_outputs(self, list destinations, bint unicast, bint broadcast):
+        cdef Output* output = self.host.block.outputs
+        cdef bytes data, mac
+        for data in destinations:
+            expect_bytes(data, (4, 16), "an address")
+            output.unicast = unicast
+            memcpy(output.destination, <const char*>data, len(data))
+            if len(data) == 4:
+                output.family, output.length = 4, ADVERTISEMENT4_LENGTH
+                output.carp_at = ETHERNET_LENGTH + IPV4_LENGTH
+                self.host.flags |= EXPECTS_4
+            else:
+                output.family, output.length = 6, ADVERTISEMENT6_LENGTH
+                output.carp_at = ETHERNET_LENGTH + IPV6_LENGTH
+                self.host.flags |= EXPECTS_6
+            mac = b"\xff" * 6 if broadcast else multicast_mac(data)
+            memcpy(output.destination_mac, <const char*>mac, 6)
+            output += 1
+
+    cdef fill_keys(self, bytes passphrase, list messages):
+        cdef bytes secret = passphrase.ljust(KEY_LENGTH, b"\0"), message = messages[0]
+        cdef AlternateKey* alternate = self.host.block.alternates
+        auth_prepare(&self.host.key, secret, message, <uint32_t>len(message))
+        self.host.block.permanent_count = len(messages) - 1
+        for message in messages[1:]:
+            auth_prepare(&alternate.key, secret, message, <uint32_t>len(message))
+            alternate.until_ns = FOREVER_NS
+            alternate += 1
+
+    cdef VirtualHost* give_away(self) except NULL:
+        """The host for one order; its block is the engine's from now on."""
+        if self.given:
+            raise ValueError("this prepared host was given away already")
+        self.given = True
+        return &self.host
+
+    def __dealloc__(self):
+        if not self.given:
+            free(self.host.block)

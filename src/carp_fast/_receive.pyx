@@ -1,0 +1,307 @@
+"""One frame heard: which virtual host it is for, whether it is genuine and new, what it means.
+
+The checks that need the table of hosts, in the order of the Verdict enum: vhid, destination,
+digest, loop, replay. Nothing here allocates, logs or knows a socket, a clock or a file.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from carp_fast._auth cimport auth_verify
+from carp_fast._core cimport (
+    Core, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_event, engine_may_tell,
+    engine_tell, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
+    Rejection, REJECTIONS, WRONG_DIGEST)
+from carp_fast._vhid cimport (
+    AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, Event, EVENTS, EXPECTS_4, EXPECTS_6,
+    INIT, MASTER, Output, RECENT_COUNTERS, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
+    Source, SOURCES, vhid_is_own_source, vhid_judge, vhid_master_down_ns, VirtualHost)
+from carp_fast._wheel cimport NOBODY
+from carp_fast._wire cimport (
+    Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
+    BAD_SOURCE, BAD_VERSION, BAD_VHID, LOOP, NOT_CARP, REPLAY, Verdict, VERDICT_OK, VRRP,
+    wire_parse_carp, wire_parse_ip)
+
+cdef extern from *:
+    void __builtin_prefetch(const void* p) noexcept nogil
+
+cdef enum:
+    CACHE_LINE = 64
+    HOT_LINES = 5                   # of a virtual host: what an advertisement heard touches
+    VHID4_AT = 35                   # in a frame whose IPv4 header has no options
+    VHID6_AT = 55
+    ASCENDED = 3                    # advertisements in a row: the source's counters are in order
+    NEAR = 65536                    # ... each above the last by no more than this
+    REFUSALS = 3                    # in a row that ascend: the source's counters are learned anew
+
+
+cdef void engine_foresee(Core* core, uint16_t interface, const uint8_t* frame,
+                         uint32_t length) noexcept nogil:
+    """A hint that `frame` is given to engine_receive soon: its host is fetched into the cache.
+
+    Tens of thousands of hosts do not fit there, and waiting for them one by one is what costs.
+    """
+    cdef uint32_t slot, i, vhid_at = VHID4_AT
+    cdef const char* host
+    if length < ADVERTISEMENT4_LENGTH:
+        return
+    if frame[12] == 0x86 and length >= ADVERTISEMENT6_LENGTH:
+        vhid_at = VHID6_AT
+    slot = core.index[<uint32_t>interface * 256 + frame[vhid_at]] - 1
+    if slot != NOBODY:
+        host = <const char*>&core.hosts[slot]
+        for i in range(HOT_LINES):
+            __builtin_prefetch(host + i * CACHE_LINE)
+        __builtin_prefetch(&core.wheel.at[slot])
+
+
+cdef inline bint takes_destination(const VirtualHost* host,
+                                   const Advertisement* heard) noexcept nogil:
+    cdef uint32_t i
+    cdef const Output* output
+    if heard.unicast:
+        return is_addressed(host, heard) and lists_source(host, heard)
+    if heard.family == 4 and memcmp(host.destination4, heard.destination, 4) == 0:
+        return True
+    for i in range(host.block.output_count):
+        output = &host.block.outputs[i]
+        if (output.family == heard.family and not output.unicast
+                and memcmp(output.destination, heard.destination, 16) == 0):
+            return True
+    return False
+
+
+cdef inline bint is_addressed(const VirtualHost* host,
+                                   const Advertisement* heard) noexcept nogil:
+    """Whether a unicast is addressed to where the host advertises from."""
+    if heard.family == 4:
+        return memcmp(host.source4, heard.destination, 4) == 0
+    return memcmp(host.source6, heard.destination, 16) == 0
+
+
+cdef bint lists_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
+    cdef uint32_t i
+    cdef const Output* output
+    for i in range(host.block.output_count):
+        output = &host.block.outputs[i]
+        if (output.unicast and output.family == heard.family
+                and memcmp(output.destination, heard.source, 16) == 0):
+            return True
+    return False
+
+
+cdef bint is_unlisted(Core* core, uint16_t interface, const Advertisement* heard) noexcept nogil:
+    """Whether a unicast comes from none of the peers of the hosts that it may be for.
+
+    In place of a TTL of 255, which says that a group's advertisement was not forwarded, stands
+    the list of peers. Where no host has any, the destination is what is wrong with it.
+    """
+    cdef uint32_t slot = core.index[<uint32_t>interface * 256 + heard.vhid] - 1
+    cdef bint any_peers = False
+    while slot != NOBODY:
+        if core.hosts[slot].block.outputs[0].unicast:
+            any_peers = True
+            if lists_source(&core.hosts[slot], heard):
+                return False
+        slot = core.hosts[slot].next_same
+    return any_peers
+
+
+cdef bint authentic(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
+    """Whether the digest fits the host's key, another form of it, or one that it gave up lately."""
+    cdef uint32_t i
+    cdef AlternateKey* alternate
+    if auth_verify(&host.key, heard.carp + 8, heard.carp + 16):
+        return True
+    for i in range(host.block.alternate_count):
+        alternate = &host.block.alternates[i]
+        if (alternate.until_ns > now_ns
+                and auth_verify(&alternate.key, heard.carp + 8, heard.carp + 16)):
+            return True
+    return False
+
+
+cdef Verdict refuse(Core* core, uint16_t number, uint32_t slot, Verdict verdict,
+                    const Advertisement* heard, int64_t arrived_ns) noexcept nogil:
+    """Count a frame that is not taken, and remember whose it was for who asks."""
+    cdef Interface* interface = &core.interfaces[number]
+    cdef Rejection* rejection = &interface.rejections[
+        interface.rejections_count & (REJECTIONS - 1)]
+    interface.rejections_count += 1
+    interface.rejected[<int>verdict] += 1
+    rejection.at_ns, rejection.verdict = arrived_ns, <uint8_t>verdict
+    rejection.family = 0
+    if heard.carp != NULL:
+        rejection.family, rejection.vhid = heard.family, heard.vhid
+        memcpy(rejection.source, heard.source, 16)
+    if slot != NOBODY:
+        core.hosts[slot].rejected[<int>verdict] += 1
+    return verdict
+
+
+cdef void tell_wrong_digest(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    cdef VirtualHost* host = &core.hosts[slot]
+    if host.state != INIT and engine_may_tell(&host.told_other_master_ns, now_ns):
+        engine_tell(core, OTHER_MASTER if host.state == MASTER else WRONG_DIGEST, slot, 0, NULL, now_ns)
+
+
+cdef Verdict engine_receive(Core* core, uint16_t interface, const uint8_t* frame,
+                            uint32_t length, int64_t arrived_ns) noexcept nogil:
+    """Take in one frame heard on `interface` at `arrived_ns`; returns its verdict, counted.
+
+    The checks run in the order of the Verdict enum (_wire.pxd).
+    """
+    cdef Advertisement heard
+    cdef uint32_t slot
+    cdef bint vrrp_like
+    cdef Verdict verdict
+    if interface >= MAX_INTERFACES:
+        return NOT_CARP
+    verdict = wire_parse_ip(frame, length, &heard)
+    if verdict == NOT_CARP:
+        return verdict
+    if verdict == VERDICT_OK and heard.unicast and is_unlisted(core, interface, &heard):
+        verdict = BAD_SOURCE
+    if verdict == VERDICT_OK:
+        verdict = wire_parse_carp(&heard)
+    if verdict != VERDICT_OK:
+        return refuse(core, interface, NOBODY, verdict, &heard, arrived_ns)
+    vrrp_like = heard.version == 3 or heard.vrrp_length
+    slot = core.index[<uint32_t>interface * 256 + heard.vhid] - 1   # 0 - 1 is NOBODY
+    verdict = BAD_VHID
+    while slot != NOBODY and not takes_destination(&core.hosts[slot], &heard):
+        verdict = BAD_DESTINATION
+        slot = core.hosts[slot].next_same
+    if slot == NOBODY:
+        verdict = VRRP if vrrp_like else verdict
+    elif not authentic(&core.hosts[slot], &heard, arrived_ns):
+        verdict = VRRP if vrrp_like else BAD_AUTH
+        if not vrrp_like:
+            tell_wrong_digest(core, slot, arrived_ns)
+    else:
+        verdict = BAD_VERSION if heard.version == 3 else on_advertisement(
+            core, slot, &heard, arrived_ns)
+    if verdict != VERDICT_OK:
+        refuse(core, interface, slot, verdict, &heard, arrived_ns)
+    return verdict
+
+
+cdef bint was_sent(const VirtualHost* host, uint64_t counter) noexcept nogil:
+    """Whether one of our last advertisements bears this counter."""
+    if host.run_begin <= counter < host.run_end:
+        return host.run_end - counter <= RECENT_COUNTERS
+    if host.former_begin <= counter < host.former_end:
+        return host.former_end - counter <= RECENT_COUNTERS
+    return False
+
+
+cdef uint32_t source_of(VirtualHost* host, const Advertisement* heard) noexcept nogil:
+    """The source's place in the host's table; for a new one a free place, or the oldest's."""
+    cdef uint32_t i, place = NOBODY
+    for i in range(SOURCES):
+        if (host.sources[i].family == heard.family
+                and memcmp(host.sources[i].address, heard.source, 16) == 0):
+            return i
+    for i in range(SOURCES):
+        if host.master[0] == i + 1 or host.master[1] == i + 1:
+            continue
+        if place == NOBODY or host.sources[i].heard_ns < host.sources[place].heard_ns:
+            place = i
+    memset(&host.sources[place], 0, sizeof(Source))
+    host.sources[place].family = heard.family
+    memcpy(host.sources[place].address, heard.source, 16)
+    return place
+
+
+cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertisement* heard,
+                    int64_t arrived_ns) noexcept nogil:
+    """Whether the counter says that this was sent before; learns the source's counters.
+
+    Order is asked only of a source that has kept it. OpenBSD sends one counter for ever, and a
+    ucarp or FreeBSD that hears nobody sends random ones: to refuse those would be to take over
+    from a master that lives. A source that was silent for a master-down time, or goes on
+    ascending from a lower number, is learned anew, unless replay is "strict".
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef bint strict = host.replay == REPLAY_STRICT
+    cdef bint learned = source.heard_ns != 0
+    cdef bint ascends = heard.counter > source.refused and source.refusals
+    if host.replay == REPLAY_OFF or not learned or heard.counter > source.counter:
+        source.ascended = (0 if not learned or heard.counter - source.counter > NEAR
+                           else source.ascended + 1 if source.ascended < ASCENDED else ASCENDED)
+    elif not strict and source.ascended < ASCENDED:
+        source.ascended = 0
+    else:
+        source.refusals = source.refusals + 1 if ascends else 1
+        source.refused = heard.counter
+        if strict or (arrived_ns - source.heard_ns < vhid_master_down_ns(host)
+                      and source.refusals < REFUSALS):
+            return True
+        source.ascended = 0
+        host.counter_resets += 1
+        if engine_may_tell(&host.told_reset_ns, arrived_ns):
+            engine_tell(core, COUNTER_RESET, slot, 0, heard.source_mac, arrived_ns)
+    source.counter = heard.counter
+    source.refusals = 0
+    return False
+
+
+cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns) noexcept nogil:
+    """Heard over `family`: is the other one silent, that should be heard as well?
+
+    It takes the silence of all families to take over, so that of one is only said and counted.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef int this = family == 6
+    cdef uint32_t silent = SILENT_6 if this else SILENT_4
+    cdef uint32_t other_silent = SILENT_4 if this else SILENT_6
+    cdef int64_t since_ns = host.heard_ns[1 - this]
+    host.heard_ns[this] = now_ns
+    if host.flags & silent:
+        host.flags &= ~silent
+        engine_tell(core, FAMILY_HEARD, slot, family, NULL, now_ns)
+    if (host.state != BACKUP or host.flags & other_silent
+            or not host.flags & (EXPECTS_4 if this else EXPECTS_6)):
+        return
+    since_ns = max(since_ns, host.since_ns, core.attentive_ns)
+    if now_ns - since_ns > vhid_master_down_ns(host):
+        host.flags |= other_silent
+        host.family_silences += 1
+        engine_tell(core, FAMILY_SILENT, slot, 10 - family, NULL, now_ns)
+
+
+cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* heard,
+                              int64_t arrived_ns) noexcept nogil:
+    """A genuine advertisement: a loop of our own, sent before, or something to act on."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Source* source
+    cdef uint32_t place
+    cdef Event event
+    cdef bint duplicate = vhid_is_own_source(host, heard)
+    if duplicate and was_sent(host, heard.counter):
+        return LOOP
+    place = source_of(host, heard)
+    source = &host.sources[place]
+    if is_replay(core, slot, source, heard, arrived_ns):
+        return REPLAY
+    if duplicate:
+        host.duplicates += 1
+        if engine_may_tell(&host.told_duplicate_ns, arrived_ns):
+            engine_tell(core, DUPLICATE_SOURCE, slot, 0, heard.source_mac, arrived_ns)
+    core.interfaces[host.interface].heard += 1
+    host.heard += 1
+    if heard.counter > host.counter:
+        host.counter = heard.counter                # ours go on above whatever was heard
+    note_family(core, slot, heard.family, arrived_ns)
+    event = vhid_judge(host, heard, duplicate, arrived_ns)
+    memcpy(source.mac, heard.source_mac, 6)
+    source.advbase, source.advskew = heard.advbase, heard.advskew
+    source.demote, source.heard_ns = heard.demote, arrived_ns
+    if event != EVENTS or host.master[heard.family == 6] == 0:
+        host.master[heard.family == 6] = place + 1
+    if heard.demote and host.dialect != DIALECT_OPENBSD and not host.flags & DEMOTE_TOLD:
+        host.flags |= DEMOTE_TOLD
+        engine_tell(core, DEMOTE_HEARD, slot, heard.demote, NULL, arrived_ns)
+    if event != EVENTS:
+        engine_event(core, slot, event, 0, arrived_ns)
+    return VERDICT_OK
