@@ -6,8 +6,10 @@ from typing import Any, Self
 from typing_extensions import disjoint_base
 
 from carp_fast._core import REPORT_WORDS as REPORT_WORDS
-from carp_fast._vhid import REASON_WORDS as REASON_WORDS
 from carp_fast._prepared import PreparedHost
+from carp_fast._vhid import DIALECT_WORDS as DIALECT_WORDS
+from carp_fast._vhid import REASON_WORDS as REASON_WORDS
+from carp_fast._vhid import REPLAY_WORDS as REPLAY_WORDS
 from carp_fast._vhid import STATE_WORDS as STATE_WORDS
 from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
 
