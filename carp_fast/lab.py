@@ -325,8 +325,8 @@ class Lab:
 
     Leaving by exception, Ctrl-C, SIGTERM or SIGHUP removes all of it too; what a killed run left
     behind is removed when the next lab is made.  IPv6 is off unless asked for, which keeps the
-    wire quiet.  `snooping` has the bridges prune groups that nobody joined.  `directory` is a place for logs and sockets that goes with the lab.  LabError if
-    the machine refuses something.
+    wire quiet; `snooping` has the bridges prune groups that nobody joined.  `directory` is a place
+    for logs and sockets that goes with the lab.  LabError if the machine refuses something.
     """
 
     def __init__(

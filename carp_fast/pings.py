@@ -1,7 +1,7 @@
 """A third host that pings the virtual addresses: what a fail-over is to those who use them.
 
-Holds a raw ICMP socket of each family in use and the thread that sends on them. Must not know the daemons, nor who
-answers.
+Holds a raw ICMP socket of each family in use and the thread that sends on them. Must not know the
+daemons, nor who answers.
 """
 
 from __future__ import annotations

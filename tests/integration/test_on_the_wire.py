@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def pair(
     lab: Lab,
     directory: Path,
     tables: list[dict[str, Any]],
+    *,
     advskew: tuple[int, int] = (0, 100),
     daemon: dict[str, Any] | None = None,
     own: tuple[dict[str, Any], dict[str, Any]] = ({}, {}),
@@ -48,9 +50,7 @@ def every_address(host: Host) -> set[str]:
     """All addresses of a host, of both families."""
     words = host.run(["ip", "-o", "addr", "show"]).stdout.split()
     return {
-        word.partition("/")[0]
-        for before, word in zip(words, words[1:], strict=False)
-        if before in ("inet", "inet6")
+        word.partition("/")[0] for before, word in pairwise(words) if before in ("inet", "inet6")
     }
 
 
@@ -88,12 +88,7 @@ def test_both_families_move_together_and_a_third_host_goes_on_pinging(
         )
     assert backup.virtual_host("s1", 1)["reason"] == "master_down"
     for address in virtual:
-        gaps = [
-            after - before
-            for before, after in zip(
-                pings.answered_at_ns[address], pings.answered_at_ns[address][1:], strict=False
-            )
-        ]
+        gaps = [after - before for before, after in pairwise(pings.answered_at_ns[address])]
         print(
             f"{address}: {pings.lost(address)} of {pings.sent[address]} pings lost,"
             f" longest silence {max(gaps) / 1e9:.2f} s"
@@ -112,13 +107,13 @@ def test_an_ipv6_address_is_added_as_it_should_be_and_comes_back(
     table = {"interface": "s1", "vhid": 1, "addresses": "2001:db8:1::100/64"}
     master, _ = pair(lab, tmp_path, [table])
     host = lab["a"]
-    shown = host.run("ip -6 addr show dev s1 to 2001:db8:1::100".split()).stdout
+    shown = host.run(["ip", "-6", "addr", "show", "dev", "s1", "to", "2001:db8:1::100"]).stdout
     # nodad: usable at once; preferred_lft 0: other traffic keeps the host's own address.
     assert "nodad" in shown
     assert "deprecated" in shown
     assert "tentative" not in shown
     removed = master.counters("s1", 1)["addresses_restored"]
-    host.run("ip -6 addr del 2001:db8:1::100/64 dev s1".split())
+    host.run(["ip", "-6", "addr", "del", "2001:db8:1::100/64", "dev", "s1"])
     wait_for(
         lambda: master.counters("s1", 1)["addresses_restored"] == removed + 1, 5, "added again"
     )
