@@ -6,8 +6,10 @@ from typing import Any, Self
 from typing_extensions import disjoint_base
 
 from carp_fast._core import REPORT_WORDS as REPORT_WORDS
-from carp_fast._vhid import REASON_WORDS as REASON_WORDS
 from carp_fast._prepared import PreparedHost
+from carp_fast._vhid import DIALECT_WORDS as DIALECT_WORDS
+from carp_fast._vhid import REASON_WORDS as REASON_WORDS
+from carp_fast._vhid import REPLAY_WORDS as REPLAY_WORDS
 from carp_fast._vhid import STATE_WORDS as STATE_WORDS
 from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
 
@@ -58,6 +60,7 @@ class Engine:
     def take_actions(
         self, now_ns: int, errors: Mapping[bytes, int] | None = None
     ) -> list[tuple[Any, ...]]: ...
+    def fail_sends(self, slot: int, times: int, now_ns: int, error: int = 100) -> None: ...
     def take_reports(self) -> list[_Report]: ...
     def host(self, slot: int) -> dict[str, Any]: ...
     def interface_counters(self, number: int) -> dict[str, int]: ...

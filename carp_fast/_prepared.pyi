@@ -23,6 +23,7 @@ def signed_message(
     lladdr: bytes | None = None,
     link_local: bool = True,
 ) -> bytes: ...
+
 @disjoint_base
 class PreparedHost:
     def __init__(
@@ -39,7 +40,7 @@ class PreparedHost:
         unsigned_addresses: Sequence[tuple[bytes, int]] = (),
         retired_addresses: Sequence[tuple[bytes, int]] = (),
         destination: bytes = b"\xe0\x00\x00\x12",
-        destination6: bytes = ...,
+        destination6: bytes = b"\xff\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x12",
         peers: Sequence[bytes] = (),
         source: bytes | None = None,
         source6: bytes | None = None,

@@ -50,6 +50,11 @@ MAX_HOSTS = 200
 POLL_INTERVAL_S = 0.015  # where the kernel offers no event to wait for
 CARRIER_DEADLINE_S = 20.0
 SWITCH = "switch"
+# Asks every second, in 1/100 s, and prunes half a second after its first question.
+SNOOPING = (
+    "mcast_snooping 1 mcast_querier 1 mcast_query_interval 100"
+    " mcast_startup_query_interval 100 mcast_query_response_interval 50"
+)
 
 _HOST_NAME = re.compile(r"[a-z][a-z0-9]{0,7}")
 _LAB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -320,8 +325,8 @@ class Lab:
 
     Leaving by exception, Ctrl-C, SIGTERM or SIGHUP removes all of it too; what a killed run left
     behind is removed when the next lab is made.  IPv6 is off unless asked for, which keeps the
-    wire quiet.  `directory` is a place for logs and sockets that goes with the lab.  LabError if
-    the machine refuses something.
+    wire quiet; `snooping` has the bridges prune groups that nobody joined.  `directory` is a place
+    for logs and sockets that goes with the lab.  LabError if the machine refuses something.
     """
 
     def __init__(
@@ -332,6 +337,7 @@ class Lab:
         medium: Medium = "veth",
         *,
         ipv6: bool = False,
+        snooping: bool = False,
     ):
         if not _LAB_NAME.fullmatch(name):
             raise LabError(f"lab name {name!r}: letters, digits, - and _, at most 64")
@@ -350,6 +356,7 @@ class Lab:
         self.directory = namespaces.directory(self.identity)
         self.hosts = tuple(Host(self, host, n) for n, host in enumerate(hosts, 1))
         self._ipv6 = ipv6
+        self._snooping = snooping
         self._switched = medium == "bridge" or len(hosts) != 2
         self._switch = Host(self, SWITCH, 0)
         self._record: IO[str] | None = None
@@ -481,7 +488,8 @@ class Lab:
             ip_batch([_set("lo", up=True)], host.namespace)
         numbers = range(1, self.segments + 1)
         if self._switched:
-            kind = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+            snooping = SNOOPING if self._snooping else "mcast_snooping 0"
+            kind = f"type bridge stp_state 0 forward_delay 0 {snooping}"
             bridges = [f"link add name b{k} {kind}" for k in numbers]
             bridges += [_set(f"b{k}", up=True) for k in numbers]
             ip_batch(bridges, self._switch.namespace)

@@ -1,7 +1,7 @@
 """A third host that pings the virtual addresses: what a fail-over is to those who use them.
 
-Holds one raw ICMP socket and the thread that sends on it. Must not know the daemons, nor who
-answers.
+Holds a raw ICMP socket of each family in use and the thread that sends on them. Must not know the
+daemons, nor who answers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from typing import Self
 from carp_fast.lab import Host, LabError
 
 ECHO_REQUEST, ECHO_REPLY = 8, 0
+ECHO_REQUEST6, ECHO_REPLY6 = 128, 129  # ICMPv6; the kernel fills in the checksum
 LAST_ANSWERS_S = 0.5  # waited for after the last ping
 
 
 class Pinger:
-    """Pings each address every `every_s` from its making until `close()`; a context manager."""
+    """Pings each address every `every_s` from its making until `close()`; a context manager.
+
+    Addresses of either family, as the kernel writes them.
+    """
 
     def __init__(self, host: Host, addresses: Iterable[str], every_s: float = 0.01) -> None:
         self.every_s = every_s
@@ -32,9 +36,13 @@ class Pinger:
         self._identifier = os.getpid() & 0xFFFF
         self._stopping = threading.Event()
         self._failure: Exception | None = None
+        self._sockets: dict[bool, socket.socket] = {}  # by whether it is IPv6's
         with host.inside():
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-        self._socket.setblocking(False)
+            for six in {":" in address for address in self.sent}:
+                family = socket.AF_INET6 if six else socket.AF_INET
+                protocol = socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP
+                self._sockets[six] = socket.socket(family, socket.SOCK_RAW, protocol)
+                self._sockets[six].setblocking(False)
         self._thread = threading.Thread(target=self._run, name="pinger", daemon=True)
         self._thread.start()
 
@@ -62,7 +70,12 @@ class Pinger:
         """Returns when the last answers have had their time."""
         self._stopping.set()
         self._thread.join()
-        self._socket.close()
+        for each in self._sockets.values():
+            each.close()
+
+    def lost(self, address: str) -> int:
+        """How many pings of an address were not answered."""
+        return self.sent[address] - len(self.answered_at_ns[address])
 
     def _run(self) -> None:
         try:
@@ -77,33 +90,39 @@ class Pinger:
             self._failure = reason
 
     def _send(self, address: str) -> None:
+        six = ":" in address
         try:
-            request = echo_request(self._identifier, self.sent[address] & 0xFFFF)
-            self._socket.sendto(request, (address, 0))
+            request = echo_request(self._identifier, self.sent[address] & 0xFFFF, six=six)
+            self._sockets[six].sendto(request, (address, 0))
         except OSError:
             pass  # no neighbour answers: a ping that is lost, like any other
         self.sent[address] += 1
 
     def _receive_until(self, end_at: float) -> None:
         while (left_s := end_at - time.monotonic()) > 0:
-            if not select.select([self._socket], [], [], left_s)[0]:
+            readable = select.select(list(self._sockets.values()), [], [], left_s)[0]
+            if not readable:
                 return
-            data, (address, _) = self._socket.recvfrom(256)
-            if is_reply(data, self._identifier) and address in self.sent:
-                self.answered_at_ns[address].append(time.monotonic_ns())
+            for each in readable:
+                data, (address, *_) = each.recvfrom(256)
+                six = each.family == socket.AF_INET6
+                if is_reply(data, self._identifier, six=six) and address in self.sent:
+                    self.answered_at_ns[address].append(time.monotonic_ns())
 
 
-def echo_request(identifier: int, number: int) -> bytes:
-    """An ICMP echo request without data."""
+def echo_request(identifier: int, number: int, *, six: bool = False) -> bytes:
+    """An ICMP or ICMPv6 echo request without data."""
+    if six:
+        return struct.pack(">BBHHH", ECHO_REQUEST6, 0, 0, identifier, number)
     total = (ECHO_REQUEST << 8) + identifier + number
     total = (total & 0xFFFF) + (total >> 16)
     return struct.pack(">BBHHH", ECHO_REQUEST, 0, ~total & 0xFFFF, identifier, number)
 
 
-def is_reply(packet: bytes, identifier: int) -> bool:
-    """Whether an IPv4 packet answers an echo request of this identifier."""
-    at = (packet[0] & 15) * 4
+def is_reply(packet: bytes, identifier: int, *, six: bool = False) -> bool:
+    """Whether an IPv4 packet, or a payload of IPv6, answers an echo request of this identifier."""
+    at = 0 if six else (packet[0] & 15) * 4
     if len(packet) < at + 8:
         return False
     kind, _, _, of = struct.unpack_from(">BBHH", packet, at)
-    return bool(kind == ECHO_REPLY and of == identifier)
+    return bool(kind == (ECHO_REPLY6 if six else ECHO_REPLY) and of == identifier)

@@ -5,6 +5,7 @@ the simulator use it as it stands; the pump works on its C core directly. Knows 
 or file.
 """
 
+from libc.errno cimport ENETDOWN
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -331,6 +332,14 @@ cdef class Engine:
                 return actions
             actions.append(("ANNOUNCE", slot, self.announcement(slot)))
             announced(&self.core, slot)
+
+    def fail_sends(self, uint32_t slot, int times, int64_t now_ns, int error=ENETDOWN) -> None:
+        """Let the host's advertisements of `times` intervals not have gone out."""
+        cdef int i
+        self.used(slot)
+        for i in range(times):
+            advertisement_sent(&self.core, slot, self.core.hosts[slot].block.output_count, error,
+                               now_ns)
 
     cdef change_addresses(self, uint32_t slot, int64_t now_ns, dict errors, list actions):
         cdef VirtualHost* host = &self.core.hosts[slot]

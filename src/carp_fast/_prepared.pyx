@@ -97,7 +97,7 @@ cdef class PreparedHost:
                  uint8_t advbase=1, uint8_t advskew=0, uint8_t dead_ratio=3, preempt="demoted",
                  unsigned_addresses=(), retired_addresses=(),
                  bytes destination=b"\xe0\x00\x00\x12",
-                 bytes destination6=b"\xff\x02" + b"\0" * 13 + b"\x12", peers=(),
+                 bytes destination6=b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x12", peers=(),
                  bytes source=None, bytes source6=None, str dialect="ucarp", str replay="learn",
                  bytes lladdr=None, bint preferred=False,
                  bint ignore_link_state=False, bint manage_addresses=True,

@@ -152,7 +152,7 @@ cdef Verdict engine_receive(Core* core, uint16_t interface, const uint8_t* frame
     The checks run in the order of the Verdict enum (_wire.pxd).
     """
     cdef Advertisement heard
-    cdef uint32_t slot
+    cdef uint32_t slot, other = NOBODY
     cdef bint vrrp_like
     cdef Verdict verdict
     if interface >= MAX_INTERFACES:
@@ -168,12 +168,12 @@ cdef Verdict engine_receive(Core* core, uint16_t interface, const uint8_t* frame
         return refuse(core, interface, NOBODY, verdict, &heard, arrived_ns)
     vrrp_like = heard.version == 3 or heard.vrrp_length
     slot = core.index[<uint32_t>interface * 256 + heard.vhid] - 1   # 0 - 1 is NOBODY
-    verdict = BAD_VHID
     while slot != NOBODY and not takes_destination(&core.hosts[slot], &heard):
-        verdict = BAD_DESTINATION
+        other = slot
         slot = core.hosts[slot].next_same
     if slot == NOBODY:
-        verdict = VRRP if vrrp_like else verdict
+        verdict = VRRP if vrrp_like else BAD_VHID if other == NOBODY else BAD_DESTINATION
+        slot = other
     elif not authentic(&core.hosts[slot], &heard, arrived_ns):
         verdict = VRRP if vrrp_like else BAD_AUTH
         if not vrrp_like:

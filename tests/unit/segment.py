@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from carp_fast._engine import Engine
@@ -26,8 +27,12 @@ ADDRESS = bytes((10, 77, 0, 100))
 
 
 def ip(text: str) -> bytes:
-    """The 4 bytes of a dotted IPv4 address."""
-    return bytes(int(part) for part in text.split("."))
+    """The 4 or 16 bytes of an address."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+
+
+GROUP6 = ip("ff02::12")
+ADDRESS6 = ip("2001:db8::100")
 
 
 def internet_checksum(data: bytes) -> int:
@@ -42,7 +47,8 @@ def internet_checksum(data: bytes) -> int:
 
 def carp_digest(passphrase: bytes, vhid: int, addresses: Iterable[bytes], counter: bytes) -> bytes:
     """HMAC-SHA1 as protocol.md has it, by the standard library."""
-    message = bytes((2, 1, vhid)) + b"".join(sorted(set(addresses))) + counter
+    ascending = sorted(set(addresses), key=lambda address: (len(address), address))
+    message = bytes((2, 1, vhid)) + b"".join(ascending) + counter
     return hmac.new(passphrase.ljust(20, b"\0"), message, hashlib.sha1).digest()
 
 
@@ -96,11 +102,35 @@ def ipv4_frame(
     return ethernet + start + checksum.to_bytes(2, "big") + addresses + payload
 
 
-def advertisement(
-    *, source: str = "10.77.0.1", source_mac: bytes = b"\x02\0\0\0\0\x99", **carp: Any
+def ipv6_frame(
+    payload: bytes,
+    *,
+    source: bytes = ip("fe80::1"),
+    destination: bytes = GROUP6,
+    source_mac: bytes = b"\x02\0\0\0\0\x99",
+    next_header: int = 112,
+    hop_limit: int = 255,
+    payload_length: int | None = None,
+    ethertype: int = 0x86DD,
 ) -> bytes:
-    """The frame of a right advertisement from `source`."""
-    return ipv4_frame(carp_header(**carp), source=ip(source), source_mac=source_mac)
+    """An Ethernet frame of an IPv6 packet around `payload`."""
+    length = len(payload) if payload_length is None else payload_length
+    start = struct.pack(">IHBB", 6 << 28, length, next_header, hop_limit)
+    ethernet = b"\x33\x33" + destination[12:] + source_mac + ethertype.to_bytes(2, "big")
+    return ethernet + start + source + destination + payload
+
+
+def advertisement(
+    *,
+    source: str = "10.77.0.1",
+    destination: str | None = None,
+    source_mac: bytes = b"\x02\0\0\0\0\x99",
+    **carp: Any,
+) -> bytes:
+    """The frame of a right advertisement from `source`, in its family, to the usual group."""
+    frame = ipv6_frame if ":" in source else ipv4_frame
+    where = {} if destination is None else {"destination": ip(destination)}
+    return frame(carp_header(**carp), source=ip(source), source_mac=source_mac, **where)
 
 
 class Heard(NamedTuple):
@@ -111,11 +141,14 @@ class Heard(NamedTuple):
     advskew: int
     counter: int
     source: bytes
+    demote: int
 
 
 def read_advertisement(frame: bytes) -> Heard:
     """Take apart a frame built by the engine, which has neither IP options nor a trailer."""
-    return Heard(frame[35], frame[39], frame[36], int.from_bytes(frame[42:50], "big"), frame[26:30])
+    four = frame[12:14] == b"\x08\0"
+    carp, source = (frame[34:], frame[26:30]) if four else (frame[54:], frame[22:38])
+    return Heard(carp[1], carp[5], carp[2], int.from_bytes(carp[8:16], "big"), source, carp[4])
 
 
 def prepared(**settings: Any) -> PreparedHost:
@@ -139,11 +172,16 @@ class Done(NamedTuple):
 
 
 class Node:
-    """One engine, its interface 0 up with the address `on`; keeps its actions and reports."""
+    """One engine, its interface 0 up with the address `on`; keeps its actions and reports.
 
-    def __init__(self, on: str, /, *, now_ns: int = START_NS, **settings: Any) -> None:
-        self.engine = Engine()
-        self.source = on
+    `on6`: its IPv6 address, none unless given.
+    """
+
+    def __init__(
+        self, on: str, /, *, on6: str | None = None, now_ns: int = START_NS, **settings: Any
+    ) -> None:
+        self.engine = Engine(seed=int.from_bytes(ip(on)))
+        self.source, self.source6 = on, on6
         self.mac = b"\x02\0" + ip(on)
         self.errors: dict[bytes, int] = {}
         self.done: list[Done] = []
@@ -154,6 +192,7 @@ class Node:
     def attach(self, now_ns: int, **interface: Any) -> None:
         """Tell the engine that the interface is there and up, or as `interface` has it."""
         wanted: dict[str, Any] = {"mac": self.mac, "source": ip(self.source)}
+        wanted["source6"] = None if self.source6 is None else ip(self.source6)
         self.engine.set_interface(0, now_ns, **(wanted | interface))
 
     def carry_out(self, now_ns: int) -> list[bytes]:
@@ -218,6 +257,8 @@ class Segment:
         self.now_ns = now_ns
         self.apart: set[Node] = set()
         self.verdicts: list[str] = []
+        # Whether a frame passes from one node to another.
+        self.passes: Callable[[Node, Node, bytes], bool] = lambda sender, receiver, frame: True
 
     def settle(self) -> None:
         """Carry out and deliver at this instant until nobody has anything more to send."""
@@ -230,6 +271,8 @@ class Segment:
                     if node is sender or node in self.apart:
                         continue
                     for frame in frames:
+                        if not self.passes(sender, node, frame):
+                            continue
                         self.verdicts.append(node.engine.receive(0, frame, self.now_ns))
                     if node not in waiting:
                         waiting.append(node)

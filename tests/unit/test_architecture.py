@@ -29,19 +29,23 @@ COMPILED: dict[str, set[str]] = {
     "_wheel": set(),
     "_vhid": {"_wire", "_auth"},
     "_core": {"_wire", "_auth", "_wheel", "_vhid"},
+    "_receive": {"_wire", "_auth", "_wheel", "_vhid", "_core"},
     "_actions": {"_wire", "_auth", "_wheel", "_vhid", "_core"},
     "_orders": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_actions"},
-    "_engine": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_actions", "_orders"},
+    "_prepared": {"_wire", "_auth", "_vhid", "_core"},
+    "_engine": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
+    | {"_prepared"},
     "_simulator_network": {"_wire", "_wheel", "_vhid", "_core"},
     "_simulator_invariants": {"_vhid", "_core", "_simulator_network"},
-    "_simulator_turn": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders"}
+    "_simulator_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
     | {"_simulator_network", "_simulator_invariants"},
-    "_simulator": {"_wheel", "_vhid", "_core", "_engine"}
+    "_simulator": {"_wheel", "_vhid", "_core", "_prepared"}
     | {"_simulator_network", "_simulator_invariants", "_simulator_turn"},
     "_socket": {"_wire"},
     "_netlink": {"_wire", "_socket"},
-    "_turn": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_socket", "_netlink"},
-    "_pump": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_engine"}
+    "_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders", "_socket"}
+    | {"_netlink"},
+    "_pump": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_prepared", "_engine"}
     | {"_socket", "_netlink", "_turn"},
     "_floor": {"_socket"},
 }
@@ -51,8 +55,10 @@ PURE = (
     "_wheel",
     "_vhid",
     "_core",
+    "_receive",
     "_actions",
     "_orders",
+    "_prepared",
     "_engine",
     "_simulator_network",
     "_simulator_invariants",

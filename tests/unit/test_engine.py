@@ -376,6 +376,8 @@ def test_only_the_master_that_was_heard_can_leave() -> None:
     assert node.engine.receive(0, leaving, START_NS + SECOND_NS) == "ok"
     after = node.engine.host(0)
     before["counters"]["advertisements_heard"] += 1
+    other = after["peers"].pop()  # remembered, but it is not the master
+    assert (other["source"], other["current"]) == (ip("10.77.0.3"), False)
     assert after == before
 
 

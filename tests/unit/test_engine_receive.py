@@ -63,7 +63,8 @@ OF_A_HOST = {"bad_version", "bad_destination", "bad_auth", "loop"}
 
 
 def test_every_verdict_of_this_receive_path_is_among_them() -> None:
-    # bad_source belongs to unicast peers and replay to its own option.
+    # bad_source belongs to unicast peers and replay to sources in order: test_engine_peers.py,
+    # test_engine_replay.py.
     assert set(REFUSED) == set(VERDICT_WORDS) - {"ok", "bad_source", "replay"}
 
 
@@ -282,7 +283,7 @@ def test_addresses_that_never_enter_the_digest(address: str) -> None:
 def test_a_virtual_host_stays_small() -> None:
     # At most 1 KiB a virtual host all told: the struct leaves room for its block, its place in
     # the wheel (16 bytes) and in the three queues (12).
-    assert HOST_BYTES <= 512
+    assert HOST_BYTES <= 704
 
 
 def test_reports_beyond_the_ring_are_counted() -> None:
@@ -363,11 +364,15 @@ def test_a_prepared_host_is_given_away_once() -> None:
         {"passphrase": b"x" * 21},
         {"destination": b"\xe0\0\0"},
         {"interface": MAX_INTERFACES},
-        {"addresses": [(b"\1" * 16, 64)]},
+        {"addresses": [(b"\1" * 15, 64)]},
+        {"destination6": b"\xff\2"},
+        {"peers": [b"\1" * 4] * 17},
+        {"source6": b"\1" * 4},
+        {"lladdr": b"\1" * 5},
         {"unsigned_addresses": [(b"\1", 24)]},
     ],
     ids=str,
 )
 def test_a_host_that_does_not_fit_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"host|range|bytes"):
+    with pytest.raises(ValueError, match=r"host|range|bytes|peers"):
         prepared(**settings)

@@ -55,7 +55,7 @@ def test_the_parameters_of_a_prepared_host() -> None:
     plain = re.sub(r"(^|, )\w+ (\w+)", r"\1\2", arguments[1])
     embedded = ast.parse(f"def f({plain}): ...").body[0]
     assert isinstance(embedded, ast.FunctionDef)
-    stub = ast.parse((PACKAGE / "_engine.pyi").read_text())
+    stub = ast.parse((PACKAGE / "_prepared.pyi").read_text())
     [declared] = (
         function
         for node in stub.body

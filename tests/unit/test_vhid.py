@@ -11,6 +11,7 @@ from carp_fast import _vhid
 
 ADVSKEW = 100
 MASTER_DOWN_NS = (3 * 256 + ADVSKEW) * SECOND_NS // 256
+OPENBSD_DOWN_NS = 3 * (256 + ADVSKEW) * SECOND_NS // 256
 LATER_NS = START_NS + 11 * SECOND_NS  # MASTER by then, and the announcement repeated
 SKEW_NS = ADVSKEW * SECOND_NS // 256
 
@@ -18,11 +19,13 @@ SKEW_NS = ADVSKEW * SECOND_NS // 256
 MEANS_NOTHING = {
     # Outside of the election nothing that is heard counts, and no timer of it runs.
     "INIT": "master_heard slower_master master_leaving master_left master_down "
-    "advertisement_due faster tie_lost slower address_lost",
+    "advertisement_due faster tie_lost slower less_demoted master_demoted tie_yielded address_lost",
     # Ready already; what compares with our own advertisements is judged only while we send them.
-    "BACKUP": "ready advertisement_due faster tie_lost slower address_lost",
+    "BACKUP": "ready advertisement_due faster tie_lost slower less_demoted tie_yielded "
+    "address_lost",
     # Ready already; a master waits for no other.
-    "MASTER": "ready master_heard slower_master master_leaving master_left master_down",
+    "MASTER": "ready master_heard slower_master master_leaving master_left master_down "
+    "master_demoted",
 }
 
 
@@ -54,7 +57,8 @@ def test_what_every_row_must_respect() -> None:
         # Each state has exactly the timer it needs: none may be left without one.
         assert ("disarm" in does) == (following == "INIT"), (state, event)
         if following == "BACKUP":
-            assert len(does & {"arm_master_down", "arm_skew"}) == 1, (state, event)
+            timers = {"arm_master_down", "arm_jittered", "arm_skew"}
+            assert len(does & timers) == 1, (state, event)
         # A tie is lost in silence: a BSD master would step down on a last advertisement too.
         assert ("last_advertisement" in does) == (event == "faster"), (state, event)
         assert "resign" not in does or left, (state, event)
@@ -126,6 +130,12 @@ def address_lost(node: Node, now_ns: int) -> int:
     return now_ns
 
 
+def less_demoted(node: Node, now_ns: int) -> int:
+    node.engine.demote(0, 2, now_ns)
+    hear(node, now_ns, advskew=254, demote=1)
+    return now_ns
+
+
 HAPPEN: dict[str, Callable[[Node, int], int]] = {
     "ready": ready,
     "not_ready": not_ready,
@@ -138,8 +148,17 @@ HAPPEN: dict[str, Callable[[Node, int], int]] = {
     "faster": heard(advskew=0),
     "tie_lost": heard(advskew=ADVSKEW),
     "slower": heard(advskew=200),
+    "less_demoted": less_demoted,
+    "master_demoted": heard(demote=1, advskew=0),
+    "tie_yielded": heard(advskew=ADVSKEW),
     "address_lost": address_lost,
     "resign": resign,
+}
+# Of other dialects: OpenBSD's demote byte, and who hears a tie in the BSDs yields.
+SETTINGS: dict[str, dict[str, object]] = {
+    "less_demoted": {"dialect": "openbsd"},
+    "master_demoted": {"dialect": "openbsd"},
+    "tie_yielded": {"dialect": "freebsd"},
 }
 CAUSES = {
     ("INIT", "ready"): "link_up",
@@ -152,7 +171,7 @@ CAUSES = {
 @pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row[0]}-{row[1]}")
 def test_engine_does_what_the_row_says(row: tuple[str, str, str, str, str]) -> None:
     state, event, following, effects, reason = row
-    node = node_in(state)
+    node = node_in(state, **SETTINGS.get(event, {}))
     before = node.reason
     at_ns = HAPPEN[event](node, LATER_NS if state == "MASTER" else START_NS)
     node.take(at_ns)
@@ -174,9 +193,12 @@ def test_engine_does_what_the_row_says(row: tuple[str, str, str, str, str]) -> N
         wanted.append("RESIGN")
     assert node.words() == wanted
     if "arm_master_down" in does:
-        assert host["deadline_ns"] == at_ns + MASTER_DOWN_NS
+        openbsd = SETTINGS.get(event, {}).get("dialect") == "openbsd"
+        assert host["deadline_ns"] == at_ns + (OPENBSD_DOWN_NS if openbsd else MASTER_DOWN_NS)
     if "arm_skew" in does:
         assert host["deadline_ns"] == at_ns + SKEW_NS
+    if "arm_jittered" in does:
+        assert 0 <= host["deadline_ns"] - at_ns - MASTER_DOWN_NS <= 16 * SECOND_NS // 256
     if "disarm" in does:
         assert host["deadline_ns"] == 0
         assert node.engine.next_deadline_ns() is None

@@ -144,6 +144,7 @@ def test_fields() -> None:
     )
     assert _wire.parse(frame) == {
         "verdict": "ok",
+        "family": 4,
         "source": ip("10.1.2.3"),
         "destination": ip("224.0.0.99"),
         "source_mac": b"\0\0\x5e\0\1\7",
@@ -158,12 +159,18 @@ def test_fields() -> None:
 
 
 def fits(frame: bytes) -> bool:
-    """Whether a frame is, byte for byte, what may pass: by the naive checksum."""
+    """Whether a frame is, byte for byte, what may pass: by the naive checksum.
+
+    A unicast may have any TTL here: its source is judged with the list of peers.
+    """
     if len(frame) < 70 or frame[12:14] != b"\x08\0" or frame[14] >> 4 != 4 or frame[23] != 112:
         return False
     header = (frame[14] & 15) * 4
     total = int.from_bytes(frame[16:18], "big")
-    if header < 20 or header + 36 > total or total > len(frame) - 14 or frame[22] != 255:
+    if header < 20 or header + 36 > total or total > len(frame) - 14:
+        return False
+    group = frame[30] >> 4 == 14 or frame[30:34] == b"\xff" * 4
+    if frame[22] != 255 and group:
         return False
     carp = frame[14 + header : 50 + header]
     return (
@@ -242,7 +249,7 @@ def test_gratuitous_arp() -> None:
     )
 
 
-@pytest.mark.parametrize(("mac", "address"), [(b"\2" * 5, b"\1" * 4), (b"\2" * 6, b"\1" * 16)])
-def test_gratuitous_arp_of_other_lengths_is_refused(mac: bytes, address: bytes) -> None:
+@pytest.mark.parametrize(("mac", "address"), [(b"\2" * 5, b"\1" * 4), (b"\2" * 6, b"\1" * 15)])
+def test_an_announcement_of_other_lengths_is_refused(mac: bytes, address: bytes) -> None:
     with pytest.raises(ValueError, match="6 bytes"):
         _wire.build_announcement(mac, address)
