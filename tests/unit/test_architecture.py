@@ -82,7 +82,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hooks", "orders", "hosts", "plan", "links", "measurements"),
     ("control", "addresses", "notifier", "sockets", "systemd", "namespaces"),
     ("config", "interfaces", "children", "plot", "usage"),
-    ("ranges", "secrets"),
+    ("ranges", "claims", "secrets"),
+    ("rules",),
     ("settings", "ucarp_log", "ucarp_options", "ucarp_process"),
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
