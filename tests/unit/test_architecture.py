@@ -80,7 +80,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
     ("hooks", "orders", "hosts", "plan", "links", "measurements"),
-    ("control", "addresses", "notifier", "sockets", "systemd", "namespaces"),
+    ("control", "addresses", "notifier", "sockets", "memberships", "systemd", "namespaces"),
     ("config", "interfaces", "children", "plot", "usage"),
     ("ranges", "claims", "secrets"),
     ("rules",),
