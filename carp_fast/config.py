@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -369,11 +369,11 @@ class _Loader:
     def check_together(self, table: _Table, settings: Settings, bad: set[str]) -> None:
         """Faults of settings that each are right, but not with one another."""
         openbsd = settings.dialect == "openbsd" or "dialect" in bad
-        if settings.advbase == settings.advskew == 0 and not openbsd:  # OpenBSD makes 1/256 s of it
-            if bad.isdisjoint({"advbase", "advskew"}):
-                owner = table if "advbase" in table.raw else self.owner(table, "advskew")
-                text = "must be from 1 to 254 where advbase is 0, or advbase from 1 to 255"
-                self.fault(owner.origin, "advskew", "0", f'{text}, or dialect "openbsd"')
+        never = settings.advbase == settings.advskew == 0 and not openbsd  # there it is 1/256 s
+        if never and bad.isdisjoint({"advbase", "advskew"}):
+            owner = table if "advbase" in table.raw else self.owner(table, "advskew")
+            text = "must be from 1 to 254 where advbase is 0, or advbase from 1 to 255"
+            self.fault(owner.origin, "advskew", "0", f'{text}, or dialect "openbsd"')
         if settings.lladdr is not None and not openbsd:
             text = 'has a meaning in dialect "openbsd" alone; allowed: leave the key out'
             self.fault_of(table, "lladdr", text)

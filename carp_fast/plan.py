@@ -122,9 +122,7 @@ def plan(
     receive, reason = receive_path(configuration)
     items = []
     for name, hosts in by_interface.items():
-        groups = {
-            group for host in hosts if not host.settings.peers for group in host.destinations
-        }
+        groups = {group for host in hosts if not host.settings.peers for group in host.destinations}
         items.append(
             InterfacePlan(
                 name=name,

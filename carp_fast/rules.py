@@ -128,7 +128,7 @@ MAPPED6 = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, IPv4 in the clothes of IPv6
 
 
 def _holds_ipv4(address: bytes) -> bool:
-    return address != UNSPECIFIED4 and address != BROADCAST4
+    return address not in (UNSPECIFIED4, BROADCAST4)
 
 
 def _holds_ipv6(address: bytes) -> bool:
