@@ -153,9 +153,9 @@ class Daemon:
         reports = REPORTS_MIN
         while reports < 2 * len(hosts) and reports < REPORTS_MAX:
             reports *= 2
-        self._receive_path, why = receive_path(self.configuration)
+        self._receive = receive_path(self.configuration)
         try:
-            self._receivers = sockets.open_receivers(self._receive_path, rate)
+            self._receivers = sockets.open_receivers(self._receive[0], rate)
             self._sender = sockets.open_sender()
             self._netlink = sockets.open_netlink()
             self._pump = Pump(
@@ -168,7 +168,6 @@ class Daemon:
             self._open_for_peers(hosts)
         except OSError as error:
             raise StartError(f"cannot open a socket: {error.strerror}") from error
-        logger.info("receiving by %s sockets (%s)", self._receive_path, why)
         self._orders = Orders(self._pump)
         self._network = Network(self._hosts, self._orders, self._receivers)
         self._reports = self._make_reports()
@@ -179,7 +178,7 @@ class Daemon:
         self._network.is_foreign = self._reports.is_foreign
         self._reports.on_address_restored = self._network.on_address_restored
         self._status = Status(self._hosts, self._orders, self._network, self._reports)
-        self._status.receive = self._receive_path
+        self._status.receive = self._receive[0]
         self._loop.add_reader(self._pump.report_fd, self._reports.on_readable)
 
     def _open_for_peers(self, hosts: Iterable[config.VirtualHost]) -> None:
@@ -202,6 +201,7 @@ class Daemon:
         """Removes what a crash left, tells the pump everything, and lets it run."""
         daemon, hosts = self.configuration.daemon, self.configuration.virtual_hosts
         logger.info("carp-fast %s, %d virtual hosts, SHA-1 %s", __version__, len(hosts), SHA1_FORM)
+        logger.info("receive path: %s (%s)", *self._receive)
         for warning in self.configuration.warnings:
             logger.warning("%s", warning)
         self._handle_signals()

@@ -11,7 +11,6 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from carp_fast import addresses
@@ -40,14 +39,6 @@ class Sources(NamedTuple):
 
 NO_SOURCES = Sources(None, None, False)
 NEVER_SAID = b""
-
-
-def forwards6(name: str) -> bool:
-    """Whether an interface forwards IPv6; False for one that does not exist."""
-    try:
-        return (Path("/proc/sys/net/ipv6/conf") / name / "forwarding").read_text().strip() != "0"
-    except OSError:
-        return False
 
 
 class Network:
@@ -178,7 +169,7 @@ class Network:
         return Sources(
             addresses.find_source(interface, virtual),
             addresses.find_source6(interface, virtual),
-            forwards6(interface.name),
+            interface.forwards6,
         )
 
     def _tell(self, number: int, interface: Interface, sources: Sources) -> None:

@@ -72,12 +72,10 @@ class Stage:
         self.joined: dict[int, set[bytes]] = {}
         self.filters: list[list[int]] = []
         self.promoted: list[str] = []
-        self.forwarding: set[str] = set()
         monkeypatch.setattr(network, "Joins", lambda receiver: self)
         monkeypatch.setattr(
             network, "filter_interfaces", lambda receivers, used: self.filters.append(used)
         )
-        monkeypatch.setattr(network, "forwards6", self.forwarding.__contains__)
         monkeypatch.setattr(addresses, "promote_secondaries", self.promoted.append)
         self.network = Network(self.hosts, orders, {})
 
@@ -169,8 +167,7 @@ def test_both_sources_and_forwarding_are_followed(
     async def scenario() -> None:
         for six in ((), (link_local(tentative),), (link_local(failed),), (link_local(),)):
             stage.network.on_interface(Interface("eth0", 7, MAC, True, (four, *six)))
-        stage.forwarding.add("eth0")
-        stage.network.on_interface(Interface("eth0", 7, MAC, True, (link_local(),)))
+        stage.network.on_interface(Interface("eth0", 7, MAC, True, (link_local(),), True))
         assert stage.joined[7] == {bytes((224, 0, 0, 18)), b"\xff\x02" + bytes(13) + b"\x12"}
 
     run(scenario)
