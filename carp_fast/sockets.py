@@ -21,7 +21,7 @@ ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 SOL_PACKET = 263
 PACKET_IGNORE_OUTGOING = 23
 IP_PKTINFO = 8
-IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT = 49, 51
+IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_AUTOFLOWLABEL = 49, 51, 70
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 SO_ATTACH_FILTER, SO_TIMESTAMPNS = 26, 35
 SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
@@ -200,6 +200,7 @@ def open_raw_sender(family: int) -> socket.socket | None:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOP_LIMIT)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, 0)  # as to a group
     _size_buffer(sock, False, SEND_BUFFER, "send socket of unicast")
     return sock
 
