@@ -66,20 +66,30 @@ class _Running:
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
-        # A destination of an interface belongs to one virtual host of a vhid.
-        self._slots: dict[tuple[str, int, str], int] = {}
-        self.left: dict[int, None] = {}
-        for slot, host in hosts.used():
-            self.left[slot] = None
-            for destination in host.destinations:
-                self._slots[host.interface, host.vhid, destination] = slot
+        self._slots = {host.identity: slot for slot, host in hosts.used()}
+        self._parts: dict[tuple[str, str, int], int] | None = None  # made when it is needed
+        self.left = dict.fromkeys(self._slots.values())
 
     def take(self, host: VirtualHost) -> int | None:
         """The slot that this virtual host has already; None: it is another one."""
+        slot = self._slots.get(host.identity)
+        if slot is None:
+            slot = self._find_by_part(host)
+        if slot is not None:
+            del self.left[slot]
+        return slot
+
+    def _find_by_part(self, host: VirtualHost) -> int | None:
+        """The slot of one that has a destination in common; each belongs to one virtual host."""
+        if self._parts is None:
+            self._parts = {
+                (interface, destination, vhid): slot
+                for (interface, destinations, vhid), slot in self._slots.items()
+                for destination in destinations
+            }
         for destination in host.destinations:
-            slot = self._slots.get((host.interface, host.vhid, destination))
+            slot = self._parts.get((host.interface, destination, host.vhid))
             if slot in self.left and _goes_on(self._hosts.hosts[slot], host):
-                del self.left[slot]
                 return slot
         return None
 
