@@ -31,7 +31,8 @@ def test_address_batch_beside_pyroute2(
     texts = [f"10.200.{number // 250}.{number % 250 + 1}" for number in range(ADDRESSES)]
     with Lab("carp-fast-benches", segments=1) as lab, lab["a"].inside():
         sockets = open_receiver(1), open_sender(), open_netlink()
-        pump = Pump(*(sock.fileno() for sock in sockets), templates())
+        receiver, sender, netlink = (sock.fileno() for sock in sockets)
+        pump = Pump([("packet", receiver)], sender, netlink, templates())
         with IPRoute() as route:
             (index,) = route.link_lookup(ifname="s1")
             batch = [(index, bytes(map(int, text.split("."))), 32) for text in texts]

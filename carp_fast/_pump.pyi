@@ -1,6 +1,6 @@
-"""The pump's Python face: orders in, reports out. Addresses as 4 bytes, times in ns."""
+"""The pump's Python face: orders in, reports out. Addresses as 4 or 16 bytes, times in ns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from typing_extensions import disjoint_base
@@ -9,6 +9,7 @@ from carp_fast._engine import _Report
 from carp_fast._prepared import PreparedHost
 from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
 
+RECEIVER_WORDS: tuple[str, ...]
 SCHEDULING_WORDS: tuple[str, ...]
 HOSTS_A_SNAPSHOT: int
 
@@ -16,10 +17,10 @@ HOSTS_A_SNAPSHOT: int
 class Pump:
     def __new__(
         cls,
-        receive_fd: int,
+        receivers: Iterable[tuple[str, int]],
         send_fd: int,
         netlink_fd: int,
-        templates: dict[tuple[int, bool], tuple[bytes, bytes]],
+        templates: Mapping[tuple[int, bool] | tuple[int, bool, str], tuple[bytes, bytes]],
         report_capacity: int = 8192,
     ) -> Self: ...
     @property
@@ -33,6 +34,7 @@ class Pump:
     def run_due(self) -> None: ...
     def room(self) -> int: ...
     def mark(self, when_idle: bool = False) -> int: ...
+    def set_raw(self, raw4_fd: int, raw6_fd: int) -> None: ...
     def add(self, slot: int, prepared: PreparedHost) -> None: ...
     def replace(self, slot: int, prepared: PreparedHost, grace_ns: int) -> None: ...
     def remove(self, slot: int) -> None: ...

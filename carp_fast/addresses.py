@@ -23,45 +23,70 @@ logger = logging.getLogger(__name__)
 
 RTM_NEWADDR, RTM_DELADDR = 20, 21
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
-PLACEHOLDER = "161.178.195.212"  # any address: its bytes show where the address goes
+IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
+FOREVER_S = 0xFFFF_FFFF
+# Any addresses: their bytes show where the address goes.
+PLACEHOLDER, PLACEHOLDER6 = "161.178.195.212", "2001:db8:a1b2:c3d4:e5f6:a7b8:c9da:ebfc"
+PREFERRED = "preferred"
 MARKS_SINCE = (5, 18)  # the kernel that keeps IFA_PROTO
 
-Templates = dict[tuple[int, bool], tuple[bytes, bytes]]
+Templates = dict[tuple[int, bool] | tuple[int, bool, str], tuple[bytes, bytes]]
 
 
 def split(address: str) -> tuple[bytes, int]:
-    """ "192.0.2.10/24" as (4 bytes, 24)."""
+    """ "192.0.2.10/24" as (4 bytes, 24), "2001:db8::10/64" as (16 bytes, 64)."""
     text, _, prefixlen = address.partition("/")
-    return socket.inet_aton(text), int(prefixlen)
+    return packed(text), int(prefixlen)
 
 
 def text(address: bytes, prefixlen: int) -> str:
-    """The reverse of split()."""
-    return f"{socket.inet_ntoa(address)}/{prefixlen}"
+    """The reverse of split(), in the one form that the configuration has, too."""
+    kind = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    return f"{socket.inet_ntop(kind, address)}/{prefixlen}"
+
+
+def packed(address: str) -> bytes:
+    """The 4 or 16 bytes of an address without prefix."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 def templates() -> Templates:
-    """One encoded message of each kind, (family, adding): (message, the address in it)."""
+    """One encoded message of each kind: (message, the address in it), by (family, adding).
+
+    An IPv6 address is added as deprecated (preferred_lft 0), so that outgoing traffic keeps the
+    host's own; the key (6, True, "preferred") has the message that adds it as any other.
+    """
+    addition = [("IFA_PROTO", OWN_PROTOCOL)]
+    deprecated = ("IFA_CACHEINFO", {"ifa_preferred": 0, "ifa_valid": FOREVER_S})
+    return {
+        (4, True): _message(4, True, addition),
+        (4, False): _message(4, False, []),
+        (6, True): _message(6, True, [deprecated, *addition]),
+        (6, True, PREFERRED): _message(6, True, addition),
+        (6, False): _message(6, False, []),
+    }
+
+
+def _message(
+    family: int, adding: bool, attributes: Iterable[tuple[str, object]]
+) -> tuple[bytes, bytes]:
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped]
 
-    result: Templates = {}
-    for adding in (True, False):
-        message = ifaddrmsg()
-        message["family"] = socket.AF_INET
-        message["prefixlen"] = 32
-        attributes: list[tuple[str, object]] = [
-            ("IFA_LOCAL", PLACEHOLDER),
-            ("IFA_ADDRESS", PLACEHOLDER),
-        ]
-        if adding:
-            attributes.append(("IFA_PROTO", OWN_PROTOCOL))
-        message["attrs"] = attributes
-        message["header"]["type"] = RTM_NEWADDR if adding else RTM_DELADDR
-        create = NLM_F_CREATE | NLM_F_EXCL if adding else 0
-        message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | create
-        message.encode()
-        result[4, adding] = bytes(message.data), socket.inet_aton(PLACEHOLDER)
-    return result
+    address = PLACEHOLDER if family == 4 else PLACEHOLDER6
+    message = ifaddrmsg()
+    message["family"] = socket.AF_INET if family == 4 else socket.AF_INET6
+    message["prefixlen"] = 32 if family == 4 else 128
+    # The address must be there at once: who takes it over knows that it is free.
+    message["flags"] = IFA_F_NODAD if adding and family == 6 else 0
+    # IPv4 has it twice, since on a point-to-point link IFA_ADDRESS would be the peer's.
+    local = [("IFA_LOCAL", address)] if family == 4 else []
+    message["attrs"] = [*local, ("IFA_ADDRESS", address), *attributes]
+    message["header"]["type"] = RTM_NEWADDR if adding else RTM_DELADDR
+    create = NLM_F_CREATE | NLM_F_EXCL if adding else 0
+    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | create
+    message.encode()
+    return bytes(message.data), packed(address)
 
 
 def kernel_keeps_marks() -> bool:
@@ -135,7 +160,7 @@ def leftovers(
         if marks:
             ours.update(configured.get(interface.name, ()))
         for address in interface.addresses:
-            if address.family != 4 or (marks and address.protocol != OWN_PROTOCOL):
+            if marks and address.protocol != OWN_PROTOCOL:
                 continue
             if text(address.address, address.prefixlen) in ours:
                 found.append((interface, address.address, address.prefixlen))
@@ -147,8 +172,22 @@ def find_source(interface: Interface, virtual: set[bytes]) -> bytes | None:
     for address in interface.addresses:
         if (
             address.family == 4
-            and address.scope == 0
+            and address.scope == RT_SCOPE_UNIVERSE
             and address.protocol != OWN_PROTOCOL
+            and address.address not in virtual
+        ):
+            return address.address
+    return None
+
+
+def find_source6(interface: Interface, virtual: set[bytes]) -> bytes | None:
+    """The interface's first link-local IPv6 address that is no virtual one and can be used."""
+    for address in interface.addresses:
+        if (
+            address.family == 6
+            and address.scope == RT_SCOPE_LINK
+            and address.protocol != OWN_PROTOCOL
+            and not address.flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED)
             and address.address not in virtual
         ):
             return address.address

@@ -1,8 +1,9 @@
 """The configuration: from TOML files to virtual hosts, all faults of them in one run.
 
-Every fault is a line `FILE: table: key = value: what is wrong and what is allowed`. The types and
-the rule of each key are in settings.py, ranges and templates in ranges.py. Must not know the
-engine, sockets, interfaces that exist, or who reads the configuration.
+Every fault is a line `FILE: table: key = value: what is wrong and what is allowed`. The types are
+in settings.py, the rule of each key in rules.py, ranges and templates in ranges.py; claims.py finds
+what two virtual hosts have. Must not know the engine, sockets, interfaces that exist, or who reads
+the configuration.
 """
 
 from __future__ import annotations
@@ -12,13 +13,29 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from carp_fast.claims import Identities, repeated_address, shared_addresses
 from carp_fast.ranges import Interfaces, Template, item_parsers, named_interfaces, vhid_numbers
+from carp_fast.rules import (
+    ADDRESS_KEYS,
+    ANNOUNCE_RULES,
+    DAEMON_RULES,
+    HOST_KEYS,
+    OTHER_KEYS,
+    PASSPHRASE_KEYS,
+    SETTING_RULES,
+    TABLE_KEYS,
+    TABLES,
+    TABLES_LATER,
+    Refused,
+    Rule,
+    plain_text,
+)
 from carp_fast.secrets import (
     ENCRYPTED_PREFIX,
     KeyMissing,
@@ -29,32 +46,21 @@ from carp_fast.secrets import (
     readable_by_others,
 )
 from carp_fast.settings import (
-    ADDRESS_KEYS,
-    ANNOUNCE_RULES,
-    DAEMON_RULES,
-    HOST_KEYS,
     MAX_INTERFACES,
     MAX_VIRTUAL_HOSTS,
-    OTHER_KEYS,
-    PASSPHRASE_KEYS,
-    SETTING_RULES,
-    TABLE_KEYS,
-    TABLES,
-    TABLES_LATER,
     Announce,
     Configuration,
     ConfigurationError,
     Daemon,
     Fault,
     Origin,
-    Refused,
-    Rule,
     Settings,
     VirtualHost,
     as_printable,
     as_shown,
+    destinations_of,
+    families_of,
     nearest_to,
-    plain_text,
 )
 
 __all__ = [
@@ -74,22 +80,13 @@ __all__ = [
 Item = TypeVar("Item")
 SECRET_WORDS = re.compile(r"pass|secret|psk|pw|token|key|auth", re.IGNORECASE)
 HEADER = re.compile(r"\s*\[\[\s*virtual_host\s*\]\]")
+GROUP_KEYS = ("destination", "destination6", "broadcast")  # peers have no use for them
+WITHOUT_MEANING = frozenset((*GROUP_KEYS, "peers", "dialect"))  # may leave none for other keys
 
 
 def load(path: Path) -> Configuration:
     """Reads `path` and what it includes; ConfigurationError holds every fault found."""
     return _Loader(path).load()
-
-
-def _keyed_addresses(host: VirtualHost) -> Iterable[tuple[str, str]]:
-    for address in host.addresses:
-        yield "addresses", address
-    for address in host.unsigned_addresses:
-        yield "unsigned_addresses", address
-
-
-def _host_part(address: str) -> str:
-    return address.partition("/")[0]
 
 
 def _resolved(path: Path) -> Path:
@@ -128,7 +125,7 @@ class _Loader:
         self.count = 0
         self.virtual_hosts: list[VirtualHost] = []
         self.interfaces: dict[str, list[VirtualHost]] = {}
-        self.owners: dict[tuple[str, str], list[Origin | None]] = {}  # by interface, destination
+        self.identities = Identities()
 
     def load(self) -> Configuration:
         main = self.read(self.path)
@@ -151,7 +148,7 @@ class _Loader:
             raise ConfigurationError(tuple(self.faults))
         if not self.virtual_hosts:
             self.warn(main.origin, None, None, "no virtual host is configured")
-        self.find_shared_addresses()
+        self.warn_of_shared_addresses()
         files = tuple(self.files.values())
         return Configuration(self.path, files, daemon, self.virtual_hosts, tuple(self.warnings))
 
@@ -343,7 +340,55 @@ class _Loader:
         for key in ("up", "down"):
             if values.get(key, "").startswith("/"):
                 self.check_program(table, key)
-        return _Values(inherited.values | values, bad | (inherited.bad - overridden))
+        if "source" in values:  # one key, a field for each family
+            values["source"], values["source6"] = values["source"]
+        kept = inherited.values
+        if not WITHOUT_MEANING.isdisjoint(values):
+            dropped = self.without_meaning(table, values)
+            kept = {key: value for key, value in kept.items() if key not in dropped}
+        return _Values(kept | values, bad | (inherited.bad - overridden))
+
+    def without_meaning(self, table: _Table, values: dict[str, Any]) -> set[str]:
+        """Keys that a table does not inherit, since its own `values` leave no meaning for them.
+
+        Advertisements go to groups or to peers; what a table says itself of that, it says alone.
+        """
+        to_groups = {key for key in GROUP_KEYS if values.get(key, False)}
+        dropped: set[str] = set()
+        if values.get("peers"):
+            dropped = {*GROUP_KEYS, "advertise_mac"}
+            for key in to_groups:
+                text = "has no meaning with peers in one table; allowed: either of them"
+                self.fault(table.origin, key, as_shown(table.raw[key]), text)
+        elif to_groups:
+            dropped = {"peers"}
+        if values.get("dialect", "openbsd") != "openbsd":
+            dropped.add("lladdr")
+        return dropped
+
+    def check_together(self, table: _Table, settings: Settings, bad: set[str]) -> None:
+        """Faults of settings that each are right, but not with one another."""
+        openbsd = settings.dialect == "openbsd" or "dialect" in bad
+        never = settings.advbase == settings.advskew == 0 and not openbsd  # there it is 1/256 s
+        if never and bad.isdisjoint({"advbase", "advskew"}):
+            owner = table if "advbase" in table.raw else self.owner(table, "advskew")
+            text = "must be from 1 to 254 where advbase is 0, or advbase from 1 to 255"
+            self.fault(owner.origin, "advskew", "0", f'{text}, or dialect "openbsd"')
+        if settings.lladdr is not None and not openbsd:
+            text = 'has a meaning in dialect "openbsd" alone; allowed: leave the key out'
+            self.fault_of(table, "lladdr", text)
+        if settings.peers:
+            if settings.advertise_mac != "interface":
+                text = 'has no meaning with peers, whom the kernel sends to; allowed: "interface"'
+                self.fault_of(table, "advertise_mac", text)
+            for source in {settings.source, settings.source6}.intersection(settings.peers):
+                text = f"holds {source}, which is the source; allowed: addresses of other hosts"
+                self.fault_of(table, "peers", text)
+
+    def fault_of(self, table: _Table, key: str, text: str) -> None:
+        """A fault of a key that the table has or inherits."""
+        owner = self.owner(table, key)
+        self.fault(owner.origin, key, as_shown(owner.raw[key]), text)
 
     def announce(self, table: _Table, inherited: Announce) -> Announce:
         """`announce` key by key: what a table leaves out comes from [defaults]."""
@@ -424,17 +469,16 @@ class _Loader:
             text = f"must be given; allowed: one of {words}, here or in [defaults]"
             self.fault(table.origin, "passphrase", "(missing)", text)
         settings = Settings(**values, origin=table.origin)
-        if settings.advbase == settings.advskew == 0 and bad.isdisjoint({"advbase", "advskew"}):
-            owner = table if "advbase" in table.raw else self.owner(table, "advskew")
-            text = "must be from 1 to 254 where advbase is 0, or advbase from 1 to 255"
-            self.fault(owner.origin, "advskew", "0", text)
+        self.check_together(table, settings, bad)
         interfaces: Interfaces = self.items(table, "interface", named_interfaces)
         vhids = self.items(table, "vhid", vhid_numbers)
         parsers = item_parsers(numbered=all(number is not None for _, number in interfaces))
         templates = {key: self.items(table, key, parsers[key]) for key in ADDRESS_KEYS}
         if self.within_limits(table, interfaces, len(vhids)):
-            if "destination" not in bad:
-                self.claim(table, interfaces, vhids, settings.destination)
+            if bad.isdisjoint({"destination", "destination6", "peers"}):
+                families = families_of([template.text for template in templates["addresses"]])
+                destinations = destinations_of(settings, families)
+                self.claim(table, interfaces, vhids, destinations)
             self.expand(table, interfaces, vhids, templates, settings)
 
     def within_limits(self, table: _Table, interfaces: Interfaces, vhids: int) -> bool:
@@ -456,23 +500,20 @@ class _Loader:
         return now[0] <= MAX_INTERFACES and now[1] <= MAX_VIRTUAL_HOSTS
 
     def claim(
-        self, table: _Table, interfaces: Interfaces, vhids: list[int], destination: str
+        self,
+        table: _Table,
+        interfaces: Interfaces,
+        vhids: list[int],
+        destinations: tuple[str, ...],
     ) -> None:
         """Takes the identities of a table; one that is taken is a fault that names both tables."""
-        taken: dict[Origin, list[str]] = {}
-        for interface, _ in interfaces:
-            owners = self.owners.setdefault((interface, destination), [None] * 256)
-            for vhid in vhids:
-                owner = owners[vhid]
-                if owner is None:
-                    owners[vhid] = table.origin
-                else:
-                    taken.setdefault(owner, []).append(f"{interface}/{vhid}")
-        for owner, names in taken.items():
-            where = "this table" if owner == table.origin else str(owner)
-            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        names = [name for name, _ in interfaces]
+        for clash in self.identities.claim(table.origin, names, vhids, destinations):
+            where = "this table" if clash.owner == table.origin else str(clash.owner)
+            more = f" and {len(clash.names) - 1:,} more" if len(clash.names) > 1 else ""
             text = (
-                f"{names[0]}{more} with destination {destination} made by {where} already;"
+                f"{clash.names[0]}{more} with destination {' and '.join(clash.destinations)} made"
+                f" by {where} already;"
                 " allowed: one virtual host of an interface, destination and vhid"
             )
             self.fault(table.origin, "vhid", as_shown(self.owner(table, "vhid").raw["vhid"]), text)
@@ -504,36 +545,28 @@ class _Loader:
                                 self.fault(table.origin, key, as_shown(template.text), text)
                     filled.append(tuple(texts))
                 host = VirtualHost(interface, vhid, filled[0], filled[1], settings)
-                if not repeated and len(filled[0]) + len(filled[1]) > 1:
+                if not repeated and (settings.peers or len(filled[0]) + len(filled[1]) > 1):
                     repeated = self.find_repeated_address(table, host)
                 self.virtual_hosts.append(host)
                 hosts.append(host)
                 index += 1
 
     def find_repeated_address(self, table: _Table, host: VirtualHost) -> bool:
-        seen: set[str] = set()
-        for key, address in _keyed_addresses(host):
-            text = f"{host.name} holds it twice; allowed: once, signed or unsigned"
-            if _host_part(address) in seen:
-                self.fault(table.origin, key, as_shown(address), text)
-                return True
-            seen.add(_host_part(address))
-        return False
+        repeated = repeated_address(host)
+        if repeated is None:
+            return False
+        key, address = repeated
+        text = f"{host.name} holds it twice; allowed: once, signed or unsigned"
+        if address.partition("/")[0] in host.settings.peers:
+            text = f"{host.name} has it as a peer, too; allowed: peers that are other hosts"
+        self.fault(table.origin, key, as_shown(address), text)
+        return True
 
-    def find_shared_addresses(self) -> None:
+    def warn_of_shared_addresses(self) -> None:
         """Warns of an address in two virtual hosts of an interface, once for two tables."""
-        shared: dict[tuple[Origin, Origin], list[tuple[str, str, str]]] = {}
-        for hosts in self.interfaces.values():
-            holders: dict[str, VirtualHost] = {}
-            for host in hosts:
-                for key, address in _keyed_addresses(host):
-                    other = holders.setdefault(_host_part(address), host)
-                    if other is not host:
-                        tables = (host.settings.origin, other.settings.origin)
-                        text = f"{host.name} and {other.name}"
-                        shared.setdefault(tables, []).append((key, as_shown(address), text))
-        for (origin, other_origin), found in shared.items():
-            key, address, text = found[0]
-            more = f", and {len(found) - 1:,} more such" if len(found) > 1 else ""
+        for shared in shared_addresses(self.interfaces.values()):
+            origin, other_origin = shared.origin, shared.holder.settings.origin
+            more = f", and {shared.others:,} more such" if shared.others else ""
             where = "this table" if origin == other_origin else str(other_origin)
-            self.warn(origin, key, address, f"held by both {text} ({where}){more}")
+            text = f"held by both {shared.host.name} and {shared.holder.name} ({where}){more}"
+            self.warn(origin, shared.key, as_shown(shared.address), text)

@@ -14,7 +14,8 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from carp_fast.interfaces import Interface, LinkError, read_interfaces
 from carp_fast.links import LinkMonitor
 from carp_fast.network import Network
 from carp_fast.orders import Orders
-from carp_fast.plan import advertisements_per_s
+from carp_fast.plan import advertisements_per_s, receive_path
 from carp_fast.reports import Reports, peer_of
 from carp_fast.status import Status
 from carp_fast.systemd import Notifier as Systemd
@@ -100,6 +101,7 @@ class Daemon:
             configuration.daemon.state_directory, configuration.path
         )
         self._hosts = Hosts()
+        self._unicast: dict[int, socket.socket] = {}  # raw sockets for peers, by family
 
     async def run(self) -> None:
         """Starts, serves until it is told to stop, resigns, ends."""
@@ -151,34 +153,55 @@ class Daemon:
         reports = REPORTS_MIN
         while reports < 2 * len(hosts) and reports < REPORTS_MAX:
             reports *= 2
+        self._receive = receive_path(self.configuration)
         try:
-            self._receiver = sockets.open_receiver(rate)
+            self._receivers = sockets.open_receivers(self._receive[0], rate)
             self._sender = sockets.open_sender()
             self._netlink = sockets.open_netlink()
             self._pump = Pump(
-                self._receiver.fileno(),
+                [(kind, sock.fileno()) for kind, sock in self._receivers.items()],
                 self._sender.fileno(),
                 self._netlink.fileno(),
                 addresses.templates(),
                 reports,
             )
+            self._open_for_peers(hosts)
         except OSError as error:
             raise StartError(f"cannot open a socket: {error.strerror}") from error
         self._orders = Orders(self._pump)
-        self._network = Network(self._hosts, self._orders, self._receiver)
+        self._network = Network(self._hosts, self._orders, self._receivers)
         self._reports = self._make_reports()
         if self._control is not None:
             self._reports.publish.append(self._control.publish)
         self._reports.on_released = self._on_released
         self._reports.resync = lambda: self._background(self._resync())
         self._network.is_foreign = self._reports.is_foreign
+        self._reports.on_address_restored = self._network.on_address_restored
         self._status = Status(self._hosts, self._orders, self._network, self._reports)
+        self._status.receive = self._receive[0]
         self._loop.add_reader(self._pump.report_fd, self._reports.on_readable)
+
+    def _open_for_peers(self, hosts: Iterable[config.VirtualHost]) -> None:
+        """Opens a raw socket for each family that has unicast peers and none yet. Raises OSError.
+
+        They stay open: the peers of a removed virtual host may still be sending.
+        """
+        for family in {family for host in hosts if host.settings.peers for family in host.families}:
+            if family not in self._unicast:
+                kind = socket.AF_INET if family == 4 else socket.AF_INET6
+                sock = sockets.open_raw_sender(kind)
+                if sock is None:
+                    logger.error("this kernel has no IPv6: nothing is sent to IPv6 peers")
+                else:
+                    self._unicast[family] = sock
+        numbers = [self._unicast[each].fileno() if each in self._unicast else -1 for each in (4, 6)]
+        self._pump.set_raw(*numbers)
 
     async def _start(self) -> None:
         """Removes what a crash left, tells the pump everything, and lets it run."""
         daemon, hosts = self.configuration.daemon, self.configuration.virtual_hosts
         logger.info("carp-fast %s, %d virtual hosts, SHA-1 %s", __version__, len(hosts), SHA1_FORM)
+        logger.info("receive path: %s (%s)", *self._receive)
         for warning in self.configuration.warnings:
             logger.warning("%s", warning)
         self._handle_signals()
@@ -403,8 +426,11 @@ class Daemon:
                     by_interface(self.configuration.virtual_hosts),
                     by_interface(new.virtual_hosts),
                 )
+                self._open_for_peers(new.virtual_hosts)
             except (LimitReached, StartError) as error:
                 raise ControlError(str(error)) from error
+            except OSError as error:
+                raise ControlError(f"cannot open a socket: {error.strerror}") from error
             await self._apply(difference, new)
             try:
                 self._record(by_interface(self.configuration.virtual_hosts))
@@ -488,5 +514,7 @@ class Daemon:
         self._pump.stop()
         self._hooks.close()
         self._network.close()
-        for sock in (self._receiver, self._sender, self._netlink):
+        for sock in (self._sender, self._netlink, *self._receivers.values()):
+            sock.close()
+        for sock in self._unicast.values():
             sock.close()

@@ -7,7 +7,6 @@ there may be 131,072 of them. Must not know sockets, the loop or the control soc
 from __future__ import annotations
 
 import heapq
-import socket
 import time
 from array import array
 from collections.abc import Iterable, Iterator
@@ -148,15 +147,19 @@ class Hosts:
             for host in (self.hosts[slot] for slot in self.slots[number])
         )
 
-    def needs_source(self, number: int) -> bool:
-        """Whether a virtual host of the interface advertises from the interface's own address."""
+    def needs_source(self, number: int, family: int = 4) -> bool:
+        """Whether a virtual host of the interface advertises over this family (4 or 6) from the
+        interface's own address.
+        """
         return any(
-            host is not None and host.settings.source is None
+            host is not None
+            and (host.settings.source if family == 4 else host.settings.source6) is None
+            and family in host.families
             for host in (self.hosts[slot] for slot in self.slots[number])
         )
 
     def virtual_addresses(self, number: int) -> set[bytes]:
-        """The 4-byte virtual addresses of an interface: never a source."""
+        """The virtual addresses of an interface, 4 or 16 bytes each: never a source."""
         found = set()
         for slot in self.slots[number]:
             host = self.hosts[slot]
@@ -166,20 +169,20 @@ class Hosts:
         return found
 
     def groups(self, number: int) -> set[bytes]:
-        """The multicast groups of an interface, 4 bytes each."""
-        texts = {
-            host.settings.destination
-            for slot in self.slots[number]
-            if (host := self.hosts[slot]) is not None
-        }
-        return {socket.inet_aton(destination) for destination in texts}
+        """The multicast groups of an interface, 4 or 16 bytes each; hosts with peers have none."""
+        texts: set[str] = set()
+        for slot in self.slots[number]:
+            host = self.hosts[slot]
+            if host is not None and not host.settings.peers:
+                texts.update(host.destinations)
+        return {addresses.packed(group) for group in texts}
 
     def prepare(
         self, host: VirtualHost, *, retired: Iterable[str] = (), replacing: bool = False
     ) -> PreparedHost:
         """The virtual host as the engine wants it; `retired`: former addresses, to be removed."""
         settings = host.settings
-        source = settings.source
+        source, source6, lladdr = settings.source, settings.source6, settings.lladdr
         return PreparedHost(
             interface=self.number(host.interface),
             vhid=host.vhid,
@@ -191,10 +194,17 @@ class Hosts:
             advskew=settings.advskew,
             dead_ratio=settings.dead_ratio,
             preempt=settings.preempt,
-            destination=socket.inet_aton(settings.destination),
+            destination=addresses.packed(settings.destination),
+            destination6=addresses.packed(settings.destination6),
             broadcast=settings.broadcast,
+            peers=[addresses.packed(peer) for peer in settings.peers],
             advertise_mac=settings.advertise_mac,
-            source=None if source is None else socket.inet_aton(source),
+            source=None if source is None else addresses.packed(source),
+            source6=None if source6 is None else addresses.packed(source6),
+            dialect=settings.dialect,
+            replay=settings.replay,
+            lladdr=None if lladdr is None else bytes.fromhex(lladdr.replace(":", "")),
+            preferred=settings.preferred,
             ignore_link_state=settings.ignore_link_state,
             manage_addresses=settings.manage_addresses,
             announce_on_order=not settings.manage_addresses and settings.up is not None,

@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -31,10 +32,13 @@ DUMP_TIMEOUT_S = 10.0  # the kernel answers a dump at once, unless it is in trou
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWNETCONF = 80
 NLM_F_REQUEST, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x10, 0x300
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
 IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 29, 8
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
+NETCONFA_IFINDEX = 1
+FORWARDING6 = Path("/proc/sys/net/ipv6/conf")
 # IFF_LOWER_UP is the carrier, IFF_RUNNING an operational state that lets traffic pass.
 IFF_PASSES = 0x1 | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP
 
@@ -42,6 +46,7 @@ HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 LINK_BODY = struct.Struct("=BxHiII")  # family, hardware type, ifindex, flags, change
 ADDRESS_BODY = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, ifindex
 ATTRIBUTE = struct.Struct("=HH")  # length, type
+NETCONF_BODY = struct.Struct("=B3x")  # family
 
 
 class InterfaceAddress(msgspec.Struct, frozen=True):
@@ -60,7 +65,7 @@ class Interface(msgspec.Struct, frozen=True):
 
     `ifindex` is 0 for one that does not exist.  `mac` has six bytes on Ethernet; other kinds of
     interface have another length, or none.  `up` says that it is administratively up, has carrier,
-    and its operational state lets traffic pass.
+    and its operational state lets traffic pass.  `forwards6`: it forwards IPv6, as a router does.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Interface(msgspec.Struct, frozen=True):
     mac: bytes
     up: bool
     addresses: tuple[InterfaceAddress, ...]
+    forwards6: bool = False
 
 
 class LinkError(Exception):
@@ -102,7 +108,16 @@ def as_interface(
 ) -> Interface:
     if link is None:
         return absent(name)
-    return Interface(name, link.ifindex, link.mac, link.up, addresses.get(link.ifindex, ()))
+    there = addresses.get(link.ifindex, ())
+    return Interface(name, link.ifindex, link.mac, link.up, there, forwards6(name))
+
+
+def forwards6(name: str) -> bool:
+    """Whether an interface forwards IPv6, in the calling thread's network namespace."""
+    try:
+        return (FORWARDING6 / name / "forwarding").read_text().strip() != "0"
+    except OSError:  # it has gone, or the kernel has no IPv6
+        return False
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, int, int]]:
@@ -163,6 +178,19 @@ def decode_address(
         return None
     version = 4 if family == socket.AF_INET else 6
     return ifindex, InterfaceAddress(version, address, prefixlen, scope, flags, protocol)
+
+
+def decode_netconf(data: bytes, start: int, end: int) -> int:
+    """Decodes the body of RTM_NEWNETCONF to the ifindex; not above 0: no interface's of its own."""
+    at = start + NETCONF_BODY.size
+    while at + ATTRIBUTE.size <= end:
+        length, kind = ATTRIBUTE.unpack_from(data, at)
+        if length < ATTRIBUTE.size:
+            break
+        if kind == NETCONFA_IFINDEX:
+            return int.from_bytes(data[at + 4 : at + 8], sys.byteorder, signed=True)
+        at += (length + 3) & ~3
+    return 0
 
 
 class _Interrupted(Exception):

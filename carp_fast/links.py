@@ -38,6 +38,7 @@ from carp_fast.interfaces import (
     RTM_DELLINK,
     RTM_NEWADDR,
     RTM_NEWLINK,
+    RTM_NEWNETCONF,
     Interface,
     InterfaceAddress,
     KernelReader,
@@ -47,6 +48,7 @@ from carp_fast.interfaces import (
     as_interface,
     decode_address,
     decode_link,
+    decode_netconf,
     messages,
     read_interfaces,
 )
@@ -67,6 +69,8 @@ RETRY_S = 1.0  # after an error nobody expected
 OVERRUN_LOG_S = 10.0  # between two log lines about overruns
 
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+# Has no bit among those: joined by itself.
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_IPV6_NETCONF = 270, 1, 25
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
 
 
@@ -116,9 +120,9 @@ class LinkMonitor:
     """Follows interfaces by name and reports each change on the loop's thread.
 
     `on_interface` gets the interface as it is now when a named one appears, disappears (ifindex
-    0), is created again, goes up or down, changes its MAC, or its addresses change.  A burst makes
-    one report.  An interface that was deleted and created again with the same ifindex within one
-    burst is reported absent first.
+    0), is created again, goes up or down, changes its MAC or whether it forwards IPv6, or its
+    addresses change.  A burst makes one report.  An interface that was deleted and created again
+    with the same ifindex within one burst is reported absent first.
 
     Addresses with our own protocol mark, this daemon's or another's, are not in those reports.  On
     kernels before 5.18 there is no mark, so the daemon's own addresses may appear there; it has to
@@ -234,6 +238,7 @@ class LinkMonitor:
                 monitored.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
             _attach_filter(monitored, _filter_program(self._ignore_port))
             monitored.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+            monitored.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_IPV6_NETCONF)
         except BaseException:
             monitored.close()
             raise
@@ -340,6 +345,10 @@ class LinkMonitor:
                 decoded = decode_address(data, start, end, self._links)
                 if decoded is not None:
                     self._on_address(kind, *decoded)
+            elif kind == RTM_NEWNETCONF:
+                link = self._links.get(decode_netconf(data, start, end))
+                if link is not None:  # one of its settings, such as forwarding
+                    self._changed.add(link.name)
 
     def _on_link(self, link: Link) -> None:
         before = self._links.get(link.ifindex)

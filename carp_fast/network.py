@@ -10,13 +10,14 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from carp_fast import addresses
 from carp_fast.hosts import MASTER, Hosts, every_address
 from carp_fast.interfaces import Interface, absent
-from carp_fast.sockets import Joins, filter_interfaces
+from carp_fast.memberships import Joins
+from carp_fast.sockets import filter_interfaces
 
 if TYPE_CHECKING:
     from carp_fast.orders import Orders
@@ -28,24 +29,40 @@ LOST_TIMES, LOST_WITHIN_S = 5, 60.0
 LOST_DEMOTION = 240
 
 
+class Sources(NamedTuple):
+    """What an interface advertises from, 4 and 16 bytes, and whether it forwards IPv6."""
+
+    ipv4: bytes | None
+    ipv6: bytes | None
+    forwards6: bool
+
+
+NO_SOURCES = Sources(None, None, False)
+NEVER_SAID = b""
+
+
 class Network:
     """Follows the interfaces of the virtual hosts and tells the engine.
 
     `now` and `sources` are what is known of each interface that has virtual hosts, by name.
+    `receivers` are the sockets that the pump reads, by kind.
     """
 
-    def __init__(self, hosts: Hosts, orders: Orders, receiver: socket.socket) -> None:
+    def __init__(
+        self, hosts: Hosts, orders: Orders, receivers: Mapping[str, socket.socket]
+    ) -> None:
         self._hosts = hosts
         self._orders = orders
-        self._receiver = receiver
-        self._joins = Joins(receiver)
+        self._receivers = receivers
+        self._joins = Joins(receivers.get("packet"))
         self._promoted: set[int] = set()  # ifindexes
         self._filter_due = False
         self._closed = False
         self._lost: dict[tuple[int, str], deque[float]] = {}
         self._demoted: dict[int, asyncio.TimerHandle] = {}
         self.now: dict[str, Interface] = {}
-        self.sources: dict[str, bytes | None] = {}
+        self.sources: dict[str, Sources] = {}
+        self._said: dict[tuple[str, int], bytes | None] = {}  # sources, by name and family
         # Whether an address (slot, text) is known to be somebody else's.
         self.is_foreign: Callable[[int, str], bool] = lambda slot, text: False
 
@@ -56,10 +73,10 @@ class Network:
         if number is None or not self._hosts.slots[number]:
             return
         before = self.now.get(name)
-        source = addresses.find_source(interface, self._hosts.virtual_addresses(number))
-        self._say(before, interface, source)
+        sources = self._find_sources(number, interface)
+        self._say(before, interface, sources)
         self.now[name] = interface
-        self.sources[name] = source
+        self.sources[name] = sources
         if before is None or before.ifindex != interface.ifindex:
             if before is not None:
                 self._leave(before)
@@ -67,7 +84,7 @@ class Network:
             self._filter_soon()
         if interface.ifindex:
             self._joins.join(name, interface.ifindex, self._hosts.groups(number))
-        self._tell(number, interface, source)
+        self._tell(number, interface, sources)
 
     def on_reload(self) -> None:
         """Virtual hosts came or went: groups, sources and the filter follow."""
@@ -78,11 +95,12 @@ class Network:
             number = self._hosts.number(name)
             if interface.ifindex:
                 self._joins.join(name, interface.ifindex, self._hosts.groups(number))
-            source = addresses.find_source(interface, self._hosts.virtual_addresses(number))
-            if source != self.sources[name]:
-                self._say(interface, interface, source)
-                self.sources[name] = source
-                self._tell(number, interface, source)
+            sources = self._find_sources(number, interface)
+            if interface.ifindex:
+                self._say_sources(name, sources)
+            if sources != self.sources[name]:
+                self.sources[name] = sources
+                self._tell(number, interface, sources)
         self._filter_soon()
 
     def promote(self, names: Iterable[str]) -> None:
@@ -96,23 +114,34 @@ class Network:
                 addresses.promote_secondaries(name)
 
     def on_address_removed(self, name: str, address: bytes, prefixlen: int) -> None:
-        """Somebody else removed an address: where it is one of a MASTER here, it comes back."""
+        """An address was removed: where it is one of a MASTER here, it comes back.
+
+        By somebody else, if it is IPv4. For IPv6 our own removals arrive here, too, and late: the
+        engine, which knows whether the address should be there, looks whether it is, and only
+        its answer that it had to be added again says that somebody removed it.
+        """
         number = self._hosts.known(name)
-        if number is None or len(address) != 4:
+        if number is None:
             return
         text = addresses.text(address, prefixlen)
         for slot in self._hosts.slots[number]:
             host = self._hosts.hosts[slot]
             if host is None or self._hosts.states[slot] != MASTER:
                 continue
-            if not host.settings.manage_addresses:
+            if not host.settings.manage_addresses or text not in every_address(host):
                 continue
-            if text in every_address(host):
-                if self.is_foreign(slot, text):
-                    logger.info("%s: address %s is nobody's any more, added", host.name, text)
-                    self._verify(slot)
-                else:
-                    self._on_lost(slot, text)
+            if len(address) == 16:
+                self._verify(slot)
+            elif self.is_foreign(slot, text):
+                logger.info("%s: address %s is nobody's any more, added", host.name, text)
+                self._verify(slot)
+            else:
+                self._on_lost(slot, text)
+
+    def on_address_restored(self, slot: int, text: str) -> None:
+        """The engine found an address missing that should have been there, and added it."""
+        if ":" in text:
+            self._count_loss(slot, text)
 
     def on_overrun(self, interfaces: dict[str, Interface]) -> None:
         """Notifications were lost: every MASTER's addresses are looked after."""
@@ -135,7 +164,15 @@ class Network:
             timer.cancel()
         self._joins.close()
 
-    def _tell(self, number: int, interface: Interface, source: bytes | None) -> None:
+    def _find_sources(self, number: int, interface: Interface) -> Sources:
+        virtual = self._hosts.virtual_addresses(number)
+        return Sources(
+            addresses.find_source(interface, virtual),
+            addresses.find_source6(interface, virtual),
+            interface.forwards6,
+        )
+
+    def _tell(self, number: int, interface: Interface, sources: Sources) -> None:
         usable = interface.ifindex != 0 and len(interface.mac) == 6
         self._orders.post(
             lambda: self._orders.pump.set_interface(
@@ -143,7 +180,9 @@ class Network:
                 ifindex=interface.ifindex if usable else 0,
                 up=interface.up,
                 mac=interface.mac if usable else bytes(6),
-                source=source,
+                source=sources.ipv4,
+                source6=sources.ipv6,
+                forwards6=sources.forwards6,
             )
         )
 
@@ -157,30 +196,41 @@ class Network:
         self._filter_due = False
         if not self._closed:
             used = [each.ifindex for each in self.now.values() if each.ifindex]
-            filter_interfaces(self._receiver, used)
+            filter_interfaces(self._receivers, used)
 
     def _leave(self, interface: Interface) -> None:
         self._joins.leave(interface.ifindex)
         self._promoted.discard(interface.ifindex)
 
+    def _say_nothing_of(self, name: str) -> None:
+        """The sources that were said there hold no longer: they are said anew."""
+        for family in (4, 6):
+            self._said.pop((name, family), None)
+
     def _forget(self, name: str) -> None:
         """No virtual host is left there."""
+        self._say_nothing_of(name)
         self._leave(self.now.pop(name))
         del self.sources[name]
-        self._tell(self._hosts.number(name), absent(name), None)
+        self._tell(self._hosts.number(name), absent(name), NO_SOURCES)
 
     def _verify(self, slot: int) -> None:
         self._orders.post(lambda: self._orders.pump.verify(slot))
 
     def _on_lost(self, slot: int, text: str) -> None:
+        """Somebody removed an address: it is added again, unless that happens too often."""
+        if not self._count_loss(slot, text):
+            self._verify(slot)
+
+    def _count_loss(self, slot: int, text: str) -> bool:
+        """Says that somebody removed an address; whether so often that its host is given up."""
         loop = asyncio.get_running_loop()
         times = self._lost.setdefault((slot, text), deque(maxlen=LOST_TIMES))
         times.append(loop.time())
         name = self._hosts.name(slot)
         if len(times) < LOST_TIMES or times[-1] - times[0] > LOST_WITHIN_S:
             logger.warning("%s: address %s was removed by somebody, added again", name, text)
-            self._verify(slot)
-            return
+            return False
         logger.error(
             "%s: address_lost: %s was removed %d times within %d s, given up",
             name,
@@ -195,16 +245,18 @@ class Network:
         if timer is not None:
             timer.cancel()
         self._demoted[slot] = loop.call_later(LOST_WITHIN_S, self._undemote, slot)
+        return True
 
     def _undemote(self, slot: int) -> None:
         del self._demoted[slot]
         logger.info("%s: no longer demoted for address_lost", self._hosts.name(slot))
         self._orders.post(lambda: self._orders.pump.demote(slot, 0))
 
-    def _say(self, before: Interface | None, now: Interface, source: bytes | None) -> None:
+    def _say(self, before: Interface | None, now: Interface, sources: Sources) -> None:
         """What changed about an interface, a line each, once."""
         name = now.name
         if not now.ifindex:
+            self._say_nothing_of(name)
             if before is None:
                 logger.warning("%s: no such interface yet, waiting for it", name)
             elif before.ifindex:
@@ -218,10 +270,18 @@ class Network:
         if was_up != now.up:
             level = logging.INFO if now.up else logging.WARNING
             logger.log(level, "%s: link %s", name, "up" if now.up else "down")
-        if before is None or not before.ifindex or source != self.sources[name]:
-            if source is None and not self._hosts.needs_source(self._hosts.number(name)):
-                return
-            if source is None:
-                logger.warning("%s: no IPv4 address to advertise from", name)
-            else:
-                logger.info("%s: advertising from %s", name, socket.inet_ntoa(source))
+        self._say_sources(name, sources)
+
+    def _say_sources(self, name: str, sources: Sources) -> None:
+        """What is advertised from, where a virtual host wants the interface's own address."""
+        number = self._hosts.number(name)
+        for family, source in ((4, sources.ipv4), (6, sources.ipv6)):
+            if not self._hosts.needs_source(number, family):
+                self._said.pop((name, family), None)
+            elif self._said.get((name, family), NEVER_SAID) != source:
+                self._said[name, family] = source
+                if source is None:
+                    logger.warning("%s: no IPv%d address to advertise from", name, family)
+                else:
+                    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+                    logger.info("%s: advertising from %s", name, socket.inet_ntop(kind, source))

@@ -16,9 +16,15 @@ import msgspec
 
 from carp_fast.config import Configuration, VirtualHost
 
-IGMP_LIMIT_FILE = Path("/proc/sys/net/ipv4/igmp_max_memberships")
+SYSCTL = Path("/proc/sys")
+IGMP_LIMIT_FILE = SYSCTL / "net/ipv4/igmp_max_memberships"
 IGMP_LIMIT_DEFAULT = 20  # the kernel's own, where the file cannot be read
+OPTMEM_FILE = SYSCTL / "net/core/optmem_max"
+OPTMEM_DEFAULT = 20_480  # the least that a kernel has had for long
+MLD_MEMBERSHIP_BYTES = 56  # what the kernel charges to optmem_max for one (measured on 6.18)
 LOCAL_GROUPS = "224.0.0."  # 224.0.0.0/24 is joined by MAC only and needs no IGMP
+RAW_BELOW = 1_000  # virtual hosts; more cost less through a packet socket, whatever it taps
+SHOWN_MAX = 4  # peers of an interface that a row names; more are counted
 SIOCGIFFLAGS = 0x8913
 SIOCGIFHWADDR = 0x8927
 IFF_UP = 0x1
@@ -40,7 +46,9 @@ class InterfacePlan(msgspec.Struct, frozen=True):
     facts: InterfaceFacts | None
     virtual_hosts: int
     advertisements_per_s: float  # if all of them are MASTER here
-    groups: tuple[str, ...]
+    families: tuple[int, ...]
+    groups: tuple[str, ...]  # of both families
+    peers: tuple[str, ...]  # unicast
     macs: int  # MACs that the virtual hosts put on the segment, the interface's own included
     receive: str
     receive_reason: str
@@ -60,7 +68,18 @@ class Plan(msgspec.Struct, frozen=True):
     def rows(self) -> list[tuple[str, ...]]:
         """The plan as a table of texts: header, a row for each interface, totals."""
         rows: list[tuple[str, ...]] = [
-            ("interface", "link", "virtual hosts", "adverts/s", "groups", "MACs", "receive", "why")
+            (
+                "interface",
+                "link",
+                "virtual hosts",
+                "adverts/s",
+                "families",
+                "groups",
+                "peers",
+                "MACs",
+                "receive",
+                "why",
+            )
         ]
         for item in self.interfaces:
             link = "missing" if item.facts is None else "up" if item.facts.up else "down"
@@ -71,14 +90,16 @@ class Plan(msgspec.Struct, frozen=True):
                     link,
                     f"{item.virtual_hosts:,}",
                     f"{item.advertisements_per_s:,.1f}",
+                    " ".join(f"IPv{family}" for family in item.families),
                     " ".join(item.groups),
+                    _cut(item.peers),
                     f"{item.macs}{own}",
                     item.receive,
                     item.receive_reason,
                 )
             )
-        total = f"{self.virtual_hosts:,}"
-        rows.append(("total", "", total, f"{self.advertisements_per_s:,.1f}", "", "", "", ""))
+        total = ("total", "", f"{self.virtual_hosts:,}", f"{self.advertisements_per_s:,.1f}")
+        rows.append((*total, *[""] * (len(rows[0]) - len(total))))
         return rows
 
 
@@ -86,45 +107,96 @@ def plan(
     configuration: Configuration,
     interfaces: Callable[[str], InterfaceFacts | None] | None = None,
     igmp_max_memberships: int | None = None,
+    optmem_max: int | None = None,
 ) -> Plan:
     """The plan of a configuration.
 
     `interfaces` says what is known of an interface by name, None for one that does not exist; by
-    default the kernel is asked. `igmp_max_memberships`: by default the kernel's setting.
+    default the kernel is asked. `igmp_max_memberships`, `optmem_max`: by default the kernel's
+    settings.
     """
     facts_of = interface_facts if interfaces is None else interfaces
     by_interface: dict[str, list[VirtualHost]] = {}
     for host in configuration.virtual_hosts:
         by_interface.setdefault(host.interface, []).append(host)
-    reason = _receive_reason(configuration.daemon.receive)
+    receive, reason = receive_path(configuration)
     items = []
     for name, hosts in by_interface.items():
-        groups = sorted({host.settings.destination for host in hosts}, key=socket.inet_aton)
-        rate = sum(advertisements_per_s(host) for host in hosts)
+        groups = {group for host in hosts if not host.settings.peers for group in host.destinations}
         items.append(
             InterfacePlan(
-                name,
-                facts_of(name),
-                len(hosts),
-                rate,
-                tuple(groups),
-                _macs(hosts),
-                "packet",
-                reason,
+                name=name,
+                facts=facts_of(name),
+                virtual_hosts=len(hosts),
+                advertisements_per_s=sum(map(advertisements_per_s, hosts)),
+                families=tuple(sorted({family for host in hosts for family in host.families})),
+                groups=tuple(sorted(groups, key=_numerically)),
+                peers=tuple(
+                    sorted({p for host in hosts for p in host.settings.peers}, key=_numerically)
+                ),
+                macs=_macs(hosts),
+                receive=receive,
+                receive_reason=reason,
             )
         )
-    allowed = read_igmp_limit() if igmp_max_memberships is None else igmp_max_memberships
     return Plan(
         tuple(items),
         len(configuration.virtual_hosts),
         sum(item.advertisements_per_s for item in items),
-        _limits(items, allowed),
+        (
+            *_igmp_limit(
+                items, read_igmp_limit() if igmp_max_memberships is None else igmp_max_memberships
+            ),
+            *_mld_limit(items, read_optmem() if optmem_max is None else optmem_max),
+        ),
     )
 
 
+def receive_path(configuration: Configuration) -> tuple[str, str]:
+    """How advertisements are received, "packet" or "raw", and why.
+
+    A packet socket is the cheaper one for an advertisement, and every packet that the host
+    forwards pays for it; where that may be much and advertisements are few, raw sockets it is.
+    """
+    wanted = configuration.daemon.receive
+    if wanted != "auto":
+        return wanted, f'daemon.receive = "{wanted}"'
+    forwarding = None
+    for name in dict.fromkeys(host.interface for host in configuration.virtual_hosts):
+        forwarding = forwards(name)
+        if forwarding is not None:
+            break
+    if forwarding is None:
+        return "packet", "no interface with virtual hosts forwards"
+    if len(configuration.virtual_hosts) >= RAW_BELOW:
+        return "packet", f"{forwarding} is 1, but there are {RAW_BELOW:,} virtual hosts or more"
+    return "raw", f"{forwarding} is 1, and there are fewer than {RAW_BELOW:,} virtual hosts"
+
+
+def forwards(name: str) -> str | None:
+    """The setting of this network namespace by which an interface forwards; None: it does not."""
+    for family in ("ipv4", "ipv6"):
+        setting = f"net.{family}.conf.{name}.forwarding"
+        if _read_number(SYSCTL / "net" / family / "conf" / name / "forwarding", 0):
+            return setting
+    return None
+
+
+def _numerically(address: str) -> tuple[bool, bytes]:
+    ipv6 = ":" in address
+    return ipv6, socket.inet_pton(socket.AF_INET6 if ipv6 else socket.AF_INET, address)
+
+
+def _cut(addresses: tuple[str, ...]) -> str:
+    more = len(addresses) - SHOWN_MAX
+    return " ".join(addresses[:SHOWN_MAX]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def advertisements_per_s(host: VirtualHost) -> float:
-    """How often a virtual host advertises while it is MASTER."""
-    return 256 / (host.settings.advbase * 256 + host.settings.advskew)
+    """How many frames a virtual host sends while it is MASTER: one to each destination."""
+    # OpenBSD makes 1/256 s of an interval of 0.
+    interval = max(host.settings.advbase * 256 + host.settings.advskew, 1)
+    return 256 / interval * len(host.destinations)
 
 
 def interface_facts(name: str) -> InterfaceFacts | None:
@@ -144,10 +216,19 @@ def interface_facts(name: str) -> InterfaceFacts | None:
 
 def read_igmp_limit() -> int:
     """How many IGMP memberships one socket may hold: net.ipv4.igmp_max_memberships."""
+    return _read_number(IGMP_LIMIT_FILE, IGMP_LIMIT_DEFAULT)
+
+
+def read_optmem() -> int:
+    """How many bytes one socket may have for what it has joined: net.core.optmem_max."""
+    return _read_number(OPTMEM_FILE, OPTMEM_DEFAULT)
+
+
+def _read_number(path: Path, default: int) -> int:
     try:
-        return int(IGMP_LIMIT_FILE.read_text())
+        return int(path.read_text())
     except (OSError, ValueError):
-        return IGMP_LIMIT_DEFAULT
+        return default
 
 
 def _macs(hosts: list[VirtualHost]) -> int:
@@ -160,18 +241,28 @@ def _macs(hosts: list[VirtualHost]) -> int:
     return 1 + len(virtual)
 
 
-def _receive_reason(receive: str) -> str:
-    if receive == "packet":
-        return 'daemon.receive = "packet"'
-    return 'daemon.receive = "auto": the only path in this version'
-
-
-def _limits(items: list[InterfacePlan], igmp_max_memberships: int) -> tuple[str, ...]:
-    memberships = sum(not group.startswith(LOCAL_GROUPS) for item in items for group in item.groups)
-    if memberships <= igmp_max_memberships:
+def _igmp_limit(items: list[InterfacePlan], allowed: int) -> tuple[str, ...]:
+    memberships = sum(
+        ":" not in group and (item.receive == "raw" or not group.startswith(LOCAL_GROUPS))
+        for item in items
+        for group in item.groups
+    )
+    if memberships <= allowed:
         return ()
+    raw = any(item.receive == "raw" for item in items)
     return (
         f"net.ipv4.igmp_max_memberships: {memberships} IGMP memberships would be needed, one for"
-        " each interface and group outside 224.0.0.0/24, and a socket may hold"
-        f" {igmp_max_memberships}",
+        f" each interface and {'group' if raw else f'group outside {LOCAL_GROUPS}0/24'}, and a"
+        f" socket may hold {allowed}",
+    )
+
+
+def _mld_limit(items: list[InterfacePlan], optmem_max: int) -> tuple[str, ...]:
+    memberships = sum(":" in group for item in items for group in item.groups)
+    allowed = max(optmem_max - 1, 0) // MLD_MEMBERSHIP_BYTES
+    if memberships <= allowed:
+        return ()
+    return (
+        f"net.core.optmem_max: {memberships} MLD memberships would be needed, one for each"
+        f" interface and IPv6 group, and a socket may hold about {allowed}",
     )

@@ -1,4 +1,4 @@
-"""Ranges and address templates: "1,3,5-9", "vlan[100-163]", "{10.64.0.1+index}/32".
+"""Ranges and address templates: "1,3,5-9", "vlan[100-163]", "{2001:db8::1+index}/64".
 
 Turns the text of one item into names, numbers, or a template that gives an address for each
 virtual host. Must not know tables, files, or the other keys.
@@ -7,26 +7,24 @@ virtual host. Must not know tables, files, or the other keys.
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from carp_fast.settings import (
+from carp_fast.rules import (
+    FAMILIES,
     INTERFACE_NAME_BYTES,
-    MAX_INTERFACES,
+    Family,
     Refused,
-    as_shown,
-    ipv4_number,
+    address_bytes,
+    address_text,
     plain_text,
-    why_not_ipv4,
 )
+from carp_fast.settings import MAX_INTERFACES, as_shown
 
 Interfaces = list[tuple[str, int | None]]  # name, and the number that its brackets gave it
 RANGE = re.compile(r" *([0-9]{1,9}) *(?:- *([0-9]{1,9}) *)?")
 BRACKETS = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]([^\[\]]*)")
 IN_BRACES = re.compile(r"\{([^{}]*)\}")
-RESERVED = (0, 0xFFFF_FFFF)
-NOT_A_HOST = "is no address of a host; allowed: any but 0.0.0.0 and 255.255.255.255"
 FIELDS = ("vhid", "number", "index")
 SUM = re.compile(r"([^+]*)\+(vhid|number|index)")
 TEMPLATES_ALLOWED = "{vhid}, {number}, {index} or {ADDRESS+vhid}, {ADDRESS+number}, {ADDRESS+index}"
@@ -84,29 +82,36 @@ def vhid_numbers(value: Any) -> list[int]:
     return [value]
 
 
-def _prefix(text: str) -> str:
-    """What follows an address: "/24" of "/24", "/32" of nothing."""
-    digits = text.removeprefix("/") if text else "32"
-    if text == digits or not re.fullmatch("[0-9]{1,2}", digits) or not 1 <= int(digits) <= 32:
-        raise Refused("has no prefix length from 1 to 32; must be one such as 192.0.2.10/24")
+def _family(text: str) -> Family:
+    """Of an address or a template: the fields are numbers, so only IPv6 has colons."""
+    return FAMILIES[6] if ":" in text else FAMILIES[4]
+
+
+def _prefix(text: str, family: Family) -> str:
+    """What follows an address: "/24" of "/24", "/32" or "/128" of nothing."""
+    most = family.size * 8
+    digits = text.removeprefix("/") if text else str(most)
+    if text == digits or not re.fullmatch("[0-9]{1,3}", digits) or not 1 <= int(digits) <= most:
+        example = f"must be one such as {family.example}"
+        raise Refused(f"has no prefix length from 1 to {most}; {example}")
     return f"/{int(digits)}"
 
 
 def _address(text: str) -> str:
+    family = _family(text)
     host, slash, prefix = text.partition("/")
-    try:
-        value = int.from_bytes(socket.inet_pton(socket.AF_INET, host))
-    except (OSError, ValueError):
-        raise Refused(f"{why_not_ipv4(text)}; must be one such as 192.0.2.10/24") from None
-    if value in RESERVED:
-        raise Refused(NOT_A_HOST)
-    return host + _prefix(slash + prefix)
+    address = address_bytes(host, f"one such as {family.example}")
+    if not family.may_hold(address):
+        raise Refused(family.not_held)
+    if family.size == 16:
+        host = address_text(address)  # of the many ways to write one, this; IPv4 has but one
+    return host + _prefix(slash + prefix, family)
 
 
 class Template:
     """One item of `addresses`: constant, or a text to fill in for each virtual host."""
 
-    __slots__ = ("base", "constant", "failed", "field", "suffix", "text")
+    __slots__ = ("base", "constant", "failed", "family", "field", "suffix", "text")
 
     def __init__(self, text: str, numbered: bool) -> None:
         self.text = text
@@ -114,6 +119,7 @@ class Template:
         self.constant = ""
         self.field = self.suffix = ""
         self.base = 0
+        self.family = FAMILIES[4]
         fields = IN_BRACES.findall(text)
         names = [field.rpartition("+")[2] for field in fields]
         rest = IN_BRACES.sub("", text)
@@ -135,12 +141,13 @@ class Template:
         match = SUM.fullmatch(fields[0])
         if match is None or len(fields) > 1 or not self.text.startswith(first):
             raise Refused("must have {ADDRESS+...} first, followed by /PREFIX or nothing")
-        self.base = ipv4_number(match[1], f"an IPv4 address in {as_shown(first)}")
+        self.base = int.from_bytes(address_bytes(match[1], f"an address in {as_shown(first)}"))
+        self.family = _family(match[1])
         self.field = match[2]
-        self.suffix = _prefix(self.text[len(first) :])
+        self.suffix = _prefix(self.text[len(first) :], self.family)
 
     def at(self, vhid: int, number: int | None, index: int) -> str:
-        """The address of one virtual host, as "192.0.2.10/24"."""
+        """The address of one virtual host, as "192.0.2.10/24" or "2001:db8::10/64"."""
         if self.constant:
             return self.constant
         if not self.field:
@@ -150,20 +157,14 @@ class Template:
             except Refused as refused:
                 raise Refused(f"{as_shown(filled)} {refused}") from None
         added = index if self.field == "index" else vhid if self.field == "vhid" else number
-        value = self.base + (added or 0)
-        if value > 0xFFFF_FFFF:
-            raise Refused("goes beyond 255.255.255.255; allowed: a lower ADDRESS or range")
-        address = socket.inet_ntoa(value.to_bytes(4))
-        if value in RESERVED:
-            raise Refused(f"{address} {NOT_A_HOST}")
-        return address + self.suffix
+        return self.family.text(self.base + (added or 0)) + self.suffix
 
 
 def item_parsers(numbered: bool) -> dict[str, Callable[[Any], Sequence[Any]]]:
     """Of HOST_KEYS: each makes a list of one item; `numbered`: every interface has a number."""
 
     def template(value: Any) -> list[Template]:
-        return [Template(plain_text(value, "an IPv4 address, or a list of them"), numbered)]
+        return [Template(plain_text(value, "an address, or a list of them"), numbered)]
 
     return {
         "interface": named_interfaces,

@@ -61,14 +61,64 @@ def _host_changes(old: VirtualHost, new: VirtualHost, settings: list[str]) -> li
 HOOK_KEYS = ("up ", "down ", "xparam ")
 
 
+class _Running:
+    """The virtual hosts that run, each until it has been found in the new configuration."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self._slots = {host.identity: slot for slot, host in hosts.used()}
+        self._parts: dict[tuple[str, str, int], int] | None = None  # made when it is needed
+        self.left = dict.fromkeys(self._slots.values())
+
+    def take(self, host: VirtualHost) -> int | None:
+        """The slot that this virtual host has already; None: it is another one."""
+        slot = self._slots.get(host.identity)
+        if slot is None:
+            slot = self._find_by_part(host)
+        if slot is not None:
+            del self.left[slot]
+        return slot
+
+    def _find_by_part(self, host: VirtualHost) -> int | None:
+        """The slot of one that has a destination in common; each belongs to one virtual host."""
+        if self._parts is None:
+            self._parts = {
+                (interface, destination, vhid): slot
+                for (interface, destinations, vhid), slot in self._slots.items()
+                for destination in destinations
+            }
+        for destination in host.destinations:
+            slot = self._parts.get((host.interface, destination, host.vhid))
+            if slot in self.left and _goes_on(self._hosts.hosts[slot], host):
+                return slot
+        return None
+
+
+def _goes_on(before: VirtualHost | None, now: VirtualHost) -> bool:
+    """Whether two virtual hosts of one interface and vhid, with a common destination, are one.
+
+    The group of a family that comes or goes changes nothing for the other family; another group of
+    a family that stays, or other peers, make another virtual host.
+    """
+    assert before is not None
+    old, new = before.settings, now.settings
+    if old.peers or new.peers:
+        return old.peers == new.peers
+    common = set(before.families) & set(now.families)
+    return all(
+        old.destination == new.destination if family == 4 else old.destination6 == new.destination6
+        for family in common
+    )
+
+
 def compare(hosts: Hosts, new: Configuration) -> Difference:
     """What separates the running virtual hosts from the new ones."""
-    old = {host.identity: slot for slot, host in hosts.used()}
+    running = _Running(hosts)
     difference = Difference([], [], [], [], [], 0)
     kept = 0
     seen: dict[tuple[int, int], list[str]] = {}
     for host in new.virtual_hosts:
-        slot = old.pop(host.identity, None)
+        slot = running.take(host)
         if slot is None:
             difference.added.append(host)
             difference.lines.append(f"{host.name}: added")
@@ -93,7 +143,7 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
         every = set(every_address(host))
         retired = tuple(address for address in every_address(before) if address not in every)
         difference.replaced.append((slot, host, retired))
-    for slot in old.values():
+    for slot in running.left:
         difference.removed.append(slot)
         difference.lines.append(f"{hosts.name(slot)}: removed")
     return difference._replace(kept=kept)

@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 REPORTS_A_TURN = 1000
 FOREIGN = "address_foreign"
 # Reasons that another host's advertisement gave: the log line names that host.
-PEER_REASONS = frozenset({"faster_master", "tie_lost", "preempted", "master_resigned"})
+PEER_REASONS = frozenset(
+    {"faster_master", "tie_lost", "preempted", "master_resigned"}
+    | {"less_demoted_master", "master_demoted"}
+)
 
 
 class Report(NamedTuple):
@@ -54,6 +57,13 @@ def rfc3339(monotonic_ns: int) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
 
 
+def address_text(address: bytes | None) -> str | None:
+    """An address of 4 or 16 bytes as text."""
+    if not address:
+        return None
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
 class Reports:
     """Takes the pump's reports; `publish` gets every event, `notify` too when there is one."""
 
@@ -66,6 +76,7 @@ class Reports:
         self._lost = 0
         self.publish: list[Callable[[Mapping[str, object]], None]] = []
         self.on_released: Callable[[int], None] = lambda slot: None
+        self.on_address_restored: Callable[[int, str], None] = lambda slot, text: None
         self.resync: Callable[[], None] = lambda: None
         # By slot: {address: what is wrong with it}.
         self.address_problems: dict[int, dict[str, str]] = {}
@@ -86,6 +97,9 @@ class Reports:
             "lost_priority": self._on_lost_priority,
             "reasserted": self._on_reasserted,
             "wrong_digest": self._on_other_master,
+            "counter_reset": self._on_counter_reset,
+            "family_silent": self._on_family_silent,
+            "family_heard": self._on_family_heard,
             "done": self._on_done,
         }
 
@@ -138,7 +152,7 @@ class Reports:
 
     def _on_state(self, report: Report) -> None:
         assert report.slot is not None
-        peer = socket.inet_ntoa(report.peer) if report.peer else None
+        peer = address_text(report.peer)
         self.on_state(report.slot, report.state, report.reason, report.at_ns, peer)
 
     # -- hooks
@@ -239,6 +253,9 @@ class Reports:
 
     def _on_address_restored(self, report: Report) -> None:
         name, text = self._address(report)
+        assert report.slot is not None
+        if text not in self.address_problems.get(report.slot, {}):
+            self.on_address_restored(report.slot, text)
         logger.info("%s: address %s is back", name, text)
         self._note(report, text, None)
 
@@ -246,11 +263,11 @@ class Reports:
 
     def _on_duplicate_source(self, report: Report) -> None:
         assert report.slot is not None
-        mac = report.mac.hex(":")
+        who = f" ({report.mac.hex(':')})" if any(report.mac) else ""  # a raw socket knows no MAC
         logger.warning(
-            "%s: duplicate_source: another host (%s) advertises from our address",
+            "%s: duplicate_source: another host%s advertises from our address",
             self._hosts.name(report.slot),
-            mac,
+            who,
         )
 
     def _on_other_master(self, report: Report) -> None:
@@ -266,9 +283,31 @@ class Reports:
 
     def _on_reasserted(self, report: Report) -> None:
         assert report.slot is not None
-        peer = socket.inet_ntoa(report.peer) if report.peer else "?"
+        peer = address_text(report.peer) or "?"
         name = self._hosts.name(report.slot)
         logger.info("%s: answered the slower master %s, still MASTER", name, peer)
+
+    def _on_counter_reset(self, report: Report) -> None:
+        assert report.slot is not None
+        who = f" ({report.mac.hex(':')})" if any(report.mac) else ""
+        name = self._hosts.name(report.slot)
+        logger.warning(
+            "%s: counter_reset: a host's%s counters went back and are learned anew", name, who
+        )
+
+    def _on_family_silent(self, report: Report) -> None:
+        assert report.slot is not None
+        logger.warning(
+            "%s: family_silent: the master is heard over IPv%d alone, not over IPv%d",
+            self._hosts.name(report.slot),
+            10 - report.value,
+            report.value,
+        )
+
+    def _on_family_heard(self, report: Report) -> None:
+        assert report.slot is not None
+        name = self._hosts.name(report.slot)
+        logger.info("%s: the master is heard over IPv%d again", name, report.value)
 
     def _on_demote_heard(self, report: Report) -> None:
         assert report.slot is not None
@@ -316,4 +355,4 @@ class Reports:
 
 def peer_of(host: Mapping[str, Any]) -> str | None:
     """The peer of a host_dict as text."""
-    return socket.inet_ntoa(host["peer"]) if host["peer"] else None
+    return address_text(host["peer"])

@@ -1,7 +1,7 @@
-"""The daemon's sockets: opened, filtered, sized and joined to groups; the pump only uses them.
+"""The daemon's sockets: opened, filtered and sized; the pump only uses them.
 
-Everything here happens at start or when an interface comes or goes. Must not know the engine,
-virtual hosts or what a frame means beyond protocol 112.
+Everything here happens at start, at a reload, or when an interface comes or goes. Must not know the
+engine, virtual hosts, groups, or what a frame means beyond protocol 112.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import logging
 import socket
 import struct
+from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +19,9 @@ PROTOCOL_CARP = 112
 ETH_P_ALL = 0x0003
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 SOL_PACKET = 263
-PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP, PACKET_MR_MULTICAST = 1, 2, 0
 PACKET_IGNORE_OUTGOING = 23
+IP_PKTINFO = 8
+IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_AUTOFLOWLABEL = 49, 51, 70
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 SO_ATTACH_FILTER, SO_TIMESTAMPNS = 26, 35
 SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
@@ -31,14 +33,16 @@ BUFFER_SECONDS = 4
 BUFFER_MIN, BUFFER_MAX = 1 << 20, 64 << 20
 SEND_BUFFER = 4 << 20
 NETLINK_BUFFER = 1 << 20
-UNPRUNED = bytes((224, 0, 0))  # 224.0.0.0/24: floods every segment, a switch must not prune it
-MEMBERSHIPS_MAX = 20  # tried a socket; the kernel's igmp_max_memberships may allow less
+HOP_LIMIT = 255
 FILTERED_INTERFACES_MAX = 1500  # a filter has at most 4,096 instructions
+
+RAW_FAMILIES = {"raw4": socket.AF_INET, "raw6": socket.AF_INET6}
 
 LD_W_ABS, LD_H_ABS, LD_B_ABS = 0x20, 0x28, 0x30
 JA, JEQ, JGE, RET = 0x05, 0x15, 0x35, 0x06
 
 Instruction = tuple[int, int, int, int]
+NOTHING: list[Instruction] = [(RET, 0, 0, 0)]
 
 
 def _is_one_of(numbers: list[int]) -> list[Instruction]:
@@ -53,25 +57,36 @@ def _is_one_of(numbers: list[int]) -> list[Instruction]:
 
 
 def packet_filter(ifindexes: list[int] | None) -> list[Instruction]:
-    """A classic BPF program: untagged IPv4 of protocol 112, on these interfaces where given.
+    """A classic BPF program: untagged IPv4 and IPv6 of protocol 112, on these interfaces where
+    given.
 
     A frame of an interface without virtual hosts must be dropped here, uncounted: a port of a
     bridge or bond delivers each frame twice on an unbound socket.
     """
     program = [
         (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
-        (JEQ, 1, 0, 0),
-        (RET, 0, 0, 0),
+        (JEQ, 0, 7, 0),
         (LD_H_ABS, 0, 0, 12),
-        (JEQ, 1, 0, ETH_P_IP),
-        (RET, 0, 0, 0),
+        (JEQ, 3, 0, ETH_P_IPV6),
+        (JEQ, 0, 4, ETH_P_IP),
         (LD_B_ABS, 0, 0, 23),
+        (JA, 0, 0, 1),
+        (LD_B_ABS, 0, 0, 20),
         (JEQ, 1, 0, PROTOCOL_CARP),
         (RET, 0, 0, 0),
     ]
+    return [*program, *_on_interfaces(ifindexes)]
+
+
+def raw_filter(ifindexes: list[int] | None) -> list[Instruction]:
+    """The same for a raw socket, which gets nothing else than protocol 112, and no Ethernet."""
+    return _on_interfaces(ifindexes)
+
+
+def _on_interfaces(ifindexes: list[int] | None) -> list[Instruction]:
     if ifindexes is None or len(ifindexes) > FILTERED_INTERFACES_MAX:
-        return [*program, (RET, 0, 0, 0xFFFF)]
-    return [*program, (LD_W_ABS, 0, 0, SKF_AD_IFINDEX), *_is_one_of(sorted(ifindexes))]
+        return [(RET, 0, 0, 0xFFFF)]
+    return [(LD_W_ABS, 0, 0, SKF_AD_IFINDEX), *_is_one_of(sorted(ifindexes))]
 
 
 def attach_filter(sock: socket.socket, program: list[Instruction]) -> None:
@@ -85,21 +100,26 @@ def attach_filter(sock: socket.socket, program: list[Instruction]) -> None:
     )
 
 
-def filter_interfaces(sock: socket.socket, ifindexes: list[int]) -> None:
-    """Lets through advertisements on these interfaces only; on all, and said, where too many."""
+def filter_interfaces(receivers: Mapping[str, socket.socket], ifindexes: list[int]) -> None:
+    """Lets through advertisements on these interfaces only; on all, and said, where too many.
+
+    `receivers`: "packet", or "raw4" and "raw6".
+    """
     if len(ifindexes) > FILTERED_INTERFACES_MAX:
         logger.info(
             "no filter by interface: %d, more than %d", len(ifindexes), FILTERED_INTERFACES_MAX
         )
-    try:
-        attach_filter(sock, packet_filter(ifindexes))
-    except OSError as error:  # ENOMEM: longer than net.core.optmem_max
-        logger.warning(
-            "no filter by interface (%d interfaces: %s, see net.core.optmem_max)",
-            len(ifindexes),
-            error.strerror,
-        )
-        attach_filter(sock, packet_filter(None))
+    for kind, sock in receivers.items():
+        program = packet_filter if kind == "packet" else raw_filter
+        try:
+            attach_filter(sock, program(ifindexes))
+        except OSError as error:  # ENOMEM: longer than net.core.optmem_max
+            logger.warning(
+                "no filter by interface (%d interfaces: %s, see net.core.optmem_max)",
+                len(ifindexes),
+                error.strerror,
+            )
+            attach_filter(sock, program(None))
 
 
 def _size_buffer(sock: socket.socket, receive: bool, size: int, what: str) -> None:
@@ -116,17 +136,87 @@ def _size_buffer(sock: socket.socket, receive: bool, size: int, what: str) -> No
         logger.warning("%s: buffer of %d bytes instead of %d (%s)", what, got, size, limit)
 
 
+def open_receivers(path: str, advertisements_per_s: float) -> dict[str, socket.socket]:
+    """What the pump reads from, by kind: "packet", or with path "raw" a "raw4" and a "raw6" socket.
+
+    They hear nothing before filter_interfaces(). A kernel without IPv6 has no "raw6". Raises
+    OSError.
+    """
+    if path == "packet":
+        return {"packet": open_receiver(advertisements_per_s)}
+    opened: dict[str, socket.socket] = {}
+    try:
+        for kind, family in RAW_FAMILIES.items():
+            sock = _open_raw(family)
+            if sock is not None:
+                opened[kind] = sock
+                _prepare_raw_receiver(sock, family, advertisements_per_s)
+    except OSError:
+        for sock in opened.values():
+            sock.close()
+        raise
+    return opened
+
+
 def open_receiver(advertisements_per_s: float) -> socket.socket:
     """One packet socket for all interfaces; it hears nothing before filter_interfaces()."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     sock = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
     sock.setblocking(False)
-    attach_filter(sock, [(RET, 0, 0, 0)])
+    attach_filter(sock, NOTHING)
     _empty(sock)
     sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    _size_receive_buffer(sock, advertisements_per_s)
+    return sock
+
+
+def _size_receive_buffer(sock: socket.socket, advertisements_per_s: float) -> None:
     size = int(advertisements_per_s * FRAME_TRUESIZE * BUFFER_SECONDS)
     _size_buffer(sock, True, min(max(size, BUFFER_MIN), BUFFER_MAX), "receive socket")
+
+
+def _prepare_raw_receiver(sock: socket.socket, family: int, advertisements_per_s: float) -> None:
+    """Interface, destination and hop limit come as control, where the data does not have them."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    if family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1)
+    _size_receive_buffer(sock, advertisements_per_s)
+
+
+def open_raw_sender(family: int) -> socket.socket | None:
+    """A raw socket of AF_INET or AF_INET6 for unicast; None: this kernel has no such family.
+
+    It drops all that it hears. That it is there keeps the kernel from answering protocol 112 of a
+    peer with ICMP "protocol unreachable", where a packet socket is what listens. Raises OSError.
+    """
+    sock = _open_raw(family)
+    if sock is None:
+        return None
+    if family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOP_LIMIT)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, 0)  # as to a group
+    _size_buffer(sock, False, SEND_BUFFER, "send socket of unicast")
+    return sock
+
+
+def _open_raw(family: int) -> socket.socket | None:
+    """A raw socket of protocol 112 that hears nothing; None where the kernel has no such family."""
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    try:
+        sock = socket.socket(family, kind, PROTOCOL_CARP)
+    except OSError as error:
+        if family == socket.AF_INET6 and error.errno == errno.EAFNOSUPPORT:
+            return None
+        raise
+    sock.setblocking(False)
+    attach_filter(sock, NOTHING)
+    _empty(sock)
     return sock
 
 
@@ -155,98 +245,3 @@ def open_netlink() -> socket.socket:
     sock.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
     _size_buffer(sock, True, NETLINK_BUFFER, "netlink socket")
     return sock
-
-
-def multicast_mac(group: bytes) -> bytes:
-    """The Ethernet address of a 4-byte IPv4 multicast group (RFC 1112)."""
-    return bytes((1, 0, 0x5E, group[1] & 0x7F, group[2], group[3]))
-
-
-class Joins:
-    """Group memberships of the used interfaces, by MAC and by IGMP.
-
-    By MAC on the receive socket, since a network card or a macvlan filters even 224.0.0.18; by
-    IGMP on sockets of their own, since a snooping switch prunes every group beyond 224.0.0.0/24.
-    An interface that was created again is joined again: its ifindex is another.
-    """
-
-    def __init__(self, receiver: socket.socket) -> None:
-        self._receiver = receiver
-        self._joined: dict[tuple[int, bytes], socket.socket | None] = {}
-        self._members: dict[socket.socket, int] = {}
-
-    def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
-        """Makes the memberships of an interface these groups (4 bytes each)."""
-        had = {group for index, group in self._joined if index == ifindex}
-        for group in sorted(groups - had):
-            try:
-                self._receiver.setsockopt(
-                    SOL_PACKET, PACKET_ADD_MEMBERSHIP, _mac_request(ifindex, group)
-                )
-                self._joined[ifindex, group] = None
-                if group[:3] != UNPRUNED:
-                    self._joined[ifindex, group] = self._join_igmp(ifindex, group)
-            except OSError as error:
-                text = socket.inet_ntoa(group)
-                logger.warning("%s: joining group %s failed: %s", name, text, error.strerror)
-        for group in had - groups:
-            self._leave(ifindex, group)
-
-    def leave(self, ifindex: int) -> None:
-        """Gives up all memberships of an interface, which may be gone already."""
-        for index, group in list(self._joined):
-            if index == ifindex:
-                self._leave(index, group)
-
-    def close(self) -> None:
-        """Leaves every group."""
-        for sock in self._members:
-            sock.close()
-        self._members.clear()
-        self._joined.clear()
-
-    def _join_igmp(self, ifindex: int, group: bytes) -> socket.socket:
-        request = _igmp_request(ifindex, group)
-        for sock, count in self._members.items():
-            if count >= MEMBERSHIPS_MAX:
-                continue
-            try:
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                self._members[sock] = MEMBERSHIPS_MAX  # full, whatever is left later
-                continue
-            self._members[sock] += 1
-            return sock
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._members[sock] = 0
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
-        self._members[sock] = 1
-        return sock
-
-    def _leave(self, ifindex: int, group: bytes) -> None:
-        sock = self._joined.pop((ifindex, group))
-        try:
-            self._receiver.setsockopt(
-                SOL_PACKET, PACKET_DROP_MEMBERSHIP, _mac_request(ifindex, group)
-            )
-        except OSError:
-            pass  # the kernel dropped it together with the interface
-        if sock is None:
-            return
-        try:
-            sock.setsockopt(
-                socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, _igmp_request(ifindex, group)
-            )
-        except OSError:
-            pass
-        self._members[sock] -= 1
-
-
-def _mac_request(ifindex: int, group: bytes) -> bytes:
-    return struct.pack("iHH8s", ifindex, PACKET_MR_MULTICAST, 6, multicast_mac(group))
-
-
-def _igmp_request(ifindex: int, group: bytes) -> bytes:
-    return struct.pack("4s4si", group, bytes(4), ifindex)

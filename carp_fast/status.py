@@ -14,13 +14,47 @@ from typing import TYPE_CHECKING, Any
 from carp_fast import __version__
 from carp_fast._pump import HOSTS_A_SNAPSHOT
 from carp_fast.hosts import BACKUP, INIT, MASTER, STATES, Hosts, every_address
-from carp_fast.reports import rfc3339
+from carp_fast.network import NO_SOURCES
+from carp_fast.reports import address_text, rfc3339
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump, Snapshot
     from carp_fast.network import Network
     from carp_fast.orders import Orders
     from carp_fast.reports import Reports
+
+
+# What three failed sends in a row add, by dialect: to the advskew, or to OpenBSD's demote byte.
+SEND_ERRORS, SEND_ERRORS_OPENBSD = 240, 1
+
+
+def seconds_ago(at_ns: int, now_ns: int) -> float:
+    return round((now_ns - at_ns) / 1e9, 3)
+
+
+def demotion(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The demotion of a host_dict by reasons; `demote` is the byte sent, 0 but for OpenBSD's."""
+    reasons = {}
+    if fields["demotion"]:
+        reasons["address_lost"] = fields["demotion"]
+    if fields["sends_failing"]:
+        openbsd = fields["dialect"] == "openbsd"
+        reasons["send_errors"] = SEND_ERRORS_OPENBSD if openbsd else SEND_ERRORS
+    return {"total": sum(reasons.values()), "reasons": reasons, "demote": fields["demote"]}
+
+
+def heard(source: Mapping[str, Any], now_ns: int) -> dict[str, Any]:
+    """A source of a host_dict: who advertised, and what. A raw socket knows no MAC: None."""
+    return {
+        "source": address_text(source["source"]),
+        "mac": source["mac"].hex(":") if any(source["mac"]) else None,
+        "advbase": source["advbase"],
+        "advskew": source["advskew"],
+        "demote": source["demote"],
+        "counter": source["counter"],
+        "heard_ago_s": seconds_ago(source["heard_ns"], now_ns),
+        "current": source["current"],
+    }
 
 
 class Status:
@@ -83,14 +117,14 @@ class Status:
 
     def _interface(self, number: int, name: str, counters: dict[str, int]) -> dict[str, Any]:
         now = self._network.now.get(name)
-        source = self._network.sources.get(name)
+        sources = self._network.sources.get(name, NO_SOURCES)
         states = [self._hosts.states[slot] for slot in self._hosts.slots[number]]
         return {
             "name": name,
             "ifindex": now.ifindex if now else 0,
             "link": "missing" if not now or not now.ifindex else "up" if now.up else "down",
-            "source": socket.inet_ntoa(source) if source else None,
-            "source6": None,
+            "source": address_text(sources.ipv4),
+            "source6": address_text(sources.ipv6),
             "virtual_hosts": len(states),
             "master": states.count(MASTER),
             "backup": states.count(BACKUP),
@@ -122,23 +156,18 @@ class Status:
         peer = None
         if fields["peer"]:
             peer = {
-                "source": socket.inet_ntoa(fields["peer"]),
+                "source": address_text(fields["peer"]),
                 "advbase": fields["peer_advbase"],
                 "advskew": fields["peer_advskew"],
-                "heard_ago_s": round((now_ns - fields["heard_ns"]) / 1e9, 3),
+                "heard_ago_s": seconds_ago(fields["heard_ns"], now_ns),
             }
-        reasons = {}
-        if fields["demotion"]:
-            reasons["address_lost"] = fields["demotion"]
-        if fields["sends_failing"]:
-            reasons["send_errors"] = 240
         every = every_address(host)
         problems = self._reports.address_problems.get(slot, {})
         return {
             "interface": host.interface,
             "vhid": host.vhid,
-            "families": [4],
-            "destinations": [host.settings.destination],
+            "families": list(host.families),
+            "destinations": list(host.destinations),
             "state": fields["state"],
             "since": rfc3339(fields["since_ns"]),
             "reason": fields["reason"],
@@ -148,8 +177,9 @@ class Status:
             "advbase": fields["advbase"],
             "advskew": fields["advskew"],
             "effective_advskew": fields["effective_advskew"],
-            "demotion": {"total": sum(reasons.values()), "reasons": reasons},
+            "demotion": demotion(fields),
             "peer": peer,
+            "peers": [heard(source, now_ns) for source in fields["peers"]],
             "counters": fields["counters"],
         }
 

@@ -143,6 +143,7 @@ def virtual_host(options: Options) -> VirtualHost:
         destination=options.mcastip,
         broadcast=options.nomcast,
         advertise_mac="ucarp",
+        replay="off",  # ucarp enforces no order of counters
         ignore_link_state=options.ignoreifstate,
         manage_addresses=False,
         up=options.upscript or None,

@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 cdef enum:
     CHANGES = 128               # address messages a system call
-    MESSAGE_ROOM = 96           # one encoded message, IPv6 with lifetimes included
+    MESSAGE_ROOM = 112          # one encoded message, IPv6 with lifetimes included
     ACKNOWLEDGEMENT_ROOM = 128
 
 cdef struct Template:           # one encoded message and where its variable parts stand
@@ -26,7 +26,7 @@ cdef struct Netlink:
     uint32_t sequence           # of the first change of this batch
     uint32_t count
     uint32_t used               # bytes of `out`
-    Template adding[2]          # IPv4, IPv6
+    Template adding[3]          # IPv4, IPv6, IPv6 that may be the source of other traffic
     Template removing[2]
     Change changes[CHANGES]
     uint32_t offsets[CHANGES + 1]
@@ -34,7 +34,7 @@ cdef struct Netlink:
     uint8_t answers[CHANGES][ACKNOWLEDGEMENT_ROOM]
 
 cdef void netlink_put(Netlink* netlink, uint32_t slot, uint32_t which, bint added,
-                      int32_t ifindex, uint8_t family, uint8_t prefixlen,
+                      int32_t ifindex, uint8_t family, bint preferred, uint8_t prefixlen,
                       const uint8_t* address) noexcept nogil
 cdef void netlink_carry_out(Netlink* netlink) noexcept nogil
 cdef bint send_open(Netlink* netlink) noexcept nogil

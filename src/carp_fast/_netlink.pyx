@@ -56,11 +56,12 @@ cdef int netlink_template(Template* template, bytes encoded, bytes address) exce
 
 
 cdef void netlink_put(Netlink* netlink, uint32_t slot, uint32_t which, bint added,
-                      int32_t ifindex, uint8_t family, uint8_t prefixlen,
+                      int32_t ifindex, uint8_t family, bint preferred, uint8_t prefixlen,
                       const uint8_t* address) noexcept nogil:
     """Add a change to the batch. The caller keeps to CHANGES and resets `count` and `used`."""
-    cdef Template* template = (&netlink.adding[family == 6] if added
-                               else &netlink.removing[family == 6])
+    cdef Template* template = &netlink.removing[family == 6]
+    if added:
+        template = &netlink.adding[0 if family == 4 else 2 if preferred else 1]
     cdef uint8_t* out = netlink.out + netlink.used
     cdef uint32_t size = 16 if family == 6 else 4
     cdef ifaddrmsg* body = <ifaddrmsg*>(out + sizeof(nlmsghdr))

@@ -5,7 +5,9 @@ order through a ring and an eventfd, and hears every report by watching `report_
 never takes the GIL. Nothing here decides anything about CARP.
 """
 
+import os
 from collections import deque
+
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -22,7 +24,7 @@ from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast._prepared cimport PreparedHost
 from carp_fast._socket cimport receive_prepare, send_prepare
 from carp_fast._turn cimport (
-    ORDERS, PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, SCHEDULED_NORMAL, run_due)
+    ORDERS, PumpState, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE, SCHEDULED_NORMAL, run_due)
 from carp_fast._vhid cimport IN_USE, VirtualHost
 from carp_fast._wheel cimport NOBODY
 
@@ -64,6 +66,7 @@ cdef extern from "system.h" nogil:
     int pthread_join(pthread_t thread, void** result)
     sighandler_t signal(int number, sighandler_t handler)
 
+RECEIVER_WORDS = ("packet", "raw4", "raw6")
 SCHEDULING_WORDS = ("normal", "nice", "fifo")
 HOSTS_A_SNAPSHOT = 1000
 
@@ -103,11 +106,11 @@ cdef void ask_for_scheduling(PumpState* pump) noexcept nogil:
 
 cdef void wait_and_run(PumpState* pump, int timeout) noexcept nogil:
     """Wait for the timer, an order or a frame, then run a turn."""
-    cdef epoll_event events[4]
+    cdef epoll_event events[2 + RECEIVERS_MAX]
     cdef uint64_t value
-    cdef int i, count = epoll_wait(pump.epoll_fd, events, 4, timeout)
+    cdef int i, count = epoll_wait(pump.epoll_fd, events, 2 + RECEIVERS_MAX, timeout)
     for i in range(count):
-        if events[i].fd != pump.receive_fd:
+        if events[i].fd == pump.timer_fd or events[i].fd == pump.order_fd:
             read(events[i].fd, &value, sizeof(value))
     run_due(pump)
 
@@ -134,10 +137,11 @@ cdef int add_to_epoll(int epoll_fd, int fd) except -1:
 cdef class Pump:
     """An engine with its sockets. Give it orders; take its reports when `report_fd` is readable.
 
-    receive_fd: a packet socket, or an eventfd that never fires where nothing is received;
-    send_fd: a packet socket; netlink_fd: a bound rtnetlink socket; templates: {(family, added):
-    (encoded message, the address in it)}; report_capacity: a power of two. The file descriptors
-    stay the caller's. Raises OSError.
+    receivers: [(kind, file descriptor)], a "packet" socket, or "raw4" and "raw6" (an eventfd that
+    never fires where nothing is received); send_fd: a packet socket; netlink_fd: a bound
+    rtnetlink socket; templates: {key: (encoded message, the address in it)}, the keys (family,
+    adding) and, for addresses that may be the source of other traffic, (6, True, "preferred");
+    report_capacity: a power of two. The file descriptors stay the caller's. Raises OSError.
     """
     cdef Engine engine
     cdef PumpState* state
@@ -146,9 +150,9 @@ cdef class Pump:
     cdef int64_t next_mark
     cdef object waiting         # (mark, objects that an order points to), oldest first
 
-    def __cinit__(self, int receive_fd, int send_fd, int netlink_fd, dict templates,
+    def __cinit__(self, receivers, int send_fd, int netlink_fd, dict templates,
                   uint32_t report_capacity=8192):
-        self.engine = Engine(report_capacity)
+        self.engine = Engine(report_capacity, int.from_bytes(os.urandom(8), "little"))
         self.waiting = deque()
         self.state = <PumpState*>calloc(1, sizeof(PumpState))
         if self.state == NULL:
@@ -156,17 +160,32 @@ cdef class Pump:
         cdef PumpState* state = self.state
         state.epoll_fd = state.timer_fd = state.order_fd = state.report_fd = -1
         state.core = &self.engine.core
-        state.receive_fd, state.send_fd, state.netlink.fd = receive_fd, send_fd, netlink_fd
+        state.send_fd, state.netlink.fd = send_fd, netlink_fd
+        state.raw_fds[0] = state.raw_fds[1] = -1
         state.changing = state.announcing = NOBODY
-        state.heard_until_ns = clock_ns(CLOCK_MONOTONIC)
+        self.set_receivers(list(receivers))
         receive_prepare(&state.receiving)
         send_prepare(&state.sending)
-        for (family, added), (encoded, address) in templates.items():
-            if added:
-                netlink_template(&state.netlink.adding[family == 6], encoded, address)
+        send_prepare(&state.unicast[0])
+        send_prepare(&state.unicast[1])
+        for key, (encoded, address) in templates.items():
+            if key[1]:
+                place = 0 if key[0] == 4 else 2 if "preferred" in key else 1
+                netlink_template(&state.netlink.adding[place], encoded, address)
             else:
-                netlink_template(&state.netlink.removing[family == 6], encoded, address)
+                netlink_template(&state.netlink.removing[key[0] == 6], encoded, address)
         self.open_descriptors()
+
+    cdef set_receivers(self, list receivers):
+        cdef PumpState* state = self.state
+        if not 1 <= len(receivers) <= RECEIVERS_MAX:
+            raise ValueError(f"{len(receivers)} receivers, from 1 to {RECEIVERS_MAX}")
+        state.heard_until_ns = clock_ns(CLOCK_MONOTONIC)
+        for kind, fd in receivers:
+            state.receivers[state.receiver_count].fd = fd
+            state.receivers[state.receiver_count].kind = RECEIVER_WORDS.index(kind)
+            state.receivers[state.receiver_count].heard_until_ns = state.heard_until_ns
+            state.receiver_count += 1
 
     cdef open_descriptors(self):
         cdef PumpState* state = self.state
@@ -176,8 +195,10 @@ cdef class Pump:
         state.report_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         if min(state.epoll_fd, state.timer_fd, state.order_fd, state.report_fd) < 0:
             raise OSError(errno, "pump descriptors")
-        for fd in (state.timer_fd, state.order_fd, state.receive_fd):
+        for fd in (state.timer_fd, state.order_fd):
             add_to_epoll(state.epoll_fd, fd)
+        for i in range(state.receiver_count):
+            add_to_epoll(state.epoll_fd, state.receivers[i].fd)
         state.watching = True
 
     def __dealloc__(self):
@@ -285,6 +306,13 @@ cdef class Pump:
         """Keep what an order points to until a later mark is done."""
         self.waiting.append((self.next_mark + 1, thing))
 
+    def set_raw(self, int raw4_fd, int raw6_fd) -> None:
+        """Raw sockets for unicast, of IPv4 and IPv6; -1: none. Given before the hosts with peers.
+
+        The pump sees them no later than any order that follows.
+        """
+        self.state.raw_fds[0], self.state.raw_fds[1] = raw4_fd, raw6_fd
+
     def add(self, uint32_t slot, PreparedHost prepared) -> None:
         """Add a virtual host in a free slot."""
         self.push(ORDER_ADD, slot, 0, 0, prepared.give_away())
@@ -377,7 +405,7 @@ cdef class Pump:
     # -- for the start, before the engine holds anything
 
     def remove_addresses(self, addresses) -> list:
-        """Remove addresses, [(ifindex, 4 bytes, prefixlen)], at once; their errnos in order.
+        """Remove addresses, [(ifindex, 4 or 16 bytes, prefixlen)], at once; their errnos in order.
 
         Only while no thread runs: the netlink socket is the pump's.
         """
@@ -390,7 +418,9 @@ cdef class Pump:
         while rest:
             self.state.netlink.count = self.state.netlink.used = 0
             for ifindex, address, prefixlen in rest[:128]:
-                netlink_put(&self.state.netlink, 0, 0, False, ifindex, 4, prefixlen, address)
+                family = 4 if len(address) == 4 else 6
+                netlink_put(&self.state.netlink, 0, 0, False, ifindex, family, False, prefixlen,
+                            address)
             with nogil:
                 netlink_carry_out(&self.state.netlink)
             for i in range(self.state.netlink.count):

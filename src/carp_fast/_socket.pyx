@@ -1,12 +1,15 @@
-"""Batches of frames in and out of packet sockets: recvmmsg and sendmmsg.
+"""Batches of frames in and out of packet and raw sockets: recvmmsg and sendmmsg.
 
 The sockets are opened, filtered and joined in Python (sockets.py) and handed in as numbers. All
-buffers are the caller's. Knows no engine: frames, interface indexes, times and errnos.
+buffers are the caller's. What a raw socket leaves out of a frame is put in its place here, so that
+one form of frame goes in and out. Knows no engine: frames, interface indexes, times and errnos.
 """
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
+
+from carp_fast._wire cimport ETHERNET_LENGTH, IPV6_LENGTH, PROTOCOL_CARP
 
 cdef extern from "system.h" nogil:
     struct cmsghdr:
@@ -19,88 +22,210 @@ cdef extern from "system.h" nogil:
     struct tpacket_stats:
         unsigned int tp_packets
         unsigned int tp_drops
+    struct in_pktinfo:
+        int ipi_ifindex
+    struct in6_pktinfo:
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
     cmsghdr* CMSG_FIRSTHDR(msghdr* message)
+    cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* header)
     unsigned char* CMSG_DATA(cmsghdr* header)
+    size_t CMSG_LEN(size_t length)
+    size_t CMSG_SPACE(size_t length)
     int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
     int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* length)
-    int AF_PACKET, MSG_DONTWAIT, MSG_TRUNC, SOL_SOCKET, SOL_PACKET, SCM_TIMESTAMPNS
-    int PACKET_STATISTICS
+    int AF_PACKET, AF_INET, AF_INET6, MSG_DONTWAIT, MSG_TRUNC, SOL_SOCKET, SOL_PACKET
+    int SCM_TIMESTAMPNS, PACKET_STATISTICS, SO_MEMINFO, SK_MEMINFO_DROPS
+    int IPPROTO_IP, IP_PKTINFO, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_HOPLIMIT
 
+cdef enum:
+    MEMINFO_ROOM = 16           # numbers about a socket's memory; the kernel has nine
+
+
+# -------------------------------------------------------------------------------------- receiving
 
 cdef void receive_prepare(ReceiveBatch* batch) noexcept nogil:
     """Tie the batch's buffers together, once."""
     cdef int i
     memset(batch, 0, sizeof(ReceiveBatch))
     for i in range(BATCH):
-        batch.vectors[i].iov_base = batch.frames[i]
-        batch.vectors[i].iov_len = FRAME_SLOT
         batch.messages[i].msg_hdr.msg_iov = &batch.vectors[i]
         batch.messages[i].msg_hdr.msg_iovlen = 1
-        batch.messages[i].msg_hdr.msg_name = &batch.source[i]
+        batch.messages[i].msg_hdr.msg_name = &batch.sources[i]
         batch.messages[i].msg_hdr.msg_control = batch.control[i]
 
 
-cdef int receive_batch(ReceiveBatch* batch, int fd) noexcept nogil:
+cdef inline uint32_t left_out(uint8_t kind) noexcept nogil:
+    """How many bytes at the beginning of a frame such a socket does not give."""
+    if kind == RECEIVE_RAW4:
+        return ETHERNET_LENGTH
+    return ETHERNET_LENGTH + IPV6_LENGTH if kind == RECEIVE_RAW6 else 0
+
+
+cdef int receive_batch(ReceiveBatch* batch, int fd, uint8_t kind) noexcept nogil:
     """Take what waits, at most BATCH frames: how many, or minus the errno.
 
-    Less than BATCH means that the socket was found empty. A message's length is the frame's, of
-    which FRAME_SLOT bytes are kept.
+    Less than BATCH means that the socket was found empty. `frames` and `arrivals` are filled,
+    whatever the kind of the socket.
     """
     cdef int i, count
+    cdef uint32_t skipped = left_out(kind)
     for i in range(BATCH):
-        batch.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_ll)
+        batch.vectors[i].iov_base = batch.frames[i] + skipped
+        batch.vectors[i].iov_len = FRAME_SLOT - skipped
+        batch.messages[i].msg_hdr.msg_namelen = sizeof(SocketAddress)
         batch.messages[i].msg_hdr.msg_controllen = CONTROL_SLOT
     while True:
         count = recvmmsg(fd, batch.messages, BATCH, MSG_DONTWAIT | MSG_TRUNC, NULL)
         if count >= 0:
-            return count
+            break
         if errno != EINTR:
             return -errno
+    for i in range(count):
+        batch.arrivals[i].length = batch.messages[i].msg_len + skipped
+        if kind == RECEIVE_PACKET:
+            batch.arrivals[i].ifindex = batch.sources[i].link.sll_ifindex
+        else:
+            put_headers(batch, kind, i)
+        read_control(batch, i)
+    return count
 
 
-cdef int64_t arrival_ns(const ReceiveBatch* batch, int which) noexcept nogil:
-    """When the kernel received the frame, in ns of CLOCK_REALTIME; 0 when it does not say."""
-    cdef cmsghdr* header = CMSG_FIRSTHDR(<msghdr*>&batch.messages[which].msg_hdr)
+cdef void put_headers(ReceiveBatch* batch, uint8_t kind, int which) noexcept nogil:
+    """What a raw socket leaves out: Ethernet without MACs; IPv6 but for what comes as control."""
+    cdef uint8_t* frame = batch.frames[which]
+    cdef uint8_t* ip = frame + ETHERNET_LENGTH
+    cdef uint32_t payload = batch.messages[which].msg_len
+    memset(frame, 0, left_out(kind))
+    if kind == RECEIVE_RAW4:
+        frame[12] = 0x08
+        return
+    frame[12], frame[13] = 0x86, 0xdd
+    ip[0] = 0x60
+    ip[4], ip[5] = (payload >> 8) & 0xff, payload & 0xff
+    ip[6] = PROTOCOL_CARP
+    memcpy(ip + 8, batch.sources[which].ip6.sin6_addr.s6_addr, 16)
+
+
+cdef void read_control(ReceiveBatch* batch, int which) noexcept nogil:
+    """Time and interface of an arrival; destination and hop limit of IPv6, into its frame."""
+    cdef msghdr* message = &batch.messages[which].msg_hdr
+    cdef Arrival* arrival = &batch.arrivals[which]
+    cdef uint8_t* ip = batch.frames[which] + ETHERNET_LENGTH
+    cdef cmsghdr* header = CMSG_FIRSTHDR(message)
     cdef timespec at
-    if header == NULL or header.cmsg_level != SOL_SOCKET or header.cmsg_type != SCM_TIMESTAMPNS:
-        return 0
-    memcpy(&at, CMSG_DATA(header), sizeof(at))
-    return <int64_t>at.tv_sec * 1000000000 + at.tv_nsec
+    cdef in_pktinfo info
+    cdef in6_pktinfo info6
+    arrival.realtime_ns = 0
+    while header != NULL:
+        if header.cmsg_level == SOL_SOCKET and header.cmsg_type == SCM_TIMESTAMPNS:
+            memcpy(&at, CMSG_DATA(header), sizeof(at))
+            arrival.realtime_ns = <int64_t>at.tv_sec * 1000000000 + at.tv_nsec
+        elif header.cmsg_level == IPPROTO_IP and header.cmsg_type == IP_PKTINFO:
+            memcpy(&info, CMSG_DATA(header), sizeof(info))
+            arrival.ifindex = info.ipi_ifindex
+        elif header.cmsg_level == IPPROTO_IPV6 and header.cmsg_type == IPV6_PKTINFO:
+            memcpy(&info6, CMSG_DATA(header), sizeof(info6))
+            arrival.ifindex = <int32_t>info6.ipi6_ifindex
+            memcpy(ip + 24, info6.ipi6_addr.s6_addr, 16)
+        elif header.cmsg_level == IPPROTO_IPV6 and header.cmsg_type == IPV6_HOPLIMIT:
+            ip[7] = <uint8_t>(<int*>CMSG_DATA(header))[0]
+        header = CMSG_NXTHDR(message, header)
 
 
-cdef uint32_t socket_drops(int fd) noexcept nogil:
-    """Frames that the kernel dropped for want of room since the last call."""
+cdef uint32_t socket_drops(int fd, uint8_t kind, uint32_t* total) noexcept nogil:
+    """Frames that the kernel dropped for want of room since the last call.
+
+    `total` is the caller's: what a raw socket had dropped until then.
+    """
     cdef tpacket_stats stats
+    cdef uint32_t memory[MEMINFO_ROOM]
+    cdef uint32_t before = total[0]
     cdef socklen_t length = sizeof(stats)
-    if getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &stats, &length) < 0:
+    if kind == RECEIVE_PACKET:                      # read and set to zero in one
+        if getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &stats, &length) < 0:
+            return 0
+        return stats.tp_drops
+    length = sizeof(memory)
+    if (getsockopt(fd, SOL_SOCKET, SO_MEMINFO, memory, &length) < 0
+            or length <= SK_MEMINFO_DROPS * sizeof(uint32_t)):
         return 0
-    return stats.tp_drops
+    total[0] = memory[SK_MEMINFO_DROPS]
+    return total[0] - before
 
+
+# ---------------------------------------------------------------------------------------- sending
 
 cdef void send_prepare(SendBatch* batch) noexcept nogil:
-    """Tie the batch's buffers together, once."""
+    """Tie the batch's buffers together, once. A batch goes out through one kind of socket."""
     cdef int i
     memset(batch, 0, sizeof(SendBatch))
     for i in range(BATCH):
         batch.messages[i].msg_hdr.msg_iov = &batch.vectors[i]
         batch.messages[i].msg_hdr.msg_iovlen = 1
-        batch.messages[i].msg_hdr.msg_name = &batch.target[i]
-        batch.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_ll)
-        batch.target[i].sll_family = AF_PACKET
-        batch.target[i].sll_halen = 6
+        batch.messages[i].msg_hdr.msg_name = &batch.targets[i]
 
 
-cdef void send_put(SendBatch* batch, uint32_t slot, int32_t ifindex, const uint8_t* frame,
-                   uint32_t length) noexcept nogil:
-    """Add a frame, which must stay where it is until send_batch. The caller keeps to BATCH."""
+cdef uint32_t add_message(SendBatch* batch, uint32_t owner, const uint8_t* data,
+                          uint32_t length) noexcept nogil:
     cdef uint32_t i = batch.count
-    batch.vectors[i].iov_base = <void*>frame
+    batch.vectors[i].iov_base = <void*>data
     batch.vectors[i].iov_len = length
-    batch.target[i].sll_ifindex = ifindex
-    batch.slots[i] = slot
+    batch.owners[i] = owner
     batch.errors[i] = 0
     batch.count += 1
+    return i
+
+
+cdef void send_put(SendBatch* batch, uint32_t owner, int32_t ifindex, const uint8_t* frame,
+                   uint32_t length) noexcept nogil:
+    """Add a frame for a packet socket; it must stay where it is until send_batch.
+
+    The caller keeps to BATCH.
+    """
+    cdef uint32_t i = add_message(batch, owner, frame, length)
+    batch.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_ll)
+    batch.targets[i].link.sll_family = AF_PACKET
+    batch.targets[i].link.sll_halen = 6
+    batch.targets[i].link.sll_ifindex = ifindex
+
+
+cdef inline bint is_link_local(const uint8_t* address) noexcept nogil:
+    return address[0] == 0xfe and address[1] & 0xc0 == 0x80
+
+
+cdef void send_put_raw(SendBatch* batch, uint32_t owner, int32_t ifindex, const uint8_t* frame,
+                       uint32_t length) noexcept nogil:
+    """Add a frame for a raw socket of its family: the kernel finds the way to its IP destination.
+
+    IPv4 keeps its header. IPv6 gets a new one with the frame's source; `ifindex` is said where an
+    address is link-local and means nothing without it, so that others may be routed.
+    """
+    cdef const uint8_t* ip = frame + ETHERNET_LENGTH
+    cdef cmsghdr* header
+    cdef in6_pktinfo info
+    cdef uint32_t i, scope
+    if frame[12] == 0x08:
+        i = add_message(batch, owner, ip, length - ETHERNET_LENGTH)
+        batch.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_in)
+        batch.targets[i].ip4.sin_family = AF_INET
+        memcpy(&batch.targets[i].ip4.sin_addr, ip + 16, 4)
+        return
+    scope = <uint32_t>ifindex if is_link_local(ip + 8) or is_link_local(ip + 24) else 0
+    i = add_message(batch, owner, ip + IPV6_LENGTH, length - ETHERNET_LENGTH - IPV6_LENGTH)
+    batch.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
+    batch.targets[i].ip6.sin6_family = AF_INET6
+    batch.targets[i].ip6.sin6_scope_id = scope
+    memcpy(batch.targets[i].ip6.sin6_addr.s6_addr, ip + 24, 16)
+    memcpy(info.ipi6_addr.s6_addr, ip + 8, 16)
+    info.ipi6_ifindex = scope
+    batch.messages[i].msg_hdr.msg_control = batch.control[i]
+    batch.messages[i].msg_hdr.msg_controllen = CMSG_SPACE(sizeof(info))
+    header = CMSG_FIRSTHDR(&batch.messages[i].msg_hdr)
+    header.cmsg_level, header.cmsg_type = IPPROTO_IPV6, IPV6_PKTINFO
+    header.cmsg_len = CMSG_LEN(sizeof(info))
+    memcpy(CMSG_DATA(header), &info, sizeof(info))
 
 
 cdef void send_batch(SendBatch* batch, int fd) noexcept nogil:

@@ -15,6 +15,7 @@ cdef enum:
     CHANGES_A_TURN = 8          # address or announcement batches before the next receive
     IFINDEX_MAP = 16384         # open addressing, at most a quarter full
     FORESEEN = 4                # frames whose hosts are fetched into the cache ahead
+    RECEIVERS_MAX = 2           # one packet socket, or a raw one of each family
 
 cdef enum Scheduling:
     SCHEDULED_NORMAL
@@ -30,15 +31,28 @@ cdef struct OrderRing:          # one writer (Python), one reader (the pump)
     uint64_t head
     uint64_t tail
 
+cdef struct Receiver:
+    int fd
+    uint8_t kind                # a ReceiverKind
+    uint32_t dropped            # by a raw socket so far
+    int64_t heard_until_ns      # every frame that arrived here before has been given to the engine
+
+cdef struct Outcome:            # of one host's outputs
+    uint32_t slot
+    uint32_t failures
+    int32_t error               # errno of one
+
 cdef struct PumpState:
     Core* core
-    int receive_fd
+    Receiver receivers[RECEIVERS_MAX]
+    uint32_t receiver_count
     int send_fd
+    int raw_fds[2]              # of unicast, IPv4 and IPv6; -1: none
     int epoll_fd
     int timer_fd
     int order_fd                # Python writes, the pump reads
     int report_fd               # the pump writes, Python reads
-    bint watching               # the receive socket is in the epoll set
+    bint watching               # the receive sockets are in the epoll set
     bint stopping
     bint more                   # something is left to do at once
     bint lost_priority          # the real-time budget was spent
@@ -47,7 +61,7 @@ cdef struct PumpState:
     int32_t thread_id
     int64_t last_turn_ns        # when the last turn began; 0: none yet
     int64_t planned_ns          # when the pump meant to run next; 0: not before something happens
-    int64_t heard_until_ns      # every frame that arrived before has been given to the engine
+    int64_t heard_until_ns      # of the receiver that has been read least far
     int64_t suspended_ns        # CLOCK_BOOTTIME - CLOCK_MONOTONIC
     uint64_t reported           # tail of the report ring when Python was last woken
     uint64_t turns
@@ -58,6 +72,8 @@ cdef struct PumpState:
     IfindexEntry ifindexes[IFINDEX_MAP]
     ReceiveBatch receiving
     SendBatch sending
+    SendBatch unicast[2]        # IPv4, IPv6
+    Outcome outcomes[3 * BATCH]
     uint8_t announcements[BATCH][FRAME_ROOM]
     Netlink netlink
     uint32_t changed[256]       # hosts whose changes end in this batch

@@ -1,7 +1,7 @@
 """One turn of the pump: orders, receive, expire, carry out, plan the next wake-up.
 
 Engine, sockets, netlink and clock come together here. Nothing needs the GIL, allocates or logs;
-Python hears reports through a ring and an eventfd. The receive socket is unwatched while frames
+Python hears reports through a ring and an eventfd. The receivers are unwatched while frames
 come, and looked at every wake tick instead: one wake-up for all that a tick brings. All times
 are CLOCK_MONOTONIC. Who calls run_due() (a thread or a uvloop callback) is not known here.
 """
@@ -14,13 +14,14 @@ from carp_fast._actions cimport (
     next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
 from carp_fast._core cimport (
     DONE, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report,
-    SOCKET_DROPPED, STALLED, engine_expire, engine_next_deadline, engine_stall, report_begin, report_end)
+    SOCKET_DROPPED, STALLED, engine_expire, engine_next_deadline, engine_stall, report_begin,
+    report_end)
 from carp_fast._netlink cimport CHANGES, netlink_carry_out, netlink_put
 from carp_fast._orders cimport obey
 from carp_fast._receive cimport engine_foresee, engine_receive
 from carp_fast._socket cimport (
-    arrival_ns, receive_batch, send_batch, send_put, socket_drops)
-from carp_fast._vhid cimport Address, MASTER, RETIRED, VirtualHost
+    receive_batch, send_batch, send_put, send_put_raw, SendBatch, socket_drops)
+from carp_fast._vhid cimport Address, MASTER, Output, PEERS_MAX, PREFERRED, RETIRED, VirtualHost
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport wire_build_announcement
 
@@ -94,60 +95,74 @@ cdef void take_orders(PumpState* pump, int64_t now_ns) noexcept nogil:
     store_release(&pump.ring.head, head)
 
 
-cdef int64_t arrived_at(PumpState* pump, int which, int64_t now_ns,
+cdef int64_t arrived_at(PumpState* pump, const Receiver* receiver, int which, int64_t now_ns,
                         int64_t offset_ns) noexcept nogil:
     """When a frame arrived, CLOCK_MONOTONIC, from the kernel's wall-clock timestamp.
 
     It must lie between the last look at the socket and now. Where the wall clock was stepped
     since, it does not, and the frame counts as arrived now.
     """
-    cdef int64_t at = arrival_ns(&pump.receiving, which) - offset_ns
-    return at if pump.heard_until_ns - 1000000 <= at <= now_ns else now_ns
+    cdef int64_t at = pump.receiving.arrivals[which].realtime_ns - offset_ns
+    return at if receiver.heard_until_ns - 1000000 <= at <= now_ns else now_ns
 
 
 cdef inline void foresee(PumpState* pump, int which, int count) noexcept nogil:
     cdef uint32_t place
     if which < count:
-        place = ifindex_place(pump, pump.receiving.source[which].sll_ifindex)
+        place = ifindex_place(pump, pump.receiving.arrivals[which].ifindex)
         engine_foresee(pump.core, pump.ifindexes[place].number, pump.receiving.frames[which],
-                       pump.receiving.messages[which].msg_len)
+                       pump.receiving.arrivals[which].length)
+
+
+cdef int take_in(PumpState* pump, Receiver* receiver) noexcept nogil:
+    """Give one batch of a socket's frames to the engine; how many, or minus the errno."""
+    cdef int i, count
+    cdef uint32_t place
+    cdef int64_t offset_ns, at_ns = 0
+    cdef int64_t until_ns = clock_ns(CLOCK_MONOTONIC)
+    count = receive_batch(&pump.receiving, receiver.fd, receiver.kind)
+    if count <= 0:
+        receiver.heard_until_ns = until_ns
+        return count
+    offset_ns = clock_ns(CLOCK_REALTIME)
+    at_ns = clock_ns(CLOCK_MONOTONIC)
+    offset_ns -= at_ns
+    for i in range(FORESEEN):
+        foresee(pump, i, count)
+    for i in range(count):
+        foresee(pump, i + FORESEEN, count)
+        place = ifindex_place(pump, pump.receiving.arrivals[i].ifindex)
+        if pump.ifindexes[place].ifindex == 0:
+            continue                    # an interface without virtual hosts: not counted
+        engine_receive(pump.core, pump.ifindexes[place].number, pump.receiving.frames[i],
+                       pump.receiving.arrivals[i].length,
+                       arrived_at(pump, receiver, i, at_ns, offset_ns))
+    pump.frames += <uint64_t>count
+    if count == BATCH:                  # more may wait: up to the last of these
+        until_ns = arrived_at(pump, receiver, count - 1, at_ns, offset_ns)
+    receiver.heard_until_ns = until_ns
+    note_drops(pump, receiver)
+    return count
 
 
 cdef bint receive(PumpState* pump) noexcept nogil:
     """Give what has arrived to the engine, in slices; advertisements that are due go in between.
 
-    Returns whether anything arrived.
+    Silence counts up to where every socket has been read. Returns whether anything arrived.
     """
-    cdef int slices, i, count = 0
-    cdef uint32_t place
-    cdef int64_t begin_ns, offset_ns, at_ns = 0
-    cdef bint any_frame = False
+    cdef int slices, count
+    cdef uint32_t i
+    cdef bint any_frame = False, any_full
     for slices in range(SLICES_A_TURN):
-        begin_ns = clock_ns(CLOCK_MONOTONIC)
-        count = receive_batch(&pump.receiving, pump.receive_fd)
-        if count > 0:
-            any_frame = True
-            offset_ns = clock_ns(CLOCK_REALTIME)
-            at_ns = clock_ns(CLOCK_MONOTONIC)
-            offset_ns -= at_ns
-            begin_ns = begin_ns if count < BATCH else pump.heard_until_ns
-            for i in range(FORESEEN):
-                foresee(pump, i, count)
-            for i in range(count):
-                foresee(pump, i + FORESEEN, count)
-                place = ifindex_place(pump, pump.receiving.source[i].sll_ifindex)
-                if pump.ifindexes[place].ifindex == 0:
-                    continue                    # an interface without virtual hosts: not counted
-                engine_receive(pump.core, pump.ifindexes[place].number, pump.receiving.frames[i],
-                               pump.receiving.messages[i].msg_len,
-                               arrived_at(pump, i, at_ns, offset_ns))
-            pump.frames += <uint64_t>count
-            if count == BATCH:
-                begin_ns = arrived_at(pump, count - 1, at_ns, offset_ns)
-        pump.heard_until_ns = begin_ns
-        if count > 0:
-            note_drops(pump)
-        if count < BATCH:
+        any_full = False
+        for i in range(pump.receiver_count):
+            count = take_in(pump, &pump.receivers[i])
+            any_frame |= count > 0
+            any_full |= count == BATCH
+        pump.heard_until_ns = pump.receivers[0].heard_until_ns
+        for i in range(1, pump.receiver_count):
+            pump.heard_until_ns = min(pump.heard_until_ns, pump.receivers[i].heard_until_ns)
+        if not any_full:
             break
         engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
         send_advertisements(pump)
@@ -176,9 +191,9 @@ cdef void note_absence(PumpState* pump, int64_t now_ns) noexcept nogil:
         engine_stall(pump.core, now_ns)
 
 
-cdef void note_drops(PumpState* pump) noexcept nogil:
+cdef void note_drops(PumpState* pump, Receiver* receiver) noexcept nogil:
     """The socket was full, and the newest frames were dropped: silence proves nothing then."""
-    cdef uint32_t drops = socket_drops(pump.receive_fd)
+    cdef uint32_t drops = socket_drops(receiver.fd, receiver.kind, &receiver.dropped)
     cdef int64_t now_ns
     if drops:
         now_ns = clock_ns(CLOCK_MONOTONIC)
@@ -189,36 +204,67 @@ cdef void note_drops(PumpState* pump) noexcept nogil:
 
 # ---------------------------------------------------------------------------------- carrying out
 
+cdef inline bint has_room(const PumpState* pump) noexcept nogil:
+    """Whether every batch has room for all outputs of one more host."""
+    return (pump.sending.count <= BATCH - PEERS_MAX
+            and pump.unicast[0].count <= BATCH - PEERS_MAX
+            and pump.unicast[1].count <= BATCH - PEERS_MAX)
+
+
+cdef uint32_t put_advertisements(PumpState* pump) noexcept nogil:
+    """Fill the batches with hosts that advertise, each with all its outputs; how many hosts.
+
+    A batch for each way out: the packet socket, and a raw socket of each family for unicast.
+    """
+    cdef VirtualHost* host
+    cdef Output* output
+    cdef int32_t ifindex
+    cdef uint32_t slot, k, count = 0
+    pump.sending.count = pump.unicast[0].count = pump.unicast[1].count = 0
+    while has_room(pump):
+        slot = next_advertisement(pump.core)
+        if slot == NOBODY:
+            break
+        host = &pump.core.hosts[slot]
+        ifindex = pump.core.interfaces[host.interface].ifindex
+        for k in range(host.block.output_count):
+            output = &host.block.outputs[k]
+            if output.unicast:
+                send_put_raw(&pump.unicast[output.family == 6], count, ifindex, output.frame,
+                             output.length)
+            else:
+                send_put(&pump.sending, count, ifindex, output.frame, output.length)
+        pump.outcomes[count].slot = slot
+        pump.outcomes[count].failures, pump.outcomes[count].error = 0, 0
+        count += 1
+    return count
+
+
+cdef void carry_away(PumpState* pump, SendBatch* batch, int fd) noexcept nogil:
+    """Send a batch of advertisements, and note for each host what failed."""
+    cdef uint32_t i
+    send_batch(batch, fd)
+    for i in range(batch.count):
+        if batch.errors[i]:
+            pump.outcomes[batch.owners[i]].failures += 1
+            pump.outcomes[batch.owners[i]].error = batch.errors[i]
+
+
 cdef void send_advertisements(PumpState* pump) noexcept nogil:
     """Send every advertisement that is queued, a batch a system call."""
-    cdef SendBatch* batch = &pump.sending
-    cdef VirtualHost* host
-    cdef uint32_t slot, i, k, failures
-    cdef int error
+    cdef uint32_t i, count
     cdef int64_t now_ns
     while True:
-        batch.count = 0
-        while batch.count < BATCH - 8:
-            slot = next_advertisement(pump.core)
-            if slot == NOBODY:
-                break
-            host = &pump.core.hosts[slot]
-            for k in range(host.block.output_count):
-                send_put(batch, slot, pump.core.interfaces[host.interface].ifindex,
-                         host.block.outputs[k].frame, host.block.outputs[k].length)
-        if batch.count == 0:
+        count = put_advertisements(pump)
+        if count == 0:
             return
-        send_batch(batch, pump.send_fd)
+        carry_away(pump, &pump.sending, pump.send_fd)
+        carry_away(pump, &pump.unicast[0], pump.raw_fds[0])
+        carry_away(pump, &pump.unicast[1], pump.raw_fds[1])
         now_ns = clock_ns(CLOCK_MONOTONIC)
-        i = 0
-        while i < batch.count:
-            slot, error, failures = batch.slots[i], 0, 0
-            while i < batch.count and batch.slots[i] == slot:
-                if batch.errors[i]:
-                    error = batch.errors[i]
-                    failures += 1
-                i += 1
-            advertisement_sent(pump.core, slot, failures, error, now_ns)
+        for i in range(count):
+            advertisement_sent(pump.core, pump.outcomes[i].slot, pump.outcomes[i].failures,
+                               pump.outcomes[i].error, now_ns)
 
 
 cdef bint change_addresses(PumpState* pump) noexcept nogil:
@@ -248,7 +294,7 @@ cdef bint change_addresses(PumpState* pump) noexcept nogil:
             if wanted:
                 netlink_put(&pump.netlink, pump.changing, pump.changing_at, wanted > 0,
                             pump.core.interfaces[host.interface].ifindex, address.family,
-                            address.prefixlen, address.bytes)
+                            host.flags & PREFERRED != 0, address.prefixlen, address.bytes)
             pump.changing_at += 1
         if pump.changing_at >= host.block.address_count:
             pump.changed[ended] = pump.changing
@@ -315,10 +361,11 @@ cdef void carry_out(PumpState* pump) noexcept nogil:
 
 
 cdef void plan(PumpState* pump, int64_t now_ns, bint any_frame) noexcept nogil:
-    """Arm the timer for the next turn, and watch the receive socket only while nothing comes."""
+    """Arm the timer for the next turn, and watch the receivers only while nothing comes."""
     cdef int64_t tick_ns = pump.core.wake_tick_ns
     cdef int64_t next_tick_ns = (now_ns // tick_ns + 1) * tick_ns
     cdef int64_t at_ns = engine_next_deadline(pump.core)
+    cdef uint32_t i
     cdef epoll_event event
     if at_ns >= 0:
         at_ns = (at_ns + tick_ns - 1) // tick_ns * tick_ns
@@ -333,9 +380,10 @@ cdef void plan(PumpState* pump, int64_t now_ns, bint any_frame) noexcept nogil:
         at_ns = now_ns
     if pump.watching == any_frame:
         pump.watching = not any_frame
-        event.events = EPOLLIN if pump.watching else 0
-        event.fd = pump.receive_fd
-        epoll_ctl(pump.epoll_fd, EPOLL_CTL_MOD, pump.receive_fd, &event)
+        for i in range(pump.receiver_count):
+            event.events = EPOLLIN if pump.watching else 0
+            event.fd = pump.receivers[i].fd
+            epoll_ctl(pump.epoll_fd, EPOLL_CTL_MOD, pump.receivers[i].fd, &event)
     if at_ns < 0:
         at_ns = 0                                   # disarms
     if at_ns != pump.planned_ns or at_ns <= now_ns:

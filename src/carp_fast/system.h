@@ -4,19 +4,13 @@
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
-/* Arms a CLOCK_MONOTONIC timer for at_ns, 0 disarms. The system call itself: faketime's library,
- * under which wall-clock steps are tried, moves absolute timers of every clock. */
-static inline void set_timer(int fd, int64_t at_ns)
-{
-    struct itimerspec timer = { { 0, 0 }, { at_ns / 1000000000, at_ns % 1000000000 } };
-    syscall(SYS_timerfd_settime, fd, TFD_TIMER_ABSTIME, &timer, NULL);
-}
-
 #endif
 #include <errno.h>
 #include <linux/if_packet.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <linux/sock_diag.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>

@@ -350,6 +350,17 @@ def test_a_new_mac(namespace: str) -> None:
     watched(scene, ["v0"])
 
 
+def test_forwarding_of_ipv6_is_followed(namespace: str) -> None:
+    async def scene(watch: Watch) -> None:
+        for which, value in (("v0", "1"), ("v0", "0"), ("all", "1"), ("all", "0")):
+            watch.clear()
+            Path(f"/proc/sys/net/ipv6/conf/{which}/forwarding").write_text(value)
+            await watch.until(lambda: bool(watch.reports), f"{which}: {value}")
+            assert watch.of("v0")[-1].forwards6 is (value == "1")
+
+    watched(scene, ["v0"])
+
+
 def test_addresses_come_and_go(namespace: str) -> None:
     async def scene(watch: Watch) -> None:
         ip("addr add 192.0.2.1/24 dev v0", "addr add 192.0.2.2/24 dev v0")

@@ -10,15 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from carp_fast._prepared import multicast_mac
 from carp_fast.lab import Host, Lab
-from carp_fast.sockets import (
-    MEMBERSHIPS_MAX,
-    Joins,
-    filter_interfaces,
-    multicast_mac,
-    open_receiver,
-    open_sender,
-)
+from carp_fast.memberships import MEMBERSHIPS_MAX, Joins
+from carp_fast.sockets import filter_interfaces, open_receiver, open_sender
 
 pytestmark = pytest.mark.root
 
@@ -119,9 +114,9 @@ def test_only_frames_of_used_interfaces_are_heard(lab_factory: Callable[..., Lab
                     sender.sendto(frame + bytes([number] * 40), (f"s{segment}", 0))
 
             send(1)  # nothing is heard before a filter by interface stands
-            filter_interfaces(receiver, [ifindexes["s2"]])
+            filter_interfaces({"packet": receiver}, [ifindexes["s2"]])
             send(2)
-            filter_interfaces(receiver, [ifindexes["s1"], ifindexes["s2"]])
+            filter_interfaces({"packet": receiver}, [ifindexes["s1"], ifindexes["s2"]])
             send(3)
             heard = []
             receiver.settimeout(2)

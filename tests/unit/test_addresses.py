@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carp_fast import addresses
-from carp_fast.addresses import StateFile, find_source, leftovers, split, templates, text
+from carp_fast.addresses import (
+    StateFile,
+    find_source,
+    find_source6,
+    leftovers,
+    split,
+    templates,
+    text,
+)
 from carp_fast.interfaces import (
+    ATTRIBUTE,
     OWN_PROTOCOL,
     RTM_DELADDR,
     RTM_NEWADDR,
@@ -28,12 +38,13 @@ MAC = b"\x02\0\0\0\0\x01"
 
 
 def address(
-    words: str, *, protocol: int = 0, scope: int = RT_SCOPE_UNIVERSE, family: int = 4
+    words: str, *, protocol: int = 0, scope: int = RT_SCOPE_UNIVERSE, flags: int = 0
 ) -> InterfaceAddress:
+    family = 6 if ":" in words else 4
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     host, _, prefixlen = words.partition("/")
     return InterfaceAddress(
-        family, socket.inet_pton(kind, host), int(prefixlen), scope, 0, protocol
+        family, socket.inet_pton(kind, host), int(prefixlen), scope, flags, protocol
     )
 
 
@@ -41,9 +52,15 @@ def interface(*there: InterfaceAddress, name: str = "eth0") -> Interface:
     return Interface(name, 7, MAC, True, there)
 
 
-@given(st.binary(min_size=4, max_size=4), st.integers(0, 32))
+@given(st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16), st.integers(0, 128))
 def test_split_reverses_text(data: bytes, prefixlen: int) -> None:
     assert split(text(data, prefixlen)) == (data, prefixlen)
+
+
+def test_an_address_has_one_text() -> None:
+    assert text(*split("2001:DB8:0:0:1::a/64")) == "2001:db8::1:0:0:a/64"
+    assert text(*split("2001:db8:0:1:0:0:0:1/128")) == "2001:db8:0:1::1/128"
+    assert text(*split("192.0.2.1/24")) == "192.0.2.1/24"
 
 
 @pytest.mark.parametrize("adding", [True, False])
@@ -59,6 +76,39 @@ def test_templates_are_whole_messages(adding: bool) -> None:
     _, found = decode_address(message, start, end, {0}) or (0, None)
     expected = OWN_PROTOCOL if adding else 0
     assert found == InterfaceAddress(4, placeholder, 32, RT_SCOPE_UNIVERSE, 0, expected)
+
+
+IFA_F_NODAD, IFA_CACHEINFO = 0x02, 6
+
+
+@pytest.mark.parametrize(
+    ("key", "flags", "lifetimes"),
+    [
+        # (preferred, valid), in seconds; absent: both for ever.
+        ((6, True), 0x1 | 0x4 | 0x400 | 0x200, (0, 0xFFFFFFFF)),
+        ((6, True, "preferred"), 0x1 | 0x4 | 0x400 | 0x200, None),
+        ((6, False), 0x1 | 0x4, None),
+    ],
+)
+def test_templates_of_ipv6(
+    key: tuple[int, bool], flags: int, lifetimes: tuple[int, int] | None
+) -> None:
+    message, placeholder = templates()[key]
+    ((kind, found_flags, start, end),) = messages(message)
+    adding = key[1]
+    assert (kind, found_flags) == (RTM_NEWADDR if adding else RTM_DELADDR, flags)
+    assert end == len(message) <= 96, "the pump has that much room"
+    assert message.count(placeholder) == 1
+    _, found = decode_address(message, start, end, {0}) or (0, None)
+    nodad, protocol = (IFA_F_NODAD, OWN_PROTOCOL) if adding else (0, 0)
+    assert found == InterfaceAddress(6, placeholder, 128, RT_SCOPE_UNIVERSE, nodad, protocol)
+    at, attributes = start + 8, {}
+    while at < end:
+        length, attribute = ATTRIBUTE.unpack_from(message, at)
+        attributes[attribute] = message[at + ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3
+    cacheinfo = attributes.get(IFA_CACHEINFO)
+    assert (cacheinfo and struct.unpack("=IIII", cacheinfo)[:2]) == lifetimes
 
 
 @pytest.mark.parametrize(
@@ -81,8 +131,8 @@ def test_which_kernel_keeps_marks(
     assert addresses.kernel_keeps_marks() is keeps
 
 
-CONFIGURED = {"eth0": ["192.0.2.1/24", "192.0.2.2/24"]}
-RECORDED = {"eth0": ["192.0.2.3/24"], "eth1": ["192.0.2.4/24"]}
+CONFIGURED = {"eth0": ["192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64"]}
+RECORDED = {"eth0": ["192.0.2.3/24", "fe80::3/64"], "eth1": ["192.0.2.4/24"]}
 
 
 class TestLeftovers:
@@ -99,17 +149,31 @@ class TestLeftovers:
                 address("192.0.2.3/24", protocol=OWN_PROTOCOL),  # of the last run
                 address("192.0.2.4/24", protocol=OWN_PROTOCOL),  # another daemon's
                 address("192.0.2.1/32", protocol=OWN_PROTOCOL),  # another prefix: not this one
-                address("2001:db8::1/64", protocol=OWN_PROTOCOL, family=6),
+                address("2001:db8::1/64", protocol=OWN_PROTOCOL),
+                address("2001:db8::2/64", protocol=OWN_PROTOCOL),  # another daemon's
+                address("fe80::3/64", protocol=OWN_PROTOCOL, scope=RT_SCOPE_LINK),  # recorded
+                address("fe80::3/64", scope=RT_SCOPE_LINK),  # a stranger's
             ),
             interface(address("192.0.2.4/24", protocol=OWN_PROTOCOL), name="eth1"),
-        ) == ["eth0 192.0.2.1/24", "eth0 192.0.2.3/24", "eth1 192.0.2.4/24"]
+        ) == [
+            "eth0 192.0.2.1/24",
+            "eth0 192.0.2.3/24",
+            "eth0 2001:db8::1/64",
+            "eth0 fe80::3/64",
+            "eth1 192.0.2.4/24",
+        ]
 
     def test_without_marks_only_the_state_file_decides(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(addresses, "kernel_keeps_marks", lambda: False)
-        there = interface(address("192.0.2.1/24"), address("192.0.2.3/24"))
-        assert self.found(there) == ["eth0 192.0.2.3/24"]
+        there = interface(
+            address("192.0.2.1/24"),
+            address("192.0.2.3/24"),
+            address("2001:db8::1/64"),
+            address("fe80::3/64", scope=RT_SCOPE_LINK),
+        )
+        assert self.found(there) == ["eth0 192.0.2.3/24", "eth0 fe80::3/64"]
 
 
 class TestStateFile:
@@ -154,7 +218,7 @@ def test_the_source_is_the_first_global_address_that_is_no_virtual_one() -> None
     own = address("192.0.2.1/24")
     assert find_source(interface(own, address("192.0.2.2/24")), virtual) == own.address
     before = (
-        address("2001:db8::1/64", family=6),
+        address("2001:db8::1/64"),
         address("169.254.0.1/16", scope=RT_SCOPE_LINK),
         address("192.0.2.10/24"),  # virtual, though without a mark
         address("192.0.2.11/24", protocol=OWN_PROTOCOL),  # of some daemon of ours
@@ -162,3 +226,25 @@ def test_the_source_is_the_first_global_address_that_is_no_virtual_one() -> None
     assert find_source(interface(*before, own), virtual) == own.address
     assert find_source(interface(*before), virtual) is None
     assert find_source(interface(), virtual) is None
+
+
+def test_the_ipv6_source_is_the_first_link_local_that_can_be_used() -> None:
+    virtual = {socket.inet_pton(socket.AF_INET6, "fe80::10")}
+
+    def link_local(words: str, *, protocol: int = 0, flags: int = 0) -> InterfaceAddress:
+        return address(words, scope=RT_SCOPE_LINK, protocol=protocol, flags=flags)
+
+    own = link_local("fe80::1/64", protocol=3, flags=0x80)  # the kernel's own, permanent
+    assert find_source6(interface(own, link_local("fe80::2/64")), virtual) == own.address
+    before = (
+        address("192.0.2.1/24"),
+        address("169.254.0.1/16", scope=RT_SCOPE_LINK),
+        address("2001:db8::1/64"),
+        link_local("fe80::10/64"),  # virtual, though without a mark
+        link_local("fe80::11/64", protocol=OWN_PROTOCOL),  # of some daemon of ours
+        link_local("fe80::12/64", flags=0x40 | 0x80),  # tentative
+        link_local("fe80::13/64", flags=0x08 | 0x80),  # somebody else has it
+    )
+    assert find_source6(interface(*before, own), virtual) == own.address
+    assert find_source6(interface(*before), virtual) is None
+    assert find_source6(interface(), virtual) is None

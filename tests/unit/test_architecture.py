@@ -80,9 +80,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
     ("hooks", "orders", "hosts", "plan", "links", "measurements"),
-    ("control", "addresses", "notifier", "sockets", "systemd", "namespaces"),
+    ("control", "addresses", "notifier", "sockets", "memberships", "systemd", "namespaces"),
     ("config", "interfaces", "children", "plot", "usage"),
-    ("ranges", "secrets"),
+    ("ranges", "claims", "secrets"),
+    ("rules",),
     ("settings", "ucarp_log", "ucarp_options", "ucarp_process"),
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import pytest
@@ -16,12 +17,16 @@ SETTINGS = Settings(passphrase=b"secret")
 
 
 def host(
-    interface: str = "eth0", vhid: int = 1, unsigned: tuple[str, ...] = (), **settings: Any
+    interface: str = "eth0",
+    vhid: int = 1,
+    unsigned: tuple[str, ...] = (),
+    addresses: tuple[str, ...] = (),
+    **settings: Any,
 ) -> VirtualHost:
     return VirtualHost(
         interface,
         vhid,
-        (f"192.0.2.{vhid}/24",),
+        addresses or (f"192.0.2.{vhid}/24",),
         unsigned,
         Settings(passphrase=b"secret", **settings) if settings else SETTINGS,
     )
@@ -130,11 +135,67 @@ def test_what_an_interface_needs() -> None:
         bytes((192, 0, 2, 2)),
     }
     assert hosts.groups(0) == {bytes((239, 1, 1, 1)), bytes((224, 0, 0, 18))}
+    assert hosts.groups(1) == {bytes((224, 0, 0, 18))}
     assert (hosts.manages_addresses(0), hosts.manages_addresses(1)) == (True, False)
     assert (hosts.needs_source(0), hosts.needs_source(1)) == (True, False)
     every = [each for _, each in hosts.used()]
     assert by_interface(every) == {"eth0": ["192.0.2.1/24", "198.51.100.1/24"]}
     assert every_address(every[0]) == ("192.0.2.1/24", "198.51.100.1/24")
+
+
+def packed(address: str) -> bytes:
+    return ipaddress.ip_address(address).packed
+
+
+def test_what_an_interface_needs_of_each_family() -> None:
+    both, ipv6 = ("192.0.2.1/24", "2001:db8::1/64"), ("2001:db8::2/64", "fe80::2/64")
+    hosts = Hosts()
+    hosts.take(host(addresses=both, unsigned=("fd00::1/64",), destination6="ff05::12"))
+    hosts.take(host("eth1", addresses=ipv6, source="192.0.2.99"))
+    hosts.take(host("eth2", addresses=both, source6="fe80::99"))
+    hosts.take(host("eth3", addresses=both, peers=("192.0.2.8",)))
+    hosts.take(host("eth4", addresses=("192.0.2.1/24",), peers=("2001:db8::8",)))
+    assert hosts.virtual_addresses(0) == set(map(packed, ("192.0.2.1", "2001:db8::1", "fd00::1")))
+    assert hosts.virtual_addresses(1) == set(map(packed, ("2001:db8::2", "fe80::2")))
+    assert hosts.groups(0) == {packed("224.0.0.18"), packed("ff05::12")}
+    assert hosts.groups(1) == {packed("ff02::12")}
+    assert (hosts.groups(3), hosts.groups(4)) == (set(), set()), "peers need no group"
+    needs = [[hosts.needs_source(number, family) for family in (4, 6)] for number in range(5)]
+    assert needs == [[True, True], [False, True], [True, False], [True, False], [False, True]]
+
+
+def test_a_virtual_host_as_the_engine_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts_module, "PreparedHost", lambda **given: given)
+    hosts = Hosts()
+    plain: Any = hosts.prepare(host(vhid=7))
+    assert plain["addresses"] == [(packed("192.0.2.7"), 24)]
+    groups = packed("224.0.0.18"), packed("ff02::12")
+    assert (plain["destination"], plain["destination6"]) == groups
+    assert (plain["source"], plain["source6"], plain["lladdr"]) == (None, None, None)
+    assert (plain["dialect"], plain["replay"], plain["preferred"]) == ("ucarp", "learn", False)
+    assert (plain["peers"], plain["retired_addresses"], plain["alternates"]) == ([], [], False)
+    assert (plain["advertise_mac"], plain["broadcast"]) == ("interface", False)
+    wanted = host(
+        addresses=("192.0.2.1/24", "2001:db8::1/64"),
+        unsigned=("fe80::1/64",),
+        source="192.0.2.99",
+        source6="fe80::99",
+        peers=("192.0.2.8", "2001:db8::8"),
+        dialect="openbsd",
+        replay="strict",
+        lladdr="02:00:00:00:00:0a",
+        preferred=True,
+        startup_delay_s=1.5,
+    )
+    made: Any = hosts.prepare(wanted, retired=["2001:db8::2/64"], replacing=True)
+    assert made["addresses"] == [(packed("192.0.2.1"), 24), (packed("2001:db8::1"), 64)]
+    assert made["unsigned_addresses"] == [(packed("fe80::1"), 64)]
+    assert made["retired_addresses"] == [(packed("2001:db8::2"), 64)]
+    assert (made["source"], made["source6"]) == (packed("192.0.2.99"), packed("fe80::99"))
+    assert made["peers"] == [packed("192.0.2.8"), packed("2001:db8::8")]
+    assert (made["dialect"], made["replay"]) == ("openbsd", "strict")
+    assert (made["lladdr"], made["preferred"]) == (bytes((2, 0, 0, 0, 0, 10)), True)
+    assert (made["startup_delay_ns"], made["alternates"]) == (1_500_000_000, True)
 
 
 def test_a_virtual_host_can_be_prepared_for_the_engine() -> None:

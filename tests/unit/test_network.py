@@ -14,10 +14,11 @@ from carp_fast import addresses, network
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.hosts import MASTER, Hosts
 from carp_fast.interfaces import Interface, InterfaceAddress, absent
-from carp_fast.network import LOST_DEMOTION, LOST_TIMES, LOST_WITHIN_S, Network
+from carp_fast.network import LOST_DEMOTION, LOST_TIMES, LOST_WITHIN_S, Network, Sources
 
 MAC = b"\x02\0\0\0\0\x01"
 OWN = socket.inet_aton("192.0.2.99")
+OWN6 = socket.inet_pton(socket.AF_INET6, "fe80::99")
 LOST = socket.inet_aton("192.0.2.1")
 
 
@@ -53,11 +54,18 @@ class DirectOrders:
 class Stage:
     """A network with eth0/1 in slot 0 and eth0/2 in slot 1, whose clock a test moves."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        families: tuple[int, ...] = (4,),
+        **settings: Any,
+    ) -> None:
         given = Settings(passphrase=b"secret", **settings)
         self.hosts = Hosts()
         for vhid in (1, 2):
             both = (f"192.0.2.{vhid}/24",), (f"192.0.2.{vhid + 50}/24",)
+            if families == (4, 6):
+                both = (*both[0], f"2001:db8::{vhid}/64"), both[1]
             self.hosts.take(VirtualHost("eth0", vhid, *both, given))
         orders: Any = DirectOrders()
         self.pump: RecordedPump = orders.pump
@@ -66,11 +74,10 @@ class Stage:
         self.promoted: list[str] = []
         monkeypatch.setattr(network, "Joins", lambda receiver: self)
         monkeypatch.setattr(
-            network, "filter_interfaces", lambda receiver, used: self.filters.append(used)
+            network, "filter_interfaces", lambda receivers, used: self.filters.append(used)
         )
         monkeypatch.setattr(addresses, "promote_secondaries", self.promoted.append)
-        receiver: Any = None
-        self.network = Network(self.hosts, orders, receiver)
+        self.network = Network(self.hosts, orders, {})
 
     def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
         self.joined[ifindex] = groups
@@ -95,6 +102,10 @@ def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
 def interface(ifindex: int = 7, up: bool = True, *sources: bytes, name: str = "eth0") -> Interface:
     there = tuple(InterfaceAddress(4, source, 24, 0, 0, 0) for source in sources or (OWN,))
     return Interface(name, ifindex, MAC, up, there)
+
+
+def link_local(flags: int = 0, address: bytes = OWN6) -> InterfaceAddress:
+    return InterfaceAddress(6, address, 64, 253, flags, 0)
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -145,6 +156,46 @@ def test_an_interface_comes_goes_and_comes_again(
     ]
 
 
+def test_both_sources_and_forwarding_are_followed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "carp_fast.network")
+    stage = Stage(monkeypatch, (4, 6))
+    four = interface().addresses[0]
+    tentative, failed = 0x40, 0x08
+
+    async def scenario() -> None:
+        for six in ((), (link_local(tentative),), (link_local(failed),), (link_local(),)):
+            stage.network.on_interface(Interface("eth0", 7, MAC, True, (four, *six)))
+        stage.network.on_interface(Interface("eth0", 7, MAC, True, (link_local(),), True))
+        assert stage.joined[7] == {bytes((224, 0, 0, 18)), b"\xff\x02" + bytes(13) + b"\x12"}
+
+    run(scenario)
+    told = [(keys["source"], keys["source6"], keys["forwards6"]) for _, _, keys in stage.pump.told]
+    assert told == [(OWN, None, False)] * 3 + [(OWN, OWN6, False), (None, OWN6, True)]
+    assert caplog.messages == [
+        "eth0: advertising from 192.0.2.99",
+        "eth0: no IPv6 address to advertise from",
+        "eth0: advertising from fe80::99",
+        "eth0: no IPv4 address to advertise from",
+    ]
+
+
+def test_a_family_that_a_reload_brings_is_missed_where_it_has_no_source(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        stage.network.on_interface(interface())
+        settings = Settings(passphrase=b"secret")
+        stage.hosts.take(VirtualHost("eth0", 3, ("2001:db8::3/64",), (), settings))
+        caplog.clear()
+        stage.network.on_reload()
+        stage.network.on_reload()
+
+    run(scenario)
+    assert caplog.messages == ["eth0: no IPv6 address to advertise from"]
+
+
 def test_many_interfaces_at_once_make_one_filter(stage: Stage) -> None:
     async def scenario() -> None:
         settings = Settings(passphrase=b"secret")
@@ -191,14 +242,14 @@ def test_a_reload_changes_groups_sources_and_interfaces(stage: Stage) -> None:
     async def scenario() -> None:
         other = socket.inet_aton("192.0.2.98")
         stage.network.on_interface(interface(7, True, OWN, other))
-        assert stage.network.sources == {"eth0": OWN}
+        assert stage.network.sources == {"eth0": Sources(OWN, None, False)}
         stage.pump.told.clear()
         # The address that was the source becomes a virtual one, in another group.
         settings = Settings(passphrase=b"secret", destination="239.0.0.1")
         stage.hosts.take(VirtualHost("eth0", 3, ("192.0.2.99/24",), (), settings))
         stage.network.on_reload()
         await turn()
-        assert stage.network.sources == {"eth0": other}
+        assert stage.network.sources == {"eth0": Sources(other, None, False)}
         assert stage.joined == {7: {bytes((224, 0, 0, 18)), bytes((239, 0, 0, 1))}}
         ((_, number, keys),) = stage.pump.told
         assert (number, keys["source"]) == (0, other)
@@ -231,6 +282,35 @@ def test_an_address_of_a_master_that_is_removed_comes_back(stage: Stage) -> None
         assert stage.pump.told == [("verify", 0), ("verify", 1)]
 
     run(scenario)
+
+
+def test_the_engine_says_whether_an_ipv6_address_was_lost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Our own removals of IPv6 addresses are notified, too, and may come when MASTER again.
+    stage = Stage(monkeypatch, (4, 6))
+    lost = socket.inet_pton(socket.AF_INET6, "2001:db8::1")
+
+    async def scenario() -> None:
+        told = stage.pump.told
+        stage.network.on_address_removed("eth0", lost, 64)
+        assert told == []
+        stage.hosts.states[0] = MASTER
+        for _ in range(2 * LOST_TIMES):
+            stage.network.on_address_removed("eth0", lost, 64)
+        assert told == [("verify", 0)] * 2 * LOST_TIMES
+        assert caplog.messages == []
+        told.clear()
+        for _ in range(LOST_TIMES):
+            stage.network.on_address_restored(0, "2001:db8::1/64")
+            stage.network.on_address_restored(0, "192.0.2.1/24")  # said when it was removed
+        assert told == [("demote", 0, LOST_DEMOTION), ("lose_address", 0)]
+        stage.network.close()
+
+    run(scenario)
+    message = "eth0/1: address 2001:db8::1/64 was removed by somebody, added again"
+    assert caplog.messages[:-1] == [message] * (LOST_TIMES - 1)
+    assert "address_lost: 2001:db8::1/64" in caplog.messages[-1]
 
 
 def test_an_address_removed_five_times_within_a_minute_is_given_up(

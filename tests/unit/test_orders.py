@@ -25,7 +25,7 @@ async def pump_with_orders() -> AsyncIterator[Orders]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.bind((0, 0))
         silent_fd = os.eventfd(0)
-        pump = Pump(silent_fd, silent_fd, netlink.fileno(), addresses.templates())
+        pump = Pump([("packet", silent_fd)], silent_fd, netlink.fileno(), addresses.templates())
         orders = Orders(pump)
 
         def on_readable() -> None:

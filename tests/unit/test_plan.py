@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from carp_fast import plan as plan_module
 from carp_fast.config import Configuration, Settings, VirtualHost, load
 from carp_fast.plan import (
     InterfaceFacts,
@@ -15,6 +16,8 @@ from carp_fast.plan import (
     interface_facts,
     plan,
     read_igmp_limit,
+    read_optmem,
+    receive_path,
 )
 
 TEXT = """
@@ -32,15 +35,34 @@ destination = "239.0.0.1"
 advbase = 0
 advskew = 64
 """
+QUIET = "no interface with virtual hosts forwards"
 FACTS = {"eth0": InterfaceFacts(ifindex=3, up=True, mac="02:00:00:00:00:03")}
+
+
+@pytest.fixture(autouse=True)
+def sysctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kernel whose interfaces do not forward, unless a test says otherwise."""
+    root = tmp_path / "sys"
+    monkeypatch.setattr(plan_module, "SYSCTL", root)
+    return root
+
+
+def forward(root: Path, family: str, interface: str, value: str = "1") -> None:
+    folder = root / "net" / family / "conf" / interface
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "forwarding").write_text(f"{value}\n")
+
+
+def read(tmp_path: Path, text: str) -> Configuration:
+    path = tmp_path / "carp.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    return load(path)
 
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> Configuration:
-    path = tmp_path / "carp.toml"
-    path.write_text(TEXT)
-    path.chmod(0o600)
-    return load(path)
+    return read(tmp_path, TEXT)
 
 
 def test_each_interface(configuration: Configuration) -> None:
@@ -54,6 +76,7 @@ def test_each_interface(configuration: Configuration) -> None:
     )
     assert first.advertisements_per_s == pytest.approx(255 + 2 * 4)
     assert first.groups == ("224.0.0.18", "239.0.0.1")
+    assert (first.families, first.peers) == ((4,), ())
     assert (first.facts, second.facts) == (FACTS["eth0"], None)
     assert (first.receive, second.receive) == ("packet", "packet")
     assert made.virtual_hosts == 512
@@ -62,22 +85,49 @@ def test_each_interface(configuration: Configuration) -> None:
 
 
 def test_rows(configuration: Configuration) -> None:
-    why = 'daemon.receive = "auto": the only path in this version'
+    header = ("interface", "link", "virtual hosts", "adverts/s", "families", "groups", "peers")
+    groups = "224.0.0.18 239.0.0.1"
+    mac = "1 (02:00:00:00:00:03)"
     assert plan(configuration, FACTS.get, 20).rows() == [
-        ("interface", "link", "virtual hosts", "adverts/s", "groups", "MACs", "receive", "why"),
-        (
-            "eth0",
-            "up",
-            "257",
-            "263.0",
-            "224.0.0.18 239.0.0.1",
-            "1 (02:00:00:00:00:03)",
-            "packet",
-            why,
-        ),
-        ("eth1", "missing", "255", "255.0", "224.0.0.18", "1", "packet", why),
-        ("total", "", "512", "518.0", "", "", "", ""),
+        (*header, "MACs", "receive", "why"),
+        ("eth0", "up", "257", "263.0", "IPv4", groups, "", mac, "packet", QUIET),
+        ("eth1", "missing", "255", "255.0", "IPv4", "224.0.0.18", "", "1", "packet", QUIET),
+        ("total", "", "512", "518.0", "", "", "", "", "", ""),
     ]
+
+
+BOTH = """
+[defaults]
+passphrase = "abc"
+[[virtual_host]]
+interface = "eth0"
+vhid = "1-2"
+addresses = ["10.1.0.{vhid}", "{2001:db8::+vhid}/64"]
+[[virtual_host]]
+interface = "eth0"
+vhid = "3-4"
+addresses = ["10.1.0.{vhid}", "{2001:db8::+vhid}/64"]
+peers = ["2001:db8::a", "192.0.2.10", "192.0.2.9", "192.0.2.200", "192.0.2.201"]
+[[virtual_host]]
+interface = "eth1"
+vhid = "1-3"
+addresses = "{2001:db8::+vhid}/64"
+destination6 = "ff05::12"
+"""
+
+
+def test_families_and_peers(tmp_path: Path) -> None:
+    first, second = plan(read(tmp_path, BOTH), FACTS.get, 20).interfaces
+    assert (first.families, second.families) == ((4, 6), (6,))
+    # A frame to each destination: two groups, five peers.
+    assert first.advertisements_per_s == pytest.approx(2 * 2 + 2 * 5)
+    assert second.advertisements_per_s == pytest.approx(3)
+    assert (first.groups, second.groups) == (("224.0.0.18", "ff02::12"), ("ff05::12",))
+    peers = ("192.0.2.9", "192.0.2.10", "192.0.2.200", "192.0.2.201", "2001:db8::a")
+    assert (first.peers, second.peers) == (peers, ())
+    _, row, other, _ = plan(read(tmp_path, BOTH), FACTS.get, 20).rows()
+    assert row[4:7] == ("IPv4 IPv6", "224.0.0.18 ff02::12", " ".join(peers[:4]) + " and 1 more")
+    assert other[4:7] == ("IPv6", "ff05::12", "")
 
 
 def test_virtual_macs_come_on_top_of_the_interface_s_own(tmp_path: Path) -> None:
@@ -100,21 +150,65 @@ def test_a_link_that_is_down(configuration: Configuration) -> None:
     assert [row[1] for row in rows[1:3]] == ["down", "down"]
 
 
-def test_the_configured_receive_path_is_the_reason(tmp_path: Path) -> None:
-    path = tmp_path / "carp.toml"
-    path.write_text('[daemon]\nreceive = "packet"\n' + TEXT)
-    path.chmod(0o600)
-    first, _ = plan(load(path), FACTS.get, 20).interfaces
-    assert (first.receive, first.receive_reason) == ("packet", 'daemon.receive = "packet"')
+@pytest.mark.parametrize("path", ["packet", "raw"])
+def test_the_configured_receive_path_is_the_reason(tmp_path: Path, path: str, sysctl: Path) -> None:
+    forward(sysctl, "ipv4", "eth1")
+    configuration = read(tmp_path, f'[daemon]\nreceive = "{path}"\n{TEXT}')
+    for item in plan(configuration, FACTS.get, 20).interfaces:
+        assert (item.receive, item.receive_reason) == (path, f'daemon.receive = "{path}"')
 
 
-def test_the_limit_of_igmp_memberships(configuration: Configuration) -> None:
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_where_an_interface_forwards_raw_sockets_cost_less(
+    family: str, configuration: Configuration, sysctl: Path
+) -> None:
+    forward(sysctl, "ipv4", "eth0", "0")
+    forward(sysctl, family, "eth2")  # without virtual hosts
+    assert receive_path(configuration) == ("packet", QUIET)
+    forward(sysctl, family, "eth1")
+    why = f"net.{family}.conf.eth1.forwarding is 1"
+    raw = ("raw", f"{why}, and there are fewer than 1,000 virtual hosts")
+    assert receive_path(configuration) == raw
+    first, second = plan(configuration, FACTS.get, 20).interfaces
+    assert (first.receive, first.receive_reason) == raw
+    assert (second.receive, second.receive_reason) == raw
+
+
+def test_many_virtual_hosts_want_the_packet_socket(tmp_path: Path, sysctl: Path) -> None:
+    forward(sysctl, "ipv4", "eth1")
+    text = '[defaults]\npassphrase = "abc"\n[[virtual_host]]\ninterface = "eth[1-4]"\n'
+    tables = text + 'vhid = "1-249"\naddresses = "{10.0.0.1+index}"\n'
+    assert receive_path(read(tmp_path, tables))[0] == "raw"
+    assert receive_path(read(tmp_path, tables.replace("249", "250"))) == (
+        "packet",
+        "net.ipv4.conf.eth1.forwarding is 1, but there are 1,000 virtual hosts or more",
+    )
+
+
+def test_the_limit_of_igmp_memberships(configuration: Configuration, sysctl: Path) -> None:
     # 224.0.0.18 needs none; 239.0.0.1 is used on one interface.
     assert plan(configuration, FACTS.get, 1).limits == ()
     assert plan(configuration, FACTS.get, 0).limits == (
         "net.ipv4.igmp_max_memberships: 1 IGMP memberships would be needed, one for each interface"
         " and group outside 224.0.0.0/24, and a socket may hold 0",
     )
+    # A raw socket hears nothing that the host has not joined, 224.0.0.18 included.
+    forward(sysctl, "ipv4", "eth0")
+    assert plan(configuration, FACTS.get, 3).limits == ()
+    assert plan(configuration, FACTS.get, 2).limits == (
+        "net.ipv4.igmp_max_memberships: 3 IGMP memberships would be needed, one for each interface"
+        " and group, and a socket may hold 2",
+    )
+
+
+def test_the_limit_of_mld_memberships(tmp_path: Path) -> None:
+    configuration = read(tmp_path, BOTH)  # ff02::12 on one interface, ff05::12 on the other
+    assert plan(configuration, FACTS.get, 20, 2 * 56 + 1).limits == ()
+    assert plan(configuration, FACTS.get, 20, 2 * 56).limits == (
+        "net.core.optmem_max: 2 MLD memberships would be needed, one for each interface and IPv6"
+        " group, and a socket may hold about 1",
+    )
+    assert plan(configuration, FACTS.get, 20).limits == ()
 
 
 @given(st.integers(0, 255), st.integers(0, 254))
@@ -125,13 +219,19 @@ def test_the_rate_is_one_over_the_interval(advbase: int, advskew: int) -> None:
     assert advertisements_per_s(host) == pytest.approx(1 / (advbase + advskew / 256))
 
 
+def test_the_rate_at_openbsds_interval_of_0() -> None:
+    settings = Settings(passphrase=b"x", advbase=0, advskew=0, dialect="openbsd")
+    host = VirtualHost("eth0", 1, ("192.0.2.1/32", "2001:db8::1/64"), (), settings)
+    assert advertisements_per_s(host) == 2 * 256
+
+
 def test_no_virtual_host(tmp_path: Path) -> None:
     path = tmp_path / "carp.toml"
     path.write_text("")
     path.chmod(0o600)
     made = plan(load(path), FACTS.get, 20)
     assert made.interfaces == ()
-    assert made.rows()[1:] == [("total", "", "0", "0.0", "", "", "", "")]
+    assert made.rows()[1:] == [("total", "", "0", "0.0", *[""] * 6)]
 
 
 def test_facts_come_from_the_kernel(configuration: Configuration) -> None:
@@ -143,4 +243,5 @@ def test_facts_come_from_the_kernel(configuration: Configuration) -> None:
     assert interface_facts("no-such-if") is None
     assert interface_facts("x" * 40) is None
     assert read_igmp_limit() > 0
+    assert read_optmem() > 0
     assert plan(configuration).virtual_hosts == 512

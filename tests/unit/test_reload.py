@@ -83,6 +83,25 @@ CHANGES: dict[str, tuple[VirtualHost, str]] = {
         "addresses -192.0.2.1/24 +192.0.2.9/24",
     ),
     "two": (host(advbase=2, advskew=7), "advbase 1 -> 2, advskew 0 -> 7"),
+    "dialect": (host(dialect="freebsd"), "dialect ucarp -> freebsd"),
+    "replay": (host(replay="strict"), "replay learn -> strict"),
+    "lladdr": (
+        host(dialect="openbsd", lladdr="02:00:00:00:00:0a"),
+        "dialect ucarp -> openbsd, lladdr None -> 02:00:00:00:00:0a",
+    ),
+    "preferred": (host(preferred=True), "preferred False -> True"),
+    "sources": (
+        host(source="192.0.2.99", source6="fe80::99"),
+        "source None -> 192.0.2.99, source6 None -> fe80::99",
+    ),
+    "a family comes": (
+        host(addresses=("192.0.2.1/24", "2001:db8::1/64")),
+        "addresses +2001:db8::1/64",
+    ),
+    "a group that it does not use": (
+        host(destination6="ff02::13"),
+        "destination6 ff02::12 -> ff02::13",
+    ),
     "announce": (
         host(announce=Announce(2)),
         "announce Announce(count=1, interval_s=0.0, refresh_s",
@@ -161,6 +180,49 @@ def test_another_interface_vhid_or_destination_is_another_virtual_host() -> None
     # The slots of those removed are free when the new ones come.
     assert apply(difference, hosts) == [*removals, ("add", 1), ("add", 2), ("add", 3)]
     assert hosts.used_names() == ["eth0", "eth1"]
+
+
+IPV4, IPV6 = ("192.0.2.1/24",), ("2001:db8::1/64",)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "goes_on"),
+    [
+        ({"addresses": IPV4 + IPV6}, {"addresses": IPV4}, True),
+        ({"addresses": IPV4 + IPV6}, {"addresses": IPV6}, True),
+        ({"addresses": IPV6}, {"addresses": IPV4 + IPV6}, True),
+        # Nothing would be left of what others heard.
+        ({"addresses": IPV4}, {"addresses": IPV6}, False),
+        ({"addresses": IPV6}, {"addresses": IPV6, "destination6": "ff02::13"}, False),
+        ({"addresses": IPV4 + IPV6}, {"addresses": IPV4 + IPV6, "destination": "239.0.0.1"}, False),
+        ({"peers": ("192.0.2.8",)}, {"peers": ("192.0.2.8",), "advskew": 1}, True),
+        ({"peers": ("192.0.2.8",)}, {"peers": ("192.0.2.8", "192.0.2.9")}, False),
+        ({"peers": ("192.0.2.8",)}, {}, False),
+        ({}, {"peers": ("192.0.2.8",)}, False),
+    ],
+)
+def test_which_destinations_make_it_another_virtual_host(
+    before: dict[str, Any], after: dict[str, Any], goes_on: bool
+) -> None:
+    hosts = running(host(**before), host(2))
+    difference = compare(hosts, configuration(host(**after), host(2)))
+    assert difference.kept == 1
+    if goes_on:
+        assert [slot for slot, _, _ in difference.replaced] == [0]
+        assert (difference.added, difference.removed) == ([], [])
+    else:
+        assert difference.lines == ["eth0/1: added", "eth0/1: removed"]
+        assert difference.replaced == []
+
+
+def test_two_families_that_become_one_virtual_host_and_part_again() -> None:
+    ipv4, ipv6, both = host(addresses=IPV4), host(addresses=IPV6), host(addresses=IPV4 + IPV6)
+    difference = compare(running(ipv4, ipv6), configuration(both))
+    assert [(slot, new) for slot, new, _ in difference.replaced] == [(0, both)]
+    assert difference.removed == [1]
+    difference = compare(running(both), configuration(ipv6, ipv4))
+    assert [(slot, new) for slot, new, _ in difference.replaced] == [(0, ipv6)]
+    assert difference.added == [ipv4]
 
 
 def test_who_gains_what_another_gave_up_looks_again() -> None:

@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from carp_fast import sockets
 from carp_fast.sockets import (
     FILTERED_INTERFACES_MAX,
+    PROTOCOL_CARP,
     Instruction,
     attach_filter,
     filter_interfaces,
-    multicast_mac,
     packet_filter,
+    raw_filter,
 )
 
 INSTRUCTIONS_MAX = 4096  # the kernel's BPF_MAXINSNS
 AD_IFINDEX, AD_VLAN_TAG_PRESENT = 0xFFFFF008, 0xFFFFF030
 ADVERTISEMENT = bytes(12) + b"\x08\x00" + b"\x45" + bytes(8) + b"\x70" + bytes(46)
+ADVERTISEMENT6 = bytes(12) + b"\x86\xdd" + b"\x60" + bytes(5) + b"\x70" + bytes(69)
 
 
 def run(
@@ -53,21 +55,27 @@ def run(
                 a = int.from_bytes(frame[k : k + size], "big")
 
 
-def test_only_untagged_ipv4_of_protocol_112_passes() -> None:
+@pytest.mark.parametrize(("frame", "at"), [(ADVERTISEMENT, 23), (ADVERTISEMENT6, 20)])
+def test_only_untagged_ip_of_protocol_112_passes(frame: bytes, at: int) -> None:
     program = packet_filter(None)
-    assert run(program, ADVERTISEMENT)[0] > 1514
-    assert run(program, ADVERTISEMENT, tagged=True)[0] == 0
-    for at, value in ((12, 0x86), (13, 0x06), (23, 6), (23, 111)):
-        other = bytearray(ADVERTISEMENT)
-        other[at] = value
+    assert run(program, frame)[0] > 1514
+    assert run(program, frame, tagged=True)[0] == 0
+    for where, value in ((12, 0x81), (13, 0x06), (at, 6), (at, 111)):
+        other = bytearray(frame)
+        other[where] = value
         assert run(program, bytes(other))[0] == 0
-    assert run(program, ADVERTISEMENT[:23])[0] == 0
+    assert run(program, frame[:at])[0] == 0
+    # Each family's protocol is looked for in its own place.
+    moved = bytearray(frame)
+    moved[at], moved[43 - at] = 0, PROTOCOL_CARP
+    assert run(program, bytes(moved))[0] == 0
 
 
 @settings(max_examples=60)
 @given(st.sets(st.integers(1, 2**31 - 1), max_size=FILTERED_INTERFACES_MAX), st.data())
 def test_only_the_interfaces_that_are_used_pass(used: set[int], data: Any) -> None:
-    program = packet_filter(sorted(used, key=lambda ifindex: ifindex % 7))
+    given = sorted(used, key=lambda ifindex: ifindex % 7)
+    program, raw = packet_filter(given), raw_filter(given)
     assert len(program) <= INSTRUCTIONS_MAX
     asked = {1, 2**31 - 1} | {each + step for each in list(used)[:20] for step in (-1, 0, 1)}
     if used:
@@ -76,6 +84,8 @@ def test_only_the_interfaces_that_are_used_pass(used: set[int], data: Any) -> No
         accepted, count = run(program, ADVERTISEMENT, ifindex)
         assert bool(accepted) is (ifindex in used)
         assert count < 60, "a search, not a walk"
+        # A raw socket's data may be shorter than any header: nothing of it is looked at.
+        assert bool(run(raw, b"", ifindex)[0]) is (ifindex in used)
 
 
 def test_the_longest_filter_is_within_the_kernels_limit() -> None:
@@ -90,7 +100,7 @@ def test_the_kernel_takes_the_filter(count: int) -> None:
     # It checks every jump; any socket will do for that, and none of this needs root.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         attach_filter(sock, packet_filter(list(range(1, count + 1))))
-        filter_interfaces(sock, list(range(1, count + 1)))
+        filter_interfaces({"packet": sock, "raw4": sock}, list(range(1, count + 1)))
 
 
 class Refusing:
@@ -113,9 +123,9 @@ def test_without_room_for_the_filter_all_interfaces_pass_and_it_is_said(
 ) -> None:
     refusing: Any = Refusing(longest=20)
     with caplog.at_level(logging.INFO, "carp_fast.sockets"):
-        filter_interfaces(refusing, [1, 2])
+        filter_interfaces({"packet": refusing}, [1, 2])
         assert not caplog.text
-        filter_interfaces(refusing, list(range(1, 101)))
+        filter_interfaces({"packet": refusing}, list(range(1, 101)))
     assert refusing.lengths == [len(packet_filter([1, 2])), len(packet_filter(None))]
     assert "100 interfaces: Cannot allocate memory, see net.core.optmem_max" in caplog.text
 
@@ -123,17 +133,5 @@ def test_without_room_for_the_filter_all_interfaces_pass_and_it_is_said(
 def test_a_limit_that_is_passed_is_said(caplog: pytest.LogCaptureFixture) -> None:
     refusing: Any = Refusing(longest=INSTRUCTIONS_MAX)
     with caplog.at_level(logging.INFO, "carp_fast.sockets"):
-        filter_interfaces(refusing, list(range(1, FILTERED_INTERFACES_MAX + 2)))
+        filter_interfaces({"packet": refusing}, list(range(1, FILTERED_INTERFACES_MAX + 2)))
     assert f"{FILTERED_INTERFACES_MAX + 1}, more than {FILTERED_INTERFACES_MAX}" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("group", "mac"),
-    [
-        ("224.0.0.18", "01:00:5e:00:00:12"),
-        ("239.255.255.255", "01:00:5e:7f:ff:ff"),
-        ("232.129.2.3", "01:00:5e:01:02:03"),
-    ],
-)
-def test_the_mac_of_a_group(group: str, mac: str) -> None:
-    assert multicast_mac(socket.inet_aton(group)).hex(":") == mac

@@ -258,6 +258,7 @@ def test_the_virtual_host_and_its_frame() -> None:
         False,
     )
     assert (settings.up, settings.down, settings.xparam) == ("/up", None, "y")
+    assert (settings.dialect, settings.replay) == ("ucarp", "off"), "ucarp enforces no order"
     from carp_fast._engine import Engine
 
     engine = Engine()

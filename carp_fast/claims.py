@@ -1,0 +1,109 @@
+"""Who has what already: identities that one virtual host alone may have, addresses held twice.
+
+Tables claim; what clashes is told with the table that came first. Must not know TOML, files, how
+a fault is written, or the other keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from carp_fast.settings import Origin, VirtualHost
+
+
+class Clash(NamedTuple):
+    """Virtual hosts of a table, such as "eth0/7", whose destinations `owner` has claimed."""
+
+    owner: Origin
+    names: tuple[str, ...]
+    destinations: tuple[str, ...]
+
+
+class SharedAddress(NamedTuple):
+    """An address that virtual hosts of two tables hold on an interface, the first such pair.
+
+    `others`: how many more addresses these two tables share.
+    """
+
+    origin: Origin
+    key: str
+    address: str
+    host: VirtualHost
+    holder: VirtualHost
+    others: int
+
+
+class Identities:
+    """The tables that made each (interface, destination, vhid): one virtual host has it alone.
+
+    A virtual host claims each of its destinations; two clash as soon as they share one.
+    """
+
+    def __init__(self) -> None:
+        # By interface and destination; a list has the owner of each vhid.
+        self._owners: dict[tuple[str, str], list[Origin | None]] = {}
+
+    def claim(
+        self,
+        origin: Origin,
+        interfaces: Sequence[str],
+        vhids: Sequence[int],
+        destinations: Iterable[str],
+    ) -> list[Clash]:
+        """Takes the identities of a table; what is taken stays its first owner's."""
+        # Ordered sets: a virtual host may clash in several destinations, and is named once.
+        taken: dict[Origin, tuple[dict[str, None], dict[str, None]]] = {}
+        for destination in destinations:
+            for interface in interfaces:
+                owners = self._owners.setdefault((interface, destination), [None] * 256)
+                for vhid in vhids:
+                    owner = owners[vhid]
+                    if owner is None:
+                        owners[vhid] = origin
+                        continue
+                    names, shared = taken.setdefault(owner, ({}, {}))
+                    names[f"{interface}/{vhid}"] = shared[destination] = None
+        return [
+            Clash(owner, tuple(names), tuple(shared)) for owner, (names, shared) in taken.items()
+        ]
+
+
+def _keyed_addresses(host: VirtualHost) -> Iterable[tuple[str, str]]:
+    for address in host.addresses:
+        yield "addresses", address
+    for address in host.unsigned_addresses:
+        yield "unsigned_addresses", address
+
+
+def _host_part(address: str) -> str:
+    return address.partition("/")[0]
+
+
+def repeated_address(host: VirtualHost) -> tuple[str, str] | None:
+    """(key, address) of an address that the virtual host holds twice, or that is its peer's."""
+    seen = set(host.settings.peers)
+    for key, address in _keyed_addresses(host):
+        if _host_part(address) in seen:
+            return key, address
+        seen.add(_host_part(address))
+    return None
+
+
+def shared_addresses(interfaces: Iterable[Iterable[VirtualHost]]) -> list[SharedAddress]:
+    """Addresses held by two virtual hosts of one interface, once for two tables."""
+    shared: dict[tuple[Origin, Origin], SharedAddress] = {}
+    for hosts in interfaces:
+        holders: dict[str, VirtualHost] = {}
+        for host in hosts:
+            for key, address in _keyed_addresses(host):
+                holder = holders.setdefault(_host_part(address), host)
+                if holder is host:
+                    continue
+                tables = (host.settings.origin, holder.settings.origin)
+                found = shared.get(tables)
+                if found is None:
+                    shared[tables] = SharedAddress(tables[0], key, address, host, holder, 0)
+                else:
+                    shared[tables] = found._replace(others=found.others + 1)
+    return list(shared.values())

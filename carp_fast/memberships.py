@@ -1,0 +1,131 @@
+"""Which groups the interfaces have joined: by MAC, by IGMP and by MLD.
+
+Joined when an interface comes, again when it was created anew, left when nobody needs them. Must
+not know virtual hosts, filters, or what is sent to a group.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import struct
+
+from carp_fast._prepared import multicast_mac
+
+logger = logging.getLogger(__name__)
+
+SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP, PACKET_MR_MULTICAST = 1, 2, 0
+UNPRUNED = bytes((224, 0, 0))  # 224.0.0.0/24: floods every segment, a switch must not prune it
+MEMBERSHIPS_MAX = 20  # tried a socket; the kernel's igmp_max_memberships may allow less
+# A socket is full: igmp_max_memberships, or net.core.optmem_max, which limits IPv6 alone.
+FULL = frozenset({errno.ENOBUFS, errno.ENOMEM})
+
+
+class Joins:
+    """Group memberships of the used interfaces; a group has 4 or 16 bytes.
+
+    By MAC on the packet socket that receives, since a network card or a macvlan filters even
+    224.0.0.18; by IGMP and MLD on sockets of their own, since a snooping switch prunes every group
+    beyond 224.0.0.0/24. Without a packet socket (`receiver` None) all are joined that way: IP
+    itself drops what is for a group that nobody joined, and joins its MAC, too.
+
+    An interface that was created again is joined again: its ifindex is another.
+    """
+
+    def __init__(self, receiver: socket.socket | None) -> None:
+        self._receiver = receiver
+        self._joined: dict[tuple[int, bytes], socket.socket | None] = {}
+        # How many memberships each socket has, by the length of its groups.
+        self._members: dict[int, dict[socket.socket, int]] = {4: {}, 16: {}}
+
+    def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
+        """Makes the memberships of an interface these groups."""
+        had = {group for index, group in self._joined if index == ifindex}
+        for group in sorted(groups - had):
+            try:
+                if self._receiver is not None:
+                    request = _mac_request(ifindex, group)
+                    self._receiver.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
+                    self._joined[ifindex, group] = None
+                if self._receiver is None or group[:3] != UNPRUNED:
+                    self._joined[ifindex, group] = self._join_ip(ifindex, group)
+            except OSError as error:
+                text = socket.inet_ntop(_family(group), group)
+                logger.warning("%s: joining group %s failed: %s", name, text, error.strerror)
+        for group in had - groups:
+            self._leave(ifindex, group)
+
+    def leave(self, ifindex: int) -> None:
+        """Gives up all memberships of an interface, which may be gone already."""
+        for index, group in list(self._joined):
+            if index == ifindex:
+                self._leave(index, group)
+
+    def close(self) -> None:
+        """Leaves every group."""
+        for members in self._members.values():
+            for sock in members:
+                sock.close()
+            members.clear()
+        self._joined.clear()
+
+    def _join_ip(self, ifindex: int, group: bytes) -> socket.socket:
+        """Joins on the first socket that has room, which is returned, or on a new one."""
+        members = self._members[len(group)]
+        request = _ip_request(ifindex, group)
+        for sock, count in members.items():
+            if count >= MEMBERSHIPS_MAX:
+                continue
+            try:
+                sock.setsockopt(*_ip_option(group, adding=True), request)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                members[sock] = MEMBERSHIPS_MAX  # full, whatever is left later
+                continue
+            members[sock] += 1
+            return sock
+        sock = socket.socket(_family(group), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        members[sock] = 0
+        sock.setsockopt(*_ip_option(group, adding=True), request)
+        members[sock] = 1
+        return sock
+
+    def _leave(self, ifindex: int, group: bytes) -> None:
+        sock = self._joined.pop((ifindex, group))
+        try:
+            if self._receiver is not None:
+                request = _mac_request(ifindex, group)
+                self._receiver.setsockopt(SOL_PACKET, PACKET_DROP_MEMBERSHIP, request)
+        except OSError:
+            pass  # the kernel dropped it together with the interface
+        if sock is None:
+            return
+        try:
+            sock.setsockopt(*_ip_option(group, adding=False), _ip_request(ifindex, group))
+        except OSError:
+            pass
+        self._members[len(group)][sock] -= 1
+
+
+def _family(group: bytes) -> int:
+    return socket.AF_INET if len(group) == 4 else socket.AF_INET6
+
+
+def _mac_request(ifindex: int, group: bytes) -> bytes:
+    return struct.pack("iHH8s", ifindex, PACKET_MR_MULTICAST, 6, multicast_mac(group))
+
+
+def _ip_request(ifindex: int, group: bytes) -> bytes:
+    if len(group) == 4:
+        return struct.pack("4s4si", group, bytes(4), ifindex)
+    return struct.pack("16si", group, ifindex)
+
+
+def _ip_option(group: bytes, *, adding: bool) -> tuple[int, int]:
+    if len(group) == 4:
+        option = socket.IP_ADD_MEMBERSHIP if adding else socket.IP_DROP_MEMBERSHIP
+        return socket.IPPROTO_IP, option
+    return socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP if adding else socket.IPV6_LEAVE_GROUP

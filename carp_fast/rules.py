@@ -1,0 +1,334 @@
+"""The rule of each key of a configuration, and what an address must be.
+
+A rule turns the value that TOML gave into the typed one, or says why not and what is allowed; what
+is not built yet is refused by name. Must not know files, TOML, ranges, or where a table stands.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from carp_fast.settings import PEERS_MAX, as_shown
+
+INTERFACE_NAME_BYTES = 15  # the kernel's IFNAMSIZ less its NUL
+SOCKET_PATH_BYTES = 107  # sun_path less its NUL
+MAX_DELAY_S = 86_400
+MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+
+
+class Refused(Exception):
+    """Why a value is refused and what is allowed; whoever catches it knows the key and table."""
+
+
+Rule = Callable[[Any], Any]
+
+
+def _typed(kind: Any, allowed: str) -> Rule:
+    def rule(value: Any) -> Any:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            raise Refused(f"must be {allowed}") from None
+
+    return rule
+
+
+def _integer(lowest: int, highest: int) -> Rule:
+    kind = Annotated[int, Meta(ge=lowest, le=highest)]
+    return _typed(kind, f"an integer from {lowest} to {highest}")
+
+
+def _seconds(lowest: float, highest: float) -> Rule:
+    kind = Annotated[float, Meta(ge=lowest, le=highest)]
+    return _typed(kind, f"a number of seconds from {lowest:g} to {highest:g}")
+
+
+def _choice(*allowed: str) -> Rule:
+    words = " or ".join(f'"{word}"' for word in allowed)
+
+    def rule(value: Any) -> Any:
+        if not isinstance(value, str) or value not in allowed:
+            raise Refused(f"must be {words}")
+        return value
+
+    return rule
+
+
+def _not_available(neutral: Any = None) -> Rule:
+    """A key that is not built yet; its documented default, which asks for nothing, is let pass."""
+    allowed = "leave the key out"
+    if neutral is not None:
+        allowed = f"{as_shown(neutral)}, or {allowed}"
+
+    def rule(value: Any) -> None:
+        if neutral is None or type(value) is not type(neutral) or value != neutral:
+            raise Refused(f"not available in this version; allowed: {allowed}")
+
+    return rule
+
+
+_boolean = _typed(bool, "true or false")
+
+
+def plain_text(value: Any, allowed: str = "a string") -> str:
+    if not isinstance(value, str):
+        raise Refused(f"must be {allowed}")
+    if "\0" in value:
+        raise Refused(f"holds a NUL character; must be {allowed}")
+    return value
+
+
+def _absolute_path(value: Any, allowed: str = "an absolute path") -> str:
+    if not plain_text(value, allowed).startswith("/"):
+        raise Refused(f"must be {allowed}")
+    return str(value)
+
+
+def _path(value: Any) -> Path:
+    return Path(_absolute_path(value))
+
+
+def _socket_path(value: Any) -> Path:
+    path = _path(value)
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        raise Refused(f"is too long; allowed: at most {SOCKET_PATH_BYTES} bytes")
+    return path
+
+
+def _hook(value: Any) -> str:
+    allowed = 'an absolute path or "module:function"'
+    module, colon, function = plain_text(value, allowed).partition(":")
+    if colon and "/" not in value:
+        if all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
+            return str(value)
+        raise Refused(f"must be {allowed}")
+    return _absolute_path(value, allowed)
+
+
+def _preempt(value: Any) -> Any:
+    if isinstance(value, bool) or value == "demoted":
+        return value
+    raise Refused('must be true, false or "demoted"')
+
+
+# --- addresses ----------------------------------------------------------------------------------
+
+
+UNSPECIFIED4, BROADCAST4 = bytes(4), b"\xff" * 4
+LOOPBACK6 = bytes(15) + b"\1"  # all that is lower is unspecified
+MAPPED6 = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, IPv4 in the clothes of IPv6
+
+
+def _holds_ipv4(address: bytes) -> bool:
+    return address not in (UNSPECIFIED4, BROADCAST4)
+
+
+def _holds_ipv6(address: bytes) -> bool:
+    return address > LOOPBACK6 and address[0] != 0xFF and address[:12] != MAPPED6
+
+
+class Family(NamedTuple):
+    """What the text of an address of this family must be, and which one a host may hold.
+
+    `may_hold` says whether a virtual host can have an address of `size` bytes.
+    """
+
+    kind: int  # socket.AF_*
+    size: int  # bytes
+    highest: str
+    example: str
+    may_hold: Callable[[bytes], bool]
+    not_held: str
+
+    def text(self, value: int) -> str:
+        """The address of that number, in the form of inet_ntop. Raises Refused."""
+        try:
+            address = value.to_bytes(self.size)
+        except OverflowError:
+            text = f"goes beyond {self.highest}; allowed: a lower ADDRESS or range"
+            raise Refused(text) from None
+        text = socket.inet_ntop(self.kind, address)
+        if not self.may_hold(address):
+            raise Refused(f"{text} {self.not_held}")
+        return text
+
+
+FAMILIES = {
+    4: Family(
+        int(socket.AF_INET),
+        4,
+        "255.255.255.255",
+        "192.0.2.10/24",
+        _holds_ipv4,
+        "is no address of a host; allowed: any but 0.0.0.0 and 255.255.255.255",
+    ),
+    6: Family(
+        int(socket.AF_INET6),
+        16,
+        "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        "2001:db8::10/64",
+        _holds_ipv6,
+        "is no address of a host; allowed: any but ::, ::1, ff00::/8 and ::ffff:0:0/96",
+    ),
+}
+
+
+def address_bytes(value: Any, allowed: str) -> bytes:
+    """The 4 or 16 bytes of an address without prefix. Raises Refused."""
+    text = plain_text(value, allowed)
+    if ":" in text and "%" in text:
+        raise Refused(f"has a scope id, but the interface is the scope; must be {allowed}")
+    try:
+        return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    except (OSError, ValueError):
+        raise Refused(f"is no IPv4 or IPv6 address; must be {allowed}") from None
+
+
+def address_text(address: bytes) -> str:
+    """4 or 16 bytes in the form of inet_ntop."""
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def _is_unicast(address: bytes) -> bool:
+    if len(address) == 4:
+        return address != UNSPECIFIED4 and address[0] < 0xE0 and address[0] != 127
+    return _holds_ipv6(address)
+
+
+def _host_address(value: Any, allowed: str) -> bytes:
+    address = address_bytes(value, allowed)
+    if not _is_unicast(address):
+        raise Refused(f"is not the address of a host; must be {allowed}")
+    return address
+
+
+def _sources(value: Any) -> tuple[str | None, str | None]:
+    """(IPv4, IPv6): what `source` and `source6` of Settings are."""
+    allowed = "an address of a host, without prefix, or a list of one for each family"
+    found: dict[int, str] = {}
+    for item in value if isinstance(value, list) else [value]:
+        address = _host_address(item, allowed)
+        if len(address) in found:
+            raise Refused(f"has two of one family; must be {allowed}")
+        found[len(address)] = address_text(address)
+    return found.get(4), found.get(16)
+
+
+def _destination(value: Any) -> str:
+    allowed = "an IPv4 multicast group (224.0.0.0/4)"
+    address = address_bytes(value, allowed)
+    if len(address) != 4:
+        raise Refused(f"is IPv6, as destination6 is; must be {allowed}")
+    if address[0] >> 4 != 0xE:
+        raise Refused(f"is not multicast; must be {allowed}")
+    return address_text(address)
+
+
+def _destination6(value: Any) -> str:
+    allowed = 'an IPv6 multicast group (ff00::/8), on the link best: "ff02::12"'
+    address = address_bytes(value, allowed)
+    if len(address) != 16:
+        raise Refused(f"is IPv4, as destination is; must be {allowed}")
+    if address[0] != 0xFF:
+        raise Refused(f"is not multicast; must be {allowed}")
+    if address[1] & 0xF < 2:
+        raise Refused(f"is of a scope that never leaves the host; must be {allowed}")
+    return address_text(address)
+
+
+def _peers(value: Any) -> tuple[str, ...]:
+    allowed = f"a list of at most {PEERS_MAX} addresses of other hosts, without prefix"
+    if not isinstance(value, list):
+        raise Refused(f"must be {allowed}")
+    if len(value) > PEERS_MAX:
+        raise Refused(f"has {len(value)} items; must be {allowed} (PEERS_MAX)")
+    found: list[bytes] = []
+    for item in value:
+        try:
+            address = _host_address(item, allowed)
+        except Refused as refused:
+            raise Refused(f"{as_shown(item)} {refused}") from None
+        if address in found:
+            raise Refused(f"holds {address_text(address)} twice; must be {allowed}")
+        found.append(address)
+    return tuple(map(address_text, sorted(found, key=lambda each: (len(each), each))))
+
+
+def _lladdr(value: Any) -> str:
+    allowed = 'the MAC of a host such as "02:00:00:00:00:01"'
+    text = plain_text(value, allowed).lower()
+    if MAC.fullmatch(text) is None:
+        raise Refused(f"must be {allowed}")
+    if int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+        raise Refused(f"is not the MAC of a host; must be {allowed}")
+    return text
+
+
+# --- the keys -----------------------------------------------------------------------------------
+
+ANNOUNCE_RULES: dict[str, Rule] = {
+    "announce.count": _integer(1, 10),
+    "announce.interval_s": _seconds(0, 60),
+    "announce.refresh_s": _seconds(0, 3600),
+}
+
+SETTING_RULES: dict[str, Rule] = {
+    "source": _sources,
+    "advbase": _integer(0, 255),
+    "advskew": _integer(0, 254),
+    "dead_ratio": _integer(1, 255),
+    "preempt": _preempt,
+    "preempt_delay_s": _seconds(0, MAX_DELAY_S),
+    "startup_delay_s": _seconds(0, MAX_DELAY_S),
+    "dialect": _choice("ucarp", "freebsd", "openbsd"),
+    "destination": _destination,
+    "destination6": _destination6,
+    "broadcast": _boolean,
+    "peers": _peers,
+    "advertise_mac": _choice("interface", "ucarp", "bsd"),
+    "address_mac": _not_available("interface"),
+    "replay": _choice("off", "learn", "strict"),
+    "lladdr": _lladdr,
+    "preferred": _boolean,
+    "ignore_link_state": _boolean,
+    "manage_addresses": _boolean,
+    "group": _not_available(),
+    "track": _not_available([]),
+    "up": _hook,
+    "down": _hook,
+    "xparam": plain_text,
+}
+ADDRESSES_ALLOWED = 'an address such as "192.0.2.10/24" or "2001:db8::10/64", or a list of them'
+HOST_KEYS = {  # with what is allowed
+    "interface": 'a name such as "eth0", a range such as "vlan[100-163]", or a list of them',
+    "vhid": 'an integer from 1 to 255, a range such as "1,3,5-9", or a list of them',
+    "addresses": ADDRESSES_ALLOWED,
+    "unsigned_addresses": ADDRESSES_ALLOWED,
+}
+ADDRESS_KEYS = ("addresses", "unsigned_addresses")
+PASSPHRASE_KEYS = ("passphrase", "passphrase_file", "passphrase_credential")
+OTHER_KEYS = (*HOST_KEYS, *PASSPHRASE_KEYS, "announce")
+TABLE_KEYS = (*SETTING_RULES, *OTHER_KEYS)
+
+DAEMON_RULES: dict[str, Rule] = {
+    "control_socket": _socket_path,
+    "state_directory": _path,
+    "receive": _choice("auto", "packet", "raw"),
+    "pump": _choice("thread", "loop"),
+    "notify": _absolute_path,
+    "hook_concurrency": _integer(1, 1024),
+    "hook_timeout_s": _seconds(0.01, MAX_DELAY_S),
+    "digest_grace_s": _seconds(0, MAX_DELAY_S),
+    "secret_key_file": plain_text,
+    "metrics": _not_available(),
+}
+TABLES = ("include", "daemon", "defaults", "virtual_host")
+TABLES_LATER = ("group", "track")

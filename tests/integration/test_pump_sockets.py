@@ -1,0 +1,371 @@
+"""The pump on real sockets: what it hears through raw ones, and what unicast makes of them.
+
+A pump without a thread and without a daemon, run turn by turn in a host's namespace; frames come
+from, and are read by, sockets of the test. Must not know configuration or the daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from carp_fast import addresses, sockets
+from carp_fast._prepared import PreparedHost
+from carp_fast._pump import Pump
+from carp_fast.lab import Host, Lab
+from carp_fast.memberships import Joins
+from tests.unit.segment import (
+    ADDRESS,
+    ADDRESS6,
+    GROUP,
+    GROUP6,
+    PASSPHRASE,
+    VHID,
+    carp_header,
+    ip,
+    ipv4_frame,
+    ipv6_frame,
+)
+
+pytestmark = pytest.mark.root
+
+DEADLINE_S = 10.0
+FAST = {"advbase": 0, "advskew": 8, "dead_ratio": 1}  # MASTER after 31 ms
+SOURCE6, PEER6 = ip("fe80::a"), ip("fe80::b")
+BOTH = ((ADDRESS, 32), (ADDRESS6, 128))
+
+
+class Stage:
+    """A pump on host a, whose interface s1 has number 0; the far end is host b."""
+
+    def __init__(self, host: Host, path: str, opened: ExitStack) -> None:
+        with host.inside():
+            self.receivers = sockets.open_receivers(path, 10)
+            sender, netlink = sockets.open_sender(), sockets.open_netlink()
+            self.joins = Joins(self.receivers.get("packet"))
+            self.ifindex = socket.if_nametoindex("s1")
+            self.joins.join("s1", self.ifindex, {GROUP, GROUP6})
+        for sock in (*self.receivers.values(), sender, netlink):
+            opened.enter_context(sock)
+        opened.callback(self.joins.close)
+        sockets.filter_interfaces(self.receivers, [self.ifindex])
+        self.pump = Pump(
+            [(kind, sock.fileno()) for kind, sock in self.receivers.items()],
+            sender.fileno(),
+            netlink.fileno(),
+            addresses.templates(),
+        )
+        self.mac = mac_of(host)
+        self.reports: list[tuple[Any, ...]] = []
+        self.pump.set_interface(
+            0,
+            ifindex=self.ifindex,
+            up=True,
+            mac=self.mac,
+            source=ip(host.address(1)),
+            source6=SOURCE6,
+        )
+
+    def add(self, slot: int = 0, **keys: Any) -> None:
+        settings = {"interface": 0, "vhid": VHID, "addresses": BOTH, "passphrase": PASSPHRASE}
+        self.pump.add(slot, PreparedHost(**{**settings, **keys}))
+        self.pump.mark()
+
+    def turn(self) -> None:
+        self.pump.run_due()
+        self.reports += self.pump.take_reports()
+
+    def run_until(self, holds: Callable[[], object], what: str) -> None:
+        """Runs a turn whenever there is something to do, until it holds after one."""
+        end_at = time.monotonic() + DEADLINE_S
+        while True:
+            self.turn()
+            if holds():
+                return
+            left_s = end_at - time.monotonic()
+            assert left_s > 0, f"not within {DEADLINE_S} s: {what}; {self.reports}"
+            select.select([self.pump.epoll_fd], [], [], left_s)
+
+    def host(self, slot: int = 0) -> dict[str, Any]:
+        snapshot = self.pump.snapshot(slot, 1)
+        self.pump.mark()
+        self.turn()
+        ((_, fields),) = snapshot.hosts()
+        return fields
+
+    def counters(self) -> dict[str, int]:
+        snapshot = self.pump.snapshot_interfaces(1)
+        self.pump.mark()
+        self.turn()
+        return snapshot.counters()[0]
+
+    def kinds(self) -> list[str]:
+        return [report[0] for report in self.reports]
+
+
+def mac_of(host: Host) -> bytes:
+    (link,) = json.loads(host.run(["ip", "-j", "link", "show", "s1"]).stdout)
+    return bytes.fromhex(link["address"].replace(":", ""))
+
+
+@pytest.fixture
+def lab(lab_factory: Callable[..., Lab]) -> Lab:
+    """Hosts a and b on one segment, with fe80::a and fe80::b."""
+    made = lab_factory(segments=1, ipv6=True)
+    for host in made.hosts:
+        host.run(f"ip -6 addr add fe80::{host.name}/64 dev s1 nodad".split())
+    return made
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@contextmanager
+def frames_of(host: Host) -> Iterator[socket.socket]:
+    """What arrives at host b's interface of protocol 112."""
+    with host.inside():
+        listener = sockets.open_receiver(10_000)
+        sockets.filter_interfaces({"packet": listener}, [socket.if_nametoindex("s1")])
+    with listener:
+        listener.settimeout(DEADLINE_S)
+        yield listener
+
+
+def send(host: Host, *frames: bytes) -> None:
+    with host.inside():
+        sender = sockets.open_sender()
+    with sender:
+        for frame in frames:
+            sender.sendto(frame, ("s1", 0))
+
+
+def frame4(**keys: Any) -> bytes:
+    both = {"addresses": (ADDRESS, ADDRESS6)}
+    outer = {key: keys.pop(key) for key in ("ttl", "source", "destination") if key in keys}
+    return ipv4_frame(carp_header(**both, **keys), **{"source": ip("10.1.0.2"), **outer})
+
+
+def frame6(**keys: Any) -> bytes:
+    both = {"addresses": (ADDRESS, ADDRESS6)}
+    outer = {key: keys.pop(key) for key in ("hop_limit", "source", "destination") if key in keys}
+    return ipv6_frame(carp_header(**both, **keys), **{"source": PEER6, **outer})
+
+
+# ---------------------------------------------------------------------------------------- receiving
+
+
+@pytest.mark.parametrize("path", ["packet", "raw"])
+def test_both_paths_hear_the_same_and_judge_it_alike(
+    lab: Lab, opened: ExitStack, path: str
+) -> None:
+    a, b = lab.hosts
+    stage = Stage(a, path, opened)
+    stage.add(advskew=100)
+    stage.turn()
+    send(
+        b,
+        frame4(counter=1),
+        frame6(counter=2),
+        frame4(counter=3, ttl=254),
+        frame6(counter=4, hop_limit=254),
+        frame6(counter=5, passphrase=b"other"),
+        frame4(counter=6, vhid=VHID + 1),
+        frame4(counter=7, checksum_error=1),
+    )
+    arrived_by_ns = time.monotonic_ns()
+    stage.run_until(lambda: stage.pump.facts["frames"] == 7, "seven frames")
+    counters = stage.counters()
+    wanted = {
+        "advertisements_heard": 2,
+        "bad_ttl": 2,
+        "bad_auth": 1,
+        "bad_vhid": 1,
+        "bad_checksum": 1,
+    }
+    assert {word: count for word, count in counters.items() if count} == wanted
+    heard = {peer["source"]: peer for peer in stage.host()["peers"]}
+    assert set(heard) == {ip("10.1.0.2"), PEER6}
+    for peer in heard.values():
+        assert peer["heard_ns"] < arrived_by_ns, "the kernel's time, not when it was read"
+        assert any(peer["mac"]) is (path == "packet")
+
+
+@pytest.mark.parametrize("kind", ["packet", "raw4", "raw6"])
+def test_what_the_kernel_drops_is_counted_and_every_backup_waits_anew(
+    lab: Lab, opened: ExitStack, kind: str
+) -> None:
+    a, b = lab.hosts
+    stage = Stage(a, kind[:3].replace("pac", "packet"), opened)
+    stage.add(advskew=100)
+    stage.turn()
+    before_ns = stage.host()["deadline_ns"]
+    stage.receivers[kind].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least there is
+    make = frame6 if kind == "raw6" else frame4
+    send(b, *(make(counter=counter, passphrase=b"other") for counter in range(1, 101)))
+    stage.run_until(lambda: "socket_dropped" in stage.kinds(), "the drops are told")
+    facts = stage.pump.facts
+    assert facts["frames"] + facts["dropped"] == 100
+    (told,) = [report for report in stage.reports if report[0] == "socket_dropped"]
+    assert told[10] == facts["dropped"] > 0
+    assert stage.host()["deadline_ns"] > before_ns
+    # Told once: the same drops are not found again with the next frame.
+    send(b, make(counter=101, passphrase=b"other"))
+    stage.run_until(lambda: stage.pump.facts["frames"] == facts["frames"] + 1, "one more")
+    assert stage.kinds().count("socket_dropped") == 1
+
+
+# ------------------------------------------------------------------------------------------ unicast
+
+
+def open_unicast(stage: Stage, host: Host, opened: ExitStack) -> None:
+    with host.inside():
+        four = sockets.open_raw_sender(socket.AF_INET)
+        six = sockets.open_raw_sender(socket.AF_INET6)
+    assert four is not None
+    assert six is not None
+    stage.pump.set_raw(opened.enter_context(four).fileno(), opened.enter_context(six).fileno())
+
+
+def test_unicast_is_on_the_wire_what_a_group_would_get(lab: Lab, opened: ExitStack) -> None:
+    a, b = lab.hosts
+    stage = Stage(a, "packet", opened)
+    open_unicast(stage, a, opened)
+    with frames_of(b) as listener:
+        stage.add(peers=(ip(b.address(1)), PEER6), **FAST)
+        seen: dict[int, bytes] = {}
+
+        def both() -> bool:
+            listener.settimeout(0)
+            try:
+                while True:
+                    frame = listener.recv(200)
+                    seen[frame[14] >> 4] = frame
+            except BlockingIOError:
+                return len(seen) == 2
+
+        stage.run_until(both, "an advertisement of each family")
+    four, six = seen[4], seen[6]
+    assert four[:12] == six[:12] == mac_of(b) + stage.mac
+    # TOS 0x10, DF, TTL 255, no fragment.
+    assert (four[15], four[20:22], four[22]) == (0x10, b"\x40\x00", 255)
+    assert four[26:34] == ip(a.address(1)) + ip(b.address(1))
+    assert (six[14:16], six[20:22]) == (b"\x60\x00", bytes((112, 255)))
+    assert six[22:54] == SOURCE6 + PEER6
+    assert four[34:36] == six[54:56] == bytes((0x21, VHID))
+    assert (len(four), len(six)) == (70, 90)
+
+
+def test_failures_are_counted_for_the_virtual_host_whose_they_are(
+    lab: Lab, opened: ExitStack
+) -> None:
+    a, b = lab.hosts
+    stage = Stage(a, "packet", opened)
+    open_unicast(stage, a, opened)
+    nowhere, nowhere6 = ip("198.51.100.9"), ip("2001:db8:9::9")
+    stage.add(0, vhid=1, peers=(ip(b.address(1)), nowhere, nowhere6), **FAST)
+    stage.add(1, vhid=2, peers=(nowhere, nowhere6), **FAST)
+    stage.add(2, vhid=3, **FAST)
+    stage.run_until(lambda: stage.kinds().count("sends_failing"), "three sends in a row failed")
+    stage.run_until(lambda: stage.host(2)["counters"]["advertisements_sent"] > 3, "some more")
+    some, none, groups = (stage.host(slot) for slot in range(3))
+    assert some["counters"]["send_errors"] == 2 * some["counters"]["advertisements_sent"] > 0
+    assert none["counters"]["advertisements_sent"] == 0
+    assert groups["counters"]["send_errors"] == 0
+    assert [each["sends_failing"] for each in (some, none, groups)] == [False, True, False]
+    (failing,) = [report for report in stage.reports if report[0] == "sends_failing"]
+    assert failing[2] == 1
+    assert os.strerror(failing[10]) == "Network is unreachable"
+
+
+def test_every_output_of_40_hosts_with_16_peers_leaves_once(lab: Lab, opened: ExitStack) -> None:
+    a, b = lab.hosts
+    peers = [ip(f"10.1.2.{number}") for number in range(1, 15)] + [PEER6, ip("fe80::c")]
+    far = mac_of(b).hex(":")
+    for peer in peers:  # resolved, or the kernel would hold some back and drop others
+        text = addresses.text(peer, 0).partition("/")[0]
+        a.run(f"ip neigh replace {text} lladdr {far} dev s1 nud permanent".split())
+    stage = Stage(a, "packet", opened)
+    open_unicast(stage, a, opened)
+    slow = {"advbase": 1, "dead_ratio": 1, "counter": 0}
+    with frames_of(b) as listener:
+        for vhid in range(1, 41):
+            own = {"peers": peers} if vhid % 4 else {}
+            stage.add(vhid, vhid=vhid, addresses=((ip(f"10.1.3.{vhid}"), 32),), **slow, **own)
+        stage.run_until(lambda: stage.counters()["advertisements_sent"] >= 40, "all advertised")
+        seen = []
+        for _ in range(30 * 16 + 10):
+            frame = listener.recv(200)
+            if frame[14] >> 4 == 4:
+                seen.append((frame[35], frame[30:34]))
+            else:
+                seen.append((frame[55], frame[38:54]))
+    wanted = {(vhid, peer) for vhid in range(1, 41) if vhid % 4 for peer in peers}
+    wanted |= {(vhid, GROUP) for vhid in range(4, 41, 4)}
+    assert len(seen) == len(set(seen))
+    assert set(seen) == wanted
+    assert stage.counters()["send_errors"] == 0
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_peers_are_not_told_that_the_protocol_is_unreachable(lab: Lab, family: int) -> None:
+    a, b = lab.hosts
+    six = family == socket.AF_INET6
+    with b.inside():
+        icmp = socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP
+        errors = socket.socket(family, socket.SOCK_RAW, icmp)
+        peer = socket.socket(family, socket.SOCK_RAW, sockets.PROTOCOL_CARP)
+        plain = socket.socket(family, socket.SOCK_DGRAM)
+        where = ("fe80::a", 0, 0, socket.if_nametoindex("s1")) if six else (a.address(1), 0)
+    with a.inside():
+        quiet = sockets.open_raw_sender(family)
+    assert quiet is not None
+    errors.settimeout(DEADLINE_S)
+    with errors, peer, plain:
+
+        def error_about(payload: bytes) -> bytes:
+            while payload not in (data := errors.recv(500)):
+                assert b"quiet" not in data
+            return data
+
+        with quiet:
+            peer.sendto(b"quiet".ljust(36), where)
+            # An answer to the first would come before the one to this, which has no listener.
+            plain.sendto(b"no such port".ljust(36), (where[0], 9, *where[2:]))
+            error_about(b"no such port")
+        peer.sendto(b"unreachable".ljust(36), where)
+        error_about(b"unreachable")
+
+
+# ---------------------------------------------------------------------------------------- addresses
+
+
+def test_preferred_addresses_and_their_removal_in_both_families(
+    lab: Lab, opened: ExitStack
+) -> None:
+    a, _ = lab.hosts
+    stage = Stage(a, "packet", opened)
+    stage.add(0, vhid=1, **FAST)
+    other = ip("2001:db8::200")
+    stage.add(1, vhid=2, addresses=((other, 128),), preferred=True, **FAST)
+    stage.run_until(lambda: stage.kinds().count("addresses_changed") == 2, "both are MASTER")
+    shown = json.loads(a.run(["ip", "-j", "-6", "addr", "show", "dev", "s1"]).stdout)
+    flags = {entry["local"]: entry for link in shown for entry in link["addr_info"]}
+    assert flags["2001:db8::100"].get("deprecated") is True
+    assert "deprecated" not in flags["2001:db8::200"]
+    assert all(flags[text].get("nodad") for text in ("2001:db8::100", "2001:db8::200"))
+    every = [(stage.ifindex, address, length) for address, length in (*BOTH, (other, 128))]
+    assert stage.pump.remove_addresses(every) == [0, 0, 0]
+    text = a.run(["ip", "addr", "show", "dev", "s1"]).stdout
+    assert "2001:db8::" not in text
+    assert "10.77.0.100" not in text
