@@ -80,15 +80,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
     ("hooks", "orders", "hosts", "plan", "links", "measurements"),
-    ("control", "addresses", "notifier", "sockets", "systemd", "namespaces"),
+    ("control", "addresses", "notifier", "sockets", "systemd", "namespaces", "terminal"),
     ("config", "interfaces", "children", "plot", "usage"),
     ("ranges", "secrets"),
     ("settings", "ucarp_log", "ucarp_options", "ucarp_process"),
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli"},
-    "rich": {"cli", "demo", "observer", "bench"},
+    "click": {"cli", "terminal"},
+    "rich": {"cli", "terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }
 
