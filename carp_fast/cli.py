@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carp_fast import __version__
+from carp_fast.cli_explain import explain
 from carp_fast.terminal import (
     DEFAULT_CONFIGURATION,
     PROGRAM,
@@ -73,6 +74,9 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def main() -> None:
     """CARP virtual-IP failover: tens of thousands of virtual hosts in one process."""
+
+
+main.add_command(explain)
 
 
 @main.command()

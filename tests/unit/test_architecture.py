@@ -74,12 +74,13 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("ucarp", "importer", "bench", "simulate"),
+    ("ucarp", "importer", "bench", "simulate", "cli_explain"),
     ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
+    ("explain",),
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
-    ("hooks", "orders", "hosts", "plan", "links", "measurements"),
+    ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text"),
     ("control", "addresses", "notifier", "sockets", "systemd", "namespaces", "terminal"),
     ("config", "interfaces", "children", "plot", "usage"),
     ("ranges", "secrets"),
@@ -87,7 +88,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli", "terminal"},
+    "click": {"cli", "cli_explain", "terminal"},
     "rich": {"cli", "terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }
