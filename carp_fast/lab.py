@@ -51,7 +51,10 @@ POLL_INTERVAL_S = 0.015  # where the kernel offers no event to wait for
 CARRIER_DEADLINE_S = 20.0
 SWITCH = "switch"
 # In 1/100 s: asks every second and prunes half a second after it became the one who asks.
-SNOOPING = "mcast_snooping 1 mcast_query_interval 100 mcast_query_response_interval 50"
+SNOOPING = (
+    "mcast_snooping 1 mcast_query_interval 100 mcast_startup_query_interval 100"
+    " mcast_query_response_interval 50"
+)
 
 _HOST_NAME = re.compile(r"[a-z][a-z0-9]{0,7}")
 _LAB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
