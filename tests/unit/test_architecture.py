@@ -83,8 +83,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
     ("listen", "verdicts"),
     ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text"),
-    ("control", "addresses", "notifier", "sockets", "memberships", "systemd", "namespaces")
-    + ("terminal",),
+    (
+        "control",
+        "addresses",
+        "notifier",
+        "sockets",
+        "memberships",
+        "systemd",
+        "namespaces",
+        "terminal",
+    ),
     ("config", "interfaces", "children", "plot", "usage"),
     ("ranges", "claims", "secrets"),
     ("rules",),
