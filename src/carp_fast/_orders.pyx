@@ -19,7 +19,7 @@ from carp_fast._vhid cimport (
     Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, FOREIGN, HELD, IGNORE_LINK,
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
     NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_SOURCE, OWN_SOURCE6, Output, PREFERRED,
-    RESIGNED, SECOND_NS, SOURCE_FOUND,
+    RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE_FOUND,
     STARTED, TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns,
     vhid_master_down_ns, vhid_same_address)
 from carp_fast._wheel cimport NOBODY, wheel_skip
@@ -133,6 +133,16 @@ cdef void keep_key(Block* block, const AuthKey* key, int64_t until_ns) noexcept 
         block.alternates[oldest].until_ns = until_ns
 
 
+cdef void forget_family(VirtualHost* host, int family) noexcept nogil:
+    """The host does not advertise over this family: nobody there is its master.
+
+    The silence of one family is news only while another is expected to be heard.
+    """
+    host.master[family] = 0
+    host.heard_ns[family] = 0
+    host.flags &= ~<uint32_t>(SILENT_4 | SILENT_6)
+
+
 cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     """Change a host in place; its state, peer and counters stay. `value`: the digest grace, ns."""
     cdef VirtualHost* host = &core.hosts[order.slot]
@@ -154,6 +164,10 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     host.block = block
     host.key = wanted.key
     host.flags = (host.flags & ~<uint32_t>CONFIGURED_FLAGS) | (wanted.flags & CONFIGURED_FLAGS)
+    if not host.flags & EXPECTS_4:
+        forget_family(host, 0)
+    if not host.flags & EXPECTS_6:
+        forget_family(host, 1)
     memcpy(host.source4, wanted.source4, 4)
     memcpy(host.source6, wanted.source6, 16)
     host.dialect, host.replay = wanted.dialect, wanted.replay

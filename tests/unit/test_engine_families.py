@@ -286,3 +286,25 @@ def test_openbsds_lladdr_is_hashed_between_type_and_vhid() -> None:
     frame = advertisement(counter=5, digest=digest)
     assert node.engine.receive(0, frame, START_NS) == "ok"
     assert node.engine.receive(0, advertisement(counter=6), START_NS) == "bad_auth"
+
+
+def test_a_family_that_goes_takes_its_masters_and_its_silence_with_it() -> None:
+    node = Node("10.77.0.2", on6="fe80::2", **BOTH)
+    for second in range(6):
+        node.engine.receive(0, both(counter=second + 1)[1], START_NS + second * SECOND_NS)
+    node.take(START_NS)
+    assert [report[10] for report in node.reported("family_silent")] == [4]
+    now_ns = START_NS + 6 * SECOND_NS
+    node.engine.replace(0, prepared(), now_ns)
+    host = node.engine.host(0)
+    assert (host["families"], host["peer"]) == ([4], None)
+    # Who is heard now over IPv4 is the first, and nothing was silent.
+    assert node.engine.receive(0, advertisement(counter=1), now_ns) == "ok"
+    node.take(now_ns)
+    assert node.reported("family_heard") == []
+    assert node.engine.host(0)["peer"] == ip("10.77.0.1")
+    node.engine.replace(0, prepared(**BOTH), now_ns)
+    assert node.engine.host(0)["families"] == [4, 6]
+    node.run(now_ns + DOWN_NS + SECOND_NS // 100)
+    frames = [done.content for done in node.done if done.action == "ADVERTISE"]
+    assert [of_family(frame) for frame in frames] == [4, 6]
