@@ -1,8 +1,9 @@
 """The commands of carp-fast: options, tables, exit codes.
 
-Holds what people type and what they see. Must not know how the daemon works: `run` hands over to
-carp_fast.daemon, everything that concerns a running daemon goes through its control socket. What a
-command needs is imported inside it, so that the group starts quickly and the daemon stays lean.
+Holds what people type and what they see; what every command shares is in carp_fast.terminal. Must
+not know how the daemon works: `run` hands over to carp_fast.daemon, everything that concerns a
+running daemon goes through its control socket. What a command needs is imported inside it, so
+that the group starts quickly and the daemon stays lean.
 
 Exit codes: 0 done; 1 it did not succeed, and stderr says why, one line (a configuration: one line
 a fault); 2 wrong usage; 130 after Ctrl-C. A reader of the output that leaves early is no failure.
@@ -10,55 +11,47 @@ a fault); 2 wrong usage; 130 after Ctrl-C. A reader of the output that leaves ea
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import re
 import sys
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from carp_fast import __version__
+from carp_fast.cli_explain import explain
+from carp_fast.terminal import (
+    DEFAULT_CONFIGURATION,
+    PROGRAM,
+    Failure,
+    config_option,
+    control_path,
+    daemon_options,
+    daemon_path,
+    discard_output,
+    failure,
+    in_two_units,
+    json_option,
+    print_json,
+    print_table,
+    print_text,
+    writing,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 logger = logging.getLogger(__name__)
 
-PROGRAM = "carp-fast"
-DEFAULT_CONFIGURATION = Path("/etc/carp-fast/carp-fast.toml")
-DEFAULT_CONTROL_SOCKET = Path("/run/carp-fast/control.sock")
 INTERRUPTED = 130
-RICH_ROWS_MAX = 1_000
-"""A longer table is printed plain on a terminal too: rich needs seconds to lay it out."""
 ADDRESSES_SHOWN = 2
 """Addresses of a virtual host in a terminal's table; a pipe gets all of them."""
 
 _STATES = ("INIT", "BACKUP", "MASTER")
 _STATE_STYLES = {"MASTER": "green", "BACKUP": "cyan", "INIT": "yellow"}
 _LOG_LEVELS = ("debug", "info", "warning", "error")
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-class Failure(click.ClickException):
-    """A command did not succeed: its lines go to stderr, exit code 1."""
-
-    exit_code = 1
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-
-    def show(self, file: Any = None) -> None:
-        """Prints the lines and nothing else."""
-        click.echo(self.message, file=file, err=file is None)
-
-
-def _failure(text: object) -> Failure:
-    return Failure(f"{PROGRAM}: {text}")
 
 
 class _Group(click.Group):
@@ -67,99 +60,14 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
-            with _writing():
+            with writing():
                 sys.stdout.flush()
             return result
         except BrokenPipeError:
-            _discard_output()
+            discard_output()
             raise click.exceptions.Exit(0) from None
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(INTERRUPTED) from None
-
-
-@contextlib.contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _discard_output()
-        raise _failure(f"standard output: {error.strerror}") from error
-
-
-def _discard_output() -> None:
-    """What is still in the buffer would fail again when the interpreter ends."""
-    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def _print(text: str, *, end: str = "\n", flush: bool = False) -> None:
-    with _writing():
-        sys.stdout.write(text + end)
-        if flush:
-            sys.stdout.flush()
-
-
-def _print_json(document: bytes) -> None:
-    """One JSON document: indented for a terminal, in one line otherwise."""
-    if sys.stdout.isatty():
-        import msgspec
-
-        document = msgspec.json.format(document, indent=2)
-    _print(document.decode())
-
-
-def _print_table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    style: Callable[[Sequence[str]], str] = lambda row: "",
-) -> None:
-    """A table by rich on a terminal; else columns of plain text, nothing cut, nothing drawn."""
-    if sys.stdout.isatty() and len(rows) <= RICH_ROWS_MAX:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in header:
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row), style=style(row))
-        with _writing():
-            Console().print(table)
-        return
-    widths = [len(name) for name in header]
-    for row in rows:
-        widths = [max(width, len(cell)) for width, cell in zip(widths, row, strict=True)]
-    for row in (header, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        _print("  ".join(cells).rstrip())
-
-
-def _config_option(function: _Function) -> _Function:
-    return click.option(
-        "-c",
-        "--config",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help=f"The configuration file.  [default: {DEFAULT_CONFIGURATION}]",
-    )(function)
-
-
-def _daemon_options(function: _Function) -> _Function:
-    return _config_option(
-        click.option(
-            "--control-socket",
-            type=click.Path(path_type=Path),
-            metavar="PATH",
-            help="The daemon's control socket, instead of the one named in the configuration.",
-        )(function)
-    )
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else.")
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -168,8 +76,11 @@ def main() -> None:
     """CARP virtual-IP failover: tens of thousands of virtual hosts in one process."""
 
 
+main.add_command(explain)
+
+
 @main.command()
-@_config_option
+@config_option
 @click.option(
     "--log-format",
     type=click.Choice(("text", "json", "journal")),
@@ -214,7 +125,7 @@ def run(
 
 
 @main.command()
-@_config_option
+@config_option
 def check(config: Path | None) -> None:
     """Reads the configuration as `run` would, touches nothing, prints the plan."""
     from carp_fast.config import ConfigurationError, load
@@ -228,14 +139,14 @@ def check(config: Path | None) -> None:
         click.echo(f"warning: {warning}", err=True)
     planned = plan(configuration)
     header, *rows = planned.rows()
-    _print_table([name.upper() for name in header], rows)
+    print_table([name.upper() for name in header], rows)
     for limit in planned.limits:
-        _print(f"limit: {limit}")
+        print_text(f"limit: {limit}")
 
 
 @main.command()
-@_daemon_options
-@_json_option
+@daemon_options
+@json_option
 @click.option("--interface", metavar="IF", help="Only virtual hosts on this interface.")
 @click.option("--vhid", type=click.IntRange(1, 255), metavar="N", help="Only this vhid.")
 @click.option("--state", type=click.Choice(_STATES, case_sensitive=False), help="Only this state.")
@@ -250,14 +161,14 @@ def status(
 
     from carp_fast.control import ControlClient, ControlError
 
-    client = ControlClient(_control_path(config, control_socket))
+    client = ControlClient(control_path(config, control_socket))
     try:
         answer = client.request_raw("status", **filters)
     except ControlError as error:
-        raise _failure(error) from error
+        raise failure(error) from error
     document = msgspec.json.decode(answer, type=dict[str, msgspec.Raw])["status"]
     if as_json:
-        _print_json(bytes(document))
+        print_json(bytes(document))
     else:
         _print_status(msgspec.json.decode(document))
 
@@ -268,18 +179,18 @@ def _print_status(document: Mapping[str, Any]) -> None:
     now = datetime.now(UTC)
     daemon, summary, hosts = document["daemon"], document["summary"], document["virtual_hosts"]
     counts = ", ".join(f"{summary[state.lower()]:,} {state}" for state in reversed(_STATES))
-    _print(
+    print_text(
         f"{daemon['host']}: {summary['virtual_hosts']:,} virtual hosts: {counts} "
         f"(carp-fast {daemon['version']}, pid {daemon['pid']}, "
         f"running for {_age(daemon['started_at'], now)})"
     )
     if not hosts:
-        _print("no virtual host to show")
+        print_text("no virtual host to show")
         return
     shown = ADDRESSES_SHOWN if sys.stdout.isatty() else None
     header = ("VIRTUAL HOST", "STATE", "SINCE", "REASON", "ADDRESSES", "ADVSKEW", "PEER")
     rows = [_status_row(host, now, shown) for host in hosts]
-    _print_table(header, rows, lambda row: _STATE_STYLES.get(row[1], ""))
+    print_table(header, rows, lambda row: _STATE_STYLES.get(row[1], ""))
 
 
 def _status_row(host: Mapping[str, Any], now: datetime, shown: int | None) -> tuple[str, ...]:
@@ -304,18 +215,12 @@ def _age(since: str, now: datetime) -> str:
     """The time since an RFC 3339 instant, in its two largest units: "3h 12m"."""
     from datetime import datetime
 
-    seconds = max(0, int((now - datetime.fromisoformat(since)).total_seconds()))
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
-    if days:
-        return f"{days}d {hours % 24}h"
-    if hours:
-        return f"{hours}h {minutes % 60}m"
-    return f"{minutes}m {seconds % 60}s" if minutes else f"{seconds}s"
+    return in_two_units((now - datetime.fromisoformat(since)).total_seconds())
 
 
 @main.command()
-@_daemon_options
-@_json_option
+@daemon_options
+@json_option
 def events(config: Path | None, control_socket: Path | None, as_json: bool) -> None:
     """Prints every state change as it happens, a line each, until Ctrl-C."""
     import msgspec
@@ -323,12 +228,12 @@ def events(config: Path | None, control_socket: Path | None, as_json: bool) -> N
     from carp_fast.control import ControlClient, ControlError
 
     try:
-        with ControlClient(_control_path(config, control_socket)).stream("events") as stream:
+        with ControlClient(control_path(config, control_socket)).stream("events") as stream:
             for event in stream:
                 line = msgspec.json.encode(event).decode() if as_json else _event_line(event)
-                _print(line, flush=True)
+                print_text(line, flush=True)
     except ControlError as error:
-        raise _failure(error) from error
+        raise failure(error) from error
 
 
 def _event_line(event: Mapping[str, Any]) -> str:
@@ -337,19 +242,19 @@ def _event_line(event: Mapping[str, Any]) -> str:
 
 
 @main.command()
-@_daemon_options
+@daemon_options
 def reload(config: Path | None, control_socket: Path | None) -> None:
     """Makes the daemon read its configuration again; says what changed."""
     from carp_fast.control import ControlClient, ControlError
 
     try:
-        answer = ControlClient(_control_path(config, control_socket)).request("reload")
+        answer = ControlClient(control_path(config, control_socket)).request("reload")
     except ControlError as error:
-        raise (Failure(*error.faults) if error.faults else _failure(error)) from error
+        raise (Failure(*error.faults) if error.faults else failure(error)) from error
     for line in answer["changed"]:
-        _print(line)
+        print_text(line)
     counts = ", ".join(f"{answer[name]:,} {name}" for name in ("added", "removed", "kept"))
-    _print(f"virtual hosts: {counts} ({answer['seconds']:.2f} s)")
+    print_text(f"virtual hosts: {counts} ({answer['seconds']:.2f} s)")
 
 
 @main.command(
@@ -389,20 +294,20 @@ def import_command(files: tuple[Path, ...], running: bool, output: Path | None) 
     try:
         found = import_files(files, running)
     except OSError as error:
-        raise _failure(f"{error.filename}: {error.strerror}") from error
+        raise failure(f"{error.filename}: {error.strerror}") from error
     text = as_toml(found)
     if output is None:
-        _print(text, end="")
+        print_text(text, end="")
     else:
         try:
             with open(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(text)
         except OSError as error:
-            raise _failure(f"{output}: {error.strerror}") from error
+            raise failure(f"{output}: {error.strerror}") from error
     if found.lost:
         raise Failure(*found.lost)
     if not found.tables:
-        raise _failure("no command line of ucarp was found")
+        raise failure("no command line of ucarp was found")
 
 
 @main.group()
@@ -419,11 +324,11 @@ def secret_key(file: Path) -> None:
     try:
         create_key(file)
     except SecretError as error:
-        raise _failure(error) from error
+        raise failure(error) from error
 
 
 @secret.command("encrypt")
-@_config_option
+@config_option
 @click.option(
     "--key",
     type=click.Path(path_type=Path),
@@ -434,17 +339,17 @@ def secret_encrypt(config: Path | None, key: Path | None) -> None:
     """Reads a passphrase from the terminal or stdin, prints it as encrypted:TOKEN."""
     from carp_fast.secrets import SecretError, encrypt, read_key
 
-    key = key or _daemon_path(config, "secret_key_file")
+    key = key or daemon_path(config, "secret_key_file")
     if key is None:
         where = config or DEFAULT_CONFIGURATION
-        raise _failure(f"no key: give --key FILE, or set daemon.secret_key_file in {where}")
+        raise failure(f"no key: give --key FILE, or set daemon.secret_key_file in {where}")
     try:
         # The key first: nobody should type a passphrase for a key that cannot be used.
         key_bytes = read_key(key)
         token = encrypt(_read_passphrase(), key_bytes)
     except SecretError as error:
-        raise _failure(error) from error
-    _print(token)
+        raise failure(error) from error
+    print_text(token)
 
 
 def _read_passphrase() -> bytes:
@@ -475,7 +380,7 @@ def demo(context: click.Context, instances: int, segments: int) -> None:
 @click.option("--daemon", "daemons", metavar="NAME,...", help="[default: all that are installed]")
 @click.option("--instances", metavar="N,...", help="Virtual hosts, from 1 to 65280.")
 @click.option("--window", type=click.FloatRange(1, 3600), metavar="S", help="CPU is averaged over.")
-@_json_option
+@json_option
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg")
 @click.option("--quick", is_flag=True, help="Three sizes, short windows, no pings: two minutes.")
 @click.option("--force", is_flag=True, help="Also what takes minutes to start.")
@@ -506,29 +411,29 @@ def bench(
         raise click.UsageError(str(error)) from error
     if daemons and plan.lacking():
         packages = ", ".join(daemon.package for daemon in plan.lacking())
-        raise _failure(f"bench: not installed: {packages} (Debian packages)")
+        raise failure(f"bench: not installed: {packages} (Debian packages)")
     if plot and not os.access(plot.absolute().parent, os.W_OK):
-        raise _failure(f"bench: --plot {plot}: cannot write there")
+        raise failure(f"bench: --plot {plot}: cannot write there")
     console = Console(stderr=True)
     lines = Lines(lambda line: click.echo(line, err=True))
     try:
         report = run_bench(plan, Bars(console) if console.is_terminal else lines)
     except LabError as error:
-        raise _failure(f"bench: {error}") from error
+        raise failure(f"bench: {error}") from error
     if as_json:
-        _print_json(msgspec.json.encode(report))
+        print_json(msgspec.json.encode(report))
     else:
         for title, header, rows in measurements.tables(report):
-            _print(title)
-            _print_table(header, rows)
-            _print("")
+            print_text(title)
+            print_table(header, rows)
+            print_text("")
         for line in measurements.remarks(report):
-            _print(line)
+            print_text(line)
     if plot:
         try:
             plot.write_text(measurements.figure(report))
         except (OSError, ValueError) as error:
-            raise _failure(f"bench: --plot {plot}: {error}") from error
+            raise failure(f"bench: --plot {plot}: {error}") from error
 
 
 @main.command()
@@ -542,53 +447,8 @@ def simulate(**options: Any) -> None:
     from carp_fast.simulate import show
 
     try:
-        broken = show(_print, **options)
+        broken = show(print_text, **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if broken:
-        raise _failure(broken)
-
-
-def _control_path(config: Path | None, control_socket: Path | None) -> Path:
-    return control_socket or _daemon_path(config, "control_socket") or DEFAULT_CONTROL_SOCKET
-
-
-def _daemon_path(config: Path | None, key: str) -> Path | None:
-    """A path from the [daemon] table, read leniently: other faults do not matter here.
-
-    Raises Failure only for a configuration that was named on the command line.
-    """
-    path = config or DEFAULT_CONFIGURATION
-    try:
-        value = _daemon_table(path.read_text("utf-8")).get(key)
-    except (OSError, ValueError) as error:
-        if config is None:
-            return None
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise _failure(f"{path}: {reason}") from error
-    if value is None:
-        return None
-    if isinstance(value, str) and value:
-        return Path(value)
-    raise _failure(f"{path}: daemon: {key} = {value!r}: not a path")
-
-
-_HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
-_DAEMON_HEADER = re.compile(r"^[ \t]*\[[ \t]*daemon[ \t]*\]", re.MULTILINE)
-
-
-def _daemon_table(text: str) -> Mapping[str, Any]:
-    """The [daemon] table, without parsing tens of thousands of tables after it where possible.
-
-    Raises ValueError (tomllib.TOMLDecodeError) for text that is not TOML.
-    """
-    header = _DAEMON_HEADER.search(text)
-    start, search_from = (header.start(), header.end()) if header else (0, 0)
-    following = _HEADER.search(text, search_from)
-    part = text[start : following.start() if following else len(text)]
-    try:
-        table = tomllib.loads(part).get("daemon", {})
-    except tomllib.TOMLDecodeError:
-        # The cut went through a multi-line value, or the text has a fault.
-        table = tomllib.loads(text).get("daemon", {})
-    return table if isinstance(table, dict) else {}
+        raise failure(broken)

@@ -26,6 +26,7 @@ from carp_fast import __version__, addresses, config, reload, sockets
 from carp_fast._auth import SHA1_FORM
 from carp_fast._pump import Pump
 from carp_fast.control import ControlError, ControlServer
+from carp_fast.explain import Explanations
 from carp_fast.hooks import HookError, Hooks, Notifier
 from carp_fast.hosts import STATES, Hosts, LimitReached, by_interface
 from carp_fast.interfaces import Interface, LinkError, read_interfaces
@@ -141,7 +142,11 @@ class Daemon:
         return Reports(self._hosts, self._orders, self._hooks)
 
     def _make_control(self) -> ControlServer | None:
-        handlers = {"status": self._on_status, "reload": self._on_reload}
+        handlers = {
+            "status": self._on_status,
+            "explain": self._on_explain,
+            "reload": self._on_reload,
+        }
         return ControlServer(self.configuration.daemon.control_socket, handlers)
 
     # -- start
@@ -353,6 +358,12 @@ class Daemon:
         if not self._serving.is_set():
             raise ControlError("the daemon is starting or ending")
         return await self._status.answer(request)
+
+    async def _on_explain(self, request: dict[str, Any]) -> Any:
+        if not self._serving.is_set():
+            raise ControlError("the daemon is starting or ending")
+        explanations = Explanations(self._hosts, self._orders, self._network, self._status)
+        return await explanations.answer(request)
 
     def _on_released(self, slot: int) -> None:
         self._network.on_released(slot)

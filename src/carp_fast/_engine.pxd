@@ -14,6 +14,7 @@ cdef class Engine:
 
 cdef object report_tuple(const Report* report)
 cdef dict host_dict(const VirtualHost* host)
+cdef dict explained_dict(const VirtualHost* host, int64_t now_ns)
 cdef dict interface_dict(const Interface* interface)
 cdef list rejections_list(const Interface* interface)
 cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,

@@ -23,13 +23,15 @@ from carp_fast._orders cimport obey
 from carp_fast._prepared cimport PreparedHost, expect_bytes
 from carp_fast._receive cimport engine_foresee, engine_receive
 from carp_fast._vhid cimport (
-    Address, EXPECTS_4, EXPECTS_6, IN_USE, Output, RETIRED, SEND_DEMOTED, SOURCES, Source,
-    VirtualHost, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_master, vhid_master_down_ns)
+    Address, Event, EVENTS, EXPECTS_4, EXPECTS_6, IN_USE, MASTER_LEAVES, Output, RETIRED, SECOND_NS,
+    SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source, VirtualHost, vhid_advskew, vhid_demote,
+    vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_judge, vhid_master,
+    vhid_master_down_ns)
 from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport FRAME_ROOM, VERDICTS, wire_build_announcement
+from carp_fast._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
 
 from carp_fast._core import REPORT_WORDS
-from carp_fast._vhid import DIALECT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
+from carp_fast._vhid import DIALECT_WORDS, EVENT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
 from carp_fast._wire import VERDICT_WORDS
 
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
@@ -102,6 +104,45 @@ cdef dict host_dict(const VirtualHost* host):
         "heard_ns": master.heard_ns if master != NULL else 0,
         "peers": sources_list(host), "counter": host.counter,
         "deadline_ns": host.deadline_ns, "counters": counters}
+
+
+cdef object judged(const VirtualHost* host, const Source* source, int64_t now_ns):
+    """What the election would make of `source`, advertising at `now_ns` what it did last.
+
+    (an event's word or None, whether it sends from our own address). The host stays as it is.
+    """
+    cdef VirtualHost copy = host[0]                     # judging takes notes
+    cdef Advertisement heard
+    cdef Event event
+    cdef bint duplicate
+    memset(&heard, 0, sizeof(heard))
+    heard.family = source.family
+    memcpy(heard.source, source.address, 16)
+    heard.advbase, heard.advskew, heard.demote = source.advbase, source.advskew, source.demote
+    duplicate = vhid_is_own_source(host, &heard)
+    event = vhid_judge(&copy, &heard, duplicate, now_ns)
+    return None if event == EVENTS else EVENT_WORDS[<int>event], duplicate
+
+
+cdef dict explained_dict(const VirtualHost* host, int64_t now_ns):
+    """host_dict, and why: what runs, and of each peer its interval and what it means at `now_ns`."""
+    cdef dict fields = host_dict(host), peer
+    cdef const Source* source
+    cdef int i, at = 0
+    for i in range(SOURCES):
+        source = &host.sources[i]
+        if source.heard_ns:
+            peer = fields["peers"][at]
+            peer["event"], peer["own_source"] = judged(host, source, now_ns)
+            peer["interval_ns"] = (<int64_t>vhid_interval_of(source.advbase, source.advskew)
+                                   * SECOND_NS // 256)
+            at += 1
+    fields["master_leaves"] = bool(host.flags & MASTER_LEAVES)
+    fields["preempt_from_ns"] = host.preempt_from_ns
+    fields["failed_sends"] = host.failed_sends
+    fields["silent_families"] = [family for family, flag in ((4, SILENT_4), (6, SILENT_6))
+                                 if host.flags & flag]
+    return fields
 
 
 cdef dict interface_dict(const Interface* interface):
@@ -391,6 +432,11 @@ cdef class Engine:
         if slot >= _MAX_VIRTUAL_HOSTS:
             raise IndexError(f"slots are below {_MAX_VIRTUAL_HOSTS}")
         return host_dict(&self.core.hosts[slot])
+
+    def explained(self, uint32_t slot, int64_t now_ns) -> dict:
+        """A host's status and why it is so; see explained_dict. Changes nothing."""
+        self.used(slot)
+        return explained_dict(&self.core.hosts[slot], now_ns)
 
     cdef used(self, uint32_t slot):
         if slot >= _MAX_VIRTUAL_HOSTS or not self.core.hosts[slot].flags & IN_USE:

@@ -19,7 +19,7 @@ from carp_fast._core cimport (
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
     Report)
 from carp_fast._engine cimport (
-    Engine, fill_interface, host_dict, interface_dict, rejections_list, report_tuple)
+    Engine, explained_dict, fill_interface, host_dict, interface_dict, rejections_list, report_tuple)
 from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast._prepared cimport PreparedHost
 from carp_fast._socket cimport receive_prepare, send_prepare
@@ -234,6 +234,11 @@ cdef class Pump:
                 "wake_tick_ns": self.engine.core.wake_tick_ns,
                 "scheduling": SCHEDULING_WORDS[self.state.scheduling]}
 
+    @property
+    def attentive_ns(self) -> int:
+        """Silence from before proves nothing: the pump was away until then. 0: it never was."""
+        return self.engine.core.attentive_ns
+
     # -- running
 
     def start(self, str scheduling="fifo") -> None:
@@ -395,10 +400,10 @@ cdef class Pump:
         self.keep(snapshot)
         return snapshot
 
-    def snapshot_interfaces(self, uint32_t count):
-        """Order a copy of the first `count` interfaces' counters."""
-        cdef Snapshot snapshot = Snapshot(count, 0, True)
-        self.push(ORDER_SNAPSHOT_INTERFACES, 0, 0, count, snapshot.room)
+    def snapshot_interfaces(self, uint32_t count, uint32_t first=0):
+        """Order a copy of `count` interfaces' counters and rejections, from number `first` on."""
+        cdef Snapshot snapshot = Snapshot(count, first, True)
+        self.push(ORDER_SNAPSHOT_INTERFACES, first, 0, count, snapshot.room)
         self.keep(snapshot)
         return snapshot
 
@@ -450,6 +455,13 @@ cdef class Snapshot:
         cdef VirtualHost* hosts = <VirtualHost*>self.room
         cdef uint32_t i
         return [(self.first + i, host_dict(&hosts[i])) for i in range(self.count)
+                if hosts[i].flags & IN_USE]
+
+    def explained(self, int64_t now_ns) -> list:
+        """(slot, explained_dict) of every slot in use."""
+        cdef VirtualHost* hosts = <VirtualHost*>self.room
+        cdef uint32_t i
+        return [(self.first + i, explained_dict(&hosts[i], now_ns)) for i in range(self.count)
                 if hosts[i].flags & IN_USE]
 
     def counters(self) -> list:

@@ -242,6 +242,7 @@ cdef struct Transition:
 cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogil
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil
 cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil
+cdef uint32_t vhid_interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil
 cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil
 cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil

@@ -110,14 +110,14 @@ cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil:
     return <uint8_t>(demote if demote < 255 else 255)
 
 
-cdef inline uint32_t interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil:
-    # OpenBSD advertises 0/0 every 1/256 s.
+cdef uint32_t vhid_interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil:
+    """The interval in 1/256 s that an advertisement says; OpenBSD sends 0/0 every 1/256 s."""
     return advbase * 256 + advskew if advbase or advskew else 1
 
 
 cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil:
     """Our advertisement interval in 1/256 s, demotion included: what the election compares."""
-    return interval_of(host.advbase, vhid_advskew(host))
+    return vhid_interval_of(host.advbase, vhid_advskew(host))
 
 
 cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil:
@@ -234,7 +234,7 @@ cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplic
 
     `duplicate`: another host sends from our own source address; on a tie we stay.
     """
-    cdef uint32_t theirs = interval_of(heard.advbase, heard.advskew)
+    cdef uint32_t theirs = vhid_interval_of(heard.advbase, heard.advskew)
     if host.state == MASTER:
         return judge_as_master(host, heard, theirs, duplicate, now_ns)
     if host.state == BACKUP:

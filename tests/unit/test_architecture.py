@@ -74,13 +74,15 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("ucarp", "importer", "bench", "simulate"),
+    ("ucarp", "importer", "bench", "simulate", "cli_explain"),
     ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
+    ("explain",),
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
-    ("hooks", "orders", "hosts", "plan", "links", "measurements"),
-    ("control", "addresses", "notifier", "sockets", "memberships", "systemd", "namespaces"),
+    ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text"),
+    ("control", "addresses", "notifier", "sockets", "memberships", "systemd", "namespaces")
+    + ("terminal",),
     ("config", "interfaces", "children", "plot", "usage"),
     ("ranges", "claims", "secrets"),
     ("rules",),
@@ -88,8 +90,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli"},
-    "rich": {"cli", "demo", "observer", "bench"},
+    "click": {"cli", "cli_explain", "terminal"},
+    "rich": {"cli", "terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }
 

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import carp_fast
-from carp_fast import cli
+from carp_fast import cli, terminal
 
 DEADLINE_S = 20.0
 PACKAGE_DIRECTORY = Path(carp_fast.__file__).parent.parent
@@ -243,7 +243,7 @@ def test_run_hands_over(daemon: types.SimpleNamespace, tmp_path: Path) -> None:
     daemon.result = 1
     result = invoke("run", "-c", file, "--pid-file", pid_file, "--log-level", "WARNING")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "")
-    assert daemon.calls == [(cli.DEFAULT_CONFIGURATION, None), (file, pid_file)]
+    assert daemon.calls == [(terminal.DEFAULT_CONFIGURATION, None), (file, pid_file)]
 
 
 def test_run_says_why_it_did_not_start(daemon: types.SimpleNamespace) -> None:

@@ -21,7 +21,7 @@ import uvloop
 from click.testing import CliRunner, Result
 
 import carp_fast
-from carp_fast import cli
+from carp_fast import cli, terminal
 from carp_fast.control import ControlError, ControlServer, document_slices
 
 DEADLINE_S = 20.0
@@ -280,10 +280,10 @@ def test_status_json_on_a_terminal_is_indented(fake: FakeDaemon) -> None:
 
 
 def test_a_long_table_is_plain_on_a_terminal_too(fake: FakeDaemon) -> None:
-    fake.hosts = [host(f"v{n}", 1, "BACKUP") for n in range(cli.RICH_ROWS_MAX + 1)]
+    fake.hosts = [host(f"v{n}", 1, "BACKUP") for n in range(terminal.RICH_ROWS_MAX + 1)]
     text = on_terminal("status", "--control-socket", fake.path, columns=140)
     assert "\x1b[" not in text
-    assert len(text.splitlines()) == cli.RICH_ROWS_MAX + 3
+    assert len(text.splitlines()) == terminal.RICH_ROWS_MAX + 3
 
 
 def test_no_daemon_is_1_and_one_line(tmp_path: Path) -> None:
@@ -320,8 +320,8 @@ def test_control_socket_from_the_configuration(fake: FakeDaemon, tmp_path: Path,
 
 def test_control_socket_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
-    monkeypatch.setattr(cli, "DEFAULT_CONFIGURATION", missing)
-    monkeypatch.setattr(cli, "DEFAULT_CONTROL_SOCKET", tmp_path / "default.sock")
+    monkeypatch.setattr(terminal, "DEFAULT_CONFIGURATION", missing)
+    monkeypatch.setattr(terminal, "DEFAULT_CONTROL_SOCKET", tmp_path / "default.sock")
     line = f"carp-fast: no carp-fast daemon at {tmp_path / 'default.sock'}: is it running?\n"
     assert invoke("status").stderr == line
     missing.write_text("this is not TOML")

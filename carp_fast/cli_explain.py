@@ -1,0 +1,45 @@
+"""The command `explain`: asks the daemon why a virtual host is in its state.
+
+Must not know how the daemon finds out (explain.py), nor the sentences (explain_text.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from carp_fast.terminal import (
+    control_path,
+    daemon_options,
+    failure,
+    json_option,
+    print_json,
+    print_text,
+)
+
+
+@click.command()
+@click.argument("interface", metavar="IF")
+@click.argument("vhid", type=click.IntRange(1, 255), metavar="VHID")
+@daemon_options
+@json_option
+def explain(
+    interface: str, vhid: int, config: Path | None, control_socket: Path | None, as_json: bool
+) -> None:
+    """Says why a virtual host is in its state, and what would change that."""
+    import msgspec
+
+    from carp_fast.control import ControlClient, ControlError
+    from carp_fast.explain_text import text
+
+    client = ControlClient(control_path(config, control_socket))
+    try:
+        answer = client.request_raw("explain", interface=interface, vhid=vhid)
+    except ControlError as error:
+        raise failure(error) from error
+    document = msgspec.json.decode(answer, type=dict[str, msgspec.Raw])["explain"]
+    if as_json:
+        print_json(bytes(document))
+    else:
+        print_text(text(msgspec.json.decode(document)))

@@ -1,0 +1,230 @@
+"""Why a virtual host is in its state: the facts for `carp-fast explain`, from the pump's snapshots.
+
+Must not change anything, nor judge: what the election makes of who was heard is the engine's own
+word. The sentences are in explain_text.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from carp_fast._wire import VERDICT_WORDS
+from carp_fast.control import ControlError
+from carp_fast.hosts import Hosts
+from carp_fast.reports import rfc3339
+from carp_fast.settings import nearest_to
+
+if TYPE_CHECKING:
+    from carp_fast._pump import Pump
+    from carp_fast.config import VirtualHost
+    from carp_fast.network import Network
+    from carp_fast.orders import Orders
+    from carp_fast.status import Status
+
+# Of an interface's counters those of rejections: the verdicts' words, but for "ok".
+REJECTED = frozenset(VERDICT_WORDS[1:])
+INTERFACES_NAMED = 5  # in the line that says that there is no such interface
+
+
+class Explanations:
+    """Answers `explain` requests; `now_ns`: the pump's clock."""
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        orders: Orders,
+        network: Network,
+        status: Status,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._hosts = hosts
+        self._orders = orders
+        self._pump: Pump = orders.pump
+        self._network = network
+        self._status = status
+        self._now_ns = now_ns
+
+    async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """{"explain": {"virtual_hosts": [...]}}, every virtual host of the interface and vhid.
+
+        Each is as in the status document, without `peer`, and with why; times in s. Raises
+        ControlError for a request that names none.
+        """
+        interface, vhid = request.get("interface"), request.get("vhid")
+        if not isinstance(interface, str) or not isinstance(vhid, int):
+            raise ControlError("explain: an interface's name and a vhid are needed")
+        slots = self._find(interface, vhid)
+        snapshots = [self._pump.snapshot(slot, 1) for slot in slots]
+        of_interface = self._pump.snapshot_interfaces(1, self._hosts.number(interface))
+        await self._orders.done()
+        now_ns = self._now_ns()
+        rejected = {
+            "rejections": rejections(of_interface.rejections()[0], vhid, now_ns),
+            # Those of its interface: of most rejected frames it is not known whom they were for.
+            "interface_rejected": {
+                word: count
+                for word, count in of_interface.counters()[0].items()
+                if word in REJECTED and count
+            },
+        }
+        found, wanted = [], {"interface": interface, "vhid": vhid}
+        for snapshot in snapshots:
+            # A slot may have become free, or another's, while the pump copied.
+            for entry in self._status.virtual_hosts([snapshot], wanted):
+                [(slot, fields)] = snapshot.explained(now_ns)
+                host = self._hosts.hosts[slot]
+                assert host is not None
+                entry.pop("peer")
+                found.append(entry | self._why(host, fields, now_ns) | rejected)
+        return {"explain": {"virtual_hosts": found}}
+
+    def _find(self, interface: str, vhid: int) -> list[int]:
+        """The slots of a vhid. Raises ControlError naming what there is."""
+        names = self._hosts.used_names()
+        if not names:
+            raise ControlError("the daemon has no virtual hosts")
+        if interface not in names:
+            named = ", ".join(names[:INTERFACES_NAMED])
+            more = f" and {len(names) - INTERFACES_NAMED} more"
+            raise ControlError(
+                f"no virtual host on {interface!r}: the nearest interface that has some is "
+                f"{nearest_to(interface, names)} (of {named}"
+                f"{more if len(names) > INTERFACES_NAMED else ''})"
+            )
+        vhids: dict[int, list[int]] = {}
+        for slot in self._hosts.slots[self._hosts.number(interface)]:
+            host = self._hosts.hosts[slot]
+            if host is not None:
+                vhids.setdefault(host.vhid, []).append(slot)
+        if vhid not in vhids:
+            nearest = min(vhids, key=lambda other: (abs(other - vhid), other))
+            raise ControlError(
+                f"{interface} has no virtual host {vhid}: the nearest is {nearest} "
+                f"(of {in_ranges(vhids)})"
+            )
+        return vhids[vhid]
+
+    def _why(self, host: VirtualHost, fields: dict[str, Any], now_ns: int) -> dict[str, Any]:
+        settings = host.settings
+        return {
+            "families": fields["families"],
+            "source": source(fields, 4),
+            "source6": source(fields, 6),
+            "dialect": fields["dialect"],
+            "replay": fields["replay"],
+            "dead_ratio": fields["dead_ratio"],
+            "interval_s": in_s(fields["interval_ns"]),
+            "master_down_s": in_s(fields["master_down_ns"]),
+            "preempt": settings.preempt,
+            "preempt_delay_s": settings.preempt_delay_s,
+            "startup_delay_s": settings.startup_delay_s,
+            "ignore_link_state": settings.ignore_link_state,
+            "manage_addresses": settings.manage_addresses,
+            "link": self._link(host.interface),
+            "for_s": in_s(now_ns - fields["since_ns"]),
+            "heard": [heard(peer, now_ns) for peer in fields["peers"]],
+            "silent_families": fields["silent_families"],
+            "timer": timer(fields, now_ns),
+            "preempts_in_s": preempts_in_s(fields, now_ns),
+            "stalled": stalled(fields, self._pump.attentive_ns, now_ns),
+            "demote": fields["demote"],
+            "failed_sends": fields["failed_sends"],
+        }
+
+    def _link(self, name: str) -> str:
+        now = self._network.now.get(name)
+        if now is None or not now.ifindex:
+            return "missing"
+        if len(now.mac) != 6:
+            return "unusable"
+        return "up" if now.up else "down"
+
+
+def in_s(time_ns: int) -> float:
+    return round(time_ns / 1e9, 3)
+
+
+def in_ranges(numbers: Iterable[int]) -> str:
+    """ "1-5, 8"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def address_text(address: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def source(fields: Mapping[str, Any], family: int) -> str | None:
+    """What a virtual host advertises from in a family; None: it lacks one, or does not use it."""
+    address: bytes = fields["source" if family == 4 else "source6"]
+    return address_text(address) if family in fields["families"] and any(address) else None
+
+
+def heard(peer: Mapping[str, Any], now_ns: int) -> dict[str, Any]:
+    """A source as the engine remembers it, and what it means: an event's word or None."""
+    return {
+        "source": address_text(peer["source"]),
+        "family": peer["family"],
+        "mac": peer["mac"].hex(":"),
+        "advbase": peer["advbase"],
+        "advskew": peer["advskew"],
+        "demote": peer["demote"],
+        "interval_s": in_s(peer["interval_ns"]),
+        "counter": peer["counter"],
+        "heard_ago_s": in_s(now_ns - peer["heard_ns"]),
+        "current": peer["current"],
+        "own_source": peer["own_source"],
+        "event": peer["event"],
+    }
+
+
+def timer(fields: Mapping[str, Any], now_ns: int) -> dict[str, Any] | None:
+    """The event that comes next if nothing is heard, and when."""
+    if not fields["deadline_ns"]:
+        return None
+    event = {
+        "INIT": "ready",
+        "BACKUP": "master_left" if fields["master_leaves"] else "master_down",
+        "MASTER": "advertisement_due",
+    }[fields["state"]]
+    return {"event": event, "in_s": max(0.0, in_s(fields["deadline_ns"] - now_ns))}
+
+
+def preempts_in_s(fields: Mapping[str, Any], now_ns: int) -> float | None:
+    """How long the preempt delay goes on; None: no slower master has begun it."""
+    if fields["state"] != "BACKUP" or not fields["preempt_from_ns"]:
+        return None
+    return max(0.0, in_s(fields["preempt_from_ns"] - now_ns))
+
+
+def stalled(fields: Mapping[str, Any], attentive_ns: int, now_ns: int) -> dict[str, Any] | None:
+    """Where a BACKUP's silence counts from the end of an absence of the pump: when that was."""
+    heard_ns = max(fields["heard_ns"], fields["since_ns"])
+    if fields["state"] != "BACKUP" or attentive_ns <= heard_ns:
+        return None
+    return {"until": rfc3339(attentive_ns), "ago_s": in_s(now_ns - attentive_ns)}
+
+
+def rejections(
+    remembered: Iterable[Mapping[str, Any]], vhid: int, now_ns: int
+) -> list[dict[str, Any]]:
+    """Of an interface's last rejections, newest first, those for a vhid or an unknown one."""
+    return [
+        {
+            "at": rfc3339(each["at_ns"]),
+            "ago_s": in_s(now_ns - each["at_ns"]),
+            "verdict": each["verdict"],
+            "vhid": each["vhid"],
+            "source": None if each["source"] is None else address_text(each["source"]),
+        }
+        for each in remembered
+        if each["vhid"] in (None, vhid)
+    ]

@@ -1,0 +1,375 @@
+"""The facts of `explain` as people read them: sections of lines, and what each word means.
+
+Works on the document alone (explain.py says what is in it). Must not judge: which event a source
+would cause is the engine's word, and here only said in a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from typing import Any
+
+from carp_fast.terminal import in_two_units
+
+Facts = Mapping[str, Any]
+
+ADDRESSES_LISTED = 16  # of one kind, of a virtual host
+RESIGNATION = (255, 255)  # advbase, advskew
+DEMOTED_ADVSKEW = 240
+FOREIGN = "address_foreign"
+
+REASON_MEANINGS = {
+    "": "nothing has happened to it yet",
+    "started": "it was added, its interface was ready, and it listens for a master",
+    "link_up": "the link came up, and it listens for a master",
+    "link_down": "the link is down, and nothing that is sent or heard there counts",
+    "interface_missing": "its interface does not exist",
+    "interface_found": "its interface appeared, and it listens for a master",
+    "no_source": "its interface has no address to advertise from",
+    "source_found": "its interface got an address to advertise from, and it listens for a master",
+    "startup_delay": "it is ready, and waits for its startup delay",
+    "master_down": "no master was heard for a whole master-down time",
+    "master_resigned": "the master said that it leaves, or that it would be silent for too long",
+    "preempted": "the master was slower than we are, and preempt allows taking over from it",
+    "faster_master": "another host advertises at a shorter interval, and the fastest is MASTER",
+    "tie_lost": "another host advertises at the same interval, and has precedence",
+    "address_lost": "somebody kept removing its addresses, and it gave up",
+    "resigned": "it left on purpose, because it is removed or the daemon ends",
+    "less_demoted_master": "another host advertises a lower demote byte, and is MASTER for that",
+    "master_demoted": "the master advertised a higher demote byte than ours",
+}
+
+# What would happen to us at the next advertisement, by the engine's event.
+CONSEQUENCES = {
+    "master_heard": "it keeps us BACKUP",
+    "slower_master": "its next advertisement makes us MASTER",
+    "master_demoted": "its next advertisement makes us MASTER",
+    "master_leaving": "it would be silent for longer than our master-down time, and we do not wait",
+    "faster": "its next advertisement makes us BACKUP",
+    "less_demoted": "its next advertisement makes us BACKUP",
+    "tie_lost": "a tie that goes to the lower source, which is not ours (dialect ucarp): its next "
+    "advertisement makes us BACKUP",
+    "tie_yielded": "a tie, and whoever hears one yields: its next advertisement makes us BACKUP",
+    "slower": "we stay MASTER, and answer it",
+}
+
+VERDICT_HINTS = {
+    "bad_length": "too short or cut off: damaged on its way, or protocol 112 is used otherwise",
+    "bad_ttl": "its TTL or hop limit is not 255: it was forwarded, or its sender is no CARP host",
+    "bad_source": "a unicast from a host that is not in peers: add it there if it is one of ours",
+    "bad_checksum": "damaged on its way, or by the sender's network card",
+    "vrrp": "VRRP, which has the same protocol number: harmless, unless it shares an address",
+    "bad_version": "another version of CARP than 2: its sender has to speak that one",
+    "bad_type": "no advertisement: its sender uses protocol 112 for something else",
+    "bad_vhid": "no virtual host here has this vhid: missing in this configuration, or a host that "
+    "belongs to another segment",
+    "bad_destination": "sent to another group, or as unicast: compare destination, destination6 "
+    "and peers on both hosts",
+    "bad_auth": "another passphrase or other signed addresses: "
+    "try carp-fast dump -i {interface} -c FILE",
+    "loop": "our own advertisement came back: a bridge, bond or switch returns what we send",
+    "replay": "its counter was heard before: recorded and sent again, or its sender counts anew "
+    'and replay = "{replay}" waits for proof',
+}
+
+DEMOTION_MEANINGS = {
+    "address_lost": "somebody kept removing an address; undone after a minute",
+    "send_errors": "three advertisements in a row could not be sent; undone when three are",
+}
+
+
+def text(document: Facts) -> str:
+    """Every virtual host of the document, an empty line between two."""
+    return "\n\n".join("\n".join(lines(host)) for host in document["virtual_hosts"])
+
+
+def lines(host: Facts) -> Iterator[str]:
+    """One virtual host: a heading and indented lines for each section that has something to say."""
+    name = f"virtual host {host['interface']}/{host['vhid']}"
+    sections = {
+        name: identity(host),
+        "heard masters": heard_masters(host),
+        "timers": timers(host),
+        "demotion": demotion(host),
+        "addresses": addresses(host),
+        "last rejections": rejections(host),
+        "counters": counters(host),
+        "to take part": to_take_part(host),
+    }
+    for heading, found in sections.items():
+        if said := list(found):
+            yield heading
+            yield from (f"  {line}" for line in said)
+
+
+def seconds(value: float) -> str:
+    return f"{value:.3f} s" if value < 60 else in_two_units(value)
+
+
+def rate(advbase: int, advskew: int, interval_s: float) -> str:
+    return f"{advbase}/{advskew} ({seconds(interval_s)})"
+
+
+# ---------------------------------------------------------------------------- what and why it is
+
+
+def identity(host: Facts) -> Iterator[str]:
+    families = " and ".join(f"IPv{family}" for family in host["families"])
+    groups = [ip_address(text).is_multicast for text in host["destinations"]]
+    kind = (
+        "unicast to" if not all(groups) else "to the group" if len(groups) == 1 else "to the groups"
+    )
+    own = [each for each in (host["source"], host["source6"]) if each]
+    yield (
+        f"advertises over {families} {kind} {', '.join(host['destinations'])}, "
+        f"from {' and '.join(own) or 'no address yet'}, dialect {host['dialect']}"
+    )
+    advskew, effective = host["advskew"], host["effective_advskew"]
+    sent = "" if effective == advskew else f" ({effective} is sent)"
+    yield (
+        f"advbase {host['advbase']}, advskew {advskew}{sent}: an advertisement every "
+        f"{seconds(host['interval_s'])}, master-down time {seconds(host['master_down_s'])} "
+        f"(dead_ratio {host['dead_ratio']})"
+    )
+    reason = host["reason"]
+    yield (
+        f"{host['state']} since {host['since']} (for {seconds(host['for_s'])})"
+        f"{', reason ' + reason if reason else ''}: {REASON_MEANINGS.get(reason, reason)}"
+    )
+
+
+# ------------------------------------------------------------------------------------ who is heard
+
+
+def heard_masters(host: Facts) -> Iterator[str]:
+    for each in host["heard"]:
+        yield f"{who(each, host)} {judged(each, host)}"
+        if each["demote"] and host["dialect"] != "openbsd":
+            yield (
+                f"{each['source']} sends demote byte {each['demote']} as OpenBSD does, and dialect "
+                f'{host["dialect"]} does not look at it: set dialect = "openbsd"'
+            )
+    if not host["heard"]:
+        yield "nobody has been heard" + (
+            "" if host["state"] != "INIT" else ", and nobody would count in INIT"
+        )
+    for family in host["silent_families"]:
+        yield (
+            f"nothing is heard over IPv{family}, only over the other family: that alone does not "
+            "make it take over"
+        )
+
+
+def who(heard: Facts, host: Facts) -> str:
+    """Source, MAC, family, counter, and how long ago: what stands before the verdict."""
+    about = [heard["mac"], f"IPv{heard['family']}", f"counter {heard['counter']}"]
+    if heard["own_source"]:
+        about.append("our own source address, which another host has, too")
+    if heard["current"]:
+        about.append("the current master" if host["state"] == "BACKUP" else "heard last")
+    return f"{heard['source']} ({', '.join(about)}), {seconds(heard['heard_ago_s'])} ago,"
+
+
+def judged(heard: Facts, host: Facts) -> str:
+    """What it advertises, how that compares, and what follows: the engine's event in words."""
+    event = heard["event"]
+    again = "if it is heard again, " if heard["heard_ago_s"] > host["master_down_s"] else ""
+    if (heard["advbase"], heard["advskew"]) == RESIGNATION:
+        follows = "nothing follows"
+        if event == "master_leaving":
+            follows = "we do not wait for our master-down time"
+        elif event == "slower":
+            follows = "we stay MASTER"
+        return f"resigned (255/255): {follows}"
+    says = f"advertises {rate(heard['advbase'], heard['advskew'], heard['interval_s'])}"
+    if host["state"] == "INIT":
+        return f"{says}: nothing that is heard counts in INIT"
+    says += f", {comparison(heard, host)}"
+    if event is None:
+        return (
+            f"{says}, and more seldom than our master-down time, without being the master that we "
+            "know: nothing follows"
+        )
+    return f"{says}{because(heard, host)}: {again}{CONSEQUENCES[event]}"
+
+
+def decided_by_demotion(heard: Facts, host: Facts) -> bool:
+    return bool(host["dialect"] == "openbsd" and heard["demote"] != host["demote"])
+
+
+def comparison(heard: Facts, host: Facts) -> str:
+    theirs, ours = heard["interval_s"], host["interval_s"]
+    if decided_by_demotion(heard, host):
+        less = "less" if heard["demote"] < host["demote"] else "more"
+        return f"{less} demoted than we are (demote byte {heard['demote']}, ours {host['demote']})"
+    how = "as fast as" if theirs == ours else "faster than" if theirs < ours else "slower than"
+    return f"{how} our {rate(host['advbase'], host['effective_advskew'], ours)}"
+
+
+def because(heard: Facts, host: Facts) -> str:
+    """Why a comparison does not have the outcome that one may expect of it; often nothing."""
+    theirs, ours, event = heard["interval_s"], host["interval_s"], heard["event"]
+    if decided_by_demotion(heard, host) or theirs < ours:
+        return ""
+    if event == "master_heard":
+        return why_no_preemption(heard, host) if theirs > ours else ", a tie that changes nothing"
+    if event == "slower" and theirs == ours:
+        if heard["own_source"]:
+            return ", a tie with our own source address"
+        if heard["family"] == 6 and 4 in host["families"]:
+            return ", a tie that IPv4 decides, or the lower source if it goes on"
+        return ", a tie that goes to the lower source, which is ours (dialect ucarp)"
+    return ""
+
+
+def why_no_preemption(heard: Facts, host: Facts) -> str:
+    preempt = host["preempt"]
+    if preempt is False:
+        return ", but preempt = false"
+    if preempt == "demoted" and heard["advskew"] < DEMOTED_ADVSKEW:
+        return f', but preempt = "demoted" and it is not (advskew below {DEMOTED_ADVSKEW})'
+    left = host["preempts_in_s"]
+    runs = "begins when it is next heard" if left is None else f"runs for another {seconds(left)}"
+    return f", but preempt_delay_s = {host['preempt_delay_s']:g} {runs}"
+
+
+# ------------------------------------------------------------------------------------------- timers
+
+
+def timers(host: Facts) -> Iterator[str]:
+    timer = host["timer"]
+    if timer is not None:
+        left = timer["in_s"]
+        yield {
+            "ready": f"startup_delay_s = {host['startup_delay_s']:g} runs: takes part in "
+            f"{seconds(left)}",
+            "master_down": f"takes over in {seconds(left)} unless a master is heard",
+            "master_left": f"the master leaves: takes over in {seconds(left)}",
+            "advertisement_due": f"next advertisement in {left * 1e3:.0f} ms",
+        }[timer["event"]]
+    if host["preempts_in_s"]:
+        yield (
+            f"preempt_delay_s = {host['preempt_delay_s']:g} runs: takes over from a slower master "
+            f"in {seconds(host['preempts_in_s'])} at the earliest"
+        )
+    stalled = host["stalled"]
+    if stalled is not None:
+        yield (
+            "the pump was away, or the kernel dropped frames: silence counts from "
+            f"{stalled['until']} ({seconds(stalled['ago_s'])} ago)"
+        )
+
+
+# ----------------------------------------------------------------------------------------- demotion
+
+
+def demotion(host: Facts) -> Iterator[str]:
+    reasons = host["demotion"]["reasons"]
+    for reason, value in reasons.items():
+        meaning = DEMOTION_MEANINGS.get(reason)
+        yield f"{reason}: {value}{' (' + meaning + ')' if meaning else ''}"
+    if reasons and host["dialect"] == "openbsd":
+        yield f"{host['demotion']['total']} in all: demote byte {host['demote']} is sent"
+    elif reasons:
+        yield (
+            f"{host['demotion']['total']} in all: advskew {host['advskew']} becomes "
+            f"{host['effective_advskew']}"
+        )
+    else:
+        yield "none"
+    if host["failed_sends"] and "send_errors" not in reasons:
+        yield (
+            f"the last {host['failed_sends']} advertisements could not be sent: "
+            "three in a row demote it"
+        )
+
+
+# ---------------------------------------------------------------------------------------- addresses
+
+
+def addresses(host: Facts) -> Iterator[str]:
+    every, held, problems = host["addresses"], host["addresses_held"], host["address_problems"]
+    master = host["state"] == "MASTER"
+    right = [address for address in every if address not in problems]
+    if not host["manage_addresses"]:
+        yield f"manage_addresses = false: its scripts add and remove {listed(every)}"
+        return
+    if not master:
+        if held:
+            yield f"{held} of {len(every)} still held, being removed: {listed(every)}"
+        else:
+            yield f"none held, as it should be in {host['state']}: {listed(every)}"
+    elif right:
+        missing = len(right) - held
+        if missing <= 0:
+            yield f"held: {listed(right)}"
+        else:
+            yield f"{held} held, {missing} missing and being added: {listed(right)}"
+    for address, why in list(problems.items())[:ADDRESSES_LISTED]:
+        if why == FOREIGN:
+            yield f"foreign: {address} was there already and is not ours, left alone ({why})"
+        else:
+            yield f"failed: {address} could not be {'added' if master else 'removed'} ({why})"
+    if len(problems) > ADDRESSES_LISTED:
+        yield f"... and {len(problems) - ADDRESSES_LISTED} more that are foreign or failed"
+
+
+def listed(every: list[str]) -> str:
+    more = len(every) - ADDRESSES_LISTED
+    return ", ".join(every[:ADDRESSES_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+# ------------------------------------------------------------------------- rejections and counters
+
+
+def rejections(host: Facts) -> Iterator[str]:
+    by_verdict: dict[str, list[str]] = {}
+    for each in host["rejections"]:
+        sender = each["source"] or "an unknown source"
+        whose = "" if each["vhid"] is not None else ", for an unknown vhid"
+        line = f"{each['verdict']} from {sender}{whose}, {seconds(each['ago_s'])} ago"
+        by_verdict.setdefault(each["verdict"], []).append(line)
+    for verdict, found in by_verdict.items():
+        yield from found
+        yield f"  {verdict}: {VERDICT_HINTS[verdict].format_map(host)}"
+
+
+def counters(host: Facts) -> Iterator[str]:
+    own = [f"{word} {count:,}" for word, count in host["counters"].items() if count]
+    if own:
+        yield ", ".join(own)
+    on_interface = [f"{word} {count:,}" for word, count in host["interface_rejected"].items()]
+    if on_interface:
+        yield f"rejected on {host['interface']}, whomever it was for: {', '.join(on_interface)}"
+
+
+# --------------------------------------------------------------------------------------------- INIT
+
+
+def to_take_part(host: Facts) -> Iterator[str]:
+    """What a virtual host in INIT lacks, and what would bring it."""
+    if host["state"] != "INIT":
+        return
+    interface, link, reason = host["interface"], host["link"], host["reason"]
+    if reason == "resigned":
+        yield "it comes back when it is configured again, or the daemon is started again"
+    elif reason == "startup_delay":
+        yield "nothing is missing: its startup delay has to end"
+    elif link == "unusable":
+        yield f"{interface} is no Ethernet interface: CARP needs one with a MAC"
+    elif reason == "interface_missing":
+        yield f"there is no interface {interface}: as soon as there is, it takes part"
+    elif reason == "link_down":
+        yield (
+            f"{interface} has to be set up (ip link set {interface} up) and have carrier; "
+            "with ignore_link_state = true it takes part without"
+        )
+    elif reason == "no_source":
+        missing = [
+            f"IPv{f}" for f in host["families"] if not host["source6" if f == 6 else "source"]
+        ]
+        yield (
+            f"{interface} needs an {' and an '.join(missing)} address that is no virtual one, "
+            "or the configuration a source"
+        )

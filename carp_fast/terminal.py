@@ -1,0 +1,189 @@
+"""What every command shares: its options, what it prints, how it fails, where its daemon is.
+
+Must not know any command. Tables and JSON look one way on a terminal and are plain in a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+PROGRAM = "carp-fast"
+DEFAULT_CONFIGURATION = Path("/etc/carp-fast/carp-fast.toml")
+DEFAULT_CONTROL_SOCKET = Path("/run/carp-fast/control.sock")
+RICH_ROWS_MAX = 1_000
+"""A longer table is printed plain on a terminal too: rich needs seconds to lay it out."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """A command did not succeed: its lines go to stderr, exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+
+    def show(self, file: Any = None) -> None:
+        """Prints the lines and nothing else."""
+        click.echo(self.message, file=file, err=file is None)
+
+
+def failure(text: object) -> Failure:
+    """The one line that says why, for `raise`."""
+    return Failure(f"{PROGRAM}: {text}")
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Writes to standard output in here fail with one line. Raises Failure, BrokenPipeError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        raise failure(f"standard output: {error.strerror}") from error
+
+
+def discard_output() -> None:
+    """What is still in the buffer would fail again when the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def print_text(text: str, *, end: str = "\n", flush: bool = False) -> None:
+    """Prints a line, or what ends in `end`. Raises Failure."""
+    with writing():
+        sys.stdout.write(text + end)
+        if flush:
+            sys.stdout.flush()
+
+
+def print_json(document: bytes) -> None:
+    """One JSON document: indented for a terminal, in one line otherwise."""
+    if sys.stdout.isatty():
+        import msgspec
+
+        document = msgspec.json.format(document, indent=2)
+    print_text(document.decode())
+
+
+def print_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    style: Callable[[Sequence[str]], str] = lambda row: "",
+) -> None:
+    """A table by rich on a terminal; else columns of plain text, nothing cut, nothing drawn."""
+    if sys.stdout.isatty() and len(rows) <= RICH_ROWS_MAX:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in header:
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row), style=style(row))
+        with writing():
+            Console().print(table)
+        return
+    widths = [len(name) for name in header]
+    for row in rows:
+        widths = [max(width, len(cell)) for width, cell in zip(widths, row, strict=True)]
+    for row in (header, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print_text("  ".join(cells).rstrip())
+
+
+def config_option(function: _Function) -> _Function:
+    """-c FILE: the parameter `config`."""
+    return click.option(
+        "-c",
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help=f"The configuration file.  [default: {DEFAULT_CONFIGURATION}]",
+    )(function)
+
+
+def daemon_options(function: _Function) -> _Function:
+    """What finds the daemon: the parameters `config` and `control_socket`."""
+    return config_option(
+        click.option(
+            "--control-socket",
+            type=click.Path(path_type=Path),
+            metavar="PATH",
+            help="The daemon's control socket, instead of the one named in the configuration.",
+        )(function)
+    )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else.")
+
+
+def in_two_units(seconds: float) -> str:
+    """A time in its two largest units: "3h 12m"."""
+    whole = max(0, int(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
+    if days:
+        return f"{days}d {hours % 24}h"
+    if hours:
+        return f"{hours}h {minutes % 60}m"
+    return f"{minutes}m {whole % 60}s" if minutes else f"{whole}s"
+
+
+def control_path(config: Path | None, control_socket: Path | None) -> Path:
+    """Where the daemon listens, by what was given of `daemon_options`. Raises Failure."""
+    return control_socket or daemon_path(config, "control_socket") or DEFAULT_CONTROL_SOCKET
+
+
+def daemon_path(config: Path | None, key: str) -> Path | None:
+    """A path from the [daemon] table, read leniently: other faults do not matter here.
+
+    Raises Failure only for a configuration that was named on the command line.
+    """
+    path = config or DEFAULT_CONFIGURATION
+    try:
+        value = _daemon_table(path.read_text("utf-8")).get(key)
+    except (OSError, ValueError) as error:
+        if config is None:
+            return None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise failure(f"{path}: {reason}") from error
+    if value is None:
+        return None
+    if isinstance(value, str) and value:
+        return Path(value)
+    raise failure(f"{path}: daemon: {key} = {value!r}: not a path")
+
+
+_HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
+_DAEMON_HEADER = re.compile(r"^[ \t]*\[[ \t]*daemon[ \t]*\]", re.MULTILINE)
+
+
+def _daemon_table(text: str) -> Mapping[str, Any]:
+    """The [daemon] table, without parsing tens of thousands of tables after it where possible.
+
+    Raises ValueError (tomllib.TOMLDecodeError) for text that is not TOML.
+    """
+    header = _DAEMON_HEADER.search(text)
+    start, search_from = (header.start(), header.end()) if header else (0, 0)
+    following = _HEADER.search(text, search_from)
+    part = text[start : following.start() if following else len(text)]
+    try:
+        table = tomllib.loads(part).get("daemon", {})
+    except tomllib.TOMLDecodeError:
+        # The cut went through a multi-line value, or the text has a fault.
+        table = tomllib.loads(text).get("daemon", {})
+    return table if isinstance(table, dict) else {}
