@@ -281,7 +281,7 @@ CONTRACT: dict[str, dict[str, tuple[type | None, ...]]] = {
 }
 ADDITIONS = {
     "daemon": {"pump"},
-    "virtual_host": {"addresses_held", "address_problems"},
+    "virtual_host": {"addresses_held", "address_problems", "peers"},
 }
 
 
