@@ -81,8 +81,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
     ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text"),
-    ("control", "addresses", "notifier", "sockets", "memberships", "systemd", "namespaces")
-    + ("terminal",),
+    (
+        *("control", "addresses", "notifier", "sockets", "memberships", "systemd", "namespaces"),
+        "terminal",
+    ),
     ("config", "interfaces", "children", "plot", "usage"),
     ("ranges", "claims", "secrets"),
     ("rules",),
