@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carp_fast import __version__
+from carp_fast.cli_dump import dump
 from carp_fast.cli_explain import explain
 from carp_fast.terminal import (
     DEFAULT_CONFIGURATION,
@@ -76,6 +77,7 @@ def main() -> None:
     """CARP virtual-IP failover: tens of thousands of virtual hosts in one process."""
 
 
+main.add_command(dump)
 main.add_command(explain)
 
 

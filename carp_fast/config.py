@@ -14,6 +14,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -384,6 +385,17 @@ class _Loader:
             for source in {settings.source, settings.source6}.intersection(settings.peers):
                 text = f"holds {source}, which is the source; allowed: addresses of other hosts"
                 self.fault_of(table, "peers", text)
+            if settings.source6 is None:
+                self.warn_of_far_peers(table, settings)
+
+    def warn_of_far_peers(self, table: _Table, settings: Settings) -> None:
+        """Our IPv6 source is a link-local address unless told: no router forwards its packets."""
+        for peer in settings.peers:
+            if ":" in peer and not IPv6Address(peer).is_link_local:
+                owner = self.owner(table, "peers")
+                text = f"{peer} hears a link-local source only on the same link; give source, too"
+                self.warn(owner.origin, "peers", as_shown(owner.raw["peers"]), text)
+                return
 
     def fault_of(self, table: _Table, key: str, text: str) -> None:
         """A fault of a key that the table has or inherits."""

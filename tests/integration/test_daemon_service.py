@@ -188,7 +188,7 @@ def test_a_missing_capability_is_named_in_one_line(
 ) -> None:
     a, _ = lab_factory(segments=1).hosts
     path = configuration(tmp_path)
-    for directory in (tmp_path, *tmp_path.parents[:2]):
+    for directory in (tmp_path, *tmp_path.parents[:3]):
         directory.chmod(0o755)
     path.chmod(0o644)
     line = refusal(a, path, ["setpriv", *wrapper])

@@ -74,25 +74,33 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("ucarp", "importer", "bench", "simulate", "cli_explain"),
+    ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain"),
+    ("dump",),
     ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
     ("explain",),
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
+    ("listen", "verdicts"),
     ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text"),
     (
-        *("control", "addresses", "notifier", "sockets", "memberships", "systemd", "namespaces"),
+        "control",
+        "addresses",
+        "notifier",
+        "sockets",
+        "memberships",
+        "systemd",
+        "namespaces",
         "terminal",
     ),
     ("config", "interfaces", "children", "plot", "usage"),
     ("ranges", "claims", "secrets"),
     ("rules",),
-    ("settings", "ucarp_log", "ucarp_options", "ucarp_process"),
+    ("settings", "ucarp_log", "ucarp_options", "ucarp_process", "pcap", "digests"),
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli", "cli_explain", "terminal"},
+    "click": {"cli", "cli_dump", "cli_explain", "terminal"},
     "rich": {"cli", "terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }

@@ -59,7 +59,7 @@ def test_version() -> None:
 def test_help_names_every_command() -> None:
     result = invoke("--help")
     assert result.exit_code == 0
-    for name in ("run", "check", "status", "events", "reload", "secret", "demo"):
+    for name in ("run", "check", "status", "events", "reload", "secret", "demo", "dump"):
         assert re.search(rf"^  {name} +\w", result.output, re.MULTILINE), name
         assert invoke(name, "-h").exit_code == 0
 

@@ -441,14 +441,15 @@ def test_encrypted_passphrases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         path = write(tmp_path, daemon.format(name) + table)
         assert fault_lines(path) == [f'FILE: daemon: secret_key_file = "{name}": {reason}']
 
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    write(tmp_path, (tmp_path / "key").read_text(), "carp-fast.key", mode=0o440)
-    assert read(tmp_path, table).virtual_hosts[0].settings.passphrase == b"swordfish"
-    write(tmp_path, "no key", "carp-fast.key")
-    assert fault_lines(write(tmp_path, table)) == [
-        'FILE: daemon: secret_key_file = "DIR/carp-fast.key": is not a key; allowed: one made by '
-        "`carp-fast secret key FILE`"
-    ]
+    with TemporaryDirectory() as short:  # a long path would be cut
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", short)
+        write(Path(short), (tmp_path / "key").read_text(), "carp-fast.key", mode=0o440)
+        assert read(tmp_path, table).virtual_hosts[0].settings.passphrase == b"swordfish"
+        write(Path(short), "no key", "carp-fast.key")
+        assert fault_lines(write(tmp_path, table)) == [
+            f'FILE: daemon: secret_key_file = "{short}/carp-fast.key": is not a key; allowed: one '
+            "made by `carp-fast secret key FILE`"
+        ]
 
 
 def test_faults_of_included_files_come_in_the_same_run(tmp_path: Path) -> None:

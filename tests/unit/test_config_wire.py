@@ -395,6 +395,17 @@ def test_peers_are_other_hosts(tmp_path: Path) -> None:
     assert made.settings.advertise_mac == "interface"
 
 
+def test_an_ipv6_peer_beyond_the_link_is_warned_of_without_a_source(tmp_path: Path) -> None:
+    for peers, source, warned in (
+        ('["2001:db8::2"]', "", True),
+        ('["2001:db8::2"]', '"2001:db8::1"', False),
+        ('["fe80::2", "192.0.2.2"]', "", False),
+    ):
+        made = read(tmp_path, host(peers=peers, source=source))
+        lines = [line for line in made.warnings if "link-local source" in line]
+        assert len(lines) == warned
+
+
 # ---------------------------------------------------------------------------------------- dialects
 
 

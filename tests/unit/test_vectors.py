@@ -7,8 +7,6 @@ receive-rules.json: what those three accept. *.pcap: recorded elections.
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from unit.segment import (
 from carp_fast import _auth, _wire
 from carp_fast._engine import Engine
 from carp_fast._prepared import signed_message
+from carp_fast.pcap import Reader
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 GOLDEN: list[dict[str, Any]] = json.loads((VECTORS / "golden.json").read_text())
@@ -261,19 +260,6 @@ def test_receive_rules(implementation: str) -> None:
     assert differs == set(STRICTER)
 
 
-def pcap_frames(path: Path) -> Iterator[bytes]:
-    """The Ethernet frames of a little-endian pcap file with microseconds."""
-    data = path.read_bytes()
-    magic, _, _, _, _, _, link = struct.unpack_from("<IHHiIII", data)
-    assert (magic, link) == (0xA1B2C3D4, 1)
-    at = 24
-    while at < len(data):
-        _, _, length, whole = struct.unpack_from("<IIII", data, at)
-        assert length == whole
-        yield data[at + 16 : at + 16 + length]
-        at += 16 + length
-
-
 RECORDINGS = {
     "el1-bsd-master-killed-ucarp-takes-over": {"10.77.0.1": 21, "10.77.0.2": 9},
     "el4-freebsd13-vs-ucarp": {"10.77.0.1": 22, "10.77.0.2": 11},
@@ -287,7 +273,9 @@ def test_recorded_advertisements_verify(recording: str) -> None:
     key = _auth.Key(b"secret", bytes((2, 1, 42)) + ADDRESS)
     node = Node("10.77.0.99")
     heard: dict[str, int] = {}
-    for number, frame in enumerate(pcap_frames(VECTORS / f"{recording}.pcap")):
+    with open(VECTORS / f"{recording}.pcap", "rb") as file:
+        frames = [record.data for record in Reader(file, recording)]
+    for number, frame in enumerate(frames):
         fields = _wire.parse(frame)
         if fields["verdict"] == "not_carp":
             assert node.engine.receive(0, frame, START_NS + number) == "not_carp"

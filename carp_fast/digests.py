@@ -1,0 +1,364 @@
+"""A digest that is not right: the other settings and the faults that would have made it.
+
+Holds what a virtual host signs with, and the guesses at what a sender signed with, from one cause
+to two and from few to many, each with a sentence on what to change. Must not know frames,
+verdicts or files. No sentence holds any part of a passphrase.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import NamedTuple
+
+from carp_fast._prepared import LINK_LOCAL, signed_message
+
+SUBSET_ADDRESSES_MAX = 12
+"""All subsets of so many signed and unsigned addresses are tried; of more, the first ones as they
+are written, each one alone, all but one, and each unsigned one added."""
+SCOPES_MAX = 64
+"""Interface numbers that are tried in bytes 2 and 3 of link-local addresses."""
+NAMED_MAX = 4
+"""Addresses named in a sentence; of more it says how many."""
+
+PASSPHRASE_BYTES = 19  # BSD's ifconfig cuts there; the kernels' field has one more
+GROUPS = (bytes((224, 0, 0, 18)), bytes.fromhex("ff02" + "00" * 13 + "12"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Signer:
+    """What a virtual host signs with and listens to; addresses as 4 or 16 bytes, as written.
+
+    `host` is its name ("eth0/42"), `table` where it stands ("virtual_host[2] (line 17)").
+    """
+
+    host: str
+    table: str
+    interface: str
+    vhid: int
+    passphrase: bytes = field(repr=False)
+    addresses: tuple[bytes, ...]
+    unsigned: tuple[bytes, ...] = ()
+    groups: tuple[bytes, ...] = GROUPS
+    peers: tuple[bytes, ...] = ()
+    lladdr: bytes | None = None
+
+    def messages(self) -> list[bytes]:
+        """What a right digest is made over: with link-local addresses, and without."""
+        forms = (
+            signed_message(self.vhid, self.addresses, lladdr=self.lladdr, link_local=link_local)
+            for link_local in (True, False)
+        )
+        return list(dict.fromkeys(forms))
+
+    @property
+    def place(self) -> str:
+        return f"{self.host}, {self.table}"
+
+
+Said = str | Callable[[], str]
+
+
+class Guess(NamedTuple):
+    """What a digest may have been made with."""
+
+    passphrase: bytes
+    message: bytes
+    said: tuple[Said, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What it means that this one is right."""
+        words = (each if isinstance(each, str) else each() for each in self.said)
+        return f"digest right {' and '.join(words)}"
+
+
+Form = tuple[bytes, Said]  # of a part of the message or the passphrase; how it differs
+
+
+def address_bytes(text: str) -> bytes:
+    """4 or 16 bytes of an address; its prefix length is ignored."""
+    host = text.partition("/")[0]
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+
+
+def address_text(data: bytes) -> str:
+    """The text of 4 or 16 bytes."""
+    return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)
+
+
+def mac_text(data: bytes) -> str:
+    return data.hex(":")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: of more than NAMED_MAX only how many more."""
+    more = len(names) - NAMED_MAX
+    return ", ".join(names[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+def guesses(
+    hosts: Sequence[Signer], others: Sequence[Signer], vhid: int, mac: bytes | None
+) -> Iterator[Guess]:
+    """What an advertisement for `vhid` by the owner of `mac` may be signed with.
+
+    `hosts` are those that it should fit, maybe none; `others` lend passphrases and addresses.
+    """
+    passphrases = {signer: list(_passphrases(signer, others)) for signer in hosts}
+    for stage in (_one_cause, _few_addresses, partial(_other_addresses, others), _subsets):
+        for signer in hosts:
+            yield from _named(signer, hosts, stage(signer, vhid, mac, passphrases[signer]))
+    for other in others:
+        if other not in hosts:
+            yield from _as_other(other, vhid)
+    for signer in hosts:
+        yield from _named(signer, hosts, _two_causes(signer, vhid, mac, passphrases[signer]))
+
+
+def _named(signer: Signer, hosts: Sequence[Signer], found: Iterable[Guess]) -> Iterable[Guess]:
+    """Where several virtual hosts could be meant, each guess says which one it is about."""
+    if len(hosts) == 1:
+        return found
+    return (guess._replace(said=(f"for {signer.host}", *guess.said)) for guess in found)
+
+
+# --- the stages ---------------------------------------------------------------------------------
+
+
+def _one_cause(
+    signer: Signer, vhid: int, mac: bytes | None, passphrases: list[Form]
+) -> Iterator[Guess]:
+    (own, _), *heads = _heads(signer, vhid, mac)
+    for body in _bodies(signer.addresses):
+        for head, said in heads:
+            yield Guess(signer.passphrase, head + body, (said,))
+        for passphrase, said in passphrases:
+            yield Guess(passphrase, own + body, (said,))
+
+
+def _few_addresses(
+    signer: Signer, vhid: int, mac: bytes | None, passphrases: list[Form]
+) -> Iterator[Guess]:
+    own = _heads(signer, vhid, mac)[0][0]
+    for body, said in _variations(signer):
+        yield Guess(signer.passphrase, own + body, (said,))
+
+
+def _other_addresses(
+    others: Sequence[Signer], signer: Signer, vhid: int, mac: bytes | None, passphrases: list[Form]
+) -> Iterator[Guess]:
+    own = _heads(signer, vhid, mac)[0][0]
+    for other in others:
+        if other is not signer:
+            said = f"with the addresses of {other.place} (exchange them here or there)"
+            for body in _bodies(other.addresses):
+                yield Guess(signer.passphrase, own + body, (said,))
+
+
+def _subsets(
+    signer: Signer, vhid: int, mac: bytes | None, passphrases: list[Form]
+) -> Iterator[Guess]:
+    own = _heads(signer, vhid, mac)[0][0]
+    for body, said in _selections(signer):
+        yield Guess(signer.passphrase, own + body, (said,))
+
+
+def _as_other(other: Signer, vhid: int) -> Iterator[Guess]:
+    """All that another virtual host signs with, but for the vhid."""
+    said = f"for {other.place}, which is on another interface (one of them is misplaced)"
+    if other.vhid != vhid:
+        said = f"for all of {other.place}, but its vhid {other.vhid} (make it {vhid})"
+    head = _heads(other, vhid, None)[0][0]
+    for body in _bodies(other.addresses):
+        yield Guess(other.passphrase, head + body, (said,))
+
+
+def _two_causes(
+    signer: Signer, vhid: int, mac: bytes | None, passphrases: list[Form]
+) -> Iterator[Guess]:
+    (own, _), *heads = _heads(signer, vhid, mac)
+    for forms in (_variations, _selections):
+        for head, said_head in heads:
+            for body, said in forms(signer):
+                yield Guess(signer.passphrase, head + body, (said_head, said))
+        for passphrase, said_passphrase in passphrases:
+            for body, said in forms(signer):
+                yield Guess(passphrase, own + body, (said_passphrase, said))
+
+
+# --- forms of the parts -------------------------------------------------------------------------
+
+
+def _heads(signer: Signer, vhid: int, mac: bytes | None) -> list[Form]:
+    """What comes before the addresses; the one that is right comes first."""
+    usual = bytes((2, 1, vhid))
+    heads: list[Form] = [(usual, "")]
+    if signer.lladdr:
+        heads = [(bytes((2, 1)) + signer.lladdr + usual[2:], "")]
+        said = f"without lladdr {mac_text(signer.lladdr)} (remove it here, or set it on the sender)"
+        heads.append((usual, said))
+    if mac and mac != signer.lladdr:
+        said = (
+            f"with lladdr {mac_text(mac)}, which OpenBSD signs where it is the carp interface's"
+            f' own (set dialect = "openbsd" and lladdr = "{mac_text(mac)}")'
+        )
+        heads.append((bytes((2, 1)) + mac + usual[2:], said))
+    said = "for version and type in one byte, 0x21, as Scapy signs (the sender must sign 02 01)"
+    heads.append((bytes((0x21, vhid)), said))
+    return heads
+
+
+def _passphrases(signer: Signer, others: Iterable[Signer]) -> Iterator[Form]:
+    """Other passphrases of the file, then what becomes of the right one on its way."""
+    own = signer.passphrase
+    seen = {own}
+    for other in others:
+        if other.passphrase not in seen:
+            seen.add(other.passphrase)
+            yield other.passphrase, f"for passphrase of {other.table}"
+    for added, what in ((b"\n", "a line end"), (b"\r\n", "a line end of Windows")):
+        if len(own + added) <= PASSPHRASE_BYTES + 1:
+            yield own + added, f"for the passphrase with {what} after it (remove it on the sender)"
+    for mark in (b'"', b"'"):
+        if len(own) + 2 <= PASSPHRASE_BYTES + 1:
+            yield mark + own + mark, "for the passphrase in quotes (remove them on the sender)"
+    if own.strip() not in (own, b""):
+        yield own.strip(), "for the passphrase without the blanks around it (remove them here)"
+    for length in range(len(own) - 1, 0, -1):
+        said = f"for the first {length} bytes of the passphrase (the sender cuts it: set it anew)"
+        yield own[:length], said
+    yield b"\0", "for no passphrase at all (set one on the sender)"
+    if len(own) == PASSPHRASE_BYTES:
+        for last in range(1, 256):
+            yield (
+                own + bytes((last,)),
+                f"for a passphrase of 20 bytes that begins with this one of {PASSPHRASE_BYTES}"
+                " (shorten it on the sender)",
+            )
+
+
+def _bodies(addresses: Iterable[bytes]) -> list[bytes]:
+    """Addresses as they are signed: with link-local ones, and without."""
+    chosen = tuple(addresses)
+    forms = (signed_message(0, chosen, link_local=link_local)[3:] for link_local in (True, False))
+    return list(dict.fromkeys(forms))
+
+
+def _variations(signer: Signer) -> Iterator[Form]:
+    """A family dropped, the unsigned added, other orders, one twice, scopes, none at all."""
+    written = signer.addresses
+    families = [tuple(each for each in written if len(each) == size) for size in (4, 16)]
+    for chosen in families if all(families) else ():
+        yield _bodies(chosen)[0], partial(difference, signer, chosen)
+    if signer.unsigned:
+        chosen = written + signer.unsigned
+        for body in _bodies(chosen):
+            yield body, partial(difference, signer, chosen)
+    yield from _orders(signer)
+    ordered = _split(_bodies(written)[0], len(families[0]))
+    for i, address in enumerate(ordered):
+        said = f"with {address_text(address)} twice (the sender holds it twice: remove one there)"
+        yield b"".join(chain(ordered[: i + 1], ordered[i:])), said
+    yield from _scopes(ordered)
+    yield b"", "without any address (the sender has none: add them there)"
+
+
+def _orders(signer: Signer) -> Iterator[Form]:
+    written = [_scoped(each, b"\0\0") for each in signer.addresses]
+    four, six = (sorted(each for each in written if len(each) == size) for size in (4, 16))
+    own = b"".join((*four, *six))
+    orders: tuple[tuple[Iterable[bytes], str], ...] = (
+        (written, "in the order of the file (the sender does not sort them)"),
+        (sorted(written, key=len), "unsorted but for the family (the sender does not sort them)"),
+        ((*six, *four), "with IPv6 before IPv4 (the sender signs them in the wrong order)"),
+        (
+            (*sorted(four, key=_reversed), *sorted(six, key=_reversed)),
+            "sorted from their last byte (the sender compares them in its own byte order)",
+        ),
+    )
+    for order, said in orders:
+        body = b"".join(order)
+        if body != own:
+            yield body, f"for the addresses {said}"
+
+
+def _scopes(ordered: list[bytes]) -> Iterator[Form]:
+    if any(each.startswith(LINK_LOCAL) and len(each) == 16 for each in ordered):
+        for scope in range(1, SCOPES_MAX + 1):
+            body = b"".join(_scoped(each, scope.to_bytes(2)) for each in ordered)
+            said = (
+                f"with {scope} in bytes 2 and 3 of the link-local addresses (the sender signs its"
+                " interface number, which must be zero)"
+            )
+            yield body, said
+
+
+def _selections(signer: Signer) -> Iterator[Form]:
+    """Subsets of the signed and unsigned addresses, those nearest to the signed ones first."""
+    pool = tuple(dict.fromkeys(signer.addresses + signer.unsigned))
+    signed = len(dict.fromkeys(signer.addresses))
+    chosen: Iterable[tuple[bytes, ...]]
+    if len(pool) <= SUBSET_ADDRESSES_MAX:
+        own = (1 << signed) - 1
+        masks = sorted(range(1, 1 << len(pool)), key=lambda mask: (mask ^ own).bit_count())
+        chosen = (tuple(each for i, each in enumerate(pool) if mask >> i & 1) for mask in masks[1:])
+    else:
+        kept = pool[:signed]
+        chosen = chain(
+            (kept[:i] + kept[i + 1 :] for i in range(signed)),
+            ((*kept, each) for each in pool[signed:]),
+            ((each,) for each in pool),
+            (pool[:count] for count in range(2, len(pool))),
+        )
+    for each in chosen:
+        yield _bodies(each)[0], partial(difference, signer, each)
+
+
+def difference(signer: Signer, chosen: Sequence[bytes]) -> str:
+    """How a set of addresses differs from those that a virtual host signs, and what to change."""
+    lacking = [each for each in signer.addresses if each not in chosen]
+    added = [each for each in chosen if each not in signer.addresses]
+    parts = []
+    if lacking:
+        size = len(lacking[0])
+        family = [each for each in signer.addresses if len(each) == size]
+        whole = lacking == family and len(family) > 1
+        names = f"the IPv{4 if size == 4 else 6} addresses" if whole else _names(lacking)
+        parts.append(f"without {names}")
+    if added:
+        parts.append(f"with {_names(added)} of unsigned_addresses")
+    if lacking and added:
+        advice = "sign the same addresses here and there"
+    elif added:
+        advice = f"move {'it' if len(added) == 1 else 'them'} to addresses"
+    elif len(chosen) == 1 and len(chosen[0]) == 4:
+        advice = "ucarp signs exactly one address: move the rest to unsigned_addresses"
+    else:
+        them = "it" if len(lacking) == 1 else "them"
+        advice = f"add {them} on the sender, or move {them} to unsigned_addresses"
+    return f"{' and '.join(parts)} ({advice})"
+
+
+def _names(addresses: Iterable[bytes]) -> str:
+    return listed([address_text(each) for each in addresses])
+
+
+def _split(body: bytes, four: int) -> list[bytes]:
+    """The addresses of a body that begins with `four` IPv4 ones."""
+    end = 4 * four
+    sizes = ((body[:end], 4), (body[end:], 16))
+    return [part[i : i + size] for part, size in sizes for i in range(0, len(part), size)]
+
+
+def _scoped(address: bytes, scope: bytes) -> bytes:
+    """A link-local IPv6 address with this in its bytes 2 and 3; any other as it is."""
+    if len(address) == 16 and address.startswith(LINK_LOCAL):
+        return address[:2] + scope + address[4:]
+    return address
+
+
+def _reversed(address: bytes) -> bytes:
+    return address[::-1]

@@ -1,0 +1,226 @@
+"""Advertisements as people and programs read them: `carp-fast dump`.
+
+Holds what is shown of an advertisement, as a line of text or of JSON, and of all of them at the
+end. Must not know the command line, the daemon, or how a wrong digest is explained.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+
+from carp_fast._wire import VERDICT_WORDS, parse
+from carp_fast.digests import GROUPS, SUBSET_ADDRESSES_MAX, Signer, address_text
+from carp_fast.listen import Listener
+from carp_fast.pcap import SECOND_NS, Reader, Record, as_ethernet
+from carp_fast.settings import Configuration
+from carp_fast.verdicts import TRIES_MAX, UNEXPLAINED_MAX, Finding, Judge, signers_of
+
+STDIN = Path("-")
+
+
+class Advertisement(NamedTuple):
+    """What is shown of one advertisement; None where it is too short to hold that.
+
+    `at` is RFC 3339 in UTC with microseconds, `counter` 16 hex digits, `interface` None for a
+    recording, `verdict` a word of _wire.VERDICT_WORDS, `why` a sentence or None.
+    """
+
+    at: str
+    interface: str | None
+    source: str | None
+    destination: str | None
+    family: int
+    vhid: int | None
+    advbase: int | None
+    advskew: int | None
+    demote: int | None
+    counter: str | None
+    verdict: str
+    why: str | None
+
+    def as_json(self) -> str:
+        """One JSON object; the key "why" only where there is something to say."""
+        fields = self._asdict()
+        if self.why is None:
+            del fields["why"]
+        return msgspec.json.encode(fields).decode()
+
+    def as_cells(self) -> list[str]:
+        """The parts of a line of text; the last one says how it is judged."""
+        cells = [self.at, *([self.interface] if self.interface else [])]
+        cells += [f"{self.source or '-'} > {self.destination or '-'}", f"IPv{self.family}"]
+        if self.counter is None:
+            cells += ["-", "-", "-"]
+        else:
+            demote = f" demote {self.demote}" if self.demote else ""
+            cells += [f"vhid {self.vhid}", f"{self.advbase}/{self.advskew}{demote}", self.counter]
+        return [*cells, f"{self.verdict}: {self.why}" if self.why else self.verdict]
+
+
+class Columns:
+    """Lines whose cells stand below each other: a column is as wide as its widest cell so far."""
+
+    def __init__(self) -> None:
+        self._widths: list[int] = []
+
+    def line(self, cells: list[str]) -> str:
+        had = self._widths + [0] * (len(cells) - len(self._widths))
+        self._widths = [max(width, len(cell)) for width, cell in zip(had, cells, strict=True)]
+        *first, last = cells
+        padded = (cell.ljust(width) for cell, width in zip(first, self._widths, strict=False))
+        return "  ".join((*padded, last))
+
+
+class Summary:
+    """What all advertisements came to, for the end."""
+
+    def __init__(self, judge: Judge | None) -> None:
+        self.dropped = 0
+        self._judge = judge
+        self._verdicts: Counter[str] = Counter()
+
+    def count(self, verdict: str) -> None:
+        self._verdicts[verdict] += 1
+
+    def lines(self) -> Iterator[str]:
+        total = self._verdicts.total()
+        counts = ", ".join(
+            f"{self._verdicts[word]:,} {word}" for word in VERDICT_WORDS if self._verdicts[word]
+        )
+        text = f"{total:,} advertisement{'' if total == 1 else 's'}"
+        yield f"{text}: {counts}" if total else text
+        if self._judge is None:
+            yield "digests were not judged: no configuration was given (-c FILE)"
+        elif self._judge.unexplained:
+            yield (
+                f"sources whose digest nothing explained: {self._judge.unexplained:,} (at most"
+                f" {TRIES_MAX:,} tries, TRIES_MAX; all subsets of up to {SUBSET_ADDRESSES_MAX}"
+                " addresses, SUBSET_ADDRESSES_MAX)"
+            )
+        if self._judge and self._judge.not_searched:
+            number = self._judge.not_searched
+            yield (
+                f"advertisements not looked into: {number:,}"
+                f" (after {UNEXPLAINED_MAX} sources, UNEXPLAINED_MAX)"
+            )
+        if self.dropped:
+            yield f"frames dropped by the kernel: {self.dropped:,}"
+
+
+def rfc3339(at_ns: int) -> str:
+    """An instant in ns since 1970 as RFC 3339 in UTC, microseconds."""
+    seconds, fraction = divmod(at_ns, SECOND_NS)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction // 1000:06}Z"
+
+
+def decode(record: Record, interface: str | None, judge: Judge | None) -> Advertisement | None:
+    """What a frame of untagged Ethernet says; None for one that is not of protocol 112."""
+    heard = parse(record.data)
+    if heard["verdict"] == "not_carp":
+        return None
+    if judge is not None:
+        found = judge.judge(heard, interface)
+    else:
+        # Only a digest tells a CARP of version 3 from VRRP, and nobody makes such.
+        is_vrrp = heard["verdict"] == "ok" and heard["version"] == 3
+        found = Finding("vrrp" if is_vrrp else heard["verdict"])
+    missing = record.length - len(record.data)
+    if found.verdict == "bad_length" and missing > 0:
+        found = Finding("bad_length", f"{missing} bytes of it were not captured (snap length)")
+    family, source, destination = _ends(record.data)
+    return Advertisement(
+        at=rfc3339(record.at_ns),
+        interface=interface,
+        source=source,
+        destination=destination,
+        family=family,
+        vhid=heard.get("vhid"),
+        advbase=heard.get("advbase"),
+        advskew=heard.get("advskew"),
+        demote=heard.get("demote"),
+        counter=heard["counter"].hex() if "counter" in heard else None,
+        verdict=found.verdict,
+        why=found.why,
+    )
+
+
+def _ends(frame: bytes) -> tuple[int, str | None, str | None]:
+    """Family, source and destination of a frame that may hold nothing else."""
+    family, size, at = (4, 4, 26) if frame[12:14] == b"\x08\x00" else (6, 16, 22)
+    if len(frame) < at + 2 * size:
+        return family, None, None
+    middle = at + size
+    return family, address_text(frame[at:middle]), address_text(frame[middle : middle + size])
+
+
+def _recorded(reader: Reader) -> Iterator[tuple[None, Record]]:
+    for at_ns, data, length in reader:
+        frame = as_ethernet(reader.link, data)
+        yield None, Record(at_ns, frame, length + len(frame) - len(data))
+
+
+def show(
+    write: Callable[..., None],
+    tell: Callable[[str], None],
+    *,
+    interface: str | None,
+    recording: Path | None,
+    configuration: Configuration | None,
+    count: int | None,
+    as_json: bool,
+) -> None:
+    """Writes a line for each advertisement of a recording, or heard until Ctrl-C.
+
+    `write` takes the line, and `flush`; `tell` takes a line of the summary, which text has.
+    Raises OSError, PcapError or ListenError.
+    """
+    signers = signers_of(configuration) if configuration else []
+    judge = Judge(signers) if configuration else None
+    summary = Summary(judge)
+    columns = Columns()
+    with ExitStack() as opened:
+        listener = None
+        frames: Iterator[tuple[str | None, Record]]
+        if recording is None:
+            listener = opened.enter_context(Listener(interface, _groups(signers, interface)))
+            frames = listener.records()
+        else:
+            file = _opened(recording, opened)
+            frames = _recorded(Reader(file, str(recording)))
+        advertisements = (decode(frame, name, judge) for name, frame in frames)
+        has_reader = True
+        try:
+            for each in islice(filter(None, advertisements), count):
+                summary.count(each.verdict)
+                line = each.as_json() if as_json else columns.line(each.as_cells())
+                write(line, flush=recording in (None, STDIN))
+        except BrokenPipeError:
+            has_reader = False
+            raise
+        finally:
+            if has_reader and not as_json:
+                write("", end="", flush=True)  # the summary comes last in a common pipe, too
+                summary.dropped = listener.dropped if listener else 0
+                for line in summary.lines():
+                    tell(line)
+
+
+def _opened(recording: Path, opened: ExitStack) -> BinaryIO:
+    if recording == STDIN:
+        return sys.stdin.buffer
+    return opened.enter_context(open(recording, "rb"))
+
+
+def _groups(signers: Iterable[Signer], interface: str | None) -> set[bytes]:
+    """The groups to join: the usual ones, and those of the configuration for this interface."""
+    here = (signer for signer in signers if interface in (None, signer.interface))
+    return {*GROUPS, *(group for signer in here for group in signer.groups)}

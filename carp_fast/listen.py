@@ -1,0 +1,141 @@
+"""What is heard on interfaces of this network namespace: advertisements, as the kernel stamps them.
+
+Holds a packet socket for people who look, the host's own advertisements included. It takes part in
+nothing but the groups' memberships. Must not know configurations, verdicts or the daemon.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from carp_fast.memberships import PACKET_ADD_MEMBERSHIP, Joins
+from carp_fast.pcap import SECOND_NS, Record
+from carp_fast.sockets import (
+    ETH_P_ALL,
+    PACKET_IGNORE_OUTGOING,
+    SOL_PACKET,
+    attach_filter,
+    open_receiver,
+    packet_filter,
+)
+
+logger = logging.getLogger(__name__)
+
+PACKET_STATISTICS, PACKET_MR_ALLMULTI, PACKET_OUTGOING = 6, 2, 4
+ARPHRD_LOOPBACK = 772
+FRAME_BYTES = 65_535
+EXPECTED_PER_S = 10_000  # the socket's room is for four seconds of so many
+LOOK_INTERVAL_S = 1.0  # between looks at whether a silent interface is still there
+WITH_IPV6 = Path("/proc/thread-self/net/if_inet6")
+
+
+class ListenError(Exception):
+    """An interface cannot be listened on; one line says why."""
+
+
+class Listener:
+    """Hears the advertisements on one interface, or on all of them; a context manager.
+
+    `groups`: 4 or 16 bytes each, joined on those interfaces, or a switch may keep them away.
+    Raises ListenError, also from records() when the interface goes.
+    """
+
+    def __init__(self, interface: str | None, groups: Iterable[bytes] = ()) -> None:
+        self._interface = interface
+        try:
+            self._socket = open_receiver(EXPECTED_PER_S)
+        except PermissionError:
+            raise ListenError("listening needs root, or the capability CAP_NET_RAW") from None
+        self._joins = Joins(self._socket)
+        try:
+            self._open(set(groups))
+        except OSError as error:
+            self.close()
+            raise ListenError(f"{interface or 'every interface'}: {error.strerror}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, groups: set[bytes]) -> None:
+        try:
+            self._index = socket.if_nametoindex(self._interface) if self._interface else 0
+        except OSError:
+            raise ListenError(f"{self._interface}: no such interface") from None
+        if self._interface:
+            self._socket.bind((self._interface, ETH_P_ALL))
+        self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 0)
+        with_ipv6 = _names_with_ipv6()
+        for index, name in socket.if_nameindex():
+            if self._index in (0, index):
+                # Every group by MAC, those that are known by IGMP and MLD: a switch prunes them.
+                request = struct.pack("iHH8s", index, PACKET_MR_ALLMULTI, 0, b"")
+                self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
+                usable = {group for group in groups if len(group) == 4 or name in with_ipv6}
+                self._joins.join(name, index, usable)
+        attach_filter(self._socket, packet_filter(None))
+        self._socket.settimeout(LOOK_INTERVAL_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the groups, too."""
+        self._joins.close()
+        self._socket.close()
+
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """(interface, frame) as they come, without end. An interface that is down is waited for."""
+        while True:
+            try:
+                data, ancillary, _, origin = self._socket.recvmsg(FRAME_BYTES, 64)
+            except TimeoutError:
+                self._look()
+                continue
+            except OSError as error:
+                if error.errno != errno.ENETDOWN:
+                    raise ListenError(f"{self._interface}: {error.strerror}") from None
+                logger.warning("%s is down: nothing is heard until it is up", self._interface)
+                continue
+            if origin[2] == PACKET_OUTGOING and origin[3] == ARPHRD_LOOPBACK:
+                continue  # it comes in as well
+            seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
+            yield origin[0], Record(seconds * SECOND_NS + nanoseconds, data, len(data))
+
+    def _look(self) -> None:
+        if self._interface is None:
+            return
+        try:
+            there = socket.if_nametoindex(self._interface) == self._index
+        except OSError:
+            there = False
+        if not there:
+            raise ListenError(f"{self._interface}: the interface has gone")
+
+    @property
+    def dropped(self) -> int:
+        """Frames that the kernel dropped since the last asking, for want of room."""
+        statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        return int(struct.unpack("II", statistics)[1])
+
+
+def _names_with_ipv6() -> set[str]:
+    """Interfaces that have an IPv6 address: nowhere else can MLD join."""
+    try:
+        return {line.split()[5] for line in WITH_IPV6.read_text().splitlines()}
+    except FileNotFoundError:
+        return set()

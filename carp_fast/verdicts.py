@@ -1,0 +1,188 @@
+"""The verdict on an advertisement by a configuration, and why its digest is wrong.
+
+Holds which virtual host an advertisement is for, and what has been found out about senders whose
+digests are wrong. Must not know where frames come from, nor how a verdict is shown.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from carp_fast._auth import Key
+from carp_fast.digests import Guess, Signer, address_bytes, address_text, guesses, listed
+from carp_fast.settings import Configuration, VirtualHost
+
+TRIES_MAX = 30_000
+"""Digests tried to explain one advertisement: a third of a second."""
+OTHER_HOSTS_MAX = 1_024
+"""Virtual hosts that lend their passphrases and addresses: first those of the same interface."""
+UNEXPLAINED_MAX = 256
+"""Sources that nothing explains; once there are so many, further ones are not looked into."""
+TRIES_EACH = 100
+"""A source that nothing explained is looked into again once this is what an advertisement cost."""
+FOUND_KEPT = 16
+"""Explanations kept for a virtual host and tried first on its next advertisement."""
+NO_MAC = bytes(6)
+
+
+class Finding(NamedTuple):
+    """A verdict, a word of _wire.VERDICT_WORDS, and what to change where that is known."""
+
+    verdict: str
+    why: str | None = None
+
+
+def signer_of(host: VirtualHost, main_file: str = "") -> Signer:
+    """What a virtual host signs with; `main_file` is the one whose tables go without its name."""
+    settings, origin = host.settings, host.settings.origin
+    destinations = tuple(map(address_bytes, host.destinations))
+    return Signer(
+        host=host.name,
+        table=origin.table if origin.file == main_file else str(origin),
+        interface=host.interface,
+        vhid=host.vhid,
+        passphrase=settings.passphrase,
+        addresses=tuple(map(address_bytes, host.addresses)),
+        unsigned=tuple(map(address_bytes, host.unsigned_addresses)),
+        groups=() if settings.peers else destinations,
+        peers=destinations if settings.peers else (),
+        lladdr=bytes.fromhex(settings.lladdr.replace(":", "")) if settings.lladdr else None,
+    )
+
+
+def signers_of(configuration: Configuration) -> list[Signer]:
+    """What each virtual host signs with, in the configuration's order."""
+    main_file = str(configuration.path)
+    return [signer_of(host, main_file) for host in configuration.virtual_hosts]
+
+
+class Judge:
+    """Verdicts on advertisements by what virtual hosts sign with.
+
+    `not_searched` counts advertisements that were not looked into, see UNEXPLAINED_MAX.
+    """
+
+    def __init__(self, signers: Sequence[Signer]) -> None:
+        self.not_searched = 0
+        self._signers = signers
+        self._interfaces = {signer.interface for signer in signers}
+        self._by_vhid: dict[int, list[Signer]] = {}
+        for signer in signers:
+            self._by_vhid.setdefault(signer.vhid, []).append(signer)
+        self._keys: dict[Signer, list[Key]] = {}
+        self._found: dict[tuple[str | None, int], deque[tuple[Key, str]]] = {}
+        self._unexplained: dict[tuple[str | None, int, bytes, bytes], int] = {}
+
+    @property
+    def unexplained(self) -> int:
+        """Sources with a wrong digest that nothing explained."""
+        return len(self._unexplained)
+
+    def judge(self, heard: Mapping[str, Any], interface: str | None = None) -> Finding:
+        """The verdict on an advertisement, as _wire.parse gives it, heard on `interface`.
+
+        Interfaces are ignored where none is given, or one that has no virtual host. What depends
+        on what was heard before (loop, replay) is not judged; the rest in the engine's order,
+        see engine_receive.
+        """
+        if heard["verdict"] != "ok":
+            return Finding(heard["verdict"])
+        here = interface if interface in self._interfaces else None
+        hosts = [
+            signer
+            for signer in self._by_vhid.get(heard["vhid"], ())
+            if here is None or signer.interface == here
+        ]
+        taking = [signer for signer in hosts if _takes(signer, heard)]
+        if any(self._is_right(signer, heard) for signer in taking):
+            return Finding("bad_version" if heard["version"] == 3 else "ok")
+        if heard["version"] == 3:
+            return Finding("vrrp")
+        if not hosts:
+            return Finding("bad_vhid", self._explain(hosts, here, heard))
+        if not taking:
+            return self._misdirected(hosts, heard)
+        return Finding("bad_auth", self._explain(taking, here, heard))
+
+    def _is_right(self, signer: Signer, heard: Mapping[str, Any]) -> bool:
+        keys = self._keys.get(signer)
+        if keys is None:
+            keys = [Key(signer.passphrase, message) for message in signer.messages()]
+            self._keys[signer] = keys
+        return any(key.verify(heard["counter"], heard["digest"]) for key in keys)
+
+    def _misdirected(self, hosts: Sequence[Signer], heard: Mapping[str, Any]) -> Finding:
+        """No virtual host of its vhid takes what this source sends to this destination."""
+        with_peers = [signer for signer in hosts if signer.peers]
+        destination = address_text(heard["destination"])
+        if _is_unicast(heard["destination"]) and with_peers:
+            source, names = address_text(heard["source"]), listed([s.host for s in with_peers])
+            return Finding("bad_source", f"{source} is not among the peers of {names}: add it")
+        for signer in hosts:
+            if self._is_right(signer, heard):
+                expected = listed([address_text(each) for each in signer.peers + signer.groups])
+                why = (
+                    f"digest right for {signer.host}, but it takes what is sent to {expected}, not"
+                    f" to {destination} (give it and the sender the same destination)"
+                )
+                return Finding("bad_destination", why)
+        family = heard["family"]
+        size = 4 if family == 4 else 16
+        if not any(len(each) == size for signer in hosts for each in signer.addresses):
+            names = listed([signer.host for signer in hosts])
+            why = f"{names} signs no IPv{family} address, so nothing over IPv{family} is for it"
+            return Finding("bad_destination", why)
+        return Finding("bad_destination")
+
+    def _explain(
+        self, hosts: Sequence[Signer], here: str | None, heard: Mapping[str, Any]
+    ) -> str | None:
+        counter, digest = heard["counter"], heard["digest"]
+        found = self._found.setdefault((here, heard["vhid"]), deque(maxlen=FOUND_KEPT))
+        for key, sentence in found:
+            if key.verify(counter, digest):
+                return sentence
+        source = (here, heard["vhid"], heard["source"], heard["source_mac"])
+        pause = self._unexplained.get(source)
+        if pause is None and len(self._unexplained) >= UNEXPLAINED_MAX:
+            self.not_searched += 1
+            return None
+        if pause:
+            self._unexplained[source] = pause - 1
+            return None
+        tried = 0
+        for guess in islice(self._guesses(hosts, here, heard), TRIES_MAX):
+            tried += 1
+            key = Key(guess.passphrase, guess.message)
+            if key.verify(counter, digest):
+                found.appendleft((key, guess.sentence))
+                self._unexplained.pop(source, None)
+                return guess.sentence
+        self._unexplained[source] = tried // TRIES_EACH
+        return None
+
+    def _guesses(
+        self, hosts: Sequence[Signer], here: str | None, heard: Mapping[str, Any]
+    ) -> Iterator[Guess]:
+        near = {here} if here else {signer.interface for signer in hosts}
+        first = (signer for signer in self._signers if signer.interface in near)
+        rest = (signer for signer in self._signers if signer.interface not in near)
+        others = list(islice(chain(first, rest), OTHER_HOSTS_MAX))
+        mac = None if heard["source_mac"] == NO_MAC else heard["source_mac"]
+        return guesses(hosts, others, heard["vhid"], mac)
+
+
+def _is_unicast(destination: bytes) -> bool:
+    if len(destination) == 16:
+        return destination[0] != 0xFF
+    return destination[0] >> 4 != 0xE and destination != b"\xff" * 4
+
+
+def _takes(signer: Signer, heard: Mapping[str, Any]) -> bool:
+    """Whether a virtual host takes what this source sends to this destination."""
+    if _is_unicast(heard["destination"]):
+        return heard["source"] in signer.peers
+    return heard["destination"] in signer.groups
