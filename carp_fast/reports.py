@@ -6,6 +6,7 @@ time a report is here, the pump has long advertised.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -239,6 +240,8 @@ class Reports:
     def _on_address_failed(self, report: Report) -> None:
         name, text = self._address(report)
         why = os.strerror(report.value)
+        if ":" in text and report.value == errno.EACCES:
+            why = "IPv6 is disabled there (disable_ipv6)"
         assert report.slot is not None
         host = self._hosts.hosts[report.slot]
         wanted = report.state == "MASTER" and host is not None and text in every_address(host)

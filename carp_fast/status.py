@@ -33,14 +33,15 @@ def seconds_ago(at_ns: int, now_ns: int) -> float:
 
 
 def demotion(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The demotion of a host_dict by reasons; `demote` is the byte sent, 0 but for OpenBSD's."""
+    """The demotion of a host_dict by reasons; in dialect "openbsd" the byte that is sent, too."""
+    openbsd = fields["dialect"] == "openbsd"
     reasons = {}
     if fields["demotion"]:
         reasons["address_lost"] = fields["demotion"]
     if fields["sends_failing"]:
-        openbsd = fields["dialect"] == "openbsd"
         reasons["send_errors"] = SEND_ERRORS_OPENBSD if openbsd else SEND_ERRORS
-    return {"total": sum(reasons.values()), "reasons": reasons, "demote": fields["demote"]}
+    sent = {"demote": fields["demote"]} if openbsd else {}
+    return {"total": sum(reasons.values()), "reasons": reasons, **sent}
 
 
 def heard(source: Mapping[str, Any], now_ns: int) -> dict[str, Any]:

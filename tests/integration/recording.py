@@ -114,7 +114,7 @@ def read_advertisement(listener: socket.socket) -> Frame | None:
             return None
         segment = _SEGMENT.fullmatch(origin[0])
         at = 14 + (data[14] & 15) * 4
-        if segment is None or not ancillary or len(data) < at + 36:
+        if segment is None or not ancillary or len(data) < at + 36 or data[14] >> 4 != 4:
             continue  # a macvlan's parent shows each frame a second time
         seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
         return Frame(

@@ -279,9 +279,10 @@ CONTRACT: dict[str, dict[str, tuple[type | None, ...]]] = {
         "heard_ago_s": (float, int),
     },
 }
+HOST_COUNTERS = {"addresses_restored", "duplicate_source", "counter_reset", "family_silent"}
 ADDITIONS = {
     "daemon": {"pump"},
-    "virtual_host": {"addresses_held", "address_problems"},
+    "virtual_host": {"addresses_held", "address_problems", "peers"},
 }
 
 
@@ -331,7 +332,7 @@ def test_status_is_as_the_contract_has_it(lab_factory: Callable[..., Lab], tmp_p
         assert_contract("virtual_host", host)
         assert_contract("demotion", host["demotion"])
         assert_contract("peer", host["peer"])
-        assert_counters(host["counters"], {"addresses_restored", "duplicate_source"})
+        assert_counters(host["counters"], HOST_COUNTERS)
         assert RFC3339.fullmatch(host["since"])
         assert (host["vhid"], host["families"], host["destinations"]) == (
             number,

@@ -238,6 +238,9 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
     desk.tell("stalled", None, value=2_500_000_000)
     desk.tell("socket_dropped", None, value=12)
     desk.tell("lost_priority", None)
+    desk.tell("counter_reset", mac=b"\x02\0\0\0\0\x09")
+    desk.tell("counter_reset", slot=1)
+    desk.tell("family_silent", value=6)
     told = "\n".join(caplog.messages)
     for words in (
         "eth0/1: duplicate_source: another host (02:00:00:00:00:09)",
@@ -247,8 +250,57 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
         "the pump did not run for 2.500 s",
         "the kernel dropped 12 frames",
         "without priority",
+        "eth0/1: counter_reset: a host's (02:00:00:00:00:09) counters went back",
+        "eth0/2: counter_reset: a host's counters went back",
+        "eth0/1: family_silent: the master is heard over IPv4 alone, not over IPv6",
     ):
         assert words in told
+
+
+def test_peers_of_both_families_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(dialect="openbsd")
+    peer6 = bytes.fromhex("fe80") + bytes(13) + b"\x09"
+    with caplog.at_level(logging.INFO, "carp_fast.reports"):
+        desk.change("MASTER", "master_demoted", peer=peer6)
+        desk.change("BACKUP", "less_demoted_master", peer=PEER)
+        desk.tell("reasserted", peer=peer6)
+        desk.tell("family_heard", value=6)
+    assert caplog.messages == [
+        "eth0/1: INIT -> MASTER (master_demoted from fe80::9)",
+        "eth0/1: MASTER -> BACKUP (less_demoted_master from 192.0.2.99)",
+        "eth0/1: answered the slower master fe80::9, still MASTER",
+        "eth0/1: the master is heard over IPv6 again",
+    ]
+    assert [event["peer"] for event in desk.events] == ["fe80::9", "192.0.2.99"]
+
+
+def test_what_was_there_all_along_and_went_is_told_as_lost() -> None:
+    desk = Desk()
+    lost: list[tuple[int, str]] = []
+    desk.reports.on_address_restored = lambda slot, text: lost.append((slot, text))
+    desk.change("MASTER", "master_down")
+    desk.tell("address_foreign", detail=1)
+    desk.tell("address_restored", detail=1)
+    assert lost == []
+    desk.tell("address_restored", detail=1)
+    assert lost == [(0, "192.0.2.51/32")]
+
+
+def test_an_interface_without_ipv6_is_named_as_what_is_wrong(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = Desk()
+    host = desk.hosts.hosts[0]
+    assert host is not None
+    six = VirtualHost("eth0", 1, host.addresses, ("2001:db8::1/64",), host.settings)
+    desk.hosts.replace(0, six)
+    desk.change("MASTER", "master_down")
+    desk.tell("address_failed", detail=0, value=errno.EACCES)
+    desk.tell("address_failed", detail=1, value=errno.EACCES)
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == [
+        "Permission denied",
+        "IPv6 is disabled there (disable_ipv6)",
+    ]
 
 
 def test_lost_reports_are_said_once_and_answered_by_a_full_reading(

@@ -1,0 +1,126 @@
+"""The status document: what is made of a snapshot's fields."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from carp_fast._engine import Engine
+from carp_fast.config import Settings, VirtualHost
+from carp_fast.hosts import Hosts
+from carp_fast.network import Network, Sources
+from carp_fast.reports import Reports
+from carp_fast.status import Status, demotion
+from tests.unit.segment import carp_header, ip, ipv4_frame, ipv6_frame
+
+OWN, OWN6 = ip("192.0.2.99"), ip("fe80::99")
+ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64")
+
+
+class Snapshot:
+    """One host as the pump would copy it out."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+
+    def hosts(self) -> list[tuple[int, dict[str, Any]]]:
+        return [(0, self._fields)]
+
+
+class NoPump:
+    """Takes no order: nothing is asked of it here."""
+
+    pump = None
+
+    def post(self, order: Callable[[], object]) -> None:
+        raise AssertionError(order)
+
+
+def document(engine: Engine, host: VirtualHost) -> dict[str, Any]:
+    """What status says of the engine's host in slot 0, and of its interface."""
+    hosts = Hosts()
+    hosts.take(host)
+    orders: Any = NoPump()
+    hooks: Any = None
+    network = Network(hosts, orders, {})
+    network.sources["eth0"] = Sources(OWN, OWN6, False)
+    status = Status(hosts, orders, network, Reports(hosts, orders, hooks))
+    snapshot: Any = Snapshot(engine.host(0))
+    (found,) = status.virtual_hosts([snapshot], {})
+    interface = status._interface(0, "eth0", {})
+    return {**found, "interface": interface}
+
+
+def heard_by(engine: Engine, host: VirtualHost, *frames: bytes) -> None:
+    hosts = Hosts()
+    hosts.take(host)
+    now_ns = time.monotonic_ns()
+    engine.set_interface(0, now_ns, source=OWN, source6=OWN6)
+    engine.add(0, hosts.prepare(host), now_ns)
+    for frame in frames:
+        assert engine.receive(0, frame, now_ns) == "ok"
+
+
+def test_both_families_and_who_was_heard() -> None:
+    settings = Settings(passphrase=b"secret", advskew=100, dialect="openbsd")
+    host = VirtualHost("eth0", 42, ADDRESSES, (), settings)
+    signed = tuple(ip(address.partition("/")[0]) for address in ADDRESSES)
+    header = {"addresses": signed, "advskew": 5, "demote": 3}
+    engine = Engine()
+    heard_by(
+        engine,
+        host,
+        ipv4_frame(carp_header(counter=7, **header), source=ip("192.0.2.98")),
+        ipv6_frame(carp_header(counter=8, **header), source=ip("fe80::98"), source_mac=bytes(6)),
+    )
+    found = document(engine, host)
+    assert found["families"] == [4, 6]
+    assert found["destinations"] == ["224.0.0.18", "ff02::12"]
+    assert (found["interface"]["source"], found["interface"]["source6"]) == (
+        "192.0.2.99",
+        "fe80::99",
+    )
+    assert found["demotion"] == {"total": 0, "reasons": {}, "demote": 0}
+    four, six = sorted(found["peers"], key=lambda peer: ":" in peer["source"])
+    ago_s = four.pop("heard_ago_s")
+    assert 0 <= ago_s < 10
+    assert four == {
+        "source": "192.0.2.98",
+        "mac": "02:00:00:00:00:99",
+        "advbase": 1,
+        "advskew": 5,
+        "demote": 3,
+        "counter": 7,
+        "current": True,
+    }
+    assert (six["source"], six["mac"], six["counter"]) == ("fe80::98", None, 8)
+    assert found["peer"]["source"] in ("192.0.2.98", "fe80::98")
+
+
+def test_unicast_says_its_peers_as_destinations() -> None:
+    settings = Settings(passphrase=b"secret", peers=("192.0.2.98", "fe80::98"))
+    host = VirtualHost("eth0", 42, ADDRESSES[:1], (), settings)
+    engine = Engine()
+    heard_by(engine, host)
+    found = document(engine, host)
+    assert found["destinations"] == ["192.0.2.98", "fe80::98"]
+    assert found["families"] == [4, 6]
+    assert (found["peer"], found["peers"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("dialect", "wanted"),
+    [
+        ("ucarp", {"total": 250, "reasons": {"address_lost": 10, "send_errors": 240}}),
+        (
+            "openbsd",
+            {"total": 11, "reasons": {"address_lost": 10, "send_errors": 1}, "demote": 11},
+        ),
+    ],
+)
+def test_demotion_is_what_each_dialect_makes_of_it(dialect: str, wanted: dict[str, Any]) -> None:
+    fields = {"demotion": 10, "sends_failing": True, "dialect": dialect, "demote": 11}
+    assert demotion(fields) == wanted
