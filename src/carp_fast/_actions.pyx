@@ -7,12 +7,16 @@ here. Order of one turn: all advertisements, then addresses, then announcements.
 
 from libc.errno cimport EADDRNOTAVAIL, EEXIST, ENODEV
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from carp_fast._auth cimport auth_sign
 from carp_fast._core cimport (
     ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core, Interface, Queue,
     Report, SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_release, queue_empty, queue_pop,
     report_begin, report_end)
+from carp_fast._recorder cimport (
+    RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
+    record_output)
 from carp_fast._vhid cimport (
     ANNOUNCE_ON_ORDER, ANNOUNCING, Address, FAILED, FOREIGN, HELD, LEAVING, MANAGE_ADDRESSES,
     MASTER, Output, REPEAT_AFTER, RESIGN_AFTER_REMOVAL, RETIRED, SEND_DEMOTED,
@@ -87,6 +91,16 @@ cdef bint may_release(const VirtualHost* host) noexcept nogil:
         TO_CHANGE_ADDRESSES | TO_RESIGN | TO_ADVERTISE_LAST)
 
 
+cdef void record_advertised(Core* core, uint32_t slot, int error, int64_t now_ns) noexcept nogil:
+    """What the first of the host's outputs said; all say the same."""
+    cdef const VirtualHost* host = &core.hosts[slot]
+    cdef const uint8_t* carp = host.block.outputs[0].frame + host.block.outputs[0].carp_at
+    cdef Record* record = record_output(&core.recorder, RECORD_ADVERTISED, slot, host.interface,
+                                        now_ns)
+    record.advskew, record.demote, record.advbase = carp[2], carp[4], carp[5]
+    record.value, record.error = host.counter, <uint8_t>error
+
+
 cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int error,
                              int64_t now_ns) noexcept nogil:
     """The host's frames went out, but for `failures` of them; `error`: the errno of one.
@@ -98,6 +112,8 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
     cdef Report* report
     if host.block == NULL:
         return
+    if core.recorder.records != NULL:
+        record_advertised(core, slot, error if failures >= host.block.output_count else 0, now_ns)
     interface.send_errors += failures
     host.send_errors += failures
     if failures and failures >= host.block.output_count:
@@ -126,7 +142,8 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
             host.repeat_in -= 1
             if host.repeat_in == 0:
                 engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
-        if host.announce_at_ns and now_ns >= host.announce_at_ns:
+        # A tick early: whether the pump was late is not to decide between this one and the next.
+        if host.announce_at_ns and now_ns + core.wake_tick_ns >= host.announce_at_ns:
             engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
             plan_announcement(host, now_ns)
     elif may_release(host):
@@ -176,6 +193,12 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* address = &host.block.addresses[which]
+    cdef Record* record
+    if core.recorder.records != NULL:
+        record = record_output(&core.recorder, RECORD_ADDED if added else RECORD_REMOVED, slot,
+                               host.interface, now_ns)
+        record.family, record.error = address.family, <uint8_t>error
+        memcpy(record.address, address.bytes, 16)
     if not added:
         if error and error != EADDRNOTAVAIL and error != ENODEV:
             address.flags |= FAILED
@@ -214,6 +237,8 @@ cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
     cdef uint32_t i
     cdef Address* address
     cdef bint tell = host.pending & TO_TELL_ADDRESSES
+    if core.recorder.records != NULL:
+        record_output(&core.recorder, RECORD_CHANGED, slot, host.interface, now_ns)
     host.pending &= ~<uint32_t>(TO_CHANGE_ADDRESSES | TO_VERIFY | TO_TELL_ADDRESSES)
     for i in range(host.block.address_count):
         address = &host.block.addresses[i]
@@ -281,7 +306,10 @@ cdef uint32_t next_announcement(Core* core) noexcept nogil:
 
 
 cdef void announced(Core* core, uint32_t slot) noexcept nogil:
-    """The host's announcement is out."""
+    """The host's announcement is out. Recorded with the time of its turn."""
+    if core.recorder.records != NULL:
+        record_output(&core.recorder, RECORD_ANNOUNCED, slot, core.hosts[slot].interface,
+                      core.recorder.turn_ns)
     core.hosts[slot].announced += 1
     core.interfaces[core.hosts[slot].interface].announced += 1
 

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from carp_fast._recorder cimport Checkpoint, Recorder
 from carp_fast._vhid cimport Event, VirtualHost
 from carp_fast._wheel cimport Wheel
 from carp_fast._wire cimport VERDICTS
@@ -50,6 +51,8 @@ cdef enum OrderKind:
     ORDER_FLUSH                           # report DONE when nothing is left to carry out
     ORDER_SNAPSHOT                        # copy `value` hosts from `slot` on to `pointer`
     ORDER_SNAPSHOT_INTERFACES             # copy `value` interfaces from `slot` on to `pointer`
+    ORDER_COPY_RECORDS                    # `pointer`: a RecordCopy
+    ORDER_ASSUME                          # a host goes on from the Checkpoint at `pointer`
 
 cdef struct Order:
     uint8_t kind
@@ -124,7 +127,7 @@ cdef struct Core:
     int64_t longest_tick_ns         # ... and it is at most this
     int64_t shortest_ns             # the shortest interval in use
     bint shortest_left              # the host that had it is gone: to be looked for anew
-    uint64_t random                 # of the jitter after a tie that both hosts lost
+    uint64_t seed                   # of the jitter after a tie that both hosts lost
     int64_t attentive_ns            # silence from before proves nothing
     int64_t flush_mark
     Wheel wheel
@@ -132,12 +135,18 @@ cdef struct Core:
     Queue change
     Queue announce
     ReportRing reports
+    Recorder recorder
 
 cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except -1
 cdef void engine_close(Core* core) noexcept
 cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil
 cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil
+cdef void engine_checkpoint(const Core* core, uint32_t slot, Checkpoint* checkpoint,
+                            int64_t now_ns) noexcept nogil
+cdef void engine_record(Core* core, uint32_t slot, bint added, bint changed,
+                        int64_t now_ns) noexcept nogil
+cdef void engine_touch(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
                        int64_t now_ns) noexcept nogil
 cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil

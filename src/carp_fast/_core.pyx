@@ -10,6 +10,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
+from carp_fast._recorder cimport (
+    Checkpoint, RECORD_STALLED, RECORD_STATE, Record, checkpoint_take, record_checkpoint,
+    record_input, record_output, record_turn, recorder_close, recorder_wants)
 from carp_fast._vhid cimport (
     ADD_ADDRESSES, ADVERTISE, ANNOUNCING, ANSWER, ARM_JITTERED, ARM_MASTER_DOWN, ARM_SKEW,
     BACKUP, DISARM, Event, EXPECTS_4, EXPECTS_6, FAILED, FOREIGN, IGNORE_LINK, IN_USE, INIT,
@@ -58,7 +61,7 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
     numbers, another one on every machine. Raises MemoryError.
     """
     memset(core, 0, sizeof(Core))
-    core.random = seed
+    core.seed = seed
     core.wake_tick_ns = core.longest_tick_ns = 20 * TICK_NS
     core.shortest_ns = SECOND_NS
     core.room = calloc(MAX_VIRTUAL_HOSTS + 1, sizeof(VirtualHost))
@@ -90,6 +93,7 @@ cdef void engine_close(Core* core) noexcept:
     free(core.change.slots)
     free(core.announce.slots)
     wheel_close(&core.wheel)
+    recorder_close(&core.recorder)
     memset(core, 0, sizeof(Core))
 
 
@@ -211,16 +215,23 @@ cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
 
 cdef void tell_state(Core* core, uint32_t slot, uint8_t previous, int64_t now_ns) noexcept nogil:
     cdef Report* report = report_begin(core, STATE_CHANGED, slot, now_ns)
+    cdef Record* record
     if report != NULL:
         report.previous = previous
         report_end(core)
+    if core.recorder.records != NULL:
+        record = record_output(&core.recorder, RECORD_STATE, slot, core.hosts[slot].interface,
+                               now_ns)
+        record.state, record.reason = core.hosts[slot].state, core.hosts[slot].reason
 
 
-cdef int64_t jitter_ns(Core* core) noexcept nogil:
-    """0 to JITTER/256 s, by splitmix64: two hosts that both lost a tie do not rise together."""
-    cdef uint64_t x
-    core.random += 0x9e3779b97f4a7c15U
-    x = (core.random ^ (core.random >> 30)) * 0xbf58476d1ce4e5b9U
+cdef int64_t jitter_ns(const Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """0 to JITTER/256 s, by splitmix64: two hosts that both lost a tie do not rise together.
+
+    A function of seed, host and time, so that a replay of one host alone gives it again.
+    """
+    cdef uint64_t x = (core.seed + slot) * 0x9e3779b97f4a7c15U + <uint64_t>now_ns
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebU
     x ^= x >> 31
     return <int64_t>(x % (JITTER * <uint64_t>SECOND_NS // 256))
@@ -239,6 +250,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     cdef const Transition* row = vhid_transition(host.state, event)
     if row == NULL:
         return
+    engine_touch(core, slot, now_ns)
     effects = row.effects
     host.state = row.next
     reason = row.reason if row.reason else cause
@@ -257,7 +269,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
         # A frame read late, from before the pump was away, does not shorten the wait after it.
         engine_set_deadline(core, slot, (now_ns if now_ns > core.attentive_ns
                                          else core.attentive_ns) + vhid_master_down_ns(host)
-                            + (jitter_ns(core) if effects & ARM_JITTERED else 0))
+                            + (jitter_ns(core, slot, now_ns) if effects & ARM_JITTERED else 0))
     if effects & ARM_SKEW and not host.flags & MASTER_LEAVES:
         host.flags |= MASTER_LEAVES
         engine_set_deadline(core, slot, now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)
@@ -336,6 +348,10 @@ cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil:
     cdef uint32_t slot
     cdef VirtualHost* host
     cdef int64_t earliest
+    cdef Record* record
+    if core.recorder.records != NULL:
+        record = record_input(&core.recorder, RECORD_STALLED, NOBODY, 0, now_ns)
+        record.value = <uint64_t>core.recorder.turn_ns
     core.attentive_ns = now_ns
     for slot in range(core.slots):
         host = &core.hosts[slot]
@@ -354,6 +370,7 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
     cdef uint32_t slot
     cdef VirtualHost* host
     cdef int64_t tick = now_ns // TICK_NS, due_ns
+    record_turn(&core.recorder, now_ns, heard_until_ns)
     while True:
         slot = wheel_pop(&core.wheel, tick)
         if slot == NOBODY:
@@ -375,6 +392,44 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
         elif host.reason == STARTUP_DELAY:
             host.deadline_ns = 0
             engine_event(core, slot, ON_READY, STARTED, now_ns)
+
+
+# ------------------------------------------------------------------------------------- recording
+
+cdef void engine_checkpoint(const Core* core, uint32_t slot, Checkpoint* checkpoint,
+                            int64_t now_ns) noexcept nogil:
+    """Write down what a host is, and what of engine and interface bears on it."""
+    cdef const VirtualHost* host = &core.hosts[slot]
+    cdef const Interface* interface = &core.interfaces[host.interface]
+    memset(checkpoint, 0, sizeof(Checkpoint))
+    checkpoint.at_ns, checkpoint.slot, checkpoint.interface = now_ns, slot, host.interface
+    checkpoint.wake_tick_ns, checkpoint.attentive_ns = core.wake_tick_ns, core.attentive_ns
+    checkpoint.seed = core.seed
+    checkpoint.ifindex, checkpoint.up = interface.ifindex, interface.up
+    checkpoint.has_source, checkpoint.has_source6 = interface.has_source, interface.has_source6
+    checkpoint.forwards6 = interface.forwards6
+    memcpy(checkpoint.mac, interface.mac, 6)
+    memcpy(checkpoint.source, interface.source, 4)
+    memcpy(checkpoint.source6, interface.source6, 16)
+    checkpoint_take(host, checkpoint)
+
+
+cdef void engine_record(Core* core, uint32_t slot, bint added, bint changed,
+                        int64_t now_ns) noexcept nogil:
+    """Put a host's checkpoint into the ring of records."""
+    cdef Checkpoint checkpoint
+    if core.recorder.records != NULL:
+        engine_checkpoint(core, slot, &checkpoint, now_ns)
+        checkpoint.added, checkpoint.changed = added, changed
+        if changed:
+            core.recorder.turn_told = True          # an order: what follows is no part of a turn
+        record_checkpoint(&core.recorder, &core.hosts[slot], &checkpoint)
+
+
+cdef void engine_touch(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """Something is about to happen to a host: what it was before must be in the ring."""
+    if recorder_wants(&core.recorder, &core.hosts[slot]):
+        engine_record(core, slot, False, False, now_ns)
 
 
 cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:

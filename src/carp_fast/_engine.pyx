@@ -15,13 +15,16 @@ from carp_fast._actions cimport (
     next_advertisement, next_announcement, next_change, wanted_change)
 from carp_fast._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
-    ORDER_ADD, ORDER_ANNOUNCE, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE,
-    ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, REJECTIONS, RELEASED,
-    Rejection, Report, TICK_NS, engine_close, engine_expire, engine_next_deadline, engine_open,
-    engine_stall)
-from carp_fast._orders cimport obey
+    ORDER_ADD, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_MARK,
+    ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, REJECTIONS, RELEASED,
+    Rejection, Report, TICK_NS, engine_checkpoint, engine_close, engine_expire,
+    engine_next_deadline, engine_open, engine_stall)
+from carp_fast._orders cimport assume_address, obey
 from carp_fast._prepared cimport PreparedHost, expect_bytes
 from carp_fast._receive cimport engine_foresee, engine_receive
+from carp_fast._recorder cimport (
+    Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
+    recorder_open, records_list)
 from carp_fast._vhid cimport (
     Address, Event, EVENTS, EXPECTS_4, EXPECTS_6, IN_USE, MASTER_LEAVES, Output, RETIRED, SECOND_NS,
     SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source, VirtualHost, vhid_advskew, vhid_demote,
@@ -31,6 +34,7 @@ from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
 
 from carp_fast._core import REPORT_WORDS
+from carp_fast._recorder import ADDRESS_WORDS
 from carp_fast._vhid import DIALECT_WORDS, EVENT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
 from carp_fast._wire import VERDICT_WORDS
 
@@ -343,17 +347,69 @@ cdef class Engine:
         cdef int64_t deadline_ns = engine_next_deadline(&self.core)
         return None if deadline_ns < 0 else deadline_ns
 
+    def record(self, uint32_t capacity) -> None:
+        """From now on record what comes in and what is decided; `capacity`: a power of two."""
+        if capacity < 1024 or capacity & (capacity - 1):
+            raise ValueError("record: a power of two from 1024 on")
+        recorder_open(&self.core.recorder, capacity)
+
+    def records(self) -> list:
+        """What the ring of records holds; see records_list in _recorder.pyx."""
+        cdef RecordCopy copy
+        memset(&copy, 0, sizeof(copy))
+        copy.room = self.core.recorder.capacity
+        copy.records = <Record*>calloc(copy.room or 1, sizeof(Record))
+        if copy.records == NULL:
+            raise MemoryError("records")
+        try:
+            recorder_copy(&self.core.recorder, &copy)
+            return records_list(copy.records, copy.count)
+        finally:
+            free(copy.records)
+
+    def checkpoint(self, uint32_t slot, int64_t now_ns) -> dict:
+        """All that decides what a host does next; see checkpoint_dict in _recorder.pyx."""
+        cdef Checkpoint checkpoint
+        self.used(slot)
+        engine_checkpoint(&self.core, slot, &checkpoint, now_ns)
+        return checkpoint_dict(&checkpoint)
+
+    def assume(self, uint32_t slot, dict state, int64_t now_ns) -> None:
+        """Let a host that was just added go on from `state`, checkpoint()["state"] of another.
+
+        `state` may also have "addresses": (4 or 16 bytes, words of ADDRESS_WORDS) of each address
+        that is not as the others. The reports so far are lost: nothing has happened.
+        Raises ValueError for what does not fit.
+        """
+        cdef Checkpoint checkpoint
+        cdef uint8_t[16] room
+        self.used(slot)
+        exceptions = state.get("addresses", ())
+        fill_checkpoint(&checkpoint, {key: value for key, value in state.items()
+                                      if key != "addresses"})
+        self.take_reports()
+        self.give(ORDER_ASSUME, slot, 0, &checkpoint, now_ns)
+        for address, words in exceptions:
+            expect_bytes(address, (4, 16), "an address")
+            memset(room, 0, 16)
+            memcpy(room, <const char*>(<bytes>address), len(address))
+            if not assume_address(&self.core, slot, room, 4 if len(address) == 4 else 6,
+                                  <uint8_t>flags_of(ADDRESS_WORDS, words)):
+                raise ValueError("an assumed address is not the host's")
+
     def take_actions(self, int64_t now_ns, errors=None) -> list:
         """Carry out all that is queued, as a network without faults would, and say what it was.
 
         Returns (action, slot, ...) in order: ("ADVERTISE" or "RESIGN", slot, frame),
         ("ADD_ADDRESSES" or "REMOVE_ADDRESSES", slot, [address, ...]), ("ANNOUNCE", slot,
-        [frame, ...]). `errors`: {address: errno} that the kernel would answer.
+        [frame, ...]). `errors`: {address: errno} that the kernel would answer, for one host
+        {(slot, address): errno}; {(slot, None): errno}: its advertisements do not go out.
         """
         cdef list actions = []
         cdef uint32_t slot
         cdef Output* output
         cdef uint32_t i
+        cdef int error
         while True:
             slot = next_advertisement(&self.core)
             if slot != NOBODY:
@@ -362,7 +418,9 @@ cdef class Engine:
                     frame = (<const char*>output.frame)[:output.length]
                     kind = "RESIGN" if frame[output.carp_at + 2] == 255 else "ADVERTISE"
                     actions.append((kind, slot, frame))
-                advertisement_sent(&self.core, slot, 0, 0, now_ns)
+                error = errors.get((slot, None), 0) if errors else 0
+                advertisement_sent(&self.core, slot, self.core.hosts[slot].block.output_count
+                                   if error else 0, error, now_ns)
                 continue
             slot = next_change(&self.core)
             if slot != NOBODY:
@@ -393,7 +451,8 @@ cdef class Engine:
                 data = address_bytes(host.block.addresses[i].bytes,
                                      host.block.addresses[i].family)
                 (added if wanted > 0 else removed).append(data)
-                address_changed(&self.core, slot, i, wanted > 0, errors.get(data, 0), now_ns)
+                address_changed(&self.core, slot, i, wanted > 0,
+                                errors.get((slot, data), errors.get(data, 0)), now_ns)
         if removed:
             actions.append(("REMOVE_ADDRESSES", slot, removed))
         if added:

@@ -4,25 +4,31 @@ An order brings all memory that it needs, prepared by its sender; nothing is all
 here. What the engine gives up goes back in a RELEASED report. Knows no socket and no clock.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast._actions cimport begin_announcing, may_release, wanted_change
 from carp_fast._auth cimport AuthKey
 from carp_fast._core cimport (
-    Core, DONE, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ANNOUNCE,
-    ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
+    Core, DONE, engine_record, engine_touch, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ANNOUNCE,
+    ORDER_ASSUME, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
     Order, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release, engine_schedule,
     engine_set_deadline, engine_try_ready, report_begin, report_end)
+from carp_fast._recorder cimport (
+    Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ANNOUNCE, ORDERED_DEMOTE, ORDERED_REMOVE,
+    ORDERED_RESIGN, ORDERED_VERIFY, RECORD_INTERFACE, RECORD_ORDERED, Record, RecordCopy,
+    record_input, recorder_copy)
 from carp_fast._vhid cimport (
-    Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, FOREIGN, HELD, IGNORE_LINK,
+    Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, FAILED,
+    FOREIGN, HELD, IGNORE_LINK,
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
     NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_SOURCE, OWN_SOURCE6, Output, PREFERRED,
     RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE_FOUND,
-    STARTED, TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns,
+    STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN,
+    TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns,
     vhid_master_down_ns, vhid_same_address)
-from carp_fast._wheel cimport NOBODY, wheel_skip
+from carp_fast._wheel cimport NOBODY, wheel_disarm, wheel_skip
 from carp_fast._wire cimport wire_build4, wire_build6
 
 # The flags that a configuration sets; the others are the host's own.
@@ -95,6 +101,7 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
         core.slots = order.slot + 1
     note_shortest(core, host)
     build_frames(core, host)
+    engine_record(core, order.slot, True, True, now_ns)
     engine_try_ready(core, order.slot, STARTED, now_ns)
 
 
@@ -190,6 +197,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
         host.held += 1 if block.addresses[i].flags & HELD else 0
         if wanted_change(host, &block.addresses[i]) and not block.addresses[i].flags & FOREIGN:
             engine_ask(core, &core.change, order.slot, TO_TELL_ADDRESSES)
+    engine_record(core, order.slot, False, True, now_ns)
     engine_try_ready(core, order.slot, SOURCE_FOUND, now_ns)
 
 
@@ -209,12 +217,44 @@ cdef void lose_interface(Core* core, uint16_t number, int64_t now_ns) noexcept n
             slot = host.next_same
 
 
+cdef void record_interface(Core* core, uint16_t number, const Interface* now,
+                           int64_t now_ns) noexcept nogil:
+    """What an interface is like now, after what each of its hosts was before."""
+    cdef uint32_t vhid, slot
+    cdef Record* record
+    for vhid in range(256):
+        slot = core.index[<uint32_t>number * 256 + vhid] - 1
+        while slot != NOBODY:
+            engine_touch(core, slot, now_ns)
+            slot = core.hosts[slot].next_same
+    record = record_input(&core.recorder, RECORD_INTERFACE, NOBODY, number, now_ns)
+    record.value, record.state, record.demote = <uint32_t>now.ifindex, now.up, now.forwards6
+    record.advbase, record.advskew = now.has_source, now.has_source6
+    memcpy(record.mac, now.mac, 6)
+    memcpy(record.source4, now.source, 4)
+    memcpy(record.address, now.source6, 16)
+
+
+cdef void record_order(Core* core, uint8_t ordered, uint32_t slot, int64_t value,
+                       int64_t now_ns) noexcept nogil:
+    cdef Record* record
+    if core.recorder.records == NULL:
+        return
+    if slot != NOBODY:
+        engine_touch(core, slot, now_ns)
+    record = record_input(&core.recorder, RECORD_ORDERED, slot,
+                          0 if slot == NOBODY else core.hosts[slot].interface, now_ns)
+    record.detail, record.value = ordered, <uint64_t>value
+
+
 cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     """An interface appeared, vanished, went up or down, or changed its MAC or source."""
     cdef Interface* interface = &core.interfaces[order.interface]
     cdef const Interface* now = <const Interface*>order.pointer
     cdef uint32_t vhid, slot
     cdef uint8_t cause = STARTED
+    if core.recorder.records != NULL:
+        record_interface(core, order.interface, now, now_ns)
     if interface.ifindex and interface.ifindex != now.ifindex:
         lose_interface(core, order.interface, now_ns)
     if interface.ifindex != now.ifindex:
@@ -245,6 +285,79 @@ cdef void demote(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         engine_schedule(core, order.slot, now_ns)
 
 
+cdef void resign_all(Core* core, int64_t now_ns) noexcept nogil:
+    cdef uint32_t slot
+    for slot in range(core.slots):
+        if core.hosts[slot].flags & IN_USE:
+            engine_touch(core, slot, now_ns)
+    record_order(core, ORDERED_RESIGN, NOBODY, 0, now_ns)
+    for slot in range(core.slots):
+        if core.hosts[slot].flags & IN_USE:
+            engine_event(core, slot, ON_RESIGN, 0, now_ns)
+
+
+cdef void assume(Core* core, uint32_t slot, const Checkpoint* was) noexcept nogil:
+    """Let a host that was just added go on from where another, with its configuration, was.
+
+    Its addresses count as held where any were, see assume_address. Nothing is reported.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef uint32_t i
+    cdef uint8_t queued = was.pending & (TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN)
+    host.flags = (host.flags & (CONFIGURED_FLAGS | IN_USE)) | (
+        was.flags & ~<uint32_t>(CONFIGURED_FLAGS | IN_USE))
+    host.state, host.reason, host.demotion = was.state, was.reason, was.demotion
+    memcpy(host.master, was.master, 2)
+    memcpy(host.sources, was.sources, sizeof(host.sources))
+    host.failed_sends, host.good_sends = was.failed_sends, was.good_sends
+    host.repeat_in, host.announce_left = was.repeat_in, was.announce_left
+    host.counter, host.since_ns = was.counter, was.since_ns
+    host.preempt_from_ns, host.answered_ns = was.preempt_from_ns, was.answered_ns
+    host.heard_ns[0], host.heard_ns[1] = was.heard_ns[0], was.heard_ns[1]
+    host.announce_at_ns = was.announce_at_ns
+    host.tie_since_ns, host.tie_heard_ns = was.tie_since_ns, was.tie_heard_ns
+    host.run_begin, host.run_end = was.run_begin, was.run_end
+    host.former_begin, host.former_end = was.former_begin, was.former_end
+    if was.attentive_ns > core.attentive_ns:
+        core.attentive_ns = was.attentive_ns
+    host.held = 0
+    for i in range(host.block.address_count):
+        host.block.addresses[i].flags &= ~<uint32_t>(HELD | FOREIGN | FAILED)
+        if was.held:
+            host.block.addresses[i].flags |= HELD
+            host.held += 1
+    wheel_disarm(&core.wheel, slot)
+    host.deadline_ns = 0
+    if was.deadline_ns:
+        engine_set_deadline(core, slot, was.deadline_ns)
+    if queued:
+        engine_ask(core, &core.advertise, slot, queued)
+    if was.pending & TO_CHANGE_ADDRESSES:
+        engine_ask(core, &core.change, slot, was.pending & (TO_VERIFY | TO_TELL_ADDRESSES))
+    if was.pending & TO_ANNOUNCE:
+        engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+
+
+cdef bint assume_address(Core* core, uint32_t slot, const uint8_t* address, uint8_t family,
+                         uint8_t flags) noexcept nogil:
+    """One address of an assumed host is not as the others: HELD, FOREIGN, FAILED or none of them.
+
+    False where the host has no such address.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef uint32_t i
+    cdef Address* mine
+    cdef bint found = False
+    host.held = 0
+    for i in range(host.block.address_count):
+        mine = &host.block.addresses[i]
+        if mine.family == family and memcmp(mine.bytes, address, 16) == 0:
+            mine.flags = <uint8_t>(mine.flags & ~<uint32_t>(HELD | FOREIGN | FAILED)) | flags
+            found = True
+        host.held += 1 if mine.flags & HELD else 0
+    return found
+
+
 cdef void report_done(Core* core, int64_t mark, int64_t now_ns) noexcept nogil:
     cdef Report* report = report_begin(core, DONE, NOBODY, now_ns)
     if report != NULL:
@@ -265,9 +378,9 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     elif order.kind == ORDER_SET_INTERFACE:
         set_interface(core, order, now_ns)
     elif order.kind == ORDER_RESIGN_ALL:
-        for slot in range(core.slots):
-            if core.hosts[slot].flags & IN_USE:
-                engine_event(core, slot, ON_RESIGN, 0, now_ns)
+        resign_all(core, now_ns)
+    elif order.kind == ORDER_COPY_RECORDS:
+        recorder_copy(&core.recorder, <RecordCopy*>order.pointer)
     elif order.kind == ORDER_MARK:
         if core.shortest_left:
             find_shortest(core)
@@ -280,17 +393,24 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         memcpy(order.pointer, &core.interfaces[slot], order.value * sizeof(Interface))
     elif not alive:
         return
+    elif order.kind == ORDER_ASSUME:
+        assume(core, slot, <const Checkpoint*>order.pointer)
     elif order.kind == ORDER_REMOVE:
+        record_order(core, ORDERED_REMOVE, slot, 0, now_ns)
         remove_host(core, slot, now_ns)
     elif order.kind == ORDER_REPLACE:
         replace_host(core, order, now_ns)
     elif order.kind == ORDER_DEMOTE:
+        record_order(core, ORDERED_DEMOTE, slot, order.value, now_ns)
         demote(core, order, now_ns)
     elif order.kind == ORDER_ANNOUNCE:
+        record_order(core, ORDERED_ANNOUNCE, slot, 0, now_ns)
         begin_announcing(core, slot, now_ns)
     elif order.kind == ORDER_VERIFY:
+        record_order(core, ORDERED_VERIFY, slot, 0, now_ns)
         if core.hosts[slot].state == MASTER:
             core.hosts[slot].pending |= TO_VERIFY
             engine_ask(core, &core.change, slot, 0)
     elif order.kind == ORDER_LOSE_ADDRESS:
+        record_order(core, ORDERED_ADDRESS_LOST, slot, 0, now_ns)
         engine_event(core, slot, ON_ADDRESS_LOST, 0, now_ns)

@@ -14,14 +14,15 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast._core cimport (
-    Core, DONE, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ANNOUNCE, ORDER_DEMOTE, ORDER_FLUSH,
-    ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
+    Core, DONE, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ANNOUNCE, ORDER_COPY_RECORDS,
+    ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
     Report)
 from carp_fast._engine cimport (
     Engine, explained_dict, fill_interface, host_dict, interface_dict, rejections_list, report_tuple)
 from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast._prepared cimport PreparedHost
+from carp_fast._recorder cimport Record, RecordCopy, records_list
 from carp_fast._socket cimport receive_prepare, send_prepare
 from carp_fast._turn cimport (
     ORDERS, PumpState, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE, SCHEDULED_NORMAL, run_due)
@@ -141,7 +142,8 @@ cdef class Pump:
     never fires where nothing is received); send_fd: a packet socket; netlink_fd: a bound
     rtnetlink socket; templates: {key: (encoded message, the address in it)}, the keys (family,
     adding) and, for addresses that may be the source of other traffic, (6, True, "preferred");
-    report_capacity: a power of two. The file descriptors stay the caller's. Raises OSError.
+    report_capacity: a power of two; record: how many records of what came in and was decided are
+    kept, a power of two, or 0. The file descriptors stay the caller's. Raises OSError.
     """
     cdef Engine engine
     cdef PumpState* state
@@ -151,8 +153,10 @@ cdef class Pump:
     cdef object waiting         # (mark, objects that an order points to), oldest first
 
     def __cinit__(self, receivers, int send_fd, int netlink_fd, dict templates,
-                  uint32_t report_capacity=8192):
+                  uint32_t report_capacity=8192, uint32_t record=0):
         self.engine = Engine(report_capacity, int.from_bytes(os.urandom(8), "little"))
+        if record:
+            self.engine.record(record)
         self.waiting = deque()
         self.state = <PumpState*>calloc(1, sizeof(PumpState))
         if self.state == NULL:
@@ -407,6 +411,13 @@ cdef class Pump:
         self.keep(snapshot)
         return snapshot
 
+    def records(self, uint64_t first, uint32_t count):
+        """Order a copy of `count` records from position `first` on; filled at the next mark."""
+        cdef Records records = Records(first, count)
+        self.push(ORDER_COPY_RECORDS, 0, 0, 0, &records.copy)
+        self.keep(records)
+        return records
+
     # -- for the start, before the engine holds anything
 
     def remove_addresses(self, addresses) -> list:
@@ -475,3 +486,61 @@ cdef class Snapshot:
         cdef Interface* interfaces = <Interface*>self.room
         cdef uint32_t i
         return [rejections_list(&interfaces[i]) for i in range(self.count)]
+
+
+cdef class Records:
+    """Records copied out by the pump; read them when their mark is done.
+
+    `first` is at least what was asked for: the oldest may be overwritten by then. `end` is the
+    position after the newest, `begin` that of the first ever, `unrecorded` how many refused
+    frames came too fast to be recorded.
+    """
+    cdef RecordCopy copy
+
+    def __cinit__(self, uint64_t first, uint32_t count):
+        self.copy.first, self.copy.room = first, count
+        self.copy.records = <Record*>calloc(count or 1, sizeof(Record))
+        if self.copy.records == NULL:
+            raise MemoryError("records")
+
+    def __dealloc__(self):
+        free(self.copy.records)
+
+    @property
+    def first(self) -> int:
+        return self.copy.first
+
+    @property
+    def count(self) -> int:
+        return self.copy.count
+
+    @property
+    def begin(self) -> int:
+        return self.copy.begin
+
+    @property
+    def end(self) -> int:
+        return self.copy.end
+
+    @property
+    def unrecorded(self) -> int:
+        return self.copy.unrecorded
+
+
+def joined_records(list copies) -> list:
+    """The records of copies that follow one another, oldest first; see records_list."""
+    cdef Records each
+    cdef uint32_t total = 0, at = 0
+    cdef Record* room
+    for each in copies:
+        total += each.copy.count
+    room = <Record*>calloc(total or 1, sizeof(Record))
+    if room == NULL:
+        raise MemoryError("records")
+    try:
+        for each in copies:
+            memcpy(room + at, each.copy.records, each.copy.count * sizeof(Record))
+            at += each.copy.count
+        return records_list(room, total)
+    finally:
+        free(room)

@@ -10,8 +10,9 @@ from libc.string cimport memcmp, memcpy, memset
 from carp_fast._auth cimport auth_verify
 from carp_fast._core cimport (
     Core, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_event, engine_may_tell,
-    engine_tell, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
+    engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
     Rejection, REJECTIONS, WRONG_DIGEST)
+from carp_fast._recorder cimport record_heard
 from carp_fast._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, Event, EVENTS, EXPECTS_4, EXPECTS_6,
     INIT, MASTER, Output, RECENT_COUNTERS, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
@@ -136,6 +137,9 @@ cdef Verdict refuse(Core* core, uint16_t number, uint32_t slot, Verdict verdict,
         memcpy(rejection.source, heard.source, 16)
     if slot != NOBODY:
         core.hosts[slot].rejected[<int>verdict] += 1
+    if core.recorder.records != NULL:
+        record_heard(&core.recorder, slot, number, <uint8_t>verdict,
+                     verdict == LOOP or verdict == REPLAY, heard, arrived_ns)
     return verdict
 
 
@@ -280,10 +284,13 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
     cdef bint duplicate = vhid_is_own_source(host, heard)
     if duplicate and was_sent(host, heard.counter):
         return LOOP
+    engine_touch(core, slot, arrived_ns)
     place = source_of(host, heard)
     source = &host.sources[place]
     if is_replay(core, slot, source, heard, arrived_ns):
         return REPLAY
+    if core.recorder.records != NULL:
+        record_heard(&core.recorder, slot, host.interface, VERDICT_OK, True, heard, arrived_ns)
     if duplicate:
         host.duplicates += 1
         if engine_may_tell(&host.told_duplicate_ns, arrived_ns):

@@ -200,6 +200,7 @@ cdef struct VirtualHost:
     uint8_t announce_left
     uint16_t held
     uint32_t order              # phase within the interval
+    uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
     int64_t heard_ns[2]         # by family: IPv4, IPv6; 0: never
 
     AuthKey key

@@ -28,13 +28,14 @@ COMPILED: dict[str, set[str]] = {
     "_auth": set(),
     "_wheel": set(),
     "_vhid": {"_wire", "_auth"},
-    "_core": {"_wire", "_auth", "_wheel", "_vhid"},
-    "_receive": {"_wire", "_auth", "_wheel", "_vhid", "_core"},
-    "_actions": {"_wire", "_auth", "_wheel", "_vhid", "_core"},
-    "_orders": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_actions"},
+    "_recorder": {"_wire", "_wheel", "_vhid"},
+    "_core": {"_wire", "_auth", "_wheel", "_vhid", "_recorder"},
+    "_receive": {"_wire", "_auth", "_wheel", "_vhid", "_recorder", "_core"},
+    "_actions": {"_wire", "_auth", "_wheel", "_vhid", "_recorder", "_core"},
+    "_orders": {"_wire", "_auth", "_wheel", "_vhid", "_recorder", "_core", "_actions"},
     "_prepared": {"_wire", "_auth", "_vhid", "_core"},
     "_engine": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
-    | {"_prepared"},
+    | {"_prepared", "_recorder"},
     "_simulator_network": {"_wire", "_wheel", "_vhid", "_core"},
     "_simulator_invariants": {"_vhid", "_core", "_simulator_network"},
     "_simulator_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
@@ -46,7 +47,7 @@ COMPILED: dict[str, set[str]] = {
     "_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders", "_socket"}
     | {"_netlink"},
     "_pump": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_prepared", "_engine"}
-    | {"_socket", "_netlink", "_turn"},
+    | {"_socket", "_netlink", "_turn", "_recorder"},
     "_floor": {"_socket"},
 }
 PURE = (
@@ -54,6 +55,7 @@ PURE = (
     "_auth",
     "_wheel",
     "_vhid",
+    "_recorder",
     "_core",
     "_receive",
     "_actions",
@@ -74,15 +76,16 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain"),
+    ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain", "cli_replay"),
     ("dump",),
     ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
     ("explain",),
+    ("elections", "recordings"),
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
     ("listen", "verdicts"),
-    ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text"),
+    ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text", "replay"),
     (
         "control",
         "addresses",
@@ -96,11 +99,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config", "interfaces", "children", "plot", "usage"),
     ("ranges", "claims", "secrets"),
     ("rules",),
-    ("settings", "ucarp_log", "ucarp_options", "ucarp_process", "pcap", "digests"),
+    (
+        "settings",
+        "ucarp_log",
+        "ucarp_options",
+        "ucarp_process",
+        "pcap",
+        "digests",
+        "frames",
+        "scenarios",
+    ),
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli", "cli_dump", "cli_explain", "terminal"},
+    "click": {"cli", "cli_dump", "cli_explain", "cli_replay", "terminal"},
     "rich": {"cli", "terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }

@@ -1,0 +1,169 @@
+"""What came in and what was decided: a ring of plain records, and a host's state as one struct."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from carp_fast._vhid cimport SOURCES, Address, Source, VirtualHost
+from carp_fast._wire cimport Advertisement
+
+cdef enum RecordKind:
+    RECORD_CHECKPOINT               # a piece of a host's state, see Piece
+    RECORD_HEARD                    # verdict, what it said; value: its counter
+    RECORD_STATE                    # state, reason
+    RECORD_TURN                     # deadlines were looked at; value: heard until when
+    RECORD_ADVERTISED               # what we said; value: its counter; error: none went out
+    RECORD_ADDED                    # an address; error: the kernel's answer
+    RECORD_REMOVED
+    RECORD_CHANGED                  # every address of the host has its answer
+    RECORD_ADDRESS                  # belongs to a checkpoint: detail: flags of an address
+    RECORD_ANNOUNCED
+    RECORD_INTERFACE                # see record_interface
+    RECORD_ORDERED                  # detail: an OrderedKind; value
+    RECORD_STALLED                  # value: when deadlines were last looked at
+    RECORD_KINDS
+
+cdef enum OrderedKind:
+    ORDERED_REMOVE
+    ORDERED_RESIGN                  # all hosts
+    ORDERED_DEMOTE
+    ORDERED_ANNOUNCE
+    ORDERED_VERIFY
+    ORDERED_ADDRESS_LOST
+    ORDERED_KINDS
+
+cdef enum:
+    PIECE_LENGTH = 60
+    REFUSED_A_SECOND = 100          # recorded of frames that change no host; others are counted
+    CHECKPOINT_ADDRESSES = 32       # whose flags are recorded one by one
+
+cdef struct Record:                 # 64 bytes
+    uint8_t kind
+    uint8_t detail                  # the verdict of what was heard, see RecordKind
+    uint16_t interface
+    uint32_t slot                   # or NOBODY
+    int64_t at_ns
+    uint64_t value
+    uint8_t address[16]
+    uint8_t mac[6]
+    uint8_t family
+    uint8_t vhid
+    uint8_t advbase
+    uint8_t advskew
+    uint8_t demote
+    uint8_t state
+    uint8_t reason
+    uint8_t error
+    uint8_t source4[4]
+    uint8_t unused[6]
+
+cdef struct Piece:                  # of a checkpoint, in the place of a Record
+    uint8_t kind
+    uint8_t number                  # from 0
+    uint8_t unused[2]
+    uint8_t data[PIECE_LENGTH]
+
+# All that decides what a host does next, but for its keys, its addresses and where it sends to.
+cdef struct Checkpoint:
+    int64_t at_ns
+    uint32_t slot
+    uint16_t interface
+    uint8_t added                   # it is new: nothing to assume
+    uint8_t changed                 # its configuration is new: what was recorded before is another's
+    # of the engine
+    int64_t wake_tick_ns
+    int64_t attentive_ns
+    uint64_t seed
+    # of the interface
+    int32_t ifindex
+    uint8_t up
+    uint8_t has_source
+    uint8_t has_source6
+    uint8_t forwards6
+    uint8_t mac[6]
+    uint8_t source[4]
+    uint8_t source6[16]
+    # as configured
+    uint8_t vhid
+    uint8_t advbase
+    uint8_t advskew
+    uint8_t dead_ratio
+    uint8_t preempt
+    uint8_t dialect
+    uint8_t replay
+    uint8_t announce_count
+    uint32_t startup_delay_ms
+    uint32_t preempt_delay_ms
+    int64_t announce_interval_ns
+    int64_t announce_refresh_ns
+    uint8_t own_source4[4]
+    uint8_t own_source6[16]
+    # as it came to be
+    uint32_t flags                  # those of the configuration, too
+    uint16_t demotion
+    uint16_t held
+    uint8_t state
+    uint8_t reason
+    uint8_t pending
+    uint8_t master[2]
+    uint8_t failed_sends
+    uint8_t good_sends
+    uint8_t repeat_in
+    uint8_t announce_left
+    uint64_t counter
+    int64_t deadline_ns
+    int64_t preempt_from_ns
+    int64_t since_ns
+    int64_t heard_ns[2]
+    int64_t answered_ns
+    int64_t announce_at_ns
+    int64_t tie_since_ns
+    int64_t tie_heard_ns
+    uint64_t run_begin
+    uint64_t run_end
+    uint64_t former_begin
+    uint64_t former_end
+    Source sources[SOURCES]
+
+cdef struct Recorder:
+    Record* records                 # NULL: nothing is recorded
+    uint32_t capacity               # a power of two
+    uint64_t begin                  # position of the first record ever
+    uint64_t tail                   # position of the next
+    int64_t turn_ns                 # when deadlines were last looked at
+    int64_t heard_until_ns
+    bint turn_told                  # recorded already, or something was heard or ordered since
+    int64_t refused_from_ns
+    uint32_t refused                # since then
+    uint64_t unrecorded             # refused frames beyond REFUSED_A_SECOND
+
+cdef struct RecordCopy:             # for one order
+    Record* records
+    uint32_t room
+    uint32_t count
+    uint64_t first                  # wanted, then had: the oldest may be overwritten
+    uint64_t end                    # the next record's position
+    uint64_t begin
+    uint64_t unrecorded
+
+cdef int recorder_open(Recorder* recorder, uint32_t capacity) except -1
+cdef void recorder_close(Recorder* recorder) noexcept
+cdef void recorder_copy(const Recorder* recorder, RecordCopy* copy) noexcept nogil
+cdef Record* record_input(Recorder* recorder, uint8_t kind, uint32_t slot, uint16_t interface,
+                          int64_t at_ns) noexcept nogil
+cdef Record* record_output(Recorder* recorder, uint8_t kind, uint32_t slot, uint16_t interface,
+                           int64_t at_ns) noexcept nogil
+cdef void record_turn(Recorder* recorder, int64_t now_ns, int64_t heard_until_ns) noexcept nogil
+cdef void record_heard(Recorder* recorder, uint32_t slot, uint16_t interface, uint8_t verdict,
+                       bint changes_host, const Advertisement* heard, int64_t at_ns) noexcept nogil
+cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
+                            Checkpoint* checkpoint) noexcept nogil
+cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexcept nogil
+cdef list records_list(const Record* records, uint32_t count)
+cdef dict checkpoint_dict(const Checkpoint* checkpoint)
+cdef uint32_t flags_of(dict words, names) except? 0xffffffff
+cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1
+
+
+cdef inline bint recorder_wants(const Recorder* recorder, const VirtualHost* host) noexcept nogil:
+    """Whether the host's last checkpoint is about to be overwritten, or there is none."""
+    return (recorder.records != NULL
+            and <uint32_t>recorder.tail - host.recorded >= recorder.capacity // 2)

@@ -1,0 +1,399 @@
+"""What came in and what was decided: a ring of plain records, and a host's state as one struct.
+
+The engine writes here while it works; the oldest is overwritten, and how much was is known. So
+that a recording may begin anywhere, a host's state is written among the records before the first
+thing that happens to it in every half of the ring. Neither keys nor digests come here. Must not
+know the table of hosts, a clock or a file; who puts the ring to use is not known either.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from carp_fast._vhid cimport (
+    ANNOUNCE_ON_ORDER, ANNOUNCING, BSD_MAC, DEMOTE_TOLD, FAILED, FOREIGN, HELD, IGNORE_LINK,
+    LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PREFERRED,
+    RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source,
+    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN,
+    TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost)
+from carp_fast._wheel cimport NOBODY
+from carp_fast._wire cimport Advertisement
+
+from carp_fast._vhid import DIALECT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
+from carp_fast._wire import VERDICT_WORDS
+
+cdef enum:
+    PIECES = (sizeof(Checkpoint) + PIECE_LENGTH - 1) // PIECE_LENGTH
+
+RECORD_WORDS = (
+    "checkpoint", "heard", "state", "turn", "advertised", "added", "removed", "changed", "address",
+    "announced", "interface", "ordered", "stalled")
+ORDERED_WORDS = ("remove", "resign", "demote", "announce", "verify", "address_lost")
+assert len(RECORD_WORDS) == RECORD_KINDS and len(ORDERED_WORDS) == ORDERED_KINDS
+assert sizeof(Record) == sizeof(Piece) == 64
+RECORD_BYTES = sizeof(Record)
+CHECKPOINT_RECORDS = PIECES
+
+# What a host came to be, by word; the flags of its configuration are keys of their own.
+FLAG_WORDS = {
+    "resign_after_removal": RESIGN_AFTER_REMOVAL, "leaving": LEAVING,
+    "master_leaves": MASTER_LEAVES, "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
+    "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6}
+PENDING_WORDS = {
+    "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
+    "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE, "verify": TO_VERIFY,
+    "tell_addresses": TO_TELL_ADDRESSES}
+ADDRESS_WORDS = {"held": HELD, "foreign": FOREIGN, "failed": FAILED}
+PREEMPT_WORDS = (False, True, "demoted")
+
+
+# ------------------------------------------------------------------------------------- the ring
+
+cdef int recorder_open(Recorder* recorder, uint32_t capacity) except -1:
+    """Make room for `capacity` records, a power of two. Raises MemoryError."""
+    recorder_close(recorder)
+    recorder.records = <Record*>calloc(capacity, sizeof(Record))
+    if recorder.records == NULL:
+        raise MemoryError("record")
+    recorder.capacity = capacity
+    # Not from 0, which stands in a host for "no checkpoint yet".
+    recorder.begin = recorder.tail = capacity
+    recorder.turn_told = True
+    return 0
+
+
+cdef void recorder_close(Recorder* recorder) noexcept:
+    free(recorder.records)
+    memset(recorder, 0, sizeof(Recorder))
+
+
+cdef inline Record* put(Recorder* recorder, uint8_t kind, uint32_t slot, uint16_t interface,
+                        int64_t at_ns) noexcept nogil:
+    cdef Record* record = &recorder.records[recorder.tail & (recorder.capacity - 1)]
+    recorder.tail += 1
+    memset(record, 0, sizeof(Record))
+    record.kind, record.slot, record.interface, record.at_ns = kind, slot, interface, at_ns
+    return record
+
+
+cdef Record* record_input(Recorder* recorder, uint8_t kind, uint32_t slot, uint16_t interface,
+                          int64_t at_ns) noexcept nogil:
+    """Room for something that came in; only where `recorder.records` is not NULL.
+
+    What follows from it at once is no part of the turn before.
+    """
+    recorder.turn_told = True
+    return put(recorder, kind, slot, interface, at_ns)
+
+
+cdef Record* record_output(Recorder* recorder, uint8_t kind, uint32_t slot, uint16_t interface,
+                           int64_t at_ns) noexcept nogil:
+    """Room for something decided, after the turn that it belongs to."""
+    cdef Record* record
+    if not recorder.turn_told:
+        recorder.turn_told = True
+        record = put(recorder, RECORD_TURN, NOBODY, 0, recorder.turn_ns)
+        record.value = <uint64_t>recorder.heard_until_ns
+    return put(recorder, kind, slot, interface, at_ns)
+
+
+cdef void record_turn(Recorder* recorder, int64_t now_ns, int64_t heard_until_ns) noexcept nogil:
+    """Deadlines are looked at: recorded once something follows from it."""
+    recorder.turn_ns, recorder.heard_until_ns = now_ns, heard_until_ns
+    recorder.turn_told = False
+
+
+cdef void record_heard(Recorder* recorder, uint32_t slot, uint16_t interface, uint8_t verdict,
+                       bint changes_host, const Advertisement* heard, int64_t at_ns) noexcept nogil:
+    """A frame and its verdict. `heard.carp` is NULL where it was too short to say anything.
+
+    Anybody can send frames that are refused: of those that change no host only so many a second
+    are recorded, lest they overwrite the rest.
+    """
+    cdef Record* record
+    if not changes_host:
+        if at_ns - recorder.refused_from_ns >= <int64_t>SECOND_NS:
+            recorder.refused_from_ns, recorder.refused = at_ns, 0
+        recorder.refused += 1
+        if recorder.refused > REFUSED_A_SECOND:
+            recorder.unrecorded += 1
+            return
+    record = record_input(recorder, RECORD_HEARD, slot, interface, at_ns)
+    record.detail = verdict
+    if heard.carp == NULL:
+        return
+    memcpy(record.address, heard.source, 16)
+    memcpy(record.mac, heard.source_mac, 6)
+    record.family, record.vhid = heard.family, heard.vhid
+    # Read anew: where a check failed early, the rest was not parsed.
+    record.advskew, record.demote, record.advbase = heard.carp[2], heard.carp[4], heard.carp[5]
+    if verdict == 0 or changes_host:
+        record.value = heard.counter
+
+
+cdef void recorder_copy(const Recorder* recorder, RecordCopy* copy) noexcept nogil:
+    """Copy records from `copy.first` on, or from the oldest that is left."""
+    cdef uint64_t oldest = recorder.begin
+    cdef uint32_t at, before_wrap
+    if recorder.tail - oldest > recorder.capacity:
+        oldest = recorder.tail - recorder.capacity
+    if copy.first < oldest:
+        copy.first = oldest
+    copy.begin, copy.end, copy.unrecorded = recorder.begin, recorder.tail, recorder.unrecorded
+    copy.count = 0
+    if copy.first >= recorder.tail:
+        return
+    copy.count = copy.room
+    if recorder.tail - copy.first < copy.room:
+        copy.count = <uint32_t>(recorder.tail - copy.first)
+    at = copy.first & (recorder.capacity - 1)
+    before_wrap = recorder.capacity - at
+    if before_wrap > copy.count:
+        before_wrap = copy.count
+    memcpy(copy.records, &recorder.records[at], before_wrap * sizeof(Record))
+    memcpy(copy.records + before_wrap, recorder.records,
+           (copy.count - before_wrap) * sizeof(Record))
+
+
+# ----------------------------------------------------------------------------------- checkpoints
+
+cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexcept nogil:
+    """Write down all of a host that is not its key, its addresses or its outputs."""
+    cdef Checkpoint* to = checkpoint
+    to.vhid, to.advbase, to.advskew, to.dead_ratio = (
+        host.vhid, host.advbase, host.advskew, host.dead_ratio)
+    to.preempt, to.dialect, to.replay = host.preempt, host.dialect, host.replay
+    to.announce_count = host.announce_count
+    to.announce_interval_ns = host.announce_interval_ns
+    to.announce_refresh_ns = host.announce_refresh_ns
+    to.startup_delay_ms, to.preempt_delay_ms = host.startup_delay_ms, host.preempt_delay_ms
+    memcpy(to.own_source4, host.source4, 4)
+    memcpy(to.own_source6, host.source6, 16)
+    to.flags, to.demotion, to.held = host.flags, host.demotion, host.held
+    to.state, to.reason, to.pending = host.state, host.reason, host.pending
+    memcpy(to.master, host.master, 2)
+    to.failed_sends, to.good_sends = host.failed_sends, host.good_sends
+    to.repeat_in, to.announce_left = host.repeat_in, host.announce_left
+    to.counter, to.deadline_ns = host.counter, host.deadline_ns
+    to.preempt_from_ns, to.since_ns = host.preempt_from_ns, host.since_ns
+    to.heard_ns[0], to.heard_ns[1] = host.heard_ns[0], host.heard_ns[1]
+    to.answered_ns, to.announce_at_ns = host.answered_ns, host.announce_at_ns
+    to.tie_since_ns, to.tie_heard_ns = host.tie_since_ns, host.tie_heard_ns
+    to.run_begin, to.run_end = host.run_begin, host.run_end
+    to.former_begin, to.former_end = host.former_begin, host.former_end
+    memcpy(to.sources, host.sources, sizeof(host.sources))
+
+
+cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
+                            Checkpoint* checkpoint) noexcept nogil:
+    """Put a checkpoint into the ring, and the addresses that are not as the host's state has it."""
+    cdef Piece* piece
+    cdef Record* record
+    cdef uint32_t i, k, length, named = 0
+    cdef uint8_t here = HELD if host.held else 0, flags
+    host.recorded = <uint32_t>recorder.tail
+    for i in range(PIECES):
+        # The last piece is not whole; nothing beyond the struct is copied.
+        length = PIECE_LENGTH if i + 1 < PIECES else sizeof(Checkpoint) - i * PIECE_LENGTH
+        piece = <Piece*>&recorder.records[(recorder.tail + i) & (recorder.capacity - 1)]
+        piece.kind, piece.number = RECORD_CHECKPOINT, <uint8_t>i
+        memcpy(piece.data, <const uint8_t*>checkpoint + i * PIECE_LENGTH, length)
+    recorder.tail += PIECES
+    for k in range(host.block.address_count):
+        flags = host.block.addresses[k].flags & (HELD | FOREIGN | FAILED)
+        if flags != here and named < CHECKPOINT_ADDRESSES:
+            named += 1
+            record = put(recorder, RECORD_ADDRESS, checkpoint.slot, checkpoint.interface,
+                         checkpoint.at_ns)
+            record.detail, record.family = flags, host.block.addresses[k].family
+            memcpy(record.address, host.block.addresses[k].bytes, 16)
+
+
+# ------------------------------------------------------------------------------------ for Python
+
+cdef bytes address_of(const uint8_t* address, uint8_t family):
+    """4 or 16 bytes, or None where there is none."""
+    return (<const char*>address)[:4 if family == 4 else 16] if family else None
+
+
+cdef list words_of(dict words, uint32_t flags):
+    return [word for word, flag in words.items() if flags & flag]
+
+
+cdef object record_fields(const Record* record):
+    """What a record says beyond kind, time, slot and interface; see records_list."""
+    cdef uint8_t kind = record.kind
+    cdef bytes address = address_of(record.address, record.family)
+    if kind == RECORD_HEARD:
+        return (VERDICT_WORDS[record.detail], address, record.vhid, record.advbase, record.advskew,
+                record.demote, record.value)
+    if kind == RECORD_STATE:
+        return STATE_WORDS[record.state], REASON_WORDS[record.reason]
+    if kind == RECORD_ADVERTISED:
+        return record.advbase, record.advskew, record.demote, record.error
+    if kind == RECORD_ADDED or kind == RECORD_REMOVED:
+        return address, record.error
+    if kind == RECORD_ADDRESS:
+        return address, words_of(ADDRESS_WORDS, record.detail)
+    if kind == RECORD_INTERFACE:
+        return {"ifindex": <int>record.value, "up": bool(record.state),
+                "mac": (<const char*>record.mac)[:6],
+                "source": (<const char*>record.source4)[:4] if record.advbase else None,
+                "source6": (<const char*>record.address)[:16] if record.advskew else None,
+                "forwards6": bool(record.demote)}
+    if kind == RECORD_ORDERED:
+        return ORDERED_WORDS[record.detail], record.value
+    if kind == RECORD_TURN or kind == RECORD_STALLED:
+        return (record.value,)
+    return ()
+
+
+cdef list records_list(const Record* records, uint32_t count):
+    """(kind, at_ns, slot or None, interface, fields) of each record, oldest first.
+
+    Fields by kind: checkpoint: a dict, see checkpoint_dict; heard: verdict, source or None, vhid,
+    advbase, advskew, demote, counter; state: state, reason; turn: heard until, ns; advertised:
+    advbase, advskew, demote, errno; added, removed: address, errno; address (of the checkpoint
+    before): address, words; interface: a dict of Engine.set_interface's arguments; ordered: word,
+    value; stalled: when deadlines were last looked at, ns. A checkpoint whose beginning was
+    overwritten is left out.
+    """
+    cdef list found = []
+    cdef uint8_t[PIECES * PIECE_LENGTH] data
+    cdef const Piece* piece
+    cdef const Checkpoint* checkpoint = <const Checkpoint*>&data[0]
+    cdef uint32_t i, expected = 0
+    for i in range(count):
+        if records[i].kind != RECORD_CHECKPOINT:
+            found.append((
+                RECORD_WORDS[records[i].kind], records[i].at_ns,
+                None if records[i].slot == NOBODY else records[i].slot, records[i].interface,
+                record_fields(&records[i])))
+            continue
+        piece = <const Piece*>&records[i]
+        if piece.number == 0:
+            expected = 0
+        if piece.number != expected:
+            continue
+        memcpy(data + expected * PIECE_LENGTH, piece.data, PIECE_LENGTH)
+        expected += 1
+        if expected == PIECES:
+            found.append(("checkpoint", checkpoint.at_ns, checkpoint.slot, checkpoint.interface,
+                          checkpoint_dict(checkpoint)))
+    return found
+
+
+cdef dict settings_dict(const Checkpoint* of):
+    """The host's configuration as far as the engine has it, in the words of PreparedHost."""
+    return {
+        "vhid": of.vhid, "advbase": of.advbase, "advskew": of.advskew,
+        "dead_ratio": of.dead_ratio, "preempt": PREEMPT_WORDS[of.preempt],
+        "dialect": DIALECT_WORDS[of.dialect], "replay": REPLAY_WORDS[of.replay],
+        "source": (<const char*>of.own_source4)[:4] if of.flags & OWN_SOURCE else None,
+        "source6": (<const char*>of.own_source6)[:16] if of.flags & OWN_SOURCE6 else None,
+        "preferred": bool(of.flags & PREFERRED),
+        "ignore_link_state": bool(of.flags & IGNORE_LINK),
+        "manage_addresses": bool(of.flags & MANAGE_ADDRESSES),
+        "announce_on_order": bool(of.flags & ANNOUNCE_ON_ORDER),
+        "startup_delay_ns": of.startup_delay_ms * <int64_t>1000000,
+        "preempt_delay_ns": of.preempt_delay_ms * <int64_t>1000000,
+        "announce_count": of.announce_count, "announce_interval_ns": of.announce_interval_ns,
+        "announce_refresh_ns": of.announce_refresh_ns,
+        "advertise_mac": ("ucarp" if of.flags & UCARP_MAC else "bsd" if of.flags & BSD_MAC
+                          else "interface")}
+
+
+cdef dict state_dict(const Checkpoint* of):
+    """What a host came to be; what is 0 or empty is left out. See fill_checkpoint."""
+    cdef dict state = {
+        "state": STATE_WORDS[of.state], "reason": REASON_WORDS[of.reason],
+        "flags": words_of(FLAG_WORDS, of.flags), "pending": words_of(PENDING_WORDS, of.pending),
+        "demotion": of.demotion, "held": of.held, "failed_sends": of.failed_sends,
+        "good_sends": of.good_sends, "repeat_in": of.repeat_in,
+        "announce_left": of.announce_left, "counter": of.counter, "deadline_ns": of.deadline_ns,
+        "preempt_from_ns": of.preempt_from_ns, "since_ns": of.since_ns,
+        "heard4_ns": of.heard_ns[0], "heard6_ns": of.heard_ns[1], "answered_ns": of.answered_ns,
+        "announce_at_ns": of.announce_at_ns, "tie_since_ns": of.tie_since_ns,
+        "tie_heard_ns": of.tie_heard_ns, "run_begin": of.run_begin, "run_end": of.run_end,
+        "former_begin": of.former_begin, "former_end": of.former_end,
+        "attentive_ns": of.attentive_ns, "sources": []}
+    cdef const Source* source
+    cdef int i
+    for i in range(SOURCES):
+        source = &of.sources[i]
+        if source.heard_ns:
+            state["sources"].append({
+                "address": address_of(source.address, source.family),
+                "mac": (<const char*>source.mac)[:6], "counter": source.counter,
+                "refused": source.refused, "heard_ns": source.heard_ns, "advbase": source.advbase,
+                "advskew": source.advskew, "demote": source.demote, "ascended": source.ascended,
+                "refusals": source.refusals, "current": of.master[source.family == 6] == i + 1})
+    return {key: value for key, value in state.items() if value or key in ("state", "reason")}
+
+
+cdef dict checkpoint_dict(const Checkpoint* checkpoint):
+    """A checkpoint as plain values: addresses as bytes, times in ns of the engine's clock."""
+    return {
+        "added": bool(checkpoint.added), "changed": bool(checkpoint.changed),
+        "wake_tick_ns": checkpoint.wake_tick_ns, "seed": checkpoint.seed,
+        "interface": {
+            "ifindex": checkpoint.ifindex, "up": bool(checkpoint.up),
+            "mac": (<const char*>checkpoint.mac)[:6],
+            "source": (<const char*>checkpoint.source)[:4] if checkpoint.has_source else None,
+            "source6": (<const char*>checkpoint.source6)[:16] if checkpoint.has_source6 else None,
+            "forwards6": bool(checkpoint.forwards6)},
+        "settings": settings_dict(checkpoint), "state": state_dict(checkpoint)}
+
+
+cdef uint32_t flags_of(dict words, names) except? 0xffffffff:
+    cdef uint32_t flags = 0
+    for name in names:
+        flags |= words[name]
+    return flags
+
+
+cdef int fill_source(Source* source, dict fields) except -1:
+    cdef bytes address = fields["address"], mac = fields["mac"]
+    if len(address) not in (4, 16) or len(mac) != 6:
+        raise ValueError("a source has 4 or 16 bytes and a MAC 6")
+    source.family = 4 if len(address) == 4 else 6
+    memcpy(source.address, <const char*>address, len(address))
+    memcpy(source.mac, <const char*>mac, 6)
+    source.counter, source.refused = fields["counter"], fields["refused"]
+    source.heard_ns = fields["heard_ns"]
+    source.advbase, source.advskew = fields["advbase"], fields["advskew"]
+    source.demote, source.ascended = fields["demote"], fields["ascended"]
+    source.refusals = fields["refusals"]
+    return 0
+
+
+cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
+    """The reverse of checkpoint_dict()["state"]. Raises ValueError, KeyError."""
+    cdef Checkpoint* to = checkpoint
+    cdef int i
+    memset(to, 0, sizeof(Checkpoint))
+    given = dict(state)
+    take = given.pop
+    to.state = STATE_WORDS.index(take("state"))
+    to.reason = REASON_WORDS.index(take("reason"))
+    to.flags = flags_of(FLAG_WORDS, take("flags", ()))
+    to.pending = <uint8_t>flags_of(PENDING_WORDS, take("pending", ()))
+    to.demotion, to.held = take("demotion", 0), take("held", 0)
+    to.failed_sends, to.good_sends = take("failed_sends", 0), take("good_sends", 0)
+    to.repeat_in, to.announce_left = take("repeat_in", 0), take("announce_left", 0)
+    to.counter, to.deadline_ns = take("counter", 0), take("deadline_ns", 0)
+    to.preempt_from_ns, to.since_ns = take("preempt_from_ns", 0), take("since_ns", 0)
+    to.heard_ns[0], to.heard_ns[1] = take("heard4_ns", 0), take("heard6_ns", 0)
+    to.answered_ns, to.announce_at_ns = take("answered_ns", 0), take("announce_at_ns", 0)
+    to.tie_since_ns, to.tie_heard_ns = take("tie_since_ns", 0), take("tie_heard_ns", 0)
+    to.run_begin, to.run_end = take("run_begin", 0), take("run_end", 0)
+    to.former_begin, to.former_end = take("former_begin", 0), take("former_end", 0)
+    to.attentive_ns = take("attentive_ns", 0)
+    sources = take("sources", ())
+    if len(sources) > SOURCES or given:
+        raise ValueError(f"at most {SOURCES} sources" if not given else f"unknown: {list(given)}")
+    for i in range(len(sources)):
+        fill_source(&to.sources[i], sources[i])
+        if sources[i]["current"]:
+            to.master[to.sources[i].family == 6] = i + 1
+    return 0
