@@ -22,10 +22,10 @@ from typing import Any
 
 import uvloop
 
-from carp_fast import __version__, addresses, config, reload, sockets
+from carp_fast import __version__, addresses, config, recordings, reload, sockets
 from carp_fast._auth import SHA1_FORM
 from carp_fast._pump import Pump
-from carp_fast.control import ControlError, ControlServer
+from carp_fast.control import ControlError, ControlServer, Handler
 from carp_fast.explain import Explanations
 from carp_fast.hooks import HookError, Hooks, Notifier
 from carp_fast.hosts import STATES, Hosts, LimitReached, by_interface
@@ -142,10 +142,11 @@ class Daemon:
         return Reports(self._hosts, self._orders, self._hooks)
 
     def _make_control(self) -> ControlServer | None:
-        handlers = {
+        handlers: dict[str, Handler] = {
             "status": self._on_status,
             "explain": self._on_explain,
             "reload": self._on_reload,
+            "record": self._on_record,
         }
         return ControlServer(self.configuration.daemon.control_socket, handlers)
 
@@ -159,6 +160,7 @@ class Daemon:
         while reports < 2 * len(hosts) and reports < REPORTS_MAX:
             reports *= 2
         self._receive = receive_path(self.configuration)
+        self._record_capacity = recordings.capacity(self.configuration.daemon.record, len(hosts))
         try:
             self._receivers = sockets.open_receivers(self._receive[0], rate)
             self._sender = sockets.open_sender()
@@ -169,6 +171,7 @@ class Daemon:
                 self._netlink.fileno(),
                 addresses.templates(),
                 reports,
+                self._record_capacity,
             )
             self._open_for_peers(hosts)
         except OSError as error:
@@ -364,6 +367,13 @@ class Daemon:
             raise ControlError("the daemon is starting or ending")
         explanations = Explanations(self._hosts, self._orders, self._network, self._status)
         return await explanations.answer(request)
+
+    async def _on_record(self, request: dict[str, Any]) -> Any:
+        if not self._serving.is_set():
+            raise ControlError("the daemon is starting or ending")
+        if not self._record_capacity:
+            raise ControlError("nothing is recorded: daemon.record is 0, or too few (see the log)")
+        return await recordings.answer(request, self._hosts, self._orders, self._worker)
 
     def _on_released(self, slot: int) -> None:
         self._network.on_released(slot)

@@ -111,6 +111,10 @@ class Hosts:
         if not retired:
             del self._retired[slot]
 
+    def retired(self, slot: int) -> tuple[str, ...]:
+        """Former addresses of a virtual host that are to go, or went."""
+        return self._retired.get(slot, ())
+
     def address(self, slot: int, number: int) -> str:
         """An address by its number in the engine: signed ones, unsigned ones, retired ones."""
         host = self.hosts[slot]

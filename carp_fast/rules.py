@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from carp_fast.settings import PEERS_MAX, as_shown
+from carp_fast.settings import PEERS_MAX, RECORD_MAX, as_shown
 
 INTERFACE_NAME_BYTES = 15  # the kernel's IFNAMSIZ less its NUL
 SOCKET_PATH_BYTES = 107  # sun_path less its NUL
@@ -327,6 +327,7 @@ DAEMON_RULES: dict[str, Rule] = {
     "hook_concurrency": _integer(1, 1024),
     "hook_timeout_s": _seconds(0.01, MAX_DELAY_S),
     "digest_grace_s": _seconds(0, MAX_DELAY_S),
+    "record": _integer(0, RECORD_MAX),
     "secret_key_file": plain_text,
     "metrics": _not_available(),
 }

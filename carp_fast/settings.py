@@ -18,6 +18,7 @@ MAX_INTERFACES = 4_096  # the engine's dense interface numbers
 PEERS_MAX = 16  # unicast peers of one virtual host
 LONGEST_VALUE_SHOWN = 80  # characters of a value in a message
 ONLY_IPV4, ONLY_IPV6, BOTH_FAMILIES = (4,), (6,), (4, 6)
+RECORD_MAX = 16_777_216  # records of 64 bytes: 1 GiB
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -146,6 +147,7 @@ class Daemon(msgspec.Struct, frozen=True):
     hook_concurrency: int = 16
     hook_timeout_s: float = 30.0
     digest_grace_s: float = 300.0
+    record: int = 65_536
     secret_key_file: Path | None = None
 
 

@@ -83,7 +83,7 @@ class UcarpDaemon(Daemon):
         shutdown: bool,
         started: Callable[[], None],
     ) -> None:
-        daemon = config.Daemon(control_socket=NOWHERE, state_directory=NOWHERE)
+        daemon = config.Daemon(control_socket=NOWHERE, state_directory=NOWHERE, record=0)
         super().__init__(config.Configuration(NOWHERE, (), daemon, [host], ()), None)
         self._host = host
         self._neutral = neutral

@@ -1,0 +1,278 @@
+"""The commands `record` and `replay`: what a daemon recorded, kept, and shown again.
+
+Holds their options and what they print. Must not know how a daemon records, nor how a scenario
+is played. What a command needs is imported inside it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from carp_fast.terminal import (
+    control_path,
+    daemon_options,
+    failure,
+    json_option,
+    print_json,
+    print_text,
+)
+
+if TYPE_CHECKING:
+    from carp_fast.elections import Election, Period
+    from carp_fast.replay import Row
+
+PCAP_MAGICS = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d")
+PREEMPT = {"true": True, "false": False, "demoted": "demoted"}
+RECORDED_COLUMN = 40  # characters of what was recorded, beside what is decided now
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@daemon_options
+@click.option("--interface", metavar="IF", help="Only virtual hosts on this interface.")
+@click.option("--vhid", type=click.IntRange(1, 255), metavar="N", help="Only this vhid.")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+def record(
+    file: Path,
+    config: Path | None,
+    control_socket: Path | None,
+    *,
+    force: bool,
+    **filters: str | int | None,
+) -> None:
+    """Writes to FILE what the daemon heard and decided lately; no secret is in it.
+
+    FILE is a scenario: `carp-fast replay` plays it, and so does a test.
+    """
+    from carp_fast.control import ControlClient, ControlError
+
+    if file.exists() and not force:
+        raise failure(f"{file}: exists already; --force overwrites it")
+    client = ControlClient(control_path(config, control_socket))
+    try:
+        answer = client.request("record", **filters)["recording"]
+    except ControlError as error:
+        raise failure(error) from error
+    if not answer["virtual_hosts"]:
+        raise failure("no such virtual host, or nothing of it is in the ring any more")
+    try:
+        write_whole(file, answer["lines"], force=force)
+    except OSError as error:
+        raise failure(f"{file}: {error.strerror}") from error
+    print_text(
+        f"{file}: {answer['virtual_hosts']:,} virtual hosts from {answer['records']:,} records;"
+        f" {answer['overwritten']:,} older ones were overwritten"
+    )
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@click.option("--as", "source", metavar="SOURCE", help="In whose place; FILE is a pcap then.")
+@click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--vhid", type=click.IntRange(1, 255), metavar="N")
+@click.option("--address", "addresses", multiple=True, metavar="A/LEN")
+@click.option("--passphrase-file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--advbase", type=click.IntRange(0, 255), metavar="N")
+@click.option("--advskew", type=click.IntRange(0, 254), metavar="N")
+@click.option("--preempt", type=click.Choice(tuple(PREEMPT)))
+@click.option("--dialect", type=click.Choice(("ucarp", "freebsd", "openbsd")))
+@click.option("--order", "orders", multiple=True, metavar="'SECONDS ORDER'")
+def replay(file: Path, as_json: bool, source: str | None, **given: Any) -> None:
+    """Gives the engine a recording again, and shows what it decides beside what was decided.
+
+    FILE is a scenario, as `carp-fast record` writes it: exit code 1 names the first difference.
+
+    With --as, FILE is a pcap of advertisements, and the engine takes the place of the host
+    SOURCE; its settings are an entry of -c (--vhid says which), or those given, its advbase,
+    advskew and vhid else those of SOURCE. Exit code 1: it does not start and stop advertising
+    within an interval of when SOURCE did. --order '13.5 kill': what was done to SOURCE then;
+    orders are inputs of a scenario.
+    """
+    from carp_fast.scenarios import ScenarioError
+
+    try:
+        if source is not None:
+            text = show_election(file, source, given, as_json=as_json)
+        elif any(value not in (None, ()) for value in given.values()):
+            raise click.UsageError("these options belong to --as")
+        elif is_pcap(file):
+            raise click.UsageError(f"{file} is a pcap: --as says in whose place")
+        else:
+            text = show_replay(file, as_json=as_json)
+    except ScenarioError as error:
+        raise failure(error) from error
+    except OSError as error:
+        raise failure(f"{error.filename}: {error.strerror}") from error
+    if text:
+        raise failure(text)
+
+
+def write_whole(path: Path, lines: Iterable[str], *, force: bool) -> None:
+    """Writes a file that is there whole or not at all. Raises OSError."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        if force:
+            Path(name).replace(path)
+        else:
+            os.link(name, path)  # fails where something came there meanwhile
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def is_pcap(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in PCAP_MAGICS
+
+
+def encoded(document: Any) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(document)
+
+
+# ------------------------------------------------------------------------------------- scenarios
+
+
+def show_replay(path: Path, *, as_json: bool) -> str:
+    """Prints decisions up to the first difference; the line that names it, or "".
+
+    Raises ScenarioError.
+    """
+    from carp_fast import scenarios
+    from carp_fast.replay import compare, play
+
+    scenario = scenarios.read(path)
+    rows = []
+    different: Row | None = None
+    for row in compare(scenario, play(scenario)):
+        rows.append(row)
+        if not row.same:
+            different = row
+            break
+    if as_json:
+        print_json(encoded({"same": different is None, "rows": rows}))
+    else:
+        width = max([len(row.name) for row in rows], default=0)
+        for row in rows:
+            mark = "  " if row.same else "! "
+            recorded, now = row.recorded or "-", row.now or "-"
+            if not row.same and row.now_ns is not None:
+                now += f"  at {row.now_ns / 1e9:.3f}"
+            print_text(
+                f"{mark}{row.at_ns / 1e9:12.3f}  {row.name:{width}}  "
+                f"{recorded:{RECORDED_COLUMN}}  {now}"
+            )
+    if different is not None:
+        return f"{path}: {difference_text(different)}"
+    if not as_json:
+        print_text(f"{len(rows):,} decisions, all the same")
+    return ""
+
+
+def difference_text(row: Row) -> str:
+    """The first difference in one sentence."""
+    where = f"{row.at_ns / 1e9:.3f} s, {row.name}"
+    if row.recorded is None:
+        return f"differs at {where}: {row.now} is not in the recording"
+    if row.now is None or row.now_ns is None:
+        return f"differs at {where}: {row.recorded} was recorded and is not decided now"
+    now = f"{row.now} at {row.now_ns / 1e9:.3f} s"
+    return f"differs at {where}: {row.recorded} was recorded, now {now}"
+
+
+# --------------------------------------------------------------------------------------- elections
+
+
+def host_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """The table of the host whose place is taken, from options or a configuration.
+
+    Raises ScenarioError.
+    """
+    from carp_fast.config import ConfigurationError, load
+    from carp_fast.recordings import configured_table
+    from carp_fast.scenarios import ScenarioError
+
+    table: dict[str, Any] = {}
+    if given["config"] is not None:
+        try:
+            hosts = load(given["config"]).virtual_hosts
+        except ConfigurationError as error:
+            raise ScenarioError(str(error)) from error
+        found = [host for host in hosts if given["vhid"] in (None, host.vhid)]
+        if len(found) != 1:
+            raise ScenarioError(f"{given['config']}: {len(found)} virtual hosts match: give --vhid")
+        table = configured_table(found[0])
+    elif given["passphrase_file"] is None or not given["addresses"]:
+        raise click.UsageError("--as needs -c, or --passphrase-file and --address")
+    if given["addresses"]:
+        table["addresses"] = list(given["addresses"])
+    if given["passphrase_file"] is not None:
+        lines = given["passphrase_file"].read_text("utf-8").splitlines()
+        table["passphrase"] = lines[0] if lines else ""
+    if given["preempt"] is not None:
+        table["preempt"] = PREEMPT[given["preempt"]]
+    for key in ("vhid", "advbase", "advskew", "dialect"):
+        if given[key] is not None:
+            table[key] = given[key]
+    return table
+
+
+def show_election(path: Path, source: str, given: dict[str, Any], *, as_json: bool) -> str:
+    """Prints both sides; the line that says that they differ, or "". Raises ScenarioError."""
+    from carp_fast.elections import advertisements, read_frames, take_place
+    from carp_fast.scenarios import ScenarioError, parse_line
+
+    table = host_settings(given)
+    orders = []
+    for text in given["orders"]:
+        try:
+            orders.append(parse_line(text))
+        except ValueError as error:
+            raise ScenarioError(f"--order: {error}") from error
+        if orders[-1].output:
+            raise ScenarioError(f"--order: {text}: an output")
+    heard = advertisements(read_frames(path), table.get("vhid"))
+    election = take_place(heard, source, table, orders)
+    if as_json:
+        print_json(encoded({"same": election.same, **election._asdict()}))
+    else:
+        for line in election_lines(source, election):
+            print_text(line)
+    if election.same:
+        return ""
+    apart = f"within {election.interval_ns / 1e9:.3f} s of when {source} did"
+    return f"{path}: does not start and stop advertising {apart}"
+
+
+def election_lines(source: str, election: Election) -> Sequence[str]:
+    """Starts, stops and counts of both sides, and what ours was when."""
+
+    def side(period: Period | None) -> str:
+        if period is None:
+            return f"{'-':>10}{'-':>10}{'-':>6}"
+        return f"{period.start_ns / 1e9:10.3f}{period.stop_ns / 1e9:10.3f}{period.sent:6}"
+
+    head = f"{'from':>10}{'to':>10}{'sent':>6}"
+    lines = [f"  {source:>26}  {'here':>26}  {'apart':>16}", f"  {head}  {head}"]
+    for pair in election.pairs:
+        apart = (
+            "" if pair.apart_ns is None else " ".join(f"{ns / 1e9:+7.3f}" for ns in pair.apart_ns)
+        )
+        mark = " " if pair.near else "!"
+        lines.append(f"{mark} {side(pair.theirs)}  {side(pair.ours)}  {apart:>16}")
+    lines.append(f"  {election.theirs:26}  {election.ours:26}")
+    for output in election.outputs:
+        if output.text.split()[0] in ("INIT", "BACKUP", "MASTER"):
+            lines.append(f"  {output.at_ns / 1e9:10.3f}  {output.text}")
+    return lines

@@ -1,0 +1,474 @@
+"""A daemon's ring of records as a scenario: who takes part, and what happened line by line.
+
+A virtual host begins with the first state of it that is still in the ring, or with its last
+configuration: what was before is left out, since it happened to another. No secret is written;
+what had the right digest is signed anew by whoever plays it. Must not know the pump's thread, the
+control socket or files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from carp_fast.scenarios import address_text, mac_text, seconds_text, toml_lines
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from carp_fast._engine import _Record
+    from carp_fast._pump import Pump, Records
+    from carp_fast.config import VirtualHost
+    from carp_fast.hosts import Hosts
+    from carp_fast.orders import Orders
+
+RECORDS_MIN = 1024
+TICK_NS = 1_000_000  # of the engine's deadlines
+# A state is written for every half of the ring that something happens to its host in. With fewer
+# records a host than this a recording shows some seconds, and writing states costs an
+# advertisement more than a tenth of what checking it costs (measured: 7 % with 64, 85 % with 16).
+RECORDS_A_HOST = 64
+RECORDS_A_SLICE = 4096  # copied by the pump in one go: 256 KiB
+# Of a configuration, what the engine does not have in the state it writes down.
+DESTINATIONS = (
+    ("destination", "224.0.0.18"),
+    ("destination6", "ff02::12"),
+    ("peers", ()),
+    ("lladdr", None),
+    ("broadcast", False),
+)
+STAND_INS = {  # for keys of a host's table: what the engine calls them, and the unit there
+    "startup_delay_s": ("startup_delay_ns", 1e9),
+    "preempt_delay_s": ("preempt_delay_ns", 1e9),
+}
+AS_THEY_ARE = (
+    ("advbase", 1),
+    ("advskew", 0),
+    ("dead_ratio", 3),
+    ("preempt", "demoted"),
+    ("dialect", "ucarp"),
+    ("replay", "learn"),
+    ("preferred", False),
+    ("ignore_link_state", False),
+    ("manage_addresses", True),
+    ("announce_on_order", False),
+    ("advertise_mac", "interface"),
+)
+
+
+class Recorded(NamedTuple):
+    """A virtual host of the daemon: its configuration, and former addresses that are to go."""
+
+    host: VirtualHost
+    retired: tuple[str, ...] = ()
+
+
+class Copy(NamedTuple):
+    """What the ring held: `overwritten` older records are gone, `unrecorded` never went in."""
+
+    records: list[_Record]
+    overwritten: int
+    unrecorded: int
+
+
+def capacity(records: int, hosts: int) -> int:
+    """The ring's size for `daemon.record`: a power of two, or 0 where nothing is recorded.
+
+    Too few for so many virtual hosts is said in the log.
+    """
+    if records == 0:
+        return 0
+    if records < RECORDS_A_HOST * hosts:
+        logger.warning(
+            "nothing is recorded: daemon.record = %d is less than %d for each of %d virtual hosts",
+            records,
+            RECORDS_A_HOST,
+            hosts,
+        )
+        return 0
+    return 1 << (max(records, RECORDS_MIN) - 1).bit_length()
+
+
+async def answer(
+    request: Mapping[str, Any], hosts: Hosts, orders: Orders, worker: Executor
+) -> AsyncIterator[bytes]:
+    """The answer to a record request, `interface` and `vhid` in it or not, in slices.
+
+    {"recording": {"records", "overwritten", "unrecorded", "virtual_hosts", "lines": [...]}}
+    """
+    from carp_fast.control import document_slices
+
+    interface, vhid = request.get("interface"), request.get("vhid")
+    wanted = {
+        slot: Recorded(host, hosts.retired(slot))
+        for slot, host in hosts.used()
+        if interface in (None, host.interface) and vhid in (None, host.vhid)
+    }
+    names, slices = list(hosts.names), await copy_slices(orders)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    story = [f"Recorded by carp-fast on {socket.gethostname()}, {at}."]
+
+    def written() -> tuple[Copy, list[str]]:
+        copy = joined(slices)
+        return copy, list(as_scenario(copy, wanted, names, story, vhid))
+
+    copy, lines = await asyncio.get_running_loop().run_in_executor(worker, written)
+    fields = {
+        "records": len(copy.records),
+        "overwritten": copy.overwritten,
+        "unrecorded": copy.unrecorded,
+        "virtual_hosts": sum(line == "[[host]]" for line in lines),
+    }
+    return document_slices("recording", fields, "lines", lines)
+
+
+async def copy_slices(orders: Orders) -> list[Records]:
+    """The whole ring, copied by the pump in slices, an advertisement never waiting for more."""
+    pump: Pump = orders.pump
+    slices: list[Records] = []
+    position, end = 0, None
+    while end is None or position < end:
+        taken = pump.records(position, RECORDS_A_SLICE)
+        await orders.done()
+        if slices and taken.first > position:
+            slices.clear()  # overwritten while we were at it: what came before is no beginning
+        slices.append(taken)
+        end = taken.end if end is None else end
+        position = taken.first + taken.count
+        if not taken.count:
+            break
+    return slices
+
+
+def joined(slices: Sequence[Records]) -> Copy:
+    from carp_fast._pump import joined_records
+
+    first, last = slices[0], slices[-1]
+    return Copy(joined_records(list(slices)), first.first - first.begin, last.unrecorded)
+
+
+# ------------------------------------------------------------------------------------ the writer
+
+
+def configured_table(host: VirtualHost) -> dict[str, Any]:
+    """A configured virtual host as a table of a scenario, its passphrase with it: for memory."""
+    table: dict[str, Any] = {
+        "interface": host.interface,
+        "vhid": host.vhid,
+        "addresses": list(host.addresses),
+        "unsigned_addresses": list(host.unsigned_addresses),
+        "passphrase": host.settings.passphrase.decode("utf-8", "surrogateescape"),
+        "announce": msgspec.structs.asdict(host.settings.announce),
+    }
+    same = [key for key, _ in (*AS_THEY_ARE, *DESTINATIONS) if key != "announce_on_order"]
+    for key in ("source", "source6", *same, *STAND_INS):
+        value = getattr(host.settings, key)
+        if value is not None:
+            table[key] = value
+    return table
+
+
+def names_of(hosts: dict[int, Recorded]) -> dict[int, str]:
+    """A name for each slot: "eth0/7", with the first destination where two would share it."""
+    count = Counter(recorded.host.name for recorded in hosts.values())
+    names = {}
+    for slot, (host, _) in hosts.items():
+        names[slot] = host.name
+        if count[host.name] > 1:
+            names[slot] += f"@{host.destinations[0]}"
+    return names
+
+
+class Writer:
+    """Turns records into the lines of a transcript, and into the tables of its hosts."""
+
+    def __init__(
+        self, copy: Copy, hosts: dict[int, Recorded], interfaces: Sequence[str], vhid: int | None
+    ) -> None:
+        self.hosts = hosts
+        self.interfaces = interfaces
+        self.vhid = vhid
+        self.names = names_of(hosts)
+        self.tables: dict[int, dict[str, Any]] = {}
+        self.lines: list[tuple[int, str]] = []
+        self.begins: dict[int, int] = {}
+        self.top: dict[str, Any] = {}
+        self._begun: set[int] = set()
+        self._used: set[int] = set()  # interfaces
+        self._told: dict[int, dict[str, Any]] = {}  # what an interface was last said to be
+        self._turn: tuple[int, int] | None = None  # not written yet
+        self._turn_line = 0
+        self._in_turn = False  # written, and nothing came in since
+        self._just_begun: int | None = None
+        self._changes: dict[int, dict[str, list[str]]] = {}
+        self._answers: dict[tuple[int, str], int] = {}
+        self._find_begins(copy.records)
+        for index, record in enumerate(copy.records):
+            self._write(index, record)
+
+    def _find_begins(self, records: Sequence[_Record]) -> None:
+        for index, (kind, _, slot, _, fields) in enumerate(records):
+            if kind != "checkpoint" or slot is None or slot not in self.hosts:
+                continue
+            if slot not in self.begins or fields["changed"]:
+                self.begins[slot] = index
+
+    def _write(self, index: int, record: _Record) -> None:
+        kind, at_ns, slot, interface, fields = record
+        if kind != "address":
+            self._just_begun = None
+        if kind == "checkpoint":
+            if self.begins.get(slot or 0) == index:
+                self._begin(at_ns, slot or 0, interface, fields)
+        elif kind == "turn":
+            self._turn = (at_ns, fields[0])
+        elif kind == "heard":
+            self._heard(at_ns, slot, interface, fields)
+        elif slot is not None:
+            if slot in self._begun:
+                getattr(self, f"_{kind}")(at_ns, slot, fields)
+        elif self._begun and (kind != "interface" or interface in self._used):
+            if kind == "interface":
+                self._tell_interface(at_ns, interface, fields, self._input)
+            elif kind == "stalled":
+                if fields[0]:
+                    self._input(fields[0], "away")
+                self._input(at_ns, "stall")
+            else:
+                self._input(at_ns, fields[0])
+
+    def _input(self, at_ns: int, text: str) -> None:
+        self._turn = None  # of hosts that are not here, or it would have been written
+        self._in_turn = False
+        self.lines.append((at_ns, text))
+
+    def _before_turn(self, at_ns: int, text: str) -> None:
+        """What was so before a turn, and was written down in the middle of it."""
+        if self._in_turn:
+            self.lines.insert(self._turn_line, (at_ns, text))
+            self._turn_line += 1
+        else:
+            self.lines.append((at_ns, text))
+
+    def _output(self, at_ns: int, slot: int, text: str) -> None:
+        self._take_turn()
+        self.lines.append((at_ns, f"{self.names[slot]} > {text}"))
+
+    def _take_turn(self) -> None:
+        if self._turn is not None:
+            at_ns, until_ns = self._turn
+            self._turn_line, self._in_turn = len(self.lines), True
+            self.lines.append((at_ns, f"turn {until_ns}"))
+            self._turn = None
+
+    # -- who takes part
+
+    def _begin(self, at_ns: int, slot: int, interface: int, fields: dict[str, Any]) -> None:
+        host, retired = self.hosts[slot]
+        if not self._begun:
+            self.top = {"tick_ns": fields["wake_tick_ns"], "seed": fields["seed"]}
+        if not fields["added"]:
+            # Its deadline may be now: the engine that assumes it must not have this tick behind it.
+            at_ns -= TICK_NS
+        self._tell_interface(at_ns, interface, fields["interface"], self._before_turn)
+        self._before_turn(at_ns, f"{self.names[slot]} begin")
+        self._begun.add(slot)
+        self._just_begun = slot
+        self._used.add(interface)
+        table: dict[str, Any] = {
+            "name": self.names[slot],
+            "interface": host.interface,
+            "vhid": host.vhid,
+            "slot": slot,
+            "addresses": list(host.addresses),
+        }
+        if host.unsigned_addresses:
+            table["unsigned_addresses"] = list(host.unsigned_addresses)
+        if retired:
+            table["retired_addresses"] = list(retired)
+        for key, default in DESTINATIONS:
+            value = getattr(host.settings, key)
+            if value != default:
+                table[key] = value
+        table.update(_settings(fields["settings"]))
+        if fields["added"]:
+            table["counter"] = fields["state"].get("counter", 0)
+        else:
+            table["state"] = _state(fields["state"])
+        self.tables[slot] = table
+
+    def _address(self, at_ns: int, slot: int, fields: Any) -> None:
+        """Follows a checkpoint; of a later one than that which the host begins with it says
+        nothing new, for by then the transcript does."""
+        if self._just_begun == slot and "state" in self.tables[slot]:
+            address, words = fields
+            state = self.tables[slot]["state"]
+            state.setdefault("addresses", {})[address_text(address)] = words
+
+    # -- what came in
+
+    def _tell_interface(
+        self, at_ns: int, number: int, now: dict[str, Any], write: Callable[[int, str], None]
+    ) -> None:
+        if self._told.get(number) == now:
+            return
+        self._told[number] = now
+        words = ["missing" if not now["ifindex"] else "up" if now["up"] else "down"]
+        for key in ("source", "source6"):
+            if now[key] is not None:
+                words += [key, address_text(now[key])]
+        words += ["mac", mac_text(now["mac"])]
+        if now["ifindex"]:
+            words += ["ifindex", str(now["ifindex"])]
+        if now["forwards6"]:
+            words.append("router")
+        write(at_ns, f"{self.interfaces[number]} interface {' '.join(words)}")
+
+    def _heard(self, at_ns: int, slot: int | None, interface: int, fields: Any) -> None:
+        verdict, source, vhid, advbase, advskew, demote, counter = fields
+        if slot is not None:
+            if slot not in self._begun:
+                return
+            name = self.names[slot]
+        else:
+            if interface not in self._used or self.vhid not in (None, vhid):
+                return
+            name = f"{self.interfaces[interface]}/{vhid}" if vhid else self.interfaces[interface]
+        text = f"{name} hear {address_text(source) if source else '-'} "
+        if verdict in ("ok", "loop", "replay"):
+            text += f"{advbase}/{advskew} counter {counter}" + (f" demote {demote}" * bool(demote))
+        else:
+            text += verdict
+        self._input(at_ns, text)
+        if verdict != "ok":
+            self.lines.append((at_ns, f"{name} > refused {verdict}"))
+
+    def _ordered(self, at_ns: int, slot: int, fields: Any) -> None:
+        word, value = fields
+        self._input(at_ns, f"{self.names[slot]} {word}" + (f" {value}" * (word == "demote")))
+
+    # -- what was decided
+
+    def _state(self, at_ns: int, slot: int, fields: Any) -> None:
+        self._output(at_ns, slot, " ".join(fields))
+
+    def _answer(self, slot: int, what: str, error: int) -> None:
+        """How the kernel answers, from the turn on in which it did."""
+        if self._answers.get((slot, what), 0) != error:
+            self._take_turn()
+            self._answers[slot, what] = error
+            at_ns = self.lines[self._turn_line][0] if self._turn_line else self.lines[0][0]
+            word = errno.errorcode.get(error, f"E{error}") if error else "ok"
+            line = (at_ns, f"{self.names[slot]} kernel {what} {word}")
+            self.lines.insert(self._turn_line, line)
+            self._turn_line += 1
+
+    def _advertised(self, at_ns: int, slot: int, fields: Any) -> None:
+        advbase, advskew, demote, error = fields
+        self._answer(slot, "sends", error)
+        word = "RESIGN" if advskew == 255 else "ADVERTISE"
+        told = f" demote {demote}" if demote else ""
+        self._output(at_ns, slot, f"{word} {advbase}/{advskew}{told}")
+
+    def _added(self, at_ns: int, slot: int, fields: Any) -> None:
+        self._change(slot, "ADD_ADDRESSES", fields)
+
+    def _removed(self, at_ns: int, slot: int, fields: Any) -> None:
+        self._change(slot, "REMOVE_ADDRESSES", fields)
+
+    def _change(self, slot: int, word: str, fields: Any) -> None:
+        address = address_text(fields[0])
+        self._answer(slot, address, fields[1])
+        self._changes.setdefault(slot, {}).setdefault(word, []).append(address)
+
+    def _changed(self, at_ns: int, slot: int, fields: Any) -> None:
+        changes = self._changes.pop(slot, {})
+        for word in ("REMOVE_ADDRESSES", "ADD_ADDRESSES"):
+            if word in changes:
+                self._output(at_ns, slot, f"{word} {' '.join(changes[word])}")
+
+    def _announced(self, at_ns: int, slot: int, fields: Any) -> None:
+        host = self.hosts[slot].host
+        every = [each.partition("/")[0] for each in (*host.addresses, *host.unsigned_addresses)]
+        announce = self.tables[slot].get("announce", {})
+        if not announce.get("interval_s"):
+            every *= announce.get("count", 1)
+        self._output(at_ns, slot, f"ANNOUNCE {' '.join(every)}")
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a host's table for what the engine has of its configuration."""
+    table: dict[str, Any] = {}
+    for key in ("source", "source6"):
+        if settings[key] is not None:
+            table[key] = address_text(settings[key])
+    for key, default in AS_THEY_ARE:
+        if settings[key] != default:
+            table[key] = settings[key]
+    for key, (name, unit) in STAND_INS.items():
+        if settings[name]:
+            table[key] = settings[name] / unit
+    announce = {
+        "count": settings["announce_count"],
+        "interval_s": settings["announce_interval_ns"] / 1e9,
+        "refresh_s": settings["announce_refresh_ns"] / 1e9,
+    }
+    if announce != {"count": 1, "interval_s": 0, "refresh_s": 0}:
+        table["announce"] = announce
+    return table
+
+
+def _state(state: dict[str, Any]) -> dict[str, Any]:
+    if "sources" not in state:
+        return dict(state)
+    sources = [
+        {**source, "address": address_text(source["address"]), "mac": mac_text(source["mac"])}
+        for source in state["sources"]
+    ]
+    return {**state, "sources": sources}
+
+
+def as_scenario(
+    copy: Copy,
+    hosts: dict[int, Recorded],
+    interfaces: Sequence[str],
+    story: Iterable[str],
+    vhid: int | None = None,
+) -> Iterator[str]:
+    """The lines of a scenario's file, for `hosts` by slot; `interfaces` by the engine's number.
+
+    `vhid`: of frames that belong to no host, only those for it.
+    """
+    writer = Writer(copy, hosts, interfaces, vhid)
+    lines = writer.lines
+    start_ns = min((at_ns for at_ns, _ in lines), default=0)
+    end_ns = max((at_ns for at_ns, _ in lines), default=0)
+    prose = [
+        *story,
+        f"{len(lines)} lines; {copy.overwritten} records before these were overwritten.",
+    ]
+    if copy.unrecorded:
+        prose.append(f"{copy.unrecorded} refused frames came too fast to be recorded.")
+    top = {"story": "\n".join(prose), "start_ns": start_ns, "turns": True, **writer.top}
+    # Every interface has a table, so that a host's `source` is its own; what it is like is a line.
+    tables = {writer.interfaces[number]: {"ifindex": 0} for number in sorted(writer._used)}
+    if tables:
+        top["interface"] = tables
+
+    def transcript() -> Iterator[str]:
+        for at_ns, text in lines:
+            word, _, until = text.partition(" ")
+            told = f"turn {seconds_text(int(until) - start_ns)}" if word == "turn" else text
+            yield f"{seconds_text(at_ns - start_ns)} {told}"
+        yield f"{seconds_text(end_ns - start_ns)} end"
+
+    return toml_lines(top, writer.tables.values(), transcript())

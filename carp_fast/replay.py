@@ -1,0 +1,514 @@
+"""Plays a scenario: gives its inputs to a real engine, and compares what that decides.
+
+What is heard is signed with the scenario's own passphrase, so a recording needs no secret. Where
+the scenario was recorded, deadlines are looked at when the daemon looked at them: what it decided
+came after what it had read, and so it does here. Must not know files, sockets or the command line.
+"""
+
+from __future__ import annotations
+
+import errno
+import tomllib
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from carp_fast import frames, scenarios
+from carp_fast._auth import Key
+from carp_fast._engine import Engine
+from carp_fast._prepared import PreparedHost, signed_message
+from carp_fast.scenarios import (
+    SECOND_NS,
+    START_NS,
+    Line,
+    Scenario,
+    ScenarioError,
+    address_bytes,
+    address_text,
+    mac_bytes,
+    prefix_bytes,
+    seconds_ns,
+)
+
+# A daemon that does not look at its deadlines for longer than the shortest interval says so. What
+# an engine would do this late, and no line says that anybody looked, differs from what was done.
+LATE_NS = 1_100_000_000
+# How far apart the same decision may be in a recording and now. Addresses are changed in batches,
+# and their time is that of the kernel's answer.
+DECIDED_APART_NS = 50_000_000
+CARRIED_OUT_APART_NS = 2 * SECOND_NS
+# Inputs that matter to a process that is not there: what it is started with.
+WHILE_KILLED = ("start", "link", "interface", "reload", "kernel", "end")
+CARRIED_OUT = ("ADD_ADDRESSES", "REMOVE_ADDRESSES", "ANNOUNCE")
+GROUPS = {4: "224.0.0.18", 16: "ff02::12"}
+ADDRESS_LISTS = ("addresses", "unsigned_addresses", "retired_addresses")
+GIVEN_AS_THEY_ARE = (
+    "advbase",
+    "advskew",
+    "dead_ratio",
+    "preempt",
+    "dialect",
+    "replay",
+    "preferred",
+    "ignore_link_state",
+    "manage_addresses",
+    "announce_on_order",
+    "advertise_mac",
+    "broadcast",
+)
+
+
+class Output(NamedTuple):
+    """Something decided, in the words of a transcript; `at_ns` since the start."""
+
+    at_ns: int
+    name: str
+    text: str
+
+
+class Row(NamedTuple):
+    """A decision as it was and as it is now; None where there is none."""
+
+    at_ns: int
+    name: str
+    recorded: str | None
+    now: str | None
+    now_ns: int | None
+    same: bool
+
+
+# ------------------------------------------------------------------------------ virtual hosts
+
+
+def prepared(host: dict[str, Any], number: int, *, own_source: bool) -> PreparedHost:
+    """A host's table as the engine wants it. Raises ValueError and TypeError."""
+    given: dict[str, Any] = {key: host[key] for key in GIVEN_AS_THEY_ARE if key in host}
+    for key in ADDRESS_LISTS:
+        given[key] = [prefix_bytes(text) for text in host.get(key, ())]
+    for key in ("destination", "destination6"):
+        if key in host:
+            given[key] = address_bytes(host[key])
+    for key in ("source", "source6"):
+        if own_source and key in host:
+            given[key] = address_bytes(host[key])
+    for key in ("startup_delay", "preempt_delay"):
+        given[f"{key}_ns"] = round(host.get(f"{key}_s", 0) * SECOND_NS)
+    announce = host.get("announce", {})
+    given["announce_count"] = announce.get("count", 1)
+    given["announce_interval_ns"] = round(announce.get("interval_s", 0) * SECOND_NS)
+    given["announce_refresh_ns"] = round(announce.get("refresh_s", 0) * SECOND_NS)
+    return PreparedHost(
+        interface=number,
+        vhid=host["vhid"],
+        passphrase=host["passphrase"].encode("utf-8", "surrogateescape"),
+        peers=[address_bytes(peer) for peer in host.get("peers", ())],
+        lladdr=mac_bytes(host["lladdr"]) if "lladdr" in host else None,
+        counter=int(host.get("counter", 0)),
+        alternates=True,
+        **given,
+    )
+
+
+def outputs_of(host: dict[str, Any]) -> int:
+    """How many advertisements go out at once: one to each peer, or to each family's group."""
+    families = {len(prefix_bytes(text)[0]) for text in host["addresses"]}
+    return len(host.get("peers", ())) or len(families)
+
+
+def assumed_state(state: dict[str, Any]) -> dict[str, Any]:
+    """A `state` table as Engine.assume wants it: addresses and MACs as bytes."""
+    given = {
+        key: int(value) if key.endswith(("_begin", "_end")) or key == "counter" else value
+        for key, value in state.items()
+    }
+    given["sources"] = [
+        {
+            **source,
+            "address": address_bytes(source["address"]),
+            "mac": mac_bytes(source["mac"]),
+            "counter": int(source["counter"]),
+            "refused": int(source["refused"]),
+        }
+        for source in state.get("sources", ())
+    ]
+    given["addresses"] = [
+        (address_bytes(address), words) for address, words in state.get("addresses", {}).items()
+    ]
+    return given
+
+
+# ------------------------------------------------------------------------------------- the player
+
+
+class Player:
+    """Gives inputs to an engine and writes down its outputs. Times in ns since the start."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.hosts = {host["name"]: dict(host) for host in scenario.hosts}
+        self.slots = {
+            name: host.get("slot", number) for number, (name, host) in enumerate(self.hosts.items())
+        }
+        self.names = {slot: name for name, slot in self.slots.items()}
+        named = [*scenario.interfaces, *(host["interface"] for host in scenario.hosts)]
+        self.numbers = {name: number for number, name in enumerate(dict.fromkeys(named))}
+        self.interfaces = {name: self._first_state(name) for name in self.numbers}
+        self.errors: dict[tuple[int, bytes | None], int] = {}
+        self.counter = 0
+        self.away = False
+        self.back_ns = -START_NS  # when it was back: what was due before could not happen then
+        self.alive = False
+        self.outputs: list[Output] = []
+        beginning = {line.name for line in scenario.lines if line.words[0] == "begin"}
+        self.first = [name for name in self.hosts if name not in beginning]
+        self.passphrases = {name: host["passphrase"] for name, host in self.hosts.items()}
+
+    def _first_state(self, name: str) -> dict[str, Any]:
+        """What an interface is like at the start, as Engine.set_interface takes it."""
+        table = self.scenario.interfaces.get(name)
+        if table is None:
+            using = [host for host in self.scenario.hosts if host["interface"] == name]
+            table = {
+                key: host[key] for host in using for key in ("source", "source6") if key in host
+            }
+        return {
+            "ifindex": table.get("ifindex", 1),
+            "up": table.get("up", True),
+            "mac": mac_bytes(table.get("mac", scenarios.DEFAULT_MAC)),
+            "source": address_bytes(table["source"]) if "source" in table else None,
+            "source6": address_bytes(table["source6"]) if "source6" in table else None,
+            "forwards6": table.get("forwards6", False),
+        }
+
+    def make_engine(self) -> Engine:
+        return Engine(seed=self.scenario.seed)
+
+    def start(self, at_ns: int) -> None:
+        """A new process with a new engine; hosts that have no `begin` of their own are added."""
+        self.engine = self.make_engine()
+        if self.scenario.tick_ns is not None:
+            self.engine.wake_tick_ns = self.scenario.tick_ns
+        self.alive = True
+        for name, number in self.numbers.items():
+            self.engine.set_interface(number, self._clock(at_ns), **self.interfaces[name])
+        for name in self.first:
+            self._begin(name, at_ns)
+        self.settle(at_ns)
+
+    def _clock(self, at_ns: int) -> int:
+        return self.scenario.start_ns + at_ns
+
+    def _prepared(self, name: str) -> PreparedHost:
+        host = self.hosts[name]
+        own_source = host["interface"] in self.scenario.interfaces
+        return prepared(host, self.numbers[host["interface"]], own_source=own_source)
+
+    def _begin(self, name: str, at_ns: int) -> None:
+        slot, state = self.slots[name], self.hosts[name].get("state")
+        self.engine.add(slot, self._prepared(name), self._clock(at_ns))
+        if state is not None:
+            self.engine.assume(slot, assumed_state(state), self._clock(at_ns))
+            self.back_ns = max(self.back_ns, at_ns)
+
+    # -- what comes out
+
+    def write(self, at_ns: int, name: str, text: str) -> None:
+        self.outputs.append(Output(at_ns, name, text))
+
+    def write_states(self, at_ns: int) -> None:
+        for report in self.engine.take_reports():
+            if report[0] == "state_changed" and report[2] is not None:
+                self.write(at_ns, self.names[report[2]], f"{report[3]} {report[5]}")
+
+    def carry_out(self, at_ns: int) -> None:
+        """Carry out all that is queued; a host's advertisement is written once, however many."""
+        self.write_states(at_ns)
+        said: dict[int, int] = {}
+        for action, slot, content in self.engine.take_actions(self._clock(at_ns), self.errors):
+            name = self.names[slot]
+            if action in ("ADVERTISE", "RESIGN"):
+                if said.get(slot, 0) % outputs_of(self.hosts[name]) == 0:
+                    carp = content[34:] if content[12] == 8 else content[54:]
+                    demote = f" demote {carp[4]}" if carp[4] else ""
+                    self.write(at_ns, name, f"{action} {carp[5]}/{carp[2]}{demote}")
+                said[slot] = said.get(slot, 0) + 1
+            elif action == "ANNOUNCE":
+                held = (
+                    each[28:32] if each[12:14] == b"\x08\x06" else each[62:78] for each in content
+                )
+                self.write(at_ns, name, f"ANNOUNCE {' '.join(map(address_text, held))}")
+            else:
+                self.write(at_ns, name, f"{action} {' '.join(map(address_text, content))}")
+        self.write_states(at_ns)
+
+    def settle(self, at_ns: int) -> None:
+        """What follows from an input; where turns are recorded, only what it decided at once."""
+        self.write_states(at_ns)
+        if not self.scenario.turns:
+            self.engine.expire(self._clock(at_ns))
+            self.carry_out(at_ns)
+
+    # -- what goes in
+
+    def run(self, until_ns: int) -> None:
+        """Let what is due up to `until_ns` happen when it is due, where no turn is recorded."""
+        late_ns = LATE_NS if self.scenario.turns else 0
+        while self.alive and not self.away:
+            deadline_ns = self.engine.next_deadline_ns()
+            if deadline_ns is None:
+                return
+            due_ns = max(deadline_ns - self.scenario.start_ns, self.back_ns)
+            if due_ns + late_ns > until_ns:
+                return
+            self.engine.expire(self._clock(due_ns))
+            self.carry_out(due_ns)
+
+    def give(self, line: Line) -> None:
+        """Carry out one input of the transcript. Raises ScenarioError naming the line."""
+        self.run(line.at_ns)
+        verb, *words = line.words
+        self.away = verb == "away"
+        if not self.alive and verb not in WHILE_KILLED:
+            return
+        try:
+            getattr(self, f"_on_{verb}")(line, words)
+        except (ValueError, TypeError, OverflowError, IndexError, KeyError) as error:
+            # What Python says of a missing word or key is no sentence.
+            missing = isinstance(error, IndexError | KeyError)
+            what = f"{verb}: something is missing: {error}" if missing else str(error)
+            raise ScenarioError(f"transcript line {line.number}: {what}") from error
+        if self.alive and verb not in ("away", "end"):
+            self.settle(line.at_ns)
+
+    def hear_frame(self, at_ns: int, interface: str, frame: bytes, name: str) -> str:
+        """One frame as it came; its verdict. `name` is whose it is, where it is refused."""
+        verdict = self.engine.receive(self.numbers[interface], frame, self._clock(at_ns))
+        if verdict not in ("ok", "not_carp"):
+            self.write(at_ns, name, f"refused {verdict}")
+        return verdict
+
+    def hear_as_it_came(self, at_ns: int, interface: str, frame: bytes, name: str) -> None:
+        """A whole input: one frame at its time, and what follows from it."""
+        self.run(at_ns)
+        if self.alive:
+            self.hear_frame(at_ns, interface, frame, name)
+            self.settle(at_ns)
+
+    def subject(self, line: Line) -> str:
+        """The virtual host that a line is about. Raises ValueError."""
+        name = line.name or (next(iter(self.hosts)) if len(self.hosts) == 1 else "")
+        if name not in self.hosts:
+            raise ValueError(f"no virtual host {name!r} in this scenario")
+        return name
+
+    def _interface(self, line: Line) -> str:
+        name = line.name or (next(iter(self.numbers)) if len(self.numbers) == 1 else "")
+        if name not in self.numbers:
+            raise ValueError(f"no interface {name!r} in this scenario")
+        return name
+
+    def _on_hear(self, line: Line, words: list[str]) -> None:
+        name = line.name or self.subject(line)
+        host = self.hosts.get(name)
+        if host is None:  # a vhid that nobody has here, or an interface
+            interface, _, vhid = name.partition("/")
+            host = {**scenarios.HOST_DEFAULTS, "interface": interface, "vhid": int(vhid or 1)}
+        if host["interface"] not in self.numbers:
+            raise ValueError(f"no interface {host['interface']!r} in this scenario")
+        source = b"\0" * 4 if words[0] == "-" else address_bytes(words[0])
+        passphrase = self.passphrases.get(name, host["passphrase"])
+        rest, spoil = words[2:], ""
+        if "/" in words[1]:
+            advbase, advskew = map(int, words[1].split("/"))
+        else:
+            advbase, advskew, spoil = 1, 0, words[1]
+            if spoil not in frames.SPOILED:
+                allowed = ", ".join(frames.SPOILED)
+                raise ValueError(f"{spoil}: neither ADVBASE/ADVSKEW nor one of {allowed}")
+        if len(rest) % 2:
+            passphrase, *rest = rest
+        said = dict(zip(rest[::2], rest[1::2], strict=True))
+        self.counter += 1
+        addresses = [prefix_bytes(text)[0] for text in host["addresses"]]
+        lladdr = mac_bytes(host["lladdr"]) if "lladdr" in host else None
+        carp = frames.carp_header(
+            Key(passphrase.encode(), signed_message(host["vhid"], addresses, lladdr=lladdr)),
+            vhid=host["vhid"],
+            advbase=advbase,
+            advskew=advskew,
+            demote=int(said.pop("demote", 0)),
+            counter=int(said.pop("counter", self.counter)),
+            spoil=spoil,
+        )
+        mac = mac_bytes(said.pop("mac", "02:00:00:00:00:99"))
+        to = said.pop("to", None)
+        destination = self._destination(host, source) if to is None else address_bytes(to)
+        if said:
+            raise ValueError(f"hear: unknown {next(iter(said))}")
+        frame = frames.advertisement(
+            carp, source=source, destination=destination, mac=mac, spoil=spoil
+        )
+        self.hear_frame(line.at_ns, host["interface"], frame, name)
+
+    def _destination(self, host: dict[str, Any], source: bytes) -> bytes:
+        """Where others send to: the group, or this host's own source."""
+        key = "source" if len(source) == 4 else "source6"
+        if host.get("peers"):
+            own: bytes | None = self.interfaces[host["interface"]][key]
+            if key in host and host["interface"] in self.scenario.interfaces:
+                own = address_bytes(host[key])
+            if own is None:
+                raise ValueError(f"no {key} that a unicast could be addressed to")
+            return own
+        return address_bytes(
+            host.get("destination" if len(source) == 4 else "destination6", GROUPS[len(source)])
+        )
+
+    def _on_link(self, line: Line, words: list[str]) -> None:
+        if words not in (["up"], ["down"]):
+            raise ValueError("link: up or down")
+        name = self._interface(line)
+        self.interfaces[name]["up"] = words == ["up"]
+        self._tell_interface(line, name)
+
+    def _on_interface(self, line: Line, words: list[str]) -> None:
+        name = self._interface(line)
+        now = self.interfaces[name]
+        if words[0] not in ("up", "down", "missing"):
+            raise ValueError("interface: up, down or missing")
+        now.update(up=words[0] == "up", source=None, source6=None)
+        now["forwards6"] = words[-1] == "router"
+        rest = words[1:-1] if now["forwards6"] else words[1:]
+        said = dict(zip(rest[::2], rest[1::2], strict=True))
+        for key in ("source", "source6"):
+            if key in said:
+                now[key] = address_bytes(said.pop(key))
+        if "mac" in said:
+            now["mac"] = mac_bytes(said.pop("mac"))
+        now["ifindex"] = 0 if words[0] == "missing" else int(said.pop("ifindex", 1))
+        if said:
+            raise ValueError(f"interface: unknown {next(iter(said))}")
+        self._tell_interface(line, name)
+
+    def _tell_interface(self, line: Line, name: str) -> None:
+        if self.alive:
+            now_ns = self._clock(line.at_ns)
+            self.engine.set_interface(self.numbers[name], now_ns, **self.interfaces[name])
+
+    def _on_demote(self, line: Line, words: list[str]) -> None:
+        slot = self.slots[self.subject(line)]
+        self.engine.demote(slot, int(words[0]), self._clock(line.at_ns))
+
+    def _on_remove(self, line: Line, words: list[str]) -> None:
+        self.engine.remove(self.slots[self.subject(line)], self._clock(line.at_ns))
+
+    def _on_address_lost(self, line: Line, words: list[str]) -> None:
+        self.engine.lose_address(self.slots[self.subject(line)], self._clock(line.at_ns))
+
+    def _on_verify(self, line: Line, words: list[str]) -> None:
+        self.engine.verify(self.slots[self.subject(line)], self._clock(line.at_ns))
+
+    def _on_announce(self, line: Line, words: list[str]) -> None:
+        self.engine.announce(self.slots[self.subject(line)], self._clock(line.at_ns))
+
+    def _on_reload(self, line: Line, words: list[str]) -> None:
+        name, grace_s = self.subject(line), "0"
+        if words and "=" not in words[0]:
+            self.hosts[name]["passphrase"], grace_s, *words = words
+        for word in words:
+            key, _, value = word.partition("=")
+            if key not in scenarios.HOST_KEYS:
+                raise ValueError(f"reload: {key}: unknown key")
+            self.hosts[name][key] = tomllib.loads(f"value = {value}")["value"]
+        if self.alive:
+            now_ns, grace_ns = self._clock(line.at_ns), int(grace_s) * SECOND_NS
+            self.engine.replace(self.slots[name], self._prepared(name), now_ns, grace_ns=grace_ns)
+
+    def _on_kernel(self, line: Line, words: list[str]) -> None:
+        what, answer = words
+        address = None if what == "sends" else address_bytes(what)
+        number = 0 if answer == "ok" else getattr(errno, answer, None)
+        if number is None:
+            raise ValueError(f"kernel: {answer}: ok or the name of an error, such as EEXIST")
+        self.errors[self.slots[self.subject(line)], address] = number
+
+    def _on_begin(self, line: Line, words: list[str]) -> None:
+        self._begin(self.subject(line), line.at_ns)
+
+    def _on_resign(self, line: Line, words: list[str]) -> None:
+        self.engine.resign_all(self._clock(line.at_ns))
+
+    def _on_stall(self, line: Line, words: list[str]) -> None:
+        self.back_ns = line.at_ns
+        self.engine.stall(self._clock(line.at_ns))
+
+    def _on_kill(self, line: Line, words: list[str]) -> None:
+        self.alive = False
+
+    def _on_start(self, line: Line, words: list[str]) -> None:
+        if self.alive:
+            raise ValueError("start: it was not killed")
+        self.start(line.at_ns)
+
+    def _on_turn(self, line: Line, words: list[str]) -> None:
+        heard_ns = seconds_ns(words[0])[0] if words else line.at_ns
+        self.engine.expire(self._clock(line.at_ns), self._clock(heard_ns))
+        self.carry_out(line.at_ns)
+
+    def _on_away(self, line: Line, words: list[str]) -> None:
+        """What is due waits: run() sees to it."""
+
+    def _on_end(self, line: Line, words: list[str]) -> None:
+        """Nothing comes any more."""
+
+
+def play(scenario: Scenario) -> list[Output]:
+    """Everything that an engine decides when it is given the scenario's inputs.
+
+    Raises ScenarioError naming the line.
+    """
+    try:
+        player = Player(scenario)
+        player.start(0)
+    except (ValueError, TypeError, OverflowError, KeyError) as error:
+        raise ScenarioError(f"host: {error}") from error
+    for line in scenario.lines:
+        if not line.output:
+            player.give(line)
+    return player.outputs
+
+
+# --------------------------------------------------------------------------------------- comparing
+
+
+def compare(scenario: Scenario, outputs: Iterable[Output]) -> Iterator[Row]:
+    """Each decision of the scenario beside the one that was made now, host by host in order.
+
+    Sorted as the scenario has them; what is made now and is not there comes last.
+    """
+    alone = next(iter(host["name"] for host in scenario.hosts)) if len(scenario.hosts) == 1 else ""
+    made: dict[str, deque[Output]] = defaultdict(deque)
+    for output in outputs:
+        made[output.name].append(output)
+    for line in scenario.lines:
+        if line.output:
+            name = line.name or alone
+            now = made[name].popleft() if made[name] else None
+            same = now is not None and _is_same(scenario, line, now)
+            yield Row(
+                line.at_ns, name, line.text, now.text if now else None,
+                now.at_ns if now else None, same,
+            )  # fmt: skip
+    for output in sorted((each for left in made.values() for each in left), key=lambda o: o.at_ns):
+        yield Row(output.at_ns, output.name, None, output.text, output.at_ns, False)
+
+
+def _is_same(scenario: Scenario, line: Line, now: Output) -> bool:
+    if now.text != line.text:
+        return False
+    if not scenario.turns:
+        return scenarios.seconds_text(now.at_ns, line.digits) == scenarios.seconds_text(
+            line.at_ns, line.digits
+        )
+    apart_ns = CARRIED_OUT_APART_NS if line.words[0] in CARRIED_OUT else DECIDED_APART_NS
+    return abs(now.at_ns - line.at_ns) <= apart_ns

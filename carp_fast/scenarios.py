@@ -1,0 +1,286 @@
+"""Scenarios: what virtual hosts hear and are told, and all that they then do, line by line.
+
+One format for what is written by hand, for what a daemon recorded, and for tests. A TOML file:
+
+story       prose
+host        a table, or [[host]] for several, with the keys of a virtual host's configuration
+            (HOST_KEYS) and `interface`, `name` ("eth0/42"), `slot` (its phase), `state` (what it
+            had come to be, see Engine.assume)
+interface   tables by name: source, source6, mac, ifindex, up, forwards6. Without them `source`
+            and `source6` of the host are its interface's; with them, its own
+start_ns, tick_ns, seed, turns
+            of a recording: what the clock read at 0, the wake tick, the seed of the engine, and
+            that deadlines are looked at only where a line says so
+transcript  lines of `SECONDS [NAME] INPUT` and `SECONDS [NAME] > OUTPUT`, in the order in which
+            it happened; a scenario of one virtual host needs no names. The last line is an end
+
+Inputs, the subject a virtual host unless said:
+  hear SOURCE ADVBASE/ADVSKEW [PASSPHRASE] [counter N] [demote N] [mac MAC] [to DESTINATION]
+  hear SOURCE VERDICT               a frame that is refused so; SOURCE may be -
+  link up|down                      (an interface)
+  interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router]    (likewise)
+  demote N | remove | address_lost | verify | announce
+  reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     other keys of the host
+  kernel ADDRESS|sends ERROR|ok     how the kernel answers from now on
+  begin                             it begins here, from its `state`; else at the start
+  resign | stall | kill | start     (all)
+  away                              what is due waits for the next line
+  turn [SECONDS]                    deadlines are looked at, all heard that arrived until then
+  end
+Outputs: STATE reason | ADVERTISE ADVBASE/ADVSKEW [demote N] | RESIGN 255/255 | ADD_ADDRESSES A...
+  REMOVE_ADDRESSES A... | ANNOUNCE A... | refused VERDICT
+
+Holds the format, read and written. Must not know the engine, nor how a scenario is played.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+SECOND_NS = 1_000_000_000
+START_NS = 1_000 * SECOND_NS  # what the clock reads at the start of a scenario written by hand
+TIME_DIGITS = 9
+INPUTS = """hear link interface demote remove address_lost verify announce reload kernel begin
+    resign stall kill start away turn end"""
+VERBS = frozenset(INPUTS.split())
+HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses retired_addresses
+    passphrase source source6 advbase advskew dead_ratio preempt dialect replay destination
+    destination6 peers lladdr preferred ignore_link_state manage_addresses announce_on_order
+    counter startup_delay_s preempt_delay_s announce advertise_mac broadcast"""
+HOST_KEYS = frozenset(HOST_WORDS.split())
+INTERFACE_KEYS = frozenset(("source", "source6", "mac", "ifindex", "up", "forwards6"))
+KEYS = frozenset(
+    ("story", "host", "interface", "transcript", "start_ns", "tick_ns", "seed", "turns")
+)
+HOST_DEFAULTS: dict[str, Any] = {
+    "interface": "eth0",
+    "vhid": 42,
+    "addresses": ["10.77.0.100/24"],
+    "passphrase": "secret",
+}
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+DEFAULT_MAC = "02:00:00:00:00:01"
+# Whole numbers beyond what TOML holds are written as text.
+TOML_INTEGER_MAX = 2**63 - 1
+
+
+class ScenarioError(ValueError):
+    """A file that is no scenario; one line names file, place and what is wrong."""
+
+
+class Line(NamedTuple):
+    """One line of a transcript. `name`: "" where none is given; `words` begin with the verb."""
+
+    number: int
+    at_ns: int  # since the start
+    digits: int  # of its seconds
+    name: str
+    output: bool
+    words: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+class Scenario(msgspec.Struct, kw_only=True):
+    """A scenario as it is read; tables are as TOML gave them, their keys known."""
+
+    hosts: list[dict[str, Any]]
+    interfaces: dict[str, dict[str, Any]]
+    lines: list[Line]
+    story: str = ""
+    start_ns: int = START_NS
+    tick_ns: int | None = None
+    seed: int = 1
+    turns: bool = False
+
+
+# ------------------------------------------------------------------------------- values as text
+
+
+def address_bytes(text: str) -> bytes:
+    """4 or 16 bytes. Raises ValueError."""
+    return ip_address(text).packed
+
+
+def address_text(data: bytes) -> str:
+    return str(ip_address(data))
+
+
+def prefix_bytes(text: str) -> tuple[bytes, int]:
+    """ "10.0.0.1/24" as (4 or 16 bytes, 24). Raises ValueError."""
+    interface = ip_interface(text)
+    return interface.ip.packed, interface.network.prefixlen
+
+
+def mac_bytes(text: str) -> bytes:
+    data = bytes.fromhex(text.replace(":", ""))
+    if len(data) != 6:
+        raise ValueError(f"{text}: not a MAC")
+    return data
+
+
+def mac_text(data: bytes) -> str:
+    return data.hex(":")
+
+
+def seconds_text(at_ns: int, digits: int = TIME_DIGITS) -> str:
+    """Seconds with so many digits, rounded half to even; exact with TIME_DIGITS."""
+    unit = 10 ** (TIME_DIGITS - digits)
+    whole, rest = divmod(abs(at_ns), unit)
+    whole += rest * 2 > unit or (rest * 2 == unit and whole % 2)
+    seconds, part = divmod(whole, 10**digits)
+    sign = "-" if at_ns < 0 and whole else ""
+    return f"{sign}{seconds}.{part:0{digits}}" if digits else f"{sign}{seconds}"
+
+
+def seconds_ns(text: str) -> tuple[int, int]:
+    """(ns, digits) of seconds such as "5.391". Raises ValueError."""
+    sign = -1 if text.startswith("-") else 1
+    whole, _, part = text.removeprefix("-").partition(".")
+    if not whole.isdecimal() or (part and not part.isdecimal()) or len(part) > TIME_DIGITS:
+        raise ValueError(f"{text}: not seconds with at most {TIME_DIGITS} digits")
+    return sign * (int(whole) * SECOND_NS + int(part.ljust(TIME_DIGITS, "0"))), len(part)
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def read(path: Path) -> Scenario:
+    """The scenario in a file. Raises ScenarioError."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise ScenarioError(f"{path}: {reason}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, file: str = "scenario") -> Scenario:
+    """The scenario in a TOML document; `file` names it in errors. Raises ScenarioError."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"{file}: {error}") from error
+    _check_keys(file, "", document, KEYS)
+    hosts = document.get("host", {})
+    hosts = [hosts] if isinstance(hosts, dict) else hosts
+    if not isinstance(hosts, list) or not all(isinstance(host, dict) for host in hosts):
+        raise ScenarioError(f"{file}: host: must be a table or several")
+    interfaces = document.get("interface", {})
+    for number, host in enumerate(hosts):
+        _check_keys(file, f"host[{number}]", host, HOST_KEYS)
+    for name, table in interfaces.items():
+        _check_keys(file, f"interface.{name}", table, INTERFACE_KEYS)
+    try:
+        return msgspec.convert(
+            {
+                **{key: document[key] for key in document if key in Scenario.__struct_fields__},
+                "seed": int(document.get("seed", 1)),
+                "hosts": [named({**HOST_DEFAULTS, **host}) for host in hosts],
+                "interfaces": interfaces,
+                "lines": _lines(file, document.get("transcript")),
+            },
+            Scenario,
+        )
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        raise ScenarioError(f"{file}: {error}") from error
+
+
+def named(host: dict[str, Any]) -> dict[str, Any]:
+    return {"name": f"{host['interface']}/{host['vhid']}", **host}
+
+
+def _check_keys(file: str, table: str, given: Any, known: Iterable[str]) -> None:
+    where = f"{file}: {table}: " if table else f"{file}: "
+    if not isinstance(given, dict):
+        raise ScenarioError(f"{where}must be a table")
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ScenarioError(f"{where}{key}: unknown key{hint}")
+
+
+def _lines(file: str, transcript: Any) -> list[Line]:
+    if not isinstance(transcript, str):
+        raise ScenarioError(f"{file}: transcript: must be a string of lines")
+    lines = []
+    for number, text in enumerate(transcript.splitlines(), 1):
+        if text.strip():
+            try:
+                lines.append(parse_line(text, number))
+            except ValueError as error:
+                raise ScenarioError(f"{file}: transcript line {number}: {error}") from error
+    if not lines or lines[-1].words != ("end",):
+        raise ScenarioError(f"{file}: transcript: the last line must be an end")
+    return lines
+
+
+def parse_line(text: str, number: int = 0) -> Line:
+    """One line of a transcript. Raises ValueError."""
+    seconds, *words = text.split()
+    at_ns, digits = seconds_ns(seconds)
+    name = ""
+    if words and words[0] != ">" and words[0] not in VERBS:
+        name, *words = words
+    output = bool(words) and words[0] == ">"
+    words = words[1:] if output else words
+    if not words:
+        raise ValueError(f"{text.strip()}: neither an input nor an output")
+    if not output and words[0] not in VERBS:
+        raise ValueError(f"{words[0]}: not an input; allowed: {', '.join(sorted(VERBS))}")
+    return Line(number, at_ns, digits, name, output, tuple(words))
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def toml_value(value: Any) -> str:
+    """A value as TOML has it, on one line; a number beyond its integers as text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        pairs = (f"{_toml_key(key)} = {toml_value(each)}" for key, each in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, int) and value > TOML_INTEGER_MAX:
+        value = str(value)
+    # The strings and numbers of JSON are those of TOML.
+    return msgspec.json.encode(value).decode()
+
+
+def _toml_key(key: str) -> str:
+    """An interface or an address has dots and colons, which a bare key has not."""
+    return key if BARE_KEY.fullmatch(key) else msgspec.json.encode(key).decode()
+
+
+def toml_lines(
+    top: Mapping[str, Any], hosts: Iterable[Mapping[str, Any]], transcript: Iterable[str]
+) -> Iterator[str]:
+    """The lines of a scenario's file; of `top`, `story` becomes prose."""
+    for key, value in top.items():
+        if key == "story":
+            yield 'story = """'
+            yield from str(value).splitlines()
+            yield '"""'
+        else:
+            yield f"{key} = {toml_value(value)}"
+    yield 'transcript = """'
+    yield from transcript
+    yield '"""'
+    for host in hosts:
+        yield ""
+        yield "[[host]]"
+        for key, value in host.items():
+            yield f"{key} = {toml_value(value)}"

@@ -1,0 +1,342 @@
+"""The ring of records, checkpoints, and recordings as scenarios that decide the same again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from unit.recorded import CAPACITY, RecordingPlayer, played, recording
+from unit.segment import PASSPHRASE, SECOND_NS, START_NS, Node, advertisement, ip, prepared
+
+from carp_fast import scenarios
+from carp_fast._engine import Engine
+from carp_fast._recorder import CHECKPOINT_RECORDS, RECORD_BYTES
+from carp_fast.recordings import capacity
+from carp_fast.replay import Player, compare, play
+
+SCENARIOS = sorted((Path(__file__).parent.parent / "scenarios").glob("*.toml"))
+
+
+def assert_same_again(text: str, at_least: int) -> list[str]:
+    """Plays a recording; its decisions, all as they were recorded."""
+    scenario = scenarios.parse(text)
+    rows = list(compare(scenario, play(scenario)))
+    assert [row for row in rows if not row.same] == []
+    assert len(rows) >= at_least
+    return [f"{row.name} {row.recorded}" for row in rows]
+
+
+def long_scenario(seconds: int, host: str, also: str = "") -> scenarios.Scenario:
+    """A backup that hears a master each second, but for 5 s of every 50; then it resigns.
+
+    Beside it one that hears nobody, of both families.
+    """
+    lines = [also]
+    for second in range(seconds):
+        if second % 50 < 45:
+            lines.append(f"{second}.25 eth0/42 hear 10.77.0.1 1/0")
+        elif second % 50 == 45:
+            lines.append(f"{second}.5 eth0/42 hear 10.77.0.9 bad_auth")
+    return scenarios.parse(
+        "\n".join(
+            (
+                "transcript = '''",
+                *lines,
+                f"{seconds} resign",
+                f"{seconds} end",
+                "'''",
+                "[[host]]",
+                "source = '10.77.0.2'",
+                host,
+                "[[host]]",
+                "vhid = 43",
+                "dialect = 'freebsd'",
+                "addresses = ['10.77.0.101/24', 'fd00::1/64']",
+                "source6 = 'fe80::2'",
+            )
+        )
+    )
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_what_a_scenario_recorded_is_decided_again(path: Path) -> None:
+    player = played(scenarios.read(path))
+    reloaded = any(line.words[0] == "reload" for line in player.scenario.lines)
+    text = recording(player)
+    decided = assert_same_again(text, 1)
+    if not reloaded:  # what was before a reload is left out
+        assert decided == [f"{output.name} {output.text}" for output in player.outputs]
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("preempt", ["false", "true"])
+@pytest.mark.parametrize("advskew", [0, 100])
+def test_a_recording_may_begin_in_the_middle(preempt: str, advskew: int) -> None:
+    host = f"advskew = {advskew}\npreempt = {preempt}\nannounce = {{refresh_s = 7}}"
+    player = played(long_scenario(1000, host))
+    records = player.engine.records()
+    assert len(player.outputs) > len(records) // 3
+    text = recording(player)
+    assert text.count("state = {") == 2
+    decided = assert_same_again(text, 50)
+    assert decided == [f"{o.name} {o.text}" for o in player.outputs][-len(decided) :]
+    # One host alone decides the same as beside the other.
+    alone = assert_same_again(recording(player, vhid=42), 20)
+    assert alone == [line for line in decided if line.startswith("eth0/42 ")][-len(alone) :]
+
+
+def test_a_reload_begins_a_recording_anew_and_a_removal_ends_it() -> None:
+    also = "20.5 eth0/42 reload advskew=7\n30.5 eth0/43 remove\n40.5 eth0/42 demote 9"
+    player = played(long_scenario(100, "advskew = 50", also), 8192)
+    text = recording(player)
+    assert_same_again(text, 10)
+    assert "advskew = 7" in text
+    assert "advskew = 50" not in text
+    assert "eth0/42 demote 9" in text
+    assert "ADVERTISE 1/16" in text
+    assert "eth0/43 remove" in text
+
+
+def test_the_kernels_answers_are_recorded() -> None:
+    also = "\n".join(
+        (
+            "0.1 eth0/42 kernel 10.77.0.100 EEXIST",
+            "0.1 eth0/43 kernel sends ENETDOWN",
+            "45.1 eth0/42 kernel 10.77.0.100 ok",
+            "60.1 eth0/42 verify",
+            "60.1 eth0/43 kernel sends ok",
+            "70.1 eth0/42 address_lost",
+        )
+    )
+    player = played(long_scenario(100, "", also), 8192)
+    text = recording(player)
+    assert_same_again(text, 30)
+    assert "eth0/42 kernel 10.77.0.100 EEXIST" in text
+    assert "eth0/43 kernel sends ENETDOWN" in text
+    assert "eth0/43 kernel sends ok" in text
+    assert "BACKUP address_lost" in text
+
+
+def test_an_interface_that_comes_and_goes() -> None:
+    also = "\n".join(
+        (
+            "10.5 eth0 link down",
+            "12.5 eth0 interface up source 10.77.0.7 source6 fe80::7 router",
+            "20.5 eth0 interface missing",
+            "25.5 eth0 interface up source 10.77.0.2 source6 fe80::2 ifindex 9",
+            "27.1 away",
+            "31.1 stall",
+        )
+    )
+    player = played(long_scenario(100, "", also), 8192)
+    text = recording(player)
+    decided = assert_same_again(text, 20)
+    assert "eth0/42 INIT interface_missing" in decided
+    assert "interface up source 10.77.0.7 source6 fe80::7 mac 02:00:00:00:00:01 ifindex 1" in text
+    assert " stall\n" in text
+    assert " away\n" in text
+
+
+# What is heard so that the last of it is refused; MASTER from 3 s on where nobody is heard.
+REFUSALS = {
+    "bad_length": ["4.9 hear - bad_length"],
+    "loop": ["4.9 hear 10.77.0.2 1/0 counter 1"],
+    "replay": ["1 hear 10.77.0.1 1/0 counter 100", "2 hear 10.77.0.1 1/0 counter 99"],
+    **{
+        verdict: [f"4.9 hear 10.77.0.9 {verdict}"]
+        for verdict in ("bad_ttl", "bad_checksum", "vrrp", "bad_version", "bad_type")
+    },
+    **{
+        verdict: ["1 hear 10.77.0.1 1/0", f"1.5 hear 10.77.0.9 {verdict}"]
+        for verdict in ("bad_destination", "bad_auth")
+    },
+}
+
+
+@pytest.mark.parametrize("verdict", REFUSALS)
+def test_refused_frames_are_recorded_and_refused_again(verdict: str) -> None:
+    transcript = "\n".join((*REFUSALS[verdict], "5.5 end"))
+    host = "host = {source = '10.77.0.2', replay = 'strict'}"
+    player = played(scenarios.parse(f"transcript = '''\n{transcript}\n'''\n{host}"))
+    assert f"refused {verdict}" in [output.text for output in player.outputs]
+    decided = assert_same_again(recording(player), 2)
+    # Of what is too short to say its vhid, only the interface is known.
+    name = "eth0" if verdict == "bad_length" else "eth0/42"
+    assert f"{name} refused {verdict}" in decided
+
+
+def test_an_unknown_vhid_and_an_unlisted_peer() -> None:
+    transcript = "1 eth0/99 hear 10.0.0.9 1/0\n2 eth0/42 hear 10.0.0.9 1/0\n3 end"
+    host = "host = {source = '10.77.0.2', peers = ['10.77.0.1']}"
+    player = played(scenarios.parse(f"transcript = '''\n{transcript}\n'''\n{host}"))
+    refused = ["eth0/99 refused bad_vhid", "eth0/42 refused bad_source"]
+    assert [f"{o.name} {o.text}" for o in player.outputs if "refused" in o.text] == refused
+    decided = assert_same_again(recording(player), 3)
+    assert [line for line in decided if "refused" in line] == refused
+
+
+def test_strangers_cannot_overwrite_a_recording() -> None:
+    node = Node("10.77.0.2")
+    node.engine.record(CAPACITY)
+    node.engine.add(1, prepared(vhid=43), START_NS)
+    for number in range(20_000):
+        at_ns = START_NS + SECOND_NS + number * 10_000
+        node.engine.receive(0, advertisement(passphrase=b"wrong"), at_ns)
+    records = node.engine.records()
+    assert records[0][0] == "checkpoint"  # of the host that was added, first of all
+    assert sum(record[0] == "heard" for record in records) <= 200
+
+
+def test_nothing_is_recorded_unless_asked_for() -> None:
+    node = Node("10.77.0.2")
+    node.run(START_NS + 10 * SECOND_NS)
+    assert node.engine.records() == []
+    assert capacity(0, 1) == 0
+    assert [capacity(number, 1) for number in (64, 1024, 1025)] == [1024, 1024, 2048]
+    with pytest.raises(ValueError, match="power of two"):
+        node.engine.record(1000)
+
+
+def test_too_few_records_for_so_many_hosts_are_none(caplog: pytest.LogCaptureFixture) -> None:
+    assert capacity(65_536, 1024) == 65_536
+    assert not caplog.messages
+    assert capacity(65_536, 1025) == 0
+    text = (
+        "nothing is recorded: daemon.record = 65536 is less than 64 for each of 1025 virtual hosts"
+    )
+    assert caplog.messages == [text]
+
+
+def test_a_record_fits_a_cache_line_and_a_checkpoint_a_few() -> None:
+    assert RECORD_BYTES == 64
+    assert CHECKPOINT_RECORDS <= 10
+
+
+def test_a_flood_of_one_host_leaves_it_a_checkpoint() -> None:
+    node = Node("10.77.0.2", preempt=False)
+    node.engine.record(CAPACITY)
+    for number in range(10 * CAPACITY):
+        frame = advertisement(counter=number + 1)
+        assert node.engine.receive(0, frame, START_NS + SECOND_NS + number * 1000) == "ok"
+    kinds = [record[0] for record in node.engine.records()]
+    assert kinds.count("checkpoint") in (1, 2)
+    assert kinds.count("heard") > CAPACITY - 3 * CHECKPOINT_RECORDS
+
+
+def anything(random: Random, seconds: int) -> str:
+    """A transcript in which anything may come, often at the same time."""
+    hosts = ("eth0/1", "eth0/2", "eth0/3")
+    heard = "{host} hear 10.0.0.{n} {advbase}/{advskew} counter {counter} demote {demote}"
+    choices = (
+        *([heard] * 12),
+        "{host} hear 10.0.0.{n} {verdict}",
+        "eth0/3 hear fe80::{n} {advbase}/{advskew}",
+        "{host} hear 10.0.0.1 255/255 counter {counter}",
+        "{host} demote {demote}",
+        "{host} kernel sends {error}",
+        "{host} kernel 10.0.1.1 {error}",
+        "{host} verify",
+        "{host} address_lost",
+        "{host} announce",
+        "eth0 link {up}",
+        "stall",
+        "away",
+    )
+    lines, at_ms = [], 0
+    while at_ms < seconds * 1000:
+        at_ms += random.choice((0, 0, 1, 20, 300, 900, 3000))
+        line = random.choice(choices).format(
+            host=random.choice(hosts),
+            n=random.choice((1, 2, 3, 9)),
+            advbase=random.choice((1, 1, 1, 0)),
+            advskew=random.choice((0, 50, 100, 240)),
+            counter=random.choice((at_ms + 1, at_ms + 1, 1, 2, 3, random.randrange(2**64))),
+            demote=random.choice((0, 0, 1, 2)),
+            verdict=random.choice(("bad_auth", "bad_ttl", "vrrp")),
+            error=random.choice(("ok", "ok", "EEXIST", "EACCES")),
+            up=random.choice(("up", "down")),
+        )
+        lines.append(f"{at_ms / 1000:.3f} {line}")
+        if line == "away":  # a pump that was away says so when it is back
+            at_ms += 5000
+            lines.append(f"{at_ms / 1000:.3f} stall")
+    return "\n".join((*lines, f"{at_ms / 1000 + 1:.3f} end"))
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_whatever_comes_is_decided_again(seed: int) -> None:
+    random = Random(seed)
+    hosts = [
+        f"[[host]]\nvhid = {vhid}\naddresses = [{addresses}]\ndialect = '{dialect}'\n"
+        f"preempt = {random.choice(('true', 'false'))}\nadvskew = {random.choice((0, 50))}\n"
+        f"replay = '{random.choice(('off', 'learn', 'strict'))}'\n"
+        for vhid, dialect, addresses in (
+            (1, "ucarp", "'10.0.1.1/24'"),
+            (2, "openbsd", "'10.0.1.1/32', '10.0.1.2/32'"),
+            (3, "freebsd", "'10.0.1.1/32', 'fd00::3/64'"),
+        )
+    ]
+    interface = "interface.eth0 = {source = '10.0.0.2', source6 = 'fe80::2'}\n"
+    transcript = f"transcript = '''\n{anything(random, 400)}\n'''\n"
+    player = played(scenarios.parse("".join((transcript, interface, *hosts))), 2048)
+    text = recording(player)
+    decided = assert_same_again(text, 10)
+    for name in ("eth0/1", "eth0/2", "eth0/3"):
+        before = [f"{o.name} {o.text}" for o in player.outputs if o.name == name]
+        again = [line for line in decided if line.startswith(f"{name} ")]
+        assert before[len(before) - len(again) :] == again
+
+
+# -- a state taken from one engine and assumed by another
+
+
+def assuming(player: Player, at_ns: int) -> Player:
+    """Another player whose engine goes on where this one's is."""
+    other = Player(player.scenario)
+    other.first = []
+    other.start(at_ns)
+    other.counter = player.counter
+    for name, slot in player.slots.items():
+        state = player.engine.checkpoint(slot, START_NS + at_ns)["state"]
+        other.engine.add(slot, other._prepared(name), START_NS + at_ns)
+        other.engine.assume(slot, state, START_NS + at_ns)
+    return other
+
+
+@pytest.mark.parametrize("second", range(0, 60, 7))
+def test_an_engine_goes_on_where_another_was(second: int) -> None:
+    scenario = long_scenario(60, "advskew = 100")
+    inputs = [line for line in scenario.lines if not line.output]
+    first = RecordingPlayer(scenario)
+    first.start(0)
+    later = []
+    for line in inputs:
+        (first.give if line.at_ns <= second * SECOND_NS else later.append)(line)
+    first.run(second * SECOND_NS)
+    done = len(first.outputs)
+    second_player = assuming(first, second * SECOND_NS)
+    for line in later:
+        first.give(line)
+        second_player.give(line)
+    assert second_player.outputs == first.outputs[done:]
+    assert second_player.outputs
+
+
+def test_a_state_with_a_fault_is_refused() -> None:
+    engine = Engine()
+    engine.set_interface(0, START_NS, source=ip("10.77.0.2"))
+    engine.add(0, prepared(), START_NS)
+    state = engine.checkpoint(0, START_NS)["state"]
+    assert PASSPHRASE not in str(state).encode()
+    for change, error in (
+        ({"state": "KING"}, ValueError),
+        ({"colour": 1}, ValueError),
+        ({"flags": ["tired"]}, KeyError),
+        ({"sources": [{}]}, KeyError),
+        ({"addresses": [(ip("10.0.0.1"), ["held"])]}, ValueError),
+    ):
+        with pytest.raises(error):
+            engine.assume(0, {**state, **change}, START_NS)
+    with pytest.raises(IndexError):
+        engine.assume(1, state, START_NS)
