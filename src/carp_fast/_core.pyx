@@ -216,14 +216,33 @@ cdef void tell_state(Core* core, uint32_t slot, uint8_t previous, int64_t now_ns
         report_end(core)
 
 
-cdef int64_t jitter_ns(Core* core) noexcept nogil:
+cdef uint32_t jitter_ns(Core* core) noexcept nogil:
     """0 to JITTER/256 s, by splitmix64: two hosts that both lost a tie do not rise together."""
     cdef uint64_t x
     core.random += 0x9e3779b97f4a7c15U
     x = (core.random ^ (core.random >> 30)) * 0xbf58476d1ce4e5b9U
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebU
     x ^= x >> 31
-    return <int64_t>(x % (JITTER * <uint64_t>SECOND_NS // 256))
+    return <uint32_t>(x % (JITTER * <uint64_t>SECOND_NS // 256))
+
+
+cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie,
+                          int64_t now_ns) noexcept nogil:
+    """Wait a master-down time from `now_ns`, and longer by jitter since a tie both may have lost.
+
+    The jitter stays until one master has been heard for two master-down times: whoever waits
+    while others tie would else have their deadline in common, and so would who hears the
+    winner over a second family.
+    """
+    # A frame read late, from before the pump was away, does not shorten the wait after it.
+    cdef int64_t from_ns = now_ns if now_ns > core.attentive_ns else core.attentive_ns
+    cdef int64_t down_ns = vhid_master_down_ns(host)
+    if tie:
+        host.jitter_ns = jitter_ns(core)
+    elif host.jitter_ns and now_ns - host.since_ns > 2 * down_ns:
+        host.jitter_ns = 0
+    host.flags &= ~<uint32_t>MASTER_LEAVES
+    engine_set_deadline(core, slot, from_ns + down_ns + host.jitter_ns)
 
 
 cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
@@ -251,13 +270,9 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     if effects & DISARM:
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0
-    if effects & (ARM_MASTER_DOWN | ARM_JITTERED | DISARM):
         host.flags &= ~<uint32_t>MASTER_LEAVES
     if effects & (ARM_MASTER_DOWN | ARM_JITTERED):
-        # A frame read late, from before the pump was away, does not shorten the wait after it.
-        engine_set_deadline(core, slot, (now_ns if now_ns > core.attentive_ns
-                                         else core.attentive_ns) + vhid_master_down_ns(host)
-                            + (jitter_ns(core) if effects & ARM_JITTERED else 0))
+        arm_master_down(core, host, slot, effects & ARM_JITTERED, now_ns)
     if effects & ARM_SKEW and not host.flags & MASTER_LEAVES:
         host.flags |= MASTER_LEAVES
         engine_set_deadline(core, slot, now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)
@@ -340,7 +355,7 @@ cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil:
     for slot in range(core.slots):
         host = &core.hosts[slot]
         if host.flags & IN_USE and host.state == BACKUP:
-            earliest = now_ns + vhid_master_down_ns(host)
+            earliest = now_ns + vhid_master_down_ns(host) + host.jitter_ns
             if host.deadline_ns < earliest:
                 engine_set_deadline(core, slot, earliest)
 

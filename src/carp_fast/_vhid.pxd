@@ -180,6 +180,7 @@ cdef struct VirtualHost:
     uint8_t destination4[4]     # of the first output, where that is an IPv4 group
     uint8_t source4[4]
     uint32_t next_same          # next slot with the same interface and vhid, or NOBODY
+    uint32_t jitter_ns          # of its master-down since a tie that both may have lost; 0: none
 
     uint8_t source6[16]
     uint8_t vhid
