@@ -11,13 +11,14 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast._vhid cimport (
-    ADD_ADDRESSES, ADVERTISE, ANNOUNCING, ANSWER, ARM_JITTERED, ARM_MASTER_DOWN, ARM_SKEW,
-    BACKUP, DISARM, Event, EXPECTS_4, EXPECTS_6, FAILED, FOREIGN, IGNORE_LINK, IN_USE, INIT,
-    INTERFACE_MISSING, JITTER, LAST_ADVERTISEMENT, LINK_DOWN, MASTER, MASTER_LEAVES, NO_SOURCE,
-    ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN, ON_MASTER_LEFT, ON_NOT_READY, ON_READY, OWN_SOURCE,
-    OWN_SOURCE6, REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source,
-    STARTED, STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES,
-    TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_interval_ns, vhid_master,
+    ADD_ADDRESSES, ADVERTISE, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED, ARM_MASTER_DOWN,
+    ARM_SKEW, BACKUP, CONTESTED, DIALECT_OPENBSD, DISARM, Event, EXPECTS_4, EXPECTS_6, FAILED,
+    FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING, JITTER, LAST_ADVERTISEMENT, LINK_DOWN,
+    MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
+    ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, OWN_SOURCE, OWN_SOURCE6, PREEMPTED,
+    REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, STARTED,
+    STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN,
+    TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_transition, VirtualHost)
 from carp_fast._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
@@ -241,7 +242,7 @@ cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie
         host.jitter_ns = jitter_ns(core)
     elif host.jitter_ns and now_ns - host.since_ns > 2 * down_ns:
         host.jitter_ns = 0
-    host.flags &= ~<uint32_t>MASTER_LEAVES
+    host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED)
     engine_set_deadline(core, slot, from_ns + down_ns + host.jitter_ns)
 
 
@@ -270,12 +271,15 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     if effects & DISARM:
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0
-        host.flags &= ~<uint32_t>MASTER_LEAVES
+        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED)
     if effects & (ARM_MASTER_DOWN | ARM_JITTERED):
         arm_master_down(core, host, slot, effects & ARM_JITTERED, now_ns)
     if effects & ARM_SKEW and not host.flags & MASTER_LEAVES:
         host.flags |= MASTER_LEAVES
         engine_set_deadline(core, slot, now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)
+    if effects & ARM_JITTER and not host.flags & CONTESTED:
+        host.flags |= CONTESTED
+        engine_set_deadline(core, slot, now_ns + host.jitter_ns)
     apply_effects(core, slot, effects, now_ns)
     if host.state != previous or (reason and reason != host.reason):
         host.reason = reason
@@ -287,7 +291,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
     if effects & ADVERTISE:
-        host.flags &= ~<uint32_t>MASTER_LEAVES
+        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED)
         engine_schedule(core, slot, now_ns)
         engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
         # MASTER again: what it owed for having stepped down before does not count any more.
@@ -383,6 +387,8 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
         elif host.state == BACKUP:
             if host.deadline_ns > heard_until_ns:
                 wheel_arm(&core.wheel, slot, tick + 1)
+            elif host.flags & CONTESTED:
+                engine_event(core, slot, ON_OUR_TURN, why_our_turn(host), now_ns)
             elif host.flags & MASTER_LEAVES:
                 engine_event(core, slot, ON_MASTER_LEFT, 0, now_ns)
             else:
@@ -390,6 +396,15 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
         elif host.reason == STARTUP_DELAY:
             host.deadline_ns = 0
             engine_event(core, slot, ON_READY, STARTED, now_ns)
+
+
+cdef uint8_t why_our_turn(const VirtualHost* host) noexcept nogil:
+    """What let it take over, had it not lost a tie lately: its master's demotion, or interval."""
+    cdef const Source* master = vhid_master(host)
+    if (host.dialect == DIALECT_OPENBSD and master != NULL
+            and master.demote > vhid_demote(host)):
+        return MASTER_DEMOTED
+    return PREEMPTED
 
 
 cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
