@@ -271,6 +271,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     if effects & DISARM:
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0
+        host.jitter_ns = 0
         host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED)
     if effects & (ARM_MASTER_DOWN | ARM_JITTERED):
         arm_master_down(core, host, slot, effects & ARM_JITTERED, now_ns)

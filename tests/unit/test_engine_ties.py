@@ -142,3 +142,15 @@ def test_a_contested_take_over_is_left_to_who_was_faster() -> None:
         assert node.engine.receive(0, frame, LATER_NS) == "ok"
     wait_ns = node.engine.host(0)["deadline_ns"] - LATER_NS
     assert DOWN_NS < wait_ns < DOWN_NS + JITTER_NS
+
+
+def test_who_was_out_of_the_election_has_lost_no_tie() -> None:
+    node = Node("10.77.0.2", dialect="freebsd", preempt=True)
+    node.run(LATER_NS)
+    assert node.engine.receive(0, advertisement(counter=1), LATER_NS) == "ok"
+    assert node.engine.host(0)["deadline_ns"] > LATER_NS + DOWN_NS
+    node.attach(LATER_NS, up=False)
+    node.attach(LATER_NS, up=True)
+    assert node.engine.host(0)["deadline_ns"] == LATER_NS + DOWN_NS
+    assert node.engine.receive(0, advertisement(counter=2, advskew=9), LATER_NS) == "ok"
+    assert (node.state, node.reason) == ("MASTER", "preempted")
