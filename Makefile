@@ -8,6 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 REQUIREMENTS := $(PY) -c "import functools, sys, tomllib; print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open(0, 'rb'))), sep='\n')"
+JOBS ?= $(shell nproc)
 SOURCES := $(wildcard src/carp_fast/*) setup.py
 SANITIZED := $(CURDIR)/build/sanitize/lib
 SANITIZED_PYTHON := LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
@@ -38,8 +39,8 @@ bench: $(VENV)/.dev $(VENV)/.built ## the compiled core beside pure Python and t
 	$(PY) -m pytest benches
 
 simulate: $(VENV)/.built ## the election in 10,000 small simulated worlds and 100 large ones
-	$(PY) -m carp_fast simulate --seeds 1-10000
-	$(PY) -m carp_fast simulate --seeds 1-100 --large
+	$(PY) -m carp_fast simulate --seeds 1-10000 --jobs $(JOBS)
+	$(PY) -m carp_fast simulate --seeds 1-100 --large --jobs $(JOBS)
 
 build: $(VENV)/.dev ## a wheel and an sdist in dist/
 	$(PY) -m build

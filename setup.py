@@ -23,6 +23,7 @@ MODULES = (
     "_prepared",
     "_engine",
     "_simulator_network",
+    "_simulator_rules",
     "_simulator_invariants",
     "_simulator_turn",
     "_simulator",

@@ -41,9 +41,12 @@ class Simulator:
         batch: int = 256,
         slices: int = 16,
         changes: int = 128,
+        aligned: bool = False,
         tracing: bool = False,
     ) -> Self: ...
-    def attach(self, machine: int, segment: int, source: bytes) -> None: ...
+    def attach(
+        self, machine: int, segment: int, source: bytes, source6: bytes, forwards6: bool = False
+    ) -> None: ...
     def add(
         self,
         machine: int,

@@ -442,10 +442,11 @@ def bench(
 
 
 @main.command()
-@click.option("--seed", type=click.IntRange(0), metavar="N", help="The world of one seed.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", help="The world of one seed, a line an event."
+)
 @click.option("--seeds", metavar="A-B", help="The worlds of the seeds from A to B.")
 @click.option("--large", is_flag=True, help="Worlds of 8 hosts and 4,000 virtual hosts.")
-@click.option("--trace", is_flag=True, help="Every event of the one world, a line each.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 def simulate(**options: Any) -> None:
     """Runs the engine on virtual networks with faults, and checks what must hold."""

@@ -190,9 +190,10 @@ def timer(fields: Mapping[str, Any], now_ns: int) -> dict[str, Any] | None:
     """The event that comes next if nothing is heard, and when."""
     if not fields["deadline_ns"]:
         return None
+    left = "master_left" if fields["master_leaves"] else "master_down"
     event = {
         "INIT": "ready",
-        "BACKUP": "master_left" if fields["master_leaves"] else "master_down",
+        "BACKUP": "our_turn" if fields["contested"] else left,
         "MASTER": "advertisement_due",
     }[fields["state"]]
     return {"event": event, "in_s": max(0.0, in_s(fields["deadline_ns"] - now_ns))}

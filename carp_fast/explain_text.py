@@ -45,6 +45,8 @@ CONSEQUENCES = {
     "master_heard": "it keeps us BACKUP",
     "slower_master": "its next advertisement makes us MASTER",
     "master_demoted": "its next advertisement makes us MASTER",
+    "contested": "after a tie that all lost: its next advertisement makes us MASTER, "
+    "unless another host's jitter is shorter",
     "master_leaving": "it would be silent for longer than our master-down time, and we do not wait",
     "faster": "its next advertisement makes us BACKUP",
     "less_demoted": "its next advertisement makes us BACKUP",
@@ -246,6 +248,7 @@ def timers(host: Facts) -> Iterator[str]:
             f"{seconds(left)}",
             "master_down": f"takes over in {seconds(left)} unless a master is heard",
             "master_left": f"the master leaves: takes over in {seconds(left)}",
+            "our_turn": f"takes over in {seconds(left)}, unless who lost the same tie is faster",
             "advertisement_due": f"next advertisement in {left * 1e3:.0f} ms",
         }[timer["event"]]
     if host["preempts_in_s"]:

@@ -17,8 +17,9 @@ from carp_fast._vhid import REASON_WORDS, STATE_WORDS
 from carp_fast._wire import VERDICT_WORDS
 from carp_fast.worlds import SECOND_NS, SEED_MAX, Member, World, draw
 
-HOLD_NS = 12 * SECOND_NS
-"""Once all is quiet it must stay so for this long: longer than any master-down time here."""
+HOLD_NS = 20 * SECOND_NS
+"""Once all is quiet it must stay so for this long: longer than any master-down time here (12 s),
+and until whoever has become BACKUP late has missed a silent family for as long."""
 STEP_NS = SECOND_NS
 
 
@@ -51,7 +52,7 @@ class Outcome:
     @property
     def command(self) -> str:
         """What shows this seed again."""
-        return f"carp-fast simulate --seed {self.seed}{' --large' if self.large else ''} --trace"
+        return f"carp-fast simulate --seed {self.seed}{' --large' if self.large else ''}"
 
 
 def prepared(member: Member, passphrase: bytes) -> PreparedHost:
@@ -61,6 +62,10 @@ def prepared(member: Member, passphrase: bytes) -> PreparedHost:
         (bytes((172, 16 + (number + i >> 16), number + i >> 8 & 255, number + i & 255)), 32)
         for i in range(member.addresses)
     ]
+    for i in range(member.addresses6):
+        link_local = member.link_local and i == member.addresses6 - 1
+        prefix = b"\xfe\x80" + bytes(6) if link_local else b"\x20\x01\x0d\xb8" + bytes(4)
+        addresses.append((prefix + (number + i).to_bytes(8, "big"), 128))
     return PreparedHost(
         interface=member.segment,
         vhid=member.vhid,
@@ -72,6 +77,9 @@ def prepared(member: Member, passphrase: bytes) -> PreparedHost:
         preempt=member.preempt,
         startup_delay_ns=member.startup_delay_ns,
         preempt_delay_ns=member.preempt_delay_ns,
+        dialect=member.dialect,
+        replay=member.replay,
+        peers=member.peers,
     )
 
 
@@ -87,10 +95,11 @@ def build(world: World, tracing: bool = False) -> Simulator:
         batch=limits.batch,
         slices=limits.slices,
         changes=limits.changes,
+        aligned=world.aligned,
         tracing=tracing,
     )
-    for (machine, segment), source in world.sources.items():
-        simulator.attach(machine, segment, source)
+    for (machine, segment), (source, source6) in world.sources.items():
+        simulator.attach(machine, segment, source, source6, machine in world.routers)
     for member in world.members:
         right, other = prepared(member, b"right"), prepared(member, b"other")
         simulator.add(member.machine, member.slot, right, other, member.foreign)
@@ -208,19 +217,16 @@ def show(
     seed: int | None,
     seeds: str | None,
     large: bool = False,
-    trace: bool = False,
     jobs: int = 1,
 ) -> str | None:
     """Run the world of `seed`, or of each of `seeds` ("A-B"), and write what came of it, in lines.
 
-    Returns None, or what is to be said where an invariant was broken. Raises ValueError for seeds
-    that are none, or too many for a trace.
+    Of a single one also every event. Returns None, or what is to be said where an invariant was
+    broken. Raises ValueError for seeds that are none.
     """
     chosen = _seeds(seed, seeds)
-    if trace and seed is None:
-        raise ValueError("--trace shows one world: give it with --seed N")
     summary = Summary()
-    every = iter([run(chosen[0], large, write)]) if trace else run_all(chosen, large, jobs)
+    every = run_all(chosen, large, jobs) if seed is None else iter([run(seed, large, write)])
     for outcome in every:
         summary.add(outcome)
         if outcome.broken is not None:
@@ -257,13 +263,16 @@ def trace_line(event: tuple[int, str, int, int, int, int, int]) -> str:
 
 def _detail(word: str, a: int, b: int) -> str:
     if word == "sent":
-        return f"{a >> 8}/{a & 255}" + _error(b)
+        demoted = f" demote {a >> 16 & 255}" if a >> 16 & 255 else ""
+        return f"IPv{a >> 24} {a >> 8 & 255}/{a & 255}{demoted}{_error(b)}"
     if word == "heard":
-        return f"from h{a} {VERDICT_WORDS[b] if b < len(VERDICT_WORDS) else 'not_carp'}"
+        return f"{_whose(a)} {VERDICT_WORDS[b] if b < len(VERDICT_WORDS) else 'not_carp'}"
     if word in ("lost", "no_room"):
-        return f"from h{a}"
+        return _whose(a)
     if word == "changed":
-        return f"from h{a} {LINK_WORDS[b]}"
+        return f"{_whose(a)} {LINK_WORDS[b]}"
+    if word == "family":
+        return f"IPv{a} {'silent' if b else 'heard'}"
     if word == "state":
         return f"{STATE_WORDS[a]} {REASON_WORDS[b]}"
     if word == "address":
@@ -275,6 +284,10 @@ def _detail(word: str, a: int, b: int) -> str:
     if word == "stalled":
         return f"{a} dropped, {b} ms late"
     return str(a)
+
+
+def _whose(a: int) -> str:
+    return f"IPv{a >> 8} from h{a & 255}"
 
 
 def _error(error: int) -> str:

@@ -18,8 +18,12 @@ SECOND_NS = 1_000 * MS_NS
 BASE_DELAY_NS = 100_000
 """Of every link that no fault makes slower."""
 SEED_MAX = 10**18
-NOISE = ("loss", "duplicate", "corrupt", "replay", "forge", "late")
+NOISE = ("loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect", "late")
+IPV4, IPV6, BOTH = 1, 2, 3
+"""Families as bits: what a link lets through, what an interface has an address of."""
 
+Dialect = Literal["ucarp", "freebsd", "openbsd"]
+Replay = Literal["off", "learn", "strict"]
 Preempt = Literal["demoted"] | bool
 Pair = tuple[int, int, int]
 """(segment, from, to): one direction between two machines."""
@@ -51,6 +55,13 @@ class Member:
     startup_delay_ns: int
     preempt_delay_ns: int
     foreign: tuple[int, ...]
+    addresses6: int = 0
+    link_local: bool = False
+    """The last of the IPv6 addresses is one."""
+    dialect: Dialect = "ucarp"
+    replay: Replay = "learn"
+    peers: tuple[bytes, ...] = ()
+    """Unicast addresses of the other machines, in place of the groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,11 @@ class World:
     segments: int
     slots: int
     limits: Limits
-    sources: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    aligned: bool = False
+    """The machines' clocks tick together, so that their advertisements cross."""
+    sources: dict[tuple[int, int], tuple[bytes, bytes]] = field(default_factory=dict)
+    """By machine and segment: its IPv4 and its IPv6 address there."""
+    routers: set[int] = field(default_factory=set)
     members: list[Member] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     episodes: list[str] = field(default_factory=list)
@@ -109,6 +124,7 @@ class Drawing:
                 changes=(1, 3, 128)[below(3)],
             ),
         )
+        self.world.aligned = self.world.machines < 4 and self.chance(3)
         self.end_ns = between(8, 12) * SECOND_NS if large else between(10, 40) * SECOND_NS
         self.draw_sources()
         self.draw_members()
@@ -118,7 +134,10 @@ class Drawing:
         return self.random.below(one_in) == 0
 
     def draw_sources(self) -> None:
-        """Distinct on a segment; last octet and number disagree about order every other time."""
+        """Distinct on a segment, in an order that each family has to itself.
+
+        Last octet and number disagree about that of IPv4 every other time.
+        """
         for segment in range(self.world.segments):
             taken: set[bytes] = set()
             for machine in range(self.world.machines):
@@ -127,42 +146,79 @@ class Drawing:
                     low = 1 + self.random.below(200)
                     source = bytes((10, segment, self.random.below(4), low))
                 taken.add(source)
-                self.world.sources[machine, segment] = source
+                word = self.random.below(1 << 63).to_bytes(8, "big")
+                source6 = b"\xfe\x80" + bytes(6) + word
+                self.world.sources[machine, segment] = (source, source6)
+        self.world.routers = {m for m in range(self.world.machines) if self.chance(2)}
 
     def draw_members(self) -> None:
-        below, between = self.random.below, self.random.between
         fast_world = self.chance(8)
         for slot in range(self.world.slots):
-            segment = slot % self.world.segments
-            vhid = slot // self.world.segments + 1
-            advbase = 0 if fast_world and self.chance(2) else 2 if self.chance(8) else 1
-            equal = self.chance(3)
-            common = between(64, 254) if advbase == 0 else below(255)
-            addresses = between(1, 8) if self.chance(4) else 1
-            preempt_delay_ns = between(1, 3) * SECOND_NS if self.chance(10) else 0
-            startup_delay_ns = between(1, 3) * SECOND_NS if self.chance(10) else 0
-            dead_ratio = (3, 3, 3, 2, 4)[below(5)]
-            absent = below(self.world.machines * 2)
-            for machine in range(self.world.machines):
-                if machine == absent and self.world.machines > 2:
-                    continue
-                low = 64 if advbase == 0 else 0
-                self.world.members.append(
-                    Member(
-                        machine=machine,
-                        slot=slot,
-                        segment=segment,
-                        vhid=vhid,
-                        advbase=advbase,
-                        advskew=common if equal else between(low, 254),
-                        dead_ratio=dead_ratio,
-                        preempt=(False, True, True, "demoted")[below(4)],
-                        addresses=addresses,
-                        startup_delay_ns=startup_delay_ns,
-                        preempt_delay_ns=preempt_delay_ns,
-                        foreign=(below(addresses),) if self.chance(40) else (),
-                    )
+            self.draw_slot(slot, fast_world)
+
+    def draw_slot(self, slot: int, fast_world: bool) -> None:
+        """One virtual host, alike on its machines but for priority and preemption."""
+        below, between = self.random.below, self.random.between
+        dialect: Dialect = ("ucarp", "freebsd", "openbsd")[below(3)]
+        replay: Replay = ("off", "learn", "learn", "learn", "learn", "strict")[below(6)]
+        advbase = 0 if fast_world and self.chance(2) else 2 if self.chance(8) else 1
+        # OpenBSD's 0/0 is 256 advertisements a second: a few of them.
+        fastest = not advbase and dialect == "openbsd" and not self.world.large and self.chance(8)
+        least = 0 if advbase or fastest else 64
+        most = 3 if fastest else 254
+        equal, common = self.chance(3), between(least, most)
+        families = (IPV4, IPV6, BOTH, BOTH)[below(4)]
+        many = self.chance(4)
+        addresses = (between(1, 8) if many else 1) if families & IPV4 else 0
+        addresses6 = (between(1, 8) if many else 1) if families & IPV6 else 0
+        segment = slot % self.world.segments
+        absent = below(self.world.machines * 2)
+        machines = [m for m in range(self.world.machines) if m != absent]
+        if self.world.machines == 2:
+            machines = [0, 1]
+        over = self.draw_unicast(families)
+        common_to_all: dict[str, Any] = {
+            "slot": slot,
+            "segment": segment,
+            "vhid": slot // self.world.segments + 1,
+            "advbase": advbase,
+            "dead_ratio": (3, 3, 3, 2, 4)[below(5)],
+            "addresses": addresses,
+            "addresses6": addresses6,
+            "link_local": self.chance(6),
+            "dialect": dialect,
+            "replay": replay,
+            "preempt_delay_ns": between(1, 3) * SECOND_NS if self.chance(10) else 0,
+            "startup_delay_ns": between(1, 3) * SECOND_NS if self.chance(10) else 0,
+        }
+        for machine in machines:
+            self.world.members.append(
+                Member(
+                    machine=machine,
+                    advskew=common if equal else between(least, most),
+                    preempt=(False, True, True, "demoted")[below(4)],
+                    foreign=(below(addresses + addresses6),) if self.chance(40) else (),
+                    peers=self.peers(machine, machines, segment, over),
+                    **common_to_all,
                 )
+            )
+
+    def draw_unicast(self, families: int) -> int:
+        """The families to advertise over one by one, or 0: to the groups of all its addresses."""
+        if self.random.below(5):
+            return 0
+        return BOTH if self.chance(4) else families
+
+    def peers(
+        self, machine: int, machines: list[int], segment: int, over: int
+    ) -> tuple[bytes, ...]:
+        others = [self.world.sources[other, segment] for other in machines if other != machine]
+        return tuple(
+            source
+            for family, place in ((IPV4, 0), (IPV6, 1))
+            if over & family
+            for source in (pair[place] for pair in others)
+        )
 
     # -- faults
 
@@ -220,6 +276,8 @@ class Drawing:
             self.put(at_ns, "add", machine=fault.machine, slot=fault.slot)
         if self.chance(6):
             self.part(at_ns, None)
+        if self.chance(4):
+            self.silence(at_ns, None)
 
     def some(self, machine: int) -> list[Member]:
         """Some virtual hosts of a machine: one, or in a large world up to a hundred."""
@@ -242,17 +300,35 @@ class Drawing:
             return [pair for pair in pairs if one in pair[1:]]
         return [pairs[self.random.below(len(pairs))]]
 
-    def part(self, start_ns: int, end_ns: int | None) -> None:
-        """Two parts of a segment that do not hear each other."""
+    def block(self, start_ns: int, end_ns: int | None, pair: Pair, families: int) -> None:
+        self.link(start_ns, "blocked", pair, families)
+        if end_ns is not None:
+            self.link(end_ns, "blocked", pair, 0)
+
+    def across(self) -> list[Pair]:
+        """Both directions between two parts of a segment."""
         segment = self.random.below(self.world.segments)
         sides = 1 + self.random.below((1 << self.world.machines) - 2)
+        every = range(self.world.machines)
+        return [
+            (segment, a, b) for a in every for b in every if (sides >> a & 1) != (sides >> b & 1)
+        ]
+
+    def part(self, start_ns: int, end_ns: int | None) -> None:
+        """Two parts of a segment that do not hear each other."""
         self.world.partitions += 1
-        for a in range(self.world.machines):
-            for b in range(self.world.machines):
-                if a != b and (sides >> a & 1) != (sides >> b & 1):
-                    self.link(start_ns, "blocked", (segment, a, b), 1)
-                    if end_ns is not None:
-                        self.link(end_ns, "blocked", (segment, a, b), 0)
+        for pair in self.across():
+            self.block(start_ns, end_ns, pair, BOTH)
+
+    def silence(self, start_ns: int, end_ns: int | None) -> None:
+        """One family does not get through: nowhere, between two parts, or one way."""
+        family, kind = (IPV4, IPV6)[self.random.below(2)], self.random.below(4)
+        self.world.partitions += 1
+        pairs = self.pairs() if kind == 0 else self.across()
+        if kind == 3:
+            pairs = [pair for pair in pairs if pair[1] < pair[2]]
+        for pair in pairs:
+            self.block(start_ns, end_ns, pair, family)
 
 
 ENDINGS = {
@@ -262,18 +338,19 @@ ENDINGS = {
     "send_errors": 0,
     "netlink_errors": 0,
     "slow_netlink": 10_000,
-    "demote": 0,
+    "source": BOTH,
 }
 
 
 def noise(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Loss, duplicates, flipped bits, replays, forgeries, late frames: some of them, on links."""
+    """Loss, duplicates, flipped bits, replays, forgeries, late frames and the like, on links."""
     names = [name for name in NOISE if to.chance(2)] or [NOISE[to.random.below(len(NOISE))]]
     for name in names:
         rate = to.random.between(ALWAYS // 100, ALWAYS // 2)
         for segment, a, b in to.pairs():
-            to.link(start_ns, name, (segment, a, b), rate)
-            to.link(end_ns, name, (segment, a, b), 0)
+            pair = (segment, a, a if name == "reflect" else b)
+            to.link(start_ns, name, pair, rate)
+            to.link(end_ns, name, pair, 0)
 
 
 def delay(to: Drawing, start_ns: int, end_ns: int) -> None:
@@ -297,8 +374,12 @@ def one_way(to: Drawing, start_ns: int, end_ns: int) -> None:
     for other in range(to.world.machines):
         if other != deaf:
             a, b = (deaf, other) if heard else (other, deaf)
-            to.link(start_ns, "blocked", (segment, a, b), 1)
-            to.link(end_ns, "blocked", (segment, a, b), 0)
+            to.block(start_ns, end_ns, (segment, a, b), BOTH)
+
+
+def one_family(to: Drawing, start_ns: int, end_ns: int) -> None:
+    """One family does not get through, the other one does."""
+    to.silence(start_ns, end_ns)
 
 
 def pause(to: Drawing, start_ns: int, end_ns: int) -> None:
@@ -326,6 +407,14 @@ def flap(to: Drawing, start_ns: int, end_ns: int) -> None:
     to.put(end_ns, "nic", machine=machine, segment=segment, value=NIC_WORDS.index(on))
 
 
+def no_source(to: Drawing, start_ns: int, end_ns: int) -> None:
+    """An interface has no address of one family, or of any."""
+    machine, segment = to.any_machine(), to.random.below(to.world.segments)
+    left = to.random.below(BOTH)
+    to.put(start_ns, "source", machine=machine, segment=segment, value=left)
+    to.put(end_ns, "source", machine=machine, segment=segment, value=BOTH)
+
+
 def crash(to: Drawing, start_ns: int, end_ns: int) -> None:
     """A machine is gone and boots again."""
     machine = to.any_machine()
@@ -351,11 +440,14 @@ def wrong_key(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def send_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Sending fails, now and then or always."""
+    """Sending fails, now and then or always, over one family or both."""
     machine = to.any_machine()
     rate = ALWAYS if to.chance(2) else to.random.between(1_000, ALWAYS)
-    to.put(start_ns, "send_errors", machine=machine, value=rate)
-    to.put(end_ns, "send_errors", machine=machine, value=0)
+    families = (IPV4, IPV6, BOTH, BOTH)[to.random.below(4)]
+    for family in range(2):
+        if families >> family & 1:
+            to.put(start_ns, "send_errors", machine=machine, slot=family, value=rate)
+            to.put(end_ns, "send_errors", machine=machine, slot=family, value=0)
 
 
 def netlink_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
@@ -384,18 +476,20 @@ def lost_addresses(to: Drawing, start_ns: int, end_ns: int) -> None:
     """Somebody removes addresses; too often, so that the virtual host gives up."""
     machine = to.any_machine()
     for member in to.some(machine):
-        which = to.random.below(member.addresses)
+        which = to.random.below(member.addresses + member.addresses6)
         to.put(start_ns, "address_removed", machine=machine, slot=member.slot, value=which)
         if to.chance(2):
             to.put(end_ns, "address_lost", machine=machine, slot=member.slot)
 
 
 def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Some virtual hosts are demoted for a while."""
-    machine, value = to.any_machine(), to.random.between(1, 240)
+    """Some virtual hosts are demoted, for a while or for good."""
+    machine, for_good = to.any_machine(), to.chance(2)
+    value = to.random.between(1, (3, 240, 300)[to.random.below(3)])
     for member in to.some(machine):
         to.put(start_ns, "demote", machine=machine, slot=member.slot, value=value)
-        to.put(end_ns, "demote", machine=machine, slot=member.slot, value=0)
+        if not for_good:
+            to.put(end_ns, "demote", machine=machine, slot=member.slot, value=0)
 
 
 def removal(to: Drawing, start_ns: int, end_ns: int) -> None:
@@ -414,10 +508,13 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
     partition,
     partition,
     one_way,
+    one_family,
+    one_family,
     pause,
     pause,
     hiccups,
     flap,
+    no_source,
     crash,
     crash,
     shutdown,
@@ -426,6 +523,7 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
     netlink_errors,
     clock_step,
     lost_addresses,
+    demotion,
     demotion,
     removal,
 )

@@ -14,13 +14,14 @@ from carp_fast._recorder cimport (
     Checkpoint, RECORD_STALLED, RECORD_STATE, Record, checkpoint_take, record_checkpoint,
     record_input, record_output, record_turn, recorder_close, recorder_wants)
 from carp_fast._vhid cimport (
-    ADD_ADDRESSES, ADVERTISE, ANNOUNCING, ANSWER, ARM_JITTERED, ARM_MASTER_DOWN, ARM_SKEW,
-    BACKUP, DISARM, Event, EXPECTS_4, EXPECTS_6, FAILED, FOREIGN, IGNORE_LINK, IN_USE, INIT,
-    INTERFACE_MISSING, JITTER, LAST_ADVERTISEMENT, LINK_DOWN, MASTER, MASTER_LEAVES, NO_SOURCE,
-    ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN, ON_MASTER_LEFT, ON_NOT_READY, ON_READY, OWN_SOURCE,
-    OWN_SOURCE6, REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source,
-    STARTED, STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES,
-    TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_interval_ns, vhid_master,
+    ADD_ADDRESSES, ADVERTISE, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED, ARM_MASTER_DOWN,
+    ARM_SKEW, BACKUP, CONTESTED, DIALECT_OPENBSD, DISARM, Event, EXPECTS_4, EXPECTS_6, FAILED,
+    FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING, JITTER, LAST_ADVERTISEMENT, LINK_DOWN,
+    MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
+    ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, OWN_SOURCE, OWN_SOURCE6, PREEMPTED,
+    REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, STARTED,
+    STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN,
+    TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_transition, VirtualHost)
 from carp_fast._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
@@ -225,7 +226,7 @@ cdef void tell_state(Core* core, uint32_t slot, uint8_t previous, int64_t now_ns
         record.state, record.reason = core.hosts[slot].state, core.hosts[slot].reason
 
 
-cdef int64_t jitter_ns(const Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+cdef uint32_t jitter_ns(const Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     """0 to JITTER/256 s, by splitmix64: two hosts that both lost a tie do not rise together.
 
     A function of seed, host and time, so that a replay of one host alone gives it again.
@@ -234,7 +235,26 @@ cdef int64_t jitter_ns(const Core* core, uint32_t slot, int64_t now_ns) noexcept
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebU
     x ^= x >> 31
-    return <int64_t>(x % (JITTER * <uint64_t>SECOND_NS // 256))
+    return <uint32_t>(x % (JITTER * <uint64_t>SECOND_NS // 256))
+
+
+cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie,
+                          int64_t now_ns) noexcept nogil:
+    """Wait a master-down time from `now_ns`, and longer by jitter since a tie both may have lost.
+
+    The jitter stays until one master has been heard for two master-down times: whoever waits
+    while others tie would else have their deadline in common, and so would who hears the
+    winner over a second family.
+    """
+    # A frame read late, from before the pump was away, does not shorten the wait after it.
+    cdef int64_t from_ns = now_ns if now_ns > core.attentive_ns else core.attentive_ns
+    cdef int64_t down_ns = vhid_master_down_ns(host)
+    if tie:
+        host.jitter_ns = jitter_ns(core, slot, now_ns)
+    elif host.jitter_ns and now_ns - host.since_ns > 2 * down_ns:
+        host.jitter_ns = 0
+    host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED)
+    engine_set_deadline(core, slot, from_ns + down_ns + host.jitter_ns)
 
 
 cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
@@ -263,16 +283,16 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     if effects & DISARM:
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0
-    if effects & (ARM_MASTER_DOWN | ARM_JITTERED | DISARM):
-        host.flags &= ~<uint32_t>MASTER_LEAVES
+        host.jitter_ns = 0
+        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED)
     if effects & (ARM_MASTER_DOWN | ARM_JITTERED):
-        # A frame read late, from before the pump was away, does not shorten the wait after it.
-        engine_set_deadline(core, slot, (now_ns if now_ns > core.attentive_ns
-                                         else core.attentive_ns) + vhid_master_down_ns(host)
-                            + (jitter_ns(core, slot, now_ns) if effects & ARM_JITTERED else 0))
+        arm_master_down(core, host, slot, effects & ARM_JITTERED, now_ns)
     if effects & ARM_SKEW and not host.flags & MASTER_LEAVES:
         host.flags |= MASTER_LEAVES
         engine_set_deadline(core, slot, now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)
+    if effects & ARM_JITTER and not host.flags & CONTESTED:
+        host.flags |= CONTESTED
+        engine_set_deadline(core, slot, now_ns + host.jitter_ns)
     apply_effects(core, slot, effects, now_ns)
     if host.state != previous or (reason and reason != host.reason):
         host.reason = reason
@@ -284,7 +304,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
     if effects & ADVERTISE:
-        host.flags &= ~<uint32_t>MASTER_LEAVES
+        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED)
         engine_schedule(core, slot, now_ns)
         engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
         # MASTER again: what it owed for having stepped down before does not count any more.
@@ -356,7 +376,7 @@ cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil:
     for slot in range(core.slots):
         host = &core.hosts[slot]
         if host.flags & IN_USE and host.state == BACKUP:
-            earliest = now_ns + vhid_master_down_ns(host)
+            earliest = now_ns + vhid_master_down_ns(host) + host.jitter_ns
             if host.deadline_ns < earliest:
                 engine_set_deadline(core, slot, earliest)
 
@@ -385,6 +405,8 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
         elif host.state == BACKUP:
             if host.deadline_ns > heard_until_ns:
                 wheel_arm(&core.wheel, slot, tick + 1)
+            elif host.flags & CONTESTED:
+                engine_event(core, slot, ON_OUR_TURN, why_our_turn(host), now_ns)
             elif host.flags & MASTER_LEAVES:
                 engine_event(core, slot, ON_MASTER_LEFT, 0, now_ns)
             else:
@@ -392,6 +414,15 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
         elif host.reason == STARTUP_DELAY:
             host.deadline_ns = 0
             engine_event(core, slot, ON_READY, STARTED, now_ns)
+
+
+cdef uint8_t why_our_turn(const VirtualHost* host) noexcept nogil:
+    """What let it take over, had it not lost a tie lately: its master's demotion, or interval."""
+    cdef const Source* master = vhid_master(host)
+    if (host.dialect == DIALECT_OPENBSD and master != NULL
+            and master.demote > vhid_demote(host)):
+        return MASTER_DEMOTED
+    return PREEMPTED
 
 
 # ------------------------------------------------------------------------------------- recording

@@ -121,6 +121,7 @@ cdef struct Checkpoint:
     uint64_t run_end
     uint64_t former_begin
     uint64_t former_end
+    uint32_t jitter_ns
     Source sources[SOURCES]
 
 cdef struct Recorder:

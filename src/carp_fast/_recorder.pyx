@@ -11,7 +11,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast._vhid cimport (
-    ANNOUNCE_ON_ORDER, ANNOUNCING, BSD_MAC, DEMOTE_TOLD, FAILED, FOREIGN, HELD, IGNORE_LINK,
+    ANNOUNCE_ON_ORDER, ANNOUNCING, BSD_MAC, CONTESTED, DEMOTE_TOLD, FAILED, FOREIGN, HELD,
+    IGNORE_LINK,
     LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PREFERRED,
     RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN,
@@ -38,7 +39,8 @@ CHECKPOINT_RECORDS = PIECES
 FLAG_WORDS = {
     "resign_after_removal": RESIGN_AFTER_REMOVAL, "leaving": LEAVING,
     "master_leaves": MASTER_LEAVES, "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
-    "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6}
+    "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6,
+    "contested": CONTESTED}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE, "verify": TO_VERIFY,
@@ -181,6 +183,7 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.tie_since_ns, to.tie_heard_ns = host.tie_since_ns, host.tie_heard_ns
     to.run_begin, to.run_end = host.run_begin, host.run_end
     to.former_begin, to.former_end = host.former_begin, host.former_end
+    to.jitter_ns = host.jitter_ns
     memcpy(to.sources, host.sources, sizeof(host.sources))
 
 
@@ -315,7 +318,7 @@ cdef dict state_dict(const Checkpoint* of):
         "heard4_ns": of.heard_ns[0], "heard6_ns": of.heard_ns[1], "answered_ns": of.answered_ns,
         "announce_at_ns": of.announce_at_ns, "tie_since_ns": of.tie_since_ns,
         "tie_heard_ns": of.tie_heard_ns, "run_begin": of.run_begin, "run_end": of.run_end,
-        "former_begin": of.former_begin, "former_end": of.former_end,
+        "former_begin": of.former_begin, "former_end": of.former_end, "jitter_ns": of.jitter_ns,
         "attentive_ns": of.attentive_ns, "sources": []}
     cdef const Source* source
     cdef int i
@@ -388,7 +391,7 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     to.tie_since_ns, to.tie_heard_ns = take("tie_since_ns", 0), take("tie_heard_ns", 0)
     to.run_begin, to.run_end = take("run_begin", 0), take("run_end", 0)
     to.former_begin, to.former_end = take("former_begin", 0), take("former_end", 0)
-    to.attentive_ns = take("attentive_ns", 0)
+    to.attentive_ns, to.jitter_ns = take("attentive_ns", 0), take("jitter_ns", 0)
     sources = take("sources", ())
     if len(sources) > SOURCES or given:
         raise ValueError(f"at most {SOURCES} sources" if not given else f"unknown: {list(given)}")

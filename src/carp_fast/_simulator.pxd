@@ -11,14 +11,15 @@ cdef enum FaultKind:
     FAULT_CRASH
     FAULT_BOOT
     FAULT_NIC                   # segment, value: 0 down, 1 up, 2 gone, 3 back
+    FAULT_SOURCE                # segment, value: families as bits that it has an address of
     FAULT_KEY                   # slot, value: 1 the other passphrase, 0 the right one
-    FAULT_SEND_ERRORS           # value: probability
+    FAULT_SEND_ERRORS           # slot: 0 IPv4, 1 IPv6; value: probability
     FAULT_NETLINK_ERRORS        # value: probability
     FAULT_SLOW_NETLINK          # value: ns for each address
     FAULT_CLOCK_STEP            # value: ns
     FAULT_ADDRESS_REMOVED       # slot, value: which address
     FAULT_ADDRESS_LOST          # slot
-    FAULT_DEMOTE                # slot, value: what is added to the advskew
+    FAULT_DEMOTE                # slot, value: what is added to the advskew or is in byte 4
     FAULT_REMOVE                # slot
     FAULT_ADD                   # slot
     FAULT_RESIGN_ALL

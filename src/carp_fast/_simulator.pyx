@@ -13,46 +13,56 @@ from carp_fast._core cimport (
     ORDER_ADD, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
 from carp_fast._prepared cimport PreparedHost
-from carp_fast._simulator_invariants cimport check_addresses, check_election, check_slot
+from carp_fast._simulator_invariants cimport (
+    check_addresses, check_election, check_families, check_slot)
 from carp_fast._simulator_network cimport (
     ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FOREIGN_THERE,
     FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS, Machine,
-    NOT_BROKEN, ORDER_ARRIVES, OURS, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED, SEGMENTS_MAX,
-    SLOT_IS_CHECKED, Slot, TRACE_FAULT, Trace, World, event_pop, event_push, frame_arrives, grown,
-    machine_now, machine_wake, random_below, random_next, trace)
+    NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED,
+    QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop,
+    event_push, frame_arrives, grown, machine_now, machine_wake, random_below, random_next, trace)
 from carp_fast._simulator_turn cimport (
-    machine_forget, machine_step, order_packed, order_push)
+    forget_slot, interface_value, machine_forget, machine_step, order_packed, order_push)
+from carp_fast._vhid cimport EXPECTS_4, EXPECTS_6
 from carp_fast._wheel cimport NOBODY
 
 FAULT_WORDS = (
-    "link", "pause", "resume", "crash", "boot", "nic", "key", "send_errors", "netlink_errors",
-    "slow_netlink", "clock_step", "address_removed", "address_lost", "demote", "remove", "add",
+    "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "send_errors",
+    "netlink_errors", "slow_netlink", "clock_step", "address_removed", "address_lost", "demote", "remove", "add",
     "resign_all", "quiet")
-LINK_WORDS = ("blocked", "loss", "duplicate", "corrupt", "replay", "forge", "late", "delay_ns")
+LINK_WORDS = (
+    "blocked", "loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect",
+    "late", "delay_ns")
 PAUSE_WORDS = ("none", "stopped", "frozen", "suspended")
 NIC_WORDS = ("down", "up", "gone", "back")
 BROKEN_WORDS = (
     "", "two_masters", "no_master", "slower_master", "still_init", "changed_while_quiet",
     "never_quiet", "address_kept", "address_missing", "foreign_removed", "not_announced",
-    "sent_by_backup", "resigned_with_addresses", "accepted_unauthentic", "changed_by_refused",
+    "sent_by_backup", "resigned_with_addresses", "sent_wrong_priority", "sent_old_counter",
+    "accepted_unauthentic", "accepted_replay", "accepted_loop", "changed_by_refused",
     "refused_genuine", "heard_too_lately", "heard_unread", "silence_unproven",
-    "preempted_wrongly", "yielded_wrongly", "queue_overflow", "reports_lost")
+    "preempted_wrongly", "yielded_wrongly", "changed_without_cause", "tie_unsettled",
+    "silence_unsaid", "silence_imagined", "queue_overflow", "reports_lost")
 TRACE_WORDS = (
     "sent", "heard", "lost", "changed", "no_room", "state", "address", "announced", "order",
-    "fault", "stalled", "checked")
+    "fault", "stalled", "checked", "family")
 ORDER_WORDS = (
     "add", "remove", "replace", "set_interface", "demote", "resign_all", "announce", "verify",
     "lose_address", "mark", "flush", "snapshot", "snapshot_interfaces")
 MAX_MACHINES, MAX_SEGMENTS, MAX_ADDRESSES = MACHINES_MAX, SEGMENTS_MAX, ADDRESSES_MAX
 ALWAYS = CERTAIN
 assert len(FAULT_WORDS) == FAULT_KINDS and len(LINK_WORDS) == LINK_FIELDS
-assert len(BROKEN_WORDS) == BROKEN_KINDS
+assert len(BROKEN_WORDS) == BROKEN_KINDS and len(TRACE_WORDS) == TRACE_KINDS
 
 cdef enum:
     BASE_DELAY_NS = 100000
     CHANGE_COST_NS = 10000          # of an address change
     ORDER_DELAY_NS = 20000000       # until Python has noticed and told
+    TICK_NS = 20000000              # of a pump
+    TOGETHER_NS = 50000             # what the ticks of aligned clocks differ by at most
     BOOTTIME_READ_NS = -40          # CLOCK_BOOTTIME read before CLOCK_MONOTONIC, never suspended
+
+cdef int64_t EPOCH_NS = 1700000000 * <int64_t>1000000000    # where wall clocks begin
 
 
 # ---------------------------------------------------------------------------------------- faults
@@ -78,8 +88,7 @@ cdef void change_nic(World* world, Machine* machine, const Fault* fault) noexcep
                 memset(machine.slots[slot].kernel, ABSENT, ADDRESSES_MAX)
     if machine.running:
         order_later(world, machine, ORDER_SET_INTERFACE, fault.segment,
-                    <int64_t>machine.nics[fault.segment].ifindex << 1
-                    | machine.nics[fault.segment].up)
+                    interface_value(&machine.nics[fault.segment]))
 
 
 cdef void pause(World* world, Machine* machine, uint8_t kind) noexcept nogil:
@@ -121,7 +130,7 @@ cdef void crash(World* world, Machine* machine) noexcept:
     machine.paused = PAUSE_NONE
     for slot in range(world.slot_count):
         memset(machine.slots[slot].kernel, ABSENT, ADDRESSES_MAX)
-        machine.slots[slot].heard_at_ns = 0
+        forget_slot(&machine.slots[slot])
         machine.slots[slot].refused = 0
         machine.slots[slot].dirty = machine.slots[slot].disturbed = False
         machine.slots[slot].owes_last = machine.slots[slot].owes_resignation = False
@@ -142,14 +151,17 @@ cdef int boot(World* world, Machine* machine) except -1:
     machine_forget(world, machine)
     machine.running = True
     machine.origin_ns = (<int64_t>random_below(&world.random, <uint64_t>1 << 55) + 1) - world.now_ns
-    machine.wall_ns = <int64_t>random_below(&world.random, <uint64_t>1 << 60)
+    if world.aligned:
+        machine.origin_ns += -machine.origin_ns % TICK_NS
+        machine.origin_ns += <int64_t>random_below(&world.random, TOGETHER_NS)
+    machine.wall_ns = EPOCH_NS - machine.origin_ns + machine.wall_error_ns
     machine.suspended_ns = machine.seen_suspended_ns = BOOTTIME_READ_NS
     machine.heard_until_ns = machine.attentive_ns = machine_now(world, machine)
     machine.clock_stepped_ns = 0
     for segment in range(world.segment_count):
         if machine.nics[segment].attached:
             order_push(world, machine, ORDER_SET_INTERFACE, segment,
-                       <int64_t>machine.nics[segment].ifindex << 1 | machine.nics[segment].up)
+                       interface_value(&machine.nics[segment]))
     for slot in range(world.slot_count):
         if machine.slots[slot].right != NULL:
             order_push(world, machine, ORDER_ADD, slot, 0)
@@ -190,16 +202,21 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
         boot(world, machine)
     elif kind == FAULT_NIC:
         change_nic(world, machine, fault)
+    elif kind == FAULT_SOURCE:
+        machine.nics[fault.segment].sources = <uint8_t>fault.value
+        order_now(world, machine, ORDER_SET_INTERFACE, fault.segment,
+                  interface_value(&machine.nics[fault.segment]))
     elif kind == FAULT_KEY:
         order_now(world, machine, ORDER_REPLACE, fault.slot, fault.value)
     elif kind == FAULT_SEND_ERRORS:
-        machine.send_error = <uint32_t>fault.value
+        machine.send_error[fault.slot & 1] = <uint32_t>fault.value
     elif kind == FAULT_NETLINK_ERRORS:
         machine.netlink_error = <uint32_t>fault.value
     elif kind == FAULT_SLOW_NETLINK:
         machine.change_cost_ns = fault.value
     elif kind == FAULT_CLOCK_STEP:
         machine.wall_ns += fault.value
+        machine.wall_error_ns += fault.value
         machine.clock_stepped_ns = machine_now(world, machine)
     elif kind == FAULT_ADDRESS_REMOVED:
         remove_address(world, machine, fault)
@@ -261,13 +278,14 @@ cdef class Simulator:
 
     random: the seed of what happens by chance; slots: how many virtual hosts, numbered alike on
     every machine; socket_room: frames that a socket keeps; batch, slices, changes: the limits of
-    one turn (frames a slice, slices, addresses a batch), 256, 16 and 128 in the pump.
+    one turn (frames a slice, slices, addresses a batch), 256, 16 and 128 in the pump; aligned:
+    the machines' clocks tick within 50 us of each other, so that what is due is sent together.
     Raises ValueError for what is out of range.
     """
 
     def __cinit__(self, uint64_t random, uint32_t machines, uint32_t segments, uint32_t slots, *,
                   uint32_t socket_room=4096, uint32_t batch=256, uint32_t slices=16,
-                  uint32_t changes=128, bint tracing=False):
+                  uint32_t changes=128, bint aligned=False, bint tracing=False):
         if not 1 <= machines <= MACHINES_MAX or not 1 <= segments <= SEGMENTS_MAX:
             raise ValueError(f"at most {MACHINES_MAX} machines on {SEGMENTS_MAX} segments")
         if not slots or not socket_room or not batch or not slices or not 1 <= changes <= 128:
@@ -277,17 +295,20 @@ cdef class Simulator:
         if self.world == NULL:
             raise MemoryError("world")
         cdef World* world = self.world
-        world.random, world.tracing = random, tracing
+        world.random, world.tracing, world.aligned = random, tracing, aligned
         world.machine_count, world.segment_count, world.slot_count = machines, segments, slots
         world.socket_room, world.batch, world.slices = socket_room, batch, slices
         world.changes = changes
         world.frame_free = NOBODY
         world.slot_segment = <uint8_t*>calloc(slots, 1)
         world.slot_vhid = <uint8_t*>calloc(slots, 1)
-        world.slot_quiet = <uint8_t*>calloc(slots, 1)
+        world.slot_families = <uint8_t*>calloc(slots, 1)
+        world.slot_crossings = <uint8_t*>calloc(slots, 1)
+        world.slot_rest = <uint8_t*>calloc(slots, 1)
         world.slot_disturbed_ns = <int64_t*>calloc(slots, sizeof(int64_t))
         world.machines = <Machine*>calloc(machines, sizeof(Machine))
-        if (world.slot_segment == NULL or world.slot_vhid == NULL or world.slot_quiet == NULL
+        if (world.slot_segment == NULL or world.slot_vhid == NULL or world.slot_families == NULL
+                or world.slot_crossings == NULL or world.slot_rest == NULL
                 or world.slot_disturbed_ns == NULL or world.machines == NULL):
             raise MemoryError("world")
         self.open_machines()
@@ -326,7 +347,9 @@ cdef class Simulator:
             free(world.machines)
         free(world.slot_segment)
         free(world.slot_vhid)
-        free(world.slot_quiet)
+        free(world.slot_families)
+        free(world.slot_crossings)
+        free(world.slot_rest)
         free(world.slot_disturbed_ns)
         free(world.events)
         free(world.frames)
@@ -339,13 +362,17 @@ cdef class Simulator:
             raise ValueError(f"machine {number} of {self.world.machine_count}")
         return &self.world.machines[number]
 
-    def attach(self, uint32_t machine, uint32_t segment, bytes source) -> None:
-        """Put a machine on a segment, with a 4-byte address; its link is up."""
-        if segment >= self.world.segment_count or len(source) != 4:
-            raise ValueError(f"segment {segment} of {self.world.segment_count}, 4 bytes of address")
+    def attach(self, uint32_t machine, uint32_t segment, bytes source, bytes source6,
+               bint forwards6=False) -> None:
+        """Put a machine on a segment, with a 4- and a 16-byte address; its link is up."""
+        if segment >= self.world.segment_count or len(source) != 4 or len(source6) != 16:
+            raise ValueError(f"segment {segment} of {self.world.segment_count}, "
+                             "4 and 16 bytes of address")
         nic = &self.machine(machine).nics[segment]
         nic.ifindex, nic.up, nic.attached = <int>(2 + segment), 1, 1
+        nic.sources, nic.forwards6 = OVER_4 | OVER_6, forwards6
         memcpy(nic.source, <const char*>source, 4)
+        memcpy(nic.source6, <const char*>source6, 16)
         memcpy(nic.mac, b"\x02\0", 2)
         memcpy(nic.mac + 2, <const char*>source, 4)
 
@@ -368,6 +395,9 @@ cdef class Simulator:
         for which in foreign:
             place.kernel[<uint32_t>which % ADDRESSES_MAX] = FOREIGN_THERE
         world.slot_segment[slot], world.slot_vhid[slot] = <uint8_t>segment, right.host.vhid
+        world.slot_families[slot] = (
+            (OVER_4 if right.host.flags & EXPECTS_4 else 0)
+            | (OVER_6 if right.host.flags & EXPECTS_6 else 0))
         world.slot_of[segment][right.host.vhid] = slot + 1
         self.kept += [right, other]
 
@@ -414,6 +444,8 @@ cdef class Simulator:
         cdef uint32_t number, slot
         for slot in range(world.slot_count):
             check_election(world, slot)
+            if world.slot_rest[slot] == QUIET:
+                check_families(world, slot)
             for number in range(world.machine_count):
                 machine = &world.machines[number]
                 if machine.running and machine.slots[slot].right != NULL:

@@ -4,12 +4,22 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from carp_fast._core cimport Report
 from carp_fast._simulator_network cimport Frame, Machine, World
+from carp_fast._simulator_rules cimport Expected
+from carp_fast._wire cimport Verdict
 
 cdef void mark_dirty(Machine* machine, uint32_t slot) noexcept nogil
-cdef bint keeps_backup(const Machine* machine, const Frame* frame) noexcept nogil
 cdef void on_state(World* world, Machine* machine, const Report* report) noexcept nogil
-cdef void check_sending(World* world, Machine* machine, uint32_t slot,
-                        const uint8_t* carp) noexcept nogil
+cdef void on_family(World* world, Machine* machine, const Report* report) noexcept nogil
+cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t state, bint keeps,
+                   bint leaves, Expected expected, int64_t at_ns, int64_t arrived_ns) noexcept nogil
+cdef void on_refused(World* world, Machine* machine, const Frame* frame, Verdict verdict,
+                     Expected expected, int64_t at_ns) noexcept nogil
+cdef bint keeps_backup(const Machine* machine, const Frame* frame) noexcept nogil
+cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept nogil
+cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint32_t which,
+                             const uint8_t* frame, uint32_t length) noexcept nogil
+cdef void check_announced(World* world, Machine* machine, uint32_t slot) noexcept nogil
 cdef void check_addresses(World* world, Machine* machine, uint32_t slot) noexcept nogil
 cdef void check_slot(World* world, uint32_t slot) noexcept nogil
-cdef void check_election(World* world, uint32_t slot) noexcept nogil
+cdef bint check_election(World* world, uint32_t slot) noexcept nogil
+cdef void check_families(World* world, uint32_t slot) noexcept nogil

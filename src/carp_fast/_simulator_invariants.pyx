@@ -1,41 +1,61 @@
 """What must hold in a simulated world: at each step of a machine, and once faults are over.
 
 Compares what an engine did with what the world knows without it: who sent a frame, whose key it
-bears, when it arrived, which addresses the kernel has, who can hear whom. The rules are those of
-protocol and election alone, written here a second time; of the engine only a host's interval and
-master-down time are asked. The first rule that does not hold ends the run. IPv4 and the dialect
-ucarp; another dialect brings its own `precedes` and `least_master_down_ns`.
+bears, when it arrived, which addresses the kernel has, who can hear whom. The rules of election
+and replay are those of _simulator_rules.pyx. The first rule that does not hold ends the run.
+
+Two machines are *connected* for a virtual host when they hear each other, both ways over the same
+one of its families. A part of a segment is judged when all in it are connected with all others
+in it, and none of them hears a machine outside: it must have exactly one MASTER.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
-from carp_fast._core cimport Report
+from carp_fast._core cimport FAMILY_SILENT, Report
 from carp_fast._simulator_network cimport (
-    ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, Arrival, CHANGED_WHILE_QUIET, FOREIGN_THERE, Frame,
-    HEARD_TOO_LATELY, HEARD_UNREAD, LINK_BLOCKED, Machine, NEVER_QUIET, NOT_ANNOUNCED, NO_MASTER,
-    OURS, PAUSE_NONE, PREEMPTED_WRONGLY, RESIGNED_WITH_ADDRESSES, SENT_BY_BACKUP,
-    SILENCE_UNPROVEN, SLOT_IS_CHECKED, SLOWER_MASTER, STILL_INIT, Slot, TRACE_CHECKED,
-    TRACE_STATE, TWO_MASTERS, World, YIELDED_WRONGLY, broken, event_push, machine_number,
-    nic_works, trace)
+    ABSENT, ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, ADDRESS_KEPT, ADDRESS_MISSING,
+    Arrival, CHANGED_WHILE_QUIET, CHANGED_WITHOUT_CAUSE, EVERYBODY, FOREIGN_THERE, Frame,
+    HEARD_TOO_LATELY, HEARD_UNREAD, LINK_BLOCKED, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED,
+    NO_MASTER, Nic, OURS, OVER_4, OVER_6, PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE,
+    RESIGNED_WITH_ADDRESSES, RESTLESS, SENT_BY_BACKUP, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY,
+    SILENCE_IMAGINED, SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, STILL_INIT,
+    Slot, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
+    YIELDED_WRONGLY, broken, event_push, family_bit, machine_number, nic_works, trace)
+from carp_fast._simulator_rules cimport (
+    EITHER, Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
+    rule_interval, rule_learn, rule_least_master_down_ns, rule_least_skew_ns, rule_leaves,
+    rule_may_preempt, rule_more_demoted, rule_replaces, rule_replay, rule_yields)
 from carp_fast._vhid cimport (
-    ADDRESS_LOST, BACKUP, DEMOTED_ADVSKEW, FASTER_MASTER, INIT, IN_USE, MANAGE_ADDRESSES, MASTER,
-    MASTER_DOWN, PREEMPTED, PREEMPT_ALWAYS, PREEMPT_NEVER, RESIGNED, SECOND_NS, SEND_DEMOTED,
-    TIE_LOST, VirtualHost, vhid_advskew, vhid_interval, vhid_interval_ns, vhid_master_down,
-    vhid_master_down_ns)
+    ADDRESS_LOST, Address, BACKUP, DIALECT_UCARP, EXPECTS_4, EXPECTS_6, FASTER_MASTER, INIT,
+    IN_USE, LESS_DEMOTED_MASTER, MANAGE_ADDRESSES, MASTER, MASTER_DEMOTED, MASTER_DOWN,
+    MASTER_RESIGNED, Output, PREEMPTED, RESIGNED, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4,
+    SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
+from carp_fast._wire cimport (
+    ARP_FRAME_LENGTH, BAD_DESTINATION, LOOP, NA_FRAME_LENGTH, REPLAY, Verdict)
 
 cdef int64_t MS_NS = 1000000
 cdef int64_t SLACK_NS = 50 * 1000000            # for ticks, delays and turns, in every bound
 cdef int64_t CLOCK_SLACK_NS = 25 * 1000000      # what a stepped wall clock may do to a deadline
 cdef int64_t CLOCK_STEPPED_NS = 10 * <int64_t>SECOND_NS     # ... and for how long
 cdef int64_t NEVER_NS = 300 * <int64_t>SECOND_NS            # without rest for so long: broken
+cdef int64_t JITTER_NS = 16 * <int64_t>SECOND_NS // 256     # that a BSD's tie may add to a wait
+cdef uint8_t CROSSINGS_MAX = 12                 # ties lost by both sides, until it is no accident
 
 
-cdef int64_t least_master_down_ns(const VirtualHost* host) noexcept nogil:
-    """The master-down time without demotion: it is never shorter. 1/256 s as in ucarp."""
-    cdef uint32_t least = <uint32_t>host.dead_ratio * host.advbase * 256 + host.advskew
-    if host.advbase == 0:
-        least = <uint32_t>host.dead_ratio * host.advskew
-    return <int64_t>least * SECOND_NS // 256
+# -------------------------------------------------------------------------------- of one machine
+
+cdef void mark_dirty(Machine* machine, uint32_t slot) noexcept nogil:
+    if not machine.slots[slot].dirty:
+        machine.slots[slot].dirty = True
+        machine.dirty[machine.dirty_count] = slot
+        machine.dirty_count += 1
+
+
+cdef int64_t clock_slack_ns(const Machine* machine, int64_t at_ns) noexcept nogil:
+    if machine.clock_stepped_ns and at_ns - machine.clock_stepped_ns < CLOCK_STEPPED_NS:
+        return CLOCK_SLACK_NS
+    return 0
 
 
 cdef void check_silence(World* world, Machine* machine, uint32_t slot,
@@ -43,11 +63,10 @@ cdef void check_silence(World* world, Machine* machine, uint32_t slot,
     """It rose for silence: nobody was heard, and it did listen, for a whole master-down time."""
     cdef Slot* known = &machine.slots[slot]
     cdef const Arrival* arrival
+    cdef const Frame* frame
     cdef uint32_t i, number = machine_number(world, machine)
-    cdef int64_t wait_ns = least_master_down_ns(&machine.core.hosts[slot])
-    cdef int64_t slack_ns = 0
-    if machine.clock_stepped_ns and at_ns - machine.clock_stepped_ns < CLOCK_STEPPED_NS:
-        slack_ns = CLOCK_SLACK_NS
+    cdef int64_t wait_ns = rule_least_master_down_ns(known)
+    cdef int64_t slack_ns = clock_slack_ns(machine, at_ns)
     if at_ns - machine.attentive_ns < wait_ns:
         broken(world, SILENCE_UNPROVEN, number, slot, at_ns - machine.attentive_ns)
     if known.heard_at_ns and at_ns - known.heard_at_ns < wait_ns - slack_ns:
@@ -56,65 +75,225 @@ cdef void check_silence(World* world, Machine* machine, uint32_t slot,
         return
     for i in range(machine.socket_count):
         arrival = &machine.socket[(machine.socket_head + i) % world.socket_room]
-        if (arrival.at_ns < known.heard_at_ns + wait_ns - slack_ns
-                and world.frames[arrival.frame].slot == slot
-                and keeps_backup(machine, &world.frames[arrival.frame])):
+        frame = &world.frames[arrival.frame]
+        if (arrival.at_ns < known.heard_at_ns + wait_ns - slack_ns and frame.slot == slot
+                and frame.sender != number and keeps_backup(machine, frame)
+                and is_addressed(machine, frame)
+                and rule_replay(known, &machine.core.hosts[slot], frame,
+                                arrival.at_ns) == TO_BE_TAKEN):
             broken(world, HEARD_UNREAD, number, slot, at_ns - arrival.at_ns)
 
 
 cdef bint keeps_backup(const Machine* machine, const Frame* frame) noexcept nogil:
     """Whether the frame is genuine, and its master advertises often enough for this host."""
-    cdef const uint8_t* carp = frame.bytes + 34
     return (frame.key == machine.slots[frame.slot].key
-            and carp[5] * 256 + carp[2] <= <int>vhid_master_down(&machine.core.hosts[frame.slot]))
+            and not rule_leaves(frame, &machine.core.hosts[frame.slot]))
 
 
-cdef bint precedes(const uint8_t* one, const uint8_t* other) noexcept nogil:
-    """Whether an IPv4 address wins a tie in ucarp: the lower, its last octet counting most."""
-    cdef int i
-    for i in range(3, -1, -1):
-        if one[i] != other[i]:
-            return one[i] < other[i]
-    return False
+cdef bint has_source(const Machine* machine, const Frame* frame) noexcept nogil:
+    """Whether the engine knows of an address of the frame's family."""
+    if frame.family == 4:
+        return machine.core.interfaces[frame.segment].has_source
+    return machine.core.interfaces[frame.segment].has_source6
 
+
+cdef bint is_addressed(const Machine* machine, const Frame* frame) noexcept nogil:
+    """Whether the engine knows that it has the address that a unicast goes to."""
+    return frame.to == EVERYBODY or has_source(machine, frame)
+
+
+cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t state, bint keeps,
+                   bint leaves, Expected expected, int64_t at_ns,
+                   int64_t arrived_ns) noexcept nogil:
+    """The engine took a frame; `state` and what the frame means are from before."""
+    cdef uint32_t number = machine_number(world, machine)
+    cdef Slot* known = &machine.slots[frame.slot]
+    cdef bint own = frame.sender == number and not frame.strange
+    cdef uint8_t* keeper = &known.keeper[frame.family == 6]
+    cdef uint8_t sender = 255 if frame.strange else <uint8_t>(frame.sender + 1)
+    world.tally.heard += 1
+    if frame.key != known.key:
+        broken(world, ACCEPTED_UNAUTHENTIC, number, frame.slot, frame.sender)
+        return
+    if state == BACKUP:
+        note_permission(machine, frame)
+    if (own and has_source(machine, frame) and known.latest
+            and known.latest <= rule_counter(frame) <= known.counter):
+        broken(world, ACCEPTED_LOOP, number, frame.slot, <int64_t>rule_counter(frame))
+    if expected == TO_BE_REFUSED:
+        broken(world, ACCEPTED_REPLAY, number, frame.slot, frame.sender)
+    rule_learn(known, frame, True, at_ns)
+    known.family_at_ns[frame.family == 6] = at_ns
+    if state == BACKUP and keeps and not own:
+        known.heard_at_ns = arrived_ns
+        known.left_at_ns = 0
+    elif state == BACKUP and leaves:
+        if keeper[0] and keeper[0] != 255 and keeper[0] != sender:
+            return                                      # it was not the master
+        if known.left_at_ns == 0:
+            known.left_at_ns = at_ns
+    if state != INIT or keeper[0] == 0:
+        keeper[0] = sender
+
+
+cdef void note_permission(Machine* machine, const Frame* frame) noexcept nogil:
+    """What the frame would let a BACKUP do at once, that lost a tie and waits its jitter first."""
+    cdef Slot* known = &machine.slots[frame.slot]
+    cdef const VirtualHost* host = &machine.core.hosts[frame.slot]
+    if rule_may_preempt(known, host, frame):
+        known.may_take_over = PREEMPTED
+    elif rule_more_demoted(known, host, frame):
+        known.may_take_over = MASTER_DEMOTED
+    elif not rule_leaves(frame, host):
+        known.may_take_over = 0
+
+
+cdef void on_refused(World* world, Machine* machine, const Frame* frame, Verdict verdict,
+                     Expected expected, int64_t at_ns) noexcept nogil:
+    """The engine refused a frame: a genuine one only as its own, or as sent before."""
+    cdef uint32_t number = machine_number(world, machine)
+    cdef Slot* known = &machine.slots[frame.slot]
+    cdef bint allowed = frame.strange
+    world.tally.rejected += 1
+    if frame.key != known.key or not machine.core.hosts[frame.slot].flags & IN_USE:
+        return
+    if verdict == LOOP:
+        allowed |= frame.sender == number
+    elif verdict == REPLAY:
+        allowed |= expected != TO_BE_TAKEN
+        rule_learn(known, frame, False, at_ns)
+    elif verdict == BAD_DESTINATION:
+        allowed |= not is_addressed(machine, frame)
+    if not allowed:
+        broken(world, REFUSED_GENUINE, number, frame.slot, verdict)
+
+
+# ------------------------------------------------------------------------------ changes of state
 
 cdef void on_state(World* world, Machine* machine, const Report* report) noexcept nogil:
     cdef uint32_t slot = report.slot, number = machine_number(world, machine)
-    cdef uint32_t theirs = report.peer_advbase * 256 + report.peer_advskew
     cdef Slot* known = &machine.slots[slot]
-    cdef const VirtualHost* host = &machine.core.hosts[slot]
     trace(world, TRACE_STATE, number, slot, report.state, report.reason)
     if report.state == report.previous:
         return
-    if world.slot_quiet[slot]:
+    if world.slot_rest[slot] == QUIET:
         broken(world, CHANGED_WHILE_QUIET, number, slot, report.reason)
     mark_dirty(machine, slot)
     known.state = report.state
     known.owes_announcement = report.state == MASTER
+    known.told = 0
+    if report.state == INIT:
+        known.lost_tie = False
     if report.state == MASTER:
         known.owes_last = known.owes_resignation = False
         world.tally.take_overs += 1
-        if report.reason == MASTER_DOWN:
-            check_silence(world, machine, slot, report.at_ns)
-        elif report.reason == PREEMPTED and (
-                host.preempt == PREEMPT_NEVER or theirs <= vhid_interval(host)):
-            broken(world, PREEMPTED_WRONGLY, number, slot, theirs)
+        on_rise(world, machine, report)
+        known.left_at_ns = 0
     elif report.previous == MASTER:
         known.owes_last = report.reason == FASTER_MASTER
         known.owes_resignation = report.reason == RESIGNED or report.reason == ADDRESS_LOST
-        if report.reason == FASTER_MASTER and theirs >= vhid_interval(host):
-            broken(world, YIELDED_WRONGLY, number, slot, theirs)
-        if report.reason == TIE_LOST and not precedes(report.peer, host.source4):
-            broken(world, YIELDED_WRONGLY, number, slot, theirs)
+        on_fall(world, machine, report)
 
 
-cdef void check_sending(World* world, Machine* machine, uint32_t slot,
-                        const uint8_t* carp) noexcept nogil:
-    """A MASTER advertises, and who has just left it says so once; a BACKUP is silent."""
+cdef bint is_cause(const Machine* machine, uint32_t slot) noexcept nogil:
+    """Whether a genuine frame of the slot is being received."""
+    return (machine.cause != NULL and machine.cause.slot == slot
+            and machine.cause.key == machine.slots[slot].key)
+
+
+cdef void on_rise(World* world, Machine* machine, const Report* report) noexcept nogil:
+    """It became MASTER: for silence, or for a frame that lets it."""
+    cdef uint32_t slot = report.slot, number = machine_number(world, machine)
+    cdef Slot* known = &machine.slots[slot]
+    cdef const VirtualHost* host = &machine.core.hosts[slot]
+    cdef bint by_frame = report.reason == PREEMPTED or report.reason == MASTER_DEMOTED
+    if known.lost_tie and machine.cause == NULL and report.reason == known.may_take_over:
+        return
+    if by_frame != is_cause(machine, slot) or by_frame != (machine.cause != NULL):
+        broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
+    elif report.reason == MASTER_DOWN:
+        check_silence(world, machine, slot, report.at_ns)
+    elif report.reason == MASTER_RESIGNED:
+        if not known.left_at_ns or (report.at_ns - known.left_at_ns
+                                    + clock_slack_ns(machine, report.at_ns)
+                                    < rule_least_skew_ns(known)):
+            broken(world, HEARD_TOO_LATELY, number, slot, report.at_ns - known.left_at_ns)
+    elif report.reason == PREEMPTED:
+        if not rule_may_preempt(known, host, machine.cause):
+            broken(world, PREEMPTED_WRONGLY, number, slot, report.reason)
+    elif report.reason == MASTER_DEMOTED:
+        if not rule_more_demoted(known, host, machine.cause):
+            broken(world, PREEMPTED_WRONGLY, number, slot, report.reason)
+    else:
+        broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
+
+
+cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept nogil:
+    """It is MASTER no more: it yielded to a frame, or was told to."""
+    cdef uint32_t slot = report.slot, number = machine_number(world, machine)
+    cdef bint yielded = (report.reason == FASTER_MASTER or report.reason == TIE_LOST
+                         or report.reason == LESS_DEMOTED_MASTER)
+    if yielded != is_cause(machine, slot) or yielded != (machine.cause != NULL):
+        broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
+    elif yielded and not rule_yields(&machine.slots[slot], &machine.core.hosts[slot],
+                                     machine.cause, report.reason):
+        broken(world, YIELDED_WRONGLY, number, slot, report.reason)
+    if report.reason == TIE_LOST and machine.core.hosts[slot].dialect != DIALECT_UCARP:
+        machine.slots[slot].lost_tie = True
+        machine.slots[slot].may_take_over = 0
+        note_crossing(world, number, slot)
+
+
+cdef void note_crossing(World* world, uint32_t number, uint32_t slot) noexcept nogil:
+    """On a BSD the hearer yields: where advertisements cross, both do, and nobody is left.
+
+    Then silence decides once more, and jitter that they do not rise together again: the time
+    that the slot has begins anew, a few times at most.
+    """
+    cdef uint32_t other, peers = connected(world, number, slot)
+    if not is_judged(world, slot, peers):
+        return
+    for other in range(world.machine_count):
+        if peers >> other & 1 and world.machines[other].core.hosts[slot].state == MASTER:
+            return
+    world.tally.crossed_ties += 1
+    world.slot_disturbed_ns[slot] = world.now_ns + JITTER_NS
+    if world.quiet_ns and world.now_ns > world.disturbed_ns:
+        world.slot_crossings[slot] += 1
+        if world.slot_crossings[slot] > CROSSINGS_MAX:
+            broken(world, TIE_UNSETTLED, number, slot, world.slot_crossings[slot])
+
+
+cdef void on_family(World* world, Machine* machine, const Report* report) noexcept nogil:
+    """One family of two is said to be silent, or heard again."""
+    cdef uint32_t slot = report.slot, number = machine_number(world, machine)
+    cdef const Slot* known = &machine.slots[slot]
+    cdef uint8_t family = <uint8_t>report.value
+    cdef bint silent = report.kind == FAMILY_SILENT
+    cdef int64_t heard_ns = known.family_at_ns[family == 6]
+    trace(world, TRACE_FAMILY, number, slot, family, silent)
+    world.tally.silent_families += silent
+    if not is_cause(machine, slot) or (machine.cause.family == family) == silent:
+        broken(world, CHANGED_WITHOUT_CAUSE, number, slot, family)
+    elif silent and heard_ns and report.at_ns - heard_ns < rule_least_master_down_ns(known):
+        broken(world, SILENCE_IMAGINED, number, slot, report.at_ns - heard_ns)
+
+
+# -------------------------------------------------------------------------------- what it sends
+
+cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept nogil:
+    """A MASTER advertises, and who has just left it says so once; a BACKUP is silent.
+
+    Every output says the same, as configured and demoted, each with a counter of its own.
+    """
     cdef Slot* known = &machine.slots[slot]
     cdef VirtualHost* host = &machine.core.hosts[slot]
     cdef uint32_t i, number = machine_number(world, machine)
-    if carp[2] == 255 and carp[5] == 255:
+    cdef const Output* output
+    cdef const uint8_t* carp = host.block.outputs[0].frame + host.block.outputs[0].carp_at
+    cdef bint resigns = carp[2] == 255 and carp[5] == 255
+    cdef uint64_t counter
+    if resigns:
         if not known.owes_resignation:
             broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
         known.owes_resignation = False
@@ -125,6 +304,64 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot,
         if not known.owes_last:
             broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
         known.owes_last = False
+    known.latest = 0
+    for i in range(host.block.output_count):
+        output = &host.block.outputs[i]
+        carp = output.frame + output.carp_at
+        if carp[4] != rule_demote(known, host) or not resigns and (
+                carp[5] != known.right.advbase or carp[2] != rule_advskew(known, host)):
+            broken(world, SENT_WRONG_PRIORITY, number, slot,
+                   <int64_t>carp[4] << 16 | <int64_t>carp[5] << 8 | carp[2])
+        counter = counter_of(carp)
+        if counter <= known.counter:
+            broken(world, SENT_OLD_COUNTER, number, slot, <int64_t>counter)
+        known.counter = counter
+        known.latest = known.latest if known.latest else counter
+
+
+cdef inline uint64_t counter_of(const uint8_t* carp) noexcept nogil:
+    cdef uint64_t counter = 0
+    cdef int i
+    for i in range(8, 16):
+        counter = counter << 8 | carp[i]
+    return counter
+
+
+cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint32_t which,
+                             const uint8_t* frame, uint32_t length) noexcept nogil:
+    """A gratuitous ARP, or an unsolicited NA: the address, and the MAC that has it."""
+    cdef const Nic* nic = &machine.nics[world.slot_segment[slot]]
+    cdef const Address* address = &machine.core.hosts[slot].block.addresses[which]
+    cdef bint good
+    if address.family == 4:
+        good = (length == ARP_FRAME_LENGTH and frame[12] == 8 and frame[13] == 6
+                and frame[0] == 255 and memcmp(frame + 22, nic.mac, 6) == 0
+                and memcmp(frame + 28, address.bytes, 4) == 0
+                and memcmp(frame + 38, address.bytes, 4) == 0)
+    else:
+        good = (length == NA_FRAME_LENGTH and frame[12] == 0x86 and frame[13] == 0xdd
+                and frame[21] == 255 and frame[54] == 136
+                and frame[58] == (0xa0 if nic.forwards6 else 0x20)
+                and memcmp(frame + 62, address.bytes, 16) == 0
+                and memcmp(frame + 80, nic.mac, 6) == 0)
+    if not good:
+        broken(world, NOT_ANNOUNCED, machine_number(world, machine), slot, which)
+    machine.slots[slot].told |= <uint32_t>1 << which
+
+
+cdef void check_announced(World* world, Machine* machine, uint32_t slot) noexcept nogil:
+    """An announcement is out: has every address been told since the host became MASTER?
+
+    It may be the rest of one that was begun before it stepped down and rose again.
+    """
+    cdef const VirtualHost* host = &machine.core.hosts[slot]
+    cdef Slot* known = &machine.slots[slot]
+    cdef uint32_t i
+    cdef bint owes = False
+    for i in range(host.block.address_count):
+        if not known.told >> i & 1 and not host.block.addresses[i].flags & RETIRED:
+            owes = True
+    known.owes_announcement = owes
 
 
 cdef void check_addresses(World* world, Machine* machine, uint32_t slot) noexcept nogil:
@@ -147,79 +384,150 @@ cdef void check_addresses(World* world, Machine* machine, uint32_t slot) noexcep
         broken(world, NOT_ANNOUNCED, number, slot, 0)
 
 
-cdef void mark_dirty(Machine* machine, uint32_t slot) noexcept nogil:
-    if not machine.slots[slot].dirty:
-        machine.slots[slot].dirty = True
-        machine.dirty[machine.dirty_count] = slot
-        machine.dirty_count += 1
-
-# ------------------------------------------------------------------------- once faults are over
+# --------------------------------------------------------------------------- once faults are over
 
 cdef bint takes_part(const World* world, uint32_t number, uint32_t slot) noexcept nogil:
     """Whether this machine could be MASTER of the slot: nothing keeps it from it."""
     cdef const Machine* machine = &world.machines[number]
-    return (nic_works(machine, world.slot_segment[slot]) and machine.paused == PAUSE_NONE
+    cdef uint32_t segment = world.slot_segment[slot]
+    return (nic_works(machine, segment) and machine.paused == PAUSE_NONE
+            and not world.slot_families[slot] & ~machine.nics[segment].sources
             and machine.slots[slot].right != NULL and machine.core.hosts[slot].flags & IN_USE
             and machine.core.hosts[slot].reason != RESIGNED)
 
 
+cdef uint8_t open_to(const World* world, uint32_t slot, uint32_t sender,
+                     uint32_t receiver) noexcept nogil:
+    """The slot's families that get from one machine to another, as bits."""
+    cdef const Link* link = &world.links[world.slot_segment[slot]][sender][receiver]
+    return world.slot_families[slot] & ~<uint8_t>link.fields[LINK_BLOCKED]
+
+
 cdef uint32_t connected(const World* world, uint32_t number, uint32_t slot) noexcept nogil:
-    """The machines that take part and that this one hears and is heard by, as bits; itself too."""
-    cdef uint32_t segment = world.slot_segment[slot], other, found = 0
+    """The machines that take part and are connected with this one, as bits; itself too."""
+    cdef uint32_t other, found = 0
     for other in range(world.machine_count):
-        if takes_part(world, other, slot) and (other == number or not (
-                world.links[segment][number][other].fields[LINK_BLOCKED]
-                or world.links[segment][other][number].fields[LINK_BLOCKED])):
+        if takes_part(world, other, slot) and (other == number or (
+                open_to(world, slot, number, other) & open_to(world, slot, other, number))):
             found |= <uint32_t>1 << other
     return found
 
 
-cdef void check_election(World* world, uint32_t slot) noexcept nogil:
-    """Of machines that hear each other exactly one is MASTER, and the fastest that may preempt."""
-    cdef uint32_t number, other, peers, masters, seen = 0
-    cdef const VirtualHost* host
-    cdef const VirtualHost* master
+cdef bint is_judged(const World* world, uint32_t slot, uint32_t peers) noexcept nogil:
+    """Whether all of a part are connected with each other, and hear nobody else."""
+    cdef uint32_t number, other
+    for number in range(world.machine_count):
+        if not peers >> number & 1:
+            continue
+        if connected(world, number, slot) != peers:
+            return False
+        for other in range(world.machine_count):
+            if (not peers >> other & 1 and takes_part(world, other, slot)
+                    and open_to(world, slot, other, number)):
+                return False
+    return True
+
+
+cdef void check_part(World* world, uint32_t slot, uint32_t peers) noexcept nogil:
+    """Exactly one of them is MASTER, and none that must replace it is BACKUP."""
+    cdef uint32_t other, masters = 0, which = 0
+    cdef const Machine* machine
+    for other in range(world.machine_count):
+        if not peers >> other & 1:
+            continue
+        machine = &world.machines[other]
+        if machine.core.hosts[slot].state == INIT:
+            broken(world, STILL_INIT, other, slot, machine.core.hosts[slot].reason)
+        if machine.core.hosts[slot].state == MASTER:
+            masters += 1
+            which = other
+            trace(world, TRACE_CHECKED, other, slot, other, 0)
+    world.tally.judged += 1
+    if masters != 1:
+        for other in range(world.machine_count):
+            if peers >> other & 1:
+                broken(world, TWO_MASTERS if masters else NO_MASTER, other, slot, masters)
+        return
+    for other in range(world.machine_count):
+        machine = &world.machines[other]
+        if peers >> other & 1 and other != which and rule_replaces(
+                &machine.slots[slot], &machine.core.hosts[slot],
+                &world.machines[which].slots[slot], &world.machines[which].core.hosts[slot]):
+            broken(world, SLOWER_MASTER, other, slot, which)
+
+
+cdef bint check_election(World* world, uint32_t slot) noexcept nogil:
+    """Of machines that hear each other exactly one is MASTER, and the first of those that may.
+
+    Whether all of the slot could be judged.
+    """
+    cdef uint32_t number, peers, seen = 0
+    cdef bint all_judged = True
     for number in range(world.machine_count):
         if seen >> number & 1 or not takes_part(world, number, slot):
             continue
         peers = connected(world, number, slot)
         seen |= peers
-        masters = 0
-        master = NULL
+        if is_judged(world, slot, peers):
+            check_part(world, slot, peers)
+        else:
+            all_judged = False
+    return all_judged
+
+
+cdef void check_families(World* world, uint32_t slot) noexcept nogil:
+    """Long after the faults: a BACKUP has said which family of its master is silent, and no other.
+    """
+    cdef uint32_t number, other, expected
+    cdef const VirtualHost* host
+    if world.slot_families[slot] != OVER_4 | OVER_6:
+        return
+    for number in range(world.machine_count):
+        host = &world.machines[number].core.hosts[slot]
+        if not takes_part(world, number, slot) or host.state != BACKUP:
+            continue
         for other in range(world.machine_count):
-            if not peers >> other & 1:
+            if (other == number or not takes_part(world, other, slot)
+                    or world.machines[other].core.hosts[slot].state != MASTER):
                 continue
-            host = &world.machines[other].core.hosts[slot]
-            if host.state == INIT:
-                broken(world, STILL_INIT, other, slot, host.reason)
-            if host.state == MASTER:
-                masters += 1
-                master = host
-                trace(world, TRACE_CHECKED, other, slot, other, 0)
-        if masters != 1:
-            broken(world, TWO_MASTERS if masters else NO_MASTER, number, slot, masters)
-            return
+            expected = 0
+            if not open_to(world, slot, other, number) & OVER_4:
+                expected |= SILENT_4
+            if not open_to(world, slot, other, number) & OVER_6:
+                expected |= SILENT_6
+            if expected != SILENT_4 | SILENT_6 and host.flags & (SILENT_4 | SILENT_6) != expected:
+                broken(world, SILENCE_UNSAID, number, slot, host.flags & (SILENT_4 | SILENT_6))
+
+
+cdef bint may_tie_over_6(const World* world, uint32_t slot) noexcept nogil:
+    """Whether IPv4 cannot decide every tie, between machines that have both families."""
+    cdef uint32_t one, other
+    if world.slot_families[slot] != OVER_4 | OVER_6:
+        return False
+    for one in range(world.machine_count):
+        if (world.machines[one].slots[slot].right != NULL
+                and world.machines[one].slots[slot].right.dialect != DIALECT_UCARP):
+            return False
         for other in range(world.machine_count):
-            host = &world.machines[other].core.hosts[slot]
-            if (peers >> other & 1 and vhid_interval(host) < vhid_interval(master)
-                    and (host.preempt == PREEMPT_ALWAYS
-                         or (host.preempt != PREEMPT_NEVER
-                             and vhid_advskew(master) >= DEMOTED_ADVSKEW))):
-                broken(world, SLOWER_MASTER, other, slot, vhid_interval(master))
+            if other != one and not open_to(world, slot, one, other) & OVER_4:
+                return True
+    return False
 
 
 cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
     """When the slot has had its time since the last fault, check it; from then on it is quiet.
 
     Its time: the slowest master-down + one interval + 50 ms; where configured, also the startup
-    delay, and the preempt delay with the advertisement that ends it.
+    delay, and the preempt delay with the advertisement that ends it; where IPv6 must decide a tie
+    that IPv4 decides else, one interval more, since it waits for IPv4 that long. It begins anew
+    where BSDs lose a tie to each other, see note_crossing().
     """
     cdef int64_t since_ns = max(world.disturbed_ns, world.slot_disturbed_ns[slot])
     cdef int64_t down_ns = 0, interval_ns = 0, startup_ns = 0, preempt_ns = 0, bound_ns
     cdef bint recovering = False
     cdef uint32_t number
     cdef const VirtualHost* host
-    if world.slot_quiet[slot]:
+    if world.slot_rest[slot] != UNCHECKED:
         return
     for number in range(world.machine_count):
         if not takes_part(world, number, slot):
@@ -233,6 +541,8 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
         if host.state == MASTER and host.flags & SEND_DEMOTED:
             recovering = True
     bound_ns = since_ns + down_ns + interval_ns + SLACK_NS + startup_ns
+    if may_tie_over_6(world, slot):
+        bound_ns += interval_ns
     if preempt_ns:
         bound_ns += preempt_ns + interval_ns
     if recovering and world.now_ns >= bound_ns:
@@ -242,6 +552,5 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
             broken(world, NEVER_QUIET, 0, slot, recovering)
         event_push(world, bound_ns, SLOT_IS_CHECKED, slot, 0)
         return
-    check_election(world, slot)
-    world.slot_quiet[slot] = True
+    world.slot_rest[slot] = QUIET if check_election(world, slot) else RESTLESS
     world.quiet_count += 1

@@ -3,15 +3,18 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast._core cimport Core
-from carp_fast._vhid cimport Block, VirtualHost
+from carp_fast._vhid cimport Block, Output, VirtualHost
+from carp_fast._wire cimport FRAME_ROOM
 
 cdef enum:
-    MACHINES_MAX = 16
+    MACHINES_MAX = 8
     SEGMENTS_MAX = 32
     ADDRESSES_MAX = 16          # of one virtual host
-    FRAME_BYTES = 72            # an IPv4 advertisement, rounded up
     HISTORY = 64                # frames of a segment that may be replayed
     CERTAIN = 65536             # probabilities are so many of this
+    EVERYBODY = 255             # whom a frame to a group goes to
+    OVER_4 = 1                  # families as bits
+    OVER_6 = 2
 
 cdef enum Happening:            # what the queue of events holds
     FRAME_ARRIVES               # subject: machine, detail: frame
@@ -31,6 +34,11 @@ cdef enum Pause:
     PAUSE_FROZEN                # the machine, time passes: frames are lost uncounted
     PAUSE_SUSPENDED             # the machine, CLOCK_MONOTONIC stands still
 
+cdef enum Rest:                 # of a slot since the faults were over
+    UNCHECKED
+    RESTLESS                    # checked; who hears whom may change it again
+    QUIET                       # checked: nothing may change any more
+
 cdef enum Phase:                # of a machine's turn
     IDLE
     RECEIVING
@@ -42,22 +50,25 @@ cdef enum KernelAddress:
     FOREIGN_THERE
 
 cdef enum:                      # what a link does, by field
-    LINK_BLOCKED
-    LINK_LOSS
+    LINK_BLOCKED                # families as bits
+    LINK_LOSS_4
+    LINK_LOSS_6
     LINK_DUPLICATE
     LINK_CORRUPT
     LINK_REPLAY
     LINK_FORGE
+    LINK_FORWARD                # a router lets a copy through
+    LINK_REFLECT                # of a machine to itself: what it sends comes back
     LINK_LATE
     LINK_DELAY_NS
     LINK_FIELDS
 
 cdef enum TraceKind:
-    TRACE_SENT                  # a: advbase x 256 + advskew, b: errno
-    TRACE_HEARD                 # a: sender, b: verdict
-    TRACE_LOST                  # a: sender
-    TRACE_CHANGED_ON_WAY        # a: sender, b: LinkField
-    TRACE_NO_ROOM               # a: sender
+    TRACE_SENT                  # a: family, demote, advbase, advskew, a byte each; b: errno
+    TRACE_HEARD                 # a: family x 256 + sender, b: verdict
+    TRACE_LOST                  # a: family x 256 + sender
+    TRACE_CHANGED_ON_WAY        # a: family x 256 + sender, b: what the link did
+    TRACE_NO_ROOM               # a: family x 256 + sender
     TRACE_STATE                 # a: state, b: reason
     TRACE_ADDRESS               # a: which x 2 + added, b: errno
     TRACE_ANNOUNCED             # a: frames
@@ -65,6 +76,8 @@ cdef enum TraceKind:
     TRACE_FAULT                 # a: kind, b: value
     TRACE_STALLED
     TRACE_CHECKED               # a: the master
+    TRACE_FAMILY                # a: family, b: whether it is silent
+    TRACE_KINDS
 
 cdef enum Broken:               # the invariants
     NOT_BROKEN
@@ -80,7 +93,11 @@ cdef enum Broken:               # the invariants
     NOT_ANNOUNCED
     SENT_BY_BACKUP
     RESIGNED_WITH_ADDRESSES
+    SENT_WRONG_PRIORITY
+    SENT_OLD_COUNTER
     ACCEPTED_UNAUTHENTIC
+    ACCEPTED_REPLAY
+    ACCEPTED_LOOP
     CHANGED_BY_REFUSED
     REFUSED_GENUINE
     HEARD_TOO_LATELY
@@ -88,6 +105,10 @@ cdef enum Broken:               # the invariants
     SILENCE_UNPROVEN
     PREEMPTED_WRONGLY
     YIELDED_WRONGLY
+    CHANGED_WITHOUT_CAUSE
+    TIE_UNSETTLED
+    SILENCE_UNSAID
+    SILENCE_IMAGINED
     QUEUE_OVERFLOW
     REPORTS_LOST
     BROKEN_KINDS
@@ -100,13 +121,18 @@ cdef struct Event:
     uint32_t subject
 
 cdef struct Frame:
-    uint8_t bytes[FRAME_BYTES]
+    uint8_t bytes[FRAME_ROOM]
     uint32_t slot
     uint32_t users              # events and sockets that hold it; 0: free
     uint32_t next_free
+    uint8_t length
+    uint8_t family
+    uint8_t carp_at
     uint8_t segment
     uint8_t sender
+    uint8_t to                  # the machine of a unicast, or EVERYBODY
     uint8_t key
+    uint8_t strange             # its source was changed on its way, and no checksum tells
 
 cdef struct Link:               # one direction between two machines on a segment
     int64_t fields[LINK_FIELDS]
@@ -125,22 +151,43 @@ cdef struct Nic:
     int32_t ifindex             # 0: does not exist
     uint8_t up
     uint8_t attached            # the machine has virtual hosts on this segment
+    uint8_t sources             # families as bits: it has an address to advertise from
+    uint8_t forwards6
     uint8_t mac[6]
     uint8_t source[4]
+    uint8_t source6[16]
+
+cdef struct Learned:            # what a host may know of a source's counters
+    uint64_t highest
+    uint64_t refused
+    int64_t taken_ns            # 0: never heard
+    uint8_t ascended
+    uint8_t refusals
 
 cdef struct Slot:               # a virtual host of one machine, as the world sees it
     const VirtualHost* right    # how it is configured, or NULL
     const VirtualHost* other    # the same with another passphrase
     int64_t heard_at_ns         # when an advertisement arrived that keeps it BACKUP
+    int64_t left_at_ns          # when its master said that it leaves, and none was heard since
+    int64_t family_at_ns[2]     # when one was taken over this family
+    uint64_t counter            # of what it sent last
+    uint64_t latest             # ... and the lowest of that advertisement
+    uint32_t strangers          # sources that are no machine's
+    uint32_t told               # a bit for each address announced since it became MASTER
+    uint16_t demotion           # as ordered
+    uint8_t keeper[2]           # by family, plus 1: the machine heard last
     uint8_t state               # as last reported
     uint8_t key
     uint8_t owes_last           # may send one advertisement more, having yielded to a faster one
     uint8_t owes_resignation
     uint8_t owes_announcement
+    uint8_t lost_tie            # to whom it may have won it from: a BSD's, and not long ago
+    uint8_t may_take_over       # the Reason that the last advertisement gave for it, or 0
     uint8_t disturbed           # somebody removed an address, and we were not told yet
     uint8_t dirty
     uint32_t refused            # a bit for each address whose last change the kernel refused
     uint8_t kernel[ADDRESSES_MAX]
+    Learned learned[2][MACHINES_MAX]
 
 cdef struct Machine:
     Core core
@@ -150,11 +197,13 @@ cdef struct Machine:
     int64_t paused_at_ns
     int64_t origin_ns           # its CLOCK_MONOTONIC less the world's time
     int64_t wall_ns             # its wall clock less its CLOCK_MONOTONIC
+    int64_t wall_error_ns       # ... less what it should be
     int64_t suspended_ns        # CLOCK_BOOTTIME less CLOCK_MONOTONIC
     int64_t attentive_ns        # since then it has missed nothing that came
     int64_t clock_stepped_ns    # when its wall clock was last stepped, 0: never
     int64_t order_ns            # the world's time of the order that was given last
     # Its turn, as in PumpState.
+    const Frame* cause          # what is being received, or NULL
     uint8_t phase
     uint8_t any_frame
     uint8_t more
@@ -186,7 +235,7 @@ cdef struct Machine:
     uint32_t* dirty             # slots to be checked when the turn ends
     uint32_t dirty_count
     # Its faults.
-    uint32_t send_error
+    uint32_t send_error[2]      # by family
     uint32_t netlink_error
     int64_t change_cost_ns
     Nic nics[SEGMENTS_MAX]
@@ -217,6 +266,9 @@ cdef struct Tally:              # what the summary shows
     uint64_t drops
     uint64_t turns
     uint64_t refused_changes
+    uint64_t crossed_ties
+    uint64_t silent_families
+    uint64_t judged
 
 cdef struct World:
     int64_t now_ns
@@ -234,10 +286,13 @@ cdef struct World:
     uint32_t batch
     uint32_t slices
     uint32_t changes
+    uint8_t aligned             # the machines' clocks tick together
     uint8_t* slot_segment
     uint8_t* slot_vhid
+    uint8_t* slot_families      # as bits
+    uint8_t* slot_crossings     # ties that both sides lost since the faults were over
     int64_t* slot_disturbed_ns
-    uint8_t* slot_quiet         # checked: nothing may change any more
+    uint8_t* slot_rest
     uint32_t slot_of[SEGMENTS_MAX][256]     # slot + 1
     Machine* machines
     Link links[SEGMENTS_MAX][MACHINES_MAX][MACHINES_MAX]
@@ -279,7 +334,9 @@ cdef int64_t machine_now(const World* world, const Machine* machine) noexcept no
 cdef uint32_t machine_number(const World* world, const Machine* machine) noexcept nogil
 cdef void machine_wake(World* world, Machine* machine, int64_t at_ns) noexcept nogil
 cdef void frame_release(World* world, uint32_t which) noexcept nogil
-cdef int transmit(World* world, Machine* machine, uint32_t slot, const uint8_t* frame,
-                  uint32_t length) noexcept nogil
+cdef uint8_t family_bit(uint8_t family) noexcept nogil
+cdef uint32_t whose(const Frame* frame) noexcept nogil
+cdef int transmit(World* world, Machine* machine, uint32_t slot,
+                  const Output* output) noexcept nogil
 cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept nogil
 cdef bint nic_works(const Machine* machine, uint32_t segment) noexcept nogil

@@ -8,14 +8,13 @@ frame: that is _simulator_turn.pyx. Knows no real socket, clock or file.
 from libc.errno cimport ENETDOWN, ENOBUFS, ENODEV
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
+from carp_fast._vhid cimport Output
 from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport (
-    ADVERTISEMENT4_LENGTH, CARP_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, wire_checksum)
+from carp_fast._wire cimport CARP_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, wire_checksum
 
 cdef enum:
-    CARP_AT = ETHERNET_LENGTH + IPV4_LENGTH
     LATE_MAX_NS = 3000000000        # how much later a reordered frame comes at most
     WAKE_NS = 5000                  # from an event to the turn that it wakes
 
@@ -216,98 +215,189 @@ cdef void note_disturbed(World* world, int64_t until_ns) noexcept nogil:
         world.disturbed_ns = until_ns
 
 
+cdef uint8_t family_bit(uint8_t family) noexcept nogil:
+    return OVER_4 if family == 4 else OVER_6
+
+
+cdef uint32_t whose(const Frame* frame) noexcept nogil:
+    """Family and sender, as a trace shows them."""
+    return <uint32_t>frame.family << 8 | frame.sender
+
+
 cdef void corrupt(World* world, Frame* frame) noexcept nogil:
-    """Flip one bit. The MACs are nobody's business here: with them alone it stays genuine."""
-    cdef uint64_t bit = random_below(&world.random, ADVERTISEMENT4_LENGTH * 8)
-    frame.bytes[bit >> 3] ^= <uint8_t>(1 << (bit & 7))
-    if bit >= 12 * 8:
-        frame.key = KEY_NONE
+    """Flip one bit, and note whether anybody can tell.
+
+    The MACs are nobody's business here: with them alone it stays genuine. IPv6 has no checksum
+    of its own and CARP's does not cover it: class and flow may change unseen, and the source.
+    """
+    cdef uint64_t bit = random_below(&world.random, <uint64_t>frame.length * 8)
+    cdef uint32_t at = bit >> 3
+    frame.bytes[at] ^= <uint8_t>(1 << (bit & 7))
+    if at < 12:
+        return
+    if frame.family == 6:
+        if at == 14 and bit & 7 < 4 or 15 <= at < 18:           # class and flow
+            return
+        if at == 21 and frame.to != EVERYBODY:                  # a unicast's hop limit
+            return
+        if 22 <= at < 38:
+            frame.strange = True
+            return
+    frame.key = KEY_NONE
+
+
+cdef inline void seal_carp(uint8_t* carp) noexcept nogil:
+    cdef uint16_t sum
+    carp[6] = carp[7] = 0
+    sum = wire_checksum(carp, CARP_LENGTH)
+    carp[6], carp[7] = <uint8_t>(sum >> 8), <uint8_t>(sum & 0xff)
 
 
 cdef void forge(World* world, Frame* frame) noexcept nogil:
     """A better advertisement by somebody without the key: all checks fit but the digest."""
-    cdef uint8_t* carp = frame.bytes + CARP_AT
-    cdef uint16_t sum
+    cdef uint8_t* carp = frame.bytes + frame.carp_at
     carp[2] = <uint8_t>random_below(&world.random, 2)
+    carp[4] = carp[4] and <uint8_t>random_below(&world.random, 2)
     carp[5] = <uint8_t>random_below(&world.random, 2)
     carp[15] ^= <uint8_t>(1 + random_below(&world.random, 255))
-    carp[6] = carp[7] = 0
-    sum = wire_checksum(carp, CARP_LENGTH)
-    carp[6], carp[7] = <uint8_t>(sum >> 8), <uint8_t>(sum & 0xff)
+    seal_carp(carp)
     frame.key = KEY_NONE
+
+
+cdef void forward(Frame* frame) noexcept nogil:
+    """A router let it through: a TTL that no neighbour sends. Unicasts may come from far away."""
+    cdef uint8_t* ip = frame.bytes + ETHERNET_LENGTH
+    cdef uint16_t sum
+    if frame.family == 6:
+        ip[7] = 254
+    else:
+        ip[8] = 254
+        ip[10] = ip[11] = 0
+        sum = wire_checksum(ip, IPV4_LENGTH)
+        ip[10], ip[11] = <uint8_t>(sum >> 8), <uint8_t>(sum & 0xff)
+    if frame.to == EVERYBODY:
+        frame.key = KEY_NONE
+
+
+cdef void replay(World* world, uint32_t which, uint32_t receiver, int64_t delay_ns) noexcept nogil:
+    """Somebody sends again what a machine of the segment sent earlier to this receiver, too."""
+    cdef uint32_t segment = world.frames[which].segment, old
+    old = <uint32_t>random_below(&world.random, min(world.remembered[segment], HISTORY))
+    if (world.history[segment][old].to != EVERYBODY
+            and world.history[segment][old].to != receiver):
+        return
+    note_disturbed(world, world.now_ns + delay_ns)
+    old = frame_copy(world, &world.history[segment][old])
+    if old != NOBODY:
+        trace(world, TRACE_CHANGED_ON_WAY, receiver, world.frames[old].slot,
+              whose(&world.frames[old]), LINK_REPLAY)
+    deliver(world, old, receiver, delay_ns)
+
+
+cdef void insert(World* world, uint32_t which, uint32_t receiver, uint32_t field,
+                 int64_t delay_ns) noexcept nogil:
+    """A copy beside the frame, by somebody who has no key to sign another one."""
+    trace(world, TRACE_CHANGED_ON_WAY, receiver, world.frames[which].slot,
+          whose(&world.frames[which]), field)
+    which = frame_copy(world, &world.frames[which])
+    if which == NOBODY:
+        return
+    if field == LINK_FORGE:
+        forge(world, &world.frames[which])
+    else:
+        note_disturbed(world, world.now_ns + delay_ns)
+        forward(&world.frames[which])
+    deliver(world, which, receiver, delay_ns)
 
 
 cdef void send_over(World* world, uint32_t which, uint32_t sender,
                     uint32_t receiver) noexcept nogil:
     """One frame over one link, with what the link does to it."""
-    cdef uint32_t segment = world.frames[which].segment, slot = world.frames[which].slot, copy
-    cdef Link* link = &world.links[segment][sender][receiver]
-    cdef int64_t* fields = link.fields
+    cdef uint32_t segment = world.frames[which].segment, slot = world.frames[which].slot
+    cdef uint32_t from_whom = whose(&world.frames[which])
+    cdef uint8_t family = world.frames[which].family
+    cdef int64_t* fields = world.links[segment][sender][receiver].fields
     cdef uint64_t* random = &world.random
     cdef int64_t delay_ns = fields[LINK_DELAY_NS]
-    if fields[LINK_BLOCKED] or random_chance(random, fields[LINK_LOSS]):
-        if fields[LINK_LOSS]:
+    cdef int64_t loss = fields[LINK_LOSS_4 if family == 4 else LINK_LOSS_6]
+    if fields[LINK_BLOCKED] & family_bit(family) or random_chance(random, loss):
+        if loss:
             note_disturbed(world, world.now_ns)
-        trace(world, TRACE_LOST, receiver, slot, sender, 0)
+        trace(world, TRACE_LOST, receiver, slot, from_whom, 0)
         return
     delay_ns += <int64_t>random_below(random, 1 + <uint64_t>delay_ns // 4)
     if random_chance(random, fields[LINK_LATE]):
         delay_ns += <int64_t>random_below(random, LATE_MAX_NS)
         note_disturbed(world, world.now_ns + delay_ns)
-        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, sender, LINK_LATE)
+        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, from_whom, LINK_LATE)
     if random_chance(random, fields[LINK_DUPLICATE]):
         note_disturbed(world, world.now_ns + 2 * delay_ns)
-        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, sender, LINK_DUPLICATE)
+        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, from_whom, LINK_DUPLICATE)
         deliver(world, which, receiver, 2 * delay_ns)
     if random_chance(random, fields[LINK_FORGE]):
-        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, sender, LINK_FORGE)
-        copy = frame_copy(world, &world.frames[which])
-        if copy != NOBODY:
-            forge(world, &world.frames[copy])
-            deliver(world, copy, receiver, delay_ns)
+        insert(world, which, receiver, LINK_FORGE, delay_ns)
+    if random_chance(random, fields[LINK_FORWARD]):
+        insert(world, which, receiver, LINK_FORWARD, delay_ns)
     if random_chance(random, fields[LINK_REPLAY]):
-        note_disturbed(world, world.now_ns + delay_ns)
-        copy = <uint32_t>random_below(random, min(world.remembered[segment], HISTORY))
-        copy = frame_copy(world, &world.history[segment][copy])
-        if copy != NOBODY:
-            trace(world, TRACE_CHANGED_ON_WAY, receiver, world.frames[copy].slot, sender,
-                  LINK_REPLAY)
-        deliver(world, copy, receiver, delay_ns)
+        replay(world, which, receiver, delay_ns)
     if random_chance(random, fields[LINK_CORRUPT]):
         note_disturbed(world, world.now_ns + delay_ns)
-        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, sender, LINK_CORRUPT)
+        trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, from_whom, LINK_CORRUPT)
         which = frame_copy(world, &world.frames[which])
         if which != NOBODY:
             corrupt(world, &world.frames[which])
     deliver(world, which, receiver, delay_ns)
 
 
-cdef int transmit(World* world, Machine* machine, uint32_t slot, const uint8_t* frame,
-                  uint32_t length) noexcept nogil:
-    """Send an advertisement of the slot to every machine of its segment; 0 or an errno."""
+cdef uint8_t addressee(const World* world, uint32_t segment, const Output* output) noexcept nogil:
+    """The machine that a unicast is for, NOBODY's where there is none; else EVERYBODY."""
+    cdef uint32_t number
+    cdef const Nic* nic
+    if not output.unicast:
+        return EVERYBODY
+    for number in range(world.machine_count):
+        nic = &world.machines[number].nics[segment]
+        if (memcmp(nic.source, output.destination, 4) == 0 if output.family == 4
+                else memcmp(nic.source6, output.destination, 16) == 0):
+            return <uint8_t>number
+    return MACHINES_MAX
+
+
+cdef int transmit(World* world, Machine* machine, uint32_t slot,
+                  const Output* output) noexcept nogil:
+    """Send one output of an advertisement to whom it is for on its segment; 0 or an errno."""
     cdef uint32_t segment = world.slot_segment[slot], receiver, which
     cdef uint32_t sender = machine_number(world, machine)
     cdef Frame* made
+    cdef uint8_t to
     if machine.nics[segment].ifindex != machine.core.interfaces[segment].ifindex:
         return ENODEV
     if not machine.nics[segment].up:
         return ENETDOWN
-    if random_chance(&world.random, machine.send_error):
+    if random_chance(&world.random, machine.send_error[output.family == 6]):
         note_disturbed(world, world.now_ns)
         return ENOBUFS
     which = frame_new(world)
     if which == NOBODY:
         return ENOBUFS
     made = &world.frames[which]
-    memcpy(made.bytes, frame, length)
+    memcpy(made.bytes, output.frame, output.length)
     made.slot, made.segment, made.sender = slot, <uint8_t>segment, <uint8_t>sender
-    made.key = machine.slots[slot].key
+    made.length, made.family, made.carp_at = output.length, output.family, output.carp_at
+    made.to = to = addressee(world, segment, output)
+    made.key, made.strange = machine.slots[slot].key, False
     made.users = 1                                      # ours, until all of them are on their way
     world.history[segment][world.remembered[segment] % HISTORY] = made[0]
     world.remembered[segment] += 1
     for receiver in range(world.machine_count):
-        if receiver != sender and world.machines[receiver].nics[segment].attached:
+        if (receiver != sender and (to == EVERYBODY or to == receiver)
+                and world.machines[receiver].nics[segment].attached):
             send_over(world, which, sender, receiver)
+    if to == EVERYBODY and random_chance(
+            &world.random, world.links[segment][sender][sender].fields[LINK_REFLECT]):
+        note_disturbed(world, world.now_ns)
+        trace(world, TRACE_CHANGED_ON_WAY, sender, slot, whose(&world.frames[which]), LINK_REFLECT)
+        deliver(world, which, sender, world.links[segment][sender][sender].fields[LINK_DELAY_NS])
     frame_release(world, which)
     return 0
 
@@ -318,7 +408,7 @@ cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept
     cdef Frame* frame = &world.frames[which]
     cdef Arrival* arrival
     if not nic_works(receiver, frame.segment) or receiver.paused > PAUSE_STOPPED:
-        trace(world, TRACE_LOST, machine, frame.slot, frame.sender, 1)
+        trace(world, TRACE_LOST, machine, frame.slot, whose(frame), 1)
         frame_release(world, which)
         return
     if receiver.socket_count == world.socket_room:
@@ -328,7 +418,7 @@ cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept
         receiver.attentive_ns = (machine_now(world, receiver) if receiver.phase == IDLE
                                  else receiver.turn_ns)
         note_disturbed(world, world.now_ns)
-        trace(world, TRACE_NO_ROOM, machine, frame.slot, frame.sender, 0)
+        trace(world, TRACE_NO_ROOM, machine, frame.slot, whose(frame), 0)
         frame_release(world, which)
         return
     arrival = &receiver.socket[(receiver.socket_head + receiver.socket_count) % world.socket_room]

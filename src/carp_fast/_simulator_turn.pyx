@@ -9,31 +9,34 @@ knows: who sent a frame, whose key it bears, which addresses the kernel has.
 from libc.errno cimport EADDRNOTAVAIL, EEXIST, ENOBUFS, ENODEV
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from carp_fast._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
     next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
 from carp_fast._core cimport (
-    Core, Interface, ORDER_ADD, ORDER_REPLACE, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, Queue,
-    RELEASED, Report, SENDS_FAILING, SENDS_RECOVERED, STATE_CHANGED, engine_expire,
-    engine_next_deadline, engine_stall)
+    Core, FAMILY_HEARD, FAMILY_SILENT, Interface, ORDER_ADD, ORDER_DEMOTE, ORDER_REPLACE,
+    ORDER_SET_INTERFACE, ORDER_VERIFY, Order, Queue, RELEASED, Report, SENDS_FAILING,
+    SENDS_RECOVERED, STATE_CHANGED, engine_expire, engine_next_deadline, engine_stall)
 from carp_fast._orders cimport obey
 from carp_fast._receive cimport engine_receive
 from carp_fast._simulator_invariants cimport (
-    check_addresses, check_sending, keeps_backup, mark_dirty, on_state)
+    check_addresses, check_announced, check_announcement, check_sending, keeps_backup, mark_dirty,
+    on_family, on_refused, on_state, on_taken)
 from carp_fast._simulator_network cimport (
-    ABSENT, ACCEPTED_UNAUTHENTIC, Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, FOREIGN_REMOVED,
-    FOREIGN_THERE, Frame, IDLE, KEY_OTHER, KEY_RIGHT, Machine, Nic, ORDER_ARRIVES, OURS,
-    PendingOrder, QUEUE_OVERFLOW, RECEIVING, REFUSED_GENUINE, REPORTS_LOST, Slot, TRACE_ADDRESS,
-    TRACE_ANNOUNCED, TRACE_HEARD, TRACE_ORDER, TRACE_SENT, TRACE_STALLED, World, broken,
-    event_push, frame_release, grown, machine_now, machine_number, machine_wake, random_chance,
-    random_next, trace, transmit)
+    ABSENT, Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, FOREIGN_REMOVED, FOREIGN_THERE, Frame, IDLE,
+    KEY_OTHER, KEY_RIGHT, Machine, Nic, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PendingOrder,
+    QUEUE_OVERFLOW, RECEIVING, REPORTS_LOST, Slot, TRACE_ADDRESS, TRACE_ANNOUNCED, TRACE_HEARD,
+    TRACE_ORDER, TRACE_SENT, TRACE_STALLED, World, broken, event_push, frame_release, grown,
+    machine_now, machine_number, machine_wake, random_below, random_chance, random_next, trace,
+    transmit, whose)
+from carp_fast._simulator_rules cimport EITHER, Expected, rule_leaves, rule_replay
 from carp_fast._vhid cimport (
-    Address, AlternateKey, BACKUP, Block, IN_USE, LEAVING, MASTER, Output, RETIRED,
+    Address, AlternateKey, Block, IN_USE, LEAVING, MASTER, Output, REPLAY_STRICT, RETIRED,
     VirtualHost)
 from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport ADVERTISEMENT4_LENGTH, NOT_CARP, VERDICT_OK, Verdict
+from carp_fast._wire cimport (
+    FRAME_ROOM, NOT_CARP, VERDICT_OK, Verdict, wire_build_announcement)
 
 cdef enum:
     ORDERS_A_TURN = 512
@@ -43,9 +46,15 @@ cdef enum:
     TURN_COST_NS = 3000
     STAMP_SLACK_NS = 1000000        # before the last look at the socket, as in arrived_at()
     RETRY_NS = 10000000             # until an order for a slot in use is given again
+    STRANGE_COUNTER = 4             # one in so many begins with a random counter, as ucarp does
 
 
 # ------------------------------------------------------------------------------------- orders
+
+cdef int64_t interface_value(const Nic* nic) noexcept nogil:
+    """What an order tells of an interface: ifindex, sources by family, up."""
+    return <int64_t>nic.ifindex << 3 | nic.sources << 1 | nic.up
+
 
 cdef uint64_t order_packed(uint32_t kind, uint32_t subject, int64_t value) noexcept nogil:
     """An order as the detail of an event; `value` has 32 bits."""
@@ -87,6 +96,29 @@ cdef Block* copied_block(World* world, const Block* block) noexcept nogil:
     return copy
 
 
+cdef uint64_t first_counter(World* world, Machine* machine, const VirtualHost* host) noexcept nogil:
+    """The daemon's wall clock, so that it ascends from one life to the next.
+
+    "strict" asks for clocks that do not go back; the others live with any number.
+    """
+    if host.replay == REPLAY_STRICT:
+        return <uint64_t>(machine_now(world, machine) + machine.wall_ns - machine.wall_error_ns)
+    if random_below(&world.random, STRANGE_COUNTER) == 0:
+        return random_next(&world.random) >> 1
+    return <uint64_t>(machine_now(world, machine) + machine.wall_ns)
+
+
+cdef void forget_slot(Slot* slot) noexcept nogil:
+    """A host begins: what its predecessor in the slot knew and sent is nobody's any more."""
+    slot.heard_at_ns = slot.left_at_ns = 0
+    slot.counter = slot.latest = 0
+    slot.strangers = 0
+    slot.demotion = 0
+    memset(slot.family_at_ns, 0, sizeof(slot.family_at_ns))
+    memset(slot.keeper, 0, sizeof(slot.keeper))
+    memset(slot.learned, 0, sizeof(slot.learned))
+
+
 cdef bint obey_host_order(World* world, Machine* machine, const PendingOrder* pending,
                           Order* order, int64_t now_ns) noexcept nogil:
     """ADD and REPLACE; False where who leaves the slot is not gone yet: to be tried again."""
@@ -102,7 +134,9 @@ cdef bint obey_host_order(World* world, Machine* machine, const PendingOrder* pe
     host.block = copied_block(world, host.block)
     if host.block == NULL:
         return True
-    host.counter = random_next(&world.random) >> 1
+    host.counter = first_counter(world, machine, &host)
+    if pending.kind == ORDER_ADD:
+        forget_slot(slot)
     order.pointer = &host
     order.value = 0                                     # no grace for the former digest
     obey(&machine.core, order, now_ns)
@@ -115,11 +149,16 @@ cdef void obey_interface_order(Machine* machine, const PendingOrder* pending, Or
     cdef Nic* nic = &machine.nics[pending.subject]
     cdef Interface interface
     memset(&interface, 0, sizeof(interface))
-    interface.ifindex = <int>(pending.value >> 1)
+    interface.ifindex = <int>(pending.value >> 3)
     interface.up = pending.value & 1
-    interface.has_source = interface.ifindex != 0
+    interface.has_source = interface.ifindex and pending.value >> 1 & OVER_4
+    interface.has_source6 = interface.ifindex and pending.value >> 1 & OVER_6
+    interface.forwards6 = nic.forwards6
     memcpy(interface.mac, nic.mac, 6)
-    memcpy(interface.source, nic.source, 4)
+    if interface.has_source:
+        memcpy(interface.source, nic.source, 4)
+    if interface.has_source6:
+        memcpy(interface.source6, nic.source6, 16)
     order.interface = <uint16_t>pending.subject
     order.pointer = &interface
     obey(&machine.core, order, now_ns)
@@ -151,6 +190,9 @@ cdef void take_orders(World* world, Machine* machine) noexcept nogil:
                            machine_number(world, machine),
                            order_packed(pending.kind, pending.subject, pending.value))
         else:
+            if (pending.kind == ORDER_DEMOTE
+                    and machine.core.hosts[pending.subject].flags & IN_USE):
+                machine.slots[pending.subject].demotion = <uint16_t>pending.value
             obey(&machine.core, &order, now_ns)
             if pending.kind == ORDER_VERIFY:
                 machine.slots[pending.subject].disturbed = False
@@ -174,6 +216,8 @@ cdef void take_reports(World* world, Machine* machine) noexcept nogil:
                 machine.slots[report.slot].heard_at_ns = 0
         elif report.kind == STATE_CHANGED:
             on_state(world, machine, report)
+        elif report.kind == FAMILY_SILENT or report.kind == FAMILY_HEARD:
+            on_family(world, machine, report)
         elif report.kind == SENDS_FAILING or report.kind == SENDS_RECOVERED:
             world.slot_disturbed_ns[report.slot] = world.now_ns
         core.reports.head += 1
@@ -196,35 +240,34 @@ cdef void take_frame(World* world, Machine* machine, const Frame* frame, int64_t
     """Give one frame to the engine, and judge what the engine makes of it."""
     cdef Core* core = &machine.core
     cdef uint32_t number = machine_number(world, machine), told = frame.slot
-    cdef uint32_t claimed = world.slot_of[frame.segment][frame.bytes[35]] - 1
-    cdef VirtualHost* host
-    cdef Slot* known = &machine.slots[told]
-    cdef uint8_t state
+    cdef uint32_t claimed = world.slot_of[frame.segment][frame.bytes[frame.carp_at + 1]] - 1
+    cdef VirtualHost* host = &core.hosts[told]
+    cdef uint8_t state = host.state
+    cdef bint keeps = keeps_backup(machine, frame), leaves = rule_leaves(frame, host)
     cdef int64_t deadline_ns
+    cdef uint64_t counter
     cdef uint32_t queued = core.advertise.tail + core.change.tail + core.announce.tail
-    cdef bint keeps
+    cdef Expected expected = EITHER
     cdef Verdict verdict
-    if claimed == NOBODY:
-        claimed = told                                  # corrupted into a vhid that nobody has
-    host = &core.hosts[claimed]
-    state, deadline_ns = host.state, host.deadline_ns
-    keeps = frame.sender != number and keeps_backup(machine, frame)
-    verdict = engine_receive(core, frame.segment, frame.bytes, ADVERTISEMENT4_LENGTH, at_ns)
-    trace(world, TRACE_HEARD, number, told, frame.sender, verdict)
+    if frame.key == machine.slots[told].key and machine.slots[told].right != NULL:
+        expected = rule_replay(&machine.slots[told], host, frame, at_ns)
+    if claimed != NOBODY:                               # where corrupted, another one perhaps
+        host = &core.hosts[claimed]
+    deadline_ns, counter = host.deadline_ns, host.counter
+    machine.cause = frame
+    verdict = engine_receive(core, frame.segment, frame.bytes, frame.length, at_ns)
+    trace(world, TRACE_HEARD, number, told, whose(frame), verdict)
     if verdict == VERDICT_OK:
-        world.tally.heard += 1
-        if frame.key != known.key:
-            broken(world, ACCEPTED_UNAUTHENTIC, number, told, frame.sender)
-        if keeps and state == BACKUP:
-            known.heard_at_ns = arrived_ns
-        return
-    if verdict != NOT_CARP:
-        world.tally.rejected += 1
-    if (host.state != state or host.deadline_ns != deadline_ns
-            or core.advertise.tail + core.change.tail + core.announce.tail != queued):
-        broken(world, CHANGED_BY_REFUSED, number, claimed, verdict)
-    if (frame.key == known.key and frame.sender != number and core.hosts[told].flags & IN_USE):
-        broken(world, REFUSED_GENUINE, number, told, verdict)
+        on_taken(world, machine, frame, state, keeps, leaves, expected, at_ns, arrived_ns)
+    else:
+        if (core.hosts[told].state != state or host.deadline_ns != deadline_ns
+                or host.counter != counter
+                or core.advertise.tail + core.change.tail + core.announce.tail != queued):
+            broken(world, CHANGED_BY_REFUSED, number, told, verdict)
+        if verdict != NOT_CARP or frame.key == machine.slots[told].key:
+            on_refused(world, machine, frame, verdict, expected, at_ns)
+    take_reports(world, machine)
+    machine.cause = NULL
 
 
 cdef void receive_slice(World* world, Machine* machine) noexcept nogil:
@@ -295,26 +338,32 @@ cdef void stall(World* world, Machine* machine, uint32_t drops, int64_t gap_ns) 
 # --------------------------------------------------------------------------------- carrying out
 
 cdef void send_advertisements(World* world, Machine* machine) noexcept nogil:
-    cdef uint32_t slot, k
+    """All that is due; the outputs of one advertisement in one go, each with its own outcome."""
+    cdef uint32_t slot, k, failures, number = machine_number(world, machine)
     cdef VirtualHost* host
     cdef Output* output
+    cdef const uint8_t* carp
     cdef int error, one
     while True:
         slot = next_advertisement(&machine.core)
         if slot == NOBODY:
             break
         host = &machine.core.hosts[slot]
-        error = 0
+        error, failures = 0, 0
+        check_sending(world, machine, slot)
         for k in range(host.block.output_count):
             output = &host.block.outputs[k]
-            check_sending(world, machine, slot, output.frame + output.carp_at)
-            one = transmit(world, machine, slot, output.frame, output.length)
-            error = error if error else one
-            trace(world, TRACE_SENT, machine_number(world, machine), slot,
-                  output.frame[output.carp_at + 5] * 256 + output.frame[output.carp_at + 2], one)
-        machine.busy_ns += SEND_COST_NS
+            carp = output.frame + output.carp_at
+            one = transmit(world, machine, slot, output)
+            if one:
+                error = one
+                failures += 1
+            trace(world, TRACE_SENT, number, slot,
+                  <uint32_t>output.family << 24 | <uint32_t>carp[4] << 16
+                  | <uint32_t>carp[5] << 8 | carp[2], one)
+            machine.busy_ns += SEND_COST_NS
         world.tally.sent += 1
-        advertisement_sent(&machine.core, slot, 1 if error else 0, error, machine_now(world, machine))
+        advertisement_sent(&machine.core, slot, failures, error, machine_now(world, machine))
     take_reports(world, machine)
 
 
@@ -390,11 +439,13 @@ cdef bint change_addresses(World* world, Machine* machine) noexcept nogil:
 
 
 cdef bint send_announcements(World* world, Machine* machine) noexcept nogil:
-    """One batch of gratuitous ARPs; nobody here listens to them, they are counted."""
+    """One batch of gratuitous ARPs and unsolicited NAs; nobody here listens, they are checked."""
     cdef Core* core = &machine.core
-    cdef uint32_t count = 0, repeat
+    cdef uint32_t count = 0, repeat, which, length
     cdef VirtualHost* host
     cdef Address* address
+    cdef Interface* interface
+    cdef uint8_t frame[FRAME_ROOM]
     while count < world.batch:
         if machine.announcing == NOBODY:
             machine.announcing, machine.announcing_at = next_announcement(core), 0
@@ -405,15 +456,20 @@ cdef bint send_announcements(World* world, Machine* machine) noexcept nogil:
         if host.block != machine.announcing_block or host.state != MASTER:
             machine.announcing = NOBODY
             continue
+        interface = &core.interfaces[host.interface]
         repeat = announcement_frames(host)
         while machine.announcing_at < host.block.address_count * repeat and count < world.batch:
-            address = &host.block.addresses[machine.announcing_at % host.block.address_count]
+            which = machine.announcing_at % host.block.address_count
+            address = &host.block.addresses[which]
             if not address.flags & RETIRED:
+                length = wire_build_announcement(frame, interface.mac, address.family,
+                                                 address.bytes, interface.forwards6)
+                check_announcement(world, machine, machine.announcing, which, frame, length)
                 count += 1
             machine.announcing_at += 1
         if machine.announcing_at >= host.block.address_count * repeat:
             announced(core, machine.announcing)
-            machine.slots[machine.announcing].owes_announcement = False
+            check_announced(world, machine, machine.announcing)
             trace(world, TRACE_ANNOUNCED, machine_number(world, machine), machine.announcing,
                   host.block.address_count * repeat, 0)
             machine.announcing = NOBODY

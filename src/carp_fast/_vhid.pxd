@@ -25,6 +25,8 @@ cdef enum Event:
     ON_LESS_DEMOTED         # ... a lower demote byte than ours (OpenBSD)
     ON_MASTER_DEMOTED       # heard while BACKUP: a higher demote byte than ours (OpenBSD)
     ON_TIE_YIELDED          # heard while MASTER: the same interval, where the hearer yields
+    ON_CONTESTED            # heard while BACKUP: who we tied with may take over from it, too
+    ON_OUR_TURN             # the wait after that is over
     ON_ADDRESS_LOST         # somebody keeps removing our addresses
     ON_RESIGN               # shutdown or removal
     EVENTS
@@ -40,6 +42,7 @@ cdef enum Effect:
     REMOVE_ADDRESSES = 128
     RESIGN = 256            # advertise 255/255 once the addresses are removed
     ARM_JITTERED = 512      # ARM_MASTER_DOWN and up to 16/256 s more: both hosts may have yielded
+    ARM_JITTER = 1024       # wait that part alone
 
 cdef enum Reason:
     NO_REASON
@@ -97,6 +100,7 @@ cdef enum HostFlag:
     SILENT_4 = 65536            # heard over IPv6 alone for a master-down time: said
     SILENT_6 = 131072
     PREFERRED = 262144          # IPv6 addresses may be the source of other traffic
+    CONTESTED = 524288          # the short wait before a take-over runs
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
@@ -180,6 +184,7 @@ cdef struct VirtualHost:
     uint8_t destination4[4]     # of the first output, where that is an IPv4 group
     uint8_t source4[4]
     uint32_t next_same          # next slot with the same interface and vhid, or NOBODY
+    uint32_t jitter_ns          # of its master-down since a tie that both may have lost; 0: none
 
     uint8_t source6[16]
     uint8_t vhid

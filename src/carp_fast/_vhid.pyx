@@ -19,12 +19,12 @@ REASON_WORDS = (
 EVENT_WORDS = (
     "ready", "not_ready", "master_heard", "slower_master", "master_leaving", "master_left",
     "master_down", "advertisement_due", "faster", "tie_lost", "slower", "less_demoted",
-    "master_demoted", "tie_yielded", "address_lost", "resign")
+    "master_demoted", "tie_yielded", "contested", "our_turn", "address_lost", "resign")
 EFFECT_WORDS = {
     "arm_master_down": ARM_MASTER_DOWN, "arm_skew": ARM_SKEW, "disarm": DISARM,
     "advertise": ADVERTISE, "last_advertisement": LAST_ADVERTISEMENT, "answer": ANSWER,
     "add_addresses": ADD_ADDRESSES, "remove_addresses": REMOVE_ADDRESSES, "resign": RESIGN,
-    "arm_jittered": ARM_JITTERED}
+    "arm_jittered": ARM_JITTERED, "arm_jitter": ARM_JITTER}
 DIALECT_WORDS = ("ucarp", "freebsd", "openbsd")
 REPLAY_WORDS = ("off", "learn", "strict")
 assert len(REASON_WORDS) == REASONS and len(EVENT_WORDS) == EVENTS
@@ -42,6 +42,8 @@ TRANSITIONS = (
     ("BACKUP", "master_left",       "MASTER", "advertise add_addresses",                  "master_resigned"),
     ("BACKUP", "master_down",       "MASTER", "advertise add_addresses",                  "master_down"),
     ("BACKUP", "master_demoted",    "MASTER", "advertise add_addresses",                  "master_demoted"),
+    ("BACKUP", "contested",         "BACKUP", "arm_jitter",                               ""),
+    ("BACKUP", "our_turn",          "MASTER", "advertise add_addresses",                  ""),
     ("BACKUP", "resign",            "INIT",   "disarm",                                   "resigned"),
     ("MASTER", "not_ready",         "INIT",   "disarm remove_addresses",                  ""),
     ("MASTER", "advertisement_due", "MASTER", "advertise",                                ""),
@@ -221,9 +223,11 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
         return ON_MASTER_LEAVING
     if host.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
         if heard.demote > vhid_demote(host):
-            return ON_MASTER_DEMOTED
+            return ON_CONTESTED if host.jitter_ns else ON_MASTER_DEMOTED
     elif vhid_interval(host) < theirs:
-        return ON_SLOWER_MASTER if may_preempt(host, heard, now_ns) else ON_MASTER_HEARD
+        if not may_preempt(host, heard, now_ns):
+            return ON_MASTER_HEARD
+        return ON_CONTESTED if host.jitter_ns else ON_SLOWER_MASTER
     host.preempt_from_ns = 0
     return ON_MASTER_HEARD
 
@@ -232,6 +236,8 @@ cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplic
                       int64_t now_ns) noexcept nogil:
     """What a valid advertisement means to `host`; EVENTS when it means nothing.
 
+    In the BSDs equal hosts that take over from the same master tie, and all of them yield. It
+    would be the next to advertise, for ever: whoever lost a tie lately waits its jitter first.
     `duplicate`: another host sends from our own source address; on a tie we stay.
     """
     cdef uint32_t theirs = vhid_interval_of(heard.advbase, heard.advskew)

@@ -37,9 +37,10 @@ COMPILED: dict[str, set[str]] = {
     "_engine": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
     | {"_prepared", "_recorder"},
     "_simulator_network": {"_wire", "_wheel", "_vhid", "_core"},
-    "_simulator_invariants": {"_vhid", "_core", "_simulator_network"},
+    "_simulator_rules": {"_vhid", "_simulator_network"},
+    "_simulator_invariants": {"_wire", "_vhid", "_core", "_simulator_network", "_simulator_rules"},
     "_simulator_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
-    | {"_simulator_network", "_simulator_invariants"},
+    | {"_simulator_network", "_simulator_rules", "_simulator_invariants"},
     "_simulator": {"_wheel", "_vhid", "_core", "_prepared"}
     | {"_simulator_network", "_simulator_invariants", "_simulator_turn"},
     "_socket": {"_wire"},
@@ -63,6 +64,7 @@ PURE = (
     "_prepared",
     "_engine",
     "_simulator_network",
+    "_simulator_rules",
     "_simulator_invariants",
     "_simulator_turn",
     "_simulator",

@@ -15,7 +15,7 @@ from carp_fast.status import Status
 
 # What an advertisement can be to a virtual host, by its state.
 JUDGED = {
-    "BACKUP": {"master_heard", "slower_master", "master_leaving", "master_demoted"},
+    "BACKUP": {"master_heard", "slower_master", "master_leaving", "master_demoted", "contested"},
     "MASTER": {"faster", "tie_lost", "tie_yielded", "slower", "less_demoted"},
 }
 

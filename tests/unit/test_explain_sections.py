@@ -37,6 +37,16 @@ def test_a_backup_whose_master_leaves() -> None:
     assert asked.sections()["timers"] == ["the master leaves: takes over in 0.391 s"]
 
 
+def test_a_backup_that_lost_a_tie_lately_waits_for_its_turn() -> None:
+    asked = Asked(dialect="freebsd", preempt=True).become("MASTER").hear(advskew=100)
+    asked.hear(advskew=200, counter=2)
+    assert asked.heard()["event"] == "contested"
+    assert asked.facts()["timer"]["event"] == "our_turn"
+    found = asked.sections()
+    assert found["timers"][0].endswith(", unless who lost the same tie is faster")
+    assert found["heard masters"][0].endswith("unless another host's jitter is shorter")
+
+
 def test_a_master_advertises_next() -> None:
     asked = Asked().become("MASTER")
     asked.now_ns = asked.engine.host(0)["deadline_ns"] - 312_000_000

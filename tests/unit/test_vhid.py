@@ -19,13 +19,14 @@ SKEW_NS = ADVSKEW * SECOND_NS // 256
 MEANS_NOTHING = {
     # Outside of the election nothing that is heard counts, and no timer of it runs.
     "INIT": "master_heard slower_master master_leaving master_left master_down "
-    "advertisement_due faster tie_lost slower less_demoted master_demoted tie_yielded address_lost",
+    "advertisement_due faster tie_lost slower less_demoted master_demoted tie_yielded contested "
+    "our_turn address_lost",
     # Ready already; what compares with our own advertisements is judged only while we send them.
     "BACKUP": "ready advertisement_due faster tie_lost slower less_demoted tie_yielded "
     "address_lost",
     # Ready already; a master waits for no other.
     "MASTER": "ready master_heard slower_master master_leaving master_left master_down "
-    "master_demoted",
+    "master_demoted contested our_turn",
 }
 
 
@@ -57,7 +58,7 @@ def test_what_every_row_must_respect() -> None:
         # Each state has exactly the timer it needs: none may be left without one.
         assert ("disarm" in does) == (following == "INIT"), (state, event)
         if following == "BACKUP":
-            timers = {"arm_master_down", "arm_jittered", "arm_skew"}
+            timers = {"arm_master_down", "arm_jittered", "arm_jitter", "arm_skew"}
             assert len(does & timers) == 1, (state, event)
         # A tie is lost in silence: a BSD master would step down on a last advertisement too.
         assert ("last_advertisement" in does) == (event == "faster"), (state, event)
@@ -125,6 +126,20 @@ def heard(**carp: int) -> Callable[[Node, int], int]:
     return happen
 
 
+def contested(node: Node, now_ns: int) -> int:
+    node.run(LATER_NS)
+    hear(node, LATER_NS, advskew=ADVSKEW)
+    node.take(LATER_NS)
+    assert node.reason == "tie_lost"
+    node.forget()
+    hear(node, LATER_NS + SECOND_NS, advskew=200, counter=9)
+    return LATER_NS + SECOND_NS
+
+
+def our_turn(node: Node, now_ns: int) -> int:
+    return deadline(node, contested(node, now_ns))
+
+
 def address_lost(node: Node, now_ns: int) -> int:
     node.engine.lose_address(0, now_ns)
     return now_ns
@@ -151,6 +166,8 @@ HAPPEN: dict[str, Callable[[Node, int], int]] = {
     "less_demoted": less_demoted,
     "master_demoted": heard(demote=1, advskew=0),
     "tie_yielded": heard(advskew=ADVSKEW),
+    "contested": contested,
+    "our_turn": our_turn,
     "address_lost": address_lost,
     "resign": resign,
 }
@@ -159,12 +176,16 @@ SETTINGS: dict[str, dict[str, object]] = {
     "less_demoted": {"dialect": "openbsd"},
     "master_demoted": {"dialect": "openbsd"},
     "tie_yielded": {"dialect": "freebsd"},
+    "contested": {"dialect": "freebsd"},
+    "our_turn": {"dialect": "freebsd"},
 }
 CAUSES = {
     ("INIT", "ready"): "link_up",
     ("INIT", "not_ready"): "interface_missing",
     ("BACKUP", "not_ready"): "link_down",
     ("MASTER", "not_ready"): "link_down",
+    ("BACKUP", "contested"): "tie_lost",
+    ("BACKUP", "our_turn"): "preempted",
 }
 
 
@@ -199,6 +220,8 @@ def test_engine_does_what_the_row_says(row: tuple[str, str, str, str, str]) -> N
         assert host["deadline_ns"] == at_ns + SKEW_NS
     if "arm_jittered" in does:
         assert 0 <= host["deadline_ns"] - at_ns - MASTER_DOWN_NS <= 16 * SECOND_NS // 256
+    if "arm_jitter" in does:
+        assert 0 <= host["deadline_ns"] - at_ns <= 16 * SECOND_NS // 256
     if "disarm" in does:
         assert host["deadline_ns"] == 0
         assert node.engine.next_deadline_ns() is None

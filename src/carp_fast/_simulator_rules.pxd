@@ -1,0 +1,31 @@
+"""The rules of CARP and of its dialects, written a second time, to judge the engine by."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from carp_fast._simulator_network cimport Frame, Slot
+from carp_fast._vhid cimport VirtualHost
+
+cdef enum Expected:             # of a genuine frame
+    TO_BE_TAKEN
+    TO_BE_REFUSED
+    EITHER
+
+cdef uint32_t rule_advskew(const Slot* known, const VirtualHost* host) noexcept nogil
+cdef uint32_t rule_demote(const Slot* known, const VirtualHost* host) noexcept nogil
+cdef uint32_t rule_interval(const Slot* known, const VirtualHost* host) noexcept nogil
+cdef int64_t rule_least_skew_ns(const Slot* known) noexcept nogil
+cdef int64_t rule_least_master_down_ns(const Slot* known) noexcept nogil
+cdef uint32_t rule_theirs(const Frame* frame) noexcept nogil
+cdef uint64_t rule_counter(const Frame* frame) noexcept nogil
+cdef bint rule_leaves(const Frame* frame, const VirtualHost* host) noexcept nogil
+cdef bint rule_may_preempt(const Slot* known, const VirtualHost* host,
+                           const Frame* frame) noexcept nogil
+cdef bint rule_more_demoted(const Slot* known, const VirtualHost* host,
+                            const Frame* frame) noexcept nogil
+cdef bint rule_yields(const Slot* known, const VirtualHost* host, const Frame* frame,
+                      uint8_t reason) noexcept nogil
+cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* other,
+                        const VirtualHost* master) noexcept nogil
+cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Frame* frame,
+                          int64_t at_ns) noexcept nogil
+cdef void rule_learn(Slot* known, const Frame* frame, bint taken, int64_t at_ns) noexcept nogil

@@ -1,0 +1,156 @@
+"""Ties that both sides lose: in the BSDs the hearer yields, and only jitter parts the two then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from unit.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, Segment, advertisement
+
+SIGNED = {"addresses": [ADDRESS, ADDRESS6]}
+BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}
+JITTER_NS = 16 * SECOND_NS // 256
+DOWN_NS = 3 * SECOND_NS
+LATER_NS = START_NS + 11 * SECOND_NS  # MASTER by then
+
+
+def crossing(count: int, **settings: Any) -> Segment:
+    """Hosts of equal priority, all of them MASTER, that hear each other from 11 s on."""
+    nodes = [
+        Node(f"10.77.0.{n}", on6=f"fe80::{n}", dialect="freebsd", **settings)
+        for n in range(1, count + 1)
+    ]
+    segment = Segment(*nodes)
+    segment.passes = lambda *_: segment.now_ns > LATER_NS
+    segment.run(10)
+    assert len(segment.masters()) == count
+    return segment
+
+
+def hear_both(node: Node, now_ns: int, counter: int) -> None:
+    for source in ("10.77.0.1", "fe80::1"):
+        frame = advertisement(source=source, counter=counter, **SIGNED)
+        assert node.engine.receive(0, frame, now_ns) == "ok"
+        counter += 1
+    node.take(now_ns)
+
+
+def test_the_second_family_of_an_advertisement_does_not_undo_the_jitter() -> None:
+    waits = set()
+    for n in range(2, 12):
+        node = Node(f"10.77.0.{n}", on6=f"fe80::{n}", dialect="freebsd", **BOTH)
+        node.run(LATER_NS)
+        hear_both(node, LATER_NS, counter=10)
+        assert node.reason == "tie_lost"
+        waits.add(node.engine.host(0)["deadline_ns"] - LATER_NS - DOWN_NS)
+    assert len(waits) > 5
+    assert all(0 <= wait < JITTER_NS for wait in waits)
+
+
+@pytest.mark.parametrize("settings", [{}, BOTH], ids=["one family", "both"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_of_hosts_that_yield_to_each_other_one_is_left(
+    count: int, settings: dict[str, Any]
+) -> None:
+    """Four: two may rise together and yield again, and the other two with the same deadline."""
+    segment = crossing(count, **settings)
+    segment.run(20)
+    assert len(segment.masters()) == 1
+
+
+def test_those_who_wait_keep_their_jitter_when_others_tie() -> None:
+    """Until the tie is settled, each silence begins with the host's own part of it."""
+    node = Node("10.77.0.2", on6="fe80::2", dialect="freebsd", **BOTH)
+    node.run(LATER_NS)
+    hear_both(node, LATER_NS, counter=10)
+    wait_ns = node.engine.host(0)["deadline_ns"] - LATER_NS - DOWN_NS
+    assert wait_ns > 0
+    hear_both(node, LATER_NS + DOWN_NS, counter=20)
+    assert node.engine.host(0)["deadline_ns"] == LATER_NS + 2 * DOWN_NS + wait_ns
+    # One master has advertised for two master-down times: the next one waits as configured.
+    now_ns = LATER_NS
+    for counter in range(30, 40):
+        now_ns += SECOND_NS
+        hear_both(node, now_ns, counter=2 * counter)
+    assert node.engine.host(0)["deadline_ns"] == now_ns + DOWN_NS
+
+
+def stable_master(segment: Segment) -> Node:
+    """Who is MASTER after 30 s, for 10 s more, and nobody besides."""
+    segment.run(30)
+    (master,) = segment.masters()
+    for node in segment.nodes:
+        node.forget()
+    segment.run(10)
+    assert [node.changes() for node in segment.nodes] == [[]] * len(segment.nodes)
+    return master
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_equal_hosts_that_take_over_from_the_same_demoted_master_part_in_the_end(
+    count: int,
+) -> None:
+    """At first all of them rise at its advertisement, tie and yield. It is the next to rise, being
+    the fastest; this time each of them waits its jitter and hears whose was the shortest."""
+    demoted = Node("10.77.0.9", dialect="openbsd", advskew=0)
+    others = [Node(f"10.77.0.{n}", dialect="openbsd", advskew=50) for n in range(1, count + 1)]
+    segment = Segment(demoted, *others)
+    segment.run(10)
+    assert segment.masters() == [demoted]
+    demoted.engine.demote(0, 2, segment.now_ns)
+    master = stable_master(segment)
+    assert master in others
+    assert master.reason == "master_demoted"
+
+
+def test_equal_hosts_that_preempt_the_same_slower_master_part_in_the_end() -> None:
+    slow = Node("10.77.0.9", dialect="freebsd", advskew=1, preempt=False)
+    fast = [Node(f"10.77.0.{n}", dialect="freebsd", preempt=True) for n in (1, 2, 3)]
+    segment = Segment(slow, *fast)
+    segment.apart = set(fast)
+    segment.run(2)
+    for node in fast:
+        node.attach(segment.now_ns, up=False)
+        node.take(segment.now_ns)
+    segment.run(5)
+    assert segment.masters() == [slow]
+    segment.apart = set()
+    for node in fast:
+        node.attach(segment.now_ns, up=True)
+    master = stable_master(segment)
+    assert master in fast
+
+
+def test_a_contested_take_over_waits_no_longer_than_the_jitter() -> None:
+    node = Node("10.77.0.2", dialect="freebsd", preempt=True)
+    node.run(LATER_NS)
+    assert node.engine.receive(0, advertisement(counter=1), LATER_NS) == "ok"
+    assert node.reason == "tie_lost"
+    heard_ns = LATER_NS + SECOND_NS
+    for counter in (2, 3):  # the second one does not let it wait anew
+        assert node.engine.receive(0, advertisement(counter=counter, advskew=9), heard_ns) == "ok"
+        heard_ns += SECOND_NS // 1000
+    node.run(heard_ns + JITTER_NS)
+    assert (node.state, node.reason) == ("MASTER", "preempted")
+
+
+def test_a_contested_take_over_is_left_to_who_was_faster() -> None:
+    node = Node("10.77.0.2", dialect="freebsd", preempt=True)
+    node.run(LATER_NS)
+    for counter, advskew in ((1, 0), (2, 9), (3, 0)):
+        frame = advertisement(counter=counter, advskew=advskew)
+        assert node.engine.receive(0, frame, LATER_NS) == "ok"
+    wait_ns = node.engine.host(0)["deadline_ns"] - LATER_NS
+    assert DOWN_NS < wait_ns < DOWN_NS + JITTER_NS
+
+
+def test_who_was_out_of_the_election_has_lost_no_tie() -> None:
+    node = Node("10.77.0.2", dialect="freebsd", preempt=True)
+    node.run(LATER_NS)
+    assert node.engine.receive(0, advertisement(counter=1), LATER_NS) == "ok"
+    assert node.engine.host(0)["deadline_ns"] > LATER_NS + DOWN_NS
+    node.attach(LATER_NS, up=False)
+    node.attach(LATER_NS, up=True)
+    assert node.engine.host(0)["deadline_ns"] == LATER_NS + DOWN_NS
+    assert node.engine.receive(0, advertisement(counter=2, advskew=9), LATER_NS) == "ok"
+    assert (node.state, node.reason) == ("MASTER", "preempted")
