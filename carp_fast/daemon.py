@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ctypes
 import errno
 import gc
 import logging
@@ -80,6 +81,13 @@ def require_capabilities() -> None:
     ]
     if missing:
         raise StartError(f"missing {' and '.join(missing)}: run as root, or grant it")
+
+
+def give_back_memory() -> None:
+    """What the start needed and nobody uses any more goes back to the kernel, where libc can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl gives back by itself
+    if trim is not None:
+        trim(0)
 
 
 class Daemon:
@@ -214,7 +222,8 @@ class Daemon:
             logger.warning("%s", warning)
         self._handle_signals()
         self._load_functions(self.configuration)
-        slots = [(self._hosts.take(host), host) for host in hosts]
+        for host in hosts:
+            self._hosts.take(host)
         recorded = self._state_file.read()
         known = read_interfaces([*self._hosts.names, *recorded])
         left = self._remove_leftovers(known, recorded)
@@ -224,7 +233,7 @@ class Daemon:
         for name in self._hosts.names:
             self._network.on_interface(known[name])
         await self._orders.done()
-        await self._orders.give(self._adder(slot, host) for slot, host in slots)
+        await self._orders.give(self._adder(slot, host) for slot, host in self._hosts.used())
         self._links = LinkMonitor(
             self._loop,
             self._hosts.names,
@@ -237,6 +246,7 @@ class Daemon:
         self._write_pid()
         gc.collect()
         gc.freeze()  # what was loaded stays: a collection need not walk it again
+        give_back_memory()
         self._serving.set()
         self._systemd.ready(f"{len(hosts)} virtual hosts")
         self._start_watchdog()

@@ -12,9 +12,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from carp_fast import systemd
 from carp_fast.hooks import Hook, HookResult, Hooks
 from carp_fast.hosts import STATES, Hosts, every_address
 
@@ -53,9 +53,7 @@ class Report(NamedTuple):
 
 def rfc3339(monotonic_ns: int) -> str:
     """An instant of CLOCK_MONOTONIC as RFC 3339 in UTC, milliseconds."""
-    at_ns = monotonic_ns + time.time_ns() - time.monotonic_ns()
-    at = datetime.fromtimestamp(at_ns / 1e9, UTC)
-    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+    return systemd.rfc3339((monotonic_ns + time.time_ns() - time.monotonic_ns()) // 1_000_000)
 
 
 def address_text(address: bytes | None) -> str | None:
