@@ -28,6 +28,7 @@ from carp_fast._wheel cimport (
 
 cdef enum:
     CACHE_LINE = 64
+    PACE = 65536                # advertisements a second while phases are filled
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
@@ -196,13 +197,18 @@ cdef void engine_set_deadline(Core* core, uint32_t slot, int64_t deadline_ns) no
 cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept nogil:
     """The next advertisement: at most one interval after `from_ns`, on the host's phase.
 
-    Rounded down to the wake tick: it may come early to reach its phase, never late.
+    Rounded down to the wake tick: it may come early to reach its phase, never late. Phases are as
+    few ticks of the interval as PACE allows: whoever waits for silence waits from the last
+    advertisement on, so what is heard together is taken over together, and wakes nobody between.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef int64_t ticks = vhid_interval_ns(host) // core.wake_tick_ns
     cdef int64_t last = from_ns // core.wake_tick_ns + (ticks if ticks else 1)
+    cdef int64_t a_tick = PACE * core.wake_tick_ns // SECOND_NS
+    cdef int64_t phases = (core.slots + a_tick - 1) // a_tick
     if ticks > 1:
-        last -= (last - host.order % <uint32_t>ticks) % ticks
+        # Neighbours of one interface are in different phases: no burst is all of one segment.
+        last -= (last - host.order % <uint32_t>min(phases, ticks)) % ticks
     engine_set_deadline(core, slot, last * core.wake_tick_ns)
 
 

@@ -439,18 +439,26 @@ def test_take_over_of_a_thousand_advertises_first(thousand: list[tuple[int, str,
         assert {slot for _, slot in first[start : start + 1_000]} == set(range(1_000))
 
 
-def test_a_thousand_advertise_spread_evenly(thousand: list[tuple[int, str, int]]) -> None:
-    start_ns = START_NS + 5 * SECOND_NS
-    sent = [
-        (at_ns, slot)
-        for at_ns, action, slot in thousand
-        if action == "ADVERTISE" and start_ns <= at_ns < start_ns + SECOND_NS
-    ]
-    assert len(sent) == 1_000
-    assert {slot for _, slot in sent} == set(range(1_000))
-    assert Counter(at_ns for at_ns, _ in sent) == {
-        start_ns + tick * WAKE_TICK_NS: 20 for tick in range(50)
-    }
+@pytest.mark.parametrize(("hosts", "ticks"), [(255, 1), (1_310, 1), (1_311, 2), (4_080, 4)])
+def test_phases_are_as_few_ticks_as_the_pace_allows(hosts: int, ticks: int) -> None:
+    engine = Engine()
+    for number in range(16):
+        engine.set_interface(number, START_NS, source=ip("10.77.0.2"))
+    for slot in range(hosts):
+        engine.add(slot, prepared(interface=slot // 255, vhid=slot % 255 + 1), START_NS)
+    now_ns, sent = START_NS, []
+    while now_ns <= START_NS + 6 * SECOND_NS:
+        engine.expire(now_ns)
+        sent += [(now_ns, act[1]) for act in engine.take_actions(now_ns) if act[0] == "ADVERTISE"]
+        now_ns = engine.next_deadline_ns()
+    begin_ns = START_NS + 5 * SECOND_NS
+    last = [each for each in sent if begin_ns <= each[0] < begin_ns + SECOND_NS]
+    assert sorted(slot for _, slot in last) == list(range(hosts))
+    at = sorted({at_ns for at_ns, _ in last})
+    assert [at_ns - at[0] for at_ns in at] == [tick * WAKE_TICK_NS for tick in range(ticks)]
+    # Of every segment an equal part goes out in each of them.
+    parts = Counter((at_ns, slot // 255) for at_ns, slot in last)
+    assert max(parts.values()) <= -(-255 // ticks)
 
 
 def test_no_host_of_a_thousand_is_late(thousand: list[tuple[int, str, int]]) -> None:
