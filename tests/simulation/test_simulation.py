@@ -183,15 +183,16 @@ def test_a_backup_that_was_away_stays_backup(how: str, slots: int, socket_room: 
 def test_what_waits_in_the_socket_counts_before_deadlines() -> None:
     """Advertisements that came in time lie behind others when the backup runs again, too late.
 
-    Two of each are lost, the third comes 0.39 s before its deadline. In 0.7 s in which the backup
-    is stopped, both arrive for many; two frames are read at a time. The stall rule needs 1 s.
+    Two of each are lost, the third comes 0.39 s before its deadline. In 0.49 s in which the backup
+    is stopped, both arrive for all; two frames are read at a time. The stall rule needs 1 s, and a
+    turn may have been 0.5 s ago.
     """
     simulator = two_machines(slots=60, batch=2)
     blocked = LINK_WORDS.index("blocked")
-    for at_ms, word, value in ((20_090, "link", 1), (22_090, "link", 0)):
+    for at_ms, word, value in ((20_700, "link", 1), (22_700, "link", 0)):
         simulator.fault(at_ms * MS_NS, word, machine=0, other=1, slot=blocked, value=value)
-    simulator.fault(22_300 * MS_NS, "pause", machine=1, value=PAUSE_WORDS.index("stopped"))
-    simulator.fault(23_000 * MS_NS, "resume", machine=1)
+    simulator.fault(23_500 * MS_NS, "pause", machine=1, value=PAUSE_WORDS.index("stopped"))
+    simulator.fault(23_990 * MS_NS, "resume", machine=1)
     assert simulator.run(19 * SECOND_NS)
     before = simulator.tally
     assert simulator.run(30 * SECOND_NS), simulator.broken
