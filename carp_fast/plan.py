@@ -15,13 +15,9 @@ from pathlib import Path
 import msgspec
 
 from carp_fast.config import Configuration, VirtualHost
+from carp_fast.limits import Demand, Kernel, passed, read_kernel
 
 SYSCTL = Path("/proc/sys")
-IGMP_LIMIT_FILE = SYSCTL / "net/ipv4/igmp_max_memberships"
-IGMP_LIMIT_DEFAULT = 20  # the kernel's own, where the file cannot be read
-OPTMEM_FILE = SYSCTL / "net/core/optmem_max"
-OPTMEM_DEFAULT = 20_480  # the least that a kernel has had for long
-MLD_MEMBERSHIP_BYTES = 56  # what the kernel charges to optmem_max for one (measured on 6.18)
 LOCAL_GROUPS = "224.0.0."  # 224.0.0.0/24 is joined by MAC only and needs no IGMP
 RAW_BELOW = 1_000  # virtual hosts; more cost less through a packet socket, whatever it taps
 SHOWN_MAX = 4  # peers of an interface that a row names; more are counted
@@ -106,14 +102,12 @@ class Plan(msgspec.Struct, frozen=True):
 def plan(
     configuration: Configuration,
     interfaces: Callable[[str], InterfaceFacts | None] | None = None,
-    igmp_max_memberships: int | None = None,
-    optmem_max: int | None = None,
+    kernel: Kernel | None = None,
 ) -> Plan:
     """The plan of a configuration.
 
     `interfaces` says what is known of an interface by name, None for one that does not exist; by
-    default the kernel is asked. `igmp_max_memberships`, `optmem_max`: by default the kernel's
-    settings.
+    default the kernel is asked, and likewise for what the kernel allows.
     """
     facts_of = interface_facts if interfaces is None else interfaces
     by_interface: dict[str, list[VirtualHost]] = {}
@@ -139,16 +133,28 @@ def plan(
                 receive_reason=reason,
             )
         )
-    return Plan(
-        tuple(items),
-        len(configuration.virtual_hosts),
-        sum(item.advertisements_per_s for item in items),
-        (
-            *_igmp_limit(
-                items, read_igmp_limit() if igmp_max_memberships is None else igmp_max_memberships
-            ),
-            *_mld_limit(items, read_optmem() if optmem_max is None else optmem_max),
+    rate = sum(item.advertisements_per_s for item in items)
+    limits = passed(_demand(items, rate), read_kernel() if kernel is None else kernel)
+    return Plan(tuple(items), len(configuration.virtual_hosts), rate, limits)
+
+
+def _demand(items: list[InterfacePlan], rate: float) -> Demand:
+    """What all interfaces together need of the machine."""
+    raw = any(item.receive == "raw" for item in items)
+    groups = [group for item in items for group in item.groups]
+    peers = {peer for item in items for peer in item.peers}
+    peers6 = {peer for peer in peers if ":" in peer}
+    return Demand(
+        interfaces=len(items),
+        advertisements_per_s=rate,
+        igmp_memberships=sum(
+            ":" not in group and (raw or not group.startswith(LOCAL_GROUPS)) for group in groups
         ),
+        mld_memberships=sum(":" in group for group in groups),
+        raw=raw,
+        peers=len(peers - peers6),
+        peers6=len(peers6),
+        macs=sum(item.macs - 1 for item in items),
     )
 
 
@@ -214,16 +220,6 @@ def interface_facts(name: str) -> InterfaceFacts | None:
     return InterfaceFacts(ifindex, up, hardware[18:24].hex(":"))
 
 
-def read_igmp_limit() -> int:
-    """How many IGMP memberships one socket may hold: net.ipv4.igmp_max_memberships."""
-    return _read_number(IGMP_LIMIT_FILE, IGMP_LIMIT_DEFAULT)
-
-
-def read_optmem() -> int:
-    """How many bytes one socket may have for what it has joined: net.core.optmem_max."""
-    return _read_number(OPTMEM_FILE, OPTMEM_DEFAULT)
-
-
 def _read_number(path: Path, default: int) -> int:
     try:
         return int(path.read_text())
@@ -239,30 +235,3 @@ def _macs(hosts: list[VirtualHost]) -> int:
         if host.settings.advertise_mac != "interface"
     }
     return 1 + len(virtual)
-
-
-def _igmp_limit(items: list[InterfacePlan], allowed: int) -> tuple[str, ...]:
-    memberships = sum(
-        ":" not in group and (item.receive == "raw" or not group.startswith(LOCAL_GROUPS))
-        for item in items
-        for group in item.groups
-    )
-    if memberships <= allowed:
-        return ()
-    raw = any(item.receive == "raw" for item in items)
-    return (
-        f"net.ipv4.igmp_max_memberships: {memberships} IGMP memberships would be needed, one for"
-        f" each interface and {'group' if raw else f'group outside {LOCAL_GROUPS}0/24'}, and a"
-        f" socket may hold {allowed}",
-    )
-
-
-def _mld_limit(items: list[InterfacePlan], optmem_max: int) -> tuple[str, ...]:
-    memberships = sum(":" in group for item in items for group in item.groups)
-    allowed = max(optmem_max - 1, 0) // MLD_MEMBERSHIP_BYTES
-    if memberships <= allowed:
-        return ()
-    return (
-        f"net.core.optmem_max: {memberships} MLD memberships would be needed, one for each"
-        f" interface and IPv6 group, and a socket may hold about {allowed}",
-    )

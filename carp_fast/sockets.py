@@ -171,9 +171,14 @@ def open_receiver(advertisements_per_s: float) -> socket.socket:
     return sock
 
 
+def receive_room(advertisements_per_s: float, most: int | None = BUFFER_MAX) -> int:
+    """Bytes of receive buffer that BUFFER_SECONDS of these advertisements need, at most `most`."""
+    size = max(int(advertisements_per_s * FRAME_TRUESIZE * BUFFER_SECONDS), BUFFER_MIN)
+    return size if most is None else min(size, most)
+
+
 def _size_receive_buffer(sock: socket.socket, advertisements_per_s: float) -> None:
-    size = int(advertisements_per_s * FRAME_TRUESIZE * BUFFER_SECONDS)
-    _size_buffer(sock, True, min(max(size, BUFFER_MIN), BUFFER_MAX), "receive socket")
+    _size_buffer(sock, True, receive_room(advertisements_per_s), "receive socket")
 
 
 def _prepare_raw_receiver(sock: socket.socket, family: int, advertisements_per_s: float) -> None:

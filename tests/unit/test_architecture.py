@@ -88,6 +88,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
     ("listen", "verdicts"),
     ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text", "replay"),
+    ("limits",),
     (
         "control",
         "addresses",

@@ -125,9 +125,10 @@ def test_check_prints_the_plan_and_touches_nothing(tmp_path: Path) -> None:
 
 
 def test_check_names_limits_and_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from carp_fast import plan
+    from carp_fast import limits, plan
 
-    monkeypatch.setattr(plan, "read_igmp_limit", lambda: 1)
+    kernel = limits.Kernel(igmp_max_memberships=1)
+    monkeypatch.setattr(plan, "read_kernel", lambda: kernel)
     file = configuration(
         tmp_path,
         '[defaults]\npassphrase = "secret"\ndestination = "239.1.1.1"\n'

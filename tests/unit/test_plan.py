@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from carp_fast import plan as plan_module
 from carp_fast.config import Configuration, Settings, VirtualHost, load
+from carp_fast.limits import Kernel
 from carp_fast.plan import (
     InterfaceFacts,
     advertisements_per_s,
     interface_facts,
     plan,
-    read_igmp_limit,
-    read_optmem,
     receive_path,
 )
 
@@ -36,6 +35,7 @@ advbase = 0
 advskew = 64
 """
 QUIET = "no interface with virtual hosts forwards"
+KERNEL = Kernel()
 FACTS = {"eth0": InterfaceFacts(ifindex=3, up=True, mac="02:00:00:00:00:03")}
 
 
@@ -66,7 +66,7 @@ def configuration(tmp_path: Path) -> Configuration:
 
 
 def test_each_interface(configuration: Configuration) -> None:
-    made = plan(configuration, FACTS.get, 20)
+    made = plan(configuration, FACTS.get, KERNEL)
     first, second = made.interfaces
     assert (first.name, first.virtual_hosts, second.name, second.virtual_hosts) == (
         "eth0",
@@ -88,7 +88,7 @@ def test_rows(configuration: Configuration) -> None:
     header = ("interface", "link", "virtual hosts", "adverts/s", "families", "groups", "peers")
     groups = "224.0.0.18 239.0.0.1"
     mac = "1 (02:00:00:00:00:03)"
-    assert plan(configuration, FACTS.get, 20).rows() == [
+    assert plan(configuration, FACTS.get, KERNEL).rows() == [
         (*header, "MACs", "receive", "why"),
         ("eth0", "up", "257", "263.0", "IPv4", groups, "", mac, "packet", QUIET),
         ("eth1", "missing", "255", "255.0", "IPv4", "224.0.0.18", "", "1", "packet", QUIET),
@@ -117,7 +117,7 @@ destination6 = "ff05::12"
 
 
 def test_families_and_peers(tmp_path: Path) -> None:
-    first, second = plan(read(tmp_path, BOTH), FACTS.get, 20).interfaces
+    first, second = plan(read(tmp_path, BOTH), FACTS.get, KERNEL).interfaces
     assert (first.families, second.families) == ((4, 6), (6,))
     # A frame to each destination: two groups, five peers.
     assert first.advertisements_per_s == pytest.approx(2 * 2 + 2 * 5)
@@ -125,7 +125,7 @@ def test_families_and_peers(tmp_path: Path) -> None:
     assert (first.groups, second.groups) == (("224.0.0.18", "ff02::12"), ("ff05::12",))
     peers = ("192.0.2.9", "192.0.2.10", "192.0.2.200", "192.0.2.201", "2001:db8::a")
     assert (first.peers, second.peers) == (peers, ())
-    _, row, other, _ = plan(read(tmp_path, BOTH), FACTS.get, 20).rows()
+    _, row, other, _ = plan(read(tmp_path, BOTH), FACTS.get, KERNEL).rows()
     assert row[4:7] == ("IPv4 IPv6", "224.0.0.18 ff02::12", " ".join(peers[:4]) + " and 1 more")
     assert other[4:7] == ("IPv6", "ff05::12", "")
 
@@ -141,12 +141,12 @@ def test_virtual_macs_come_on_top_of_the_interface_s_own(tmp_path: Path) -> None
         )
     )
     path.chmod(0o600)
-    assert [item.macs for item in plan(load(path), FACTS.get, 20).interfaces] == [256, 257]
+    assert [item.macs for item in plan(load(path), FACTS.get, KERNEL).interfaces] == [256, 257]
 
 
 def test_a_link_that_is_down(configuration: Configuration) -> None:
     down = InterfaceFacts(ifindex=3, up=False, mac="02:00:00:00:00:03")
-    rows = plan(configuration, lambda _: down, 20).rows()
+    rows = plan(configuration, lambda _: down, KERNEL).rows()
     assert [row[1] for row in rows[1:3]] == ["down", "down"]
 
 
@@ -154,7 +154,7 @@ def test_a_link_that_is_down(configuration: Configuration) -> None:
 def test_the_configured_receive_path_is_the_reason(tmp_path: Path, path: str, sysctl: Path) -> None:
     forward(sysctl, "ipv4", "eth1")
     configuration = read(tmp_path, f'[daemon]\nreceive = "{path}"\n{TEXT}')
-    for item in plan(configuration, FACTS.get, 20).interfaces:
+    for item in plan(configuration, FACTS.get, KERNEL).interfaces:
         assert (item.receive, item.receive_reason) == (path, f'daemon.receive = "{path}"')
 
 
@@ -169,7 +169,7 @@ def test_where_an_interface_forwards_raw_sockets_cost_less(
     why = f"net.{family}.conf.eth1.forwarding is 1"
     raw = ("raw", f"{why}, and there are fewer than 1,000 virtual hosts")
     assert receive_path(configuration) == raw
-    first, second = plan(configuration, FACTS.get, 20).interfaces
+    first, second = plan(configuration, FACTS.get, KERNEL).interfaces
     assert (first.receive, first.receive_reason) == raw
     assert (second.receive, second.receive_reason) == raw
 
@@ -185,30 +185,33 @@ def test_many_virtual_hosts_want_the_packet_socket(tmp_path: Path, sysctl: Path)
     )
 
 
-def test_the_limit_of_igmp_memberships(configuration: Configuration, sysctl: Path) -> None:
-    # 224.0.0.18 needs none; 239.0.0.1 is used on one interface.
-    assert plan(configuration, FACTS.get, 1).limits == ()
-    assert plan(configuration, FACTS.get, 0).limits == (
-        "net.ipv4.igmp_max_memberships: 1 IGMP memberships would be needed, one for each interface"
-        " and group outside 224.0.0.0/24, and a socket may hold 0",
-    )
+def test_what_all_interfaces_need_together(tmp_path: Path, sysctl: Path) -> None:
+    # 224.0.0.18 needs no membership; 239.0.0.1 is used on one interface.
+    configuration = read(tmp_path, TEXT)
+    none = Kernel(igmp_max_memberships=0)
+    (line,) = plan(configuration, FACTS.get, none).limits
+    assert line.startswith("net.ipv4.igmp_max_memberships: 1 IGMP memberships would be needed, one")
+    assert "outside 224.0.0.0/24" in line
     # A raw socket hears nothing that the host has not joined, 224.0.0.18 included.
     forward(sysctl, "ipv4", "eth0")
-    assert plan(configuration, FACTS.get, 3).limits == ()
-    assert plan(configuration, FACTS.get, 2).limits == (
-        "net.ipv4.igmp_max_memberships: 3 IGMP memberships would be needed, one for each interface"
-        " and group, and a socket may hold 2",
-    )
+    (line,) = plan(configuration, FACTS.get, none).limits
+    assert line.startswith("net.ipv4.igmp_max_memberships: 3 IGMP memberships")
+    # ff02::12 on one interface, ff05::12 on the other.
+    (line,) = plan(read(tmp_path, BOTH), FACTS.get, Kernel(optmem_max=2 * 56)).limits
+    assert line.startswith("net.core.optmem_max: 2 MLD memberships")
 
 
-def test_the_limit_of_mld_memberships(tmp_path: Path) -> None:
-    configuration = read(tmp_path, BOTH)  # ff02::12 on one interface, ff05::12 on the other
-    assert plan(configuration, FACTS.get, 20, 2 * 56 + 1).limits == ()
-    assert plan(configuration, FACTS.get, 20, 2 * 56).limits == (
-        "net.core.optmem_max: 2 MLD memberships would be needed, one for each interface and IPv6"
-        " group, and a socket may hold about 1",
-    )
-    assert plan(configuration, FACTS.get, 20).limits == ()
+def test_peers_and_macs_are_counted(tmp_path: Path) -> None:
+    text = TEXT.replace('passphrase = "abc"', 'passphrase = "abc"\nadvertise_mac = "ucarp"')
+    made = plan(read(tmp_path, text), FACTS.get, KERNEL)
+    assert [item.macs - 1 for item in made.interfaces] == [255, 255]
+    peers = '[[virtual_host]]\ninterface = "eth2"\nvhid = 1\naddresses = "10.2.0.1"\n'
+    text = TEXT + peers + 'peers = ["10.3.0.1", "10.3.0.2", "2001:db8::1"]\n'
+    few = Kernel(neighbours=1, neighbours6=0)
+    assert [line.partition(",")[0] for line in plan(read(tmp_path, text), None, few).limits] == [
+        "net.ipv4.neigh.default.gc_thresh3: 2 unicast peers",
+        "net.ipv6.neigh.default.gc_thresh3: 1 unicast peers",
+    ]
 
 
 @given(st.integers(0, 255), st.integers(0, 254))
@@ -229,7 +232,7 @@ def test_no_virtual_host(tmp_path: Path) -> None:
     path = tmp_path / "carp.toml"
     path.write_text("")
     path.chmod(0o600)
-    made = plan(load(path), FACTS.get, 20)
+    made = plan(load(path), FACTS.get, KERNEL)
     assert made.interfaces == ()
     assert made.rows()[1:] == [("total", "", "0", "0.0", *[""] * 6)]
 
@@ -242,6 +245,4 @@ def test_facts_come_from_the_kernel(configuration: Configuration) -> None:
     assert loopback.up is bool(flags & 1)
     assert interface_facts("no-such-if") is None
     assert interface_facts("x" * 40) is None
-    assert read_igmp_limit() > 0
-    assert read_optmem() > 0
     assert plan(configuration).virtual_hosts == 512
