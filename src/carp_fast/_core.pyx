@@ -197,18 +197,17 @@ cdef void engine_set_deadline(Core* core, uint32_t slot, int64_t deadline_ns) no
 cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept nogil:
     """The next advertisement: at most one interval after `from_ns`, on the host's phase.
 
-    Rounded down to the wake tick: it may come early to reach its phase, never late. Phases are as
-    few ticks of the interval as PACE allows: whoever waits for silence waits from the last
-    advertisement on, so what is heard together is taken over together, and wakes nobody between.
+    Rounded down to the wake tick: it may come early to reach its phase, never late. Phases are
+    filled one after the other at PACE: whoever waits for silence waits from the last advertisement
+    on, so what is heard together is taken over together, and wakes nobody between. Nothing but the
+    slot and the tick decides, or a replay of some hosts would not be equal.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef int64_t ticks = vhid_interval_ns(host) // core.wake_tick_ns
     cdef int64_t last = from_ns // core.wake_tick_ns + (ticks if ticks else 1)
     cdef int64_t a_tick = PACE * core.wake_tick_ns // SECOND_NS
-    cdef int64_t phases = (core.slots + a_tick - 1) // a_tick
     if ticks > 1:
-        # Neighbours of one interface are in different phases: no burst is all of one segment.
-        last -= (last - host.order % <uint32_t>min(phases, ticks)) % ticks
+        last -= (last - host.order // a_tick % ticks) % ticks
     engine_set_deadline(core, slot, last * core.wake_tick_ns)
 
 

@@ -162,7 +162,7 @@ def test_several_hosts_of_both_families_and_dialects() -> None:
         "0.700 eth1/7 ADVERTISE 1/0",
         "0.700 eth1/7 ADD_ADDRESSES 10.1.0.7 10.1.0.8",
         "0.700 eth1/7 ANNOUNCE 10.1.0.7 10.1.0.8",
-        "1.020 eth1/7 ADVERTISE 1/0",
+        "1.000 eth1/7 ADVERTISE 1/0",
         "1.800 eth1/7 BACKUP less_demoted_master",
         "1.800 eth1/7 REMOVE_ADDRESSES 10.1.0.7 10.1.0.8",
         "3.500 eth0/7 MASTER master_down",
