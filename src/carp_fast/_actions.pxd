@@ -13,7 +13,7 @@ cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept
 cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, int error,
                           int64_t now_ns) noexcept nogil
 cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
-cdef uint32_t next_announcement(Core* core) noexcept nogil
+cdef uint32_t next_announcement(Core* core, int64_t now_ns) noexcept nogil
 cdef void announced(Core* core, uint32_t slot) noexcept nogil
 cdef uint32_t announcement_frames(const VirtualHost* host) noexcept nogil
 cdef void plan_announcement(VirtualHost* host, int64_t now_ns) noexcept nogil

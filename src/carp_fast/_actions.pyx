@@ -12,22 +12,26 @@ from libc.string cimport memcpy
 from carp_fast._auth cimport auth_sign
 from carp_fast._core cimport (
     ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core, Interface, Queue,
-    Report, SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_release, queue_empty, queue_pop,
-    report_begin, report_end)
+    Report, SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_release, queue_empty, queue_length,
+    queue_pop, queue_push, report_begin, report_end)
 from carp_fast._recorder cimport (
     RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
     record_output)
 from carp_fast._vhid cimport (
     ANNOUNCE_ON_ORDER, ANNOUNCING, Address, FAILED, FOREIGN, HELD, LEAVING, MANAGE_ADDRESSES,
     MASTER, Output, REPEAT_AFTER, RESIGN_AFTER_REMOVAL, RETIRED, SEND_DEMOTED,
-    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN, TO_TELL_ADDRESSES,
-    TO_VERIFY, VirtualHost, vhid_advskew, vhid_demote)
+    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
+    TO_TELL_ADDRESSES, TO_VERIFY, VirtualHost, vhid_advskew, vhid_demote)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
 cdef enum:
     FAILED_SENDS = 3            # in a row: demoted by 240
     GOOD_SENDS = 3              # in a row: undone
+    # Of one interface: a switch may throw away broadcasts that come faster, a neighbour ARP.
+    ANNOUNCEMENTS_AT_ONCE = 512
+    ANNOUNCEMENT_NS = 100000    # one takes so long at the lasting pace: 10,000 a second
+    LOOKED_AT = 4096            # hosts that wait for their interface's pace, in one go
 
 
 # ---------------------------------------------------------------------------------- advertisements
@@ -141,10 +145,10 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
         if host.repeat_in:
             host.repeat_in -= 1
             if host.repeat_in == 0:
-                engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+                engine_ask(core, &core.repeat, slot, TO_REPEAT)
         # A tick early: whether the pump was late is not to decide between this one and the next.
         if host.announce_at_ns and now_ns + core.wake_tick_ns >= host.announce_at_ns:
-            engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+            engine_ask(core, &core.repeat, slot, TO_REPEAT)
             plan_announcement(host, now_ns)
     elif may_release(host):
         engine_release(core, slot, now_ns)
@@ -291,18 +295,52 @@ cdef uint32_t announcement_frames(const VirtualHost* host) noexcept nogil:
     return 1 if host.announce_interval_ns else host.announce_count
 
 
-cdef uint32_t next_announcement(Core* core) noexcept nogil:
-    """The next host whose addresses are to be announced, or NOBODY."""
+cdef uint32_t next_announcement(Core* core, int64_t now_ns) noexcept nogil:
+    """The next host whose addresses are to be announced, or NOBODY. First ones before repeats.
+
+    Where an interface has had its share, its hosts wait in their order, and `paced_until_ns` says
+    when one of them may be announced.
+    """
     cdef uint32_t slot
-    cdef uint8_t pending
-    while True:
-        slot = queue_pop(&core.announce)
-        if slot == NOBODY:
-            return NOBODY
-        pending = core.hosts[slot].pending
-        core.hosts[slot].pending &= ~<uint32_t>TO_ANNOUNCE
-        if pending & TO_ANNOUNCE and core.hosts[slot].state == MASTER:
-            return slot
+    core.paced_until_ns = 0
+    slot = next_within_pace(core, &core.announce, TO_ANNOUNCE, now_ns)
+    if slot == NOBODY:
+        slot = next_within_pace(core, &core.repeat, TO_REPEAT, now_ns)
+    return slot
+
+
+cdef uint32_t next_within_pace(Core* core, Queue* queue, uint8_t pending,
+                               int64_t now_ns) noexcept nogil:
+    """The next MASTER of a queue whose interface has room; the others go to its end.
+
+    All addresses of a host are announced together, so that an interface may owe time for many.
+    """
+    cdef uint32_t slot, left = min(queue_length(queue), LOOKED_AT)
+    cdef VirtualHost* host
+    cdef Interface* interface
+    cdef int64_t from_ns
+    while left:
+        left -= 1
+        slot = queue_pop(queue)
+        host = &core.hosts[slot]
+        if host.block == NULL or not host.pending & pending or host.state != MASTER:
+            host.pending &= ~<uint32_t>pending
+            continue
+        interface = &core.interfaces[host.interface]
+        from_ns = interface.announced_until_ns - ANNOUNCEMENTS_AT_ONCE * ANNOUNCEMENT_NS
+        if from_ns > now_ns:
+            queue_push(queue, slot)
+            interface.paced += 1
+            if core.paced_until_ns == 0 or from_ns < core.paced_until_ns:
+                core.paced_until_ns = from_ns
+            continue
+        host.pending &= ~<uint32_t>pending
+        if interface.announced_until_ns < now_ns:
+            interface.announced_until_ns = now_ns
+        interface.announced_until_ns += (<int64_t>host.block.address_count
+                                         * announcement_frames(host) * ANNOUNCEMENT_NS)
+        return slot
+    return NOBODY
 
 
 cdef void announced(Core* core, uint32_t slot) noexcept nogil:
@@ -316,4 +354,4 @@ cdef void announced(Core* core, uint32_t slot) noexcept nogil:
 
 cdef bint nothing_to_do(const Core* core) noexcept nogil:
     return (queue_empty(&core.advertise) and queue_empty(&core.change)
-            and queue_empty(&core.announce))
+            and queue_empty(&core.announce) and queue_empty(&core.repeat))

@@ -98,9 +98,11 @@ cdef struct Interface:
     uint64_t sent
     uint64_t heard
     uint64_t announced
+    uint64_t paced                  # announcements that waited for the interface's pace
     uint64_t send_errors
     uint64_t became_master
     uint64_t rejected[VERDICTS]
+    int64_t announced_until_ns      # what was announced takes until then at the lasting pace
     uint32_t rejections_count       # ever; the next place is this modulo REJECTIONS
     Rejection rejections[REJECTIONS]
 
@@ -134,6 +136,8 @@ cdef struct Core:
     Queue advertise
     Queue change
     Queue announce
+    Queue repeat                    # announcements that are not the first: after all that are
+    int64_t paced_until_ns          # an announcement waits for its interface's pace; 0: none
     ReportRing reports
     Recorder recorder
 
@@ -155,7 +159,9 @@ cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept n
 cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now_ns) noexcept nogil
 
 cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) noexcept nogil
+cdef void queue_push(Queue* queue, uint32_t slot) noexcept nogil
 cdef uint32_t queue_pop(Queue* queue) noexcept nogil
+cdef uint32_t queue_length(const Queue* queue) noexcept nogil
 cdef bint queue_empty(const Queue* queue) noexcept nogil
 cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void report_end(Core* core) noexcept nogil

@@ -20,8 +20,8 @@ from carp_fast._vhid cimport (
     MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
     ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, OWN_SOURCE, OWN_SOURCE6, PREEMPTED,
     REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, STARTED,
-    STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN,
-    TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_master,
+    STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
+    TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_transition, VirtualHost)
 from carp_fast._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
@@ -79,6 +79,7 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
     queue_open(&core.advertise, MAX_VIRTUAL_HOSTS)
     queue_open(&core.change, MAX_VIRTUAL_HOSTS)
     queue_open(&core.announce, MAX_VIRTUAL_HOSTS)
+    queue_open(&core.repeat, MAX_VIRTUAL_HOSTS)
     return 0
 
 
@@ -94,6 +95,7 @@ cdef void engine_close(Core* core) noexcept:
     free(core.advertise.slots)
     free(core.change.slots)
     free(core.announce.slots)
+    free(core.repeat.slots)
     wheel_close(&core.wheel)
     recorder_close(&core.recorder)
     memset(core, 0, sizeof(Core))
@@ -109,11 +111,16 @@ cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) n
         here = TO_CHANGE_ADDRESSES
         pending |= TO_CHANGE_ADDRESSES
     else:
-        here = TO_ANNOUNCE
+        here = TO_ANNOUNCE if queue == &core.announce else TO_REPEAT
     if not host.pending & here:
-        queue.slots[queue.tail] = slot
-        queue.tail = queue.tail + 1 if queue.tail + 1 < queue.capacity else 0
+        queue_push(queue, slot)
     host.pending |= pending
+
+
+cdef void queue_push(Queue* queue, uint32_t slot) noexcept nogil:
+    """To the end; the caller sees to it that no slot stands in a queue twice."""
+    queue.slots[queue.tail] = slot
+    queue.tail = queue.tail + 1 if queue.tail + 1 < queue.capacity else 0
 
 
 cdef uint32_t queue_pop(Queue* queue) noexcept nogil:
@@ -130,6 +137,10 @@ cdef uint32_t queue_pop(Queue* queue) noexcept nogil:
 
 cdef bint queue_empty(const Queue* queue) noexcept nogil:
     return queue.head == queue.tail
+
+
+cdef uint32_t queue_length(const Queue* queue) noexcept nogil:
+    return (queue.tail + queue.capacity - queue.head) % queue.capacity
 
 
 cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_ns) noexcept nogil:
@@ -212,8 +223,10 @@ cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept n
 
 
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
-    """When expire has something to do next, ns; -1 when nothing is armed. May be early."""
+    """When there is something to do next, ns; -1 when nothing is armed. May be early."""
     cdef int64_t tick = wheel_next(&core.wheel)
+    if core.paced_until_ns and (tick < 0 or core.paced_until_ns < tick * TICK_NS):
+        return core.paced_until_ns
     return -1 if tick < 0 else tick * TICK_NS
 
 

@@ -154,8 +154,8 @@ cdef dict interface_dict(const Interface* interface):
     """An interface's counters: those of its hosts, and the frames rejected, by word."""
     cdef dict counters = {
         "advertisements_sent": interface.sent, "advertisements_heard": interface.heard,
-        "announcements_sent": interface.announced, "send_errors": interface.send_errors,
-        "became_master": interface.became_master}
+        "announcements_sent": interface.announced, "announcements_paced": interface.paced,
+        "send_errors": interface.send_errors, "became_master": interface.became_master}
     cdef int i
     for i in range(1, VERDICTS):
         counters[VERDICT_WORDS[i]] = interface.rejected[i]
@@ -427,7 +427,7 @@ cdef class Engine:
             if slot != NOBODY:
                 self.change_addresses(slot, now_ns, errors or {}, actions)
                 continue
-            slot = next_announcement(&self.core)
+            slot = next_announcement(&self.core, now_ns)
             if slot == NOBODY:
                 return actions
             actions.append(("ANNOUNCE", slot, self.announcement(slot)))

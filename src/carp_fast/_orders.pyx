@@ -25,7 +25,7 @@ from carp_fast._vhid cimport (
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
     NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_SOURCE, OWN_SOURCE6, Output, PREFERRED,
     RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE_FOUND,
-    STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN,
+    STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns,
     vhid_master_down_ns, vhid_same_address)
 from carp_fast._wheel cimport NOBODY, wheel_disarm, wheel_skip
@@ -337,6 +337,8 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was) noexcept nogi
         engine_ask(core, &core.change, slot, was.pending & (TO_VERIFY | TO_TELL_ADDRESSES))
     if was.pending & TO_ANNOUNCE:
         engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+    if was.pending & TO_REPEAT:
+        engine_ask(core, &core.repeat, slot, TO_REPEAT)
 
 
 cdef bint assume_address(Core* core, uint32_t slot, const uint8_t* address, uint8_t family,

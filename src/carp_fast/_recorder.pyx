@@ -15,7 +15,7 @@ from carp_fast._vhid cimport (
     IGNORE_LINK,
     LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PREFERRED,
     RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source,
-    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_RESIGN,
+    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport Advertisement
@@ -44,7 +44,7 @@ FLAG_WORDS = {
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE, "verify": TO_VERIFY,
-    "tell_addresses": TO_TELL_ADDRESSES}
+    "tell_addresses": TO_TELL_ADDRESSES, "repeat": TO_REPEAT}
 ADDRESS_WORDS = {"held": HELD, "foreign": FOREIGN, "failed": FAILED}
 PREEMPT_WORDS = (False, True, "demoted")
 

@@ -16,8 +16,9 @@ from carp_fast._actions cimport (
     next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
 from carp_fast._core cimport (
     Core, FAMILY_HEARD, FAMILY_SILENT, Interface, ORDER_ADD, ORDER_DEMOTE, ORDER_REPLACE,
-    ORDER_SET_INTERFACE, ORDER_VERIFY, Order, Queue, RELEASED, Report, SENDS_FAILING,
-    SENDS_RECOVERED, STATE_CHANGED, engine_expire, engine_next_deadline, engine_stall)
+    ORDER_SET_INTERFACE, ORDER_VERIFY, Order, RELEASED, Report, SENDS_FAILING,
+    SENDS_RECOVERED, STATE_CHANGED, engine_expire, engine_next_deadline, engine_stall,
+    queue_length)
 from carp_fast._orders cimport obey
 from carp_fast._receive cimport engine_receive
 from carp_fast._simulator_invariants cimport (
@@ -235,6 +236,11 @@ cdef int64_t arrived_at(World* world, Machine* machine, const Arrival* arrival) 
     return now_ns
 
 
+cdef uint32_t queued(const Core* core) noexcept nogil:
+    return (queue_length(&core.advertise) + queue_length(&core.change)
+            + queue_length(&core.announce) + queue_length(&core.repeat))
+
+
 cdef void take_frame(World* world, Machine* machine, const Frame* frame, int64_t at_ns,
                      int64_t arrived_ns) noexcept nogil:
     """Give one frame to the engine, and judge what the engine makes of it."""
@@ -246,7 +252,7 @@ cdef void take_frame(World* world, Machine* machine, const Frame* frame, int64_t
     cdef bint keeps = keeps_backup(machine, frame), leaves = rule_leaves(frame, host)
     cdef int64_t deadline_ns
     cdef uint64_t counter
-    cdef uint32_t queued = core.advertise.tail + core.change.tail + core.announce.tail
+    cdef uint32_t before = queued(core)
     cdef Expected expected = EITHER
     cdef Verdict verdict
     if frame.key == machine.slots[told].key and machine.slots[told].right != NULL:
@@ -261,8 +267,7 @@ cdef void take_frame(World* world, Machine* machine, const Frame* frame, int64_t
         on_taken(world, machine, frame, state, keeps, leaves, expected, at_ns, arrived_ns)
     else:
         if (core.hosts[told].state != state or host.deadline_ns != deadline_ns
-                or host.counter != counter
-                or core.advertise.tail + core.change.tail + core.announce.tail != queued):
+                or host.counter != counter or queued(core) != before):
             broken(world, CHANGED_BY_REFUSED, number, told, verdict)
         if verdict != NOT_CARP or frame.key == machine.slots[told].key:
             on_refused(world, machine, frame, verdict, expected, at_ns)
@@ -448,7 +453,8 @@ cdef bint send_announcements(World* world, Machine* machine) noexcept nogil:
     cdef uint8_t frame[FRAME_ROOM]
     while count < world.batch:
         if machine.announcing == NOBODY:
-            machine.announcing, machine.announcing_at = next_announcement(core), 0
+            machine.announcing, machine.announcing_at = next_announcement(
+                core, machine_now(world, machine)), 0
             if machine.announcing == NOBODY:
                 break
             machine.announcing_block = core.hosts[machine.announcing].block
@@ -477,15 +483,12 @@ cdef bint send_announcements(World* world, Machine* machine) noexcept nogil:
     return count != 0
 
 
-cdef uint32_t waiting(const Queue* queue) noexcept nogil:
-    return (queue.tail + queue.capacity - queue.head) % queue.capacity
-
-
 cdef void carry_out_slice(World* world, Machine* machine) noexcept nogil:
     """Advertisements first, then addresses, then announcements; the turn ends with nothing left."""
     cdef Core* core = &machine.core
-    cdef uint32_t most = max(waiting(&core.advertise), waiting(&core.change),
-                             waiting(&core.announce))
+    cdef bint changed
+    cdef uint32_t most = max(queue_length(&core.advertise), queue_length(&core.change),
+                             queue_length(&core.announce), queue_length(&core.repeat))
     if most > core.slots:
         broken(world, QUEUE_OVERFLOW, machine_number(world, machine), NOBODY, most)
     if machine.slice:                               # time has passed since the last batch
@@ -496,7 +499,8 @@ cdef void carry_out_slice(World* world, Machine* machine) noexcept nogil:
         machine.phase = IDLE
         return
     send_advertisements(world, machine)
-    if not change_addresses(world, machine) and not send_announcements(world, machine):
+    changed = change_addresses(world, machine)
+    if not send_announcements(world, machine) and not changed:
         machine.phase = IDLE
         return
     machine.slice += 1

@@ -318,10 +318,11 @@ cdef bint send_announcements(PumpState* pump) noexcept nogil:
     cdef Address* address
     cdef Interface* interface
     cdef uint32_t repeat, length
+    cdef int64_t now_ns = clock_ns(CLOCK_MONOTONIC)
     batch.count = 0
     while batch.count < BATCH:
         if pump.announcing == NOBODY:
-            pump.announcing = next_announcement(pump.core)
+            pump.announcing = next_announcement(pump.core, now_ns)
             pump.announcing_at = 0
             if pump.announcing == NOBODY:
                 break
@@ -352,9 +353,11 @@ cdef bint send_announcements(PumpState* pump) noexcept nogil:
 cdef void carry_out(PumpState* pump) noexcept nogil:
     """Advertisements first, then addresses, then announcements, in bounded slices."""
     cdef int slices
+    cdef bint changed
     for slices in range(CHANGES_A_TURN):
         send_advertisements(pump)
-        if not change_addresses(pump) and not send_announcements(pump):
+        changed = change_addresses(pump)
+        if not send_announcements(pump) and not changed:
             return
         engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
     pump.more = True

@@ -117,6 +117,7 @@ cdef enum Pending:
     TO_ANNOUNCE = 16
     TO_VERIFY = 32              # add again what should be there
     TO_TELL_ADDRESSES = 64      # the change follows from a state or a configuration: report it
+    TO_REPEAT = 128             # an announcement that is not the first
 
 cdef enum:
     SECOND_NS = 1000000000

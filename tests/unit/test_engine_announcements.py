@@ -1,0 +1,94 @@
+"""The pace of announcements: a share of each interface at once, the rest as time goes on."""
+
+from __future__ import annotations
+
+from unit.segment import SECOND_NS, START_NS, ip, prepared
+
+from carp_fast._engine import Engine
+
+AT_ONCE = 512
+EACH_NS = 100_000
+TAKEN_NS = START_NS + 3 * SECOND_NS
+
+
+def addresses(number: int, count: int) -> list[tuple[bytes, int]]:
+    return [(bytes((10, number, i // 250, i % 250 + 1)), 24) for i in range(count)]
+
+
+def masters(held: dict[tuple[int, int], int]) -> Engine:
+    """An engine that is MASTER of (interface, vhid): so many addresses; nothing carried out yet."""
+    engine = Engine()
+    for number in {interface for interface, _ in held}:
+        engine.set_interface(number, START_NS, source=ip("10.77.0.2"))
+    for slot, ((interface, vhid), count) in enumerate(held.items()):
+        wanted = prepared(interface=interface, vhid=vhid, addresses=addresses(vhid, count))
+        engine.add(slot, wanted, START_NS)
+    engine.expire(TAKEN_NS)
+    return engine
+
+
+def announced(engine: Engine, now_ns: int) -> list[int]:
+    """Slots, in the order of their announcements."""
+    return [act[1] for act in engine.take_actions(now_ns) if act[0] == "ANNOUNCE"]
+
+
+def test_an_interface_waits_and_another_does_not() -> None:
+    engine = masters({(0, vhid): 100 for vhid in range(1, 11)} | {(1, 1): 100})
+    # A host's addresses go together: the sixth begins within the share of 512.
+    assert announced(engine, TAKEN_NS) == [0, 1, 2, 3, 4, 5, 10]
+    due_ns = TAKEN_NS + (600 - AT_ONCE) * EACH_NS
+    assert engine.next_deadline_ns() == due_ns
+    assert announced(engine, due_ns - 1) == []
+    for slot in (6, 7, 8, 9):
+        assert announced(engine, due_ns) == [slot]
+        due_ns += 100 * EACH_NS
+    assert announced(engine, due_ns) == []
+    counters = engine.interface_counters(0)
+    assert (counters["announcements_sent"], engine.interface_counters(1)["announcements_sent"]) == (
+        10,
+        1,
+    )
+    assert counters["announcements_paced"] > 0
+    assert engine.interface_counters(1)["announcements_paced"] == 0
+
+
+def test_the_share_comes_back_with_time() -> None:
+    engine = masters({(0, vhid): 256 for vhid in range(1, 8)})
+    assert announced(engine, TAKEN_NS) == [0, 1, 2]
+    now_ns = TAKEN_NS + 256 * EACH_NS
+    assert announced(engine, now_ns - 1) == []
+    assert announced(engine, now_ns) == [3]
+    # A long pause gives no more than the share.
+    assert announced(engine, now_ns + SECOND_NS) == [4, 5, 6]
+
+
+def test_what_is_announced_first_goes_before_repeats() -> None:
+    engine = masters({(0, 1): 600, (0, 2): 1})
+    assert announced(engine, TAKEN_NS) == [0]
+    now_ns = TAKEN_NS
+    first: list[int] = []
+    for _ in range(3):  # two advertisements later the long one is repeated
+        now_ns += SECOND_NS // 2
+        engine.expire(now_ns)
+        first += announced(engine, now_ns)
+    assert first[0] == 1
+    # The repeat owes much time: a host that rises meanwhile is served before the next repeats.
+    late = prepared(interface=0, vhid=3, addresses=addresses(3, 1))
+    engine.add(2, late, now_ns)
+    seen: list[int] = []
+    while now_ns < TAKEN_NS + 8 * SECOND_NS:
+        now_ns = max(engine.next_deadline_ns() or 0, now_ns + 1)
+        engine.expire(now_ns)
+        seen += announced(engine, now_ns)
+    assert (first + seen).count(0) == 1
+    assert (first + seen).count(1) == 2
+    assert seen.count(2) == 2
+
+
+def test_who_steps_down_while_it_waits_is_not_announced() -> None:
+    engine = masters({(0, 1): 600, (0, 2): 1})
+    assert announced(engine, TAKEN_NS) == [0]
+    engine.set_interface(0, TAKEN_NS, source=ip("10.77.0.2"), up=False)
+    assert announced(engine, TAKEN_NS + SECOND_NS) == []
+    engine.set_interface(0, TAKEN_NS + SECOND_NS, source=ip("10.77.0.2"))
+    assert announced(engine, TAKEN_NS + SECOND_NS) == []
