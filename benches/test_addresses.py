@@ -14,7 +14,7 @@ from pyroute2 import IPRoute
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from carp_fast._pump import Pump
-from carp_fast.addresses import templates
+from carp_fast.addresses import packed, templates
 from carp_fast.lab import Lab
 from carp_fast.namespaces import ip_batch
 from carp_fast.sockets import open_netlink, open_receiver, open_sender
@@ -25,27 +25,33 @@ ROUNDS = 10
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root (network namespaces)")
 @pytest.mark.skipif(shutil.which("ip") is None, reason="needs the program ip (iproute2)")
+@pytest.mark.parametrize("family", [4, 6])
 def test_address_batch_beside_pyroute2(
-    benchmark: BenchmarkFixture, side_by_side: SideBySide
+    benchmark: BenchmarkFixture, side_by_side: SideBySide, family: int
 ) -> None:
     texts = [f"10.200.{number // 250}.{number % 250 + 1}" for number in range(ADDRESSES)]
-    with Lab("carp-fast-benches", segments=1) as lab, lab["a"].inside():
+    if family == 6:
+        texts = [f"fd00::{number + 1:x}" for number in range(ADDRESSES)]
+    prefixlen = 32 if family == 4 else 128
+    nodad = " nodad" if family == 6 else ""
+    with Lab("carp-fast-benches", segments=1, ipv6=True) as lab, lab["a"].inside():
         sockets = open_receiver(1), open_sender(), open_netlink()
         receiver, sender, netlink = (sock.fileno() for sock in sockets)
         pump = Pump([("packet", receiver)], sender, netlink, templates())
         with IPRoute() as route:
             (index,) = route.link_lookup(ifname="s1")
-            batch = [(index, bytes(map(int, text.split("."))), 32) for text in texts]
+            batch = [(index, packed(text), prefixlen) for text in texts]
 
             def add() -> None:
-                ip_batch([f"addr add {text}/32 dev s1" for text in texts], lab["a"].namespace)
+                commands = [f"addr add {text}/{prefixlen} dev s1{nodad}" for text in texts]
+                ip_batch(commands, lab["a"].namespace)
 
             def ours() -> None:
                 assert set(pump.remove_addresses(batch)) == {0}
 
             def theirs() -> None:
                 for text in texts:
-                    route.addr("delete", index=index, address=text, prefixlen=32)
+                    route.addr("delete", index=index, address=text, prefixlen=prefixlen)
 
             benchmark.pedantic(ours, setup=add, rounds=ROUNDS)
             side_by_side(None, "pyroute2", theirs, ADDRESSES, setup=add)
