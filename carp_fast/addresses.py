@@ -12,22 +12,12 @@ import logging
 import os
 import re
 import socket
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from carp_fast.interfaces import (
-    ADDRESS_BODY,
-    ATTRIBUTE,
-    HEADER,
-    IFA_ADDRESS,
-    IFA_LOCAL,
-    IFA_PROTO,
-    OWN_PROTOCOL,
-    Interface,
-)
+from carp_fast.interfaces import OWN_PROTOCOL, Interface
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +25,6 @@ RTM_NEWADDR, RTM_DELADDR = 20, 21
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
-IFA_CACHEINFO, CACHEINFO = 6, struct.Struct("=IIII")  # preferred and valid for, created, updated
 FOREVER_S = 0xFFFF_FFFF
 # Any addresses: their bytes show where the address goes.
 PLACEHOLDER, PLACEHOLDER6 = "161.178.195.212", "2001:db8:a1b2:c3d4:e5f6:a7b8:c9da:ebfc"
@@ -68,8 +57,8 @@ def templates() -> Templates:
     An IPv6 address is added as deprecated (preferred_lft 0), so that outgoing traffic keeps the
     host's own; the key (6, True, "preferred") has the message that adds it as any other.
     """
-    addition = [(IFA_PROTO, bytes((OWN_PROTOCOL,)))]
-    deprecated = (IFA_CACHEINFO, CACHEINFO.pack(0, FOREVER_S, 0, 0))
+    addition = [("IFA_PROTO", OWN_PROTOCOL)]
+    deprecated = ("IFA_CACHEINFO", {"ifa_preferred": 0, "ifa_valid": FOREVER_S})
     return {
         (4, True): _message(4, True, addition),
         (4, False): _message(4, False, []),
@@ -80,27 +69,24 @@ def templates() -> Templates:
 
 
 def _message(
-    family: int, adding: bool, attributes: Iterable[tuple[int, bytes]]
+    family: int, adding: bool, attributes: Iterable[tuple[str, object]]
 ) -> tuple[bytes, bytes]:
-    address = packed(PLACEHOLDER if family == 4 else PLACEHOLDER6)
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped]
+
+    address = PLACEHOLDER if family == 4 else PLACEHOLDER6
+    message = ifaddrmsg()
+    message["family"] = socket.AF_INET if family == 4 else socket.AF_INET6
+    message["prefixlen"] = 32 if family == 4 else 128
     # The address must be there at once: who takes it over knows that it is free.
-    flags = IFA_F_NODAD if adding and family == 6 else 0
-    kind = socket.AF_INET if family == 4 else socket.AF_INET6
-    body = ADDRESS_BODY.pack(kind, len(address) * 8, flags, RT_SCOPE_UNIVERSE, 0)
+    message["flags"] = IFA_F_NODAD if adding and family == 6 else 0
     # IPv4 has it twice, since on a point-to-point link IFA_ADDRESS would be the peer's.
-    local = [(IFA_LOCAL, address)] if family == 4 else []
-    for number, value in (*local, (IFA_ADDRESS, address), *attributes):
-        body += ATTRIBUTE.pack(ATTRIBUTE.size + len(value), number)
-        body += value + bytes(-len(value) % 4)
+    local = [("IFA_LOCAL", address)] if family == 4 else []
+    message["attrs"] = [*local, ("IFA_ADDRESS", address), *attributes]
+    message["header"]["type"] = RTM_NEWADDR if adding else RTM_DELADDR
     create = NLM_F_CREATE | NLM_F_EXCL if adding else 0
-    header = HEADER.pack(
-        HEADER.size + len(body),
-        RTM_NEWADDR if adding else RTM_DELADDR,
-        NLM_F_REQUEST | NLM_F_ACK | create,
-        0,
-        0,
-    )
-    return header + body, address
+    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | create
+    message.encode()
+    return bytes(message.data), packed(address)
 
 
 def kernel_keeps_marks() -> bool:

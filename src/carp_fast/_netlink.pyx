@@ -1,6 +1,6 @@
 """Address changes over rtnetlink: encoded from templates, sent in batches, acknowledged.
 
-Python builds one message of each kind (addresses.py); here only the interface, the address,
+pyroute2 builds one message of each kind (addresses.py); here only the interface, the address,
 the prefix length and the sequence number are written into copies of it. Changes are synchronous
 in the kernel: their acknowledgements wait when sendmsg returns. Knows no engine and no clock.
 """

@@ -7,13 +7,10 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped]
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
 
 from carp_fast import addresses
 from carp_fast.addresses import (
@@ -33,7 +30,6 @@ from carp_fast.interfaces import (
     Interface,
     InterfaceAddress,
     decode_address,
-    decode_link,
     messages,
 )
 
@@ -65,21 +61,6 @@ def test_an_address_has_one_text() -> None:
     assert text(*split("2001:DB8:0:0:1::a/64")) == "2001:db8::1:0:0:a/64"
     assert text(*split("2001:db8:0:1:0:0:0:1/128")) == "2001:db8:0:1::1/128"
     assert text(*split("192.0.2.1/24")) == "192.0.2.1/24"
-
-
-@pytest.mark.parametrize("key", templates())
-def test_templates_are_what_pyroute2_encodes(key: Any) -> None:
-    message, _ = templates()[key]
-    decoded, encoded = ifaddrmsg(message), ifaddrmsg()
-    decoded.decode()
-    for field in ("family", "prefixlen", "flags", "scope", "index"):
-        encoded[field] = decoded[field]
-    # pyroute2 adds the flags as an attribute, too, when it decodes.
-    encoded["attrs"] = [tuple(pair) for pair in decoded["attrs"] if pair[0] != "IFA_FLAGS"]
-    for field in ("type", "flags"):
-        encoded["header"][field] = decoded["header"][field]
-    encoded.encode()
-    assert bytes(encoded.data) == message
 
 
 @pytest.mark.parametrize("adding", [True, False])
@@ -267,20 +248,3 @@ def test_the_ipv6_source_is_the_first_link_local_that_can_be_used() -> None:
     assert find_source6(interface(*before, own), virtual) == own.address
     assert find_source6(interface(*before), virtual) is None
     assert find_source6(interface(), virtual) is None
-
-
-@pytest.mark.parametrize(
-    ("flags", "mac", "up"),
-    [(0x11043, "02:00:00:00:00:01", True), (0x1003, "02:00:00:00:00:02", False), (0x49, "", False)],
-)
-def test_a_link_as_pyroute2_encodes_it(flags: int, mac: str, up: bool) -> None:
-    message = ifinfmsg()
-    message["index"], message["flags"] = 7, flags
-    attributes = [("IFLA_IFNAME", "vlan100"), ("IFLA_MTU", 1500), ("IFLA_ADDRESS", mac)]
-    message["attrs"] = attributes if mac else attributes[:2]
-    message.encode()
-    link = decode_link(bytes(message.data))
-    assert link == (7, "vlan100", bytes.fromhex(mac.replace(":", "")), up)
-    message["family"] = socket.AF_BRIDGE
-    message.encode()
-    assert decode_link(bytes(message.data)) is None

@@ -117,7 +117,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli", "cli_dump", "cli_explain", "cli_replay", "terminal"},
     "rich": {"cli", "terminal", "demo", "observer", "bench"},
-    "pyroute2": set(),  # 10 MiB: an independent reader in tests, a peer in benches
+    "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }
 
 # What reaches a socket, a clock, a file, a process or a thread, by libc's names.
