@@ -21,6 +21,8 @@ MODULES = (
     "_orders",
     "_prepared",
     "_engine",
+    "_histogram",
+    "_tally",
     "_simulator_network",
     "_simulator_invariants",
     "_simulator_turn",
@@ -30,6 +32,7 @@ MODULES = (
     "_turn",
     "_pump",
     "_floor",
+    "_sink",
 )
 # Cython's loops compare its C ints with the unsigned bounds that the sources give them.
 COMPILE_FLAGS = os.environ.get(

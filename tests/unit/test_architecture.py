@@ -35,6 +35,8 @@ COMPILED: dict[str, set[str]] = {
     "_prepared": {"_wire", "_auth", "_vhid", "_core"},
     "_engine": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
     | {"_prepared"},
+    "_histogram": set(),
+    "_tally": {"_wire", "_auth", "_histogram"},
     "_simulator_network": {"_wire", "_wheel", "_vhid", "_core"},
     "_simulator_invariants": {"_vhid", "_core", "_simulator_network"},
     "_simulator_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
@@ -48,6 +50,7 @@ COMPILED: dict[str, set[str]] = {
     "_pump": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_prepared", "_engine"}
     | {"_socket", "_netlink", "_turn"},
     "_floor": {"_socket"},
+    "_sink": {"_tally", "_socket"},
 }
 PURE = (
     "_wire",
@@ -60,12 +63,14 @@ PURE = (
     "_orders",
     "_prepared",
     "_engine",
+    "_histogram",
+    "_tally",
     "_simulator_network",
     "_simulator_invariants",
     "_simulator_turn",
     "_simulator",
 )
-WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump", "_floor")
+WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump", "_floor", "_sink")
 # Headers of ours that a pure module may include: SHA-1 and atomic loads, no system header.
 PURE_HEADERS = {"sha1.h", "atomic.h"}
 PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
