@@ -69,6 +69,17 @@ def print_text(text: str, *, end: str = "\n", flush: bool = False) -> None:
             sys.stdout.flush()
 
 
+def show_progress(text: str | None) -> None:
+    """One line on stderr that a terminal shows in place of the last; None: it is over."""
+    if not sys.stderr.isatty():
+        if text is not None:
+            click.echo(text, err=True)
+    elif text is None:
+        click.echo("\r\x1b[K", err=True, nl=False)
+    else:
+        click.echo(f"\r{text}\x1b[K", err=True, nl=False)
+
+
 def print_json(document: bytes) -> None:
     """One JSON document: indented for a terminal, in one line otherwise."""
     if sys.stdout.isatty():

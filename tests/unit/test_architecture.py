@@ -79,8 +79,8 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain"),
-    ("dump",),
+    ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain", "cli_sink"),
+    ("dump", "sink"),
     ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
     ("explain",),
@@ -105,7 +105,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli", "cli_dump", "cli_explain", "terminal"},
+    "click": {"cli", "cli_dump", "cli_explain", "cli_sink", "terminal"},
     "rich": {"cli", "terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }
