@@ -5,6 +5,8 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
+from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
+
 FLOW_LIMIT: int
 COUNTER_WINDOW: int
 

@@ -75,7 +75,8 @@ def sink(
     the way.
 
     Without -c, "ok" is what is well formed. With it the digest is right as well; interfaces of
-    the configuration are ignored where FILE lacks the interface.
+    the configuration are ignored where FILE lacks the interface. A host that takes over counts on
+    from what it heard: between real hosts such a step looks like loss.
     """
     from carp_fast.config import ConfigurationError, load
     from carp_fast.sink import Receiver, SinkError

@@ -81,6 +81,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain", "cli_sink"),
     ("dump", "sink"),
+    ("masters",),
     ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
     ("explain",),
