@@ -275,6 +275,8 @@ class Masters:
     def run(self, duration_s: float, show: Callable[[Held], None], every_s: float = 1.0) -> Held:
         """Runs them for so long, then they resign; `show` hears every second how it stands.
 
+        Returns the states before the resignation, and the counters after it.
+
         With an election: for the middle third of the time the masters are demoted, so that their
         backups take over, and then the masters again. Raises MastersError when the link goes;
         KeyboardInterrupt ends the time early.
@@ -286,10 +288,11 @@ class Masters:
             self._hold(duration_s, show, every_s)
         except KeyboardInterrupt:
             pass
-        held = self.held()
+        at_end = self.held()
         for party in reversed(self.parties):  # the backups first: they have nothing to take over
             party.resign()
-        return held
+        states = {name: getattr(at_end, name) for name in ("seconds", "master", "backup", "init")}
+        return msgspec.structs.replace(self.held(), **states)
 
     def _hold(self, duration_s: float, show: Callable[[Held], None], every_s: float) -> None:
         demotions = [(duration_s / 3, DEMOTION), (2 * duration_s / 3, 0)]
