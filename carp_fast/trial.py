@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from carp_fast.plot import Line, Panel, draw
-from carp_fast.sink import Latency, Received
+from carp_fast.sink import Latency, Received, Receiver, SinkError
 
 RESOLUTION = 0.01
 """The search ends when the rates with and without loss are this close, as a share."""
@@ -116,6 +116,20 @@ def compare(sent: Sent, received: Received) -> Trial:
         latency=received.latency,
         by_source=rows,
     )
+
+
+def cross(send: Callable[[], Sent], receiver: Receiver) -> Trial:
+    """Sends while the receiver counts, and compares once nothing comes any more.
+
+    Raises SinkError when the receiver's interface goes meanwhile, and what `send` raises.
+    """
+    receiver.start()
+    sent = send()
+    receiver.drain()
+    received = receiver.stop()
+    if receiver.trouble is not None:
+        raise SinkError(receiver.trouble)
+    return compare(sent, received)
 
 
 # --- the search ---------------------------------------------------------------------------------

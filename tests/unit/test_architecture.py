@@ -79,7 +79,9 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain", "cli_sink"),
+    ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain"),
+    ("cli_trial",),
+    ("cli_sink",),
     ("trial",),
     ("dump", "sink", "masters"),
     ("ucarp_daemon", "contenders", "worlds"),
@@ -106,7 +108,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli", "cli_dump", "cli_explain", "cli_sink", "terminal"},
+    "click": {"cli", "cli_dump", "cli_explain", "cli_sink", "cli_trial", "terminal"},
     "rich": {"cli", "terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }
