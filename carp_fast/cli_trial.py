@@ -259,5 +259,7 @@ def trial_lines(trial: Trial) -> Iterator[str]:
             f"latency: p50 {latency.p50_ns / 1e3:,.1f} us, p99 {latency.p99_ns / 1e3:,.1f} us,"
             f" max {latency.max_ns / 1e3:,.1f} us"
         )
+    if trial.left_out:
+        yield f"{trial.left_out:,} frames arrived and are in no row: the receiver's table is full"
     if trial.foreign:
         yield f"{trial.foreign:,} frames came from others"

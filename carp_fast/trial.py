@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from carp_fast.plot import Line, Panel, draw
-from carp_fast.sink import Latency, Received, Receiver, SinkError
+from carp_fast.sink import Flow, Latency, Received, Receiver, SinkError
 
 RESOLUTION = 0.01
 """The search ends when the rates with and without loss are this close, as a share."""
@@ -25,13 +25,16 @@ Key = tuple[str, int]  # source, vhid
 
 @dataclass(frozen=True)
 class Sent:
-    """What left the sender. `by_source`: counters used, each once, by source address and vhid;
-    `frames` that repeat one, or have none, are more than these. `uncounted`: those with none.
+    """What left the sender, by source address and vhid.
+
+    `by_source`: frames with a counter of their own; `replayed`: frames that repeat one;
+    `uncounted`: frames without (short ones, VRRP, announcements). All of them are `frames`.
     """
 
     frames: int
     seconds: float
     by_source: Mapping[Key, int]
+    replayed: Mapping[Key, int] = field(default_factory=dict)
     uncounted: int = 0
     asked_per_s: float | None = None
 
@@ -41,8 +44,9 @@ class Sent:
 
 
 class Crossing(msgspec.Struct, frozen=True):
-    """One source and vhid: counters sent, those that arrived, the difference.
+    """One source and vhid: frames sent, those that arrived, the difference.
 
+    `duplicates` are frames that arrived more often than they were sent, and are not in `arrived`.
     `source` None: the frames without a counter (short ones, VRRP, announcements).
     """
 
@@ -56,7 +60,8 @@ class Crossing(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """A sending and its reception. `lost` is the sum over `by_source`.
+    """A sending and its reception. `lost` is the sum over `by_source`, less `left_out`: frames
+    that arrived but found no room in the receiver's table.
 
     `lost_on_the_way` is without what the receiving socket (`kernel_dropped`) and interface
     dropped; `loss` is its share of what was sent. `foreign`: frames from sources that did not
@@ -74,6 +79,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     kernel_dropped: int
     interface_dropped: int
     foreign: int
+    left_out: int
     latency: Latency | None
     by_source: list[Crossing]
 
@@ -85,20 +91,14 @@ def compare(sent: Sent, received: Received) -> Trial:
     for key, flow in heard.items():
         foreign += 0 if key in sent.by_source else flow.received
     for key, count in sent.by_source.items():
-        found = heard.get(key)
-        if found is None:
-            rows.append(Crossing(*key, count, 0, count, 0, 0))
-            continue
-        arrived = found.received - found.duplicates
-        lost = max(0, count - arrived)
-        rows.append(Crossing(*key, count, arrived, lost, found.duplicates, found.reordered))
+        rows.append(_crossing(key, count, sent.replayed.get(key, 0), heard.get(key)))
     if sent.uncounted:
         verdicts = received.verdicts
         arrived = verdicts.get("bad_length", 0) + verdicts.get("vrrp", 0)
         arrived += received.gratuitous_arp + received.unsolicited_na
         lost = max(0, sent.uncounted - arrived)
         rows.append(Crossing(None, None, sent.uncounted, arrived, lost, 0, 0))
-    lost = sum(row.lost for row in rows)
+    lost = max(0, sum(row.lost for row in rows) - received.left_out)
     here = received.kernel_dropped + received.interface_dropped
     lost_on_the_way = max(0, lost - here)
     return Trial(
@@ -113,9 +113,20 @@ def compare(sent: Sent, received: Received) -> Trial:
         kernel_dropped=received.kernel_dropped,
         interface_dropped=received.interface_dropped,
         foreign=foreign,
+        left_out=received.left_out,
         latency=received.latency,
         by_source=rows,
     )
+
+
+def _crossing(key: Key, fresh: int, replayed: int, found: Flow | None) -> Crossing:
+    sent = fresh + replayed
+    if found is None:
+        return Crossing(*key, sent, 0, sent, 0, 0)
+    repeated = min(found.duplicates, replayed)
+    arrived = found.received - found.duplicates + repeated
+    more = found.duplicates - repeated
+    return Crossing(*key, sent, arrived, max(0, sent - arrived), more, found.reordered)
 
 
 def cross(send: Callable[[], Sent], receiver: Receiver) -> Trial:

@@ -34,6 +34,28 @@ def test_each_source_and_vhid_is_compared() -> None:
     assert (trial.asked_per_s, trial.sent_per_s) == (80.0, 75.0)
 
 
+@pytest.mark.parametrize(
+    ("received_count", "duplicates", "arrived", "lost", "more"),
+    [(15, 5, 15, 0, 0), (13, 4, 13, 2, 0), (10, 0, 10, 5, 0), (17, 7, 15, 0, 2), (14, 7, 12, 3, 2)],
+)
+def test_what_was_replayed_is_no_duplicate(
+    received_count: int, duplicates: int, arrived: int, lost: int, more: int
+) -> None:
+    trial = compare(
+        Sent(frames=15, seconds=1.0, by_source={A: 10}, replayed={A: 5}),
+        received(by_source=[flow(*A, received_count, duplicates=duplicates)]),
+    )
+    assert trial.by_source == [Crossing(*A, 15, arrived, lost, more, 0)]
+
+
+def test_a_full_table_at_the_receiver_is_no_loss() -> None:
+    trial = compare(
+        Sent(frames=30, seconds=1.0, by_source={A: 10, B: 20}),
+        received(by_source=[flow(*A, 9)], left_out=18),
+    )
+    assert (trial.lost, trial.left_out) == (3, 18)
+
+
 def test_frames_without_a_counter_have_a_row_of_their_own() -> None:
     trial = compare(
         Sent(frames=40, seconds=1.0, by_source={A: 10}, uncounted=30),
