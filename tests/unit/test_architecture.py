@@ -80,7 +80,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain"),
-    ("cli_trial",),
+    ("cli_trial", "cli_masters"),
     ("cli_sink",),
     ("trial",),
     ("dump", "sink", "masters"),
@@ -108,7 +108,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli", "cli_dump", "cli_explain", "cli_sink", "cli_trial", "terminal"},
+    "click": {"cli", "cli_dump", "cli_explain", "cli_masters", "cli_sink", "cli_trial"}
+    | {"terminal"},
     "rich": {"cli", "terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }
