@@ -23,6 +23,10 @@ MODULES = (
     "_engine",
     "_histogram",
     "_tally",
+    "_frames",
+    "_walk",
+    "_pace",
+    "_mix",
     "_simulator_network",
     "_simulator_invariants",
     "_simulator_turn",
@@ -33,6 +37,7 @@ MODULES = (
     "_pump",
     "_floor",
     "_sink",
+    "_flood",
 )
 # Cython's loops compare its C ints with the unsigned bounds that the sources give them.
 COMPILE_FLAGS = os.environ.get(

@@ -64,6 +64,8 @@ cdef void wire_build_na(uint8_t* frame, const uint8_t* source_mac, const uint8_t
 cdef uint32_t wire_build_announcement(uint8_t* frame, const uint8_t* source_mac, uint8_t family,
                                       const uint8_t* address, bint router) noexcept nogil
 cdef uint16_t wire_checksum(const uint8_t* data, uint32_t length) noexcept nogil
+cdef uint16_t wire_checksum6(const uint8_t* ip, const uint8_t* payload,
+                             uint32_t length) noexcept nogil
 cdef void wire_put_stamp(uint8_t* stamp, int64_t at_ns) noexcept nogil
 cdef int64_t wire_stamp(const Advertisement* advertisement, const uint8_t* frame,
                         uint32_t length) noexcept nogil

@@ -268,11 +268,11 @@ cdef void wire_build_na(uint8_t* frame, const uint8_t* source_mac, const uint8_t
     icmp[24] = 2                                    # target link-layer address
     icmp[25] = 1                                    # in units of 8 bytes
     memcpy(icmp + 26, source_mac, 6)
-    put16(icmp + 2, checksum6(frame + ETHERNET_LENGTH, icmp, NA_LENGTH))
+    put16(icmp + 2, wire_checksum6(frame + ETHERNET_LENGTH, icmp, NA_LENGTH))
 
 
-cdef uint16_t checksum6(const uint8_t* ip, const uint8_t* payload,
-                        uint32_t length) noexcept nogil:
+cdef uint16_t wire_checksum6(const uint8_t* ip, const uint8_t* payload,
+                             uint32_t length) noexcept nogil:
     """The checksum of an IPv6 payload of at most 32 bytes, pseudo-header included (RFC 8200)."""
     cdef uint8_t whole[72]
     memset(whole, 0, sizeof(whole))

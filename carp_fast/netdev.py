@@ -1,0 +1,66 @@
+"""What an interface can do with XDP, as the kernel says (netlink family "netdev", Linux 6.3).
+
+Must not know what for. Messages: Documentation/netlink/specs/netdev.yaml and linux/genetlink.h of
+Linux.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+
+CAN_TAKE_REDIRECTED = 1 << 2
+"""NETDEV_XDP_ACT_NDO_XMIT: frames that a program redirects to it leave."""
+
+NETLINK_GENERIC = 16
+GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
+CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
+NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, NETDEV_A_DEV_XDP_FEATURES = 1, 1, 3
+NLM_F_REQUEST, NLMSG_ERROR = 1, 2
+TIMEOUT_S = 5.0
+
+_HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr and genlmsghdr
+_ATTRIBUTE = struct.Struct("=HH")
+
+
+def features_of(ifindex: int) -> int | None:
+    """The bits of NETDEV_XDP_ACT_*; None: this kernel does not tell."""
+    with contextlib.suppress(OSError, KeyError):
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        with socket.socket(socket.AF_NETLINK, kind, NETLINK_GENERIC) as kernel:
+            kernel.settimeout(TIMEOUT_S)
+            kernel.bind((0, 0))
+            name = _attribute(CTRL_ATTR_FAMILY_NAME, b"netdev\0")
+            family = dict(_ask(kernel, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, name))
+            number = int.from_bytes(family[CTRL_ATTR_FAMILY_ID][:2], sys.byteorder)
+            device = _attribute(NETDEV_A_DEV_IFINDEX, struct.pack("=I", ifindex))
+            found = dict(_ask(kernel, number, NETDEV_CMD_DEV_GET, device))
+            features: int = struct.unpack_from("=Q", found[NETDEV_A_DEV_XDP_FEATURES])[0]
+            return features
+    return None
+
+
+def _attribute(kind: int, data: bytes) -> bytes:
+    return (_ATTRIBUTE.pack(4 + len(data), kind) + data).ljust((len(data) + 7) & ~3, b"\0")
+
+
+def _ask(
+    kernel: socket.socket, family: int, command: int, attributes: bytes
+) -> Iterator[tuple[int, bytes]]:
+    """The attributes of the answer. Raises OSError."""
+    length = _HEADER.size + len(attributes)
+    kernel.send(_HEADER.pack(length, family, NLM_F_REQUEST, 1, 0, command, 1, 0) + attributes)
+    answer = kernel.recv(65_536)
+    length, kind = struct.unpack_from("=IH", answer)
+    if kind == NLMSG_ERROR:
+        raise OSError(-struct.unpack_from("=i", answer, 16)[0], "netdev")
+    at = _HEADER.size
+    while at + _ATTRIBUTE.size <= length:
+        size, attribute = _ATTRIBUTE.unpack_from(answer, at)
+        if size < _ATTRIBUTE.size:
+            break
+        yield attribute & 0x3FFF, answer[at + 4 : at + size]
+        at += (size + 3) & ~3
