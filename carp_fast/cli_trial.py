@@ -259,6 +259,11 @@ def trial_lines(trial: Trial) -> Iterator[str]:
             f"latency: p50 {latency.p50_ns / 1e3:,.1f} us, p99 {latency.p99_ns / 1e3:,.1f} us,"
             f" max {latency.max_ns / 1e3:,.1f} us"
         )
+    elif trial.stamped and trial.arrived:
+        yield (
+            "no latency: something on the way cuts frames to their IP length, and the stamps with"
+            " it (a firewall, or a bridge with net.bridge.bridge-nf-call-iptables)"
+        )
     if trial.left_out:
         yield f"{trial.left_out:,} frames arrived and are in no row: the receiver's table is full"
     if trial.foreign:

@@ -29,6 +29,7 @@ class Sent:
 
     `by_source`: frames with a counter of their own; `replayed`: frames that repeat one;
     `uncounted`: frames without (short ones, VRRP, announcements). All of them are `frames`.
+    `stamped`: they say when they were sent.
     """
 
     frames: int
@@ -37,6 +38,7 @@ class Sent:
     replayed: Mapping[Key, int] = field(default_factory=dict)
     uncounted: int = 0
     asked_per_s: float | None = None
+    stamped: bool = False
 
     @property
     def per_s(self) -> float:
@@ -65,7 +67,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     `lost_on_the_way` is without what the receiving socket (`kernel_dropped`) and interface
     dropped; `loss` is its share of what was sent. `foreign`: frames from sources that did not
-    send. `sent_per_s` is what the sender reached of `asked_per_s`, None: as fast as it could.
+    send. `latency` None though `stamped`: something on the way cuts frames to their IP length.
+    `sent_per_s` is what the sender reached of `asked_per_s`, None: as fast as it could.
     """
 
     asked_per_s: float | None
@@ -80,6 +83,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     interface_dropped: int
     foreign: int
     left_out: int
+    stamped: bool
     latency: Latency | None
     by_source: list[Crossing]
 
@@ -114,6 +118,7 @@ def compare(sent: Sent, received: Received) -> Trial:
         interface_dropped=received.interface_dropped,
         foreign=foreign,
         left_out=received.left_out,
+        stamped=sent.stamped,
         latency=received.latency,
         by_source=rows,
     )

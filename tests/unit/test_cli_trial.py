@@ -87,6 +87,12 @@ def test_a_trial_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_stamps_that_do_not_arrive() -> None:
+    sent = Sent(frames=10, seconds=1.0, by_source={A: 10}, stamped=True)
+    cut = compare(sent, received(frames=10, by_source=[flow(*A, 10)]))
+    assert list(cli_trial.trial_lines(cut))[-1].startswith("no latency: something on the way cuts")
+
+
 @pytest.mark.parametrize(
     ("wire", "lines"),
     [
