@@ -63,7 +63,7 @@ def test_the_rate_without_loss_is_found(lab_factory: Callable[..., Lab], tmp_pat
     a, b = lab.hosts
     slow_port(lab)
     plot = tmp_path / "loss.svg"
-    search = "--find-rate --from-rate 1000 --to-rate 64000 --step-duration 0.4".split()
+    search = ["--find-rate", "--from-rate", "1000", "--to-rate", "64000", "--step-duration", "0.4"]
     ends = ("--sink", "s1", "--sink-netns", b.namespace)
     found = flood(a, *ends, *search, "--plot", str(plot))
     assert (found["converged"], found["limited_by"]) == (True, "network")
