@@ -146,10 +146,8 @@ class SharedArray:
     """
 
     def __init__(self, entries: int, value_bytes: int) -> None:
-        head = struct.pack(
-            "=IIIIIIII", MAP_TYPE_ARRAY, 4, value_bytes, entries, MAP_MMAPABLE, 0, 0, 0
-        )
-        self.fd = _bpf(MAP_CREATE, head[:28] + NAME.ljust(16, b"\0"))
+        head = (MAP_TYPE_ARRAY, 4, value_bytes, entries, MAP_MMAPABLE, 0, 0)
+        self.fd = _bpf(MAP_CREATE, struct.pack("=IIIIIII16s", *head, NAME))
         self.entries, self.value_bytes = entries, value_bytes
         try:
             self.memory = mmap.mmap(self.fd, self._whole(entries * value_bytes))

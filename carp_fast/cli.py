@@ -23,6 +23,7 @@ import click
 from carp_fast import __version__
 from carp_fast.cli_dump import dump
 from carp_fast.cli_explain import explain
+from carp_fast.cli_flood import flood
 from carp_fast.cli_sink import sink
 from carp_fast.terminal import (
     DEFAULT_CONFIGURATION,
@@ -80,6 +81,7 @@ def main() -> None:
 
 main.add_command(dump)
 main.add_command(explain)
+main.add_command(flood)
 main.add_command(sink)
 
 

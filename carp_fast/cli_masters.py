@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from carp_fast.cli_sink import ended_like_an_interrupt
-from carp_fast.terminal import failure, print_json, print_text, show_progress
+from carp_fast.terminal import (
+    ended_like_an_interrupt,
+    failure,
+    print_json,
+    print_text,
+    show_progress,
+)
 
 if TYPE_CHECKING:
     from carp_fast.masters import Held

@@ -5,19 +5,17 @@ Must not know how frames are received, judged or counted (sink.py).
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
 from carp_fast.terminal import (
     Failure,
+    ended_like_an_interrupt,
     failure,
     json_option,
     print_json,
@@ -111,20 +109,6 @@ def vlan_of(text: str | None) -> int | None:
     if not text.isdecimal() or not 1 <= int(text) <= 4094:
         raise click.BadParameter(f'{text!r}: 1 to 4094, or "any"', param_hint="--vlan")
     return int(text)
-
-
-@contextlib.contextmanager
-def ended_like_an_interrupt() -> Iterator[None]:
-    """SIGTERM in here raises KeyboardInterrupt, as Ctrl-C does: the results are still shown."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _watch(receiver: Receiver, duration_s: float | None, *, quiet: bool) -> None:

@@ -27,7 +27,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Send = Callable[[float | None, float | None], "Sent"]
 """Sends at a rate, for so many seconds; None: as the other options have it."""
 
-_POSITIVE = click.FloatRange(0, min_open=True)
+
+def _number_option(name: str, metavar: str, text: str) -> Callable[..., Any]:
+    kind = click.FloatRange(0, min_open=True)
+    return click.option(name, type=kind, metavar=metavar, help=text)
+
+
 _OPTIONS = (
     click.option("--sink", "sink_interface", metavar="IF", help="Counts what arrives here."),
     click.option("--sink-netns", metavar="NAME", help="The network namespace of that interface."),
@@ -36,10 +41,15 @@ _OPTIONS = (
         is_flag=True,
         help="Looks for the highest rate without loss between --sink and here.",
     ),
-    click.option("--loss", type=click.FloatRange(0, 100, max_open=True), metavar="PERCENT"),
-    click.option("--from-rate", type=_POSITIVE, metavar="N", help=f"[default: {LOW_PER_S:,.0f}]"),
-    click.option("--to-rate", type=_POSITIVE, metavar="N", help=f"[default: {HIGH_PER_S:,.0f}]"),
-    click.option("--step-duration", type=_POSITIVE, metavar="S", help=f"[default: {STEP_S:g}]"),
+    click.option(
+        "--loss",
+        type=click.FloatRange(0, 100, max_open=True),
+        metavar="PERCENT",
+        help="What --find-rate allows to be lost.  [default: 0]",
+    ),
+    _number_option("--from-rate", "N", f"The lowest rate tried.  [default: {LOW_PER_S:,.0f}]"),
+    _number_option("--to-rate", "N", f"The highest rate tried.  [default: {HIGH_PER_S:,.0f}]"),
+    _number_option("--step-duration", "S", f"Seconds of each rate.  [default: {STEP_S:g}]"),
     click.option(
         "--plot",
         type=click.Path(path_type=Path, dir_okay=False),

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -78,6 +80,20 @@ def show_progress(text: str | None) -> None:
         click.echo("\r\x1b[K", err=True, nl=False)
     else:
         click.echo(f"\r{text}\x1b[K", err=True, nl=False)
+
+
+@contextlib.contextmanager
+def ended_like_an_interrupt() -> Iterator[None]:
+    """SIGTERM in here raises KeyboardInterrupt, as Ctrl-C does: the results are still shown."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def print_json(document: bytes) -> None:

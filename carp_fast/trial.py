@@ -6,11 +6,13 @@ the bisection over trials. Must not know how frames are sent, the command line, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
+from carp_fast import flood
 from carp_fast.plot import Line, Panel, draw
 from carp_fast.sink import Flow, Latency, Received, Receiver, SinkError
 
@@ -19,6 +21,9 @@ RESOLUTION = 0.01
 STEPS_MAX = 40
 REACHED = 0.98
 """A sender below this share of the rate that it was asked for is what limits the search."""
+
+UNCOUNTED = ("bad_length", "vrrp", "arp", "na")
+"""Kinds of a mix whose frames have no counter of their own, nor another's."""
 
 Key = tuple[str, int]  # source, vhid
 
@@ -43,6 +48,25 @@ class Sent:
     @property
     def per_s(self) -> float:
         return self.frames / self.seconds if self.seconds > 0 else 0.0
+
+
+def sent_of(flooded: flood.Sent, *, stamped: bool) -> Sent:
+    """What a flood sent, as a trial counts it: several destinations of a source are one."""
+    fresh: Counter[Key] = Counter()
+    replayed: Counter[Key] = Counter()
+    for row in flooded.by_source:
+        key = row["source"], row["vhid"]
+        fresh[key] += row["sent"]
+        replayed[key] += row["replayed"]
+    return Sent(
+        frames=flooded.sent,
+        seconds=flooded.seconds,
+        by_source=fresh,
+        replayed=replayed,
+        uncounted=sum(flooded.kinds.get(word, 0) for word in UNCOUNTED),
+        asked_per_s=flooded.asked_rate,
+        stamped=stamped,
+    )
 
 
 class Crossing(msgspec.Struct, frozen=True):

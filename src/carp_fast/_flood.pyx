@@ -82,6 +82,7 @@ cdef enum:
     HEAD_AT = 0                 # in the control map: how many slots the program has taken
     TAIL_AT = 64                # how many were filled; 0: the program takes none
     LOOK_NS = 10000000          # how often the link is looked at
+    START_NS = 50000000         # a paced flood begins so late: the kernel has pages to prepare
     LEAD_NS = 80000             # a sleep ends so long before, for a wake-up takes its time
     SLEEP_NS = 150000           # what is nearer is not slept for
     SLOTS_SLEEP_NS = 100000     # a ring that is full, or a program that ends, is looked at again
@@ -399,7 +400,7 @@ cdef class Flood:
         sigaction(SIGURG, &handler, &before)
         progress.begun_at_ns = clock_ns(CLOCK_MONOTONIC)
         if not self.pace.unpaced:
-            progress.begun_at_ns += LOOK_NS         # a beginning that the first frames can keep
+            progress.begun_at_ns += START_NS        # a beginning that the first frames can keep
         until_ns = progress.begun_at_ns + self.duration_ns
         while self.fill(until_ns):
             pass

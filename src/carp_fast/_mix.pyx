@@ -73,6 +73,10 @@ cdef inline void put_multicast_mac(uint8_t* mac, const uint8_t* group, int famil
         memcpy(mac + 2, group + 12, 4)
 
 
+cdef inline uint64_t first_counter(const Walk* walk) noexcept nogil:
+    return walk.listed.low if walk.listed != NULL else walk.first.low
+
+
 # ---------------------------------------------------------------------------- what makes it wrong
 
 cdef void set_hop_limit(uint8_t* ip, int family, uint8_t hop_limit) noexcept nogil:
@@ -133,9 +137,9 @@ cdef class Mix(FrameSource):
     digest is over, see _prepared.signed_message; addresses of 4 or 16 bytes, MACs of 6.
     weights: {a word of KIND_WORDS: a whole number}. announcements: a sequence of (mac, address,
     router), for the kinds arp and na. walks: {a word of FIELD_WORDS: ("increment" or "random",
-    values)}, values: a range or a sequence of whole numbers; the field "counter" counts up for
-    each flow by itself, and so it does without a walk, from 1. seed: of all that is random.
-    stamped: room behind the frame for when it was sent. Raises ValueError.
+    values)}, values: a range or a sequence of whole numbers. The field "counter" walks for each
+    flow by itself; a range of one number is where it begins to count up, and without a walk it
+    begins at 1. seed: of all that is random. stamped: room behind the frame for when it was sent. Raises ValueError.
 
     Kinds: ok; bad_auth: a bit of the digest is wrong; bad_checksum; bad_ttl: 254; bad_version: 4;
     bad_length: cut after 20 bytes of CARP; replay: the latest counter of its flow again;
@@ -411,12 +415,12 @@ cdef class Mix(FrameSource):
         cdef Flow* flow = &self.flows[made.flow]
         cdef Number value
         if kind == VRRP_KIND or kind == BAD_LENGTH_KIND:
-            head.counter = walk.first.low + self.made_of[kind]
+            head.counter = first_counter(walk) + self.made_of[kind]
             made.flow = NO_FLOW                     # a receiver finds no counter in it
             return
         if kind == REPLAY_KIND:
             # Of a flow that has sent nothing yet, what it would have sent before.
-            head.counter = flow.last if flow.sent else walk.first.low - 1
+            head.counter = flow.last if flow.sent else first_counter(walk) - 1
             made.replay = True
             flow.replayed += 1
             return
@@ -425,8 +429,10 @@ cdef class Mix(FrameSource):
             head.counter = value.low
         elif walk.listed != NULL:
             head.counter = walk.listed[flow.sent % walk.count].low
+        elif walk.count == 1:
+            head.counter = walk.first.low + flow.sent
         else:
-            head.counter = walk.first.low + flow.sent * walk.step
+            head.counter = walk.first.low + flow.sent % walk.count * walk.step
         flow.last = head.counter
         flow.sent += 1
 

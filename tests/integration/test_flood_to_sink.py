@@ -63,13 +63,13 @@ def test_the_rate_without_loss_is_found(lab_factory: Callable[..., Lab], tmp_pat
     a, b = lab.hosts
     slow_port(lab)
     plot = tmp_path / "loss.svg"
-    search = ["--find-rate", "--from-rate", "1000", "--to-rate", "64000", "--step-duration", "0.4"]
+    search = ["--find-rate", "--from-rate", "1000", "--to-rate", "40000", "--step-duration", "0.25"]
     ends = ("--sink", "s1", "--sink-netns", b.namespace)
     found = flood(a, *ends, *search, "--plot", str(plot))
     assert (found["converged"], found["limited_by"]) == (True, "network")
     assert found["above_per_s"] - found["rate_per_s"] <= 0.01 * found["above_per_s"] + 0.1
     # What the port passes in that time, with what fits into its burst and its queue.
-    room = 4 * BURST_BYTES / 0.4
+    room = 4 * BURST_BYTES / 0.25
     most = (RATE_BYTES_PER_S + room) / FRAME_BYTES
     assert 0.9 * RATE_BYTES_PER_S / FRAME_BYTES < found["rate_per_s"] < 1.05 * most
     texts = [each.text for each in ET.parse(plot).iter() if each.text]

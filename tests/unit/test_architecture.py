@@ -37,6 +37,10 @@ COMPILED: dict[str, set[str]] = {
     | {"_prepared"},
     "_histogram": set(),
     "_tally": {"_wire", "_auth", "_histogram"},
+    "_frames": set(),
+    "_walk": set(),
+    "_pace": {"_histogram", "_frames"},
+    "_mix": {"_wire", "_auth", "_frames", "_walk"},
     "_simulator_network": {"_wire", "_wheel", "_vhid", "_core"},
     "_simulator_invariants": {"_vhid", "_core", "_simulator_network"},
     "_simulator_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
@@ -51,6 +55,7 @@ COMPILED: dict[str, set[str]] = {
     | {"_socket", "_netlink", "_turn"},
     "_floor": {"_socket"},
     "_sink": {"_tally", "_socket"},
+    "_flood": {"_wire", "_frames", "_pace", "_socket"},
 }
 PURE = (
     "_wire",
@@ -65,12 +70,16 @@ PURE = (
     "_engine",
     "_histogram",
     "_tally",
+    "_frames",
+    "_walk",
+    "_pace",
+    "_mix",
     "_simulator_network",
     "_simulator_invariants",
     "_simulator_turn",
     "_simulator",
 )
-WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump", "_floor", "_sink")
+WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump", "_floor", "_sink", "_flood")
 # Headers of ours that a pure module may include: SHA-1 and atomic loads, no system header.
 PURE_HEADERS = {"sha1.h", "atomic.h"}
 PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
@@ -79,17 +88,17 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain"),
+    ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain", "cli_flood"),
     ("cli_trial", "cli_masters"),
     ("cli_sink",),
     ("trial",),
-    ("dump", "sink", "masters"),
+    ("dump", "flood", "sink", "masters"),
     ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
     ("explain",),
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
-    ("listen", "verdicts"),
+    ("listen", "verdicts", "backends", "guard", "streams"),
     ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text"),
     (
         "control",
@@ -101,15 +110,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "namespaces",
         "terminal",
     ),
-    ("config", "interfaces", "children", "plot", "usage"),
+    ("config", "interfaces", "children", "netdev", "plot", "usage"),
     ("ranges", "claims", "secrets"),
     ("rules",),
-    ("settings", "ucarp_log", "ucarp_options", "ucarp_process", "pcap", "digests"),
+    ("settings", "ucarp_log", "ucarp_options", "ucarp_process", "pcap", "digests", "bpf", "walks"),
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli", "cli_dump", "cli_explain", "cli_masters", "cli_sink", "cli_trial"}
-    | {"terminal"},
+    "click": {"cli", "cli_dump", "cli_explain", "cli_flood", "cli_masters", "cli_sink"}
+    | {"cli_trial", "terminal"},
     "rich": {"cli", "terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }

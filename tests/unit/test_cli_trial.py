@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from unit.test_sink import received
 from unit.test_trial import A, B, Wire, flow
 
-from carp_fast import cli_trial
+from carp_fast import cli, cli_trial
 from carp_fast.cli_trial import TrialOptions, trial_options
 from carp_fast.sink import Latency
 from carp_fast.trial import Search, Sent, compare
@@ -59,6 +59,25 @@ def test_options() -> None:
 def test_what_does_not_go_together(words: str, said: str) -> None:
     with pytest.raises(click.UsageError, match=said):
         options_of(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--election", "--election needs --hosts N"),
+        ("--hosts 4 --mix ok", "--hosts goes without --mix"),
+        ("--hosts 4 --sink s2", "--hosts goes without --sink"),
+        ("--sink s2 --from x.pcap", "--sink goes without --from"),
+        ("--sink s2 --write x.pcap", "--sink goes without --write"),
+        ("--sink s2 --find-rate --duration 5", "--find-rate goes without --duration"),
+        ("--sink s2 --find-rate --rate max", "--find-rate goes without --rate"),
+    ],
+)
+def test_what_does_not_go_together_in_a_flood(words: str, said: str) -> None:
+    arguments = ["flood", "-i", "nosuch0", *words.split()]
+    result = CliRunner().invoke(cli.main, arguments, prog_name="carp-fast")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
 
 
 def test_a_trial_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
