@@ -18,20 +18,20 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from carp_fast._mix import KIND_WORDS
-
 import carp_fast
+from carp_fast._mix import KIND_WORDS
 from carp_fast.bench import Pair
 from carp_fast.contenders import DAEMONS, Daemon, carp_fast_commands
 from carp_fast.lab import Host, Lab, LabError, interface_name
 from carp_fast.terminal import print_table
 from carp_fast.usage import descendants, usage
 
+LAB = "carp-fast-targets"
 SEGMENT, COUNTS = 1, {1: 1}
+ADDRESS6 = "2001:db8::64"  # announced by the kind na: the virtual host has none
 RATE_PER_S, SECONDS = 100_000, 10.0
 DEADLINE_S = 30.0  # beyond the flood itself
 SETTLE_S = 60.0
@@ -39,14 +39,16 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.p
 HEADER = ("daemon", "kind", "frames/s", "address changes", "master at the end", "CPU a", "CPU b")
 
 
-def flood(host: Host, configuration: Path, kind: str, rate: float, seconds: float) -> float:
-    """Floods from this host; the rate reached, frames/s. LabError if it failed."""
+def flood(
+    host: Host, configuration: Path, kind: str, rate: float, seconds: float
+) -> tuple[float, float]:
+    """Floods from this host: the rate reached, frames/s, and how long. LabError if it failed."""
     argv = [sys.executable, "-m", "carp_fast", "flood", "-i", interface_name(SEGMENT)]
-    argv += ["-c", str(configuration), "--mix", f"{kind}=1", "--rate", f"{rate:g}"]
-    argv += ["--duration", f"{seconds:g}", "--json"]
+    argv += ["--address", ADDRESS6] if kind == "na" else ["-c", str(configuration)]
+    argv += ["--mix", f"{kind}=1", "--rate", f"{rate:g}", "--duration", f"{seconds:g}", "--json"]
     done = host.run(argv, env=ENVIRONMENT, deadline_s=seconds + DEADLINE_S)
     document = json.loads(done.stdout)
-    return float(document["frames"]) / float(document["seconds"])
+    return float(document["rate"]), float(document["seconds"])
 
 
 def holders(pair: Pair) -> str:
@@ -66,19 +68,16 @@ def measure(
     """The row of one kind."""
     processes = {name: descendants(pair.roots(name)) for name in ("a", "b")}
     before = {name: usage(pids) for name, pids in processes.items()}
-    changes, begun_at = pair.addresses.changes, time.monotonic()
-    reached = flood(host, configuration, kind, options.rate, options.seconds)
-    elapsed_ns = (time.monotonic() - begun_at) * 1e9
-    cpu = [
-        100 * usage(processes[name]).since(before[name]).cpu_ns / elapsed_ns for name in ("a", "b")
-    ]
+    changes = pair.addresses.changes
+    reached, elapsed_s = flood(host, configuration, kind, options.rate, options.seconds)
+    used = [usage(processes[name]).since(before[name]).cpu_ns for name in ("a", "b")]
     return [
         pair.daemon.name,
         kind,
         f"{reached:,.0f}",
         str(pair.addresses.changes - changes),
         holders(pair),
-        *(f"{percent:.1f} %" for percent in cpu),
+        *(f"{cpu_ns / elapsed_s / 1e7:.1f} %" for cpu_ns in used),
     ]
 
 
@@ -87,7 +86,7 @@ def rows_of(daemon: Daemon, options: argparse.Namespace) -> Iterator[list[str]]:
     kinds = list(options.kind or KIND_WORDS)
     while kinds:
         with (
-            Lab("carp-fast-targets", hosts=("a", "b", "c"), segments=1, medium="bridge") as lab,
+            Lab(LAB, hosts=("a", "b", "c"), segments=1, medium="bridge", ipv6=True) as lab,
             Pair(lab, daemon, COUNTS) as pair,
         ):
             pair.start()

@@ -62,29 +62,26 @@ class Held(msgspec.Struct, frozen=True):
     socket_dropped: int
 
 
-def virtual_hosts(
+def virtual_host(
     interface: str,
-    count: int,
+    number: int,
     *,
     part: int = 0,
     families: Sequence[int] = (4,),
     advbase: int = 1,
     advskew: int = 0,
-) -> list[VirtualHost]:
-    """`count` virtual hosts, 255 to a group; of `part` 1 the same ones, but backups of part 0."""
-    return [
-        VirtualHost(
-            interface=interface,
-            vhid=1 + number % VHIDS,
-            addresses=tuple(
-                f"{VIRTUAL_BASE + number}/32" if family == 4 else f"{VIRTUAL6_BASE + number}/128"
-                for family in families
-            ),
-            unsigned_addresses=(),
-            settings=_settings(number, part, advbase, advskew),
-        )
-        for number in range(count)
-    ]
+) -> VirtualHost:
+    """The virtual host `number`, from 0, 255 to a group; of `part` 1: the backup of part 0's."""
+    return VirtualHost(
+        interface=interface,
+        vhid=1 + number % VHIDS,
+        addresses=tuple(
+            f"{VIRTUAL_BASE + number}/32" if family == 4 else f"{VIRTUAL6_BASE + number}/128"
+            for family in families
+        ),
+        unsigned_addresses=(),
+        settings=_settings(number, part, advbase, advskew),
+    )
 
 
 def _settings(number: int, part: int, advbase: int, advskew: int) -> Settings:
@@ -247,14 +244,17 @@ class Masters:
             for part, size in enumerate((count - backups, backups)):
                 if size:
                     skew = advskew + part * BACKUP_ADVSKEW
-                    hosts = virtual_hosts(
-                        interface,
-                        size,
-                        part=part,
-                        families=families,
-                        advbase=advbase,
-                        advskew=skew,
-                    )
+                    hosts = [
+                        virtual_host(
+                            interface,
+                            number,
+                            part=part,
+                            families=families,
+                            advbase=advbase,
+                            advskew=skew,
+                        )
+                        for number in range(size)
+                    ]
                     party = Party(found, hosts, hears_own=election)
                     self.parties.append(self._stack.enter_context(party))
         except BaseException:
