@@ -22,6 +22,12 @@ MODULES = (
     "_orders",
     "_prepared",
     "_engine",
+    "_histogram",
+    "_tally",
+    "_frames",
+    "_walk",
+    "_pace",
+    "_mix",
     "_simulator_network",
     "_simulator_rules",
     "_simulator_invariants",
@@ -32,6 +38,8 @@ MODULES = (
     "_turn",
     "_pump",
     "_floor",
+    "_sink",
+    "_flood",
 )
 # Cython's loops compare its C ints with the unsigned bounds that the sources give them.
 COMPILE_FLAGS = os.environ.get(

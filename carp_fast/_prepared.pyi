@@ -58,6 +58,6 @@ class PreparedHost:
         announce_refresh_ns: int = 0,
         counter: int = 0,
         alternates: bool = False,
-        advertise_mac: str = "interface",
+        advertise_mac: str | bytes = "interface",
         broadcast: bool = False,
     ) -> None: ...

@@ -316,17 +316,17 @@ class Pair:
             bytes(map(int, virtual_address(*key).split("."))): key for key in self.keys
         }
         self._processes: dict[str, list[Process]] = {"a": [], "b": []}
-        self._addresses = AddressWatch((self.a, self.b), self._identities)
+        self.addresses = AddressWatch((self.a, self.b), self._identities)
 
     def __enter__(self) -> Pair:
         return self
 
     def __exit__(self, *ignored: object) -> None:
         self.kill_all()
-        self._addresses.close()
-        if self._addresses.overruns:
+        self.addresses.close()
+        if self.addresses.overruns:
             self.notes.append(
-                f"the kernel dropped notifications about addresses {self._addresses.overruns} times"
+                f"the kernel dropped notifications about addresses {self.addresses.overruns} times"
             )
 
     def start(self) -> float:
@@ -341,28 +341,29 @@ class Pair:
             for argv in commands:
                 self._processes[host.name].append(host.start(argv, log=log))
         try:
-            self._addresses.wait_until(self._settled, SETTLE_DEADLINE_S, "settled", every_s=0.1)
+            self.addresses.wait_until(self.settled, SETTLE_DEADLINE_S, "settled", every_s=0.1)
         except LabTimeout:
             count = len(self.keys)
             raise LabError(
                 f"not settled within {SETTLE_DEADLINE_S:g} s: of {count} addresses host a holds"
-                f" {self._addresses.count(self.a)}, host b {self._addresses.count(self.b)}"
+                f" {self.addresses.count(self.a)}, host b {self.addresses.count(self.b)}"
             ) from None
-        return (self._addresses.changed_at_ns - begun_at_ns) / 1e9
+        return (self.addresses.changed_at_ns - begun_at_ns) / 1e9
 
-    def _settled(self) -> bool:
+    def settled(self) -> bool:
+        """Host a holds every address, host b none, and nothing has changed for QUIET_S."""
         self._require_alive("a", "b")
         return (
-            self._addresses.count(self.a) == len(self.keys)
-            and self._addresses.count(self.b) == 0
-            and time.time_ns() - self._addresses.changed_at_ns >= QUIET_S * 1e9
+            self.addresses.count(self.a) == len(self.keys)
+            and self.addresses.count(self.b) == 0
+            and time.time_ns() - self.addresses.changed_at_ns >= QUIET_S * 1e9
         )
 
     def measure(self, window_s: float) -> tuple[Side, Side, int]:
         """Both sides over a window in which nothing happens, and its length in ns."""
         hosts = (self.a, self.b)
         pids = {host.name: self._pids(host.name) for host in hosts}
-        changes = self._addresses.changes
+        changes = self.addresses.changes
         frames = {host.name: frames_sent(host, self.counts) for host in hosts}
         before: dict[str, Usage] = {name: usage(group) for name, group in pids.items()}
         begun_at_ns = time.monotonic_ns()
@@ -371,8 +372,8 @@ class Pair:
         elapsed_ns = time.monotonic_ns() - begun_at_ns
         sent = {host.name: frames_sent(host, self.counts) - frames[host.name] for host in hosts}
         self._require_alive("a", "b")
-        if self._addresses.changes != changes:
-            self.notes.append(f"{self._addresses.changes - changes} changes of address meanwhile")
+        if self.addresses.changes != changes:
+            self.notes.append(f"{self.addresses.changes - changes} changes of address meanwhile")
         a, b = (
             measurements.side(
                 len(pids[host.name]),
@@ -390,7 +391,7 @@ class Pair:
         with WireWatch(self.b, self.a, self._identities) as wire:
             wanted = set(self.keys)
             with self._noting("host a was not heard"):
-                self._addresses.wait_until(
+                self.addresses.wait_until(
                     lambda: wire.last(self.a).keys() >= wanted,
                     HEARD_DEADLINE_S,
                     "an advertisement of every virtual host",
@@ -399,12 +400,12 @@ class Pair:
             wire.mark()
             killed_at_ns = self.kill("a")
             with self._noting("host b did not take over"):
-                self._addresses.wait_until(
+                self.addresses.wait_until(
                     partial(self._holds_all, self.b), TAKE_OVER_DEADLINE_S, "every address"
                 )
-            adopted = self._addresses.held(self.b)
+            adopted = self.addresses.held(self.b)
             with self._noting("host b did not advertise or announce"):
-                self._addresses.wait_until(
+                self.addresses.wait_until(
                     lambda: (
                         wire.first(self.b).keys() >= wanted and wire.announced().keys() >= wanted
                     ),
@@ -427,10 +428,10 @@ class Pair:
 
     def _note_given_up(self, adopted: int) -> None:
         with suppress(LabTimeout):
-            self._addresses.wait_until(
-                lambda: self._addresses.count(self.b) < adopted, GIVEN_UP_WITHIN_S, "giving up"
+            self.addresses.wait_until(
+                lambda: self.addresses.count(self.b) < adopted, GIVEN_UP_WITHIN_S, "giving up"
             )
-            left = self._addresses.count(self.b)
+            left = self.addresses.count(self.b)
             self.notes.append(f"host b gave up {adopted - left} addresses after the take-over")
 
     def kill(self, name: str) -> int:
@@ -463,10 +464,14 @@ class Pair:
 
     def _holds_all(self, host: Host) -> bool:
         self._require_alive(host.name)
-        return self._addresses.count(host) == len(self.keys)
+        return self.addresses.count(host) == len(self.keys)
+
+    def roots(self, name: str) -> list[int]:
+        """The pids of what was started on a host and is alive."""
+        return [process.pid for process in self._processes[name] if process.alive()]
 
     def _pids(self, name: str) -> list[int]:
-        return descendants([process.pid for process in self._processes[name] if process.alive()])
+        return descendants(self.roots(name))
 
     def _require_alive(self, *names: str) -> None:
         for name in names:

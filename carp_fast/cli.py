@@ -23,7 +23,9 @@ import click
 from carp_fast import __version__
 from carp_fast.cli_dump import dump
 from carp_fast.cli_explain import explain
+from carp_fast.cli_flood import flood
 from carp_fast.cli_replay import record, replay
+from carp_fast.cli_sink import sink
 from carp_fast.terminal import (
     DEFAULT_CONFIGURATION,
     PROGRAM,
@@ -82,6 +84,8 @@ main.add_command(dump)
 main.add_command(explain)
 main.add_command(record)
 main.add_command(replay)
+main.add_command(flood)
+main.add_command(sink)
 
 
 @main.command()

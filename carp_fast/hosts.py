@@ -187,6 +187,9 @@ class Hosts:
         """The virtual host as the engine wants it; `retired`: former addresses, to be removed."""
         settings = host.settings
         source, source6, lladdr = settings.source, settings.source6, settings.lladdr
+        mac: str | bytes = settings.advertise_mac
+        if ":" in settings.advertise_mac:  # its very own: not in a configuration
+            mac = bytes.fromhex(settings.advertise_mac.replace(":", ""))
         return PreparedHost(
             interface=self.number(host.interface),
             vhid=host.vhid,
@@ -202,7 +205,7 @@ class Hosts:
             destination6=addresses.packed(settings.destination6),
             broadcast=settings.broadcast,
             peers=[addresses.packed(peer) for peer in settings.peers],
-            advertise_mac=settings.advertise_mac,
+            advertise_mac=mac,
             source=None if source is None else addresses.packed(source),
             source6=None if source6 is None else addresses.packed(source6),
             dialect=settings.dialect,

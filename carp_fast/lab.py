@@ -321,7 +321,8 @@ class Lab:
     veth     one pair per segment, its ends the interfaces; exactly two hosts
     macvlan  the interface is a macvlan over `p{k}`, so that only MACs joined get through, as on
              a real card; two hosts are joined by a pair, more by a bridge
-    bridge   one bridge per segment in a namespace of its own, any number of hosts
+    bridge   one bridge per segment in a namespace of its own (`switch`: bridges b{k}, ports
+             HOST-{k}), any number of hosts
 
     Leaving by exception, Ctrl-C, SIGTERM or SIGHUP removes all of it too; what a killed run left
     behind is removed when the next lab is made.  IPv6 is off unless asked for, which keeps the
@@ -358,7 +359,7 @@ class Lab:
         self._ipv6 = ipv6
         self._snooping = snooping
         self._switched = medium == "bridge" or len(hosts) != 2
-        self._switch = Host(self, SWITCH, 0)
+        self.switch = Host(self, SWITCH, 0)
         self._record: IO[str] | None = None
         self._owner_pid = os.getpid()
         self._replaced_handlers: dict[int, Any] = {}
@@ -423,7 +424,7 @@ class Lab:
         Without a bridge the far end is the other host's port, which goes down with it.
         """
         if self._switched:
-            ip_batch([_set(f"{host}-{segment}", up=up)], self._switch.namespace)
+            ip_batch([_set(f"{host}-{segment}", up=up)], self.switch.namespace)
         else:
             other = next(h for h in self.hosts if h.name != host)
             ip_batch([_set(self._port(segment), up=up)], other.namespace)
@@ -440,7 +441,7 @@ class Lab:
         if self._switched:
             ip_batch(
                 [line for host in portless for line in self._switch_port_lines(segment, host)],
-                self._switch.namespace,
+                self.switch.namespace,
             )
         for host in missing:
             ip_batch(self._interface_lines(segment, host), host.namespace)
@@ -466,12 +467,12 @@ class Lab:
         """A disabled bridge port lets nothing through, either way, and keeps its carrier."""
         number = {"disabled": 0, "forwarding": 3}[state]
         for name in [host.name for host in self.hosts] if hosts is None else hosts:
-            self._switch.run(f"bridge link set dev {name}-{segment} state {number}".split())
+            self.switch.run(f"bridge link set dev {name}-{segment} state {number}".split())
 
     # Building.
 
     def _everyone(self) -> list[Host]:
-        return [*self.hosts, self._switch] if self._switched else list(self.hosts)
+        return [*self.hosts, self.switch] if self._switched else list(self.hosts)
 
     def _namespaces(self) -> list[str]:
         return [host.namespace for host in self._everyone()]
@@ -494,12 +495,12 @@ class Lab:
             bridges += [_set(f"b{k}", up=True) for k in numbers]
             if self._snooping:  # last: how long it waits is what was set before
                 bridges += [f"link set dev b{k} type bridge mcast_querier 1" for k in numbers]
-            ip_batch(bridges, self._switch.namespace)
+            ip_batch(bridges, self.switch.namespace)
         cables = [self._cable_lines(k, self.hosts, numbered=True) for k in numbers]
         ip_batch(list(chain.from_iterable(cables)))
         if self._switched:
             ports = [self._switch_port_lines(k, host) for k in numbers for host in self.hosts]
-            ip_batch(list(chain.from_iterable(ports)), self._switch.namespace)
+            ip_batch(list(chain.from_iterable(ports)), self.switch.namespace)
         for host in self.hosts:
             interfaces = [self._interface_lines(k, host) for k in numbers]
             ip_batch(list(chain.from_iterable(interfaces)), host.namespace)
@@ -520,7 +521,7 @@ class Lab:
         }
         if self._switched:
             return [
-                f"link add name {host.name}-{segment} netns {self._switch.namespace}"
+                f"link add name {host.name}-{segment} netns {self.switch.namespace}"
                 f" type veth peer name {port} netns {host.namespace} {index[host]}"
                 for host in hosts
             ]

@@ -21,6 +21,7 @@ from carp_fast.sockets import (
     ETH_P_ALL,
     PACKET_IGNORE_OUTGOING,
     SOL_PACKET,
+    Instruction,
     attach_filter,
     open_receiver,
     packet_filter,
@@ -28,7 +29,8 @@ from carp_fast.sockets import (
 
 logger = logging.getLogger(__name__)
 
-PACKET_STATISTICS, PACKET_MR_ALLMULTI, PACKET_OUTGOING = 6, 2, 4
+PACKET_STATISTICS, PACKET_OUTGOING = 6, 4
+PACKET_MR_PROMISC, PACKET_MR_ALLMULTI = 1, 2
 ARPHRD_LOOPBACK = 772
 FRAME_BYTES = 65_535
 EXPECTED_PER_S = 10_000  # the socket's room is for four seconds of so many
@@ -44,13 +46,24 @@ class Listener:
     """Hears the advertisements on one interface, or on all of them; a context manager.
 
     `groups`: 4 or 16 bytes each, joined on those interfaces, or a switch may keep them away.
-    Raises ListenError, also from records() when the interface goes.
+    `program`: a filter in place of the daemon's. `arriving`: only what comes from the wire, but
+    whatever MAC it is for. Raises ListenError, also from records() when the interface goes.
     """
 
-    def __init__(self, interface: str | None, groups: Iterable[bytes] = ()) -> None:
+    def __init__(
+        self,
+        interface: str | None,
+        groups: Iterable[bytes] = (),
+        *,
+        program: list[Instruction] | None = None,
+        arriving: bool = False,
+        expected_per_s: float = EXPECTED_PER_S,
+    ) -> None:
         self._interface = interface
+        self._program = program or packet_filter(None)
+        self._arriving = arriving
         try:
-            self._socket = open_receiver(EXPECTED_PER_S)
+            self._socket = open_receiver(expected_per_s)
         except PermissionError:
             raise ListenError("listening needs root, or the capability CAP_NET_RAW") from None
         self._joins = Joins(self._socket)
@@ -70,16 +83,17 @@ class Listener:
             raise ListenError(f"{self._interface}: no such interface") from None
         if self._interface:
             self._socket.bind((self._interface, ETH_P_ALL))
-        self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 0)
+        self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, self._arriving)
+        wanted = PACKET_MR_PROMISC if self._arriving else PACKET_MR_ALLMULTI
         with_ipv6 = _names_with_ipv6()
         for index, name in socket.if_nameindex():
             if self._index in (0, index):
                 # Every group by MAC, those that are known by IGMP and MLD: a switch prunes them.
-                request = struct.pack("iHH8s", index, PACKET_MR_ALLMULTI, 0, b"")
+                request = struct.pack("iHH8s", index, wanted, 0, b"")
                 self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
                 usable = {group for group in groups if len(group) == 4 or name in with_ipv6}
                 self._joins.join(name, index, usable)
-        attach_filter(self._socket, packet_filter(None))
+        attach_filter(self._socket, self._program)
         self._socket.settimeout(LOOK_INTERVAL_S)
 
     def __enter__(self) -> Self:
@@ -97,6 +111,9 @@ class Listener:
         """Leaves the groups, too."""
         self._joins.close()
         self._socket.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def records(self) -> Iterator[tuple[str, Record]]:
         """(interface, frame) as they come, without end. An interface that is down is waited for."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -67,6 +69,31 @@ def print_text(text: str, *, end: str = "\n", flush: bool = False) -> None:
         sys.stdout.write(text + end)
         if flush:
             sys.stdout.flush()
+
+
+def show_progress(text: str | None) -> None:
+    """One line on stderr that a terminal shows in place of the last; None: it is over."""
+    if not sys.stderr.isatty():
+        if text is not None:
+            click.echo(text, err=True)
+    elif text is None:
+        click.echo("\r\x1b[K", err=True, nl=False)
+    else:
+        click.echo(f"\r{text}\x1b[K", err=True, nl=False)
+
+
+@contextlib.contextmanager
+def ended_like_an_interrupt() -> Iterator[None]:
+    """SIGTERM in here raises KeyboardInterrupt, as Ctrl-C does: the results are still shown."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def print_json(document: bytes) -> None:

@@ -23,7 +23,8 @@ from carp_fast._vhid cimport (
     Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, FAILED,
     FOREIGN, HELD, IGNORE_LINK,
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
-    NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_SOURCE, OWN_SOURCE6, Output, PREFERRED,
+    NO_SOURCE, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
+    PREFERRED,
     RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE_FOUND,
     STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns,
@@ -34,7 +35,7 @@ from carp_fast._wire cimport wire_build4, wire_build6
 # The flags that a configuration sets; the others are the host's own.
 cdef uint32_t CONFIGURED_FLAGS = (
     IGNORE_LINK | MANAGE_ADDRESSES | OWN_SOURCE | OWN_SOURCE6 | ANNOUNCE_ON_ORDER | UCARP_MAC
-    | BSD_MAC | EXPECTS_4 | EXPECTS_6 | PREFERRED)
+    | BSD_MAC | OWN_MAC | EXPECTS_4 | EXPECTS_6 | PREFERRED)
 
 
 cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
@@ -47,6 +48,8 @@ cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
     if host.flags & (UCARP_MAC | BSD_MAC):
         mac[0], mac[1], mac[2], mac[3], mac[5] = 0, 0, 0x5e, 0, host.vhid
         mac[4] = 1 if host.flags & BSD_MAC else 0
+    elif host.flags & OWN_MAC:
+        memcpy(mac, host.block.mac, 6)
     if not host.flags & OWN_SOURCE:
         memcpy(host.source4, interface.source, 4)
     if not host.flags & OWN_SOURCE6:

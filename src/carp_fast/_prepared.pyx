@@ -12,7 +12,7 @@ from carp_fast._auth cimport KEY_LENGTH, auth_prepare
 from carp_fast._core cimport MAX_INTERFACES as _MAX_INTERFACES
 from carp_fast._vhid cimport (
     ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, BSD_MAC, Block, EXPECTS_4, EXPECTS_6,
-    IGNORE_LINK, MANAGE_ADDRESSES, OWN_SOURCE, OWN_SOURCE6, Output, PEERS_MAX as _PEERS_MAX,
+    IGNORE_LINK, MANAGE_ADDRESSES, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output, PEERS_MAX as _PEERS_MAX,
     PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, PREFERRED, RETIRED, SIGNED, UCARP_MAC,
     VirtualHost)
 from carp_fast._wire cimport (
@@ -85,7 +85,7 @@ cdef class PreparedHost:
     dialect: "ucarp", "freebsd" or "openbsd"; replay: "off", "learn" or "strict"; lladdr: 6 bytes
     or None, see signed_message(); preferred: IPv6 addresses may be the source of other traffic;
     times in ns; counter: what the first advertisement's counter exceeds; advertise_mac:
-    "interface", "ucarp" or "bsd" (virtual MACs); broadcast: to ff:ff:ff:ff:ff:ff, whatever the
+    "interface", "ucarp" or "bsd" (virtual MACs), or 6 bytes; broadcast: to ff:ff:ff:ff:ff:ff, whatever the
     group; alternates: room to accept digests that are given up.
     Raises ValueError for what does not fit.
     """
@@ -104,7 +104,7 @@ cdef class PreparedHost:
                  bint announce_on_order=False, int64_t startup_delay_ns=0,
                  int64_t preempt_delay_ns=0, uint8_t announce_count=1,
                  int64_t announce_interval_ns=0, int64_t announce_refresh_ns=0,
-                 uint64_t counter=0, bint alternates=False, str advertise_mac="interface",
+                 uint64_t counter=0, bint alternates=False, advertise_mac="interface",
                  bint broadcast=False):
         cdef VirtualHost* host = &self.host
         if not 1 <= vhid or not addresses or not 1 <= len(passphrase) <= KEY_LENGTH:
@@ -130,7 +130,9 @@ cdef class PreparedHost:
         host.flags |= MANAGE_ADDRESSES if manage_addresses else 0
         host.flags |= ANNOUNCE_ON_ORDER if announce_on_order else 0
         host.flags |= PREFERRED if preferred else 0
-        host.flags |= ADVERTISE_MAC[advertise_mac]
+        own_mac = advertise_mac if isinstance(advertise_mac, bytes) else None
+        host.flags |= ADVERTISE_MAC[advertise_mac] if own_mac is None else OWN_MAC
+        expect_bytes(own_mac, (6,), "a MAC")
         self.set_sources(source, source6)
         outputs = list(peers) or self.groups(addresses, destination, destination6)
         keys = self.messages(addresses, lladdr)
@@ -140,6 +142,8 @@ cdef class PreparedHost:
         self.fill_addresses(addresses, unsigned_addresses, retired_addresses)
         self.fill_outputs(outputs, bool(peers), broadcast)
         self.fill_keys(passphrase, keys)
+        if own_mac is not None:
+            memcpy(host.block.mac, <const char*>own_mac, 6)
 
     cdef set_sources(self, bytes source, bytes source6):
         expect_bytes(source, (4,), "an IPv4 address")

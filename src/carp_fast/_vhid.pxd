@@ -101,6 +101,7 @@ cdef enum HostFlag:
     SILENT_6 = 131072
     PREFERRED = 262144          # IPv6 addresses may be the source of other traffic
     CONTESTED = 524288          # the short wait before a take-over runs
+    OWN_MAC = 1048576           # advertise from the block's MAC
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
@@ -171,6 +172,7 @@ cdef struct Block:              # one allocation: this, then what it points to
     uint32_t output_count
     uint32_t alternate_count
     uint32_t permanent_count    # the first alternates, that never end: other forms of our key
+    uint8_t mac[6]              # see OWN_MAC
 
 # An advertisement heard touches the first five cache lines: what it needs comes first.
 cdef struct VirtualHost:

@@ -1,6 +1,6 @@
 """Frames of Ethernet, IPv4, IPv6, CARP, ARP and NA: parse to a verdict, build."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     ETHERNET_LENGTH = 14
@@ -13,6 +13,7 @@ cdef enum:
     NA_FRAME_LENGTH = 86            # Ethernet + IPv6 + ICMPv6 with one option
     FRAME_ROOM = 96                 # the longest frame we build, rounded up
     PROTOCOL_CARP = 112
+    STAMP_LENGTH = 12               # behind the IP packet: a mark, and when it was sent
 
 cdef enum Verdict:
     VERDICT_OK
@@ -63,3 +64,8 @@ cdef void wire_build_na(uint8_t* frame, const uint8_t* source_mac, const uint8_t
 cdef uint32_t wire_build_announcement(uint8_t* frame, const uint8_t* source_mac, uint8_t family,
                                       const uint8_t* address, bint router) noexcept nogil
 cdef uint16_t wire_checksum(const uint8_t* data, uint32_t length) noexcept nogil
+cdef uint16_t wire_checksum6(const uint8_t* ip, const uint8_t* payload,
+                             uint32_t length) noexcept nogil
+cdef void wire_put_stamp(uint8_t* stamp, int64_t at_ns) noexcept nogil
+cdef int64_t wire_stamp(const Advertisement* advertisement, const uint8_t* frame,
+                        uint32_t length) noexcept nogil

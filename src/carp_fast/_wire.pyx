@@ -6,8 +6,8 @@ verdicts named here. Layout: ip_carp.h of the BSDs; RFC 791, RFC 826, RFC 4861,
 RFC 8200.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
 
 # One word for each rejection, in the order of the checks: counters, metrics and logs use these.
 VERDICT_WORDS = ("ok", "bad_length", "bad_ttl", "bad_source", "bad_checksum", "vrrp",
@@ -22,6 +22,7 @@ cdef enum:
 # ff02::1 and its Ethernet address.
 cdef uint8_t[16] ALL_NODES = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 cdef uint8_t[6] ALL_NODES_MAC = [0x33, 0x33, 0, 0, 0, 1]
+cdef uint8_t[4] STAMP_MARK = [0x73, 0x65, 0x6e, 0x74]       # "sent"
 
 
 cdef inline uint16_t be16(const uint8_t* p) noexcept nogil:
@@ -267,11 +268,11 @@ cdef void wire_build_na(uint8_t* frame, const uint8_t* source_mac, const uint8_t
     icmp[24] = 2                                    # target link-layer address
     icmp[25] = 1                                    # in units of 8 bytes
     memcpy(icmp + 26, source_mac, 6)
-    put16(icmp + 2, checksum6(frame + ETHERNET_LENGTH, icmp, NA_LENGTH))
+    put16(icmp + 2, wire_checksum6(frame + ETHERNET_LENGTH, icmp, NA_LENGTH))
 
 
-cdef uint16_t checksum6(const uint8_t* ip, const uint8_t* payload,
-                        uint32_t length) noexcept nogil:
+cdef uint16_t wire_checksum6(const uint8_t* ip, const uint8_t* payload,
+                             uint32_t length) noexcept nogil:
     """The checksum of an IPv6 payload of at most 32 bytes, pseudo-header included (RFC 8200)."""
     cdef uint8_t whole[72]
     memset(whole, 0, sizeof(whole))
@@ -290,6 +291,31 @@ cdef uint32_t wire_build_announcement(uint8_t* frame, const uint8_t* source_mac,
         return ARP_FRAME_LENGTH
     wire_build_na(frame, source_mac, address, router)
     return NA_FRAME_LENGTH
+
+
+cdef void wire_put_stamp(uint8_t* stamp, int64_t at_ns) noexcept nogil:
+    """Write the STAMP_LENGTH bytes that say when a frame was sent, CLOCK_REALTIME.
+
+    They stand behind the IP packet, where Ethernet has its padding: no length, checksum or digest
+    covers them, every receiver of CARP ignores them, and a switch passes them on.
+    """
+    cdef int i
+    memcpy(stamp, STAMP_MARK, 4)
+    for i in range(8):
+        stamp[4 + i] = (<uint64_t>at_ns >> (56 - 8 * i)) & 0xff
+
+
+cdef int64_t wire_stamp(const Advertisement* a, const uint8_t* frame,
+                        uint32_t length) noexcept nogil:
+    """When the sender says that it sent the frame of which `length` bytes are here; 0: it does not.
+
+    Asked after wire_parse_ip, where that has found `a.carp`.
+    """
+    cdef uint32_t end = ETHERNET_LENGTH
+    end += be16(a.ip + 2) if a.family == 4 else IPV6_LENGTH + be16(a.ip + 4)
+    if length < end + STAMP_LENGTH or memcmp(frame + end, STAMP_MARK, 4):
+        return 0
+    return <int64_t>be64(frame + end + 4)
 
 
 def parse(bytes frame) -> dict:

@@ -36,6 +36,12 @@ COMPILED: dict[str, set[str]] = {
     "_prepared": {"_wire", "_auth", "_vhid", "_core"},
     "_engine": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
     | {"_prepared", "_recorder"},
+    "_histogram": set(),
+    "_tally": {"_wire", "_auth", "_histogram"},
+    "_frames": set(),
+    "_walk": set(),
+    "_pace": {"_histogram", "_frames"},
+    "_mix": {"_wire", "_auth", "_frames", "_walk"},
     "_simulator_network": {"_wire", "_wheel", "_vhid", "_core"},
     "_simulator_rules": {"_vhid", "_simulator_network"},
     "_simulator_invariants": {"_wire", "_vhid", "_core", "_simulator_network", "_simulator_rules"},
@@ -50,6 +56,8 @@ COMPILED: dict[str, set[str]] = {
     "_pump": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_prepared", "_engine"}
     | {"_socket", "_netlink", "_turn", "_recorder"},
     "_floor": {"_socket"},
+    "_sink": {"_tally", "_socket"},
+    "_flood": {"_wire", "_frames", "_pace", "_socket"},
 }
 PURE = (
     "_wire",
@@ -63,13 +71,19 @@ PURE = (
     "_orders",
     "_prepared",
     "_engine",
+    "_histogram",
+    "_tally",
+    "_frames",
+    "_walk",
+    "_pace",
+    "_mix",
     "_simulator_network",
     "_simulator_rules",
     "_simulator_invariants",
     "_simulator_turn",
     "_simulator",
 )
-WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump", "_floor")
+WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump", "_floor", "_sink", "_flood")
 # Headers of ours that a pure module may include: SHA-1 and atomic loads, no system header.
 PURE_HEADERS = {"sha1.h", "atomic.h"}
 PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
@@ -78,15 +92,27 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("ucarp", "importer", "bench", "simulate", "cli_dump", "cli_explain", "cli_replay"),
-    ("dump",),
+    (
+        "ucarp",
+        "importer",
+        "bench",
+        "simulate",
+        "cli_dump",
+        "cli_explain",
+        "cli_flood",
+        "cli_replay",
+    ),
+    ("cli_trial", "cli_masters"),
+    ("cli_sink",),
+    ("trial",),
+    ("dump", "flood", "sink", "masters"),
     ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
     ("explain",),
     ("elections", "recordings"),
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
-    ("listen", "verdicts"),
+    ("listen", "verdicts", "backends", "guard", "streams"),
     ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text", "replay"),
     ("limits",),
     (
@@ -99,7 +125,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "namespaces",
         "terminal",
     ),
-    ("config", "interfaces", "children", "plot", "usage"),
+    ("config", "interfaces", "children", "netdev", "plot", "usage"),
     ("ranges", "claims", "secrets"),
     ("rules",),
     (
@@ -111,11 +137,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "digests",
         "frames",
         "scenarios",
+        "bpf",
+        "walks",
     ),
 )
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli", "cli_dump", "cli_explain", "cli_replay", "terminal"},
+    "click": {"cli", "cli_dump", "cli_explain", "cli_flood", "cli_masters", "cli_replay"}
+    | {"cli_sink", "cli_trial", "terminal"},
     "rich": {"cli", "terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }

@@ -118,6 +118,30 @@ def test_a_changed_source_and_mac_are_in_the_next_advertisement() -> None:
     assert node.changes() == []
 
 
+@pytest.mark.parametrize(
+    ("advertise_mac", "mac"),
+    [
+        ("interface", b"\x02\0\x0a\x4d\0\x02"),
+        ("ucarp", b"\0\0\x5e\0\0\x2a"),
+        ("bsd", b"\0\0\x5e\0\x01\x2a"),
+        (b"\x02\0\x5e\0\x07\x2a", b"\x02\0\x5e\0\x07\x2a"),
+    ],
+)
+def test_the_mac_that_advertisements_come_from(advertise_mac: str | bytes, mac: bytes) -> None:
+    node = master(advertise_mac=advertise_mac)
+    node.run(MASTER_NS + 2 * SECOND_NS)
+    assert last_frame(node)[6:12] == mac
+    other = b"\x02\0\0\0\0\x55"
+    node.attach(MASTER_NS + 2 * SECOND_NS, mac=other)
+    node.run(MASTER_NS + 4 * SECOND_NS)
+    assert last_frame(node)[6:12] == (other if advertise_mac == "interface" else mac)
+
+
+def test_a_mac_has_six_bytes() -> None:
+    with pytest.raises(ValueError, match="a MAC has 6 bytes, not 5"):
+        prepared(advertise_mac=bytes(5))
+
+
 def test_startup_delay_counts_at_start_and_again_after_link_up() -> None:
     node = Node("10.77.0.2", startup_delay_ns=5 * SECOND_NS)
     assert node.engine.receive(0, advertisement(advbase=9), START_NS) == "ok"

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unit.bpf import run
 
 from carp_fast import sockets
 from carp_fast.sockets import (
     FILTERED_INTERFACES_MAX,
     PROTOCOL_CARP,
-    Instruction,
     attach_filter,
     filter_interfaces,
     packet_filter,
@@ -23,36 +23,8 @@ from carp_fast.sockets import (
 )
 
 INSTRUCTIONS_MAX = 4096  # the kernel's BPF_MAXINSNS
-AD_IFINDEX, AD_VLAN_TAG_PRESENT = 0xFFFFF008, 0xFFFFF030
 ADVERTISEMENT = bytes(12) + b"\x08\x00" + b"\x45" + bytes(8) + b"\x70" + bytes(46)
 ADVERTISEMENT6 = bytes(12) + b"\x86\xdd" + b"\x60" + bytes(5) + b"\x70" + bytes(69)
-
-
-def run(
-    program: list[Instruction], frame: bytes, ifindex: int = 1, tagged: bool = False
-) -> tuple[int, int]:
-    """A classic BPF machine, as far as the filter goes: (bytes accepted, instructions run)."""
-    a = at = count = 0
-    while True:
-        code, if_true, if_false, k = program[at]
-        at, count = at + 1, count + 1
-        if code == 0x06:
-            return k, count
-        if code == 0x05:
-            at += k
-        elif code == 0x15:
-            at += if_true if a == k else if_false
-        elif code == 0x35:
-            at += if_true if a >= k else if_false
-        else:
-            special = {AD_IFINDEX: ifindex, AD_VLAN_TAG_PRESENT: int(tagged)}
-            size = {0x20: 4, 0x28: 2, 0x30: 1}[code]
-            if k in special:
-                a = special[k]
-            elif k + size > len(frame):
-                return 0, count  # a load beyond the end drops the frame
-            else:
-                a = int.from_bytes(frame[k : k + size], "big")
 
 
 @pytest.mark.parametrize(("frame", "at"), [(ADVERTISEMENT, 23), (ADVERTISEMENT6, 20)])

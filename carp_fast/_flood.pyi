@@ -1,0 +1,26 @@
+"""Frames from a source onto an interface, each when it is due: by sendmmsg, or as live frames."""
+
+from typing import Any
+
+from typing_extensions import disjoint_base
+
+from carp_fast._frames import FrameSource
+from carp_fast._pace import Pace
+from carp_fast.backends import Backend
+
+LINK_LOST: tuple[int, ...]
+
+@disjoint_base
+class Flood:
+    def __init__(
+        self,
+        source: FrameSource,
+        backend: Backend,
+        *,
+        pace: Pace,
+        duration_ns: int,
+        count: int = 0,
+    ) -> None: ...
+    def stop(self) -> None: ...
+    def run(self) -> None: ...
+    def facts(self) -> dict[str, Any]: ...

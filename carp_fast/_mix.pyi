@@ -1,0 +1,28 @@
+"""Frames of a load test: advertisements of virtual hosts, right and wrong ones, announcements."""
+
+from collections.abc import Mapping, Sequence
+
+from typing_extensions import disjoint_base
+
+from carp_fast._frames import FrameSource
+
+KIND_WORDS: tuple[str, ...]
+FIELD_WORDS: tuple[str, ...]
+FLOWS_MAX: int
+WEIGHTS_MAX: int
+VALUES_MAX: int
+
+@disjoint_base
+class Mix(FrameSource):
+    def __init__(
+        self,
+        streams: Sequence[tuple[int, bytes, bytes, bytes, bytes, bytes, bytes, int, int, int]],
+        weights: Mapping[str, int],
+        *,
+        announcements: Sequence[tuple[bytes, bytes, bool]] = (),
+        walks: Mapping[str, tuple[str, Sequence[int]]] | None = None,
+        seed: int = 0,
+        stamped: bool = False,
+    ) -> None: ...
+    def made(self) -> dict[str, int]: ...
+    def sent_by(self) -> list[tuple[int, bytes, bytes, int, int]]: ...

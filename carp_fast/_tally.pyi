@@ -1,0 +1,23 @@
+"""What was received, counted by verdict and by source and vhid. Addresses as 4 or 16 bytes."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from typing_extensions import disjoint_base
+
+from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
+
+FLOW_LIMIT: int
+COUNTER_WINDOW: int
+
+_Signer = tuple[int, bytes, bytes, bytes, bool]
+_Flow = tuple[bytes, int, int, int, int, int, int, int, int, int]
+
+@disjoint_base
+class Tally:
+    def __new__(cls, signers: Sequence[_Signer] = (), flows_max: int = ...) -> Self: ...
+    @property
+    def frames(self) -> int: ...
+    def receive(self, frame: bytes, at_ns: int = 0) -> None: ...
+    def facts(self) -> dict[str, Any]: ...
+    def flow_list(self) -> list[_Flow]: ...

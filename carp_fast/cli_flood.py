@@ -1,0 +1,536 @@
+"""The command `flood`: its options, its progress line, its tables.
+
+Must not know how frames are made, paced or sent (flood.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+from click.core import ParameterSource
+
+from carp_fast.cli_masters import masters_options, run_masters
+from carp_fast.cli_trial import TrialOptions, run_trial, trial_options
+from carp_fast.terminal import (
+    Failure,
+    ended_like_an_interrupt,
+    failure,
+    json_option,
+    print_json,
+    print_table,
+    print_text,
+    show_progress,
+)
+
+if TYPE_CHECKING:
+    from carp_fast._frames import FrameSource, Recording
+    from carp_fast._mix import Mix
+    from carp_fast._pace import Pace
+    from carp_fast.flood import FloodError, Sender, Sent
+    from carp_fast.streams import Streams
+    from carp_fast.trial import Sent as TrialSent
+    from carp_fast.walks import Walk
+
+PROGRESS_S = 1.0
+DEFAULT_RATE = "1000"
+DEFAULT_PASSPHRASE = b"carp-fast"
+ADDRESSES_MAX = 4_096
+"""Addresses of one --address."""
+FIELDS = (
+    "vhid", "addresses", "source", "source6", "source_mac", "destination", "destination6",
+    "destination_mac", "advbase", "advskew", "demote", "counter", "vlan",
+)  # fmt: skip
+BESIDE_HOSTS = {"interface", "hosts", "election", "duration", "i_own_this_network", "as_json"}
+_NAMES = {"recording": "from", "addresses": "address", "sink_interface": "sink"}
+NOT_BESIDE_SINK = {"recording", "times", "speed", "write"}
+NOT_BESIDE_SEARCH = {"rate", "duration", "count", "burst", "storm"}
+
+
+def _path(*names: str, metavar: str, text: str, dash: bool = False) -> Callable[..., Any]:
+    kind = click.Path(dir_okay=False, allow_dash=dash, path_type=Path)
+    return click.option(*names, type=kind, metavar=metavar, help=text)
+
+
+def _walk(name: str, text: str) -> Callable[..., Any]:
+    return click.option(name, metavar="WALK", help=text)
+
+
+@click.command()
+@click.option("-i", "--interface", metavar="IF", help="Where frames leave.")
+@_path("-c", "--config", metavar="FILE", text="Its virtual hosts are advertised, digests right.")
+@click.option("--rate", metavar="RATE", help=f"Frames/s.  [default: {DEFAULT_RATE}]")
+@click.option(
+    "--duration",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Ends after so many seconds.",
+)
+@click.option("--count", type=click.IntRange(1), metavar="N", help="Ends after so many frames.")
+@click.option(
+    "--burst",
+    type=(click.IntRange(1), click.FloatRange(0, min_open=True)),
+    metavar="N S",
+    help="N frames at once (at --rate, if given), again each S seconds.",
+)
+@click.option("--storm", is_flag=True, help="All virtual hosts at once, each interval.")
+@click.option("--mix", metavar="KIND=N,...", help="Kinds of frames by weight.  [default: ok=1]")
+@_walk("--vhid", "Only these of FILE; without FILE, these.  [default without FILE: 1]")
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    metavar="WALK",
+    help="Without FILE: what they hold, one each if there are as many, else all of them.",
+)
+@_path("--passphrase-file", metavar="FILE", text="Without -c: its first line.")
+@_walk("--source", "Source of IPv4.  [default: FILE's, the interface's]")
+@_walk("--source6", "Source of IPv6.")
+@_walk("--source-mac", "Source MAC.")
+@_walk("--destination", "Another group of IPv4.")
+@_walk("--destination6", "Another group of IPv6.")
+@click.option("--destination-mac", metavar="MAC", help="Where unicast to peers of FILE goes.")
+@_walk("--advbase", "Advertised seconds.  [default: FILE's, 1]")
+@_walk("--advskew", "Advertised skew.  [default: FILE's, 0]")
+@_walk("--demote", "Byte 4 of CARP.  [default: 0]")
+@_walk("--counter", "One value: where all flows begin.  [default: the clock, ns]")
+@_walk("--vlan", "An 802.1Q tag in each frame.")
+@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, help="Of what is random.")
+@_path("--from", "recording", metavar="PCAP", text="Sends a recording instead.", dash=True)
+@click.option("--times", type=click.IntRange(1, 2**32 - 1), default=1, help="PCAP so many times.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    metavar="X",
+    help="PCAP X times as fast as recorded.  [default: 1, or --rate]",
+)
+@_path("--write", metavar="PCAP", text="Writes the frames there instead of sending them.")
+@click.option(
+    "--backend",
+    type=click.Choice(("auto", "sendmmsg", "live")),
+    default="auto",
+    show_default=True,
+    help="How frames leave.",
+)
+@click.option("--stamp", is_flag=True, help="Says behind each frame when it was sent, for sink.")
+@click.option("--i-own-this-network", is_flag=True, help="Also where it may cut you off.")
+@trial_options
+@masters_options
+@json_option
+def flood(**options: Any) -> None:
+    """Sends advertisements, right ones and wrong ones, as fast as asked: a load test.
+
+    For networks that are yours: switches, firewalls, CARP hosts. Every advertisement is another
+    frame: each source counts up by one for each virtual host. `carp-fast sink` is the other end.
+
+    RATE: frames/s; FIRST-LAST, changing evenly; a share of the link, 40%; max. KIND: ok, bad_auth,
+    bad_checksum, bad_ttl, bad_version, bad_length, replay, resignation, changed_skew (the digest
+    is right: it does not cover the skew), vrrp, arp (gratuitous), na (unsolicited). WALK: a value;
+    FIRST-LAST or FIRST-LAST/STEP, in turn; a list with commas; random:FIRST-LAST. For --counter
+    fixed:N stays N.
+
+    It ends after --duration, and when the link is lost; it refuses an interface that holds the
+    default route or the address of the SSH session. With --sink the other end is here, too, and
+    what arrived is compared with what was sent; --find-rate looks for the highest rate without
+    loss.
+    """
+    trial = TrialOptions.of(options)
+    with _failing():
+        _check(options)
+        if trial or options["hosts"]:
+            _refuse(options)
+            _test(trial, options)
+            return
+        prepared = _prepared(options)
+        if options["write"]:
+            _show(_written(prepared, options), options["as_json"])
+        else:
+            _refuse(options)
+            _send(prepared, options)
+
+
+def _test(trial: TrialOptions | None, options: Mapping[str, Any]) -> None:
+    """What is more than a flood: many virtual hosts, or both ends."""
+    if trial is None:
+        run_masters(
+            options["interface"],
+            options["hosts"],
+            election=options["election"],
+            duration_s=options["duration"],
+            as_json=options["as_json"],
+        )
+        return
+    from carp_fast.config import load
+
+    run_trial(
+        trial,
+        partial(_send_for_trial, options, searching=trial.find_rate),
+        configuration=load(options["config"]) if options["config"] else None,
+        vlan=0 if options["vlan"] else None,
+        as_json=options["as_json"],
+    )
+
+
+class _Prepared(NamedTuple):
+    source: FrameSource
+    pace: Pace
+    asked_rate: float | None
+
+
+@contextlib.contextmanager
+def _failing() -> Iterator[None]:
+    """What goes wrong in here is one line, and exit code 1."""
+    from carp_fast.config import ConfigurationError
+    from carp_fast.flood import FloodError
+    from carp_fast.interfaces import LinkError
+    from carp_fast.pcap import PcapError
+    from carp_fast.secrets import SecretError
+    from carp_fast.streams import StreamError
+
+    try:
+        yield
+    except ConfigurationError as error:
+        raise Failure(*str(error).splitlines()) from error
+    except (FloodError, StreamError, LinkError, PcapError, SecretError) as error:
+        raise failure(error) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise failure(f"{error.filename or 'flood'}: {error.strerror}") from error
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """What does not go together. Raises click.UsageError."""
+    source = click.get_current_context().get_parameter_source
+    given = {name for name in options if source(name) is ParameterSource.COMMANDLINE}
+    if not options["interface"] and not options["write"]:
+        raise click.UsageError("say where: -i IF, or --write PCAP")
+    made_up = [name for name in ("addresses", "passphrase_file") if options[name]]
+    if options["config"] and made_up:
+        raise click.UsageError(
+            "-c FILE says addresses and passphrases: no --address, no --passphrase-file beside it"
+        )
+    if options["hosts"]:
+        _without("hosts", given - BESIDE_HOSTS)
+    elif options["election"]:
+        raise click.UsageError("--election needs --hosts N")
+    if options["sink_interface"]:
+        _without("sink", given & NOT_BESIDE_SINK)
+    if options["find_rate"]:
+        _without("find-rate", given & NOT_BESIDE_SEARCH)
+    if options["storm"] and options["burst"]:
+        raise click.UsageError("either --storm or --burst")
+    if options["recording"]:
+        others = [name for name in (*FIELDS, "mix", "config", "storm", "stamp") if options[name]]
+        if others:
+            name = others[0].replace("_", "-")
+            raise click.UsageError(f"--from sends frames as they are: no --{name} beside it")
+        if options["speed"] and (options["rate"] or options["burst"]):
+            raise click.UsageError("a recording goes at --speed, or at a rate")
+    elif options["speed"]:
+        raise click.UsageError("--speed is for --from")
+
+
+def _without(mode: str, others: set[str]) -> None:
+    for name in sorted(others):
+        shown = _NAMES.get(name, name)
+        raise click.UsageError(f"--{mode} goes without --{shown.replace('_', '-')}")
+
+
+# --- what is sent ---------------------------------------------------------------------------------
+
+
+def _prepared(options: Mapping[str, Any]) -> _Prepared:
+    from carp_fast._frames import Recording
+    from carp_fast.flood import pace_of, rate_of
+
+    interface, duration_s = options["interface"], options["duration"]
+    paced_by_itself = options["burst"] or options["storm"] or options["recording"]
+    text = options["rate"] or ("max" if paced_by_itself else DEFAULT_RATE)
+    if options["recording"]:
+        source: FrameSource = _recording(options)
+        make = lambda: source  # noqa: E731 (nothing of it is sent before its rate is known)
+        burst = options["burst"]
+    else:
+        streams = _streams(options)
+        make = partial(_mix, streams, options)
+        source = make()
+        burst = _storm(streams) if options["storm"] else options["burst"]
+    rate = rate_of(text, interface, make)
+    as_recorded = isinstance(source, Recording) and not options["rate"] and not burst
+    pace = pace_of(
+        rate,
+        duration_s,
+        burst=burst,
+        recorded=source if as_recorded and isinstance(source, Recording) else None,
+        speed=options["speed"] or 1.0,
+    )
+    return _Prepared(source, pace, rate.first if rate.last is None else None)
+
+
+def _recording(options: Mapping[str, Any]) -> Recording:
+    from carp_fast.flood import recording_of
+
+    return recording_of(options["recording"], options["times"])
+
+
+def _streams(options: Mapping[str, Any]) -> Streams:
+    """The virtual hosts of the configuration, or those that the options make up."""
+    from carp_fast.config import load
+    from carp_fast.secrets import Passphrases
+    from carp_fast.streams import from_configuration, made_up, place_of
+    from carp_fast.walks import ipv4, ipv6, mac, numbers
+
+    place = place_of(options["interface"])
+    vhids = _values("vhid", options["vhid"], numbers(1, 255))
+    if options["config"]:
+        peer_mac = _values("destination-mac", options["destination_mac"], mac)
+        return from_configuration(
+            load(options["config"]),
+            options["interface"],
+            place,
+            vhids=vhids,
+            peer_mac=peer_mac[0].to_bytes(6, "big") if peer_mac else None,
+        )
+    addresses = []
+    for text in options["addresses"]:
+        read, size = (ipv6, 16) if ":" in text else (ipv4, 4)
+        values = _values("address", text, read) or ()
+        if len(values) > ADDRESSES_MAX:
+            raise _wrong("address", f"{len(values):,} addresses, at most {ADDRESSES_MAX:,}")
+        addresses += [value.to_bytes(size, "big") for value in values]
+    file = options["passphrase_file"]
+    passphrase = Passphrases(None).from_file(file) if file else DEFAULT_PASSPHRASE
+    return made_up(list(vhids or (1,)), addresses, passphrase, place)
+
+
+def _mix(streams: Streams, options: Mapping[str, Any]) -> Mix:
+    from carp_fast._mix import Mix
+    from carp_fast.flood import FloodError
+
+    try:
+        return Mix(
+            streams.streams,
+            _weights(options["mix"]),
+            announcements=streams.announcements,
+            walks=_walks(options, len(streams.streams)),
+            seed=options["seed"],
+            stamped=options["stamp"],
+        )
+    except ValueError as error:
+        raise FloodError(f"mix: {error}") from error
+
+
+def _weights(text: str | None) -> dict[str, int]:
+    """ "ok=9,replay=1" as {"ok": 9, "replay": 1}; a kind alone has the weight 1."""
+    weights = {}
+    for part in (text or "ok").split(","):
+        word, _, number = part.strip().partition("=")
+        if not (number or "1").isdecimal():
+            raise _wrong("mix", f"{part.strip()!r}: KIND=N, N a whole number")
+        weights[word] = int(number or 1)
+    return weights
+
+
+def _walks(options: Mapping[str, Any], streams: int) -> dict[str, Walk]:
+    """The fields that walk; counters begin at the clock, so that a second flood is not a replay."""
+    from carp_fast import walks
+
+    byte, skew = walks.numbers(0, 255), walks.numbers(0, 254)
+    readers = {
+        "source": walks.ipv4,
+        "source6": walks.ipv6,
+        "source_mac": walks.mac,
+        "destination": walks.ipv4,
+        "destination6": walks.ipv6,
+        "advbase": byte,
+        "advskew": skew,
+        "demote": byte,
+        "counter": walks.numbers(0, (1 << 64) - 1),
+        "vlan": walks.numbers(0, 4095),
+    }
+    now_ns = time.time_ns()
+    found: dict[str, Walk] = {"counter": ("increment", range(now_ns, now_ns + 1))}
+    for name, reader in readers.items():
+        if options[name]:
+            found[name] = _walk_of(name, options[name], reader)
+    if (options["vhid"] or "").startswith(walks.RANDOM):
+        found["stream"] = ("random", range(streams))
+    return found
+
+
+def _walk_of(name: str, text: str, reader: Callable[[str], int]) -> Walk:
+    from carp_fast.walks import WalkError, walk_of
+
+    try:
+        return walk_of(text, reader)
+    except WalkError as error:
+        raise _wrong(name, error) from error
+
+
+def _values(name: str, text: str | None, reader: Callable[[str], int]) -> Sequence[int] | None:
+    """The values of a walk, whatever their order; None: the option was not given."""
+    return None if text is None else _walk_of(name, text, reader)[1]
+
+
+def _wrong(name: str, error: object) -> FloodError:
+    from carp_fast.flood import FloodError
+
+    return FloodError(f"--{name.replace('_', '-')}: {error}")
+
+
+def _storm(streams: Streams) -> tuple[int, float]:
+    """All virtual hosts at once, again when the slowest of them is due."""
+    return len(streams.streams), max(stream.interval_s for stream in streams.streams)
+
+
+# --- sending it -----------------------------------------------------------------------------------
+
+
+def _refuse(options: Mapping[str, Any]) -> None:
+    """Raises Failure for an interface that somebody needs."""
+    from carp_fast.guard import refusal
+
+    if not options["i_own_this_network"]:
+        reason = refusal(options["interface"])
+        if reason:
+            raise failure(f"{reason}: --i-own-this-network sends there all the same")
+
+
+def _written(prepared: _Prepared, options: Mapping[str, Any]) -> Sent:
+    from carp_fast.flood import written
+
+    return written(
+        prepared.source,
+        prepared.pace,
+        options["write"],
+        duration_s=options["duration"],
+        count=options["count"] or 0,
+        rate=prepared.asked_rate,
+    )
+
+
+def _sender(prepared: _Prepared, options: Mapping[str, Any]) -> Sender:
+    from carp_fast.flood import Sender
+
+    return Sender(
+        prepared.source,
+        prepared.pace,
+        interface=options["interface"],
+        backend=options["backend"],
+        rate=prepared.asked_rate,
+        duration_s=options["duration"],
+        count=options["count"] or 0,
+    )
+
+
+def _send(prepared: _Prepared, options: Mapping[str, Any]) -> None:
+    interrupted = False
+    with _sender(prepared, options) as sender:
+        try:
+            with ended_like_an_interrupt():
+                sender.start()
+                _watch(sender, quiet=options["as_json"])
+        except KeyboardInterrupt:
+            interrupted = True
+        sender.stop()
+        sent, trouble = sender.sent(), sender.trouble
+    _show(sent, options["as_json"])
+    if trouble:
+        raise failure(trouble)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _send_for_trial(
+    options: Mapping[str, Any], rate: float | None, seconds: float | None, *, searching: bool
+) -> TrialSent:
+    """One sending of a trial; Ctrl-C ends it early, a search altogether. Raises FloodError."""
+    from carp_fast.flood import FloodError
+    from carp_fast.trial import sent_of
+
+    if rate is not None:
+        options = {**options, "rate": f"{rate:f}", "duration": seconds}
+    prepared = _prepared(options)
+    with _sender(prepared, options) as sender, ended_like_an_interrupt():
+        sender.start()
+        try:
+            _watch(sender, quiet=searching or options["as_json"])
+        except KeyboardInterrupt:
+            if searching:
+                raise
+        sender.stop()
+        if sender.trouble:
+            raise FloodError(sender.trouble)
+        return sent_of(sender.sent(), stamped=options["stamp"])
+
+
+def _watch(sender: Sender, *, quiet: bool) -> None:
+    """Shows how it goes until it has ended."""
+    before, shown = 0, False
+    try:
+        while not sender.wait(PROGRESS_S):
+            facts = sender.flood.facts()
+            if not quiet:
+                rate = (facts["sent"] - before) / PROGRESS_S
+                line = f"{facts['seconds']:.0f} s  {facts['sent']:,} frames  {rate:,.0f}/s"
+                show_progress(f"{line}  {facts['refused']:,} errors")
+                shown = True
+            before = facts["sent"]
+    finally:
+        if shown:
+            show_progress(None)
+
+
+# --- what became of it ----------------------------------------------------------------------------
+
+
+def _show(sent: Sent, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        print_json(msgspec.json.encode(sent))
+        return
+    rows = [[word, f"{number:,}"] for word, number in sent.kinds.items()]
+    print_table(("kind", "frames"), rows)
+    for line in _said(sent):
+        print_text(line)
+
+
+def _said(sent: Sent) -> Iterator[str]:
+    """The sums, the pace that was kept, and what was in the way."""
+    yield ""
+    asked = f" of {sent.asked_rate:,.0f} asked for" if sent.asked_rate else ""
+    how = "written" if sent.interface is None else f"by {sent.backend}"
+    yield f"{sent.sent:,} frames {how} in {sent.seconds:.2f} s, {sent.rate:,.0f}/s{asked}"
+    if sent.by_source:
+        yield f"sources and vhids that count: {len(sent.by_source):,} (--json has all of them)"
+    if sent.gaps is not None:
+        gaps = sent.gaps
+        yield (
+            f"gaps: p50 {gaps.p50_ns / 1e3:,.1f} us, p99 {gaps.p99_ns / 1e3:,.1f} us, max"
+            f" {gaps.max_ns / 1e3:,.1f} us"
+        )
+        if gaps.bursts is not None:
+            late_us = (gaps.latest_ns or 0) / 1e3
+            yield (
+                f"micro-bursts (under half of the time asked for): {gaps.bursts:,}, the longest of"
+                f" {gaps.longest_burst:,} frames; {late_us:,.1f} us late at most"
+            )
+    if sent.refused:
+        yield f"a queue was full {sent.refused:,} times; those frames were sent later"
+    if sent.interface_packets is not None and sent.interface_packets < sent.sent:
+        yield f"{sent.interface} says that it sent {sent.interface_packets:,} of them"
+    if sent.interface_dropped:
+        yield f"{sent.interface} says that it dropped {sent.interface_dropped:,}"
+    if sent.interface is not None:
+        cpu_s = sent.cpu_seconds + sent.sender_cpu_seconds
+        yield f"CPU: {cpu_s:.2f} s, {cpu_s * 1e9 / max(sent.sent, 1):,.0f} ns a frame"
+    yield from sent.unavailable

@@ -1,0 +1,92 @@
+"""`flood --hosts`: many well-behaved virtual hosts, how they stand and how they went.
+
+Must not know how they are numbered or run (masters.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from carp_fast.terminal import (
+    ended_like_an_interrupt,
+    failure,
+    print_json,
+    print_text,
+    show_progress,
+)
+
+if TYPE_CHECKING:
+    from carp_fast.masters import Held
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--hosts",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Instead of a mix: so many well-behaved virtual hosts, each with a source address and"
+        " a virtual MAC of its own; they resign at the end.",
+    ),
+    click.option(
+        "--election",
+        is_flag=True,
+        help="With --hosts: half of them are backups of the others, and take over for the middle"
+        " third of the time.",
+    ),
+)
+
+
+def masters_options(function: _Function) -> _Function:
+    """The parameters `hosts` and `election`."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def run_masters(
+    interface: str,
+    count: int,
+    *,
+    election: bool,
+    families: tuple[int, ...] = (4,),
+    duration_s: float,
+    as_json: bool,
+) -> None:
+    """Runs them for so long and prints what came of it. Raises Failure."""
+    import msgspec
+
+    from carp_fast.masters import Masters, MastersError
+
+    def show(held: Held) -> None:
+        if not as_json:
+            show_progress(line_of(held))
+
+    try:
+        with (
+            ended_like_an_interrupt(),
+            Masters(interface, count, election=election, families=families) as masters,
+        ):
+            held = masters.run(duration_s, show)
+    except MastersError as error:
+        raise failure(error) from error
+    if as_json:
+        print_json(msgspec.json.encode(held))
+        return
+    show_progress(None)
+    print_text(line_of(held))
+    print_text(
+        f"became MASTER {held.became_master:,} times; {held.send_errors:,} advertisements not sent;"
+        f" {held.socket_dropped:,} frames dropped by the socket; all have resigned"
+    )
+
+
+def line_of(held: Held) -> str:
+    """How it stands, in one line."""
+    return (
+        f"{held.seconds:.0f} s  {held.master:,} MASTER  {held.backup:,} BACKUP  {held.init:,} INIT"
+        f"  {held.advertisements_sent:,} advertisements sent, {held.advertisements_heard:,} heard"
+    )

@@ -1,0 +1,280 @@
+"""`flood --sink`: the options of a test with both ends, its tables, the steps of a search.
+
+Must not know how frames are sent or received, nor how the two are compared (trial.py).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from carp_fast.cli_sink import FLOWS_SHOWN
+from carp_fast.terminal import failure, print_json, print_table, print_text
+
+if TYPE_CHECKING:
+    from carp_fast.settings import Configuration
+    from carp_fast.sink import Receiver
+    from carp_fast.trial import Found, Sent, Trial
+
+LOW_PER_S, HIGH_PER_S, STEP_S = 1_000.0, 1_000_000.0, 2.0
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Send = Callable[[float | None, float | None], "Sent"]
+"""Sends at a rate, for so many seconds; None: as the other options have it."""
+
+
+def _number_option(name: str, metavar: str, text: str) -> Callable[..., Any]:
+    kind = click.FloatRange(0, min_open=True)
+    return click.option(name, type=kind, metavar=metavar, help=text)
+
+
+_OPTIONS = (
+    click.option("--sink", "sink_interface", metavar="IF", help="Counts what arrives here."),
+    click.option("--sink-netns", metavar="NAME", help="The network namespace of that interface."),
+    click.option(
+        "--find-rate",
+        is_flag=True,
+        help="Looks for the highest rate without loss between --sink and here.",
+    ),
+    click.option(
+        "--loss",
+        type=click.FloatRange(0, 100, max_open=True),
+        metavar="PERCENT",
+        help="What --find-rate allows to be lost.  [default: 0]",
+    ),
+    _number_option("--from-rate", "N", f"The lowest rate tried.  [default: {LOW_PER_S:,.0f}]"),
+    _number_option("--to-rate", "N", f"The highest rate tried.  [default: {HIGH_PER_S:,.0f}]"),
+    _number_option("--step-duration", "S", f"Seconds of each rate.  [default: {STEP_S:g}]"),
+    click.option(
+        "--plot",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Loss and latency against the rate, an SVG file.",
+    ),
+)
+_SEARCH_ONLY = ("loss", "from_rate", "to_rate", "step_duration", "plot")
+
+
+def trial_options(function: _Function) -> _Function:
+    """Adds the options to a command; TrialOptions.of() takes their values."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """What was asked for. `loss` is a share, though its option is in percent."""
+
+    interface: str
+    namespace: str | None
+    find_rate: bool
+    loss: float
+    low: float
+    high: float
+    step_s: float
+    plot: Path | None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> TrialOptions | None:
+        """From the values of trial_options, by name; None without --sink. Raises UsageError."""
+        if values["sink_interface"] is None:
+            for name in ("sink_netns", "find_rate", *_SEARCH_ONLY):
+                if values[name]:
+                    raise click.UsageError(f"--{name.replace('_', '-')} needs --sink IF")
+            return None
+        for name in _SEARCH_ONLY:
+            if values[name] is not None and not values["find_rate"]:
+                raise click.UsageError(f"--{name.replace('_', '-')} needs --find-rate")
+        low = values["from_rate"] or LOW_PER_S
+        high = values["to_rate"] or HIGH_PER_S
+        if low >= high:
+            raise click.UsageError(
+                f"--from-rate {low:,.0f} is not below --to-rate {high:,.0f} frames/s"
+            )
+        return cls(
+            values["sink_interface"],
+            values["sink_netns"],
+            values["find_rate"],
+            (values["loss"] or 0.0) / 100,
+            low,
+            high,
+            values["step_duration"] or STEP_S,
+            values["plot"],
+        )
+
+
+def run_trial(
+    options: TrialOptions,
+    send: _Send,
+    *,
+    configuration: Configuration | None,
+    vlan: int | None,
+    as_json: bool,
+) -> None:
+    """One trial, or a search; prints what came of it. Raises Failure, and what `send` raises."""
+    import msgspec
+
+    from carp_fast.sink import Receiver, SinkError
+    from carp_fast.trial import cross
+
+    def receiver() -> Receiver:
+        return Receiver(
+            options.interface,
+            configuration,
+            namespace=options.namespace,
+            vlan=vlan,
+            announcements=True,
+        )
+
+    def attempt(rate: float | None, seconds: float | None) -> Trial:
+        with receiver() as receiving:
+            return cross(lambda: send(rate, seconds), receiving)
+
+    try:
+        if not options.find_rate:
+            trial = attempt(None, None)
+            if as_json:
+                print_json(msgspec.json.encode(trial))
+            else:
+                print_trial(trial)
+            return
+        found = _search(options, lambda rate: attempt(rate, options.step_s), quiet=as_json)
+    except SinkError as error:
+        raise failure(error) from error
+    if options.plot is not None:
+        _write_plot(options.plot, found, options)
+    if as_json:
+        print_json(msgspec.json.encode(found))
+    else:
+        for line in found_lines(found):
+            print_text(line)
+
+
+def _search(options: TrialOptions, attempt: Callable[[float], Trial], *, quiet: bool) -> Found:
+    from carp_fast.trial import RESOLUTION, Search
+
+    if not quiet:
+        print_text(
+            f"the highest rate that loses at most {100 * options.loss:g} %, from"
+            f" {options.low:,.0f} to {options.high:,.0f} frames/s, {options.step_s:g} s each;"
+            f" ends when the rates with and without are within {100 * RESOLUTION:g} % (RESOLUTION)",
+            flush=True,
+        )
+    number = 0
+
+    def show(trial: Trial, passed: bool) -> None:
+        nonlocal number
+        number += 1
+        if not quiet:
+            print_text(step_line(number, trial, passed), flush=True)
+
+    return Search(attempt, options.low, options.high, options.loss, show).run()
+
+
+def _write_plot(path: Path, found: Found, options: TrialOptions) -> None:
+    from carp_fast.trial import figure
+
+    caption = f"received on {options.interface}, {options.step_s:g} s a point"
+    try:
+        path.write_text(figure(found.steps, caption))
+    except OSError as error:
+        raise failure(f"{path}: {error.strerror}") from error
+
+
+# --- texts --------------------------------------------------------------------------------------
+
+
+def step_line(number: int, trial: Trial, passed: bool) -> str:
+    """One step of a search."""
+    latency = trial.latency
+    p99 = f"  p99 {latency.p99_ns / 1e3:,.1f} us" if latency else ""
+    here = trial.lost - trial.lost_on_the_way
+    dropped = f"  ({here:,} more dropped by this end)" if here else ""
+    asked = trial.asked_per_s or 0
+    return (
+        f"step {number:2}  asked {asked:>11,.0f}/s  sent {trial.sent_per_s:>11,.0f}/s"
+        f"  lost {trial.lost_on_the_way:>9,} ({100 * trial.loss:.4f} %)"
+        f"  {'passed' if passed else 'lost too much'}{p99}{dropped}"
+    )
+
+
+def found_lines(found: Found) -> Iterator[str]:
+    """What the search came to, and what limits it."""
+    allowed = f"at most {100 * found.loss_allowed:g} % lost" if found.loss_allowed else "no loss"
+    if found.rate_per_s is None:
+        yield f"no rate with {allowed}: {found.above_per_s:,.0f} frames/s already lost more"
+    elif found.above_per_s is None:
+        yield f"{allowed} up to {found.rate_per_s:,.0f} frames/s, the highest that was sent"
+    else:
+        yield (
+            f"{allowed} up to {found.rate_per_s:,.0f} frames/s; {found.above_per_s:,.0f} lost more"
+        )
+    if found.limited_by == "sender":
+        yield "the sender cannot send faster here: the network may carry more"
+    elif found.limited_by == "range":
+        yield "it was not asked for more (--to-rate)"
+    if not found.converged:
+        yield f"not converged: {len(found.steps)} steps, and the two are further apart than asked"
+    here = max(step.lost - step.lost_on_the_way for step in found.steps)
+    if here:
+        yield f"the receiving end dropped up to {here:,} frames a step: not counted as loss"
+
+
+def print_trial(trial: Trial) -> None:
+    """A row for each source and vhid, and the sums."""
+    rows = [
+        [
+            row.source or "no counter",
+            "-" if row.vhid is None else str(row.vhid),
+            *(f"{n:,}" for n in (row.sent, row.arrived, row.lost, row.duplicates, row.reordered)),
+        ]
+        for row in _shown(trial)
+    ]
+    header = ("source", "vhid", "sent", "arrived", "lost", "duplicates", "reordered")
+    print_table(header, rows, lambda row: "yellow" if row[4] != "0" else "")
+    if len(rows) < len(trial.by_source):
+        more = len(trial.by_source) - len(rows)
+        print_text(f"... and {more:,} more (--json has all of them)")
+    for line in trial_lines(trial):
+        print_text(line)
+
+
+def _shown(trial: Trial) -> list[Any]:
+    if not sys.stdout.isatty() or len(trial.by_source) <= FLOWS_SHOWN:
+        return trial.by_source
+    return sorted(trial.by_source, key=lambda row: -row.lost)[:FLOWS_SHOWN]
+
+
+def trial_lines(trial: Trial) -> Iterator[str]:
+    yield ""
+    yield (
+        f"{trial.sent:,} frames sent in {trial.seconds:.2f} s, {trial.sent_per_s:,.0f}/s;"
+        f" {trial.arrived:,} arrived; lost on the way: {trial.lost_on_the_way:,}"
+        f" ({100 * trial.loss:.4f} %)"
+    )
+    if trial.kernel_dropped or trial.interface_dropped:
+        yield (
+            f"dropped by the receiving end: {trial.kernel_dropped:,} by the socket,"
+            f" {trial.interface_dropped:,} by the interface"
+        )
+    if trial.latency:
+        latency = trial.latency
+        yield (
+            f"latency: p50 {latency.p50_ns / 1e3:,.1f} us, p99 {latency.p99_ns / 1e3:,.1f} us,"
+            f" max {latency.max_ns / 1e3:,.1f} us"
+        )
+    elif trial.stamped and trial.arrived:
+        yield (
+            "no latency: something on the way cuts frames to their IP length, and the stamps with"
+            " it (a firewall, or a bridge with net.bridge.bridge-nf-call-iptables)"
+        )
+    if trial.left_out:
+        yield f"{trial.left_out:,} frames arrived and are in no row: the receiver's table is full"
+    if trial.foreign:
+        yield f"{trial.foreign:,} frames came from others"

@@ -1,0 +1,359 @@
+"""A flood: what is sent, how fast, which way, and what became of it.
+
+Joins a source of frames, a pace and a backend, and watches them. Must not know the command line,
+virtual hosts, or how frames are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple
+
+import msgspec
+
+from carp_fast._flood import Flood
+from carp_fast._frames import FrameSource, Recording
+from carp_fast._mix import Mix
+from carp_fast._pace import Pace
+from carp_fast.backends import Backend, BackendError, Live, Sendmmsg, live_missing
+from carp_fast.netdev import Transmitted, speed_mbits, transmitted
+from carp_fast.pcap import ETHERNET, Reader, Writer
+from carp_fast.streams import named
+
+BACKENDS = ("auto", "sendmmsg", "live")
+LIVE_FROM = 300_000.0
+"""Frames a second from which `auto` prefers live frames: below, a packet socket keeps up."""
+SAMPLE = 1_000
+"""Frames from which a share of the link's speed is reckoned."""
+WIRE_BYTES, FRAME_BYTES_MIN = 24, 60
+"""Around a frame on a wire: checksum, preamble, gap; what a shorter frame is filled up to."""
+TAKES_NONE_S = 0.5
+"""After so long, an interface that has sent none of many live frames does not take them."""
+
+
+class FloodError(Exception):
+    """A flood cannot be, or ended before its time; one line says why."""
+
+
+class Rate(NamedTuple):
+    """Frames a second, from the first to the last; both None: as fast as it goes."""
+
+    first: float | None
+    last: float | None = None
+
+
+class Gaps(msgspec.Struct, frozen=True):
+    """From one frame to the next, ns, to within 3 %; `bursts`: see _pace.judge_gaps.
+
+    Of a flood without a pace only the gaps themselves.
+    """
+
+    p50_ns: int
+    p99_ns: int
+    max_ns: int
+    bursts: int | None = None
+    longest_burst: int | None = None
+    latest_ns: int | None = None
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """What became of a flood; `kinds` by word, `by_source` see streams.named.
+
+    `refused`: system calls that found a queue full, and were repeated. `interface_packets`,
+    `interface_dropped`: what the interface says for the same time, None without one. `cpu_seconds`
+    of the thread that paces, `sender_cpu_seconds` of the one in the kernel (live frames).
+    `unavailable`: backends that were not to be had, a line each. `link_lost`: "down", "removed".
+    """
+
+    interface: str | None
+    backend: str
+    asked_rate: float | None
+    sent: int
+    kinds: dict[str, int]
+    refused: int
+    seconds: float
+    rate: float
+    gaps: Gaps | None
+    interface_packets: int | None
+    interface_dropped: int | None
+    cpu_seconds: float
+    sender_cpu_seconds: float
+    unavailable: tuple[str, ...]
+    link_lost: str | None
+    by_source: list[dict[str, Any]]
+
+
+# --- how fast ------------------------------------------------------------------------------------
+
+
+def rate_of(text: str, interface: str | None, make: Callable[[], FrameSource]) -> Rate:
+    """A rate as it is written: "1000", "1000-50000", "40%", "max".
+
+    `make` makes a source like the one that will be sent. Raises FloodError.
+    """
+    if text == "max":
+        return Rate(None)
+    if text.endswith("%"):
+        return Rate(_share_of_link(_number(text[:-1], text), interface, make()))
+    first, dash, last = text.partition("-")
+    rates = [_number(first, text), *([_number(last, text)] if dash else [])]
+    return Rate(*rates)
+
+
+def _number(text: str, whole: str) -> float:
+    try:
+        number = float(text.replace("_", ""))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1e10:
+        raise FloodError(
+            f'a rate of {whole}: frames/s above 0, FIRST-LAST, a share of the link "40%", or "max"'
+        )
+    return number
+
+
+def _share_of_link(percent: float, interface: str | None, source: FrameSource) -> float:
+    speed = speed_mbits(interface) if interface else None
+    if speed is None:
+        raise FloodError(f"{interface or 'a file'} does not say how fast it is: give frames/s")
+    lengths = [len(frame) for _, frame in filter(None, (source.take() for _ in range(SAMPLE)))]
+    mean = sum(max(length, FRAME_BYTES_MIN) + WIRE_BYTES for length in lengths) / len(lengths)
+    return percent / 100 * speed * 1e6 / 8 / mean
+
+
+def pace_of(
+    rate: Rate,
+    duration_s: float,
+    *,
+    burst: tuple[int, float] | None = None,
+    recorded: Recording | None = None,
+    speed: float = 1.0,
+) -> Pace:
+    """The pace of a rate, in bursts of (frames, seconds to the next), or as recorded.
+
+    Raises FloodError.
+    """
+    try:
+        if recorded is not None:
+            return Pace(recorded=recorded, speed=speed)
+        if burst is not None:
+            return Pace(rate=rate.first, burst=burst[0], burst_gap_s=burst[1])
+        if rate.last is not None:
+            return Pace(rate=rate.first, rate_end=rate.last, ramp_s=duration_s)
+        return Pace(rate=rate.first)
+    except (ValueError, OverflowError) as error:
+        raise FloodError(error) from error
+
+
+def recording_of(path: Path, times: int) -> Recording:
+    """The frames of a pcap file, in memory. Raises FloodError, OSError, pcap.PcapError."""
+    with contextlib.ExitStack() as opened:
+        name = "standard input" if path == Path("-") else str(path)
+        file = sys.stdin.buffer if path == Path("-") else opened.enter_context(open(path, "rb"))
+        reader = Reader(file, name)
+        if reader.link != ETHERNET:
+            raise FloodError(f"{name}: its frames have no Ethernet header, so they cannot be sent")
+        frames: list[tuple[int, bytes]] = []
+        for at_ns, data, length in reader:
+            if len(data) < length:
+                what = f"record {len(frames) + 1} is cut: {len(data)} of {length} bytes"
+                raise FloodError(f"{name}: {what}")
+            frames.append((at_ns, data))
+    if not frames:
+        raise FloodError(f"{name}: holds no frame")
+    try:
+        return Recording(frames, times)
+    except ValueError as error:
+        raise FloodError(f"{name}: {error}") from error
+
+
+# --- which way -----------------------------------------------------------------------------------
+
+
+def open_backend(
+    wanted: str, interface: str, source: FrameSource, pace: Pace, rate: float | None
+) -> tuple[Backend, tuple[str, ...]]:
+    """The backend, and why others that `auto` preferred are not there. Raises FloodError."""
+    missing: tuple[str, ...] = ()
+    try:
+        if wanted == "live" and source.stamped:
+            raise FloodError("live: the program cannot stamp frames; --backend sendmmsg can")
+        if (
+            wanted == "auto"
+            and not source.stamped
+            and (pace.unpaced or (rate is not None and rate >= LIVE_FROM))
+        ):
+            reason = live_missing(interface, source.longest)
+            missing = (f"live: {reason}",) if reason else ()
+            wanted = "sendmmsg" if reason else "live"
+        if wanted == "live":
+            return Live(interface, source.longest, paced=not pace.unpaced), missing
+        return Sendmmsg(interface), missing
+    except BackendError as error:
+        raise FloodError(error) from error
+    except OSError as error:
+        raise FloodError(f"{interface}: {error.strerror}") from error
+
+
+class Sender:
+    """A flood on an interface, in a thread of its own, from `start` to `stop`.
+
+    Used in a `with`, in the interface's network namespace; nothing is left open after it. Raises
+    FloodError.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        pace: Pace,
+        *,
+        interface: str,
+        backend: str = "auto",
+        rate: float | None = None,
+        duration_s: float = 10.0,
+        count: int = 0,
+    ) -> None:
+        self._interface, self._rate, self._source = interface, rate, source
+        self._backend, self._unavailable = open_backend(backend, interface, source, pace, rate)
+        self.flood = Flood(
+            source, self._backend, pace=pace, duration_ns=int(duration_s * 1e9), count=count
+        )
+        self._before = transmitted(interface) or Transmitted(0, 0)
+        self._error: str | None = None
+        self._thread = threading.Thread(target=self._run, name="flood", daemon=True)
+
+    def __enter__(self) -> Sender:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._backend.close()
+
+    def _run(self) -> None:
+        try:
+            self.flood.run()
+        except (OSError, MemoryError) as error:
+            words = error.strerror if isinstance(error, OSError) else str(error)
+            self._error = f"{self._interface}: {self._backend.name}: {words}"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended within that time."""
+        self._thread.join(seconds)
+        if not self._thread.is_alive():
+            return True
+        facts = self.flood.facts()
+        if self._backend.name == "live" and facts["sent"] and facts["seconds"] > TAKES_NONE_S:
+            now = transmitted(self._interface)
+            if now is not None and now.packets == self._before.packets:
+                self._error = f"{self._interface} takes none of the live frames: --backend sendmmsg"
+                self.stop()
+                return True
+        return False
+
+    def stop(self) -> None:
+        """Ends it now; until the thread has ended."""
+        self.flood.stop()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it ended before its time; None: it did not."""
+        lost = self.flood.facts()["link_lost"]
+        if lost:
+            words = {"down": "its link is down", "removed": "it is not there any more"}[lost]
+            return f"{self._interface}: {words}"
+        return self._error
+
+    def sent(self) -> Sent:
+        """What became of it, once it has ended."""
+        facts = self.flood.facts()
+        now = transmitted(self._interface)
+        gaps = facts.pop("gaps")
+        return Sent(
+            interface=self._interface,
+            backend=self._backend.name,
+            asked_rate=self._rate,
+            gaps=Gaps(**gaps) if gaps else None,
+            interface_packets=now.packets - self._before.packets if now else None,
+            interface_dropped=now.dropped - self._before.dropped if now else None,
+            unavailable=self._unavailable,
+            by_source=by_source(self._source),
+            **facts,
+        )
+
+
+def write(
+    file: BinaryIO, source: FrameSource, pace: Pace, duration_s: float, count: int
+) -> tuple[dict[str, int], float]:
+    """Writes what would be sent, from now on, as a pcap file with nanoseconds.
+
+    Frames by kind, and the seconds that they take. Raises FloodError, OSError.
+    """
+    if pace.unpaced and not count:
+        raise FloodError("a file has no fastest rate: give --rate in frames/s, or --count as well")
+    writer = Writer(file)
+    begun_at_ns, end_ns = time.time_ns(), int(duration_s * 1e9)
+    kinds: dict[str, int] = {}
+    written = 0
+    while (due_ns := pace.take()) < end_ns and (not count or written < count):
+        taken = source.take()
+        if taken is None:
+            break
+        kind, frame = taken
+        kinds[kind] = kinds.get(kind, 0) + 1
+        writer.write(begun_at_ns + due_ns, frame)
+        written += 1
+    return kinds, min(due_ns, end_ns) / 1e9
+
+
+def written(
+    source: FrameSource,
+    pace: Pace,
+    path: Path,
+    *,
+    duration_s: float,
+    count: int = 0,
+    rate: float | None = None,
+) -> Sent:
+    """What `write` came to, as if it had been sent. Raises FloodError, OSError."""
+    with open(path, "wb") as file:
+        kinds, seconds = write(file, source, pace, duration_s, count)
+    frames = sum(kinds.values())
+    return Sent(
+        interface=None,
+        backend="file",
+        asked_rate=rate,
+        sent=frames,
+        kinds=kinds,
+        refused=0,
+        seconds=seconds,
+        rate=frames / seconds if seconds else 0.0,
+        gaps=None,
+        interface_packets=None,
+        interface_dropped=None,
+        cpu_seconds=0.0,
+        sender_cpu_seconds=0.0,
+        unavailable=(),
+        link_lost=None,
+        by_source=by_source(source),
+    )
+
+
+def by_source(source: FrameSource) -> list[dict[str, Any]]:
+    """What was sent with counters, for each source and virtual host; nothing of a recording."""
+    return named(source.sent_by()) if isinstance(source, Mix) else []

@@ -1,0 +1,106 @@
+"""What the kernel says of an interface's driver: XDP, its speed, what it has sent.
+
+Must not know what for. Messages: Documentation/netlink/specs/netdev.yaml and linux/genetlink.h of
+Linux.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+CAN_TAKE_REDIRECTED = 1 << 2
+"""NETDEV_XDP_ACT_NDO_XMIT: frames that a program redirects to it leave."""
+
+NETLINK_GENERIC = 16
+GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
+CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
+NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, NETDEV_A_DEV_XDP_FEATURES = 1, 1, 3
+NLM_F_REQUEST, NLMSG_ERROR = 1, 2
+TIMEOUT_S = 5.0
+SIOCETHTOOL, ETHTOOL_GSET = 0x8946, 1
+SPEED_UNKNOWN = 0xFFFF_FFFF
+NET_DEV = Path("/proc/thread-self/net/dev")
+TX_PACKETS, TX_DROPPED = 9, 11
+
+_HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr and genlmsghdr
+_ATTRIBUTE = struct.Struct("=HH")
+
+
+def features_of(ifindex: int) -> int | None:
+    """The bits of NETDEV_XDP_ACT_*; None: this kernel does not tell (before 6.3)."""
+    with contextlib.suppress(OSError, KeyError):
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        with socket.socket(socket.AF_NETLINK, kind, NETLINK_GENERIC) as kernel:
+            kernel.settimeout(TIMEOUT_S)
+            kernel.bind((0, 0))
+            name = _attribute(CTRL_ATTR_FAMILY_NAME, b"netdev\0")
+            family = dict(_ask(kernel, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, name))
+            number = int.from_bytes(family[CTRL_ATTR_FAMILY_ID][:2], sys.byteorder)
+            device = _attribute(NETDEV_A_DEV_IFINDEX, struct.pack("=I", ifindex))
+            found = dict(_ask(kernel, number, NETDEV_CMD_DEV_GET, device))
+            features: int = struct.unpack_from("=Q", found[NETDEV_A_DEV_XDP_FEATURES])[0]
+            return features
+    return None
+
+
+def _attribute(kind: int, data: bytes) -> bytes:
+    return (_ATTRIBUTE.pack(4 + len(data), kind) + data).ljust((len(data) + 7) & ~3, b"\0")
+
+
+def _ask(
+    kernel: socket.socket, family: int, command: int, attributes: bytes
+) -> Iterator[tuple[int, bytes]]:
+    """The attributes of the answer. Raises OSError."""
+    length = _HEADER.size + len(attributes)
+    kernel.send(_HEADER.pack(length, family, NLM_F_REQUEST, 1, 0, command, 1, 0) + attributes)
+    answer = kernel.recv(65_536)
+    length, kind = struct.unpack_from("=IH", answer)
+    if kind == NLMSG_ERROR:
+        raise OSError(-struct.unpack_from("=i", answer, 16)[0], "netdev")
+    at = _HEADER.size
+    while at + _ATTRIBUTE.size <= length:
+        size, attribute = _ATTRIBUTE.unpack_from(answer, at)
+        if size < _ATTRIBUTE.size:
+            break
+        yield attribute & 0x3FFF, answer[at + 4 : at + size]
+        at += (size + 3) & ~3
+
+
+def speed_mbits(interface: str) -> int | None:
+    """What the link carries, 10^6 bits a second; None: it does not say."""
+    command = ctypes.create_string_buffer(struct.pack("=I", ETHTOOL_GSET), 64)
+    address = ctypes.addressof(command)
+    request = struct.pack("16sP", interface.encode()[:15], address).ljust(40, b"\0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        try:
+            fcntl.ioctl(control, SIOCETHTOOL, request)
+        except OSError:
+            return None
+    low, high = struct.unpack_from("=H", command, 12)[0], struct.unpack_from("=H", command, 28)[0]
+    speed: int = high << 16 | low
+    return speed if 0 < speed < SPEED_UNKNOWN and low != 0xFFFF else None
+
+
+class Transmitted(NamedTuple):
+    """What an interface says that it has sent since it exists, and what it has dropped of that."""
+
+    packets: int
+    dropped: int
+
+
+def transmitted(interface: str) -> Transmitted | None:
+    """None: there is no such interface in this thread's namespace (any more)."""
+    for line in NET_DEV.read_text().splitlines()[2:]:
+        name, _, numbers = line.partition(":")
+        if name.strip() == interface:
+            fields = numbers.split()
+            return Transmitted(int(fields[TX_PACKETS]), int(fields[TX_DROPPED]))
+    return None

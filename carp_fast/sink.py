@@ -1,0 +1,326 @@
+"""The receiving end of a test: a socket, a tally in a thread, and what it came to.
+
+Holds what is let through, who may have signed, and the document of the result. Must not know the
+command line, the sending end, or how a table is drawn.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from carp_fast._sink import Sink
+from carp_fast._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
+from carp_fast.digests import GROUPS, address_text
+from carp_fast.listen import Listener, ListenError
+from carp_fast.namespaces import LabError, inside
+from carp_fast.settings import Configuration
+from carp_fast.sockets import (
+    ETH_P_IP,
+    ETH_P_IPV6,
+    JEQ,
+    LD_B_ABS,
+    LD_H_ABS,
+    LD_W_ABS,
+    PROTOCOL_CARP,
+    RET,
+    SKF_AD_VLAN_TAG_PRESENT,
+    Instruction,
+)
+from carp_fast.verdicts import signers_of
+
+EXPECTED_PER_S = 1_000_000  # the socket gets all the room that a socket may have
+QUIET_S = 0.25  # without a frame: what was sent has arrived, or will not
+DRAIN_MAX_S = 5.0
+SKF_AD_VLAN_TAG = SKF_AD_VLAN_TAG_PRESENT - 4
+AND = 0x54
+ETH_P_ARP, PROTOCOL_ICMPV6, NEIGHBOUR_ADVERTISEMENT = 0x0806, 58, 136
+NET_DEV = Path("/proc/thread-self/net/dev")
+RX_DROPPED = 3  # its column
+
+
+class SinkError(Exception):
+    """The receiving end cannot work; one line says why."""
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """From the sender's stamp to the kernel's, ns, of `frames` stamped ones; to within 3 %."""
+
+    frames: int
+    p50_ns: int
+    p99_ns: int
+    max_ns: int
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """What one source sent for one vhid. `first` and `last`: counters, 16 hex digits.
+
+    `received` counts frames, `lost` counters between first and last that did not come;
+    `strays`: frames whose counter is too far from the others to say; `restarts`: how often the
+    sender began anew (first and last are of what followed).
+    """
+
+    source: str
+    vhid: int
+    first: str
+    last: str
+    received: int
+    lost: int
+    duplicates: int
+    reordered: int
+    strays: int
+    restarts: int
+
+
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """What arrived, as `--json` prints it.
+
+    `frames`: those let through by the filter and counted; `verdicts` by the words of
+    _wire.VERDICT_WORDS; `judged`: digests were looked at. Sums over all flows: `received` to
+    `restarts`. `left_out`: frames whose source and vhid found no room in the table of
+    `flows_max`. `kernel_dropped`: for want of room in the socket, lost here and not on the way;
+    `interface_dropped`: by the interface or the kernel before that. `latency` None: no stamps;
+    `before_sent`: stamps from the future, so that the two ends have two clocks.
+    """
+
+    interface: str
+    namespace: str | None
+    seconds: float
+    frames: int
+    frames_per_s: float
+    judged: bool
+    verdicts: dict[str, int]
+    gratuitous_arp: int
+    unsolicited_na: int
+    other: int
+    received: int
+    lost: int
+    duplicates: int
+    reordered: int
+    strays: int
+    restarts: int
+    flows: int
+    flows_max: int = FLOW_LIMIT
+    counter_window: int = COUNTER_WINDOW
+    left_out: int
+    kernel_dropped: int
+    interface_dropped: int
+    cpu_seconds: float
+    latency: Latency | None
+    before_sent: int
+    by_source: list[Flow]
+
+
+def sink_filter(vlan: int | None = None, *, announcements: bool = False) -> list[Instruction]:
+    """A classic BPF program: protocol 112, and where asked ARP and neighbour advertisements.
+
+    `vlan`: None for untagged frames, 0 for all, 1 to 4094 for those with this tag.
+    """
+    drop, keep = (RET, 0, 0, 0), (RET, 0, 0, 0xFFFF)
+    tagged = [(LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT)]
+    if vlan is None:
+        tagged += [(JEQ, 1, 0, 0), drop]
+    elif vlan:
+        tagged += [(JEQ, 1, 0, 1), drop, (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG)]
+        tagged += [(AND, 0, 0, 0xFFF), (JEQ, 1, 0, vlan), drop]
+    body = [(LD_H_ABS, 0, 0, 12), (JEQ, 0, 2, ETH_P_IP), (LD_B_ABS, 0, 0, 23)]
+    if not announcements:
+        body += [
+            (JEQ, 4, 3, PROTOCOL_CARP),
+            (JEQ, 0, 2, ETH_P_IPV6),
+            (LD_B_ABS, 0, 0, 20),
+            (JEQ, 1, 0, PROTOCOL_CARP),
+        ]
+    else:
+        body += [
+            (JEQ, 8, 7, PROTOCOL_CARP),
+            (JEQ, 0, 5, ETH_P_IPV6),
+            (LD_B_ABS, 0, 0, 20),
+            (JEQ, 5, 0, PROTOCOL_CARP),
+            (JEQ, 0, 3, PROTOCOL_ICMPV6),
+            (LD_B_ABS, 0, 0, 54),
+            (JEQ, 2, 1, NEIGHBOUR_ADVERTISEMENT),
+            (JEQ, 1, 0, ETH_P_ARP),
+        ]
+    return [*tagged, *body, drop, keep]
+
+
+def ways_to_sign(
+    configuration: Configuration, interface: str
+) -> Iterator[tuple[int, bytes, bytes, bytes, bool]]:
+    """What a tally needs to judge digests; all virtual hosts where none is on `interface`."""
+    signers = signers_of(configuration)
+    here = [signer for signer in signers if signer.interface == interface] or signers
+    for signer in here:
+        for message in signer.messages():
+            for group in signer.groups:
+                yield signer.vhid, signer.passphrase, message, group, False
+            for peer in signer.peers:
+                yield signer.vhid, signer.passphrase, message, peer, True
+
+
+class Receiver:
+    """Counts what arrives on one interface, from `start` to `stop`: a context manager.
+
+    `namespace`: where the interface is, as `ip netns` names it. Raises SinkError.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        configuration: Configuration | None = None,
+        *,
+        namespace: str | None = None,
+        vlan: int | None = None,
+        announcements: bool = False,
+    ) -> None:
+        self._interface, self._namespace = interface, namespace
+        ways = [] if configuration is None else list(ways_to_sign(configuration, interface))
+        groups = {way[3] for way in ways if not way[4]} or set(GROUPS)
+        self._judged = bool(ways)
+        self.tally = Tally(ways)
+        self._error: OSError | None = None
+        self._begun_at = self._ended_at = 0.0
+        try:
+            with self._there():
+                self._listener = Listener(
+                    interface,
+                    groups,
+                    program=sink_filter(vlan, announcements=announcements),
+                    arriving=True,
+                    expected_per_s=EXPECTED_PER_S,
+                )
+                self._dropped_before = _interface_dropped(interface)
+        except (ListenError, LabError) as error:
+            raise SinkError(str(error)) from None
+        self._sink = Sink(self._listener.fileno(), self.tally)
+        self._thread = threading.Thread(name="sink", target=self._run, daemon=True)
+        self._count = 0
+
+    def _there(self) -> ExitStack:
+        stack = ExitStack()
+        if self._namespace is not None:
+            stack.enter_context(inside(self._namespace))
+        return stack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._sink.stop()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._listener.close()
+
+    def start(self, count: int = 0) -> None:
+        """Begins to count; with `count`, until so many frames were counted."""
+        self._count = count
+        self._begun_at = time.monotonic()
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._sink.run(self._count)
+        except OSError as error:
+            self._error = error
+        self._ended_at = time.monotonic()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits for the end of counting, which `count` or the interface brings; whether it came."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def drain(self) -> None:
+        """Returns once nothing has come for QUIET_S, or after DRAIN_MAX_S."""
+        end_at = time.monotonic() + DRAIN_MAX_S
+        before = -1
+        while self.tally.frames != before and time.monotonic() < end_at:
+            before = self.tally.frames
+            if self.wait(QUIET_S):
+                return
+
+    def stop(self) -> Received:
+        """Ends the counting; what was counted."""
+        self._sink.stop()
+        self._thread.join()
+        facts = self.tally.facts()
+        seconds = self._ended_at - self._begun_at
+        return Received(
+            interface=self._interface,
+            namespace=self._namespace,
+            seconds=round(seconds, 3),
+            frames_per_s=round(_rate(facts), 1),
+            judged=self._judged,
+            kernel_dropped=self._listener.dropped,
+            interface_dropped=self._interface_drops(),
+            cpu_seconds=round(self._sink.cpu_seconds, 3),
+            latency=Latency(**facts["latency"]) if facts["latency"] else None,
+            by_source=[_flow(*row) for row in self.tally.flow_list()],
+            **{key: facts[key] for key in _SUMS},
+        )
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the counting ended by itself; None: it did not, or the count was reached."""
+        if self._error is None:
+            return None
+        if self._error.errno == errno.ENETDOWN:
+            return f"{self._interface}: the interface was set down or has gone"
+        return f"{self._interface}: {self._error.strerror}"
+
+    def _interface_drops(self) -> int:
+        try:
+            with self._there():
+                return max(0, _interface_dropped(self._interface) - self._dropped_before)
+        except LabError:  # the namespace has gone meanwhile
+            return 0
+
+
+_SUMS = (
+    "frames",
+    "verdicts",
+    "gratuitous_arp",
+    "unsolicited_na",
+    "other",
+    "received",
+    "lost",
+    "duplicates",
+    "reordered",
+    "strays",
+    "restarts",
+    "flows",
+    "left_out",
+    "before_sent",
+)
+
+
+def _flow(source: bytes, vhid: int, first: int, last: int, *counts: int) -> Flow:
+    return Flow(address_text(source), vhid, f"{first:016x}", f"{last:016x}", *counts)
+
+
+def _rate(facts: dict[str, Any]) -> float:
+    """Frames a second between the first arrival and the last."""
+    elapsed_ns = facts["last_at_ns"] - facts["first_at_ns"]
+    return (facts["frames"] - 1) * 1e9 / elapsed_ns if elapsed_ns > 0 else 0.0
+
+
+def _interface_dropped(interface: str) -> int:
+    """Frames that the interface received and the kernel dropped; 0 where it is not there."""
+    for line in NET_DEV.read_text().splitlines()[2:]:
+        name, _, numbers = line.partition(":")
+        if name.strip() == interface:
+            return int(numbers.split()[RX_DROPPED])
+    return 0

@@ -1,0 +1,185 @@
+"""The virtual hosts of a flood: from a configuration, so that digests are right, or made up.
+
+Holds what is advertised, family by family, and what is announced. Must not know how frames are
+made of it (_mix.pyx), nor the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from carp_fast._prepared import multicast_mac, signed_message
+from carp_fast.digests import GROUPS, address_bytes, address_text
+from carp_fast.settings import Configuration, VirtualHost
+
+MADE_UP_SOURCES = (address_bytes("198.18.0.1"), address_bytes("fe80::1"))
+MADE_UP_MAC = bytes((2, 0, 0, 0, 0, 1))
+VIRTUAL_MACS = {"ucarp": bytes((0, 0, 0x5E, 0, 0)), "bsd": bytes((0, 0, 0x5E, 0, 1))}
+LINK_SCOPE = 253
+
+
+class StreamError(Exception):
+    """No frames can be made of what was given; one line says why."""
+
+
+class Stream(NamedTuple):
+    """A virtual host in one family, as _mix.Mix takes it; `message`: what its digest is over."""
+
+    vhid: int
+    passphrase: bytes
+    message: bytes
+    source: bytes
+    destination: bytes
+    source_mac: bytes
+    destination_mac: bytes
+    advbase: int
+    advskew: int
+    demote: int = 0
+
+    @property
+    def interval_s(self) -> float:
+        return self.advbase + self.advskew / 256
+
+
+class Announcement(NamedTuple):
+    """An address that a virtual host holds, and the MAC that owns it."""
+
+    mac: bytes
+    address: bytes
+    router: bool
+
+
+class Place(NamedTuple):
+    """Where frames come from unless a virtual host says: MAC, IPv4 and IPv6 address."""
+
+    mac: bytes = MADE_UP_MAC
+    source: bytes = MADE_UP_SOURCES[0]
+    source6: bytes = MADE_UP_SOURCES[1]
+    router: bool = False
+
+
+class Streams(NamedTuple):
+    streams: list[Stream]
+    announcements: list[Announcement]
+
+
+def place_of(interface: str | None) -> Place:
+    """The interface's own addresses, made-up ones for what it lacks or without one.
+
+    Raises interfaces.LinkError.
+    """
+    if interface is None:
+        return Place()
+    from carp_fast.interfaces import read_interfaces
+
+    found = read_interfaces([interface])[interface]
+    four = [each.address for each in found.addresses if each.family == 4]
+    six = [a.address for a in found.addresses if a.family == 6 and a.scope == LINK_SCOPE]
+    return Place(
+        found.mac if len(found.mac) == 6 else MADE_UP_MAC,
+        (four or MADE_UP_SOURCES)[0],
+        (six or MADE_UP_SOURCES[1:])[0],
+        found.forwards6,
+    )
+
+
+def from_configuration(
+    configuration: Configuration,
+    interface: str | None,
+    place: Place,
+    *,
+    vhids: Iterable[int] | None = None,
+    peer_mac: bytes | None = None,
+) -> Streams:
+    """The virtual hosts of the interface, of all where the configuration lacks it or none is given.
+
+    `vhids`: only these. `peer_mac`: where advertisements to peers go. Raises StreamError.
+    """
+    hosts = configuration.virtual_hosts
+    here = [host for host in hosts if host.interface == interface] or hosts
+    wanted = None if vhids is None else set(vhids)
+    chosen = [host for host in here if wanted is None or host.vhid in wanted]
+    if not chosen:
+        asked = f" has none of the {len(wanted or ()):,} vhids asked for" if wanted else " is empty"
+        raise StreamError(f"{configuration.path}{asked}")
+    found = Streams([], [])
+    for host in chosen:
+        _add(found, host, place, peer_mac)
+    return found
+
+
+def _add(found: Streams, host: VirtualHost, place: Place, peer_mac: bytes | None) -> None:
+    settings = host.settings
+    addresses = [address_bytes(each) for each in host.addresses]
+    unsigned = [address_bytes(each) for each in host.unsigned_addresses]
+    lladdr = bytes.fromhex(settings.lladdr.replace(":", "")) if settings.lladdr else None
+    message = signed_message(host.vhid, addresses, lladdr=lladdr)
+    prefix = VIRTUAL_MACS.get(settings.advertise_mac)
+    mac = prefix + bytes((host.vhid,)) if prefix else place.mac
+    for destination in map(address_bytes, host.destinations):
+        own = settings.source if len(destination) == 4 else settings.source6
+        usual = place.source if len(destination) == 4 else place.source6
+        if settings.peers:
+            if peer_mac is None:
+                raise StreamError(
+                    f"{host.name} advertises to peers: say by --destination-mac where they are"
+                )
+            target = peer_mac
+        else:
+            target = b"\xff" * 6 if settings.broadcast else multicast_mac(destination)
+        found.streams.append(
+            Stream(
+                host.vhid, settings.passphrase, message,
+                address_bytes(own) if own else usual, destination, mac, target,
+                settings.advbase, settings.advskew,
+            )
+        )  # fmt: skip
+    found.announcements.extend(
+        Announcement(place.mac, address, place.router) for address in addresses + unsigned
+    )
+
+
+def made_up(
+    vhids: Sequence[int], addresses: Sequence[bytes], passphrase: bytes, place: Place
+) -> Streams:
+    """Virtual hosts with advbase 1 and advskew 0; without addresses, 198.51.100.VHID each.
+
+    As many addresses as vhids: one each, in this order; else all vhids have all of them. Raises
+    StreamError.
+    """
+    if not vhids or not all(1 <= vhid <= 255 for vhid in vhids):
+        raise StreamError("a vhid is a number from 1 to 255")
+    found = Streams([], [])
+    for number, vhid in enumerate(vhids):
+        if not addresses:
+            own = [bytes((198, 51, 100, vhid))]
+        elif len(addresses) == len(vhids):
+            own = [addresses[number]]
+        else:
+            own = list(addresses)
+        message = signed_message(vhid, own)
+        for group, usual in zip(GROUPS, (place.source, place.source6), strict=True):
+            if any(len(address) == len(group) for address in own):
+                found.streams.append(
+                    Stream(
+                        vhid, passphrase, message, usual, group, place.mac,
+                        multicast_mac(group), 1, 0,
+                    )
+                )  # fmt: skip
+        found.announcements.extend(Announcement(place.mac, each, place.router) for each in own)
+    return found
+
+
+def named(sent_by: Iterable[tuple[int, bytes, bytes, int, int]]) -> list[dict[str, object]]:
+    """What _mix.Mix.sent_by gives, with the addresses as text."""
+    return [
+        {
+            "vhid": vhid,
+            "source": address_text(source),
+            "destination": address_text(destination),
+            "sent": sent,
+            "replayed": replayed,
+        }
+        for vhid, source, destination, sent, replayed in sent_by
+    ]

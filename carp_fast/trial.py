@@ -1,0 +1,287 @@
+"""Both ends at once: what was sent and what of it arrived; the highest rate without loss.
+
+A trial is one sending and its reception. Holds the comparison of the two, by source and vhid, and
+the bisection over trials. Must not know how frames are sent, the command line, or tables.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from carp_fast import flood
+from carp_fast.plot import Line, Panel, draw
+from carp_fast.sink import Flow, Latency, Received, Receiver, SinkError
+
+RESOLUTION = 0.01
+"""The search ends when the rates with and without loss are this close, as a share."""
+STEPS_MAX = 40
+REACHED = 0.98
+"""A sender below this share of the rate that it was asked for is what limits the search."""
+
+UNCOUNTED = ("bad_length", "vrrp", "arp", "na")
+"""Kinds of a mix whose frames have no counter of their own, nor another's."""
+
+Key = tuple[str, int]  # source, vhid
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What left the sender, by source address and vhid.
+
+    `by_source`: frames with a counter of their own; `replayed`: frames that repeat one;
+    `uncounted`: frames without (short ones, VRRP, announcements). All of them are `frames`.
+    `stamped`: they say when they were sent.
+    """
+
+    frames: int
+    seconds: float
+    by_source: Mapping[Key, int]
+    replayed: Mapping[Key, int] = field(default_factory=dict)
+    uncounted: int = 0
+    asked_per_s: float | None = None
+    stamped: bool = False
+
+    @property
+    def per_s(self) -> float:
+        return self.frames / self.seconds if self.seconds > 0 else 0.0
+
+
+def sent_of(flooded: flood.Sent, *, stamped: bool) -> Sent:
+    """What a flood sent, as a trial counts it: several destinations of a source are one."""
+    fresh: Counter[Key] = Counter()
+    replayed: Counter[Key] = Counter()
+    for row in flooded.by_source:
+        key = row["source"], row["vhid"]
+        fresh[key] += row["sent"]
+        replayed[key] += row["replayed"]
+    return Sent(
+        frames=flooded.sent,
+        seconds=flooded.seconds,
+        by_source=fresh,
+        replayed=replayed,
+        uncounted=sum(flooded.kinds.get(word, 0) for word in UNCOUNTED),
+        asked_per_s=flooded.asked_rate,
+        stamped=stamped,
+    )
+
+
+class Crossing(msgspec.Struct, frozen=True):
+    """One source and vhid: frames sent, those that arrived, the difference.
+
+    `duplicates` are frames that arrived more often than they were sent, and are not in `arrived`.
+    `source` None: the frames without a counter (short ones, VRRP, announcements).
+    """
+
+    source: str | None
+    vhid: int | None
+    sent: int
+    arrived: int
+    lost: int
+    duplicates: int
+    reordered: int
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A sending and its reception. `lost` is the sum over `by_source`, less `left_out`: frames
+    that arrived but found no room in the receiver's table.
+
+    `lost_on_the_way` is without what the receiving socket (`kernel_dropped`) and interface
+    dropped; `loss` is its share of what was sent. `foreign`: frames from sources that did not
+    send. `latency` None though `stamped`: something on the way cuts frames to their IP length.
+    `sent_per_s` is what the sender reached of `asked_per_s`, None: as fast as it could.
+    """
+
+    asked_per_s: float | None
+    sent_per_s: float
+    seconds: float
+    sent: int
+    arrived: int
+    lost: int
+    lost_on_the_way: int
+    loss: float
+    kernel_dropped: int
+    interface_dropped: int
+    foreign: int
+    left_out: int
+    stamped: bool
+    latency: Latency | None
+    by_source: list[Crossing]
+
+
+def compare(sent: Sent, received: Received) -> Trial:
+    """What became of what was sent."""
+    rows, foreign = [], 0
+    heard = {(flow.source, flow.vhid): flow for flow in received.by_source}
+    for key, flow in heard.items():
+        foreign += 0 if key in sent.by_source else flow.received
+    for key, count in sent.by_source.items():
+        rows.append(_crossing(key, count, sent.replayed.get(key, 0), heard.get(key)))
+    if sent.uncounted:
+        verdicts = received.verdicts
+        arrived = verdicts.get("bad_length", 0) + verdicts.get("vrrp", 0)
+        arrived += received.gratuitous_arp + received.unsolicited_na
+        lost = max(0, sent.uncounted - arrived)
+        rows.append(Crossing(None, None, sent.uncounted, arrived, lost, 0, 0))
+    lost = max(0, sum(row.lost for row in rows) - received.left_out)
+    here = received.kernel_dropped + received.interface_dropped
+    lost_on_the_way = max(0, lost - here)
+    return Trial(
+        asked_per_s=sent.asked_per_s,
+        sent_per_s=round(sent.per_s, 1),
+        seconds=round(sent.seconds, 3),
+        sent=sent.frames,
+        arrived=received.frames - foreign,
+        lost=lost,
+        lost_on_the_way=lost_on_the_way,
+        loss=lost_on_the_way / sent.frames if sent.frames else 0.0,
+        kernel_dropped=received.kernel_dropped,
+        interface_dropped=received.interface_dropped,
+        foreign=foreign,
+        left_out=received.left_out,
+        stamped=sent.stamped,
+        latency=received.latency,
+        by_source=rows,
+    )
+
+
+def _crossing(key: Key, fresh: int, replayed: int, found: Flow | None) -> Crossing:
+    sent = fresh + replayed
+    if found is None:
+        return Crossing(*key, sent, 0, sent, 0, 0)
+    repeated = min(found.duplicates, replayed)
+    arrived = found.received - found.duplicates + repeated
+    more = found.duplicates - repeated
+    return Crossing(*key, sent, arrived, max(0, sent - arrived), more, found.reordered)
+
+
+def cross(send: Callable[[], Sent], receiver: Receiver) -> Trial:
+    """Sends while the receiver counts, and compares once nothing comes any more.
+
+    Raises SinkError when the receiver's interface goes meanwhile, and what `send` raises.
+    """
+    receiver.start()
+    sent = send()
+    receiver.drain()
+    received = receiver.stop()
+    if receiver.trouble is not None:
+        raise SinkError(receiver.trouble)
+    return compare(sent, received)
+
+
+# --- the search ---------------------------------------------------------------------------------
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a search. `rate_per_s` None: even the lowest rate lost more than `loss_allowed`.
+
+    `above_per_s`: the lowest rate that lost more; None: none did. `converged`: the two are not
+    more than RESOLUTION apart, or there is only one. `limited_by`: "network", "sender" (which
+    could not send faster), "range" (nothing was lost at the highest rate).
+    """
+
+    rate_per_s: float | None
+    above_per_s: float | None
+    loss_allowed: float
+    resolution: float
+    converged: bool
+    limited_by: str
+    steps: list[Trial]
+
+
+@dataclass
+class Search:
+    """The highest rate whose loss is at most `loss`, a share, from `low` to `high` frames/s.
+
+    `attempt` makes a trial at a rate; `show` hears of each, and whether it passed. By bisection:
+    first the highest, then the lowest, then the middle of what is left, until the lowest rate that
+    lost too much is at most RESOLUTION above the highest that did not.
+    """
+
+    attempt: Callable[[float], Trial]
+    low: float
+    high: float
+    loss: float = 0.0
+    show: Callable[[Trial, bool], None] = lambda trial, passed: None
+    _steps: list[Trial] = field(default_factory=list)
+
+    def run(self) -> Found:
+        highest = self._try(self.high)
+        if self._passes(highest):
+            reached = highest.sent_per_s >= REACHED * self.high
+            return self._found(highest.sent_per_s, None, "range" if reached else "sender")
+        # Asked for more than it can, the sender lost at what it could: no use to ask for that.
+        above = min(self.high, highest.sent_per_s)
+        if above <= self.low:
+            return self._found(None, above, "network")
+        lowest = self._try(self.low)
+        if not self._passes(lowest):
+            return self._found(None, self.low, "network")
+        passed = self.low
+        while above - passed > RESOLUTION * above and len(self._steps) < STEPS_MAX:
+            middle = (passed + above) / 2
+            trial = self._try(middle)
+            if not self._passes(trial):
+                above = min(middle, max(trial.sent_per_s, passed))
+            elif trial.sent_per_s < REACHED * middle:
+                return self._found(max(passed, trial.sent_per_s), above, "sender")
+            else:
+                passed = middle
+        return self._found(passed, above, "network")
+
+    def _try(self, rate: float) -> Trial:
+        trial = self.attempt(rate)
+        self._steps.append(trial)
+        self.show(trial, self._passes(trial))
+        return trial
+
+    def _passes(self, trial: Trial) -> bool:
+        return trial.loss <= self.loss
+
+    def _found(self, passed: float | None, above: float | None, limited_by: str) -> Found:
+        close = passed is None or above is None or above - passed <= RESOLUTION * above
+        return Found(
+            rate_per_s=None if passed is None else round(passed, 1),
+            above_per_s=None if above is None else round(above, 1),
+            loss_allowed=self.loss,
+            resolution=RESOLUTION,
+            converged=close,
+            limited_by=limited_by,
+            steps=self._steps,
+        )
+
+
+def figure(steps: Sequence[Trial], caption: str) -> str:
+    """Loss and, where frames were stamped, latency against the rate: SVG.
+
+    The axes are logarithmic: a trial without loss stands where one lost frame would.
+    """
+    ordered = sorted((trial for trial in steps if trial.sent), key=lambda trial: trial.sent_per_s)
+    losing = [(t.sent_per_s, 100 * t.loss) for t in ordered if t.lost_on_the_way]
+    clean = [(t.sent_per_s, 100 / t.sent) for t in ordered if not t.lost_on_the_way]
+    lines = [Line("loss", losing), Line("no loss (drawn as one frame)", clean)]
+    panels = [
+        Panel(
+            "Loss against rate",
+            "sent, frames/s",
+            "lost on the way, % of frames",
+            [line for line in lines if line.points],
+        )
+    ]
+    stamped = [(t.sent_per_s, t.latency) for t in ordered if t.latency]
+    if stamped:
+        panels.append(
+            Panel(
+                "Latency against rate",
+                "sent, frames/s",
+                "latency, microseconds",
+                [
+                    Line(name, [(rate, max(1, getattr(lat, key)) / 1e3) for rate, lat in stamped])
+                    for name, key in (("p50", "p50_ns"), ("p99", "p99_ns"), ("max", "max_ns"))
+                ],
+            )
+        )
+    return draw(panels, caption)

@@ -1,0 +1,94 @@
+"""Frames of a load test: advertisements of virtual hosts, right and wrong ones, announcements."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from carp_fast._auth cimport AuthKey
+from carp_fast._frames cimport FrameSource, Made
+from carp_fast._walk cimport Walk
+
+cdef enum:                          # kinds, in the order of KIND_WORDS
+    OK
+    BAD_AUTH_KIND
+    BAD_CHECKSUM_KIND
+    BAD_TTL_KIND
+    BAD_VERSION_KIND
+    BAD_LENGTH_KIND
+    REPLAY_KIND
+    RESIGNATION
+    CHANGED_SKEW
+    VRRP_KIND
+    ARP_KIND
+    NA_KIND
+    KINDS
+
+cdef enum:                          # fields that walk, in the order of FIELD_WORDS
+    STREAM                          # of a mix: which virtual host, which family
+    SOURCE
+    SOURCE6
+    DESTINATION
+    DESTINATION6
+    SOURCE_MAC
+    ADVBASE
+    ADVSKEW
+    DEMOTE
+    COUNTER
+    VLAN
+    ANNOUNCEMENT                    # which address is announced
+    FIELDS
+
+cdef struct Stream:                 # a virtual host in one family
+    AuthKey key
+    uint8_t source[16]
+    uint8_t destination[16]
+    uint8_t source_mac[6]
+    uint8_t destination_mac[6]
+    uint8_t family
+    uint8_t vhid
+    uint8_t advbase
+    uint8_t advskew
+    uint8_t demote
+    uint32_t first_flow
+
+cdef struct Flow:                   # what one source sends for one virtual host
+    uint64_t sent                   # frames with a counter of their own
+    uint64_t replayed               # frames with the counter of the one before
+    uint64_t last                   # counter
+
+cdef struct Announcement:
+    uint8_t address[16]
+    uint8_t mac[6]
+    uint8_t family
+    bint router
+
+cdef struct Head:                   # of one frame, once all walks were asked
+    uint8_t source[16]
+    uint8_t destination[16]
+    uint8_t source_mac[6]
+    uint8_t destination_mac[6]
+    uint8_t advbase
+    uint8_t advskew
+    uint8_t demote
+    uint64_t counter
+
+cdef class Mix(FrameSource):
+    cdef Stream* streams
+    cdef Announcement* announcements
+    cdef Flow* flows
+    cdef uint8_t* order             # kinds, over and over
+    cdef Walk walks[KINDS][FIELDS]  # each kind walks for itself
+    cdef uint32_t stream_count, announcement_count, flow_count, order_length, turn
+    cdef uint64_t random
+    cdef uint64_t made_of[KINDS]
+    cdef bint tagged
+    cdef list kept                  # what owns the values of walks
+    cdef uint32_t make_announcement(self, int kind, uint8_t* frame) noexcept nogil
+    cdef uint32_t make_advertisement(self, int kind, uint8_t* frame, Made* made) noexcept nogil
+    cdef uint32_t fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil
+    cdef void fill_counter(self, int kind, Walk* walk, Head* head, Made* made) noexcept nogil
+    cdef take_weights(self, weights)
+    cdef uint32_t longest_made(self)
+    cdef take_streams(self, streams)
+    cdef take_announcements(self, announcements)
+    cdef take_walks(self, dict walks)
+    cdef set_walk(self, int kind, int field, int order, values, uint64_t shift_every)
+    cdef take_flows(self)

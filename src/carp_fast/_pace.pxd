@@ -1,0 +1,32 @@
+"""When each frame of a flood is due, and how well that was kept."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from carp_fast._frames cimport Recording
+from carp_fast._histogram cimport Histogram
+
+cdef class Pace:
+    cdef readonly bint unpaced      # always due at once
+    cdef double period_ns           # from one frame to the next; 0: at once
+    cdef double rate, rate_end      # of a ramp
+    cdef double ramp_ns
+    cdef uint64_t burst
+    cdef double burst_gap_ns        # from the first frame of a burst to the first of the next
+    cdef Recording recorded
+    cdef double speed
+    cdef uint64_t number            # of the next frame
+    cdef double at_ns               # of the next frame of a ramp
+    cdef int64_t due_ns(self) noexcept nogil
+    cdef void advance(self) noexcept nogil
+
+cdef struct Gaps:                   # between one frame and the next
+    Histogram histogram
+    int64_t last_at_ns
+    int64_t last_due_ns
+    uint64_t bursts                 # two frames or more in under half of the time asked for
+    uint64_t longest_burst
+    uint64_t burst                  # frames of the one that goes on
+    int64_t latest_ns               # how late the latest frame was
+
+cdef void gaps_add(Gaps* gaps, int64_t at_ns, int64_t due_ns) noexcept nogil
+cdef dict gaps_facts(const Gaps* gaps, bint paced)

@@ -1,0 +1,104 @@
+"""When each frame of a flood is due, and how well that was kept.
+
+Times are ns from the first frame. Knows no clock: who sends asks what is due, and tells when it
+went.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
+
+from carp_fast._frames cimport Recording
+from carp_fast._histogram cimport histogram_add, histogram_percentile
+
+RATE_MAX = 1e9
+"""Frames a second: one each ns."""
+
+
+cdef class Pace:
+    """A schedule of frames; one of these:
+
+    nothing given: as fast as it goes; `rate`: frames a second, evenly; with `rate_end`: it changes
+    evenly to that within `ramp_s`, and stays; `burst`: so many frames at once (with `rate`: at that
+    rate) each `burst_gap_s`; `recorded`: as recorded, `speed` times as fast. Raises ValueError.
+    """
+
+    def __init__(self, *, rate=None, rate_end=None, double ramp_s=0, uint64_t burst=0,
+                 double burst_gap_s=0, Recording recorded=None, double speed=1):
+        for value in (rate, rate_end):
+            if value is not None and not 0 < value <= RATE_MAX:
+                raise ValueError(f"a rate of {value:g} frames/s: above 0, at most {RATE_MAX:,.0f}")
+        if rate_end is not None and (rate is None or not ramp_s > 0 or burst):
+            raise ValueError("a ramp has a rate, an end, a time, and no bursts")
+        if (burst > 0) != (burst_gap_s > 0):
+            raise ValueError("bursts have a size and a gap, both above 0")
+        if burst and rate and burst / rate > burst_gap_s:
+            raise ValueError(f"a burst of {burst:,} frames at {rate:,.0f} frames/s takes longer "
+                             f"than the {burst_gap_s:g} s to the next one")
+        if recorded is not None and (rate is not None or burst or not 0 < speed < 1e9):
+            raise ValueError("a recorded pace has a speed above 0, and no rate or bursts")
+        self.unpaced = rate is None and not burst and recorded is None
+        self.rate, self.rate_end = rate or 0.0, rate_end or 0.0
+        self.period_ns = 1e9 / rate if rate else 0.0
+        self.ramp_ns, self.burst_gap_ns = ramp_s * 1e9, burst_gap_s * 1e9
+        self.burst, self.recorded, self.speed = burst, recorded, speed
+
+    cdef int64_t due_ns(self) noexcept nogil:
+        """When the next frame is due."""
+        if self.unpaced:
+            return 0
+        if self.burst:
+            return <int64_t>(<double>(self.number // self.burst) * self.burst_gap_ns
+                             + <double>(self.number % self.burst) * self.period_ns)
+        if self.recorded is not None:
+            return <int64_t>(<double>self.recorded.due_ns(self.number) / self.speed)
+        if self.rate_end:
+            return <int64_t>self.at_ns
+        return <int64_t>(<double>self.number * self.period_ns)
+
+    cdef void advance(self) noexcept nogil:
+        cdef double share
+        self.number += 1
+        if self.rate_end:
+            share = min(self.at_ns / self.ramp_ns, 1.0)
+            self.at_ns += 1e9 / (self.rate + share * (self.rate_end - self.rate))
+
+    def take(self) -> int:
+        """When the next frame is due, ns; goes on to the one after it."""
+        due_ns = self.due_ns()
+        self.advance()
+        return due_ns
+
+
+cdef void gaps_add(Gaps* gaps, int64_t at_ns, int64_t due_ns) noexcept nogil:
+    """A frame went at `at_ns` that was due at `due_ns`, of one clock; the first opens no gap."""
+    cdef int64_t gap_ns = at_ns - gaps.last_at_ns, asked_ns = due_ns - gaps.last_due_ns
+    if gaps.last_at_ns:
+        histogram_add(&gaps.histogram, gap_ns)
+        if 2 * gap_ns < asked_ns:
+            gaps.bursts += gaps.burst == 0
+            gaps.burst = max(gaps.burst, 1) + 1
+            gaps.longest_burst = max(gaps.longest_burst, gaps.burst)
+        else:
+            gaps.burst = 0
+    gaps.latest_ns = max(gaps.latest_ns, at_ns - due_ns)
+    gaps.last_at_ns, gaps.last_due_ns = at_ns, due_ns
+
+
+def judge_gaps(instants) -> dict:
+    """What `Flood.facts` says of gaps, for tests: instants are [(sent at, due at)], ns, above 0."""
+    cdef Gaps gaps
+    memset(&gaps, 0, sizeof(Gaps))
+    for at_ns, due_ns in instants:
+        gaps_add(&gaps, at_ns, due_ns)
+    return gaps_facts(&gaps, True)
+
+
+cdef dict gaps_facts(const Gaps* gaps, bint paced):
+    """p50_ns, p99_ns, max_ns of the gaps; of a paced flood bursts, longest_burst, latest_ns."""
+    facts = {"p50_ns": histogram_percentile(&gaps.histogram, 0.5),
+             "p99_ns": histogram_percentile(&gaps.histogram, 0.99),
+             "max_ns": gaps.histogram.max_ns}
+    if paced:
+        facts.update(bursts=gaps.bursts, longest_burst=gaps.longest_burst,
+                     latest_ns=gaps.latest_ns)
+    return facts

@@ -1,0 +1,110 @@
+"""The receiving end: frames of a packet socket, in batches, to a tally.
+
+Takes what waits, sleeps a tick, and waits for the socket when a tick brought nothing. Knows neither
+what is counted nor how; the socket stays the caller's.
+"""
+
+from libc.errno cimport EAGAIN
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from carp_fast._socket cimport (
+    BATCH, FRAME_SLOT, RECEIVE_PACKET, ReceiveBatch, receive_batch, receive_prepare)
+from carp_fast._tally cimport Tally
+
+cdef extern from "system.h" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int64_t clock_ns(int clock)
+    int clock_nanosleep(int clock, int flags, const timespec* at, timespec* left)
+    int CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID
+
+cdef extern from "poll.h" nogil:
+    struct pollfd:
+        int fd
+        short events
+    int poll(pollfd* watched, unsigned long count, int timeout_ms)
+    short POLLIN
+
+cdef enum:
+    TICK_NS = 1000000               # one wake-up for all that comes within
+    IDLE_MS = 50                    # a sink that hears nothing looks whether to stop
+
+
+cdef class Sink:
+    """Counts what a packet socket receives; `run` in one thread, `stop` from any."""
+
+    cdef int fd
+    cdef Tally tally
+    cdef ReceiveBatch* batch
+    cdef volatile bint stopping
+    cdef int64_t cpu_ns
+
+    def __cinit__(self, int fd, Tally tally not None):
+        self.fd, self.tally = fd, tally
+        self.batch = <ReceiveBatch*>malloc(sizeof(ReceiveBatch))
+        if self.batch == NULL:
+            raise MemoryError("sink")
+        receive_prepare(self.batch)
+
+    def __dealloc__(self):
+        free(self.batch)
+
+    def stop(self) -> None:
+        """Ends `run` within IDLE_MS; what waits in the socket is still counted."""
+        self.stopping = True
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the thread in `run`, once that has ended."""
+        return self.cpu_ns / 1e9
+
+    def run(self, uint64_t count=0) -> None:
+        """Counts until `stop`, or until the tally has `count` frames (0: without end).
+
+        Raises OSError: ENETDOWN where the interface was set down or has gone.
+        """
+        cdef int64_t begun_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)
+        cdef int error
+        with nogil:
+            error = take_all(self, self.tally, count)
+        self.cpu_ns += clock_ns(CLOCK_THREAD_CPUTIME_ID) - begun_ns
+        if error:
+            raise OSError(error, "recvmmsg")
+
+
+cdef int take_all(Sink sink, Tally tally, uint64_t limit) noexcept nogil:
+    """Until told to stop and the socket is empty; an errno, or 0."""
+    cdef ReceiveBatch* batch = sink.batch
+    cdef bint last
+    cdef int i, count
+    cdef uint32_t length
+    while True:
+        last = sink.stopping
+        count = receive_batch(batch, sink.fd, RECEIVE_PACKET)
+        if count < 0 and count != -EAGAIN:
+            return -count
+        for i in range(count):
+            if limit and tally.totals.frames >= limit:
+                return 0
+            length = batch.arrivals[i].length
+            tally.count(batch.frames[i], length, min(length, <uint32_t>FRAME_SLOT),
+                        batch.arrivals[i].realtime_ns)
+        if limit and tally.totals.frames >= limit:
+            return 0
+        if count < BATCH:
+            if last:
+                return 0
+            rest(sink.fd, count <= 0)
+
+
+cdef void rest(int fd, bint silent) noexcept nogil:
+    cdef timespec tick
+    cdef pollfd watched
+    if silent:
+        watched.fd, watched.events = fd, POLLIN
+        poll(&watched, 1, IDLE_MS)
+        return
+    tick.tv_sec, tick.tv_nsec = 0, TICK_NS
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &tick, NULL)

@@ -1,0 +1,58 @@
+"""What was received, counted: by verdict, by source and vhid, and how long frames were under way."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from carp_fast._auth cimport AuthKey
+from carp_fast._histogram cimport Histogram
+from carp_fast._wire cimport VERDICTS
+
+cdef enum:
+    WINDOW = 1024                   # counters below the highest that are known one by one
+    WINDOW_WORDS = 16
+    FLOWS_MAX = 131072              # sources and vhids that are counted apart
+
+cdef struct Flow:                   # what one source sends for one vhid
+    uint64_t seen[WINDOW_WORDS]     # a bit for each counter of the window
+    uint64_t lowest                 # counters since the last restart
+    uint64_t highest
+    uint64_t placed                 # counters since then, each once
+    uint64_t received               # frames, whatever their counters
+    uint64_t duplicates
+    uint64_t reordered
+    uint64_t strays
+    uint64_t restarts
+    uint64_t lost_before            # before the last restart
+    uint64_t stray                  # the counter of the last one
+    uint8_t source[16]
+    uint8_t family
+    uint8_t vhid
+    uint8_t strays_in_a_row
+
+cdef struct Signer:                 # one way in which an advertisement may be right
+    AuthKey key
+    uint8_t address[16]             # the group that it goes to; of a peer: where it comes from
+    uint32_t next                   # of the same vhid, + 1; 0: none
+    uint8_t family
+    bint peer
+
+cdef struct Totals:
+    uint64_t verdicts[VERDICTS]
+    uint64_t frames                 # all that came
+    uint64_t gratuitous_arp
+    uint64_t unsolicited_na
+    uint64_t other                  # neither CARP nor an announcement
+    uint64_t left_out               # frames whose flow has no room in the table
+    uint64_t before_sent            # frames whose stamp lies in the future: two clocks
+    int64_t first_at_ns
+    int64_t last_at_ns
+
+cdef class Tally:
+    cdef Flow* flows
+    cdef uint32_t* index
+    cdef Signer* signers
+    cdef uint32_t flow_count, flows_max, index_mask, signer_count
+    cdef uint32_t by_vhid[256]
+    cdef Totals totals
+    cdef Histogram latency
+    cdef void count(self, const uint8_t* frame, uint32_t length, uint32_t kept,
+                    int64_t at_ns) noexcept nogil

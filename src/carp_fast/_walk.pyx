@@ -1,0 +1,54 @@
+"""A field that changes from frame to frame: fixed, counted up, drawn from a seed, or a list.
+
+Knows numbers: what a field means is the caller's.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+ORDER_WORDS = ("increment", "random")
+
+
+cdef uint64_t random_next(uint64_t* state) noexcept nogil:
+    """64 random bits (splitmix64, by Sebastiano Vigna, public domain)."""
+    cdef uint64_t x
+    state[0] += <uint64_t>0x9e3779b97f4a7c15U
+    x = state[0]
+    x = (x ^ (x >> 30)) * <uint64_t>0xbf58476d1ce4e5b9U
+    x = (x ^ (x >> 27)) * <uint64_t>0x94d049bb133111ebU
+    return x ^ (x >> 31)
+
+
+cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil:
+    """The next value of a walk that has any; `walk.index` says which of them it is.
+
+    An ordered walk skips one value after `shift_every`: two walks whose lengths have a divisor in
+    common would else meet in a part of their pairs only, again and again.
+    """
+    cdef uint32_t index
+    if walk.order == AT_RANDOM:
+        index = <uint32_t>(((random_next(random) >> 32) * walk.count) >> 32)
+    else:
+        index = walk.next
+        walk.next += 1
+        if walk.until_shift:
+            walk.until_shift -= 1
+            if not walk.until_shift:
+                walk.next += 1
+                walk.until_shift = walk.shift_every
+        # Both may have passed the end, in a list of one as well.
+        while walk.next >= walk.count:
+            walk.next -= walk.count
+    walk.index = index
+    if walk.listed != NULL:
+        value[0] = walk.listed[index]
+    else:
+        value.high = walk.first.high
+        value.low = walk.first.low + index * walk.step
+
+
+cdef void number_put(uint8_t* data, int length, const Number* number) noexcept nogil:
+    """Write a number in so many bytes, big-endian."""
+    cdef int i
+    for i in range(length):
+        data[length - 1 - i] = ((number.low >> (8 * i)) if i < 8
+                                else (number.high >> (8 * (i - 8)))) & 0xff

@@ -1,0 +1,153 @@
+"""The receiving end: its filter, who may have signed, what its tables say, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from unit.bpf import run
+from unit.segment import ADDRESS, advertisement, ip
+
+from carp_fast import cli, cli_sink
+from carp_fast._tally import Tally
+from carp_fast._wire import build_announcement
+from carp_fast.config import load
+from carp_fast.sink import Flow, Latency, Received, sink_filter, ways_to_sign
+
+MAC = bytes.fromhex("00005e00012a")
+OVER_IPV4, OVER_IPV6 = advertisement(), advertisement(source="fe80::1")
+ARP, NA = build_announcement(MAC, ADDRESS), build_announcement(MAC, ip("2001:db8::100"))
+ECHO = NA[:54] + b"\x80" + NA[55:]
+TCP = OVER_IPV4[:23] + b"\x06" + OVER_IPV4[24:]
+LLDP = OVER_IPV4[:12] + b"\x88\xcc" + OVER_IPV4[14:]
+
+
+@pytest.mark.parametrize("announcements", [False, True])
+def test_what_the_filter_lets_through(announcements: bool) -> None:
+    program = sink_filter(announcements=announcements)
+    passing = [run(program, frame)[0] > 1514 for frame in (OVER_IPV4, OVER_IPV6, ARP, NA)]
+    assert passing == [True, True, announcements, announcements]
+    for frame in (ECHO, TCP, LLDP, b"", OVER_IPV4[:20]):
+        assert run(program, frame)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("vlan", "untagged", "five", "six"),
+    [(None, True, False, False), (0, True, True, True), (5, False, True, False)],
+)
+def test_tags(vlan: int | None, untagged: bool, five: bool, six: bool) -> None:
+    program = sink_filter(vlan)
+    priority = 0x6000
+    assert bool(run(program, OVER_IPV4)[0]) is untagged
+    assert bool(run(program, OVER_IPV4, tagged=True, tag=priority | 5)[0]) is five
+    assert bool(run(program, OVER_IPV4, tagged=True, tag=6)[0]) is six
+
+
+CONFIGURATION = """
+defaults = {passphrase = "secret"}
+virtual_host = [
+    {interface = "eth0", vhid = 42, addresses = ["10.77.0.100/24", "fe80::5e:1/64"]},
+    {interface = "eth1", vhid = 42, addresses = "10.77.0.100/24", peers = ["10.77.0.1"]},
+]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "carp-fast.toml"
+    path.touch(mode=0o600)
+    path.write_text(CONFIGURATION)
+    return path
+
+
+def test_ways_to_sign(file: Path) -> None:
+    configuration = load(file)
+    # With the link-local address and without, to the group of each family.
+    assert len(list(ways_to_sign(configuration, "eth0"))) == 4
+    (peer,) = ways_to_sign(configuration, "eth1")
+    assert (peer[0], peer[3], peer[4]) == (42, ip("10.77.0.1"), True)
+    # An interface that the file lacks: every virtual host.
+    tally = Tally(list(ways_to_sign(configuration, "s1")))
+    for passphrase in (b"secret", b"other"):
+        both = [ADDRESS, ip("fe80::5e:1")]
+        tally.receive(advertisement(passphrase=passphrase, addresses=both))
+    tally.receive(advertisement(destination="10.77.0.9"))
+    assert tally.facts()["verdicts"] == {"ok": 2, "bad_auth": 1}
+
+
+def received(**fields: Any) -> Received:
+    given: dict[str, Any] = {
+        "interface": "s1",
+        "namespace": None,
+        "seconds": 2.0,
+        "frames": 1_234,
+        "frames_per_s": 617.4,
+        "judged": True,
+        "verdicts": {"bad_auth": 34, "ok": 1_200},
+        "latency": None,
+        "cpu_seconds": 0.1,
+        "by_source": [Flow("10.1.0.2", 42, "0" * 16, "f" * 16, 1_234, 7, 0, 0, 0, 0)],
+        "flows": 1,
+    }
+    rest = {name: 0 for name in Received.__struct_fields__ if name not in given}
+    return Received(**{**rest, "flows_max": 131_072, "counter_window": 1_024, **given, **fields})
+
+
+def test_tables_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    cli_sink.print_received(received())
+    assert capsys.readouterr().out.splitlines() == [
+        "verdict   frames",
+        "ok        1,200",
+        "bad_auth  34",
+        "",
+        "source    vhid  first             last              received  lost  duplicates  reordered",
+        "10.1.0.2  42    0000000000000000  ffffffffffffffff  1,234     7     0           0",
+        "",
+        "1,234 frames in 2.0 s, 617/s; counters lost: 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"kernel_dropped": 5}, "among the lost: 5 by the socket, 0 by the interface"),
+        ({"interface_dropped": 5}, "among the lost: 0 by the socket, 5 by the interface"),
+        ({"latency": Latency(9, 1_500, 2_000_000, 3_000_000)}, "p50 1.5 us, p99 2,000.0 us, max"),
+        ({"before_sent": 2}, "two clocks"),
+        ({"strays": 3}, "(more than 1,024 back, COUNTER_WINDOW, or 16,777,216 ahead)"),
+        ({"restarts": 1}, "1 times a sender began with other counters"),
+        ({"left_out": 4}, "4 frames are in no row: the table holds 131,072"),
+        ({"judged": False}, "digests were not judged"),
+    ],
+)
+def test_what_is_said_of_it(fields: dict[str, Any], line: str) -> None:
+    plain = list(cli_sink.said(received()))
+    (more,) = [each for each in cli_sink.said(received(**fields)) if each not in plain]
+    assert line in more
+
+
+def test_the_document_has_every_count() -> None:
+    document = json.loads(msgspec.json.encode(received()))
+    assert document["by_source"][0]["last"] == "f" * 16
+    assert document["verdicts"] == {"ok": 1_200, "bad_auth": 34}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        ((), 2, "Missing option '-i'"),
+        (("-i", "lo", "--vlan", "4095"), 2, "'4095': 1 to 4094, or \"any\""),
+        (("-i", "lo", "--duration", "0"), 2, "0.0 is not in the range x>0"),
+        (("-i", "lo", "--count", "0"), 2, "0 is not in the range x>=1"),
+        (("-i", "lo", "-c", "/nowhere"), 1, "/nowhere: cannot be read: No such file or directory"),
+        (("-i", "nosuch0"), 1, "carp-fast: "),
+    ],
+)
+def test_what_is_refused(arguments: tuple[str, ...], code: int, line: str) -> None:
+    result = CliRunner().invoke(cli.main, ["sink", *arguments], prog_name="carp-fast")
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert line in result.stderr
