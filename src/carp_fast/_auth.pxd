@@ -12,7 +12,8 @@ cdef struct AuthKey:
     uint32_t outer[5]       # SHA-1 after opad
     uint32_t hashed         # bytes already in `inner`, ipad's 64 included
     uint8_t tail_length     # constant bytes that did not fill a block: 0 to 63
-    uint8_t tail[63]
+    # These bytes. Where the counter fits behind them: the last block, but for the counter.
+    uint8_t tail[64]
 
 cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* message,
                        uint32_t length) noexcept nogil

@@ -11,6 +11,8 @@ from libc.string cimport memcpy, memset
 
 cdef extern from "sha1.h" nogil:
     void sha1_compress(uint32_t* state, const uint8_t* block) noexcept
+    void sha1_end_hmac(const uint32_t* inner, const uint32_t* outer, const uint8_t* block,
+                       uint8_t* digest) noexcept
     int sha1_choose(int want_ni)
 
 
@@ -51,36 +53,33 @@ cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* messa
     key.tail_length = <uint8_t>(length - whole)
     memset(key.tail, 0, sizeof(key.tail))
     memcpy(key.tail, message + whole, key.tail_length)
+    if fits(key):
+        key.tail[key.tail_length + COUNTER_LENGTH] = 0x80
+        put32(key.tail + 60, (key.hashed + key.tail_length + COUNTER_LENGTH) * 8)
+
+
+cdef inline bint fits(const AuthKey* key) noexcept nogil:
+    """Whether the counter and the padding go into the block that the constant bytes begin."""
+    return key.tail_length + COUNTER_LENGTH < 56
 
 
 cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest) noexcept nogil:
     """Write the 20-byte HMAC-SHA1 of the prepared message and the 8-byte `counter`."""
     cdef uint8_t block[128]
     cdef uint32_t state[5]
-    cdef uint32_t i, used = key.tail_length, bits
-    memset(block, 0, 128)
-    memcpy(block, key.tail, used)
+    cdef uint32_t used = key.tail_length
+    memcpy(block, key.tail, 64)
+    if fits(key):
+        memcpy(block + used, counter, COUNTER_LENGTH)
+        sha1_end_hmac(key.inner, key.outer, block, digest)
+        return
+    memset(block + 64, 0, 64)
     memcpy(block + used, counter, COUNTER_LENGTH)
-    used += COUNTER_LENGTH
-    bits = (key.hashed + used) * 8
-    block[used] = 0x80
+    block[used + COUNTER_LENGTH] = 0x80
+    put32(block + 124, (key.hashed + used + COUNTER_LENGTH) * 8)
     memcpy(state, key.inner, sizeof(state))
-    if used < 56:
-        put32(block + 60, bits)
-        sha1_compress(state, block)
-    else:
-        put32(block + 124, bits)
-        sha1_compress(state, block)
-        sha1_compress(state, block + 64)
-    memset(block, 0, 64)
-    for i in range(5):
-        put32(block + 4 * i, state[i])
-    block[DIGEST_LENGTH] = 0x80
-    put32(block + 60, (64 + DIGEST_LENGTH) * 8)
-    memcpy(state, key.outer, sizeof(state))
     sha1_compress(state, block)
-    for i in range(5):
-        put32(digest + 4 * i, state[i])
+    sha1_end_hmac(state, key.outer, block + 64, digest)
 
 
 cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,

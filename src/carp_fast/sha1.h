@@ -1,7 +1,8 @@
-/* SHA-1's compression function, FIPS 180-4 section 6.1.2, and nothing else of SHA-1.
+/* SHA-1's compression function, FIPS 180-4 section 6.1.2, and the two of them that end an HMAC.
  *
  * Two forms: portable C, and one with the SHA extensions of x86 (SHA-NI). sha1_choose() picks
- * once. Padding and HMAC are the business of _auth.pyx. Knows no key, packet or allocation.
+ * once. Keys and padding of what is signed are the business of _auth.pyx. Knows no packet and no
+ * allocation.
  */
 #ifndef CARP_FAST_SHA1_H
 #define CARP_FAST_SHA1_H
@@ -10,6 +11,9 @@
 #include <string.h>
 
 typedef void (*sha1_compress_t)(uint32_t state[5], const uint8_t block[64]);
+/* The last block of the inner hash, then the outer hash over what that gives. */
+typedef void (*sha1_end_hmac_t)(const uint32_t inner[5], const uint32_t outer[5],
+                                const uint8_t block[64], uint8_t digest[20]);
 
 static inline uint32_t sha1_rotate(uint32_t x, int n) { return x << n | x >> (32 - n); }
 
@@ -41,6 +45,31 @@ static void sha1_compress_portable(uint32_t state[5], const uint8_t block[64])
     state[0] += a, state[1] += b, state[2] += c, state[3] += d, state[4] += e;
 }
 
+static inline void sha1_store(uint8_t *p, uint32_t x)
+{
+    p[0] = (uint8_t)(x >> 24), p[1] = (uint8_t)(x >> 16), p[2] = (uint8_t)(x >> 8), p[3] = (uint8_t)x;
+}
+
+/* The outer hash is over 64 bytes of key and the 20 of the inner digest. */
+#define SHA1_OUTER_BITS ((64 + 20) * 8)
+
+static void sha1_end_hmac_portable(const uint32_t inner[5], const uint32_t outer[5],
+                                   const uint8_t block[64], uint8_t digest[20])
+{
+    uint32_t state[5];
+    uint8_t last[64] = {0};
+    memcpy(state, inner, sizeof(state));
+    sha1_compress_portable(state, block);
+    for (int i = 0; i < 5; i++)
+        sha1_store(last + 4 * i, state[i]);
+    last[20] = 0x80;
+    sha1_store(last + 60, SHA1_OUTER_BITS);
+    memcpy(state, outer, sizeof(state));
+    sha1_compress_portable(state, last);
+    for (int i = 0; i < 5; i++)
+        sha1_store(digest + 4 * i, state[i]);
+}
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -59,25 +88,57 @@ static void sha1_compress_portable(uint32_t state[5], const uint8_t block[64])
         e = before;                                                                          \
     } while (0)
 
-__attribute__((target("sha,sse4.1")))
-static void sha1_compress_ni(uint32_t state[5], const uint8_t block[64])
+/* Of a state: abcd with a uppermost, and e uppermost of a vector. */
+#define SHA1_ABCD(state) _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state)), 0x1b)
+#define SHA1_E(state) _mm_set_epi32((int)(state)[4], 0, 0, 0)
+#define SHA1_SWAP _mm_set_epi64x(0x0001020304050607ll, 0x08090a0b0c0d0e0fll)
+
+/* Sixteen words in m, w[0] uppermost of m[0]; abcd and e go from one state to the next. */
+__attribute__((target("sha,sse4.1"), always_inline))
+static inline void sha1_rounds_ni(__m128i *state_abcd, __m128i *state_e, __m128i m[4])
 {
-    const __m128i swap = _mm_set_epi64x(0x0001020304050607ll, 0x08090a0b0c0d0e0fll);
-    __m128i first = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0x1b);
-    __m128i last = _mm_set_epi32((int)state[4], 0, 0, 0);
-    __m128i abcd = first, e = last, m[4];
-    for (int i = 0; i < 4; i++)
-        m[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(block + 16 * i)), swap);
+    const __m128i first = *state_abcd, last = *state_e;
+    __m128i abcd = first, e = last;
     SHA1_FOUR(0, 0); SHA1_FOUR(1, 0); SHA1_FOUR(2, 0); SHA1_FOUR(3, 0); SHA1_FOUR(4, 0);
     SHA1_FOUR(5, 1); SHA1_FOUR(6, 1); SHA1_FOUR(7, 1); SHA1_FOUR(8, 1); SHA1_FOUR(9, 1);
     SHA1_FOUR(10, 2); SHA1_FOUR(11, 2); SHA1_FOUR(12, 2); SHA1_FOUR(13, 2); SHA1_FOUR(14, 2);
     SHA1_FOUR(15, 3); SHA1_FOUR(16, 3); SHA1_FOUR(17, 3); SHA1_FOUR(18, 3); SHA1_FOUR(19, 3);
-    e = _mm_sha1nexte_epu32(e, last);
-    abcd = _mm_add_epi32(abcd, first);
+    *state_e = _mm_sha1nexte_epu32(e, last);
+    *state_abcd = _mm_add_epi32(abcd, first);
+}
+#undef SHA1_FOUR
+
+__attribute__((target("sha,sse4.1")))
+static void sha1_compress_ni(uint32_t state[5], const uint8_t block[64])
+{
+    __m128i abcd = SHA1_ABCD(state), e = SHA1_E(state), m[4];
+    for (int i = 0; i < 4; i++)
+        m[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(block + 16 * i)), SHA1_SWAP);
+    sha1_rounds_ni(&abcd, &e, m);
     _mm_storeu_si128((__m128i *)state, _mm_shuffle_epi32(abcd, 0x1b));
     state[4] = (uint32_t)_mm_extract_epi32(e, 3);
 }
-#undef SHA1_FOUR
+
+/* The inner digest never leaves the registers: written as bytes and read again as vectors it
+ * would wait in the store buffer for longer than some rounds take. */
+__attribute__((target("sha,sse4.1")))
+static void sha1_end_hmac_ni(const uint32_t inner[5], const uint32_t outer[5],
+                             const uint8_t block[64], uint8_t digest[20])
+{
+    __m128i abcd = SHA1_ABCD(inner), e = SHA1_E(inner), m[4];
+    for (int i = 0; i < 4; i++)
+        m[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(block + 16 * i)), SHA1_SWAP);
+    sha1_rounds_ni(&abcd, &e, m);
+    m[0] = abcd;
+    m[1] = _mm_or_si128(_mm_blend_epi16(_mm_setzero_si128(), e, 0xc0),
+                        _mm_set_epi32(0, (int)0x80000000u, 0, 0));
+    m[2] = _mm_setzero_si128();
+    m[3] = _mm_set_epi32(0, 0, 0, SHA1_OUTER_BITS);
+    abcd = SHA1_ABCD(outer), e = SHA1_E(outer);
+    sha1_rounds_ni(&abcd, &e, m);
+    _mm_storeu_si128((__m128i *)digest, _mm_shuffle_epi8(abcd, SHA1_SWAP));
+    sha1_store(digest + 16, (uint32_t)_mm_extract_epi32(e, 3));
+}
 
 static int sha1_has_ni(void)
 {
@@ -91,16 +152,23 @@ static void sha1_compress_ni(uint32_t state[5], const uint8_t block[64])
 {
     sha1_compress_portable(state, block);
 }
+static void sha1_end_hmac_ni(const uint32_t inner[5], const uint32_t outer[5],
+                             const uint8_t block[64], uint8_t digest[20])
+{
+    sha1_end_hmac_portable(inner, outer, block, digest);
+}
 static int sha1_has_ni(void) { return 0; }
 #endif
 
 static sha1_compress_t sha1_compress = sha1_compress_portable;
+static sha1_end_hmac_t sha1_end_hmac = sha1_end_hmac_portable;
 
 /* Chooses the form for this process; returns 1 for SHA-NI. want_ni = 0 forces the portable one. */
 static int sha1_choose(int want_ni)
 {
     int ni = want_ni && sha1_has_ni();
     sha1_compress = ni ? sha1_compress_ni : sha1_compress_portable;
+    sha1_end_hmac = ni ? sha1_end_hmac_ni : sha1_end_hmac_portable;
     return ni;
 }
 
