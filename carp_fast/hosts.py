@@ -116,11 +116,15 @@ class Hosts:
         return self._retired.get(slot, ())
 
     def address(self, slot: int, number: int) -> str:
-        """An address by its number in the engine: signed ones, unsigned ones, retired ones."""
+        """An address by its number in the engine: retired IPv6 ones, which go before another takes
+        their place, signed ones, unsigned ones, retired IPv4 ones.
+        """
         host = self.hosts[slot]
         if host is None:
             return "of a removed virtual host"
-        every = every_address(host) + self._retired.get(slot, ())
+        retired = self.retired(slot)
+        six = tuple(text for text in retired if ":" in text)
+        every = (*six, *every_address(host), *(text for text in retired if ":" not in text))
         return every[number] if number < len(every) else "of a former configuration"
 
     def give_back(self, slot: int) -> None:

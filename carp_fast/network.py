@@ -73,6 +73,7 @@ class Network:
         if number is None or not self._hosts.slots[number]:
             return
         before = self.now.get(name)
+        had = self.sources.get(name, NO_SOURCES)
         sources = self._find_sources(number, interface)
         self._say(before, interface, sources)
         self.now[name] = interface
@@ -85,6 +86,8 @@ class Network:
         if interface.ifindex:
             self._joins.join(name, interface.ifindex, self._hosts.groups(number))
         self._tell(number, interface, sources)
+        if sources.ipv6 is not None and had.ipv6 is None:
+            self._verify_ipv6(number)
 
     def on_reload(self) -> None:
         """Virtual hosts came or went: groups, sources and the filter follow."""
@@ -216,6 +219,18 @@ class Network:
 
     def _verify(self, slot: int) -> None:
         self._orders.post(lambda: self._orders.pump.verify(slot))
+
+    def _verify_ipv6(self, number: int) -> None:
+        """IPv6 is usable on the interface again: what could not be added meanwhile is now.
+
+        Virtual hosts that advertise over it were not MASTER; others may hold addresses of it.
+        """
+        for slot in self._hosts.slots[number]:
+            host = self._hosts.hosts[slot]
+            if host is None or self._hosts.states[slot] != MASTER:
+                continue
+            if host.settings.manage_addresses and any(":" in a for a in every_address(host)):
+                self._verify(slot)
 
     def _on_lost(self, slot: int, text: str) -> None:
         """Somebody removed an address: it is added again, unless that happens too often."""

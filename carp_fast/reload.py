@@ -166,13 +166,23 @@ def moved(difference: Difference) -> list[int]:
     Where the gaining one comes first it finds the address there, and has to look once more.
     """
     given_up = {
-        (host.interface, address) for _, host, retired in difference.replaced for address in retired
+        (host.interface, _as_the_kernel_knows(address))
+        for _, host, retired in difference.replaced
+        for address in retired
     }
     return [
         slot
         for slot, host, _ in difference.replaced
-        if any((host.interface, address) in given_up for address in every_address(host))
+        if any(
+            (host.interface, _as_the_kernel_knows(address)) in given_up
+            for address in every_address(host)
+        )
     ]
+
+
+def _as_the_kernel_knows(address: str) -> str:
+    """IPv4 with its prefix length, with another one it is another address; IPv6 without."""
+    return address.partition("/")[0] if ":" in address else address
 
 
 def orders(

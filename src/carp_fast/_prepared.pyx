@@ -170,9 +170,14 @@ cdef class PreparedHost:
         return [ours] if ours == other else [ours, other]
 
     cdef fill_addresses(self, addresses, free_addresses, retired):
+        # The kernel knows an IPv6 address once, whatever its prefix length: what is retired makes
+        # room first. IPv4 has both at once, so that nothing that hangs on the address goes.
         cdef Address* address = self.host.block.addresses
         cdef bytes data
-        for some, flag in ((addresses, SIGNED), (free_addresses, 0), (retired, RETIRED)):
+        six = [(data, prefixlen) for data, prefixlen in retired if len(data) == 16]
+        rest = [(data, prefixlen) for data, prefixlen in retired if len(data) != 16]
+        for some, flag in ((six, RETIRED), (addresses, SIGNED), (free_addresses, 0),
+                           (rest, RETIRED)):
             for data, prefixlen in some:
                 expect_bytes(data, (4, 16), "an address")
                 memcpy(address.bytes, <const char*>data, len(data))

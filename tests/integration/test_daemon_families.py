@@ -173,3 +173,30 @@ def test_peers_that_a_reload_brings_are_sent_to(
     wait_for(lambda: other.counters("s1", 1)["advertisements_heard"] > heard, 5, "heard by b")
     assert first.counters("s1", 1)["send_errors"] == 0
     assert first.virtual_host("s1", 1)["destinations"] == [b.address(1)]
+
+
+def test_a_prefix_length_that_a_reload_changes_costs_no_address(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    a, _ = lab_factory(segments=1, ipv6=True).hosts
+    first = {"interface": "s1", "vhid": 1, "addresses": ["10.1.1.1/32", "2001:db8:1::100/64"]}
+    second = {"interface": "s1", "vhid": 2, "addresses": ["10.1.1.2/32", "2001:db8:1::200/64"]}
+    daemon = start(a, tmp_path, first, second)
+    daemon.wait_state("MASTER", STATE_S)
+    # The kernel knows an IPv6 address once, whatever its prefix length: of the same virtual host,
+    # and of one that comes before the one that gives it up.
+    moved = [
+        first | {"addresses": ["10.1.1.1/24", "2001:db8:1::100/128", "2001:db8:1::200/128"]},
+        second | {"addresses": ["10.1.1.2/32"]},
+    ]
+    write_configuration(tmp_path, "a", moved, defaults=ALONE)
+    daemon.reload()
+
+    def held_without_problems() -> bool:
+        host = daemon.virtual_host("s1", 1)
+        return host["addresses_held"] == 3 and not host["address_problems"]
+
+    wait_for(held_without_problems, 2, "three addresses held")
+    shown = a.run(["ip", "-o", "addr", "show", "dev", "s1"]).stdout.split()
+    assert {"10.1.1.1/24", "2001:db8:1::100/128", "2001:db8:1::200/128"} <= set(shown)
+    assert not daemon.log_lines("2001:db8:1::100/128 is there already")

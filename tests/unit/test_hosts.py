@@ -117,6 +117,13 @@ def test_addresses_are_named_as_the_engine_counts_them() -> None:
     new = host(vhid=1, unsigned=("192.0.2.51/32",))
     hosts.replace(slot, new, ("192.0.2.50/32",))
     assert hosts.address(slot, 2) == "192.0.2.50/32"
+    hosts.replace(slot, new, ("192.0.2.50/32", "2001:db8::1/64"))
+    assert [hosts.address(slot, number) for number in range(4)] == [
+        "2001:db8::1/64",
+        "192.0.2.1/24",
+        "192.0.2.51/32",
+        "192.0.2.50/32",
+    ]
     hosts.replace(slot, new)
     assert hosts.address(slot, 2) == "of a former configuration"
     hosts.give_back(slot)

@@ -313,6 +313,27 @@ def test_the_engine_says_whether_an_ipv6_address_was_lost(
     assert "address_lost: 2001:db8::1/64" in caplog.messages[-1]
 
 
+def test_ipv6_addresses_are_tried_again_once_the_interface_has_ipv6(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A MASTER over IPv4 alone: with disable_ipv6 its unsigned IPv6 address could not be added.
+    stage = Stage(monkeypatch)
+    wanted = ("192.0.2.3/24",), ("2001:db8::3/64",)
+    slot = stage.hosts.take(VirtualHost("eth0", 3, *wanted, Settings(passphrase=b"secret")))
+    with_ipv6 = Interface("eth0", 7, MAC, True, (*interface().addresses, link_local()))
+
+    async def scenario() -> None:
+        stage.network.on_interface(interface())
+        stage.hosts.states[0] = stage.hosts.states[slot] = MASTER
+        stage.pump.told.clear()
+        stage.network.on_interface(with_ipv6)
+        stage.network.on_interface(with_ipv6)
+        assert [told[0] for told in stage.pump.told] == ["interface", "verify", "interface"]
+        assert stage.pump.told[1] == ("verify", slot)
+
+    run(scenario)
+
+
 def test_an_address_removed_five_times_within_a_minute_is_given_up(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

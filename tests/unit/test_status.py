@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from unit.segment import carp_header, ip, ipv4_frame, ipv6_frame
 
 from carp_fast._engine import Engine
 from carp_fast.config import Settings, VirtualHost
@@ -14,7 +15,6 @@ from carp_fast.hosts import Hosts
 from carp_fast.network import Network, Sources
 from carp_fast.reports import Reports
 from carp_fast.status import Status, demotion
-from tests.unit.segment import carp_header, ip, ipv4_frame, ipv6_frame
 
 OWN, OWN6 = ip("192.0.2.99"), ip("fe80::99")
 ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64")
