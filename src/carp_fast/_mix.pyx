@@ -8,12 +8,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
-from math import gcd, lcm
-
 from carp_fast._auth cimport DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign
 from carp_fast._frames cimport FrameSource, Made, NO_FLOW
 from carp_fast._walk cimport (
-    AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, number_put, random_next, walk_take)
+    AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, random_next, walk_take)
 from carp_fast._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ARP_FRAME_LENGTH, CARP_LENGTH, ETHERNET_LENGTH,
     IPV4_LENGTH, IPV6_LENGTH, NA_FRAME_LENGTH, STAMP_LENGTH, wire_build4, wire_build6,
@@ -32,6 +30,8 @@ WEIGHTS_MAX = 1 << 16
 """The sum of the weights of a mix, once divided by what they have in common."""
 VALUES_MAX = (1 << 32) - 1
 """Values that a field walks over."""
+
+cdef uint64_t TOGETHER_MAX = 1 << 62  # frames after which walks begin together again
 
 cdef enum:
     TAG_LENGTH = 4
@@ -177,7 +177,9 @@ cdef class Mix(FrameSource):
             raise ValueError(f"{min(unknown)!r} is no kind of frame; known: {', '.join(KIND_WORDS)}")
         if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
             raise ValueError("weights are whole numbers, none below 0 and one above it")
-        common = gcd(*weights.values())
+        common = 0
+        for weight in weights.values():
+            common = greatest_divisor(common, weight)
         asked = {KIND_WORDS.index(word): weight // common
                  for word, weight in weights.items() if weight}
         total = sum(asked.values())
@@ -267,8 +269,9 @@ cdef class Mix(FrameSource):
                                  f"{VALUES_MAX:,} values (VALUES_MAX)")
             shift_every = 0
             if order == "increment" and len(values) > 1 and word != "counter":
-                met, together = together, lcm(together, len(values))
-                if gcd(met, len(values)) > 1 and together < 1 << 62:
+                common = greatest_divisor(together, <uint64_t>len(values))
+                together = min(together // common * len(values), TOGETHER_MAX)
+                if common > 1 and together < TOGETHER_MAX:
                     shift_every = together
             for kind in range(KINDS):
                 self.set_walk(kind, field, ORDER_WORDS.index(order), values, shift_every)
