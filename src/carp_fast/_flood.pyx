@@ -295,6 +295,7 @@ cdef class Flood:
             with nogil:
                 self.send_all(sending, fd)
         finally:
+            self.source.finish()
             while sending.ready:
                 sending.ready -= 1
                 self.source.give_back(&sending.made[(sending.first + sending.ready) % BATCH])
@@ -338,6 +339,7 @@ cdef class Flood:
         cdef pollfd watched
         while count < most and sending.dues[sending.first + count] <= now_ns:
             count += 1
+        self.source.finish()
         if self.source.stamped:
             done_at_ns = clock_ns(CLOCK_REALTIME)
             for i in range(count):
@@ -455,6 +457,7 @@ cdef class Flood:
             self.filled += 1
         if self.filled == before:
             return False
+        self.source.finish()
         store_release(self.live.tail, self.filled)
         return True
 

@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
-from carp_fast._auth cimport DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign
+from carp_fast._auth cimport DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign, auth_sign_two
 from carp_fast._frames cimport FrameSource, Made, NO_FLOW
 from carp_fast._walk cimport (
     AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, random_next, walk_take)
@@ -99,6 +99,15 @@ cdef void set_payload(uint8_t* ip, int family, uint32_t length) noexcept nogil:
         return
     put16(ip + 2, IPV4_LENGTH + length)
     sum_header(ip)
+
+
+cdef void sum_carp(uint8_t* carp, int kind) noexcept nogil:
+    """The checksum of what was signed, after and before what is to be wrong with that."""
+    if kind == BAD_AUTH_KIND:
+        carp[16 + carp[15] % DIGEST_LENGTH] ^= 0x01
+    put16(carp + 6, wire_checksum(carp, CARP_LENGTH))
+    if kind == BAD_CHECKSUM_KIND:
+        carp[6] ^= 0x01
 
 
 cdef uint32_t build_vrrp(uint8_t* ip, uint8_t* vrrp, const Stream* stream,
@@ -378,20 +387,34 @@ cdef class Mix(FrameSource):
         elif kind == CHANGED_SKEW:
             head.advskew = 0 if head.advskew else 254
         wire_build_carp(carp, stream.vhid, head.advskew, head.demote, head.advbase, head.counter)
-        auth_sign(&stream.key, carp + 8, carp + 16)
-        if kind == BAD_AUTH_KIND:
-            carp[16 + head.counter % DIGEST_LENGTH] ^= 0x01
-        elif kind == BAD_VERSION_KIND:
+        if kind == BAD_VERSION_KIND:
             carp[0] = WRONG_VERSION << 4 | 1
-        put16(carp + 6, wire_checksum(carp, CARP_LENGTH))
-        if kind == BAD_CHECKSUM_KIND:
-            carp[6] ^= 0x01
-        elif kind == BAD_TTL_KIND:
+        self.sign(kind, stream, carp)
+        if kind == BAD_TTL_KIND:
             set_hop_limit(ip, stream.family, WRONG_HOP_LIMIT)
         elif kind == BAD_LENGTH_KIND:
             set_payload(ip, stream.family, SHORT_LENGTH)
             return <uint32_t>(carp - frame) + SHORT_LENGTH
         return <uint32_t>(carp - frame) + CARP_LENGTH
+
+    cdef void sign(self, int kind, const Stream* stream, uint8_t* carp) noexcept nogil:
+        """Make the digest, together with that of the frame before or of the one after."""
+        cdef Unsigned* waiting = &self.waiting
+        if waiting.carp == NULL:
+            waiting.carp, waiting.stream, waiting.kind = carp, stream, kind
+            return
+        auth_sign_two(&waiting.stream.key, waiting.carp + 8, waiting.carp + 16,
+                      &stream.key, carp + 8, carp + 16)
+        sum_carp(waiting.carp, waiting.kind)
+        sum_carp(carp, kind)
+        waiting.carp = NULL
+
+    cdef void finish(self) noexcept nogil:
+        cdef Unsigned* waiting = &self.waiting
+        if waiting.carp != NULL:
+            auth_sign(&waiting.stream.key, waiting.carp + 8, waiting.carp + 16)
+            sum_carp(waiting.carp, waiting.kind)
+            waiting.carp = NULL
 
     cdef uint32_t fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil:
         """What a frame says of itself, the counter excepted; which of the sources it has."""
