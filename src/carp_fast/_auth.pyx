@@ -13,6 +13,8 @@ cdef extern from "sha1.h" nogil:
     void sha1_compress(uint32_t* state, const uint8_t* block) noexcept
     void sha1_end_hmac(const uint32_t* inner, const uint32_t* outer, const uint8_t* block,
                        uint8_t* digest) noexcept
+    void sha1_compress_two(uint32_t* state0, const uint8_t* block0, uint32_t* state1,
+                           const uint8_t* block1) noexcept
     int sha1_choose(int want_ni)
 
 
@@ -63,23 +65,74 @@ cdef inline bint fits(const AuthKey* key) noexcept nogil:
     return key.tail_length + COUNTER_LENGTH < 56
 
 
+cdef inline bint put_inner(uint8_t* block, const AuthKey* key,
+                           const uint8_t* counter) noexcept nogil:
+    """Write what follows the inner state, one block or two, padded; whether it is one."""
+    cdef uint32_t used = key.tail_length + COUNTER_LENGTH
+    memcpy(block, key.tail, 64)
+    if fits(key):
+        memcpy(block + key.tail_length, counter, COUNTER_LENGTH)
+        return True
+    memset(block + 64, 0, 64)
+    memcpy(block + key.tail_length, counter, COUNTER_LENGTH)
+    block[used] = 0x80
+    put32(block + 124, (key.hashed + used) * 8)
+    return False
+
+
+cdef inline void put_outer(uint8_t* block, const uint32_t* state) noexcept nogil:
+    """Write what follows the outer state: the inner digest, padded."""
+    cdef int i
+    for i in range(5):
+        put32(block + 4 * i, state[i])
+    memset(block + DIGEST_LENGTH, 0, 64 - DIGEST_LENGTH)
+    block[DIGEST_LENGTH] = 0x80
+    put32(block + 60, (64 + DIGEST_LENGTH) * 8)
+
+
+cdef inline void put_digest(uint8_t* digest, const uint32_t* state) noexcept nogil:
+    cdef int i
+    for i in range(5):
+        put32(digest + 4 * i, state[i])
+
+
 cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest) noexcept nogil:
     """Write the 20-byte HMAC-SHA1 of the prepared message and the 8-byte `counter`."""
     cdef uint8_t block[128]
     cdef uint32_t state[5]
-    cdef uint32_t used = key.tail_length
-    memcpy(block, key.tail, 64)
-    if fits(key):
-        memcpy(block + used, counter, COUNTER_LENGTH)
+    if put_inner(block, key, counter):
         sha1_end_hmac(key.inner, key.outer, block, digest)
         return
-    memset(block + 64, 0, 64)
-    memcpy(block + used, counter, COUNTER_LENGTH)
-    block[used + COUNTER_LENGTH] = 0x80
-    put32(block + 124, (key.hashed + used + COUNTER_LENGTH) * 8)
     memcpy(state, key.inner, sizeof(state))
     sha1_compress(state, block)
     sha1_end_hmac(state, key.outer, block + 64, digest)
+
+
+cdef void auth_sign_two(const AuthKey* key, const uint8_t* counter, uint8_t* digest,
+                        const AuthKey* other_key, const uint8_t* other_counter,
+                        uint8_t* other_digest) noexcept nogil:
+    """The same for two at once, in little more than half of the time (SHA-NI)."""
+    cdef uint8_t block[128]
+    cdef uint8_t other_block[128]
+    cdef uint32_t state[5]
+    cdef uint32_t other_state[5]
+    cdef bint one = put_inner(block, key, counter)
+    if put_inner(other_block, other_key, other_counter) != one:
+        auth_sign(key, counter, digest)
+        auth_sign(other_key, other_counter, other_digest)
+        return
+    memcpy(state, key.inner, sizeof(state))
+    memcpy(other_state, other_key.inner, sizeof(other_state))
+    sha1_compress_two(state, block, other_state, other_block)
+    if not one:
+        sha1_compress_two(state, block + 64, other_state, other_block + 64)
+    put_outer(block, state)
+    put_outer(other_block, other_state)
+    memcpy(state, key.outer, sizeof(state))
+    memcpy(other_state, other_key.outer, sizeof(other_state))
+    sha1_compress_two(state, block, other_state, other_block)
+    put_digest(digest, state)
+    put_digest(other_digest, other_state)
 
 
 cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
@@ -114,6 +167,15 @@ cdef class Key:
             raise ValueError("a counter has 8 bytes")
         auth_sign(&self.key, counter, digest)
         return (<const char*>digest)[:DIGEST_LENGTH]
+
+    def sign_with(self, bytes counter, Key other not None, bytes other_counter) -> tuple:
+        """Two digests made at once: ours for `counter`, `other`'s for `other_counter`."""
+        cdef uint8_t digest[20]
+        cdef uint8_t other_digest[20]
+        if len(counter) != COUNTER_LENGTH or len(other_counter) != COUNTER_LENGTH:
+            raise ValueError("a counter has 8 bytes")
+        auth_sign_two(&self.key, counter, digest, &other.key, other_counter, other_digest)
+        return (<const char*>digest)[:DIGEST_LENGTH], (<const char*>other_digest)[:DIGEST_LENGTH]
 
     def verify(self, bytes counter, bytes digest) -> bool:
         """Whether the 20-byte `digest` is right for the 8-byte `counter`."""
