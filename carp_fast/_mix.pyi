@@ -6,6 +6,7 @@ from typing_extensions import disjoint_base
 
 from carp_fast._frames import FrameSource
 
+ORDER_WORDS: tuple[str, ...]
 KIND_WORDS: tuple[str, ...]
 FIELD_WORDS: tuple[str, ...]
 FLOWS_MAX: int

@@ -12,8 +12,8 @@ RATE_MAX: float
 class Pace:
     def __init__(
         self,
-        *,
         rate: float | None = None,
+        *,
         rate_end: float | None = None,
         ramp_s: float = 0,
         burst: int = 0,

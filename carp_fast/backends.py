@@ -134,56 +134,19 @@ def live_program(
     `ordered`: for a CPU that reorders stores or loads: what is in a slot is read after the tail
     that covers it, and given back after that.
     """
-    program: list[bpf.Instruction] = [
+    return [
         bpf.move(_CONTEXT, 1),
         bpf.put_map(_CONTROL, control_fd, value=True),
-        bpf.load(_SCRATCH, _CONTROL, TAIL_AT, 8),
-    ]
-    if ordered:
-        program += [bpf.put(_TAKEN, 0), bpf.fetch_add(_CONTROL, HEAD_AT, _TAKEN)]
-    else:
-        program += [bpf.load(_TAKEN, _CONTROL, HEAD_AT, 8)]
-    program += [
-        bpf.jump_if(">=", _TAKEN, _SCRATCH, "drop"),
-        bpf.move(_SCRATCH, _TAKEN),
-        bpf.mask(_SCRATCH, ring.entries - 1),
-        bpf.store(_STACK, -4, _SCRATCH, 4),
-        bpf.put_map(1, ring.fd),
-        bpf.move(2, _STACK),
-        bpf.add(2, -4),
-        bpf.call(bpf.MAP_LOOKUP_ELEM),
-        bpf.jump_if_zero(0, "drop"),
-        bpf.move(_SLOT, 0),
-    ]
-    if paced:
-        program += [
-            bpf.call(bpf.KTIME_GET_NS),
-            bpf.load(1, _SLOT, 0, 8),
-            bpf.jump_if("<", 0, 1, "drop"),
-            bpf.store(_SLOT, 0, 0, 8),  # when it was sent, for who fills the slot again
-        ]
-    program += [
+        *_slot_found(ring, ordered),
+        *(_awaited() if paced else ()),
         bpf.load(1, _CONTEXT, 0, 4),  # data, data_end of struct xdp_md
         bpf.load(_SCRATCH, _CONTEXT, 4, 4),
         bpf.move(3, 1),
         bpf.add(3, longest),
         bpf.jump_if(">", 3, _SCRATCH, "drop"),
         *_copied(longest),
-    ]
-    if ordered:
-        program += [
-            bpf.load(_SLOT, _SLOT, 8, 8),
-            bpf.put(_SCRATCH, 1),
-            bpf.fetch_add(_CONTROL, HEAD_AT, _SCRATCH),
-        ]
-    else:
-        program += [
-            bpf.load(_SLOT, _SLOT, 8, 8),
-            bpf.add(_TAKEN, 1),
-            bpf.store(_CONTROL, HEAD_AT, _TAKEN, 8),
-        ]
-    return [
-        *program,
+        bpf.load(_SLOT, _SLOT, 8, 8),
+        *_slot_given_back(ordered),
         bpf.jump_if_zero(_SLOT, "send"),
         bpf.move(1, _CONTEXT),
         bpf.move(2, _SLOT),
@@ -197,6 +160,43 @@ def live_program(
         bpf.put(0, bpf.XDP_DROP),
         bpf.leave(),
     ]
+
+
+def _slot_found(ring: bpf.SharedArray, ordered: bool) -> list[bpf.Instruction]:
+    """The next slot of the ring, where there is one."""
+    head: list[bpf.Instruction] = [bpf.load(_TAKEN, _CONTROL, HEAD_AT, 8)]
+    if ordered:
+        head = [bpf.put(_TAKEN, 0), bpf.fetch_add(_CONTROL, HEAD_AT, _TAKEN)]
+    return [
+        bpf.load(_SCRATCH, _CONTROL, TAIL_AT, 8),
+        *head,
+        bpf.jump_if(">=", _TAKEN, _SCRATCH, "drop"),
+        bpf.move(_SCRATCH, _TAKEN),
+        bpf.mask(_SCRATCH, ring.entries - 1),
+        bpf.store(_STACK, -4, _SCRATCH, 4),
+        bpf.put_map(1, ring.fd),
+        bpf.move(2, _STACK),
+        bpf.add(2, -4),
+        bpf.call(bpf.MAP_LOOKUP_ELEM),
+        bpf.jump_if_zero(0, "drop"),
+        bpf.move(_SLOT, 0),
+    ]
+
+
+def _awaited() -> list[bpf.Instruction]:
+    """Only when it is due; the slot says then when it was sent, for who fills it again."""
+    return [
+        bpf.call(bpf.KTIME_GET_NS),
+        bpf.load(1, _SLOT, 0, 8),
+        bpf.jump_if("<", 0, 1, "drop"),
+        bpf.store(_SLOT, 0, 0, 8),
+    ]
+
+
+def _slot_given_back(ordered: bool) -> list[bpf.Instruction]:
+    if ordered:
+        return [bpf.put(_SCRATCH, 1), bpf.fetch_add(_CONTROL, HEAD_AT, _SCRATCH)]
+    return [bpf.add(_TAKEN, 1), bpf.store(_CONTROL, HEAD_AT, _TAKEN, 8)]
 
 
 def _copied(length: int) -> list[bpf.Instruction]:

@@ -17,5 +17,8 @@ cdef struct AuthKey:
 cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* message,
                        uint32_t length) noexcept nogil
 cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest) noexcept nogil
+cdef void auth_sign_two(const AuthKey* key, const uint8_t* counter, uint8_t* digest,
+                        const AuthKey* other_key, const uint8_t* other_counter,
+                        uint8_t* other_digest) noexcept nogil
 cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
                       const uint8_t* digest) noexcept nogil

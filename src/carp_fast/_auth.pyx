@@ -11,6 +11,8 @@ from libc.string cimport memcpy, memset
 
 cdef extern from "sha1.h" nogil:
     void sha1_compress(uint32_t* state, const uint8_t* block) noexcept
+    void sha1_compress_two(uint32_t* state0, const uint8_t* block0, uint32_t* state1,
+                           const uint8_t* block1) noexcept
     int sha1_choose(int want_ni)
 
 
@@ -53,34 +55,78 @@ cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* messa
     memcpy(key.tail, message + whole, key.tail_length)
 
 
+cdef inline bint put_inner(uint8_t* block, const AuthKey* key,
+                           const uint8_t* counter) noexcept nogil:
+    """Write what follows the inner state, one block or two, padded; whether it is one."""
+    cdef uint32_t used = key.tail_length + COUNTER_LENGTH
+    cdef uint32_t bits = (key.hashed + used) * 8
+    cdef bint one = used < 56
+    memcpy(block, key.tail, 63)                     # with zeros behind what it holds
+    block[63] = 0
+    if not one:
+        memset(block + 64, 0, 64)
+    memcpy(block + key.tail_length, counter, COUNTER_LENGTH)
+    block[used] = 0x80
+    put32(block + (60 if one else 124), bits)
+    return one
+
+
+cdef inline void put_outer(uint8_t* block, const uint32_t* state) noexcept nogil:
+    """Write what follows the outer state: the inner digest, padded."""
+    cdef int i
+    for i in range(5):
+        put32(block + 4 * i, state[i])
+    memset(block + DIGEST_LENGTH, 0, 64 - DIGEST_LENGTH)
+    block[DIGEST_LENGTH] = 0x80
+    put32(block + 60, (64 + DIGEST_LENGTH) * 8)
+
+
+cdef inline void put_digest(uint8_t* digest, const uint32_t* state) noexcept nogil:
+    cdef int i
+    for i in range(5):
+        put32(digest + 4 * i, state[i])
+
+
 cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest) noexcept nogil:
     """Write the 20-byte HMAC-SHA1 of the prepared message and the 8-byte `counter`."""
     cdef uint8_t block[128]
     cdef uint32_t state[5]
-    cdef uint32_t i, used = key.tail_length, bits
-    memset(block, 0, 128)
-    memcpy(block, key.tail, used)
-    memcpy(block + used, counter, COUNTER_LENGTH)
-    used += COUNTER_LENGTH
-    bits = (key.hashed + used) * 8
-    block[used] = 0x80
+    cdef bint one = put_inner(block, key, counter)
     memcpy(state, key.inner, sizeof(state))
-    if used < 56:
-        put32(block + 60, bits)
-        sha1_compress(state, block)
-    else:
-        put32(block + 124, bits)
-        sha1_compress(state, block)
+    sha1_compress(state, block)
+    if not one:
         sha1_compress(state, block + 64)
-    memset(block, 0, 64)
-    for i in range(5):
-        put32(block + 4 * i, state[i])
-    block[DIGEST_LENGTH] = 0x80
-    put32(block + 60, (64 + DIGEST_LENGTH) * 8)
+    put_outer(block, state)
     memcpy(state, key.outer, sizeof(state))
     sha1_compress(state, block)
-    for i in range(5):
-        put32(digest + 4 * i, state[i])
+    put_digest(digest, state)
+
+
+cdef void auth_sign_two(const AuthKey* key, const uint8_t* counter, uint8_t* digest,
+                        const AuthKey* other_key, const uint8_t* other_counter,
+                        uint8_t* other_digest) noexcept nogil:
+    """The same for two at once, in little more than half of the time (SHA-NI)."""
+    cdef uint8_t block[128]
+    cdef uint8_t other_block[128]
+    cdef uint32_t state[5]
+    cdef uint32_t other_state[5]
+    cdef bint one = put_inner(block, key, counter)
+    if put_inner(other_block, other_key, other_counter) != one:
+        auth_sign(key, counter, digest)
+        auth_sign(other_key, other_counter, other_digest)
+        return
+    memcpy(state, key.inner, sizeof(state))
+    memcpy(other_state, other_key.inner, sizeof(other_state))
+    sha1_compress_two(state, block, other_state, other_block)
+    if not one:
+        sha1_compress_two(state, block + 64, other_state, other_block + 64)
+    put_outer(block, state)
+    put_outer(other_block, other_state)
+    memcpy(state, key.outer, sizeof(state))
+    memcpy(other_state, other_key.outer, sizeof(other_state))
+    sha1_compress_two(state, block, other_state, other_block)
+    put_digest(digest, state)
+    put_digest(other_digest, other_state)
 
 
 cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
@@ -115,6 +161,15 @@ cdef class Key:
             raise ValueError("a counter has 8 bytes")
         auth_sign(&self.key, counter, digest)
         return (<const char*>digest)[:DIGEST_LENGTH]
+
+    def sign_with(self, bytes counter, Key other not None, bytes other_counter) -> tuple:
+        """Two digests made at once: ours for `counter`, `other`'s for `other_counter`."""
+        cdef uint8_t digest[20]
+        cdef uint8_t other_digest[20]
+        if len(counter) != COUNTER_LENGTH or len(other_counter) != COUNTER_LENGTH:
+            raise ValueError("a counter has 8 bytes")
+        auth_sign_two(&self.key, counter, digest, &other.key, other_counter, other_digest)
+        return (<const char*>digest)[:DIGEST_LENGTH], (<const char*>other_digest)[:DIGEST_LENGTH]
 
     def verify(self, bytes counter, bytes digest) -> bool:
         """Whether the 20-byte `digest` is right for the 8-byte `counter`."""

@@ -209,12 +209,14 @@ cdef class Flood:
         cdef int slack = prctl(PR_GET_TIMERSLACK, 0)
         if self.progress.begun_at_ns:
             raise ValueError("a flood runs once")
-        run = self.run_live if self.backend.name == "live" else self.run_sendmmsg
         setpriority(PRIO_PROCESS, thread, -20)
         prctl(PR_SET_TIMERSLACK, 1)
         cdef int64_t cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)
         try:
-            run()
+            if self.backend.name == "live":
+                self.run_live()
+            else:
+                self.run_sendmmsg()
         finally:
             self.progress.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns
             setpriority(PRIO_PROCESS, thread, nice)
@@ -279,7 +281,7 @@ cdef class Flood:
 
     # --- sendmmsg ----------------------------------------------------------------------------
 
-    def run_sendmmsg(self) -> None:
+    cdef object run_sendmmsg(self):
         cdef uint32_t i, room = (self.source.longest + 63) & ~<uint32_t>63
         cdef Sending* sending = <Sending*>calloc(1, sizeof(Sending) + BATCH * room)
         cdef int fd = self.backend.fd
@@ -293,6 +295,7 @@ cdef class Flood:
             with nogil:
                 self.send_all(sending, fd)
         finally:
+            self.source.finish()
             while sending.ready:
                 sending.ready -= 1
                 self.source.give_back(&sending.made[(sending.first + sending.ready) % BATCH])
@@ -336,6 +339,7 @@ cdef class Flood:
         cdef pollfd watched
         while count < most and sending.dues[sending.first + count] <= now_ns:
             count += 1
+        self.source.finish()
         if self.source.stamped:
             done_at_ns = clock_ns(CLOCK_REALTIME)
             for i in range(count):
@@ -364,7 +368,7 @@ cdef class Flood:
 
     # --- live frames -------------------------------------------------------------------------
 
-    def run_live(self) -> None:
+    cdef object run_live(self):
         cdef Py_buffer slots, control
         cdef bytes attributes = self.backend.attributes
         self.slot_bytes, self.slot_count = self.backend.slot_bytes, self.backend.slot_count
@@ -453,6 +457,7 @@ cdef class Flood:
             self.filled += 1
         if self.filled == before:
             return False
+        self.source.finish()
         store_release(self.live.tail, self.filled)
         return True
 

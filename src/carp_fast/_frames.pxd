@@ -17,6 +17,7 @@ cdef class FrameSource:
     cdef readonly uint32_t longest  # bytes of the longest frame
     cdef readonly uint64_t stamped  # bytes behind a frame that say when it was sent: 0 or 12
     cdef bint make(self, uint8_t* frame, Made* made) noexcept nogil
+    cdef void finish(self) noexcept nogil
     cdef void give_back(self, const Made* made) noexcept nogil
 
 cdef class Recording(FrameSource):

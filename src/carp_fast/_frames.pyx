@@ -22,11 +22,14 @@ cdef class FrameSource:
     """Makes frames one by one; see `Mix` and `Recording`."""
 
     cdef bint make(self, uint8_t* frame, Made* made) noexcept nogil:
-        """Write the next frame and say what it is; False: there is none left."""
+        """Write the next frame and say what it is; False: there is none left. See `finish`."""
         return False
 
+    cdef void finish(self) noexcept nogil:
+        """All frames made so far become whole; before that their memory stays as it was."""
+
     cdef void give_back(self, const Made* made) noexcept nogil:
-        """The latest frame was not sent."""
+        """The latest frame, finished, was not sent."""
 
     def take(self) -> "tuple[str, bytes] | None":
         """The next frame and its kind, for files and tests; None: there is none left."""
@@ -34,6 +37,7 @@ cdef class FrameSource:
         cdef uint8_t frame[ROOM]
         if not self.make(frame, &made):
             return None
+        self.finish()
         return self.kinds[made.kind], (<const char*>frame)[:made.length]
 
 

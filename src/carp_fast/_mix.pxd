@@ -70,6 +70,11 @@ cdef struct Head:                   # of one frame, once all walks were asked
     uint8_t demote
     uint64_t counter
 
+cdef struct Unsigned:               # a frame whose digest is still to be made
+    uint8_t* carp                   # NULL: there is none
+    const Stream* stream
+    int kind
+
 cdef class Mix(FrameSource):
     cdef Stream* streams
     cdef Announcement* announcements
@@ -80,11 +85,13 @@ cdef class Mix(FrameSource):
     cdef uint64_t random
     cdef uint64_t made_of[KINDS]
     cdef bint tagged
+    cdef Unsigned waiting           # digests are made two at a time
     cdef list kept                  # what owns the values of walks
     cdef uint32_t make_announcement(self, int kind, uint8_t* frame) noexcept nogil
     cdef uint32_t make_advertisement(self, int kind, uint8_t* frame, Made* made) noexcept nogil
     cdef uint32_t fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil
     cdef void fill_counter(self, int kind, Walk* walk, Head* head, Made* made) noexcept nogil
+    cdef void sign(self, int kind, const Stream* stream, uint8_t* carp) noexcept nogil
     cdef take_weights(self, weights)
     cdef uint32_t longest_made(self)
     cdef take_streams(self, streams)

@@ -8,12 +8,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
-from math import gcd, lcm
-
-from carp_fast._auth cimport DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign
+from carp_fast._auth cimport DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign, auth_sign_two
 from carp_fast._frames cimport FrameSource, Made, NO_FLOW
 from carp_fast._walk cimport (
-    AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, number_put, random_next, walk_take)
+    AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, random_next, walk_take)
 from carp_fast._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ARP_FRAME_LENGTH, CARP_LENGTH, ETHERNET_LENGTH,
     IPV4_LENGTH, IPV6_LENGTH, NA_FRAME_LENGTH, STAMP_LENGTH, wire_build4, wire_build6,
@@ -32,6 +30,8 @@ WEIGHTS_MAX = 1 << 16
 """The sum of the weights of a mix, once divided by what they have in common."""
 VALUES_MAX = (1 << 32) - 1
 """Values that a field walks over."""
+
+cdef uint64_t TOGETHER_MAX = 1 << 62  # frames after which walks begin together again
 
 cdef enum:
     TAG_LENGTH = 4
@@ -99,6 +99,15 @@ cdef void set_payload(uint8_t* ip, int family, uint32_t length) noexcept nogil:
         return
     put16(ip + 2, IPV4_LENGTH + length)
     sum_header(ip)
+
+
+cdef void sum_carp(uint8_t* carp, int kind) noexcept nogil:
+    """The checksum of what was signed, after and before what is to be wrong with that."""
+    if kind == BAD_AUTH_KIND:
+        carp[16 + carp[15] % DIGEST_LENGTH] ^= 0x01
+    put16(carp + 6, wire_checksum(carp, CARP_LENGTH))
+    if kind == BAD_CHECKSUM_KIND:
+        carp[6] ^= 0x01
 
 
 cdef uint32_t build_vrrp(uint8_t* ip, uint8_t* vrrp, const Stream* stream,
@@ -177,7 +186,9 @@ cdef class Mix(FrameSource):
             raise ValueError(f"{min(unknown)!r} is no kind of frame; known: {', '.join(KIND_WORDS)}")
         if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
             raise ValueError("weights are whole numbers, none below 0 and one above it")
-        common = gcd(*weights.values())
+        common = 0
+        for weight in weights.values():
+            common = greatest_divisor(common, weight)
         asked = {KIND_WORDS.index(word): weight // common
                  for word, weight in weights.items() if weight}
         total = sum(asked.values())
@@ -267,8 +278,9 @@ cdef class Mix(FrameSource):
                                  f"{VALUES_MAX:,} values (VALUES_MAX)")
             shift_every = 0
             if order == "increment" and len(values) > 1 and word != "counter":
-                met, together = together, lcm(together, len(values))
-                if gcd(met, len(values)) > 1 and together < 1 << 62:
+                common = greatest_divisor(together, <uint64_t>len(values))
+                together = min(together // common * len(values), TOGETHER_MAX)
+                if common > 1 and together < TOGETHER_MAX:
                     shift_every = together
             for kind in range(KINDS):
                 self.set_walk(kind, field, ORDER_WORDS.index(order), values, shift_every)
@@ -375,20 +387,34 @@ cdef class Mix(FrameSource):
         elif kind == CHANGED_SKEW:
             head.advskew = 0 if head.advskew else 254
         wire_build_carp(carp, stream.vhid, head.advskew, head.demote, head.advbase, head.counter)
-        auth_sign(&stream.key, carp + 8, carp + 16)
-        if kind == BAD_AUTH_KIND:
-            carp[16 + head.counter % DIGEST_LENGTH] ^= 0x01
-        elif kind == BAD_VERSION_KIND:
+        if kind == BAD_VERSION_KIND:
             carp[0] = WRONG_VERSION << 4 | 1
-        put16(carp + 6, wire_checksum(carp, CARP_LENGTH))
-        if kind == BAD_CHECKSUM_KIND:
-            carp[6] ^= 0x01
-        elif kind == BAD_TTL_KIND:
+        self.sign(kind, stream, carp)
+        if kind == BAD_TTL_KIND:
             set_hop_limit(ip, stream.family, WRONG_HOP_LIMIT)
         elif kind == BAD_LENGTH_KIND:
             set_payload(ip, stream.family, SHORT_LENGTH)
             return <uint32_t>(carp - frame) + SHORT_LENGTH
         return <uint32_t>(carp - frame) + CARP_LENGTH
+
+    cdef void sign(self, int kind, const Stream* stream, uint8_t* carp) noexcept nogil:
+        """Make the digest, together with that of the frame before or of the one after."""
+        cdef Unsigned* waiting = &self.waiting
+        if waiting.carp == NULL:
+            waiting.carp, waiting.stream, waiting.kind = carp, stream, kind
+            return
+        auth_sign_two(&waiting.stream.key, waiting.carp + 8, waiting.carp + 16,
+                      &stream.key, carp + 8, carp + 16)
+        sum_carp(waiting.carp, waiting.kind)
+        sum_carp(carp, kind)
+        waiting.carp = NULL
+
+    cdef void finish(self) noexcept nogil:
+        cdef Unsigned* waiting = &self.waiting
+        if waiting.carp != NULL:
+            auth_sign(&waiting.stream.key, waiting.carp + 8, waiting.carp + 16)
+            sum_carp(waiting.carp, waiting.kind)
+            waiting.carp = NULL
 
     cdef uint32_t fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil:
         """What a frame says of itself, the counter excepted; which of the sources it has."""

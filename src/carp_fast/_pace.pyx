@@ -22,7 +22,7 @@ cdef class Pace:
     rate) each `burst_gap_s`; `recorded`: as recorded, `speed` times as fast. Raises ValueError.
     """
 
-    def __init__(self, *, rate=None, rate_end=None, double ramp_s=0, uint64_t burst=0,
+    def __init__(self, rate=None, *, rate_end=None, double ramp_s=0, uint64_t burst=0,
                  double burst_gap_s=0, Recording recorded=None, double speed=1):
         for value in (rate, rate_end):
             if value is not None and not 0 < value <= RATE_MAX:

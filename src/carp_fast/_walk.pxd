@@ -23,4 +23,5 @@ cdef struct Walk:
 
 cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil
 cdef uint64_t random_next(uint64_t* state) noexcept nogil
+cdef uint64_t greatest_divisor(uint64_t a, uint64_t b) noexcept nogil
 cdef void number_put(uint8_t* data, int length, const Number* number) noexcept nogil

@@ -46,6 +46,13 @@ cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil:
         value.low = walk.first.low + index * walk.step
 
 
+cdef uint64_t greatest_divisor(uint64_t a, uint64_t b) noexcept nogil:
+    """What two numbers have in common, by Euclid; the other one, where one is 0."""
+    while b:
+        a, b = b, a % b
+    return a
+
+
 cdef void number_put(uint8_t* data, int length, const Number* number) noexcept nogil:
     """Write a number in so many bytes, big-endian."""
     cdef int i

@@ -79,6 +79,55 @@ static void sha1_compress_ni(uint32_t state[5], const uint8_t block[64])
 }
 #undef SHA1_FOUR
 
+/* The same for two states at once, which know nothing of each other: an instruction of one waits
+ * for its last, and the other's runs meanwhile. */
+#define SHA1_FOUR_OF(n, i, constant)                                                         \
+    do {                                                                                     \
+        if ((i) >= 4)                                                                        \
+            m##n[(i) & 3] = _mm_sha1msg2_epu32(                                              \
+                _mm_xor_si128(_mm_sha1msg1_epu32(m##n[(i) & 3], m##n[((i) + 1) & 3]),        \
+                              m##n[((i) + 2) & 3]), m##n[((i) + 3) & 3]);                    \
+        __m128i before##n = abcd##n;                                                         \
+        e##n = (i) ? _mm_sha1nexte_epu32(e##n, m##n[(i) & 3]) : _mm_add_epi32(e##n, m##n[0]); \
+        abcd##n = _mm_sha1rnds4_epu32(abcd##n, e##n, constant);                              \
+        e##n = before##n;                                                                    \
+    } while (0)
+#define SHA1_FOUR_TWICE(i, constant) SHA1_FOUR_OF(0, i, constant); SHA1_FOUR_OF(1, i, constant)
+#define SHA1_OPEN(n, state, block)                                                           \
+    __m128i first##n = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state)), 0x1b);   \
+    __m128i last##n = _mm_set_epi32((int)(state)[4], 0, 0, 0);                               \
+    __m128i abcd##n = first##n, e##n = last##n, m##n[4];                                     \
+    for (int i = 0; i < 4; i++)                                                              \
+        m##n[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)((block) + 16 * i)), swap)
+#define SHA1_CLOSE(n, state)                                                                 \
+    do {                                                                                     \
+        e##n = _mm_sha1nexte_epu32(e##n, last##n);                                           \
+        abcd##n = _mm_add_epi32(abcd##n, first##n);                                          \
+        _mm_storeu_si128((__m128i *)(state), _mm_shuffle_epi32(abcd##n, 0x1b));              \
+        (state)[4] = (uint32_t)_mm_extract_epi32(e##n, 3);                                   \
+    } while (0)
+
+__attribute__((target("sha,sse4.1")))
+static void sha1_compress_two_ni(uint32_t state0[5], const uint8_t block0[64],
+                                 uint32_t state1[5], const uint8_t block1[64])
+{
+    const __m128i swap = _mm_set_epi64x(0x0001020304050607ll, 0x08090a0b0c0d0e0fll);
+    SHA1_OPEN(0, state0, block0);
+    SHA1_OPEN(1, state1, block1);
+    SHA1_FOUR_TWICE(0, 0); SHA1_FOUR_TWICE(1, 0); SHA1_FOUR_TWICE(2, 0); SHA1_FOUR_TWICE(3, 0);
+    SHA1_FOUR_TWICE(4, 0); SHA1_FOUR_TWICE(5, 1); SHA1_FOUR_TWICE(6, 1); SHA1_FOUR_TWICE(7, 1);
+    SHA1_FOUR_TWICE(8, 1); SHA1_FOUR_TWICE(9, 1); SHA1_FOUR_TWICE(10, 2); SHA1_FOUR_TWICE(11, 2);
+    SHA1_FOUR_TWICE(12, 2); SHA1_FOUR_TWICE(13, 2); SHA1_FOUR_TWICE(14, 2);
+    SHA1_FOUR_TWICE(15, 3); SHA1_FOUR_TWICE(16, 3); SHA1_FOUR_TWICE(17, 3);
+    SHA1_FOUR_TWICE(18, 3); SHA1_FOUR_TWICE(19, 3);
+    SHA1_CLOSE(0, state0);
+    SHA1_CLOSE(1, state1);
+}
+#undef SHA1_FOUR_OF
+#undef SHA1_FOUR_TWICE
+#undef SHA1_OPEN
+#undef SHA1_CLOSE
+
 static int sha1_has_ni(void)
 {
     unsigned a, b, c, d;
@@ -91,10 +140,28 @@ static void sha1_compress_ni(uint32_t state[5], const uint8_t block[64])
 {
     sha1_compress_portable(state, block);
 }
+static void sha1_compress_two_ni(uint32_t state0[5], const uint8_t block0[64],
+                                 uint32_t state1[5], const uint8_t block1[64])
+{
+    sha1_compress_portable(state0, block0);
+    sha1_compress_portable(state1, block1);
+}
 static int sha1_has_ni(void) { return 0; }
 #endif
 
 static sha1_compress_t sha1_compress = sha1_compress_portable;
+
+/* Two compressions that have nothing to do with each other, in the form chosen. */
+static inline void sha1_compress_two(uint32_t state0[5], const uint8_t block0[64],
+                                     uint32_t state1[5], const uint8_t block1[64])
+{
+    if (sha1_compress == sha1_compress_ni) {
+        sha1_compress_two_ni(state0, block0, state1, block1);
+    } else {
+        sha1_compress(state0, block0);
+        sha1_compress(state1, block1);
+    }
+}
 
 /* Chooses the form for this process; returns 1 for SHA-NI. want_ni = 0 forces the portable one. */
 static int sha1_choose(int want_ni)

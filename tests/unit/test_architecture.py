@@ -350,7 +350,7 @@ def cython_functions(text: str) -> Iterator[tuple[str, int]]:
     """Name and length of each function: from its head to the last line indented deeper."""
     lines = text.splitlines()
     for number, line in enumerate(lines):
-        head = re.match(r"(\s*)(?:cp?def|def)\b(?!.*\bextern\b)[^=#]*?(\w+)\(", line)
+        head = re.match(r"(\s*)(?:cp?def|def)\b(?!.*\b(?:extern|class)\b)[^=#]*?(\w+)\(", line)
         if head is None:
             continue
         indent, last = len(head[1]), number

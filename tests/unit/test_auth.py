@@ -112,3 +112,19 @@ def test_refuses_a_passphrase_of_another_length(passphrase: bytes) -> None:
 
 def test_self_test_holds_in_this_form(form: str) -> None:
     _auth.self_test()
+
+
+@given(first=st.tuples(keys, messages, counters), second=st.tuples(keys, messages, counters))
+@each_form
+def test_two_digests_at_once_are_the_two(
+    form: str, first: tuple[bytes, bytes, bytes], second: tuple[bytes, bytes, bytes]
+) -> None:
+    (one, other), (counter, other_counter) = (
+        [_auth.Key(key, message) for key, message, _ in (first, second)],
+        (first[2], second[2]),
+    )
+    expected = tuple(
+        hmac.new(key.ljust(20, b"\0"), message + count, hashlib.sha1).digest()
+        for key, message, count in (first, second)
+    )
+    assert one.sign_with(counter, other, other_counter) == expected
