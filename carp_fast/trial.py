@@ -226,10 +226,12 @@ class Search:
             trial = self._try(middle)
             if not self._passes(trial):
                 above = min(middle, max(trial.sent_per_s, passed))
-            elif trial.sent_per_s < REACHED * middle:
-                return self._found(max(passed, trial.sent_per_s), above, "sender")
-            else:
+            elif trial.sent_per_s >= REACHED * middle:
                 passed = middle
+            elif trial.sent_per_s > (1 + RESOLUTION) * passed:
+                passed = trial.sent_per_s  # held up once, maybe: it is asked again for more
+            else:
+                return self._found(passed, above, "sender")
         return self._found(passed, above, "network")
 
     def _try(self, rate: float) -> Trial:

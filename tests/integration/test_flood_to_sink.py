@@ -20,7 +20,8 @@ pytestmark = pytest.mark.root
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.parent)}
 DEADLINE_S = 60.0
 VHIDS, COUNT = 20, 20_000
-FRAME_BYTES, RATE_BYTES_PER_S, BURST_BYTES = 70, 1_250_000, 2_000
+FRAME_BYTES, RATE_BYTES_PER_S = 70, 1_250_000
+BURST_BYTES, QUEUE_BYTES = 2_000, 30_000  # 24 ms: a sender that is held up may catch up
 PORT = "b-1"  # the bridge's towards host b
 
 
@@ -32,7 +33,7 @@ def flood(host: Host, *arguments: str) -> Any:
 
 def slow_port(lab: Lab) -> None:
     """Host b's port passes 10 Mbit/s and holds some frames; what comes on top is dropped."""
-    rate = f"rate {RATE_BYTES_PER_S}bps burst {BURST_BYTES} limit {3 * BURST_BYTES}"
+    rate = f"rate {RATE_BYTES_PER_S}bps burst {BURST_BYTES} limit {QUEUE_BYTES}"
     try:
         lab.switch.run(f"tc qdisc add dev {PORT} root tbf {rate}".split())
     except LabError as error:
@@ -55,7 +56,7 @@ def test_losses_by_vhid_are_what_the_queue_dropped(lab_factory: Callable[..., La
     assert {row["sent"] for row in rows} == {COUNT // VHIDS}
     assert (trial["sent"], trial["kernel_dropped"], trial["foreign"]) == (COUNT, 0, 0)
     assert all(row["arrived"] + row["lost"] == row["sent"] for row in rows)
-    assert sum(row["lost"] for row in rows) == trial["lost"] == dropped(lab) > COUNT // 3
+    assert sum(row["lost"] for row in rows) == trial["lost"] == dropped(lab) > COUNT // 10
 
 
 def test_the_rate_without_loss_is_found(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:
@@ -69,9 +70,8 @@ def test_the_rate_without_loss_is_found(lab_factory: Callable[..., Lab], tmp_pat
     assert (found["converged"], found["limited_by"]) == (True, "network")
     assert found["above_per_s"] - found["rate_per_s"] <= 0.01 * found["above_per_s"] + 0.1
     # What the port passes in that time, with what fits into its burst and its queue.
-    room = 4 * BURST_BYTES / 0.25
-    most = (RATE_BYTES_PER_S + room) / FRAME_BYTES
-    assert 0.9 * RATE_BYTES_PER_S / FRAME_BYTES < found["rate_per_s"] < 1.05 * most
+    most = RATE_BYTES_PER_S + (BURST_BYTES + QUEUE_BYTES) / 0.25
+    assert 0.5 * RATE_BYTES_PER_S < found["rate_per_s"] * FRAME_BYTES < 1.05 * most
     texts = [each.text for each in ET.parse(plot).iter() if each.text]
     assert "lost on the way, % of frames" in texts
 

@@ -129,6 +129,14 @@ def test_a_sender_that_is_slower_than_the_wire_seems() -> None:
     assert max(wire.asked[1:]) <= 400_000
 
 
+def test_a_sender_that_cannot_reach_what_the_network_carries() -> None:
+    # At first it lost, in a burst; later it does not, and stays below what it was asked for.
+    wires = iter([Wire(1), *[Wire(1e9, most=50_000)] * STEPS_MAX])
+    found = Search(lambda rate: next(wires).attempt(rate), 1_000, 200_000).run()
+    assert (found.rate_per_s, found.limited_by) == (50_000, "sender")
+    assert not found.converged
+
+
 def test_some_loss_may_be_allowed_and_each_step_is_told() -> None:
     told: list[tuple[float, bool]] = []
     wire = Wire(100_000)
