@@ -275,7 +275,9 @@ class Sender:
         """Why it ended before its time; None: it did not."""
         lost = self.flood.facts()["link_lost"]
         if lost:
-            words = {"down": "its link is down", "removed": "it is not there any more"}[lost]
+            # One that is removed goes down first, and that may be all that was seen of it.
+            is_there = lost == "down" and transmitted(self._interface) is not None
+            words = "its link is down" if is_there else "it is not there any more"
             return f"{self._interface}: {words}"
         return self._error
 

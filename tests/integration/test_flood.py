@@ -1,0 +1,252 @@
+"""`carp-fast flood` on an interface of a namespace: by each backend, what arrives and what is left.
+
+The other end is read by a packet socket and judged by the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from unit.segment import carp_digest, internet_checksum, ip
+
+import carp_fast
+from carp_fast import bpf
+from carp_fast._flood import Flood
+from carp_fast._mix import Mix
+from carp_fast._pace import Pace
+from carp_fast._wire import parse
+from carp_fast.backends import BackendError, Live, Sendmmsg
+from carp_fast.flood import Sender
+from carp_fast.lab import Host, Lab, Process, wait_for
+from carp_fast.sockets import ETH_P_ALL
+from carp_fast.streams import made_up, place_of
+
+pytestmark = pytest.mark.root
+
+DEADLINE_S = 20.0
+RECEIVE_BUFFER_BYTES, SO_RCVBUFFORCE = 64 << 20, 33
+XDP_PASS = 2
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.parent)}
+FRAMES = 20_000
+
+
+def mix(vhids: range = range(1, 51), **weights: int) -> Mix:
+    """Virtual hosts of IPv4 and IPv6 by turns, so that frames have two lengths."""
+    addresses = [ip(f"10.1.1.{v}") if v % 2 else ip(f"2001:db8::{v}") for v in vhids]
+    streams = made_up(list(vhids), addresses, b"secret", place_of("s1"))
+    return Mix(
+        streams.streams,
+        weights or {"ok": 1},
+        announcements=streams.announcements,
+        walks={"counter": ("increment", range(1_000, 1_001))},
+    )
+
+
+@contextmanager
+def listening(host: Host) -> Iterator[socket.socket]:
+    with host.inside():
+        heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        heard.bind(("s1", 0))
+    with heard:
+        heard.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+        heard.settimeout(DEADLINE_S)
+        yield heard
+
+
+@contextmanager
+def takes_redirected(host: Host) -> Iterator[None]:
+    """An XDP program at the other end of a veth, so that frames can be redirected to this one."""
+    with host.inside():
+        program = bpf.load_xdp([bpf.put(0, XDP_PASS), bpf.leave()])
+        link = bpf.attach_xdp(program, socket.if_nametoindex("s1"))
+    try:
+        yield
+    finally:
+        os.close(link)
+        os.close(program)
+
+
+def open_of_ebpf() -> Counter[str]:
+    """Maps, programs and links that this process holds."""
+    found: Counter[str] = Counter()
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the directory itself
+            found[str(each.readlink())] += 1
+    return Counter({name: count for name, count in found.items() if "bpf" in name})
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """What is open of eBPF after it is what was open before."""
+    before = open_of_ebpf()
+    yield
+    assert open_of_ebpf() == before
+
+
+@pytest.mark.parametrize("backend", ["sendmmsg", "live"])
+def test_what_is_sent_arrives_whole_and_is_counted(
+    lab_factory: Callable[..., Lab], backend: str
+) -> None:
+    a, b = lab_factory(segments=1).hosts
+    with takes_redirected(b), listening(b) as heard, a.inside(), nothing_left():
+        source = mix(ok=6, bad_ttl=1, replay=1, arp=1, vrrp=1)
+        options = {"backend": backend, "rate": 50_000.0, "duration_s": DEADLINE_S}
+        with Sender(
+            source,
+            Pace(rate=50_000),
+            interface="s1",
+            count=FRAMES,
+            **options,  # type: ignore[arg-type]
+        ) as sender:
+            sender.start()
+            frames = [heard.recv(2048) for _ in range(FRAMES)]
+            assert sender.wait(DEADLINE_S)
+            sent = sender.sent()
+            assert (sender.trouble, sent.backend, sent.sent) == (None, backend, FRAMES)
+    share = FRAMES // 10
+    assert sent.kinds == {
+        "ok": 6 * share, "bad_ttl": share, "replay": share, "arp": share, "vrrp": share
+    }  # fmt: skip
+    assert sent.interface_packets == FRAMES
+    assert abs(sent.rate / 50_000 - 1) < 0.01
+    assert sent.gaps is not None
+    assert 0 < sent.gaps.p50_ns <= sent.gaps.p99_ns <= sent.gaps.max_ns
+    assert Counter(map(len, frames)).keys() == {70, 90, 42, 54, 78}
+    verdicts = Counter(parse(frame)["verdict"] for frame in frames)
+    expected = {"ok": 7 * share, "bad_ttl": share, "not_carp": share, "vrrp": share}
+    assert verdicts == expected
+    judge(frames)
+    counted: Counter[tuple[str, int]] = Counter()
+    for each in sent.by_source:
+        counted[str(each["source"]), int(each["vhid"])] += each["sent"]
+    assert counted.total() == 7 * share
+
+
+def judge(frames: list[bytes]) -> None:
+    """Digests, checksums, and counters that ascend by one for each source and vhid."""
+    latest: dict[tuple[bytes, int], int] = {}
+    for frame in frames:
+        said = parse(frame)
+        if said["verdict"] not in ("ok", "bad_ttl"):
+            continue
+        vhid, counter = said["vhid"], int.from_bytes(said["counter"], "big")
+        address = ip(f"10.1.1.{vhid}") if vhid % 2 else ip(f"2001:db8::{vhid}")
+        assert said["digest"] == carp_digest(b"secret", vhid, [address], said["counter"])
+        assert internet_checksum(frame[-36:]) == 0
+        before = latest.setdefault((said["source"], vhid), 999)
+        assert counter in (before, before + 1)
+        latest[said["source"], vhid] = counter
+
+
+@pytest.mark.parametrize("backend", ["sendmmsg", "live"])
+def test_stopped_early_it_counts_what_left_and_no_more(
+    lab_factory: Callable[..., Lab], backend: str
+) -> None:
+    a, b = lab_factory(segments=1).hosts
+    with takes_redirected(b), a.inside():
+        source = mix()
+        with Sender(source, Pace(), interface="s1", backend=backend) as sender:
+            sender.start()
+            wait_for(lambda: sender.flood.facts()["sent"] > 1_000, DEADLINE_S, "frames leave")
+            sender.stop()
+            sent = sender.sent()
+        assert source.made() == {"ok": sent.sent}
+        assert sum(each["sent"] for each in sent.by_source) == sent.sent
+        assert sent.interface_packets == sent.sent
+
+
+@pytest.mark.parametrize("backend", ["sendmmsg", "live"])
+@pytest.mark.parametrize(("end", "said"), [("down", "link is down"), ("removed", "not there")])
+def test_a_link_that_is_lost_ends_it(
+    lab_factory: Callable[..., Lab], backend: str, end: str, said: str
+) -> None:
+    lab = lab_factory(segments=1)
+    a, b = lab.hosts
+    with takes_redirected(b), a.inside(), nothing_left():
+        source, pace = mix(), Pace(rate=1_000)
+        with Sender(source, pace, interface="s1", backend=backend, duration_s=DEADLINE_S) as sender:
+            sender.start()
+            wait_for(lambda: sender.flood.facts()["sent"], DEADLINE_S, "frames leave")
+            if end == "down":
+                lab.set_link("b", 1, up=False)
+            else:
+                lab.delete_interface("a", 1)
+            wait_for(lambda: sender.wait(0), DEADLINE_S, "it ends")
+            wait_for(lambda: said in str(sender.trouble), DEADLINE_S, said)
+            assert sender.sent().sent == sum(each["sent"] for each in sender.sent().by_source)
+
+
+def test_why_live_frames_cannot_be_sent(lab_factory: Callable[..., Lab]) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    with a.inside(), nothing_left():
+        with pytest.raises(BackendError, match=r"^live: s1 takes no redirected frames: [^\n]*$"):
+            Live("s1", 70, paced=True)
+        with pytest.raises(BackendError, match="there is no such interface"):
+            Sendmmsg("s9")
+        with Sender(mix(), Pace(), interface="s1", duration_s=0.05) as sender:
+            sender.start()
+            assert sender.wait(DEADLINE_S)
+            sent = sender.sent()
+    assert sent.backend == "sendmmsg"
+    assert [line.partition(" takes")[0] for line in sent.unavailable] == ["live: s1"]
+
+
+def test_a_flood_runs_once(lab_factory: Callable[..., Lab]) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    with a.inside():
+        backend = Sendmmsg("s1")
+        flood = Flood(mix(), backend, pace=Pace(), duration_ns=1_000_000, count=10)
+        flood.run()
+        assert flood.facts()["sent"] == 10
+        with pytest.raises(ValueError, match="runs once"):
+            flood.run()
+        backend.close()
+
+
+def flooding(host: Host, log: Path, *arguments: str) -> Process:
+    words = [sys.executable, "-m", "carp_fast", "flood", "-i", "s1", *arguments]
+    return host.start(words, log=log, env=ENVIRONMENT)
+
+
+def test_the_command_says_what_it_sent(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:
+    a, b = lab_factory(segments=1).hosts
+    log = tmp_path / "log"
+    with listening(b) as heard:
+        done = flooding(
+            a, log, "--json", "--vhid", "1-2", "--rate", "2000", "--count", "1000", "--stamp"
+        )
+        frames = [heard.recv(2048) for _ in range(1000)]
+        assert done.wait(DEADLINE_S) == 0
+    said = json.loads(log.read_text())
+    assert (said["sent"], said["kinds"], said["backend"]) == (1000, {"ok": 1000}, "sendmmsg")
+    sources = [(each["vhid"], each["source"], each["sent"]) for each in said["by_source"]]
+    assert sources == [
+        (1, a.address(1).partition("/")[0], 500),
+        (2, a.address(1).partition("/")[0], 500),
+    ]
+    stamps = [int.from_bytes(frame[74:82], "big") for frame in frames]
+    assert all(frame[70:74] == b"sent" for frame in frames)
+    assert stamps == sorted(stamps)
+    assert abs(stamps[0] - time.time_ns()) < DEADLINE_S * 1e9
+
+
+def test_ctrl_c_ends_it_with_its_table(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:
+    a, b = lab_factory(segments=1).hosts
+    log = tmp_path / "log"
+    with listening(b) as heard:
+        running = flooding(a, log, "--duration", "1000")
+        heard.recv(2048)
+        running.signal(signal.SIGINT)
+        assert running.wait(DEADLINE_S) == 130
+    assert "frames by sendmmsg in" in log.read_text()
