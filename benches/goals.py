@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
-"""What the matrix of `carp-fast bench` does not show: start and reload, loss, bad packets.
+"""What the matrix of `carp-fast bench` does not show: start and reload, loss, bad packets, and
+a take-over of all at once.
 
   sudo PYTHONPATH=. .venv/bin/python benches/goals.py start [--instances 65280]
   sudo PYTHONPATH=. .venv/bin/python benches/goals.py loss [--instances 65280] [--seconds 600]
   sudo PYTHONPATH=. .venv/bin/python benches/goals.py noise [--instances 4080] [--rate 300000]
+  sudo PYTHONPATH=. .venv/bin/python benches/goals.py takeover [--instances 4080]
 
 start  from the start of the process to READY and to the first advertisement; then a reload with one
        change, and how late any advertisement was meanwhile
 loss   one master, one backup: what left one host's interfaces beside what the other's process heard
+takeover  the backup stands still while its master is killed, so that afterwards it waits for all
+       alike and takes over all of them in one moment: from the first address to the last one that
+       is there and announced
 noise  a process that is MASTER of as many virtual hosts as it is BACKUP of gets packets with a bad
        digest, a vhid it does not have, and VRRP, in turn
 """
@@ -39,8 +44,26 @@ from carp_fast.witness import Identity, WireWatch
 
 VHIDS = 255
 INTERVAL_S = 1.0
+HALTED_S = 1.5  # longer than an interval: silence proves nothing then
 STOPPED_S = 0.3  # for what is under way to arrive
 MIB = 1 << 20
+
+
+class Halted(Pair):
+    """A pair whose host b stands still until host a is killed."""
+
+    def halt(self) -> None:
+        (process,) = self.b.processes
+        process.signal(signal.SIGSTOP)
+        time.sleep(HALTED_S)
+
+    def kill(self, name: str) -> int:
+        at_ns = super().kill(name)
+        if name == "a":
+            for process in self.b.processes:
+                if process.alive():
+                    process.signal(signal.SIGCONT)
+        return at_ns
 
 
 class Gaps(WireWatch):
@@ -139,6 +162,30 @@ def reload_with_one_change(lab: Lab, process: Process, wire: Gaps, counts: dict[
         f" {len(answer['changed'])} changed, {answer['kept']} kept; longest interval beyond 1 s:"
         f" {wire.late_ms()}"
     )
+
+
+def measure_take_over(instances: int) -> None:
+    counts = spread(instances, segments_of(instances))
+    with (
+        Lab("carp-fast-goals", segments=len(counts)) as lab,
+        Halted(lab, DAEMONS["carp-fast"], counts) as pair,
+    ):
+        pair.start()
+        used, backup = usage([lab["b"].processes[0].pid]), lab["b"].processes[0].pid
+        pair.halt()
+        over = pair.fail_over()
+        spent = usage([backup]).since(used)
+        span = "-" if over.span_s is None else f"{over.span_s:.3f} s"
+        lag = (
+            "-" if over.lag_s is None else f"{over.lag_s.median:.3f}, at most {over.lag_s.max:.3f}"
+        )
+        print(
+            f"take-over of {instances} at once: {over.adopted} adopted, {over.announced} announced;"
+            f" {span} from the first to the last; from its first advertisement until it is"
+            f" announced {lag} s; CPU {spent.cpu_ns / 1e9:.2f} s,"
+            f" {spent.system_ns / 1e9:.2f} s of it in the kernel"
+        )
+        print("  notes:", pair.notes or "none")
 
 
 def settle(wire: Gaps) -> None:
@@ -292,7 +339,7 @@ def with_checksums(made: bytearray) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("start", "loss", "noise"))
+    parser.add_argument("what", choices=("start", "loss", "noise", "takeover"))
     parser.add_argument("--instances", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--rate", type=float, default=300_000)
@@ -302,6 +349,8 @@ def main() -> None:
         measure_start(options.instances or 65_280)
     elif options.what == "loss":
         measure_loss(options.instances or 65_280, options.seconds or 600)
+    elif options.what == "takeover":
+        measure_take_over(options.instances or 4_080)
     else:
         measure_noise(options.instances or 4_080, options.rate, options.seconds or 20)
 

@@ -1,12 +1,19 @@
 #!/usr/bin/env python3
 """How punctual advertisements stay while the same process is busy with something else.
 
-Two hosts, four segments, 1,020 virtual hosts that are MASTER. In the daemon's own process a
-thread parses a TOML file of 65,280 tables, encodes a status of as many virtual hosts and collects
-garbage, over and over, while 1,019 hook scripts run. On the wire, from the other host, the
-kernel's timestamp of every advertisement is compared with the wake tick it belongs to.
+Two hosts, sixteen segments, 4,080 virtual hosts that are MASTER. What the daemon does meanwhile:
 
-  sudo .venv/bin/python benches/punctuality.py [--seconds 20] [--pump thread] [--idle]
+idle    nothing
+reload  one reload after the other, each of which changes every virtual host
+status  tells the status of every virtual host, every second
+busy    a thread of its own process parses a TOML file of 65,280 tables, encodes a status of as many
+        virtual hosts and collects garbage, over and over, while 1,000 hook scripts run
+
+On the wire, from the other host, the kernel's timestamp of every advertisement is compared with the
+wake tick it belongs to.
+
+  sudo PYTHONPATH=. .venv/bin/python benches/punctuality.py [--seconds 20] [--pump thread]
+       [--work idle]
 
 Prints p50, p99, p99.9 and max of the lateness in ms, for the pump as a thread and in the loop.
 """
@@ -23,14 +30,20 @@ import threading
 import time
 import tomllib
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from carp_fast.control import ControlClient
 from carp_fast.lab import Lab, wait_for
 from carp_fast.sockets import attach_filter, open_receiver, packet_filter
 
-SEGMENTS, VHIDS = 4, 255
+SEGMENTS, VHIDS = 16, 255
+HOOKED_SEGMENTS = 4  # whose virtual hosts have a hook, when busy
+WORKS = ("idle", "reload", "status", "busy")
+STATUS_EVERY_S = 1.0
 TICK_NS = 20_000_000
 INTERVAL_NS = 1_000_000_000
 TABLES = 65_280
@@ -58,7 +71,7 @@ def _burn(seconds: float) -> None:
     Path(os.environ["BURN_ROUNDS"]).write_text(str(rounds))
 
 
-def configuration(directory: Path, pump: str, busy: bool) -> Path:
+def configuration(directory: Path, pump: str, busy: bool, mark: int = 0) -> Path:
     secret = directory / "secret"
     secret.write_text("punctual\n")
     secret.chmod(0o600)
@@ -75,6 +88,7 @@ state_directory = "{directory}/state"
 pump = "{pump}"
 [defaults]
 passphrase_file = "{secret}"
+dead_ratio = {3 + mark % 2}
 [[virtual_host]]
 interface = "s1"
 vhid = 1
@@ -86,13 +100,44 @@ vhid = "2-{VHIDS}"
 addresses = ["10.1.1.{{vhid}}/32"]
 {hooks}
 [[virtual_host]]
-interface = "s[2-{SEGMENTS}]"
+interface = "s[2-{HOOKED_SEGMENTS}]"
 vhid = "1-{VHIDS}"
 addresses = ["{{10.2.1.0+index}}/32"]
 {hooks}
+[[virtual_host]]
+interface = "s[{HOOKED_SEGMENTS + 1}-{SEGMENTS}]"
+vhid = "1-{VHIDS}"
+addresses = ["{{10.20.1.0+index}}/32"]
 """
     )
     return path
+
+
+@contextmanager
+def asked(directory: Path, pump: str, work: str) -> Iterator[list[int]]:
+    """Asks the daemon for one thing after the other in the background; yields [how often]."""
+    client, ended, count = ControlClient(directory / "control.sock"), threading.Event(), [0]
+
+    def ask() -> None:
+        while not ended.is_set():
+            if work == "reload":
+                configuration(directory, pump, False, mark=count[0] + 1)
+                answer = client.request("reload")
+                assert len(answer["changed"]) > 1, answer
+            else:
+                client.request("status")
+                ended.wait(STATUS_EVERY_S)
+            count[0] += 1
+
+    thread = threading.Thread(target=ask, daemon=True)
+    if work in {"reload", "status"}:
+        thread.start()
+    try:
+        yield count
+    finally:
+        ended.set()
+        if thread.ident is not None:
+            thread.join()
 
 
 def capture(receiver: socket.socket, seconds: float) -> dict[tuple[int, int], list[int]]:
@@ -127,7 +172,8 @@ def lateness_ms(arrivals: dict[tuple[int, int], list[int]]) -> list[float]:
     return sorted(late)
 
 
-def measure(pump: str, seconds: float, busy: bool) -> None:
+def measure(pump: str, seconds: float, work: str) -> None:
+    busy = work == "busy"
     with Lab("carp-fast-punctuality", segments=SEGMENTS) as lab:
         a, b = lab["a"], lab["b"]
         rounds = lab.directory / "rounds"
@@ -144,17 +190,18 @@ def measure(pump: str, seconds: float, busy: bool) -> None:
             argv = [sys.executable, "-m", "carp_fast", "run", "-c", str(wanted)]
             daemon = a.start(argv, log=lab.directory / "log", env=environment)
             wait_for(lambda: len(a.addresses()) >= SEGMENTS * VHIDS, 30, "all addresses on host a")
-            arrivals = capture(receiver, seconds)
+            with asked(lab.directory, pump, work) as count:
+                arrivals = capture(receiver, seconds)
             receiver.close()
         if busy:
             wait_for(rounds.exists, 60, "the end of the work in the daemon")
-        said = rounds.read_text() if busy else "0"
+        times = int(rounds.read_text()) if busy else count[0]
         daemon.stop()
     late = lateness_ms(arrivals)
     marks = [late[min(len(late) - 1, int(len(late) * q))] for q in (0.5, 0.99, 0.999)]
-    work = f"busy, {said} rounds of it" if busy else "idle"
+    said = f"{work}, {times} times" if times else work
     print(
-        f"pump = {pump:6}  {work:32}  {len(late)} advertisements  lateness ms: "
+        f"pump = {pump:6}  {said:18}  {len(late)} advertisements  lateness ms: "
         f"p50 {marks[0]:.2f}  p99 {marks[1]:.2f}  p99.9 {marks[2]:.2f}  max {late[-1]:.2f}"
     )
 
@@ -163,10 +210,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--pump", choices=("thread", "loop"), action="append")
+    parser.add_argument("--work", choices=WORKS, action="append")
     options = parser.parse_args()
     for pump in options.pump or ("thread", "loop"):
-        for busy in (False, True):
-            measure(pump, options.seconds, busy)
+        for work in options.work or WORKS:
+            measure(pump, options.seconds, work)
 
 
 if __name__ == "__main__":
