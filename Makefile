@@ -28,7 +28,8 @@ demo: $(VENV)/.built ## a master of 1,000 virtual hosts is killed, the take-over
 
 # Most of a test's time is spent waiting for an election: several at once, on few cores too.
 test: test-packages check ## check, then every test (as root: with network namespaces, ucarp, keepalived)
-	$(PY) -m pytest -n 4 --dist worksteal --durations=5
+	$(PY) -m pytest -n 4 --dist worksteal --durations=5 -m "not alone"
+	$(PY) -m pytest --durations=5 -m alone
 
 check: $(VENV)/.dev $(VENV)/.built ## ruff and mypy
 	$(PY) -m ruff check

@@ -25,7 +25,7 @@ DEADLINE_S = 120.0
 TIMEOUT_S = 3 + 100 / 256
 PLOT = "figure.svg"
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pytest
 import carp_fast
 from carp_fast.lab import Host, Lab, LabError
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.parent)}
 DEADLINE_S = 60.0

@@ -10,7 +10,7 @@ from carp_fast.lab import Lab
 from carp_fast.masters import Held, Masters, MastersError
 from carp_fast.sink import Receiver
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 MASTERS, ALL = 300, 600
 DURATION_S = 3.0

@@ -19,7 +19,7 @@ from carp_fast._wire import build_announcement
 from carp_fast.lab import Host, Lab, Process, wait_for
 from carp_fast.sockets import open_sender
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 DEADLINE_S = 20.0
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.parent)}
