@@ -153,9 +153,13 @@ def show_replay(path: Path, *, as_json: bool) -> str:
     from carp_fast.replay import compare, play
 
     scenario = scenarios.read(path)
+    try:
+        outputs = play(scenario)
+    except scenarios.ScenarioError as error:
+        raise scenarios.ScenarioError(f"{path}: {error}") from error
     rows = []
     different: Row | None = None
-    for row in compare(scenario, play(scenario)):
+    for row in compare(scenario, outputs):
         rows.append(row)
         if not row.same:
             different = row

@@ -393,7 +393,11 @@ class _Loader:
         for peer in settings.peers:
             if ":" in peer and not IPv6Address(peer).is_link_local:
                 owner = self.owner(table, "peers")
-                text = f"{peer} hears a link-local source only on the same link; give source, too"
+                text = (
+                    f"{peer} is sent to from our link-local address: it hears that on the same link"
+                    " alone, and refuses it unless it has that address among its peers, so that"
+                    " both are MASTER; give source, too"
+                )
                 self.warn(owner.origin, "peers", as_shown(owner.raw["peers"]), text)
                 return
 

@@ -17,6 +17,7 @@ from carp_fast import frames, scenarios
 from carp_fast._auth import Key
 from carp_fast._engine import Engine
 from carp_fast._prepared import PreparedHost, signed_message
+from carp_fast.rules import SETTING_RULES, Refused
 from carp_fast.scenarios import (
     SECOND_NS,
     START_NS,
@@ -29,6 +30,7 @@ from carp_fast.scenarios import (
     prefix_bytes,
     seconds_ns,
 )
+from carp_fast.settings import as_shown
 
 # A daemon that does not look at its deadlines for longer than the shortest interval says so. What
 # an engine would do this late, and no line says that anybody looked, differs from what was done.
@@ -462,15 +464,27 @@ class Player:
         """Nothing comes any more."""
 
 
+def check_settings(host: dict[str, Any]) -> None:
+    """Raises ScenarioError for a key that no configuration could have so."""
+    for key in SETTING_RULES.keys() & host.keys():
+        try:
+            SETTING_RULES[key](host[key])
+        except Refused as refused:
+            where = f"{host['name']}: {key} = {as_shown(host[key])}"
+            raise ScenarioError(f"{where}: {refused}") from refused
+
+
 def play(scenario: Scenario) -> list[Output]:
     """Everything that an engine decides when it is given the scenario's inputs.
 
     Raises ScenarioError naming the line.
     """
+    for host in scenario.hosts:
+        check_settings(host)
     try:
         player = Player(scenario)
         player.start(0)
-    except (ValueError, TypeError, OverflowError, KeyError) as error:
+    except (ValueError, TypeError, OverflowError, LookupError, AttributeError) as error:
         raise ScenarioError(f"host: {error}") from error
     for line in scenario.lines:
         if not line.output:

@@ -177,6 +177,8 @@ def parse(text: str, file: str = "scenario") -> Scenario:
     if not isinstance(hosts, list) or not all(isinstance(host, dict) for host in hosts):
         raise ScenarioError(f"{file}: host: must be a table or several")
     interfaces = document.get("interface", {})
+    if not isinstance(interfaces, dict):
+        raise ScenarioError(f"{file}: interface: must be tables by name")
     for number, host in enumerate(hosts):
         _check_keys(file, f"host[{number}]", host, HOST_KEYS)
     for name, table in interfaces.items():

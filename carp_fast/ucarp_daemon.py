@@ -83,7 +83,10 @@ class UcarpDaemon(Daemon):
         shutdown: bool,
         started: Callable[[], None],
     ) -> None:
-        daemon = config.Daemon(control_socket=NOWHERE, state_directory=NOWHERE, record=0)
+        # As ucarp's pcap does, a packet socket hears before a firewall or rp_filter drops.
+        daemon = config.Daemon(
+            control_socket=NOWHERE, state_directory=NOWHERE, receive="packet", record=0
+        )
         super().__init__(config.Configuration(NOWHERE, (), daemon, [host], ()), None)
         self._host = host
         self._neutral = neutral

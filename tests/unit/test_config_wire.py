@@ -402,7 +402,7 @@ def test_an_ipv6_peer_beyond_the_link_is_warned_of_without_a_source(tmp_path: Pa
         ('["fe80::2", "192.0.2.2"]', "", False),
     ):
         made = read(tmp_path, host(peers=peers, source=source))
-        lines = [line for line in made.warnings if "link-local source" in line]
+        lines = [line for line in made.warnings if "so that both are MASTER" in line]
         assert len(lines) == warned
 
 

@@ -73,6 +73,7 @@ def test_a_line_has_a_time_a_name_and_words() -> None:
         ("transcript = '1 end'\nstroy = 'x'", "stroy: unknown key; did you mean story?"),
         ("transcript = '1 end'\nhost = {advskw = 1}", "advskw: unknown key; did you mean advskew?"),
         ("transcript = '1 end'\nhost = 3", "host: must be a table or several"),
+        ("transcript = '1 end'\ninterface = 3", "interface: must be tables by name"),
         ("transcript = '1 end'\nstory = 3", "Expected `str`, got `int` - at `$.story`"),
         ("transcript = ", "Invalid value"),
     ],
@@ -111,9 +112,13 @@ def test_an_input_with_a_fault_is_named_by_its_line(line: str, why: str) -> None
 def test_a_host_with_a_fault_is_named() -> None:
     for rest, why in (
         ("host = {addresses = ['x']}", "'x' does not appear to be"),
-        ("host = {advskew = 300}", "host: "),
+        ("host = {advskew = 300}", "eth0/42: advskew = 300: must be an integer from 0 to 254"),
         ("host = {passphrase = ''}", "a passphrase"),
-        ("host = {dialect = 'vrrp'}", "host: "),
+        ("host = {passphrase = 3}", "host: "),
+        ("host = {dialect = 'vrrp'}", 'eth0/42: dialect = "vrrp": must be "ucarp" or "freebsd" or'),
+        ("host = {announce = 3}", "host: "),
+        ("host = {state = []}", "host: "),
+        ("host = {slot = 131072}", "host: slot 131072 is in use or not below 131072"),
     ):
         with pytest.raises(ScenarioError, match=why):
             decided("1 end", rest)
@@ -251,6 +256,7 @@ def test_replay_ends_at_the_first_difference(tmp_path: Path) -> None:
     [
         (["{tmp}/none"], 1, "carp-fast: {tmp}/none: No such file or directory"),
         (["{tmp}"], 1, "carp-fast: {tmp}: Is a directory"),
+        (["{tmp}/bad"], 1, "carp-fast: {tmp}/bad: eth0/42: advskew = 300: must be an integer"),
         ([EL7], 2, "is a pcap: --as says in whose place"),
         ([TAKEOVER, "--vhid", "3"], 2, "these options belong to --as"),
         ([EL7, "--as", "10.77.0.1"], 2, "--as needs -c, or --passphrase-file and --address"),
@@ -258,6 +264,7 @@ def test_replay_ends_at_the_first_difference(tmp_path: Path) -> None:
     ],
 )
 def test_replay_that_cannot_be(tmp_path: Path, arguments: list[Any], code: int, why: str) -> None:
+    (tmp_path / "bad").write_text("transcript = '1 end'\nhost = {advskew = 300}")
     given = [str(argument).replace("{tmp}", str(tmp_path)) for argument in arguments]
     result = run("replay", *given)
     assert result.exit_code == code

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carp_fast import ucarp
+from carp_fast import plan, ucarp
 from carp_fast.hosts import Hosts
+from carp_fast.ucarp_daemon import UcarpDaemon
 from carp_fast.ucarp_options import (
     FACILITIES,
     OPTIONS,
@@ -347,3 +348,13 @@ def test_what_runs_as_ucarp_imports_neither_click_nor_rich() -> None:
         check=True,
     )
     assert done.stdout == "[]\n"
+
+
+def test_what_runs_as_ucarp_listens_as_ucarp_does_where_packets_are_forwarded_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # pcap hears before a firewall or rp_filter drops: who heard nothing would be a second master.
+    monkeypatch.setattr(plan, "forwards", lambda name: f"net.ipv4.conf.{name}.forwarding")
+    host = ucarp.virtual_host(read(COMPLETE))
+    daemon = UcarpDaemon(host, neutral=False, shutdown=True, started=lambda: None)
+    assert plan.receive_path(daemon.configuration)[0] == "packet"
