@@ -36,7 +36,7 @@ from carp_fast import bpf
 from carp_fast._floor import Mover
 from carp_fast._mix import Mix
 from carp_fast._pace import Pace
-from carp_fast.flood import Sender
+from carp_fast.flood import Sender, Sent
 from carp_fast.floor import TICK_NS, frame
 from carp_fast.lab import Host, Lab, wait_for
 from carp_fast.pcap import Reader, Writer
@@ -88,7 +88,7 @@ def mix(host: Host) -> Mix:
 # --- who sends ------------------------------------------------------------------------------------
 
 
-def flood(host: Host, backend: str, frames: int, pace: Pace | None = None) -> Cost:
+def flood(host: Host, backend: str, frames: int, pace: Pace | None = None) -> Sent:
     with (
         host.inside(),
         Sender(
@@ -106,6 +106,10 @@ def flood(host: Host, backend: str, frames: int, pace: Pace | None = None) -> Co
         sent = sender.sent()
         if sender.trouble or sent.interface_packets != frames:
             print(f"{backend}: {sender.trouble or sent}", file=sys.stderr)
+    return sent
+
+
+def cost_of(sent: Sent) -> Cost:
     cpu_s = sent.cpu_seconds + sent.sender_cpu_seconds
     return Cost(sent.sent, cpu_s, sent.sender_cpu_seconds or cpu_s)
 
@@ -171,11 +175,11 @@ def costs(lab: Lab, frames: int, rounds: int, floor: str | None) -> None:
         ways["floor program"] = lambda: floor_program(a, floor, frames)
     ways |= {
         "_floor": lambda: own_floor(a, frames),
-        "flood, sendmmsg": lambda: flood(a, "sendmmsg", frames),
+        "flood, sendmmsg": lambda: cost_of(flood(a, "sendmmsg", frames)),
         "trafgen": lambda: other(a, trafgen(config, frames), frames),
         "tcpreplay": lambda: other(a, replay, frames // 255 * 255),
     }
-    live = {"flood, live": lambda: flood(a, "live", 4 * frames)}
+    live = {"flood, live": lambda: cost_of(flood(a, "live", 4 * frames))}
     for verdict, what, chosen in (
         (None, "dropped by the IP stack", ways),
         (XDP_DROP, "dropped by XDP", ways | live),
@@ -201,13 +205,18 @@ def costs(lab: Lab, frames: int, rounds: int, floor: str | None) -> None:
 # --- how evenly they leave ------------------------------------------------------------------------
 
 
-def gaps(b: Host, directory: Path, frames: int, send: Callable[[], object]) -> list[int]:
-    """What lies between frames, ns, where they arrive."""
+def gaps(
+    b: Host, directory: Path, frames: int, send: Callable[[], Sent | Cost]
+) -> tuple[float, list[int]]:
+    """The rate that the sender says it kept, and what lies between frames, ns, where they arrive.
+
+    Of another program the rate is that of the frames that arrived.
+    """
     file, log = directory / "gaps.pcap", directory / "tcpdump.log"
     argv = ["tcpdump", "-i", INTERFACE, "-B", "262144", "-s", "64", "-w", str(file)]
     heard = b.start([*argv, "--time-stamp-precision=nano", "-Z", "root", "proto", "112"], log=log)
     wait_for(lambda: "listening on" in heard.output(), DEADLINE_S, "tcpdump listens")
-    send()
+    sent = send()
     time.sleep(1.0)  # what is in its buffer is written
     heard.signal(signal.SIGINT)
     heard.wait(DEADLINE_S)
@@ -215,7 +224,8 @@ def gaps(b: Host, directory: Path, frames: int, send: Callable[[], object]) -> l
         at_ns = [record.at_ns for record in Reader(recorded, file.name)]
     if len(at_ns) != frames:
         print(f"({frames:,} frames sent, {len(at_ns):,} seen)", file=sys.stderr)
-    return [later - earlier for earlier, later in pairwise(at_ns)]
+    between = [later - earlier for earlier, later in pairwise(at_ns)]
+    return sent.rate if isinstance(sent, Sent) else 1e9 * len(between) / sum(between), between
 
 
 def evenness(lab: Lab) -> None:
@@ -226,7 +236,7 @@ def evenness(lab: Lab) -> None:
     with answering(b, XDP_PASS):
         for rate in RATES:
             frames = rate * 2
-            ways: dict[str, Callable[[], object]] = {
+            ways: dict[str, Callable[[], Sent | Cost]] = {
                 f"flood, {name}": (
                     lambda name=name: flood(a, name, frames, Pace(rate=rate))  # noqa: B023
                 )
@@ -235,8 +245,8 @@ def evenness(lab: Lab) -> None:
             argv = trafgen(config, frames, "-b", f"{rate}pps")
             ways["trafgen"] = lambda argv=argv: other(a, argv, frames)  # type: ignore[misc] # noqa: B023
             for name, way in ways.items():
-                between = sorted(gaps(b, directory, frames, way))
-                achieved = 1e9 * len(between) / sum(between)
+                achieved, between = gaps(b, directory, frames, way)
+                between.sort()
                 places = (len(between) * share // 100 for share in (1, 50, 99))
                 shown = [between[place] / 1e3 for place in places] + [between[-1] / 1e3]
                 text = "".join(
@@ -248,14 +258,15 @@ def evenness(lab: Lab) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--frames", type=int, default=500_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0: only how evenly they leave")
     parser.add_argument("--floor")
     options = parser.parse_args()
     for program in ("trafgen", "tcpreplay", "tcpdump"):
         if shutil.which(program) is None:
             raise SystemExit(f"needs {program}")
     with Lab("carp-fast-flood", segments=1, medium="veth") as lab:
-        costs(lab, options.frames, options.rounds, options.floor)
+        if options.rounds:
+            costs(lab, options.frames, options.rounds, options.floor)
         evenness(lab)
 
 
