@@ -386,19 +386,17 @@ class _Loader:
                 text = f"holds {source}, which is the source; allowed: addresses of other hosts"
                 self.fault_of(table, "peers", text)
             if settings.source6 is None:
-                self.warn_of_far_peers(table, settings)
+                self.refuse_unlisted_source(table, settings)
 
-    def warn_of_far_peers(self, table: _Table, settings: Settings) -> None:
-        """Our IPv6 source is a link-local address unless told: no router forwards its packets."""
+    def refuse_unlisted_source(self, table: _Table, settings: Settings) -> None:
+        """Our IPv6 source is a link-local address unless told: who lists another refuses it."""
         for peer in settings.peers:
             if ":" in peer and not IPv6Address(peer).is_link_local:
-                owner = self.owner(table, "peers")
                 text = (
-                    f"{peer} is sent to from our link-local address: it hears that on the same link"
-                    " alone, and refuses it unless it has that address among its peers, so that"
-                    " both are MASTER; give source, too"
+                    f"{peer} would hear us from our link-local address, which it does not list, and"
+                    " both hosts would be MASTER; allowed: source given, too, or link-local peers"
                 )
-                self.warn(owner.origin, "peers", as_shown(owner.raw["peers"]), text)
+                self.fault_of(table, "peers", text)
                 return
 
     def fault_of(self, table: _Table, key: str, text: str) -> None:

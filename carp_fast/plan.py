@@ -176,7 +176,8 @@ def receive_path(configuration: Configuration) -> tuple[str, str]:
         return "packet", "no interface with virtual hosts forwards"
     if len(configuration.virtual_hosts) >= RAW_BELOW:
         return "packet", f"{forwarding} is 1, but there are {RAW_BELOW:,} virtual hosts or more"
-    return "raw", f"{forwarding} is 1, and there are fewer than {RAW_BELOW:,} virtual hosts"
+    why = f"{forwarding} is 1, and there are fewer than {RAW_BELOW:,} virtual hosts"
+    return "raw", f"{why}; heard behind the firewall and rp_filter"
 
 
 def forwards(name: str) -> str | None:

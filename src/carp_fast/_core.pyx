@@ -21,7 +21,7 @@ from carp_fast._vhid cimport (
     ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, OWN_SOURCE, OWN_SOURCE6, PREEMPTED,
     REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, STARTED,
     STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
-    TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_master,
+    TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_least_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_transition, VirtualHost)
 from carp_fast._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
@@ -495,7 +495,7 @@ cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
         core.hosts[before].next_same = host.next_same
     core.interfaces[host.interface].hosts -= 1
     wheel_disarm(&core.wheel, slot)
-    core.shortest_left |= vhid_interval_ns(host) <= core.shortest_ns
+    core.shortest_left |= vhid_least_interval_ns(host) <= core.shortest_ns
     report = report_begin(core, RELEASED, slot, now_ns)
     if report != NULL:
         report.value = <uint64_t>host.block

@@ -27,7 +27,7 @@ from carp_fast._vhid cimport (
     PREFERRED,
     RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE_FOUND,
     STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns,
+    TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns, vhid_least_interval_ns,
     vhid_master_down_ns, vhid_same_address)
 from carp_fast._wheel cimport NOBODY, wheel_disarm, wheel_skip
 from carp_fast._wire cimport wire_build4, wire_build6
@@ -67,7 +67,7 @@ cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
 
 
 cdef void note_shortest(Core* core, const VirtualHost* host) noexcept nogil:
-    cdef int64_t interval_ns = vhid_interval_ns(host)
+    cdef int64_t interval_ns = vhid_least_interval_ns(host)
     if interval_ns < core.shortest_ns:
         core.shortest_ns = interval_ns
     # A sixteenth of the shortest interval keeps rounding small where intervals are small.
@@ -160,6 +160,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     cdef Block* block = wanted.block
     cdef uint32_t i, j
     cdef int64_t interval_ns = vhid_interval_ns(host), down_ns = vhid_master_down_ns(host)
+    cdef int64_t least_ns = vhid_least_interval_ns(host)
     cdef bint new_key = memcmp(&host.key, &wanted.key, sizeof(AuthKey)) != 0
     cdef Report* report
     keep_old_keys(host, block, new_key, now_ns + order.value)
@@ -188,7 +189,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     host.announce_count = wanted.announce_count
     host.announce_interval_ns = wanted.announce_interval_ns
     host.announce_refresh_ns = wanted.announce_refresh_ns
-    core.shortest_left |= interval_ns <= core.shortest_ns
+    core.shortest_left |= least_ns <= core.shortest_ns
     note_shortest(core, host)
     build_frames(core, host)
     if host.state == MASTER and vhid_interval_ns(host) != interval_ns:

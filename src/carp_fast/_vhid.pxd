@@ -254,6 +254,7 @@ cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil
 cdef uint32_t vhid_interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil
 cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil
+cdef int64_t vhid_least_interval_ns(const VirtualHost* host) noexcept nogil
 cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil

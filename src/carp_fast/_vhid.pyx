@@ -126,6 +126,11 @@ cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil:
     return <int64_t>vhid_interval(host) * SECOND_NS // 256
 
 
+cdef int64_t vhid_least_interval_ns(const VirtualHost* host) noexcept nogil:
+    """Our interval without demotion, which may end at any moment."""
+    return <int64_t>vhid_interval_of(host.advbase, host.advskew) * SECOND_NS // 256
+
+
 cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil:
     """The master-down time in 1/256 s: in ucarp, FreeBSD and NetBSD the ratio multiplies only the
     seconds, in OpenBSD the whole interval.

@@ -334,11 +334,11 @@ def test_a_source_for_each_family(
 
 
 def test_peers_are_in_one_order(tmp_path: Path) -> None:
-    first = only(tmp_path, host(peers='["2001:DB8::2", "192.0.2.11", "192.0.2.9"]', vhid="8"))
-    assert first.settings.peers == ("192.0.2.9", "192.0.2.11", "2001:db8::2")
+    first = only(tmp_path, host(peers='["FE80::2", "192.0.2.11", "192.0.2.9"]', vhid="8"))
+    assert first.settings.peers == ("192.0.2.9", "192.0.2.11", "fe80::2")
     assert first.destinations == first.settings.peers
     assert first.families == (4, 6)
-    made = only(tmp_path, host(addresses=BOTH, peers='["2001:db8::2"]'))
+    made = only(tmp_path, host(addresses=BOTH, peers='["fe80::2"]'))
     assert made.families == (6,)
 
 
@@ -395,15 +395,17 @@ def test_peers_are_other_hosts(tmp_path: Path) -> None:
     assert made.settings.advertise_mac == "interface"
 
 
-def test_an_ipv6_peer_beyond_the_link_is_warned_of_without_a_source(tmp_path: Path) -> None:
-    for peers, source, warned in (
-        ('["2001:db8::2"]', "", True),
-        ('["2001:db8::2"]', '"2001:db8::1"', False),
-        ('["fe80::2", "192.0.2.2"]', "", False),
+def test_an_ipv6_peer_that_cannot_list_our_source_is_refused(tmp_path: Path) -> None:
+    assert fault_lines(write(tmp_path, host(peers='["192.0.2.2", "2001:db8::2"]'))) == [
+        f'{TABLE}peers = ["192.0.2.2", "2001:db8::2"]: 2001:db8::2 would hear us from our '
+        "link-local address, which it does not list, and both hosts would be MASTER; allowed: "
+        "source given, too, or link-local peers"
+    ]
+    for peers, source in (
+        ('["2001:db8::2"]', '"2001:db8::1"'),
+        ('["fe80::2", "192.0.2.2"]', ""),
     ):
-        made = read(tmp_path, host(peers=peers, source=source))
-        lines = [line for line in made.warnings if "so that both are MASTER" in line]
-        assert len(lines) == warned
+        assert only(tmp_path, host(peers=peers, source=source)).destinations
 
 
 # ---------------------------------------------------------------------------------------- dialects

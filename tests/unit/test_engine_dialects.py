@@ -204,3 +204,18 @@ def test_the_wake_tick_follows_the_shortest_interval_in_use() -> None:
     node.engine.remove(1, START_NS + 1)
     node.engine.mark(START_NS + 1)
     assert node.engine.wake_tick_ns == slow_ns
+
+
+def test_a_demotion_does_not_make_the_wake_tick_longer() -> None:
+    # It may end without an order, and then the tick must be short enough already.
+    node = Node("10.77.0.2")
+    node.engine.add(1, prepared(vhid=7, advbase=0, advskew=8), START_NS)
+    fast_ns = node.engine.wake_tick_ns
+    node.engine.add(2, prepared(vhid=8, advbase=0, advskew=8), START_NS)
+    node.engine.fail_sends(1, 3, START_NS)
+    node.engine.remove(2, START_NS + 1)
+    node.engine.mark(START_NS + 1)
+    assert node.engine.wake_tick_ns == fast_ns
+    node.engine.remove(1, START_NS + 2)  # demoted as it is
+    node.engine.mark(START_NS + 2)
+    assert node.engine.wake_tick_ns > fast_ns
