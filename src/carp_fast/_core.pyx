@@ -30,6 +30,9 @@ cdef enum:
     CACHE_LINE = 64
     PACE = 65536                # advertisements a second while phases are filled
 
+cdef extern from "random.h" nogil:
+    uint64_t random_mixed(uint64_t x) noexcept
+
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
     void store_release(uint64_t* p, uint64_t x) noexcept
@@ -245,14 +248,11 @@ cdef void tell_state(Core* core, uint32_t slot, uint8_t previous, int64_t now_ns
 
 
 cdef uint32_t jitter_ns(const Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """0 to JITTER/256 s, by splitmix64: two hosts that both lost a tie do not rise together.
+    """0 to JITTER/256 s: two hosts that both lost a tie do not rise together.
 
     A function of seed, host and time, so that a replay of one host alone gives it again.
     """
-    cdef uint64_t x = (core.seed + slot) * 0x9e3779b97f4a7c15U + <uint64_t>now_ns
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebU
-    x ^= x >> 31
+    cdef uint64_t x = random_mixed((core.seed + slot) * 0x9e3779b97f4a7c15U + <uint64_t>now_ns)
     return <uint32_t>(x % (JITTER * <uint64_t>SECOND_NS // 256))
 
 

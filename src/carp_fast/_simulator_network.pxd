@@ -6,6 +6,9 @@ from carp_fast._core cimport Core
 from carp_fast._vhid cimport Block, Output, VirtualHost
 from carp_fast._wire cimport FRAME_ROOM
 
+cdef extern from "random.h" nogil:
+    uint64_t random_next(uint64_t* state) noexcept
+
 cdef enum:
     MACHINES_MAX = 8
     SEGMENTS_MAX = 32
@@ -319,7 +322,6 @@ cdef struct World:
     uint32_t broken_slot
     int64_t broken_value
 
-cdef uint64_t random_next(uint64_t* state) noexcept nogil
 cdef uint64_t random_below(uint64_t* state, uint64_t bound) noexcept nogil
 cdef bint random_chance(uint64_t* state, int64_t of_65536) noexcept nogil
 cdef void trace(World* world, uint8_t kind, uint32_t machine, uint32_t slot, uint32_t a,

@@ -21,16 +21,6 @@ cdef enum:
 
 # --------------------------------------------------------------------- numbers, trace, and memory
 
-cdef uint64_t random_next(uint64_t* state) noexcept nogil:
-    """The next number of splitmix64 (Steele, Lea, Flood: Fast splittable generators)."""
-    cdef uint64_t z
-    state[0] += <uint64_t>0x9E3779B97F4A7C15ULL
-    z = state[0]
-    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9ULL
-    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EBULL
-    return z ^ (z >> 31)
-
-
 cdef uint64_t random_below(uint64_t* state, uint64_t bound) noexcept nogil:
     return random_next(state) % bound if bound else 0
 

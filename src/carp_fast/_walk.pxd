@@ -2,6 +2,9 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+cdef extern from "random.h" nogil:
+    uint64_t random_next(uint64_t* state) noexcept
+
 cdef enum WalkOrder:                # in the order of ORDER_WORDS
     IN_TURN
     AT_RANDOM
@@ -22,6 +25,5 @@ cdef struct Walk:
     WalkOrder order
 
 cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil
-cdef uint64_t random_next(uint64_t* state) noexcept nogil
 cdef uint64_t greatest_divisor(uint64_t a, uint64_t b) noexcept nogil
 cdef void number_put(uint8_t* data, int length, const Number* number) noexcept nogil

@@ -8,16 +8,6 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 ORDER_WORDS = ("increment", "random")
 
 
-cdef uint64_t random_next(uint64_t* state) noexcept nogil:
-    """64 random bits (splitmix64, by Sebastiano Vigna, public domain)."""
-    cdef uint64_t x
-    state[0] += <uint64_t>0x9e3779b97f4a7c15U
-    x = state[0]
-    x = (x ^ (x >> 30)) * <uint64_t>0xbf58476d1ce4e5b9U
-    x = (x ^ (x >> 27)) * <uint64_t>0x94d049bb133111ebU
-    return x ^ (x >> 31)
-
-
 cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil:
     """The next value of a walk that has any; `walk.index` says which of them it is.
 

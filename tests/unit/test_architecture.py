@@ -84,8 +84,8 @@ PURE = (
     "_simulator",
 )
 WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump", "_floor", "_sink", "_flood")
-# Headers of ours that a pure module may include: SHA-1 and atomic loads, no system header.
-PURE_HEADERS = {"sha1.h", "atomic.h"}
+# Headers of ours that a pure module may include, none of the system's.
+PURE_HEADERS = {"sha1.h", "atomic.h", "random.h"}
 PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
 
 # The Python package, outermost first: a module imports only from layers further down.
