@@ -47,7 +47,10 @@ CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 REAL_TIME_BUDGET_US = 10_000_000
 RESIGN_DEADLINE_S = 10.0
 HOOKS_DEADLINE_S = 35.0
+# A take-over gives two reports a virtual host, faster than they are taken; one in ten is taken
+# meanwhile, at least. What the pump keeps free for itself comes on top.
 REPORTS_MIN, REPORTS_MAX = 8192, 262_144
+REPORTS_A_HOST, REPORTS_KEPT_FREE = 1.9, 1024
 # What the kernel answers when the address to be removed is gone already.
 GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
 CHANGES_LOGGED_MAX = 50  # lines of a reload in the log; who asked for it gets more
@@ -165,7 +168,8 @@ class Daemon:
         hosts = self.configuration.virtual_hosts
         rate = sum(map(advertisements_per_s, hosts))
         reports = REPORTS_MIN
-        while reports < 2 * len(hosts) and reports < REPORTS_MAX:
+        wanted = REPORTS_A_HOST * len(hosts) + REPORTS_KEPT_FREE
+        while reports < wanted and reports < REPORTS_MAX:
             reports *= 2
         self._receive = receive_path(self.configuration)
         self._record_capacity = recordings.capacity(self.configuration.daemon.record, len(hosts))
