@@ -115,7 +115,7 @@ class StateFile:
     def __init__(self, directory: Path, configuration: Path) -> None:
         name = hashlib.sha256(os.fsencode(configuration.resolve())).hexdigest()[:16]
         self.path = directory / f"addresses-{name}.json"
-        self._written: dict[str, list[str]] | None = None
+        self._written: bytes | None = None  # a digest: the content may be of 131,072 addresses
 
     def read(self) -> dict[str, list[str]]:
         """What the last run may have added, by interface; empty when there was none."""
@@ -131,16 +131,18 @@ class StateFile:
     def write(self, addresses: Mapping[str, Iterable[str]]) -> None:
         """Replaces the file as a whole; nothing is written when nothing changed. Raises OSError."""
         content = {name: sorted(addresses[name]) for name in sorted(addresses)}
-        if content == self._written:
+        encoded = msgspec.json.encode(content)
+        digest = hashlib.sha256(encoded).digest()
+        if digest == self._written:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_suffix(".new")
         with open(fresh, "wb") as file:
-            file.write(msgspec.json.encode(content))
+            file.write(encoded)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self.path)
-        self._written = content
+        self._written = digest
 
 
 def leftovers(

@@ -7,7 +7,6 @@ is played. What a command needs is imported inside it.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +115,8 @@ def replay(file: Path, as_json: bool, source: str | None, **given: Any) -> None:
 
 def write_whole(path: Path, lines: Iterable[str], *, force: bool) -> None:
     """Writes a file that is there whole or not at all. Raises OSError."""
+    import tempfile  # 0.7 MiB, which every daemon would hold
+
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(descriptor, "w", encoding="utf-8") as file:

@@ -51,6 +51,7 @@ HOOKS_DEADLINE_S = 35.0
 # meanwhile, at least. What the pump keeps free for itself comes on top.
 REPORTS_MIN, REPORTS_MAX = 8192, 262_144
 REPORTS_A_HOST, REPORTS_KEPT_FREE = 1.9, 1024
+M_ARENA_MAX = -8  # of mallopt(3)
 # What the kernel answers when the address to be removed is gone already.
 GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
 CHANGES_LOGGED_MAX = 50  # lines of a reload in the log; who asked for it gets more
@@ -65,6 +66,7 @@ def run(path: Path, pid_file: Path | None = None) -> int:
 
     Raises ConfigurationError and StartError before anything was touched.
     """
+    share_memory()
     configuration = config.load(path)
     require_capabilities()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -86,8 +88,15 @@ def require_capabilities() -> None:
         raise StartError(f"missing {' and '.join(missing)}: run as root, or grant it")
 
 
+def share_memory() -> None:
+    """All threads allocate in one place, so that a reload in a worker reuses what is free there."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; musl has but one
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
+
+
 def give_back_memory() -> None:
-    """What the start needed and nobody uses any more goes back to the kernel, where libc can."""
+    """What a start or a reload needed and nobody uses any more goes back to the kernel."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl gives back by itself
     if trim is not None:
         trim(0)
@@ -426,6 +435,7 @@ class Daemon:
             finally:
                 self._systemd.ready(f"{len(self.configuration.virtual_hosts)} virtual hosts")
             seconds = self._loop.time() - begin
+            give_back_memory()
         lines += difference.lines
         for line in lines[:CHANGES_LOGGED_MAX]:
             logger.info("%s", line)

@@ -6,6 +6,7 @@ virtual host. Must not know tables, files, or the other keys.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -87,6 +88,7 @@ def _family(text: str) -> Family:
     return FAMILIES[6] if ":" in text else FAMILIES[4]
 
 
+@functools.lru_cache(maxsize=256)  # few are in use, however many addresses have them
 def _prefix(text: str, family: Family) -> str:
     """What follows an address: "/24" of "/24", "/32" or "/128" of nothing."""
     most = family.size * 8

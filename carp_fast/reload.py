@@ -48,6 +48,8 @@ def _settings_changes(old: Settings, new: Settings) -> list[str]:
 
 def _host_changes(old: VirtualHost, new: VirtualHost, settings: list[str]) -> list[str]:
     changes = list(settings)
+    if old.addresses == new.addresses and old.unsigned_addresses == new.unsigned_addresses:
+        return changes  # as for nearly all of 65,280
     for key in ("addresses", "unsigned_addresses"):
         before, after = set(getattr(old, key)), set(getattr(new, key))
         gone, come = sorted(before - after), sorted(after - before)

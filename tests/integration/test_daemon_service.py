@@ -279,6 +279,7 @@ CONTRACT: dict[str, dict[str, tuple[type | None, ...]]] = {
         "heard_ago_s": (float, int),
     },
 }
+INTERFACE_COUNTERS = {"announcements_paced"}
 HOST_COUNTERS = {"addresses_restored", "duplicate_source", "counter_reset", "family_silent"}
 ADDITIONS = {
     "daemon": {"pump"},
@@ -323,7 +324,7 @@ def test_status_is_as_the_contract_has_it(lab_factory: Callable[..., Lab], tmp_p
     assert document["summary"] == {"virtual_hosts": 3, "master": 0, "backup": 3, "init": 0}
     (interface,) = document["interfaces"]
     assert_contract("interface", interface)
-    assert_counters(interface["counters"], {"announcements_paced"})
+    assert_counters(interface["counters"], INTERFACE_COUNTERS)
     assert (interface["name"], interface["link"]) == ("s1", "up")
     assert (interface["source"], interface["source6"]) == ("10.1.0.2", None)
     assert interface["counters"]["advertisements_heard"] >= 6
