@@ -66,7 +66,7 @@ MUTANTS = (
     ),
     Mutant(
         "tie of a BSD without jitter",
-        (("_core.pyx", "host.jitter_ns = jitter_ns(core)", "host.jitter_ns = 0"),),
+        (("_core.pyx", "host.jitter_ns = jitter_ns(core, slot, now_ns)", "host.jitter_ns = 0"),),
     ),
     Mutant(
         "tie of a BSD: jitter undone by the next advertisement",
