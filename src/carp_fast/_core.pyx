@@ -6,9 +6,9 @@ _actions.pyx turns the queues into frames and address changes, _orders.pyx chang
 Order of one turn: receive, expire, carry out.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from carp_fast._recorder cimport (
     Checkpoint, RECORD_STALLED, RECORD_STATE, Record, checkpoint_take, record_checkpoint,

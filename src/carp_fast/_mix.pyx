@@ -4,14 +4,14 @@ Made on the builders of _wire and signed from prepared keys, one by one, each wi
 of its flow: of what one source sends for one virtual host. Knows no socket, clock or file.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
 from carp_fast._auth cimport DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign, auth_sign_two
 from carp_fast._frames cimport FrameSource, Made, NO_FLOW
 from carp_fast._walk cimport (
-    AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, random_next, walk_take)
+    AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, walk_take)
 from carp_fast._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ARP_FRAME_LENGTH, CARP_LENGTH, ETHERNET_LENGTH,
     IPV4_LENGTH, IPV6_LENGTH, NA_FRAME_LENGTH, STAMP_LENGTH, wire_build4, wire_build6,

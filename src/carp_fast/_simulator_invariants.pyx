@@ -21,13 +21,13 @@ from carp_fast._simulator_network cimport (
     RESIGNED_WITH_ADDRESSES, RESTLESS, SENT_BY_BACKUP, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY,
     SILENCE_IMAGINED, SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, STILL_INIT,
     Slot, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
-    YIELDED_WRONGLY, broken, event_push, family_bit, machine_number, nic_works, trace)
+    YIELDED_WRONGLY, broken, event_push, machine_number, nic_works, trace)
 from carp_fast._simulator_rules cimport (
-    EITHER, Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
-    rule_interval, rule_learn, rule_least_master_down_ns, rule_least_skew_ns, rule_leaves,
+    Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
+    rule_learn, rule_least_master_down_ns, rule_least_skew_ns, rule_leaves,
     rule_may_preempt, rule_more_demoted, rule_replaces, rule_replay, rule_yields)
 from carp_fast._vhid cimport (
-    ADDRESS_LOST, Address, BACKUP, DIALECT_UCARP, EXPECTS_4, EXPECTS_6, FASTER_MASTER, INIT,
+    ADDRESS_LOST, Address, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
     IN_USE, LESS_DEMOTED_MASTER, MANAGE_ADDRESSES, MASTER, MASTER_DEMOTED, MASTER_DOWN,
     MASTER_RESIGNED, Output, PREEMPTED, RESIGNED, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4,
     SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)

@@ -6,7 +6,7 @@ one form of frame goes in and out. Knows no engine: frames, interface indexes, t
 """
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from carp_fast._wire cimport ETHERNET_LENGTH, IPV6_LENGTH, PROTOCOL_CARP
