@@ -170,10 +170,10 @@ def test_engine_receive(
     backup, reference = engine(hosts, family, BACKUP_SOURCES), PythonEngine(hosts, family)
     rounds = max(1, 65_280 // hosts)
     now_ns = START_NS + SECOND_NS
-    assert backup.receive_rounds(frames, now_ns, 1) == reference.receive(frames, now_ns) == hosts
+    assert backup.receive_many(frames, now_ns, 1) == reference.receive(frames, now_ns) == hosts
     benchmark.extra_info.update(hosts=hosts, family=family, sha1=SHA1_FORM)
     side_by_side(
-        lambda: backup.receive_rounds(frames, now_ns, rounds),
+        lambda: backup.receive_many(frames, now_ns, rounds),
         "Python with hmac",
         lambda: [reference.receive(frames, now_ns) for _ in range(rounds)],
         rounds * hosts,

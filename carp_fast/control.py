@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import itertools
 import logging
 import os
 import socket
@@ -37,7 +36,6 @@ CLIENTS_MAX = 64  # at once, so that a runaway script cannot take every file des
 EVENTS_QUEUED_MAX = 65_536
 EVENTS_PER_WRITE = 256
 CHUNK_BYTES = 262_144  # one write, and the unit in which a slow reader has to make progress
-SLICE_ITEMS = 2_000  # encoded in one turn of the loop by document_slices()
 ANSWER_STALL_S = 60.0  # a client that takes no chunk of its answer for this long is cut off
 LINGER_S = 5.0  # a client that is dropped may take this long to fetch the line that says so
 STOP_FLUSH_S = 1.0  # stop() waits this long for answers and events under way
@@ -71,26 +69,6 @@ class ControlCounters(msgspec.Struct):
     clients_stalled: int = 0
     lines_too_long: int = 0
     readers_dropped: int = 0
-
-
-async def document_slices(
-    name: str, fields: Mapping[str, object], list_name: str, items: Iterable[object]
-) -> AsyncIterator[bytes]:
-    """Encodes ``{"ok": true, NAME: {FIELDS..., LIST_NAME: [ITEMS...]}}``, SLICE_ITEMS a slice.
-
-    For the answer of a handler: the server yields to the loop between slices, so tens of
-    thousands of items never hold it for long. `items` may be a generator; it is consumed lazily.
-    """
-    encode = msgspec.json.encode
-    head = encode(fields)
-    opening = head[:-1] + (b"," if len(fields) else b"")
-    yield b'{"ok":true,' + encode(name) + b":" + opening + encode(list_name) + b":["
-    iterator = iter(items)
-    separator = b""
-    while chunk := list(itertools.islice(iterator, SLICE_ITEMS)):
-        yield separator + encode(chunk)[1:-1]
-        separator = b","
-    yield b"]}}"
 
 
 class _Subscription:

@@ -51,7 +51,8 @@ HOOKS_DEADLINE_S = 35.0
 # meanwhile, at least. What the pump keeps free for itself comes on top.
 REPORTS_MIN, REPORTS_MAX = 8192, 262_144
 REPORTS_A_HOST, REPORTS_KEPT_FREE = 1.9, 1024
-M_ARENA_MAX = -8  # of mallopt(3)
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of mallopt(3)
+MAPPED_BYTES = 1 << 17  # from which on what is freed goes back to the kernel at once
 # What the kernel answers when the address to be removed is gone already.
 GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
 CHANGES_LOGGED_MAX = 50  # lines of a reload in the log; who asked for it gets more
@@ -89,10 +90,14 @@ def require_capabilities() -> None:
 
 
 def share_memory() -> None:
-    """All threads allocate in one place, so that a reload in a worker reuses what is free there."""
+    """All threads allocate in one place, so that a reload in a worker reuses what is free there.
+
+    What is large does not: the C library would learn to keep it, and small things in its gaps.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; musl has but one
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def give_back_memory() -> None:
@@ -404,7 +409,7 @@ class Daemon:
 
     async def _resync(self) -> None:
         """Reports were lost: takes every state from the pump and tells what differs."""
-        for snapshot in await self._status.snapshots():
+        async for snapshot in self._status.snapshots(range(len(self._hosts.hosts))):
             for slot, fields in snapshot.hosts():
                 state, reason = fields["state"], fields["reason"]
                 if state != STATES[self._hosts.states[slot]]:

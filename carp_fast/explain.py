@@ -73,7 +73,7 @@ class Explanations:
         found, wanted = [], {"interface": interface, "vhid": vhid}
         for snapshot in snapshots:
             # A slot may have become free, or another's, while the pump copied.
-            for entry in self._status.virtual_hosts([snapshot], wanted):
+            for entry in self._status.virtual_hosts(snapshot, wanted):
                 [(slot, fields)] = snapshot.explained(now_ns)
                 host = self._hosts.hosts[slot]
                 assert host is not None

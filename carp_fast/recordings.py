@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from carp_fast.documents import document_slices, in_slices
 from carp_fast.scenarios import address_text, mac_text, seconds_text, toml_lines
 
 logger = logging.getLogger(__name__)
@@ -105,8 +106,6 @@ async def answer(
 
     {"recording": {"records", "overwritten", "unrecorded", "virtual_hosts", "lines": [...]}}
     """
-    from carp_fast.control import document_slices
-
     interface, vhid = request.get("interface"), request.get("vhid")
     wanted = {
         slot: Recorded(host, hosts.retired(slot))
@@ -128,7 +127,7 @@ async def answer(
         "unrecorded": copy.unrecorded,
         "virtual_hosts": sum(line == "[[host]]" for line in lines),
     }
-    return document_slices("recording", fields, "lines", lines)
+    return document_slices("recording", fields, "lines", in_slices(lines))
 
 
 async def copy_slices(orders: Orders) -> list[Records]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from carp_fast import __version__
 from carp_fast._pump import HOSTS_A_SNAPSHOT
+from carp_fast.documents import document_slices
 from carp_fast.hosts import BACKUP, INIT, MASTER, STATES, Hosts, every_address
 from carp_fast.network import NO_SOURCES
 from carp_fast.reports import address_text, rfc3339
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # What three failed sends in a row add, by dialect: to the advskew, or to OpenBSD's demote byte.
 SEND_ERRORS, SEND_ERRORS_OPENBSD = 240, 1
+SPANS_A_SLICE = 32  # orders to the pump, which has room for 4,096
 
 
 def seconds_ago(at_ns: int, now_ns: int) -> float:
@@ -58,6 +60,21 @@ def heard(source: Mapping[str, Any], now_ns: int) -> dict[str, Any]:
     }
 
 
+def spans(slots: Iterable[int]) -> Iterator[list[tuple[int, int]]]:
+    """Ascending slots as (first, how many) of those that follow one another, a slice at a time."""
+    slice_: list[tuple[int, int]] = []
+    for slot in slots:
+        if slice_ and slot == sum(slice_[-1]):
+            slice_[-1] = (slice_[-1][0], slice_[-1][1] + 1)
+        else:
+            slice_.append((slot, 1))
+        if len(slice_) == SPANS_A_SLICE or sum(count for _, count in slice_) == HOSTS_A_SNAPSHOT:
+            yield slice_
+            slice_ = []
+    if slice_:
+        yield slice_
+
+
 class Status:
     """Builds the document; each virtual host is whole, copied out by the pump in slices."""
 
@@ -70,15 +87,16 @@ class Status:
         self._started_at_ns = time.monotonic_ns()
         self.receive = "packet"
 
-    async def snapshots(self) -> list[Snapshot]:
-        """Every slot, copied out in slices, an advertisement never waiting for more than one."""
-        slices = []
-        total = len(self._hosts.hosts)
-        for first in range(0, total, HOSTS_A_SNAPSHOT):
-            count = min(HOSTS_A_SNAPSHOT, total - first)
-            slices.append(self._pump.snapshot(first, count))
+    async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[Snapshot]:
+        """These slots, ascending, copied out one slice after the other.
+
+        An advertisement never waits for more than one slice, and no more than one is in memory.
+        """
+        for slice_ in spans(slots):
+            snapshots = [self._pump.snapshot(first, count) for first, count in slice_]
             await self._orders.done()
-        return slices
+            for snapshot in snapshots:
+                yield snapshot
 
     def summary(self) -> dict[str, int]:
         """How many virtual hosts there are, and in which state."""
@@ -133,23 +151,35 @@ class Status:
             "counters": counters,
         }
 
+    def _slots(self, wanted: Mapping[str, Any]) -> list[int]:
+        """Of the virtual hosts that `wanted` (interface, vhid) names; all where it names none."""
+        interface, vhid = wanted.get("interface"), wanted.get("vhid")
+        return [
+            slot
+            for slot, host in self._hosts.used()
+            if interface in (None, host.interface) and vhid in (None, host.vhid)
+        ]
+
     def virtual_hosts(
-        self, slices: list[Snapshot], wanted: Mapping[str, Any]
+        self, snapshot: Snapshot, wanted: Mapping[str, Any]
     ) -> Iterator[dict[str, Any]]:
-        """The virtual hosts that match `wanted` (interface, vhid, state; None: all)."""
+        """Those of a snapshot that match `wanted` (interface, vhid, state; None: all)."""
         now_ns = time.monotonic_ns()
-        for snapshot in slices:
-            for slot, fields in snapshot.hosts():
-                host = self._hosts.hosts[slot] if slot < len(self._hosts.hosts) else None
-                if host is None:
-                    continue
-                if wanted.get("interface") not in (None, host.interface):
-                    continue
-                if wanted.get("vhid") not in (None, host.vhid):
-                    continue
-                if wanted.get("state") not in (None, fields["state"]):
-                    continue
-                yield self._virtual_host(slot, fields, now_ns)
+        for slot, fields in snapshot.hosts():
+            host = self._hosts.hosts[slot] if slot < len(self._hosts.hosts) else None
+            if host is None:
+                continue
+            if wanted.get("interface") not in (None, host.interface):
+                continue
+            if wanted.get("vhid") not in (None, host.vhid):
+                continue
+            if wanted.get("state") not in (None, fields["state"]):
+                continue
+            yield self._virtual_host(slot, fields, now_ns)
+
+    async def _virtual_hosts(self, wanted: Mapping[str, Any]) -> AsyncIterator[list[Any]]:
+        async for snapshot in self.snapshots(self._slots(wanted)):
+            yield list(self.virtual_hosts(snapshot, wanted))
 
     def _virtual_host(self, slot: int, fields: dict[str, Any], now_ns: int) -> dict[str, Any]:
         host = self._hosts.hosts[slot]
@@ -186,7 +216,7 @@ class Status:
 
     async def answer(self, request: dict[str, Any]) -> AsyncIterator[bytes]:
         """The answer to a status request, in slices."""
-        from carp_fast.control import ControlError, document_slices
+        from carp_fast.control import ControlError
 
         state = request.get("state")
         if state is not None:
@@ -194,6 +224,5 @@ class Status:
             if state not in STATES:
                 raise ControlError(f"state {state}: one of {', '.join(STATES)}")
         fields = await self.fields(request.get("interface"))
-        slices = await self.snapshots()
-        hosts = self.virtual_hosts(slices, {**request, "state": state})
-        return document_slices("status", fields, "virtual_hosts", hosts)
+        slices = self._virtual_hosts({**request, "state": state})
+        return document_slices("status", fields, "virtual_hosts", slices)

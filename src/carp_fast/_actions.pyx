@@ -272,7 +272,7 @@ cdef void begin_announcing(Core* core, uint32_t slot, int64_t now_ns) noexcept n
         return
     host.flags |= ANNOUNCING
     host.repeat_in = REPEAT_AFTER
-    host.announce_left = host.announce_count if host.announce_interval_ns else 1
+    host.announce_left = host.announce_count if host.announce_interval_ms else 1
     plan_announcement(host, now_ns)
     engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
 
@@ -285,14 +285,15 @@ cdef void plan_announcement(VirtualHost* host, int64_t now_ns) noexcept nogil:
     if host.announce_left:
         host.announce_left -= 1
     if host.announce_left:
-        host.announce_at_ns = now_ns + host.announce_interval_ns
+        host.announce_at_ns = now_ns + host.announce_interval_ms * <int64_t>1000000
     else:
-        host.announce_at_ns = now_ns + host.announce_refresh_ns if host.announce_refresh_ns else 0
+        host.announce_at_ns = (now_ns + host.announce_refresh_ms * <int64_t>1000000
+                               if host.announce_refresh_ms else 0)
 
 
 cdef uint32_t announcement_frames(const VirtualHost* host) noexcept nogil:
     """How often each address stands in one announcement: all at once where no interval is set."""
-    return 1 if host.announce_interval_ns else host.announce_count
+    return 1 if host.announce_interval_ms else host.announce_count
 
 
 cdef uint32_t next_announcement(Core* core, int64_t now_ns) noexcept nogil:

@@ -23,3 +23,6 @@ cdef void auth_sign_two(const AuthKey* key, const uint8_t* counter, uint8_t* dig
                         uint8_t* other_digest) noexcept nogil
 cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
                       const uint8_t* digest) noexcept nogil
+cdef void auth_verify_two(const AuthKey* key, const uint8_t* counter, const uint8_t* digest,
+                          const AuthKey* other_key, const uint8_t* other_counter,
+                          const uint8_t* other_digest, bint* fit) noexcept nogil

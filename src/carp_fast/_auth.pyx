@@ -6,15 +6,18 @@ socket, clock or file. The digest is that of carp_hmac_prepare / carp_hmac_gener
 BSDs' ip_carp.c; the key is a passphrase in a 20-byte field padded with NUL.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef extern from "sha1.h" nogil:
     void sha1_compress(uint32_t* state, const uint8_t* block) noexcept
-    void sha1_end_hmac(const uint32_t* inner, const uint32_t* outer, const uint8_t* block,
-                       uint8_t* digest) noexcept
-    void sha1_compress_two(uint32_t* state0, const uint8_t* block0, uint32_t* state1,
-                           const uint8_t* block1) noexcept
+    struct sha1_ending:
+        const uint32_t* inner
+        const uint32_t* outer
+        const uint8_t* block
+        uint8_t* digest
+    void sha1_end(const sha1_ending* ending) noexcept
+    void sha1_end_two(const sha1_ending* endings) noexcept
     int sha1_choose(int want_ni)
 
 
@@ -65,86 +68,77 @@ cdef inline bint fits(const AuthKey* key) noexcept nogil:
     return key.tail_length + COUNTER_LENGTH < 56
 
 
-cdef inline bint put_inner(uint8_t* block, const AuthKey* key,
-                           const uint8_t* counter) noexcept nogil:
-    """Write what follows the inner state, one block or two, padded; whether it is one."""
+cdef struct Room:
+    uint8_t block[128]
+    uint32_t state[5]
+
+
+cdef inline void put_ending(sha1_ending* ending, Room* room, const AuthKey* key,
+                            const uint8_t* counter, uint8_t* digest) noexcept nogil:
+    """What is left to do once the counter stands behind the constant bytes, padded."""
     cdef uint32_t used = key.tail_length + COUNTER_LENGTH
-    memcpy(block, key.tail, 64)
+    ending.inner = &key.inner[0]
+    ending.outer = &key.outer[0]
+    ending.block, ending.digest = room.block, digest
+    memcpy(room.block, key.tail, 64)
+    memcpy(room.block + key.tail_length, counter, COUNTER_LENGTH)
     if fits(key):
-        memcpy(block + key.tail_length, counter, COUNTER_LENGTH)
-        return True
-    memset(block + 64, 0, 64)
-    memcpy(block + key.tail_length, counter, COUNTER_LENGTH)
-    block[used] = 0x80
-    put32(block + 124, (key.hashed + used) * 8)
-    return False
-
-
-cdef inline void put_outer(uint8_t* block, const uint32_t* state) noexcept nogil:
-    """Write what follows the outer state: the inner digest, padded."""
-    cdef int i
-    for i in range(5):
-        put32(block + 4 * i, state[i])
-    memset(block + DIGEST_LENGTH, 0, 64 - DIGEST_LENGTH)
-    block[DIGEST_LENGTH] = 0x80
-    put32(block + 60, (64 + DIGEST_LENGTH) * 8)
-
-
-cdef inline void put_digest(uint8_t* digest, const uint32_t* state) noexcept nogil:
-    cdef int i
-    for i in range(5):
-        put32(digest + 4 * i, state[i])
+        return
+    # The padding does not fit into the block with the counter: that one is hashed here.
+    memset(room.block + used, 0, sizeof(room.block) - used)
+    room.block[used] = 0x80
+    put32(room.block + 124, (key.hashed + used) * 8)
+    memcpy(room.state, key.inner, sizeof(room.state))
+    sha1_compress(room.state, room.block)
+    ending.inner, ending.block = room.state, room.block + 64
 
 
 cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest) noexcept nogil:
     """Write the 20-byte HMAC-SHA1 of the prepared message and the 8-byte `counter`."""
-    cdef uint8_t block[128]
-    cdef uint32_t state[5]
-    if put_inner(block, key, counter):
-        sha1_end_hmac(key.inner, key.outer, block, digest)
-        return
-    memcpy(state, key.inner, sizeof(state))
-    sha1_compress(state, block)
-    sha1_end_hmac(state, key.outer, block + 64, digest)
+    cdef Room room
+    cdef sha1_ending ending
+    put_ending(&ending, &room, key, counter, digest)
+    sha1_end(&ending)
 
 
 cdef void auth_sign_two(const AuthKey* key, const uint8_t* counter, uint8_t* digest,
                         const AuthKey* other_key, const uint8_t* other_counter,
                         uint8_t* other_digest) noexcept nogil:
     """The same for two at once, in little more than half of the time (SHA-NI)."""
-    cdef uint8_t block[128]
-    cdef uint8_t other_block[128]
-    cdef uint32_t state[5]
-    cdef uint32_t other_state[5]
-    cdef bint one = put_inner(block, key, counter)
-    if put_inner(other_block, other_key, other_counter) != one:
-        auth_sign(key, counter, digest)
-        auth_sign(other_key, other_counter, other_digest)
-        return
-    memcpy(state, key.inner, sizeof(state))
-    memcpy(other_state, other_key.inner, sizeof(other_state))
-    sha1_compress_two(state, block, other_state, other_block)
-    if not one:
-        sha1_compress_two(state, block + 64, other_state, other_block + 64)
-    put_outer(block, state)
-    put_outer(other_block, other_state)
-    memcpy(state, key.outer, sizeof(state))
-    memcpy(other_state, other_key.outer, sizeof(other_state))
-    sha1_compress_two(state, block, other_state, other_block)
-    put_digest(digest, state)
-    put_digest(other_digest, other_state)
+    cdef Room rooms[2]
+    cdef sha1_ending endings[2]
+    put_ending(&endings[0], &rooms[0], key, counter, digest)
+    put_ending(&endings[1], &rooms[1], other_key, other_counter, other_digest)
+    sha1_end_two(endings)
+
+
+cdef inline bint equal(const uint8_t* one, const uint8_t* other) noexcept nogil:
+    """Whether two digests are, in a time that does not depend on where they differ."""
+    cdef uint64_t[2] first
+    cdef uint64_t[2] second
+    cdef uint32_t first_end, second_end
+    memcpy(first, one, 16)
+    memcpy(second, other, 16)
+    memcpy(&first_end, one + 16, 4)
+    memcpy(&second_end, other + 16, 4)
+    return ((first[0] ^ second[0]) | (first[1] ^ second[1]) | (first_end ^ second_end)) == 0
 
 
 cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
                       const uint8_t* digest) noexcept nogil:
-    """Whether `digest` fits, in a time that does not depend on where it differs."""
+    """Whether `digest` fits."""
     cdef uint8_t expected[20]
-    cdef uint8_t difference = 0
-    cdef int i
     auth_sign(key, counter, expected)
-    for i in range(DIGEST_LENGTH):
-        difference |= expected[i] ^ digest[i]
-    return difference == 0
+    return equal(expected, digest)
+
+
+cdef void auth_verify_two(const AuthKey* key, const uint8_t* counter, const uint8_t* digest,
+                          const AuthKey* other_key, const uint8_t* other_counter,
+                          const uint8_t* other_digest, bint* fit) noexcept nogil:
+    """The same for two at once: `fit[0]` and `fit[1]`."""
+    cdef uint8_t expected[2][20]
+    auth_sign_two(key, counter, expected[0], other_key, other_counter, expected[1])
+    fit[0], fit[1] = equal(expected[0], digest), equal(expected[1], other_digest)
 
 
 cdef class Key:

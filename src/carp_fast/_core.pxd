@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast._recorder cimport Checkpoint, Recorder
-from carp_fast._vhid cimport Event, VirtualHost
+from carp_fast._vhid cimport Event, Source, VirtualHost
 from carp_fast._wheel cimport Wheel
 from carp_fast._wire cimport VERDICTS
 
@@ -49,7 +49,7 @@ cdef enum OrderKind:
     ORDER_LOSE_ADDRESS                    # ... too often: give the host up
     ORDER_MARK                            # report DONE when everything before it is carried out
     ORDER_FLUSH                           # report DONE when nothing is left to carry out
-    ORDER_SNAPSHOT                        # copy `value` hosts from `slot` on to `pointer`
+    ORDER_SNAPSHOT                        # copy `value` hosts from `slot` on; `pointer`: a HostsCopy
     ORDER_SNAPSHOT_INTERFACES             # copy `value` interfaces from `slot` on to `pointer`
     ORDER_COPY_RECORDS                    # `pointer`: a RecordCopy
     ORDER_ASSUME                          # a host goes on from the Checkpoint at `pointer`
@@ -106,6 +106,10 @@ cdef struct Interface:
     uint32_t rejections_count       # ever; the next place is this modulo REJECTIONS
     Rejection rejections[REJECTIONS]
 
+cdef struct HostsCopy:              # room for a snapshot
+    VirtualHost* hosts
+    Source* sources                 # SOURCES of each
+
 cdef struct Queue:                  # slots, each at most once: never overflows
     uint32_t* slots
     uint32_t head
@@ -122,6 +126,8 @@ cdef struct ReportRing:             # one writer, one reader
 cdef struct Core:
     void* room                      # what was allocated for `hosts`
     VirtualHost* hosts              # at a cache line's start
+    void* sources_room
+    Source* sources                 # the first of every host, then all the second ones, ...
     Interface* interfaces
     uint32_t* index                 # interface x 256 + vhid -> slot + 1
     uint32_t slots                  # highest slot ever used + 1
@@ -167,4 +173,4 @@ cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_n
 cdef void report_end(Core* core) noexcept nogil
 cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, const uint8_t* mac,
                       int64_t now_ns) noexcept nogil
-cdef bint engine_may_tell(int64_t* told_ns, int64_t now_ns) noexcept nogil
+cdef bint engine_may_tell(uint32_t* told_ms, int64_t now_ns) noexcept nogil

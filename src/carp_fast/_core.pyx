@@ -19,7 +19,7 @@ from carp_fast._vhid cimport (
     FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING, JITTER, LAST_ADVERTISEMENT, LINK_DOWN,
     MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
     ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, OWN_SOURCE, OWN_SOURCE6, PREEMPTED,
-    REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, STARTED,
+    REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, SOURCES, STARTED,
     STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
     TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_least_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_transition, VirtualHost)
@@ -45,7 +45,7 @@ REPORT_WORDS = (
     "family_heard")
 
 # Said at most this often for one virtual host, however many packets come.
-cdef int64_t TELL_EVERY_NS = 60 * <int64_t>SECOND_NS
+cdef uint32_t TELL_EVERY_MS = 60000
 
 
 # ---------------------------------------------------------------------------- memory and queues
@@ -59,6 +59,11 @@ cdef int queue_open(Queue* queue, uint32_t capacity) except -1:
     return 0
 
 
+cdef inline void* at_line(void* room) noexcept nogil:
+    """Where the first cache line within `room` begins."""
+    return <void*>((<size_t>room + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1))
+
+
 cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except -1:
     """Reserve the tables; pages are touched as hosts come.
 
@@ -70,12 +75,14 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
     core.wake_tick_ns = core.longest_tick_ns = 20 * TICK_NS
     core.shortest_ns = SECOND_NS
     core.room = calloc(MAX_VIRTUAL_HOSTS + 1, sizeof(VirtualHost))
-    core.hosts = <VirtualHost*>((<size_t>core.room + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1))
+    core.hosts = <VirtualHost*>at_line(core.room)
+    core.sources_room = calloc(SOURCES * MAX_VIRTUAL_HOSTS + 1, sizeof(Source))
+    core.sources = <Source*>at_line(core.sources_room)
     core.interfaces = <Interface*>calloc(MAX_INTERFACES, sizeof(Interface))
     core.index = <uint32_t*>calloc(MAX_INTERFACES * 256, sizeof(uint32_t))
     core.reports.reports = <Report*>calloc(report_capacity, sizeof(Report))
     core.reports.mask = report_capacity - 1
-    if (core.room == NULL or core.interfaces == NULL or core.index == NULL
+    if (core.room == NULL or core.sources_room == NULL or core.interfaces == NULL or core.index == NULL
             or core.reports.reports == NULL):
         raise MemoryError("engine")
     wheel_open(&core.wheel, MAX_VIRTUAL_HOSTS)
@@ -92,6 +99,7 @@ cdef void engine_close(Core* core) noexcept:
         for slot in range(core.slots):
             free(core.hosts[slot].block)
     free(core.room)
+    free(core.sources_room)
     free(core.interfaces)
     free(core.index)
     free(core.reports.reports)
@@ -190,11 +198,12 @@ cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, c
         report_end(core)
 
 
-cdef bint engine_may_tell(int64_t* told_ns, int64_t now_ns) noexcept nogil:
-    """Whether TELL_EVERY_NS have passed since it was last said; it is said now, then."""
-    if told_ns[0] and now_ns - told_ns[0] < TELL_EVERY_NS:
+cdef bint engine_may_tell(uint32_t* told_ms, int64_t now_ns) noexcept nogil:
+    """Whether TELL_EVERY_MS have passed since it was last said; it is said now, then."""
+    cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000)
+    if told_ms[0] and now_ms - told_ms[0] < TELL_EVERY_MS:
         return False
-    told_ns[0] = now_ns
+    told_ms[0] = now_ms if now_ms else 1
     return True
 
 
@@ -332,7 +341,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
     if effects & ANSWER and now_ns - host.answered_ns >= vhid_interval_ns(host):
         host.answered_ns = now_ns
         engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
-        if engine_may_tell(&host.told_reasserted_ns, now_ns):
+        if engine_may_tell(&host.told_reasserted_ms, now_ns):
             engine_tell(core, REASSERTED, slot, 0, NULL, now_ns)
         if host.flags & ANNOUNCING:                     # else the addresses are not there yet
             engine_ask(core, &core.announce, slot, TO_ANNOUNCE)

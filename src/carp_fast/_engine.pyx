@@ -21,13 +21,13 @@ from carp_fast._core cimport (
     engine_next_deadline, engine_open, engine_stall)
 from carp_fast._orders cimport assume_address, obey
 from carp_fast._prepared cimport PreparedHost, expect_bytes
-from carp_fast._receive cimport engine_foresee, engine_receive
+from carp_fast._receive cimport FrameHeard, engine_receive, engine_receive_many
 from carp_fast._recorder cimport (
     Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
     recorder_open, records_list)
 from carp_fast._vhid cimport (
     Address, CONTESTED, Event, EVENTS, EXPECTS_4, EXPECTS_6, IN_USE, MASTER_LEAVES, Output,
-    RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source, VirtualHost,
+    RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source, VirtualHost, vhid_source,
     vhid_advskew, vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_judge,
     vhid_master, vhid_master_down_ns)
 from carp_fast._wheel cimport NOBODY
@@ -67,7 +67,7 @@ cdef list sources_list(const VirtualHost* host):
     cdef list found = []
     cdef int i
     for i in range(SOURCES):
-        source = &host.sources[i]
+        source = vhid_source(host, i)
         if source.heard_ns:
             found.append({
                 "source": address_bytes(source.address, source.family), "family": source.family,
@@ -134,7 +134,7 @@ cdef dict explained_dict(const VirtualHost* host, int64_t now_ns):
     cdef const Source* source
     cdef int i, at = 0
     for i in range(SOURCES):
-        source = &host.sources[i]
+        source = vhid_source(host, i)
         if source.heard_ns:
             peer = fields["peers"][at]
             peer["event"], peer["own_source"] = judged(host, source, now_ns)
@@ -294,29 +294,28 @@ cdef class Engine:
 
     def receive(self, uint16_t interface, bytes frame, int64_t now_ns) -> str:
         """Take in one frame; returns its verdict's word, "not_carp" for other protocols."""
-        cdef int verdict = engine_receive(&self.core, interface, frame, <uint32_t>len(frame),
-                                          now_ns)
+        cdef FrameHeard heard
+        heard.bytes, heard.length, heard.interface = frame, <uint32_t>len(frame), interface
+        heard.arrived_ns = now_ns
+        cdef int verdict = engine_receive(&self.core, &heard)
         return VERDICT_WORDS[verdict] if verdict < VERDICTS else "not_carp"
 
-    def receive_rounds(self, frames, int64_t now_ns, int rounds) -> int:
-        """Benchmark: take in every (interface, frame) of `frames` `rounds` times; how many OK."""
+    def receive_many(self, frames, int64_t now_ns, int rounds=1) -> int:
+        """Take in every (interface, frame) of `frames` in order, `rounds` times; how many OK."""
         cdef list kept = list(frames)
         cdef uint32_t count = len(kept), i, good = 0
         cdef int r
-        cdef const uint8_t** data = <const uint8_t**>calloc(count, sizeof(void*))
-        cdef uint16_t* where = <uint16_t*>calloc(count, sizeof(uint16_t))
-        cdef uint32_t length = len(kept[0][1])
+        cdef FrameHeard* heard = <FrameHeard*>calloc(count or 1, sizeof(FrameHeard))
+        if heard == NULL:
+            raise MemoryError("frames")
         for i in range(count):
-            where[i] = kept[i][0]
-            data[i] = <const uint8_t*><const char*>(<bytes>kept[i][1])
+            heard[i].interface, heard[i].arrived_ns = kept[i][0], now_ns
+            heard[i].bytes = <const uint8_t*><const char*>(<bytes>kept[i][1])
+            heard[i].length = <uint32_t>len(<bytes>kept[i][1])
         with nogil:
             for r in range(rounds):
-                for i in range(count):
-                    if i + 4 < count:
-                        engine_foresee(&self.core, where[i + 4], data[i + 4], length)
-                    good += engine_receive(&self.core, where[i], data[i], length, now_ns) == 0
-        free(data)
-        free(where)
+                good += engine_receive_many(&self.core, heard, count)
+        free(heard)
         return good
 
     def advertise_rounds(self, int64_t now_ns, int rounds) -> int:

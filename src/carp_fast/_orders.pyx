@@ -10,7 +10,8 @@ from libc.string cimport memcmp, memcpy, memset
 from carp_fast._actions cimport begin_announcing, may_release, wanted_change
 from carp_fast._auth cimport AuthKey
 from carp_fast._core cimport (
-    Core, DONE, engine_record, engine_touch, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ANNOUNCE,
+    Core, DONE, engine_record, engine_touch, HostsCopy, Interface, MAX_INTERFACES,
+    MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ANNOUNCE,
     ORDER_ASSUME, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
     Order, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release, engine_schedule,
@@ -25,10 +26,10 @@ from carp_fast._vhid cimport (
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
     ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
     PREFERRED,
-    RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE_FOUND,
+    RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE_FOUND, SOURCES, Source,
     STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns, vhid_least_interval_ns,
-    vhid_master_down_ns, vhid_same_address)
+    vhid_master_down_ns, vhid_same_address, vhid_source)
 from carp_fast._wheel cimport NOBODY, wheel_disarm, wheel_skip
 from carp_fast._wire cimport wire_build4, wire_build6
 
@@ -91,7 +92,12 @@ cdef void find_shortest(Core* core) noexcept nogil:
 cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[order.slot]
     cdef uint32_t* first
+    cdef uint32_t i
     memcpy(host, order.pointer, sizeof(VirtualHost))
+    host.sources, host.sources_apart = &core.sources[order.slot], MAX_VIRTUAL_HOSTS
+    for i in range(SOURCES):
+        if vhid_source(host, i).family:     # the slot was another's
+            memset(vhid_source(host, i), 0, sizeof(Source))
     host.flags |= IN_USE
     host.state = INIT
     host.since_ns = now_ns
@@ -115,6 +121,18 @@ cdef void remove_host(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     engine_event(core, slot, ON_RESIGN, 0, now_ns)
     if may_release(host):
         engine_release(core, slot, now_ns)
+
+
+cdef void copy_hosts(const Core* core, uint32_t first, uint32_t count,
+                     HostsCopy* copy) noexcept nogil:
+    """Copy hosts from slot `first` on, each with its sources."""
+    cdef uint32_t i, k
+    memcpy(copy.hosts, &core.hosts[first], count * sizeof(VirtualHost))
+    for i in range(count):
+        copy.hosts[i].sources = &copy.sources[i * SOURCES]
+        copy.hosts[i].sources_apart = 1
+        for k in range(SOURCES):
+            copy.sources[i * SOURCES + k] = core.sources[k * MAX_VIRTUAL_HOSTS + first + i]
 
 
 cdef void keep_old_keys(VirtualHost* host, Block* block, bint new_key,
@@ -187,8 +205,8 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     host.startup_delay_ms = wanted.startup_delay_ms
     host.preempt_delay_ms = wanted.preempt_delay_ms
     host.announce_count = wanted.announce_count
-    host.announce_interval_ns = wanted.announce_interval_ns
-    host.announce_refresh_ns = wanted.announce_refresh_ns
+    host.announce_interval_ms = wanted.announce_interval_ms
+    host.announce_refresh_ms = wanted.announce_refresh_ms
     core.shortest_left |= least_ns <= core.shortest_ns
     note_shortest(core, host)
     build_frames(core, host)
@@ -312,7 +330,8 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was) noexcept nogi
         was.flags & ~<uint32_t>(CONFIGURED_FLAGS | IN_USE))
     host.state, host.reason, host.demotion = was.state, was.reason, was.demotion
     memcpy(host.master, was.master, 2)
-    memcpy(host.sources, was.sources, sizeof(host.sources))
+    for i in range(SOURCES):
+        vhid_source(host, i)[0] = was.sources[i]
     host.failed_sends, host.good_sends = was.failed_sends, was.good_sends
     host.repeat_in, host.announce_left = was.repeat_in, was.announce_left
     host.counter, host.since_ns = was.counter, was.since_ns
@@ -395,7 +414,7 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     elif order.kind == ORDER_FLUSH:
         core.flush_mark = order.value
     elif order.kind == ORDER_SNAPSHOT:
-        memcpy(order.pointer, &core.hosts[slot], order.value * sizeof(VirtualHost))
+        copy_hosts(core, slot, <uint32_t>order.value, <HostsCopy*>order.pointer)
     elif order.kind == ORDER_SNAPSHOT_INTERFACES:
         memcpy(order.pointer, &core.interfaces[slot], order.value * sizeof(Interface))
     elif not alive:

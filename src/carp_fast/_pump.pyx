@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast._core cimport (
-    Core, DONE, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ANNOUNCE, ORDER_COPY_RECORDS,
+    Core, DONE, HostsCopy, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ANNOUNCE, ORDER_COPY_RECORDS,
     ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
     Report)
@@ -26,7 +26,7 @@ from carp_fast._recorder cimport Record, RecordCopy, records_list
 from carp_fast._socket cimport receive_prepare, send_prepare
 from carp_fast._turn cimport (
     ORDERS, PumpState, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE, SCHEDULED_NORMAL, run_due)
-from carp_fast._vhid cimport IN_USE, VirtualHost
+from carp_fast._vhid cimport IN_USE, SOURCES, Source, VirtualHost
 from carp_fast._wheel cimport NOBODY
 
 cdef extern from "atomic.h" nogil:
@@ -400,14 +400,14 @@ cdef class Pump:
     def snapshot(self, uint32_t first, uint32_t count):
         """Order a copy of hosts `first` to `first + count`; a Snapshot, filled at the next mark."""
         cdef Snapshot snapshot = Snapshot(count, first, False)
-        self.push(ORDER_SNAPSHOT, first, 0, count, snapshot.room)
+        self.push(ORDER_SNAPSHOT, first, 0, count, &snapshot.copy)
         self.keep(snapshot)
         return snapshot
 
     def snapshot_interfaces(self, uint32_t count, uint32_t first=0):
         """Order a copy of `count` interfaces' counters and rejections, from number `first` on."""
         cdef Snapshot snapshot = Snapshot(count, first, True)
-        self.push(ORDER_SNAPSHOT_INTERFACES, first, 0, count, snapshot.room)
+        self.push(ORDER_SNAPSHOT_INTERFACES, first, 0, count, snapshot.of_interfaces)
         self.keep(snapshot)
         return snapshot
 
@@ -447,43 +447,50 @@ cdef class Pump:
 
 cdef class Snapshot:
     """Hosts or interfaces copied out by the pump, each whole; read it when its mark is done."""
-    cdef void* room
+    cdef HostsCopy copy
+    cdef Interface* of_interfaces
     cdef uint32_t count
     cdef uint32_t first
-    cdef bint interfaces
 
     def __cinit__(self, uint32_t count, uint32_t first, bint interfaces):
-        self.count, self.first, self.interfaces = count, first, interfaces
-        self.room = calloc(count or 1, sizeof(Interface) if interfaces else sizeof(VirtualHost))
-        if self.room == NULL:
+        self.count, self.first = count, first
+        if interfaces:
+            self.of_interfaces = <Interface*>calloc(count or 1, sizeof(Interface))
+        else:
+            self.copy.hosts = <VirtualHost*>calloc(count or 1, sizeof(VirtualHost))
+            self.copy.sources = <Source*>calloc(count * SOURCES or 1, sizeof(Source))
+        if (self.of_interfaces == NULL if interfaces
+                else self.copy.hosts == NULL or self.copy.sources == NULL):
             raise MemoryError("snapshot")
 
     def __dealloc__(self):
-        free(self.room)
+        free(self.copy.hosts)
+        free(self.copy.sources)
+        free(self.of_interfaces)
 
     def hosts(self) -> list:
         """(slot, host_dict) of every slot in use."""
-        cdef VirtualHost* hosts = <VirtualHost*>self.room
+        cdef VirtualHost* hosts = self.copy.hosts
         cdef uint32_t i
         return [(self.first + i, host_dict(&hosts[i])) for i in range(self.count)
                 if hosts[i].flags & IN_USE]
 
     def explained(self, int64_t now_ns) -> list:
         """(slot, explained_dict) of every slot in use."""
-        cdef VirtualHost* hosts = <VirtualHost*>self.room
+        cdef VirtualHost* hosts = self.copy.hosts
         cdef uint32_t i
         return [(self.first + i, explained_dict(&hosts[i], now_ns)) for i in range(self.count)
                 if hosts[i].flags & IN_USE]
 
     def counters(self) -> list:
         """interface_dict of every interface."""
-        cdef Interface* interfaces = <Interface*>self.room
+        cdef Interface* interfaces = self.of_interfaces
         cdef uint32_t i
         return [interface_dict(&interfaces[i]) for i in range(self.count)]
 
     def rejections(self) -> list:
         """rejections_list of every interface."""
-        cdef Interface* interfaces = <Interface*>self.room
+        cdef Interface* interfaces = self.of_interfaces
         cdef uint32_t i
         return [rejections_list(&interfaces[i]) for i in range(self.count)]
 

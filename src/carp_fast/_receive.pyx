@@ -7,7 +7,7 @@ digest, loop, replay. Nothing here allocates, logs or knows a socket, a clock or
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from carp_fast._auth cimport auth_verify
+from carp_fast._auth cimport auth_verify, auth_verify_two
 from carp_fast._core cimport (
     Core, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_event, engine_may_tell,
     engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
@@ -16,7 +16,7 @@ from carp_fast._recorder cimport record_heard
 from carp_fast._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, Event, EVENTS, EXPECTS_4, EXPECTS_6,
     INIT, MASTER, Output, RECENT_COUNTERS, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
-    Source, SOURCES, vhid_is_own_source, vhid_judge, vhid_master_down_ns, VirtualHost)
+    Source, SOURCES, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_source, VirtualHost)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport (
     Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
@@ -28,31 +28,39 @@ cdef extern from *:
 
 cdef enum:
     CACHE_LINE = 64
-    HOT_LINES = 5                   # of a virtual host: what an advertisement heard touches
+    HOT_LINES = 4                   # of a virtual host: what an advertisement heard touches
     VHID4_AT = 35                   # in a frame whose IPv4 header has no options
     VHID6_AT = 55
     ASCENDED = 3                    # advertisements in a row: the source's counters are in order
     NEAR = 65536                    # ... each above the last by no more than this
     REFUSALS = 3                    # in a row that ascend: the source's counters are learned anew
+    FORESEEN = 8                     # frames whose hosts are fetched into the cache ahead
+
+cdef struct Hearing:                # one frame, as far as can be said before its digest is made
+    Advertisement heard
+    const FrameHeard* frame
+    Verdict verdict                 # VERDICT_OK: the digest decides
+    uint32_t slot                   # whose it is, or NOBODY
+    bint vrrp_like
 
 
-cdef void engine_foresee(Core* core, uint16_t interface, const uint8_t* frame,
-                         uint32_t length) noexcept nogil:
-    """A hint that `frame` is given to engine_receive soon: its host is fetched into the cache.
+cdef void foresee(Core* core, const FrameHeard* frame) noexcept nogil:
+    """A hint that `frame` is heard soon: its host is fetched into the cache.
 
     Tens of thousands of hosts do not fit there, and waiting for them one by one is what costs.
     """
     cdef uint32_t slot, i, vhid_at = VHID4_AT
     cdef const char* host
-    if length < ADVERTISEMENT4_LENGTH:
+    if frame.length < ADVERTISEMENT4_LENGTH or frame.interface >= MAX_INTERFACES:
         return
-    if frame[12] == 0x86 and length >= ADVERTISEMENT6_LENGTH:
+    if frame.bytes[12] == 0x86 and frame.length >= ADVERTISEMENT6_LENGTH:
         vhid_at = VHID6_AT
-    slot = core.index[<uint32_t>interface * 256 + frame[vhid_at]] - 1
+    slot = core.index[<uint32_t>frame.interface * 256 + frame.bytes[vhid_at]] - 1
     if slot != NOBODY:
         host = <const char*>&core.hosts[slot]
         for i in range(HOT_LINES):
             __builtin_prefetch(host + i * CACHE_LINE)
+        __builtin_prefetch(&core.sources[slot])
         __builtin_prefetch(&core.wheel.at[slot])
 
 
@@ -108,12 +116,11 @@ cdef bint is_unlisted(Core* core, uint16_t interface, const Advertisement* heard
     return any_peers
 
 
-cdef bint authentic(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
-    """Whether the digest fits the host's key, another form of it, or one that it gave up lately."""
+cdef bint fits_alternate(const VirtualHost* host, const Advertisement* heard,
+                         int64_t now_ns) noexcept nogil:
+    """Whether the digest fits another form of the host's key, or one that it gave up lately."""
     cdef uint32_t i
-    cdef AlternateKey* alternate
-    if auth_verify(&host.key, heard.carp + 8, heard.carp + 16):
-        return True
+    cdef const AlternateKey* alternate
     for i in range(host.block.alternate_count):
         alternate = &host.block.alternates[i]
         if (alternate.until_ns > now_ns
@@ -145,49 +152,101 @@ cdef Verdict refuse(Core* core, uint16_t number, uint32_t slot, Verdict verdict,
 
 cdef void tell_wrong_digest(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
-    if host.state != INIT and engine_may_tell(&host.told_other_master_ns, now_ns):
+    if host.state != INIT and engine_may_tell(&host.told_other_master_ms, now_ns):
         engine_tell(core, OTHER_MASTER if host.state == MASTER else WRONG_DIGEST, slot, 0, NULL, now_ns)
 
 
-cdef Verdict engine_receive(Core* core, uint16_t interface, const uint8_t* frame,
-                            uint32_t length, int64_t arrived_ns) noexcept nogil:
-    """Take in one frame heard on `interface` at `arrived_ns`; returns its verdict, counted.
-
-    The checks run in the order of the Verdict enum (_wire.pxd).
-    """
-    cdef Advertisement heard
+cdef void hear(Core* core, const FrameHeard* frame, Hearing* hearing) noexcept nogil:
+    """All checks that come before the digest, in the order of the Verdict enum; changes nothing."""
+    cdef Advertisement* heard = &hearing.heard
     cdef uint32_t slot, other = NOBODY
-    cdef bint vrrp_like
-    cdef Verdict verdict
-    if interface >= MAX_INTERFACES:
-        return NOT_CARP
-    verdict = wire_parse_ip(frame, length, &heard)
-    if verdict == NOT_CARP:
-        return verdict
-    if verdict == VERDICT_OK and heard.unicast and is_unlisted(core, interface, &heard):
-        verdict = BAD_SOURCE
-    if verdict == VERDICT_OK:
-        verdict = wire_parse_carp(&heard)
-    if verdict != VERDICT_OK:
-        return refuse(core, interface, NOBODY, verdict, &heard, arrived_ns)
-    vrrp_like = heard.version == 3 or heard.vrrp_length
-    slot = core.index[<uint32_t>interface * 256 + heard.vhid] - 1   # 0 - 1 is NOBODY
-    while slot != NOBODY and not takes_destination(&core.hosts[slot], &heard):
+    hearing.frame, hearing.slot, hearing.vrrp_like = frame, NOBODY, False
+    hearing.verdict = NOT_CARP
+    if frame.interface >= MAX_INTERFACES:
+        return
+    hearing.verdict = wire_parse_ip(frame.bytes, frame.length, heard)
+    if (hearing.verdict == VERDICT_OK and heard.unicast
+            and is_unlisted(core, frame.interface, heard)):
+        hearing.verdict = BAD_SOURCE
+    if hearing.verdict == VERDICT_OK:
+        hearing.verdict = wire_parse_carp(heard)
+    if hearing.verdict != VERDICT_OK:
+        return
+    hearing.vrrp_like = heard.version == 3 or heard.vrrp_length
+    slot = core.index[<uint32_t>frame.interface * 256 + heard.vhid] - 1     # 0 - 1 is NOBODY
+    while slot != NOBODY and not takes_destination(&core.hosts[slot], heard):
         other = slot
         slot = core.hosts[slot].next_same
+    hearing.slot = slot
     if slot == NOBODY:
-        verdict = VRRP if vrrp_like else BAD_VHID if other == NOBODY else BAD_DESTINATION
-        slot = other
-    elif not authentic(&core.hosts[slot], &heard, arrived_ns):
-        verdict = VRRP if vrrp_like else BAD_AUTH
-        if not vrrp_like:
-            tell_wrong_digest(core, slot, arrived_ns)
-    else:
-        verdict = BAD_VERSION if heard.version == 3 else on_advertisement(
-            core, slot, &heard, arrived_ns)
+        hearing.slot = other
+        hearing.verdict = (VRRP if hearing.vrrp_like else BAD_VHID if other == NOBODY
+                           else BAD_DESTINATION)
+
+
+cdef Verdict conclude(Core* core, Hearing* hearing, bint fits) noexcept nogil:
+    """Act on a frame whose digest fits the host's own key or does not; its verdict, counted."""
+    cdef const Advertisement* heard = &hearing.heard
+    cdef int64_t arrived_ns = hearing.frame.arrived_ns
+    cdef Verdict verdict = hearing.verdict
+    if verdict == NOT_CARP:
+        return verdict
+    if verdict == VERDICT_OK:
+        if not fits and not fits_alternate(&core.hosts[hearing.slot], heard, arrived_ns):
+            verdict = VRRP if hearing.vrrp_like else BAD_AUTH
+            if not hearing.vrrp_like:
+                tell_wrong_digest(core, hearing.slot, arrived_ns)
+        elif heard.version == 3:
+            verdict = BAD_VERSION
+        else:
+            verdict = on_advertisement(core, hearing.slot, heard, arrived_ns)
     if verdict != VERDICT_OK:
-        refuse(core, interface, slot, verdict, &heard, arrived_ns)
+        refuse(core, hearing.frame.interface, hearing.slot, verdict, heard, arrived_ns)
     return verdict
+
+
+cdef inline bint fits_own(const Core* core, const Hearing* hearing) noexcept nogil:
+    return hearing.verdict == VERDICT_OK and auth_verify(
+        &core.hosts[hearing.slot].key, hearing.heard.carp + 8, hearing.heard.carp + 16)
+
+
+cdef Verdict engine_receive(Core* core, const FrameHeard* frame) noexcept nogil:
+    """Take in one frame; returns its verdict, counted."""
+    cdef Hearing hearing
+    hear(core, frame, &hearing)
+    return conclude(core, &hearing, fits_own(core, &hearing))
+
+
+cdef uint32_t engine_receive_many(Core* core, const FrameHeard* frames,
+                                  uint32_t count) noexcept nogil:
+    """Take in frames in their order, as engine_receive does; how many were OK.
+
+    Two digests at once: making them is most of the work, and no frame changes what the next one's
+    digest is made of.
+    """
+    cdef Hearing hearings[2]
+    cdef bint fit[2]
+    cdef uint32_t i, good = 0
+    for i in range(min(count, <uint32_t>FORESEEN)):
+        foresee(core, &frames[i])
+    for i in range(0, count - count % 2, 2):
+        if i + FORESEEN + 1 < count:
+            foresee(core, &frames[i + FORESEEN])
+            foresee(core, &frames[i + FORESEEN + 1])
+        hear(core, &frames[i], &hearings[0])
+        hear(core, &frames[i + 1], &hearings[1])
+        if hearings[0].verdict == VERDICT_OK and hearings[1].verdict == VERDICT_OK:
+            auth_verify_two(
+                &core.hosts[hearings[0].slot].key, hearings[0].heard.carp + 8,
+                hearings[0].heard.carp + 16, &core.hosts[hearings[1].slot].key,
+                hearings[1].heard.carp + 8, hearings[1].heard.carp + 16, fit)
+        else:
+            fit[0], fit[1] = fits_own(core, &hearings[0]), fits_own(core, &hearings[1])
+        good += conclude(core, &hearings[0], fit[0]) == VERDICT_OK
+        good += conclude(core, &hearings[1], fit[1]) == VERDICT_OK
+    if count % 2:
+        good += engine_receive(core, &frames[count - 1]) == VERDICT_OK
+    return good
 
 
 cdef bint was_sent(const VirtualHost* host, uint64_t counter) noexcept nogil:
@@ -202,18 +261,21 @@ cdef bint was_sent(const VirtualHost* host, uint64_t counter) noexcept nogil:
 cdef uint32_t source_of(VirtualHost* host, const Advertisement* heard) noexcept nogil:
     """The source's place in the host's table; for a new one a free place, or the oldest's."""
     cdef uint32_t i, place = NOBODY
+    cdef Source* source
     for i in range(SOURCES):
-        if (host.sources[i].family == heard.family
-                and memcmp(host.sources[i].address, heard.source, 16) == 0):
+        source = vhid_source(host, i)
+        if source.family == heard.family and memcmp(source.address, heard.source, 16) == 0:
             return i
     for i in range(SOURCES):
         if host.master[0] == i + 1 or host.master[1] == i + 1:
             continue
-        if place == NOBODY or host.sources[i].heard_ns < host.sources[place].heard_ns:
+        if (place == NOBODY
+                or vhid_source(host, i).heard_ns < vhid_source(host, place).heard_ns):
             place = i
-    memset(&host.sources[place], 0, sizeof(Source))
-    host.sources[place].family = heard.family
-    memcpy(host.sources[place].address, heard.source, 16)
+    source = vhid_source(host, place)
+    memset(source, 0, sizeof(Source))
+    source.family = heard.family
+    memcpy(source.address, heard.source, 16)
     return place
 
 
@@ -243,7 +305,7 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
             return True
         source.ascended = 0
         host.counter_resets += 1
-        if engine_may_tell(&host.told_reset_ns, arrived_ns):
+        if engine_may_tell(&host.told_reset_ms, arrived_ns):
             engine_tell(core, COUNTER_RESET, slot, 0, heard.source_mac, arrived_ns)
     source.counter = heard.counter
     source.refusals = 0
@@ -286,14 +348,14 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
         return LOOP
     engine_touch(core, slot, arrived_ns)
     place = source_of(host, heard)
-    source = &host.sources[place]
+    source = vhid_source(host, place)
     if is_replay(core, slot, source, heard, arrived_ns):
         return REPLAY
     if core.recorder.records != NULL:
         record_heard(&core.recorder, slot, host.interface, VERDICT_OK, True, heard, arrived_ns)
     if duplicate:
         host.duplicates += 1
-        if engine_may_tell(&host.told_duplicate_ns, arrived_ns):
+        if engine_may_tell(&host.told_duplicate_ms, arrived_ns):
             engine_tell(core, DUPLICATE_SOURCE, slot, 0, heard.source_mac, arrived_ns)
     core.interfaces[host.interface].heard += 1
     host.heard += 1

@@ -92,8 +92,8 @@ cdef struct Checkpoint:
     uint8_t announce_count
     uint32_t startup_delay_ms
     uint32_t preempt_delay_ms
-    int64_t announce_interval_ns
-    int64_t announce_refresh_ns
+    uint32_t announce_interval_ms
+    uint32_t announce_refresh_ms
     uint8_t own_source4[4]
     uint8_t own_source6[16]
     # as it came to be

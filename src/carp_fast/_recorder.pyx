@@ -16,7 +16,7 @@ from carp_fast._vhid cimport (
     LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PREFERRED,
     RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost)
+    TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_source)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport Advertisement
 
@@ -162,12 +162,13 @@ cdef void recorder_copy(const Recorder* recorder, RecordCopy* copy) noexcept nog
 cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexcept nogil:
     """Write down all of a host that is not its key, its addresses or its outputs."""
     cdef Checkpoint* to = checkpoint
+    cdef uint32_t i
     to.vhid, to.advbase, to.advskew, to.dead_ratio = (
         host.vhid, host.advbase, host.advskew, host.dead_ratio)
     to.preempt, to.dialect, to.replay = host.preempt, host.dialect, host.replay
     to.announce_count = host.announce_count
-    to.announce_interval_ns = host.announce_interval_ns
-    to.announce_refresh_ns = host.announce_refresh_ns
+    to.announce_interval_ms = host.announce_interval_ms
+    to.announce_refresh_ms = host.announce_refresh_ms
     to.startup_delay_ms, to.preempt_delay_ms = host.startup_delay_ms, host.preempt_delay_ms
     memcpy(to.own_source4, host.source4, 4)
     memcpy(to.own_source6, host.source6, 16)
@@ -184,7 +185,8 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.run_begin, to.run_end = host.run_begin, host.run_end
     to.former_begin, to.former_end = host.former_begin, host.former_end
     to.jitter_ns = host.jitter_ns
-    memcpy(to.sources, host.sources, sizeof(host.sources))
+    for i in range(SOURCES):
+        to.sources[i] = vhid_source(host, i)[0]
 
 
 cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
@@ -300,8 +302,9 @@ cdef dict settings_dict(const Checkpoint* of):
         "announce_on_order": bool(of.flags & ANNOUNCE_ON_ORDER),
         "startup_delay_ns": of.startup_delay_ms * <int64_t>1000000,
         "preempt_delay_ns": of.preempt_delay_ms * <int64_t>1000000,
-        "announce_count": of.announce_count, "announce_interval_ns": of.announce_interval_ns,
-        "announce_refresh_ns": of.announce_refresh_ns,
+        "announce_count": of.announce_count,
+        "announce_interval_ns": of.announce_interval_ms * <int64_t>1000000,
+        "announce_refresh_ns": of.announce_refresh_ms * <int64_t>1000000,
         "advertise_mac": ("ucarp" if of.flags & UCARP_MAC else "bsd" if of.flags & BSD_MAC
                           else "interface")}
 

@@ -20,7 +20,7 @@ from carp_fast._core cimport (
     SENDS_RECOVERED, STATE_CHANGED, engine_expire, engine_next_deadline, engine_stall,
     queue_length)
 from carp_fast._orders cimport obey
-from carp_fast._receive cimport engine_receive
+from carp_fast._receive cimport FrameHeard, engine_receive
 from carp_fast._simulator_invariants cimport (
     check_addresses, check_announced, check_announcement, check_sending, keeps_backup, mark_dirty,
     on_family, on_refused, on_state, on_taken)
@@ -255,13 +255,16 @@ cdef void take_frame(World* world, Machine* machine, const Frame* frame, int64_t
     cdef uint32_t before = queued(core)
     cdef Expected expected = EITHER
     cdef Verdict verdict
+    cdef FrameHeard heard
     if frame.key == machine.slots[told].key and machine.slots[told].right != NULL:
         expected = rule_replay(&machine.slots[told], host, frame, at_ns)
     if claimed != NOBODY:                               # where corrupted, another one perhaps
         host = &core.hosts[claimed]
     deadline_ns, counter = host.deadline_ns, host.counter
     machine.cause = frame
-    verdict = engine_receive(core, frame.segment, frame.bytes, frame.length, at_ns)
+    heard.bytes = &frame.bytes[0]
+    heard.length, heard.interface, heard.arrived_ns = frame.length, frame.segment, at_ns
+    verdict = engine_receive(core, &heard)
     trace(world, TRACE_HEARD, number, told, whose(frame), verdict)
     if verdict == VERDICT_OK:
         on_taken(world, machine, frame, state, keeps, leaves, expected, at_ns, arrived_ns)

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast._core cimport Core, Order
 from carp_fast._netlink cimport Netlink
+from carp_fast._receive cimport FrameHeard
 from carp_fast._socket cimport BATCH, ReceiveBatch, SendBatch
 from carp_fast._vhid cimport Block
 from carp_fast._wire cimport FRAME_ROOM
@@ -14,7 +15,6 @@ cdef enum:
     SLICES_A_TURN = 16          # receive batches before due advertisements and orders get a turn
     CHANGES_A_TURN = 8          # address or announcement batches before the next receive
     IFINDEX_MAP = 16384         # open addressing, at most a quarter full
-    FORESEEN = 4                # frames whose hosts are fetched into the cache ahead
     RECEIVERS_MAX = 2           # one packet socket, or a raw one of each family
 
 cdef enum Scheduling:
@@ -71,6 +71,7 @@ cdef struct PumpState:
     OrderRing ring
     IfindexEntry ifindexes[IFINDEX_MAP]
     ReceiveBatch receiving
+    FrameHeard heard[BATCH]          # of `receiving`, those on our interfaces
     SendBatch sending
     SendBatch unicast[2]        # IPv4, IPv6
     Outcome outcomes[3 * BATCH]

@@ -18,7 +18,7 @@ from carp_fast._core cimport (
     report_end)
 from carp_fast._netlink cimport CHANGES, netlink_carry_out, netlink_put
 from carp_fast._orders cimport obey
-from carp_fast._receive cimport engine_foresee, engine_receive
+from carp_fast._receive cimport FrameHeard, engine_receive_many
 from carp_fast._socket cimport (
     receive_batch, send_batch, send_put, send_put_raw, SendBatch, socket_drops)
 from carp_fast._vhid cimport Address, MASTER, Output, PEERS_MAX, PREFERRED, RETIRED, VirtualHost
@@ -106,18 +106,11 @@ cdef int64_t arrived_at(PumpState* pump, const Receiver* receiver, int which, in
     return at if receiver.heard_until_ns - 1000000 <= at <= now_ns else now_ns
 
 
-cdef inline void foresee(PumpState* pump, int which, int count) noexcept nogil:
-    cdef uint32_t place
-    if which < count:
-        place = ifindex_place(pump, pump.receiving.arrivals[which].ifindex)
-        engine_foresee(pump.core, pump.ifindexes[place].number, pump.receiving.frames[which],
-                       pump.receiving.arrivals[which].length)
-
-
 cdef int take_in(PumpState* pump, Receiver* receiver) noexcept nogil:
     """Give one batch of a socket's frames to the engine; how many, or minus the errno."""
     cdef int i, count
-    cdef uint32_t place
+    cdef uint32_t place, heard = 0
+    cdef FrameHeard* frame
     cdef int64_t offset_ns, at_ns = 0
     cdef int64_t until_ns = clock_ns(CLOCK_MONOTONIC)
     count = receive_batch(&pump.receiving, receiver.fd, receiver.kind)
@@ -127,16 +120,16 @@ cdef int take_in(PumpState* pump, Receiver* receiver) noexcept nogil:
     offset_ns = clock_ns(CLOCK_REALTIME)
     at_ns = clock_ns(CLOCK_MONOTONIC)
     offset_ns -= at_ns
-    for i in range(FORESEEN):
-        foresee(pump, i, count)
     for i in range(count):
-        foresee(pump, i + FORESEEN, count)
         place = ifindex_place(pump, pump.receiving.arrivals[i].ifindex)
         if pump.ifindexes[place].ifindex == 0:
             continue                    # an interface without virtual hosts: not counted
-        engine_receive(pump.core, pump.ifindexes[place].number, pump.receiving.frames[i],
-                       pump.receiving.arrivals[i].length,
-                       arrived_at(pump, receiver, i, at_ns, offset_ns))
+        frame = &pump.heard[heard]
+        frame.bytes, frame.length = pump.receiving.frames[i], pump.receiving.arrivals[i].length
+        frame.interface = pump.ifindexes[place].number
+        frame.arrived_ns = arrived_at(pump, receiver, i, at_ns, offset_ns)
+        heard += 1
+    engine_receive_many(pump.core, pump.heard, heard)
     pump.frames += <uint64_t>count
     if count == BATCH:                  # more may wait: up to the last of these
         until_ns = arrived_at(pump, receiver, count - 1, at_ns, offset_ns)

@@ -152,6 +152,7 @@ cdef struct Source:             # a host that advertised to us; its counters mus
     uint8_t demote
     uint8_t ascended            # advertisements in a row, each a little above the last
     uint8_t refusals            # in a row, each above the last
+    uint8_t to_line[8]          # a cache line in all
 
 cdef struct Address:
     uint8_t bytes[16]
@@ -174,46 +175,49 @@ cdef struct Block:              # one allocation: this, then what it points to
     uint32_t permanent_count    # the first alternates, that never end: other forms of our key
     uint8_t mac[6]              # see OWN_MAC
 
-# An advertisement heard touches the first five cache lines: what it needs comes first.
+# A multiple of a cache line. An advertisement heard writes to the first line and one of a source,
+# and reads the second and the key: what it needs stands there.
 cdef struct VirtualHost:
     Block* block
     uint64_t counter
     uint64_t heard
     int64_t deadline_ns         # BACKUP: master-down; MASTER: advertisement due
-    int64_t preempt_from_ns     # 0: no slower master heard
+    int64_t heard_ns[2]         # by family: IPv4, IPv6; 0: never
     uint32_t flags
-    uint16_t interface
-    uint16_t demotion           # configured and ordered
-    uint8_t destination4[4]     # of the first output, where that is an IPv4 group
     uint8_t source4[4]
-    uint32_t next_same          # next slot with the same interface and vhid, or NOBODY
-    uint32_t jitter_ns          # of its master-down since a tie that both may have lost; 0: none
-
-    uint8_t source6[16]
-    uint8_t vhid
+    uint16_t interface
     uint8_t state
     uint8_t reason
     uint8_t pending
+    uint8_t master[2]           # which of its sources is the master, by family, plus 1; 0: none
+    uint8_t vhid
+
+    Source* sources             # the first of SOURCES; see vhid_source
+    int64_t preempt_from_ns     # 0: no slower master heard
+    uint32_t sources_apart      # ... and how far it is to the next
+    uint32_t next_same          # next slot with the same interface and vhid, or NOBODY
+    uint32_t jitter_ns          # of its master-down since a tie that both may have lost; 0: none
+    uint8_t destination4[4]     # of the first output, where that is an IPv4 group
+    uint8_t source6[16]
+    uint16_t demotion           # configured and ordered
+    uint16_t held
     uint8_t advbase
     uint8_t advskew
     uint8_t dead_ratio
     uint8_t preempt
     uint8_t dialect
     uint8_t replay
-    uint8_t master[2]           # which of `sources` is the master, by family, plus 1; 0: none
     uint8_t failed_sends        # in a row, up to 3
     uint8_t good_sends          # in a row while SEND_DEMOTED
     uint8_t repeat_in           # advertisements until the repeat, 0: none
-    uint8_t announce_count      # in a row or by interval, see announce_interval_ns
+    uint8_t announce_count      # in a row or by interval, see announce_interval_ms
     uint8_t announce_left
-    uint16_t held
-    uint32_t order              # phase within the interval
-    uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
-    int64_t heard_ns[2]         # by family: IPv4, IPv6; 0: never
 
     AuthKey key
-    Source sources[SOURCES]
 
+    uint64_t sent
+    uint32_t order              # phase within the interval
+    uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
     # Counters go up by one, except where we go on above what we heard: two runs tell what we sent.
     uint64_t run_begin
     uint64_t run_end            # one after the last that was sent; equal: none
@@ -221,18 +225,17 @@ cdef struct VirtualHost:
     uint64_t former_end
     int64_t tie_since_ns        # first of the ties heard over IPv6 that go on; 0: none
     int64_t tie_heard_ns
-    uint64_t sent
     int64_t announce_at_ns      # the next announcement by time, 0: none
     int64_t since_ns
+    int64_t answered_ns
+    uint32_t told_duplicate_ms  # when it was said last, modulo 2^32; 0: never
+    uint32_t told_other_master_ms
+    uint32_t told_reasserted_ms
+    uint32_t told_reset_ms
     uint32_t startup_delay_ms
     uint32_t preempt_delay_ms
-    int64_t answered_ns
-    int64_t told_duplicate_ns
-    int64_t told_other_master_ns
-    int64_t told_reasserted_ns
-    int64_t told_reset_ns
-    int64_t announce_interval_ns
-    int64_t announce_refresh_ns
+    uint32_t announce_interval_ms
+    uint32_t announce_refresh_ms
     uint32_t announced
     uint32_t send_errors
     uint32_t became_master
@@ -241,12 +244,18 @@ cdef struct VirtualHost:
     uint32_t duplicates
     uint32_t counter_resets
     uint32_t family_silences
+    uint8_t to_line[8]
 
 cdef struct Transition:
     uint8_t known
     uint8_t next
     uint8_t reason
     uint16_t effects
+
+cdef inline Source* vhid_source(const VirtualHost* host, uint32_t which) noexcept nogil:
+    """One of the sources that a host remembers; those that it never had touch no memory."""
+    return host.sources + <size_t>which * host.sources_apart
+
 
 cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogil
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil

@@ -159,7 +159,7 @@ cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil:
     cdef int family
     for family in range(2):
         if host.master[family]:
-            source = &host.sources[host.master[family] - 1]
+            source = vhid_source(host, host.master[family] - 1)
             if found == NULL or source.heard_ns > found.heard_ns:
                 found = source
     return found
@@ -223,7 +223,7 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
     # OpenBSD does not look for who will time out where its own advbase is 0.
     if theirs > vhid_master_down(host) and (host.advbase or host.dialect != DIALECT_OPENBSD):
         # Nobody authenticates who resigns: only the master that we heard can leave.
-        if known and memcmp(host.sources[known - 1].address, heard.source, 16) != 0:
+        if known and memcmp(vhid_source(host, known - 1).address, heard.source, 16) != 0:
             return EVENTS
         return ON_MASTER_LEAVING
     if host.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
@@ -233,7 +233,8 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
         if not may_preempt(host, heard, now_ns):
             return ON_MASTER_HEARD
         return ON_CONTESTED if host.jitter_ns else ON_SLOWER_MASTER
-    host.preempt_from_ns = 0
+    if host.preempt_from_ns:                    # a write costs more than a look
+        host.preempt_from_ns = 0
     return ON_MASTER_HEARD
 
 

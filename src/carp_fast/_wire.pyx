@@ -30,11 +30,10 @@ cdef inline uint16_t be16(const uint8_t* p) noexcept nogil:
 
 
 cdef inline uint64_t be64(const uint8_t* p) noexcept nogil:
-    cdef uint64_t x = 0
-    cdef int i
-    for i in range(8):
-        x = x << 8 | p[i]
-    return x
+    # Written out, compilers see one load in it, and not in a loop.
+    return (<uint64_t>p[0] << 56 | <uint64_t>p[1] << 48 | <uint64_t>p[2] << 40
+            | <uint64_t>p[3] << 32 | <uint64_t>p[4] << 24 | <uint64_t>p[5] << 16
+            | <uint64_t>p[6] << 8 | p[7])
 
 
 cdef inline void put16(uint8_t* p, uint32_t x) noexcept nogil:

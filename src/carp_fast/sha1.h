@@ -11,9 +11,14 @@
 #include <string.h>
 
 typedef void (*sha1_compress_t)(uint32_t state[5], const uint8_t block[64]);
-/* The last block of the inner hash, then the outer hash over what that gives. */
-typedef void (*sha1_end_hmac_t)(const uint32_t inner[5], const uint32_t outer[5],
-                                const uint8_t block[64], uint8_t digest[20]);
+
+/* The end of an HMAC: the last block of the inner hash, then the outer hash over what that gives. */
+struct sha1_ending {
+    const uint32_t *inner, *outer;  /* five words each */
+    const uint8_t *block;           /* 64 bytes */
+    uint8_t *digest;                /* 20 bytes */
+};
+typedef void (*sha1_end_t)(const struct sha1_ending *ending);
 
 static inline uint32_t sha1_rotate(uint32_t x, int n) { return x << n | x >> (32 - n); }
 
@@ -53,141 +58,153 @@ static inline void sha1_store(uint8_t *p, uint32_t x)
 /* The outer hash is over 64 bytes of key and the 20 of the inner digest. */
 #define SHA1_OUTER_BITS ((64 + 20) * 8)
 
-static void sha1_end_hmac_portable(const uint32_t inner[5], const uint32_t outer[5],
-                                   const uint8_t block[64], uint8_t digest[20])
+static void sha1_end_portable(const struct sha1_ending *ending)
 {
     uint32_t state[5];
     uint8_t last[64] = {0};
-    memcpy(state, inner, sizeof(state));
-    sha1_compress_portable(state, block);
+    memcpy(state, ending->inner, sizeof(state));
+    sha1_compress_portable(state, ending->block);
     for (int i = 0; i < 5; i++)
         sha1_store(last + 4 * i, state[i]);
     last[20] = 0x80;
     sha1_store(last + 60, SHA1_OUTER_BITS);
-    memcpy(state, outer, sizeof(state));
+    memcpy(state, ending->outer, sizeof(state));
     sha1_compress_portable(state, last);
     for (int i = 0; i < 5; i++)
-        sha1_store(digest + 4 * i, state[i]);
+        sha1_store(ending->digest + 4 * i, state[i]);
+}
+
+static void sha1_end_two_portable(const struct sha1_ending *endings)
+{
+    sha1_end_portable(endings);
+    sha1_end_portable(endings + 1);
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
 #include <immintrin.h>
 
-/* Four rounds: the working state sits in abcd and e; m holds the schedule, four words a vector.
- * sha1rnds4 wants its round constant as an immediate, hence a macro. */
-#define SHA1_FOUR(i, constant)                                                               \
-    do {                                                                                     \
-        if ((i) >= 4)                                                                        \
-            m[(i) & 3] = _mm_sha1msg2_epu32(                                                 \
-                _mm_xor_si128(_mm_sha1msg1_epu32(m[(i) & 3], m[((i) + 1) & 3]),              \
-                              m[((i) + 2) & 3]), m[((i) + 3) & 3]);                          \
-        __m128i before = abcd;                                                               \
-        e = (i) ? _mm_sha1nexte_epu32(e, m[(i) & 3]) : _mm_add_epi32(e, m[0]);               \
-        abcd = _mm_sha1rnds4_epu32(abcd, e, constant);                                       \
-        e = before;                                                                          \
-    } while (0)
+#define SHA1_NI __attribute__((target("sha,sse4.1")))
+#define SHA1_NI_INLINE __attribute__((target("sha,sse4.1"), always_inline)) static inline
 
-/* Of a state: abcd with a uppermost, and e uppermost of a vector. */
-#define SHA1_ABCD(state) _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state)), 0x1b)
-#define SHA1_E(state) _mm_set_epi32((int)(state)[4], 0, 0, 0)
 #define SHA1_SWAP _mm_set_epi64x(0x0001020304050607ll, 0x08090a0b0c0d0e0fll)
 
-/* Sixteen words in m, w[0] uppermost of m[0]; abcd and e go from one state to the next. */
-__attribute__((target("sha,sse4.1"), always_inline))
-static inline void sha1_rounds_ni(__m128i *state_abcd, __m128i *state_e, __m128i m[4])
-{
-    const __m128i first = *state_abcd, last = *state_e;
-    __m128i abcd = first, e = last;
-    SHA1_FOUR(0, 0); SHA1_FOUR(1, 0); SHA1_FOUR(2, 0); SHA1_FOUR(3, 0); SHA1_FOUR(4, 0);
-    SHA1_FOUR(5, 1); SHA1_FOUR(6, 1); SHA1_FOUR(7, 1); SHA1_FOUR(8, 1); SHA1_FOUR(9, 1);
-    SHA1_FOUR(10, 2); SHA1_FOUR(11, 2); SHA1_FOUR(12, 2); SHA1_FOUR(13, 2); SHA1_FOUR(14, 2);
-    SHA1_FOUR(15, 3); SHA1_FOUR(16, 3); SHA1_FOUR(17, 3); SHA1_FOUR(18, 3); SHA1_FOUR(19, 3);
-    *state_e = _mm_sha1nexte_epu32(e, last);
-    *state_abcd = _mm_add_epi32(abcd, first);
-}
-#undef SHA1_FOUR
+/* abcd with a uppermost, e uppermost of a vector, and sixteen words, the first uppermost of m[0]. */
+typedef struct {
+    __m128i abcd, e, m[4];
+} sha1_ni_t;
 
-__attribute__((target("sha,sse4.1")))
-static void sha1_compress_ni(uint32_t state[5], const uint8_t block[64])
-{
-    __m128i abcd = SHA1_ABCD(state), e = SHA1_E(state), m[4];
-    for (int i = 0; i < 4; i++)
-        m[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(block + 16 * i)), SHA1_SWAP);
-    sha1_rounds_ni(&abcd, &e, m);
-    _mm_storeu_si128((__m128i *)state, _mm_shuffle_epi32(abcd, 0x1b));
-    state[4] = (uint32_t)_mm_extract_epi32(e, 3);
-}
-
-/* The inner digest never leaves the registers: written as bytes and read again as vectors it
- * would wait in the store buffer for longer than some rounds take. */
-__attribute__((target("sha,sse4.1")))
-static void sha1_end_hmac_ni(const uint32_t inner[5], const uint32_t outer[5],
-                             const uint8_t block[64], uint8_t digest[20])
-{
-    __m128i abcd = SHA1_ABCD(inner), e = SHA1_E(inner), m[4];
-    for (int i = 0; i < 4; i++)
-        m[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(block + 16 * i)), SHA1_SWAP);
-    sha1_rounds_ni(&abcd, &e, m);
-    m[0] = abcd;
-    m[1] = _mm_or_si128(_mm_blend_epi16(_mm_setzero_si128(), e, 0xc0),
-                        _mm_set_epi32(0, (int)0x80000000u, 0, 0));
-    m[2] = _mm_setzero_si128();
-    m[3] = _mm_set_epi32(0, 0, 0, SHA1_OUTER_BITS);
-    abcd = SHA1_ABCD(outer), e = SHA1_E(outer);
-    sha1_rounds_ni(&abcd, &e, m);
-    _mm_storeu_si128((__m128i *)digest, _mm_shuffle_epi8(abcd, SHA1_SWAP));
-    sha1_store(digest + 16, (uint32_t)_mm_extract_epi32(e, 3));
-}
-
-/* The same for two states at once, which know nothing of each other: an instruction of one waits
- * for its last, and the other's runs meanwhile. */
-#define SHA1_FOUR_OF(n, i, constant)                                                         \
+/* Four rounds: m becomes the schedule, four words a vector. sha1rnds4 wants its round constant as an
+ * immediate, hence a macro. */
+#define SHA1_FOUR(w, i, constant)                                                            \
     do {                                                                                     \
         if ((i) >= 4)                                                                        \
-            m##n[(i) & 3] = _mm_sha1msg2_epu32(                                              \
-                _mm_xor_si128(_mm_sha1msg1_epu32(m##n[(i) & 3], m##n[((i) + 1) & 3]),        \
-                              m##n[((i) + 2) & 3]), m##n[((i) + 3) & 3]);                    \
-        __m128i before##n = abcd##n;                                                         \
-        e##n = (i) ? _mm_sha1nexte_epu32(e##n, m##n[(i) & 3]) : _mm_add_epi32(e##n, m##n[0]); \
-        abcd##n = _mm_sha1rnds4_epu32(abcd##n, e##n, constant);                              \
-        e##n = before##n;                                                                    \
+            (w).m[(i) & 3] = _mm_sha1msg2_epu32(                                             \
+                _mm_xor_si128(_mm_sha1msg1_epu32((w).m[(i) & 3], (w).m[((i) + 1) & 3]),      \
+                              (w).m[((i) + 2) & 3]), (w).m[((i) + 3) & 3]);                  \
+        __m128i before = (w).abcd;                                                           \
+        (w).e = (i) ? _mm_sha1nexte_epu32((w).e, (w).m[(i) & 3])                             \
+                    : _mm_add_epi32((w).e, (w).m[0]);                                        \
+        (w).abcd = _mm_sha1rnds4_epu32((w).abcd, (w).e, constant);                           \
+        (w).e = before;                                                                      \
     } while (0)
-#define SHA1_FOUR_TWICE(i, constant) SHA1_FOUR_OF(0, i, constant); SHA1_FOUR_OF(1, i, constant)
-#define SHA1_OPEN(n, state, block)                                                           \
-    __m128i first##n = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state)), 0x1b);   \
-    __m128i last##n = _mm_set_epi32((int)(state)[4], 0, 0, 0);                               \
-    __m128i abcd##n = first##n, e##n = last##n, m##n[4];                                     \
-    for (int i = 0; i < 4; i++)                                                              \
-        m##n[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)((block) + 16 * i)), swap)
-#define SHA1_CLOSE(n, state)                                                                 \
-    do {                                                                                     \
-        e##n = _mm_sha1nexte_epu32(e##n, last##n);                                           \
-        abcd##n = _mm_add_epi32(abcd##n, first##n);                                          \
-        _mm_storeu_si128((__m128i *)(state), _mm_shuffle_epi32(abcd##n, 0x1b));              \
-        (state)[4] = (uint32_t)_mm_extract_epi32(e##n, 3);                                   \
-    } while (0)
+#define SHA1_ALL(FOUR)                                                                       \
+    FOUR(0, 0); FOUR(1, 0); FOUR(2, 0); FOUR(3, 0); FOUR(4, 0);                              \
+    FOUR(5, 1); FOUR(6, 1); FOUR(7, 1); FOUR(8, 1); FOUR(9, 1);                              \
+    FOUR(10, 2); FOUR(11, 2); FOUR(12, 2); FOUR(13, 2); FOUR(14, 2);                         \
+    FOUR(15, 3); FOUR(16, 3); FOUR(17, 3); FOUR(18, 3); FOUR(19, 3)
 
-__attribute__((target("sha,sse4.1")))
-static void sha1_compress_two_ni(uint32_t state0[5], const uint8_t block0[64],
-                                 uint32_t state1[5], const uint8_t block1[64])
+SHA1_NI_INLINE void sha1_begin_ni(sha1_ni_t *w, const uint32_t state[5])
 {
-    const __m128i swap = _mm_set_epi64x(0x0001020304050607ll, 0x08090a0b0c0d0e0fll);
-    SHA1_OPEN(0, state0, block0);
-    SHA1_OPEN(1, state1, block1);
-    SHA1_FOUR_TWICE(0, 0); SHA1_FOUR_TWICE(1, 0); SHA1_FOUR_TWICE(2, 0); SHA1_FOUR_TWICE(3, 0);
-    SHA1_FOUR_TWICE(4, 0); SHA1_FOUR_TWICE(5, 1); SHA1_FOUR_TWICE(6, 1); SHA1_FOUR_TWICE(7, 1);
-    SHA1_FOUR_TWICE(8, 1); SHA1_FOUR_TWICE(9, 1); SHA1_FOUR_TWICE(10, 2); SHA1_FOUR_TWICE(11, 2);
-    SHA1_FOUR_TWICE(12, 2); SHA1_FOUR_TWICE(13, 2); SHA1_FOUR_TWICE(14, 2);
-    SHA1_FOUR_TWICE(15, 3); SHA1_FOUR_TWICE(16, 3); SHA1_FOUR_TWICE(17, 3);
-    SHA1_FOUR_TWICE(18, 3); SHA1_FOUR_TWICE(19, 3);
-    SHA1_CLOSE(0, state0);
-    SHA1_CLOSE(1, state1);
+    w->abcd = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0x1b);
+    w->e = _mm_set_epi32((int)state[4], 0, 0, 0);
 }
-#undef SHA1_FOUR_OF
-#undef SHA1_FOUR_TWICE
-#undef SHA1_OPEN
-#undef SHA1_CLOSE
+
+SHA1_NI_INLINE void sha1_load_ni(sha1_ni_t *w, const uint8_t block[64])
+{
+    for (int i = 0; i < 4; i++)
+        w->m[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(block + 16 * i)), SHA1_SWAP);
+}
+
+SHA1_NI_INLINE void sha1_rounds_ni(sha1_ni_t *work)
+{
+    sha1_ni_t w = *work;
+#define FOUR(i, constant) SHA1_FOUR(w, i, constant)
+    SHA1_ALL(FOUR);
+#undef FOUR
+    work->e = _mm_sha1nexte_epu32(w.e, work->e);
+    work->abcd = _mm_add_epi32(w.abcd, work->abcd);
+}
+
+/* For two that know nothing of each other: an instruction of one waits for its last, and the
+ * other's runs meanwhile. */
+SHA1_NI_INLINE void sha1_rounds_two_ni(sha1_ni_t work[2])
+{
+    sha1_ni_t v = work[0], w = work[1];
+#define FOUR(i, constant) SHA1_FOUR(v, i, constant); SHA1_FOUR(w, i, constant)
+    SHA1_ALL(FOUR);
+#undef FOUR
+    work[0].e = _mm_sha1nexte_epu32(v.e, work[0].e);
+    work[0].abcd = _mm_add_epi32(v.abcd, work[0].abcd);
+    work[1].e = _mm_sha1nexte_epu32(w.e, work[1].e);
+    work[1].abcd = _mm_add_epi32(w.abcd, work[1].abcd);
+}
+#undef SHA1_ALL
+#undef SHA1_FOUR
+
+/* From the inner digest to the outer hash over it. It never leaves the registers: written as bytes
+ * and read again as vectors it would wait in the store buffer for longer than some rounds take. */
+SHA1_NI_INLINE void sha1_turn_ni(sha1_ni_t *w, const uint32_t outer[5])
+{
+    w->m[0] = w->abcd;
+    w->m[1] = _mm_or_si128(_mm_blend_epi16(_mm_setzero_si128(), w->e, 0xc0),
+                           _mm_set_epi32(0, (int)0x80000000u, 0, 0));
+    w->m[2] = _mm_setzero_si128();
+    w->m[3] = _mm_set_epi32(0, 0, 0, SHA1_OUTER_BITS);
+    sha1_begin_ni(w, outer);
+}
+
+SHA1_NI_INLINE void sha1_put_ni(const sha1_ni_t *w, uint8_t digest[20])
+{
+    _mm_storeu_si128((__m128i *)digest, _mm_shuffle_epi8(w->abcd, SHA1_SWAP));
+    sha1_store(digest + 16, (uint32_t)_mm_extract_epi32(w->e, 3));
+}
+
+SHA1_NI static void sha1_compress_ni(uint32_t state[5], const uint8_t block[64])
+{
+    sha1_ni_t w;
+    sha1_begin_ni(&w, state);
+    sha1_load_ni(&w, block);
+    sha1_rounds_ni(&w);
+    _mm_storeu_si128((__m128i *)state, _mm_shuffle_epi32(w.abcd, 0x1b));
+    state[4] = (uint32_t)_mm_extract_epi32(w.e, 3);
+}
+
+SHA1_NI static void sha1_end_ni(const struct sha1_ending *ending)
+{
+    sha1_ni_t w;
+    sha1_begin_ni(&w, ending->inner);
+    sha1_load_ni(&w, ending->block);
+    sha1_rounds_ni(&w);
+    sha1_turn_ni(&w, ending->outer);
+    sha1_rounds_ni(&w);
+    sha1_put_ni(&w, ending->digest);
+}
+
+SHA1_NI static void sha1_end_two_ni(const struct sha1_ending *endings)
+{
+    sha1_ni_t w[2];
+    for (int i = 0; i < 2; i++) {
+        sha1_begin_ni(&w[i], endings[i].inner);
+        sha1_load_ni(&w[i], endings[i].block);
+    }
+    sha1_rounds_two_ni(w);
+    for (int i = 0; i < 2; i++)
+        sha1_turn_ni(&w[i], endings[i].outer);
+    sha1_rounds_two_ni(w);
+    for (int i = 0; i < 2; i++)
+        sha1_put_ni(&w[i], endings[i].digest);
+}
 
 static int sha1_has_ni(void)
 {
@@ -197,45 +214,23 @@ static int sha1_has_ni(void)
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29);
 }
 #else
-static void sha1_compress_ni(uint32_t state[5], const uint8_t block[64])
-{
-    sha1_compress_portable(state, block);
-}
-static void sha1_end_hmac_ni(const uint32_t inner[5], const uint32_t outer[5],
-                             const uint8_t block[64], uint8_t digest[20])
-{
-    sha1_end_hmac_portable(inner, outer, block, digest);
-}
-static void sha1_compress_two_ni(uint32_t state0[5], const uint8_t block0[64],
-                                 uint32_t state1[5], const uint8_t block1[64])
-{
-    sha1_compress_portable(state0, block0);
-    sha1_compress_portable(state1, block1);
-}
+#define sha1_compress_ni sha1_compress_portable
+#define sha1_end_ni sha1_end_portable
+#define sha1_end_two_ni sha1_end_two_portable
 static int sha1_has_ni(void) { return 0; }
 #endif
 
 static sha1_compress_t sha1_compress = sha1_compress_portable;
-static sha1_end_hmac_t sha1_end_hmac = sha1_end_hmac_portable;
-
-/* Two compressions that have nothing to do with each other, in the form chosen. */
-static inline void sha1_compress_two(uint32_t state0[5], const uint8_t block0[64],
-                                     uint32_t state1[5], const uint8_t block1[64])
-{
-    if (sha1_compress == sha1_compress_ni) {
-        sha1_compress_two_ni(state0, block0, state1, block1);
-    } else {
-        sha1_compress(state0, block0);
-        sha1_compress(state1, block1);
-    }
-}
+static sha1_end_t sha1_end = sha1_end_portable;
+static sha1_end_t sha1_end_two = sha1_end_two_portable;   /* of two endings, one after the other */
 
 /* Chooses the form for this process; returns 1 for SHA-NI. want_ni = 0 forces the portable one. */
 static int sha1_choose(int want_ni)
 {
     int ni = want_ni && sha1_has_ni();
     sha1_compress = ni ? sha1_compress_ni : sha1_compress_portable;
-    sha1_end_hmac = ni ? sha1_end_hmac_ni : sha1_end_hmac_portable;
+    sha1_end = ni ? sha1_end_ni : sha1_end_portable;
+    sha1_end_two = ni ? sha1_end_two_ni : sha1_end_two_portable;
     return ni;
 }
 

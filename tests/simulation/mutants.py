@@ -109,8 +109,18 @@ MUTANTS = (
         (
             (
                 "_receive.pyx",
-                "elif not authentic(&core.hosts[slot], &heard, arrived_ns):",
-                "elif False:",
+                "if not fits and not fits_alternate(&core.hosts[hearing.slot], heard, arrived_ns):",
+                "if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "digest of the other frame of two",
+        (
+            (
+                "_receive.pyx",
+                "good += conclude(core, &hearings[1], fit[1]) == VERDICT_OK",
+                "good += conclude(core, &hearings[1], fit[0]) == VERDICT_OK",
             ),
         ),
     ),

@@ -117,6 +117,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("limits",),
     (
         "control",
+        "documents",
         "addresses",
         "notifier",
         "sockets",

@@ -22,7 +22,8 @@ from click.testing import CliRunner, Result
 
 import carp_fast
 from carp_fast import cli, terminal
-from carp_fast.control import ControlError, ControlServer, document_slices
+from carp_fast.control import ControlError, ControlServer
+from carp_fast.documents import document_slices, in_slices
 
 DEADLINE_S = 20.0
 PACKAGE_DIRECTORY = Path(carp_fast.__file__).parent.parent
@@ -142,7 +143,7 @@ class FakeDaemon:
             },
             "interfaces": [],
         }
-        return document_slices("status", fields, "virtual_hosts", shown)
+        return document_slices("status", fields, "virtual_hosts", in_slices(shown))
 
     async def reload(self, request: dict[str, Any]) -> dict[str, object]:
         if isinstance(self.reload_answer, ControlError):

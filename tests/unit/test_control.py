@@ -24,8 +24,8 @@ from carp_fast.control import (
     ControlInUse,
     ControlServer,
     ControlTimeout,
-    document_slices,
 )
+from carp_fast.documents import SLICE_ITEMS, document_slices, in_slices
 
 DEADLINE_S = 10.0
 
@@ -243,10 +243,10 @@ def test_answers_of_each_kind(served: ServedLoop, tmp_path: Path) -> None:
         return b'{"ok":true,"kind":"bytes"}'
 
     async def pieces(request: dict[str, Any]) -> AsyncIterator[bytes]:
-        return document_slices("status", {"a": 1}, "hosts", iter(range(request["n"])))
+        return document_slices("status", {"a": 1}, "hosts", in_slices(range(request["n"])))
 
     async def bare(request: dict[str, Any]) -> AsyncIterator[bytes]:
-        return document_slices("status", {}, "hosts", ())
+        return document_slices("status", {}, "hosts", in_slices(()))
 
     path = tmp_path / "control.sock"
     served.serve(path, ready_made=ready_made, pieces=pieces, bare=bare)
@@ -254,7 +254,7 @@ def test_answers_of_each_kind(served: ServedLoop, tmp_path: Path) -> None:
     assert client.request("ready_made") == {"ok": True, "kind": "bytes"}
     assert client.request_raw("ready_made") == b'{"ok":true,"kind":"bytes"}'
     assert client.request("bare") == {"ok": True, "status": {"hosts": []}}
-    for n in (0, 1, control.SLICE_ITEMS, control.SLICE_ITEMS + 1):
+    for n in (0, 1, SLICE_ITEMS, SLICE_ITEMS + 1):
         expected = {"ok": True, "status": {"a": 1, "hosts": list(range(n))}}
         assert client.request("pieces", n=n) == expected
 
@@ -264,7 +264,7 @@ def test_a_large_answer_leaves_the_loop_to_others(served: ServedLoop, tmp_path: 
     count = 65_280
 
     async def large(request: dict[str, Any]) -> AsyncIterator[bytes]:
-        return document_slices("status", {}, "hosts", (item for _ in range(count)))
+        return document_slices("status", {}, "hosts", in_slices(item for _ in range(count)))
 
     path = tmp_path / "control.sock"
     served.serve(path, large=large, echo=echo)

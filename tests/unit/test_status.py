@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 from unit.segment import carp_header, ip, ipv4_frame, ipv6_frame
 
 from carp_fast._engine import Engine
+from carp_fast._pump import HOSTS_A_SNAPSHOT
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.hosts import Hosts
 from carp_fast.network import Network, Sources
 from carp_fast.reports import Reports
-from carp_fast.status import Status, demotion
+from carp_fast.status import SPANS_A_SLICE, Status, demotion, spans
 
 OWN, OWN6 = ip("192.0.2.99"), ip("fe80::99")
 ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64")
@@ -49,7 +50,7 @@ def document(engine: Engine, host: VirtualHost) -> dict[str, Any]:
     network.sources["eth0"] = Sources(OWN, OWN6, False)
     status = Status(hosts, orders, network, Reports(hosts, orders, hooks))
     snapshot: Any = Snapshot(engine.host(0))
-    (found,) = status.virtual_hosts([snapshot], {})
+    (found,) = status.virtual_hosts(snapshot, {})
     interface = status._interface(0, "eth0", {})
     return {**found, "interface": interface}
 
@@ -124,3 +125,22 @@ def test_unicast_says_its_peers_as_destinations() -> None:
 def test_demotion_is_what_each_dialect_makes_of_it(dialect: str, wanted: dict[str, Any]) -> None:
     fields = {"demotion": 10, "sends_failing": True, "dialect": dialect, "demote": 11}
     assert demotion(fields) == wanted
+
+
+@pytest.mark.parametrize(
+    ("slots", "wanted"),
+    [
+        ([], []),
+        ([7], [[(7, 1)]]),
+        ([0, 1, 2, 5, 6, 9], [[(0, 3), (5, 2), (9, 1)]]),
+        (range(2 * HOSTS_A_SNAPSHOT), [[(0, HOSTS_A_SNAPSHOT)], [(HOSTS_A_SNAPSHOT,) * 2]]),
+        (
+            range(0, 255 * (SPANS_A_SLICE + 1), 255),
+            [[(255 * k, 1) for k in range(SPANS_A_SLICE)], [(255 * SPANS_A_SLICE, 1)]],
+        ),
+    ],
+)
+def test_slots_are_copied_in_slices(
+    slots: Iterable[int], wanted: list[list[tuple[int, int]]]
+) -> None:
+    assert list(spans(slots)) == wanted

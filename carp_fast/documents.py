@@ -1,0 +1,44 @@
+"""Answers that are too large for one turn of the loop: JSON, a slice of a long list at a time.
+
+Must not know what the items are, nor whom they go to.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+SLICE_ITEMS = 2_000  # encoded in one turn of the loop
+
+
+async def document_slices(
+    name: str,
+    fields: Mapping[str, object],
+    list_name: str,
+    slices: AsyncIterator[list[Any]],
+) -> AsyncIterator[bytes]:
+    """Encodes ``{"ok": true, NAME: {FIELDS..., LIST_NAME: [ITEMS...]}}``, a slice of items each.
+
+    For the answer of a handler: the server yields to the loop between slices, so tens of
+    thousands of items never hold it for long, nor are they ever all in memory.
+    """
+    encode = msgspec.json.encode
+    head = encode(fields)
+    opening = head[:-1] + (b"," if len(fields) else b"")
+    yield b'{"ok":true,' + encode(name) + b":" + opening + encode(list_name) + b":["
+    separator = b""
+    async for items in slices:
+        if items:
+            yield separator + encode(items)[1:-1]
+            separator = b","
+    yield b"]}}"
+
+
+async def in_slices(items: Iterable[Any]) -> AsyncIterator[list[Any]]:
+    """SLICE_ITEMS of what there is already, or a generator makes, at a time."""
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, SLICE_ITEMS)):
+        yield chunk
