@@ -44,7 +44,7 @@ SEGMENTS, VHIDS = 16, 255
 HOOKED_SEGMENTS = 4  # whose virtual hosts have a hook, when busy
 WORKS = ("idle", "reload", "status", "busy")
 STATUS_EVERY_S = 1.0
-TICK_NS = 20_000_000
+TICK_NS = 10_000_000
 INTERVAL_NS = 1_000_000_000
 TABLES = 65_280
 

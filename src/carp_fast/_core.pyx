@@ -72,7 +72,7 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
     """
     memset(core, 0, sizeof(Core))
     core.seed = seed
-    core.wake_tick_ns = core.longest_tick_ns = 20 * TICK_NS
+    core.wake_tick_ns = core.longest_tick_ns = 10 * TICK_NS
     core.shortest_ns = SECOND_NS
     core.room = calloc(MAX_VIRTUAL_HOSTS + 1, sizeof(VirtualHost))
     core.hosts = <VirtualHost*>at_line(core.room)

@@ -215,9 +215,9 @@ def test_the_first_difference_is_named_and_what_is_too_much_comes_last() -> None
     assert [row[1:4] for row in compare(changed, play(changed)) if not row.same] == [
         ("eth0/42", "ADVERTISE 1/0", "ADVERTISE 1/100")
     ]
-    late = parse(text.replace("6.020 > ADVERTISE", "6.021 > ADVERTISE"))
-    assert [row.at_ns for row in compare(late, play(late)) if not row.same] == [6_021_000_000]
-    short = parse("".join(line for line in text.splitlines(True) if "8.780" not in line))
+    late = parse(text.replace("6.360 > ADVERTISE", "6.361 > ADVERTISE"))
+    assert [row.at_ns for row in compare(late, play(late)) if not row.same] == [6_361_000_000]
+    short = parse("".join(line for line in text.splitlines(True) if "9.140" not in line))
     assert [row[1:4] for row in compare(short, play(short)) if not row.same] == [
         ("eth0/42", None, "ADVERTISE 1/100")
     ]
@@ -239,14 +239,14 @@ def test_replay_shows_both_sides() -> None:
 
 def test_replay_ends_at_the_first_difference(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
-    path.write_text(TAKEOVER.read_text().replace("6.020 > ADVERTISE 1/100", "6.020 > RESIGN 1/1"))
+    path.write_text(TAKEOVER.read_text().replace("6.360 > ADVERTISE 1/100", "6.360 > RESIGN 1/1"))
     result = run("replay", path)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"carp-fast: {path}: differs at 6.020 s, eth0/42: RESIGN 1/1 was recorded, "
-        "now ADVERTISE 1/100 at 6.020 s\n"
+        f"carp-fast: {path}: differs at 6.360 s, eth0/42: RESIGN 1/1 was recorded, "
+        "now ADVERTISE 1/100 at 6.360 s\n"
     )
-    assert "7.400" not in result.stdout
+    assert "7.750" not in result.stdout
     result = run("replay", path, "--json")
     assert (result.exit_code, json.loads(result.stdout)["same"]) == (1, False)
 
