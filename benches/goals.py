@@ -5,14 +5,15 @@ a take-over of all at once.
   sudo PYTHONPATH=. .venv/bin/python benches/goals.py start [--instances 65280]
   sudo PYTHONPATH=. .venv/bin/python benches/goals.py loss [--instances 65280] [--seconds 600]
   sudo PYTHONPATH=. .venv/bin/python benches/goals.py noise [--instances 4080] [--rate 300000]
-  sudo PYTHONPATH=. .venv/bin/python benches/goals.py takeover [--instances 4080]
+  sudo PYTHONPATH=. .venv/bin/python benches/goals.py takeover [--instances 4080] [--deaf]
 
 start  from the start of the process to READY and to the first advertisement; then a reload with one
        change, and how late any advertisement was meanwhile
 loss   one master, one backup: what left one host's interfaces beside what the other's process heard
 takeover  the backup stands still while its master is killed, so that afterwards it waits for all
        alike and takes over all of them in one moment: from the first address to the last one that
-       is there and announced
+       is there and announced. Both hosts share the processors here, and the dead one's kernel hears
+       the announcements; with --deaf it does not any more, as if its power had failed
 noise  a process that is MASTER of as many virtual hosts as it is BACKUP of gets packets with a bad
        digest, a vhid it does not have, and VRRP, in turn
 """
@@ -20,29 +21,30 @@ noise  a process that is MASTER of as many virtual hosts as it is BACKUP of gets
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from carp_fast._floor import Mover
-from carp_fast._wire import VERDICT_WORDS, checksum
+from carp_fast._wire import VERDICT_WORDS
 from carp_fast.bench import Pair, frames_sent
 from carp_fast.contenders import DAEMONS
 from carp_fast.control import ControlClient, ControlError
 from carp_fast.demo import configuration, keys_of, spread
-from carp_fast.floor import frame
-from carp_fast.lab import Lab, Process, wait_for
+from carp_fast.lab import Lab, Process, interface_name, wait_for
 from carp_fast.usage import memory, usage
 from carp_fast.witness import Identity, WireWatch
 
 VHIDS = 255
+UNKNOWN_VHID = 255  # to a process that gets noise
+FLOOD_ENDS_S = 30.0
 INTERVAL_S = 1.0
 HALTED_S = 1.5  # longer than an interval: silence proves nothing then
 STOPPED_S = 0.3  # for what is under way to arrive
@@ -52,12 +54,18 @@ MIB = 1 << 20
 class Halted(Pair):
     """A pair whose host b stands still until host a is killed."""
 
+    deaf = False
+
     def halt(self) -> None:
         (process,) = self.b.processes
         process.signal(signal.SIGSTOP)
         time.sleep(HALTED_S)
 
     def kill(self, name: str) -> int:
+        if name == "a" and self.deaf:
+            orders = [f"link set {interface_name(k)} arp off" for k in self.counts]
+            with self.a.inside():
+                subprocess.run(["ip", "-batch", "-"], input="\n".join(orders).encode(), check=True)
         at_ns = super().kill(name)
         if name == "a":
             for process in self.b.processes:
@@ -165,12 +173,13 @@ def reload_with_one_change(lab: Lab, process: Process, wire: Gaps, counts: dict[
     )
 
 
-def measure_take_over(instances: int) -> None:
+def measure_take_over(instances: int, deaf: bool) -> None:
     counts = spread(instances, segments_of(instances))
     with (
         Lab("carp-fast-goals", segments=len(counts)) as lab,
         Halted(lab, DAEMONS["carp-fast"], counts) as pair,
     ):
+        pair.deaf = deaf
         pair.start()
         used, backup = usage([lab["b"].processes[0].pid]), lab["b"].processes[0].pid
         pair.halt()
@@ -235,7 +244,7 @@ def standing_still(lab: Lab, pair: Pair, counts: dict[int, int]) -> tuple[int, i
 
 def measure_noise(instances: int, rate: float, seconds: float) -> None:
     """Host a prefers one half of the segments, host b the other."""
-    half = segments_of(instances)
+    half = -(-instances // (UNKNOWN_VHID - 1))
     counts = spread(2 * instances, 2 * half)
     with Lab("carp-fast-goals", segments=len(counts)) as lab:
         a, b = lab["a"], lab["b"]
@@ -252,10 +261,12 @@ def measure_noise(instances: int, rate: float, seconds: float) -> None:
         with Gaps(b, a, {}, incoming_only=True) as wire:
             print(f"noise, a process with {instances} masters and {instances} backups:")
             describe(lab, processes["a"], wire, 5.0, "quiet")
-            with noise_from(lab, sorted(counts), rate, seconds + 3) as sent:
-                time.sleep(1)
-                describe(lab, processes["a"], wire, seconds, f"{rate:g} bad packets/s")
-            print(f"  {sent[0]} bad packets, {sent[0] * 1e9 / sent[2]:.0f} /s really sent")
+            noise = noise_from(lab, rate, seconds + 3)
+            time.sleep(1.5)
+            describe(lab, processes["a"], wire, seconds, f"{rate:g} bad packets/s")
+            noise.wait(FLOOD_ENDS_S)
+            sent = json.loads((lab.directory / "noise.json").read_text())
+            print(f"  {sent['sent']} bad packets, {sent['rate']:.0f} /s really sent")
 
 
 def both_are(lab: Lab, wanted: dict[str, int]) -> bool:
@@ -302,40 +313,12 @@ def rejected(lab: Lab) -> dict[str, int]:
     return {word: counted(lab, "a", word) for word in VERDICT_WORDS if word != "ok"}
 
 
-@contextmanager
-def noise_from(lab: Lab, segments: list[int], rate: float, seconds: float) -> Iterator[list[int]]:
-    """Bad packets from host b in the background; yields [sent, CPU ns, ns] once that is over."""
-    good = bytearray(frame("10.0.0.2"))
-    bad_digest, bad_vhid, vrrp = bytearray(good), bytearray(good), bytearray(good)
-    # version and type, vhid, advskew, length, demote, advbase
-    bad_digest[34:40] = bytes((0x21, 1, 0, 7, 0, 1))
-    bad_vhid[34:40] = bytes((0x21, 0, 0, 7, 0, 1))
-    vrrp[34:40] = bytes((0x31, 1, 100, 1, 0, 100))
-    frames = [with_checksums(made) for made in (bad_digest, bad_vhid, vrrp)]
-    result: list[int] = []
-    with lab["b"].inside():
-        out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-        indexes = [socket.if_nametoindex(f"s{k}") for k in segments]
-    mover = Mover(out.fileno(), 1_000_000)
-    thread = threading.Thread(
-        target=lambda: result.extend(mover.send(indexes, frames, rate, seconds)), daemon=True
-    )
-    thread.start()
-    try:
-        yield result
-    finally:
-        mover.stop()
-        thread.join()
-        out.close()
-
-
-def with_checksums(made: bytearray) -> bytes:
-    """The frame with right checksums of IPv4 and of its 36 bytes, so that more is looked at."""
-    made[24:26] = b"\0\0"
-    made[24:26] = checksum(bytes(made[14:34])).to_bytes(2, "big")
-    made[40:42] = b"\0\0"
-    made[40:42] = checksum(bytes(made[34:70])).to_bytes(2, "big")
-    return bytes(made)
+def noise_from(lab: Lab, rate: float, seconds: float) -> Process:
+    """A flood from host b of bad digests and VRRP, half of each with a vhid that nobody has."""
+    argv = [sys.executable, "-m", "carp_fast", "flood", "-i", interface_name(1)]
+    argv += ["--vhid", f"1,{UNKNOWN_VHID}", "--address", "10.9.9.9", "--mix", "bad_auth=1,vrrp=1"]
+    argv += ["--rate", f"{rate:g}", "--duration", f"{seconds:g}", "--json"]
+    return lab["b"].start(argv, log=lab.directory / "noise.json")
 
 
 def main() -> None:
@@ -344,6 +327,7 @@ def main() -> None:
     parser.add_argument("--instances", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--rate", type=float, default=300_000)
+    parser.add_argument("--deaf", action="store_true")
     options = parser.parse_args()
     print(f"load average {' '.join(f'{value:.2f}' for value in os.getloadavg())}", file=sys.stderr)
     if options.what == "start":
@@ -351,7 +335,7 @@ def main() -> None:
     elif options.what == "loss":
         measure_loss(options.instances or 65_280, options.seconds or 600)
     elif options.what == "takeover":
-        measure_take_over(options.instances or 4_080)
+        measure_take_over(options.instances or 4_080, options.deaf)
     else:
         measure_noise(options.instances or 4_080, options.rate, options.seconds or 20)
 
