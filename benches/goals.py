@@ -15,7 +15,7 @@ takeover  the backup stands still while its master is killed, so that afterwards
        is there and announced. Both hosts share the processors here, and the dead one's kernel hears
        the announcements; with --deaf it does not any more, as if its power had failed
 noise  a process that is MASTER of as many virtual hosts as it is BACKUP of gets packets with a bad
-       digest, a vhid it does not have, and VRRP, in turn
+       digest, of a vhid it does not have, and of VRRP, all on its first interface
 """
 
 from __future__ import annotations
@@ -264,8 +264,10 @@ def measure_noise(instances: int, rate: float, seconds: float) -> None:
             noise = noise_from(lab, rate, seconds + 3)
             time.sleep(1.5)
             describe(lab, processes["a"], wire, seconds, f"{rate:g} bad packets/s")
-            noise.wait(FLOOD_ENDS_S)
-            sent = json.loads((lab.directory / "noise.json").read_text())
+            code, said = noise.wait(FLOOD_ENDS_S), (lab.directory / "noise.json").read_text()
+            if code:
+                sys.exit(f"the flood ended with exit code {code}: {said}")
+            sent = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
             print(f"  {sent['sent']} bad packets, {sent['rate']:.0f} /s really sent")
 
 

@@ -146,6 +146,9 @@ class Daemon:
                 await self._stop.wait()
                 await self._resign()
             finally:
+                self._serving.clear()
+                if self._control is not None:  # answers under way still need the pump
+                    await self._control.stop()
                 self._close()
         except (LinkError, LimitReached, HookError) as error:
             raise StartError(str(error)) from error
@@ -409,8 +412,8 @@ class Daemon:
 
     async def _resync(self) -> None:
         """Reports were lost: takes every state from the pump and tells what differs."""
-        async for snapshot in self._status.snapshots(range(len(self._hosts.hosts))):
-            for slot, fields in snapshot.hosts():
+        async for hosts in self._status.snapshots(range(len(self._hosts.hosts))):
+            for slot, fields in hosts:
                 state, reason = fields["state"], fields["reason"]
                 if state != STATES[self._hosts.states[slot]]:
                     self._reports.on_state(slot, state, reason, fields["since_ns"], peer_of(fields))
@@ -543,9 +546,11 @@ class Daemon:
             logger.error("the reload takes longer than %d s, not waited for", RESIGN_DEADLINE_S)
         if self._links is not None:
             self._links.stop()
-        self._pump.resign_all()
         try:
-            await asyncio.wait_for(self._orders.done(when_idle=True), RESIGN_DEADLINE_S)
+            async with asyncio.timeout(RESIGN_DEADLINE_S):
+                await self._orders.room_for(1)
+                self._pump.resign_all()
+                await self._orders.done(when_idle=True)
         except TimeoutError:
             logger.error("resigning took longer than %d s, given up", RESIGN_DEADLINE_S)
         for name in await self._hooks.drain(HOOKS_DEADLINE_S):

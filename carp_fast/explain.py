@@ -57,6 +57,7 @@ class Explanations:
         if not isinstance(interface, str) or not isinstance(vhid, int):
             raise ControlError("explain: an interface's name and a vhid are needed")
         slots = self._find(interface, vhid)
+        await self._orders.room_for(len(slots) + 1)
         snapshots = [self._pump.snapshot(slot, 1) for slot in slots]
         of_interface = self._pump.snapshot_interfaces(1, self._hosts.number(interface))
         await self._orders.done()
@@ -73,7 +74,7 @@ class Explanations:
         found, wanted = [], {"interface": interface, "vhid": vhid}
         for snapshot in snapshots:
             # A slot may have become free, or another's, while the pump copied.
-            for entry in self._status.virtual_hosts(snapshot, wanted):
+            for entry in self._status.virtual_hosts(snapshot.hosts(), wanted):
                 [(slot, fields)] = snapshot.explained(now_ns)
                 host = self._hosts.hosts[slot]
                 assert host is not None

@@ -43,13 +43,15 @@ class Joins:
     def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
         """Makes the memberships of an interface these groups."""
         had = {group for index, group in self._joined if index == ifindex}
-        for group in sorted(groups - had):
+        for group in sorted(groups):
             try:
-                if self._receiver is not None:
+                if self._receiver is not None and group not in had:
                     request = _mac_request(ifindex, group)
                     self._receiver.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
                     self._joined[ifindex, group] = None
-                if self._receiver is None or group[:3] != UNPRUNED:
+                by_ip = self._receiver is None or group[:3] != UNPRUNED
+                # Tried again where only this part of it failed before.
+                if by_ip and self._joined.get((ifindex, group)) is None:
                     self._joined[ifindex, group] = self._join_ip(ifindex, group)
             except OSError as error:
                 text = socket.inet_ntop(_family(group), group)

@@ -46,14 +46,21 @@ class Orders:
         (self._waiting_idle if when_idle else self._waiting)[mark] = future
         await future
 
+    async def room_for(self, count: int) -> None:
+        """Waits until so many orders, and a mark, may be given at once."""
+        while self.pump.room() <= count:
+            await asyncio.sleep(RETRY_S)
+
     async def give(self, orders: Iterable[Order]) -> int:
         """Gives the orders in batches, each when the one before has been carried out; how many."""
         count = 0
         for order in orders:
+            if count % ORDERS_A_BATCH == 0:
+                if count:
+                    await self.done()
+                await self.room_for(ORDERS_A_BATCH)
             order()
             count += 1
-            if count % ORDERS_A_BATCH == 0:
-                await self.done()
         await self.done()
         return count
 

@@ -5,6 +5,7 @@ Must not change anything; interface.md of the command line is its contract.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
@@ -19,7 +20,7 @@ from carp_fast.network import NO_SOURCES
 from carp_fast.reports import address_text, rfc3339
 
 if TYPE_CHECKING:
-    from carp_fast._pump import Pump, Snapshot
+    from carp_fast._pump import Pump
     from carp_fast.network import Network
     from carp_fast.orders import Orders
     from carp_fast.reports import Reports
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 # What three failed sends in a row add, by dialect: to the advskew, or to OpenBSD's demote byte.
 SEND_ERRORS, SEND_ERRORS_OPENBSD = 240, 1
 SPANS_A_SLICE = 32  # orders to the pump, which has room for 4,096
+
+
+Copied = tuple[int, dict[str, Any]]  # a slot, and the host_dict of what the pump found there
 
 
 def seconds_ago(at_ns: int, now_ns: int) -> float:
@@ -87,16 +91,16 @@ class Status:
         self._started_at_ns = time.monotonic_ns()
         self.receive = "packet"
 
-    async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[Snapshot]:
-        """These slots, ascending, copied out one slice after the other.
+    async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[list[Copied]]:
+        """What these slots hold, ascending, copied out one slice after the other.
 
-        An advertisement never waits for more than one slice, and no more than one is in memory.
+        An advertisement never waits for more than one slice, and few are ever in memory.
         """
         for slice_ in spans(slots):
+            await self._orders.room_for(len(slice_))
             snapshots = [self._pump.snapshot(first, count) for first, count in slice_]
             await self._orders.done()
-            for snapshot in snapshots:
-                yield snapshot
+            yield list(itertools.chain.from_iterable(each.hosts() for each in snapshots))
 
     def summary(self) -> dict[str, int]:
         """How many virtual hosts there are, and in which state."""
@@ -161,13 +165,18 @@ class Status:
         ]
 
     def virtual_hosts(
-        self, snapshot: Snapshot, wanted: Mapping[str, Any]
+        self, copied: Iterable[Copied], wanted: Mapping[str, Any]
     ) -> Iterator[dict[str, Any]]:
-        """Those of a snapshot that match `wanted` (interface, vhid, state; None: all)."""
+        """Those that match `wanted` (interface, vhid, state; None: all).
+
+        A slot that was given to another virtual host while the pump copied tells nothing.
+        """
         now_ns = time.monotonic_ns()
-        for slot, fields in snapshot.hosts():
+        for slot, fields in copied:
             host = self._hosts.hosts[slot] if slot < len(self._hosts.hosts) else None
-            if host is None:
+            if host is None or host.vhid != fields["vhid"]:
+                continue
+            if self._hosts.number(host.interface) != fields["interface"]:
                 continue
             if wanted.get("interface") not in (None, host.interface):
                 continue
@@ -178,8 +187,8 @@ class Status:
             yield self._virtual_host(slot, fields, now_ns)
 
     async def _virtual_hosts(self, wanted: Mapping[str, Any]) -> AsyncIterator[list[Any]]:
-        async for snapshot in self.snapshots(self._slots(wanted)):
-            yield list(self.virtual_hosts(snapshot, wanted))
+        async for copied in self.snapshots(self._slots(wanted)):
+            yield list(self.virtual_hosts(copied, wanted))
 
     def _virtual_host(self, slot: int, fields: dict[str, Any], now_ns: int) -> dict[str, Any]:
         host = self._hosts.hosts[slot]

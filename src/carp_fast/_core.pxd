@@ -147,6 +147,11 @@ cdef struct Core:
     ReportRing reports
     Recorder recorder
 
+cdef inline Source* core_source(const Core* core, uint32_t slot, uint32_t which) noexcept nogil:
+    """Where the source `which` of the host in `slot` has its place."""
+    return core.sources + <size_t>which * MAX_VIRTUAL_HOSTS + slot
+
+
 cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except -1
 cdef void engine_close(Core* core) noexcept
 cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil

@@ -199,9 +199,12 @@ cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, c
 
 
 cdef bint engine_may_tell(uint32_t* told_ms, int64_t now_ns) noexcept nogil:
-    """Whether TELL_EVERY_MS have passed since it was last said; it is said now, then."""
+    """Whether TELL_EVERY_MS have passed since it was last said; it is said now, then.
+
+    Frames of two sockets are not in the order of their arrival: time may go back a little.
+    """
     cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000)
-    if told_ms[0] and now_ms - told_ms[0] < TELL_EVERY_MS:
+    if told_ms[0] and now_ms - told_ms[0] + TELL_EVERY_MS < 2 * TELL_EVERY_MS:
         return False
     told_ms[0] = now_ms if now_ms else 1
     return True

@@ -308,15 +308,17 @@ cdef class Engine:
         cdef FrameHeard* heard = <FrameHeard*>calloc(count or 1, sizeof(FrameHeard))
         if heard == NULL:
             raise MemoryError("frames")
-        for i in range(count):
-            heard[i].interface, heard[i].arrived_ns = kept[i][0], now_ns
-            heard[i].bytes = <const uint8_t*><const char*>(<bytes>kept[i][1])
-            heard[i].length = <uint32_t>len(<bytes>kept[i][1])
-        with nogil:
-            for r in range(rounds):
-                good += engine_receive_many(&self.core, heard, count)
-        free(heard)
-        return good
+        try:
+            for i in range(count):
+                heard[i].interface, heard[i].arrived_ns = kept[i][0], now_ns
+                heard[i].bytes = <const uint8_t*><const char*>(<bytes?>kept[i][1])
+                heard[i].length = <uint32_t>len(<bytes>kept[i][1])
+            with nogil:
+                for r in range(rounds):
+                    good += engine_receive_many(&self.core, heard, count)
+            return good
+        finally:
+            free(heard)
 
     def advertise_rounds(self, int64_t now_ns, int rounds) -> int:
         """Benchmark: `rounds` wake ticks of expiring and sealing; how many advertisements."""
@@ -487,9 +489,9 @@ cdef class Engine:
         return reports
 
     def host(self, uint32_t slot) -> dict:
-        """A host's status; see host_dict."""
-        if slot >= _MAX_VIRTUAL_HOSTS:
-            raise IndexError(f"slots are below {_MAX_VIRTUAL_HOSTS}")
+        """The status of a host, which may have left since; see host_dict."""
+        if slot >= _MAX_VIRTUAL_HOSTS or self.core.hosts[slot].sources == NULL:
+            raise IndexError(f"slot {slot} was never in use or is not below {_MAX_VIRTUAL_HOSTS}")
         return host_dict(&self.core.hosts[slot])
 
     def explained(self, uint32_t slot, int64_t now_ns) -> dict:

@@ -10,7 +10,7 @@ from libc.string cimport memcmp, memcpy, memset
 from carp_fast._actions cimport begin_announcing, may_release, wanted_change
 from carp_fast._auth cimport AuthKey
 from carp_fast._core cimport (
-    Core, DONE, engine_record, engine_touch, HostsCopy, Interface, MAX_INTERFACES,
+    Core, DONE, core_source, engine_record, engine_touch, HostsCopy, Interface, MAX_INTERFACES,
     MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ANNOUNCE,
     ORDER_ASSUME, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
@@ -94,7 +94,8 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
     cdef uint32_t* first
     cdef uint32_t i
     memcpy(host, order.pointer, sizeof(VirtualHost))
-    host.sources, host.sources_apart = &core.sources[order.slot], MAX_VIRTUAL_HOSTS
+    host.sources = core_source(core, order.slot, 0)
+    host.sources_apart = MAX_VIRTUAL_HOSTS
     for i in range(SOURCES):
         if vhid_source(host, i).family:     # the slot was another's
             memset(vhid_source(host, i), 0, sizeof(Source))
@@ -132,7 +133,7 @@ cdef void copy_hosts(const Core* core, uint32_t first, uint32_t count,
         copy.hosts[i].sources = &copy.sources[i * SOURCES]
         copy.hosts[i].sources_apart = 1
         for k in range(SOURCES):
-            copy.sources[i * SOURCES + k] = core.sources[k * MAX_VIRTUAL_HOSTS + first + i]
+            copy.sources[i * SOURCES + k] = core_source(core, first + i, k)[0]
 
 
 cdef void keep_old_keys(VirtualHost* host, Block* block, bint new_key,

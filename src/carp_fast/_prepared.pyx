@@ -123,8 +123,8 @@ cdef class PreparedHost:
         host.startup_delay_ms = startup_delay_ns // 1000000
         host.preempt_delay_ms = preempt_delay_ns // 1000000
         host.announce_count = announce_count
-        host.announce_interval_ms = announce_interval_ns // 1000000
-        host.announce_refresh_ms = announce_refresh_ns // 1000000
+        host.announce_interval_ms = (announce_interval_ns + 999999) // 1000000
+        host.announce_refresh_ms = (announce_refresh_ns + 999999) // 1000000
         host.counter = counter
         host.flags |= IGNORE_LINK if ignore_link_state else 0
         host.flags |= MANAGE_ADDRESSES if manage_addresses else 0

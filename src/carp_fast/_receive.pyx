@@ -1,4 +1,4 @@
-"""One frame heard: which virtual host it is for, whether it is genuine and new, what it means.
+"""Frames heard: which virtual host each is for, whether it is genuine and new, what it means.
 
 The checks that need the table of hosts, in the order of the Verdict enum: vhid, destination,
 digest, loop, replay. Nothing here allocates, logs or knows a socket, a clock or a file.
@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast._auth cimport auth_verify, auth_verify_two
 from carp_fast._core cimport (
-    Core, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_event, engine_may_tell,
+    Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_event, engine_may_tell,
     engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
     Rejection, REJECTIONS, WRONG_DIGEST)
 from carp_fast._recorder cimport record_heard
@@ -34,7 +34,7 @@ cdef enum:
     ASCENDED = 3                    # advertisements in a row: the source's counters are in order
     NEAR = 65536                    # ... each above the last by no more than this
     REFUSALS = 3                    # in a row that ascend: the source's counters are learned anew
-    FORESEEN = 8                     # frames whose hosts are fetched into the cache ahead
+    FORESEEN = 8                      # frames whose hosts are fetched into the cache ahead
 
 cdef struct Hearing:                # one frame, as far as can be said before its digest is made
     Advertisement heard
@@ -60,7 +60,7 @@ cdef void foresee(Core* core, const FrameHeard* frame) noexcept nogil:
         host = <const char*>&core.hosts[slot]
         for i in range(HOT_LINES):
             __builtin_prefetch(host + i * CACHE_LINE)
-        __builtin_prefetch(&core.sources[slot])
+        __builtin_prefetch(core_source(core, slot, 0))
         __builtin_prefetch(&core.wheel.at[slot])
 
 
@@ -226,13 +226,12 @@ cdef uint32_t engine_receive_many(Core* core, const FrameHeard* frames,
     """
     cdef Hearing hearings[2]
     cdef bint fit[2]
-    cdef uint32_t i, good = 0
+    cdef uint32_t i, ahead, good = 0
     for i in range(min(count, <uint32_t>FORESEEN)):
         foresee(core, &frames[i])
     for i in range(0, count - count % 2, 2):
-        if i + FORESEEN + 1 < count:
-            foresee(core, &frames[i + FORESEEN])
-            foresee(core, &frames[i + FORESEEN + 1])
+        for ahead in range(i + FORESEEN, min(i + FORESEEN + 2, count)):
+            foresee(core, &frames[ahead])
         hear(core, &frames[i], &hearings[0])
         hear(core, &frames[i + 1], &hearings[1])
         if hearings[0].verdict == VERDICT_OK and hearings[1].verdict == VERDICT_OK:

@@ -152,7 +152,7 @@ cdef struct Source:             # a host that advertised to us; its counters mus
     uint8_t demote
     uint8_t ascended            # advertisements in a row, each a little above the last
     uint8_t refusals            # in a row, each above the last
-    uint8_t to_line[8]          # a cache line in all
+    uint8_t to_line[12]         # a cache line in all
 
 cdef struct Address:
     uint8_t bytes[16]
@@ -215,7 +215,7 @@ cdef struct VirtualHost:
 
     AuthKey key
 
-    uint64_t sent
+    int64_t since_ns
     uint32_t order              # phase within the interval
     uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
     # Counters go up by one, except where we go on above what we heard: two runs tell what we sent.
@@ -226,8 +226,8 @@ cdef struct VirtualHost:
     int64_t tie_since_ns        # first of the ties heard over IPv6 that go on; 0: none
     int64_t tie_heard_ns
     int64_t announce_at_ns      # the next announcement by time, 0: none
-    int64_t since_ns
     int64_t answered_ns
+    uint64_t sent
     uint32_t told_duplicate_ms  # when it was said last, modulo 2^32; 0: never
     uint32_t told_other_master_ms
     uint32_t told_reasserted_ms

@@ -28,6 +28,7 @@ EFFECT_WORDS = {
 DIALECT_WORDS = ("ucarp", "freebsd", "openbsd")
 REPLAY_WORDS = ("off", "learn", "strict")
 assert len(REASON_WORDS) == REASONS and len(EVENT_WORDS) == EVENTS
+assert sizeof(Source) == 64 and sizeof(VirtualHost) % 64 == 0
 
 # The whole election. What is not listed changes nothing. An empty reason: the event brings its own.
 TRANSITIONS = (

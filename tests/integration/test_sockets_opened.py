@@ -77,6 +77,35 @@ def test_groups_are_joined_by_mac_and_beyond_224_0_0_by_igmp(
     assert joined_macs(a, "s2") & {multicast_mac(group) for group in every} == set()
 
 
+def test_what_igmp_alone_refused_is_tried_again(
+    lab_factory: Callable[..., Lab], caplog: pytest.LogCaptureFixture
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    group = socket.inet_aton("239.1.1.1")
+
+    def allow(memberships: int) -> None:
+        path = "/proc/sys/net/ipv4/igmp_max_memberships"
+        assert a.run(["sh", "-c", f"echo {memberships} > {path}"]).returncode == 0
+
+    with receiver_on(a) as (receiver, ifindexes):
+        joins = Joins(receiver)
+        allow(0)
+        with a.inside():
+            joins.join("s1", ifindexes["s1"], {group})
+        assert caplog.messages == ["s1: joining group 239.1.1.1 failed: No buffer space available"]
+        assert multicast_mac(group) in joined_macs(a, "s1")
+        assert group not in joined_groups(a, "s1")
+        allow(20)
+        with a.inside():
+            joins.join("s1", ifindexes["s1"], {group})
+        assert group in joined_groups(a, "s1")
+        joins.leave(ifindexes["s1"])
+        assert group not in joined_groups(a, "s1")
+        assert multicast_mac(group) not in joined_macs(a, "s1")
+        joins.close()
+    assert len(caplog.messages) == 1
+
+
 def test_an_interface_that_has_gone_is_left_without_a_word(
     lab_factory: Callable[..., Lab], caplog: pytest.LogCaptureFixture
 ) -> None:

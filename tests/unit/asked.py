@@ -64,6 +64,9 @@ class EngineOrders:
     def __init__(self, engine: Engine) -> None:
         self.pump = EnginePump(engine)
 
+    async def room_for(self, count: int) -> None:
+        """There always is."""
+
     async def done(self) -> None:
         """Every order of an engine is carried out at once."""
 

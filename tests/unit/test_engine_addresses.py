@@ -224,6 +224,14 @@ def test_announce_count_by_interval() -> None:
     assert len(node.times("ANNOUNCE")) == 5
 
 
+def test_a_time_below_a_millisecond_is_one() -> None:
+    # None at all would be all at once, and no refresh.
+    node = master(announce_count=4, announce_interval_ns=500_000, announce_refresh_ns=1)
+    node.run(MASTER_NS + 20 * SECOND_NS)
+    assert all(len(batch) == len(EVERY) for batch in contents(node, "ANNOUNCE"))  # type: ignore[arg-type]
+    assert node.times("ANNOUNCE")[-1] >= MASTER_NS + 18 * SECOND_NS
+
+
 def test_announce_count_in_a_row() -> None:
     node = master(announce_count=3)
     node.run(MASTER_NS + 60 * SECOND_NS)
@@ -306,6 +314,20 @@ def test_a_slot_is_used_again(gone_at: str) -> None:
     assert len(gaps) == len(set(gaps))
     assert {done.content[35] for done in node.done if done.action == "ADVERTISE"} == {77}
     assert node.engine.host(0)["counters"]["became_master"] == 1
+
+
+def test_a_slot_that_is_used_again_remembers_nobody() -> None:
+    node = Node("10.77.0.2")
+    for n in range(2, 5):
+        frame = advertisement(source=f"10.77.0.{n + 8}", counter=2**40 + n)
+        assert node.engine.receive(0, frame, START_NS) == "ok"
+    assert len(node.engine.host(0)["peers"]) == 3
+    node.engine.remove(0, START_NS)
+    node.engine.add(0, prepared(replay="strict"), START_NS)
+    assert node.engine.host(0)["peers"] == []
+    # A counter far below what was heard before: nobody has heard it here.
+    frame = advertisement(source="10.77.0.10", counter=1)
+    assert node.engine.receive(0, frame, START_NS + SECOND_NS) == "ok"
 
 
 def test_a_new_host_of_the_same_vhid_while_the_old_one_leaves() -> None:

@@ -201,6 +201,23 @@ def test_other_master_is_told_once_a_minute_and_only_while_master() -> None:
     ]
 
 
+def test_what_is_told_once_a_minute_is_so_where_time_goes_back_or_its_milliseconds_wrap() -> None:
+    wrong = advertisement(passphrase=b"wrong")
+    wrap_ns = 2**32 * 1_000_000  # after 49 days
+    node = Node("10.77.0.2", now_ns=wrap_ns - 40 * SECOND_NS)
+    node.run(wrap_ns - 20 * SECOND_NS)
+    assert node.state == "MASTER"
+    first_ns = wrap_ns - 10 * SECOND_NS
+    for at_ns in (first_ns, first_ns - 7_000_000, wrap_ns, wrap_ns + 49 * SECOND_NS):
+        node.engine.receive(0, wrong, at_ns)
+    node.engine.receive(0, wrong, wrap_ns + 50 * SECOND_NS)
+    node.take(wrap_ns + 50 * SECOND_NS)
+    assert [report[1] for report in node.reported("other_master")] == [
+        first_ns,
+        wrap_ns + 50 * SECOND_NS,
+    ]
+
+
 def test_a_demote_byte_is_told_once() -> None:
     node = Node("10.77.0.2")
     for counter in range(3):
@@ -312,6 +329,8 @@ BAD_CALLS: dict[str, str] = {
     "slot in use": "engine.add(0, host(), 1); engine.add(0, host(), 1)",
     "slot to replace": "engine.replace(5, host(), 1)",
     "slot to look at": "engine.host(2**32 - 1)",
+    "slot never used": "engine.host(5)",
+    "frames that are not bytes": "engine.receive_many([(0, 'text')], 1)",
     "interface to look at": "engine.interface_counters(65535)",
     "short source": "host(source=b'a')",
     "long source": "host(source=bytes(16))",
@@ -328,7 +347,7 @@ def test_a_bad_call_is_refused(case: str) -> None:
         "engine = Engine()\n"
         "engine.set_interface(0, 1, source=bytes(4))\n"
         f"try:\n    {BAD_CALLS[case].replace('; ', chr(10) + '    ')}\n"
-        "except (ValueError, IndexError, OverflowError) as error:\n"
+        "except (ValueError, IndexError, OverflowError, TypeError) as error:\n"
         "    assert str(error)\n"
         "    print('refused')\n"
     )
@@ -379,33 +398,65 @@ def test_a_host_that_does_not_fit_is_refused(settings: dict[str, Any]) -> None:
         prepared(**settings)
 
 
-# Every kind of frame for two hosts that are BACKUP, and one that nobody is asked about.
+LONG = [(ip(f"10.77.1.{n}"), 32) for n in range(1, 14)]  # its counter begins another block
+PEER, NO_PEER = "10.77.0.8", "10.77.0.9"
+SIGNED_LONG = tuple(address for address, _ in LONG)
+
+
+def several_hosts() -> Engine:
+    """BACKUPs of every sort that a digest is made for: short, long, over IPv6, strict, unicast."""
+    engine = Node("10.77.0.2", on6="fe80::2", counter=77).engine
+    engine.add(1, prepared(vhid=43, passphrase=b"other", replay="strict"), START_NS)
+    engine.add(2, prepared(vhid=44, addresses=LONG), START_NS)
+    engine.add(3, prepared(vhid=45, addresses=[(ip("2001:db8::45"), 64)]), START_NS)
+    engine.add(4, prepared(vhid=46, peers=[ip(PEER)]), START_NS)
+    engine.add(5, prepared(vhid=42, destination=ip("239.0.0.42"), counter=77), START_NS)
+    changed = prepared(passphrase=b"new", counter=77, alternates=True)
+    engine.replace(0, changed, START_NS, grace_ns=10 * SECOND_NS)
+    engine.take_reports()
+    engine.record(1024)
+    return engine
+
+
 HEARD = {
     **REFUSED,
-    **{f"ok {n}": advertisement(counter=n) for n in (1, 2, 2**40)},
-    "ok 43": advertisement(vhid=43, counter=5, passphrase=b"other"),
-    "auth 43": advertisement(vhid=43, counter=6),
-    "fast": advertisement(counter=9, advskew=200),
+    **{f"former key {n}": advertisement(counter=n) for n in (1, 2, 2**40)},
+    **{f"new key {n}": advertisement(counter=n, passphrase=b"new") for n in (3, 4)},
+    **{f"strict {n}": advertisement(vhid=43, counter=n, passphrase=b"other") for n in (5, 6)},
+    "wrong key": advertisement(vhid=43, counter=7),
+    "long": advertisement(vhid=44, addresses=SIGNED_LONG),
+    "over IPv6": advertisement(source="fe80::9", vhid=45, addresses=[ip("2001:db8::45")]),
+    "unicast": advertisement(source=PEER, destination="10.77.0.2", vhid=46),
+    "unlisted": advertisement(source=NO_PEER, destination="10.77.0.2", vhid=46),
+    "other group": advertisement(destination="239.0.0.42"),
+    "slow": advertisement(counter=9, advskew=200, passphrase=b"new"),
     "other protocol": ipv4_frame(carp_header(), protocol=17),
+    "short": advertisement()[:60],
+    "nothing": b"",
 }
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(sorted(HEARD)), max_size=40))
-def test_many_frames_at_once_are_as_one_after_the_other(names: list[str]) -> None:
-    def two_hosts() -> Engine:
-        engine = Node("10.77.0.2", counter=77).engine
-        engine.add(1, prepared(vhid=43, passphrase=b"other"), START_NS)
-        engine.record(1024)
-        return engine
-
-    single, many, now_ns = two_hosts(), two_hosts(), START_NS + SECOND_NS
-    frames = [HEARD[name] for name in names]
-    good = sum(single.receive(0, frame, now_ns) == "ok" for frame in frames)
-    assert many.receive_many([(0, frame) for frame in frames], now_ns) == good
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 0, 0, 0, 1, 65_535]), st.sampled_from(sorted(HEARD))))
+)
+def test_many_frames_at_once_are_as_one_after_the_other(names: list[tuple[int, str]]) -> None:
+    single, many, now_ns = several_hosts(), several_hosts(), START_NS + SECOND_NS
+    frames = [(interface, HEARD[name]) for interface, name in names]
+    good = sum(single.receive(interface, frame, now_ns) == "ok" for interface, frame in frames)
+    assert many.receive_many(frames, now_ns) == good
     assert many.records() == single.records()
-    assert many.interface_counters(0) == single.interface_counters(0)
-    assert many.rejections(0) == single.rejections(0)
-    for slot in (0, 1):
-        assert many.checkpoint(slot, now_ns) == single.checkpoint(slot, now_ns)
     assert many.take_reports() == single.take_reports()
+    for number in (0, 1):
+        assert many.interface_counters(number) == single.interface_counters(number)
+        assert many.rejections(number) == single.rejections(number)
+    for slot in range(6):
+        assert many.checkpoint(slot, now_ns) == single.checkpoint(slot, now_ns)
+
+
+@pytest.mark.parametrize("name", ["former key 1", "new key 3", "strict 5", "long", "over IPv6"])
+def test_what_is_right_is_taken_beside_any_other(name: str) -> None:
+    frames = [(0, HEARD["wrong key"]), (0, HEARD[name]), (0, HEARD["long"])]
+    assert several_hosts().receive_many(frames[:2], START_NS + SECOND_NS) == 1
+    assert several_hosts().receive_many(frames[1:2], START_NS + SECOND_NS) == 1
+    assert several_hosts().receive_many(frames[1:], START_NS + SECOND_NS) == 2

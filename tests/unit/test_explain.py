@@ -375,7 +375,7 @@ def test_the_facts_are_those_of_the_status_and_more() -> None:
     asked = Asked()
     facts = asked.facts()
     status = Status(asked.hosts, asked.orders, asked.network, asked.problems)
-    [entry] = status.virtual_hosts(asked.orders.pump.snapshot(0, 1), {})
+    [entry] = status.virtual_hosts(asked.orders.pump.snapshot(0, 1).hosts(), {})
     assert "peer" not in facts
     assert {key: facts[key] for key in entry if key != "peer"} == {
         key: value for key, value in entry.items() if key != "peer"

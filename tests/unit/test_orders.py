@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-from carp_fast import addresses
+from unit.pumped import pump_with_orders
+
 from carp_fast._prepared import PreparedHost
-from carp_fast._pump import Pump
 from carp_fast.orders import Orders
 
-DEADLINE_S = 10.0
 MAC = b"\x02\0\0\0\0\x01"
-
-
-@asynccontextmanager
-async def pump_with_orders() -> AsyncIterator[Orders]:
-    """A pump without a wire, in a thread of its own, and its orders."""
-    loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-        netlink.bind((0, 0))
-        silent_fd = os.eventfd(0)
-        pump = Pump([("packet", silent_fd)], silent_fd, netlink.fileno(), addresses.templates())
-        orders = Orders(pump)
-
-        def on_readable() -> None:
-            for report in pump.take_reports(1000):
-                if report[0] == "done":
-                    orders.on_done(report[10])
-
-        loop.add_reader(pump.report_fd, on_readable)
-        pump.start("normal")
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                yield orders
-        finally:
-            loop.remove_reader(pump.report_fd)
-            pump.stop()
-            os.close(silent_fd)
 
 
 def host(vhid: int) -> PreparedHost:
@@ -108,5 +78,38 @@ def test_no_wait_is_forgotten() -> None:
     async def scenario() -> None:
         async with pump_with_orders() as orders:
             await asyncio.gather(*(ask(orders) for _ in range(20)))
+
+    asyncio.run(scenario())
+
+
+def test_there_is_room_for_what_waited_for_it() -> None:
+    async def ask(orders: Orders) -> None:
+        for _ in range(20):
+            await orders.room_for(64)
+            snapshots = [orders.pump.snapshot(0, 1) for _ in range(64)]
+            await orders.done()
+            assert all(each.hosts() for each in snapshots)
+
+    async def scenario() -> None:
+        async with pump_with_orders() as orders:
+            await orders.give([lambda: orders.pump.add(0, host(1))])
+            # Sixteen times what the ring holds, of all at once.
+            await asyncio.gather(*(ask(orders) for _ in range(1_024)))
+
+    asyncio.run(scenario())
+
+
+def test_a_snapshot_has_every_host_with_its_own_fields() -> None:
+    async def scenario() -> None:
+        async with pump_with_orders() as orders:
+            pump = orders.pump
+            pump.set_interface(0, ifindex=7, up=True, mac=MAC, source=b"\x0a\0\0\x01")
+            await orders.give(
+                lambda vhid=vhid: pump.add(vhid - 1, host(vhid)) for vhid in range(1, 101)
+            )
+            snapshot = pump.snapshot(40, 60)
+            await orders.done()
+            found = [(slot, fields["vhid"], fields["peers"]) for slot, fields in snapshot.hosts()]
+            assert found == [(slot, slot + 1, []) for slot in range(40, 100)]
 
     asyncio.run(scenario())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
+from unit.pumped import pump_with_orders
 from unit.segment import carp_header, ip, ipv4_frame, ipv6_frame
 
 from carp_fast._engine import Engine
@@ -14,21 +18,12 @@ from carp_fast._pump import HOSTS_A_SNAPSHOT
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.hosts import Hosts
 from carp_fast.network import Network, Sources
+from carp_fast.orders import Orders
 from carp_fast.reports import Reports
 from carp_fast.status import SPANS_A_SLICE, Status, demotion, spans
 
 OWN, OWN6 = ip("192.0.2.99"), ip("fe80::99")
 ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64")
-
-
-class Snapshot:
-    """One host as the pump would copy it out."""
-
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self._fields = fields
-
-    def hosts(self) -> list[tuple[int, dict[str, Any]]]:
-        return [(0, self._fields)]
 
 
 class NoPump:
@@ -49,8 +44,7 @@ def document(engine: Engine, host: VirtualHost) -> dict[str, Any]:
     network = Network(hosts, orders, {})
     network.sources["eth0"] = Sources(OWN, OWN6, False)
     status = Status(hosts, orders, network, Reports(hosts, orders, hooks))
-    snapshot: Any = Snapshot(engine.host(0))
-    (found,) = status.virtual_hosts(snapshot, {})
+    (found,) = status.virtual_hosts([(0, engine.host(0))], {})
     interface = status._interface(0, "eth0", {})
     return {**found, "interface": interface}
 
@@ -144,3 +138,59 @@ def test_slots_are_copied_in_slices(
     slots: Iterable[int], wanted: list[list[tuple[int, int]]]
 ) -> None:
     assert list(spans(slots)) == wanted
+
+
+def slots_in_use(*vhids: int | None) -> Hosts:
+    """Virtual hosts of eth0 by slot; None leaves a hole."""
+    hosts = Hosts()
+    settings = Settings(passphrase=b"secret")
+    for slot, vhid in enumerate(vhids):
+        address = f"10.{vhid or 0}.{slot // 250}.{slot % 250 + 1}/32"
+        hosts.take(VirtualHost("eth0", vhid or 1, (address,), (), settings))
+    for slot, vhid in enumerate(vhids):
+        if vhid is None:
+            hosts.give_back(slot)
+    return hosts
+
+
+async def told(hosts: Hosts, orders: Orders, **request: Any) -> list[dict[str, Any]]:
+    """The virtual hosts that a status request is answered with."""
+    hooks: Any = None
+    status = Status(hosts, orders, Network(hosts, orders, {}), Reports(hosts, orders, hooks))
+    answer = b"".join([piece async for piece in await status.answer(request)])
+    found: list[dict[str, Any]] = msgspec.json.decode(answer)["status"]["virtual_hosts"]
+    return found
+
+
+def test_a_status_has_every_virtual_host_that_was_asked_for_once() -> None:
+    async def scenario() -> None:
+        hosts = slots_in_use(*[None if slot % 7 == 3 else 1 + slot % 2 for slot in range(2_500)])
+        async with pump_with_orders() as orders:
+            await orders.give(
+                partial(orders.pump.add, slot, hosts.prepare(host)) for slot, host in hosts.used()
+            )
+            for request in ({}, {"vhid": 2}, {"vhid": 3}):
+                wanted = [
+                    list(host.addresses)
+                    for _, host in hosts.used()
+                    if request.get("vhid") in (None, host.vhid)
+                ]
+                found = await told(hosts, orders, **request)
+                assert [each["addresses"] for each in found] == wanted
+
+    asyncio.run(scenario())
+
+
+def test_a_slot_that_became_anothers_meanwhile_tells_nothing() -> None:
+    async def scenario() -> None:
+        hosts = slots_in_use(1, 2)
+        async with pump_with_orders() as orders:
+            await orders.give(
+                partial(orders.pump.add, slot, hosts.prepare(host)) for slot, host in hosts.used()
+            )
+            # The pump does not know of it yet.
+            hosts.give_back(1)
+            hosts.take(VirtualHost("eth0", 9, ("10.0.0.9/32",), (), Settings(passphrase=b"x")))
+            assert [each["vhid"] for each in await told(hosts, orders)] == [1]
+
+    asyncio.run(scenario())
