@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -357,8 +358,10 @@ def test_a_configuration_that_was_named_must_be_readable(
 # events
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def start(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A command under way. What has not ended by itself is ended: its end would be waited for."""
+    with subprocess.Popen(
         [*FAST, *map(str, arguments)],
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -366,7 +369,11 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("as_json", [False, True])
