@@ -330,7 +330,7 @@ def figure(report: Report) -> str:
     versions = ", ".join(f"{each.daemon} {each.version}" for each in report.contenders)
     caption = (
         f"carp-fast bench, {report.begun_at[:10]}: {versions}; {report.machine.cores} cores,"
-        f" {report.machine.processor}, Linux {report.machine.kernel}"
+        f" {report.machine.processor}, Linux {report.machine.kernel.partition('-')[0]}"
     )
     panels = [
         Panel("CPU, master and backup together", "virtual hosts", "% of one core",
