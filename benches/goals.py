@@ -267,7 +267,7 @@ def measure_noise(instances: int, rate: float, seconds: float) -> None:
             code, said = noise.wait(FLOOD_ENDS_S), (lab.directory / "noise.json").read_text()
             if code:
                 sys.exit(f"the flood ended with exit code {code}: {said}")
-            sent = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+            sent = json.loads(said[said.index("{") :])
             print(f"  {sent['sent']} bad packets, {sent['rate']:.0f} /s really sent")
 
 

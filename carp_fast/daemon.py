@@ -146,9 +146,6 @@ class Daemon:
                 await self._stop.wait()
                 await self._resign()
             finally:
-                self._serving.clear()
-                if self._control is not None:  # answers under way still need the pump
-                    await self._control.stop()
                 self._close()
         except (LinkError, LimitReached, HookError) as error:
             raise StartError(str(error)) from error
@@ -567,6 +564,7 @@ class Daemon:
         self._loop.remove_reader(self._pump.report_fd)
         self._loop.remove_reader(self._pump.epoll_fd)
         self._pump.stop()
+        self._orders.abandon()  # answers under way break off
         self._hooks.close()
         self._network.close()
         for sock in (self._sender, self._netlink, *self._receivers.values()):

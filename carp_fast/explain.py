@@ -16,6 +16,7 @@ from carp_fast.control import ControlError
 from carp_fast.hosts import Hosts
 from carp_fast.reports import rfc3339
 from carp_fast.settings import nearest_to
+from carp_fast.status import SPANS_A_SLICE
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
@@ -57,10 +58,13 @@ class Explanations:
         if not isinstance(interface, str) or not isinstance(vhid, int):
             raise ControlError("explain: an interface's name and a vhid are needed")
         slots = self._find(interface, vhid)
-        await self._orders.room_for(len(slots) + 1)
-        snapshots = [self._pump.snapshot(slot, 1) for slot in slots]
-        of_interface = self._pump.snapshot_interfaces(1, self._hosts.number(interface))
-        await self._orders.done()
+        snapshots = []
+        for first in range(0, len(slots), SPANS_A_SLICE):
+            await self._orders.room_for(SPANS_A_SLICE + 1)
+            slice_ = slots[first : first + SPANS_A_SLICE]
+            snapshots += [self._pump.snapshot(slot, 1) for slot in slice_]
+            of_interface = self._pump.snapshot_interfaces(1, self._hosts.number(interface))
+            await self._orders.done()
         now_ns = self._now_ns()
         rejected = {
             "rejections": rejections(of_interface.rejections()[0], vhid, now_ns),

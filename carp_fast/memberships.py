@@ -31,12 +31,14 @@ class Joins:
     beyond 224.0.0.0/24. Without a packet socket (`receiver` None) all are joined that way: IP
     itself drops what is for a group that nobody joined, and joins its MAC, too.
 
-    An interface that was created again is joined again: its ifindex is another.
+    An interface that was created again is joined again: its ifindex is another. What failed is said
+    once, and tried again whenever the interface is heard of.
     """
 
     def __init__(self, receiver: socket.socket | None) -> None:
         self._receiver = receiver
         self._joined: dict[tuple[int, bytes], socket.socket | None] = {}
+        self._warned: set[tuple[int, bytes]] = set()
         # How many memberships each socket has, by the length of its groups.
         self._members: dict[int, dict[socket.socket, int]] = {4: {}, 16: {}}
 
@@ -53,7 +55,11 @@ class Joins:
                 # Tried again where only this part of it failed before.
                 if by_ip and self._joined.get((ifindex, group)) is None:
                     self._joined[ifindex, group] = self._join_ip(ifindex, group)
+                self._warned.discard((ifindex, group))
             except OSError as error:
+                if (ifindex, group) in self._warned:
+                    continue
+                self._warned.add((ifindex, group))
                 text = socket.inet_ntop(_family(group), group)
                 logger.warning("%s: joining group %s failed: %s", name, text, error.strerror)
         for group in had - groups:
@@ -61,6 +67,7 @@ class Joins:
 
     def leave(self, ifindex: int) -> None:
         """Gives up all memberships of an interface, which may be gone already."""
+        self._warned = {each for each in self._warned if each[0] != ifindex}
         for index, group in list(self._joined):
             if index == ifindex:
                 self._leave(index, group)
@@ -90,8 +97,11 @@ class Joins:
             members[sock] += 1
             return sock
         sock = socket.socket(_family(group), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        members[sock] = 0
-        sock.setsockopt(*_ip_option(group, adding=True), request)
+        try:
+            sock.setsockopt(*_ip_option(group, adding=True), request)
+        except OSError:
+            sock.close()
+            raise
         members[sock] = 1
         return sock
 

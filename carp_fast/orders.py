@@ -6,6 +6,7 @@ Must not know what the orders mean.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -47,21 +48,22 @@ class Orders:
         await future
 
     async def room_for(self, count: int) -> None:
-        """Waits until so many orders, and a mark, may be given at once."""
+        """Waits until so many orders, a few hundred at most, and a mark may be given at once."""
         while self.pump.room() <= count:
             await asyncio.sleep(RETRY_S)
 
     async def give(self, orders: Iterable[Order]) -> int:
         """Gives the orders in batches, each when the one before has been carried out; how many."""
-        count = 0
-        for order in orders:
-            if count % ORDERS_A_BATCH == 0:
-                if count:
-                    await self.done()
-                await self.room_for(ORDERS_A_BATCH)
-            order()
-            count += 1
-        await self.done()
+        count, rest, last = 0, iter(orders), False
+        while not last:
+            # An order may change a table when it is taken: not before it can be given.
+            await self.room_for(ORDERS_A_BATCH)
+            before = count
+            for order in itertools.islice(rest, ORDERS_A_BATCH):
+                order()
+                count += 1
+            last = count - before < ORDERS_A_BATCH
+            await self.done()
         return count
 
     def post(self, order: Order) -> None:
@@ -86,6 +88,11 @@ class Orders:
         if self.backlog:
             self._giving = True
             asyncio.get_running_loop().call_later(RETRY_S, self._give_backlog)
+
+    def abandon(self) -> None:
+        """The pump has ended: whoever waits for it is cancelled."""
+        for future in [*self._waiting.values(), *self._waiting_idle.values()]:
+            future.cancel()
 
     def on_done(self, mark: int) -> None:
         """A "done" report came: wakes who waits for this mark."""

@@ -136,6 +136,7 @@ async def copy_slices(orders: Orders) -> list[Records]:
     slices: list[Records] = []
     position, end = 0, None
     while end is None or position < end:
+        await orders.room_for(1)
         taken = pump.records(position, RECORDS_A_SLICE)
         await orders.done()
         if slices and taken.first > position:

@@ -21,6 +21,7 @@ from carp_fast.reports import address_text, rfc3339
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
+    from carp_fast.config import VirtualHost
     from carp_fast.network import Network
     from carp_fast.orders import Orders
     from carp_fast.reports import Reports
@@ -100,7 +101,15 @@ class Status:
             await self._orders.room_for(len(slice_))
             snapshots = [self._pump.snapshot(first, count) for first, count in slice_]
             await self._orders.done()
-            yield list(itertools.chain.from_iterable(each.hosts() for each in snapshots))
+            copied = itertools.chain.from_iterable(each.hosts() for each in snapshots)
+            yield [(slot, fields) for slot, fields in copied if self._host(slot, fields)]
+
+    def _host(self, slot: int, fields: Mapping[str, Any]) -> VirtualHost | None:
+        """Whom a host_dict is of; None: its slot was given to another while the pump copied."""
+        host = self._hosts.hosts[slot] if slot < len(self._hosts.hosts) else None
+        if host is None or host.vhid != fields["vhid"]:
+            return None
+        return host if self._hosts.number(host.interface) == fields["interface"] else None
 
     def summary(self) -> dict[str, int]:
         """How many virtual hosts there are, and in which state."""
@@ -117,6 +126,7 @@ class Status:
         """Everything but the virtual hosts."""
         # Those that have virtual hosts now; a reload may bring more while the pump copies.
         names = [name for name in self._hosts.used_names() if interface in (None, name)]
+        await self._orders.room_for(1)
         snapshot = self._pump.snapshot_interfaces(len(self._hosts.names))
         await self._orders.done()
         counters = snapshot.counters()
@@ -167,16 +177,11 @@ class Status:
     def virtual_hosts(
         self, copied: Iterable[Copied], wanted: Mapping[str, Any]
     ) -> Iterator[dict[str, Any]]:
-        """Those that match `wanted` (interface, vhid, state; None: all).
-
-        A slot that was given to another virtual host while the pump copied tells nothing.
-        """
+        """Those that match `wanted` (interface, vhid, state; None: all)."""
         now_ns = time.monotonic_ns()
         for slot, fields in copied:
-            host = self._hosts.hosts[slot] if slot < len(self._hosts.hosts) else None
-            if host is None or host.vhid != fields["vhid"]:
-                continue
-            if self._hosts.number(host.interface) != fields["interface"]:
+            host = self._host(slot, fields)
+            if host is None:
                 continue
             if wanted.get("interface") not in (None, host.interface):
                 continue

@@ -120,8 +120,8 @@ cdef class PreparedHost:
         host.advbase, host.advskew, host.dead_ratio = advbase, advskew, dead_ratio
         host.preempt = PREEMPT[preempt]
         host.dialect, host.replay = DIALECT_WORDS.index(dialect), REPLAY_WORDS.index(replay)
-        host.startup_delay_ms = startup_delay_ns // 1000000
-        host.preempt_delay_ms = preempt_delay_ns // 1000000
+        host.startup_delay_ms = (startup_delay_ns + 999999) // 1000000
+        host.preempt_delay_ms = (preempt_delay_ns + 999999) // 1000000
         host.announce_count = announce_count
         host.announce_interval_ms = (announce_interval_ns + 999999) // 1000000
         host.announce_refresh_ms = (announce_refresh_ns + 999999) // 1000000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Callable, Iterator
 
 from unit.pumped import pump_with_orders
 
@@ -84,17 +85,63 @@ def test_no_wait_is_forgotten() -> None:
 
 def test_there_is_room_for_what_waited_for_it() -> None:
     async def ask(orders: Orders) -> None:
-        for _ in range(20):
-            await orders.room_for(64)
-            snapshots = [orders.pump.snapshot(0, 1) for _ in range(64)]
-            await orders.done()
-            assert all(each.hosts() for each in snapshots)
+        await orders.room_for(64)
+        snapshots = [orders.pump.snapshot(0, 1) for _ in range(64)]
+        await orders.done()
+        assert all(each.hosts() for each in snapshots)
 
     async def scenario() -> None:
         async with pump_with_orders() as orders:
             await orders.give([lambda: orders.pump.add(0, host(1))])
             # Sixteen times what the ring holds, of all at once.
             await asyncio.gather(*(ask(orders) for _ in range(1_024)))
+
+    asyncio.run(scenario())
+
+
+def test_batches_of_many_find_room() -> None:
+    async def scenario() -> None:
+        async with pump_with_orders() as orders:
+            await orders.give([lambda: orders.pump.add(0, host(1))])
+            many = [[lambda: orders.pump.demote(0, 1)] * 1_200 for _ in range(12)]
+            given = await asyncio.gather(*(orders.give(each) for each in many))
+            assert given == [1_200] * 12
+
+    asyncio.run(scenario())
+
+
+def test_an_order_is_taken_only_when_it_can_be_given() -> None:
+    async def scenario() -> None:
+        async with pump_with_orders() as orders:
+            taken: list[int] = []
+
+            def every() -> Iterator[Callable[[], object]]:
+                for number in range(1_500):
+                    assert orders.pump.room() > 0
+                    taken.append(number)
+                    yield lambda number=number: given.append(number)
+
+            given: list[int] = []
+            task = asyncio.create_task(orders.give(every()))
+            while not task.done():
+                assert taken == given
+                await asyncio.sleep(0)
+            assert await task == 1_500
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_a_pump_that_has_ended_is_cancelled() -> None:
+    async def scenario() -> None:
+        async with pump_with_orders() as orders:
+            orders.pump.stop()
+            waiting = [
+                asyncio.create_task(orders.done(when_idle=when_idle)) for when_idle in (False, True)
+            ]
+            await asyncio.sleep(0)
+            orders.abandon()
+            await asyncio.wait(waiting)
+            assert all(task.cancelled() for task in waiting)
 
     asyncio.run(scenario())
 

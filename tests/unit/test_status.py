@@ -181,6 +181,19 @@ def test_a_status_has_every_virtual_host_that_was_asked_for_once() -> None:
     asyncio.run(scenario())
 
 
+def test_many_who_ask_at_once_find_room_for_their_orders() -> None:
+    async def scenario() -> None:
+        hosts = slots_in_use(*[1 + slot % 2 for slot in range(128)])
+        async with pump_with_orders() as orders:
+            await orders.give(
+                partial(orders.pump.add, slot, hosts.prepare(host)) for slot, host in hosts.used()
+            )
+            answers = await asyncio.gather(*(told(hosts, orders, vhid=2) for _ in range(150)))
+            assert [len(answer) for answer in answers] == [64] * 150
+
+    asyncio.run(scenario())
+
+
 def test_a_slot_that_became_anothers_meanwhile_tells_nothing() -> None:
     async def scenario() -> None:
         hosts = slots_in_use(1, 2)
