@@ -37,5 +37,5 @@ cdef void netlink_put(Netlink* netlink, uint32_t slot, uint32_t which, bint adde
                       int32_t ifindex, uint8_t family, bint preferred, uint8_t prefixlen,
                       const uint8_t* address) noexcept nogil
 cdef void netlink_carry_out(Netlink* netlink) noexcept nogil
-cdef bint send_open(Netlink* netlink) noexcept nogil
+cdef bint send_open(Netlink* netlink, bint ask_all) noexcept nogil
 cdef int netlink_template(Template* template, bytes encoded, bytes address) except -1

@@ -2,7 +2,8 @@
 
 pyroute2 builds one message of each kind (addresses.py); here only the interface, the address,
 the prefix length and the sequence number are written into copies of it. Changes are synchronous
-in the kernel: their acknowledgements wait when sendmsg returns. Knows no engine and no clock.
+in the kernel: the answers wait when sendto returns. Whoever fails answers, and the last one does.
+Knows no engine and no clock.
 """
 
 from libc.errno cimport EADDRNOTAVAIL, EEXIST, EINTR, ENOBUFS, errno
@@ -28,7 +29,7 @@ cdef extern from "system.h" nogil:
         unsigned int ifa_index
     struct timespec:
         pass
-    int AF_NETLINK, MSG_DONTWAIT, NLMSG_ERROR
+    int AF_NETLINK, MSG_DONTWAIT, NLM_F_ACK, NLMSG_ERROR
     int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
     ssize_t sendto(int fd, const void* data, size_t length, int flags, const void* to,
                    unsigned int tolen)
@@ -116,17 +117,23 @@ cdef int read_acknowledgements(Netlink* netlink) noexcept nogil:
 cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
     """Send the batch and read what became of it: every change has its `error` afterwards.
 
-    A change whose acknowledgement was lost (ENOBUFS) is sent again; EEXIST and EADDRNOTAVAIL then
-    mean that it had been carried out.
+    At first only the last change asks for an answer: where that came, and none was lost, what said
+    nothing was carried out. Else (ENOBUFS) the open ones are sent again and all asked; EEXIST and
+    EADDRNOTAVAIL then mean that it had been carried out.
     """
     cdef uint32_t i
     cdef int attempt, error
+    cdef bint lost
     for attempt in range(ATTEMPTS):
-        if not send_open(netlink):
+        if not send_open(netlink, attempt > 0):
             break
-        error = ENOBUFS
+        error, lost = ENOBUFS, False
         while error == ENOBUFS:                     # told once for each overrun, then go on
             error = read_acknowledgements(netlink)
+            lost |= error == ENOBUFS
+        if attempt == 0 and not lost and netlink.changes[netlink.count - 1].done:
+            for i in range(netlink.count):
+                netlink.changes[i].done = 1
     for i in range(netlink.count):
         if not netlink.changes[i].done:
             netlink.changes[i].error = ENOBUFS
@@ -136,14 +143,23 @@ cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
     netlink.sequence += netlink.count
 
 
-cdef bint send_open(Netlink* netlink) noexcept nogil:
-    """Send every change that has no outcome yet, neighbours in one call; False when all have."""
+cdef bint send_open(Netlink* netlink, bint ask_all) noexcept nogil:
+    """Send every change that has no outcome yet, neighbours in one call; False when all have.
+
+    All of them, or only the last one, ask for an answer when they succeed; whoever fails answers.
+    """
+    cdef nlmsghdr* header
     cdef uint32_t i = 0, first
     cdef bint any_open = False
     while i < netlink.count:
         first = i
         while i < netlink.count and not netlink.changes[i].done:
             netlink.changes[i].sent += 1
+            header = <nlmsghdr*>(netlink.out + netlink.offsets[i])
+            if ask_all or i == netlink.count - 1:
+                header.nlmsg_flags |= NLM_F_ACK
+            else:
+                header.nlmsg_flags &= ~NLM_F_ACK
             i += 1
         if i > first:
             any_open = True

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from errno import EADDRNOTAVAIL, ENOBUFS
 from typing import Any
 
 import pytest
@@ -49,18 +50,18 @@ class Stage:
     def __init__(self, host: Host, path: str, opened: ExitStack) -> None:
         with host.inside():
             self.receivers = sockets.open_receivers(path, 10)
-            sender, netlink = sockets.open_sender(), sockets.open_netlink()
+            sender, self.netlink = sockets.open_sender(), sockets.open_netlink()
             self.joins = Joins(self.receivers.get("packet"))
             self.ifindex = socket.if_nametoindex("s1")
             self.joins.join("s1", self.ifindex, {GROUP, GROUP6})
-        for sock in (*self.receivers.values(), sender, netlink):
+        for sock in (*self.receivers.values(), sender, self.netlink):
             opened.enter_context(sock)
         opened.callback(self.joins.close)
         sockets.filter_interfaces(self.receivers, [self.ifindex])
         self.pump = Pump(
             [(kind, sock.fileno()) for kind, sock in self.receivers.items()],
             sender.fileno(),
-            netlink.fileno(),
+            self.netlink.fileno(),
             addresses.templates(),
         )
         self.mac = mac_of(host)
@@ -369,3 +370,52 @@ def test_preferred_addresses_and_their_removal_in_both_families(
     text = a.run(["ip", "addr", "show", "dev", "s1"]).stdout
     assert "2001:db8::" not in text
     assert "10.77.0.100" not in text
+
+
+# ------------------------------------------------------------------------------- address batches
+
+MANY = [ip(f"10.200.{number // 250}.{number % 250 + 1}") for number in range(300)]
+
+
+def give_addresses(host: Host, wanted: list[bytes]) -> None:
+    lines = [f"addr add {socket.inet_ntoa(address)}/32 dev s1" for address in wanted]
+    done = host.run(["sh", "-c", "ip -batch - <<'EOF'\n" + "\n".join(lines) + "\nEOF"])
+    assert done.returncode == 0, done.stderr
+
+
+def held(host: Host) -> set[bytes]:
+    [interface] = json.loads(host.run(["ip", "-j", "addr", "show", "dev", "s1"]).stdout)
+    found = {ip(each["local"]) for each in interface["addr_info"] if each["family"] == "inet"}
+    return found & set(MANY)
+
+
+def test_which_changes_of_a_batch_failed_is_known(lab_factory: Callable[..., Lab]) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    with ExitStack() as opened:
+        stage = Stage(a, "packet", opened)
+        # Every third is missing, the last of each batch of 128 among both kinds.
+        there = [address for number, address in enumerate(MANY) if number % 3]
+        give_addresses(a, there)
+        errors = stage.pump.remove_addresses([(stage.ifindex, each, 32) for each in MANY])
+        assert errors == [0 if number % 3 else EADDRNOTAVAIL for number in range(len(MANY))]
+        assert held(a) == set()
+
+
+def test_a_batch_whose_answers_are_lost_is_carried_out(lab_factory: Callable[..., Lab]) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    with ExitStack() as opened:
+        stage = Stage(a, "packet", opened)
+        stage.netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # of two answers or so
+        batch = [(stage.ifindex, each, 32) for each in MANY]
+        give_addresses(a, MANY)
+        # What succeeds needs one answer a batch.
+        assert stage.pump.remove_addresses(batch) == [0] * len(MANY)
+        assert held(a) == set()
+        # All fail, and most of their answers are lost: that they succeeded nobody may say.
+        first = stage.pump.remove_addresses([batch[0]])
+        assert first == [EADDRNOTAVAIL]
+        give_addresses(a, MANY[1::2])
+        errors = stage.pump.remove_addresses(batch)
+        assert held(a) == set()
+        assert ENOBUFS in errors
+        assert set(errors) <= {0, EADDRNOTAVAIL, ENOBUFS}
