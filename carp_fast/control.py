@@ -41,6 +41,8 @@ LINGER_S = 5.0  # a client that is dropped may take this long to fetch the line 
 STOP_FLUSH_S = 1.0  # stop() waits this long for answers and events under way
 START_LOCK_S = 2.0  # start() waits this long for another start in the same directory
 REQUEST_TIMEOUT_S = 60.0
+# Ctrl-C just before a wait begins does not end it: Python acts on it when the wait is over.
+INTERRUPTED_WITHIN_S = 1.0
 SOCKET_PATH_BYTES_MAX = 107  # what the kernel allows in sun_path, without its NUL
 
 
@@ -470,10 +472,12 @@ class ControlStream:
     def next_event(self, timeout_s: float | None) -> dict[str, Any]:
         """The next event. Raises ControlTimeout if none comes within timeout_s (None: waits)."""
         while not self._lines:
-            self._connection.settimeout(timeout_s)
+            self._connection.settimeout(INTERRUPTED_WITHIN_S if timeout_s is None else timeout_s)
             try:
                 data = self._connection.recv(CHUNK_BYTES)
             except TimeoutError:
+                if timeout_s is None:
+                    continue
                 raise ControlTimeout(f"no event within {timeout_s:g} s") from None
             except ConnectionError:
                 data = b""

@@ -23,6 +23,7 @@ from carp_fast.control import (
     ControlError,
     ControlInUse,
     ControlServer,
+    ControlStream,
     ControlTimeout,
 )
 from carp_fast.documents import SLICE_ITEMS, document_slices, in_slices
@@ -561,3 +562,31 @@ def test_silent_daemon_is_given_up(tmp_path: Path) -> None:
         listener.listen(1)
         with pytest.raises(ControlTimeout, match=r"does not answer within 0\.05 s"):
             ControlClient(path, timeout_s=0.05).request("status")
+
+
+class Slow:
+    """A connection on which nothing comes for a while, as recv() tells it."""
+
+    def __init__(self, *pieces: bytes | None) -> None:
+        self.pieces = list(pieces)
+        self.waited_s: list[float | None] = []
+
+    def settimeout(self, timeout_s: float | None) -> None:
+        self.waited_s.append(timeout_s)
+
+    def recv(self, count: int) -> bytes:
+        piece = self.pieces.pop(0)
+        if piece is None:
+            raise TimeoutError
+        return piece
+
+
+def test_a_wait_without_a_deadline_is_made_of_short_ones(tmp_path: Path) -> None:
+    # A signal that comes when recv() is about to wait is acted upon only when it returns.
+    connection: Any = Slow(None, None, b'{"n":1}\n')
+    assert ControlStream(tmp_path, connection, b"").next_event(None) == {"n": 1}
+    assert connection.waited_s == [control.INTERRUPTED_WITHIN_S] * 3
+    connection = Slow(None)
+    with pytest.raises(ControlTimeout):
+        ControlStream(tmp_path, connection, b"").next_event(5)
+    assert connection.waited_s == [5]
