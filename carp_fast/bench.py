@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from carp_fast import __version__, floor, measurements
+from carp_fast.closing import Closing
 from carp_fast.contenders import DAEMONS, Daemon
 from carp_fast.demo import VHIDS_PER_SEGMENT, keys_of, spread
 from carp_fast.lab import (
@@ -301,7 +302,7 @@ def measure_pings(daemon: Daemon, say: Callable[[str], None]) -> Pings:
 
 
 @dataclass
-class Pair:
+class Pair(Closing):
     """A daemon on hosts a and b of a lab: a context manager that ends both."""
 
     lab: Lab
@@ -318,10 +319,7 @@ class Pair:
         self._processes: dict[str, list[Process]] = {"a": [], "b": []}
         self.addresses = AddressWatch((self.a, self.b), self._identities)
 
-    def __enter__(self) -> Pair:
-        return self
-
-    def __exit__(self, *ignored: object) -> None:
+    def close(self) -> None:
         self.kill_all()
         self.addresses.close()
         if self.addresses.overruns:

@@ -24,6 +24,8 @@ from typing import Any
 
 import msgspec
 
+from carp_fast.closing import Closing
+
 logger = logging.getLogger(__name__)
 
 Answer = bytes | Mapping[str, object] | AsyncIterator[bytes]
@@ -440,7 +442,7 @@ class _Verdict(msgspec.Struct):
     faults: list[str] = []
 
 
-class ControlStream:
+class ControlStream(Closing):
     """Lines of a streaming command, decoded: iterate, or next_event() with a deadline.
 
     A context manager. Raises ControlError when the daemon ends the stream.
@@ -452,12 +454,6 @@ class ControlStream:
         self._rest = buffered
         self._lines: deque[bytes] = deque()
         self._split()
-
-    def __enter__(self) -> ControlStream:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
@@ -22,6 +21,7 @@ from carp_fast._frames import FrameSource, Recording
 from carp_fast._mix import Mix
 from carp_fast._pace import Pace
 from carp_fast.backends import Backend, BackendError, Live, Sendmmsg, live_missing
+from carp_fast.closing import Closing
 from carp_fast.netdev import Transmitted, speed_mbits, transmitted
 from carp_fast.pcap import ETHERNET, Reader, Writer
 from carp_fast.streams import named
@@ -201,7 +201,7 @@ def open_backend(
         raise FloodError(f"{interface}: {error.strerror}") from error
 
 
-class Sender:
+class Sender(Closing):
     """A flood on an interface, in a thread of its own, from `start` to `stop`.
 
     Used in a `with`, in the interface's network namespace; nothing is left open after it. Raises
@@ -228,15 +228,7 @@ class Sender:
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name="flood", daemon=True)
 
-    def __enter__(self) -> Sender:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.stop()
         self._backend.close()
 

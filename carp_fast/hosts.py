@@ -148,6 +148,14 @@ class Hosts:
             if host is not None:
                 yield slot, host
 
+    def matching(
+        self, interface: str | None, vhid: int | None
+    ) -> Iterator[tuple[int, VirtualHost]]:
+        """(slot, virtual host) of those that an interface and a vhid name; None: any."""
+        for slot, host in self.used():
+            if interface in (None, host.interface) and vhid in (None, host.vhid):
+                yield slot, host
+
     def manages_addresses(self, number: int) -> bool:
         """Whether a virtual host of the interface has its addresses added by us."""
         return any(

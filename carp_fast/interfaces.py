@@ -21,6 +21,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from carp_fast.closing import Closing
+
 Read = TypeVar("Read")
 
 OWN_PROTOCOL = 112  # IFA_PROTO of an address that a carp-fast daemon put there
@@ -197,7 +199,7 @@ class _Interrupted(Exception):
     """Something changed during a dump, so that it may be inconsistent."""
 
 
-class KernelReader:
+class KernelReader(Closing):
     """A netlink socket for dumps; it belongs to the namespace of the thread that made it."""
 
     def __init__(self) -> None:
@@ -209,12 +211,6 @@ class KernelReader:
         # Kernels before 4.20 do not know it and dump everything; the decoder sorts that out.
         with contextlib.suppress(OSError):
             self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
-
-    def __enter__(self) -> KernelReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._socket.close()

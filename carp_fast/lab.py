@@ -25,10 +25,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import IO, Any, Literal, Self
 
 from carp_fast import namespaces
+from carp_fast.closing import Closing
 from carp_fast.namespaces import KILL_DEADLINE_S, LabError, ip_batch
 
 __all__ = [
@@ -315,7 +316,7 @@ class Host:
                 ) from reason
 
 
-class Lab:
+class Lab(Closing):
     """Hosts and segments, made on entering the `with` and removed on leaving it.
 
     veth     one pair per segment, its ends the interfaces; exactly two hosts
@@ -381,14 +382,6 @@ class Lab:
             self.close()
             raise
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends every process started here and removes the namespaces.  Harmless when repeated."""

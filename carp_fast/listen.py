@@ -12,9 +12,8 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from carp_fast.closing import Closing
 from carp_fast.memberships import PACKET_ADD_MEMBERSHIP, Joins
 from carp_fast.pcap import SECOND_NS, Record
 from carp_fast.sockets import (
@@ -42,7 +41,7 @@ class ListenError(Exception):
     """An interface cannot be listened on; one line says why."""
 
 
-class Listener:
+class Listener(Closing):
     """Hears the advertisements on one interface, or on all of them; a context manager.
 
     `groups`: 4 or 16 bytes each, joined on those interfaces, or a switch may keep them away.
@@ -95,17 +94,6 @@ class Listener:
                 self._joins.join(name, index, usable)
         attach_filter(self._socket, self._program)
         self._socket.settimeout(LOOK_INTERVAL_S)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leaves the groups, too."""

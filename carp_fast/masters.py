@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
 from carp_fast import addresses, sockets
 from carp_fast._pump import Pump
+from carp_fast.closing import Closing
 from carp_fast.hosts import BACKUP, INIT, MASTER, STATES, Hosts
 from carp_fast.interfaces import Interface, LinkError, read_interfaces
 from carp_fast.memberships import Joins
@@ -108,7 +107,7 @@ def _mac(number: int, part: int) -> str:
     return bytes((2, 0, 0x5E, part, block, vhid)).hex(":")
 
 
-class Party:
+class Party(Closing):
     """Virtual hosts with a pump of their own; a context manager. Opened where the interface is.
 
     Raises MastersError.
@@ -145,15 +144,7 @@ class Party:
             self._stack.close()
             raise MastersError(f"cannot open a socket: {error.strerror}") from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.pump.stop()
         self._stack.close()
 
@@ -215,7 +206,7 @@ class Party:
         return counters
 
 
-class Masters:
+class Masters(Closing):
     """The virtual hosts of one or two parties, on one interface; a context manager.
 
     `election`: half of `count` are backups of the other half. Called in the interface's
@@ -261,15 +252,7 @@ class Masters:
             self._stack.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._stack.close()
 
     def run(self, duration_s: float, show: Callable[[Held], None], every_s: float = 1.0) -> Held:

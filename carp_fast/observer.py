@@ -20,9 +20,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, TypeVar
 
+from carp_fast.closing import Closing
 from carp_fast.lab import Host, LabError, LabTimeout
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP = 0x0003, 0x0800, 0x0806
@@ -84,7 +84,7 @@ class Announced(NamedTuple):
     last_at_ns: int
 
 
-class Observer:
+class Observer(Closing):
     """Listens on every segment of `host` until closed; a context manager.
 
     All answers are copies, safe to keep.  LabError from any of them if the reading thread failed.
@@ -107,17 +107,6 @@ class Observer:
             target=self._read, name=f"observer-{host.name}", daemon=True
         )
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._stopping.set()

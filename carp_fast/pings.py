@@ -13,9 +13,8 @@ import struct
 import threading
 import time
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
 
+from carp_fast.closing import Closing
 from carp_fast.lab import Host, LabError
 
 ECHO_REQUEST, ECHO_REPLY = 8, 0
@@ -23,7 +22,7 @@ ECHO_REQUEST6, ECHO_REPLY6 = 128, 129  # ICMPv6; the kernel fills in the checksu
 LAST_ANSWERS_S = 0.5  # waited for after the last ping
 
 
-class Pinger:
+class Pinger(Closing):
     """Pings each address every `every_s` from its making until `close()`; a context manager.
 
     Addresses of either family, as the kernel writes them.
@@ -45,17 +44,6 @@ class Pinger:
                 self._sockets[six].setblocking(False)
         self._thread = threading.Thread(target=self._run, name="pinger", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def answered_since(self, at_ns: int) -> bool:
         """Whether every address has answered after `at_ns` (CLOCK_MONOTONIC).

@@ -108,9 +108,7 @@ async def answer(
     """
     interface, vhid = request.get("interface"), request.get("vhid")
     wanted = {
-        slot: Recorded(host, hosts.retired(slot))
-        for slot, host in hosts.used()
-        if interface in (None, host.interface) and vhid in (None, host.vhid)
+        slot: Recorded(host, hosts.retired(slot)) for slot, host in hosts.matching(interface, vhid)
     }
     names, slices = list(hosts.names), await copy_slices(orders)
     at = datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
 from carp_fast._sink import Sink
 from carp_fast._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
+from carp_fast.closing import Closing
 from carp_fast.digests import GROUPS, address_text
 from carp_fast.listen import Listener, ListenError
 from carp_fast.namespaces import LabError, inside
@@ -167,7 +167,7 @@ def ways_to_sign(
                 yield signer.vhid, signer.passphrase, message, peer, True
 
 
-class Receiver:
+class Receiver(Closing):
     """Counts what arrives on one interface, from `start` to `stop`: a context manager.
 
     `namespace`: where the interface is, as `ip netns` names it. Raises SinkError.
@@ -211,15 +211,7 @@ class Receiver:
             stack.enter_context(inside(self._namespace))
         return stack
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._sink.stop()
         if self._thread.ident is not None:
             self._thread.join()

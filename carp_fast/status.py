@@ -167,12 +167,8 @@ class Status:
 
     def _slots(self, wanted: Mapping[str, Any]) -> list[int]:
         """Of the virtual hosts that `wanted` (interface, vhid) names; all where it names none."""
-        interface, vhid = wanted.get("interface"), wanted.get("vhid")
-        return [
-            slot
-            for slot, host in self._hosts.used()
-            if interface in (None, host.interface) and vhid in (None, host.vhid)
-        ]
+        found = self._hosts.matching(wanted.get("interface"), wanted.get("vhid"))
+        return [slot for slot, _ in found]
 
     def virtual_hosts(
         self, copied: Iterable[Copied], wanted: Mapping[str, Any]

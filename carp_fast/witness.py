@@ -19,9 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from types import TracebackType
-from typing import Self
 
+from carp_fast.closing import Closing
 from carp_fast.lab import Host, LabError, LabTimeout
 from carp_fast.sockets import (
     ETH_P_ALL,
@@ -58,7 +57,7 @@ _FILTER = [
 _SEGMENT = re.compile(r"s([1-9][0-9]*)")
 
 
-class _Watch:
+class _Watch(Closing):
     """A thread that reads sockets in batches until closed; a context manager."""
 
     def __init__(self, readers: Mapping[socket.socket, Callable[[], None]]) -> None:
@@ -69,17 +68,6 @@ class _Watch:
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._stopping.set()

@@ -11,9 +11,9 @@ import select
 import socket
 import struct
 import threading
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from carp_fast.closing import Closing
 from carp_fast.interfaces import RTM_DELADDR, RTM_NEWADDR, decode_address, messages
 from carp_fast.lab import Host
 from carp_fast.sockets import attach_filter, packet_filter
@@ -40,7 +40,7 @@ class Frame(NamedTuple):
         return self.advbase == 255 and self.advskew == 255
 
 
-class Recording:
+class Recording(Closing):
     """Every advertisement that host hears or sends, until closed; a context manager."""
 
     def __init__(self, host: Host) -> None:
@@ -52,15 +52,7 @@ class Recording:
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._stopping.set()
         self._thread.join()
         self._socket.close()
@@ -127,7 +119,7 @@ def read_advertisement(listener: socket.socket) -> Frame | None:
         )
 
 
-class AddressChanges:
+class AddressChanges(Closing):
     """Notifications about IPv4 addresses of a host, read when asked; a context manager."""
 
     def __init__(self, host: Host) -> None:
@@ -138,10 +130,7 @@ class AddressChanges:
             self._ifindexes = {ifindex for ifindex, _ in socket.if_nameindex()}
         self._socket.setblocking(False)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._socket.close()
 
     def fileno(self) -> int:

@@ -15,10 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
 
+from carp_fast.closing import Closing
 from carp_fast.lab import Host, Lab, Process, interface_name, segment_network, wait_for
 
 # ucarp fills a buffer of 4 KiB before it writes to a file, unless it is told otherwise.
@@ -161,7 +162,7 @@ class Stage:
         ]
 
 
-class Ear:
+class Ear(Closing):
     """Hears protocol 112 on a host's segment, from when it was made.  A context manager."""
 
     def __init__(self, host: Host, segment: int) -> None:
@@ -170,10 +171,7 @@ class Ear:
             self._socket = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_IP))
             self._socket.bind((interface_name(segment), ETH_P_IP))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
+    def close(self) -> None:
         self._socket.close()
 
     def frames(self, count: int, deadline_s: float = DEADLINE_S) -> list[bytes]:

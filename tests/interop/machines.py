@@ -9,9 +9,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from carp_fast.closing import Closing
 from carp_fast.lab import Host, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +43,7 @@ exec {real} "$@"
 """
 
 
-class Machine:
+class Machine(Closing):
     """A machine in the network namespace of a host.  `program`: what /usr/sbin/ucarp is there,
     "ucarp" or "carp-fast"; /usr/local/bin/carp-fast is on each.  A context manager; it dies on
     leaving.
@@ -70,15 +69,7 @@ class Machine:
         if program != "ucarp":
             self.write("programs/usr/sbin/ucarp", text, 0o755)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.die()
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:

@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from carp_fast.closing import Closing
 from carp_fast.lab import Host, LabTimeout, Process, interface_name, virtual_address, wait_for
 from carp_fast.observer import Heard, Key, Observer
 from tests.daemons import PASSPHRASE
@@ -175,7 +174,7 @@ def membership(host: Host, segments: Iterable[int]) -> Iterator[None]:
         yield
 
 
-class Wire:
+class Wire(Closing):
     """A packet socket on one interface of a host: sends any frame, hears protocol 112.
 
     A context manager.  It hears what arrives from the moment it was made.
@@ -188,15 +187,7 @@ class Wire:
         self._socket.bind((interface, ETH_P_IP))
         self.mac: bytes = self._socket.getsockname()[4]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._socket.close()
 
     def send(self, frame: bytes) -> None:

@@ -131,6 +131,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rules",),
     (
         "settings",
+        "closing",
         "ucarp_log",
         "ucarp_options",
         "ucarp_process",
