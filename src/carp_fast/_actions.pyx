@@ -19,7 +19,7 @@ from carp_fast._recorder cimport (
     record_output)
 from carp_fast._vhid cimport (
     ANNOUNCE_ON_ORDER, ANNOUNCING, Address, FAILED, FOREIGN, HELD, LEAVING, MANAGE_ADDRESSES,
-    MASTER, Output, REPEAT_AFTER, RESIGN_AFTER_REMOVAL, RETIRED, SEND_DEMOTED,
+    MASTER, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, RETIRED, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, TO_VERIFY, VirtualHost, vhid_advskew, vhid_demote)
 from carp_fast._wheel cimport NOBODY
@@ -271,7 +271,7 @@ cdef void begin_announcing(Core* core, uint32_t slot, int64_t now_ns) noexcept n
     if host.state != MASTER:
         return
     host.flags |= ANNOUNCING
-    host.repeat_in = REPEAT_AFTER
+    host.repeat_in = REPEAT_AFTER + (host.flags & REPEATING != 0)
     host.announce_left = host.announce_count if host.announce_interval_ms else 1
     plan_announcement(host, now_ns)
     engine_ask(core, &core.announce, slot, TO_ANNOUNCE)

@@ -14,12 +14,12 @@ from carp_fast._recorder cimport (
     Checkpoint, RECORD_STALLED, RECORD_STATE, Record, checkpoint_take, record_checkpoint,
     record_input, record_output, record_turn, recorder_close, recorder_wants)
 from carp_fast._vhid cimport (
-    ADD_ADDRESSES, ADVERTISE, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED, ARM_MASTER_DOWN,
+    ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED, ARM_MASTER_DOWN,
     ARM_SKEW, BACKUP, CONTESTED, DIALECT_OPENBSD, DISARM, Event, EXPECTS_4, EXPECTS_6, FAILED,
     FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING, JITTER, LAST_ADVERTISEMENT, LINK_DOWN,
     MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
     ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, OWN_SOURCE, OWN_SOURCE6, PREEMPTED,
-    REMOVE_ADDRESSES, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, SOURCES, STARTED,
+    REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, SOURCES, STARTED,
     STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
     TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_least_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_transition, VirtualHost)
@@ -237,6 +237,20 @@ cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept n
     engine_set_deadline(core, slot, last * core.wake_tick_ns)
 
 
+cdef void advertise_again(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """Bring the next advertisement forward to AGAIN_AFTER, unless it comes before that.
+
+    For advertisements that end an election. Where one of those is lost, two hosts stay MASTER
+    until the next, an interval later; with one loss in three frames that is half of all elections.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef int64_t at_ns = now_ns + vhid_interval_ns(host) // AGAIN_AFTER
+    if at_ns < host.deadline_ns:
+        host.flags |= REPEATING
+        host.repeat_in += host.repeat_in != 0           # that of the announcement is not hastened
+        engine_set_deadline(core, slot, at_ns)
+
+
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
     """When there is something to do next, ns; -1 when nothing is armed. May be early."""
     cdef int64_t tick = wheel_next(&core.wheel)
@@ -283,7 +297,7 @@ cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie
         host.jitter_ns = jitter_ns(core, slot, now_ns)
     elif host.jitter_ns and now_ns - host.since_ns > 2 * down_ns:
         host.jitter_ns = 0
-    host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED)
+    host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING)
     engine_set_deadline(core, slot, from_ns + down_ns + host.jitter_ns)
 
 
@@ -314,7 +328,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0
         host.jitter_ns = 0
-        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED)
+        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING)
     if effects & (ARM_MASTER_DOWN | ARM_JITTERED):
         arm_master_down(core, host, slot, effects & ARM_JITTERED, now_ns)
     if effects & ARM_SKEW and not host.flags & MASTER_LEAVES:
@@ -334,8 +348,10 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
     if effects & ADVERTISE:
-        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED)
+        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING)
         engine_schedule(core, slot, now_ns)
+        if effects & ADVERTISE_AGAIN:
+            advertise_again(core, slot, now_ns)
         engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
         # MASTER again: what it owed for having stepped down before does not count any more.
         host.pending &= ~<uint32_t>(TO_ADVERTISE_LAST | TO_RESIGN)
@@ -344,6 +360,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
     if effects & ANSWER and now_ns - host.answered_ns >= vhid_interval_ns(host):
         host.answered_ns = now_ns
         engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
+        advertise_again(core, slot, now_ns)
         if engine_may_tell(&host.told_reasserted_ms, now_ns):
             engine_tell(core, REASSERTED, slot, 0, NULL, now_ns)
         if host.flags & ANNOUNCING:                     # else the addresses are not there yet

@@ -43,6 +43,7 @@ cdef enum Effect:
     RESIGN = 256            # advertise 255/255 once the addresses are removed
     ARM_JITTERED = 512      # ARM_MASTER_DOWN and up to 16/256 s more: both hosts may have yielded
     ARM_JITTER = 1024       # wait that part alone
+    ADVERTISE_AGAIN = 2048  # ... and soon once more, should this one be lost
 
 cdef enum Reason:
     NO_REASON
@@ -102,6 +103,7 @@ cdef enum HostFlag:
     PREFERRED = 262144          # IPv6 addresses may be the source of other traffic
     CONTESTED = 524288          # the short wait before a take-over runs
     OWN_MAC = 1048576           # advertise from the block's MAC
+    REPEATING = 2097152         # its next advertisement repeats one that must not be lost
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
@@ -129,6 +131,7 @@ cdef enum:
     RECENT_COUNTERS = 64        # of our own advertisements, recognized when they come back
     SOURCES = 4                 # masters remembered for one virtual host
     REPEAT_AFTER = 2            # advertisements until the announcement is repeated
+    AGAIN_AFTER = 16            # of an interval, the part until an advertisement is repeated
     JITTER = 16                 # of ARM_JITTERED, 1/256 s
 
 cdef struct Output:

@@ -24,7 +24,7 @@ EFFECT_WORDS = {
     "arm_master_down": ARM_MASTER_DOWN, "arm_skew": ARM_SKEW, "disarm": DISARM,
     "advertise": ADVERTISE, "last_advertisement": LAST_ADVERTISEMENT, "answer": ANSWER,
     "add_addresses": ADD_ADDRESSES, "remove_addresses": REMOVE_ADDRESSES, "resign": RESIGN,
-    "arm_jittered": ARM_JITTERED, "arm_jitter": ARM_JITTER}
+    "arm_jittered": ARM_JITTERED, "arm_jitter": ARM_JITTER, "advertise_again": ADVERTISE_AGAIN}
 DIALECT_WORDS = ("ucarp", "freebsd", "openbsd")
 REPLAY_WORDS = ("off", "learn", "strict")
 assert len(REASON_WORDS) == REASONS and len(EVENT_WORDS) == EVENTS
@@ -38,13 +38,13 @@ TRANSITIONS = (
     ("INIT",   "resign",            "INIT",   "disarm",                                   "resigned"),
     ("BACKUP", "not_ready",         "INIT",   "disarm",                                   ""),
     ("BACKUP", "master_heard",      "BACKUP", "arm_master_down",                          ""),
-    ("BACKUP", "slower_master",     "MASTER", "advertise add_addresses",                  "preempted"),
+    ("BACKUP", "slower_master",     "MASTER", "advertise advertise_again add_addresses",  "preempted"),
     ("BACKUP", "master_leaving",    "BACKUP", "arm_skew",                                 ""),
-    ("BACKUP", "master_left",       "MASTER", "advertise add_addresses",                  "master_resigned"),
-    ("BACKUP", "master_down",       "MASTER", "advertise add_addresses",                  "master_down"),
-    ("BACKUP", "master_demoted",    "MASTER", "advertise add_addresses",                  "master_demoted"),
+    ("BACKUP", "master_left",       "MASTER", "advertise advertise_again add_addresses",  "master_resigned"),
+    ("BACKUP", "master_down",       "MASTER", "advertise advertise_again add_addresses",  "master_down"),
+    ("BACKUP", "master_demoted",    "MASTER", "advertise advertise_again add_addresses",  "master_demoted"),
     ("BACKUP", "contested",         "BACKUP", "arm_jitter",                               ""),
-    ("BACKUP", "our_turn",          "MASTER", "advertise add_addresses",                  ""),
+    ("BACKUP", "our_turn",          "MASTER", "advertise advertise_again add_addresses",  ""),
     ("BACKUP", "resign",            "INIT",   "disarm",                                   "resigned"),
     ("MASTER", "not_ready",         "INIT",   "disarm remove_addresses",                  ""),
     ("MASTER", "advertisement_due", "MASTER", "advertise",                                ""),

@@ -89,6 +89,21 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "the first advertisement of a master is not repeated",
+        (("_core.pyx", "if effects & ADVERTISE_AGAIN:", "if False:"),),
+    ),
+    Mutant(
+        "an answer is not repeated",
+        (
+            (
+                "_core.pyx",
+                "        engine_ask(core, &core.advertise, slot, TO_ADVERTISE)\n"
+                "        advertise_again(core, slot, now_ns)\n",
+                "        engine_ask(core, &core.advertise, slot, TO_ADVERTISE)\n",
+            ),
+        ),
+    ),
+    Mutant(
         "expire before receive: the engine expires what is not proven",
         (("_core.pyx", "if host.deadline_ns > heard_until_ns:", "if False:"),),
     ),

@@ -146,7 +146,7 @@ def test_the_command(tmp_path: Path) -> None:
     place = ["replay", str(EL7), "--as", "10.77.0.1", *options, *openbsd]
     result = CliRunner().invoke(main, [*place, *orders])
     assert result.exit_code == 0, result.output
-    assert "13.356    16.359     4      13.356    16.000     4" in result.output
+    assert "13.356    16.359     4      13.356    16.000     5" in result.output
     result = CliRunner().invoke(main, place)
     assert result.exit_code == 1
     assert (

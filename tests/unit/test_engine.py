@@ -96,7 +96,8 @@ def test_a_master_is_never_silent_for_longer_than_its_interval(
     # Where the interval is only some ticks long the wheel, whose tick is 1 ms, rounds up once.
     assert max(gaps) <= units(interval) + (TICK_NS if interval < 82 else 0)
     # Nor much faster once the phase is reached: within two wake ticks of the interval.
-    assert min(gaps[1:]) >= units(interval) - 2 * max(engine.wake_tick_ns, TICK_NS)
+    # The first is repeated a sixteenth of an interval later, and the phase begins then.
+    assert min(gaps[2:]) >= units(interval) - 2 * max(engine.wake_tick_ns, TICK_NS)
 
 
 def test_a_late_turn_advertises_once_and_goes_on() -> None:
@@ -185,11 +186,61 @@ def test_one_of_two_becomes_master_and_the_other_takes_over_when_it_is_killed() 
     assert set(segment.verdicts) == {"ok"}
 
 
-def test_the_announcement_is_repeated_two_advertisements_later_and_never_again() -> None:
+def test_the_announcement_is_repeated_two_intervals_later_and_never_again() -> None:
     node = Node("10.77.0.2")
     node.run(START_NS + 20 * SECOND_NS)
     advertised, announced = node.times("ADVERTISE"), node.times("ANNOUNCE")
-    assert announced == [advertised[0], advertised[2]]
+    # The second advertisement repeats the first, and does not count.
+    assert announced == [advertised[0], advertised[3]]
+
+
+def test_the_first_advertisement_of_a_master_is_repeated_once() -> None:
+    node = Node("10.77.0.2", advskew=100)
+    node.run(START_NS + 20 * SECOND_NS)
+    interval_ns = units(356)
+    gaps = [later - earlier for earlier, later in pairwise(node.times("ADVERTISE"))]
+    assert interval_ns // 16 <= gaps[0] <= interval_ns // 16 + TICK_NS
+    assert min(gaps[2:]) >= interval_ns - WAKE_TICK_NS
+
+
+def test_an_answer_is_repeated_once_however_much_is_heard() -> None:
+    node = Node("10.77.0.2")
+    node.run(START_NS + 6 * SECOND_NS + 100 * TICK_NS)
+    node.forget()
+    at_ns = START_NS + 6 * SECOND_NS + 200 * TICK_NS
+    for i in range(20):
+        slower = advertisement(advskew=100, counter=i)
+        assert node.engine.receive(0, slower, at_ns + i * TICK_NS) == "ok"
+        node.carry_out(at_ns + i * TICK_NS)
+    node.run(at_ns + SECOND_NS // 2)
+    times = node.times("ADVERTISE")
+    assert len(times) == 2
+    assert SECOND_NS // 16 <= times[1] - times[0] <= SECOND_NS // 16 + TICK_NS
+
+
+def test_a_repeat_is_owed_no_more_where_the_host_steps_down() -> None:
+    node = Node("10.77.0.2", advskew=100)
+    node.run(START_NS + master_down(1, 100, 3) + 2 * TICK_NS)
+    assert node.state == "MASTER"
+    node.forget()
+    now_ns = START_NS + master_down(1, 100, 3) + 10 * TICK_NS
+    assert node.engine.receive(0, advertisement(), now_ns) == "ok"
+    node.run(now_ns + SECOND_NS)
+    assert (node.state, len(node.times("ADVERTISE"))) == ("BACKUP", 1)  # the last one
+
+
+def test_a_repeat_is_not_sent_where_the_next_advertisement_is_sooner() -> None:
+    node = Node("10.77.0.2")
+    node.run(START_NS + 6 * SECOND_NS)
+    last_ns = node.times("ADVERTISE")[-1]
+    node.forget()
+    at_ns = last_ns + SECOND_NS - 20 * TICK_NS
+    assert node.engine.receive(0, advertisement(advskew=100), at_ns) == "ok"
+    node.carry_out(at_ns)
+    node.run(at_ns + SECOND_NS // 2)
+    times = node.times("ADVERTISE")
+    assert len(times) == 2
+    assert times[1] <= last_ns + SECOND_NS
 
 
 @pytest.mark.parametrize(

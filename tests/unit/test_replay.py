@@ -167,6 +167,7 @@ def test_several_hosts_of_both_families_and_dialects() -> None:
         "0.700 eth1/7 ADVERTISE 1/0",
         "0.700 eth1/7 ADD_ADDRESSES 10.1.0.7 10.1.0.8",
         "0.700 eth1/7 ANNOUNCE 10.1.0.7 10.1.0.8",
+        "0.763 eth1/7 ADVERTISE 1/0",
         "1.000 eth1/7 ADVERTISE 1/0",
         "1.800 eth1/7 BACKUP less_demoted_master",
         "1.800 eth1/7 REMOVE_ADDRESSES 10.1.0.7 10.1.0.8",
@@ -174,6 +175,7 @@ def test_several_hosts_of_both_families_and_dialects() -> None:
         "3.500 eth0/7 ADVERTISE 1/0",
         "3.500 eth0/7 ADD_ADDRESSES fd00::7 10.0.0.7",
         "3.500 eth0/7 ANNOUNCE fd00::7 10.0.0.7",
+        "3.563 eth0/7 ADVERTISE 1/0",
     ]
 
 
@@ -231,7 +233,7 @@ def test_replay_shows_both_sides() -> None:
     assert result.exit_code == 0
     row = "       5.391  eth0/42  MASTER master_down                        MASTER master_down"
     assert row in result.output.replace("         5.391", "       5.391")
-    assert result.output.endswith("9 decisions, all the same\n")
+    assert result.output.endswith("10 decisions, all the same\n")
     document = json.loads(run("replay", TAKEOVER, "--json").output)
     assert document["same"] is True
     assert document["rows"][0][1:4] == ["eth0/42", "BACKUP started", "BACKUP started"]
