@@ -23,6 +23,10 @@ def signed_message(
     lladdr: bytes | None = None,
     link_local: bool = True,
 ) -> bytes: ...
+def automatic_link_local(mac: bytes) -> bytes: ...
+def signed_forms(
+    vhid: int, addresses: Iterable[bytes], *, dialect: str, lladdr: bytes | None = None
+) -> list[tuple[str, bytes]]: ...
 
 @disjoint_base
 class PreparedHost:

@@ -14,7 +14,12 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
-from carp_fast._prepared import LINK_LOCAL, signed_message
+from carp_fast._prepared import (
+    LINK_LOCAL,
+    automatic_link_local,
+    signed_forms,
+    signed_message,
+)
 
 SUBSET_ADDRESSES_MAX = 12
 """All subsets of so many signed and unsigned addresses are tried; of more, the first ones as they
@@ -45,14 +50,11 @@ class Signer:
     groups: tuple[bytes, ...] = GROUPS
     peers: tuple[bytes, ...] = ()
     lladdr: bytes | None = None
+    dialect: str = "ucarp"
 
-    def messages(self) -> list[bytes]:
-        """What a right digest is made over: with link-local addresses, and without."""
-        forms = (
-            signed_message(self.vhid, self.addresses, lladdr=self.lladdr, link_local=link_local)
-            for link_local in (True, False)
-        )
-        return list(dict.fromkeys(forms))
+    def forms(self) -> list[tuple[str, bytes]]:
+        """(form, message) of each right digest, see signed_forms(); first the one that it sends."""
+        return signed_forms(self.vhid, self.addresses, dialect=self.dialect, lladdr=self.lladdr)
 
     @property
     def place(self) -> str:
@@ -132,7 +134,7 @@ def _one_cause(
     signer: Signer, vhid: int, mac: bytes | None, passphrases: list[Form]
 ) -> Iterator[Guess]:
     (own, _), *heads = _heads(signer, vhid, mac)
-    for body in _bodies(signer.addresses):
+    for body in _bodies(signer, signer.addresses):
         for head, said in heads:
             yield Guess(signer.passphrase, head + body, (said,))
         for passphrase, said in passphrases:
@@ -154,7 +156,7 @@ def _other_addresses(
     for other in others:
         if other is not signer:
             said = f"with the addresses of {other.place} (exchange them here or there)"
-            for body in _bodies(other.addresses):
+            for body in _bodies(other, other.addresses):
                 yield Guess(signer.passphrase, own + body, (said,))
 
 
@@ -172,7 +174,7 @@ def _as_other(other: Signer, vhid: int) -> Iterator[Guess]:
     if other.vhid != vhid:
         said = f"for all of {other.place}, but its vhid {other.vhid} (make it {vhid})"
     head = _heads(other, vhid, None)[0][0]
-    for body in _bodies(other.addresses):
+    for body in _bodies(other, other.addresses):
         yield Guess(other.passphrase, head + body, (said,))
 
 
@@ -240,11 +242,13 @@ def _passphrases(signer: Signer, others: Iterable[Signer]) -> Iterator[Form]:
             )
 
 
-def _bodies(addresses: Iterable[bytes]) -> list[bytes]:
-    """Addresses as they are signed: with link-local ones, and without."""
+def _bodies(signer: Signer, addresses: Iterable[bytes]) -> list[bytes]:
+    """What may follow the vhid in a message over these addresses; first with link-local ones."""
     chosen = tuple(addresses)
-    forms = (signed_message(0, chosen, link_local=link_local)[3:] for link_local in (True, False))
-    return list(dict.fromkeys(forms))
+    forms = signed_forms(signer.vhid, chosen, dialect=signer.dialect, lladdr=signer.lladdr)
+    head = len(_heads(signer, signer.vhid, None)[0][0])
+    bodies = (signed_message(0, chosen)[3:], *(message[head:] for _, message in forms))
+    return list(dict.fromkeys(bodies))
 
 
 def _variations(signer: Signer) -> Iterator[Form]:
@@ -252,13 +256,13 @@ def _variations(signer: Signer) -> Iterator[Form]:
     written = signer.addresses
     families = [tuple(each for each in written if len(each) == size) for size in (4, 16)]
     for chosen in families if all(families) else ():
-        yield _bodies(chosen)[0], partial(difference, signer, chosen)
+        yield _bodies(signer, chosen)[0], partial(difference, signer, chosen)
     if signer.unsigned:
         chosen = written + signer.unsigned
-        for body in _bodies(chosen):
+        for body in _bodies(signer, chosen):
             yield body, partial(difference, signer, chosen)
     yield from _orders(signer)
-    ordered = _split(_bodies(written)[0], len(families[0]))
+    ordered = _split(_bodies(signer, written)[0], len(families[0]))
     for i, address in enumerate(ordered):
         said = f"with {address_text(address)} twice (the sender holds it twice: remove one there)"
         yield b"".join(chain(ordered[: i + 1], ordered[i:])), said
@@ -314,7 +318,40 @@ def _selections(signer: Signer) -> Iterator[Form]:
             (pool[:count] for count in range(2, len(pool))),
         )
     for each in chosen:
-        yield _bodies(each)[0], partial(difference, signer, each)
+        yield _bodies(signer, each)[0], partial(difference, signer, each)
+
+
+def caveat(signer: Signer, form: str) -> str | None:
+    """Who refuses a right digest of this form, and what to change; None: it is in a form that
+    hosts of the dialect of `signer` send.
+    """
+    if form == "plain" or (form == "with") != (signer.dialect == "openbsd"):
+        return None
+    named = _names(link_local_addresses(signer.addresses))
+    automatic = automatic_of(signer.vhid)
+    if form == "with":
+        return (
+            f"signed with link-local {named} as FreeBSD and NetBSD do; OpenBSD refuses that, since"
+            f' its carp interface has {automatic}, too (set dialect = "openbsd" on its sender)'
+        )
+    how = f"without link-local {named}"
+    if form == "automatic":
+        how = f"with link-local {automatic}, which OpenBSD's carp interface has, too,"
+    return (
+        f"signed {how} as OpenBSD accepts it and FreeBSD and NetBSD do not; OpenBSD refuses what"
+        f' dialect "{signer.dialect}" sends (set dialect = "openbsd" here)'
+    )
+
+
+def link_local_addresses(addresses: Iterable[bytes]) -> list[bytes]:
+    return [each for each in addresses if len(each) == 16 and each.startswith(LINK_LOCAL)]
+
+
+def automatic_of(vhid: int) -> str:
+    """The link-local address that OpenBSD's carp interface has by itself, unless its MAC is not
+    the virtual one.
+    """
+    return address_text(automatic_link_local(bytes((0, 0, 0x5E, 0, 1, vhid))))
 
 
 def difference(signer: Signer, chosen: Sequence[bytes]) -> str:

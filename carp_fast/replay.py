@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from carp_fast import frames, scenarios
 from carp_fast._auth import Key
 from carp_fast._engine import Engine
-from carp_fast._prepared import PreparedHost, signed_message
+from carp_fast._prepared import PreparedHost, signed_forms
 from carp_fast.rules import SETTING_RULES, Refused
 from carp_fast.scenarios import (
     SECOND_NS,
@@ -333,8 +333,10 @@ class Player:
         self.counter += 1
         addresses = [prefix_bytes(text)[0] for text in host["addresses"]]
         lladdr = mac_bytes(host["lladdr"]) if "lladdr" in host else None
+        dialect = host.get("dialect", "ucarp")
+        (_, message), *_ = signed_forms(host["vhid"], addresses, dialect=dialect, lladdr=lladdr)
         carp = frames.carp_header(
-            Key(passphrase.encode(), signed_message(host["vhid"], addresses, lladdr=lladdr)),
+            Key(passphrase.encode(), message),
             vhid=host["vhid"],
             advbase=advbase,
             advskew=advskew,

@@ -160,7 +160,7 @@ def ways_to_sign(
     signers = signers_of(configuration)
     here = [signer for signer in signers if signer.interface == interface] or signers
     for signer in here:
-        for message in signer.messages():
+        for _, message in signer.forms():
             for group in signer.groups:
                 yield signer.vhid, signer.passphrase, message, group, False
             for peer in signer.peers:

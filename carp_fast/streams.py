@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from carp_fast._prepared import multicast_mac, signed_message
+from carp_fast._prepared import multicast_mac, signed_forms, signed_message
 from carp_fast.digests import GROUPS, address_bytes, address_text
 from carp_fast.settings import Configuration, VirtualHost
 
@@ -114,7 +114,8 @@ def _add(found: Streams, host: VirtualHost, place: Place, peer_mac: bytes | None
     addresses = [address_bytes(each) for each in host.addresses]
     unsigned = [address_bytes(each) for each in host.unsigned_addresses]
     lladdr = bytes.fromhex(settings.lladdr.replace(":", "")) if settings.lladdr else None
-    message = signed_message(host.vhid, addresses, lladdr=lladdr)
+    forms = signed_forms(host.vhid, addresses, dialect=settings.dialect, lladdr=lladdr)
+    _, message = forms[0]
     prefix = VIRTUAL_MACS.get(settings.advertise_mac)
     mac = prefix + bytes((host.vhid,)) if prefix else place.mac
     for destination in map(address_bytes, host.destinations):

@@ -12,7 +12,15 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from carp_fast._auth import Key
-from carp_fast.digests import Guess, Signer, address_bytes, address_text, guesses, listed
+from carp_fast.digests import (
+    Guess,
+    Signer,
+    address_bytes,
+    address_text,
+    caveat,
+    guesses,
+    listed,
+)
 from carp_fast.settings import Configuration, VirtualHost
 
 TRIES_MAX = 30_000
@@ -29,7 +37,10 @@ NO_MAC = bytes(6)
 
 
 class Finding(NamedTuple):
-    """A verdict, a word of _wire.VERDICT_WORDS, and what to change where that is known."""
+    """A verdict, a word of _wire.VERDICT_WORDS, and what to change where that is known.
+
+    Of "ok": which implementation refuses a digest of this form.
+    """
 
     verdict: str
     why: str | None = None
@@ -50,6 +61,7 @@ def signer_of(host: VirtualHost, main_file: str = "") -> Signer:
         groups=() if settings.peers else destinations,
         peers=destinations if settings.peers else (),
         lladdr=bytes.fromhex(settings.lladdr.replace(":", "")) if settings.lladdr else None,
+        dialect=settings.dialect,
     )
 
 
@@ -72,7 +84,7 @@ class Judge:
         self._by_vhid: dict[int, list[Signer]] = {}
         for signer in signers:
             self._by_vhid.setdefault(signer.vhid, []).append(signer)
-        self._keys: dict[Signer, list[Key]] = {}
+        self._keys: dict[Signer, list[tuple[Key, str | None]]] = {}
         self._found: dict[tuple[str | None, int], deque[tuple[Key, str]]] = {}
         self._unexplained: dict[tuple[str | None, int, bytes, bytes], int] = {}
 
@@ -97,8 +109,10 @@ class Judge:
             if here is None or signer.interface == here
         ]
         taking = [signer for signer in hosts if _takes(signer, heard)]
-        if any(self._is_right(signer, heard) for signer in taking):
-            return Finding("bad_version" if heard["version"] == 3 else "ok")
+        for signer in taking:
+            right = self._right(signer, heard)
+            if right is not None:
+                return Finding("bad_version") if heard["version"] == 3 else right
         if heard["version"] == 3:
             return Finding("vrrp")
         if not hosts:
@@ -107,12 +121,19 @@ class Judge:
             return self._misdirected(hosts, heard)
         return Finding("bad_auth", self._explain(taking, here, heard))
 
-    def _is_right(self, signer: Signer, heard: Mapping[str, Any]) -> bool:
+    def _right(self, signer: Signer, heard: Mapping[str, Any]) -> Finding | None:
+        """Where the digest is right: "ok", and which implementation refuses its form, if any."""
         keys = self._keys.get(signer)
         if keys is None:
-            keys = [Key(signer.passphrase, message) for message in signer.messages()]
+            keys = [
+                (Key(signer.passphrase, message), caveat(signer, form))
+                for form, message in signer.forms()
+            ]
             self._keys[signer] = keys
-        return any(key.verify(heard["counter"], heard["digest"]) for key in keys)
+        for key, refused_by in keys:
+            if key.verify(heard["counter"], heard["digest"]):
+                return Finding("ok", refused_by)
+        return None
 
     def _misdirected(self, hosts: Sequence[Signer], heard: Mapping[str, Any]) -> Finding:
         """No virtual host of its vhid takes what this source sends to this destination."""
@@ -122,7 +143,7 @@ class Judge:
             source, names = address_text(heard["source"]), listed([s.host for s in with_peers])
             return Finding("bad_source", f"{source} is not among the peers of {names}: add it")
         for signer in hosts:
-            if self._is_right(signer, heard):
+            if self._right(signer, heard):
                 expected = listed([address_text(each) for each in signer.peers + signer.groups])
                 why = (
                     f"digest right for {signer.host}, but it takes what is sent to {expected}, not"

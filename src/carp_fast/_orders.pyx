@@ -136,9 +136,15 @@ cdef void copy_hosts(const Core* core, uint32_t first, uint32_t count,
             copy.sources[i * SOURCES + k] = core_source(core, first + i, k)[0]
 
 
-cdef void keep_old_keys(VirtualHost* host, Block* block, bint new_key,
+cdef void keep_old_keys(const VirtualHost* host, const VirtualHost* wanted,
                         int64_t until_ns) noexcept nogil:
-    """Carry the accepted digests over to the new block; the oldest give way to the former key."""
+    """Carry the accepted digests over to the new block; the oldest give way to former forms.
+
+    Each form of the former key that is none of the new one's is kept, whatever becomes of the
+    others: a change of link-local addresses or of the dialect may leave what we send as it is,
+    and change what others do. Our own form is kept last, so that no other takes its place.
+    """
+    cdef Block* block = wanted.block
     cdef uint32_t i, at = block.permanent_count
     cdef const AlternateKey* former
     for i in range(host.block.permanent_count, host.block.alternate_count):
@@ -146,10 +152,23 @@ cdef void keep_old_keys(VirtualHost* host, Block* block, bint new_key,
         if at < block.alternate_count and former.until_ns:
             block.alternates[at] = former[0]
             at += 1
-    if new_key:
+    for i in range(host.block.permanent_count, 0, -1):
+        former = &host.block.alternates[i - 1]
+        if not is_form(wanted, &former.key):
+            keep_key(block, &former.key, until_ns)
+    if not is_form(wanted, &host.key):
         keep_key(block, &host.key, until_ns)
-        for i in range(host.block.permanent_count):
-            keep_key(block, &host.block.alternates[i].key, until_ns)
+
+
+cdef bint is_form(const VirtualHost* host, const AuthKey* key) noexcept nogil:
+    """Whether the host accepts this key's digests for ever."""
+    cdef uint32_t i
+    if memcmp(&host.key, key, sizeof(AuthKey)) == 0:
+        return True
+    for i in range(host.block.permanent_count):
+        if memcmp(&host.block.alternates[i].key, key, sizeof(AuthKey)) == 0:
+            return True
+    return False
 
 
 cdef void keep_key(Block* block, const AuthKey* key, int64_t until_ns) noexcept nogil:
@@ -180,9 +199,8 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     cdef uint32_t i, j
     cdef int64_t interval_ns = vhid_interval_ns(host), down_ns = vhid_master_down_ns(host)
     cdef int64_t least_ns = vhid_least_interval_ns(host)
-    cdef bint new_key = memcmp(&host.key, &wanted.key, sizeof(AuthKey)) != 0
     cdef Report* report
-    keep_old_keys(host, block, new_key, now_ns + order.value)
+    keep_old_keys(host, wanted, now_ns + order.value)
     for i in range(block.address_count):
         for j in range(host.block.address_count):
             if vhid_same_address(&block.addresses[i], &host.block.addresses[j]):

@@ -7,7 +7,6 @@ cdef class PreparedHost:
     cdef bint given             # the engine owns the block now
     cdef set_sources(self, bytes source, bytes source6)
     cdef list groups(self, addresses, bytes destination, bytes destination6)
-    cdef list messages(self, addresses, bytes lladdr)
     cdef fill_addresses(self, addresses, free_addresses, retired)
     cdef fill_outputs(self, list destinations, bint unicast, bint broadcast)
     cdef fill_keys(self, bytes passphrase, list messages)

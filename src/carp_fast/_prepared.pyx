@@ -67,6 +67,51 @@ def signed_message(int vhid, addresses, *, bytes lladdr=None, bint link_local=Tr
     return b"".join((bytes((2, 1)), lladdr or b"", bytes((vhid,)), *sorted(four), *sorted(six)))
 
 
+def automatic_link_local(bytes mac not None) -> bytes:
+    """The link-local address that an interface with this 6-byte MAC gives itself (EUI-64)."""
+    return (LINK_LOCAL + bytes(6) + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:])
+
+
+def signed_forms(int vhid, addresses, *, str dialect, bytes lladdr=None) -> list:
+    """What a digest may be made over: (form, message) for each, first the one that we send.
+
+    The forms differ in link-local addresses: "with" those that are configured, as FreeBSD and
+    NetBSD sign; "without" them, as OpenBSD sends; "automatic", with the configured ones and the
+    one that OpenBSD's carp interface gives itself, which OpenBSD accepts, too. A virtual host
+    without any has "plain" in place of the first two, and in dialect "openbsd" the last one.
+
+    An OpenBSD interface with `lladdr` may have the automatic address of that MAC, that of the
+    virtual MAC, or both: it depends on what was configured first. All three are accepted, and
+    what is sent in dialect "openbsd" is the form that does not depend on it. Where a link-local
+    address that is configured is the automatic one, those two forms are one, "plain".
+    carp_hmac_prepare_ctx and carp_set_enaddr in OpenBSD's ip_carp.c.
+    """
+    cdef list every = list(addresses)
+    cdef bytes virtual = automatic_link_local(bytes((0, 0, 0x5E, 0, 1, vhid)))
+    cdef bint local = any(len(data) == 16 and data[:2] == LINK_LOCAL for data in every)
+    cdef bint openbsd = dialect == "openbsd"
+    automatic = [[virtual]]
+    if lladdr is not None:
+        own = automatic_link_local(lladdr)
+        automatic += [[own], [own, virtual]]
+    without = signed_message(vhid, every, lladdr=lladdr, link_local=False)
+    with_configured = signed_message(vhid, every, lladdr=lladdr)
+    with_automatic = [("automatic", signed_message(vhid, every + more, lladdr=lladdr))
+                      for more in automatic]
+    if not local:
+        return [("plain", without), *(with_automatic if openbsd else ())]
+    nothing = signed_message(vhid, (), lladdr=lladdr)
+    forms = [("with", with_configured), ("without", without), *with_automatic]
+    if openbsd:
+        first = 2 if without == nothing and lladdr is None else 1
+        forms.insert(0, forms.pop(first))
+    found = {}
+    for form, message in forms:
+        # With the automatic address configured everybody signs alike, whatever the form is called.
+        found[message] = "plain" if found.get(message, form) != form else form
+    return [(form, message) for message, form in found.items()]
+
+
 cdef int expect_bytes(data, tuple lengths, str what) except -1:
     if data is not None and len(data) not in lengths:
         words = " or ".join(map(str, lengths))
@@ -135,10 +180,11 @@ cdef class PreparedHost:
         expect_bytes(own_mac, (6,), "a MAC")
         self.set_sources(source, source6)
         outputs = list(peers) or self.groups(addresses, destination, destination6)
-        keys = self.messages(addresses, lladdr)
+        signed = signed_forms(vhid, [data for data, _ in addresses], dialect=dialect, lladdr=lladdr)
+        keys = [message for _, message in signed]
         self.host.block = new_block(
             len(addresses) + len(unsigned_addresses) + len(retired_addresses), len(outputs),
-            len(keys) - 1 + (ALTERNATE_KEYS if alternates else 0))
+            len(keys) - 1 + (ALTERNATE_KEYS * len(keys) if alternates else 0))
         self.fill_addresses(addresses, unsigned_addresses, retired_addresses)
         self.fill_outputs(outputs, bool(peers), broadcast)
         self.fill_keys(passphrase, keys)
@@ -161,13 +207,6 @@ cdef class PreparedHost:
         expect_bytes(destination6, (16,), "an IPv6 address")
         families = {len(data) for data, _ in addresses}
         return [group for group in (destination, destination6) if len(group) in families]
-
-    cdef list messages(self, addresses, bytes lladdr):
-        """What our digest is made over, then other forms that are accepted, too."""
-        every = [data for data, _ in addresses]
-        ours = signed_message(self.host.vhid, every, lladdr=lladdr)
-        other = signed_message(self.host.vhid, every, lladdr=lladdr, link_local=False)
-        return [ours] if ours == other else [ours, other]
 
     cdef fill_addresses(self, addresses, free_addresses, retired):
         # The kernel knows an IPv6 address once, whatever its prefix length: what is retired makes

@@ -416,7 +416,7 @@ def test_golden_frames_for_wrong_configurations() -> None:
     address, six = addresses("10.77.0.100", "2001:db8::100")
     fewer = Judge([signer(address, six, LOCAL, **secret)])
     # FreeBSD signs a link-local address, OpenBSD leaves it out: neither is wrong.
-    assert fewer.judge(golden("v4+v6", "OpenBSD")) == Finding("ok")
+    assert fewer.judge(golden("v4+v6", "OpenBSD")).verdict == "ok"
     assert Judge([signer(address, LOCAL, **secret)]).judge(
         golden("v4+linklocal", "FreeBSD", 6)
     ) == Finding("ok")
@@ -446,6 +446,50 @@ def test_golden_frames_for_wrong_configurations() -> None:
     )
 
 
+AUTOMATIC = addresses("fe80::200:5eff:fe00:12a")[0]
+REFUSED_BY_OPENBSD = (
+    "signed with link-local fe80::5e:1 as FreeBSD and NetBSD do; OpenBSD refuses that, since its"
+    ' carp interface has fe80::200:5eff:fe00:12a, too (set dialect = "openbsd" on its sender)'
+)
+AS_OPENBSD = (
+    "as OpenBSD accepts it and FreeBSD and NetBSD do not; OpenBSD refuses what dialect {dialect}"
+    ' sends (set dialect = "openbsd" here)'
+)
+WITHOUT = f"signed without link-local fe80::5e:1 {AS_OPENBSD}"
+WITH_AUTOMATIC = (
+    "signed with link-local fe80::200:5eff:fe00:12a, which OpenBSD's carp interface has, too,"
+    f" {AS_OPENBSD}"
+)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "without", "configured", "automatic"),
+    [
+        ("openbsd", None, REFUSED_BY_OPENBSD, None),
+        ("ucarp", WITHOUT, None, WITH_AUTOMATIC),
+        ("freebsd", WITHOUT, None, WITH_AUTOMATIC),
+    ],
+)
+def test_a_right_digest_that_another_implementation_refuses(
+    dialect: str, without: str | None, configured: str | None, automatic: str | None
+) -> None:
+    judge = Judge([signer(A, LOCAL, dialect=dialect)])
+    assert LOCAL < AUTOMATIC
+    for body, why in ((A, without), (A + LOCAL, configured), (A + LOCAL + AUTOMATIC, automatic)):
+        expected = why and why.format(dialect=f'"{dialect}"')
+        assert judge.judge(heard(HEAD + body)) == Finding("ok", expected)
+
+
+def test_a_digest_over_the_automatic_address_is_explained_with_another_cause() -> None:
+    judge = Judge([signer(LOCAL, dialect="openbsd"), OTHER])
+    body = b"".join(sorted((LOCAL, AUTOMATIC)))
+    six = {"family": 6, "destination": addresses("ff02::12")[0]}
+    assert judge.judge(heard(HEAD + body, **six)) == Finding("ok")
+    assert judge.judge(heard(HEAD + body, b"another", **six)) == Finding(
+        "bad_auth", "digest right for passphrase of virtual_host[2] (line 7)"
+    )
+
+
 def test_a_signer_is_made_of_a_virtual_host() -> None:
     origin = Origin("/etc/x/conf.d/a.toml", "virtual_host[2] (line 9)")
     settings = Settings(passphrase=SECRET, destination="239.1.1.1", origin=origin)
@@ -454,6 +498,7 @@ def test_a_signer_is_made_of_a_virtual_host() -> None:
     assert (made.host, made.table) == ("eth0/42", "/etc/x/conf.d/a.toml: virtual_host[2] (line 9)")
     assert (made.addresses, made.unsigned) == ((A,), (B,))
     assert (made.groups, made.peers, made.lladdr) == (addresses("239.1.1.1"), (), None)
+    assert made.dialect == "ucarp"
     assert signer_of(host, origin.file).table == "virtual_host[2] (line 9)"
     assert "horse" not in repr(made)
 

@@ -66,8 +66,8 @@ def file(tmp_path: Path) -> Path:
 
 def test_ways_to_sign(file: Path) -> None:
     configuration = load(file)
-    # With the link-local address and without, to the group of each family.
-    assert len(list(ways_to_sign(configuration, "eth0"))) == 4
+    # Three forms, with a link-local address, without and with OpenBSD's, to each family's group.
+    assert len(list(ways_to_sign(configuration, "eth0"))) == 6
     (peer,) = ways_to_sign(configuration, "eth1")
     assert (peer[0], peer[3], peer[4]) == (42, ip("10.77.0.1"), True)
     # An interface that the file lacks: every virtual host.

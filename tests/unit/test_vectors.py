@@ -1,6 +1,7 @@
 """Advertisements and elections of other implementations: tests/vectors, read by ours.
 
-golden.json: 50 advertisements made by NetBSD, OpenBSD and FreeBSD, six of them over IPv6.
+golden.json: 50 advertisements made by NetBSD, OpenBSD and FreeBSD, six of them over IPv6;
+golden-2.json and link-local addresses: test_vectors_link_local.py.
 receive-rules.json: what those three accept. *.pcap: recorded elections.
 """
 
@@ -75,8 +76,11 @@ def settings_of(vector: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def engine_advertisement(vector: dict[str, Any]) -> bytes:
-    """The frame that our engine sends with the vector's settings, source, MAC and counter."""
+def engine_advertisement(vector: dict[str, Any], **settings: Any) -> bytes:
+    """The frame that our engine sends with the vector's settings, source, MAC and counter.
+
+    `settings`: in place of settings_of(vector).
+    """
     frame = bytes.fromhex(vector["frame"])
     four = vector["ip_version"] == 4
     leaving = vector["advbase"] == vector["advskew"] == 255
@@ -96,7 +100,7 @@ def engine_advertisement(vector: dict[str, Any]) -> bytes:
     engine = Engine()
     engine.set_interface(0, START_NS, mac=frame[6:12], **sources)
     host = prepared(
-        **settings_of(vector),
+        **(settings or settings_of(vector)),
         advbase=1 if leaving else vector["advbase"],
         advskew=0 if leaving else configured,
         counter=(counter - sent_before - 1) % 2**64,
