@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from carp_fast.claims import Identities, repeated_address, shared_addresses
+from carp_fast.doubts import Doubts
 from carp_fast.ranges import Interfaces, Template, item_parsers, named_interfaces, vhid_numbers
 from carp_fast.rules import (
     ADDRESS_KEYS,
@@ -543,6 +544,7 @@ class _Loader:
         """Fills in the templates, interface by interface and VHIDs within."""
         index = 0
         repeated = False
+        doubts = Doubts()
         for interface, number in interfaces:
             hosts = self.interfaces[interface]
             for vhid in vhids:
@@ -559,11 +561,14 @@ class _Loader:
                                 self.fault(table.origin, key, as_shown(template.text), text)
                     filled.append(tuple(texts))
                 host = VirtualHost(interface, vhid, filled[0], filled[1], settings)
+                doubts.look(host)
                 if not repeated and (settings.peers or len(filled[0]) + len(filled[1]) > 1):
                     repeated = self.find_repeated_address(table, host)
                 self.virtual_hosts.append(host)
                 hosts.append(host)
                 index += 1
+        for doubt in doubts.found:
+            self.warn(table.origin, doubt.key, as_shown(doubt.address), doubt.text)
 
     def find_repeated_address(self, table: _Table, host: VirtualHost) -> bool:
         repeated = repeated_address(host)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from carp_fast._wire import VERDICT_WORDS
 from carp_fast.control import ControlError
+from carp_fast.digests import automatic_of, link_local_addresses
 from carp_fast.hosts import Hosts
 from carp_fast.reports import rfc3339
 from carp_fast.settings import nearest_to
 from carp_fast.status import SPANS_A_SLICE
+from carp_fast.verdicts import signer_of
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
@@ -116,6 +118,7 @@ class Explanations:
         settings = host.settings
         return {
             "families": fields["families"],
+            "digest": digest(host),
             "source": source(fields, 4),
             "source6": source(fields, 6),
             "dialect": fields["dialect"],
@@ -165,6 +168,22 @@ def in_ranges(numbers: Iterable[int]) -> str:
 
 def address_text(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def digest(host: VirtualHost) -> dict[str, Any] | None:
+    """How the digest of what it sends is made, where implementations differ in that: with
+    link-local addresses. None: it has none. `form` is that of _prepared.signed_forms.
+    """
+    signer = signer_of(host)
+    link_local = link_local_addresses(signer.addresses)
+    if not link_local:
+        return None
+    form, _ = signer.forms()[0]
+    return {
+        "form": form,
+        "link_local": [address_text(each) for each in link_local],
+        "automatic": automatic_of(signer.vhid),
+    }
 
 
 def source(fields: Mapping[str, Any], family: int) -> str | None:

@@ -75,6 +75,18 @@ VERDICT_HINTS = {
     'and replay = "{replay}" waits for proof',
 }
 
+# Of a digest over link-local addresses: whom the form that is sent suits, and whom it does not.
+FORM_MEANINGS = {
+    "with": "its digest holds link-local {link_local}: as FreeBSD and NetBSD sign, and OpenBSD "
+    "refuses it, since its carp interface has {automatic}, too; where another host is OpenBSD, set "
+    'dialect = "openbsd" here',
+    "without": "its digest leaves out link-local {link_local}, as OpenBSD's does: FreeBSD and "
+    "NetBSD refuse it, and both would be MASTER",
+    "automatic": "its digest holds link-local {link_local} and {automatic}, which OpenBSD's carp "
+    "interface has, too: FreeBSD and NetBSD refuse it, and both would be MASTER",
+    "plain": "its digest holds link-local {link_local}, as everybody signs it",
+}
+
 DEMOTION_MEANINGS = {
     "address_lost": "somebody kept removing an address; undone after a minute",
     "send_errors": "three advertisements in a row could not be sent; undone when three are",
@@ -134,6 +146,9 @@ def identity(host: Facts) -> Iterator[str]:
         f"{seconds(host['interval_s'])}, master-down time {seconds(host['master_down_s'])} "
         f"(dead_ratio {host['dead_ratio']})"
     )
+    if host["digest"]:
+        digest = host["digest"] | {"link_local": listed(host["digest"]["link_local"])}
+        yield FORM_MEANINGS[digest["form"]].format_map(digest)
     reason = host["reason"]
     yield (
         f"{host['state']} since {host['since']} (for {seconds(host['for_s'])})"

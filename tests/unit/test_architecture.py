@@ -127,7 +127,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "terminal",
     ),
     ("config", "interfaces", "children", "netdev", "plot", "usage"),
-    ("ranges", "claims", "secrets"),
+    ("ranges", "claims", "doubts", "secrets"),
     ("rules",),
     (
         "settings",

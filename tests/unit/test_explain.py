@@ -9,8 +9,9 @@ import pytest
 from unit.asked import ADVSKEW, MASTER_NS, OTHER, OURS, Asked
 from unit.segment import SECOND_NS, START_NS, advertisement, ip, prepared
 
-from carp_fast import _vhid, explain_text
+from carp_fast import _vhid, explain, explain_text
 from carp_fast._engine import REASON_WORDS, VERDICT_WORDS, Engine
+from carp_fast.settings import Settings, VirtualHost
 from carp_fast.status import Status
 
 # What an advertisement can be to a virtual host, by its state.
@@ -362,6 +363,46 @@ def test_what_it_is() -> None:
         "Z (for 2.000 s), reason started: it was added, its interface was ready, and it listens"
         " for a master"
     )
+
+
+@pytest.mark.parametrize(
+    ("dialect", "addresses", "sentence"),
+    [
+        (
+            "ucarp",
+            ("10.77.0.100/24", "fe80::100/64"),
+            "its digest holds link-local fe80::100: as FreeBSD and NetBSD sign, and OpenBSD refuses"
+            " it, since its carp interface has fe80::200:5eff:fe00:12a, too; where another host is"
+            ' OpenBSD, set dialect = "openbsd" here',
+        ),
+        (
+            "openbsd",
+            ("10.77.0.100/24", "fe80::100/64"),
+            "its digest leaves out link-local fe80::100, as OpenBSD's does: FreeBSD and NetBSD"
+            " refuse it, and both would be MASTER",
+        ),
+        (
+            "openbsd",
+            ("fe80::101/64", "fe80::100/64"),
+            "its digest holds link-local fe80::101, fe80::100 and fe80::200:5eff:fe00:12a, which"
+            " OpenBSD's carp interface has, too: FreeBSD and NetBSD refuse it, and both would be"
+            " MASTER",
+        ),
+        (
+            "openbsd",
+            ("fe80::200:5eff:fe00:12a/64",),
+            "its digest holds link-local fe80::200:5eff:fe00:12a, as everybody signs it",
+        ),
+    ],
+)
+def test_who_refuses_a_digest_over_link_local_addresses(
+    dialect: Any, addresses: tuple[str, ...], sentence: str
+) -> None:
+    settings = Settings(passphrase=b"secret", dialect=dialect)
+    digest = explain.digest(VirtualHost("eth0", 42, addresses, (), settings))
+    facts = Asked().facts()
+    assert facts["digest"] is None
+    assert list(explain_text.identity(facts | {"digest": digest}))[2] == sentence
 
 
 def test_peers_are_no_group() -> None:
