@@ -252,12 +252,23 @@ def _event_line(event: Mapping[str, Any]) -> str:
 
 @main.command()
 @daemon_options
-def reload(config: Path | None, control_socket: Path | None) -> None:
-    """Makes the daemon read its configuration again; says what changed."""
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Even if it removes more than half of the MASTERs, or a file seems to be cut off.",
+)
+def reload(config: Path | None, control_socket: Path | None, force: bool) -> None:
+    """Makes the daemon read its configuration again; says what changed.
+
+    What looks like an accident is refused, and changes nothing: more than half of the MASTERs or
+    every virtual host would be removed, an include pattern that matched files matches none, a
+    file that ended in a line end does not any more.
+    """
     from carp_fast.control import ControlClient, ControlError
 
+    client = ControlClient(control_path(config, control_socket))
     try:
-        answer = ControlClient(control_path(config, control_socket)).request("reload")
+        answer = client.request("reload", force=force or None)
     except ControlError as error:
         raise (Failure(*error.faults) if error.faults else failure(error)) from error
     for line in answer["changed"]:

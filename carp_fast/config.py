@@ -23,6 +23,7 @@ import msgspec
 from carp_fast.claims import Identities, repeated_address, shared_addresses
 from carp_fast.doubts import Doubts
 from carp_fast.ranges import Interfaces, Template, item_parsers, named_interfaces, vhid_numbers
+from carp_fast.readings import Readings, read_settled
 from carp_fast.rules import (
     ADDRESS_KEYS,
     ANNOUNCE_RULES,
@@ -77,6 +78,7 @@ __all__ = [
     "Settings",
     "VirtualHost",
     "load",
+    "load_settled",
 ]
 
 Item = TypeVar("Item")
@@ -88,7 +90,12 @@ WITHOUT_MEANING = frozenset((*GROUP_KEYS, "peers", "dialect"))  # may leave none
 
 def load(path: Path) -> Configuration:
     """Reads `path` and what it includes; ConfigurationError holds every fault found."""
-    return _Loader(path).load()
+    return _Loader(path, Readings()).load()
+
+
+def load_settled(path: Path) -> Configuration:
+    """Reads as load() does, and again while a file changes; see read_settled in readings.py."""
+    return read_settled(path, lambda readings: _Loader(path, readings).load())
 
 
 def _resolved(path: Path) -> Path:
@@ -116,13 +123,14 @@ class _Values(NamedTuple):
 class _Loader:
     """One run over the main file and the included ones; collects faults and never stops at one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, readings: Readings) -> None:
         self.path = path
+        self.readings = readings
         self.faults: dict[Fault, None] = {}  # in order, each once however many tables inherit it
         self.warnings: dict[str, None] = {}
         self.files: dict[Path, Path] = {}  # as resolved to as named
         self.defaults = _Table(Origin(str(path), "defaults"), {}, path.parent, exposed=False)
-        self.passphrases = Passphrases(None)
+        self.passphrases = Passphrases(None, readings)
         self.key_broken = False
         self.count = 0
         self.virtual_hosts: list[VirtualHost] = []
@@ -152,7 +160,9 @@ class _Loader:
             self.warn(main.origin, None, None, "no virtual host is configured")
         self.warn_of_shared_addresses()
         files = tuple(self.files.values())
-        return Configuration(self.path, files, daemon, self.virtual_hosts, tuple(self.warnings))
+        found = self.readings.found()
+        warnings = tuple(self.warnings)
+        return Configuration(self.path, files, daemon, self.virtual_hosts, warnings, *found)
 
     def fault(self, origin: Origin, key: str | None, value: str | None, text: str) -> None:
         self.faults[Fault(origin.file, origin.table or None, key, value, text)] = None
@@ -177,9 +187,8 @@ class _Loader:
         main_file = not self.files
         self.files[_resolved(path)] = path
         try:
-            with open(path, "rb") as file:
-                status = os.fstat(file.fileno())
-                text = file.read().decode()
+            content, status = self.readings.read(path)
+            text = content.decode()
             document = tomllib.loads(text)
         except OSError as error:
             self.fault(origin, None, None, f"cannot be read: {error.strerror}")
@@ -253,8 +262,7 @@ class _Loader:
             except Refused as refused:
                 self.fault(origin, "include", as_shown(pattern), str(refused))
                 continue
-            # Path.glob refuses absolute patterns.
-            names = sorted(glob.glob(pattern, root_dir=main.directory))  # noqa: PTH207
+            names = self.readings.match(pattern, main.directory)
             if not names and not glob.has_magic(pattern):
                 text = "no such file; allowed: a file that exists, or a pattern with *, ? or []"
                 self.fault(origin, "include", as_shown(pattern), text)
@@ -302,15 +310,15 @@ class _Loader:
             if "secret_key_file" in values:
                 path = (table.directory / values["secret_key_file"]).absolute()
                 values["secret_key_file"] = path
-                key = read_key(path)
+                key = read_key(path, self.readings)
             elif "secret_key_file" not in bad:
-                key = read_key_credential()
+                key = read_key_credential(self.readings)
         except SecretError as error:
             shown = as_shown(table.raw.get("secret_key_file", str(error.path)))
             self.fault(table.origin, "secret_key_file", shown, error.text)
             bad.add("secret_key_file")
         self.key_broken = "secret_key_file" in bad
-        self.passphrases = Passphrases(key)
+        self.passphrases = Passphrases(key, self.readings)
         if "notify" in values:
             self.check_program(table, "notify")
         return Daemon(**values)

@@ -55,7 +55,6 @@ M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of mallopt(3)
 MAPPED_BYTES = 1 << 17  # from which on what is freed goes back to the kernel at once
 # What the kernel answers when the address to be removed is gone already.
 GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
-CHANGES_LOGGED_MAX = 50  # lines of a reload in the log; who asked for it gets more
 
 
 class StartError(Exception):
@@ -68,7 +67,7 @@ def run(path: Path, pid_file: Path | None = None) -> int:
     Raises ConfigurationError and StartError before anything was touched.
     """
     share_memory()
-    configuration = config.load(path)
+    configuration = config.load_settled(path)
     require_capabilities()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Daemon(configuration, pid_file).run())
@@ -238,6 +237,9 @@ class Daemon:
         logger.info("receive path: %s (%s)", *self._receive)
         for warning in self.configuration.warnings:
             logger.warning("%s", warning)
+        for pattern, count in self.configuration.patterns.items():
+            if not count:
+                logger.info('include = "%s" matches no file', pattern)
         self._handle_signals()
         self._load_functions(self.configuration)
         for host in hosts:
@@ -429,47 +431,43 @@ class Daemon:
             logger.error("reload: nothing was changed: %s", error)
 
     async def _on_reload(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Reads the configuration again and makes it so; a fault changes nothing."""
+        """Reads the configuration again and makes it so; a fault changes nothing.
+
+        "force": also where that looks like an accident, see refusals() in reload.py.
+        """
+        force = request.get("force", False)
+        if not isinstance(force, bool):
+            raise ControlError("force must be true or false")
         if not self._serving.is_set() or self._stop.is_set():
             raise ControlError("the daemon is starting or ending")
+        failed = ""
         async with self._reloading:
             begin = self._loop.time()
             self._systemd.reloading()
             try:
-                difference, lines = await self._reload()
+                difference, lines = await self._reload(force)
+            except ControlError as error:
+                failed = f"; the last reload changed nothing: {error}"
+                raise
             finally:
-                self._systemd.ready(f"{len(self.configuration.virtual_hosts)} virtual hosts")
+                count = len(self.configuration.virtual_hosts)
+                self._systemd.ready(f"{count} virtual hosts{failed}")
             seconds = self._loop.time() - begin
             give_back_memory()
-        lines += difference.lines
-        for line in lines[:CHANGES_LOGGED_MAX]:
-            logger.info("%s", line)
-        logger.info(
-            "reloaded in %.2f s: %d added, %d removed, %d changed, %d untouched",
-            seconds,
-            len(difference.added),
-            len(difference.removed),
-            len(difference.replaced) + len(difference.hooks_only),
-            difference.kept,
-        )
-        told = lines[: reload.CHANGES_TOLD_MAX]
-        if len(lines) > len(told):
-            told.append(f"... and {len(lines) - len(told)} more")
-        return {
-            "changed": told,
-            "added": len(difference.added),
-            "removed": len(difference.removed),
-            "kept": difference.kept,
-            "seconds": round(seconds, 3),
-        }
+        return reload.told(difference, lines, seconds)
 
-    async def _reload(self) -> tuple[reload.Difference, list[str]]:
+    async def _reload(self, force: bool) -> tuple[reload.Difference, list[str]]:
         new = await self._read_again()
         async with self._applying:
             if self._stop.is_set():
                 raise ControlError("the daemon is ending")
             lines = reload.daemon_changes(self.configuration.daemon, new.daemon)
             difference = reload.compare(self._hosts, new)
+            found = reload.refusals(self.configuration, new, difference, self._hosts)
+            if found and not force:
+                raise ControlError(f"refused: {'; '.join(found)}; to do it: {reload.FORCED}")
+            for line in found:
+                logger.warning("forced: %s", line)
             try:
                 self._hosts.check_room(difference.added, len(difference.removed))
                 self._record(
@@ -492,7 +490,7 @@ class Daemon:
         """The configuration as the files have it now. Raises ControlError with its faults."""
         try:
             new = await self._loop.run_in_executor(
-                self._worker, config.load, self.configuration.path
+                self._worker, config.load_settled, self.configuration.path
             )
             self._load_functions(new)
         except config.ConfigurationError as error:

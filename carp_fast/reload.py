@@ -5,6 +5,7 @@ Whatever is equal is not touched. Must not read files or know the control socket
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,25 +13,34 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from carp_fast.config import Configuration, Daemon, Settings, VirtualHost
-from carp_fast.hosts import Hosts, every_address
+from carp_fast.hosts import MASTER, Hosts, every_address
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
 
+logger = logging.getLogger(__name__)
+
 CHANGES_TOLD_MAX = 1000  # lines of what changed; more are counted
+CHANGES_LOGGED_MAX = 50  # ... of them in the log; who asked for the reload gets more
+FORCED = "carp-fast reload --force"
+NAMED_MAX = 3  # virtual hosts that a refusal names; more are counted
 AT_ONCE = frozenset({"notify", "hook_concurrency", "hook_timeout_s", "digest_grace_s"})
 UNSEEN = frozenset({"origin"})
 
 
 class Difference(NamedTuple):
-    """`replaced`: (slot, new virtual host, former addresses that go); `lines`: for people."""
+    """`replaced`: (slot, new virtual host, former addresses that go); `lines`: for people.
+
+    `kept`: those that are equal, by slot. They carry the new origin, and share their settings with
+    others.
+    """
 
     added: list[VirtualHost]
     removed: list[int]
     replaced: list[tuple[int, VirtualHost, tuple[str, ...]]]
     hooks_only: list[tuple[int, VirtualHost]]
     lines: list[str]
-    kept: int
+    kept: dict[int, VirtualHost]
 
 
 def _settings_changes(old: Settings, new: Settings) -> list[str]:
@@ -114,10 +124,9 @@ def _goes_on(before: VirtualHost | None, now: VirtualHost) -> bool:
 
 
 def compare(hosts: Hosts, new: Configuration) -> Difference:
-    """What separates the running virtual hosts from the new ones."""
+    """What separates the running virtual hosts from the new ones; changes nothing."""
     running = _Running(hosts)
-    difference = Difference([], [], [], [], [], 0)
-    kept = 0
+    difference = Difference([], [], [], [], [], {})
     seen: dict[tuple[int, int], list[str]] = {}
     for host in new.virtual_hosts:
         slot = running.take(host)
@@ -132,9 +141,7 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
             seen[pair] = _settings_changes(before.settings, host.settings)
         changes = _host_changes(before, host, seen[pair])
         if not changes:
-            kept += 1
-            # The new object carries the new origin, and shares its settings with others.
-            hosts.hosts[slot] = host
+            difference.kept[slot] = host
             continue
         difference.lines.append(f"{host.name}: {', '.join(changes)}")
         if all(change.startswith(HOOK_KEYS) for change in changes) and (
@@ -148,7 +155,67 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
     for slot in running.left:
         difference.removed.append(slot)
         difference.lines.append(f"{hosts.name(slot)}: removed")
-    return difference._replace(kept=kept)
+    return difference
+
+
+def refusals(
+    old: Configuration, new: Configuration, difference: Difference, hosts: Hosts
+) -> list[str]:
+    """Why a reload looks like an accident, a line each: it removes too much, or a file was cut off.
+
+    `hosts` are those that run, as they were compared.
+    """
+    found = []
+    removed, states = difference.removed, hosts.states
+    masters = states.count(MASTER)
+    lost = [slot for slot in removed if states[slot] == MASTER]
+    if 2 * len(lost) > masters:
+        found.append(
+            f"{len(lost):,} of {masters:,} virtual hosts that are MASTER would be removed, more"
+            f" than half ({_named(lost, hosts)})"
+        )
+    elif removed and not new.virtual_hosts:
+        found.append(f"every virtual host would be removed ({_named(removed, hosts)})")
+    for pattern, count in old.patterns.items():
+        if count and new.patterns.get(pattern) == 0:
+            found.append(
+                f'{new.path}: include = "{pattern}" matched {count:,} files and matches none now'
+            )
+    for path, ended in new.ended.items():
+        if old.ended.get(path) and not ended:
+            found.append(f"{path} ended in a line end and does not now, as if it had been cut off")
+    return found
+
+
+def _named(slots: list[int], hosts: Hosts) -> str:
+    more = len(slots) - NAMED_MAX
+    names = ", ".join(hosts.name(slot) for slot in slots[:NAMED_MAX])
+    return names + (f" and {more:,} more" if more > 0 else "")
+
+
+def told(difference: Difference, lines: list[str], seconds: float) -> dict[str, object]:
+    """What a reload did, logged, and as who asked for it gets it; `lines` precede its own."""
+    lines = lines + difference.lines
+    for line in lines[:CHANGES_LOGGED_MAX]:
+        logger.info("%s", line)
+    logger.info(
+        "reloaded in %.2f s: %d added, %d removed, %d changed, %d untouched",
+        seconds,
+        len(difference.added),
+        len(difference.removed),
+        len(difference.replaced) + len(difference.hooks_only),
+        len(difference.kept),
+    )
+    changed = lines[:CHANGES_TOLD_MAX]
+    if len(lines) > len(changed):
+        changed.append(f"... and {len(lines) - len(changed)} more")
+    return {
+        "changed": changed,
+        "added": len(difference.added),
+        "removed": len(difference.removed),
+        "kept": len(difference.kept),
+        "seconds": round(seconds, 3),
+    }
 
 
 def daemon_changes(old: Daemon, new: Daemon) -> list[str]:
@@ -191,6 +258,8 @@ def orders(
     difference: Difference, hosts: Hosts, pump: Pump, grace_ns: int
 ) -> Iterator[Callable[[], object]]:
     """The orders that carry out removals and changes, one virtual host at a time."""
+    for slot, host in difference.kept.items():
+        hosts.hosts[slot] = host
     for slot in difference.removed:
         yield partial(pump.remove, slot)
     for slot, host in difference.hooks_only:

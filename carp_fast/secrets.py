@@ -12,6 +12,8 @@ import os
 import stat
 from pathlib import Path
 
+from carp_fast.readings import Readings, open_without_waiting
+
 PASSPHRASE_BYTES = 19  # the digest's key is a 20-byte field that ends in NUL
 SECRET_FILE_BYTES = 4096  # what is read of a passphrase or key file; a longer one is refused
 FERNET_KEY_BYTES = 32
@@ -69,12 +71,15 @@ def create_key(path: Path) -> None:
         raise SecretError(f"cannot be written: {error.strerror}", path) from None
 
 
-def read_key(path: Path) -> bytes:
-    """The Fernet key in `path`: 44 base64 characters. Others must not be able to read the file."""
-    return _checked_key(_read(path, private=True), path)
+def read_key(path: Path, readings: Readings | None = None) -> bytes:
+    """The Fernet key in `path`: 44 base64 characters. Others must not be able to read the file.
+
+    `readings` hears of the file.
+    """
+    return _checked_key(_read(path, readings, private=True), path)
 
 
-def read_key_credential() -> bytes | None:
+def read_key_credential(readings: Readings | None = None) -> bytes | None:
     """The key in the systemd credential "carp-fast.key"; None when there is no such credential."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
@@ -86,7 +91,7 @@ def read_key_credential() -> bytes | None:
         return None
     except OSError:
         pass  # it is there, and reading it says what is wrong with it
-    return _checked_key(_read(path, private=False), path)
+    return _checked_key(_read(path, readings, private=False), path)
 
 
 def encrypt(passphrase: bytes, key: bytes) -> str:
@@ -127,11 +132,13 @@ def check_passphrase(passphrase: bytes) -> None:
 class Passphrases:
     """Passphrases by where they stand; each file, credential and token is read only once.
 
-    `key` is the Fernet key for those that are encrypted, None when there is none.
+    `key` is the Fernet key for those that are encrypted, None when there is none; `readings`
+    hears of each file.
     """
 
-    def __init__(self, key: bytes | None) -> None:
+    def __init__(self, key: bytes | None, readings: Readings | None = None) -> None:
         self._key = key
+        self._readings = readings
         self._files: dict[Path, bytes] = {}
         self._texts: dict[bytes, bytes] = {}
 
@@ -158,7 +165,7 @@ class Passphrases:
 
     def _first_line(self, path: Path, *, private: bool) -> bytes:
         if path not in self._files:
-            line = _read(path, private=private).split(b"\n", 1)[0]
+            line = _read(path, self._readings, private=private).split(b"\n", 1)[0]
             self._files[path] = line.removesuffix(b"\r")
         return self._plain(self._files[path])
 
@@ -188,16 +195,13 @@ def _checked_key(content: bytes, path: Path | None) -> bytes:
     return key
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    # A FIFO in place of the file would otherwise hold the daemon until somebody writes to it.
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _read(path: Path, *, private: bool) -> bytes:
+def _read(path: Path, readings: Readings | None, *, private: bool) -> bytes:
+    if readings is not None:
+        readings.expect(path)
     # Mode and kind are asked of the open file, so that nobody can put another one in its place
     # between check and read.
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(path, "rb", opener=open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise SecretError("is not a regular file", path)
@@ -212,4 +216,6 @@ def _read(path: Path, *, private: bool) -> bytes:
         raise SecretError(f"cannot be read: {error.strerror}", path) from None
     if len(content) > SECRET_FILE_BYTES:
         raise SecretError(f"is longer than {SECRET_FILE_BYTES} bytes", path)
+    if readings is not None:
+        readings.note(path, status, content)
     return content

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,13 +152,19 @@ class Daemon(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All of it: `files` are those read, the main one first; `warnings` are lines like faults."""
+    """All of it: `files` are those read, the main one first; `warnings` are lines like faults.
+
+    `ended`: each file read, those of passphrases among them, and whether it ends in a line end.
+    `patterns`: each pattern of `include`, and how many files it matched.
+    """
 
     path: Path
     files: tuple[Path, ...]
     daemon: Daemon
     virtual_hosts: list[VirtualHost]
     warnings: tuple[str, ...]
+    ended: Mapping[Path, bool] = {}
+    patterns: Mapping[str, int] = {}
 
 
 def families_of(addresses: Iterable[str]) -> tuple[int, ...]:

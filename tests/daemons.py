@@ -159,9 +159,9 @@ class RunningDaemon:
 
     # What it is told.
 
-    def reload(self) -> dict[str, Any]:
+    def reload(self, *, force: bool | None = None) -> dict[str, Any]:
         """Asks for a reload.  ControlError, with the faults, when it is refused."""
-        return self.client.request("reload")
+        return self.client.request("reload", force=force)
 
     def stop(self, deadline_s: float = STOP_DEADLINE_S) -> int:
         """SIGTERM; returns the exit code."""

@@ -224,6 +224,33 @@ def test_virtual_hosts_are_removed_and_added(
     assert not pair.master.log_lines("s2: link down")
 
 
+def test_a_reload_that_looks_like_an_accident_is_refused_unless_forced(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    pair = Pair(lab_factory(segments=1), tmp_path, table("1-5"))
+    whole = pair.master.configuration.read_text()
+    held = pair.a.addresses()
+
+    def refused() -> None:
+        for text in ("", whole[: whole.index("[[virtual_host]]")], whole[:-1]):
+            pair.master.configuration.write_text(text)
+            with pytest.raises(ControlError, match=r"^refused: .*; to do it: carp-fast reload --f"):
+                pair.master.reload()
+        with pytest.raises(ControlError, match=r"^force must be true or false$"):
+            pair.master.client.request("reload", force="yes")
+        with pytest.raises(ControlError, match=r"^refused: 3 of 5 virtual hosts that are MASTER"):
+            pair.change("a", table("1-2"))
+        pair.master.process.signal(signal.SIGHUP)  # has no force
+        pair.master.wait_log(r"ERROR reload: nothing was changed: refused: 3 of 5", 5)
+
+    pair.assert_undisturbed_after(refused)
+    assert pair.a.addresses() == held
+    assert pair.master.reload(force=True)["removed"] == 3
+    pair.master.wait_log("WARNING forced: 3 of 5 virtual hosts", 1)
+    assert set(pair.master.states()) == {("s1", 1), ("s1", 2)}
+    pair.backup.wait_state("MASTER", 3, [("s1", 3), ("s1", 4), ("s1", 5)])
+
+
 def test_an_address_moves_from_one_virtual_host_to_another(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

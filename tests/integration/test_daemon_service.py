@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import signal
 import socket
 import stat
 import subprocess
@@ -446,6 +447,16 @@ def test_the_service_manager_hears_of_start_reload_life_and_end(
         reloading = read_messages(manager, "RELOADING", 2)[-1]
         assert int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
         assert read_messages(manager, "READY", 2)[-1]["READY"] == "1"
+        whole = daemon.configuration.read_text()
+        daemon.configuration.write_text("")
+        daemon.process.signal(signal.SIGHUP)
+        read_messages(manager, "RELOADING", 2)
+        status = read_messages(manager, "READY", 2)[-1]["STATUS"]
+        assert status.startswith("3 virtual hosts; the last reload changed nothing: refused: ")
+        daemon.configuration.write_text(whole)
+        daemon.reload()
+        read_messages(manager, "RELOADING", 2)
+        assert read_messages(manager, "READY", 2)[-1]["STATUS"] == "3 virtual hosts"
         assert daemon.stop() == 0
         assert read_messages(manager, "STOPPING", 2)[-1]["STOPPING"] == "1"
 

@@ -128,7 +128,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("config", "interfaces", "children", "netdev", "plot", "usage"),
     ("ranges", "claims", "doubts", "secrets"),
-    ("rules",),
+    ("rules", "readings"),
     (
         "settings",
         "closing",

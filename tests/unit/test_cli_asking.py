@@ -147,6 +147,7 @@ class FakeDaemon:
         return document_slices("status", fields, "virtual_hosts", in_slices(shown))
 
     async def reload(self, request: dict[str, Any]) -> dict[str, object]:
+        self.requests.append(request)
         if isinstance(self.reload_answer, ControlError):
             raise self.reload_answer
         return self.reload_answer
@@ -457,6 +458,13 @@ def test_reload_says_what_changed(fake: FakeDaemon) -> None:
         "eth1/9: removed",
         "virtual hosts: 0 added, 1 removed, 1,019 kept (0.12 s)",
     ]
+
+
+def test_reload_asks_for_force_only_where_it_is_given(fake: FakeDaemon) -> None:
+    fake.reload_answer = {"changed": [], "added": 0, "removed": 0, "kept": 2, "seconds": 0}
+    for options in ((), ("--force",)):
+        assert invoke("reload", *options, "--control-socket", fake.path).exit_code == 0
+    assert fake.requests == [{"command": "reload"}, {"command": "reload", "force": True}]
 
 
 def test_reload_with_faults_is_a_line_each(fake: FakeDaemon) -> None:

@@ -65,7 +65,8 @@ def test_what_is_equal_is_not_touched() -> None:
     hosts = running(*map(host, range(1, 6)))
     other_origin = host(3, origin=Origin("b.toml", "virtual_host[9] (line 9)"))
     difference = compare(hosts, configuration(host(5), host(1), host(2), other_origin, host(4)))
-    assert difference == Difference([], [], [], [], [], 5)
+    assert (len(difference.kept), difference[:5]) == (5, ([], [], [], [], []))
+    assert hosts.hosts[2] is not other_origin, "a comparison changes nothing"
     assert apply(difference, hosts) == []
     assert hosts.hosts[2] is other_origin, "the next message names where it stands now"
 
@@ -118,7 +119,7 @@ def test_a_change_in_place_is_said_and_ordered(change: str) -> None:
     assert line.startswith(f"eth0/1: {words}")
     assert "secret" not in line
     assert "another" not in line
-    assert (difference.added, difference.removed, difference.kept) == ([], [], 1)
+    assert (difference.added, difference.removed, len(difference.kept)) == ([], [], 1)
     assert apply(difference, hosts) == [("replace", 0, 300)]
     assert hosts.hosts[0] is new
 
@@ -166,7 +167,7 @@ def test_another_interface_vhid_or_destination_is_another_virtual_host() -> None
     hosts = running(host(1), host(2), host(3), host(4))
     new = configuration(host(1), host(2, "eth1"), host(13), host(4, destination="239.0.0.4"))
     difference = compare(hosts, new)
-    assert difference.kept == 1
+    assert len(difference.kept) == 1
     assert difference.removed == [1, 2, 3]
     assert difference.lines == [
         "eth1/2: added",
@@ -206,7 +207,7 @@ def test_which_destinations_make_it_another_virtual_host(
 ) -> None:
     hosts = running(host(**before), host(2))
     difference = compare(hosts, configuration(host(**after), host(2)))
-    assert difference.kept == 1
+    assert len(difference.kept) == 1
     if goes_on:
         assert [slot for slot, _, _ in difference.replaced] == [0]
         assert (difference.added, difference.removed) == ([], [])
