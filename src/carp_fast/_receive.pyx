@@ -4,7 +4,7 @@ The checks that need the table of hosts, in the order of the Verdict enum: vhid,
 digest, loop, replay. Nothing here allocates, logs or knows a socket, a clock or a file.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast._auth cimport auth_verify, auth_verify_two
@@ -16,7 +16,8 @@ from carp_fast._recorder cimport record_heard
 from carp_fast._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, Event, EVENTS, EXPECTS_4, EXPECTS_6,
     INIT, MASTER, Output, RECENT_COUNTERS, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
-    Source, SOURCES, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_source, VirtualHost)
+    Source, SOURCES, vhid_is_own_source, vhid_judge, vhid_master_down_ns,
+    vhid_silence_ns, vhid_source, VirtualHost)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport (
     Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
@@ -284,25 +285,32 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
 
     Order is asked only of a source that has kept it. OpenBSD sends one counter for ever, and a
     ucarp or FreeBSD that hears nobody sends random ones: to refuse those would be to take over
-    from a master that lives. A source that was silent for a master-down time, or goes on
-    ascending from a lower number, is learned anew, unless replay is "strict".
+    from a master that lives. A source that was silent for a while, or goes on ascending from a
+    lower number, is learned anew, unless replay is "strict"; but what it sent in order itself is
+    not new before a whole master-down time, or a replay would keep a dead master alive.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef bint strict = host.replay == REPLAY_STRICT
     cdef bint learned = source.heard_ns != 0
     cdef bint ascends = heard.counter > source.refused and source.refusals
+    cdef uint64_t step = heard.counter - source.counter
+    cdef int64_t silence_ns
     if host.replay == REPLAY_OFF or not learned or heard.counter > source.counter:
-        source.ascended = (0 if not learned or heard.counter - source.counter > NEAR
-                           else source.ascended + 1 if source.ascended < ASCENDED else ASCENDED)
+        if not learned or step > NEAR:                      # below it wraps around, and is far, too
+            source.ascended, source.run = 0, 0
+        elif step:
+            source.ascended += source.ascended < ASCENDED
+            source.run = <uint32_t>min(source.run + step, <uint64_t>UINT32_MAX)
     elif not strict and source.ascended < ASCENDED:
-        source.ascended = 0
+        source.ascended, source.run = 0, 0
     else:
         source.refusals = source.refusals + 1 if ascends else 1
         source.refused = heard.counter
-        if strict or (arrived_ns - source.heard_ns < vhid_master_down_ns(host)
-                      and source.refusals < REFUSALS):
+        silence_ns = (vhid_master_down_ns(host) if source.counter - heard.counter <= source.run
+                      else vhid_silence_ns(host, source))
+        if strict or (arrived_ns - source.heard_ns < silence_ns and source.refusals < REFUSALS):
             return True
-        source.ascended = 0
+        source.ascended, source.run = 0, 0
         host.counter_resets += 1
         if engine_may_tell(&host.told_reset_ms, arrived_ns):
             engine_tell(core, COUNTER_RESET, slot, 0, heard.source_mac, arrived_ns)

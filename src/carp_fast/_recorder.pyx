@@ -333,7 +333,7 @@ cdef dict state_dict(const Checkpoint* of):
                 "mac": (<const char*>source.mac)[:6], "counter": source.counter,
                 "refused": source.refused, "heard_ns": source.heard_ns, "advbase": source.advbase,
                 "advskew": source.advskew, "demote": source.demote, "ascended": source.ascended,
-                "refusals": source.refusals, "current": of.master[source.family == 6] == i + 1})
+                "refusals": source.refusals, "run": source.run, "current": of.master[source.family == 6] == i + 1})
     return {key: value for key, value in state.items() if value or key in ("state", "reason")}
 
 
@@ -369,7 +369,7 @@ cdef int fill_source(Source* source, dict fields) except -1:
     source.heard_ns = fields["heard_ns"]
     source.advbase, source.advskew = fields["advbase"], fields["advskew"]
     source.demote, source.ascended = fields["demote"], fields["ascended"]
-    source.refusals = fields["refusals"]
+    source.refusals, source.run = fields["refusals"], fields.get("run", 0)
     return 0
 
 

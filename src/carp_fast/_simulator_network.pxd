@@ -163,7 +163,9 @@ cdef struct Nic:
 cdef struct Learned:            # what a host may know of a source's counters
     uint64_t highest
     uint64_t refused
+    uint64_t ordered_from       # what it sent from here to `highest` came in order
     int64_t taken_ns            # 0: never heard
+    uint32_t interval           # in 1/256 s, as it said last
     uint8_t ascended
     uint8_t refusals
 

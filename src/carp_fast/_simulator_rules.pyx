@@ -178,10 +178,13 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
     """What is to become of a genuine frame, whose counter may not be above the last.
 
     Refused is only what comes from a source that has shown an order, or with "strict"; and not
-    where the source was silent for a master-down time, or goes on ascending from there.
+    where the source was silent for two of its intervals, or so long that its next advertisement
+    comes after our master-down; what it sent in order, only after a whole master-down time. Nor
+    where it goes on ascending from there.
     """
     cdef const Learned* learned = &known.learned[frame.family == 6][frame.sender]
     cdef uint64_t counter = rule_counter(frame)
+    cdef int64_t down_ns = vhid_master_down_ns(host), silence_ns
     cdef bint again
     if frame.strange:
         return EITHER
@@ -189,11 +192,17 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
             or counter > learned.highest):
         return TO_BE_TAKEN
     if known.right.replay != REPLAY_STRICT:
+        silence_ns = down_ns
+        if counter < learned.ordered_from:
+            silence_ns = min(down_ns - in_ns(learned.interval), in_ns(2 * learned.interval))
         again = learned.refusals + 1 >= ANEW and counter > learned.refused
-        if (learned.ascended < PROVEN or again
-                or at_ns - learned.taken_ns >= vhid_master_down_ns(host)):
+        if learned.ascended < PROVEN or again or at_ns - learned.taken_ns >= silence_ns:
             return TO_BE_TAKEN
     return EITHER if may_be_forgotten(known) else TO_BE_REFUSED
+
+
+cdef inline int64_t in_ns(uint32_t interval) noexcept nogil:
+    return <int64_t>interval * SECOND_NS // 256
 
 
 cdef void rule_learn(Slot* known, const Frame* frame, bint taken, int64_t at_ns) noexcept nogil:
@@ -207,8 +216,11 @@ cdef void rule_learn(Slot* known, const Frame* frame, bint taken, int64_t at_ns)
             learned.refusals and counter > learned.refused) else 1
         learned.refused = counter
     else:
-        if not learned.taken_ns or counter - learned.highest - 1 >= A_STEP:
-            learned.ascended = 0                        # below it wraps around, and is far, too
+        if not learned.taken_ns or not 0 < counter - learned.highest <= A_STEP:
+            if counter != learned.highest or known.right.replay != REPLAY_OFF:
+                learned.ascended = 0                    # below it wraps around, and is far, too
+                learned.ordered_from = counter
         elif learned.ascended < PROVEN:
             learned.ascended += 1
         learned.highest, learned.taken_ns, learned.refusals = counter, at_ns, 0
+        learned.interval = rule_theirs(frame)

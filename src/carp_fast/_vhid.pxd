@@ -155,7 +155,8 @@ cdef struct Source:             # a host that advertised to us; its counters mus
     uint8_t demote
     uint8_t ascended            # advertisements in a row, each a little above the last
     uint8_t refusals            # in a row, each above the last
-    uint8_t to_line[12]         # a cache line in all
+    uint8_t to_line[8]
+    uint32_t run                # its counters from `counter` - run on came in order
 
 cdef struct Address:
     uint8_t bytes[16]
@@ -269,6 +270,7 @@ cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_least_interval_ns(const VirtualHost* host) noexcept nogil
 cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil
+cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noexcept nogil
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil
 cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil
 cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,

@@ -147,6 +147,18 @@ cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil:
     return <int64_t>vhid_master_down(host) * SECOND_NS // 256
 
 
+cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noexcept nogil:
+    """After how long a silence a source may be another than before, its counters new.
+
+    Two of its own intervals, so that a lost advertisement is no silence; but so early that an
+    advertisement refused just before is followed by one that is taken before our master-down
+    passes. For that it takes the source's interval, not ours: that is when it advertises again.
+    """
+    cdef int64_t interval_ns = (<int64_t>vhid_interval_of(source.advbase, source.advskew)
+                                * SECOND_NS // 256)
+    return max(0, min(2 * interval_ns, vhid_master_down_ns(host) - interval_ns))
+
+
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
     if heard.family == 4:
         return memcmp(host.source4, heard.source, 4) == 0

@@ -168,6 +168,34 @@ MUTANTS = (
         (("_receive.pyx", "if is_replay(core, slot, source, heard, arrived_ns):", "if False:"),),
     ),
     Mutant(
+        "a silent source learned anew only after our master-down",
+        (
+            (
+                "_receive.pyx",
+                "else vhid_silence_ns(host, source))",
+                "else vhid_master_down_ns(host))",
+            ),
+        ),
+    ),
+    Mutant(
+        "a silent source learned anew too late for a longer interval",
+        (
+            (
+                "_vhid.pyx",
+                "min(2 * interval_ns, vhid_master_down_ns(host) - interval_ns)",
+                "2 * interval_ns",
+            ),
+        ),
+    ),
+    Mutant(
+        "what a source sent in order is news after a short silence",
+        (("_receive.pyx", "if source.counter - heard.counter <= source.run", "if False"),),
+    ),
+    Mutant(
+        "a constant counter shows an order",
+        (("_receive.pyx", "        elif step:\n", "        else:\n"),),
+    ),
+    Mutant(
         "loop by counter alone",
         (
             (

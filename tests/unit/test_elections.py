@@ -17,6 +17,12 @@ VECTORS = Path(__file__).parent.parent / "vectors"
 EL1 = VECTORS / "el1-bsd-master-killed-ucarp-takes-over.pcap"
 EL4 = VECTORS / "el4-freebsd13-vs-ucarp.pcap"
 EL7 = VECTORS / "el7-openbsd-demote-beats-skew.pcap"
+RECREATED = (
+    (VECTORS / "3a-freebsd-restarted-replay.pcap", 12_000_000_000),
+    (VECTORS / "3b-freebsd-restarted-replay.pcap", 5_000_000_000),
+)
+"""A FreeBSD master made anew within 0.1 s, silent for its own master-down time of 3 s; from when on
+our host, which took over in the recording, must not."""
 SETTINGS = {"addresses": ["10.77.0.100/24"], "passphrase": "secret"}
 # ucarp reads one packet a wake-up of up to an interval, so its master-down time of 3.39 s lasts up
 # to 5.2 s (measured). So much earlier may ours take over from a master that was killed.
@@ -104,6 +110,16 @@ def test_our_engine_in_the_place_of_a_host(replaced: Replaced) -> None:
     assert election.same or replaced.early_ns
     # Everything that the others said was right.
     assert not any(output.text.startswith("refused") for output in election.outputs)
+
+
+@pytest.mark.parametrize(("path", "from_ns"), RECREATED, ids=("3a", "3b"))
+def test_a_master_that_was_made_anew_stays_the_only_master(path: Path, from_ns: int) -> None:
+    heard = elections.advertisements(elections.read_frames(path), 42)
+    settings = {**SETTINGS, "dialect": "freebsd", "replay": "learn"}
+    election = elections.take_place(heard, "10.77.0.2", settings)
+    later = [output.text for output in election.outputs if output.at_ns > from_ns]
+    assert not any(text.startswith("refused") for text in later)
+    assert not any(text.startswith(("MASTER", "ADVERTISE")) for text in later)
 
 
 def test_the_wrong_passphrase_is_no_election() -> None:

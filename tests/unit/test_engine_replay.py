@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
-from unit.segment import SECOND_NS, START_NS, Node, Segment, advertisement
+from unit.segment import SECOND_NS, START_NS, Node, Segment, advertisement, prepared
 
 DOWN_NS = 3 * SECOND_NS
 BASE = 1 << 40
 
 
-def hear(node: Node, counter: int, now_ns: int, source: str = "10.77.0.1") -> str:
-    verdict: str = node.engine.receive(0, advertisement(source=source, counter=counter), now_ns)
+def hear(node: Node, counter: int, now_ns: int, source: str = "10.77.0.1", **carp: Any) -> str:
+    frame = advertisement(source=source, counter=counter, **carp)
+    verdict: str = node.engine.receive(0, frame, now_ns)
     node.take(now_ns)
     return verdict
 
 
-def in_order(**settings: object) -> Node:
+def in_order(theirs: dict[str, int] | None = None, /, **settings: Any) -> Node:
     """A BACKUP that has heard 10.77.0.1 count up from BASE to BASE + 4 in four seconds."""
     node = Node("10.77.0.2", **settings)
     for step in range(5):
-        assert hear(node, BASE + step, START_NS + step * SECOND_NS) == "ok"
+        assert hear(node, BASE + step, START_NS + step * SECOND_NS, **theirs or {}) == "ok"
     return node
 
 
@@ -61,14 +63,72 @@ def test_each_source_has_its_own_counters() -> None:
     assert hear(node, BASE + 5, NOW_NS) == "ok"
 
 
-def test_a_source_silent_for_a_master_down_time_is_learned_anew() -> None:
+@pytest.mark.parametrize(
+    ("settings", "theirs", "silence_ns"),
+    [
+        # Two of its own intervals.
+        ({}, {}, 2 * SECOND_NS),
+        ({"advskew": 200}, {}, 2 * SECOND_NS),
+        ({"dead_ratio": 10}, {"advskew": 128}, 3 * SECOND_NS),
+        ({"advbase": 3}, {}, 2 * SECOND_NS),
+        # Our master-down less one of its intervals: it advertises once more before that is over.
+        ({}, {"advskew": 128}, 3 * SECOND_NS // 2),
+        ({"advskew": 128}, {"advbase": 2}, 3 * SECOND_NS // 2),
+        ({"dead_ratio": 2}, {}, SECOND_NS),
+        ({"dialect": "openbsd", "advskew": 128}, {"advbase": 2}, 2 * SECOND_NS + SECOND_NS // 2),
+    ],
+)
+def test_a_silent_source_is_learned_anew_before_our_master_down_passes(
+    settings: dict[str, Any], theirs: dict[str, int], silence_ns: int
+) -> None:
     for replay, verdict in (("learn", "ok"), ("strict", "replay")):
-        node = in_order(replay=replay)
-        at_ns = START_NS + 4 * SECOND_NS + DOWN_NS
-        assert hear(node, 7, at_ns - SECOND_NS // 2) == "replay"
-        assert hear(node, 7, at_ns) == verdict
+        node = in_order(theirs, replay=replay, **settings)
+        at_ns = START_NS + 4 * SECOND_NS + silence_ns
+        assert hear(node, 7, at_ns - SECOND_NS // 100, **theirs) == "replay"
+        assert hear(node, 7, at_ns, **theirs) == verdict
+        assert node.state == "BACKUP"
         assert len(node.reported("counter_reset")) == (replay == "learn")
         assert node.engine.host(0)["counters"]["counter_reset"] == (replay == "learn")
+
+
+@pytest.mark.parametrize("silent_ns", range(SECOND_NS // 10, DOWN_NS, SECOND_NS // 10))
+@pytest.mark.parametrize("advskew", [0, 100, 254])
+def test_a_master_made_anew_is_heard_before_we_take_over(silent_ns: int, advskew: int) -> None:
+    """However soon it is back, with counters below its last ones that it draws at random."""
+    node = in_order(dialect="freebsd", advskew=advskew)
+    draw = random.Random(silent_ns + advskew)
+    at_ns = START_NS + 4 * SECOND_NS + silent_ns
+    for step in range(6):
+        node.run(at_ns + step * SECOND_NS)
+        assert node.state == "BACKUP"
+        hear(node, draw.randrange(BASE), at_ns + step * SECOND_NS)
+
+
+def test_who_says_that_it_leaves_is_learned_anew_at_once() -> None:
+    node = in_order()
+    leaving = advertisement(advbase=255, advskew=255, counter=BASE + 5)
+    assert node.engine.receive(0, leaving, NOW_NS) == "ok"
+    assert hear(node, 7, NOW_NS + 1) == "ok"
+
+
+@pytest.mark.parametrize("counter", [BASE, BASE + 2, BASE + 4])
+def test_what_a_source_has_sent_in_order_is_not_news_after_a_silence(counter: int) -> None:
+    node = in_order()
+    last_ns = START_NS + 4 * SECOND_NS
+    for step in range(1, 30):
+        assert hear(node, counter, last_ns + step * SECOND_NS // 10) == "replay"
+    node.run(last_ns + DOWN_NS)
+    assert (node.state, node.reason) == ("MASTER", "master_down")
+
+
+def test_a_constant_counter_heard_while_replays_are_let_through_shows_no_order() -> None:
+    """Else an OpenBSD would be refused once a reload asks for order."""
+    node = Node("10.77.0.2", replay="off")
+    for step in range(5):
+        assert hear(node, BASE, START_NS + step * SECOND_NS) == "ok"
+    node.engine.replace(0, prepared(replay="learn"), NOW_NS)
+    for step in range(5, 10):
+        assert hear(node, BASE, START_NS + step * SECOND_NS) == "ok"
 
 
 def test_three_in_a_row_that_ascend_are_learned_anew() -> None:
