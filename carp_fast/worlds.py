@@ -16,7 +16,9 @@ from carp_fast._simulator import ALWAYS, LINK_WORDS, NIC_WORDS, PAUSE_WORDS, Ran
 MS_NS = 1_000_000
 SECOND_NS = 1_000 * MS_NS
 BASE_DELAY_NS = 100_000
-"""Of every link that no fault makes slower."""
+"""Of every link for which the world has no other, and that no fault makes slower."""
+LONGEST_DELAY_NS = 240 * MS_NS
+"""A link lets a frame take a quarter more: 300 ms one way."""
 SEED_MAX = 10**18
 NOISE = ("loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect", "late")
 IPV4, IPV6, BOTH = 1, 2, 3
@@ -93,6 +95,8 @@ class World:
     """By machine and segment: its IPv4 and its IPv6 address there."""
     routers: set[int] = field(default_factory=set)
     members: list[Member] = field(default_factory=list)
+    delays: dict[Pair, int] = field(default_factory=dict)
+    """ns from one machine to another while no fault makes it longer; BASE_DELAY_NS unless here."""
     faults: list[Fault] = field(default_factory=list)
     episodes: list[str] = field(default_factory=list)
     partitions: int = 0
@@ -128,6 +132,7 @@ class Drawing:
         self.end_ns = between(8, 12) * SECOND_NS if large else between(10, 40) * SECOND_NS
         self.draw_sources()
         self.draw_members()
+        self.draw_delays()
         self.draw_faults()
 
     def chance(self, one_in: int) -> bool:
@@ -220,9 +225,30 @@ class Drawing:
             for source in (pair[place] for pair in others)
         )
 
+    def draw_delays(self) -> None:
+        """How long frames take: in most worlds next to nothing, in others up to 300 ms.
+
+        The same both ways, or for each direction its own, at most as much of the shortest interval
+        as 300 ms are of a second: up to there equal hosts are promised to settle their ties.
+        """
+        kind = self.random.below(8)
+        shortest = min(m.advbase * 256 + m.advskew or 1 for m in self.world.members)
+        longest_ns = min(LONGEST_DELAY_NS, LONGEST_DELAY_NS * shortest // 256)
+        if kind < 4 or self.world.large:
+            return
+        most_ns = (20_000, longest_ns, longest_ns, longest_ns)[kind - 4]
+        every = range(self.world.machines)
+        pairs = [(s, a, b) for s in range(self.world.segments) for a in every for b in every]
+        common_ns = self.random.between(1_000, most_ns)
+        for pair in pairs:
+            own_ns = self.random.between(1_000, most_ns)
+            self.world.delays[pair] = own_ns if kind == 7 else common_ns
+
     # -- faults
 
     def draw_faults(self) -> None:
+        for pair, delay_ns in self.world.delays.items():
+            self.link(0, "delay_ns", pair, delay_ns)
         for machine in range(self.world.machines):
             self.put(self.random.between(0, 2_000) * MS_NS, "boot", machine=machine)
         for _ in range(self.random.between(3, 8)):
@@ -261,7 +287,7 @@ class Drawing:
         for key, fault in last.items():
             value = ENDINGS[fault.word]
             if fault.word == "link" and fault.slot == LINK_WORDS.index("delay_ns"):
-                value = BASE_DELAY_NS
+                value = self.delay_ns((fault.segment, fault.machine, fault.other))
             # Links that flapped twice at a time may have been left gone by either.
             if fault.value != value if fault.word != "nic" else times[key] > 2:
                 self.world.faults.append(replace(fault, at_ns=at_ns, value=value))
@@ -299,6 +325,9 @@ class Drawing:
         if kind == 1:
             return [pair for pair in pairs if one in pair[1:]]
         return [pairs[self.random.below(len(pairs))]]
+
+    def delay_ns(self, pair: Pair) -> int:
+        return self.world.delays.get(pair, BASE_DELAY_NS)
 
     def block(self, start_ns: int, end_ns: int | None, pair: Pair, families: int) -> None:
         self.link(start_ns, "blocked", pair, families)
@@ -358,7 +387,7 @@ def delay(to: Drawing, start_ns: int, end_ns: int) -> None:
     longer_ns = to.random.between(1, 400) * MS_NS
     for segment, a, b in to.pairs():
         to.link(start_ns, "delay_ns", (segment, a, b), longer_ns)
-        to.link(end_ns, "delay_ns", (segment, a, b), BASE_DELAY_NS)
+        to.link(end_ns, "delay_ns", (segment, a, b), to.delay_ns((segment, a, b)))
 
 
 def partition(to: Drawing, start_ns: int, end_ns: int) -> None:

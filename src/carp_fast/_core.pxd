@@ -135,7 +135,7 @@ cdef struct Core:
     int64_t longest_tick_ns         # ... and it is at most this
     int64_t shortest_ns             # the shortest interval in use
     bint shortest_left              # the host that had it is gone: to be looked for anew
-    uint64_t seed                   # of the jitter after a tie that both hosts lost
+    uint64_t seed                   # of the jitter after a tie that all hosts may have lost
     int64_t attentive_ns            # silence from before proves nothing
     int64_t flush_mark
     Wheel wheel

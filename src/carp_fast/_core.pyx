@@ -16,13 +16,15 @@ from carp_fast._recorder cimport (
 from carp_fast._vhid cimport (
     ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED, ARM_MASTER_DOWN,
     ARM_SKEW, BACKUP, CONTESTED, DIALECT_OPENBSD, DISARM, Event, EXPECTS_4, EXPECTS_6, FAILED,
-    FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING, JITTER, LAST_ADVERTISEMENT, LINK_DOWN,
+    FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN,
     MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
-    ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, OWN_SOURCE, OWN_SOURCE6, PREEMPTED,
-    REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, SOURCES, STARTED,
+    ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREEMPTED,
+    REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, SOURCES,
+    STARTED,
     STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
-    TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_interval_ns, vhid_least_interval_ns, vhid_master,
-    vhid_master_down_ns, vhid_transition, VirtualHost)
+    TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_forget_ties, vhid_interval_ns,
+    vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
+    vhid_master_down_ns, vhid_tied, vhid_transition, VirtualHost)
 from carp_fast._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
 
@@ -273,32 +275,28 @@ cdef void tell_state(Core* core, uint32_t slot, uint8_t previous, int64_t now_ns
         record.state, record.reason = core.hosts[slot].state, core.hosts[slot].reason
 
 
-cdef uint32_t jitter_ns(const Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """0 to JITTER/256 s: two hosts that both lost a tie do not rise together.
-
-    A function of seed, host and time, so that a replay of one host alone gives it again.
-    """
-    cdef uint64_t x = random_mixed((core.seed + slot) * 0x9e3779b97f4a7c15U + <uint64_t>now_ns)
-    return <uint32_t>(x % (JITTER * <uint64_t>SECOND_NS // 256))
+cdef uint64_t random_at(const Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """A function of seed, host and time, so that a replay of one host alone gives it again."""
+    return random_mixed((core.seed + slot) * 0x9e3779b97f4a7c15U + <uint64_t>now_ns)
 
 
 cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie,
                           int64_t now_ns) noexcept nogil:
-    """Wait a master-down time from `now_ns`, and longer by jitter since a tie both may have lost.
+    """Wait a master-down time from `now_ns`, and longer by jitter since a tie all may have lost.
 
-    The jitter stays until one master has been heard for two master-down times: whoever waits
-    while others tie would else have their deadline in common, and so would who hears the
-    winner over a second family.
+    The jitter stays until one master alone has been heard for two master-down times: a host that
+    waits while others tie would else have their deadline in common, and so would one that hears
+    the winner over a second family.
     """
     # A frame read late, from before the pump was away, does not shorten the wait after it.
     cdef int64_t from_ns = now_ns if now_ns > core.attentive_ns else core.attentive_ns
     cdef int64_t down_ns = vhid_master_down_ns(host)
     if tie:
-        host.jitter_ns = jitter_ns(core, slot, now_ns)
-    elif host.jitter_ns and now_ns - host.since_ns > 2 * down_ns:
-        host.jitter_ns = 0
+        vhid_tied(host, random_at(core, slot, now_ns))
+    elif host.ties and now_ns - host.settled_ns > 2 * down_ns:
+        vhid_forget_ties(host)
     host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING)
-    engine_set_deadline(core, slot, from_ns + down_ns + host.jitter_ns)
+    engine_set_deadline(core, slot, from_ns + down_ns + vhid_jitter_ns(host))
 
 
 cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
@@ -319,7 +317,11 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     host.state = row.next
     reason = row.reason if row.reason else cause
     if host.state != previous:
-        host.since_ns = now_ns
+        if previous == MASTER and now_ns - host.since_ns > 2 * vhid_master_down_ns(host):
+            host.ties = 0                       # it alone was MASTER: this tie is another one
+        if host.state == MASTER:
+            host.flags &= ~<uint32_t>PRECEDED
+        host.since_ns = host.settled_ns = now_ns
         host.preempt_from_ns = host.tie_since_ns = 0
         if host.state == MASTER:
             host.became_master += 1
@@ -327,7 +329,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     if effects & DISARM:
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0
-        host.jitter_ns = 0
+        vhid_forget_ties(host)
         host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING)
     if effects & (ARM_MASTER_DOWN | ARM_JITTERED):
         arm_master_down(core, host, slot, effects & ARM_JITTERED, now_ns)
@@ -336,7 +338,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
         engine_set_deadline(core, slot, now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)
     if effects & ARM_JITTER and not host.flags & CONTESTED:
         host.flags |= CONTESTED
-        engine_set_deadline(core, slot, now_ns + host.jitter_ns)
+        engine_set_deadline(core, slot, now_ns + vhid_jitter_ns(host))
     apply_effects(core, slot, effects, now_ns)
     if host.state != previous or (reason and reason != host.reason):
         host.reason = reason
@@ -423,7 +425,7 @@ cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil:
     for slot in range(core.slots):
         host = &core.hosts[slot]
         if host.flags & IN_USE and host.state == BACKUP:
-            earliest = now_ns + vhid_master_down_ns(host) + host.jitter_ns
+            earliest = now_ns + vhid_master_down_ns(host) + vhid_jitter_ns(host)
             if host.deadline_ns < earliest:
                 engine_set_deadline(core, slot, earliest)
 

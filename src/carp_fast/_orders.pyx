@@ -360,7 +360,8 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was) noexcept nogi
     host.tie_since_ns, host.tie_heard_ns = was.tie_since_ns, was.tie_heard_ns
     host.run_begin, host.run_end = was.run_begin, was.run_end
     host.former_begin, host.former_end = was.former_begin, was.former_end
-    host.jitter_ns = was.jitter_ns
+    host.jitter_us = <uint32_t>(was.jitter_ns // 1000)
+    host.ties, host.settled_ns = was.ties, was.settled_ns
     if was.attentive_ns > core.attentive_ns:
         core.attentive_ns = was.attentive_ns
     host.held = 0

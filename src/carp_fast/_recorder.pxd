@@ -108,6 +108,7 @@ cdef struct Checkpoint:
     uint8_t good_sends
     uint8_t repeat_in
     uint8_t announce_left
+    uint8_t ties
     uint64_t counter
     int64_t deadline_ns
     int64_t preempt_from_ns
@@ -121,7 +122,8 @@ cdef struct Checkpoint:
     uint64_t run_end
     uint64_t former_begin
     uint64_t former_end
-    uint32_t jitter_ns
+    int64_t jitter_ns
+    int64_t settled_ns
     Source sources[SOURCES]
 
 cdef struct Recorder:

@@ -13,10 +13,10 @@ from libc.string cimport memcpy, memset
 from carp_fast._vhid cimport (
     ANNOUNCE_ON_ORDER, ANNOUNCING, BSD_MAC, CONTESTED, DEMOTE_TOLD, FAILED, FOREIGN, HELD,
     IGNORE_LINK,
-    LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PREFERRED, REPEATING,
+    LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREFERRED, REPEATING,
     RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_source)
+    TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_jitter_ns, vhid_source)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport Advertisement
 
@@ -40,7 +40,7 @@ FLAG_WORDS = {
     "resign_after_removal": RESIGN_AFTER_REMOVAL, "leaving": LEAVING,
     "master_leaves": MASTER_LEAVES, "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
     "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6,
-    "contested": CONTESTED, "repeating": REPEATING}
+    "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE, "verify": TO_VERIFY,
@@ -184,7 +184,7 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.tie_since_ns, to.tie_heard_ns = host.tie_since_ns, host.tie_heard_ns
     to.run_begin, to.run_end = host.run_begin, host.run_end
     to.former_begin, to.former_end = host.former_begin, host.former_end
-    to.jitter_ns = host.jitter_ns
+    to.jitter_ns, to.ties, to.settled_ns = vhid_jitter_ns(host), host.ties, host.settled_ns
     for i in range(SOURCES):
         to.sources[i] = vhid_source(host, i)[0]
 
@@ -322,7 +322,8 @@ cdef dict state_dict(const Checkpoint* of):
         "announce_at_ns": of.announce_at_ns, "tie_since_ns": of.tie_since_ns,
         "tie_heard_ns": of.tie_heard_ns, "run_begin": of.run_begin, "run_end": of.run_end,
         "former_begin": of.former_begin, "former_end": of.former_end, "jitter_ns": of.jitter_ns,
-        "attentive_ns": of.attentive_ns, "sources": []}
+        "ties": of.ties, "settled_ns": of.settled_ns, "attentive_ns": of.attentive_ns,
+        "sources": []}
     cdef const Source* source
     cdef int i
     for i in range(SOURCES):
@@ -395,6 +396,7 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     to.run_begin, to.run_end = take("run_begin", 0), take("run_end", 0)
     to.former_begin, to.former_end = take("former_begin", 0), take("former_end", 0)
     to.attentive_ns, to.jitter_ns = take("attentive_ns", 0), take("jitter_ns", 0)
+    to.ties, to.settled_ns = take("ties", 0), take("settled_ns", 0)
     sources = take("sources", ())
     if len(sources) > SOURCES or given:
         raise ValueError(f"at most {SOURCES} sources" if not given else f"unknown: {list(given)}")

@@ -41,7 +41,7 @@ BROKEN_WORDS = (
     "sent_by_backup", "resigned_with_addresses", "sent_wrong_priority", "sent_old_counter",
     "accepted_unauthentic", "accepted_replay", "accepted_loop", "changed_by_refused",
     "refused_genuine", "heard_too_lately", "heard_unread", "silence_unproven",
-    "preempted_wrongly", "yielded_wrongly", "changed_without_cause", "tie_unsettled",
+    "preempted_wrongly", "yielded_wrongly", "changed_without_cause", "tie_unsettled", "jitter_wrong",
     "silence_unsaid", "silence_imagined", "queue_overflow", "reports_lost")
 TRACE_WORDS = (
     "sent", "heard", "lost", "changed", "no_room", "state", "address", "announced", "order",

@@ -16,7 +16,7 @@ from carp_fast._core cimport FAMILY_SILENT, Report
 from carp_fast._simulator_network cimport (
     ABSENT, ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, ADDRESS_KEPT, ADDRESS_MISSING,
     Arrival, CHANGED_WHILE_QUIET, CHANGED_WITHOUT_CAUSE, EVERYBODY, FOREIGN_THERE, Frame,
-    HEARD_TOO_LATELY, HEARD_UNREAD, LINK_BLOCKED, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED,
+    HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG, LINK_BLOCKED, LINK_DELAY_NS, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED,
     NO_MASTER, Nic, OURS, OVER_4, OVER_6, PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE,
     RESIGNED_WITH_ADDRESSES, RESTLESS, SENT_BY_BACKUP, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY,
     SILENCE_IMAGINED, SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, STILL_INIT,
@@ -24,7 +24,8 @@ from carp_fast._simulator_network cimport (
     YIELDED_WRONGLY, broken, event_push, machine_number, nic_works, trace)
 from carp_fast._simulator_rules cimport (
     Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
-    rule_learn, rule_least_master_down_ns, rule_least_skew_ns, rule_leaves,
+    rule_fell, rule_heard_after_tie, rule_jitter_most_ns, rule_learn, rule_least_master_down_ns,
+    rule_least_skew_ns, rule_leaves,
     rule_may_preempt, rule_more_demoted, rule_replaces, rule_replay, rule_yields)
 from carp_fast._vhid cimport (
     ADDRESS_LOST, Address, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
@@ -39,8 +40,8 @@ cdef int64_t SLACK_NS = 50 * 1000000            # for ticks, delays and turns, i
 cdef int64_t CLOCK_SLACK_NS = 25 * 1000000      # what a stepped wall clock may do to a deadline
 cdef int64_t CLOCK_STEPPED_NS = 10 * <int64_t>SECOND_NS     # ... and for how long
 cdef int64_t NEVER_NS = 300 * <int64_t>SECOND_NS            # without rest for so long: broken
-cdef int64_t JITTER_NS = 16 * <int64_t>SECOND_NS // 256     # that a BSD's tie may add to a wait
-cdef uint8_t CROSSINGS_MAX = 12                 # ties lost by both sides, until it is no accident
+cdef uint8_t ROUNDS_PROMISED = 6                # ties lost by all sides: of 100 slots one may have more
+cdef uint8_t CROSSINGS_MAX = 12                 # ... until it is no accident
 
 
 # -------------------------------------------------------------------------------- of one machine
@@ -117,6 +118,7 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
         return
     if state == BACKUP:
         note_permission(machine, frame)
+        rule_heard_after_tie(known, &machine.core.hosts[frame.slot], frame, at_ns)
     if (own and has_source(machine, frame) and known.latest
             and known.latest <= rule_counter(frame) <= known.counter):
         broken(world, ACCEPTED_LOOP, number, frame.slot, <int64_t>rule_counter(frame))
@@ -184,7 +186,9 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
     known.told = 0
     if report.state == INIT:
         known.lost_tie = False
+        known.ties = 0
     if report.state == MASTER:
+        known.rose_ns = report.at_ns
         known.owes_last = known.owes_resignation = False
         world.tally.take_overs += 1
         on_rise(world, machine, report)
@@ -231,35 +235,49 @@ cdef void on_rise(World* world, Machine* machine, const Report* report) noexcept
 cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept nogil:
     """It is MASTER no more: it yielded to a frame, or was told to."""
     cdef uint32_t slot = report.slot, number = machine_number(world, machine)
+    cdef Slot* known = &machine.slots[slot]
+    cdef const VirtualHost* host = &machine.core.hosts[slot]
+    cdef int64_t waits_ns
     cdef bint yielded = (report.reason == FASTER_MASTER or report.reason == TIE_LOST
                          or report.reason == LESS_DEMOTED_MASTER)
     if yielded != is_cause(machine, slot) or yielded != (machine.cause != NULL):
         broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
-    elif yielded and not rule_yields(&machine.slots[slot], &machine.core.hosts[slot],
-                                     machine.cause, report.reason):
+    elif yielded and not rule_yields(known, host, machine.cause, report.reason):
         broken(world, YIELDED_WRONGLY, number, slot, report.reason)
-    if report.reason == TIE_LOST and machine.core.hosts[slot].dialect != DIALECT_UCARP:
-        machine.slots[slot].lost_tie = True
-        machine.slots[slot].may_take_over = 0
+    rule_fell(known, host, report.at_ns)
+    if report.reason == TIE_LOST:
+        known.ties += 1
+        known.lost_tie = True
+        known.may_take_over = 0
+        waits_ns = host.deadline_ns - report.at_ns - vhid_master_down_ns(host)
+        if (machine.core.attentive_ns <= report.at_ns
+                and not 0 <= waits_ns <= rule_jitter_most_ns(known, host)):
+            broken(world, JITTER_WRONG, number, slot, waits_ns)
+    if yielded:
         note_crossing(world, number, slot)
 
 
 cdef void note_crossing(World* world, uint32_t number, uint32_t slot) noexcept nogil:
-    """On a BSD the hearer yields: where advertisements cross, both do, and nobody is left.
+    """On a BSD the hearer yields: where advertisements cross, all do, and nobody is left.
 
-    Then silence decides once more, and jitter that they do not rise together again: the time
-    that the slot has begins anew, a few times at most.
+    The last may yield to one that is less demoted, and has just yielded itself. Then silence decides once more, and jitter that they do not rise together again: the time
+    that the slot has begins anew, a few times at most. How often that is so is promised for two
+    and three machines, and counted: it shows over many seeds.
     """
-    cdef uint32_t other, peers = connected(world, number, slot)
+    cdef uint32_t other, peers = connected(world, number, slot), count = 0
     if not is_judged(world, slot, peers):
         return
     for other in range(world.machine_count):
+        count += peers >> other & 1
         if peers >> other & 1 and world.machines[other].core.hosts[slot].state == MASTER:
             return
     world.tally.crossed_ties += 1
-    world.slot_disturbed_ns[slot] = world.now_ns + JITTER_NS
+    world.slot_disturbed_ns[slot] = world.now_ns
     if world.quiet_ns and world.now_ns > world.disturbed_ns:
         world.slot_crossings[slot] += 1
+        if count <= 3:
+            world.tally.tied += world.slot_crossings[slot] == 1
+            world.tally.long_ties += world.slot_crossings[slot] == ROUNDS_PROMISED + 1
         if world.slot_crossings[slot] > CROSSINGS_MAX:
             broken(world, TIE_UNSETTLED, number, slot, world.slot_crossings[slot])
 
@@ -514,17 +532,30 @@ cdef bint may_tie_over_6(const World* world, uint32_t slot) noexcept nogil:
     return False
 
 
+cdef int64_t longest_delay_ns(const World* world, uint32_t slot) noexcept nogil:
+    """Of the links of the slot's segment; a link lets a frame take a quarter more."""
+    cdef uint32_t one, other, segment = world.slot_segment[slot]
+    cdef int64_t longest_ns = 0
+    for one in range(world.machine_count):
+        for other in range(world.machine_count):
+            if one != other:
+                longest_ns = max(longest_ns,
+                                 world.links[segment][one][other].fields[LINK_DELAY_NS])
+    return longest_ns + longest_ns // 4
+
+
 cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
     """When the slot has had its time since the last fault, check it; from then on it is quiet.
 
     Its time: the slowest master-down + one interval + 50 ms; where configured, also the startup
     delay, and the preempt delay with the advertisement that ends it; where IPv6 must decide a tie
-    that IPv4 decides else, one interval more, since it waits for IPv4 that long. It begins anew
-    where BSDs lose a tie to each other, see note_crossing().
+    that IPv4 decides else, one interval more, since it waits for IPv4 that long; one more, which
+    jitter may take, where a tie was lost; and what frames take, there and back. It begins anew
+    where all lose a tie to each other, see note_crossing().
     """
     cdef int64_t since_ns = max(world.disturbed_ns, world.slot_disturbed_ns[slot])
     cdef int64_t down_ns = 0, interval_ns = 0, startup_ns = 0, preempt_ns = 0, bound_ns
-    cdef bint recovering = False
+    cdef bint recovering = False, tied = False
     cdef uint32_t number
     cdef const VirtualHost* host
     if world.slot_rest[slot] != UNCHECKED:
@@ -537,10 +568,14 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
         interval_ns = max(interval_ns, vhid_interval_ns(host))
         startup_ns = max(startup_ns, host.startup_delay_ms * MS_NS)
         preempt_ns = max(preempt_ns, host.preempt_delay_ms * MS_NS)
+        tied |= world.machines[number].slots[slot].lost_tie
         # Three advertisements after its sends succeed again it is faster: another election.
         if host.state == MASTER and host.flags & SEND_DEMOTED:
             recovering = True
-    bound_ns = since_ns + down_ns + interval_ns + SLACK_NS + startup_ns
+    bound_ns = (since_ns + down_ns + interval_ns + SLACK_NS + startup_ns
+                + 2 * longest_delay_ns(world, slot))
+    if tied:
+        bound_ns += interval_ns
     if may_tie_over_6(world, slot):
         bound_ns += interval_ns
     if preempt_ns:

@@ -110,6 +110,7 @@ cdef enum Broken:               # the invariants
     YIELDED_WRONGLY
     CHANGED_WITHOUT_CAUSE
     TIE_UNSETTLED
+    JITTER_WRONG
     SILENCE_UNSAID
     SILENCE_IMAGINED
     QUEUE_OVERFLOW
@@ -186,7 +187,10 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint8_t owes_last           # may send one advertisement more, having yielded to a faster one
     uint8_t owes_resignation
     uint8_t owes_announcement
-    uint8_t lost_tie            # to whom it may have won it from: a BSD's, and not long ago
+    uint8_t lost_tie            # since it is in the election
+    uint8_t ties                # of those, after which no master alone has been heard yet
+    int64_t alone_ns            # since when one master alone is heard
+    int64_t rose_ns
     uint8_t may_take_over       # the Reason that the last advertisement gave for it, or 0
     uint8_t disturbed           # somebody removed an address, and we were not told yet
     uint8_t dirty
@@ -272,6 +276,8 @@ cdef struct Tally:              # what the summary shows
     uint64_t turns
     uint64_t refused_changes
     uint64_t crossed_ties
+    uint64_t tied               # slots of two or three machines, once the faults were over
+    uint64_t long_ties          # ... of which more than ROUNDS_PROMISED rounds left nobody
     uint64_t silent_families
     uint64_t judged
 
@@ -295,7 +301,7 @@ cdef struct World:
     uint8_t* slot_segment
     uint8_t* slot_vhid
     uint8_t* slot_families      # as bits
-    uint8_t* slot_crossings     # ties that both sides lost since the faults were over
+    uint8_t* slot_crossings     # ties that all sides lost since the faults were over
     int64_t* slot_disturbed_ns
     uint8_t* slot_rest
     uint32_t slot_of[SEGMENTS_MAX][256]     # slot + 1

@@ -28,4 +28,8 @@ cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* 
                         const VirtualHost* master) noexcept nogil
 cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Frame* frame,
                           int64_t at_ns) noexcept nogil
+cdef void rule_fell(Slot* known, const VirtualHost* host, int64_t at_ns) noexcept nogil
+cdef int64_t rule_jitter_most_ns(const Slot* known, const VirtualHost* host) noexcept nogil
+cdef void rule_heard_after_tie(Slot* known, const VirtualHost* host, const Frame* frame,
+                               int64_t at_ns) noexcept nogil
 cdef void rule_learn(Slot* known, const Frame* frame, bint taken, int64_t at_ns) noexcept nogil

@@ -161,6 +161,40 @@ cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* 
         known.right.preempt == PREEMPT_DEMOTED and rule_advskew(other, master) >= MOST_DEMOTED)
 
 
+# ------------------------------------------------------------------------------- ties that all lose
+
+cdef void rule_fell(Slot* known, const VirtualHost* host, int64_t at_ns) noexcept nogil:
+    """A MASTER stepped down: who was it for two master-down times has no ties any more."""
+    if at_ns - known.rose_ns > 2 * vhid_master_down_ns(host):
+        known.ties = 0
+    known.alone_ns = at_ns
+
+
+cdef int64_t rule_jitter_most_ns(const Slot* known, const VirtualHost* host) noexcept nogil:
+    """How much longer a host may wait: a quarter interval after a tie, then a half, then all."""
+    cdef int64_t interval_ns = <int64_t>rule_interval(known, host) * SECOND_NS // 256
+    if known.ties == 0:
+        return 0
+    return interval_ns >> 2 if known.ties == 1 else interval_ns >> 1 if known.ties == 2 else interval_ns
+
+
+cdef void rule_heard_after_tie(Slot* known, const VirtualHost* host, const Frame* frame,
+                               int64_t at_ns) noexcept nogil:
+    """A BACKUP took a frame, and is about to learn from it: does one master alone advertise?
+
+    Where that has been so for two master-down times, never silent for two of its intervals, the
+    ties are over: with the next frame that makes it wait for silence.
+    """
+    cdef int family = frame.family == 6
+    cdef int64_t silent_ns = at_ns - known.learned[family][frame.sender].taken_ns
+    if (frame.strange or known.keeper[family] != frame.sender + 1
+            or silent_ns > 2 * <int64_t>rule_theirs(frame) * SECOND_NS // 256):
+        known.alone_ns = at_ns
+    elif (at_ns - known.alone_ns > 2 * vhid_master_down_ns(host) and not rule_leaves(frame, host)
+            and not known.may_take_over):
+        known.ties = 0
+
+
 # ------------------------------------------------------------------------------------ sent before
 
 cdef bint may_be_forgotten(const Slot* known) noexcept nogil:

@@ -41,8 +41,8 @@ cdef enum Effect:
     ADD_ADDRESSES = 64      # announced once they are there
     REMOVE_ADDRESSES = 128
     RESIGN = 256            # advertise 255/255 once the addresses are removed
-    ARM_JITTERED = 512      # ARM_MASTER_DOWN and up to 16/256 s more: both hosts may have yielded
-    ARM_JITTER = 1024       # wait that part alone
+    ARM_JITTERED = 512      # ARM_MASTER_DOWN and jitter: both hosts may have yielded
+    ARM_JITTER = 1024       # wait the jitter alone
     ADVERTISE_AGAIN = 2048  # ... and soon once more, should this one be lost
 
 cdef enum Reason:
@@ -104,6 +104,7 @@ cdef enum HostFlag:
     CONTESTED = 524288          # the short wait before a take-over runs
     OWN_MAC = 1048576           # advertise from the block's MAC
     REPEATING = 2097152         # its next advertisement repeats one that must not be lost
+    PRECEDED = 4194304          # in a tie since it rose last, a lower source was heard
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
@@ -132,7 +133,7 @@ cdef enum:
     SOURCES = 4                 # masters remembered for one virtual host
     REPEAT_AFTER = 2            # advertisements until the announcement is repeated
     AGAIN_AFTER = 16            # of an interval, the part until an advertisement is repeated
-    JITTER = 16                 # of ARM_JITTERED, 1/256 s
+    JITTER_PARTS = 4            # of an interval: the first range of the jitter; of a range: where in it
 
 cdef struct Output:
     uint8_t frame[FRAME_ROOM]
@@ -200,7 +201,7 @@ cdef struct VirtualHost:
     int64_t preempt_from_ns     # 0: no slower master heard
     uint32_t sources_apart      # ... and how far it is to the next
     uint32_t next_same          # next slot with the same interface and vhid, or NOBODY
-    uint32_t jitter_ns          # of its master-down since a tie that both may have lost; 0: none
+    uint32_t jitter_us          # of its master-down since a tie that all may have lost; 0: none
     uint8_t destination4[4]     # of the first output, where that is an IPv4 group
     uint8_t source6[16]
     uint16_t demotion           # configured and ordered
@@ -216,6 +217,7 @@ cdef struct VirtualHost:
     uint8_t repeat_in           # advertisements until the repeat, 0: none
     uint8_t announce_count      # in a row or by interval, see announce_interval_ms
     uint8_t announce_left
+    uint8_t ties                # lost or yielded, until one master alone was heard; see vhid_tied
 
     AuthKey key
 
@@ -248,7 +250,7 @@ cdef struct VirtualHost:
     uint32_t duplicates
     uint32_t counter_resets
     uint32_t family_silences
-    uint8_t to_line[8]
+    int64_t settled_ns          # BACKUP with ties: one master alone was heard since then
 
 cdef struct Transition:
     uint8_t known
@@ -261,6 +263,10 @@ cdef inline Source* vhid_source(const VirtualHost* host, uint32_t which) noexcep
     return host.sources + <size_t>which * host.sources_apart
 
 
+cdef inline int64_t vhid_jitter_ns(const VirtualHost* host) noexcept nogil:
+    return <int64_t>host.jitter_us * 1000
+
+
 cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogil
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil
 cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil
@@ -271,6 +277,8 @@ cdef int64_t vhid_least_interval_ns(const VirtualHost* host) noexcept nogil
 cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noexcept nogil
+cdef void vhid_tied(VirtualHost* host, uint64_t random) noexcept nogil
+cdef void vhid_forget_ties(VirtualHost* host) noexcept nogil
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil
 cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil
 cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,

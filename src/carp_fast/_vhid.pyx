@@ -5,7 +5,7 @@ Source of the rules: carp_proto_input_c, carp_master_down and carp_setrun in the
 and ucarp's carp.c where they differ (tie, master-down). Knows no socket, clock or table of hosts.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from carp_fast._wire cimport Advertisement
@@ -49,7 +49,7 @@ TRANSITIONS = (
     ("MASTER", "not_ready",         "INIT",   "disarm remove_addresses",                  ""),
     ("MASTER", "advertisement_due", "MASTER", "advertise",                                ""),
     ("MASTER", "faster",            "BACKUP", "last_advertisement arm_master_down remove_addresses", "faster_master"),
-    ("MASTER", "tie_lost",          "BACKUP", "arm_master_down remove_addresses",         "tie_lost"),
+    ("MASTER", "tie_lost",          "BACKUP", "arm_jittered remove_addresses",            "tie_lost"),
     ("MASTER", "tie_yielded",       "BACKUP", "arm_jittered remove_addresses",            "tie_lost"),
     ("MASTER", "less_demoted",      "BACKUP", "arm_master_down remove_addresses",         "less_demoted_master"),
     ("MASTER", "slower",            "MASTER", "answer",                                   ""),
@@ -59,6 +59,8 @@ TRANSITIONS = (
 
 cdef enum:
     RESIGNATION = 255 * 256 + 255   # as an interval
+    TIES_BELOW_INTERVAL = 2         # whose jitter has a range shorter than an interval
+    TIES_MAX = 255
 
 cdef Transition[3][EVENTS] table
 memset(table, 0, sizeof(table))
@@ -159,6 +161,36 @@ cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noex
     return max(0, min(2 * interval_ns, vhid_master_down_ns(host) - interval_ns))
 
 
+cdef inline int64_t jitter_part_ns(const VirtualHost* host) noexcept nogil:
+    """A part of the jitter's range: a quarter interval, twice that with each tie, at most all."""
+    cdef int64_t range_ns = vhid_interval_ns(host)
+    if host.ties <= TIES_BELOW_INTERVAL:
+        range_ns = (range_ns // JITTER_PARTS) << (host.ties - 1)
+    return range_ns // JITTER_PARTS
+
+
+cdef void vhid_tied(VirtualHost* host, uint64_t random) noexcept nogil:
+    """The host lost a tie, or yielded: how much longer it waits from now on.
+
+    The wait ends in the last quarter of the jitter's range, behind who waits no longer, as a BSD
+    does; but in every other tie in the first quarter where no lower source was heard, before those
+    who have heard one. So both kinds of hosts are parted, also where advertisements take long.
+    """
+    cdef int64_t part_ns, wait_ns
+    host.ties = host.ties + 1 if host.ties < TIES_MAX else TIES_MAX - 1
+    part_ns = jitter_part_ns(host)
+    wait_ns = <int64_t>(random % <uint64_t>part_ns)
+    if host.flags & PRECEDED or not host.ties & 1:
+        wait_ns += (JITTER_PARTS - 1) * part_ns
+    host.jitter_us = <uint32_t>(wait_ns // 1000)
+
+
+cdef void vhid_forget_ties(VirtualHost* host) noexcept nogil:
+    host.ties = 0
+    host.jitter_us = 0
+    host.flags &= ~<uint32_t>PRECEDED
+
+
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
     if heard.family == 4:
         return memcmp(host.source4, heard.source, 4) == 0
@@ -196,6 +228,43 @@ cdef bint may_preempt(VirtualHost* host, const Advertisement* heard, int64_t now
     return now_ns >= host.preempt_from_ns
 
 
+cdef bint precedes(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
+    """Whether the source heard is lower than ours: in IPv4 as ucarp compares it."""
+    if heard.family == 4:
+        return last_octet_first(host.source4) > last_octet_first(heard.source)
+    return memcmp(host.source6, heard.source, 16) > 0
+
+
+cdef void note_precedence(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
+    """Heard in a tie: does the other host go first when they rise the next time?
+
+    Where both families are heard IPv4 decides, or each of two hosts could go first in another one.
+    """
+    if host.flags & PRECEDED or not precedes(host, heard):
+        return
+    if (heard.family == 6 and host.flags & EXPECTS_4 and host.heard_ns[0]
+            and now_ns - host.heard_ns[0] <= 2 * vhid_master_down_ns(host)):
+        return
+    host.flags |= PRECEDED
+    if host.state == BACKUP and host.ties & 1:
+        host.jitter_us += <uint32_t>((JITTER_PARTS - 1) * jitter_part_ns(host) // 1000)
+
+
+cdef void follow_tie(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
+                     int64_t now_ns) noexcept nogil:
+    """As BACKUP after a tie: is it one master alone that is heard, and was it in the tie?
+
+    A host that is not heard for two of its intervals has yielded, too, and is no master yet.
+    """
+    cdef uint8_t known = host.master[heard.family == 6]
+    cdef const Source* master = vhid_source(host, known - 1) if known else NULL
+    if (master == NULL or memcmp(master.address, heard.source, 16) != 0
+            or now_ns - master.heard_ns > 2 * <int64_t>theirs * SECOND_NS // 256):
+        host.settled_ns = now_ns
+    if theirs == vhid_interval(host):
+        note_precedence(host, heard, now_ns)
+
+
 cdef bint loses_tie(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
     """Whether the other host has precedence: the lower source, in IPv4 as ucarp compares it.
 
@@ -204,13 +273,13 @@ cdef bint loses_tie(VirtualHost* host, const Advertisement* heard, int64_t now_n
     """
     cdef int64_t interval_ns = vhid_interval_ns(host)
     if heard.family == 4:
-        return last_octet_first(host.source4) > last_octet_first(heard.source)
+        return precedes(host, heard)
     if host.tie_since_ns == 0 or now_ns - host.tie_heard_ns > 2 * interval_ns:
         host.tie_since_ns = now_ns
     host.tie_heard_ns = now_ns
     if host.flags & EXPECTS_4 and now_ns - host.tie_since_ns <= interval_ns:
         return False
-    return memcmp(host.source6, heard.source, 16) > 0
+    return precedes(host, heard)
 
 
 cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
@@ -225,6 +294,7 @@ cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32
         return ON_FASTER
     if theirs > ours or duplicate:
         return ON_SLOWER
+    note_precedence(host, heard, now_ns)
     if host.dialect != DIALECT_UCARP:
         return ON_TIE_YIELDED
     return ON_TIE_LOST if loses_tie(host, heard, now_ns) else ON_SLOWER
@@ -233,6 +303,8 @@ cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32
 cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
                            int64_t now_ns) noexcept nogil:
     cdef uint8_t known = host.master[heard.family == 6]
+    if host.ties:
+        follow_tie(host, heard, theirs, now_ns)
     # OpenBSD does not look for who will time out where its own advbase is 0.
     if theirs > vhid_master_down(host) and (host.advbase or host.dialect != DIALECT_OPENBSD):
         # Nobody authenticates who resigns: only the master that we heard can leave.
@@ -241,11 +313,11 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
         return ON_MASTER_LEAVING
     if host.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
         if heard.demote > vhid_demote(host):
-            return ON_CONTESTED if host.jitter_ns else ON_MASTER_DEMOTED
+            return ON_CONTESTED if host.ties else ON_MASTER_DEMOTED
     elif vhid_interval(host) < theirs:
         if not may_preempt(host, heard, now_ns):
             return ON_MASTER_HEARD
-        return ON_CONTESTED if host.jitter_ns else ON_SLOWER_MASTER
+        return ON_CONTESTED if host.ties else ON_SLOWER_MASTER
     if host.preempt_from_ns:                    # a write costs more than a look
         host.preempt_from_ns = 0
     return ON_MASTER_HEARD
@@ -256,7 +328,7 @@ cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplic
     """What a valid advertisement means to `host`; EVENTS when it means nothing.
 
     In the BSDs equal hosts that take over from the same master tie, and all of them yield. It
-    would be the next to advertise, for ever: whoever lost a tie lately waits its jitter first.
+    would be the next to advertise, for ever: a host with ties waits its jitter first.
     `duplicate`: another host sends from our own source address; on a tie we stay.
     """
     cdef uint32_t theirs = vhid_interval_of(heard.advbase, heard.advskew)

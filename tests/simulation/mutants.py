@@ -26,7 +26,15 @@ COPIED = ("src", "carp_fast", "tests", "setup.py", "pyproject.toml", "README.md"
 DEADLINE_S = 900.0
 SEEDS = 400
 # Of the unit tests those that look at what the engine does, not at sources or at the daemon.
-CONCERNED = ("test_auth.py", "test_engine*.py", "test_vectors.py", "test_vhid.py", "test_wire*.py")
+CONCERNED = (
+    "test_auth.py",
+    "test_crossing.py",
+    "test_elections.py",
+    "test_engine*.py",
+    "test_vectors.py",
+    "test_vhid.py",
+    "test_wire*.py",
+)
 # The worlds of the smoke run as seeds beside it, which tell more.
 WORLDS = "small_worlds or large_worlds"
 
@@ -65,16 +73,95 @@ MUTANTS = (
         (("_vhid.pyx", "if host.flags & EXPECTS_4 and now_ns - ", "if False and now_ns - "),),
     ),
     Mutant(
-        "tie of a BSD without jitter",
-        (("_core.pyx", "host.jitter_ns = jitter_ns(core, slot, now_ns)", "host.jitter_ns = 0"),),
+        "tie without jitter",
+        (
+            (
+                "_vhid.pyx",
+                "    host.jitter_us = <uint32_t>(wait_ns // 1000)",
+                "    host.jitter_us = 0",
+            ),
+        ),
     ),
     Mutant(
-        "tie of a BSD: jitter undone by the next advertisement",
+        "tie: jitter does not double",
+        (
+            (
+                "_vhid.pyx",
+                "(range_ns // JITTER_PARTS) << (host.ties - 1)",
+                "range_ns // JITTER_PARTS",
+            ),
+        ),
+    ),
+    Mutant(
+        "tie: jitter of an interval at once",
+        (("_vhid.pyx", "    if host.ties <= TIES_BELOW_INTERVAL:", "    if False:"),),
+    ),
+    Mutant(
+        "tie: jitter undone by the next advertisement",
         (
             (
                 "_core.pyx",
-                "elif host.jitter_ns and now_ns - host.since_ns > 2 * down_ns:",
+                "elif host.ties and now_ns - host.settled_ns > 2 * down_ns:",
                 "else:",
+            ),
+        ),
+    ),
+    Mutant(
+        "tie: jitter never undone",
+        (
+            (
+                "_core.pyx",
+                "elif host.ties and now_ns - host.settled_ns > 2 * down_ns:",
+                "elif False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "tie: jitter undone by whoever is heard for two master-down times",
+        (("_vhid.pyx", "        host.settled_ns = now_ns\n", "        pass\n"),),
+    ),
+    Mutant(
+        "tie: who was MASTER alone goes on with the former range",
+        (("_core.pyx", "if previous == MASTER and now_ns - host.since_ns >", "if False and 0 >"),),
+    ),
+    Mutant(
+        "tie: precedence not heeded",
+        (
+            (
+                "_vhid.pyx",
+                "if host.flags & PRECEDED or not precedes(host, heard):",
+                "if True:",
+            ),
+        ),
+    ),
+    Mutant(
+        "tie: the lowest source never waits behind a BSD",
+        (
+            (
+                "_vhid.pyx",
+                "if host.flags & PRECEDED or not host.ties & 1:",
+                "if host.flags & PRECEDED:",
+            ),
+        ),
+    ),
+    Mutant(
+        "tie lost in dialect ucarp without jitter",
+        (
+            (
+                "_vhid.pyx",
+                '("MASTER", "tie_lost",          "BACKUP", "arm_jittered remove_addresses", ',
+                '("MASTER", "tie_lost",          "BACKUP", "arm_master_down remove_addresses", ',
+            ),
+        ),
+    ),
+    Mutant(
+        "tie: jitter on the first rise after a resignation",
+        (
+            (
+                "_core.pyx",
+                "now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)",
+                "now_ns + vhid_interval_ns(host) // 4\n"
+                "                            + <int64_t>vhid_advskew(host) * SECOND_NS // 256)",
             ),
         ),
     ),
@@ -83,7 +170,7 @@ MUTANTS = (
         (
             (
                 "_vhid.pyx",
-                "return ON_CONTESTED if host.jitter_ns else ON_MASTER_DEMOTED",
+                "return ON_CONTESTED if host.ties else ON_MASTER_DEMOTED",
                 "return ON_MASTER_DEMOTED",
             ),
         ),

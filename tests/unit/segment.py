@@ -174,13 +174,20 @@ class Done(NamedTuple):
 class Node:
     """One engine, its interface 0 up with the address `on`; keeps its actions and reports.
 
-    `on6`: its IPv6 address, none unless given.
+    `on6`: its IPv6 address, none unless given. `seed`: of the engine, made of `on` unless given.
     """
 
     def __init__(
-        self, on: str, /, *, on6: str | None = None, now_ns: int = START_NS, **settings: Any
+        self,
+        on: str,
+        /,
+        *,
+        on6: str | None = None,
+        now_ns: int = START_NS,
+        seed: int | None = None,
+        **settings: Any,
     ) -> None:
-        self.engine = Engine(seed=int.from_bytes(ip(on)))
+        self.engine = Engine(seed=int.from_bytes(ip(on)) if seed is None else seed)
         self.source, self.source6 = on, on6
         self.mac = b"\x02\0" + ip(on)
         self.errors: dict[bytes, int] = {}

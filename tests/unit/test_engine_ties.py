@@ -1,4 +1,4 @@
-"""Ties that both sides lose: in the BSDs the hearer yields, and only jitter parts the two then."""
+"""Ties that all lose: in the BSDs the hearer yields, and only jitter parts the hosts then."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unit.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, Segment, 
 
 SIGNED = {"addresses": [ADDRESS, ADDRESS6]}
 BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}
-JITTER_NS = 16 * SECOND_NS // 256
+JITTER_NS = SECOND_NS // 4  # at most, after the first tie
 DOWN_NS = 3 * SECOND_NS
 LATER_NS = START_NS + 11 * SECOND_NS  # MASTER by then
 
@@ -154,3 +154,121 @@ def test_who_was_out_of_the_election_has_lost_no_tie() -> None:
     assert node.engine.host(0)["deadline_ns"] == LATER_NS + DOWN_NS
     assert node.engine.receive(0, advertisement(counter=2, advskew=9), LATER_NS) == "ok"
     assert (node.state, node.reason) == ("MASTER", "preempted")
+
+
+# ------------------------------------------------------------------------- how long the jitter is
+
+
+def jitters(node: Node, source: str, times: int) -> list[int]:
+    """How much longer the node waits after each of so many ties with `source`, without an end."""
+    waits = []
+    counter = 1 << 40
+    for _ in range(times):
+        while node.state != "MASTER":
+            node.run(node.engine.next_deadline_ns())
+        now_ns = node.times("ADVERTISE")[-1]
+        counter += 1 << 20
+        assert node.engine.receive(0, advertisement(source=source, counter=counter), now_ns) == "ok"
+        assert (node.state, node.reason) == ("BACKUP", "tie_lost")
+        waits.append(node.engine.host(0)["deadline_ns"] - now_ns - DOWN_NS)
+    return waits
+
+
+@pytest.mark.parametrize("dialect", ["freebsd", "openbsd", "ucarp"])
+def test_the_range_of_the_jitter_doubles_up_to_an_interval(dialect: str) -> None:
+    """The lower source is heard: behind it in the last quarter of each range, a BSD's being 0."""
+    seen = set()
+    for seed in range(20):
+        node = Node("10.77.0.2", dialect=dialect, replay="off", seed=seed)
+        waits = jitters(node, "10.77.0.1", 6)
+        for number, wait_ns in enumerate(waits):
+            range_ns = min(SECOND_NS, (SECOND_NS // 4) << number)
+            assert 3 * range_ns // 4 - 1000 <= wait_ns < range_ns, number
+        seen.update(waits)
+    assert len(seen) > 100
+
+
+def test_by_turns_the_lowest_source_is_before_the_others_and_behind_who_waits_no_longer() -> None:
+    for seed in range(20):
+        node = Node("10.77.0.2", dialect="freebsd", replay="off", seed=seed)
+        for number, wait_ns in enumerate(jitters(node, "10.77.0.3", 6)):
+            range_ns = min(SECOND_NS, (SECOND_NS // 4) << number)
+            if number % 2 == 0:
+                assert 0 <= wait_ns < range_ns // 4
+            else:
+                assert 3 * range_ns // 4 - 1000 <= wait_ns < range_ns
+
+
+def test_a_lower_source_that_is_heard_after_the_tie_goes_first() -> None:
+    """Of three hosts that tied, the middle one may hear the highest first."""
+    node = Node("10.77.0.2", dialect="freebsd", replay="off")
+    (first_ns,) = jitters(node, "10.77.0.3", 1)
+    assert first_ns < JITTER_NS // 4
+    now_ns = node.engine.host(0)["since_ns"] + SECOND_NS // 10
+    for counter in (1, 2):
+        assert node.engine.receive(0, advertisement(counter=counter), now_ns) == "ok"
+        wait_ns = node.engine.host(0)["deadline_ns"] - now_ns - DOWN_NS
+        assert wait_ns == pytest.approx(first_ns + 3 * JITTER_NS // 4, abs=2000)
+    # A slower master is none of those who tied.
+    other = Node("10.77.0.2", dialect="freebsd", replay="off")
+    (first_ns,) = jitters(other, "10.77.0.3", 1)
+    assert other.engine.receive(0, advertisement(counter=1, advskew=9), now_ns) == "ok"
+    assert other.engine.host(0)["deadline_ns"] - now_ns - DOWN_NS == first_ns
+
+
+def test_the_range_begins_anew_once_one_master_alone_was_heard() -> None:
+    """Not before: as long as others tie, whoever is heard changes."""
+    node = Node("10.77.0.2", dialect="freebsd", replay="off")
+    jitters(node, "10.77.0.1", 2)
+    now_ns = node.engine.host(0)["since_ns"]
+    waits = []
+    for number in range(16):
+        now_ns += SECOND_NS
+        source = "10.77.0.1" if number > 7 or number % 2 else "10.77.0.3"
+        frame = advertisement(source=source, counter=number)
+        assert node.engine.receive(0, frame, now_ns) == "ok"
+        waits.append(node.engine.host(0)["deadline_ns"] - now_ns - DOWN_NS)
+    # The eighth is the first of the one that goes on; six seconds after it are not yet over six.
+    assert all(3 * JITTER_NS // 2 - 1000 <= wait_ns < 2 * JITTER_NS for wait_ns in waits[:14])
+    assert waits[14:] == [0, 0]
+
+
+def test_the_range_begins_anew_for_who_was_master_alone() -> None:
+    node = Node("10.77.0.2", dialect="freebsd", replay="off")
+    jitters(node, "10.77.0.1", 3)
+    node.run(node.engine.host(0)["since_ns"] + 4 * DOWN_NS)
+    (wait_ns,) = jitters(node, "10.77.0.1", 1)
+    assert wait_ns < JITTER_NS
+    soon = Node("10.77.0.2", dialect="freebsd", replay="off")
+    jitters(soon, "10.77.0.1", 3)
+    (wait_ns,) = jitters(soon, "10.77.0.1", 1)
+    assert wait_ns > 2 * JITTER_NS
+
+
+def rises(node: Node) -> list[int]:
+    return [report[1] for report in node.reported("state_changed") if report[3] == "MASTER"]
+
+
+def test_a_hand_over_has_no_jitter_and_the_rise_after_its_tie_has() -> None:
+    """Equal hosts rise together when their master resigns, yield to each other, and part then."""
+    segment = Segment(
+        Node("10.77.0.9", dialect="freebsd", advskew=0),
+        *(Node(f"10.77.0.{n}", dialect="freebsd", advskew=100) for n in (1, 2)),
+    )
+    segment.run(10)
+    master, *backups = segment.nodes
+    assert segment.masters() == [master]
+    master.engine.resign_all(segment.now_ns)
+    left_ns = segment.now_ns
+    segment.run(1)
+    interval_ns = 356 * SECOND_NS // 256
+    skew_ns = 100 * SECOND_NS // 256
+    for node in backups:
+        (rise_ns,) = rises(node)
+        assert left_ns + skew_ns <= rise_ns <= left_ns + skew_ns + 2_000_000
+    assert segment.masters() == []
+    segment.run(10)
+    assert len(segment.masters()) == 1
+    (winner,) = segment.masters()
+    first_ns, second_ns = rises(winner)
+    assert 0 < second_ns - first_ns - DOWN_NS - skew_ns <= interval_ns // 16 + 2_000_000
