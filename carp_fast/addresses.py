@@ -169,6 +169,28 @@ def leftovers(
     return found
 
 
+def strays(
+    interfaces: Iterable[Interface],
+    lost: Iterable[str],
+    configured: Mapping[str, Iterable[str]],
+    recorded: Mapping[str, Iterable[str]],
+) -> list[tuple[Interface, bytes, int]]:
+    """Addresses of interfaces that are `lost`, found on others: as after a crash and a renaming.
+
+    Only with our mark, and never link-local ones, which another daemon of this host may have put
+    on an interface of its own.
+    """
+    ours = {text for name in lost for of in (configured, recorded) for text in of.get(name, ())}
+    return [
+        (interface, address.address, address.prefixlen)
+        for interface in interfaces
+        for address in interface.addresses
+        if address.protocol == OWN_PROTOCOL
+        and address.scope == RT_SCOPE_UNIVERSE
+        and text(address.address, address.prefixlen) in ours
+    ]
+
+
 def find_source(interface: Interface, virtual: set[bytes]) -> bytes | None:
     """The interface's first global IPv4 address that is no virtual one; None when it has none."""
     for address in interface.addresses:

@@ -30,7 +30,13 @@ from carp_fast.control import ControlError, ControlServer, Handler
 from carp_fast.explain import Explanations
 from carp_fast.hooks import HookError, Hooks, Notifier
 from carp_fast.hosts import STATES, Hosts, LimitReached, by_interface
-from carp_fast.interfaces import Interface, LinkError, read_interfaces
+from carp_fast.interfaces import (
+    Interface,
+    LinkError,
+    read_every_interface,
+    read_interfaces,
+    without_marked,
+)
 from carp_fast.links import LinkMonitor
 from carp_fast.network import Network
 from carp_fast.orders import Orders
@@ -247,6 +253,7 @@ class Daemon:
         recorded = self._state_file.read()
         known = read_interfaces([*self._hosts.names, *recorded])
         left = self._remove_leftovers(known, recorded)
+        known = {name: without_marked(interface) for name, interface in known.items()}
         self._record(by_interface(self.configuration.virtual_hosts), left)
         self._start_notifier()
         self._start_pump(daemon.pump)
@@ -309,9 +316,11 @@ class Daemon:
 
         Returns those that could not be, by interface: they stay ours.
         """
-        left = addresses.leftovers(
-            known.values(), by_interface(self.configuration.virtual_hosts), recorded
-        )
+        configured = by_interface(self.configuration.virtual_hosts)
+        left = addresses.leftovers(known.values(), configured, recorded)
+        lost = [name for name, interface in known.items() if not interface.ifindex]
+        if lost:
+            left += addresses.strays(read_every_interface(), lost, configured, recorded)
         if not left:
             return {}
         errors = self._pump.remove_addresses(

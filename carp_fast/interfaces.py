@@ -105,6 +105,22 @@ def read_interfaces(names: Iterable[str]) -> dict[str, Interface]:
     return {name: as_interface(name, link, addresses) for name, link in wanted.items()}
 
 
+def read_every_interface() -> list[Interface]:
+    """Reads every interface of the calling thread's namespace, with its addresses. Raises
+    LinkError.
+    """
+    with KernelReader() as kernel:
+        links = kernel.links()
+        addresses = kernel.addresses({link.ifindex for link in links})
+    return [as_interface(link.name, link, addresses) for link in links]
+
+
+def without_marked(interface: Interface) -> Interface:
+    """The same without the addresses that carry our mark."""
+    others = tuple(each for each in interface.addresses if each.protocol != OWN_PROTOCOL)
+    return msgspec.structs.replace(interface, addresses=others)
+
+
 def as_interface(
     name: str, link: Link | None, addresses: Mapping[int, tuple[InterfaceAddress, ...]]
 ) -> Interface:
@@ -112,6 +128,14 @@ def as_interface(
         return absent(name)
     there = addresses.get(link.ifindex, ())
     return Interface(name, link.ifindex, link.mac, link.up, there, forwards6(name))
+
+
+def name_of(ifindex: int) -> str | None:
+    """The name that an interface has now, in the calling thread's namespace; None: it is gone."""
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return None
 
 
 def forwards6(name: str) -> bool:

@@ -25,8 +25,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from carp_fast.interfaces import (
     ADDRESS_BODY,
     ATTRIBUTE,
@@ -51,6 +49,7 @@ from carp_fast.interfaces import (
     decode_netconf,
     messages,
     read_interfaces,
+    without_marked,
 )
 
 if TYPE_CHECKING:
@@ -122,7 +121,8 @@ class LinkMonitor:
     `on_interface` gets the interface as it is now when a named one appears, disappears (ifindex
     0), is created again, goes up or down, changes its MAC or whether it forwards IPv6, or its
     addresses change.  A burst makes one report.  An interface that was deleted and created again
-    with the same ifindex within one burst is reported absent first.
+    with the same ifindex within one burst is reported absent first.  Addresses with our mark are
+    reported when an interface appears: they were added before.
 
     Addresses with our own protocol mark, this daemon's or another's, are not in those reports.  On
     kernels before 5.18 there is no mark, so the daemon's own addresses may appear there; it has to
@@ -190,11 +190,7 @@ class LinkMonitor:
         if self._thread is not None:
             raise RuntimeError("the link monitor was started before")
         self._reported = {
-            name: msgspec.structs.replace(
-                interface,
-                addresses=tuple(a for a in interface.addresses if a.protocol != OWN_PROTOCOL),
-            )
-            for name, interface in (known or {}).items()
+            name: without_marked(interface) for name, interface in (known or {}).items()
         }
         with contextlib.ExitStack() as opened:
             self._socket = opened.enter_context(self._subscribe())
@@ -416,6 +412,9 @@ class LinkMonitor:
         elif before == now:
             return
         self._reported[name] = now
+        if now.ifindex and (before is None or before.ifindex != now.ifindex):
+            every = self._kernel.addresses({now.ifindex}, now.ifindex)
+            now = as_interface(name, link, every)
         yield functools.partial(self._on_interface, now)
 
     def _read_stale(self) -> None:

@@ -11,11 +11,12 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from carp_fast import addresses
 from carp_fast.hosts import MASTER, Hosts, every_address
-from carp_fast.interfaces import Interface, absent
+from carp_fast.interfaces import OWN_PROTOCOL, Interface, absent, name_of
 from carp_fast.memberships import Joins
 from carp_fast.sockets import filter_interfaces
 
@@ -60,6 +61,10 @@ class Network:
         self._closed = False
         self._lost: dict[tuple[int, str], deque[float]] = {}
         self._demoted: dict[int, asyncio.TimerHandle] = {}
+        self._names: dict[int, str] = {}  # of those interfaces that are used, by ifindex
+        # Numbers of interfaces that are being left in order, and who sees to it.
+        self._leaving: dict[int, asyncio.Task[None]] = {}
+        self._appeared: dict[int, Interface] = {}  # as they appeared: with our own addresses
         self.now: dict[str, Interface] = {}
         self.sources: dict[str, Sources] = {}
         self._said: dict[tuple[str, int], bytes | None] = {}  # sources, by name and family
@@ -67,7 +72,11 @@ class Network:
         self.is_foreign: Callable[[int, str], bool] = lambda slot, text: False
 
     def on_interface(self, interface: Interface) -> None:
-        """An interface appeared, vanished or changed: the engine hears it, the groups follow."""
+        """An interface appeared, vanished or changed: the engine hears it, the groups follow.
+
+        One that lost its name exists still, and so do our addresses there: it is left in order
+        before the engine hears what has the name now.
+        """
         name = interface.name
         number = self._hosts.known(name)
         if number is None or not self._hosts.slots[number]:
@@ -75,19 +84,60 @@ class Network:
         before = self.now.get(name)
         had = self.sources.get(name, NO_SOURCES)
         sources = self._find_sources(number, interface)
-        self._say(before, interface, sources)
+        moved = before is None or before.ifindex != interface.ifindex
+        renamed_to = name_of(before.ifindex) if before is not None and moved else None
+        self._say(before, interface, sources, renamed_to)
         self.now[name] = interface
         self.sources[name] = sources
-        if before is None or before.ifindex != interface.ifindex:
-            if before is not None:
-                self._leave(before)
+        if before is not None and moved:
+            self._leave(before)
+            if renamed_to is not None and number not in self._leaving:
+                self._tell(number, before, had, renamed=True)
+                task = asyncio.get_running_loop().create_task(self._after_leaving(number))
+                self._leaving[number] = task
+        if moved:
             self.promote([name])
             self._filter_soon()
         if interface.ifindex:
+            self._names[interface.ifindex] = name
             self._joins.join(name, interface.ifindex, self._hosts.groups(number))
+        if moved:
+            self._appeared[number] = interface
         self._tell(number, interface, sources)
         if sources.ipv6 is not None and had.ipv6 is None:
             self._verify_ipv6(number)
+
+    async def _after_leaving(self, number: int) -> None:
+        """Once its hosts have given up what they held and resigned: what has the name now."""
+        await self._orders.done(when_idle=True)
+        del self._leaving[number]
+        name = self._hosts.names[number]
+        now = self.now.get(name, absent(name))
+        self._tell(number, now, self.sources.get(name, NO_SOURCES))
+
+    def adopt(self, interface: Interface) -> None:
+        """What is there with our mark, and configured, is ours: a former run left it, or we did."""
+        number = self._hosts.number(interface.name)
+        texts = {
+            addresses.text(each.address, each.prefixlen): each
+            for each in interface.addresses
+            if each.protocol == OWN_PROTOCOL
+        }
+        if not texts:
+            return
+        count = 0
+        for slot in self._hosts.slots[number]:
+            host = self._hosts.hosts[slot]
+            if host is None or not host.settings.manage_addresses:
+                continue
+            for text in texts.keys() & set(every_address(host)):
+                there = texts[text]
+                self._orders.post(
+                    partial(self._orders.pump.adopt, slot, there.address, there.prefixlen)
+                )
+                count += 1
+        if count:
+            logger.info("%s: %d addresses there have our mark, and are ours", interface.name, count)
 
     def on_reload(self) -> None:
         """Virtual hosts came or went: groups, sources and the filter follow."""
@@ -165,6 +215,8 @@ class Network:
         self._closed = True
         for timer in self._demoted.values():
             timer.cancel()
+        for task in self._leaving.values():
+            task.cancel()
         self._joins.close()
 
     def _find_sources(self, number: int, interface: Interface) -> Sources:
@@ -175,8 +227,12 @@ class Network:
             interface.forwards6,
         )
 
-    def _tell(self, number: int, interface: Interface, sources: Sources) -> None:
+    def _tell(
+        self, number: int, interface: Interface, sources: Sources, *, renamed: bool = False
+    ) -> None:
         usable = interface.ifindex != 0 and len(interface.mac) == 6
+        if number in self._leaving:
+            return
         self._orders.post(
             lambda: self._orders.pump.set_interface(
                 number,
@@ -186,8 +242,12 @@ class Network:
                 source=sources.ipv4,
                 source6=sources.ipv6,
                 forwards6=sources.forwards6,
+                renamed=renamed,
             )
         )
+        appeared = self._appeared.pop(number, None)
+        if appeared is not None and appeared.ifindex == interface.ifindex:
+            self.adopt(appeared)
 
     def _filter_soon(self) -> None:
         """One filter for all that changes in this turn of the loop: each names all interfaces."""
@@ -202,8 +262,11 @@ class Network:
             filter_interfaces(self._receivers, used)
 
     def _leave(self, interface: Interface) -> None:
-        self._joins.leave(interface.ifindex)
-        self._promoted.discard(interface.ifindex)
+        """It has another name now, or is gone; where that name is used, too, it has been told."""
+        if self._names.get(interface.ifindex) == interface.name:
+            del self._names[interface.ifindex]
+            self._joins.leave(interface.ifindex)
+            self._promoted.discard(interface.ifindex)
 
     def _say_nothing_of(self, name: str) -> None:
         """The sources that were said there hold no longer: they are said anew."""
@@ -267,19 +330,23 @@ class Network:
         logger.info("%s: no longer demoted for address_lost", self._hosts.name(slot))
         self._orders.post(lambda: self._orders.pump.demote(slot, 0))
 
-    def _say(self, before: Interface | None, now: Interface, sources: Sources) -> None:
+    def _say(
+        self, before: Interface | None, now: Interface, sources: Sources, renamed_to: str | None
+    ) -> None:
         """What changed about an interface, a line each, once."""
         name = now.name
         if not now.ifindex:
             self._say_nothing_of(name)
             if before is None:
                 logger.warning("%s: no such interface yet, waiting for it", name)
+            elif renamed_to not in (None, name):
+                logger.warning("%s: interface was renamed to %s, waiting for it", name, renamed_to)
             elif before.ifindex:
                 logger.warning("%s: interface disappeared, waiting for it", name)
             return
         if len(now.mac) != 6 and (before is None or before.mac != now.mac):
             logger.error("%s: not an Ethernet interface, it cannot be used", name)
-        if before is not None and not before.ifindex:
+        if before is not None and before.ifindex != now.ifindex:
             logger.info("%s: interface appeared (ifindex %d)", name, now.ifindex)
         was_up = before is None or not before.ifindex or before.up  # a new one: if it is down
         if was_up != now.up:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from carp_fast.documents import document_slices, in_slices
-from carp_fast.scenarios import address_text, mac_text, seconds_text, toml_lines
+from carp_fast.scenarios import INTERFACE_FLAGS, address_text, mac_text, seconds_text, toml_lines
 
 logger = logging.getLogger(__name__)
 
@@ -327,8 +327,7 @@ class Writer:
         words += ["mac", mac_text(now["mac"])]
         if now["ifindex"]:
             words += ["ifindex", str(now["ifindex"])]
-        if now["forwards6"]:
-            words.append("router")
+        words += [word for word, key in INTERFACE_FLAGS.items() if now[key]]
         write(at_ns, f"{self.interfaces[number]} interface {' '.join(words)}")
 
     def _heard(self, at_ns: int, slot: int | None, interface: int, fields: Any) -> None:
@@ -352,7 +351,12 @@ class Writer:
 
     def _ordered(self, at_ns: int, slot: int, fields: Any) -> None:
         word, value = fields
-        self._input(at_ns, f"{self.names[slot]} {word}" + (f" {value}" * (word == "demote")))
+        text = f"{self.names[slot]} {word}"
+        if word == "adopt":
+            text += f" {address_text(value[0])}/{value[1]}"
+        elif word == "demote":
+            text += f" {value}"
+        self._input(at_ns, text)
 
     # -- what was decided
 

@@ -19,6 +19,7 @@ from carp_fast._engine import Engine
 from carp_fast._prepared import PreparedHost, signed_forms
 from carp_fast.rules import SETTING_RULES, Refused
 from carp_fast.scenarios import (
+    INTERFACE_FLAGS,
     SECOND_NS,
     START_NS,
     Line,
@@ -180,6 +181,7 @@ class Player:
             "source": address_bytes(table["source"]) if "source" in table else None,
             "source6": address_bytes(table["source6"]) if "source6" in table else None,
             "forwards6": table.get("forwards6", False),
+            "renamed": table.get("renamed", False),
         }
 
     def make_engine(self) -> Engine:
@@ -381,8 +383,9 @@ class Player:
         if words[0] not in ("up", "down", "missing"):
             raise ValueError("interface: up, down or missing")
         now.update(up=words[0] == "up", source=None, source6=None)
-        now["forwards6"] = words[-1] == "router"
-        rest = words[1:-1] if now["forwards6"] else words[1:]
+        rest = [word for word in words[1:] if word not in INTERFACE_FLAGS]
+        for word, key in INTERFACE_FLAGS.items():
+            now[key] = word in words
         said = dict(zip(rest[::2], rest[1::2], strict=True))
         for key in ("source", "source6"):
             if key in said:
@@ -411,6 +414,11 @@ class Player:
 
     def _on_verify(self, line: Line, words: list[str]) -> None:
         self.engine.verify(self.slots[self.subject(line)], self._clock(line.at_ns))
+
+    def _on_adopt(self, line: Line, words: list[str]) -> None:
+        (address,) = words
+        slot = self.slots[self.subject(line)]
+        self.engine.adopt(slot, *prefix_bytes(address), self._clock(line.at_ns))
 
     def _on_announce(self, line: Line, words: list[str]) -> None:
         self.engine.announce(self.slots[self.subject(line)], self._clock(line.at_ns))

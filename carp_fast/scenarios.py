@@ -6,8 +6,8 @@ story       prose
 host        a table, or [[host]] for several, with the keys of a virtual host's configuration
             (HOST_KEYS) and `interface`, `name` ("eth0/42"), `slot` (its phase), `state` (what it
             had come to be, see Engine.assume)
-interface   tables by name: source, source6, mac, ifindex, up, forwards6. Without them `source`
-            and `source6` of the host are its interface's; with them, its own
+interface   tables by name: source, source6, mac, ifindex, up, forwards6, renamed. Without them
+            `source` and `source6` of the host are its interface's; with them, its own
 start_ns, tick_ns, seed, turns
             of a recording: what the clock read at 0, the wake tick, the seed of the engine, and
             that deadlines are looked at only where a line says so
@@ -18,8 +18,10 @@ Inputs, the subject a virtual host unless said:
   hear SOURCE ADVBASE/ADVSKEW [PASSPHRASE] [counter N] [demote N] [mac MAC] [to DESTINATION]
   hear SOURCE VERDICT               a frame that is refused so; SOURCE may be -
   link up|down                      (an interface)
-  interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router]    (likewise)
+  interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router] [renamed]
+                                    (likewise; see Engine.set_interface)
   demote N | remove | address_lost | verify | announce
+  adopt ADDRESS                     the kernel has it already, with our mark
   reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     other keys of the host
   kernel ADDRESS|sends ERROR|ok     how the kernel answers from now on
   begin                             it begins here, from its `state`; else at the start
@@ -48,7 +50,7 @@ import msgspec
 SECOND_NS = 1_000_000_000
 START_NS = 1_000 * SECOND_NS  # what the clock reads at the start of a scenario written by hand
 TIME_DIGITS = 9
-INPUTS = """hear link interface demote remove address_lost verify announce reload kernel begin
+INPUTS = """hear link interface demote remove address_lost verify announce adopt reload kernel begin
     resign stall kill start away turn end"""
 VERBS = frozenset(INPUTS.split())
 HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses retired_addresses
@@ -56,7 +58,9 @@ HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses reti
     destination6 peers lladdr preferred ignore_link_state manage_addresses announce_on_order
     counter startup_delay_s preempt_delay_s announce advertise_mac broadcast"""
 HOST_KEYS = frozenset(HOST_WORDS.split())
-INTERFACE_KEYS = frozenset(("source", "source6", "mac", "ifindex", "up", "forwards6"))
+INTERFACE_KEYS = frozenset(("source", "source6", "mac", "ifindex", "up", "forwards6", "renamed"))
+# Words of an interface's line that stand alone, and the argument of Engine.set_interface.
+INTERFACE_FLAGS = {"router": "forwards6", "renamed": "renamed"}
 KEYS = frozenset(
     ("story", "host", "interface", "transcript", "start_ns", "tick_ns", "seed", "turns")
 )

@@ -53,6 +53,7 @@ cdef enum OrderKind:
     ORDER_SNAPSHOT_INTERFACES             # copy `value` interfaces from `slot` on to `pointer`
     ORDER_COPY_RECORDS                    # `pointer`: a RecordCopy
     ORDER_ASSUME                          # a host goes on from the Checkpoint at `pointer`
+    ORDER_ADOPT                           # the kernel has the Address at `pointer`, with our mark
 
 cdef struct Order:
     uint8_t kind
@@ -91,6 +92,7 @@ cdef struct Interface:
     uint8_t has_source
     uint8_t has_source6
     uint8_t forwards6               # neighbours are told that a router holds the address
+    uint8_t renamed                 # lost its name: hosts give up what they hold there, and resign
     uint8_t mac[6]
     uint8_t source[4]
     uint8_t source6[16]

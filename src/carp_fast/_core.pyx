@@ -18,9 +18,9 @@ from carp_fast._vhid cimport (
     ARM_SKEW, BACKUP, CONTESTED, DIALECT_OPENBSD, DISARM, Event, EXPECTS_4, EXPECTS_6, FAILED,
     FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN,
     MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
-    ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREEMPTED,
-    REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, SOURCES,
-    STARTED,
+    ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, ON_RENAMED, OWN_SOURCE, OWN_SOURCE6,
+    PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED,
+    SECOND_NS, Source, SOURCES, STARTED,
     STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
     TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_forget_ties, vhid_interval_ns,
     vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
@@ -381,7 +381,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
 cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
     """What keeps a host from taking part: a Reason, or 0."""
     cdef Interface* interface = &core.interfaces[host.interface]
-    if interface.ifindex == 0:
+    if interface.ifindex == 0 or interface.renamed:
         return INTERFACE_MISSING
     if not interface.up and not host.flags & IGNORE_LINK:
         return LINK_DOWN
@@ -398,7 +398,9 @@ cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now
     cdef uint8_t lacks = missing(core, host)
     if host.reason == RESIGNED:
         return                                          # it left on purpose, and for good
-    if lacks:
+    if lacks and core.interfaces[host.interface].renamed and host.state == MASTER:
+        engine_event(core, slot, ON_RENAMED, lacks, now_ns)
+    elif lacks:
         engine_event(core, slot, ON_NOT_READY, lacks, now_ns)
     elif host.state == INIT and host.deadline_ns == 0:
         if host.startup_delay_ms:
@@ -487,7 +489,7 @@ cdef void engine_checkpoint(const Core* core, uint32_t slot, Checkpoint* checkpo
     checkpoint.seed = core.seed
     checkpoint.ifindex, checkpoint.up = interface.ifindex, interface.up
     checkpoint.has_source, checkpoint.has_source6 = interface.has_source, interface.has_source6
-    checkpoint.forwards6 = interface.forwards6
+    checkpoint.forwards6, checkpoint.renamed = interface.forwards6, interface.renamed
     memcpy(checkpoint.mac, interface.mac, 6)
     memcpy(checkpoint.source, interface.source, 4)
     memcpy(checkpoint.source6, interface.source6, 16)

@@ -15,7 +15,7 @@ from carp_fast._actions cimport (
     next_advertisement, next_announcement, next_change, wanted_change)
 from carp_fast._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
-    ORDER_ADD, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_MARK,
+    ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_MARK,
     ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, REJECTIONS, RELEASED,
     Rejection, Report, TICK_NS, engine_checkpoint, engine_close, engine_expire,
     engine_next_deadline, engine_open, engine_stall)
@@ -182,19 +182,29 @@ cdef list rejections_list(const Interface* interface):
 
 
 cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,
-                        bytes source6, bint forwards6) except -1:
+                        bytes source6, bint forwards6, bint renamed) except -1:
     """What an interface is like, for one order. Raises ValueError."""
     expect_bytes(mac, (6,), "a MAC")
     expect_bytes(source, (4,), "an IPv4 address")
     expect_bytes(source6, (16,), "an IPv6 address")
     memset(interface, 0, sizeof(Interface))
-    interface.ifindex, interface.up, interface.forwards6 = ifindex, up, forwards6
+    interface.ifindex, interface.up = ifindex, up
+    interface.forwards6, interface.renamed = forwards6, renamed
     interface.has_source, interface.has_source6 = source is not None, source6 is not None
     memcpy(interface.mac, <const char*>mac, 6)
     if source is not None:
         memcpy(interface.source, <const char*>source, 4)
     if source6 is not None:
         memcpy(interface.source6, <const char*>source6, 16)
+    return 0
+
+
+cdef int fill_address(Address* to, bytes address, uint8_t prefixlen) except -1:
+    """An address of 4 or 16 bytes, for one order. Raises ValueError."""
+    expect_bytes(address, (4, 16), "an address")
+    memset(to, 0, sizeof(Address))
+    memcpy(to.bytes, <const char*>address, len(address))
+    to.family, to.prefixlen = 4 if len(address) == 4 else 6, prefixlen
     return 0
 
 
@@ -239,13 +249,17 @@ cdef class Engine:
 
     def set_interface(self, uint16_t number, int64_t now_ns, *, int ifindex=1, bint up=True,
                       bytes mac=b"\x02\0\0\0\0\x01", bytes source=None, bytes source6=None,
-                      bint forwards6=False) -> None:
-        """Tell what an interface is like now; ifindex 0: it does not exist."""
+                      bint forwards6=False, bint renamed=False) -> None:
+        """Tell what an interface is like now; ifindex 0: it does not exist.
+
+        `renamed`: it has lost its name. Its hosts leave it as if it was gone, and in order: they
+        give up what they hold there and resign. Once that is done, it is told to be gone.
+        """
         cdef Interface interface
         cdef Order order
         if number >= _MAX_INTERFACES:
             raise IndexError(f"interface numbers are below {_MAX_INTERFACES}")
-        fill_interface(&interface, ifindex, up, mac, source, source6, forwards6)
+        fill_interface(&interface, ifindex, up, mac, source, source6, forwards6, renamed)
         memset(&order, 0, sizeof(order))
         order.kind, order.interface, order.pointer = ORDER_SET_INTERFACE, number, &interface
         obey(&self.core, &order, now_ns)
@@ -291,6 +305,12 @@ cdef class Engine:
     def lose_address(self, uint32_t slot, int64_t now_ns) -> None:
         """Its addresses are removed too often: a MASTER gives up."""
         self.give(ORDER_LOSE_ADDRESS, slot, 0, NULL, now_ns)
+
+    def adopt(self, uint32_t slot, bytes address, uint8_t prefixlen, int64_t now_ns) -> None:
+        """The kernel has an address of the host that we have added, before this engine did."""
+        cdef Address there
+        fill_address(&there, address, prefixlen)
+        self.give(ORDER_ADOPT, slot, 0, &there, now_ns)
 
     def receive(self, uint16_t interface, bytes frame, int64_t now_ns) -> str:
         """Take in one frame; returns its verdict's word, "not_carp" for other protocols."""

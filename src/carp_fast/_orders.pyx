@@ -11,14 +11,14 @@ from carp_fast._actions cimport begin_announcing, may_release, wanted_change
 from carp_fast._auth cimport AuthKey
 from carp_fast._core cimport (
     Core, DONE, core_source, engine_record, engine_touch, HostsCopy, Interface, MAX_INTERFACES,
-    MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ANNOUNCE,
+    MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
     ORDER_ASSUME, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
     Order, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release, engine_schedule,
     engine_set_deadline, engine_try_ready, report_begin, report_end)
 from carp_fast._recorder cimport (
-    Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ANNOUNCE, ORDERED_DEMOTE, ORDERED_REMOVE,
-    ORDERED_RESIGN, ORDERED_VERIFY, RECORD_INTERFACE, RECORD_ORDERED, Record, RecordCopy,
+    Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_DEMOTE, ORDERED_REMOVE,
+    ORDERED_RESIGN, ORDERED_VERIFY, RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
     record_input, recorder_copy)
 from carp_fast._vhid cimport (
     Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, FAILED,
@@ -270,6 +270,7 @@ cdef void record_interface(Core* core, uint16_t number, const Interface* now,
             slot = core.hosts[slot].next_same
     record = record_input(&core.recorder, RECORD_INTERFACE, NOBODY, number, now_ns)
     record.value, record.state, record.demote = <uint32_t>now.ifindex, now.up, now.forwards6
+    record.detail = RENAMED if now.renamed else 0
     record.advbase, record.advskew = now.has_source, now.has_source6
     memcpy(record.mac, now.mac, 6)
     memcpy(record.source4, now.source, 4)
@@ -298,7 +299,7 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
         record_interface(core, order.interface, now, now_ns)
     if interface.ifindex and interface.ifindex != now.ifindex:
         lose_interface(core, order.interface, now_ns)
-    if interface.ifindex != now.ifindex:
+    if interface.ifindex != now.ifindex or interface.renamed:
         cause = INTERFACE_FOUND
     elif not interface.up and now.up:
         cause = LINK_UP
@@ -307,7 +308,7 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
         cause = SOURCE_FOUND
     interface.ifindex, interface.up = now.ifindex, now.up
     interface.has_source, interface.has_source6 = now.has_source, now.has_source6
-    interface.forwards6 = now.forwards6
+    interface.forwards6, interface.renamed = now.forwards6, now.renamed
     memcpy(interface.mac, now.mac, 6)
     memcpy(interface.source, now.source, 4)
     memcpy(interface.source6, now.source6, 16)
@@ -317,6 +318,30 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
             build_frames(core, &core.hosts[slot])
             engine_try_ready(core, slot, cause, now_ns)
             slot = core.hosts[slot].next_same
+
+
+cdef void adopt(Core* core, uint32_t slot, const Address* there, int64_t now_ns) noexcept nogil:
+    """The kernel has an address of the host with our mark: it is ours, and goes unless MASTER."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Address* mine
+    cdef uint32_t i
+    for i in range(host.block.address_count):
+        mine = &host.block.addresses[i]
+        if not mine.flags & HELD and vhid_same_address(mine, there):
+            mine.flags = <uint8_t>(mine.flags & ~<uint32_t>(FOREIGN | FAILED)) | HELD
+            host.held += 1
+            engine_ask(core, &core.change, slot, 0)
+
+
+cdef void record_adoption(Core* core, uint32_t slot, const Address* there,
+                          int64_t now_ns) noexcept nogil:
+    cdef Record* record
+    if core.recorder.records != NULL:
+        engine_touch(core, slot, now_ns)
+        record = record_input(&core.recorder, RECORD_ORDERED, slot, core.hosts[slot].interface,
+                              now_ns)
+        record.detail, record.value, record.family = ORDERED_ADOPT, there.prefixlen, there.family
+        memcpy(record.address, there.bytes, 16)
 
 
 cdef void demote(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
@@ -457,6 +482,9 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         if core.hosts[slot].state == MASTER:
             core.hosts[slot].pending |= TO_VERIFY
             engine_ask(core, &core.change, slot, 0)
+    elif order.kind == ORDER_ADOPT:
+        record_adoption(core, slot, <const Address*>order.pointer, now_ns)
+        adopt(core, slot, <const Address*>order.pointer, now_ns)
     elif order.kind == ORDER_LOSE_ADDRESS:
         record_order(core, ORDERED_ADDRESS_LOST, slot, 0, now_ns)
         engine_event(core, slot, ON_ADDRESS_LOST, 0, now_ns)

@@ -14,19 +14,21 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast._core cimport (
-    Core, DONE, HostsCopy, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ANNOUNCE, ORDER_COPY_RECORDS,
+    Core, DONE, HostsCopy, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
+    ORDER_COPY_RECORDS,
     ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
     Report)
 from carp_fast._engine cimport (
-    Engine, explained_dict, fill_interface, host_dict, interface_dict, rejections_list, report_tuple)
+    Engine, explained_dict, fill_address, fill_interface, host_dict, interface_dict,
+    rejections_list, report_tuple)
 from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast._prepared cimport PreparedHost
 from carp_fast._recorder cimport Record, RecordCopy, records_list
 from carp_fast._socket cimport receive_prepare, send_prepare
 from carp_fast._turn cimport (
     ORDERS, PumpState, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE, SCHEDULED_NORMAL, run_due)
-from carp_fast._vhid cimport IN_USE, SOURCES, Source, VirtualHost
+from carp_fast._vhid cimport Address, IN_USE, SOURCES, Source, VirtualHost
 from carp_fast._wheel cimport NOBODY
 
 cdef extern from "atomic.h" nogil:
@@ -337,13 +339,14 @@ cdef class Pump:
         self.push(ORDER_REMOVE, slot, 0, 0, NULL)
 
     def set_interface(self, uint16_t number, *, int ifindex, bint up, bytes mac,
-                      bytes source=None, bytes source6=None, bint forwards6=False) -> None:
-        """Tell what an interface is like now; ifindex 0: it does not exist."""
+                      bytes source=None, bytes source6=None, bint forwards6=False,
+                      bint renamed=False) -> None:
+        """Tell what an interface is like now; see Engine.set_interface."""
         if number >= MAX_INTERFACES:
             raise IndexError(f"interface numbers are below {MAX_INTERFACES}")
         cdef bytes room = bytes(sizeof(Interface))
         cdef Interface* interface = <Interface*><char*>room
-        fill_interface(interface, ifindex, up, mac, source, source6, forwards6)
+        fill_interface(interface, ifindex, up, mac, source, source6, forwards6, renamed)
         self.push(ORDER_SET_INTERFACE, 0, number, 0, interface)
         self.keep(room)
 
@@ -358,6 +361,13 @@ cdef class Pump:
     def verify(self, uint32_t slot) -> None:
         """Somebody removed an address of the host."""
         self.push(ORDER_VERIFY, slot, 0, 0, NULL)
+
+    def adopt(self, uint32_t slot, bytes address, uint8_t prefixlen) -> None:
+        """The interface has an address of the host with our mark, from before it came."""
+        cdef bytes room = bytes(sizeof(Address))
+        fill_address(<Address*><char*>room, address, prefixlen)
+        self.push(ORDER_ADOPT, slot, 0, 0, <char*>room)
+        self.keep(room)
 
     def lose_address(self, uint32_t slot) -> None:
         """Somebody removes the host's addresses too often."""

@@ -28,7 +28,11 @@ cdef enum OrderedKind:
     ORDERED_ANNOUNCE
     ORDERED_VERIFY
     ORDERED_ADDRESS_LOST
+    ORDERED_ADOPT                   # address, family; value: the prefix length
     ORDERED_KINDS
+
+cdef enum InterfaceDetail:          # detail of RECORD_INTERFACE
+    RENAMED = 1
 
 cdef enum:
     PIECE_LENGTH = 60
@@ -78,6 +82,7 @@ cdef struct Checkpoint:
     uint8_t has_source
     uint8_t has_source6
     uint8_t forwards6
+    uint8_t renamed
     uint8_t mac[6]
     uint8_t source[4]
     uint8_t source6[16]

@@ -29,7 +29,7 @@ cdef enum:
 RECORD_WORDS = (
     "checkpoint", "heard", "state", "turn", "advertised", "added", "removed", "changed", "address",
     "announced", "interface", "ordered", "stalled")
-ORDERED_WORDS = ("remove", "resign", "demote", "announce", "verify", "address_lost")
+ORDERED_WORDS = ("remove", "resign", "demote", "announce", "verify", "address_lost", "adopt")
 assert len(RECORD_WORDS) == RECORD_KINDS and len(ORDERED_WORDS) == ORDERED_KINDS
 assert sizeof(Record) == sizeof(Piece) == 64
 RECORD_BYTES = sizeof(Record)
@@ -245,7 +245,9 @@ cdef object record_fields(const Record* record):
                 "mac": (<const char*>record.mac)[:6],
                 "source": (<const char*>record.source4)[:4] if record.advbase else None,
                 "source6": (<const char*>record.address)[:16] if record.advskew else None,
-                "forwards6": bool(record.demote)}
+                "forwards6": bool(record.demote), "renamed": bool(record.detail & RENAMED)}
+    if kind == RECORD_ORDERED and record.detail == ORDERED_ADOPT:
+        return ORDERED_WORDS[record.detail], (address, record.value)
     if kind == RECORD_ORDERED:
         return ORDERED_WORDS[record.detail], record.value
     if kind == RECORD_TURN or kind == RECORD_STALLED:
@@ -260,7 +262,7 @@ cdef list records_list(const Record* records, uint32_t count):
     advbase, advskew, demote, counter; state: state, reason; turn: heard until, ns; advertised:
     advbase, advskew, demote, errno; added, removed: address, errno; address (of the checkpoint
     before): address, words; interface: a dict of Engine.set_interface's arguments; ordered: word,
-    value; stalled: when deadlines were last looked at, ns. A checkpoint whose beginning was
+    value, which is (address, prefix length) of "adopt"; stalled: when deadlines were last looked at, ns. A checkpoint whose beginning was
     overwritten is left out.
     """
     cdef list found = []
@@ -348,7 +350,7 @@ cdef dict checkpoint_dict(const Checkpoint* checkpoint):
             "mac": (<const char*>checkpoint.mac)[:6],
             "source": (<const char*>checkpoint.source)[:4] if checkpoint.has_source else None,
             "source6": (<const char*>checkpoint.source6)[:16] if checkpoint.has_source6 else None,
-            "forwards6": bool(checkpoint.forwards6)},
+            "forwards6": bool(checkpoint.forwards6), "renamed": bool(checkpoint.renamed)},
         "settings": settings_dict(checkpoint), "state": state_dict(checkpoint)}
 
 

@@ -13,6 +13,7 @@ cdef enum State:
 cdef enum Event:
     ON_READY                # interface, link and source are there
     ON_NOT_READY            # one of them is missing; the cause says which
+    ON_RENAMED              # the interface lost its name, and can still be used for a farewell
     ON_MASTER_HEARD         # an advertisement that keeps us BACKUP
     ON_SLOWER_MASTER        # ... from a master that we may preempt
     ON_MASTER_LEAVING       # ... that says it will be silent for longer than we wait

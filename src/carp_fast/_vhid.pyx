@@ -17,7 +17,7 @@ REASON_WORDS = (
     "faster_master", "tie_lost", "address_lost", "resigned", "less_demoted_master",
     "master_demoted")
 EVENT_WORDS = (
-    "ready", "not_ready", "master_heard", "slower_master", "master_leaving", "master_left",
+    "ready", "not_ready", "renamed", "master_heard", "slower_master", "master_leaving", "master_left",
     "master_down", "advertisement_due", "faster", "tie_lost", "slower", "less_demoted",
     "master_demoted", "tie_yielded", "contested", "our_turn", "address_lost", "resign")
 EFFECT_WORDS = {
@@ -47,6 +47,7 @@ TRANSITIONS = (
     ("BACKUP", "our_turn",          "MASTER", "advertise advertise_again add_addresses",  ""),
     ("BACKUP", "resign",            "INIT",   "disarm",                                   "resigned"),
     ("MASTER", "not_ready",         "INIT",   "disarm remove_addresses",                  ""),
+    ("MASTER", "renamed",           "INIT",   "disarm remove_addresses resign",           ""),
     ("MASTER", "advertisement_due", "MASTER", "advertise",                                ""),
     ("MASTER", "faster",            "BACKUP", "last_advertisement arm_master_down remove_addresses", "faster_master"),
     ("MASTER", "tie_lost",          "BACKUP", "arm_jittered remove_addresses",            "tie_lost"),

@@ -314,16 +314,21 @@ def test_the_same_ifindex_again_within_one_burst_is_reported_absent_first(namesp
     watched(scene, ["x0"])
 
 
-def test_waited_for_and_renamed(namespace: str) -> None:
+def test_waited_for_and_renamed(namespace: str, requester: Callable[[], Requester]) -> None:
+    requester().request(RTM_NEWADDR, socket.if_nametoindex("v0"), ["192.0.2.77"], OURS)
+
     async def scene(watch: Watch) -> None:
         last = watch.last("late0")
         assert last is not None
         assert last.ifindex == 0
         ip("addr add 192.0.2.1/24 dev v0", "link set v0 down", "link set v0 name late0")
-        await watch.until_addresses("late0", "192.0.2.1")
+        # With those of our mark where it appears, and not afterwards.
+        await watch.until_addresses("late0", "192.0.2.77", "192.0.2.1")
+        ip("addr add 192.0.2.2/24 dev late0")
+        await watch.until_addresses("late0", "192.0.2.1", "192.0.2.2")
         await watch.until(lambda: watch.of("v0")[-1].ifindex == 0, "v0 renamed away")
         ip("link set late0 name v0")
-        await watch.until_addresses("v0", "192.0.2.1")
+        await watch.until_addresses("v0", "192.0.2.77", "192.0.2.1", "192.0.2.2")
         await watch.until(lambda: watch.of("late0")[-1].ifindex == 0, "late0 renamed back")
 
     watched(scene, ["v0", "late0"])

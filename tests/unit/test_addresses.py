@@ -19,6 +19,7 @@ from carp_fast.addresses import (
     find_source6,
     leftovers,
     split,
+    strays,
     templates,
     text,
 )
@@ -174,6 +175,24 @@ class TestLeftovers:
             address("fe80::3/64", scope=RT_SCOPE_LINK),
         )
         assert self.found(there) == ["eth0 192.0.2.3/24", "eth0 fe80::3/64"]
+
+
+def test_what_was_on_a_lost_interface_is_found_on_another() -> None:
+    there = interface(
+        address("192.0.2.1/24", protocol=OWN_PROTOCOL),
+        address("192.0.2.1/24"),  # without our mark
+        address("192.0.2.3/24", protocol=OWN_PROTOCOL),  # of the last run
+        address("2001:db8::1/64", protocol=OWN_PROTOCOL),
+        address("fe80::3/64", protocol=OWN_PROTOCOL, scope=RT_SCOPE_LINK),  # on every interface
+        address("192.0.2.4/24", protocol=OWN_PROTOCOL),  # of an interface that is there
+        name="lan0",
+    )
+    left = strays([there], ["eth0"], CONFIGURED, RECORDED)
+    assert [(each.name, text(data, prefixlen)) for each, data, prefixlen in left] == [
+        ("lan0", "192.0.2.1/24"),
+        ("lan0", "192.0.2.3/24"),
+        ("lan0", "2001:db8::1/64"),
+    ]
 
 
 class TestStateFile:

@@ -88,6 +88,55 @@ def test_an_interface_recreated_between_two_looks() -> None:
     assert node.engine.host(0)["held"] == 1
 
 
+def test_a_renamed_interface_is_left_by_a_master_and_a_backup() -> None:
+    node = master()
+    node.attach(MASTER_NS, renamed=True)
+    node.take(MASTER_NS)
+    assert node.changes() == [("MASTER", "INIT", "interface_missing")]
+    assert node.words() == ["REMOVE_ADDRESSES", "RESIGN"]
+    # Whatever is heard of it meanwhile, nobody takes part there; what is added does not, either.
+    node.attach(MASTER_NS, renamed=True, up=False)
+    node.attach(MASTER_NS, renamed=True)
+    node.engine.add(1, prepared(vhid=9), MASTER_NS)
+    assert [node.engine.host(slot)["reason"] for slot in (0, 1)] == ["interface_missing"] * 2
+    node.attach(MASTER_NS, ifindex=0)
+    node.attach(MASTER_NS, ifindex=9)
+    assert [node.engine.host(slot)["reason"] for slot in (0, 1)] == ["interface_found"] * 2
+    node.engine.remove(1, MASTER_NS)
+    node.take(MASTER_NS)
+    node.forget()
+    node.attach(MASTER_NS, renamed=True)
+    node.attach(MASTER_NS)  # the name is back before it was left
+    node.take(MASTER_NS)
+    assert node.changes() == [
+        ("BACKUP", "INIT", "interface_missing"),
+        ("INIT", "BACKUP", "interface_found"),
+    ]
+    assert node.words() == []
+
+
+def test_an_address_with_our_mark_is_taken_for_ours_in_every_state() -> None:
+    node = Node("10.77.0.2", addresses=ONE)
+    node.engine.adopt(0, ADDRESS, 24, START_NS)
+    node.engine.adopt(0, ADDRESS, 32, START_NS)  # another prefix length: another address
+    node.take(START_NS)
+    assert node.words() == ["REMOVE_ADDRESSES"]
+    assert node.engine.host(0)["held"] == 0
+    # A MASTER that found it there, and took it for another's, keeps it and gives it up in the end.
+    node.errors[ADDRESS] = EEXIST
+    node.run(MASTER_NS)
+    assert (node.state, node.engine.host(0)["held"]) == ("MASTER", 0)
+    node.errors.clear()
+    node.forget()
+    for _ in range(2):
+        node.engine.adopt(0, ADDRESS, 24, MASTER_NS)
+        node.take(MASTER_NS)
+    assert (node.words(), node.engine.host(0)["held"]) == ([], 1)
+    node.engine.resign_all(MASTER_NS)
+    node.take(MASTER_NS)
+    assert node.words() == ["REMOVE_ADDRESSES", "RESIGN"]
+
+
 def test_an_interface_that_does_not_exist_yet_is_waited_for_and_said_once() -> None:
     node = Node("10.77.0.2")
     node.engine.add(1, prepared(interface=3), START_NS)

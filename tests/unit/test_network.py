@@ -13,7 +13,7 @@ import pytest
 from carp_fast import addresses, network
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.hosts import MASTER, Hosts
-from carp_fast.interfaces import Interface, InterfaceAddress, absent
+from carp_fast.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
 from carp_fast.network import LOST_DEMOTION, LOST_TIMES, LOST_WITHIN_S, Network, Sources
 
 MAC = b"\x02\0\0\0\0\x01"
@@ -31,6 +31,9 @@ class RecordedPump:
     def set_interface(self, number: int, **keys: Any) -> None:
         self.told.append(("interface", number, keys))
 
+    def adopt(self, slot: int, address: bytes, prefixlen: int) -> None:
+        self.told.append(("adopt", slot, address, prefixlen))
+
     def verify(self, slot: int) -> None:
         self.told.append(("verify", slot))
 
@@ -42,10 +45,15 @@ class RecordedPump:
 
 
 class DirectOrders:
-    """Carries out at once what is posted."""
+    """Carries out at once what is posted; is idle when a test says so."""
 
     def __init__(self) -> None:
         self.pump = RecordedPump()
+        self.idle = asyncio.Event()
+
+    async def done(self, *, when_idle: bool = False) -> None:
+        assert when_idle
+        await self.idle.wait()
 
     def post(self, order: Callable[[], object]) -> None:
         order()
@@ -68,6 +76,8 @@ class Stage:
                 both = (*both[0], f"2001:db8::{vhid}/64"), both[1]
             self.hosts.take(VirtualHost("eth0", vhid, *both, given))
         orders: Any = DirectOrders()
+        self.idle: asyncio.Event = orders.idle
+        self.names: dict[int, str] = {}  # of interfaces that exist under another name
         self.pump: RecordedPump = orders.pump
         self.joined: dict[int, set[bytes]] = {}
         self.filters: list[list[int]] = []
@@ -77,6 +87,7 @@ class Stage:
             network, "filter_interfaces", lambda receivers, used: self.filters.append(used)
         )
         monkeypatch.setattr(addresses, "promote_secondaries", self.promoted.append)
+        monkeypatch.setattr(network, "name_of", self.names.get)
         self.network = Network(self.hosts, orders, {})
 
     def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
@@ -154,6 +165,131 @@ def test_an_interface_comes_goes_and_comes_again(
         "eth0: interface appeared (ifindex 8)",
         "eth0: advertising from 192.0.2.99",
     ]
+
+
+def told_of_interfaces(stage: Stage) -> list[tuple[int, int, bool]]:
+    """(number, ifindex, renamed) in order."""
+    return [
+        (told[1], told[2]["ifindex"], told[2]["renamed"])
+        for told in stage.pump.told
+        if told[0] == "interface"
+    ]
+
+
+def test_an_interface_that_lost_its_name_is_left_in_order_first(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        stage.network.on_interface(interface(7))
+        stage.names[7] = "lan0"
+        stage.network.on_interface(absent("eth0"))
+        await turn()
+        assert told_of_interfaces(stage) == [(0, 7, False), (0, 7, True)]
+        assert stage.pump.told[-1][2]["source"] == OWN, "it resigns from there"
+        assert stage.joined == {}
+        # What has the name next is told when nothing is left to carry out there, and only that.
+        stage.network.on_interface(interface(9, False))
+        stage.network.on_interface(interface(9))
+        stage.network.on_reload()
+        assert len(stage.pump.told) == 2
+        stage.idle.set()
+        await turn()
+        assert told_of_interfaces(stage)[2:] == [(0, 9, False)]
+        assert stage.pump.told[-1][2]["up"]
+        assert stage.joined == {9: {bytes((224, 0, 0, 18))}}
+
+    run(scenario)
+    assert "eth0: interface was renamed to lan0, waiting for it" in caplog.messages
+
+
+def test_a_name_whose_virtual_hosts_go_meanwhile_is_absent_in_the_end(stage: Stage) -> None:
+    async def scenario() -> None:
+        stage.network.on_interface(interface(7))
+        stage.names[7] = "lan0"
+        stage.network.on_interface(interface(9))
+        for slot in (0, 1):
+            stage.hosts.give_back(slot)
+        stage.network.on_reload()
+        stage.idle.set()
+        await turn()
+        assert told_of_interfaces(stage) == [(0, 7, False), (0, 7, True), (0, 0, False)]
+        stage.network.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("order", [("eth0", "eth1"), ("eth1", "eth0")])
+def test_groups_follow_an_interface_to_another_configured_name(
+    stage: Stage, order: tuple[str, str]
+) -> None:
+    settings = Settings(passphrase=b"secret", destination="239.0.0.1")
+    stage.hosts.take(VirtualHost("eth1", 1, ("192.0.2.9/24",), (), settings))
+    group = bytes((239, 0, 0, 1))
+
+    async def scenario() -> None:
+        stage.network.on_interface(interface(7))
+        stage.network.on_interface(absent("eth1"))
+        stage.names[7] = "eth1"
+        reports = {"eth0": absent("eth0"), "eth1": interface(7, name="eth1")}
+        for name in order:
+            stage.network.on_interface(reports[name])
+        stage.idle.set()
+        await turn()
+        assert stage.joined == {7: {group}}
+        # Two that swap their names swap their groups.
+        stage.network.on_interface(interface(8))
+        assert stage.joined == {7: {group}, 8: {bytes((224, 0, 0, 18))}}
+        stage.names |= {7: "eth0", 8: "eth1"}
+        reports = {"eth0": interface(7), "eth1": interface(8, name="eth1")}
+        for name in order:
+            stage.network.on_interface(reports[name])
+        await turn()
+        assert stage.joined == {8: {group}, 7: {bytes((224, 0, 0, 18))}}
+        assert {told[2]["ifindex"] for told in stage.pump.told[-2:]} == {7, 8}
+        assert stage.filters[-1] in ([7, 8], [8, 7])
+
+    run(scenario)
+
+
+def test_what_has_our_mark_where_an_interface_appears_is_ours(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    def marked(last: int, prefixlen: int = 24, protocol: int = OWN_PROTOCOL) -> InterfaceAddress:
+        return InterfaceAddress(4, bytes((192, 0, 2, last)), prefixlen, 0, 0, protocol)
+
+    own = interface().addresses
+    there = (*own, marked(1), marked(52), marked(2, 32), marked(51, 24, 0), marked(77))
+    ours = [("adopt", 0, LOST, 24), ("adopt", 1, bytes((192, 0, 2, 52)), 24)]
+
+    async def scenario() -> None:
+        stage.network.on_interface(absent("eth0"))
+        stage.network.on_interface(Interface("eth0", 7, MAC, True, there))
+        assert stage.pump.told[2:] == ours
+        # Not before the interface that had the name is left; and then of what is there now.
+        stage.names[7] = "lan0"
+        stage.network.on_interface(Interface("eth0", 8, MAC, False, there))
+        stage.network.on_interface(interface(8))
+        stage.idle.set()
+        await turn()
+        assert [told[0] for told in stage.pump.told[4:]] == [
+            "interface",
+            "interface",
+            *["adopt"] * 2,
+        ]
+
+    run(scenario)
+    assert caplog.messages.count("eth0: 2 addresses there have our mark, and are ours") == 2
+
+
+def test_what_scripts_add_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, manage_addresses=False)
+    marked = InterfaceAddress(4, LOST, 24, 0, 0, OWN_PROTOCOL)
+
+    async def scenario() -> None:
+        stage.network.on_interface(Interface("eth0", 7, MAC, True, (marked,)))
+        assert [told[0] for told in stage.pump.told] == ["interface"]
+
+    run(scenario)
 
 
 def test_both_sources_and_forwarding_are_followed(

@@ -125,8 +125,12 @@ def test_an_interface_that_comes_and_goes() -> None:
             "12.5 eth0 interface up source 10.77.0.7 source6 fe80::7 router",
             "20.5 eth0 interface missing",
             "25.5 eth0 interface up source 10.77.0.2 source6 fe80::2 ifindex 9",
+            "25.5 eth0/42 adopt 10.77.0.100/24",
             "27.1 away",
             "31.1 stall",
+            "50.5 eth0 interface up source 10.77.0.2 ifindex 9 renamed",
+            "51.5 eth0 interface missing",
+            "52.5 eth0 interface up source 10.77.0.2 ifindex 9",
         )
     )
     player = played(long_scenario(100, "", also), 8192)
@@ -136,6 +140,9 @@ def test_an_interface_that_comes_and_goes() -> None:
     assert "interface up source 10.77.0.7 source6 fe80::7 mac 02:00:00:00:00:01 ifindex 1" in text
     assert " stall\n" in text
     assert " away\n" in text
+    assert "eth0/42 adopt 10.77.0.100/24\n" in text
+    assert "mac 02:00:00:00:00:01 ifindex 9 renamed\n" in text
+    assert "eth0/42 RESIGN 255/255" in decided
 
 
 # What is heard so that the last of it is refused; MASTER from 3 s on where nobody is heard.

@@ -21,10 +21,10 @@ MEANS_NOTHING = {
     # Outside of the election nothing that is heard counts, and no timer of it runs.
     "INIT": "master_heard slower_master master_leaving master_left master_down "
     "advertisement_due faster tie_lost slower less_demoted master_demoted tie_yielded contested "
-    "our_turn address_lost",
+    "our_turn address_lost renamed",
     # Ready already; what compares with our own advertisements is judged only while we send them.
     "BACKUP": "ready advertisement_due faster tie_lost slower less_demoted tie_yielded "
-    "address_lost",
+    "address_lost renamed",
     # Ready already; a master waits for no other.
     "MASTER": "ready master_heard slower_master master_leaving master_left master_down "
     "master_demoted contested our_turn",
@@ -98,6 +98,11 @@ def ready(node: Node, now_ns: int) -> int:
     return now_ns
 
 
+def renamed(node: Node, now_ns: int) -> int:
+    node.attach(now_ns, renamed=True)
+    return now_ns
+
+
 def resign(node: Node, now_ns: int) -> int:
     node.engine.resign_all(now_ns)
     return now_ns
@@ -155,6 +160,7 @@ def less_demoted(node: Node, now_ns: int) -> int:
 HAPPEN: dict[str, Callable[[Node, int], int]] = {
     "ready": ready,
     "not_ready": not_ready,
+    "renamed": renamed,
     "master_heard": heard(advskew=0),
     "slower_master": heard(advskew=200),
     "master_leaving": master_leaving,
@@ -185,6 +191,7 @@ CAUSES = {
     ("INIT", "not_ready"): "interface_missing",
     ("BACKUP", "not_ready"): "link_down",
     ("MASTER", "not_ready"): "link_down",
+    ("MASTER", "renamed"): "interface_missing",
     ("BACKUP", "contested"): "tie_lost",
     ("BACKUP", "our_turn"): "preempted",
 }
