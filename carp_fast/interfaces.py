@@ -68,6 +68,7 @@ class Interface(msgspec.Struct, frozen=True):
     `ifindex` is 0 for one that does not exist.  `mac` has six bytes on Ethernet; other kinds of
     interface have another length, or none.  `up` says that it is administratively up, has carrier,
     and its operational state lets traffic pass.  `forwards6`: it forwards IPv6, as a router does.
+    `master`: the ifindex of the bridge or bond that it is a port of, or 0.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Interface(msgspec.Struct, frozen=True):
     up: bool
     addresses: tuple[InterfaceAddress, ...]
     forwards6: bool = False
+    master: int = 0
 
 
 class LinkError(Exception):
@@ -87,6 +89,7 @@ class Link(NamedTuple):
     name: str
     mac: bytes
     up: bool
+    master: int
 
 
 def absent(name: str) -> Interface:
@@ -127,7 +130,8 @@ def as_interface(
     if link is None:
         return absent(name)
     there = addresses.get(link.ifindex, ())
-    return Interface(name, link.ifindex, link.mac, link.up, there, forwards6(name))
+    forwards = forwards6(name)
+    return Interface(name, link.ifindex, link.mac, link.up, there, forwards, link.master)
 
 
 def name_of(ifindex: int) -> str | None:
@@ -171,6 +175,7 @@ def decode_link(message: bytes) -> Link | None:
         name=str(decoded.get_attr("IFLA_IFNAME")),
         mac=bytes.fromhex(mac.replace(":", "")),
         up=decoded["flags"] & IFF_PASSES == IFF_PASSES,
+        master=int(decoded.get_attr("IFLA_MASTER") or 0),
     )
 
 

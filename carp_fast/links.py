@@ -119,10 +119,10 @@ class LinkMonitor:
     """Follows interfaces by name and reports each change on the loop's thread.
 
     `on_interface` gets the interface as it is now when a named one appears, disappears (ifindex
-    0), is created again, goes up or down, changes its MAC or whether it forwards IPv6, or its
-    addresses change.  A burst makes one report.  An interface that was deleted and created again
-    with the same ifindex within one burst is reported absent first.  Addresses with our mark are
-    reported when an interface appears: they were added before.
+    0), is created again, goes up or down, changes its MAC, its master device or whether it forwards
+    IPv6, or its addresses change.  A burst makes one report.  An interface that was deleted and
+    created again with the same ifindex within one burst is reported absent first.  Addresses with
+    our mark are reported when an interface appears: they were added before.
 
     Addresses with our own protocol mark, this daemon's or another's, are not in those reports.  On
     kernels before 5.18 there is no mark, so the daemon's own addresses may appear there; it has to

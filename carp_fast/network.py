@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 # An address that is removed this often within this time is given up, and its host demoted.
 LOST_TIMES, LOST_WITHIN_S = 5, 60.0
 LOST_DEMOTION = 240
+# Between two announcements of an interface's hosts because neighbours have to learn it anew.
+ANNOUNCE_APART_S = 1.0
 
 
 class Sources(NamedTuple):
@@ -64,6 +66,10 @@ class Network:
         self._names: dict[int, str] = {}  # of those interfaces that are used, by ifindex
         # Numbers of interfaces that are being left in order, and who sees to it.
         self._leaving: dict[int, asyncio.Task[None]] = {}
+        # Numbers of interfaces that were announced within ANNOUNCE_APART_S, and of those among
+        # them that changed again meanwhile.
+        self._announced: dict[int, asyncio.TimerHandle] = {}
+        self._announce_again: set[int] = set()
         self._appeared: dict[int, Interface] = {}  # as they appeared: with our own addresses
         self.now: dict[str, Interface] = {}
         self.sources: dict[str, Sources] = {}
@@ -103,9 +109,29 @@ class Network:
             self._joins.join(name, interface.ifindex, self._hosts.groups(number))
         if moved:
             self._appeared[number] = interface
-        self._tell(number, interface, sources)
+        announce = is_elsewhere(before, interface) and self._may_announce(number)
+        self._tell(number, interface, sources, announce=announce)
         if sources.ipv6 is not None and had.ipv6 is None:
             self._verify_ipv6(number)
+
+    def _may_announce(self, number: int) -> bool:
+        """Whether the last announcement is a while ago; if not, another one follows it."""
+        if number in self._announced:
+            self._announce_again.add(number)
+            return False
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(ANNOUNCE_APART_S, self._on_announced, number)
+        self._announced[number] = timer
+        return True
+
+    def _on_announced(self, number: int) -> None:
+        del self._announced[number]
+        name = self._hosts.names[number]
+        again = number in self._announce_again and name in self.now
+        self._announce_again.discard(number)
+        if again:
+            announce = self._may_announce(number)
+            self._tell(number, self.now[name], self.sources[name], announce=announce)
 
     async def _after_leaving(self, number: int) -> None:
         """Once its hosts have given up what they held and resigned: what has the name now."""
@@ -215,6 +241,8 @@ class Network:
         self._closed = True
         for timer in self._demoted.values():
             timer.cancel()
+        for timer in self._announced.values():
+            timer.cancel()
         for task in self._leaving.values():
             task.cancel()
         self._joins.close()
@@ -228,7 +256,13 @@ class Network:
         )
 
     def _tell(
-        self, number: int, interface: Interface, sources: Sources, *, renamed: bool = False
+        self,
+        number: int,
+        interface: Interface,
+        sources: Sources,
+        *,
+        renamed: bool = False,
+        announce: bool = False,
     ) -> None:
         usable = interface.ifindex != 0 and len(interface.mac) == 6
         if number in self._leaving:
@@ -243,6 +277,7 @@ class Network:
                 source6=sources.ipv6,
                 forwards6=sources.forwards6,
                 renamed=renamed,
+                announce=announce,
             )
         )
         appeared = self._appeared.pop(number, None)
@@ -348,6 +383,8 @@ class Network:
             logger.error("%s: not an Ethernet interface, it cannot be used", name)
         if before is not None and before.ifindex != now.ifindex:
             logger.info("%s: interface appeared (ifindex %d)", name, now.ifindex)
+        if before is not None and before.ifindex == now.ifindex:
+            say_place(before, now)
         was_up = before is None or not before.ifindex or before.up  # a new one: if it is down
         if was_up != now.up:
             level = logging.INFO if now.up else logging.WARNING
@@ -367,3 +404,22 @@ class Network:
                 else:
                     kind = socket.AF_INET if family == 4 else socket.AF_INET6
                     logger.info("%s: advertising from %s", name, socket.inet_ntop(kind, source))
+
+
+def is_elsewhere(before: Interface | None, now: Interface) -> bool:
+    """Whether switches and neighbours have to learn anew where an interface is, or its MAC."""
+    if before is None or before.ifindex != now.ifindex:
+        return False  # nobody is MASTER there yet
+    came_up = now.up and not before.up
+    return came_up or (before.mac, before.master) != (now.mac, now.master)
+
+
+def say_place(before: Interface, now: Interface) -> None:
+    """Another MAC, another bridge or bond."""
+    if before.mac != now.mac:
+        logger.info("%s: MAC %s instead of %s", now.name, now.mac.hex(":"), before.mac.hex(":"))
+    if now.master and before.master != now.master:
+        of = name_of(now.master) or f"ifindex {now.master}"
+        logger.warning("%s: is a port of %s now, and its addresses may not answer", now.name, of)
+    elif before.master != now.master:
+        logger.info("%s: is no port of another interface any more", now.name)

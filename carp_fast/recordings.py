@@ -317,9 +317,10 @@ class Writer:
     def _tell_interface(
         self, at_ns: int, number: int, now: dict[str, Any], write: Callable[[int, str], None]
     ) -> None:
-        if self._told.get(number) == now:
+        lasting = {**now, "announce": False}
+        if self._told.get(number) == now == lasting:
             return
-        self._told[number] = now
+        self._told[number] = lasting
         words = ["missing" if not now["ifindex"] else "up" if now["up"] else "down"]
         for key in ("source", "source6"):
             if now[key] is not None:

@@ -182,6 +182,7 @@ class Player:
             "source6": address_bytes(table["source6"]) if "source6" in table else None,
             "forwards6": table.get("forwards6", False),
             "renamed": table.get("renamed", False),
+            "announce": False,
         }
 
     def make_engine(self) -> Engine:
@@ -374,7 +375,7 @@ class Player:
         if words not in (["up"], ["down"]):
             raise ValueError("link: up or down")
         name = self._interface(line)
-        self.interfaces[name]["up"] = words == ["up"]
+        self.interfaces[name].update(up=words == ["up"], announce=False)
         self._tell_interface(line, name)
 
     def _on_interface(self, line: Line, words: list[str]) -> None:

@@ -19,7 +19,7 @@ Inputs, the subject a virtual host unless said:
   hear SOURCE VERDICT               a frame that is refused so; SOURCE may be -
   link up|down                      (an interface)
   interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router] [renamed]
-                                    (likewise; see Engine.set_interface)
+            [announce]              (likewise; see Engine.set_interface)
   demote N | remove | address_lost | verify | announce
   adopt ADDRESS                     the kernel has it already, with our mark
   reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     other keys of the host
@@ -60,7 +60,7 @@ HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses reti
 HOST_KEYS = frozenset(HOST_WORDS.split())
 INTERFACE_KEYS = frozenset(("source", "source6", "mac", "ifindex", "up", "forwards6", "renamed"))
 # Words of an interface's line that stand alone, and the argument of Engine.set_interface.
-INTERFACE_FLAGS = {"router": "forwards6", "renamed": "renamed"}
+INTERFACE_FLAGS = {"router": "forwards6", "renamed": "renamed", "announce": "announce"}
 KEYS = frozenset(
     ("story", "host", "interface", "transcript", "start_ns", "tick_ns", "seed", "turns")
 )

@@ -93,6 +93,7 @@ cdef struct Interface:
     uint8_t has_source6
     uint8_t forwards6               # neighbours are told that a router holds the address
     uint8_t renamed                 # lost its name: hosts give up what they hold there, and resign
+    uint8_t announce                # of an order alone: neighbours have to learn its place anew
     uint8_t mac[6]
     uint8_t source[4]
     uint8_t source6[16]

@@ -18,5 +18,5 @@ cdef dict explained_dict(const VirtualHost* host, int64_t now_ns)
 cdef dict interface_dict(const Interface* interface)
 cdef list rejections_list(const Interface* interface)
 cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,
-                        bytes source6, bint forwards6, bint renamed) except -1
+                        bytes source6, bint forwards6, bint renamed, bint announce) except -1
 cdef int fill_address(Address* to, bytes address, uint8_t prefixlen) except -1

@@ -182,14 +182,14 @@ cdef list rejections_list(const Interface* interface):
 
 
 cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,
-                        bytes source6, bint forwards6, bint renamed) except -1:
+                        bytes source6, bint forwards6, bint renamed, bint announce) except -1:
     """What an interface is like, for one order. Raises ValueError."""
     expect_bytes(mac, (6,), "a MAC")
     expect_bytes(source, (4,), "an IPv4 address")
     expect_bytes(source6, (16,), "an IPv6 address")
     memset(interface, 0, sizeof(Interface))
     interface.ifindex, interface.up = ifindex, up
-    interface.forwards6, interface.renamed = forwards6, renamed
+    interface.forwards6, interface.renamed, interface.announce = forwards6, renamed, announce
     interface.has_source, interface.has_source6 = source is not None, source6 is not None
     memcpy(interface.mac, <const char*>mac, 6)
     if source is not None:
@@ -249,17 +249,18 @@ cdef class Engine:
 
     def set_interface(self, uint16_t number, int64_t now_ns, *, int ifindex=1, bint up=True,
                       bytes mac=b"\x02\0\0\0\0\x01", bytes source=None, bytes source6=None,
-                      bint forwards6=False, bint renamed=False) -> None:
+                      bint forwards6=False, bint renamed=False, bint announce=False) -> None:
         """Tell what an interface is like now; ifindex 0: it does not exist.
 
         `renamed`: it has lost its name. Its hosts leave it as if it was gone, and in order: they
         give up what they hold there and resign. Once that is done, it is told to be gone.
+        `announce`: neighbours find it elsewhere than they think, and every MASTER announces anew.
         """
         cdef Interface interface
         cdef Order order
         if number >= _MAX_INTERFACES:
             raise IndexError(f"interface numbers are below {_MAX_INTERFACES}")
-        fill_interface(&interface, ifindex, up, mac, source, source6, forwards6, renamed)
+        fill_interface(&interface, ifindex, up, mac, source, source6, forwards6, renamed, announce)
         memset(&order, 0, sizeof(order))
         order.kind, order.interface, order.pointer = ORDER_SET_INTERFACE, number, &interface
         obey(&self.core, &order, now_ns)

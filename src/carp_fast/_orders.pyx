@@ -17,11 +17,11 @@ from carp_fast._core cimport (
     Order, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release, engine_schedule,
     engine_set_deadline, engine_try_ready, report_begin, report_end)
 from carp_fast._recorder cimport (
-    Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_DEMOTE, ORDERED_REMOVE,
+    ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_DEMOTE, ORDERED_REMOVE,
     ORDERED_RESIGN, ORDERED_VERIFY, RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
     record_input, recorder_copy)
 from carp_fast._vhid cimport (
-    Address, ANNOUNCE_ON_ORDER, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, FAILED,
+    Address, ANNOUNCE_ON_ORDER, ANNOUNCING, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, FAILED,
     FOREIGN, HELD, IGNORE_LINK,
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
     ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
@@ -270,7 +270,7 @@ cdef void record_interface(Core* core, uint16_t number, const Interface* now,
             slot = core.hosts[slot].next_same
     record = record_input(&core.recorder, RECORD_INTERFACE, NOBODY, number, now_ns)
     record.value, record.state, record.demote = <uint32_t>now.ifindex, now.up, now.forwards6
-    record.detail = RENAMED if now.renamed else 0
+    record.detail = (RENAMED if now.renamed else 0) | (ANNOUNCED_ANEW if now.announce else 0)
     record.advbase, record.advskew = now.has_source, now.has_source6
     memcpy(record.mac, now.mac, 6)
     memcpy(record.source4, now.source, 4)
@@ -290,7 +290,7 @@ cdef void record_order(Core* core, uint8_t ordered, uint32_t slot, int64_t value
 
 
 cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
-    """An interface appeared, vanished, went up or down, or changed its MAC or source."""
+    """An interface appeared, vanished, went up or down, or changed its MAC, place or source."""
     cdef Interface* interface = &core.interfaces[order.interface]
     cdef const Interface* now = <const Interface*>order.pointer
     cdef uint32_t vhid, slot
@@ -317,6 +317,8 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
         while slot != NOBODY:
             build_frames(core, &core.hosts[slot])
             engine_try_ready(core, slot, cause, now_ns)
+            if now.announce and core.hosts[slot].flags & ANNOUNCING:
+                begin_announcing(core, slot, now_ns)
             slot = core.hosts[slot].next_same
 
 

@@ -340,13 +340,13 @@ cdef class Pump:
 
     def set_interface(self, uint16_t number, *, int ifindex, bint up, bytes mac,
                       bytes source=None, bytes source6=None, bint forwards6=False,
-                      bint renamed=False) -> None:
+                      bint renamed=False, bint announce=False) -> None:
         """Tell what an interface is like now; see Engine.set_interface."""
         if number >= MAX_INTERFACES:
             raise IndexError(f"interface numbers are below {MAX_INTERFACES}")
         cdef bytes room = bytes(sizeof(Interface))
         cdef Interface* interface = <Interface*><char*>room
-        fill_interface(interface, ifindex, up, mac, source, source6, forwards6, renamed)
+        fill_interface(interface, ifindex, up, mac, source, source6, forwards6, renamed, announce)
         self.push(ORDER_SET_INTERFACE, 0, number, 0, interface)
         self.keep(room)
 

@@ -33,6 +33,7 @@ cdef enum OrderedKind:
 
 cdef enum InterfaceDetail:          # detail of RECORD_INTERFACE
     RENAMED = 1
+    ANNOUNCED_ANEW = 2
 
 cdef enum:
     PIECE_LENGTH = 60

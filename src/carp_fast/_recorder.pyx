@@ -245,7 +245,8 @@ cdef object record_fields(const Record* record):
                 "mac": (<const char*>record.mac)[:6],
                 "source": (<const char*>record.source4)[:4] if record.advbase else None,
                 "source6": (<const char*>record.address)[:16] if record.advskew else None,
-                "forwards6": bool(record.demote), "renamed": bool(record.detail & RENAMED)}
+                "forwards6": bool(record.demote), "renamed": bool(record.detail & RENAMED),
+                "announce": bool(record.detail & ANNOUNCED_ANEW)}
     if kind == RECORD_ORDERED and record.detail == ORDERED_ADOPT:
         return ORDERED_WORDS[record.detail], (address, record.value)
     if kind == RECORD_ORDERED:
@@ -350,7 +351,8 @@ cdef dict checkpoint_dict(const Checkpoint* checkpoint):
             "mac": (<const char*>checkpoint.mac)[:6],
             "source": (<const char*>checkpoint.source)[:4] if checkpoint.has_source else None,
             "source6": (<const char*>checkpoint.source6)[:16] if checkpoint.has_source6 else None,
-            "forwards6": bool(checkpoint.forwards6), "renamed": bool(checkpoint.renamed)},
+            "forwards6": bool(checkpoint.forwards6), "renamed": bool(checkpoint.renamed),
+            "announce": False},
         "settings": settings_dict(checkpoint), "state": state_dict(checkpoint)}
 
 

@@ -92,3 +92,35 @@ def test_who_steps_down_while_it_waits_is_not_announced() -> None:
     assert announced(engine, TAKEN_NS + SECOND_NS) == []
     engine.set_interface(0, TAKEN_NS + SECOND_NS, source=ip("10.77.0.2"))
     assert announced(engine, TAKEN_NS + SECOND_NS) == []
+
+
+def test_who_is_found_elsewhere_is_announced_anew_and_once_more_later() -> None:
+    engine = masters({(0, vhid): 100 for vhid in range(1, 8)} | {(1, 1): 1})
+    now_ns = TAKEN_NS
+    while now_ns < TAKEN_NS + 4 * SECOND_NS:  # first announcements and their repeats are over
+        now_ns = max(engine.next_deadline_ns() or 0, now_ns + 1)
+        engine.expire(now_ns)
+        announced(engine, now_ns)
+    engine.set_interface(0, now_ns, source=ip("10.77.0.2"), mac=b"\2\0\0\0\0\x55")
+    assert announced(engine, now_ns) == []
+    engine.set_interface(0, now_ns, source=ip("10.77.0.2"), announce=True)
+    assert announced(engine, now_ns) == [0, 1, 2, 3, 4, 5], "paced as all announcements"
+    seen: list[int] = []
+    began_ns = now_ns
+    while now_ns < began_ns + 4 * SECOND_NS:
+        now_ns = max(engine.next_deadline_ns() or 0, now_ns + 1)
+        engine.expire(now_ns)
+        seen += announced(engine, now_ns)
+    assert seen[0] == 6
+    assert sorted(seen) == [0, 1, 2, 3, 4, 5, 6, 6]
+
+
+def test_a_backup_and_who_has_not_announced_yet_announce_nothing_for_that() -> None:
+    engine = masters({(0, 1): 1})
+    engine.add(1, prepared(interface=0, vhid=2, addresses=addresses(2, 1)), TAKEN_NS)
+    script = prepared(interface=0, vhid=3, addresses=addresses(3, 1), announce_on_order=True)
+    engine.add(2, script, START_NS)
+    engine.expire(TAKEN_NS)
+    assert announced(engine, TAKEN_NS) == [0]
+    engine.set_interface(0, TAKEN_NS, source=ip("10.77.0.2"), announce=True)
+    assert announced(engine, TAKEN_NS) == [0], "the up script of the third has not run"

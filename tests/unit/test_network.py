@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -279,6 +280,70 @@ def test_what_has_our_mark_where_an_interface_appears_is_ours(
 
     run(scenario)
     assert caplog.messages.count("eth0: 2 addresses there have our mark, and are ours") == 2
+
+
+def test_who_is_found_elsewhere_is_announced_at_once_and_then_once_a_second(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def there(mac: int = 1, master: int = 0, *, up: bool = True) -> Interface:
+        return Interface(
+            "eth0", 7, MAC[:5] + bytes([mac]), up, interface().addresses, False, master
+        )
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        timers: list[Callable[[], None]] = []
+
+        class Timer:
+            def cancel(self) -> None: ...
+
+        def call_later(delay_s: float, callback: Callable[..., None], *args: Any) -> Timer:
+            assert delay_s == network.ANNOUNCE_APART_S
+            timers.append(partial(callback, *args))
+            return Timer()
+
+        monkeypatch.setattr(loop, "call_later", call_later)
+
+        def announced() -> list[bool]:
+            told = [told[2]["announce"] for told in stage.pump.told]
+            stage.pump.told.clear()
+            return told
+
+        stage.network.on_interface(there())
+        assert announced() == [False], "nobody is MASTER there yet"
+        stage.network.on_interface(there(up=False))
+        assert announced() == [False]
+        stage.network.on_interface(there())
+        stage.network.on_interface(there(2))
+        for flap in range(20):
+            stage.network.on_interface(there(2, up=flap % 2 == 1))
+        stage.names[99] = "br0"
+        stage.network.on_interface(there(2, 99))
+        assert announced() == [True] + [False] * 22
+        # All of that makes one more, with the last of it, when a second is over.
+        timers.pop()()
+        ((_, _, keys),) = stage.pump.told
+        assert (keys["announce"], keys["mac"][5]) == (True, 2)
+        assert announced() == [True]
+        timers.pop()()
+        assert (announced(), timers) == ([], [])
+        stage.network.on_interface(there(2))
+        assert announced() == [True]
+        # An interface that is another one, or has no virtual hosts any more, is no news.
+        stage.network.on_interface(there(3))
+        stage.network.on_interface(interface(8))
+        assert announced() == [False, False]
+        for slot in (0, 1):
+            stage.hosts.give_back(slot)
+        stage.network.on_reload()
+        assert announced() == [False]
+        timers.pop()()
+        assert (announced(), timers) == ([], [])
+
+    run(scenario)
+    assert "eth0: MAC 02:00:00:00:00:02 instead of 02:00:00:00:00:01" in caplog.messages
+    assert "eth0: is a port of br0 now, and its addresses may not answer" in caplog.messages
+    assert "eth0: is no port of another interface any more" in caplog.messages
 
 
 def test_what_scripts_add_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:

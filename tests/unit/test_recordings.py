@@ -123,6 +123,8 @@ def test_an_interface_that_comes_and_goes() -> None:
         (
             "10.5 eth0 link down",
             "12.5 eth0 interface up source 10.77.0.7 source6 fe80::7 router",
+            "17.5 eth0 interface up source 10.77.0.7 source6 fe80::7 router announce",
+            "18.5 eth0 interface up source 10.77.0.7 source6 fe80::7 router announce",
             "20.5 eth0 interface missing",
             "25.5 eth0 interface up source 10.77.0.2 source6 fe80::2 ifindex 9",
             "25.5 eth0/42 adopt 10.77.0.100/24",
@@ -142,6 +144,7 @@ def test_an_interface_that_comes_and_goes() -> None:
     assert " away\n" in text
     assert "eth0/42 adopt 10.77.0.100/24\n" in text
     assert "mac 02:00:00:00:00:01 ifindex 9 renamed\n" in text
+    assert text.count("mac 02:00:00:00:00:01 ifindex 1 router announce\n") == 2
     assert "eth0/42 RESIGN 255/255" in decided
 
 
