@@ -69,13 +69,6 @@ class Identities:
         ]
 
 
-def _keyed_addresses(host: VirtualHost) -> Iterable[tuple[str, str]]:
-    for address in host.addresses:
-        yield "addresses", address
-    for address in host.unsigned_addresses:
-        yield "unsigned_addresses", address
-
-
 def _host_part(address: str) -> str:
     return address.partition("/")[0]
 
@@ -83,7 +76,7 @@ def _host_part(address: str) -> str:
 def repeated_address(host: VirtualHost) -> tuple[str, str] | None:
     """(key, address) of an address that the virtual host holds twice, or that is its peer's."""
     seen = set(host.settings.peers)
-    for key, address in _keyed_addresses(host):
+    for key, address in host.keyed_addresses:
         if _host_part(address) in seen:
             return key, address
         seen.add(_host_part(address))
@@ -96,7 +89,7 @@ def shared_addresses(interfaces: Iterable[Iterable[VirtualHost]]) -> list[Shared
     for hosts in interfaces:
         holders: dict[str, VirtualHost] = {}
         for host in hosts:
-            for key, address in _keyed_addresses(host):
+            for key, address in host.keyed_addresses:
                 holder = holders.setdefault(_host_part(address), host)
                 if holder is host:
                     continue

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ from carp_fast.terminal import (
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from carp_fast.config import Configuration
 
 logger = logging.getLogger(__name__)
 
@@ -144,13 +146,26 @@ def check(config: Path | None) -> None:
         configuration = load(config or DEFAULT_CONFIGURATION)
     except ConfigurationError as error:
         raise Failure(*str(error).splitlines()) from error
-    for warning in configuration.warnings:
+    for warning in (*configuration.warnings, *_warnings_of_host(configuration)):
         click.echo(f"warning: {warning}", err=True)
     planned = plan(configuration)
     header, *rows = planned.rows()
     print_table([name.upper() for name in header], rows)
     for limit in planned.limits:
         print_text(f"limit: {limit}")
+
+
+def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
+    """What does not go with this host as it is now."""
+    from carp_fast import present
+    from carp_fast.interfaces import LinkError, read_interfaces
+
+    try:
+        interfaces = read_interfaces()
+    except (OSError, LinkError) as error:
+        yield f"the interfaces of this host could not be read: {error}"
+        return
+    yield from present.warnings(configuration, interfaces)
 
 
 @main.command()

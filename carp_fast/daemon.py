@@ -23,7 +23,7 @@ from typing import Any
 
 import uvloop
 
-from carp_fast import __version__, addresses, config, recordings, reload, sockets
+from carp_fast import __version__, addresses, config, present, recordings, reload, sockets
 from carp_fast._auth import SHA1_FORM
 from carp_fast._pump import Pump
 from carp_fast.control import ControlError, ControlServer, Handler
@@ -252,6 +252,8 @@ class Daemon:
             self._hosts.take(host)
         recorded = self._state_file.read()
         known = read_interfaces([*self._hosts.names, *recorded])
+        for warning in present.warnings(self.configuration, known, foreign=False):
+            logger.warning("%s", warning)
         left = self._remove_leftovers(known, recorded)
         known = {name: without_marked(interface) for name, interface in known.items()}
         self._record(by_interface(self.configuration.virtual_hosts), left)

@@ -146,7 +146,7 @@ class Explanations:
         now = self._network.now.get(name)
         if now is None or not now.ifindex:
             return "missing"
-        if len(now.mac) != 6:
+        if not now.is_ethernet:
             return "unusable"
         return "up" if now.up else "down"
 

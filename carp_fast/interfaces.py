@@ -40,6 +40,7 @@ SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
 IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 29, 8
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
 NETCONFA_IFINDEX = 1
+ARPHRD_ETHER = 1  # the hardware type of Ethernet
 FORWARDING6 = Path("/proc/sys/net/ipv6/conf")
 # IFF_LOWER_UP is the carrier, IFF_RUNNING an operational state that lets traffic pass.
 IFF_PASSES = 0x1 | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP
@@ -69,6 +70,7 @@ class Interface(msgspec.Struct, frozen=True):
     interface have another length, or none.  `up` says that it is administratively up, has carrier,
     and its operational state lets traffic pass.  `forwards6`: it forwards IPv6, as a router does.
     `master`: the ifindex of the bridge or bond that it is a port of, or 0.
+    `kind` is its hardware type, ARPHRD_*.
     """
 
     name: str
@@ -78,6 +80,12 @@ class Interface(msgspec.Struct, frozen=True):
     addresses: tuple[InterfaceAddress, ...]
     forwards6: bool = False
     master: int = 0
+    kind: int = ARPHRD_ETHER
+
+    @property
+    def is_ethernet(self) -> bool:
+        """Whether it has what CARP needs: Ethernet's frames and a MAC. Loopback has but a MAC."""
+        return self.kind == ARPHRD_ETHER and len(self.mac) == 6
 
 
 class LinkError(Exception):
@@ -89,7 +97,8 @@ class Link(NamedTuple):
     name: str
     mac: bytes
     up: bool
-    master: int
+    master: int = 0
+    kind: int = ARPHRD_ETHER
 
 
 def absent(name: str) -> Interface:
@@ -97,13 +106,13 @@ def absent(name: str) -> Interface:
     return Interface(name, 0, b"", False, ())
 
 
-def read_interfaces(names: Iterable[str]) -> dict[str, Interface]:
+def read_interfaces(names: Iterable[str] | None = None) -> dict[str, Interface]:
     """Reads these interfaces now, in the calling thread's network namespace, all addresses with
-    them.  Every name is in the answer, in this order.  Raises LinkError.
+    them; None: all that exist.  Every name is in the answer, in this order.  Raises LinkError.
     """
     with KernelReader() as kernel:
         links = {link.name: link for link in kernel.links()}
-        wanted = {name: links.get(name) for name in names}
+        wanted = {name: links.get(name) for name in (links if names is None else names)}
         addresses = kernel.addresses({link.ifindex for link in wanted.values() if link})
     return {name: as_interface(name, link, addresses) for name, link in wanted.items()}
 
@@ -131,7 +140,7 @@ def as_interface(
         return absent(name)
     there = addresses.get(link.ifindex, ())
     forwards = forwards6(name)
-    return Interface(name, link.ifindex, link.mac, link.up, there, forwards, link.master)
+    return Interface(name, link.ifindex, link.mac, link.up, there, forwards, link.master, link.kind)
 
 
 def name_of(ifindex: int) -> str | None:
@@ -176,6 +185,7 @@ def decode_link(message: bytes) -> Link | None:
         mac=bytes.fromhex(mac.replace(":", "")),
         up=decoded["flags"] & IFF_PASSES == IFF_PASSES,
         master=int(decoded.get_attr("IFLA_MASTER") or 0),
+        kind=int(decoded["ifi_type"]),
     )
 
 

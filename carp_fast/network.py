@@ -264,7 +264,7 @@ class Network:
         renamed: bool = False,
         announce: bool = False,
     ) -> None:
-        usable = interface.ifindex != 0 and len(interface.mac) == 6
+        usable = interface.ifindex != 0 and interface.is_ethernet
         if number in self._leaving:
             return
         self._orders.post(
@@ -379,7 +379,7 @@ class Network:
             elif before.ifindex:
                 logger.warning("%s: interface disappeared, waiting for it", name)
             return
-        if len(now.mac) != 6 and (before is None or before.mac != now.mac):
+        if not now.is_ethernet and (before is None or before.ifindex != now.ifindex):
             logger.error("%s: not an Ethernet interface, it cannot be used", name)
         if before is not None and before.ifindex != now.ifindex:
             logger.info("%s: interface appeared (ifindex %d)", name, now.ifindex)

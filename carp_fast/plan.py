@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from carp_fast.config import Configuration, VirtualHost
+from carp_fast.interfaces import ARPHRD_ETHER
 from carp_fast.limits import Demand, Kernel, passed, read_kernel
 
 SYSCTL = Path("/proc/sys")
@@ -28,11 +29,14 @@ IFF_RUNNING = 0x40
 
 
 class InterfaceFacts(msgspec.Struct, frozen=True):
-    """An interface that exists. `up`: set up and with carrier; `mac`: "02:00:00:00:00:01"."""
+    """An interface that exists. `up`: set up and with carrier; `mac`: "02:00:00:00:00:01";
+    `kind`: its hardware type, ARPHRD_*.
+    """
 
     ifindex: int
     up: bool
     mac: str
+    kind: int = ARPHRD_ETHER
 
 
 class InterfacePlan(msgspec.Struct, frozen=True):
@@ -79,6 +83,8 @@ class Plan(msgspec.Struct, frozen=True):
         ]
         for item in self.interfaces:
             link = "missing" if item.facts is None else "up" if item.facts.up else "down"
+            if item.facts is not None and item.facts.kind != ARPHRD_ETHER:
+                link = "not Ethernet"
             own = "" if item.facts is None else f" ({item.facts.mac})"
             rows.append(
                 (
@@ -218,7 +224,8 @@ def interface_facts(name: str) -> InterfaceFacts | None:
         return None
     (bits,) = struct.unpack_from("H", flags, 16)
     up = bits & IFF_UP != 0 and bits & IFF_RUNNING != 0
-    return InterfaceFacts(ifindex, up, hardware[18:24].hex(":"))
+    (kind,) = struct.unpack_from("H", hardware, 16)
+    return InterfaceFacts(ifindex, up, hardware[18:24].hex(":"), kind)
 
 
 def _read_number(path: Path, default: int) -> int:

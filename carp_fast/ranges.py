@@ -14,10 +14,13 @@ from typing import Any
 from carp_fast.rules import (
     FAMILIES,
     INTERFACE_NAME_BYTES,
+    LOOPBACK_INTERFACE,
     Family,
     Refused,
     address_bytes,
     address_text,
+    check_host_bits,
+    host_bits,
     plain_text,
 )
 from carp_fast.settings import MAX_INTERFACES, as_shown
@@ -71,6 +74,8 @@ def named_interfaces(value: Any) -> Interfaces:
             raise Refused(f"{as_shown(name)} has {len(name.encode())} bytes; allowed: {allowed}")
         if name in {".", ".."} or any(c in "/: " or not c.isprintable() for c in name):
             raise Refused(f"{as_shown(name)} is no interface name; allowed: {allowed}")
+        if name == LOOPBACK_INTERFACE:
+            raise Refused("is the loopback interface, which no other host is on; allowed: Ethernet")
         named.append((name, number))
     return named
 
@@ -107,20 +112,22 @@ def _address(text: str) -> str:
         raise Refused(family.not_held)
     if family.size == 16:
         host = address_text(address)  # of the many ways to write one, this; IPv4 has but one
-    return host + _prefix(slash + prefix, family)
+    suffix = _prefix(slash + prefix, family)
+    check_host_bits(int.from_bytes(address), host_bits(family, int(suffix[1:])))
+    return host + suffix
 
 
 class Template:
     """One item of `addresses`: constant, or a text to fill in for each virtual host."""
 
-    __slots__ = ("base", "constant", "failed", "family", "field", "suffix", "text")
+    __slots__ = ("base", "bits", "constant", "failed", "family", "field", "suffix", "text")
 
     def __init__(self, text: str, numbered: bool) -> None:
         self.text = text
         self.failed = False  # said once, however many virtual hosts it fails for
         self.constant = ""
         self.field = self.suffix = ""
-        self.base = 0
+        self.base = self.bits = 0
         self.family = FAMILIES[4]
         fields = IN_BRACES.findall(text)
         names = [field.rpartition("+")[2] for field in fields]
@@ -147,6 +154,7 @@ class Template:
         self.family = _family(match[1])
         self.field = match[2]
         self.suffix = _prefix(self.text[len(first) :], self.family)
+        self.bits = host_bits(self.family, int(self.suffix[1:]))
 
     def at(self, vhid: int, number: int | None, index: int) -> str:
         """The address of one virtual host, as "192.0.2.10/24" or "2001:db8::10/64"."""
@@ -159,7 +167,14 @@ class Template:
             except Refused as refused:
                 raise Refused(f"{as_shown(filled)} {refused}") from None
         added = index if self.field == "index" else vhid if self.field == "vhid" else number
-        return self.family.text(self.base + (added or 0)) + self.suffix
+        value = self.base + (added or 0)
+        text = self.family.text(value) + self.suffix
+        if self.bits and value & self.bits in (0, self.bits):
+            try:
+                check_host_bits(value, self.bits)
+            except Refused as refused:
+                raise Refused(f"{text} {refused}") from None
+        return text
 
 
 def item_parsers(numbered: bool) -> dict[str, Callable[[Any], Sequence[Any]]]:

@@ -122,13 +122,16 @@ def _preempt(value: Any) -> Any:
 # --- addresses ----------------------------------------------------------------------------------
 
 
-UNSPECIFIED4, BROADCAST4 = bytes(4), b"\xff" * 4
+# 0.0.0.0/8 is this network, 127.0.0.0/8 loopback; from 224.0.0.0 on groups, reserved, broadcast.
+THIS_NETWORK4, LOOPBACK4, MULTICAST4 = 0, 127, 224
 LOOPBACK6 = bytes(15) + b"\1"  # all that is lower is unspecified
 MAPPED6 = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, IPv4 in the clothes of IPv6
+LOOPBACK_INTERFACE = "lo"
+POINT_TO_POINT4 = 31  # from this prefix length on every address is a host's (RFC 3021)
 
 
 def _holds_ipv4(address: bytes) -> bool:
-    return address not in (UNSPECIFIED4, BROADCAST4)
+    return address[0] not in (THIS_NETWORK4, LOOPBACK4) and address[0] < MULTICAST4
 
 
 def _holds_ipv6(address: bytes) -> bool:
@@ -168,7 +171,8 @@ FAMILIES = {
         "255.255.255.255",
         "192.0.2.10/24",
         _holds_ipv4,
-        "is no address of a host; allowed: any but 0.0.0.0 and 255.255.255.255",
+        "is no address of a host; allowed: any but 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 and"
+        " 240.0.0.0/4",
     ),
     6: Family(
         int(socket.AF_INET6),
@@ -197,10 +201,24 @@ def address_text(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
+def host_bits(family: Family, prefixlen: int) -> int:
+    """The bits of a host in an IPv4 prefix, which are neither all 0 nor all 1; 0: they may be."""
+    return (1 << 32 - prefixlen) - 1 if family.size == 4 and prefixlen < POINT_TO_POINT4 else 0
+
+
+def check_host_bits(value: int, bits: int) -> None:
+    """Raises Refused for the network or the broadcast address of a prefix, see host_bits()."""
+    if bits and value & bits in (0, bits):
+        which = "broadcast" if value & bits else "network"
+        first, last = ((value & ~bits) + 1).to_bytes(4), ((value | bits) - 1).to_bytes(4)
+        raise Refused(
+            f"is the {which} address of its prefix; allowed: an address from"
+            f" {address_text(first)} to {address_text(last)}, or the prefix length 31 or 32"
+        )
+
+
 def _is_unicast(address: bytes) -> bool:
-    if len(address) == 4:
-        return address != UNSPECIFIED4 and address[0] < 0xE0 and address[0] != 127
-    return _holds_ipv6(address)
+    return _holds_ipv4(address) if len(address) == 4 else _holds_ipv6(address)
 
 
 def _host_address(value: Any, allowed: str) -> bytes:

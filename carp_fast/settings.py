@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,6 +129,14 @@ class VirtualHost(msgspec.Struct, frozen=True, gc=False):
         destination in common.
         """
         return self.interface, self.destinations, self.vhid
+
+    @property
+    def keyed_addresses(self) -> Iterator[tuple[str, str]]:
+        """(key, address) of every address that it holds, signed or not."""
+        for address in self.addresses:
+            yield "addresses", address
+        for address in self.unsigned_addresses:
+            yield "unsigned_addresses", address
 
     @property
     def name(self) -> str:

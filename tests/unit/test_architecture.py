@@ -113,7 +113,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "lab", "ucarp_scripts"),
     ("listen", "verdicts", "backends", "guard", "streams"),
-    ("hooks", "orders", "hosts", "plan", "links", "measurements", "explain_text", "replay"),
+    (
+        "hooks",
+        "orders",
+        "hosts",
+        "plan",
+        "links",
+        "measurements",
+        "explain_text",
+        "replay",
+        "present",
+    ),
     ("limits",),
     (
         "control",

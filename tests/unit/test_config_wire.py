@@ -24,7 +24,11 @@ GROUP = "must be an IPv4 multicast group (224.0.0.0/4)"
 GROUP6 = 'must be an IPv6 multicast group (ff00::/8), on the link best: "ff02::12"'
 SOURCE = "must be an address of a host, without prefix, or a list of one for each family"
 PEERS = "must be a list of at most 16 addresses of other hosts, without prefix"
-RESERVED = "is no address of a host; allowed: any but 0.0.0.0 and 255.255.255.255"
+RESERVED = (
+    "is no address of a host; allowed: any but 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 and 240.0.0.0/4"
+)
+ENDS, OR_31 = "address of its prefix; allowed: an address from", ", or the prefix length 31 or 32"
+OF_24 = f"{ENDS} 192.0.2.1 to 192.0.2.254{OR_31}"
 RESERVED6 = "is no address of a host; allowed: any but ::, ::1, ff00::/8 and ::ffff:0:0/96"
 NUMBER = '{number} needs an interface with a range, such as "vlan[100-163]"'
 MAC = 'must be the MAC of a host such as "02:00:00:00:00:01"'
@@ -41,7 +45,31 @@ KEY_FAULTS = [
     ("addresses", '"192.0.2.1/255.255.255.0"', f"has no prefix length from 1 to 32; {EXAMPLE}"),
     ("addresses", '"{192.0.2.1+index}24"', f"has no prefix length from 1 to 32; {EXAMPLE}"),
     ("addresses", '"0.0.0.0/8"', RESERVED),
+    ("addresses", '"0.1.2.3"', RESERVED),
+    ("addresses", '"127.0.0.1"', RESERVED),
+    ("addresses", '"127.255.255.254/8"', RESERVED),
+    ("addresses", '"224.0.0.18"', RESERVED),
+    ("addresses", '"239.255.255.255/32"', RESERVED),
+    ("addresses", '"240.0.0.1"', RESERVED),
     ("addresses", '"255.255.255.255"', RESERVED),
+    ("unsigned_addresses", '"127.0.0.1"', RESERVED),
+    ("addresses", '"192.0.2.0/24"', f"is the network {OF_24}"),
+    ("addresses", '"192.0.2.255/24"', f"is the broadcast {OF_24}"),
+    ("unsigned_addresses", '"192.0.2.255/24"', f"is the broadcast {OF_24}"),
+    ("addresses", '"10.0.0.0/8"', f"is the network {ENDS} 10.0.0.1 to 10.255.255.254{OR_31}"),
+    ("addresses", '"192.0.2.7/30"', f"is the broadcast {ENDS} 192.0.2.5 to 192.0.2.6{OR_31}"),
+    ("addresses", '"128.0.0.0/1"', f"is the network {ENDS} 128.0.0.1 to 255.255.255.254{OR_31}"),
+    (
+        "addresses",
+        '"192.0.{vhid}.0/24"',
+        f'for eth0/7: "192.0.7.0/24" is the network {ENDS} 192.0.7.1 to 192.0.7.254{OR_31}',
+    ),
+    (
+        "addresses",
+        '"{192.0.2.248+vhid}/24"',
+        f"for eth0/7: 192.0.2.255/24 is the broadcast {OF_24}",
+    ),
+    ("addresses", '"{126.255.255.255+vhid}"', f"for eth0/7: 127.0.0.6 {RESERVED}"),
     ("addresses", '"2001:db8::g/64"', f"{NO_ADDRESS}{EXAMPLE6}"),
     ("addresses", '"2001:db8::10/129"', f"has no prefix length from 1 to 128; {EXAMPLE6}"),
     ("addresses", '"2001:db8::10/0"', f"has no prefix length from 1 to 128; {EXAMPLE6}"),
@@ -90,6 +118,8 @@ KEY_FAULTS = [
     ("source", '"224.0.0.1"', f"{NOT_A_HOST}{SOURCE}"),
     ("source", '"0.0.0.0"', f"{NOT_A_HOST}{SOURCE}"),
     ("source", '"127.0.0.1"', f"{NOT_A_HOST}{SOURCE}"),
+    ("source", '"0.0.0.1"', f"{NOT_A_HOST}{SOURCE}"),
+    ("source", '"240.0.0.1"', f"{NOT_A_HOST}{SOURCE}"),
     ("source", '"ff02::1"', f"{NOT_A_HOST}{SOURCE}"),
     ("source", '"fe80::1%eth0"', f"{SCOPE}{SOURCE}"),
     ("source", '["192.0.2.1", "192.0.2.2"]', f"has two of one family; {SOURCE}"),
@@ -221,6 +251,27 @@ def test_an_address_that_repeats_in_another_form(tmp_path: Path) -> None:
         f'{TABLE}addresses = "2001:db8::1/128": eth0/7 holds it twice; allowed: once, signed or '
         "unsigned"
     ]
+
+
+HELD = (
+    "192.0.2.0/31 192.0.2.255/31 192.0.2.0/32 192.0.2.255 10.0.1.0/16 1.0.0.1/8 126.255.255.254"
+    " 223.255.255.254 128.0.0.1/1 2001:db8::/64 2001:db8::ff/120"
+)
+
+
+@pytest.mark.parametrize("address", HELD.split())
+def test_an_address_that_a_host_can_have(tmp_path: Path, address: str) -> None:
+    made = only(tmp_path, host(addresses=f'"{address}"'))
+    assert made.addresses == (address if "/" in address else f"{address}/32",)
+
+
+@pytest.mark.parametrize("interface", ['"lo"', '["eth0", "lo"]'])
+def test_the_loopback_interface(tmp_path: Path, interface: str) -> None:
+    assert fault_lines(write(tmp_path, host(interface=interface))) == [
+        f'{TABLE}interface = "lo": is the loopback interface, which no other host is on; allowed:'
+        " Ethernet"
+    ]
+    assert only(tmp_path, host(interface='"lo0"')).interface == "lo0"
 
 
 def test_an_ipv6_address_that_two_virtual_hosts_hold(tmp_path: Path) -> None:

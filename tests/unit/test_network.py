@@ -514,6 +514,23 @@ def test_the_engine_says_whether_an_ipv6_address_was_lost(
     assert "address_lost: 2001:db8::1/64" in caplog.messages[-1]
 
 
+@pytest.mark.parametrize(("mac", "kind"), [(b"", 65534), (bytes(6), 772), (bytes(20), 32)])
+def test_an_interface_that_is_not_ethernet_is_not_used(
+    stage: Stage, caplog: pytest.LogCaptureFixture, mac: bytes, kind: int
+) -> None:
+    odd = Interface("eth0", 8, mac, True, interface().addresses, kind=kind)
+
+    async def scenario() -> None:
+        for before in (absent("eth0"), odd, odd, interface(), odd):
+            stage.network.on_interface(before)
+        words = [keys["ifindex"] for word, _, keys in stage.pump.told if word == "interface"]
+        assert words == [0, 0, 0, 7, 0]
+
+    run(scenario)
+    message = "eth0: not an Ethernet interface, it cannot be used"
+    assert caplog.messages.count(message) == 2
+
+
 def test_ipv6_addresses_are_tried_again_once_the_interface_has_ipv6(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -150,6 +150,12 @@ def test_a_link_that_is_down(configuration: Configuration) -> None:
     assert [row[1] for row in rows[1:3]] == ["down", "down"]
 
 
+def test_a_link_that_is_not_ethernet(configuration: Configuration) -> None:
+    tunnel = InterfaceFacts(ifindex=3, up=True, mac="00:00:00:00:00:00", kind=65534)
+    rows = plan(configuration, lambda _: tunnel, KERNEL).rows()
+    assert [row[1] for row in rows[1:3]] == ["not Ethernet", "not Ethernet"]
+
+
 @pytest.mark.parametrize("path", ["packet", "raw"])
 def test_the_configured_receive_path_is_the_reason(tmp_path: Path, path: str, sysctl: Path) -> None:
     forward(sysctl, "ipv4", "eth1")
@@ -242,6 +248,7 @@ def test_facts_come_from_the_kernel(configuration: Configuration) -> None:
     loopback = interface_facts("lo")
     assert loopback is not None
     assert (loopback.ifindex, loopback.mac) == (1, "00:00:00:00:00:00")
+    assert loopback.kind == 772  # ARPHRD_LOOPBACK
     flags = int(Path("/sys/class/net/lo/flags").read_text(), 16)
     assert loopback.up is bool(flags & 1)
     assert interface_facts("no-such-if") is None

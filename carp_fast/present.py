@@ -1,0 +1,97 @@
+"""What is on this host already, compared with a configuration: warnings of `check` and `run`.
+
+Addresses that are there and not ours, ends of the prefixes that an interface has, interfaces that
+are not Ethernet. Reads, and changes nothing. Must not know a running daemon, nor how a warning is
+printed; what a configuration says without a host is in rules.py and doubts.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from carp_fast.addresses import split, text
+from carp_fast.config import Configuration
+from carp_fast.doubts import Doubts
+from carp_fast.interfaces import OWN_PROTOCOL, Interface
+from carp_fast.rules import POINT_TO_POINT4
+from carp_fast.settings import Fault, Origin, as_shown
+
+
+class There(NamedTuple):
+    """An address that an interface has."""
+
+    interface: str
+    text: str  # with its prefix length
+
+
+def foreign_addresses(interfaces: Iterable[Interface]) -> dict[bytes, list[There]]:
+    """Addresses without our mark, by their 4 or 16 bytes: where they are."""
+    found: dict[bytes, list[There]] = {}
+    for interface in interfaces:
+        for each in interface.addresses:
+            if each.protocol != OWN_PROTOCOL:
+                there = There(interface.name, text(each.address, each.prefixlen))
+                found.setdefault(each.address, []).append(there)
+    return found
+
+
+def prefix_ends(interface: Interface) -> dict[bytes, str]:
+    """The network and broadcast addresses of an interface's IPv4 prefixes, and what each is."""
+    ends: dict[bytes, str] = {}
+    for each in interface.addresses:
+        if each.family == 4 and each.prefixlen < POINT_TO_POINT4 and each.protocol != OWN_PROTOCOL:
+            bits = (1 << 32 - each.prefixlen) - 1
+            value, prefix = int.from_bytes(each.address), text(each.address, each.prefixlen)
+            ends[(value & ~bits).to_bytes(4)] = f"network address of {prefix}"
+            ends[(value | bits).to_bytes(4)] = f"broadcast address of {prefix}"
+    return ends
+
+
+def warnings(
+    configuration: Configuration, interfaces: Mapping[str, Interface], *, foreign: bool = True
+) -> Iterator[str]:
+    """A line like that of a fault for each thing that does not go with this host.
+
+    `interfaces`: those that exist, by name; `foreign`: tell addresses that are there and not ours,
+    too. Without marks (before Linux 5.18) an address that a running daemon of this configuration
+    holds looks like anybody's.
+    """
+    there = foreign_addresses(interfaces.values()) if foreign else {}
+    ends = {name: prefix_ends(interface) for name, interface in interfaces.items()}
+    tables: dict[Origin, Doubts] = {}
+    odd: dict[tuple[Origin, str], Interface] = {}
+    for host in configuration.virtual_hosts:
+        interface = interfaces.get(host.interface)
+        if interface is not None and interface.ifindex and not interface.is_ethernet:
+            odd[host.settings.origin, host.interface] = interface
+        ends_here = ends.get(host.interface, {})
+        if not there and not ends_here:
+            continue
+        doubts = tables.setdefault(host.settings.origin, Doubts())
+        for key, address in host.keyed_addresses:
+            data, _ = split(address)
+            if data in there and host.settings.manage_addresses:
+                doubts.add("foreign", host, key, address, _said_of(there[data]))
+            if data in ends_here:
+                said = f"is the {ends_here[data]} on {host.interface}"
+                doubts.add("end", host, key, address, f"{said}; allowed: an address of a host")
+    for (origin, name), interface in odd.items():
+        said = (
+            f"is not Ethernet (hardware type {interface.kind}): CARP needs a MAC, and the virtual"
+            " hosts there stay INIT; allowed: an Ethernet interface"
+        )
+        yield str(Fault(origin.file, origin.table or None, "interface", as_shown(name), said))
+    for origin, doubts in tables.items():
+        for doubt in doubts.found:
+            shown = as_shown(doubt.address)
+            yield str(Fault(origin.file, origin.table or None, doubt.key, shown, doubt.text))
+
+
+def _said_of(there: list[There]) -> str:
+    where = ", ".join(f"{each.interface} ({each.text})" for each in there)
+    return (
+        f"is on this host already, and carp-fast did not add it: {where}; it is left alone"
+        " (address_foreign), also while another host is MASTER; allowed: an address that nobody"
+        " else adds"
+    )
