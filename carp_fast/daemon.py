@@ -33,6 +33,7 @@ from carp_fast.hosts import STATES, Hosts, LimitReached, by_interface
 from carp_fast.interfaces import (
     Interface,
     LinkError,
+    absent,
     read_every_interface,
     read_interfaces,
     without_marked,
@@ -119,6 +120,7 @@ class Daemon:
         self.configuration = configuration
         self._pid_file = pid_file
         self._pid_written = False
+        self._pumping = False  # the pump was started: virtual hosts may be MASTER
         self._links: LinkMonitor | None = None
         self._notifier: Notifier | None = None
         self._serving = asyncio.Event()  # started, and not yet closed
@@ -147,9 +149,11 @@ class Daemon:
         try:
             self._open()
             try:
-                await self._start()
-                await self._stop.wait()
-                await self._resign()
+                try:
+                    await self._start()
+                    await self._stop.wait()
+                finally:
+                    await self._end()
             finally:
                 self._close()
         except (LinkError, LimitReached, HookError) as error:
@@ -251,14 +255,17 @@ class Daemon:
         for host in hosts:
             self._hosts.take(host)
         recorded = self._state_file.read()
-        known = read_interfaces([*self._hosts.names, *recorded])
-        for warning in present.warnings(self.configuration, known, foreign=False):
+        there = read_interfaces()
+        for warning in present.warnings(self.configuration, there, followed=self._hosts.names):
             logger.warning("%s", warning)
+        known = {name: there.get(name) or absent(name) for name in (*self._hosts.names, *recorded)}
         left = self._remove_leftovers(known, recorded)
         known = {name: without_marked(interface) for name, interface in known.items()}
         self._record(by_interface(self.configuration.virtual_hosts), left)
+        self._write_pid()
         self._start_notifier()
         self._start_pump(daemon.pump)
+        self._pumping = True
         for name in self._hosts.names:
             self._network.on_interface(known[name])
         await self._orders.done()
@@ -271,8 +278,10 @@ class Daemon:
             self._netlink.getsockname()[0],
             on_overrun=self._network.on_overrun,
         )
-        self._links.start({name: known[name] for name in self._hosts.names})
-        self._write_pid()
+        try:
+            self._links.start({name: known[name] for name in self._hosts.names})
+        except OSError as error:
+            raise StartError(f"cannot follow links: {error.strerror}") from error
         gc.collect()
         gc.freeze()  # what was loaded stays: a collection need not walk it again
         give_back_memory()
@@ -541,6 +550,13 @@ class Daemon:
         self.configuration = new
 
     # -- end
+
+    async def _end(self) -> None:
+        """Gives up what was begun, however far the start came: nothing is left behind."""
+        if self._pumping:
+            await self._resign()
+        elif self._notifier is not None:
+            await self._notifier.stop()
 
     async def _resign(self) -> None:
         """Every MASTER removes its addresses, then resigns; the down hooks run."""

@@ -7,7 +7,7 @@ printed; what a configuration says without a host is in rules.py and doubts.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from carp_fast.addresses import split, text
@@ -49,15 +49,18 @@ def prefix_ends(interface: Interface) -> dict[bytes, str]:
 
 
 def warnings(
-    configuration: Configuration, interfaces: Mapping[str, Interface], *, foreign: bool = True
+    configuration: Configuration,
+    interfaces: Mapping[str, Interface],
+    *,
+    followed: Container[str] = (),
 ) -> Iterator[str]:
     """A line like that of a fault for each thing that does not go with this host.
 
-    `interfaces`: those that exist, by name; `foreign`: tell addresses that are there and not ours,
-    too. Without marks (before Linux 5.18) an address that a running daemon of this configuration
-    holds looks like anybody's.
+    `interfaces`: all that exist, by name; `followed`: those whose foreign addresses are told while
+    the daemon runs. Without marks (before Linux 5.18) an address that a running daemon of this
+    configuration holds looks like anybody's.
     """
-    there = foreign_addresses(interfaces.values()) if foreign else {}
+    there = foreign_addresses(e for name, e in interfaces.items() if name not in followed)
     ends = {name: prefix_ends(interface) for name, interface in interfaces.items()}
     tables: dict[Origin, Doubts] = {}
     odd: dict[tuple[Origin, str], Interface] = {}

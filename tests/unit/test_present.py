@@ -26,10 +26,12 @@ def there(name: str, *addresses: str, protocol: int = 0) -> Interface:
     return Interface(name, 7, MAC, True, tuple(found))
 
 
-def lines(directory: Path, text: str, *present_ones: Interface, foreign: bool = True) -> list[str]:
+def lines(
+    directory: Path, text: str, *present_ones: Interface, followed: tuple[str, ...] = ()
+) -> list[str]:
     configuration = read(directory, text)
     by_name = {each.name: each for each in present_ones}
-    found = present.warnings(configuration, by_name, foreign=foreign)
+    found = present.warnings(configuration, by_name, followed=followed)
     return [line.replace(str(configuration.path), "FILE") for line in found]
 
 
@@ -61,7 +63,7 @@ def test_an_address_of_the_host_itself(
     assert lines(tmp_path, text, there(interface, on_host)) == [
         foreign(f'{key} = "{address}": of eth0/7', f"{interface} ({on_host})")
     ]
-    assert lines(tmp_path, text, there(interface, on_host), foreign=False) == []
+    assert lines(tmp_path, text, there(interface, on_host), followed=(interface,)) == []
     # What carries our mark was added by a daemon of ours.
     assert lines(tmp_path, text, there(interface, on_host, protocol=OWN_PROTOCOL)) == []
 
@@ -86,8 +88,8 @@ def test_addresses_are_told_once_a_table(tmp_path: Path) -> None:
 def test_an_end_of_a_prefix_of_its_interface(tmp_path: Path, address: str, which: str) -> None:
     text = host(addresses=f'"{address}"')
     for own in ("192.0.2.1/24", "192.0.2.200/24"):
-        for told in (True, False):
-            assert lines(tmp_path, text, there("eth0", own), foreign=told) == [
+        for followed in ((), ("eth0",)):
+            assert lines(tmp_path, text, there("eth0", own), followed=followed) == [
                 f'{TABLE}addresses = "{address}/32": of eth0/7 is the {which} address of {own} on'
                 " eth0; allowed: an address of a host"
             ]
