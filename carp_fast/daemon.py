@@ -34,7 +34,6 @@ from carp_fast.interfaces import (
     Interface,
     LinkError,
     absent,
-    read_every_interface,
     read_interfaces,
     without_marked,
 )
@@ -331,7 +330,7 @@ class Daemon:
         left = addresses.leftovers(known.values(), configured, recorded)
         lost = [name for name, interface in known.items() if not interface.ifindex]
         if lost:
-            left += addresses.strays(read_every_interface(), lost, configured, recorded)
+            left += addresses.strays(read_interfaces().values(), lost, configured, recorded)
         if not left:
             return {}
         errors = self._pump.remove_addresses(

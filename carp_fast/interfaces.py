@@ -117,16 +117,6 @@ def read_interfaces(names: Iterable[str] | None = None) -> dict[str, Interface]:
     return {name: as_interface(name, link, addresses) for name, link in wanted.items()}
 
 
-def read_every_interface() -> list[Interface]:
-    """Reads every interface of the calling thread's namespace, with its addresses. Raises
-    LinkError.
-    """
-    with KernelReader() as kernel:
-        links = kernel.links()
-        addresses = kernel.addresses({link.ifindex for link in links})
-    return [as_interface(link.name, link, addresses) for link in links]
-
-
 def without_marked(interface: Interface) -> Interface:
     """The same without the addresses that carry our mark."""
     others = tuple(each for each in interface.addresses if each.protocol != OWN_PROTOCOL)
