@@ -18,6 +18,7 @@ MODULES = (
     "_recorder",
     "_core",
     "_receive",
+    "_lanes",
     "_actions",
     "_orders",
     "_prepared",

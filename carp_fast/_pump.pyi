@@ -6,6 +6,8 @@ from typing import Any, Self
 from typing_extensions import disjoint_base
 
 from carp_fast._engine import _Record, _Report
+from carp_fast._lanes import COVERAGE_WORDS as COVERAGE_WORDS
+from carp_fast._lanes import LANE_WORDS as LANE_WORDS
 from carp_fast._prepared import PreparedHost
 from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
 
@@ -17,7 +19,7 @@ HOSTS_A_SNAPSHOT: int
 class Pump:
     def __new__(
         cls,
-        receivers: Iterable[tuple[str, int]],
+        receivers: Iterable[tuple[str, int] | tuple[str, int, str]],
         send_fd: int,
         netlink_fd: int,
         templates: Mapping[tuple[int, bool] | tuple[int, bool, str], tuple[bytes, bytes]],
@@ -38,6 +40,7 @@ class Pump:
     def room(self) -> int: ...
     def mark(self, when_idle: bool = False) -> int: ...
     def set_raw(self, raw4_fd: int, raw6_fd: int) -> None: ...
+    def cover(self, coverage: str) -> None: ...
     def add(self, slot: int, prepared: PreparedHost) -> None: ...
     def replace(self, slot: int, prepared: PreparedHost, grace_ns: int) -> None: ...
     def remove(self, slot: int) -> None: ...

@@ -37,6 +37,7 @@ from carp_fast.interfaces import (
     read_interfaces,
     without_marked,
 )
+from carp_fast.lanes import Lanes
 from carp_fast.links import LinkMonitor
 from carp_fast.network import Network
 from carp_fast.orders import Orders
@@ -196,11 +197,11 @@ class Daemon:
         self._receive = receive_path(self.configuration)
         self._record_capacity = recordings.capacity(self.configuration.daemon.record, len(hosts))
         try:
-            self._receivers = sockets.open_receivers(self._receive[0], rate)
+            self._lanes = Lanes(self._receive[0], rate)
             self._sender = sockets.open_sender()
             self._netlink = sockets.open_netlink()
             self._pump = Pump(
-                [(kind, sock.fileno()) for kind, sock in self._receivers.items()],
+                self._lanes.receivers,
                 self._sender.fileno(),
                 self._netlink.fileno(),
                 addresses.templates(),
@@ -211,12 +212,14 @@ class Daemon:
         except OSError as error:
             raise StartError(f"cannot open a socket: {error.strerror}") from error
         self._orders = Orders(self._pump)
-        self._network = Network(self._hosts, self._orders, self._receivers)
+        self._network = Network(self._hosts, self._orders, self._lanes)
         self._reports = self._make_reports()
         if self._control is not None:
             self._reports.publish.append(self._control.publish)
         self._reports.on_released = self._on_released
         self._reports.resync = lambda: self._background(self._resync())
+        self._reports.on_source_proven = self._lanes.learn
+        self._lanes.on_sorted = self._pump.cover
         self._network.is_foreign = self._reports.is_foreign
         self._reports.on_address_restored = self._network.on_address_restored
         self._status = Status(self._hosts, self._orders, self._network, self._reports)
@@ -591,7 +594,8 @@ class Daemon:
         self._orders.abandon()  # answers under way break off
         self._hooks.close()
         self._network.close()
-        for sock in (self._sender, self._netlink, *self._receivers.values()):
+        self._lanes.close()
+        for sock in (self._sender, self._netlink):
             sock.close()
         for sock in self._unicast.values():
             sock.close()

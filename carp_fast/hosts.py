@@ -193,6 +193,15 @@ class Hosts:
                 texts.update(host.destinations)
         return {addresses.packed(group) for group in texts}
 
+    def peers(self, number: int) -> set[bytes]:
+        """The unicast peers of an interface's virtual hosts, 4 or 16 bytes each."""
+        texts: set[str] = set()
+        for slot in self.slots[number]:
+            host = self.hosts[slot]
+            if host is not None:
+                texts.update(host.settings.peers)
+        return {addresses.packed(peer) for peer in texts}
+
     def prepare(
         self, host: VirtualHost, *, retired: Iterable[str] = (), replacing: bool = False
     ) -> PreparedHost:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,9 +18,9 @@ from carp_fast import addresses
 from carp_fast.hosts import MASTER, Hosts, every_address
 from carp_fast.interfaces import OWN_PROTOCOL, Interface, absent, name_of
 from carp_fast.memberships import Joins
-from carp_fast.sockets import filter_interfaces
 
 if TYPE_CHECKING:
+    from carp_fast.lanes import Lanes
     from carp_fast.orders import Orders
 
 logger = logging.getLogger(__name__)
@@ -48,16 +48,14 @@ class Network:
     """Follows the interfaces of the virtual hosts and tells the engine.
 
     `now` and `sources` are what is known of each interface that has virtual hosts, by name.
-    `receivers` are the sockets that the pump reads, by kind.
+    `lanes` are the sockets that the pump reads.
     """
 
-    def __init__(
-        self, hosts: Hosts, orders: Orders, receivers: Mapping[str, socket.socket]
-    ) -> None:
+    def __init__(self, hosts: Hosts, orders: Orders, lanes: Lanes) -> None:
         self._hosts = hosts
         self._orders = orders
-        self._receivers = receivers
-        self._joins = Joins(receivers.get("packet"))
+        self._lanes = lanes
+        self._joins = Joins(lanes.joining)
         self._promoted: set[int] = set()  # ifindexes
         self._filter_due = False
         self._closed = False
@@ -293,8 +291,11 @@ class Network:
     def _filter(self) -> None:
         self._filter_due = False
         if not self._closed:
-            used = [each.ifindex for each in self.now.values() if each.ifindex]
-            filter_interfaces(self._receivers, used)
+            used = {name: each.ifindex for name, each in self.now.items() if each.ifindex}
+            numbers = [self._hosts.number(name) for name in used]
+            groups = {group for number in numbers for group in self._hosts.groups(number)}
+            peers = {peer for number in numbers for peer in self._hosts.peers(number)}
+            self._lanes.use(list(used.values()), groups, peers)
 
     def _leave(self, interface: Interface) -> None:
         """It has another name now, or is gone; where that name is used, too, it has been told."""

@@ -77,6 +77,8 @@ class Reports:
         self.on_released: Callable[[int], None] = lambda slot: None
         self.on_address_restored: Callable[[int, str], None] = lambda slot, text: None
         self.resync: Callable[[], None] = lambda: None
+        # A source, by ifindex and address, that was heard genuine for the first time.
+        self.on_source_proven: Callable[[int, bytes], None] = lambda ifindex, source: None
         # By slot: {address: what is wrong with it}.
         self.address_problems: dict[int, dict[str, str]] = {}
         self._takers: dict[str, Callable[[Report], None]] = {
@@ -99,6 +101,7 @@ class Reports:
             "counter_reset": self._on_counter_reset,
             "family_silent": self._on_family_silent,
             "family_heard": self._on_family_heard,
+            "source_proven": self._on_source_proven,
             "done": self._on_done,
         }
 
@@ -342,10 +345,22 @@ class Reports:
         )
 
     def _on_socket_dropped(self, report: Report) -> None:
-        logger.warning(
-            "the kernel dropped %d frames: every BACKUP waits its master-down time anew",
-            report.value,
-        )
+        """The pump tells it at most once in ten seconds."""
+        if report.detail:
+            logger.warning(
+                "the kernel dropped %d frames: every BACKUP waits its master-down time anew",
+                report.value,
+            )
+        else:
+            logger.warning(
+                "the kernel dropped %d frames of strangers: a flood? Those of known sources have"
+                " a socket of their own, and lost nothing by it",
+                report.value,
+            )
+
+    def _on_source_proven(self, report: Report) -> None:
+        if report.peer is not None:
+            self.on_source_proven(report.value, report.peer)
 
     def _on_lost_priority(self, report: Report) -> None:
         logger.error("the pump used up its real-time budget and runs without priority now")

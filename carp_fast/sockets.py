@@ -89,15 +89,15 @@ def _on_interfaces(ifindexes: list[int] | None) -> list[Instruction]:
     return [(LD_W_ABS, 0, 0, SKF_AD_IFINDEX), *_is_one_of(sorted(ifindexes))]
 
 
-def attach_filter(sock: socket.socket, program: list[Instruction]) -> None:
+def attach_filter(
+    sock: socket.socket,
+    program: list[Instruction],
+    option: tuple[int, int] = (socket.SOL_SOCKET, SO_ATTACH_FILTER),
+) -> None:
     """Attaches a classic BPF program, in place of one attached before."""
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code)
-    sock.setsockopt(
-        socket.SOL_SOCKET,
-        SO_ATTACH_FILTER,
-        struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer)),
-    )
+    sock.setsockopt(*option, struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer)))
 
 
 def filter_interfaces(receivers: Mapping[str, socket.socket], ifindexes: list[int]) -> None:
@@ -134,6 +134,15 @@ def _size_buffer(sock: socket.socket, receive: bool, size: int, what: str) -> No
     if got < size:
         limit = "net.core.rmem_max" if receive else "net.core.wmem_max"
         logger.warning("%s: buffer of %d bytes instead of %d (%s)", what, got, size, limit)
+
+
+def enlarge(sock: socket.socket, size: int) -> None:
+    """Gives a socket more room to receive, as far as the administrator's limit allows."""
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 < size:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 def open_receivers(path: str, advertisements_per_s: float) -> dict[str, socket.socket]:

@@ -28,7 +28,7 @@ cdef enum ReportKind:
     RELEASED                        # value: a block that is nobody's any more
     DONE                            # value: the mark of an order
     STALLED                         # value: how long the pump did not run, ns
-    SOCKET_DROPPED                  # value: frames the kernel dropped
+    SOCKET_DROPPED                  # value: frames the kernel dropped; detail: silence proves nothing
     SEND_FAILED                     # value: errno; detail: how many frames of one batch
     LOST_PRIORITY                   # the pump used up its real-time budget
     REASSERTED                      # MASTER, and a slower master was answered
@@ -36,6 +36,7 @@ cdef enum ReportKind:
     COUNTER_RESET                   # a source's counters went back, and are learned anew
     FAMILY_SILENT                   # value: the family; the other one is heard
     FAMILY_HEARD                    # value: the family, heard again
+    SOURCE_PROVEN                   # a genuine source beside its lane; value: ifindex; the peer
 
 cdef enum OrderKind:
     ORDER_ADD

@@ -44,7 +44,7 @@ REPORT_WORDS = (
     "address_restored", "duplicate_source", "other_master", "demote_heard", "sends_failing",
     "sends_recovered", "released", "done", "stalled", "socket_dropped", "send_failed",
     "lost_priority", "reasserted", "wrong_digest", "counter_reset", "family_silent",
-    "family_heard")
+    "family_heard", "source_proven")
 
 # Said at most this often for one virtual host, however many packets come.
 cdef uint32_t TELL_EVERY_MS = 60000

@@ -22,12 +22,15 @@ from carp_fast._core cimport (
 from carp_fast._engine cimport (
     Engine, explained_dict, fill_address, fill_interface, host_dict, interface_dict,
     rejections_list, report_tuple)
+from carp_fast._lanes cimport LANE_COMMON, LANE_GENUINE
+from carp_fast._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast._prepared cimport PreparedHost
 from carp_fast._recorder cimport Record, RecordCopy, records_list
 from carp_fast._socket cimport receive_prepare, send_prepare
 from carp_fast._turn cimport (
-    ORDERS, PumpState, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE, SCHEDULED_NORMAL, run_due)
+    ORDERS, PumpState, Receiver, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE,
+    SCHEDULED_NORMAL, run_due)
 from carp_fast._vhid cimport Address, IN_USE, SOURCES, Source, VirtualHost
 from carp_fast._wheel cimport NOBODY
 
@@ -140,9 +143,9 @@ cdef int add_to_epoll(int epoll_fd, int fd) except -1:
 cdef class Pump:
     """An engine with its sockets. Give it orders; take its reports when `report_fd` is readable.
 
-    receivers: [(kind, file descriptor)], a "packet" socket, or "raw4" and "raw6" (an eventfd that
-    never fires where nothing is received); send_fd: a packet socket; netlink_fd: a bound
-    rtnetlink socket; templates: {key: (encoded message, the address in it)}, the keys (family,
+    receivers: [(kind, file descriptor, lane)], a "packet" socket, or "raw4" and "raw6", of each
+    lane; without a lane the common one (an eventfd that never fires where nothing is received).
+    send_fd: a packet socket; netlink_fd: a bound rtnetlink socket; templates: {key: (encoded message, the address in it)}, the keys (family,
     adding) and, for addresses that may be the source of other traffic, (6, True, "preferred");
     report_capacity: a power of two; record: how many records of what came in and was decided are
     kept, a power of two, or 0. The file descriptors stay the caller's. Raises OSError.
@@ -184,14 +187,19 @@ cdef class Pump:
 
     cdef set_receivers(self, list receivers):
         cdef PumpState* state = self.state
+        cdef Receiver* receiver
         if not 1 <= len(receivers) <= RECEIVERS_MAX:
             raise ValueError(f"{len(receivers)} receivers, from 1 to {RECEIVERS_MAX}")
         state.heard_until_ns = clock_ns(CLOCK_MONOTONIC)
-        for kind, fd in receivers:
-            state.receivers[state.receiver_count].fd = fd
-            state.receivers[state.receiver_count].kind = RECEIVER_WORDS.index(kind)
-            state.receivers[state.receiver_count].heard_until_ns = state.heard_until_ns
+        for kind, fd, *lane in receivers:
+            receiver = &state.receivers[state.receiver_count]
+            receiver.fd = fd
+            receiver.kind = RECEIVER_WORDS.index(kind)
+            receiver.lane = LANE_WORDS.index(lane[0]) if lane else LANE_COMMON
+            receiver.heard_until_ns = state.heard_until_ns
             state.receiver_count += 1
+            if receiver.lane == LANE_GENUINE:
+                state.lanes.sorting = True
 
     cdef open_descriptors(self):
         cdef PumpState* state = self.state
@@ -323,6 +331,14 @@ cdef class Pump:
         The pump sees them no later than any order that follows.
         """
         self.state.raw_fds[0], self.state.raw_fds[1] = raw4_fd, raw6_fd
+
+    def cover(self, str coverage) -> None:
+        """Tell whose frames the genuine lane gets: of "nobody", "some", or "all" genuine sources.
+
+        What is dropped in the common lane postpones a take-over unless it is all of them.
+        """
+        self.state.lanes.dropping_since_ns = 0
+        self.state.lanes.coverage = <uint8_t>COVERAGE_WORDS.index(coverage)
 
     def add(self, uint32_t slot, PreparedHost prepared) -> None:
         """Add a virtual host in a free slot."""

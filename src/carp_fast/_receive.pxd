@@ -10,6 +10,7 @@ cdef struct FrameHeard:
     int64_t arrived_ns
     uint32_t length
     uint16_t interface              # where it was heard, our number
+    uint8_t verdict                 # what engine_receive_many() made of it
 
 cdef Verdict engine_receive(Core* core, const FrameHeard* frame) noexcept nogil
-cdef uint32_t engine_receive_many(Core* core, const FrameHeard* frames, uint32_t count) noexcept nogil
+cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames, uint32_t count) noexcept nogil

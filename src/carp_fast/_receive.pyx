@@ -218,9 +218,9 @@ cdef Verdict engine_receive(Core* core, const FrameHeard* frame) noexcept nogil:
     return conclude(core, &hearing, fits_own(core, &hearing))
 
 
-cdef uint32_t engine_receive_many(Core* core, const FrameHeard* frames,
+cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames,
                                   uint32_t count) noexcept nogil:
-    """Take in frames in their order, as engine_receive does; how many were OK.
+    """Take in frames in their order, as engine_receive does; how many were OK. Each gets its verdict.
 
     Two digests at once: making them is most of the work, and no frame changes what the next one's
     digest is made of.
@@ -242,10 +242,13 @@ cdef uint32_t engine_receive_many(Core* core, const FrameHeard* frames,
                 hearings[1].heard.carp + 8, hearings[1].heard.carp + 16, fit)
         else:
             fit[0], fit[1] = fits_own(core, &hearings[0]), fits_own(core, &hearings[1])
-        good += conclude(core, &hearings[0], fit[0]) == VERDICT_OK
-        good += conclude(core, &hearings[1], fit[1]) == VERDICT_OK
+        frames[i].verdict = <uint8_t>conclude(core, &hearings[0], fit[0])
+        frames[i + 1].verdict = <uint8_t>conclude(core, &hearings[1], fit[1])
+        good += frames[i].verdict == VERDICT_OK
+        good += frames[i + 1].verdict == VERDICT_OK
     if count % 2:
-        good += engine_receive(core, &frames[count - 1]) == VERDICT_OK
+        frames[count - 1].verdict = <uint8_t>engine_receive(core, &frames[count - 1])
+        good += frames[count - 1].verdict == VERDICT_OK
     return good
 
 

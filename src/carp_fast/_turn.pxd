@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast._core cimport Core, Order
+from carp_fast._lanes cimport Lanes
 from carp_fast._netlink cimport Netlink
 from carp_fast._receive cimport FrameHeard
 from carp_fast._socket cimport BATCH, ReceiveBatch, SendBatch
@@ -12,10 +13,10 @@ from carp_fast._wire cimport FRAME_ROOM
 cdef enum:
     ORDERS = 4096               # ring of orders, a power of two
     ORDERS_A_TURN = 512
-    SLICES_A_TURN = 16          # receive batches before due advertisements and orders get a turn
+    SLICES_A_TURN = 16          # receive batches before orders get a turn
     CHANGES_A_TURN = 8          # address or announcement batches before the next receive
     IFINDEX_MAP = 16384         # open addressing, at most a quarter full
-    RECEIVERS_MAX = 2           # one packet socket, or a raw one of each family
+    RECEIVERS_MAX = 6           # a packet socket, or a raw one of each family, for each lane
 
 cdef enum Scheduling:
     SCHEDULED_NORMAL
@@ -34,6 +35,7 @@ cdef struct OrderRing:          # one writer (Python), one reader (the pump)
 cdef struct Receiver:
     int fd
     uint8_t kind                # a ReceiverKind
+    uint8_t lane                # a Lane
     uint32_t dropped            # by a raw socket so far
     int64_t heard_until_ns      # every frame that arrived here before has been given to the engine
 
@@ -44,8 +46,9 @@ cdef struct Outcome:            # of one host's outputs
 
 cdef struct PumpState:
     Core* core
-    Receiver receivers[RECEIVERS_MAX]
+    Receiver receivers[RECEIVERS_MAX]   # by lane
     uint32_t receiver_count
+    Lanes lanes
     int send_fd
     int raw_fds[2]              # of unicast, IPv4 and IPv6; -1: none
     int epoll_fd
@@ -61,12 +64,14 @@ cdef struct PumpState:
     int32_t thread_id
     int64_t last_turn_ns        # when the last turn began; 0: none yet
     int64_t planned_ns          # when the pump meant to run next; 0: not before something happens
-    int64_t heard_until_ns      # of the receiver that has been read least far
+    int64_t heard_until_ns      # silence counts up to here
     int64_t suspended_ns        # CLOCK_BOOTTIME - CLOCK_MONOTONIC
     uint64_t reported           # tail of the report ring when Python was last woken
     uint64_t turns
     uint64_t frames
     uint64_t dropped
+    uint64_t untold[2]          # dropped and not told yet; [1]: silence proves nothing
+    int64_t drops_told_ns
     int64_t latest_ns           # the largest lateness of a planned run so far
     OrderRing ring
     IfindexEntry ifindexes[IFINDEX_MAP]

@@ -7,15 +7,18 @@ are CLOCK_MONOTONIC. Who calls run_due() (a thread or a uvloop callback) is not 
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from carp_fast._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
     next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
 from carp_fast._core cimport (
     DONE, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report,
-    SOCKET_DROPPED, STALLED, engine_expire, engine_next_deadline, engine_stall, report_begin,
-    report_end)
+    SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_expire, engine_next_deadline, engine_stall,
+    report_begin, report_end)
+from carp_fast._lanes cimport (
+    LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
+    lanes_prove_nothing)
 from carp_fast._netlink cimport CHANGES, netlink_carry_out, netlink_put
 from carp_fast._orders cimport obey
 from carp_fast._receive cimport FrameHeard, engine_receive_many
@@ -23,7 +26,7 @@ from carp_fast._socket cimport (
     receive_batch, send_batch, send_put, send_put_raw, SendBatch, socket_drops)
 from carp_fast._vhid cimport Address, MASTER, Output, PEERS_MAX, PREFERRED, RETIRED, VirtualHost
 from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport wire_build_announcement
+from carp_fast._wire cimport ETHERNET_LENGTH, wire_build_announcement
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
@@ -39,6 +42,9 @@ cdef extern from "system.h" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     void set_timer(int fd, int64_t at_ns) noexcept
     ssize_t write(int fd, const void* data, size_t length)
+
+
+cdef int64_t DROPS_TOLD_NS = 10000000000        # between two reports of frames that were dropped
 
 
 # ------------------------------------------------------------------------------ interface numbers
@@ -109,7 +115,7 @@ cdef int64_t arrived_at(PumpState* pump, const Receiver* receiver, int which, in
 cdef int take_in(PumpState* pump, Receiver* receiver) noexcept nogil:
     """Give one batch of a socket's frames to the engine; how many, or minus the errno."""
     cdef int i, count
-    cdef uint32_t place, heard = 0
+    cdef uint32_t place, good, heard = 0
     cdef FrameHeard* frame
     cdef int64_t offset_ns, at_ns = 0
     cdef int64_t until_ns = clock_ns(CLOCK_MONOTONIC)
@@ -129,7 +135,11 @@ cdef int take_in(PumpState* pump, Receiver* receiver) noexcept nogil:
         frame.interface = pump.ifindexes[place].number
         frame.arrived_ns = arrived_at(pump, receiver, i, at_ns, offset_ns)
         heard += 1
-    engine_receive_many(pump.core, pump.heard, heard)
+    good = engine_receive_many(pump.core, pump.heard, heard)
+    if good and receiver.lane == LANE_COMMON and pump.lanes.sorting:
+        for place in range(heard):
+            if lanes_find_source(&pump.lanes, &pump.heard[place], at_ns):
+                tell_source(pump, &pump.heard[place], at_ns)
     pump.frames += <uint64_t>count
     if count == BATCH:                  # more may wait: up to the last of these
         until_ns = arrived_at(pump, receiver, count - 1, at_ns, offset_ns)
@@ -138,29 +148,70 @@ cdef int take_in(PumpState* pump, Receiver* receiver) noexcept nogil:
     return count
 
 
+cdef void tell_source(PumpState* pump, const FrameHeard* frame, int64_t now_ns) noexcept nogil:
+    """A source was heard genuine that is not in its lane yet."""
+    cdef const uint8_t* ip = frame.bytes + ETHERNET_LENGTH
+    cdef Report* report = report_begin(pump.core, SOURCE_PROVEN, NOBODY, now_ns)
+    if report == NULL:
+        return
+    report.value = <uint64_t>pump.core.interfaces[frame.interface].ifindex
+    if frame.bytes[12] == 0x08:
+        report.peer_family = 4
+        memcpy(report.peer, ip + 12, 4)
+    else:
+        report.peer_family = 6
+        memcpy(report.peer, ip + 8, 16)
+    report_end(pump.core)
+
+
+cdef bint take_lane(PumpState* pump, uint8_t lane, bint* any_frame) noexcept nogil:
+    """One batch from each socket of a lane; whether more may wait there."""
+    cdef int count
+    cdef uint32_t i
+    cdef bint any_full = False
+    for i in range(pump.receiver_count):
+        if pump.receivers[i].lane == lane:
+            count = take_in(pump, &pump.receivers[i])
+            any_frame[0] |= count > 0
+            any_full |= count == BATCH
+    return any_full
+
+
+cdef void note_heard(PumpState* pump) noexcept nogil:
+    """Silence counts up to where the sockets have been read, as far as they matter."""
+    cdef int64_t now_ns = clock_ns(CLOCK_MONOTONIC)
+    cdef int64_t genuine_ns = now_ns, common_ns = now_ns
+    cdef const Receiver* receiver
+    cdef uint32_t i
+    for i in range(pump.receiver_count):
+        receiver = &pump.receivers[i]
+        if receiver.lane == LANE_GENUINE:
+            genuine_ns = min(genuine_ns, receiver.heard_until_ns)
+        elif receiver.lane == LANE_COMMON:
+            common_ns = min(common_ns, receiver.heard_until_ns)
+    pump.heard_until_ns = lanes_heard_until(&pump.lanes, genuine_ns, common_ns, now_ns)
+
+
 cdef bint receive(PumpState* pump) noexcept nogil:
     """Give what has arrived to the engine, in slices; advertisements that are due go in between.
 
-    Silence counts up to where every socket has been read. Returns whether anything arrived.
+    The genuine lane first, until it is empty; of the common one what the turn has room for, and
+    one batch at least; of what is astray one batch. What is left waits for the next tick: a flood
+    must not keep the pump from sleeping, or it loses its priority. Returns whether anything arrived.
     """
-    cdef int slices, count
-    cdef uint32_t i
-    cdef bint any_frame = False, any_full
+    cdef int slices
+    cdef bint any_frame = False, genuine = True, common = True
+    pump.lanes.told_count = 0
     for slices in range(SLICES_A_TURN):
-        any_full = False
-        for i in range(pump.receiver_count):
-            count = take_in(pump, &pump.receivers[i])
-            any_frame |= count > 0
-            any_full |= count == BATCH
-        pump.heard_until_ns = pump.receivers[0].heard_until_ns
-        for i in range(1, pump.receiver_count):
-            pump.heard_until_ns = min(pump.heard_until_ns, pump.receivers[i].heard_until_ns)
-        if not any_full:
+        genuine = take_lane(pump, LANE_GENUINE, &any_frame)
+        if not genuine or slices == SLICES_A_TURN - 1:
+            common = take_lane(pump, LANE_COMMON, &any_frame)
+        note_heard(pump)
+        if not genuine and not common:
             break
         engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
         send_advertisements(pump)
-    else:
-        pump.more = True
+    take_lane(pump, LANE_STRAY, &any_frame)
     return any_frame
 
 
@@ -185,14 +236,38 @@ cdef void note_absence(PumpState* pump, int64_t now_ns) noexcept nogil:
 
 
 cdef void note_drops(PumpState* pump, Receiver* receiver) noexcept nogil:
-    """The socket was full, and the newest frames were dropped: silence proves nothing then."""
+    """The socket was full, and the newest frames were dropped: where a master's can have been
+    among them, silence proves nothing.
+    """
     cdef uint32_t drops = socket_drops(receiver.fd, receiver.kind, &receiver.dropped)
     cdef int64_t now_ns
+    cdef bint unproven
     if drops:
         now_ns = clock_ns(CLOCK_MONOTONIC)
+        unproven = lanes_prove_nothing(&pump.lanes, receiver.lane, now_ns)
         pump.dropped += drops
-        tell(pump, SOCKET_DROPPED, drops, now_ns)
-        engine_stall(pump.core, now_ns)
+        pump.untold[unproven] += drops
+        tell_drops(pump, now_ns)
+        if unproven:
+            engine_stall(pump.core, now_ns)
+
+
+cdef void tell_drops(PumpState* pump, int64_t now_ns) noexcept nogil:
+    """At once, and what follows together, every ten seconds: a flood fills a socket each tick."""
+    cdef Report* report
+    cdef int unproven
+    if pump.drops_told_ns and now_ns - pump.drops_told_ns < DROPS_TOLD_NS:
+        return
+    for unproven in range(2):
+        if pump.untold[unproven] == 0:
+            continue
+        report = report_begin(pump.core, SOCKET_DROPPED, NOBODY, now_ns)
+        if report == NULL:
+            return
+        report.value, report.detail = pump.untold[unproven], <uint16_t>unproven
+        report_end(pump.core)
+        pump.untold[unproven] = 0
+        pump.drops_told_ns = now_ns
 
 
 # ---------------------------------------------------------------------------------- carrying out
@@ -404,6 +479,8 @@ cdef void run_due(PumpState* pump) noexcept nogil:
             and pump.announcing == NOBODY):
         tell(pump, DONE, <uint64_t>pump.core.flush_mark, now_ns)
         pump.core.flush_mark = 0
+    if pump.untold[0] or pump.untold[1]:
+        tell_drops(pump, now_ns)
     if pump.lost_priority and pump.scheduling == SCHEDULED_FIFO:
         pump.scheduling = SCHEDULED_NORMAL
         tell(pump, LOST_PRIORITY, 0, now_ns)

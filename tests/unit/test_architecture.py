@@ -33,6 +33,7 @@ COMPILED: dict[str, set[str]] = {
     "_receive": {"_wire", "_auth", "_wheel", "_vhid", "_recorder", "_core"},
     "_actions": {"_wire", "_auth", "_wheel", "_vhid", "_recorder", "_core"},
     "_orders": {"_wire", "_auth", "_wheel", "_vhid", "_recorder", "_core", "_actions"},
+    "_lanes": {"_wire", "_receive"},
     "_prepared": {"_wire", "_auth", "_vhid", "_core"},
     "_engine": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
     | {"_prepared", "_recorder"},
@@ -52,9 +53,9 @@ COMPILED: dict[str, set[str]] = {
     "_socket": {"_wire"},
     "_netlink": {"_wire", "_socket"},
     "_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders", "_socket"}
-    | {"_netlink"},
+    | {"_netlink", "_lanes"},
     "_pump": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_prepared", "_engine"}
-    | {"_socket", "_netlink", "_turn", "_recorder"},
+    | {"_socket", "_netlink", "_turn", "_recorder", "_lanes"},
     "_floor": {"_socket"},
     "_sink": {"_tally", "_socket"},
     "_flood": {"_wire", "_frames", "_pace", "_socket"},
@@ -67,6 +68,7 @@ PURE = (
     "_recorder",
     "_core",
     "_receive",
+    "_lanes",
     "_actions",
     "_orders",
     "_prepared",
@@ -124,7 +126,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "replay",
         "present",
     ),
-    ("limits",),
+    ("limits", "lanes"),
+    ("lane_filters",),
     (
         "control",
         "documents",

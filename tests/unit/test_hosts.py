@@ -154,6 +154,19 @@ def packed(address: str) -> bytes:
     return ipaddress.ip_address(address).packed
 
 
+def test_the_peers_of_an_interface_are_those_of_its_virtual_hosts() -> None:
+    hosts = Hosts()
+    hosts.take(host())
+    assert hosts.peers(0) == set()
+    hosts.take(host(vhid=2, peers=("198.51.100.1", "2001:db8::1")))
+    hosts.take(host(vhid=3, peers=("198.51.100.1",)))
+    hosts.take(host("eth1", 2, peers=("198.51.100.2",)))
+    wanted = {ipaddress.ip_address(each).packed for each in ("198.51.100.1", "2001:db8::1")}
+    assert hosts.peers(0) == wanted
+    hosts.give_back(1)
+    assert hosts.peers(0) == {ipaddress.ip_address("198.51.100.1").packed}
+
+
 def test_what_an_interface_needs_of_each_family() -> None:
     both, ipv6 = ("192.0.2.1/24", "2001:db8::1/64"), ("2001:db8::2/64", "fe80::2/64")
     hosts = Hosts()

@@ -84,12 +84,16 @@ class Stage:
         self.filters: list[list[int]] = []
         self.promoted: list[str] = []
         monkeypatch.setattr(network, "Joins", lambda receiver: self)
-        monkeypatch.setattr(
-            network, "filter_interfaces", lambda receivers, used: self.filters.append(used)
-        )
         monkeypatch.setattr(addresses, "promote_secondaries", self.promoted.append)
         monkeypatch.setattr(network, "name_of", self.names.get)
-        self.network = Network(self.hosts, orders, {})
+        lanes: Any = self
+        self.network = Network(self.hosts, orders, lanes)
+
+    joining = None
+
+    def use(self, ifindexes: list[int], groups: set[bytes], peers: set[bytes]) -> None:
+        self.filters.append(ifindexes)
+        self.heard_of = groups, peers
 
     def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
         self.joined[ifindex] = groups
@@ -145,6 +149,7 @@ def test_an_interface_comes_goes_and_comes_again(
             await turn()
         assert stage.joined == {8: {bytes((224, 0, 0, 18))}}
         assert stage.filters == [[], [7], [], [8]]
+        assert stage.heard_of == ({bytes((224, 0, 0, 18))}, set())
         assert stage.promoted == ["eth0", "eth0"]
         told = [(keys["ifindex"], keys["up"], keys["source"]) for _, _, keys in stage.pump.told]
         assert told == [

@@ -236,7 +236,8 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
     desk.tell("demote_heard", value=7)
     desk.tell("sends_failing", value=errno.ENETDOWN)
     desk.tell("stalled", None, value=2_500_000_000)
-    desk.tell("socket_dropped", None, value=12)
+    desk.tell("socket_dropped", None, value=12, detail=1)
+    desk.tell("socket_dropped", None, value=13)
     desk.tell("lost_priority", None)
     desk.tell("counter_reset", mac=b"\x02\0\0\0\0\x09")
     desk.tell("counter_reset", slot=1)
@@ -248,7 +249,8 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
         "eth0/1: the peer advertises demotion 7",
         "eth0/1: three advertisements in a row not sent (Network is down)",
         "the pump did not run for 2.500 s",
-        "the kernel dropped 12 frames",
+        "the kernel dropped 12 frames: every BACKUP waits its master-down time anew",
+        "the kernel dropped 13 frames of strangers",
         "without priority",
         "eth0/1: counter_reset: a host's (02:00:00:00:00:09) counters went back",
         "eth0/2: counter_reset: a host's counters went back",

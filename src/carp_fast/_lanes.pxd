@@ -1,0 +1,38 @@
+"""The lanes in which frames are received: which one a silence is judged by, and who is new to it."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from carp_fast._receive cimport FrameHeard
+
+cdef enum Lane:                 # in the order in which they are read, and of LANE_WORDS
+    LANE_GENUINE                # frames of sources that were genuine on their interface
+    LANE_COMMON                 # whatever else may be an advertisement for us
+    LANE_STRAY                  # what can be none: counted as far as there is time
+    LANES
+
+cdef enum Coverage:             # what the genuine lane holds, in the order of COVERAGE_WORDS
+    COVERS_NOBODY
+    COVERS_SOME                 # there was no room for others
+    COVERS_ALL                  # every source that was heard genuine
+
+cdef enum:
+    SOURCES_TOLD = 1024         # remembered of those that were told, a power of two
+    SOURCES_A_TURN = 32         # told at most
+
+cdef struct ToldSource:
+    int64_t at_ns               # 0: none
+    uint32_t key
+
+cdef struct Lanes:
+    uint8_t sorting             # there is a genuine lane
+    uint8_t coverage            # a Coverage; Python writes it
+    uint32_t told_count         # sources told in this turn
+    int64_t unsorted_until_ns   # a source was found beside its lane, and may be there till then
+    int64_t dropping_since_ns   # frames have been dropped, and nobody was known; 0: not so
+    int64_t dropped_ns          # when that was last so
+    ToldSource told[SOURCES_TOLD]
+
+cdef bint lanes_prove_nothing(Lanes* lanes, uint8_t lane, int64_t now_ns) noexcept nogil
+cdef int64_t lanes_heard_until(const Lanes* lanes, int64_t genuine_ns, int64_t common_ns,
+                               int64_t now_ns) noexcept nogil
+cdef bint lanes_find_source(Lanes* lanes, const FrameHeard* frame, int64_t now_ns) noexcept nogil
