@@ -30,6 +30,7 @@ MODULES = (
     "_pace",
     "_mix",
     "_simulator_network",
+    "_simulator_lanes",
     "_simulator_rules",
     "_simulator_invariants",
     "_simulator_turn",

@@ -38,6 +38,7 @@ class Simulator:
         slots: int,
         *,
         socket_room: int = 4096,
+        source_room: int = 2000,
         batch: int = 256,
         slices: int = 16,
         changes: int = 128,

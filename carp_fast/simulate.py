@@ -92,6 +92,7 @@ def build(world: World, tracing: bool = False) -> Simulator:
         world.segments,
         world.slots,
         socket_room=limits.socket_room,
+        source_room=limits.source_room,
         batch=limits.batch,
         slices=limits.slices,
         changes=limits.changes,

@@ -20,6 +20,8 @@ BASE_DELAY_NS = 100_000
 LONGEST_DELAY_NS = 240 * MS_NS
 """A link lets a frame take a quarter more: 300 ms one way."""
 SEED_MAX = 10**18
+MANY_SOURCES = 100
+"""More than a world here has."""
 NOISE = ("loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect", "late")
 IPV4, IPV6, BOTH = 1, 2, 3
 """Families as bits: what a link lets through, what an interface has an address of."""
@@ -36,6 +38,7 @@ class Limits:
     """What a turn and a socket can take: small ones show what only happens when they are full."""
 
     socket_room: int
+    source_room: int
     batch: int
     slices: int
     changes: int
@@ -119,10 +122,11 @@ class Drawing:
             machines=8 if large else between(2, 5),
             segments=16 if large else between(1, 2),
             slots=4_000 if large else between(1, 20),
-            limits=Limits(16_384, 256, 16, 128)
+            limits=Limits(16_384, 2_000, 256, 16, 128)
             if large
             else Limits(
                 socket_room=(64, 256, 4_096)[below(3)],
+                source_room=(1, 3, 2_000, 2_000)[below(4)],
                 batch=(2, 8, 256)[below(3)],
                 slices=(2, 16)[below(2)],
                 changes=(1, 3, 128)[below(3)],
@@ -511,6 +515,20 @@ def lost_addresses(to: Drawing, start_ns: int, end_ns: int) -> None:
             to.put(end_ns, "address_lost", machine=machine, slot=member.slot)
 
 
+def flood(to: Drawing, start_ns: int, end_ns: int) -> None:
+    """Strangers fill the common lane of a machine, or of all, for a while or for good.
+
+    For good where all that are genuine have their lane: elsewhere it keeps them from taking over.
+    """
+    for_good = to.world.limits.source_room > MANY_SOURCES and to.chance(2)
+    frames, dropped = to.random.between(1, 10), to.random.between(ALWAYS // 100, ALWAYS * 8 // 10)
+    every = range(to.world.machines)
+    for machine in every if to.chance(2) else [to.any_machine()]:
+        to.put(start_ns, "flood", machine=machine, slot=frames, value=dropped)
+        if not for_good:
+            to.put(end_ns, "flood", machine=machine)
+
+
 def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
     """Some virtual hosts are demoted, for a while or for good."""
     machine, for_good = to.any_machine(), to.chance(2)
@@ -552,6 +570,8 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
     netlink_errors,
     clock_step,
     lost_addresses,
+    flood,
+    flood,
     demotion,
     demotion,
     removal,

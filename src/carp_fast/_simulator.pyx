@@ -15,11 +15,13 @@ from carp_fast._core cimport (
 from carp_fast._prepared cimport PreparedHost
 from carp_fast._simulator_invariants cimport (
     check_addresses, check_election, check_families, check_slot)
+from carp_fast._simulator_lanes cimport (
+    anything_waits, begin_flood, flood_goes_on, forget_sources, source_is_sorted)
 from carp_fast._simulator_network cimport (
-    ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FOREIGN_THERE,
-    FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS, Machine,
+    ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FLOOD_GOES_ON,
+    FOREIGN_THERE, FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS, Machine,
     NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED,
-    QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop,
+    QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED, Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop,
     event_push, frame_arrives, grown, machine_now, machine_wake, random_below, random_next, trace)
 from carp_fast._simulator_turn cimport (
     forget_slot, interface_value, machine_forget, machine_step, order_packed, order_push)
@@ -29,7 +31,7 @@ from carp_fast._wheel cimport NOBODY
 FAULT_WORDS = (
     "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "send_errors",
     "netlink_errors", "slow_netlink", "clock_step", "address_removed", "address_lost", "demote", "remove", "add",
-    "resign_all", "quiet")
+    "resign_all", "flood", "quiet")
 LINK_WORDS = (
     "blocked", "loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect",
     "late", "delay_ns")
@@ -81,6 +83,7 @@ cdef void change_nic(World* world, Machine* machine, const Fault* fault) noexcep
     cdef uint32_t slot
     machine.nics[fault.segment].up = fault.value == 1 or fault.value == 3
     if fault.value >= 2:                        # the kernel drops its addresses with an interface
+        forget_sources(machine, fault.segment)
         machine.nics[fault.segment].ifindex = (
             2 + <int>random_below(&world.random, 1 << 20) if fault.value == 3 else 0)
         for slot in range(world.slot_count):
@@ -113,7 +116,7 @@ cdef void resume(World* world, Machine* machine) noexcept nogil:
         machine.attentive_ns = machine_now(world, machine)
     machine.paused = PAUSE_NONE
     if machine.phase != IDLE or machine.orders_count or (
-            machine.watching and machine.socket_count):
+            machine.watching and anything_waits(machine)):
         machine_wake(world, machine, world.now_ns)
     elif machine.planned_ns:
         machine_wake(world, machine, max(machine.planned_ns - machine.origin_ns, world.now_ns))
@@ -142,7 +145,7 @@ cdef int boot(World* world, Machine* machine) except -1:
 
     Raises MemoryError.
     """
-    cdef uint32_t slot, segment, room = 4096
+    cdef uint32_t slot, segment, lane, room = 4096
     if machine.running:
         return 0
     while room < 4 * world.slot_count + 4096:
@@ -157,6 +160,8 @@ cdef int boot(World* world, Machine* machine) except -1:
     machine.wall_ns = EPOCH_NS - machine.origin_ns + machine.wall_error_ns
     machine.suspended_ns = machine.seen_suspended_ns = BOOTTIME_READ_NS
     machine.heard_until_ns = machine.attentive_ns = machine_now(world, machine)
+    for lane in range(SOCKETS):
+        machine.sockets[lane].heard_until_ns = machine.heard_until_ns
     machine.clock_stepped_ns = 0
     for segment in range(world.segment_count):
         if machine.nics[segment].attached:
@@ -230,6 +235,8 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
         order_now(world, machine, ORDER_ADD, fault.slot, 0)
     elif kind == FAULT_RESIGN_ALL:
         order_now(world, machine, ORDER_RESIGN_ALL, 0, 0)
+    elif kind == FAULT_FLOOD:
+        begin_flood(world, machine, fault.slot, <uint32_t>fault.value)
     elif kind == FAULT_QUIET:
         world.quiet_ns = world.now_ns
         for slot in range(world.slot_count):
@@ -251,6 +258,10 @@ cdef int happen(World* world, const Event* event) except -1:
                        <int64_t>(event.detail & 0xffffffff))
     elif event.what == SLOT_IS_CHECKED:
         check_slot(world, event.subject)
+    elif event.what == SOURCE_IS_SORTED:
+        source_is_sorted(world, machine, event.detail)
+    elif event.what == FLOOD_GOES_ON:
+        flood_goes_on(world, machine)
     else:
         begin_fault(world, &world.faults[event.detail])
     return 0
@@ -277,18 +288,19 @@ cdef class Simulator:
     """A world of machines on segments. Times are ns from its beginning; a run never goes back.
 
     random: the seed of what happens by chance; slots: how many virtual hosts, numbered alike on
-    every machine; socket_room: frames that a socket keeps; batch, slices, changes: the limits of
-    one turn (frames a slice, slices, addresses a batch), 256, 16 and 128 in the pump; aligned:
+    every machine; socket_room: frames that a socket keeps; source_room: sources that have a lane
+    of their own; batch, slices, changes: the limits of one turn (frames a slice, slices,
+    addresses a batch), 256, 16 and 128 in the pump; aligned:
     the machines' clocks tick within 50 us of each other, so that what is due is sent together.
     Raises ValueError for what is out of range.
     """
 
     def __cinit__(self, uint64_t random, uint32_t machines, uint32_t segments, uint32_t slots, *,
-                  uint32_t socket_room=4096, uint32_t batch=256, uint32_t slices=16,
-                  uint32_t changes=128, bint aligned=False, bint tracing=False):
+                  uint32_t socket_room=4096, uint32_t source_room=2000, uint32_t batch=256,
+                  uint32_t slices=16, uint32_t changes=128, bint aligned=False, bint tracing=False):
         if not 1 <= machines <= MACHINES_MAX or not 1 <= segments <= SEGMENTS_MAX:
             raise ValueError(f"at most {MACHINES_MAX} machines on {SEGMENTS_MAX} segments")
-        if not slots or not socket_room or not batch or not slices or not 1 <= changes <= 128:
+        if not slots or not socket_room or not source_room or not batch or not slices or not 1 <= changes <= 128:
             raise ValueError("slots and limits are at least 1, changes at most 128")
         self.kept = []
         self.world = <World*>calloc(1, sizeof(World))
@@ -298,7 +310,7 @@ cdef class Simulator:
         world.random, world.tracing, world.aligned = random, tracing, aligned
         world.machine_count, world.segment_count, world.slot_count = machines, segments, slots
         world.socket_room, world.batch, world.slices = socket_room, batch, slices
-        world.changes = changes
+        world.source_room, world.changes = source_room, changes
         world.frame_free = NOBODY
         world.slot_segment = <uint8_t*>calloc(slots, 1)
         world.slot_vhid = <uint8_t*>calloc(slots, 1)
@@ -315,14 +327,18 @@ cdef class Simulator:
 
     cdef open_machines(self):
         cdef World* world = self.world
-        cdef uint32_t number, segment, other
+        cdef uint32_t number, segment, other, lane
         cdef Machine* machine
         for number in range(world.machine_count):
             machine = &world.machines[number]
             machine.slots = <Slot*>calloc(world.slot_count, sizeof(Slot))
             machine.dirty = <uint32_t*>calloc(world.slot_count, sizeof(uint32_t))
-            machine.socket = <Arrival*>calloc(world.socket_room, sizeof(Arrival))
-            if machine.slots == NULL or machine.dirty == NULL or machine.socket == NULL:
+            for lane in range(SOCKETS):
+                machine.sockets[lane].arrivals = <Arrival*>calloc(world.socket_room,
+                                                                  sizeof(Arrival))
+                if machine.sockets[lane].arrivals == NULL:
+                    raise MemoryError("socket")
+            if machine.slots == NULL or machine.dirty == NULL:
                 raise MemoryError("machine")
             machine.changing = machine.announcing = NOBODY
             machine.step_at_ns = -1
@@ -333,7 +349,7 @@ cdef class Simulator:
 
     def __dealloc__(self):
         cdef World* world = self.world
-        cdef uint32_t number
+        cdef uint32_t number, lane
         if world == NULL:
             return
         if world.machines != NULL:
@@ -342,7 +358,8 @@ cdef class Simulator:
                     engine_close(&world.machines[number].core)
                 free(world.machines[number].slots)
                 free(world.machines[number].dirty)
-                free(world.machines[number].socket)
+                for lane in range(SOCKETS):
+                    free(world.machines[number].sockets[lane].arrivals)
                 free(world.machines[number].orders)
             free(world.machines)
         free(world.slot_segment)

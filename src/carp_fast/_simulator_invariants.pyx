@@ -13,15 +13,16 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from carp_fast._core cimport FAMILY_SILENT, Report
+from carp_fast._lanes cimport LANE_COMMON
 from carp_fast._simulator_network cimport (
     ABSENT, ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, ADDRESS_KEPT, ADDRESS_MISSING,
     Arrival, CHANGED_WHILE_QUIET, CHANGED_WITHOUT_CAUSE, EVERYBODY, FOREIGN_THERE, Frame,
     HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG, LINK_BLOCKED, LINK_DELAY_NS, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED,
     NO_MASTER, Nic, OURS, OVER_4, OVER_6, PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE,
     RESIGNED_WITH_ADDRESSES, RESTLESS, SENT_BY_BACKUP, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY,
-    SILENCE_IMAGINED, SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, STILL_INIT,
-    Slot, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
-    YIELDED_WRONGLY, broken, event_push, machine_number, nic_works, trace)
+    SILENCE_IMAGINED, SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS,
+    STILL_INIT, Slot, Socket, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
+    YIELDED_WRONGLY, broken, event_push, has_sorted, machine_number, nic_works, trace)
 from carp_fast._simulator_rules cimport (
     Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
     rule_fell, rule_heard_after_tie, rule_jitter_most_ns, rule_learn, rule_least_master_down_ns,
@@ -32,10 +33,12 @@ from carp_fast._vhid cimport (
     IN_USE, LESS_DEMOTED_MASTER, MANAGE_ADDRESSES, MASTER, MASTER_DEMOTED, MASTER_DOWN,
     MASTER_RESIGNED, Output, PREEMPTED, RESIGNED, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4,
     SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
+from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport (
     ARP_FRAME_LENGTH, BAD_DESTINATION, LOOP, NA_FRAME_LENGTH, REPLAY, Verdict)
 
 cdef int64_t MS_NS = 1000000
+cdef int64_t COMMON_LAG_NS = 250 * 1000000       # how far the common lane may be behind
 cdef int64_t SLACK_NS = 50 * 1000000            # for ticks, delays and turns, in every bound
 cdef int64_t CLOCK_SLACK_NS = 25 * 1000000      # what a stepped wall clock may do to a deadline
 cdef int64_t CLOCK_STEPPED_NS = 10 * <int64_t>SECOND_NS     # ... and for how long
@@ -65,7 +68,8 @@ cdef void check_silence(World* world, Machine* machine, uint32_t slot,
     cdef Slot* known = &machine.slots[slot]
     cdef const Arrival* arrival
     cdef const Frame* frame
-    cdef uint32_t i, number = machine_number(world, machine)
+    cdef const Socket* socket
+    cdef uint32_t i, lane, number = machine_number(world, machine)
     cdef int64_t wait_ns = rule_least_master_down_ns(known)
     cdef int64_t slack_ns = clock_slack_ns(machine, at_ns)
     if at_ns - machine.attentive_ns < wait_ns:
@@ -74,15 +78,23 @@ cdef void check_silence(World* world, Machine* machine, uint32_t slot,
         broken(world, HEARD_TOO_LATELY, number, slot, at_ns - known.heard_at_ns)
     if not known.heard_at_ns:
         return
-    for i in range(machine.socket_count):
-        arrival = &machine.socket[(machine.socket_head + i) % world.socket_room]
-        frame = &world.frames[arrival.frame]
-        if (arrival.at_ns < known.heard_at_ns + wait_ns - slack_ns and frame.slot == slot
-                and frame.sender != number and keeps_backup(machine, frame)
-                and is_addressed(machine, frame)
-                and rule_replay(known, &machine.core.hosts[slot], frame,
-                                arrival.at_ns) == TO_BE_TAKEN):
-            broken(world, HEARD_UNREAD, number, slot, at_ns - arrival.at_ns)
+    for lane in range(SOCKETS):
+        # Strangers' backlog does not hold it up for longer, nor what is among it.
+        if (lane == LANE_COMMON and has_sorted(machine)
+                and at_ns - known.heard_at_ns - wait_ns > COMMON_LAG_NS - slack_ns - MS_NS):
+            continue
+        socket = &machine.sockets[lane]
+        for i in range(socket.count):
+            arrival = &socket.arrivals[(socket.head + i) % world.socket_room]
+            if arrival.frame == NOBODY:
+                continue
+            frame = &world.frames[arrival.frame]
+            if (arrival.at_ns < known.heard_at_ns + wait_ns - slack_ns and frame.slot == slot
+                    and frame.sender != number and keeps_backup(machine, frame)
+                    and is_addressed(machine, frame)
+                    and rule_replay(known, &machine.core.hosts[slot], frame,
+                                    arrival.at_ns) == TO_BE_TAKEN):
+                broken(world, HEARD_UNREAD, number, slot, at_ns - arrival.at_ns)
 
 
 cdef bint keeps_backup(const Machine* machine, const Frame* frame) noexcept nogil:

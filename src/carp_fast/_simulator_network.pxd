@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast._core cimport Core
+from carp_fast._lanes cimport Lanes
 from carp_fast._vhid cimport Block, Output, VirtualHost
 from carp_fast._wire cimport FRAME_ROOM
 
@@ -16,6 +17,7 @@ cdef enum:
     HISTORY = 64                # frames of a segment that may be replayed
     CERTAIN = 65536             # probabilities are so many of this
     EVERYBODY = 255             # whom a frame to a group goes to
+    SOCKETS = 2                 # of a machine: its genuine lane and its common one
     OVER_4 = 1                  # families as bits
     OVER_6 = 2
 
@@ -25,6 +27,8 @@ cdef enum Happening:            # what the queue of events holds
     ORDER_ARRIVES               # subject: machine, detail: an order, packed
     FAULT_CHANGES               # detail: which of the faults
     SLOT_IS_CHECKED             # subject: slot
+    SOURCE_IS_SORTED            # subject: machine, detail: whose source, packed
+    FLOOD_GOES_ON               # subject: machine
 
 cdef enum Key:                  # whose digest a frame bears
     KEY_RIGHT
@@ -144,7 +148,14 @@ cdef struct Link:               # one direction between two machines on a segmen
 cdef struct Arrival:            # a frame in a machine's socket
     int64_t at_ns               # the machine's CLOCK_MONOTONIC
     int64_t stamp_ns            # the machine's wall clock: what the kernel writes down
-    uint32_t frame
+    uint32_t frame              # NOBODY: a stranger's, of a flood
+
+cdef struct Socket:             # a ring that keeps the oldest
+    Arrival* arrivals
+    uint32_t head
+    uint32_t count
+    uint32_t drops
+    int64_t heard_until_ns
 
 cdef struct PendingOrder:
     int64_t value
@@ -232,11 +243,17 @@ cdef struct Machine:
     uint32_t announcing
     uint32_t announcing_at
     Block* announcing_block
-    # Its socket: a ring that keeps the oldest.
-    Arrival* socket
-    uint32_t socket_head
-    uint32_t socket_count
-    uint32_t socket_drops
+    # Its sockets, by Lane, and which sources have their frames in the genuine lane.
+    Socket sockets[SOCKETS]
+    Lanes lanes
+    uint8_t sorted[SEGMENTS_MAX][MACHINES_MAX]      # families as bits
+    uint32_t sorted_count       # those of strange sources, too
+    uint8_t sorted_full         # others had no room
+    uint8_t sorted_anew         # there was no room once, and all were forgotten
+    uint32_t unsorted           # found, and not sorted yet
+    uint32_t lives              # boots so far: what was found before one is void
+    int64_t nobody_since_ns     # frames have been dropped, and nobody was known; 0: not so
+    int64_t nobody_dropped_ns   # when that was last so
     PendingOrder* orders        # a ring that grows
     uint32_t orders_head
     uint32_t orders_count
@@ -244,6 +261,9 @@ cdef struct Machine:
     uint32_t* dirty             # slots to be checked when the turn ends
     uint32_t dirty_count
     # Its faults.
+    uint32_t flooded            # of 65,536 frames to the common lane, how many find no room
+    uint32_t flood_frames       # of strangers that find some, each time
+    uint8_t flood_comes         # its next event is on its way
     uint32_t send_error[2]      # by family
     uint32_t netlink_error
     int64_t change_cost_ns
@@ -273,6 +293,7 @@ cdef struct Tally:              # what the summary shows
     uint64_t heard
     uint64_t stalls
     uint64_t drops
+    uint64_t strangers
     uint64_t turns
     uint64_t refused_changes
     uint64_t crossed_ties
@@ -294,6 +315,7 @@ cdef struct World:
     uint32_t slot_count
     # Sizes of a machine's slices; smaller ones show what only happens when they are full.
     uint32_t socket_room
+    uint32_t source_room        # of genuine lanes
     uint32_t batch
     uint32_t slices
     uint32_t changes
@@ -348,5 +370,8 @@ cdef uint8_t family_bit(uint8_t family) noexcept nogil
 cdef uint32_t whose(const Frame* frame) noexcept nogil
 cdef int transmit(World* world, Machine* machine, uint32_t slot,
                   const Output* output) noexcept nogil
+cdef bint has_sorted(const Machine* machine) noexcept nogil
+cdef void note_drop(World* world, Machine* machine, bint known) noexcept nogil
+cdef void note_disturbed(World* world, int64_t until_ns) noexcept nogil
 cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept nogil
 cdef bint nic_works(const Machine* machine, uint32_t segment) noexcept nogil

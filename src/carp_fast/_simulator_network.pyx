@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy
 
+from carp_fast._lanes cimport LANE_COMMON, LANE_GENUINE
 from carp_fast._vhid cimport Output
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport CARP_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, wire_checksum
@@ -17,6 +18,9 @@ from carp_fast._wire cimport CARP_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, wire_che
 cdef enum:
     LATE_MAX_NS = 3000000000        # how much later a reordered frame comes at most
     WAKE_NS = 5000                  # from an event to the turn that it wakes
+
+cdef int64_t UNPROVEN_NS = 30 * <int64_t>1000000000     # drops count, where nobody is known
+cdef int64_t UNPROVEN_SLACK_NS = 1000000000             # ... by the clock of who reads them later
 
 
 # --------------------------------------------------------------------- numbers, trace, and memory
@@ -392,27 +396,64 @@ cdef int transmit(World* world, Machine* machine, uint32_t slot,
     return 0
 
 
+cdef uint8_t lane_of(const Machine* machine, const Frame* frame) noexcept nogil:
+    """The socket that a frame comes in on: what somebody forged from a source shares its lane."""
+    if not frame.strange and machine.sorted[frame.segment][frame.sender] & family_bit(frame.family):
+        return LANE_GENUINE
+    return LANE_COMMON
+
+
+cdef bint has_sorted(const Machine* machine) noexcept nogil:
+    """Whether all that the machine knows to be genuine have their lane."""
+    return machine.sorted_count and not machine.sorted_full and not machine.unsorted
+
+
+cdef void note_drop(World* world, Machine* machine, bint known) noexcept nogil:
+    """The common lane had no room: where that must not be taken for silence, the machine missed
+    something, and elections may be postponed. `known`: a frame of a source that has its lane.
+
+    Where nobody is known it counts for UNPROVEN_NS, by the clock of who reads it later.
+    """
+    cdef int64_t now_ns = machine_now(world, machine), since_ns = 0
+    if known or machine.sorted_count or machine.sorted_full or machine.unsorted:
+        machine.nobody_since_ns = 0
+        if not known and has_sorted(machine):
+            return
+    else:
+        if machine.nobody_since_ns == 0 or now_ns - machine.nobody_dropped_ns > UNPROVEN_NS:
+            machine.nobody_since_ns = now_ns
+        machine.nobody_dropped_ns = now_ns
+        since_ns = now_ns - machine.nobody_since_ns
+    if since_ns < UNPROVEN_NS - UNPROVEN_SLACK_NS:
+        machine.attentive_ns = now_ns if machine.phase == IDLE else machine.turn_ns
+    if since_ns < UNPROVEN_NS + UNPROVEN_SLACK_NS:
+        note_disturbed(world, world.now_ns)
+
+
 cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept nogil:
-    """A frame reaches a machine: into its socket, where there is room."""
+    """A frame reaches a machine: into the socket of its lane, where there is room."""
     cdef Machine* receiver = &world.machines[machine]
     cdef Frame* frame = &world.frames[which]
+    cdef uint8_t lane = lane_of(receiver, frame)
+    cdef Socket* socket = &receiver.sockets[lane]
     cdef Arrival* arrival
     if not nic_works(receiver, frame.segment) or receiver.paused > PAUSE_STOPPED:
         trace(world, TRACE_LOST, machine, frame.slot, whose(frame), 1)
         frame_release(world, which)
         return
-    if receiver.socket_count == world.socket_room:
-        receiver.socket_drops += 1
+    if socket.count == world.socket_room or (
+            lane == LANE_COMMON and socket.count
+            and random_chance(&world.random, receiver.flooded)):
+        socket.drops += 1
         world.tally.drops += 1
-        # The turn that finds the drop counts from when it began.
-        receiver.attentive_ns = (machine_now(world, receiver) if receiver.phase == IDLE
-                                 else receiver.turn_ns)
-        note_disturbed(world, world.now_ns)
-        trace(world, TRACE_NO_ROOM, machine, frame.slot, whose(frame), 0)
+        note_drop(world, receiver, lane == LANE_GENUINE)
+        if receiver.slots[frame.slot].right != NULL:    # else it hears nothing by it
+            note_disturbed(world, world.now_ns)
+        trace(world, TRACE_NO_ROOM, machine, frame.slot, whose(frame), lane)
         frame_release(world, which)
         return
-    arrival = &receiver.socket[(receiver.socket_head + receiver.socket_count) % world.socket_room]
-    receiver.socket_count += 1
+    arrival = &socket.arrivals[(socket.head + socket.count) % world.socket_room]
+    socket.count += 1
     arrival.at_ns = machine_now(world, receiver)
     arrival.stamp_ns = arrival.at_ns + receiver.wall_ns
     arrival.frame = which

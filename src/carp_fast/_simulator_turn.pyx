@@ -19,17 +19,20 @@ from carp_fast._core cimport (
     ORDER_SET_INTERFACE, ORDER_VERIFY, Order, RELEASED, Report, SENDS_FAILING,
     SENDS_RECOVERED, STATE_CHANGED, engine_expire, engine_next_deadline, engine_stall,
     queue_length)
+from carp_fast._lanes cimport LANE_COMMON, LANE_GENUINE, lanes_heard_until
 from carp_fast._orders cimport obey
 from carp_fast._receive cimport FrameHeard, engine_receive
 from carp_fast._simulator_invariants cimport (
     check_addresses, check_announced, check_announcement, check_sending, keeps_backup, mark_dirty,
     on_family, on_refused, on_state, on_taken)
+from carp_fast._simulator_lanes cimport (
+    anything_waits, find_source, forget_lanes, note_drops)
 from carp_fast._simulator_network cimport (
     ABSENT, Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, FOREIGN_REMOVED, FOREIGN_THERE, Frame, IDLE,
     KEY_OTHER, KEY_RIGHT, Machine, Nic, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PendingOrder,
-    QUEUE_OVERFLOW, RECEIVING, REPORTS_LOST, Slot, TRACE_ADDRESS, TRACE_ANNOUNCED, TRACE_HEARD,
+    QUEUE_OVERFLOW, RECEIVING, REPORTS_LOST, Slot, Socket, TRACE_ADDRESS, TRACE_ANNOUNCED, TRACE_HEARD,
     TRACE_ORDER, TRACE_SENT, TRACE_STALLED, World, broken, event_push, frame_release, grown,
-    machine_now, machine_number, machine_wake, random_below, random_chance, random_next, trace,
+    machine_now, machine_number, machine_wake, note_disturbed, random_below, random_chance, random_next, trace,
     transmit, whose)
 from carp_fast._simulator_rules cimport EITHER, Expected, rule_leaves, rule_replay
 from carp_fast._vhid cimport (
@@ -45,6 +48,7 @@ cdef enum:
     RECEIVE_COST_NS = 1000          # of a frame
     SEND_COST_NS = 1000
     TURN_COST_NS = 3000
+    LATE_NS = 50000000              # a frame that waited for so long was behind many others
     STAMP_SLACK_NS = 1000000        # before the last look at the socket, as in arrived_at()
     RETRY_NS = 10000000             # until an order for a slot in use is given again
     STRANGE_COUNTER = 4             # one in so many begins with a random counter, as ucarp does
@@ -228,10 +232,11 @@ cdef void take_reports(World* world, Machine* machine) noexcept nogil:
 
 # ------------------------------------------------------------------------------------- receive
 
-cdef int64_t arrived_at(World* world, Machine* machine, const Arrival* arrival) noexcept nogil:
+cdef int64_t arrived_at(World* world, Machine* machine, const Socket* socket,
+                        const Arrival* arrival) noexcept nogil:
     """As in _turn.pyx: the wall-clock stamp, where it can be right."""
     cdef int64_t now_ns = machine_now(world, machine), at_ns = arrival.stamp_ns - machine.wall_ns
-    if machine.heard_until_ns - STAMP_SLACK_NS <= at_ns <= now_ns:
+    if socket.heard_until_ns - STAMP_SLACK_NS <= at_ns <= now_ns:
         return at_ns
     return now_ns
 
@@ -241,8 +246,8 @@ cdef uint32_t queued(const Core* core) noexcept nogil:
             + queue_length(&core.announce) + queue_length(&core.repeat))
 
 
-cdef void take_frame(World* world, Machine* machine, const Frame* frame, int64_t at_ns,
-                     int64_t arrived_ns) noexcept nogil:
+cdef void take_frame(World* world, Machine* machine, uint8_t lane, const Frame* frame,
+                     int64_t at_ns, int64_t arrived_ns) noexcept nogil:
     """Give one frame to the engine, and judge what the engine makes of it."""
     cdef Core* core = &machine.core
     cdef uint32_t number = machine_number(world, machine), told = frame.slot
@@ -265,6 +270,9 @@ cdef void take_frame(World* world, Machine* machine, const Frame* frame, int64_t
     heard.bytes = &frame.bytes[0]
     heard.length, heard.interface, heard.arrived_ns = frame.length, frame.segment, at_ns
     verdict = engine_receive(core, &heard)
+    heard.verdict = <uint8_t>verdict
+    if lane == LANE_COMMON:
+        find_source(world, machine, frame, &heard, machine_now(world, machine))
     trace(world, TRACE_HEARD, number, told, whose(frame), verdict)
     if verdict == VERDICT_OK:
         on_taken(world, machine, frame, state, keeps, leaves, expected, at_ns, arrived_ns)
@@ -278,39 +286,63 @@ cdef void take_frame(World* world, Machine* machine, const Frame* frame, int64_t
     machine.cause = NULL
 
 
-cdef void receive_slice(World* world, Machine* machine) noexcept nogil:
-    """One batch from the socket; where it was full, what is due is sent before the next one."""
+cdef bint take_lane(World* world, Machine* machine, uint8_t lane) noexcept nogil:
+    """One batch from the socket of a lane; whether more may wait there."""
     cdef int64_t begin_ns = machine_now(world, machine), at_ns = 0
-    cdef uint32_t count = min(machine.socket_count, world.batch), i
+    cdef Socket* socket = &machine.sockets[lane]
+    cdef uint32_t count = min(socket.count, world.batch), drops, i
     cdef Arrival arrival
     for i in range(count):
-        arrival = machine.socket[machine.socket_head]
-        machine.socket_head = (machine.socket_head + 1) % world.socket_room
-        machine.socket_count -= 1
-        at_ns = arrived_at(world, machine, &arrival)
+        arrival = socket.arrivals[socket.head]
+        socket.head = (socket.head + 1) % world.socket_room
+        socket.count -= 1
+        at_ns = arrived_at(world, machine, socket, &arrival)
+        if arrival.frame == NOBODY:                     # a stranger's: refused, and counted
+            continue
+        if (begin_ns - arrival.at_ns > LATE_NS          # behind a flood
+                and machine.slots[world.frames[arrival.frame].slot].right != NULL):
+            note_disturbed(world, world.now_ns)
         if machine.core.interfaces[world.frames[arrival.frame].segment].ifindex:
-            take_frame(world, machine, &world.frames[arrival.frame], at_ns, arrival.at_ns)
+            take_frame(world, machine, lane, &world.frames[arrival.frame], at_ns, arrival.at_ns)
         frame_release(world, arrival.frame)
     machine.busy_ns += count * RECEIVE_COST_NS
-    machine.heard_until_ns = at_ns if count == world.batch else begin_ns
+    if count < world.batch:
+        socket.heard_until_ns = begin_ns
+    elif at_ns != begin_ns:                             # else its stamp does not hold any more
+        socket.heard_until_ns = at_ns
     if count:
         machine.any_frame = True
-        note_drops(world, machine)
+        drops = note_drops(world, machine, lane)
+        if drops:
+            stall(world, machine, drops, 0)
     take_reports(world, machine)
-    if count < world.batch:
+    return count == world.batch
+
+
+cdef void receive_slice(World* world, Machine* machine) noexcept nogil:
+    """A batch of the genuine lane, and of the common one when that is empty or the turn ends; where
+    one was full, what is due is sent before the next slice.
+    """
+    cdef bint genuine = take_lane(world, machine, LANE_GENUINE), common = True
+    machine.slice += 1
+    if not genuine or machine.slice == world.slices:
+        common = take_lane(world, machine, LANE_COMMON)
+    machine.heard_until_ns = lanes_heard_until(
+        &machine.lanes, machine.sockets[<int>LANE_GENUINE].heard_until_ns,
+        machine.sockets[<int>LANE_COMMON].heard_until_ns, machine_now(world, machine))
+    if not genuine and not common:
         listen_no_more(world, machine)
         return
     engine_expire(&machine.core, machine_now(world, machine), machine.heard_until_ns)
     take_reports(world, machine)
     send_advertisements(world, machine)
-    machine.slice += 1
-    if machine.slice == world.slices:
-        machine.more = True
+    if machine.slice == world.slices:                   # strangers' rest waits for the next tick
+        machine.more = genuine
         listen_no_more(world, machine)
 
 
 cdef void listen_no_more(World* world, Machine* machine) noexcept nogil:
-    """The socket has been read as far as this turn does."""
+    """The sockets have been read as far as this turn does."""
     engine_expire(&machine.core, machine_now(world, machine), machine.heard_until_ns)
     take_reports(world, machine)
     machine.phase, machine.slice = CARRYING_OUT, 0
@@ -326,14 +358,6 @@ cdef void note_absence(World* world, Machine* machine) noexcept nogil:
     machine.last_turn_ns = machine.turn_ns
     if gap_ns > machine.core.shortest_ns:
         stall(world, machine, 0, gap_ns)
-
-
-cdef void note_drops(World* world, Machine* machine) noexcept nogil:
-    """The socket was full, and the newest frames were dropped: silence proves nothing then."""
-    cdef uint32_t drops = machine.socket_drops
-    machine.socket_drops = 0
-    if drops:
-        stall(world, machine, drops, 0)
 
 
 cdef void stall(World* world, Machine* machine, uint32_t drops, int64_t gap_ns) noexcept nogil:
@@ -537,7 +561,7 @@ cdef void plan(World* world, Machine* machine) noexcept nogil:
         at_ns = now_ns
     machine.watching = not machine.any_frame
     machine.planned_ns = at_ns if at_ns >= 0 else 0
-    if machine.orders_count or (machine.watching and machine.socket_count):
+    if machine.orders_count or (machine.watching and anything_waits(machine)):
         at_ns = now_ns
     if at_ns >= 0:
         machine_wake(world, machine, at_ns - machine.origin_ns)
@@ -567,12 +591,8 @@ cdef void machine_step(World* world, Machine* machine) noexcept nogil:
 
 
 cdef void machine_forget(World* world, Machine* machine) noexcept nogil:
-    """The machine is gone: its socket, orders and turn with it."""
-    while machine.socket_count:
-        frame_release(world, machine.socket[machine.socket_head].frame)
-        machine.socket_head = (machine.socket_head + 1) % world.socket_room
-        machine.socket_count -= 1
-    machine.socket_drops = 0
+    """The machine is gone: its sockets, orders and turn with it."""
+    forget_lanes(world, machine)
     machine.orders_count = 0
     machine.phase = IDLE
     machine.step_at_ns = -1

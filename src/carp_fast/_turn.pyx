@@ -143,6 +143,8 @@ cdef int take_in(PumpState* pump, Receiver* receiver) noexcept nogil:
     pump.frames += <uint64_t>count
     if count == BATCH:                  # more may wait: up to the last of these
         until_ns = arrived_at(pump, receiver, count - 1, at_ns, offset_ns)
+        if until_ns == at_ns:           # a time that the wall clock gave and has not any more
+            until_ns = receiver.heard_until_ns
     receiver.heard_until_ns = until_ns
     note_drops(pump, receiver)
     return count
@@ -196,8 +198,9 @@ cdef bint receive(PumpState* pump) noexcept nogil:
     """Give what has arrived to the engine, in slices; advertisements that are due go in between.
 
     The genuine lane first, until it is empty; of the common one what the turn has room for, and
-    one batch at least; of what is astray one batch. What is left waits for the next tick: a flood
-    must not keep the pump from sleeping, or it loses its priority. Returns whether anything arrived.
+    one batch at least; of what is astray one batch. What is left of these two waits for the next
+    tick: strangers must not keep the pump from sleeping, or it loses its priority. Returns whether
+    anything arrived.
     """
     cdef int slices
     cdef bint any_frame = False, genuine = True, common = True
@@ -211,6 +214,8 @@ cdef bint receive(PumpState* pump) noexcept nogil:
             break
         engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
         send_advertisements(pump)
+    if genuine:
+        pump.more = True
     take_lane(pump, LANE_STRAY, &any_frame)
     return any_frame
 

@@ -43,12 +43,15 @@ COMPILED: dict[str, set[str]] = {
     "_walk": set(),
     "_pace": {"_histogram", "_frames"},
     "_mix": {"_wire", "_auth", "_frames", "_walk"},
-    "_simulator_network": {"_wire", "_wheel", "_vhid", "_core"},
+    "_simulator_network": {"_wire", "_wheel", "_vhid", "_core", "_lanes"},
+    "_simulator_lanes": {"_wheel", "_receive", "_lanes", "_simulator_network"},
     "_simulator_rules": {"_vhid", "_simulator_network"},
-    "_simulator_invariants": {"_wire", "_vhid", "_core", "_simulator_network", "_simulator_rules"},
+    "_simulator_invariants": {"_wire", "_wheel", "_vhid", "_core", "_lanes"}
+    | {"_simulator_network", "_simulator_rules"},
     "_simulator_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
-    | {"_simulator_network", "_simulator_rules", "_simulator_invariants"},
-    "_simulator": {"_wheel", "_vhid", "_core", "_prepared"}
+    | {"_simulator_network", "_simulator_rules", "_simulator_invariants", "_lanes"}
+    | {"_simulator_lanes"},
+    "_simulator": {"_wheel", "_vhid", "_core", "_prepared", "_simulator_lanes"}
     | {"_simulator_network", "_simulator_invariants", "_simulator_turn"},
     "_socket": {"_wire"},
     "_netlink": {"_wire", "_socket"},
@@ -80,6 +83,7 @@ PURE = (
     "_pace",
     "_mix",
     "_simulator_network",
+    "_simulator_lanes",
     "_simulator_rules",
     "_simulator_invariants",
     "_simulator_turn",

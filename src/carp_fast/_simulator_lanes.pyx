@@ -1,0 +1,163 @@
+"""The lanes of a simulated machine's sockets: who is sorted into them, and floods of strangers.
+
+What a drop proves and who is found, the pump's own code decides (_lanes.pyx); what Python does with
+it, later and within a room of its own, stands here a second time.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from carp_fast._lanes cimport (
+    COVERS_ALL, COVERS_NOBODY, COVERS_SOME, LANE_COMMON, Lanes, lanes_find_source,
+    lanes_prove_nothing)
+from carp_fast._receive cimport FrameHeard
+from carp_fast._simulator_network cimport (
+    Arrival, FLOOD_GOES_ON, Frame, IDLE, Machine, PAUSE_NONE, PAUSE_STOPPED, SEGMENTS_MAX, SOCKETS,
+    SOURCE_IS_SORTED, Socket, World, event_push, family_bit, frame_release, machine_now,
+    machine_number, machine_wake, note_drop, random_below, random_chance)
+from carp_fast._wheel cimport NOBODY
+
+cdef enum:
+    SORT_DELAY_NS = 20000000        # as in lanes.py
+    SORT_MORE_NS = 100000000        # until Python has noticed, at most
+    FLOOD_TICK_NS = 20000000        # twice what it is on average: it keeps step with nobody
+    WAKE_NS = 5000
+
+
+cdef bint anything_waits(const Machine* machine) noexcept nogil:
+    """Whether a frame is in any of its sockets."""
+    cdef uint32_t lane
+    for lane in range(SOCKETS):
+        if machine.sockets[lane].count:
+            return True
+    return False
+
+
+# ---------------------------------------------------------------------------------- who is sorted
+
+cdef void find_source(World* world, Machine* machine, const Frame* frame, const FrameHeard* heard,
+                      int64_t now_ns) noexcept nogil:
+    """A frame of the common lane was judged: Python may be told of its source, and sort it."""
+    cdef uint64_t packed
+    if not lanes_find_source(&machine.lanes, heard, now_ns):
+        return
+    packed = (<uint64_t>machine.lives << 32 | <uint64_t>frame.segment << 16
+              | <uint64_t>frame.sender << 8 | <uint64_t>family_bit(frame.family) << 1
+              | frame.strange)
+    machine.unsorted += 1
+    event_push(world, world.now_ns + SORT_DELAY_NS
+               + <int64_t>random_below(&world.random, SORT_MORE_NS), SOURCE_IS_SORTED,
+               machine_number(world, machine), packed)
+
+
+cdef void source_is_sorted(World* world, Machine* machine, uint64_t packed) noexcept nogil:
+    """The filters are changed, unless there is no room: then all are learned anew, once."""
+    cdef uint32_t segment = (packed >> 16) & 0xff, sender = (packed >> 8) & 0xff
+    cdef uint8_t bit = (packed >> 1) & 3, strange = packed & 1
+    if not machine.running or packed >> 32 != machine.lives:
+        return
+    if machine.paused != PAUSE_NONE:                    # Python with it
+        event_push(world, world.now_ns + SORT_MORE_NS, SOURCE_IS_SORTED,
+                   machine_number(world, machine), packed)
+        return
+    machine.unsorted -= 1
+    if machine.nics[segment].ifindex == 0 or not strange and machine.sorted[segment][sender] & bit:
+        return
+    if machine.sorted_count == world.source_room:
+        if machine.sorted_anew:
+            machine.sorted_full = True
+            cover(machine)
+            return
+        machine.sorted_anew = True
+        memset(machine.sorted, 0, sizeof(machine.sorted))
+        machine.sorted_count = 0
+    if not strange:
+        machine.sorted[segment][sender] |= bit
+    machine.sorted_count += 1
+    cover(machine)
+
+
+cdef void cover(Machine* machine) noexcept nogil:
+    """As Pump.cover() does."""
+    machine.lanes.dropping_since_ns = 0
+    machine.lanes.coverage = (COVERS_SOME if machine.sorted_full
+                              else COVERS_ALL if machine.sorted_count else COVERS_NOBODY)
+
+
+cdef void forget_sources(Machine* machine, uint32_t segment) noexcept nogil:
+    """The interface is gone: another ifindex is another interface."""
+    cdef uint32_t sender, known = 0
+    for sender in range(sizeof(machine.sorted[segment])):
+        known += ((machine.sorted[segment][sender] & 1)
+                  + (machine.sorted[segment][sender] >> 1 & 1))
+        machine.sorted[segment][sender] = 0
+    machine.sorted_count -= known
+    cover(machine)
+
+
+cdef void forget_lanes(World* world, Machine* machine) noexcept nogil:
+    """The machine is gone: what waited, and all that was known."""
+    cdef uint32_t lane
+    cdef Socket* socket
+    for lane in range(SOCKETS):
+        socket = &machine.sockets[lane]
+        while socket.count:
+            if socket.arrivals[socket.head].frame != NOBODY:
+                frame_release(world, socket.arrivals[socket.head].frame)
+            socket.head = (socket.head + 1) % world.socket_room
+            socket.count -= 1
+        socket.drops = 0
+    memset(&machine.lanes, 0, sizeof(Lanes))
+    machine.lanes.sorting = True
+    memset(machine.sorted, 0, sizeof(machine.sorted))
+    machine.sorted_count = machine.unsorted = 0
+    machine.sorted_full = machine.sorted_anew = False
+    machine.nobody_since_ns = 0
+    machine.lives += 1
+
+
+cdef uint32_t note_drops(World* world, Machine* machine, uint8_t lane) noexcept nogil:
+    """A socket was full: how many were dropped, as far as silence proves nothing by that."""
+    cdef uint32_t drops = machine.sockets[lane].drops
+    machine.sockets[lane].drops = 0
+    if drops and lanes_prove_nothing(&machine.lanes, lane, machine_now(world, machine)):
+        return drops
+    return 0
+
+
+# ------------------------------------------------------------------------------------------ floods
+
+cdef void begin_flood(World* world, Machine* machine, uint32_t frames,
+                      uint32_t dropped) noexcept nogil:
+    """Strangers fill the common lane: `frames` a tick find room there, and while some of them wait,
+    `dropped` of 65,536 that come do not. Both 0: it is over.
+    """
+    machine.flood_frames, machine.flooded = frames, dropped
+    if dropped and not machine.flood_comes:
+        machine.flood_comes = True
+        event_push(world, world.now_ns, FLOOD_GOES_ON, machine_number(world, machine), 0)
+
+
+cdef void flood_goes_on(World* world, Machine* machine) noexcept nogil:
+    cdef Socket* socket = &machine.sockets[<int>LANE_COMMON]
+    cdef Arrival* arrival
+    cdef int64_t now_ns = machine_now(world, machine)
+    cdef uint32_t i
+    machine.flood_comes = machine.flooded != 0
+    if not machine.flooded:
+        return
+    event_push(world, world.now_ns + 1 + <int64_t>random_below(&world.random, FLOOD_TICK_NS),
+               FLOOD_GOES_ON, machine_number(world, machine), 0)
+    if not machine.running or machine.paused > PAUSE_STOPPED:
+        return
+    for i in range(min(machine.flood_frames, world.socket_room - socket.count)):
+        arrival = &socket.arrivals[(socket.head + socket.count) % world.socket_room]
+        arrival.at_ns, arrival.stamp_ns = now_ns, now_ns + machine.wall_ns
+        arrival.frame = NOBODY
+        socket.count += 1
+        world.tally.strangers += 1
+    if socket.count and random_chance(&world.random, machine.flooded):
+        socket.drops += 1
+        note_drop(world, machine, False)
+    if machine.phase == IDLE and machine.watching and not machine.paused:
+        machine_wake(world, machine, world.now_ns + WAKE_NS)
