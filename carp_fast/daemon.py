@@ -28,6 +28,7 @@ from carp_fast._auth import SHA1_FORM
 from carp_fast._pump import Pump
 from carp_fast.control import ControlError, ControlServer, Handler
 from carp_fast.explain import Explanations
+from carp_fast.foreign import Foreign
 from carp_fast.hooks import HookError, Hooks, Notifier
 from carp_fast.hosts import STATES, Hosts, LimitReached, by_interface
 from carp_fast.interfaces import (
@@ -216,6 +217,7 @@ class Daemon:
         self._reports = self._make_reports()
         if self._control is not None:
             self._reports.publish.append(self._control.publish)
+        self._network.on_known = Foreign(self._hosts, self._reports.on_foreign).on_interface
         self._reports.on_released = self._on_released
         self._reports.resync = lambda: self._background(self._resync())
         self._reports.on_source_proven = self._lanes.learn

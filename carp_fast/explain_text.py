@@ -309,15 +309,16 @@ def demotion(host: Facts) -> Iterator[str]:
 def addresses(host: Facts) -> Iterator[str]:
     every, held, problems = host["addresses"], host["addresses_held"], host["address_problems"]
     master = host["state"] == "MASTER"
-    right = [address for address in every if address not in problems]
+    # Beside a foreign IPv4 address of another prefix length ours is held all the same.
+    right = [a for a in every if a not in problems or (master and beside(a, problems[a]))]
     if not host["manage_addresses"]:
         yield f"manage_addresses = false: its scripts add and remove {listed(every)}"
         return
     if not master:
         if held:
             yield f"{held} of {len(every)} still held, being removed: {listed(every)}"
-        else:
-            yield f"none held, as it should be in {host['state']}: {listed(every)}"
+        elif right:
+            yield f"none held, as it should be in {host['state']}: {listed(right)}"
     elif right:
         missing = len(right) - held
         if missing <= 0:
@@ -325,12 +326,32 @@ def addresses(host: Facts) -> Iterator[str]:
         else:
             yield f"{held} held, {missing} missing and being added: {listed(right)}"
     for address, why in list(problems.items())[:ADDRESSES_LISTED]:
-        if why == FOREIGN:
-            yield f"foreign: {address} was there already and is not ours, left alone ({why})"
+        if why.startswith(FOREIGN):
+            yield foreign(host, address, why)
         else:
             yield f"failed: {address} could not be {'added' if master else 'removed'} ({why})"
     if len(problems) > ADDRESSES_LISTED:
         yield f"... and {len(problems) - ADDRESSES_LISTED} more that are foreign or failed"
+
+
+def beside(address: str, why: str) -> bool:
+    """Whether a foreign address leaves room for ours: IPv4 with another prefix length."""
+    return why.startswith(f"{FOREIGN} as ") and ":" not in address
+
+
+def foreign(host: Facts, address: str, why: str) -> str:
+    """An address that the interface has by other hands, and what follows in this state."""
+    if host["state"] != "MASTER":
+        return (
+            f"foreign: {address} is on {host['interface']} and not ours, left alone: this host"
+            f" answers for it, although it is {host['state']} ({why})"
+        )
+    if beside(address, why):
+        return (
+            f"foreign: {address} is there by other hands, too, and stays when another host is"
+            f" MASTER ({why})"
+        )
+    return f"foreign: {address} was there already and is not ours, left alone ({why})"
 
 
 def listed(every: list[str]) -> str:

@@ -74,6 +74,8 @@ class Network:
         self._said: dict[tuple[str, int], bytes | None] = {}  # sources, by name and family
         # Whether an address (slot, text) is known to be somebody else's.
         self.is_foreign: Callable[[int, str], bool] = lambda slot, text: False
+        # An interface, or which virtual hosts it has, may have changed.
+        self.on_known: Callable[[Interface], None] = lambda interface: None
 
     def on_interface(self, interface: Interface) -> None:
         """An interface appeared, vanished or changed: the engine hears it, the groups follow.
@@ -111,6 +113,7 @@ class Network:
         self._tell(number, interface, sources, announce=announce)
         if sources.ipv6 is not None and had.ipv6 is None:
             self._verify_ipv6(number)
+        self.on_known(interface)
 
     def _may_announce(self, number: int) -> bool:
         """Whether the last announcement is a while ago; if not, another one follows it."""
@@ -178,6 +181,7 @@ class Network:
             if sources != self.sources[name]:
                 self.sources[name] = sources
                 self._tell(number, interface, sources)
+            self.on_known(interface)
         self._filter_soon()
 
     def promote(self, names: Iterable[str]) -> None:

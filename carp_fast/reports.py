@@ -11,12 +11,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carp_fast import systemd
 from carp_fast.hooks import Hook, HookResult, Hooks
-from carp_fast.hosts import STATES, Hosts, every_address
+from carp_fast.hosts import MASTER, STATES, Hosts, every_address
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 REPORTS_A_TURN = 1000
 FOREIGN = "address_foreign"
+FOREIGN_LOGGED_MAX = 20  # lines about foreign addresses of one interface at once; more are counted
 # Reasons that another host's advertisement gave: the log line names that host.
 PEER_REASONS = frozenset(
     {"faster_master", "tie_lost", "preempted", "master_resigned"}
@@ -56,6 +57,14 @@ def rfc3339(monotonic_ns: int) -> str:
     return systemd.rfc3339((monotonic_ns + time.time_ns() - time.monotonic_ns()) // 1_000_000)
 
 
+def log_lines(level: int, line: str, every: Sequence[tuple[str, ...]]) -> None:
+    """A line in the log for each, and beyond FOREIGN_LOGGED_MAX one that says how many more."""
+    for each in every[:FOREIGN_LOGGED_MAX]:
+        logger.log(level, line, *each)
+    if len(every) > FOREIGN_LOGGED_MAX:
+        logger.log(level, "... and %d more such", len(every) - FOREIGN_LOGGED_MAX)
+
+
 def address_text(address: bytes | None) -> str | None:
     """An address of 4 or 16 bytes as text."""
     if not address:
@@ -81,6 +90,9 @@ class Reports:
         self.on_source_proven: Callable[[int, bytes], None] = lambda ifindex, source: None
         # By slot: {address: what is wrong with it}.
         self.address_problems: dict[int, dict[str, str]] = {}
+        # Of those the foreign ones: that the interface has, and that kept the engine from adding.
+        self._foreign: dict[int, dict[str, str]] = {}
+        self._left_alone: set[tuple[int, str]] = set()
         self._takers: dict[str, Callable[[Report], None]] = {
             "state_changed": self._on_state,
             "addresses_changed": self._on_addresses,
@@ -209,11 +221,49 @@ class Reports:
     # -- addresses
 
     def is_foreign(self, slot: int, text: str) -> bool:
-        """Whether this address of a virtual host was found to be somebody else's."""
-        return self.address_problems.get(slot, {}).get(text) == FOREIGN
+        """Whether this address of a virtual host was left alone, being somebody else's."""
+        return (slot, text) in self._left_alone
+
+    def on_foreign(self, found: Mapping[int, Mapping[str, str]]) -> None:
+        """What an interface has by other hands, see foreign.Found; told when it comes or goes."""
+        come: list[tuple[str, str, str]] = []
+        gone: list[tuple[str, str, str]] = []
+        for slot, now in found.items():
+            before = self._foreign.get(slot, {})
+            if now == before:
+                continue
+            name = self._hosts.name(slot)
+            come += [(name, text, as_) for text, as_ in now.items() if before.get(text) != as_]
+            gone += [(name, text, as_) for text, as_ in before.items() if text not in now]
+            self._foreign[slot] = dict(now)
+            if not now:
+                del self._foreign[slot]
+            for text in {**before, **now}:
+                self._note_foreign(slot, text)
+        log_lines(
+            logging.WARNING,
+            "%s: " + FOREIGN + ": %s is there and not ours, left alone (as %s)",
+            come,
+        )
+        log_lines(logging.INFO, "%s: %s is there by other hands no longer (as %s)", gone)
+
+    def _note_foreign(self, slot: int, text: str) -> None:
+        """Makes a problem of a foreign address, or no longer; a failure to change it stands."""
+        as_ = self._foreign.get(slot, {}).get(text)
+        if not self.address_problems.get(slot, {}).get(text, FOREIGN).startswith(FOREIGN):
+            return
+        if as_ is not None:
+            self._set_problem(slot, text, FOREIGN if as_ == text else f"{FOREIGN} as {as_}")
+        elif not self.is_foreign(slot, text) or self._hosts.states[slot] != MASTER:
+            self._set_problem(slot, text, None)  # of a MASTER, once it has added its own
 
     def on_reload(self) -> None:
         """Addresses that a virtual host no longer has are no problem of it."""
+        self._left_alone = {
+            (slot, text)
+            for slot, text in self._left_alone
+            if (host := self._hosts.hosts[slot]) is not None and text in every_address(host)
+        }
         for slot, problems in list(self.address_problems.items()):
             host = self._hosts.hosts[slot]
             every = () if host is None else every_address(host)
@@ -230,13 +280,16 @@ class Reports:
 
     def _note(self, report: Report, text: str, problem: str | None) -> None:
         assert report.slot is not None
-        problems = self.address_problems.setdefault(report.slot, {})
+        self._set_problem(report.slot, text, problem)
+
+    def _set_problem(self, slot: int, text: str, problem: str | None) -> None:
+        problems = self.address_problems.setdefault(slot, {})
         if problem is None:
             problems.pop(text, None)
         else:
             problems[text] = problem
         if not problems:
-            del self.address_problems[report.slot]
+            del self.address_problems[slot]
 
     def _on_address_failed(self, report: Report) -> None:
         name, text = self._address(report)
@@ -253,15 +306,20 @@ class Reports:
     def _on_address_foreign(self, report: Report) -> None:
         name, text = self._address(report)
         logger.warning("%s: %s: %s is there already and not ours, left alone", name, FOREIGN, text)
+        assert report.slot is not None
+        self._left_alone.add((report.slot, text))
         self._note(report, text, FOREIGN)
 
     def _on_address_restored(self, report: Report) -> None:
         name, text = self._address(report)
         assert report.slot is not None
-        if text not in self.address_problems.get(report.slot, {}):
+        was_left_alone = self.is_foreign(report.slot, text)
+        self._left_alone.discard((report.slot, text))
+        if text not in self.address_problems.get(report.slot, {}) and not was_left_alone:
             self.on_address_restored(report.slot, text)
         logger.info("%s: address %s is back", name, text)
         self._note(report, text, None)
+        self._note_foreign(report.slot, text)
 
     # -- the wire
 
@@ -335,6 +393,8 @@ class Reports:
     def _on_released(self, report: Report) -> None:
         if report.slot is not None:
             self.address_problems.pop(report.slot, None)
+            self._foreign.pop(report.slot, None)
+            self._left_alone = {each for each in self._left_alone if each[0] != report.slot}
             self._up_due.discard(report.slot)
             self.on_released(report.slot)
 

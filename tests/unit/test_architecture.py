@@ -117,7 +117,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("explain",),
     ("elections", "recordings"),
     ("status", "observer", "witness", "floor", "pings"),
-    ("reload", "reports", "network", "lab", "ucarp_scripts"),
+    ("reload", "reports", "network", "foreign", "lab", "ucarp_scripts"),
     ("listen", "verdicts", "backends", "guard", "streams"),
     (
         "hooks",

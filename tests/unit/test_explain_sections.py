@@ -183,6 +183,40 @@ def test_addresses_with_a_problem() -> None:
     ]
 
 
+@pytest.mark.parametrize("state", ["INIT", "BACKUP"])
+@pytest.mark.parametrize("why", ["address_foreign", "address_foreign as 10.77.0.100/32"])
+def test_a_foreign_address_of_who_is_not_master(state: str, why: str) -> None:
+    asked = Asked().become(state)
+    asked.problems.address_problems[0] = {"10.77.0.100/24": why}
+    assert asked.sections()["addresses"] == [
+        "foreign: 10.77.0.100/24 is on eth0 and not ours, left alone: this host answers for it,"
+        f" although it is {state} ({why})"
+    ]
+
+
+def test_a_foreign_address_beside_that_of_a_master() -> None:
+    every = ["10.77.0.100/24", "fd77::100/64"]
+    facts = Asked().become("MASTER").facts() | {"addresses": every, "addresses_held": 1}
+    why = {address: f"address_foreign as {address.partition('/')[0]}/30" for address in every}
+    # Two IPv4 addresses that differ in their prefix length alone are there at once, IPv6 ones not.
+    assert list(explain_text.addresses(facts | {"address_problems": why})) == [
+        "held: 10.77.0.100/24",
+        "foreign: 10.77.0.100/24 is there by other hands, too, and stays when another host is"
+        " MASTER (address_foreign as 10.77.0.100/30)",
+        "foreign: fd77::100/64 was there already and is not ours, left alone"
+        " (address_foreign as fd77::100/30)",
+    ]
+
+
+def test_what_is_not_foreign_is_not_held_by_a_backup() -> None:
+    every = ["10.77.0.100/24", "10.77.0.101/24"]
+    facts = Asked().facts() | {"addresses": every}
+    facts["address_problems"] = {every[1]: "address_foreign"}
+    first, second = explain_text.addresses(facts)
+    assert first == "none held, as it should be in BACKUP: 10.77.0.100/24"
+    assert second.startswith("foreign: 10.77.0.101/24 is on eth0 and not ours")
+
+
 def test_many_addresses_are_cut() -> None:
     every = [f"10.0.0.{n}/32" for n in range(50)]
     facts = Asked().become("MASTER").facts() | {"addresses": every, "addresses_held": 50}

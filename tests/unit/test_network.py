@@ -519,6 +519,19 @@ def test_the_engine_says_whether_an_ipv6_address_was_lost(
     assert "address_lost: 2001:db8::1/64" in caplog.messages[-1]
 
 
+def test_what_is_known_of_an_interface_is_passed_on(stage: Stage) -> None:
+    known: list[Interface] = []
+    stage.network.on_known = known.append
+
+    async def scenario() -> None:
+        stage.network.on_interface(interface())
+        stage.network.on_interface(interface(name="eth9"))  # has no virtual host
+        stage.network.on_reload()
+
+    run(scenario)
+    assert known == [interface()] * 2
+
+
 @pytest.mark.parametrize(("mac", "kind"), [(b"", 65534), (bytes(6), 772), (bytes(20), 32)])
 def test_an_interface_that_is_not_ethernet_is_not_used(
     stage: Stage, caplog: pytest.LogCaptureFixture, mac: bytes, kind: int

@@ -13,7 +13,7 @@ import pytest
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.hooks import Hook, HookResult
 from carp_fast.hosts import STATES, Hosts
-from carp_fast.reports import Reports, rfc3339
+from carp_fast.reports import FOREIGN_LOGGED_MAX, Reports, rfc3339
 
 PEER = bytes((192, 0, 2, 99))
 
@@ -215,15 +215,117 @@ def test_problems_with_addresses_are_known_by_the_address(
     ]
 
 
+@pytest.mark.parametrize("state", STATES)
+def test_a_foreign_address_is_told_when_it_comes_and_when_it_goes(
+    caplog: pytest.LogCaptureFixture, state: str
+) -> None:
+    desk = Desk()
+    desk.hosts.states[0] = STATES.index(state)
+    caplog.set_level(logging.INFO, "carp_fast.reports")
+    found = {0: {"192.0.2.1/24": "192.0.2.1/24", "192.0.2.51/32": "192.0.2.51/24"}, 1: {}}
+    for _ in range(2):
+        desk.reports.on_foreign(found)
+        assert desk.reports.address_problems == {
+            0: {
+                "192.0.2.1/24": "address_foreign",
+                "192.0.2.51/32": "address_foreign as 192.0.2.51/24",
+            }
+        }
+    told = "there and not ours, left alone"
+    assert caplog.messages == [
+        f"eth0/1: address_foreign: 192.0.2.1/24 is {told} (as 192.0.2.1/24)",
+        f"eth0/1: address_foreign: 192.0.2.51/32 is {told} (as 192.0.2.51/24)",
+    ]
+    caplog.clear()
+    # Another prefix length is another address; the other one has gone.
+    desk.reports.on_foreign({0: {"192.0.2.1/24": "192.0.2.1/32"}, 1: {}})
+    assert desk.reports.address_problems == {0: {"192.0.2.1/24": "address_foreign as 192.0.2.1/32"}}
+    assert caplog.messages == [
+        f"eth0/1: address_foreign: 192.0.2.1/24 is {told} (as 192.0.2.1/32)",
+        "eth0/1: 192.0.2.51/32 is there by other hands no longer (as 192.0.2.51/24)",
+    ]
+    desk.reports.on_foreign({0: {}, 1: {}})
+    assert desk.reports.address_problems == {}
+    # The engine was never kept from adding one of them: that they go is nobody's loss.
+    assert not desk.reports.is_foreign(0, "192.0.2.1/24")
+
+
+def test_of_a_master_a_foreign_address_stays_a_problem_until_ours_is_there() -> None:
+    desk = Desk()
+    lost: list[tuple[int, str]] = []
+    desk.reports.on_address_restored = lambda slot, text: lost.append((slot, text))
+    text = "192.0.2.51/32"
+    desk.reports.on_foreign({0: {text: text}})
+    desk.change("MASTER", "master_down")
+    desk.tell("address_foreign", detail=1)
+    desk.reports.on_foreign({0: {}})
+    assert desk.reports.address_problems == {0: {text: "address_foreign"}}
+    assert desk.reports.is_foreign(0, text)
+    desk.tell("address_restored", detail=1)
+    assert desk.reports.address_problems == {}
+    assert not desk.reports.is_foreign(0, text)
+    assert lost == []
+
+
+def test_of_a_backup_an_address_that_was_foreign_is_no_problem_once_it_has_gone() -> None:
+    desk = Desk()
+    lost: list[tuple[int, str]] = []
+    desk.reports.on_address_restored = lambda slot, text: lost.append((slot, text))
+    text = "192.0.2.51/32"
+    desk.change("MASTER", "master_down")
+    desk.reports.on_foreign({0: {text: text}})
+    desk.tell("address_foreign", detail=1)
+    desk.change("BACKUP", "faster_master")
+    desk.reports.on_foreign({0: {}})
+    assert desk.reports.address_problems == {}
+    # As MASTER it adds its own where it had left another alone: not a loss either.
+    desk.change("MASTER", "master_down")
+    desk.tell("address_restored", detail=1)
+    assert lost == []
+
+
+def test_a_foreign_address_beside_ours_stays_a_problem_when_ours_comes_back() -> None:
+    desk = Desk()
+    desk.change("MASTER", "master_down")
+    desk.reports.on_foreign({0: {"192.0.2.51/32": "192.0.2.51/24"}})
+    desk.tell("address_restored", detail=1)
+    why = "address_foreign as 192.0.2.51/24"
+    assert desk.reports.address_problems == {0: {"192.0.2.51/32": why}}
+
+
+def test_a_failure_stands_whatever_is_foreign() -> None:
+    desk = Desk()
+    desk.change("MASTER", "master_down")
+    desk.tell("address_failed", detail=0, value=errno.EPERM)
+    failed = {0: {"192.0.2.1/24": "Operation not permitted"}}
+    for found in ({"192.0.2.1/24": "192.0.2.1/32"}, {}):
+        desk.reports.on_foreign({0: found})
+        assert desk.reports.address_problems == failed
+
+
+def test_many_foreign_addresses_are_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    caplog.set_level(logging.INFO, "carp_fast.reports")
+    every = {f"10.0.0.{n}/32": f"10.0.0.{n}/32" for n in range(100)}
+    desk.reports.on_foreign({0: every})
+    assert len(caplog.messages) == FOREIGN_LOGGED_MAX + 1
+    assert caplog.messages[-1] == "... and 80 more such"
+    assert len(desk.reports.address_problems[0]) == 100
+
+
 def test_a_released_slot_forgets_everything() -> None:
     desk = Desk()
     released: list[int] = []
     desk.reports.on_released = released.append
     desk.change("MASTER", "master_down")
     desk.tell("address_foreign", detail=0)
+    desk.reports.on_foreign({0: {"192.0.2.51/32": "192.0.2.51/24"}})
     desk.tell("released")
     desk.tell("released", None)  # only a block: a change in place
     assert released == [0]
+    assert desk.reports.address_problems == {}
+    assert not desk.reports.is_foreign(0, "192.0.2.1/24")
+    desk.reports.on_foreign({0: {}})
     assert desk.reports.address_problems == {}
     desk.tell("addresses_changed")
     assert desk.hooks.words == []

@@ -1,0 +1,61 @@
+"""Addresses of virtual hosts that their interface has by other hands, whatever the state.
+
+The engine finds such an address only where it adds its own, as MASTER. A BACKUP whose host has the
+address already answers for it beside the master: here that is found, too, from what is known of
+the interface. Must not change anything, nor know how it is told.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+
+from carp_fast.addresses import kernel_keeps_marks, text
+from carp_fast.hosts import Hosts, every_address
+from carp_fast.interfaces import OWN_PROTOCOL, Interface
+
+# Of one interface: by slot, {address of the virtual host: the same address as it is there}. Every
+# slot of the interface has its entry.
+Found = Mapping[int, dict[str, str]]
+
+
+class Foreign:
+    """Compares interfaces with virtual hosts, and tells what it finds of each interface.
+
+    Ours are told from others' by our mark; where the kernel keeps none (before Linux 5.18), nothing
+    is found here, and only a MASTER notices.
+    """
+
+    def __init__(self, hosts: Hosts, tell: Callable[[Found], None]) -> None:
+        self._hosts = hosts
+        self._tell = tell
+        self._marks = kernel_keeps_marks()
+
+    def on_interface(self, interface: Interface) -> None:
+        """An interface changed: its addresses, or which virtual hosts it has."""
+        number = self._hosts.known(interface.name)
+        if number is None or not self._marks:
+            return
+        there = _foreign_by_address(interface)
+        found: dict[int, dict[str, str]] = {}
+        for slot in self._hosts.slots[number]:
+            found[slot] = {}
+            host = self._hosts.hosts[slot]
+            # What scripts add and remove may be there in any state.
+            if there and host is not None and host.settings.manage_addresses:
+                for address in every_address(host):
+                    other = there.get(address.partition("/")[0])
+                    if other is not None:
+                        found[slot][address] = address if address in other else other[0]
+        self._tell(found)
+
+
+def _foreign_by_address(interface: Interface) -> dict[str, list[str]]:
+    """Addresses without our mark: by their text without prefix length, with all those they have."""
+    there: dict[str, list[str]] = {}
+    for each in interface.addresses:
+        if each.protocol != OWN_PROTOCOL:
+            kind = socket.AF_INET if each.family == 4 else socket.AF_INET6
+            key = socket.inet_ntop(kind, each.address)
+            there.setdefault(key, []).append(text(each.address, each.prefixlen))
+    return there
