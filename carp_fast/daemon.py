@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import ctypes
 import errno
 import gc
 import logging
@@ -43,13 +42,15 @@ from carp_fast.links import LinkMonitor
 from carp_fast.network import Network
 from carp_fast.orders import Orders
 from carp_fast.plan import advertisements_per_s, receive_path
+from carp_fast.process import StartError, give_back_memory, require_capabilities, share_memory
 from carp_fast.reports import Reports, peer_of
 from carp_fast.status import Status
 from carp_fast.systemd import Notifier as Systemd
 
+__all__ = ["Daemon", "StartError", "run"]
+
 logger = logging.getLogger(__name__)
 
-CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 # The pump's real-time budget without a sleep; beyond it the thread goes on as a plain one. Taking
 # over 65,025 virtual hosts at once was measured to keep it running for 2.9 s.
 REAL_TIME_BUDGET_US = 10_000_000
@@ -59,14 +60,8 @@ HOOKS_DEADLINE_S = 35.0
 # meanwhile, at least. What the pump keeps free for itself comes on top.
 REPORTS_MIN, REPORTS_MAX = 8192, 262_144
 REPORTS_A_HOST, REPORTS_KEPT_FREE = 1.9, 1024
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of mallopt(3)
-MAPPED_BYTES = 1 << 17  # from which on what is freed goes back to the kernel at once
 # What the kernel answers when the address to be removed is gone already.
 GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
-
-
-class StartError(Exception):
-    """The daemon cannot start; one line says why."""
 
 
 def run(path: Path, pid_file: Path | None = None) -> int:
@@ -80,38 +75,6 @@ def run(path: Path, pid_file: Path | None = None) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Daemon(configuration, pid_file).run())
     return 0
-
-
-def require_capabilities() -> None:
-    """Raises StartError naming a capability that this process lacks."""
-    with open("/proc/self/status") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    effective = int(fields["CapEff"], 16)
-    missing = [
-        name
-        for name, bit in (("CAP_NET_RAW", CAP_NET_RAW), ("CAP_NET_ADMIN", CAP_NET_ADMIN))
-        if not effective >> bit & 1
-    ]
-    if missing:
-        raise StartError(f"missing {' and '.join(missing)}: run as root, or grant it")
-
-
-def share_memory() -> None:
-    """All threads allocate in one place, so that a reload in a worker reuses what is free there.
-
-    What is large does not: the C library would learn to keep it, and small things in its gaps.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; musl has but one
-    if mallopt is not None:
-        mallopt(M_ARENA_MAX, 1)
-        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
-
-
-def give_back_memory() -> None:
-    """What a start or a reload needed and nobody uses any more goes back to the kernel."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl gives back by itself
-    if trim is not None:
-        trim(0)
 
 
 class Daemon:

@@ -19,9 +19,10 @@ import msgspec
 import uvloop
 
 from carp_fast import config
-from carp_fast.daemon import Daemon, StartError, require_capabilities
+from carp_fast.daemon import Daemon
 from carp_fast.hosts import Hosts
 from carp_fast.plan import interface_facts
+from carp_fast.process import StartError, require_capabilities
 from carp_fast.reports import Report, Reports
 from carp_fast.ucarp_log import logger
 from carp_fast.ucarp_scripts import Scripts

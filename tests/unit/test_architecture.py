@@ -149,6 +149,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "settings",
         "closing",
+        "process",
         "ucarp_log",
         "ucarp_options",
         "ucarp_process",

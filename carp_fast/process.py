@@ -1,0 +1,49 @@
+"""What the daemon's process needs of its machine: capabilities, and memory that is given back.
+
+Holds StartError too, which everything that starts a daemon may raise. Must not know what the daemon
+does with either.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of mallopt(3)
+MAPPED_BYTES = 1 << 17  # from which on what is freed goes back to the kernel at once
+
+
+class StartError(Exception):
+    """The daemon cannot start; one line says why."""
+
+
+def require_capabilities() -> None:
+    """Raises StartError naming a capability that this process lacks."""
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    effective = int(fields["CapEff"], 16)
+    missing = [
+        name
+        for name, bit in (("CAP_NET_RAW", CAP_NET_RAW), ("CAP_NET_ADMIN", CAP_NET_ADMIN))
+        if not effective >> bit & 1
+    ]
+    if missing:
+        raise StartError(f"missing {' and '.join(missing)}: run as root, or grant it")
+
+
+def share_memory() -> None:
+    """All threads allocate in one place, so that a reload in a worker reuses what is free there.
+
+    What is large does not: the C library would learn to keep it, and small things in its gaps.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; musl has but one
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
+def give_back_memory() -> None:
+    """What a start or a reload needed and nobody uses any more goes back to the kernel."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl gives back by itself
+    if trim is not None:
+        trim(0)
