@@ -38,7 +38,7 @@ from carp_fast._wire cimport (
     ARP_FRAME_LENGTH, BAD_DESTINATION, LOOP, NA_FRAME_LENGTH, REPLAY, Verdict)
 
 cdef int64_t MS_NS = 1000000
-cdef int64_t COMMON_LAG_NS = 250 * 1000000       # how far the common lane may be behind
+cdef int64_t COMMON_LAG_NS = 250 * 1000000       # strangers' backlog holds up nobody for longer
 cdef int64_t SLACK_NS = 50 * 1000000            # for ticks, delays and turns, in every bound
 cdef int64_t CLOCK_SLACK_NS = 25 * 1000000      # what a stepped wall clock may do to a deadline
 cdef int64_t CLOCK_STEPPED_NS = 10 * <int64_t>SECOND_NS     # ... and for how long
@@ -79,19 +79,16 @@ cdef void check_silence(World* world, Machine* machine, uint32_t slot,
     if not known.heard_at_ns:
         return
     for lane in range(SOCKETS):
-        # Strangers' backlog does not hold it up for longer, nor what is among it.
         if (lane == LANE_COMMON and has_sorted(machine)
                 and at_ns - known.heard_at_ns - wait_ns > COMMON_LAG_NS - slack_ns - MS_NS):
             continue
         socket = &machine.sockets[lane]
         for i in range(socket.count):
             arrival = &socket.arrivals[(socket.head + i) % world.socket_room]
-            if arrival.frame == NOBODY:
-                continue
-            frame = &world.frames[arrival.frame]
-            if (arrival.at_ns < known.heard_at_ns + wait_ns - slack_ns and frame.slot == slot
-                    and frame.sender != number and keeps_backup(machine, frame)
-                    and is_addressed(machine, frame)
+            frame = NULL if arrival.frame == NOBODY else &world.frames[arrival.frame]
+            if (frame != NULL and arrival.at_ns < known.heard_at_ns + wait_ns - slack_ns
+                    and frame.slot == slot and frame.sender != number
+                    and keeps_backup(machine, frame) and is_addressed(machine, frame)
                     and rule_replay(known, &machine.core.hosts[slot], frame,
                                     arrival.at_ns) == TO_BE_TAKEN):
                 broken(world, HEARD_UNREAD, number, slot, at_ns - arrival.at_ns)

@@ -3,9 +3,11 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from carp_fast._receive cimport FrameHeard
-from carp_fast._simulator_network cimport Frame, Machine, World
+from carp_fast._simulator_network cimport Arrival, Frame, Machine, Socket, World
 
 cdef bint anything_waits(const Machine* machine) noexcept nogil
+cdef int64_t arrived_at(World* world, Machine* machine, const Socket* socket,
+                        const Arrival* arrival) noexcept nogil
 cdef void find_source(World* world, Machine* machine, const Frame* frame, const FrameHeard* heard,
                       int64_t now_ns) noexcept nogil
 cdef void source_is_sorted(World* world, Machine* machine, uint64_t packed) noexcept nogil

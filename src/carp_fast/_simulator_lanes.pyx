@@ -22,6 +22,7 @@ cdef enum:
     SORT_MORE_NS = 100000000        # until Python has noticed, at most
     FLOOD_TICK_NS = 20000000        # twice what it is on average: it keeps step with nobody
     WAKE_NS = 5000
+    STAMP_SLACK_NS = 1000000        # before the last look at the socket, as in arrived_at()
 
 
 cdef bint anything_waits(const Machine* machine) noexcept nogil:
@@ -31,6 +32,15 @@ cdef bint anything_waits(const Machine* machine) noexcept nogil:
         if machine.sockets[lane].count:
             return True
     return False
+
+
+cdef int64_t arrived_at(World* world, Machine* machine, const Socket* socket,
+                        const Arrival* arrival) noexcept nogil:
+    """As in _turn.pyx: the wall-clock stamp, where it can be right."""
+    cdef int64_t now_ns = machine_now(world, machine), at_ns = arrival.stamp_ns - machine.wall_ns
+    if socket.heard_until_ns - STAMP_SLACK_NS <= at_ns <= now_ns:
+        return at_ns
+    return now_ns
 
 
 # ---------------------------------------------------------------------------------- who is sorted
@@ -45,6 +55,7 @@ cdef void find_source(World* world, Machine* machine, const Frame* frame, const 
               | <uint64_t>frame.sender << 8 | <uint64_t>family_bit(frame.family) << 1
               | frame.strange)
     machine.unsorted += 1
+    machine.found_ns = now_ns
     event_push(world, world.now_ns + SORT_DELAY_NS
                + <int64_t>random_below(&world.random, SORT_MORE_NS), SOURCE_IS_SORTED,
                machine_number(world, machine), packed)
@@ -112,7 +123,7 @@ cdef void forget_lanes(World* world, Machine* machine) noexcept nogil:
     memset(machine.sorted, 0, sizeof(machine.sorted))
     machine.sorted_count = machine.unsorted = 0
     machine.sorted_full = machine.sorted_anew = False
-    machine.nobody_since_ns = 0
+    machine.nobody_since_ns = machine.found_ns = 0
     machine.lives += 1
 
 

@@ -251,6 +251,7 @@ cdef struct Machine:
     uint8_t sorted_full         # others had no room
     uint8_t sorted_anew         # there was no room once, and all were forgotten
     uint32_t unsorted           # found, and not sorted yet
+    int64_t found_ns            # when the last one was found
     uint32_t lives              # boots so far: what was found before one is void
     int64_t nobody_since_ns     # frames have been dropped, and nobody was known; 0: not so
     int64_t nobody_dropped_ns   # when that was last so

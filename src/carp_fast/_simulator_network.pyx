@@ -20,6 +20,7 @@ cdef enum:
     WAKE_NS = 5000                  # from an event to the turn that it wakes
 
 cdef int64_t UNPROVEN_NS = 30 * <int64_t>1000000000     # drops count, where nobody is known
+cdef int64_t FOUND_NS = 1500000000              # a source that was found is taken to be unsorted
 cdef int64_t UNPROVEN_SLACK_NS = 1000000000             # ... by the clock of who reads them later
 
 
@@ -418,6 +419,8 @@ cdef void note_drop(World* world, Machine* machine, bint known) noexcept nogil:
     if known or machine.sorted_count or machine.sorted_full or machine.unsorted:
         machine.nobody_since_ns = 0
         if not known and has_sorted(machine):
+            if now_ns - machine.found_ns < FOUND_NS:    # the pump does not know yet
+                note_disturbed(world, world.now_ns)
             return
     else:
         if machine.nobody_since_ns == 0 or now_ns - machine.nobody_dropped_ns > UNPROVEN_NS:

@@ -26,7 +26,7 @@ from carp_fast._simulator_invariants cimport (
     check_addresses, check_announced, check_announcement, check_sending, keeps_backup, mark_dirty,
     on_family, on_refused, on_state, on_taken)
 from carp_fast._simulator_lanes cimport (
-    anything_waits, find_source, forget_lanes, note_drops)
+    anything_waits, arrived_at, find_source, forget_lanes, note_drops)
 from carp_fast._simulator_network cimport (
     ABSENT, Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, FOREIGN_REMOVED, FOREIGN_THERE, Frame, IDLE,
     KEY_OTHER, KEY_RIGHT, Machine, Nic, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PendingOrder,
@@ -49,7 +49,6 @@ cdef enum:
     SEND_COST_NS = 1000
     TURN_COST_NS = 3000
     LATE_NS = 50000000              # a frame that waited for so long was behind many others
-    STAMP_SLACK_NS = 1000000        # before the last look at the socket, as in arrived_at()
     RETRY_NS = 10000000             # until an order for a slot in use is given again
     STRANGE_COUNTER = 4             # one in so many begins with a random counter, as ucarp does
 
@@ -231,15 +230,6 @@ cdef void take_reports(World* world, Machine* machine) noexcept nogil:
 
 
 # ------------------------------------------------------------------------------------- receive
-
-cdef int64_t arrived_at(World* world, Machine* machine, const Socket* socket,
-                        const Arrival* arrival) noexcept nogil:
-    """As in _turn.pyx: the wall-clock stamp, where it can be right."""
-    cdef int64_t now_ns = machine_now(world, machine), at_ns = arrival.stamp_ns - machine.wall_ns
-    if socket.heard_until_ns - STAMP_SLACK_NS <= at_ns <= now_ns:
-        return at_ns
-    return now_ns
-
 
 cdef uint32_t queued(const Core* core) noexcept nogil:
     return (queue_length(&core.advertise) + queue_length(&core.change)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from carp_fast.status import SPANS_A_SLICE, Status, demotion, spans
 
 OWN, OWN6 = ip("192.0.2.99"), ip("fe80::99")
 ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64")
+NO_LANES: Any = SimpleNamespace(joining=None)
 
 
 class NoPump:
@@ -41,7 +43,7 @@ def document(engine: Engine, host: VirtualHost) -> dict[str, Any]:
     hosts.take(host)
     orders: Any = NoPump()
     hooks: Any = None
-    network = Network(hosts, orders, {})
+    network = Network(hosts, orders, NO_LANES)
     network.sources["eth0"] = Sources(OWN, OWN6, False)
     status = Status(hosts, orders, network, Reports(hosts, orders, hooks))
     (found,) = status.virtual_hosts([(0, engine.host(0))], {})
@@ -156,7 +158,7 @@ def slots_in_use(*vhids: int | None) -> Hosts:
 async def told(hosts: Hosts, orders: Orders, **request: Any) -> list[dict[str, Any]]:
     """The virtual hosts that a status request is answered with."""
     hooks: Any = None
-    status = Status(hosts, orders, Network(hosts, orders, {}), Reports(hosts, orders, hooks))
+    status = Status(hosts, orders, Network(hosts, orders, NO_LANES), Reports(hosts, orders, hooks))
     answer = b"".join([piece async for piece in await status.answer(request)])
     found: list[dict[str, Any]] = msgspec.json.decode(answer)["status"]["virtual_hosts"]
     return found
