@@ -48,6 +48,8 @@ class PreparedHost:
         peers: Sequence[bytes] = (),
         source: bytes | None = None,
         source6: bytes | None = None,
+        source_missing: bool = False,
+        source6_missing: bool = False,
         dialect: str = "ucarp",
         replay: str = "learn",
         lladdr: bytes | None = None,

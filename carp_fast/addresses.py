@@ -51,6 +51,11 @@ def packed(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
+def is_link_local(address: bytes) -> bool:
+    """Whether 4 or 16 bytes are an address of one link: fe80::/10."""
+    return len(address) == 16 and address[0] == 0xFE and address[1] >> 6 == 0b10
+
+
 def templates() -> Templates:
     """One encoded message of each kind: (message, the address in it), by (family, adding).
 

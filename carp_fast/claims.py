@@ -1,12 +1,13 @@
 """Who has what already: identities that one virtual host alone may have, addresses held twice.
 
-Tables claim; what clashes is told with the table that came first. Must not know TOML, files, how
-a fault is written, or the other keys.
+Tables claim; what clashes is told with the table or the virtual host that has it. Must not know
+TOML, files, how a fault is written, or the other keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from carp_fast.settings import Origin, VirtualHost
@@ -81,6 +82,44 @@ def repeated_address(host: VirtualHost) -> tuple[str, str] | None:
             return key, address
         seen.add(_host_part(address))
     return None
+
+
+def unlisted_source(peers: Iterable[str]) -> str | None:
+    """What is wrong with a peer where no IPv6 source is given; None: nothing.
+
+    Our source is a link-local address unless told: who lists another refuses it.
+    """
+    for peer in peers:
+        if ":" in peer and not IPv6Address(peer).is_link_local:
+            return (
+                f"{peer} would hear us from our link-local address, which it does not list, and"
+                " both hosts would be MASTER; allowed: source given, too, or link-local peers"
+            )
+    return None
+
+
+def virtual_sources(hosts: Iterable[VirtualHost]) -> dict[Origin, tuple[str, str]]:
+    """Tables whose source is an address of a virtual host: (source, that host's name).
+
+    It would be there only while that one is MASTER; not where scripts manage the addresses.
+    """
+    hosts = list(hosts)
+    every = {id(host.settings): host.settings for host in hosts}.values()
+    sources = {
+        source: settings.origin
+        for settings in every
+        for source in (settings.source, settings.source6)
+        if source is not None
+    }
+    if not sources:
+        return {}
+    return {
+        sources[_host_part(address)]: (_host_part(address), host.name)
+        for host in hosts
+        if host.settings.manage_addresses
+        for _, address in host.keyed_addresses
+        if _host_part(address) in sources
+    }
 
 
 def shared_addresses(interfaces: Iterable[Iterable[VirtualHost]]) -> list[SharedAddress]:

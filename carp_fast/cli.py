@@ -157,7 +157,7 @@ def check(config: Path | None) -> None:
 
 def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
     """What does not go with this host as it is now."""
-    from carp_fast import present
+    from carp_fast import present, surroundings
     from carp_fast.interfaces import LinkError, read_interfaces
 
     try:
@@ -166,6 +166,7 @@ def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
         yield f"the interfaces of this host could not be read: {error}"
         return
     yield from present.warnings(configuration, interfaces)
+    yield from surroundings.differences(configuration.virtual_hosts, interfaces)
 
 
 @main.command()

@@ -14,13 +14,18 @@ import re
 import stat
 import tomllib
 from collections.abc import Callable, Sequence
-from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from carp_fast.claims import Identities, repeated_address, shared_addresses
+from carp_fast.claims import (
+    Identities,
+    repeated_address,
+    shared_addresses,
+    unlisted_source,
+    virtual_sources,
+)
 from carp_fast.doubts import Doubts
 from carp_fast.ranges import Interfaces, Template, item_parsers, named_interfaces, vhid_numbers
 from carp_fast.readings import Readings, read_settled
@@ -154,6 +159,9 @@ class _Loader:
                 tables += self.virtual_host_tables(file)
         for table in tables:
             self.virtual_host(table, inherited)
+        for origin, (source, name) in virtual_sources(self.virtual_hosts).items():
+            text = f"is an address of {name}, there only while MASTER; allowed: the host's own"
+            self.fault(origin, "source", as_shown(source), text)
         if self.faults:
             raise ConfigurationError(tuple(self.faults))
         if not self.virtual_hosts:
@@ -394,19 +402,9 @@ class _Loader:
             for source in {settings.source, settings.source6}.intersection(settings.peers):
                 text = f"holds {source}, which is the source; allowed: addresses of other hosts"
                 self.fault_of(table, "peers", text)
-            if settings.source6 is None:
-                self.refuse_unlisted_source(table, settings)
-
-    def refuse_unlisted_source(self, table: _Table, settings: Settings) -> None:
-        """Our IPv6 source is a link-local address unless told: who lists another refuses it."""
-        for peer in settings.peers:
-            if ":" in peer and not IPv6Address(peer).is_link_local:
-                text = (
-                    f"{peer} would hear us from our link-local address, which it does not list, and"
-                    " both hosts would be MASTER; allowed: source given, too, or link-local peers"
-                )
-                self.fault_of(table, "peers", text)
-                return
+            wrong = unlisted_source(settings.peers) if settings.source6 is None else None
+            if wrong is not None:
+                self.fault_of(table, "peers", wrong)
 
     def fault_of(self, table: _Table, key: str, text: str) -> None:
         """A fault of a key that the table has or inherits."""

@@ -15,6 +15,7 @@ from carp_fast._wire import VERDICT_WORDS
 from carp_fast.control import ControlError
 from carp_fast.digests import automatic_of, link_local_addresses
 from carp_fast.hosts import Hosts
+from carp_fast.own_sources import configured
 from carp_fast.reports import rfc3339
 from carp_fast.settings import nearest_to
 from carp_fast.status import SPANS_A_SLICE
@@ -121,6 +122,7 @@ class Explanations:
             "digest": digest(host),
             "source": source(fields, 4),
             "source6": source(fields, 6),
+            "configured_sources": self._configured_sources(host),
             "dialect": fields["dialect"],
             "replay": fields["replay"],
             "dead_ratio": fields["dead_ratio"],
@@ -141,6 +143,11 @@ class Explanations:
             "demote": fields["demote"],
             "failed_sends": fields["failed_sends"],
         }
+
+    def _configured_sources(self, host: VirtualHost) -> dict[str, str]:
+        """Where each configured source of a virtual host is, see own_sources.Where."""
+        where = self._network.own_sources.where
+        return {source: where(host.interface, source) for _, source in configured(host)}
 
     def _link(self, name: str) -> str:
         now = self._network.now.get(name)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any
 
+from carp_fast.own_sources import MEANINGS, USABLE
 from carp_fast.terminal import in_two_units
 
 Facts = Mapping[str, Any]
@@ -26,7 +27,8 @@ REASON_MEANINGS = {
     "link_down": "the link is down, and nothing that is sent or heard there counts",
     "interface_missing": "its interface does not exist",
     "interface_found": "its interface appeared, and it listens for a master",
-    "no_source": "its interface has no address to advertise from",
+    "no_source": "there is no address to advertise from: the interface has none, or the configured "
+    "source is not there",
     "source_found": "its interface got an address to advertise from, and it listens for a master",
     "startup_delay": "it is ready, and waits for its startup delay",
     "master_down": "no master was heard for a whole master-down time",
@@ -139,6 +141,9 @@ def identity(host: Facts) -> Iterator[str]:
         f"advertises over {families} {kind} {', '.join(host['destinations'])}, "
         f"from {' and '.join(own) or 'no address yet'}, dialect {host['dialect']}"
     )
+    for source, where in host["configured_sources"].items():
+        if where != "here":
+            yield f"its configured source {source} {MEANINGS[where]}"
     advskew, effective = host["advskew"], host["effective_advskew"]
     sent = "" if effective == advskew else f" ({effective} is sent)"
     yield (
@@ -408,7 +413,11 @@ def to_take_part(host: Facts) -> Iterator[str]:
         missing = [
             f"IPv{f}" for f in host["families"] if not host["source6" if f == 6 else "source"]
         ]
-        yield (
-            f"{interface} needs an {' and an '.join(missing)} address that is no virtual one, "
-            "or the configuration a source"
-        )
+        for source, where in host["configured_sources"].items():
+            if where not in USABLE:
+                yield f"source {source} {MEANINGS[where]}: {interface} needs it"
+        if missing:
+            yield (
+                f"{interface} needs an {' and an '.join(missing)} address that is no virtual one, "
+                "or the configuration a source"
+            )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from carp_fast import addresses
 from carp_fast._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
@@ -55,6 +55,11 @@ class Hosts:
         # Advertisements count up from the wall clock, so that a restart goes on above what the
         # last run sent: whoever refuses old counters accepts it.
         self._counter = time.time_ns()
+        # Which of a virtual host's configured sources, IPv4 and IPv6, this host does not have.
+        self.missing_sources: Callable[[VirtualHost], tuple[bool, bool]] = lambda host: (
+            False,
+            False,
+        )
 
     def number(self, name: str) -> int:
         """The interface's number, given at the first asking. Raises LimitReached."""
@@ -208,6 +213,7 @@ class Hosts:
         """The virtual host as the engine wants it; `retired`: former addresses, to be removed."""
         settings = host.settings
         source, source6, lladdr = settings.source, settings.source6, settings.lladdr
+        missing, missing6 = self.missing_sources(host)
         mac: str | bytes = settings.advertise_mac
         if ":" in settings.advertise_mac:  # its very own: not in a configuration
             mac = bytes.fromhex(settings.advertise_mac.replace(":", ""))
@@ -229,6 +235,8 @@ class Hosts:
             advertise_mac=mac,
             source=None if source is None else addresses.packed(source),
             source6=None if source6 is None else addresses.packed(source6),
+            source_missing=missing,
+            source6_missing=missing6,
             dialect=settings.dialect,
             replay=settings.replay,
             lladdr=None if lladdr is None else bytes.fromhex(lladdr.replace(":", "")),

@@ -34,6 +34,7 @@ DUMP_TIMEOUT_S = 10.0  # the kernel answers a dump at once, unless it is in trou
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_GETROUTE, RTA_DST, RTN_LOCAL = 24, 26, 1, 2
 RTM_NEWNETCONF = 80
 NLM_F_REQUEST, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x10, 0x300
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
@@ -48,6 +49,8 @@ IFF_PASSES = 0x1 | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 LINK_BODY = struct.Struct("=BxHiII")  # family, hardware type, ifindex, flags, change
 ADDRESS_BODY = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, ifindex
+# family, destination and source lengths, TOS, table, protocol, scope, type, flags
+ROUTE_BODY = struct.Struct("=BBBBBBBBI")
 ATTRIBUTE = struct.Struct("=HH")  # length, type
 NETCONF_BODY = struct.Struct("=B3x")  # family
 
@@ -115,6 +118,28 @@ def read_interfaces(names: Iterable[str] | None = None) -> dict[str, Interface]:
         wanted = {name: links.get(name) for name in (links if names is None else names)}
         addresses = kernel.addresses({link.ifindex for link in wanted.values() if link})
     return {name: as_interface(name, link, addresses) for name, link in wanted.items()}
+
+
+def is_local(address: bytes) -> bool:
+    """Whether the host has an address, 4 or 16 bytes, on any interface of the calling thread's
+    namespace: whether the kernel would deliver to itself what is sent there.
+    """
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    body = ROUTE_BODY.pack(family, 8 * len(address), 0, 0, 0, 0, 0, 0, 0)
+    body += ATTRIBUTE.pack(ATTRIBUTE.size + len(address), RTA_DST) + address
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    ) as asking:
+        asking.settimeout(DUMP_TIMEOUT_S)
+        asking.bind((0, 0))
+        header = HEADER.pack(HEADER.size + len(body), RTM_GETROUTE, NLM_F_REQUEST, 1, 0)
+        try:
+            asking.send(header + body)
+            data = asking.recv(MESSAGE_BYTES_MAX)
+        except OSError:  # without IPv6, nobody has an address of it
+            return False
+    kind = HEADER.unpack_from(data)[1]
+    return kind == RTM_NEWROUTE and bool(ROUTE_BODY.unpack_from(data, HEADER.size)[7] == RTN_LOCAL)
 
 
 def without_marked(interface: Interface) -> Interface:

@@ -137,6 +137,7 @@ class LinkMonitor:
     `on_overrun`, where given, gets a full reading after the kernel dropped notifications; with our
     own addresses, since the monitor cannot know which of them should be there.  A removal that is
     found by that reading may be told once more, if its notification was not among the dropped.
+    See watch() for `on_watched`.
     """
 
     def __init__(
@@ -148,18 +149,21 @@ class LinkMonitor:
         ignore_port: int | None = None,
         *,
         on_overrun: Callable[[dict[str, Interface]], None] | None = None,
+        on_watched: Callable[[bytes], None] | None = None,
         receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES,
     ) -> None:
         self._loop = loop
         self._on_interface = on_interface
         self._on_address_removed = on_address_removed
         self._on_overrun = on_overrun
+        self._on_watched = on_watched
         self._ignore_port = ignore_port
         self._receive_buffer_bytes = receive_buffer_bytes
         self.overruns = 0  # times the kernel dropped notifications, and everything was read again
 
         self._lock = threading.Lock()  # over the next two, which both threads write
         self._names_given: dict[str, None] | None = dict.fromkeys(names)
+        self._watched: frozenset[bytes] = frozenset()  # replaced as a whole
         self._inbox: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -174,6 +178,7 @@ class LinkMonitor:
         self._deleted: set[str] = set()  # names whose link was deleted in this burst
         self._stale: set[int] = set()  # ifindexes whose addresses have to be read again
         self._removed: dict[tuple[str, int, bytes, int], None] = {}
+        self._seen: dict[bytes, None] = {}  # watched addresses, in this burst
         self._everything_stale = True
         self._dropped = False  # notifications, in this burst
         # Between an overrun and the moment its queue is empty the kernel drops without a word.
@@ -220,6 +225,12 @@ class LinkMonitor:
             self._names_given = dict.fromkeys(names)
         if self._thread is not None and not self._stopping.is_set():
             os.eventfd_write(self._wake_fd, 1)
+
+    def watch(self, addresses: Iterable[bytes]) -> None:
+        """Reports by `on_watched` when one of these, 4 or 16 bytes each, comes to any interface of
+        the host or goes; without a mark of ours.
+        """
+        self._watched = frozenset(addresses)
 
     def _subscribe(self) -> socket.socket:
         monitored = socket.socket(
@@ -370,6 +381,8 @@ class LinkMonitor:
         self._changed.add(link.name)
 
     def _on_address(self, kind: int, ifindex: int, address: InterfaceAddress) -> None:
+        if address.address in self._watched:
+            self._seen[address.address] = None
         name = self._links[ifindex].name
         if name not in self._names:
             return
@@ -394,6 +407,9 @@ class LinkMonitor:
                 reports.append(
                     functools.partial(self._on_address_removed, name, address, prefixlen)
                 )
+        if self._on_watched is not None:
+            seen = self._seen if reading is None else self._watched
+            reports += [functools.partial(self._on_watched, address) for address in seen]
         if reading is not None and self._dropped and self._on_overrun is not None:
             reports.append(functools.partial(self._on_overrun, reading))
         # What was dropped silently after this reading is found by the next one.
@@ -401,6 +417,7 @@ class LinkMonitor:
         self._changed.clear()
         self._deleted.clear()
         self._removed.clear()
+        self._seen.clear()
         self._post(reports)
 
     def _compare(self, name: str) -> Iterator[Callable[[], None]]:

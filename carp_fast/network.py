@@ -18,6 +18,8 @@ from carp_fast import addresses
 from carp_fast.hosts import MASTER, Hosts, every_address
 from carp_fast.interfaces import OWN_PROTOCOL, Interface, absent, name_of
 from carp_fast.memberships import Joins
+from carp_fast.own_sources import OwnSources
+from carp_fast.surroundings import other_name, real_name
 
 if TYPE_CHECKING:
     from carp_fast.lanes import Lanes
@@ -72,6 +74,8 @@ class Network:
         self.now: dict[str, Interface] = {}
         self.sources: dict[str, Sources] = {}
         self._said: dict[tuple[str, int], bytes | None] = {}  # sources, by name and family
+        self.own_sources = OwnSources(hosts, orders, self.now)
+        hosts.missing_sources = self.own_sources.missing
         # Whether an address (slot, text) is known to be somebody else's.
         self.is_foreign: Callable[[int, str], bool] = lambda slot, text: False
         # An interface, or which virtual hosts it has, may have changed.
@@ -109,6 +113,7 @@ class Network:
             self._joins.join(name, interface.ifindex, self._hosts.groups(number))
         if moved:
             self._appeared[number] = interface
+        self.own_sources.on_interface(interface)
         announce = is_elsewhere(before, interface) and self._may_announce(number)
         self._tell(number, interface, sources, announce=announce)
         if sources.ipv6 is not None and had.ipv6 is None:
@@ -379,6 +384,9 @@ class Network:
             self._say_nothing_of(name)
             if before is None:
                 logger.warning("%s: no such interface yet, waiting for it", name)
+                real = real_name(name)
+                if real is not None:
+                    logger.warning("%s: %s", name, other_name(real))
             elif renamed_to not in (None, name):
                 logger.warning("%s: interface was renamed to %s, waiting for it", name, renamed_to)
             elif before.ifindex:

@@ -63,7 +63,13 @@ AS_THEY_ARE = (
     ("manage_addresses", True),
     ("announce_on_order", False),
     ("advertise_mac", "interface"),
+    ("source_missing", False),
+    ("source6_missing", False),
 )
+
+
+# Of those, what is no key of a configuration.
+FOUND_OUT = frozenset({"announce_on_order", "source_missing", "source6_missing"})
 
 
 class Recorded(NamedTuple):
@@ -167,7 +173,7 @@ def configured_table(host: VirtualHost) -> dict[str, Any]:
         "passphrase": host.settings.passphrase.decode("utf-8", "surrogateescape"),
         "announce": msgspec.structs.asdict(host.settings.announce),
     }
-    same = [key for key, _ in (*AS_THEY_ARE, *DESTINATIONS) if key != "announce_on_order"]
+    same = [key for key, _ in (*AS_THEY_ARE, *DESTINATIONS) if key not in FOUND_OUT]
     for key in ("source", "source6", *same, *STAND_INS):
         value = getattr(host.settings, key)
         if value is not None:
@@ -355,6 +361,9 @@ class Writer:
         text = f"{self.names[slot]} {word}"
         if word == "adopt":
             text += f" {address_text(value[0])}/{value[1]}"
+        elif word == "own_source":
+            missing = [family for family, lacks in zip("46", value, strict=True) if lacks]
+            text += f" missing {' '.join(missing)}" if missing else " there"
         elif word == "demote":
             text += f" {value}"
         self._input(at_ns, text)

@@ -58,6 +58,8 @@ GIVEN_AS_THEY_ARE = (
     "announce_on_order",
     "advertise_mac",
     "broadcast",
+    "source_missing",
+    "source6_missing",
 )
 
 
@@ -415,6 +417,16 @@ class Player:
 
     def _on_verify(self, line: Line, words: list[str]) -> None:
         self.engine.verify(self.slots[self.subject(line)], self._clock(line.at_ns))
+
+    def _on_own_source(self, line: Line, words: list[str]) -> None:
+        if words[0] not in ("there", "missing") or (words[0] == "there") != (len(words) == 1):
+            raise ValueError("own_source: there, or missing and families")
+        self.engine.set_own_source(
+            self.slots[self.subject(line)],
+            self._clock(line.at_ns),
+            missing="4" in words,
+            missing6="6" in words,
+        )
 
     def _on_adopt(self, line: Line, words: list[str]) -> None:
         (address,) = words

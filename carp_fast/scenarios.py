@@ -21,6 +21,7 @@ Inputs, the subject a virtual host unless said:
   interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router] [renamed]
             [announce]              (likewise; see Engine.set_interface)
   demote N | remove | address_lost | verify | announce
+  own_source there|missing [4] [6]  which configured sources are no addresses of the machine
   adopt ADDRESS                     the kernel has it already, with our mark
   reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     other keys of the host
   kernel ADDRESS|sends ERROR|ok     how the kernel answers from now on
@@ -50,13 +51,14 @@ import msgspec
 SECOND_NS = 1_000_000_000
 START_NS = 1_000 * SECOND_NS  # what the clock reads at the start of a scenario written by hand
 TIME_DIGITS = 9
-INPUTS = """hear link interface demote remove address_lost verify announce adopt reload kernel begin
-    resign stall kill start away turn end"""
+INPUTS = """hear link interface demote remove address_lost verify announce adopt own_source
+    reload kernel begin resign stall kill start away turn end"""
 VERBS = frozenset(INPUTS.split())
 HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses retired_addresses
     passphrase source source6 advbase advskew dead_ratio preempt dialect replay destination
     destination6 peers lladdr preferred ignore_link_state manage_addresses announce_on_order
-    counter startup_delay_s preempt_delay_s announce advertise_mac broadcast"""
+    counter startup_delay_s preempt_delay_s announce advertise_mac broadcast source_missing
+    source6_missing"""
 HOST_KEYS = frozenset(HOST_WORDS.split())
 INTERFACE_KEYS = frozenset(("source", "source6", "mac", "ifindex", "up", "forwards6", "renamed"))
 # Words of an interface's line that stand alone, and the argument of Engine.set_interface.

@@ -20,7 +20,7 @@ from carp_fast._vhid cimport (
     MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
     ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, ON_RENAMED, OWN_SOURCE, OWN_SOURCE6,
     PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED,
-    SECOND_NS, Source, SOURCES, STARTED,
+    SECOND_NS, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES, STARTED,
     STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
     TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_forget_ties, vhid_interval_ns,
     vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
@@ -381,13 +381,19 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
 cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
     """What keeps a host from taking part: a Reason, or 0."""
     cdef Interface* interface = &core.interfaces[host.interface]
+    cdef bint has_source, has_source6
     if interface.ifindex == 0 or interface.renamed:
         return INTERFACE_MISSING
     if not interface.up and not host.flags & IGNORE_LINK:
         return LINK_DOWN
-    if host.flags & EXPECTS_4 and not interface.has_source and not host.flags & OWN_SOURCE:
-        return NO_SOURCE
-    if host.flags & EXPECTS_6 and not interface.has_source6 and not host.flags & OWN_SOURCE6:
+    # Configured, and no address of this machine, or the interface's own, and it has none.
+    has_source = not host.flags & SOURCE_MISSING
+    if not host.flags & OWN_SOURCE:
+        has_source = interface.has_source
+    has_source6 = not host.flags & SOURCE6_MISSING
+    if not host.flags & OWN_SOURCE6:
+        has_source6 = interface.has_source6
+    if (host.flags & EXPECTS_4 and not has_source) or (host.flags & EXPECTS_6 and not has_source6):
         return NO_SOURCE
     return 0
 

@@ -16,11 +16,11 @@ from carp_fast._actions cimport (
 from carp_fast._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_MARK,
-    ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, REJECTIONS, RELEASED,
+    ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, REJECTIONS, RELEASED,
     Rejection, Report, TICK_NS, engine_checkpoint, engine_close, engine_expire,
     engine_next_deadline, engine_open, engine_stall)
 from carp_fast._orders cimport assume_address, obey
-from carp_fast._prepared cimport PreparedHost, expect_bytes
+from carp_fast._prepared cimport PreparedHost, expect_bytes, source_flags
 from carp_fast._receive cimport FrameHeard, engine_receive, engine_receive_many
 from carp_fast._recorder cimport (
     Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
@@ -306,6 +306,11 @@ cdef class Engine:
     def lose_address(self, uint32_t slot, int64_t now_ns) -> None:
         """Its addresses are removed too often: a MASTER gives up."""
         self.give(ORDER_LOSE_ADDRESS, slot, 0, NULL, now_ns)
+
+    def set_own_source(self, uint32_t slot, int64_t now_ns, *, bint missing=False,
+                       bint missing6=False) -> None:
+        """Which of the host's configured sources are no addresses of this machine."""
+        self.give(ORDER_OWN_SOURCE, slot, source_flags(missing, missing6), NULL, now_ns)
 
     def adopt(self, uint32_t slot, bytes address, uint8_t prefixlen, int64_t now_ns) -> None:
         """The kernel has an address of the host that we have added, before this engine did."""

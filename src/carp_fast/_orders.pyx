@@ -14,11 +14,11 @@ from carp_fast._core cimport (
     MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
     ORDER_ASSUME, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
-    Order, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release, engine_schedule,
+    Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release, engine_schedule,
     engine_set_deadline, engine_try_ready, report_begin, report_end)
 from carp_fast._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_DEMOTE, ORDERED_REMOVE,
-    ORDERED_RESIGN, ORDERED_VERIFY, RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
+    ORDERED_OWN_SOURCE, ORDERED_RESIGN, ORDERED_VERIFY, RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
     record_input, recorder_copy)
 from carp_fast._vhid cimport (
     Address, ANNOUNCE_ON_ORDER, ANNOUNCING, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, FAILED,
@@ -26,7 +26,8 @@ from carp_fast._vhid cimport (
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
     ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
     PREFERRED,
-    RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE_FOUND, SOURCES, Source,
+    RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING,
+    SOURCES, Source,
     STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns, vhid_least_interval_ns,
     vhid_master_down_ns, vhid_same_address, vhid_source)
@@ -36,7 +37,7 @@ from carp_fast._wire cimport wire_build4, wire_build6
 # The flags that a configuration sets; the others are the host's own.
 cdef uint32_t CONFIGURED_FLAGS = (
     IGNORE_LINK | MANAGE_ADDRESSES | OWN_SOURCE | OWN_SOURCE6 | ANNOUNCE_ON_ORDER | UCARP_MAC
-    | BSD_MAC | OWN_MAC | EXPECTS_4 | EXPECTS_6 | PREFERRED)
+    | BSD_MAC | OWN_MAC | EXPECTS_4 | EXPECTS_6 | PREFERRED | SOURCE_MISSING | SOURCE6_MISSING)
 
 
 cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
@@ -484,6 +485,11 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         if core.hosts[slot].state == MASTER:
             core.hosts[slot].pending |= TO_VERIFY
             engine_ask(core, &core.change, slot, 0)
+    elif order.kind == ORDER_OWN_SOURCE:
+        record_order(core, ORDERED_OWN_SOURCE, slot, order.value, now_ns)
+        core.hosts[slot].flags &= ~<uint32_t>(SOURCE_MISSING | SOURCE6_MISSING)
+        core.hosts[slot].flags |= <uint32_t>order.value
+        engine_try_ready(core, slot, SOURCE_FOUND, now_ns)
     elif order.kind == ORDER_ADOPT:
         record_adoption(core, slot, <const Address*>order.pointer, now_ns)
         adopt(core, slot, <const Address*>order.pointer, now_ns)

@@ -1,5 +1,7 @@
 """A virtual host as the engine wants it: its outputs, keys and addresses, from plain values."""
 
+from libc.stdint cimport uint32_t
+
 from carp_fast._vhid cimport VirtualHost
 
 cdef class PreparedHost:
@@ -12,4 +14,5 @@ cdef class PreparedHost:
     cdef fill_keys(self, bytes passphrase, list messages)
     cdef VirtualHost* give_away(self) except NULL
 
+cdef uint32_t source_flags(bint missing, bint missing6) noexcept
 cdef int expect_bytes(data, tuple lengths, str what) except -1

@@ -13,8 +13,8 @@ from carp_fast._core cimport MAX_INTERFACES as _MAX_INTERFACES
 from carp_fast._vhid cimport (
     ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, BSD_MAC, Block, EXPECTS_4, EXPECTS_6,
     IGNORE_LINK, MANAGE_ADDRESSES, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output, PEERS_MAX as _PEERS_MAX,
-    PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, PREFERRED, RETIRED, SIGNED, UCARP_MAC,
-    VirtualHost)
+    PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, PREFERRED, RETIRED, SIGNED,
+    SOURCE6_MISSING, SOURCE_MISSING, UCARP_MAC, VirtualHost)
 from carp_fast._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH)
 
@@ -119,6 +119,11 @@ cdef int expect_bytes(data, tuple lengths, str what) except -1:
     return 0
 
 
+cdef uint32_t source_flags(bint missing, bint missing6) noexcept:
+    """The flags of configured sources that are no addresses of this machine."""
+    return (SOURCE_MISSING if missing else 0) | (SOURCE6_MISSING if missing6 else 0)
+
+
 cdef class PreparedHost:
     """A virtual host as the engine wants it, ready to be added or to replace another.
 
@@ -126,7 +131,8 @@ cdef class PreparedHost:
     of (4 or 16 bytes, prefixlen); the unsigned stay out of the digest, the retired are only
     removed; passphrase: 1 to 20 bytes; destination, destination6: the groups, 4 and 16 bytes;
     peers: unicast addresses of either family in place of the groups, at most PEERS_MAX; source,
-    source6: 4 and 16 bytes, or None for the interface's; preempt: False, True or "demoted";
+    source6: 4 and 16 bytes, or None for the interface's; source_missing, source6_missing: they are no
+    addresses of this machine; preempt: False, True or "demoted";
     dialect: "ucarp", "freebsd" or "openbsd"; replay: "off", "learn" or "strict"; lladdr: 6 bytes
     or None, see signed_message(); preferred: IPv6 addresses may be the source of other traffic;
     times in ns; counter: what the first advertisement's counter exceeds; advertise_mac:
@@ -143,7 +149,8 @@ cdef class PreparedHost:
                  unsigned_addresses=(), retired_addresses=(),
                  bytes destination=b"\xe0\x00\x00\x12",
                  bytes destination6=b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x12", peers=(),
-                 bytes source=None, bytes source6=None, str dialect="ucarp", str replay="learn",
+                 bytes source=None, bytes source6=None, bint source_missing=False,
+                 bint source6_missing=False, str dialect="ucarp", str replay="learn",
                  bytes lladdr=None, bint preferred=False,
                  bint ignore_link_state=False, bint manage_addresses=True,
                  bint announce_on_order=False, int64_t startup_delay_ns=0,
@@ -179,6 +186,7 @@ cdef class PreparedHost:
         host.flags |= ADVERTISE_MAC[advertise_mac] if own_mac is None else OWN_MAC
         expect_bytes(own_mac, (6,), "a MAC")
         self.set_sources(source, source6)
+        host.flags |= source_flags(source_missing, source6_missing)
         outputs = list(peers) or self.groups(addresses, destination, destination6)
         signed = signed_forms(vhid, [data for data, _ in addresses], dialect=dialect, lladdr=lladdr)
         keys = [message for _, message in signed]

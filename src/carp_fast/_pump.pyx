@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 from carp_fast._core cimport (
     Core, DONE, HostsCopy, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
     ORDER_COPY_RECORDS,
-    ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
+    ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
     Report)
 from carp_fast._engine cimport (
@@ -25,7 +25,7 @@ from carp_fast._engine cimport (
 from carp_fast._lanes cimport LANE_COMMON, LANE_GENUINE
 from carp_fast._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
-from carp_fast._prepared cimport PreparedHost
+from carp_fast._prepared cimport PreparedHost, source_flags
 from carp_fast._recorder cimport Record, RecordCopy, records_list
 from carp_fast._socket cimport receive_prepare, send_prepare
 from carp_fast._turn cimport (
@@ -377,6 +377,10 @@ cdef class Pump:
     def verify(self, uint32_t slot) -> None:
         """Somebody removed an address of the host."""
         self.push(ORDER_VERIFY, slot, 0, 0, NULL)
+
+    def set_own_source(self, uint32_t slot, *, bint missing=False, bint missing6=False) -> None:
+        """Which of the host's configured sources are no addresses of this machine."""
+        self.push(ORDER_OWN_SOURCE, slot, 0, source_flags(missing, missing6), NULL)
 
     def adopt(self, uint32_t slot, bytes address, uint8_t prefixlen) -> None:
         """The interface has an address of the host with our mark, from before it came."""

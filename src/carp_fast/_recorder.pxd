@@ -28,6 +28,7 @@ cdef enum OrderedKind:
     ORDERED_ANNOUNCE
     ORDERED_VERIFY
     ORDERED_ADDRESS_LOST
+    ORDERED_OWN_SOURCE              # value: flags of what is missing
     ORDERED_ADOPT                   # address, family; value: the prefix length
     ORDERED_KINDS
 

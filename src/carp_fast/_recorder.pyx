@@ -14,7 +14,8 @@ from carp_fast._vhid cimport (
     ANNOUNCE_ON_ORDER, ANNOUNCING, BSD_MAC, CONTESTED, DEMOTE_TOLD, FAILED, FOREIGN, HELD,
     IGNORE_LINK,
     LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREFERRED, REPEATING,
-    RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source,
+    RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6,
+    SOURCE6_MISSING, SOURCE_MISSING, SOURCES, Source,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_jitter_ns, vhid_source)
 from carp_fast._wheel cimport NOBODY
@@ -29,7 +30,8 @@ cdef enum:
 RECORD_WORDS = (
     "checkpoint", "heard", "state", "turn", "advertised", "added", "removed", "changed", "address",
     "announced", "interface", "ordered", "stalled")
-ORDERED_WORDS = ("remove", "resign", "demote", "announce", "verify", "address_lost", "adopt")
+ORDERED_WORDS = ("remove", "resign", "demote", "announce", "verify", "address_lost",
+                 "own_source", "adopt")
 assert len(RECORD_WORDS) == RECORD_KINDS and len(ORDERED_WORDS) == ORDERED_KINDS
 assert sizeof(Record) == sizeof(Piece) == 64
 RECORD_BYTES = sizeof(Record)
@@ -249,6 +251,9 @@ cdef object record_fields(const Record* record):
                 "announce": bool(record.detail & ANNOUNCED_ANEW)}
     if kind == RECORD_ORDERED and record.detail == ORDERED_ADOPT:
         return ORDERED_WORDS[record.detail], (address, record.value)
+    if kind == RECORD_ORDERED and record.detail == ORDERED_OWN_SOURCE:
+        return ORDERED_WORDS[record.detail], (bool(record.value & SOURCE_MISSING),
+                                              bool(record.value & SOURCE6_MISSING))
     if kind == RECORD_ORDERED:
         return ORDERED_WORDS[record.detail], record.value
     if kind == RECORD_TURN or kind == RECORD_STALLED:
@@ -263,7 +268,8 @@ cdef list records_list(const Record* records, uint32_t count):
     advbase, advskew, demote, counter; state: state, reason; turn: heard until, ns; advertised:
     advbase, advskew, demote, errno; added, removed: address, errno; address (of the checkpoint
     before): address, words; interface: a dict of Engine.set_interface's arguments; ordered: word,
-    value, which is (address, prefix length) of "adopt"; stalled: when deadlines were last looked at, ns. A checkpoint whose beginning was
+    value, which is (address, prefix length) of "adopt" and (IPv4, IPv6 is missing) of "own_source";
+    stalled: when deadlines were last looked at, ns. A checkpoint whose beginning was
     overwritten is left out.
     """
     cdef list found = []
@@ -299,6 +305,8 @@ cdef dict settings_dict(const Checkpoint* of):
         "dialect": DIALECT_WORDS[of.dialect], "replay": REPLAY_WORDS[of.replay],
         "source": (<const char*>of.own_source4)[:4] if of.flags & OWN_SOURCE else None,
         "source6": (<const char*>of.own_source6)[:16] if of.flags & OWN_SOURCE6 else None,
+        "source_missing": bool(of.flags & SOURCE_MISSING),
+        "source6_missing": bool(of.flags & SOURCE6_MISSING),
         "preferred": bool(of.flags & PREFERRED),
         "ignore_link_state": bool(of.flags & IGNORE_LINK),
         "manage_addresses": bool(of.flags & MANAGE_ADDRESSES),

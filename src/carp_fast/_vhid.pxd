@@ -106,6 +106,8 @@ cdef enum HostFlag:
     OWN_MAC = 1048576           # advertise from the block's MAC
     REPEATING = 2097152         # its next advertisement repeats one that must not be lost
     PRECEDED = 4194304          # in a tie since it rose last, a lower source was heard
+    SOURCE_MISSING = 8388608    # the configured IPv4 source is no address of this machine
+    SOURCE6_MISSING = 16777216
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest

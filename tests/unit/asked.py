@@ -16,6 +16,7 @@ from carp_fast.config import Settings, VirtualHost
 from carp_fast.explain import Explanations
 from carp_fast.hosts import Hosts
 from carp_fast.interfaces import Interface
+from carp_fast.own_sources import OwnSources
 from carp_fast.status import Status
 
 ADVSKEW = 100
@@ -72,8 +73,13 @@ class EngineOrders:
 
 
 class KnownNetwork:
-    def __init__(self) -> None:
+    """`local`: addresses of the host that are not eth0's."""
+
+    def __init__(self, hosts: Hosts, orders: Any) -> None:
         self.now = {"eth0": ETH0}
+        self.local: set[bytes] = set()
+        self.own_sources = OwnSources(hosts, orders, self.now)
+        self.own_sources.is_on_host = self.local.__contains__
 
 
 class KnownProblems:
@@ -96,7 +102,7 @@ class Asked:
         self.settings = Settings(passphrase=b"secret", **(given | (configured or {})))
         self.take(42)
         self.orders: Any = EngineOrders(self.engine)
-        self.network: Any = KnownNetwork()
+        self.network: Any = KnownNetwork(self.hosts, self.orders)
         self.problems: Any = KnownProblems()
         status = Status(self.hosts, self.orders, self.network, self.problems)
         self.explanations = Explanations(

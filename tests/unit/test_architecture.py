@@ -118,7 +118,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("elections", "recordings"),
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "foreign", "lab", "ucarp_scripts"),
-    ("listen", "verdicts", "backends", "guard", "streams"),
+    ("listen", "verdicts", "backends", "guard", "streams", "surroundings", "explain_text"),
+    ("own_sources",),
     (
         "hooks",
         "orders",
@@ -126,7 +127,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "plan",
         "links",
         "measurements",
-        "explain_text",
         "replay",
         "present",
     ),

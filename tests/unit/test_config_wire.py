@@ -446,6 +446,20 @@ def test_peers_are_other_hosts(tmp_path: Path) -> None:
     assert made.settings.advertise_mac == "interface"
 
 
+def test_a_source_is_no_virtual_address(tmp_path: Path) -> None:
+    taken = 'source = "192.0.2.10": is an address of eth0/7, there only while MASTER; allowed: the '
+    assert fault_lines(write(tmp_path, host(source='"192.0.2.10"'))) == [
+        f"{TABLE}{taken}host's own"
+    ]
+    # Of whichever virtual host, on whichever interface; not where scripts manage the addresses.
+    other = host(interface='"eth1"', addresses='["192.0.2.77/24"]', source='"192.0.2.10"')
+    assert fault_lines(write(tmp_path, host() + other)) == [
+        f"FILE: virtual_host[2] (line 8): {taken}host's own"
+    ]
+    text = host(source='"192.0.2.10"', manage_addresses="false")
+    assert only(tmp_path, text).settings.source == "192.0.2.10"
+
+
 def test_an_ipv6_peer_that_cannot_list_our_source_is_refused(tmp_path: Path) -> None:
     assert fault_lines(write(tmp_path, host(peers='["192.0.2.2", "2001:db8::2"]'))) == [
         f'{TABLE}peers = ["192.0.2.2", "2001:db8::2"]: 2001:db8::2 would hear us from our '

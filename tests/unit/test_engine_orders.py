@@ -115,6 +115,39 @@ def test_a_renamed_interface_is_left_by_a_master_and_a_backup() -> None:
     assert node.words() == []
 
 
+def test_a_configured_source_that_the_machine_lacks_is_waited_for() -> None:
+    # The interface has none of its own, and needs none.
+    node = Node("10.77.0.2", source=ip("10.77.0.9"), source_missing=True)
+    node.attach(START_NS, source=None)
+    node.run(MASTER_NS)
+    assert (node.state, node.reason) == ("INIT", "no_source")
+    node.engine.set_own_source(0, MASTER_NS)
+    assert (node.state, node.reason) == ("BACKUP", "source_found")
+    node.run(2 * MASTER_NS)
+    assert node.state == "MASTER"
+    assert last_frame(node)[26:30] == ip("10.77.0.9")
+    node.forget()
+    # A source of the other family is not missed.
+    node.engine.set_own_source(0, 2 * MASTER_NS, missing6=True)
+    assert node.state == "MASTER"
+    node.engine.set_own_source(0, 2 * MASTER_NS, missing=True)
+    node.take(2 * MASTER_NS)
+    assert node.changes() == [("MASTER", "INIT", "no_source")]
+    assert node.words() == ["REMOVE_ADDRESSES"]
+    # A change in place brings what is known of the source then.
+    wanted = prepared(source=ip("10.77.0.8"))
+    node.engine.replace(0, wanted, 2 * MASTER_NS)
+    assert (node.state, node.reason) == ("BACKUP", "source_found")
+    wanted = prepared(source=ip("10.77.0.9"), source_missing=True)
+    node.engine.replace(0, wanted, 2 * MASTER_NS)
+    assert (node.state, node.reason) == ("INIT", "no_source")
+    # The interface's own source does not stand in for it; where it is to be used, it counts.
+    node.attach(2 * MASTER_NS)
+    assert node.reason == "no_source"
+    node.engine.replace(0, prepared(), 2 * MASTER_NS)
+    assert node.state == "BACKUP"
+
+
 def test_an_address_with_our_mark_is_taken_for_ours_in_every_state() -> None:
     node = Node("10.77.0.2", addresses=ONE)
     node.engine.adopt(0, ADDRESS, 24, START_NS)

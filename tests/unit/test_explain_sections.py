@@ -13,6 +13,7 @@ from unit.segment import (
     START_NS,
     advertisement,
     carp_header,
+    ip,
     ipv4_frame,
     prepared,
 )
@@ -358,6 +359,28 @@ def test_what_is_missing(
     assert (facts["state"], facts["reason"], facts["link"]) == ("INIT", reason, link)
     assert facts["timer"] is None
     assert asked.sections()["to take part"] == [sentence]
+
+
+def test_a_configured_source_that_is_missing_or_elsewhere() -> None:
+    source = "10.77.0.9"
+    asked = Asked({"source": source}, source=ip(source), source_missing=True)
+    asked.node.attach(START_NS, source=None)
+    facts = asked.facts()
+    assert (facts["state"], facts["reason"]) == ("INIT", "no_source")
+    assert facts["configured_sources"] == {source: "missing"}
+    said = asked.sections()
+    assert said["to take part"] == ["source 10.77.0.9 is no address of this host: eth0 needs it"]
+    heading = "virtual host eth0/42"
+    assert "its configured source 10.77.0.9 is no address of this host" in said[heading]
+    assert any("the configured source is not there" in line for line in said[heading])
+    asked = Asked({"source": source}, source=ip(source))
+    asked.network.local.add(ip(source))
+    said = asked.sections()
+    assert (
+        "its configured source 10.77.0.9 is an address of another interface of this host"
+        in said[heading]
+    )
+    assert "to take part" not in said
 
 
 def test_a_link_that_is_down() -> None:

@@ -5,133 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from unit.staged import LOST, MAC, OWN, OWN6, Stage, interface, link_local, run, turn
 
-from carp_fast import addresses, network
 from carp_fast.config import Settings, VirtualHost
-from carp_fast.hosts import MASTER, Hosts
-from carp_fast.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
-from carp_fast.network import LOST_DEMOTION, LOST_TIMES, LOST_WITHIN_S, Network, Sources
-
-MAC = b"\x02\0\0\0\0\x01"
-OWN = socket.inet_aton("192.0.2.99")
-OWN6 = socket.inet_pton(socket.AF_INET6, "fe80::99")
-LOST = socket.inet_aton("192.0.2.1")
-
-
-class RecordedPump:
-    """Writes down what it is told, as (word, slot or interface number, rest)."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
-
-    def set_interface(self, number: int, **keys: Any) -> None:
-        self.told.append(("interface", number, keys))
-
-    def adopt(self, slot: int, address: bytes, prefixlen: int) -> None:
-        self.told.append(("adopt", slot, address, prefixlen))
-
-    def verify(self, slot: int) -> None:
-        self.told.append(("verify", slot))
-
-    def demote(self, slot: int, demotion: int) -> None:
-        self.told.append(("demote", slot, demotion))
-
-    def lose_address(self, slot: int) -> None:
-        self.told.append(("lose_address", slot))
-
-
-class DirectOrders:
-    """Carries out at once what is posted; is idle when a test says so."""
-
-    def __init__(self) -> None:
-        self.pump = RecordedPump()
-        self.idle = asyncio.Event()
-
-    async def done(self, *, when_idle: bool = False) -> None:
-        assert when_idle
-        await self.idle.wait()
-
-    def post(self, order: Callable[[], object]) -> None:
-        order()
-
-
-class Stage:
-    """A network with eth0/1 in slot 0 and eth0/2 in slot 1, whose clock a test moves."""
-
-    def __init__(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        families: tuple[int, ...] = (4,),
-        **settings: Any,
-    ) -> None:
-        given = Settings(passphrase=b"secret", **settings)
-        self.hosts = Hosts()
-        for vhid in (1, 2):
-            both = (f"192.0.2.{vhid}/24",), (f"192.0.2.{vhid + 50}/24",)
-            if families == (4, 6):
-                both = (*both[0], f"2001:db8::{vhid}/64"), both[1]
-            self.hosts.take(VirtualHost("eth0", vhid, *both, given))
-        orders: Any = DirectOrders()
-        self.idle: asyncio.Event = orders.idle
-        self.names: dict[int, str] = {}  # of interfaces that exist under another name
-        self.pump: RecordedPump = orders.pump
-        self.joined: dict[int, set[bytes]] = {}
-        self.filters: list[list[int]] = []
-        self.promoted: list[str] = []
-        monkeypatch.setattr(network, "Joins", lambda receiver: self)
-        monkeypatch.setattr(addresses, "promote_secondaries", self.promoted.append)
-        monkeypatch.setattr(network, "name_of", self.names.get)
-        lanes: Any = self
-        self.network = Network(self.hosts, orders, lanes)
-
-    joining = None
-
-    def use(self, ifindexes: list[int], groups: set[bytes], peers: set[bytes]) -> None:
-        self.filters.append(ifindexes)
-        self.heard_of = groups, peers
-
-    def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
-        self.joined[ifindex] = groups
-
-    def leave(self, ifindex: int) -> None:
-        self.joined.pop(ifindex, None)
-
-    def close(self) -> None:
-        self.joined.clear()
-
-    def lose(self, address: bytes = LOST, times: int = 1) -> None:
-        for _ in range(times):
-            self.network.on_address_removed("eth0", address, 24)
+from carp_fast.hosts import MASTER
+from carp_fast.interfaces import Interface, InterfaceAddress, absent
+from carp_fast.network import LOST_DEMOTION, LOST_TIMES, LOST_WITHIN_S, Sources
 
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Stage:
     caplog.set_level(logging.INFO, "carp_fast.network")
     return Stage(monkeypatch)
-
-
-def interface(ifindex: int = 7, up: bool = True, *sources: bytes, name: str = "eth0") -> Interface:
-    there = tuple(InterfaceAddress(4, source, 24, 0, 0, 0) for source in sources or (OWN,))
-    return Interface(name, ifindex, MAC, up, there)
-
-
-def link_local(flags: int = 0, address: bytes = OWN6) -> InterfaceAddress:
-    return InterfaceAddress(6, address, 64, 253, flags, 0)
-
-
-def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(scenario())
-
-
-async def turn() -> None:
-    """What is called soon has been called."""
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
 
 
 def test_an_interface_comes_goes_and_comes_again(
@@ -171,195 +60,6 @@ def test_an_interface_comes_goes_and_comes_again(
         "eth0: interface appeared (ifindex 8)",
         "eth0: advertising from 192.0.2.99",
     ]
-
-
-def told_of_interfaces(stage: Stage) -> list[tuple[int, int, bool]]:
-    """(number, ifindex, renamed) in order."""
-    return [
-        (told[1], told[2]["ifindex"], told[2]["renamed"])
-        for told in stage.pump.told
-        if told[0] == "interface"
-    ]
-
-
-def test_an_interface_that_lost_its_name_is_left_in_order_first(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def scenario() -> None:
-        stage.network.on_interface(interface(7))
-        stage.names[7] = "lan0"
-        stage.network.on_interface(absent("eth0"))
-        await turn()
-        assert told_of_interfaces(stage) == [(0, 7, False), (0, 7, True)]
-        assert stage.pump.told[-1][2]["source"] == OWN, "it resigns from there"
-        assert stage.joined == {}
-        # What has the name next is told when nothing is left to carry out there, and only that.
-        stage.network.on_interface(interface(9, False))
-        stage.network.on_interface(interface(9))
-        stage.network.on_reload()
-        assert len(stage.pump.told) == 2
-        stage.idle.set()
-        await turn()
-        assert told_of_interfaces(stage)[2:] == [(0, 9, False)]
-        assert stage.pump.told[-1][2]["up"]
-        assert stage.joined == {9: {bytes((224, 0, 0, 18))}}
-
-    run(scenario)
-    assert "eth0: interface was renamed to lan0, waiting for it" in caplog.messages
-
-
-def test_a_name_whose_virtual_hosts_go_meanwhile_is_absent_in_the_end(stage: Stage) -> None:
-    async def scenario() -> None:
-        stage.network.on_interface(interface(7))
-        stage.names[7] = "lan0"
-        stage.network.on_interface(interface(9))
-        for slot in (0, 1):
-            stage.hosts.give_back(slot)
-        stage.network.on_reload()
-        stage.idle.set()
-        await turn()
-        assert told_of_interfaces(stage) == [(0, 7, False), (0, 7, True), (0, 0, False)]
-        stage.network.close()
-
-    run(scenario)
-
-
-@pytest.mark.parametrize("order", [("eth0", "eth1"), ("eth1", "eth0")])
-def test_groups_follow_an_interface_to_another_configured_name(
-    stage: Stage, order: tuple[str, str]
-) -> None:
-    settings = Settings(passphrase=b"secret", destination="239.0.0.1")
-    stage.hosts.take(VirtualHost("eth1", 1, ("192.0.2.9/24",), (), settings))
-    group = bytes((239, 0, 0, 1))
-
-    async def scenario() -> None:
-        stage.network.on_interface(interface(7))
-        stage.network.on_interface(absent("eth1"))
-        stage.names[7] = "eth1"
-        reports = {"eth0": absent("eth0"), "eth1": interface(7, name="eth1")}
-        for name in order:
-            stage.network.on_interface(reports[name])
-        stage.idle.set()
-        await turn()
-        assert stage.joined == {7: {group}}
-        # Two that swap their names swap their groups.
-        stage.network.on_interface(interface(8))
-        assert stage.joined == {7: {group}, 8: {bytes((224, 0, 0, 18))}}
-        stage.names |= {7: "eth0", 8: "eth1"}
-        reports = {"eth0": interface(7), "eth1": interface(8, name="eth1")}
-        for name in order:
-            stage.network.on_interface(reports[name])
-        await turn()
-        assert stage.joined == {8: {group}, 7: {bytes((224, 0, 0, 18))}}
-        assert {told[2]["ifindex"] for told in stage.pump.told[-2:]} == {7, 8}
-        assert stage.filters[-1] in ([7, 8], [8, 7])
-
-    run(scenario)
-
-
-def test_what_has_our_mark_where_an_interface_appears_is_ours(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    def marked(last: int, prefixlen: int = 24, protocol: int = OWN_PROTOCOL) -> InterfaceAddress:
-        return InterfaceAddress(4, bytes((192, 0, 2, last)), prefixlen, 0, 0, protocol)
-
-    own = interface().addresses
-    there = (*own, marked(1), marked(52), marked(2, 32), marked(51, 24, 0), marked(77))
-    ours = [("adopt", 0, LOST, 24), ("adopt", 1, bytes((192, 0, 2, 52)), 24)]
-
-    async def scenario() -> None:
-        stage.network.on_interface(absent("eth0"))
-        stage.network.on_interface(Interface("eth0", 7, MAC, True, there))
-        assert stage.pump.told[2:] == ours
-        # Not before the interface that had the name is left; and then of what is there now.
-        stage.names[7] = "lan0"
-        stage.network.on_interface(Interface("eth0", 8, MAC, False, there))
-        stage.network.on_interface(interface(8))
-        stage.idle.set()
-        await turn()
-        assert [told[0] for told in stage.pump.told[4:]] == [
-            "interface",
-            "interface",
-            *["adopt"] * 2,
-        ]
-
-    run(scenario)
-    assert caplog.messages.count("eth0: 2 addresses there have our mark, and are ours") == 2
-
-
-def test_who_is_found_elsewhere_is_announced_at_once_and_then_once_a_second(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def there(mac: int = 1, master: int = 0, *, up: bool = True) -> Interface:
-        return Interface(
-            "eth0", 7, MAC[:5] + bytes([mac]), up, interface().addresses, False, master
-        )
-
-    async def scenario() -> None:
-        loop = asyncio.get_running_loop()
-        timers: list[Callable[[], None]] = []
-
-        class Timer:
-            def cancel(self) -> None: ...
-
-        def call_later(delay_s: float, callback: Callable[..., None], *args: Any) -> Timer:
-            assert delay_s == network.ANNOUNCE_APART_S
-            timers.append(partial(callback, *args))
-            return Timer()
-
-        monkeypatch.setattr(loop, "call_later", call_later)
-
-        def announced() -> list[bool]:
-            told = [told[2]["announce"] for told in stage.pump.told]
-            stage.pump.told.clear()
-            return told
-
-        stage.network.on_interface(there())
-        assert announced() == [False], "nobody is MASTER there yet"
-        stage.network.on_interface(there(up=False))
-        assert announced() == [False]
-        stage.network.on_interface(there())
-        stage.network.on_interface(there(2))
-        for flap in range(20):
-            stage.network.on_interface(there(2, up=flap % 2 == 1))
-        stage.names[99] = "br0"
-        stage.network.on_interface(there(2, 99))
-        assert announced() == [True] + [False] * 22
-        # All of that makes one more, with the last of it, when a second is over.
-        timers.pop()()
-        ((_, _, keys),) = stage.pump.told
-        assert (keys["announce"], keys["mac"][5]) == (True, 2)
-        assert announced() == [True]
-        timers.pop()()
-        assert (announced(), timers) == ([], [])
-        stage.network.on_interface(there(2))
-        assert announced() == [True]
-        # An interface that is another one, or has no virtual hosts any more, is no news.
-        stage.network.on_interface(there(3))
-        stage.network.on_interface(interface(8))
-        assert announced() == [False, False]
-        for slot in (0, 1):
-            stage.hosts.give_back(slot)
-        stage.network.on_reload()
-        assert announced() == [False]
-        timers.pop()()
-        assert (announced(), timers) == ([], [])
-
-    run(scenario)
-    assert "eth0: MAC 02:00:00:00:00:02 instead of 02:00:00:00:00:01" in caplog.messages
-    assert "eth0: is a port of br0 now, and its addresses may not answer" in caplog.messages
-    assert "eth0: is no port of another interface any more" in caplog.messages
-
-
-def test_what_scripts_add_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch, manage_addresses=False)
-    marked = InterfaceAddress(4, LOST, 24, 0, 0, OWN_PROTOCOL)
-
-    async def scenario() -> None:
-        stage.network.on_interface(Interface("eth0", 7, MAC, True, (marked,)))
-        assert [told[0] for told in stage.pump.told] == ["interface"]
-
-    run(scenario)
 
 
 def test_both_sources_and_forwarding_are_followed(
@@ -419,16 +119,17 @@ def test_what_nobody_needs_is_not_asked_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = Stage(monkeypatch, source="192.0.2.98", manage_addresses=False)
+    there = InterfaceAddress(4, socket.inet_aton("192.0.2.98"), 24, 253, 0, 0)
 
     async def scenario() -> None:
-        stage.network.on_interface(Interface("eth0", 7, MAC, True, ()))
+        stage.network.on_interface(Interface("eth0", 7, MAC, True, (there,)))
         stage.network.on_interface(interface(9, name="eth9"))  # no virtual host of ours
         stage.hosts.states[0] = MASTER
         stage.lose()  # a script adds and removes them
 
     run(scenario)
     assert stage.promoted == []
-    assert len(stage.pump.told) == 1
+    assert [told[0] for told in stage.pump.told] == ["own_source", "own_source", "interface"]
     assert caplog.messages == []
 
 

@@ -118,6 +118,28 @@ def test_the_kernels_answers_are_recorded() -> None:
     assert "BACKUP address_lost" in text
 
 
+def test_configured_sources_that_come_and_go() -> None:
+    scenario = """
+interface.eth0 = { source = "10.77.0.2" }
+host = { source = "10.77.0.99", source_missing = true }
+transcript = '''
+0.5 own_source there
+10.5 own_source missing 4
+20.5 own_source missing 4 6
+25.5 own_source there
+60 end
+'''
+"""
+    player = played(scenarios.parse(scenario), 8192)
+    text = recording(player)
+    decided = assert_same_again(text, 10)
+    assert "eth0/42 INIT no_source" in decided
+    assert "eth0/42 BACKUP source_found" in decided
+    assert "own_source missing 4 6\n" in text
+    assert "own_source there\n" in text
+    assert "source_missing = true" in text
+
+
 def test_an_interface_that_comes_and_goes() -> None:
     also = "\n".join(
         (

@@ -1,0 +1,151 @@
+"""Configured sources: whether this host has each of them, and on which side of a cable.
+
+Who advertises from an address that the host does not have is not answered, and where another host
+has it, is taken for that one. So a virtual host waits in INIT, `no_source`, until its own source is
+there. Must not know the configuration's files, nor how addresses are followed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from carp_fast import addresses
+from carp_fast.addresses import IFA_F_DADFAILED, IFA_F_TENTATIVE
+from carp_fast.interfaces import OWN_PROTOCOL, Interface, is_local
+
+if TYPE_CHECKING:
+    from carp_fast.config import VirtualHost
+    from carp_fast.hosts import Hosts
+    from carp_fast.orders import Orders
+
+logger = logging.getLogger(__name__)
+
+# On the interface; on another one of this host, as on an unnumbered link; there, but not to be used
+# yet, or not at all since another host has it; on none.
+Where = Literal["here", "elsewhere", "tentative", "duplicate", "missing"]
+USABLE = frozenset({"here", "elsewhere"})
+MEANINGS: dict[Where, str] = {
+    "here": "is there",
+    "elsewhere": "is an address of another interface of this host",
+    "tentative": "is tentative: whether another host has it is being found out",
+    "duplicate": "is not used by the kernel, since another host has it (dadfailed)",
+    "missing": "is no address of this host",
+}
+
+
+def configured(host: VirtualHost) -> list[tuple[int, str]]:
+    """(family, source) of the configured sources that a virtual host advertises from."""
+    settings = host.settings
+    if settings.source is None and settings.source6 is None:
+        return []
+    both = ((4, settings.source), (6, settings.source6))
+    return [(family, source) for family, source in both if source and family in host.families]
+
+
+def whereabouts(
+    source: str, interface: Interface, is_on_host: Callable[[bytes], bool] = is_local
+) -> Where:
+    """Where a configured source of an interface's virtual host is. A virtual address, which bears
+    our mark, is nowhere: it is there only while MASTER.
+    """
+    packed = addresses.packed(source)
+    for each in interface.addresses:
+        if each.address == packed:
+            if each.protocol == OWN_PROTOCOL:
+                return "missing"
+            if each.family == 6 and each.flags & IFA_F_DADFAILED:
+                return "duplicate"
+            return "tentative" if each.family == 6 and each.flags & IFA_F_TENTATIVE else "here"
+    # A link-local address belongs to its link.
+    if not addresses.is_link_local(packed) and is_on_host(packed):
+        return "elsewhere"
+    return "missing"
+
+
+class OwnSources:
+    """Follows the configured sources of all virtual hosts and tells the engine which are missing.
+
+    `now`: what is known of each interface, by name.
+    """
+
+    def __init__(self, hosts: Hosts, orders: Orders, now: Mapping[str, Interface]) -> None:
+        self._hosts = hosts
+        self._orders = orders
+        self._now = now
+        self._where: dict[tuple[str, str], Where] = {}  # by interface and source
+        self.is_on_host: Callable[[bytes], bool] = is_local
+
+    def where(self, name: str, source: str) -> Where:
+        """Where an interface's configured source is; "missing" while the interface is."""
+        found = self._where.get((name, source))
+        interface = self._now.get(name)
+        if found is None and interface is not None and interface.ifindex:
+            return self._look_for(source, interface)
+        return found or "missing"
+
+    def missing(self, host: VirtualHost) -> tuple[bool, bool]:
+        """Whether the IPv4 and the IPv6 source that a virtual host is to use cannot be used."""
+        missing = {
+            family: self.where(host.interface, source) not in USABLE
+            for family, source in configured(host)
+        }
+        return missing.get(4, False), missing.get(6, False)
+
+    def addresses(self) -> set[bytes]:
+        """All configured sources, 4 or 16 bytes each."""
+        return {
+            addresses.packed(source)
+            for settings in {
+                id(host.settings): host.settings for _, host in self._hosts.used()
+            }.values()
+            for source in (settings.source, settings.source6)
+            if source is not None
+        }
+
+    def on_interface(self, interface: Interface) -> None:
+        """The addresses of an interface may be others."""
+        slots = self._slots(interface.name) if interface.ifindex else {}
+        changed = set()
+        for source in slots:
+            before = self._where.get((interface.name, source), "missing")
+            if (before in USABLE) != (self._look_for(source, interface) in USABLE):
+                changed.update(slots[source])
+        for slot in sorted(changed):
+            self._tell(slot)
+
+    def on_address(self, address: bytes) -> None:
+        """An address that is a configured source came to some interface, or went."""
+        for name, interface in self._now.items():
+            if any(addresses.packed(source) == address for source in self._slots(name)):
+                self.on_interface(interface)
+
+    def _slots(self, name: str) -> dict[str, list[int]]:
+        """The slots of an interface's virtual hosts by configured source that they use."""
+        found: dict[str, list[int]] = {}
+        number = self._hosts.known(name)
+        for slot in () if number is None else self._hosts.slots[number]:
+            host = self._hosts.hosts[slot]
+            for _, source in () if host is None else configured(host):
+                found.setdefault(source, []).append(slot)
+        return found
+
+    def _look_for(self, source: str, interface: Interface) -> Where:
+        """Where it is now; a change is logged, and that it is there only after it was not."""
+        before = self._where.get((interface.name, source))
+        now = whereabouts(source, interface, self.is_on_host)
+        self._where[interface.name, source] = now
+        if now != before and (now != "here" or before is not None):
+            level = logging.INFO if now == "here" else logging.WARNING
+            waits = "" if now in USABLE else "; its virtual hosts wait for it"
+            logger.log(level, "%s: source %s %s%s", interface.name, source, MEANINGS[now], waits)
+        return now
+
+    def _tell(self, slot: int) -> None:
+        host = self._hosts.hosts[slot]
+        if host is not None:
+            four, six = self.missing(host)
+            self._orders.post(
+                lambda: self._orders.pump.set_own_source(slot, missing=four, missing6=six)
+            )

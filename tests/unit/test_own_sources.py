@@ -1,0 +1,188 @@
+"""Configured sources compared with the host: where each is, and what the engine hears of it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import Any
+
+import pytest
+from unit.staged import MAC, Stage, run
+
+from carp_fast.config import Settings, VirtualHost
+from carp_fast.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
+from carp_fast.own_sources import whereabouts
+from carp_fast.surroundings import compared, own_peers
+
+FOUR, SIX = "192.0.2.98", "2001:db8::98"
+LINK_LOCAL = "fe80::98"
+TENTATIVE, DADFAILED = 0x40, 0x08
+
+
+def packed(text: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+
+
+def address(text: str, flags: int = 0, protocol: int = 0) -> InterfaceAddress:
+    family, scope = (6, 253 if text.startswith("fe80") else 0) if ":" in text else (4, 0)
+    return InterfaceAddress(family, packed(text), 24, scope, flags, protocol)
+
+
+def having(*there: InterfaceAddress, ifindex: int = 7, master: int = 0) -> Interface:
+    return Interface("eth0", ifindex, MAC, True, there, False, master)
+
+
+@pytest.mark.parametrize(
+    ("source", "there", "on_host", "where"),
+    [
+        (FOUR, [address(FOUR)], True, "here"),
+        (FOUR, [address("192.0.2.97")], True, "elsewhere"),
+        (FOUR, [address("192.0.2.97")], False, "missing"),
+        (FOUR, [address(FOUR, protocol=OWN_PROTOCOL)], True, "missing"),
+        (FOUR, [address(FOUR, flags=TENTATIVE)], True, "here"),
+        (SIX, [address(SIX)], True, "here"),
+        (SIX, [address(SIX, flags=TENTATIVE)], True, "tentative"),
+        (SIX, [address(SIX, flags=TENTATIVE | DADFAILED)], True, "duplicate"),
+        (SIX, [], True, "elsewhere"),
+        (LINK_LOCAL, [address(LINK_LOCAL)], True, "here"),
+        (LINK_LOCAL, [], True, "missing"),
+    ],
+)
+def test_where_a_configured_source_is(
+    source: str, there: list[InterfaceAddress], on_host: bool, where: str
+) -> None:
+    assert whereabouts(source, having(*there), lambda _: on_host) == where
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Stage:
+    caplog.set_level(logging.INFO)
+    return Stage(monkeypatch, (4, 6), source=FOUR, source6=SIX)
+
+
+def told(stage: Stage) -> list[tuple[Any, ...]]:
+    """What the engine was told of sources since the last time."""
+    found = [each[1:] for each in stage.pump.told if each[0] == "own_source"]
+    stage.pump.told.clear()
+    return found
+
+
+def both(missing: bool, missing6: bool) -> list[tuple[int, bool, bool]]:
+    return [(slot, missing, missing6) for slot in (0, 1)]
+
+
+def test_the_engine_hears_which_sources_are_missing_as_they_come_and_go(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    follow = stage.network.on_interface
+    host = stage.hosts.hosts[0]
+    assert host is not None
+
+    async def scenario() -> None:
+        assert stage.hosts.missing_sources(host) == (True, True)
+        follow(absent("eth0"))
+        assert told(stage) == []
+        follow(having(address(FOUR), address(SIX, flags=TENTATIVE)))
+        # Before the interface, so that nobody takes part without the source or lacks it for once.
+        assert [each[0] for each in stage.pump.told[-3:]] == [
+            "own_source",
+            "own_source",
+            "interface",
+        ]
+        assert told(stage) == both(False, True)
+        follow(having(address(FOUR), address(SIX)))
+        assert told(stage) == both(False, False)
+        assert stage.hosts.missing_sources(host) == (False, False)
+        follow(having(address(SIX)))
+        assert told(stage) == both(True, False)
+        # It comes to another interface of the host, of which only the monitor knows, and goes.
+        for on_host, answer in ((True, both(False, False)), (False, both(True, False))):
+            stage.local.clear()
+            if on_host:
+                stage.local.add(packed(FOUR))
+            stage.network.own_sources.on_address(packed(FOUR))
+            assert told(stage) == answer
+            stage.network.own_sources.on_address(packed("192.0.2.97"))
+            assert told(stage) == []
+        # What the interface is like while it is not there is not known; then nothing has changed.
+        follow(absent("eth0"))
+        follow(having(address(SIX)))
+        assert told(stage) == []
+
+    run(scenario)
+    assert [each for each in caplog.messages if "source 2001" in each or "source 192" in each] == [
+        "eth0: source 2001:db8::98 is tentative: whether another host has it is being found out; "
+        "its virtual hosts wait for it",
+        "eth0: source 2001:db8::98 is there",
+        "eth0: source 192.0.2.98 is no address of this host; its virtual hosts wait for it",
+        "eth0: source 192.0.2.98 is an address of another interface of this host",
+        "eth0: source 192.0.2.98 is no address of this host; its virtual hosts wait for it",
+    ]
+    assert stage.network.own_sources.addresses() == {packed(FOUR), packed(SIX)}
+
+
+def test_a_source_of_a_family_that_is_not_advertised_over_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage(monkeypatch, source=FOUR, source6=SIX)  # IPv4 alone
+
+    async def scenario() -> None:
+        stage.network.on_interface(having(address(FOUR)))
+        assert stage.network.own_sources.where("eth0", FOUR) == "here"
+
+    run(scenario)
+    assert not [each for each in caplog.messages if SIX in each]
+
+
+def test_virtual_hosts_that_a_reload_adds_know_their_sources_at_once(stage: Stage) -> None:
+    async def scenario() -> None:
+        stage.network.on_interface(having(address(FOUR), address(SIX)))
+        told(stage)
+        for source, missing in (("192.0.2.97", True), (FOUR, False)):
+            settings = Settings(passphrase=b"secret", source=source)
+            host = VirtualHost("eth0", 3, ("192.0.2.3/24",), (), settings)
+            assert stage.hosts.missing_sources(host) == (missing, False)
+        elsewhere = VirtualHost(
+            "eth5", 3, ("192.0.2.3/24",), (), Settings(passphrase=b"x", source=FOUR)
+        )
+        assert stage.hosts.missing_sources(elsewhere) == (True, False), "until it is known"
+
+    run(scenario)
+
+
+def lines(interfaces: dict[str, Interface], *local: str, **settings: Any) -> list[str]:
+    addresses = settings.pop("addresses", ("192.0.2.1/24", "2001:db8::1/64"))
+    given = Settings(passphrase=b"secret", **settings)
+    hosts = {name: [VirtualHost(name, 1, addresses, (), given)] for name in interfaces}
+    on_host = {packed(text) for text in local}
+    return list(compared(hosts, interfaces, on_host.__contains__, {"lan0": "eth0"}.get))
+
+
+def test_check_names_what_this_host_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    eth0 = having(address("192.0.2.9"), address("fe80::9"))
+    assert lines({"eth0": eth0}) == []
+    assert lines({"eth0": eth0}, SIX, source=FOUR, source6=SIX) == [
+        "eth0: source = 192.0.2.98: is no address of this host, and its virtual hosts wait for it",
+        "eth0: source = 2001:db8::98: is an address of another interface of this host",
+    ]
+    assert lines({"eth0": having(address("192.0.2.1"))}) == [
+        "eth0: no IPv4 address to advertise from, and its virtual hosts wait for one",
+        "eth0: no IPv6 address to advertise from, and its virtual hosts wait for one",
+    ]
+    assert lines({"eth0": eth0}, "192.0.2.9", peers=("192.0.2.9", "192.0.2.8", "fe80::9")) == [
+        "eth0: peers = 192.0.2.9: is an address of this host, which does not hear itself"
+    ]
+    # Of what is not there nothing is compared, but its name may be another one's.
+    assert lines({"eth9": absent("eth9"), "lan0": absent("lan0")}, source=FOUR) == [
+        'lan0: is an alternative name of eth0, and waited for as a name; allowed: "eth0"'
+    ]
+    monkeypatch.setattr("carp_fast.surroundings.name_of", {3: "br0"}.get)
+    assert lines({"eth0": having(*eth0.addresses, master=3)}) == [
+        "eth0: is a port of br0, and addresses there may not answer"
+    ]
+
+
+def test_a_peer_of_many_virtual_hosts_is_named_once() -> None:
+    settings = Settings(passphrase=b"secret", peers=("192.0.2.9",))
+    hosts = [VirtualHost("eth0", vhid, ("192.0.2.1/24",), (), settings) for vhid in (1, 2)]
+    assert len(list(own_peers(hosts, lambda _: True))) == 1
