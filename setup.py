@@ -15,6 +15,7 @@ MODULES = (
     "_wire",
     "_wheel",
     "_vhid",
+    "_absence",
     "_recorder",
     "_core",
     "_receive",

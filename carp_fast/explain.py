@@ -139,7 +139,7 @@ class Explanations:
             "silent_families": fields["silent_families"],
             "timer": timer(fields, now_ns),
             "preempts_in_s": preempts_in_s(fields, now_ns),
-            "stalled": stalled(fields, self._pump.attentive_ns, now_ns),
+            "stalled": stalled(fields, now_ns),
             "demote": fields["demote"],
             "failed_sends": fields["failed_sends"],
         }
@@ -237,8 +237,9 @@ def preempts_in_s(fields: Mapping[str, Any], now_ns: int) -> float | None:
     return max(0.0, in_s(fields["preempt_from_ns"] - now_ns))
 
 
-def stalled(fields: Mapping[str, Any], attentive_ns: int, now_ns: int) -> dict[str, Any] | None:
-    """Where a BACKUP's silence counts from the end of an absence of the pump: when that was."""
+def stalled(fields: Mapping[str, Any], now_ns: int) -> dict[str, Any] | None:
+    """Where a BACKUP waits on since the pump was away or frames were lost: until when that was."""
+    attentive_ns = fields["attentive_ns"]
     heard_ns = max(fields["heard_ns"], fields["since_ns"])
     if fields["state"] != "BACKUP" or attentive_ns <= heard_ns:
         return None

@@ -279,8 +279,8 @@ def timers(host: Facts) -> Iterator[str]:
     stalled = host["stalled"]
     if stalled is not None:
         yield (
-            "the pump was away, or the kernel dropped frames: silence counts from "
-            f"{stalled['until']} ({seconds(stalled['ago_s'])} ago)"
+            "the pump was away, or the kernel dropped frames: it waits on for what it may have "
+            f"missed until {stalled['until']} ({seconds(stalled['ago_s'])} ago)"
         )
 
 

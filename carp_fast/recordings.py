@@ -210,6 +210,7 @@ class Writer:
         self._used: set[int] = set()  # interfaces
         self._told: dict[int, dict[str, Any]] = {}  # what an interface was last said to be
         self._turn: tuple[int, int] | None = None  # not written yet
+        self._taken: tuple[int, int] | None = None  # the last that was
         self._turn_line = 0
         self._in_turn = False  # written, and nothing came in since
         self._just_begun: int | None = None
@@ -234,7 +235,7 @@ class Writer:
             if self.begins.get(slot or 0) == index:
                 self._begin(at_ns, slot or 0, interface, fields)
         elif kind == "turn":
-            self._turn = (at_ns, fields[0])
+            self._look(slot, (at_ns, fields[0]))
         elif kind == "heard":
             self._heard(at_ns, slot, interface, fields)
         elif slot is not None:
@@ -243,12 +244,22 @@ class Writer:
         elif self._begun and (kind != "interface" or interface in self._used):
             if kind == "interface":
                 self._tell_interface(at_ns, interface, fields, self._input)
-            elif kind == "stalled":
-                if fields[0]:
-                    self._input(fields[0], "away")
-                self._input(at_ns, "stall")
+            elif kind in ("absent", "dropped"):
+                self._missed(at_ns, kind, *fields)
             else:
                 self._input(at_ns, fields[0])
+
+    def _missed(self, at_ns: int, kind: str, looked_ns: int, since_ns: int, asleep_ns: int) -> None:
+        """Since when is written where that is not when it went away."""
+        words = ["stall" if kind == "absent" else "drop"]
+        away_ns = max(looked_ns, since_ns)
+        if kind == "dropped" or since_ns != away_ns or asleep_ns:
+            words.append(str(since_ns))
+        if asleep_ns:
+            words.append(seconds_text(asleep_ns))
+        if kind == "absent" and looked_ns:
+            self._input(away_ns, "away")
+        self._input(at_ns, " ".join(words))
 
     def _input(self, at_ns: int, text: str) -> None:
         self._turn = None  # of hosts that are not here, or it would have been written
@@ -267,9 +278,16 @@ class Writer:
         self._take_turn()
         self.lines.append((at_ns, f"{self.names[slot]} > {text}"))
 
+    def _look(self, slot: int | None, turn: tuple[int, int]) -> None:
+        """Deadlines are looked at: written once something follows; that a host waits on does."""
+        if slot is None or (slot in self._begun and not (self._in_turn and turn == self._taken)):
+            self._turn = turn
+        if slot in self._begun:
+            self._take_turn()
+
     def _take_turn(self) -> None:
         if self._turn is not None:
-            at_ns, until_ns = self._turn
+            self._taken = at_ns, until_ns = self._turn
             self._turn_line, self._in_turn = len(self.lines), True
             self.lines.append((at_ns, f"turn {until_ns}"))
             self._turn = None
@@ -478,9 +496,10 @@ def as_scenario(
 
     def transcript() -> Iterator[str]:
         for at_ns, text in lines:
-            word, _, until = text.partition(" ")
-            told = f"turn {seconds_text(int(until) - start_ns)}" if word == "turn" else text
-            yield f"{seconds_text(at_ns - start_ns)} {told}"
+            word, *rest = text.split(" ")
+            if word in ("turn", "stall", "drop") and rest:  # a time of the clock follows
+                rest[0] = seconds_text(int(rest[0]) - start_ns)
+            yield " ".join((seconds_text(at_ns - start_ns), word, *rest))
         yield f"{seconds_text(end_ns - start_ns)} end"
 
     return toml_lines(top, writer.tables.values(), transcript())

@@ -161,6 +161,7 @@ class Player:
         self.errors: dict[tuple[int, bytes | None], int] = {}
         self.counter = 0
         self.away = False
+        self.away_ns: int | None = None  # since when, until it says so
         self.back_ns = -START_NS  # when it was back: what was due before could not happen then
         self.alive = False
         self.outputs: list[Output] = []
@@ -274,6 +275,8 @@ class Player:
         """Carry out one input of the transcript. Raises ScenarioError naming the line."""
         self.run(line.at_ns)
         verb, *words = line.words
+        if verb not in ("away", "stall"):
+            self.away_ns = None
         self.away = verb == "away"
         if not self.alive and verb not in WHILE_KILLED:
             return
@@ -465,7 +468,17 @@ class Player:
 
     def _on_stall(self, line: Line, words: list[str]) -> None:
         self.back_ns = line.at_ns
-        self.engine.stall(self._clock(line.at_ns))
+        since_ns, asleep_ns = self._since(words), seconds_ns(words[1])[0] if words[1:] else 0
+        if since_ns is None and self.away_ns is not None:
+            since_ns = self._clock(self.away_ns)
+        self.away_ns = None
+        self.engine.stall(self._clock(line.at_ns), since_ns, asleep_ns)
+
+    def _on_drop(self, line: Line, words: list[str]) -> None:
+        self.engine.drop(self._clock(line.at_ns), self._since(words))
+
+    def _since(self, words: list[str]) -> int | None:
+        return self._clock(seconds_ns(words[0])[0]) if words else None
 
     def _on_kill(self, line: Line, words: list[str]) -> None:
         self.alive = False
@@ -482,6 +495,7 @@ class Player:
 
     def _on_away(self, line: Line, words: list[str]) -> None:
         """What is due waits: run() sees to it."""
+        self.away_ns = line.at_ns
 
     def _on_end(self, line: Line, words: list[str]) -> None:
         """Nothing comes any more."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STALLED_EVERY_NS = 10_000_000_000
 REPORTS_A_TURN = 1000
 FOREIGN = "address_foreign"
 FOREIGN_LOGGED_MAX = 20  # lines about foreign addresses of one interface at once; more are counted
@@ -82,6 +83,7 @@ class Reports:
         self._pump: Pump = orders.pump
         self._up_due: set[int] = set()  # MASTER, and the up hook has not been submitted
         self._lost = 0
+        self._stalled_ns = self._stalls = 0  # when it was last logged, and how often since
         self.publish: list[Callable[[Mapping[str, object]], None]] = []
         self.on_released: Callable[[int], None] = lambda slot: None
         self.on_address_restored: Callable[[int, str], None] = lambda slot, text: None
@@ -399,9 +401,16 @@ class Reports:
             self.on_released(report.slot)
 
     def _on_stalled(self, report: Report) -> None:
+        """Where an interval is some milliseconds, many a second: one line in STALLED_EVERY_NS."""
+        if self._stalled_ns and report.at_ns - self._stalled_ns < STALLED_EVERY_NS:
+            self._stalls += 1
+            return
+        before = f" ({self._stalls} times more since it was last logged)" if self._stalls else ""
+        self._stalled_ns, self._stalls = report.at_ns, 0
         logger.warning(
-            "the pump did not run for %.3f s: every BACKUP waits its master-down time anew",
+            "the pump did not run for %.3f s%s: a BACKUP whose interval is shorter waits on",
             report.value / 1e9,
+            before,
         )
 
     def _on_socket_dropped(self, report: Report) -> None:

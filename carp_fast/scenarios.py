@@ -26,8 +26,11 @@ Inputs, the subject a virtual host unless said:
   reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     other keys of the host
   kernel ADDRESS|sends ERROR|ok     how the kernel answers from now on
   begin                             it begins here, from its `state`; else at the start
-  resign | stall | kill | start     (all)
+  resign | kill | start             (all)
   away                              what is due waits for the next line
+  stall [SECONDS [ASLEEP_S]]        nobody looked since then, or since away; of that the clock hid
+                                    ASLEEP_S
+  drop [SECONDS]                    frames were lost since then, or since the last look
   turn [SECONDS]                    deadlines are looked at, all heard that arrived until then
   end
 Outputs: STATE reason | ADVERTISE ADVBASE/ADVSKEW [demote N] | RESIGN 255/255 | ADD_ADDRESSES A...
@@ -52,7 +55,7 @@ SECOND_NS = 1_000_000_000
 START_NS = 1_000 * SECOND_NS  # what the clock reads at the start of a scenario written by hand
 TIME_DIGITS = 9
 INPUTS = """hear link interface demote remove address_lost verify announce adopt own_source
-    reload kernel begin resign stall kill start away turn end"""
+    reload kernel begin resign stall drop kill start away turn end"""
 VERBS = frozenset(INPUTS.split())
 HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses retired_addresses
     passphrase source source6 advbase advskew dead_ratio preempt dialect replay destination

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from carp_fast._absence cimport Absences
 from carp_fast._recorder cimport Checkpoint, Recorder
 from carp_fast._vhid cimport Event, Source, VirtualHost
 from carp_fast._wheel cimport Wheel
@@ -141,7 +142,7 @@ cdef struct Core:
     int64_t shortest_ns             # the shortest interval in use
     bint shortest_left              # the host that had it is gone: to be looked for anew
     uint64_t seed                   # of the jitter after a tie that all hosts may have lost
-    int64_t attentive_ns            # silence from before proves nothing
+    Absences absences               # silence meanwhile proves nothing
     int64_t flush_mark
     Wheel wheel
     Queue advertise
@@ -161,7 +162,9 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
 cdef void engine_close(Core* core) noexcept
 cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil
-cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil
+cdef void engine_absent(Core* core, int64_t since_ns, int64_t now_ns, int64_t asleep_ns) noexcept nogil
+cdef void engine_dropped(Core* core, int64_t since_ns, int64_t now_ns) noexcept nogil
+cdef void engine_shown(const Core* core, VirtualHost* copy) noexcept nogil
 cdef void engine_checkpoint(const Core* core, uint32_t slot, Checkpoint* checkpoint,
                             int64_t now_ns) noexcept nogil
 cdef void engine_record(Core* core, uint32_t slot, bint added, bint changed,

@@ -8,14 +8,16 @@ Order of one turn: receive, expire, carry out.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
+from carp_fast._absence cimport (
+    Absence, absence_counts, absence_end, absence_extended, absence_note)
 from carp_fast._recorder cimport (
-    Checkpoint, RECORD_STALLED, RECORD_STATE, Record, checkpoint_take, record_checkpoint,
+    CHECKPOINT_ABSENCES, Checkpoint, RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record, checkpoint_take, record_checkpoint,
     record_input, record_output, record_turn, recorder_close, recorder_wants)
 from carp_fast._vhid cimport (
     ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED, ARM_MASTER_DOWN,
-    ARM_SKEW, BACKUP, CONTESTED, DIALECT_OPENBSD, DISARM, Event, EXPECTS_4, EXPECTS_6, FAILED,
+    ARM_SKEW, BACKUP, CONTESTED, DIALECT_OPENBSD, DISARM, Event, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED,
     FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN,
     MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
     ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, ON_RENAMED, OWN_SOURCE, OWN_SOURCE6,
@@ -288,15 +290,13 @@ cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie
     waits while others tie would else have their deadline in common, and so would one that hears
     the winner over a second family.
     """
-    # A frame read late, from before the pump was away, does not shorten the wait after it.
-    cdef int64_t from_ns = now_ns if now_ns > core.attentive_ns else core.attentive_ns
     cdef int64_t down_ns = vhid_master_down_ns(host)
     if tie:
         vhid_tied(host, random_at(core, slot, now_ns))
     elif host.ties and now_ns - host.settled_ns > 2 * down_ns:
         vhid_forget_ties(host)
-    host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING)
-    engine_set_deadline(core, slot, from_ns + down_ns + vhid_jitter_ns(host))
+    host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)
+    engine_set_deadline(core, slot, now_ns + down_ns + vhid_jitter_ns(host))
 
 
 cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
@@ -330,14 +330,14 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0
         vhid_forget_ties(host)
-        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING)
+        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)
     if effects & (ARM_MASTER_DOWN | ARM_JITTERED):
         arm_master_down(core, host, slot, effects & ARM_JITTERED, now_ns)
     if effects & ARM_SKEW and not host.flags & MASTER_LEAVES:
-        host.flags |= MASTER_LEAVES
+        host.flags = (host.flags & ~<uint32_t>EXTENDED) | MASTER_LEAVES
         engine_set_deadline(core, slot, now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)
     if effects & ARM_JITTER and not host.flags & CONTESTED:
-        host.flags |= CONTESTED
+        host.flags = (host.flags & ~<uint32_t>EXTENDED) | CONTESTED
         engine_set_deadline(core, slot, now_ns + vhid_jitter_ns(host))
     apply_effects(core, slot, effects, now_ns)
     if host.state != previous or (reason and reason != host.reason):
@@ -350,7 +350,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
     if effects & ADVERTISE:
-        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING)
+        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)
         engine_schedule(core, slot, now_ns)
         if effects & ADVERTISE_AGAIN:
             advertise_again(core, slot, now_ns)
@@ -417,25 +417,67 @@ cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now
             engine_event(core, slot, ON_READY, cause, now_ns)
 
 
-cdef void engine_stall(Core* core, int64_t now_ns) noexcept nogil:
-    """The pump was away, or frames were dropped: what was not heard then proves no silence.
-
-    Every BACKUP waits at least one whole master-down time from now.
-    """
-    cdef uint32_t slot
-    cdef VirtualHost* host
-    cdef int64_t earliest
+cdef void note_absence(Core* core, uint8_t kind, int64_t since_ns, int64_t now_ns,
+                       int64_t asleep_ns) noexcept nogil:
+    cdef Absence absence
     cdef Record* record
+    cdef int64_t[2] since
+    absence.since_ns, absence.until_ns, absence.asleep_ns = since_ns, now_ns, asleep_ns
+    absence.dropped = kind == RECORD_DROPPED
     if core.recorder.records != NULL:
-        record = record_input(&core.recorder, RECORD_STALLED, NOBODY, 0, now_ns)
+        record = record_input(&core.recorder, kind, NOBODY, 0, now_ns)
         record.value = <uint64_t>core.recorder.turn_ns
-    core.attentive_ns = now_ns
-    for slot in range(core.slots):
-        host = &core.hosts[slot]
-        if host.flags & IN_USE and host.state == BACKUP:
-            earliest = now_ns + vhid_master_down_ns(host) + vhid_jitter_ns(host)
-            if host.deadline_ns < earliest:
-                engine_set_deadline(core, slot, earliest)
+        since[0], since[1] = since_ns, asleep_ns
+        memcpy(record.address, since, sizeof(since))
+    absence_note(&core.absences, &absence)
+
+
+cdef void engine_absent(Core* core, int64_t since_ns, int64_t now_ns, int64_t asleep_ns) noexcept nogil:
+    """The pump did not look from `since_ns` on: frames that came may be lost without a trace.
+
+    `asleep_ns`: how much more time passed than the clock shows. What it means to a BACKUP follows
+    when its deadline is over, and only where all of it is longer than its own interval.
+    """
+    note_absence(core, RECORD_ABSENT, since_ns, now_ns, asleep_ns)
+
+
+cdef void engine_dropped(Core* core, int64_t since_ns, int64_t now_ns) noexcept nogil:
+    """Frames were lost between these two times, and any of them may have been a master's.
+
+    As an absence, but it counts for each BACKUP, however short it was.
+    """
+    note_absence(core, RECORD_DROPPED, since_ns, now_ns, 0)
+
+
+cdef bint waits_on(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """Whether a BACKUP whose deadline is over missed too much, and has a later one now."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef int64_t counted_until_ns = 0
+    cdef int64_t deadline_ns = absence_extended(&core.absences, host, &counted_until_ns)
+    cdef Record* record
+    if deadline_ns == 0:
+        return False
+    engine_touch(core, slot, now_ns)
+    if core.recorder.records != NULL:
+        record = record_output(&core.recorder, RECORD_TURN, slot, host.interface,
+                               core.recorder.turn_ns)
+        record.value = <uint64_t>core.recorder.heard_until_ns
+    host.flags |= EXTENDED
+    host.judged_ns = counted_until_ns
+    engine_set_deadline(core, slot, deadline_ns)
+    return True
+
+
+cdef void engine_shown(const Core* core, VirtualHost* copy) noexcept nogil:
+    """Complete the copy of a BACKUP for who asks: the deadline that its absences give it, and in
+    judged_ns when the last of those was over."""
+    cdef int64_t counted_until_ns = 0, deadline_ns
+    if copy.state != BACKUP:
+        return
+    deadline_ns = absence_extended(&core.absences, copy, &counted_until_ns)
+    if deadline_ns:
+        copy.deadline_ns = deadline_ns
+    copy.judged_ns = absence_end(&core.absences, vhid_interval_ns(copy))
 
 
 cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil:
@@ -462,6 +504,8 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
         elif host.state == BACKUP:
             if host.deadline_ns > heard_until_ns:
                 wheel_arm(&core.wheel, slot, tick + 1)
+            elif waits_on(core, slot, now_ns):
+                continue
             elif host.flags & CONTESTED:
                 engine_event(core, slot, ON_OUR_TURN, why_our_turn(host), now_ns)
             elif host.flags & MASTER_LEAVES:
@@ -489,10 +533,18 @@ cdef void engine_checkpoint(const Core* core, uint32_t slot, Checkpoint* checkpo
     """Write down what a host is, and what of engine and interface bears on it."""
     cdef const VirtualHost* host = &core.hosts[slot]
     cdef const Interface* interface = &core.interfaces[host.interface]
+    cdef uint32_t i
     memset(checkpoint, 0, sizeof(Checkpoint))
     checkpoint.at_ns, checkpoint.slot, checkpoint.interface = now_ns, slot, host.interface
-    checkpoint.wake_tick_ns, checkpoint.attentive_ns = core.wake_tick_ns, core.attentive_ns
-    checkpoint.seed = core.seed
+    checkpoint.wake_tick_ns, checkpoint.seed = core.wake_tick_ns, core.seed
+    for i in range(core.absences.count):
+        if absence_counts(&core.absences.kept[i], vhid_interval_ns(host)):
+            if checkpoint.absence_count == CHECKPOINT_ABSENCES:
+                checkpoint.absence_count -= 1
+                memmove(checkpoint.absences, &checkpoint.absences[1],
+                        checkpoint.absence_count * sizeof(Absence))
+            checkpoint.absences[checkpoint.absence_count] = core.absences.kept[i]
+            checkpoint.absence_count += 1
     checkpoint.ifindex, checkpoint.up = interface.ifindex, interface.up
     checkpoint.has_source, checkpoint.has_source6 = interface.has_source, interface.has_source6
     checkpoint.forwards6, checkpoint.renamed = interface.forwards6, interface.renamed

@@ -18,7 +18,7 @@ from carp_fast._core cimport (
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_MARK,
     ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, REJECTIONS, RELEASED,
     Rejection, Report, TICK_NS, engine_checkpoint, engine_close, engine_expire,
-    engine_next_deadline, engine_open, engine_stall)
+    engine_next_deadline, engine_open, engine_absent, engine_dropped, engine_shown)
 from carp_fast._orders cimport assume_address, obey
 from carp_fast._prepared cimport PreparedHost, expect_bytes, source_flags
 from carp_fast._receive cimport FrameHeard, engine_receive, engine_receive_many
@@ -26,7 +26,7 @@ from carp_fast._recorder cimport (
     Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
     recorder_open, records_list)
 from carp_fast._vhid cimport (
-    Address, CONTESTED, Event, EVENTS, EXPECTS_4, EXPECTS_6, IN_USE, MASTER_LEAVES, Output,
+    Address, BACKUP, CONTESTED, Event, EVENTS, EXPECTS_4, EXPECTS_6, IN_USE, MASTER_LEAVES, Output,
     RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source, VirtualHost, vhid_source,
     vhid_advskew, vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_judge,
     vhid_master, vhid_master_down_ns)
@@ -129,7 +129,10 @@ cdef object judged(const VirtualHost* host, const Source* source, int64_t now_ns
 
 
 cdef dict explained_dict(const VirtualHost* host, int64_t now_ns):
-    """host_dict, and why: what runs, and of each peer its interval and what it means at `now_ns`."""
+    """host_dict, and why: what runs, and of each peer its interval and what it means at `now_ns`.
+
+    Of a host that engine_shown() has completed.
+    """
     cdef dict fields = host_dict(host), peer
     cdef const Source* source
     cdef int i, at = 0
@@ -144,6 +147,7 @@ cdef dict explained_dict(const VirtualHost* host, int64_t now_ns):
     fields["master_leaves"] = bool(host.flags & MASTER_LEAVES)
     fields["contested"] = bool(host.flags & CONTESTED)
     fields["preempt_from_ns"] = host.preempt_from_ns
+    fields["attentive_ns"] = host.judged_ns if host.state == BACKUP else 0
     fields["failed_sends"] = host.failed_sends
     fields["silent_families"] = [family for family, flag in ((4, SILENT_4), (6, SILENT_6))
                                  if host.flags & flag]
@@ -366,9 +370,19 @@ cdef class Engine:
         """Let every deadline up to `now_ns` happen (master-down up to `heard_until_ns`)."""
         engine_expire(&self.core, now_ns, now_ns if heard_until_ns is None else heard_until_ns)
 
-    def stall(self, int64_t now_ns) -> None:
-        """Frames may have been missed: every BACKUP waits a whole master-down time from now."""
-        engine_stall(&self.core, now_ns)
+    def stall(self, int64_t now_ns, since_ns=None, int64_t asleep_ns=0) -> None:
+        """Nobody looked from `since_ns` (None: the last expire) until now: frames may be missed.
+
+        A BACKUP whose interval was shorter than that waits on. `asleep_ns`: of that time, what
+        the engine's clock did not show.
+        """
+        engine_absent(&self.core, self.core.recorder.turn_ns if since_ns is None else since_ns,
+                      now_ns, asleep_ns)
+
+    def drop(self, int64_t now_ns, since_ns=None) -> None:
+        """Frames were lost since `since_ns` (None: the last expire): every BACKUP waits on."""
+        engine_dropped(&self.core, self.core.recorder.turn_ns if since_ns is None else since_ns,
+                       now_ns)
 
     def next_deadline_ns(self):
         """When expire() has something to do next, at the latest; None when never."""
@@ -522,8 +536,11 @@ cdef class Engine:
 
     def explained(self, uint32_t slot, int64_t now_ns) -> dict:
         """A host's status and why it is so; see explained_dict. Changes nothing."""
+        cdef VirtualHost shown
         self.used(slot)
-        return explained_dict(&self.core.hosts[slot], now_ns)
+        shown = self.core.hosts[slot]
+        engine_shown(&self.core, &shown)
+        return explained_dict(&shown, now_ns)
 
     cdef used(self, uint32_t slot):
         if slot >= _MAX_VIRTUAL_HOSTS or not self.core.hosts[slot].flags & IN_USE:

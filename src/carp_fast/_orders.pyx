@@ -8,20 +8,22 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast._actions cimport begin_announcing, may_release, wanted_change
+from carp_fast._absence cimport absence_note
 from carp_fast._auth cimport AuthKey
 from carp_fast._core cimport (
     Core, DONE, core_source, engine_record, engine_touch, HostsCopy, Interface, MAX_INTERFACES,
     MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
     ORDER_ASSUME, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
-    Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release, engine_schedule,
-    engine_set_deadline, engine_try_ready, report_begin, report_end)
+    Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release,
+    engine_schedule, engine_set_deadline, engine_shown, engine_try_ready, report_begin,
+    report_end)
 from carp_fast._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_DEMOTE, ORDERED_REMOVE,
     ORDERED_OWN_SOURCE, ORDERED_RESIGN, ORDERED_VERIFY, RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
     record_input, recorder_copy)
 from carp_fast._vhid cimport (
-    Address, ANNOUNCE_ON_ORDER, ANNOUNCING, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, FAILED,
+    Address, ANNOUNCE_ON_ORDER, ANNOUNCING, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED,
     FOREIGN, HELD, IGNORE_LINK,
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
     ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
@@ -135,6 +137,7 @@ cdef void copy_hosts(const Core* core, uint32_t first, uint32_t count,
         copy.hosts[i].sources_apart = 1
         for k in range(SOURCES):
             copy.sources[i * SOURCES + k] = core_source(core, first + i, k)[0]
+        engine_shown(core, &copy.hosts[i])
 
 
 cdef void keep_old_keys(const VirtualHost* host, const VirtualHost* wanted,
@@ -233,6 +236,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     if host.state == MASTER and vhid_interval_ns(host) != interval_ns:
         engine_schedule(core, order.slot, now_ns)
     elif host.state == BACKUP and vhid_master_down_ns(host) != down_ns:
+        host.flags &= ~<uint32_t>EXTENDED
         engine_set_deadline(core, order.slot, now_ns + vhid_master_down_ns(host))
     host.held = 0
     for i in range(block.address_count):
@@ -385,13 +389,13 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was) noexcept nogi
     host.preempt_from_ns, host.answered_ns = was.preempt_from_ns, was.answered_ns
     host.heard_ns[0], host.heard_ns[1] = was.heard_ns[0], was.heard_ns[1]
     host.announce_at_ns = was.announce_at_ns
-    host.tie_since_ns, host.tie_heard_ns = was.tie_since_ns, was.tie_heard_ns
+    host.tie_since_ns, host.judged_ns = was.tie_since_ns, was.judged_ns
     host.run_begin, host.run_end = was.run_begin, was.run_end
     host.former_begin, host.former_end = was.former_begin, was.former_end
     host.jitter_us = <uint32_t>(was.jitter_ns // 1000)
     host.ties, host.settled_ns = was.ties, was.settled_ns
-    if was.attentive_ns > core.attentive_ns:
-        core.attentive_ns = was.attentive_ns
+    for i in range(was.absence_count):
+        absence_note(&core.absences, &was.absences[i])
     host.held = 0
     for i in range(host.block.address_count):
         host.block.addresses[i].flags &= ~<uint32_t>(HELD | FOREIGN | FAILED)

@@ -248,11 +248,6 @@ cdef class Pump:
                 "wake_tick_ns": self.engine.core.wake_tick_ns,
                 "scheduling": SCHEDULING_WORDS[self.state.scheduling]}
 
-    @property
-    def attentive_ns(self) -> int:
-        """Silence from before proves nothing: the pump was away until then. 0: it never was."""
-        return self.engine.core.attentive_ns
-
     # -- running
 
     def start(self, str scheduling="fifo") -> None:

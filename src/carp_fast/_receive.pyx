@@ -7,6 +7,7 @@ digest, loop, replay. Nothing here allocates, logs or knows a socket, a clock or
 from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from carp_fast._absence cimport absence_end
 from carp_fast._auth cimport auth_verify, auth_verify_two
 from carp_fast._core cimport (
     Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_event, engine_may_tell,
@@ -16,7 +17,7 @@ from carp_fast._recorder cimport record_heard
 from carp_fast._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, Event, EVENTS, EXPECTS_4, EXPECTS_6,
     INIT, MASTER, Output, RECENT_COUNTERS, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
-    Source, SOURCES, vhid_is_own_source, vhid_judge, vhid_master_down_ns,
+    Source, SOURCES, vhid_interval_ns, vhid_is_own_source, vhid_judge, vhid_master_down_ns,
     vhid_silence_ns, vhid_source, VirtualHost)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport (
@@ -339,8 +340,10 @@ cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns)
     if (host.state != BACKUP or host.flags & other_silent
             or not host.flags & (EXPECTS_4 if this else EXPECTS_6)):
         return
-    since_ns = max(since_ns, host.since_ns, core.attentive_ns)
-    if now_ns - since_ns > vhid_master_down_ns(host):
+    since_ns = max(since_ns, host.since_ns)
+    if (now_ns - since_ns > vhid_master_down_ns(host)
+            and now_ns - absence_end(&core.absences, vhid_interval_ns(host))
+            > vhid_master_down_ns(host)):
         host.flags |= other_silent
         host.family_silences += 1
         engine_tell(core, FAMILY_SILENT, slot, 10 - family, NULL, now_ns)

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from carp_fast._absence cimport Absence
 from carp_fast._vhid cimport SOURCES, Address, Source, VirtualHost
 from carp_fast._wire cimport Advertisement
 
@@ -9,7 +10,8 @@ cdef enum RecordKind:
     RECORD_CHECKPOINT               # a piece of a host's state, see Piece
     RECORD_HEARD                    # verdict, what it said; value: its counter
     RECORD_STATE                    # state, reason
-    RECORD_TURN                     # deadlines were looked at; value: heard until when
+    RECORD_TURN                     # deadlines were looked at; value: heard until when; of a host:
+                                    # that gave it a later one
     RECORD_ADVERTISED               # what we said; value: its counter; error: none went out
     RECORD_ADDED                    # an address; error: the kernel's answer
     RECORD_REMOVED
@@ -18,7 +20,8 @@ cdef enum RecordKind:
     RECORD_ANNOUNCED
     RECORD_INTERFACE                # see record_interface
     RECORD_ORDERED                  # detail: an OrderedKind; value
-    RECORD_STALLED                  # value: when deadlines were last looked at
+    RECORD_ABSENT                   # the pump; value: when deadlines were last looked at; see Record
+    RECORD_DROPPED                  # frames; likewise
     RECORD_KINDS
 
 cdef enum OrderedKind:
@@ -40,6 +43,7 @@ cdef enum:
     PIECE_LENGTH = 60
     REFUSED_A_SECOND = 100          # recorded of frames that change no host; others are counted
     CHECKPOINT_ADDRESSES = 32       # whose flags are recorded one by one
+    CHECKPOINT_ABSENCES = 2         # the last of those that count: more within a wait are rare
 
 cdef struct Record:                 # 64 bytes
     uint8_t kind
@@ -48,7 +52,7 @@ cdef struct Record:                 # 64 bytes
     uint32_t slot                   # or NOBODY
     int64_t at_ns
     uint64_t value
-    uint8_t address[16]
+    uint8_t address[16]             # of an absence: since when, and how long asleep, ns
     uint8_t mac[6]
     uint8_t family
     uint8_t vhid
@@ -76,7 +80,7 @@ cdef struct Checkpoint:
     uint8_t changed                 # its configuration is new: what was recorded before is another's
     # of the engine
     int64_t wake_tick_ns
-    int64_t attentive_ns
+    Absence absences[CHECKPOINT_ABSENCES]   # the last that count for it
     uint64_t seed
     # of the interface
     int32_t ifindex
@@ -116,6 +120,7 @@ cdef struct Checkpoint:
     uint8_t repeat_in
     uint8_t announce_left
     uint8_t ties
+    uint8_t absence_count
     uint64_t counter
     int64_t deadline_ns
     int64_t preempt_from_ns
@@ -124,7 +129,7 @@ cdef struct Checkpoint:
     int64_t answered_ns
     int64_t announce_at_ns
     int64_t tie_since_ns
-    int64_t tie_heard_ns
+    int64_t judged_ns
     uint64_t run_begin
     uint64_t run_end
     uint64_t former_begin

@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast._vhid cimport (
-    ANNOUNCE_ON_ORDER, ANNOUNCING, BSD_MAC, CONTESTED, DEMOTE_TOLD, FAILED, FOREIGN, HELD,
+    ANNOUNCE_ON_ORDER, ANNOUNCING, BSD_MAC, CONTESTED, DEMOTE_TOLD, EXTENDED, FAILED, FOREIGN, HELD,
     IGNORE_LINK,
     LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREFERRED, REPEATING,
     RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6,
@@ -29,7 +29,7 @@ cdef enum:
 
 RECORD_WORDS = (
     "checkpoint", "heard", "state", "turn", "advertised", "added", "removed", "changed", "address",
-    "announced", "interface", "ordered", "stalled")
+    "announced", "interface", "ordered", "absent", "dropped")
 ORDERED_WORDS = ("remove", "resign", "demote", "announce", "verify", "address_lost",
                  "own_source", "adopt")
 assert len(RECORD_WORDS) == RECORD_KINDS and len(ORDERED_WORDS) == ORDERED_KINDS
@@ -42,7 +42,7 @@ FLAG_WORDS = {
     "resign_after_removal": RESIGN_AFTER_REMOVAL, "leaving": LEAVING,
     "master_leaves": MASTER_LEAVES, "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
     "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6,
-    "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING}
+    "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE, "verify": TO_VERIFY,
@@ -183,7 +183,7 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.preempt_from_ns, to.since_ns = host.preempt_from_ns, host.since_ns
     to.heard_ns[0], to.heard_ns[1] = host.heard_ns[0], host.heard_ns[1]
     to.answered_ns, to.announce_at_ns = host.answered_ns, host.announce_at_ns
-    to.tie_since_ns, to.tie_heard_ns = host.tie_since_ns, host.tie_heard_ns
+    to.tie_since_ns, to.judged_ns = host.tie_since_ns, host.judged_ns
     to.run_begin, to.run_end = host.run_begin, host.run_end
     to.former_begin, to.former_end = host.former_begin, host.former_end
     to.jitter_ns, to.ties, to.settled_ns = vhid_jitter_ns(host), host.ties, host.settled_ns
@@ -230,6 +230,7 @@ cdef list words_of(dict words, uint32_t flags):
 cdef object record_fields(const Record* record):
     """What a record says beyond kind, time, slot and interface; see records_list."""
     cdef uint8_t kind = record.kind
+    cdef int64_t[2] since
     cdef bytes address = address_of(record.address, record.family)
     if kind == RECORD_HEARD:
         return (VERDICT_WORDS[record.detail], address, record.vhid, record.advbase, record.advskew,
@@ -256,8 +257,11 @@ cdef object record_fields(const Record* record):
                                               bool(record.value & SOURCE6_MISSING))
     if kind == RECORD_ORDERED:
         return ORDERED_WORDS[record.detail], record.value
-    if kind == RECORD_TURN or kind == RECORD_STALLED:
+    if kind == RECORD_TURN:
         return (record.value,)
+    if kind == RECORD_ABSENT or kind == RECORD_DROPPED:
+        memcpy(since, record.address, sizeof(since))
+        return record.value, since[0], since[1]
     return ()
 
 
@@ -269,7 +273,8 @@ cdef list records_list(const Record* records, uint32_t count):
     advbase, advskew, demote, errno; added, removed: address, errno; address (of the checkpoint
     before): address, words; interface: a dict of Engine.set_interface's arguments; ordered: word,
     value, which is (address, prefix length) of "adopt" and (IPv4, IPv6 is missing) of "own_source";
-    stalled: when deadlines were last looked at, ns. A checkpoint whose beginning was
+    absent, dropped: when deadlines were last
+    looked at, since when, asleep, ns. A checkpoint whose beginning was
     overwritten is left out.
     """
     cdef list found = []
@@ -331,10 +336,11 @@ cdef dict state_dict(const Checkpoint* of):
         "preempt_from_ns": of.preempt_from_ns, "since_ns": of.since_ns,
         "heard4_ns": of.heard_ns[0], "heard6_ns": of.heard_ns[1], "answered_ns": of.answered_ns,
         "announce_at_ns": of.announce_at_ns, "tie_since_ns": of.tie_since_ns,
-        "tie_heard_ns": of.tie_heard_ns, "run_begin": of.run_begin, "run_end": of.run_end,
+        "judged_ns": of.judged_ns, "run_begin": of.run_begin, "run_end": of.run_end,
         "former_begin": of.former_begin, "former_end": of.former_end, "jitter_ns": of.jitter_ns,
-        "ties": of.ties, "settled_ns": of.settled_ns, "attentive_ns": of.attentive_ns,
-        "sources": []}
+        "ties": of.ties, "settled_ns": of.settled_ns, "sources": [],
+        "absences": [[of.absences[i].since_ns, of.absences[i].until_ns, of.absences[i].asleep_ns,
+                      of.absences[i].dropped] for i in range(of.absence_count)]}
     cdef const Source* source
     cdef int i
     for i in range(SOURCES):
@@ -404,11 +410,18 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     to.preempt_from_ns, to.since_ns = take("preempt_from_ns", 0), take("since_ns", 0)
     to.heard_ns[0], to.heard_ns[1] = take("heard4_ns", 0), take("heard6_ns", 0)
     to.answered_ns, to.announce_at_ns = take("answered_ns", 0), take("announce_at_ns", 0)
-    to.tie_since_ns, to.tie_heard_ns = take("tie_since_ns", 0), take("tie_heard_ns", 0)
+    to.tie_since_ns, to.judged_ns = take("tie_since_ns", 0), take("judged_ns", 0)
     to.run_begin, to.run_end = take("run_begin", 0), take("run_end", 0)
     to.former_begin, to.former_end = take("former_begin", 0), take("former_end", 0)
-    to.attentive_ns, to.jitter_ns = take("attentive_ns", 0), take("jitter_ns", 0)
-    to.ties, to.settled_ns = take("ties", 0), take("settled_ns", 0)
+    to.jitter_ns, to.ties = take("jitter_ns", 0), take("ties", 0)
+    to.settled_ns = take("settled_ns", 0)
+    absences = take("absences", ())
+    if len(absences) > CHECKPOINT_ABSENCES:
+        raise ValueError(f"at most {CHECKPOINT_ABSENCES} absences")
+    to.absence_count = <uint8_t>len(absences)
+    for i in range(len(absences)):
+        (to.absences[i].since_ns, to.absences[i].until_ns, to.absences[i].asleep_ns,
+         to.absences[i].dropped) = absences[i]
     sources = take("sources", ())
     if len(sources) > SOURCES or given:
         raise ValueError(f"at most {SOURCES} sources" if not given else f"unknown: {list(given)}")

@@ -22,7 +22,8 @@ from carp_fast._simulator_network cimport (
     FOREIGN_THERE, FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS, Machine,
     NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED,
     QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED, Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop,
-    event_push, frame_arrives, grown, machine_now, machine_wake, random_below, random_next, trace)
+    event_push, frame_arrives, grown, machine_now, machine_wake, note_missed, random_below,
+    random_next, trace)
 from carp_fast._simulator_turn cimport (
     forget_slot, interface_value, machine_forget, machine_step, order_packed, order_push)
 from carp_fast._vhid cimport EXPECTS_4, EXPECTS_6
@@ -110,10 +111,10 @@ cdef void resume(World* world, Machine* machine) noexcept nogil:
     if machine.paused == PAUSE_SUSPENDED:
         machine.origin_ns -= away_ns
         machine.suspended_ns += away_ns
-    # The wake tick: where a tick is being waited for, it hides as much of the absence.
-    if (machine.paused != PAUSE_STOPPED
-            and away_ns > machine.core.shortest_ns + 2 * machine.core.wake_tick_ns):
-        machine.attentive_ns = machine_now(world, machine)
+    if machine.paused != PAUSE_STOPPED:
+        note_missed(machine, machine_now(world, machine), away_ns,
+                    0 if machine.paused == PAUSE_SUSPENDED else away_ns)
+    machine.away_ns = world.now_ns
     machine.paused = PAUSE_NONE
     if machine.phase != IDLE or machine.orders_count or (
             machine.watching and anything_waits(machine)):
@@ -159,7 +160,8 @@ cdef int boot(World* world, Machine* machine) except -1:
         machine.origin_ns += <int64_t>random_below(&world.random, TOGETHER_NS)
     machine.wall_ns = EPOCH_NS - machine.origin_ns + machine.wall_error_ns
     machine.suspended_ns = machine.seen_suspended_ns = BOOTTIME_READ_NS
-    machine.heard_until_ns = machine.attentive_ns = machine_now(world, machine)
+    machine.heard_until_ns = machine_now(world, machine)
+    machine.missed_count = 0
     for lane in range(SOCKETS):
         machine.sockets[lane].heard_until_ns = machine.heard_until_ns
     machine.clock_stepped_ns = 0

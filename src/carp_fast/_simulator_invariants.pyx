@@ -17,16 +17,17 @@ from carp_fast._lanes cimport LANE_COMMON
 from carp_fast._simulator_network cimport (
     ABSENT, ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, ADDRESS_KEPT, ADDRESS_MISSING,
     Arrival, CHANGED_WHILE_QUIET, CHANGED_WITHOUT_CAUSE, EVERYBODY, FOREIGN_THERE, Frame,
-    HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG, LINK_BLOCKED, LINK_DELAY_NS, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED,
+    HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG, LINK_BLOCKED, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED,
     NO_MASTER, Nic, OURS, OVER_4, OVER_6, PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE,
     RESIGNED_WITH_ADDRESSES, RESTLESS, SENT_BY_BACKUP, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY,
     SILENCE_IMAGINED, SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS,
     STILL_INIT, Slot, Socket, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
-    YIELDED_WRONGLY, broken, event_push, has_sorted, machine_number, nic_works, trace)
+    YIELDED_WRONGLY, broken, event_push, has_sorted, longest_delay_ns, machine_number, nic_works,
+    trace)
 from carp_fast._simulator_rules cimport (
     Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
     rule_fell, rule_heard_after_tie, rule_jitter_most_ns, rule_learn, rule_least_master_down_ns,
-    rule_least_skew_ns, rule_leaves,
+    rule_least_skew_ns, rule_leaves, rule_silence_until_ns, rule_theirs,
     rule_may_preempt, rule_more_demoted, rule_replaces, rule_replay, rule_yields)
 from carp_fast._vhid cimport (
     ADDRESS_LOST, Address, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
@@ -72,8 +73,10 @@ cdef void check_silence(World* world, Machine* machine, uint32_t slot,
     cdef uint32_t i, lane, number = machine_number(world, machine)
     cdef int64_t wait_ns = rule_least_master_down_ns(known)
     cdef int64_t slack_ns = clock_slack_ns(machine, at_ns)
-    if at_ns - machine.attentive_ns < wait_ns:
-        broken(world, SILENCE_UNPROVEN, number, slot, at_ns - machine.attentive_ns)
+    cdef int64_t until_ns = rule_silence_until_ns(machine, known, &machine.core.hosts[slot],
+                                                  known.heard_at_ns)
+    if at_ns < until_ns - slack_ns:
+        broken(world, SILENCE_UNPROVEN, number, slot, until_ns - at_ns)
     if known.heard_at_ns and at_ns - known.heard_at_ns < wait_ns - slack_ns:
         broken(world, HEARD_TOO_LATELY, number, slot, at_ns - known.heard_at_ns)
     if not known.heard_at_ns:
@@ -145,6 +148,7 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
             known.left_at_ns = at_ns
     if state != INIT or keeper[0] == 0:
         keeper[0] = sender
+        known.theirs = rule_theirs(frame)
 
 
 cdef void note_permission(Machine* machine, const Frame* frame) noexcept nogil:
@@ -259,8 +263,7 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
         known.lost_tie = True
         known.may_take_over = 0
         waits_ns = host.deadline_ns - report.at_ns - vhid_master_down_ns(host)
-        if (machine.core.attentive_ns <= report.at_ns
-                and not 0 <= waits_ns <= rule_jitter_most_ns(known, host)):
+        if not 0 <= waits_ns <= rule_jitter_most_ns(known, host):
             broken(world, JITTER_WRONG, number, slot, waits_ns)
     if yielded:
         note_crossing(world, number, slot)
@@ -541,30 +544,19 @@ cdef bint may_tie_over_6(const World* world, uint32_t slot) noexcept nogil:
     return False
 
 
-cdef int64_t longest_delay_ns(const World* world, uint32_t slot) noexcept nogil:
-    """Of the links of the slot's segment; a link lets a frame take a quarter more."""
-    cdef uint32_t one, other, segment = world.slot_segment[slot]
-    cdef int64_t longest_ns = 0
-    for one in range(world.machine_count):
-        for other in range(world.machine_count):
-            if one != other:
-                longest_ns = max(longest_ns,
-                                 world.links[segment][one][other].fields[LINK_DELAY_NS])
-    return longest_ns + longest_ns // 4
-
-
 cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
     """When the slot has had its time since the last fault, check it; from then on it is quiet.
 
     Its time: the slowest master-down + one interval + 50 ms; where configured, also the startup
     delay, and the preempt delay with the advertisement that ends it; where IPv6 must decide a tie
     that IPv4 decides else, one interval more, since it waits for IPv4 that long; one more, which
-    jitter may take, where a tie was lost; and what frames take, there and back. It begins anew
+    jitter may take, where a tie was lost; what frames take, there and back; another master-down and
+    interval where a machine was away or dropped frames, and waits on. It begins anew
     where all lose a tie to each other, see note_crossing().
     """
     cdef int64_t since_ns = max(world.disturbed_ns, world.slot_disturbed_ns[slot])
     cdef int64_t down_ns = 0, interval_ns = 0, startup_ns = 0, preempt_ns = 0, bound_ns
-    cdef bint recovering = False, tied = False
+    cdef bint recovering = False, tied = False, away = False
     cdef uint32_t number
     cdef const VirtualHost* host
     if world.slot_rest[slot] != UNCHECKED:
@@ -578,6 +570,7 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
         startup_ns = max(startup_ns, host.startup_delay_ms * MS_NS)
         preempt_ns = max(preempt_ns, host.preempt_delay_ms * MS_NS)
         tied |= world.machines[number].slots[slot].lost_tie
+        away |= world.machines[number].away_ns + 2 * vhid_master_down_ns(host) >= since_ns
         # Three advertisements after its sends succeed again it is faster: another election.
         if host.state == MASTER and host.flags & SEND_DEMOTED:
             recovering = True
@@ -585,6 +578,8 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
                 + 2 * longest_delay_ns(world, slot))
     if tied:
         bound_ns += interval_ns
+    if away:
+        bound_ns += down_ns + interval_ns
     if may_tie_over_6(world, slot):
         bound_ns += interval_ns
     if preempt_ns:

@@ -15,6 +15,7 @@ cdef enum:
     SEGMENTS_MAX = 32
     ADDRESSES_MAX = 16          # of one virtual host
     HISTORY = 64                # frames of a segment that may be replayed
+    MISSED_MAX = 64             # times remembered in which a machine could not hear
     CERTAIN = 65536             # probabilities are so many of this
     EVERYBODY = 255             # whom a frame to a group goes to
     SOCKETS = 2                 # of a machine: its genuine lane and its common one
@@ -202,12 +203,19 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint8_t ties                # of those, after which no master alone has been heard yet
     int64_t alone_ns            # since when one master alone is heard
     int64_t rose_ns
+    int64_t priority_ns         # when its advskew changed last
+    uint32_t theirs             # the interval of the master heard last, 1/256 s
     uint8_t may_take_over       # the Reason that the last advertisement gave for it, or 0
     uint8_t disturbed           # somebody removed an address, and we were not told yet
     uint8_t dirty
     uint32_t refused            # a bit for each address whose last change the kernel refused
     uint8_t kernel[ADDRESSES_MAX]
     Learned learned[2][MACHINES_MAX]
+
+cdef struct Missed:             # a time in which a machine could not hear
+    int64_t until_ns
+    int64_t length_ns           # 0: it dropped a frame
+    int64_t clock_ns            # ... of that, what its CLOCK_MONOTONIC shows
 
 cdef struct Machine:
     Core core
@@ -219,7 +227,9 @@ cdef struct Machine:
     int64_t wall_ns             # its wall clock less its CLOCK_MONOTONIC
     int64_t wall_error_ns       # ... less what it should be
     int64_t suspended_ns        # CLOCK_BOOTTIME less CLOCK_MONOTONIC
-    int64_t attentive_ns        # since then it has missed nothing that came
+    Missed missed[MISSED_MAX]   # a ring: the last ones
+    uint32_t missed_count       # ever
+    int64_t away_ns             # the world's time at which it was last back from anything
     int64_t clock_stepped_ns    # when its wall clock was last stepped, 0: never
     int64_t order_ns            # the world's time of the order that was given last
     # Its turn, as in PumpState.
@@ -375,4 +385,8 @@ cdef bint has_sorted(const Machine* machine) noexcept nogil
 cdef void note_drop(World* world, Machine* machine, bint known) noexcept nogil
 cdef void note_disturbed(World* world, int64_t until_ns) noexcept nogil
 cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept nogil
+cdef void trace_stall(World* world, Machine* machine, uint32_t drops, int64_t gap_ns) noexcept nogil
+cdef int64_t longest_delay_ns(const World* world, uint32_t slot) noexcept nogil
+cdef void note_missed(Machine* machine, int64_t until_ns, int64_t length_ns,
+                      int64_t clock_ns) noexcept nogil
 cdef bint nic_works(const Machine* machine, uint32_t segment) noexcept nogil

@@ -158,6 +158,25 @@ cdef void machine_wake(World* world, Machine* machine, int64_t at_ns) noexcept n
     event_push(world, at_ns, MACHINE_STEPS, machine_number(world, machine), machine.generation)
 
 
+cdef void trace_stall(World* world, Machine* machine, uint32_t drops, int64_t gap_ns) noexcept nogil:
+    world.tally.stalls += 1
+    machine.away_ns = world.now_ns
+    trace(world, TRACE_STALLED, machine_number(world, machine), NOBODY, drops,
+          <uint32_t>(gap_ns // 1000000))
+
+
+cdef void note_missed(Machine* machine, int64_t until_ns, int64_t length_ns,
+                      int64_t clock_ns) noexcept nogil:
+    """The machine could not hear until then; of frames dropped one after the other, the last."""
+    cdef Missed* last = &machine.missed[(machine.missed_count - 1) % MISSED_MAX]
+    if not length_ns and machine.missed_count and not last.length_ns:
+        last.until_ns = max(last.until_ns, until_ns)
+        return
+    last = &machine.missed[machine.missed_count % MISSED_MAX]
+    last.until_ns, last.length_ns, last.clock_ns = until_ns, length_ns, clock_ns
+    machine.missed_count += 1
+
+
 cdef bint nic_works(const Machine* machine, uint32_t segment) noexcept nogil:
     return machine.running and machine.nics[segment].ifindex and machine.nics[segment].up
 
@@ -203,6 +222,18 @@ cdef void deliver(World* world, uint32_t which, uint32_t receiver, int64_t delay
         return
     world.frames[which].users += 1
     event_push(world, world.now_ns + delay_ns, FRAME_ARRIVES, receiver, which)
+
+
+cdef int64_t longest_delay_ns(const World* world, uint32_t slot) noexcept nogil:
+    """Of the links of the slot's segment; a link lets a frame take a quarter more."""
+    cdef uint32_t one, other, segment = world.slot_segment[slot]
+    cdef int64_t longest_ns = 0
+    for one in range(world.machine_count):
+        for other in range(world.machine_count):
+            if one != other:
+                longest_ns = max(longest_ns,
+                                 world.links[segment][one][other].fields[LINK_DELAY_NS])
+    return longest_ns + longest_ns // 4
 
 
 cdef void note_disturbed(World* world, int64_t until_ns) noexcept nogil:
@@ -428,7 +459,9 @@ cdef void note_drop(World* world, Machine* machine, bint known) noexcept nogil:
         machine.nobody_dropped_ns = now_ns
         since_ns = now_ns - machine.nobody_since_ns
     if since_ns < UNPROVEN_NS - UNPROVEN_SLACK_NS:
-        machine.attentive_ns = now_ns if machine.phase == IDLE else machine.turn_ns
+        # The turn that finds the drop counts from when it began.
+        note_missed(machine, now_ns if machine.phase == IDLE else machine.turn_ns, 0, 0)
+        machine.away_ns = world.now_ns
     if since_ns < UNPROVEN_NS + UNPROVEN_SLACK_NS:
         note_disturbed(world, world.now_ns)
 

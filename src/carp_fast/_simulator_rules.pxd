@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from carp_fast._simulator_network cimport Frame, Slot
+from carp_fast._simulator_network cimport Frame, Machine, Slot
 from carp_fast._vhid cimport VirtualHost
 
 cdef enum Expected:             # of a genuine frame
@@ -28,6 +28,8 @@ cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* 
                         const VirtualHost* master) noexcept nogil
 cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Frame* frame,
                           int64_t at_ns) noexcept nogil
+cdef int64_t rule_silence_until_ns(const Machine* machine, const Slot* known, const VirtualHost* host,
+                                   int64_t heard_ns) noexcept nogil
 cdef void rule_fell(Slot* known, const VirtualHost* host, int64_t at_ns) noexcept nogil
 cdef int64_t rule_jitter_most_ns(const Slot* known, const VirtualHost* host) noexcept nogil
 cdef void rule_heard_after_tie(Slot* known, const VirtualHost* host, const Frame* frame,

@@ -9,11 +9,14 @@ does with a verdict.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from carp_fast._simulator_network cimport Frame, Learned, MACHINES_MAX, Slot
+from carp_fast._simulator_network cimport (
+    Frame, Learned, MACHINES_MAX, MISSED_MAX, Machine, Missed, Slot)
 from carp_fast._vhid cimport (
     DIALECT_FREEBSD, DIALECT_OPENBSD, DIALECT_UCARP, FASTER_MASTER, LESS_DEMOTED_MASTER,
     PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, REPLAY_OFF, REPLAY_STRICT, SECOND_NS,
     SEND_DEMOTED, SOURCES, TIE_LOST, VirtualHost, vhid_master_down, vhid_master_down_ns)
+
+cdef int64_t TICKS_NS = 20 * 1000000            # what a pump may not notice of an absence
 
 cdef enum:
     MOST_DEMOTED = 240
@@ -159,6 +162,42 @@ cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* 
         return False
     return known.right.preempt == PREEMPT_ALWAYS or (
         known.right.preempt == PREEMPT_DEMOTED and rule_advskew(other, master) >= MOST_DEMOTED)
+
+
+# ----------------------------------------------------------------------------------------- silence
+
+cdef int64_t longest_interval_ns(const Slot* known, const VirtualHost* host,
+                                 int64_t since_ns) noexcept nogil:
+    """Its own interval; where its priority changed since, the longest that it may have had."""
+    cdef uint32_t interval = rule_interval(known, host)
+    if known.priority_ns >= since_ns and known.right.dialect != DIALECT_OPENBSD:
+        interval = max(interval, <uint32_t>known.right.advbase * 256 + MOST_DEMOTED)
+    return <int64_t>interval * SECOND_NS // 256
+
+
+cdef int64_t rule_silence_until_ns(const Machine* machine, const Slot* known, const VirtualHost* host,
+                                   int64_t heard_ns) noexcept nogil:
+    """How long a BACKUP that heard its master last at `heard_ns` must hear nobody to rise.
+
+    What it missed since, being away for longer than its interval, comes on top; after that, and
+    after each frame that its socket dropped, it listens for two intervals of that master, or for a
+    whole master-down time where it was away as long as that.
+    """
+    cdef int64_t down_ns = rule_least_master_down_ns(known), until_ns = heard_ns + down_ns
+    cdef int64_t interval_ns = longest_interval_ns(known, host, heard_ns)
+    cdef int64_t listen_ns = down_ns, away_ns = 0
+    cdef const Missed* missed
+    cdef uint32_t i
+    if known.theirs:
+        listen_ns = min(down_ns, 2 * <int64_t>known.theirs * SECOND_NS // 256)
+    for i in range(min(machine.missed_count, <uint32_t>MISSED_MAX)):
+        missed = &machine.missed[i]
+        if missed.until_ns <= heard_ns or 0 < missed.length_ns <= interval_ns + TICKS_NS:
+            continue
+        away_ns += missed.clock_ns
+        until_ns = max(until_ns, missed.until_ns + (
+            down_ns if missed.length_ns > down_ns + TICKS_NS else listen_ns))
+    return max(until_ns, heard_ns + down_ns + away_ns)
 
 
 # ------------------------------------------------------------------------------- ties that all lose

@@ -17,8 +17,8 @@ from carp_fast._actions cimport (
 from carp_fast._core cimport (
     Core, FAMILY_HEARD, FAMILY_SILENT, Interface, ORDER_ADD, ORDER_DEMOTE, ORDER_REPLACE,
     ORDER_SET_INTERFACE, ORDER_VERIFY, Order, RELEASED, Report, SENDS_FAILING,
-    SENDS_RECOVERED, STATE_CHANGED, engine_expire, engine_next_deadline, engine_stall,
-    queue_length)
+    SENDS_RECOVERED, STATE_CHANGED, engine_absent, engine_dropped, engine_expire,
+    engine_next_deadline, queue_length)
 from carp_fast._lanes cimport LANE_COMMON, LANE_GENUINE, lanes_heard_until
 from carp_fast._orders cimport obey
 from carp_fast._receive cimport FrameHeard, engine_receive
@@ -31,9 +31,9 @@ from carp_fast._simulator_network cimport (
     ABSENT, Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, FOREIGN_REMOVED, FOREIGN_THERE, Frame, IDLE,
     KEY_OTHER, KEY_RIGHT, Machine, Nic, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PendingOrder,
     QUEUE_OVERFLOW, RECEIVING, REPORTS_LOST, Slot, Socket, TRACE_ADDRESS, TRACE_ANNOUNCED, TRACE_HEARD,
-    TRACE_ORDER, TRACE_SENT, TRACE_STALLED, World, broken, event_push, frame_release, grown,
-    machine_now, machine_number, machine_wake, note_disturbed, random_below, random_chance, random_next, trace,
-    transmit, whose)
+    TRACE_ORDER, TRACE_SENT, World, broken, event_push, frame_release, grown,
+    machine_now, machine_number, machine_wake, note_disturbed, random_below, random_chance,
+    random_next, trace, trace_stall, transmit, whose)
 from carp_fast._simulator_rules cimport EITHER, Expected, rule_leaves, rule_replay
 from carp_fast._vhid cimport (
     Address, AlternateKey, Block, IN_USE, LEAVING, MASTER, Output, REPLAY_STRICT, RETIRED,
@@ -114,10 +114,10 @@ cdef uint64_t first_counter(World* world, Machine* machine, const VirtualHost* h
 
 cdef void forget_slot(Slot* slot) noexcept nogil:
     """A host begins: what its predecessor in the slot knew and sent is nobody's any more."""
-    slot.heard_at_ns = slot.left_at_ns = 0
+    slot.heard_at_ns = slot.left_at_ns = slot.priority_ns = 0
     slot.counter = slot.latest = 0
     slot.strangers = 0
-    slot.demotion = 0
+    slot.demotion = slot.theirs = slot.ties = 0
     memset(slot.family_at_ns, 0, sizeof(slot.family_at_ns))
     memset(slot.keeper, 0, sizeof(slot.keeper))
     memset(slot.learned, 0, sizeof(slot.learned))
@@ -197,6 +197,7 @@ cdef void take_orders(World* world, Machine* machine) noexcept nogil:
             if (pending.kind == ORDER_DEMOTE
                     and machine.core.hosts[pending.subject].flags & IN_USE):
                 machine.slots[pending.subject].demotion = <uint16_t>pending.value
+                machine.slots[pending.subject].priority_ns = now_ns
             obey(&machine.core, &order, now_ns)
             if pending.kind == ORDER_VERIFY:
                 machine.slots[pending.subject].disturbed = False
@@ -224,6 +225,7 @@ cdef void take_reports(World* world, Machine* machine) noexcept nogil:
             on_family(world, machine, report)
         elif report.kind == SENDS_FAILING or report.kind == SENDS_RECOVERED:
             world.slot_disturbed_ns[report.slot] = world.now_ns
+            machine.slots[report.slot].priority_ns = report.at_ns
         core.reports.head += 1
     if core.reports.lost:
         broken(world, REPORTS_LOST, machine_number(world, machine), NOBODY, core.reports.lost)
@@ -280,6 +282,7 @@ cdef bint take_lane(World* world, Machine* machine, uint8_t lane) noexcept nogil
     """One batch from the socket of a lane; whether more may wait there."""
     cdef int64_t begin_ns = machine_now(world, machine), at_ns = 0
     cdef Socket* socket = &machine.sockets[lane]
+    cdef int64_t since_ns = socket.heard_until_ns
     cdef uint32_t count = min(socket.count, world.batch), drops, i
     cdef Arrival arrival
     for i in range(count):
@@ -304,7 +307,8 @@ cdef bint take_lane(World* world, Machine* machine, uint8_t lane) noexcept nogil
         machine.any_frame = True
         drops = note_drops(world, machine, lane)
         if drops:
-            stall(world, machine, drops, 0)
+            trace_stall(world, machine, drops, 0)
+            engine_dropped(&machine.core, since_ns, machine_now(world, machine))
     take_reports(world, machine)
     return count == world.batch
 
@@ -340,21 +344,14 @@ cdef void listen_no_more(World* world, Machine* machine) noexcept nogil:
 
 cdef void note_absence(World* world, Machine* machine) noexcept nogil:
     """Away for longer than the shortest interval, asleep or not: silence proves nothing then."""
-    cdef int64_t gap_ns = 0
-    if machine.last_turn_ns and machine.core.slots:
-        gap_ns = machine.turn_ns - machine.last_turn_ns
-        gap_ns += machine.suspended_ns - machine.seen_suspended_ns
+    cdef int64_t since_ns = machine.last_turn_ns if machine.core.slots else 0
+    cdef int64_t asleep_ns = max(0, machine.suspended_ns - machine.seen_suspended_ns)
+    cdef int64_t gap_ns = machine.turn_ns - since_ns + asleep_ns
     machine.seen_suspended_ns = machine.suspended_ns
     machine.last_turn_ns = machine.turn_ns
-    if gap_ns > machine.core.shortest_ns:
-        stall(world, machine, 0, gap_ns)
-
-
-cdef void stall(World* world, Machine* machine, uint32_t drops, int64_t gap_ns) noexcept nogil:
-    world.tally.stalls += 1
-    trace(world, TRACE_STALLED, machine_number(world, machine), NOBODY, drops,
-          <uint32_t>(gap_ns // 1000000))
-    engine_stall(&machine.core, machine_now(world, machine))
+    if since_ns and gap_ns > machine.core.shortest_ns:
+        trace_stall(world, machine, 0, gap_ns)
+        engine_absent(&machine.core, since_ns, machine.turn_ns, asleep_ns)
 
 
 # --------------------------------------------------------------------------------- carrying out

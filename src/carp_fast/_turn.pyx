@@ -14,8 +14,8 @@ from carp_fast._actions cimport (
     next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
 from carp_fast._core cimport (
     DONE, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report,
-    SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_expire, engine_next_deadline, engine_stall,
-    report_begin, report_end)
+    SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_absent, engine_dropped, engine_expire,
+    engine_next_deadline, report_begin, report_end)
 from carp_fast._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
@@ -117,7 +117,7 @@ cdef int take_in(PumpState* pump, Receiver* receiver) noexcept nogil:
     cdef int i, count
     cdef uint32_t place, good, heard = 0
     cdef FrameHeard* frame
-    cdef int64_t offset_ns, at_ns = 0
+    cdef int64_t offset_ns, at_ns = 0, since_ns = receiver.heard_until_ns
     cdef int64_t until_ns = clock_ns(CLOCK_MONOTONIC)
     count = receive_batch(&pump.receiving, receiver.fd, receiver.kind)
     if count <= 0:
@@ -146,7 +146,7 @@ cdef int take_in(PumpState* pump, Receiver* receiver) noexcept nogil:
         if until_ns == at_ns:           # a time that the wall clock gave and has not any more
             until_ns = receiver.heard_until_ns
     receiver.heard_until_ns = until_ns
-    note_drops(pump, receiver)
+    note_drops(pump, receiver, since_ns)
     return count
 
 
@@ -221,28 +221,26 @@ cdef bint receive(PumpState* pump) noexcept nogil:
 
 
 cdef void note_absence(PumpState* pump, int64_t now_ns) noexcept nogil:
-    """Away for longer than the shortest interval, asleep or not: silence proves nothing then.
+    """Away for longer than the shortest interval, asleep or not: some host may have missed a frame.
 
     From the beginning of one turn to the beginning of the next, so that a pause within a turn
     counts; plan() sees to it that a turn comes twice in the shortest interval.
     """
-    cdef int64_t gap_ns = now_ns - pump.last_turn_ns if (pump.last_turn_ns
-                                                         and pump.core.slots) else 0
+    cdef int64_t since_ns = pump.last_turn_ns if pump.core.slots else 0
     cdef int64_t suspended_ns = clock_ns(CLOCK_BOOTTIME) - clock_ns(CLOCK_MONOTONIC)
+    cdef int64_t asleep_ns = max(0, suspended_ns - pump.suspended_ns)
     if pump.planned_ns and now_ns - pump.planned_ns > pump.latest_ns:
         pump.latest_ns = now_ns - pump.planned_ns
-    if gap_ns:
-        gap_ns += suspended_ns - pump.suspended_ns
     pump.suspended_ns = suspended_ns
     pump.last_turn_ns = now_ns
-    if gap_ns > pump.core.shortest_ns:
-        tell(pump, STALLED, <uint64_t>gap_ns, now_ns)
-        engine_stall(pump.core, now_ns)
+    if since_ns and now_ns - since_ns + asleep_ns > pump.core.shortest_ns:
+        tell(pump, STALLED, <uint64_t>(now_ns - since_ns + asleep_ns), now_ns)
+        engine_absent(pump.core, since_ns, now_ns, asleep_ns)
 
 
-cdef void note_drops(PumpState* pump, Receiver* receiver) noexcept nogil:
-    """The socket was full, and the newest frames were dropped: where a master's can have been
-    among them, silence proves nothing.
+cdef void note_drops(PumpState* pump, Receiver* receiver, int64_t since_ns) noexcept nogil:
+    """The socket was full after `since_ns`, and the newest frames were dropped: where a master's
+    can have been among them, silence proves nothing.
     """
     cdef uint32_t drops = socket_drops(receiver.fd, receiver.kind, &receiver.dropped)
     cdef int64_t now_ns
@@ -254,7 +252,7 @@ cdef void note_drops(PumpState* pump, Receiver* receiver) noexcept nogil:
         pump.untold[unproven] += drops
         tell_drops(pump, now_ns)
         if unproven:
-            engine_stall(pump.core, now_ns)
+            engine_dropped(pump.core, since_ns, now_ns)
 
 
 cdef void tell_drops(PumpState* pump, int64_t now_ns) noexcept nogil:

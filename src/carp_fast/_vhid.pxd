@@ -108,6 +108,7 @@ cdef enum HostFlag:
     PRECEDED = 4194304          # in a tie since it rose last, a lower source was heard
     SOURCE_MISSING = 8388608    # the configured IPv4 source is no address of this machine
     SOURCE6_MISSING = 16777216
+    EXTENDED = 33554432         # the wait goes on for what was missed until judged_ns
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
@@ -233,7 +234,8 @@ cdef struct VirtualHost:
     uint64_t former_begin
     uint64_t former_end
     int64_t tie_since_ns        # first of the ties heard over IPv6 that go on; 0: none
-    int64_t tie_heard_ns
+    int64_t judged_ns           # MASTER: the last of them; BACKUP, EXTENDED: absences until then are
+                                # in its deadline
     int64_t announce_at_ns      # the next announcement by time, 0: none
     int64_t answered_ns
     uint64_t sent

@@ -275,9 +275,9 @@ cdef bint loses_tie(VirtualHost* host, const Advertisement* heard, int64_t now_n
     cdef int64_t interval_ns = vhid_interval_ns(host)
     if heard.family == 4:
         return precedes(host, heard)
-    if host.tie_since_ns == 0 or now_ns - host.tie_heard_ns > 2 * interval_ns:
+    if host.tie_since_ns == 0 or now_ns - host.judged_ns > 2 * interval_ns:
         host.tie_since_ns = now_ns
-    host.tie_heard_ns = now_ns
+    host.judged_ns = now_ns
     if host.flags & EXPECTS_4 and now_ns - host.tie_since_ns <= interval_ns:
         return False
     return precedes(host, heard)

@@ -330,12 +330,62 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "stall rule off",
-        (("_core.pyx", "    core.attentive_ns = now_ns\n", "    return\n"),),
+        "absence means nothing",
+        (("_core.pyx", "elif waits_on(core, slot, now_ns):", "elif False:"),),
     ),
     Mutant(
-        "stall rule forgets: a backlog shortens the wait",
-        (("_core.pyx", "    core.attentive_ns = now_ns\n", ""),),
+        "absence: whatever its length counts, as by the shortest interval of all",
+        (
+            (
+                "_absence.pyx",
+                "return absence.dropped or length_ns(absence) > interval_ns",
+                "return True",
+            ),
+        ),
+    ),
+    Mutant(
+        "absence: drops do not count",
+        (
+            (
+                "_absence.pyx",
+                "return absence.dropped or length_ns(absence) > interval_ns",
+                "return not absence.dropped and length_ns(absence) > interval_ns",
+            ),
+        ),
+    ),
+    Mutant(
+        "absence: what was missed is not added",
+        (("_absence.pyx", "max(host.deadline_ns + missed_ns,", "max(host.deadline_ns,"),),
+    ),
+    Mutant(
+        "absence: no two intervals of the master after it",
+        (("_absence.pyx", "min(least_ns, down_ns) + vhid", "0 * min(least_ns, down_ns) + vhid"),),
+    ),
+    Mutant(
+        "absence of a master-down: two intervals are enough",
+        (("_absence.pyx", "if missed_ns + asleep_ns < down_ns and master", "if master"),),
+    ),
+    Mutant(
+        "absence: sleep forgotten",
+        (("_absence.pyx", "absence.since_ns + absence.asleep_ns", "absence.since_ns"),),
+    ),
+    Mutant(
+        "absence counted again for ever",
+        (("_core.pyx", "    host.flags |= EXTENDED\n", "    pass\n"),),
+    ),
+    Mutant(
+        "absence counted no more once a frame from before its end is read",
+        (
+            (
+                "_core.pyx",
+                "(MASTER_LEAVES | CONTESTED | EXTENDED)\n    engine_set",
+                "(MASTER_LEAVES | CONTESTED)\n    engine_set",
+            ),
+        ),
+    ),
+    Mutant(
+        "absence in a checkpoint forgotten",
+        (("_orders.pyx", "    for i in range(was.absence_count):", "    for i in range(0):"),),
     ),
     Mutant(
         "resignation sent as BACKUP",

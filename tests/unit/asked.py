@@ -50,7 +50,6 @@ class EngineSnapshot:
 class EnginePump:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.attentive_ns = 0
 
     def snapshot(self, first: int, count: int) -> EngineSnapshot:
         assert count == 1

@@ -90,13 +90,13 @@ def test_a_preempt_delay() -> None:
 def test_silence_counts_from_the_end_of_an_absence() -> None:
     asked = Asked().hear()
     asked.now_ns += 2 * SECOND_NS
-    asked.engine.stall(asked.now_ns)
-    asked.orders.pump.attentive_ns = asked.now_ns
+    asked.engine.stall(asked.now_ns, asked.now_ns - 2 * SECOND_NS)
     asked.now_ns += SECOND_NS
     takes_over, silence = asked.sections()["timers"]
+    # Two seconds later than its deadline would have been: more than two intervals from then on.
     assert takes_over == "takes over in 2.391 s unless a master is heard"
     assert silence.startswith(
-        "the pump was away, or the kernel dropped frames: silence counts from"
+        "the pump was away, or the kernel dropped frames: it waits on for what it may have missed"
     )
     assert silence.endswith("Z (1.000 s ago)")
     assert asked.hear(counter=2).facts()["stalled"] is None
@@ -104,8 +104,17 @@ def test_silence_counts_from_the_end_of_an_absence() -> None:
 
 def test_an_absence_means_nothing_to_a_master() -> None:
     asked = Asked().become("MASTER")
-    asked.orders.pump.attentive_ns = asked.now_ns
+    asked.engine.stall(asked.now_ns, asked.now_ns - 2 * SECOND_NS)
     assert asked.facts()["stalled"] is None
+
+
+def test_an_absence_shorter_than_its_interval_means_nothing_to_a_backup() -> None:
+    asked = Asked().hear()
+    asked.now_ns += 2 * SECOND_NS
+    asked.engine.stall(asked.now_ns, asked.now_ns - SECOND_NS)
+    assert asked.facts()["stalled"] is None
+    asked.engine.drop(asked.now_ns, asked.now_ns - SECOND_NS // 100)
+    assert asked.facts()["stalled"] is not None
 
 
 # ----------------------------------------------------------------------- demotion

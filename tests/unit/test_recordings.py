@@ -273,6 +273,9 @@ def anything(random: Random, seconds: int) -> str:
         "{host} announce",
         "eth0 link {up}",
         "stall",
+        "stall {since} 2.5",
+        "drop",
+        "drop {since}",
         "away",
     )
     lines, at_ms = [], 0
@@ -288,6 +291,7 @@ def anything(random: Random, seconds: int) -> str:
             verdict=random.choice(("bad_auth", "bad_ttl", "vrrp")),
             error=random.choice(("ok", "ok", "EEXIST", "EACCES")),
             up=random.choice(("up", "down")),
+            since=max(0, at_ms - random.choice((1, 900, 1500, 5000))) / 1000,
         )
         lines.append(f"{at_ms / 1000:.3f} {line}")
         if line == "away":  # a pump that was away says so when it is back

@@ -361,6 +361,16 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
         assert words in told
 
 
+def test_absences_in_quick_succession_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    for ms in range(0, 25_000, 100):
+        desk.tell("stalled", None, value=5_000_000, at_ns=1 + ms * 1_000_000)
+    told = [message for message in caplog.messages if "the pump did not run" in message]
+    assert len(told) == 3
+    assert "0.005 s: a BACKUP" in told[0]
+    assert "(99 times more since it was last logged)" in told[1]
+
+
 def test_peers_of_both_families_are_named(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk(dialect="openbsd")
     peer6 = bytes.fromhex("fe80") + bytes(13) + b"\x09"

@@ -1,0 +1,135 @@
+"""When the pump was away or frames were lost, and what that means to a host's silence.
+
+The pump notes an absence once, whoever it concerns; a host that would take over for silence looks
+at those within its wait. It waits on where one was longer than its own interval, or frames were
+lost: as much longer as was missed, and at least until a living master must have been heard again.
+Pure, as all of the engine; must not know the table of hosts.
+"""
+
+from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memmove
+
+from carp_fast._vhid cimport (
+    CONTESTED, EXTENDED, MASTER_LEAVES, SECOND_NS, Source, VirtualHost, vhid_advskew,
+    vhid_interval_ns, vhid_interval_of, vhid_jitter_ns, vhid_master, vhid_master_down_ns)
+
+
+cdef inline int64_t length_ns(const Absence* absence) noexcept nogil:
+    return absence.until_ns - absence.since_ns + absence.asleep_ns
+
+
+cdef bint absence_counts(const Absence* absence, int64_t interval_ns) noexcept nogil:
+    """Whether a host with this interval may have missed its master."""
+    return absence.dropped or length_ns(absence) > interval_ns
+
+
+cdef bint is_covered(const Absences* absences, uint32_t which) noexcept nogil:
+    """Whether a later absence counts wherever this one does."""
+    cdef const Absence* one = &absences.kept[which]
+    cdef uint32_t later
+    for later in range(which + 1, absences.count):
+        if absences.kept[later].dropped or (
+                not one.dropped and length_ns(&absences.kept[later]) >= length_ns(one)):
+            return True
+    return False
+
+
+cdef void make_room(Absences* absences) noexcept nogil:
+    """Let one go: the oldest that a later one covers. Where none does, the second takes it in."""
+    cdef uint32_t which
+    cdef Absence* second = &absences.kept[1]
+    for which in range(absences.count):
+        if is_covered(absences, which):
+            break
+    else:
+        which = 0
+        second.dropped |= absences.kept[0].dropped
+        second.since_ns = min(second.since_ns, absences.kept[0].since_ns)
+        second.asleep_ns += absences.kept[0].asleep_ns
+    absences.count -= 1
+    memmove(&absences.kept[which], &absences.kept[which + 1],
+            (absences.count - which) * sizeof(Absence))
+
+
+cdef void absence_note(Absences* absences, const Absence* absence) noexcept nogil:
+    """Remember an absence, by its end; of drops that follow each other one is made."""
+    cdef Absence* last
+    cdef uint32_t at = absences.count
+    if at:
+        last = &absences.kept[at - 1]
+        if (absence.dropped and last.dropped and absence.since_ns <= last.until_ns
+                and absence.until_ns >= last.until_ns):
+            last.until_ns = absence.until_ns
+            return
+    while at and absences.kept[at - 1].until_ns > absence.until_ns:
+        at -= 1
+    if at and (absences.kept[at - 1].since_ns == absence.since_ns
+               and absences.kept[at - 1].until_ns == absence.until_ns
+               and absences.kept[at - 1].dropped == absence.dropped):
+        return                                          # another host's recording had it, too
+    if absences.count == ABSENCES:
+        make_room(absences)
+        at = min(at, absences.count)
+    memmove(&absences.kept[at + 1], &absences.kept[at], (absences.count - at) * sizeof(Absence))
+    absences.kept[at] = absence[0]
+    absences.count += 1
+
+
+cdef int64_t absence_end(const Absences* absences, int64_t interval_ns) noexcept nogil:
+    """When the last absence was over that counts for this interval; 0: there was none."""
+    cdef uint32_t i
+    for i in range(absences.count, 0, -1):
+        if absence_counts(&absences.kept[i - 1], interval_ns):
+            return absences.kept[i - 1].until_ns
+    return 0
+
+
+cdef int64_t began_ns(const VirtualHost* host) noexcept nogil:
+    """When the wait began that a BACKUP's deadline ends.
+
+    Its length may have changed since, with a demotion: who was heard last tells as well.
+    """
+    cdef int64_t heard_ns = max(host.heard_ns[0], host.heard_ns[1], host.since_ns)
+    cdef int64_t wait_ns = vhid_master_down_ns(host) + vhid_jitter_ns(host)
+    if host.flags & EXTENDED:
+        return host.judged_ns
+    if host.flags & MASTER_LEAVES:
+        wait_ns = <int64_t>vhid_advskew(host) * SECOND_NS // 256
+    elif host.flags & CONTESTED:
+        wait_ns = vhid_jitter_ns(host)
+    return min(host.deadline_ns - wait_ns, heard_ns)
+
+
+cdef int64_t absence_extended(const Absences* absences, const VirtualHost* host,
+                              int64_t* counted_until_ns) noexcept nogil:
+    """The deadline of a BACKUP whose silence is not proven yet; 0: nothing was missed in its wait.
+
+    It is later by what was missed, and leaves two intervals of the master that was heard, a
+    master-down time at most, from when the wait and the last absence were over; a whole one where
+    as much was missed. Absences until `counted_until_ns` are accounted for then.
+    """
+    cdef int64_t from_ns = began_ns(host), interval_ns = vhid_interval_ns(host)
+    cdef int64_t down_ns = vhid_master_down_ns(host), least_ns = down_ns
+    cdef int64_t missed_ns = 0, asleep_ns = 0, last_ns = 0, before_ns, since_ns
+    cdef const Source* master = vhid_master(host)
+    cdef const Absence* absence
+    cdef uint32_t i
+    for i in range(absences.count, 0, -1):
+        absence = &absences.kept[i - 1]
+        if absence.until_ns <= from_ns:
+            break
+        if not absence_counts(absence, interval_ns):
+            continue
+        if last_ns == 0:
+            last_ns = before_ns = absence.until_ns
+        since_ns = max(absence.since_ns, from_ns)       # what two have in common counts once
+        missed_ns += max(0, min(absence.until_ns, before_ns) - since_ns)
+        before_ns = min(before_ns, since_ns)
+        asleep_ns += absence.asleep_ns
+    if last_ns == 0:
+        return 0
+    counted_until_ns[0] = max(host.deadline_ns, last_ns)
+    if missed_ns + asleep_ns < down_ns and master != NULL:
+        least_ns = 2 * <int64_t>vhid_interval_of(master.advbase, master.advskew) * SECOND_NS // 256
+    return max(host.deadline_ns + missed_ns,
+               counted_until_ns[0] + min(least_ns, down_ns) + vhid_jitter_ns(host))
