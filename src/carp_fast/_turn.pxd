@@ -71,7 +71,7 @@ cdef struct PumpState:
     uint64_t frames
     uint64_t dropped
     uint64_t untold[2]          # dropped and not told yet; [1]: silence proves nothing
-    int64_t drops_told_ns
+    int64_t drops_told_ns[2]    # when that was last told
     int64_t latest_ns           # the largest lateness of a planned run so far
     OrderRing ring
     IfindexEntry ifindexes[IFINDEX_MAP]

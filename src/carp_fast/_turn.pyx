@@ -259,10 +259,10 @@ cdef void tell_drops(PumpState* pump, int64_t now_ns) noexcept nogil:
     """At once, and what follows together, every ten seconds: a flood fills a socket each tick."""
     cdef Report* report
     cdef int unproven
-    if pump.drops_told_ns and now_ns - pump.drops_told_ns < DROPS_TOLD_NS:
-        return
     for unproven in range(2):
-        if pump.untold[unproven] == 0:
+        if pump.untold[unproven] == 0 or (
+                pump.drops_told_ns[unproven]
+                and now_ns - pump.drops_told_ns[unproven] < DROPS_TOLD_NS):
             continue
         report = report_begin(pump.core, SOCKET_DROPPED, NOBODY, now_ns)
         if report == NULL:
@@ -270,7 +270,7 @@ cdef void tell_drops(PumpState* pump, int64_t now_ns) noexcept nogil:
         report.value, report.detail = pump.untold[unproven], <uint16_t>unproven
         report_end(pump.core)
         pump.untold[unproven] = 0
-        pump.drops_told_ns = now_ns
+        pump.drops_told_ns[unproven] = now_ns
 
 
 # ---------------------------------------------------------------------------------- carrying out

@@ -1,0 +1,330 @@
+"""Lanes on real sockets: who is known is heard through a flood, and no frame is heard twice.
+
+A pump without a thread, run turn by turn in a host's namespace, on the sockets that the daemon
+opens. Where the common lane is to overflow its buffer is the least there is, so that few frames do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from carp_fast import addresses, sockets
+from carp_fast._prepared import PreparedHost
+from carp_fast._pump import Pump
+from carp_fast.lab import Lab, wait_for
+from carp_fast.lanes import Lanes
+from carp_fast.memberships import Joins
+from tests.daemons import start_daemon, write_configuration
+from tests.unit.segment import (
+    ADDRESS,
+    ADDRESS6,
+    GROUP,
+    GROUP6,
+    PASSPHRASE,
+    VHID,
+    carp_header,
+    ip,
+    ipv4_frame,
+    ipv6_frame,
+)
+
+pytestmark = pytest.mark.root
+
+DEADLINE_S = 20.0
+FAST = {"advbase": 0, "advskew": 128, "dead_ratio": 3}  # master-down after 1.5 s
+MASTER_DOWN_S = 1.5
+SETTLED_NS = 1_000_000_000  # until a source that was told is taken to have its lane
+BOTH = ((ADDRESS, 32), (ADDRESS6, 128))
+SIGNED = {"addresses": (ADDRESS, ADDRESS6)}
+MASTER, MASTER6 = "10.1.0.2", "fe80::b"
+STRANGER = "10.1.0.99"
+PATHS = pytest.mark.parametrize("path", ["packet", "raw"])
+
+
+class Stage:
+    """A pump on host a, whose interface s1 has number 0, with the daemon's lanes; b sends."""
+
+    def __init__(self, lab: Lab, path: str, opened: ExitStack) -> None:
+        a, b = lab.hosts
+        for host in (a, b):
+            host.run(f"ip -6 addr add fe80::{host.name}/64 dev s1 nodad".split())
+        with a.inside():
+            self.lanes = Lanes(path, 10)
+            own, netlink = sockets.open_sender(), sockets.open_netlink()
+            joins = Joins(self.lanes.joining)
+            self.ifindex = socket.if_nametoindex("s1")
+            joins.join("s1", self.ifindex, {GROUP, GROUP6})
+        with b.inside():
+            self.sender = opened.enter_context(sockets.open_sender())
+        for each in (self.lanes, joins):
+            opened.callback(each.close)
+        for sock in (own, netlink):
+            opened.enter_context(sock)
+        self.pump = Pump(
+            self.lanes.receivers, own.fileno(), netlink.fileno(), addresses.templates()
+        )
+        self.coverage: list[str] = []
+        self.lanes.on_sorted = self.cover
+        self.lanes.use([self.ifindex], {GROUP, GROUP6}, set())
+        self.reports: list[tuple[Any, ...]] = []
+        (link,) = json.loads(a.run(["ip", "-j", "link", "show", "s1"]).stdout)
+        self.pump.set_interface(
+            0,
+            ifindex=self.ifindex,
+            up=True,
+            mac=bytes.fromhex(link["address"].replace(":", "")),
+            source=ip(a.address(1)),
+            source6=ip("fe80::a"),
+        )
+        self.pump.add(
+            0,
+            PreparedHost(interface=0, vhid=VHID, addresses=BOTH, passphrase=PASSPHRASE, **FAST),
+        )
+        self.pump.mark()
+        self.turn()
+
+    def cover(self, coverage: str) -> None:
+        self.coverage.append(coverage)
+        self.pump.cover(coverage)
+
+    def send(self, *frames: bytes) -> None:
+        for frame in frames:
+            self.sender.sendto(frame, ("s1", 0))
+
+    def turn(self) -> None:
+        """A turn, and what the daemon does with the reports of it."""
+        self.pump.run_due()
+        for report in self.pump.take_reports():
+            if report[0] != "done":
+                self.reports.append(report)
+            if report[0] == "source_proven":
+                self.lanes.learn(report[10], report[6])
+
+    async def until(self, holds: Callable[[], object], what: str) -> None:
+        end_at = time.monotonic() + DEADLINE_S
+        while not holds():
+            late = f"not within {DEADLINE_S} s: {what}; {self.reports[-20:]}"
+            assert time.monotonic() < end_at, late
+            self.turn()
+            await asyncio.sleep(0)
+
+    def narrow(self, lane: str) -> None:
+        """The least room there is for a lane."""
+        for _, fd, of_lane in self.lanes.receivers:
+            if of_lane == lane:
+                with socket.socket(fileno=os.dup(fd)) as sock:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+
+    def counters(self) -> dict[str, int]:
+        snapshot = self.pump.snapshot_interfaces(1)
+        self.pump.mark()
+        self.turn()
+        return {word: count for word, count in snapshot.counters()[0].items() if count}
+
+    def state(self) -> str:
+        snapshot = self.pump.snapshot(0, 1)
+        self.pump.mark()
+        self.turn()
+        ((_, fields),) = snapshot.hosts()
+        return str(fields["state"])
+
+    def drops(self, counted: bool) -> int:
+        """Frames whose drop was told, and that silence proves nothing by, or does all the same."""
+        return sum(r[10] for r in self.reports if r[0] == "socket_dropped" and r[11] == counted)
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def from_master(counter: int) -> tuple[bytes, bytes]:
+    """An advertisement of each family, faster than ours."""
+    carp = {**SIGNED, "counter": counter, "advbase": 0, "advskew": 64}
+    return (
+        ipv4_frame(carp_header(**carp), source=ip(MASTER)),
+        ipv6_frame(carp_header(**carp), source=ip(MASTER6)),
+    )
+
+
+def from_stranger(source: str = STRANGER) -> bytes:
+    return ipv4_frame(carp_header(**SIGNED, passphrase=b"other"), source=ip(source))
+
+
+def in_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
+
+
+async def learned(stage: Stage) -> None:
+    """The master is known over both families, or the packet that comes next is."""
+    stage.send(*from_master(1))
+    told = [ip(MASTER), ip(MASTER6)]
+    await stage.until(
+        lambda: (
+            sorted(r[6] for r in stage.reports if r[0] == "source_proven") == sorted(told)
+            and stage.coverage[-1] == "all"
+        ),
+        "both sources have their lane",
+    )
+    settled_ns = max(r[1] for r in stage.reports if r[0] == "source_proven") + SETTLED_NS
+    await stage.until(lambda: time.monotonic_ns() > settled_ns, "the pump counts on it")
+
+
+@PATHS
+def test_a_flood_keeps_no_backup_from_hearing_its_master_nor_from_taking_over(
+    lab_factory: Callable[..., Lab], opened: ExitStack, path: str
+) -> None:
+    stage = Stage(lab_factory(segments=1, ipv6=True), path, opened)
+
+    async def scenario() -> None:
+        await learned(stage)
+        stage.narrow("common")
+        counter, heard_at = 1, 0.0
+        alive_until = time.monotonic() + 2 * MASTER_DOWN_S
+        # Each turn strangers overflow their lane; the master is heard, and nothing happens.
+        while time.monotonic() < alive_until:
+            counter += 1
+            stage.send(*[from_stranger()] * 50, *from_master(counter))
+            heard_at = time.monotonic()
+            stage.turn()
+            assert stage.state() == "BACKUP"
+        assert stage.drops(counted=False) > 0
+        assert stage.drops(counted=True) == 0
+        assert stage.counters()["advertisements_heard"] == 2 * counter
+        # The master is gone, the flood goes on.
+        before = stage.pump.facts["dropped"]
+
+        def risen() -> bool:
+            stage.send(*[from_stranger()] * 50)
+            return stage.state() == "MASTER"
+
+        await stage.until(risen, "MASTER though strangers' frames are dropped")
+        assert time.monotonic() - heard_at >= MASTER_DOWN_S
+        assert stage.pump.facts["dropped"] > before
+        assert stage.drops(counted=True) == 0
+
+    in_loop(scenario)
+
+
+@PATHS
+def test_a_drop_counts_while_nobody_is_known_and_among_known_sources(
+    lab_factory: Callable[..., Lab], opened: ExitStack, path: str
+) -> None:
+    stage = Stage(lab_factory(segments=1, ipv6=True), path, opened)
+
+    async def scenario() -> None:
+        before_ns = time.monotonic_ns()
+        stage.narrow("common")
+        stage.send(*[from_stranger()] * 100)
+        await stage.until(lambda: stage.drops(counted=True), "what may have been a master's")
+        assert stage.pump.attentive_ns > before_ns
+        await learned(stage)
+        # A stranger that forges the master's source shares its lane.
+        stage.narrow("genuine")
+        dropped, before_ns = stage.pump.facts["dropped"], time.monotonic_ns()
+        stage.send(*[from_stranger(MASTER)] * 100)
+        await stage.until(lambda: stage.pump.facts["dropped"] > dropped, "a drop of that lane")
+        assert stage.pump.attentive_ns > before_ns
+
+    in_loop(scenario)
+
+
+@PATHS
+def test_while_a_source_is_learned_each_of_its_frames_comes_in_once(
+    lab_factory: Callable[..., Lab], opened: ExitStack, path: str
+) -> None:
+    stage = Stage(lab_factory(segments=1, ipv6=True), path, opened)
+
+    async def scenario() -> None:
+        counter, after = 0, 0
+
+        def sorted_and_some() -> bool:
+            nonlocal counter, after
+            counter += 1
+            stage.send(*from_master(counter))
+            after += stage.coverage[-1] == "all"
+            return after == 20
+
+        await stage.until(sorted_and_some, "advertisements before and after the master is known")
+        await stage.until(
+            lambda: stage.counters().get("advertisements_heard") == 2 * counter, "all are heard"
+        )
+        # Neither a replay nor anything else.
+        assert stage.counters() == {"advertisements_heard": 2 * counter}
+
+    in_loop(scenario)
+
+
+@PATHS
+def test_what_is_astray_is_counted_by_its_word(
+    lab_factory: Callable[..., Lab], opened: ExitStack, path: str
+) -> None:
+    stage = Stage(lab_factory(segments=1, ipv6=True), path, opened)
+    here = {"source": ip(STRANGER)}
+    stage.send(
+        *from_master(1),
+        ipv4_frame(carp_header(**SIGNED), **here, ttl=254),
+        ipv6_frame(carp_header(**SIGNED), hop_limit=254),
+        ipv4_frame(carp_header(**SIGNED, version=3), **here),
+        ipv4_frame(carp_header(**SIGNED, version=1), **here),
+        ipv4_frame(carp_header(**SIGNED, kind=2), **here),
+        ipv4_frame(bytes((0x21, VHID, 100, 1, 0, 1)) + bytes(14), **here),
+        from_stranger(),
+    )
+    wanted = {
+        "advertisements_heard": 2,
+        "bad_ttl": 2,
+        "bad_version": 2,
+        "bad_type": 1,
+        "vrrp": 1,
+        "bad_auth": 1,
+    }
+
+    async def scenario() -> None:
+        await stage.until(lambda: stage.counters() == wanted, f"{wanted}, not {stage.counters()}")
+
+    in_loop(scenario)
+
+
+@pytest.mark.alone
+def test_a_daemon_takes_over_while_strangers_flood_it(lab_factory: Callable[..., Lab]) -> None:
+    lab = lab_factory(hosts=("a", "b", "c"), segments=1, medium="bridge")
+    a, b, c = lab.hosts
+    table = {"interface": "s1", "vhid": 1, "addresses": ["10.1.1.1/32"]}
+    master = start_daemon(a, write_configuration(lab.directory, "a", [{**table, "advskew": 0}]))
+    master.wait_state("MASTER", DEADLINE_S)
+    backup = start_daemon(b, write_configuration(lab.directory, "b", [{**table, "advskew": 100}]))
+    wait_for(
+        lambda: backup.counters("s1", 1)["advertisements_heard"] >= 3, DEADLINE_S, "heard thrice"
+    )
+    command = "-m carp_fast flood -i s1 --vhid 1 --address 10.1.1.1 --mix bad_auth=1 --rate max"
+    arguments = f"{command} --duration 60 --backend sendmmsg".split()
+    flood = c.start([sys.executable, *arguments])
+    wait_for(
+        lambda: backup.counters("s1", 1)["bad_auth"] > 10_000, DEADLINE_S, "the flood is heard"
+    )
+    assert backup.states() == {("s1", 1): "BACKUP"}
+    heard = backup.counters("s1", 1)["advertisements_heard"]
+    wait_for(
+        lambda: backup.counters("s1", 1)["advertisements_heard"] > heard + 2,
+        DEADLINE_S,
+        "the master is heard through the flood",
+    )
+    master.process.kill()
+    backup.wait_state("MASTER", DEADLINE_S)
+    assert flood.alive()
+    assert not backup.log_lines("frames: every BACKUP waits")
+    # Twice at most within ten seconds of its beginning, and each ten seconds.
+    assert len(backup.log_lines("frames of strangers")) <= 5
+    assert backup.counters("s1", 1)["became_master"] == 1
