@@ -175,10 +175,12 @@ def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
 @click.option("--interface", metavar="IF", help="Only virtual hosts on this interface.")
 @click.option("--vhid", type=click.IntRange(1, 255), metavar="N", help="Only this vhid.")
 @click.option("--state", type=click.Choice(_STATES, case_sensitive=False), help="Only this state.")
+@click.option("--problems", is_flag=True, help="Only what is wrong: INIT, demoted, addresses.")
 def status(
     config: Path | None,
     control_socket: Path | None,
     as_json: bool,
+    problems: bool,
     **filters: str | int | None,
 ) -> None:
     """Shows every virtual host: state, since when, why, addresses, peer."""
@@ -188,18 +190,20 @@ def status(
 
     client = ControlClient(control_path(config, control_socket))
     try:
-        answer = client.request_raw("status", **filters)
+        answer = client.request_raw("status", **filters, problems=problems or None)
     except ControlError as error:
         raise failure(error) from error
     document = msgspec.json.decode(answer, type=dict[str, msgspec.Raw])["status"]
     if as_json:
         print_json(bytes(document))
     else:
-        _print_status(msgspec.json.decode(document))
+        _print_status(msgspec.json.decode(document), problems)
 
 
-def _print_status(document: Mapping[str, Any]) -> None:
+def _print_status(document: Mapping[str, Any], problems: bool) -> None:
     from datetime import UTC, datetime
+
+    from carp_fast import explain_text
 
     now = datetime.now(UTC)
     daemon, summary, hosts = document["daemon"], document["summary"], document["virtual_hosts"]
@@ -213,8 +217,12 @@ def _print_status(document: Mapping[str, Any]) -> None:
         print_text("no virtual host to show")
         return
     shown = ADDRESSES_SHOWN if sys.stdout.isatty() else None
-    header = ("VIRTUAL HOST", "STATE", "SINCE", "REASON", "ADDRESSES", "ADVSKEW", "PEER")
+    header = ["VIRTUAL HOST", "STATE", "SINCE", "REASON", "ADDRESSES", "ADVSKEW", "PEER"]
     rows = [_status_row(host, now, shown) for host in hosts]
+    if problems:
+        header.append("PROBLEMS")
+        every = [explain_text.problems(host) for host in hosts]
+        rows = [(*row, ", ".join(found)) for row, found in zip(rows, every, strict=True)]
     print_table(header, rows, lambda row: _STATE_STYLES.get(row[1], ""))
 
 

@@ -339,6 +339,17 @@ def addresses(host: Facts) -> Iterator[str]:
         yield f"... and {len(problems) - ADDRESSES_LISTED} more that are foreign or failed"
 
 
+def problems(host: Facts) -> list[str]:
+    """What is wrong with a virtual host of the status document, in few words each; often nothing.
+
+    Its addresses that are foreign or could not be changed, its demotions, and INIT's reason.
+    """
+    found = [f"INIT ({host['reason'] or 'not started'})"] if host["state"] == "INIT" else []
+    found += [f"demoted ({reason})" for reason in host["demotion"]["reasons"]]
+    found += [f"{address}: {why}" for address, why in host["address_problems"].items()]
+    return found
+
+
 def beside(address: str, why: str) -> bool:
     """Whether a foreign address leaves room for ours: IPv4 with another prefix length."""
     return why.startswith(f"{FOREIGN} as ") and ":" not in address

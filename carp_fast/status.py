@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from carp_fast import __version__
 from carp_fast._pump import HOSTS_A_SNAPSHOT
 from carp_fast.documents import document_slices
+from carp_fast.explain_text import problems
 from carp_fast.hosts import BACKUP, INIT, MASTER, STATES, Hosts, every_address
 from carp_fast.network import NO_SOURCES
 from carp_fast.reports import address_text, rfc3339
@@ -173,7 +174,7 @@ class Status:
     def virtual_hosts(
         self, copied: Iterable[Copied], wanted: Mapping[str, Any]
     ) -> Iterator[dict[str, Any]]:
-        """Those that match `wanted` (interface, vhid, state; None: all)."""
+        """Those that match `wanted` (interface, vhid, state; None: all; problems: only those)."""
         now_ns = time.monotonic_ns()
         for slot, fields in copied:
             host = self._host(slot, fields)
@@ -185,7 +186,9 @@ class Status:
                 continue
             if wanted.get("state") not in (None, fields["state"]):
                 continue
-            yield self._virtual_host(slot, fields, now_ns)
+            entry = self._virtual_host(slot, fields, now_ns)
+            if not wanted.get("problems") or problems(entry):
+                yield entry
 
     async def _virtual_hosts(self, wanted: Mapping[str, Any]) -> AsyncIterator[list[Any]]:
         async for copied in self.snapshots(self._slots(wanted)):
@@ -203,7 +206,7 @@ class Status:
                 "heard_ago_s": seconds_ago(fields["heard_ns"], now_ns),
             }
         every = every_address(host)
-        problems = self._reports.address_problems.get(slot, {})
+        found = self._reports.address_problems.get(slot, {})
         return {
             "interface": host.interface,
             "vhid": host.vhid,
@@ -214,7 +217,7 @@ class Status:
             "reason": fields["reason"],
             "addresses": list(every),
             "addresses_held": fields["held"],
-            "address_problems": {text: why for text, why in problems.items() if text in every},
+            "address_problems": {text: why for text, why in found.items() if text in every},
             "advbase": fields["advbase"],
             "advskew": fields["advskew"],
             "effective_advskew": fields["effective_advskew"],

@@ -74,6 +74,7 @@ def test_a_backup_tells_what_its_host_has_by_other_hands(
     wait_for(lambda: problems(backup) == {}, 5, "no problem left")
     assert "none held, as it should be in BACKUP" in command(backup, "explain", "s1", "1")
     assert "is on this host already" not in command(backup, "check")
+    assert "no virtual host to show" in command(backup, "status", "--problems")
     ip(b, f"addr add {on_host} dev s1{flags}")
     wait_for(lambda: problems(backup) == {address: why}, 5, "the problem again")
     assert len(backup.log_lines(f"WARNING s1/1: {FOREIGN}")) == 2

@@ -229,6 +229,26 @@ def test_status_filters_are_the_daemons(fake: FakeDaemon) -> None:
     ]
 
 
+def test_status_of_problems_says_what_is_wrong(fake: FakeDaemon) -> None:
+    _, foreign, down = fake.hosts
+    for each in fake.hosts:
+        each["demotion"] = {"total": 0, "reasons": {}}
+        each["address_problems"] = {}
+    foreign["address_problems"] = {"192.0.2.20/24": "address_foreign as 192.0.2.20/32"}
+    foreign["demotion"] = {"total": 240, "reasons": {"send_errors": 240}}
+    fake.hosts = [foreign, down]
+    result = command("status", "--control-socket", fake.path, "--problems")
+    assert result.returncode == 0
+    assert fake.requests == [{"command": "status", "problems": True}]
+    header, first, second = result.stdout.splitlines()[1:]
+    assert header.split()[-1] == "PROBLEMS"
+    assert first.endswith("demoted (send_errors), 192.0.2.20/24: address_foreign as 192.0.2.20/32")
+    assert second.endswith("INIT (link_down)")
+    fake.hosts = []
+    result = command("status", "--control-socket", fake.path, "--problems")
+    assert result.stdout.splitlines()[1] == "no virtual host to show"
+
+
 def test_status_json_is_one_document_and_nothing_else(fake: FakeDaemon) -> None:
     result = command("status", "--json", "--control-socket", fake.path)
     assert (result.returncode, result.stderr) == (0, "")

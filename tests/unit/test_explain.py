@@ -365,6 +365,22 @@ def test_what_it_is() -> None:
     )
 
 
+def test_what_is_wrong_in_few_words() -> None:
+    facts = Asked().facts()
+    assert explain_text.problems(facts) == []
+    text = "10.77.0.100/24"
+    facts["address_problems"] = {text: "address_foreign"}
+    facts["demotion"] = {"total": 480, "reasons": {"address_lost": 240, "send_errors": 240}}
+    assert explain_text.problems(facts) == [
+        "demoted (address_lost)",
+        "demoted (send_errors)",
+        f"{text}: address_foreign",
+    ]
+    down = Asked().become("INIT").facts()
+    assert explain_text.problems(down) == ["INIT (link_down)"]
+    assert explain_text.problems(down | {"reason": ""}) == ["INIT (not started)"]
+
+
 @pytest.mark.parametrize(
     ("dialect", "addresses", "sentence"),
     [

@@ -61,6 +61,24 @@ def heard_by(engine: Engine, host: VirtualHost, *frames: bytes) -> None:
         assert engine.receive(0, frame, now_ns) == "ok"
 
 
+def test_problems_can_be_asked_for_alone() -> None:
+    host = VirtualHost("eth0", 42, ADDRESSES, (), Settings(passphrase=b"secret"))
+    engine = Engine()
+    heard_by(engine, host)
+    hosts = Hosts()
+    hosts.take(host)
+    orders: Any = NoPump()
+    hooks: Any = None
+    reports = Reports(hosts, orders, hooks)
+    status = Status(hosts, orders, Network(hosts, orders, NO_LANES), reports)
+    copied = [(0, engine.host(0))]
+    assert len(list(status.virtual_hosts(copied, {"problems": None}))) == 1
+    assert list(status.virtual_hosts(copied, {"problems": True})) == []
+    reports.on_foreign({0: {ADDRESSES[1]: ADDRESSES[1]}})
+    (found,) = status.virtual_hosts(copied, {"problems": True})
+    assert found["address_problems"] == {ADDRESSES[1]: "address_foreign"}
+
+
 def test_both_families_and_who_was_heard() -> None:
     settings = Settings(passphrase=b"secret", advskew=100, dialect="openbsd")
     host = VirtualHost("eth0", 42, ADDRESSES, (), settings)
