@@ -483,6 +483,7 @@ class Daemon:
                 self._worker, config.load_settled, self.configuration.path
             )
             self._load_functions(new)
+            there = await self._loop.run_in_executor(self._worker, present.of_this_host, new)
         except config.ConfigurationError as error:
             for fault in error.faults:
                 logger.error("reload: %s", fault)
@@ -490,7 +491,7 @@ class Daemon:
             raise ControlError(text, [str(fault) for fault in error.faults]) from error
         except HookError as error:
             raise ControlError(str(error)) from error
-        for warning in (*new.warnings, *own_peers(new.virtual_hosts)):
+        for warning in (*new.warnings, *own_peers(new.virtual_hosts), *there):
             logger.warning("%s", warning)
         return new
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from carp_fast.addresses import split, text
+from carp_fast.addresses import text
 from carp_fast.config import Configuration
 from carp_fast.doubts import Doubts
-from carp_fast.interfaces import OWN_PROTOCOL, Interface
-from carp_fast.rules import POINT_TO_POINT4
+from carp_fast.interfaces import OWN_PROTOCOL, Interface, LinkError, read_interfaces
+from carp_fast.rules import POINT_TO_POINT4, address_text
 from carp_fast.settings import Fault, Origin, as_shown
 
 
@@ -22,30 +22,42 @@ class There(NamedTuple):
     """An address that an interface has."""
 
     interface: str
-    text: str  # with its prefix length
+    address: str  # with its prefix length
 
 
-def foreign_addresses(interfaces: Iterable[Interface]) -> dict[bytes, list[There]]:
-    """Addresses without our mark, by their 4 or 16 bytes: where they are."""
-    found: dict[bytes, list[There]] = {}
+def foreign_addresses(interfaces: Iterable[Interface]) -> dict[str, list[There]]:
+    """Addresses without our mark, by their text without prefix length: where they are."""
+    found: dict[str, list[There]] = {}
     for interface in interfaces:
         for each in interface.addresses:
             if each.protocol != OWN_PROTOCOL:
-                there = There(interface.name, text(each.address, each.prefixlen))
-                found.setdefault(each.address, []).append(there)
+                address = text(each.address, each.prefixlen)
+                there = There(interface.name, address)
+                found.setdefault(address.partition("/")[0], []).append(there)
     return found
 
 
-def prefix_ends(interface: Interface) -> dict[bytes, str]:
+def prefix_ends(interface: Interface) -> dict[str, str]:
     """The network and broadcast addresses of an interface's IPv4 prefixes, and what each is."""
-    ends: dict[bytes, str] = {}
+    ends: dict[str, str] = {}
     for each in interface.addresses:
         if each.family == 4 and each.prefixlen < POINT_TO_POINT4 and each.protocol != OWN_PROTOCOL:
             bits = (1 << 32 - each.prefixlen) - 1
             value, prefix = int.from_bytes(each.address), text(each.address, each.prefixlen)
-            ends[(value & ~bits).to_bytes(4)] = f"network address of {prefix}"
-            ends[(value | bits).to_bytes(4)] = f"broadcast address of {prefix}"
+            first, last = (value & ~bits).to_bytes(4), (value | bits).to_bytes(4)
+            ends[address_text(first)] = f"network address of {prefix}"
+            ends[address_text(last)] = f"broadcast address of {prefix}"
     return ends
+
+
+def of_this_host(configuration: Configuration) -> list[str]:
+    """The warnings of this host as it is now, but for what a running daemon follows itself."""
+    try:
+        interfaces = read_interfaces()
+    except (OSError, LinkError) as error:
+        return [f"the interfaces of this host could not be read: {error}"]
+    followed = {host.interface for host in configuration.virtual_hosts}
+    return list(warnings(configuration, interfaces, followed=followed))
 
 
 def warnings(
@@ -73,11 +85,11 @@ def warnings(
             continue
         doubts = tables.setdefault(host.settings.origin, Doubts())
         for key, address in host.keyed_addresses:
-            data, _ = split(address)
-            if data in there and host.settings.manage_addresses:
-                doubts.add("foreign", host, key, address, _said_of(there[data]))
-            if data in ends_here:
-                said = f"is the {ends_here[data]} on {host.interface}"
+            bare = address.partition("/")[0]
+            if bare in there and host.settings.manage_addresses:
+                doubts.add("foreign", host, key, address, _said_of(there[bare]))
+            if bare in ends_here:
+                said = f"is the {ends_here[bare]} on {host.interface}"
                 doubts.add("end", host, key, address, f"{said}; allowed: an address of a host")
     for (origin, name), interface in odd.items():
         said = (
@@ -92,7 +104,7 @@ def warnings(
 
 
 def _said_of(there: list[There]) -> str:
-    where = ", ".join(f"{each.interface} ({each.text})" for each in there)
+    where = ", ".join(f"{each.interface} ({each.address})" for each in there)
     return (
         f"is on this host already, and carp-fast did not add it: {where}; it is left alone"
         " (address_foreign), also while another host is MASTER; allowed: an address that nobody"

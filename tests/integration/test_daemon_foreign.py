@@ -101,6 +101,12 @@ def test_a_reload_and_a_missing_link_tell_it_too(
     daemon.reload()
     assert problems(daemon, 2) == {"10.1.1.2/24": f"{FOREIGN} as 10.1.1.2/32"}
     assert daemon.virtual_host("s1", 2)["state"] == "INIT"
+    # One that another interface has is told where it cannot be followed: at start and reload.
+    ip(a, "addr add 10.1.1.3/32 dev lo")
+    write_configuration(tmp_path, "a", [table("10.1.1.{vhid}/24", vhids="1-3")])
+    daemon.reload()
+    assert problems(daemon, 3) == {}
+    daemon.wait_log(r"of s1/3 is on this host already, .* lo \(10.1.1.3/32\)", 5)
     # Another address in place of the one that is foreign, and back.
     write_configuration(tmp_path, "a", [table("10.1.1.1{vhid}/24", vhids="1-2")])
     daemon.reload()

@@ -138,6 +138,26 @@ def test_check_warns_of_what_is_on_the_host(
     assert result.stderr == ("warning: the interfaces of this host could not be read: no answer\n")
 
 
+def test_what_a_daemon_follows_itself_is_not_told_of_this_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = read(tmp_path, HOST)
+    followed = there("eth0", "192.0.2.10/24", "192.0.2.9/29")
+    monkeypatch.setattr(present, "read_interfaces", lambda: {"eth0": followed})
+    assert present.of_this_host(configuration) == []
+    both = {"eth0": followed, "lo": there("lo", "192.0.2.10/32")}
+    monkeypatch.setattr(present, "read_interfaces", lambda: both)
+    (line,) = present.of_this_host(configuration)
+    assert "did not add it: lo (192.0.2.10/32); it is left alone" in line
+
+    def refuse() -> dict[str, Interface]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(present, "read_interfaces", refuse)
+    (line,) = present.of_this_host(configuration)
+    assert line.startswith("the interfaces of this host could not be read: ")
+
+
 def test_every_interface_of_the_host_is_read_where_none_is_named() -> None:
     found = interfaces.read_interfaces()
     assert set(found) == {name for _, name in socket.if_nameindex()}
