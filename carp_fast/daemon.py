@@ -45,7 +45,6 @@ from carp_fast.plan import advertisements_per_s, receive_path
 from carp_fast.process import StartError, give_back_memory, require_capabilities, share_memory
 from carp_fast.reports import Reports, peer_of
 from carp_fast.status import Status
-from carp_fast.surroundings import own_peers
 from carp_fast.systemd import Notifier as Systemd
 
 __all__ = ["Daemon", "StartError", "run"]
@@ -213,7 +212,7 @@ class Daemon:
         daemon, hosts = self.configuration.daemon, self.configuration.virtual_hosts
         logger.info("carp-fast %s, %d virtual hosts, SHA-1 %s", __version__, len(hosts), SHA1_FORM)
         logger.info("receive path: %s (%s)", *self._receive)
-        for warning in (*self.configuration.warnings, *own_peers(hosts)):
+        for warning in self.configuration.warnings:
             logger.warning("%s", warning)
         for pattern, count in self.configuration.patterns.items():
             if not count:
@@ -246,8 +245,8 @@ class Daemon:
             self._netlink.getsockname()[0],
             on_overrun=self._network.on_overrun,
             on_watched=self._network.own_sources.on_address,
+            watched=self._network.own_sources.addresses(),
         )
-        self._links.watch(self._network.own_sources.addresses())
         try:
             self._links.start({name: known[name] for name in self._hosts.names})
         except OSError as error:
@@ -491,7 +490,7 @@ class Daemon:
             raise ControlError(text, [str(fault) for fault in error.faults]) from error
         except HookError as error:
             raise ControlError(str(error)) from error
-        for warning in (*new.warnings, *own_peers(new.virtual_hosts), *there):
+        for warning in (*new.warnings, *there):
             logger.warning("%s", warning)
         return new
 
@@ -507,8 +506,7 @@ class Daemon:
         self._network.on_reload()
         self._reports.on_reload()
         if self._links is not None:
-            self._links.set_names(self._hosts.used_names())
-            self._links.watch(self._network.own_sources.addresses())
+            self._links.set_names(self._hosts.used_names(), self._network.own_sources.addresses())
         daemon = new.daemon
         self._hooks.concurrency = daemon.hook_concurrency
         self._hooks.timeout_s = daemon.hook_timeout_s

@@ -137,7 +137,9 @@ class LinkMonitor:
     `on_overrun`, where given, gets a full reading after the kernel dropped notifications; with our
     own addresses, since the monitor cannot know which of them should be there.  A removal that is
     found by that reading may be told once more, if its notification was not among the dropped.
-    See watch() for `on_watched`.
+
+    `on_watched` gets each of the `watched` addresses, 4 or 16 bytes, that comes to whichever
+    interface of the host, without our mark, or goes.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class LinkMonitor:
         *,
         on_overrun: Callable[[dict[str, Interface]], None] | None = None,
         on_watched: Callable[[bytes], None] | None = None,
+        watched: Iterable[bytes] = (),
         receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES,
     ) -> None:
         self._loop = loop
@@ -163,7 +166,7 @@ class LinkMonitor:
 
         self._lock = threading.Lock()  # over the next two, which both threads write
         self._names_given: dict[str, None] | None = dict.fromkeys(names)
-        self._watched: frozenset[bytes] = frozenset()  # replaced as a whole
+        self._watched = frozenset(watched)  # replaced as a whole
         self._inbox: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -219,18 +222,16 @@ class LinkMonitor:
         self._thread.join()
         self._opened.close()
 
-    def set_names(self, names: Iterable[str]) -> None:
-        """Follows these interfaces from now on; those that are new here are reported once."""
+    def set_names(self, names: Iterable[str], watched: Iterable[bytes] = ()) -> None:
+        """Follows these interfaces from now on; those that are new here are reported once.
+
+        `watched`: addresses that are followed from now on.
+        """
+        self._watched = frozenset(watched)
         with self._lock:
             self._names_given = dict.fromkeys(names)
         if self._thread is not None and not self._stopping.is_set():
             os.eventfd_write(self._wake_fd, 1)
-
-    def watch(self, addresses: Iterable[bytes]) -> None:
-        """Reports by `on_watched` when one of these, 4 or 16 bytes each, comes to any interface of
-        the host or goes; without a mark of ours.
-        """
-        self._watched = frozenset(addresses)
 
     def _subscribe(self) -> socket.socket:
         monitored = socket.socket(

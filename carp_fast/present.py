@@ -1,19 +1,20 @@
 """What is on this host already, compared with a configuration: warnings of `check` and `run`.
 
 Addresses that are there and not ours, ends of the prefixes that an interface has, interfaces that
-are not Ethernet. Reads, and changes nothing. Must not know a running daemon, nor how a warning is
-printed; what a configuration says without a host is in rules.py and doubts.py.
+are not Ethernet, peers that are this host. Reads, and changes nothing. Must not know a running
+daemon, nor how a warning is printed; what a configuration says without a host is in rules.py and
+doubts.py, what it counts on in surroundings.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from carp_fast.addresses import text
-from carp_fast.config import Configuration
+from carp_fast.addresses import is_link_local, packed, text
+from carp_fast.config import Configuration, VirtualHost
 from carp_fast.doubts import Doubts
-from carp_fast.interfaces import OWN_PROTOCOL, Interface, LinkError, read_interfaces
+from carp_fast.interfaces import OWN_PROTOCOL, Interface, LinkError, is_local, read_interfaces
 from carp_fast.rules import POINT_TO_POINT4, address_text
 from carp_fast.settings import Fault, Origin, as_shown
 
@@ -101,6 +102,19 @@ def warnings(
         for doubt in doubts.found:
             shown = as_shown(doubt.address)
             yield str(Fault(origin.file, origin.table or None, doubt.key, shown, doubt.text))
+    yield from own_peers(configuration.virtual_hosts)
+
+
+def own_peers(
+    hosts: Iterable[VirtualHost], is_on_host: Callable[[bytes], bool] = is_local
+) -> Iterator[str]:
+    """Peers that are addresses of this host, once a table: what is sent there nobody else hears."""
+    said = "is an address of this host, which does not hear itself; allowed: other hosts"
+    for settings in {id(host.settings): host.settings for host in hosts}.values():
+        for peer in settings.peers:
+            if not is_link_local(packed(peer)) and is_on_host(packed(peer)):
+                origin = settings.origin
+                yield str(Fault(origin.file, origin.table or None, "peers", as_shown(peer), said))
 
 
 def _said_of(there: list[There]) -> str:

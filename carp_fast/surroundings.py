@@ -1,7 +1,9 @@
-"""What a configuration expects of this host, and what is there: a line for each difference.
+"""What a configuration counts on of this host's interfaces: a line like that of a fault for each
+thing that is not so.
 
-Interfaces, sources and peers are compared with the host as it is now. It may change under the
-daemon, which follows: nothing here is a fault. Must not start, send or change anything.
+It may become so under the daemon, which follows, and tells then in words of its own. Must not
+start, send or change anything, nor know how a warning is printed; what is on the host and should
+not be is in present.py.
 """
 
 from __future__ import annotations
@@ -14,38 +16,27 @@ from carp_fast.config import VirtualHost
 from carp_fast.hosts import every_address
 from carp_fast.interfaces import Interface, absent, is_local, name_of
 from carp_fast.own_sources import MEANINGS, USABLE, configured, whereabouts
+from carp_fast.settings import Fault, Origin, as_shown
 
 IsOnHost = Callable[[bytes], bool]
 
 
-def differences(hosts: Iterable[VirtualHost], interfaces: Mapping[str, Interface]) -> Iterator[str]:
-    """A line for each expectation that this host, with all its interfaces, does not meet."""
+def differences(
+    hosts: Iterable[VirtualHost],
+    interfaces: Mapping[str, Interface],
+    is_on_host: IsOnHost = is_local,
+) -> Iterator[str]:
+    """`interfaces`: all that exist, by name; `is_on_host`: whether any has an address."""
     by_interface: dict[str, list[VirtualHost]] = {}
     for host in hosts:
         by_interface.setdefault(host.interface, []).append(host)
-    yield from compared(by_interface, interfaces, is_local, real_name)
-
-
-def compared(
-    by_interface: Mapping[str, list[VirtualHost]],
-    interfaces: Mapping[str, Interface],
-    is_on_host: IsOnHost,
-    real_name_of: Callable[[str], str | None],
-) -> Iterator[str]:
-    """The same of given interfaces; see real_name() for what `real_name_of` says."""
-    for name, hosts in by_interface.items():
+    for name, its_hosts in by_interface.items():
         interface = interfaces.get(name, absent(name))
-        if not interface.ifindex:
-            real = real_name_of(name)
-            if real is not None:
-                yield f"{name}: {other_name(real)}"
-        if not interface.ifindex or not interface.is_ethernet:
-            continue
-        if interface.master:
-            of = name_of(interface.master) or f"ifindex {interface.master}"
-            yield f"{name}: is a port of {of}, and addresses there may not answer"
-        yield from _sources(interface, hosts, is_on_host)
-    yield from own_peers((host for hosts in by_interface.values() for host in hosts), is_on_host)
+        origins = dict.fromkeys(host.settings.origin for host in its_hosts)
+        for text in _of_interface(interface):
+            yield from (_line(origin, "interface", name, text) for origin in origins)
+        if interface.ifindex and interface.is_ethernet:
+            yield from _of_sources(interface, its_hosts, is_on_host)
 
 
 def real_name(name: str) -> str | None:
@@ -62,39 +53,45 @@ def other_name(real: str) -> str:
     return f'is an alternative name of {real}, and waited for as a name; allowed: "{real}"'
 
 
-def _sources(
-    interface: Interface, hosts: Iterable[VirtualHost], is_on_host: IsOnHost
+def _line(origin: Origin, key: str, value: str, text: str) -> str:
+    return str(Fault(origin.file, origin.table or None, key, as_shown(value), text))
+
+
+def _of_interface(interface: Interface) -> Iterator[str]:
+    if not interface.ifindex:
+        real = real_name(interface.name)
+        if real is not None:
+            yield other_name(real)
+    elif interface.master:
+        of = name_of(interface.master) or f"ifindex {interface.master}"
+        yield f"is a port of {of}, where the kernel answers for no address of a port"
+
+
+def _of_sources(
+    interface: Interface, hosts: list[VirtualHost], is_on_host: IsOnHost
 ) -> Iterator[str]:
     """What its virtual hosts advertise from: the configured address, or one of its own."""
-    hosts = list(hosts)
-    wanted: dict[str, None] = {}
-    needed: set[int] = set()
+    wanted: dict[tuple[Origin, str], None] = {}
+    needed: dict[tuple[int, Origin], None] = {}
     for host in hosts:
         given = configured(host)
-        wanted.update((source, None) for _, source in given)
-        needed.update(set(host.families) - {family for family, _ in given})
-    for source in wanted:
+        origin = host.settings.origin
+        wanted.update(((origin, source), None) for _, source in given)
+        left = set(host.families) - {family for family, _ in given}
+        needed.update(((family, origin), None) for family in left)
+    for origin, source in wanted:
         where = whereabouts(source, interface, is_on_host)
         if where != "here":
-            waits = "" if where in USABLE else ", and its virtual hosts wait for it"
-            yield f"{interface.name}: source = {source}: {MEANINGS[where]}{waits}"
+            waits = (
+                "" if where in USABLE else f"; the virtual hosts on {interface.name} wait for it"
+            )
+            yield _line(origin, "source", source, f"{MEANINGS[where]}{waits}")
     virtual = {addresses.split(text)[0] for host in hosts for text in every_address(host)}
     finders = {4: addresses.find_source, 6: addresses.find_source6}
-    for family in sorted(needed):
+    for family, origin in sorted(needed):
         if finders[family](interface, virtual) is None:
-            yield (
-                f"{interface.name}: no IPv{family} address to advertise from, and its virtual"
-                " hosts wait for one"
+            text = (
+                f"has no IPv{family} address to advertise from, and its virtual hosts wait for one;"
+                " allowed: one that is no virtual address, or a source"
             )
-
-
-def own_peers(hosts: Iterable[VirtualHost], is_on_host: IsOnHost = is_local) -> Iterator[str]:
-    """Peers that are addresses of this host: what is sent there is heard by nobody else."""
-    seen: dict[tuple[str, str], None] = {}
-    for settings, host in {id(host.settings): (host.settings, host) for host in hosts}.values():
-        for peer in settings.peers:
-            packed = addresses.packed(peer)
-            if not addresses.is_link_local(packed) and is_on_host(packed):
-                seen[host.interface, peer] = None
-    for name, peer in seen:
-        yield f"{name}: peers = {peer}: is an address of this host, which does not hear itself"
+            yield _line(origin, "interface", interface.name, text)

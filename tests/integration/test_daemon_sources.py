@@ -150,17 +150,17 @@ def test_check_compares_sources_peers_and_names_with_the_host(
     ]
     path = write_configuration(tmp_path, "a", tables)
     checked = host.run([sys.executable, "-m", "carp_fast", "check", "-c", path])
-    told = [line for line in checked.stderr.splitlines() if "address" in line or "name" in line]
+    told = [line.partition("): ")[2] for line in checked.stderr.splitlines()]
+    peer = f'peers = "{host.address(1)}": is an address of this host, which does not hear itself'
     assert told == [
-        f"warning: s1: source = {SOURCE}: is no address of this host, and its virtual hosts wait "
-        "for it",
-        'warning: other0: is an alternative name of s1, and waited for as a name; allowed: "s1"',
-        f"warning: s1: peers = {host.address(1)}: is an address of this host, which does not hear "
-        "itself",
+        f"{peer}; allowed: other hosts",
+        f'source = "{SOURCE}": is no address of this host; the virtual hosts on s1 wait for it',
+        'interface = "other0": is an alternative name of s1, and waited for as a name; allowed: '
+        '"s1"',
     ]
     daemon = start_daemon(host, path)
     assert daemon.log_lines("other0: is an alternative name of s1")
-    assert daemon.log_lines(f"s1: peers = {host.address(1)}: is an address of this host")
+    assert daemon.log_lines(f'peers = "{host.address(1)}": is an address of this host')
     daemon.wait_state("MASTER", 6, [("s1", 2)])
     assert daemon.virtual_host("other0", 3)["reason"] == "interface_missing"
     assert daemon.stop() == 0

@@ -12,7 +12,9 @@ from unit.staged import MAC, Stage, run
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
 from carp_fast.own_sources import whereabouts
-from carp_fast.surroundings import compared, own_peers
+from carp_fast.present import own_peers
+from carp_fast.settings import Origin
+from carp_fast.surroundings import differences
 
 FOUR, SIX = "192.0.2.98", "2001:db8::98"
 LINK_LOCAL = "fe80::98"
@@ -151,38 +153,47 @@ def test_virtual_hosts_that_a_reload_adds_know_their_sources_at_once(stage: Stag
 
 
 def lines(interfaces: dict[str, Interface], *local: str, **settings: Any) -> list[str]:
-    addresses = settings.pop("addresses", ("192.0.2.1/24", "2001:db8::1/64"))
-    given = Settings(passphrase=b"secret", **settings)
-    hosts = {name: [VirtualHost(name, 1, addresses, (), given)] for name in interfaces}
+    wanted = ("192.0.2.1/24", "2001:db8::1/64")
+    given = Settings(passphrase=b"secret", origin=Origin("FILE", "virtual_host[1]"), **settings)
+    hosts = [VirtualHost(name, vhid, wanted, (), given) for name in interfaces for vhid in (1, 2)]
     on_host = {packed(text) for text in local}
-    return list(compared(hosts, interfaces, on_host.__contains__, {"lan0": "eth0"}.get))
+    there = {name: each for name, each in interfaces.items() if each.ifindex}
+    return list(differences(hosts, there, on_host.__contains__))
 
 
-def test_check_names_what_this_host_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_names_what_the_interfaces_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     eth0 = having(address("192.0.2.9"), address("fe80::9"))
     assert lines({"eth0": eth0}) == []
     assert lines({"eth0": eth0}, SIX, source=FOUR, source6=SIX) == [
-        "eth0: source = 192.0.2.98: is no address of this host, and its virtual hosts wait for it",
-        "eth0: source = 2001:db8::98: is an address of another interface of this host",
+        'FILE: virtual_host[1]: source = "192.0.2.98": is no address of this host; the virtual '
+        "hosts on eth0 wait for it",
+        'FILE: virtual_host[1]: source = "2001:db8::98": is an address of another interface of '
+        "this host",
     ]
     assert lines({"eth0": having(address("192.0.2.1"))}) == [
-        "eth0: no IPv4 address to advertise from, and its virtual hosts wait for one",
-        "eth0: no IPv6 address to advertise from, and its virtual hosts wait for one",
-    ]
-    assert lines({"eth0": eth0}, "192.0.2.9", peers=("192.0.2.9", "192.0.2.8", "fe80::9")) == [
-        "eth0: peers = 192.0.2.9: is an address of this host, which does not hear itself"
+        f'FILE: virtual_host[1]: interface = "eth0": has no IPv{family} address to advertise from, '
+        "and its virtual hosts wait for one; allowed: one that is no virtual address, or a source"
+        for family in (4, 6)
     ]
     # Of what is not there nothing is compared, but its name may be another one's.
+    monkeypatch.setattr("carp_fast.surroundings.real_name", {"lan0": "eth0"}.get)
     assert lines({"eth9": absent("eth9"), "lan0": absent("lan0")}, source=FOUR) == [
-        'lan0: is an alternative name of eth0, and waited for as a name; allowed: "eth0"'
+        'FILE: virtual_host[1]: interface = "lan0": is an alternative name of eth0, and waited for '
+        'as a name; allowed: "eth0"'
     ]
     monkeypatch.setattr("carp_fast.surroundings.name_of", {3: "br0"}.get)
     assert lines({"eth0": having(*eth0.addresses, master=3)}) == [
-        "eth0: is a port of br0, and addresses there may not answer"
+        'FILE: virtual_host[1]: interface = "eth0": is a port of br0, where the kernel answers for '
+        "no address of a port"
     ]
 
 
-def test_a_peer_of_many_virtual_hosts_is_named_once() -> None:
-    settings = Settings(passphrase=b"secret", peers=("192.0.2.9",))
+def test_peers_that_are_this_host_are_named_once_a_table() -> None:
+    peers = ("192.0.2.8", "192.0.2.9", "fe80::9")
+    origin = Origin("FILE", "virtual_host[1]")
+    settings = Settings(passphrase=b"secret", peers=peers, origin=origin)
     hosts = [VirtualHost("eth0", vhid, ("192.0.2.1/24",), (), settings) for vhid in (1, 2)]
-    assert len(list(own_peers(hosts, lambda _: True))) == 1
+    assert list(own_peers(hosts, {packed("192.0.2.9"), packed("fe80::9")}.__contains__)) == [
+        'FILE: virtual_host[1]: peers = "192.0.2.9": is an address of this host, which does not '
+        "hear itself; allowed: other hosts"
+    ]
