@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -224,26 +223,34 @@ def test_what_changes_while_it_is_read_is_read_again(
         assert len(made.virtual_hosts) == 90 if change != "included" else 89
 
 
-def test_a_half_written_file_is_waited_for(real: Path, caplog: pytest.LogCaptureFixture) -> None:
+def at_first_wait(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Runs `do` while files that are young are waited for, in place of the first wait."""
+    left = [do]
+    monkeypatch.setattr(readings.time, "sleep", lambda s: left.pop()() if left else None)
+
+
+def test_a_half_written_file_is_waited_for(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Truncated, then written in two pieces, as an editor does that writes in place."""
     half = len(REAL) // 2
     with open(real, "w") as file:
         file.write(REAL[:half])
         file.flush()
-        writer = threading.Timer(0.05, lambda: (file.write(REAL[half:]), file.flush()))
-        writer.start()
+        begun_s = real.stat().st_mtime
+        monkeypatch.setattr(readings.time, "time", lambda: begun_s + readings.SETTLE_S / 2)
+        at_first_wait(monkeypatch, lambda: (file.write(REAL[half:]), file.flush()))
         assert len(load_settled(real).virtual_hosts) == 86
-        writer.join()
 
 
-def test_an_editor_that_renames_first_does_not_hide_a_file(real: Path) -> None:
+def test_an_editor_that_renames_first_does_not_hide_a_file(
+    real: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rest(real, *real.parent.rglob("*"))
     one = real.parent / "conf.d/one.toml"
     one.rename(one.with_name("one.toml~"))
-    writer = threading.Timer(0.05, lambda: write(real.parent, HOST, "conf.d/one.toml"))
-    writer.start()
+    renamed_s = one.parent.stat().st_mtime
+    monkeypatch.setattr(readings.time, "time", lambda: renamed_s + readings.SETTLE_S / 2)
+    at_first_wait(monkeypatch, lambda: write(real.parent, HOST, "conf.d/one.toml"))
     assert len(load_settled(real).virtual_hosts) == 86
-    writer.join()
 
 
 def test_a_file_that_never_rests_is_a_fault(
