@@ -66,4 +66,5 @@ class PreparedHost:
         alternates: bool = False,
         advertise_mac: str | bytes = "interface",
         broadcast: bool = False,
+        barred: bool = False,
     ) -> None: ...

@@ -140,7 +140,8 @@ def run(
 def check(config: Path | None) -> None:
     """Reads the configuration as `run` would, touches nothing, prints the plan."""
     from carp_fast.config import ConfigurationError, load
-    from carp_fast.plan import plan
+    from carp_fast.control import daemon_pid
+    from carp_fast.plan import plan, taken
 
     try:
         configuration = load(config or DEFAULT_CONFIGURATION)
@@ -148,6 +149,8 @@ def check(config: Path | None) -> None:
         raise Failure(*str(error).splitlines()) from error
     for warning in (*configuration.warnings, *_warnings_of_host(configuration)):
         click.echo(f"warning: {warning}", err=True)
+    for line in taken(configuration, daemon_pid(configuration.daemon.control_socket)):
+        click.echo(f"warning: {line}", err=True)
     planned = plan(configuration)
     header, *rows = planned.rows()
     print_table([name.upper() for name in header], rows)

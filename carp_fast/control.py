@@ -430,8 +430,26 @@ def _remove_stale(path: Path) -> None:
         except BlockingIOError:
             # A full queue of connections: somebody listens, though slowly.
             raise ControlInUse(f"control socket {path} is in use by a running daemon") from None
-        pid = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        pid = _peer_pid(probe)
     raise ControlInUse(f"control socket {path} is in use by a running daemon (pid {pid})")
+
+
+def _peer_pid(connection: socket.socket) -> int:
+    pid: int = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    )[0]
+    return pid
+
+
+def daemon_pid(path: Path) -> int | None:
+    """The process that listens on a control socket; None: nobody who could be asked does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return None
+        return _peer_pid(probe)
 
 
 class _Verdict(msgspec.Struct):

@@ -30,6 +30,7 @@ from carp_fast.explain import Explanations
 from carp_fast.foreign import Foreign
 from carp_fast.hooks import HookError, Hooks, Notifier
 from carp_fast.hosts import STATES, Hosts, LimitReached, by_interface
+from carp_fast.in_use import InUse
 from carp_fast.interfaces import (
     Interface,
     LinkError,
@@ -186,9 +187,13 @@ class Daemon:
         self._reports.on_source_proven = self._lanes.learn
         self._lanes.on_sorted = self._pump.cover
         self._network.is_foreign = self._reports.is_foreign
+        self._in_use = InUse(self._hosts, self._orders, self._worker)
+        self._network.is_barred = self._in_use.barred.__contains__
+        self._network.on_ifindex = self._in_use.on_ifindex
         self._reports.on_address_restored = self._network.on_address_restored
         self._status = Status(self._hosts, self._orders, self._network, self._reports)
         self._status.receive = self._receive[0]
+        self._status.in_use = self._in_use.barred
         self._loop.add_reader(self._pump.report_fd, self._reports.on_readable)
 
     def _open_for_peers(self, hosts: Iterable[config.VirtualHost]) -> None:
@@ -226,6 +231,8 @@ class Daemon:
         for warning in present.warnings(self.configuration, there, followed=self._hosts.names):
             logger.warning("%s", warning)
         known = {name: there.get(name) or absent(name) for name in (*self._hosts.names, *recorded)}
+        for number, name in enumerate(self._hosts.names):  # before anything there is removed
+            self._in_use.on_ifindex(number, known[name].ifindex)
         left = self._remove_leftovers(known, recorded)
         known = {name: without_marked(interface) for name, interface in known.items()}
         self._record(by_interface(self.configuration.virtual_hosts), left)
@@ -267,7 +274,8 @@ class Daemon:
 
     def _adder(self, slot: int, host: config.VirtualHost) -> Callable[[], object]:
         # Prepared when its turn comes: all at once they would be in memory twice.
-        return lambda: self._pump.add(slot, self._hosts.prepare(host))
+        barred = slot in self._in_use.barred
+        return lambda: self._pump.add(slot, self._hosts.prepare(host, barred=barred))
 
     def _start_pump(self, pump: str) -> None:
         if pump == "loop":
@@ -294,9 +302,11 @@ class Daemon:
     ) -> dict[str, list[str]]:
         """Addresses that a crash of this configuration's daemon left are removed before BACKUP.
 
+        Those of virtual hosts that another process has now are not touched: they have its mark.
         Returns those that could not be, by interface: they stay ours.
         """
-        configured = by_interface(self.configuration.virtual_hosts)
+        configured = self._in_use.ours(by_interface(self.configuration.virtual_hosts))
+        recorded = self._in_use.ours(recorded)
         left = addresses.leftovers(known.values(), configured, recorded)
         lost = [name for name, interface in known.items() if not interface.ifindex]
         if lost:
@@ -396,6 +406,7 @@ class Daemon:
 
     def _on_released(self, slot: int) -> None:
         self._network.on_released(slot)
+        self._in_use.on_released(slot)
         self._hosts.give_back(slot)
 
     async def _resync(self) -> None:
@@ -496,13 +507,16 @@ class Daemon:
 
     async def _apply(self, difference: reload.Difference, new: config.Configuration) -> None:
         grace_ns = int(new.daemon.digest_grace_s * 1e9)
+        for slot, now, _ in difference.replaced:
+            self._in_use.on_replace(slot, now)
         await self._orders.give(reload.orders(difference, self._hosts, self._pump, grace_ns))
         # Resignations and removed addresses first: their slots and addresses are free then.
         await self._orders.done(when_idle=True)
         await self._orders.give(
             partial(self._pump.verify, slot) for slot in reload.moved(difference)
         )
-        await self._orders.give(reload.additions(difference, self._hosts, self._pump))
+        take = self._in_use.take_new
+        await self._orders.give(reload.additions(difference, self._hosts, self._pump, take))
         self._network.on_reload()
         self._reports.on_reload()
         if self._links is not None:
@@ -562,6 +576,7 @@ class Daemon:
         self._orders.abandon()  # answers under way break off
         self._hooks.close()
         self._network.close()
+        self._in_use.close()
         self._lanes.close()
         for sock in (self._sender, self._netlink):
             sock.close()

@@ -29,6 +29,8 @@ REASON_MEANINGS = {
     "interface_found": "its interface appeared, and it listens for a master",
     "no_source": "there is no address to advertise from: the interface has none, or the configured "
     "source is not there",
+    "in_use": "another process of this machine has it, and two would both be MASTER",
+    "freed": "the process that had it is gone, and it listens for a master",
     "source_found": "its interface got an address to advertise from, and it listens for a master",
     "startup_delay": "it is ready, and waits for its startup delay",
     "master_down": "no master was heard for a whole master-down time",
@@ -419,6 +421,11 @@ def to_take_part(host: Facts) -> Iterator[str]:
         yield (
             f"{interface} has to be set up (ip link set {interface} up) and have carrier; "
             "with ignore_link_state = true it takes part without"
+        )
+    elif reason == "in_use":
+        yield (
+            f"{host['in_use_by'] or 'another process'} of this machine has it: as soon as that"
+            " process ends, it takes part"
         )
     elif reason == "no_source":
         missing = [

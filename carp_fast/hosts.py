@@ -208,9 +208,16 @@ class Hosts:
         return {addresses.packed(peer) for peer in texts}
 
     def prepare(
-        self, host: VirtualHost, *, retired: Iterable[str] = (), replacing: bool = False
+        self,
+        host: VirtualHost,
+        *,
+        retired: Iterable[str] = (),
+        replacing: bool = False,
+        barred: bool = False,
     ) -> PreparedHost:
-        """The virtual host as the engine wants it; `retired`: former addresses, to be removed."""
+        """The virtual host as the engine wants it; `retired`: former addresses, to be removed;
+        `barred`: another process of this machine has it.
+        """
         settings = host.settings
         source, source6, lladdr = settings.source, settings.source6, settings.lladdr
         missing, missing6 = self.missing_sources(host)
@@ -251,4 +258,5 @@ class Hosts:
             announce_refresh_ns=round(settings.announce.refresh_s * 1e9),
             counter=self._counter,
             alternates=replacing,
+            barred=barred,
         )

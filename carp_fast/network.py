@@ -80,6 +80,10 @@ class Network:
         self.is_foreign: Callable[[int, str], bool] = lambda slot, text: False
         # An interface, or which virtual hosts it has, may have changed.
         self.on_known: Callable[[Interface], None] = lambda interface: None
+        # The interface of this number has another ifindex; called before the engine hears of it.
+        self.on_ifindex: Callable[[int, int], None] = lambda number, ifindex: None
+        # Whether another process of this machine has the virtual host of a slot.
+        self.is_barred: Callable[[int], bool] = lambda slot: False
 
     def on_interface(self, interface: Interface) -> None:
         """An interface appeared, vanished or changed: the engine hears it, the groups follow.
@@ -106,6 +110,7 @@ class Network:
                 task = asyncio.get_running_loop().create_task(self._after_leaving(number))
                 self._leaving[number] = task
         if moved:
+            self.on_ifindex(number, interface.ifindex)
             self.promote([name])
             self._filter_soon()
         if interface.ifindex:
@@ -160,7 +165,7 @@ class Network:
         count = 0
         for slot in self._hosts.slots[number]:
             host = self._hosts.hosts[slot]
-            if host is None or not host.settings.manage_addresses:
+            if host is None or not host.settings.manage_addresses or self.is_barred(slot):
                 continue
             for text in texts.keys() & set(every_address(host)):
                 there = texts[text]

@@ -17,6 +17,7 @@ import msgspec
 from carp_fast.config import Configuration, VirtualHost
 from carp_fast.interfaces import ARPHRD_ETHER
 from carp_fast.limits import Demand, Kernel, passed, read_kernel
+from carp_fast.locks import Locks, named
 
 SYSCTL = Path("/proc/sys")
 LOCAL_GROUPS = "224.0.0."  # 224.0.0.0/24 is joined by MAC only and needs no IGMP
@@ -162,6 +163,45 @@ def _demand(items: list[InterfacePlan], rate: float) -> Demand:
         peers6=len(peers6),
         macs=sum(item.macs - 1 for item in items),
     )
+
+
+def taken(
+    configuration: Configuration, own: int | None, locks: Callable[[], Locks] | None = None
+) -> list[str]:
+    """A line for each other process that has virtual hosts of the configuration on this machine.
+
+    `own` is the process of the configuration's own daemon, where it runs. `locks`: for tests.
+    """
+    found: dict[tuple[int | None, str], list[str]] = {}
+    by_destination: dict[tuple[str, str], list[int]] = {}
+    for host in configuration.virtual_hosts:
+        for destination in host.destinations:
+            by_destination.setdefault((host.interface, destination), []).append(host.vhid)
+    try:
+        file = Locks(create=False) if locks is None else locks()
+    except OSError:
+        return []  # none was ever locked, or it is not for this user to know
+    with file:
+        for (name, destination), vhids in by_destination.items():
+            facts = interface_facts(name)
+            if facts is None:
+                continue
+            had = file.conflict(facts.ifindex, destination, min(vhids), max(vhids))
+            while had:
+                both = [f"{name}/{vhid}" for vhid in sorted(vhids) if vhid in had]
+                pid = file.owner(facts.ifindex, had.start, destination) if both else own
+                if both and (pid is None or pid != own):
+                    found.setdefault((pid, name), []).extend(both)
+                rest = had.stop
+                had = range(0)
+                if rest <= max(vhids):
+                    had = file.conflict(facts.ifindex, destination, rest, max(vhids))
+    return [
+        f"{names[0]}{f' and {len(names) - 1:,} more' if len(names) > 1 else ''}: in_use:"
+        f" {named(pid)} of this machine has it, and a daemon would wait for that"
+        for (pid, _), every in found.items()
+        if (names := list(dict.fromkeys(every)))
+    ]
 
 
 def receive_path(configuration: Configuration) -> tuple[str, str]:

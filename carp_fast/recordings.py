@@ -382,6 +382,8 @@ class Writer:
         elif word == "own_source":
             missing = [family for family, lacks in zip("46", value, strict=True) if lacks]
             text += f" missing {' '.join(missing)}" if missing else " there"
+        elif word == "in_use":
+            text += " yes" if value else " no"
         elif word == "demote":
             text += f" {value}"
         self._input(at_ns, text)

@@ -270,8 +270,13 @@ def orders(
         yield partial(pump.replace, slot, prepared, grace_ns)
 
 
-def additions(difference: Difference, hosts: Hosts, pump: Pump) -> Iterator[Callable[[], object]]:
-    """The orders that add virtual hosts, when the slots of removed ones are free."""
+def additions(
+    difference: Difference, hosts: Hosts, pump: Pump, take: Callable[[int], bool]
+) -> Iterator[Callable[[], object]]:
+    """The orders that add virtual hosts, when the slots of removed ones are free.
+
+    `take` says whether this process has the one of a slot, or another of this machine.
+    """
     for host in difference.added:
         slot = hosts.take(host)
-        yield partial(pump.add, slot, hosts.prepare(host))
+        yield partial(pump.add, slot, hosts.prepare(host, barred=not take(slot)))

@@ -439,6 +439,10 @@ class Player:
     def _on_announce(self, line: Line, words: list[str]) -> None:
         self.engine.announce(self.slots[self.subject(line)], self._clock(line.at_ns))
 
+    def _on_in_use(self, line: Line, words: list[str]) -> None:
+        slot, barred = self.slots[self.subject(line)], ("no", "yes").index(words[0])
+        self.engine.bar(slot, bool(barred), self._clock(line.at_ns))
+
     def _on_reload(self, line: Line, words: list[str]) -> None:
         name, grace_s = self.subject(line), "0"
         if words and "=" not in words[0]:

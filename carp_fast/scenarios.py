@@ -20,7 +20,7 @@ Inputs, the subject a virtual host unless said:
   link up|down                      (an interface)
   interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router] [renamed]
             [announce]              (likewise; see Engine.set_interface)
-  demote N | remove | address_lost | verify | announce
+  demote N | remove | address_lost | verify | announce | in_use yes|no
   own_source there|missing [4] [6]  which configured sources are no addresses of the machine
   adopt ADDRESS                     the kernel has it already, with our mark
   reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     other keys of the host
@@ -55,7 +55,7 @@ SECOND_NS = 1_000_000_000
 START_NS = 1_000 * SECOND_NS  # what the clock reads at the start of a scenario written by hand
 TIME_DIGITS = 9
 INPUTS = """hear link interface demote remove address_lost verify announce adopt own_source
-    reload kernel begin resign stall drop kill start away turn end"""
+    in_use reload kernel begin resign stall drop kill start away turn end"""
 VERBS = frozenset(INPUTS.split())
 HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses retired_addresses
     passphrase source source6 advbase advskew dead_ratio preempt dialect replay destination

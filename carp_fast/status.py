@@ -92,6 +92,7 @@ class Status:
         self._reports = reports
         self._started_at_ns = time.monotonic_ns()
         self.receive = "packet"
+        self.in_use: Mapping[int, str] = {}  # by slot: the process that has it instead
 
     async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[list[Copied]]:
         """What these slots hold, ascending, copied out one slice after the other.
@@ -215,6 +216,7 @@ class Status:
             "state": fields["state"],
             "since": rfc3339(fields["since_ns"]),
             "reason": fields["reason"],
+            "in_use_by": self.in_use.get(slot) if fields["reason"] == "in_use" else None,
             "addresses": list(every),
             "addresses_held": fields["held"],
             "address_problems": {text: why for text, why in found.items() if text in every},

@@ -539,6 +539,14 @@ def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
             to.put(end_ns, "demote", machine=machine, slot=member.slot, value=0)
 
 
+def in_use(to: Drawing, start_ns: int, end_ns: int) -> None:
+    """Another process of a machine has some virtual hosts for a while."""
+    machine = to.any_machine()
+    for member in to.some(machine):
+        to.put(start_ns, "bar", machine=machine, slot=member.slot, value=1)
+        to.put(end_ns, "bar", machine=machine, slot=member.slot, value=0)
+
+
 def removal(to: Drawing, start_ns: int, end_ns: int) -> None:
     """Some virtual hosts are removed by a reload, and added by another."""
     machine = to.any_machine()
@@ -574,6 +582,7 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
     flood,
     demotion,
     demotion,
+    in_use,
     removal,
 )
 

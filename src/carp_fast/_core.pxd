@@ -54,6 +54,7 @@ cdef enum OrderKind:
     ORDER_SNAPSHOT                        # copy `value` hosts from `slot` on; `pointer`: a HostsCopy
     ORDER_SNAPSHOT_INTERFACES             # copy `value` interfaces from `slot` on to `pointer`
     ORDER_COPY_RECORDS                    # `pointer`: a RecordCopy
+    ORDER_BAR                             # value: whether another process has the host
     ORDER_ASSUME                          # a host goes on from the Checkpoint at `pointer`
     ORDER_OWN_SOURCE                      # value: flags of configured sources that are missing
     ORDER_ADOPT                           # the kernel has the Address at `pointer`, with our mark

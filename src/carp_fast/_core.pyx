@@ -17,14 +17,14 @@ from carp_fast._recorder cimport (
     record_input, record_output, record_turn, recorder_close, recorder_wants)
 from carp_fast._vhid cimport (
     ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED, ARM_MASTER_DOWN,
-    ARM_SKEW, BACKUP, CONTESTED, DIALECT_OPENBSD, DISARM, Event, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED,
+    ARM_SKEW, BACKUP, BARRED, CONTESTED, DIALECT_OPENBSD, DISARM, Event, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED,
     FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN,
     MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
     ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, ON_RENAMED, OWN_SOURCE, OWN_SOURCE6,
     PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED,
     SECOND_NS, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES, STARTED,
     STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
-    TO_RESIGN, TO_TELL_ADDRESSES, Transition, vhid_advskew, vhid_demote, vhid_forget_ties, vhid_interval_ns,
+    TO_RESIGN, TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_forget_ties, vhid_interval_ns,
     vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_tied, vhid_transition, VirtualHost)
 from carp_fast._wheel cimport (
@@ -384,6 +384,8 @@ cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
     cdef bint has_source, has_source6
     if interface.ifindex == 0 or interface.renamed:
         return INTERFACE_MISSING
+    if host.flags & BARRED:
+        return USED_ELSEWHERE
     if not interface.up and not host.flags & IGNORE_LINK:
         return LINK_DOWN
     # Configured, and no address of this machine, or the interface's own, and it has none.

@@ -15,7 +15,7 @@ from carp_fast._actions cimport (
     next_advertisement, next_announcement, next_change, wanted_change)
 from carp_fast._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
-    ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_MARK,
+    ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_MARK,
     ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, REJECTIONS, RELEASED,
     Rejection, Report, TICK_NS, engine_checkpoint, engine_close, engine_expire,
     engine_next_deadline, engine_open, engine_absent, engine_dropped, engine_shown)
@@ -298,6 +298,10 @@ cdef class Engine:
     def demote(self, uint32_t slot, int demotion, int64_t now_ns) -> None:
         """Add `demotion` to the host's advskew, at most 240 in all."""
         self.give(ORDER_DEMOTE, slot, demotion, NULL, now_ns)
+
+    def bar(self, uint32_t slot, bint barred, int64_t now_ns) -> None:
+        """Another process of this machine has the host, or has it no more."""
+        self.give(ORDER_BAR, slot, barred, NULL, now_ns)
 
     def announce(self, uint32_t slot, int64_t now_ns) -> None:
         """The up script has run: announce now."""

@@ -13,18 +13,18 @@ from carp_fast._auth cimport AuthKey
 from carp_fast._core cimport (
     Core, DONE, core_source, engine_record, engine_touch, HostsCopy, Interface, MAX_INTERFACES,
     MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
-    ORDER_ASSUME, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
+    ORDER_ASSUME, ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
     Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release,
     engine_schedule, engine_set_deadline, engine_shown, engine_try_ready, report_begin,
     report_end)
 from carp_fast._recorder cimport (
-    ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_DEMOTE, ORDERED_REMOVE,
+    ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_BAR, ORDERED_DEMOTE, ORDERED_REMOVE,
     ORDERED_OWN_SOURCE, ORDERED_RESIGN, ORDERED_VERIFY, RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
     record_input, recorder_copy)
 from carp_fast._vhid cimport (
-    Address, ANNOUNCE_ON_ORDER, ANNOUNCING, AlternateKey, BACKUP, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED,
-    FOREIGN, HELD, IGNORE_LINK,
+    Address, ANNOUNCE_ON_ORDER, ANNOUNCING, AlternateKey, BACKUP, BARRED, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED,
+    FOREIGN, FREED, HELD, IGNORE_LINK,
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
     ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
     PREFERRED,
@@ -358,6 +358,14 @@ cdef void demote(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         engine_schedule(core, order.slot, now_ns)
 
 
+cdef void bar(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
+    """Another process of this machine has the host, or has it no more."""
+    cdef VirtualHost* host = &core.hosts[order.slot]
+    host.flags &= ~<uint32_t>BARRED
+    host.flags |= BARRED if order.value else 0
+    engine_try_ready(core, order.slot, FREED, now_ns)
+
+
 cdef void resign_all(Core* core, int64_t now_ns) noexcept nogil:
     cdef uint32_t slot
     for slot in range(core.slots):
@@ -481,6 +489,9 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     elif order.kind == ORDER_DEMOTE:
         record_order(core, ORDERED_DEMOTE, slot, order.value, now_ns)
         demote(core, order, now_ns)
+    elif order.kind == ORDER_BAR:
+        record_order(core, ORDERED_BAR, slot, order.value, now_ns)
+        bar(core, order, now_ns)
     elif order.kind == ORDER_ANNOUNCE:
         record_order(core, ORDERED_ANNOUNCE, slot, 0, now_ns)
         begin_announcing(core, slot, now_ns)

@@ -11,7 +11,8 @@ from libc.string cimport memcpy, memset
 from carp_fast._auth cimport KEY_LENGTH, auth_prepare
 from carp_fast._core cimport MAX_INTERFACES as _MAX_INTERFACES
 from carp_fast._vhid cimport (
-    ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, BSD_MAC, Block, EXPECTS_4, EXPECTS_6,
+    ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, BARRED, BSD_MAC, Block, EXPECTS_4,
+    EXPECTS_6,
     IGNORE_LINK, MANAGE_ADDRESSES, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output, PEERS_MAX as _PEERS_MAX,
     PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, PREFERRED, RETIRED, SIGNED,
     SOURCE6_MISSING, SOURCE_MISSING, UCARP_MAC, VirtualHost)
@@ -137,7 +138,8 @@ cdef class PreparedHost:
     or None, see signed_message(); preferred: IPv6 addresses may be the source of other traffic;
     times in ns; counter: what the first advertisement's counter exceeds; advertise_mac:
     "interface", "ucarp" or "bsd" (virtual MACs), or 6 bytes; broadcast: to ff:ff:ff:ff:ff:ff, whatever the
-    group; alternates: room to accept digests that are given up.
+    group; alternates: room to accept digests that are given up; barred: another process of this
+    machine has it.
     Raises ValueError for what does not fit.
     """
 
@@ -157,7 +159,7 @@ cdef class PreparedHost:
                  int64_t preempt_delay_ns=0, uint8_t announce_count=1,
                  int64_t announce_interval_ns=0, int64_t announce_refresh_ns=0,
                  uint64_t counter=0, bint alternates=False, advertise_mac="interface",
-                 bint broadcast=False):
+                 bint broadcast=False, bint barred=False):
         cdef VirtualHost* host = &self.host
         if not 1 <= vhid or not addresses or not 1 <= len(passphrase) <= KEY_LENGTH:
             raise ValueError("a virtual host has a vhid, an address and a passphrase")
@@ -182,6 +184,7 @@ cdef class PreparedHost:
         host.flags |= MANAGE_ADDRESSES if manage_addresses else 0
         host.flags |= ANNOUNCE_ON_ORDER if announce_on_order else 0
         host.flags |= PREFERRED if preferred else 0
+        host.flags |= BARRED if barred else 0
         own_mac = advertise_mac if isinstance(advertise_mac, bytes) else None
         host.flags |= ADVERTISE_MAC[advertise_mac] if own_mac is None else OWN_MAC
         expect_bytes(own_mac, (6,), "a MAC")

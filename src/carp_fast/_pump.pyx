@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast._core cimport (
-    Core, DONE, HostsCopy, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
+    Core, DONE, HostsCopy, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_BAR,
     ORDER_COPY_RECORDS,
     ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
@@ -364,6 +364,10 @@ cdef class Pump:
     def demote(self, uint32_t slot, int demotion) -> None:
         """Add `demotion` to the host's advskew."""
         self.push(ORDER_DEMOTE, slot, 0, demotion, NULL)
+
+    def bar(self, uint32_t slot, bint barred) -> None:
+        """Another process of this machine has the host, or has it no more."""
+        self.push(ORDER_BAR, slot, 0, barred, NULL)
 
     def announce(self, uint32_t slot) -> None:
         """The up script of the host has run."""

@@ -33,6 +33,7 @@ cdef enum OrderedKind:
     ORDERED_ADDRESS_LOST
     ORDERED_OWN_SOURCE              # value: flags of what is missing
     ORDERED_ADOPT                   # address, family; value: the prefix length
+    ORDERED_BAR
     ORDERED_KINDS
 
 cdef enum InterfaceDetail:          # detail of RECORD_INTERFACE

@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast._vhid cimport (
-    ANNOUNCE_ON_ORDER, ANNOUNCING, BSD_MAC, CONTESTED, DEMOTE_TOLD, EXTENDED, FAILED, FOREIGN, HELD,
+    ANNOUNCE_ON_ORDER, ANNOUNCING, BARRED, BSD_MAC, CONTESTED, DEMOTE_TOLD, EXTENDED, FAILED, FOREIGN, HELD,
     IGNORE_LINK,
     LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREFERRED, REPEATING,
     RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6,
@@ -31,7 +31,7 @@ RECORD_WORDS = (
     "checkpoint", "heard", "state", "turn", "advertised", "added", "removed", "changed", "address",
     "announced", "interface", "ordered", "absent", "dropped")
 ORDERED_WORDS = ("remove", "resign", "demote", "announce", "verify", "address_lost",
-                 "own_source", "adopt")
+                 "own_source", "adopt", "in_use")
 assert len(RECORD_WORDS) == RECORD_KINDS and len(ORDERED_WORDS) == ORDERED_KINDS
 assert sizeof(Record) == sizeof(Piece) == 64
 RECORD_BYTES = sizeof(Record)
@@ -42,7 +42,8 @@ FLAG_WORDS = {
     "resign_after_removal": RESIGN_AFTER_REMOVAL, "leaving": LEAVING,
     "master_leaves": MASTER_LEAVES, "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
     "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6,
-    "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED}
+    "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED,
+    "barred": BARRED}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE, "verify": TO_VERIFY,

@@ -20,6 +20,7 @@ cdef enum FaultKind:
     FAULT_ADDRESS_REMOVED       # slot, value: which address
     FAULT_ADDRESS_LOST          # slot
     FAULT_DEMOTE                # slot, value: what is added to the advskew or is in byte 4
+    FAULT_BAR                   # slot, value: whether another process has it
     FAULT_REMOVE                # slot
     FAULT_ADD                   # slot
     FAULT_RESIGN_ALL

@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast._core cimport (
-    ORDER_ADD, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
+    ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
 from carp_fast._prepared cimport PreparedHost
 from carp_fast._simulator_invariants cimport (
@@ -31,8 +31,8 @@ from carp_fast._wheel cimport NOBODY
 
 FAULT_WORDS = (
     "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "send_errors",
-    "netlink_errors", "slow_netlink", "clock_step", "address_removed", "address_lost", "demote", "remove", "add",
-    "resign_all", "flood", "quiet")
+    "netlink_errors", "slow_netlink", "clock_step", "address_removed", "address_lost", "demote", "bar", "remove",
+    "add", "resign_all", "flood", "quiet")
 LINK_WORDS = (
     "blocked", "loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect",
     "late", "delay_ns")
@@ -51,7 +51,7 @@ TRACE_WORDS = (
     "fault", "stalled", "checked", "family")
 ORDER_WORDS = (
     "add", "remove", "replace", "set_interface", "demote", "resign_all", "announce", "verify",
-    "lose_address", "mark", "flush", "snapshot", "snapshot_interfaces")
+    "lose_address", "mark", "flush", "snapshot", "snapshot_interfaces", "copy_records", "bar")
 MAX_MACHINES, MAX_SEGMENTS, MAX_ADDRESSES = MACHINES_MAX, SEGMENTS_MAX, ADDRESSES_MAX
 ALWAYS = CERTAIN
 assert len(FAULT_WORDS) == FAULT_KINDS and len(LINK_WORDS) == LINK_FIELDS
@@ -231,6 +231,8 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
         order_now(world, machine, ORDER_LOSE_ADDRESS, fault.slot, 0)
     elif kind == FAULT_DEMOTE:
         order_now(world, machine, ORDER_DEMOTE, fault.slot, fault.value)
+    elif kind == FAULT_BAR:
+        order_now(world, machine, ORDER_BAR, fault.slot, fault.value)
     elif kind == FAULT_REMOVE:
         order_now(world, machine, ORDER_REMOVE, fault.slot, 0)
     elif kind == FAULT_ADD:

@@ -200,6 +200,8 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
     if report.state == INIT:
         known.lost_tie = False
         known.ties = 0
+    elif known.barred:
+        broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
     if report.state == MASTER:
         known.rose_ns = report.at_ns
         known.owes_last = known.owes_resignation = False
@@ -422,7 +424,8 @@ cdef bint takes_part(const World* world, uint32_t number, uint32_t slot) noexcep
     cdef uint32_t segment = world.slot_segment[slot]
     return (nic_works(machine, segment) and machine.paused == PAUSE_NONE
             and not world.slot_families[slot] & ~machine.nics[segment].sources
-            and machine.slots[slot].right != NULL and machine.core.hosts[slot].flags & IN_USE
+            and machine.slots[slot].right != NULL and not machine.slots[slot].barred
+            and machine.core.hosts[slot].flags & IN_USE
             and machine.core.hosts[slot].reason != RESIGNED)
 
 

@@ -193,6 +193,7 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint32_t strangers          # sources that are no machine's
     uint32_t told               # a bit for each address announced since it became MASTER
     uint16_t demotion           # as ordered
+    bint barred                 # as ordered
     uint8_t keeper[2]           # by family, plus 1: the machine heard last
     uint8_t state               # as last reported
     uint8_t key

@@ -15,7 +15,7 @@ from carp_fast._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
     next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
 from carp_fast._core cimport (
-    Core, FAMILY_HEARD, FAMILY_SILENT, Interface, ORDER_ADD, ORDER_DEMOTE, ORDER_REPLACE,
+    Core, FAMILY_HEARD, FAMILY_SILENT, Interface, ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_REPLACE,
     ORDER_SET_INTERFACE, ORDER_VERIFY, Order, RELEASED, Report, SENDS_FAILING,
     SENDS_RECOVERED, STATE_CHANGED, engine_absent, engine_dropped, engine_expire,
     engine_next_deadline, queue_length)
@@ -118,6 +118,7 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
     slot.counter = slot.latest = 0
     slot.strangers = 0
     slot.demotion = slot.theirs = slot.ties = 0
+    slot.barred = False
     memset(slot.family_at_ns, 0, sizeof(slot.family_at_ns))
     memset(slot.keeper, 0, sizeof(slot.keeper))
     memset(slot.learned, 0, sizeof(slot.learned))
@@ -198,6 +199,9 @@ cdef void take_orders(World* world, Machine* machine) noexcept nogil:
                     and machine.core.hosts[pending.subject].flags & IN_USE):
                 machine.slots[pending.subject].demotion = <uint16_t>pending.value
                 machine.slots[pending.subject].priority_ns = now_ns
+            elif (pending.kind == ORDER_BAR
+                    and machine.core.hosts[pending.subject].flags & IN_USE):
+                machine.slots[pending.subject].barred = pending.value != 0
             obey(&machine.core, &order, now_ns)
             if pending.kind == ORDER_VERIFY:
                 machine.slots[pending.subject].disturbed = False

@@ -65,6 +65,8 @@ cdef enum Reason:
     RESIGNED
     LESS_DEMOTED_MASTER
     MASTER_DEMOTED
+    USED_ELSEWHERE
+    FREED
     REASONS
 
 cdef enum Preempt:
@@ -109,6 +111,7 @@ cdef enum HostFlag:
     SOURCE_MISSING = 8388608    # the configured IPv4 source is no address of this machine
     SOURCE6_MISSING = 16777216
     EXTENDED = 33554432         # the wait goes on for what was missed until judged_ns
+    BARRED = 67108864           # another process of this machine has it
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest

@@ -15,7 +15,7 @@ REASON_WORDS = (
     "", "started", "link_up", "link_down", "interface_missing", "interface_found", "no_source",
     "source_found", "startup_delay", "master_down", "master_resigned", "preempted",
     "faster_master", "tie_lost", "address_lost", "resigned", "less_demoted_master",
-    "master_demoted")
+    "master_demoted", "in_use", "freed")
 EVENT_WORDS = (
     "ready", "not_ready", "renamed", "master_heard", "slower_master", "master_leaving", "master_left",
     "master_down", "advertisement_due", "faster", "tie_lost", "slower", "less_demoted",

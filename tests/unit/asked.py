@@ -103,9 +103,9 @@ class Asked:
         self.orders: Any = EngineOrders(self.engine)
         self.network: Any = KnownNetwork(self.hosts, self.orders)
         self.problems: Any = KnownProblems()
-        status = Status(self.hosts, self.orders, self.network, self.problems)
+        self.status = Status(self.hosts, self.orders, self.network, self.problems)
         self.explanations = Explanations(
-            self.hosts, self.orders, self.network, status, lambda: self.now_ns
+            self.hosts, self.orders, self.network, self.status, lambda: self.now_ns
         )
 
     def take(self, vhid: int, interface: str = "eth0") -> int:

@@ -116,7 +116,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dump", "flood", "sink", "masters"),
     ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
-    ("explain",),
+    ("explain", "in_use"),
     ("elections", "recordings"),
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "foreign", "lab", "ucarp_scripts"),
@@ -136,6 +136,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lane_filters",),
     (
         "control",
+        "locks",
         "documents",
         "addresses",
         "notifier",

@@ -73,6 +73,36 @@ def test_what_an_interface_lacks_and_finds_again(lacking: str, state: str) -> No
     assert node.words()[len(removed) :][:2] == ["ADVERTISE", "ADD_ADDRESSES"]
 
 
+def test_what_another_process_has_takes_no_part_until_it_is_free() -> None:
+    node = Node("10.77.0.2", barred=True)
+    node.run(MASTER_NS)
+    assert (node.state, node.reason, node.words()) == ("INIT", "in_use", [])
+    node.engine.bar(0, True, MASTER_NS)  # said twice: nothing new
+    node.take(MASTER_NS)
+    assert node.changes() == [("INIT", "INIT", "in_use")]
+    node.engine.bar(0, False, MASTER_NS)
+    node.take(MASTER_NS)
+    assert (node.state, node.reason) == ("BACKUP", "freed")
+    assert node.engine.checkpoint(0, MASTER_NS)["state"].get("flags") is None
+
+
+def test_whether_it_is_in_use_outlives_a_change_and_a_replay() -> None:
+    node = master()
+    node.engine.bar(0, True, MASTER_NS)
+    node.take(MASTER_NS)
+    assert node.changes() == [("MASTER", "INIT", "in_use")]
+    assert node.words() == ["REMOVE_ADDRESSES"], "without a resignation: the other one has it"
+    node.engine.replace(0, prepared(advskew=50), MASTER_NS)
+    node.run(2 * MASTER_NS)
+    assert (node.state, node.reason) == ("INIT", "in_use")
+    state = node.engine.checkpoint(0, 2 * MASTER_NS)["state"]
+    assert state["flags"] == ["barred"]
+    other = Node("10.77.0.2")
+    other.engine.assume(0, state, 2 * MASTER_NS)
+    other.run(3 * MASTER_NS)
+    assert (other.state, other.reason) == ("INIT", "in_use")
+
+
 def test_an_interface_recreated_between_two_looks() -> None:
     node = master()
     node.attach(MASTER_NS, ifindex=8)

@@ -319,6 +319,15 @@ def no_source(asked: Asked) -> None:
     asked.node.attach(START_NS, source=None)
 
 
+def in_use(asked: Asked) -> None:
+    asked.engine.bar(0, True, START_NS)
+    asked.status.in_use = {0: "pid 4711 (carp-fast)"}
+
+
+def in_use_by_whom(asked: Asked) -> None:
+    asked.engine.bar(0, True, START_NS)
+
+
 def leaving(asked: Asked) -> None:
     asked.engine.resign_all(START_NS)
 
@@ -350,6 +359,19 @@ def leaving(asked: Asked) -> None:
             "up",
             "no_source",
             "eth0 needs an IPv4 address that is no virtual one, or the configuration a source",
+        ),
+        (
+            in_use,
+            "up",
+            "in_use",
+            "pid 4711 (carp-fast) of this machine has it: as soon as that process ends, it takes "
+            "part",
+        ),
+        (
+            in_use_by_whom,
+            "up",
+            "in_use",
+            "another process of this machine has it: as soon as that process ends, it takes part",
         ),
         (
             leaving,

@@ -56,7 +56,7 @@ def apply(difference: Difference, hosts: Hosts) -> list[tuple[Any, ...]]:
         order()
     for slot in difference.removed:
         hosts.give_back(slot)
-    for order in additions(difference, hosts, pump):
+    for order in additions(difference, hosts, pump, lambda slot: True):
         order()
     return list(pump.told)
 

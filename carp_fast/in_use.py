@@ -1,0 +1,245 @@
+"""Which virtual hosts another process of this machine has: they take no part until it is gone.
+
+Takes the locks as interfaces and virtual hosts come and go, and tells the engine of those that
+another process has. Must not know addresses, hooks or the control socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from array import array
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from carp_fast.hosts import Hosts, by_interface
+from carp_fast.locks import LOCK_FILE, Locks, named
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from carp_fast.config import VirtualHost
+    from carp_fast.orders import Orders
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 1.0  # until what another process has is tried again
+UNKNOWN = "another process"
+
+
+class InUse:
+    """Follows who has the virtual hosts of this daemon.
+
+    `barred`: those that another process has, by slot, and which process, as people are told.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        orders: Orders,
+        worker: Executor,
+        path: Path = LOCK_FILE,
+    ) -> None:
+        self.barred: dict[int, str] = {}
+        self._hosts = hosts
+        self._orders = orders
+        self._worker = worker
+        self._ifindexes: dict[int, int] = {}  # by interface number; those that exist
+        self._held = array("i")  # by slot: the ifindex of its lock, 0: none
+        # Who waits for a lock, by interface number and the destination that is taken.
+        self._waiting: dict[tuple[int, str], set[int]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._locks: Locks | None = None
+        try:
+            self._locks = Locks(path)
+        except OSError as error:
+            logger.warning(
+                "lock file %s: %s: other processes of this machine are not kept from the same"
+                " virtual hosts",
+                path,
+                error.strerror,
+            )
+
+    def close(self) -> None:
+        """Gives up every lock."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._locks is not None:
+            self._locks.close()
+
+    def on_ifindex(self, number: int, ifindex: int) -> None:
+        """An interface has another number in the kernel now, 0: it is gone.
+
+        To be called before the engine hears of it, and before anything there is taken for ours.
+        """
+        if self._ifindexes.get(number, 0) == ifindex:
+            return
+        self._ifindexes[number] = ifindex
+        slots = list(self._hosts.slots[number])
+        for slot in slots:
+            self._give_back(slot, self._hosts.hosts[slot])
+        if not ifindex:
+            return
+        wanted = [
+            (host.vhid, host.destinations) for slot in slots if (host := self._hosts.hosts[slot])
+        ]
+        if self._locks is not None and wanted and self._all_at_once(ifindex, wanted):
+            for slot in slots:
+                self._note_held(slot, ifindex)
+        else:
+            self._say([slot for slot in slots if not self.take(slot)])
+
+    def take(self, slot: int) -> bool:
+        """Whether this process has a virtual host now, or its interface is not there yet."""
+        host = self._hosts.hosts[slot]
+        return host is None or self._take(slot, host)
+
+    def _take(self, slot: int, host: VirtualHost) -> bool:
+        ifindex = self._ifindexes.get(self._hosts.number(host.interface), 0)
+        if not ifindex or self._locks is None:
+            return True
+        try:
+            destination = self._locks.take(ifindex, host.vhid, host.destinations)
+        except OSError as error:
+            logger.warning("%s: cannot be locked: %s", host.name, error.strerror)
+            destination = None
+        if destination is None:
+            self._note_held(slot, ifindex)
+            return True
+        self._waiting.setdefault((self._hosts.number(host.interface), destination), set()).add(slot)
+        self._bar(slot)
+        self._try_again_later()
+        return False
+
+    def take_new(self, slot: int) -> bool:
+        """As take(), for a virtual host that a reload adds; who has it is told."""
+        taken = self.take(slot)
+        if not taken:
+            self._say([slot])
+        return taken
+
+    def on_replace(self, slot: int, now: VirtualHost) -> None:
+        """A reload is about to change a virtual host, which may get other destinations."""
+        before = self._hosts.hosts[slot]
+        if before is None or before.destinations == now.destinations:
+            return
+        self._give_back(slot, before)
+        if not self._take(slot, now):
+            self._say([slot])
+
+    def on_released(self, slot: int) -> None:
+        """A virtual host has left; the slot still has it."""
+        self._give_back(slot, self._hosts.hosts[slot])
+        self.barred.pop(slot, None)
+
+    def ours(self, found: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        """Addresses by interface, without those of virtual hosts that another process has."""
+        if not self.barred:
+            return dict(found)
+        used = [host for slot, host in self._hosts.used() if slot not in self.barred]
+        kept = by_interface(used)
+        barred = by_interface(host for slot, host in self._hosts.used() if slot in self.barred)
+        theirs = {name: {*texts}.difference(kept.get(name, ())) for name, texts in barred.items()}
+        return {
+            name: [text for text in texts if text not in theirs.get(name, ())]
+            for name, texts in found.items()
+        }
+
+    def _all_at_once(self, ifindex: int, wanted: list[tuple[int, tuple[str, ...]]]) -> bool:
+        assert self._locks is not None
+        try:
+            return self._locks.take_many(ifindex, wanted)
+        except OSError:
+            return False  # one by one, so that it is told of whom
+
+    def _note_held(self, slot: int, ifindex: int) -> None:
+        if slot >= len(self._held):
+            self._held.extend([0] * (slot + 1 - len(self._held)))
+        self._held[slot] = ifindex
+        if slot in self.barred:
+            del self.barred[slot]
+            self._orders.post(lambda: self._orders.pump.bar(slot, False))
+
+    def _give_back(self, slot: int, host: VirtualHost | None) -> None:
+        for waiting in self._waiting.values():
+            waiting.discard(slot)
+        if slot < len(self._held) and self._held[slot] and host and self._locks is not None:
+            self._locks.give_back(self._held[slot], host.vhid, host.destinations)
+            self._held[slot] = 0
+
+    def _bar(self, slot: int) -> None:
+        if slot not in self.barred:
+            self.barred[slot] = UNKNOWN
+            self._orders.post(lambda: self._orders.pump.bar(slot, True))
+
+    # -- trying again
+
+    def _try_again_later(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._timer = None
+        self._waiting = {key: slots for key, slots in self._waiting.items() if slots}
+        freed: list[int] = []
+        for (number, destination), slots in list(self._waiting.items()):
+            ifindex = self._ifindexes.get(number, 0)
+            if ifindex and self._may_be_free(ifindex, destination, slots):
+                for slot in sorted(slots):
+                    slots.discard(slot)
+                    if self.take(slot):
+                        freed.append(slot)
+        if freed:
+            logger.info("%s: no longer in_use, takes part", self._listed(freed))
+        if any(self._waiting.values()):
+            self._try_again_later()
+
+    def _may_be_free(self, ifindex: int, destination: str, slots: Iterable[int]) -> bool:
+        """Whether another process does not have all of these: asked once, not for each."""
+        assert self._locks is not None
+        vhids = [host.vhid for slot in slots if (host := self._hosts.hosts[slot]) is not None]
+        if not vhids:
+            return False
+        first, last = min(vhids), max(vhids)
+        taken = self._locks.conflict(ifindex, destination, first, last)
+        return not (taken.start <= first and last < taken.stop)
+
+    # -- what people are told
+
+    def _say(self, slots: list[int]) -> None:
+        """Tells, in its time, who has these virtual hosts."""
+        if slots:
+            task = asyncio.get_running_loop().create_task(self._find_out(slots))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _find_out(self, slots: list[int]) -> None:
+        loop, locks = asyncio.get_running_loop(), self._locks
+        groups = [
+            (key, here) for key, all_of in self._waiting.items() if (here := all_of & {*slots})
+        ]
+        assert locks is not None
+        for (number, destination), waiting in groups:
+            first = min(waiting)
+            host, ifindex = self._hosts.hosts[first], self._ifindexes.get(number, 0)
+            if host is None:
+                continue
+            pid = await loop.run_in_executor(
+                self._worker, locks.owner, ifindex, host.vhid, destination
+            )
+            who = named(pid)
+            for slot in waiting & self.barred.keys():
+                self.barred[slot] = who
+            logger.warning(
+                "%s: in_use: %s of this machine has it, waiting for that",
+                self._listed(sorted(waiting)),
+                who,
+            )
+
+    def _listed(self, slots: list[int]) -> str:
+        more = len(slots) - 1
+        return self._hosts.name(slots[0]) + (f" and {more:,} more" if more else "")
