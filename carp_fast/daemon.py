@@ -47,6 +47,7 @@ from carp_fast.process import StartError, give_back_memory, require_capabilities
 from carp_fast.reports import Reports, peer_of
 from carp_fast.status import Status
 from carp_fast.systemd import Notifier as Systemd
+from carp_fast.tap import Tap
 
 __all__ = ["Daemon", "StartError", "run"]
 
@@ -190,6 +191,8 @@ class Daemon:
         self._in_use = InUse(self._hosts, self._orders, self._worker)
         self._network.is_barred = self._in_use.barred.__contains__
         self._network.on_ifindex = self._in_use.on_ifindex
+        self._tap = Tap(self._hosts, self._orders, self._network, self._in_use)
+        self._reports.publish.append(self._tap.on_event)
         self._reports.on_address_restored = self._network.on_address_restored
         self._status = Status(self._hosts, self._orders, self._network, self._reports)
         self._status.receive = self._receive[0]
@@ -258,6 +261,7 @@ class Daemon:
             self._links.start({name: known[name] for name in self._hosts.names})
         except OSError as error:
             raise StartError(f"cannot follow links: {error.strerror}") from error
+        self._tap.start()
         gc.collect()
         gc.freeze()  # what was loaded stays: a collection need not walk it again
         give_back_memory()
@@ -576,6 +580,7 @@ class Daemon:
         self._orders.abandon()  # answers under way break off
         self._hooks.close()
         self._network.close()
+        self._tap.close()
         self._in_use.close()
         self._lanes.close()
         for sock in (self._sender, self._netlink):

@@ -31,7 +31,8 @@ UNKNOWN = "another process"
 class InUse:
     """Follows who has the virtual hosts of this daemon.
 
-    `barred`: those that another process has, by slot, and which process, as people are told.
+    `barred`: those that another process has, by slot, and which process, as people are told. Of
+    them are `locked_out` those whose lock it has, and `overheard` those that it was heard to have.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class InUse:
         path: Path = LOCK_FILE,
     ) -> None:
         self.barred: dict[int, str] = {}
+        self.locked_out: set[int] = set()
+        self.overheard: set[int] = set()
         self._hosts = hosts
         self._orders = orders
         self._worker = worker
@@ -111,6 +114,7 @@ class InUse:
             self._note_held(slot, ifindex)
             return True
         self._waiting.setdefault((self._hosts.number(host.interface), destination), set()).add(slot)
+        self.locked_out.add(slot)
         self._bar(slot)
         self._try_again_later()
         return False
@@ -135,6 +139,20 @@ class InUse:
         """A virtual host has left; the slot still has it."""
         self._give_back(slot, self._hosts.hosts[slot])
         self.barred.pop(slot, None)
+        self.locked_out.discard(slot)
+        self.overheard.discard(slot)
+
+    def overhear(self, slot: int, who: str) -> None:
+        """Another process was heard to advertise a virtual host, without having its lock."""
+        self.overheard.add(slot)
+        self._bar(slot)
+        self.barred[slot] = who
+
+    def free(self, slot: int) -> None:
+        """That process is heard no more."""
+        self.overheard.discard(slot)
+        if self._unbar(slot):
+            logger.info("%s: no longer in_use, takes part", self._hosts.name(slot))
 
     def ours(self, found: Mapping[str, list[str]]) -> dict[str, list[str]]:
         """Addresses by interface, without those of virtual hosts that another process has."""
@@ -160,9 +178,8 @@ class InUse:
         if slot >= len(self._held):
             self._held.extend([0] * (slot + 1 - len(self._held)))
         self._held[slot] = ifindex
-        if slot in self.barred:
-            del self.barred[slot]
-            self._orders.post(lambda: self._orders.pump.bar(slot, False))
+        self.locked_out.discard(slot)
+        self._unbar(slot)
 
     def _give_back(self, slot: int, host: VirtualHost | None) -> None:
         for waiting in self._waiting.values():
@@ -175,6 +192,14 @@ class InUse:
         if slot not in self.barred:
             self.barred[slot] = UNKNOWN
             self._orders.post(lambda: self._orders.pump.bar(slot, True))
+
+    def _unbar(self, slot: int) -> bool:
+        """Whether nobody else has a virtual host that somebody had; the engine hears of it."""
+        if slot not in self.barred or slot in self.locked_out or slot in self.overheard:
+            return False
+        del self.barred[slot]
+        self._orders.post(lambda: self._orders.pump.bar(slot, False))
+        return True
 
     # -- trying again
 
@@ -232,7 +257,7 @@ class InUse:
                 self._worker, locks.owner, ifindex, host.vhid, destination
             )
             who = named(pid)
-            for slot in waiting & self.barred.keys():
+            for slot in waiting & self.locked_out:
                 self.barred[slot] = who
             logger.warning(
                 "%s: in_use: %s of this machine has it, waiting for that",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from carp_fast.sockets import Instruction
 
 AD_PROTOCOL, AD_PKTTYPE = 0xFFFFF000, 0xFFFFF004
+AD_RANDOM = 0xFFFFF038
 AD_IFINDEX, AD_VLAN_TAG, AD_VLAN_TAG_PRESENT = 0xFFFFF008, 0xFFFFF02C, 0xFFFFF030
 NETWORK_HEADER = 0xFFF00000
 
@@ -21,6 +22,7 @@ def run(
     *,
     protocol: int = 0x0800,
     kind: int = 0,
+    drawn: int = 0,
     header: bytes = b"",
 ) -> tuple[int, int]:
     """A classic BPF machine, as far as our filters go: (bytes accepted, instructions run).
@@ -51,7 +53,7 @@ def run(
             x = a
         else:
             special = {AD_IFINDEX: ifindex, AD_VLAN_TAG: tag, AD_VLAN_TAG_PRESENT: int(tagged)}
-            special |= {AD_PROTOCOL: protocol, AD_PKTTYPE: kind}
+            special |= {AD_PROTOCOL: protocol, AD_PKTTYPE: kind, AD_RANDOM: drawn}
             size = {0x20: 4, 0x28: 2, 0x30: 1, 0x50: 1, 0xB1: 1}[code]
             data = frame
             if code == 0x50:

@@ -116,6 +116,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dump", "flood", "sink", "masters"),
     ("ucarp_daemon", "contenders", "worlds"),
     ("daemon", "demo"),
+    ("tap",),
     ("explain", "in_use"),
     ("elections", "recordings"),
     ("status", "observer", "witness", "floor", "pings"),

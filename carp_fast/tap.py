@@ -1,0 +1,314 @@
+"""What other programs of this machine advertise for our virtual hosts, listened to for moments.
+
+A machine does not hear what it sends, and the sockets that the pump reads ignore it. A ucarp here,
+or a daemon that has no lock file in common with ours, would be MASTER beside us, unnoticed. Runs on
+the loop, beside the pump. Must not know locks, hooks or the control socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carp_fast import addresses
+from carp_fast._auth import Key
+from carp_fast._wire import parse
+from carp_fast.hosts import MASTER, Hosts
+from carp_fast.locks import named
+from carp_fast.settings import Settings
+from carp_fast.sockets import open_tap
+
+if TYPE_CHECKING:
+    from carp_fast.config import VirtualHost
+    from carp_fast.in_use import InUse
+    from carp_fast.network import Network
+    from carp_fast.orders import Orders
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 60.0
+AFTER_RISE_S = 0.5  # and once this long after a virtual host became MASTER
+AGAIN_S = 1.0  # while it is not certain yet whether somebody else is MASTER, too
+OVERHEARD_AGAIN_S = 5.0
+LISTEN_MAX_S = 5.0
+MARGIN_S = 1.1  # beyond an interval of ours: the other one may have any advskew
+FRAMES_A_SECOND = 5000  # listened to; of more, a random share
+FRAMES_AT_ONCE = 64
+CONFIRMED_AFTER = 2  # times in a row that a MASTER has company
+STAYS_FOR = 5  # times in a row that a slower one is waited for to step down
+SILENT_AFTER = 2  # times in a row that nothing was heard any more
+RESIGNATION = (255, 255)
+TTL = b"\xff"
+
+
+class _Heard:
+    """What was heard for one virtual host: `other`, an advertisement that is not ours."""
+
+    def __init__(self) -> None:
+        self.other: dict[str, Any] | None = None
+        self.ours: dict[bytes, list[int]] = {}  # counters by destination
+        self.last: dict[str, Any] = {}
+
+    def company(self, frames: float) -> dict[str, Any] | None:
+        """What somebody else said, in the end even from our own MAC and source.
+
+        Our own counters go up by one, in as many `frames` as one sender has.
+        """
+        if self.other is not None:
+            return self.other
+        for counters in self.ours.values():
+            span = max(counters) - min(counters)
+            if len(set(counters)) < len(counters) or span > frames:
+                return self.last
+        return None
+
+
+class Tap:
+    """Listens, and keeps virtual hosts that somebody else of this machine has from taking part."""
+
+    def __init__(self, hosts: Hosts, orders: Orders, network: Network, in_use: InUse) -> None:
+        self._hosts = hosts
+        self._orders = orders
+        self._network = network
+        self._in_use = in_use
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._heard: dict[int, _Heard] = {}
+        self._changed: set[tuple[str, int]] = set()  # MASTER for a part of the time alone
+        self._slots: dict[str, dict[tuple[int, str], int]] = {}
+        self._keys: dict[int, list[Key]] = {}
+        self._company: dict[int, int] = {}  # times in a row, by slot
+        self._silent: dict[int, int] = {}
+        self._failed = False
+        self._yields: Callable[[], bool] = lambda: random.random() < 0.5
+
+    def start(self) -> None:
+        """Listens from now on."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def close(self) -> None:
+        """Listens no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """A virtual host changed its state."""
+        if event["state"] == "MASTER" or event["previous"] == "MASTER":
+            self._changed.add((event["interface"], event["vhid"]))
+        if event["state"] == "MASTER":
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self.listen()
+            except OSError as error:
+                if not self._failed:
+                    text = "what this machine sends cannot be listened to"
+                    logger.warning("%s: %s", text, error.strerror)
+                self._failed = True
+            if self._company:
+                await asyncio.sleep(AGAIN_S)
+            elif self._in_use.overheard:
+                await asyncio.sleep(OVERHEARD_AGAIN_S)
+            else:
+                try:
+                    await asyncio.wait_for(self._wake.wait(), EVERY_S)
+                    await asyncio.sleep(AFTER_RISE_S)
+                except TimeoutError:
+                    pass
+
+    async def listen(self) -> None:
+        """Listens once, and draws the consequences. Raises OSError."""
+        self._heard, self._slots, self._keys = {}, {}, {}
+        self._changed.clear()
+        ifindexes = [
+            each.ifindex for name, each in self._network.now.items() if is_listened_to(name)
+        ]
+        if not any(ifindexes):
+            return
+        share = min(1.0, FRAMES_A_SECOND / max(self._hosts.states.count(MASTER), 1))
+        listen_s = min(self._interval_s() + MARGIN_S, LISTEN_MAX_S)
+        loop = asyncio.get_running_loop()
+        with open_tap([each for each in ifindexes if each], share) as sock:
+            loop.add_reader(sock, self._read, sock)
+            try:
+                await asyncio.sleep(listen_s)
+            finally:
+                loop.remove_reader(sock)
+        await self._orders.done()  # then every change of state has been told
+        logger.debug("listened to what this machine sends for %.1f s", listen_s)
+        self._judge(listen_s)
+
+    def _interval_s(self) -> float:
+        """The longest interval in use."""
+        settings = {id(host.settings): host.settings for _, host in self._hosts.used()}
+        return max(map(_interval_s, settings.values()), default=1.0)
+
+    def _read(self, sock: socket.socket) -> None:
+        for _ in range(FRAMES_AT_ONCE):
+            try:
+                frame, about = sock.recvfrom(2048)
+            except OSError:  # nothing left, or an interface has gone down
+                return
+            self.on_frame(about[0], frame)
+
+    def on_frame(self, name: str, frame: bytes) -> None:
+        """This machine sent a frame of protocol 112 on an interface."""
+        fields = parse(frame)
+        # What is forwarded has another TTL.
+        if fields["verdict"] != "ok" or fields["version"] != 2 or _ttl(frame) != TTL:
+            return
+        if (fields["advbase"], fields["advskew"]) == RESIGNATION:
+            return
+        slot = self._find(name, fields)
+        host = None if slot is None else self._hosts.hosts[slot]
+        if slot is None or host is None:
+            return
+        heard = self._heard.setdefault(slot, _Heard())
+        if self._hosts.states[slot] == MASTER and self._is_ours(host, fields):
+            heard.last = fields
+            counters = heard.ours.setdefault(fields["destination"], [])
+            counters.append(int.from_bytes(fields["counter"]))
+        elif heard.other is None and self._is_genuine(slot, host, fields):
+            heard.other = fields
+
+    def _find(self, name: str, fields: Mapping[str, Any]) -> int | None:
+        slots = self._slots.get(name)
+        number = self._hosts.known(name)
+        if slots is None and number is not None:
+            slots = self._slots[name] = {
+                (host.vhid, destination): slot
+                for slot in self._hosts.slots[number]
+                if (host := self._hosts.hosts[slot]) is not None
+                for destination in host.destinations
+            }
+        size = socket.AF_INET if fields["family"] == 4 else socket.AF_INET6
+        destination = socket.inet_ntop(size, fields["destination"])
+        return None if slots is None else slots.get((fields["vhid"], destination))
+
+    def _is_ours(self, host: VirtualHost, fields: Mapping[str, Any]) -> bool:
+        """Whether it has the MAC and the source that this virtual host advertises from."""
+        settings, name = host.settings, host.interface
+        sources = self._network.sources.get(name)
+        configured = settings.source if fields["family"] == 4 else settings.source6
+        if configured is not None:
+            source: bytes | None = addresses.packed(configured)
+        elif sources is not None:
+            source = sources.ipv4 if fields["family"] == 4 else sources.ipv6
+        else:
+            source = None
+        return bool(
+            fields["source"] == source and fields["source_mac"] == self._mac(settings, host)
+        )
+
+    def _mac(self, settings: Settings, host: VirtualHost) -> bytes:
+        virtual = {"ucarp": 0, "bsd": 1}.get(settings.advertise_mac)
+        if virtual is not None:
+            return bytes((0, 0, 0x5E, 0, virtual, host.vhid))
+        if ":" in settings.advertise_mac:
+            return bytes.fromhex(settings.advertise_mac.replace(":", ""))
+        now = self._network.now.get(host.interface)
+        return now.mac if now is not None else b""
+
+    def _is_genuine(self, slot: int, host: VirtualHost, fields: Mapping[str, Any]) -> bool:
+        """Whether it is signed with our key: else it is another virtual host, or VRRP."""
+        if slot not in self._keys:
+            from carp_fast.verdicts import signer_of  # most daemons never need it
+
+            signer = signer_of(host)
+            self._keys[slot] = [Key(signer.passphrase, each) for each in signer.messages()]
+        return any(key.verify(fields["counter"], fields["digest"]) for key in self._keys[slot])
+
+    # -- what follows
+
+    def _judge(self, listen_s: float) -> None:
+        company: dict[int, int] = {}
+        for slot, heard in self._heard.items():
+            host = self._hosts.hosts[slot]
+            if host is None or (host.interface, host.vhid) in self._changed:
+                continue
+            frames = 2 * listen_s / _interval_s(host.settings) + 2
+            other = heard.company(frames)
+            if other is None or slot in self._in_use.locked_out:
+                continue
+            if slot in self._in_use.overheard:
+                self._silent[slot] = -1  # counted below
+            elif self._hosts.states[slot] != MASTER:
+                self._bar(slot, host, other)
+            else:
+                company[slot] = self._company.get(slot, 0) + 1
+                if self._gives_way(host, other, company[slot]):
+                    del company[slot]
+                    self._bar(slot, host, other)
+        self._company = company
+        silent = self._silent
+        self._silent = {slot: silent.get(slot, -1) + 1 for slot in self._in_use.overheard}
+        for slot, times in list(self._silent.items()):
+            if times >= SILENT_AFTER:
+                self._in_use.free(slot)
+
+    def _gives_way(self, host: VirtualHost, other: Mapping[str, Any], times: int) -> bool:
+        """Whether a MASTER leaves it to who is MASTER beside it, as if it had been heard.
+
+        Who is slower steps down when it hears us; who cannot is left alone after a while. Between
+        equals chance decides, since the other one may be as we are, and decide in the same moment.
+        """
+        if times < CONFIRMED_AFTER:
+            return False
+        theirs = other["advbase"] * 256 + other["advskew"]
+        ours = host.settings.advbase * 256 + host.settings.advskew
+        if theirs == ours or times > STAYS_FOR:
+            return self._yields()
+        return bool(theirs < ours)
+
+    def _bar(self, slot: int, host: VirtualHost, other: Mapping[str, Any]) -> None:
+        pid = ucarp_of(host)
+        mac, family = other["source_mac"].hex(":"), other["family"]
+        size = socket.AF_INET if family == 4 else socket.AF_INET6
+        source = socket.inet_ntop(size, other["source"])
+        who = named(pid) if pid else f"who advertises from {source} ({mac})"
+        logger.warning("%s: in_use: %s on this machine has it, waiting for that", host.name, who)
+        self._silent[slot] = -1
+        self._in_use.overhear(slot, who)
+
+
+def is_listened_to(name: str) -> bool:
+    """Whether what leaves an interface was sent here: a bridge forwards by its ports, too."""
+    return not Path(f"/sys/class/net/{name}/brport").exists()
+
+
+def ucarp_of(host: VirtualHost, proc: Path = Path("/proc")) -> int | None:
+    """A ucarp of this network namespace with this vhid, as far as its command line tells."""
+    own = (proc / "self/ns/net").readlink()
+    for process in proc.iterdir():
+        try:
+            if not process.name.isdigit() or (process / "comm").read_text() != "ucarp\n":
+                continue
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            here = (process / "ns/net").readlink() == own
+        except OSError:
+            continue  # it has ended meanwhile
+        if here and _asks_for(words, host.vhid):
+            return int(process.name)
+    return None
+
+
+def _asks_for(words: Iterable[str], vhid: int) -> bool:
+    line = f"{' '.join(words)} "
+    return any(f"{option}{vhid} " in line for option in ("-v ", "-v", "--vhid=", "--vhid "))
+
+
+def _interval_s(settings: Settings) -> float:
+    return max(settings.advbase + settings.advskew / 256, 1 / 256)
+
+
+def _ttl(frame: bytes) -> bytes:
+    """The TTL or hop limit of a frame that was parsed."""
+    return frame[22:23] if frame[12:14] == b"\x08\x00" else frame[21:22]
