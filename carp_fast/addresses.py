@@ -7,6 +7,8 @@ run, names it. Must not know the engine or the control socket.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -18,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from carp_fast.interfaces import OWN_PROTOCOL, Interface
+from carp_fast.readings import open_without_waiting
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,8 @@ FOREVER_S = 0xFFFF_FFFF
 PLACEHOLDER, PLACEHOLDER6 = "161.178.195.212", "2001:db8:a1b2:c3d4:e5f6:a7b8:c9da:ebfc"
 PREFERRED = "preferred"
 MARKS_SINCE = (5, 18)  # the kernel that keeps IFA_PROTO
+# What a disk answers that is full, read-only or broken: no fault of the configuration.
+DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE))
 
 Templates = dict[tuple[int, bool] | tuple[int, bool, str], tuple[bytes, bytes]]
 
@@ -114,40 +119,96 @@ def promote_secondaries(interface: str) -> None:
 class StateFile:
     """The addresses that this configuration may have added, written before the first one is.
 
-    One file for each configuration: two daemons may share a host and a state directory.
+    One file for each configuration: two daemons may share a host and a state directory. It is
+    named for the path as it was given, since a link may lead to another file at the next start.
     """
 
     def __init__(self, directory: Path, configuration: Path) -> None:
-        name = hashlib.sha256(os.fsencode(configuration.resolve())).hexdigest()[:16]
-        self.path = directory / f"addresses-{name}.json"
+        # Without following links, which Path.resolve() would.
+        self.path = directory / _state_name(os.path.abspath(configuration))  # noqa: PTH100
+        # Where earlier versions had it, by the file that the path led to.
+        self.former = directory / _state_name(os.path.realpath(configuration))
         self._written: bytes | None = None  # a digest: the content may be of 131,072 addresses
 
     def read(self) -> dict[str, list[str]]:
         """What the last run may have added, by interface; empty when there was none."""
+        for path in dict.fromkeys((self.path, self.former)):
+            try:
+                return self._decoded(path)
+            except FileNotFoundError:
+                continue
+            except (OSError, msgspec.DecodeError) as error:
+                logger.warning("state file %s is not usable: %s", path, error)
+                return {}
+        return {}
+
+    def record(self, addresses: Mapping[str, Iterable[str]]) -> None:
+        """As write(), but a disk that is full or read-only is a warning where that does no harm.
+
+        It does none where nothing is new, or the kernel keeps our marks. Raises OSError.
+        """
         try:
-            content = msgspec.json.decode(self.path.read_bytes(), type=dict[str, list[str]])
-        except FileNotFoundError:
-            return {}
-        except (OSError, msgspec.DecodeError) as error:
-            logger.warning("state file %s is not usable: %s", self.path, error)
-            return {}
-        return content
+            self.write(addresses)
+        except OSError as error:
+            marked = error.errno in DISK_ERRORS and kernel_keeps_marks()
+            if not marked and not self.covers(addresses):
+                raise
+            logger.warning(
+                "state file %s: %s: should this run end by a crash, the next one knows its"
+                " addresses by our mark and its own configuration alone",
+                self.path,
+                error.strerror,
+            )
 
     def write(self, addresses: Mapping[str, Iterable[str]]) -> None:
         """Replaces the file as a whole; nothing is written when nothing changed. Raises OSError."""
         content = {name: sorted(addresses[name]) for name in sorted(addresses)}
         encoded = msgspec.json.encode(content)
         digest = hashlib.sha256(encoded).digest()
+        if self._written is None:
+            self._written = self._found()
         if digest == self._written:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_suffix(".new")
-        with open(fresh, "wb") as file:
-            file.write(encoded)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.path)
+        try:
+            with open(fresh, "wb") as file:
+                file.write(encoded)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self.path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
         self._written = digest
+
+    def covers(self, addresses: Mapping[str, Iterable[str]]) -> bool:
+        """Whether the file names all of these already, and perhaps more."""
+        try:
+            recorded = self._decoded(self.path)
+        except (OSError, msgspec.DecodeError):
+            return False
+        return all(set(texts) <= set(recorded.get(name, ())) for name, texts in addresses.items())
+
+    def _decoded(self, path: Path) -> dict[str, list[str]]:
+        return msgspec.json.decode(_content(path), type=dict[str, list[str]])
+
+    def _found(self) -> bytes | None:
+        """The digest of what the last run wrote."""
+        try:
+            return hashlib.sha256(_content(self.path)).digest()
+        except OSError:
+            return None
+
+
+def _state_name(configuration: str) -> str:
+    return f"addresses-{hashlib.sha256(os.fsencode(configuration)).hexdigest()[:16]}.json"
+
+
+def _content(path: Path) -> bytes:
+    with open(path, "rb", opener=open_without_waiting) as file:
+        return file.read() or b""  # a pipe that nobody writes to has nothing
 
 
 def leftovers(

@@ -337,7 +337,7 @@ class Daemon:
             for name, texts in part.items():
                 every.setdefault(name, set()).update(texts)
         try:
-            self._state_file.write(every)
+            self._state_file.record(every)
         except OSError as error:
             raise StartError(f"state file {self._state_file.path}: {error.strerror}") from error
 

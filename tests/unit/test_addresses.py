@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -216,7 +217,87 @@ class TestStateFile:
         file.write({"eth0": ["192.0.2.1/24"]})
         assert file.read() == {"eth0": ["192.0.2.1/24"]}
 
-    @pytest.mark.parametrize("content", [b"", b"{", b'{"eth0": 1}', b"\xff\0"])
+    def test_the_next_run_writes_nothing_when_nothing_changed(self, tmp_path: Path) -> None:
+        StateFile(tmp_path, tmp_path / "a.toml").write({"eth0": ["192.0.2.1/24"]})
+        file = StateFile(tmp_path, tmp_path / "a.toml")
+        inode = file.path.stat().st_ino
+        file.write({"eth0": ["192.0.2.1/24"]})
+        assert file.path.stat().st_ino == inode
+        file.write({"eth0": []})
+        assert file.path.stat().st_ino != inode
+
+    def test_it_follows_the_path_that_was_given_and_not_where_it_leads(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "a.toml").touch()
+        link = tmp_path / "current"
+        link.symlink_to("one")
+        file = StateFile(tmp_path, link / "a.toml")
+        file.write({"eth0": ["192.0.2.1/24"]})
+        link.unlink()
+        link.symlink_to("two")
+        assert StateFile(tmp_path, link / "a.toml").read() == {"eth0": ["192.0.2.1/24"]}
+        monkeypatch.chdir(tmp_path)
+        assert StateFile(tmp_path, Path("two/../current/a.toml")).path == file.path
+        assert StateFile(tmp_path, tmp_path / "one/a.toml").read() == {}
+
+    def test_what_an_earlier_version_wrote_is_read_until_ours_is_there(
+        self, tmp_path: Path
+    ) -> None:
+        real = tmp_path / "real.toml"
+        real.touch()
+        (tmp_path / "a.toml").symlink_to(real)
+        former = StateFile(tmp_path, real)  # as it was named then
+        former.write({"eth0": ["192.0.2.1/24"]})
+        file = StateFile(tmp_path, tmp_path / "a.toml")
+        assert file.path != former.path
+        assert file.read() == {"eth0": ["192.0.2.1/24"]}
+        file.write({"eth0": ["192.0.2.2/24"]})
+        assert file.read() == {"eth0": ["192.0.2.2/24"]}
+
+    def test_what_is_recorded_already_needs_no_room(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = StateFile(tmp_path, tmp_path / "a.toml")
+        assert not file.covers({"eth0": ["192.0.2.1/24"]})
+        file.write({"eth0": ["192.0.2.1/24", "192.0.2.2/24"], "eth1": []})
+
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            file.write({"eth0": ["192.0.2.1/24"]})
+        assert [each.name for each in tmp_path.iterdir()] == [file.path.name]
+        assert file.covers({"eth0": ["192.0.2.2/24"]})
+        assert not file.covers({"eth1": ["192.0.2.2/24"]})
+        assert not file.covers({"eth0": ["192.0.2.3/24"]})
+        for marks in (True, False):
+            monkeypatch.setattr(addresses, "kernel_keeps_marks", lambda marks=marks: marks)
+            caplog.clear()
+            file.record({"eth0": ["192.0.2.2/24"]})
+            assert "No space left on device: should this run end by a crash" in caplog.text
+        with pytest.raises(OSError, match="No space left"):
+            file.record({"eth0": ["192.0.2.3/24"]})
+        monkeypatch.setattr(addresses, "kernel_keeps_marks", lambda: True)
+        file.record({"eth0": ["192.0.2.3/24"]})
+        file.path.write_bytes(b"{")
+        assert not file.covers({})
+
+    def test_what_stands_in_its_place_is_said_and_holds_nobody(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for make in (os.mkfifo, os.mkdir):
+            file = StateFile(tmp_path, tmp_path / f"{make.__name__}.toml")
+            make(file.path)
+            assert file.read() == {}
+            assert f"state file {file.path} is not usable" in caplog.text
+        with pytest.raises(IsADirectoryError):
+            file.write({})
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"eth0": 1}', b"\xff\0"])
     def test_what_is_not_usable_is_said(
         self, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
