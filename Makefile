@@ -8,6 +8,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 REQUIREMENTS := $(PY) -c "import functools, sys, tomllib; print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open(0, 'rb'))), sep='\n')"
+FLOOR_VENV := $(CURDIR)/build/floors/venv
+FLOOR_LIB := $(CURDIR)/build/floors/lib
+FLOOR_TESTS ?= tests/unit tests/scenarios tests/integration/test_links.py tests/integration/test_daemon_addresses.py
 JOBS ?= $(shell nproc)
 SOURCES := $(wildcard src/carp_fast/*) setup.py
 SANITIZED := $(CURDIR)/build/sanitize/lib
@@ -18,10 +21,10 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check bench simulate build annotate sanitize clean build-packages test-packages
+.PHONY: help demo test test-floors check bench simulate build annotate sanitize clean build-packages test-packages
 
 help:
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.built ## a master of 1,000 virtual hosts is killed, the take-over is measured (root)
 	$(PY) -m carp_fast demo
@@ -56,6 +59,18 @@ sanitize: $(VENV)/.dev $(VENV)/.built ## the unit tests on modules built with th
 	$(PY) setup.py --quiet build --build-base build/sanitize --build-lib $(SANITIZED)
 	$(SANITIZED_PYTHON) -c "import carp_fast._pump as m; assert m.__file__.startswith('$(SANITIZED)'), m.__file__"
 	$(SANITIZED_PYTHON) -m pytest --override-ini=pythonpath= tests/unit
+
+# A venv and a build of their own. pip resolves nothing that is not named: what a floor pulls in is
+# as new as it may be.
+test-floors: test-packages ## the unit tests and some of the others at the lowest version of every requirement
+	rm -rf $(FLOOR_VENV) && $(PYTHON) -m venv $(FLOOR_VENV)
+	@for part in "build-system requires" "project dependencies" "project optional-dependencies dev"; do \
+		$(subst $(PY),$(FLOOR_VENV)/bin/python,$(REQUIREMENTS)) $$part <pyproject.toml; done | sed -E 's/>=([^,]+).*/==\1/' | sort -u >$(FLOOR_VENV)/floors.txt
+	@cat $(FLOOR_VENV)/floors.txt
+	$(FLOOR_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --requirement $(FLOOR_VENV)/floors.txt
+	$(FLOOR_VENV)/bin/python setup.py --quiet build --build-base build/floors --build-lib $(FLOOR_LIB)
+	PYTHONSAFEPATH=1 PYTHONPATH=$(FLOOR_LIB) $(FLOOR_VENV)/bin/python -c "import carp_fast._pump as m; assert m.__file__.startswith('$(FLOOR_LIB)'), m.__file__"
+	PYTHONSAFEPATH=1 PYTHONPATH=$(FLOOR_LIB):$(CURDIR) $(FLOOR_VENV)/bin/python -m pytest --override-ini=pythonpath= -n 2 $(FLOOR_TESTS)
 
 clean: ## remove what was built, and the venv
 	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

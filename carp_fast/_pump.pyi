@@ -9,7 +9,6 @@ from carp_fast._engine import _Record, _Report
 from carp_fast._lanes import COVERAGE_WORDS as COVERAGE_WORDS
 from carp_fast._lanes import LANE_WORDS as LANE_WORDS
 from carp_fast._prepared import PreparedHost
-from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
 
 RECEIVER_WORDS: tuple[str, ...]
 SCHEDULING_WORDS: tuple[str, ...]

@@ -19,7 +19,13 @@ from pathlib import Path
 
 import msgspec
 
-from carp_fast.interfaces import OWN_PROTOCOL, Interface
+from carp_fast.interfaces import (
+    OWN_PROTOCOL,
+    Interface,
+    LinkError,
+    decode_address,
+    messages,
+)
 from carp_fast.readings import open_without_waiting
 
 logger = logging.getLogger(__name__)
@@ -66,16 +72,31 @@ def templates() -> Templates:
 
     An IPv6 address is added as deprecated (preferred_lft 0), so that outgoing traffic keeps the
     host's own; the key (6, True, "preferred") has the message that adds it as any other.
+    Raises LinkError where the library that encodes them leaves our mark out.
     """
     addition = [("IFA_PROTO", OWN_PROTOCOL)]
     deprecated = ("IFA_CACHEINFO", {"ifa_preferred": 0, "ifa_valid": FOREVER_S})
-    return {
+    made: Templates = {
         (4, True): _message(4, True, addition),
         (4, False): _message(4, False, []),
         (6, True): _message(6, True, [deprecated, *addition]),
         (6, True, PREFERRED): _message(6, True, addition),
         (6, False): _message(6, False, []),
     }
+    for key, (message, _) in made.items():
+        if key[1] and not _is_marked(message):
+            raise LinkError(
+                "pyroute2 leaves our mark (IFA_PROTO) out of the addresses that we add: after a"
+                " crash they would be taken for somebody else's; pyroute2 0.9.3 or later is needed"
+            )
+    return made
+
+
+def _is_marked(message: bytes) -> bool:
+    """Whether an encoded message carries our mark: some versions drop what they do not know."""
+    ((_, _, start, end),) = messages(message)
+    decoded = decode_address(message, start, end, {0})
+    return decoded is not None and decoded[1].protocol == OWN_PROTOCOL
 
 
 def _message(

@@ -31,6 +31,7 @@ from carp_fast.interfaces import (
     RTM_NEWADDR,
     Interface,
     InterfaceAddress,
+    LinkError,
     decode_address,
     messages,
 )
@@ -78,6 +79,20 @@ def test_templates_are_whole_messages(adding: bool) -> None:
     _, found = decode_address(message, start, end, {0}) or (0, None)
     expected = OWN_PROTOCOL if adding else 0
     assert found == InterfaceAddress(4, placeholder, 32, RT_SCOPE_UNIVERSE, 0, expected)
+
+
+def test_a_library_that_drops_our_mark_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pyroute2 before 0.9.3 did: what it had no name for it left out, without a word."""
+    from pyroute2.netlink.rtnl import ifaddrmsg
+
+    class Older(ifaddrmsg.ifaddrmsg):  # type: ignore[misc]
+        nla_map = tuple(each for each in ifaddrmsg.ifaddrmsg.nla_map if "IFA_PROTO" not in each)
+        _nlmsg_base__compiled_nla = False  # the table of the class that it is made from
+
+    assert len(Older.nla_map) < len(ifaddrmsg.ifaddrmsg.nla_map)
+    monkeypatch.setattr(ifaddrmsg, "ifaddrmsg", Older)
+    with pytest.raises(LinkError, match=r"^pyroute2 leaves our mark \(IFA_PROTO\) out .* 0\.9\.3"):
+        templates()
 
 
 IFA_F_NODAD, IFA_CACHEINFO = 0x02, 6

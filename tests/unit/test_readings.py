@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from unit.configurations import HOST, write
 
 from carp_fast import readings
 from carp_fast.config import Configuration, ConfigurationError, load, load_settled
 from carp_fast.hosts import BACKUP, MASTER, Hosts
 from carp_fast.reload import compare, refusals
-from tests.unit.configurations import HOST, write
 
 LOGGER = "carp_fast.readings"
 
