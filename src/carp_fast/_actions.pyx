@@ -73,7 +73,9 @@ cdef uint32_t next_advertisement(Core* core) noexcept nogil:
     cdef VirtualHost* host
     cdef uint8_t pending
     while True:
-        slot = queue_pop(&core.advertise)
+        slot = queue_pop(&core.advertise_first)
+        if slot == NOBODY:
+            slot = queue_pop(&core.advertise)
         if slot == NOBODY:
             return NOBODY
         host = &core.hosts[slot]
@@ -354,5 +356,6 @@ cdef void announced(Core* core, uint32_t slot) noexcept nogil:
 
 
 cdef bint nothing_to_do(const Core* core) noexcept nogil:
-    return (queue_empty(&core.advertise) and queue_empty(&core.change)
+    return (queue_empty(&core.advertise_first) and queue_empty(&core.advertise)
+            and queue_empty(&core.change)
             and queue_empty(&core.announce) and queue_empty(&core.repeat))

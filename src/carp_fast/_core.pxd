@@ -146,6 +146,7 @@ cdef struct Core:
     Absences absences               # silence meanwhile proves nothing
     int64_t flush_mark
     Wheel wheel
+    Queue advertise_first           # hosts with an interval below a second
     Queue advertise
     Queue change
     Queue announce

@@ -90,6 +90,7 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
             or core.reports.reports == NULL):
         raise MemoryError("engine")
     wheel_open(&core.wheel, MAX_VIRTUAL_HOSTS)
+    queue_open(&core.advertise_first, MAX_VIRTUAL_HOSTS)
     queue_open(&core.advertise, MAX_VIRTUAL_HOSTS)
     queue_open(&core.change, MAX_VIRTUAL_HOSTS)
     queue_open(&core.announce, MAX_VIRTUAL_HOSTS)
@@ -107,6 +108,7 @@ cdef void engine_close(Core* core) noexcept:
     free(core.interfaces)
     free(core.index)
     free(core.reports.reports)
+    free(core.advertise_first.slots)
     free(core.advertise.slots)
     free(core.change.slots)
     free(core.announce.slots)
@@ -122,6 +124,8 @@ cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) n
     cdef uint8_t here
     if queue == &core.advertise:
         here = TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN
+        if vhid_interval_ns(host) < SECOND_NS:          # it has less time than all that wait
+            queue = &core.advertise_first
     elif queue == &core.change:
         here = TO_CHANGE_ADDRESSES
         pending |= TO_CHANGE_ADDRESSES

@@ -45,6 +45,7 @@ from carp_fast._wire cimport (
 cdef enum:
     ORDERS_A_TURN = 512
     CHANGES_A_TURN = 8
+    TURNS_AN_INTERVAL = 4           # the shortest one, where there is more to do than fits
     RECEIVE_COST_NS = 1000          # of a frame
     SEND_COST_NS = 1000
     TURN_COST_NS = 3000
@@ -171,12 +172,10 @@ cdef void obey_interface_order(Machine* machine, const PendingOrder* pending, Or
 
 cdef void take_orders(World* world, Machine* machine) noexcept nogil:
     cdef int64_t now_ns = machine_now(world, machine)
-    cdef uint32_t count = machine.orders_count
+    cdef uint32_t count = min(machine.orders_count, <uint32_t>ORDERS_A_TURN)
     cdef PendingOrder pending
     cdef Order order
-    if count > ORDERS_A_TURN:
-        count = ORDERS_A_TURN
-        machine.more = True
+    machine.more |= count < machine.orders_count
     for _ in range(count):
         pending = machine.orders[machine.orders_head]
         machine.orders_head = (machine.orders_head + 1) % machine.orders_room
@@ -238,7 +237,7 @@ cdef void take_reports(World* world, Machine* machine) noexcept nogil:
 # ------------------------------------------------------------------------------------- receive
 
 cdef uint32_t queued(const Core* core) noexcept nogil:
-    return (queue_length(&core.advertise) + queue_length(&core.change)
+    return (queue_length(&core.advertise_first) + queue_length(&core.advertise) + queue_length(&core.change)
             + queue_length(&core.announce) + queue_length(&core.repeat))
 
 
@@ -512,7 +511,8 @@ cdef void carry_out_slice(World* world, Machine* machine) noexcept nogil:
     if machine.slice:                               # time has passed since the last batch
         engine_expire(core, machine_now(world, machine), machine.heard_until_ns)
         take_reports(world, machine)
-    if machine.slice == CHANGES_A_TURN:
+    if machine.slice == CHANGES_A_TURN or machine.slice and (
+            machine_now(world, machine) - machine.turn_ns >= core.shortest_ns // TURNS_AN_INTERVAL):
         machine.more = True
         machine.phase = IDLE
         return

@@ -15,6 +15,7 @@ cdef enum:
     ORDERS_A_TURN = 512
     SLICES_A_TURN = 16          # receive batches before orders get a turn
     CHANGES_A_TURN = 8          # address or announcement batches before the next receive
+    TURNS_AN_INTERVAL = 4       # the shortest one, where there is more to do than fits
     IFINDEX_MAP = 16384         # open addressing, at most a quarter full
     RECEIVERS_MAX = 6           # a packet socket, or a raw one of each family, for each lane
 
@@ -63,6 +64,7 @@ cdef struct PumpState:
     uint8_t wanted_scheduling
     int32_t thread_id
     int64_t last_turn_ns        # when the last turn began; 0: none yet
+    int64_t turn_ends_ns        # what is left to do then waits for the next one
     int64_t planned_ns          # when the pump meant to run next; 0: not before something happens
     int64_t heard_until_ns      # silence counts up to here
     int64_t suspended_ns        # CLOCK_BOOTTIME - CLOCK_MONOTONIC

@@ -86,6 +86,11 @@ cdef void tell(PumpState* pump, uint8_t kind, uint64_t value, int64_t now_ns) no
         report_end(pump.core)
 
 
+cdef inline bint is_over(const PumpState* pump) noexcept nogil:
+    """Whether the turn has taken as long as it may: see note_absence."""
+    return clock_ns(CLOCK_MONOTONIC) >= pump.turn_ends_ns
+
+
 cdef void take_orders(PumpState* pump, int64_t now_ns) noexcept nogil:
     cdef uint64_t head = pump.ring.head, end = load_acquire(&pump.ring.tail)
     cdef const Order* order
@@ -93,6 +98,9 @@ cdef void take_orders(PumpState* pump, int64_t now_ns) noexcept nogil:
         end = head + ORDERS_A_TURN
         pump.more = True
     while head != end:
+        if is_over(pump):
+            pump.more = True
+            break
         order = &pump.ring.orders[head & (ORDERS - 1)]
         if order.kind == ORDER_SET_INTERFACE:
             map_interface(pump, order)
@@ -203,14 +211,15 @@ cdef bint receive(PumpState* pump) noexcept nogil:
     anything arrived.
     """
     cdef int slices
-    cdef bint any_frame = False, genuine = True, common = True
+    cdef bint any_frame = False, genuine = True, common = True, last
     pump.lanes.told_count = 0
     for slices in range(SLICES_A_TURN):
         genuine = take_lane(pump, LANE_GENUINE, &any_frame)
-        if not genuine or slices == SLICES_A_TURN - 1:
+        last = slices == SLICES_A_TURN - 1 or is_over(pump)
+        if not genuine or last:
             common = take_lane(pump, LANE_COMMON, &any_frame)
         note_heard(pump)
-        if not genuine and not common:
+        if last or not genuine and not common:
             break
         engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
         send_advertisements(pump)
@@ -224,7 +233,8 @@ cdef void note_absence(PumpState* pump, int64_t now_ns) noexcept nogil:
     """Away for longer than the shortest interval, asleep or not: some host may have missed a frame.
 
     From the beginning of one turn to the beginning of the next, so that a pause within a turn
-    counts; plan() sees to it that a turn comes twice in the shortest interval.
+    counts. So a turn may take a quarter of the shortest interval, and plan() sees to it that the
+    next one begins a half later at most.
     """
     cdef int64_t since_ns = pump.last_turn_ns if pump.core.slots else 0
     cdef int64_t suspended_ns = clock_ns(CLOCK_BOOTTIME) - clock_ns(CLOCK_MONOTONIC)
@@ -233,6 +243,7 @@ cdef void note_absence(PumpState* pump, int64_t now_ns) noexcept nogil:
         pump.latest_ns = now_ns - pump.planned_ns
     pump.suspended_ns = suspended_ns
     pump.last_turn_ns = now_ns
+    pump.turn_ends_ns = now_ns + pump.core.shortest_ns // TURNS_AN_INTERVAL
     if since_ns and now_ns - since_ns + asleep_ns > pump.core.shortest_ns:
         tell(pump, STALLED, <uint64_t>(now_ns - since_ns + asleep_ns), now_ns)
         engine_absent(pump.core, since_ns, now_ns, asleep_ns)
@@ -322,10 +333,12 @@ cdef void carry_away(PumpState* pump, SendBatch* batch, int fd) noexcept nogil:
 
 
 cdef void send_advertisements(PumpState* pump) noexcept nogil:
-    """Send every advertisement that is queued, a batch a system call."""
+    """Send every advertisement that is queued, a batch a system call, one at least; what the turn
+    has no time for is sent in the next, after those with a shorter interval.
+    """
     cdef uint32_t i, count
-    cdef int64_t now_ns
-    while True:
+    cdef int64_t now_ns = 0
+    while now_ns < pump.turn_ends_ns:
         count = put_advertisements(pump)
         if count == 0:
             return
@@ -336,6 +349,7 @@ cdef void send_advertisements(PumpState* pump) noexcept nogil:
         for i in range(count):
             advertisement_sent(pump.core, pump.outcomes[i].slot, pump.outcomes[i].failures,
                                pump.outcomes[i].error, now_ns)
+    pump.more = True
 
 
 cdef bint change_addresses(PumpState* pump) noexcept nogil:
@@ -430,6 +444,8 @@ cdef void carry_out(PumpState* pump) noexcept nogil:
         changed = change_addresses(pump)
         if not send_announcements(pump) and not changed:
             return
+        if is_over(pump):
+            break
         engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
     pump.more = True
 

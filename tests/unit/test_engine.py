@@ -153,6 +153,19 @@ def test_a_stall_shortens_no_deadline_and_does_not_touch_a_master() -> None:
     assert node.engine.host(0) == before
 
 
+def test_hosts_with_an_interval_below_a_second_advertise_before_all_others() -> None:
+    """What 31 ms are too long for does not wait behind thousands that have a second."""
+    engine = Engine()
+    engine.set_interface(0, START_NS, source=ip("10.77.0.2"))
+    for slot in range(250):
+        engine.add(slot, prepared(vhid=slot + 1), START_NS)
+    engine.add(250, prepared(vhid=251, advbase=0, advskew=8), START_NS)
+    engine.expire(START_NS + 10 * SECOND_NS)
+    sent = [slot for action, slot, _ in engine.take_actions(START_NS) if action == "ADVERTISE"]
+    assert sent[0] == 250
+    assert sorted(sent) == list(range(251))
+
+
 def test_the_first_expire_on_a_machine_up_for_sixty_days_is_quick() -> None:
     # A monotonic clock counts from boot, and hosts are added before the first expire: that must
     # not cost a visit of each timer for each of the wheel's 1.3 million revolutions since.
