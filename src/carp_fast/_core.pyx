@@ -322,7 +322,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     reason = row.reason if row.reason else cause
     if host.state != previous:
         if previous == MASTER and now_ns - host.since_ns > 2 * vhid_master_down_ns(host):
-            host.ties = 0                       # it alone was MASTER: this tie is another one
+            host.ties = host.jitter_us = 0      # it alone was MASTER: a tie now is another one
         if host.state == MASTER:
             host.flags &= ~<uint32_t>PRECEDED
         host.since_ns = host.settled_ns = now_ns

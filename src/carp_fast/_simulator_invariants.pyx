@@ -264,9 +264,9 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
         known.ties += 1
         known.lost_tie = True
         known.may_take_over = 0
-        waits_ns = host.deadline_ns - report.at_ns - vhid_master_down_ns(host)
-        if not 0 <= waits_ns <= rule_jitter_most_ns(known, host):
-            broken(world, JITTER_WRONG, number, slot, waits_ns)
+    waits_ns = host.deadline_ns - report.at_ns - vhid_master_down_ns(host)
+    if report.state == BACKUP and not 0 <= waits_ns <= rule_jitter_most_ns(known, host):
+        broken(world, JITTER_WRONG, number, slot, waits_ns)
     if yielded:
         note_crossing(world, number, slot)
 

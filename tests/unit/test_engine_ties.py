@@ -245,6 +245,19 @@ def test_the_range_begins_anew_for_who_was_master_alone() -> None:
     assert wait_ns > 2 * JITTER_NS
 
 
+def test_who_was_master_alone_waits_without_jitter_when_it_yields_to_a_faster_one() -> None:
+    node = Node("10.77.0.2", dialect="freebsd", advskew=50, replay="off")
+    down_ns = DOWN_NS + 50 * SECOND_NS // 256
+    node.run(LATER_NS)
+    assert node.engine.receive(0, advertisement(counter=1, advskew=50), LATER_NS) == "ok"
+    node.run(LATER_NS + 20 * SECOND_NS)
+    now_ns = LATER_NS + 20 * SECOND_NS
+    assert node.state == "MASTER"
+    assert node.engine.receive(0, advertisement(counter=9, advskew=0), now_ns) == "ok"
+    assert (node.state, node.reason) == ("BACKUP", "faster_master")
+    assert node.engine.host(0)["deadline_ns"] == now_ns + down_ns
+
+
 def rises(node: Node) -> list[int]:
     return [report[1] for report in node.reported("state_changed") if report[3] == "MASTER"]
 
