@@ -14,6 +14,7 @@ MODULES = (
     "_auth",
     "_wire",
     "_wheel",
+    "_history",
     "_vhid",
     "_absence",
     "_recorder",

@@ -60,6 +60,11 @@ CONSEQUENCES = {
     "slower": "we stay MASTER, and answer it",
 }
 
+TWIN_YIELDS = (
+    "a tie with our own source address, which goes to the higher MAC, or to who does not yield: "
+    "its next advertisement makes us BACKUP"
+)
+
 VERDICT_HINTS = {
     "bad_length": "too short or cut off: damaged on its way, or protocol 112 is used otherwise",
     "bad_ttl": "its TTL or hop limit is not 255: it was forwarded, or its sender is no CARP host",
@@ -174,6 +179,11 @@ def heard_masters(host: Facts) -> Iterator[str]:
                 f"{each['source']} sends demote byte {each['demote']} as OpenBSD does, and dialect "
                 f'{host["dialect"]} does not look at it: set dialect = "openbsd"'
             )
+    if "duplicate_source" in host["warnings"]:
+        yield (
+            f"duplicate_source: {host['warnings']['duplicate_source']}: give each host a source "
+            "of its own, or make out which machine was cloned"
+        )
     if not host["heard"]:
         yield "nobody has been heard" + (
             "" if host["state"] != "INIT" else ", and nobody would count in INIT"
@@ -215,6 +225,8 @@ def judged(heard: Facts, host: Facts) -> str:
             f"{says}, and more seldom than our master-down time, without being the master that we "
             "know: nothing follows"
         )
+    if heard["own_source"] and event in ("tie_lost", "tie_yielded"):
+        return f"{says}: {again}{TWIN_YIELDS}"
     return f"{says}{because(heard, host)}: {again}{CONSEQUENCES[event]}"
 
 
@@ -240,7 +252,7 @@ def because(heard: Facts, host: Facts) -> str:
         return why_no_preemption(heard, host) if theirs > ours else ", a tie that changes nothing"
     if event == "slower" and theirs == ours:
         if heard["own_source"]:
-            return ", a tie with our own source address"
+            return ", a tie with our own source address that goes to our higher MAC"
         if heard["family"] == 6 and 4 in host["families"]:
             return ", a tie that IPv4 decides, or the lower source if it goes on"
         return ", a tie that goes to the lower source, which is ours (dialect ucarp)"

@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from carp_fast.documents import document_slices, in_slices
-from carp_fast.scenarios import INTERFACE_FLAGS, address_text, mac_text, seconds_text, toml_lines
+from carp_fast.scenarios import (
+    HEARD_MAC,
+    INTERFACE_FLAGS,
+    address_text,
+    mac_text,
+    seconds_text,
+    toml_lines,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -356,7 +363,7 @@ class Writer:
         write(at_ns, f"{self.interfaces[number]} interface {' '.join(words)}")
 
     def _heard(self, at_ns: int, slot: int | None, interface: int, fields: Any) -> None:
-        verdict, source, vhid, advbase, advskew, demote, counter = fields
+        verdict, source, vhid, advbase, advskew, demote, counter, mac = fields
         if slot is not None:
             if slot not in self._begun:
                 return
@@ -368,6 +375,8 @@ class Writer:
         text = f"{name} hear {address_text(source) if source else '-'} "
         if verdict in ("ok", "loop", "replay"):
             text += f"{advbase}/{advskew} counter {counter}" + (f" demote {demote}" * bool(demote))
+            if (sent_from := mac_text(mac)) != HEARD_MAC:
+                text += f" mac {sent_from}"
         else:
             text += verdict
         self._input(at_ns, text)
@@ -460,13 +469,15 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _state(state: dict[str, Any]) -> dict[str, Any]:
-    if "sources" not in state:
-        return dict(state)
-    sources = [
-        {**source, "address": address_text(source["address"]), "mac": mac_text(source["mac"])}
-        for source in state["sources"]
-    ]
-    return {**state, "sources": sources}
+    state = dict(state)
+    if "duplicate_mac" in state:
+        state["duplicate_mac"] = mac_text(state["duplicate_mac"])
+    if "sources" in state:
+        state["sources"] = [
+            {**source, "address": address_text(source["address"]), "mac": mac_text(source["mac"])}
+            for source in state["sources"]
+        ]
+    return state
 
 
 def as_scenario(

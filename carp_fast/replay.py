@@ -122,9 +122,12 @@ def outputs_of(host: dict[str, Any]) -> int:
 
 def assumed_state(state: dict[str, Any]) -> dict[str, Any]:
     """A `state` table as Engine.assume wants it: addresses and MACs as bytes."""
-    given = {
-        key: int(value) if key.endswith(("_begin", "_end")) or key == "counter" else value
-        for key, value in state.items()
+    given = {key: int(value) if key == "counter" else value for key, value in state.items()}
+    if "duplicate_mac" in state:
+        given["duplicate_mac"] = mac_bytes(state["duplicate_mac"])
+    given["history"] = {
+        word: [(int(begin), count, at_ms) for begin, count, at_ms in ranges]
+        for word, ranges in state.get("history", {}).items()
     }
     given["sources"] = [
         {
@@ -352,7 +355,7 @@ class Player:
             counter=int(said.pop("counter", self.counter)),
             spoil=spoil,
         )
-        mac = mac_bytes(said.pop("mac", "02:00:00:00:00:99"))
+        mac = mac_bytes(said.pop("mac", scenarios.HEARD_MAC))
         to = said.pop("to", None)
         destination = self._destination(host, source) if to is None else address_bytes(to)
         if said:

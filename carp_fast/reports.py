@@ -102,6 +102,7 @@ class Reports:
             "address_foreign": self._on_address_foreign,
             "address_restored": self._on_address_restored,
             "duplicate_source": self._on_duplicate_source,
+            "duplicate_ended": self._on_duplicate_ended,
             "other_master": self._on_other_master,
             "demote_heard": self._on_demote_heard,
             "sends_failing": self._on_sends_failing,
@@ -330,6 +331,15 @@ class Reports:
         who = f" ({report.mac.hex(':')})" if any(report.mac) else ""  # a raw socket knows no MAC
         logger.warning(
             "%s: duplicate_source: another host%s advertises from our address",
+            self._hosts.name(report.slot),
+            who,
+        )
+
+    def _on_duplicate_ended(self, report: Report) -> None:
+        assert report.slot is not None
+        who = f" ({report.mac.hex(':')})" if any(report.mac) else ""
+        logger.info(
+            "%s: duplicate_source is over: another host%s is not heard from our address any more",
             self._hosts.name(report.slot),
             who,
         )

@@ -77,6 +77,7 @@ HOST_DEFAULTS: dict[str, Any] = {
 }
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 DEFAULT_MAC = "02:00:00:00:00:01"
+HEARD_MAC = "02:00:00:00:00:99"  # of what is heard
 # Whole numbers beyond what TOML holds are written as text.
 TOML_INTEGER_MAX = 2**63 - 1
 

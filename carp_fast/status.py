@@ -40,6 +40,16 @@ def seconds_ago(at_ns: int, now_ns: int) -> float:
     return round((now_ns - at_ns) / 1e9, 3)
 
 
+def warnings(fields: Mapping[str, Any]) -> dict[str, str]:
+    """What of a host_dict is wrong for as long as it stands here, by word: a sentence."""
+    found = {}
+    if fields["duplicate_source"] is not None:
+        mac = fields["duplicate_source"]
+        who = f" ({mac.hex(':')})" if any(mac) else ""  # a raw socket knows no MAC
+        found["duplicate_source"] = f"another host{who} advertises from our source"
+    return found
+
+
 def demotion(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The demotion of a host_dict by reasons; in dialect "openbsd" the byte that is sent, too."""
     openbsd = fields["dialect"] == "openbsd"
@@ -220,6 +230,7 @@ class Status:
             "addresses": list(every),
             "addresses_held": fields["held"],
             "address_problems": {text: why for text, why in found.items() if text in every},
+            "warnings": warnings(fields),
             "advbase": fields["advbase"],
             "advskew": fields["advskew"],
             "effective_advskew": fields["effective_advskew"],

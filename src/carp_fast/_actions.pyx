@@ -12,16 +12,19 @@ from libc.string cimport memcpy
 from carp_fast._auth cimport auth_sign
 from carp_fast._core cimport (
     ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core, Interface, Queue,
-    Report, SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_release, queue_empty, queue_length,
+    Report, SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_end_duplicate, engine_release, queue_empty, queue_length,
     queue_pop, queue_push, report_begin, report_end)
+from carp_fast._history cimport history_ms, history_send
 from carp_fast._recorder cimport (
     RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
     record_output)
 from carp_fast._vhid cimport (
-    ANNOUNCE_ON_ORDER, ANNOUNCING, Address, FAILED, FOREIGN, HELD, LEAVING, MANAGE_ADDRESSES,
-    MASTER, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, RETIRED, SEND_DEMOTED,
+    ANNOUNCE_ON_ORDER, ANNOUNCING, Address, DUPLICATE, DUPLICATE_ENDS, FAILED, FOREIGN, HELD,
+    LEAVING, MANAGE_ADDRESSES, MASTER, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL,
+    RETIRED, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, TO_VERIFY, VirtualHost, vhid_advskew, vhid_demote)
+    TO_TELL_ADDRESSES, TO_VERIFY, VirtualHost, vhid_advskew, vhid_demote,
+    vhid_master_down_ns)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -37,12 +40,8 @@ cdef enum:
 # ---------------------------------------------------------------------------------- advertisements
 
 cdef uint64_t next_counter(VirtualHost* host) noexcept nogil:
-    """The counter of the next advertisement, noted as ours: see was_sent() in _receive.pyx."""
-    if host.counter + 1 != host.run_end:                # it went on above what was heard
-        host.former_begin, host.former_end = host.run_begin, host.run_end
-        host.run_begin = host.counter + 1
+    """The counter of the next advertisement; advertisement_sent() remembers it."""
     host.counter += 1
-    host.run_end = host.counter + 1
     return host.counter
 
 
@@ -118,6 +117,12 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
     cdef Report* report
     if host.block == NULL:
         return
+    history_send(&host.history, host.counter + 1 - host.block.output_count,
+                 host.block.output_count, history_ms(now_ns),
+                 <uint32_t>(vhid_master_down_ns(host) // 1000000))
+    if (host.flags & DUPLICATE
+            and now_ns - host.duplicate_ns > DUPLICATE_ENDS * vhid_master_down_ns(host)):
+        engine_end_duplicate(core, slot, now_ns)
     if core.recorder.records != NULL:
         record_advertised(core, slot, error if failures >= host.block.output_count else 0, now_ns)
     interface.send_errors += failures

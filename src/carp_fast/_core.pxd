@@ -38,6 +38,7 @@ cdef enum ReportKind:
     FAMILY_SILENT                   # value: the family; the other one is heard
     FAMILY_HEARD                    # value: the family, heard again
     SOURCE_PROVEN                   # a genuine source beside its lane; value: ifindex; the peer
+    DUPLICATE_ENDED                 # nobody sends from our address any more; mac: who did
 
 cdef enum OrderKind:
     ORDER_ADD
@@ -188,4 +189,5 @@ cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_n
 cdef void report_end(Core* core) noexcept nogil
 cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, const uint8_t* mac,
                       int64_t now_ns) noexcept nogil
+cdef void engine_end_duplicate(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef bint engine_may_tell(uint32_t* told_ms, int64_t now_ns) noexcept nogil

@@ -16,9 +16,10 @@ from carp_fast._recorder cimport (
     CHECKPOINT_ABSENCES, Checkpoint, RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record, checkpoint_take, record_checkpoint,
     record_input, record_output, record_turn, recorder_close, recorder_wants)
 from carp_fast._vhid cimport (
-    ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED, ARM_MASTER_DOWN,
-    ARM_SKEW, BACKUP, BARRED, CONTESTED, DIALECT_OPENBSD, DISARM, Event, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED,
-    FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN,
+    ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER,
+    ARM_JITTERED, ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CONTESTED, DIALECT_OPENBSD, DISARM,
+    DUPLICATE, Event, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED, FOREIGN, IGNORE_LINK, IN_USE, INIT,
+    INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN,
     MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
     ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, ON_RENAMED, OWN_SOURCE, OWN_SOURCE6,
     PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED,
@@ -46,7 +47,7 @@ REPORT_WORDS = (
     "address_restored", "duplicate_source", "other_master", "demote_heard", "sends_failing",
     "sends_recovered", "released", "done", "stalled", "socket_dropped", "send_failed",
     "lost_priority", "reasserted", "wrong_digest", "counter_reset", "family_silent",
-    "family_heard", "source_proven")
+    "family_heard", "source_proven", "duplicate_ended")
 
 # Said at most this often for one virtual host, however many packets come.
 cdef uint32_t TELL_EVERY_MS = 60000
@@ -206,6 +207,13 @@ cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, c
         report_end(core)
 
 
+cdef void engine_end_duplicate(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """No other host advertises from our source any more, as far as can be told."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    host.flags &= ~<uint32_t>DUPLICATE
+    engine_tell(core, DUPLICATE_ENDED, slot, 0, host.duplicate_mac, now_ns)
+
+
 cdef bint engine_may_tell(uint32_t* told_ms, int64_t now_ns) noexcept nogil:
     """Whether TELL_EVERY_MS have passed since it was last said; it is said now, then.
 
@@ -334,6 +342,8 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0
         vhid_forget_ties(host)
+        if host.flags & DUPLICATE:                      # nobody is listened to
+            engine_end_duplicate(core, slot, now_ns)
         host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)
     if effects & (ARM_MASTER_DOWN | ARM_JITTERED):
         arm_master_down(core, host, slot, effects & ARM_JITTERED, now_ns)

@@ -26,7 +26,8 @@ from carp_fast._recorder cimport (
     Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
     recorder_open, records_list)
 from carp_fast._vhid cimport (
-    Address, BACKUP, CONTESTED, Event, EVENTS, EXPECTS_4, EXPECTS_6, IN_USE, MASTER_LEAVES, Output,
+    Address, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, EXPECTS_4, EXPECTS_6, IN_USE,
+    MASTER_LEAVES, Output,
     RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source, VirtualHost, vhid_source,
     vhid_advskew, vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_judge,
     vhid_master, vhid_master_down_ns)
@@ -106,6 +107,8 @@ cdef dict host_dict(const VirtualHost* host):
         "peer_advbase": master.advbase if master != NULL else 0,
         "peer_advskew": master.advskew if master != NULL else 0,
         "heard_ns": master.heard_ns if master != NULL else 0,
+        "duplicate_source": ((<const char*>host.duplicate_mac)[:6] if host.flags & DUPLICATE
+                             else None),
         "peers": sources_list(host), "counter": host.counter,
         "deadline_ns": host.deadline_ns, "counters": counters}
 
@@ -122,6 +125,7 @@ cdef object judged(const VirtualHost* host, const Source* source, int64_t now_ns
     memset(&heard, 0, sizeof(heard))
     heard.family = source.family
     memcpy(heard.source, source.address, 16)
+    memcpy(heard.source_mac, source.mac, 6)
     heard.advbase, heard.advskew, heard.demote = source.advbase, source.advskew, source.demote
     duplicate = vhid_is_own_source(host, &heard)
     event = vhid_judge(&copy, &heard, duplicate, now_ns)

@@ -58,6 +58,9 @@ cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
         memcpy(host.source4, interface.source, 4)
     if not host.flags & OWN_SOURCE6:
         memcpy(host.source6, interface.source6, 16)
+    memcpy(host.mac, mac, 6)
+    if host.block.outputs[0].unicast:                   # the kernel sends it
+        memcpy(host.mac, interface.mac, 6)
     memset(host.destination4, 0, 4)
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]
@@ -398,8 +401,8 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was) noexcept nogi
     host.heard_ns[0], host.heard_ns[1] = was.heard_ns[0], was.heard_ns[1]
     host.announce_at_ns = was.announce_at_ns
     host.tie_since_ns, host.judged_ns = was.tie_since_ns, was.judged_ns
-    host.run_begin, host.run_end = was.run_begin, was.run_end
-    host.former_begin, host.former_end = was.former_begin, was.former_end
+    host.history, host.duplicate_ns = was.history, was.duplicate_ns
+    memcpy(host.duplicate_mac, was.duplicate_mac, 6)
     host.jitter_us = <uint32_t>(was.jitter_ns // 1000)
     host.ties, host.settled_ns = was.ties, was.settled_ns
     for i in range(was.absence_count):

@@ -10,15 +10,17 @@ from libc.string cimport memcmp, memcpy, memset
 from carp_fast._absence cimport absence_end
 from carp_fast._auth cimport auth_verify, auth_verify_two
 from carp_fast._core cimport (
-    Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_event, engine_may_tell,
-    engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
+    Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_end_duplicate,
+    engine_event, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
     Rejection, REJECTIONS, WRONG_DIGEST)
+from carp_fast._history cimport (
+    HISTORY_NEAR, history_age_ms, history_ms, history_sent_ms)
 from carp_fast._recorder cimport record_heard
 from carp_fast._vhid cimport (
-    AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, Event, EVENTS, EXPECTS_4, EXPECTS_6,
-    INIT, MASTER, Output, RECENT_COUNTERS, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
-    Source, SOURCES, vhid_interval_ns, vhid_is_own_source, vhid_judge, vhid_master_down_ns,
-    vhid_silence_ns, vhid_source, VirtualHost)
+    AlternateKey, BACKUP, BSD_MAC, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, DUPLICATE_ENDS, Event,
+    EVENTS, EXPECTS_4, EXPECTS_6, INIT, MASTER, Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4,
+    SILENT_6, Source, SOURCES, vhid_any_mac, vhid_interval_ns, vhid_is_own_source, vhid_judge,
+    vhid_master_down_ns, vhid_silence_ns, vhid_source, UCARP_MAC, VirtualHost)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport (
     Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
@@ -28,14 +30,17 @@ from carp_fast._wire cimport (
 cdef extern from *:
     void __builtin_prefetch(const void* p) noexcept nogil
 
+cdef extern from "random.h" nogil:
+    uint64_t random_mixed(uint64_t x) noexcept
+
 cdef enum:
     CACHE_LINE = 64
     HOT_LINES = 4                   # of a virtual host: what an advertisement heard touches
     VHID4_AT = 35                   # in a frame whose IPv4 header has no options
     VHID6_AT = 55
     ASCENDED = 3                    # advertisements in a row: the source's counters are in order
-    NEAR = 65536                    # ... each above the last by no more than this
     REFUSALS = 3                    # in a row that ascend: the source's counters are learned anew
+    LEAP = 1024                     # counters passed over at most, where two hosts are in step
     FORESEEN = 8                      # frames whose hosts are fetched into the cache ahead
 
 cdef struct Hearing:                # one frame, as far as can be said before its digest is made
@@ -253,15 +258,6 @@ cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames,
     return good
 
 
-cdef bint was_sent(const VirtualHost* host, uint64_t counter) noexcept nogil:
-    """Whether one of our last advertisements bears this counter."""
-    if host.run_begin <= counter < host.run_end:
-        return host.run_end - counter <= RECENT_COUNTERS
-    if host.former_begin <= counter < host.former_end:
-        return host.former_end - counter <= RECENT_COUNTERS
-    return False
-
-
 cdef uint32_t source_of(VirtualHost* host, const Advertisement* heard) noexcept nogil:
     """The source's place in the host's table; for a new one a free place, or the oldest's."""
     cdef uint32_t i, place = NOBODY
@@ -284,7 +280,7 @@ cdef uint32_t source_of(VirtualHost* host, const Advertisement* heard) noexcept 
 
 
 cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertisement* heard,
-                    int64_t arrived_ns) noexcept nogil:
+                    bint own, int64_t arrived_ns) noexcept nogil:
     """Whether the counter says that this was sent before; learns the source's counters.
 
     Order is asked only of a source that has kept it. OpenBSD sends one counter for ever, and a
@@ -292,32 +288,46 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
     from a master that lives. A source that was silent for a while, or goes on ascending from a
     lower number, is learned anew, unless replay is "strict"; but what it sent in order itself is
     not new before a whole master-down time, or a replay would keep a dead master alive.
+
+    `own`: it comes from our source. What we sent more than two master-down times ago nobody sends
+    anew; what we sent since, only who goes on ascending there: a host with our source that does
+    not hear us goes on from where it last did.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef bint strict = host.replay == REPLAY_STRICT
     cdef bint learned = source.heard_ns != 0
     cdef bint ascends = heard.counter > source.refused and source.refusals
     cdef uint64_t step = heard.counter - source.counter
-    cdef int64_t silence_ns
-    if host.replay == REPLAY_OFF or not learned or heard.counter > source.counter:
-        if not learned or step > NEAR:                      # below it wraps around, and is far, too
+    cdef int64_t silence_ns, age_ms = -1
+    if own and host.replay != REPLAY_OFF:
+        age_ms = history_age_ms(&host.history, heard.counter, history_ms(arrived_ns))
+        if age_ms * 1000000 > 2 * vhid_master_down_ns(host):
+            return True
+        if (learned and heard.counter > source.counter
+                and arrived_ns - source.heard_ns < vhid_silence_ns(host, source)):
+            age_ms = -1                                     # it goes on
+    if (host.replay == REPLAY_OFF
+            or age_ms < 0 and (not learned or heard.counter > source.counter)):
+        if not learned or step > HISTORY_NEAR:                      # below it wraps around, and is far, too
             source.ascended, source.run = 0, 0
         elif step:
             source.ascended += source.ascended < ASCENDED
             source.run = <uint32_t>min(source.run + step, <uint64_t>UINT32_MAX)
-    elif not strict and source.ascended < ASCENDED:
+    elif age_ms < 0 and not strict and source.ascended < ASCENDED:
         source.ascended, source.run = 0, 0
     else:
         source.refusals = source.refusals + 1 if ascends else 1
         source.refused = heard.counter
         silence_ns = (vhid_master_down_ns(host) if source.counter - heard.counter <= source.run
                       else vhid_silence_ns(host, source))
-        if strict or (arrived_ns - source.heard_ns < silence_ns and source.refusals < REFUSALS):
+        if strict or source.refusals < REFUSALS and (
+                age_ms >= 0 or arrived_ns - source.heard_ns < silence_ns):
             return True
         source.ascended, source.run = 0, 0
-        host.counter_resets += 1
-        if engine_may_tell(&host.told_reset_ms, arrived_ns):
-            engine_tell(core, COUNTER_RESET, slot, 0, heard.source_mac, arrived_ns)
+        if learned:
+            host.counter_resets += 1
+            if engine_may_tell(&host.told_reset_ms, arrived_ns):
+                engine_tell(core, COUNTER_RESET, slot, 0, heard.source_mac, arrived_ns)
     source.counter = heard.counter
     source.refusals = 0
     return False
@@ -349,6 +359,60 @@ cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns)
         engine_tell(core, FAMILY_SILENT, slot, 10 - family, NULL, now_ns)
 
 
+cdef inline bint sent_lately(const VirtualHost* host, uint64_t counter,
+                             int64_t arrived_ns) noexcept nogil:
+    """Whether an advertisement of ours bore this counter within the last interval."""
+    cdef int64_t ago_ms = history_sent_ms(&host.history, counter, history_ms(arrived_ns))
+    return ago_ms >= 0 and (ago_ms - 1) * 1000000 <= vhid_interval_ns(host)     # to the ms
+
+
+cdef inline bint has_our_mac(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
+    """Whether it came from our MAC, as far as the socket tells."""
+    return (memcmp(heard.source_mac, host.mac, 6) == 0
+            or not vhid_any_mac(heard.source_mac))
+
+
+cdef inline bint is_ours_late(const VirtualHost* host, const Advertisement* heard,
+                             int64_t arrived_ns) noexcept nogil:
+    """Whether it is one that we sent before the last interval, from a MAC that is ours alone."""
+    return (memcmp(heard.source_mac, host.mac, 6) == 0
+            and not host.flags & (UCARP_MAC | BSD_MAC)
+            and history_age_ms(&host.history, heard.counter, history_ms(arrived_ns)) >= 0)
+
+
+cdef void on_duplicate(Core* core, uint32_t slot, const Advertisement* heard,
+                       int64_t arrived_ns) noexcept nogil:
+    """Another host advertises from our source: said once a minute for as long as it does."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    host.duplicates += 1
+    host.flags |= DUPLICATE
+    host.duplicate_ns = arrived_ns
+    memcpy(host.duplicate_mac, heard.source_mac, 6)
+    if engine_may_tell(&host.told_duplicate_ms, arrived_ns):
+        engine_tell(core, DUPLICATE_SOURCE, slot, 0, heard.source_mac, arrived_ns)
+
+
+cdef Verdict on_echo(Core* core, uint32_t slot, const Advertisement* heard,
+                     int64_t arrived_ns) noexcept nogil:
+    """From our source, with a counter of our last interval, and not from our MAC.
+
+    Either something on the way changes MACs, or a host with our source is in step with us: two
+    that adopt each other's counters at the same instant. The first changes nothing here; the
+    second ends when our counters leap ahead by a number that the other host does not know.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef uint64_t theirs = 0
+    if core.recorder.records != NULL:
+        record_heard(&core.recorder, slot, host.interface, VERDICT_OK, True, heard, arrived_ns)
+    on_duplicate(core, slot, heard, arrived_ns)
+    core.interfaces[host.interface].heard += 1
+    host.heard += 1
+    memcpy(&theirs, heard.source_mac, 6)                # clones of a machine may share the seed
+    host.counter += random_mixed(
+        (core.seed + slot + theirs) * 0x9e3779b97f4a7c15U + <uint64_t>arrived_ns) % LEAP
+    return VERDICT_OK
+
+
 cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* heard,
                               int64_t arrived_ns) noexcept nogil:
     """A genuine advertisement: a loop of our own, sent before, or something to act on."""
@@ -356,26 +420,32 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
     cdef Source* source
     cdef uint32_t place
     cdef Event event
-    cdef bint duplicate = vhid_is_own_source(host, heard)
-    if duplicate and was_sent(host, heard.counter):
+    cdef bint own = vhid_is_own_source(host, heard)
+    cdef bint lately = own and sent_lately(host, heard.counter, arrived_ns)
+    if lately and has_our_mac(host, heard):
         return LOOP
+    if own and is_ours_late(host, heard, arrived_ns):
+        return LOOP if host.replay == REPLAY_OFF else REPLAY
     engine_touch(core, slot, arrived_ns)
+    if lately:
+        return on_echo(core, slot, heard, arrived_ns)
     place = source_of(host, heard)
     source = vhid_source(host, place)
-    if is_replay(core, slot, source, heard, arrived_ns):
+    if is_replay(core, slot, source, heard, own, arrived_ns):
         return REPLAY
     if core.recorder.records != NULL:
         record_heard(&core.recorder, slot, host.interface, VERDICT_OK, True, heard, arrived_ns)
-    if duplicate:
-        host.duplicates += 1
-        if engine_may_tell(&host.told_duplicate_ms, arrived_ns):
-            engine_tell(core, DUPLICATE_SOURCE, slot, 0, heard.source_mac, arrived_ns)
+    if own:
+        on_duplicate(core, slot, heard, arrived_ns)
+    elif host.flags & DUPLICATE:
+        if arrived_ns - host.duplicate_ns > DUPLICATE_ENDS * vhid_master_down_ns(host):
+            engine_end_duplicate(core, slot, arrived_ns)
     core.interfaces[host.interface].heard += 1
     host.heard += 1
     if heard.counter > host.counter:
         host.counter = heard.counter                # ours go on above whatever was heard
     note_family(core, slot, heard.family, arrived_ns)
-    event = vhid_judge(host, heard, duplicate, arrived_ns)
+    event = vhid_judge(host, heard, own, arrived_ns)
     memcpy(source.mac, heard.source_mac, 6)
     source.advbase, source.advskew = heard.advbase, heard.advskew
     source.demote, source.heard_ns = heard.demote, arrived_ns

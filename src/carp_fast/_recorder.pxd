@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast._absence cimport Absence
+from carp_fast._history cimport History
 from carp_fast._vhid cimport SOURCES, Address, Source, VirtualHost
 from carp_fast._wire cimport Advertisement
 
@@ -131,10 +132,9 @@ cdef struct Checkpoint:
     int64_t announce_at_ns
     int64_t tie_since_ns
     int64_t judged_ns
-    uint64_t run_begin
-    uint64_t run_end
-    uint64_t former_begin
-    uint64_t former_end
+    int64_t duplicate_ns
+    uint8_t duplicate_mac[6]
+    History history
     int64_t jitter_ns
     int64_t settled_ns
     Source sources[SOURCES]

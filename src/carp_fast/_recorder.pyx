@@ -10,8 +10,11 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from carp_fast._history cimport (
+    HISTORY_FORMERLY, HISTORY_LATELY, HISTORY_SENT, History, Range)
 from carp_fast._vhid cimport (
-    ANNOUNCE_ON_ORDER, ANNOUNCING, BARRED, BSD_MAC, CONTESTED, DEMOTE_TOLD, EXTENDED, FAILED, FOREIGN, HELD,
+    ANNOUNCE_ON_ORDER, ANNOUNCING, BARRED, BSD_MAC, CONTESTED, DEMOTE_TOLD, DUPLICATE, EXTENDED,
+    FAILED, FOREIGN, HELD,
     IGNORE_LINK,
     LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREFERRED, REPEATING,
     RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6,
@@ -43,7 +46,7 @@ FLAG_WORDS = {
     "master_leaves": MASTER_LEAVES, "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
     "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6,
     "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED,
-    "barred": BARRED}
+    "barred": BARRED, "duplicate": DUPLICATE}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE, "verify": TO_VERIFY,
@@ -185,8 +188,8 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.heard_ns[0], to.heard_ns[1] = host.heard_ns[0], host.heard_ns[1]
     to.answered_ns, to.announce_at_ns = host.answered_ns, host.announce_at_ns
     to.tie_since_ns, to.judged_ns = host.tie_since_ns, host.judged_ns
-    to.run_begin, to.run_end = host.run_begin, host.run_end
-    to.former_begin, to.former_end = host.former_begin, host.former_end
+    to.history, to.duplicate_ns = host.history, host.duplicate_ns
+    memcpy(to.duplicate_mac, host.duplicate_mac, 6)
     to.jitter_ns, to.ties, to.settled_ns = vhid_jitter_ns(host), host.ties, host.settled_ns
     for i in range(SOURCES):
         to.sources[i] = vhid_source(host, i)[0]
@@ -235,7 +238,7 @@ cdef object record_fields(const Record* record):
     cdef bytes address = address_of(record.address, record.family)
     if kind == RECORD_HEARD:
         return (VERDICT_WORDS[record.detail], address, record.vhid, record.advbase, record.advskew,
-                record.demote, record.value)
+                record.demote, record.value, (<const char*>record.mac)[:6])
     if kind == RECORD_STATE:
         return STATE_WORDS[record.state], REASON_WORDS[record.reason]
     if kind == RECORD_ADVERTISED:
@@ -270,7 +273,7 @@ cdef list records_list(const Record* records, uint32_t count):
     """(kind, at_ns, slot or None, interface, fields) of each record, oldest first.
 
     Fields by kind: checkpoint: a dict, see checkpoint_dict; heard: verdict, source or None, vhid,
-    advbase, advskew, demote, counter; state: state, reason; turn: heard until, ns; advertised:
+    advbase, advskew, demote, counter, MAC; state: state, reason; turn: heard until, ns; advertised:
     advbase, advskew, demote, errno; added, removed: address, errno; address (of the checkpoint
     before): address, words; interface: a dict of Engine.set_interface's arguments; ordered: word,
     value, which is (address, prefix length) of "adopt" and (IPv4, IPv6 is missing) of "own_source";
@@ -326,6 +329,44 @@ cdef dict settings_dict(const Checkpoint* of):
                           else "interface")}
 
 
+cdef list ranges_list(const Range* ranges, uint32_t room):
+    return [[ranges[i].begin, ranges[i].count, ranges[i].at_ms]
+            for i in range(room) if ranges[i].count]
+
+
+cdef dict history_dict(const History* of):
+    """The counters that a host remembers: [first, how many, when in ms] of each range."""
+    cdef dict history = {
+        "sent": ranges_list(of.sent, HISTORY_SENT),
+        "lately": ranges_list(of.lately, HISTORY_LATELY),
+        "formerly": ranges_list(of.formerly, HISTORY_FORMERLY)}
+    return {key: ranges for key, ranges in history.items() if ranges}
+
+
+cdef int fill_ranges(Range* ranges, uint32_t room, given) except -1:
+    cdef uint32_t i
+    if len(given) > room:
+        raise ValueError(f"at most {room} ranges of counters")
+    for i in range(len(given)):
+        ranges[i].begin, ranges[i].count, ranges[i].at_ms = given[i]
+    return 0
+
+
+cdef int fill_history(History* history, dict given) except -1:
+    """The reverse of history_dict."""
+    fill_ranges(history.sent, HISTORY_SENT, given.get("sent", ()))
+    fill_ranges(history.lately, HISTORY_LATELY, given.get("lately", ()))
+    fill_ranges(history.formerly, HISTORY_FORMERLY, given.get("formerly", ()))
+    return 0
+
+
+cdef int fill_mac(uint8_t* to, bytes mac) except -1:
+    if len(mac) not in (0, 6):
+        raise ValueError("a MAC has 6 bytes")
+    memcpy(to, <const char*>mac, len(mac))
+    return 0
+
+
 cdef dict state_dict(const Checkpoint* of):
     """What a host came to be; what is 0 or empty is left out. See fill_checkpoint."""
     cdef dict state = {
@@ -337,8 +378,9 @@ cdef dict state_dict(const Checkpoint* of):
         "preempt_from_ns": of.preempt_from_ns, "since_ns": of.since_ns,
         "heard4_ns": of.heard_ns[0], "heard6_ns": of.heard_ns[1], "answered_ns": of.answered_ns,
         "announce_at_ns": of.announce_at_ns, "tie_since_ns": of.tie_since_ns,
-        "judged_ns": of.judged_ns, "run_begin": of.run_begin, "run_end": of.run_end,
-        "former_begin": of.former_begin, "former_end": of.former_end, "jitter_ns": of.jitter_ns,
+        "judged_ns": of.judged_ns, "duplicate_ns": of.duplicate_ns,
+        "duplicate_mac": (<const char*>of.duplicate_mac)[:6] if of.duplicate_ns else b"",
+        "history": history_dict(&of.history), "jitter_ns": of.jitter_ns,
         "ties": of.ties, "settled_ns": of.settled_ns, "sources": [],
         "absences": [[of.absences[i].since_ns, of.absences[i].until_ns, of.absences[i].asleep_ns,
                       of.absences[i].dropped] for i in range(of.absence_count)]}
@@ -412,8 +454,9 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     to.heard_ns[0], to.heard_ns[1] = take("heard4_ns", 0), take("heard6_ns", 0)
     to.answered_ns, to.announce_at_ns = take("answered_ns", 0), take("announce_at_ns", 0)
     to.tie_since_ns, to.judged_ns = take("tie_since_ns", 0), take("judged_ns", 0)
-    to.run_begin, to.run_end = take("run_begin", 0), take("run_end", 0)
-    to.former_begin, to.former_end = take("former_begin", 0), take("former_end", 0)
+    to.duplicate_ns = take("duplicate_ns", 0)
+    fill_mac(to.duplicate_mac, take("duplicate_mac", b""))
+    fill_history(&to.history, take("history", {}))
     to.jitter_ns, to.ties = take("jitter_ns", 0), take("ties", 0)
     to.settled_ns = take("settled_ns", 0)
     absences = take("absences", ())

@@ -27,8 +27,8 @@ from carp_fast._simulator_network cimport (
 from carp_fast._simulator_rules cimport (
     Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
     rule_fell, rule_heard_after_tie, rule_jitter_most_ns, rule_learn, rule_least_master_down_ns,
-    rule_least_skew_ns, rule_leaves, rule_silence_until_ns, rule_theirs,
-    rule_may_preempt, rule_more_demoted, rule_replaces, rule_replay, rule_yields)
+    rule_least_skew_ns, rule_leaves, rule_silence_until_ns, rule_theirs, rule_may_preempt,
+    rule_more_demoted, rule_replaces, rule_replay, rule_yields)
 from carp_fast._vhid cimport (
     ADDRESS_LOST, Address, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
     IN_USE, LESS_DEMOTED_MASTER, MANAGE_ADDRESSES, MASTER, MASTER_DEMOTED, MASTER_DOWN,
@@ -131,8 +131,8 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
     if state == BACKUP:
         note_permission(machine, frame)
         rule_heard_after_tie(known, &machine.core.hosts[frame.slot], frame, at_ns)
-    if (own and has_source(machine, frame) and known.latest
-            and known.latest <= rule_counter(frame) <= known.counter):
+    if (own and has_source(machine, frame) and known.first
+            and known.first <= rule_counter(frame) <= known.counter):
         broken(world, ACCEPTED_LOOP, number, frame.slot, <int64_t>rule_counter(frame))
     if expected == TO_BE_REFUSED:
         broken(world, ACCEPTED_REPLAY, number, frame.slot, frame.sender)
@@ -175,7 +175,7 @@ cdef void on_refused(World* world, Machine* machine, const Frame* frame, Verdict
     if verdict == LOOP:
         allowed |= frame.sender == number
     elif verdict == REPLAY:
-        allowed |= expected != TO_BE_TAKEN
+        allowed |= expected != TO_BE_TAKEN or frame.sender == number
         rule_learn(known, frame, False, at_ns)
     elif verdict == BAD_DESTINATION:
         allowed |= not is_addressed(machine, frame)
@@ -336,7 +336,6 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         if not known.owes_last:
             broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
         known.owes_last = False
-    known.latest = 0
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]
         carp = output.frame + output.carp_at
@@ -348,7 +347,7 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         if counter <= known.counter:
             broken(world, SENT_OLD_COUNTER, number, slot, <int64_t>counter)
         known.counter = counter
-        known.latest = known.latest if known.latest else counter
+        known.first = known.first if known.first else counter
 
 
 cdef inline uint64_t counter_of(const uint8_t* carp) noexcept nogil:

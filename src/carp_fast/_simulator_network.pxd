@@ -189,7 +189,7 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     int64_t left_at_ns          # when its master said that it leaves, and none was heard since
     int64_t family_at_ns[2]     # when one was taken over this family
     uint64_t counter            # of what it sent last
-    uint64_t latest             # ... and the lowest of that advertisement
+    uint64_t first              # the lowest that it has ever sent; 0: none
     uint32_t strangers          # sources that are no machine's
     uint32_t told               # a bit for each address announced since it became MASTER
     uint16_t demotion           # as ordered

@@ -116,7 +116,7 @@ cdef uint64_t first_counter(World* world, Machine* machine, const VirtualHost* h
 cdef void forget_slot(Slot* slot) noexcept nogil:
     """A host begins: what its predecessor in the slot knew and sent is nobody's any more."""
     slot.heard_at_ns = slot.left_at_ns = slot.priority_ns = 0
-    slot.counter = slot.latest = 0
+    slot.counter = slot.first = 0
     slot.strangers = 0
     slot.demotion = slot.theirs = slot.ties = 0
     slot.barred = False

@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast._auth cimport AuthKey
+from carp_fast._history cimport History
 from carp_fast._wire cimport FRAME_ROOM, VERDICTS, Advertisement
 
 cdef enum State:
@@ -112,6 +113,7 @@ cdef enum HostFlag:
     SOURCE6_MISSING = 16777216
     EXTENDED = 33554432         # the wait goes on for what was missed until judged_ns
     BARRED = 67108864           # another process of this machine has it
+    DUPLICATE = 134217728       # another host advertises from our source, see duplicate_ns
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
@@ -136,8 +138,8 @@ cdef enum:
     OPENBSD_SEND_DEMOTION = 1   # what failing sends add to OpenBSD's demote byte
     ALTERNATE_KEYS = 4          # digests accepted besides our own after a change
     PEERS_MAX = 16              # unicast peers of one virtual host
-    RECENT_COUNTERS = 64        # of our own advertisements, recognized when they come back
     SOURCES = 4                 # masters remembered for one virtual host
+    DUPLICATE_ENDS = 2          # master-down times without another host from our source
     REPEAT_AFTER = 2            # advertisements until the announcement is repeated
     AGAIN_AFTER = 16            # of an interval, the part until an advertisement is repeated
     JITTER_PARTS = 4            # of an interval: the first range of the jitter; of a range: where in it
@@ -231,11 +233,6 @@ cdef struct VirtualHost:
     int64_t since_ns
     uint32_t order              # phase within the interval
     uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
-    # Counters go up by one, except where we go on above what we heard: two runs tell what we sent.
-    uint64_t run_begin
-    uint64_t run_end            # one after the last that was sent; equal: none
-    uint64_t former_begin
-    uint64_t former_end
     int64_t tie_since_ns        # first of the ties heard over IPv6 that go on; 0: none
     int64_t judged_ns           # MASTER: the last of them; BACKUP, EXTENDED: absences until then are
                                 # in its deadline
@@ -259,6 +256,11 @@ cdef struct VirtualHost:
     uint32_t counter_resets
     uint32_t family_silences
     int64_t settled_ns          # BACKUP with ties: one master alone was heard since then
+    int64_t duplicate_ns        # when another host was last heard from our source
+    uint8_t duplicate_mac[6]    # ... and its MAC; 0: not known
+    uint8_t mac[6]              # that we advertise from
+    History history
+    uint8_t to_line[8]
 
 cdef struct Transition:
     uint8_t known
@@ -288,6 +290,7 @@ cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noex
 cdef void vhid_tied(VirtualHost* host, uint64_t random) noexcept nogil
 cdef void vhid_forget_ties(VirtualHost* host) noexcept nogil
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil
+cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil
 cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil
 cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,
                       int64_t now_ns) noexcept nogil

@@ -198,6 +198,11 @@ cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard
     return memcmp(host.source6, heard.source, 16) == 0
 
 
+cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil:
+    """Whether this is a MAC: a raw socket tells none, and leaves zeros in its place."""
+    return mac[0] or mac[1] or mac[2] or mac[3] or mac[4] or mac[5]
+
+
 cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil:
     """The master that was heard last, of either family; NULL: none yet."""
     cdef const Source* found = NULL
@@ -283,6 +288,25 @@ cdef bint loses_tie(VirtualHost* host, const Advertisement* heard, int64_t now_n
     return precedes(host, heard)
 
 
+cdef Event judge_twin(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
+    """A tie with a host that has our source: the higher MAC stays, the lower one yields.
+
+    Where both have one MAC, or ours does not see it, the hearer yields as in the BSDs, and jitter
+    parts the two. A ucarp with our source never yields to it: a tie that goes on for two intervals
+    after our answers is left to the other host. A BSD yields whatever we do.
+    """
+    cdef int order = memcmp(host.mac, heard.source_mac, 6)
+    cdef int64_t interval_ns = vhid_interval_ns(host)
+    if order == 0 or not vhid_any_mac(heard.source_mac):
+        return ON_TIE_YIELDED
+    if order < 0:
+        return ON_TIE_LOST
+    if host.tie_since_ns == 0 or now_ns - host.judged_ns > 2 * interval_ns:
+        host.tie_since_ns = now_ns
+    host.judged_ns = now_ns
+    return ON_TIE_LOST if now_ns - host.tie_since_ns > 2 * interval_ns else ON_SLOWER
+
+
 cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
                            bint duplicate, int64_t now_ns) noexcept nogil:
     cdef uint32_t ours = vhid_interval(host)
@@ -293,8 +317,10 @@ cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32
             return ON_SLOWER
     if theirs < ours:
         return ON_FASTER
-    if theirs > ours or duplicate:
+    if theirs > ours:
         return ON_SLOWER
+    if duplicate:
+        return judge_twin(host, heard, now_ns)
     note_precedence(host, heard, now_ns)
     if host.dialect != DIALECT_UCARP:
         return ON_TIE_YIELDED
@@ -330,7 +356,7 @@ cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplic
 
     In the BSDs equal hosts that take over from the same master tie, and all of them yield. It
     would be the next to advertise, for ever: a host with ties waits its jitter first.
-    `duplicate`: another host sends from our own source address; on a tie we stay.
+    `duplicate`: another host sends from our own source address.
     """
     cdef uint32_t theirs = vhid_interval_of(heard.advbase, heard.advskew)
     if host.state == MASTER:

@@ -284,7 +284,7 @@ INTERFACE_COUNTERS = {"announcements_paced"}
 HOST_COUNTERS = {"addresses_restored", "duplicate_source", "counter_reset", "family_silent"}
 ADDITIONS = {
     "daemon": {"pump"},
-    "virtual_host": {"addresses_held", "address_problems", "in_use_by", "peers"},
+    "virtual_host": {"addresses_held", "address_problems", "in_use_by", "peers", "warnings"},
 }
 
 

@@ -21,6 +21,7 @@ INTERFACE = interface_name(1)
 TIE, SLOWER, FASTER, REFLECTED = VHIDS = range(1, 5)
 ADVSKEW = {"a": 50, "c": 150}
 SENT = 5
+LOW_MAC = b"\x02\0\0\0\0\x01"  # below that of any veth
 
 
 def start_pair(lab: Lab) -> tuple[RunningDaemon, RunningDaemon]:
@@ -64,8 +65,8 @@ def wait_count(daemon: RunningDaemon, vhid: int, word: str, count: int) -> None:
 def test_another_host_that_uses_our_source_address(lab_factory: Callable[..., Lab]) -> None:
     """Said once with its MAC, counted each time, and decided as any advertisement.
 
-    On a tie we stay, against a slower one we stay too and advertise at once, to a faster one
-    we yield, and come back when it is silent.
+    On a tie the higher MAC stays, which is ours; against a slower one we stay too and advertise at
+    once, to a faster one we yield, and come back when it is silent.
     """
     lab = lab_factory("carp-fast-third", hosts=("a", "b", "c"), segments=1, medium="bridge")
     master, backup = start_pair(lab)
@@ -77,7 +78,7 @@ def test_another_host_that_uses_our_source_address(lab_factory: Callable[..., La
                 wire.send(
                     advertisement(
                         source=lab["a"].address(1),
-                        source_mac=wire.mac,
+                        source_mac=LOW_MAC,
                         vhid=vhid,
                         advskew=advskew,
                         passphrase=PASSPHRASE.encode(),
@@ -102,7 +103,7 @@ def test_another_host_that_uses_our_source_address(lab_factory: Callable[..., La
                 assert (event["vhid"], event["state"], event["reason"]) == (FASTER, state, reason)
         assert master.counters(INTERFACE, FASTER)["duplicate_source"] == 1
 
-    mac = wire.mac.hex(":")
+    mac = LOW_MAC.hex(":")
     for vhid in (TIE, SLOWER, FASTER):
         (line,) = master.log_lines(f" {INTERFACE}/{vhid}: duplicate_source")
         assert mac in line
@@ -122,16 +123,14 @@ def test_our_own_advertisement_reflected(lab_factory: Callable[..., Lab]) -> Non
     with Wire(lab["b"], 1) as wire, master.events() as events:
         reflected = 0
         for frame in wire.heard(SENT + 5):
-            # Once under another MAC, as a misbehaving switch or bond might, and once as it is.
             if frame[35] == REFLECTED and frame[26:30] == ip(lab["a"].address(1)):
-                wire.send(frame[:6] + wire.mac + frame[12:])
                 wire.send(frame)
-                reflected += 2
-            if reflected == 2 * SENT:
+                reflected += 1
+            if reflected == SENT:
                 break
         wait_count(master, REFLECTED, "loop", reflected)
         wait_for(
-            lambda: backup.counters(INTERFACE, REFLECTED)["advertisements_heard"] >= 3 * SENT,
+            lambda: backup.counters(INTERFACE, REFLECTED)["advertisements_heard"] >= 2 * SENT,
             3,
             "what was sent and what was reflected, on host c",
         )

@@ -287,10 +287,68 @@ MUTANTS = (
         (
             (
                 "_receive.pyx",
-                "if duplicate and was_sent(host, heard.counter):",
-                "if was_sent(host, heard.counter):",
+                "cdef bint lately = own and sent_lately(",
+                "cdef bint lately = sent_lately(",
             ),
         ),
+    ),
+    Mutant(
+        "loop without our MAC",
+        (("_receive.pyx", "if lately and has_our_mac(host, heard):", "if lately:"),),
+    ),
+    Mutant(
+        "loop for longer than an interval",
+        (
+            (
+                "_receive.pyx",
+                "ago_ms >= 0 and (ago_ms - 1) * 1000000 <= vhid_interval_ns(host)",
+                "ago_ms >= 0",
+            ),
+        ),
+    ),
+    Mutant(
+        "our own frames, late, are another host's",
+        (("_receive.pyx", "if own and is_ours_late(host, heard, arrived_ns):", "if False:"),),
+    ),
+    Mutant(
+        "what we sent long ago is taken from our own source",
+        (
+            (
+                "_receive.pyx",
+                "        if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
+                "        if False:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "hosts with one source both stay",
+        (("_vhid.pyx", "    if order < 0:\n", "    if False:\n"),),
+    ),
+    Mutant(
+        "a tie with a ucarp that has our source goes on for ever",
+        (("_vhid.pyx", "if now_ns - host.tie_since_ns > 2 * interval_ns else", "if False else"),),
+    ),
+    Mutant(
+        "hosts with one source and one MAC both stay",
+        (
+            (
+                "_vhid.pyx",
+                "vhid_any_mac(heard.source_mac):\n        return ON_TIE_YIELDED",
+                "vhid_any_mac(heard.source_mac):\n        return ON_SLOWER",
+            ),
+        ),
+    ),
+    Mutant(
+        "hosts with one source in step for ever",
+        (("_receive.pyx", "+ <uint64_t>arrived_ns) % LEAP", "+ <uint64_t>arrived_ns) % 1"),),
+    ),
+    Mutant(
+        "duplicate_source never ends",
+        (("_vhid.pxd", "DUPLICATE_ENDS = 2 ", "DUPLICATE_ENDS = 2000000 "),),
+    ),
+    Mutant(
+        "ranges of counters lost when they are old",
+        (("_history.pyx", "        retire(history, oldest)\n", "        pass\n"),),
     ),
     Mutant(
         "one family's silence ignored: not said",

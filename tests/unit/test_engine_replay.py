@@ -6,14 +6,30 @@ import random
 from typing import Any
 
 import pytest
-from unit.segment import SECOND_NS, START_NS, Node, Segment, advertisement, prepared
+from unit.segment import (
+    ADDRESS,
+    ADDRESS6,
+    SECOND_NS,
+    START_NS,
+    Node,
+    Segment,
+    advertisement,
+    prepared,
+)
 
 DOWN_NS = 3 * SECOND_NS
 BASE = 1 << 40
 
 
-def hear(node: Node, counter: int, now_ns: int, source: str = "10.77.0.1", **carp: Any) -> str:
-    frame = advertisement(source=source, counter=counter, **carp)
+def hear(
+    node: Node,
+    counter: int,
+    now_ns: int,
+    source: str = "10.77.0.1",
+    mac: bytes = b"\x02\0\0\0\0\x99",
+    **carp: Any,
+) -> str:
+    frame = advertisement(source=source, counter=counter, source_mac=mac, **carp)
     verdict: str = node.engine.receive(0, frame, now_ns)
     node.take(now_ns)
     return verdict
@@ -187,28 +203,63 @@ def test_a_fifth_source_takes_the_place_of_the_one_heard_longest_ago() -> None:
 # ----------------------------------------------------------------------- loops, duplicate sources
 
 
-def test_a_loop_is_our_own_source_and_a_counter_that_we_sent_lately() -> None:
-    node = Node("10.77.0.2", counter=BASE)
+def sent_by(node: Node) -> list[bytes]:
+    return [done.content for done in node.done if done.action == "ADVERTISE"]
+
+
+def counter_of(frame: bytes) -> int:
+    return int.from_bytes(frame[42:50], "big")
+
+
+def from_mac(frame: bytes, mac: bytes) -> bytes:
+    return frame[:6] + mac + frame[12:]
+
+
+@pytest.mark.parametrize("advertise_mac", ["interface", "ucarp", "bsd"])
+def test_a_loop_is_our_source_our_mac_and_a_counter_of_our_last_interval(
+    advertise_mac: str,
+) -> None:
+    node = Node("10.77.0.2", counter=BASE, advertise_mac=advertise_mac)
     node.run(START_NS + 10 * SECOND_NS)
-    sent = [done.content for done in node.done if done.action == "ADVERTISE"]
-    now_ns = START_NS + 10 * SECOND_NS
-    assert [node.engine.receive(0, frame, now_ns) for frame in sent] == ["loop"] * len(sent)
+    *_, earlier, last = sent_by(node)
+    sent_ns = max(node.times("ADVERTISE"))
+    assert node.engine.receive(0, last, sent_ns) == "loop"
+    assert node.engine.receive(0, last, sent_ns + SECOND_NS) == "loop"
+    assert node.engine.receive(0, earlier, sent_ns + SECOND_NS // 2) == "replay"
+    assert node.engine.receive(0, last, sent_ns + SECOND_NS + SECOND_NS // 100) == "replay"
     assert node.engine.host(0)["counters"]["duplicate_source"] == 0
     # The counter alone makes none: two masters adopt each other's and may send the same.
-    counter = int.from_bytes(sent[-1][42:50], "big")
-    assert hear(node, counter, now_ns, "10.77.0.1") != "loop"
+    assert hear(node, counter_of(last), sent_ns, "10.77.0.1") != "loop"
+
+
+def test_a_raw_socket_tells_no_mac_and_the_counter_alone_makes_a_loop() -> None:
+    node = Node("10.77.0.2", counter=BASE)
+    node.run(START_NS + 10 * SECOND_NS)
+    last = from_mac(sent_by(node)[-1], bytes(6))
+    assert node.engine.receive(0, last, START_NS + 10 * SECOND_NS) == "loop"
 
 
 def test_a_loop_is_known_after_our_counter_went_on_above_what_was_heard() -> None:
     node = Node("10.77.0.2", counter=BASE)
     node.run(START_NS + 4 * SECOND_NS)
-    frames = [done.content for done in node.done if done.action == "ADVERTISE"]
+    last = sent_by(node)[-1]
     node.forget()
     now_ns = START_NS + 4 * SECOND_NS + SECOND_NS // 2
     slower = advertisement(source="10.77.0.1", advskew=9, counter=BASE * 2)
     node.engine.receive(0, slower, now_ns)
-    frames += node.take(now_ns)  # the answer, above what was heard
-    assert [node.engine.receive(0, frame, now_ns) for frame in frames] == ["loop"] * len(frames)
+    frames = [last, *node.take(now_ns)]  # the answer, above what was heard
+    assert len(frames) == 2
+    assert [node.engine.receive(0, frame, now_ns) for frame in frames] == ["loop"] * 2
+
+
+def test_every_output_of_an_advertisement_is_known_as_ours() -> None:
+    signed = [(ADDRESS, 24), (ADDRESS6, 64)]
+    node = Node("10.77.0.2", on6="fe80::2", counter=BASE, addresses=signed)
+    node.run(START_NS + 4 * SECOND_NS)
+    both = sent_by(node)[-2:]
+    assert {frame[12] for frame in both} == {0x08, 0x86}
+    now_ns = max(node.times("ADVERTISE"))
+    assert [node.engine.receive(0, frame, now_ns) for frame in both] == ["loop"] * 2
 
 
 @pytest.mark.parametrize("counter", [0, 1, BASE - 1, BASE, BASE * 2])
@@ -220,5 +271,170 @@ def test_our_own_source_with_another_counter_is_another_host(counter: int) -> No
     node.take(START_NS + 4 * SECOND_NS)
     [report] = node.reported("duplicate_source")
     assert report[9] == b"\2\0\0\0\0\7"
-    assert node.state == "MASTER"  # a tie: we stay
+    assert node.state == "MASTER"  # a tie, and our MAC is the higher one
     assert node.engine.host(0)["counters"]["duplicate_source"] == 1
+
+
+# --------------------------------------------------------------------- two hosts with one source
+
+
+def twins(count: int, same_mac: bool, **settings: Any) -> Segment:
+    """Hosts with one source address, all of them MASTER: they hear each other from 11 s on."""
+    nodes = []
+    for number in range(count):
+        node = Node("10.77.0.2", counter=BASE * (number + 1), seed=number, **settings)
+        if not same_mac:
+            node.mac = b"\2\0\0\0\0" + bytes((number + 1,))
+            node.attach(START_NS)
+        nodes.append(node)
+    segment = Segment(*nodes)
+    segment.passes = lambda *_: segment.now_ns > START_NS + 11 * SECOND_NS
+    segment.run(10)
+    assert len(segment.masters()) == count
+    return segment
+
+
+@pytest.mark.parametrize("dialect", ["ucarp", "freebsd", "openbsd"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_of_hosts_with_one_source_the_highest_mac_stays(dialect: str, count: int) -> None:
+    segment = twins(count, False, dialect=dialect)
+    segment.run(4)
+    assert segment.masters() == segment.nodes[-1:]
+    for node in segment.nodes:
+        assert node.reported("duplicate_source")
+    segment.run(10)
+    assert segment.masters() == segment.nodes[-1:]
+    # The master does not hear the others any more; they hear it.
+    *others, master = segment.nodes
+    assert master.engine.host(0)["duplicate_source"] is None
+    [ended] = master.reported("duplicate_ended")
+    assert ended[9] in [other.mac for other in others]
+    for other in others:
+        assert other.engine.host(0)["duplicate_source"] == master.mac
+        assert not other.reported("duplicate_ended")
+
+
+def test_a_duplicate_source_ends_for_a_backup_when_only_others_are_heard() -> None:
+    segment = twins(2, False)
+    segment.run(4)
+    backup, master = segment.nodes
+    segment.leave(master)
+    for step in range(1, 8):
+        at_ns = segment.now_ns + step * SECOND_NS
+        backup.run(at_ns)
+        hear(backup, BASE * 100 + step, at_ns)
+        assert backup.state == "BACKUP"
+        ended = len(backup.reported("duplicate_ended"))
+        assert (backup.engine.host(0)["duplicate_source"] is None) == (ended == 1) == (step > 6)
+
+
+def test_a_duplicate_source_ends_where_nobody_is_listened_to() -> None:
+    node = Node("10.77.0.2", counter=BASE)
+    frame = advertisement(source="10.77.0.2", counter=7)
+    assert node.engine.receive(0, frame, START_NS) == "ok"
+    node.attach(START_NS + 1, up=False)
+    node.take(START_NS + 1)
+    assert node.engine.host(0)["duplicate_source"] is None
+    assert len(node.reported("duplicate_ended")) == 1
+
+
+@pytest.mark.parametrize("advertise_mac", ["ucarp", "bsd"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_hosts_with_one_source_and_one_mac_end_with_one_master(
+    advertise_mac: str, count: int
+) -> None:
+    segment = twins(count, True, advertise_mac=advertise_mac)
+    segment.run(30)
+    assert len(segment.masters()) == 1
+    segment.run(30)
+    assert len(segment.masters()) == 1
+    assert all(node.engine.host(0)["counters"]["became_master"] < 8 for node in segment.nodes)
+
+
+def test_a_tie_that_goes_on_is_left_to_the_other_host_with_our_source() -> None:
+    """A ucarp stays on a tie with its own source address, for ever."""
+    node = Node("10.77.0.2", counter=BASE)
+    node.run(START_NS + 4 * SECOND_NS)
+    mac = b"\2\0\0\0\0\7"
+    for second in range(4, 8):
+        at_ns = START_NS + second * SECOND_NS + 1
+        node.run(at_ns)
+        hear(node, BASE * 2 + 1000 * second, at_ns, "10.77.0.2", mac=mac)
+        assert node.state == ("MASTER" if second < 7 else "BACKUP"), second
+    assert node.reason == "tie_lost"
+
+
+def test_a_lower_mac_yields_at_once_and_waits_for_the_higher_one() -> None:
+    node = Node("10.77.0.2", counter=BASE)
+    node.run(START_NS + 4 * SECOND_NS)
+    now_ns = START_NS + 4 * SECOND_NS
+    assert hear(node, BASE * 2, now_ns, "10.77.0.2", mac=b"\xfe" * 6) == "ok"
+    assert (node.state, node.reason) == ("BACKUP", "tie_lost")
+
+
+def test_our_own_frame_under_another_mac_is_reported_and_changes_nothing() -> None:
+    """Something on the way may change MACs; it must not make us yield to ourselves."""
+    node = Node("10.77.0.2", counter=BASE)
+    node.run(START_NS + 4 * SECOND_NS)
+    for second in range(4, 20):
+        at_ns = START_NS + second * SECOND_NS + SECOND_NS // 2
+        node.run(at_ns)
+        for mac in (b"\xfe" * 6, b"\2\0\0\0\0\7"):
+            assert node.engine.receive(0, from_mac(sent_by(node)[-1], mac), at_ns) == "ok"
+        assert node.state == "MASTER"
+    assert node.engine.host(0)["duplicate_source"] is not None
+    assert node.reported("duplicate_source")
+    counters = [counter_of(frame) for frame in sent_by(node)]
+    assert counters == sorted(set(counters))
+
+
+def test_hosts_with_one_source_that_are_in_step_part() -> None:
+    """Both send the same counter at the same instant: neither could tell, were it to go on."""
+    nodes = [Node("10.77.0.2", counter=BASE) for _ in range(2)]
+    for number, node in enumerate(nodes):
+        node.mac = b"\2\0\0\0\0" + bytes((number + 1,))
+        node.attach(START_NS)
+        node.run(START_NS + 4 * SECOND_NS)
+        node.forget()
+    at_ns = START_NS + 4 * SECOND_NS
+    for step in range(1, 8):
+        at_ns = START_NS + (4 + step) * SECOND_NS
+        frames = [node.carry_out(at_ns) for node in nodes]
+        for node, heard in zip(nodes, reversed(frames), strict=True):
+            for frame in heard:
+                node.engine.receive(0, frame, at_ns + 1)
+    assert [node.state for node in nodes] == ["BACKUP", "MASTER"]
+
+
+def test_a_host_with_our_source_that_does_not_hear_us_is_known_by_its_third() -> None:
+    """It goes on from the last counter that it heard of us: all of its are among those we sent."""
+    node = Node("10.77.0.2", counter=BASE)
+    node.run(START_NS + 10 * SECOND_NS)
+    node.run(START_NS + 11 * SECOND_NS)
+    mac = b"\xfe" * 6
+    counter = counter_of(sent_by(node)[-1]) - 4
+    verdicts = []
+    for second in range(11, 16):
+        at_ns = START_NS + second * SECOND_NS + SECOND_NS // 2
+        node.run(at_ns)
+        counter += 1
+        verdicts.append(hear(node, counter, at_ns, "10.77.0.2", mac=mac))
+    assert verdicts == ["replay", "replay", "ok", "ok", "ok"]
+    assert (node.state, node.reason) == ("BACKUP", "tie_lost")
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+@pytest.mark.parametrize("replay", ["learn", "strict"])
+def test_what_we_sent_long_ago_is_refused_from_our_own_source(replay: str, ascending: bool) -> None:
+    """However many advertisements of ours came since: ranges are remembered, not numbers."""
+    node = Node("10.77.0.2", counter=BASE, replay=replay)
+    node.run(START_NS + 400 * SECOND_NS)
+    sent = sent_by(node)[:-7]
+    assert len(sent) > 380
+    now_ns = START_NS + 400 * SECOND_NS
+    for number, frame in enumerate(sent if ascending else reversed(sent)):
+        counter = counter_of(frame)
+        assert hear(node, counter, now_ns + number, "10.77.0.2", mac=node.mac) == "replay"
+        forged = {"mac": b"\xfe" * 6, "advbase": 0, "advskew": 1}
+        assert hear(node, counter, now_ns + number, "10.77.0.2", **forged) == "replay"
+    assert node.state == "MASTER"

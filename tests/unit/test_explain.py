@@ -262,9 +262,16 @@ def test_a_resignation_of_who_is_not_the_master_means_nothing() -> None:
 
 def test_another_host_with_our_source() -> None:
     asked = Asked().become("MASTER").hear(OURS, advskew=ADVSKEW, counter=1 << 40)
-    [line] = asked.sections()["heard masters"]
+    line, warning = asked.sections()["heard masters"]
     assert "our own source address, which another host has, too" in line
-    assert line.endswith(", a tie with our own source address: we stay MASTER, and answer it")
+    assert warning.startswith("duplicate_source: another host (02:00:00:00:00:99) advertises from")
+    assert asked.facts()["warnings"] == {
+        "duplicate_source": "another host (02:00:00:00:00:99) advertises from our source"
+    }
+    assert line.endswith(
+        ", a tie with our own source address that goes to our higher MAC:"
+        " we stay MASTER, and answer it"
+    )
 
 
 def test_a_demote_byte_in_a_dialect_that_has_none() -> None:

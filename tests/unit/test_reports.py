@@ -334,6 +334,8 @@ def test_a_released_slot_forgets_everything() -> None:
 def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
     desk.tell("duplicate_source", mac=b"\x02\0\0\0\0\x09")
+    with caplog.at_level("INFO"):
+        desk.tell("duplicate_ended", mac=b"\x02\0\0\0\0\x09")
     desk.tell("other_master", state="MASTER")
     desk.tell("demote_heard", value=7)
     desk.tell("sends_failing", value=errno.ENETDOWN)
@@ -347,6 +349,7 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
     told = "\n".join(caplog.messages)
     for words in (
         "eth0/1: duplicate_source: another host (02:00:00:00:00:09)",
+        "eth0/1: duplicate_source is over: another host (02:00:00:00:00:09) is not heard",
         "eth0/1: other_master",
         "eth0/1: the peer advertises demotion 7",
         "eth0/1: three advertisements in a row not sent (Network is down)",

@@ -1,0 +1,38 @@
+"""The counters that a virtual host has sent or heard: ranges, and when each was in use."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+cdef enum:
+    HISTORY_NEAR = 65536        # counters no further apart are of one range
+    HISTORY_SENT = 4            # of our advertisements, whose times are remembered one by one
+    HISTORY_LATELY = 5          # ranges of half a span each: more than two spans
+    HISTORY_FORMERLY = 3        # ranges from before that
+    HISTORY_LONG_AGO = 0xffffffff       # as an age: longer than two spans, nobody knows how long
+
+cdef struct Range:              # of counters that follow each other
+    uint64_t begin
+    uint32_t count              # 0: free
+    uint32_t at_ms              # when the last of them was in use, modulo 2^32
+
+cdef struct History:
+    Range sent[HISTORY_SENT]                # newest first
+    Range lately[HISTORY_LATELY]            # newest first
+    Range formerly[HISTORY_FORMERLY]
+
+cdef inline uint32_t history_ms(int64_t at_ns) noexcept nogil:
+    """A time as ranges have it."""
+    return <uint32_t>(at_ns // 1000000)
+
+
+cdef inline bint history_in(uint64_t counter, uint64_t begin, uint64_t count) noexcept nogil:
+    return counter - begin < count
+
+
+cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_t at_ms,
+                       uint32_t span_ms) noexcept nogil
+cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_t at_ms,
+                       uint32_t span_ms) noexcept nogil
+cdef int64_t history_sent_ms(const History* history, uint64_t counter,
+                             uint32_t now_ms) noexcept nogil
+cdef int64_t history_age_ms(const History* history, uint64_t counter,
+                            uint32_t now_ms) noexcept nogil

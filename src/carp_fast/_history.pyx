@@ -1,0 +1,114 @@
+"""The counters that a virtual host has sent or heard: ranges, and when each was in use.
+
+A group of hosts shares one sequence of counters, since each goes on above what it hears, so that a
+few ranges hold all of it. A *span* is the host's master-down time: what the last two spans brought
+is kept by halves of one, what came before as at most three ranges without times. Where there is
+no room for another range, the shortest is forgotten, so that random counters displace no sequence.
+
+Times are in ms modulo 2^32, 49 days. Must not know what an age means, nor whose a counter is.
+"""
+
+from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
+from libc.string cimport memmove
+
+assert sizeof(History) == 192
+
+
+cdef enum:
+    BACKWARDS_MS = 3600000      # frames are not in the order of their arrival: time may go back
+
+
+cdef inline int64_t since_ms(uint32_t at_ms, uint32_t now_ms) noexcept nogil:
+    cdef uint32_t age_ms = now_ms - at_ms
+    return 0 if age_ms > UINT32_MAX - BACKWARDS_MS else age_ms
+
+
+cdef bint is_near(const Range* one, const Range* other) noexcept nogil:
+    """Whether both are parts of one sequence: they overlap, or a few counters lie between."""
+    if one.begin <= other.begin:
+        return other.begin - one.begin <= <uint64_t>one.count + HISTORY_NEAR
+    return one.begin - other.begin <= <uint64_t>other.count + HISTORY_NEAR
+
+
+cdef void join(Range* to, const Range* other) noexcept nogil:
+    """Let `to` reach over the other one; of more than 2^32 counters it keeps the latest."""
+    cdef uint64_t begin = min(to.begin, other.begin), count
+    count = max(to.begin - begin + to.count, other.begin - begin + other.count)
+    if count > UINT32_MAX:
+        begin, count = begin + (count - UINT32_MAX), UINT32_MAX
+    to.begin, to.count = begin, <uint32_t>count
+
+
+cdef void retire(History* history, const Range* old) noexcept nogil:
+    """Keep a range of long ago: joined with another, or in the place of the shortest."""
+    cdef Range* formerly = history.formerly
+    cdef uint32_t i, place = 0
+    for i in range(HISTORY_FORMERLY):
+        if formerly[i].count and is_near(&formerly[i], old):
+            join(&formerly[i], old)
+            return
+    for i in range(HISTORY_FORMERLY):
+        if formerly[i].count < formerly[place].count:
+            place = i
+    formerly[place] = old[0]
+
+
+cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_t at_ms,
+                       uint32_t span_ms) noexcept nogil:
+    """Remember `count` counters from `begin` on, the last of them in use at `at_ms`."""
+    cdef Range* lately = history.lately
+    cdef Range* oldest = &lately[HISTORY_LATELY - 1]
+    cdef uint32_t i, half_ms = max(1, span_ms // 2)
+    cdef Range new
+    if count > UINT32_MAX:
+        begin, count = begin + (count - UINT32_MAX), UINT32_MAX
+    new.begin, new.count, new.at_ms = begin, <uint32_t>count, at_ms
+    for i in range(HISTORY_LATELY):
+        if (lately[i].count and lately[i].at_ms // half_ms == at_ms // half_ms
+                and is_near(&lately[i], &new)):
+            join(&lately[i], &new)
+            lately[i].at_ms = at_ms
+            return
+    if oldest.count and since_ms(oldest.at_ms, at_ms) > 2 * <int64_t>span_ms:
+        retire(history, oldest)
+    elif oldest.count and is_near(&lately[HISTORY_LATELY - 2], oldest):
+        join(&lately[HISTORY_LATELY - 2], oldest)       # several sequences at once: counts as later
+    memmove(&lately[1], lately, (HISTORY_LATELY - 1) * sizeof(Range))
+    lately[0] = new
+
+
+cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_t at_ms,
+                       uint32_t span_ms) noexcept nogil:
+    """Remember the counters of one advertisement of ours, `count` from `begin` on."""
+    cdef Range* last = &history.sent[HISTORY_SENT - 1]
+    if last.count:
+        history_note(history, last.begin, last.count, last.at_ms, span_ms)
+    memmove(&history.sent[1], history.sent, (HISTORY_SENT - 1) * sizeof(Range))
+    history.sent[0].begin, history.sent[0].count, history.sent[0].at_ms = begin, count, at_ms
+
+
+cdef int64_t history_sent_ms(const History* history, uint64_t counter,
+                             uint32_t now_ms) noexcept nogil:
+    """How long ago one of our last advertisements bore this counter, ms; -1: none did."""
+    cdef uint32_t i
+    for i in range(HISTORY_SENT):
+        if history_in(counter, history.sent[i].begin, history.sent[i].count):
+            return since_ms(history.sent[i].at_ms, now_ms)
+    return -1
+
+
+cdef int64_t history_age_ms(const History* history, uint64_t counter,
+                            uint32_t now_ms) noexcept nogil:
+    """How long ago the counter was in use, ms, or HISTORY_LONG_AGO; -1: not that we know.
+
+    Too young by half a span at most: a range has the time of its last counter.
+    """
+    cdef int64_t age_ms = history_sent_ms(history, counter, now_ms)
+    cdef uint32_t i
+    for i in range(HISTORY_LATELY):
+        if history_in(counter, history.lately[i].begin, history.lately[i].count):
+            age_ms = max(age_ms, since_ms(history.lately[i].at_ms, now_ms))
+    for i in range(HISTORY_FORMERLY):
+        if history_in(counter, history.formerly[i].begin, history.formerly[i].count):
+            return HISTORY_LONG_AGO
+    return age_ms
