@@ -223,7 +223,7 @@ class Tap:
             from carp_fast.verdicts import signer_of  # most daemons never need it
 
             signer = signer_of(host)
-            self._keys[slot] = [Key(signer.passphrase, each) for each in signer.messages()]
+            self._keys[slot] = [Key(signer.passphrase, each) for _, each in signer.forms()]
         return any(key.verify(fields["counter"], fields["digest"]) for key in self._keys[slot])
 
     # -- what follows
