@@ -140,6 +140,8 @@ class Explanations:
             "timer": timer(fields, now_ns),
             "preempts_in_s": preempts_in_s(fields, now_ns),
             "stalled": stalled(fields, now_ns),
+            "ties": fields["ties"],
+            "jitter_s": in_s(fields["jitter_ns"]),
             "demote": fields["demote"],
             "failed_sends": fields["failed_sends"],
         }

@@ -296,6 +296,12 @@ def timers(host: Facts) -> Iterator[str]:
             "the pump was away, or the kernel dropped frames: it waits on for what it may have "
             f"missed until {stalled['until']} ({seconds(stalled['ago_s'])} ago)"
         )
+    if host["state"] == "BACKUP" and host["ties"]:
+        yield (
+            f"it lost a tie lately ({host['ties']} since one master alone was heard for two "
+            f"master-down times): each wait is {seconds(host['jitter_s'])} longer, so that equal "
+            "hosts do not rise together"
+        )
 
 
 # ----------------------------------------------------------------------------------------- demotion

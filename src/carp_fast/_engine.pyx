@@ -29,7 +29,7 @@ from carp_fast._vhid cimport (
     Address, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, EXPECTS_4, EXPECTS_6, IN_USE,
     MASTER_LEAVES, Output,
     RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source, VirtualHost, vhid_source,
-    vhid_advskew, vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_judge,
+    vhid_advskew, vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_jitter_ns, vhid_judge,
     vhid_master, vhid_master_down_ns)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
@@ -151,6 +151,7 @@ cdef dict explained_dict(const VirtualHost* host, int64_t now_ns):
     fields["master_leaves"] = bool(host.flags & MASTER_LEAVES)
     fields["contested"] = bool(host.flags & CONTESTED)
     fields["preempt_from_ns"] = host.preempt_from_ns
+    fields["ties"], fields["jitter_ns"] = host.ties, vhid_jitter_ns(host)
     fields["attentive_ns"] = host.judged_ns if host.state == BACKUP else 0
     fields["failed_sends"] = host.failed_sends
     fields["silent_families"] = [family for family, flag in ((4, SILENT_4), (6, SILENT_6))

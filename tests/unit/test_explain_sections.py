@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from unit.asked import ETH0, Asked
+from unit.asked import ADVSKEW, ETH0, Asked
 from unit.segment import (
     GROUP,
     SECOND_NS,
@@ -100,6 +100,20 @@ def test_silence_counts_from_the_end_of_an_absence() -> None:
     )
     assert silence.endswith("Z (1.000 s ago)")
     assert asked.hear(counter=2).facts()["stalled"] is None
+
+
+def test_the_jitter_after_a_tie_is_explained() -> None:
+    asked = Asked().become("MASTER")
+    asked.hear("10.77.0.1", advskew=ADVSKEW)
+    (takes_over, jitter) = asked.sections()["timers"]
+    facts = asked.facts()
+    assert facts["ties"] == 1
+    assert 0 < facts["jitter_s"] < facts["interval_s"] / 4
+    assert takes_over.startswith(
+        f"takes over in {facts['master_down_s'] + facts['jitter_s']:.3f} s"
+    )
+    assert jitter.startswith("it lost a tie lately (1 since one master alone was heard")
+    assert f"each wait is {facts['jitter_s']:.3f} s longer" in jitter
 
 
 def test_an_absence_means_nothing_to_a_master() -> None:
