@@ -33,6 +33,7 @@ MODULES = (
     "_mix",
     "_simulator_network",
     "_simulator_lanes",
+    "_simulator_nics",
     "_simulator_rules",
     "_simulator_invariants",
     "_simulator_turn",

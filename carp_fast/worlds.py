@@ -433,9 +433,9 @@ def hiccups(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def flap(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """A link goes down and up, or an interface disappears and comes back."""
+    """A link goes down and up, an interface disappears and comes back, or its name does."""
     machine, segment = to.any_machine(), to.random.below(to.world.segments)
-    off, on = (("down", "up"), ("gone", "back"))[to.random.below(2)]
+    off, on = (("down", "up"), ("gone", "back"), ("renamed", "named"))[to.random.below(3)]
     to.put(start_ns, "nic", machine=machine, segment=segment, value=NIC_WORDS.index(off))
     to.put(end_ns, "nic", machine=machine, segment=segment, value=NIC_WORDS.index(on))
 

@@ -10,7 +10,7 @@ cdef enum FaultKind:
     FAULT_RESUME
     FAULT_CRASH
     FAULT_BOOT
-    FAULT_NIC                   # segment, value: 0 down, 1 up, 2 gone, 3 back
+    FAULT_NIC                   # segment, value: a NicFault
     FAULT_SOURCE                # segment, value: families as bits that it has an address of
     FAULT_KEY                   # slot, value: 1 the other passphrase, 0 the right one
     FAULT_SEND_ERRORS           # slot: 0 IPv4, 1 IPv6; value: probability

@@ -16,7 +16,8 @@ from carp_fast._prepared cimport PreparedHost
 from carp_fast._simulator_invariants cimport (
     check_addresses, check_election, check_families, check_slot)
 from carp_fast._simulator_lanes cimport (
-    anything_waits, begin_flood, flood_goes_on, forget_sources, source_is_sorted)
+    anything_waits, begin_flood, flood_goes_on, source_is_sorted)
+from carp_fast._simulator_nics cimport NicFault, change_nic, interface_value
 from carp_fast._simulator_network cimport (
     ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FLOOD_GOES_ON,
     FOREIGN_THERE, FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS, Machine,
@@ -25,7 +26,7 @@ from carp_fast._simulator_network cimport (
     event_push, frame_arrives, grown, machine_now, machine_wake, note_missed, random_below,
     random_next, trace)
 from carp_fast._simulator_turn cimport (
-    forget_slot, interface_value, machine_forget, machine_step, order_packed, order_push)
+    forget_slot, machine_forget, machine_step, order_packed, order_push)
 from carp_fast._vhid cimport EXPECTS_4, EXPECTS_6
 from carp_fast._wheel cimport NOBODY
 
@@ -37,7 +38,7 @@ LINK_WORDS = (
     "blocked", "loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect",
     "late", "delay_ns")
 PAUSE_WORDS = ("none", "stopped", "frozen", "suspended")
-NIC_WORDS = ("down", "up", "gone", "back")
+NIC_WORDS = ("down", "up", "gone", "back", "renamed", "named")
 BROKEN_WORDS = (
     "", "two_masters", "no_master", "slower_master", "still_init", "changed_while_quiet",
     "never_quiet", "address_kept", "address_missing", "foreign_removed", "not_announced",
@@ -78,21 +79,6 @@ cdef void order_later(World* world, Machine* machine, uint32_t kind, uint32_t su
     world.disturbed_ns = max(world.disturbed_ns, machine.order_ns)
     event_push(world, machine.order_ns, ORDER_ARRIVES, <uint32_t>(machine - world.machines),
                order_packed(kind, subject, value))
-
-
-cdef void change_nic(World* world, Machine* machine, const Fault* fault) noexcept nogil:
-    cdef uint32_t slot
-    machine.nics[fault.segment].up = fault.value == 1 or fault.value == 3
-    if fault.value >= 2:                        # the kernel drops its addresses with an interface
-        forget_sources(machine, fault.segment)
-        machine.nics[fault.segment].ifindex = (
-            2 + <int>random_below(&world.random, 1 << 20) if fault.value == 3 else 0)
-        for slot in range(world.slot_count):
-            if world.slot_segment[slot] == fault.segment:
-                memset(machine.slots[slot].kernel, ABSENT, ADDRESSES_MAX)
-    if machine.running:
-        order_later(world, machine, ORDER_SET_INTERFACE, fault.segment,
-                    interface_value(&machine.nics[fault.segment]))
 
 
 cdef void pause(World* world, Machine* machine, uint8_t kind) noexcept nogil:
@@ -168,7 +154,7 @@ cdef int boot(World* world, Machine* machine) except -1:
     for segment in range(world.segment_count):
         if machine.nics[segment].attached:
             order_push(world, machine, ORDER_SET_INTERFACE, segment,
-                       interface_value(&machine.nics[segment]))
+                       interface_value(machine, segment))
     for slot in range(world.slot_count):
         if machine.slots[slot].right != NULL:
             order_push(world, machine, ORDER_ADD, slot, 0)
@@ -208,11 +194,13 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
     elif kind == FAULT_BOOT:
         boot(world, machine)
     elif kind == FAULT_NIC:
-        change_nic(world, machine, fault)
+        if change_nic(world, machine, fault.segment, <NicFault>fault.value):
+            order_now(world, machine, ORDER_SET_INTERFACE, fault.segment,
+                      interface_value(machine, fault.segment))
     elif kind == FAULT_SOURCE:
         machine.nics[fault.segment].sources = <uint8_t>fault.value
         order_now(world, machine, ORDER_SET_INTERFACE, fault.segment,
-                  interface_value(&machine.nics[fault.segment]))
+                  interface_value(machine, fault.segment))
     elif kind == FAULT_KEY:
         order_now(world, machine, ORDER_REPLACE, fault.slot, fault.value)
     elif kind == FAULT_SEND_ERRORS:

@@ -210,7 +210,7 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
         known.left_at_ns = 0
     elif report.previous == MASTER:
         known.owes_last = report.reason == FASTER_MASTER
-        known.owes_resignation = report.reason == RESIGNED or report.reason == ADDRESS_LOST
+        known.owes_resignation = report.reason in (RESIGNED, ADDRESS_LOST) or machine.leaving[world.slot_segment[slot]]
         on_fall(world, machine, report)
 
 

@@ -167,6 +167,7 @@ cdef struct Nic:
     int32_t ifindex             # 0: does not exist
     uint8_t up
     uint8_t attached            # the machine has virtual hosts on this segment
+    uint8_t renamed             # it has another name than the one that is waited for
     uint8_t sources             # families as bits: it has an address to advertise from
     uint8_t forwards6
     uint8_t mac[6]
@@ -280,6 +281,8 @@ cdef struct Machine:
     uint32_t netlink_error
     int64_t change_cost_ns
     Nic nics[SEGMENTS_MAX]
+    uint8_t leaving[SEGMENTS_MAX]       # the engine leaves a renamed interface
+    uint8_t left[SEGMENTS_MAX]          # ... and has done so
 
 cdef struct Fault:
     int64_t value

@@ -178,7 +178,8 @@ cdef void note_missed(Machine* machine, int64_t until_ns, int64_t length_ns,
 
 
 cdef bint nic_works(const Machine* machine, uint32_t segment) noexcept nogil:
-    return machine.running and machine.nics[segment].ifindex and machine.nics[segment].up
+    return (machine.running and machine.nics[segment].ifindex and machine.nics[segment].up
+            and not machine.nics[segment].renamed)
 
 
 # ---------------------------------------------------------------------------------------- frames

@@ -2,12 +2,11 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from carp_fast._simulator_network cimport Machine, Nic, Slot, World
+from carp_fast._simulator_network cimport Machine, Slot, World
 
 cdef void machine_step(World* world, Machine* machine) noexcept nogil
 cdef void machine_forget(World* world, Machine* machine) noexcept nogil
 cdef void order_push(World* world, Machine* machine, uint32_t kind, uint32_t subject,
                      int64_t value) noexcept nogil
 cdef void forget_slot(Slot* slot) noexcept nogil
-cdef int64_t interface_value(const Nic* nic) noexcept nogil
 cdef uint64_t order_packed(uint32_t kind, uint32_t subject, int64_t value) noexcept nogil

@@ -27,9 +27,10 @@ from carp_fast._simulator_invariants cimport (
     on_family, on_refused, on_state, on_taken)
 from carp_fast._simulator_lanes cimport (
     anything_waits, arrived_at, find_source, forget_lanes, note_drops)
+from carp_fast._simulator_nics cimport has_left, interface_value, obey_interface_order
 from carp_fast._simulator_network cimport (
     ABSENT, Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, FOREIGN_REMOVED, FOREIGN_THERE, Frame, IDLE,
-    KEY_OTHER, KEY_RIGHT, Machine, Nic, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PendingOrder,
+    KEY_OTHER, KEY_RIGHT, Machine, ORDER_ARRIVES, OURS, PendingOrder,
     QUEUE_OVERFLOW, RECEIVING, REPORTS_LOST, Slot, Socket, TRACE_ADDRESS, TRACE_ANNOUNCED, TRACE_HEARD,
     TRACE_ORDER, TRACE_SENT, World, broken, event_push, frame_release, grown,
     machine_now, machine_number, machine_wake, note_disturbed, random_below, random_chance,
@@ -55,11 +56,6 @@ cdef enum:
 
 
 # ------------------------------------------------------------------------------------- orders
-
-cdef int64_t interface_value(const Nic* nic) noexcept nogil:
-    """What an order tells of an interface: ifindex, sources by family, up."""
-    return <int64_t>nic.ifindex << 3 | nic.sources << 1 | nic.up
-
 
 cdef uint64_t order_packed(uint32_t kind, uint32_t subject, int64_t value) noexcept nogil:
     """An order as the detail of an event; `value` has 32 bits."""
@@ -149,27 +145,6 @@ cdef bint obey_host_order(World* world, Machine* machine, const PendingOrder* pe
     return True
 
 
-cdef void obey_interface_order(Machine* machine, const PendingOrder* pending, Order* order,
-                               int64_t now_ns) noexcept nogil:
-    """What is told was true when the order was given: ifindex and state come in its value."""
-    cdef Nic* nic = &machine.nics[pending.subject]
-    cdef Interface interface
-    memset(&interface, 0, sizeof(interface))
-    interface.ifindex = <int>(pending.value >> 3)
-    interface.up = pending.value & 1
-    interface.has_source = interface.ifindex and pending.value >> 1 & OVER_4
-    interface.has_source6 = interface.ifindex and pending.value >> 1 & OVER_6
-    interface.forwards6 = nic.forwards6
-    memcpy(interface.mac, nic.mac, 6)
-    if interface.has_source:
-        memcpy(interface.source, nic.source, 4)
-    if interface.has_source6:
-        memcpy(interface.source6, nic.source6, 16)
-    order.interface = <uint16_t>pending.subject
-    order.pointer = &interface
-    obey(&machine.core, order, now_ns)
-
-
 cdef void take_orders(World* world, Machine* machine) noexcept nogil:
     cdef int64_t now_ns = machine_now(world, machine)
     cdef uint32_t count = min(machine.orders_count, <uint32_t>ORDERS_A_TURN)
@@ -187,7 +162,7 @@ cdef void take_orders(World* world, Machine* machine) noexcept nogil:
         if world.now_ns > world.disturbed_ns:
             world.disturbed_ns = world.now_ns
         if pending.kind == ORDER_SET_INTERFACE:
-            obey_interface_order(machine, &pending, &order, now_ns)
+            obey_interface_order(world, machine, &pending, &order, now_ns)
         elif pending.kind == ORDER_ADD or pending.kind == ORDER_REPLACE:
             if not obey_host_order(world, machine, &pending, &order, now_ns):
                 event_push(world, world.now_ns + RETRY_NS, ORDER_ARRIVES,
@@ -539,6 +514,9 @@ cdef void plan(World* world, Machine* machine) noexcept nogil:
             machine.slots[machine.dirty[i]].dirty = False
             check_addresses(world, machine, machine.dirty[i])
         machine.dirty_count = 0
+        for i in range(world.segment_count):
+            if has_left(machine, i):
+                order_push(world, machine, ORDER_SET_INTERFACE, i, interface_value(machine, i))
     if at_ns >= 0:
         at_ns = (at_ns + tick_ns - 1) // tick_ns * tick_ns
         if at_ns < next_tick_ns:
@@ -591,4 +569,6 @@ cdef void machine_forget(World* world, Machine* machine) noexcept nogil:
     machine.changing = machine.announcing = NOBODY
     machine.planned_ns = machine.last_turn_ns = 0
     machine.watching = True
+    memset(machine.leaving, 0, sizeof(machine.leaving))
+    memset(machine.left, 0, sizeof(machine.left))
     machine.dirty_count = 0

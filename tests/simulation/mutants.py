@@ -377,6 +377,20 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "renamed: taken for gone only when it is told to be",
+        (("_core.pyx", "interface.ifindex == 0 or interface.renamed:", "interface.ifindex == 0:"),),
+    ),
+    Mutant(
+        "renamed: addresses kept",
+        (
+            (
+                "_vhid.pyx",
+                '"disarm remove_addresses resign",           ""),',
+                '"disarm resign",           ""),',
+            ),
+        ),
+    ),
+    Mutant(
         "no announcement",
         (
             (

@@ -47,13 +47,14 @@ COMPILED: dict[str, set[str]] = {
     "_mix": {"_wire", "_auth", "_frames", "_walk"},
     "_simulator_network": {"_wire", "_wheel", "_vhid", "_core", "_lanes"},
     "_simulator_lanes": {"_wheel", "_receive", "_lanes", "_simulator_network"},
+    "_simulator_nics": {"_vhid", "_core", "_orders", "_simulator_network", "_simulator_lanes"},
     "_simulator_rules": {"_vhid", "_simulator_network"},
     "_simulator_invariants": {"_wire", "_wheel", "_vhid", "_core", "_lanes"}
     | {"_simulator_network", "_simulator_rules"},
     "_simulator_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
     | {"_simulator_network", "_simulator_rules", "_simulator_invariants", "_lanes"}
-    | {"_simulator_lanes"},
-    "_simulator": {"_wheel", "_vhid", "_core", "_prepared", "_simulator_lanes"}
+    | {"_simulator_lanes", "_simulator_nics"},
+    "_simulator": {"_wheel", "_vhid", "_core", "_prepared", "_simulator_lanes", "_simulator_nics"}
     | {"_simulator_network", "_simulator_invariants", "_simulator_turn"},
     "_socket": {"_wire"},
     "_netlink": {"_wire", "_socket"},
@@ -88,6 +89,7 @@ PURE = (
     "_mix",
     "_simulator_network",
     "_simulator_lanes",
+    "_simulator_nics",
     "_simulator_rules",
     "_simulator_invariants",
     "_simulator_turn",

@@ -1,0 +1,114 @@
+"""The interfaces of a simulated machine: what befalls them, and what the engine is told of them.
+
+Python's part stands here a second time: an interface that lost its name is left in two steps, and
+addresses with our mark that are there when it appears are ours. Knows no socket.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from carp_fast._core cimport Interface, ORDER_ADOPT, Order
+from carp_fast._orders cimport obey
+from carp_fast._simulator_lanes cimport forget_sources
+from carp_fast._simulator_network cimport (
+    ABSENT, ADDRESSES_MAX, Machine, Nic, OURS, OVER_4, OVER_6, PendingOrder, World, random_below)
+from carp_fast._vhid cimport IN_USE
+
+cdef enum:
+    UP = 1                          # of what is told in an order's value
+    SOURCES_AT = 1
+    RENAMED = 8
+    IFINDEX_AT = 4
+
+
+cdef bint change_nic(World* world, Machine* machine, uint32_t segment,
+                     NicFault fault) noexcept nogil:
+    """Let it happen; whether Python hears of it. The kernel drops addresses with an interface."""
+    cdef Nic* nic = &machine.nics[segment]
+    cdef uint32_t slot
+    if fault == NIC_RENAMED or fault == NIC_NAMED:
+        nic.renamed = fault == NIC_RENAMED
+        machine.left[segment] = False
+        forget_sources(machine, segment)
+        return nic.ifindex != 0
+    nic.up = fault == NIC_UP or fault == NIC_BACK
+    if fault == NIC_DOWN or fault == NIC_UP:
+        return not nic.renamed
+    forget_sources(machine, segment)
+    nic.renamed = False
+    nic.ifindex = 2 + <int>random_below(&world.random, 1 << 20) if fault == NIC_BACK else 0
+    for slot in range(world.slot_count):
+        if world.slot_segment[slot] == segment:
+            memset(machine.slots[slot].kernel, ABSENT, ADDRESSES_MAX)
+    return True
+
+
+cdef int64_t interface_value(const Machine* machine, uint32_t segment) noexcept nogil:
+    """What an order tells of an interface: ifindex, whether it is to be left, sources, up.
+
+    What is renamed is gone, but an engine that knows it has to leave it first.
+    """
+    cdef const Nic* nic = &machine.nics[segment]
+    cdef int64_t flags = nic.sources << SOURCES_AT | nic.up
+    cdef bint known = machine.running and (
+        nic.ifindex == machine.core.interfaces[segment].ifindex)
+    if nic.renamed and known and not machine.left[segment]:
+        return <int64_t>nic.ifindex << IFINDEX_AT | flags | RENAMED
+    return (0 if nic.renamed else <int64_t>nic.ifindex) << IFINDEX_AT | flags
+
+
+cdef bint has_left(Machine* machine, uint32_t segment) noexcept nogil:
+    """Nothing is to be carried out: whether an interface was being left, and has been now.
+
+    What has its name next is told then.
+    """
+    if not machine.leaving[segment]:
+        return False
+    machine.leaving[segment], machine.left[segment] = False, True
+    return True
+
+
+cdef void obey_interface_order(World* world, Machine* machine, const PendingOrder* pending,
+                               Order* order, int64_t now_ns) noexcept nogil:
+    """What is told was true when the order was given; until an interface is left, nothing is."""
+    cdef uint32_t segment = pending.subject
+    cdef Nic* nic = &machine.nics[segment]
+    cdef int32_t before = machine.core.interfaces[segment].ifindex
+    cdef Interface interface
+    if machine.leaving[segment]:
+        return
+    memset(&interface, 0, sizeof(interface))
+    interface.ifindex = <int>(pending.value >> IFINDEX_AT)
+    interface.up = pending.value & UP
+    interface.renamed = machine.leaving[segment] = pending.value & RENAMED != 0
+    machine.left[segment] = False
+    interface.has_source = interface.ifindex and pending.value >> SOURCES_AT & OVER_4
+    interface.has_source6 = interface.ifindex and pending.value >> SOURCES_AT & OVER_6
+    interface.forwards6 = nic.forwards6
+    memcpy(interface.mac, nic.mac, 6)
+    if interface.has_source:
+        memcpy(interface.source, nic.source, 4)
+    if interface.has_source6:
+        memcpy(interface.source6, nic.source6, 16)
+    order.interface = <uint16_t>segment
+    order.pointer = &interface
+    obey(&machine.core, order, now_ns)
+    if interface.ifindex and interface.ifindex != before and interface.ifindex == nic.ifindex:
+        adopt_marked(world, machine, segment, now_ns)
+
+
+cdef void adopt_marked(World* world, Machine* machine, uint32_t segment,
+                       int64_t now_ns) noexcept nogil:
+    """An interface appeared with addresses of ours."""
+    cdef uint32_t slot, i
+    cdef Order order
+    for slot in range(world.slot_count):
+        if (world.slot_segment[slot] != segment or machine.slots[slot].right == NULL
+                or not machine.core.hosts[slot].flags & IN_USE):
+            continue
+        for i in range(machine.slots[slot].right.block.address_count):
+            if machine.slots[slot].kernel[i] == OURS:
+                memset(&order, 0, sizeof(order))
+                order.kind, order.slot = ORDER_ADOPT, slot
+                order.pointer = &machine.slots[slot].right.block.addresses[i]
+                obey(&machine.core, &order, now_ns)
