@@ -330,6 +330,8 @@ cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32
 cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
                            int64_t now_ns) noexcept nogil:
     cdef uint8_t known = host.master[heard.family == 6]
+    # One that came before the tie that it lost was read after it, on another socket.
+    cdef bint late = host.ties and now_ns < host.since_ns
     if host.ties:
         follow_tie(host, heard, theirs, now_ns)
     # OpenBSD does not look for who will time out where its own advbase is 0.
@@ -339,10 +341,10 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
             return EVENTS
         return ON_MASTER_LEAVING
     if host.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
-        if heard.demote > vhid_demote(host):
+        if heard.demote > vhid_demote(host) and not late:
             return ON_CONTESTED if host.ties else ON_MASTER_DEMOTED
     elif vhid_interval(host) < theirs:
-        if not may_preempt(host, heard, now_ns):
+        if late or not may_preempt(host, heard, now_ns):
             return ON_MASTER_HEARD
         return ON_CONTESTED if host.ties else ON_SLOWER_MASTER
     if host.preempt_from_ns:                    # a write costs more than a look
