@@ -46,9 +46,11 @@ cdef int64_t lanes_heard_until(const Lanes* lanes, int64_t genuine_ns, int64_t c
     """Up to where silence counts, from how far the two lanes have been read.
 
     A backlog of strangers holds up a take-over for COMMON_LAG_NS at most, where all that are known
-    have their lane.
+    have their lane, or nobody has become known by a long flood.
     """
-    if covers(lanes, now_ns):
+    if covers(lanes, now_ns) or (
+            lanes.coverage == COVERS_NOBODY and lanes.dropping_since_ns
+            and lanes.dropped_ns - lanes.dropping_since_ns >= UNPROVEN_NS):
         common_ns = max(common_ns, genuine_ns - COMMON_LAG_NS)
     return min(genuine_ns, common_ns)
 

@@ -21,6 +21,7 @@ cdef enum:
     SORT_DELAY_NS = 20000000        # as in lanes.py
     SORT_MORE_NS = 100000000        # until Python has noticed, at most
     FLOOD_TICK_NS = 20000000        # twice what it is on average: it keeps step with nobody
+    FLOOD_SLICES = 20
     WAKE_NS = 5000
     STAMP_SLACK_NS = 1000000        # before the last look at the socket, as in arrived_at()
 
@@ -153,7 +154,7 @@ cdef void flood_goes_on(World* world, Machine* machine) noexcept nogil:
     cdef Socket* socket = &machine.sockets[<int>LANE_COMMON]
     cdef Arrival* arrival
     cdef int64_t now_ns = machine_now(world, machine)
-    cdef uint32_t i
+    cdef uint32_t i, room
     machine.flood_comes = machine.flooded != 0
     if not machine.flooded:
         return
@@ -161,7 +162,9 @@ cdef void flood_goes_on(World* world, Machine* machine) noexcept nogil:
                FLOOD_GOES_ON, machine_number(world, machine), 0)
     if not machine.running or machine.paused > PAUSE_STOPPED:
         return
-    for i in range(min(machine.flood_frames, world.socket_room - socket.count)):
+    # Who reads little at a time has as little room: in a pump strangers wait for 0.1 s at most.
+    room = min(world.socket_room, FLOOD_SLICES * world.slices * world.batch)
+    for i in range(min(machine.flood_frames, room - min(room, socket.count))):
         arrival = &socket.arrivals[(socket.head + socket.count) % world.socket_room]
         arrival.at_ns, arrival.stamp_ns = now_ns, now_ns + machine.wall_ns
         arrival.frame = NOBODY
@@ -169,6 +172,6 @@ cdef void flood_goes_on(World* world, Machine* machine) noexcept nogil:
         world.tally.strangers += 1
     if socket.count and random_chance(&world.random, machine.flooded):
         socket.drops += 1
-        note_drop(world, machine, False)
+        note_drop(world, machine, False, True)
     if machine.phase == IDLE and machine.watching and not machine.paused:
         machine_wake(world, machine, world.now_ns + WAKE_NS)

@@ -386,7 +386,7 @@ cdef uint32_t whose(const Frame* frame) noexcept nogil
 cdef int transmit(World* world, Machine* machine, uint32_t slot,
                   const Output* output) noexcept nogil
 cdef bint has_sorted(const Machine* machine) noexcept nogil
-cdef void note_drop(World* world, Machine* machine, bint known) noexcept nogil
+cdef void note_drop(World* world, Machine* machine, bint known, bint missed) noexcept nogil
 cdef void note_disturbed(World* world, int64_t until_ns) noexcept nogil
 cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept nogil
 cdef void trace_stall(World* world, Machine* machine, uint32_t drops, int64_t gap_ns) noexcept nogil

@@ -21,7 +21,8 @@ cdef enum:
 
 cdef int64_t UNPROVEN_NS = 30 * <int64_t>1000000000     # drops count, where nobody is known
 cdef int64_t FOUND_NS = 1500000000              # a source that was found is taken to be unsorted
-cdef int64_t UNPROVEN_SLACK_NS = 1000000000             # ... by the clock of who reads them later
+cdef int64_t UNPROVEN_SLACK_NS = 1000000000             # ... by the clock of who reads them later,
+cdef int64_t PAUSED_MAX_NS = 15 * <int64_t>1000000000   # ... and was paused perhaps
 
 
 # --------------------------------------------------------------------- numbers, trace, and memory
@@ -441,9 +442,10 @@ cdef bint has_sorted(const Machine* machine) noexcept nogil:
     return machine.sorted_count and not machine.sorted_full and not machine.unsorted
 
 
-cdef void note_drop(World* world, Machine* machine, bint known) noexcept nogil:
+cdef void note_drop(World* world, Machine* machine, bint known, bint missed) noexcept nogil:
     """The common lane had no room: where that must not be taken for silence, the machine missed
-    something, and elections may be postponed. `known`: a frame of a source that has its lane.
+    something, and elections may be postponed. `known`: a frame of a source that has its lane; not
+    `missed`: it waited behind many others.
 
     Where nobody is known it counts for UNPROVEN_NS, by the clock of who reads it later.
     """
@@ -454,16 +456,17 @@ cdef void note_drop(World* world, Machine* machine, bint known) noexcept nogil:
             if now_ns - machine.found_ns < FOUND_NS:    # the pump does not know yet
                 note_disturbed(world, world.now_ns)
             return
-    else:
+    elif missed:
         if machine.nobody_since_ns == 0 or now_ns - machine.nobody_dropped_ns > UNPROVEN_NS:
             machine.nobody_since_ns = now_ns
         machine.nobody_dropped_ns = now_ns
+    if machine.nobody_since_ns:
         since_ns = now_ns - machine.nobody_since_ns
-    if since_ns < UNPROVEN_NS - UNPROVEN_SLACK_NS:
+    if missed and since_ns < UNPROVEN_NS - UNPROVEN_SLACK_NS:
         # The turn that finds the drop counts from when it began.
         note_missed(machine, now_ns if machine.phase == IDLE else machine.turn_ns, 0, 0)
         machine.away_ns = world.now_ns
-    if since_ns < UNPROVEN_NS + UNPROVEN_SLACK_NS:
+    if since_ns < UNPROVEN_NS + PAUSED_MAX_NS:
         note_disturbed(world, world.now_ns)
 
 
@@ -483,7 +486,7 @@ cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept
             and random_chance(&world.random, receiver.flooded)):
         socket.drops += 1
         world.tally.drops += 1
-        note_drop(world, receiver, lane == LANE_GENUINE)
+        note_drop(world, receiver, lane == LANE_GENUINE, True)
         if receiver.slots[frame.slot].right != NULL:    # else it hears nothing by it
             note_disturbed(world, world.now_ns)
         trace(world, TRACE_NO_ROOM, machine, frame.slot, whose(frame), lane)

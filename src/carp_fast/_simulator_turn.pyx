@@ -30,11 +30,11 @@ from carp_fast._simulator_lanes cimport (
 from carp_fast._simulator_nics cimport has_left, interface_value, obey_interface_order
 from carp_fast._simulator_network cimport (
     ABSENT, Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, FOREIGN_REMOVED, FOREIGN_THERE, Frame, IDLE,
-    KEY_OTHER, KEY_RIGHT, Machine, ORDER_ARRIVES, OURS, PendingOrder,
-    QUEUE_OVERFLOW, RECEIVING, REPORTS_LOST, Slot, Socket, TRACE_ADDRESS, TRACE_ANNOUNCED, TRACE_HEARD,
-    TRACE_ORDER, TRACE_SENT, World, broken, event_push, frame_release, grown,
-    machine_now, machine_number, machine_wake, note_disturbed, random_below, random_chance,
-    random_next, trace, trace_stall, transmit, whose)
+    KEY_OTHER, KEY_RIGHT, Machine, ORDER_ARRIVES, OURS, PendingOrder, QUEUE_OVERFLOW, RECEIVING,
+    REPORTS_LOST, Slot, Socket, TRACE_ADDRESS, TRACE_ANNOUNCED, TRACE_HEARD, TRACE_ORDER,
+    TRACE_SENT, World, broken, event_push, frame_release, grown, machine_now, machine_number,
+    machine_wake, note_disturbed, note_drop, random_below, random_chance, random_next, trace,
+    trace_stall, transmit, whose)
 from carp_fast._simulator_rules cimport EITHER, Expected, rule_leaves, rule_replay
 from carp_fast._vhid cimport (
     Address, AlternateKey, Block, IN_USE, LEAVING, MASTER, Output, REPLAY_STRICT, RETIRED,
@@ -269,6 +269,8 @@ cdef bint take_lane(World* world, Machine* machine, uint8_t lane) noexcept nogil
         socket.count -= 1
         at_ns = arrived_at(world, machine, socket, &arrival)
         if arrival.frame == NOBODY:                     # a stranger's: refused, and counted
+            if begin_ns - arrival.at_ns > LATE_NS:      # and waited for, perhaps
+                note_drop(world, machine, False, False)
             continue
         if (begin_ns - arrival.at_ns > LATE_NS          # behind a flood
                 and machine.slots[world.frames[arrival.frame].slot].right != NULL):

@@ -30,6 +30,7 @@ CONCERNED = (
     "test_auth.py",
     "test_crossing.py",
     "test_elections.py",
+    "test_lanes.py",
     "test_engine*.py",
     "test_vectors.py",
     "test_vhid.py",
@@ -458,6 +459,52 @@ MUTANTS = (
     Mutant(
         "absence in a checkpoint forgotten",
         (("_orders.pyx", "    for i in range(was.absence_count):", "    for i in range(0):"),),
+    ),
+    Mutant(
+        "lanes: every drop counts",
+        (
+            (
+                "_lanes.pyx",
+                "    if covers(lanes, now_ns):\n        return False",
+                "    if False:\n        return False",
+            ),
+        ),
+    ),
+    Mutant(
+        "lanes: a drop of known sources does not count",
+        (("_lanes.pyx", "return lane == LANE_GENUINE", "return False"),),
+    ),
+    Mutant(
+        "lanes: no drop of strangers ever counts",
+        (
+            (
+                "_lanes.pyx",
+                "    if covers(lanes, now_ns):\n        return False",
+                "    return False",
+            ),
+        ),
+    ),
+    Mutant(
+        "lanes: where nobody is known drops count for ever",
+        (
+            (
+                "_lanes.pyx",
+                "return now_ns - lanes.dropping_since_ns < UNPROVEN_NS",
+                "return True",
+            ),
+        ),
+    ),
+    Mutant(
+        "lanes: a source that was just found counts as sorted",
+        (("_lanes.pyx", "lanes.unsorted_until_ns = now_ns + TELL_AGAIN_NS", "pass"),),
+    ),
+    Mutant(
+        "lanes: strangers' backlog is not waited for",
+        (("_lanes.pyx", "max(common_ns, genuine_ns - COMMON_LAG_NS)", "genuine_ns"),),
+    ),
+    Mutant(
+        "lanes: strangers' backlog is waited for without end",
+        (("_lanes.pyx", "max(common_ns, genuine_ns - COMMON_LAG_NS)", "common_ns"),),
     ),
     Mutant(
         "resignation sent as BACKUP",

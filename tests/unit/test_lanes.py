@@ -53,6 +53,8 @@ def test_where_nobody_is_known_drops_postpone_for_a_time_and_not_for_ever() -> N
     for _ in range(100):
         assert not judge.proves_nothing("common", at)
         at += SECOND_NS
+    # From then on what waits behind strangers is not waited for either.
+    assert judge.heard_until(at, START_NS, at) == at - SECOND_NS // 4
     # After as long without a drop it is another flood.
     assert judge.proves_nothing("common", at + 31 * SECOND_NS)
     # Where some have no room in the lane, they may live.
