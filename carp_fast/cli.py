@@ -154,6 +154,7 @@ def check(config: Path | None) -> None:
     planned = plan(configuration)
     header, *rows = planned.rows()
     print_table([name.upper() for name in header], rows)
+    print_text(f"not counted: {planned.uncounted}")
     for limit in planned.limits:
         print_text(f"limit: {limit}")
 

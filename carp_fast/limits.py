@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from carp_fast.lane_filters import SOURCES_MAX
 from carp_fast.memberships import MEMBERSHIPS_MAX
 from carp_fast.sockets import BUFFER_MAX, BUFFER_SECONDS, FILTERED_INTERFACES_MAX, receive_room
 
@@ -87,6 +88,7 @@ def passed(demand: Demand, kernel: Kernel) -> tuple[str, ...]:
     return (
         *_memberships(demand, kernel),
         *_filter(demand, kernel),
+        *_lanes(demand),
         *_buffers(demand, kernel),
         *_neighbours(demand, kernel),
         *_wire(demand),
@@ -139,6 +141,16 @@ def _filter(demand: Demand, kernel: Kernel) -> Iterator[str]:
             f"net.core.optmem_max: {demand.interfaces:,} interfaces, and a filter that the kernel"
             f" takes tells about {room:,} from others: advertisements of all interfaces would be"
             " looked at"
+        )
+
+
+def _lanes(demand: Demand) -> Iterator[str]:
+    """A master on each interface is a source."""
+    if demand.interfaces > SOURCES_MAX:
+        yield (
+            f"SOURCES_MAX: {demand.interfaces:,} interfaces, and {SOURCES_MAX:,} genuine sources"
+            " have a receive lane of their own: a flood can keep a BACKUP of the others' from"
+            " taking over"
         )
 
 

@@ -22,6 +22,7 @@ from carp_fast.locks import Locks, named
 SYSCTL = Path("/proc/sys")
 LOCAL_GROUPS = "224.0.0."  # 224.0.0.0/24 is joined by MAC only and needs no IGMP
 RAW_BELOW = 1_000  # virtual hosts; more cost less through a packet socket, whatever it taps
+STRAYS_A_TURN = 256  # of each socket: one batch of the pump's
 SHOWN_MAX = 4  # peers of an interface that a row names; more are counted
 SIOCGIFFLAGS = 0x8913
 SIOCGIFHWADDR = 0x8927
@@ -65,6 +66,17 @@ class Plan(msgspec.Struct, frozen=True):
     virtual_hosts: int
     advertisements_per_s: float
     limits: tuple[str, ...]
+
+    @property
+    def uncounted(self) -> str:
+        """What no counter of a rejection tells, or not all of it, in a sentence."""
+        tagged = any(item.receive == "packet" for item in self.interfaces)
+        others = "with a VLAN tag or on another interface" if tagged else "on another interface"
+        return (
+            f"protocol 112 {others}; and of what a filter finds to be no advertisement for these"
+            " virtual hosts (bad_length, bad_ttl, bad_source, bad_destination, vrrp, bad_version,"
+            f" bad_type) what comes faster than {STRAYS_A_TURN} frames a tick"
+        )
 
     def rows(self) -> list[tuple[str, ...]]:
         """The plan as a table of texts: header, a row for each interface, totals."""

@@ -116,6 +116,13 @@ def test_what_just_fits_passes_no_limit() -> None:
     assert passed(MODEST, msgspec.structs.replace(KERNEL, rmem_max=1)) == ()
 
 
+def test_more_interfaces_than_sources_have_a_lane() -> None:
+    fits, more = (msgspec.structs.replace(MODEST, interfaces=count) for count in (2_000, 2_001))
+    named = [line for line in passed(more, KERNEL) if line.startswith("SOURCES_MAX: 2,001 inter")]
+    assert len(named) == 1
+    assert not any(line.startswith("SOURCES_MAX") for line in passed(fits, KERNEL))
+
+
 def test_a_rate_beyond_a_core() -> None:
     lines = passed(msgspec.structs.replace(MODEST, advertisements_per_s=400_001.0), KERNEL)
     assert lines[1:] == (
