@@ -2,21 +2,28 @@
 
 Reads shell scripts and units that start ucarp, running ucarps, Debian's interfaces files and the
 vip-NNN.conf files of Red Hat's package.  Each comes down to the arguments of one ucarp, which are
-read as ucarp reads them and written as a [[virtual_host]].  What cannot be said there is named.
-Must not know the daemon, nor change anything.
+read as ucarp reads them and written as a [[virtual_host]].  What cannot be said there, or is not
+known for certain, is named.  Must not know the daemon, nor change anything.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import tomli_w
 
+from carp_fast import shell_scripts, units
+from carp_fast.config import ConfigurationError, Fault, load
+from carp_fast.secrets import ENCRYPTED_PREFIX, Passphrases, SecretError, readable_by_others
+from carp_fast.settings import as_printable
+from carp_fast.shell_commands import Found, Lost, Started, Text
+from carp_fast.shell_scripts import assigned, expanded, read_text
+from carp_fast.shell_words import Unclear, Value
 from carp_fast.ucarp_options import (
     DEFAULT_GROUP,
     Options,
@@ -24,25 +31,23 @@ from carp_fast.ucarp_options import (
     UsageError,
     check,
     number,
-    others_may_read,
     parse,
+    split,
 )
 
 ADVSKEW_MAX = 254  # of a configuration; 255 is a resignation's
 MULTICAST = range(224, 240)  # first bytes of a group
 BLOTTED = b"********"  # how carp-fast hides the password of a running `carp-fast ucarp`
-ENCRYPTED = b"encrypted:"  # begins a passphrase that is none itself
 REQUIRED = ("interface", "vhid", "addresses")
-OPERATORS = re.compile(r"[;&|<>(){}]+|fi|then|done")
-ASSIGNMENT = re.compile(r"\s*(?:export\s+|local\s+|readonly\s+)?([A-Za-z_]\w*)=(.*)")
-VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
-TEXT_OR_VARIABLE = re.compile(rf"'[^']*'|\\.|{VARIABLE.pattern}", re.DOTALL)
-DOLLAR = "\0"  # stands for a dollar sign that begins no variable, until words have been made
+PATHS = ("passfile", "upscript", "downscript")
 VIP_FILE = re.compile(r"vip-(?!common)(.+)\.conf")
-IFACE = re.compile(r"^\s*iface\s", re.MULTILINE)
+IFACE = re.compile(r"^[ \t]*iface[ \t]", re.MULTILINE)
+UNIT_LINE = re.compile(rf"[ \t]*(?:{'|'.join(units.STARTING)})[ \t]*=")
+TABLE_NUMBER = re.compile(r"virtual_host\[(\d+)\]")
 
 DEBIAN_SCRIPTS = ("/usr/share/ucarp/vip-up", "/usr/share/ucarp/vip-down")
 RED_HAT_SCRIPTS = ("/usr/libexec/ucarp/vip-up", "/usr/libexec/ucarp/vip-down")
+UP_COMMANDS = frozenset({"up", "post-up", "pre-up"})
 # Of an interfaces file: key, ucarp's option, whether the value is a yes or no.
 DEBIAN_KEYS = (
     ("ucarp-advskew", "-k", False),
@@ -53,30 +58,45 @@ DEBIAN_KEYS = (
     ("ucarp-nomcast", "-M", True),
 )
 SAYS_NO = re.compile("no|off|false|0")  # as Debian's hook has it: at the beginning
+RED_HAT_KEYS = (
+    ("BIND_INTERFACE", "--interface"),
+    ("SOURCE_ADDRESS", "--srcip"),
+    ("VIP_ADDRESS", "--addr"),
+    ("PASSWORD", "--pass"),
+    ("PASSFILE", "--passfile"),
+    ("PASSWORD_FILE", "--passfile"),
+)
 
 
 class CommandLine(NamedTuple):
-    """The arguments of one ucarp, where they were found, and what relative paths start from."""
+    """The arguments of one ucarp, where they were found, and what relative paths start from, None
+    where that is not known.
+    """
 
     origin: str
     arguments: list[str]
-    directory: Path
+    directory: Path | None
 
 
 class Imported(msgspec.Struct):
-    """`tables` are virtual hosts with their origins; `lost`: what is missing from them altogether;
-    `notes`: what is there and will behave differently.
+    """`tables` are virtual hosts with their origins; `lost`: a line for each that is missing;
+    `noted`: (origin, text) of what is there and will behave differently.
     """
 
     tables: list[tuple[str, dict[str, Any]]] = []
     lost: list[str] = []
-    notes: list[str] = []
+    noted: list[tuple[str, str]] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """What is noted, as lines."""
+        return [f"{origin}: {text}" for origin, text in self.noted]
 
     def note(self, origin: str, text: str) -> None:
-        self.notes.append(f"{origin}: {text}")
+        self.noted.append((as_printable(origin), as_printable(text)))
 
     def lose(self, origin: str, text: str) -> None:
-        self.lost.append(f"{origin}: not translated: {text}")
+        self.lost.append(as_printable(f"{origin}: not translated: {text}"))
 
 
 def import_files(paths: Iterable[Path], running: bool) -> Imported:
@@ -90,6 +110,8 @@ def import_files(paths: Iterable[Path], running: bool) -> Imported:
     for line in lines:
         _translate(line, found)
     _drop_duplicates(found)
+    if found.tables:
+        _drop_refused(found)
     return found
 
 
@@ -106,90 +128,40 @@ def _read(path: Path, found: Imported) -> list[CommandLine]:
         ]
     if VIP_FILE.fullmatch(path.name):
         return red_hat(path, found)
-    text = path.read_text(errors="surrogateescape")
+    data = path.read_bytes()
+    text = data.decode(errors="surrogateescape")
     if IFACE.search(text):
-        return list(debian(text, str(path), found))
-    return list(shell(text, path, found))
+        return list(debian(text, path, found))
+    if units.SECTION.search(text):
+        return list(_taken(units.started(text), path, found))
+    return list(_taken(_started(text, path), path, found))
 
 
-def shell(text: str, path: Path, found: Imported) -> Iterator[CommandLine]:
-    """Command lines of ucarp in a script, an init script, a unit, or by themselves.
+def _started(text: str, path: Path) -> list[Found]:
+    """What a script starts. Lines of a unit in it are read as systemd reads them."""
+    script: list[str] = []
+    unit: list[str] = []
+    continued = False
+    for line in text.split("\n"):
+        of_unit = continued or UNIT_LINE.match(line) is not None
+        continued = of_unit and line.endswith("\\")
+        script.append("" if of_unit else line)
+        unit.append(line if of_unit else "")
+    data = "\n".join(script).encode(errors="surrogateescape")
+    everything = [*shell_scripts.started(data, path), *units.started("\n".join(unit))]
+    return sorted(everything, key=lambda each: each.line)
 
-    Variables that the same text sets to plain words before are filled in; no shell is run.
-    """
-    variables: dict[str, str] = {}
-    for at, line in _logical_lines(text):
-        origin = f"{path}:{at}"
-        assignment = ASSIGNMENT.fullmatch(line)
-        if assignment is not None:
-            words = _words(_filled(assignment[2], variables))
-            if len(words) <= 1:
-                variables[assignment[1]] = words[0] if words else ""
-                continue
-        filled = _filled(line, variables)
-        if "ucarp" not in filled:
-            continue
-        arguments = _arguments(_words(filled))
-        if arguments is None:
-            continue
-        unknown = _variables(arguments)
-        if unknown:
-            found.lose(origin, f"${unknown[0]} is not known; give it its value")
+
+def _taken(everything: Iterable[Found], path: Path, found: Imported) -> Iterator[CommandLine]:
+    """The ucarps of a text; what is not known well enough is lost, remarks are noted."""
+    for each in everything:
+        origin = f"{path}:{each.line}"
+        if isinstance(each, Started):
+            yield CommandLine(origin, each.arguments, each.directory)
+        elif isinstance(each, Lost):
+            found.lose(origin, each.why)
         else:
-            plain = [word.replace(DOLLAR, "$") for word in arguments]
-            yield CommandLine(origin, plain, path.absolute().parent)
-
-
-def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """(number of its first line, line), lines that end in a backslash joined, comments left out."""
-    joined, first = "", 0
-    for at, line in enumerate(text.splitlines(), 1):
-        first = first if joined else at
-        if line.endswith("\\"):
-            joined += line[:-1] + " "
-            continue
-        if not (joined + line).lstrip().startswith("#"):
-            yield first, joined + line
-        joined = ""
-
-
-def _variables(words: Iterable[str]) -> list[str]:
-    """The variables in words that have not been filled in."""
-    return [one or other for word in words for one, other in VARIABLE.findall(word)]
-
-
-def _filled(text: str, variables: Mapping[str, str]) -> str:
-    """The text with its variables' values, save within single quotes and behind a backslash."""
-
-    def fill(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        return match[0].replace("$", DOLLAR) if name is None else variables.get(name, match[0])
-
-    return TEXT_OR_VARIABLE.sub(fill, text)
-
-
-def _words(line: str) -> list[str]:
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-    lexer.whitespace_split = True
-    try:
-        return list(lexer)
-    except ValueError:  # a quote that does not close: no command line of ours
-        return []
-
-
-def _arguments(words: Sequence[str]) -> list[str] | None:
-    """What follows the word ucarp up to the end of the command; None where nothing asks for it."""
-    for at, word in enumerate(words):
-        if not word.rpartition("/")[2].endswith("ucarp"):
-            continue
-        rest = list(words[at + 1 :])
-        if rest[:1] == ["--"]:  # as start-stop-daemon wants it
-            rest = rest[1:]
-        end = next((i for i, each in enumerate(rest) if OPERATORS.fullmatch(each)), len(rest))
-        # The words "ucarp" of kill commands and tests have no options of ucarp behind them.
-        if end and (rest[0].startswith("-") or rest[0].startswith("$")):
-            return rest[:end]
-    return None
+            found.note(origin, each.text)
 
 
 def running_ucarps(proc: Path, found: Imported) -> Iterator[CommandLine]:
@@ -198,10 +170,11 @@ def running_ucarps(proc: Path, found: Imported) -> Iterator[CommandLine]:
     for pid in sorted(int(each.name) for each in proc.iterdir() if each.name.isdigit()):
         process = proc / str(pid)
         try:
-            words = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-            name = (process / "comm").read_text().rstrip("\n")
+            words = (process / "cmdline").read_bytes().removesuffix(b"\0").split(b"\0")
+            name = (process / "comm").read_text(errors="surrogateescape").rstrip("\n")
             here = (process / "ns/net").readlink() == own
             directory = (process / "cwd").readlink()
+            owner = process.stat().st_uid
         except OSError:
             continue  # it has ended, or is somebody else's
         if name != "ucarp":
@@ -209,15 +182,20 @@ def running_ucarps(proc: Path, found: Imported) -> Iterator[CommandLine]:
         origin = f"process {pid}"
         if not here:
             found.note(origin, "left out, it runs in another network namespace; import it there")
-            continue
-        yield CommandLine(origin, [os.fsdecode(word) for word in words[1:]], directory)
+        elif owner not in (0, os.geteuid()):
+            # Anybody may call a process ucarp and give it scripts that the daemon would run.
+            found.lose(origin, f"it is a process of user {owner}; import its own command line")
+        else:
+            yield CommandLine(origin, [os.fsdecode(word) for word in words[1:]], directory)
 
 
-def debian(text: str, path: str, found: Imported) -> Iterator[CommandLine]:
-    """The ucarp-* options of an interfaces file, as Debian's if-up.d hook passes them on."""
+def debian(text: str, path: Path, found: Imported) -> Iterator[CommandLine]:
+    """The ucarp-* options of an interfaces file, as Debian's if-up.d hook passes them on, and the
+    ucarps of its `up` commands.
+    """
     stanza: dict[str, str] = {}
     for at, line in [*_logical_lines(text), (0, "iface -")]:
-        keyword, _, value = line.strip().partition(" ")
+        keyword, value = [*line.split(None, 1), "", ""][:2]
         value = value.strip()
         if keyword in {"iface", "auto", "mapping", "source", "source-directory"} or (
             keyword.startswith("allow-")
@@ -228,15 +206,38 @@ def debian(text: str, path: str, found: Imported) -> Iterator[CommandLine]:
             stanza = {"iface": value.split()[0] if value else "", "line": str(at)}
         elif keyword in {"source", "source-directory"}:
             found.note(f"{path}:{at}", f"{keyword} {value}: not followed, name these files too")
+        elif keyword in UP_COMMANDS and "iface" in stanza:
+            given = {"IFACE": stanza["iface"]}
+            yield from _taken(read_text(Text(value, "sh"), None, given, at), path, found)
         elif keyword and stanza:
             stanza[keyword] = value
+        if "\r" in line and stanza:
+            stanza["CR"] = str(at)
 
 
-def _debian_stanza(stanza: dict[str, str], path: str, found: Imported) -> Iterator[CommandLine]:
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """(number of its first line, line) of an interfaces file: lines that end in a backslash
+    joined, comments left out.
+    """
+    joined, first = "", 0
+    for at, line in enumerate(text.split("\n"), 1):
+        first = first if joined else at
+        if line.endswith("\\"):
+            joined += line[:-1]
+            continue
+        if not (joined + line).lstrip().startswith("#"):
+            yield first, joined + line
+        joined = ""
+
+
+def _debian_stanza(stanza: dict[str, str], path: Path, found: Imported) -> Iterator[CommandLine]:
     asked = [key for key in stanza if key.startswith("ucarp-")]
     if not asked:
         return
     origin = f"{path}:{stanza['line']}"
+    if "CR" in stanza:
+        found.lose(origin, f"line {stanza['CR']} ends in a carriage return, part of its value")
+        return
     missing = [key for key in ("ucarp-vid", "ucarp-vip", "ucarp-password") if not stanza.get(key)]
     if missing:
         found.lose(origin, f"iface {stanza['iface']} has {asked[0]} but no {', '.join(missing)}")
@@ -265,45 +266,41 @@ def _debian_stanza(stanza: dict[str, str], path: str, found: Imported) -> Iterat
 def red_hat(path: Path, found: Imported) -> list[CommandLine]:
     """One vip-NNN.conf over the vip-common.conf beside it, as Red Hat's init script and unit do."""
     common = path.with_name("vip-common.conf")
-    variables: dict[str, str] = {}
+    values: dict[str, Value] = {}
     for each in (common, path):
         if each == common and not common.exists():
             found.note(str(path), "there is no vip-common.conf beside it")
             continue
-        for at, line in _logical_lines(each.read_text(errors="surrogateescape")):
-            assignment = ASSIGNMENT.fullmatch(line)
-            if assignment is None:
-                if line.strip():
-                    found.note(f"{each}:{at}", f"no plain assignment: {line.strip()}")
-                continue
-            words = _words(_filled(assignment[2], variables))
-            variables[assignment[1]] = words[0] if words else ""
+        values, others = assigned(each.read_bytes(), values)
+        for other in others:
+            found.note(f"{each}:{other.line}", f"no plain assignment: {other.text.strip()}")
     name = VIP_FILE.fullmatch(path.name)
     assert name is not None
-    vhid = variables.get("VID") or name[1]
+    try:
+        vhid = _value(values, "VID") or name[1]
+        up, down = RED_HAT_SCRIPTS
+        arguments = ["--vhid", vhid]
+        for key, option in RED_HAT_KEYS:
+            value = _value(values, key)
+            if value:
+                arguments += [option, value]
+        arguments += expanded("$OPTIONS", values) if _value(values, "OPTIONS") else []
+        arguments += ["--upscript", _value(values, "UPSCRIPT") or up]
+        arguments += ["--downscript", _value(values, "DOWNSCRIPT") or down]
+    except Unclear as unclear:
+        found.lose(str(path), str(unclear))
+        return []
     if number(vhid) not in (None, int(vhid) if vhid.isdecimal() else None):
         found.note(str(path), f"{vhid} is octal to ucarp: its vhid is {number(vhid)}")
-    up, down = RED_HAT_SCRIPTS
-    arguments = ["--vhid", vhid]
-    for key, option in (
-        ("BIND_INTERFACE", "--interface"),
-        ("SOURCE_ADDRESS", "--srcip"),
-        ("VIP_ADDRESS", "--addr"),
-        ("PASSWORD", "--pass"),
-        ("PASSFILE", "--passfile"),
-        ("PASSWORD_FILE", "--passfile"),
-    ):
-        if variables.get(key):
-            arguments += [option, variables[key]]
-    arguments += _words(variables.get("OPTIONS", ""))
-    arguments += ["--upscript", variables.get("UPSCRIPT") or up]
-    arguments += ["--downscript", variables.get("DOWNSCRIPT") or down]
-    unknown = _variables(arguments)
-    if unknown:
-        found.lose(str(path), f"${unknown[0]} is not known; give it its value")
-        return []
-    plain = [word.replace(DOLLAR, "$") for word in arguments]
-    return [CommandLine(str(path), plain, path.absolute().parent)]
+    return [CommandLine(str(path), arguments, path.absolute().parent)]
+
+
+def _value(values: Mapping[str, Value], name: str) -> str:
+    """What a variable holds, "" where it is not set. Raises Unclear."""
+    value = values.get(name, Value(""))
+    if value.text is None:
+        raise Unclear(f"${name} is not known: {value.why}")
+    return value.text
 
 
 # -------------------------------------------------------------------------------------- what to
@@ -312,7 +309,10 @@ def red_hat(path: Path, found: Imported) -> list[CommandLine]:
 def _translate(line: CommandLine, found: Imported) -> None:
     options = Options()
     try:
-        parse(line.arguments, options, str(line.directory))
+        if line.directory is None:
+            _refuse_relative(line.arguments)
+        directory = line.directory or Path("/")
+        parse(line.arguments, options, str(directory))
         if options.help:
             return
         # The interface's own address is what `source` is where it is left out.
@@ -321,11 +321,18 @@ def _translate(line: CommandLine, found: Imported) -> None:
     except (UsageError, SettingsError) as error:
         found.lose(line.origin, str(error))
         return
-    passphrase = _passphrase(line, options, found)
+    passphrase = _passphrase(line.origin, options, found)
     if passphrase is None:
         return
+    if {"[", "]"} & set(options.interface):
+        found.lose(line.origin, f"{options.interface} is a range of interfaces to carp-fast")
+        return
+    interface, alias, _ = options.interface.partition(":")
+    if alias:
+        text = f"the alias {options.interface} is {interface}, which the scripts are told"
+        found.note(line.origin, text)
     table: dict[str, Any] = {
-        "interface": options.interface,
+        "interface": interface,
         "vhid": options.vhid,
         "addresses": f"{options.addr}/32",
         **passphrase,
@@ -338,11 +345,30 @@ def _translate(line: CommandLine, found: Imported) -> None:
     table |= _unless_default(options, line.origin, found)
     for key, script in (("up", options.upscript), ("down", options.downscript)):
         if script:
-            table[key] = str(line.directory / script)
+            table[key] = str(directory / script)
     if options.xparam is not None:
         table["xparam"] = options.xparam
+    for key, value in table.items():
+        if isinstance(value, str) and not _is_utf8(value):
+            found.lose(line.origin, f"{key} is not UTF-8")
+            return
     _note_manners(line.origin, options, found)
     found.tables.append((line.origin, table))
+
+
+def _refuse_relative(arguments: Sequence[str]) -> None:
+    """Raises SettingsError where a path starts from a directory that is not known."""
+    for name, value in split(arguments):
+        if name in PATHS and value and not value.startswith("/"):
+            raise SettingsError(f"--{name} {value} starts from a directory that is not known")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unless_default(options: Options, origin: str, found: Imported) -> dict[str, Any]:
@@ -367,25 +393,32 @@ def _unless_default(options: Options, origin: str, found: Imported) -> dict[str,
     return table
 
 
-def _passphrase(line: CommandLine, options: Options, found: Imported) -> dict[str, str] | None:
+def _passphrase(origin: str, options: Options, found: Imported) -> dict[str, str] | None:
     """The key for the passphrase; None where there is none to be had."""
-    if options.passfile is not None:
-        path = options.passfile
-        if others_may_read(path):
-            found.note(line.origin, f"others may read {path}: carp-fast refuses it, chmod 600")
+    password, path = options.password, options.passfile
+    if password == BLOTTED:
+        found.lose(origin, "its password is hidden; import the command line's own source")
+        return None
+    if password.startswith(ENCRYPTED_PREFIX.encode()):
+        found.lose(origin, f'the password begins with "{ENCRYPTED_PREFIX}", which is no passphrase')
+        return None
+    if path is not None and not password.endswith(b"\r"):
+        try:
+            Passphrases(None).from_file(Path(path))
+        except SecretError as error:
+            if not readable_by_others(Path(path).stat()):
+                found.lose(origin, f"{path}: {error.text}")
+                return None
+            found.note(origin, f"others may read {path}: carp-fast refuses it, chmod 600")
         return {"passphrase_file": path}
-    if options.password == BLOTTED:
-        found.lose(line.origin, "its password is hidden; import the command line's own source")
-        return None
+    if path is not None:
+        text = f"{path} ends its line in a carriage return, which is part of ucarp's password:"
+        found.note(origin, f"{text} the passphrase stands here, with it")
     try:
-        text = options.password.decode()
+        return {"passphrase": password.decode()}
     except UnicodeDecodeError:
-        found.lose(line.origin, "the password is not UTF-8; put it into a passfile")
+        found.lose(origin, "the password is not UTF-8; put it into a passfile")
         return None
-    if options.password.startswith(ENCRYPTED):
-        found.lose(line.origin, 'the password begins with "encrypted:"; put it into a passfile')
-        return None
-    return {"passphrase": text}
 
 
 def _note_manners(origin: str, options: Options, found: Imported) -> None:
@@ -411,6 +444,29 @@ def _drop_duplicates(found: Imported) -> None:
     found.tables = kept
 
 
+def _drop_refused(found: Imported) -> None:
+    """What the loader refuses is lost, in the loader's words; what stays makes a configuration.
+
+    A passphrase file that others may read stays: a note says what to do about it.
+    """
+    text = "\n".join(f"[[virtual_host]]\n{tomli_w.dumps(table)}" for _, table in found.tables)
+    refused: dict[int, Fault] = {}
+    with open(os.memfd_create("carp-fast import"), "wb", buffering=0) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(text.encode())
+        try:
+            load(Path(f"/proc/self/fd/{file.fileno()}"))
+        except ConfigurationError as error:
+            for fault in error.faults:
+                number = TABLE_NUMBER.match(fault.table or "")
+                assert number is not None, str(fault)
+                if fault.key != "passphrase_file":
+                    refused.setdefault(int(number[1]) - 1, fault)
+    for at, fault in refused.items():
+        found.lose(found.tables[at][0], f"{fault.key} = {fault.value}: {fault.text}")
+    found.tables = [each for at, each in enumerate(found.tables) if at not in refused]
+
+
 # ------------------------------------------------------------------------------------- as TOML
 
 
@@ -418,24 +474,24 @@ def as_toml(found: Imported) -> str:
     """The configuration, with what was lost and what differs as comments at its top."""
     lines = ["# Made by carp-fast import.  It holds passphrases: keep it to yourself, mode 0600."]
     lines += [f"# {text}" for text in found.lost]
-    lines += [f"# {text}" for text in _condensed(found.notes)]
+    lines += [f"# {text}" for text in _condensed(found.noted)]
     shared = _shared([table for _, table in found.tables])
+    made = "\n".join(lines) + "\n"
     if shared:
-        lines += ["", "[defaults]", *_pairs(shared)]
+        made += f"\n[defaults]\n{tomli_w.dumps(shared)}"
     for origin, table in found.tables:
         own = {key: value for key, value in table.items() if key not in shared}
-        lines += ["", f"# {_one_line(origin)}", "[[virtual_host]]", *_pairs(own)]
-    return "\n".join(lines) + "\n"
+        made += f"\n# {as_printable(origin)}\n[[virtual_host]]\n{tomli_w.dumps(own)}"
+    return made
 
 
-def _condensed(notes: Sequence[str]) -> list[str]:
+def _condensed(noted: Sequence[tuple[str, str]]) -> list[str]:
     """Each text once, with the first origin and how many more."""
     origins: dict[str, list[str]] = {}
-    for note in notes:
-        origin, _, text = note.partition(": ")
+    for origin, text in noted:
         origins.setdefault(text, []).append(origin)
     return [
-        _one_line(f"{found[0]}{f' and {len(found) - 1} more' if found[1:] else ''}: {text}")
+        f"{found[0]}{f' and {len(found) - 1} more' if found[1:] else ''}: {text}"
         for text, found in origins.items()
     ]
 
@@ -450,12 +506,3 @@ def _shared(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for key, value in first.items()
         if key not in REQUIRED and all(key in table and table[key] == value for table in tables)
     }
-
-
-def _pairs(table: Mapping[str, Any]) -> list[str]:
-    # The strings, numbers and booleans of JSON are those of TOML.
-    return [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in table.items()]
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from carp_fast import cli
 from carp_fast.config import Configuration, load
@@ -140,7 +143,7 @@ def test_what_differs_is_said_once_for_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("password", "why"),
     [
-        ("'encrypted:x'", 'the password begins with "encrypted:"; put it into a passfile'),
+        ("'encrypted:x'", 'the password begins with "encrypted:", which is no passphrase'),
         ("'********'", "its password is hidden; import the command line's own source"),
         ("12345678901234567890", "Password too long"),
     ],
@@ -346,3 +349,196 @@ def test_nothing_to_import(tmp_path: Path) -> None:
     nothing = invoke(write(tmp_path, "empty", ""))
     assert nothing.exit_code == 1
     assert nothing.stderr == "carp-fast: no command line of ucarp was found\n"
+
+
+# What the loader would refuse, and what is said elsewhere.
+
+
+def line(**changed: str) -> str:
+    words = {"-i": "eth0", "-s": "10.0.0.1", "-v": "1", "-a": "10.0.0.9", "-p": "x"}
+    words |= {f"-{key}": value for key, value in changed.items()}
+    return "ucarp " + " ".join(f"{key} '{value}'" for key, value in words.items())
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"i": "a-name-of-sixteen"},
+        {"i": "eth[0-3]"},
+        {"i": "eth[0"},
+        {"i": "eth 0"},
+        {"i": "eth/0"},
+        {"s": "224.0.0.1"},
+        {"s": "127.0.0.1"},
+        {"s": "255.255.255.255"},
+        {"a": "255.255.255.255"},
+        {"i": "eth0\n[[virtual_host]]\nvhid = 66"},
+        {"b": "0", "k": "255"},
+        {"x": "a\x7fb\x01c\n"},
+        {"u": "/a:b\x1f"},
+        {"p": "p\x7f\n# [daemon]"},
+        {"x": '"""\\u0000'},
+        {"m": "10.0.0.77"},
+        {"i": "eth0:1"},
+        {"i": ":1"},
+    ],
+    ids=str,
+)
+def test_whatever_is_printed_loads_and_what_does_not_is_named(
+    tmp_path: Path, refused: dict[str, str]
+) -> None:
+    text = f"{line(v='7')}\n{line(**refused)}\n{line(v='8', **refused)}\n"
+    found = found_in(tmp_path, text)
+    configuration = loaded(tmp_path, found)
+    assert len(configuration.virtual_hosts) == len(found.tables)
+    assert len(found.tables) + len(found.lost) == 3
+    assert found.tables[0][1]["vhid"] == 7
+    for host, (_, made) in zip(configuration.virtual_hosts, found.tables, strict=True):
+        assert host.settings.xparam == made.get("xparam")
+        assert host.settings.passphrase.decode() == made["passphrase"]
+    assert as_toml(found).split("\n").count("[[virtual_host]]") == len(found.tables)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    values=st.dictionaries(
+        st.sampled_from("isavpmxudbkr"), st.text(st.characters(exclude_characters="\0'"))
+    )
+)
+def test_any_values_make_a_configuration_that_loads(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, str]
+) -> None:
+    directory = tmp_path_factory.mktemp("any")
+    script = directory / "script"
+    script.write_bytes(f"{line(v='7')}\n{line(**values)}\n".encode(errors="surrogatepass"))
+    found = import_files([script], running=False)
+    assert len(loaded(directory, found).virtual_hosts) == len(found.tables)
+    assert len(found.tables) + len(found.lost) >= 2
+
+
+def test_an_alias_is_its_interface(tmp_path: Path) -> None:
+    found = found_in(tmp_path, line(i="eth0:1"))
+    assert table(found)["interface"] == "eth0"
+    where = f"{tmp_path / 'script'}:1"
+    assert f"{where}: the alias eth0:1 is eth0, which the scripts are told" in found.notes
+
+
+def test_relative_paths_from_nowhere_are_named(tmp_path: Path) -> None:
+    found = found_in(tmp_path, f"cd $SOMEWHERE\n{line(u='up.sh')}\n{line(v='2', u='/up.sh')}")
+    assert [made["up"] for _, made in found.tables] == ["/up.sh"]
+    assert found.lost == [
+        f"{tmp_path / 'script'}:2: not translated:"
+        " --upscript up.sh starts from a directory that is not known"
+    ]
+
+
+# Passphrase files.
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_carriage_return_in_a_passfile_stays_part_of_the_key(tmp_path: Path, mode: int) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"word\r\n")
+    secret.chmod(mode)
+    found = found_in(tmp_path, f"ucarp -i eth0 -s 10.0.0.1 -v 1 -a 10.0.0.9 -o {secret} -n -z")
+    [host] = loaded(tmp_path, found).virtual_hosts
+    assert host.settings.passphrase == b"word\r"
+    assert found.notes == [
+        f"{tmp_path / 'script'}:1: {secret} ends its line in a carriage return, which is part of"
+        " ucarp's password: the passphrase stands here, with it"
+    ]
+
+
+def test_a_passfile_that_a_group_may_read_is_named(tmp_path: Path) -> None:
+    secret = write(tmp_path, "secret", "x\n", mode=0o640)
+    os.chown(secret, -1, 12345)
+    found = found_in(tmp_path, f"ucarp -i eth0 -s 10.0.0.1 -v 1 -a 10.0.0.9 -o {secret} -n -z")
+    assert f"others may read {secret}: carp-fast refuses it, chmod 600" in found.notes[0]
+    secret.chmod(0o600)
+    assert len(loaded(tmp_path, found).virtual_hosts) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"encrypted:x\n", 'the password begins with "encrypted:", which is no passphrase'),
+        (b"x\0y\n", "the passphrase holds a NUL byte"),
+        (b"x\n" + b"y" * 5000, "is longer than 4096 bytes"),
+        (b"12345678901234567890\n", "Password too long"),
+    ],
+)
+def test_a_passfile_that_carp_fast_reads_otherwise_is_named(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(content)
+    secret.chmod(0o600)
+    found = found_in(tmp_path, f"ucarp -i eth0 -s 10.0.0.1 -v 1 -a 10.0.0.9 -o {secret}")
+    [lost] = found.lost
+    assert why in lost
+    assert found.tables == []
+
+
+# Interfaces files.
+
+
+def test_tabs_are_blanks_in_an_interfaces_file(tmp_path: Path) -> None:
+    blanks = found_in(tmp_path, INTERFACES, "interfaces")
+    tabs = found_in(tmp_path, INTERFACES.replace("    ", "\t").replace(" ", "\t"), "interfaces")
+    assert tabs.tables == blanks.tables
+    assert len(tabs.lost) == len(blanks.lost) == 1
+
+
+def test_a_carriage_return_in_a_stanza_is_named(tmp_path: Path) -> None:
+    found = found_in(tmp_path, INTERFACES.replace("16charsatmost", "16charsatmost\r"), "interfaces")
+    where = tmp_path / "interfaces"
+    assert f"{where}:6: not translated: line 10 ends in a carriage return" in found.lost[0]
+    assert [made["interface"] for _, made in found.tables] == ["eth1", "eth2"]
+
+
+def test_the_commands_of_a_stanza_are_read(tmp_path: Path) -> None:
+    text = "iface eth0 inet static\n\taddress 10.0.0.1\n\tup\t/usr/sbin/ucarp -i $IFACE -s 10.0.0.1"
+    text += " -v 1 -a 10.0.0.9 -p 'a b' -u /up &\n\tdown killall ucarp\n\tpost-up ucarp -i $X -v 2"
+    found = found_in(tmp_path, text, "interfaces")
+    assert (table(found)["interface"], table(found)["passphrase"]) == ("eth0", "a b")
+    assert found.lost == [
+        f"{tmp_path / 'interfaces'}:5: not translated: $X is not known; give it its value"
+    ]
+
+
+# Processes.
+
+
+def test_a_process_writes_no_lines_of_a_configuration(tmp_path: Path) -> None:
+    evil = '1.2.3\n[[virtual_host]]\ninterface = "eth0"\nvhid = 66\nup = "/tmp/evil.sh"\n#'
+    proc = tmp_path / "proc"
+    fixture(proc, 1, tmp_path)
+    process(proc, 7000, "ucarp", ["ucarp", "-i", "eth0", "-v", "7", "-p", "x", "-a", evil])
+    found = Imported()
+    lines = list(running_ucarps(proc, found))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("carp_fast.importer.running_ucarps", lambda *_: iter(lines))
+        made = import_files([], running=True)
+    parsed = tomllib.loads(as_toml(made))
+    assert [each["vhid"] for each in parsed["virtual_host"]] == [1]
+    assert any("Invalid address: [1.2.3\\u000a" in lost for lost in made.lost)
+    assert all(text.isprintable() for text in made.lost)
+
+
+def test_an_empty_last_argument_of_a_process_is_one(tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    fixture(proc, 0, tmp_path)
+    process(proc, 7000, "ucarp", ["ucarp", "-i", "eth0", "-x", ""])
+    assert list(running_ucarps(proc, Imported()))[-1].arguments == ["-i", "eth0", "-x", ""]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file away")
+def test_a_process_of_somebody_else_is_no_ucarp_to_follow(tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    fixture(proc, 1, tmp_path)
+    os.chown(proc / "1000", 12345, -1)
+    found = Imported()
+    assert [each.origin for each in running_ucarps(proc, found)] == ["process 5000"]
+    assert found.lost == [
+        "process 1000: not translated: it is a process of user 12345; import its own command line"
+    ]

@@ -1,0 +1,127 @@
+"""What a script knows at one place: its variables, and where relative paths start from.
+
+Must not know statements or commands; what a value is made of is in shell_words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from carp_fast.shell_parser import Node
+from carp_fast.shell_tree import NAME, ends_clearly, source
+from carp_fast.shell_words import Unclear, Value, Words
+
+CHANGING = frozenset("aAilnu")  # attributes that make another value of the one assigned
+
+
+class Scope:
+    """The variables of a script as they are now; `directory` is None where it is not known.
+
+    `portable`: for /bin/sh, of which there are several.
+    """
+
+    def __init__(self, directory: Path | None, variables: dict[str, Value], portable: bool) -> None:
+        self.directory = directory
+        self.variables = variables
+        self.portable = portable
+        self.exported: set[str] = set()
+        self.locals: list[dict[str, Value | None]] = []  # of each function: what to restore
+        self._changed: dict[str, str] = {}  # variables with an attribute of CHANGING, and why
+
+    def words(self) -> Words:
+        return Words(self.variables, self.portable)
+
+    def forget(self, names: Sequence[str], why: str) -> None:
+        """These are not known from now on."""
+        for name in names:
+            may_be = self.variables[name].may_be if name in self.variables else ()
+            self.variables[name] = Value(None, why, may_be)
+
+    def apart(self, walk: Callable[[], None]) -> None:
+        """Walks what runs in a process of its own: what it sets is not seen here."""
+        kept, directory = dict(self.variables), self.directory
+        walk()
+        self.variables, self.directory = kept, directory
+
+    def alternatives(self, walks: Sequence[Callable[[], None]], why: str) -> None:
+        """Walks each from the same beginning; what is not alike after all of them is unknown."""
+        begin, directory = dict(self.variables), self.directory
+        ends, directories = [], []
+        for walk in walks:
+            self.variables, self.directory = dict(begin), directory
+            walk()
+            ends.append(self.variables)
+            directories.append(self.directory)
+        joined = {}
+        for name in {name for each in ends for name in each}:
+            values = [each.get(name) for each in ends]
+            if all(value == values[0] for value in values) and values[0] is not None:
+                joined[name] = values[0]
+            else:
+                may_be = tuple(t for value in values if value is not None for t in value.may_be)
+                joined[name] = Value(None, why, may_be)
+        self.variables = joined
+        self.directory = directories[0] if len(set(directories)) == 1 else None
+
+    def call(self, walk: Callable[[], None]) -> None:
+        """Walks a function; its local variables end with it."""
+        self.locals.append({})
+        walk()
+        for name, value in self.locals.pop().items():
+            self.variables.pop(name, None)
+            if value is not None:
+                self.variables[name] = value
+
+    def assign(self, node: Node) -> None:
+        """NAME=VALUE or NAME+=VALUE."""
+        name, value = node.name, node.value
+        assert name is not None
+        if name.type == "subscript":
+            self.forget([source(name).partition("[")[0]], "it is an array")
+            return
+        word = source(name)
+        try:
+            if word in self._changed:
+                raise Unclear(self._changed[word])
+            if not ends_clearly(node):
+                raise Unclear("it is not clear where its value ends")
+            text = self.words().text(value)
+            if node.children[1].type == "+=":
+                before = None if self.portable else self.variables.get(word)
+                if before is None or before.text is None:
+                    raise Unclear("what it is added to is not known")
+                text = before.text + text
+        except Unclear as unclear:
+            self.variables[word] = Value(None, str(unclear), unclear.candidates)
+        else:
+            self.variables[word] = Value(text)
+
+    def declare(self, node: Node) -> list[Node]:
+        """export, local, readonly, declare, typeset; returns what is no name or assignment."""
+        kind = source(node.children[0])
+        options = [source(c) for c in node.named_children if source(c).startswith(("-", "+"))]
+        others = []
+        for child in node.named_children:
+            assigned = child.type == "variable_assignment"
+            name = source(child.name or child) if assigned else source(child)
+            if not NAME.fullmatch(name):
+                others.append(child)
+                continue
+            if kind in {"local", "declare", "typeset"} and self.locals:
+                self.locals[-1].setdefault(name, self.variables.get(name))
+                if not assigned:
+                    self.variables[name] = (
+                        Value(None, "local has no value") if (self.portable) else Value("")
+                    )
+            if kind in {"declare", "typeset"} and self.portable:
+                self.forget([name], f"not every /bin/sh knows {kind}")
+                continue
+            if kind == "export":
+                self.exported.add(name)
+            if kind != "export" and any(set(word) & CHANGING for word in options):
+                self._changed[name] = f"{kind} {' '.join(options)} changes it"
+                self.forget([name], self._changed[name])
+            if assigned:
+                self.assign(child)
+        return others
