@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 
+from carp_fast.standard import open_missing
+
 UCARP = "ucarp"
 
 
 def main() -> None:
     """Runs the command that the name or the first argument says; ends with its exit code."""
+    open_missing()
     words = sys.argv
     by_name = words[0].rpartition("/")[2].endswith(UCARP)
     if by_name or words[1:2] == [UCARP]:

@@ -26,6 +26,7 @@ from carp_fast.cli_explain import explain
 from carp_fast.cli_flood import flood
 from carp_fast.cli_replay import record, replay
 from carp_fast.cli_sink import sink
+from carp_fast.standard import discard_output
 from carp_fast.terminal import (
     DEFAULT_CONFIGURATION,
     PROGRAM,
@@ -34,7 +35,6 @@ from carp_fast.terminal import (
     control_path,
     daemon_options,
     daemon_path,
-    discard_output,
     failure,
     in_two_units,
     json_option,
@@ -62,6 +62,13 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 class _Group(click.Group):
     """The top group: Ctrl-C and a reader that has gone end a command quietly."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)  # prints what --help and --version ask for
+        except BrokenPipeError:
+            discard_output()
+            raise click.exceptions.Exit(0) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -73,7 +73,7 @@ def run(path: Path, pid_file: Path | None = None) -> int:
     """
     share_memory()
     configuration = config.load_settled(path)
-    require_capabilities()
+    require_capabilities(managing=bool(by_interface(configuration.virtual_hosts)))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Daemon(configuration, pid_file).run())
     return 0
@@ -473,6 +473,7 @@ class Daemon:
             for line in found:
                 logger.warning("forced: %s", line)
             try:
+                require_capabilities(managing=bool(by_interface(new.virtual_hosts)))
                 self._hosts.check_room(difference.added, len(difference.removed))
                 self._record(
                     by_interface(self.configuration.virtual_hosts),

@@ -30,6 +30,11 @@ NAMED_MAX = 4
 """Addresses named in a sentence; of more it says how many."""
 
 PASSPHRASE_BYTES = 19  # BSD's ifconfig cuts there; the kernels' field has one more
+LINE_ENDS = (
+    (b"\n", "a line end"),
+    (b"\r", "a carriage return"),  # ucarp leaves it on the line of a passfile
+    (b"\r\n", "a line end of Windows"),
+)
 GROUPS = (bytes((224, 0, 0, 18)), bytes.fromhex("ff02" + "00" * 13 + "12"))
 
 
@@ -221,7 +226,7 @@ def _passphrases(signer: Signer, others: Iterable[Signer]) -> Iterator[Form]:
         if other.passphrase not in seen:
             seen.add(other.passphrase)
             yield other.passphrase, f"for passphrase of {other.table}"
-    for added, what in ((b"\n", "a line end"), (b"\r\n", "a line end of Windows")):
+    for added, what in LINE_ENDS:
         if len(own + added) <= PASSPHRASE_BYTES + 1:
             yield own + added, f"for the passphrase with {what} after it (remove it on the sender)"
     for mark in (b'"', b"'"):

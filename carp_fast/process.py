@@ -17,16 +17,16 @@ class StartError(Exception):
     """The daemon cannot start; one line says why."""
 
 
-def require_capabilities() -> None:
-    """Raises StartError naming a capability that this process lacks."""
+def require_capabilities(*, managing: bool) -> None:
+    """Raises StartError naming a capability that this process lacks.
+
+    `managing`: it is to add and remove addresses, which needs one more.
+    """
     with open("/proc/self/status") as file:
         fields = dict(line.split(":", 1) for line in file)
     effective = int(fields["CapEff"], 16)
-    missing = [
-        name
-        for name, bit in (("CAP_NET_RAW", CAP_NET_RAW), ("CAP_NET_ADMIN", CAP_NET_ADMIN))
-        if not effective >> bit & 1
-    ]
+    needed = [("CAP_NET_RAW", CAP_NET_RAW), *[("CAP_NET_ADMIN", CAP_NET_ADMIN)] * managing]
+    missing = [name for name, bit in needed if not effective >> bit & 1]
     if missing:
         raise StartError(f"missing {' and '.join(missing)}: run as root, or grant it")
 

@@ -6,7 +6,6 @@ Must not know any command. Tables and JSON look one way on a terminal and are pl
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import sys
@@ -17,6 +16,8 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import click
+
+from carp_fast.standard import discard_output
 
 PROGRAM = "carp-fast"
 DEFAULT_CONFIGURATION = Path("/etc/carp-fast/carp-fast.toml")
@@ -55,12 +56,6 @@ def writing() -> Iterator[None]:
     except OSError as error:
         discard_output()
         raise failure(f"standard output: {error.strerror}") from error
-
-
-def discard_output() -> None:
-    """What is still in the buffer would fail again when the interpreter ends."""
-    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def print_text(text: str, *, end: str = "\n", flush: bool = False) -> None:

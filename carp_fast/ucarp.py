@@ -14,6 +14,7 @@ from pathlib import Path
 
 from carp_fast import __version__
 from carp_fast.settings import Settings, VirtualHost
+from carp_fast.standard import discard_output
 from carp_fast.ucarp_log import logger, start_logging
 from carp_fast.ucarp_options import (
     FACILITIES,
@@ -48,7 +49,10 @@ def main(called: Sequence[str], arguments: Sequence[str]) -> int:
         logger.error("%s", error)
         return error.exit_code
     if options.help or not arguments:
-        print(summary(program, __version__))
+        try:
+            print(summary(program, __version__), flush=True)
+        except BrokenPipeError:
+            discard_output()
         return DONE
     return _run(options)
 
@@ -84,6 +88,9 @@ def _run(options: Options) -> int:
         logger.error("%s", error)
         return error.exit_code
     _warn(options)
+    if options.password.endswith(b"\r"):
+        text = "the password ends in a carriage return, as a file with line ends of Windows has it"
+        logger.warning("%s", text)
     waiting = Waiting()
     if options.daemonize:
         waiting = detach(lambda text: print(f"{PROGRAM}: {text}", file=sys.stderr))
@@ -98,6 +105,7 @@ def _run_daemon(options: Options, waiting: Waiting) -> int:
     try:
         return run(
             virtual_host(options),
+            named=options.interface,
             neutral=options.neutral,
             shutdown=options.shutdown,
             started=waiting.started,
@@ -132,7 +140,10 @@ def _warn(options: Options) -> None:
 
 
 def virtual_host(options: Options) -> VirtualHost:
-    """The virtual host that a checked command line asks for, as a configuration would have it."""
+    """The virtual host that a checked command line asks for, as a configuration would have it.
+
+    An alias such as eth0:1 is its interface.
+    """
     settings = Settings(
         passphrase=options.password,
         source=options.srcip,
@@ -150,4 +161,5 @@ def virtual_host(options: Options) -> VirtualHost:
         down=options.downscript or None,
         xparam=options.xparam,
     )
-    return VirtualHost(options.interface, options.vhid, (f"{options.addr}/32",), (), settings)
+    interface = options.interface.partition(":")[0]
+    return VirtualHost(interface, options.vhid, (f"{options.addr}/32",), (), settings)

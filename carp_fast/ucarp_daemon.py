@@ -58,19 +58,26 @@ REJECTIONS = {
 
 
 def run(
-    host: config.VirtualHost, *, neutral: bool, shutdown: bool, started: Callable[[], None]
+    host: config.VirtualHost,
+    *,
+    named: str,
+    neutral: bool,
+    shutdown: bool,
+    started: Callable[[], None],
 ) -> int:
     """Runs until a signal; returns the exit code.
 
     Without `shutdown`, SIGTERM, SIGINT, SIGQUIT and SIGHUP end the process as they end any other:
-    the address stays up.  `started` is called once the host takes part.  Raises StartError.
+    the address stays up.  `named` is the interface as the command line has it, an alias maybe,
+    which is what scripts and the log get.  `started` is called once the host takes part.  Raises
+    StartError.
     """
-    require_capabilities()
+    require_capabilities(managing=False)
     if not shutdown:
         for number in EXIT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(UcarpDaemon(host, neutral, shutdown, started).run())
+        runner.run(UcarpDaemon(host, named, neutral, shutdown, started).run())
     return 0
 
 
@@ -80,6 +87,7 @@ class UcarpDaemon(Daemon):
     def __init__(
         self,
         host: config.VirtualHost,
+        named: str,
         neutral: bool,
         shutdown: bool,
         started: Callable[[], None],
@@ -90,6 +98,7 @@ class UcarpDaemon(Daemon):
         )
         super().__init__(config.Configuration(NOWHERE, (), daemon, [host], ()), None)
         self._host = host
+        self._named = named
         self._neutral = neutral
         self._shutdown = shutdown
         self._started = started
@@ -103,7 +112,7 @@ class UcarpDaemon(Daemon):
         return self._scripts
 
     def _make_reports(self) -> UcarpReports:
-        self._manners = UcarpReports(self._hosts, self._orders, self._scripts)
+        self._manners = UcarpReports(self._hosts, self._orders, self._scripts, self._named)
         self._manners.on_wrong_digest = lambda: self._background(self._count_rejections())
         return self._manners
 
@@ -129,7 +138,7 @@ class UcarpDaemon(Daemon):
         facts = interface_facts(host.interface)
         if facts is None:
             logger.error("Unable to get hardware info about an interface: No such device")
-            raise StartError(f"Unable to find MAC address of [{host.interface}]")
+            raise StartError(f"Unable to find MAC address of [{self._named}]")
         logger.info("Local advertised ethernet address is [%s]", facts.mac)
         if settings.broadcast:
             return
@@ -150,8 +159,7 @@ class UcarpDaemon(Daemon):
         self._loop.add_signal_handler(signal.SIGUSR2, self._on_usr2)
 
     def _say_summary(self) -> None:
-        host = self._host
-        logger.info("%s on %s id %d", self._manners.told, host.interface, host.vhid)
+        logger.info("%s on %s id %d", self._manners.told, self._named, self._host.vhid)
 
     # -- giving up being master
 
@@ -225,13 +233,15 @@ class UcarpDaemon(Daemon):
 class UcarpReports(Reports):
     """Tells the pump's reports as ucarp would: two states, INIT being a kind of BACKUP.
 
-    `told` is the state that was said last.  `down_has_run`: the next step down has its script run
-    already.  `on_wrong_digest` is called for the first one in a minute.
+    `named` is the interface as scripts get it.  `told` is the state that was said last.
+    `down_has_run`: the next step down has its script run already.  `on_wrong_digest` is called for
+    the first one in a minute.
     """
 
-    def __init__(self, hosts: Hosts, orders: Orders, scripts: Scripts) -> None:
+    def __init__(self, hosts: Hosts, orders: Orders, scripts: Scripts, named: str) -> None:
         super().__init__(hosts, orders, scripts)
         self._scripts = scripts
+        self._named = named
         self.told = "BACKUP"
         self.down_has_run = False
         self.on_wrong_digest: Callable[[], None] = lambda: None
@@ -246,17 +256,23 @@ class UcarpReports(Reports):
     def run_down(self, host: config.VirtualHost, reason: str) -> None:
         """Runs the down script now."""
         event = {"state": "BACKUP", "previous": self.told, "reason": reason}
-        super()._run_hook(SLOT, host, "down", event)
+        self._run_script(SLOT, host, "down", event)
 
     def _run_hook(
         self, slot: int, host: config.VirtualHost, which: str, event: Mapping[str, object]
     ) -> None:
         if which == "down" and self.down_has_run:
             return
-        super()._run_hook(slot, host, which, event)
+        self._run_script(slot, host, which, event)
         text = AFTERWARDS.get((which, str(event["reason"])))
         if text is not None:
             self._scripts.when_idle(lambda: logger.warning("%s", text))
+
+    def _run_script(
+        self, slot: int, host: config.VirtualHost, which: str, event: Mapping[str, object]
+    ) -> None:
+        named = msgspec.structs.replace(host, interface=self._named)
+        super()._run_hook(slot, named, which, event)
 
     def _on_reasserted(self, report: Report) -> None:
         logger.warning(REASSERTED)

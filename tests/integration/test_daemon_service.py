@@ -197,6 +197,35 @@ def test_a_missing_capability_is_named_in_one_line(
     assert not path.with_suffix(".sock").exists()
 
 
+def test_who_manages_no_addresses_needs_no_capability_for_them(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    without = table(manage_addresses=False)
+    path = write_configuration(tmp_path, "a", [without], defaults=ALONE)
+    daemon = start_daemon(a, path, program=["setpriv", "--bounding-set=-net_admin", *CARP_FAST])
+    daemon.wait_state("MASTER", 5)
+    write_configuration(tmp_path, "a", [without, table("7")], defaults=ALONE)
+    done = a.run(
+        [*CARP_FAST, "reload", "--control-socket", str(daemon.control_socket)], check=False
+    )
+    missing = "missing CAP_NET_ADMIN: run as root, or grant it"
+    assert (done.returncode, done.stderr) == (1, f"carp-fast: {missing}\n")
+    assert set(daemon.states().values()) == {"MASTER"}
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors_harm_nothing(
+    lab_factory: Callable[..., Lab], tmp_path: Path, closed: str
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    program = ["sh", "-c", f'exec "$@" {closed}', "sh", *CARP_FAST]
+    daemon = start_daemon(a, configuration(tmp_path), program=program)
+    daemon.wait_state("MASTER", 5)
+    assert daemon.stop() == 0
+
+
 def test_what_cannot_be_used_at_the_start_is_said_in_one_line(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

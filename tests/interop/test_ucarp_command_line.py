@@ -66,6 +66,7 @@ SPELLINGS = {
     "broadcast, long": "-i s1 -s 10.1.0.1 -v 7 -p x -a 10.1.9.9 -b 0 -k 64 --nomcast",
     "another group": "-i s1 -s 10.1.0.1 -v 7 -p x -a 10.1.9.9 -b 0 -k 64 --mcast=239.1.130.3",
     "another one": "-i s1 -s 10.1.0.1 -v 7 -p x -a 10.1.9.9 -b 0 -k 64 --mcastip 239.1.2.3",
+    "an alias": "-i s1:1 -s 10.1.0.1 -v 7 -p x -a 10.1.9.9 -b 0 -k 64",
     "skew 255": "-i s1 -s 10.1.0.1 -v 7 -p x -a 10.1.9.9 -b 0 -k 255",
     "longest password": "-i s1 -s 10.1.0.1 -v 7 -p 1234567890123456789 -a 10.1.9.9 -b 0 -k 64",
 }
@@ -100,6 +101,62 @@ def test_a_passfile(lab: Lab) -> None:
         ear.frames(5)
     assert backup.states == ["BACKUP"]
     assert "Bad digest" not in backup.log + master.log
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_alias_is_its_interface_and_scripts_get_it_as_given(lab: Lab, name: str) -> None:
+    stage = Stage(lab, name, 1)
+    running = stage.start("-z", "--interface", "s1:7")
+    running.wait_master()
+    assert running.end() == 0
+    running.wait_calls("down", 2)
+    assert {call.arguments for call in running.calls} == {f"s1:7 {stage.virtual}"}
+
+
+def test_a_carriage_return_in_a_passfile_is_part_of_the_password_and_said(lab: Lab) -> None:
+    secret = lab.directory / "secret"
+    secret.write_bytes(f"{SECRET}\r\n".encode())
+    secret.chmod(0o600)
+    stage = Stage(lab, "carp-fast", 1)
+    master = stage.start("-z", "-o", str(secret), program="ucarp")
+    master.wait_master()
+    with Ear(lab["b"], 1) as ear:
+        backup = stage.start("-z", "-P", "-k", "9", "-o", str(secret), host="b")
+        backup.wait_line("the password ends in a carriage return")
+        ear.frames(5)
+    assert backup.states == ["BACKUP"]
+    assert "Bad digest" not in backup.log + master.log
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_it_needs_no_more_than_the_capability_of_packet_sockets(lab: Lab, name: str) -> None:
+    """Addresses are the scripts' business."""
+    stage = Stage(lab, name, 1)
+    write_scripts(lab.directory / name)
+    wrapper = ("setpriv", "--bounding-set=-net_admin")
+    argv = [*wrapper, *PROGRAMS[name], *stage.basics(lab["a"]), "-z", "-b", "1"]
+    argv += ["-u", str(lab.directory / name / "up"), "-d", str(lab.directory / name / "down")]
+    process = lab["a"].start(argv, log=lab.directory / name / "log")
+    running = DropIn(process, stage.interface, stage.virtual, lab.directory / name)
+    running.wait_master()
+    assert running.end() == 0
+
+
+CLOSED = ("<&-", ">&-", "2>&-", "<&- >&- 2>&-")
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_closed_standard_descriptors_harm_nothing(lab: Lab, name: str, closed: str) -> None:
+    stage = Stage(lab, name, 1)
+    write_scripts(lab.directory / name)
+    line = [*PROGRAMS[name], *stage.basics(lab["a"]), "-z"]
+    line += ["-u", str(lab.directory / name / "up"), "-d", str(lab.directory / name / "down")]
+    argv = ["sh", "-c", f'exec "$@" {closed}', "sh", *line]
+    process = lab["a"].start(argv, log=lab.directory / name / "log")
+    running = DropIn(process, stage.interface, stage.virtual, lab.directory / name)
+    running.wait_calls("up", 1)
+    assert running.end() == 0
 
 
 B = "-i s1 -s 10.1.0.1 -v 7 -p x -a 10.1.9.9 -u /bin/true -d /bin/true"  # a complete one

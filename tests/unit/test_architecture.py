@@ -165,6 +165,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "settings",
         "closing",
         "process",
+        "standard",
         "ucarp_log",
         "ucarp_options",
         "ucarp_process",

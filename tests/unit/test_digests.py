@@ -188,6 +188,12 @@ CASES = {
         "for a passphrase of 20 bytes that begins with this one of 19 (shorten it on the sender)",
         NINETEEN + b"\xfe",
     ),
+    "a carriage return": Case(
+        signer(A),
+        HEAD + A,
+        "for the passphrase with a carriage return after it (remove it on the sender)",
+        SECRET + b"\r",
+    ),
     "a line end": Case(
         signer(A),
         HEAD + A,

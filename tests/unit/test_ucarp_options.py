@@ -356,5 +356,5 @@ def test_what_runs_as_ucarp_listens_as_ucarp_does_where_packets_are_forwarded_to
     # pcap hears before a firewall or rp_filter drops: who heard nothing would be a second master.
     monkeypatch.setattr(plan, "forwards", lambda name: f"net.ipv4.conf.{name}.forwarding")
     host = ucarp.virtual_host(read(COMPLETE))
-    daemon = UcarpDaemon(host, neutral=False, shutdown=True, started=lambda: None)
+    daemon = UcarpDaemon(host, named="eth0", neutral=False, shutdown=True, started=lambda: None)
     assert plan.receive_path(daemon.configuration)[0] == "packet"

@@ -1,0 +1,35 @@
+"""The standard descriptors: there from the start, and given up when nobody reads.
+
+Must not import what is not needed before everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+
+def open_missing() -> None:
+    """Opens /dev/null in place of each standard descriptor that is closed.
+
+    Else the next socket or file would get its number, and be taken for standard output.
+    """
+    for descriptor in (STDIN, STDOUT, STDERR):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is this one
+            os.set_inheritable(descriptor, True)
+    # Python has none where they were closed when it began.
+    sys.stdin = sys.stdin or os.fdopen(STDIN, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(STDOUT, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(STDERR, "w", closefd=False)
+
+
+def discard_output() -> None:
+    """What is still in the buffer would fail again when the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), STDOUT)
