@@ -62,6 +62,7 @@ class PreparedHost:
         announce_count: int = 1,
         announce_interval_ns: int = 0,
         announce_refresh_ns: int = 0,
+        address_deadline_ns: int = 10000000000,
         counter: int = 0,
         alternates: bool = False,
         advertise_mac: str | bytes = "interface",

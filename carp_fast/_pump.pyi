@@ -24,6 +24,7 @@ class Pump:
         templates: Mapping[tuple[int, bool] | tuple[int, bool, str], tuple[bytes, bytes]],
         report_capacity: int = 8192,
         record: int = 0,
+        marks: bool = True,
     ) -> Self: ...
     @property
     def report_fd(self) -> int: ...

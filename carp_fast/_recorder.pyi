@@ -13,4 +13,5 @@ CHECKPOINT_RECORDS: int
 FLAG_WORDS: dict[str, int]
 PENDING_WORDS: dict[str, int]
 ADDRESS_WORDS: dict[str, int]
+THERE_WORDS: tuple[str, ...]
 PREEMPT_WORDS: tuple[bool | str, ...]

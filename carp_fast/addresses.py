@@ -134,7 +134,12 @@ def promote_secondaries(interface: str) -> None:
             path.write_text("1\n")
             logger.info("%s: promote_secondaries set to 1", interface)
     except OSError as error:
-        logger.warning("%s: promote_secondaries could not be set: %s", interface, error.strerror)
+        logger.warning(
+            "%s: promote_secondaries could not be set: %s; it is set over netlink before an address"
+            " is removed",
+            interface,
+            error.strerror,
+        )
 
 
 class StateFile:

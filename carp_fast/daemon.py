@@ -173,6 +173,7 @@ class Daemon:
                 addresses.templates(),
                 reports,
                 self._record_capacity,
+                marks=addresses.kernel_keeps_marks(),
             )
             self._open_for_peers(hosts)
         except OSError as error:
@@ -187,7 +188,6 @@ class Daemon:
         self._reports.resync = lambda: self._background(self._resync())
         self._reports.on_source_proven = self._lanes.learn
         self._lanes.on_sorted = self._pump.cover
-        self._network.is_foreign = self._reports.is_foreign
         self._in_use = InUse(self._hosts, self._orders, self._worker)
         self._network.is_barred = self._in_use.barred.__contains__
         self._network.on_ifindex = self._in_use.on_ifindex
@@ -486,7 +486,7 @@ class Daemon:
                 raise ControlError(f"cannot open a socket: {error.strerror}") from error
             await self._apply(difference, new)
             try:
-                self._record(by_interface(self.configuration.virtual_hosts))
+                self._record(by_interface(self.configuration.virtual_hosts), self._hosts.going())
             except StartError as error:  # what is written there names too much, never too little
                 logger.error("%s", error)
         return difference, lines

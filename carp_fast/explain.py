@@ -133,6 +133,10 @@ class Explanations:
             "startup_delay_s": settings.startup_delay_s,
             "ignore_link_state": settings.ignore_link_state,
             "manage_addresses": settings.manage_addresses,
+            "address_deadline_s": settings.address_deadline_s,
+            "without_addresses_s": since_s(fields["without_ns"], now_ns),
+            "retries_in_s": until_s(fields["retry_at_ns"], now_ns),
+            "undemoted_in_s": until_s(fields["demoted_until_ns"], now_ns),
             "link": self._link(host.interface),
             "for_s": in_s(now_ns - fields["since_ns"]),
             "heard": [heard(peer, now_ns) for peer in fields["peers"]],
@@ -162,6 +166,16 @@ class Explanations:
 
 def in_s(time_ns: int) -> float:
     return round(time_ns / 1e9, 3)
+
+
+def since_s(at_ns: int, now_ns: int) -> float | None:
+    """How long ago an instant was; None: it has not been."""
+    return in_s(now_ns - at_ns) if at_ns else None
+
+
+def until_s(at_ns: int, now_ns: int) -> float | None:
+    """How long it is until an instant; None: there is none."""
+    return max(0.0, in_s(at_ns - now_ns)) if at_ns else None
 
 
 def in_ranges(numbers: Iterable[int]) -> str:

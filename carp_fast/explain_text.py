@@ -39,6 +39,7 @@ REASON_MEANINGS = {
     "faster_master": "another host advertises at a shorter interval, and the fastest is MASTER",
     "tie_lost": "another host advertises at the same interval, and has precedence",
     "address_lost": "somebody kept removing its addresses, and it gave up",
+    "address_deadline": "none of its addresses could be had for address_deadline_s, and it gave up",
     "resigned": "it left on purpose, because it is removed or the daemon ends",
     "less_demoted_master": "another host advertises a lower demote byte, and is MASTER for that",
     "master_demoted": "the master advertised a higher demote byte than ours",
@@ -97,7 +98,10 @@ FORM_MEANINGS = {
 }
 
 DEMOTION_MEANINGS = {
-    "address_lost": "somebody kept removing an address; undone after a minute",
+    "address_lost": "somebody kept removing an address; undone after a minute, or more each time",
+    "address_deadline": "it was MASTER without any address for address_deadline_s; undone after a"
+    " minute, or more each time",
+    "ordered": "it was ordered",
     "send_errors": "three advertisements in a row could not be sent; undone when three are",
 }
 
@@ -321,6 +325,8 @@ def demotion(host: Facts) -> Iterator[str]:
         )
     else:
         yield "none"
+    if host["undemoted_in_s"] is not None:
+        yield f"that for its addresses ends in {seconds(host['undemoted_in_s'])}"
     if host["failed_sends"] and "send_errors" not in reasons:
         yield (
             f"the last {host['failed_sends']} advertisements could not be sent: "
@@ -355,6 +361,16 @@ def addresses(host: Facts) -> Iterator[str]:
             yield foreign(host, address, why)
         else:
             yield f"failed: {address} could not be {'added' if master else 'removed'} ({why})"
+    if host["retries_in_s"] is not None:
+        yield f"what failed is tried again in {seconds(host['retries_in_s'])}"
+    if master and host["without_addresses_s"] is not None:
+        deadline_s = host["address_deadline_s"]
+        then = (
+            f"after {deadline_s:g} s (address_deadline_s) it gives up"
+            if deadline_s
+            else ("address_deadline_s = 0: it stays MASTER")
+        )
+        yield f"without any address for {seconds(host['without_addresses_s'])}: {then}"
     if len(problems) > ADDRESSES_LISTED:
         yield f"... and {len(problems) - ADDRESSES_LISTED} more that are foreign or failed"
 

@@ -50,6 +50,9 @@ class Hosts:
         self.names: list[str] = []
         self.slots: list[array[int]] = []
         self._retired: dict[int, tuple[str, ...]] = {}  # by slot
+        self.leaving: set[int] = set()  # slots that were removed, and are not free yet
+        # Of `_retired` those that may still be there.
+        self.unsettled: dict[int, set[str]] = {}
         self._numbers: dict[str, int] = {}
         self._free: list[int] = []
         # Advertisements count up from the wall clock, so that a restart goes on above what the
@@ -113,12 +116,24 @@ class Hosts:
         """A virtual host as a reload made it; `retired`: former addresses that are to go."""
         self.hosts[slot] = host
         self._retired[slot] = retired
+        self.unsettled[slot] = set(retired)
         if not retired:
-            del self._retired[slot]
+            del self._retired[slot], self.unsettled[slot]
 
     def retired(self, slot: int) -> tuple[str, ...]:
         """Former addresses of a virtual host that are to go, or went."""
         return self._retired.get(slot, ())
+
+    def going(self) -> dict[str, list[str]]:
+        """Addresses, by interface, that are to go and may still be there."""
+        found: dict[str, list[str]] = {}
+        for slot in {*self.unsettled, *self.leaving}:
+            host = self.hosts[slot]
+            if host is not None and host.settings.manage_addresses:
+                texts = every_address(host) if slot in self.leaving else ()
+                here = found.setdefault(host.interface, [])
+                here += [*texts, *sorted(self.unsettled.get(slot, ()))]
+        return found
 
     def address(self, slot: int, number: int) -> str:
         """An address by its number in the engine: retired IPv6 ones, which go before another takes
@@ -136,6 +151,8 @@ class Hosts:
         """The engine released the slot."""
         host = self.hosts[slot]
         self._retired.pop(slot, None)
+        self.unsettled.pop(slot, None)
+        self.leaving.discard(slot)
         if host is not None:
             self.slots[self.number(host.interface)].remove(slot)
             self.hosts[slot] = None
@@ -256,6 +273,7 @@ class Hosts:
             announce_count=settings.announce.count,
             announce_interval_ns=round(settings.announce.interval_s * 1e9),
             announce_refresh_ns=round(settings.announce.refresh_s * 1e9),
+            address_deadline_ns=round(settings.address_deadline_s * 1e9),
             counter=self._counter,
             alternates=replacing,
             barred=barred,

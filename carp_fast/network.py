@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 # An address that is removed this often within this time is given up, and its host demoted.
 LOST_TIMES, LOST_WITHIN_S = 5, 60.0
-LOST_DEMOTION = 240
 # Between two announcements of an interface's hosts because neighbours have to learn it anew.
 ANNOUNCE_APART_S = 1.0
 
@@ -62,7 +61,6 @@ class Network:
         self._filter_due = False
         self._closed = False
         self._lost: dict[tuple[int, str], deque[float]] = {}
-        self._demoted: dict[int, asyncio.TimerHandle] = {}
         self._names: dict[int, str] = {}  # of those interfaces that are used, by ifindex
         # Numbers of interfaces that are being left in order, and who sees to it.
         self._leaving: dict[int, asyncio.Task[None]] = {}
@@ -76,8 +74,6 @@ class Network:
         self._said: dict[tuple[str, int], bytes | None] = {}  # sources, by name and family
         self.own_sources = OwnSources(hosts, orders, self.now)
         hosts.missing_sources = self.own_sources.missing
-        # Whether an address (slot, text) is known to be somebody else's.
-        self.is_foreign: Callable[[int, str], bool] = lambda slot, text: False
         # An interface, or which virtual hosts it has, may have changed.
         self.on_known: Callable[[Interface], None] = lambda interface: None
         # The interface of this number has another ifindex; called before the engine hears of it.
@@ -121,8 +117,6 @@ class Network:
         self.own_sources.on_interface(interface)
         announce = is_elsewhere(before, interface) and self._may_announce(number)
         self._tell(number, interface, sources, announce=announce)
-        if sources.ipv6 is not None and had.ipv6 is None:
-            self._verify_ipv6(number)
         self.on_known(interface)
 
     def _may_announce(self, number: int) -> bool:
@@ -205,11 +199,10 @@ class Network:
                 addresses.promote_secondaries(name)
 
     def on_address_removed(self, name: str, address: bytes, prefixlen: int) -> None:
-        """An address was removed: where it is one of a MASTER here, it comes back.
+        """An address was removed: where it is one of a MASTER here, the pump looks what is there.
 
-        By somebody else, if it is IPv4. For IPv6 our own removals arrive here, too, and late: the
-        engine, which knows whether the address should be there, looks whether it is, and only
-        its answer that it had to be added again says that somebody removed it.
+        Our own removals may arrive here, too, and late. Only the answer of the engine, which knows
+        what should be there, that it had to be added again says that it was lost.
         """
         number = self._hosts.known(name)
         if number is None:
@@ -221,38 +214,42 @@ class Network:
                 continue
             if not host.settings.manage_addresses or text not in every_address(host):
                 continue
-            if len(address) == 16:
-                self._verify(slot)
-            elif self.is_foreign(slot, text):
-                logger.info("%s: address %s is nobody's any more, added", host.name, text)
-                self._verify(slot)
-            else:
-                self._on_lost(slot, text)
+            self._verify(slot)
+            return  # the pump looks at the whole interface
 
     def on_address_restored(self, slot: int, text: str) -> None:
-        """The engine found an address missing that should have been there, and added it."""
-        if ":" in text:
-            self._count_loss(slot, text)
+        """An address that somebody removed was added again; too often, and its host gives up."""
+        loop = asyncio.get_running_loop()
+        times = self._lost.setdefault((slot, text), deque(maxlen=LOST_TIMES))
+        times.append(loop.time())
+        name = self._hosts.name(slot)
+        if len(times) < LOST_TIMES or times[-1] - times[0] > LOST_WITHIN_S:
+            logger.warning("%s: address %s was removed by somebody, added again", name, text)
+            return
+        logger.error(
+            "%s: address_lost: %s was removed %d times within %d s, given up",
+            name,
+            text,
+            LOST_TIMES,
+            LOST_WITHIN_S,
+        )
+        times.clear()
+        self._orders.post(lambda: self._orders.pump.lose_address(slot))
 
     def on_overrun(self, interfaces: dict[str, Interface]) -> None:
-        """Notifications were lost: every MASTER's addresses are looked after."""
-        for slot, _ in self._hosts.used():
-            if self._hosts.states[slot] == MASTER:
-                self._verify(slot)
+        """Notifications were lost: the addresses of every interface are looked at."""
+        for slots in self._hosts.slots:
+            if slots:
+                self._verify(slots[0])
 
     def on_released(self, slot: int) -> None:
         """The slot is free: what was known of its virtual host does not hold for the next one."""
         for key in [key for key in self._lost if key[0] == slot]:
             del self._lost[key]
-        timer = self._demoted.pop(slot, None)
-        if timer is not None:
-            timer.cancel()
 
     def close(self) -> None:
         """Leaves every group."""
         self._closed = True
-        for timer in self._demoted.values():
-            timer.cancel()
         for timer in self._announced.values():
             timer.cancel()
         for task in self._leaving.values():
@@ -332,53 +329,6 @@ class Network:
 
     def _verify(self, slot: int) -> None:
         self._orders.post(lambda: self._orders.pump.verify(slot))
-
-    def _verify_ipv6(self, number: int) -> None:
-        """IPv6 is usable on the interface again: what could not be added meanwhile is now.
-
-        Virtual hosts that advertise over it were not MASTER; others may hold addresses of it.
-        """
-        for slot in self._hosts.slots[number]:
-            host = self._hosts.hosts[slot]
-            if host is None or self._hosts.states[slot] != MASTER:
-                continue
-            if host.settings.manage_addresses and any(":" in a for a in every_address(host)):
-                self._verify(slot)
-
-    def _on_lost(self, slot: int, text: str) -> None:
-        """Somebody removed an address: it is added again, unless that happens too often."""
-        if not self._count_loss(slot, text):
-            self._verify(slot)
-
-    def _count_loss(self, slot: int, text: str) -> bool:
-        """Says that somebody removed an address; whether so often that its host is given up."""
-        loop = asyncio.get_running_loop()
-        times = self._lost.setdefault((slot, text), deque(maxlen=LOST_TIMES))
-        times.append(loop.time())
-        name = self._hosts.name(slot)
-        if len(times) < LOST_TIMES or times[-1] - times[0] > LOST_WITHIN_S:
-            logger.warning("%s: address %s was removed by somebody, added again", name, text)
-            return False
-        logger.error(
-            "%s: address_lost: %s was removed %d times within %d s, given up",
-            name,
-            text,
-            LOST_TIMES,
-            LOST_WITHIN_S,
-        )
-        times.clear()
-        self._orders.post(lambda: self._orders.pump.demote(slot, LOST_DEMOTION))
-        self._orders.post(lambda: self._orders.pump.lose_address(slot))
-        timer = self._demoted.pop(slot, None)
-        if timer is not None:
-            timer.cancel()
-        self._demoted[slot] = loop.call_later(LOST_WITHIN_S, self._undemote, slot)
-        return True
-
-    def _undemote(self, slot: int) -> None:
-        del self._demoted[slot]
-        logger.info("%s: no longer demoted for address_lost", self._hosts.name(slot))
-        self._orders.post(lambda: self._orders.pump.demote(slot, 0))
 
     def _say(
         self, before: Interface | None, now: Interface, sources: Sources, renamed_to: str | None

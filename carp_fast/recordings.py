@@ -57,7 +57,9 @@ DESTINATIONS = (
 STAND_INS = {  # for keys of a host's table: what the engine calls them, and the unit there
     "startup_delay_s": ("startup_delay_ns", 1e9),
     "preempt_delay_s": ("preempt_delay_ns", 1e9),
+    "address_deadline_s": ("address_deadline_ns", 1e9),
 }
+STAND_IN_DEFAULTS = {"address_deadline_ns": 10_000_000_000}  # the others' is 0
 AS_THEY_ARE = (
     ("advbase", 1),
     ("advskew", 0),
@@ -397,6 +399,10 @@ class Writer:
             text += f" {value}"
         self._input(at_ns, text)
 
+    def _found(self, at_ns: int, slot: int, fields: Any) -> None:
+        address, there = fields
+        self._input(at_ns, f"{self.names[slot]} found {address_text(address)} {there}")
+
     # -- what was decided
 
     def _state(self, at_ns: int, slot: int, fields: Any) -> None:
@@ -412,6 +418,9 @@ class Writer:
             line = (at_ns, f"{self.names[slot]} kernel {what} {word}")
             self.lines.insert(self._turn_line, line)
             self._turn_line += 1
+
+    def _undemoted(self, at_ns: int, slot: int, fields: Any) -> None:
+        self._output(at_ns, slot, "UNDEMOTED")
 
     def _advertised(self, at_ns: int, slot: int, fields: Any) -> None:
         advbase, advskew, demote, error = fields
@@ -456,7 +465,7 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
         if settings[key] != default:
             table[key] = settings[key]
     for key, (name, unit) in STAND_INS.items():
-        if settings[name]:
+        if settings[name] != STAND_IN_DEFAULTS.get(name, 0):
             table[key] = settings[name] / unit
     announce = {
         "count": settings["announce_count"],

@@ -78,7 +78,9 @@ class _Running:
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
-        self._slots = {host.identity: slot for slot, host in hosts.used()}
+        self._slots = {
+            host.identity: slot for slot, host in hosts.used() if slot not in hosts.leaving
+        }
         self._parts: dict[tuple[str, str, int], int] | None = None  # made when it is needed
         self.left = dict.fromkeys(self._slots.values())
 
@@ -150,7 +152,9 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
             difference.hooks_only.append((slot, host))
             continue
         every = set(every_address(host))
-        retired = tuple(address for address in every_address(before) if address not in every)
+        # What an earlier reload took from it may still be there: the kernel refused to remove it.
+        had = dict.fromkeys((*every_address(before), *sorted(hosts.unsettled.get(slot, ()))))
+        retired = tuple(address for address in had if address not in every)
         difference.replaced.append((slot, host, retired))
     for slot in running.left:
         difference.removed.append(slot)
@@ -261,9 +265,10 @@ def orders(
     for slot, host in difference.kept.items():
         hosts.hosts[slot] = host
     for slot in difference.removed:
+        hosts.leaving.add(slot)
         yield partial(pump.remove, slot)
     for slot, host in difference.hooks_only:
-        hosts.replace(slot, host)
+        hosts.hosts[slot] = host
     for slot, host, retired in difference.replaced:
         prepared = hosts.prepare(host, retired=retired, replacing=True)
         hosts.replace(slot, host, retired)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from carp_fast import frames, scenarios
 from carp_fast._auth import Key
-from carp_fast._engine import Engine
+from carp_fast._engine import THERE_WORDS, Engine
 from carp_fast._prepared import PreparedHost, signed_forms
 from carp_fast.rules import SETTING_RULES, Refused
 from carp_fast.scenarios import (
@@ -98,6 +98,7 @@ def prepared(host: dict[str, Any], number: int, *, own_source: bool) -> Prepared
             given[key] = address_bytes(host[key])
     for key in ("startup_delay", "preempt_delay"):
         given[f"{key}_ns"] = round(host.get(f"{key}_s", 0) * SECOND_NS)
+    given["address_deadline_ns"] = round(host.get("address_deadline_s", 10) * SECOND_NS)
     announce = host.get("announce", {})
     given["announce_count"] = announce.get("count", 1)
     given["announce_interval_ns"] = round(announce.get("interval_s", 0) * SECOND_NS)
@@ -230,6 +231,8 @@ class Player:
         for report in self.engine.take_reports():
             if report[0] == "state_changed" and report[2] is not None:
                 self.write(at_ns, self.names[report[2]], f"{report[3]} {report[5]}")
+            elif report[0] == "undemoted" and report[2] is not None:
+                self.write(at_ns, self.names[report[2]], "UNDEMOTED")
 
     def carry_out(self, at_ns: int) -> None:
         """Carry out all that is queued; a host's advertisement is written once, however many."""
@@ -421,8 +424,12 @@ class Player:
     def _on_address_lost(self, line: Line, words: list[str]) -> None:
         self.engine.lose_address(self.slots[self.subject(line)], self._clock(line.at_ns))
 
-    def _on_verify(self, line: Line, words: list[str]) -> None:
-        self.engine.verify(self.slots[self.subject(line)], self._clock(line.at_ns))
+    def _on_found(self, line: Line, words: list[str]) -> None:
+        address, there = words
+        if there not in THERE_WORDS:
+            raise ValueError(f"found: {there}: one of {', '.join(THERE_WORDS)}")
+        slot = self.slots[self.subject(line)]
+        self.engine.found(slot, address_bytes(address), there, self._clock(line.at_ns))
 
     def _on_own_source(self, line: Line, words: list[str]) -> None:
         if words[0] not in ("there", "missing") or (words[0] == "there") != (len(words) == 1):

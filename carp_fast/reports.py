@@ -29,6 +29,8 @@ STALLED_EVERY_NS = 10_000_000_000
 REPORTS_A_TURN = 1000
 FOREIGN = "address_foreign"
 FOREIGN_LOGGED_MAX = 20  # lines about foreign addresses of one interface at once; more are counted
+# Why an address had to be added again: RestoredWhy in _core.pxd.
+RESTORED_REFUSED, RESTORED_REMOVED, RESTORED_WITH_OURS = range(3)
 # Reasons that another host's advertisement gave: the log line names that host.
 PEER_REASONS = frozenset(
     {"faster_master", "tie_lost", "preempted", "master_resigned"}
@@ -95,12 +97,16 @@ class Reports:
         # Of those the foreign ones: that the interface has, and that kept the engine from adding.
         self._foreign: dict[int, dict[str, str]] = {}
         self._left_alone: set[tuple[int, str]] = set()
+        self._unpromoted: set[str] = set()  # interfaces of which it was logged
         self._takers: dict[str, Callable[[Report], None]] = {
             "state_changed": self._on_state,
             "addresses_changed": self._on_addresses,
             "address_failed": self._on_address_failed,
             "address_foreign": self._on_address_foreign,
             "address_restored": self._on_address_restored,
+            "address_gone": self._on_address_gone,
+            "undemoted": self._on_undemoted,
+            "secondaries": self._on_secondaries,
             "duplicate_source": self._on_duplicate_source,
             "duplicate_ended": self._on_duplicate_ended,
             "other_master": self._on_other_master,
@@ -170,12 +176,21 @@ class Reports:
     def _on_state(self, report: Report) -> None:
         assert report.slot is not None
         peer = address_text(report.peer)
+        host = self._hosts.hosts[report.slot]
+        if report.reason == "address_deadline" and report.state == "BACKUP" and host is not None:
+            logger.error(
+                "%s: address_deadline: no address of it could be had for %g s, given up",
+                host.name,
+                host.settings.address_deadline_s,
+            )
         self.on_state(report.slot, report.state, report.reason, report.at_ns, peer)
 
     # -- hooks
 
     def _on_addresses(self, report: Report) -> None:
         assert report.slot is not None
+        if report.slot in self._hosts.unsettled:
+            self._hosts.unsettled[report.slot] &= self.address_problems.get(report.slot, {}).keys()
         if report.state == "MASTER":
             self.on_addresses(report.slot, report.reason)
 
@@ -270,7 +285,12 @@ class Reports:
         for slot, problems in list(self.address_problems.items()):
             host = self._hosts.hosts[slot]
             every = () if host is None else every_address(host)
-            kept = {text: why for text, why in problems.items() if text in every}
+            left = self._hosts.unsettled.get(slot, set())
+            kept = {
+                text: why
+                for text, why in problems.items()
+                if text in every or (text in left and not why.startswith(FOREIGN))
+            }
             if kept:
                 self.address_problems[slot] = kept
             else:
@@ -318,11 +338,44 @@ class Reports:
         assert report.slot is not None
         was_left_alone = self.is_foreign(report.slot, text)
         self._left_alone.discard((report.slot, text))
-        if text not in self.address_problems.get(report.slot, {}) and not was_left_alone:
+        if report.value == RESTORED_REMOVED:
             self.on_address_restored(report.slot, text)
-        logger.info("%s: address %s is back", name, text)
+        elif report.value == RESTORED_WITH_OURS:
+            logger.warning(
+                "%s: the kernel removed %s with another address of ours, added again", name, text
+            )
+        elif was_left_alone:
+            logger.info("%s: address %s is nobody's any more, added", name, text)
+        else:
+            logger.info("%s: address %s is there now", name, text)
         self._note(report, text, None)
         self._note_foreign(report.slot, text)
+
+    def _on_address_gone(self, report: Report) -> None:
+        name, text = self._address(report)
+        logger.info("%s: address %s is removed now", name, text)
+        self._note(report, text, None)
+        assert report.slot is not None
+        self._hosts.unsettled.get(report.slot, set()).discard(text)
+
+    def _on_undemoted(self, report: Report) -> None:
+        assert report.slot is not None
+        logger.info("%s: no longer demoted for its addresses", self._hosts.name(report.slot))
+
+    def _on_secondaries(self, report: Report) -> None:
+        """promote_secondaries was not 1 when we were about to remove an address."""
+        name = self._hosts.names[report.detail]
+        if report.value == 0:
+            logger.warning("%s: promote_secondaries was not 1 any more, set again", name)
+            return
+        if name not in self._unpromoted:
+            self._unpromoted.add(name)
+            logger.error(
+                "%s: promote_secondaries is not 1 and cannot be set (%s): the kernel may remove"
+                " addresses of this host with ours; ours are added again",
+                name,
+                os.strerror(report.value),
+            )
 
     # -- the wire
 

@@ -318,6 +318,7 @@ SETTING_RULES: dict[str, Rule] = {
     "preferred": _boolean,
     "ignore_link_state": _boolean,
     "manage_addresses": _boolean,
+    "address_deadline_s": _seconds(0, MAX_DELAY_S),
     "group": _not_available(),
     "track": _not_available([]),
     "up": _hook,

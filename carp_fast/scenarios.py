@@ -20,7 +20,8 @@ Inputs, the subject a virtual host unless said:
   link up|down                      (an interface)
   interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router] [renamed]
             [announce]              (likewise; see Engine.set_interface)
-  demote N | remove | address_lost | verify | announce | in_use yes|no
+  demote N | remove | address_lost | announce | in_use yes|no
+  found ADDRESS none|ours|foreign   what its interface was seen to have, where that is wrong
   own_source there|missing [4] [6]  which configured sources are no addresses of the machine
   adopt ADDRESS                     the kernel has it already, with our mark
   reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     other keys of the host
@@ -34,7 +35,7 @@ Inputs, the subject a virtual host unless said:
   turn [SECONDS]                    deadlines are looked at, all heard that arrived until then
   end
 Outputs: STATE reason | ADVERTISE ADVBASE/ADVSKEW [demote N] | RESIGN 255/255 | ADD_ADDRESSES A...
-  REMOVE_ADDRESSES A... | ANNOUNCE A... | refused VERDICT
+  REMOVE_ADDRESSES A... | ANNOUNCE A... | UNDEMOTED | refused VERDICT
 
 Holds the format, read and written. Must not know the engine, nor how a scenario is played.
 """
@@ -54,14 +55,14 @@ import msgspec
 SECOND_NS = 1_000_000_000
 START_NS = 1_000 * SECOND_NS  # what the clock reads at the start of a scenario written by hand
 TIME_DIGITS = 9
-INPUTS = """hear link interface demote remove address_lost verify announce adopt own_source
+INPUTS = """hear link interface demote remove address_lost found announce adopt own_source
     in_use reload kernel begin resign stall drop kill start away turn end"""
 VERBS = frozenset(INPUTS.split())
 HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses retired_addresses
     passphrase source source6 advbase advskew dead_ratio preempt dialect replay destination
     destination6 peers lladdr preferred ignore_link_state manage_addresses announce_on_order
-    counter startup_delay_s preempt_delay_s announce advertise_mac broadcast source_missing
-    source6_missing"""
+    counter startup_delay_s preempt_delay_s address_deadline_s announce advertise_mac broadcast
+    source_missing source6_missing"""
 HOST_KEYS = frozenset(HOST_WORDS.split())
 INTERFACE_KEYS = frozenset(("source", "source6", "mac", "ifindex", "up", "forwards6", "renamed"))
 # Words of an interface's line that stand alone, and the argument of Engine.set_interface.

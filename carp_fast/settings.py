@@ -88,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     preferred: bool = False
     ignore_link_state: bool = False
     manage_addresses: bool = True
+    address_deadline_s: float = 10.0  # 0: never
     announce: Announce = Announce()
     up: str | None = None
     down: str | None = None

@@ -6,6 +6,7 @@ engine, virtual hosts, groups, or what a frame means beyond protocol 112.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import logging
@@ -24,7 +25,7 @@ IP_PKTINFO = 8
 IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_AUTOFLOWLABEL = 49, 51, 70
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 SO_ATTACH_FILTER, SO_TIMESTAMPNS = 26, 35
-SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 12
 SKF_AD_IFINDEX, SKF_AD_VLAN_TAG_PRESENT = 0xFFFFF000 + 8, 0xFFFFF000 + 48
 SKF_AD_PKTTYPE, SKF_AD_RANDOM = 0xFFFFF000 + 4, 0xFFFFF000 + 56
 PACKET_OUTGOING = 4
@@ -295,5 +296,7 @@ def open_netlink() -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
     sock.bind((0, 0))
     sock.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+    with contextlib.suppress(OSError):  # before Linux 5.0 every look is at all interfaces
+        sock.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
     _size_buffer(sock, True, NETLINK_BUFFER, "netlink socket")
     return sock

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # What three failed sends in a row add, by dialect: to the advskew, or to OpenBSD's demote byte.
 SEND_ERRORS, SEND_ERRORS_OPENBSD = 240, 1
+ADDRESS_DEMOTION = 240  # what addresses that could not be held add, see _vhid.pxd
 SPANS_A_SLICE = 32  # orders to the pump, which has room for 4,096
 
 
@@ -55,7 +56,9 @@ def demotion(fields: Mapping[str, Any]) -> dict[str, Any]:
     openbsd = fields["dialect"] == "openbsd"
     reasons = {}
     if fields["demotion"]:
-        reasons["address_lost"] = fields["demotion"]
+        reasons["ordered"] = fields["demotion"]
+    if fields["address_demotion"]:
+        reasons[fields["address_demotion"]] = ADDRESS_DEMOTION
     if fields["sends_failing"]:
         reasons["send_errors"] = SEND_ERRORS_OPENBSD if openbsd else SEND_ERRORS
     sent = {"demote": fields["demote"]} if openbsd else {}

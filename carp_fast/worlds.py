@@ -371,6 +371,7 @@ ENDINGS = {
     "send_errors": 0,
     "netlink_errors": 0,
     "slow_netlink": 10_000,
+    "secondaries": 0,
     "source": BOTH,
 }
 
@@ -484,10 +485,11 @@ def send_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def netlink_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """The kernel refuses address changes, or is slow with them."""
+    """The kernel refuses address changes, or its answers are lost, or it is slow."""
     machine = to.any_machine()
     if to.chance(2):
-        to.put(start_ns, "netlink_errors", machine=machine, value=to.random.below(ALWAYS))
+        rate = ALWAYS if to.chance(4) else to.random.below(ALWAYS)
+        to.put(start_ns, "netlink_errors", machine=machine, value=rate)
         to.put(end_ns, "netlink_errors", machine=machine, value=0)
     else:
         most_ns = MS_NS // 10 if to.world.large else 5 * MS_NS
@@ -506,11 +508,12 @@ def clock_step(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def lost_addresses(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Somebody removes addresses; too often, so that the virtual host gives up."""
+    """Somebody removes addresses; too often, so that the virtual host gives up. Some are left."""
     machine = to.any_machine()
     for member in to.some(machine):
         which = to.random.below(member.addresses + member.addresses6)
-        to.put(start_ns, "address_removed", machine=machine, slot=member.slot, value=which)
+        word = ("address_removed", "address_removed", "address_left")[to.random.below(3)]
+        to.put(start_ns, word, machine=machine, slot=member.slot, value=which)
         if to.chance(2):
             to.put(end_ns, "address_lost", machine=machine, slot=member.slot)
 
@@ -527,6 +530,14 @@ def flood(to: Drawing, start_ns: int, end_ns: int) -> None:
         to.put(start_ns, "flood", machine=machine, slot=frames, value=dropped)
         if not for_good:
             to.put(end_ns, "flood", machine=machine)
+
+
+def secondaries(to: Drawing, start_ns: int, end_ns: int) -> None:
+    """With an IPv4 address that is removed the kernel removes others of the interface."""
+    machine = to.any_machine()
+    rate = ALWAYS if to.chance(2) else to.random.between(ALWAYS // 10, ALWAYS)
+    to.put(start_ns, "secondaries", machine=machine, value=rate)
+    to.put(end_ns, "secondaries", machine=machine, value=0)
 
 
 def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
@@ -577,6 +588,7 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
     send_errors,
     netlink_errors,
     clock_step,
+    secondaries,
     lost_addresses,
     flood,
     flood,

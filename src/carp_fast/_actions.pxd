@@ -3,13 +3,12 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from carp_fast._core cimport Core
-from carp_fast._vhid cimport Address, VirtualHost
+from carp_fast._vhid cimport VirtualHost
 
 cdef uint32_t next_advertisement(Core* core) noexcept nogil
 cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int error,
                              int64_t now_ns) noexcept nogil
 cdef uint32_t next_change(Core* core) noexcept nogil
-cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil
 cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, int error,
                           int64_t now_ns) noexcept nogil
 cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil

@@ -11,20 +11,21 @@ from libc.string cimport memcpy
 
 from carp_fast._auth cimport auth_sign
 from carp_fast._core cimport (
-    ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core, Interface, Queue,
-    Report, SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_end_duplicate, engine_release, queue_empty, queue_length,
-    queue_pop, queue_push, report_begin, report_end)
+    ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core,
+    Interface, Queue, RESTORED_REFUSED, RESTORED_REMOVED, RESTORED_WITH_OURS, Report, RestoredWhy,
+    SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_end_duplicate, engine_release,
+    queue_empty, queue_length,
+    queue_pop, queue_push, report_begin, report_end, verify_soon)
 from carp_fast._history cimport history_ms, history_send
 from carp_fast._recorder cimport (
     RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
     record_output)
+from carp_fast._upkeep cimport tell_address, upkeep_done, wanted_change
 from carp_fast._vhid cimport (
     ANNOUNCE_ON_ORDER, ANNOUNCING, Address, DUPLICATE, DUPLICATE_ENDS, FAILED, FOREIGN, HELD,
-    LEAVING, MANAGE_ADDRESSES, MASTER, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL,
-    RETIRED, SEND_DEMOTED,
-    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, TO_VERIFY, VirtualHost, vhid_advskew, vhid_demote,
-    vhid_master_down_ns)
+    LEAVING, LOST, LOST_WITH_OURS, MASTER, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL,
+    SEND_DEMOTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
+    TO_RESIGN, TO_TELL_ADDRESSES, VirtualHost, vhid_advskew, vhid_demote, vhid_master_down_ns)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -35,6 +36,9 @@ cdef enum:
     ANNOUNCEMENTS_AT_ONCE = 512
     ANNOUNCEMENT_NS = 100000    # one takes so long at the lasting pace: 10,000 a second
     LOOKED_AT = 4096            # hosts that wait for their interface's pace, in one go
+    # Until what is there is looked at: after a take-over, after the removal of an IPv4 address.
+    RISEN_NS = 1000000000
+    REMOVED_NS = 20000000
 
 
 # ---------------------------------------------------------------------------------- advertisements
@@ -92,7 +96,7 @@ cdef uint32_t next_advertisement(Core* core) noexcept nogil:
 
 cdef bint may_release(const VirtualHost* host) noexcept nogil:
     """Whether a removed host has nothing more to give up or to say."""
-    return host.flags & LEAVING and not host.pending & (
+    return host.flags & LEAVING and not host.held and not host.pending & (
         TO_CHANGE_ADDRESSES | TO_RESIGN | TO_ADVERTISE_LAST)
 
 
@@ -177,69 +181,64 @@ cdef uint32_t next_change(Core* core) noexcept nogil:
             return slot
 
 
-cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil:
-    """1: to be added, -1: to be removed, 0: right as it is."""
-    cdef bint wanted = (host.state == MASTER and host.flags & MANAGE_ADDRESSES
-                        and not address.flags & RETIRED)
-    if wanted:
-        return 1 if not address.flags & HELD or host.pending & TO_VERIFY else 0
-    return -1 if address.flags & HELD else 0
-
-
-cdef void tell_address(Core* core, uint8_t kind, uint32_t slot, uint32_t which, int error,
-                       int64_t now_ns) noexcept nogil:
-    cdef Report* report = report_begin(core, kind, slot, now_ns)
-    if report != NULL:
-        report.detail = <uint16_t>which
-        report.value = <uint32_t>error
-        report_end(core)
-
-
 cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, int error,
                           int64_t now_ns) noexcept nogil:
     """The kernel acknowledged a change (`error` 0) or refused it (an errno).
 
-    EEXIST on adding: there already; ours if we added it, else foreign and left alone.
-    EADDRNOTAVAIL or ENODEV on removing: gone already, with its interface or by another hand.
+    EEXIST on adding: somebody else has it, and it is left alone. EADDRNOTAVAIL or ENODEV on
+    removing: gone already, with its interface or by another hand. Told when it begins to fail.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* address = &host.block.addresses[which]
     cdef Record* record
+    cdef bint failing = address.flags & FAILED and address.error == <uint8_t>error
     if core.recorder.records != NULL:
         record = record_output(&core.recorder, RECORD_ADDED if added else RECORD_REMOVED, slot,
                                host.interface, now_ns)
         record.family, record.error = address.family, <uint8_t>error
         memcpy(record.address, address.bytes, 16)
-    if not added:
-        if error and error != EADDRNOTAVAIL and error != ENODEV:
-            address.flags |= FAILED
-            address.error = <uint8_t>error
-            tell_address(core, ADDRESS_FAILED, slot, which, error, now_ns)
-            return
-        if address.flags & HELD:
-            host.held -= 1
-        address.flags &= ~<uint32_t>(HELD | FAILED)
-        return
-    if error == EEXIST:
-        if not address.flags & (HELD | FOREIGN):
-            address.flags |= FOREIGN
-            tell_address(core, ADDRESS_FOREIGN, slot, which, 0, now_ns)
-    elif error:
-        if address.flags & HELD:
-            address.flags &= ~<uint32_t>HELD
-            host.held -= 1
-        address.flags |= FAILED
+    if not added and (error == EADDRNOTAVAIL or error == ENODEV):
+        error = 0
+    if error and not (added and error == EEXIST):
+        address.flags = <uint8_t>(address.flags & ~<uint32_t>FOREIGN) | FAILED
         address.error = <uint8_t>error
-        tell_address(core, ADDRESS_FAILED, slot, which, error, now_ns)
-    else:
+        if not failing:
+            tell_address(core, ADDRESS_FAILED, slot, which, error, now_ns)
+    elif not added:
         if address.flags & HELD:
-            host.addresses_restored += 1
-        else:
-            host.held += 1
-        if address.flags & (HELD | FOREIGN | FAILED):           # there again, or at last
-            engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
-            tell_address(core, ADDRESS_RESTORED, slot, which, 0, now_ns)
-        address.flags = <uint8_t>(address.flags & ~<uint32_t>(FOREIGN | FAILED)) | HELD
+            host.held -= 1
+        if address.flags & FAILED:
+            tell_address(core, ADDRESS_GONE, slot, which, 0, now_ns)
+        address.flags &= ~<uint32_t>(HELD | FAILED)
+        core.interfaces[host.interface].removed_ns = now_ns
+        if address.family == 4:                 # its secondaries may have gone with it
+            verify_soon(core, host.interface, now_ns + REMOVED_NS)
+    elif error:
+        if not address.flags & FOREIGN:
+            tell_address(core, ADDRESS_FOREIGN, slot, which, 0, now_ns)
+        address.flags = <uint8_t>(address.flags & ~<uint32_t>(FAILED | LOST | LOST_WITH_OURS)
+                                  ) | FOREIGN
+    else:
+        address_added(core, slot, which, now_ns)
+
+
+cdef void address_added(Core* core, uint32_t slot, uint32_t which, int64_t now_ns) noexcept nogil:
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Address* address = &host.block.addresses[which]
+    host.held += 1
+    if address.flags & LOST:
+        host.addresses_restored += 1
+    if address.flags & (FOREIGN | FAILED | LOST):       # there again, or at last
+        engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+        tell_address(core, ADDRESS_RESTORED, slot, which, why_restored(address), now_ns)
+    address.flags = <uint8_t>(address.flags & ~<uint32_t>(FOREIGN | FAILED | LOST
+                                                          | LOST_WITH_OURS)) | HELD
+
+
+cdef RestoredWhy why_restored(const Address* address) noexcept nogil:
+    if not address.flags & LOST:
+        return RESTORED_REFUSED
+    return RESTORED_WITH_OURS if address.flags & LOST_WITH_OURS else RESTORED_REMOVED
 
 
 cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
@@ -250,16 +249,19 @@ cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
     cdef bint tell = host.pending & TO_TELL_ADDRESSES
     if core.recorder.records != NULL:
         record_output(&core.recorder, RECORD_CHANGED, slot, host.interface, now_ns)
-    host.pending &= ~<uint32_t>(TO_CHANGE_ADDRESSES | TO_VERIFY | TO_TELL_ADDRESSES)
+    host.pending &= ~<uint32_t>(TO_CHANGE_ADDRESSES | TO_TELL_ADDRESSES)
     for i in range(host.block.address_count):
         address = &host.block.addresses[i]
         if not address.flags & (FOREIGN | FAILED) and wanted_change(host, address):
             # The state changed while a long list was being carried out: once more, from the top.
             engine_ask(core, &core.change, slot, TO_TELL_ADDRESSES if tell else 0)
             return
+    upkeep_done(core, slot, now_ns)
     if tell and report_begin(core, ADDRESSES_CHANGED, slot, now_ns) != NULL:
         report_end(core)
     if host.state == MASTER:
+        if tell:
+            verify_soon(core, host.interface, now_ns + RISEN_NS)
         if tell and not host.flags & ANNOUNCE_ON_ORDER:
             begin_announcing(core, slot, now_ns)
         return

@@ -20,7 +20,11 @@ cdef enum ReportKind:
     ADDRESSES_CHANGED               # every address of the host is as its state says
     ADDRESS_FAILED                  # value: errno; detail: which address of the host
     ADDRESS_FOREIGN                 # detail: which address
-    ADDRESS_RESTORED                # detail: which address
+    ADDRESS_RESTORED                # detail: which address; value: a RestoredWhy
+    ADDRESS_GONE                    # detail: which address; what could not be undone at first is
+    UNDEMOTED                       # it was demoted for its addresses, and is no more
+    SECONDARIES                     # detail: an interface whose promote_secondaries was not 1;
+                                    # value: errno of setting it, 0: it is 1 again
     DUPLICATE_SOURCE                # mac: who sends from our address
     OTHER_MASTER                    # a bad digest for a host that is MASTER here
     DEMOTE_HEARD                    # value: the byte
@@ -40,6 +44,11 @@ cdef enum ReportKind:
     SOURCE_PROVEN                   # a genuine source beside its lane; value: ifindex; the peer
     DUPLICATE_ENDED                 # nobody sends from our address any more; mac: who did
 
+cdef enum RestoredWhy:              # an address that should have been there was added again
+    RESTORED_REFUSED                # it could not be added before, or was somebody else's
+    RESTORED_REMOVED                # somebody removed it
+    RESTORED_WITH_OURS              # it went when another one of ours was removed
+
 cdef enum OrderKind:
     ORDER_ADD
     ORDER_REMOVE
@@ -48,8 +57,8 @@ cdef enum OrderKind:
     ORDER_DEMOTE                          # value: what is added to the advskew
     ORDER_RESIGN_ALL
     ORDER_ANNOUNCE                        # the up script has run
-    ORDER_VERIFY                          # somebody removed an address: look after it
-    ORDER_LOSE_ADDRESS                    # ... too often: give the host up
+    ORDER_VERIFY                          # look what its interface has, soon
+    ORDER_LOSE_ADDRESS                    # somebody removes its addresses: give the host up
     ORDER_MARK                            # report DONE when everything before it is carried out
     ORDER_FLUSH                           # report DONE when nothing is left to carry out
     ORDER_SNAPSHOT                        # copy `value` hosts from `slot` on; `pointer`: a HostsCopy
@@ -111,6 +120,8 @@ cdef struct Interface:
     uint64_t became_master
     uint64_t rejected[VERDICTS]
     int64_t announced_until_ns      # what was announced takes until then at the lasting pace
+    int64_t verify_at_ns            # when to look what addresses are there; 0: never
+    int64_t removed_ns              # when we last removed one
     uint32_t rejections_count       # ever; the next place is this modulo REJECTIONS
     Rejection rejections[REJECTIONS]
 
@@ -147,6 +158,9 @@ cdef struct Core:
     Absences absences               # silence meanwhile proves nothing
     int64_t flush_mark
     Wheel wheel
+    Wheel upkeep                    # of addresses: tried again, missed for too long, demoted for
+    int64_t verify_at_ns            # the first of the interfaces'; 0: none
+    uint32_t interface_count        # highest interface number ever used + 1
     Queue advertise_first           # hosts with an interval below a second
     Queue advertise
     Queue change
@@ -155,6 +169,17 @@ cdef struct Core:
     int64_t paced_until_ns          # an announcement waits for its interface's pace; 0: none
     ReportRing reports
     Recorder recorder
+
+cdef inline void verify_soon(Core* core, uint32_t number, int64_t at_ns) noexcept nogil:
+    """Have an interface's addresses looked at at `at_ns`, or earlier."""
+    cdef Interface* interface = &core.interfaces[number]
+    if not interface.verify_at_ns or at_ns < interface.verify_at_ns:
+        interface.verify_at_ns = at_ns
+    if not core.verify_at_ns or at_ns < core.verify_at_ns:
+        core.verify_at_ns = at_ns
+    if number >= core.interface_count:
+        core.interface_count = number + 1
+
 
 cdef inline Source* core_source(const Core* core, uint32_t slot, uint32_t which) noexcept nogil:
     """Where the source `which` of the host in `slot` has its place."""
@@ -179,7 +204,6 @@ cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
 cdef void engine_set_deadline(Core* core, uint32_t slot, int64_t deadline_ns) noexcept nogil
 cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept nogil
 cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now_ns) noexcept nogil
-
 cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) noexcept nogil
 cdef void queue_push(Queue* queue, uint32_t slot) noexcept nogil
 cdef uint32_t queue_pop(Queue* queue) noexcept nogil

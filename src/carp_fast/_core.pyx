@@ -13,20 +13,20 @@ from libc.string cimport memcpy, memmove, memset
 from carp_fast._absence cimport (
     Absence, absence_counts, absence_end, absence_extended, absence_note)
 from carp_fast._recorder cimport (
-    CHECKPOINT_ABSENCES, Checkpoint, RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record, checkpoint_take, record_checkpoint,
-    record_input, record_output, record_turn, recorder_close, recorder_wants)
+    CHECKPOINT_ABSENCES, Checkpoint, RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record,
+    checkpoint_take, record_checkpoint, record_input, record_output, record_turn, recorder_close, recorder_wants)
 from carp_fast._vhid cimport (
     ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER,
     ARM_JITTERED, ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CONTESTED, DIALECT_OPENBSD, DISARM,
-    DUPLICATE, Event, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED, FOREIGN, IGNORE_LINK, IN_USE, INIT,
-    INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN,
-    MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
+    DUPLICATE, Event, EXPECTS_4, EXPECTS_6, EXTENDED, FOREIGN, IGNORE_LINK, IN_USE, INIT,
+    INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN, LOST, LOST_WITH_OURS, MASTER,
+    MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
     ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, ON_RENAMED, OWN_SOURCE, OWN_SOURCE6,
     PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED,
-    SECOND_NS, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES, STARTED,
-    STARTUP_DELAY, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
-    TO_RESIGN, TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_forget_ties, vhid_interval_ns,
-    vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
+    SECOND_NS, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES, STARTED, STARTUP_DELAY,
+    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
+    TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_forget_ties,
+    vhid_interval_ns, vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_tied, vhid_transition, VirtualHost)
 from carp_fast._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
@@ -44,13 +44,13 @@ cdef extern from "atomic.h" nogil:
 
 REPORT_WORDS = (
     "state_changed", "addresses_changed", "address_failed", "address_foreign",
-    "address_restored", "duplicate_source", "other_master", "demote_heard", "sends_failing",
-    "sends_recovered", "released", "done", "stalled", "socket_dropped", "send_failed",
-    "lost_priority", "reasserted", "wrong_digest", "counter_reset", "family_silent",
-    "family_heard", "source_proven", "duplicate_ended")
+    "address_restored", "address_gone", "undemoted", "secondaries", "duplicate_source",
+    "other_master", "demote_heard", "sends_failing", "sends_recovered", "released", "done",
+    "stalled", "socket_dropped", "send_failed", "lost_priority", "reasserted", "wrong_digest",
+    "counter_reset", "family_silent", "family_heard", "source_proven",
+    "duplicate_ended")
 
-# Said at most this often for one virtual host, however many packets come.
-cdef uint32_t TELL_EVERY_MS = 60000
+cdef uint32_t TELL_EVERY_MS = 60000     # at most, of one virtual host, however many packets come
 
 
 # ---------------------------------------------------------------------------- memory and queues
@@ -92,6 +92,7 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
         raise MemoryError("engine")
     wheel_open(&core.wheel, MAX_VIRTUAL_HOSTS)
     queue_open(&core.advertise_first, MAX_VIRTUAL_HOSTS)
+    wheel_open(&core.upkeep, MAX_VIRTUAL_HOSTS)
     queue_open(&core.advertise, MAX_VIRTUAL_HOSTS)
     queue_open(&core.change, MAX_VIRTUAL_HOSTS)
     queue_open(&core.announce, MAX_VIRTUAL_HOSTS)
@@ -115,6 +116,7 @@ cdef void engine_close(Core* core) noexcept:
     free(core.announce.slots)
     free(core.repeat.slots)
     wheel_close(&core.wheel)
+    wheel_close(&core.upkeep)
     recorder_close(&core.recorder)
     memset(core, 0, sizeof(Core))
 
@@ -269,7 +271,9 @@ cdef void advertise_again(Core* core, uint32_t slot, int64_t now_ns) noexcept no
 
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
     """When there is something to do next, ns; -1 when nothing is armed. May be early."""
-    cdef int64_t tick = wheel_next(&core.wheel)
+    cdef int64_t tick = wheel_next(&core.wheel), other = wheel_next(&core.upkeep)
+    if tick < 0 or 0 <= other < tick:
+        tick = other
     if core.paced_until_ns and (tick < 0 or core.paced_until_ns < tick * TICK_NS):
         return core.paced_until_ns
     return -1 if tick < 0 else tick * TICK_NS
@@ -331,11 +335,12 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     if host.state != previous:
         if previous == MASTER and now_ns - host.since_ns > 2 * vhid_master_down_ns(host):
             host.ties = host.jitter_us = 0      # it alone was MASTER: a tie now is another one
+        host.since_ns = host.settled_ns = now_ns
+        host.preempt_from_ns = host.tie_since_ns = host.without_ns = 0
+        if previous == INIT:                            # what a former life left is found now
+            verify_soon(core, host.interface, now_ns)
         if host.state == MASTER:
             host.flags &= ~<uint32_t>PRECEDED
-        host.since_ns = host.settled_ns = now_ns
-        host.preempt_from_ns = host.tie_since_ns = 0
-        if host.state == MASTER:
             host.became_master += 1
             core.interfaces[host.interface].became_master += 1
     if effects & DISARM:
@@ -387,8 +392,9 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
         host.flags &= ~<uint32_t>(RESIGN_AFTER_REMOVAL | ANNOUNCING)
         if effects & RESIGN:
             host.flags |= RESIGN_AFTER_REMOVAL
+        host.retries = 0
         for i in range(host.block.address_count):       # tried anew
-            host.block.addresses[i].flags &= ~<uint32_t>(FOREIGN | FAILED)
+            host.block.addresses[i].flags &= ~<uint32_t>(FOREIGN | LOST | LOST_WITH_OURS)
         engine_ask(core, &core.change, slot, TO_TELL_ADDRESSES)
 
 
@@ -602,6 +608,7 @@ cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
         core.hosts[before].next_same = host.next_same
     core.interfaces[host.interface].hosts -= 1
     wheel_disarm(&core.wheel, slot)
+    wheel_disarm(&core.upkeep, slot)
     core.shortest_left |= vhid_least_interval_ns(host) <= core.shortest_ns
     report = report_begin(core, RELEASED, slot, now_ns)
     if report != NULL:

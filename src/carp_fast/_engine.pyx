@@ -12,11 +12,12 @@ from libc.string cimport memcpy, memset
 
 from carp_fast._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
-    next_advertisement, next_announcement, next_change, wanted_change)
+    next_advertisement, next_announcement, next_change)
 from carp_fast._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
-    ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_MARK,
-    ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, Order, REJECTIONS, RELEASED,
+    ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_DEMOTE,
+    ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE,
+    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, Order, REJECTIONS, RELEASED,
     Rejection, Report, TICK_NS, engine_checkpoint, engine_close, engine_expire,
     engine_next_deadline, engine_open, engine_absent, engine_dropped, engine_shown)
 from carp_fast._orders cimport assume_address, obey
@@ -25,9 +26,10 @@ from carp_fast._receive cimport FrameHeard, engine_receive, engine_receive_many
 from carp_fast._recorder cimport (
     Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
     recorder_open, records_list)
+from carp_fast._upkeep cimport THERES, There, address_found, upkeep_expire, wanted_change
 from carp_fast._vhid cimport (
-    Address, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, EXPECTS_4, EXPECTS_6, IN_USE,
-    MASTER_LEAVES, Output,
+    ADDRESS_DEMOTED, Address, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, EXPECTS_4, EXPECTS_6,
+    IN_USE, MASTER_LEAVES, Output,
     RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source, VirtualHost, vhid_source,
     vhid_advskew, vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_jitter_ns, vhid_judge,
     vhid_master, vhid_master_down_ns)
@@ -35,13 +37,14 @@ from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
 
 from carp_fast._core import REPORT_WORDS
-from carp_fast._recorder import ADDRESS_WORDS
+from carp_fast._recorder import ADDRESS_WORDS, THERE_WORDS
 from carp_fast._vhid import DIALECT_WORDS, EVENT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
 from carp_fast._wire import VERDICT_WORDS
 
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
 MAX_INTERFACES = _MAX_INTERFACES
 HOST_BYTES = sizeof(VirtualHost)
+assert len(THERE_WORDS) == THERES
 
 
 # --------------------------------------------------------------------------------- reports, status
@@ -100,6 +103,11 @@ cdef dict host_dict(const VirtualHost* host):
         "advbase": host.advbase, "advskew": host.advskew, "dead_ratio": host.dead_ratio,
         "effective_advskew": vhid_advskew(host), "demotion": host.demotion,
         "demote": vhid_demote(host), "sends_failing": bool(host.flags & SEND_DEMOTED),
+        "address_demotion": (REASON_WORDS[host.lost_reason] if host.flags & ADDRESS_DEMOTED
+                             else None),
+        "address_deadline_ns": host.address_deadline_ms * <int64_t>1000000,
+        "demoted_until_ns": host.demoted_until_ns, "without_ns": host.without_ns,
+        "retry_at_ns": host.retry_at_ns,
         "interval_ns": vhid_interval_ns(host), "master_down_ns": vhid_master_down_ns(host),
         "source": (<const char*>host.source4)[:4], "source6": (<const char*>host.source6)[:16],
         "held": host.held,
@@ -312,12 +320,28 @@ cdef class Engine:
         """The up script has run: announce now."""
         self.give(ORDER_ANNOUNCE, slot, 0, NULL, now_ns)
 
-    def verify(self, uint32_t slot, int64_t now_ns) -> None:
-        """Look after the host's addresses: somebody removed one."""
-        self.give(ORDER_VERIFY, slot, 0, NULL, now_ns)
+    def found(self, uint32_t slot, bytes address, str there, int64_t now_ns) -> None:
+        """Its interface was looked at: what is there of one of the host's addresses.
+
+        `there`: "none", "ours", "foreign", "somebodys" (nothing says whose) or "unknown". Raises
+        ValueError where the host has no such address.
+        """
+        cdef VirtualHost* host = &self.core.hosts[slot]
+        cdef uint32_t i
+        cdef bint any_such = False
+        self.used(slot)
+        if there not in THERE_WORDS:
+            raise ValueError(f"{there}: what is there is one of {', '.join(THERE_WORDS)}")
+        for i in range(host.block.address_count):
+            if address_bytes(host.block.addresses[i].bytes,
+                             host.block.addresses[i].family) == address:
+                any_such = True
+                address_found(&self.core, slot, i, <There><int>THERE_WORDS.index(there), now_ns)
+        if not any_such:
+            raise ValueError("what was found is not an address of the host")
 
     def lose_address(self, uint32_t slot, int64_t now_ns) -> None:
-        """Its addresses are removed too often: a MASTER gives up."""
+        """Its addresses are removed too often: a MASTER gives up, and is demoted for a while."""
         self.give(ORDER_LOSE_ADDRESS, slot, 0, NULL, now_ns)
 
     def set_own_source(self, uint32_t slot, int64_t now_ns, *, bint missing=False,
@@ -378,6 +402,7 @@ cdef class Engine:
     def expire(self, int64_t now_ns, heard_until_ns=None) -> None:
         """Let every deadline up to `now_ns` happen (master-down up to `heard_until_ns`)."""
         engine_expire(&self.core, now_ns, now_ns if heard_until_ns is None else heard_until_ns)
+        upkeep_expire(&self.core, now_ns)
 
     def stall(self, int64_t now_ns, since_ns=None, int64_t asleep_ns=0) -> None:
         """Nobody looked from `since_ns` (None: the last expire) until now: frames may be missed.

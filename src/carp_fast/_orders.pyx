@@ -7,7 +7,7 @@ here. What the engine gives up goes back in a RELEASED report. Knows no socket a
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from carp_fast._actions cimport begin_announcing, may_release, wanted_change
+from carp_fast._actions cimport begin_announcing, may_release
 from carp_fast._absence cimport absence_note
 from carp_fast._auth cimport AuthKey
 from carp_fast._core cimport (
@@ -17,24 +17,30 @@ from carp_fast._core cimport (
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
     Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release,
     engine_schedule, engine_set_deadline, engine_shown, engine_try_ready, report_begin,
-    report_end)
+    report_end, verify_soon)
 from carp_fast._recorder cimport (
-    ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_BAR, ORDERED_DEMOTE, ORDERED_REMOVE,
-    ORDERED_OWN_SOURCE, ORDERED_RESIGN, ORDERED_VERIFY, RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
+    ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE,
+    ORDERED_BAR, ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
+    RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
     record_input, recorder_copy)
+from carp_fast._upkeep cimport upkeep_lose, upkeep_plan, wanted_change
 from carp_fast._vhid cimport (
-    Address, ANNOUNCE_ON_ORDER, ANNOUNCING, AlternateKey, BACKUP, BARRED, BSD_MAC, Block, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED,
-    FOREIGN, FREED, HELD, IGNORE_LINK,
+    ADDRESS_LOST, Address, ANNOUNCE_ON_ORDER, ANNOUNCING, AlternateKey, BACKUP, BARRED, BSD_MAC,
+    Block, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED, FOREIGN, FREED, HELD, IGNORE_LINK, LOST,
+    LOST_WITH_OURS,
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
-    ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
+    ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
     PREFERRED,
     RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING,
     SOURCES, Source,
     STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_interval_ns, vhid_least_interval_ns,
+    TO_TELL_ADDRESSES, UCARP_MAC, VirtualHost, vhid_interval_ns, vhid_least_interval_ns,
     vhid_master_down_ns, vhid_same_address, vhid_source)
 from carp_fast._wheel cimport NOBODY, wheel_disarm, wheel_skip
 from carp_fast._wire cimport wire_build4, wire_build6
+
+# From an event of an interface until its addresses are looked at: more events may follow.
+cdef int64_t SETTLED_NS = 20000000
 
 # The flags that a configuration sets; the others are the host's own.
 cdef uint32_t CONFIGURED_FLAGS = (
@@ -117,6 +123,7 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
         core.slots = order.slot + 1
     note_shortest(core, host)
     build_frames(core, host)
+    verify_soon(core, host.interface, now_ns + SETTLED_NS)
     engine_record(core, order.slot, True, True, now_ns)
     engine_try_ready(core, order.slot, STARTED, now_ns)
 
@@ -126,6 +133,8 @@ cdef void remove_host(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
     host.flags |= LEAVING
     engine_event(core, slot, ON_RESIGN, 0, now_ns)
+    if host.held:                           # where a removal failed: at once, once more
+        engine_ask(core, &core.change, slot, 0)
     if may_release(host):
         engine_release(core, slot, now_ns)
 
@@ -211,7 +220,9 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     for i in range(block.address_count):
         for j in range(host.block.address_count):
             if vhid_same_address(&block.addresses[i], &host.block.addresses[j]):
-                block.addresses[i].flags |= host.block.addresses[j].flags & (HELD | FOREIGN)
+                block.addresses[i].flags |= host.block.addresses[j].flags & (
+                    HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
+                block.addresses[i].error = host.block.addresses[j].error
     report = report_begin(core, RELEASED, NOBODY, now_ns)
     if report != NULL:
         report.value = <size_t>host.block
@@ -233,6 +244,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     host.announce_count = wanted.announce_count
     host.announce_interval_ms = wanted.announce_interval_ms
     host.announce_refresh_ms = wanted.announce_refresh_ms
+    host.address_deadline_ms = wanted.address_deadline_ms
     core.shortest_left |= least_ns <= core.shortest_ns
     note_shortest(core, host)
     build_frames(core, host)
@@ -246,24 +258,30 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
         host.held += 1 if block.addresses[i].flags & HELD else 0
         if wanted_change(host, &block.addresses[i]) and not block.addresses[i].flags & FOREIGN:
             engine_ask(core, &core.change, order.slot, TO_TELL_ADDRESSES)
+    if host.retry_at_ns or host.without_ns:         # of addresses that are not its own any more
+        engine_ask(core, &core.change, order.slot, 0)
+    upkeep_plan(core, order.slot, now_ns)
     engine_record(core, order.slot, False, True, now_ns)
     engine_try_ready(core, order.slot, SOURCE_FOUND, now_ns)
 
 
 cdef void lose_interface(Core* core, uint16_t number, int64_t now_ns) noexcept nogil:
     """The interface went away: its hosts too, and the kernel dropped their addresses with it."""
-    cdef uint32_t vhid, slot, i
+    cdef uint32_t vhid, slot, next, i
     cdef VirtualHost* host
     for vhid in range(256):
         slot = core.index[<uint32_t>number * 256 + vhid] - 1
         while slot != NOBODY:
             host = &core.hosts[slot]
+            next = host.next_same
             if host.reason != RESIGNED:
                 engine_event(core, slot, ON_NOT_READY, INTERFACE_MISSING, now_ns)
             for i in range(host.block.address_count):
-                host.block.addresses[i].flags &= ~<uint32_t>(HELD | FOREIGN)
+                host.block.addresses[i].flags &= ~<uint32_t>(HELD | FOREIGN | LOST | LOST_WITH_OURS)
             host.held = 0
-            slot = host.next_same
+            if may_release(host):
+                engine_release(core, slot, now_ns)
+            slot = next
 
 
 cdef void record_interface(Core* core, uint16_t number, const Interface* now,
@@ -297,12 +315,20 @@ cdef void record_order(Core* core, uint8_t ordered, uint32_t slot, int64_t value
     record.detail, record.value = ordered, <uint64_t>value
 
 
+cdef bint is_changed(const Interface* was, const Interface* now) noexcept nogil:
+    return (was.ifindex != now.ifindex or was.up != now.up or was.forwards6 != now.forwards6
+            or was.has_source != now.has_source or was.has_source6 != now.has_source6
+            or memcmp(was.mac, now.mac, 6) != 0 or memcmp(was.source, now.source, 4) != 0
+            or memcmp(was.source6, now.source6, 16) != 0)
+
+
 cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     """An interface appeared, vanished, went up or down, or changed its MAC, place or source."""
     cdef Interface* interface = &core.interfaces[order.interface]
     cdef const Interface* now = <const Interface*>order.pointer
     cdef uint32_t vhid, slot
     cdef uint8_t cause = STARTED
+    cdef bint changed = is_changed(interface, now)
     if core.recorder.records != NULL:
         record_interface(core, order.interface, now, now_ns)
     if interface.ifindex and interface.ifindex != now.ifindex:
@@ -320,6 +346,7 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
     memcpy(interface.mac, now.mac, 6)
     memcpy(interface.source, now.source, 4)
     memcpy(interface.source6, now.source6, 16)
+    verify_soon(core, order.interface, now_ns + SETTLED_NS)
     for vhid in range(256):
         slot = core.index[<uint32_t>order.interface * 256 + vhid] - 1
         while slot != NOBODY:
@@ -327,6 +354,9 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
             engine_try_ready(core, slot, cause, now_ns)
             if now.announce and core.hosts[slot].flags & ANNOUNCING:
                 begin_announcing(core, slot, now_ns)
+            if changed and core.hosts[slot].retry_at_ns:    # what was refused may be possible
+                core.hosts[slot].retries = 0
+                engine_ask(core, &core.change, slot, 0)
             slot = core.hosts[slot].next_same
 
 
@@ -338,7 +368,8 @@ cdef void adopt(Core* core, uint32_t slot, const Address* there, int64_t now_ns)
     for i in range(host.block.address_count):
         mine = &host.block.addresses[i]
         if not mine.flags & HELD and vhid_same_address(mine, there):
-            mine.flags = <uint8_t>(mine.flags & ~<uint32_t>(FOREIGN | FAILED)) | HELD
+            mine.flags = <uint8_t>(mine.flags & ~<uint32_t>(FOREIGN | FAILED | LOST
+                                                            | LOST_WITH_OURS)) | HELD
             host.held += 1
             engine_ask(core, &core.change, slot, 0)
 
@@ -380,7 +411,7 @@ cdef void resign_all(Core* core, int64_t now_ns) noexcept nogil:
             engine_event(core, slot, ON_RESIGN, 0, now_ns)
 
 
-cdef void assume(Core* core, uint32_t slot, const Checkpoint* was) noexcept nogil:
+cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_ns) noexcept nogil:
     """Let a host that was just added go on from where another, with its configuration, was.
 
     Its addresses count as held where any were, see assume_address. Nothing is reported.
@@ -407,9 +438,12 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was) noexcept nogi
     host.ties, host.settled_ns = was.ties, was.settled_ns
     for i in range(was.absence_count):
         absence_note(&core.absences, &was.absences[i])
+    host.retry_at_ns, host.without_ns = was.retry_at_ns, was.without_ns
+    host.demoted_until_ns, host.retries = was.demoted_until_ns, was.retries
+    host.losses, host.lost_reason = was.losses, was.lost_reason
     host.held = 0
     for i in range(host.block.address_count):
-        host.block.addresses[i].flags &= ~<uint32_t>(HELD | FOREIGN | FAILED)
+        host.block.addresses[i].flags &= ~<uint32_t>(HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
         if was.held:
             host.block.addresses[i].flags |= HELD
             host.held += 1
@@ -417,10 +451,11 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was) noexcept nogi
     host.deadline_ns = 0
     if was.deadline_ns:
         engine_set_deadline(core, slot, was.deadline_ns)
+    upkeep_plan(core, slot, now_ns)
     if queued:
         engine_ask(core, &core.advertise, slot, queued)
     if was.pending & TO_CHANGE_ADDRESSES:
-        engine_ask(core, &core.change, slot, was.pending & (TO_VERIFY | TO_TELL_ADDRESSES))
+        engine_ask(core, &core.change, slot, was.pending & TO_TELL_ADDRESSES)
     if was.pending & TO_ANNOUNCE:
         engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
     if was.pending & TO_REPEAT:
@@ -429,7 +464,7 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was) noexcept nogi
 
 cdef bint assume_address(Core* core, uint32_t slot, const uint8_t* address, uint8_t family,
                          uint8_t flags) noexcept nogil:
-    """One address of an assumed host is not as the others: HELD, FOREIGN, FAILED or none of them.
+    """One address of an assumed host is not as the others: HELD, FOREIGN, FAILED, LOST, or none.
 
     False where the host has no such address.
     """
@@ -441,7 +476,8 @@ cdef bint assume_address(Core* core, uint32_t slot, const uint8_t* address, uint
     for i in range(host.block.address_count):
         mine = &host.block.addresses[i]
         if mine.family == family and memcmp(mine.bytes, address, 16) == 0:
-            mine.flags = <uint8_t>(mine.flags & ~<uint32_t>(HELD | FOREIGN | FAILED)) | flags
+            mine.flags = <uint8_t>(mine.flags & ~<uint32_t>(HELD | FOREIGN | FAILED | LOST
+                                                            | LOST_WITH_OURS)) | flags
             found = True
         host.held += 1 if mine.flags & HELD else 0
     return found
@@ -483,7 +519,7 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     elif not alive:
         return
     elif order.kind == ORDER_ASSUME:
-        assume(core, slot, <const Checkpoint*>order.pointer)
+        assume(core, slot, <const Checkpoint*>order.pointer, now_ns)
     elif order.kind == ORDER_REMOVE:
         record_order(core, ORDERED_REMOVE, slot, 0, now_ns)
         remove_host(core, slot, now_ns)
@@ -499,10 +535,7 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         record_order(core, ORDERED_ANNOUNCE, slot, 0, now_ns)
         begin_announcing(core, slot, now_ns)
     elif order.kind == ORDER_VERIFY:
-        record_order(core, ORDERED_VERIFY, slot, 0, now_ns)
-        if core.hosts[slot].state == MASTER:
-            core.hosts[slot].pending |= TO_VERIFY
-            engine_ask(core, &core.change, slot, 0)
+        verify_soon(core, core.hosts[slot].interface, now_ns)
     elif order.kind == ORDER_OWN_SOURCE:
         record_order(core, ORDERED_OWN_SOURCE, slot, order.value, now_ns)
         core.hosts[slot].flags &= ~<uint32_t>(SOURCE_MISSING | SOURCE6_MISSING)
@@ -513,4 +546,4 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         adopt(core, slot, <const Address*>order.pointer, now_ns)
     elif order.kind == ORDER_LOSE_ADDRESS:
         record_order(core, ORDERED_ADDRESS_LOST, slot, 0, now_ns)
-        engine_event(core, slot, ON_ADDRESS_LOST, 0, now_ns)
+        upkeep_lose(core, slot, ADDRESS_LOST, now_ns)

@@ -136,7 +136,7 @@ cdef class PreparedHost:
     addresses of this machine; preempt: False, True or "demoted";
     dialect: "ucarp", "freebsd" or "openbsd"; replay: "off", "learn" or "strict"; lladdr: 6 bytes
     or None, see signed_message(); preferred: IPv6 addresses may be the source of other traffic;
-    times in ns; counter: what the first advertisement's counter exceeds; advertise_mac:
+    times in ns; address_deadline_ns: how long a MASTER may be without addresses, 0: for ever; counter: what the first advertisement's counter exceeds; advertise_mac:
     "interface", "ucarp" or "bsd" (virtual MACs), or 6 bytes; broadcast: to ff:ff:ff:ff:ff:ff, whatever the
     group; alternates: room to accept digests that are given up; barred: another process of this
     machine has it.
@@ -158,6 +158,7 @@ cdef class PreparedHost:
                  bint announce_on_order=False, int64_t startup_delay_ns=0,
                  int64_t preempt_delay_ns=0, uint8_t announce_count=1,
                  int64_t announce_interval_ns=0, int64_t announce_refresh_ns=0,
+                 int64_t address_deadline_ns=10000000000,
                  uint64_t counter=0, bint alternates=False, advertise_mac="interface",
                  bint broadcast=False, bint barred=False):
         cdef VirtualHost* host = &self.host
@@ -179,6 +180,7 @@ cdef class PreparedHost:
         host.announce_count = announce_count
         host.announce_interval_ms = (announce_interval_ns + 999999) // 1000000
         host.announce_refresh_ms = (announce_refresh_ns + 999999) // 1000000
+        host.address_deadline_ms = (address_deadline_ns + 999999) // 1000000
         host.counter = counter
         host.flags |= IGNORE_LINK if ignore_link_state else 0
         host.flags |= MANAGE_ADDRESSES if manage_addresses else 0

@@ -148,7 +148,7 @@ cdef class Pump:
     send_fd: a packet socket; netlink_fd: a bound rtnetlink socket; templates: {key: (encoded message, the address in it)}, the keys (family,
     adding) and, for addresses that may be the source of other traffic, (6, True, "preferred");
     report_capacity: a power of two; record: how many records of what came in and was decided are
-    kept, a power of two, or 0. The file descriptors stay the caller's. Raises OSError.
+    kept, a power of two, or 0; marks: the kernel keeps IFA_PROTO. The file descriptors stay the caller's. Raises OSError.
     """
     cdef Engine engine
     cdef PumpState* state
@@ -158,7 +158,7 @@ cdef class Pump:
     cdef object waiting         # (mark, objects that an order points to), oldest first
 
     def __cinit__(self, receivers, int send_fd, int netlink_fd, dict templates,
-                  uint32_t report_capacity=8192, uint32_t record=0):
+                  uint32_t report_capacity=8192, uint32_t record=0, bint marks=True):
         self.engine = Engine(report_capacity, int.from_bytes(os.urandom(8), "little"))
         if record:
             self.engine.record(record)
@@ -170,6 +170,7 @@ cdef class Pump:
         state.epoll_fd = state.timer_fd = state.order_fd = state.report_fd = -1
         state.core = &self.engine.core
         state.send_fd, state.netlink.fd = send_fd, netlink_fd
+        state.netlink.marks = marks
         state.raw_fds[0] = state.raw_fds[1] = -1
         state.changing = state.announcing = NOBODY
         self.set_receivers(list(receivers))

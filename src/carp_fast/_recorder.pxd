@@ -23,6 +23,8 @@ cdef enum RecordKind:
     RECORD_ORDERED                  # detail: an OrderedKind; value
     RECORD_ABSENT                   # the pump; value: when deadlines were last looked at; see Record
     RECORD_DROPPED                  # frames; likewise
+    RECORD_FOUND                    # an address is not as it should be; detail: a There
+    RECORD_UNDEMOTED                # no longer demoted for its addresses
     RECORD_KINDS
 
 cdef enum OrderedKind:
@@ -30,7 +32,6 @@ cdef enum OrderedKind:
     ORDERED_RESIGN                  # all hosts
     ORDERED_DEMOTE
     ORDERED_ANNOUNCE
-    ORDERED_VERIFY
     ORDERED_ADDRESS_LOST
     ORDERED_OWN_SOURCE              # value: flags of what is missing
     ORDERED_ADOPT                   # address, family; value: the prefix length
@@ -107,6 +108,7 @@ cdef struct Checkpoint:
     uint32_t preempt_delay_ms
     uint32_t announce_interval_ms
     uint32_t announce_refresh_ms
+    uint32_t address_deadline_ms
     uint8_t own_source4[4]
     uint8_t own_source6[16]
     # as it came to be
@@ -123,6 +125,9 @@ cdef struct Checkpoint:
     uint8_t announce_left
     uint8_t ties
     uint8_t absence_count
+    uint8_t retries
+    uint8_t losses
+    uint8_t lost_reason
     uint64_t counter
     int64_t deadline_ns
     int64_t preempt_from_ns
@@ -137,6 +142,9 @@ cdef struct Checkpoint:
     History history
     int64_t jitter_ns
     int64_t settled_ns
+    int64_t retry_at_ns
+    int64_t without_ns
+    int64_t demoted_until_ns
     Source sources[SOURCES]
 
 cdef struct Recorder:

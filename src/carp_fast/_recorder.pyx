@@ -13,14 +13,14 @@ from libc.string cimport memcpy, memset
 from carp_fast._history cimport (
     HISTORY_FORMERLY, HISTORY_LATELY, HISTORY_SENT, History, Range)
 from carp_fast._vhid cimport (
-    ANNOUNCE_ON_ORDER, ANNOUNCING, BARRED, BSD_MAC, CONTESTED, DEMOTE_TOLD, DUPLICATE, EXTENDED,
-    FAILED, FOREIGN, HELD,
+    ADDRESS_DEMOTED, ANNOUNCE_ON_ORDER, ANNOUNCING, BARRED, BSD_MAC, CONTESTED, DEMOTE_TOLD,
+    DUPLICATE, EXTENDED, FAILED, FOREIGN, HELD,
     IGNORE_LINK,
-    LEAVING, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREFERRED, REPEATING,
-    RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6,
+    LEAVING, LOST, LOST_WITH_OURS, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PRECEDED,
+    PREFERRED, REPEATING, RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6,
     SOURCE6_MISSING, SOURCE_MISSING, SOURCES, Source,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, TO_VERIFY, UCARP_MAC, VirtualHost, vhid_jitter_ns, vhid_source)
+    TO_TELL_ADDRESSES, UCARP_MAC, VirtualHost, vhid_jitter_ns, vhid_source)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport Advertisement
 
@@ -32,9 +32,10 @@ cdef enum:
 
 RECORD_WORDS = (
     "checkpoint", "heard", "state", "turn", "advertised", "added", "removed", "changed", "address",
-    "announced", "interface", "ordered", "absent", "dropped")
-ORDERED_WORDS = ("remove", "resign", "demote", "announce", "verify", "address_lost",
-                 "own_source", "adopt", "in_use")
+    "announced", "interface", "ordered", "absent", "dropped", "found",
+    "undemoted")
+ORDERED_WORDS = ("remove", "resign", "demote", "announce", "address_lost", "own_source", "adopt",
+                 "in_use")
 assert len(RECORD_WORDS) == RECORD_KINDS and len(ORDERED_WORDS) == ORDERED_KINDS
 assert sizeof(Record) == sizeof(Piece) == 64
 RECORD_BYTES = sizeof(Record)
@@ -46,12 +47,16 @@ FLAG_WORDS = {
     "master_leaves": MASTER_LEAVES, "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
     "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6,
     "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED,
-    "barred": BARRED, "duplicate": DUPLICATE}
+    "address_demoted": ADDRESS_DEMOTED, "barred": BARRED,
+    "duplicate": DUPLICATE}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
-    "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE, "verify": TO_VERIFY,
+    "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE,
     "tell_addresses": TO_TELL_ADDRESSES, "repeat": TO_REPEAT}
-ADDRESS_WORDS = {"held": HELD, "foreign": FOREIGN, "failed": FAILED}
+# What was found of an address: There in _upkeep.pxd.
+THERE_WORDS = ("none", "ours", "foreign", "somebodys", "unknown")
+ADDRESS_WORDS = {"held": HELD, "foreign": FOREIGN, "failed": FAILED, "lost": LOST,
+                 "lost_with_ours": LOST_WITH_OURS}
 PREEMPT_WORDS = (False, True, "demoted")
 
 
@@ -175,6 +180,7 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.announce_count = host.announce_count
     to.announce_interval_ms = host.announce_interval_ms
     to.announce_refresh_ms = host.announce_refresh_ms
+    to.address_deadline_ms = host.address_deadline_ms
     to.startup_delay_ms, to.preempt_delay_ms = host.startup_delay_ms, host.preempt_delay_ms
     memcpy(to.own_source4, host.source4, 4)
     memcpy(to.own_source6, host.source6, 16)
@@ -191,6 +197,9 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.history, to.duplicate_ns = host.history, host.duplicate_ns
     memcpy(to.duplicate_mac, host.duplicate_mac, 6)
     to.jitter_ns, to.ties, to.settled_ns = vhid_jitter_ns(host), host.ties, host.settled_ns
+    to.retry_at_ns, to.without_ns = host.retry_at_ns, host.without_ns
+    to.demoted_until_ns, to.retries = host.demoted_until_ns, host.retries
+    to.losses, to.lost_reason = host.losses, host.lost_reason
     for i in range(SOURCES):
         to.sources[i] = vhid_source(host, i)[0]
 
@@ -211,7 +220,7 @@ cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
         memcpy(piece.data, <const uint8_t*>checkpoint + i * PIECE_LENGTH, length)
     recorder.tail += PIECES
     for k in range(host.block.address_count):
-        flags = host.block.addresses[k].flags & (HELD | FOREIGN | FAILED)
+        flags = host.block.addresses[k].flags & (HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
         if flags != here and named < CHECKPOINT_ADDRESSES:
             named += 1
             record = put(recorder, RECORD_ADDRESS, checkpoint.slot, checkpoint.interface,
@@ -245,6 +254,8 @@ cdef object record_fields(const Record* record):
         return record.advbase, record.advskew, record.demote, record.error
     if kind == RECORD_ADDED or kind == RECORD_REMOVED:
         return address, record.error
+    if kind == RECORD_FOUND:
+        return address, THERE_WORDS[record.detail]
     if kind == RECORD_ADDRESS:
         return address, words_of(ADDRESS_WORDS, record.detail)
     if kind == RECORD_INTERFACE:
@@ -274,7 +285,7 @@ cdef list records_list(const Record* records, uint32_t count):
 
     Fields by kind: checkpoint: a dict, see checkpoint_dict; heard: verdict, source or None, vhid,
     advbase, advskew, demote, counter, MAC; state: state, reason; turn: heard until, ns; advertised:
-    advbase, advskew, demote, errno; added, removed: address, errno; address (of the checkpoint
+    advbase, advskew, demote, errno; added, removed: address, errno; found: address, word; address (of the checkpoint
     before): address, words; interface: a dict of Engine.set_interface's arguments; ordered: word,
     value, which is (address, prefix length) of "adopt" and (IPv4, IPv6 is missing) of "own_source";
     absent, dropped: when deadlines were last
@@ -325,6 +336,7 @@ cdef dict settings_dict(const Checkpoint* of):
         "announce_count": of.announce_count,
         "announce_interval_ns": of.announce_interval_ms * <int64_t>1000000,
         "announce_refresh_ns": of.announce_refresh_ms * <int64_t>1000000,
+        "address_deadline_ns": of.address_deadline_ms * <int64_t>1000000,
         "advertise_mac": ("ucarp" if of.flags & UCARP_MAC else "bsd" if of.flags & BSD_MAC
                           else "interface")}
 
@@ -381,7 +393,10 @@ cdef dict state_dict(const Checkpoint* of):
         "judged_ns": of.judged_ns, "duplicate_ns": of.duplicate_ns,
         "duplicate_mac": (<const char*>of.duplicate_mac)[:6] if of.duplicate_ns else b"",
         "history": history_dict(&of.history), "jitter_ns": of.jitter_ns,
-        "ties": of.ties, "settled_ns": of.settled_ns, "sources": [],
+        "ties": of.ties, "settled_ns": of.settled_ns,
+        "retry_at_ns": of.retry_at_ns, "without_ns": of.without_ns,
+        "demoted_until_ns": of.demoted_until_ns, "retries": of.retries, "losses": of.losses,
+        "lost_reason": REASON_WORDS[of.lost_reason], "sources": [],
         "absences": [[of.absences[i].since_ns, of.absences[i].until_ns, of.absences[i].asleep_ns,
                       of.absences[i].dropped] for i in range(of.absence_count)]}
     cdef const Source* source
@@ -459,6 +474,9 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     fill_history(&to.history, take("history", {}))
     to.jitter_ns, to.ties = take("jitter_ns", 0), take("ties", 0)
     to.settled_ns = take("settled_ns", 0)
+    to.retry_at_ns, to.without_ns = take("retry_at_ns", 0), take("without_ns", 0)
+    to.demoted_until_ns, to.retries = take("demoted_until_ns", 0), take("retries", 0)
+    to.losses, to.lost_reason = take("losses", 0), REASON_WORDS.index(take("lost_reason", ""))
     absences = take("absences", ())
     if len(absences) > CHECKPOINT_ABSENCES:
         raise ValueError(f"at most {CHECKPOINT_ABSENCES} absences")

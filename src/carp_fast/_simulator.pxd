@@ -16,8 +16,10 @@ cdef enum FaultKind:
     FAULT_SEND_ERRORS           # slot: 0 IPv4, 1 IPv6; value: probability
     FAULT_NETLINK_ERRORS        # value: probability
     FAULT_SLOW_NETLINK          # value: ns for each address
+    FAULT_SECONDARIES           # value: probability that an address goes with another
     FAULT_CLOCK_STEP            # value: ns
     FAULT_ADDRESS_REMOVED       # slot, value: which address
+    FAULT_ADDRESS_LEFT          # slot, value: which address a BACKUP has, by our doing
     FAULT_ADDRESS_LOST          # slot
     FAULT_DEMOTE                # slot, value: what is added to the advskew or is in byte 4
     FAULT_BAR                   # slot, value: whether another process has it

@@ -13,8 +13,8 @@ from carp_fast._core cimport (
     ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
 from carp_fast._prepared cimport PreparedHost
-from carp_fast._simulator_invariants cimport (
-    check_addresses, check_election, check_families, check_slot)
+from carp_fast._simulator_addresses cimport check_addresses
+from carp_fast._simulator_invariants cimport check_election, check_families, check_slot
 from carp_fast._simulator_lanes cimport (
     anything_waits, begin_flood, flood_goes_on, source_is_sorted)
 from carp_fast._simulator_nics cimport NicFault, change_nic, interface_value
@@ -27,13 +27,14 @@ from carp_fast._simulator_network cimport (
     random_next, trace)
 from carp_fast._simulator_turn cimport (
     forget_slot, machine_forget, machine_step, order_packed, order_push)
-from carp_fast._vhid cimport EXPECTS_4, EXPECTS_6
+from carp_fast._vhid cimport BACKUP, EXPECTS_4, EXPECTS_6
 from carp_fast._wheel cimport NOBODY
 
 FAULT_WORDS = (
     "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "send_errors",
-    "netlink_errors", "slow_netlink", "clock_step", "address_removed", "address_lost", "demote", "bar", "remove",
-    "add", "resign_all", "flood", "quiet")
+    "netlink_errors", "slow_netlink", "secondaries", "clock_step", "address_removed",
+    "address_left", "address_lost", "demote", "bar", "remove", "add",
+    "resign_all", "flood", "quiet")
 LINK_WORDS = (
     "blocked", "loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect",
     "late", "delay_ns")
@@ -170,6 +171,17 @@ cdef void remove_address(World* world, Machine* machine, const Fault* fault) noe
         order_later(world, machine, ORDER_VERIFY, fault.slot, 0)
 
 
+cdef void leave_address(World* world, Machine* machine, const Fault* fault) noexcept nogil:
+    """An address of ours is on a machine that is not MASTER: it is found when somebody looks."""
+    cdef Slot* slot = &machine.slots[fault.slot]
+    if (machine.running and slot.right != NULL and slot.kernel[fault.value] == ABSENT
+            and machine.nics[world.slot_segment[fault.slot]].ifindex
+            and machine.core.hosts[fault.slot].state == BACKUP):
+        slot.kernel[fault.value] = OURS
+        slot.disturbed = True
+        order_later(world, machine, ORDER_VERIFY, fault.slot, 0)
+
+
 cdef void order_now(World* world, Machine* machine, uint32_t kind, uint32_t slot,
                     int64_t value) noexcept nogil:
     if machine.running:
@@ -209,12 +221,16 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
         machine.netlink_error = <uint32_t>fault.value
     elif kind == FAULT_SLOW_NETLINK:
         machine.change_cost_ns = fault.value
+    elif kind == FAULT_SECONDARIES:
+        machine.takes_secondaries = <uint32_t>fault.value
     elif kind == FAULT_CLOCK_STEP:
         machine.wall_ns += fault.value
         machine.wall_error_ns += fault.value
         machine.clock_stepped_ns = machine_now(world, machine)
     elif kind == FAULT_ADDRESS_REMOVED:
         remove_address(world, machine, fault)
+    elif kind == FAULT_ADDRESS_LEFT:
+        leave_address(world, machine, fault)
     elif kind == FAULT_ADDRESS_LOST:
         order_now(world, machine, ORDER_LOSE_ADDRESS, fault.slot, 0)
     elif kind == FAULT_DEMOTE:
@@ -458,7 +474,7 @@ cdef class Simulator:
             for number in range(world.machine_count):
                 machine = &world.machines[number]
                 if machine.running and machine.slots[slot].right != NULL:
-                    check_addresses(world, machine, slot)
+                    check_addresses(world, machine, slot, True)
         return world.broken == NOT_BROKEN
 
     @property

@@ -7,7 +7,6 @@ from carp_fast._simulator_network cimport Frame, Machine, World
 from carp_fast._simulator_rules cimport Expected
 from carp_fast._wire cimport Verdict
 
-cdef void mark_dirty(Machine* machine, uint32_t slot) noexcept nogil
 cdef void on_state(World* world, Machine* machine, const Report* report) noexcept nogil
 cdef void on_family(World* world, Machine* machine, const Report* report) noexcept nogil
 cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t state, bint keeps,
@@ -19,7 +18,6 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
 cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint32_t which,
                              const uint8_t* frame, uint32_t length) noexcept nogil
 cdef void check_announced(World* world, Machine* machine, uint32_t slot) noexcept nogil
-cdef void check_addresses(World* world, Machine* machine, uint32_t slot) noexcept nogil
 cdef void check_slot(World* world, uint32_t slot) noexcept nogil
 cdef bint check_election(World* world, uint32_t slot) noexcept nogil
 cdef void check_families(World* world, uint32_t slot) noexcept nogil

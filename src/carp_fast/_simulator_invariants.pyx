@@ -14,9 +14,9 @@ from libc.string cimport memcmp
 
 from carp_fast._core cimport FAMILY_SILENT, Report
 from carp_fast._lanes cimport LANE_COMMON
+from carp_fast._simulator_addresses cimport is_loss, mark_dirty, on_loss
 from carp_fast._simulator_network cimport (
-    ABSENT, ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, ADDRESS_KEPT, ADDRESS_MISSING,
-    Arrival, CHANGED_WHILE_QUIET, CHANGED_WITHOUT_CAUSE, EVERYBODY, FOREIGN_THERE, Frame,
+    ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET, CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame,
     HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG, LINK_BLOCKED, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED,
     NO_MASTER, Nic, OURS, OVER_4, OVER_6, PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE,
     RESIGNED_WITH_ADDRESSES, RESTLESS, SENT_BY_BACKUP, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY,
@@ -30,8 +30,8 @@ from carp_fast._simulator_rules cimport (
     rule_least_skew_ns, rule_leaves, rule_silence_until_ns, rule_theirs, rule_may_preempt,
     rule_more_demoted, rule_replaces, rule_replay, rule_yields)
 from carp_fast._vhid cimport (
-    ADDRESS_LOST, Address, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
-    IN_USE, LESS_DEMOTED_MASTER, MANAGE_ADDRESSES, MASTER, MASTER_DEMOTED, MASTER_DOWN,
+    ADDRESS_DEMOTED, Address, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
+    IN_USE, LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED, MASTER_DOWN,
     MASTER_RESIGNED, Output, PREEMPTED, RESIGNED, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4,
     SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
 from carp_fast._wheel cimport NOBODY
@@ -43,19 +43,12 @@ cdef int64_t COMMON_LAG_NS = 250 * 1000000       # strangers' backlog holds up n
 cdef int64_t SLACK_NS = 50 * 1000000            # for ticks, delays and turns, in every bound
 cdef int64_t CLOCK_SLACK_NS = 25 * 1000000      # what a stepped wall clock may do to a deadline
 cdef int64_t CLOCK_STEPPED_NS = 10 * <int64_t>SECOND_NS     # ... and for how long
-cdef int64_t NEVER_NS = 300 * <int64_t>SECOND_NS            # without rest for so long: broken
+cdef int64_t NEVER_NS = 1500 * <int64_t>SECOND_NS           # without rest for so long: broken
 cdef uint8_t ROUNDS_PROMISED = 6                # ties lost by all sides: of 100 slots one may have more
 cdef uint8_t CROSSINGS_MAX = 12                 # ... until it is no accident
 
 
 # -------------------------------------------------------------------------------- of one machine
-
-cdef void mark_dirty(Machine* machine, uint32_t slot) noexcept nogil:
-    if not machine.slots[slot].dirty:
-        machine.slots[slot].dirty = True
-        machine.dirty[machine.dirty_count] = slot
-        machine.dirty_count += 1
-
 
 cdef int64_t clock_slack_ns(const Machine* machine, int64_t at_ns) noexcept nogil:
     if machine.clock_stepped_ns and at_ns - machine.clock_stepped_ns < CLOCK_STEPPED_NS:
@@ -210,7 +203,11 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
         known.left_at_ns = 0
     elif report.previous == MASTER:
         known.owes_last = report.reason == FASTER_MASTER
-        known.owes_resignation = report.reason in (RESIGNED, ADDRESS_LOST) or machine.leaving[world.slot_segment[slot]]
+        known.owes_resignation = (
+            report.reason == RESIGNED or is_loss(report.reason)
+            or machine.leaving[world.slot_segment[slot]])
+        if is_loss(report.reason):
+            on_loss(world, machine, report)
         on_fall(world, machine, report)
 
 
@@ -395,26 +392,6 @@ cdef void check_announced(World* world, Machine* machine, uint32_t slot) noexcep
     known.owes_announcement = owes
 
 
-cdef void check_addresses(World* world, Machine* machine, uint32_t slot) noexcept nogil:
-    """Nothing is left to do: the kernel has the addresses of a MASTER, and no other's."""
-    cdef VirtualHost* host = &machine.core.hosts[slot]
-    cdef Slot* known = &machine.slots[slot]
-    cdef uint32_t i, segment = world.slot_segment[slot], number = machine_number(world, machine)
-    cdef bint wanted = False
-    cdef bint same = machine.nics[segment].ifindex == machine.core.interfaces[segment].ifindex
-    if host.block != NULL:
-        wanted = host.state == MASTER and host.flags & MANAGE_ADDRESSES
-    for i in range(known.right.block.address_count):
-        if known.refused >> i & 1 or known.kernel[i] == FOREIGN_THERE:
-            continue                                    # said in a report
-        if known.kernel[i] == OURS and not wanted:
-            broken(world, ADDRESS_KEPT, number, slot, i)
-        if known.kernel[i] == ABSENT and wanted and same and not known.disturbed:
-            broken(world, ADDRESS_MISSING, number, slot, i)
-    if known.owes_announcement and host.block != NULL and host.state == MASTER:
-        broken(world, NOT_ANNOUNCED, number, slot, 0)
-
-
 # --------------------------------------------------------------------------- once faults are over
 
 cdef bint takes_part(const World* world, uint32_t number, uint32_t slot) noexcept nogil:
@@ -573,6 +550,11 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
         preempt_ns = max(preempt_ns, host.preempt_delay_ms * MS_NS)
         tied |= world.machines[number].slots[slot].lost_tie
         away |= world.machines[number].away_ns + 2 * vhid_master_down_ns(host) >= since_ns
+        # An address may still be tried again; who gave up for one is faster when that is over.
+        if host.retry_at_ns or host.without_ns:
+            recovering = True
+        if host.flags & ADDRESS_DEMOTED:
+            since_ns = max(since_ns, host.demoted_until_ns - world.machines[number].origin_ns)
         # Three advertisements after its sends succeed again it is faster: another election.
         if host.state == MASTER and host.flags & SEND_DEMOTED:
             recovering = True

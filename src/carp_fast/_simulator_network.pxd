@@ -197,6 +197,7 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     bint barred                 # as ordered
     uint8_t keeper[2]           # by family, plus 1: the machine heard last
     uint8_t state               # as last reported
+    int64_t lost_at_ns          # when it gave up for its addresses, 0: not, or that is over
     uint8_t key
     uint8_t owes_last           # may send one advertisement more, having yielded to a faster one
     uint8_t owes_resignation
@@ -279,6 +280,7 @@ cdef struct Machine:
     uint8_t flood_comes         # its next event is on its way
     uint32_t send_error[2]      # by family
     uint32_t netlink_error
+    uint32_t takes_secondaries  # others that the kernel removes with an IPv4 address, each
     int64_t change_cost_ns
     Nic nics[SEGMENTS_MAX]
     uint8_t leaving[SEGMENTS_MAX]       # the engine leaves a renamed interface
@@ -311,6 +313,9 @@ cdef struct Tally:              # what the summary shows
     uint64_t strangers
     uint64_t turns
     uint64_t refused_changes
+    uint64_t secondaries
+    uint64_t looks
+    uint64_t losses
     uint64_t crossed_ties
     uint64_t tied               # slots of two or three machines, once the faults were over
     uint64_t long_ties          # ... of which more than ROUNDS_PROMISED rounds left nobody

@@ -28,12 +28,15 @@ cdef enum:
 # ------------------------------------------------------------------------------- what is advertised
 
 cdef uint32_t rule_advskew(const Slot* known, const VirtualHost* host) noexcept nogil:
-    """FreeBSD adds its demotion and stops at 240; ucarp goes no lower than its configuration."""
+    """FreeBSD adds its demotion and stops at 240; ucarp goes no lower than its configuration.
+
+    Who could not hold its addresses lately is demoted as far as possible.
+    """
     cdef uint32_t configured = known.right.advskew
     cdef uint32_t demoted = configured + known.demotion
     if known.right.dialect == DIALECT_OPENBSD:
         return configured
-    if demoted > MOST_DEMOTED or host.flags & SEND_DEMOTED:
+    if demoted > MOST_DEMOTED or host.flags & SEND_DEMOTED or known.lost_at_ns:
         demoted = MOST_DEMOTED
     if known.right.dialect == DIALECT_UCARP and demoted < configured:
         return configured
@@ -44,7 +47,8 @@ cdef uint32_t rule_demote(const Slot* known, const VirtualHost* host) noexcept n
     """Byte 4: OpenBSD's counter; nothing in the others."""
     if known.right.dialect != DIALECT_OPENBSD:
         return 0
-    return min(255, <uint32_t>known.demotion + (1 if host.flags & SEND_DEMOTED else 0))
+    return min(255, <uint32_t>known.demotion + (1 if host.flags & SEND_DEMOTED else 0)
+               + (MOST_DEMOTED if known.lost_at_ns else 0))
 
 
 cdef uint32_t rule_interval(const Slot* known, const VirtualHost* host) noexcept nogil:

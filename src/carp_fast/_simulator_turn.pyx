@@ -6,25 +6,26 @@ arrive or the machine is paused in between. What the engine does is compared wit
 knows: who sent a frame, whose key it bears, which addresses the kernel has.
 """
 
-from libc.errno cimport EADDRNOTAVAIL, EEXIST, ENOBUFS, ENODEV
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from carp_fast._actions cimport (
-    address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
-    next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
+    advertisement_sent, announced, announcement_frames, next_advertisement, next_announcement,
+    nothing_to_do)
 from carp_fast._core cimport (
-    Core, FAMILY_HEARD, FAMILY_SILENT, Interface, ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_REPLACE,
-    ORDER_SET_INTERFACE, ORDER_VERIFY, Order, RELEASED, Report, SENDS_FAILING,
-    SENDS_RECOVERED, STATE_CHANGED, engine_absent, engine_dropped, engine_expire,
+    Core, FAMILY_HEARD, FAMILY_SILENT, Interface, ORDER_ADD, ORDER_BAR, ORDER_DEMOTE,
+    ORDER_REPLACE, ORDER_SET_INTERFACE, Order, RELEASED, Report, SENDS_FAILING, SENDS_RECOVERED,
+    STATE_CHANGED, UNDEMOTED, engine_absent, engine_dropped, engine_expire,
     engine_next_deadline, queue_length)
 from carp_fast._lanes cimport LANE_COMMON, LANE_GENUINE, lanes_heard_until
 from carp_fast._orders cimport obey
 from carp_fast._receive cimport FrameHeard, engine_receive
+from carp_fast._simulator_addresses cimport check_addresses, mark_dirty, on_undemoted
 from carp_fast._simulator_invariants cimport (
-    check_addresses, check_announced, check_announcement, check_sending, keeps_backup, mark_dirty,
-    on_family, on_refused, on_state, on_taken)
+    check_announced, check_announcement, check_sending, keeps_backup, on_family, on_refused, on_state,
+    on_taken)
+from carp_fast._simulator_kernel cimport change_addresses, verify_addresses
 from carp_fast._simulator_lanes cimport (
     anything_waits, arrived_at, find_source, forget_lanes, note_drops)
 from carp_fast._simulator_nics cimport has_left, interface_value, obey_interface_order
@@ -36,8 +37,9 @@ from carp_fast._simulator_network cimport (
     machine_wake, note_disturbed, note_drop, random_below, random_chance, random_next, trace,
     trace_stall, transmit, whose)
 from carp_fast._simulator_rules cimport EITHER, Expected, rule_leaves, rule_replay
+from carp_fast._upkeep cimport upkeep_expire
 from carp_fast._vhid cimport (
-    Address, AlternateKey, Block, IN_USE, LEAVING, MASTER, Output, REPLAY_STRICT, RETIRED,
+    Address, AlternateKey, Block, INIT, IN_USE, LEAVING, MASTER, Output, REPLAY_STRICT, RETIRED,
     VirtualHost)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport (
@@ -116,6 +118,7 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
     slot.strangers = 0
     slot.demotion = slot.theirs = slot.ties = 0
     slot.barred = False
+    slot.lost_at_ns = 0
     memset(slot.family_at_ns, 0, sizeof(slot.family_at_ns))
     memset(slot.keeper, 0, sizeof(slot.keeper))
     memset(slot.learned, 0, sizeof(slot.learned))
@@ -177,9 +180,6 @@ cdef void take_orders(World* world, Machine* machine) noexcept nogil:
                     and machine.core.hosts[pending.subject].flags & IN_USE):
                 machine.slots[pending.subject].barred = pending.value != 0
             obey(&machine.core, &order, now_ns)
-            if pending.kind == ORDER_VERIFY:
-                machine.slots[pending.subject].disturbed = False
-                mark_dirty(machine, pending.subject)
     take_reports(world, machine)
 
 
@@ -204,6 +204,8 @@ cdef void take_reports(World* world, Machine* machine) noexcept nogil:
         elif report.kind == SENDS_FAILING or report.kind == SENDS_RECOVERED:
             world.slot_disturbed_ns[report.slot] = world.now_ns
             machine.slots[report.slot].priority_ns = report.at_ns
+        elif report.kind == UNDEMOTED:
+            on_undemoted(world, machine, report)
         core.reports.head += 1
     if core.reports.lost:
         broken(world, REPORTS_LOST, machine_number(world, machine), NOBODY, core.reports.lost)
@@ -317,7 +319,9 @@ cdef void receive_slice(World* world, Machine* machine) noexcept nogil:
 
 cdef void listen_no_more(World* world, Machine* machine) noexcept nogil:
     """The sockets have been read as far as this turn does."""
-    engine_expire(&machine.core, machine_now(world, machine), machine.heard_until_ns)
+    cdef int64_t now_ns = machine_now(world, machine)
+    engine_expire(&machine.core, now_ns, machine.heard_until_ns)
+    upkeep_expire(&machine.core, now_ns)
     take_reports(world, machine)
     machine.phase, machine.slice = CARRYING_OUT, 0
 
@@ -364,77 +368,6 @@ cdef void send_advertisements(World* world, Machine* machine) noexcept nogil:
         world.tally.sent += 1
         advertisement_sent(&machine.core, slot, failures, error, machine_now(world, machine))
     take_reports(world, machine)
-
-
-cdef int change_address(World* world, Machine* machine, uint32_t slot, uint32_t which,
-                        bint adding) noexcept nogil:
-    """What the kernel answers to one address change: 0 or an errno."""
-    cdef Slot* known = &machine.slots[slot]
-    cdef uint8_t* there = &known.kernel[which]
-    cdef uint32_t segment = world.slot_segment[slot]
-    machine.busy_ns += machine.change_cost_ns
-    if (machine.nics[segment].ifindex == 0
-            or machine.nics[segment].ifindex != machine.core.interfaces[segment].ifindex):
-        return ENODEV
-    if random_chance(&world.random, machine.netlink_error):
-        world.tally.refused_changes += 1
-        known.refused |= <uint32_t>1 << which
-        return ENOBUFS
-    if adding and there[0] != ABSENT:
-        return EEXIST
-    if not adding and there[0] == ABSENT:
-        return EADDRNOTAVAIL
-    if not adding and there[0] == FOREIGN_THERE:
-        broken(world, FOREIGN_REMOVED, machine_number(world, machine), slot, which)
-    there[0] = OURS if adding else ABSENT
-    known.refused &= ~(<uint32_t>1 << which)
-    return 0
-
-
-cdef bint change_addresses(World* world, Machine* machine) noexcept nogil:
-    """One batch of address changes, with outcomes in the end as netlink has them."""
-    cdef Core* core = &machine.core
-    cdef uint32_t[128] ended, slots, places
-    cdef bint[128] adding
-    cdef int[128] errors
-    cdef uint32_t done = 0, count = 0, i
-    cdef VirtualHost* host
-    cdef int wanted
-    while count < world.changes and done < world.changes:
-        if machine.changing == NOBODY:
-            machine.changing, machine.changing_at = next_change(core), 0
-            if machine.changing == NOBODY:
-                break
-            machine.changing_block = core.hosts[machine.changing].block
-        host = &core.hosts[machine.changing]
-        if host.block != machine.changing_block:
-            if host.block == NULL:
-                machine.changing = NOBODY
-                continue
-            machine.changing_block, machine.changing_at = host.block, 0
-        while machine.changing_at < host.block.address_count and count < world.changes:
-            wanted = wanted_change(host, &host.block.addresses[machine.changing_at])
-            if wanted:
-                slots[count], places[count] = machine.changing, machine.changing_at
-                adding[count] = wanted > 0
-                count += 1
-            machine.changing_at += 1
-        if machine.changing_at >= host.block.address_count:
-            ended[done] = machine.changing
-            done += 1
-            machine.changing = NOBODY
-    for i in range(count):
-        errors[i] = change_address(world, machine, slots[i], places[i], adding[i])
-        trace(world, TRACE_ADDRESS, machine_number(world, machine), slots[i],
-              places[i] * 2 + adding[i], errors[i])
-    for i in range(count):
-        address_changed(core, slots[i], places[i], adding[i], errors[i],
-                        machine_now(world, machine))
-        mark_dirty(machine, slots[i])
-    for i in range(done):
-        addresses_done(core, ended[i], machine_now(world, machine))
-    take_reports(world, machine)
-    return done != 0 or count != 0
 
 
 cdef bint send_announcements(World* world, Machine* machine) noexcept nogil:
@@ -495,6 +428,7 @@ cdef void carry_out_slice(World* world, Machine* machine) noexcept nogil:
         return
     send_advertisements(world, machine)
     changed = change_addresses(world, machine)
+    take_reports(world, machine)
     if not send_announcements(world, machine) and not changed:
         machine.phase = IDLE
         return
@@ -514,7 +448,7 @@ cdef void plan(World* world, Machine* machine) noexcept nogil:
             and machine.announcing == NOBODY):
         for i in range(machine.dirty_count):
             machine.slots[machine.dirty[i]].dirty = False
-            check_addresses(world, machine, machine.dirty[i])
+            check_addresses(world, machine, machine.dirty[i], False)
         machine.dirty_count = 0
         for i in range(world.segment_count):
             if has_left(machine, i):
@@ -525,6 +459,8 @@ cdef void plan(World* world, Machine* machine) noexcept nogil:
             at_ns = next_tick_ns
     if machine.any_frame and (at_ns < 0 or at_ns > next_tick_ns):
         at_ns = next_tick_ns
+    if machine.core.verify_at_ns and (at_ns < 0 or machine.core.verify_at_ns < at_ns):
+        at_ns = max((machine.core.verify_at_ns + tick_ns - 1) // tick_ns * tick_ns, next_tick_ns)
     # Awake often enough to see that it was not.
     if machine.core.slots and (at_ns < 0 or at_ns > now_ns + machine.core.shortest_ns // 2):
         at_ns = (now_ns + machine.core.shortest_ns // 2) // tick_ns * tick_ns + tick_ns
@@ -556,6 +492,8 @@ cdef void machine_step(World* world, Machine* machine) noexcept nogil:
     else:
         carry_out_slice(world, machine)
     if machine.phase == IDLE:
+        verify_addresses(world, machine)
+        take_reports(world, machine)
         plan(world, machine)
     else:
         machine_wake(world, machine, world.now_ns + machine.busy_ns)

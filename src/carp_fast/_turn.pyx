@@ -6,24 +6,30 @@ come, and looked at every wake tick instead: one wake-up for all that a tick bri
 are CLOCK_MONOTONIC. Who calls run_due() (a thread or a uvloop callback) is not known here.
 """
 
+from libc.errno cimport E2BIG, EEXIST, ENODEV
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from carp_fast._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
-    next_advertisement, next_announcement, next_change, nothing_to_do, wanted_change)
+    next_advertisement, next_announcement, next_change, nothing_to_do)
 from carp_fast._core cimport (
     DONE, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report,
-    SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_absent, engine_dropped, engine_expire,
-    engine_next_deadline, report_begin, report_end)
+    SECONDARIES, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_absent, engine_dropped,
+    engine_expire, engine_next_deadline, report_begin, report_end, verify_soon)
 from carp_fast._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
-from carp_fast._netlink cimport CHANGES, netlink_carry_out, netlink_put
+from carp_fast._netlink cimport (
+    Change, CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNKNOWN, FOUND_UNMARKED, Found,
+    LOOK_PARTS, Netlink, netlink_carry_out, netlink_found, netlink_look, netlink_put)
 from carp_fast._orders cimport obey
 from carp_fast._receive cimport FrameHeard, engine_receive_many
 from carp_fast._socket cimport (
     receive_batch, send_batch, send_put, send_put_raw, SendBatch, socket_drops)
+from carp_fast._upkeep cimport (
+    THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_SOMEBODYS, THERE_UNKNOWN, There, held_elsewhere,
+    next_to_verify, upkeep_expire, upkeep_waits, verify_hosts, wanted_change)
 from carp_fast._vhid cimport Address, MASTER, Output, PEERS_MAX, PREFERRED, RETIRED, VirtualHost
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport ETHERNET_LENGTH, wire_build_announcement
@@ -42,6 +48,9 @@ cdef extern from "system.h" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     void set_timer(int fd, int64_t at_ns) noexcept
     ssize_t write(int fd, const void* data, size_t length)
+
+# After a look that the kernel did not answer.
+cdef int64_t LOOK_AGAIN_NS = 1000000000
 
 
 cdef int64_t DROPS_TOLD_NS = 10000000000        # between two reports of frames that were dropped
@@ -357,6 +366,7 @@ cdef bint change_addresses(PumpState* pump) noexcept nogil:
     cdef uint32_t ended = 0, i
     cdef VirtualHost* host
     cdef Address* address
+    cdef Change* change
     cdef int wanted
     cdef int64_t now_ns
     pump.netlink.count = pump.netlink.used = 0
@@ -387,13 +397,82 @@ cdef bint change_addresses(PumpState* pump) noexcept nogil:
             pump.changing = NOBODY
     if pump.netlink.count:
         netlink_carry_out(&pump.netlink)
+        tell_secondaries(pump)
     now_ns = clock_ns(CLOCK_MONOTONIC)
     for i in range(pump.netlink.count):
-        address_changed(pump.core, pump.netlink.changes[i].slot, pump.netlink.changes[i].which,
-                        pump.netlink.changes[i].added, pump.netlink.changes[i].error, now_ns)
+        change = &pump.netlink.changes[i]
+        # Two of our virtual hosts may have an address in common: each then holds its own.
+        if change.was_ours and held_elsewhere(pump.core, change.slot, change.which):
+            change.error = EEXIST
+        address_changed(pump.core, change.slot, change.which, change.added, change.error, now_ns)
     for i in range(ended):
         addresses_done(pump.core, pump.changed[i], now_ns)
     return ended != 0 or pump.netlink.count != 0
+
+
+cdef uint32_t interface_number(PumpState* pump, int32_t ifindex) noexcept nogil:
+    """Our number of an interface, or NOBODY."""
+    cdef uint32_t place = ifindex_place(pump, ifindex)
+    if pump.ifindexes[place].ifindex:
+        return pump.ifindexes[place].number
+    return NOBODY
+
+
+cdef void tell_secondaries(PumpState* pump) noexcept nogil:
+    """Report where removing addresses would have taken others with them, or will."""
+    cdef uint32_t i, number
+    cdef Report* report
+    for i in range(pump.netlink.promoted_count):
+        number = interface_number(pump, pump.netlink.promoted[i])
+        if number != NOBODY:
+            report = report_begin(pump.core, SECONDARIES, NOBODY, clock_ns(CLOCK_MONOTONIC))
+            if report != NULL:
+                report.detail = <uint16_t>number
+                report.value = <uint64_t>pump.netlink.promote_errors[i]
+                report_end(pump.core)
+
+
+cdef There find_there(void* where, uint32_t slot, uint32_t which) noexcept nogil:
+    """What the last look at a host's interface says of one of its addresses."""
+    cdef PumpState* pump = <PumpState*>where
+    cdef const Address* address = &pump.core.hosts[slot].block.addresses[which]
+    cdef Found found = netlink_found(&pump.netlink, address.family, address.prefixlen,
+                                     address.bytes)
+    if found == FOUND_NONE:
+        return THERE_NONE
+    if found == FOUND_OURS:
+        return THERE_OURS
+    if found == FOUND_FOREIGN:
+        return THERE_FOREIGN
+    return THERE_SOMEBODYS if found == FOUND_UNMARKED else THERE_UNKNOWN
+
+
+cdef void verify_addresses(PumpState* pump) noexcept nogil:
+    """Look at the addresses of one interface, where that is due: a dump, a part at a time."""
+    cdef int64_t now_ns = clock_ns(CLOCK_MONOTONIC)
+    cdef uint32_t number = next_to_verify(pump.core, now_ns), part = 0, parts = 1
+    cdef int error
+    if number == NOBODY:
+        return
+    if next_is_due(pump, now_ns):
+        pump.more = True
+    while part < parts:
+        error = netlink_look(&pump.netlink, pump.core.interfaces[number].ifindex, part, parts)
+        if error == E2BIG and parts < LOOK_PARTS:
+            part, parts = 0, parts * 2
+            continue
+        if error:                                   # gone, or asked again before long
+            if error != ENODEV:
+                verify_soon(pump.core, number, now_ns + LOOK_AGAIN_NS)
+            return
+        verify_hosts(pump.core, number, find_there, pump, now_ns)
+        part += 1
+    if not nothing_to_do(pump.core):
+        pump.more = True
+
+
+cdef inline bint next_is_due(const PumpState* pump, int64_t now_ns) noexcept nogil:
+    return pump.core.verify_at_ns != 0 and pump.core.verify_at_ns <= now_ns
 
 
 cdef bint send_announcements(PumpState* pump) noexcept nogil:
@@ -463,6 +542,8 @@ cdef void plan(PumpState* pump, int64_t now_ns, bint any_frame) noexcept nogil:
             at_ns = next_tick_ns
     if any_frame and (at_ns < 0 or at_ns > next_tick_ns):
         at_ns = next_tick_ns
+    if pump.core.verify_at_ns and (at_ns < 0 or pump.core.verify_at_ns < at_ns):
+        at_ns = max((pump.core.verify_at_ns + tick_ns - 1) // tick_ns * tick_ns, next_tick_ns)
     # Awake often enough to see that it was not.
     if pump.core.slots and (at_ns < 0 or at_ns > now_ns + pump.core.shortest_ns // 2):
         at_ns = (now_ns + pump.core.shortest_ns // 2) // tick_ns * tick_ns + tick_ns
@@ -491,11 +572,14 @@ cdef void run_due(PumpState* pump) noexcept nogil:
     note_absence(pump, now_ns)
     take_orders(pump, now_ns)
     any_frame = receive(pump)
-    engine_expire(pump.core, clock_ns(CLOCK_MONOTONIC), pump.heard_until_ns)
+    now_ns = clock_ns(CLOCK_MONOTONIC)
+    engine_expire(pump.core, now_ns, pump.heard_until_ns)
+    upkeep_expire(pump.core, now_ns)
     carry_out(pump)
+    verify_addresses(pump)
     now_ns = clock_ns(CLOCK_MONOTONIC)
     if (pump.core.flush_mark and nothing_to_do(pump.core) and pump.changing == NOBODY
-            and pump.announcing == NOBODY):
+            and pump.announcing == NOBODY and not upkeep_waits(pump.core)):
         tell(pump, DONE, <uint64_t>pump.core.flush_mark, now_ns)
         pump.core.flush_mark = 0
     if pump.untold[0] or pump.untold[1]:

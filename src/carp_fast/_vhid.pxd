@@ -29,7 +29,7 @@ cdef enum Event:
     ON_TIE_YIELDED          # heard while MASTER: the same interval, where the hearer yields
     ON_CONTESTED            # heard while BACKUP: who we tied with may take over from it, too
     ON_OUR_TURN             # the wait after that is over
-    ON_ADDRESS_LOST         # somebody keeps removing our addresses
+    ON_ADDRESS_LOST         # our addresses cannot be had, or are removed again and again
     ON_RESIGN               # shutdown or removal
     EVENTS
 
@@ -68,6 +68,7 @@ cdef enum Reason:
     MASTER_DEMOTED
     USED_ELSEWHERE
     FREED
+    ADDRESS_DEADLINE
     REASONS
 
 cdef enum Preempt:
@@ -114,13 +115,16 @@ cdef enum HostFlag:
     EXTENDED = 33554432         # the wait goes on for what was missed until judged_ns
     BARRED = 67108864           # another process of this machine has it
     DUPLICATE = 134217728       # another host advertises from our source, see duplicate_ns
+    ADDRESS_DEMOTED = 268435456 # its addresses could not be held lately
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
     HELD = 2                    # the kernel has it, and we added it
     FOREIGN = 4                 # the kernel has it, and we did not
     RETIRED = 8                 # no longer configured: only ever removed
-    FAILED = 16
+    FAILED = 16                 # its last change was refused
+    LOST = 32                   # we had it, and it is not there any more
+    LOST_WITH_OURS = 64         # ... since another address of ours was removed
 
 cdef enum Pending:
     TO_ADVERTISE = 1
@@ -128,13 +132,13 @@ cdef enum Pending:
     TO_RESIGN = 4
     TO_CHANGE_ADDRESSES = 8
     TO_ANNOUNCE = 16
-    TO_VERIFY = 32              # add again what should be there
     TO_TELL_ADDRESSES = 64      # the change follows from a state or a configuration: report it
     TO_REPEAT = 128             # an announcement that is not the first
 
 cdef enum:
     SECOND_NS = 1000000000
     DEMOTED_ADVSKEW = 240       # the most that demotion makes of an advskew
+    ADDRESS_DEMOTION = 240      # what ADDRESS_DEMOTED adds to advskew or demote byte
     OPENBSD_SEND_DEMOTION = 1   # what failing sends add to OpenBSD's demote byte
     ALTERNATE_KEYS = 4          # digests accepted besides our own after a change
     PEERS_MAX = 16              # unicast peers of one virtual host
@@ -260,7 +264,14 @@ cdef struct VirtualHost:
     uint8_t duplicate_mac[6]    # ... and its MAC; 0: not known
     uint8_t mac[6]              # that we advertise from
     History history
-    uint8_t to_line[8]
+    int64_t retry_at_ns         # when a change of an address is tried again; 0: none has failed
+    int64_t without_ns          # MASTER without any address since then; 0: it has one
+    int64_t demoted_until_ns    # see ADDRESS_DEMOTED
+    uint32_t address_deadline_ms    # how long a MASTER may be without; 0: for ever
+    uint8_t retries             # in a row
+    uint8_t losses              # in a row, each of which demotes it for longer
+    uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE
+    uint8_t to_line[41]
 
 cdef struct Transition:
     uint8_t known

@@ -15,7 +15,7 @@ REASON_WORDS = (
     "", "started", "link_up", "link_down", "interface_missing", "interface_found", "no_source",
     "source_found", "startup_delay", "master_down", "master_resigned", "preempted",
     "faster_master", "tie_lost", "address_lost", "resigned", "less_demoted_master",
-    "master_demoted", "in_use", "freed")
+    "master_demoted", "in_use", "freed", "address_deadline")
 EVENT_WORDS = (
     "ready", "not_ready", "renamed", "master_heard", "slower_master", "master_leaving", "master_left",
     "master_down", "advertisement_due", "faster", "tie_lost", "slower", "less_demoted",
@@ -54,7 +54,7 @@ TRANSITIONS = (
     ("MASTER", "tie_yielded",       "BACKUP", "arm_jittered remove_addresses",            "tie_lost"),
     ("MASTER", "less_demoted",      "BACKUP", "arm_master_down remove_addresses",         "less_demoted_master"),
     ("MASTER", "slower",            "MASTER", "answer",                                   ""),
-    ("MASTER", "address_lost",      "BACKUP", "arm_master_down remove_addresses resign",  "address_lost"),
+    ("MASTER", "address_lost",      "BACKUP", "arm_master_down remove_addresses resign",  ""),
     ("MASTER", "resign",            "INIT",   "disarm remove_addresses resign",           "resigned"),
 )
 
@@ -99,6 +99,8 @@ cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
         return host.advskew
     if host.flags & SEND_DEMOTED:
         skew += DEMOTED_ADVSKEW
+    if host.flags & ADDRESS_DEMOTED:
+        skew += ADDRESS_DEMOTION
     if skew > DEMOTED_ADVSKEW:
         skew = DEMOTED_ADVSKEW
     if host.dialect == DIALECT_FREEBSD:
@@ -113,6 +115,8 @@ cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil:
         return 0
     if host.flags & SEND_DEMOTED:
         demote += OPENBSD_SEND_DEMOTION
+    if host.flags & ADDRESS_DEMOTED:
+        demote += ADDRESS_DEMOTION
     return <uint8_t>(demote if demote < 255 else 255)
 
 

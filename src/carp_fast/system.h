@@ -6,7 +6,9 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <linux/if_addr.h>
 #include <linux/if_packet.h>
+#include <linux/ip.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>

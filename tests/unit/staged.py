@@ -39,9 +39,6 @@ class RecordedPump:
     def verify(self, slot: int) -> None:
         self.told.append(("verify", slot))
 
-    def demote(self, slot: int, demotion: int) -> None:
-        self.told.append(("demote", slot, demotion))
-
     def lose_address(self, slot: int) -> None:
         self.told.append(("lose_address", slot))
 
@@ -110,6 +107,10 @@ class Stage:
     def lose(self, address: bytes = LOST, times: int = 1) -> None:
         for _ in range(times):
             self.network.on_address_removed("eth0", address, 24)
+
+    def restore(self, text: str = "192.0.2.1/24", times: int = 1) -> None:
+        for _ in range(times):
+            self.network.on_address_restored(0, text)
 
 
 def interface(ifindex: int = 7, up: bool = True, *sources: bytes, name: str = "eth0") -> Interface:

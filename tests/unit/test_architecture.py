@@ -33,12 +33,14 @@ COMPILED: dict[str, set[str]] = {
     "_recorder": {"_wire", "_wheel", "_history", "_vhid", "_absence"},
     "_core": {"_wire", "_auth", "_wheel", "_vhid", "_absence", "_recorder"},
     "_receive": {"_wire", "_auth", "_wheel", "_history", "_vhid", "_absence", "_recorder", "_core"},
-    "_actions": {"_wire", "_auth", "_wheel", "_history", "_vhid", "_recorder", "_core"},
-    "_orders": {"_wire", "_auth", "_wheel", "_vhid", "_absence", "_recorder", "_core", "_actions"},
+    "_upkeep": {"_wheel", "_vhid", "_recorder", "_core"},
+    "_actions": {"_wire", "_auth", "_wheel", "_history", "_vhid", "_recorder", "_core", "_upkeep"},
+    "_orders": {"_wire", "_auth", "_wheel", "_vhid", "_absence", "_recorder", "_core", "_upkeep"}
+    | {"_actions"},
     "_lanes": {"_wire", "_receive"},
     "_prepared": {"_wire", "_auth", "_vhid", "_core"},
     "_engine": {"_wire", "_auth", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
-    | {"_prepared", "_recorder"},
+    | {"_prepared", "_recorder", "_upkeep"},
     "_histogram": set(),
     "_tally": {"_wire", "_auth", "_histogram"},
     "_frames": set(),
@@ -49,17 +51,21 @@ COMPILED: dict[str, set[str]] = {
     "_simulator_lanes": {"_wheel", "_receive", "_lanes", "_simulator_network"},
     "_simulator_nics": {"_vhid", "_core", "_orders", "_simulator_network", "_simulator_lanes"},
     "_simulator_rules": {"_vhid", "_simulator_network"},
+    "_simulator_addresses": {"_vhid", "_core", "_simulator_network"},
     "_simulator_invariants": {"_wire", "_wheel", "_vhid", "_core", "_lanes"}
-    | {"_simulator_network", "_simulator_rules"},
+    | {"_simulator_network", "_simulator_rules", "_simulator_addresses"},
+    "_simulator_kernel": {"_wheel", "_vhid", "_core", "_upkeep", "_actions"}
+    | {"_simulator_network", "_simulator_addresses"},
     "_simulator_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders"}
     | {"_simulator_network", "_simulator_rules", "_simulator_invariants", "_lanes"}
-    | {"_simulator_lanes", "_simulator_nics"},
+    | {"_simulator_lanes", "_simulator_nics", "_simulator_addresses", "_simulator_kernel"}
+    | {"_upkeep"},
     "_simulator": {"_wheel", "_vhid", "_core", "_prepared", "_simulator_lanes", "_simulator_nics"}
-    | {"_simulator_network", "_simulator_invariants", "_simulator_turn"},
+    | {"_simulator_network", "_simulator_addresses", "_simulator_invariants", "_simulator_turn"},
     "_socket": {"_wire"},
     "_netlink": {"_wire", "_socket"},
     "_turn": {"_wire", "_wheel", "_vhid", "_core", "_receive", "_actions", "_orders", "_socket"}
-    | {"_netlink", "_lanes"},
+    | {"_netlink", "_lanes", "_upkeep"},
     "_pump": {"_wire", "_wheel", "_vhid", "_core", "_actions", "_orders", "_prepared", "_engine"}
     | {"_socket", "_netlink", "_turn", "_recorder", "_lanes"},
     "_floor": {"_socket"},
@@ -77,6 +83,7 @@ PURE = (
     "_core",
     "_receive",
     "_lanes",
+    "_upkeep",
     "_actions",
     "_orders",
     "_prepared",
@@ -92,6 +99,8 @@ PURE = (
     "_simulator_nics",
     "_simulator_rules",
     "_simulator_invariants",
+    "_simulator_addresses",
+    "_simulator_kernel",
     "_simulator_turn",
     "_simulator",
 )

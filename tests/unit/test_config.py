@@ -56,6 +56,8 @@ KEY_FAULTS = [
     ("preempt", "1", 'must be true, false or "demoted"'),
     ("preempt_delay_s", "-1", "must be a number of seconds from 0 to 86400"),
     ("startup_delay_s", "nan", "must be a number of seconds from 0 to 86400"),
+    ("address_deadline_s", "-1", "must be a number of seconds from 0 to 86400"),
+    ("address_deadline_s", '"10"', "must be a number of seconds from 0 to 86400"),
     ("address_mac", '"virtual"', f'{LATER}"interface", or leave the key out'),
     ("group", '"lan"', f"{LATER}leave the key out"),
     ("track", '["uplink"]', f"{LATER}[], or leave the key out"),

@@ -107,6 +107,7 @@ def test_documented_defaults(tmp_path: Path) -> None:
         "preferred": False,
         "ignore_link_state": False,
         "manage_addresses": True,
+        "address_deadline_s": 10.0,
         "announce": Announce(count=1, interval_s=0.0, refresh_s=0.0),
         "up": None,
         "down": None,
@@ -154,6 +155,7 @@ lladdr = "02:00:00:00:00:AB"
 preferred = true
 ignore_link_state = true
 manage_addresses = false
+address_deadline_s = 2.5
 announce = {count = 10, interval_s = 60, refresh_s = 3600}
 up = "SCRIPT"
 down = "pack.age:call"
@@ -200,6 +202,7 @@ def test_every_key(tmp_path: Path) -> None:
         preferred=True,
         ignore_link_state=True,
         manage_addresses=False,
+        address_deadline_s=2.5,
         announce=Announce(count=10, interval_s=60.0, refresh_s=3600.0),
         up=str(script),
         down="pack.age:call",

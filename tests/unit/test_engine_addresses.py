@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EADDRNOTAVAIL, EEXIST, ENOBUFS, ENODEV, EPERM
+from errno import EADDRNOTAVAIL, EEXIST, ENODEV
 from itertools import pairwise
 
 import pytest
@@ -64,7 +64,7 @@ def test_a_foreign_address_is_told_once_and_left_alone() -> None:
     node = master({EVERY[1]: EEXIST})
     assert [report[11] for report in node.reported("address_foreign")] == [1]
     assert node.engine.host(0)["held"] == 2
-    node.engine.verify(0, LATER_NS)
+    node.engine.found(0, EVERY[1], "foreign", LATER_NS)
     node.take(LATER_NS)
     assert len(node.reported("address_foreign")) == 1
     step_down(node, LATER_NS)
@@ -88,64 +88,6 @@ def test_an_address_that_is_gone_when_we_remove_it_is_removed(error: int) -> Non
     step_down(node, LATER_NS)
     assert node.reported("address_failed") == []
     assert node.engine.host(0)["held"] == 0
-
-
-@pytest.mark.parametrize("error", [EPERM, ENOBUFS])
-def test_an_address_that_cannot_be_removed_is_told_and_still_ours(error: int) -> None:
-    node = master()
-    node.errors = {EVERY[2]: error}
-    step_down(node, LATER_NS)
-    assert [report[10:12] for report in node.reported("address_failed")] == [(error, 2)]
-    assert node.engine.host(0)["held"] == 1
-
-
-@pytest.mark.parametrize("error", [ENODEV, ENOBUFS, EPERM])
-def test_an_address_that_cannot_be_added_is_told_and_tried_again(error: int) -> None:
-    node = master({EVERY[0]: error})
-    assert [report[10:12] for report in node.reported("address_failed")] == [(error, 0)]
-    assert node.engine.host(0)["held"] == 2
-    node.errors = dict.fromkeys(EVERY[1:], EEXIST)
-    node.engine.verify(0, LATER_NS)
-    node.take(LATER_NS)
-    assert node.engine.host(0)["held"] == 3
-    step_down(node, LATER_NS)
-    assert contents(node, "REMOVE_ADDRESSES") == [EVERY]
-
-
-def test_an_address_removed_by_another_hand_is_restored_announced_and_counted() -> None:
-    node = master()
-    node.run(START_NS + 10 * SECOND_NS)
-    node.forget()
-    now_ns = START_NS + 10 * SECOND_NS
-    node.errors = {EVERY[0]: EEXIST, EVERY[2]: EEXIST}
-    node.engine.verify(0, now_ns)
-    node.take(now_ns)
-    assert [report[11] for report in node.reported("address_restored")] == [1]
-    assert node.reported("address_foreign") == []
-    assert node.words() == ["ADD_ADDRESSES", "ANNOUNCE"]
-    status = node.engine.host(0)
-    assert (status["held"], status["counters"]["addresses_restored"]) == (3, 1)
-
-
-def test_addresses_that_are_all_there_are_not_announced_when_verified() -> None:
-    node = master()
-    node.run(START_NS + 10 * SECOND_NS)
-    node.forget()
-    node.errors = dict.fromkeys(EVERY, EEXIST)
-    node.engine.verify(0, LATER_NS)
-    node.take(LATER_NS)
-    assert (node.words(), node.reports) == (["ADD_ADDRESSES"], [])
-
-
-def test_verifying_a_host_that_just_became_master_keeps_its_announcement() -> None:
-    # Its addresses were removed when it stepped down a moment ago, which Python heard as
-    # addresses gone; the order to look after them comes while the addition is still queued.
-    node = Node("10.77.0.2", **host())
-    node.engine.expire(MASTER_NS)
-    node.engine.verify(0, MASTER_NS)
-    node.take(MASTER_NS)
-    assert node.words() == ["ADVERTISE", "ADD_ADDRESSES", "ANNOUNCE"]
-    assert len(node.reported("addresses_changed")) == 1
 
 
 def test_address_lost_too_often_resigns_after_the_removal() -> None:

@@ -468,11 +468,10 @@ def test_preempt_changes_in_place_and_state_and_counters_stay() -> None:
     assert (node.state, node.reason) == ("MASTER", "preempted")
 
 
-def test_a_change_together_with_a_verification_is_announced() -> None:
+def test_a_change_together_with_a_lost_address_is_announced() -> None:
     node = master()
-    node.engine.verify(0, MASTER_NS)
+    node.engine.found(0, ADDRESS, "none", MASTER_NS)
     node.engine.replace(0, prepared(unsigned_addresses=TWO[1:]), MASTER_NS)
-    node.errors = {ADDRESS: EEXIST}
     node.take(MASTER_NS)
     assert node.words() == ["ADD_ADDRESSES", "ANNOUNCE"]
     assert len(node.reported("addresses_changed")) == 1
@@ -482,7 +481,7 @@ def test_orders_for_free_slots_change_nothing() -> None:
     node = Node("10.77.0.2")
     node.take(START_NS)
     node.forget()
-    for order in ("remove", "announce", "verify", "lose_address"):
+    for order in ("remove", "announce", "lose_address"):
         getattr(node.engine, order)(5, START_NS)
     node.engine.demote(5, 10, START_NS)
     node.take(START_NS)

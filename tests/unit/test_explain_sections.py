@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from unit.asked import ADVSKEW, ETH0, Asked
 from unit.segment import (
+    ADDRESS,
     GROUP,
     SECOND_NS,
     START_NS,
@@ -139,15 +141,43 @@ def test_no_demotion() -> None:
 
 
 def test_demoted_for_a_lost_address() -> None:
-    asked = Asked()
-    asked.engine.demote(0, 240, START_NS)
+    asked = Asked().become("MASTER")
+    asked.engine.lose_address(0, asked.now_ns)
     assert asked.sections()["demotion"] == [
-        "address_lost: 240 (somebody kept removing an address; undone after a minute)",
+        "address_lost: 240 (somebody kept removing an address; undone after a minute, or more each"
+        " time)",
         "240 in all: advskew 100 becomes 240",
+        "that for its addresses ends in 1m 0s",
     ]
     assert (
         "advskew 100 (240 is sent): an advertisement every 1.938 s"
         in (asked.sections()["virtual host eth0/42"][1])
+    )
+
+
+def test_a_master_without_addresses_says_when_it_gives_up() -> None:
+    asked = Asked({"address_deadline_s": 30}, address_deadline_ns=30 * SECOND_NS)
+    asked.node.errors = {ADDRESS: errno.EPERM}
+    asked.become("MASTER")
+    asked.problems.address_problems[0] = {"10.77.0.100/24": "Operation not permitted"}
+    since_ns = asked.engine.host(0)["without_ns"]
+    asked.now_ns = since_ns + 14 * SECOND_NS
+    asked.node.run(asked.now_ns)
+    failed, retried, without = asked.sections()["addresses"]
+    assert failed == "failed: 10.77.0.100/24 could not be added (Operation not permitted)"
+    assert retried.startswith("what failed is tried again in ")
+    assert without == (
+        "without any address for 14.000 s: after 30 s (address_deadline_s) it gives up"
+    )
+
+
+def test_a_master_without_addresses_and_deadline_says_that_it_stays() -> None:
+    asked = Asked({"address_deadline_s": 0}, address_deadline_ns=0)
+    asked.node.errors = {ADDRESS: errno.EPERM}
+    asked.become("MASTER")
+    asked.now_ns = asked.engine.host(0)["without_ns"] + 20 * SECOND_NS
+    assert asked.sections()["addresses"][-1] == (
+        "without any address for 20.000 s: address_deadline_s = 0: it stays MASTER"
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from unit.staged import LOST, MAC, OWN, OWN6, Stage, interface, link_local, run, turn
@@ -14,7 +12,7 @@ from unit.staged import LOST, MAC, OWN, OWN6, Stage, interface, link_local, run,
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.hosts import MASTER
 from carp_fast.interfaces import Interface, InterfaceAddress, absent
-from carp_fast.network import LOST_DEMOTION, LOST_TIMES, LOST_WITHIN_S, Sources
+from carp_fast.network import LOST_TIMES, LOST_WITHIN_S, Sources
 
 
 @pytest.fixture
@@ -179,10 +177,10 @@ def test_an_address_of_a_master_that_is_removed_comes_back(stage: Stage) -> None
     run(scenario)
 
 
-def test_the_engine_says_whether_an_ipv6_address_was_lost(
+def test_the_engine_says_whether_an_address_was_lost(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Our own removals of IPv6 addresses are notified, too, and may come when MASTER again.
+    # Our own removals are notified, too, and may come when it is MASTER again.
     stage = Stage(monkeypatch, (4, 6))
     lost = socket.inet_pton(socket.AF_INET6, "2001:db8::1")
 
@@ -196,10 +194,8 @@ def test_the_engine_says_whether_an_ipv6_address_was_lost(
         assert told == [("verify", 0)] * 2 * LOST_TIMES
         assert caplog.messages == []
         told.clear()
-        for _ in range(LOST_TIMES):
-            stage.network.on_address_restored(0, "2001:db8::1/64")
-            stage.network.on_address_restored(0, "192.0.2.1/24")  # said when it was removed
-        assert told == [("demote", 0, LOST_DEMOTION), ("lose_address", 0)]
+        stage.restore("2001:db8::1/64", LOST_TIMES)
+        assert told == [("lose_address", 0)]
         stage.network.close()
 
     run(scenario)
@@ -208,90 +204,39 @@ def test_the_engine_says_whether_an_ipv6_address_was_lost(
     assert "address_lost: 2001:db8::1/64" in caplog.messages[-1]
 
 
-def test_ipv6_addresses_are_tried_again_once_the_interface_has_ipv6(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # A MASTER over IPv4 alone: with disable_ipv6 its unsigned IPv6 address could not be added.
-    stage = Stage(monkeypatch)
-    wanted = ("192.0.2.3/24",), ("2001:db8::3/64",)
-    slot = stage.hosts.take(VirtualHost("eth0", 3, *wanted, Settings(passphrase=b"secret")))
-    with_ipv6 = Interface("eth0", 7, MAC, True, (*interface().addresses, link_local()))
-
-    async def scenario() -> None:
-        stage.network.on_interface(interface())
-        stage.hosts.states[0] = stage.hosts.states[slot] = MASTER
-        stage.pump.told.clear()
-        stage.network.on_interface(with_ipv6)
-        stage.network.on_interface(with_ipv6)
-        assert [told[0] for told in stage.pump.told] == ["interface", "verify", "interface"]
-        assert stage.pump.told[1] == ("verify", slot)
-
-    run(scenario)
-
-
 def test_an_address_removed_five_times_within_a_minute_is_given_up(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         now = [1000.0]
-        timers: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
-
-        class Timer:
-            def cancel(self) -> None:
-                timers.clear()
-
-        def call_later(delay_s: float, callback: Callable[..., None], *args: Any) -> Timer:
-            timers.append((delay_s, callback, args))
-            return Timer()
-
         monkeypatch.setattr(loop, "time", lambda: now[0])
-        monkeypatch.setattr(loop, "call_later", call_later)
-        stage.hosts.states[0] = MASTER
         told = stage.pump.told
         # Each of the two addresses is counted on its own, and only for a minute.
-        stage.lose(times=LOST_TIMES - 1)
-        stage.lose(socket.inet_aton("192.0.2.51"), times=LOST_TIMES - 1)
+        stage.restore(times=LOST_TIMES - 1)
+        stage.restore("192.0.2.51/24", times=LOST_TIMES - 1)
         now[0] += LOST_WITHIN_S + 1
-        stage.lose()
-        assert told == [("verify", 0)] * (2 * LOST_TIMES - 1)
-        told.clear()
-        stage.lose(times=LOST_TIMES - 1)
-        given_up = [("demote", 0, LOST_DEMOTION), ("lose_address", 0)]
-        assert told == [("verify", 0)] * (LOST_TIMES - 2) + given_up
-        # Given up again before the demotion ended: it ends a minute after the last time.
-        told.clear()
-        stage.lose(times=LOST_TIMES)
-        assert told[-2:] == given_up
-        ((delay_s, undemote, args),) = timers
-        assert delay_s == LOST_WITHIN_S
-        undemote(*args)
-        assert told[-1] == ("demote", 0, 0)
-        # A released slot takes its demotion along.
-        stage.lose(times=LOST_TIMES)
+        stage.restore()
+        assert told == []
+        stage.restore(times=LOST_TIMES - 1)
+        assert told == [("lose_address", 0)]
+        # Given up, it is counted anew.
+        stage.restore(times=LOST_TIMES - 1)
+        assert told == [("lose_address", 0)]
+        stage.restore()
+        assert told == [("lose_address", 0)] * 2
+        # And so is the next virtual host of the slot.
+        stage.restore(times=LOST_TIMES - 1)
         stage.network.on_released(0)
-        assert timers == []
+        stage.restore(times=LOST_TIMES - 1)
+        assert told == [("lose_address", 0)] * 2
 
     run(scenario)
 
 
-def test_a_foreign_address_that_goes_is_no_loss(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_after_lost_notifications_every_interface_is_looked_at(stage: Stage) -> None:
     async def scenario() -> None:
-        stage.hosts.states[0] = MASTER
-        stage.network.is_foreign = lambda slot, text: (slot, text) == (0, "192.0.2.1/24")
-        stage.lose(times=2 * LOST_TIMES)
-        assert stage.pump.told == [("verify", 0)] * 2 * LOST_TIMES
-
-    run(scenario)
-    assert "eth0/1: address 192.0.2.1/24 is nobody's any more, added" in caplog.messages
-
-
-def test_after_lost_notifications_every_master_is_looked_after(stage: Stage) -> None:
-    async def scenario() -> None:
-        stage.hosts.states[1] = MASTER
         stage.network.on_overrun({})
-        assert stage.pump.told == [("verify", 1)]
+        assert stage.pump.told == [("verify", 0)]
 
     run(scenario)

@@ -249,3 +249,44 @@ def test_what_differs_in_the_daemon_table_is_said() -> None:
         "daemon.notify None -> /bin/notify",
         "daemon.pump thread -> loop (takes effect at the next start)",
     ]
+
+
+def test_an_address_that_could_not_be_removed_is_taken_along_by_the_next_reload() -> None:
+    hosts = running(host(1, addresses=("192.0.2.1/24", "192.0.2.9/24")))
+    apply(compare(hosts, configuration(host(1))), hosts)
+    assert hosts.retired(0) == ("192.0.2.9/24",)
+    # Nothing has said that it is gone: the kernel may have refused to remove it.
+    difference = compare(hosts, configuration(host(1, unsigned=("192.0.2.8/24",))))
+    assert [retired for _, _, retired in difference.replaced] == [("192.0.2.9/24",)]
+    hosts.unsettled[0].clear()
+    difference = compare(hosts, configuration(host(1, unsigned=("192.0.2.8/24",))))
+    assert [retired for _, _, retired in difference.replaced] == [()]
+
+
+def test_an_address_that_comes_back_before_it_was_gone_is_not_retired() -> None:
+    both = host(1, addresses=("192.0.2.1/24", "192.0.2.9/24"))
+    hosts = running(both)
+    apply(compare(hosts, configuration(host(1))), hosts)
+    difference = compare(hosts, configuration(both))
+    assert [retired for _, _, retired in difference.replaced] == [()]
+
+
+def test_a_virtual_host_that_is_still_leaving_is_no_running_one() -> None:
+    hosts = running(host(1))
+    pump: Any = RecordedPump()
+    for order in orders(compare(hosts, configuration()), hosts, pump, 300):
+        order()
+    assert hosts.leaving == {0}
+    assert hosts.going() == {"eth0": ["192.0.2.1/24"]}
+    difference = compare(hosts, configuration(host(1)))
+    assert ([each.vhid for each in difference.added], difference.removed) == ([1], [])
+    hosts.give_back(0)
+    assert (hosts.leaving, hosts.going()) == (set(), {})
+
+
+def test_hooks_alone_leave_what_is_to_go_as_it_is() -> None:
+    hosts = running(host(1, addresses=("192.0.2.1/24", "192.0.2.9/24"), up="/a"))
+    apply(compare(hosts, configuration(host(1, up="/a"))), hosts)
+    apply(compare(hosts, configuration(host(1, up="/b"))), hosts)
+    assert hosts.retired(0) == ("192.0.2.9/24",)
+    assert hosts.unsettled == {0: {"192.0.2.9/24"}}

@@ -13,7 +13,14 @@ import pytest
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.hooks import Hook, HookResult
 from carp_fast.hosts import STATES, Hosts
-from carp_fast.reports import FOREIGN_LOGGED_MAX, Reports, rfc3339
+from carp_fast.reports import (
+    FOREIGN_LOGGED_MAX,
+    RESTORED_REFUSED,
+    RESTORED_REMOVED,
+    RESTORED_WITH_OURS,
+    Reports,
+    rfc3339,
+)
 
 PEER = bytes((192, 0, 2, 99))
 
@@ -197,9 +204,6 @@ def test_problems_with_addresses_are_known_by_the_address(
     assert desk.reports.address_problems == {
         0: {"192.0.2.51/32": "address_foreign", "192.0.2.1/24": "No buffer space available"}
     }
-    assert desk.reports.is_foreign(0, "192.0.2.51/32")
-    assert not desk.reports.is_foreign(0, "192.0.2.1/24")
-    assert not desk.reports.is_foreign(1, "192.0.2.51/32")
     desk.tell("address_restored", detail=0)
     # A reload gives the virtual host other addresses: their numbers shift, the problem goes.
     old = desk.hosts.hosts[0]
@@ -391,16 +395,65 @@ def test_peers_of_both_families_are_named(caplog: pytest.LogCaptureFixture) -> N
     assert [event["peer"] for event in desk.events] == ["fe80::9", "192.0.2.99"]
 
 
-def test_what_was_there_all_along_and_went_is_told_as_lost() -> None:
+def test_only_what_somebody_removed_is_told_as_lost(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
     lost: list[tuple[int, str]] = []
     desk.reports.on_address_restored = lambda slot, text: lost.append((slot, text))
     desk.change("MASTER", "master_down")
     desk.tell("address_foreign", detail=1)
-    desk.tell("address_restored", detail=1)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "carp_fast.reports"):
+        desk.tell("address_restored", detail=1, value=RESTORED_REFUSED)
+        desk.tell("address_restored", detail=1, value=RESTORED_REFUSED)
+        desk.tell("address_restored", detail=1, value=RESTORED_WITH_OURS)
     assert lost == []
-    desk.tell("address_restored", detail=1)
+    assert caplog.messages == [
+        "eth0/1: address 192.0.2.51/32 is nobody's any more, added",
+        "eth0/1: address 192.0.2.51/32 is there now",
+        "eth0/1: the kernel removed 192.0.2.51/32 with another address of ours, added again",
+    ]
+    desk.tell("address_restored", detail=1, value=RESTORED_REMOVED)
     assert lost == [(0, "192.0.2.51/32")]
+
+
+def test_what_could_not_be_removed_is_no_problem_once_it_is_gone() -> None:
+    desk = Desk()
+    desk.change("MASTER", "master_down")
+    old = desk.hosts.hosts[0]
+    assert old is not None
+    desk.hosts.replace(
+        0, VirtualHost("eth0", 1, old.addresses, (), old.settings), ("192.0.2.51/32",)
+    )
+    desk.tell("address_failed", detail=1, value=errno.EPERM)
+    desk.tell("addresses_changed")
+    assert desk.hosts.unsettled == {0: {"192.0.2.51/32"}}
+    assert desk.hosts.going() == {"eth0": ["192.0.2.51/32"]}
+    desk.reports.on_reload()
+    assert desk.reports.address_problems == {0: {"192.0.2.51/32": "Operation not permitted"}}
+    desk.tell("address_gone", detail=1)
+    assert desk.reports.address_problems == {}
+    assert desk.hosts.unsettled == {0: set()}
+
+
+def test_a_deadline_that_passed_is_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    desk.change("MASTER", "master_down")
+    desk.change("BACKUP", "address_deadline")
+    assert caplog.messages == [
+        "eth0/1: address_deadline: no address of it could be had for 10 s, given up"
+    ]
+
+
+def test_promote_secondaries_that_was_reset_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    desk.tell("secondaries", None, detail=0)
+    desk.tell("secondaries", None, detail=0, value=errno.EPERM)
+    desk.tell("secondaries", None, detail=0, value=errno.EPERM)
+    assert caplog.messages == [
+        "eth0: promote_secondaries was not 1 any more, set again",
+        "eth0: promote_secondaries is not 1 and cannot be set (Operation not permitted): the kernel"
+        " may remove addresses of this host with ours; ours are added again",
+    ]
 
 
 def test_an_interface_without_ipv6_is_named_as_what_is_wrong(

@@ -129,16 +129,29 @@ def test_unicast_says_its_peers_as_destinations() -> None:
 @pytest.mark.parametrize(
     ("dialect", "wanted"),
     [
-        ("ucarp", {"total": 250, "reasons": {"address_lost": 10, "send_errors": 240}}),
+        ("ucarp", {"total": 250, "reasons": {"ordered": 10, "send_errors": 240}}),
         (
             "openbsd",
-            {"total": 11, "reasons": {"address_lost": 10, "send_errors": 1}, "demote": 11},
+            {"total": 11, "reasons": {"ordered": 10, "send_errors": 1}, "demote": 11},
         ),
     ],
 )
 def test_demotion_is_what_each_dialect_makes_of_it(dialect: str, wanted: dict[str, Any]) -> None:
-    fields = {"demotion": 10, "sends_failing": True, "dialect": dialect, "demote": 11}
+    fields = {
+        "demotion": 10,
+        "sends_failing": True,
+        "address_demotion": None,
+        "dialect": dialect,
+        "demote": 11,
+    }
     assert demotion(fields) == wanted
+
+
+@pytest.mark.parametrize("reason", ["address_lost", "address_deadline"])
+def test_who_gave_up_for_its_addresses_is_demoted_for_that_reason(reason: str) -> None:
+    fields = {"demotion": 0, "sends_failing": False, "dialect": "ucarp"}
+    found = demotion(fields | {"address_demotion": reason})
+    assert found == {"total": 240, "reasons": {reason: 240}}
 
 
 @pytest.mark.parametrize(

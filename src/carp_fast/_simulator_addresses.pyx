@@ -1,0 +1,78 @@
+"""What must hold of the addresses in a simulated world: held if and only if MASTER.
+
+Compares what the engine believes with what the machine's kernel has. Knows no rule of election.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from carp_fast._core cimport Report
+from carp_fast._simulator_network cimport (
+    ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, CHANGED_WITHOUT_CAUSE, FOREIGN_THERE, Machine,
+    NOT_ANNOUNCED, OURS, Slot, World, broken, machine_number)
+from carp_fast._vhid cimport (
+    ADDRESS_DEADLINE, ADDRESS_LOST, MANAGE_ADDRESSES, MASTER, SECOND_NS, VirtualHost)
+
+cdef int64_t MS_NS = 1000000
+cdef int64_t LEAST_DEMOTED_NS = 60 * <int64_t>SECOND_NS     # for addresses that could not be held
+
+
+cdef void mark_dirty(Machine* machine, uint32_t slot) noexcept nogil:
+    if not machine.slots[slot].dirty:
+        machine.slots[slot].dirty = True
+        machine.dirty[machine.dirty_count] = slot
+        machine.dirty_count += 1
+
+
+cdef void check_addresses(World* world, Machine* machine, uint32_t slot,
+                          bint at_last) noexcept nogil:
+    """Nothing is left to do: the kernel has the addresses of a MASTER, and no other's.
+
+    `at_last`: long after the faults, also those that the kernel once refused, or took away.
+    """
+    cdef VirtualHost* host = &machine.core.hosts[slot]
+    cdef Slot* known = &machine.slots[slot]
+    cdef uint32_t i, segment = world.slot_segment[slot], number = machine_number(world, machine)
+    cdef bint wanted = False
+    cdef bint same = machine.nics[segment].ifindex == machine.core.interfaces[segment].ifindex
+    if host.block != NULL:
+        wanted = host.state == MASTER and host.flags & MANAGE_ADDRESSES
+    for i in range(known.right.block.address_count):
+        if known.kernel[i] == FOREIGN_THERE or known.refused >> i & 1 and not at_last:
+            continue                                    # said in a report
+        if known.kernel[i] == OURS and not wanted and (at_last or not known.disturbed):
+            broken(world, ADDRESS_KEPT, number, slot, i)
+        if known.kernel[i] == ABSENT and wanted and same and (at_last or not known.disturbed):
+            broken(world, ADDRESS_MISSING, number, slot, i)
+    if known.owes_announcement and host.block != NULL and host.state == MASTER:
+        broken(world, NOT_ANNOUNCED, number, slot, 0)
+
+
+cdef bint is_loss(uint8_t reason) noexcept nogil:
+    return reason == ADDRESS_LOST or reason == ADDRESS_DEADLINE
+
+
+cdef void on_loss(World* world, Machine* machine, const Report* report) noexcept nogil:
+    """It gave up for its addresses: for the deadline only where it was without all that long."""
+    cdef Slot* known = &machine.slots[report.slot]
+    cdef uint32_t i
+    cdef bint there = False
+    world.tally.losses += 1
+    known.lost_at_ns = known.priority_ns = report.at_ns
+    if report.reason != ADDRESS_DEADLINE:
+        return
+    for i in range(known.right.block.address_count):
+        there |= known.kernel[i] == FOREIGN_THERE and not known.refused >> i & 1
+        there |= known.kernel[i] == OURS and not known.refused >> i & 1
+    if there or report.at_ns - known.rose_ns < known.right.address_deadline_ms * MS_NS:
+        broken(world, CHANGED_WITHOUT_CAUSE, machine_number(world, machine), report.slot,
+               report.reason)
+
+
+cdef void on_undemoted(World* world, Machine* machine, const Report* report) noexcept nogil:
+    """It is no longer demoted for its addresses: a minute after it gave up, at the earliest."""
+    cdef Slot* known = &machine.slots[report.slot]
+    if not known.lost_at_ns or report.at_ns - known.lost_at_ns < LEAST_DEMOTED_NS:
+        broken(world, CHANGED_WITHOUT_CAUSE, machine_number(world, machine), report.slot,
+               report.at_ns - known.lost_at_ns)
+    known.lost_at_ns, known.priority_ns = 0, report.at_ns
+    world.slot_disturbed_ns[report.slot] = world.now_ns

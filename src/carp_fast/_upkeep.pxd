@@ -1,0 +1,32 @@
+"""Addresses that are not as they should be: tried again, missed for too long, found otherwise."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from carp_fast._core cimport Core
+from carp_fast._vhid cimport Address, VirtualHost
+
+cdef enum There:                # what was found of an address on its interface
+    THERE_NONE                  # nobody has it
+    THERE_OURS                  # it bears our mark
+    THERE_FOREIGN               # it does not
+    THERE_SOMEBODYS             # it is there, and nothing says whose it is
+    THERE_UNKNOWN               # nobody could say
+    THERES
+
+# Tells what is there of one of a host's addresses.
+ctypedef There (*Finder)(void* where, uint32_t slot, uint32_t which) noexcept nogil
+
+cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil
+cdef void tell_address(Core* core, uint8_t kind, uint32_t slot, uint32_t which, uint64_t value,
+                       int64_t now_ns) noexcept nogil
+cdef void upkeep_plan(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef void upkeep_expire(Core* core, int64_t now_ns) noexcept nogil
+cdef void upkeep_lose(Core* core, uint32_t slot, uint8_t reason, int64_t now_ns) noexcept nogil
+cdef bint upkeep_waits(const Core* core) noexcept nogil
+cdef bint held_elsewhere(const Core* core, uint32_t slot, uint32_t which) noexcept nogil
+cdef void address_found(Core* core, uint32_t slot, uint32_t which, There there,
+                        int64_t now_ns) noexcept nogil
+cdef uint32_t next_to_verify(Core* core, int64_t now_ns) noexcept nogil
+cdef void verify_hosts(Core* core, uint32_t number, Finder find, void* where,
+                       int64_t now_ns) noexcept nogil

@@ -1,0 +1,285 @@
+"""Addresses that are not as they should be: tried again, missed for too long, found otherwise.
+
+A change that the kernel refused is tried again after a while that doubles. A MASTER that has had
+none of its addresses for its deadline, or whose addresses are removed again and again, is demoted
+for a while and resigns: one mechanism for both. What an interface really has is looked at now and
+then; what is found otherwise than it should be comes in here, and nothing else does, so that a
+look at addresses that are all right changes nothing and is not recorded. Who looks is not known
+here, nor a socket or a clock.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from carp_fast._core cimport (
+    ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, Core, Interface, RESTORED_REFUSED, Report,
+    TICK_NS, UNDEMOTED, engine_ask, engine_event, engine_schedule, engine_touch, report_begin,
+    report_end)
+from carp_fast._recorder cimport (
+    RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output)
+from carp_fast._vhid cimport (
+    ADDRESS_DEADLINE, ADDRESS_DEMOTED, Address, BACKUP, FAILED, FOREIGN, HELD, LOST,
+    LOST_WITH_OURS, MANAGE_ADDRESSES, MASTER, ON_ADDRESS_LOST, RETIRED, SECOND_NS, VirtualHost,
+    vhid_same_address)
+from carp_fast._wheel cimport NOBODY, wheel_arm, wheel_disarm, wheel_pop, wheel_skip
+
+cdef enum:
+    RETRIES_MAX = 10            # doublings of the wait: from 10 ms to 10 s
+    RETRIES_AWAITED = 6         # what is to be done at the end is tried so often: for 0.6 s
+    LOSSES_MAX = 4              # doublings of a demotion: from 1 min to 16 min
+
+cdef int64_t RETRY_NS = 10000000
+cdef int64_t DEMOTED_NS = 60 * <int64_t>SECOND_NS
+cdef int64_t VERIFY_NS = 60 * <int64_t>SECOND_NS        # between two looks at an interface
+# An address that is missed so shortly after we removed another one went with that.
+cdef int64_t WITH_OURS_NS = 2 * <int64_t>SECOND_NS
+
+
+
+cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil:
+    """1: to be added, -1: to be removed, 0: right as it is."""
+    cdef bint wanted = (host.state == MASTER and host.flags & MANAGE_ADDRESSES
+                        and not address.flags & RETIRED)
+    if wanted:
+        return 0 if address.flags & HELD else 1
+    return -1 if address.flags & HELD else 0
+
+
+cdef void tell_address(Core* core, uint8_t kind, uint32_t slot, uint32_t which, uint64_t value,
+                       int64_t now_ns) noexcept nogil:
+    cdef Report* report = report_begin(core, kind, slot, now_ns)
+    if report != NULL:
+        report.detail = <uint16_t>which
+        report.value = value
+        report_end(core)
+
+
+# ------------------------------------------------------------------------- once more, and too long
+
+cdef void upkeep_plan(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """Arm the host's timer for whatever of its upkeep is due first."""
+    cdef const VirtualHost* host = &core.hosts[slot]
+    cdef int64_t at_ns = host.retry_at_ns, other_ns = deadline_ns(host)
+    if other_ns and (not at_ns or other_ns < at_ns):
+        at_ns = other_ns
+    if host.demoted_until_ns and (not at_ns or host.demoted_until_ns < at_ns):
+        at_ns = host.demoted_until_ns
+    if not at_ns:
+        wheel_disarm(&core.upkeep, slot)
+        return
+    wheel_skip(&core.upkeep, now_ns // TICK_NS)
+    wheel_arm(&core.upkeep, slot, (at_ns + TICK_NS - 1) // TICK_NS)
+
+
+cdef inline int64_t deadline_ns(const VirtualHost* host) noexcept nogil:
+    """When a MASTER without addresses gives up, 0: never; not before its demotion for it is over.
+    """
+    cdef int64_t at_ns = host.without_ns + host.address_deadline_ms * <int64_t>1000000
+    if not host.without_ns or not host.address_deadline_ms or host.state != MASTER:
+        return 0
+    return max(at_ns, host.demoted_until_ns)
+
+
+cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """Every change of the host has its outcome: what failed is tried again, later and later.
+
+    Begins or ends the time that a MASTER is without; an address that is there and foreign counts.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Address* address
+    cdef uint32_t i
+    cdef bint failed = False, there = False, planned
+    for i in range(host.block.address_count):
+        address = &host.block.addresses[i]
+        if address.flags & FAILED and not wanted_change(host, address):
+            address.flags &= ~<uint32_t>FAILED          # what failed is not wanted any more
+            tell_address(core, ADDRESS_RESTORED if address.flags & HELD else ADDRESS_GONE, slot, i,
+                         RESTORED_REFUSED, now_ns)
+        failed |= address.flags & FAILED != 0
+        there |= address.flags & (HELD | FOREIGN) != 0 and not address.flags & RETIRED
+    planned = host.retry_at_ns != 0 or host.without_ns != 0
+    host.retry_at_ns = 0
+    if failed:
+        host.retry_at_ns = now_ns + (RETRY_NS << host.retries)
+        host.retries = min(host.retries + 1, RETRIES_MAX)
+    else:
+        host.retries = 0
+    if there or host.state != MASTER or not host.flags & MANAGE_ADDRESSES:
+        host.without_ns = 0
+        if host.state == MASTER and not failed:
+            host.losses = 0
+    elif not host.without_ns:
+        host.without_ns = now_ns
+    if planned or host.retry_at_ns or host.without_ns:
+        upkeep_plan(core, slot, now_ns)
+
+
+cdef bint upkeep_waits(const Core* core) noexcept nogil:
+    """Whether an address that should not be there any more is to be tried again before long."""
+    cdef uint32_t slot
+    cdef const VirtualHost* host
+    if not core.upkeep.armed:
+        return False
+    for slot in range(core.slots):
+        host = &core.hosts[slot]
+        if (host.block != NULL and host.retry_at_ns and host.held and host.state != MASTER
+                and host.retries <= RETRIES_AWAITED):
+            return True
+    return False
+
+
+cdef void upkeep_expire(Core* core, int64_t now_ns) noexcept nogil:
+    """Let everything of the upkeep that is due up to `now_ns` happen; after engine_expire()."""
+    cdef uint32_t slot
+    cdef VirtualHost* host
+    cdef int64_t at_ns
+    while core.upkeep.armed:
+        slot = wheel_pop(&core.upkeep, now_ns // TICK_NS)
+        if slot == NOBODY:
+            return
+        host = &core.hosts[slot]
+        if host.retry_at_ns and host.retry_at_ns <= now_ns:
+            engine_touch(core, slot, now_ns)
+            host.retry_at_ns = 0
+            engine_ask(core, &core.change, slot, 0)
+        at_ns = deadline_ns(host)
+        if at_ns and at_ns <= now_ns:
+            upkeep_lose(core, slot, ADDRESS_DEADLINE, now_ns)
+        elif host.demoted_until_ns and host.demoted_until_ns <= now_ns:
+            undemote(core, slot, now_ns)
+        upkeep_plan(core, slot, now_ns)
+
+
+cdef void undemote(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    cdef VirtualHost* host = &core.hosts[slot]
+    engine_touch(core, slot, now_ns)
+    if core.recorder.records != NULL:
+        record_output(&core.recorder, RECORD_UNDEMOTED, slot, host.interface, now_ns)
+    host.demoted_until_ns = 0
+    host.flags &= ~<uint32_t>ADDRESS_DEMOTED
+    if host.state == MASTER:
+        engine_schedule(core, slot, now_ns)
+    if report_begin(core, UNDEMOTED, slot, now_ns) != NULL:
+        report_end(core)
+
+
+cdef void upkeep_lose(Core* core, uint32_t slot, uint8_t reason, int64_t now_ns) noexcept nogil:
+    """Demote a host for a while and let a MASTER resign: it cannot hold its addresses.
+
+    `reason`: ADDRESS_LOST or ADDRESS_DEADLINE. Each time in a row it is demoted for longer, or a
+    host that preempts would lose its addresses' traffic for a deadline every minute.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    if host.state != MASTER:
+        return                                      # it has stepped down since
+    engine_touch(core, slot, now_ns)
+    host.demoted_until_ns = now_ns + (DEMOTED_NS << host.losses)
+    host.losses = min(host.losses + 1, LOSSES_MAX)
+    host.lost_reason = reason
+    host.flags |= ADDRESS_DEMOTED
+    engine_event(core, slot, ON_ADDRESS_LOST, reason, now_ns)
+    upkeep_plan(core, slot, now_ns)
+
+
+# -------------------------------------------------------------------------------- what is there
+
+cdef void record_found(Core* core, uint32_t slot, const Address* address, There there,
+                       int64_t now_ns) noexcept nogil:
+    cdef Record* record
+    if core.recorder.records == NULL:
+        return
+    engine_touch(core, slot, now_ns)
+    record = record_input(&core.recorder, RECORD_FOUND, slot, core.hosts[slot].interface, now_ns)
+    record.family, record.detail = address.family, <uint8_t>there
+    memcpy(record.address, address.bytes, 16)
+
+
+cdef bint held_elsewhere(const Core* core, uint32_t slot, uint32_t which) noexcept nogil:
+    """Whether another virtual host of the interface holds the same address."""
+    cdef const VirtualHost* host = &core.hosts[slot]
+    cdef const VirtualHost* other
+    cdef uint32_t vhid, at, i
+    for vhid in range(256):
+        at = core.index[<uint32_t>host.interface * 256 + vhid] - 1
+        while at != NOBODY:
+            other = &core.hosts[at]
+            for i in range(other.block.address_count if at != slot else 0):
+                if other.block.addresses[i].flags & HELD and vhid_same_address(
+                        &other.block.addresses[i], &host.block.addresses[which]):
+                    return True
+            at = other.next_same
+    return False
+
+
+cdef void address_found(Core* core, uint32_t slot, uint32_t which, There there,
+                        int64_t now_ns) noexcept nogil:
+    """What is there of one of a host's addresses. Where that is as it should be, nothing happens.
+
+    The address of ours that is missing is added again; one of ours that a BACKUP has is removed;
+    one that another hand put in the place of ours is not ours any more.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Address* address = &host.block.addresses[which]
+    cdef const Interface* interface = &core.interfaces[host.interface]
+    if there == THERE_NONE and address.flags & (HELD | FOREIGN):
+        record_found(core, slot, address, there, now_ns)
+        if address.flags & HELD:
+            address.flags = <uint8_t>(address.flags & ~<uint32_t>HELD) | LOST
+            host.held -= 1
+            if now_ns - interface.removed_ns < WITH_OURS_NS:
+                address.flags |= LOST_WITH_OURS
+        engine_ask(core, &core.change, slot, 0)
+    elif there == THERE_OURS and not address.flags & (HELD | RETIRED) and (
+            host.state == MASTER or host.state == BACKUP) and (
+            not held_elsewhere(core, slot, which)):
+        record_found(core, slot, address, there, now_ns)
+        if address.flags & FOREIGN:
+            tell_address(core, ADDRESS_RESTORED, slot, which, RESTORED_REFUSED, now_ns)
+        address.flags = <uint8_t>(address.flags & ~<uint32_t>(FOREIGN | LOST | LOST_WITH_OURS)
+                                  ) | HELD
+        host.held += 1
+        engine_ask(core, &core.change, slot, 0)
+    elif there == THERE_FOREIGN and address.flags & HELD:
+        record_found(core, slot, address, there, now_ns)
+        address.flags &= ~<uint32_t>HELD
+        host.held -= 1
+        if host.state == MASTER:
+            address.flags |= FOREIGN
+            tell_address(core, ADDRESS_FOREIGN, slot, which, 0, now_ns)
+        else:
+            engine_ask(core, &core.change, slot, 0)
+
+
+cdef uint32_t next_to_verify(Core* core, int64_t now_ns) noexcept nogil:
+    """The next interface whose addresses are to be looked at now, or NOBODY. Each once a minute."""
+    cdef Interface* interface
+    cdef uint32_t number, found = NOBODY
+    if not core.verify_at_ns or now_ns < core.verify_at_ns:
+        return NOBODY
+    core.verify_at_ns = 0
+    for number in range(core.interface_count):
+        interface = &core.interfaces[number]
+        if found == NOBODY and interface.verify_at_ns and interface.verify_at_ns <= now_ns:
+            interface.verify_at_ns = 0
+            if interface.ifindex and interface.hosts:
+                found = number
+                interface.verify_at_ns = now_ns + VERIFY_NS
+        if interface.verify_at_ns and (not core.verify_at_ns
+                                       or interface.verify_at_ns < core.verify_at_ns):
+            core.verify_at_ns = interface.verify_at_ns
+    return found
+
+
+cdef void verify_hosts(Core* core, uint32_t number, Finder find, void* where,
+                       int64_t now_ns) noexcept nogil:
+    """Compare the addresses of an interface's virtual hosts with what is there."""
+    cdef uint32_t vhid, slot, i
+    cdef VirtualHost* host
+    for vhid in range(256):
+        slot = core.index[number * 256 + vhid] - 1
+        while slot != NOBODY:
+            host = &core.hosts[slot]
+            if host.flags & MANAGE_ADDRESSES or host.held:
+                for i in range(host.block.address_count):
+                    address_found(core, slot, i, find(where, slot, i), now_ns)
+            slot = host.next_same
