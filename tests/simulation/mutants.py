@@ -526,6 +526,86 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        "a refused change is never tried again",
+        (("_upkeep.pyx", "host.retry_at_ns = now_ns + (RETRY_NS << host.retries)", "pass"),),
+    ),
+    Mutant(
+        "what fails is tried again without waiting longer",
+        (("_upkeep.pyx", "host.retries = min(host.retries + 1, RETRIES_MAX)", "pass"),),
+    ),
+    Mutant(
+        "a removed host leaves before its addresses are gone",
+        (
+            (
+                "_actions.pyx",
+                "return host.flags & LEAVING and not host.held and not",
+                "return host.flags & LEAVING and not",
+            ),
+        ),
+    ),
+    Mutant(
+        "a lost address is not added again",
+        (("_upkeep.pyx", "there == THERE_NONE and address.flags & (HELD | FOREIGN)", "False"),),
+    ),
+    Mutant(
+        "an address of ours on a BACKUP stays",
+        (
+            (
+                "_upkeep.pyx",
+                "host.state == MASTER or host.state == BACKUP) and (",
+                "host.state == MASTER) and (",
+            ),
+        ),
+    ),
+    Mutant(
+        "an address that another hand put in the place of ours is still ours",
+        (("_upkeep.pyx", "there == THERE_FOREIGN and address.flags & HELD", "False"),),
+    ),
+    Mutant(
+        "the address of another virtual host is taken for ours",
+        (("_upkeep.pyx", "not held_elsewhere(core, slot, which)):", "True):"),),
+    ),
+    Mutant(
+        "an address that is there and foreign is taken for ours",
+        (
+            (
+                "_actions.pyx",
+                "    elif error:\n        if not address.flags & FOREIGN:",
+                "    elif False:\n        if not address.flags & FOREIGN:",
+            ),
+        ),
+    ),
+    Mutant(
+        "a removal of ours has nobody look what went with it",
+        (("_actions.pyx", "verify_soon(core, host.interface, now_ns + REMOVED_NS)", "pass"),),
+    ),
+    Mutant(
+        "nobody looks again before a minute has passed",
+        (("_orders.pyx", "verify_soon(core, core.hosts[slot].interface, now_ns)", "pass"),),
+    ),
+    Mutant(
+        "a MASTER without addresses stays",
+        (("_upkeep.pyx", "upkeep_lose(core, slot, ADDRESS_DEADLINE, now_ns)", "pass"),),
+    ),
+    Mutant(
+        "a foreign address does not count as there",
+        (
+            (
+                "_upkeep.pyx",
+                "there |= address.flags & (HELD | FOREIGN) != 0",
+                "there |= address.flags & HELD != 0",
+            ),
+        ),
+    ),
+    Mutant(
+        "who gave up for its addresses is not demoted",
+        (("_upkeep.pyx", "    host.flags |= ADDRESS_DEMOTED\n", ""),),
+    ),
+    Mutant(
+        "the demotion for addresses ends at once",
+        (("_upkeep.pyx", "now_ns + (DEMOTED_NS << host.losses)", "now_ns + 1000000"),),
+    ),
 )
 SUITES = {
     "unit": [str(path.relative_to(ROOT)) for glob in CONCERNED for path in UNIT.glob(glob)],
