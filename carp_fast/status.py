@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from carp_fast import __version__
 from carp_fast._pump import HOSTS_A_SNAPSHOT
 from carp_fast.documents import document_slices
-from carp_fast.explain_text import problems
 from carp_fast.hosts import BACKUP, INIT, MASTER, STATES, Hosts, every_address
 from carp_fast.network import NO_SOURCES
 from carp_fast.reports import address_text, rfc3339
@@ -201,7 +200,7 @@ class Status:
             if wanted.get("state") not in (None, fields["state"]):
                 continue
             entry = self._virtual_host(slot, fields, now_ns)
-            if not wanted.get("problems") or problems(entry):
+            if not wanted.get("problems") or _has_problems(entry):
                 yield entry
 
     async def _virtual_hosts(self, wanted: Mapping[str, Any]) -> AsyncIterator[list[Any]]:
@@ -255,3 +254,10 @@ class Status:
         fields = await self.fields(request.get("interface"))
         slices = self._virtual_hosts({**request, "state": state})
         return document_slices("status", fields, "virtual_hosts", slices)
+
+
+def _has_problems(entry: Mapping[str, Any]) -> bool:
+    # With it come the libraries of the commands: a daemon that is never asked needs none of them.
+    from carp_fast.explain_text import problems
+
+    return bool(problems(entry))
