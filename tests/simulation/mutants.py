@@ -222,8 +222,8 @@ MUTANTS = (
         (
             (
                 "_receive.pyx",
-                "good += conclude(core, &hearings[1], fit[1]) == VERDICT_OK",
-                "good += conclude(core, &hearings[1], fit[0]) == VERDICT_OK",
+                "conclude(core, &hearings[1], fit[1])",
+                "conclude(core, &hearings[1], fit[0])",
             ),
         ),
     ),
@@ -353,7 +353,17 @@ MUTANTS = (
     ),
     Mutant(
         "one family's silence ignored: not said",
-        (("_receive.pyx", "if now_ns - since_ns > vhid_master_down_ns(host):", "if False:"),),
+        (("_receive.pyx", "if (now_ns - since_ns > vhid_master_down_ns(host)\n", "if (False\n"),),
+    ),
+    Mutant(
+        "one family's silence: absences do not count",
+        (
+            (
+                "_receive.pyx",
+                "now_ns - absence_end(&core.absences, vhid",
+                "now_ns - 0 * absence_end(&core.absences, vhid",
+            ),
+        ),
     ),
     Mutant(
         "one family's silence is enough to take over",
@@ -401,6 +411,10 @@ MUTANTS = (
                 "    plan_announcement(host, now_ns)",
             ),
         ),
+    ),
+    Mutant(
+        "hosts with a short interval advertise behind all others",
+        (("_core.pyx", "        if vhid_interval_ns(host) < SECOND_NS:", "        if False:"),),
     ),
     Mutant(
         "absence means nothing",
@@ -451,8 +465,8 @@ MUTANTS = (
         (
             (
                 "_core.pyx",
-                "(MASTER_LEAVES | CONTESTED | EXTENDED)\n    engine_set",
-                "(MASTER_LEAVES | CONTESTED)\n    engine_set",
+                "(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)\n    engine_set",
+                "(MASTER_LEAVES | CONTESTED | REPEATING)\n    engine_set",
             ),
         ),
     ),
