@@ -33,7 +33,7 @@ SPEAKER_NAMES = """
 """
 SPEAKERS = frozenset(SPEAKER_NAMES.split())
 STARTERS = WRAPPERS | SHELLS | {"start-stop-daemon"}
-NOT_STARTING = ("-K", "--stop", "-T", "--status", "-H", "--help", "-V", "--version")
+NOT_STARTING = ("-K", "--stop", "-T", "--status", "-t", "--test", "-H", "--help", "-V", "--version")
 PROGRAM_OPTIONS = ("--startas", "--exec")  # of start-stop-daemon; the first one wins
 READ_ALIKE_AGAIN = re.compile(r"[\w@%+=:,./-]+")  # words that a second reading leaves as they are
 VHID, ADDRESS, SECRET = ("-v", "--vhid"), ("-a", "--addr"), ("-p", "-o", "--pass")

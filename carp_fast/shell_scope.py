@@ -27,7 +27,9 @@ class Scope:
         self.portable = portable
         self.exported: set[str] = set()
         self.locals: list[dict[str, Value | None]] = []  # of each function: what to restore
-        self._changed: dict[str, str] = {}  # variables with an attribute of CHANGING, and why
+        self._changed: dict[
+            str, str
+        ] = {}  # variables with an attribute that changes values, and why
 
     def words(self) -> Words:
         return Words(self.variables, self.portable)
@@ -115,7 +117,8 @@ class Scope:
                         Value(None, "local has no value") if (self.portable) else Value("")
                     )
             if kind in {"declare", "typeset"} and self.portable:
-                self.forget([name], f"not every /bin/sh knows {kind}")
+                self._changed[name] = f"not every /bin/sh knows {kind}"
+                self.forget([name], self._changed[name])
                 continue
             if kind == "export":
                 self.exported.add(name)

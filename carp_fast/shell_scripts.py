@@ -42,6 +42,7 @@ from carp_fast.shell_tree import (
     is_usual,
     names_in,
     operands,
+    reads_a_file,
     source,
     word_groups,
 )
@@ -133,6 +134,7 @@ class Script(Scope):
         self._called: set[str] = set()
         self._shifted = False  # $1 is not the script's own first argument any more
         self._behind: dict[int, list[Node]] = {}  # words of the command that begins there
+        self._guarded = False  # a file is read only if it is there
         self._within = False  # what another text has begun goes on
         self._broken = False
         self._fault = ""
@@ -276,7 +278,12 @@ class Script(Scope):
         def walk() -> None:
             self._statement(right, inner)
 
-        self.alternatives([walk, lambda: None], self._decided(left))
+        if usual and wanted and reads_a_file(right):
+            self._guarded = True
+            walk()
+            self._guarded = False
+        else:
+            self.alternatives([walk, lambda: None], self._decided(left))
         if inner.end is None or flow.why:
             return
         if is_usual(left, not wanted, plain=not wanted):
@@ -285,6 +292,13 @@ class Script(Scope):
 
     def _on_if_statement(self, node: Node, flow: Flow) -> None:
         """if A; then B; elif C; then D; else E; fi: A is run in any case."""
+        conditions, body = condition_and_body(node)
+        alone = len(conditions) == 1 and node.children[-1].sibling(-1) is body[-1]
+        if alone and all(map(reads_a_file, body)) and is_usual(conditions[0], True, plain=False):
+            self._guarded = True
+            self._walk_all(node, body, flow, "")()
+            self._guarded = False
+            return
         walks: list[Callable[[], None]] = []
         spared = ""  # why the branches so far may have been taken instead
         parts = [node, *(child for child in node.children if child.type == "elif_clause")]
@@ -327,7 +341,7 @@ class Script(Scope):
         for item in items:
             if starting and item not in starting:
                 # Its end is none of what happens at the start.
-                spared = Flow(flow.why)
+                spared = Flow(flow.why or reason)
                 walks.append(self._walk_all(item, case_body(item), spared, reason))
             else:
                 why = "" if starting else reason
@@ -545,6 +559,9 @@ class Script(Scope):
         try:
             data = path.read_bytes()
         except OSError as error:
+            if self._guarded and isinstance(error, FileNotFoundError):
+                self.found.append(Remark(line, f"{path} is not here, so nothing is taken from it"))
+                return
             text = f"{path} is not read ({error.strerror}): what it sets is not known"
             self.found.append(Remark(line, text))
             self.forget(list(self.variables), why)

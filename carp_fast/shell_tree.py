@@ -108,6 +108,11 @@ class Fault(NamedTuple):
     why: str
 
 
+def reads_a_file(node: Node) -> bool:
+    """Whether it is `. FILE`."""
+    return node.type == "command" and source(node).split(None, 1)[0] in {".", "source"}
+
+
 def first_fault(root: Node, portable: bool) -> Fault | None:
     """The first one of a text; `portable`: which /bin/sh reads it is not known."""
     lines = root.data.split(b"\n")

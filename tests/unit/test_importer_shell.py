@@ -226,6 +226,7 @@ NAMED = {
     "printf -v": (f"A=1\nprintf -v A 5\n{U} -v 1 -p $A", "3: $A is not known: printf sets it"),
     "let": (f"A=1\nlet A=2\n{U} -v 1 -p $A", "3: $A is not known: let sets it"),
     "declare -i": (f"declare -i A\nA=1+1\n{U} -v 1 -p $A", "3: $A is not known: declare -i"),
+    "typeset for sh": (f"#!/bin/sh\ntypeset -u A\nA=x\n{U} -v 1 -p $A", "4: $A is not known: not"),
     "a function's argument": (f"f() {{ {U} -v $1 -p x; }}\nf 3", "1: $1 is a parameter"),
     "a function that nothing calls": (
         f"f() {{ {U} -v 1 -p x; }}",
@@ -463,3 +464,55 @@ def test_a_script_of_thousands_of_lines_is_read_in_seconds(tmp_path: Path) -> No
     script.write_text("\n".join(f"{U} -v {n % 255 + 1} -i e{n // 255} -p x" for n in range(3_000)))
     found = import_files([script], running=False)
     assert (len(found.tables), found.lost) == (3_000, [])
+
+
+# As Debian's skeleton of init scripts has it.
+INIT_SCRIPT = """#!/bin/sh
+NAME=ucarp
+DAEMON=/usr/sbin/$NAME
+SCRIPT=/etc/init.d/$NAME
+VIP=10.0.0.13
+[ -x "$DAEMON" ] || exit 0
+[ -r DIRECTORY/$NAME ] && . DIRECTORY/$NAME
+if [ -f DIRECTORY/none ]; then
+\t. DIRECTORY/none
+fi
+. /lib/lsb/init-functions
+ARGUMENTS="-i eth0 -s 10.0.0.1 -v 3 -a $VIP -B -z"
+do_start()
+{
+\tstart-stop-daemon --start --quiet --exec $DAEMON --test > /dev/null \\
+\t\t|| return 1
+\tstart-stop-daemon --start --quiet --exec $DAEMON -- \\
+\t\t$ARGUMENTS -p "$PASS" \\
+\t\t|| return 2
+}
+do_stop()
+{
+\tstart-stop-daemon --stop --quiet --retry=TERM/30/KILL/5 --name $NAME
+\tRETVAL="$?"
+\t[ "$RETVAL" = 2 ] && return 2
+\treturn "$RETVAL"
+}
+case "$1" in
+  start)
+\t[ "$VERBOSE" != no ] && log_daemon_msg "Starting" "$NAME"
+\tdo_start
+\tcase "$?" in 0|1) log_end_msg 0 ;; 2) log_end_msg 1 ;; esac
+\t;;
+  stop) do_stop ;;
+  restart|force-reload)
+\tdo_stop
+\tcase "$?" in 0|1) do_start ;; *) log_end_msg 1 ;; esac
+\t;;
+  *) echo "Usage: $SCRIPT {start|stop|restart|force-reload}" >&2; exit 3 ;;
+esac
+"""
+
+
+def test_an_init_script_starts_what_its_start_does(tmp_path: Path) -> None:
+    (tmp_path / "ucarp").write_text("PASS='a b'\n")
+    found = read(INIT_SCRIPT.replace("DIRECTORY", str(tmp_path)))
+    words = ["-i", "eth0", "-s", "10.0.0.1", "-v", "3", "-a", "10.0.0.13", "-B", "-z", "-p"]
+    assert (found.arguments, found.lost) == ([[*words, "a b"]], [])
+    assert found.remarks == [f"9: {tmp_path}/none is not here, so nothing is taken from it"]
