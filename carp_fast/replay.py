@@ -121,9 +121,12 @@ def outputs_of(host: dict[str, Any]) -> int:
     return len(host.get("peers", ())) or len(families)
 
 
+WIDE = ("counter", "stranger4", "stranger6")  # in a `state` table, 64 bits: maybe as text
+
+
 def assumed_state(state: dict[str, Any]) -> dict[str, Any]:
     """A `state` table as Engine.assume wants it: addresses and MACs as bytes."""
-    given = {key: int(value) if key == "counter" else value for key, value in state.items()}
+    given = {key: int(value) if key in WIDE else value for key, value in state.items()}
     if "duplicate_mac" in state:
         given["duplicate_mac"] = mac_bytes(state["duplicate_mac"])
     given["history"] = {

@@ -387,6 +387,14 @@ def noise(to: Drawing, start_ns: int, end_ns: int) -> None:
             to.link(end_ns, name, pair, 0)
 
 
+def strangers(to: Drawing, start_ns: int, end_ns: int) -> None:
+    """Somebody without the key sends again what he captured, from addresses of his own."""
+    rate = to.random.between(ALWAYS // 100, ALWAYS // 5)
+    for pair in to.pairs():
+        to.link(start_ns, "stranger", pair, rate)
+        to.link(end_ns, "stranger", pair, 0)
+
+
 def delay(to: Drawing, start_ns: int, end_ns: int) -> None:
     """Frames take longer, and overtake each other when they no longer do."""
     longer_ns = to.random.between(1, 400) * MS_NS
@@ -570,6 +578,8 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
     noise,
     noise,
     noise,
+    strangers,
+    strangers,
     delay,
     partition,
     partition,

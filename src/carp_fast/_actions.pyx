@@ -22,10 +22,11 @@ from carp_fast._recorder cimport (
     record_output)
 from carp_fast._upkeep cimport tell_address, upkeep_done, wanted_change
 from carp_fast._vhid cimport (
-    ANNOUNCE_ON_ORDER, ANNOUNCING, Address, DUPLICATE, DUPLICATE_ENDS, FAILED, FOREIGN, HELD,
-    LEAVING, LOST, LOST_WITH_OURS, MASTER, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL,
-    SEND_DEMOTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT,
-    TO_RESIGN, TO_TELL_ADDRESSES, VirtualHost, vhid_advskew, vhid_demote, vhid_master_down_ns)
+    ANNOUNCE_ON_ORDER, ANNOUNCING, Address, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST,
+    LOST_WITH_OURS, MASTER, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
+    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
+    TO_TELL_ADDRESSES, VirtualHost, vhid_advskew, vhid_demote, vhid_duplicate_over,
+    vhid_master_down_ns)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -124,8 +125,7 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
     history_send(&host.history, host.counter + 1 - host.block.output_count,
                  host.block.output_count, history_ms(now_ns),
                  <uint32_t>(vhid_master_down_ns(host) // 1000000))
-    if (host.flags & DUPLICATE
-            and now_ns - host.duplicate_ns > DUPLICATE_ENDS * vhid_master_down_ns(host)):
+    if host.flags & DUPLICATE and vhid_duplicate_over(host, now_ns):
         engine_end_duplicate(core, slot, now_ns)
     if core.recorder.records != NULL:
         record_advertised(core, slot, error if failures >= host.block.output_count else 0, now_ns)

@@ -77,7 +77,7 @@ cdef list sources_list(const VirtualHost* host):
                 "source": address_bytes(source.address, source.family), "family": source.family,
                 "mac": (<const char*>source.mac)[:6], "advbase": source.advbase,
                 "advskew": source.advskew, "demote": source.demote, "counter": source.counter,
-                "heard_ns": source.heard_ns,
+                "heard_ns": source.heard_ns, "genuine": bool(source.genuine),
                 "current": host.master[source.family == 6] == i + 1})
     return found
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef enum:
-    HISTORY_NEAR = 65536        # counters no further apart are of one range
+    HISTORY_NEAR = 64           # counters no further apart are of one range
     HISTORY_SENT = 4            # of our advertisements, whose times are remembered one by one
     HISTORY_LATELY = 5          # ranges of half a span each: more than two spans
     HISTORY_FORMERLY = 3        # ranges from before that
@@ -16,7 +16,7 @@ cdef struct Range:              # of counters that follow each other
 
 cdef struct History:
     Range sent[HISTORY_SENT]                # newest first
-    Range lately[HISTORY_LATELY]            # newest first
+    Range lately[HISTORY_LATELY]
     Range formerly[HISTORY_FORMERLY]
 
 cdef inline uint32_t history_ms(int64_t at_ns) noexcept nogil:

@@ -39,42 +39,64 @@ cdef void join(Range* to, const Range* other) noexcept nogil:
     to.begin, to.count = begin, <uint32_t>count
 
 
+cdef uint32_t shortest(const Range* ranges, uint32_t count) noexcept nogil:
+    """A free place, or that of the shortest range."""
+    cdef uint32_t i, place = 0
+    for i in range(count):
+        if ranges[i].count < ranges[place].count:
+            place = i
+    return place
+
+
 cdef void retire(History* history, const Range* old) noexcept nogil:
     """Keep a range of long ago: joined with another, or in the place of the shortest."""
     cdef Range* formerly = history.formerly
-    cdef uint32_t i, place = 0
+    cdef uint32_t i
     for i in range(HISTORY_FORMERLY):
         if formerly[i].count and is_near(&formerly[i], old):
             join(&formerly[i], old)
             return
-    for i in range(HISTORY_FORMERLY):
-        if formerly[i].count < formerly[place].count:
-            place = i
-    formerly[place] = old[0]
+    formerly[shortest(formerly, HISTORY_FORMERLY)] = old[0]
 
 
 cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_t at_ms,
                        uint32_t span_ms) noexcept nogil:
     """Remember `count` counters from `begin` on, the last of them in use at `at_ms`."""
     cdef Range* lately = history.lately
-    cdef Range* oldest = &lately[HISTORY_LATELY - 1]
-    cdef uint32_t i, half_ms = max(1, span_ms // 2)
+    cdef uint32_t i, place, half_ms = max(1, span_ms // 2)
     cdef Range new
     if count > UINT32_MAX:
         begin, count = begin + (count - UINT32_MAX), UINT32_MAX
     new.begin, new.count, new.at_ms = begin, <uint32_t>count, at_ms
     for i in range(HISTORY_LATELY):
-        if (lately[i].count and lately[i].at_ms // half_ms == at_ms // half_ms
+        if lately[i].count and since_ms(lately[i].at_ms, at_ms) > 2 * <int64_t>span_ms:
+            retire(history, &lately[i])
+            lately[i].count = 0
+        elif (lately[i].count and lately[i].at_ms // half_ms == at_ms // half_ms
                 and is_near(&lately[i], &new)):
             join(&lately[i], &new)
             lately[i].at_ms = at_ms
             return
-    if oldest.count and since_ms(oldest.at_ms, at_ms) > 2 * <int64_t>span_ms:
-        retire(history, oldest)
-    elif oldest.count and is_near(&lately[HISTORY_LATELY - 2], oldest):
-        join(&lately[HISTORY_LATELY - 2], oldest)       # several sequences at once: counts as later
-    memmove(&lately[1], lately, (HISTORY_LATELY - 1) * sizeof(Range))
-    lately[0] = new
+    place = shortest(lately, HISTORY_LATELY)
+    if lately[place].count:
+        place = place_joined(lately, place, at_ms)
+    lately[place] = new
+
+
+cdef uint32_t place_joined(Range* lately, uint32_t otherwise, uint32_t now_ms) noexcept nogil:
+    """Free a place by joining two ranges of one sequence, as if both were as late as the later.
+
+    `otherwise`: the place to give up where each range is of another sequence.
+    """
+    cdef uint32_t i, k
+    for i in range(HISTORY_LATELY):
+        for k in range(i + 1, HISTORY_LATELY):
+            if is_near(&lately[i], &lately[k]):
+                join(&lately[i], &lately[k])
+                if since_ms(lately[k].at_ms, now_ms) < since_ms(lately[i].at_ms, now_ms):
+                    lately[i].at_ms = lately[k].at_ms
+                return k
+    return otherwise
 
 
 cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_t at_ms,

@@ -432,7 +432,9 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
     host.heard_ns[0], host.heard_ns[1] = was.heard_ns[0], was.heard_ns[1]
     host.announce_at_ns = was.announce_at_ns
     host.tie_since_ns, host.judged_ns = was.tie_since_ns, was.judged_ns
-    host.history, host.duplicate_ns = was.history, was.duplicate_ns
+    host.history, host.duplicate_ms = was.history, was.duplicate_ms
+    memcpy(host.stranger, was.stranger, sizeof(was.stranger))
+    memcpy(host.stranger_ms, was.stranger_ms, sizeof(was.stranger_ms))
     memcpy(host.duplicate_mac, was.duplicate_mac, 6)
     host.jitter_us = <uint32_t>(was.jitter_ns // 1000)
     host.ties, host.settled_ns = was.ties, was.settled_ns

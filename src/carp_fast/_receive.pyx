@@ -10,16 +10,17 @@ from libc.string cimport memcmp, memcpy, memset
 from carp_fast._absence cimport absence_end
 from carp_fast._auth cimport auth_verify, auth_verify_two
 from carp_fast._core cimport (
-    Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_end_duplicate,
+    Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_ask, engine_end_duplicate,
     engine_event, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
     Rejection, REJECTIONS, WRONG_DIGEST)
 from carp_fast._history cimport (
-    HISTORY_NEAR, history_age_ms, history_ms, history_sent_ms)
+    HISTORY_NEAR, history_age_ms, history_ms, history_note, history_sent_ms)
 from carp_fast._recorder cimport record_heard
 from carp_fast._vhid cimport (
-    AlternateKey, BACKUP, BSD_MAC, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, DUPLICATE_ENDS, Event,
-    EVENTS, EXPECTS_4, EXPECTS_6, INIT, MASTER, Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4,
-    SILENT_6, Source, SOURCES, vhid_any_mac, vhid_interval_ns, vhid_is_own_source, vhid_judge,
+    AlternateKey, BACKUP, BSD_MAC, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS,
+    EXPECTS_4, EXPECTS_6, INIT, MASTER, Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
+    Source, SOURCES, TO_ADVERTISE, vhid_any_mac, vhid_duplicate_over, vhid_interval_ns,
+    vhid_is_own_source, vhid_judge,
     vhid_master_down_ns, vhid_silence_ns, vhid_source, UCARP_MAC, VirtualHost)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport (
@@ -38,6 +39,7 @@ cdef enum:
     HOT_LINES = 4                   # of a virtual host: what an advertisement heard touches
     VHID4_AT = 35                   # in a frame whose IPv4 header has no options
     VHID6_AT = 55
+    NEAR = 65536                    # ... each above the last by no more than this
     ASCENDED = 3                    # advertisements in a row: the source's counters are in order
     REFUSALS = 3                    # in a row that ascend: the source's counters are learned anew
     LEAP = 1024                     # counters passed over at most, where two hosts are in step
@@ -258,79 +260,199 @@ cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames,
     return good
 
 
-cdef uint32_t source_of(VirtualHost* host, const Advertisement* heard) noexcept nogil:
-    """The source's place in the host's table; for a new one a free place, or the oldest's."""
-    cdef uint32_t i, place = NOBODY
-    cdef Source* source
+cdef uint32_t known_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
+    """The source's place in the host's table, or NOBODY."""
+    cdef uint32_t i
+    cdef const Source* source
     for i in range(SOURCES):
         source = vhid_source(host, i)
         if source.family == heard.family and memcmp(source.address, heard.source, 16) == 0:
             return i
+    return NOBODY
+
+
+cdef uint32_t place_for(VirtualHost* host, const Source* new) noexcept nogil:
+    """Take a source in: in a free place, or in that of who was heard longest ago.
+
+    Not of a master; and of one that has been genuine only where all others have, too: a stranger
+    who replays from many addresses displaces nobody but himself.
+    """
+    cdef uint32_t i, place = NOBODY
+    cdef const Source* other
+    cdef const Source* least = NULL
     for i in range(SOURCES):
         if host.master[0] == i + 1 or host.master[1] == i + 1:
             continue
-        if (place == NOBODY
-                or vhid_source(host, i).heard_ns < vhid_source(host, place).heard_ns):
+        other = vhid_source(host, i)
+        if least == NULL or other.genuine < least.genuine or (
+                other.genuine == least.genuine and other.heard_ns < least.heard_ns):
             place = i
-    source = vhid_source(host, place)
-    memset(source, 0, sizeof(Source))
-    source.family = heard.family
-    memcpy(source.address, heard.source, 16)
+            least = other
+    note_run(host, least)
+    vhid_source(host, place)[0] = new[0]
     return place
+
+
+cdef void note_run(VirtualHost* host, const Source* source) noexcept nogil:
+    """Remember the counters of a source that came in order and are not in the history yet."""
+    if source.genuine and source.run and source.ascended > 1:
+        history_note(&host.history, source.counter - source.run, <uint64_t>source.run + 1,
+                     history_ms(source.heard_ns), span_ms(host))
+
+
+cdef inline uint32_t span_ms(const VirtualHost* host) noexcept nogil:
+    return <uint32_t>(vhid_master_down_ns(host) // 1000000)
+
+
+cdef int64_t known_ms(const VirtualHost* host, const Source* from_whom, const Advertisement* heard,
+                      int64_t arrived_ns) noexcept nogil:
+    """How long ago the counter was in use, ms; -1: it is new, as far as we know.
+
+    Sent by us, or heard of a source that has been genuine: in order, or as the last of another one
+    in this family. The constant of an OpenBSD is no longer its own once that is silent: it may have
+    another address now. Both of its families have the same one.
+    """
+    cdef int64_t age_ms = history_age_ms(&host.history, heard.counter, history_ms(arrived_ns))
+    cdef uint32_t i
+    cdef const Source* other
+    for i in range(SOURCES):
+        other = vhid_source(host, i)
+        if not other.genuine or other.counter - heard.counter > other.run:
+            continue
+        if other.run == 0:
+            if other == from_whom or other.family != heard.family:
+                continue
+            if other.constant and arrived_ns - other.heard_ns > 2 * vhid_master_down_ns(host):
+                continue
+        age_ms = max(age_ms, (arrived_ns - other.heard_ns) // 1000000, 0)
+    return age_ms
+
+
+cdef bint is_used_up(const VirtualHost* host, const Advertisement* heard,
+                     int64_t arrived_ns) noexcept nogil:
+    """Whether a known counter, or a later one, came lately from who never sent a new one.
+
+    Not within half an interval: hosts that go on from the same one may be in step.
+    """
+    cdef int family = heard.family == 6
+    cdef int64_t ago_ms = <uint32_t>(history_ms(arrived_ns) - host.stranger_ms[family])
+    return (heard.counter <= host.stranger[family]
+            and vhid_interval_ns(host) // 2 < ago_ms * 1000000
+            and ago_ms <= 2 * <int64_t>span_ms(host))
+
+
+cdef inline bint is_long_ago(const VirtualHost* host, const Advertisement* heard,
+                             int64_t arrived_ns) noexcept nogil:
+    return (<uint32_t>(history_ms(arrived_ns) - host.stranger_ms[heard.family == 6])
+            > 2 * <int64_t>span_ms(host))
 
 
 cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertisement* heard,
                     bint own, int64_t arrived_ns) noexcept nogil:
     """Whether the counter says that this was sent before; learns the source's counters.
 
-    Order is asked only of a source that has kept it. OpenBSD sends one counter for ever, and a
-    ucarp or FreeBSD that hears nobody sends random ones: to refuse those would be to take over
-    from a master that lives. A source that was silent for a while, or goes on ascending from a
-    lower number, is learned anew, unless replay is "strict"; but what it sent in order itself is
-    not new before a whole master-down time, or a replay would keep a dead master alive.
+    Three questions. Is the counter known, from us or from anybody genuine? More than two
+    master-down times ago: then nobody sends it anew who has not sent a new one yet, nor from our
+    own source, nor who was beyond it; with "strict" nobody at all. A host that is not heard, and
+    rises, goes on from the last counter that it heard: all of its are known, but not for so long.
+    As long as it has not sent a new one, each may come once, in ascending order.
 
-    `own`: it comes from our source. What we sent more than two master-down times ago nobody sends
-    anew; what we sent since, only who goes on ascending there: a host with our source that does
-    not hear us goes on from where it last did.
+    Is it in the source's own order? That is asked only of who has kept one. OpenBSD sends one
+    counter for ever, and a ucarp or FreeBSD that hears nobody sends random ones: to refuse those
+    would be to take over from a master that lives.
+
+    Is the source another than before? It was silent for a while and sends a counter that is not
+    known, or it goes on ascending from a lower one: then it is learned anew, but with "strict".
     """
     cdef VirtualHost* host = &core.hosts[slot]
-    cdef bint strict = host.replay == REPLAY_STRICT
+    cdef bint strict = host.replay == REPLAY_STRICT, off = host.replay == REPLAY_OFF
     cdef bint learned = source.heard_ns != 0
-    cdef bint ascends = heard.counter > source.refused and source.refusals
-    cdef uint64_t step = heard.counter - source.counter
-    cdef int64_t silence_ns, age_ms = -1
-    if own and host.replay != REPLAY_OFF:
-        age_ms = history_age_ms(&host.history, heard.counter, history_ms(arrived_ns))
-        if age_ms * 1000000 > 2 * vhid_master_down_ns(host):
+    cdef bint back = learned and heard.counter <= source.counter
+    cdef bint stranger = not own and not source.genuine
+    cdef bint known
+    cdef int64_t age_ms = -1
+    if not off and (own or stranger or back or strict):
+        age_ms = known_ms(host, source, heard, arrived_ns)
+    known = age_ms >= 0
+    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):
+        return True
+    if known and stranger:
+        if back or is_used_up(host, heard, arrived_ns):
             return True
-        if (learned and heard.counter > source.counter
-                and arrived_ns - source.heard_ns < vhid_silence_ns(host, source)):
-            age_ms = -1                                     # it goes on
-    if (host.replay == REPLAY_OFF
-            or age_ms < 0 and (not learned or heard.counter > source.counter)):
-        if not learned or step > HISTORY_NEAR:                      # below it wraps around, and is far, too
-            source.ascended, source.run = 0, 0
-        elif step:
-            source.ascended += source.ascended < ASCENDED
-            source.run = <uint32_t>min(source.run + step, <uint64_t>UINT32_MAX)
-    elif age_ms < 0 and not strict and source.ascended < ASCENDED:
-        source.ascended, source.run = 0, 0
-    else:
-        source.refusals = source.refusals + 1 if ascends else 1
-        source.refused = heard.counter
-        silence_ns = (vhid_master_down_ns(host) if source.counter - heard.counter <= source.run
-                      else vhid_silence_ns(host, source))
-        if strict or source.refusals < REFUSALS and (
-                age_ms >= 0 or arrived_ns - source.heard_ns < silence_ns):
+        if heard.counter > host.stranger[heard.family == 6] or is_long_ago(host, heard, arrived_ns):
+            host.stranger[heard.family == 6] = heard.counter
+            host.stranger_ms[heard.family == 6] = history_ms(arrived_ns)
+    elif known and own:
+        if (not learned or back
+                or arrived_ns - source.heard_ns >= vhid_silence_ns(host, source)):
+            if not proves_order(host, source, heard):
+                return True
+    elif known and back and (strict or source.ascended == ASCENDED):
+        if not proves_order(host, source, heard):
             return True
-        source.ascended, source.run = 0, 0
-        if learned:
-            host.counter_resets += 1
-            if engine_may_tell(&host.told_reset_ms, arrived_ns):
-                engine_tell(core, COUNTER_RESET, slot, 0, heard.source_mac, arrived_ns)
-    source.counter = heard.counter
-    source.refusals = 0
+        tell_reset(core, slot, source, heard, arrived_ns)
+    elif back and not off and (strict or source.ascended == ASCENDED):
+        if not proves_order(host, source, heard) and (
+                strict or arrived_ns - source.heard_ns < vhid_silence_ns(host, source)):
+            return True
+        tell_reset(core, slot, source, heard, arrived_ns)
+    learn_counter(host, source, heard.counter, not off and not known, arrived_ns)
     return False
+
+
+cdef bint proves_order(const VirtualHost* host, Source* source,
+                       const Advertisement* heard) noexcept nogil:
+    """Counts one more that is in doubt: is it the third in a row that ascends?"""
+    source.refusals = source.refusals + 1 if (
+        source.refusals and heard.counter > source.refused) else 1
+    source.refused = heard.counter
+    return source.refusals >= REFUSALS and host.replay != REPLAY_STRICT
+
+
+cdef void tell_reset(Core* core, uint32_t slot, const Source* source, const Advertisement* heard,
+                     int64_t arrived_ns) noexcept nogil:
+    """The source's counters went back, and are learned anew."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    host.counter_resets += 1
+    if engine_may_tell(&host.told_reset_ms, arrived_ns):
+        engine_tell(core, COUNTER_RESET, slot, 0, heard.source_mac, arrived_ns)
+
+
+cdef void learn_counter(VirtualHost* host, Source* source, uint64_t counter, bint new,
+                        int64_t arrived_ns) noexcept nogil:
+    """The source's counter is taken. What comes in order is noted, half a master-down time at once.
+
+    `new`: it may make the source genuine.
+    """
+    cdef uint64_t step = counter - source.counter       # below it wraps around, and is far, too
+    cdef uint32_t now_ms = history_ms(arrived_ns)
+    source.genuine |= new
+    source.refusals = 0
+    if source.heard_ns == 0 or step > HISTORY_NEAR:     # what it passed over, nobody has seen
+        note_run(host, source)
+        source.run, source.noted_ms = 0, now_ms
+    if source.heard_ns == 0 or step > NEAR:
+        source.constant = source.ascended = 0
+        source.counter = counter
+        return
+    source.counter = counter
+    if step == 0:
+        source.constant = True
+        if source.ascended < ASCENDED:
+            source.ascended, source.run = 0, 0
+        return
+    source.constant = False
+    source.ascended += source.ascended < ASCENDED
+    if host.replay == REPLAY_OFF:
+        source.run = 0
+        return
+    if step <= HISTORY_NEAR:
+        source.run = <uint32_t>min(source.run + step, <uint64_t>UINT32_MAX)
+    if source.ascended > 1 and <uint32_t>(now_ms - source.noted_ms) >= span_ms(host) // 2:
+        if source.genuine:
+            history_note(&host.history, counter - source.run, <uint64_t>source.run + 1, now_ms,
+                         span_ms(host))
+        source.run, source.noted_ms = 0, now_ms
 
 
 cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns) noexcept nogil:
@@ -386,7 +508,7 @@ cdef void on_duplicate(Core* core, uint32_t slot, const Advertisement* heard,
     cdef VirtualHost* host = &core.hosts[slot]
     host.duplicates += 1
     host.flags |= DUPLICATE
-    host.duplicate_ns = arrived_ns
+    host.duplicate_ms = history_ms(arrived_ns)
     memcpy(host.duplicate_mac, heard.source_mac, 6)
     if engine_may_tell(&host.told_duplicate_ms, arrived_ns):
         engine_tell(core, DUPLICATE_SOURCE, slot, 0, heard.source_mac, arrived_ns)
@@ -413,10 +535,23 @@ cdef Verdict on_echo(Core* core, uint32_t slot, const Advertisement* heard,
     return VERDICT_OK
 
 
+cdef void answer_stranger(Core* core, uint32_t slot, int64_t arrived_ns) noexcept nogil:
+    """A MASTER advertises at once, at most once an interval, to whom it does not believe.
+
+    A host that was apart for long has only counters that we know. It adopts the one it hears now,
+    and its next is new: the split ends as fast as if we had believed it.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    if host.state == MASTER and arrived_ns - host.answered_ns >= vhid_interval_ns(host):
+        host.answered_ns = arrived_ns
+        engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
+
+
 cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* heard,
                               int64_t arrived_ns) noexcept nogil:
     """A genuine advertisement: a loop of our own, sent before, or something to act on."""
     cdef VirtualHost* host = &core.hosts[slot]
+    cdef Source unknown
     cdef Source* source
     cdef uint32_t place
     cdef Event event
@@ -429,17 +564,27 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
     engine_touch(core, slot, arrived_ns)
     if lately:
         return on_echo(core, slot, heard, arrived_ns)
-    place = source_of(host, heard)
-    source = vhid_source(host, place)
+    place = known_source(host, heard)
+    if place == NOBODY:
+        memset(&unknown, 0, sizeof(Source))
+        unknown.family = heard.family
+        memcpy(unknown.address, heard.source, 16)
+        if own:                                         # what is refused of it counts, too
+            place = place_for(host, &unknown)
+    source = &unknown if place == NOBODY else vhid_source(host, place)
     if is_replay(core, slot, source, heard, own, arrived_ns):
+        if not own and not source.genuine:
+            answer_stranger(core, slot, arrived_ns)
         return REPLAY
+    if place == NOBODY:
+        place = place_for(host, &unknown)
+        source = vhid_source(host, place)
     if core.recorder.records != NULL:
         record_heard(&core.recorder, slot, host.interface, VERDICT_OK, True, heard, arrived_ns)
     if own:
         on_duplicate(core, slot, heard, arrived_ns)
-    elif host.flags & DUPLICATE:
-        if arrived_ns - host.duplicate_ns > DUPLICATE_ENDS * vhid_master_down_ns(host):
-            engine_end_duplicate(core, slot, arrived_ns)
+    elif host.flags & DUPLICATE and vhid_duplicate_over(host, arrived_ns):
+        engine_end_duplicate(core, slot, arrived_ns)
     core.interfaces[host.interface].heard += 1
     host.heard += 1
     if heard.counter > host.counter:

@@ -137,9 +137,11 @@ cdef struct Checkpoint:
     int64_t announce_at_ns
     int64_t tie_since_ns
     int64_t judged_ns
-    int64_t duplicate_ns
+    uint32_t duplicate_ms
     uint8_t duplicate_mac[6]
     History history
+    uint64_t stranger[2]
+    uint32_t stranger_ms[2]
     int64_t jitter_ns
     int64_t settled_ns
     int64_t retry_at_ns

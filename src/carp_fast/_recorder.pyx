@@ -194,7 +194,9 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.heard_ns[0], to.heard_ns[1] = host.heard_ns[0], host.heard_ns[1]
     to.answered_ns, to.announce_at_ns = host.answered_ns, host.announce_at_ns
     to.tie_since_ns, to.judged_ns = host.tie_since_ns, host.judged_ns
-    to.history, to.duplicate_ns = host.history, host.duplicate_ns
+    to.history, to.duplicate_ms = host.history, host.duplicate_ms
+    memcpy(to.stranger, host.stranger, sizeof(host.stranger))
+    memcpy(to.stranger_ms, host.stranger_ms, sizeof(host.stranger_ms))
     memcpy(to.duplicate_mac, host.duplicate_mac, 6)
     to.jitter_ns, to.ties, to.settled_ns = vhid_jitter_ns(host), host.ties, host.settled_ns
     to.retry_at_ns, to.without_ns = host.retry_at_ns, host.without_ns
@@ -390,9 +392,11 @@ cdef dict state_dict(const Checkpoint* of):
         "preempt_from_ns": of.preempt_from_ns, "since_ns": of.since_ns,
         "heard4_ns": of.heard_ns[0], "heard6_ns": of.heard_ns[1], "answered_ns": of.answered_ns,
         "announce_at_ns": of.announce_at_ns, "tie_since_ns": of.tie_since_ns,
-        "judged_ns": of.judged_ns, "duplicate_ns": of.duplicate_ns,
-        "duplicate_mac": (<const char*>of.duplicate_mac)[:6] if of.duplicate_ns else b"",
+        "judged_ns": of.judged_ns, "duplicate_ms": of.duplicate_ms,
+        "duplicate_mac": (<const char*>of.duplicate_mac)[:6] if of.duplicate_ms else b"",
         "history": history_dict(&of.history), "jitter_ns": of.jitter_ns,
+        "stranger4": of.stranger[0], "stranger4_ms": of.stranger_ms[0],
+        "stranger6": of.stranger[1], "stranger6_ms": of.stranger_ms[1],
         "ties": of.ties, "settled_ns": of.settled_ns,
         "retry_at_ns": of.retry_at_ns, "without_ns": of.without_ns,
         "demoted_until_ns": of.demoted_until_ns, "retries": of.retries, "losses": of.losses,
@@ -409,7 +413,9 @@ cdef dict state_dict(const Checkpoint* of):
                 "mac": (<const char*>source.mac)[:6], "counter": source.counter,
                 "refused": source.refused, "heard_ns": source.heard_ns, "advbase": source.advbase,
                 "advskew": source.advskew, "demote": source.demote, "ascended": source.ascended,
-                "refusals": source.refusals, "run": source.run, "current": of.master[source.family == 6] == i + 1})
+                "refusals": source.refusals, "run": source.run,
+                "noted_ms": source.noted_ms, "genuine": bool(source.genuine),
+                "constant": bool(source.constant), "current": of.master[source.family == 6] == i + 1})
     return {key: value for key, value in state.items() if value or key in ("state", "reason")}
 
 
@@ -447,6 +453,8 @@ cdef int fill_source(Source* source, dict fields) except -1:
     source.advbase, source.advskew = fields["advbase"], fields["advskew"]
     source.demote, source.ascended = fields["demote"], fields["ascended"]
     source.refusals, source.run = fields["refusals"], fields.get("run", 0)
+    source.noted_ms, source.genuine = fields.get("noted_ms", 0), fields.get("genuine", False)
+    source.constant = fields.get("constant", False)
     return 0
 
 
@@ -469,9 +477,11 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     to.heard_ns[0], to.heard_ns[1] = take("heard4_ns", 0), take("heard6_ns", 0)
     to.answered_ns, to.announce_at_ns = take("answered_ns", 0), take("announce_at_ns", 0)
     to.tie_since_ns, to.judged_ns = take("tie_since_ns", 0), take("judged_ns", 0)
-    to.duplicate_ns = take("duplicate_ns", 0)
+    to.duplicate_ms = take("duplicate_ms", 0)
     fill_mac(to.duplicate_mac, take("duplicate_mac", b""))
     fill_history(&to.history, take("history", {}))
+    to.stranger[0], to.stranger_ms[0] = take("stranger4", 0), take("stranger4_ms", 0)
+    to.stranger[1], to.stranger_ms[1] = take("stranger6", 0), take("stranger6_ms", 0)
     to.jitter_ns, to.ties = take("jitter_ns", 0), take("ties", 0)
     to.settled_ns = take("settled_ns", 0)
     to.retry_at_ns, to.without_ns = take("retry_at_ns", 0), take("without_ns", 0)

@@ -37,7 +37,7 @@ FAULT_WORDS = (
     "resign_all", "flood", "quiet")
 LINK_WORDS = (
     "blocked", "loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect",
-    "late", "delay_ns")
+    "late", "stranger", "delay_ns")
 PAUSE_WORDS = ("none", "stopped", "frozen", "suspended")
 NIC_WORDS = ("down", "up", "gone", "back", "renamed", "named")
 BROKEN_WORDS = (
@@ -357,13 +357,16 @@ cdef class Simulator:
 
     def __dealloc__(self):
         cdef World* world = self.world
-        cdef uint32_t number, lane
+        cdef uint32_t number, lane, slot
         if world == NULL:
             return
         if world.machines != NULL:
             for number in range(world.machine_count):
                 if world.machines[number].running:
                     engine_close(&world.machines[number].core)
+                if world.machines[number].slots != NULL:
+                    for slot in range(world.slot_count):
+                        free(world.machines[number].slots[slot].sightings)
                 free(world.machines[number].slots)
                 free(world.machines[number].dirty)
                 for lane in range(SOCKETS):

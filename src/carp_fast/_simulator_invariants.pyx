@@ -21,14 +21,14 @@ from carp_fast._simulator_network cimport (
     NO_MASTER, Nic, OURS, OVER_4, OVER_6, PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE,
     RESIGNED_WITH_ADDRESSES, RESTLESS, SENT_BY_BACKUP, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY,
     SILENCE_IMAGINED, SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS,
-    STILL_INIT, Slot, Socket, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
-    YIELDED_WRONGLY, broken, event_push, has_sorted, longest_delay_ns, machine_number, nic_works,
-    trace)
+    STILL_INIT, Slot, Socket, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE,
+    TWO_MASTERS, UNCHECKED, World, YIELDED_WRONGLY, broken, event_push, machine_now, has_sorted,
+    longest_delay_ns, machine_number, nic_works, trace)
 from carp_fast._simulator_rules cimport (
     Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
     rule_fell, rule_heard_after_tie, rule_jitter_most_ns, rule_learn, rule_least_master_down_ns,
     rule_least_skew_ns, rule_leaves, rule_silence_until_ns, rule_theirs, rule_may_preempt,
-    rule_more_demoted, rule_replaces, rule_replay, rule_yields)
+    rule_more_demoted, rule_replaces, rule_replay, rule_send, rule_yields)
 from carp_fast._vhid cimport (
     ADDRESS_DEMOTED, Address, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
     IN_USE, LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED, MASTER_DOWN,
@@ -85,7 +85,7 @@ cdef void check_silence(World* world, Machine* machine, uint32_t slot,
             if (frame != NULL and arrival.at_ns < known.heard_at_ns + wait_ns - slack_ns
                     and frame.slot == slot and frame.sender != number
                     and keeps_backup(machine, frame) and is_addressed(machine, frame)
-                    and rule_replay(known, &machine.core.hosts[slot], frame,
+                    and rule_replay(known, &machine.core.hosts[slot], frame, False,
                                     arrival.at_ns) == TO_BE_TAKEN):
                 broken(world, HEARD_UNREAD, number, slot, at_ns - arrival.at_ns)
 
@@ -129,7 +129,7 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
         broken(world, ACCEPTED_LOOP, number, frame.slot, <int64_t>rule_counter(frame))
     if expected == TO_BE_REFUSED:
         broken(world, ACCEPTED_REPLAY, number, frame.slot, frame.sender)
-    rule_learn(known, frame, True, at_ns)
+    rule_learn(world, known, &machine.core.hosts[frame.slot], frame, True, at_ns)
     known.family_at_ns[frame.family == 6] = at_ns
     if state == BACKUP and keeps and not own:
         known.heard_at_ns = arrived_ns
@@ -169,7 +169,7 @@ cdef void on_refused(World* world, Machine* machine, const Frame* frame, Verdict
         allowed |= frame.sender == number
     elif verdict == REPLAY:
         allowed |= expected != TO_BE_TAKEN or frame.sender == number
-        rule_learn(known, frame, False, at_ns)
+        rule_learn(world, known, &machine.core.hosts[frame.slot], frame, False, at_ns)
     elif verdict == BAD_DESTINATION:
         allowed |= not is_addressed(machine, frame)
     if not allowed:
@@ -344,6 +344,7 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         if counter <= known.counter:
             broken(world, SENT_OLD_COUNTER, number, slot, <int64_t>counter)
         known.counter = counter
+        rule_send(world, known, counter, machine_now(world, machine))
         known.first = known.first if known.first else counter
 
 

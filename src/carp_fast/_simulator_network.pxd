@@ -68,6 +68,7 @@ cdef enum:                      # what a link does, by field
     LINK_FORWARD                # a router lets a copy through
     LINK_REFLECT                # of a machine to itself: what it sends comes back
     LINK_LATE
+    LINK_STRANGER               # somebody without the key sends again what he captured
     LINK_DELAY_NS
     LINK_FIELDS
 
@@ -142,6 +143,7 @@ cdef struct Frame:
     uint8_t to                  # the machine of a unicast, or EVERYBODY
     uint8_t key
     uint8_t strange             # its source was changed on its way, and no checksum tells
+    uint8_t stranger            # ... by who replays it from an address of his own
 
 cdef struct Link:               # one direction between two machines on a segment
     int64_t fields[LINK_FIELDS]
@@ -174,10 +176,16 @@ cdef struct Nic:
     uint8_t source[4]
     uint8_t source6[16]
 
+cdef struct Sighting:           # a counter that a host has sent or taken
+    uint64_t counter
+    int64_t at_ns               # the machine's CLOCK_MONOTONIC, the first time
+    uint8_t in_order            # it must know it, for ever: its own, or of who kept an order
+
 cdef struct Learned:            # what a host may know of a source's counters
     uint64_t highest
     uint64_t refused
-    uint64_t ordered_from       # what it sent from here to `highest` came in order
+    uint8_t genuine             # it has sent one that the host cannot have known
+    uint8_t perhaps             # ... or need not have known
     int64_t taken_ns            # 0: never heard
     uint32_t interval           # in 1/256 s, as it said last
     uint8_t ascended
@@ -191,6 +199,12 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     int64_t family_at_ns[2]     # when one was taken over this family
     uint64_t counter            # of what it sent last
     uint64_t first              # the lowest that it has ever sent; 0: none
+    uint64_t known_again[2]     # by family: the last taken that was known, of who was not genuine
+    Sighting* sightings
+    uint32_t sighting_count
+    uint32_t sighting_room
+    uint32_t sequences          # of the counters seen: far from each other
+    uint8_t stranger_taken      # with a counter that this host did not know
     uint32_t strangers          # sources that are no machine's
     uint32_t told               # a bit for each address announced since it became MASTER
     uint16_t demotion           # as ordered

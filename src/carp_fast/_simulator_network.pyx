@@ -307,19 +307,52 @@ cdef void forward(Frame* frame) noexcept nogil:
         frame.key = KEY_NONE
 
 
-cdef void replay(World* world, uint32_t which, uint32_t receiver, int64_t delay_ns) noexcept nogil:
+cdef void replay(World* world, uint32_t which, uint32_t receiver, uint32_t field,
+                 int64_t delay_ns) noexcept nogil:
     """Somebody sends again what a machine of the segment sent earlier to this receiver, too."""
     cdef uint32_t segment = world.frames[which].segment, old
     old = <uint32_t>random_below(&world.random, min(world.remembered[segment], HISTORY))
     if (world.history[segment][old].to != EVERYBODY
-            and world.history[segment][old].to != receiver):
+            and (world.history[segment][old].to != receiver or field == LINK_STRANGER)):
         return
     note_disturbed(world, world.now_ns + delay_ns)
     old = frame_copy(world, &world.history[segment][old])
     if old != NOBODY:
         trace(world, TRACE_CHANGED_ON_WAY, receiver, world.frames[old].slot,
-              whose(&world.frames[old]), LINK_REPLAY)
+              whose(&world.frames[old]), field)
+        if field == LINK_STRANGER:
+            estrange(world, &world.frames[old])
     deliver(world, old, receiver, delay_ns)
+
+
+cdef void estrange(World* world, Frame* frame) noexcept nogil:
+    """Somebody without the key sends it from an address of his own, and says what he likes.
+
+    The digest covers neither: to who has not seen the counter it is as good as any.
+    """
+    cdef uint8_t* carp = frame.bytes + frame.carp_at
+    cdef uint8_t* ip = frame.bytes + ETHERNET_LENGTH
+    cdef uint64_t* random = &world.random
+    cdef uint8_t number = <uint8_t>(1 + random_below(random, 3))
+    cdef uint64_t what = random_below(random, 8)
+    cdef uint16_t sum
+    frame.bytes[6], frame.bytes[11] = 2, number
+    if frame.family == 6:
+        ip[8 + 14], ip[8 + 15] = 0xfe, number
+    else:
+        ip[12 + 2], ip[12 + 3] = 250, number
+        ip[10] = ip[11] = 0
+        sum = wire_checksum(ip, IPV4_LENGTH)
+        ip[10], ip[11] = <uint8_t>(sum >> 8), <uint8_t>(sum & 0xff)
+    if what < 5:
+        carp[2], carp[4] = 0, 0
+        carp[5] = min(carp[5], <uint8_t>1)
+    elif what == 5:
+        carp[2] = carp[5] = 255
+    elif what == 6:
+        carp[2] = 254
+    seal_carp(carp)
+    frame.strange = frame.stranger = True
 
 
 cdef void insert(World* world, uint32_t which, uint32_t receiver, uint32_t field,
@@ -367,7 +400,9 @@ cdef void send_over(World* world, uint32_t which, uint32_t sender,
     if random_chance(random, fields[LINK_FORWARD]):
         insert(world, which, receiver, LINK_FORWARD, delay_ns)
     if random_chance(random, fields[LINK_REPLAY]):
-        replay(world, which, receiver, delay_ns)
+        replay(world, which, receiver, LINK_REPLAY, delay_ns)
+    if random_chance(random, fields[LINK_STRANGER]):
+        replay(world, which, receiver, LINK_STRANGER, delay_ns)
     if random_chance(random, fields[LINK_CORRUPT]):
         note_disturbed(world, world.now_ns + delay_ns)
         trace(world, TRACE_CHANGED_ON_WAY, receiver, slot, from_whom, LINK_CORRUPT)
@@ -413,7 +448,7 @@ cdef int transmit(World* world, Machine* machine, uint32_t slot,
     made.slot, made.segment, made.sender = slot, <uint8_t>segment, <uint8_t>sender
     made.length, made.family, made.carp_at = output.length, output.family, output.carp_at
     made.to = to = addressee(world, segment, output)
-    made.key, made.strange = machine.slots[slot].key, False
+    made.key, made.strange, made.stranger = machine.slots[slot].key, False, False
     made.users = 1                                      # ours, until all of them are on their way
     world.history[segment][world.remembered[segment] % HISTORY] = made[0]
     world.remembered[segment] += 1

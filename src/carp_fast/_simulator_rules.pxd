@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from carp_fast._simulator_network cimport Frame, Machine, Slot
+from carp_fast._simulator_network cimport Frame, Machine, Slot, World
 from carp_fast._vhid cimport VirtualHost
 
 cdef enum Expected:             # of a genuine frame
@@ -27,11 +27,13 @@ cdef bint rule_yields(const Slot* known, const VirtualHost* host, const Frame* f
 cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* other,
                         const VirtualHost* master) noexcept nogil
 cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Frame* frame,
-                          int64_t at_ns) noexcept nogil
+                          bint own, int64_t at_ns) noexcept nogil
 cdef int64_t rule_silence_until_ns(const Machine* machine, const Slot* known, const VirtualHost* host,
                                    int64_t heard_ns) noexcept nogil
 cdef void rule_fell(Slot* known, const VirtualHost* host, int64_t at_ns) noexcept nogil
 cdef int64_t rule_jitter_most_ns(const Slot* known, const VirtualHost* host) noexcept nogil
 cdef void rule_heard_after_tie(Slot* known, const VirtualHost* host, const Frame* frame,
                                int64_t at_ns) noexcept nogil
-cdef void rule_learn(Slot* known, const Frame* frame, bint taken, int64_t at_ns) noexcept nogil
+cdef void rule_send(World* world, Slot* known, uint64_t counter, int64_t at_ns) noexcept nogil
+cdef void rule_learn(World* world, Slot* known, const VirtualHost* host, const Frame* frame,
+                     bint taken, int64_t at_ns) noexcept nogil

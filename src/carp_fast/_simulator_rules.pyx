@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from carp_fast._simulator_network cimport (
-    Frame, Learned, MACHINES_MAX, MISSED_MAX, Machine, Missed, Slot)
+    Frame, Learned, MACHINES_MAX, MISSED_MAX, Machine, Missed, Sighting, Slot, World, grown)
 from carp_fast._vhid cimport (
     DIALECT_FREEBSD, DIALECT_OPENBSD, DIALECT_UCARP, FASTER_MASTER, LESS_DEMOTED_MASTER,
     PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, REPLAY_OFF, REPLAY_STRICT, SECOND_NS,
@@ -22,7 +22,16 @@ cdef enum:
     MOST_DEMOTED = 240
     PROVEN = 3                      # advertisements in a row until a source has shown an order
     A_STEP = 65536                  # ... each above the last by so much at most
+    A_GAP = 64                      # lost between two that a host has seen: it may know them
     ANEW = 3                        # refused in a row that ascend
+    SEQUENCES = 3                   # of counters, far from each other: so many it remembers
+    UNTOLD_NS = 150000000           # about which a host's times may be wrong, with clocks that step
+
+cdef enum Knowledge:                # of a counter
+    NEW
+    MAYBE_KNOWN
+    KNOWN_LATELY                    # for less than two master-down times
+    KNOWN_LONG
 
 
 # ------------------------------------------------------------------------------- what is advertised
@@ -250,30 +259,116 @@ cdef bint may_be_forgotten(const Slot* known) noexcept nogil:
     return count > SOURCES
 
 
+cdef void sight(World* world, Slot* known, uint64_t counter, bint in_order,
+                int64_t at_ns) noexcept nogil:
+    """The host has sent or taken this counter: it may know it from now on."""
+    cdef uint32_t i
+    cdef Sighting* seen
+    cdef bint near = False
+    for i in range(known.sighting_count):
+        seen = &known.sightings[known.sighting_count - 1 - i]
+        if seen.counter == counter:
+            seen.in_order |= in_order
+            return
+        if seen.counter - counter <= A_GAP or counter - seen.counter <= A_GAP:
+            near = True
+            if seen.counter < counter and seen.counter + 1 == counter:
+                break                                   # the usual case: nobody had it
+    if not near:
+        known.sequences += 1
+    if known.sighting_count == known.sighting_room:
+        known.sightings = <Sighting*>grown(world, known.sightings, &known.sighting_room,
+                                           sizeof(Sighting))
+        if world.out_of_memory:
+            return
+    seen = &known.sightings[known.sighting_count]
+    known.sighting_count += 1
+    seen.counter, seen.at_ns, seen.in_order = counter, at_ns, in_order
+
+
+cdef Knowledge knows(const Slot* known, const VirtualHost* host, uint64_t counter,
+                     int64_t at_ns) noexcept nogil:
+    """What the host knows of a counter.
+
+    It remembers ranges: what lies between two that it has seen it may take for seen. Half of a
+    master-down time it need not tell, and of more than three sequences it need not remember all.
+    """
+    cdef uint32_t i
+    cdef const Sighting* seen
+    cdef Knowledge knowledge = NEW
+    cdef int64_t down_ns = vhid_master_down_ns(host), age_ns
+    cdef bint passed_over = False                       # one above it was seen long ago
+    for i in range(known.sighting_count):
+        seen = &known.sightings[i]
+        age_ns = at_ns - seen.at_ns
+        if seen.counter == counter:
+            if age_ns < 2 * down_ns - UNTOLD_NS:
+                knowledge = KNOWN_LATELY
+            elif (seen.in_order and age_ns > 3 * down_ns + UNTOLD_NS
+                  and known.sequences < SEQUENCES):
+                return KNOWN_LONG
+            else:
+                return MAYBE_KNOWN
+        elif seen.counter - counter <= A_GAP or counter - seen.counter <= A_GAP:
+            passed_over |= seen.counter > counter and age_ns >= 2 * down_ns - UNTOLD_NS
+            if knowledge == NEW:
+                knowledge = MAYBE_KNOWN
+    return MAYBE_KNOWN if passed_over else knowledge
+
+
+cdef Expected rule_stranger(const Slot* known, const VirtualHost* host, const Frame* frame,
+                            int64_t at_ns) noexcept nogil:
+    """What is to become of a frame that was captured and is sent again from a new source."""
+    cdef uint64_t counter = rule_counter(frame)
+    cdef int family = frame.family == 6
+    if known.right.replay == REPLAY_OFF or not frame.stranger or known.stranger_taken:
+        return EITHER
+    if knows(known, host, counter, at_ns) == KNOWN_LONG:
+        return TO_BE_REFUSED
+    return EITHER
+
+
 cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Frame* frame,
-                          int64_t at_ns) noexcept nogil:
+                          bint own, int64_t at_ns) noexcept nogil:
     """What is to become of a genuine frame, whose counter may not be above the last.
 
-    Refused is only what comes from a source that has shown an order, or with "strict"; and not
-    where the source was silent for two of its intervals, or so long that its next advertisement
-    comes after our master-down; what it sent in order, only after a whole master-down time. Nor
-    where it goes on ascending from there.
+    Who has sent a counter that the host did not know, and goes on above his last, is heard,
+    whatever the host knows of it ("strict": unless it is known for long). What is known for long
+    is refused from all others; what was known lately, from who comes with it the second time, or
+    goes back in an order that he kept. An unknown one below that is new after a silence of two
+    intervals, or so long that the next advertisement would come after our master-down, and where
+    he goes on ascending from there.
     """
     cdef const Learned* learned = &known.learned[frame.family == 6][frame.sender]
     cdef uint64_t counter = rule_counter(frame)
-    cdef int64_t down_ns = vhid_master_down_ns(host), silence_ns
-    cdef bint again
+    cdef bint strict = known.right.replay == REPLAY_STRICT
+    cdef bint back = learned.taken_ns and counter <= learned.highest
+    cdef int64_t silence_ns
+    cdef Knowledge knowledge
     if frame.strange:
-        return EITHER
-    if (known.right.replay == REPLAY_OFF or not learned.taken_ns
-            or counter > learned.highest):
+        return rule_stranger(known, host, frame, at_ns)
+    if known.right.replay == REPLAY_OFF:
         return TO_BE_TAKEN
-    if known.right.replay != REPLAY_STRICT:
-        silence_ns = down_ns
-        if counter < learned.ordered_from:
-            silence_ns = min(down_ns - in_ns(learned.interval), in_ns(2 * learned.interval))
-        again = learned.refusals + 1 >= ANEW and counter > learned.refused
-        if learned.ascended < PROVEN or again or at_ns - learned.taken_ns >= silence_ns:
+    if own:
+        return EITHER                                   # see ACCEPTED_LOOP
+    if learned.genuine and not back and not strict and not may_be_forgotten(known):
+        return TO_BE_TAKEN
+    knowledge = knows(known, host, counter, at_ns)
+    if knowledge == KNOWN_LONG and (not learned.perhaps or back or strict):
+        return EITHER if may_be_forgotten(known) else TO_BE_REFUSED
+    if knowledge == MAYBE_KNOWN or knowledge == KNOWN_LONG or (knowledge == KNOWN_LATELY and may_be_forgotten(known)):
+        return EITHER                                   # it may have forgotten who was genuine
+    if not back:
+        if knowledge == NEW or learned.genuine or counter > known.known_again[frame.family == 6]:
+            return TO_BE_TAKEN
+        return EITHER
+    if not strict and learned.ascended < PROVEN:
+        return TO_BE_TAKEN if knowledge == NEW or learned.genuine else EITHER
+    if not strict:
+        silence_ns = min(vhid_master_down_ns(host) - in_ns(learned.interval),
+                         in_ns(2 * learned.interval))
+        if learned.refusals + 1 >= ANEW and counter > learned.refused or (
+                knowledge == NEW and at_ns - learned.taken_ns >= silence_ns):
             return TO_BE_TAKEN
     return EITHER if may_be_forgotten(known) else TO_BE_REFUSED
 
@@ -282,22 +377,41 @@ cdef inline int64_t in_ns(uint32_t interval) noexcept nogil:
     return <int64_t>interval * SECOND_NS // 256
 
 
-cdef void rule_learn(Slot* known, const Frame* frame, bint taken, int64_t at_ns) noexcept nogil:
+cdef void rule_send(World* world, Slot* known, uint64_t counter, int64_t at_ns) noexcept nogil:
+    """The host advertises with this counter."""
+    if known.right.replay != REPLAY_OFF:
+        sight(world, known, counter, True, at_ns)
+
+
+cdef void rule_learn(World* world, Slot* known, const VirtualHost* host, const Frame* frame,
+                     bint taken, int64_t at_ns) noexcept nogil:
     """A genuine frame was taken, or refused as sent before."""
     cdef Learned* learned = &known.learned[frame.family == 6][frame.sender]
     cdef uint64_t counter = rule_counter(frame)
+    cdef Knowledge knowledge = NEW
+    if not taken:
+        if not frame.strange:
+            learned.refusals = learned.refusals + 1 if (
+                learned.refusals and counter > learned.refused) else 1
+            learned.refused = counter
+        return
+    if known.right.replay != REPLAY_OFF and (frame.strange or not learned.genuine):
+        knowledge = knows(known, host, counter, at_ns)
+        if not learned.genuine and knowledge != NEW:
+            known.known_again[frame.family == 6] = max(
+                counter, known.known_again[frame.family == 6])
     if frame.strange:
-        known.strangers += taken
-    elif not taken:
-        learned.refusals = learned.refusals + 1 if (
-            learned.refusals and counter > learned.refused) else 1
-        learned.refused = counter
-    else:
-        if not learned.taken_ns or not 0 < counter - learned.highest <= A_STEP:
-            if counter != learned.highest or known.right.replay != REPLAY_OFF:
-                learned.ascended = 0                    # below it wraps around, and is far, too
-                learned.ordered_from = counter
-        elif learned.ascended < PROVEN:
-            learned.ascended += 1
-        learned.highest, learned.taken_ns, learned.refusals = counter, at_ns, 0
-        learned.interval = rule_theirs(frame)
+        known.strangers += 1
+        known.stranger_taken |= knowledge != KNOWN_LATELY
+        return
+    if not learned.taken_ns or not 0 < counter - learned.highest <= A_STEP:
+        if counter != learned.highest or known.right.replay != REPLAY_OFF:
+            learned.ascended = 0                        # below it wraps around, and is far, too
+    elif learned.ascended < PROVEN:
+        learned.ascended += 1
+    learned.highest, learned.taken_ns, learned.refusals = counter, at_ns, 0
+    learned.interval = rule_theirs(frame)
+    if known.right.replay != REPLAY_OFF:
+        learned.genuine |= knowledge == NEW
+        learned.perhaps |= knowledge == NEW or knowledge == MAYBE_KNOWN
+        sight(world, known, counter, learned.genuine and learned.ascended > 1, at_ns)

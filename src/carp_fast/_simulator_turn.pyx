@@ -43,7 +43,7 @@ from carp_fast._vhid cimport (
     VirtualHost)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport (
-    FRAME_ROOM, NOT_CARP, VERDICT_OK, Verdict, wire_build_announcement)
+    FRAME_ROOM, NOT_CARP, REPLAY, VERDICT_OK, Verdict, wire_build_announcement)
 
 cdef enum:
     ORDERS_A_TURN = 512
@@ -115,7 +115,9 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
     """A host begins: what its predecessor in the slot knew and sent is nobody's any more."""
     slot.heard_at_ns = slot.left_at_ns = slot.priority_ns = 0
     slot.counter = slot.first = 0
-    slot.strangers = 0
+    slot.strangers = slot.stranger_taken = 0
+    slot.sighting_count = slot.sequences = 0
+    memset(slot.known_again, 0, sizeof(slot.known_again))
     slot.demotion = slot.theirs = slot.ties = 0
     slot.barred = False
     slot.lost_at_ns = 0
@@ -234,7 +236,8 @@ cdef void take_frame(World* world, Machine* machine, uint8_t lane, const Frame* 
     cdef Verdict verdict
     cdef FrameHeard heard
     if frame.key == machine.slots[told].key and machine.slots[told].right != NULL:
-        expected = rule_replay(&machine.slots[told], host, frame, at_ns)
+        expected = rule_replay(&machine.slots[told], host, frame,
+                               frame.sender == number and not frame.strange, at_ns)
     if claimed != NOBODY:                               # where corrupted, another one perhaps
         host = &core.hosts[claimed]
     deadline_ns, counter = host.deadline_ns, host.counter
@@ -250,7 +253,8 @@ cdef void take_frame(World* world, Machine* machine, uint8_t lane, const Frame* 
         on_taken(world, machine, frame, state, keeps, leaves, expected, at_ns, arrived_ns)
     else:
         if (core.hosts[told].state != state or host.deadline_ns != deadline_ns
-                or host.counter != counter or queued(core) != before):
+                or host.counter != counter or queued(core) != before
+                and not (verdict == REPLAY and state == MASTER)):       # it may answer
             broken(world, CHANGED_BY_REFUSED, number, told, verdict)
         if verdict != NOT_CARP or frame.key == machine.slots[told].key:
             on_refused(world, machine, frame, verdict, expected, at_ns)

@@ -114,7 +114,7 @@ cdef enum HostFlag:
     SOURCE6_MISSING = 16777216
     EXTENDED = 33554432         # the wait goes on for what was missed until judged_ns
     BARRED = 67108864           # another process of this machine has it
-    DUPLICATE = 134217728       # another host advertises from our source, see duplicate_ns
+    DUPLICATE = 134217728       # another host advertises from our source, see duplicate_ms
     ADDRESS_DEMOTED = 268435456 # its addresses could not be held lately
 
 cdef enum AddressFlag:
@@ -169,8 +169,11 @@ cdef struct Source:             # a host that advertised to us; its counters mus
     uint8_t demote
     uint8_t ascended            # advertisements in a row, each a little above the last
     uint8_t refusals            # in a row, each above the last
-    uint8_t to_line[8]
-    uint32_t run                # its counters from `counter` - run on came in order
+    uint8_t genuine             # it has sent a counter that we did not know
+    uint8_t constant            # its last two advertisements had the same counter
+    uint8_t to_line[2]
+    uint32_t noted_ms           # when its counters were last noted in the host's history
+    uint32_t run                # ... and since then those from `counter` - run on came in order
 
 cdef struct Address:
     uint8_t bytes[16]
@@ -260,10 +263,13 @@ cdef struct VirtualHost:
     uint32_t counter_resets
     uint32_t family_silences
     int64_t settled_ns          # BACKUP with ties: one master alone was heard since then
-    int64_t duplicate_ns        # when another host was last heard from our source
+    uint32_t duplicate_ms       # when another host was last heard from our source, modulo 2^32
     uint8_t duplicate_mac[6]    # ... and its MAC; 0: not known
     uint8_t mac[6]              # that we advertise from
     History history
+    # By family: the last counter that we knew and that came from who never sent a new one.
+    uint64_t stranger[2]
+    uint32_t stranger_ms[2]
     int64_t retry_at_ns         # when a change of an address is tried again; 0: none has failed
     int64_t without_ns          # MASTER without any address since then; 0: it has one
     int64_t demoted_until_ns    # see ADDRESS_DEMOTED
@@ -271,7 +277,7 @@ cdef struct VirtualHost:
     uint8_t retries             # in a row
     uint8_t losses              # in a row, each of which demotes it for longer
     uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE
-    uint8_t to_line[41]
+    uint8_t to_line[25]
 
 cdef struct Transition:
     uint8_t known
@@ -301,6 +307,7 @@ cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noex
 cdef void vhid_tied(VirtualHost* host, uint64_t random) noexcept nogil
 cdef void vhid_forget_ties(VirtualHost* host) noexcept nogil
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil
+cdef bint vhid_duplicate_over(const VirtualHost* host, int64_t now_ns) noexcept nogil
 cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil
 cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil
 cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,

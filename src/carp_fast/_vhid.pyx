@@ -5,7 +5,7 @@ Source of the rules: carp_proto_input_c, carp_master_down and carp_setrun in the
 and ucarp's carp.c where they differ (tie, master-down). Knows no socket, clock or table of hosts.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from carp_fast._wire cimport Advertisement
@@ -28,7 +28,7 @@ EFFECT_WORDS = {
 DIALECT_WORDS = ("ucarp", "freebsd", "openbsd")
 REPLAY_WORDS = ("off", "learn", "strict")
 assert len(REASON_WORDS) == REASONS and len(EVENT_WORDS) == EVENTS
-assert sizeof(Source) == 64 and sizeof(VirtualHost) % 64 == 0
+assert sizeof(Source) == 64 and sizeof(VirtualHost) % 64 == 0, sizeof(VirtualHost)
 
 # The whole election. What is not listed changes nothing. An empty reason: the event brings its own.
 TRANSITIONS = (
@@ -200,6 +200,13 @@ cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard
     if heard.family == 4:
         return memcmp(host.source4, heard.source, 4) == 0
     return memcmp(host.source6, heard.source, 16) == 0
+
+
+cdef bint vhid_duplicate_over(const VirtualHost* host, int64_t now_ns) noexcept nogil:
+    """Whether nobody else was heard from our source for so long that nobody is there."""
+    cdef uint32_t silent_ms = <uint32_t>(now_ns // 1000000) - host.duplicate_ms
+    return (silent_ms <= INT32_MAX              # frames are not in the order of their arrival
+            and silent_ms * <int64_t>1000000 > DUPLICATE_ENDS * vhid_master_down_ns(host))
 
 
 cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil:

@@ -253,15 +253,21 @@ MUTANTS = (
     ),
     Mutant(
         "replay not checked",
-        (("_receive.pyx", "if is_replay(core, slot, source, heard, arrived_ns):", "if False:"),),
+        (
+            (
+                "_receive.pyx",
+                "    if is_replay(core, slot, source, heard, own, arrived_ns):",
+                "    if False:",
+            ),
+        ),
     ),
     Mutant(
         "a silent source learned anew only after our master-down",
         (
             (
                 "_receive.pyx",
-                "else vhid_silence_ns(host, source))",
-                "else vhid_master_down_ns(host))",
+                "strict or arrived_ns - source.heard_ns < vhid_silence_ns(host, source)",
+                "strict or arrived_ns - source.heard_ns < vhid_master_down_ns(host)",
             ),
         ),
     ),
@@ -277,11 +283,17 @@ MUTANTS = (
     ),
     Mutant(
         "what a source sent in order is news after a short silence",
-        (("_receive.pyx", "if source.counter - heard.counter <= source.run", "if False"),),
+        (
+            (
+                "_receive.pyx",
+                "    elif known and back and (strict or source.ascended == ASCENDED):",
+                "    elif False:",
+            ),
+        ),
     ),
     Mutant(
         "a constant counter shows an order",
-        (("_receive.pyx", "        elif step:\n", "        else:\n"),),
+        (("_receive.pyx", "    if step == 0:\n", "    if False:\n"),),
     ),
     Mutant(
         "loop by counter alone",
@@ -316,8 +328,9 @@ MUTANTS = (
         (
             (
                 "_receive.pyx",
-                "        if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
-                "        if False:\n",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n        return True",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host) and not own:\n"
+                "        return True",
             ),
         ),
     ),
@@ -349,7 +362,68 @@ MUTANTS = (
     ),
     Mutant(
         "ranges of counters lost when they are old",
-        (("_history.pyx", "        retire(history, oldest)\n", "        pass\n"),),
+        (("_history.pyx", "            retire(history, &lately[i])\n", "            pass\n"),),
+    ),
+    Mutant(
+        "ranges of counters retired too early",
+        (("_history.pyx", "at_ms) > 2 * <int64_t>span_ms:", "at_ms) > <int64_t>span_ms // 2:"),),
+    ),
+    Mutant(
+        "counters that were passed over are known",
+        (("_history.pxd", "HISTORY_NEAR = 64 ", "HISTORY_NEAR = 65536 "),),
+    ),
+    Mutant(
+        "known counters are taken from strangers for ever",
+        (
+            (
+                "_receive.pyx",
+                "2 * vhid_master_down_ns(host):\n        return True\n    if known",
+                "2 * vhid_master_down_ns(host) and not stranger:\n"
+                "        return True\n    if known",
+            ),
+        ),
+    ),
+    Mutant(
+        "known counters are refused from a host that is not heard",
+        (
+            (
+                "_receive.pyx",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n        return True",
+                "    if age_ms >= 0:\n        return True",
+            ),
+        ),
+    ),
+    Mutant(
+        "known counters are refused from known hosts",
+        (
+            (
+                "_receive.pyx",
+                "    if not off and (own or stranger or back or strict):",
+                "    if not off:",
+            ),
+        ),
+    ),
+    Mutant(
+        "a known counter is taken from a stranger again and again",
+        (("_receive.pyx", "if back or is_used_up(host, heard, arrived_ns):", "if False:"),),
+    ),
+    Mutant(
+        "whoever is taken is genuine",
+        (("_receive.pyx", "    source.genuine |= new\n", "    source.genuine |= True\n"),),
+    ),
+    Mutant(
+        "an OpenBSD that moved is refused",
+        (("_receive.pyx", "if other.constant and arrived_ns", "if False and arrived_ns"),),
+    ),
+    Mutant(
+        "a host that was apart for long is not answered",
+        (
+            (
+                "_receive.pyx",
+                "            answer_stranger(core, slot, arrived_ns)\n",
+                "            pass\n",
+            ),
+        ),
     ),
     Mutant(
         "one family's silence ignored: not said",

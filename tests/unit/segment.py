@@ -23,6 +23,7 @@ START_NS = 1_000 * SECOND_NS
 GROUP = bytes((224, 0, 0, 18))
 PASSPHRASE = b"secret"
 VHID = 42
+OUR_COUNTER = 1 << 50
 ADDRESS = bytes((10, 77, 0, 100))
 
 
@@ -152,12 +153,16 @@ def read_advertisement(frame: bytes) -> Heard:
 
 
 def prepared(**settings: Any) -> PreparedHost:
-    """A prepared host with VHID 42, 10.77.0.100/24 and the passphrase `secret` unless told."""
+    """A prepared host with VHID 42, 10.77.0.100/24 and the passphrase `secret` unless told.
+
+    What it sends is far from the low counters of advertisement(), which nobody sent before.
+    """
     wanted: dict[str, Any] = {
         "interface": 0,
         "vhid": VHID,
         "addresses": [(ADDRESS, 24)],
         "passphrase": PASSPHRASE,
+        "counter": OUR_COUNTER,
     }
     return PreparedHost(**(wanted | settings))
 

@@ -194,7 +194,7 @@ def test_our_own_counters_go_on_above_what_was_heard() -> None:
 def test_a_fifth_source_takes_the_place_of_the_one_heard_longest_ago() -> None:
     node = in_order()  # 10.77.0.1 is the master
     for number in range(3, 8):
-        hear(node, 1, NOW_NS + number, f"10.77.0.{number}")
+        hear(node, number, NOW_NS + number, f"10.77.0.{number}")
     sources = [each["source"][3] for each in node.engine.host(0)["peers"]]
     assert len(sources) == 4
     assert set(sources) >= {7, 6, 5}

@@ -248,12 +248,12 @@ def test_a_tie_that_would_be_lost(dialect: str, sentence: str) -> None:
 
 
 def test_a_resignation_of_who_is_not_the_master_means_nothing() -> None:
-    asked = Asked().hear().hear("10.77.0.4", advbase=255, advskew=255)
+    asked = Asked().hear().hear("10.77.0.4", advbase=255, advskew=255, counter=2)
     first, second = asked.facts()["heard"]
     assert (first["current"], first["event"]) == (True, "master_heard")
     assert (second["current"], second["event"]) == (False, None)
     assert asked.sections()["heard masters"][1].endswith("resigned (255/255): nothing follows")
-    asked.hear("10.77.0.5", advbase=9)
+    asked.hear("10.77.0.5", advbase=9, counter=3)
     assert asked.sections()["heard masters"][2].endswith(
         "more seldom than our master-down time, without being the master that we know:"
         " nothing follows"
@@ -300,7 +300,8 @@ def both_families(source6: bytes, source: str, now_ns: int) -> tuple[Engine, lis
     engine = Engine()
     engine.set_interface(0, now_ns, source=ip(source), source6=source6)
     addresses = [(bytes((10, 77, 0, 100)), 24), (bytes.fromhex("fd00" + "00" * 13 + "64"), 64)]
-    engine.add(0, prepared(addresses=addresses, advskew=ADVSKEW), now_ns)
+    counter = int.from_bytes(ip(source)) << 20  # of each its own, as in life
+    engine.add(0, prepared(addresses=addresses, advskew=ADVSKEW, counter=counter), now_ns)
     frames: list[bytes] = []
     while not frames:
         deadline_ns = engine.next_deadline_ns()

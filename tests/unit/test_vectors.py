@@ -217,9 +217,10 @@ VARIANTS: dict[str, tuple[str, bytes]] = {
     "cut by 4 bytes": ("bad_length", ipv4_frame(carp_header()[:-4])),
     "unknown vhid 43": ("bad_vhid", advertisement(vhid=43)),
     "vhid 0": ("bad_vhid", advertisement(vhid=0)),
-    "source in another subnet": ("ok", advertisement(source="192.0.2.1")),
-    "source = the peer itself": ("ok", advertisement(source="10.77.0.2")),
-    "source 0.0.0.0": ("ok", advertisement(source="0.0.0.0")),
+    # Counters that nobody else has sent: a known one from a new source is another matter.
+    "source in another subnet": ("ok", advertisement(source="192.0.2.1", counter=501)),
+    "source = the peer itself": ("ok", advertisement(source="10.77.0.2", counter=502)),
+    "source 0.0.0.0": ("ok", advertisement(source="0.0.0.0", counter=503)),
     "wrong address list in HMAC": ("bad_auth", advertisement(addresses=[OTHER])),
     "two addresses in HMAC": ("bad_auth", advertisement(addresses=[ADDRESS, OTHER])),
     "own ethernet source, not 00:00:5e": ("ok", advertisement(source_mac=b"\2\0\0\0\0\1")),

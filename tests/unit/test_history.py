@@ -1,0 +1,90 @@
+"""The counters that a host remembers: what is known, and in how little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from unit.segment import OUR_COUNTER, SECOND_NS, START_NS, Node, advertisement
+
+MASTER = "10.77.0.1"
+FIRST = 1 << 40
+
+
+def hear(node: Node, counter: int, now_ns: int, source: str = MASTER, **carp: Any) -> str:
+    frame = advertisement(source=source, counter=counter, **carp)
+    verdict: str = node.engine.receive(0, frame, now_ns)
+    node.take(now_ns)
+    return verdict
+
+
+def history(node: Node, now_ns: int) -> dict[str, list[list[int]]]:
+    state: dict[str, Any] = node.engine.checkpoint(0, now_ns)["state"]
+    found: dict[str, list[list[int]]] = state.get("history", {})
+    return found
+
+
+def test_what_we_send_in_a_day_is_one_range() -> None:
+    node = Node("10.77.0.2")
+    end_ns = START_NS + 3600 * SECOND_NS
+    node.run(end_ns)
+    known = history(node, end_ns)
+    assert [each[0] for each in known["formerly"]] == [OUR_COUNTER + 1]
+    assert known["formerly"][0][1] > 3580
+    assert len(known["sent"]) == 4
+    assert len(known["lately"]) <= 5
+    ends = [begin + count for begin, count, _ in known["lately"] + known["formerly"]]
+    assert max(ends) == min(begin for begin, _, _ in known["sent"])
+
+
+@pytest.mark.parametrize("step", [1, 2, 17, 64])
+def test_what_a_master_sends_is_one_range_though_some_of_it_is_lost(step: int) -> None:
+    node = Node("10.77.0.2")
+    now_ns = START_NS
+    for number in range(300):
+        now_ns = START_NS + number * SECOND_NS
+        assert hear(node, FIRST + number * step, now_ns) == "ok"
+    known = history(node, now_ns)
+    assert [each[0] for each in known["formerly"]] == [FIRST]
+    last = max(begin + count for begin, count, _ in known["lately"]) - 1
+    assert last >= FIRST + 297 * step
+
+
+def test_counters_that_nobody_sent_are_not_known() -> None:
+    """Passed over by more than what may have been lost: another host may well go on from there."""
+    node = Node("10.77.0.2")
+    for number in range(30):
+        assert hear(node, FIRST + number * 1000, START_NS + number * SECOND_NS) == "ok"
+    now_ns = START_NS + 30 * SECOND_NS
+    assert hear(node, FIRST + 500, now_ns, "10.77.0.7", advskew=9) == "ok"
+    assert node.engine.host(0)["peers"][1]["genuine"]
+
+
+def test_random_counters_displace_no_sequence() -> None:
+    """A ucarp that hears nobody draws each anew."""
+    node = Node("10.77.0.2")
+    for number in range(30):
+        assert hear(node, FIRST + number, START_NS + number * SECOND_NS) == "ok"
+    for number in range(300):
+        now_ns = START_NS + (30 + number) * SECOND_NS
+        assert hear(node, (number * 0x9E3779B97F4A7C15) % (1 << 64), now_ns, "10.77.0.3") == "ok"
+    known = history(node, START_NS + 330 * SECOND_NS)
+    assert any(begin == FIRST for begin, _, _ in known["formerly"] + known["lately"])
+    assert hear(node, FIRST + 3, START_NS + 330 * SECOND_NS, "10.77.0.7") == "replay"
+
+
+def test_four_sequences_leave_the_longest_three() -> None:
+    node = Node("10.77.0.2")
+    now_ns = START_NS
+    for sequence, length in enumerate((40, 12, 30, 20, 25)):
+        for number in range(length):
+            now_ns += SECOND_NS
+            source = f"10.77.0.{10 + sequence}"
+            assert hear(node, (sequence + 1) * FIRST + number, now_ns, source) == "ok"
+    for _ in range(20):
+        now_ns += SECOND_NS
+        assert hear(node, 9 * FIRST + now_ns // SECOND_NS, now_ns, "10.77.0.30") == "ok"
+    known = sorted(begin // FIRST for begin, _, _ in history(node, now_ns)["formerly"])
+    assert len(known) == 3
+    assert 1 in known
+    assert 2 not in known
