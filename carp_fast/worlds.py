@@ -493,12 +493,13 @@ def send_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def netlink_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """The kernel refuses address changes, or its answers are lost, or it is slow."""
-    machine = to.any_machine()
-    if to.chance(2):
+    """The kernel refuses address changes, loses answers, removes secondaries along, or is slow."""
+    machine, kind = to.any_machine(), to.random.below(3)
+    if kind:
         rate = ALWAYS if to.chance(4) else to.random.below(ALWAYS)
-        to.put(start_ns, "netlink_errors", machine=machine, value=rate)
-        to.put(end_ns, "netlink_errors", machine=machine, value=0)
+        word = ("netlink_errors", "secondaries")[kind - 1]
+        to.put(start_ns, word, machine=machine, value=rate)
+        to.put(end_ns, word, machine=machine, value=0)
     else:
         most_ns = MS_NS // 10 if to.world.large else 5 * MS_NS
         value = to.random.between(10_000, most_ns)
@@ -538,14 +539,6 @@ def flood(to: Drawing, start_ns: int, end_ns: int) -> None:
         to.put(start_ns, "flood", machine=machine, slot=frames, value=dropped)
         if not for_good:
             to.put(end_ns, "flood", machine=machine)
-
-
-def secondaries(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """With an IPv4 address that is removed the kernel removes others of the interface."""
-    machine = to.any_machine()
-    rate = ALWAYS if to.chance(2) else to.random.between(ALWAYS // 10, ALWAYS)
-    to.put(start_ns, "secondaries", machine=machine, value=rate)
-    to.put(end_ns, "secondaries", machine=machine, value=0)
 
 
 def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
@@ -598,7 +591,7 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
     send_errors,
     netlink_errors,
     clock_step,
-    secondaries,
+    netlink_errors,
     lost_addresses,
     flood,
     flood,

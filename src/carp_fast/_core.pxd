@@ -158,10 +158,10 @@ cdef struct Core:
     Absences absences               # silence meanwhile proves nothing
     int64_t flush_mark
     Wheel wheel
+    Queue advertise_first           # hosts with an interval below a second
     Wheel upkeep                    # of addresses: tried again, missed for too long, demoted for
     int64_t verify_at_ns            # the first of the interfaces'; 0: none
     uint32_t interface_count        # highest interface number ever used + 1
-    Queue advertise_first           # hosts with an interval below a second
     Queue advertise
     Queue change
     Queue announce
@@ -179,6 +179,20 @@ cdef inline void verify_soon(Core* core, uint32_t number, int64_t at_ns) noexcep
         core.verify_at_ns = at_ns
     if number >= core.interface_count:
         core.interface_count = number + 1
+
+
+cdef inline uint32_t queue_length(const Queue* queue) noexcept nogil:
+    return (queue.tail + queue.capacity - queue.head) % queue.capacity
+
+
+cdef inline bint queue_empty(const Queue* queue) noexcept nogil:
+    return queue.head == queue.tail
+
+
+cdef inline void queue_push(Queue* queue, uint32_t slot) noexcept nogil:
+    """To the end; the caller sees to it that no slot stands in a queue twice."""
+    queue.slots[queue.tail] = slot
+    queue.tail = queue.tail + 1 if queue.tail + 1 < queue.capacity else 0
 
 
 cdef inline Source* core_source(const Core* core, uint32_t slot, uint32_t which) noexcept nogil:
@@ -205,10 +219,7 @@ cdef void engine_set_deadline(Core* core, uint32_t slot, int64_t deadline_ns) no
 cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept nogil
 cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now_ns) noexcept nogil
 cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) noexcept nogil
-cdef void queue_push(Queue* queue, uint32_t slot) noexcept nogil
 cdef uint32_t queue_pop(Queue* queue) noexcept nogil
-cdef uint32_t queue_length(const Queue* queue) noexcept nogil
-cdef bint queue_empty(const Queue* queue) noexcept nogil
 cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void report_end(Core* core) noexcept nogil
 cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, const uint8_t* mac,

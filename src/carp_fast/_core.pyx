@@ -16,14 +16,13 @@ from carp_fast._recorder cimport (
     CHECKPOINT_ABSENCES, Checkpoint, RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record,
     checkpoint_take, record_checkpoint, record_input, record_output, record_turn, recorder_close, recorder_wants)
 from carp_fast._vhid cimport (
-    ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER,
-    ARM_JITTERED, ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CONTESTED, DIALECT_OPENBSD, DISARM,
-    DUPLICATE, Event, EXPECTS_4, EXPECTS_6, EXTENDED, FOREIGN, IGNORE_LINK, IN_USE, INIT,
-    INTERFACE_MISSING, LAST_ADVERTISEMENT, LINK_DOWN, LOST, LOST_WITH_OURS, MASTER,
-    MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN,
-    ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, ON_RENAMED, OWN_SOURCE, OWN_SOURCE6,
-    PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL, RESIGNED,
-    SECOND_NS, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES, STARTED, STARTUP_DELAY,
+    ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED,
+    ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CONTESTED, DIALECT_OPENBSD, DISARM, DUPLICATE, Event,
+    EXPECTS_4, EXPECTS_6, EXTENDED, FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING,
+    LAST_ADVERTISEMENT, LINK_DOWN, LOST, LOST_WITH_OURS, MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE,
+    ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN, ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, ON_RENAMED,
+    OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL,
+    RESIGNED, SECOND_NS, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES, STARTED, STARTUP_DELAY,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_forget_ties,
     vhid_interval_ns, vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
@@ -37,7 +36,6 @@ cdef enum:
 
 cdef extern from "random.h" nogil:
     uint64_t random_mixed(uint64_t x) noexcept
-
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
     void store_release(uint64_t* p, uint64_t x) noexcept
@@ -47,9 +45,7 @@ REPORT_WORDS = (
     "address_restored", "address_gone", "undemoted", "secondaries", "duplicate_source",
     "other_master", "demote_heard", "sends_failing", "sends_recovered", "released", "done",
     "stalled", "socket_dropped", "send_failed", "lost_priority", "reasserted", "wrong_digest",
-    "counter_reset", "family_silent", "family_heard", "source_proven",
-    "duplicate_ended")
-
+    "counter_reset", "family_silent", "family_heard", "source_proven", "duplicate_ended")
 cdef uint32_t TELL_EVERY_MS = 60000     # at most, of one virtual host, however many packets come
 
 
@@ -139,12 +135,6 @@ cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) n
     host.pending |= pending
 
 
-cdef void queue_push(Queue* queue, uint32_t slot) noexcept nogil:
-    """To the end; the caller sees to it that no slot stands in a queue twice."""
-    queue.slots[queue.tail] = slot
-    queue.tail = queue.tail + 1 if queue.tail + 1 < queue.capacity else 0
-
-
 cdef uint32_t queue_pop(Queue* queue) noexcept nogil:
     """The longest waiting slot, or NOBODY. The caller clears its pending bits."""
     cdef uint32_t slot
@@ -155,14 +145,6 @@ cdef uint32_t queue_pop(Queue* queue) noexcept nogil:
     if queue.head == queue.tail:
         queue.head = queue.tail = 0                     # keeps to the pages in use
     return slot
-
-
-cdef bint queue_empty(const Queue* queue) noexcept nogil:
-    return queue.head == queue.tail
-
-
-cdef uint32_t queue_length(const Queue* queue) noexcept nogil:
-    return (queue.tail + queue.capacity - queue.head) % queue.capacity
 
 
 cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_ns) noexcept nogil:
