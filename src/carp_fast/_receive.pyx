@@ -341,12 +341,6 @@ cdef bint is_used_up(const VirtualHost* host, const Advertisement* heard,
             and ago_ms <= 2 * <int64_t>span_ms(host))
 
 
-cdef inline bint is_long_ago(const VirtualHost* host, const Advertisement* heard,
-                             int64_t arrived_ns) noexcept nogil:
-    return (<uint32_t>(history_ms(arrived_ns) - host.stranger_ms[heard.family == 6])
-            > 2 * <int64_t>span_ms(host))
-
-
 cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertisement* heard,
                     bint own, int64_t arrived_ns) noexcept nogil:
     """Whether the counter says that this was sent before; learns the source's counters.
@@ -379,7 +373,9 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
     if known and stranger:
         if back or is_used_up(host, heard, arrived_ns):
             return True
-        if heard.counter > host.stranger[heard.family == 6] or is_long_ago(host, heard, arrived_ns):
+        if heard.counter > host.stranger[heard.family == 6] or (
+                <uint32_t>(history_ms(arrived_ns) - host.stranger_ms[heard.family == 6])
+                > 2 * <int64_t>span_ms(host)):
             host.stranger[heard.family == 6] = heard.counter
             host.stranger_ms[heard.family == 6] = history_ms(arrived_ns)
     elif known and own:

@@ -1,0 +1,373 @@
+"""Mutants of what is heard, sent and held: replays, lanes, addresses, announcements, turns."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+MUTANTS = (
+    Mutant(
+        "expire before receive: the order of a simulated turn",
+        (
+            (
+                "_simulator_turn.pyx",
+                "        receive_slice(world, machine)\n    elif",
+                "        engine_expire(&machine.core, machine.turn_ns, machine.turn_ns)\n"
+                "        take_reports(world, machine)\n"
+                "        receive_slice(world, machine)\n    elif",
+            ),
+        ),
+    ),
+    Mutant(
+        "digest not checked",
+        (
+            (
+                "_receive.pyx",
+                "if not fits and not fits_alternate(&core.hosts[hearing.slot], heard, arrived_ns):",
+                "if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "digest of the other frame of two",
+        (
+            (
+                "_receive.pyx",
+                "conclude(core, &hearings[1], fit[1])",
+                "conclude(core, &hearings[1], fit[0])",
+            ),
+        ),
+    ),
+    Mutant(
+        "checksum of CARP not checked",
+        (("_wire.pyx", "if wire_checksum(carp, CARP_LENGTH):", "if False:"),),
+    ),
+    Mutant(
+        "checksum of IPv4 not checked",
+        (
+            (
+                "_wire.pyx",
+                "if a.family == 4 and wire_checksum(a.ip, (a.ip[0] & 15) * 4):",
+                "if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "TTL not checked",
+        (
+            (
+                "_wire.pyx",
+                "return BAD_TTL if hop_limit != 255 and not a.unicast else VERDICT_OK",
+                "return VERDICT_OK",
+            ),
+        ),
+    ),
+    Mutant(
+        "replay not checked",
+        (
+            (
+                "_receive.pyx",
+                "    if is_replay(core, slot, source, heard, own, arrived_ns):",
+                "    if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "a silent source learned anew only after our master-down",
+        (
+            (
+                "_receive.pyx",
+                "strict or arrived_ns - source.heard_ns < vhid_silence_ns(host, source)",
+                "strict or arrived_ns - source.heard_ns < vhid_master_down_ns(host)",
+            ),
+        ),
+    ),
+    Mutant(
+        "what a source sent in order is news after a short silence",
+        (
+            (
+                "_receive.pyx",
+                "    elif known and back and (strict or source.ascended == ASCENDED):",
+                "    elif False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "a constant counter shows an order",
+        (("_receive.pyx", "    if step == 0:\n", "    if False:\n"),),
+    ),
+    Mutant(
+        "loop by counter alone",
+        (
+            (
+                "_receive.pyx",
+                "cdef bint lately = own and sent_lately(",
+                "cdef bint lately = sent_lately(",
+            ),
+        ),
+    ),
+    Mutant(
+        "loop without our MAC",
+        (("_receive.pyx", "if lately and has_our_mac(host, heard):", "if lately:"),),
+    ),
+    Mutant(
+        "loop for longer than an interval",
+        (
+            (
+                "_receive.pyx",
+                "ago_ms >= 0 and (ago_ms - 1) * 1000000 <= vhid_interval_ns(host)",
+                "ago_ms >= 0",
+            ),
+        ),
+    ),
+    Mutant(
+        "our own frames, late, are another host's",
+        (("_receive.pyx", "if own and is_ours_late(host, heard, arrived_ns):", "if False:"),),
+    ),
+    Mutant(
+        "what we sent long ago is taken from our own source",
+        (
+            (
+                "_receive.pyx",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n        return True",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host) and not own:\n"
+                "        return True",
+            ),
+        ),
+    ),
+    Mutant(
+        "hosts with one source in step for ever",
+        (("_receive.pyx", "+ <uint64_t>arrived_ns) % LEAP", "+ <uint64_t>arrived_ns) % 1"),),
+    ),
+    Mutant(
+        "ranges of counters lost when they are old",
+        (("_history.pyx", "            retire(history, &lately[i])\n", "            pass\n"),),
+    ),
+    Mutant(
+        "ranges of counters retired too early",
+        (("_history.pyx", "at_ms) > 2 * <int64_t>span_ms:", "at_ms) > <int64_t>span_ms // 2:"),),
+    ),
+    Mutant(
+        "counters that were passed over are known",
+        (("_history.pxd", "HISTORY_NEAR = 64 ", "HISTORY_NEAR = 65536 "),),
+    ),
+    Mutant(
+        "known counters are taken from strangers for ever",
+        (
+            (
+                "_receive.pyx",
+                "2 * vhid_master_down_ns(host):\n        return True\n    if known",
+                "2 * vhid_master_down_ns(host) and not stranger:\n"
+                "        return True\n    if known",
+            ),
+        ),
+    ),
+    Mutant(
+        "known counters are refused from a host that is not heard",
+        (
+            (
+                "_receive.pyx",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n        return True",
+                "    if age_ms >= 0:\n        return True",
+            ),
+        ),
+    ),
+    Mutant(
+        "known counters are refused from known hosts",
+        (
+            (
+                "_receive.pyx",
+                "    if not off and (own or stranger or back or strict):",
+                "    if not off:",
+            ),
+        ),
+    ),
+    Mutant(
+        "a known counter is taken from a stranger again and again",
+        (("_receive.pyx", "if back or is_used_up(host, heard, arrived_ns):", "if False:"),),
+    ),
+    Mutant(
+        "whoever is taken is genuine",
+        (("_receive.pyx", "    source.genuine |= new\n", "    source.genuine |= True\n"),),
+    ),
+    Mutant(
+        "an OpenBSD that moved is refused",
+        (("_receive.pyx", "if other.constant and arrived_ns", "if False and arrived_ns"),),
+    ),
+    Mutant(
+        "a host that was apart for long is not answered",
+        (
+            (
+                "_receive.pyx",
+                "            answer_stranger(core, slot, arrived_ns)\n",
+                "            pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "one family's silence ignored: not said",
+        (("_receive.pyx", "if (now_ns - since_ns > vhid_master_down_ns(host)\n", "if (False\n"),),
+    ),
+    Mutant(
+        "one family's silence: absences do not count",
+        (
+            (
+                "_receive.pyx",
+                "now_ns - absence_end(&core.absences, vhid",
+                "now_ns - 0 * absence_end(&core.absences, vhid",
+            ),
+        ),
+    ),
+    Mutant(
+        "one family's silence is enough to take over",
+        (
+            (
+                "_receive.pyx",
+                "    if event != EVENTS:\n        engine_event",
+                "    if event != EVENTS and not (host.state == BACKUP and heard.family == 6\n"
+                "                                and host.flags & EXPECTS_4):\n"
+                "        engine_event",
+            ),
+        ),
+    ),
+    Mutant(
+        "no announcement",
+        (
+            (
+                "_actions.pyx",
+                "    plan_announcement(host, now_ns)\n"
+                "    engine_ask(core, &core.announce, slot, TO_ANNOUNCE)",
+                "    plan_announcement(host, now_ns)",
+            ),
+        ),
+    ),
+    Mutant(
+        "absence in a checkpoint forgotten",
+        (("_orders.pyx", "    for i in range(was.absence_count):", "    for i in range(0):"),),
+    ),
+    Mutant(
+        "lanes: every drop counts",
+        (
+            (
+                "_lanes.pyx",
+                "    if covers(lanes, now_ns):\n        return False",
+                "    if False:\n        return False",
+            ),
+        ),
+    ),
+    Mutant(
+        "lanes: a drop of known sources does not count",
+        (("_lanes.pyx", "return lane == LANE_GENUINE", "return False"),),
+    ),
+    Mutant(
+        "lanes: no drop of strangers ever counts",
+        (
+            (
+                "_lanes.pyx",
+                "    if covers(lanes, now_ns):\n        return False",
+                "    return False",
+            ),
+        ),
+    ),
+    Mutant(
+        "lanes: where nobody is known drops count for ever",
+        (
+            (
+                "_lanes.pyx",
+                "return now_ns - lanes.dropping_since_ns < UNPROVEN_NS",
+                "return True",
+            ),
+        ),
+    ),
+    Mutant(
+        "lanes: a source that was just found counts as sorted",
+        (("_lanes.pyx", "lanes.unsorted_until_ns = now_ns + TELL_AGAIN_NS", "pass"),),
+    ),
+    Mutant(
+        "lanes: strangers' backlog is not waited for",
+        (("_lanes.pyx", "max(common_ns, genuine_ns - COMMON_LAG_NS)", "genuine_ns"),),
+    ),
+    Mutant(
+        "lanes: strangers' backlog is waited for without end",
+        (("_lanes.pyx", "max(common_ns, genuine_ns - COMMON_LAG_NS)", "common_ns"),),
+    ),
+    Mutant(
+        "a refused change is never tried again",
+        (("_upkeep.pyx", "host.retry_at_ns = now_ns + (RETRY_NS << host.retries)", "pass"),),
+    ),
+    Mutant(
+        "what fails is tried again without waiting longer",
+        (("_upkeep.pyx", "host.retries = min(host.retries + 1, RETRIES_MAX)", "pass"),),
+    ),
+    Mutant(
+        "a removed host leaves before its addresses are gone",
+        (
+            (
+                "_actions.pyx",
+                "return host.flags & LEAVING and not host.held and not",
+                "return host.flags & LEAVING and not",
+            ),
+        ),
+    ),
+    Mutant(
+        "a lost address is not added again",
+        (("_upkeep.pyx", "there == THERE_NONE and address.flags & (HELD | FOREIGN)", "False"),),
+    ),
+    Mutant(
+        "an address of ours on a BACKUP stays",
+        (
+            (
+                "_upkeep.pyx",
+                "host.state == MASTER or host.state == BACKUP) and (",
+                "host.state == MASTER) and (",
+            ),
+        ),
+    ),
+    Mutant(
+        "an address that another hand put in the place of ours is still ours",
+        (("_upkeep.pyx", "there == THERE_FOREIGN and address.flags & HELD", "False"),),
+    ),
+    Mutant(
+        "the address of another virtual host is taken for ours",
+        (("_upkeep.pyx", "not held_elsewhere(core, slot, which)):", "True):"),),
+    ),
+    Mutant(
+        "an address that is there and foreign is taken for ours",
+        (
+            (
+                "_actions.pyx",
+                "    elif error:\n        if not address.flags & FOREIGN:",
+                "    elif False:\n        if not address.flags & FOREIGN:",
+            ),
+        ),
+    ),
+    Mutant(
+        "a removal of ours has nobody look what went with it",
+        (("_actions.pyx", "verify_soon(core, host.interface, now_ns + REMOVED_NS)", "pass"),),
+    ),
+    Mutant(
+        "nobody looks again before a minute has passed",
+        (("_orders.pyx", "verify_soon(core, core.hosts[slot].interface, now_ns)", "pass"),),
+    ),
+    Mutant(
+        "a MASTER without addresses stays",
+        (("_upkeep.pyx", "upkeep_lose(core, slot, ADDRESS_DEADLINE, now_ns)", "pass"),),
+    ),
+    Mutant(
+        "a foreign address does not count as there",
+        (
+            (
+                "_upkeep.pyx",
+                "there |= address.flags & (HELD | FOREIGN) != 0",
+                "there |= address.flags & HELD != 0",
+            ),
+        ),
+    ),
+    Mutant(
+        "who gave up for its addresses is not demoted",
+        (("_upkeep.pyx", "    host.flags |= ADDRESS_DEMOTED\n", ""),),
+    ),
+    Mutant(
+        "the demotion for addresses ends at once",
+        (("_upkeep.pyx", "now_ns + (DEMOTED_NS << host.losses)", "now_ns + 1000000"),),
+    ),
+)
