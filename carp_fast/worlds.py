@@ -568,37 +568,28 @@ def removal(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
-    noise,
-    noise,
-    noise,
-    strangers,
-    strangers,
-    delay,
-    partition,
-    partition,
-    one_way,
-    one_family,
-    one_family,
-    pause,
-    pause,
-    hiccups,
-    flap,
-    no_source,
-    crash,
-    crash,
-    shutdown,
-    wrong_key,
-    send_errors,
-    netlink_errors,
-    clock_step,
-    netlink_errors,
-    lost_addresses,
-    flood,
-    flood,
-    demotion,
-    demotion,
-    in_use,
-    removal,
+    3 * (noise,)
+    + 2 * (strangers,)
+    + (delay,)
+    + 2 * (partition,)
+    + (one_way,)
+    + 2 * (one_family,)
+    + 2 * (pause,)
+    + (hiccups,)
+    + (flap,)
+    + (no_source,)
+    + 2 * (crash,)
+    + (shutdown,)
+    + (wrong_key,)
+    + (send_errors,)
+    + (netlink_errors,)
+    + (clock_step,)
+    + (netlink_errors,)
+    + (lost_addresses,)
+    + 2 * (flood,)
+    + 2 * (demotion,)
+    + (in_use,)
+    + (removal,)
 )
 
 
