@@ -6,39 +6,19 @@ from errno import EADDRNOTAVAIL, EEXIST, ENODEV
 from itertools import pairwise
 
 import pytest
-from unit.segment import ADDRESS, SECOND_NS, START_NS, Node, advertisement, ip, prepared
+from unit.addressed import (
+    EVERY,
+    LATER_NS,
+    MASTER_NS,
+    SIGNED,
+    contents,
+    host,
+    master,
+    step_down,
+)
+from unit.segment import SECOND_NS, START_NS, Node, advertisement, prepared
 
 from carp_fast._wire import build_announcement
-
-SIGNED = [(ADDRESS, 24), (ip("10.77.0.101"), 24)]
-UNSIGNED = [(ip("10.77.1.1"), 32)]
-EVERY = [data for data, _ in SIGNED + UNSIGNED]
-MASTER_NS = START_NS + 3 * SECOND_NS
-LATER_NS = START_NS + 20 * SECOND_NS
-
-
-def host(**settings: object) -> dict[str, object]:
-    return {"addresses": SIGNED, "unsigned_addresses": UNSIGNED} | settings
-
-
-def master(errors: dict[bytes, int] | None = None, **settings: object) -> Node:
-    """A node that just became MASTER, its address changes answered with `errors`."""
-    node = Node("10.77.0.2", **host(**settings))
-    node.errors = errors or {}
-    node.run(MASTER_NS)
-    assert node.state == "MASTER"
-    return node
-
-
-def contents(node: Node, action: str) -> list[object]:
-    return [done.content for done in node.done if done.action == action]
-
-
-def step_down(node: Node, now_ns: int) -> None:
-    frame = advertisement(advbase=0, advskew=1, addresses=[data for data, _ in SIGNED])
-    assert node.engine.receive(0, frame, now_ns) == "ok"
-    node.take(now_ns)
-    assert node.state == "BACKUP"
 
 
 def test_all_addresses_are_added_announced_and_removed() -> None:
