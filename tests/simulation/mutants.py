@@ -45,7 +45,7 @@ MUTANTS = (*mutants_of_elections.MUTANTS, *mutants_of_frames.MUTANTS)
 SUITES = {
     "unit": [str(path.relative_to(ROOT)) for glob in CONCERNED for path in UNIT.glob(glob)],
     "scenarios": ["tests/scenarios"],
-    "simulation": ["tests/simulation", "-k", f"not ({WORLDS})"],
+    "simulation": ["tests/simulation/test_simulation.py", "-k", f"not ({WORLDS})"],
 }
 
 
