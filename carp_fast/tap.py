@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVERY_S = 60.0
-AFTER_RISE_S = 0.5  # and once this long after a virtual host became MASTER
+AFTER_RISE_S = 2.0  # and once this long after a virtual host became MASTER, and no other since
+RISES_MAX_S = 10.0  # ... but at most this long after the first of them
 AGAIN_S = 1.0  # while it is not certain yet whether somebody else is MASTER, too
 OVERHEARD_AGAIN_S = 5.0
 LISTEN_MAX_S = 5.0
@@ -80,7 +81,8 @@ class Tap:
         self._wake = asyncio.Event()
         self._heard: dict[int, _Heard] = {}
         self._changed: set[tuple[str, int]] = set()  # MASTER for a part of the time alone
-        self._slots: dict[str, dict[tuple[int, str], int]] = {}
+        self._listening = False
+        self._slots: dict[str, dict[int, list[int]]] = {}  # by interface and vhid
         self._keys: dict[int, list[Key]] = {}
         self._company: dict[int, int] = {}  # times in a row, by slot
         self._silent: dict[int, int] = {}
@@ -98,7 +100,7 @@ class Tap:
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """A virtual host changed its state."""
-        if event["state"] == "MASTER" or event["previous"] == "MASTER":
+        if self._listening and "MASTER" in (event["state"], event["previous"]):
             self._changed.add((event["interface"], event["vhid"]))
         if event["state"] == "MASTER":
             self._wake.set()
@@ -117,17 +119,24 @@ class Tap:
                 await asyncio.sleep(AGAIN_S)
             elif self._in_use.overheard:
                 await asyncio.sleep(OVERHEARD_AGAIN_S)
-            else:
-                try:
-                    await asyncio.wait_for(self._wake.wait(), EVERY_S)
-                    await asyncio.sleep(AFTER_RISE_S)
-                except TimeoutError:
-                    pass
+            elif await self._rises_within(EVERY_S):
+                # Not while many rise: listening costs the kernel a copy of each frame that is sent.
+                until_s = asyncio.get_running_loop().time() + RISES_MAX_S
+                while await self._rises_within(AFTER_RISE_S):
+                    if asyncio.get_running_loop().time() > until_s:
+                        break
+
+    async def _rises_within(self, seconds: float) -> bool:
+        """Waits for a virtual host to become MASTER; False: none did for so long."""
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return True
 
     async def listen(self) -> None:
         """Listens once, and draws the consequences. Raises OSError."""
-        self._heard, self._slots, self._keys = {}, {}, {}
-        self._changed.clear()
         ifindexes = [
             each.ifindex for name, each in self._network.now.items() if is_listened_to(name)
         ]
@@ -136,15 +145,21 @@ class Tap:
         share = min(1.0, FRAMES_A_SECOND / max(self._hosts.states.count(MASTER), 1))
         listen_s = min(self._interval_s() + MARGIN_S, LISTEN_MAX_S)
         loop = asyncio.get_running_loop()
-        with open_tap([each for each in ifindexes if each], share) as sock:
-            loop.add_reader(sock, self._read, sock)
-            try:
-                await asyncio.sleep(listen_s)
-            finally:
-                loop.remove_reader(sock)
-        await self._orders.done()  # then every change of state has been told
-        logger.debug("listened to what this machine sends for %.1f s", listen_s)
-        self._judge(listen_s)
+        self._listening = True
+        try:
+            with open_tap([each for each in ifindexes if each], share) as sock:
+                loop.add_reader(sock, self._read, sock)
+                try:
+                    await asyncio.sleep(listen_s)
+                finally:
+                    loop.remove_reader(sock)
+            await self._orders.done()  # then every change of state has been told
+            logger.debug("listened to what this machine sends for %.1f s", listen_s)
+            self._judge(listen_s)
+        finally:
+            self._listening = False
+            # Of tens of thousands of virtual hosts: nothing of it stays in memory for a minute.
+            self._heard, self._slots, self._keys, self._changed = {}, {}, {}, set()
 
     def _interval_s(self) -> float:
         """The longest interval in use."""
@@ -183,15 +198,17 @@ class Tap:
         slots = self._slots.get(name)
         number = self._hosts.known(name)
         if slots is None and number is not None:
-            slots = self._slots[name] = {
-                (host.vhid, destination): slot
-                for slot in self._hosts.slots[number]
-                if (host := self._hosts.hosts[slot]) is not None
-                for destination in host.destinations
-            }
+            slots = self._slots[name] = {}
+            for slot in self._hosts.slots[number]:
+                if (host := self._hosts.hosts[slot]) is not None:
+                    slots.setdefault(host.vhid, []).append(slot)
         size = socket.AF_INET if fields["family"] == 4 else socket.AF_INET6
         destination = socket.inet_ntop(size, fields["destination"])
-        return None if slots is None else slots.get((fields["vhid"], destination))
+        for slot in slots.get(fields["vhid"], ()) if slots is not None else ():
+            host = self._hosts.hosts[slot]
+            if host is not None and destination in host.destinations:
+                return slot
+        return None
 
     def _is_ours(self, host: VirtualHost, fields: Mapping[str, Any]) -> bool:
         """Whether it has the MAC and the source that this virtual host advertises from."""

@@ -200,12 +200,22 @@ def test_what_is_no_advertisement_of_ours_is_passed_over(what: str) -> None:
 def test_who_was_master_for_a_part_of_the_time_is_judged_the_next_time() -> None:
     stage = Stage(BACKUP)
     event = {"interface": "eth0", "vhid": 42, "state": "BACKUP", "previous": "MASTER"}
+    stage.tap._listening = True
     stage.tap.on_event(event)
     stage.listen(stage.ours())
     assert not stage.barred
     stage.tap.on_event(event | {"previous": "INIT"})
     stage.listen(other())
     assert stage.barred, "from INIT to BACKUP it sent nothing"
+
+
+def test_changes_of_state_are_not_remembered_while_nobody_listens() -> None:
+    stage = Stage(BACKUP)
+    for vhid in range(1, 256):
+        event = {"interface": "eth0", "vhid": vhid, "state": "MASTER", "previous": "BACKUP"}
+        stage.tap.on_event(event)
+    assert not stage.tap._changed
+    assert stage.tap._wake.is_set()
 
 
 def test_it_is_free_when_nothing_was_heard_some_times_in_a_row() -> None:
