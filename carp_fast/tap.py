@@ -46,11 +46,14 @@ SILENT_AFTER = 2  # times in a row that nothing was heard any more
 RESIGNATION = (255, 255)
 TTL = b"\xff"
 
+_Identity = tuple[str, tuple[str, ...], int]
+
 
 class _Heard:
     """What was heard for one virtual host: `other`, an advertisement that is not ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: _Identity) -> None:
+        self.identity = identity  # by a reload, the slot may be another one's before we judge
         self.other: dict[str, Any] | None = None
         self.ours: dict[bytes, list[int]] = {}  # counters by destination
         self.last: dict[str, Any] = {}
@@ -83,8 +86,8 @@ class Tap:
         self._changed: set[tuple[str, int]] = set()  # MASTER for a part of the time alone
         self._listening = False
         self._slots: dict[str, dict[int, list[int]]] = {}  # by interface and vhid
-        self._keys: dict[int, list[Key]] = {}
-        self._company: dict[int, int] = {}  # times in a row, by slot
+        self._keys: dict[_Identity, list[Key]] = {}
+        self._company: dict[_Identity, int] = {}  # times in a row
         self._silent: dict[int, int] = {}
         self._failed = False
         self._yields: Callable[[], bool] = lambda: random.random() < 0.5
@@ -186,15 +189,18 @@ class Tap:
         host = None if slot is None else self._hosts.hosts[slot]
         if slot is None or host is None:
             return
-        heard = self._heard.setdefault(slot, _Heard())
+        heard = self._heard.get(slot)
+        if heard is None or heard.identity != host.identity:
+            heard = self._heard[slot] = _Heard(host.identity)
         if self._hosts.states[slot] == MASTER and self._is_ours(host, fields):
             heard.last = fields
             counters = heard.ours.setdefault(fields["destination"], [])
             counters.append(int.from_bytes(fields["counter"]))
-        elif heard.other is None and self._is_genuine(slot, host, fields):
+        elif heard.other is None and self._is_genuine(host, fields):
             heard.other = fields
 
     def _find(self, name: str, fields: Mapping[str, Any]) -> int | None:
+        """The slot of the virtual host that an advertisement is for."""
         slots = self._slots.get(name)
         number = self._hosts.known(name)
         if slots is None and number is not None:
@@ -206,7 +212,9 @@ class Tap:
         destination = socket.inet_ntop(size, fields["destination"])
         for slot in slots.get(fields["vhid"], ()) if slots is not None else ():
             host = self._hosts.hosts[slot]
-            if host is not None and destination in host.destinations:
+            if host is None or (host.interface, host.vhid) != (name, fields["vhid"]):
+                continue  # a reload gave the slot to another one
+            if destination in host.destinations:
                 return slot
         return None
 
@@ -234,22 +242,26 @@ class Tap:
         now = self._network.now.get(host.interface)
         return now.mac if now is not None else b""
 
-    def _is_genuine(self, slot: int, host: VirtualHost, fields: Mapping[str, Any]) -> bool:
+    def _is_genuine(self, host: VirtualHost, fields: Mapping[str, Any]) -> bool:
         """Whether it is signed with our key: else it is another virtual host, or VRRP."""
-        if slot not in self._keys:
+        if host.identity not in self._keys:
             from carp_fast.verdicts import signer_of  # most daemons never need it
 
             signer = signer_of(host)
-            self._keys[slot] = [Key(signer.passphrase, each) for _, each in signer.forms()]
-        return any(key.verify(fields["counter"], fields["digest"]) for key in self._keys[slot])
+            forms = signer.forms()
+            self._keys[host.identity] = [Key(signer.passphrase, each) for _, each in forms]
+        keys = self._keys[host.identity]
+        return any(key.verify(fields["counter"], fields["digest"]) for key in keys)
 
     # -- what follows
 
     def _judge(self, listen_s: float) -> None:
-        company: dict[int, int] = {}
+        company: dict[_Identity, int] = {}
         for slot, heard in self._heard.items():
             host = self._hosts.hosts[slot]
-            if host is None or (host.interface, host.vhid) in self._changed:
+            if host is None or host.identity != heard.identity or slot in self._hosts.leaving:
+                continue
+            if (host.interface, host.vhid) in self._changed:
                 continue
             frames = 2 * listen_s / _interval_s(host.settings) + 2
             other = heard.company(frames)
@@ -260,9 +272,9 @@ class Tap:
             elif self._hosts.states[slot] != MASTER:
                 self._bar(slot, host, other)
             else:
-                company[slot] = self._company.get(slot, 0) + 1
-                if self._gives_way(host, other, company[slot]):
-                    del company[slot]
+                company[host.identity] = self._company.get(host.identity, 0) + 1
+                if self._gives_way(host, other, company[host.identity]):
+                    del company[host.identity]
                     self._bar(slot, host, other)
         self._company = company
         silent = self._silent

@@ -218,6 +218,62 @@ def test_changes_of_state_are_not_remembered_while_nobody_listens() -> None:
     assert stage.tap._wake.is_set()
 
 
+class ReloadedStage(Stage):
+    """While it listens, eth0/42 is removed, and its slot is eth1/`vhid`'s from then on."""
+
+    def reload(self, interface: str, vhid: int, **settings: Any) -> None:
+        before = self.hosts.hosts[0]
+        assert before is not None
+        self.hosts.give_back(0)
+        given: dict[str, Any] = {"passphrase": b"secret", "advskew": 100, **settings}
+        host = VirtualHost(interface, vhid, ("10.77.0.100/24",), (), Settings(**given))
+        assert self.hosts.take(host) == 0
+        assert host.identity != before.identity
+
+    def judge(self) -> None:
+        self.tap._judge(LISTEN_S)
+
+
+ANOTHER: dict[str, dict[str, Any]] = {
+    "interface": {"interface": "eth1", "vhid": 42},
+    "vhid": {"interface": "eth0", "vhid": 43},
+    "group": {"interface": "eth0", "vhid": 42, "destination": "239.0.0.1"},
+}
+
+
+@pytest.mark.parametrize("another", ANOTHER)
+def test_what_was_heard_for_a_removed_one_is_not_for_who_has_its_slot(another: str) -> None:
+    stage = ReloadedStage(BACKUP)
+    stage.tap.on_frame("eth0", other())
+    stage.reload(**ANOTHER[another])
+    stage.tap.on_frame("eth0", other())  # late
+    stage.judge()
+    assert not stage.barred
+
+
+def test_who_has_the_slot_of_a_removed_one_is_listened_for_with_its_own_key() -> None:
+    stage = ReloadedStage(BACKUP)
+    stage.tap.on_frame("eth0", other())
+    stage.reload("eth1", 42, passphrase=b"another")
+    stage.tap.on_frame("eth1", other())
+    stage.judge()
+    assert not stage.barred
+    stage.tap.on_frame("eth1", other(passphrase=b"another"))
+    stage.judge()
+    assert stage.barred
+
+
+def test_company_of_a_removed_one_makes_none_certain_for_who_has_its_slot() -> None:
+    stage = ReloadedStage(MASTER)
+    stage.listen(stage.ours(), other(50))
+    stage.reload("eth1", 42)
+    stage.hosts.states[0] = MASTER
+    stage.tap._heard = {}
+    stage.tap.on_frame("eth1", other(50))
+    stage.judge()
+    assert not stage.barred
+
+
 def test_it_is_free_when_nothing_was_heard_some_times_in_a_row() -> None:
     stage = Stage(BACKUP)
     stage.listen(other())
