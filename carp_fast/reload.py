@@ -172,7 +172,15 @@ def refusals(
     found = []
     removed, states = difference.removed, hosts.states
     masters = states.count(MASTER)
-    lost = [slot for slot in removed if states[slot] == MASTER]
+    # Who gets other peers or another group is removed and added anew: the file still has it.
+    again = {(host.interface, host.vhid) for host in difference.added}
+    lost = [
+        slot
+        for slot in removed
+        if states[slot] == MASTER
+        and (host := hosts.hosts[slot]) is not None
+        and (host.interface, host.vhid) not in again
+    ]
     if 2 * len(lost) > masters:
         found.append(
             f"{len(lost):,} of {masters:,} virtual hosts that are MASTER would be removed, more"

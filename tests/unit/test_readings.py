@@ -119,6 +119,23 @@ def test_more_than_half_of_the_masters_are_not_removed(real: Path) -> None:
     assert refused(whole, load(write(real.parent, REAL.replace("vlan[", "vlna[")))) != []
 
 
+@pytest.mark.parametrize("key", ['peers = ["192.0.2.200"]', 'destination = "239.0.0.1"'])
+def test_masters_that_get_other_peers_or_another_group_are_not_lost(
+    tmp_path: Path, key: str
+) -> None:
+    given = '[defaults]\npassphrase = "secret"\n{}\n{}'
+    table = '[[virtual_host]]\ninterface = "{}"\nvhid = "1-9"\naddresses = "192.0.2.{{vhid}}/24"\n'
+    old = load(write(tmp_path, given.format("", table.format("eth0"))))
+    new = load(write(tmp_path, given.format(key, table.format("eth0"))))
+    difference = compare(running(old), new)
+    assert (len(difference.added), len(difference.removed)) == (9, 9)
+    assert refused(old, new) == []
+    # On another interface it is not the same one.
+    elsewhere = load(write(tmp_path, given.format(key, table.format("eth1"))))
+    (line,) = refused(old, elsewhere)
+    assert line.startswith("9 of 9 virtual hosts that are MASTER would be removed")
+
+
 def test_backups_are_removed_but_not_all_of_them(real: Path) -> None:
     whole = load(real)
     few = load(write(real.parent, 'include = "conf.d/*.toml"\n'))
