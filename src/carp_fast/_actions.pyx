@@ -210,8 +210,9 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
         if address.flags & FAILED:
             tell_address(core, ADDRESS_GONE, slot, which, 0, now_ns)
         address.flags &= ~<uint32_t>(HELD | FAILED)
-        core.interfaces[host.interface].removed_ns = now_ns
         if address.family == 4:                 # its secondaries may have gone with it
+            if address.prefixlen < 32:
+                core.interfaces[host.interface].removed_ns = now_ns
             verify_soon(core, host.interface, now_ns + REMOVED_NS)
     elif error:
         if not address.flags & FOREIGN:

@@ -121,7 +121,7 @@ cdef struct Interface:
     uint64_t rejected[VERDICTS]
     int64_t announced_until_ns      # what was announced takes until then at the lasting pace
     int64_t verify_at_ns            # when to look what addresses are there; 0: never
-    int64_t removed_ns              # when we last removed one
+    int64_t removed_ns              # when we last removed one that may have had secondaries
     uint32_t rejections_count       # ever; the next place is this modulo REJECTIONS
     Rejection rejections[REJECTIONS]
 

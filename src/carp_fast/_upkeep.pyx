@@ -211,6 +211,17 @@ cdef bint held_elsewhere(const Core* core, uint32_t slot, uint32_t which) noexce
     return False
 
 
+cdef inline bint went_with_ours(const VirtualHost* host, const Address* address,
+                                const Interface* interface, int64_t now_ns) noexcept nogil:
+    """Whether a missed address may have gone with one that we removed while the host had it.
+
+    Only IPv4 has secondaries, of a subnet that holds more than one address.
+    """
+    return (address.family == 4 and address.prefixlen < 32
+            and now_ns - interface.removed_ns < WITH_OURS_NS
+            and host.since_ns <= interface.removed_ns)
+
+
 cdef void address_found(Core* core, uint32_t slot, uint32_t which, There there,
                         int64_t now_ns) noexcept nogil:
     """What is there of one of a host's addresses. Where that is as it should be, nothing happens.
@@ -226,7 +237,7 @@ cdef void address_found(Core* core, uint32_t slot, uint32_t which, There there,
         if address.flags & HELD:
             address.flags = <uint8_t>(address.flags & ~<uint32_t>HELD) | LOST
             host.held -= 1
-            if now_ns - interface.removed_ns < WITH_OURS_NS:
+            if went_with_ours(host, address, interface, now_ns):
                 address.flags |= LOST_WITH_OURS
         engine_ask(core, &core.change, slot, 0)
     elif there == THERE_OURS and not address.flags & (HELD | RETIRED) and (

@@ -11,6 +11,7 @@ from unit.addressed import (
     LATER_NS,
     MASTER_NS,
     SIGNED,
+    UNSIGNED,
     contents,
     host,
     master,
@@ -143,6 +144,55 @@ def test_an_address_lost_after_one_of_ours_was_removed_went_with_that() -> None:
     node.engine.found(0, EVERY[0], "none", now_ns + SECOND_NS // 50)
     node.take(now_ns + SECOND_NS // 50)
     assert [report[10:12] for report in node.reported("address_restored")] == [(WITH_OURS, 0)]
+
+
+IPV6 = ip("2001:db8::100")
+
+
+@pytest.mark.parametrize(
+    ("removed", "lost"),
+    [
+        (32, EVERY[0]),  # neither a /32 nor IPv6 has secondaries,
+        (24, UNSIGNED[0][0]),  # nor is one of them a secondary
+        (24, IPV6),
+    ],
+)
+def test_what_cannot_have_gone_with_ours_was_removed_by_somebody(removed: int, lost: bytes) -> None:
+    node = Node("10.77.0.2", **host(unsigned_addresses=[*UNSIGNED, (IPV6, 64)]))
+    node.run(LATER_NS)
+    other = ip("10.77.0.103"), ip("2001:db8::101")
+    node.engine.add(
+        1,
+        prepared(vhid=43, addresses=[(other[0], removed)], unsigned_addresses=[(other[1], 64)]),
+        LATER_NS,
+    )
+    now_ns = LATER_NS + 4 * SECOND_NS
+    node.run(now_ns)
+    node.forget()
+    node.engine.remove(1, now_ns)
+    node.take(now_ns)
+    assert contents(node, "REMOVE_ADDRESSES") == [[*other]]
+    now_ns += SECOND_NS // 50
+    node.engine.found(0, lost, "none", now_ns)
+    node.take(now_ns)
+    assert [report[10] for report in node.reported("address_restored")] == [REMOVED]
+
+
+def test_what_came_after_ours_had_been_removed_did_not_go_with_that() -> None:
+    node = Node("10.77.0.2", **host(dead_ratio=1))
+    node.run(LATER_NS)
+    node.forget()
+    node.attach(LATER_NS, up=False)
+    node.take(LATER_NS)
+    assert contents(node, "REMOVE_ADDRESSES") == [EVERY]
+    node.attach(LATER_NS, up=True)
+    node.run(LATER_NS + 3 * SECOND_NS // 2)
+    assert node.state == "MASTER"
+    node.forget()
+    now_ns = LATER_NS + 3 * SECOND_NS // 2
+    node.engine.found(0, EVERY[0], "none", now_ns)
+    node.take(now_ns)
+    assert [report[10:12] for report in node.reported("address_restored")] == [(REMOVED, 0)]
 
 
 @pytest.mark.parametrize("there", ["ours", "somebodys", "unknown"])
