@@ -133,6 +133,11 @@ class Observer(Closing):
                 found[key] = heard
         return found
 
+    def resigned(self, source: Host | str, key: Key) -> bool:
+        """Whether the latest advertisement of `source` for a virtual host is a resignation."""
+        heard = self.advertisements(source).get(key)
+        return heard is not None and heard.resigned
+
     def first_since_mark(self, source: Host | str | None = None) -> dict[Key, int]:
         """By virtual host, when `source` (default: anybody) first advertised since the mark."""
         found: dict[Key, int] = {}

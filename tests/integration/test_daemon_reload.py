@@ -206,9 +206,7 @@ def test_virtual_hosts_are_removed_and_added(
         assert "s1/1: removed" in answer["changed"]
         assert "s2/5: added" in answer["changed"]
         assert ("s1", "10.1.1.1") not in pair.a.addresses()
-        observer.wait_until(
-            lambda: observer.advertisements(pair.a)[Key(1, 1)].resigned, 2, "its resignation"
-        )
+        observer.wait_until(lambda: observer.resigned(pair.a, Key(1, 1)), 2, "its resignation")
         pair.backup.wait_state("MASTER", 1.5, [("s1", 1)])
     states = pair.master.states()
     assert {key for key in states if key[0] == "s1"} == {("s1", vhid) for vhid in range(2, 11)}
