@@ -142,15 +142,17 @@ def test_when_one_of_two_in_a_subnet_steps_down_the_other_keeps_its_address(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     a, b = lab_factory(segments=1).hosts
-    ip(a, "addr flush dev s1")
+    own = "10.1.0.1/16"  # no primary of a /24
+    assert held(a, "s1") == [own]
     tables = [
         {"interface": "s1", "vhid": vhid, "addresses": [f"10.1.1.{vhid}/24"], "source": "10.1.0.1"}
         for vhid in (1, 2)
     ]
     staying = start_alone(a, tmp_path, tables, advskew=100)
-    wait_for(lambda: len(held(a, "s1")) == 2, 5, "both addresses")
-    primary = next(entry for entry in entries(a, "s1") if not entry.get("secondary"))
-    assert any(entry.get("secondary") for entry in entries(a, "s1")), "else nothing is shown"
+    wait_for(lambda: len(held(a, "s1")) == 3, 5, "both addresses")
+    virtual = [entry for entry in entries(a, "s1") if entry["prefixlen"] == 24]
+    primary = next(entry for entry in virtual if not entry.get("secondary"))
+    assert any(entry.get("secondary") for entry in virtual), "else nothing is shown"
     vhid = int(primary["local"].rpartition(".")[2])
     kept = next(vhid for vhid in (1, 2) if f".{vhid}" != primary["local"][-2:])
     # Host b takes over the virtual host whose address is the primary of the subnet.
@@ -159,7 +161,7 @@ def test_when_one_of_two_in_a_subnet_steps_down_the_other_keeps_its_address(
     )
     start_daemon(b, path).wait_state("MASTER", 10)
     staying.wait_state("BACKUP", 5, [("s1", vhid)])
-    wait_for(lambda: held(a, "s1") == [f"10.1.1.{kept}/24"], 5, "the other address alone")
+    wait_for(lambda: held(a, "s1") == [own, f"10.1.1.{kept}/24"], 5, "the other address")
     assert staying.virtual_host("s1", kept)["state"] == "MASTER"
     assert staying.log_lines("s1: promote_secondaries set to 1")
     print(f"vhid {vhid} (primary of the /24) stepped down; vhid {kept} keeps 10.1.1.{kept}/24")
@@ -169,15 +171,16 @@ def test_the_hosts_own_address_that_came_after_a_virtual_one_stays(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     a, _ = lab_factory(segments=1).hosts
-    ip(a, "addr flush dev s1")
+    source = "10.1.0.1/16"  # no primary of a /24
+    assert held(a, "s1") == [source]
     keys = {"addresses": ["10.1.1.1/24"], "source": "10.1.0.1"}
     daemon = start_alone(a, tmp_path, [{"interface": "s1", "vhid": 1, **keys}])
-    wait_for(lambda: held(a, "s1") == ["10.1.1.1/24"], 5, "the virtual address")
+    wait_for(lambda: held(a, "s1") == [source, "10.1.1.1/24"], 5, "the virtual address")
     ip(a, "addr add 10.1.1.200/24 dev s1")
     own = next(entry for entry in entries(a, "s1") if entry["local"] == "10.1.1.200")
     assert own.get("secondary"), "the virtual address is the primary"
     assert daemon.stop() == 0
-    assert held(a, "s1") == ["10.1.1.200/24"]
+    assert held(a, "s1") == [source, "10.1.1.200/24"]
     print("virtual address first, own address second, virtual one removed: own address stays")
 
 
@@ -208,9 +211,7 @@ def test_an_address_of_a_master_that_somebody_removes_is_back_within_1_s(
         ip(a, "addr del 10.1.1.2/32 dev s1")
         event = events.next_event(2)
         assert (event["vhid"], event["state"], event["reason"]) == (2, "BACKUP", "address_lost")
-        observer.wait_until(
-            lambda: observer.advertisements(a)[Key(1, 2)].resigned, 2, "its resignation"
-        )
+        observer.wait_until(lambda: observer.resigned(a, Key(1, 2)), 2, "its resignation")
         gone = {"10.1.1.2/32", "10.1.2.2/32"}
         wait_for(lambda: not gone & set(held(a, "s1")), 1, "its addresses gone")
         host = daemon.virtual_host("s1", 2)
