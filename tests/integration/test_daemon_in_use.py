@@ -62,8 +62,8 @@ def test_the_second_daemon_waits_and_takes_part_when_the_first_has_gone(
     assert not first.log_lines("removed by somebody")
     assert [first.counters("s1", vhid)["addresses_restored"] for vhid in (1, 2, 3)] == [0, 0, 0]
     pid = first.process.pid
-    (line,) = second.wait_log("in_use", 5, count=3)[-1:]
-    assert f"s1/2 and 1 more: in_use: pid {pid} (" in line
+    second.wait_log(rf"WARNING s1/2 and 1 more: in_use: pid {pid} \(", 5)
+    assert len(second.log_lines("WARNING.*in_use")) == 1
     by = second.virtual_host("s1", 2)["in_use_by"]
     assert by.startswith(f"pid {pid} (")
     assert (
@@ -118,8 +118,9 @@ def test_a_reload_takes_what_is_free_and_waits_for_the_rest(
     write_configuration(tmp_path, "first", [table("1")])
     first.reload()
     second.wait_state("MASTER", MASTER_WITHIN_S)
-    # Another group is another virtual host.
-    write_configuration(tmp_path, "first", [table("1"), table("2", destination="239.0.0.1")])
+    # Another group is another virtual host, with another address.
+    other = table("2", destination="239.0.0.1") | {"addresses": "10.1.2.2/32"}
+    write_configuration(tmp_path, "first", [table("1"), other])
     first.reload()
     first.wait_state("MASTER", 8)
     assert set(second.states().values()) == {"MASTER"}
