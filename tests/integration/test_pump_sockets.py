@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from errno import EADDRNOTAVAIL, ENOBUFS
+from errno import EADDRNOTAVAIL
 from typing import Any
 
 import pytest
@@ -411,11 +411,11 @@ def test_a_batch_whose_answers_are_lost_is_carried_out(lab_factory: Callable[...
         # What succeeds needs one answer a batch.
         assert stage.pump.remove_addresses(batch) == [0] * len(MANY)
         assert held(a) == set()
-        # All fail, and most of their answers are lost: that they succeeded nobody may say.
+        # Half of them fail, and most answers are lost: the kernel is asked what is there.
         first = stage.pump.remove_addresses([batch[0]])
         assert first == [EADDRNOTAVAIL]
         give_addresses(a, MANY[1::2])
         errors = stage.pump.remove_addresses(batch)
         assert held(a) == set()
-        assert ENOBUFS in errors
-        assert set(errors) <= {0, EADDRNOTAVAIL, ENOBUFS}
+        assert set(errors[1::2]) == {0}, "were there, and have gone"
+        assert set(errors[::2]) == {0, EADDRNOTAVAIL}, "were not there: answered, or looked for"
