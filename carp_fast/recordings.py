@@ -397,6 +397,8 @@ class Writer:
             text += " yes" if value else " no"
         elif word == "demote":
             text += f" {value}"
+        elif word == "address_lost" and not value:
+            text += " undemoted"
         self._input(at_ns, text)
 
     def _found(self, at_ns: int, slot: int, fields: Any) -> None:

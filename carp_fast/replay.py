@@ -425,7 +425,10 @@ class Player:
         self.engine.remove(self.slots[self.subject(line)], self._clock(line.at_ns))
 
     def _on_address_lost(self, line: Line, words: list[str]) -> None:
-        self.engine.lose_address(self.slots[self.subject(line)], self._clock(line.at_ns))
+        if words not in ([], ["undemoted"]):
+            raise ValueError("address_lost: undemoted, or nothing")
+        slot = self.slots[self.subject(line)]
+        self.engine.lose_address(slot, self._clock(line.at_ns), demoted=not words)
 
     def _on_found(self, line: Line, words: list[str]) -> None:
         address, there = words

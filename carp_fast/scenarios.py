@@ -20,7 +20,7 @@ Inputs, the subject a virtual host unless said:
   link up|down                      (an interface)
   interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router] [renamed]
             [announce]              (likewise; see Engine.set_interface)
-  demote N | remove | address_lost | announce | in_use yes|no
+  demote N | remove | address_lost [undemoted] | announce | in_use yes|no
   found ADDRESS none|ours|foreign   what its interface was seen to have, where that is wrong
   own_source there|missing [4] [6]  which configured sources are no addresses of the machine
   adopt ADDRESS                     the kernel has it already, with our mark

@@ -177,7 +177,7 @@ class UcarpDaemon(Daemon):
         # Against an interval of 255 s every master heard is preferred, and none is ever missed.
         quiet = msgspec.structs.replace(self._host.settings, advbase=255)
         self._replace(msgspec.structs.replace(self._host, settings=quiet))
-        self._orders.post(lambda: self._pump.lose_address(SLOT))
+        self._orders.post(lambda: self._pump.lose_address(SLOT, demoted=False))
         await asyncio.sleep(QUIET_S)
         self._replace(self._host)
         await self._orders.done()

@@ -340,9 +340,9 @@ cdef class Engine:
         if not any_such:
             raise ValueError("what was found is not an address of the host")
 
-    def lose_address(self, uint32_t slot, int64_t now_ns) -> None:
+    def lose_address(self, uint32_t slot, int64_t now_ns, *, bint demoted=True) -> None:
         """Its addresses are removed too often: a MASTER gives up, and is demoted for a while."""
-        self.give(ORDER_LOSE_ADDRESS, slot, 0, NULL, now_ns)
+        self.give(ORDER_LOSE_ADDRESS, slot, demoted, NULL, now_ns)
 
     def set_own_source(self, uint32_t slot, int64_t now_ns, *, bint missing=False,
                        bint missing6=False) -> None:

@@ -29,7 +29,7 @@ from carp_fast._vhid cimport (
     Block, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED, FOREIGN, FREED, HELD, IGNORE_LINK, LOST,
     LOST_WITH_OURS,
     IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
-    ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
+    ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
     PREFERRED,
     RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING,
     SOURCES, Source,
@@ -547,5 +547,8 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         record_adoption(core, slot, <const Address*>order.pointer, now_ns)
         adopt(core, slot, <const Address*>order.pointer, now_ns)
     elif order.kind == ORDER_LOSE_ADDRESS:
-        record_order(core, ORDERED_ADDRESS_LOST, slot, 0, now_ns)
-        upkeep_lose(core, slot, ADDRESS_LOST, now_ns)
+        record_order(core, ORDERED_ADDRESS_LOST, slot, order.value, now_ns)
+        if order.value:
+            upkeep_lose(core, slot, ADDRESS_LOST, now_ns)
+        else:
+            engine_event(core, slot, ON_ADDRESS_LOST, ADDRESS_LOST, now_ns)

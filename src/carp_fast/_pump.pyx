@@ -389,9 +389,9 @@ cdef class Pump:
         self.push(ORDER_ADOPT, slot, 0, 0, <char*>room)
         self.keep(room)
 
-    def lose_address(self, uint32_t slot) -> None:
-        """Somebody removes the host's addresses too often."""
-        self.push(ORDER_LOSE_ADDRESS, slot, 0, 0, NULL)
+    def lose_address(self, uint32_t slot, *, bint demoted=True) -> None:
+        """Somebody removes the host's addresses too often: a MASTER resigns, and is demoted."""
+        self.push(ORDER_LOSE_ADDRESS, slot, 0, demoted, NULL)
 
     def resign_all(self) -> None:
         """Shutdown: every MASTER removes its addresses and resigns."""

@@ -232,7 +232,7 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
     elif kind == FAULT_ADDRESS_LEFT:
         leave_address(world, machine, fault)
     elif kind == FAULT_ADDRESS_LOST:
-        order_now(world, machine, ORDER_LOSE_ADDRESS, fault.slot, 0)
+        order_now(world, machine, ORDER_LOSE_ADDRESS, fault.slot, 1)
     elif kind == FAULT_DEMOTE:
         order_now(world, machine, ORDER_DEMOTE, fault.slot, fault.value)
     elif kind == FAULT_BAR:

@@ -82,6 +82,21 @@ def test_address_lost_too_often_resigns_after_the_removal() -> None:
     assert node.state == "MASTER"
 
 
+def test_who_gives_up_undemoted_rises_after_the_time_of_its_own_priority() -> None:
+    node = master()
+    node.forget()
+    node.engine.lose_address(0, LATER_NS, demoted=False)
+    node.take(LATER_NS)
+    assert node.words() == ["REMOVE_ADDRESSES", "RESIGN"]
+    assert node.changes() == [("MASTER", "BACKUP", "address_lost")]
+    status = node.engine.host(0)
+    assert (status["effective_advskew"], status["demoted_until_ns"]) == (status["advskew"], 0)
+    node.run(LATER_NS + 3 * SECOND_NS - 1)
+    assert node.state == "BACKUP"
+    node.run(LATER_NS + 3 * SECOND_NS + SECOND_NS // 100)
+    assert node.state == "MASTER"
+
+
 def test_a_take_over_before_the_removal_was_carried_out_cancels_it() -> None:
     node = master()
     node.forget()

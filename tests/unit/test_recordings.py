@@ -115,6 +115,7 @@ def test_the_kernels_answers_are_recorded() -> None:
             "65.1 eth0/42 found 10.77.0.100 none",
             "60.1 eth0/43 kernel sends ok",
             "70.1 eth0/42 address_lost",
+            "80.1 eth0/42 address_lost undemoted",
         )
     )
     player = played(long_scenario(100, "", also), 8192)
@@ -123,7 +124,8 @@ def test_the_kernels_answers_are_recorded() -> None:
     assert "eth0/42 kernel 10.77.0.100 EEXIST" in text
     assert "eth0/43 kernel sends ENETDOWN" in text
     assert "eth0/43 kernel sends ok" in text
-    assert "BACKUP address_lost" in text
+    assert text.count("BACKUP address_lost") == 2
+    assert text.count("eth0/42 address_lost undemoted") == 1
     assert "eth0/42 found 10.77.0.100 none" in text
 
 
@@ -279,6 +281,7 @@ def anything(random: Random, seconds: int) -> str:
         "{host} kernel 10.0.1.1 {error}",
         "{host} found 10.0.1.1 {there}",
         "{host} address_lost",
+        "{host} address_lost undemoted",
         "{host} announce",
         "eth0 link {up}",
         "stall",
