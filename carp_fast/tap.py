@@ -13,7 +13,7 @@ import random
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carp_fast import addresses
 from carp_fast._auth import Key
@@ -49,16 +49,25 @@ TTL = b"\xff"
 _Identity = tuple[str, tuple[str, ...], int]
 
 
+class _Said(NamedTuple):
+    """What an advertisement says that is judged; the rest of it is not kept."""
+
+    source: bytes
+    mac: bytes
+    advbase: int
+    advskew: int
+
+
 class _Heard:
     """What was heard for one virtual host: `other`, an advertisement that is not ours."""
 
     def __init__(self, identity: _Identity) -> None:
         self.identity = identity  # by a reload, the slot may be another one's before we judge
-        self.other: dict[str, Any] | None = None
+        self.other: _Said | None = None
         self.ours: dict[bytes, list[int]] = {}  # counters by destination
-        self.last: dict[str, Any] = {}
+        self.last: _Said | None = None
 
-    def company(self, frames: float) -> dict[str, Any] | None:
+    def company(self, frames: float) -> _Said | None:
         """What somebody else said, in the end even from our own MAC and source.
 
         Our own counters go up by one, in as many `frames` as one sender has.
@@ -193,11 +202,11 @@ class Tap:
         if heard is None or heard.identity != host.identity:
             heard = self._heard[slot] = _Heard(host.identity)
         if self._hosts.states[slot] == MASTER and self._is_ours(host, fields):
-            heard.last = fields
+            heard.last = _said(fields)
             counters = heard.ours.setdefault(fields["destination"], [])
             counters.append(int.from_bytes(fields["counter"]))
         elif heard.other is None and self._is_genuine(host, fields):
-            heard.other = fields
+            heard.other = _said(fields)
 
     def _find(self, name: str, fields: Mapping[str, Any]) -> int | None:
         """The slot of the virtual host that an advertisement is for."""
@@ -283,7 +292,7 @@ class Tap:
             if times >= SILENT_AFTER:
                 self._in_use.free(slot)
 
-    def _gives_way(self, host: VirtualHost, other: Mapping[str, Any], times: int) -> bool:
+    def _gives_way(self, host: VirtualHost, other: _Said, times: int) -> bool:
         """Whether a MASTER leaves it to who is MASTER beside it, as if it had been heard.
 
         Who is slower steps down when it hears us; who cannot is left alone after a while. Between
@@ -291,21 +300,25 @@ class Tap:
         """
         if times < CONFIRMED_AFTER:
             return False
-        theirs = other["advbase"] * 256 + other["advskew"]
+        theirs = other.advbase * 256 + other.advskew
         ours = host.settings.advbase * 256 + host.settings.advskew
         if theirs == ours or times > STAYS_FOR:
             return self._yields()
         return bool(theirs < ours)
 
-    def _bar(self, slot: int, host: VirtualHost, other: Mapping[str, Any]) -> None:
+    def _bar(self, slot: int, host: VirtualHost, other: _Said) -> None:
         pid = ucarp_of(host)
-        mac, family = other["source_mac"].hex(":"), other["family"]
-        size = socket.AF_INET if family == 4 else socket.AF_INET6
-        source = socket.inet_ntop(size, other["source"])
+        mac = other.mac.hex(":")
+        size = socket.AF_INET if len(other.source) == 4 else socket.AF_INET6
+        source = socket.inet_ntop(size, other.source)
         who = named(pid) if pid else f"who advertises from {source} ({mac})"
         logger.warning("%s: in_use: %s on this machine has it, waiting for that", host.name, who)
         self._silent[slot] = -1
         self._in_use.overhear(slot, who)
+
+
+def _said(fields: Mapping[str, Any]) -> _Said:
+    return _Said(fields["source"], fields["source_mac"], fields["advbase"], fields["advskew"])
 
 
 def is_listened_to(name: str) -> bool:
