@@ -284,10 +284,10 @@ cdef uint32_t place_for(VirtualHost* host, const Source* new) noexcept nogil:
         if host.master[0] == i + 1 or host.master[1] == i + 1:
             continue
         other = vhid_source(host, i)
-        if least == NULL or other.genuine < least.genuine or (
-                other.genuine == least.genuine and other.heard_ns < least.heard_ns):
-            place = i
-            least = other
+        if least == NULL or least.family and (
+                other.family == 0 or other.genuine < least.genuine
+                or other.genuine == least.genuine and other.heard_ns < least.heard_ns):
+            place, least = i, other
     note_run(host, least)
     vhid_source(host, place)[0] = new[0]
     return place

@@ -406,8 +406,12 @@ def test_hosts_with_one_source_that_are_in_step_part() -> None:
     assert [node.state for node in nodes] == ["BACKUP", "MASTER"]
 
 
-def test_a_host_with_our_source_that_does_not_hear_us_is_known_by_its_third() -> None:
-    """It goes on from the last counter that it heard of us: all of its are among those we sent."""
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_host_with_our_source_that_does_not_hear_us_is_known_by_its_third(others: int) -> None:
+    """It goes on from the last counter that it heard of us: all of its are among those we sent.
+
+    That it was refused is remembered beside other sources that are heard meanwhile.
+    """
     node = Node("10.77.0.2", counter=BASE)
     node.run(START_NS + 10 * SECOND_NS)
     node.run(START_NS + 11 * SECOND_NS)
@@ -419,6 +423,8 @@ def test_a_host_with_our_source_that_does_not_hear_us_is_known_by_its_third() ->
         node.run(at_ns)
         counter += 1
         verdicts.append(hear(node, counter, at_ns, "10.77.0.2", mac=mac))
+        if second < 11 + others:
+            assert hear(node, second, at_ns + 1, f"10.77.0.{second}", advskew=9) == "ok"
     assert verdicts == ["replay", "replay", "ok", "ok", "ok"]
     assert (node.state, node.reason) == ("BACKUP", "tie_lost")
 
