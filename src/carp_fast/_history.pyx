@@ -63,7 +63,7 @@ cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_
                        uint32_t span_ms) noexcept nogil:
     """Remember `count` counters from `begin` on, the last of them in use at `at_ms`."""
     cdef Range* lately = history.lately
-    cdef uint32_t i, place, half_ms = max(1, span_ms // 2)
+    cdef uint32_t i, place, half_ms = max(1, (span_ms + 1) // 2)
     cdef Range new
     if count > UINT32_MAX:
         begin, count = begin + (count - UINT32_MAX), UINT32_MAX

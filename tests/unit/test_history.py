@@ -37,6 +37,23 @@ def test_what_we_send_in_a_day_is_one_range() -> None:
     assert max(ends) == min(begin for begin, _, _ in known["sent"])
 
 
+@pytest.mark.parametrize("advskew", [1, 2, 9])
+def test_what_was_sent_long_ago_has_no_later_time_however_short_the_interval(advskew: int) -> None:
+    """A master-down time of 11 ms is no multiple of two: its halves must cover all of it."""
+    node = Node("10.77.0.2", advbase=0, advskew=advskew)
+    end_ns = START_NS + 2 * SECOND_NS
+    node.run(end_ns)
+    sent = len([done for done in node.done if done.action == "ADVERTISE"])
+    known = history(node, end_ns)
+    down_ns = node.engine.host(0)["master_down_ns"]
+    # Two master-down times and a half, at three advertisements each, and those not noted yet.
+    assert sum(count for _, count, _ in known["lately"]) <= 9
+    assert sum(count for _, count, _ in known["formerly"]) >= sent - 15
+    counter = OUR_COUNTER + sent - 4 - int(3 * down_ns // (down_ns // 3))
+    assert hear(node, counter, end_ns, "10.77.0.7") == "replay"
+    assert hear(node, OUR_COUNTER + sent - 30, end_ns, "10.77.0.7") == "replay"
+
+
 @pytest.mark.parametrize("step", [1, 2, 17, 64])
 def test_what_a_master_sends_is_one_range_though_some_of_it_is_lost(step: int) -> None:
     node = Node("10.77.0.2")
