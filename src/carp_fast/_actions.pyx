@@ -26,7 +26,7 @@ from carp_fast._vhid cimport (
     LOST_WITH_OURS, MASTER, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, VirtualHost, vhid_advskew, vhid_demote, vhid_duplicate_over,
-    vhid_master_down_ns)
+    vhid_interval_ns, vhid_master_down_ns)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -124,7 +124,8 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
         return
     history_send(&host.history, host.counter + 1 - host.block.output_count,
                  host.block.output_count, history_ms(now_ns),
-                 <uint32_t>(vhid_master_down_ns(host) // 1000000))
+                 <uint32_t>(vhid_master_down_ns(host) // 1000000),
+                 <uint32_t>(vhid_interval_ns(host) // 8000000))
     if host.flags & DUPLICATE and vhid_duplicate_over(host, now_ns):
         engine_end_duplicate(core, slot, now_ns)
     if core.recorder.records != NULL:

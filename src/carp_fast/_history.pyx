@@ -100,13 +100,23 @@ cdef uint32_t place_joined(Range* lately, uint32_t otherwise, uint32_t now_ms) n
 
 
 cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_t at_ms,
-                       uint32_t span_ms) noexcept nogil:
-    """Remember the counters of one advertisement of ours, `count` from `begin` on."""
-    cdef Range* last = &history.sent[HISTORY_SENT - 1]
-    if last.count:
-        history_note(history, last.begin, last.count, last.at_ms, span_ms)
+                       uint32_t span_ms, uint32_t soon_ms) noexcept nogil:
+    """Remember the counters of one advertisement of ours, `count` from `begin` on.
+
+    One that follows another within `soon_ms` shares its place, and the later one's time: those that
+    are sent twice would else leave no room for all of an interval.
+    """
+    cdef Range* newest = &history.sent[0]
+    cdef Range* oldest = &history.sent[HISTORY_SENT - 1]
+    if (newest.count and begin == newest.begin + newest.count
+            and since_ms(newest.at_ms, at_ms) <= soon_ms):
+        newest.count += count
+        newest.at_ms = at_ms
+        return
+    if oldest.count:
+        history_note(history, oldest.begin, oldest.count, oldest.at_ms, span_ms)
     memmove(&history.sent[1], history.sent, (HISTORY_SENT - 1) * sizeof(Range))
-    history.sent[0].begin, history.sent[0].count, history.sent[0].at_ms = begin, count, at_ms
+    newest.begin, newest.count, newest.at_ms = begin, count, at_ms
 
 
 cdef int64_t history_sent_ms(const History* history, uint64_t counter,

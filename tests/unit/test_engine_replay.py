@@ -252,6 +252,32 @@ def test_a_loop_is_known_after_our_counter_went_on_above_what_was_heard() -> Non
     assert [node.engine.receive(0, frame, now_ns) for frame in frames] == ["loop"] * 2
 
 
+@pytest.mark.parametrize("advertise_mac", ["interface", "ucarp"])
+@pytest.mark.parametrize("replay", ["off", "learn", "strict"])
+def test_all_that_a_new_master_sent_within_an_interval_is_known_as_ours(
+    replay: str, advertise_mac: str
+) -> None:
+    """A last one as the former master; the first one and an answer, sent twice; its phase's."""
+    node = Node(
+        "10.77.0.2", counter=BASE, replay=replay, advertise_mac=advertise_mac, advskew=128,
+        preempt=True,
+    )  # fmt: skip
+    begin_ns = START_NS + 8 * SECOND_NS
+    node.run(begin_ns)
+    node.forget()
+    for number, advskew in enumerate((0, 254, 254)):
+        now_ns = begin_ns + number * SECOND_NS * 3 // 10
+        node.run(now_ns)
+        assert hear(node, number + 1, now_ns, advskew=advskew) == "ok"
+    now_ns = begin_ns + 149 * SECOND_NS // 100
+    node.run(now_ns)
+    frames = sent_by(node)
+    assert node.state == "MASTER"
+    assert len(frames) >= 5
+    assert {node.engine.receive(0, frame, now_ns) for frame in frames} == {"loop"}
+    assert node.state == "MASTER"
+
+
 def test_every_output_of_an_advertisement_is_known_as_ours() -> None:
     signed = [(ADDRESS, 24), (ADDRESS6, 64)]
     node = Node("10.77.0.2", on6="fe80::2", counter=BASE, addresses=signed)
