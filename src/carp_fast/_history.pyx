@@ -15,7 +15,7 @@ assert sizeof(History) == 192
 
 
 cdef enum:
-    BACKWARDS_MS = 3600000      # frames are not in the order of their arrival: time may go back
+    BACKWARDS_MS = 259200000    # time may go back by two spans, the longest of which has 18 hours
 
 
 cdef inline int64_t since_ms(uint32_t at_ms, uint32_t now_ms) noexcept nogil:
@@ -57,6 +57,17 @@ cdef void retire(History* history, const Range* old) noexcept nogil:
             join(&formerly[i], old)
             return
     formerly[shortest(formerly, HISTORY_FORMERLY)] = old[0]
+
+
+cdef void history_note_late(History* history, uint64_t begin, uint32_t count, int64_t at_ns,
+                            int64_t now_ns, uint32_t span_ms) noexcept nogil:
+    """Remember counters that were in use at `at_ns`, however long ago that is."""
+    cdef Range old
+    if now_ns - at_ns <= 2000000 * <int64_t>span_ms:
+        history_note(history, begin, count, history_ms(at_ns), span_ms)
+        return
+    old.begin, old.count, old.at_ms = begin, count, history_ms(at_ns)
+    retire(history, &old)
 
 
 cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_t at_ms,

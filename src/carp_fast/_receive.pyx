@@ -14,7 +14,7 @@ from carp_fast._core cimport (
     engine_event, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
     Rejection, REJECTIONS, WRONG_DIGEST)
 from carp_fast._history cimport (
-    HISTORY_NEAR, history_age_ms, history_ms, history_note, history_sent_ms)
+    HISTORY_NEAR, history_age_ms, history_ms, history_note, history_note_late, history_sent_ms)
 from carp_fast._recorder cimport record_heard
 from carp_fast._vhid cimport (
     AlternateKey, BACKUP, BSD_MAC, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS,
@@ -271,7 +271,7 @@ cdef uint32_t known_source(const VirtualHost* host, const Advertisement* heard) 
     return NOBODY
 
 
-cdef uint32_t place_for(VirtualHost* host, const Source* new) noexcept nogil:
+cdef uint32_t place_for(VirtualHost* host, const Source* new, int64_t now_ns) noexcept nogil:
     """Take a source in: in a free place, or in that of who was heard longest ago.
 
     Not of a master; and of one that has been genuine only where all others have, too: a stranger
@@ -288,16 +288,16 @@ cdef uint32_t place_for(VirtualHost* host, const Source* new) noexcept nogil:
                 other.family == 0 or other.genuine < least.genuine
                 or other.genuine == least.genuine and other.heard_ns < least.heard_ns):
             place, least = i, other
-    note_run(host, least)
+    note_run(host, least, now_ns)
     vhid_source(host, place)[0] = new[0]
     return place
 
 
-cdef void note_run(VirtualHost* host, const Source* source) noexcept nogil:
+cdef void note_run(VirtualHost* host, const Source* source, int64_t now_ns) noexcept nogil:
     """Remember the counters of a source that came in order and are not in the history yet."""
     if source.genuine and source.run and source.ascended > 1:
-        history_note(&host.history, source.counter - source.run, <uint64_t>source.run + 1,
-                     history_ms(source.heard_ns), span_ms(host))
+        history_note_late(&host.history, source.counter - source.run, source.run + 1,
+                          source.heard_ns, now_ns, span_ms(host))
 
 
 cdef inline uint32_t span_ms(const VirtualHost* host) noexcept nogil:
@@ -425,7 +425,7 @@ cdef void learn_counter(VirtualHost* host, Source* source, uint64_t counter, bin
     source.genuine |= new
     source.refusals = 0
     if source.heard_ns == 0 or step > HISTORY_NEAR:     # what it passed over, nobody has seen
-        note_run(host, source)
+        note_run(host, source, arrived_ns)
         source.run, source.noted_ms = 0, now_ms
     if source.heard_ns == 0 or step > NEAR:
         source.constant = source.ascended = 0
@@ -566,14 +566,14 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
         unknown.family = heard.family
         memcpy(unknown.address, heard.source, 16)
         if own:                                         # what is refused of it counts, too
-            place = place_for(host, &unknown)
+            place = place_for(host, &unknown, arrived_ns)
     source = &unknown if place == NOBODY else vhid_source(host, place)
     if is_replay(core, slot, source, heard, own, arrived_ns):
         if not own and not source.genuine:
             answer_stranger(core, slot, arrived_ns)
         return REPLAY
     if place == NOBODY:
-        place = place_for(host, &unknown)
+        place = place_for(host, &unknown, arrived_ns)
         source = vhid_source(host, place)
     if core.recorder.records != NULL:
         record_heard(&core.recorder, slot, host.interface, VERDICT_OK, True, heard, arrived_ns)

@@ -105,3 +105,16 @@ def test_four_sequences_leave_the_longest_three() -> None:
     assert len(known) == 3
     assert 1 in known
     assert 2 not in known
+
+
+def test_a_source_that_comes_back_after_hours_makes_nothing_older() -> None:
+    """What it sent in order is noted then, as of long ago; what we sent since is no older by it."""
+    node = Node("10.77.0.2")
+    for number in range(4):
+        assert hear(node, FIRST + number, START_NS + number * SECOND_NS) == "ok"
+    now_ns = START_NS + 2 * 3600 * SECOND_NS
+    node.run(now_ns)
+    sent = [done.content for done in node.done if done.action == "ADVERTISE"]
+    assert hear(node, 1 << 50, now_ns, advskew=9) == "ok"
+    counter = int.from_bytes(sent[-6][42:50], "big")
+    assert hear(node, counter, now_ns, "10.77.0.7", advskew=9) == "ok"
