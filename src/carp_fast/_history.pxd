@@ -36,5 +36,5 @@ cdef void history_note_late(History* history, uint64_t begin, uint32_t count, in
                             int64_t now_ns, uint32_t span_ms) noexcept nogil
 cdef int64_t history_sent_ms(const History* history, uint64_t counter,
                              uint32_t now_ms) noexcept nogil
-cdef int64_t history_age_ms(const History* history, uint64_t counter,
-                            uint32_t now_ms) noexcept nogil
+cdef int64_t history_age_ms(const History* history, uint64_t counter, uint32_t now_ms,
+                            uint32_t span_ms) noexcept nogil

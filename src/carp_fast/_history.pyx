@@ -2,8 +2,8 @@
 
 A group of hosts shares one sequence of counters, since each goes on above what it hears, so that a
 few ranges hold all of it. A *span* is the host's master-down time: what the last two spans brought
-is kept by halves of one, what came before as at most three ranges without times. Where there is
-no room for another range, the shortest is forgotten, so that random counters displace no sequence.
+is kept by halves of one, what came before as at most three ranges. Where there is no room for
+another range, the shortest is forgotten, so that random counters displace no sequence.
 
 Times are in ms modulo 2^32, 49 days. Must not know what an age means, nor whose a counter is.
 """
@@ -21,6 +21,10 @@ cdef enum:
 cdef inline int64_t since_ms(uint32_t at_ms, uint32_t now_ms) noexcept nogil:
     cdef uint32_t age_ms = now_ms - at_ms
     return 0 if age_ms > UINT32_MAX - BACKWARDS_MS else age_ms
+
+
+cdef inline uint32_t later_ms(uint32_t one_ms, uint32_t other_ms) noexcept nogil:
+    return one_ms if other_ms - one_ms > BACKWARDS_MS else other_ms
 
 
 cdef bint is_near(const Range* one, const Range* other) noexcept nogil:
@@ -55,6 +59,7 @@ cdef void retire(History* history, const Range* old) noexcept nogil:
     for i in range(HISTORY_FORMERLY):
         if formerly[i].count and is_near(&formerly[i], old):
             join(&formerly[i], old)
+            formerly[i].at_ms = later_ms(formerly[i].at_ms, old.at_ms)
             return
     formerly[shortest(formerly, HISTORY_FORMERLY)] = old[0]
 
@@ -86,28 +91,30 @@ cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_
         elif (lately[i].count and lately[i].at_ms // half_ms == at_ms // half_ms
                 and is_near(&lately[i], &new)):
             join(&lately[i], &new)
-            lately[i].at_ms = at_ms
+            lately[i].at_ms = later_ms(lately[i].at_ms, at_ms)
             return
     place = shortest(lately, HISTORY_LATELY)
     if lately[place].count:
-        place = place_joined(lately, place, at_ms)
+        place = place_joined(lately, place)
     lately[place] = new
 
 
-cdef uint32_t place_joined(Range* lately, uint32_t otherwise, uint32_t now_ms) noexcept nogil:
+cdef uint32_t place_joined(Range* lately, uint32_t otherwise) noexcept nogil:
     """Free a place by joining two ranges of one sequence, as if both were as late as the later.
 
-    `otherwise`: the place to give up where each range is of another sequence.
+    The two that are the least apart in time. `otherwise`: the place to give up where each range is
+    of another sequence.
     """
-    cdef uint32_t i, k
+    cdef uint32_t i, k, apart_ms, least_ms = UINT32_MAX, one = 0, other = otherwise
     for i in range(HISTORY_LATELY):
         for k in range(i + 1, HISTORY_LATELY):
-            if is_near(&lately[i], &lately[k]):
-                join(&lately[i], &lately[k])
-                if since_ms(lately[k].at_ms, now_ms) < since_ms(lately[i].at_ms, now_ms):
-                    lately[i].at_ms = lately[k].at_ms
-                return k
-    return otherwise
+            apart_ms = min(lately[i].at_ms - lately[k].at_ms, lately[k].at_ms - lately[i].at_ms)
+            if apart_ms < least_ms and is_near(&lately[i], &lately[k]):
+                least_ms, one, other = apart_ms, i, k
+    if least_ms != UINT32_MAX:
+        join(&lately[one], &lately[other])
+        lately[one].at_ms = later_ms(lately[one].at_ms, lately[other].at_ms)
+    return other
 
 
 cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_t at_ms,
@@ -140,11 +147,23 @@ cdef int64_t history_sent_ms(const History* history, uint64_t counter,
     return -1
 
 
-cdef int64_t history_age_ms(const History* history, uint64_t counter,
-                            uint32_t now_ms) noexcept nogil:
+cdef bint is_read_late(const History* history, uint32_t now_ms, uint32_t span_ms) noexcept nogil:
+    """Whether what was in use half a span after `now_ms`, or later, is remembered already."""
+    cdef uint32_t i, ahead_ms
+    for i in range(HISTORY_LATELY):
+        ahead_ms = history.lately[i].at_ms - now_ms
+        if history.lately[i].count and span_ms // 2 < ahead_ms <= BACKWARDS_MS:
+            return True
+    ahead_ms = history.sent[0].at_ms - now_ms
+    return history.sent[0].count and span_ms // 2 < ahead_ms <= BACKWARDS_MS
+
+
+cdef int64_t history_age_ms(const History* history, uint64_t counter, uint32_t now_ms,
+                            uint32_t span_ms) noexcept nogil:
     """How long ago the counter was in use, ms, or HISTORY_LONG_AGO; -1: not that we know.
 
-    Too young by half a span at most: a range has the time of its last counter.
+    Too young by half a span at most: a range has the time of its last counter. What was read so
+    late that later frames moved the ranges on is judged by the time that they have still.
     """
     cdef int64_t age_ms = history_sent_ms(history, counter, now_ms)
     cdef uint32_t i
@@ -153,5 +172,7 @@ cdef int64_t history_age_ms(const History* history, uint64_t counter,
             age_ms = max(age_ms, since_ms(history.lately[i].at_ms, now_ms))
     for i in range(HISTORY_FORMERLY):
         if history_in(counter, history.formerly[i].begin, history.formerly[i].count):
-            return HISTORY_LONG_AGO
+            if not is_read_late(history, now_ms, span_ms):
+                return HISTORY_LONG_AGO
+            age_ms = max(age_ms, since_ms(history.formerly[i].at_ms, now_ms))
     return age_ms

@@ -312,7 +312,8 @@ cdef int64_t known_ms(const VirtualHost* host, const Source* from_whom, const Ad
     in this family. The constant of an OpenBSD is no longer its own once that is silent: it may have
     another address now. Both of its families have the same one.
     """
-    cdef int64_t age_ms = history_age_ms(&host.history, heard.counter, history_ms(arrived_ns))
+    cdef int64_t age_ms = history_age_ms(&host.history, heard.counter, history_ms(arrived_ns),
+                                         span_ms(host))
     cdef uint32_t i
     cdef const Source* other
     for i in range(SOURCES):
@@ -495,7 +496,7 @@ cdef inline bint is_ours_late(const VirtualHost* host, const Advertisement* hear
     """Whether it is one that we sent before the last interval, from a MAC that is ours alone."""
     return (memcmp(heard.source_mac, host.mac, 6) == 0
             and not host.flags & (UCARP_MAC | BSD_MAC)
-            and history_age_ms(&host.history, heard.counter, history_ms(arrived_ns)) >= 0)
+            and history_age_ms(&host.history, heard.counter, history_ms(arrived_ns), span_ms(host)) >= 0)
 
 
 cdef void on_duplicate(Core* core, uint32_t slot, const Advertisement* heard,

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
-from unit.segment import OUR_COUNTER, SECOND_NS, START_NS, Node, advertisement
+from unit.segment import (
+    OUR_COUNTER,
+    SECOND_NS,
+    START_NS,
+    Node,
+    advertisement,
+    read_advertisement,
+)
 
 MASTER = "10.77.0.1"
 FIRST = 1 << 40
+SPAN_MS = 3000 + 50 * 1000 // 256  # the master-down time with advskew 50
 
 
 def hear(node: Node, counter: int, now_ns: int, source: str = MASTER, **carp: Any) -> str:
@@ -118,3 +127,44 @@ def test_a_source_that_comes_back_after_hours_makes_nothing_older() -> None:
     assert hear(node, 1 << 50, now_ns, advskew=9) == "ok"
     counter = int.from_bytes(sent[-6][42:50], "big")
     assert hear(node, counter, now_ns, "10.77.0.7", advskew=9) == "ok"
+
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_range_is_older_than_a_counter_in_it(seed: int) -> None:
+    """Whoever is MASTER by turns: what we sent last is filed when we advertise again."""
+    draw = random.Random(seed)
+    node = Node("10.77.0.2", advskew=50)
+    used: dict[int, int] = {}
+    now_ns, next_of = START_NS, {"10.77.0.1": 2 * OUR_COUNTER, "10.77.0.3": 3 * OUR_COUNTER}
+    for _ in range(40):
+        source, advskew = draw.choice([("10.77.0.1", 0), ("10.77.0.3", 90)])
+        for _ in range(draw.randrange(1, 30)):
+            now_ns += draw.randrange(1, 1200) * 1_000_000
+            node.run(now_ns)
+            if hear(node, next_of[source], now_ns, source, advskew=advskew) == "ok":
+                used[next_of[source]] = now_ns // 1_000_000
+            next_of[source] += 1
+        for done in node.done:
+            if done.action == "ADVERTISE":
+                used[read_advertisement(done.content).counter] = done.at_ns // 1_000_000
+        node.forget()
+        known = history(node, now_ns)
+        for begin, count, at_ms in known.get("lately", []):
+            assert max(used.get(begin + i, 0) for i in range(count)) <= at_ms
+        for begin, count, at_ms in known.get("formerly", []):
+            last_ms = max(used.get(begin + i, 0) for i in range(count))
+            assert last_ms <= min(at_ms, now_ns // 1_000_000 - 2 * SPAN_MS)
+
+
+@pytest.mark.parametrize("replay", ["learn", "strict"])
+def test_what_is_read_late_is_judged_by_when_it_arrived(replay: str) -> None:
+    """Another lane was read first: its frames are younger by more than what is remembered."""
+    node = Node("10.77.0.2", replay=replay)
+    for number in range(40):
+        first = FIRST if number < 10 else 2 * FIRST
+        assert hear(node, first + number, START_NS + number * SECOND_NS) == "ok"
+    arrived_ns = START_NS + 28 * SECOND_NS
+    assert hear(node, FIRST + 9, arrived_ns, "10.77.0.3", advskew=9) == "replay"
+    assert hear(node, 2 * FIRST + 25, arrived_ns, "10.77.0.3", advskew=9) == "ok"
+    assert hear(node, 2 * FIRST + 26, START_NS + 39 * SECOND_NS, "10.77.0.4", advskew=9) == "replay"
