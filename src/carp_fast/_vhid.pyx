@@ -302,12 +302,15 @@ cdef bint loses_tie(VirtualHost* host, const Advertisement* heard, int64_t now_n
 cdef Event judge_twin(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
     """A tie with a host that has our source: the higher MAC stays, the lower one yields.
 
-    Where both have one MAC, or ours does not see it, the hearer yields as in the BSDs, and jitter
-    parts the two. A ucarp with our source never yields to it: a tie that goes on for two intervals
+    From our own MAC it is what we sent before we were started anew, and we stay. Where hosts share
+    a virtual MAC, or ours does not see it, the hearer yields as in the BSDs, and jitter parts the
+    two. A ucarp with our source never yields to it: a tie that goes on for two intervals
     after our answers is left to the other host. A BSD yields whatever we do.
     """
     cdef int order = memcmp(host.mac, heard.source_mac, 6)
     cdef int64_t interval_ns = vhid_interval_ns(host)
+    if order == 0 and not host.flags & (UCARP_MAC | BSD_MAC):
+        return ON_SLOWER
     if order == 0 or not vhid_any_mac(heard.source_mac):
         return ON_TIE_YIELDED
     if order < 0:

@@ -390,6 +390,19 @@ def test_a_tie_that_goes_on_is_left_to_the_other_host_with_our_source() -> None:
     assert node.reason == "tie_lost"
 
 
+@pytest.mark.parametrize("dialect", ["ucarp", "freebsd", "openbsd"])
+def test_what_we_sent_in_a_former_life_ends_no_mastership(dialect: str) -> None:
+    """Somebody captured it: our source, our MAC, and counters that this life never sent."""
+    node = Node("10.77.0.2", counter=BASE, dialect=dialect)
+    node.run(START_NS + 4 * SECOND_NS)
+    for number in range(400):
+        at_ns = START_NS + 4 * SECOND_NS + number * SECOND_NS // 20
+        node.run(at_ns)
+        hear(node, BASE // 2 + number, at_ns, "10.77.0.2", mac=node.mac)
+        assert node.state == "MASTER", number
+    assert node.engine.host(0)["counters"]["became_master"] == 1
+
+
 def test_a_lower_mac_yields_at_once_and_waits_for_the_higher_one() -> None:
     node = Node("10.77.0.2", counter=BASE)
     node.run(START_NS + 4 * SECOND_NS)
