@@ -19,9 +19,8 @@ from carp_fast._recorder cimport record_heard
 from carp_fast._vhid cimport (
     AlternateKey, BACKUP, BSD_MAC, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS,
     EXPECTS_4, EXPECTS_6, INIT, MASTER, Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
-    Source, SOURCES, TO_ADVERTISE, vhid_any_mac, vhid_duplicate_over, vhid_interval_ns,
-    vhid_is_own_source, vhid_judge,
-    vhid_master_down_ns, vhid_silence_ns, vhid_source, UCARP_MAC, VirtualHost)
+    Source, SOURCES, TO_ADVERTISE, vhid_any_mac, vhid_duplicate_over, vhid_goes_on,
+    vhid_interval_ns, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order, vhid_silence_ns, vhid_source, UCARP_MAC, VirtualHost)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport (
     Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
@@ -41,7 +40,6 @@ cdef enum:
     VHID6_AT = 55
     NEAR = 65536                    # ... each above the last by no more than this
     ASCENDED = 3                    # advertisements in a row: the source's counters are in order
-    REFUSALS = 3                    # in a row that ascend: the source's counters are learned anew
     LEAP = 1024                     # counters passed over at most, where two hosts are in step
     FORESEEN = 8                      # frames whose hosts are fetched into the cache ahead
 
@@ -348,7 +346,8 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
 
     Three questions. Is the counter known, from us or from anybody genuine? More than two
     master-down times ago: then nobody sends it anew who has not sent a new one yet, nor from our
-    own source, nor who was beyond it; with "strict" nobody at all. A host that is not heard, and
+    own source, nor who was beyond it; with "strict" nobody at all; but for who was believed just
+    below it, and goes on. A host that is not heard, and
     rises, goes on from the last counter that it heard: all of its are known, but not for so long.
     As long as it has not sent a new one, each may come once, in ascending order.
 
@@ -369,7 +368,10 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
     if not off and (own or stranger or back or strict):
         age_ms = known_ms(host, source, heard, arrived_ns)
     known = age_ms >= 0
+    if known and not own and vhid_goes_on(host, source, heard, arrived_ns):
+        age_ms = 0
     if age_ms * 1000000 > 2 * vhid_master_down_ns(host):
+        vhid_proves_order(host, source, heard)          # one of three in a row all the same
         return True
     if known and stranger:
         if back or is_used_up(host, heard, arrived_ns):
@@ -382,28 +384,19 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
     elif known and own:
         if (not learned or back
                 or arrived_ns - source.heard_ns >= vhid_silence_ns(host, source)):
-            if not proves_order(host, source, heard):
+            if not vhid_proves_order(host, source, heard):
                 return True
     elif known and back and (strict or source.ascended == ASCENDED):
-        if not proves_order(host, source, heard):
+        if not vhid_proves_order(host, source, heard):
             return True
         tell_reset(core, slot, source, heard, arrived_ns)
     elif back and not off and (strict or source.ascended == ASCENDED):
-        if not proves_order(host, source, heard) and (
+        if not vhid_proves_order(host, source, heard) and (
                 strict or arrived_ns - source.heard_ns < vhid_silence_ns(host, source)):
             return True
         tell_reset(core, slot, source, heard, arrived_ns)
     learn_counter(host, source, heard.counter, not off and not known, arrived_ns)
     return False
-
-
-cdef bint proves_order(const VirtualHost* host, Source* source,
-                       const Advertisement* heard) noexcept nogil:
-    """Counts one more that is in doubt: is it the third in a row that ascends?"""
-    source.refusals = source.refusals + 1 if (
-        source.refusals and heard.counter > source.refused) else 1
-    source.refused = heard.counter
-    return source.refusals >= REFUSALS and host.replay != REPLAY_STRICT
 
 
 cdef void tell_reset(Core* core, uint32_t slot, const Source* source, const Advertisement* heard,

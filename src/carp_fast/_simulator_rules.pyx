@@ -328,12 +328,20 @@ cdef Expected rule_stranger(const Slot* known, const VirtualHost* host, const Fr
     return EITHER
 
 
+cdef bint goes_on(const Learned* learned, uint64_t counter, int64_t at_ns,
+                  int64_t down_ns) noexcept nogil:
+    """Whether its source was believed just below it, within a master-down time."""
+    return (learned.taken_ns and 0 < counter - learned.highest <= A_GAP
+            and at_ns - learned.taken_ns <= down_ns)
+
+
 cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Frame* frame,
                           bint own, int64_t at_ns) noexcept nogil:
     """What is to become of a genuine frame, whose counter may not be above the last.
 
     Who has sent a counter that the host did not know, and goes on above his last, is heard,
-    whatever the host knows of it ("strict": unless it is known for long). What is known for long
+    whatever the host knows of it ("strict": unless it is known for long); and so is who was
+    believed just below it, within a master-down time. What is known for long
     is refused from all others; what was known lately, from who comes with it the second time, or
     goes back in an order that he kept. An unknown one below that is new after a silence of two
     intervals, or so long that the next advertisement would come after our master-down, and where
@@ -354,6 +362,10 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
     if learned.genuine and not back and not strict and not may_be_forgotten(known):
         return TO_BE_TAKEN
     knowledge = knows(known, host, counter, at_ns)
+    if knowledge >= MAYBE_KNOWN and goes_on(learned, counter, at_ns, vhid_master_down_ns(host)):
+        if learned.genuine or counter > known.known_again[frame.family == 6]:
+            return EITHER if may_be_forgotten(known) else TO_BE_TAKEN
+        return EITHER
     if knowledge == KNOWN_LONG and (not learned.perhaps or back or strict):
         return EITHER if may_be_forgotten(known) else TO_BE_REFUSED
     if knowledge == MAYBE_KNOWN or knowledge == KNOWN_LONG or (knowledge == KNOWN_LATELY and may_be_forgotten(known)):

@@ -304,6 +304,10 @@ cdef int64_t vhid_least_interval_ns(const VirtualHost* host) noexcept nogil
 cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noexcept nogil
+cdef bint vhid_goes_on(const VirtualHost* host, const Source* source, const Advertisement* heard,
+                       int64_t arrived_ns) noexcept nogil
+cdef bint vhid_proves_order(const VirtualHost* host, Source* source,
+                            const Advertisement* heard) noexcept nogil
 cdef void vhid_tied(VirtualHost* host, uint64_t random) noexcept nogil
 cdef void vhid_forget_ties(VirtualHost* host) noexcept nogil
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil

@@ -8,6 +8,7 @@ and ucarp's carp.c where they differ (tie, master-down). Knows no socket, clock 
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
+from carp_fast._history cimport HISTORY_NEAR
 from carp_fast._wire cimport Advertisement
 
 STATE_WORDS = ("INIT", "BACKUP", "MASTER")
@@ -62,6 +63,7 @@ cdef enum:
     RESIGNATION = 255 * 256 + 255   # as an interval
     TIES_BELOW_INTERVAL = 2         # whose jitter has a range shorter than an interval
     TIES_MAX = 255
+    REFUSALS = 3                    # in a row that ascend: the source's counters are learned anew
 
 cdef Transition[3][EVENTS] table
 memset(table, 0, sizeof(table))
@@ -164,6 +166,25 @@ cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noex
     cdef int64_t interval_ns = (<int64_t>vhid_interval_of(source.advbase, source.advskew)
                                 * SECOND_NS // 256)
     return max(0, min(2 * interval_ns, vhid_master_down_ns(host) - interval_ns))
+
+
+cdef bint vhid_goes_on(const VirtualHost* host, const Source* source, const Advertisement* heard,
+                       int64_t arrived_ns) noexcept nogil:
+    """Whether the source is in the middle of its counters: it was taken just below, just now.
+
+    A master that others ran ahead of, unheard by it, sends all of theirs before a new one.
+    """
+    return (source.heard_ns and 0 < heard.counter - source.counter <= HISTORY_NEAR
+            and arrived_ns - source.heard_ns <= vhid_master_down_ns(host))
+
+
+cdef bint vhid_proves_order(const VirtualHost* host, Source* source,
+                            const Advertisement* heard) noexcept nogil:
+    """Counts one more that is in doubt: is it the third in a row that ascends?"""
+    source.refusals = source.refusals + 1 if (
+        source.refusals and heard.counter > source.refused) else 1
+    source.refused = heard.counter
+    return source.refusals >= REFUSALS and host.replay != REPLAY_STRICT
 
 
 cdef inline int64_t jitter_part_ns(const VirtualHost* host) noexcept nogil:

@@ -128,9 +128,8 @@ MUTANTS = (
         (
             (
                 "_receive.pyx",
-                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n        return True",
-                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host) and not own:\n"
-                "        return True",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host) and not own:\n",
             ),
         ),
     ),
@@ -155,9 +154,8 @@ MUTANTS = (
         (
             (
                 "_receive.pyx",
-                "2 * vhid_master_down_ns(host):\n        return True\n    if known",
-                "2 * vhid_master_down_ns(host) and not stranger:\n"
-                "        return True\n    if known",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host) and not stranger:\n",
             ),
         ),
     ),
@@ -166,8 +164,8 @@ MUTANTS = (
         (
             (
                 "_receive.pyx",
-                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n        return True",
-                "    if age_ms >= 0:\n        return True",
+                "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
+                "    if age_ms >= 0:\n",
             ),
         ),
     ),

@@ -156,6 +156,15 @@ def test_three_in_a_row_that_ascend_are_learned_anew() -> None:
     assert [hear(node, c, NOW_NS + c) for c in (10, 9, 11, 11, 12)] == ["replay"] * 5
 
 
+def test_what_is_known_for_long_is_one_of_three_in_a_row_but_never_the_third() -> None:
+    node = Node("10.77.0.2")
+    for step in range(30):
+        assert hear(node, BASE + step, START_NS + step * SECOND_NS) == "ok"
+    now_ns = START_NS + 29 * SECOND_NS
+    verdicts = [hear(node, BASE + back, now_ns + back) for back in (2, 3, 4, 5, 27)]
+    assert verdicts == ["replay"] * 4 + ["ok"]
+
+
 def test_a_source_whose_counter_never_changes_is_accepted_as_such() -> None:
     # OpenBSD: one random number for life.
     for replay, verdict in (("learn", "ok"), ("strict", "replay")):

@@ -121,6 +121,24 @@ def test_a_known_host_goes_on_from_what_it_last_heard_however_long_ago() -> None
     assert node.state == "BACKUP"
 
 
+@pytest.mark.parametrize("replay", ["learn", "strict"])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_master_whose_counters_trail_ours_keeps_its_mastership(replay: str, lost: int) -> None:
+    """Unheard by it, a faster one ran ahead: all that it sends is known, for longer and longer."""
+    node, now_ns = Node("10.77.0.2", replay=replay), START_NS
+    for number in range(60):
+        now_ns += SECOND_NS // 2
+        assert hear(node, FIRST + number, now_ns, MASTER, advbase=0, advskew=128) == "ok"
+    for number in range(50, 70):
+        now_ns += SECOND_NS
+        node.run(now_ns)
+        if number % 3 < 3 - lost or number == 50:
+            assert hear(node, FIRST + number, now_ns, OTHER) == "ok", number
+        assert node.state == "BACKUP", number
+    assert hear(node, FIRST + 45, now_ns, OTHER) == "replay"
+    assert hear(node, FIRST + 46, now_ns, STRANGER) == "replay"
+
+
 def test_strict_refuses_what_is_known_for_long_from_a_known_host_too() -> None:
     node = Node("10.77.0.2", replay="strict")
     assert hear(node, FIRST, START_NS, OTHER, advskew=1) == "ok"

@@ -129,7 +129,6 @@ def test_a_source_that_comes_back_after_hours_makes_nothing_older() -> None:
     assert hear(node, counter, now_ns, "10.77.0.7", advskew=9) == "ok"
 
 
-
 @pytest.mark.parametrize("seed", range(12))
 def test_no_range_is_older_than_a_counter_in_it(seed: int) -> None:
     """Whoever is MASTER by turns: what we sent last is filed when we advertise again."""
