@@ -409,7 +409,7 @@ cdef void rule_learn(World* world, Slot* known, const VirtualHost* host, const F
         return
     if known.right.replay != REPLAY_OFF and (frame.strange or not learned.genuine):
         knowledge = knows(known, host, counter, at_ns)
-        if not learned.genuine and knowledge != NEW:
+        if (frame.strange or not learned.genuine) and knowledge != NEW:
             known.known_again[frame.family == 6] = max(
                 counter, known.known_again[frame.family == 6])
     if frame.strange:
@@ -417,7 +417,7 @@ cdef void rule_learn(World* world, Slot* known, const VirtualHost* host, const F
         known.stranger_taken |= knowledge != KNOWN_LATELY
         return
     if not learned.taken_ns or not 0 < counter - learned.highest <= A_STEP:
-        if counter != learned.highest or known.right.replay != REPLAY_OFF:
+        if counter != learned.highest or learned.ascended < PROVEN:
             learned.ascended = 0                        # below it wraps around, and is far, too
     elif learned.ascended < PROVEN:
         learned.ascended += 1
