@@ -26,7 +26,7 @@ from carp_fast._simulator_network cimport (
     longest_delay_ns, machine_number, nic_works, trace)
 from carp_fast._simulator_rules cimport (
     Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
-    rule_fell, rule_heard_after_tie, rule_jitter_most_ns, rule_learn, rule_least_master_down_ns,
+    rule_fell, rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn, rule_least_master_down_ns,
     rule_least_skew_ns, rule_leaves, rule_silence_until_ns, rule_theirs, rule_may_preempt,
     rule_more_demoted, rule_replaces, rule_replay, rule_send, rule_yields)
 from carp_fast._vhid cimport (
@@ -438,9 +438,13 @@ cdef bint is_judged(const World* world, uint32_t slot, uint32_t peers) noexcept 
     return True
 
 
-cdef void check_part(World* world, uint32_t slot, uint32_t peers) noexcept nogil:
-    """Exactly one of them is MASTER, and none that must replace it is BACKUP."""
+cdef bint check_part(World* world, uint32_t slot, uint32_t peers) noexcept nogil:
+    """Exactly one of them is MASTER, and none that must replace it is BACKUP.
+
+    Whether it can stay so: no BACKUP waits for less time than its master's advertisements take.
+    """
     cdef uint32_t other, masters = 0, which = 0
+    cdef bint may_rest = True
     cdef const Machine* machine
     for other in range(world.machine_count):
         if not peers >> other & 1:
@@ -457,32 +461,35 @@ cdef void check_part(World* world, uint32_t slot, uint32_t peers) noexcept nogil
         for other in range(world.machine_count):
             if peers >> other & 1:
                 broken(world, TWO_MASTERS if masters else NO_MASTER, other, slot, masters)
-        return
+        return True
     for other in range(world.machine_count):
         machine = &world.machines[other]
-        if peers >> other & 1 and other != which and rule_replaces(
+        if not peers >> other & 1 or other == which:
+            continue
+        if rule_replaces(
                 &machine.slots[slot], &machine.core.hosts[slot],
                 &world.machines[which].slots[slot], &world.machines[which].core.hosts[slot]):
             broken(world, SLOWER_MASTER, other, slot, which)
+        may_rest &= vhid_master_down_ns(&machine.core.hosts[slot]) > SLACK_NS + rule_interval_ns(
+            &world.machines[which].slots[slot], &world.machines[which].core.hosts[slot])
+    return may_rest
 
 
 cdef bint check_election(World* world, uint32_t slot) noexcept nogil:
     """Of machines that hear each other exactly one is MASTER, and the first of those that may.
 
-    Whether all of the slot could be judged.
+    Whether all of the slot could be judged, and can stay as it is.
     """
     cdef uint32_t number, peers, seen = 0
-    cdef bint all_judged = True
+    cdef bint at_rest = True
     for number in range(world.machine_count):
         if seen >> number & 1 or not takes_part(world, number, slot):
             continue
         peers = connected(world, number, slot)
         seen |= peers
-        if is_judged(world, slot, peers):
-            check_part(world, slot, peers)
-        else:
-            all_judged = False
-    return all_judged
+        if not is_judged(world, slot, peers) or not check_part(world, slot, peers):
+            at_rest = False
+    return at_rest
 
 
 cdef void check_families(World* world, uint32_t slot) noexcept nogil:

@@ -65,6 +65,10 @@ cdef uint32_t rule_interval(const Slot* known, const VirtualHost* host) noexcept
     return max(1, <uint32_t>known.right.advbase * 256 + rule_advskew(known, host))
 
 
+cdef int64_t rule_interval_ns(const Slot* known, const VirtualHost* host) noexcept nogil:
+    return <int64_t>rule_interval(known, host) * SECOND_NS // 256
+
+
 cdef uint32_t least_skew(const Slot* known) noexcept nogil:
     """The advskew without demotion: it is never less."""
     if known.right.dialect == DIALECT_FREEBSD and known.right.advskew > MOST_DEMOTED:
@@ -224,7 +228,7 @@ cdef void rule_fell(Slot* known, const VirtualHost* host, int64_t at_ns) noexcep
 
 cdef int64_t rule_jitter_most_ns(const Slot* known, const VirtualHost* host) noexcept nogil:
     """How much longer a host may wait: a quarter interval after a tie, then a half, then all."""
-    cdef int64_t interval_ns = <int64_t>rule_interval(known, host) * SECOND_NS // 256
+    cdef int64_t interval_ns = rule_interval_ns(known, host)
     if known.ties == 0:
         return 0
     return interval_ns >> 2 if known.ties == 1 else interval_ns >> 1 if known.ties == 2 else interval_ns
