@@ -192,7 +192,7 @@ def test_a_file_at_rest_is_read_once_and_without_a_wait(
     real: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rest(real, *real.parent.rglob("*"))
-    monkeypatch.setattr(readings.time, "sleep", lambda s: pytest.fail("waited"))
+    monkeypatch.setattr(readings, "pause", lambda s: pytest.fail("waited"))
     reads: list[str] = []
     after_reading(monkeypatch, real.name, lambda: reads.append("read"), times=9)
     assert len(load_settled(real).virtual_hosts) == 86
@@ -243,7 +243,7 @@ def test_what_changes_while_it_is_read_is_read_again(
 def at_first_wait(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
     """Runs `do` while files that are young are waited for, in place of the first wait."""
     left = [do]
-    monkeypatch.setattr(readings.time, "sleep", lambda s: left.pop()() if left else None)
+    monkeypatch.setattr(readings, "pause", lambda s: left.pop()() if left else None)
 
 
 def test_a_half_written_file_is_waited_for(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_a_file_that_never_rests_is_a_fault(
     real: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rest(real, *real.parent.rglob("*"))
-    monkeypatch.setattr(readings.time, "sleep", lambda s: None)
+    monkeypatch.setattr(readings, "pause", lambda s: None)
     turn = [0]
 
     def append() -> None:
