@@ -284,7 +284,9 @@ cdef void note_precedence(VirtualHost* host, const Advertisement* heard, int64_t
             and now_ns - host.heard_ns[0] <= 2 * vhid_master_down_ns(host)):
         return
     host.flags |= PRECEDED
-    if host.state == BACKUP and host.ties & 1:
+    # The jitter of a former tie may have been moved to the last quarter already.
+    if (host.state == BACKUP and host.ties & 1
+            and vhid_jitter_ns(host) < jitter_part_ns(host)):
         host.jitter_us += <uint32_t>((JITTER_PARTS - 1) * jitter_part_ns(host) // 1000)
 
 

@@ -102,6 +102,10 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "tie: jitter moved behind a lower source twice",
+        (("_vhid.pyx", "            and vhid_jitter_ns(host) < jitter_part_ns(host)):", "):"),),
+    ),
+    Mutant(
         "tie lost in dialect ucarp without jitter",
         (
             (

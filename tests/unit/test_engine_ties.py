@@ -216,6 +216,28 @@ def test_a_lower_source_that_is_heard_after_the_tie_goes_first() -> None:
     assert other.engine.host(0)["deadline_ns"] - now_ns - DOWN_NS == first_ns
 
 
+def test_a_lower_source_that_is_heard_after_each_rise_makes_the_wait_no_longer() -> None:
+    node = Node("10.77.0.2", dialect="freebsd")
+    now_ns = LATER_NS
+    node.run(now_ns)
+    tie = advertisement(source="10.77.0.9", counter=10)
+    assert node.engine.receive(0, tie, now_ns) == "ok"
+    assert node.reason == "tie_lost"
+    for rise in range(4):
+        lower = advertisement(source="10.77.0.1", counter=100 + 10 * rise)
+        assert node.engine.receive(0, lower, now_ns + SECOND_NS // 10) == "ok"
+        node.run(now_ns + SECOND_NS // 10)
+        wait_ns = node.engine.host(0)["deadline_ns"] - now_ns - SECOND_NS // 10 - DOWN_NS
+        assert 0 <= wait_ns <= JITTER_NS
+        now_ns += 4 * SECOND_NS
+        node.run(now_ns)
+        assert node.state == "MASTER"
+        # It steps down without a tie, and keeps the jitter of the one before.
+        faster = advertisement(source="10.77.0.1", advbase=0, advskew=200, counter=105 + 10 * rise)
+        assert node.engine.receive(0, faster, now_ns) == "ok"
+        assert node.reason == "faster_master"
+
+
 def test_the_range_begins_anew_once_one_master_alone_was_heard() -> None:
     """Not before: as long as others tie, whoever is heard changes."""
     node = Node("10.77.0.2", dialect="freebsd", replay="off")
