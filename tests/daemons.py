@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from carp_fast.control import ControlClient, ControlError, ControlStream, ControlTimeout
-from carp_fast.lab import Host, Process, wait_for
+from carp_fast.lab import Host, Lab, Process, wait_for
 
 READY_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 15.0
@@ -220,3 +220,34 @@ class RunningDaemon:
     def _tail(self, what: str) -> str:
         lines = self.log.splitlines()[-LOG_TAIL_LINES:]
         return "\n  ".join([f"host {self.host.name}: {what}; its log ends:", *lines])
+
+
+def start_preempting_pair(
+    lab: Lab, directory: Path, count: int
+) -> tuple[RunningDaemon, RunningDaemon]:
+    """A master on host a and a backup on host b, which gives way whenever a is back.
+
+    Vhids 1 to `count` on s1, each with the address 10.1.1.VHID.
+    """
+    table = {"interface": "s1", "vhid": f"1-{count}", "addresses": ["10.1.1.{vhid}/32"]}
+    pair = []
+    for name, advskew in (("a", 0), ("b", 100)):
+        defaults = {"advskew": advskew, "preempt": True}
+        path = write_configuration(directory, name, [table], defaults=defaults)
+        pair.append(start_daemon(lab[name], path, ready=False))
+    master, backup = pair
+    master.wait_ready()
+    master.wait_state("MASTER", 15)
+    every = {("s1", f"10.1.1.{vhid}") for vhid in range(1, count + 1)}
+
+    def has_all() -> bool:
+        return {each for each in lab["a"].addresses() if each[1].startswith("10.1.1.")} == every
+
+    wait_for(has_all, 5, "all addresses on host a")
+    backup.wait_state("BACKUP", 5)
+    return master, backup
+
+
+def reasons(daemon: RunningDaemon) -> set[tuple[str, str]]:
+    """The states that a daemon's virtual hosts are in, each with its reason."""
+    return {(each["state"], each["reason"]) for each in daemon.status()["virtual_hosts"]}

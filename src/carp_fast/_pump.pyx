@@ -375,7 +375,7 @@ cdef class Pump:
         self.push(ORDER_ANNOUNCE, slot, 0, 0, NULL)
 
     def verify(self, uint32_t slot) -> None:
-        """Somebody removed an address of the host."""
+        """Have the addresses of the host's interface compared with what should be there."""
         self.push(ORDER_VERIFY, slot, 0, 0, NULL)
 
     def set_own_source(self, uint32_t slot, *, bint missing=False, bint missing6=False) -> None:

@@ -16,7 +16,13 @@ import pytest
 
 from carp_fast.lab import Host, Lab, wait_for
 from carp_fast.observer import Observer
-from tests.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.daemons import (
+    RunningDaemon,
+    reasons,
+    start_daemon,
+    start_preempting_pair,
+    write_configuration,
+)
 
 pytestmark = pytest.mark.root
 
@@ -28,28 +34,8 @@ ADOPTED_S = 3 + 100 / 256 + 1  # the master-down time of host b, and a second
 VIRTUAL = {("s1", f"10.1.1.{vhid}") for vhid in VHIDS}
 
 
-def start_pair(lab: Lab, directory: Path) -> tuple[RunningDaemon, RunningDaemon]:
-    """A master on host a and a backup on host b, which gives way whenever a is back."""
-    table = {"interface": "s1", "vhid": "1-50", "addresses": ["10.1.1.{vhid}/32"]}
-    pair = []
-    for name, advskew in ADVSKEW.items():
-        defaults = {"advskew": advskew, "preempt": True}
-        path = write_configuration(directory, name, [table], defaults=defaults)
-        pair.append(start_daemon(lab[name], path, ready=False))
-    master, backup = pair
-    master.wait_ready()
-    master.wait_state("MASTER", 15)
-    wait_for(lambda: virtual(lab["a"]) == VIRTUAL, 5, "all addresses on host a")
-    backup.wait_state("BACKUP", 5)
-    return master, backup
-
-
 def virtual(host: Host) -> set[tuple[str, str]]:
     return {(name, address) for name, address in host.addresses() if address.startswith("10.1.1.")}
-
-
-def reasons(daemon: RunningDaemon) -> set[tuple[str, str]]:
-    return {(each["state"], each["reason"]) for each in daemon.status()["virtual_hosts"]}
 
 
 @contextmanager
@@ -89,7 +75,7 @@ def test_an_interface_deleted_and_created_again_on_a_medium_that_filters(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     lab = lab_factory(segments=1, medium="macvlan")
-    a, b = start_pair(lab, tmp_path)
+    a, b = start_preempting_pair(lab, tmp_path, len(VHIDS))
     ifindex = a.interface("s1")["ifindex"]
     lab.delete_interface("a", 1)
     await_adoption(a, b, "interface deleted", "interface_missing")
@@ -119,7 +105,7 @@ def test_an_interface_deleted_and_created_again_on_a_medium_that_filters(
 
 def test_link_down_and_up(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:
     lab = lab_factory(segments=1, medium="macvlan")
-    a, b = start_pair(lab, tmp_path)
+    a, b = start_preempting_pair(lab, tmp_path, len(VHIDS))
     lab.set_link("a", 1, up=False)
     await_adoption(a, b, "link down", "link_down")
     assert a.interface("s1")["link"] == "down"
@@ -129,7 +115,7 @@ def test_link_down_and_up(lab_factory: Callable[..., Lab], tmp_path: Path) -> No
 
 def test_carrier_lost_and_found(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:
     lab = lab_factory(segments=1, medium="bridge")
-    a, b = start_pair(lab, tmp_path)
+    a, b = start_preempting_pair(lab, tmp_path, len(VHIDS))
     lab.set_carrier("a", 1, up=False)
     await_adoption(a, b, "carrier lost", "link_down")
     lab.set_carrier("a", 1, up=True)

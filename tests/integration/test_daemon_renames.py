@@ -15,7 +15,13 @@ import pytest
 from carp_fast.lab import Host, Lab, wait_for
 from carp_fast.namespaces import ip_batch
 from carp_fast.observer import Observer
-from tests.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.daemons import (
+    RunningDaemon,
+    reasons,
+    start_daemon,
+    start_preempting_pair,
+    write_configuration,
+)
 
 pytestmark = pytest.mark.root
 
@@ -34,26 +40,6 @@ def virtual(host: Host, name: str | None = None) -> set[str]:
         for on, address in host.addresses()
         if name in (None, on) and address.startswith("10.1.1.")
     }
-
-
-def start_pair(lab: Lab, directory: Path) -> tuple[RunningDaemon, RunningDaemon]:
-    """A master on host a and a backup on host b, which gives way whenever a is back."""
-    table = {"interface": "s1", "vhid": "1-20", "addresses": ["10.1.1.{vhid}/32"]}
-    pair = []
-    for name, advskew in (("a", 0), ("b", 100)):
-        defaults = {"advskew": advskew, "preempt": True}
-        path = write_configuration(directory, name, [table], defaults=defaults)
-        pair.append(start_daemon(lab[name], path, ready=False))
-    master, backup = pair
-    master.wait_ready()
-    master.wait_state("MASTER", 15)
-    wait_for(lambda: virtual(lab["a"]) == VIRTUAL, 5, "all addresses on host a")
-    backup.wait_state("BACKUP", 5)
-    return master, backup
-
-
-def reasons(daemon: RunningDaemon) -> set[tuple[str, str]]:
-    return {(each["state"], each["reason"]) for each in daemon.status()["virtual_hosts"]}
 
 
 def rename(host: Host, name: str, to: str) -> None:
@@ -91,7 +77,7 @@ def test_renamed_while_master_and_back(
     lab_factory: Callable[..., Lab], tmp_path: Path, medium: str
 ) -> None:
     lab = lab_factory(segments=1, medium=medium)
-    a, b = start_pair(lab, tmp_path)
+    a, b = start_preempting_pair(lab, tmp_path, len(VHIDS))
     rename(lab["a"], "s1", "x1")
     await_adoption(a, b)
     assert a.log_lines("s1: interface was renamed to x1, waiting for it")
@@ -108,7 +94,7 @@ def test_set_down_renamed_and_set_up_under_the_other_name(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     lab = lab_factory(segments=1, medium="bridge")
-    a, b = start_pair(lab, tmp_path)
+    a, b = start_preempting_pair(lab, tmp_path, len(VHIDS))
     for command in ("set s1 down", "set s1 name x1", "set x1 up"):
         lab["a"].run(["ip", "link", *command.split()])
     a.wait_state("INIT", STATE_S)
@@ -123,7 +109,7 @@ def test_renamed_many_times_in_quick_succession(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     lab = lab_factory(segments=1)
-    a, b = start_pair(lab, tmp_path)
+    a, b = start_preempting_pair(lab, tmp_path, len(VHIDS))
     rename(lab["a"], "s1", "x0")
     for number in range(30):
         rename(lab["a"], f"x{number}", "s1")
@@ -206,7 +192,7 @@ def test_moved_to_another_namespace_and_back(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     lab = lab_factory(segments=1, medium="bridge")
-    a, b = start_pair(lab, tmp_path)
+    a, b = start_preempting_pair(lab, tmp_path, len(VHIDS))
     lab["a"].run(["ip", "link", "set", "s1", "netns", lab["b"].namespace, "name", "guest"])
     a.wait_state("INIT", STATE_S)
     b.wait_state("MASTER", MASTER_DOWN_S + STATE_S)
@@ -222,7 +208,7 @@ def test_after_a_crash_and_a_renaming_the_next_start_removes_what_was_left(
 ) -> None:
     lab = lab_factory(segments=1)
     host = lab["a"]
-    a, b = start_pair(lab, tmp_path)
+    a, b = start_preempting_pair(lab, tmp_path, len(VHIDS))
     b.stop()
     a.kill()
     assert virtual(host) == VIRTUAL
