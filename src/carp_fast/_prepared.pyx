@@ -4,6 +4,7 @@ Decides what is signed and where advertisements go; all memory that the engine n
 is allocated here. Knows no engine, socket, clock or file.
 """
 
+from cython cimport freelist
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -125,6 +126,9 @@ cdef uint32_t source_flags(bint missing, bint missing6) noexcept:
     return (SOURCE_MISSING if missing else 0) | (SOURCE6_MISSING if missing6 else 0)
 
 
+# Its memory is kept for the next: else blocks, which stay, would fill the gaps that it leaves between
+# them, and hosts that advertise one after the other would have theirs all over the heap.
+@freelist(1024)
 cdef class PreparedHost:
     """A virtual host as the engine wants it, ready to be added or to replace another.
 

@@ -266,9 +266,9 @@ cdef struct VirtualHost:
     uint32_t duplicate_ms       # when another host was last heard from our source, modulo 2^32
     uint8_t duplicate_mac[6]    # ... and its MAC; 0: not known
     uint8_t mac[6]              # that we advertise from
-    History history
     # By family: the last counter that we knew and that came from who never sent a new one.
     uint64_t stranger[2]
+    History history             # from a line on: each advertisement sent writes to its first two
     uint32_t stranger_ms[2]
     int64_t retry_at_ns         # when a change of an address is tried again; 0: none has failed
     int64_t without_ns          # MASTER without any address since then; 0: it has one

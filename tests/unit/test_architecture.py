@@ -107,7 +107,8 @@ PURE = (
 WITH_SYSTEM = ("_socket", "_netlink", "_turn", "_pump", "_floor", "_sink", "_flood")
 # Headers of ours that a pure module may include, none of the system's.
 PURE_HEADERS = {"sha1.h", "atomic.h", "random.h"}
-PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno"}
+# "cython" is the compiler's: directives, nothing that is linked.
+PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno", "cython"}
 
 # The Python package, outermost first: a module imports only from layers further down.
 LAYERS: tuple[tuple[str, ...], ...] = (
@@ -154,7 +155,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "present",
     ),
     ("limits", "lanes"),
-    ("lane_filters",),
+    ("lane_filters", "tap_socket"),
     (
         "control",
         "locks",
