@@ -21,6 +21,7 @@ from carp_fast.sockets import (
     PROTOCOL_CARP,
     RET,
     SKF_AD_IFINDEX,
+    SKF_AD_VLAN_TAG_PRESENT,
     Instruction,
 )
 
@@ -51,6 +52,16 @@ ARRIVING: list[Instruction] = [
     (LD_W_ABS, 0, 0, SKF_AD_PKTTYPE),
     (JEQ, 0, 1, PACKET_OUTGOING),
     (RET, 0, 0, 0),
+]
+
+
+# Of the genuine lane, whose interfaces and protocol the program of the group has looked at.
+UNTAGGED: list[Instruction] = [
+    *ARRIVING,
+    (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
+    (JEQ, 1, 0, 0),
+    (RET, 0, 0, 0),
+    (RET, 0, 0, 0xFFFF),
 ]
 
 

@@ -26,6 +26,7 @@ from carp_fast.lane_filters import (
     PLACES,
     RAW_INTERFACES_MAX,
     SOURCES_MAX,
+    UNTAGGED,
     Known,
     fanout_program,
     raw_program,
@@ -109,10 +110,11 @@ class Lanes:
         if packet is not None:
             sockets.filter_interfaces({"packet": packet}, ifindexes)
             program = [*ARRIVING, *packet_filter(ifindexes)]
-            for lane in LANE_WORDS:
+            for lane in (COMMON, STRAY):
                 self._attach(
                     self._lanes[lane]["packet"], program, [*ARRIVING, *packet_filter(None)]
                 )
+            attach_filter(self._lanes[GENUINE]["packet"], UNTAGGED)
         elif len(ifindexes) > RAW_INTERFACES_MAX:
             logger.info(
                 "no filter by interface: %d, more than %d", len(ifindexes), RAW_INTERFACES_MAX

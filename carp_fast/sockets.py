@@ -27,7 +27,7 @@ SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 SO_ATTACH_FILTER, SO_TIMESTAMPNS = 26, 35
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 12
 SKF_AD_IFINDEX, SKF_AD_VLAN_TAG_PRESENT = 0xFFFFF000 + 8, 0xFFFFF000 + 48
-SKF_AD_PKTTYPE, SKF_AD_RANDOM = 0xFFFFF000 + 4, 0xFFFFF000 + 56
+SKF_AD_PKTTYPE = 0xFFFFF000 + 4
 PACKET_OUTGOING = 4
 
 # Receive room: four seconds of all advertisements, one frame charged about 768 bytes by the kernel.
@@ -176,46 +176,10 @@ def open_receiver(advertisements_per_s: float) -> socket.socket:
     sock = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
     sock.setblocking(False)
     attach_filter(sock, NOTHING)
-    _empty(sock)
+    drain(sock)
     sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     _size_receive_buffer(sock, advertisements_per_s)
-    return sock
-
-
-def tap_filter(ifindexes: list[int] | None, share: float) -> list[Instruction]:
-    """A classic BPF program: advertisements that this machine sends, on these interfaces where
-    given, or a random share of them.
-    """
-    program: list[Instruction] = [
-        (LD_W_ABS, 0, 0, SKF_AD_PKTTYPE),
-        (JEQ, 1, 0, PACKET_OUTGOING),
-        (RET, 0, 0, 0),
-    ]
-    if share < 1:
-        program += [
-            (LD_W_ABS, 0, 0, SKF_AD_RANDOM),
-            (JGE, 0, 1, int(share * 0xFFFFFFFF)),
-            (RET, 0, 0, 0),
-        ]
-    return program + packet_filter(ifindexes)
-
-
-def open_tap(ifindexes: list[int], share: float) -> socket.socket:
-    """A packet socket that hears what this machine sends, see tap_filter(). Raises OSError."""
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-    sock = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
-    try:
-        sock.setblocking(False)
-        attach_filter(sock, NOTHING)
-        _empty(sock)
-        try:
-            attach_filter(sock, tap_filter(ifindexes, share))
-        except OSError:  # more interfaces than a filter has room for: who reads looks at them
-            attach_filter(sock, tap_filter(None, share))
-    except OSError:
-        sock.close()
-        raise
     return sock
 
 
@@ -269,11 +233,11 @@ def _open_raw(family: int) -> socket.socket | None:
         raise
     sock.setblocking(False)
     attach_filter(sock, NOTHING)
-    _empty(sock)
+    drain(sock)
     return sock
 
 
-def _empty(sock: socket.socket) -> None:
+def drain(sock: socket.socket) -> None:
     """Throws away what arrived before the filter stood."""
     try:
         while True:

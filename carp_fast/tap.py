@@ -21,7 +21,7 @@ from carp_fast._wire import parse
 from carp_fast.hosts import MASTER, Hosts
 from carp_fast.locks import named
 from carp_fast.settings import Settings
-from carp_fast.sockets import open_tap
+from carp_fast.tap_socket import ALL_VHIDS, mac_end, open_tap
 
 if TYPE_CHECKING:
     from carp_fast.config import VirtualHost
@@ -38,12 +38,14 @@ AGAIN_S = 1.0  # while it is not certain yet whether somebody else is MASTER, to
 OVERHEARD_AGAIN_S = 5.0
 LISTEN_MAX_S = 5.0
 MARGIN_S = 1.1  # beyond an interval of ours: the other one may have any advskew
-FRAMES_A_SECOND = 5000  # listened to; of more, a random share
-FRAMES_AT_ONCE = 64
+LOOKS_EVERY_S = 0.1  # at what was heard: a wake-up for each frame would cost more than the frame
+FRAMES_A_SECOND = 5000  # looked at
+OURS_A_SECOND = 250  # of those from our own MACs: of more, some vhids at a time, in turn
 CONFIRMED_AFTER = 2  # times in a row that a MASTER has company
 STAYS_FOR = 5  # times in a row that a slower one is waited for to step down
 SILENT_AFTER = 2  # times in a row that nothing was heard any more
 RESIGNATION = (255, 255)
+VIRTUAL_MACS = {"ucarp": 0, "bsd": 1}  # values of advertise_mac; the fifth byte of the MAC
 TTL = b"\xff"
 
 _Identity = tuple[str, tuple[str, ...], int]
@@ -94,6 +96,8 @@ class Tap:
         self._heard: dict[int, _Heard] = {}
         self._changed: set[tuple[str, int]] = set()  # MASTER for a part of the time alone
         self._listening = False
+        self._vhids = range(ALL_VHIDS)  # listened for among what comes from our own MACs
+        self._turn = 0
         self._slots: dict[str, dict[int, list[int]]] = {}  # by interface and vhid
         self._keys: dict[_Identity, list[Key]] = {}
         self._company: dict[_Identity, int] = {}  # times in a row
@@ -154,17 +158,19 @@ class Tap:
         ]
         if not any(ifindexes):
             return
-        share = min(1.0, FRAMES_A_SECOND / max(self._hosts.states.count(MASTER), 1))
-        listen_s = min(self._interval_s() + MARGIN_S, LISTEN_MAX_S)
+        settings = {id(host.settings): host.settings for _, host in self._hosts.used()}
+        interval_s = max(map(_interval_s, settings.values()), default=1.0)
+        listen_s = min(interval_s + MARGIN_S, LISTEN_MAX_S)
+        self._vhids = self._next_vhids()
+        macs = self._own_mac_ends(settings.values())
         loop = asyncio.get_running_loop()
         self._listening = True
         try:
-            with open_tap([each for each in ifindexes if each], share) as sock:
-                loop.add_reader(sock, self._read, sock)
-                try:
-                    await asyncio.sleep(listen_s)
-                finally:
-                    loop.remove_reader(sock)
+            with open_tap([each for each in ifindexes if each], macs, self._vhids) as sock:
+                until_s = loop.time() + listen_s
+                while loop.time() < until_s:
+                    await asyncio.sleep(LOOKS_EVERY_S)
+                    self._read(sock)
             await self._orders.done()  # then every change of state has been told
             logger.debug("listened to what this machine sends for %.1f s", listen_s)
             self._judge(listen_s)
@@ -173,13 +179,26 @@ class Tap:
             # Of tens of thousands of virtual hosts: nothing of it stays in memory for a minute.
             self._heard, self._slots, self._keys, self._changed = {}, {}, {}, set()
 
-    def _interval_s(self) -> float:
-        """The longest interval in use."""
-        settings = {id(host.settings): host.settings for _, host in self._hosts.used()}
-        return max(map(_interval_s, settings.values()), default=1.0)
+    def _next_vhids(self) -> range:
+        """Those whose turn it is. All, where masters are few; more, where one may have company."""
+        suspected = self._company or self._in_use.overheard
+        most = FRAMES_A_SECOND if suspected else OURS_A_SECOND
+        parts = min(-(-self._hosts.states.count(MASTER) // most) or 1, ALL_VHIDS)
+        which = self._turn = (self._turn + 1) % parts
+        return range(which * ALL_VHIDS // parts, (which + 1) * ALL_VHIDS // parts)
+
+    def _own_mac_ends(self, settings: Iterable[Settings]) -> set[int]:
+        """What the MACs are told by that our virtual hosts advertise from."""
+        ends = {mac_end(each.mac) for each in self._network.now.values()}
+        for mac in {each.advertise_mac for each in settings}:
+            if mac in VIRTUAL_MACS:
+                ends.update(mac_end(_virtual_mac(mac, vhid)) for vhid in range(ALL_VHIDS))
+            elif ":" in mac:
+                ends.add(mac_end(bytes.fromhex(mac.replace(":", ""))))
+        return ends
 
     def _read(self, sock: socket.socket) -> None:
-        for _ in range(FRAMES_AT_ONCE):
+        for _ in range(int(FRAMES_A_SECOND * LOOKS_EVERY_S)):
             try:
                 frame, about = sock.recvfrom(2048)
             except OSError:  # nothing left, or an interface has gone down
@@ -243,9 +262,8 @@ class Tap:
         )
 
     def _mac(self, settings: Settings, host: VirtualHost) -> bytes:
-        virtual = {"ucarp": 0, "bsd": 1}.get(settings.advertise_mac)
-        if virtual is not None:
-            return bytes((0, 0, 0x5E, 0, virtual, host.vhid))
+        if settings.advertise_mac in VIRTUAL_MACS:
+            return _virtual_mac(settings.advertise_mac, host.vhid)
         if ":" in settings.advertise_mac:
             return bytes.fromhex(settings.advertise_mac.replace(":", ""))
         now = self._network.now.get(host.interface)
@@ -265,7 +283,8 @@ class Tap:
     # -- what follows
 
     def _judge(self, listen_s: float) -> None:
-        company: dict[_Identity, int] = {}
+        # Whoever was not listened for now is as certain as before.
+        company = {each: n for each, n in self._company.items() if each[2] not in self._vhids}
         for slot, heard in self._heard.items():
             host = self._hosts.hosts[slot]
             if host is None or host.identity != heard.identity or slot in self._hosts.leaving:
@@ -286,8 +305,13 @@ class Tap:
                     del company[host.identity]
                     self._bar(slot, host, other)
         self._company = company
-        silent = self._silent
-        self._silent = {slot: silent.get(slot, -1) + 1 for slot in self._in_use.overheard}
+        for slot in self._in_use.overheard:
+            host = self._hosts.hosts[slot]
+            if host is None or host.vhid in self._vhids:
+                self._silent[slot] = self._silent.get(slot, -1) + 1
+        self._silent = {
+            slot: n for slot, n in self._silent.items() if slot in self._in_use.overheard
+        }
         for slot, times in list(self._silent.items()):
             if times >= SILENT_AFTER:
                 self._in_use.free(slot)
@@ -315,6 +339,10 @@ class Tap:
         logger.warning("%s: in_use: %s on this machine has it, waiting for that", host.name, who)
         self._silent[slot] = -1
         self._in_use.overhear(slot, who)
+
+
+def _virtual_mac(kind: str, vhid: int) -> bytes:
+    return bytes((0, 0, 0x5E, 0, VIRTUAL_MACS[kind], vhid))
 
 
 def _said(fields: Mapping[str, Any]) -> _Said:

@@ -17,6 +17,7 @@ from carp_fast.lane_filters import (
     PLACES,
     RAW_INTERFACES_MAX,
     SOURCES_MAX,
+    UNTAGGED,
     Known,
     fanout_program,
     raw_program,
@@ -180,9 +181,19 @@ def test_what_is_not_protocol_112_costs_a_few_instructions() -> None:
 
 def test_what_goes_out_is_dropped() -> None:
     # Before Linux 6.2 a fanout group is shown it, whatever its sockets ask for.
-    program = [*ARRIVING, *packet_filter(None)]
-    assert run(program, four())[0] > 1514
-    assert run(program, four(), kind=4)[0] == 0
+    for program in ([*ARRIVING, *packet_filter(None)], UNTAGGED):
+        assert run(program, four())[0] > 1514
+        assert run(program, four(), kind=4)[0] == 0
+
+
+def test_what_has_a_vlan_tag_is_dropped_in_every_lane() -> None:
+    for program in ([*ARRIVING, *packet_filter(None)], UNTAGGED):
+        assert run(program, four(), tagged=True)[0] == 0
+
+
+def test_the_filter_of_the_genuine_lane_is_short() -> None:
+    # Each advertisement heard runs it, after the program of the group.
+    assert run(UNTAGGED, four())[1] <= 6
 
 
 def test_raw_sockets_hear_the_interfaces_that_are_used() -> None:

@@ -20,7 +20,6 @@ from carp_fast.sockets import (
     filter_interfaces,
     packet_filter,
     raw_filter,
-    tap_filter,
 )
 
 INSTRUCTIONS_MAX = 4096  # the kernel's BPF_MAXINSNS
@@ -74,27 +73,6 @@ def test_the_kernel_takes_the_filter(count: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         attach_filter(sock, packet_filter(list(range(1, count + 1))))
         filter_interfaces({"packet": sock, "raw4": sock}, list(range(1, count + 1)))
-
-
-@pytest.mark.parametrize("share", [1.0, 0.25])
-def test_the_tap_hears_what_this_machine_sends_or_a_share_of_it(share: float) -> None:
-    program = tap_filter([3, 5], share)
-
-    def heard(**about: int) -> bool:
-        return bool(run(program, ADVERTISEMENT, **({"kind": 4, "ifindex": 5} | about))[0])
-
-    assert heard()
-    assert not heard(ifindex=4)
-    assert not any(heard(kind=kind) for kind in (0, 1, 2, 3))
-    assert not run(program, ADVERTISEMENT[:23] + b"\x06" + ADVERTISEMENT[24:], 5, kind=4)[0]
-    assert heard(drawn=2**30 - 2)
-    assert heard(drawn=2**31) is (share == 1)
-
-
-@pytest.mark.root
-def test_the_kernel_takes_the_filter_of_a_tap_for_any_number_of_interfaces() -> None:
-    for count in (0, 1, FILTERED_INTERFACES_MAX, FILTERED_INTERFACES_MAX + 1):
-        sockets.open_tap(list(range(1, count + 1)), 0.5).close()
 
 
 class Refusing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import pytest
@@ -11,7 +12,15 @@ from carp_fast.config import Settings, VirtualHost
 from carp_fast.hosts import BACKUP, INIT, MASTER, Hosts
 from carp_fast.interfaces import Interface
 from carp_fast.network import Sources
-from carp_fast.tap import CONFIRMED_AFTER, SILENT_AFTER, STAYS_FOR, Tap, ucarp_of
+from carp_fast.tap import (
+    CONFIRMED_AFTER,
+    OURS_A_SECOND,
+    SILENT_AFTER,
+    STAYS_FOR,
+    Tap,
+    ucarp_of,
+)
+from carp_fast.tap_socket import ALL_VHIDS, mac_end
 
 OURS, MAC, UCARP_MAC = "10.77.0.2", b"\x02\0\0\0\0\x01", b"\0\0\x5e\0\0\x2a"
 LISTEN_S = 2.1
@@ -328,3 +337,64 @@ def test_a_ucarp_is_found_by_its_command_line(tmp_path: Any) -> None:
         process(pid, "ucarp", f"ucarp {words}")
         assert ucarp_of(host, tmp_path) == pid
         (tmp_path / str(pid) / "comm").write_text("gone\n")
+
+
+def crowd(count: int, **settings: Any) -> Stage:
+    """eth0/1 to eth0/200 on several interfaces, all of them ours and MASTER."""
+    stage = Stage(MASTER, **settings)
+    given: Any = {"passphrase": b"secret", "advskew": 100, **settings}
+    for number in range(count - 1):
+        name, vhid = f"eth{1 + number // 200}", 1 + number % 200
+        stage.hosts.take(VirtualHost(name, vhid, (), (), Settings(**given)))
+    stage.hosts.states[:] = array("B", [MASTER]) * len(stage.hosts.states)
+    return stage
+
+
+@pytest.mark.parametrize("count", [1, OURS_A_SECOND, OURS_A_SECOND + 1, 4 * OURS_A_SECOND])
+def test_every_vhid_has_its_turn_and_many_masters_are_listened_to_in_parts(count: int) -> None:
+    tap = crowd(count).tap
+    parts = -(-count // OURS_A_SECOND)
+    turns = [tap._next_vhids() for _ in range(parts)]
+    assert sorted(vhid for each in turns for vhid in each) == list(range(ALL_VHIDS))
+    assert max(map(len, turns)) - min(map(len, turns)) <= 1
+
+
+def test_while_one_may_have_company_more_is_listened_to() -> None:
+    stage = crowd(2 * OURS_A_SECOND)
+    assert len(stage.tap._next_vhids()) == ALL_VHIDS // 2
+    stage.listen(stage.ours(), other())
+    assert len(stage.tap._next_vhids()) == ALL_VHIDS
+
+
+def test_company_stays_as_certain_as_it_was_while_it_is_not_listened_for() -> None:
+    stage = Stage(MASTER)
+    stage.listen(stage.ours(), other())
+    stage.tap._vhids = range(43, 256)
+    for _ in range(3):
+        stage.listen()
+    assert not stage.barred
+    stage.tap._vhids = range(43)
+    stage.listen(stage.ours(), other())
+    assert stage.barred
+
+
+def test_it_is_not_free_for_silence_that_was_not_listened_for() -> None:
+    stage = Stage(BACKUP)
+    stage.listen(other())
+    assert stage.barred
+    stage.tap._vhids = range(43, 256)
+    for _ in range(SILENT_AFTER + 2):
+        stage.listen()
+    assert stage.barred
+    stage.tap._vhids = range(43)
+    for _ in range(SILENT_AFTER):
+        assert stage.barred
+        stage.listen()
+    assert not stage.barred
+
+
+def test_the_macs_that_we_advertise_from_are_told_from_others() -> None:
+    for kind, mac in (("interface", MAC), ("ucarp", UCARP_MAC), ("02:00:00:00:00:09", None)):
+        ends = Stage(MASTER).tap._own_mac_ends([Settings(passphrase=b"secret", advertise_mac=kind)])
+        assert mac_end(mac or b"\x02\0\0\0\0\x09") in ends
+        assert (mac_end(UCARP_MAC) in ends) is (kind == "ucarp")
