@@ -125,7 +125,7 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
     history_send(&host.history, host.counter + 1 - host.block.output_count,
                  host.block.output_count, history_ms(now_ns),
                  <uint32_t>(vhid_master_down_ns(host) // 1000000),
-                 <uint32_t>(vhid_interval_ns(host) // 8000000))
+                 <uint32_t>(vhid_interval_ns(host) // 1000000))
     if host.flags & DUPLICATE and vhid_duplicate_over(host, now_ns):
         engine_end_duplicate(core, slot, now_ns)
     if core.recorder.records != NULL:

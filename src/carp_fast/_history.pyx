@@ -95,46 +95,49 @@ cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_
             return
     place = shortest(lately, HISTORY_LATELY)
     if lately[place].count:
-        place = place_joined(lately, place)
+        place = place_joined(lately, HISTORY_LATELY, place)
     lately[place] = new
 
 
-cdef uint32_t place_joined(Range* lately, uint32_t otherwise) noexcept nogil:
+cdef uint32_t place_joined(Range* ranges, uint32_t count, uint32_t otherwise) noexcept nogil:
     """Free a place by joining two ranges of one sequence, as if both were as late as the later.
 
     The two that are the least apart in time. `otherwise`: the place to give up where each range is
     of another sequence.
     """
     cdef uint32_t i, k, apart_ms, least_ms = UINT32_MAX, one = 0, other = otherwise
-    for i in range(HISTORY_LATELY):
-        for k in range(i + 1, HISTORY_LATELY):
-            apart_ms = min(lately[i].at_ms - lately[k].at_ms, lately[k].at_ms - lately[i].at_ms)
-            if apart_ms < least_ms and is_near(&lately[i], &lately[k]):
+    for i in range(count):
+        for k in range(i + 1, count):
+            apart_ms = min(ranges[i].at_ms - ranges[k].at_ms, ranges[k].at_ms - ranges[i].at_ms)
+            if apart_ms < least_ms and is_near(&ranges[i], &ranges[k]):
                 least_ms, one, other = apart_ms, i, k
     if least_ms != UINT32_MAX:
-        join(&lately[one], &lately[other])
-        lately[one].at_ms = later_ms(lately[one].at_ms, lately[other].at_ms)
+        join(&ranges[one], &ranges[other])
+        ranges[one].at_ms = later_ms(ranges[one].at_ms, ranges[other].at_ms)
     return other
 
 
 cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_t at_ms,
-                       uint32_t span_ms, uint32_t soon_ms) noexcept nogil:
+                       uint32_t span_ms, uint32_t interval_ms) noexcept nogil:
     """Remember the counters of one advertisement of ours, `count` from `begin` on.
 
-    One that follows another within `soon_ms` shares its place, and the later one's time: those that
-    are sent twice would else leave no room for all of an interval.
+    One that follows another within an eighth of an interval shares its place, and the later one's
+    time: those that are sent twice would else leave no room for all of an interval. Where there is
+    none all the same, two of one sequence are joined.
     """
-    cdef Range* newest = &history.sent[0]
-    cdef Range* oldest = &history.sent[HISTORY_SENT - 1]
-    if (newest.count and begin == newest.begin + newest.count
-            and since_ms(newest.at_ms, at_ms) <= soon_ms):
-        newest.count += count
-        newest.at_ms = at_ms
+    cdef Range* sent = history.sent
+    cdef uint32_t place = HISTORY_SENT - 1
+    if (sent[0].count and begin == sent[0].begin + sent[0].count
+            and since_ms(sent[0].at_ms, at_ms) <= interval_ms // 8):
+        sent[0].count += count
+        sent[0].at_ms = at_ms
         return
-    if oldest.count:
-        history_note(history, oldest.begin, oldest.count, oldest.at_ms, span_ms)
-    memmove(&history.sent[1], history.sent, (HISTORY_SENT - 1) * sizeof(Range))
-    newest.begin, newest.count, newest.at_ms = begin, count, at_ms
+    if sent[place].count:
+        if since_ms(sent[place].at_ms, at_ms) <= interval_ms:
+            place = place_joined(sent, HISTORY_SENT, place)
+        history_note(history, sent[place].begin, sent[place].count, sent[place].at_ms, span_ms)
+    memmove(&sent[1], sent, place * sizeof(Range))
+    sent[0].begin, sent[0].count, sent[0].at_ms = begin, count, at_ms
 
 
 cdef int64_t history_sent_ms(const History* history, uint64_t counter,

@@ -287,6 +287,39 @@ def test_all_that_a_new_master_sent_within_an_interval_is_known_as_ours(
     assert node.state == "MASTER"
 
 
+@pytest.mark.parametrize("signed", [[ADDRESS], [ADDRESS, ADDRESS6]])
+@pytest.mark.parametrize("step", [1, 30])
+@pytest.mark.parametrize("advertise_mac", ["interface", "ucarp", "bsd"])
+@pytest.mark.parametrize("replay", ["off", "learn", "strict"])
+def test_however_often_the_role_changes_all_of_an_interval_is_known_as_ours(
+    replay: str, advertise_mac: str, step: int, signed: list[bytes]
+) -> None:
+    """Between two other hosts that do not hear each other; ours go on above each of theirs."""
+    node = Node(
+        "10.77.0.2", on6="fe80::2", counter=BASE, replay=replay, advertise_mac=advertise_mac,
+        advskew=128, preempt=True, addresses=[(address, 24) for address in signed],
+    )  # fmt: skip
+    begin_ns = START_NS + 8 * SECOND_NS
+    node.run(begin_ns)
+    node.forget()
+    for number in range(12):
+        now_ns = begin_ns + number * SECOND_NS // 10
+        source, advskew, state = (
+            ("10.77.0.3", 254, "MASTER") if number % 2 else ("10.77.0.1", 0, "BACKUP")
+        )
+        counter = node.engine.host(0)["counter"] + step
+        assert hear(node, counter, now_ns, source, advskew=advskew, addresses=signed) == "ok"
+        assert node.state == state
+    frames = sent_by(node)
+    assert len(frames) == 12 * len(signed)
+    until_ns = now_ns + 39 * SECOND_NS // 100  # an interval of 1.5 s after the first
+    assert {node.engine.receive(0, frame, until_ns) for frame in frames} == {"loop"}
+    before = node.engine.host(0)
+    changed = [from_mac(frame, b"\x06\0\0\0\0\x99") for frame in frames]
+    assert {node.engine.receive(0, frame, until_ns) for frame in changed} == {"ok"}
+    assert node.engine.host(0)["since_ns"] == before["since_ns"]
+
+
 def test_every_output_of_an_advertisement_is_known_as_ours() -> None:
     signed = [(ADDRESS, 24), (ADDRESS6, 64)]
     node = Node("10.77.0.2", on6="fe80::2", counter=BASE, addresses=signed)
