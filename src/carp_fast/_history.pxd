@@ -30,8 +30,6 @@ cdef inline bint history_in(uint64_t counter, uint64_t begin, uint64_t count) no
 
 cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_t at_ms,
                        uint32_t span_ms, uint32_t interval_ms) noexcept nogil
-cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_t at_ms,
-                       uint32_t span_ms) noexcept nogil
 cdef void history_note_late(History* history, uint64_t begin, uint32_t count, int64_t at_ns,
                             int64_t now_ns, uint32_t span_ms) noexcept nogil
 cdef int64_t history_sent_ms(const History* history, uint64_t counter,

@@ -69,23 +69,30 @@ cdef void history_note_late(History* history, uint64_t begin, uint32_t count, in
     """Remember counters that were in use at `at_ns`, however long ago that is."""
     cdef Range old
     if now_ns - at_ns <= 2000000 * <int64_t>span_ms:
-        history_note(history, begin, count, history_ms(at_ns), span_ms)
+        history_note(history, begin, count, history_ms(at_ns), history_ms(now_ns), span_ms)
         return
     old.begin, old.count, old.at_ms = begin, count, history_ms(at_ns)
     retire(history, &old)
 
 
 cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_t at_ms,
-                       uint32_t span_ms) noexcept nogil:
-    """Remember `count` counters from `begin` on, the last of them in use at `at_ms`."""
+                       uint32_t now_ms, uint32_t span_ms) noexcept nogil:
+    """Remember `count` counters from `begin` on, the last of them in use at `at_ms`.
+
+    What is older than two spans now makes room first, however old these are themselves: the places
+    are enough for one sequence.
+    """
     cdef Range* lately = history.lately
     cdef uint32_t i, place, half_ms = max(1, (span_ms + 1) // 2)
     cdef Range new
     if count > UINT32_MAX:
         begin, count = begin + (count - UINT32_MAX), UINT32_MAX
     new.begin, new.count, new.at_ms = begin, <uint32_t>count, at_ms
+    if since_ms(at_ms, now_ms) > 2 * <int64_t>span_ms:
+        retire(history, &new)
+        return
     for i in range(HISTORY_LATELY):
-        if lately[i].count and since_ms(lately[i].at_ms, at_ms) > 2 * <int64_t>span_ms:
+        if lately[i].count and since_ms(lately[i].at_ms, now_ms) > 2 * <int64_t>span_ms:
             retire(history, &lately[i])
             lately[i].count = 0
         elif (lately[i].count and lately[i].at_ms // half_ms == at_ms // half_ms
@@ -135,7 +142,8 @@ cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_
     if sent[place].count:
         if since_ms(sent[place].at_ms, at_ms) <= interval_ms:
             place = place_joined(sent, HISTORY_SENT, place)
-        history_note(history, sent[place].begin, sent[place].count, sent[place].at_ms, span_ms)
+        history_note(history, sent[place].begin, sent[place].count, sent[place].at_ms, at_ms,
+                     span_ms)
     memmove(&sent[1], sent, place * sizeof(Range))
     sent[0].begin, sent[0].count, sent[0].at_ms = begin, count, at_ms
 
@@ -165,8 +173,9 @@ cdef int64_t history_age_ms(const History* history, uint64_t counter, uint32_t n
                             uint32_t span_ms) noexcept nogil:
     """How long ago the counter was in use, ms, or HISTORY_LONG_AGO; -1: not that we know.
 
-    Too young by half a span at most: a range has the time of its last counter. What was read so
-    late that later frames moved the ranges on is judged by the time that they have still.
+    Too young by half a span at most, where no other sequence shares the places: a range has the
+    time of its last counter. What was read so late that later frames moved the ranges on is judged
+    by the time that they have still.
     """
     cdef int64_t age_ms = history_sent_ms(history, counter, now_ms)
     cdef uint32_t i

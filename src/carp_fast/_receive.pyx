@@ -14,7 +14,7 @@ from carp_fast._core cimport (
     engine_event, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
     Rejection, REJECTIONS, WRONG_DIGEST)
 from carp_fast._history cimport (
-    HISTORY_NEAR, history_age_ms, history_ms, history_note, history_note_late, history_sent_ms)
+    HISTORY_NEAR, history_age_ms, history_ms, history_note_late, history_sent_ms)
 from carp_fast._recorder cimport record_heard
 from carp_fast._vhid cimport (
     AlternateKey, BACKUP, BSD_MAC, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS,
@@ -412,13 +412,16 @@ cdef void learn_counter(VirtualHost* host, Source* source, uint64_t counter, bin
                         int64_t arrived_ns) noexcept nogil:
     """The source's counter is taken. What comes in order is noted, half a master-down time at once.
 
+    It is noted as of its last one when the next one comes, which may be after hours.
     `new`: it may make the source genuine.
     """
     cdef uint64_t step = counter - source.counter       # below it wraps around, and is far, too
     cdef uint32_t now_ms = history_ms(arrived_ns)
     source.genuine |= new
     source.refusals = 0
-    if source.heard_ns == 0 or step > HISTORY_NEAR:     # what it passed over, nobody has seen
+    if (source.heard_ns == 0 or step > HISTORY_NEAR     # what it passed over, nobody has seen
+            or source.ascended > 1
+            and <uint32_t>(now_ms - source.noted_ms) >= span_ms(host) // 2):
         note_run(host, source, arrived_ns)
         source.run, source.noted_ms = 0, now_ms
     if source.heard_ns == 0 or step > NEAR:
@@ -438,11 +441,6 @@ cdef void learn_counter(VirtualHost* host, Source* source, uint64_t counter, bin
         return
     if step <= HISTORY_NEAR:
         source.run = <uint32_t>min(source.run + step, <uint64_t>UINT32_MAX)
-    if source.ascended > 1 and <uint32_t>(now_ms - source.noted_ms) >= span_ms(host) // 2:
-        if source.genuine:
-            history_note(&host.history, counter - source.run, <uint64_t>source.run + 1, now_ms,
-                         span_ms(host))
-        source.run, source.noted_ms = 0, now_ms
 
 
 cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns) noexcept nogil:

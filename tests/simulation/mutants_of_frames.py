@@ -143,7 +143,13 @@ MUTANTS = (
     ),
     Mutant(
         "ranges of counters retired too early",
-        (("_history.pyx", "at_ms) > 2 * <int64_t>span_ms:", "at_ms) > <int64_t>span_ms // 2:"),),
+        (
+            (
+                "_history.pyx",
+                "if lately[i].count and since_ms(lately[i].at_ms, now_ms) > 2 * <int64_t>span_ms:",
+                "if lately[i].count and since_ms(lately[i].at_ms, now_ms) > <int64_t>span_ms // 2:",
+            ),
+        ),
     ),
     Mutant(
         "counters that were passed over are known",

@@ -17,6 +17,8 @@ from unit.segment import (
 
 MASTER = "10.77.0.1"
 FIRST = 1 << 40
+NEAR = 64  # counters no further apart are of one range
+INTERVAL_MS = 1000 + 50 * 1000 // 256
 SPAN_MS = 3000 + 50 * 1000 // 256  # the master-down time with advskew 50
 
 
@@ -154,6 +156,78 @@ def test_no_range_is_older_than_a_counter_in_it(seed: int) -> None:
         for begin, count, at_ms in known.get("formerly", []):
             last_ms = max(used.get(begin + i, 0) for i in range(count))
             assert last_ms <= min(at_ms, now_ns // 1_000_000 - 2 * SPAN_MS)
+
+
+def test_what_a_source_sent_before_a_silence_is_no_younger_by_what_follows() -> None:
+    """The last few had not been noted when it fell silent: they are, as of then."""
+    node = Node("10.77.0.2")
+    for number in range(6):
+        assert hear(node, FIRST + number, START_NS + number * SECOND_NS) == "ok"
+    node.run(START_NS + 60 * SECOND_NS)
+    for number in range(6, 9):
+        now_ns = START_NS + (60 + number) * SECOND_NS
+        assert hear(node, FIRST + number, now_ns) == "ok"
+        for old in range(6):
+            assert hear(node, FIRST + old, now_ns, "10.77.0.9", advskew=9) == "replay"
+
+
+def known_ms(state: dict[str, Any], counter: int, now_ms: int) -> list[int]:
+    """All ages that a host's state has for a counter, but of what was in use long ago."""
+    known = state.get("history", {})
+    ranges = known.get("sent", []) + known.get("lately", [])
+    return [
+        now_ms - at_ms for begin, count, at_ms in ranges if begin <= counter < begin + count
+    ] + [
+        now_ms - source["heard_ns"] // 1_000_000
+        for source in state["sources"]
+        if 0 <= source["counter"] - counter <= source["run"]
+    ]
+
+
+@pytest.mark.parametrize("seed", range(48))
+def test_a_counter_of_one_sequence_is_too_young_by_halves_of_a_span_at_most(seed: int) -> None:
+    """Whoever is MASTER by turns, each above what it heard, with silences between."""
+    draw = random.Random(seed)
+    node = Node("10.77.0.2", advskew=50, preempt=seed % 2 == 0)
+    used: dict[int, int] = {}
+    ours: set[int] = set()
+    last: dict[str, int] = {}
+    now_ns = START_NS
+    sources = [("10.77.0.1", 0), ("10.77.0.3", 90)]
+    turns = [(*source, 5) for source in sources]  # each is known to keep an order
+    turns += [(*draw.choice(sources), draw.randrange(1, 30)) for _ in range(40)]
+    for source, advskew, count in turns:
+        most_ms = draw.choice([100, 400, 1200])
+        for _ in range(count):
+            now_ns += draw.randrange(50, most_ms + 1) * 1_000_000
+            node.run(now_ns)
+            counter = node.engine.host(0)["counter"] + 1
+            assert hear(node, counter, now_ns, source, advskew=advskew) == "ok"
+            if counter - last.get(source, 0) <= NEAR:  # else it is the first of a run, or alone
+                used[counter] = now_ns // 1_000_000
+            last[source] = counter
+        if draw.randrange(2):
+            now_ns += draw.randrange(1, 12000) * 1_000_000
+            node.run(now_ns)
+        for done in node.done:
+            if done.action == "ADVERTISE":
+                counter = read_advertisement(done.content).counter
+                used[counter] = done.at_ns // 1_000_000
+                ours.add(counter)
+        node.forget()
+        state: dict[str, Any] = node.engine.checkpoint(0, now_ns)["state"]
+        now_ms = now_ns // 1_000_000
+        formerly = history(node, now_ns).get("formerly", [])
+        for counter, at_ms in used.items():
+            if any(begin <= counter < begin + count for begin, count, _ in formerly):
+                continue
+            ages_ms = known_ms(state, counter, now_ms)
+            # A range has the time of its last one, a run of a source that of the last heard of it,
+            # and two of ours that follow each other at once that of the second.
+            halves = 1 if counter in ours else 2
+            inexact_ms = halves * (SPAN_MS + 1) // 2 + 1 + INTERVAL_MS // 8
+            if ages_ms and max(ages_ms) <= 2 * SPAN_MS:
+                assert now_ms - at_ms - max(ages_ms) <= inexact_ms
 
 
 @pytest.mark.parametrize("replay", ["learn", "strict"])
