@@ -53,15 +53,16 @@ cdef uint32_t shortest(const Range* ranges, uint32_t count) noexcept nogil:
 
 
 cdef void retire(History* history, const Range* old) noexcept nogil:
-    """Keep a range of long ago: joined with another, or in the place of the shortest."""
+    """Keep a range of long ago: joined with all of its sequence, or in the place of the shortest."""
     cdef Range* formerly = history.formerly
+    cdef Range whole = old[0]
     cdef uint32_t i
     for i in range(HISTORY_FORMERLY):
-        if formerly[i].count and is_near(&formerly[i], old):
-            join(&formerly[i], old)
-            formerly[i].at_ms = later_ms(formerly[i].at_ms, old.at_ms)
-            return
-    formerly[shortest(formerly, HISTORY_FORMERLY)] = old[0]
+        if formerly[i].count and is_near(&formerly[i], &whole):
+            join(&whole, &formerly[i])
+            whole.at_ms = later_ms(whole.at_ms, formerly[i].at_ms)
+            formerly[i].count = 0
+    formerly[shortest(formerly, HISTORY_FORMERLY)] = whole
 
 
 cdef void history_note_late(History* history, uint64_t begin, uint32_t count, int64_t at_ns,

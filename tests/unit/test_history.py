@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -118,6 +119,24 @@ def test_four_sequences_leave_the_longest_three() -> None:
     assert 2 not in known
 
 
+def test_parts_of_a_sequence_are_one_when_what_lies_between_is_heard() -> None:
+    """Each takes a place of its own until then, and two other sequences have theirs."""
+    node = Node("10.77.0.2")
+    now_ns = START_NS
+    parts = [("10.77.0.1", FIRST + each) for each in range(10)]
+    parts += [("10.77.0.3", FIRST + 80 + each) for each in range(10)]
+    parts += [("10.77.0.1", FIRST + 10 + each * 20) for each in range(4)]
+    parts += [("10.77.0.4", 2 * FIRST + each) for each in range(30)]
+    parts += [("10.77.0.5", 3 * FIRST + each) for each in range(50)]
+    for source, counter in parts:
+        now_ns += SECOND_NS
+        assert hear(node, counter, now_ns, source) == "ok"
+    begins = [begin for begin, _, _ in history(node, now_ns)["formerly"]]
+    assert sorted(begins) == [FIRST, 2 * FIRST, 3 * FIRST]
+    for each in range(10):
+        assert hear(node, FIRST + 80 + each, now_ns, "10.77.0.9", advskew=9) == "replay"
+
+
 def test_a_source_that_comes_back_after_hours_makes_nothing_older() -> None:
     """What it sent in order is noted then, as of long ago; what we sent since is no older by it."""
     node = Node("10.77.0.2")
@@ -217,9 +236,11 @@ def test_a_counter_of_one_sequence_is_too_young_by_halves_of_a_span_at_most(seed
         node.forget()
         state: dict[str, Any] = node.engine.checkpoint(0, now_ns)["state"]
         now_ms = now_ns // 1_000_000
-        formerly = history(node, now_ns).get("formerly", [])
+        formerly = sorted(history(node, now_ns).get("formerly", []))
+        for (begin, length, _), (after, _, _) in itertools.pairwise(formerly):
+            assert after - (begin + length) > NEAR  # each place is of another sequence
         for counter, at_ms in used.items():
-            if any(begin <= counter < begin + count for begin, count, _ in formerly):
+            if any(begin <= counter < begin + length for begin, length, _ in formerly):
                 continue
             ages_ms = known_ms(state, counter, now_ms)
             # A range has the time of its last one, a run of a source that of the last heard of it,
