@@ -104,7 +104,7 @@ cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_
     place = shortest(lately, HISTORY_LATELY)
     if lately[place].count:
         place = place_joined(lately, HISTORY_LATELY, place)
-    lately[place] = new
+    lately[place], lately[0] = lately[0], new           # which the next is most likely joined with
 
 
 cdef uint32_t place_joined(Range* ranges, uint32_t count, uint32_t otherwise) noexcept nogil:
