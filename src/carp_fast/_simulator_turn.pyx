@@ -485,7 +485,7 @@ cdef void machine_step(World* world, Machine* machine) noexcept nogil:
         world.tally.turns += 1
         machine.turn_ns = machine_now(world, machine)
         machine.more = machine.any_frame = False
-        machine.slice = 0
+        machine.slice = machine.lanes.told_count = 0
         machine.phase = RECEIVING
         machine.busy_ns = TURN_COST_NS
         note_absence(world, machine)
