@@ -24,7 +24,7 @@ from carp_fast._vhid cimport (
     OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL,
     RESIGNED, SECOND_NS, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES, STARTED, STARTUP_DELAY,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_forget_ties,
+    TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_forget_ties, vhid_heard_ns,
     vhid_interval_ns, vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_tied, vhid_transition, VirtualHost)
 from carp_fast._wheel cimport (
@@ -282,19 +282,19 @@ cdef uint64_t random_at(const Core* core, uint32_t slot, int64_t now_ns) noexcep
 
 cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie,
                           int64_t now_ns) noexcept nogil:
-    """Wait a master-down time from `now_ns`, and longer by jitter since a tie all may have lost.
+    """Wait a master-down time from `now_ns`, or a later arrival, and longer by jitter after lost ties.
 
     The jitter stays until one master alone has been heard for two master-down times: a host that
     waits while others tie would else have their deadline in common, and so would one that hears
     the winner over a second family.
     """
-    cdef int64_t down_ns = vhid_master_down_ns(host)
+    cdef int64_t down_ns = vhid_master_down_ns(host), from_ns = max(now_ns, vhid_heard_ns(host))
     if tie:
         vhid_tied(host, random_at(core, slot, now_ns))
     elif host.ties and now_ns - host.settled_ns > 2 * down_ns:
         vhid_forget_ties(host)
     host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)
-    engine_set_deadline(core, slot, now_ns + down_ns + vhid_jitter_ns(host))
+    engine_set_deadline(core, slot, from_ns + down_ns + vhid_jitter_ns(host))
 
 
 cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,

@@ -453,7 +453,7 @@ cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns)
     cdef uint32_t silent = SILENT_6 if this else SILENT_4
     cdef uint32_t other_silent = SILENT_4 if this else SILENT_6
     cdef int64_t since_ns = host.heard_ns[1 - this]
-    host.heard_ns[this] = now_ns
+    host.heard_ns[this] = max(host.heard_ns[this], now_ns)
     if host.flags & silent:
         host.flags &= ~silent
         engine_tell(core, FAMILY_HEARD, slot, family, NULL, now_ns)
@@ -541,6 +541,7 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Source unknown
     cdef Source* source
+    cdef int family = heard.family == 6
     cdef uint32_t place
     cdef Event event
     cdef bint own = vhid_is_own_source(host, heard)
@@ -581,9 +582,9 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
     event = vhid_judge(host, heard, own, arrived_ns)
     memcpy(source.mac, heard.source_mac, 6)
     source.advbase, source.advskew = heard.advbase, heard.advskew
-    source.demote, source.heard_ns = heard.demote, arrived_ns
-    if event != EVENTS or host.master[heard.family == 6] == 0:
-        host.master[heard.family == 6] = place + 1
+    source.demote, source.heard_ns = heard.demote, max(source.heard_ns, arrived_ns)
+    if host.master[family] == 0 or event != EVENTS and arrived_ns >= host.heard_ns[family]:
+        host.master[family] = place + 1
     if heard.demote and host.dialect != DIALECT_OPENBSD and not host.flags & DEMOTE_TOLD:
         host.flags |= DEMOTE_TOLD
         engine_tell(core, DEMOTE_HEARD, slot, heard.demote, NULL, arrived_ns)

@@ -111,10 +111,15 @@ cdef bint is_addressed(const Machine* machine, const Frame* frame) noexcept nogi
 cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t state, bint keeps,
                    bint leaves, Expected expected, int64_t at_ns,
                    int64_t arrived_ns) noexcept nogil:
-    """The engine took a frame; `state` and what the frame means are from before."""
+    """The engine took a frame; `state` and what the frame means are from before.
+
+    One that arrived before what was taken already, from another socket, shortens no wait and
+    begins no take-over.
+    """
     cdef uint32_t number = machine_number(world, machine)
     cdef Slot* known = &machine.slots[frame.slot]
-    cdef bint own = frame.sender == number and not frame.strange
+    cdef bint own = frame.sender == number and not frame.strange, late = at_ns < known.latest_ns
+    cdef bint last = at_ns >= known.family_at_ns[frame.family == 6]
     cdef uint8_t* keeper = &known.keeper[frame.family == 6]
     cdef uint8_t sender = 255 if frame.strange else <uint8_t>(frame.sender + 1)
     world.tally.heard += 1
@@ -122,7 +127,8 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
         broken(world, ACCEPTED_UNAUTHENTIC, number, frame.slot, frame.sender)
         return
     if state == BACKUP:
-        note_permission(machine, frame)
+        if not late:
+            note_permission(machine, frame)
         rule_heard_after_tie(known, &machine.core.hosts[frame.slot], frame, at_ns)
     if (own and has_source(machine, frame) and known.first
             and known.first <= rule_counter(frame) <= known.counter):
@@ -130,18 +136,22 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
     if expected == TO_BE_REFUSED:
         broken(world, ACCEPTED_REPLAY, number, frame.slot, frame.sender)
     rule_learn(world, known, &machine.core.hosts[frame.slot], frame, True, at_ns)
-    known.family_at_ns[frame.family == 6] = at_ns
+    known.latest_ns = max(known.latest_ns, at_ns)
+    if last:
+        known.family_at_ns[frame.family == 6] = at_ns
     if state == BACKUP and keeps and not own:
-        known.heard_at_ns = arrived_ns
-        known.left_at_ns = 0
+        known.heard_at_ns = max(known.heard_at_ns, arrived_ns)
+        if not late:
+            known.left_at_ns = 0
     elif state == BACKUP and leaves:
         if keeper[0] and keeper[0] != 255 and keeper[0] != sender:
             return                                      # it was not the master
-        if known.left_at_ns == 0:
+        if known.left_at_ns == 0 and not late:
             known.left_at_ns = at_ns
-    if state != INIT or keeper[0] == 0:
+    if keeper[0] == 0 or state != INIT and last:
         keeper[0] = sender
-        known.theirs = rule_theirs(frame)
+        if not late:
+            known.theirs = rule_theirs(frame)
 
 
 cdef void note_permission(Machine* machine, const Frame* frame) noexcept nogil:
@@ -227,6 +237,8 @@ cdef void on_rise(World* world, Machine* machine, const Report* report) noexcept
         return
     if by_frame != is_cause(machine, slot) or by_frame != (machine.cause != NULL):
         broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
+    elif by_frame and report.at_ns < known.latest_ns:
+        broken(world, PREEMPTED_WRONGLY, number, slot, report.at_ns - known.latest_ns)
     elif report.reason == MASTER_DOWN:
         check_silence(world, machine, slot, report.at_ns)
     elif report.reason == MASTER_RESIGNED:
@@ -261,7 +273,8 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
         known.ties += 1
         known.lost_tie = True
         known.may_take_over = 0
-    waits_ns = host.deadline_ns - report.at_ns - vhid_master_down_ns(host)
+    waits_ns = (host.deadline_ns - max(report.at_ns, known.latest_ns)
+                - vhid_master_down_ns(host))
     if report.state == BACKUP and not 0 <= waits_ns <= rule_jitter_most_ns(known, host):
         broken(world, JITTER_WRONG, number, slot, waits_ns)
     if yielded:

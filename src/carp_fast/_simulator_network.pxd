@@ -196,7 +196,8 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     const VirtualHost* other    # the same with another passphrase
     int64_t heard_at_ns         # when an advertisement arrived that keeps it BACKUP
     int64_t left_at_ns          # when its master said that it leaves, and none was heard since
-    int64_t family_at_ns[2]     # when one was taken over this family
+    int64_t family_at_ns[2]     # when the last that was taken over this family arrived
+    int64_t latest_ns           # ... over any, by the arrival that the engine was told
     uint64_t counter            # of what it sent last
     uint64_t first              # the lowest that it has ever sent; 0: none
     uint64_t known_again[2]     # by family: the last taken that was known, of who was not genuine

@@ -425,7 +425,8 @@ cdef void rule_learn(World* world, Slot* known, const VirtualHost* host, const F
             learned.ascended = 0                        # below it wraps around, and is far, too
     elif learned.ascended < PROVEN:
         learned.ascended += 1
-    learned.highest, learned.taken_ns, learned.refusals = counter, at_ns, 0
+    learned.highest, learned.refusals = counter, 0
+    learned.taken_ns = max(learned.taken_ns, at_ns)
     learned.interval = rule_theirs(frame)
     if known.right.replay != REPLAY_OFF:
         learned.genuine |= knowledge == NEW

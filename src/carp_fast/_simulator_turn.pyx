@@ -113,7 +113,7 @@ cdef uint64_t first_counter(World* world, Machine* machine, const VirtualHost* h
 
 cdef void forget_slot(Slot* slot) noexcept nogil:
     """A host begins: what its predecessor in the slot knew and sent is nobody's any more."""
-    slot.heard_at_ns = slot.left_at_ns = slot.priority_ns = 0
+    slot.heard_at_ns = slot.left_at_ns = slot.priority_ns = slot.latest_ns = 0
     slot.counter = slot.first = 0
     slot.strangers = slot.stranger_taken = 0
     slot.sighting_count = slot.sequences = 0

@@ -290,6 +290,11 @@ cdef inline Source* vhid_source(const VirtualHost* host, uint32_t which) noexcep
     return host.sources + <size_t>which * host.sources_apart
 
 
+cdef inline int64_t vhid_heard_ns(const VirtualHost* host) noexcept nogil:
+    """When the latest of the advertisements that it has heard arrived; 0: it has heard none."""
+    return max(host.heard_ns[0], host.heard_ns[1])
+
+
 cdef inline int64_t vhid_jitter_ns(const VirtualHost* host) noexcept nogil:
     return <int64_t>host.jitter_us * 1000
 

@@ -367,16 +367,19 @@ cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32
 cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
                            int64_t now_ns) noexcept nogil:
     cdef uint8_t known = host.master[heard.family == 6]
-    # One that came before the tie that it lost was read after it, on another socket.
-    cdef bint late = host.ties and now_ns < host.since_ns
+    # Read from another socket after one that arrived later, or after the tie that it lost: it
+    # begins no take-over, and does not end what the later one began.
+    cdef bint late = now_ns < vhid_heard_ns(host) or host.ties and now_ns < host.since_ns
     if host.ties:
         follow_tie(host, heard, theirs, now_ns)
+    if late and host.flags & (MASTER_LEAVES | CONTESTED):
+        return EVENTS
     # OpenBSD does not look for who will time out where its own advbase is 0.
     if theirs > vhid_master_down(host) and (host.advbase or host.dialect != DIALECT_OPENBSD):
         # Nobody authenticates who resigns: only the master that we heard can leave.
         if known and memcmp(vhid_source(host, known - 1).address, heard.source, 16) != 0:
             return EVENTS
-        return ON_MASTER_LEAVING
+        return EVENTS if late else ON_MASTER_LEAVING
     if host.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
         if heard.demote > vhid_demote(host) and not late:
             return ON_CONTESTED if host.ties else ON_MASTER_DEMOTED

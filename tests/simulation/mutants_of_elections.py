@@ -64,6 +64,28 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "a wait from what was read last, not from what arrived last",
+        (("_core.pyx", "from_ns = max(now_ns, vhid_heard_ns(host))", "from_ns = now_ns"),),
+    ),
+    Mutant(
+        "an advertisement that is read late begins a take-over",
+        (("_vhid.pyx", "late = now_ns < vhid_heard_ns(host) or host.ties", "late = host.ties"),),
+    ),
+    Mutant(
+        "an advertisement that is read late ends a take-over",
+        (("_vhid.pyx", "if late and host.flags & (MASTER_LEAVES | CONTESTED):", "if False:"),),
+    ),
+    Mutant(
+        "the silence of a family from what was read last",
+        (
+            (
+                "_receive.pyx",
+                "host.heard_ns[this] = max(host.heard_ns[this], now_ns)",
+                "host.heard_ns[this] = now_ns",
+            ),
+        ),
+    ),
+    Mutant(
         "tie: jitter never undone",
         (
             (
