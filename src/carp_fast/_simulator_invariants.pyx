@@ -26,7 +26,8 @@ from carp_fast._simulator_network cimport (
     longest_delay_ns, machine_number, nic_works, trace)
 from carp_fast._simulator_rules cimport (
     Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
-    rule_fell, rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn, rule_least_master_down_ns,
+    rule_fell, rule_from_master, rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
+    rule_least_master_down_ns, rule_note_master,
     rule_least_skew_ns, rule_leaves, rule_silence_until_ns, rule_theirs, rule_may_preempt,
     rule_more_demoted, rule_replaces, rule_replay, rule_send, rule_yields)
 from carp_fast._vhid cimport (
@@ -120,8 +121,6 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
     cdef Slot* known = &machine.slots[frame.slot]
     cdef bint own = frame.sender == number and not frame.strange, late = at_ns < known.latest_ns
     cdef bint last = at_ns >= known.family_at_ns[frame.family == 6]
-    cdef uint8_t* keeper = &known.keeper[frame.family == 6]
-    cdef uint8_t sender = 255 if frame.strange else <uint8_t>(frame.sender + 1)
     world.tally.heard += 1
     if frame.key != known.key:
         broken(world, ACCEPTED_UNAUTHENTIC, number, frame.slot, frame.sender)
@@ -144,14 +143,12 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
         if not late:
             known.left_at_ns = 0
     elif state == BACKUP and leaves:
-        if keeper[0] and keeper[0] != 255 and keeper[0] != sender:
-            return                                      # it was not the master
+        if not rule_from_master(known, frame):
+            return
         if known.left_at_ns == 0 and not late:
             known.left_at_ns = at_ns
-    if keeper[0] == 0 or state != INIT and last:
-        keeper[0] = sender
-        if not late:
-            known.theirs = rule_theirs(frame)
+    if known.keeper[frame.family == 6] == 0 or state != INIT and last:
+        rule_note_master(known, frame, late)
 
 
 cdef void note_permission(Machine* machine, const Frame* frame) noexcept nogil:

@@ -210,7 +210,8 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint32_t told               # a bit for each address announced since it became MASTER
     uint16_t demotion           # as ordered
     bint barred                 # as ordered
-    uint8_t keeper[2]           # by family, plus 1: the machine heard last
+    uint8_t keeper[2]           # by family, plus 1: the machine heard last; 255: a strange source
+    uint8_t keeper_source[2][16]
     uint8_t state               # as last reported
     int64_t lost_at_ns          # when it gave up for its addresses, 0: not, or that is over
     uint8_t key

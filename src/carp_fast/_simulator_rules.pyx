@@ -7,7 +7,7 @@ does with a verdict.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from carp_fast._simulator_network cimport (
     Frame, Learned, MACHINES_MAX, MISSED_MAX, Machine, Missed, Sighting, Slot, World, grown)
@@ -139,12 +139,32 @@ cdef bint rule_more_demoted(const Slot* known, const VirtualHost* host,
     return compare_demotion(known, host, frame) > 0
 
 
+cdef inline const uint8_t* source_of(const Frame* frame) noexcept nogil:
+    return frame.bytes + (26 if frame.family == 4 else 22)
+
+
+cdef bint rule_from_master(const Slot* known, const Frame* frame) noexcept nogil:
+    """Whether it comes from the source that was heard last in its family, or from the first one."""
+    cdef int family = frame.family == 6
+    return not known.keeper[family] or memcmp(
+        known.keeper_source[family], source_of(frame), 16 if family else 4) == 0
+
+
+cdef void rule_note_master(Slot* known, const Frame* frame, bint late) noexcept nogil:
+    """It is the last of its family; `late`: not of both."""
+    cdef int family = frame.family == 6
+    known.keeper[family] = 255 if frame.strange else <uint8_t>(frame.sender + 1)
+    memcpy(known.keeper_source[family], source_of(frame), 16 if family else 4)
+    if not late:
+        known.theirs = rule_theirs(frame)
+
+
 cdef bint tie_goes_to(const Frame* frame, const VirtualHost* host) noexcept nogil:
     """Whether the sender precedes: in ucarp the lower source, an IPv4 one by its last octet first.
 
     On a BSD whoever hears yields.
     """
-    cdef const uint8_t* theirs = frame.bytes + (26 if frame.family == 4 else 22)
+    cdef const uint8_t* theirs = source_of(frame)
     cdef int i
     if host.dialect != DIALECT_UCARP:
         return True

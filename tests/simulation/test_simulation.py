@@ -240,6 +240,24 @@ def test_a_backup_takes_over_though_strangers_fill_its_common_lane(
     assert simulator.tally["take_overs"] - before["take_overs"] == slots
 
 
+def test_a_resignation_after_a_stranger_was_heard_is_not_its_masters() -> None:
+    """The backup waits for silence, and after drops for two intervals of what the stranger says."""
+    simulator = some_machines(
+        2, 1, 1, {"advskew": [0, 200], "replay": "off"}, source_room=1, tracing=True
+    )
+    set_links(simulator, 15, "stranger", ALWAYS, "01")
+    simulator.fault(20 * SECOND_NS, "resign_all", machine=0)
+    simulator.fault(21 * SECOND_NS, "crash", machine=0)
+    simulator.fault(22_300 * MS_NS, "flood", machine=1, slot=10, value=ALWAYS)
+    simulator.fault(22_400 * MS_NS, "flood", machine=1)
+    assert simulator.run(30 * SECOND_NS), simulator.broken
+    assert simulator.tally["stalls"] > 0
+    rises = [simulate.trace_line(line) for line in simulator.take_trace() if line[1] == "state"]
+    assert rises[-1].split()[-2:] == ["MASTER", "master_down"]
+    down_s = 3 + 200 / 256
+    assert float(rises[-1].split()[0]) == pytest.approx(20.019 + down_s + 2, abs=0.05)
+
+
 def test_a_clock_step_changes_nothing() -> None:
     plain, stepped = two_machines(5), two_machines(5)
     for at_s, hours in ((8, 1), (9, -2), (12, 1)):
