@@ -1,113 +1,43 @@
 """Worlds from seeds: machines, segments, virtual hosts, and the faults that befall them.
 
-A seed decides everything, on every machine and with every version of Python alike. Holds plain
-values; must not know how a world is run, nor the engine.
+A seed decides everything, on every machine and with every version of Python alike. Must not know
+how a world is run, nor the engine.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from math import ceil
+from typing import Any
 
 from carp_fast._simulator import ALWAYS, LINK_WORDS, NIC_WORDS, PAUSE_WORDS, Random
+from carp_fast.world import (
+    BOTH,
+    IPV4,
+    IPV6,
+    MS_NS,
+    SECOND_NS,
+    Dialect,
+    Fault,
+    Limits,
+    Member,
+    Pair,
+    Replay,
+    World,
+)
 
-MS_NS = 1_000_000
-SECOND_NS = 1_000 * MS_NS
 BASE_DELAY_NS = 100_000
 """Of every link for which the world has no other, and that no fault makes slower."""
 LONGEST_DELAY_NS = 240 * MS_NS
 """A link lets a frame take a quarter more: 300 ms one way."""
 SEED_MAX = 10**18
+TICKS_A_SECOND = 100
+"""Of a pump without virtual hosts whose interval is shorter."""
 MANY_SOURCES = 100
 """More than a world here has."""
 NOISE = ("loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect", "late")
-IPV4, IPV6, BOTH = 1, 2, 3
-"""Families as bits: what a link lets through, what an interface has an address of."""
-
-Dialect = Literal["ucarp", "freebsd", "openbsd"]
-Replay = Literal["off", "learn", "strict"]
-Preempt = Literal["demoted"] | bool
-Pair = tuple[int, int, int]
-"""(segment, from, to): one direction between two machines."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a turn and a socket can take: small ones show what only happens when they are full."""
-
-    socket_room: int
-    source_room: int
-    batch: int
-    slices: int
-    changes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A virtual host on one machine."""
-
-    machine: int
-    slot: int
-    segment: int
-    vhid: int
-    advbase: int
-    advskew: int
-    dead_ratio: int
-    preempt: Preempt
-    addresses: int
-    startup_delay_ns: int
-    preempt_delay_ns: int
-    foreign: tuple[int, ...]
-    addresses6: int = 0
-    link_local: bool = False
-    """The last of the IPv6 addresses is one."""
-    dialect: Dialect = "ucarp"
-    replay: Replay = "learn"
-    peers: tuple[bytes, ...] = ()
-    """Unicast addresses of the other machines, in place of the groups."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that begins or ends at an instant; the fields of Simulator.fault()."""
-
-    at_ns: int
-    word: str
-    machine: int = 0
-    other: int = 0
-    segment: int = 0
-    slot: int = 0
-    value: int = 0
-
-
-@dataclass(slots=True)
-class World:
-    """A world before it begins: all that a seed decides."""
-
-    seed: int
-    large: bool
-    machines: int
-    segments: int
-    slots: int
-    limits: Limits
-    aligned: bool = False
-    """The machines' clocks tick together, so that their advertisements cross."""
-    sources: dict[tuple[int, int], tuple[bytes, bytes]] = field(default_factory=dict)
-    """By machine and segment: its IPv4 and its IPv6 address there."""
-    routers: set[int] = field(default_factory=set)
-    members: list[Member] = field(default_factory=list)
-    delays: dict[Pair, int] = field(default_factory=dict)
-    """ns from one machine to another while no fault makes it longer; BASE_DELAY_NS unless here."""
-    faults: list[Fault] = field(default_factory=list)
-    episodes: list[str] = field(default_factory=list)
-    partitions: int = 0
-    quiet_at_ns: int = 0
-
-    def on(self, machine: int) -> list[Member]:
-        """The virtual hosts of one machine."""
-        return [member for member in self.members if member.machine == machine]
 
 
 class Drawing:
@@ -136,6 +66,7 @@ class Drawing:
         self.end_ns = between(8, 12) * SECOND_NS if large else between(10, 40) * SECOND_NS
         self.draw_sources()
         self.draw_members()
+        self.widen_turns()
         self.draw_delays()
         self.draw_faults()
 
@@ -212,6 +143,17 @@ class Drawing:
                 )
             )
 
+    def widen_turns(self) -> None:
+        """Let a turn read what may come within a tick, whoever is MASTER, as a pump's turn does.
+
+        With less room the common lane fills up where nothing is wrong, and what is late or dropped
+        there postpones elections for ever.
+        """
+        limits = self.world.limits
+        a_second = sum(one.families * 256 / one.interval for one in self.world.members)
+        batch = max(limits.batch, ceil(a_second / TICKS_A_SECOND / limits.slices))
+        self.world.limits = replace(limits, batch=batch)
+
     def draw_unicast(self, families: int) -> int:
         """The families to advertise over one by one, or 0: to the groups of all its addresses."""
         if self.random.below(5):
@@ -236,7 +178,7 @@ class Drawing:
         as 300 ms are of a second: up to there equal hosts are promised to settle their ties.
         """
         kind = self.random.below(8)
-        shortest = min(m.advbase * 256 + m.advskew or 1 for m in self.world.members)
+        shortest = min(member.interval for member in self.world.members)
         longest_ns = min(LONGEST_DELAY_NS, LONGEST_DELAY_NS * shortest // 256)
         if kind < 4 or self.world.large:
             return

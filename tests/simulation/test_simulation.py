@@ -25,7 +25,8 @@ from carp_fast._simulator import (
     Simulator,
 )
 from carp_fast.cli import main
-from carp_fast.worlds import EPISODES, IPV4, IPV6, MS_NS, SECOND_NS, Member, World, draw
+from carp_fast.world import IPV4, IPV6, MS_NS, SECOND_NS, Member, World
+from carp_fast.worlds import EPISODES, draw
 
 SMALL = range(1, 401)
 LARGE = range(1, 3)
@@ -138,6 +139,27 @@ def test_worlds_are_drawn_as_said() -> None:
         words.update(fault.word for fault in world.faults)
     assert set(befallen) == {episode.__name__ for episode in EPISODES}
     assert set(words) == set(FAULT_WORDS)
+
+
+OVERLOADED = 9_365
+"""Two hosts of this world advertise up to 256 times a second over both families, beside machines
+that would read four frames in 10 ms."""
+
+
+def test_a_turn_reads_what_all_may_send_in_a_tick() -> None:
+    for seed in (*SMALL, OVERLOADED):
+        world = draw(seed)
+        a_second = 0.0
+        for one in world.members:
+            families = sum(1 for addresses in (one.addresses, one.addresses6) if addresses)
+            a_second += families * 256 / max(1, one.advbase * 256 + one.advskew)
+        assert world.limits.batch * world.limits.slices >= a_second / 100, seed
+
+
+def test_a_world_becomes_quiet_though_some_hosts_advertise_very_often() -> None:
+    outcome = simulate.run(OVERLOADED)
+    assert outcome.broken is None
+    assert outcome.virtual_ns < 90 * SECOND_NS
 
 
 def test_random_numbers_are_splitmix64() -> None:

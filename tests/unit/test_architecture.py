@@ -136,7 +136,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trial",),
     ("dump", "flood", "sink", "masters"),
     ("ucarp_daemon", "contenders", "worlds"),
-    ("daemon", "demo"),
+    ("daemon", "demo", "world"),
     ("tap",),
     ("explain", "in_use"),
     ("elections", "recordings"),
