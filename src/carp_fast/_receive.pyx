@@ -20,7 +20,8 @@ from carp_fast._vhid cimport (
     AlternateKey, BACKUP, BSD_MAC, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS,
     EXPECTS_4, EXPECTS_6, INIT, MASTER, Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
     Source, SOURCES, TO_ADVERTISE, vhid_any_mac, vhid_duplicate_over, vhid_goes_on,
-    vhid_interval_ns, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order, vhid_silence_ns, vhid_source, UCARP_MAC, VirtualHost)
+    vhid_interval_ns, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order, vhid_silence_ns, vhid_source, vhid_stranger_ms,
+    UCARP_MAC, VirtualHost)
 from carp_fast._wheel cimport NOBODY
 from carp_fast._wire cimport (
     Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
@@ -334,7 +335,7 @@ cdef bint is_used_up(const VirtualHost* host, const Advertisement* heard,
     Not within half an interval: hosts that go on from the same one may be in step.
     """
     cdef int family = heard.family == 6
-    cdef int64_t ago_ms = <uint32_t>(history_ms(arrived_ns) - host.stranger_ms[family])
+    cdef int64_t ago_ms = vhid_stranger_ms(host, heard, arrived_ns)
     return (heard.counter <= host.stranger[family]
             and vhid_interval_ns(host) // 2 < ago_ms * 1000000
             and ago_ms <= 2 * <int64_t>span_ms(host))
@@ -376,9 +377,8 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
     if known and stranger:
         if back or is_used_up(host, heard, arrived_ns):
             return True
-        if heard.counter > host.stranger[heard.family == 6] or (
-                <uint32_t>(history_ms(arrived_ns) - host.stranger_ms[heard.family == 6])
-                > 2 * <int64_t>span_ms(host)):
+        if (heard.counter > host.stranger[heard.family == 6]
+                or vhid_stranger_ms(host, heard, arrived_ns) > 2 * <int64_t>span_ms(host)):
             host.stranger[heard.family == 6] = heard.counter
             host.stranger_ms[heard.family == 6] = history_ms(arrived_ns)
     elif known and own:

@@ -315,6 +315,8 @@ cdef bint vhid_proves_order(const VirtualHost* host, Source* source,
                             const Advertisement* heard) noexcept nogil
 cdef void vhid_tied(VirtualHost* host, uint64_t random) noexcept nogil
 cdef void vhid_forget_ties(VirtualHost* host) noexcept nogil
+cdef int64_t vhid_stranger_ms(const VirtualHost* host, const Advertisement* heard,
+                              int64_t arrived_ns) noexcept nogil
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil
 cdef bint vhid_duplicate_over(const VirtualHost* host, int64_t now_ns) noexcept nogil
 cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil

@@ -8,7 +8,7 @@ and ucarp's carp.c where they differ (tie, master-down). Knows no socket, clock 
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
-from carp_fast._history cimport HISTORY_NEAR
+from carp_fast._history cimport HISTORY_NEAR, history_ms
 from carp_fast._wire cimport Advertisement
 
 STATE_WORDS = ("INIT", "BACKUP", "MASTER")
@@ -176,6 +176,13 @@ cdef bint vhid_goes_on(const VirtualHost* host, const Source* source, const Adve
     """
     return (source.heard_ns and 0 < heard.counter - source.counter <= HISTORY_NEAR
             and arrived_ns - source.heard_ns <= vhid_master_down_ns(host))
+
+
+cdef int64_t vhid_stranger_ms(const VirtualHost* host, const Advertisement* heard,
+                              int64_t arrived_ns) noexcept nogil:
+    """How long ago a known counter was taken of a stranger in this family, ms; 0: it came later."""
+    cdef uint32_t ago_ms = history_ms(arrived_ns) - host.stranger_ms[heard.family == 6]
+    return ago_ms if ago_ms <= INT32_MAX else 0
 
 
 cdef bint vhid_proves_order(const VirtualHost* host, Source* source,

@@ -80,6 +80,15 @@ def test_a_fresh_capture_stops_a_master_once_for_a_master_down_time(
     assert node.state == "MASTER"
 
 
+def test_a_stranger_that_is_read_late_makes_no_room_for_more() -> None:
+    """It arrived before another one with a later counter, which was read first."""
+    node, counters, now_ns = backup()
+    assert hear(node, counters[-2], now_ns, STRANGER, advskew=9) == "ok"
+    hear(node, counters[-4], now_ns - SECOND_NS // 5, "10.77.9.1", advskew=9)
+    again_ns = now_ns + 9 * SECOND_NS // 10
+    assert hear(node, counters[-3], again_ns, "10.77.9.2", advskew=9) == "replay"
+
+
 def test_a_stranger_displaces_no_host_that_is_known() -> None:
     node, counters, now_ns = backup()
     assert hear(node, 2 * FIRST, now_ns, OTHER, advskew=9) == "ok"
