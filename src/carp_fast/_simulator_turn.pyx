@@ -299,13 +299,20 @@ cdef bint take_lane(World* world, Machine* machine, uint8_t lane) noexcept nogil
     return count == world.batch
 
 
+cdef bint is_over(const World* world, const Machine* machine) noexcept nogil:
+    """Whether the turn has taken as long as it may."""
+    return (machine_now(world, machine) - machine.turn_ns
+            >= machine.core.shortest_ns // TURNS_AN_INTERVAL)
+
+
 cdef void receive_slice(World* world, Machine* machine) noexcept nogil:
     """A batch of the genuine lane, and of the common one when that is empty or the turn ends; where
     one was full, what is due is sent before the next slice.
     """
-    cdef bint genuine = take_lane(world, machine, LANE_GENUINE), common = True
+    cdef bint genuine = take_lane(world, machine, LANE_GENUINE), common = True, last
     machine.slice += 1
-    if not genuine or machine.slice == world.slices:
+    last = machine.slice == world.slices or is_over(world, machine)
+    if not genuine or last:
         common = take_lane(world, machine, LANE_COMMON)
     machine.heard_until_ns = lanes_heard_until(
         &machine.lanes, machine.sockets[<int>LANE_GENUINE].heard_until_ns,
@@ -316,7 +323,7 @@ cdef void receive_slice(World* world, Machine* machine) noexcept nogil:
     engine_expire(&machine.core, machine_now(world, machine), machine.heard_until_ns)
     take_reports(world, machine)
     send_advertisements(world, machine)
-    if machine.slice == world.slices:                   # strangers' rest waits for the next tick
+    if last:                                            # strangers' rest waits for the next tick
         machine.more = genuine
         listen_no_more(world, machine)
 
@@ -425,8 +432,7 @@ cdef void carry_out_slice(World* world, Machine* machine) noexcept nogil:
     if machine.slice:                               # time has passed since the last batch
         engine_expire(core, machine_now(world, machine), machine.heard_until_ns)
         take_reports(world, machine)
-    if machine.slice == CHANGES_A_TURN or machine.slice and (
-            machine_now(world, machine) - machine.turn_ns >= core.shortest_ns // TURNS_AN_INTERVAL):
+    if machine.slice == CHANGES_A_TURN or machine.slice and is_over(world, machine):
         machine.more = True
         machine.phase = IDLE
         return
