@@ -30,6 +30,7 @@ cdef enum:
 cdef enum Knowledge:                # of a counter
     NEW
     MAYBE_KNOWN
+    SEEN_LATELY                     # as the next, but of a source that had shown no order
     KNOWN_LATELY                    # for less than two master-down times
     KNOWN_LONG
 
@@ -327,7 +328,7 @@ cdef Knowledge knows(const Slot* known, const VirtualHost* host, uint64_t counte
         age_ns = at_ns - seen.at_ns
         if seen.counter == counter:
             if age_ns < 2 * down_ns - UNTOLD_NS:
-                knowledge = KNOWN_LATELY
+                knowledge = KNOWN_LATELY if seen.in_order else SEEN_LATELY
             elif (seen.in_order and age_ns > 3 * down_ns + UNTOLD_NS
                   and known.sequences < SEQUENCES):
                 return KNOWN_LONG
@@ -392,7 +393,7 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
         return EITHER
     if knowledge == KNOWN_LONG and (not learned.perhaps or back or strict):
         return EITHER if may_be_forgotten(known) else TO_BE_REFUSED
-    if knowledge == MAYBE_KNOWN or knowledge == KNOWN_LONG or (knowledge == KNOWN_LATELY and may_be_forgotten(known)):
+    if knowledge == MAYBE_KNOWN or knowledge == KNOWN_LONG or (knowledge >= SEEN_LATELY and may_be_forgotten(known)):
         return EITHER                                   # it may have forgotten who was genuine
     if not back:
         if knowledge == NEW or learned.genuine or counter > known.known_again[frame.family == 6]:
@@ -400,12 +401,14 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
         return EITHER
     if not strict and learned.ascended < PROVEN:
         return TO_BE_TAKEN if knowledge == NEW or learned.genuine else EITHER
-    if not strict:
+    if not strict:                                      # what came in no order it may forget
         silence_ns = min(vhid_master_down_ns(host) - in_ns(learned.interval),
                          in_ns(2 * learned.interval))
         if learned.refusals + 1 >= ANEW and counter > learned.refused or (
                 knowledge == NEW and at_ns - learned.taken_ns >= silence_ns):
             return TO_BE_TAKEN
+        if knowledge == SEEN_LATELY and at_ns - learned.taken_ns >= silence_ns:
+            return EITHER
     return EITHER if may_be_forgotten(known) else TO_BE_REFUSED
 
 
@@ -438,7 +441,7 @@ cdef void rule_learn(World* world, Slot* known, const VirtualHost* host, const F
                 counter, known.known_again[frame.family == 6])
     if frame.strange:
         known.strangers += 1
-        known.stranger_taken |= knowledge != KNOWN_LATELY
+        known.stranger_taken |= knowledge != KNOWN_LATELY and knowledge != SEEN_LATELY
         return
     if not learned.taken_ns or not 0 < counter - learned.highest <= A_STEP:
         if counter != learned.highest or learned.ascended < PROVEN:
