@@ -188,6 +188,7 @@ class Daemon:
         self._reports.resync = lambda: self._background(self._resync())
         self._reports.on_source_proven = self._lanes.learn
         self._lanes.on_sorted = self._pump.cover
+        self._lanes.on_settled = self._pump.settle_sources
         self._in_use = InUse(self._hosts, self._orders, self._worker)
         self._network.is_barred = self._in_use.barred.__contains__
         self._network.on_ifindex = self._in_use.on_ifindex

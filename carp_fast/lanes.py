@@ -61,16 +61,19 @@ class Lanes:
     """The sockets that the pump reads; they hear nothing before use().
 
     `on_sorted` hears whose frames the genuine lane gets, a word of COVERAGE_WORDS, whenever the
-    filters have changed. Raises OSError.
+    filters have changed; `on_settled` how many sources were learned so far, once they know all.
+    Raises OSError.
     """
 
     def __init__(self, path: str, advertisements_per_s: float) -> None:
         self._lanes: dict[str, dict[str, socket.socket]] = {}
         self._known = Known()
         self._full = False
+        self._learned = 0  # ever, known ones too
         self._forgotten_at: dict[int | None, float] = {}  # by ifindex; None: all of them
         self._timer: asyncio.TimerHandle | None = None
         self.on_sorted: Callable[[str], None] = lambda coverage: None
+        self.on_settled: Callable[[int], None] = lambda count: None
         try:
             for lane in PLACES:  # the places of a group are given in the order of joining
                 self._lanes[lane] = sockets.open_receivers(path, advertisements_per_s)
@@ -123,18 +126,25 @@ class Lanes:
 
     def learn(self, ifindex: int, source: bytes) -> None:
         """A genuine frame of this source, 4 or 16 bytes, came in on the common lane."""
+        self._learned += 1
+        if self._takes_in(ifindex, source) and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(SORT_DELAY_S, self._sort)
+        elif self._timer is None:
+            self.on_settled(self._learned)
+
+    def _takes_in(self, ifindex: int, source: bytes) -> bool:
+        """Whether the source is new, of an interface in use, and has room."""
         sources = self._known.sources
         here = sources.get(ifindex, set())
         if ifindex not in self._known.ifindexes or source in here:
-            return
+            return False
         if len(here) >= SOURCES_AN_INTERFACE and not self._forget(ifindex):
-            return
+            return False
         if sum(map(len, sources.values())) >= SOURCES_MAX and not self._forget(None):
-            return
+            return False
         sources.setdefault(ifindex, set()).add(source)
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(SORT_DELAY_S, self._sort)
+        return True
 
     def close(self) -> None:
         """Closes the sockets."""
@@ -193,6 +203,8 @@ class Lanes:
         else:
             coverage = self._sort_raw(coverage, forgetting)
         self.on_sorted(coverage)
+        if not forgetting:  # else what makes room for it is not done yet
+            self.on_settled(self._learned)
 
     def _sort_raw(self, coverage: str, forgetting: bool) -> str:
         order = (GENUINE, COMMON, STRAY)

@@ -27,6 +27,8 @@ cdef struct Lanes:
     uint8_t sorting             # there is a genuine lane
     uint8_t coverage            # a Coverage; Python writes it
     uint32_t told_count         # sources told in this turn
+    uint32_t sources_told       # to Python, ever
+    uint32_t sources_sorted     # ... of which the filters know; Python writes it
     int64_t unsorted_until_ns   # a source was found beside its lane, and may be there till then
     int64_t dropping_since_ns   # frames have been dropped, and nobody was known; 0: not so
     int64_t dropped_ns          # when that was last so

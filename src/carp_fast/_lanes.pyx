@@ -22,9 +22,17 @@ cdef int64_t COMMON_LAG_NS = 250000000
 cdef int64_t UNPROVEN_NS = 30000000000
 
 
+cdef inline bint is_unsorted(const Lanes* lanes, int64_t now_ns) noexcept nogil:
+    """Whether a source that was found may still be beside its lane.
+
+    Until Python, which may be busy or stopped, has the filters changed; and for a while at least.
+    """
+    return lanes.sources_told != lanes.sources_sorted or now_ns < lanes.unsorted_until_ns
+
+
 cdef inline bint covers(const Lanes* lanes, int64_t now_ns) noexcept nogil:
     """Whether every source that was heard genuine has its frames in the genuine lane."""
-    return lanes.sorting and lanes.coverage == COVERS_ALL and now_ns >= lanes.unsorted_until_ns
+    return lanes.sorting and lanes.coverage == COVERS_ALL and not is_unsorted(lanes, now_ns)
 
 
 cdef bint lanes_prove_nothing(Lanes* lanes, uint8_t lane, int64_t now_ns) noexcept nogil:
@@ -33,7 +41,7 @@ cdef bint lanes_prove_nothing(Lanes* lanes, uint8_t lane, int64_t now_ns) noexce
         return lane == LANE_GENUINE
     if covers(lanes, now_ns):
         return False
-    if not lanes.sorting or lanes.coverage != COVERS_NOBODY or now_ns < lanes.unsorted_until_ns:
+    if not lanes.sorting or lanes.coverage != COVERS_NOBODY or is_unsorted(lanes, now_ns):
         return True
     if lanes.dropping_since_ns == 0 or now_ns - lanes.dropped_ns > UNPROVEN_NS:
         lanes.dropping_since_ns = now_ns
@@ -110,6 +118,14 @@ cdef class LaneJudge:
         heard.bytes, heard.length, heard.interface = frame, <uint32_t>len(frame), interface
         heard.arrived_ns, heard.verdict = now_ns, VERDICT_OK if genuine else BAD_AUTH
         return lanes_find_source(&self.lanes, &heard, now_ns)
+
+    def tell(self) -> None:
+        """Python is told of a source."""
+        self.lanes.sources_told += 1
+
+    def settle(self) -> None:
+        """The filters know all sources that Python was told."""
+        self.lanes.sources_sorted = self.lanes.sources_told
 
     def begin_turn(self) -> None:
         """As many sources as a turn may tell are told again."""

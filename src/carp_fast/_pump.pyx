@@ -336,6 +336,13 @@ cdef class Pump:
         self.state.lanes.dropping_since_ns = 0
         self.state.lanes.coverage = <uint8_t>COVERAGE_WORDS.index(coverage)
 
+    def settle_sources(self, uint64_t count) -> None:
+        """The filters know the first `count` sources that were reported, as far as there is room.
+
+        Until they know all, what is dropped in the common lane postpones a take-over.
+        """
+        self.state.lanes.sources_sorted = <uint32_t>count
+
     def add(self, uint32_t slot, PreparedHost prepared) -> None:
         """Add a virtual host in a free slot."""
         self.push(ORDER_ADD, slot, 0, 0, prepared.give_away())

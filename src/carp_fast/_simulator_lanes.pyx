@@ -56,6 +56,7 @@ cdef void find_source(World* world, Machine* machine, const Frame* frame, const 
               | <uint64_t>frame.sender << 8 | <uint64_t>family_bit(frame.family) << 1
               | frame.strange)
     machine.unsorted += 1
+    machine.lanes.sources_told += 1
     machine.found_ns = now_ns
     event_push(world, world.now_ns + SORT_DELAY_NS
                + <int64_t>random_below(&world.random, SORT_MORE_NS), SOURCE_IS_SORTED,
@@ -73,6 +74,7 @@ cdef void source_is_sorted(World* world, Machine* machine, uint64_t packed) noex
                    machine_number(world, machine), packed)
         return
     machine.unsorted -= 1
+    machine.lanes.sources_sorted += 1
     if machine.nics[segment].ifindex == 0 or not strange and machine.sorted[segment][sender] & bit:
         return
     if machine.sorted_count == world.source_room:

@@ -180,6 +180,7 @@ cdef void tell_source(PumpState* pump, const FrameHeard* frame, int64_t now_ns) 
     else:
         report.peer_family = 6
         memcpy(report.peer, ip + 8, 16)
+    pump.lanes.sources_told += 1                                # before Python can answer
     report_end(pump.core)
 
 

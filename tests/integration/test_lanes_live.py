@@ -75,6 +75,7 @@ class Stage:
         )
         self.coverage: list[str] = []
         self.lanes.on_sorted = self.cover
+        self.lanes.on_settled = self.pump.settle_sources
         self.lanes.use([self.ifindex], {GROUP, GROUP6}, set())
         self.reports: list[tuple[Any, ...]] = []
         (link,) = json.loads(a.run(["ip", "-j", "link", "show", "s1"]).stdout)

@@ -45,6 +45,25 @@ def test_a_source_that_was_just_found_may_still_be_beside_its_lane() -> None:
     assert not judge.proves_nothing("common", START_NS + SECOND_NS)
 
 
+@pytest.mark.parametrize("coverage", ["nobody", "all"])
+def test_a_source_that_python_has_not_sorted_yet_may_be_beside_its_lane_however_long(
+    coverage: str,
+) -> None:
+    """The process was stopped, or Python is busy."""
+    judge, minute_ns = LaneJudge(coverage), 60 * SECOND_NS
+    assert judge.finds(advertisement(), START_NS)
+    judge.tell()
+    for after in range(1, 4):
+        at = START_NS + after * minute_ns
+        assert judge.proves_nothing("common", at)
+        assert judge.heard_until(at, START_NS, at) == START_NS
+    judge.settle()
+    at = START_NS + 5 * minute_ns
+    assert judge.proves_nothing("common", at) == (coverage == "nobody")
+    if coverage == "all":
+        assert judge.heard_until(at, START_NS, at) == at - SECOND_NS // 4
+
+
 def test_where_nobody_is_known_drops_postpone_for_a_time_and_not_for_ever() -> None:
     judge, at = LaneJudge("nobody"), START_NS
     for _ in range(30):
@@ -144,6 +163,8 @@ class Bench:
         monkeypatch.setattr(lanes, "attach_filter", attach)
         self.lanes = Lanes(path, 10)
         self.lanes.on_sorted = self.coverage.append
+        self.settled: list[int] = []
+        self.lanes.on_settled = self.settled.append
         self.by_lane = dict(zip(PLACES, self.opened, strict=True))
 
     def use(self, *ifindexes: int) -> None:
@@ -191,6 +212,45 @@ def test_a_source_that_is_learned_gets_its_lane_and_the_pump_is_told(
         bench.use(8)  # what was learned of an interface goes with it
         assert bench.lane(MASTER) == "common"
         assert bench.coverage == ["nobody", "all", "nobody"]
+
+    in_loop(scenario)
+
+
+def test_what_is_learned_is_settled_when_the_filters_know_it_and_at_once_where_they_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        bench = Bench(monkeypatch, "packet")
+        bench.use(7)
+        bench.settled.clear()
+        bench.lanes.learn(7, MASTER)
+        bench.lanes.learn(7, MASTER)  # known, but not to the filters yet
+        bench.lanes.learn(8, MASTER)
+        assert bench.settled == []
+        await sorted_again(bench, 2)
+        assert bench.settled == [3]
+        bench.lanes.learn(7, MASTER)
+        bench.lanes.learn(8, MASTER)  # no interface of ours: it never gets a lane
+        assert bench.settled == [3, 4, 5]
+        bench.lanes.learn(7, OTHER)
+        bench.lanes.learn(7, MASTER)
+        assert bench.settled == [3, 4, 5]
+        await sorted_again(bench, 3)
+        assert bench.settled == [3, 4, 5, 7]
+
+    in_loop(scenario)
+
+
+def test_what_has_no_room_for_a_lane_is_settled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        bench = Bench(monkeypatch, "packet")
+        bench.use(7)
+        for i in range(2 * SOURCES_AN_INTERFACE + 1):
+            bench.lanes.learn(7, bytes((10, 0, 0, i)))
+        async with asyncio.timeout(10):
+            while bench.settled[-1] != 2 * SOURCES_AN_INTERFACE + 1:
+                await asyncio.sleep(0.001)
+        assert bench.coverage[-1] == "some"
 
     in_loop(scenario)
 
