@@ -62,6 +62,20 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "a source that was found a second ago is taken to be sorted",
+        (
+            (
+                "_lanes.pyx",
+                "lanes.sources_told != lanes.sources_sorted or now_ns",
+                "now_ns",
+            ),
+        ),
+    ),
+    Mutant(
+        "a stranger that is read late is taken to be long ago",
+        (("_vhid.pyx", "return ago_ms if ago_ms <= INT32_MAX else 0", "return ago_ms"),),
+    ),
+    Mutant(
         "replay not checked",
         (
             (
