@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -330,6 +331,12 @@ def test_a_daemon_takes_over_while_strangers_flood_it(lab_factory: Callable[...,
         DEADLINE_S,
         "the master is heard through the flood",
     )
+    # What does not fit is dropped while it does not read, and is known to be strangers'.
+    backup.process.signal(signal.SIGSTOP)
+    go_on_at = time.monotonic() + 0.5
+    wait_for(lambda: time.monotonic() > go_on_at, DEADLINE_S, "strangers fill their lane")
+    backup.process.signal(signal.SIGCONT)
+    backup.wait_log("frames of strangers", DEADLINE_S)
     master.process.kill()
     backup.wait_state("MASTER", DEADLINE_S)
     assert flood.alive()
