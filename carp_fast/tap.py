@@ -38,7 +38,7 @@ AGAIN_S = 1.0  # while it is not certain yet whether somebody else is MASTER, to
 OVERHEARD_AGAIN_S = 5.0
 LISTEN_MAX_S = 5.0
 MARGIN_S = 1.1  # beyond an interval of ours: the other one may have any advskew
-LOOKS_EVERY_S = 0.1  # at what was heard: a wake-up for each frame would cost more than the frame
+LOOKS_EVERY_S = 0.5  # at what was heard: a wake-up for each frame would cost more than the frame
 FRAMES_A_SECOND = 5000  # looked at
 OURS_A_SECOND = 250  # of those from our own MACs: of more, some vhids at a time, in turn
 CONFIRMED_AFTER = 2  # times in a row that a MASTER has company
@@ -168,8 +168,8 @@ class Tap:
         try:
             with open_tap([each for each in ifindexes if each], macs, self._vhids) as sock:
                 until_s = loop.time() + listen_s
-                while loop.time() < until_s:
-                    await asyncio.sleep(LOOKS_EVERY_S)
+                while (left_s := until_s - loop.time()) > 0:
+                    await asyncio.sleep(min(LOOKS_EVERY_S, left_s))
                     self._read(sock)
             await self._orders.done()  # then every change of state has been told
             logger.debug("listened to what this machine sends for %.1f s", listen_s)

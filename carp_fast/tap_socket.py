@@ -30,7 +30,7 @@ from carp_fast.sockets import (
     packet_filter,
 )
 
-ROOM = 1 << 20  # 1,300 frames, see FRAME_TRUESIZE
+ROOM = 4 << 20  # 5,400 frames, see FRAME_TRUESIZE
 VHID4_AT, VHID6_AT = 35, 55  # in a frame whose IPv4 header has no options
 MAC_END_AT = 8
 ALL_VHIDS = 256
