@@ -17,21 +17,20 @@ from carp_fast._recorder cimport (
     checkpoint_take, record_checkpoint, record_input, record_output, record_turn, recorder_close, recorder_wants)
 from carp_fast._vhid cimport (
     ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED,
-    ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CONTESTED, DIALECT_OPENBSD, DISARM, DUPLICATE, Event,
+    ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CACHE_LINE, CONTESTED, DIALECT_OPENBSD, DISARM, DUPLICATE, Event,
     EXPECTS_4, EXPECTS_6, EXTENDED, FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING,
     LAST_ADVERTISEMENT, LINK_DOWN, LOST, LOST_WITH_OURS, MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE,
     ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN, ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, ON_RENAMED,
     OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL,
     RESIGNED, SECOND_NS, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES, STARTED, STARTUP_DELAY,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_forget_ties, vhid_heard_ns,
+    TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_foresee_sending, vhid_forget_ties, vhid_heard_ns,
     vhid_interval_ns, vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_tied, vhid_transition, VirtualHost)
 from carp_fast._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
 
 cdef enum:
-    CACHE_LINE = 64
     PACE = 65536                # advertisements a second while phases are filled
 
 cdef extern from "random.h" nogil:
@@ -502,6 +501,7 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
         if host.deadline_ns > now_ns:
             engine_set_deadline(core, slot, host.deadline_ns)       # re-armed since: lazily
         elif host.state == MASTER:
+            vhid_foresee_sending(host)
             due_ns = host.deadline_ns
             engine_event(core, slot, ON_ADVERTISEMENT_DUE, 0,
                          due_ns if now_ns - due_ns < core.wake_tick_ns else now_ns)

@@ -19,7 +19,7 @@ from carp_fast._recorder cimport record_heard
 from carp_fast._vhid cimport (
     AlternateKey, BACKUP, BSD_MAC, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS,
     EXPECTS_4, EXPECTS_6, INIT, MASTER, Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
-    Source, SOURCES, TO_ADVERTISE, vhid_any_mac, vhid_duplicate_over, vhid_goes_on,
+    Source, SOURCES, TO_ADVERTISE, vhid_any_mac, vhid_duplicate_over, vhid_foresee, vhid_goes_on,
     vhid_interval_ns, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order, vhid_silence_ns, vhid_source, vhid_stranger_ms,
     UCARP_MAC, VirtualHost)
 from carp_fast._wheel cimport NOBODY
@@ -28,14 +28,10 @@ from carp_fast._wire cimport (
     BAD_SOURCE, BAD_VERSION, BAD_VHID, LOOP, NOT_CARP, REPLAY, Verdict, VERDICT_OK, VRRP,
     wire_parse_carp, wire_parse_ip)
 
-cdef extern from *:
-    void __builtin_prefetch(const void* p) noexcept nogil
-
 cdef extern from "random.h" nogil:
     uint64_t random_mixed(uint64_t x) noexcept
 
 cdef enum:
-    CACHE_LINE = 64
     HOT_LINES = 4                   # of a virtual host: what an advertisement heard touches
     VHID4_AT = 35                   # in a frame whose IPv4 header has no options
     VHID6_AT = 55
@@ -57,19 +53,16 @@ cdef void foresee(Core* core, const FrameHeard* frame) noexcept nogil:
 
     Tens of thousands of hosts do not fit there, and waiting for them one by one is what costs.
     """
-    cdef uint32_t slot, i, vhid_at = VHID4_AT
-    cdef const char* host
+    cdef uint32_t slot, vhid_at = VHID4_AT
     if frame.length < ADVERTISEMENT4_LENGTH or frame.interface >= MAX_INTERFACES:
         return
     if frame.bytes[12] == 0x86 and frame.length >= ADVERTISEMENT6_LENGTH:
         vhid_at = VHID6_AT
     slot = core.index[<uint32_t>frame.interface * 256 + frame.bytes[vhid_at]] - 1
     if slot != NOBODY:
-        host = <const char*>&core.hosts[slot]
-        for i in range(HOT_LINES):
-            __builtin_prefetch(host + i * CACHE_LINE)
-        __builtin_prefetch(core_source(core, slot, 0))
-        __builtin_prefetch(&core.wheel.at[slot])
+        vhid_foresee(&core.hosts[slot], HOT_LINES)
+        vhid_foresee(core_source(core, slot, 0), 1)
+        vhid_foresee(&core.wheel.at[slot], 1)
 
 
 cdef inline bint takes_destination(const VirtualHost* host,
