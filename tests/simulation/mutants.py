@@ -35,6 +35,7 @@ CONCERNED = (
     "test_elections.py",
     "test_lanes.py",
     "test_engine*.py",
+    "test_history.py",
     "test_vectors.py",
     "test_vhid.py",
     "test_wire*.py",
