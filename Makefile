@@ -12,7 +12,7 @@ FLOOR_VENV := $(CURDIR)/build/floors/venv
 FLOOR_LIB := $(CURDIR)/build/floors/lib
 FLOOR_TESTS ?= tests/unit tests/scenarios tests/integration/test_links.py tests/integration/test_daemon_addresses.py
 JOBS ?= $(shell nproc)
-SOURCES := $(wildcard src/carp_fast/*) setup.py
+SOURCES := $(wildcard src/carp_fast/* src/carp_fast/*/*) setup.py
 SANITIZED := $(CURDIR)/build/sanitize/lib
 SANITIZED_PYTHON := LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED) $(PY)
@@ -74,7 +74,7 @@ test-floors: test-packages ## the unit tests and some of the others at the lowes
 
 clean: ## remove what was built, and the venv
 	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -f carp_fast/*.so
+	find carp_fast -name "*.so" -delete
 	find carp_fast tests benches -name __pycache__ -prune -exec rm -rf {} +
 
 # Set-up. Each stamp in the venv is newer than what was made from its prerequisites.

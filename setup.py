@@ -61,7 +61,7 @@ setup(
         [
             Extension(
                 f"carp_fast.{name}",
-                [f"src/carp_fast/{name}.pyx"],
+                [f"src/carp_fast/{name.replace('.', '/')}.pyx"],
                 include_dirs=["src/carp_fast"],
                 depends=sorted(map(str, Path("src/carp_fast").glob("*.h"))),
                 extra_compile_args=COMPILE_FLAGS.split(),

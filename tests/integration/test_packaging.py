@@ -23,13 +23,17 @@ import carp_fast
 ROOT = Path(__file__).parents[2]
 BUILD_DEADLINE_S = 1200.0
 COMMAND_DEADLINE_S = 60.0
-SOURCES = sorted((ROOT / "src" / "carp_fast").iterdir())
-COMPILED = sorted(path.stem for path in SOURCES if path.suffix == ".pyx")
-PYTHON_SOURCES = sorted(path for path in (ROOT / "carp_fast").iterdir() if path.suffix == ".py")
+SOURCES = sorted(path for path in (ROOT / "src" / "carp_fast").rglob("*") if path.is_file())
+PYTHON_SOURCES = sorted((ROOT / "carp_fast").rglob("*.py"))
 TEST_FILES = sorted(
     path
     for path in (ROOT / "tests").rglob("*")
     if path.is_file() and path.parent.name != "__pycache__"
+)
+COMPILED = sorted(
+    ".".join(path.relative_to(ROOT / "src" / "carp_fast").with_suffix("").parts)
+    for path in SOURCES
+    if path.suffix == ".pyx"
 )
 NOT_SOURCES = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
 
@@ -112,7 +116,7 @@ def try_installed(bin_directory: Path, cwd: Path) -> None:
     assert len(found) == len(COMPILED)
     for name, file in zip(COMPILED, found, strict=True):
         assert file.startswith(f"{bin_directory.parent}/")
-        assert Path(file).name.startswith(f"{name}.")
+        assert f"/carp_fast/{name.replace('.', '/')}." in file
     checked = subprocess.run(
         [bin_directory / "carp-fast", "check", "-c", cwd / "missing.toml"],
         cwd=cwd,
@@ -130,8 +134,8 @@ def test_the_sdist_holds_what_building_needs(built: tuple[Path, Path]) -> None:
     sdist, _ = built
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {f"src/carp_fast/{path.name}" for path in SOURCES} <= names
-    assert {f"carp_fast/{path.name}" for path in PYTHON_SOURCES} <= names
+    assert {str(path.relative_to(ROOT)) for path in SOURCES} <= names
+    assert {str(path.relative_to(ROOT)) for path in PYTHON_SOURCES} <= names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "Makefile"} <= names
     assert {f"tests/{path.relative_to(ROOT / 'tests')}" for path in TEST_FILES} <= names
     # Generated C, and anything compiled, is made anew.
@@ -143,10 +147,11 @@ def test_the_wheel_holds_the_package_and_no_sources_in_cython(built: tuple[Path,
     _, wheel = built
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
-    assert {f"carp_fast/{path.name}" for path in PYTHON_SOURCES} <= set(names)
+    assert {str(path.relative_to(ROOT)) for path in PYTHON_SOURCES} <= set(names)
     assert {"carp_fast/py.typed", "carp_fast/_engine.pyi"} <= set(names)
     extensions = [name for name in names if name.endswith(".so")]
-    assert sorted(Path(name).name.partition(".")[0] for name in extensions) == COMPILED
+    modules = [name.removeprefix("carp_fast/").partition(".")[0] for name in extensions]
+    assert sorted(name.replace("/", ".") for name in modules) == COMPILED
     assert {Path(name).suffix for name in names} == {".py", ".pyi", ".typed", ".so"}
     assert all(name.startswith("carp_fast/") for name in names)
 

@@ -187,6 +187,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "walks",
     ),
 )
+# The packages: each imports only from itself and from those before it, and from modules that are in
+# none. Compiled and Python modules of one name are one package.
+PACKAGES: tuple[str, ...] = ()
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli", "cli_dump", "cli_explain", "cli_flood", "cli_masters", "cli_replay"}
@@ -214,10 +217,10 @@ FORBIDDEN = re.compile(
 def of_ours() -> list[Path]:
     """Every source file of the project that the rules on size and opening hold for."""
     return [
-        *sorted(SOURCES.glob("*.pyx")),
-        *sorted(SOURCES.glob("*.pxd")),
-        *sorted(SOURCES.glob("*.h")),
-        *sorted(PACKAGE.glob("*.py")),
+        *sorted(SOURCES.rglob("*.pyx")),
+        *sorted(SOURCES.rglob("*.pxd")),
+        *sorted(SOURCES.rglob("*.h")),
+        *sorted(PACKAGE.rglob("*.py")),
         *sorted((ROOT / "tests").rglob("*.py")),
         *sorted((ROOT / "benches").rglob("*.py")),
         ROOT / "setup.py",
@@ -228,12 +231,22 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def dotted(path: Path, top: Path) -> str:
+    """The name of a module's source below a directory: "package.module"."""
+    return ".".join(path.relative_to(top).with_suffix("").parts)
+
+
+def source(name: str, suffix: str) -> Path:
+    """The source of a compiled module."""
+    return SOURCES / f"{name.replace('.', '/')}.{suffix}"
+
+
 # -------------------------------------------------------------------------------- compiled modules
 
 
 def compiled_imports(name: str) -> Iterator[tuple[str, str]]:
     """(file, module) for each import and cimport of a compiled module, `carp_fast.` included."""
-    for path in (SOURCES / f"{name}.pyx", SOURCES / f"{name}.pxd"):
+    for path in (source(name, "pyx"), source(name, "pxd")):
         text = path.read_text() if path.exists() else ""
         for first, second in re.findall(
             r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", text, re.MULTILINE
@@ -242,7 +255,7 @@ def compiled_imports(name: str) -> Iterator[tuple[str, str]]:
 
 
 def test_every_compiled_module_is_in_the_table() -> None:
-    assert {path.stem for path in SOURCES.glob("*.pyx")} == set(COMPILED)
+    assert {dotted(path, SOURCES) for path in SOURCES.rglob("*.pyx")} == set(COMPILED)
     assert set(PURE) | set(WITH_SYSTEM) == set(COMPILED)
 
 
@@ -269,13 +282,13 @@ def test_pure_modules_import_nothing_else(name: str) -> None:
     others = {module for _, module in compiled_imports(name) if not module.startswith("carp_fast.")}
     assert others <= PURE_LIBC
     for suffix in ("pyx", "pxd"):
-        text = (SOURCES / f"{name}.{suffix}").read_text()
+        text = source(name, suffix).read_text()
         assert set(re.findall(r'cdef extern from "([^"]+)"', text)) <= PURE_HEADERS
 
 
 def library(name: str) -> Path:
     """The compiled module as it was built in place."""
-    found = sorted(PACKAGE.glob(f"{name}.*.so"))
+    found = sorted(PACKAGE.glob(f"{name.replace('.', '/')}.*.so"))
     if not found:
         pytest.skip(f"needs carp_fast.{name}, built in place")
     return found[0]
@@ -331,8 +344,8 @@ def python_imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
             found.add(node.module or "")
-            if node.module == "carp_fast":
-                found |= {f"carp_fast.{alias.name}" for alias in node.names}
+            # What is imported from a package is a module of it.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
@@ -342,7 +355,15 @@ def level(name: str) -> int:
 
 
 def modules() -> list[str]:
-    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+    return sorted(dotted(path, PACKAGE) for path in PACKAGE.rglob("*.py") if not is_init(path))
+
+
+def is_init(path: Path) -> bool:
+    return path.name == "__init__.py"
+
+
+def python_source(name: str) -> Path:
+    return PACKAGE / f"{name.replace('.', '/')}.py"
 
 
 def test_every_python_module_is_in_a_layer() -> None:
@@ -354,12 +375,49 @@ def test_every_python_module_is_in_a_layer() -> None:
 @pytest.mark.parametrize("name", modules())
 def test_python_modules_import_only_from_layers_further_down(name: str) -> None:
     imported = {
-        module.split(".")[1]
-        for module in python_imports(PACKAGE / f"{name}.py")
+        module.removeprefix("carp_fast.")
+        for module in python_imports(python_source(name))
         if module.startswith("carp_fast.")
     }
     ours = imported & set(modules())
     assert {other for other in ours if level(other) <= level(name)} == set()
+
+
+def package(name: str) -> str:
+    """The package of a module or of what is imported from one; empty where it is in none."""
+    first = name.partition(".")[0]
+    return first if first in PACKAGES else ""
+
+
+def in_packages() -> list[str]:
+    return [name for name in [*modules(), *COMPILED] if package(name)]
+
+
+def test_every_package_is_in_the_order() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(PACKAGES)
+    assert {name.partition(".")[0] for name in [*modules(), *COMPILED] if "." in name} == set(
+        PACKAGES
+    )
+
+
+def test_packages_import_only_from_those_before_them() -> None:
+    for name in in_packages():
+        if name in COMPILED:
+            imported = {module for _, module in compiled_imports(name)}
+        else:
+            imported = python_imports(python_source(name))
+        ours = {module.removeprefix("carp_fast.") for module in imported if "carp_fast." in module}
+        others = {package(other) for other in ours} - {"", package(name)}
+        before = PACKAGES[: PACKAGES.index(package(name))]
+        assert others <= set(before), f"{name} imports from {others - set(before)}"
+
+
+def test_a_package_imports_nothing_by_itself() -> None:
+    # Who needs one of its modules pays for that module alone.
+    for name in PACKAGES:
+        path = PACKAGE / name / "__init__.py"
+        statements = ast.parse(path.read_text()).body
+        assert [type(statement) for statement in statements] == [ast.Expr], path
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -367,7 +425,7 @@ def test_who_imports_a_library(name: str) -> None:
     users = {
         module
         for module in modules()
-        if any(used.split(".")[0] == name for used in python_imports(PACKAGE / f"{module}.py"))
+        if any(used.split(".")[0] == name for used in python_imports(python_source(module)))
     }
     assert users <= LIBRARIES[name]
 
@@ -376,9 +434,9 @@ def test_nothing_forks() -> None:
     # The daemon never forks: uvloop's and asyncio's subprocesses do, and so does Popen when it
     # is given a user, a group or a function to call. What forks for --daemonize does so before
     # there is a daemon.
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and path.name != "ucarp_process.py":
+            if isinstance(node, ast.Attribute) and dotted(path, PACKAGE) != "ucarp_process":
                 assert node.attr not in {"fork", "forkpty", "create_subprocess_exec"}, path.name
                 assert node.attr != "create_subprocess_shell", path.name
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("subprocess."):
@@ -444,7 +502,7 @@ def test_functions_are_not_too_long(path: Path) -> None:
 
 
 def test_the_scan_of_cython_functions_sees_them() -> None:
-    text = (SOURCES / "_wheel.pyx").read_text()
+    text = source("_wheel", "pyx").read_text()
     found = dict(cython_functions(text))
     assert {"wheel_open", "wheel_pop", "next_occupied", "spin", "__cinit__"} <= set(found)
     body = "\n".join("    x = 1" for _ in range(80))

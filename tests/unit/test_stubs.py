@@ -17,8 +17,15 @@ from carp_fast._prepared import PreparedHost
 PACKAGE = Path(carp_fast.__file__).parent
 ALLOWED = Path(__file__).parent.parent / "stubs-allowed.txt"
 DEADLINE_S = 120.0
-COMPILED = sorted(path.name.partition(".")[0] for path in PACKAGE.glob("*.so"))
-STUBBED = sorted(path.stem for path in PACKAGE.glob("*.pyi"))
+
+
+def dotted(path: Path) -> str:
+    """The name of a module's file within carp_fast: "package.module"."""
+    return ".".join((*path.relative_to(PACKAGE).parts[:-1], path.name.partition(".")[0]))
+
+
+COMPILED = sorted(map(dotted, PACKAGE.rglob("*.so")))
+STUBBED = sorted(map(dotted, PACKAGE.rglob("*.pyi")))
 
 
 def test_a_compiled_module_with_public_names_has_a_stub() -> None:
