@@ -22,7 +22,7 @@ def main() -> None:
 
         count = 1 if by_name else 2
         sys.exit(ucarp(words[:count], words[count:]))
-    from carp_fast.cli import main as commands
+    from carp_fast.cli.main import main as commands
 
     commands(prog_name="carp-fast")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any
 
+from carp_fast.cli.terminal import in_two_units
 from carp_fast.own_sources import MEANINGS, USABLE
-from carp_fast.terminal import in_two_units
 
 Facts = Mapping[str, Any]
 

@@ -28,7 +28,7 @@ DEADLINE_S = 30.0
 PROGRAM = f"""
 import asyncio, errno, os, sys, time
 from carp_fast import daemon
-from carp_fast.cli import main
+from carp_fast.cli.main import main
 from carp_fast.interfaces import read_interfaces
 from carp_fast.orders import ORDERS_A_BATCH
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from carp_fast.cli import main
+from carp_fast.cli.main import main
 
 EACH = 200
 KINDS = ("ok", "bad_auth", "bad_checksum", "bad_ttl", "bad_version", "bad_length", "replay")

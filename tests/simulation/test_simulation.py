@@ -24,7 +24,7 @@ from carp_fast._simulator import (
     Random,
     Simulator,
 )
-from carp_fast.cli import main
+from carp_fast.cli.main import main
 from carp_fast.world import IPV4, IPV6, MS_NS, SECOND_NS, Member, World
 from carp_fast.worlds import EPISODES, draw
 

@@ -113,18 +113,18 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno", "cython"
 # The Python package, outermost first: a module imports only from layers further down.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
-    ("cli",),
+    ("cli.main",),
     (
         "ucarp",
         "importer",
         "bench",
         "simulate",
-        "cli_dump",
-        "cli_explain",
-        "cli_flood",
-        "cli_replay",
+        "cli.dump",
+        "cli.explain",
+        "cli.flood",
+        "cli.replay",
     ),
-    ("cli_trial", "cli_masters"),
+    ("cli.trial", "cli.masters"),
     ("units",),
     ("shell_scripts",),
     ("shell_scope",),
@@ -132,7 +132,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("shell_words",),
     ("shell_tree",),
     ("shell_parser",),
-    ("cli_sink",),
+    ("cli.sink",),
     ("trial",),
     ("dump", "flood", "sink", "masters"),
     ("ucarp_daemon", "contenders", "worlds"),
@@ -166,7 +166,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memberships",
         "systemd",
         "namespaces",
-        "terminal",
+        "cli.terminal",
     ),
     ("config", "interfaces", "children", "netdev", "plot", "usage"),
     ("ranges", "claims", "doubts", "secrets"),
@@ -189,12 +189,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # The packages: each imports only from itself and from those before it, and from modules that are in
 # none. Compiled and Python modules of one name are one package.
-PACKAGES: tuple[str, ...] = ()
+PACKAGES: tuple[str, ...] = ("cli",)
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli", "cli_dump", "cli_explain", "cli_flood", "cli_masters", "cli_replay"}
-    | {"cli_sink", "cli_trial", "terminal"},
-    "rich": {"cli", "terminal", "demo", "observer", "bench"},
+    "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}
+    | {"cli.sink", "cli.trial", "cli.terminal"},
+    "rich": {"cli.main", "cli.terminal", "demo", "observer", "bench"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }
 

@@ -17,7 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import carp_fast
-from carp_fast import cli, terminal
+from carp_fast.cli import main as cli
+from carp_fast.cli import terminal
 
 DEADLINE_S = 20.0
 PACKAGE_DIRECTORY = Path(carp_fast.__file__).parent.parent
@@ -86,7 +87,7 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
 
 def test_the_group_starts_without_what_only_commands_need() -> None:
     heavy = ("rich", "uvloop", "pyroute2", "cryptography", "msgspec", "asyncio", "carp_fast.config")
-    code = f"import sys, carp_fast.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, carp_fast.cli.main; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
@@ -282,7 +283,7 @@ def test_run_leaves_rich_out_of_the_daemon() -> None:
         "stand_in.run = lambda path, pid_file: print([m for m in ('rich', 'pyroute2') "
         "if m in sys.modules]) or 0\n"
         "carp_fast.daemon = stand_in\n"
-        "from carp_fast.cli import main\n"
+        "from carp_fast.cli.main import main\n"
         "main(['run'])\n"
     )
     result = subprocess.run(

@@ -22,7 +22,8 @@ import uvloop
 from click.testing import CliRunner, Result
 
 import carp_fast
-from carp_fast import cli, terminal
+from carp_fast.cli import main as cli
+from carp_fast.cli import terminal
 from carp_fast.control import ControlError, ControlServer
 from carp_fast.documents import document_slices, in_slices
 

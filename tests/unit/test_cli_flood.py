@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 from unit.segment import advertisement, carp_digest, ip
 
-from carp_fast import cli_flood, guard, netdev
+from carp_fast import guard, netdev
 from carp_fast._wire import parse
-from carp_fast.cli import main
+from carp_fast.cli import flood as cli_flood
+from carp_fast.cli.main import main
 from carp_fast.pcap import RAW_IP, Reader, Record, Writer
 
 CONFIGURATION = """

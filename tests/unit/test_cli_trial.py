@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from unit.test_sink import received
 from unit.test_trial import A, B, Wire, flow
 
-from carp_fast import cli, cli_trial
-from carp_fast.cli_trial import TrialOptions, trial_options
+from carp_fast.cli import main as cli
+from carp_fast.cli import trial as cli_trial
+from carp_fast.cli.trial import TrialOptions, trial_options
 from carp_fast.sink import Latency
 from carp_fast.trial import Search, Sent, compare
 

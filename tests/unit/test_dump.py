@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 from unit.segment import advertisement, carp_header, ipv4_frame
 
-from carp_fast import cli, listen
+from carp_fast import listen
+from carp_fast.cli import main as cli
 from carp_fast.pcap import LINUX_SLL, Writer
 
 VECTORS = Path(__file__).parent.parent / "vectors"

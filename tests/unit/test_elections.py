@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from carp_fast import elections, scenarios
-from carp_fast.cli import main
+from carp_fast.cli.main import main
 from carp_fast.elections import Pair, Period, pairs_of, periods
 from carp_fast.scenarios import ScenarioError
 

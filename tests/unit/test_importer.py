@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carp_fast import cli
+from carp_fast.cli import main as cli
 from carp_fast.config import Configuration, load
 from carp_fast.importer import Imported, as_toml, import_files, running_ucarps
 

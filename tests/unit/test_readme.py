@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from carp_fast.cli import main
+from carp_fast.cli.main import main
 from carp_fast.config import load
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from unit.recorded import outputs_text
 from unit.test_elections import EL7
 
 from carp_fast import scenarios
-from carp_fast.cli import main
+from carp_fast.cli.main import main
 from carp_fast.replay import compare, play
 from carp_fast.scenarios import ScenarioError, parse, parse_line, seconds_ns, seconds_text
 

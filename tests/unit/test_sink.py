@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from unit.bpf import run
 from unit.segment import ADDRESS, advertisement, ip
 
-from carp_fast import cli, cli_sink
 from carp_fast._tally import Tally
 from carp_fast._wire import build_announcement
+from carp_fast.cli import main as cli
+from carp_fast.cli import sink as cli_sink
 from carp_fast.config import load
 from carp_fast.sink import Flow, Latency, Received, sink_filter, ways_to_sign
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from carp_fast.terminal import (
+from carp_fast.cli.terminal import (
     Failure,
     ended_like_an_interrupt,
     failure,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carp_fast.terminal import (
+from carp_fast.cli.terminal import (
     control_path,
     daemon_options,
     failure,

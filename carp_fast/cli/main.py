@@ -1,7 +1,7 @@
 """The commands of carp-fast: options, tables, exit codes.
 
-Holds what people type and what they see; what every command shares is in carp_fast.terminal. Must
-not know how the daemon works: `run` hands over to carp_fast.daemon, everything that concerns a
+Holds what people type and what they see; what every command shares is in carp_fast.cli.terminal.
+Must not know how the daemon works: `run` hands over to carp_fast.daemon, everything that concerns a
 running daemon goes through its control socket. What a command needs is imported inside it, so
 that the group starts quickly and the daemon stays lean.
 
@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carp_fast import __version__
-from carp_fast.cli_dump import dump
-from carp_fast.cli_explain import explain
-from carp_fast.cli_flood import flood
-from carp_fast.cli_replay import record, replay
-from carp_fast.cli_sink import sink
-from carp_fast.standard import discard_output
-from carp_fast.terminal import (
+from carp_fast.cli.dump import dump
+from carp_fast.cli.explain import explain
+from carp_fast.cli.flood import flood
+from carp_fast.cli.replay import record, replay
+from carp_fast.cli.sink import sink
+from carp_fast.cli.terminal import (
     DEFAULT_CONFIGURATION,
     PROGRAM,
     Failure,
@@ -43,6 +42,7 @@ from carp_fast.terminal import (
     print_text,
     writing,
 )
+from carp_fast.standard import discard_output
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from carp_fast.terminal import (
+from carp_fast.cli.terminal import (
     control_path,
     daemon_options,
     failure,

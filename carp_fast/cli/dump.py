@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from carp_fast.terminal import Failure, failure, print_text
+from carp_fast.cli.terminal import Failure, failure, print_text
 
 
 @click.command()

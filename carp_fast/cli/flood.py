@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from carp_fast.cli_masters import masters_options, run_masters
-from carp_fast.cli_trial import TrialOptions, run_trial, trial_options
-from carp_fast.terminal import (
+from carp_fast.cli.masters import masters_options, run_masters
+from carp_fast.cli.terminal import (
     Failure,
     ended_like_an_interrupt,
     failure,
@@ -27,6 +26,7 @@ from carp_fast.terminal import (
     print_text,
     show_progress,
 )
+from carp_fast.cli.trial import TrialOptions, run_trial, trial_options
 
 if TYPE_CHECKING:
     from carp_fast._frames import FrameSource, Recording

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from carp_fast.cli_sink import FLOWS_SHOWN
-from carp_fast.terminal import failure, print_json, print_table, print_text
+from carp_fast.cli.sink import FLOWS_SHOWN
+from carp_fast.cli.terminal import failure, print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from carp_fast.settings import Configuration

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from carp_fast.terminal import (
+from carp_fast.cli.terminal import (
     ended_like_an_interrupt,
     failure,
     print_json,
