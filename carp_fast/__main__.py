@@ -18,7 +18,7 @@ def main() -> None:
     words = sys.argv
     by_name = words[0].rpartition("/")[2].endswith(UCARP)
     if by_name or words[1:2] == [UCARP]:
-        from carp_fast.ucarp import main as ucarp
+        from carp_fast.ucarp.main import main as ucarp
 
         count = 1 if by_name else 2
         sys.exit(ucarp(words[:count], words[count:]))

@@ -321,7 +321,7 @@ def reload(config: Path | None, control_socket: Path | None, force: bool) -> Non
 @click.pass_context
 def ucarp_command(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Runs one virtual host, as the command line of ucarp 1.5.2 says; see ucarp --help."""
-    from carp_fast.ucarp import main as run_ucarp
+    from carp_fast.ucarp.main import main as run_ucarp
 
     context.exit(run_ucarp([PROGRAM, "ucarp"], arguments))
 
@@ -342,7 +342,7 @@ def import_command(files: tuple[Path, ...], running: bool, output: Path | None) 
     FILE: scripts and units that start ucarp, Debian's /etc/network/interfaces, vip-NNN.conf of Red
     Hat's package or their directory. What cannot be translated is named, and the exit code is 1.
     """
-    from carp_fast.importer import as_toml, import_files
+    from carp_fast.ucarp.importer import as_toml, import_files
 
     if not files and not running:
         raise click.UsageError("nothing to import: name files, or --running")

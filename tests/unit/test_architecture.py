@@ -115,8 +115,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli.main",),
     (
-        "ucarp",
-        "importer",
+        "ucarp.main",
+        "ucarp.importer",
         "bench",
         "simulate",
         "cli.dump",
@@ -125,23 +125,23 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "cli.replay",
     ),
     ("cli.trial", "cli.masters"),
-    ("units",),
-    ("shell_scripts",),
-    ("shell_scope",),
-    ("shell_commands",),
-    ("shell_words",),
-    ("shell_tree",),
-    ("shell_parser",),
+    ("ucarp.units",),
+    ("ucarp.shell_scripts",),
+    ("ucarp.shell_scope",),
+    ("ucarp.shell_commands",),
+    ("ucarp.shell_words",),
+    ("ucarp.shell_tree",),
+    ("ucarp.shell_parser",),
     ("cli.sink",),
     ("trial",),
     ("dump", "flood", "sink", "masters"),
-    ("ucarp_daemon", "contenders", "worlds"),
+    ("ucarp.daemon", "contenders", "worlds"),
     ("daemon", "demo", "world"),
     ("tap",),
     ("explain", "in_use"),
     ("elections", "recordings"),
     ("status", "observer", "witness", "floor", "pings"),
-    ("reload", "reports", "network", "foreign", "lab", "ucarp_scripts"),
+    ("reload", "reports", "network", "foreign", "lab", "ucarp.scripts"),
     ("listen", "verdicts", "backends", "guard", "streams", "surroundings", "explain_text"),
     ("own_sources",),
     (
@@ -176,9 +176,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "closing",
         "process",
         "standard",
-        "ucarp_log",
-        "ucarp_options",
-        "ucarp_process",
+        "ucarp.log",
+        "ucarp.options",
+        "ucarp.process",
         "pcap",
         "digests",
         "frames",
@@ -189,7 +189,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # The packages: each imports only from itself and from those before it, and from modules that are in
 # none. Compiled and Python modules of one name are one package.
-PACKAGES: tuple[str, ...] = ("cli",)
+PACKAGES: tuple[str, ...] = ("ucarp", "cli")
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}
@@ -436,7 +436,7 @@ def test_nothing_forks() -> None:
     # there is a daemon.
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and dotted(path, PACKAGE) != "ucarp_process":
+            if isinstance(node, ast.Attribute) and dotted(path, PACKAGE) != "ucarp.process":
                 assert node.attr not in {"fork", "forkpty", "create_subprocess_exec"}, path.name
                 assert node.attr != "create_subprocess_shell", path.name
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("subprocess."):

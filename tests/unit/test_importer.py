@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from carp_fast.cli import main as cli
 from carp_fast.config import Configuration, load
-from carp_fast.importer import Imported, as_toml, import_files, running_ucarps
+from carp_fast.ucarp.importer import Imported, as_toml, import_files, running_ucarps
 
 FIRST = (
     "ucarp -B -z -P -b 1 --interface=eth0 --srcip=10.10.10.1 --vhid=1 --pass=zxcvbn"
@@ -519,7 +519,7 @@ def test_a_process_writes_no_lines_of_a_configuration(tmp_path: Path) -> None:
     found = Imported()
     lines = list(running_ucarps(proc, found))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("carp_fast.importer.running_ucarps", lambda *_: iter(lines))
+        patch.setattr("carp_fast.ucarp.importer.running_ucarps", lambda *_: iter(lines))
         made = import_files([], running=True)
     parsed = tomllib.loads(as_toml(made))
     assert [each["vhid"] for each in parsed["virtual_host"]] == [1]

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carp_fast.importer import import_files
-from carp_fast.shell_commands import Lost, Remark, Started
-from carp_fast.shell_scripts import started
+from carp_fast.ucarp.importer import import_files
+from carp_fast.ucarp.shell_commands import Lost, Remark, Started
+from carp_fast.ucarp.shell_scripts import started
 
 U = "ucarp -i eth0 -s 10.0.0.1 -a 10.0.0.13"
 

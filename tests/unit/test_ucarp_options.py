@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carp_fast import plan, ucarp
+from carp_fast import plan
 from carp_fast.hosts import Hosts
-from carp_fast.ucarp_daemon import UcarpDaemon
-from carp_fast.ucarp_options import (
+from carp_fast.ucarp import main as ucarp
+from carp_fast.ucarp.daemon import UcarpDaemon
+from carp_fast.ucarp.options import (
     FACILITIES,
     OPTIONS,
     Options,
@@ -337,7 +338,7 @@ def test_refusals_stand_on_stderr_with_the_time() -> None:
 
 
 def test_what_runs_as_ucarp_imports_neither_click_nor_rich() -> None:
-    code = "import sys, carp_fast.__main__, carp_fast.ucarp, carp_fast.ucarp_daemon\n"
+    code = "import sys, carp_fast.__main__, carp_fast.ucarp.main, carp_fast.ucarp.daemon\n"
     code += "print([m for m in ('click', 'rich', 'tomllib.x', 'cryptography') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],

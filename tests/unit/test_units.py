@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from carp_fast.importer import Imported, import_files
+from carp_fast.ucarp.importer import Imported, import_files
 
 
 def found_in(tmp_path: Path, text: str, name: str) -> Imported:

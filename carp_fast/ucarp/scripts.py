@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 
 from carp_fast.children import ending
 from carp_fast.hooks import Done, Hook, HookResult, Hooks
-from carp_fast.ucarp_log import logger
+from carp_fast.ucarp.log import logger
 
 SLOW_S = 10.0  # a script that still runs then is said, and again whenever the time has doubled
 

@@ -17,14 +17,11 @@ from typing import Any, NamedTuple
 import msgspec
 import tomli_w
 
-from carp_fast import shell_scripts, units
 from carp_fast.config import ConfigurationError, Fault, load
 from carp_fast.secrets import ENCRYPTED_PREFIX, Passphrases, SecretError, readable_by_others
 from carp_fast.settings import as_printable
-from carp_fast.shell_commands import Found, Lost, Started, Text
-from carp_fast.shell_scripts import assigned, expanded, read_text
-from carp_fast.shell_words import Unclear, Value
-from carp_fast.ucarp_options import (
+from carp_fast.ucarp import shell_scripts, units
+from carp_fast.ucarp.options import (
     DEFAULT_GROUP,
     Options,
     SettingsError,
@@ -34,6 +31,9 @@ from carp_fast.ucarp_options import (
     parse,
     split,
 )
+from carp_fast.ucarp.shell_commands import Found, Lost, Started, Text
+from carp_fast.ucarp.shell_scripts import assigned, expanded, read_text
+from carp_fast.ucarp.shell_words import Unclear, Value
 
 ADVSKEW_MAX = 254  # of a configuration; 255 is a resignation's
 MULTICAST = range(224, 240)  # first bytes of a group

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from carp_fast.shell_parser import Node
-from carp_fast.shell_tree import NAME, ends_clearly, source
-from carp_fast.shell_words import Unclear, Value, Words
+from carp_fast.ucarp.shell_parser import Node
+from carp_fast.ucarp.shell_tree import NAME, ends_clearly, source
+from carp_fast.ucarp.shell_words import Unclear, Value, Words
 
 CHANGING = frozenset("aAilnu")  # attributes that make another value of the one assigned
 

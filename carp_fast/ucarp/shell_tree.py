@@ -10,7 +10,7 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from carp_fast.shell_parser import Node
+from carp_fast.ucarp.shell_parser import Node
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 CONTINUATION = b"\\\n"

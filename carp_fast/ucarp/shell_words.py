@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from carp_fast.shell_parser import Node
-from carp_fast.shell_tree import NAME, adjoin, source
+from carp_fast.ucarp.shell_parser import Node
+from carp_fast.ucarp.shell_tree import NAME, adjoin, source
 
 BLANKS = re.compile("[ \t\n]+")  # of $IFS where nobody has set it
 PATTERN = re.compile(r"[*?\[]")  # of file names

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from carp_fast.shell_commands import (
+from carp_fast.ucarp.shell_commands import (
     MENTION,
     SHELLS,
     SPEAKERS,
@@ -27,9 +27,9 @@ from carp_fast.shell_commands import (
     Word,
     meaning,
 )
-from carp_fast.shell_parser import Node, parse
-from carp_fast.shell_scope import Scope
-from carp_fast.shell_tree import (
+from carp_fast.ucarp.shell_parser import Node, parse
+from carp_fast.ucarp.shell_scope import Scope
+from carp_fast.ucarp.shell_tree import (
     NAME,
     NO_WORD,
     READERS,
@@ -46,7 +46,7 @@ from carp_fast.shell_tree import (
     source,
     word_groups,
 )
-from carp_fast.shell_words import Unclear, Value, Words, shown
+from carp_fast.ucarp.shell_words import Unclear, Value, Words, shown
 
 SHEBANG = re.compile(rb"#!\s*(?:/\S*/)?(?:env\s+(?:-S\s+)?)?([\w.-]+)")
 ASSIGNING = re.compile("comment|variable_assignments?|declaration_command")

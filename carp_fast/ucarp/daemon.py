@@ -24,8 +24,8 @@ from carp_fast.hosts import Hosts
 from carp_fast.plan import interface_facts
 from carp_fast.process import StartError, require_capabilities
 from carp_fast.reports import Report, Reports
-from carp_fast.ucarp_log import logger
-from carp_fast.ucarp_scripts import Scripts
+from carp_fast.ucarp.log import logger
+from carp_fast.ucarp.scripts import Scripts
 
 if TYPE_CHECKING:
     from carp_fast.control import ControlServer

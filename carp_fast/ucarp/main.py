@@ -15,8 +15,8 @@ from pathlib import Path
 from carp_fast import __version__
 from carp_fast.settings import Settings, VirtualHost
 from carp_fast.standard import discard_output
-from carp_fast.ucarp_log import logger, start_logging
-from carp_fast.ucarp_options import (
+from carp_fast.ucarp.log import logger, start_logging
+from carp_fast.ucarp.options import (
     FACILITIES,
     Options,
     SettingsError,
@@ -27,7 +27,7 @@ from carp_fast.ucarp_options import (
     summary,
     without_password,
 )
-from carp_fast.ucarp_process import Waiting, detach, forbid_core_dumps, rename
+from carp_fast.ucarp.process import Waiting, detach, forbid_core_dumps, rename
 
 PROGRAM = "ucarp"
 DONE, WRONG_USAGE, NOT_STARTED = 0, 2, 2  # a SettingsError brings its own, mostly 1
@@ -100,7 +100,7 @@ def _run(options: Options) -> int:
 
 def _run_daemon(options: Options, waiting: Waiting) -> int:
     from carp_fast.daemon import StartError
-    from carp_fast.ucarp_daemon import run
+    from carp_fast.ucarp.daemon import run
 
     try:
         return run(

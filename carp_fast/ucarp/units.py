@@ -11,9 +11,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from carp_fast.shell_commands import Found, Lost, Remark, Started, Starts, Text, Unknown, meaning
-from carp_fast.shell_scripts import read_text
-from carp_fast.shell_words import ANSI_LETTERS, Unclear
+from carp_fast.ucarp.shell_commands import (
+    Found,
+    Lost,
+    Remark,
+    Started,
+    Starts,
+    Text,
+    Unknown,
+    meaning,
+)
+from carp_fast.ucarp.shell_scripts import read_text
+from carp_fast.ucarp.shell_words import ANSI_LETTERS, Unclear
 
 SECTION = re.compile(r"^\[(?:Unit|Service|Install)\]\s*$", re.MULTILINE)
 LINE_END = re.compile("\r\n|\n|\r")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from carp_fast.shell_words import Unclear
+from carp_fast.ucarp.shell_words import Unclear
 
 Word = str | Unclear
 
