@@ -32,15 +32,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from carp_fast import bpf
 from carp_fast._floor import Mover
 from carp_fast._mix import Mix
 from carp_fast._pace import Pace
-from carp_fast.flood import Sender, Sent
 from carp_fast.floor import TICK_NS, frame
 from carp_fast.lab import Host, Lab, wait_for
+from carp_fast.loadtest import bpf
+from carp_fast.loadtest.sender import Sender, Sent
+from carp_fast.loadtest.streams import made_up, place_of
 from carp_fast.pcap import Reader, Writer
-from carp_fast.streams import made_up, place_of
 
 INTERFACE = "s1"
 VHIDS = range(1, 256)

@@ -6,7 +6,7 @@ from typing_extensions import disjoint_base
 
 from carp_fast._frames import FrameSource
 from carp_fast._pace import Pace
-from carp_fast.backends import Backend
+from carp_fast.loadtest.backends import Backend
 
 LINK_LOST: tuple[int, ...]
 

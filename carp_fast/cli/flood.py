@@ -1,6 +1,6 @@
 """The command `flood`: its options, its progress line, its tables.
 
-Must not know how frames are made, paced or sent (flood.py).
+Must not know how frames are made, paced or sent (loadtest/sender.py).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from carp_fast._frames import FrameSource, Recording
     from carp_fast._mix import Mix
     from carp_fast._pace import Pace
-    from carp_fast.flood import FloodError, Sender, Sent
-    from carp_fast.streams import Streams
-    from carp_fast.trial import Sent as TrialSent
-    from carp_fast.walks import Walk
+    from carp_fast.loadtest.sender import FloodError, Sender, Sent
+    from carp_fast.loadtest.streams import Streams
+    from carp_fast.loadtest.trial import Sent as TrialSent
+    from carp_fast.loadtest.walks import Walk
 
 PROGRESS_S = 1.0
 DEFAULT_RATE = "1000"
@@ -188,11 +188,11 @@ class _Prepared(NamedTuple):
 def _failing() -> Iterator[None]:
     """What goes wrong in here is one line, and exit code 1."""
     from carp_fast.config import ConfigurationError
-    from carp_fast.flood import FloodError
     from carp_fast.interfaces import LinkError
+    from carp_fast.loadtest.sender import FloodError
+    from carp_fast.loadtest.streams import StreamError
     from carp_fast.pcap import PcapError
     from carp_fast.secrets import SecretError
-    from carp_fast.streams import StreamError
 
     try:
         yield
@@ -249,7 +249,7 @@ def _without(mode: str, others: set[str]) -> None:
 
 def _prepared(options: Mapping[str, Any]) -> _Prepared:
     from carp_fast._frames import Recording
-    from carp_fast.flood import pace_of, rate_of
+    from carp_fast.loadtest.sender import pace_of, rate_of
 
     interface, duration_s = options["interface"], options["duration"]
     paced_by_itself = options["burst"] or options["storm"] or options["recording"]
@@ -276,7 +276,7 @@ def _prepared(options: Mapping[str, Any]) -> _Prepared:
 
 
 def _recording(options: Mapping[str, Any]) -> Recording:
-    from carp_fast.flood import recording_of
+    from carp_fast.loadtest.sender import recording_of
 
     return recording_of(options["recording"], options["times"])
 
@@ -284,9 +284,9 @@ def _recording(options: Mapping[str, Any]) -> Recording:
 def _streams(options: Mapping[str, Any]) -> Streams:
     """The virtual hosts of the configuration, or those that the options make up."""
     from carp_fast.config import load
+    from carp_fast.loadtest.streams import from_configuration, made_up, place_of
+    from carp_fast.loadtest.walks import ipv4, ipv6, mac, numbers
     from carp_fast.secrets import Passphrases
-    from carp_fast.streams import from_configuration, made_up, place_of
-    from carp_fast.walks import ipv4, ipv6, mac, numbers
 
     place = place_of(options["interface"])
     vhids = _values("vhid", options["vhid"], numbers(1, 255))
@@ -313,7 +313,7 @@ def _streams(options: Mapping[str, Any]) -> Streams:
 
 def _mix(streams: Streams, options: Mapping[str, Any]) -> Mix:
     from carp_fast._mix import Mix
-    from carp_fast.flood import FloodError
+    from carp_fast.loadtest.sender import FloodError
 
     try:
         return Mix(
@@ -341,7 +341,7 @@ def _weights(text: str | None) -> dict[str, int]:
 
 def _walks(options: Mapping[str, Any], streams: int) -> dict[str, Walk]:
     """The fields that walk; counters begin at the clock, so that a second flood is not a replay."""
-    from carp_fast import walks
+    from carp_fast.loadtest import walks
 
     byte, skew = walks.numbers(0, 255), walks.numbers(0, 254)
     readers = {
@@ -367,7 +367,7 @@ def _walks(options: Mapping[str, Any], streams: int) -> dict[str, Walk]:
 
 
 def _walk_of(name: str, text: str, reader: Callable[[str], int]) -> Walk:
-    from carp_fast.walks import WalkError, walk_of
+    from carp_fast.loadtest.walks import WalkError, walk_of
 
     try:
         return walk_of(text, reader)
@@ -381,7 +381,7 @@ def _values(name: str, text: str | None, reader: Callable[[str], int]) -> Sequen
 
 
 def _wrong(name: str, error: object) -> FloodError:
-    from carp_fast.flood import FloodError
+    from carp_fast.loadtest.sender import FloodError
 
     return FloodError(f"--{name.replace('_', '-')}: {error}")
 
@@ -396,7 +396,7 @@ def _storm(streams: Streams) -> tuple[int, float]:
 
 def _refuse(options: Mapping[str, Any]) -> None:
     """Raises Failure for an interface that somebody needs."""
-    from carp_fast.guard import refusal
+    from carp_fast.loadtest.guard import refusal
 
     if not options["i_own_this_network"]:
         reason = refusal(options["interface"])
@@ -405,7 +405,7 @@ def _refuse(options: Mapping[str, Any]) -> None:
 
 
 def _written(prepared: _Prepared, options: Mapping[str, Any]) -> Sent:
-    from carp_fast.flood import written
+    from carp_fast.loadtest.sender import written
 
     return written(
         prepared.source,
@@ -418,7 +418,7 @@ def _written(prepared: _Prepared, options: Mapping[str, Any]) -> Sent:
 
 
 def _sender(prepared: _Prepared, options: Mapping[str, Any]) -> Sender:
-    from carp_fast.flood import Sender
+    from carp_fast.loadtest.sender import Sender
 
     return Sender(
         prepared.source,
@@ -453,8 +453,8 @@ def _send_for_trial(
     options: Mapping[str, Any], rate: float | None, seconds: float | None, *, searching: bool
 ) -> TrialSent:
     """One sending of a trial; Ctrl-C ends it early, a search altogether. Raises FloodError."""
-    from carp_fast.flood import FloodError
-    from carp_fast.trial import sent_of
+    from carp_fast.loadtest.sender import FloodError
+    from carp_fast.loadtest.trial import sent_of
 
     if rate is not None:
         options = {**options, "rate": f"{rate:f}", "duration": seconds}

@@ -1,6 +1,6 @@
 """`flood --hosts`: many well-behaved virtual hosts, how they stand and how they went.
 
-Must not know how they are numbered or run (masters.py).
+Must not know how they are numbered or run (loadtest/masters.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from carp_fast.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from carp_fast.masters import Held
+    from carp_fast.loadtest.masters import Held
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -59,7 +59,7 @@ def run_masters(
     """Runs them for so long and prints what came of it. Raises Failure."""
     import msgspec
 
-    from carp_fast.masters import Masters, MastersError
+    from carp_fast.loadtest.masters import Masters, MastersError
 
     def show(held: Held) -> None:
         if not as_json:

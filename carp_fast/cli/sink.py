@@ -1,6 +1,6 @@
 """The command `sink`: its options, its progress line, its tables.
 
-Must not know how frames are received, judged or counted (sink.py).
+Must not know how frames are received, judged or counted (loadtest/receiver.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from carp_fast.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from carp_fast.sink import Flow, Received, Receiver
+    from carp_fast.loadtest.receiver import Flow, Received, Receiver
 
 PROGRESS_S = 1.0
 FLOWS_SHOWN = 50
@@ -77,7 +77,7 @@ def sink(
     from what it heard: between real hosts such a step looks like loss.
     """
     from carp_fast.config import ConfigurationError, load
-    from carp_fast.sink import Receiver, SinkError
+    from carp_fast.loadtest.receiver import Receiver, SinkError
 
     tag = vlan_of(vlan)
     try:

@@ -1,6 +1,6 @@
 """`flood --sink`: the options of a test with both ends, its tables, the steps of a search.
 
-Must not know how frames are sent or received, nor how the two are compared (trial.py).
+Must not know how frames are sent or received, nor how the two are compared (loadtest/trial.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from carp_fast.cli.sink import FLOWS_SHOWN
 from carp_fast.cli.terminal import failure, print_json, print_table, print_text
 
 if TYPE_CHECKING:
+    from carp_fast.loadtest.receiver import Receiver
+    from carp_fast.loadtest.trial import Found, Sent, Trial
     from carp_fast.settings import Configuration
-    from carp_fast.sink import Receiver
-    from carp_fast.trial import Found, Sent, Trial
 
 LOW_PER_S, HIGH_PER_S, STEP_S = 1_000.0, 1_000_000.0, 2.0
 
@@ -120,8 +120,8 @@ def run_trial(
     """One trial, or a search; prints what came of it. Raises Failure, and what `send` raises."""
     import msgspec
 
-    from carp_fast.sink import Receiver, SinkError
-    from carp_fast.trial import cross
+    from carp_fast.loadtest.receiver import Receiver, SinkError
+    from carp_fast.loadtest.trial import cross
 
     def receiver() -> Receiver:
         return Receiver(
@@ -157,7 +157,7 @@ def run_trial(
 
 
 def _search(options: TrialOptions, attempt: Callable[[float], Trial], *, quiet: bool) -> Found:
-    from carp_fast.trial import RESOLUTION, Search
+    from carp_fast.loadtest.trial import RESOLUTION, Search
 
     if not quiet:
         print_text(
@@ -178,7 +178,7 @@ def _search(options: TrialOptions, attempt: Callable[[float], Trial], *, quiet: 
 
 
 def _write_plot(path: Path, found: Found, options: TrialOptions) -> None:
-    from carp_fast.trial import figure
+    from carp_fast.loadtest.trial import figure
 
     caption = f"received on {options.interface}, {options.step_s:g} s a point"
     try:

@@ -4,7 +4,7 @@ Two ways out. sendmmsg: a packet socket, as many frames a call as are due. Live:
 that the kernel runs again and again (BPF_PROG_RUN with live frames, 5.18) takes frames from a ring
 in a shared map, waits for the time of each, and redirects them to the interface; one thread is in
 that system call all the time, the one in `run` keeps the ring full. Knows no CARP; sockets, maps
-and the program stay the caller's (backends.py).
+and the program stay the caller's (loadtest/backends.py).
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -164,9 +164,9 @@ cdef inline bint load_flag(const bint* flag) noexcept nogil:
 cdef class Flood:
     """Sends the frames of a source; `run` in one thread, `facts` and `stop` from any.
 
-    backend: of backends.py, open. pace: when frames are due; duration_ns: how long; count: after so
-    many frames, 0: none. Raises OSError from `run` for what the kernel refuses; a link that is lost
-    ends it, and `facts()["link_lost"]` says so.
+    backend: of loadtest/backends.py, open. pace: when frames are due; duration_ns: how long; count:
+    after so many frames, 0: none. Raises OSError from `run` for what the kernel refuses; a link
+    that is lost ends it, and `facts()["link_lost"]` says so.
     """
 
     cdef FrameSource source

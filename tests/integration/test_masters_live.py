@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from carp_fast.lab import Lab
-from carp_fast.masters import Held, Masters, MastersError
-from carp_fast.sink import Receiver
+from carp_fast.loadtest.masters import Held, Masters, MastersError
+from carp_fast.loadtest.receiver import Receiver
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
 

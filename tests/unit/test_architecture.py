@@ -133,8 +133,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ucarp.shell_tree",),
     ("ucarp.shell_parser",),
     ("cli.sink",),
-    ("trial",),
-    ("dump", "flood", "sink", "masters"),
+    ("loadtest.trial",),
+    ("dump", "loadtest.sender", "loadtest.receiver", "loadtest.masters"),
     ("ucarp.daemon", "contenders", "worlds"),
     ("daemon", "demo", "world"),
     ("tap",),
@@ -142,7 +142,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("elections", "recordings"),
     ("status", "observer", "witness", "floor", "pings"),
     ("reload", "reports", "network", "foreign", "lab", "ucarp.scripts"),
-    ("listen", "verdicts", "backends", "guard", "streams", "surroundings", "explain_text"),
+    (
+        "listen",
+        "verdicts",
+        "loadtest.backends",
+        "loadtest.guard",
+        "loadtest.streams",
+        "surroundings",
+        "explain_text",
+    ),
     ("own_sources",),
     (
         "hooks",
@@ -183,13 +191,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "digests",
         "frames",
         "scenarios",
-        "bpf",
-        "walks",
+        "loadtest.bpf",
+        "loadtest.walks",
     ),
 )
 # The packages: each imports only from itself and from those before it, and from modules that are in
 # none. Compiled and Python modules of one name are one package.
-PACKAGES: tuple[str, ...] = ("ucarp", "cli")
+PACKAGES: tuple[str, ...] = ("loadtest", "ucarp", "cli")
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from carp_fast import bpf
-from carp_fast.backends import live_program
+from carp_fast.loadtest import bpf
+from carp_fast.loadtest.backends import live_program
 
 
 def test_instructions_are_encoded_as_the_kernel_reads_them() -> None:

@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 from unit.segment import advertisement, carp_digest, ip
 
-from carp_fast import guard, netdev
+from carp_fast import netdev
 from carp_fast._wire import parse
 from carp_fast.cli import flood as cli_flood
 from carp_fast.cli.main import main
+from carp_fast.loadtest import guard
 from carp_fast.pcap import RAW_IP, Reader, Record, Writer
 
 CONFIGURATION = """
@@ -177,7 +178,7 @@ def test_an_interface_that_somebody_needs_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_a_share_of_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carp_fast.flood.speed_mbits", lambda interface: 1000)
+    monkeypatch.setattr("carp_fast.loadtest.sender.speed_mbits", lambda interface: 1000)
     file = tmp_path / "x"
     # 70 bytes and 24 around them: 1,329,787 frames/s fill a gigabit; a thousandth of that.
     result = flood("-i", "lo", "--write", file, "--rate", "0.1%", "--duration", "1", "--json")

@@ -14,8 +14,8 @@ from unit.test_trial import A, B, Wire, flow
 from carp_fast.cli import main as cli
 from carp_fast.cli import trial as cli_trial
 from carp_fast.cli.trial import TrialOptions, trial_options
-from carp_fast.sink import Latency
-from carp_fast.trial import Search, Sent, compare
+from carp_fast.loadtest.receiver import Latency
+from carp_fast.loadtest.trial import Search, Sent, compare
 
 taken: list[TrialOptions | None] = []
 

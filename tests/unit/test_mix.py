@@ -27,7 +27,7 @@ from unit.segment import (
 
 from carp_fast._mix import KIND_WORDS, Mix
 from carp_fast._wire import VERDICT_WORDS, parse
-from carp_fast.streams import Stream
+from carp_fast.loadtest.streams import Stream
 
 SOURCE, SOURCE6, MAC = ip("10.77.0.1"), ip("fe80::1"), b"\x02\0\0\0\0\x99"
 MAC4, MAC6 = bytes.fromhex("01005e000012"), bytes.fromhex("333300000012")

@@ -17,7 +17,7 @@ from carp_fast._wire import build_announcement
 from carp_fast.cli import main as cli
 from carp_fast.cli import sink as cli_sink
 from carp_fast.config import load
-from carp_fast.sink import Flow, Latency, Received, sink_filter, ways_to_sign
+from carp_fast.loadtest.receiver import Flow, Latency, Received, sink_filter, ways_to_sign
 
 MAC = bytes.fromhex("00005e00012a")
 OVER_IPV4, OVER_IPV6 = advertisement(), advertisement(source="fe80::1")

@@ -9,7 +9,14 @@ from unit.segment import carp_digest, ip
 
 from carp_fast._auth import Key
 from carp_fast.config import load
-from carp_fast.streams import Place, StreamError, Streams, from_configuration, made_up, named
+from carp_fast.loadtest.streams import (
+    Place,
+    StreamError,
+    Streams,
+    from_configuration,
+    made_up,
+    named,
+)
 
 PLACE = Place(b"\2\0\0\0\0\5", ip("10.0.0.5"), ip("fe80::5"), True)
 CONFIGURATION = """

@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.test_sink import received
 
-from carp_fast.sink import Flow, Latency
-from carp_fast.trial import RESOLUTION, STEPS_MAX, Crossing, Search, Sent, Trial, compare, figure
+from carp_fast.loadtest.receiver import Flow, Latency
+from carp_fast.loadtest.trial import (
+    RESOLUTION,
+    STEPS_MAX,
+    Crossing,
+    Search,
+    Sent,
+    Trial,
+    compare,
+    figure,
+)
 
 A, B = ("10.1.0.1", 1), ("10.1.0.2", 1)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from carp_fast.walks import WalkError, ipv4, ipv6, mac, numbers, walk_of
+from carp_fast.loadtest.walks import WalkError, ipv4, ipv6, mac, numbers, walk_of
 
 BYTE = numbers(0, 255)
 

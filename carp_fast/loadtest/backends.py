@@ -15,7 +15,7 @@ import socket
 import struct
 from typing import Protocol
 
-from carp_fast import bpf
+from carp_fast.loadtest import bpf
 from carp_fast.netdev import CAN_TAKE_REDIRECTED, features_of
 
 SLOTS = 1 << 16
