@@ -35,7 +35,7 @@ from typing import NamedTuple
 from carp_fast._floor import Mover
 from carp_fast._mix import Mix
 from carp_fast._pace import Pace
-from carp_fast.floor import TICK_NS, frame
+from carp_fast.bench.floor import TICK_NS, frame
 from carp_fast.lab import Host, Lab, wait_for
 from carp_fast.loadtest import bpf
 from carp_fast.loadtest.sender import Sender, Sent

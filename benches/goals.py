@@ -34,12 +34,12 @@ from pathlib import Path
 from typing import Any
 
 from carp_fast._wire import VERDICT_WORDS
-from carp_fast.bench import Pair, frames_sent
-from carp_fast.contenders import DAEMONS
+from carp_fast.bench.contenders import DAEMONS
+from carp_fast.bench.run import Pair, frames_sent
+from carp_fast.bench.usage import memory, usage
 from carp_fast.control import ControlClient, ControlError
 from carp_fast.demo import configuration, keys_of, spread
 from carp_fast.lab import Lab, Process, interface_name, wait_for
-from carp_fast.usage import memory, usage
 from carp_fast.witness import Identity, WireWatch
 
 VHIDS = 255

@@ -456,8 +456,8 @@ def bench(
     import msgspec
     from rich.console import Console
 
-    from carp_fast import measurements
-    from carp_fast.bench import Bars, Lines, planned, run_bench
+    from carp_fast.bench import measurements
+    from carp_fast.bench.run import Bars, Lines, planned, run_bench
     from carp_fast.lab import LabError
 
     try:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from carp_fast.bench.plot import Line, Panel, draw
 from carp_fast.loadtest import sender as flood
 from carp_fast.loadtest.receiver import Flow, Latency, Received, Receiver, SinkError
-from carp_fast.plot import Line, Panel, draw
 
 RESOLUTION = 0.01
 """The search ends when the rates with and without loss are this close, as a share."""

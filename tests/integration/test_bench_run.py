@@ -15,10 +15,10 @@ import msgspec
 import pytest
 
 import carp_fast
-from carp_fast import floor
-from carp_fast.bench import LAB
+from carp_fast.bench import floor
+from carp_fast.bench.measurements import COST_HEADER, TAKE_OVER_HEADER, Report
+from carp_fast.bench.run import LAB
 from carp_fast.lab import Lab
-from carp_fast.measurements import COST_HEADER, TAKE_OVER_HEADER, Report
 from carp_fast.namespaces import NAMESPACES
 
 DEADLINE_S = 120.0

@@ -117,7 +117,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "ucarp.main",
         "ucarp.importer",
-        "bench",
+        "bench.run",
         "simulate",
         "cli.dump",
         "cli.explain",
@@ -135,12 +135,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli.sink",),
     ("loadtest.trial",),
     ("dump", "loadtest.sender", "loadtest.receiver", "loadtest.masters"),
-    ("ucarp.daemon", "contenders", "worlds"),
+    ("ucarp.daemon", "bench.contenders", "worlds"),
     ("daemon", "demo", "world"),
     ("tap",),
     ("explain", "in_use"),
     ("elections", "recordings"),
-    ("status", "observer", "witness", "floor", "pings"),
+    ("status", "observer", "witness", "bench.floor", "pings"),
     ("reload", "reports", "network", "foreign", "lab", "ucarp.scripts"),
     (
         "listen",
@@ -158,7 +158,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "hosts",
         "plan",
         "links",
-        "measurements",
+        "bench.measurements",
         "replay",
         "present",
     ),
@@ -176,7 +176,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "namespaces",
         "cli.terminal",
     ),
-    ("config", "interfaces", "children", "netdev", "plot", "usage"),
+    ("config", "interfaces", "children", "netdev", "bench.plot", "bench.usage"),
     ("ranges", "claims", "doubts", "secrets"),
     ("rules", "readings"),
     (
@@ -197,12 +197,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # The packages: each imports only from itself and from those before it, and from modules that are in
 # none. Compiled and Python modules of one name are one package.
-PACKAGES: tuple[str, ...] = ("loadtest", "ucarp", "cli")
+PACKAGES: tuple[str, ...] = ("bench", "loadtest", "ucarp", "cli")
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}
     | {"cli.sink", "cli.trial", "cli.terminal"},
-    "rich": {"cli.main", "cli.terminal", "demo", "observer", "bench"},
+    "rich": {"cli.main", "cli.terminal", "demo", "observer", "bench.run"},
     "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
 }
 

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 import msgspec
 import pytest
 
-from carp_fast import measurements
-from carp_fast.measurements import (
+from carp_fast.bench import measurements
+from carp_fast.bench.measurements import (
     MIB,
     Contender,
     Floor,
@@ -19,7 +19,7 @@ from carp_fast.measurements import (
     Spread,
     TakeOver,
 )
-from carp_fast.usage import Memory, Usage
+from carp_fast.bench.usage import Memory, Usage
 
 SECOND_NS = 1_000_000_000
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from carp_fast.plot import Line, Panel, draw, number, scale_over
+from carp_fast.bench.plot import Line, Panel, draw, number, scale_over
 
 SPACE = "{http://www.w3.org/2000/svg}"
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from carp_fast.usage import Machine, Memory, Usage, descendants, machine, memory, usage
+from carp_fast.bench.usage import Machine, Memory, Usage, descendants, machine, memory, usage
 
 
 def fake_process(proc: Path, pid: int, parent: int, tasks: dict[int, tuple[int, int, int]]) -> None:

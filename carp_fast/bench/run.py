@@ -22,9 +22,12 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from carp_fast import __version__, floor, measurements
+from carp_fast import __version__
+from carp_fast.bench import floor, measurements
+from carp_fast.bench.contenders import DAEMONS, Daemon
+from carp_fast.bench.measurements import Contender, Machine, Pings, Report, Row, Side, TakeOver
+from carp_fast.bench.usage import Usage, descendants, machine, memory, processor, usage
 from carp_fast.closing import Closing
-from carp_fast.contenders import DAEMONS, Daemon
 from carp_fast.demo import VHIDS_PER_SEGMENT, keys_of, spread
 from carp_fast.lab import (
     Host,
@@ -36,10 +39,8 @@ from carp_fast.lab import (
     virtual_address,
     wait_for,
 )
-from carp_fast.measurements import Contender, Machine, Pings, Report, Row, Side, TakeOver
 from carp_fast.namespaces import require_privilege
 from carp_fast.pings import Pinger
-from carp_fast.usage import Usage, descendants, machine, memory, processor, usage
 from carp_fast.witness import AddressWatch, Identity, WireWatch
 
 LAB = "carp-fast-bench"

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 from carp_fast._floor import Mover
+from carp_fast.bench.measurements import Floor
 from carp_fast.lab import Host, LabError, interface_name
-from carp_fast.measurements import Floor
 from carp_fast.sockets import (
     ETH_P_ALL,
     PACKET_IGNORE_OUTGOING,

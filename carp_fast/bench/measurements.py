@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import msgspec
 
-from carp_fast.plot import Line, Panel, draw
-from carp_fast.usage import Memory, Usage
+from carp_fast.bench.plot import Line, Panel, draw
+from carp_fast.bench.usage import Memory, Usage
 
 MIB = 1 << 20
 NONE = "-"
