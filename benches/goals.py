@@ -38,9 +38,9 @@ from carp_fast.bench.contenders import DAEMONS
 from carp_fast.bench.run import Pair, frames_sent
 from carp_fast.bench.usage import memory, usage
 from carp_fast.control import ControlClient, ControlError
-from carp_fast.demo import configuration, keys_of, spread
-from carp_fast.lab import Lab, Process, interface_name, wait_for
-from carp_fast.witness import Identity, WireWatch
+from carp_fast.lab.demo import configuration, keys_of, spread
+from carp_fast.lab.lab import Lab, Process, interface_name, wait_for
+from carp_fast.lab.witness import Identity, WireWatch
 
 VHIDS = 255
 UNKNOWN_VHID = 255  # to a process that gets noise

@@ -37,7 +37,7 @@ from pathlib import Path
 import msgspec
 
 from carp_fast.control import ControlClient
-from carp_fast.lab import Lab, wait_for
+from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.sockets import attach_filter, open_receiver, packet_filter
 
 SEGMENTS, VHIDS = 16, 255

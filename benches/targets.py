@@ -27,7 +27,7 @@ from carp_fast.bench.contenders import DAEMONS, Daemon, carp_fast_commands
 from carp_fast.bench.run import Pair
 from carp_fast.bench.usage import descendants, usage
 from carp_fast.cli.terminal import print_table
-from carp_fast.lab import Host, Lab, LabError, interface_name
+from carp_fast.lab.lab import Host, Lab, LabError, interface_name
 
 LAB = "carp-fast-targets"
 SEGMENT, COUNTS = 1, {1: 1}

@@ -15,8 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from carp_fast._pump import Pump
 from carp_fast.addresses import packed, templates
-from carp_fast.lab import Lab
-from carp_fast.namespaces import ip_batch
+from carp_fast.lab.lab import Lab
+from carp_fast.lab.namespaces import ip_batch
 from carp_fast.sockets import open_netlink, open_receiver, open_sender
 
 ADDRESSES = 1_000

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from carp_fast.lab import Host, Lab, Process, virtual_address, wait_for
+from carp_fast.lab.lab import Host, Lab, Process, virtual_address, wait_for
 
 ADVSKEW = {"a": 0, "b": 100}
 START_S = 90.0

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from carp_fast.lab import Lab
+from carp_fast.lab.lab import Lab
 
 DEBIAN_PACKAGES = {
     "faketime": "faketime",

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carp_fast import __version__
-from carp_fast.demo import PASSPHRASE, configuration, keys_of
-from carp_fast.lab import Host, LabError, interface_name, virtual_address
+from carp_fast.lab.demo import PASSPHRASE, configuration, keys_of
+from carp_fast.lab.lab import Host, LabError, interface_name, virtual_address
 
 UCARP_MOST = 1_020
 ADVSKEW = {"a": 0, "b": 100}

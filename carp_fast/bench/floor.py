@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from carp_fast._floor import Mover
 from carp_fast.bench.measurements import Floor
-from carp_fast.lab import Host, LabError, interface_name
+from carp_fast.lab.lab import Host, LabError, interface_name
 from carp_fast.sockets import (
     ETH_P_ALL,
     PACKET_IGNORE_OUTGOING,

@@ -28,8 +28,8 @@ from carp_fast.bench.contenders import DAEMONS, Daemon
 from carp_fast.bench.measurements import Contender, Machine, Pings, Report, Row, Side, TakeOver
 from carp_fast.bench.usage import Usage, descendants, machine, memory, processor, usage
 from carp_fast.closing import Closing
-from carp_fast.demo import VHIDS_PER_SEGMENT, keys_of, spread
-from carp_fast.lab import (
+from carp_fast.lab.demo import VHIDS_PER_SEGMENT, keys_of, spread
+from carp_fast.lab.lab import (
     Host,
     Lab,
     LabError,
@@ -39,9 +39,9 @@ from carp_fast.lab import (
     virtual_address,
     wait_for,
 )
-from carp_fast.namespaces import require_privilege
-from carp_fast.pings import Pinger
-from carp_fast.witness import AddressWatch, Identity, WireWatch
+from carp_fast.lab.namespaces import require_privilege
+from carp_fast.lab.pings import Pinger
+from carp_fast.lab.witness import AddressWatch, Identity, WireWatch
 
 LAB = "carp-fast-bench"
 INSTANCES = (1, 10, 50, 255, 1_020, 4_080, 16_320, 65_280)

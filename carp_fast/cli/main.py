@@ -426,7 +426,7 @@ def demo(context: click.Context, instances: int, segments: int) -> None:
         )
     from rich.console import Console
 
-    from carp_fast.demo import run_demo
+    from carp_fast.lab.demo import run_demo
 
     context.exit(run_demo(Console(), instances, segments))
 
@@ -458,7 +458,7 @@ def bench(
 
     from carp_fast.bench import measurements
     from carp_fast.bench.run import Bars, Lines, planned, run_bench
-    from carp_fast.lab import LabError
+    from carp_fast.lab.lab import LabError
 
     try:
         plan = planned(daemons, instances, window, quick=quick, force=force)

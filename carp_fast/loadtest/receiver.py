@@ -20,8 +20,8 @@ from carp_fast._sink import Sink
 from carp_fast._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
 from carp_fast.closing import Closing
 from carp_fast.digests import GROUPS, address_text
+from carp_fast.lab.namespaces import LabError, inside
 from carp_fast.listen import Listener, ListenError
-from carp_fast.namespaces import LabError, inside
 from carp_fast.settings import Configuration
 from carp_fast.sockets import (
     ETH_P_IP,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from carp_fast.closing import Closing
 from carp_fast.interfaces import RTM_DELADDR, RTM_NEWADDR, decode_address, messages
-from carp_fast.lab import Host
+from carp_fast.lab.lab import Host
 from carp_fast.sockets import attach_filter, packet_filter
 
 ETH_P_ALL = 0x0003

@@ -18,8 +18,8 @@ import carp_fast
 from carp_fast.bench import floor
 from carp_fast.bench.measurements import COST_HEADER, TAKE_OVER_HEADER, Report
 from carp_fast.bench.run import LAB
-from carp_fast.lab import Lab
-from carp_fast.namespaces import NAMESPACES
+from carp_fast.lab.lab import Lab
+from carp_fast.lab.namespaces import NAMESPACES
 
 DEADLINE_S = 120.0
 TIMEOUT_S = 3 + 100 / 256

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from carp_fast.lab import Host, Lab, virtual_address, wait_for
-from carp_fast.observer import Key, Observer
+from carp_fast.lab.lab import Host, Lab, virtual_address, wait_for
+from carp_fast.lab.observer import Key, Observer
 from tests.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root

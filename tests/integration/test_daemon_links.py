@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from carp_fast.lab import Host, Lab, wait_for
-from carp_fast.observer import Observer
+from carp_fast.lab.lab import Host, Lab, wait_for
+from carp_fast.lab.observer import Observer
 from tests.daemons import (
     RunningDaemon,
     reasons,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.lab import Host, Lab, wait_for
-from carp_fast.namespaces import ip_batch
-from carp_fast.observer import Observer
+from carp_fast.lab.lab import Host, Lab, wait_for
+from carp_fast.lab.namespaces import ip_batch
+from carp_fast.lab.observer import Observer
 from tests.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from carp_fast.control import ControlError, ControlTimeout
-from carp_fast.lab import Host, Lab, wait_for
-from carp_fast.observer import Key, Observer
+from carp_fast.lab.lab import Host, Lab, wait_for
+from carp_fast.lab.observer import Key, Observer
 from tests.daemons import PASSPHRASE, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root

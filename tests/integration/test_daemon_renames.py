@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from carp_fast.lab import Host, Lab, wait_for
-from carp_fast.namespaces import ip_batch
-from carp_fast.observer import Observer
+from carp_fast.lab.lab import Host, Lab, wait_for
+from carp_fast.lab.namespaces import ip_batch
+from carp_fast.lab.observer import Observer
 from tests.daemons import (
     RunningDaemon,
     reasons,

@@ -22,8 +22,8 @@ import pytest
 
 from carp_fast import __version__
 from carp_fast._wire import VERDICT_WORDS
-from carp_fast.lab import Host, Lab, wait_for
-from carp_fast.observer import Observer
+from carp_fast.lab.lab import Host, Lab, wait_for
+from carp_fast.lab.observer import Observer
 from tests.daemons import RunningDaemon, start_daemon, write_configuration
 from tests.integration.recording import AddressChanges, advertisement_socket, read_advertisement
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from carp_fast.lab import Host, Lab, wait_for
+from carp_fast.lab.lab import Host, Lab, wait_for
 from tests.daemons import start_daemon, write_configuration
 from tests.integration.recording import AddressChanges, Recording
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from carp_fast.control import ControlStream, ControlTimeout
-from carp_fast.lab import Lab, LabTimeout, wait_for
-from carp_fast.observer import Observer
+from carp_fast.lab.lab import Lab, LabTimeout, wait_for
+from carp_fast.lab.observer import Observer
 from tests.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root

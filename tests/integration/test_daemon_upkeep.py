@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from carp_fast.lab import Host, Lab, wait_for
-from carp_fast.namespaces import ip_batch
+from carp_fast.lab.lab import Host, Lab, wait_for
+from carp_fast.lab.namespaces import ip_batch
 from tests.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root

@@ -15,7 +15,7 @@ import pytest
 from unit.segment import advertisement, carp_header, ip, ipv4_frame
 
 import carp_fast
-from carp_fast.lab import Host, Lab, Process, wait_for
+from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from carp_fast.sockets import open_sender
 
 pytestmark = pytest.mark.root

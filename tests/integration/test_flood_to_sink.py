@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import carp_fast
-from carp_fast.lab import Host, Lab, LabError
+from carp_fast.lab.lab import Host, Lab, LabError
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast import namespaces
-from carp_fast.lab import (
+from carp_fast.lab import namespaces
+from carp_fast.lab.lab import (
     Host,
     Lab,
     LabError,
@@ -30,7 +30,7 @@ from carp_fast.lab import (
     virtual_address,
     wait_for,
 )
-from carp_fast.observer import Key, Observer
+from carp_fast.lab.observer import Key, Observer
 
 LabFactory = Callable[..., Lab]
 CARP_GROUP_MAC = bytes.fromhex("01005e000012")
@@ -337,7 +337,7 @@ def test_closing_ends_what_was_started_and_what_that_started(tmp_path: Path) -> 
 
 OWNER = """
 import sys
-from carp_fast.lab import Lab
+from carp_fast.lab.lab import Lab
 with Lab("crashing", segments=1) as lab:
     process = lab["a"].start(["sleep", "1000"])
     print(lab.identity, process.pid, *[host.namespace for host in lab.hosts], flush=True)
@@ -530,7 +530,7 @@ def test_the_observer_counts_a_macvlan_once_and_survives_a_new_interface(
 def test_a_full_observer_counts_what_it_cannot_keep(
     lab_factory: LabFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("carp_fast.observer.MAX_RECORDS", 3)
+    monkeypatch.setattr("carp_fast.lab.observer.MAX_RECORDS", 3)
     lab = lab_factory(segments=1)
     with Observer(lab["b"]) as observer, packet_socket(lab["a"], "s1") as sender:
         for vhid in range(1, 6):

@@ -22,7 +22,7 @@ import pytest
 from carp_fast import addresses, sockets
 from carp_fast._prepared import PreparedHost
 from carp_fast._pump import Pump
-from carp_fast.lab import Lab, wait_for
+from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.lanes import Lanes
 from carp_fast.memberships import Joins
 from tests.daemons import start_daemon, write_configuration

@@ -22,8 +22,8 @@ import uvloop
 
 from carp_fast import links
 from carp_fast.interfaces import HEADER, RTM_DELADDR, RTM_NEWADDR, decode_address, messages
+from carp_fast.lab.namespaces import claim, inside, ip_batch, new_identity, release
 from carp_fast.links import Interface, LinkMonitor, read_interfaces
-from carp_fast.namespaces import claim, inside, ip_batch, new_identity, release
 
 pytestmark = pytest.mark.root
 

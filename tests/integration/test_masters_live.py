@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from carp_fast.lab import Lab
+from carp_fast.lab.lab import Lab
 from carp_fast.loadtest.masters import Held, Masters, MastersError
 from carp_fast.loadtest.receiver import Receiver
 

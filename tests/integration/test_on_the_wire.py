@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from carp_fast.lab import Host, Lab, wait_for
-from carp_fast.observer import Observer
-from carp_fast.pings import Pinger
+from carp_fast.lab.lab import Host, Lab, wait_for
+from carp_fast.lab.observer import Observer
+from carp_fast.lab.pings import Pinger
 from tests.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root

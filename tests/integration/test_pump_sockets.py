@@ -21,7 +21,7 @@ import pytest
 from carp_fast import addresses, sockets
 from carp_fast._prepared import PreparedHost
 from carp_fast._pump import Pump
-from carp_fast.lab import Host, Lab
+from carp_fast.lab.lab import Host, Lab
 from carp_fast.memberships import Joins
 from tests.unit.segment import (
     ADDRESS,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from carp_fast._prepared import multicast_mac
-from carp_fast.lab import Host, Lab
+from carp_fast.lab.lab import Host, Lab
 from carp_fast.memberships import MEMBERSHIPS_MAX, Joins
 from carp_fast.sockets import filter_interfaces, open_receiver, open_sender
 

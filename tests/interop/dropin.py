@@ -20,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from carp_fast.closing import Closing
-from carp_fast.lab import Host, Lab, Process, interface_name, segment_network, wait_for
+from carp_fast.lab.lab import Host, Lab, Process, interface_name, segment_network, wait_for
 
 # ucarp fills a buffer of 4 KiB before it writes to a file, unless it is told otherwise.
 UCARP = ("stdbuf", "-oL", "ucarp")

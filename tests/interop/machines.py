@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from carp_fast.closing import Closing
-from carp_fast.lab import Host, wait_for
+from carp_fast.lab.lab import Host, wait_for
 
 ROOT = Path(__file__).parents[2]
 BOOT_DEADLINE_S = 10.0

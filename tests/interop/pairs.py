@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from carp_fast.closing import Closing
-from carp_fast.lab import Host, LabTimeout, Process, interface_name, virtual_address, wait_for
-from carp_fast.observer import Heard, Key, Observer
+from carp_fast.lab.lab import Host, LabTimeout, Process, interface_name, virtual_address, wait_for
+from carp_fast.lab.observer import Heard, Key, Observer
 from tests.daemons import PASSPHRASE
 
 ETH_P_IP = 0x0800

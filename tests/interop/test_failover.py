@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.lab import Lab, interface_name, segment_network, virtual_address, wait_for
-from carp_fast.observer import Key, Observer
+from carp_fast.lab.lab import Lab, interface_name, segment_network, virtual_address, wait_for
+from carp_fast.lab.observer import Key, Observer
 from tests.daemons import start_daemon, write_configuration
 from tests.interop.pairs import (
     Ucarp,

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 
 from carp_fast.control import ControlTimeout
-from carp_fast.lab import Lab, interface_name, virtual_address, wait_for
+from carp_fast.lab.lab import Lab, interface_name, virtual_address, wait_for
 from tests.daemons import RunningDaemon, start_daemon, write_configuration
 from tests.interop.pairs import Wire, start_keepalived, start_ucarp
 from tests.unit.segment import advertisement, ip

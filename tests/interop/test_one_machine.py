@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from carp_fast.lab import Lab, wait_for
+from carp_fast.lab.lab import Lab, wait_for
 from tests.daemons import RunningDaemon, start_daemon, write_configuration
 from tests.interop.pairs import start_keepalived, start_ucarp
 

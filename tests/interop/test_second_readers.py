@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.lab import Host, Lab, interface_name, wait_for
-from carp_fast.observer import Key, Observer
+from carp_fast.lab.lab import Host, Lab, interface_name, wait_for
+from carp_fast.lab.observer import Key, Observer
 from tests.daemons import start_daemon, write_configuration
 
 pytestmark = pytest.mark.root

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from carp_fast.lab import Lab, interface_name, segment_network, wait_for
-from carp_fast.observer import Key, Observer
+from carp_fast.lab.lab import Lab, interface_name, segment_network, wait_for
+from carp_fast.lab.observer import Key, Observer
 from tests.daemons import RunningDaemon, start_daemon, write_configuration
 from tests.interop.pairs import start_ucarp, wait_ucarps
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.lab import Lab, LabError, wait_for
+from carp_fast.lab.lab import Lab, LabError, wait_for
 from tests.interop.dropin import (
     DEADLINE_S,
     PROGRAMS,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.lab import Lab, wait_for
+from carp_fast.lab.lab import Lab, wait_for
 from tests.interop.dropin import need_ucarp
 from tests.interop.machines import ROOT, Machine
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.lab import Host, Lab, Process, virtual_address, wait_for
+from carp_fast.lab.lab import Host, Lab, Process, virtual_address, wait_for
 from tests.daemons import start_daemon
 from tests.interop.dropin import need_ucarp, write_scripts
 

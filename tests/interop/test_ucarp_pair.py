@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from carp_fast.lab import Lab, interface_name, segment_network, wait_for
-from carp_fast.pings import Pinger
+from carp_fast.lab.lab import Lab, interface_name, segment_network, wait_for
+from carp_fast.lab.pings import Pinger
 from tests.interop.dropin import need_ucarp
 from tests.interop.machines import ROOT, Machine
 

@@ -136,12 +136,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("loadtest.trial",),
     ("dump", "loadtest.sender", "loadtest.receiver", "loadtest.masters"),
     ("ucarp.daemon", "bench.contenders", "worlds"),
-    ("daemon", "demo", "world"),
+    ("daemon", "lab.demo", "world"),
     ("tap",),
     ("explain", "in_use"),
     ("elections", "recordings"),
-    ("status", "observer", "witness", "bench.floor", "pings"),
-    ("reload", "reports", "network", "foreign", "lab", "ucarp.scripts"),
+    ("status", "lab.observer", "lab.witness", "bench.floor", "lab.pings"),
+    ("reload", "reports", "network", "foreign", "lab.lab", "ucarp.scripts"),
     (
         "listen",
         "verdicts",
@@ -173,7 +173,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sockets",
         "memberships",
         "systemd",
-        "namespaces",
+        "lab.namespaces",
         "cli.terminal",
     ),
     ("config", "interfaces", "children", "netdev", "bench.plot", "bench.usage"),
@@ -197,13 +197,21 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # The packages: each imports only from itself and from those before it, and from modules that are in
 # none. Compiled and Python modules of one name are one package.
-PACKAGES: tuple[str, ...] = ("bench", "loadtest", "ucarp", "cli")
+PACKAGES: tuple[str, ...] = ("lab", "bench", "loadtest", "ucarp", "cli")
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}
     | {"cli.sink", "cli.trial", "cli.terminal"},
-    "rich": {"cli.main", "cli.terminal", "demo", "observer", "bench.run"},
-    "pyroute2": {"links", "addresses", "interfaces", "lab", "namespaces", "observer", "sockets"},
+    "rich": {"cli.main", "cli.terminal", "lab.demo", "lab.observer", "bench.run"},
+    "pyroute2": {
+        "links",
+        "addresses",
+        "interfaces",
+        "lab.lab",
+        "lab.namespaces",
+        "lab.observer",
+        "sockets",
+    },
 }
 
 # What reaches a socket, a clock, a file, a process or a thread, by libc's names.

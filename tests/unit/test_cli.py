@@ -302,7 +302,7 @@ def test_demo_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append((type(console).__name__, instances, segments))
         return 1
 
-    monkeypatch.setitem(sys.modules, "carp_fast.demo", types.SimpleNamespace(run_demo=run_demo))
+    monkeypatch.setitem(sys.modules, "carp_fast.lab.demo", types.SimpleNamespace(run_demo=run_demo))
     assert invoke("demo").exit_code == 1
     assert invoke("demo", "--instances", "10", "--segments", "1").exit_code == 1
     assert calls == [("Console", 1000, 4), ("Console", 10, 1)]

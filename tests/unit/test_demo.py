@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from carp_fast import config, demo
-from carp_fast.demo import Outcome, Sample, configuration, keys_of, run_demo, spread
-from carp_fast.lab import virtual_address
-from carp_fast.observer import Key
+from carp_fast import config
+from carp_fast.lab import demo
+from carp_fast.lab.demo import Outcome, Sample, configuration, keys_of, run_demo, spread
+from carp_fast.lab.lab import virtual_address
+from carp_fast.lab.observer import Key
 
 
 @pytest.mark.parametrize(

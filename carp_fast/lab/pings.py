@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable
 
 from carp_fast.closing import Closing
-from carp_fast.lab import Host, LabError
+from carp_fast.lab.lab import Host, LabError
 
 ECHO_REQUEST, ECHO_REPLY = 8, 0
 ECHO_REQUEST6, ECHO_REPLY6 = 128, 129  # ICMPv6; the kernel fills in the checksum

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 from carp_fast.closing import Closing
-from carp_fast.lab import Host, LabError, LabTimeout
+from carp_fast.lab.lab import Host, LabError, LabTimeout
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP = 0x0003, 0x0800, 0x0806
 SOL_PACKET, PACKET_STATISTICS, PACKET_FANOUT, PACKET_FANOUT_LB = 263, 6, 18, 1

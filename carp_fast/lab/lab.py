@@ -28,9 +28,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Literal, Self
 
-from carp_fast import namespaces
 from carp_fast.closing import Closing
-from carp_fast.namespaces import KILL_DEADLINE_S, LabError, ip_batch
+from carp_fast.lab import namespaces
+from carp_fast.lab.namespaces import KILL_DEADLINE_S, LabError, ip_batch
 
 __all__ = [
     "Host",

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from carp_fast.closing import Closing
-from carp_fast.lab import Host, LabError, LabTimeout
+from carp_fast.lab.lab import Host, LabError, LabTimeout
 from carp_fast.sockets import (
     ETH_P_ALL,
     ETH_P_IP,

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from carp_fast.control import ControlClient, ControlError
-from carp_fast.lab import (
+from carp_fast.lab.lab import (
     Host,
     Lab,
     LabError,
@@ -37,7 +37,7 @@ from carp_fast.lab import (
     virtual_address,
     wait_for,
 )
-from carp_fast.observer import Key, Observer
+from carp_fast.lab.observer import Key, Observer
 
 VHIDS_PER_SEGMENT = 255
 ADVBASE = 1
