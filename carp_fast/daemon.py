@@ -22,7 +22,7 @@ from typing import Any
 
 import uvloop
 
-from carp_fast import __version__, addresses, config, present, recordings, reload, sockets
+from carp_fast import __version__, addresses, config, present, reload, sockets
 from carp_fast._auth import SHA1_FORM
 from carp_fast._pump import Pump
 from carp_fast.control import ControlError, ControlServer, Handler
@@ -44,6 +44,7 @@ from carp_fast.network import Network
 from carp_fast.orders import Orders
 from carp_fast.plan import advertisements_per_s, receive_path
 from carp_fast.process import StartError, give_back_memory, require_capabilities, share_memory
+from carp_fast.replay import recording as recordings
 from carp_fast.reports import Reports, peer_of
 from carp_fast.status import Status
 from carp_fast.systemd import Notifier as Systemd

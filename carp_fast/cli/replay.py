@@ -23,8 +23,8 @@ from carp_fast.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from carp_fast.elections import Election, Period
-    from carp_fast.replay import Row
+    from carp_fast.replay.election import Election, Period
+    from carp_fast.replay.player import Row
 
 PCAP_MAGICS = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d")
 PREEMPT = {"true": True, "false": False, "demoted": "demoted"}
@@ -94,7 +94,7 @@ def replay(file: Path, as_json: bool, source: str | None, **given: Any) -> None:
     within an interval of when SOURCE did. --order '13.5 kill': what was done to SOURCE then;
     orders are inputs of a scenario.
     """
-    from carp_fast.scenarios import ScenarioError
+    from carp_fast.replay.scenario import ScenarioError
 
     try:
         if source is not None:
@@ -150,8 +150,8 @@ def show_replay(path: Path, *, as_json: bool) -> str:
 
     Raises ScenarioError.
     """
-    from carp_fast import scenarios
-    from carp_fast.replay import compare, play
+    from carp_fast.replay import scenario as scenarios
+    from carp_fast.replay.player import compare, play
 
     scenario = scenarios.read(path)
     try:
@@ -205,8 +205,8 @@ def host_settings(given: dict[str, Any]) -> dict[str, Any]:
     Raises ScenarioError.
     """
     from carp_fast.config import ConfigurationError, load
-    from carp_fast.recordings import configured_table
-    from carp_fast.scenarios import ScenarioError
+    from carp_fast.replay.recording import configured_table
+    from carp_fast.replay.scenario import ScenarioError
 
     table: dict[str, Any] = {}
     if given["config"] is not None:
@@ -235,8 +235,8 @@ def host_settings(given: dict[str, Any]) -> dict[str, Any]:
 
 def show_election(path: Path, source: str, given: dict[str, Any], *, as_json: bool) -> str:
     """Prints both sides; the line that says that they differ, or "". Raises ScenarioError."""
-    from carp_fast.elections import advertisements, read_frames, take_place
-    from carp_fast.scenarios import ScenarioError, parse_line
+    from carp_fast.replay.election import advertisements, read_frames, take_place
+    from carp_fast.replay.scenario import ScenarioError, parse_line
 
     table = host_settings(given)
     orders = []

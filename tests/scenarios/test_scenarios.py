@@ -1,8 +1,8 @@
 """Scenarios: what virtual hosts hear and are told, and everything that they then do, line by line.
 
-Each TOML file beside this one is a scenario in the format of carp_fast/scenarios.py; a file that
-`carp-fast record` wrote may be put here as it is. The transcript must hold all outputs up to its
-end, and none besides.
+Each TOML file beside this one is a scenario in the format of carp_fast/replay/scenario.py; a file
+that `carp-fast record` wrote may be put here as it is. The transcript must hold all outputs up to
+its end, and none besides.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast import scenarios
-from carp_fast.replay import compare, play
+from carp_fast.replay import scenario as scenarios
+from carp_fast.replay.player import compare, play
 
 FILES = sorted(Path(__file__).parent.glob("*.toml"))
 

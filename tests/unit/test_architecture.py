@@ -139,7 +139,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("daemon", "lab.demo", "world"),
     ("tap",),
     ("explain", "in_use"),
-    ("elections", "recordings"),
+    ("replay.election", "replay.recording"),
     ("status", "lab.observer", "lab.witness", "bench.floor", "lab.pings"),
     ("reload", "reports", "network", "foreign", "lab.lab", "ucarp.scripts"),
     (
@@ -159,7 +159,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "plan",
         "links",
         "bench.measurements",
-        "replay",
+        "replay.player",
         "present",
     ),
     ("limits", "lanes"),
@@ -189,15 +189,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ucarp.process",
         "pcap",
         "digests",
-        "frames",
-        "scenarios",
+        "replay.forge",
+        "replay.scenario",
         "loadtest.bpf",
         "loadtest.walks",
     ),
 )
 # The packages: each imports only from itself and from those before it, and from modules that are in
 # none. Compiled and Python modules of one name are one package.
-PACKAGES: tuple[str, ...] = ("lab", "bench", "loadtest", "ucarp", "cli")
+PACKAGES: tuple[str, ...] = ("replay", "lab", "bench", "loadtest", "ucarp", "cli")
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner
 
-from carp_fast import elections, scenarios
 from carp_fast.cli.main import main
-from carp_fast.elections import Pair, Period, pairs_of, periods
-from carp_fast.scenarios import ScenarioError
+from carp_fast.replay import election as elections
+from carp_fast.replay import scenario as scenarios
+from carp_fast.replay.election import Pair, Period, pairs_of, periods
+from carp_fast.replay.scenario import ScenarioError
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 EL1 = VECTORS / "el1-bsd-master-killed-ucarp-takes-over.pcap"

@@ -9,11 +9,11 @@ import pytest
 from unit.recorded import CAPACITY, RecordingPlayer, played, recording
 from unit.segment import PASSPHRASE, SECOND_NS, START_NS, Node, advertisement, ip, prepared
 
-from carp_fast import scenarios
 from carp_fast._engine import Engine
 from carp_fast._recorder import CHECKPOINT_RECORDS, RECORD_BYTES
-from carp_fast.recordings import capacity
-from carp_fast.replay import Player, compare, play
+from carp_fast.replay import scenario as scenarios
+from carp_fast.replay.player import Player, compare, play
+from carp_fast.replay.recording import capacity
 
 SCENARIOS = sorted((Path(__file__).parent.parent / "scenarios").glob("*.toml"))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from carp_fast import _wire, pcap
-from carp_fast.replay import Output, Player, prepared
-from carp_fast.scenarios import SECOND_NS, Line, Scenario, ScenarioError, address_text, named
+from carp_fast.replay.player import Output, Player, prepared
+from carp_fast.replay.scenario import SECOND_NS, Line, Scenario, ScenarioError, address_text, named
 
 INTERFACE = "eth0"
 # Two advertisements further apart than this many intervals belong to two times of advertising.

@@ -13,12 +13,12 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from carp_fast import frames, scenarios
 from carp_fast._auth import Key
 from carp_fast._engine import THERE_WORDS, Engine
 from carp_fast._prepared import PreparedHost, signed_forms
-from carp_fast.rules import SETTING_RULES, Refused
-from carp_fast.scenarios import (
+from carp_fast.replay import forge as frames
+from carp_fast.replay import scenario as scenarios
+from carp_fast.replay.scenario import (
     INTERFACE_FLAGS,
     SECOND_NS,
     START_NS,
@@ -31,6 +31,7 @@ from carp_fast.scenarios import (
     prefix_bytes,
     seconds_ns,
 )
+from carp_fast.rules import SETTING_RULES, Refused
 from carp_fast.settings import as_shown
 
 # A daemon that does not look at its deadlines for longer than the shortest interval says so. What
