@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from carp_fast._wire import VERDICT_WORDS
+from carp_fast.capture.digests import automatic_of, link_local_addresses
+from carp_fast.capture.judge import signer_of
 from carp_fast.control import ControlError
-from carp_fast.digests import automatic_of, link_local_addresses
 from carp_fast.hosts import Hosts
 from carp_fast.own_sources import configured
 from carp_fast.reports import rfc3339
 from carp_fast.settings import nearest_to
 from carp_fast.status import SPANS_A_SLICE
-from carp_fast.verdicts import signer_of
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump

@@ -272,7 +272,7 @@ class Tap:
     def _is_genuine(self, host: VirtualHost, fields: Mapping[str, Any]) -> bool:
         """Whether it is signed with our key: else it is another virtual host, or VRRP."""
         if host.identity not in self._keys:
-            from carp_fast.verdicts import signer_of  # most daemons never need it
+            from carp_fast.capture.judge import signer_of  # most daemons never need it
 
             signer = signer_of(host)
             forms = signer.forms()

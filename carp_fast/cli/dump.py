@@ -1,6 +1,6 @@
 """The command `dump`: its options, and what it refuses.
 
-Must not know how advertisements are heard, read, judged or shown (dump.py).
+Must not know how advertisements are heard, read, judged or shown (capture/dump.py).
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def dump(
     if interface and recording:
         raise click.UsageError("either -i or -r: a recording has no interface")
 
+    from carp_fast.capture.dump import STDIN, show
+    from carp_fast.capture.listen import ListenError
+    from carp_fast.capture.pcap import PcapError
     from carp_fast.config import ConfigurationError, load
-    from carp_fast.dump import STDIN, show
-    from carp_fast.listen import ListenError
-    from carp_fast.pcap import PcapError
 
     if recording == STDIN and sys.stdin.isatty():
         raise click.UsageError("-r -: standard input is a terminal")

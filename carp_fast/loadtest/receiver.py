@@ -18,10 +18,11 @@ import msgspec
 
 from carp_fast._sink import Sink
 from carp_fast._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
+from carp_fast.capture.digests import GROUPS, address_text
+from carp_fast.capture.judge import signers_of
+from carp_fast.capture.listen import Listener, ListenError
 from carp_fast.closing import Closing
-from carp_fast.digests import GROUPS, address_text
 from carp_fast.lab.namespaces import LabError, inside
-from carp_fast.listen import Listener, ListenError
 from carp_fast.settings import Configuration
 from carp_fast.sockets import (
     ETH_P_IP,
@@ -35,7 +36,6 @@ from carp_fast.sockets import (
     SKF_AD_VLAN_TAG_PRESENT,
     Instruction,
 )
-from carp_fast.verdicts import signers_of
 
 EXPECTED_PER_S = 1_000_000  # the socket gets all the room that a socket may have
 QUIET_S = 0.25  # without a frame: what was sent has arrived, or will not

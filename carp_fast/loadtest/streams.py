@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from carp_fast._prepared import multicast_mac, signed_forms, signed_message
-from carp_fast.digests import GROUPS, address_bytes, address_text
+from carp_fast.capture.digests import GROUPS, address_bytes, address_text
 from carp_fast.settings import Configuration, VirtualHost
 
 MADE_UP_SOURCES = (address_bytes("198.18.0.1"), address_bytes("fe80::1"))

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carp_fast import _wire, pcap
+from carp_fast import _wire
+from carp_fast.capture import pcap
 from carp_fast.replay.player import Output, Player, prepared
 from carp_fast.replay.scenario import SECOND_NS, Line, Scenario, ScenarioError, address_text, named
 

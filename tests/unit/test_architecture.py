@@ -134,7 +134,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ucarp.shell_parser",),
     ("cli.sink",),
     ("loadtest.trial",),
-    ("dump", "loadtest.sender", "loadtest.receiver", "loadtest.masters"),
+    ("capture.dump", "loadtest.sender", "loadtest.receiver", "loadtest.masters"),
     ("ucarp.daemon", "bench.contenders", "worlds"),
     ("daemon", "lab.demo", "world"),
     ("tap",),
@@ -143,8 +143,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("status", "lab.observer", "lab.witness", "bench.floor", "lab.pings"),
     ("reload", "reports", "network", "foreign", "lab.lab", "ucarp.scripts"),
     (
-        "listen",
-        "verdicts",
+        "capture.listen",
+        "capture.judge",
         "loadtest.backends",
         "loadtest.guard",
         "loadtest.streams",
@@ -187,8 +187,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ucarp.log",
         "ucarp.options",
         "ucarp.process",
-        "pcap",
-        "digests",
+        "capture.pcap",
+        "capture.digests",
         "replay.forge",
         "replay.scenario",
         "loadtest.bpf",
@@ -197,7 +197,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # The packages: each imports only from itself and from those before it, and from modules that are in
 # none. Compiled and Python modules of one name are one package.
-PACKAGES: tuple[str, ...] = ("replay", "lab", "bench", "loadtest", "ucarp", "cli")
+PACKAGES: tuple[str, ...] = ("capture", "replay", "lab", "bench", "loadtest", "ucarp", "cli")
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}

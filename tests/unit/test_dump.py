@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from unit.segment import advertisement, carp_header, ipv4_frame
 
-from carp_fast import listen
+from carp_fast.capture import listen
+from carp_fast.capture.pcap import LINUX_SLL, Writer
 from carp_fast.cli import main as cli
-from carp_fast.pcap import LINUX_SLL, Writer
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 EL1 = VECTORS / "el1-bsd-master-killed-ucarp-takes-over.pcap"

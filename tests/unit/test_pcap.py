@@ -8,8 +8,8 @@ import struct
 import pytest
 from unit.segment import advertisement
 
-from carp_fast import pcap
-from carp_fast.pcap import PcapError, Reader, Record, Writer, as_ethernet
+from carp_fast.capture import pcap
+from carp_fast.capture.pcap import PcapError, Reader, Record, Writer, as_ethernet
 
 FRAME = advertisement()
 PACKET = FRAME[14:]

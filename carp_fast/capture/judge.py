@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from carp_fast._auth import Key
-from carp_fast.digests import (
+from carp_fast.capture.digests import (
     Guess,
     Signer,
     address_bytes,

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from carp_fast.capture.pcap import SECOND_NS, Record
 from carp_fast.closing import Closing
 from carp_fast.memberships import PACKET_ADD_MEMBERSHIP, Joins
-from carp_fast.pcap import SECOND_NS, Record
 from carp_fast.sockets import (
     ETH_P_ALL,
     PACKET_IGNORE_OUTGOING,
