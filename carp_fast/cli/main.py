@@ -500,7 +500,7 @@ def bench(
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 def simulate(**options: Any) -> None:
     """Runs the engine on virtual networks with faults, and checks what must hold."""
-    from carp_fast.simulate import show
+    from carp_fast.simulate.run import show
 
     try:
         broken = show(print_text, **options)

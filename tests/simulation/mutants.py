@@ -97,8 +97,8 @@ def broken_by(where: Path, seeds: int) -> str | None:
     """The invariant that the first bad seed broke, or None."""
     code = (
         "import sys\n"
-        "from carp_fast import simulate\n"
-        f"for outcome in simulate.run_all(range({seeds})):\n"
+        "from carp_fast.simulate import run\n"
+        f"for outcome in run.run_all(range({seeds})):\n"
         "    if outcome.broken:\n"
         "        sys.exit(f'seed {outcome.seed}: {outcome.broken}')\n"
     )

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from carp_fast import simulate
 from carp_fast._simulator import (
     ALWAYS,
     BROKEN_WORDS,
@@ -25,8 +24,9 @@ from carp_fast._simulator import (
     Simulator,
 )
 from carp_fast.cli.main import main
-from carp_fast.world import IPV4, IPV6, MS_NS, SECOND_NS, Member, World
-from carp_fast.worlds import EPISODES, draw
+from carp_fast.simulate import run as simulate
+from carp_fast.simulate.world import IPV4, IPV6, MS_NS, SECOND_NS, Member, World
+from carp_fast.simulate.worlds import EPISODES, draw
 
 SMALL = range(1, 401)
 LARGE = range(1, 3)

@@ -118,7 +118,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ucarp.main",
         "ucarp.importer",
         "bench.run",
-        "simulate",
+        "simulate.run",
         "cli.dump",
         "cli.explain",
         "cli.flood",
@@ -135,8 +135,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli.sink",),
     ("loadtest.trial",),
     ("capture.dump", "loadtest.sender", "loadtest.receiver", "loadtest.masters"),
-    ("ucarp.daemon", "bench.contenders", "worlds"),
-    ("daemon", "lab.demo", "world"),
+    ("ucarp.daemon", "bench.contenders", "simulate.worlds"),
+    ("daemon", "lab.demo", "simulate.world"),
     ("tap",),
     ("explain", "in_use"),
     ("replay.election", "replay.recording"),
@@ -197,7 +197,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # The packages: each imports only from itself and from those before it, and from modules that are in
 # none. Compiled and Python modules of one name are one package.
-PACKAGES: tuple[str, ...] = ("capture", "replay", "lab", "bench", "loadtest", "ucarp", "cli")
+PACKAGES: tuple[str, ...] = (
+    "simulate",
+    "capture",
+    "replay",
+    "lab",
+    "bench",
+    "loadtest",
+    "ucarp",
+    "cli",
+)
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}

@@ -13,7 +13,7 @@ from math import ceil
 from typing import Any
 
 from carp_fast._simulator import ALWAYS, LINK_WORDS, NIC_WORDS, PAUSE_WORDS, Random
-from carp_fast.world import (
+from carp_fast.simulate.world import (
     BOTH,
     IPV4,
     IPV6,

@@ -15,8 +15,8 @@ from carp_fast._prepared import PreparedHost
 from carp_fast._simulator import FAULT_WORDS, LINK_WORDS, ORDER_WORDS, Simulator
 from carp_fast._vhid import REASON_WORDS, STATE_WORDS
 from carp_fast._wire import VERDICT_WORDS
-from carp_fast.world import SECOND_NS, Member, World
-from carp_fast.worlds import SEED_MAX, draw
+from carp_fast.simulate.world import SECOND_NS, Member, World
+from carp_fast.simulate.worlds import SEED_MAX, draw
 
 HOLD_NS = 20 * SECOND_NS
 """Once all is quiet it must stay so for this long: longer than any master-down time here (12 s),
