@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from carp_fast.cli.terminal import in_two_units
 from carp_fast.own_sources import MEANINGS, USABLE
 
 Facts = Mapping[str, Any]
@@ -132,6 +131,17 @@ def lines(host: Facts) -> Iterator[str]:
 
 def seconds(value: float) -> str:
     return f"{value:.3f} s" if value < 60 else in_two_units(value)
+
+
+def in_two_units(seconds: float) -> str:
+    """A time in its two largest units: "3h 12m"."""
+    whole = max(0, int(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
+    if days:
+        return f"{days}d {hours % 24}h"
+    if hours:
+        return f"{hours}h {minutes % 60}m"
+    return f"{minutes}m {whole % 60}s" if minutes else f"{whole}s"
 
 
 def rate(advbase: int, advskew: int, interval_s: float) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from carp_fast import __version__
 from carp_fast._pump import HOSTS_A_SNAPSHOT
 from carp_fast.documents import document_slices
+from carp_fast.explain_text import problems
 from carp_fast.hosts import BACKUP, INIT, MASTER, STATES, Hosts, every_address
 from carp_fast.network import NO_SOURCES
 from carp_fast.reports import address_text, rfc3339
@@ -257,7 +258,4 @@ class Status:
 
 
 def _has_problems(entry: Mapping[str, Any]) -> bool:
-    # With it come the libraries of the commands: a daemon that is never asked needs none of them.
-    from carp_fast.explain_text import problems
-
     return bool(problems(entry))

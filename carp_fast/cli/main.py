@@ -35,7 +35,6 @@ from carp_fast.cli.terminal import (
     daemon_options,
     daemon_path,
     failure,
-    in_two_units,
     json_option,
     print_json,
     print_table,
@@ -258,6 +257,8 @@ def _status_row(host: Mapping[str, Any], now: datetime, shown: int | None) -> tu
 def _age(since: str, now: datetime) -> str:
     """The time since an RFC 3339 instant, in its two largest units: "3h 12m"."""
     from datetime import datetime
+
+    from carp_fast.explain_text import in_two_units
 
     return in_two_units((now - datetime.fromisoformat(since)).total_seconds())
 

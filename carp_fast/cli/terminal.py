@@ -154,17 +154,6 @@ def daemon_options(function: _Function) -> _Function:
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else.")
 
 
-def in_two_units(seconds: float) -> str:
-    """A time in its two largest units: "3h 12m"."""
-    whole = max(0, int(seconds))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
-    if days:
-        return f"{days}d {hours % 24}h"
-    if hours:
-        return f"{hours}h {minutes % 60}m"
-    return f"{minutes}m {whole % 60}s" if minutes else f"{whole}s"
-
-
 def control_path(config: Path | None, control_socket: Path | None) -> Path:
     """Where the daemon listens, by what was given of `daemon_options`. Raises Failure."""
     return control_socket or daemon_path(config, "control_socket") or DEFAULT_CONTROL_SOCKET
