@@ -1,6 +1,7 @@
 """The command `explain`: asks the daemon why a virtual host is in its state.
 
-Must not know how the daemon finds out (explain.py), nor the sentences (explain_text.py).
+Must not know how the daemon finds out (daemon/explain.py), nor the sentences
+(daemon/explain_text.py).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def explain(
     import msgspec
 
     from carp_fast.control import ControlClient, ControlError
-    from carp_fast.explain_text import text
+    from carp_fast.daemon.explain_text import text
 
     client = ControlClient(control_path(config, control_socket))
     try:

@@ -122,9 +122,9 @@ def run(
 
     SIGTERM and SIGINT: resigns and ends. SIGHUP: reloads.
     """
-    from carp_fast import daemon
     from carp_fast.config import ConfigurationError
-    from carp_fast.systemd import start_logging
+    from carp_fast.daemon import daemon
+    from carp_fast.daemon.systemd import start_logging
 
     chosen = start_logging(log_format, logging.getLevelName(log_level.upper()))
     try:
@@ -147,7 +147,7 @@ def check(config: Path | None) -> None:
     """Reads the configuration as `run` would, touches nothing, prints the plan."""
     from carp_fast.config import ConfigurationError, load
     from carp_fast.control import daemon_pid
-    from carp_fast.plan import plan, taken
+    from carp_fast.daemon.plan import plan, taken
 
     try:
         configuration = load(config or DEFAULT_CONFIGURATION)
@@ -167,7 +167,7 @@ def check(config: Path | None) -> None:
 
 def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
     """What does not go with this host as it is now."""
-    from carp_fast import present, surroundings
+    from carp_fast.daemon import present, surroundings
     from carp_fast.interfaces import LinkError, read_interfaces
 
     try:
@@ -213,7 +213,7 @@ def status(
 def _print_status(document: Mapping[str, Any], problems: bool) -> None:
     from datetime import UTC, datetime
 
-    from carp_fast import explain_text
+    from carp_fast.daemon import explain_text
 
     now = datetime.now(UTC)
     daemon, summary, hosts = document["daemon"], document["summary"], document["virtual_hosts"]
@@ -258,7 +258,7 @@ def _age(since: str, now: datetime) -> str:
     """The time since an RFC 3339 instant, in its two largest units: "3h 12m"."""
     from datetime import datetime
 
-    from carp_fast.explain_text import in_two_units
+    from carp_fast.daemon.explain_text import in_two_units
 
     return in_two_units((now - datetime.fromisoformat(since)).total_seconds())
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from carp_fast._engine import _Record
     from carp_fast._pump import Pump, Records
     from carp_fast.config import VirtualHost
-    from carp_fast.hosts import Hosts
-    from carp_fast.orders import Orders
+    from carp_fast.daemon.orders import Orders
+    from carp_fast.daemon.table import Hosts
 
 RECORDS_MIN = 1024
 TICK_NS = 1_000_000  # of the engine's deadlines

@@ -19,17 +19,17 @@ import msgspec
 import uvloop
 
 from carp_fast import config
-from carp_fast.daemon import Daemon
-from carp_fast.hosts import Hosts
-from carp_fast.plan import interface_facts
-from carp_fast.process import StartError, require_capabilities
-from carp_fast.reports import Report, Reports
+from carp_fast.daemon.daemon import Daemon
+from carp_fast.daemon.plan import interface_facts
+from carp_fast.daemon.process import StartError, require_capabilities
+from carp_fast.daemon.reports import Report, Reports
+from carp_fast.daemon.table import Hosts
 from carp_fast.ucarp.log import logger
 from carp_fast.ucarp.scripts import Scripts
 
 if TYPE_CHECKING:
     from carp_fast.control import ControlServer
-    from carp_fast.orders import Orders
+    from carp_fast.daemon.orders import Orders
 
 QUIET_S = 3.0  # after SIGUSR2
 # No state file and no control socket are made: nothing but the scripts leaves a trace.

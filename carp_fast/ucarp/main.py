@@ -99,7 +99,7 @@ def _run(options: Options) -> int:
 
 
 def _run_daemon(options: Options, waiting: Waiting) -> int:
-    from carp_fast.daemon import StartError
+    from carp_fast.daemon.daemon import StartError
     from carp_fast.ucarp.daemon import run
 
     try:
@@ -124,7 +124,7 @@ def _find_interface(options: Options) -> None:
     """Takes the first interface that is up where none was named, but never the loopback."""
     if options.interface:
         return
-    from carp_fast.plan import interface_facts
+    from carp_fast.daemon.plan import interface_facts
 
     for _, name in sorted(socket.if_nameindex()):
         facts = interface_facts(name)

@@ -1,8 +1,8 @@
 """The up and down script as ucarp runs them: one after the other, told in ucarp's words.
 
-Differs from hooks.py in what scripts written for ucarp rely on: stdin, stdout and stderr are the
-daemon's own, so that a service started by a script may keep them, and no script is ever ended for
-taking long.  The daemon does not wait for them.  Must not know CARP or the engine.
+Differs from daemon/hooks.py in what scripts written for ucarp rely on: stdin, stdout and stderr are
+the daemon's own, so that a service started by a script may keep them, and no script is ever ended
+for taking long.  The daemon does not wait for them.  Must not know CARP or the engine.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import subprocess
 from collections import deque
 from collections.abc import Callable, Hashable
 
-from carp_fast.children import ending
-from carp_fast.hooks import Done, Hook, HookResult, Hooks
+from carp_fast.daemon.children import ending
+from carp_fast.daemon.hooks import Done, Hook, HookResult, Hooks
 from carp_fast.ucarp.log import logger
 
 SLOW_S = 10.0  # a script that still runs then is said, and again whenever the time has doubled

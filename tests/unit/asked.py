@@ -10,14 +10,14 @@ from typing import Any
 
 from unit.segment import SECOND_NS, START_NS, Node, advertisement
 
-from carp_fast import explain_text
 from carp_fast._engine import Engine
 from carp_fast.config import Settings, VirtualHost
-from carp_fast.explain import Explanations
-from carp_fast.hosts import Hosts
+from carp_fast.daemon import explain_text
+from carp_fast.daemon.explain import Explanations
+from carp_fast.daemon.own_sources import OwnSources
+from carp_fast.daemon.status import Status
+from carp_fast.daemon.table import Hosts
 from carp_fast.interfaces import Interface
-from carp_fast.own_sources import OwnSources
-from carp_fast.status import Status
 
 ADVSKEW = 100
 MASTER_NS = START_NS + 11 * SECOND_NS

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from carp_fast import addresses
 from carp_fast._pump import Pump
-from carp_fast.orders import Orders
+from carp_fast.daemon.orders import Orders
 
 DEADLINE_S = 10.0
 

@@ -136,53 +136,60 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("loadtest.trial",),
     ("capture.dump", "loadtest.sender", "loadtest.receiver", "loadtest.masters"),
     ("ucarp.daemon", "bench.contenders", "simulate.worlds"),
-    ("daemon", "lab.demo", "simulate.world"),
-    ("tap",),
-    ("explain", "in_use"),
+    ("daemon.daemon", "lab.demo", "simulate.world"),
+    ("daemon.tap",),
+    ("daemon.explain", "daemon.in_use"),
     ("replay.election", "replay.recording"),
-    ("status", "lab.observer", "lab.witness", "bench.floor", "lab.pings"),
-    ("reload", "reports", "network", "foreign", "lab.lab", "ucarp.scripts"),
+    ("daemon.status", "lab.observer", "lab.witness", "bench.floor", "lab.pings"),
+    (
+        "daemon.reload",
+        "daemon.reports",
+        "daemon.network",
+        "daemon.foreign",
+        "lab.lab",
+        "ucarp.scripts",
+    ),
     (
         "capture.listen",
         "capture.judge",
         "loadtest.backends",
         "loadtest.guard",
         "loadtest.streams",
-        "surroundings",
-        "explain_text",
+        "daemon.surroundings",
+        "daemon.explain_text",
     ),
-    ("own_sources",),
+    ("daemon.own_sources",),
     (
-        "hooks",
-        "orders",
-        "hosts",
-        "plan",
+        "daemon.hooks",
+        "daemon.orders",
+        "daemon.table",
+        "daemon.plan",
         "links",
         "bench.measurements",
         "replay.player",
-        "present",
+        "daemon.present",
     ),
-    ("limits", "lanes"),
+    ("daemon.limits", "lanes"),
     ("lane_filters", "tap_socket"),
     (
         "control",
-        "locks",
+        "daemon.locks",
         "documents",
         "addresses",
-        "notifier",
+        "daemon.notify",
         "sockets",
         "memberships",
-        "systemd",
+        "daemon.systemd",
         "lab.namespaces",
         "cli.terminal",
     ),
-    ("config", "interfaces", "children", "netdev", "bench.plot", "bench.usage"),
+    ("config", "interfaces", "daemon.children", "netdev", "bench.plot", "bench.usage"),
     ("ranges", "claims", "doubts", "secrets"),
     ("rules", "readings"),
     (
         "settings",
         "closing",
-        "process",
+        "daemon.process",
         "standard",
         "ucarp.log",
         "ucarp.options",
@@ -203,10 +210,13 @@ PACKAGES: tuple[str, ...] = (
     "replay",
     "lab",
     "bench",
+    "daemon",
     "loadtest",
     "ucarp",
     "cli",
 )
+# What imports from a package after its own, for types alone.
+TYPES_ONLY = {("replay.recording", "daemon.table"), ("replay.recording", "daemon.orders")}
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}
@@ -432,9 +442,28 @@ def test_packages_import_only_from_those_before_them() -> None:
         else:
             imported = python_imports(python_source(name))
         ours = {module.removeprefix("carp_fast.") for module in imported if "carp_fast." in module}
+        types = {other for user, other in TYPES_ONLY if user == name}
+        ours = {other for other in ours if not any(other.startswith(known) for known in types)}
         others = {package(other) for other in ours} - {"", package(name)}
         before = PACKAGES[: PACKAGES.index(package(name))]
         assert others <= set(before), f"{name} imports from {others - set(before)}"
+
+
+def test_what_is_imported_the_other_way_is_for_types_alone() -> None:
+    for name, other in TYPES_ONLY:
+        tree = ast.parse(python_source(name).read_text())
+        for_types = next(
+            node
+            for node in tree.body
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        )
+        importing = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == f"carp_fast.{other}"
+        ]
+        assert importing
+        assert all(node in for_types.body for node in importing), (name, other)
 
 
 def test_a_package_imports_nothing_by_itself() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import carp_fast
+import carp_fast.daemon
 from carp_fast.cli import main as cli
 from carp_fast.cli import terminal
 
@@ -130,7 +130,7 @@ def test_check_prints_the_plan_and_touches_nothing(tmp_path: Path) -> None:
 
 
 def test_check_names_limits_and_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from carp_fast import limits, plan
+    from carp_fast.daemon import limits, plan
 
     kernel = limits.Kernel(igmp_max_memberships=1)
     monkeypatch.setattr(plan, "read_kernel", lambda: kernel)
@@ -222,20 +222,20 @@ class StartError(Exception):
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.SimpleNamespace]:
-    """Stands in for carp_fast.daemon; what `run` changes in logging is put back."""
+    """Stands in for carp_fast.daemon.daemon; what `run` changes in logging is put back."""
     root = logging.getLogger()
     handlers, level, last_resort = root.handlers[:], root.level, logging.lastResort
     stand_in = types.SimpleNamespace(StartError=StartError, calls=[], result=0)
 
     def run(path: Path, pid_file: Path | None) -> int:
         stand_in.calls.append((path, pid_file))
-        logging.getLogger("carp_fast.daemon").info("eth0/7: started")
+        logging.getLogger("carp_fast.daemon.daemon").info("eth0/7: started")
         if isinstance(stand_in.result, Exception):
             raise stand_in.result
         return stand_in.result
 
     stand_in.run = run
-    monkeypatch.setattr(carp_fast, "daemon", stand_in, raising=False)
+    monkeypatch.setattr(carp_fast.daemon, "daemon", stand_in, raising=False)
     yield stand_in
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -278,11 +278,11 @@ def test_run_says_why_it_did_not_start(daemon: types.SimpleNamespace) -> None:
 
 def test_run_leaves_rich_out_of_the_daemon() -> None:
     code = (
-        "import sys, types, carp_fast\n"
+        "import sys, types, carp_fast.daemon\n"
         "stand_in = types.SimpleNamespace(StartError=OSError)\n"
         "stand_in.run = lambda path, pid_file: print([m for m in ('rich', 'pyroute2') "
         "if m in sys.modules]) or 0\n"
-        "carp_fast.daemon = stand_in\n"
+        "carp_fast.daemon.daemon = stand_in\n"
         "from carp_fast.cli.main import main\n"
         "main(['run'])\n"
     )

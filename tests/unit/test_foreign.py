@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from carp_fast import foreign
 from carp_fast.addresses import split
 from carp_fast.config import Settings, VirtualHost
-from carp_fast.foreign import Foreign
-from carp_fast.hosts import Hosts
+from carp_fast.daemon import foreign
+from carp_fast.daemon.foreign import Foreign
+from carp_fast.daemon.table import Hosts
 from carp_fast.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
 
 MAC = b"\x02\0\0\0\0\x01"

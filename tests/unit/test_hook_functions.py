@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from carp_fast import hooks as hooks_module
-from carp_fast.hooks import Hook, HookError, HookResult, Hooks, load_function
+from carp_fast.daemon import hooks as hooks_module
+from carp_fast.daemon.hooks import Hook, HookError, HookResult, Hooks, load_function
 
 DEADLINE_S = 20.0
 

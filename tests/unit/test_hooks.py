@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from carp_fast import hooks as hooks_module
-from carp_fast.hooks import Hook, HookResult, Hooks, Notifier
+from carp_fast.daemon import hooks as hooks_module
+from carp_fast.daemon.hooks import Hook, HookResult, Hooks, Notifier
 
 DEADLINE_S = 20.0
 
@@ -369,7 +369,7 @@ def test_one_that_takes_long_is_said(
 
     async def scene() -> None:
         listener = Listener()
-        logging.getLogger("carp_fast.hooks").addHandler(listener)
+        logging.getLogger("carp_fast.daemon.hooks").addHandler(listener)
         try:
             hooks = Hooks(asyncio.get_running_loop())
             hooks.submit(7, "eth0/7", hook(target))
@@ -377,7 +377,7 @@ def test_one_that_takes_long_is_said(
             await gate.open()
             assert await hooks.drain(DEADLINE_S) == ()
         finally:
-            logging.getLogger("carp_fast.hooks").removeHandler(listener)
+            logging.getLogger("carp_fast.daemon.hooks").removeHandler(listener)
 
     run(scene())
     assert f"eth0/7: up {target}: still runs after 0.05 s" in caplog.text

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from carp_fast import in_use
 from carp_fast.config import Settings, VirtualHost
-from carp_fast.hosts import Hosts
-from carp_fast.in_use import InUse
-from carp_fast.locks import Locks
+from carp_fast.daemon import in_use
+from carp_fast.daemon.in_use import InUse
+from carp_fast.daemon.locks import Locks
+from carp_fast.daemon.table import Hosts
 
 GROUP = "224.0.0.18"
-LOGGER = "carp_fast.in_use"
+LOGGER = "carp_fast.daemon.in_use"
 
 
 class RecordedPump:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from carp_fast.limits import Demand, Kernel, passed, read_kernel
+from carp_fast.daemon.limits import Demand, Kernel, passed, read_kernel
 from carp_fast.sockets import packet_filter
 
 MODEST = Demand(

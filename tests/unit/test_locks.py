@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.locks import LOCK_FILE, Locks, _locked, named
+from carp_fast.daemon.locks import LOCK_FILE, Locks, _locked, named
 
 GROUP, GROUP6, OTHER = "224.0.0.18", "ff02::12", "239.0.0.18"
 BOTH = (GROUP, GROUP6)
@@ -85,7 +85,7 @@ def test_whatever_is_taken_and_given_back_no_two_have_the_same(
 HOLDER = """
 import sys
 from pathlib import Path
-from carp_fast.locks import Locks
+from carp_fast.daemon.locks import Locks
 locks = Locks(Path(sys.argv[1]))
 assert locks.take_many(2, [(vhid, ("224.0.0.18",)) for vhid in range(1, 11)])
 print("locked", flush=True)

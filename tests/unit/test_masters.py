@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from carp_fast.cli import main as cli
 from carp_fast.cli.masters import line_of
-from carp_fast.hosts import Hosts
+from carp_fast.daemon.table import Hosts
 from carp_fast.loadtest.masters import HOSTS_MAX, Held, Masters, MastersError, virtual_host
 from carp_fast.settings import VirtualHost
 

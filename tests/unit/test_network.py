@@ -10,14 +10,14 @@ import pytest
 from unit.staged import LOST, MAC, OWN, OWN6, Stage, interface, link_local, run, turn
 
 from carp_fast.config import Settings, VirtualHost
-from carp_fast.hosts import MASTER
+from carp_fast.daemon.network import LOST_TIMES, LOST_WITHIN_S, Sources
+from carp_fast.daemon.table import MASTER
 from carp_fast.interfaces import Interface, InterfaceAddress, absent
-from carp_fast.network import LOST_TIMES, LOST_WITHIN_S, Sources
 
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Stage:
-    caplog.set_level(logging.INFO, "carp_fast.network")
+    caplog.set_level(logging.INFO, "carp_fast.daemon.network")
     return Stage(monkeypatch)
 
 
@@ -63,7 +63,7 @@ def test_an_interface_comes_goes_and_comes_again(
 def test_both_sources_and_forwarding_are_followed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "carp_fast.network")
+    caplog.set_level(logging.INFO, "carp_fast.daemon.network")
     stage = Stage(monkeypatch, (4, 6))
     four = interface().addresses[0]
     tentative, failed = 0x40, 0x08

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from unit.staged import LOST, MAC, OWN, Stage, interface, run, turn
 
-from carp_fast import network
 from carp_fast.config import Settings, VirtualHost
+from carp_fast.daemon import network
 from carp_fast.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
 
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Stage:
-    caplog.set_level(logging.INFO, "carp_fast.network")
+    caplog.set_level(logging.INFO, "carp_fast.daemon.network")
     return Stage(monkeypatch)
 
 

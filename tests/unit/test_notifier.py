@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from carp_fast import notifier as notifier_module
-from carp_fast.notifier import Notifier
+from carp_fast.daemon import notify as notifier_module
+from carp_fast.daemon.notify import Notifier
 
 DEADLINE_S = 20.0
 

@@ -10,11 +10,11 @@ import pytest
 from unit.staged import MAC, Stage, run
 
 from carp_fast.config import Settings, VirtualHost
+from carp_fast.daemon.own_sources import whereabouts
+from carp_fast.daemon.present import own_peers
+from carp_fast.daemon.surroundings import differences
 from carp_fast.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
-from carp_fast.own_sources import whereabouts
-from carp_fast.present import own_peers
 from carp_fast.settings import Origin
-from carp_fast.surroundings import differences
 
 FOUR, SIX = "192.0.2.98", "2001:db8::98"
 LINK_LOCAL = "fe80::98"
@@ -176,12 +176,12 @@ def test_check_names_what_the_interfaces_do_not_have(monkeypatch: pytest.MonkeyP
         for family in (4, 6)
     ]
     # Of what is not there nothing is compared, but its name may be another one's.
-    monkeypatch.setattr("carp_fast.surroundings.real_name", {"lan0": "eth0"}.get)
+    monkeypatch.setattr("carp_fast.daemon.surroundings.real_name", {"lan0": "eth0"}.get)
     assert lines({"eth9": absent("eth9"), "lan0": absent("lan0")}, source=FOUR) == [
         'FILE: virtual_host[1]: interface = "lan0": is an alternative name of eth0, and waited for '
         'as a name; allowed: "eth0"'
     ]
-    monkeypatch.setattr("carp_fast.surroundings.name_of", {3: "br0"}.get)
+    monkeypatch.setattr("carp_fast.daemon.surroundings.name_of", {3: "br0"}.get)
     assert lines({"eth0": having(*eth0.addresses, master=3)}) == [
         'FILE: virtual_host[1]: interface = "eth0": is a port of br0, where the kernel answers for '
         "no address of a port"

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from carp_fast import plan as plan_module
 from carp_fast.config import Configuration, Settings, VirtualHost, load
-from carp_fast.limits import Kernel
-from carp_fast.plan import (
+from carp_fast.daemon import plan as plan_module
+from carp_fast.daemon.limits import Kernel
+from carp_fast.daemon.plan import (
     InterfaceFacts,
     advertisements_per_s,
     interface_facts,

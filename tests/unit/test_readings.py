@@ -13,8 +13,8 @@ from unit.configurations import HOST, write
 
 from carp_fast import readings
 from carp_fast.config import Configuration, ConfigurationError, load, load_settled
-from carp_fast.hosts import BACKUP, MASTER, Hosts
-from carp_fast.reload import compare, refusals
+from carp_fast.daemon.reload import compare, refusals
+from carp_fast.daemon.table import BACKUP, MASTER, Hosts
 
 LOGGER = "carp_fast.readings"
 

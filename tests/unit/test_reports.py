@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from carp_fast.config import Settings, VirtualHost
-from carp_fast.hooks import Hook, HookResult
-from carp_fast.hosts import STATES, Hosts
-from carp_fast.reports import (
+from carp_fast.daemon.hooks import Hook, HookResult
+from carp_fast.daemon.reports import (
     FOREIGN_LOGGED_MAX,
     RESTORED_REFUSED,
     RESTORED_REMOVED,
@@ -21,6 +20,7 @@ from carp_fast.reports import (
     Reports,
     rfc3339,
 )
+from carp_fast.daemon.table import STATES, Hosts
 
 PEER = bytes((192, 0, 2, 99))
 
@@ -121,7 +121,7 @@ def test_an_instant_is_told_in_utc_to_the_millisecond() -> None:
 
 def test_a_change_is_logged_published_and_remembered(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
-    with caplog.at_level(logging.INFO, "carp_fast.reports"):
+    with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
         desk.change("BACKUP", "started")
         desk.change("MASTER", "master_down", peer=PEER)
         desk.change("BACKUP", "faster_master", peer=PEER)
@@ -194,7 +194,7 @@ def test_problems_with_addresses_are_known_by_the_address(
 ) -> None:
     desk = Desk()
     desk.change("MASTER", "master_down")
-    with caplog.at_level(logging.INFO, "carp_fast.reports"):
+    with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
         desk.tell("address_foreign", detail=1)
         desk.tell("address_failed", detail=0, value=errno.ENOBUFS)
     assert caplog.messages == [
@@ -225,7 +225,7 @@ def test_a_foreign_address_is_told_when_it_comes_and_when_it_goes(
 ) -> None:
     desk = Desk()
     desk.hosts.states[0] = STATES.index(state)
-    caplog.set_level(logging.INFO, "carp_fast.reports")
+    caplog.set_level(logging.INFO, "carp_fast.daemon.reports")
     found = {0: {"192.0.2.1/24": "192.0.2.1/24", "192.0.2.51/32": "192.0.2.51/24"}, 1: {}}
     for _ in range(2):
         desk.reports.on_foreign(found)
@@ -309,7 +309,7 @@ def test_a_failure_stands_whatever_is_foreign() -> None:
 
 def test_many_foreign_addresses_are_few_lines(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
-    caplog.set_level(logging.INFO, "carp_fast.reports")
+    caplog.set_level(logging.INFO, "carp_fast.daemon.reports")
     every = {f"10.0.0.{n}/32": f"10.0.0.{n}/32" for n in range(100)}
     desk.reports.on_foreign({0: every})
     assert len(caplog.messages) == FOREIGN_LOGGED_MAX + 1
@@ -381,7 +381,7 @@ def test_absences_in_quick_succession_are_one_line(caplog: pytest.LogCaptureFixt
 def test_peers_of_both_families_are_named(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk(dialect="openbsd")
     peer6 = bytes.fromhex("fe80") + bytes(13) + b"\x09"
-    with caplog.at_level(logging.INFO, "carp_fast.reports"):
+    with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
         desk.change("MASTER", "master_demoted", peer=peer6)
         desk.change("BACKUP", "less_demoted_master", peer=PEER)
         desk.tell("reasserted", peer=peer6)
@@ -402,7 +402,7 @@ def test_only_what_somebody_removed_is_told_as_lost(caplog: pytest.LogCaptureFix
     desk.change("MASTER", "master_down")
     desk.tell("address_foreign", detail=1)
     caplog.clear()
-    with caplog.at_level(logging.INFO, "carp_fast.reports"):
+    with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
         desk.tell("address_restored", detail=1, value=RESTORED_REFUSED)
         desk.tell("address_restored", detail=1, value=RESTORED_REFUSED)
         desk.tell("address_restored", detail=1, value=RESTORED_WITH_OURS)

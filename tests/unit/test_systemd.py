@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast import systemd
-from carp_fast.systemd import Notifier, start_logging
+from carp_fast.daemon import systemd
+from carp_fast.daemon.systemd import Notifier, start_logging
 
 DEADLINE_S = 5.0
 
@@ -153,7 +153,7 @@ def log() -> Iterator[logging.Logger]:
     """A logger of the package; what start_logging() changes is put back afterwards."""
     root = logging.getLogger()
     handlers, level, last_resort = root.handlers[:], root.level, logging.lastResort
-    yield logging.getLogger("carp_fast.hooks")
+    yield logging.getLogger("carp_fast.daemon.hooks")
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.lastResort = last_resort
@@ -223,7 +223,7 @@ def test_json_lines(log: logging.Logger) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", at)
     assert first == {
         "level": "info",
-        "logger": "carp_fast.hooks",
+        "logger": "carp_fast.daemon.hooks",
         "message": 'eth0/7: a "b"\nc',
         "interface": "eth0",
         "vhid": 7,

@@ -9,10 +9,9 @@ import pytest
 from unit.segment import advertisement, carp_header, ip, ipv4_frame
 
 from carp_fast.config import Settings, VirtualHost
-from carp_fast.hosts import BACKUP, INIT, MASTER, Hosts
-from carp_fast.interfaces import Interface
-from carp_fast.network import Sources
-from carp_fast.tap import (
+from carp_fast.daemon.network import Sources
+from carp_fast.daemon.table import BACKUP, INIT, MASTER, Hosts
+from carp_fast.daemon.tap import (
     CONFIRMED_AFTER,
     OURS_A_SECOND,
     SILENT_AFTER,
@@ -20,6 +19,7 @@ from carp_fast.tap import (
     Tap,
     ucarp_of,
 )
+from carp_fast.interfaces import Interface
 from carp_fast.tap_socket import ALL_VHIDS, mac_end
 
 OURS, MAC, UCARP_MAC = "10.77.0.2", b"\x02\0\0\0\0\x01", b"\0\0\x5e\0\0\x2a"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carp_fast import plan
-from carp_fast.hosts import Hosts
+from carp_fast.daemon import plan
+from carp_fast.daemon.table import Hosts
 from carp_fast.ucarp import main as ucarp
 from carp_fast.ucarp.daemon import UcarpDaemon
 from carp_fast.ucarp.options import (

@@ -1,7 +1,7 @@
 """Hooks: the programs and functions that are told when a virtual host rises or steps down.
 
 Holds `Hooks`, which runs `up` and `down`, one after the other for each virtual host; the long-lived
-program of `daemon.notify` is in notifier.py, and `Notifier` can be had from here as well.  Must not
+program of `daemon.notify` is in notify.py, and `Notifier` can be had from here as well.  Must not
 know the engine or the configuration; nothing here waits, so that no hook is ever in the loop's way.
 """
 
@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from carp_fast.children import Child, ChildError, ending, inherited_environment, printable
-from carp_fast.notifier import Notifier
+from carp_fast.daemon.children import Child, ChildError, ending, inherited_environment, printable
+from carp_fast.daemon.notify import Notifier
 
 __all__ = [
     "Hook",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from carp_fast.own_sources import MEANINGS, USABLE
+from carp_fast.daemon.own_sources import MEANINGS, USABLE
 
 Facts = Mapping[str, Any]
 

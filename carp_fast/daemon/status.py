@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from carp_fast import __version__
 from carp_fast._pump import HOSTS_A_SNAPSHOT
+from carp_fast.daemon.explain_text import problems
+from carp_fast.daemon.network import NO_SOURCES
+from carp_fast.daemon.reports import address_text, rfc3339
+from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_address
 from carp_fast.documents import document_slices
-from carp_fast.explain_text import problems
-from carp_fast.hosts import BACKUP, INIT, MASTER, STATES, Hosts, every_address
-from carp_fast.network import NO_SOURCES
-from carp_fast.reports import address_text, rfc3339
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
     from carp_fast.config import VirtualHost
-    from carp_fast.network import Network
-    from carp_fast.orders import Orders
-    from carp_fast.reports import Reports
+    from carp_fast.daemon.network import Network
+    from carp_fast.daemon.orders import Orders
+    from carp_fast.daemon.reports import Reports
 
 
 # What three failed sends in a row add, by dialect: to the advskew, or to OpenBSD's demote byte.

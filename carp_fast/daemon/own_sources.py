@@ -17,8 +17,8 @@ from carp_fast.interfaces import OWN_PROTOCOL, Interface, is_local
 
 if TYPE_CHECKING:
     from carp_fast.config import VirtualHost
-    from carp_fast.hosts import Hosts
-    from carp_fast.orders import Orders
+    from carp_fast.daemon.orders import Orders
+    from carp_fast.daemon.table import Hosts
 
 logger = logging.getLogger(__name__)
 

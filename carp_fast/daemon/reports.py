@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from carp_fast import systemd
-from carp_fast.hooks import Hook, HookResult, Hooks
-from carp_fast.hosts import MASTER, STATES, Hosts, every_address
+from carp_fast.daemon import systemd
+from carp_fast.daemon.hooks import Hook, HookResult, Hooks
+from carp_fast.daemon.table import MASTER, STATES, Hosts, every_address
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
     from carp_fast.config import VirtualHost
-    from carp_fast.orders import Orders
+    from carp_fast.daemon.orders import Orders
 
 logger = logging.getLogger(__name__)
 

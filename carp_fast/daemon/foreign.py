@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from carp_fast.addresses import kernel_keeps_marks, text
-from carp_fast.hosts import Hosts, every_address
+from carp_fast.daemon.table import Hosts, every_address
 from carp_fast.interfaces import OWN_PROTOCOL, Interface
 
 # Of one interface: by slot, {address of the virtual host: the same address as it is there}. Every

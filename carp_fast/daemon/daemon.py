@@ -22,15 +22,29 @@ from typing import Any
 
 import uvloop
 
-from carp_fast import __version__, addresses, config, present, reload, sockets
+from carp_fast import __version__, addresses, config, sockets
 from carp_fast._auth import SHA1_FORM
 from carp_fast._pump import Pump
 from carp_fast.control import ControlError, ControlServer, Handler
-from carp_fast.explain import Explanations
-from carp_fast.foreign import Foreign
-from carp_fast.hooks import HookError, Hooks, Notifier
-from carp_fast.hosts import STATES, Hosts, LimitReached, by_interface
-from carp_fast.in_use import InUse
+from carp_fast.daemon import present, reload
+from carp_fast.daemon.explain import Explanations
+from carp_fast.daemon.foreign import Foreign
+from carp_fast.daemon.hooks import HookError, Hooks, Notifier
+from carp_fast.daemon.in_use import InUse
+from carp_fast.daemon.network import Network
+from carp_fast.daemon.orders import Orders
+from carp_fast.daemon.plan import advertisements_per_s, receive_path
+from carp_fast.daemon.process import (
+    StartError,
+    give_back_memory,
+    require_capabilities,
+    share_memory,
+)
+from carp_fast.daemon.reports import Reports, peer_of
+from carp_fast.daemon.status import Status
+from carp_fast.daemon.systemd import Notifier as Systemd
+from carp_fast.daemon.table import STATES, Hosts, LimitReached, by_interface
+from carp_fast.daemon.tap import Tap
 from carp_fast.interfaces import (
     Interface,
     LinkError,
@@ -40,15 +54,7 @@ from carp_fast.interfaces import (
 )
 from carp_fast.lanes import Lanes
 from carp_fast.links import LinkMonitor
-from carp_fast.network import Network
-from carp_fast.orders import Orders
-from carp_fast.plan import advertisements_per_s, receive_path
-from carp_fast.process import StartError, give_back_memory, require_capabilities, share_memory
 from carp_fast.replay import recording as recordings
-from carp_fast.reports import Reports, peer_of
-from carp_fast.status import Status
-from carp_fast.systemd import Notifier as Systemd
-from carp_fast.tap import Tap
 
 __all__ = ["Daemon", "StartError", "run"]
 

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carp_fast.hosts import Hosts, by_interface
-from carp_fast.locks import LOCK_FILE, Locks, named
+from carp_fast.daemon.locks import LOCK_FILE, Locks, named
+from carp_fast.daemon.table import Hosts, by_interface
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from carp_fast.config import VirtualHost
-    from carp_fast.orders import Orders
+    from carp_fast.daemon.orders import Orders
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from carp_fast.config import Configuration, Daemon, Settings, VirtualHost
-from carp_fast.hosts import MASTER, Hosts, every_address
+from carp_fast.daemon.table import MASTER, Hosts, every_address
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump

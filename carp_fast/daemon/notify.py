@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from carp_fast.children import Child, ChildError, ending, inherited_environment, printable
+from carp_fast.daemon.children import Child, ChildError, ending, inherited_environment, printable
 
 logger = logging.getLogger(__name__)
 

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from carp_fast import addresses
 from carp_fast._auth import Key
 from carp_fast._wire import parse
-from carp_fast.hosts import MASTER, Hosts
-from carp_fast.locks import named
+from carp_fast.daemon.locks import named
+from carp_fast.daemon.table import MASTER, Hosts
 from carp_fast.settings import Settings
 from carp_fast.tap_socket import ALL_VHIDS, mac_end, open_tap
 
 if TYPE_CHECKING:
     from carp_fast.config import VirtualHost
-    from carp_fast.in_use import InUse
-    from carp_fast.network import Network
-    from carp_fast.orders import Orders
+    from carp_fast.daemon.in_use import InUse
+    from carp_fast.daemon.network import Network
+    from carp_fast.daemon.orders import Orders
 
 logger = logging.getLogger(__name__)
 
