@@ -36,7 +36,7 @@ from pathlib import Path
 
 import msgspec
 
-from carp_fast.control import ControlClient
+from carp_fast.control.control import ControlClient
 from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.sockets import attach_filter, open_receiver, packet_filter
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from carp_fast.control import ControlClient, ControlError, ControlStream, ControlTimeout
+from carp_fast.control.control import ControlClient, ControlError, ControlStream, ControlTimeout
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 
 READY_DEADLINE_S = 20.0

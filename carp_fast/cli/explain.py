@@ -31,7 +31,7 @@ def explain(
     """Says why a virtual host is in its state, and what would change that."""
     import msgspec
 
-    from carp_fast.control import ControlClient, ControlError
+    from carp_fast.control.control import ControlClient, ControlError
     from carp_fast.daemon.explain_text import text
 
     client = ControlClient(control_path(config, control_socket))

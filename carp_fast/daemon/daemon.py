@@ -25,7 +25,7 @@ import uvloop
 from carp_fast import __version__, addresses, config, sockets
 from carp_fast._auth import SHA1_FORM
 from carp_fast._pump import Pump
-from carp_fast.control import ControlError, ControlServer, Handler
+from carp_fast.control.control import ControlError, ControlServer, Handler
 from carp_fast.daemon import present, reload
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.foreign import Foreign

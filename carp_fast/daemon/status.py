@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from carp_fast import __version__
 from carp_fast._pump import HOSTS_A_SNAPSHOT
+from carp_fast.control.slices import document_slices
 from carp_fast.daemon.explain_text import problems
 from carp_fast.daemon.network import NO_SOURCES
 from carp_fast.daemon.reports import address_text, rfc3339
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_address
-from carp_fast.documents import document_slices
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
@@ -245,7 +245,7 @@ class Status:
 
     async def answer(self, request: dict[str, Any]) -> AsyncIterator[bytes]:
         """The answer to a status request, in slices."""
-        from carp_fast.control import ControlError
+        from carp_fast.control.control import ControlError
 
         state = request.get("state")
         if state is not None:

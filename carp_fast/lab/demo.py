@@ -25,7 +25,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from carp_fast.control import ControlClient, ControlError
+from carp_fast.control.control import ControlClient, ControlError
 from carp_fast.lab.lab import (
     Host,
     Lab,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from carp_fast.documents import document_slices, in_slices
+from carp_fast.control.slices import document_slices, in_slices
 from carp_fast.replay.scenario import (
     HEARD_MAC,
     INTERFACE_FLAGS,

@@ -172,9 +172,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("daemon.limits", "lanes"),
     ("lane_filters", "tap_socket"),
     (
-        "control",
+        "control.control",
         "daemon.locks",
-        "documents",
+        "control.slices",
         "addresses",
         "daemon.notify",
         "sockets",
@@ -205,6 +205,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The packages: each imports only from itself and from those before it, and from modules that are in
 # none. Compiled and Python modules of one name are one package.
 PACKAGES: tuple[str, ...] = (
+    "control",
     "simulate",
     "capture",
     "replay",

@@ -24,8 +24,8 @@ from click.testing import CliRunner, Result
 import carp_fast
 from carp_fast.cli import main as cli
 from carp_fast.cli import terminal
-from carp_fast.control import ControlError, ControlServer
-from carp_fast.documents import document_slices, in_slices
+from carp_fast.control.control import ControlError, ControlServer
+from carp_fast.control.slices import document_slices, in_slices
 
 DEADLINE_S = 20.0
 PACKAGE_DIRECTORY = Path(carp_fast.__file__).parent.parent

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from carp_fast import control
-from carp_fast.control import (
+from carp_fast.control import control
+from carp_fast.control.control import (
     ControlClient,
     ControlError,
     ControlInUse,
@@ -26,7 +26,7 @@ from carp_fast.control import (
     ControlStream,
     ControlTimeout,
 )
-from carp_fast.documents import SLICE_ITEMS, document_slices, in_slices
+from carp_fast.control.slices import SLICE_ITEMS, document_slices, in_slices
 
 DEADLINE_S = 10.0
 
