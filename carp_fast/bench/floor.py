@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from carp_fast._floor import Mover
 from carp_fast.bench.measurements import Floor
 from carp_fast.lab.lab import Host, LabError, interface_name
-from carp_fast.sockets import (
+from carp_fast.net.sockets import (
     ETH_P_ALL,
     PACKET_IGNORE_OUTGOING,
     SO_RCVBUFFORCE,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from carp_fast.capture.pcap import SECOND_NS, Record
 from carp_fast.closing import Closing
-from carp_fast.memberships import PACKET_ADD_MEMBERSHIP, Joins
-from carp_fast.sockets import (
+from carp_fast.net.memberships import PACKET_ADD_MEMBERSHIP, Joins
+from carp_fast.net.sockets import (
     ETH_P_ALL,
     PACKET_IGNORE_OUTGOING,
     SOL_PACKET,

@@ -189,9 +189,9 @@ def _failing() -> Iterator[None]:
     """What goes wrong in here is one line, and exit code 1."""
     from carp_fast.capture.pcap import PcapError
     from carp_fast.config import ConfigurationError
-    from carp_fast.interfaces import LinkError
     from carp_fast.loadtest.sender import FloodError
     from carp_fast.loadtest.streams import StreamError
+    from carp_fast.net.interfaces import LinkError
     from carp_fast.secrets import SecretError
 
     try:

@@ -168,7 +168,7 @@ def check(config: Path | None) -> None:
 def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
     """What does not go with this host as it is now."""
     from carp_fast.daemon import present, surroundings
-    from carp_fast.interfaces import LinkError, read_interfaces
+    from carp_fast.net.interfaces import LinkError, read_interfaces
 
     try:
         interfaces = read_interfaces()

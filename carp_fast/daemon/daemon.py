@@ -22,7 +22,7 @@ from typing import Any
 
 import uvloop
 
-from carp_fast import __version__, addresses, config, sockets
+from carp_fast import __version__, config
 from carp_fast._auth import SHA1_FORM
 from carp_fast._pump import Pump
 from carp_fast.control.control import ControlError, ControlServer, Handler
@@ -45,15 +45,16 @@ from carp_fast.daemon.status import Status
 from carp_fast.daemon.systemd import Notifier as Systemd
 from carp_fast.daemon.table import STATES, Hosts, LimitReached, by_interface
 from carp_fast.daemon.tap import Tap
-from carp_fast.interfaces import (
+from carp_fast.net import addresses, sockets
+from carp_fast.net.interfaces import (
     Interface,
     LinkError,
     absent,
     read_interfaces,
     without_marked,
 )
-from carp_fast.lanes import Lanes
-from carp_fast.links import LinkMonitor
+from carp_fast.net.lanes import Lanes
+from carp_fast.net.monitor import LinkMonitor
 from carp_fast.replay import recording as recordings
 
 __all__ = ["Daemon", "StartError", "run"]

@@ -10,9 +10,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 
-from carp_fast.addresses import kernel_keeps_marks, text
 from carp_fast.daemon.table import Hosts, every_address
-from carp_fast.interfaces import OWN_PROTOCOL, Interface
+from carp_fast.net.addresses import kernel_keeps_marks, text
+from carp_fast.net.interfaces import OWN_PROTOCOL, Interface
 
 # Of one interface: by slot, {address of the virtual host: the same address as it is there}. Every
 # slot of the interface has its entry.

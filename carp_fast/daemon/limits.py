@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from carp_fast.lane_filters import SOURCES_MAX
-from carp_fast.memberships import MEMBERSHIPS_MAX
-from carp_fast.sockets import BUFFER_MAX, BUFFER_SECONDS, FILTERED_INTERFACES_MAX, receive_room
+from carp_fast.net.lane_filters import SOURCES_MAX
+from carp_fast.net.memberships import MEMBERSHIPS_MAX
+from carp_fast.net.sockets import BUFFER_MAX, BUFFER_SECONDS, FILTERED_INTERFACES_MAX, receive_room
 
 SYSCTL = Path("/proc/sys")
 UID_MAP = Path("/proc/self/uid_map")
@@ -120,7 +120,7 @@ def _memberships(demand: Demand, kernel: Kernel) -> Iterator[str]:
 
 
 def _count(memberships: int, room: int) -> int:
-    """How many sockets memberships.py would need."""
+    """How many sockets net/memberships.py would need."""
     return -(-memberships // min(room, MEMBERSHIPS_MAX)) if room else 0
 
 

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from carp_fast import addresses
 from carp_fast.daemon.own_sources import OwnSources
 from carp_fast.daemon.surroundings import other_name, real_name
 from carp_fast.daemon.table import MASTER, Hosts, every_address
-from carp_fast.interfaces import OWN_PROTOCOL, Interface, absent, name_of
-from carp_fast.memberships import Joins
+from carp_fast.net import addresses
+from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, absent, name_of
+from carp_fast.net.memberships import Joins
 
 if TYPE_CHECKING:
     from carp_fast.daemon.orders import Orders
-    from carp_fast.lanes import Lanes
+    from carp_fast.net.lanes import Lanes
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from carp_fast import addresses
-from carp_fast.addresses import IFA_F_DADFAILED, IFA_F_TENTATIVE
-from carp_fast.interfaces import OWN_PROTOCOL, Interface, is_local
+from carp_fast.net import addresses
+from carp_fast.net.addresses import IFA_F_DADFAILED, IFA_F_TENTATIVE
+from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, is_local
 
 if TYPE_CHECKING:
     from carp_fast.config import VirtualHost

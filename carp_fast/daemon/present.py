@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from carp_fast.addresses import is_link_local, packed, text
 from carp_fast.config import Configuration, VirtualHost
 from carp_fast.doubts import Doubts
-from carp_fast.interfaces import OWN_PROTOCOL, Interface, LinkError, is_local, read_interfaces
+from carp_fast.net.addresses import is_link_local, packed, text
+from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, LinkError, is_local, read_interfaces
 from carp_fast.rules import POINT_TO_POINT4, address_text
 from carp_fast.settings import Fault, Origin, as_shown
 

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from carp_fast import addresses
 from carp_fast._auth import Key
 from carp_fast._wire import parse
 from carp_fast.daemon.locks import named
 from carp_fast.daemon.table import MASTER, Hosts
+from carp_fast.net import addresses
+from carp_fast.net.tap_socket import ALL_VHIDS, mac_end, open_tap
 from carp_fast.settings import Settings
-from carp_fast.tap_socket import ALL_VHIDS, mac_end, open_tap
 
 if TYPE_CHECKING:
     from carp_fast.config import VirtualHost

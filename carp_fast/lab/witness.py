@@ -22,7 +22,7 @@ from functools import partial
 
 from carp_fast.closing import Closing
 from carp_fast.lab.lab import Host, LabError, LabTimeout
-from carp_fast.sockets import (
+from carp_fast.net.sockets import (
     ETH_P_ALL,
     ETH_P_IP,
     PACKET_IGNORE_OUTGOING,

@@ -16,7 +16,7 @@ import struct
 from typing import Protocol
 
 from carp_fast.loadtest import bpf
-from carp_fast.netdev import CAN_TAKE_REDIRECTED, features_of
+from carp_fast.net.drivers import CAN_TAKE_REDIRECTED, features_of
 
 SLOTS = 1 << 16
 """Frames that wait in the ring of live frames."""

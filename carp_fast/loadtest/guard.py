@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from carp_fast.interfaces import read_interfaces
+from carp_fast.net.interfaces import read_interfaces
 
 ROUTES = Path("/proc/thread-self/net/route")
 ROUTES6 = Path("/proc/thread-self/net/ipv6_route")

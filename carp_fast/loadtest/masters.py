@@ -16,15 +16,15 @@ from functools import partial
 
 import msgspec
 
-from carp_fast import addresses, sockets
 from carp_fast._pump import Pump
 from carp_fast.closing import Closing
 from carp_fast.daemon.orders import ORDERS_A_BATCH
 from carp_fast.daemon.plan import advertisements_per_s
 from carp_fast.daemon.reports import Report
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts
-from carp_fast.interfaces import Interface, LinkError, read_interfaces
-from carp_fast.memberships import Joins
+from carp_fast.net import addresses, sockets
+from carp_fast.net.interfaces import Interface, LinkError, read_interfaces
+from carp_fast.net.memberships import Joins
 from carp_fast.settings import Settings, VirtualHost
 
 VHIDS = 255

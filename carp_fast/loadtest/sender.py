@@ -24,7 +24,7 @@ from carp_fast.capture.pcap import ETHERNET, Reader, Writer
 from carp_fast.closing import Closing
 from carp_fast.loadtest.backends import Backend, BackendError, Live, Sendmmsg, live_missing
 from carp_fast.loadtest.streams import named
-from carp_fast.netdev import Transmitted, speed_mbits, transmitted
+from carp_fast.net.drivers import Transmitted, speed_mbits, transmitted
 
 BACKENDS = ("auto", "sendmmsg", "live")
 LIVE_FROM = 300_000.0

@@ -71,7 +71,7 @@ def place_of(interface: str | None) -> Place:
     """
     if interface is None:
         return Place()
-    from carp_fast.interfaces import read_interfaces
+    from carp_fast.net.interfaces import read_interfaces
 
     found = read_interfaces([interface])[interface]
     four = [each.address for each in found.addresses if each.family == 4]

@@ -3,7 +3,7 @@
 A stranger can fill a socket, and the kernel then drops whatever comes next. So frames of sources
 that were genuine before have a socket of their own, the genuine lane, and only what is dropped
 there can have been an advertisement of a master that is known. Which source is in which lane,
-lanes.py sees to. Knows no socket and no clock: frames and the time come in as arguments.
+net/lanes.py sees to. Knows no socket and no clock: frames and the time come in as arguments.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t

@@ -1,6 +1,6 @@
 """Address changes over rtnetlink: encoded from templates, sent in batches, acknowledged.
 
-pyroute2 builds one message of each kind (addresses.py); here only the interface, the address,
+pyroute2 builds one message of each kind (net/addresses.py); here only the interface, the address,
 the prefix length and the sequence number are written into copies of it. Changes are synchronous
 in the kernel: the answers wait when sendto returns. Whoever fails answers, and the last one does.
 Where that leaves open what became of a change, or whose an address is, the kernel is asked for
@@ -49,7 +49,7 @@ cdef extern from "system.h" nogil:
 cdef enum:
     ATTEMPTS = 3                # to send a message, or to look without being interrupted
     IFA_PROTO_TYPE = 11         # of an attribute; headers before Linux 5.18 do not have its name
-    OWN_PROTOCOL = 112          # what we write there, as in interfaces.py
+    OWN_PROTOCOL = 112          # what we write there, as in net/interfaces.py
 
 
 cdef struct LinkQuery:          # RTM_GETLINK

@@ -18,7 +18,7 @@ from carp_fast._simulator_network cimport (
 from carp_fast._wheel cimport NOBODY
 
 cdef enum:
-    SORT_DELAY_NS = 20000000        # as in lanes.py
+    SORT_DELAY_NS = 20000000        # as in net/lanes.py
     SORT_MORE_NS = 100000000        # until Python has noticed, at most
     FLOOD_TICK_NS = 20000000        # twice what it is on average: it keeps step with nobody
     FLOOD_SLICES = 20

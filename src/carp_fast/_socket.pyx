@@ -1,6 +1,6 @@
 """Batches of frames in and out of packet and raw sockets: recvmmsg and sendmmsg.
 
-The sockets are opened, filtered and joined in Python (sockets.py) and handed in as numbers. All
+The sockets are opened, filtered and joined in Python (net/sockets.py) and handed in as numbers. All
 buffers are the caller's. What a raw socket leaves out of a frame is put in its place here, so that
 one form of frame goes in and out. Knows no engine: frames, interface indexes, times and errnos.
 """

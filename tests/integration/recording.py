@@ -14,9 +14,9 @@ import threading
 from typing import NamedTuple
 
 from carp_fast.closing import Closing
-from carp_fast.interfaces import RTM_DELADDR, RTM_NEWADDR, decode_address, messages
 from carp_fast.lab.lab import Host
-from carp_fast.sockets import attach_filter, packet_filter
+from carp_fast.net.interfaces import RTM_DELADDR, RTM_NEWADDR, decode_address, messages
+from carp_fast.net.sockets import attach_filter, packet_filter
 
 ETH_P_ALL = 0x0003
 SO_RCVBUFFORCE, SO_TIMESTAMPNS = 33, 35

@@ -29,7 +29,7 @@ PROGRAM = f"""
 import asyncio, errno, os, sys, time
 from carp_fast.daemon import daemon
 from carp_fast.cli.main import main
-from carp_fast.interfaces import read_interfaces
+from carp_fast.net.interfaces import read_interfaces
 from carp_fast.daemon.orders import ORDERS_A_BATCH
 
 WHERE, WANTED = sys.argv.pop(1), {VHIDS}

@@ -16,7 +16,7 @@ from unit.segment import advertisement, carp_header, ip, ipv4_frame
 
 import carp_fast
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
-from carp_fast.sockets import open_sender
+from carp_fast.net.sockets import open_sender
 
 pytestmark = pytest.mark.root
 

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from carp_fast import links
-from carp_fast.interfaces import HEADER, RTM_DELADDR, RTM_NEWADDR, decode_address, messages
 from carp_fast.lab.namespaces import claim, inside, ip_batch, new_identity, release
-from carp_fast.links import Interface, LinkMonitor, read_interfaces
+from carp_fast.net import monitor as links
+from carp_fast.net.interfaces import HEADER, RTM_DELADDR, RTM_NEWADDR, decode_address, messages
+from carp_fast.net.monitor import Interface, LinkMonitor, read_interfaces
 
 pytestmark = pytest.mark.root
 
@@ -514,7 +514,7 @@ def test_after_an_overrun_everything_is_read_again(
         assert all("203.0.113.1" in ipv4(reading["v0"]) for reading in watch.readings)
         assert watch.monitor.overruns >= 1
 
-    with caplog.at_level(logging.WARNING, "carp_fast.links"):
+    with caplog.at_level(logging.WARNING, "carp_fast.net.monitor"):
         watched(scene, ["v0", "v1"], ours.port, receive_buffer_bytes=1)
     said = [record for record in caplog.records if "dropped notifications" in record.message]
     assert len(said) == 1  # however many there were within the interval

@@ -17,7 +17,7 @@ from unit.segment import advertisement, ip
 import carp_fast
 from carp_fast._wire import build_announcement
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
-from carp_fast.sockets import open_sender
+from carp_fast.net.sockets import open_sender
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
 

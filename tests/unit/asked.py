@@ -17,7 +17,7 @@ from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.own_sources import OwnSources
 from carp_fast.daemon.status import Status
 from carp_fast.daemon.table import Hosts
-from carp_fast.interfaces import Interface
+from carp_fast.net.interfaces import Interface
 
 ADVSKEW = 100
 MASTER_NS = START_NS + 11 * SECOND_NS

@@ -5,7 +5,7 @@ Must not know what a filter is for.
 
 from __future__ import annotations
 
-from carp_fast.sockets import Instruction
+from carp_fast.net.sockets import Instruction
 
 AD_PROTOCOL, AD_PKTTYPE = 0xFFFFF000, 0xFFFFF004
 AD_RANDOM = 0xFFFFF038

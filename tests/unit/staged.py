@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from carp_fast import addresses
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.daemon import network
 from carp_fast.daemon.network import Network
 from carp_fast.daemon.table import Hosts
-from carp_fast.interfaces import Interface, InterfaceAddress
+from carp_fast.net import addresses
+from carp_fast.net.interfaces import Interface, InterfaceAddress
 
 MAC = b"\x02\0\0\0\0\x01"
 OWN = socket.inet_aton("192.0.2.99")

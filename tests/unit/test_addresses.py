@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carp_fast import addresses
-from carp_fast.addresses import (
+from carp_fast.net import addresses
+from carp_fast.net.addresses import (
     StateFile,
     find_source,
     find_source6,
@@ -24,7 +24,7 @@ from carp_fast.addresses import (
     templates,
     text,
 )
-from carp_fast.interfaces import (
+from carp_fast.net.interfaces import (
     ATTRIBUTE,
     OWN_PROTOCOL,
     RTM_DELADDR,
@@ -318,7 +318,7 @@ class TestStateFile:
     ) -> None:
         file = StateFile(tmp_path, tmp_path / "a.toml")
         file.path.write_bytes(content)
-        with caplog.at_level(logging.WARNING, "carp_fast.addresses"):
+        with caplog.at_level(logging.WARNING, "carp_fast.net.addresses"):
             assert file.read() == {}
         assert f"state file {file.path} is not usable" in caplog.text
 

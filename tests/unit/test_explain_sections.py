@@ -23,7 +23,7 @@ from unit.segment import (
 from carp_fast.control.control import ControlError
 from carp_fast.daemon import explain_text
 from carp_fast.daemon.explain import in_ranges
-from carp_fast.interfaces import Interface, absent
+from carp_fast.net.interfaces import Interface, absent
 
 # ----------------------------------------------------------------------- timers
 

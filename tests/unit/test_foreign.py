@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from carp_fast.addresses import split
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.daemon import foreign
 from carp_fast.daemon.foreign import Foreign
 from carp_fast.daemon.table import Hosts
-from carp_fast.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
+from carp_fast.net.addresses import split
+from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
 
 MAC = b"\x02\0\0\0\0\x01"
 OWN = "192.0.2.99/24"

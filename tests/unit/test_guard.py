@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.interfaces import Interface, InterfaceAddress
 from carp_fast.loadtest import guard
 from carp_fast.loadtest.walks import ipv4, ipv6
+from carp_fast.net.interfaces import Interface, InterfaceAddress
 
 ROUTES = """\
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT

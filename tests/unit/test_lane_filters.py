@@ -10,7 +10,7 @@ import pytest
 from unit.bpf import run
 from unit.segment import GROUP, GROUP6, carp_header, ip, ipv4_frame, ipv6_frame
 
-from carp_fast.lane_filters import (
+from carp_fast.net.lane_filters import (
     ARRIVING,
     GROUPS_MAX,
     PEERS_MAX,
@@ -23,7 +23,7 @@ from carp_fast.lane_filters import (
     raw_program,
     source_key,
 )
-from carp_fast.sockets import attach_filter, packet_filter
+from carp_fast.net.sockets import attach_filter, packet_filter
 
 INSTRUCTIONS_MAX = 4096  # the kernel's BPF_MAXINSNS
 IFINDEX = 7

@@ -13,10 +13,10 @@ import pytest
 from unit.bpf import run
 from unit.segment import GROUP, SECOND_NS, START_NS, advertisement, ip
 
-from carp_fast import lane_filters, lanes, sockets
 from carp_fast._lanes import LaneJudge
-from carp_fast.lane_filters import PLACES
-from carp_fast.lanes import FORGET_AFTER_S, SOL_PACKET, SOURCES_AN_INTERFACE, Lanes
+from carp_fast.net import lane_filters, lanes, sockets
+from carp_fast.net.lane_filters import PLACES
+from carp_fast.net.lanes import FORGET_AFTER_S, SOL_PACKET, SOURCES_AN_INTERFACE, Lanes
 
 MASTER, OTHER = ip("10.77.0.1"), ip("10.77.0.3")
 
@@ -333,5 +333,5 @@ def test_without_room_for_a_program_all_are_heard_and_it_is_said(
         if path == "packet":
             assert bench.lane(bytes((10, 0, 0, 1))) == "common"
 
-    with caplog.at_level(logging.WARNING, "carp_fast.lanes"):
+    with caplog.at_level(logging.WARNING, "carp_fast.net.lanes"):
         in_loop(scenario)

@@ -12,7 +12,7 @@ from unit.staged import LOST, MAC, OWN, OWN6, Stage, interface, link_local, run,
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.daemon.network import LOST_TIMES, LOST_WITHIN_S, Sources
 from carp_fast.daemon.table import MASTER
-from carp_fast.interfaces import Interface, InterfaceAddress, absent
+from carp_fast.net.interfaces import Interface, InterfaceAddress, absent
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from unit.test_network import Stage, interface, run, stage
 
-from carp_fast.interfaces import Interface, absent
+from carp_fast.net.interfaces import Interface, absent
 
 __all__ = ["stage"]  # the fixture
 

@@ -13,7 +13,7 @@ from unit.staged import LOST, MAC, OWN, Stage, interface, run, turn
 
 from carp_fast.config import Settings, VirtualHost
 from carp_fast.daemon import network
-from carp_fast.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
+from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.bpf import run
 
-from carp_fast import sockets
-from carp_fast.sockets import (
+from carp_fast.net import sockets
+from carp_fast.net.sockets import (
     FILTERED_INTERFACES_MAX,
     PROTOCOL_CARP,
     attach_filter,
@@ -94,7 +94,7 @@ def test_without_room_for_the_filter_all_interfaces_pass_and_it_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     refusing: Any = Refusing(longest=20)
-    with caplog.at_level(logging.INFO, "carp_fast.sockets"):
+    with caplog.at_level(logging.INFO, "carp_fast.net.sockets"):
         filter_interfaces({"packet": refusing}, [1, 2])
         assert not caplog.text
         filter_interfaces({"packet": refusing}, list(range(1, 101)))
@@ -104,6 +104,6 @@ def test_without_room_for_the_filter_all_interfaces_pass_and_it_is_said(
 
 def test_a_limit_that_is_passed_is_said(caplog: pytest.LogCaptureFixture) -> None:
     refusing: Any = Refusing(longest=INSTRUCTIONS_MAX)
-    with caplog.at_level(logging.INFO, "carp_fast.sockets"):
+    with caplog.at_level(logging.INFO, "carp_fast.net.sockets"):
         filter_interfaces({"packet": refusing}, list(range(1, FILTERED_INTERFACES_MAX + 2)))
     assert f"{FILTERED_INTERFACES_MAX + 1}, more than {FILTERED_INTERFACES_MAX}" in caplog.text

@@ -6,8 +6,8 @@ import pytest
 from unit.bpf import run
 from unit.segment import advertisement
 
-from carp_fast.sockets import FILTERED_INTERFACES_MAX
-from carp_fast.tap_socket import ALL_VHIDS, OWN_MACS_MAX, mac_end, open_tap, tap_filter
+from carp_fast.net.sockets import FILTERED_INTERFACES_MAX
+from carp_fast.net.tap_socket import ALL_VHIDS, OWN_MACS_MAX, mac_end, open_tap, tap_filter
 
 INSTRUCTIONS_MAX = 4096  # the kernel's BPF_MAXINSNS
 OURS, UCARP = b"\x02\0\0\0\0\x01", b"\0\0\x5e\0\0\x2a"

@@ -19,9 +19,9 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 
-from carp_fast import sockets
 from carp_fast._lanes import COVERAGE_WORDS, LANE_WORDS
-from carp_fast.lane_filters import (
+from carp_fast.net import sockets
+from carp_fast.net.lane_filters import (
     ARRIVING,
     PLACES,
     RAW_INTERFACES_MAX,
@@ -31,7 +31,7 @@ from carp_fast.lane_filters import (
     fanout_program,
     raw_program,
 )
-from carp_fast.sockets import SOL_PACKET, Instruction, attach_filter, packet_filter
+from carp_fast.net.sockets import SOL_PACKET, Instruction, attach_filter, packet_filter
 
 logger = logging.getLogger(__name__)
 

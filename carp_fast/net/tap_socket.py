@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 
-from carp_fast.sockets import (
+from carp_fast.net.sockets import (
     ETH_P_ALL,
     ETH_P_IPV6,
     JA,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from carp_fast.interfaces import (
+from carp_fast.net.interfaces import (
     OWN_PROTOCOL,
     Interface,
     LinkError,

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from carp_fast.interfaces import (
+from carp_fast.net.interfaces import (
     ADDRESS_BODY,
     ATTRIBUTE,
     HEADER,
