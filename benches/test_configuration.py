@@ -9,7 +9,7 @@ import pytest
 from comparison import SideBySide
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from carp_fast.config import load
+from carp_fast.config.load import load
 
 HEAD = """[defaults]
 passphrase_file = "secret"

@@ -22,7 +22,7 @@ from carp_fast.capture.digests import GROUPS, SUBSET_ADDRESSES_MAX, Signer, addr
 from carp_fast.capture.judge import TRIES_MAX, UNEXPLAINED_MAX, Finding, Judge, signers_of
 from carp_fast.capture.listen import Listener
 from carp_fast.capture.pcap import SECOND_NS, Reader, Record, as_ethernet
-from carp_fast.settings import Configuration
+from carp_fast.config.model import Configuration
 
 STDIN = Path("-")
 

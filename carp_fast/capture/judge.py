@@ -21,7 +21,7 @@ from carp_fast.capture.digests import (
     guesses,
     listed,
 )
-from carp_fast.settings import Configuration, VirtualHost
+from carp_fast.config.model import Configuration, VirtualHost
 
 TRIES_MAX = 30_000
 """Digests tried to explain one advertisement: a third of a second."""

@@ -57,7 +57,7 @@ def dump(
     from carp_fast.capture.dump import STDIN, show
     from carp_fast.capture.listen import ListenError
     from carp_fast.capture.pcap import PcapError
-    from carp_fast.config import ConfigurationError, load
+    from carp_fast.config.load import ConfigurationError, load
 
     if recording == STDIN and sys.stdin.isatty():
         raise click.UsageError("-r -: standard input is a terminal")

@@ -167,7 +167,7 @@ def _test(trial: TrialOptions | None, options: Mapping[str, Any]) -> None:
             as_json=options["as_json"],
         )
         return
-    from carp_fast.config import load
+    from carp_fast.config.load import load
 
     run_trial(
         trial,
@@ -188,11 +188,11 @@ class _Prepared(NamedTuple):
 def _failing() -> Iterator[None]:
     """What goes wrong in here is one line, and exit code 1."""
     from carp_fast.capture.pcap import PcapError
-    from carp_fast.config import ConfigurationError
+    from carp_fast.config.load import ConfigurationError
+    from carp_fast.config.secrets import SecretError
     from carp_fast.loadtest.sender import FloodError
     from carp_fast.loadtest.streams import StreamError
     from carp_fast.net.interfaces import LinkError
-    from carp_fast.secrets import SecretError
 
     try:
         yield
@@ -283,10 +283,10 @@ def _recording(options: Mapping[str, Any]) -> Recording:
 
 def _streams(options: Mapping[str, Any]) -> Streams:
     """The virtual hosts of the configuration, or those that the options make up."""
-    from carp_fast.config import load
+    from carp_fast.config.load import load
+    from carp_fast.config.secrets import Passphrases
     from carp_fast.loadtest.streams import from_configuration, made_up, place_of
     from carp_fast.loadtest.walks import ipv4, ipv6, mac, numbers
-    from carp_fast.secrets import Passphrases
 
     place = place_of(options["interface"])
     vhids = _values("vhid", options["vhid"], numbers(1, 255))

@@ -46,7 +46,7 @@ from carp_fast.standard import discard_output
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from carp_fast.config import Configuration
+    from carp_fast.config.load import Configuration
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def run(
 
     SIGTERM and SIGINT: resigns and ends. SIGHUP: reloads.
     """
-    from carp_fast.config import ConfigurationError
+    from carp_fast.config.load import ConfigurationError
     from carp_fast.daemon import daemon
     from carp_fast.daemon.systemd import start_logging
 
@@ -145,7 +145,7 @@ def run(
 @config_option
 def check(config: Path | None) -> None:
     """Reads the configuration as `run` would, touches nothing, prints the plan."""
-    from carp_fast.config import ConfigurationError, load
+    from carp_fast.config.load import ConfigurationError, load
     from carp_fast.control.control import daemon_pid
     from carp_fast.daemon.plan import plan, taken
 
@@ -375,7 +375,7 @@ def secret() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def secret_key(file: Path) -> None:
     """Writes a new key to FILE, which must not exist yet (mode 0600)."""
-    from carp_fast.secrets import SecretError, create_key
+    from carp_fast.config.secrets import SecretError, create_key
 
     try:
         create_key(file)
@@ -393,7 +393,7 @@ def secret_key(file: Path) -> None:
 )
 def secret_encrypt(config: Path | None, key: Path | None) -> None:
     """Reads a passphrase from the terminal or stdin, prints it as encrypted:TOKEN."""
-    from carp_fast.secrets import SecretError, encrypt, read_key
+    from carp_fast.config.secrets import SecretError, encrypt, read_key
 
     key = key or daemon_path(config, "secret_key_file")
     if key is None:

@@ -204,7 +204,7 @@ def host_settings(given: dict[str, Any]) -> dict[str, Any]:
 
     Raises ScenarioError.
     """
-    from carp_fast.config import ConfigurationError, load
+    from carp_fast.config.load import ConfigurationError, load
     from carp_fast.replay.recording import configured_table
     from carp_fast.replay.scenario import ScenarioError
 

@@ -76,7 +76,7 @@ def sink(
     the configuration are ignored where FILE lacks the interface. A host that takes over counts on
     from what it heard: between real hosts such a step looks like loss.
     """
-    from carp_fast.config import ConfigurationError, load
+    from carp_fast.config.load import ConfigurationError, load
     from carp_fast.loadtest.receiver import Receiver, SinkError
 
     tag = vlan_of(vlan)

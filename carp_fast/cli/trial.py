@@ -17,9 +17,9 @@ from carp_fast.cli.sink import FLOWS_SHOWN
 from carp_fast.cli.terminal import failure, print_json, print_table, print_text
 
 if TYPE_CHECKING:
+    from carp_fast.config.model import Configuration
     from carp_fast.loadtest.receiver import Receiver
     from carp_fast.loadtest.trial import Found, Sent, Trial
-    from carp_fast.settings import Configuration
 
 LOW_PER_S, HIGH_PER_S, STEP_S = 1_000.0, 1_000_000.0, 2.0
 

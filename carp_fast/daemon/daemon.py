@@ -22,9 +22,10 @@ from typing import Any
 
 import uvloop
 
-from carp_fast import __version__, config
+from carp_fast import __version__
 from carp_fast._auth import SHA1_FORM
 from carp_fast._pump import Pump
+from carp_fast.config import load as config
 from carp_fast.control.control import ControlError, ControlServer, Handler
 from carp_fast.daemon import present, reload
 from carp_fast.daemon.explain import Explanations

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from carp_fast._wire import VERDICT_WORDS
 from carp_fast.capture.digests import automatic_of, link_local_addresses
 from carp_fast.capture.judge import signer_of
+from carp_fast.config.model import nearest_to
 from carp_fast.control.control import ControlError
 from carp_fast.daemon.own_sources import configured
 from carp_fast.daemon.reports import rfc3339
 from carp_fast.daemon.status import SPANS_A_SLICE
 from carp_fast.daemon.table import Hosts
-from carp_fast.settings import nearest_to
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
-    from carp_fast.config import VirtualHost
+    from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.network import Network
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.status import Status

@@ -19,7 +19,7 @@ from carp_fast.daemon.table import Hosts, by_interface
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from carp_fast.config import VirtualHost
+    from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.orders import Orders
 
 logger = logging.getLogger(__name__)

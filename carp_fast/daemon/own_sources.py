@@ -16,7 +16,7 @@ from carp_fast.net.addresses import IFA_F_DADFAILED, IFA_F_TENTATIVE
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, is_local
 
 if TYPE_CHECKING:
-    from carp_fast.config import VirtualHost
+    from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.table import Hosts
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from carp_fast.config import Configuration, VirtualHost
+from carp_fast.config.load import Configuration, VirtualHost
 from carp_fast.daemon.limits import Demand, Kernel, passed, read_kernel
 from carp_fast.daemon.locks import Locks, named
 from carp_fast.net.interfaces import ARPHRD_ETHER

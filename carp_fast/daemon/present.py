@@ -2,8 +2,8 @@
 
 Addresses that are there and not ours, ends of the prefixes that an interface has, interfaces that
 are not Ethernet, peers that are this host. Reads, and changes nothing. Must not know a running
-daemon, nor how a warning is printed; what a configuration says without a host is in rules.py and
-doubts.py, what it counts on in surroundings.py.
+daemon, nor how a warning is printed; what a configuration says without a host is in config/rules.py
+and config/doubts.py, what it counts on in surroundings.py.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from carp_fast.config import Configuration, VirtualHost
-from carp_fast.doubts import Doubts
+from carp_fast.config.doubts import Doubts
+from carp_fast.config.load import Configuration, VirtualHost
+from carp_fast.config.model import Fault, Origin, as_shown
+from carp_fast.config.rules import POINT_TO_POINT4, address_text
 from carp_fast.net.addresses import is_link_local, packed, text
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, LinkError, is_local, read_interfaces
-from carp_fast.rules import POINT_TO_POINT4, address_text
-from carp_fast.settings import Fault, Origin, as_shown
 
 
 class There(NamedTuple):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from carp_fast.config import Configuration, Daemon, Settings, VirtualHost
+from carp_fast.config.load import Configuration, Daemon, Settings, VirtualHost
 from carp_fast.daemon.table import MASTER, Hosts, every_address
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from carp_fast.daemon.table import MASTER, STATES, Hosts, every_address
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
-    from carp_fast.config import VirtualHost
+    from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.orders import Orders
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_ad
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump
-    from carp_fast.config import VirtualHost
+    from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.network import Network
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.reports import Reports

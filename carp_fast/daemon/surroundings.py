@@ -11,12 +11,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from carp_fast.config import VirtualHost
+from carp_fast.config.load import VirtualHost
+from carp_fast.config.model import Fault, Origin, as_shown
 from carp_fast.daemon.own_sources import MEANINGS, USABLE, configured, whereabouts
 from carp_fast.daemon.table import every_address
 from carp_fast.net import addresses
 from carp_fast.net.interfaces import Interface, absent, is_local, name_of
-from carp_fast.settings import Fault, Origin, as_shown
 
 IsOnHost = Callable[[bytes], bool]
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carp_fast._auth import Key
 from carp_fast._wire import parse
+from carp_fast.config.model import Settings
 from carp_fast.daemon.locks import named
 from carp_fast.daemon.table import MASTER, Hosts
 from carp_fast.net import addresses
 from carp_fast.net.tap_socket import ALL_VHIDS, mac_end, open_tap
-from carp_fast.settings import Settings
 
 if TYPE_CHECKING:
-    from carp_fast.config import VirtualHost
+    from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.in_use import InUse
     from carp_fast.daemon.network import Network
     from carp_fast.daemon.orders import Orders

@@ -22,6 +22,7 @@ from carp_fast.capture.digests import GROUPS, address_text
 from carp_fast.capture.judge import signers_of
 from carp_fast.capture.listen import Listener, ListenError
 from carp_fast.closing import Closing
+from carp_fast.config.model import Configuration
 from carp_fast.lab.namespaces import LabError, inside
 from carp_fast.net.sockets import (
     ETH_P_IP,
@@ -35,7 +36,6 @@ from carp_fast.net.sockets import (
     SKF_AD_VLAN_TAG_PRESENT,
     Instruction,
 )
-from carp_fast.settings import Configuration
 
 EXPECTED_PER_S = 1_000_000  # the socket gets all the room that a socket may have
 QUIET_S = 0.25  # without a frame: what was sent has arrived, or will not

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from carp_fast.config.readings import open_without_waiting
 from carp_fast.net.interfaces import (
     OWN_PROTOCOL,
     Interface,
@@ -26,7 +27,6 @@ from carp_fast.net.interfaces import (
     decode_address,
     messages,
 )
-from carp_fast.readings import open_without_waiting
 
 logger = logging.getLogger(__name__)
 

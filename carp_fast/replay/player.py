@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from carp_fast._auth import Key
 from carp_fast._engine import THERE_WORDS, Engine
 from carp_fast._prepared import PreparedHost, signed_forms
+from carp_fast.config.model import as_shown
+from carp_fast.config.rules import SETTING_RULES, Refused
 from carp_fast.replay import forge as frames
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.scenario import (
@@ -31,8 +33,6 @@ from carp_fast.replay.scenario import (
     prefix_bytes,
     seconds_ns,
 )
-from carp_fast.rules import SETTING_RULES, Refused
-from carp_fast.settings import as_shown
 
 # A daemon that does not look at its deadlines for longer than the shortest interval says so. What
 # an engine would do this late, and no line says that anybody looked, differs from what was done.

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from carp_fast._engine import _Record
     from carp_fast._pump import Pump, Records
-    from carp_fast.config import VirtualHost
+    from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.table import Hosts
 

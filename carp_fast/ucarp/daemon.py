@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvloop
 
-from carp_fast import config
+from carp_fast.config import load as config
 from carp_fast.daemon.daemon import Daemon
 from carp_fast.daemon.plan import interface_facts
 from carp_fast.daemon.process import StartError, require_capabilities

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import msgspec
 import tomli_w
 
-from carp_fast.config import ConfigurationError, Fault, load
-from carp_fast.secrets import ENCRYPTED_PREFIX, Passphrases, SecretError, readable_by_others
-from carp_fast.settings import as_printable
+from carp_fast.config.load import ConfigurationError, Fault, load
+from carp_fast.config.model import as_printable
+from carp_fast.config.secrets import ENCRYPTED_PREFIX, Passphrases, SecretError, readable_by_others
 from carp_fast.ucarp import shell_scripts, units
 from carp_fast.ucarp.options import (
     DEFAULT_GROUP,

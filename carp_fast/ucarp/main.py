@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carp_fast import __version__
-from carp_fast.settings import Settings, VirtualHost
+from carp_fast.config.model import Settings, VirtualHost
 from carp_fast.standard import discard_output
 from carp_fast.ucarp.log import logger, start_logging
 from carp_fast.ucarp.options import (

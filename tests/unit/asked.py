@@ -11,7 +11,7 @@ from typing import Any
 from unit.segment import SECOND_NS, START_NS, Node, advertisement
 
 from carp_fast._engine import Engine
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import explain_text
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.own_sources import OwnSources

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.config import Configuration, ConfigurationError, load
+from carp_fast.config.load import Configuration, ConfigurationError, load
 
 HOST = """
 [[virtual_host]]

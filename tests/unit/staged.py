@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import network
 from carp_fast.daemon.network import Network
 from carp_fast.daemon.table import Hosts

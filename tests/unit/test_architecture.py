@@ -183,11 +183,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "lab.namespaces",
         "cli.terminal",
     ),
-    ("config", "net.interfaces", "daemon.children", "net.drivers", "bench.plot", "bench.usage"),
-    ("ranges", "claims", "doubts", "secrets"),
-    ("rules", "readings"),
     (
-        "settings",
+        "config.load",
+        "net.interfaces",
+        "daemon.children",
+        "net.drivers",
+        "bench.plot",
+        "bench.usage",
+    ),
+    ("config.ranges", "config.claims", "config.doubts", "config.secrets"),
+    ("config.rules", "config.readings"),
+    (
+        "config.model",
         "closing",
         "daemon.process",
         "standard",
@@ -205,6 +212,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The packages: each imports only from itself and from those before it, and from modules that are in
 # none. Compiled and Python modules of one name are one package.
 PACKAGES: tuple[str, ...] = (
+    "config",
     "control",
     "net",
     "simulate",

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from carp_fast import config
 from carp_fast.bench import contenders, floor
 from carp_fast.bench import run as bench
 from carp_fast.bench.contenders import DAEMONS
 from carp_fast.bench.run import Bars, Lines, Plan, planned
 from carp_fast.cli import main as cli
+from carp_fast.config import load as config
 from carp_fast.lab.lab import Host, LabError, virtual_address
 from carp_fast.lab.pings import ECHO_REPLY, echo_request, is_reply
 from carp_fast.lab.witness import RTM_DELADDR, RTM_NEWADDR, address_changes

@@ -170,7 +170,7 @@ def test_check_names_every_fault_a_line_each(tmp_path: Path) -> None:
 
 
 def test_secret_round_trip(tmp_path: Path) -> None:
-    from carp_fast.secrets import decrypt, read_key
+    from carp_fast.config.secrets import decrypt, read_key
 
     key = tmp_path / "key"
     assert command("secret", "key", key).returncode == 0
@@ -253,7 +253,7 @@ def test_run_hands_over(daemon: types.SimpleNamespace, tmp_path: Path) -> None:
 
 
 def test_run_says_why_it_did_not_start(daemon: types.SimpleNamespace) -> None:
-    from carp_fast.config import ConfigurationError, Fault
+    from carp_fast.config.load import ConfigurationError, Fault
 
     quiet = ("run", "--log-level", "error", "--log-format")
     daemon.result = StartError("CAP_NET_RAW is missing")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.configurations import read, write
 
-from carp_fast.config import Announce, ConfigurationError, Daemon, Settings, load
+from carp_fast.config.load import Announce, ConfigurationError, Daemon, Settings, load
 
 EXAMPLE = """
 include = ["conf.d/*.toml"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from carp_fast import config
+from carp_fast.config import load as config
 from carp_fast.lab import demo
 from carp_fast.lab.demo import Outcome, Sample, configuration, keys_of, run_demo, spread
 from carp_fast.lab.lab import virtual_address

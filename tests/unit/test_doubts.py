@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from unit.configurations import TABLE, host, read, write
 
-from carp_fast.config import load
+from carp_fast.config.load import load
 
 OPENBSD = (
     'is link-local: in dialect "ucarp" a digest holds it as FreeBSD and NetBSD sign it, and OpenBSD'

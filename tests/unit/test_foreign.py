@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import foreign
 from carp_fast.daemon.foreign import Foreign
 from carp_fast.daemon.table import Hosts

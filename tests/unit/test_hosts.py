@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import table as hosts_module
 from carp_fast.daemon.table import BACKUP, INIT, Hosts, LimitReached, by_interface, every_address
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carp_fast.cli import main as cli
-from carp_fast.config import Configuration, load
+from carp_fast.config.load import Configuration, load
 from carp_fast.ucarp.importer import Imported, as_toml, import_files, running_ucarps
 
 FIRST = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import in_use
 from carp_fast.daemon.in_use import InUse
 from carp_fast.daemon.locks import Locks

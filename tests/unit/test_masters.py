@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from carp_fast.cli import main as cli
 from carp_fast.cli.masters import line_of
+from carp_fast.config.model import VirtualHost
 from carp_fast.daemon.table import Hosts
 from carp_fast.loadtest.masters import HOSTS_MAX, Held, Masters, MastersError, virtual_host
-from carp_fast.settings import VirtualHost
 
 
 def made(numbers: Iterable[int], part: int = 0) -> list[VirtualHost]:

@@ -9,7 +9,7 @@ import socket
 import pytest
 from unit.staged import LOST, MAC, OWN, OWN6, Stage, interface, link_local, run, turn
 
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.network import LOST_TIMES, LOST_WITHIN_S, Sources
 from carp_fast.daemon.table import MASTER
 from carp_fast.net.interfaces import Interface, InterfaceAddress, absent

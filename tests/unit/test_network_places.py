@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from unit.staged import LOST, MAC, OWN, Stage, interface, run, turn
 
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import network
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from unit.staged import MAC, Stage, run
 
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.config.model import Origin
 from carp_fast.daemon.own_sources import whereabouts
 from carp_fast.daemon.present import own_peers
 from carp_fast.daemon.surroundings import differences
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
-from carp_fast.settings import Origin
 
 FOUR, SIX = "192.0.2.98", "2001:db8::98"
 LINK_LOCAL = "fe80::98"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from carp_fast.config import Configuration, Settings, VirtualHost, load
+from carp_fast.config.load import Configuration, Settings, VirtualHost, load
 from carp_fast.daemon import plan as plan_module
 from carp_fast.daemon.limits import Kernel
 from carp_fast.daemon.plan import (

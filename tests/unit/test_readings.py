@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from unit.configurations import HOST, write
 
-from carp_fast import readings
-from carp_fast.config import Configuration, ConfigurationError, load, load_settled
+from carp_fast.config import readings
+from carp_fast.config.load import Configuration, ConfigurationError, load, load_settled
 from carp_fast.daemon.reload import compare, refusals
 from carp_fast.daemon.table import BACKUP, MASTER, Hosts
 
-LOGGER = "carp_fast.readings"
+LOGGER = "carp_fast.config.readings"
 
 # As in use: comments, an include, tables of several hosts, keys behind the addresses.
 REAL = """\

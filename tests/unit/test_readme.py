@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from carp_fast.cli.main import main
-from carp_fast.config import load
+from carp_fast.config.load import load
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

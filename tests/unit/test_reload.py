@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from carp_fast.config import Announce, Configuration, Daemon, Origin, Settings, VirtualHost
+from carp_fast.config.load import Announce, Configuration, Daemon, Origin, Settings, VirtualHost
 from carp_fast.daemon.reload import Difference, additions, compare, daemon_changes, moved, orders
 from carp_fast.daemon.table import Hosts
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.hooks import Hook, HookResult
 from carp_fast.daemon.reports import (
     FOREIGN_LOGGED_MAX,

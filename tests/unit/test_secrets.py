@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carp_fast import secrets
-from carp_fast.secrets import KeyMissing, Passphrases, SecretError
+from carp_fast.config import secrets
+from carp_fast.config.secrets import KeyMissing, Passphrases, SecretError
 
 
 @pytest.fixture
@@ -205,10 +205,10 @@ def test_cryptography_is_loaded_only_for_tokens(tmp_path: Path) -> None:
     path = private(tmp_path / "secret", b"abc\n")
     script = (
         "import sys, pathlib\n"
-        "from carp_fast.secrets import Passphrases\n"
+        "from carp_fast.config.secrets import Passphrases\n"
         "assert Passphrases(None).from_file(pathlib.Path(sys.argv[1])) == b'abc'\n"
         "sys.exit('cryptography' in sys.modules)\n"
     )
     argv = [sys.executable, "-c", script, str(path)]
-    done = subprocess.run(argv, check=False, cwd=Path(secrets.__file__).parent.parent)
+    done = subprocess.run(argv, check=False, cwd=Path(secrets.__file__).parents[2])
     assert done.returncode == 0

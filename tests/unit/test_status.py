@@ -16,7 +16,7 @@ from unit.segment import carp_header, ip, ipv4_frame, ipv6_frame
 
 from carp_fast._engine import Engine
 from carp_fast._pump import HOSTS_A_SNAPSHOT
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.network import Network, Sources
 from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.reports import Reports

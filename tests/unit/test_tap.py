@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from unit.segment import advertisement, carp_header, ip, ipv4_frame
 
-from carp_fast.config import Settings, VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.network import Sources
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, Hosts
 from carp_fast.daemon.tap import (

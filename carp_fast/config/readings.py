@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from carp_fast.settings import ConfigurationError, Fault
+from carp_fast.config.model import ConfigurationError, Fault
 
 logger = logging.getLogger(__name__)
 

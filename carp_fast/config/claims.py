@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
-from carp_fast.settings import Origin, VirtualHost
+from carp_fast.config.model import Origin, VirtualHost
 
 
 class Clash(NamedTuple):

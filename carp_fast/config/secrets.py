@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from carp_fast.readings import Readings, open_without_waiting
+from carp_fast.config.readings import Readings, open_without_waiting
 
 PASSPHRASE_BYTES = 19  # the digest's key is a 20-byte field that ends in NUL
 SECRET_FILE_BYTES = 4096  # what is read of a passphrase or key file; a longer one is refused

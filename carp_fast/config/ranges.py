@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from carp_fast.rules import (
+from carp_fast.config.model import MAX_INTERFACES, as_shown
+from carp_fast.config.rules import (
     FAMILIES,
     INTERFACE_NAME_BYTES,
     LOOPBACK_INTERFACE,
@@ -23,7 +24,6 @@ from carp_fast.rules import (
     host_bits,
     plain_text,
 )
-from carp_fast.settings import MAX_INTERFACES, as_shown
 
 Interfaces = list[tuple[str, int | None]]  # name, and the number that its brackets gave it
 RANGE = re.compile(r" *([0-9]{1,9}) *(?:- *([0-9]{1,9}) *)?")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ipaddress import IPv6Interface
 from typing import NamedTuple
 
-from carp_fast.settings import VirtualHost
+from carp_fast.config.model import VirtualHost
 
 LINK_LOCAL = "fe80:"  # of its 10 bits the kernels look at these 16
 LAST_GROUP6 = 112  # up to this prefix length the last group belongs to the host

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from carp_fast.settings import PEERS_MAX, RECORD_MAX, as_shown
+from carp_fast.config.model import PEERS_MAX, RECORD_MAX, as_shown
 
 INTERFACE_NAME_BYTES = 15  # the kernel's IFNAMSIZ less its NUL
 SOCKET_PATH_BYTES = 107  # sun_path less its NUL

@@ -1,7 +1,7 @@
 """The configuration: from TOML files to virtual hosts, all faults of them in one run.
 
 Every fault is a line `FILE: table: key = value: what is wrong and what is allowed`. The types are
-in settings.py, the rule of each key in rules.py, ranges and templates in ranges.py; claims.py finds
+in model.py, the rule of each key in rules.py, ranges and templates in ranges.py; claims.py finds
 what two virtual hosts have. Must not know the engine, sockets, interfaces that exist, or who reads
 the configuration.
 """
@@ -19,41 +19,16 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from carp_fast.claims import (
+from carp_fast.config import ranges
+from carp_fast.config.claims import (
     Identities,
     repeated_address,
     shared_addresses,
     unlisted_source,
     virtual_sources,
 )
-from carp_fast.doubts import Doubts
-from carp_fast.ranges import Interfaces, Template, item_parsers, named_interfaces, vhid_numbers
-from carp_fast.readings import Readings, read_settled
-from carp_fast.rules import (
-    ADDRESS_KEYS,
-    ANNOUNCE_RULES,
-    DAEMON_RULES,
-    HOST_KEYS,
-    OTHER_KEYS,
-    PASSPHRASE_KEYS,
-    SETTING_RULES,
-    TABLE_KEYS,
-    TABLES,
-    TABLES_LATER,
-    Refused,
-    Rule,
-    plain_text,
-)
-from carp_fast.secrets import (
-    ENCRYPTED_PREFIX,
-    KeyMissing,
-    Passphrases,
-    SecretError,
-    read_key,
-    read_key_credential,
-    readable_by_others,
-)
-from carp_fast.settings import (
+from carp_fast.config.doubts import Doubts
+from carp_fast.config.model import (
     MAX_INTERFACES,
     MAX_VIRTUAL_HOSTS,
     Announce,
@@ -69,6 +44,32 @@ from carp_fast.settings import (
     destinations_of,
     families_of,
     nearest_to,
+)
+from carp_fast.config.ranges import Interfaces, Template, item_parsers
+from carp_fast.config.readings import Readings, read_settled
+from carp_fast.config.rules import (
+    ADDRESS_KEYS,
+    ANNOUNCE_RULES,
+    DAEMON_RULES,
+    HOST_KEYS,
+    OTHER_KEYS,
+    PASSPHRASE_KEYS,
+    SETTING_RULES,
+    TABLE_KEYS,
+    TABLES,
+    TABLES_LATER,
+    Refused,
+    Rule,
+    plain_text,
+)
+from carp_fast.config.secrets import (
+    ENCRYPTED_PREFIX,
+    KeyMissing,
+    Passphrases,
+    SecretError,
+    read_key,
+    read_key_credential,
+    readable_by_others,
 )
 
 __all__ = [
@@ -491,8 +492,8 @@ class _Loader:
             self.fault(table.origin, "passphrase", "(missing)", text)
         settings = Settings(**values, origin=table.origin)
         self.check_together(table, settings, bad)
-        interfaces: Interfaces = self.items(table, "interface", named_interfaces)
-        vhids = self.items(table, "vhid", vhid_numbers)
+        interfaces: Interfaces = self.items(table, "interface", ranges.named_interfaces)
+        vhids = self.items(table, "vhid", ranges.vhid_numbers)
         parsers = item_parsers(numbered=all(number is not None for _, number in interfaces))
         templates = {key: self.items(table, key, parsers[key]) for key in ADDRESS_KEYS}
         if self.within_limits(table, interfaces, len(vhids)):
