@@ -31,11 +31,11 @@ from reference import (
 from reference import build_announcement as announcement_in_python
 from reference import parse as parse_in_python
 
-from carp_fast._auth import SHA1_FORM, Key
-from carp_fast._engine import Engine
-from carp_fast._prepared import PreparedHost
-from carp_fast._wheel import TimerWheel
-from carp_fast._wire import build_announcement, parse
+from carp_fast.engine._auth import SHA1_FORM, Key
+from carp_fast.engine._engine import Engine
+from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine._wheel import TimerWheel
+from carp_fast.engine._wire import build_announcement, parse
 
 MESSAGE = bytes((2, 1, 7, 10, 0, 0, 1))
 COUNTERS = [number.to_bytes(8, "big") for number in range(1_000)]

@@ -5,10 +5,10 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-from carp_fast._engine import _Record, _Report
-from carp_fast._lanes import COVERAGE_WORDS as COVERAGE_WORDS
-from carp_fast._lanes import LANE_WORDS as LANE_WORDS
-from carp_fast._prepared import PreparedHost
+from carp_fast.engine._engine import _Record, _Report
+from carp_fast.engine._lanes import COVERAGE_WORDS as COVERAGE_WORDS
+from carp_fast.engine._lanes import LANE_WORDS as LANE_WORDS
+from carp_fast.engine._prepared import PreparedHost
 
 RECEIVER_WORDS: tuple[str, ...]
 SCHEDULING_WORDS: tuple[str, ...]

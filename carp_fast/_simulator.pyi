@@ -5,7 +5,7 @@ from typing import Self
 
 from typing_extensions import disjoint_base
 
-from carp_fast._prepared import PreparedHost
+from carp_fast.engine._prepared import PreparedHost
 
 FAULT_WORDS: tuple[str, ...]
 LINK_WORDS: tuple[str, ...]

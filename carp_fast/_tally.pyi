@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
+from carp_fast.engine._wire import VERDICT_WORDS as VERDICT_WORDS
 
 FLOW_LIMIT: int
 COUNTER_WINDOW: int

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
-from carp_fast._prepared import (
+from carp_fast.engine._prepared import (
     LINK_LOCAL,
     automatic_link_local,
     signed_forms,

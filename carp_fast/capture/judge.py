@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from carp_fast._auth import Key
 from carp_fast.capture.digests import (
     Guess,
     Signer,
@@ -22,6 +21,7 @@ from carp_fast.capture.digests import (
     listed,
 )
 from carp_fast.config.model import Configuration, VirtualHost
+from carp_fast.engine._auth import Key
 
 TRIES_MAX = 30_000
 """Digests tried to explain one advertisement: a third of a second."""

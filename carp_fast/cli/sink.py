@@ -141,7 +141,7 @@ def _watch(receiver: Receiver, duration_s: float | None, *, quiet: bool) -> None
 
 def print_received(received: Received) -> None:
     """Verdicts, the table by source and vhid, and what is to be said about them."""
-    from carp_fast._wire import VERDICT_WORDS
+    from carp_fast.engine._wire import VERDICT_WORDS
 
     counts = [
         (word, received.verdicts[word]) for word in VERDICT_WORDS if word in received.verdicts

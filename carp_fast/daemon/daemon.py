@@ -23,7 +23,6 @@ from typing import Any
 import uvloop
 
 from carp_fast import __version__
-from carp_fast._auth import SHA1_FORM
 from carp_fast._pump import Pump
 from carp_fast.config import load as config
 from carp_fast.control.control import ControlError, ControlServer, Handler
@@ -46,6 +45,7 @@ from carp_fast.daemon.status import Status
 from carp_fast.daemon.systemd import Notifier as Systemd
 from carp_fast.daemon.table import STATES, Hosts, LimitReached, by_interface
 from carp_fast.daemon.tap import Tap
+from carp_fast.engine._auth import SHA1_FORM
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import (
     Interface,

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from carp_fast._wire import VERDICT_WORDS
 from carp_fast.capture.digests import automatic_of, link_local_addresses
 from carp_fast.capture.judge import signer_of
 from carp_fast.config.model import nearest_to
@@ -20,6 +19,7 @@ from carp_fast.daemon.own_sources import configured
 from carp_fast.daemon.reports import rfc3339
 from carp_fast.daemon.status import SPANS_A_SLICE
 from carp_fast.daemon.table import Hosts
+from carp_fast.engine._wire import VERDICT_WORDS
 
 if TYPE_CHECKING:
     from carp_fast._pump import Pump

@@ -29,7 +29,7 @@ STALLED_EVERY_NS = 10_000_000_000
 REPORTS_A_TURN = 1000
 FOREIGN = "address_foreign"
 FOREIGN_LOGGED_MAX = 20  # lines about foreign addresses of one interface at once; more are counted
-# Why an address had to be added again: RestoredWhy in _core.pxd.
+# Why an address had to be added again: RestoredWhy in engine/_core.pxd.
 RESTORED_REFUSED, RESTORED_REMOVED, RESTORED_WITH_OURS = range(3)
 # Reasons that another host's advertisement gave: the log line names that host.
 PEER_REASONS = frozenset(
@@ -39,7 +39,7 @@ PEER_REASONS = frozenset(
 
 
 class Report(NamedTuple):
-    """One report of the pump; see report_tuple in _engine.pyx."""
+    """One report of the pump; see report_tuple in engine/_engine.pyx."""
 
     kind: str
     at_ns: int

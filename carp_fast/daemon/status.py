@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # What three failed sends in a row add, by dialect: to the advskew, or to OpenBSD's demote byte.
 SEND_ERRORS, SEND_ERRORS_OPENBSD = 240, 1
-ADDRESS_DEMOTION = 240  # what addresses that could not be held add, see _vhid.pxd
+ADDRESS_DEMOTION = 240  # what addresses that could not be held add, see engine/_vhid.pxd
 SPANS_A_SLICE = 32  # orders to the pump, which has room for 4,096
 
 

@@ -11,9 +11,9 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 
-from carp_fast._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
-from carp_fast._prepared import PreparedHost
 from carp_fast.config.load import VirtualHost
+from carp_fast.engine._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
+from carp_fast.engine._prepared import PreparedHost
 from carp_fast.net import addresses
 
 STATES = ("INIT", "BACKUP", "MASTER")

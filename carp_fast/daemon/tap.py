@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from carp_fast._auth import Key
-from carp_fast._wire import parse
 from carp_fast.config.model import Settings
 from carp_fast.daemon.locks import named
 from carp_fast.daemon.table import MASTER, Hosts
+from carp_fast.engine._auth import Key
+from carp_fast.engine._wire import parse
 from carp_fast.net import addresses
 from carp_fast.net.tap_socket import ALL_VHIDS, mac_end, open_tap
 

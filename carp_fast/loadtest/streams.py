@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from carp_fast._prepared import multicast_mac, signed_forms, signed_message
 from carp_fast.capture.digests import GROUPS, address_bytes, address_text
 from carp_fast.config.model import Configuration, VirtualHost
+from carp_fast.engine._prepared import multicast_mac, signed_forms, signed_message
 
 MADE_UP_SOURCES = (address_bytes("198.18.0.1"), address_bytes("fe80::1"))
 MADE_UP_MAC = bytes((2, 0, 0, 0, 0, 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from carp_fast._lanes import LANE_WORDS
+from carp_fast.engine._lanes import LANE_WORDS
 from carp_fast.net.sockets import (
     ETH_P_IP,
     ETH_P_IPV6,

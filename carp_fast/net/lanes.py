@@ -19,7 +19,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 
-from carp_fast._lanes import COVERAGE_WORDS, LANE_WORDS
+from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.net import sockets
 from carp_fast.net.lane_filters import (
     ARRIVING,

@@ -11,7 +11,7 @@ import logging
 import socket
 import struct
 
-from carp_fast._prepared import multicast_mac
+from carp_fast.engine._prepared import multicast_mac
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carp_fast import _wire
 from carp_fast.capture import pcap
+from carp_fast.engine import _wire
 from carp_fast.replay.player import Output, Player, prepared
 from carp_fast.replay.scenario import SECOND_NS, Line, Scenario, ScenarioError, address_text, named
 
@@ -170,7 +170,7 @@ def _interval_ns(fields: dict[str, Any]) -> int:
 
 def _master_down_ns(table: dict[str, Any]) -> int:
     """From the start of a host that hears nobody to its first advertisement."""
-    from carp_fast._engine import Engine
+    from carp_fast.engine._engine import Engine
 
     engine = Engine()
     engine.set_interface(0, 0, source=b"\x0a\0\0\1", source6=b"\xfe\x80" + b"\0" * 13 + b"\1")

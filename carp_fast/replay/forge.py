@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 
-from carp_fast._auth import Key
-from carp_fast._prepared import multicast_mac
-from carp_fast._wire import checksum
+from carp_fast.engine._auth import Key
+from carp_fast.engine._prepared import multicast_mac
+from carp_fast.engine._wire import checksum
 
 PROTOCOL_CARP = 112
 HOP_LIMIT = 255

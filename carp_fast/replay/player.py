@@ -13,11 +13,11 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from carp_fast._auth import Key
-from carp_fast._engine import THERE_WORDS, Engine
-from carp_fast._prepared import PreparedHost, signed_forms
 from carp_fast.config.model import as_shown
 from carp_fast.config.rules import SETTING_RULES, Refused
+from carp_fast.engine._auth import Key
+from carp_fast.engine._engine import THERE_WORDS, Engine
+from carp_fast.engine._prepared import PreparedHost, signed_forms
 from carp_fast.replay import forge as frames
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.scenario import (

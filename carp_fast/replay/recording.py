@@ -33,11 +33,11 @@ from carp_fast.replay.scenario import (
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from carp_fast._engine import _Record
     from carp_fast._pump import Pump, Records
     from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.table import Hosts
+    from carp_fast.engine._engine import _Record
 
 RECORDS_MIN = 1024
 TICK_NS = 1_000_000  # of the engine's deadlines

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from carp_fast._auth cimport AuthKey
+from carp_fast.engine._auth cimport AuthKey
 from carp_fast._frames cimport FrameSource, Made
 from carp_fast._walk cimport Walk
 

@@ -8,11 +8,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
-from carp_fast._auth cimport DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign, auth_sign_two
+from carp_fast.engine._auth cimport DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign, auth_sign_two
 from carp_fast._frames cimport FrameSource, Made, NO_FLOW
 from carp_fast._walk cimport (
     AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, walk_take)
-from carp_fast._wire cimport (
+from carp_fast.engine._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ARP_FRAME_LENGTH, CARP_LENGTH, ETHERNET_LENGTH,
     IPV4_LENGTH, IPV6_LENGTH, NA_FRAME_LENGTH, STAMP_LENGTH, wire_build4, wire_build6,
     wire_build_announcement, wire_build_carp, wire_checksum, wire_checksum6)

@@ -13,26 +13,26 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from carp_fast._core cimport (
+from carp_fast.engine._core cimport (
     Core, DONE, HostsCopy, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_BAR,
     ORDER_COPY_RECORDS,
     ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
     Report)
-from carp_fast._engine cimport (
+from carp_fast.engine._engine cimport (
     Engine, explained_dict, fill_address, fill_interface, host_dict, interface_dict,
     rejections_list, report_tuple)
-from carp_fast._lanes cimport LANE_COMMON, LANE_GENUINE
-from carp_fast._lanes import COVERAGE_WORDS, LANE_WORDS
+from carp_fast.engine._lanes cimport LANE_COMMON, LANE_GENUINE
+from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
-from carp_fast._prepared cimport PreparedHost, source_flags
-from carp_fast._recorder cimport Record, RecordCopy, records_list
+from carp_fast.engine._prepared cimport PreparedHost, source_flags
+from carp_fast.engine._recorder cimport Record, RecordCopy, records_list
 from carp_fast._socket cimport receive_prepare, send_prepare
 from carp_fast._turn cimport (
     ORDERS, PumpState, Receiver, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE,
     SCHEDULED_NORMAL, run_due)
-from carp_fast._vhid cimport Address, IN_USE, SOURCES, Source, VirtualHost
-from carp_fast._wheel cimport NOBODY
+from carp_fast.engine._vhid cimport Address, IN_USE, SOURCES, Source, VirtualHost
+from carp_fast.engine._wheel cimport NOBODY
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
@@ -407,7 +407,7 @@ cdef class Pump:
     # -- reports and snapshots
 
     def take_reports(self, int limit=1000) -> list:
-        """At most `limit` reports, oldest first; see report_tuple in _engine.pyx."""
+        """At most `limit` reports, oldest first; see report_tuple in engine/_engine.pyx."""
         cdef Core* core = &self.engine.core
         cdef Report* report
         cdef uint64_t head = core.reports.head, end, value

@@ -9,10 +9,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from carp_fast._core cimport (
+from carp_fast.engine._core cimport (
     ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
-from carp_fast._prepared cimport PreparedHost
+from carp_fast.engine._prepared cimport PreparedHost
 from carp_fast._simulator_addresses cimport check_addresses
 from carp_fast._simulator_invariants cimport check_election, check_families, check_slot
 from carp_fast._simulator_lanes cimport (
@@ -27,8 +27,8 @@ from carp_fast._simulator_network cimport (
     random_next, trace)
 from carp_fast._simulator_turn cimport (
     forget_slot, machine_forget, machine_step, order_packed, order_push)
-from carp_fast._vhid cimport BACKUP, EXPECTS_4, EXPECTS_6
-from carp_fast._wheel cimport NOBODY
+from carp_fast.engine._vhid cimport BACKUP, EXPECTS_4, EXPECTS_6
+from carp_fast.engine._wheel cimport NOBODY
 
 FAULT_WORDS = (
     "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "send_errors",

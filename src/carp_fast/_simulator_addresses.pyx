@@ -5,11 +5,11 @@ Compares what the engine believes with what the machine's kernel has. Knows no r
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from carp_fast._core cimport Report
+from carp_fast.engine._core cimport Report
 from carp_fast._simulator_network cimport (
     ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, CHANGED_WITHOUT_CAUSE, FOREIGN_THERE, Machine,
     NOT_ANNOUNCED, OURS, Slot, World, broken, machine_number)
-from carp_fast._vhid cimport (
+from carp_fast.engine._vhid cimport (
     ADDRESS_DEADLINE, ADDRESS_LOST, MANAGE_ADDRESSES, MASTER, SECOND_NS, VirtualHost)
 
 cdef int64_t MS_NS = 1000000

@@ -12,8 +12,8 @@ in it, and none of them hears a machine outside: it must have exactly one MASTER
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from carp_fast._core cimport FAMILY_SILENT, Report
-from carp_fast._lanes cimport LANE_COMMON
+from carp_fast.engine._core cimport FAMILY_SILENT, Report
+from carp_fast.engine._lanes cimport LANE_COMMON
 from carp_fast._simulator_addresses cimport is_loss, mark_dirty, on_loss
 from carp_fast._simulator_network cimport (
     ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET, CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame,
@@ -30,13 +30,13 @@ from carp_fast._simulator_rules cimport (
     rule_least_master_down_ns, rule_note_master,
     rule_least_skew_ns, rule_leaves, rule_silence_until_ns, rule_theirs, rule_may_preempt,
     rule_more_demoted, rule_replaces, rule_replay, rule_send, rule_yields)
-from carp_fast._vhid cimport (
+from carp_fast.engine._vhid cimport (
     ADDRESS_DEMOTED, Address, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
     IN_USE, LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED, MASTER_DOWN,
     MASTER_RESIGNED, Output, PREEMPTED, RESIGNED, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4,
     SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
-from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport (
+from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wire cimport (
     ARP_FRAME_LENGTH, BAD_DESTINATION, LOOP, NA_FRAME_LENGTH, REPLAY, Verdict)
 
 cdef int64_t MS_NS = 1000000

@@ -8,16 +8,16 @@ clock or file.
 from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EEXIST, ENOBUFS, ENODEV, ENXIO
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from carp_fast._actions cimport address_changed, addresses_done, next_change, nothing_to_do
-from carp_fast._core cimport Core, verify_soon
+from carp_fast.engine._actions cimport address_changed, addresses_done, next_change, nothing_to_do
+from carp_fast.engine._core cimport Core, verify_soon
 from carp_fast._simulator_addresses cimport mark_dirty
 from carp_fast._simulator_network cimport (
     ABSENT, FOREIGN_REMOVED, FOREIGN_THERE, Machine, OURS, Slot, TRACE_ADDRESS, World, broken,
     machine_now, machine_number, random_below, random_chance, trace)
-from carp_fast._upkeep cimport (
+from carp_fast.engine._upkeep cimport (
     THERE_FOREIGN, THERE_NONE, THERE_OURS, There, next_to_verify, verify_hosts, wanted_change)
-from carp_fast._vhid cimport INIT, VirtualHost
-from carp_fast._wheel cimport NOBODY
+from carp_fast.engine._vhid cimport INIT, VirtualHost
+from carp_fast.engine._wheel cimport NOBODY
 
 cdef enum:
     LOOK_AGAIN_NS = 1000000000      # after a look that the kernel did not answer

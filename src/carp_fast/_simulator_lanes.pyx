@@ -1,21 +1,21 @@
 """The lanes of a simulated machine's sockets: who is sorted into them, and floods of strangers.
 
-What a drop proves and who is found, the pump's own code decides (_lanes.pyx); what Python does with
+What a drop proves and who is found, the pump's own code decides (engine/_lanes.pyx); what Python does with
 it, later and within a room of its own, stands here a second time.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from carp_fast._lanes cimport (
+from carp_fast.engine._lanes cimport (
     COVERS_ALL, COVERS_NOBODY, COVERS_SOME, LANE_COMMON, Lanes, lanes_find_source,
     lanes_prove_nothing)
-from carp_fast._receive cimport FrameHeard
+from carp_fast.engine._receive cimport FrameHeard
 from carp_fast._simulator_network cimport (
     Arrival, FLOOD_GOES_ON, Frame, IDLE, Machine, PAUSE_NONE, PAUSE_STOPPED, SEGMENTS_MAX, SOCKETS,
     SOURCE_IS_SORTED, Socket, World, event_push, family_bit, frame_release, machine_now,
     machine_number, machine_wake, note_drop, random_below, random_chance)
-from carp_fast._wheel cimport NOBODY
+from carp_fast.engine._wheel cimport NOBODY
 
 cdef enum:
     SORT_DELAY_NS = 20000000        # as in net/lanes.py

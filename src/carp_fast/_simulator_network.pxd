@@ -2,10 +2,10 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from carp_fast._core cimport Core
-from carp_fast._lanes cimport Lanes
-from carp_fast._vhid cimport Block, Output, VirtualHost
-from carp_fast._wire cimport FRAME_ROOM
+from carp_fast.engine._core cimport Core
+from carp_fast.engine._lanes cimport Lanes
+from carp_fast.engine._vhid cimport Block, Output, VirtualHost
+from carp_fast.engine._wire cimport FRAME_ROOM
 
 cdef extern from "random.h" nogil:
     uint64_t random_next(uint64_t* state) noexcept

@@ -10,10 +10,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy
 
-from carp_fast._lanes cimport LANE_COMMON, LANE_GENUINE
-from carp_fast._vhid cimport Output
-from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport CARP_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, wire_checksum
+from carp_fast.engine._lanes cimport LANE_COMMON, LANE_GENUINE
+from carp_fast.engine._vhid cimport Output
+from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wire cimport CARP_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, wire_checksum
 
 cdef enum:
     LATE_MAX_NS = 3000000000        # how much later a reordered frame comes at most

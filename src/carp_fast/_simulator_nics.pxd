@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from carp_fast._core cimport Order
+from carp_fast.engine._core cimport Order
 from carp_fast._simulator_network cimport Machine, Nic, PendingOrder, World
 
 cdef enum NicFault:

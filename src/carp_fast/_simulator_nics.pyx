@@ -7,12 +7,12 @@ addresses with our mark that are there when it appears are ours. Knows no socket
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from carp_fast._core cimport Interface, ORDER_ADOPT, Order
-from carp_fast._orders cimport obey
+from carp_fast.engine._core cimport Interface, ORDER_ADOPT, Order
+from carp_fast.engine._orders cimport obey
 from carp_fast._simulator_lanes cimport forget_sources
 from carp_fast._simulator_network cimport (
     ABSENT, ADDRESSES_MAX, Machine, Nic, OURS, OVER_4, OVER_6, PendingOrder, World, random_below)
-from carp_fast._vhid cimport IN_USE
+from carp_fast.engine._vhid cimport IN_USE
 
 cdef enum:
     UP = 1                          # of what is told in an order's value

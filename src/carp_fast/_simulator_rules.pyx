@@ -11,7 +11,7 @@ from libc.string cimport memcmp, memcpy
 
 from carp_fast._simulator_network cimport (
     Frame, Learned, MACHINES_MAX, MISSED_MAX, Machine, Missed, Sighting, Slot, World, grown)
-from carp_fast._vhid cimport (
+from carp_fast.engine._vhid cimport (
     DIALECT_FREEBSD, DIALECT_OPENBSD, DIALECT_UCARP, FASTER_MASTER, LESS_DEMOTED_MASTER,
     PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, REPLAY_OFF, REPLAY_STRICT, SECOND_NS,
     SEND_DEMOTED, SOURCES, TIE_LOST, VirtualHost, vhid_master_down, vhid_master_down_ns)

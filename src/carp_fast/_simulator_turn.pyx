@@ -10,17 +10,17 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from carp_fast._actions cimport (
+from carp_fast.engine._actions cimport (
     advertisement_sent, announced, announcement_frames, next_advertisement, next_announcement,
     nothing_to_do)
-from carp_fast._core cimport (
+from carp_fast.engine._core cimport (
     Core, FAMILY_HEARD, FAMILY_SILENT, Interface, ORDER_ADD, ORDER_BAR, ORDER_DEMOTE,
     ORDER_REPLACE, ORDER_SET_INTERFACE, Order, RELEASED, Report, SENDS_FAILING, SENDS_RECOVERED,
     STATE_CHANGED, UNDEMOTED, engine_absent, engine_dropped, engine_expire,
     engine_next_deadline, queue_length)
-from carp_fast._lanes cimport LANE_COMMON, LANE_GENUINE, lanes_heard_until
-from carp_fast._orders cimport obey
-from carp_fast._receive cimport FrameHeard, engine_receive
+from carp_fast.engine._lanes cimport LANE_COMMON, LANE_GENUINE, lanes_heard_until
+from carp_fast.engine._orders cimport obey
+from carp_fast.engine._receive cimport FrameHeard, engine_receive
 from carp_fast._simulator_addresses cimport check_addresses, mark_dirty, on_undemoted
 from carp_fast._simulator_invariants cimport (
     check_announced, check_announcement, check_sending, keeps_backup, on_family, on_refused, on_state,
@@ -37,12 +37,12 @@ from carp_fast._simulator_network cimport (
     machine_wake, note_disturbed, note_drop, random_below, random_chance, random_next, trace,
     trace_stall, transmit, whose)
 from carp_fast._simulator_rules cimport EITHER, Expected, rule_leaves, rule_replay
-from carp_fast._upkeep cimport upkeep_expire
-from carp_fast._vhid cimport (
+from carp_fast.engine._upkeep cimport upkeep_expire
+from carp_fast.engine._vhid cimport (
     Address, AlternateKey, Block, INIT, IN_USE, LEAVING, MASTER, Output, REPLAY_STRICT, RETIRED,
     VirtualHost)
-from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport (
+from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wire cimport (
     FRAME_ROOM, NOT_CARP, REPLAY, VERDICT_OK, Verdict, wire_build_announcement)
 
 cdef enum:
@@ -84,7 +84,7 @@ cdef void order_push(World* world, Machine* machine, uint32_t kind, uint32_t sub
 
 
 cdef Block* copied_block(World* world, const Block* block) noexcept nogil:
-    """A block of its own, laid out as new_block() in _engine.pyx does."""
+    """A block of its own, laid out as new_block() in engine/_engine.pyx does."""
     cdef size_t size = (
         sizeof(Block) + block.address_count * sizeof(Address)
         + block.output_count * sizeof(Output) + block.alternate_count * sizeof(AlternateKey))

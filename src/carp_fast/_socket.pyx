@@ -9,7 +9,7 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from carp_fast._wire cimport ETHERNET_LENGTH, IPV6_LENGTH, PROTOCOL_CARP
+from carp_fast.engine._wire cimport ETHERNET_LENGTH, IPV6_LENGTH, PROTOCOL_CARP
 
 cdef extern from "system.h" nogil:
     struct cmsghdr:

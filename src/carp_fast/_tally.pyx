@@ -9,14 +9,14 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from carp_fast._auth cimport KEY_LENGTH, auth_prepare, auth_verify
+from carp_fast.engine._auth cimport KEY_LENGTH, auth_prepare, auth_verify
 from carp_fast._histogram cimport histogram_add, histogram_percentile
-from carp_fast._wire cimport (
+from carp_fast.engine._wire cimport (
     Advertisement, ARP_FRAME_LENGTH, BAD_AUTH, BAD_DESTINATION, BAD_SOURCE, BAD_VERSION, BAD_VHID,
     ETHERNET_LENGTH, IPV6_LENGTH, NOT_CARP, Verdict, VERDICT_OK, VRRP, wire_parse_carp,
     wire_parse_ip, wire_stamp)
 
-from carp_fast._wire import VERDICT_WORDS
+from carp_fast.engine._wire import VERDICT_WORDS
 
 cdef enum:
     JUMP_MAX = 1 << 24              # counters that may be missing at once: 16 s of a million a s

@@ -10,29 +10,29 @@ from libc.errno cimport E2BIG, EEXIST, ENODEV
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from carp_fast._actions cimport (
+from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
     next_advertisement, next_announcement, next_change, nothing_to_do)
-from carp_fast._core cimport (
+from carp_fast.engine._core cimport (
     DONE, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report,
     SECONDARIES, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_absent, engine_dropped,
     engine_expire, engine_next_deadline, report_begin, report_end, verify_soon)
-from carp_fast._lanes cimport (
+from carp_fast.engine._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
 from carp_fast._netlink cimport (
     Change, CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNKNOWN, FOUND_UNMARKED, Found,
     LOOK_PARTS, Netlink, netlink_carry_out, netlink_found, netlink_look, netlink_put)
-from carp_fast._orders cimport obey
-from carp_fast._receive cimport FrameHeard, engine_receive_many
+from carp_fast.engine._orders cimport obey
+from carp_fast.engine._receive cimport FrameHeard, engine_receive_many
 from carp_fast._socket cimport (
     receive_batch, send_batch, send_put, send_put_raw, SendBatch, socket_drops)
-from carp_fast._upkeep cimport (
+from carp_fast.engine._upkeep cimport (
     THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_SOMEBODYS, THERE_UNKNOWN, There, held_elsewhere,
     next_to_verify, upkeep_expire, upkeep_waits, verify_hosts, wanted_change)
-from carp_fast._vhid cimport Address, MASTER, Output, PEERS_MAX, PREFERRED, RETIRED, VirtualHost
-from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport ETHERNET_LENGTH, wire_build_announcement
+from carp_fast.engine._vhid cimport Address, MASTER, Output, PEERS_MAX, PREFERRED, RETIRED, VirtualHost
+from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wire cimport ETHERNET_LENGTH, wire_build_announcement
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept

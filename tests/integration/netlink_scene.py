@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from carp_fast._prepared import PreparedHost
 from carp_fast._pump import Pump
+from carp_fast.engine._prepared import PreparedHost
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import OWN_PROTOCOL, read_interfaces
 

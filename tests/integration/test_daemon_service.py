@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from carp_fast import __version__
-from carp_fast._wire import VERDICT_WORDS
+from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.lab.observer import Observer
 from tests.daemons import RunningDaemon, start_daemon, write_configuration

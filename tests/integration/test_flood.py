@@ -24,7 +24,7 @@ import carp_fast
 from carp_fast._flood import Flood
 from carp_fast._mix import Mix
 from carp_fast._pace import Pace
-from carp_fast._wire import parse
+from carp_fast.engine._wire import parse
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from carp_fast.loadtest import bpf
 from carp_fast.loadtest.backends import BackendError, Live, Sendmmsg

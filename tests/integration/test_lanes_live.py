@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from carp_fast._prepared import PreparedHost
 from carp_fast._pump import Pump
+from carp_fast.engine._prepared import PreparedHost
 from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.net import addresses, sockets
 from carp_fast.net.lanes import Lanes

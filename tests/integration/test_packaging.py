@@ -148,7 +148,7 @@ def test_the_wheel_holds_the_package_and_no_sources_in_cython(built: tuple[Path,
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {str(path.relative_to(ROOT)) for path in PYTHON_SOURCES} <= set(names)
-    assert {"carp_fast/py.typed", "carp_fast/_engine.pyi"} <= set(names)
+    assert {"carp_fast/py.typed", "carp_fast/engine/_engine.pyi"} <= set(names)
     extensions = [name for name in names if name.endswith(".so")]
     modules = [name.removeprefix("carp_fast/").partition(".")[0] for name in extensions]
     assert sorted(name.replace("/", ".") for name in modules) == COMPILED

@@ -15,7 +15,7 @@ import pytest
 from unit.segment import advertisement, ip
 
 import carp_fast
-from carp_fast._wire import build_announcement
+from carp_fast.engine._wire import build_announcement
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from carp_fast.net.sockets import open_sender
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast._prepared import multicast_mac
+from carp_fast.engine._prepared import multicast_mac
 from carp_fast.lab.lab import Host, Lab
 from carp_fast.net.memberships import MEMBERSHIPS_MAX, Joins
 from carp_fast.net.sockets import filter_interfaces, open_receiver, open_sender

@@ -9,7 +9,7 @@ MUTANTS = (
         "tie reversed",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 "last_octet_first(host.source4) > last_octet_first(heard.source)",
                 "last_octet_first(host.source4) < last_octet_first(heard.source)",
             ),
@@ -19,7 +19,7 @@ MUTANTS = (
         "tie over IPv6 reversed",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 "memcmp(host.source6, heard.source, 16) > 0",
                 "memcmp(host.source6, heard.source, 16) < 0",
             ),
@@ -27,13 +27,19 @@ MUTANTS = (
     ),
     Mutant(
         "tie over IPv6 decided at once where IPv4 decides",
-        (("_vhid.pyx", "if host.flags & EXPECTS_4 and now_ns - ", "if False and now_ns - "),),
+        (
+            (
+                "engine/_vhid.pyx",
+                "if host.flags & EXPECTS_4 and now_ns - ",
+                "if False and now_ns - ",
+            ),
+        ),
     ),
     Mutant(
         "tie without jitter",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 "    host.jitter_us = <uint32_t>(wait_ns // 1000)",
                 "    host.jitter_us = 0",
             ),
@@ -43,7 +49,7 @@ MUTANTS = (
         "tie: jitter does not double",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 "(range_ns // JITTER_PARTS) << (host.ties - 1)",
                 "range_ns // JITTER_PARTS",
             ),
@@ -51,13 +57,13 @@ MUTANTS = (
     ),
     Mutant(
         "tie: jitter of an interval at once",
-        (("_vhid.pyx", "    if host.ties <= TIES_BELOW_INTERVAL:", "    if False:"),),
+        (("engine/_vhid.pyx", "    if host.ties <= TIES_BELOW_INTERVAL:", "    if False:"),),
     ),
     Mutant(
         "tie: jitter undone by the next advertisement",
         (
             (
-                "_core.pyx",
+                "engine/_core.pyx",
                 "elif host.ties and now_ns - host.settled_ns > 2 * down_ns:",
                 "else:",
             ),
@@ -65,21 +71,33 @@ MUTANTS = (
     ),
     Mutant(
         "a wait from what was read last, not from what arrived last",
-        (("_core.pyx", "from_ns = max(now_ns, vhid_heard_ns(host))", "from_ns = now_ns"),),
+        (("engine/_core.pyx", "from_ns = max(now_ns, vhid_heard_ns(host))", "from_ns = now_ns"),),
     ),
     Mutant(
         "an advertisement that is read late begins a take-over",
-        (("_vhid.pyx", "late = now_ns < vhid_heard_ns(host) or host.ties", "late = host.ties"),),
+        (
+            (
+                "engine/_vhid.pyx",
+                "late = now_ns < vhid_heard_ns(host) or host.ties",
+                "late = host.ties",
+            ),
+        ),
     ),
     Mutant(
         "an advertisement that is read late ends a take-over",
-        (("_vhid.pyx", "if late and host.flags & (MASTER_LEAVES | CONTESTED):", "if False:"),),
+        (
+            (
+                "engine/_vhid.pyx",
+                "if late and host.flags & (MASTER_LEAVES | CONTESTED):",
+                "if False:",
+            ),
+        ),
     ),
     Mutant(
         "the silence of a family from what was read last",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "host.heard_ns[this] = max(host.heard_ns[this], now_ns)",
                 "host.heard_ns[this] = now_ns",
             ),
@@ -89,7 +107,7 @@ MUTANTS = (
         "tie: jitter never undone",
         (
             (
-                "_core.pyx",
+                "engine/_core.pyx",
                 "elif host.ties and now_ns - host.settled_ns > 2 * down_ns:",
                 "elif False:",
             ),
@@ -97,17 +115,23 @@ MUTANTS = (
     ),
     Mutant(
         "tie: jitter undone by whoever is heard for two master-down times",
-        (("_vhid.pyx", "        host.settled_ns = now_ns\n", "        pass\n"),),
+        (("engine/_vhid.pyx", "        host.settled_ns = now_ns\n", "        pass\n"),),
     ),
     Mutant(
         "tie: who was MASTER alone goes on with the former range",
-        (("_core.pyx", "if previous == MASTER and now_ns - host.since_ns >", "if False and 0 >"),),
+        (
+            (
+                "engine/_core.pyx",
+                "if previous == MASTER and now_ns - host.since_ns >",
+                "if False and 0 >",
+            ),
+        ),
     ),
     Mutant(
         "tie: precedence not heeded",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 "if host.flags & PRECEDED or not precedes(host, heard):",
                 "if True:",
             ),
@@ -117,7 +141,7 @@ MUTANTS = (
         "tie: the lowest source never waits behind a BSD",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 "if host.flags & PRECEDED or not host.ties & 1:",
                 "if host.flags & PRECEDED:",
             ),
@@ -125,13 +149,19 @@ MUTANTS = (
     ),
     Mutant(
         "tie: jitter moved behind a lower source twice",
-        (("_vhid.pyx", "            and vhid_jitter_ns(host) < jitter_part_ns(host)):", "):"),),
+        (
+            (
+                "engine/_vhid.pyx",
+                "            and vhid_jitter_ns(host) < jitter_part_ns(host)):",
+                "):",
+            ),
+        ),
     ),
     Mutant(
         "tie lost in dialect ucarp without jitter",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 '("MASTER", "tie_lost",          "BACKUP", "arm_jittered remove_addresses", ',
                 '("MASTER", "tie_lost",          "BACKUP", "arm_master_down remove_addresses", ',
             ),
@@ -141,7 +171,7 @@ MUTANTS = (
         "tie: jitter on the first rise after a resignation",
         (
             (
-                "_core.pyx",
+                "engine/_core.pyx",
                 "now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)",
                 "now_ns + vhid_interval_ns(host) // 4\n"
                 "                            + <int64_t>vhid_advskew(host) * SECOND_NS // 256)",
@@ -152,7 +182,7 @@ MUTANTS = (
         "tie of a BSD: take-overs from one demoted master not parted",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 "return ON_CONTESTED if host.ties else ON_MASTER_DEMOTED",
                 "return ON_MASTER_DEMOTED",
             ),
@@ -160,13 +190,13 @@ MUTANTS = (
     ),
     Mutant(
         "the first advertisement of a master is not repeated",
-        (("_core.pyx", "if effects & ADVERTISE_AGAIN:", "if False:"),),
+        (("engine/_core.pyx", "if effects & ADVERTISE_AGAIN:", "if False:"),),
     ),
     Mutant(
         "an answer is not repeated",
         (
             (
-                "_core.pyx",
+                "engine/_core.pyx",
                 "        engine_ask(core, &core.advertise, slot, TO_ADVERTISE)\n"
                 "        advertise_again(core, slot, now_ns)\n",
                 "        engine_ask(core, &core.advertise, slot, TO_ADVERTISE)\n",
@@ -175,13 +205,13 @@ MUTANTS = (
     ),
     Mutant(
         "expire before receive: the engine expires what is not proven",
-        (("_core.pyx", "if host.deadline_ns > heard_until_ns:", "if False:"),),
+        (("engine/_core.pyx", "if host.deadline_ns > heard_until_ns:", "if False:"),),
     ),
     Mutant(
         "a silent source learned anew too late for a longer interval",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 "min(2 * interval_ns, vhid_master_down_ns(host) - interval_ns)",
                 "2 * interval_ns",
             ),
@@ -189,17 +219,23 @@ MUTANTS = (
     ),
     Mutant(
         "hosts with one source both stay",
-        (("_vhid.pyx", "    if order < 0:\n", "    if False:\n"),),
+        (("engine/_vhid.pyx", "    if order < 0:\n", "    if False:\n"),),
     ),
     Mutant(
         "a tie with a ucarp that has our source goes on for ever",
-        (("_vhid.pyx", "if now_ns - host.tie_since_ns > 2 * interval_ns else", "if False else"),),
+        (
+            (
+                "engine/_vhid.pyx",
+                "if now_ns - host.tie_since_ns > 2 * interval_ns else",
+                "if False else",
+            ),
+        ),
     ),
     Mutant(
         "hosts with one source and one MAC both stay",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 "vhid_any_mac(heard.source_mac):\n        return ON_TIE_YIELDED",
                 "vhid_any_mac(heard.source_mac):\n        return ON_SLOWER",
             ),
@@ -207,13 +243,13 @@ MUTANTS = (
     ),
     Mutant(
         "duplicate_source never ends",
-        (("_vhid.pxd", "DUPLICATE_ENDS = 2 ", "DUPLICATE_ENDS = 2000000 "),),
+        (("engine/_vhid.pxd", "DUPLICATE_ENDS = 2 ", "DUPLICATE_ENDS = 2000000 "),),
     ),
     Mutant(
         "address kept at BACKUP",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 '"last_advertisement arm_master_down remove_addresses"',
                 '"last_advertisement arm_master_down"',
             ),
@@ -221,13 +257,19 @@ MUTANTS = (
     ),
     Mutant(
         "renamed: taken for gone only when it is told to be",
-        (("_core.pyx", "interface.ifindex == 0 or interface.renamed:", "interface.ifindex == 0:"),),
+        (
+            (
+                "engine/_core.pyx",
+                "interface.ifindex == 0 or interface.renamed:",
+                "interface.ifindex == 0:",
+            ),
+        ),
     ),
     Mutant(
         "renamed: addresses kept",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 '"disarm remove_addresses resign",           ""),',
                 '"disarm resign",           ""),',
             ),
@@ -235,17 +277,23 @@ MUTANTS = (
     ),
     Mutant(
         "hosts with a short interval advertise behind all others",
-        (("_core.pyx", "        if vhid_interval_ns(host) < SECOND_NS:", "        if False:"),),
+        (
+            (
+                "engine/_core.pyx",
+                "        if vhid_interval_ns(host) < SECOND_NS:",
+                "        if False:",
+            ),
+        ),
     ),
     Mutant(
         "absence means nothing",
-        (("_core.pyx", "elif waits_on(core, slot, now_ns):", "elif False:"),),
+        (("engine/_core.pyx", "elif waits_on(core, slot, now_ns):", "elif False:"),),
     ),
     Mutant(
         "absence: whatever its length counts, as by the shortest interval of all",
         (
             (
-                "_absence.pyx",
+                "engine/_absence.pyx",
                 "return absence.dropped or length_ns(absence) > interval_ns",
                 "return True",
             ),
@@ -255,7 +303,7 @@ MUTANTS = (
         "absence: drops do not count",
         (
             (
-                "_absence.pyx",
+                "engine/_absence.pyx",
                 "return absence.dropped or length_ns(absence) > interval_ns",
                 "return not absence.dropped and length_ns(absence) > interval_ns",
             ),
@@ -263,29 +311,35 @@ MUTANTS = (
     ),
     Mutant(
         "absence: what was missed is not added",
-        (("_absence.pyx", "max(host.deadline_ns + missed_ns,", "max(host.deadline_ns,"),),
+        (("engine/_absence.pyx", "max(host.deadline_ns + missed_ns,", "max(host.deadline_ns,"),),
     ),
     Mutant(
         "absence: no two intervals of the master after it",
-        (("_absence.pyx", "min(least_ns, down_ns) + vhid", "0 * min(least_ns, down_ns) + vhid"),),
+        (
+            (
+                "engine/_absence.pyx",
+                "min(least_ns, down_ns) + vhid",
+                "0 * min(least_ns, down_ns) + vhid",
+            ),
+        ),
     ),
     Mutant(
         "absence of a master-down: two intervals are enough",
-        (("_absence.pyx", "if missed_ns + asleep_ns < down_ns and master", "if master"),),
+        (("engine/_absence.pyx", "if missed_ns + asleep_ns < down_ns and master", "if master"),),
     ),
     Mutant(
         "absence: sleep forgotten",
-        (("_absence.pyx", "absence.since_ns + absence.asleep_ns", "absence.since_ns"),),
+        (("engine/_absence.pyx", "absence.since_ns + absence.asleep_ns", "absence.since_ns"),),
     ),
     Mutant(
         "absence counted again for ever",
-        (("_core.pyx", "    host.flags |= EXTENDED\n", "    pass\n"),),
+        (("engine/_core.pyx", "    host.flags |= EXTENDED\n", "    pass\n"),),
     ),
     Mutant(
         "absence counted no more once a frame from before its end is read",
         (
             (
-                "_core.pyx",
+                "engine/_core.pyx",
                 "(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)\n    engine_set",
                 "(MASTER_LEAVES | CONTESTED | REPEATING)\n    engine_set",
             ),
@@ -295,7 +349,7 @@ MUTANTS = (
         "resignation sent as BACKUP",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 '("BACKUP", "resign",            "INIT",   "disarm", ',
                 '("BACKUP", "resign",            "INIT",   "disarm remove_addresses resign", ',
             ),
@@ -305,7 +359,7 @@ MUTANTS = (
         "demotion lost: OpenBSD's byte 4 stays 0",
         (
             (
-                "_vhid.pyx",
+                "engine/_vhid.pyx",
                 "    if host.dialect != DIALECT_OPENBSD:\n        return 0",
                 "    if True:\n        return 0",
             ),

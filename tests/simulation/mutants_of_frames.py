@@ -21,7 +21,7 @@ MUTANTS = (
         "digest not checked",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "if not fits and not fits_alternate(&core.hosts[hearing.slot], heard, arrived_ns):",
                 "if False:",
             ),
@@ -31,7 +31,7 @@ MUTANTS = (
         "digest of the other frame of two",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "conclude(core, &hearings[1], fit[1])",
                 "conclude(core, &hearings[1], fit[0])",
             ),
@@ -39,13 +39,13 @@ MUTANTS = (
     ),
     Mutant(
         "checksum of CARP not checked",
-        (("_wire.pyx", "if wire_checksum(carp, CARP_LENGTH):", "if False:"),),
+        (("engine/_wire.pyx", "if wire_checksum(carp, CARP_LENGTH):", "if False:"),),
     ),
     Mutant(
         "checksum of IPv4 not checked",
         (
             (
-                "_wire.pyx",
+                "engine/_wire.pyx",
                 "if a.family == 4 and wire_checksum(a.ip, (a.ip[0] & 15) * 4):",
                 "if False:",
             ),
@@ -55,7 +55,7 @@ MUTANTS = (
         "TTL not checked",
         (
             (
-                "_wire.pyx",
+                "engine/_wire.pyx",
                 "return BAD_TTL if hop_limit != 255 and not a.unicast else VERDICT_OK",
                 "return VERDICT_OK",
             ),
@@ -65,7 +65,7 @@ MUTANTS = (
         "a source that was found a second ago is taken to be sorted",
         (
             (
-                "_lanes.pyx",
+                "engine/_lanes.pyx",
                 "lanes.sources_told != lanes.sources_sorted or now_ns",
                 "now_ns",
             ),
@@ -73,13 +73,13 @@ MUTANTS = (
     ),
     Mutant(
         "a stranger that is read late is taken to be long ago",
-        (("_vhid.pyx", "return ago_ms if ago_ms <= INT32_MAX else 0", "return ago_ms"),),
+        (("engine/_vhid.pyx", "return ago_ms if ago_ms <= INT32_MAX else 0", "return ago_ms"),),
     ),
     Mutant(
         "replay not checked",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "    if is_replay(core, slot, source, heard, own, arrived_ns):",
                 "    if False:",
             ),
@@ -89,7 +89,7 @@ MUTANTS = (
         "a silent source learned anew only after our master-down",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "strict or arrived_ns - source.heard_ns < vhid_silence_ns(host, source)",
                 "strict or arrived_ns - source.heard_ns < vhid_master_down_ns(host)",
             ),
@@ -99,7 +99,7 @@ MUTANTS = (
         "what a source sent in order is news after a short silence",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "    elif known and back and (strict or source.ascended == ASCENDED):",
                 "    elif False:",
             ),
@@ -107,13 +107,13 @@ MUTANTS = (
     ),
     Mutant(
         "a constant counter shows an order",
-        (("_receive.pyx", "    if step == 0:\n", "    if False:\n"),),
+        (("engine/_receive.pyx", "    if step == 0:\n", "    if False:\n"),),
     ),
     Mutant(
         "loop by counter alone",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "cdef bint lately = own and sent_lately(",
                 "cdef bint lately = sent_lately(",
             ),
@@ -121,13 +121,13 @@ MUTANTS = (
     ),
     Mutant(
         "loop without our MAC",
-        (("_receive.pyx", "if lately and has_our_mac(host, heard):", "if lately:"),),
+        (("engine/_receive.pyx", "if lately and has_our_mac(host, heard):", "if lately:"),),
     ),
     Mutant(
         "loop for longer than an interval",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "ago_ms >= 0 and (ago_ms - 1) * 1000000 <= vhid_interval_ns(host)",
                 "ago_ms >= 0",
             ),
@@ -135,13 +135,19 @@ MUTANTS = (
     ),
     Mutant(
         "our own frames, late, are another host's",
-        (("_receive.pyx", "if own and is_ours_late(host, heard, arrived_ns):", "if False:"),),
+        (
+            (
+                "engine/_receive.pyx",
+                "if own and is_ours_late(host, heard, arrived_ns):",
+                "if False:",
+            ),
+        ),
     ),
     Mutant(
         "what we sent long ago is taken from our own source",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
                 "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host) and not own:\n",
             ),
@@ -149,17 +155,23 @@ MUTANTS = (
     ),
     Mutant(
         "hosts with one source in step for ever",
-        (("_receive.pyx", "+ <uint64_t>arrived_ns) % LEAP", "+ <uint64_t>arrived_ns) % 1"),),
+        (("engine/_receive.pyx", "+ <uint64_t>arrived_ns) % LEAP", "+ <uint64_t>arrived_ns) % 1"),),
     ),
     Mutant(
         "ranges of counters lost when they are old",
-        (("_history.pyx", "            retire(history, &lately[i])\n", "            pass\n"),),
+        (
+            (
+                "engine/_history.pyx",
+                "            retire(history, &lately[i])\n",
+                "            pass\n",
+            ),
+        ),
     ),
     Mutant(
         "ranges of counters retired too early",
         (
             (
-                "_history.pyx",
+                "engine/_history.pyx",
                 "if lately[i].count and since_ms(lately[i].at_ms, now_ms) > 2 * <int64_t>span_ms:",
                 "if lately[i].count and since_ms(lately[i].at_ms, now_ms) > <int64_t>span_ms // 2:",
             ),
@@ -167,13 +179,13 @@ MUTANTS = (
     ),
     Mutant(
         "counters that were passed over are known",
-        (("_history.pxd", "HISTORY_NEAR = 64 ", "HISTORY_NEAR = 65536 "),),
+        (("engine/_history.pxd", "HISTORY_NEAR = 64 ", "HISTORY_NEAR = 65536 "),),
     ),
     Mutant(
         "known counters are taken from strangers for ever",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
                 "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host) and not stranger:\n",
             ),
@@ -183,7 +195,7 @@ MUTANTS = (
         "known counters are refused from a host that is not heard",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
                 "    if age_ms >= 0:\n",
             ),
@@ -193,7 +205,7 @@ MUTANTS = (
         "known counters are refused from known hosts",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "    if not off and (own or stranger or back or strict):",
                 "    if not off:",
             ),
@@ -201,21 +213,21 @@ MUTANTS = (
     ),
     Mutant(
         "a known counter is taken from a stranger again and again",
-        (("_receive.pyx", "if back or is_used_up(host, heard, arrived_ns):", "if False:"),),
+        (("engine/_receive.pyx", "if back or is_used_up(host, heard, arrived_ns):", "if False:"),),
     ),
     Mutant(
         "whoever is taken is genuine",
-        (("_receive.pyx", "    source.genuine |= new\n", "    source.genuine |= True\n"),),
+        (("engine/_receive.pyx", "    source.genuine |= new\n", "    source.genuine |= True\n"),),
     ),
     Mutant(
         "an OpenBSD that moved is refused",
-        (("_receive.pyx", "if other.constant and arrived_ns", "if False and arrived_ns"),),
+        (("engine/_receive.pyx", "if other.constant and arrived_ns", "if False and arrived_ns"),),
     ),
     Mutant(
         "a host that was apart for long is not answered",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "            answer_stranger(core, slot, arrived_ns)\n",
                 "            pass\n",
             ),
@@ -223,13 +235,19 @@ MUTANTS = (
     ),
     Mutant(
         "one family's silence ignored: not said",
-        (("_receive.pyx", "if (now_ns - since_ns > vhid_master_down_ns(host)\n", "if (False\n"),),
+        (
+            (
+                "engine/_receive.pyx",
+                "if (now_ns - since_ns > vhid_master_down_ns(host)\n",
+                "if (False\n",
+            ),
+        ),
     ),
     Mutant(
         "one family's silence: absences do not count",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "now_ns - absence_end(&core.absences, vhid",
                 "now_ns - 0 * absence_end(&core.absences, vhid",
             ),
@@ -239,7 +257,7 @@ MUTANTS = (
         "one family's silence is enough to take over",
         (
             (
-                "_receive.pyx",
+                "engine/_receive.pyx",
                 "    if event != EVENTS:\n        engine_event",
                 "    if event != EVENTS and not (host.state == BACKUP and heard.family == 6\n"
                 "                                and host.flags & EXPECTS_4):\n"
@@ -251,7 +269,7 @@ MUTANTS = (
         "no announcement",
         (
             (
-                "_actions.pyx",
+                "engine/_actions.pyx",
                 "    plan_announcement(host, now_ns)\n"
                 "    engine_ask(core, &core.announce, slot, TO_ANNOUNCE)",
                 "    plan_announcement(host, now_ns)",
@@ -260,13 +278,19 @@ MUTANTS = (
     ),
     Mutant(
         "absence in a checkpoint forgotten",
-        (("_orders.pyx", "    for i in range(was.absence_count):", "    for i in range(0):"),),
+        (
+            (
+                "engine/_orders.pyx",
+                "    for i in range(was.absence_count):",
+                "    for i in range(0):",
+            ),
+        ),
     ),
     Mutant(
         "lanes: every drop counts",
         (
             (
-                "_lanes.pyx",
+                "engine/_lanes.pyx",
                 "    if covers(lanes, now_ns):\n        return False",
                 "    if False:\n        return False",
             ),
@@ -274,13 +298,13 @@ MUTANTS = (
     ),
     Mutant(
         "lanes: a drop of known sources does not count",
-        (("_lanes.pyx", "return lane == LANE_GENUINE", "return False"),),
+        (("engine/_lanes.pyx", "return lane == LANE_GENUINE", "return False"),),
     ),
     Mutant(
         "lanes: no drop of strangers ever counts",
         (
             (
-                "_lanes.pyx",
+                "engine/_lanes.pyx",
                 "    if covers(lanes, now_ns):\n        return False",
                 "    return False",
             ),
@@ -290,7 +314,7 @@ MUTANTS = (
         "lanes: where nobody is known drops count for ever",
         (
             (
-                "_lanes.pyx",
+                "engine/_lanes.pyx",
                 "return now_ns - lanes.dropping_since_ns < UNPROVEN_NS",
                 "return True",
             ),
@@ -298,29 +322,29 @@ MUTANTS = (
     ),
     Mutant(
         "lanes: a source that was just found counts as sorted",
-        (("_lanes.pyx", "lanes.unsorted_until_ns = now_ns + TELL_AGAIN_NS", "pass"),),
+        (("engine/_lanes.pyx", "lanes.unsorted_until_ns = now_ns + TELL_AGAIN_NS", "pass"),),
     ),
     Mutant(
         "lanes: strangers' backlog is not waited for",
-        (("_lanes.pyx", "max(common_ns, genuine_ns - COMMON_LAG_NS)", "genuine_ns"),),
+        (("engine/_lanes.pyx", "max(common_ns, genuine_ns - COMMON_LAG_NS)", "genuine_ns"),),
     ),
     Mutant(
         "lanes: strangers' backlog is waited for without end",
-        (("_lanes.pyx", "max(common_ns, genuine_ns - COMMON_LAG_NS)", "common_ns"),),
+        (("engine/_lanes.pyx", "max(common_ns, genuine_ns - COMMON_LAG_NS)", "common_ns"),),
     ),
     Mutant(
         "a refused change is never tried again",
-        (("_upkeep.pyx", "host.retry_at_ns = now_ns + (RETRY_NS << host.retries)", "pass"),),
+        (("engine/_upkeep.pyx", "host.retry_at_ns = now_ns + (RETRY_NS << host.retries)", "pass"),),
     ),
     Mutant(
         "what fails is tried again without waiting longer",
-        (("_upkeep.pyx", "host.retries = min(host.retries + 1, RETRIES_MAX)", "pass"),),
+        (("engine/_upkeep.pyx", "host.retries = min(host.retries + 1, RETRIES_MAX)", "pass"),),
     ),
     Mutant(
         "a removed host leaves before its addresses are gone",
         (
             (
-                "_actions.pyx",
+                "engine/_actions.pyx",
                 "return host.flags & LEAVING and not host.held and not",
                 "return host.flags & LEAVING and not",
             ),
@@ -328,13 +352,19 @@ MUTANTS = (
     ),
     Mutant(
         "a lost address is not added again",
-        (("_upkeep.pyx", "there == THERE_NONE and address.flags & (HELD | FOREIGN)", "False"),),
+        (
+            (
+                "engine/_upkeep.pyx",
+                "there == THERE_NONE and address.flags & (HELD | FOREIGN)",
+                "False",
+            ),
+        ),
     ),
     Mutant(
         "an address of ours on a BACKUP stays",
         (
             (
-                "_upkeep.pyx",
+                "engine/_upkeep.pyx",
                 "host.state == MASTER or host.state == BACKUP) and (",
                 "host.state == MASTER) and (",
             ),
@@ -342,17 +372,17 @@ MUTANTS = (
     ),
     Mutant(
         "an address that another hand put in the place of ours is still ours",
-        (("_upkeep.pyx", "there == THERE_FOREIGN and address.flags & HELD", "False"),),
+        (("engine/_upkeep.pyx", "there == THERE_FOREIGN and address.flags & HELD", "False"),),
     ),
     Mutant(
         "the address of another virtual host is taken for ours",
-        (("_upkeep.pyx", "not held_elsewhere(core, slot, which)):", "True):"),),
+        (("engine/_upkeep.pyx", "not held_elsewhere(core, slot, which)):", "True):"),),
     ),
     Mutant(
         "an address that is there and foreign is taken for ours",
         (
             (
-                "_actions.pyx",
+                "engine/_actions.pyx",
                 "    elif error:\n        if not address.flags & FOREIGN:",
                 "    elif False:\n        if not address.flags & FOREIGN:",
             ),
@@ -360,21 +390,27 @@ MUTANTS = (
     ),
     Mutant(
         "a removal of ours has nobody look what went with it",
-        (("_actions.pyx", "verify_soon(core, host.interface, now_ns + REMOVED_NS)", "pass"),),
+        (
+            (
+                "engine/_actions.pyx",
+                "verify_soon(core, host.interface, now_ns + REMOVED_NS)",
+                "pass",
+            ),
+        ),
     ),
     Mutant(
         "nobody looks again before a minute has passed",
-        (("_orders.pyx", "verify_soon(core, core.hosts[slot].interface, now_ns)", "pass"),),
+        (("engine/_orders.pyx", "verify_soon(core, core.hosts[slot].interface, now_ns)", "pass"),),
     ),
     Mutant(
         "a MASTER without addresses stays",
-        (("_upkeep.pyx", "upkeep_lose(core, slot, ADDRESS_DEADLINE, now_ns)", "pass"),),
+        (("engine/_upkeep.pyx", "upkeep_lose(core, slot, ADDRESS_DEADLINE, now_ns)", "pass"),),
     ),
     Mutant(
         "a foreign address does not count as there",
         (
             (
-                "_upkeep.pyx",
+                "engine/_upkeep.pyx",
                 "there |= address.flags & (HELD | FOREIGN) != 0",
                 "there |= address.flags & HELD != 0",
             ),
@@ -382,10 +418,10 @@ MUTANTS = (
     ),
     Mutant(
         "who gave up for its addresses is not demoted",
-        (("_upkeep.pyx", "    host.flags |= ADDRESS_DEMOTED\n", ""),),
+        (("engine/_upkeep.pyx", "    host.flags |= ADDRESS_DEMOTED\n", ""),),
     ),
     Mutant(
         "the demotion for addresses ends at once",
-        (("_upkeep.pyx", "now_ns + (DEMOTED_NS << host.losses)", "now_ns + 1000000"),),
+        (("engine/_upkeep.pyx", "now_ns + (DEMOTED_NS << host.losses)", "now_ns + 1000000"),),
     ),
 )

@@ -10,13 +10,13 @@ from typing import Any
 
 from unit.segment import SECOND_NS, START_NS, Node, advertisement
 
-from carp_fast._engine import Engine
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import explain_text
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.own_sources import OwnSources
 from carp_fast.daemon.status import Status
 from carp_fast.daemon.table import Hosts
+from carp_fast.engine._engine import Engine
 from carp_fast.net.interfaces import Interface
 
 ADVSKEW = 100

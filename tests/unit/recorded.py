@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from carp_fast._engine import Engine
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.engine._engine import Engine
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.player import Output, Player
 from carp_fast.replay.recording import Copy, Recorded, as_scenario

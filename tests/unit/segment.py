@@ -14,8 +14,8 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from carp_fast._engine import Engine
-from carp_fast._prepared import PreparedHost
+from carp_fast.engine._engine import Engine
+from carp_fast.engine._prepared import PreparedHost
 
 SECOND_NS = 1_000_000_000
 TICK_NS = 1_000_000

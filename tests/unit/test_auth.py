@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carp_fast import _auth
+from carp_fast.engine import _auth
 
 keys = st.binary(min_size=1, max_size=20)
 messages = st.binary(max_size=300)

@@ -236,7 +236,7 @@ def test_only_a_reply_to_us_is_an_answer() -> None:
 
 
 def test_nobody_takes_the_frames_of_the_floor_for_advertisements() -> None:
-    from carp_fast._wire import parse
+    from carp_fast.engine._wire import parse
 
     frame = floor.frame()
     assert len(frame) == 70

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from carp_fast._wire import parse
 from carp_fast.capture import judge as verdicts
 from carp_fast.capture.digests import SUBSET_ADDRESSES_MAX, Guess, Signer
 from carp_fast.capture.judge import Finding, Judge, signer_of
 from carp_fast.config.model import Origin, Settings, VirtualHost
+from carp_fast.engine._wire import parse
 
 GOLDEN: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent.parent / "vectors" / "golden.json").read_text()

@@ -21,7 +21,7 @@ from unit.segment import (
     read_advertisement,
 )
 
-from carp_fast._engine import MAX_VIRTUAL_HOSTS, Engine
+from carp_fast.engine._engine import MAX_VIRTUAL_HOSTS, Engine
 
 WAKE_TICK_NS = 10 * TICK_NS
 

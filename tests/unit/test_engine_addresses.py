@@ -18,7 +18,7 @@ from unit.addressed import (
 )
 from unit.segment import SECOND_NS, START_NS, Node, advertisement, prepared
 
-from carp_fast._wire import build_announcement
+from carp_fast.engine._wire import build_announcement
 
 
 def test_all_addresses_are_added_announced_and_removed() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unit.segment import SECOND_NS, START_NS, ip, prepared
 
-from carp_fast._engine import Engine
+from carp_fast.engine._engine import Engine
 
 AT_ONCE = 512
 EACH_NS = 100_000

@@ -23,7 +23,7 @@ from unit.segment import (
     read_advertisement,
 )
 
-from carp_fast import _wire
+from carp_fast.engine import _wire
 
 BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}
 ONLY6: dict[str, Any] = {"addresses": [(ADDRESS6, 64)]}

@@ -24,8 +24,8 @@ from unit.segment import (
     read_advertisement,
 )
 
-from carp_fast._engine import HOST_BYTES, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, Engine
-from carp_fast._wire import VERDICT_WORDS
+from carp_fast.engine._engine import HOST_BYTES, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, Engine
+from carp_fast.engine._wire import VERDICT_WORDS
 
 ADDRESSES = [(ADDRESS, 24)]
 OTHER_MAC = b"\x02\0\0\0\0\x66"
@@ -346,7 +346,7 @@ def test_a_bad_call_is_refused(case: str) -> None:
     # In a process of its own: what is not refused may write outside of the tables.
     program = (
         "from unit.segment import prepared as host\n"
-        "from carp_fast._engine import Engine\n"
+        "from carp_fast.engine._engine import Engine\n"
         "engine = Engine()\n"
         "engine.set_interface(0, 1, source=bytes(4))\n"
         f"try:\n    {BAD_CALLS[case].replace('; ', chr(10) + '    ')}\n"

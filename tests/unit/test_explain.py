@@ -9,11 +9,11 @@ import pytest
 from unit.asked import ADVSKEW, MASTER_NS, OTHER, OURS, Asked
 from unit.segment import SECOND_NS, START_NS, advertisement, ip, prepared
 
-from carp_fast import _vhid
-from carp_fast._engine import REASON_WORDS, VERDICT_WORDS, Engine
 from carp_fast.config.model import Settings, VirtualHost
 from carp_fast.daemon import explain, explain_text
 from carp_fast.daemon.status import Status
+from carp_fast.engine import _vhid
+from carp_fast.engine._engine import REASON_WORDS, VERDICT_WORDS, Engine
 
 # What an advertisement can be to a virtual host, by its state.
 JUDGED = {

@@ -13,7 +13,7 @@ import pytest
 from unit.bpf import run
 from unit.segment import GROUP, SECOND_NS, START_NS, advertisement, ip
 
-from carp_fast._lanes import LaneJudge
+from carp_fast.engine._lanes import LaneJudge
 from carp_fast.net import lane_filters, lanes, sockets
 from carp_fast.net.lane_filters import PLACES
 from carp_fast.net.lanes import FORGET_AFTER_S, SOL_PACKET, SOURCES_AN_INTERFACE, Lanes

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 from unit.pumped import pump_with_orders
 
-from carp_fast._prepared import PreparedHost
 from carp_fast.daemon.orders import Orders
+from carp_fast.engine._prepared import PreparedHost
 
 MAC = b"\x02\0\0\0\0\x01"
 

@@ -9,8 +9,8 @@ import pytest
 from unit.recorded import CAPACITY, RecordingPlayer, played, recording
 from unit.segment import PASSPHRASE, SECOND_NS, START_NS, Node, advertisement, ip, prepared
 
-from carp_fast._engine import Engine
-from carp_fast._recorder import CHECKPOINT_RECORDS, RECORD_BYTES
+from carp_fast.engine._engine import Engine
+from carp_fast.engine._recorder import CHECKPOINT_RECORDS, RECORD_BYTES
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.player import Player, compare, play
 from carp_fast.replay.recording import capacity

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from unit.segment import carp_digest, ip
 
-from carp_fast._auth import Key
 from carp_fast.config.load import load
+from carp_fast.engine._auth import Key
 from carp_fast.loadtest.streams import (
     Place,
     StreamError,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import carp_fast
-from carp_fast._prepared import PreparedHost
+from carp_fast.engine._prepared import PreparedHost
 
 PACKAGE = Path(carp_fast.__file__).parent
 ALLOWED = Path(__file__).parent.parent / "stubs-allowed.txt"
@@ -29,7 +29,7 @@ STUBBED = sorted(map(dotted, PACKAGE.rglob("*.pyi")))
 
 
 def test_a_compiled_module_with_public_names_has_a_stub() -> None:
-    assert {"_engine", "_pump"} <= set(COMPILED)
+    assert {"engine._engine", "_pump"} <= set(COMPILED)
     public = {
         name
         for name in COMPILED
@@ -62,7 +62,7 @@ def test_the_parameters_of_a_prepared_host() -> None:
     plain = re.sub(r"(^|, )\w+ (\w+)", r"\1\2", arguments[1])
     embedded = ast.parse(f"def f({plain}): ...").body[0]
     assert isinstance(embedded, ast.FunctionDef)
-    stub = ast.parse((PACKAGE / "_prepared.pyi").read_text())
+    stub = ast.parse((PACKAGE / "engine" / "_prepared.pyi").read_text())
     [declared] = (
         function
         for node in stub.body

@@ -261,7 +261,7 @@ def test_the_virtual_host_and_its_frame() -> None:
     )
     assert (settings.up, settings.down, settings.xparam) == ("/up", None, "y")
     assert (settings.dialect, settings.replay) == ("ucarp", "off"), "ucarp enforces no order"
-    from carp_fast._engine import Engine
+    from carp_fast.engine._engine import Engine
 
     engine = Engine()
     engine.set_interface(0, 1_000_000_000)

@@ -25,10 +25,10 @@ from unit.segment import (
     prepared,
 )
 
-from carp_fast import _auth, _wire
-from carp_fast._engine import Engine
-from carp_fast._prepared import signed_message
 from carp_fast.capture.pcap import Reader
+from carp_fast.engine import _auth, _wire
+from carp_fast.engine._engine import Engine
+from carp_fast.engine._prepared import signed_message
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 GOLDEN: list[dict[str, Any]] = json.loads((VECTORS / "golden.json").read_text())

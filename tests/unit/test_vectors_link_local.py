@@ -26,10 +26,10 @@ from unit.segment import (
 )
 from unit.test_vectors import VECTORS, engine_advertisement
 
-from carp_fast import _wire
-from carp_fast._engine import Engine
-from carp_fast._prepared import automatic_link_local, signed_forms
 from carp_fast.capture.pcap import Reader
+from carp_fast.engine import _wire
+from carp_fast.engine._engine import Engine
+from carp_fast.engine._prepared import automatic_link_local, signed_forms
 
 GOLDEN: list[dict[str, Any]] = json.loads((VECTORS / "golden-2.json").read_text())
 FOUR, LOCAL, GLOBAL = ip("10.77.0.100"), ip("fe80::100"), ip("fd77::100")

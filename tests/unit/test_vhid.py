@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from unit.segment import SECOND_NS, START_NS, TICK_NS, Node, advertisement, read_advertisement
 
-from carp_fast import _vhid
+from carp_fast.engine import _vhid
 
 ADVSKEW = 100
 MASTER_DOWN_NS = (3 * 256 + ADVSKEW) * SECOND_NS // 256

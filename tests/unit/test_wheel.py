@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from carp_fast._wheel import TimerWheel
+from carp_fast.engine._wheel import TimerWheel
 
 CAPACITY = 24
 REVOLUTION = 4096

@@ -15,7 +15,7 @@ from unit.segment import (
     ipv4_frame,
 )
 
-from carp_fast import _wire
+from carp_fast.engine import _wire
 
 
 def verdict(frame: bytes) -> str:

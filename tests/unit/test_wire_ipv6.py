@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from unit.segment import GROUP6, advertisement, carp_header, internet_checksum, ip, ipv6_frame
 
-from carp_fast import _wire
+from carp_fast.engine import _wire
 
 GOOD = carp_header()
 

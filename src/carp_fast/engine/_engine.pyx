@@ -10,36 +10,36 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from carp_fast._actions cimport (
+from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
     next_advertisement, next_announcement, next_change)
-from carp_fast._core cimport (
+from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_DEMOTE,
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE,
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, Order, REJECTIONS, RELEASED,
     Rejection, Report, TICK_NS, engine_checkpoint, engine_close, engine_expire,
     engine_next_deadline, engine_open, engine_absent, engine_dropped, engine_shown)
-from carp_fast._orders cimport assume_address, obey
-from carp_fast._prepared cimport PreparedHost, expect_bytes, source_flags
-from carp_fast._receive cimport FrameHeard, engine_receive, engine_receive_many
-from carp_fast._recorder cimport (
+from carp_fast.engine._orders cimport assume_address, obey
+from carp_fast.engine._prepared cimport PreparedHost, expect_bytes, source_flags
+from carp_fast.engine._receive cimport FrameHeard, engine_receive, engine_receive_many
+from carp_fast.engine._recorder cimport (
     Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
     recorder_open, records_list)
-from carp_fast._upkeep cimport THERES, There, address_found, upkeep_expire, wanted_change
-from carp_fast._vhid cimport (
+from carp_fast.engine._upkeep cimport THERES, There, address_found, upkeep_expire, wanted_change
+from carp_fast.engine._vhid cimport (
     ADDRESS_DEMOTED, Address, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, EXPECTS_4, EXPECTS_6,
     IN_USE, MASTER_LEAVES, Output,
     RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source, VirtualHost, vhid_source,
     vhid_advskew, vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_jitter_ns, vhid_judge,
     vhid_master, vhid_master_down_ns)
-from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
+from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
 
-from carp_fast._core import REPORT_WORDS
-from carp_fast._recorder import ADDRESS_WORDS, THERE_WORDS
-from carp_fast._vhid import DIALECT_WORDS, EVENT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
-from carp_fast._wire import VERDICT_WORDS
+from carp_fast.engine._core import REPORT_WORDS
+from carp_fast.engine._recorder import ADDRESS_WORDS, THERE_WORDS
+from carp_fast.engine._vhid import DIALECT_WORDS, EVENT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
+from carp_fast.engine._wire import VERDICT_WORDS
 
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
 MAX_INTERFACES = _MAX_INTERFACES

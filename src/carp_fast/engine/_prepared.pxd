@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from carp_fast._vhid cimport VirtualHost
+from carp_fast.engine._vhid cimport VirtualHost
 
 cdef class PreparedHost:
     cdef VirtualHost host

@@ -5,16 +5,16 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-from carp_fast._core import REPORT_WORDS as REPORT_WORDS
-from carp_fast._prepared import PreparedHost
-from carp_fast._recorder import ADDRESS_WORDS as ADDRESS_WORDS
-from carp_fast._recorder import THERE_WORDS as THERE_WORDS
-from carp_fast._vhid import DIALECT_WORDS as DIALECT_WORDS
-from carp_fast._vhid import EVENT_WORDS as EVENT_WORDS
-from carp_fast._vhid import REASON_WORDS as REASON_WORDS
-from carp_fast._vhid import REPLAY_WORDS as REPLAY_WORDS
-from carp_fast._vhid import STATE_WORDS as STATE_WORDS
-from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
+from carp_fast.engine._core import REPORT_WORDS as REPORT_WORDS
+from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine._recorder import ADDRESS_WORDS as ADDRESS_WORDS
+from carp_fast.engine._recorder import THERE_WORDS as THERE_WORDS
+from carp_fast.engine._vhid import DIALECT_WORDS as DIALECT_WORDS
+from carp_fast.engine._vhid import EVENT_WORDS as EVENT_WORDS
+from carp_fast.engine._vhid import REASON_WORDS as REASON_WORDS
+from carp_fast.engine._vhid import REPLAY_WORDS as REPLAY_WORDS
+from carp_fast.engine._vhid import STATE_WORDS as STATE_WORDS
+from carp_fast.engine._wire import VERDICT_WORDS as VERDICT_WORDS
 
 MAX_VIRTUAL_HOSTS: int
 MAX_INTERFACES: int

@@ -10,9 +10,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from carp_fast._history cimport (
+from carp_fast.engine._history cimport (
     HISTORY_FORMERLY, HISTORY_LATELY, HISTORY_SENT, History, Range)
-from carp_fast._vhid cimport (
+from carp_fast.engine._vhid cimport (
     ADDRESS_DEMOTED, ANNOUNCE_ON_ORDER, ANNOUNCING, BARRED, BSD_MAC, CONTESTED, DEMOTE_TOLD,
     DUPLICATE, EXTENDED, FAILED, FOREIGN, HELD,
     IGNORE_LINK,
@@ -21,11 +21,11 @@ from carp_fast._vhid cimport (
     SOURCE6_MISSING, SOURCE_MISSING, SOURCES, Source,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, UCARP_MAC, VirtualHost, vhid_jitter_ns, vhid_source)
-from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport Advertisement
+from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wire cimport Advertisement
 
-from carp_fast._vhid import DIALECT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
-from carp_fast._wire import VERDICT_WORDS
+from carp_fast.engine._vhid import DIALECT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
+from carp_fast.engine._wire import VERDICT_WORDS
 
 cdef enum:
     PIECES = (sizeof(Checkpoint) + PIECE_LENGTH - 1) // PIECE_LENGTH

@@ -2,11 +2,11 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from carp_fast._absence cimport Absences
-from carp_fast._recorder cimport Checkpoint, Recorder
-from carp_fast._vhid cimport Event, Source, VirtualHost
-from carp_fast._wheel cimport Wheel
-from carp_fast._wire cimport VERDICTS
+from carp_fast.engine._absence cimport Absences
+from carp_fast.engine._recorder cimport Checkpoint, Recorder
+from carp_fast.engine._vhid cimport Event, Source, VirtualHost
+from carp_fast.engine._wheel cimport Wheel
+from carp_fast.engine._wire cimport VERDICTS
 
 cdef enum:
     MAX_VIRTUAL_HOSTS = 131072

@@ -7,23 +7,23 @@ digest, loop, replay. Nothing here allocates, logs or knows a socket, a clock or
 from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from carp_fast._absence cimport absence_end
-from carp_fast._auth cimport auth_verify, auth_verify_two
-from carp_fast._core cimport (
+from carp_fast.engine._absence cimport absence_end
+from carp_fast.engine._auth cimport auth_verify, auth_verify_two
+from carp_fast.engine._core cimport (
     Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_ask, engine_end_duplicate,
     engine_event, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
     Rejection, REJECTIONS, WRONG_DIGEST)
-from carp_fast._history cimport (
+from carp_fast.engine._history cimport (
     HISTORY_NEAR, history_age_ms, history_ms, history_note_late, history_sent_ms)
-from carp_fast._recorder cimport record_heard
-from carp_fast._vhid cimport (
+from carp_fast.engine._recorder cimport record_heard
+from carp_fast.engine._vhid cimport (
     AlternateKey, BACKUP, BSD_MAC, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS,
     EXPECTS_4, EXPECTS_6, INIT, MASTER, Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
     Source, SOURCES, TO_ADVERTISE, vhid_any_mac, vhid_duplicate_over, vhid_foresee, vhid_goes_on,
     vhid_interval_ns, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order, vhid_silence_ns, vhid_source, vhid_stranger_ms,
     UCARP_MAC, VirtualHost)
-from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport (
+from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wire cimport (
     Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
     BAD_SOURCE, BAD_VERSION, BAD_VHID, LOOP, NOT_CARP, REPLAY, Verdict, VERDICT_OK, VRRP,
     wire_parse_carp, wire_parse_ip)

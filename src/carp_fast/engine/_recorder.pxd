@@ -2,10 +2,10 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from carp_fast._absence cimport Absence
-from carp_fast._history cimport History
-from carp_fast._vhid cimport SOURCES, Address, Source, VirtualHost
-from carp_fast._wire cimport Advertisement
+from carp_fast.engine._absence cimport Absence
+from carp_fast.engine._history cimport History
+from carp_fast.engine._vhid cimport SOURCES, Address, Source, VirtualHost
+from carp_fast.engine._wire cimport Advertisement
 
 cdef enum RecordKind:
     RECORD_CHECKPOINT               # a piece of a host's state, see Piece

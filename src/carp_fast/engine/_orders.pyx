@@ -7,10 +7,10 @@ here. What the engine gives up goes back in a RELEASED report. Knows no socket a
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from carp_fast._actions cimport begin_announcing, may_release
-from carp_fast._absence cimport absence_note
-from carp_fast._auth cimport AuthKey
-from carp_fast._core cimport (
+from carp_fast.engine._actions cimport begin_announcing, may_release
+from carp_fast.engine._absence cimport absence_note
+from carp_fast.engine._auth cimport AuthKey
+from carp_fast.engine._core cimport (
     Core, DONE, core_source, engine_record, engine_touch, HostsCopy, Interface, MAX_INTERFACES,
     MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
     ORDER_ASSUME, ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
@@ -18,13 +18,13 @@ from carp_fast._core cimport (
     Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release,
     engine_schedule, engine_set_deadline, engine_shown, engine_try_ready, report_begin,
     report_end, verify_soon)
-from carp_fast._recorder cimport (
+from carp_fast.engine._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE,
     ORDERED_BAR, ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
     RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
     record_input, recorder_copy)
-from carp_fast._upkeep cimport upkeep_lose, upkeep_plan, wanted_change
-from carp_fast._vhid cimport (
+from carp_fast.engine._upkeep cimport upkeep_lose, upkeep_plan, wanted_change
+from carp_fast.engine._vhid cimport (
     ADDRESS_LOST, Address, ANNOUNCE_ON_ORDER, ANNOUNCING, AlternateKey, BACKUP, BARRED, BSD_MAC,
     Block, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED, FOREIGN, FREED, HELD, IGNORE_LINK, LOST,
     LOST_WITH_OURS,
@@ -36,8 +36,8 @@ from carp_fast._vhid cimport (
     STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, UCARP_MAC, VirtualHost, vhid_interval_ns, vhid_least_interval_ns,
     vhid_master_down_ns, vhid_same_address, vhid_source)
-from carp_fast._wheel cimport NOBODY, wheel_disarm, wheel_skip
-from carp_fast._wire cimport wire_build4, wire_build6
+from carp_fast.engine._wheel cimport NOBODY, wheel_disarm, wheel_skip
+from carp_fast.engine._wire cimport wire_build4, wire_build6
 
 # From an event of an interface until its addresses are looked at: more events may follow.
 cdef int64_t SETTLED_NS = 20000000

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from carp_fast._core cimport Core
-from carp_fast._vhid cimport Address, VirtualHost
+from carp_fast.engine._core cimport Core
+from carp_fast.engine._vhid cimport Address, VirtualHost
 
 cdef enum There:                # what was found of an address on its interface
     THERE_NONE                  # nobody has it

@@ -9,7 +9,7 @@ Pure, as all of the engine; must not know the table of hosts.
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memmove
 
-from carp_fast._vhid cimport (
+from carp_fast.engine._vhid cimport (
     CONTESTED, EXTENDED, MASTER_LEAVES, SECOND_NS, Source, VirtualHost, vhid_advskew,
     vhid_interval_ns, vhid_interval_of, vhid_jitter_ns, vhid_master, vhid_master_down_ns)
 

@@ -8,8 +8,8 @@ and ucarp's carp.c where they differ (tie, master-down). Knows no socket, clock 
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
-from carp_fast._history cimport HISTORY_NEAR, history_ms
-from carp_fast._wire cimport Advertisement
+from carp_fast.engine._history cimport HISTORY_NEAR, history_ms
+from carp_fast.engine._wire cimport Advertisement
 
 STATE_WORDS = ("INIT", "BACKUP", "MASTER")
 REASON_WORDS = (

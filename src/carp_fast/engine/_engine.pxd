@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from carp_fast._core cimport Core, Interface, Report
-from carp_fast._vhid cimport Address, VirtualHost
+from carp_fast.engine._core cimport Core, Interface, Report
+from carp_fast.engine._vhid cimport Address, VirtualHost
 
 cdef class Engine:
     cdef Core core

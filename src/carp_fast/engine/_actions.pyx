@@ -9,26 +9,26 @@ from libc.errno cimport EADDRNOTAVAIL, EEXIST, ENODEV
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from carp_fast._auth cimport auth_sign
-from carp_fast._core cimport (
+from carp_fast.engine._auth cimport auth_sign
+from carp_fast.engine._core cimport (
     ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core,
     Interface, Queue, RESTORED_REFUSED, RESTORED_REMOVED, RESTORED_WITH_OURS, Report, RestoredWhy,
     SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_end_duplicate, engine_release,
     queue_empty, queue_length,
     queue_pop, queue_push, report_begin, report_end, verify_soon)
-from carp_fast._history cimport history_ms, history_send
-from carp_fast._recorder cimport (
+from carp_fast.engine._history cimport history_ms, history_send
+from carp_fast.engine._recorder cimport (
     RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
     record_output)
-from carp_fast._upkeep cimport tell_address, upkeep_done, wanted_change
-from carp_fast._vhid cimport (
+from carp_fast.engine._upkeep cimport tell_address, upkeep_done, wanted_change
+from carp_fast.engine._vhid cimport (
     ANNOUNCE_ON_ORDER, ANNOUNCING, Address, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST,
     LOST_WITH_OURS, MASTER, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, VirtualHost, vhid_advskew, vhid_demote, vhid_duplicate_over,
     vhid_interval_ns, vhid_master_down_ns)
-from carp_fast._wheel cimport NOBODY
-from carp_fast._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
+from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
 cdef enum:
     FAILED_SENDS = 3            # in a row: demoted by 240

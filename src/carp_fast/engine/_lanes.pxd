@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from carp_fast._receive cimport FrameHeard
+from carp_fast.engine._receive cimport FrameHeard
 
 cdef enum Lane:                 # in the order in which they are read, and of LANE_WORDS
     LANE_GENUINE                # frames of sources that were genuine on their interface

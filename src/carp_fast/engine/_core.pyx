@@ -10,12 +10,12 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
-from carp_fast._absence cimport (
+from carp_fast.engine._absence cimport (
     Absence, absence_counts, absence_end, absence_extended, absence_note)
-from carp_fast._recorder cimport (
+from carp_fast.engine._recorder cimport (
     CHECKPOINT_ABSENCES, Checkpoint, RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record,
     checkpoint_take, record_checkpoint, record_input, record_output, record_turn, recorder_close, recorder_wants)
-from carp_fast._vhid cimport (
+from carp_fast.engine._vhid cimport (
     ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED,
     ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CACHE_LINE, CONTESTED, DIALECT_OPENBSD, DISARM, DUPLICATE, Event,
     EXPECTS_4, EXPECTS_6, EXTENDED, FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING,
@@ -27,7 +27,7 @@ from carp_fast._vhid cimport (
     TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_foresee_sending, vhid_forget_ties, vhid_heard_ns,
     vhid_interval_ns, vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
     vhid_master_down_ns, vhid_tied, vhid_transition, VirtualHost)
-from carp_fast._wheel cimport (
+from carp_fast.engine._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
 
 cdef enum:

@@ -9,7 +9,7 @@ net/lanes.py sees to. Knows no socket and no clock: frames and the time come in 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from carp_fast._wire cimport BAD_AUTH, ETHERNET_LENGTH, VERDICT_OK
+from carp_fast.engine._wire cimport BAD_AUTH, ETHERNET_LENGTH, VERDICT_OK
 
 LANE_WORDS = ("genuine", "common", "stray")
 COVERAGE_WORDS = ("nobody", "some", "all")

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from carp_fast._core cimport Core
-from carp_fast._vhid cimport VirtualHost
+from carp_fast.engine._core cimport Core
+from carp_fast.engine._vhid cimport VirtualHost
 
 cdef uint32_t next_advertisement(Core* core) noexcept nogil
 cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int error,

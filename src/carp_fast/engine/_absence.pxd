@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from carp_fast._vhid cimport VirtualHost
+from carp_fast.engine._vhid cimport VirtualHost
 
 cdef enum:
     ABSENCES = 16                   # kept; a wait sees more than four only where all is lost

@@ -9,18 +9,18 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from carp_fast._auth cimport KEY_LENGTH, auth_prepare
-from carp_fast._core cimport MAX_INTERFACES as _MAX_INTERFACES
-from carp_fast._vhid cimport (
+from carp_fast.engine._auth cimport KEY_LENGTH, auth_prepare
+from carp_fast.engine._core cimport MAX_INTERFACES as _MAX_INTERFACES
+from carp_fast.engine._vhid cimport (
     ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, BARRED, BSD_MAC, Block, EXPECTS_4,
     EXPECTS_6,
     IGNORE_LINK, MANAGE_ADDRESSES, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output, PEERS_MAX as _PEERS_MAX,
     PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, PREFERRED, RETIRED, SIGNED,
     SOURCE6_MISSING, SOURCE_MISSING, UCARP_MAC, VirtualHost)
-from carp_fast._wire cimport (
+from carp_fast.engine._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH)
 
-from carp_fast._vhid import DIALECT_WORDS, REPLAY_WORDS
+from carp_fast.engine._vhid import DIALECT_WORDS, REPLAY_WORDS
 
 PEERS_MAX = _PEERS_MAX
 # Nobody's address and everybody's never enter a digest.

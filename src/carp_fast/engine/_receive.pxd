@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from carp_fast._core cimport Core
-from carp_fast._wire cimport Verdict
+from carp_fast.engine._core cimport Core
+from carp_fast.engine._wire cimport Verdict
 
 cdef struct FrameHeard:
     const uint8_t* bytes

@@ -2,9 +2,9 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from carp_fast._auth cimport AuthKey
-from carp_fast._history cimport History
-from carp_fast._wire cimport FRAME_ROOM, VERDICTS, Advertisement
+from carp_fast.engine._auth cimport AuthKey
+from carp_fast.engine._history cimport History
+from carp_fast.engine._wire cimport FRAME_ROOM, VERDICTS, Advertisement
 
 cdef enum State:
     INIT

@@ -5,8 +5,8 @@ from typing import Literal
 
 from typing_extensions import disjoint_base
 
-from carp_fast._vhid import DIALECT_WORDS as DIALECT_WORDS
-from carp_fast._vhid import REPLAY_WORDS as REPLAY_WORDS
+from carp_fast.engine._vhid import DIALECT_WORDS as DIALECT_WORDS
+from carp_fast.engine._vhid import REPLAY_WORDS as REPLAY_WORDS
 
 PEERS_MAX: int
 FOREVER_NS: int

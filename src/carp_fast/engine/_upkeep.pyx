@@ -11,17 +11,17 @@ here, nor a socket or a clock.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from carp_fast._core cimport (
+from carp_fast.engine._core cimport (
     ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, Core, Interface, RESTORED_REFUSED, Report,
     TICK_NS, UNDEMOTED, engine_ask, engine_event, engine_schedule, engine_touch, report_begin,
     report_end)
-from carp_fast._recorder cimport (
+from carp_fast.engine._recorder cimport (
     RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output)
-from carp_fast._vhid cimport (
+from carp_fast.engine._vhid cimport (
     ADDRESS_DEADLINE, ADDRESS_DEMOTED, Address, BACKUP, FAILED, FOREIGN, HELD, LOST,
     LOST_WITH_OURS, MANAGE_ADDRESSES, MASTER, ON_ADDRESS_LOST, RETIRED, SECOND_NS, VirtualHost,
     vhid_same_address)
-from carp_fast._wheel cimport NOBODY, wheel_arm, wheel_disarm, wheel_pop, wheel_skip
+from carp_fast.engine._wheel cimport NOBODY, wheel_arm, wheel_disarm, wheel_pop, wheel_skip
 
 cdef enum:
     RETRIES_MAX = 10            # doublings of the wait: from 10 ms to 10 s

@@ -1,10 +1,10 @@
 """What is recorded: its kinds, and the words of a host's state."""
 
-from carp_fast._vhid import DIALECT_WORDS as DIALECT_WORDS
-from carp_fast._vhid import REASON_WORDS as REASON_WORDS
-from carp_fast._vhid import REPLAY_WORDS as REPLAY_WORDS
-from carp_fast._vhid import STATE_WORDS as STATE_WORDS
-from carp_fast._wire import VERDICT_WORDS as VERDICT_WORDS
+from carp_fast.engine._vhid import DIALECT_WORDS as DIALECT_WORDS
+from carp_fast.engine._vhid import REASON_WORDS as REASON_WORDS
+from carp_fast.engine._vhid import REPLAY_WORDS as REPLAY_WORDS
+from carp_fast.engine._vhid import STATE_WORDS as STATE_WORDS
+from carp_fast.engine._wire import VERDICT_WORDS as VERDICT_WORDS
 
 RECORD_WORDS: tuple[str, ...]
 ORDERED_WORDS: tuple[str, ...]
