@@ -57,7 +57,7 @@ sanitize: $(VENV)/.dev $(VENV)/.built ## the unit tests on modules built with th
 	CARP_FAST_CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover" \
 	CARP_FAST_LDFLAGS="-fsanitize=address,undefined" \
 	$(PY) setup.py --quiet build --build-base build/sanitize --build-lib $(SANITIZED)
-	$(SANITIZED_PYTHON) -c "import carp_fast._pump as m; assert m.__file__.startswith('$(SANITIZED)'), m.__file__"
+	$(SANITIZED_PYTHON) -c "import carp_fast.pump._pump as m; assert m.__file__.startswith('$(SANITIZED)'), m.__file__"
 	$(SANITIZED_PYTHON) -m pytest --override-ini=pythonpath= tests/unit
 
 # A venv and a build of their own. pip resolves nothing that is not named: what a floor pulls in is
@@ -69,7 +69,7 @@ test-floors: test-packages ## the unit tests and some of the others at the lowes
 	@cat $(FLOOR_VENV)/floors.txt
 	$(FLOOR_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --requirement $(FLOOR_VENV)/floors.txt
 	$(FLOOR_VENV)/bin/python setup.py --quiet build --build-base build/floors --build-lib $(FLOOR_LIB)
-	PYTHONSAFEPATH=1 PYTHONPATH=$(FLOOR_LIB) $(FLOOR_VENV)/bin/python -c "import carp_fast._pump as m; assert m.__file__.startswith('$(FLOOR_LIB)'), m.__file__"
+	PYTHONSAFEPATH=1 PYTHONPATH=$(FLOOR_LIB) $(FLOOR_VENV)/bin/python -c "import carp_fast.pump._pump as m; assert m.__file__.startswith('$(FLOOR_LIB)'), m.__file__"
 	PYTHONSAFEPATH=1 PYTHONPATH=$(FLOOR_LIB):$(CURDIR) $(FLOOR_VENV)/bin/python -m pytest --override-ini=pythonpath= -n 2 $(FLOOR_TESTS)
 
 clean: ## remove what was built, and the venv

@@ -13,11 +13,11 @@ from comparison import SideBySide
 from pyroute2 import IPRoute
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from carp_fast._pump import Pump
 from carp_fast.lab.lab import Lab
 from carp_fast.lab.namespaces import ip_batch
 from carp_fast.net.addresses import packed, templates
 from carp_fast.net.sockets import open_netlink, open_receiver, open_sender
+from carp_fast.pump._pump import Pump
 
 ADDRESSES = 1_000
 ROUNDS = 10

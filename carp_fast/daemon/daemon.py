@@ -23,7 +23,6 @@ from typing import Any
 import uvloop
 
 from carp_fast import __version__
-from carp_fast._pump import Pump
 from carp_fast.config import load as config
 from carp_fast.control.control import ControlError, ControlServer, Handler
 from carp_fast.daemon import present, reload
@@ -56,6 +55,7 @@ from carp_fast.net.interfaces import (
 )
 from carp_fast.net.lanes import Lanes
 from carp_fast.net.monitor import LinkMonitor
+from carp_fast.pump._pump import Pump
 from carp_fast.replay import recording as recordings
 
 __all__ = ["Daemon", "StartError", "run"]

@@ -22,11 +22,11 @@ from carp_fast.daemon.table import Hosts
 from carp_fast.engine._wire import VERDICT_WORDS
 
 if TYPE_CHECKING:
-    from carp_fast._pump import Pump
     from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.network import Network
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.status import Status
+    from carp_fast.pump._pump import Pump
 
 # Of an interface's counters those of rejections: the verdicts' words, but for "ok".
 REJECTED = frozenset(VERDICT_WORDS[1:])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from carp_fast._pump import Pump
+    from carp_fast.pump._pump import Pump
 
 # Orders handed over between two waits for the pump: it takes 512 a turn, advertisements first.
 ORDERS_A_BATCH = 512

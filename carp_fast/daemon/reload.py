@@ -16,7 +16,7 @@ from carp_fast.config.load import Configuration, Daemon, Settings, VirtualHost
 from carp_fast.daemon.table import MASTER, Hosts, every_address
 
 if TYPE_CHECKING:
-    from carp_fast._pump import Pump
+    from carp_fast.pump._pump import Pump
 
 logger = logging.getLogger(__name__)
 

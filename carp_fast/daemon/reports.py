@@ -19,9 +19,9 @@ from carp_fast.daemon.hooks import Hook, HookResult, Hooks
 from carp_fast.daemon.table import MASTER, STATES, Hosts, every_address
 
 if TYPE_CHECKING:
-    from carp_fast._pump import Pump
     from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.orders import Orders
+    from carp_fast.pump._pump import Pump
 
 logger = logging.getLogger(__name__)
 

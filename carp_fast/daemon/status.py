@@ -13,19 +13,19 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from carp_fast import __version__
-from carp_fast._pump import HOSTS_A_SNAPSHOT
 from carp_fast.control.slices import document_slices
 from carp_fast.daemon.explain_text import problems
 from carp_fast.daemon.network import NO_SOURCES
 from carp_fast.daemon.reports import address_text, rfc3339
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_address
+from carp_fast.pump._pump import HOSTS_A_SNAPSHOT
 
 if TYPE_CHECKING:
-    from carp_fast._pump import Pump
     from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.network import Network
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.reports import Reports
+    from carp_fast.pump._pump import Pump
 
 
 # What three failed sends in a row add, by dialect: to the advskew, or to OpenBSD's demote byte.

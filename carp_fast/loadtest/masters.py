@@ -16,7 +16,6 @@ from functools import partial
 
 import msgspec
 
-from carp_fast._pump import Pump
 from carp_fast.closing import Closing
 from carp_fast.config.model import Settings, VirtualHost
 from carp_fast.daemon.orders import ORDERS_A_BATCH
@@ -26,6 +25,7 @@ from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import Interface, LinkError, read_interfaces
 from carp_fast.net.memberships import Joins
+from carp_fast.pump._pump import Pump
 
 VHIDS = 255
 BLOCKS = 256  # of VHIDS virtual hosts, each block in a group of its own

@@ -33,11 +33,11 @@ from carp_fast.replay.scenario import (
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from carp_fast._pump import Pump, Records
     from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.table import Hosts
     from carp_fast.engine._engine import _Record
+    from carp_fast.pump._pump import Pump, Records
 
 RECORDS_MIN = 1024
 TICK_NS = 1_000_000  # of the engine's deadlines
@@ -163,7 +163,7 @@ async def copy_slices(orders: Orders) -> list[Records]:
 
 
 def joined(slices: Sequence[Records]) -> Copy:
-    from carp_fast._pump import joined_records
+    from carp_fast.pump._pump import joined_records
 
     first, last = slices[0], slices[-1]
     return Copy(joined_records(list(slices)), first.first - first.begin, last.unrecorded)

@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memset
 
 from carp_fast._frames cimport FrameSource, KINDS_MAX, Made
 from carp_fast._pace cimport Gaps, Pace, gaps_add, gaps_facts
-from carp_fast._socket cimport iovec, mmsghdr
+from carp_fast.pump._socket cimport iovec, mmsghdr
 from carp_fast.engine._wire cimport STAMP_LENGTH, wire_put_stamp
 
 cdef extern from "atomic.h" nogil:

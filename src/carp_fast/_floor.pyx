@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from carp_fast._socket cimport iovec, mmsghdr, sockaddr_ll
+from carp_fast.pump._socket cimport iovec, mmsghdr, sockaddr_ll
 
 cdef extern from "system.h" nogil:
     struct pollfd:

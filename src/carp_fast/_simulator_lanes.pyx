@@ -37,7 +37,7 @@ cdef bint anything_waits(const Machine* machine) noexcept nogil:
 
 cdef int64_t arrived_at(World* world, Machine* machine, const Socket* socket,
                         const Arrival* arrival) noexcept nogil:
-    """As in _turn.pyx: the wall-clock stamp, where it can be right."""
+    """As in pump/_turn.pyx: the wall-clock stamp, where it can be right."""
     cdef int64_t now_ns = machine_now(world, machine), at_ns = arrival.stamp_ns - machine.wall_ns
     if socket.heard_until_ns - STAMP_SLACK_NS <= at_ns <= now_ns:
         return at_ns

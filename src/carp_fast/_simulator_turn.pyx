@@ -1,6 +1,6 @@
 """One turn of a simulated machine: orders, receive, expire, carry out, plan, and what must hold.
 
-The steps and their limits are those of _turn.pyx, around the same engine; sockets, netlink and
+The steps and their limits are those of pump/_turn.pyx, around the same engine; sockets, netlink and
 the clock are the world's. A turn takes time: each slice of it is a step of its own, and frames
 arrive or the machine is paused in between. What the engine does is compared with what the world
 knows: who sent a frame, whose key it bears, which addresses the kernel has.
@@ -448,7 +448,7 @@ cdef void carry_out_slice(World* world, Machine* machine) noexcept nogil:
 # ----------------------------------------------------------------------------- the turn as a whole
 
 cdef void plan(World* world, Machine* machine) noexcept nogil:
-    """When the next turn is due: as in _turn.pyx, on the machine's clock."""
+    """When the next turn is due: as in pump/_turn.pyx, on the machine's clock."""
     cdef int64_t now_ns = machine_now(world, machine)
     cdef int64_t tick_ns = machine.core.wake_tick_ns
     cdef int64_t next_tick_ns = (now_ns // tick_ns + 1) * tick_ns

@@ -8,7 +8,7 @@ from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from carp_fast._socket cimport (
+from carp_fast.pump._socket cimport (
     BATCH, FRAME_SLOT, RECEIVE_PACKET, ReceiveBatch, receive_batch, receive_prepare)
 from carp_fast._tally cimport Tally
 

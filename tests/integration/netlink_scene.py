@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from carp_fast._pump import Pump
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import OWN_PROTOCOL, read_interfaces
+from carp_fast.pump._pump import Pump
 
 DEADLINE_S = 20.0
 OWN, OURS, OTHER, LATER = "10.9.0.1", "10.9.1.50", "10.9.1.51", "10.9.1.52"

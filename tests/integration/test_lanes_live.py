@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-from carp_fast._pump import Pump
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.net import addresses, sockets
 from carp_fast.net.lanes import Lanes
 from carp_fast.net.memberships import Joins
+from carp_fast.pump._pump import Pump
 from tests.daemons import start_daemon, write_configuration
 from tests.unit.segment import (
     ADDRESS,

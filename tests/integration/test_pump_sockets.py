@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from carp_fast._pump import Pump
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.lab.lab import Host, Lab
 from carp_fast.net import addresses, sockets
 from carp_fast.net.memberships import Joins
+from carp_fast.pump._pump import Pump
 from tests.unit.segment import (
     ADDRESS,
     ADDRESS6,

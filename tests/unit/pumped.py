@@ -8,9 +8,9 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from carp_fast._pump import Pump
 from carp_fast.daemon.orders import Orders
 from carp_fast.net import addresses
+from carp_fast.pump._pump import Pump
 
 DEADLINE_S = 10.0
 

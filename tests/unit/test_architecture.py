@@ -74,16 +74,18 @@ COMPILED: dict[str, tuple[str, ...]] = {
     "_simulator": of("engine", "_wheel _vhid _core _prepared")
     + of("", "_simulator_network _simulator_lanes _simulator_nics _simulator_addresses")
     + of("", "_simulator_invariants _simulator_turn"),
-    "_socket": of("engine", "_wire"),
-    "_netlink": of("engine", "_wire") + of("", "_socket"),
-    "_turn": of("engine", "_wire _wheel _vhid _core _receive _upkeep _actions _orders _lanes")
-    + of("", "_socket _netlink"),
-    "_pump": of("engine", "_wire _wheel _vhid _recorder _core _actions _orders _lanes _prepared")
+    "pump._socket": of("engine", "_wire"),
+    "pump._netlink": of("engine", "_wire") + of("pump", "_socket"),
+    "pump._turn": of("engine", "_wire _wheel _vhid _core _receive _upkeep _actions _orders _lanes")
+    + of("pump", "_socket _netlink"),
+    "pump._pump": of(
+        "engine", "_wire _wheel _vhid _recorder _core _actions _orders _lanes _prepared"
+    )
     + of("engine", "_engine")
-    + of("", "_socket _netlink _turn"),
-    "_floor": of("", "_socket"),
-    "_sink": of("", "_tally _socket"),
-    "_flood": of("engine", "_wire") + of("", "_frames _pace _socket"),
+    + of("pump", "_socket _netlink _turn"),
+    "_floor": of("pump", "_socket"),
+    "_sink": of("pump", "_socket") + of("", "_tally"),
+    "_flood": of("engine", "_wire") + of("pump", "_socket") + of("", "_frames _pace"),
 }
 PURE = (
     of("engine", "_wire _auth _wheel _history _vhid _absence _recorder _core _receive")
@@ -92,7 +94,7 @@ PURE = (
     + of("", "_simulator_lanes _simulator_nics _simulator_rules _simulator_addresses")
     + of("", "_simulator_invariants _simulator_kernel _simulator_turn _simulator")
 )
-WITH_SYSTEM = of("", "_socket _netlink _turn _pump _floor _sink _flood")
+WITH_SYSTEM = of("pump", "_socket _netlink _turn _pump") + of("", "_floor _sink _flood")
 # Headers of ours that a pure module may include, none of the system's.
 PURE_HEADERS = {"sha1.h", "atomic.h", "random.h"}
 # "cython" is the compiler's: directives, nothing that is linked.
@@ -201,6 +203,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # none. Compiled and Python modules of one name are one package.
 PACKAGES: tuple[str, ...] = (
     "engine",
+    "pump",
     "config",
     "control",
     "net",

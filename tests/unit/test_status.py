@@ -14,7 +14,6 @@ import pytest
 from unit.pumped import pump_with_orders
 from unit.segment import carp_header, ip, ipv4_frame, ipv6_frame
 
-from carp_fast._pump import HOSTS_A_SNAPSHOT
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.network import Network, Sources
 from carp_fast.daemon.orders import Orders
@@ -22,6 +21,7 @@ from carp_fast.daemon.reports import Reports
 from carp_fast.daemon.status import SPANS_A_SLICE, Status, demotion, spans
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
+from carp_fast.pump._pump import HOSTS_A_SNAPSHOT
 
 OWN, OWN6 = ip("192.0.2.99"), ip("fe80::99")
 ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64")

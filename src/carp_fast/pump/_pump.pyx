@@ -24,11 +24,11 @@ from carp_fast.engine._engine cimport (
     rejections_list, report_tuple)
 from carp_fast.engine._lanes cimport LANE_COMMON, LANE_GENUINE
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
-from carp_fast._netlink cimport netlink_carry_out, netlink_put, netlink_template
+from carp_fast.pump._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._recorder cimport Record, RecordCopy, records_list
-from carp_fast._socket cimport receive_prepare, send_prepare
-from carp_fast._turn cimport (
+from carp_fast.pump._socket cimport receive_prepare, send_prepare
+from carp_fast.pump._turn cimport (
     ORDERS, PumpState, Receiver, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE,
     SCHEDULED_NORMAL, run_due)
 from carp_fast.engine._vhid cimport Address, IN_USE, SOURCES, Source, VirtualHost

@@ -20,12 +20,12 @@ from carp_fast.engine._core cimport (
 from carp_fast.engine._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
-from carp_fast._netlink cimport (
+from carp_fast.pump._netlink cimport (
     Change, CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNKNOWN, FOUND_UNMARKED, Found,
     LOOK_PARTS, Netlink, netlink_carry_out, netlink_found, netlink_look, netlink_put)
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard, engine_receive_many
-from carp_fast._socket cimport (
+from carp_fast.pump._socket cimport (
     receive_batch, send_batch, send_put, send_put_raw, SendBatch, socket_drops)
 from carp_fast.engine._upkeep cimport (
     THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_SOMEBODYS, THERE_UNKNOWN, There, held_elsewhere,

@@ -12,7 +12,7 @@ from libc.errno cimport (
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from carp_fast._socket cimport iovec, mmsghdr, msghdr
+from carp_fast.pump._socket cimport iovec, mmsghdr, msghdr
 
 cdef extern from "system.h" nogil:
     struct sockaddr_nl:

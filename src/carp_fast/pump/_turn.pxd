@@ -4,9 +4,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._core cimport Core, Order
 from carp_fast.engine._lanes cimport Lanes
-from carp_fast._netlink cimport Netlink
+from carp_fast.pump._netlink cimport Netlink
 from carp_fast.engine._receive cimport FrameHeard
-from carp_fast._socket cimport BATCH, ReceiveBatch, SendBatch
+from carp_fast.pump._socket cimport BATCH, ReceiveBatch, SendBatch
 from carp_fast.engine._vhid cimport Block
 from carp_fast.engine._wire cimport FRAME_ROOM
 
