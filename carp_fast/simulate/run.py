@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from errno import errorcode
 
-from carp_fast._simulator import FAULT_WORDS, LINK_WORDS, ORDER_WORDS, Simulator
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine._vhid import REASON_WORDS, STATE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS
+from carp_fast.simulate._world import FAULT_WORDS, LINK_WORDS, ORDER_WORDS, Simulator
 from carp_fast.simulate.world import SECOND_NS, Member, World
 from carp_fast.simulate.worlds import SEED_MAX, draw
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from carp_fast._simulator import ALWAYS, LINK_WORDS, NIC_WORDS, PAUSE_WORDS, Random
+from carp_fast.simulate._world import ALWAYS, LINK_WORDS, NIC_WORDS, PAUSE_WORDS, Random
 from carp_fast.simulate.world import (
     BOTH,
     IPV4,

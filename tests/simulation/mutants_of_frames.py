@@ -9,7 +9,7 @@ MUTANTS = (
         "expire before receive: the order of a simulated turn",
         (
             (
-                "_simulator_turn.pyx",
+                "simulate/_turn.pyx",
                 "        receive_slice(world, machine)\n    elif",
                 "        engine_expire(&machine.core, machine.turn_ns, machine.turn_ns)\n"
                 "        take_reports(world, machine)\n"

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from carp_fast._simulator import (
+from carp_fast.cli.main import main
+from carp_fast.simulate import run as simulate
+from carp_fast.simulate._world import (
     ALWAYS,
     BROKEN_WORDS,
     FAULT_WORDS,
@@ -23,8 +25,6 @@ from carp_fast._simulator import (
     Random,
     Simulator,
 )
-from carp_fast.cli.main import main
-from carp_fast.simulate import run as simulate
 from carp_fast.simulate.world import IPV4, IPV6, MS_NS, SECOND_NS, Member, World
 from carp_fast.simulate.worlds import EPISODES, draw
 

@@ -27,7 +27,7 @@ def of(package: str, names: str) -> tuple[str, ...]:
     return tuple(f"{package}.{name}" if package else name for name in names.split())
 
 
-# Which compiled module may cimport or import which of ours. Down to _simulator they are pure:
+# Which compiled module may cimport or import which of ours. Down to simulate._world they are pure:
 # frames and the time come in as arguments, no socket, clock or file.
 COMPILED: dict[str, tuple[str, ...]] = {
     "engine._wire": (),
@@ -56,24 +56,21 @@ COMPILED: dict[str, tuple[str, ...]] = {
     "_walk": (),
     "_pace": of("", "_histogram _frames"),
     "_mix": of("engine", "_wire _auth") + of("", "_frames _walk"),
-    "_simulator_network": of("engine", "_wire _wheel _vhid _core _lanes"),
-    "_simulator_lanes": of("engine", "_wheel _receive _lanes") + of("", "_simulator_network"),
-    "_simulator_nics": of("engine", "_vhid _core _orders")
-    + of("", "_simulator_network _simulator_lanes"),
-    "_simulator_rules": of("engine", "_vhid") + of("", "_simulator_network"),
-    "_simulator_addresses": of("engine", "_vhid _core") + of("", "_simulator_network"),
-    "_simulator_invariants": of("engine", "_wire _wheel _vhid _core _lanes")
-    + of("", "_simulator_network _simulator_rules _simulator_addresses"),
-    "_simulator_kernel": of("engine", "_wheel _vhid _core _upkeep _actions")
-    + of("", "_simulator_network _simulator_addresses"),
-    "_simulator_turn": of(
+    "simulate._network": of("engine", "_wire _wheel _vhid _core _lanes"),
+    "simulate._lanes": of("engine", "_wheel _receive _lanes") + of("simulate", "_network"),
+    "simulate._nics": of("engine", "_vhid _core _orders") + of("simulate", "_network _lanes"),
+    "simulate._rules": of("engine", "_vhid") + of("simulate", "_network"),
+    "simulate._addresses": of("engine", "_vhid _core") + of("simulate", "_network"),
+    "simulate._invariants": of("engine", "_wire _wheel _vhid _core _lanes")
+    + of("simulate", "_network _rules _addresses"),
+    "simulate._kernel": of("engine", "_wheel _vhid _core _upkeep _actions")
+    + of("simulate", "_network _addresses"),
+    "simulate._turn": of(
         "engine", "_wire _wheel _vhid _core _receive _upkeep _actions _orders _lanes"
     )
-    + of("", "_simulator_network _simulator_lanes _simulator_nics _simulator_rules")
-    + of("", "_simulator_addresses _simulator_invariants _simulator_kernel"),
-    "_simulator": of("engine", "_wheel _vhid _core _prepared")
-    + of("", "_simulator_network _simulator_lanes _simulator_nics _simulator_addresses")
-    + of("", "_simulator_invariants _simulator_turn"),
+    + of("simulate", "_network _lanes _nics _rules _addresses _invariants _kernel"),
+    "simulate._world": of("engine", "_wheel _vhid _core _prepared")
+    + of("simulate", "_network _lanes _nics _addresses _invariants _turn"),
     "pump._socket": of("engine", "_wire"),
     "pump._netlink": of("engine", "_wire") + of("pump", "_socket"),
     "pump._turn": of("engine", "_wire _wheel _vhid _core _receive _upkeep _actions _orders _lanes")
@@ -90,9 +87,9 @@ COMPILED: dict[str, tuple[str, ...]] = {
 PURE = (
     of("engine", "_wire _auth _wheel _history _vhid _absence _recorder _core _receive")
     + of("engine", "_upkeep _actions _orders _lanes _prepared _engine")
-    + of("", "_histogram _tally _frames _walk _pace _mix _simulator_network")
-    + of("", "_simulator_lanes _simulator_nics _simulator_rules _simulator_addresses")
-    + of("", "_simulator_invariants _simulator_kernel _simulator_turn _simulator")
+    + of("simulate", "_network _lanes _nics _rules _addresses _invariants _kernel _turn")
+    + of("simulate", "_world")
+    + of("", "_histogram _tally _frames _walk _pace _mix")
 )
 WITH_SYSTEM = of("pump", "_socket _netlink _turn _pump") + of("", "_floor _sink _flood")
 # Headers of ours that a pure module may include, none of the system's.

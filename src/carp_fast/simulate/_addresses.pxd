@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from carp_fast.engine._core cimport Report
-from carp_fast._simulator_network cimport Machine, World
+from carp_fast.simulate._network cimport Machine, World
 
 cdef void mark_dirty(Machine* machine, uint32_t slot) noexcept nogil
 cdef void check_addresses(World* world, Machine* machine, uint32_t slot,

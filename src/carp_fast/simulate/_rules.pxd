@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from carp_fast._simulator_network cimport Frame, Machine, Slot, World
+from carp_fast.simulate._network cimport Frame, Machine, Slot, World
 from carp_fast.engine._vhid cimport VirtualHost
 
 cdef enum Expected:             # of a genuine frame

@@ -21,22 +21,22 @@ from carp_fast.engine._core cimport (
 from carp_fast.engine._lanes cimport LANE_COMMON, LANE_GENUINE, lanes_heard_until
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard, engine_receive
-from carp_fast._simulator_addresses cimport check_addresses, mark_dirty, on_undemoted
-from carp_fast._simulator_invariants cimport (
+from carp_fast.simulate._addresses cimport check_addresses, mark_dirty, on_undemoted
+from carp_fast.simulate._invariants cimport (
     check_announced, check_announcement, check_sending, keeps_backup, on_family, on_refused, on_state,
     on_taken)
-from carp_fast._simulator_kernel cimport change_addresses, verify_addresses
-from carp_fast._simulator_lanes cimport (
+from carp_fast.simulate._kernel cimport change_addresses, verify_addresses
+from carp_fast.simulate._lanes cimport (
     anything_waits, arrived_at, find_source, forget_lanes, note_drops)
-from carp_fast._simulator_nics cimport has_left, interface_value, obey_interface_order
-from carp_fast._simulator_network cimport (
+from carp_fast.simulate._nics cimport has_left, interface_value, obey_interface_order
+from carp_fast.simulate._network cimport (
     ABSENT, Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, FOREIGN_REMOVED, FOREIGN_THERE, Frame, IDLE,
     KEY_OTHER, KEY_RIGHT, Machine, ORDER_ARRIVES, OURS, PendingOrder, QUEUE_OVERFLOW, RECEIVING,
     REPORTS_LOST, Slot, Socket, TRACE_ADDRESS, TRACE_ANNOUNCED, TRACE_HEARD, TRACE_ORDER,
     TRACE_SENT, World, broken, event_push, frame_release, grown, machine_now, machine_number,
     machine_wake, note_disturbed, note_drop, random_below, random_chance, random_next, trace,
     trace_stall, transmit, whose)
-from carp_fast._simulator_rules cimport EITHER, Expected, rule_leaves, rule_replay
+from carp_fast.simulate._rules cimport EITHER, Expected, rule_leaves, rule_replay
 from carp_fast.engine._upkeep cimport upkeep_expire
 from carp_fast.engine._vhid cimport (
     Address, AlternateKey, Block, INIT, IN_USE, LEAVING, MASTER, Output, REPLAY_STRICT, RETIRED,

@@ -6,7 +6,7 @@ Compares what the engine believes with what the machine's kernel has. Knows no r
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from carp_fast.engine._core cimport Report
-from carp_fast._simulator_network cimport (
+from carp_fast.simulate._network cimport (
     ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, CHANGED_WITHOUT_CAUSE, FOREIGN_THERE, Machine,
     NOT_ANNOUNCED, OURS, Slot, World, broken, machine_number)
 from carp_fast.engine._vhid cimport (

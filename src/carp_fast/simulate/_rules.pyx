@@ -9,7 +9,7 @@ does with a verdict.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from carp_fast._simulator_network cimport (
+from carp_fast.simulate._network cimport (
     Frame, Learned, MACHINES_MAX, MISSED_MAX, Machine, Missed, Sighting, Slot, World, grown)
 from carp_fast.engine._vhid cimport (
     DIALECT_FREEBSD, DIALECT_OPENBSD, DIALECT_UCARP, FASTER_MASTER, LESS_DEMOTED_MASTER,

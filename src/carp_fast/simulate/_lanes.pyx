@@ -11,7 +11,7 @@ from carp_fast.engine._lanes cimport (
     COVERS_ALL, COVERS_NOBODY, COVERS_SOME, LANE_COMMON, Lanes, lanes_find_source,
     lanes_prove_nothing)
 from carp_fast.engine._receive cimport FrameHeard
-from carp_fast._simulator_network cimport (
+from carp_fast.simulate._network cimport (
     Arrival, FLOOD_GOES_ON, Frame, IDLE, Machine, PAUSE_NONE, PAUSE_STOPPED, SEGMENTS_MAX, SOCKETS,
     SOURCE_IS_SORTED, Socket, World, event_push, family_bit, frame_release, machine_now,
     machine_number, machine_wake, note_drop, random_below, random_chance)

@@ -10,8 +10,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from carp_fast.engine._actions cimport address_changed, addresses_done, next_change, nothing_to_do
 from carp_fast.engine._core cimport Core, verify_soon
-from carp_fast._simulator_addresses cimport mark_dirty
-from carp_fast._simulator_network cimport (
+from carp_fast.simulate._addresses cimport mark_dirty
+from carp_fast.simulate._network cimport (
     ABSENT, FOREIGN_REMOVED, FOREIGN_THERE, Machine, OURS, Slot, TRACE_ADDRESS, World, broken,
     machine_now, machine_number, random_below, random_chance, trace)
 from carp_fast.engine._upkeep cimport (

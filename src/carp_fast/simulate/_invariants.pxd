@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from carp_fast.engine._core cimport Report
-from carp_fast._simulator_network cimport Frame, Machine, World
-from carp_fast._simulator_rules cimport Expected
+from carp_fast.simulate._network cimport Frame, Machine, World
+from carp_fast.simulate._rules cimport Expected
 from carp_fast.engine._wire cimport Verdict
 
 cdef void on_state(World* world, Machine* machine, const Report* report) noexcept nogil

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from carp_fast.engine._receive cimport FrameHeard
-from carp_fast._simulator_network cimport Arrival, Frame, Machine, Socket, World
+from carp_fast.simulate._network cimport Arrival, Frame, Machine, Socket, World
 
 cdef bint anything_waits(const Machine* machine) noexcept nogil
 cdef int64_t arrived_at(World* world, Machine* machine, const Socket* socket,

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from carp_fast._simulator_network cimport Machine, World
+from carp_fast.simulate._network cimport Machine, World
 
 cdef enum FaultKind:
     FAULT_LINK                  # segment, machine -> other, slot: which field

@@ -13,19 +13,19 @@ from carp_fast.engine._core cimport (
     ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
 from carp_fast.engine._prepared cimport PreparedHost
-from carp_fast._simulator_addresses cimport check_addresses
-from carp_fast._simulator_invariants cimport check_election, check_families, check_slot
-from carp_fast._simulator_lanes cimport (
+from carp_fast.simulate._addresses cimport check_addresses
+from carp_fast.simulate._invariants cimport check_election, check_families, check_slot
+from carp_fast.simulate._lanes cimport (
     anything_waits, begin_flood, flood_goes_on, source_is_sorted)
-from carp_fast._simulator_nics cimport NicFault, change_nic, interface_value
-from carp_fast._simulator_network cimport (
+from carp_fast.simulate._nics cimport NicFault, change_nic, interface_value
+from carp_fast.simulate._network cimport (
     ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FLOOD_GOES_ON,
     FOREIGN_THERE, FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS, Machine,
     NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED,
     QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED, Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop,
     event_push, frame_arrives, grown, machine_now, machine_wake, note_missed, random_below,
     random_next, trace)
-from carp_fast._simulator_turn cimport (
+from carp_fast.simulate._turn cimport (
     forget_slot, machine_forget, machine_step, order_packed, order_push)
 from carp_fast.engine._vhid cimport BACKUP, EXPECTS_4, EXPECTS_6
 from carp_fast.engine._wheel cimport NOBODY

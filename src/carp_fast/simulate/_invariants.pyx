@@ -2,7 +2,7 @@
 
 Compares what an engine did with what the world knows without it: who sent a frame, whose key it
 bears, when it arrived, which addresses the kernel has, who can hear whom. The rules of election
-and replay are those of _simulator_rules.pyx. The first rule that does not hold ends the run.
+and replay are those of _rules.pyx. The first rule that does not hold ends the run.
 
 Two machines are *connected* for a virtual host when they hear each other, both ways over the same
 one of its families. A part of a segment is judged when all in it are connected with all others
@@ -14,8 +14,8 @@ from libc.string cimport memcmp
 
 from carp_fast.engine._core cimport FAMILY_SILENT, Report
 from carp_fast.engine._lanes cimport LANE_COMMON
-from carp_fast._simulator_addresses cimport is_loss, mark_dirty, on_loss
-from carp_fast._simulator_network cimport (
+from carp_fast.simulate._addresses cimport is_loss, mark_dirty, on_loss
+from carp_fast.simulate._network cimport (
     ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET, CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame,
     HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG, LINK_BLOCKED, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED,
     NO_MASTER, Nic, OURS, OVER_4, OVER_6, PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE,
@@ -24,7 +24,7 @@ from carp_fast._simulator_network cimport (
     STILL_INIT, Slot, Socket, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE,
     TWO_MASTERS, UNCHECKED, World, YIELDED_WRONGLY, broken, event_push, machine_now, has_sorted,
     longest_delay_ns, machine_number, nic_works, trace)
-from carp_fast._simulator_rules cimport (
+from carp_fast.simulate._rules cimport (
     Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
     rule_fell, rule_from_master, rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
     rule_least_master_down_ns, rule_note_master,

@@ -9,8 +9,8 @@ from libc.string cimport memcpy, memset
 
 from carp_fast.engine._core cimport Interface, ORDER_ADOPT, Order
 from carp_fast.engine._orders cimport obey
-from carp_fast._simulator_lanes cimport forget_sources
-from carp_fast._simulator_network cimport (
+from carp_fast.simulate._lanes cimport forget_sources
+from carp_fast.simulate._network cimport (
     ABSENT, ADDRESSES_MAX, Machine, Nic, OURS, OVER_4, OVER_6, PendingOrder, World, random_below)
 from carp_fast.engine._vhid cimport IN_USE
 

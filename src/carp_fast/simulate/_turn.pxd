@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from carp_fast._simulator_network cimport Machine, Slot, World
+from carp_fast.simulate._network cimport Machine, Slot, World
 
 cdef void machine_step(World* world, Machine* machine) noexcept nogil
 cdef void machine_forget(World* world, Machine* machine) noexcept nogil

@@ -2,7 +2,7 @@
 
 Holds the queue of events, ordered by (time, sequence), the seeded random numbers, what links do
 to frames, the sockets that frames end in, and the trace. Must not know what a machine does with a
-frame: that is _simulator_turn.pyx. Knows no real socket, clock or file.
+frame: that is _turn.pyx. Knows no real socket, clock or file.
 """
 
 from libc.errno cimport ENETDOWN, ENOBUFS, ENODEV
