@@ -22,12 +22,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import carp_fast
-from carp_fast._mix import KIND_WORDS
 from carp_fast.bench.contenders import DAEMONS, Daemon, carp_fast_commands
 from carp_fast.bench.run import Pair
 from carp_fast.bench.usage import descendants, usage
 from carp_fast.cli.terminal import print_table
 from carp_fast.lab.lab import Host, Lab, LabError, interface_name
+from carp_fast.loadtest._mix import KIND_WORDS
 
 LAB = "carp-fast-targets"
 SEGMENT, COUNTS = 1, {1: 1}

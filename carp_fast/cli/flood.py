@@ -29,9 +29,9 @@ from carp_fast.cli.terminal import (
 from carp_fast.cli.trial import TrialOptions, run_trial, trial_options
 
 if TYPE_CHECKING:
-    from carp_fast._frames import FrameSource, Recording
-    from carp_fast._mix import Mix
-    from carp_fast._pace import Pace
+    from carp_fast.loadtest._frames import FrameSource, Recording
+    from carp_fast.loadtest._mix import Mix
+    from carp_fast.loadtest._pace import Pace
     from carp_fast.loadtest.sender import FloodError, Sender, Sent
     from carp_fast.loadtest.streams import Streams
     from carp_fast.loadtest.trial import Sent as TrialSent
@@ -248,7 +248,7 @@ def _without(mode: str, others: set[str]) -> None:
 
 
 def _prepared(options: Mapping[str, Any]) -> _Prepared:
-    from carp_fast._frames import Recording
+    from carp_fast.loadtest._frames import Recording
     from carp_fast.loadtest.sender import pace_of, rate_of
 
     interface, duration_s = options["interface"], options["duration"]
@@ -312,7 +312,7 @@ def _streams(options: Mapping[str, Any]) -> Streams:
 
 
 def _mix(streams: Streams, options: Mapping[str, Any]) -> Mix:
-    from carp_fast._mix import Mix
+    from carp_fast.loadtest._mix import Mix
     from carp_fast.loadtest.sender import FloodError
 
     try:

@@ -16,12 +16,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
-from carp_fast._flood import Flood
-from carp_fast._frames import FrameSource, Recording
-from carp_fast._mix import Mix
-from carp_fast._pace import Pace
 from carp_fast.capture.pcap import ETHERNET, Reader, Writer
 from carp_fast.closing import Closing
+from carp_fast.loadtest._flood import Flood
+from carp_fast.loadtest._frames import FrameSource, Recording
+from carp_fast.loadtest._mix import Mix
+from carp_fast.loadtest._pace import Pace
 from carp_fast.loadtest.backends import Backend, BackendError, Live, Sendmmsg, live_missing
 from carp_fast.loadtest.streams import named
 from carp_fast.net.drivers import Transmitted, speed_mbits, transmitted

@@ -21,12 +21,12 @@ import pytest
 from unit.segment import carp_digest, internet_checksum, ip
 
 import carp_fast
-from carp_fast._flood import Flood
-from carp_fast._mix import Mix
-from carp_fast._pace import Pace
 from carp_fast.engine._wire import parse
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from carp_fast.loadtest import bpf
+from carp_fast.loadtest._flood import Flood
+from carp_fast.loadtest._mix import Mix
+from carp_fast.loadtest._pace import Pace
 from carp_fast.loadtest.backends import BackendError, Live, Sendmmsg
 from carp_fast.loadtest.sender import Sender
 from carp_fast.loadtest.streams import made_up, place_of

@@ -50,12 +50,12 @@ COMPILED: dict[str, tuple[str, ...]] = {
         "engine", "_wire _auth _wheel _vhid _recorder _core _receive _upkeep _actions"
     )
     + of("engine", "_orders _prepared"),
-    "_histogram": (),
-    "_tally": of("engine", "_wire _auth") + of("", "_histogram"),
-    "_frames": (),
-    "_walk": (),
-    "_pace": of("", "_histogram _frames"),
-    "_mix": of("engine", "_wire _auth") + of("", "_frames _walk"),
+    "loadtest._histogram": (),
+    "loadtest._tally": of("engine", "_wire _auth") + of("loadtest", "_histogram"),
+    "loadtest._frames": (),
+    "loadtest._walk": (),
+    "loadtest._pace": of("loadtest", "_histogram _frames"),
+    "loadtest._mix": of("engine", "_wire _auth") + of("loadtest", "_frames _walk"),
     "simulate._network": of("engine", "_wire _wheel _vhid _core _lanes"),
     "simulate._lanes": of("engine", "_wheel _receive _lanes") + of("simulate", "_network"),
     "simulate._nics": of("engine", "_vhid _core _orders") + of("simulate", "_network _lanes"),
@@ -81,17 +81,21 @@ COMPILED: dict[str, tuple[str, ...]] = {
     + of("engine", "_engine")
     + of("pump", "_socket _netlink _turn"),
     "_floor": of("pump", "_socket"),
-    "_sink": of("pump", "_socket") + of("", "_tally"),
-    "_flood": of("engine", "_wire") + of("pump", "_socket") + of("", "_frames _pace"),
+    "loadtest._sink": of("pump", "_socket") + of("loadtest", "_tally"),
+    "loadtest._flood": of("engine", "_wire")
+    + of("pump", "_socket")
+    + of("loadtest", "_frames _pace"),
 }
 PURE = (
     of("engine", "_wire _auth _wheel _history _vhid _absence _recorder _core _receive")
     + of("engine", "_upkeep _actions _orders _lanes _prepared _engine")
     + of("simulate", "_network _lanes _nics _rules _addresses _invariants _kernel _turn")
     + of("simulate", "_world")
-    + of("", "_histogram _tally _frames _walk _pace _mix")
+    + of("loadtest", "_histogram _tally _frames _walk _pace _mix")
 )
-WITH_SYSTEM = of("pump", "_socket _netlink _turn _pump") + of("", "_floor _sink _flood")
+WITH_SYSTEM = (
+    of("pump", "_socket _netlink _turn _pump") + of("loadtest", "_sink _flood") + of("", "_floor")
+)
 # Headers of ours that a pure module may include, none of the system's.
 PURE_HEADERS = {"sha1.h", "atomic.h", "random.h"}
 # "cython" is the compiler's: directives, nothing that is linked.

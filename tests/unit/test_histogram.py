@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carp_fast._histogram import Durations
+from carp_fast.loadtest._histogram import Durations
 
 durations = st.one_of(st.integers(0, 200), st.integers(0, 2**62))
 

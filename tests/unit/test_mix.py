@@ -25,8 +25,8 @@ from unit.segment import (
     ipv6_frame,
 )
 
-from carp_fast._mix import KIND_WORDS, Mix
 from carp_fast.engine._wire import VERDICT_WORDS, parse
+from carp_fast.loadtest._mix import KIND_WORDS, Mix
 from carp_fast.loadtest.streams import Stream
 
 SOURCE, SOURCE6, MAC = ip("10.77.0.1"), ip("fe80::1"), b"\x02\0\0\0\0\x99"

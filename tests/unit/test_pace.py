@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from carp_fast._frames import Recording
-from carp_fast._pace import Pace, judge_gaps
+from carp_fast.loadtest._frames import Recording
+from carp_fast.loadtest._pace import Pace, judge_gaps
 
 MS = 1_000_000
 

@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from unit.bpf import run
 from unit.segment import ADDRESS, advertisement, ip
 
-from carp_fast._tally import Tally
 from carp_fast.cli import main as cli
 from carp_fast.cli import sink as cli_sink
 from carp_fast.config.load import load
 from carp_fast.engine._wire import build_announcement
+from carp_fast.loadtest._tally import Tally
 from carp_fast.loadtest.receiver import Flow, Latency, Received, sink_filter, ways_to_sign
 
 MAC = bytes.fromhex("00005e00012a")

@@ -21,9 +21,9 @@ from unit.segment import (
     ipv6_frame,
 )
 
-from carp_fast._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
 from carp_fast.engine._prepared import signed_message
 from carp_fast.engine._wire import build_announcement
+from carp_fast.loadtest._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
 
 SIGNER = (VHID, PASSPHRASE, signed_message(VHID, [ADDRESS]), GROUP, False)
 JUMP_MAX = 2**24

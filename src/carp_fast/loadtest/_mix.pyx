@@ -9,15 +9,15 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
 from carp_fast.engine._auth cimport DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign, auth_sign_two
-from carp_fast._frames cimport FrameSource, Made, NO_FLOW
-from carp_fast._walk cimport (
+from carp_fast.loadtest._frames cimport FrameSource, Made, NO_FLOW
+from carp_fast.loadtest._walk cimport (
     AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, walk_take)
 from carp_fast.engine._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ARP_FRAME_LENGTH, CARP_LENGTH, ETHERNET_LENGTH,
     IPV4_LENGTH, IPV6_LENGTH, NA_FRAME_LENGTH, STAMP_LENGTH, wire_build4, wire_build6,
     wire_build_announcement, wire_build_carp, wire_checksum, wire_checksum6)
 
-from carp_fast._walk import ORDER_WORDS
+from carp_fast.loadtest._walk import ORDER_WORDS
 
 # Where a receiver has a word for what is wrong with a frame, it is that one.
 KIND_WORDS = ("ok", "bad_auth", "bad_checksum", "bad_ttl", "bad_version", "bad_length", "replay",

@@ -10,7 +10,7 @@ from libc.stdlib cimport free, malloc
 
 from carp_fast.pump._socket cimport (
     BATCH, FRAME_SLOT, RECEIVE_PACKET, ReceiveBatch, receive_batch, receive_prepare)
-from carp_fast._tally cimport Tally
+from carp_fast.loadtest._tally cimport Tally
 
 cdef extern from "system.h" nogil:
     struct timespec:

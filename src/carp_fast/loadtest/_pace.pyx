@@ -7,8 +7,8 @@ went.
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
-from carp_fast._frames cimport Recording
-from carp_fast._histogram cimport histogram_add, histogram_percentile
+from carp_fast.loadtest._frames cimport Recording
+from carp_fast.loadtest._histogram cimport histogram_add, histogram_percentile
 
 RATE_MAX = 1e9
 """Frames a second: one each ns."""

@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast.engine._auth cimport KEY_LENGTH, auth_prepare, auth_verify
-from carp_fast._histogram cimport histogram_add, histogram_percentile
+from carp_fast.loadtest._histogram cimport histogram_add, histogram_percentile
 from carp_fast.engine._wire cimport (
     Advertisement, ARP_FRAME_LENGTH, BAD_AUTH, BAD_DESTINATION, BAD_SOURCE, BAD_VERSION, BAD_VHID,
     ETHERNET_LENGTH, IPV6_LENGTH, NOT_CARP, Verdict, VERDICT_OK, VRRP, wire_parse_carp,

@@ -4,8 +4,8 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
-from carp_fast._frames import FrameSource
-from carp_fast._pace import Pace
+from carp_fast.loadtest._frames import FrameSource
+from carp_fast.loadtest._pace import Pace
 from carp_fast.loadtest.backends import Backend
 
 LINK_LOST: tuple[int, ...]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from typing_extensions import disjoint_base
 
-from carp_fast._frames import Recording
+from carp_fast.loadtest._frames import Recording
 
 RATE_MAX: float
 

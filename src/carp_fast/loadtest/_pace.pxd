@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from carp_fast._frames cimport Recording
-from carp_fast._histogram cimport Histogram
+from carp_fast.loadtest._frames cimport Recording
+from carp_fast.loadtest._histogram cimport Histogram
 
 cdef class Pace:
     cdef readonly bint unpaced      # always due at once

@@ -4,7 +4,7 @@ from typing import Self
 
 from typing_extensions import disjoint_base
 
-from carp_fast._tally import Tally
+from carp_fast.loadtest._tally import Tally
 
 @disjoint_base
 class Sink:

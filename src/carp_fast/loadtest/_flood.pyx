@@ -13,8 +13,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from carp_fast._frames cimport FrameSource, KINDS_MAX, Made
-from carp_fast._pace cimport Gaps, Pace, gaps_add, gaps_facts
+from carp_fast.loadtest._frames cimport FrameSource, KINDS_MAX, Made
+from carp_fast.loadtest._pace cimport Gaps, Pace, gaps_add, gaps_facts
 from carp_fast.pump._socket cimport iovec, mmsghdr
 from carp_fast.engine._wire cimport STAMP_LENGTH, wire_put_stamp
 

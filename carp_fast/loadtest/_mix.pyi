@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from typing_extensions import disjoint_base
 
-from carp_fast._frames import FrameSource
+from carp_fast.loadtest._frames import FrameSource
 
 ORDER_WORDS: tuple[str, ...]
 KIND_WORDS: tuple[str, ...]

@@ -3,8 +3,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._auth cimport AuthKey
-from carp_fast._frames cimport FrameSource, Made
-from carp_fast._walk cimport Walk
+from carp_fast.loadtest._frames cimport FrameSource, Made
+from carp_fast.loadtest._walk cimport Walk
 
 cdef enum:                          # kinds, in the order of KIND_WORDS
     OK

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._auth cimport AuthKey
-from carp_fast._histogram cimport Histogram
+from carp_fast.loadtest._histogram cimport Histogram
 from carp_fast.engine._wire cimport VERDICTS
 
 cdef enum:
