@@ -45,7 +45,7 @@ MODULES = (
     "pump._netlink",
     "pump._turn",
     "pump._pump",
-    "_floor",
+    "bench._floor",
     "loadtest._sink",
     "loadtest._flood",
 )

@@ -32,7 +32,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from carp_fast._floor import Mover
+from carp_fast.bench._floor import Mover
 from carp_fast.bench.floor import TICK_NS, frame
 from carp_fast.capture.pcap import Reader, Writer
 from carp_fast.lab.lab import Host, Lab, wait_for

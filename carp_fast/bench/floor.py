@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 
-from carp_fast._floor import Mover
+from carp_fast.bench._floor import Mover
 from carp_fast.bench.measurements import Floor
 from carp_fast.lab.lab import Host, LabError, interface_name
 from carp_fast.net.sockets import (

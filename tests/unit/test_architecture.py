@@ -24,7 +24,7 @@ MAX_FUNCTION_LINES = 70
 
 def of(package: str, names: str) -> tuple[str, ...]:
     """Modules of a package, by their names within it."""
-    return tuple(f"{package}.{name}" if package else name for name in names.split())
+    return tuple(f"{package}.{name}" for name in names.split())
 
 
 # Which compiled module may cimport or import which of ours. Down to simulate._world they are pure:
@@ -80,7 +80,7 @@ COMPILED: dict[str, tuple[str, ...]] = {
     )
     + of("engine", "_engine")
     + of("pump", "_socket _netlink _turn"),
-    "_floor": of("pump", "_socket"),
+    "bench._floor": of("pump", "_socket"),
     "loadtest._sink": of("pump", "_socket") + of("loadtest", "_tally"),
     "loadtest._flood": of("engine", "_wire")
     + of("pump", "_socket")
@@ -94,7 +94,9 @@ PURE = (
     + of("loadtest", "_histogram _tally _frames _walk _pace _mix")
 )
 WITH_SYSTEM = (
-    of("pump", "_socket _netlink _turn _pump") + of("loadtest", "_sink _flood") + of("", "_floor")
+    of("pump", "_socket _netlink _turn _pump")
+    + of("bench", "_floor")
+    + of("loadtest", "_sink _flood")
 )
 # Headers of ours that a pure module may include, none of the system's.
 PURE_HEADERS = {"sha1.h", "atomic.h", "random.h"}
