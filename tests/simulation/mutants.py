@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 UNIT = ROOT / "tests" / "unit"
 COPIED = ("src", "carp_fast", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 DEADLINE_S = 300.0
-SEEDS = 400
+SEEDS = 1000
 # Of the unit tests those that look at what the engine does, not at sources or at the daemon.
 CONCERNED = (
     "test_auth.py",
