@@ -18,9 +18,11 @@ from carp_fast.net.sockets import (
     LD_B_ABS,
     LD_H_ABS,
     LD_W_ABS,
+    PACKET_OUTGOING,
     PROTOCOL_CARP,
     RET,
     SKF_AD_IFINDEX,
+    SKF_AD_PKTTYPE,
     SKF_AD_VLAN_TAG_PRESENT,
     Instruction,
 )
@@ -32,8 +34,7 @@ SOURCES_MAX = 2_000
 GROUPS_MAX, PEERS_MAX = 250, 250  # of a family; more are not told from others
 RAW_INTERFACES_MAX = 250
 
-PACKET_OUTGOING = 4
-SKF_AD_PROTOCOL, SKF_AD_PKTTYPE = 0xFFFFF000, 0xFFFFF000 + 4
+SKF_AD_PROTOCOL = 0xFFFFF000
 SKF_NET_OFF = 0xFFF00000  # an IP header that is not in the data of the socket
 JSET, MUL, XOR_X, TAX = 0x45, 0x24, 0xAC, 0x07
 LD_B_IND, LDX_IP_LENGTH = 0x50, 0xB1

@@ -1,8 +1,8 @@
 /* SHA-1's compression function, FIPS 180-4 section 6.1.2, and the two of them that end an HMAC.
  *
  * Two forms: portable C, and one with the SHA extensions of x86 (SHA-NI). sha1_choose() picks
- * once. Keys and padding of what is signed are the business of engine/_auth.pyx. Knows no packet and no
- * allocation.
+ * once. Keys and padding of what is signed are the business of engine/_auth.pyx. Knows no packet and
+ * no allocation.
  */
 #ifndef CARP_FAST_SHA1_H
 #define CARP_FAST_SHA1_H

@@ -84,7 +84,7 @@ cdef void order_push(World* world, Machine* machine, uint32_t kind, uint32_t sub
 
 
 cdef Block* copied_block(World* world, const Block* block) noexcept nogil:
-    """A block of its own, laid out as new_block() in engine/_engine.pyx does."""
+    """A block of its own, laid out as new_block() in engine/_prepared.pyx does."""
     cdef size_t size = (
         sizeof(Block) + block.address_count * sizeof(Address)
         + block.output_count * sizeof(Output) + block.alternate_count * sizeof(AlternateKey))

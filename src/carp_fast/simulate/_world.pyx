@@ -2,7 +2,7 @@
 
 Holds the faults, the order in which everything happens, and the Python face. The same seed, the
 same machines and the same faults give the same trace, event for event. Knows no real socket,
-clock or file; what a world consists of is decided in carp_fast/simulate/run.py.
+clock or file; what a world consists of is decided in carp_fast/simulate/worlds.py.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
