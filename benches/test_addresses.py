@@ -13,9 +13,10 @@ from comparison import SideBySide
 from pyroute2 import IPRoute
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from carp_fast.inet import address_bytes
 from carp_fast.lab.lab import Lab
 from carp_fast.lab.namespaces import ip_batch
-from carp_fast.net.addresses import packed, templates
+from carp_fast.net.addresses import templates
 from carp_fast.net.sockets import open_netlink, open_receiver, open_sender
 from carp_fast.pump._pump import Pump
 
@@ -40,7 +41,7 @@ def test_address_batch_beside_pyroute2(
         pump = Pump([("packet", receiver)], sender, netlink, templates())
         with IPRoute() as route:
             (index,) = route.link_lookup(ifname="s1")
-            batch = [(index, packed(text), prefixlen) for text in texts]
+            batch = [(index, address_bytes(text), prefixlen) for text in texts]
 
             def add() -> None:
                 commands = [f"addr add {text}/{prefixlen} dev s1{nodad}" for text in texts]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from carp_fast.bench._floor import Mover
 from carp_fast.bench.measurements import Floor
+from carp_fast.inet import address_bytes
 from carp_fast.lab.lab import Host, LabError, interface_name
 from carp_fast.net.sockets import (
     ETH_P_ALL,
@@ -35,7 +36,7 @@ def frame(source: str = "10.0.0.1") -> bytes:
     """70 bytes as long as an advertisement of one address, which every receiver throws away."""
     head = struct.pack(
         ">BBHHHBBH4s4s", 0x45, 0x10, 20 + CARP_BYTES, 0, 0x4000, 255, 112, 0,
-        socket.inet_aton(source), socket.inet_aton("224.0.0.18"),
+        address_bytes(source), address_bytes("224.0.0.18"),
     )  # fmt: skip
     ethernet = bytes.fromhex("01005e000012 020000000001 0800")
     return ethernet + head + bytes([UNKNOWN_VERSION]) + bytes(CARP_BYTES - 1)

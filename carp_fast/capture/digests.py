@@ -7,7 +7,6 @@ verdicts or files. No sentence holds any part of a passphrase.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ from carp_fast.engine._prepared import (
     signed_forms,
     signed_message,
 )
+from carp_fast.inet import address_text, mac_text, virtual_mac
 
 SUBSET_ADDRESSES_MAX = 12
 """All subsets of so many signed and unsigned addresses are tried; of more, the first ones as they
@@ -84,21 +84,6 @@ class Guess(NamedTuple):
 
 
 Form = tuple[bytes, Said]  # of a part of the message or the passphrase; how it differs
-
-
-def address_bytes(text: str) -> bytes:
-    """4 or 16 bytes of an address; its prefix length is ignored."""
-    host = text.partition("/")[0]
-    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-
-
-def address_text(data: bytes) -> str:
-    """The text of 4 or 16 bytes."""
-    return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)
-
-
-def mac_text(data: bytes) -> str:
-    return data.hex(":")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -356,7 +341,7 @@ def automatic_of(vhid: int) -> str:
     """The link-local address that OpenBSD's carp interface has by itself, unless its MAC is not
     the virtual one.
     """
-    return address_text(automatic_link_local(bytes((0, 0, 0x5E, 0, 1, vhid))))
+    return address_text(automatic_link_local(virtual_mac("bsd", vhid)))
 
 
 def difference(signer: Signer, chosen: Sequence[bytes]) -> str:

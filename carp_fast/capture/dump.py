@@ -17,12 +17,13 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from carp_fast.capture.digests import GROUPS, SUBSET_ADDRESSES_MAX, Signer, address_text
+from carp_fast.capture.digests import GROUPS, SUBSET_ADDRESSES_MAX, Signer
 from carp_fast.capture.judge import TRIES_MAX, UNEXPLAINED_MAX, Finding, Judge, signers_of
 from carp_fast.capture.listen import Listener
 from carp_fast.capture.pcap import SECOND_NS, Reader, Record, as_ethernet
 from carp_fast.config.model import Configuration
 from carp_fast.engine._wire import VERDICT_WORDS, parse
+from carp_fast.inet import address_text
 
 STDIN = Path("-")
 

@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 from carp_fast.capture.digests import (
     Guess,
     Signer,
-    address_bytes,
-    address_text,
     caveat,
     guesses,
     listed,
 )
 from carp_fast.config.model import Configuration, VirtualHost
 from carp_fast.engine._auth import Key
+from carp_fast.inet import address_bytes, address_text, mac_bytes, prefix_bytes
 
 TRIES_MAX = 30_000
 """Digests tried to explain one advertisement: a third of a second."""
@@ -56,11 +55,11 @@ def signer_of(host: VirtualHost, main_file: str = "") -> Signer:
         interface=host.interface,
         vhid=host.vhid,
         passphrase=settings.passphrase,
-        addresses=tuple(map(address_bytes, host.addresses)),
-        unsigned=tuple(map(address_bytes, host.unsigned_addresses)),
+        addresses=tuple(prefix_bytes(each)[0] for each in host.addresses),
+        unsigned=tuple(prefix_bytes(each)[0] for each in host.unsigned_addresses),
         groups=() if settings.peers else destinations,
         peers=destinations if settings.peers else (),
-        lladdr=bytes.fromhex(settings.lladdr.replace(":", "")) if settings.lladdr else None,
+        lladdr=mac_bytes(settings.lladdr) if settings.lladdr else None,
         dialect=settings.dialect,
     )
 

@@ -7,10 +7,10 @@ TOML, files, how a fault is written, or the other keys.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from carp_fast.config.model import Origin, VirtualHost
+from carp_fast.inet import address_bytes, is_link_local
 
 
 class Clash(NamedTuple):
@@ -90,7 +90,7 @@ def unlisted_source(peers: Iterable[str]) -> str | None:
     Our source is a link-local address unless told: who lists another refuses it.
     """
     for peer in peers:
-        if ":" in peer and not IPv6Address(peer).is_link_local:
+        if ":" in peer and not is_link_local(address_bytes(peer)):
             return (
                 f"{peer} would hear us from our link-local address, which it does not list, and"
                 " both hosts would be MASTER; allowed: source given, too, or link-local peers"

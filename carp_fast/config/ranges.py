@@ -19,11 +19,11 @@ from carp_fast.config.rules import (
     Family,
     Refused,
     address_bytes,
-    address_text,
     check_host_bits,
     host_bits,
     plain_text,
 )
+from carp_fast.inet import address_text
 
 Interfaces = list[tuple[str, int | None]]  # name, and the number that its brackets gave it
 RANGE = re.compile(r" *([0-9]{1,9}) *(?:- *([0-9]{1,9}) *)?")

@@ -7,8 +7,6 @@ is not built yet is refused by name. Must not know files, TOML, ranges, or where
 from __future__ import annotations
 
 import os
-import re
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -16,12 +14,13 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from carp_fast import inet
 from carp_fast.config.model import PEERS_MAX, RECORD_MAX, as_shown
+from carp_fast.inet import address_text
 
 INTERFACE_NAME_BYTES = 15  # the kernel's IFNAMSIZ less its NUL
 SOCKET_PATH_BYTES = 107  # sun_path less its NUL
 MAX_DELAY_S = 86_400
-MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
 class Refused(Exception):
@@ -144,7 +143,6 @@ class Family(NamedTuple):
     `may_hold` says whether a virtual host can have an address of `size` bytes.
     """
 
-    kind: int  # socket.AF_*
     size: int  # bytes
     highest: str
     example: str
@@ -158,7 +156,7 @@ class Family(NamedTuple):
         except OverflowError:
             text = f"goes beyond {self.highest}; allowed: a lower ADDRESS or range"
             raise Refused(text) from None
-        text = socket.inet_ntop(self.kind, address)
+        text = address_text(address)
         if not self.may_hold(address):
             raise Refused(f"{text} {self.not_held}")
         return text
@@ -166,7 +164,6 @@ class Family(NamedTuple):
 
 FAMILIES = {
     4: Family(
-        int(socket.AF_INET),
         4,
         "255.255.255.255",
         "192.0.2.10/24",
@@ -175,7 +172,6 @@ FAMILIES = {
         " 240.0.0.0/4",
     ),
     6: Family(
-        int(socket.AF_INET6),
         16,
         "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         "2001:db8::10/64",
@@ -191,14 +187,9 @@ def address_bytes(value: Any, allowed: str) -> bytes:
     if ":" in text and "%" in text:
         raise Refused(f"has a scope id, but the interface is the scope; must be {allowed}")
     try:
-        return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
-    except (OSError, ValueError):
+        return inet.address_bytes(text)
+    except ValueError:
         raise Refused(f"is no IPv4 or IPv6 address; must be {allowed}") from None
-
-
-def address_text(address: bytes) -> str:
-    """4 or 16 bytes in the form of inet_ntop."""
-    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
 def host_bits(family: Family, prefixlen: int) -> int:
@@ -283,9 +274,11 @@ def _peers(value: Any) -> tuple[str, ...]:
 def _lladdr(value: Any) -> str:
     allowed = 'the MAC of a host such as "02:00:00:00:00:01"'
     text = plain_text(value, allowed).lower()
-    if MAC.fullmatch(text) is None:
-        raise Refused(f"must be {allowed}")
-    if int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+    try:
+        mac = inet.mac_bytes(text)
+    except ValueError:
+        raise Refused(f"must be {allowed}") from None
+    if mac[0] & 1 or not any(mac):
         raise Refused(f"is not the MAC of a host; must be {allowed}")
     return text
 

@@ -45,14 +45,9 @@ from carp_fast.daemon.systemd import Notifier as Systemd
 from carp_fast.daemon.table import STATES, Hosts, LimitReached, by_interface
 from carp_fast.daemon.tap import Tap
 from carp_fast.engine._auth import SHA1_FORM
+from carp_fast.inet import prefix_text
 from carp_fast.net import addresses, sockets
-from carp_fast.net.interfaces import (
-    Interface,
-    LinkError,
-    absent,
-    read_interfaces,
-    without_marked,
-)
+from carp_fast.net.interfaces import Interface, LinkError, absent, read_interfaces, without_marked
 from carp_fast.net.lanes import Lanes
 from carp_fast.net.monitor import LinkMonitor
 from carp_fast.pump._pump import Pump
@@ -333,7 +328,7 @@ class Daemon:
         failed: dict[str, list[str]] = {}
         for (interface, address, prefixlen), error in zip(left, errors, strict=True):
             if error and error not in GONE:
-                text, why = addresses.text(address, prefixlen), os.strerror(error)
+                text, why = prefix_text(address, prefixlen), os.strerror(error)
                 logger.error("%s: leftover address %s not removed: %s", interface.name, text, why)
                 failed.setdefault(interface.name, []).append(text)
         removed = len(left) - sum(map(len, failed.values()))

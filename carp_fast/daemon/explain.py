@@ -6,7 +6,6 @@ word. The sentences are in explain_text.
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from carp_fast.daemon.reports import rfc3339
 from carp_fast.daemon.status import SPANS_A_SLICE
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._wire import VERDICT_WORDS
+from carp_fast.inet import address_text, mac_text
 
 if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost
@@ -189,10 +189,6 @@ def in_ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
-def address_text(address: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
-
-
 def digest(host: VirtualHost) -> dict[str, Any] | None:
     """How the digest of what it sends is made, where implementations differ in that: with
     link-local addresses. None: it has none. `form` is that of _prepared.signed_forms.
@@ -220,7 +216,7 @@ def heard(peer: Mapping[str, Any], now_ns: int) -> dict[str, Any]:
     return {
         "source": address_text(peer["source"]),
         "family": peer["family"],
-        "mac": peer["mac"].hex(":"),
+        "mac": mac_text(peer["mac"]),
         "advbase": peer["advbase"],
         "advskew": peer["advskew"],
         "demote": peer["demote"],

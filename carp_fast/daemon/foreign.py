@@ -7,11 +7,11 @@ the interface. Must not change anything, nor know how it is told.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 
 from carp_fast.daemon.table import Hosts, every_address
-from carp_fast.net.addresses import kernel_keeps_marks, text
+from carp_fast.inet import address_text, prefix_text
+from carp_fast.net.addresses import kernel_keeps_marks
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface
 
 # Of one interface: by slot, {address of the virtual host: the same address as it is there}. Every
@@ -55,7 +55,6 @@ def _foreign_by_address(interface: Interface) -> dict[str, list[str]]:
     there: dict[str, list[str]] = {}
     for each in interface.addresses:
         if each.protocol != OWN_PROTOCOL:
-            kind = socket.AF_INET if each.family == 4 else socket.AF_INET6
-            key = socket.inet_ntop(kind, each.address)
-            there.setdefault(key, []).append(text(each.address, each.prefixlen))
+            texts = there.setdefault(address_text(each.address), [])
+            texts.append(prefix_text(each.address, each.prefixlen))
     return there

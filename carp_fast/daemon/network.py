@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from carp_fast.daemon.own_sources import OwnSources
 from carp_fast.daemon.surroundings import other_name, real_name
 from carp_fast.daemon.table import MASTER, Hosts, every_address
+from carp_fast.inet import address_text, mac_text, prefix_text
 from carp_fast.net import addresses
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, absent, name_of
 from carp_fast.net.memberships import Joins
@@ -150,7 +150,7 @@ class Network:
         """What is there with our mark, and configured, is ours: a former run left it, or we did."""
         number = self._hosts.number(interface.name)
         texts = {
-            addresses.text(each.address, each.prefixlen): each
+            prefix_text(each.address, each.prefixlen): each
             for each in interface.addresses
             if each.protocol == OWN_PROTOCOL
         }
@@ -207,7 +207,7 @@ class Network:
         number = self._hosts.known(name)
         if number is None:
             return
-        text = addresses.text(address, prefixlen)
+        text = prefix_text(address, prefixlen)
         for slot in self._hosts.slots[number]:
             host = self._hosts.hosts[slot]
             if host is None or self._hosts.states[slot] != MASTER:
@@ -370,8 +370,7 @@ class Network:
                 if source is None:
                     logger.warning("%s: no IPv%d address to advertise from", name, family)
                 else:
-                    kind = socket.AF_INET if family == 4 else socket.AF_INET6
-                    logger.info("%s: advertising from %s", name, socket.inet_ntop(kind, source))
+                    logger.info("%s: advertising from %s", name, address_text(source))
 
 
 def is_elsewhere(before: Interface | None, now: Interface) -> bool:
@@ -385,7 +384,8 @@ def is_elsewhere(before: Interface | None, now: Interface) -> bool:
 def say_place(before: Interface, now: Interface) -> None:
     """Another MAC, another bridge or bond."""
     if before.mac != now.mac:
-        logger.info("%s: MAC %s instead of %s", now.name, now.mac.hex(":"), before.mac.hex(":"))
+        macs = mac_text(now.mac), mac_text(before.mac)
+        logger.info("%s: MAC %s instead of %s", now.name, *macs)
     if now.master and before.master != now.master:
         of = name_of(now.master) or f"ifindex {now.master}"
         logger.warning("%s: is a port of %s now, and its addresses may not answer", now.name, of)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from carp_fast.net import addresses
+from carp_fast.inet import address_bytes, is_link_local
 from carp_fast.net.addresses import IFA_F_DADFAILED, IFA_F_TENTATIVE
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, is_local
 
@@ -50,7 +50,7 @@ def whereabouts(
     """Where a configured source of an interface's virtual host is. A virtual address, which bears
     our mark, is nowhere: it is there only while MASTER.
     """
-    packed = addresses.packed(source)
+    packed = address_bytes(source)
     for each in interface.addresses:
         if each.address == packed:
             if each.protocol == OWN_PROTOCOL:
@@ -59,7 +59,7 @@ def whereabouts(
                 return "duplicate"
             return "tentative" if each.family == 6 and each.flags & IFA_F_TENTATIVE else "here"
     # A link-local address belongs to its link.
-    if not addresses.is_link_local(packed) and is_on_host(packed):
+    if not is_link_local(packed) and is_on_host(packed):
         return "elsewhere"
     return "missing"
 
@@ -96,7 +96,7 @@ class OwnSources:
     def addresses(self) -> set[bytes]:
         """All configured sources, 4 or 16 bytes each."""
         return {
-            addresses.packed(source)
+            address_bytes(source)
             for settings in {
                 id(host.settings): host.settings for _, host in self._hosts.used()
             }.values()
@@ -118,7 +118,7 @@ class OwnSources:
     def on_address(self, address: bytes) -> None:
         """An address that is a configured source came to some interface, or went."""
         for name, interface in self._now.items():
-            if any(addresses.packed(source) == address for source in self._slots(name)):
+            if any(address_bytes(source) == address for source in self._slots(name)):
                 self.on_interface(interface)
 
     def _slots(self, name: str) -> dict[str, list[int]]:

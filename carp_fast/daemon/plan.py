@@ -17,6 +17,7 @@ import msgspec
 from carp_fast.config.load import Configuration, VirtualHost
 from carp_fast.daemon.limits import Demand, Kernel, passed, read_kernel
 from carp_fast.daemon.locks import Locks, named
+from carp_fast.inet import address_bytes, mac_text
 from carp_fast.net.interfaces import ARPHRD_ETHER
 
 SYSCTL = Path("/proc/sys")
@@ -247,9 +248,9 @@ def forwards(name: str) -> str | None:
     return None
 
 
-def _numerically(address: str) -> tuple[bool, bytes]:
-    ipv6 = ":" in address
-    return ipv6, socket.inet_pton(socket.AF_INET6 if ipv6 else socket.AF_INET, address)
+def _numerically(address: str) -> tuple[int, bytes]:
+    data = address_bytes(address)
+    return len(data), data
 
 
 def _cut(addresses: tuple[str, ...]) -> str:
@@ -277,7 +278,7 @@ def interface_facts(name: str) -> InterfaceFacts | None:
     (bits,) = struct.unpack_from("H", flags, 16)
     up = bits & IFF_UP != 0 and bits & IFF_RUNNING != 0
     (kind,) = struct.unpack_from("H", hardware, 16)
-    return InterfaceFacts(ifindex, up, hardware[18:24].hex(":"), kind)
+    return InterfaceFacts(ifindex, up, mac_text(hardware[18:24]), kind)
 
 
 def _read_number(path: Path, default: int) -> int:

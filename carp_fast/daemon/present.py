@@ -14,8 +14,8 @@ from typing import NamedTuple
 from carp_fast.config.doubts import Doubts
 from carp_fast.config.load import Configuration, VirtualHost
 from carp_fast.config.model import Fault, Origin, as_shown
-from carp_fast.config.rules import POINT_TO_POINT4, address_text
-from carp_fast.net.addresses import is_link_local, packed, text
+from carp_fast.config.rules import POINT_TO_POINT4
+from carp_fast.inet import address_bytes, address_text, is_link_local, prefix_text
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, LinkError, is_local, read_interfaces
 
 
@@ -32,7 +32,7 @@ def foreign_addresses(interfaces: Iterable[Interface]) -> dict[str, list[There]]
     for interface in interfaces:
         for each in interface.addresses:
             if each.protocol != OWN_PROTOCOL:
-                address = text(each.address, each.prefixlen)
+                address = prefix_text(each.address, each.prefixlen)
                 there = There(interface.name, address)
                 found.setdefault(address.partition("/")[0], []).append(there)
     return found
@@ -44,7 +44,7 @@ def prefix_ends(interface: Interface) -> dict[str, str]:
     for each in interface.addresses:
         if each.family == 4 and each.prefixlen < POINT_TO_POINT4 and each.protocol != OWN_PROTOCOL:
             bits = (1 << 32 - each.prefixlen) - 1
-            value, prefix = int.from_bytes(each.address), text(each.address, each.prefixlen)
+            value, prefix = int.from_bytes(each.address), prefix_text(each.address, each.prefixlen)
             first, last = (value & ~bits).to_bytes(4), (value | bits).to_bytes(4)
             ends[address_text(first)] = f"network address of {prefix}"
             ends[address_text(last)] = f"broadcast address of {prefix}"
@@ -112,7 +112,7 @@ def own_peers(
     said = "is an address of this host, which does not hear itself; allowed: other hosts"
     for settings in {id(host.settings): host.settings for host in hosts}.values():
         for peer in settings.peers:
-            if not is_link_local(packed(peer)) and is_on_host(packed(peer)):
+            if not is_link_local(address_bytes(peer)) and is_on_host(address_bytes(peer)):
                 origin = settings.origin
                 yield str(Fault(origin.file, origin.table or None, "peers", as_shown(peer), said))
 

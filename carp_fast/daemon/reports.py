@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from carp_fast.daemon import systemd
 from carp_fast.daemon.hooks import Hook, HookResult, Hooks
 from carp_fast.daemon.table import MASTER, STATES, Hosts, every_address
+from carp_fast.inet import address_text, mac_text
 
 if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost
@@ -68,11 +68,9 @@ def log_lines(level: int, line: str, every: Sequence[tuple[str, ...]]) -> None:
         logger.log(level, "... and %d more such", len(every) - FOREIGN_LOGGED_MAX)
 
 
-def address_text(address: bytes | None) -> str | None:
-    """An address of 4 or 16 bytes as text."""
-    if not address:
-        return None
-    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+def known_address(address: bytes | None) -> str | None:
+    """The text of an address of 4 or 16 bytes; None: there is none."""
+    return address_text(address) if address else None
 
 
 class Reports:
@@ -175,7 +173,7 @@ class Reports:
 
     def _on_state(self, report: Report) -> None:
         assert report.slot is not None
-        peer = address_text(report.peer)
+        peer = known_address(report.peer)
         host = self._hosts.hosts[report.slot]
         if report.reason == "address_deadline" and report.state == "BACKUP" and host is not None:
             logger.error(
@@ -381,7 +379,7 @@ class Reports:
 
     def _on_duplicate_source(self, report: Report) -> None:
         assert report.slot is not None
-        who = f" ({report.mac.hex(':')})" if any(report.mac) else ""  # a raw socket knows no MAC
+        who = f" ({mac_text(report.mac)})" if any(report.mac) else ""  # a raw socket knows no MAC
         logger.warning(
             "%s: duplicate_source: another host%s advertises from our address",
             self._hosts.name(report.slot),
@@ -390,7 +388,7 @@ class Reports:
 
     def _on_duplicate_ended(self, report: Report) -> None:
         assert report.slot is not None
-        who = f" ({report.mac.hex(':')})" if any(report.mac) else ""
+        who = f" ({mac_text(report.mac)})" if any(report.mac) else ""
         logger.info(
             "%s: duplicate_source is over: another host%s is not heard from our address any more",
             self._hosts.name(report.slot),
@@ -410,13 +408,13 @@ class Reports:
 
     def _on_reasserted(self, report: Report) -> None:
         assert report.slot is not None
-        peer = address_text(report.peer) or "?"
+        peer = known_address(report.peer) or "?"
         name = self._hosts.name(report.slot)
         logger.info("%s: answered the slower master %s, still MASTER", name, peer)
 
     def _on_counter_reset(self, report: Report) -> None:
         assert report.slot is not None
-        who = f" ({report.mac.hex(':')})" if any(report.mac) else ""
+        who = f" ({mac_text(report.mac)})" if any(report.mac) else ""
         name = self._hosts.name(report.slot)
         logger.warning(
             "%s: counter_reset: a host's%s counters went back and are learned anew", name, who
@@ -503,4 +501,4 @@ class Reports:
 
 def peer_of(host: Mapping[str, Any]) -> str | None:
     """The peer of a host_dict as text."""
-    return address_text(host["peer"])
+    return known_address(host["peer"])

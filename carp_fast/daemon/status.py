@@ -16,8 +16,9 @@ from carp_fast import __version__
 from carp_fast.control.slices import document_slices
 from carp_fast.daemon.explain_text import problems
 from carp_fast.daemon.network import NO_SOURCES
-from carp_fast.daemon.reports import address_text, rfc3339
+from carp_fast.daemon.reports import known_address, rfc3339
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_address
+from carp_fast.inet import mac_text
 from carp_fast.pump._pump import HOSTS_A_SNAPSHOT
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def warnings(fields: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     if fields["duplicate_source"] is not None:
         mac = fields["duplicate_source"]
-        who = f" ({mac.hex(':')})" if any(mac) else ""  # a raw socket knows no MAC
+        who = f" ({mac_text(mac)})" if any(mac) else ""  # a raw socket knows no MAC
         found["duplicate_source"] = f"another host{who} advertises from our source"
     return found
 
@@ -68,8 +69,8 @@ def demotion(fields: Mapping[str, Any]) -> dict[str, Any]:
 def heard(source: Mapping[str, Any], now_ns: int) -> dict[str, Any]:
     """A source of a host_dict: who advertised, and what. A raw socket knows no MAC: None."""
     return {
-        "source": address_text(source["source"]),
-        "mac": source["mac"].hex(":") if any(source["mac"]) else None,
+        "source": known_address(source["source"]),
+        "mac": mac_text(source["mac"]) if any(source["mac"]) else None,
         "advbase": source["advbase"],
         "advskew": source["advskew"],
         "demote": source["demote"],
@@ -171,8 +172,8 @@ class Status:
             "name": name,
             "ifindex": now.ifindex if now else 0,
             "link": "missing" if not now or not now.ifindex else "up" if now.up else "down",
-            "source": address_text(sources.ipv4),
-            "source6": address_text(sources.ipv6),
+            "source": known_address(sources.ipv4),
+            "source6": known_address(sources.ipv6),
             "virtual_hosts": len(states),
             "master": states.count(MASTER),
             "backup": states.count(BACKUP),
@@ -214,7 +215,7 @@ class Status:
         peer = None
         if fields["peer"]:
             peer = {
-                "source": address_text(fields["peer"]),
+                "source": known_address(fields["peer"]),
                 "advbase": fields["peer_advbase"],
                 "advskew": fields["peer_advskew"],
                 "heard_ago_s": seconds_ago(fields["heard_ns"], now_ns),

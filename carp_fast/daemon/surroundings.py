@@ -15,6 +15,7 @@ from carp_fast.config.load import VirtualHost
 from carp_fast.config.model import Fault, Origin, as_shown
 from carp_fast.daemon.own_sources import MEANINGS, USABLE, configured, whereabouts
 from carp_fast.daemon.table import every_address
+from carp_fast.inet import prefix_bytes
 from carp_fast.net import addresses
 from carp_fast.net.interfaces import Interface, absent, is_local, name_of
 
@@ -86,7 +87,7 @@ def _of_sources(
                 "" if where in USABLE else f"; the virtual hosts on {interface.name} wait for it"
             )
             yield _line(origin, "source", source, f"{MEANINGS[where]}{waits}")
-    virtual = {addresses.split(text)[0] for host in hosts for text in every_address(host)}
+    virtual = {prefix_bytes(text)[0] for host in hosts for text in every_address(host)}
     finders = {4: addresses.find_source, 6: addresses.find_source6}
     for family, origin in sorted(needed):
         if finders[family](interface, virtual) is None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from carp_fast.config.load import VirtualHost
 from carp_fast.engine._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
 from carp_fast.engine._prepared import PreparedHost
-from carp_fast.net import addresses
+from carp_fast.inet import address_bytes, mac_bytes, prefix_bytes
 
 STATES = ("INIT", "BACKUP", "MASTER")
 INIT, BACKUP, MASTER = range(3)
@@ -203,7 +203,7 @@ class Hosts:
             host = self.hosts[slot]
             if host is not None:
                 for address in every_address(host):
-                    found.add(addresses.split(address)[0])
+                    found.add(prefix_bytes(address)[0])
         return found
 
     def groups(self, number: int) -> set[bytes]:
@@ -213,7 +213,7 @@ class Hosts:
             host = self.hosts[slot]
             if host is not None and not host.settings.peers:
                 texts.update(host.destinations)
-        return {addresses.packed(group) for group in texts}
+        return {address_bytes(group) for group in texts}
 
     def peers(self, number: int) -> set[bytes]:
         """The unicast peers of an interface's virtual hosts, 4 or 16 bytes each."""
@@ -222,7 +222,7 @@ class Hosts:
             host = self.hosts[slot]
             if host is not None:
                 texts.update(host.settings.peers)
-        return {addresses.packed(peer) for peer in texts}
+        return {address_bytes(peer) for peer in texts}
 
     def prepare(
         self,
@@ -240,30 +240,30 @@ class Hosts:
         missing, missing6 = self.missing_sources(host)
         mac: str | bytes = settings.advertise_mac
         if ":" in settings.advertise_mac:  # its very own: not in a configuration
-            mac = bytes.fromhex(settings.advertise_mac.replace(":", ""))
+            mac = mac_bytes(settings.advertise_mac)
         return PreparedHost(
             interface=self.number(host.interface),
             vhid=host.vhid,
-            addresses=[addresses.split(address) for address in host.addresses],
-            unsigned_addresses=[addresses.split(a) for a in host.unsigned_addresses],
-            retired_addresses=[addresses.split(address) for address in retired],
+            addresses=[prefix_bytes(address) for address in host.addresses],
+            unsigned_addresses=[prefix_bytes(a) for a in host.unsigned_addresses],
+            retired_addresses=[prefix_bytes(address) for address in retired],
             passphrase=settings.passphrase,
             advbase=settings.advbase,
             advskew=settings.advskew,
             dead_ratio=settings.dead_ratio,
             preempt=settings.preempt,
-            destination=addresses.packed(settings.destination),
-            destination6=addresses.packed(settings.destination6),
+            destination=address_bytes(settings.destination),
+            destination6=address_bytes(settings.destination6),
             broadcast=settings.broadcast,
-            peers=[addresses.packed(peer) for peer in settings.peers],
+            peers=[address_bytes(peer) for peer in settings.peers],
             advertise_mac=mac,
-            source=None if source is None else addresses.packed(source),
-            source6=None if source6 is None else addresses.packed(source6),
+            source=None if source is None else address_bytes(source),
+            source6=None if source6 is None else address_bytes(source6),
             source_missing=missing,
             source6_missing=missing6,
             dialect=settings.dialect,
             replay=settings.replay,
-            lladdr=None if lladdr is None else bytes.fromhex(lladdr.replace(":", "")),
+            lladdr=None if lladdr is None else mac_bytes(lladdr),
             preferred=settings.preferred,
             ignore_link_state=settings.ignore_link_state,
             manage_addresses=settings.manage_addresses,

@@ -20,7 +20,14 @@ from carp_fast.daemon.locks import named
 from carp_fast.daemon.table import MASTER, Hosts
 from carp_fast.engine._auth import Key
 from carp_fast.engine._wire import parse
-from carp_fast.net import addresses
+from carp_fast.inet import (
+    VIRTUAL_MACS,
+    address_bytes,
+    address_text,
+    mac_bytes,
+    mac_text,
+    virtual_mac,
+)
 from carp_fast.net.tap_socket import ALL_VHIDS, mac_end, open_tap
 
 if TYPE_CHECKING:
@@ -45,7 +52,6 @@ CONFIRMED_AFTER = 2  # times in a row that a MASTER has company
 STAYS_FOR = 5  # times in a row that a slower one is waited for to step down
 SILENT_AFTER = 2  # times in a row that nothing was heard any more
 RESIGNATION = (255, 255)
-VIRTUAL_MACS = {"ucarp": 0, "bsd": 1}  # values of advertise_mac; the fifth byte of the MAC
 TTL = b"\xff"
 
 _Identity = tuple[str, tuple[str, ...], int]
@@ -192,9 +198,9 @@ class Tap:
         ends = {mac_end(each.mac) for each in self._network.now.values()}
         for mac in {each.advertise_mac for each in settings}:
             if mac in VIRTUAL_MACS:
-                ends.update(mac_end(_virtual_mac(mac, vhid)) for vhid in range(ALL_VHIDS))
+                ends.update(mac_end(virtual_mac(mac, vhid)) for vhid in range(ALL_VHIDS))
             elif ":" in mac:
-                ends.add(mac_end(bytes.fromhex(mac.replace(":", ""))))
+                ends.add(mac_end(mac_bytes(mac)))
         return ends
 
     def _read(self, sock: socket.socket) -> None:
@@ -236,8 +242,7 @@ class Tap:
             for slot in self._hosts.slots[number]:
                 if (host := self._hosts.hosts[slot]) is not None:
                     slots.setdefault(host.vhid, []).append(slot)
-        size = socket.AF_INET if fields["family"] == 4 else socket.AF_INET6
-        destination = socket.inet_ntop(size, fields["destination"])
+        destination = address_text(fields["destination"])
         for slot in slots.get(fields["vhid"], ()) if slots is not None else ():
             host = self._hosts.hosts[slot]
             if host is None or (host.interface, host.vhid) != (name, fields["vhid"]):
@@ -252,7 +257,7 @@ class Tap:
         sources = self._network.sources.get(name)
         configured = settings.source if fields["family"] == 4 else settings.source6
         if configured is not None:
-            source: bytes | None = addresses.packed(configured)
+            source: bytes | None = address_bytes(configured)
         elif sources is not None:
             source = sources.ipv4 if fields["family"] == 4 else sources.ipv6
         else:
@@ -263,9 +268,9 @@ class Tap:
 
     def _mac(self, settings: Settings, host: VirtualHost) -> bytes:
         if settings.advertise_mac in VIRTUAL_MACS:
-            return _virtual_mac(settings.advertise_mac, host.vhid)
+            return virtual_mac(settings.advertise_mac, host.vhid)
         if ":" in settings.advertise_mac:
-            return bytes.fromhex(settings.advertise_mac.replace(":", ""))
+            return mac_bytes(settings.advertise_mac)
         now = self._network.now.get(host.interface)
         return now.mac if now is not None else b""
 
@@ -332,17 +337,11 @@ class Tap:
 
     def _bar(self, slot: int, host: VirtualHost, other: _Said) -> None:
         pid = ucarp_of(host)
-        mac = other.mac.hex(":")
-        size = socket.AF_INET if len(other.source) == 4 else socket.AF_INET6
-        source = socket.inet_ntop(size, other.source)
+        mac, source = mac_text(other.mac), address_text(other.source)
         who = named(pid) if pid else f"who advertises from {source} ({mac})"
         logger.warning("%s: in_use: %s on this machine has it, waiting for that", host.name, who)
         self._silent[slot] = -1
         self._in_use.overhear(slot, who)
-
-
-def _virtual_mac(kind: str, vhid: int) -> bytes:
-    return bytes((0, 0, 0x5E, 0, VIRTUAL_MACS[kind], vhid))
 
 
 def _said(fields: Mapping[str, Any]) -> _Said:

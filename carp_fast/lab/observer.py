@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 from carp_fast.closing import Closing
+from carp_fast.inet import address_text, mac_text
 from carp_fast.lab.lab import Host, LabError, LabTimeout
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP = 0x0003, 0x0800, 0x0806
@@ -251,7 +252,7 @@ class Observer(Closing):
         if len(frame) < at + 36:
             return
         vhid, advskew, advbase = frame[at + 1], frame[at + 2], frame[at + 5]
-        source = socket.inet_ntoa(frame[26:30])
+        source = address_text(frame[26:30])
         key = (segment, vhid, source)
         before = self._heard.get(key)
         if before is None and len(self._heard) >= MAX_RECORDS:
@@ -264,7 +265,7 @@ class Observer(Closing):
             advbase,
             advskew,
             source,
-            frame[6:12].hex(":"),
+            mac_text(frame[6:12]),
         )
         if at_ns >= self._mark_at_ns:
             self._since_mark.setdefault(key, at_ns)
@@ -272,7 +273,7 @@ class Observer(Closing):
     def _take_announcement(self, frame: bytes, segment: int, at_ns: int) -> None:
         if at_ns < self._mark_at_ns:
             return
-        key = (segment, socket.inet_ntoa(frame[28:32]), frame[22:28].hex(":"))
+        key = (segment, address_text(frame[28:32]), mac_text(frame[22:28]))
         before = self._announced.get(key)
         if before is None:
             if len(self._announced) >= MAX_RECORDS:

@@ -22,6 +22,7 @@ from carp_fast.daemon.orders import ORDERS_A_BATCH
 from carp_fast.daemon.plan import advertisements_per_s
 from carp_fast.daemon.reports import Report
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts
+from carp_fast.inet import address_bytes, mac_text
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import Interface, LinkError, read_interfaces
 from carp_fast.net.memberships import Joins
@@ -103,8 +104,8 @@ def _mac(number: int, part: int) -> str:
     """The virtual MAC of the first block; further blocks need others for the same vhids."""
     block, vhid = number // VHIDS, 1 + number % VHIDS
     if block == 0:
-        return bytes((0, 0, 0x5E, 0, part, vhid)).hex(":")
-    return bytes((2, 0, 0x5E, part, block, vhid)).hex(":")
+        return mac_text(bytes((0, 0, 0x5E, 0, part, vhid)))
+    return mac_text(bytes((2, 0, 0x5E, part, block, vhid)))
 
 
 class Party(Closing):
@@ -137,7 +138,7 @@ class Party(Closing):
                 addresses.templates(),
                 _power_of_two(2 * len(hosts)),
             )
-            groups = {addresses.packed(group) for host in hosts for group in host.destinations}
+            groups = {address_bytes(group) for host in hosts for group in host.destinations}
             self._joins.join(interface.name, interface.ifindex, groups)
             sockets.filter_interfaces({"packet": receiver}, [interface.ifindex])
         except OSError as error:

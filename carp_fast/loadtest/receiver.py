@@ -16,11 +16,12 @@ from typing import Any
 
 import msgspec
 
-from carp_fast.capture.digests import GROUPS, address_text
+from carp_fast.capture.digests import GROUPS
 from carp_fast.capture.judge import signers_of
 from carp_fast.capture.listen import Listener, ListenError
 from carp_fast.closing import Closing
 from carp_fast.config.model import Configuration
+from carp_fast.inet import address_text
 from carp_fast.lab.namespaces import LabError, inside
 from carp_fast.loadtest._sink import Sink
 from carp_fast.loadtest._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally

@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from carp_fast.capture.digests import GROUPS, address_bytes, address_text
+from carp_fast.capture.digests import GROUPS
 from carp_fast.config.model import Configuration, VirtualHost
 from carp_fast.engine._prepared import multicast_mac, signed_forms, signed_message
+from carp_fast.inet import (
+    VIRTUAL_MACS,
+    address_bytes,
+    address_text,
+    mac_bytes,
+    prefix_bytes,
+    virtual_mac,
+)
 
 MADE_UP_SOURCES = (address_bytes("198.18.0.1"), address_bytes("fe80::1"))
 MADE_UP_MAC = bytes((2, 0, 0, 0, 0, 1))
-VIRTUAL_MACS = {"ucarp": bytes((0, 0, 0x5E, 0, 0)), "bsd": bytes((0, 0, 0x5E, 0, 1))}
 LINK_SCOPE = 253
 
 
@@ -111,13 +118,13 @@ def from_configuration(
 
 def _add(found: Streams, host: VirtualHost, place: Place, peer_mac: bytes | None) -> None:
     settings = host.settings
-    addresses = [address_bytes(each) for each in host.addresses]
-    unsigned = [address_bytes(each) for each in host.unsigned_addresses]
-    lladdr = bytes.fromhex(settings.lladdr.replace(":", "")) if settings.lladdr else None
+    addresses = [prefix_bytes(each)[0] for each in host.addresses]
+    unsigned = [prefix_bytes(each)[0] for each in host.unsigned_addresses]
+    lladdr = mac_bytes(settings.lladdr) if settings.lladdr else None
     forms = signed_forms(host.vhid, addresses, dialect=settings.dialect, lladdr=lladdr)
     _, message = forms[0]
-    prefix = VIRTUAL_MACS.get(settings.advertise_mac)
-    mac = prefix + bytes((host.vhid,)) if prefix else place.mac
+    kind = settings.advertise_mac
+    mac = virtual_mac(kind, host.vhid) if kind in VIRTUAL_MACS else place.mac
     for destination in map(address_bytes, host.destinations):
         own = settings.source if len(destination) == 4 else settings.source6
         usual = place.source if len(destination) == 4 else place.source6

@@ -13,6 +13,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 
+from carp_fast.inet import mac_bytes
+
 LISTED_MAX = 1_000_000
 """Values of a list; a range alone may have 4,294,967,295 (_mix.VALUES_MAX)."""
 
@@ -89,10 +91,7 @@ def _address(text: str, family: int) -> int:
 
 
 def mac(text: str) -> int:
-    digits = text.replace(":", "")
-    if len(text) != 17 or len(digits) != 12:
-        raise ValueError(f"{text!r} is no MAC, six pairs of hex digits with colons")
     try:
-        return int(digits, 16)
+        return int.from_bytes(mac_bytes(text))
     except ValueError:
         raise ValueError(f"{text!r} is no MAC, six pairs of hex digits with colons") from None

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from carp_fast.config.readings import open_without_waiting
+from carp_fast.inet import address_bytes, prefix_text
 from carp_fast.net.interfaces import (
     OWN_PROTOCOL,
     Interface,
@@ -43,28 +44,6 @@ MARKS_SINCE = (5, 18)  # the kernel that keeps IFA_PROTO
 DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE))
 
 Templates = dict[tuple[int, bool] | tuple[int, bool, str], tuple[bytes, bytes]]
-
-
-def split(address: str) -> tuple[bytes, int]:
-    """ "192.0.2.10/24" as (4 bytes, 24), "2001:db8::10/64" as (16 bytes, 64)."""
-    text, _, prefixlen = address.partition("/")
-    return packed(text), int(prefixlen)
-
-
-def text(address: bytes, prefixlen: int) -> str:
-    """The reverse of split(), in the one form that the configuration has, too."""
-    kind = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-    return f"{socket.inet_ntop(kind, address)}/{prefixlen}"
-
-
-def packed(address: str) -> bytes:
-    """The 4 or 16 bytes of an address without prefix."""
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
-
-
-def is_link_local(address: bytes) -> bool:
-    """Whether 4 or 16 bytes are an address of one link: fe80::/10."""
-    return len(address) == 16 and address[0] == 0xFE and address[1] >> 6 == 0b10
 
 
 def templates() -> Templates:
@@ -117,7 +96,7 @@ def _message(
     create = NLM_F_CREATE | NLM_F_EXCL if adding else 0
     message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | create
     message.encode()
-    return bytes(message.data), packed(address)
+    return bytes(message.data), address_bytes(address)
 
 
 def kernel_keeps_marks() -> bool:
@@ -256,7 +235,7 @@ def leftovers(
         for address in interface.addresses:
             if marks and address.protocol != OWN_PROTOCOL:
                 continue
-            if text(address.address, address.prefixlen) in ours:
+            if prefix_text(address.address, address.prefixlen) in ours:
                 found.append((interface, address.address, address.prefixlen))
     return found
 
@@ -279,7 +258,7 @@ def strays(
         for address in interface.addresses
         if address.protocol == OWN_PROTOCOL
         and address.scope == RT_SCOPE_UNIVERSE
-        and text(address.address, address.prefixlen) in ours
+        and prefix_text(address.address, address.prefixlen) in ours
     ]
 
 

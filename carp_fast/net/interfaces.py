@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from carp_fast.closing import Closing
+from carp_fast.inet import family_of, hardware_bytes
 
 Read = TypeVar("Read")
 
@@ -124,8 +125,7 @@ def is_local(address: bytes) -> bool:
     """Whether the host has an address, 4 or 16 bytes, on any interface of the calling thread's
     namespace: whether the kernel would deliver to itself what is sent there.
     """
-    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-    body = ROUTE_BODY.pack(family, 8 * len(address), 0, 0, 0, 0, 0, 0, 0)
+    body = ROUTE_BODY.pack(family_of(address), 8 * len(address), 0, 0, 0, 0, 0, 0, 0)
     body += ATTRIBUTE.pack(ATTRIBUTE.size + len(address), RTA_DST) + address
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
@@ -197,7 +197,7 @@ def decode_link(message: bytes) -> Link | None:
     return Link(
         ifindex=int(decoded["index"]),
         name=str(decoded.get_attr("IFLA_IFNAME")),
-        mac=bytes.fromhex(mac.replace(":", "")),
+        mac=hardware_bytes(mac),
         up=decoded["flags"] & IFF_PASSES == IFF_PASSES,
         master=int(decoded.get_attr("IFLA_MASTER") or 0),
         kind=int(decoded["ifi_type"]),

@@ -12,6 +12,7 @@ import socket
 import struct
 
 from carp_fast.engine._prepared import multicast_mac
+from carp_fast.inet import address_text, family_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Joins:
                 if (ifindex, group) in self._warned:
                     continue
                 self._warned.add((ifindex, group))
-                text = socket.inet_ntop(_family(group), group)
+                text = address_text(group)
                 logger.warning("%s: joining group %s failed: %s", name, text, error.strerror)
         for group in had - groups:
             self._leave(ifindex, group)
@@ -96,7 +97,7 @@ class Joins:
                 continue
             members[sock] += 1
             return sock
-        sock = socket.socket(_family(group), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        sock = socket.socket(family_of(group), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             sock.setsockopt(*_ip_option(group, adding=True), request)
         except OSError:
@@ -120,10 +121,6 @@ class Joins:
         except OSError:
             pass
         self._members[len(group)][sock] -= 1
-
-
-def _family(group: bytes) -> int:
-    return socket.AF_INET if len(group) == 4 else socket.AF_INET6
 
 
 def _mac_request(ifindex: int, group: bytes) -> bytes:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from carp_fast.capture import pcap
 from carp_fast.engine import _wire
+from carp_fast.inet import address_text
 from carp_fast.replay.player import Output, Player, prepared
-from carp_fast.replay.scenario import SECOND_NS, Line, Scenario, ScenarioError, address_text, named
+from carp_fast.replay.scenario import SECOND_NS, Line, Scenario, ScenarioError, named
 
 INTERFACE = "eth0"
 # Two advertisements further apart than this many intervals belong to two times of advertising.

@@ -18,6 +18,7 @@ from carp_fast.config.rules import SETTING_RULES, Refused
 from carp_fast.engine._auth import Key
 from carp_fast.engine._engine import THERE_WORDS, Engine
 from carp_fast.engine._prepared import PreparedHost, signed_forms
+from carp_fast.inet import address_bytes, address_text, mac_bytes, prefix_bytes
 from carp_fast.replay import forge as frames
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.scenario import (
@@ -27,10 +28,6 @@ from carp_fast.replay.scenario import (
     Line,
     Scenario,
     ScenarioError,
-    address_bytes,
-    address_text,
-    mac_bytes,
-    prefix_bytes,
     seconds_ns,
 )
 

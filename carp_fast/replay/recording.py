@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from carp_fast.control.slices import document_slices, in_slices
+from carp_fast.inet import address_text, mac_text, prefix_text
 from carp_fast.replay.scenario import (
     HEARD_MAC,
     INTERFACE_FLAGS,
-    address_text,
-    mac_text,
     seconds_text,
     toml_lines,
 )
@@ -389,7 +388,7 @@ class Writer:
         word, value = fields
         text = f"{self.names[slot]} {word}"
         if word == "adopt":
-            text += f" {address_text(value[0])}/{value[1]}"
+            text += f" {prefix_text(value[0], value[1])}"
         elif word == "own_source":
             missing = [family for family, lacks in zip("46", value, strict=True) if lacks]
             text += f" missing {' '.join(missing)}" if missing else " there"

@@ -46,7 +46,6 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,32 +115,6 @@ class Scenario(msgspec.Struct, kw_only=True):
 
 
 # ------------------------------------------------------------------------------- values as text
-
-
-def address_bytes(text: str) -> bytes:
-    """4 or 16 bytes. Raises ValueError."""
-    return ip_address(text).packed
-
-
-def address_text(data: bytes) -> str:
-    return str(ip_address(data))
-
-
-def prefix_bytes(text: str) -> tuple[bytes, int]:
-    """ "10.0.0.1/24" as (4 or 16 bytes, 24). Raises ValueError."""
-    interface = ip_interface(text)
-    return interface.ip.packed, interface.network.prefixlen
-
-
-def mac_bytes(text: str) -> bytes:
-    data = bytes.fromhex(text.replace(":", ""))
-    if len(data) != 6:
-        raise ValueError(f"{text}: not a MAC")
-    return data
-
-
-def mac_text(data: bytes) -> str:
-    return data.hex(":")
 
 
 def seconds_text(at_ns: int, digits: int = TIME_DIGITS) -> str:

@@ -24,6 +24,7 @@ from carp_fast.daemon.plan import interface_facts
 from carp_fast.daemon.process import StartError, require_capabilities
 from carp_fast.daemon.reports import Report, Reports
 from carp_fast.daemon.table import Hosts
+from carp_fast.inet import address_bytes
 from carp_fast.ucarp.log import logger
 from carp_fast.ucarp.scripts import Scripts
 
@@ -143,7 +144,7 @@ class UcarpDaemon(Daemon):
         if settings.broadcast:
             return
         assert settings.source is not None
-        request = socket.inet_aton(settings.destination) + socket.inet_aton(settings.source)
+        request = address_bytes(settings.destination) + address_bytes(settings.source)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
             try:
                 member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)

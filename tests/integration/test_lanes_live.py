@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.inet import mac_bytes
 from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.net import addresses, sockets
 from carp_fast.net.lanes import Lanes
@@ -84,7 +85,7 @@ class Stage:
             0,
             ifindex=self.ifindex,
             up=True,
-            mac=bytes.fromhex(link["address"].replace(":", "")),
+            mac=mac_bytes(link["address"]),
             source=ip(a.address(1)),
             source6=ip("fe80::a"),
         )

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.inet import address_text, mac_bytes
 from carp_fast.lab.lab import Host, Lab
 from carp_fast.net import addresses, sockets
 from carp_fast.net.memberships import Joins
@@ -114,7 +115,7 @@ class Stage:
 
 def mac_of(host: Host) -> bytes:
     (link,) = json.loads(host.run(["ip", "-j", "link", "show", "s1"]).stdout)
-    return bytes.fromhex(link["address"].replace(":", ""))
+    return mac_bytes(link["address"])
 
 
 @pytest.fixture
@@ -294,7 +295,7 @@ def test_every_output_of_40_hosts_with_16_peers_leaves_once(lab: Lab, opened: Ex
     peers = [ip(f"10.1.2.{number}") for number in range(1, 15)] + [PEER6, ip("fe80::c")]
     far = mac_of(b).hex(":")
     for peer in peers:  # resolved, or the kernel would hold some back and drop others
-        text = addresses.text(peer, 0).partition("/")[0]
+        text = address_text(peer)
         a.run(f"ip neigh replace {text} lladdr {far} dev s1 nud permanent".split())
     stage = Stage(a, "packet", opened)
     open_unicast(stage, a, opened)

@@ -10,19 +10,16 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from carp_fast.inet import prefix_bytes, prefix_text
 from carp_fast.net import addresses
 from carp_fast.net.addresses import (
     StateFile,
     find_source,
     find_source6,
     leftovers,
-    split,
     strays,
     templates,
-    text,
 )
 from carp_fast.net.interfaces import (
     ATTRIBUTE,
@@ -44,26 +41,11 @@ def address(
     words: str, *, protocol: int = 0, scope: int = RT_SCOPE_UNIVERSE, flags: int = 0
 ) -> InterfaceAddress:
     family = 6 if ":" in words else 4
-    kind = socket.AF_INET if family == 4 else socket.AF_INET6
-    host, _, prefixlen = words.partition("/")
-    return InterfaceAddress(
-        family, socket.inet_pton(kind, host), int(prefixlen), scope, flags, protocol
-    )
+    return InterfaceAddress(family, *prefix_bytes(words), scope, flags, protocol)
 
 
 def interface(*there: InterfaceAddress, name: str = "eth0") -> Interface:
     return Interface(name, 7, MAC, True, there)
-
-
-@given(st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16), st.integers(0, 128))
-def test_split_reverses_text(data: bytes, prefixlen: int) -> None:
-    assert split(text(data, prefixlen)) == (data, prefixlen)
-
-
-def test_an_address_has_one_text() -> None:
-    assert text(*split("2001:DB8:0:0:1::a/64")) == "2001:db8::1:0:0:a/64"
-    assert text(*split("2001:db8:0:1:0:0:0:1/128")) == "2001:db8:0:1::1/128"
-    assert text(*split("192.0.2.1/24")) == "192.0.2.1/24"
 
 
 @pytest.mark.parametrize("adding", [True, False])
@@ -155,7 +137,7 @@ RECORDED = {"eth0": ["192.0.2.3/24", "fe80::3/64"], "eth1": ["192.0.2.4/24"]}
 class TestLeftovers:
     def found(self, *there: Interface) -> list[str]:
         left = leftovers(there, CONFIGURED, RECORDED)
-        return [f"{each.name} {text(data, prefixlen)}" for each, data, prefixlen in left]
+        return [f"{each.name} {prefix_text(data, prefixlen)}" for each, data, prefixlen in left]
 
     def test_with_marks_the_mark_and_the_name_decide(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(addresses, "kernel_keeps_marks", lambda: True)
@@ -204,7 +186,7 @@ def test_what_was_on_a_lost_interface_is_found_on_another() -> None:
         name="lan0",
     )
     left = strays([there], ["eth0"], CONFIGURED, RECORDED)
-    assert [(each.name, text(data, prefixlen)) for each, data, prefixlen in left] == [
+    assert [(each.name, prefix_text(data, prefixlen)) for each, data, prefixlen in left] == [
         ("lan0", "192.0.2.1/24"),
         ("lan0", "192.0.2.3/24"),
         ("lan0", "2001:db8::1/64"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from carp_fast.capture.digests import SUBSET_ADDRESSES_MAX, Guess, Signer
 from carp_fast.capture.judge import Finding, Judge, signer_of
 from carp_fast.config.model import Origin, Settings, VirtualHost
 from carp_fast.engine._wire import parse
+from carp_fast.inet import address_bytes
 
 GOLDEN: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent.parent / "vectors" / "golden.json").read_text()
@@ -29,9 +29,7 @@ NINETEEN = b"nineteen bytes long"
 
 
 def addresses(*texts: str) -> tuple[bytes, ...]:
-    return tuple(
-        socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text) for text in texts
-    )
+    return tuple(map(address_bytes, texts))
 
 
 A, B, C = addresses("10.0.0.10", "10.0.0.9", "10.0.1.2")

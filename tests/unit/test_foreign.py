@@ -10,7 +10,7 @@ from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import foreign
 from carp_fast.daemon.foreign import Foreign
 from carp_fast.daemon.table import Hosts
-from carp_fast.net.addresses import split
+from carp_fast.inet import prefix_bytes
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
 
 MAC = b"\x02\0\0\0\0\x01"
@@ -20,7 +20,7 @@ OWN = "192.0.2.99/24"
 def there(*addresses: str, name: str = "eth0", protocol: int = 0) -> Interface:
     found = []
     for each in (OWN, *addresses):
-        data, prefixlen = split(each)
+        data, prefixlen = prefix_bytes(each)
         mark = protocol if each != OWN else 0
         found.append(InterfaceAddress(6 if ":" in each else 4, data, prefixlen, 0, 0, mark))
     return Interface(name, 7, MAC, True, tuple(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import table as hosts_module
 from carp_fast.daemon.table import BACKUP, INIT, Hosts, LimitReached, by_interface, every_address
+from carp_fast.inet import address_bytes
 
 SETTINGS = Settings(passphrase=b"secret")
 
@@ -150,10 +150,6 @@ def test_what_an_interface_needs() -> None:
     assert every_address(every[0]) == ("192.0.2.1/24", "198.51.100.1/24")
 
 
-def packed(address: str) -> bytes:
-    return ipaddress.ip_address(address).packed
-
-
 def test_the_peers_of_an_interface_are_those_of_its_virtual_hosts() -> None:
     hosts = Hosts()
     hosts.take(host())
@@ -161,10 +157,10 @@ def test_the_peers_of_an_interface_are_those_of_its_virtual_hosts() -> None:
     hosts.take(host(vhid=2, peers=("198.51.100.1", "2001:db8::1")))
     hosts.take(host(vhid=3, peers=("198.51.100.1",)))
     hosts.take(host("eth1", 2, peers=("198.51.100.2",)))
-    wanted = {ipaddress.ip_address(each).packed for each in ("198.51.100.1", "2001:db8::1")}
+    wanted = {address_bytes("198.51.100.1"), address_bytes("2001:db8::1")}
     assert hosts.peers(0) == wanted
     hosts.give_back(1)
-    assert hosts.peers(0) == {ipaddress.ip_address("198.51.100.1").packed}
+    assert hosts.peers(0) == {address_bytes("198.51.100.1")}
 
 
 def test_what_an_interface_needs_of_each_family() -> None:
@@ -175,10 +171,12 @@ def test_what_an_interface_needs_of_each_family() -> None:
     hosts.take(host("eth2", addresses=both, source6="fe80::99"))
     hosts.take(host("eth3", addresses=both, peers=("192.0.2.8",)))
     hosts.take(host("eth4", addresses=("192.0.2.1/24",), peers=("2001:db8::8",)))
-    assert hosts.virtual_addresses(0) == set(map(packed, ("192.0.2.1", "2001:db8::1", "fd00::1")))
-    assert hosts.virtual_addresses(1) == set(map(packed, ("2001:db8::2", "fe80::2")))
-    assert hosts.groups(0) == {packed("224.0.0.18"), packed("ff05::12")}
-    assert hosts.groups(1) == {packed("ff02::12")}
+    assert hosts.virtual_addresses(0) == set(
+        map(address_bytes, ("192.0.2.1", "2001:db8::1", "fd00::1"))
+    )
+    assert hosts.virtual_addresses(1) == set(map(address_bytes, ("2001:db8::2", "fe80::2")))
+    assert hosts.groups(0) == {address_bytes("224.0.0.18"), address_bytes("ff05::12")}
+    assert hosts.groups(1) == {address_bytes("ff02::12")}
     assert (hosts.groups(3), hosts.groups(4)) == (set(), set()), "peers need no group"
     needs = [[hosts.needs_source(number, family) for family in (4, 6)] for number in range(5)]
     assert needs == [[True, True], [False, True], [True, False], [True, False], [False, True]]
@@ -188,8 +186,8 @@ def test_a_virtual_host_as_the_engine_wants_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(hosts_module, "PreparedHost", lambda **given: given)
     hosts = Hosts()
     plain: Any = hosts.prepare(host(vhid=7))
-    assert plain["addresses"] == [(packed("192.0.2.7"), 24)]
-    groups = packed("224.0.0.18"), packed("ff02::12")
+    assert plain["addresses"] == [(address_bytes("192.0.2.7"), 24)]
+    groups = address_bytes("224.0.0.18"), address_bytes("ff02::12")
     assert (plain["destination"], plain["destination6"]) == groups
     assert (plain["source"], plain["source6"], plain["lladdr"]) == (None, None, None)
     assert (plain["dialect"], plain["replay"], plain["preferred"]) == ("ucarp", "learn", False)
@@ -208,11 +206,17 @@ def test_a_virtual_host_as_the_engine_wants_it(monkeypatch: pytest.MonkeyPatch) 
         startup_delay_s=1.5,
     )
     made: Any = hosts.prepare(wanted, retired=["2001:db8::2/64"], replacing=True)
-    assert made["addresses"] == [(packed("192.0.2.1"), 24), (packed("2001:db8::1"), 64)]
-    assert made["unsigned_addresses"] == [(packed("fe80::1"), 64)]
-    assert made["retired_addresses"] == [(packed("2001:db8::2"), 64)]
-    assert (made["source"], made["source6"]) == (packed("192.0.2.99"), packed("fe80::99"))
-    assert made["peers"] == [packed("192.0.2.8"), packed("2001:db8::8")]
+    assert made["addresses"] == [
+        (address_bytes("192.0.2.1"), 24),
+        (address_bytes("2001:db8::1"), 64),
+    ]
+    assert made["unsigned_addresses"] == [(address_bytes("fe80::1"), 64)]
+    assert made["retired_addresses"] == [(address_bytes("2001:db8::2"), 64)]
+    assert (made["source"], made["source6"]) == (
+        address_bytes("192.0.2.99"),
+        address_bytes("fe80::99"),
+    )
+    assert made["peers"] == [address_bytes("192.0.2.8"), address_bytes("2001:db8::8")]
     assert (made["dialect"], made["replay"]) == ("openbsd", "strict")
     assert (made["lladdr"], made["preferred"]) == (bytes((2, 0, 0, 0, 0, 10)), True)
     assert (made["startup_delay_ns"], made["alternates"]) == (1_500_000_000, True)

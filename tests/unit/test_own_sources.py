@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from carp_fast.config.model import Origin
 from carp_fast.daemon.own_sources import whereabouts
 from carp_fast.daemon.present import own_peers
 from carp_fast.daemon.surroundings import differences
+from carp_fast.inet import address_bytes
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
 
 FOUR, SIX = "192.0.2.98", "2001:db8::98"
@@ -21,13 +21,9 @@ LINK_LOCAL = "fe80::98"
 TENTATIVE, DADFAILED = 0x40, 0x08
 
 
-def packed(text: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
-
-
 def address(text: str, flags: int = 0, protocol: int = 0) -> InterfaceAddress:
     family, scope = (6, 253 if text.startswith("fe80") else 0) if ":" in text else (4, 0)
-    return InterfaceAddress(family, packed(text), 24, scope, flags, protocol)
+    return InterfaceAddress(family, address_bytes(text), 24, scope, flags, protocol)
 
 
 def having(*there: InterfaceAddress, ifindex: int = 7, master: int = 0) -> Interface:
@@ -101,10 +97,10 @@ def test_the_engine_hears_which_sources_are_missing_as_they_come_and_go(
         for on_host, answer in ((True, both(False, False)), (False, both(True, False))):
             stage.local.clear()
             if on_host:
-                stage.local.add(packed(FOUR))
-            stage.network.own_sources.on_address(packed(FOUR))
+                stage.local.add(address_bytes(FOUR))
+            stage.network.own_sources.on_address(address_bytes(FOUR))
             assert told(stage) == answer
-            stage.network.own_sources.on_address(packed("192.0.2.97"))
+            stage.network.own_sources.on_address(address_bytes("192.0.2.97"))
             assert told(stage) == []
         # What the interface is like while it is not there is not known; then nothing has changed.
         follow(absent("eth0"))
@@ -120,7 +116,7 @@ def test_the_engine_hears_which_sources_are_missing_as_they_come_and_go(
         "eth0: source 192.0.2.98 is an address of another interface of this host",
         "eth0: source 192.0.2.98 is no address of this host; its virtual hosts wait for it",
     ]
-    assert stage.network.own_sources.addresses() == {packed(FOUR), packed(SIX)}
+    assert stage.network.own_sources.addresses() == {address_bytes(FOUR), address_bytes(SIX)}
 
 
 def test_a_source_of_a_family_that_is_not_advertised_over_is_not_missed(
@@ -156,7 +152,7 @@ def lines(interfaces: dict[str, Interface], *local: str, **settings: Any) -> lis
     wanted = ("192.0.2.1/24", "2001:db8::1/64")
     given = Settings(passphrase=b"secret", origin=Origin("FILE", "virtual_host[1]"), **settings)
     hosts = [VirtualHost(name, vhid, wanted, (), given) for name in interfaces for vhid in (1, 2)]
-    on_host = {packed(text) for text in local}
+    on_host = {address_bytes(text) for text in local}
     there = {name: each for name, each in interfaces.items() if each.ifindex}
     return list(differences(hosts, there, on_host.__contains__))
 
@@ -193,7 +189,9 @@ def test_peers_that_are_this_host_are_named_once_a_table() -> None:
     origin = Origin("FILE", "virtual_host[1]")
     settings = Settings(passphrase=b"secret", peers=peers, origin=origin)
     hosts = [VirtualHost("eth0", vhid, ("192.0.2.1/24",), (), settings) for vhid in (1, 2)]
-    assert list(own_peers(hosts, {packed("192.0.2.9"), packed("fe80::9")}.__contains__)) == [
+    assert list(
+        own_peers(hosts, {address_bytes("192.0.2.9"), address_bytes("fe80::9")}.__contains__)
+    ) == [
         'FILE: virtual_host[1]: peers = "192.0.2.9": is an address of this host, which does not '
         "hear itself; allowed: other hosts"
     ]

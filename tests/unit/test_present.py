@@ -11,8 +11,8 @@ from unit.configurations import HOST, TABLE, host, read, write
 
 from carp_fast.cli.main import main
 from carp_fast.daemon import present
+from carp_fast.inet import prefix_bytes
 from carp_fast.net import interfaces
-from carp_fast.net.addresses import split
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, LinkError, absent
 
 MAC = b"\x02\0\0\0\0\x01"
@@ -22,7 +22,7 @@ TUNNEL, LOOPBACK = 65534, 772  # ARPHRD_NONE, ARPHRD_LOOPBACK
 def there(name: str, *addresses: str, protocol: int = 0) -> Interface:
     found = []
     for each in addresses:
-        data, prefixlen = split(each)
+        data, prefixlen = prefix_bytes(each)
         found.append(InterfaceAddress(6 if ":" in each else 4, data, prefixlen, 0, 0, protocol))
     return Interface(name, 7, MAC, True, tuple(found))
 
