@@ -38,7 +38,8 @@ import msgspec
 
 from carp_fast.control.control import ControlClient
 from carp_fast.lab.lab import Lab, wait_for
-from carp_fast.net.sockets import attach_filter, open_receiver, packet_filter
+from carp_fast.net.filters import attach_filter, packet_filter
+from carp_fast.net.sockets import open_receiver
 
 SEGMENTS, VHIDS = 16, 255
 HOOKED_SEGMENTS = 4  # whose virtual hosts have a hook, when busy

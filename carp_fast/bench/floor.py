@@ -16,14 +16,8 @@ from carp_fast.bench._floor import Mover
 from carp_fast.bench.measurements import Floor
 from carp_fast.inet import address_bytes
 from carp_fast.lab.lab import Host, LabError, interface_name
-from carp_fast.net.sockets import (
-    ETH_P_ALL,
-    PACKET_IGNORE_OUTGOING,
-    SO_RCVBUFFORCE,
-    SOL_PACKET,
-    attach_filter,
-    packet_filter,
-)
+from carp_fast.net.filters import attach_filter, packet_filter
+from carp_fast.net.kernel import ETH_P_ALL, PACKET_IGNORE_OUTGOING, SO_RCVBUFFORCE, SOL_PACKET
 
 TICK_NS = 10_000_000
 RECEIVE_BUFFER_BYTES = 64 << 20

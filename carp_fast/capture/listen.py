@@ -15,22 +15,23 @@ from pathlib import Path
 
 from carp_fast.capture.pcap import SECOND_NS, Record
 from carp_fast.closing import Closing
-from carp_fast.net.memberships import PACKET_ADD_MEMBERSHIP, Joins
-from carp_fast.net.sockets import (
+from carp_fast.net.filters import Instruction, attach_filter, packet_filter
+from carp_fast.net.kernel import (
+    ARPHRD_LOOPBACK,
     ETH_P_ALL,
+    PACKET_ADD_MEMBERSHIP,
     PACKET_IGNORE_OUTGOING,
+    PACKET_MR_ALLMULTI,
+    PACKET_MR_PROMISC,
+    PACKET_OUTGOING,
+    PACKET_STATISTICS,
     SOL_PACKET,
-    Instruction,
-    attach_filter,
-    open_receiver,
-    packet_filter,
 )
+from carp_fast.net.memberships import Joins
+from carp_fast.net.sockets import open_receiver
 
 logger = logging.getLogger(__name__)
 
-PACKET_STATISTICS, PACKET_OUTGOING = 6, 4
-PACKET_MR_PROMISC, PACKET_MR_ALLMULTI = 1, 2
-ARPHRD_LOOPBACK = 772
 FRAME_BYTES = 65_535
 EXPECTED_PER_S = 10_000  # the socket's room is for four seconds of so many
 LOOK_INTERVAL_S = 1.0  # between looks at whether a silent interface is still there

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from carp_fast.net.filters import FILTERED_INTERFACES_MAX
 from carp_fast.net.lane_filters import SOURCES_MAX
 from carp_fast.net.memberships import MEMBERSHIPS_MAX
-from carp_fast.net.sockets import BUFFER_MAX, BUFFER_SECONDS, FILTERED_INTERFACES_MAX, receive_room
+from carp_fast.net.sockets import BUFFER_MAX, BUFFER_SECONDS, receive_room
 
 SYSCTL = Path("/proc/sys")
 UID_MAP = Path("/proc/self/uid_map")

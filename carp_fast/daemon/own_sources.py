@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from carp_fast.inet import address_bytes, is_link_local
-from carp_fast.net.addresses import IFA_F_DADFAILED, IFA_F_TENTATIVE
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, is_local
+from carp_fast.net.kernel import IFA_F_DADFAILED, IFA_F_TENTATIVE
 
 if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost

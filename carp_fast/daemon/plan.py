@@ -18,7 +18,7 @@ from carp_fast.config.load import Configuration, VirtualHost
 from carp_fast.daemon.limits import Demand, Kernel, passed, read_kernel
 from carp_fast.daemon.locks import Locks, named
 from carp_fast.inet import address_bytes, mac_text
-from carp_fast.net.interfaces import ARPHRD_ETHER
+from carp_fast.net.kernel import ARPHRD_ETHER
 
 SYSCTL = Path("/proc/sys")
 LOCAL_GROUPS = "224.0.0."  # 224.0.0.0/24 is joined by MAC only and needs no IGMP

@@ -28,7 +28,8 @@ from carp_fast.inet import (
     mac_text,
     virtual_mac,
 )
-from carp_fast.net.tap_socket import ALL_VHIDS, mac_end, open_tap
+from carp_fast.net.filters import ALL_VHIDS, mac_end
+from carp_fast.net.tap_socket import open_tap
 
 if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost

@@ -10,7 +10,6 @@ discipline is invisible in its own namespace; observe it from another host.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import re
@@ -25,11 +24,19 @@ from typing import NamedTuple, TypeVar
 from carp_fast.closing import Closing
 from carp_fast.inet import address_text, mac_text
 from carp_fast.lab.lab import Host, LabError, LabTimeout
-
-ETH_P_ALL, ETH_P_IP, ETH_P_ARP = 0x0003, 0x0800, 0x0806
-SOL_PACKET, PACKET_STATISTICS, PACKET_FANOUT, PACKET_FANOUT_LB = 263, 6, 18, 1
-SO_RCVBUFFORCE, SO_ATTACH_FILTER, SO_TIMESTAMPNS = 33, 26, 35
-PROTOCOL_CARP = 112
+from carp_fast.net.filters import attach_filter, observer_filter
+from carp_fast.net.kernel import (
+    ETH_P_ALL,
+    ETH_P_ARP,
+    ETH_P_IP,
+    PACKET_FANOUT,
+    PACKET_FANOUT_LB,
+    PACKET_STATISTICS,
+    PROTOCOL_CARP,
+    SO_RCVBUFFORCE,
+    SO_TIMESTAMPNS,
+    SOL_PACKET,
+)
 
 RECEIVE_BUFFER_BYTES = 64 << 20
 SHARING_SOCKETS = 32  # where one cannot have the buffer: shares of a burst of thousands
@@ -38,16 +45,6 @@ MAX_RECORDS = 1 << 18  # keys kept of each kind; more are counted in `unrecorded
 BATCH_INTERVAL_S = 0.005  # the thread reads in batches: waking for each frame costs the hosts CPU
 PREDICATE_INTERVAL_S = 0.02
 
-# Classic BPF: ARP, or IPv4 with protocol 112; the rest is dropped in the kernel.
-_FILTER = (
-    (0x28, 0, 0, 12),  # half word at 12: EtherType
-    (0x15, 3, 0, ETH_P_ARP),
-    (0x15, 0, 3, ETH_P_IP),
-    (0x30, 0, 0, 23),  # byte at 23: protocol
-    (0x15, 0, 1, PROTOCOL_CARP),
-    (0x06, 0, 0, SNAP_BYTES),
-    (0x06, 0, 0, 0),
-)
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 _fanout_groups = itertools.count(os.getpid())
@@ -321,10 +318,7 @@ def _packet_socket() -> socket.socket:
     listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     try:
         # Frames that arrived before the filter was there are told apart when read.
-        code = b"".join(struct.pack("HBBI", *step) for step in _FILTER)
-        buffer = ctypes.create_string_buffer(code)
-        program = struct.pack("HxxxxxxP", len(_FILTER), ctypes.addressof(buffer))
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        attach_filter(listener, observer_filter(SNAP_BYTES))
         listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         listener.setblocking(False)
     except BaseException:

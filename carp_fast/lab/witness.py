@@ -22,38 +22,31 @@ from functools import partial
 
 from carp_fast.closing import Closing
 from carp_fast.lab.lab import Host, LabError, LabTimeout
-from carp_fast.net.sockets import (
+from carp_fast.net.filters import attach_filter, observer_filter
+from carp_fast.net.kernel import (
     ETH_P_ALL,
+    ETH_P_ARP,
     ETH_P_IP,
+    IFA_LOCAL,
     PACKET_IGNORE_OUTGOING,
+    PACKET_STATISTICS,
     PROTOCOL_CARP,
+    RTM_DELADDR,
+    RTM_NEWADDR,
+    RTMGRP_IPV4_IFADDR,
     SO_RCVBUFFORCE,
     SO_TIMESTAMPNS,
     SOL_PACKET,
-    attach_filter,
 )
 
 READ_EVERY_S = 0.002  # a thread that woke for each message would cost the daemons more
 BUFFER_BYTES = 64 << 20
 POLL_MS = 100
-ETH_P_ARP = 0x0806
-PACKET_STATISTICS = 6
-RTMGRP_IPV4_IFADDR, RTM_NEWADDR, RTM_DELADDR, IFA_LOCAL = 0x10, 20, 21, 2
 SNAP_BYTES = 64
 
 Identity = tuple[int, int]
 """Segment and vhid."""
 
-# Classic BPF: ARP, or IPv4 of protocol 112, which CARP and VRRP share.
-_FILTER = [
-    (0x28, 0, 0, 12),
-    (0x15, 3, 0, ETH_P_ARP),
-    (0x15, 0, 3, ETH_P_IP),
-    (0x30, 0, 0, 23),
-    (0x15, 0, 1, PROTOCOL_CARP),
-    (0x06, 0, 0, SNAP_BYTES),
-    (0x06, 0, 0, 0),
-]
 _SEGMENT = re.compile(r"s([1-9][0-9]*)")
 
 
@@ -205,7 +198,7 @@ class WireWatch(_Watch):
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         with mine.inside():
             self._listener = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
-        attach_filter(self._listener, _FILTER)
+        attach_filter(self._listener, observer_filter(SNAP_BYTES))
         self._listener.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(incoming_only))
         self._listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
         self._listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from carp_fast.loadtest import bpf
 from carp_fast.net.drivers import CAN_TAKE_REDIRECTED, features_of
+from carp_fast.net.kernel import PACKET_QDISC_BYPASS, SO_SNDBUFFORCE, SOL_PACKET
 
 SLOTS = 1 << 16
 """Frames that wait in the ring of live frames."""
@@ -29,8 +30,6 @@ BATCH_PACED, BATCH_UNPACED = 8, 64
 the fewer there are, the sooner a frame goes that was due."""
 SLOT_HEAD, HEAD_AT, TAIL_AT, CONTROL_BYTES = 16, 0, 64, 128  # as in _flood.pyx
 SEND_BUFFER_BYTES = 4 << 20
-SO_SNDBUFFORCE = 32
-SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
 
 _CONTEXT, _SCRATCH, _CONTROL, _TAKEN, _SLOT, _STACK = 6, 2, 7, 8, 9, 10  # registers
 

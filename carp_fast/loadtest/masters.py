@@ -25,6 +25,7 @@ from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts
 from carp_fast.inet import address_bytes, mac_text
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import Interface, LinkError, read_interfaces
+from carp_fast.net.kernel import PACKET_IGNORE_OUTGOING, SOL_PACKET
 from carp_fast.net.memberships import Joins
 from carp_fast.pump._pump import Pump
 
@@ -126,7 +127,7 @@ class Party(Closing):
             rate = sum(map(advertisements_per_s, hosts))
             receiver = self._stack.enter_context(sockets.open_receiver(rate))
             # A partner on the same interface is heard only by who hears what goes out.
-            receiver.setsockopt(sockets.SOL_PACKET, sockets.PACKET_IGNORE_OUTGOING, not hears_own)
+            receiver.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, not hears_own)
             sender = self._stack.enter_context(sockets.open_sender())
             netlink = self._stack.enter_context(sockets.open_netlink())
             self._joins = Joins(receiver)

@@ -25,25 +25,13 @@ from carp_fast.inet import address_text
 from carp_fast.lab.namespaces import LabError, inside
 from carp_fast.loadtest._sink import Sink
 from carp_fast.loadtest._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
-from carp_fast.net.sockets import (
-    ETH_P_IP,
-    ETH_P_IPV6,
-    JEQ,
-    LD_B_ABS,
-    LD_H_ABS,
-    LD_W_ABS,
-    PROTOCOL_CARP,
-    RET,
-    SKF_AD_VLAN_TAG_PRESENT,
-    Instruction,
-)
+from carp_fast.net.filters import SKF_AD_VLAN_TAG_PRESENT, sink_filter
 
 EXPECTED_PER_S = 1_000_000  # the socket gets all the room that a socket may have
 QUIET_S = 0.25  # without a frame: what was sent has arrived, or will not
 DRAIN_MAX_S = 5.0
 SKF_AD_VLAN_TAG = SKF_AD_VLAN_TAG_PRESENT - 4
 AND = 0x54
-ETH_P_ARP, PROTOCOL_ICMPV6, NEIGHBOUR_ADVERTISEMENT = 0x0806, 58, 136
 NET_DEV = Path("/proc/thread-self/net/dev")
 RX_DROPPED = 3  # its column
 
@@ -118,40 +106,6 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     latency: Latency | None
     before_sent: int
     by_source: list[Flow]
-
-
-def sink_filter(vlan: int | None = None, *, announcements: bool = False) -> list[Instruction]:
-    """A classic BPF program: protocol 112, and where asked ARP and neighbour advertisements.
-
-    `vlan`: None for untagged frames, 0 for all, 1 to 4094 for those with this tag.
-    """
-    drop, keep = (RET, 0, 0, 0), (RET, 0, 0, 0xFFFF)
-    tagged = [(LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT)]
-    if vlan is None:
-        tagged += [(JEQ, 1, 0, 0), drop]
-    elif vlan:
-        tagged += [(JEQ, 1, 0, 1), drop, (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG)]
-        tagged += [(AND, 0, 0, 0xFFF), (JEQ, 1, 0, vlan), drop]
-    body = [(LD_H_ABS, 0, 0, 12), (JEQ, 0, 2, ETH_P_IP), (LD_B_ABS, 0, 0, 23)]
-    if not announcements:
-        body += [
-            (JEQ, 4, 3, PROTOCOL_CARP),
-            (JEQ, 0, 2, ETH_P_IPV6),
-            (LD_B_ABS, 0, 0, 20),
-            (JEQ, 1, 0, PROTOCOL_CARP),
-        ]
-    else:
-        body += [
-            (JEQ, 8, 7, PROTOCOL_CARP),
-            (JEQ, 0, 5, ETH_P_IPV6),
-            (LD_B_ABS, 0, 0, 20),
-            (JEQ, 5, 0, PROTOCOL_CARP),
-            (JEQ, 0, 3, PROTOCOL_ICMPV6),
-            (LD_B_ABS, 0, 0, 54),
-            (JEQ, 2, 1, NEIGHBOUR_ADVERTISEMENT),
-            (JEQ, 1, 0, ETH_P_ARP),
-        ]
-    return [*tagged, *body, drop, keep]
 
 
 def ways_to_sign(

@@ -20,10 +20,10 @@ from carp_fast.inet import (
     prefix_bytes,
     virtual_mac,
 )
+from carp_fast.net.kernel import RT_SCOPE_LINK
 
 MADE_UP_SOURCES = (address_bytes("198.18.0.1"), address_bytes("fe80::1"))
 MADE_UP_MAC = bytes((2, 0, 0, 0, 0, 1))
-LINK_SCOPE = 253
 
 
 class StreamError(Exception):
@@ -82,7 +82,7 @@ def place_of(interface: str | None) -> Place:
 
     found = read_interfaces([interface])[interface]
     four = [each.address for each in found.addresses if each.family == 4]
-    six = [a.address for a in found.addresses if a.family == 6 and a.scope == LINK_SCOPE]
+    six = [a.address for a in found.addresses if a.family == 6 and a.scope == RT_SCOPE_LINK]
     return Place(
         found.mac if len(found.mac) == 6 else MADE_UP_MAC,
         (four or MADE_UP_SOURCES)[0],

@@ -21,20 +21,23 @@ import msgspec
 
 from carp_fast.config.readings import open_without_waiting
 from carp_fast.inet import address_bytes, prefix_text
-from carp_fast.net.interfaces import (
-    OWN_PROTOCOL,
-    Interface,
-    LinkError,
-    decode_address,
-    messages,
+from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, LinkError, decode_address, messages
+from carp_fast.net.kernel import (
+    IFA_F_DADFAILED,
+    IFA_F_NODAD,
+    IFA_F_TENTATIVE,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REQUEST,
+    RT_SCOPE_LINK,
+    RT_SCOPE_UNIVERSE,
+    RTM_DELADDR,
+    RTM_NEWADDR,
 )
 
 logger = logging.getLogger(__name__)
 
-RTM_NEWADDR, RTM_DELADDR = 20, 21
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
-IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
-RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 FOREVER_S = 0xFFFF_FFFF
 # Any addresses: their bytes show where the address goes.
 PLACEHOLDER, PLACEHOLDER6 = "161.178.195.212", "2001:db8:a1b2:c3d4:e5f6:a7b8:c9da:ebfc"

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from carp_fast.net.kernel import NLM_F_REQUEST, NLMSG_ERROR
+
 CAN_TAKE_REDIRECTED = 1 << 2
 """NETDEV_XDP_ACT_NDO_XMIT: frames that a program redirects to it leave."""
 
@@ -23,7 +25,6 @@ NETLINK_GENERIC = 16
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
 CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
 NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, NETDEV_A_DEV_XDP_FEATURES = 1, 1, 3
-NLM_F_REQUEST, NLMSG_ERROR = 1, 2
 TIMEOUT_S = 5.0
 SIOCETHTOOL, ETHTOOL_GSET = 0x8946, 1
 SPEED_UNKNOWN = 0xFFFF_FFFF

@@ -23,6 +23,27 @@ import msgspec
 
 from carp_fast.closing import Closing
 from carp_fast.inet import family_of, hardware_bytes
+from carp_fast.net.kernel import (
+    ARPHRD_ETHER,
+    IFA_ADDRESS,
+    IFA_FLAGS,
+    IFA_LOCAL,
+    IFA_PROTO,
+    IFLA_EXT_MASK,
+    NETLINK_GET_STRICT_CHK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    RTA_DST,
+    RTEXT_FILTER_SKIP_STATS,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETROUTE,
+    RTM_NEWROUTE,
+    RTN_LOCAL,
+    SOL_NETLINK,
+)
 
 Read = TypeVar("Read")
 
@@ -32,17 +53,8 @@ MESSAGE_BYTES_MAX = 65_536  # one read; a notification or a slice of a dump is a
 DUMP_ATTEMPTS = 5  # a dump the kernel marks as interrupted by a change is read again this often
 DUMP_TIMEOUT_S = 10.0  # the kernel answers a dump at once, unless it is in trouble
 
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
-RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-RTM_NEWROUTE, RTM_GETROUTE, RTA_DST, RTN_LOCAL = 24, 26, 1, 2
-RTM_NEWNETCONF = 80
-NLM_F_REQUEST, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x10, 0x300
-SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
-IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 29, 8
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
+NLMSG_DONE = 3
 NETCONFA_IFINDEX = 1
-ARPHRD_ETHER = 1  # the hardware type of Ethernet
 FORWARDING6 = Path("/proc/sys/net/ipv6/conf")
 # IFF_LOWER_UP is the carrier, IFF_RUNNING an operational state that lets traffic pass.
 IFF_PASSES = 0x1 | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP

@@ -9,35 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from carp_fast.engine._lanes import LANE_WORDS
-from carp_fast.net.sockets import (
-    ETH_P_IP,
-    ETH_P_IPV6,
+from carp_fast.net.filters import (
+    DROP,
     JA,
     JEQ,
     JGE,
+    JSET,
     LD_B_ABS,
+    LD_B_IND,
     LD_H_ABS,
     LD_W_ABS,
-    PACKET_OUTGOING,
-    PROTOCOL_CARP,
+    LDX_IP_LENGTH,
+    MUL,
+    PASS,
     RET,
     SKF_AD_IFINDEX,
     SKF_AD_PKTTYPE,
+    SKF_AD_PROTOCOL,
     SKF_AD_VLAN_TAG_PRESENT,
+    SKF_NET_OFF,
+    TAX,
+    XOR_X,
     Instruction,
 )
+from carp_fast.net.kernel import ETH_P_IP, ETH_P_IPV6, PACKET_OUTGOING, PROTOCOL_CARP
 
 GENUINE, COMMON, STRAY = LANE_WORDS
 
-# A program has at most 4,096 instructions, and a source takes one and a quarter.
+# By INSTRUCTIONS_MAX: a source takes one and a quarter.
 SOURCES_MAX = 2_000
 GROUPS_MAX, PEERS_MAX = 250, 250  # of a family; more are not told from others
 RAW_INTERFACES_MAX = 250
 
-SKF_AD_PROTOCOL = 0xFFFFF000
-SKF_NET_OFF = 0xFFF00000  # an IP header that is not in the data of the socket
-JSET, MUL, XOR_X, TAX = 0x45, 0x24, 0xAC, 0x07
-LD_B_IND, LDX_IP_LENGTH = 0x50, 0xB1
 LEAF = 16  # numbers that are looked at one after another at the end of a search
 
 CARP_BYTES, IPV4_BYTES, IPV6_BYTES = 36, 20, 40
@@ -52,7 +55,7 @@ PLACES = {STRAY: 0, COMMON: 1, GENUINE: 2}
 ARRIVING: list[Instruction] = [
     (LD_W_ABS, 0, 0, SKF_AD_PKTTYPE),
     (JEQ, 0, 1, PACKET_OUTGOING),
-    (RET, 0, 0, 0),
+    DROP,
 ]
 
 
@@ -61,8 +64,8 @@ UNTAGGED: list[Instruction] = [
     *ARRIVING,
     (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
     (JEQ, 1, 0, 0),
-    (RET, 0, 0, 0),
-    (RET, 0, 0, 0xFFFF),
+    DROP,
+    PASS,
 ]
 
 

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable
 
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.net import sockets
+from carp_fast.net.filters import Instruction, attach_filter, packet_filter
+from carp_fast.net.kernel import PACKET_FANOUT, PACKET_FANOUT_DATA, SOL_PACKET
 from carp_fast.net.lane_filters import (
     ARRIVING,
     PLACES,
@@ -31,7 +33,6 @@ from carp_fast.net.lane_filters import (
     fanout_program,
     raw_program,
 )
-from carp_fast.net.sockets import SOL_PACKET, Instruction, attach_filter, packet_filter
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,6 @@ SOURCES_AN_INTERFACE = 64
 FORGET_AFTER_S = 600.0  # at least, between two times that a full list is begun anew
 SORT_DELAY_S = 0.02  # what is learned meanwhile goes into the same program
 
-PACKET_FANOUT, PACKET_FANOUT_DATA = 18, 22
 FANOUT_CBPF, FANOUT_UNIQUE, FANOUT_IGNORE_OUTGOING = 6, 0x2000, 0x4000  # the last: kernel 6.2
 
 

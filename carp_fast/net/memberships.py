@@ -13,11 +13,15 @@ import struct
 
 from carp_fast.engine._prepared import multicast_mac
 from carp_fast.inet import address_text, family_of
+from carp_fast.net.kernel import (
+    PACKET_ADD_MEMBERSHIP,
+    PACKET_DROP_MEMBERSHIP,
+    PACKET_MR_MULTICAST,
+    SOL_PACKET,
+)
 
 logger = logging.getLogger(__name__)
 
-SOL_PACKET = 263
-PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP, PACKET_MR_MULTICAST = 1, 2, 0
 UNPRUNED = bytes((224, 0, 0))  # 224.0.0.0/24: floods every segment, a switch must not prune it
 MEMBERSHIPS_MAX = 20  # tried a socket; the kernel's igmp_max_memberships may allow less
 # A socket is full: igmp_max_memberships, or net.core.optmem_max, which limits IPv6 alone.

@@ -10,33 +10,23 @@ takes ENOBUFS for the end of the socket, whereas here it is the order to read ev
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import functools
 import logging
 import os
 import selectors
 import socket
-import struct
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from carp_fast.net.filters import attach_filter, notification_filter
 from carp_fast.net.interfaces import (
-    ADDRESS_BODY,
-    ATTRIBUTE,
     HEADER,
-    IFA_PROTO,
     MESSAGE_BYTES_MAX,
     OWN_PROTOCOL,
-    RTM_DELADDR,
-    RTM_DELLINK,
-    RTM_NEWADDR,
-    RTM_NEWLINK,
-    RTM_NEWNETCONF,
     Interface,
     InterfaceAddress,
     KernelReader,
@@ -50,6 +40,20 @@ from carp_fast.net.interfaces import (
     messages,
     read_interfaces,
     without_marked,
+)
+from carp_fast.net.kernel import (
+    NETLINK_ADD_MEMBERSHIP,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNETCONF,
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_LINK,
+    RTNLGRP_IPV6_NETCONF,
+    SO_RCVBUFFORCE,
+    SOL_NETLINK,
 )
 
 if TYPE_CHECKING:
@@ -67,52 +71,7 @@ REPORTS_PER_TURN = 500  # callbacks in one turn of the loop
 RETRY_S = 1.0  # after an error nobody expected
 OVERRUN_LOG_S = 10.0  # between two log lines about overruns
 
-RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 # Has no bit among those: joined by itself.
-SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_IPV6_NETCONF = 270, 1, 25
-SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
-
-
-def _filter_program(ignore_port: int | None) -> list[tuple[int, int, int, int]]:
-    """Classic BPF over one notification: (code, jump if true, jump if false, k) a line.
-
-    It drops RTM_NEWADDR with our protocol mark, and both address messages which `ignore_port`
-    asked for.  The mark is needed besides the port, because IPv6 notifications name no port.  A
-    RTM_DELADDR with the mark passes: somebody else may have removed one of ours.
-    """
-
-    def big_endian(value: int, size: int) -> int:
-        # Loads of classic BPF are big-endian; the header has the byte order of the host.
-        return int.from_bytes(value.to_bytes(size, sys.byteorder), "big")
-
-    ld_half, ld_word, ld_byte_at_x = 0x28, 0x20, 0x50
-    ld_immediate, ldx_immediate, ld_attribute = 0x00, 0x01, 0x30
-    jump_equal, to_x, give = 0x15, 0x07, 0x06
-    attributes_start = HEADER.size + ADDRESS_BODY.size
-    port = 0 if ignore_port is None else ignore_port
-    return [
-        (ld_half, 0, 0, 4),  # nlmsg_type
-        (jump_equal, 1, 0, big_endian(RTM_NEWADDR, 2)),
-        (jump_equal, 6, 9, big_endian(RTM_DELADDR, 2)),  # to the port, or accept
-        (ldx_immediate, 0, 0, IFA_PROTO),
-        (ld_immediate, 0, 0, attributes_start),
-        (ld_attribute, 0, 0, 0xFFFFF000 + 12),  # SKF_AD_OFF + SKF_AD_NLATTR: where it is, or 0
-        (jump_equal, 2, 0, 0),
-        (to_x, 0, 0, 0),
-        (ld_byte_at_x, 0, 0, ATTRIBUTE.size),
-        (jump_equal, 3, 0, OWN_PROTOCOL),
-        (ld_word, 0, 0, 12),  # nlmsg_pid
-        (jump_equal, 0 if ignore_port is None else 1, 0, big_endian(port, 4)),
-        (give, 0, 0, 0xFFFFFFFF),
-        (give, 0, 0, 0),
-    ]
-
-
-def _attach_filter(monitored: socket.socket, program: list[tuple[int, int, int, int]]) -> None:
-    code = b"".join(struct.pack("=HBBI", *line) for line in program)
-    kept = ctypes.create_string_buffer(code, len(code))  # the kernel copies it within the call
-    descriptor = struct.pack("@HP", len(program), ctypes.addressof(kept))
-    monitored.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, descriptor)
 
 
 class LinkMonitor:
@@ -244,7 +203,7 @@ class LinkMonitor:
                 monitored.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
             except PermissionError:
                 monitored.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-            _attach_filter(monitored, _filter_program(self._ignore_port))
+            attach_filter(monitored, notification_filter(self._ignore_port))
             monitored.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
             monitored.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_IPV6_NETCONF)
         except BaseException:

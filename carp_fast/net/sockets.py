@@ -7,28 +7,37 @@ engine, virtual hosts, groups, or what a frame means beyond protocol 112.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import socket
-import struct
 from collections.abc import Mapping
+
+from carp_fast.net.filters import (
+    FILTERED_INTERFACES_MAX,
+    NOTHING,
+    attach_filter,
+    packet_filter,
+    raw_filter,
+)
+from carp_fast.net.kernel import (
+    ETH_P_ALL,
+    IP_PKTINFO,
+    IPV6_AUTOFLOWLABEL,
+    IPV6_RECVHOPLIMIT,
+    IPV6_RECVPKTINFO,
+    NETLINK_CAP_ACK,
+    NETLINK_GET_STRICT_CHK,
+    PACKET_IGNORE_OUTGOING,
+    PROTOCOL_CARP,
+    SO_RCVBUFFORCE,
+    SO_SNDBUFFORCE,
+    SO_TIMESTAMPNS,
+    SOL_NETLINK,
+    SOL_PACKET,
+)
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL_CARP = 112
-ETH_P_ALL = 0x0003
-ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
-SOL_PACKET = 263
-PACKET_IGNORE_OUTGOING = 23
-IP_PKTINFO = 8
-IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_AUTOFLOWLABEL = 49, 51, 70
-SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
-SO_ATTACH_FILTER, SO_TIMESTAMPNS = 26, 35
-SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 12
-SKF_AD_IFINDEX, SKF_AD_VLAN_TAG_PRESENT = 0xFFFFF000 + 8, 0xFFFFF000 + 48
-SKF_AD_PKTTYPE = 0xFFFFF000 + 4
-PACKET_OUTGOING = 4
 
 # Receive room: four seconds of all advertisements, one frame charged about 768 bytes by the kernel.
 FRAME_TRUESIZE = 768
@@ -37,70 +46,8 @@ BUFFER_MIN, BUFFER_MAX = 1 << 20, 64 << 20
 SEND_BUFFER = 4 << 20
 NETLINK_BUFFER = 1 << 20
 HOP_LIMIT = 255
-FILTERED_INTERFACES_MAX = 1500  # a filter has at most 4,096 instructions
 
 RAW_FAMILIES = {"raw4": socket.AF_INET, "raw6": socket.AF_INET6}
-
-LD_W_ABS, LD_H_ABS, LD_B_ABS = 0x20, 0x28, 0x30
-JA, JEQ, JGE, RET = 0x05, 0x15, 0x35, 0x06
-
-Instruction = tuple[int, int, int, int]
-NOTHING: list[Instruction] = [(RET, 0, 0, 0)]
-
-
-def _is_one_of(numbers: list[int]) -> list[Instruction]:
-    """Instructions that accept when A is one of the ascending `numbers`, else drop."""
-    if len(numbers) <= 4:
-        count = len(numbers)
-        tests = [(JEQ, count - i, 0, number) for i, number in enumerate(numbers)]
-        return [*tests, (RET, 0, 0, 0), (RET, 0, 0, 0xFFFF)]
-    middle = len(numbers) // 2
-    lower, upper = _is_one_of(numbers[:middle]), _is_one_of(numbers[middle:])
-    return [(JGE, 0, 1, numbers[middle]), (JA, 0, 0, len(lower)), *lower, *upper]
-
-
-def packet_filter(ifindexes: list[int] | None) -> list[Instruction]:
-    """A classic BPF program: untagged IPv4 and IPv6 of protocol 112, on these interfaces where
-    given.
-
-    A frame of an interface without virtual hosts must be dropped here, uncounted: a port of a
-    bridge or bond delivers each frame twice on an unbound socket.
-    """
-    program = [
-        (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
-        (JEQ, 0, 7, 0),
-        (LD_H_ABS, 0, 0, 12),
-        (JEQ, 3, 0, ETH_P_IPV6),
-        (JEQ, 0, 4, ETH_P_IP),
-        (LD_B_ABS, 0, 0, 23),
-        (JA, 0, 0, 1),
-        (LD_B_ABS, 0, 0, 20),
-        (JEQ, 1, 0, PROTOCOL_CARP),
-        (RET, 0, 0, 0),
-    ]
-    return [*program, *_on_interfaces(ifindexes)]
-
-
-def raw_filter(ifindexes: list[int] | None) -> list[Instruction]:
-    """The same for a raw socket, which gets nothing else than protocol 112, and no Ethernet."""
-    return _on_interfaces(ifindexes)
-
-
-def _on_interfaces(ifindexes: list[int] | None) -> list[Instruction]:
-    if ifindexes is None or len(ifindexes) > FILTERED_INTERFACES_MAX:
-        return [(RET, 0, 0, 0xFFFF)]
-    return [(LD_W_ABS, 0, 0, SKF_AD_IFINDEX), *_is_one_of(sorted(ifindexes))]
-
-
-def attach_filter(
-    sock: socket.socket,
-    program: list[Instruction],
-    option: tuple[int, int] = (socket.SOL_SOCKET, SO_ATTACH_FILTER),
-) -> None:
-    """Attaches a classic BPF program, in place of one attached before."""
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
-    buffer = ctypes.create_string_buffer(code)
-    sock.setsockopt(*option, struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer)))
 
 
 def filter_interfaces(receivers: Mapping[str, socket.socket], ifindexes: list[int]) -> None:

@@ -11,8 +11,8 @@ import struct
 from carp_fast.engine._auth import Key
 from carp_fast.engine._prepared import multicast_mac
 from carp_fast.engine._wire import checksum
+from carp_fast.net.kernel import PROTOCOL_CARP
 
-PROTOCOL_CARP = 112
 HOP_LIMIT = 255
 UNICAST_MAC = b"\x02\0\0\0\0\x01"
 # Groups that nobody is configured with: for a frame whose destination is to be wrong.

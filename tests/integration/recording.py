@@ -15,12 +15,17 @@ from typing import NamedTuple
 
 from carp_fast.closing import Closing
 from carp_fast.lab.lab import Host
-from carp_fast.net.interfaces import RTM_DELADDR, RTM_NEWADDR, decode_address, messages
-from carp_fast.net.sockets import attach_filter, packet_filter
+from carp_fast.net.filters import attach_filter, packet_filter
+from carp_fast.net.interfaces import decode_address, messages
+from carp_fast.net.kernel import (
+    ETH_P_ALL,
+    RTM_DELADDR,
+    RTM_NEWADDR,
+    RTMGRP_IPV4_IFADDR,
+    SO_RCVBUFFORCE,
+    SO_TIMESTAMPNS,
+)
 
-ETH_P_ALL = 0x0003
-SO_RCVBUFFORCE, SO_TIMESTAMPNS = 33, 35
-RTMGRP_IPV4_IFADDR = 0x10
 BUFFER_BYTES = 64 << 20
 _SEGMENT = re.compile(r"s([1-9][0-9]*)")
 

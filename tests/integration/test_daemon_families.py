@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from carp_fast.lab.lab import Host, Lab, wait_for
+from carp_fast.net.kernel import ETH_P_IPV6
 from tests.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
 
-ETH_P_IPV6 = 0x86DD
 BOTH = {"interface": "s1", "vhid": 1, "addresses": ["10.1.1.1/32", "2001:db8:1::100/64"]}
 # Where nobody else advertises: MASTER after 1 s.
 ALONE = {"dead_ratio": 1}

@@ -30,7 +30,7 @@ from carp_fast.loadtest._pace import Pace
 from carp_fast.loadtest.backends import BackendError, Live, Sendmmsg
 from carp_fast.loadtest.sender import Sender
 from carp_fast.loadtest.streams import made_up, place_of
-from carp_fast.net.sockets import ETH_P_ALL
+from carp_fast.net.kernel import ETH_P_ALL
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
 

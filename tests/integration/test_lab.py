@@ -31,10 +31,10 @@ from carp_fast.lab.lab import (
     wait_for,
 )
 from carp_fast.lab.observer import Key, Observer
+from carp_fast.net.kernel import PACKET_ADD_MEMBERSHIP, PACKET_MR_MULTICAST, SOL_PACKET
 
 LabFactory = Callable[..., Lab]
 CARP_GROUP_MAC = bytes.fromhex("01005e000012")
-SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_MR_MULTICAST = 263, 1, 0
 PORT = 9
 
 

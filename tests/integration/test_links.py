@@ -21,14 +21,15 @@ import pytest
 import uvloop
 
 from carp_fast.lab.namespaces import claim, inside, ip_batch, new_identity, release
+from carp_fast.net import kernel
 from carp_fast.net import monitor as links
-from carp_fast.net.interfaces import HEADER, RTM_DELADDR, RTM_NEWADDR, decode_address, messages
+from carp_fast.net.interfaces import HEADER, decode_address, messages
+from carp_fast.net.kernel import RTM_DELADDR, RTM_NEWADDR
 from carp_fast.net.monitor import Interface, LinkMonitor, read_interfaces
 
 pytestmark = pytest.mark.root
 
 DEADLINE_S = 10.0
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 OURS = 112
 
 
@@ -53,9 +54,9 @@ class Requester:
                     body += struct.pack("=HH", 4 + len(packed), attribute) + packed
                 if protocol:
                     body += struct.pack("=HHBxxx", 5, 11, protocol)
-                flags = NLM_F_REQUEST | (NLM_F_ACK if address == batch[-1] else 0)
+                flags = kernel.NLM_F_REQUEST | (kernel.NLM_F_ACK if address == batch[-1] else 0)
                 if kind == RTM_NEWADDR:
-                    flags |= NLM_F_CREATE | NLM_F_EXCL
+                    flags |= kernel.NLM_F_CREATE | kernel.NLM_F_EXCL
                 data += HEADER.pack(HEADER.size + len(body), kind, flags, 1, 0) + body
             self.socket.send(data)
             code = struct.unpack_from("=i", self.socket.recv(65536), HEADER.size)[0]

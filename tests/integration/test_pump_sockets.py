@@ -22,6 +22,7 @@ from carp_fast.engine._prepared import PreparedHost
 from carp_fast.inet import address_text, mac_bytes
 from carp_fast.lab.lab import Host, Lab
 from carp_fast.net import addresses, sockets
+from carp_fast.net.kernel import PROTOCOL_CARP
 from carp_fast.net.memberships import Joins
 from carp_fast.pump._pump import Pump
 from tests.unit.segment import (
@@ -326,7 +327,7 @@ def test_peers_are_not_told_that_the_protocol_is_unreachable(lab: Lab, family: i
     with b.inside():
         icmp = socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP
         errors = socket.socket(family, socket.SOCK_RAW, icmp)
-        peer = socket.socket(family, socket.SOCK_RAW, sockets.PROTOCOL_CARP)
+        peer = socket.socket(family, socket.SOCK_RAW, PROTOCOL_CARP)
         plain = socket.socket(family, socket.SOCK_DGRAM)
         where = ("fe80::a", 0, 0, socket.if_nametoindex("s1")) if six else (a.address(1), 0)
     with a.inside():

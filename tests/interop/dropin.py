@@ -21,6 +21,7 @@ import msgspec
 
 from carp_fast.closing import Closing
 from carp_fast.lab.lab import Host, Lab, Process, interface_name, segment_network, wait_for
+from carp_fast.net.kernel import ETH_P_IP, PROTOCOL_CARP
 
 # ucarp fills a buffer of 4 KiB before it writes to a file, unless it is told otherwise.
 UCARP = ("stdbuf", "-oL", "ucarp")
@@ -29,7 +30,6 @@ PROGRAMS = {"ucarp": UCARP, "carp-fast": OURS}
 SECRET = "s3cret"
 VHID = 7
 DEADLINE_S = 12.0
-ETH_P_IP, PROTOCOL_CARP = 0x0800, 112
 
 _RECORDER = """#!/bin/bash
 echo "$EPOCHREALTIME ${0##*/} $*" >> "RECORD"

@@ -17,10 +17,10 @@ from pathlib import Path
 from carp_fast.closing import Closing
 from carp_fast.lab.lab import Host, LabTimeout, Process, interface_name, virtual_address, wait_for
 from carp_fast.lab.observer import Heard, Key, Observer
+from carp_fast.net.kernel import ETH_P_IP, PROTOCOL_CARP
 from tests.daemons import PASSPHRASE
 
-ETH_P_IP = 0x0800
-PROTOCOL_CARP = PROTOCOL_VRRP = 112
+PROTOCOL_VRRP = PROTOCOL_CARP
 GROUP = "224.0.0.18"
 
 # What ucarp runs; the extra parameter names the file that keeps the record of it.

@@ -5,12 +5,33 @@ Must not know what a filter is for.
 
 from __future__ import annotations
 
-from carp_fast.net.sockets import Instruction
+from carp_fast.net.filters import (
+    AND,
+    JA,
+    JEQ,
+    JGE,
+    JSET,
+    LD_B_ABS,
+    LD_B_IND,
+    LD_H_ABS,
+    LD_W_ABS,
+    LDX_IP_LENGTH,
+    MUL,
+    RET,
+    SKF_AD_IFINDEX,
+    SKF_AD_OFF,
+    SKF_AD_PKTTYPE,
+    SKF_AD_PROTOCOL,
+    SKF_AD_VLAN_TAG,
+    SKF_AD_VLAN_TAG_PRESENT,
+    SKF_NET_OFF,
+    TAX,
+    XOR_X,
+    Instruction,
+)
 
-AD_PROTOCOL, AD_PKTTYPE = 0xFFFFF000, 0xFFFFF004
-AD_RANDOM = 0xFFFFF038
-AD_IFINDEX, AD_VLAN_TAG, AD_VLAN_TAG_PRESENT = 0xFFFFF008, 0xFFFFF02C, 0xFFFFF030
-NETWORK_HEADER = 0xFFF00000
+SKF_AD_RANDOM = SKF_AD_OFF + 56
+SIZES = {LD_W_ABS: 4, LD_H_ABS: 2, LD_B_ABS: 1, LD_B_IND: 1, LDX_IP_LENGTH: 1}
 
 
 def run(
@@ -33,38 +54,42 @@ def run(
     while True:
         code, if_true, if_false, k = program[at]
         at, count = at + 1, count + 1
-        if code == 0x06:
+        if code == RET:
             return k, count
-        if code == 0x05:
+        if code == JA:
             at += k
-        elif code == 0x15:
+        elif code == JEQ:
             at += if_true if a == k else if_false
-        elif code == 0x35:
+        elif code == JGE:
             at += if_true if a >= k else if_false
-        elif code == 0x45:
+        elif code == JSET:
             at += if_true if a & k else if_false
-        elif code == 0x54:
+        elif code == AND:
             a &= k
-        elif code == 0x24:
+        elif code == MUL:
             a = a * k & 0xFFFFFFFF
-        elif code == 0xAC:
+        elif code == XOR_X:
             a ^= x
-        elif code == 0x07:
+        elif code == TAX:
             x = a
         else:
-            special = {AD_IFINDEX: ifindex, AD_VLAN_TAG: tag, AD_VLAN_TAG_PRESENT: int(tagged)}
-            special |= {AD_PROTOCOL: protocol, AD_PKTTYPE: kind, AD_RANDOM: drawn}
-            size = {0x20: 4, 0x28: 2, 0x30: 1, 0x50: 1, 0xB1: 1}[code]
+            special = {
+                SKF_AD_IFINDEX: ifindex,
+                SKF_AD_VLAN_TAG: tag,
+                SKF_AD_VLAN_TAG_PRESENT: int(tagged),
+            }
+            special |= {SKF_AD_PROTOCOL: protocol, SKF_AD_PKTTYPE: kind, SKF_AD_RANDOM: drawn}
+            size = SIZES[code]
             data = frame
-            if code == 0x50:
+            if code == LD_B_IND:
                 k += x
-            if NETWORK_HEADER <= k < AD_PROTOCOL:
-                data, k = header, k - NETWORK_HEADER
+            if SKF_NET_OFF <= k < SKF_AD_OFF:
+                data, k = header, k - SKF_NET_OFF
             if k in special:
                 a = special[k]
             elif k + size > len(data):
                 return 0, count  # a load beyond the end drops the frame
-            elif code == 0xB1:
+            elif code == LDX_IP_LENGTH:
                 x = 4 * (data[k] & 0xF)
             else:
                 a = int.from_bytes(data[k : k + size], "big")

@@ -24,14 +24,13 @@ from carp_fast.net.addresses import (
 from carp_fast.net.interfaces import (
     ATTRIBUTE,
     OWN_PROTOCOL,
-    RTM_DELADDR,
-    RTM_NEWADDR,
     Interface,
     InterfaceAddress,
     LinkError,
     decode_address,
     messages,
 )
+from carp_fast.net.kernel import RTM_DELADDR, RTM_NEWADDR
 
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 MAC = b"\x02\0\0\0\0\x01"

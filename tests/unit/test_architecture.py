@@ -176,6 +176,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "lab.namespaces",
         "cli.terminal",
     ),
+    ("net.filters",),
     (
         "config.load",
         "net.interfaces",
@@ -201,7 +202,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "loadtest.bpf",
         "loadtest.walks",
     ),
-    ("inet",),
+    ("inet", "net.kernel"),
 )
 # The packages: each imports only from itself, from those before it, and from modules in none, which
 # know nothing. Compiled and Python modules of one name are one package.

@@ -10,6 +10,7 @@ import pytest
 from unit.bpf import run
 from unit.segment import GROUP, GROUP6, carp_header, ip, ipv4_frame, ipv6_frame
 
+from carp_fast.net.filters import INSTRUCTIONS_MAX, attach_filter, packet_filter
 from carp_fast.net.lane_filters import (
     ARRIVING,
     GROUPS_MAX,
@@ -23,9 +24,7 @@ from carp_fast.net.lane_filters import (
     raw_program,
     source_key,
 )
-from carp_fast.net.sockets import attach_filter, packet_filter
 
-INSTRUCTIONS_MAX = 4096  # the kernel's BPF_MAXINSNS
 IFINDEX = 7
 MASTER, MASTER6 = ip("10.77.0.1"), ip("fe80::1")
 STRANGER, STRANGER6 = ip("10.77.0.9"), ip("fe80::9")

@@ -14,7 +14,9 @@ from unit.bpf import run
 from unit.segment import GROUP, SECOND_NS, START_NS, advertisement, ip
 
 from carp_fast.engine._lanes import LaneJudge
-from carp_fast.net import lane_filters, lanes, sockets
+from carp_fast.net import lanes, sockets
+from carp_fast.net.filters import SKF_AD_PROTOCOL, Instruction
+from carp_fast.net.kernel import PACKET_FANOUT
 from carp_fast.net.lane_filters import PLACES
 from carp_fast.net.lanes import FORGET_AFTER_S, SOL_PACKET, SOURCES_AN_INTERFACE, Lanes
 
@@ -144,7 +146,7 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: str, longest: int = 4096) -> None:
         self.opened: list[dict[str, Recorded]] = []
-        self.programs: list[tuple[Recorded, list[sockets.Instruction]]] = []
+        self.programs: list[tuple[Recorded, list[Instruction]]] = []
         self.coverage: list[str] = []
 
         def open_receivers(path: str, rate: float) -> Any:
@@ -152,7 +154,7 @@ class Bench:
             self.opened.append({kind: Recorded(longest) for kind in kinds})
             return self.opened[-1]
 
-        def attach(sock: Any, program: list[sockets.Instruction], option: Any = None) -> None:
+        def attach(sock: Any, program: list[Instruction], option: Any = None) -> None:
             sock.setsockopt(
                 *(option or (socket.SOL_SOCKET, 26)), len(program).to_bytes(2, "little")
             )
@@ -176,7 +178,7 @@ class Bench:
         program = [
             program
             for sock, program in self.programs
-            if sock is common and program[0][3] == lane_filters.SKF_AD_PROTOCOL
+            if sock is common and program[0][3] == SKF_AD_PROTOCOL
         ][-1]
         frame = advertisement(source=socket.inet_ntoa(source))
         place = run(program, frame[14:], ifindex)[0]
@@ -260,7 +262,7 @@ def test_the_packet_sockets_are_one_group_in_the_order_of_their_places(
 ) -> None:
     bench = Bench(monkeypatch, "packet")
     for lane in PLACES:
-        assert (SOL_PACKET, lanes.PACKET_FANOUT) in bench.by_lane[lane]["packet"].options
+        assert (SOL_PACKET, PACKET_FANOUT) in bench.by_lane[lane]["packet"].options
     assert [lane for _, _, lane in bench.lanes.receivers] == ["genuine", "common", "stray"]
     assert bench.lanes.joining is not None
     bench.lanes.close()

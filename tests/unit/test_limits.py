@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from carp_fast.daemon.limits import Demand, Kernel, passed, read_kernel
-from carp_fast.net.sockets import packet_filter
+from carp_fast.net.filters import packet_filter
 
 MODEST = Demand(
     interfaces=4,

@@ -12,17 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.bpf import run
 
-from carp_fast.net import sockets
-from carp_fast.net.sockets import (
+from carp_fast.net.filters import (
     FILTERED_INTERFACES_MAX,
-    PROTOCOL_CARP,
+    INSTRUCTIONS_MAX,
     attach_filter,
-    filter_interfaces,
     packet_filter,
     raw_filter,
 )
+from carp_fast.net.kernel import PROTOCOL_CARP, SO_ATTACH_FILTER
+from carp_fast.net.sockets import filter_interfaces
 
-INSTRUCTIONS_MAX = 4096  # the kernel's BPF_MAXINSNS
 ADVERTISEMENT = bytes(12) + b"\x08\x00" + b"\x45" + bytes(8) + b"\x70" + bytes(46)
 ADVERTISEMENT6 = bytes(12) + b"\x86\xdd" + b"\x60" + bytes(5) + b"\x70" + bytes(69)
 
@@ -83,7 +82,7 @@ class Refusing:
         self.lengths: list[int] = []
 
     def setsockopt(self, level: int, name: int, value: bytes) -> None:
-        assert (level, name) == (socket.SOL_SOCKET, sockets.SO_ATTACH_FILTER)
+        assert (level, name) == (socket.SOL_SOCKET, SO_ATTACH_FILTER)
         length = int.from_bytes(value[:2], "little")
         if length > self.longest:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")

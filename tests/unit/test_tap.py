@@ -19,8 +19,8 @@ from carp_fast.daemon.tap import (
     Tap,
     ucarp_of,
 )
+from carp_fast.net.filters import ALL_VHIDS, mac_end
 from carp_fast.net.interfaces import Interface
-from carp_fast.net.tap_socket import ALL_VHIDS, mac_end
 
 OURS, MAC, UCARP_MAC = "10.77.0.2", b"\x02\0\0\0\0\x01", b"\0\0\x5e\0\0\x2a"
 LISTEN_S = 2.1

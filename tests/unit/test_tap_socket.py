@@ -6,10 +6,16 @@ import pytest
 from unit.bpf import run
 from unit.segment import advertisement
 
-from carp_fast.net.sockets import FILTERED_INTERFACES_MAX
-from carp_fast.net.tap_socket import ALL_VHIDS, OWN_MACS_MAX, mac_end, open_tap, tap_filter
+from carp_fast.net.filters import (
+    ALL_VHIDS,
+    FILTERED_INTERFACES_MAX,
+    INSTRUCTIONS_MAX,
+    OWN_MACS_MAX,
+    mac_end,
+    tap_filter,
+)
+from carp_fast.net.tap_socket import open_tap
 
-INSTRUCTIONS_MAX = 4096  # the kernel's BPF_MAXINSNS
 OURS, UCARP = b"\x02\0\0\0\0\x01", b"\0\0\x5e\0\0\x2a"
 EVERY = range(ALL_VHIDS)
 

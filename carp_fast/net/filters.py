@@ -1,0 +1,235 @@
+"""Classic BPF: its instructions by name, the programs of our sockets, and how one is attached.
+
+A program decides for each frame how many bytes of it a socket gets, none or all. The two that sort
+frames into lanes are in lane_filters.py. Must not know the engine, virtual hosts, or what a frame
+means beyond its addresses, its protocol and its vhid. Encoding and extensions: linux/filter.h and
+Documentation/networking/filter.rst of Linux.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+import sys
+from collections.abc import Iterable
+
+from carp_fast.net.interfaces import ADDRESS_BODY, ATTRIBUTE, HEADER, OWN_PROTOCOL
+from carp_fast.net.kernel import (
+    ETH_P_ARP,
+    ETH_P_IP,
+    ETH_P_IPV6,
+    IFA_PROTO,
+    NEIGHBOUR_ADVERTISEMENT,
+    PACKET_OUTGOING,
+    PROTOCOL_CARP,
+    PROTOCOL_ICMPV6,
+    RTM_DELADDR,
+    RTM_NEWADDR,
+    SO_ATTACH_FILTER,
+)
+
+Instruction = tuple[int, int, int, int]
+"""Code, how many instructions a jump skips if true and if false, and the operand k."""
+INSTRUCTIONS_MAX = 4096  # of a program, by the kernel
+
+# Loads into A, big-endian: a word, half a word, a byte at k; the byte at X + k; k itself.
+LD_W_ABS, LD_H_ABS, LD_B_ABS, LD_B_IND, LD_IMM = 0x20, 0x28, 0x30, 0x50, 0x00
+# Loads into X: k, four times the low half of the byte at k (the length of an IPv4 header), A.
+LDX_IMM, LDX_IP_LENGTH, TAX = 0x01, 0xB1, 0x07
+# A = A & k, A * k, A ^ X.
+AND, MUL, XOR_X = 0x54, 0x24, 0xAC
+# Jumps: always, by k; where A = k, A >= k, A & k.
+JA, JEQ, JGE, JSET = 0x05, 0x15, 0x35, 0x45
+RET = 0x06  # k bytes of the frame pass
+
+# Places beyond the frame whose loads give what the kernel knows of it.
+SKF_AD_OFF, SKF_NET_OFF = 0xFFFFF000, 0xFFF00000  # SKF_NET_OFF: from the IP header on
+SKF_AD_PROTOCOL, SKF_AD_PKTTYPE, SKF_AD_IFINDEX = SKF_AD_OFF, SKF_AD_OFF + 4, SKF_AD_OFF + 8
+SKF_AD_NLATTR = SKF_AD_OFF + 12  # where from A on is the netlink attribute X; 0: nowhere
+SKF_AD_VLAN_TAG, SKF_AD_VLAN_TAG_PRESENT = SKF_AD_OFF + 44, SKF_AD_OFF + 48
+
+# Where a frame has what the programs look at; IPv4 is taken to have no options.
+ETHERTYPE_AT, PROTOCOL4_AT, PROTOCOL6_AT, ICMPV6_TYPE_AT = 12, 23, 20, 54
+VHID4_AT, VHID6_AT = 35, 55
+MAC_END_AT = 8  # of the source
+
+DROP: Instruction = (RET, 0, 0, 0)
+PASS: Instruction = (RET, 0, 0, 0xFFFF)
+NOTHING: list[Instruction] = [DROP]
+
+FILTERED_INTERFACES_MAX = 1500  # by INSTRUCTIONS_MAX; of more, all pass
+OWN_MACS_MAX = 1000  # by INSTRUCTIONS_MAX; what is beyond is looked at
+ALL_VHIDS = 256
+
+
+def attach_filter(
+    sock: socket.socket,
+    program: list[Instruction],
+    option: tuple[int, int] = (socket.SOL_SOCKET, SO_ATTACH_FILTER),
+) -> None:
+    """Attaches a program to a socket, in place of one attached before. Raises OSError.
+
+    ENOMEM: the program is longer than net.core.optmem_max allows. `option`: (level, name) of the
+    socket option that takes it.
+    """
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code)  # the kernel copies it within the call
+    sock.setsockopt(*option, struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer)))
+
+
+def packet_filter(ifindexes: list[int] | None) -> list[Instruction]:
+    """Untagged IPv4 and IPv6 of protocol 112, on these interfaces where given.
+
+    A frame of an interface without virtual hosts must be dropped here, uncounted: a port of a
+    bridge or bond delivers each frame twice on an unbound socket.
+    """
+    program = [
+        (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
+        (JEQ, 0, 7, 0),
+        (LD_H_ABS, 0, 0, ETHERTYPE_AT),
+        (JEQ, 3, 0, ETH_P_IPV6),
+        (JEQ, 0, 4, ETH_P_IP),
+        (LD_B_ABS, 0, 0, PROTOCOL4_AT),
+        (JA, 0, 0, 1),
+        (LD_B_ABS, 0, 0, PROTOCOL6_AT),
+        (JEQ, 1, 0, PROTOCOL_CARP),
+        DROP,
+    ]
+    return [*program, *raw_filter(ifindexes)]
+
+
+def raw_filter(ifindexes: list[int] | None) -> list[Instruction]:
+    """The same for a raw socket, which gets nothing else than protocol 112, and no Ethernet."""
+    if ifindexes is None or len(ifindexes) > FILTERED_INTERFACES_MAX:
+        return [PASS]
+    return [(LD_W_ABS, 0, 0, SKF_AD_IFINDEX), *_is_one_of(sorted(ifindexes))]
+
+
+def _is_one_of(numbers: list[int]) -> list[Instruction]:
+    """Instructions that accept when A is one of the ascending `numbers`, else drop."""
+    if len(numbers) <= 4:
+        count = len(numbers)
+        tests = [(JEQ, count - i, 0, number) for i, number in enumerate(numbers)]
+        return [*tests, DROP, PASS]
+    middle = len(numbers) // 2
+    lower, upper = _is_one_of(numbers[:middle]), _is_one_of(numbers[middle:])
+    return [(JGE, 0, 1, numbers[middle]), (JA, 0, 0, len(lower)), *lower, *upper]
+
+
+def mac_end(mac: bytes) -> int:
+    """The last four bytes of a MAC, by which tap_filter() tells one from another."""
+    return int.from_bytes(mac[-4:], "big")
+
+
+def tap_filter(
+    ifindexes: list[int] | None, own_mac_ends: Iterable[int], vhids: range
+) -> list[Instruction]:
+    """Advertisements that this machine sends, on these interfaces where given; those that come
+    from one of our MACs for these vhids only.
+    """
+    sent_here: list[Instruction] = [
+        (LD_W_ABS, 0, 0, SKF_AD_PKTTYPE),
+        (JEQ, 1, 0, PACKET_OUTGOING),
+        DROP,
+    ]
+    among_vhids: list[Instruction] = [
+        (LD_H_ABS, 0, 0, ETHERTYPE_AT),
+        (JEQ, 0, 2, ETH_P_IPV6),
+        (LD_B_ABS, 0, 0, VHID6_AT),
+        (JA, 0, 0, 1),
+        (LD_B_ABS, 0, 0, VHID4_AT),
+        (JGE, 1, 0, vhids.start),
+        DROP,
+        (JGE, 0, 1, vhids.stop),
+        DROP,
+    ]
+    ends = sorted(set(own_mac_ends))[:OWN_MACS_MAX]
+    if len(vhids) == ALL_VHIDS or not ends:
+        return sent_here + packet_filter(ifindexes)
+    ours: list[Instruction] = [(LD_W_ABS, 0, 0, MAC_END_AT)]
+    for left in range(len(ends), 0, -1):
+        ours += [(JEQ, 0, 1, ends[-left]), (JA, 0, 0, 2 * left - 1)]
+    ours.append((JA, 0, 0, len(among_vhids)))
+    return sent_here + ours + among_vhids + packet_filter(ifindexes)
+
+
+def sink_filter(vlan: int | None = None, *, announcements: bool = False) -> list[Instruction]:
+    """Protocol 112, and where asked ARP and neighbour advertisements.
+
+    `vlan`: None for untagged frames, 0 for all, 1 to 4094 for those with this tag.
+    """
+    tagged = [(LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT)]
+    if vlan is None:
+        tagged += [(JEQ, 1, 0, 0), DROP]
+    elif vlan:
+        tagged += [(JEQ, 1, 0, 1), DROP, (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG)]
+        tagged += [(AND, 0, 0, 0xFFF), (JEQ, 1, 0, vlan), DROP]
+    body = [
+        (LD_H_ABS, 0, 0, ETHERTYPE_AT),
+        (JEQ, 0, 2, ETH_P_IP),
+        (LD_B_ABS, 0, 0, PROTOCOL4_AT),
+    ]
+    if not announcements:
+        body += [
+            (JEQ, 4, 3, PROTOCOL_CARP),
+            (JEQ, 0, 2, ETH_P_IPV6),
+            (LD_B_ABS, 0, 0, PROTOCOL6_AT),
+            (JEQ, 1, 0, PROTOCOL_CARP),
+        ]
+    else:
+        body += [
+            (JEQ, 8, 7, PROTOCOL_CARP),
+            (JEQ, 0, 5, ETH_P_IPV6),
+            (LD_B_ABS, 0, 0, PROTOCOL6_AT),
+            (JEQ, 5, 0, PROTOCOL_CARP),
+            (JEQ, 0, 3, PROTOCOL_ICMPV6),
+            (LD_B_ABS, 0, 0, ICMPV6_TYPE_AT),
+            (JEQ, 2, 1, NEIGHBOUR_ADVERTISEMENT),
+            (JEQ, 1, 0, ETH_P_ARP),
+        ]
+    return [*tagged, *body, DROP, PASS]
+
+
+def observer_filter(snap_bytes: int) -> list[Instruction]:
+    """The first bytes of ARP and of IPv4 of protocol 112, which CARP and VRRP share."""
+    return [
+        (LD_H_ABS, 0, 0, ETHERTYPE_AT),
+        (JEQ, 3, 0, ETH_P_ARP),
+        (JEQ, 0, 3, ETH_P_IP),
+        (LD_B_ABS, 0, 0, PROTOCOL4_AT),
+        (JEQ, 0, 1, PROTOCOL_CARP),
+        (RET, 0, 0, snap_bytes),
+        DROP,
+    ]
+
+
+def notification_filter(ignore_port: int | None) -> list[Instruction]:
+    """Netlink notifications without our own doing, one a packet.
+
+    It drops RTM_NEWADDR with our protocol mark, and both address messages which `ignore_port`
+    asked for. The mark is needed besides the port, because IPv6 notifications name no port. A
+    RTM_DELADDR with the mark passes: somebody else may have removed one of ours.
+    """
+
+    def big_endian(value: int, size: int) -> int:
+        # Loads are big-endian; the header has the byte order of the host.
+        return int.from_bytes(value.to_bytes(size, sys.byteorder), "big")
+
+    port = 0 if ignore_port is None else ignore_port
+    return [
+        (LD_H_ABS, 0, 0, 4),  # nlmsg_type
+        (JEQ, 1, 0, big_endian(RTM_NEWADDR, 2)),
+        (JEQ, 6, 9, big_endian(RTM_DELADDR, 2)),  # to the port, or accept
+        (LDX_IMM, 0, 0, IFA_PROTO),
+        (LD_IMM, 0, 0, HEADER.size + ADDRESS_BODY.size),
+        (LD_B_ABS, 0, 0, SKF_AD_NLATTR),
+        (JEQ, 2, 0, 0),
+        (TAX, 0, 0, 0),
+        (LD_B_IND, 0, 0, ATTRIBUTE.size),
+        (JEQ, 3, 0, OWN_PROTOCOL),
+        (LD_W_ABS, 0, 0, 12),  # nlmsg_pid
+        (JEQ, 0 if ignore_port is None else 1, 0, big_endian(port, 4)),
+        (RET, 0, 0, 0xFFFFFFFF),
+        DROP,
+    ]
