@@ -36,7 +36,8 @@ from typing import Any
 from carp_fast.bench.contenders import DAEMONS
 from carp_fast.bench.run import Pair, frames_sent
 from carp_fast.bench.usage import memory, usage
-from carp_fast.control.control import ControlClient, ControlError
+from carp_fast.control.client import ControlClient
+from carp_fast.control.protocol import ControlError
 from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.lab.demo import configuration, keys_of, spread
 from carp_fast.lab.lab import Lab, Process, interface_name, wait_for

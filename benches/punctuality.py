@@ -36,7 +36,7 @@ from pathlib import Path
 
 import msgspec
 
-from carp_fast.control.control import ControlClient
+from carp_fast.control.client import ControlClient
 from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.net.filters import attach_filter, packet_filter
 from carp_fast.net.sockets import open_receiver

@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from carp_fast.control.control import ControlClient, ControlError, ControlStream, ControlTimeout
+from carp_fast.control.client import ControlClient, ControlStream
+from carp_fast.control.protocol import ControlError, ControlTimeout
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 
 READY_DEADLINE_S = 20.0

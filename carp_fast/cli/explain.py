@@ -31,7 +31,8 @@ def explain(
     """Says why a virtual host is in its state, and what would change that."""
     import msgspec
 
-    from carp_fast.control.control import ControlClient, ControlError
+    from carp_fast.control.client import ControlClient
+    from carp_fast.control.protocol import ControlError
     from carp_fast.daemon.explain_text import text
 
     client = ControlClient(control_path(config, control_socket))

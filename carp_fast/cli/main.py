@@ -146,7 +146,7 @@ def run(
 def check(config: Path | None) -> None:
     """Reads the configuration as `run` would, touches nothing, prints the plan."""
     from carp_fast.config.load import ConfigurationError, load
-    from carp_fast.control.control import daemon_pid
+    from carp_fast.control.client import daemon_pid
     from carp_fast.daemon.plan import plan, taken
 
     try:
@@ -196,7 +196,8 @@ def status(
     """Shows every virtual host: state, since when, why, addresses, peer."""
     import msgspec
 
-    from carp_fast.control.control import ControlClient, ControlError
+    from carp_fast.control.client import ControlClient
+    from carp_fast.control.protocol import ControlError
 
     client = ControlClient(control_path(config, control_socket))
     try:
@@ -270,7 +271,8 @@ def events(config: Path | None, control_socket: Path | None, as_json: bool) -> N
     """Prints every state change as it happens, a line each, until Ctrl-C."""
     import msgspec
 
-    from carp_fast.control.control import ControlClient, ControlError
+    from carp_fast.control.client import ControlClient
+    from carp_fast.control.protocol import ControlError
 
     try:
         with ControlClient(control_path(config, control_socket)).stream("events") as stream:
@@ -300,7 +302,8 @@ def reload(config: Path | None, control_socket: Path | None, force: bool) -> Non
     every virtual host would be removed, an include pattern that matched files matches none, a
     file that ended in a line end does not any more.
     """
-    from carp_fast.control.control import ControlClient, ControlError
+    from carp_fast.control.client import ControlClient
+    from carp_fast.control.protocol import ControlError
 
     client = ControlClient(control_path(config, control_socket))
     try:

@@ -49,7 +49,8 @@ def record(
 
     FILE is a scenario: `carp-fast replay` plays it, and so does a test.
     """
-    from carp_fast.control.control import ControlClient, ControlError
+    from carp_fast.control.client import ControlClient
+    from carp_fast.control.protocol import ControlError
 
     if file.exists() and not force:
         raise failure(f"{file}: exists already; --force overwrites it")

@@ -24,7 +24,8 @@ import uvloop
 
 from carp_fast import __version__
 from carp_fast.config import load as config
-from carp_fast.control.control import ControlError, ControlServer, Handler
+from carp_fast.control.protocol import ControlError
+from carp_fast.control.server import ControlServer, Handler
 from carp_fast.daemon import present, reload
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.foreign import Foreign

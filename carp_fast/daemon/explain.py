@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from carp_fast.capture.digests import automatic_of, link_local_addresses
 from carp_fast.capture.judge import signer_of
 from carp_fast.config.model import nearest_to
-from carp_fast.control.control import ControlError
+from carp_fast.control.protocol import ControlError
 from carp_fast.daemon.own_sources import configured
 from carp_fast.daemon.reports import rfc3339
 from carp_fast.daemon.status import SPANS_A_SLICE

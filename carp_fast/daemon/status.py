@@ -246,7 +246,7 @@ class Status:
 
     async def answer(self, request: dict[str, Any]) -> AsyncIterator[bytes]:
         """The answer to a status request, in slices."""
-        from carp_fast.control.control import ControlError
+        from carp_fast.control.protocol import ControlError
 
         state = request.get("state")
         if state is not None:

@@ -25,7 +25,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from carp_fast.control.control import ControlClient, ControlError
+from carp_fast.control.client import ControlClient
+from carp_fast.control.protocol import ControlError
 from carp_fast.lab.lab import (
     Host,
     Lab,

@@ -29,7 +29,7 @@ from carp_fast.ucarp.log import logger
 from carp_fast.ucarp.scripts import Scripts
 
 if TYPE_CHECKING:
-    from carp_fast.control.control import ControlServer
+    from carp_fast.control.server import ControlServer
     from carp_fast.daemon.orders import Orders
 
 QUIET_S = 3.0  # after SIGUSR2

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from carp_fast.control.control import ControlError, ControlTimeout
+from carp_fast.control.protocol import ControlError, ControlTimeout
 from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.lab.observer import Key, Observer
 from tests.daemons import PASSPHRASE, start_daemon, write_configuration

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from carp_fast.control.control import ControlTimeout
+from carp_fast.control.protocol import ControlTimeout
 from carp_fast.lab.lab import Lab, interface_name, virtual_address, wait_for
 from tests.daemons import PASSPHRASE, RunningDaemon, start_daemon, write_configuration
 from tests.interop.pairs import Wire

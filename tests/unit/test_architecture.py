@@ -165,7 +165,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("daemon.limits", "net.lanes"),
     ("net.lane_filters", "net.tap_socket"),
     (
-        "control.control",
+        "control.server",
+        "control.client",
         "daemon.locks",
         "control.slices",
         "net.addresses",
@@ -189,6 +190,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config.rules", "config.readings"),
     (
         "config.model",
+        "control.protocol",
         "closing",
         "daemon.process",
         "standard",

@@ -24,7 +24,8 @@ from click.testing import CliRunner, Result
 import carp_fast
 from carp_fast.cli import main as cli
 from carp_fast.cli import terminal
-from carp_fast.control.control import ControlError, ControlServer
+from carp_fast.control.protocol import ControlError
+from carp_fast.control.server import ControlServer
 from carp_fast.control.slices import document_slices, in_slices
 
 DEADLINE_S = 20.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
@@ -17,15 +18,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from carp_fast.control import control
-from carp_fast.control.control import (
-    ControlClient,
-    ControlError,
-    ControlInUse,
-    ControlServer,
-    ControlStream,
-    ControlTimeout,
-)
+from carp_fast.control import server as server_module
+from carp_fast.control.client import INTERRUPTED_WITHIN_S, ControlClient, ControlStream
+from carp_fast.control.protocol import ControlError, ControlInUse, ControlTimeout
+from carp_fast.control.server import ControlServer, Handler
 from carp_fast.control.slices import SLICE_ITEMS, document_slices, in_slices
 
 DEADLINE_S = 10.0
@@ -49,7 +45,7 @@ class ServedLoop:
 
         return self.run(called())
 
-    def serve(self, path: Path, **handlers: control.Handler) -> ControlServer:
+    def serve(self, path: Path, **handlers: Handler) -> ControlServer:
         server = ControlServer(path, handlers)
         self.run(server.start())
         self.servers.append(server)
@@ -168,10 +164,10 @@ def test_two_starts_at_once_give_one_server(served: ServedLoop, tmp_path: Path) 
 def test_directory_locked_by_another_start(
     served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "START_LOCK_S", 0.05)
+    monkeypatch.setattr(server_module, "START_LOCK_S", 0.05)
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
-        control.fcntl.flock(directory, control.fcntl.LOCK_EX)
+        fcntl.flock(directory, fcntl.LOCK_EX)
         with pytest.raises(ControlError, match="stays locked by another process"):
             served.run(ControlServer(tmp_path / "control.sock", {}).start())
     finally:
@@ -354,10 +350,10 @@ def test_bad_requests_get_an_error_and_the_connection_goes_on(
 def test_line_length_is_bounded(served: ServedLoop, tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     server = served.serve(path, echo=echo)
-    padding = "x" * (control.LINE_BYTES_MAX - 1000)
+    padding = "x" * (server_module.LINE_BYTES_MAX - 1000)
     assert ControlClient(path).request("echo", padding=padding)["ok"] is True
     with pytest.raises(ControlError, match="request line longer than 65536 bytes"):
-        ControlClient(path).request("echo", padding="x" * 10 * control.LINE_BYTES_MAX)
+        ControlClient(path).request("echo", padding="x" * 10 * server_module.LINE_BYTES_MAX)
     assert server.counters.lines_too_long == 1
 
 
@@ -367,7 +363,7 @@ def test_clients_are_bounded_and_it_is_said_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(control, "CLIENTS_MAX", 3)
+    monkeypatch.setattr(server_module, "CLIENTS_MAX", 3)
     path = tmp_path / "control.sock"
     server = served.serve(path, echo=echo)
     client = ControlClient(path)
@@ -391,7 +387,7 @@ def test_client_that_takes_no_answer_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(control, "ANSWER_STALL_S", 0.05)
+    monkeypatch.setattr(server_module, "ANSWER_STALL_S", 0.05)
 
     async def large(request: dict[str, Any]) -> bytes:
         return b'"' + b"x" * 8_000_000 + b'"'
@@ -432,7 +428,7 @@ def test_a_slow_reader_is_dropped_and_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(control, "EVENTS_QUEUED_MAX", 1_000)
+    monkeypatch.setattr(server_module, "EVENTS_QUEUED_MAX", 1_000)
     path = tmp_path / "control.sock"
     server = served.serve(path)
     published = 0
@@ -463,8 +459,8 @@ def test_a_slow_reader_is_dropped_and_told(
 def test_a_reader_that_never_reads_is_cut_off(
     served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "EVENTS_QUEUED_MAX", 100)
-    monkeypatch.setattr(control, "LINGER_S", 0.05)
+    monkeypatch.setattr(server_module, "EVENTS_QUEUED_MAX", 100)
+    monkeypatch.setattr(server_module, "LINGER_S", 0.05)
     path = tmp_path / "control.sock"
     server = served.serve(path)
     with ControlClient(path).stream():
@@ -585,7 +581,7 @@ def test_a_wait_without_a_deadline_is_made_of_short_ones(tmp_path: Path) -> None
     # A signal that comes when recv() is about to wait is acted upon only when it returns.
     connection: Any = Slow(None, None, b'{"n":1}\n')
     assert ControlStream(tmp_path, connection, b"").next_event(None) == {"n": 1}
-    assert connection.waited_s == [control.INTERRUPTED_WITHIN_S] * 3
+    assert connection.waited_s == [INTERRUPTED_WITHIN_S] * 3
     connection = Slow(None)
     with pytest.raises(ControlTimeout):
         ControlStream(tmp_path, connection, b"").next_event(5)

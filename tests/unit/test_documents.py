@@ -26,7 +26,8 @@ from unit.segment import (
 )
 
 from carp_fast.config.load import Settings, VirtualHost
-from carp_fast.control.control import ControlError, ControlServer
+from carp_fast.control.protocol import ControlError
+from carp_fast.control.server import ControlServer
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.network import Sources
 from carp_fast.daemon.reload import Difference, told

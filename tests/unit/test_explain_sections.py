@@ -20,7 +20,7 @@ from unit.segment import (
     prepared,
 )
 
-from carp_fast.control.control import ControlError
+from carp_fast.control.protocol import ControlError
 from carp_fast.daemon import explain_text
 from carp_fast.daemon.explain import in_ranges
 from carp_fast.net.interfaces import Interface, absent
