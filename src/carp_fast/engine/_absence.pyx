@@ -10,8 +10,9 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memmove
 
 from carp_fast.engine._vhid cimport (
-    CONTESTED, EXTENDED, MASTER_LEAVES, SECOND_NS, Source, VirtualHost, vhid_advskew,
-    vhid_interval_ns, vhid_interval_of, vhid_jitter_ns, vhid_master, vhid_master_down_ns)
+    CONTESTED, EXTENDED, MASTER_LEAVES, SECOND_NS, Source, vhid_advskew, vhid_heard_ns,
+    vhid_interval_ns, vhid_interval_of, vhid_jitter_ns, vhid_master, vhid_master_down_ns,
+    VirtualHost)
 
 
 cdef inline int64_t length_ns(const Absence* absence) noexcept nogil:
@@ -89,7 +90,7 @@ cdef int64_t began_ns(const VirtualHost* host) noexcept nogil:
 
     Its length may have changed since, with a demotion: who was heard last tells as well.
     """
-    cdef int64_t heard_ns = max(host.heard_ns[0], host.heard_ns[1], host.since_ns)
+    cdef int64_t heard_ns = max(vhid_heard_ns(host), host.since_ns)
     cdef int64_t wait_ns = vhid_master_down_ns(host) + vhid_jitter_ns(host)
     if host.flags & EXTENDED:
         return host.judged_ns
