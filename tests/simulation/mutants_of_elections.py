@@ -30,7 +30,7 @@ MUTANTS = (
         (
             (
                 "engine/_vhid.pyx",
-                "if host.flags & EXPECTS_4 and now_ns - ",
+                "if host.configured.expects_4 and now_ns - ",
                 "if False and now_ns - ",
             ),
         ),
@@ -360,7 +360,7 @@ MUTANTS = (
         (
             (
                 "engine/_vhid.pyx",
-                "    if host.dialect != DIALECT_OPENBSD:\n        return 0",
+                "    if host.configured.dialect != DIALECT_OPENBSD:\n        return 0",
                 "    if True:\n        return 0",
             ),
         ),

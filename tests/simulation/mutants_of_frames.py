@@ -260,7 +260,7 @@ MUTANTS = (
                 "engine/_receive.pyx",
                 "    if event != EVENTS:\n        engine_event",
                 "    if event != EVENTS and not (host.state == BACKUP and heard.family == 6\n"
-                "                                and host.flags & EXPECTS_4):\n"
+                "                                and host.configured.expects_4):\n"
                 "        engine_event",
             ),
         ),

@@ -22,11 +22,11 @@ from carp_fast.engine._recorder cimport (
     record_output)
 from carp_fast.engine._upkeep cimport tell_address, upkeep_done, wanted_change
 from carp_fast.engine._vhid cimport (
-    ANNOUNCE_ON_ORDER, ANNOUNCING, Address, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST,
-    LOST_WITH_OURS, MASTER, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
-    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, VirtualHost, vhid_advskew, vhid_demote, vhid_duplicate_over,
-    vhid_interval_ns, vhid_master_down_ns)
+    Address, ANNOUNCING, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST, LOST_WITH_OURS, MASTER,
+    Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED, TO_ADVERTISE,
+    TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES,
+    vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_interval_ns, vhid_master_down_ns,
+    VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -60,7 +60,8 @@ cdef void seal(VirtualHost* host, bint resigning) noexcept nogil:
         output = &host.block.outputs[i]
         carp = output.frame + output.carp_at
         wire_build_carp(carp, host.vhid, 255 if resigning else vhid_advskew(host),
-                        vhid_demote(host), 255 if resigning else host.advbase, next_counter(host))
+                        vhid_demote(host), 255 if resigning else host.configured.advbase,
+                        next_counter(host))
         auth_sign(&host.key, carp + 8, carp + 16)
         sum = wire_checksum(carp, CARP_LENGTH)
         carp[6] = sum >> 8
@@ -264,7 +265,7 @@ cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
     if host.state == MASTER:
         if tell:
             verify_soon(core, host.interface, now_ns + RISEN_NS)
-        if tell and not host.flags & ANNOUNCE_ON_ORDER:
+        if tell and not host.configured.announce_on_order:
             begin_announcing(core, slot, now_ns)
         return
     if host.flags & RESIGN_AFTER_REMOVAL:
@@ -283,7 +284,8 @@ cdef void begin_announcing(Core* core, uint32_t slot, int64_t now_ns) noexcept n
         return
     host.flags |= ANNOUNCING
     host.repeat_in = REPEAT_AFTER + (host.flags & REPEATING != 0)
-    host.announce_left = host.announce_count if host.announce_interval_ms else 1
+    host.announce_left = (host.configured.announce_count if host.configured.announce_interval_ms
+                          else 1)
     plan_announcement(host, now_ns)
     engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
 
@@ -296,15 +298,15 @@ cdef void plan_announcement(VirtualHost* host, int64_t now_ns) noexcept nogil:
     if host.announce_left:
         host.announce_left -= 1
     if host.announce_left:
-        host.announce_at_ns = now_ns + host.announce_interval_ms * <int64_t>1000000
+        host.announce_at_ns = now_ns + host.configured.announce_interval_ms * <int64_t>1000000
     else:
-        host.announce_at_ns = (now_ns + host.announce_refresh_ms * <int64_t>1000000
-                               if host.announce_refresh_ms else 0)
+        host.announce_at_ns = (now_ns + host.configured.announce_refresh_ms * <int64_t>1000000
+                               if host.configured.announce_refresh_ms else 0)
 
 
 cdef uint32_t announcement_frames(const VirtualHost* host) noexcept nogil:
     """How often each address stands in one announcement: all at once where no interval is set."""
-    return 1 if host.announce_interval_ms else host.announce_count
+    return 1 if host.configured.announce_interval_ms else host.configured.announce_count
 
 
 cdef uint32_t next_announcement(Core* core, int64_t now_ns) noexcept nogil:

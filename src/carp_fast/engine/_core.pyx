@@ -16,17 +16,17 @@ from carp_fast.engine._recorder cimport (
     CHECKPOINT_ABSENCES, Checkpoint, RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record,
     checkpoint_take, record_checkpoint, record_input, record_output, record_turn, recorder_close, recorder_wants)
 from carp_fast.engine._vhid cimport (
-    ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER, ARM_JITTERED,
-    ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CACHE_LINE, CONTESTED, DIALECT_OPENBSD, DISARM, DUPLICATE, Event,
-    EXPECTS_4, EXPECTS_6, EXTENDED, FOREIGN, IGNORE_LINK, IN_USE, INIT, INTERFACE_MISSING,
-    LAST_ADVERTISEMENT, LINK_DOWN, LOST, LOST_WITH_OURS, MASTER, MASTER_DEMOTED, MASTER_LEAVES, NO_SOURCE,
-    ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN, ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN, ON_READY, ON_RENAMED,
-    OWN_SOURCE, OWN_SOURCE6, PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN, RESIGN_AFTER_REMOVAL,
-    RESIGNED, SECOND_NS, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES, STARTED, STARTUP_DELAY,
+    ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER,
+    ARM_JITTERED, ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CACHE_LINE, Configured, CONTESTED,
+    DIALECT_OPENBSD, DISARM, DUPLICATE, Event, EXTENDED, FOREIGN, IN_USE, INIT, INTERFACE_MISSING,
+    LAST_ADVERTISEMENT, LINK_DOWN, LOST, LOST_WITH_OURS, MASTER, MASTER_DEMOTED, MASTER_LEAVES,
+    NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN, ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN,
+    ON_READY, ON_RENAMED, PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN,
+    RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, SOURCES, STARTED, STARTUP_DELAY,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_foresee_sending, vhid_forget_ties, vhid_heard_ns,
-    vhid_interval_ns, vhid_jitter_ns, vhid_least_interval_ns, vhid_master,
-    vhid_master_down_ns, vhid_tied, vhid_transition, VirtualHost)
+    TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_foresee_sending,
+    vhid_forget_ties, vhid_heard_ns, vhid_interval_ns, vhid_jitter_ns, vhid_least_interval_ns,
+    vhid_master, vhid_master_down_ns, vhid_tied, vhid_transition, VirtualHost)
 from carp_fast.engine._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
 
@@ -232,7 +232,7 @@ cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept n
     cdef int64_t last = from_ns // core.wake_tick_ns + (ticks if ticks else 1)
     cdef int64_t a_tick = PACE * core.wake_tick_ns // SECOND_NS
     if ticks > 1:
-        last -= (last - host.order // a_tick % ticks) % ticks
+        last -= (last - slot // a_tick % ticks) % ticks
     engine_set_deadline(core, slot, last * core.wake_tick_ns)
 
 
@@ -381,22 +381,20 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
 
 cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
     """What keeps a host from taking part: a Reason, or 0."""
-    cdef Interface* interface = &core.interfaces[host.interface]
+    cdef const Interface* interface = &core.interfaces[host.interface]
+    cdef const Configured* configured = &host.configured
     cdef bint has_source, has_source6
     if interface.ifindex == 0 or interface.renamed:
         return INTERFACE_MISSING
     if host.flags & BARRED:
         return USED_ELSEWHERE
-    if not interface.up and not host.flags & IGNORE_LINK:
+    if not interface.up and not configured.ignore_link_state:
         return LINK_DOWN
     # Configured, and no address of this machine, or the interface's own, and it has none.
-    has_source = not host.flags & SOURCE_MISSING
-    if not host.flags & OWN_SOURCE:
-        has_source = interface.has_source
-    has_source6 = not host.flags & SOURCE6_MISSING
-    if not host.flags & OWN_SOURCE6:
-        has_source6 = interface.has_source6
-    if (host.flags & EXPECTS_4 and not has_source) or (host.flags & EXPECTS_6 and not has_source6):
+    has_source = not configured.source_missing if configured.own_source else interface.has_source
+    has_source6 = (not configured.source6_missing if configured.own_source6
+                   else interface.has_source6)
+    if (configured.expects_4 and not has_source) or (configured.expects_6 and not has_source6):
         return NO_SOURCE
     return 0
 
@@ -412,9 +410,10 @@ cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now
     elif lacks:
         engine_event(core, slot, ON_NOT_READY, lacks, now_ns)
     elif host.state == INIT and host.deadline_ns == 0:
-        if host.startup_delay_ms:
+        if host.configured.startup_delay_ms:
             host.reason = STARTUP_DELAY
-            engine_set_deadline(core, slot, now_ns + host.startup_delay_ms * <int64_t>1000000)
+            engine_set_deadline(
+                core, slot, now_ns + host.configured.startup_delay_ms * <int64_t>1000000)
             tell_state(core, slot, INIT, now_ns)
         else:
             engine_event(core, slot, ON_READY, cause, now_ns)
@@ -524,7 +523,7 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
 cdef uint8_t why_our_turn(const VirtualHost* host) noexcept nogil:
     """What let it take over, had it not lost a tie lately: its master's demotion, or interval."""
     cdef const Source* master = vhid_master(host)
-    if (host.dialect == DIALECT_OPENBSD and master != NULL
+    if (host.configured.dialect == DIALECT_OPENBSD and master != NULL
             and master.demote > vhid_demote(host)):
         return MASTER_DEMOTED
     return PREEMPTED

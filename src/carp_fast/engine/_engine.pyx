@@ -28,11 +28,10 @@ from carp_fast.engine._recorder cimport (
     recorder_open, records_list)
 from carp_fast.engine._upkeep cimport THERES, There, address_found, upkeep_expire, wanted_change
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEMOTED, Address, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, EXPECTS_4, EXPECTS_6,
-    IN_USE, MASTER_LEAVES, Output,
-    RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, SOURCES, Source, VirtualHost, vhid_source,
-    vhid_advskew, vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_jitter_ns, vhid_judge,
-    vhid_master, vhid_master_down_ns)
+    Address, ADDRESS_DEMOTED, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, IN_USE, MASTER_LEAVES,
+    Output, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCES, vhid_advskew,
+    vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_jitter_ns, vhid_judge,
+    vhid_master, vhid_master_down_ns, vhid_source, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
 
@@ -97,15 +96,18 @@ cdef dict host_dict(const VirtualHost* host):
     return {
         "interface": host.interface, "vhid": host.vhid, "state": STATE_WORDS[host.state],
         "reason": REASON_WORDS[host.reason], "since_ns": host.since_ns,
-        "families": [family for family, flag in ((4, EXPECTS_4), (6, EXPECTS_6))
-                     if host.flags & flag],
-        "dialect": DIALECT_WORDS[host.dialect], "replay": REPLAY_WORDS[host.replay],
-        "advbase": host.advbase, "advskew": host.advskew, "dead_ratio": host.dead_ratio,
+        "families": [family for family, expected in ((4, host.configured.expects_4),
+                                                     (6, host.configured.expects_6))
+                     if expected],
+        "dialect": DIALECT_WORDS[host.configured.dialect],
+        "replay": REPLAY_WORDS[host.configured.replay],
+        "advbase": host.configured.advbase, "advskew": host.configured.advskew,
+        "dead_ratio": host.configured.dead_ratio,
         "effective_advskew": vhid_advskew(host), "demotion": host.demotion,
         "demote": vhid_demote(host), "sends_failing": bool(host.flags & SEND_DEMOTED),
         "address_demotion": (REASON_WORDS[host.lost_reason] if host.flags & ADDRESS_DEMOTED
                              else None),
-        "address_deadline_ns": host.address_deadline_ms * <int64_t>1000000,
+        "address_deadline_ns": host.configured.address_deadline_ms * <int64_t>1000000,
         "demoted_until_ns": host.demoted_until_ns, "without_ns": host.without_ns,
         "retry_at_ns": host.retry_at_ns,
         "interval_ns": vhid_interval_ns(host), "master_down_ns": vhid_master_down_ns(host),

@@ -25,27 +25,19 @@ from carp_fast.engine._recorder cimport (
     record_input, recorder_copy)
 from carp_fast.engine._upkeep cimport upkeep_lose, upkeep_plan, wanted_change
 from carp_fast.engine._vhid cimport (
-    ADDRESS_LOST, Address, ANNOUNCE_ON_ORDER, ANNOUNCING, AlternateKey, BACKUP, BARRED, BSD_MAC,
-    Block, EXPECTS_4, EXPECTS_6, EXTENDED, FAILED, FOREIGN, FREED, HELD, IGNORE_LINK, LOST,
-    LOST_WITH_OURS,
-    IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, MANAGE_ADDRESSES, MASTER,
-    ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output,
-    PREFERRED,
-    RESIGNED, SECOND_NS, SILENT_4, SILENT_6, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING,
-    SOURCES, Source,
-    STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, UCARP_MAC, VirtualHost, vhid_interval_ns, vhid_least_interval_ns,
-    vhid_master_down_ns, vhid_same_address, vhid_source)
+    Address, ADDRESS_LOST, AlternateKey, ANNOUNCING, BACKUP, BARRED, Block, BSD_MAC, EXTENDED,
+    FAILED, FOREIGN, FREED, HELD, IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING,
+    LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, Output,
+    OWN_MAC, RESIGNED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND,
+    SOURCE_MISSING, SOURCES, STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
+    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_interval_ns,
+    vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source, vhid_virtual_mac,
+    VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY, wheel_disarm, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6
 
 # From an event of an interface until its addresses are looked at: more events may follow.
 cdef int64_t SETTLED_NS = 20000000
-
-# The flags that a configuration sets; the others are the host's own.
-cdef uint32_t CONFIGURED_FLAGS = (
-    IGNORE_LINK | MANAGE_ADDRESSES | OWN_SOURCE | OWN_SOURCE6 | ANNOUNCE_ON_ORDER | UCARP_MAC
-    | BSD_MAC | OWN_MAC | EXPECTS_4 | EXPECTS_6 | PREFERRED | SOURCE_MISSING | SOURCE6_MISSING)
 
 
 cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
@@ -55,14 +47,14 @@ cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
     cdef Interface* interface = &core.interfaces[host.interface]
     cdef uint8_t[6] mac
     memcpy(mac, interface.mac, 6)
-    if host.flags & (UCARP_MAC | BSD_MAC):
+    if vhid_virtual_mac(host):
         mac[0], mac[1], mac[2], mac[3], mac[5] = 0, 0, 0x5e, 0, host.vhid
-        mac[4] = 1 if host.flags & BSD_MAC else 0
-    elif host.flags & OWN_MAC:
+        mac[4] = 1 if host.configured.advertise_mac == BSD_MAC else 0
+    elif host.configured.advertise_mac == OWN_MAC:
         memcpy(mac, host.block.mac, 6)
-    if not host.flags & OWN_SOURCE:
+    if not host.configured.own_source:
         memcpy(host.source4, interface.source, 4)
-    if not host.flags & OWN_SOURCE6:
+    if not host.configured.own_source6:
         memcpy(host.source6, interface.source6, 16)
     memcpy(host.mac, mac, 6)
     if host.block.outputs[0].unicast:                   # the kernel sends it
@@ -114,7 +106,6 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
     host.flags |= IN_USE
     host.state = INIT
     host.since_ns = now_ns
-    host.order = order.slot
     first = &core.index[<uint32_t>host.interface * 256 + host.vhid]
     host.next_same = first[0] - 1           # 0 - 1 is NOBODY
     first[0] = order.slot + 1
@@ -229,22 +220,13 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
         report_end(core)
     host.block = block
     host.key = wanted.key
-    host.flags = (host.flags & ~<uint32_t>CONFIGURED_FLAGS) | (wanted.flags & CONFIGURED_FLAGS)
-    if not host.flags & EXPECTS_4:
+    host.configured = wanted.configured
+    if not host.configured.expects_4:
         forget_family(host, 0)
-    if not host.flags & EXPECTS_6:
+    if not host.configured.expects_6:
         forget_family(host, 1)
     memcpy(host.source4, wanted.source4, 4)
     memcpy(host.source6, wanted.source6, 16)
-    host.dialect, host.replay = wanted.dialect, wanted.replay
-    host.advbase, host.advskew = wanted.advbase, wanted.advskew
-    host.dead_ratio, host.preempt = wanted.dead_ratio, wanted.preempt
-    host.startup_delay_ms = wanted.startup_delay_ms
-    host.preempt_delay_ms = wanted.preempt_delay_ms
-    host.announce_count = wanted.announce_count
-    host.announce_interval_ms = wanted.announce_interval_ms
-    host.announce_refresh_ms = wanted.announce_refresh_ms
-    host.address_deadline_ms = wanted.address_deadline_ms
     core.shortest_left |= least_ns <= core.shortest_ns
     note_shortest(core, host)
     build_frames(core, host)
@@ -419,8 +401,7 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
     cdef uint8_t queued = was.pending & (TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN)
-    host.flags = (host.flags & (CONFIGURED_FLAGS | IN_USE)) | (
-        was.flags & ~<uint32_t>(CONFIGURED_FLAGS | IN_USE))
+    host.flags = IN_USE | was.flags
     host.state, host.reason, host.demotion = was.state, was.reason, was.demotion
     memcpy(host.master, was.master, 2)
     for i in range(SOURCES):
@@ -540,8 +521,8 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         verify_soon(core, core.hosts[slot].interface, now_ns)
     elif order.kind == ORDER_OWN_SOURCE:
         record_order(core, ORDERED_OWN_SOURCE, slot, order.value, now_ns)
-        core.hosts[slot].flags &= ~<uint32_t>(SOURCE_MISSING | SOURCE6_MISSING)
-        core.hosts[slot].flags |= <uint32_t>order.value
+        core.hosts[slot].configured.source_missing = order.value & SOURCE_MISSING != 0
+        core.hosts[slot].configured.source6_missing = order.value & SOURCE6_MISSING != 0
         engine_try_ready(core, slot, SOURCE_FOUND, now_ns)
     elif order.kind == ORDER_ADOPT:
         record_adoption(core, slot, <const Address*>order.pointer, now_ns)

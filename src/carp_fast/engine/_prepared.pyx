@@ -12,11 +12,9 @@ from libc.string cimport memcpy, memset
 from carp_fast.engine._auth cimport KEY_LENGTH, auth_prepare
 from carp_fast.engine._core cimport MAX_INTERFACES as _MAX_INTERFACES
 from carp_fast.engine._vhid cimport (
-    ALTERNATE_KEYS, ANNOUNCE_ON_ORDER, Address, AlternateKey, BARRED, BSD_MAC, Block, EXPECTS_4,
-    EXPECTS_6,
-    IGNORE_LINK, MANAGE_ADDRESSES, OWN_MAC, OWN_SOURCE, OWN_SOURCE6, Output, PEERS_MAX as _PEERS_MAX,
-    PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, PREFERRED, RETIRED, SIGNED,
-    SOURCE6_MISSING, SOURCE_MISSING, UCARP_MAC, VirtualHost)
+    Address, ALTERNATE_KEYS, AlternateKey, BARRED, Block, BSD_MAC, Configured, INTERFACE_MAC,
+    Output, OWN_MAC, PEERS_MAX as _PEERS_MAX, PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER,
+    RETIRED, SIGNED, SOURCE6_MISSING, SOURCE_MISSING, UCARP_MAC, VirtualHost)
 from carp_fast.engine._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH)
 
@@ -27,7 +25,7 @@ PEERS_MAX = _PEERS_MAX
 NEVER_SIGNED = {b"\0\0\0\0", b"\xff\xff\xff\xff"}
 LINK_LOCAL = b"\xfe\x80"              # of its 10 bits the kernels look at these 16
 FOREVER_NS = 0x7fffffffffffffff
-ADVERTISE_MAC = {"interface": 0, "ucarp": UCARP_MAC, "bsd": BSD_MAC}
+ADVERTISE_MAC = {"interface": INTERFACE_MAC, "ucarp": UCARP_MAC, "bsd": BSD_MAC}
 PREEMPT = {False: PREEMPT_NEVER, True: PREEMPT_ALWAYS, "demoted": PREEMPT_DEMOTED}
 
 
@@ -122,7 +120,7 @@ cdef int expect_bytes(data, tuple lengths, str what) except -1:
 
 
 cdef uint32_t source_flags(bint missing, bint missing6) noexcept:
-    """The flags of configured sources that are no addresses of this machine."""
+    """Which configured sources are no addresses of this machine, for one order."""
     return (SOURCE_MISSING if missing else 0) | (SOURCE6_MISSING if missing6 else 0)
 
 
@@ -166,6 +164,7 @@ cdef class PreparedHost:
                  uint64_t counter=0, bint alternates=False, advertise_mac="interface",
                  bint broadcast=False, bint barred=False):
         cdef VirtualHost* host = &self.host
+        cdef Configured* configured = &host.configured
         if not 1 <= vhid or not addresses or not 1 <= len(passphrase) <= KEY_LENGTH:
             raise ValueError("a virtual host has a vhid, an address and a passphrase")
         if interface >= _MAX_INTERFACES:
@@ -176,26 +175,27 @@ cdef class PreparedHost:
             raise ValueError(f"{len(peers)} peers, at most {PEERS_MAX}")
         expect_bytes(lladdr, (6,), "a MAC")
         host.interface, host.vhid = interface, vhid
-        host.advbase, host.advskew, host.dead_ratio = advbase, advskew, dead_ratio
-        host.preempt = PREEMPT[preempt]
-        host.dialect, host.replay = DIALECT_WORDS.index(dialect), REPLAY_WORDS.index(replay)
-        host.startup_delay_ms = (startup_delay_ns + 999999) // 1000000
-        host.preempt_delay_ms = (preempt_delay_ns + 999999) // 1000000
-        host.announce_count = announce_count
-        host.announce_interval_ms = (announce_interval_ns + 999999) // 1000000
-        host.announce_refresh_ms = (announce_refresh_ns + 999999) // 1000000
-        host.address_deadline_ms = (address_deadline_ns + 999999) // 1000000
+        configured.advbase, configured.advskew = advbase, advskew
+        configured.dead_ratio, configured.preempt = dead_ratio, PREEMPT[preempt]
+        configured.dialect = DIALECT_WORDS.index(dialect)
+        configured.replay = REPLAY_WORDS.index(replay)
+        configured.startup_delay_ms = (startup_delay_ns + 999999) // 1000000
+        configured.preempt_delay_ms = (preempt_delay_ns + 999999) // 1000000
+        configured.announce_count = announce_count
+        configured.announce_interval_ms = (announce_interval_ns + 999999) // 1000000
+        configured.announce_refresh_ms = (announce_refresh_ns + 999999) // 1000000
+        configured.address_deadline_ms = (address_deadline_ns + 999999) // 1000000
+        configured.ignore_link_state, configured.preferred = ignore_link_state, preferred
+        configured.manage_addresses = manage_addresses
+        configured.announce_on_order = announce_on_order
+        configured.source_missing = source_missing
+        configured.source6_missing = source6_missing
         host.counter = counter
-        host.flags |= IGNORE_LINK if ignore_link_state else 0
-        host.flags |= MANAGE_ADDRESSES if manage_addresses else 0
-        host.flags |= ANNOUNCE_ON_ORDER if announce_on_order else 0
-        host.flags |= PREFERRED if preferred else 0
-        host.flags |= BARRED if barred else 0
+        host.flags = BARRED if barred else 0
         own_mac = advertise_mac if isinstance(advertise_mac, bytes) else None
-        host.flags |= ADVERTISE_MAC[advertise_mac] if own_mac is None else OWN_MAC
+        configured.advertise_mac = ADVERTISE_MAC[advertise_mac] if own_mac is None else OWN_MAC
         expect_bytes(own_mac, (6,), "a MAC")
         self.set_sources(source, source6)
-        host.flags |= source_flags(source_missing, source6_missing)
         outputs = list(peers) or self.groups(addresses, destination, destination6)
         signed = signed_forms(vhid, [data for data, _ in addresses], dialect=dialect, lladdr=lladdr)
         keys = [message for _, message in signed]
@@ -212,10 +212,10 @@ cdef class PreparedHost:
         expect_bytes(source, (4,), "an IPv4 address")
         expect_bytes(source6, (16,), "an IPv6 address")
         if source is not None:
-            self.host.flags |= OWN_SOURCE
+            self.host.configured.own_source = True
             memcpy(self.host.source4, <const char*>source, 4)
         if source6 is not None:
-            self.host.flags |= OWN_SOURCE6
+            self.host.configured.own_source6 = True
             memcpy(self.host.source6, <const char*>source6, 16)
 
     cdef list groups(self, addresses, bytes destination, bytes destination6):
@@ -251,11 +251,11 @@ cdef class PreparedHost:
             if len(data) == 4:
                 output.family, output.length = 4, ADVERTISEMENT4_LENGTH
                 output.carp_at = ETHERNET_LENGTH + IPV4_LENGTH
-                self.host.flags |= EXPECTS_4
+                self.host.configured.expects_4 = True
             else:
                 output.family, output.length = 6, ADVERTISEMENT6_LENGTH
                 output.carp_at = ETHERNET_LENGTH + IPV6_LENGTH
-                self.host.flags |= EXPECTS_6
+                self.host.configured.expects_6 = True
             mac = b"\xff" * 6 if broadcast else multicast_mac(data)
             memcpy(output.destination_mac, <const char*>mac, 6)
             output += 1

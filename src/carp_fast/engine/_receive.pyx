@@ -17,11 +17,11 @@ from carp_fast.engine._history cimport (
     HISTORY_NEAR, history_age_ms, history_ms, history_note_late, history_sent_ms)
 from carp_fast.engine._recorder cimport record_heard
 from carp_fast.engine._vhid cimport (
-    AlternateKey, BACKUP, BSD_MAC, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS,
-    EXPECTS_4, EXPECTS_6, INIT, MASTER, Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6,
-    Source, SOURCES, TO_ADVERTISE, vhid_any_mac, vhid_duplicate_over, vhid_foresee, vhid_goes_on,
-    vhid_interval_ns, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order, vhid_silence_ns, vhid_source, vhid_stranger_ms,
-    UCARP_MAC, VirtualHost)
+    AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS, INIT, MASTER,
+    Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6, Source, SOURCES, TO_ADVERTISE,
+    vhid_any_mac, vhid_duplicate_over, vhid_foresee, vhid_goes_on, vhid_interval_ns,
+    vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order, vhid_silence_ns,
+    vhid_source, vhid_stranger_ms, vhid_virtual_mac, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
     Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
@@ -353,7 +353,8 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
     known, or it goes on ascending from a lower one: then it is learned anew, but with "strict".
     """
     cdef VirtualHost* host = &core.hosts[slot]
-    cdef bint strict = host.replay == REPLAY_STRICT, off = host.replay == REPLAY_OFF
+    cdef bint strict = host.configured.replay == REPLAY_STRICT
+    cdef bint off = host.configured.replay == REPLAY_OFF
     cdef bint learned = source.heard_ns != 0
     cdef bint back = learned and heard.counter <= source.counter
     cdef bint stranger = not own and not source.genuine
@@ -429,7 +430,7 @@ cdef void learn_counter(VirtualHost* host, Source* source, uint64_t counter, bin
         return
     source.constant = False
     source.ascended += source.ascended < ASCENDED
-    if host.replay == REPLAY_OFF:
+    if host.configured.replay == REPLAY_OFF:
         source.run = 0
         return
     if step <= HISTORY_NEAR:
@@ -451,7 +452,7 @@ cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns)
         host.flags &= ~silent
         engine_tell(core, FAMILY_HEARD, slot, family, NULL, now_ns)
     if (host.state != BACKUP or host.flags & other_silent
-            or not host.flags & (EXPECTS_4 if this else EXPECTS_6)):
+            or not (host.configured.expects_4 if this else host.configured.expects_6)):
         return
     since_ns = max(since_ns, host.since_ns)
     if (now_ns - since_ns > vhid_master_down_ns(host)
@@ -479,7 +480,7 @@ cdef inline bint is_ours_late(const VirtualHost* host, const Advertisement* hear
                              int64_t arrived_ns) noexcept nogil:
     """Whether it is one that we sent before the last interval, from a MAC that is ours alone."""
     return (memcmp(heard.source_mac, host.mac, 6) == 0
-            and not host.flags & (UCARP_MAC | BSD_MAC)
+            and not vhid_virtual_mac(host)
             and history_age_ms(&host.history, heard.counter, history_ms(arrived_ns), span_ms(host)) >= 0)
 
 
@@ -542,7 +543,7 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
     if lately and has_our_mac(host, heard):
         return LOOP
     if own and is_ours_late(host, heard, arrived_ns):
-        return LOOP if host.replay == REPLAY_OFF else REPLAY
+        return LOOP if host.configured.replay == REPLAY_OFF else REPLAY
     engine_touch(core, slot, arrived_ns)
     if lately:
         return on_echo(core, slot, heard, arrived_ns)
@@ -578,7 +579,7 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
     source.demote, source.heard_ns = heard.demote, max(source.heard_ns, arrived_ns)
     if host.master[family] == 0 or event != EVENTS and arrived_ns >= host.heard_ns[family]:
         host.master[family] = place + 1
-    if heard.demote and host.dialect != DIALECT_OPENBSD and not host.flags & DEMOTE_TOLD:
+    if heard.demote and host.configured.dialect != DIALECT_OPENBSD and not host.flags & DEMOTE_TOLD:
         host.flags |= DEMOTE_TOLD
         engine_tell(core, DEMOTE_HEARD, slot, heard.demote, NULL, arrived_ns)
     if event != EVENTS:

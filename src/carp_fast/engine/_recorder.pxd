@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._absence cimport Absence
 from carp_fast.engine._history cimport History
-from carp_fast.engine._vhid cimport SOURCES, Address, Source, VirtualHost
+from carp_fast.engine._vhid cimport Address, Configured, Source, SOURCES, VirtualHost
 from carp_fast.engine._wire cimport Advertisement
 
 cdef enum RecordKind:
@@ -96,23 +96,12 @@ cdef struct Checkpoint:
     uint8_t source[4]
     uint8_t source6[16]
     # as configured
+    Configured configured
     uint8_t vhid
-    uint8_t advbase
-    uint8_t advskew
-    uint8_t dead_ratio
-    uint8_t preempt
-    uint8_t dialect
-    uint8_t replay
-    uint8_t announce_count
-    uint32_t startup_delay_ms
-    uint32_t preempt_delay_ms
-    uint32_t announce_interval_ms
-    uint32_t announce_refresh_ms
-    uint32_t address_deadline_ms
     uint8_t own_source4[4]
     uint8_t own_source6[16]
     # as it came to be
-    uint32_t flags                  # those of the configuration, too
+    uint32_t flags
     uint16_t demotion
     uint16_t held
     uint8_t state

@@ -13,14 +13,12 @@ from libc.string cimport memcpy, memset
 from carp_fast.engine._history cimport (
     HISTORY_FORMERLY, HISTORY_LATELY, HISTORY_SENT, History, Range)
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEMOTED, ANNOUNCE_ON_ORDER, ANNOUNCING, BARRED, BSD_MAC, CONTESTED, DEMOTE_TOLD,
-    DUPLICATE, EXTENDED, FAILED, FOREIGN, HELD,
-    IGNORE_LINK,
-    LEAVING, LOST, LOST_WITH_OURS, MANAGE_ADDRESSES, MASTER_LEAVES, OWN_SOURCE, OWN_SOURCE6, PRECEDED,
-    PREFERRED, REPEATING, RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6,
-    SOURCE6_MISSING, SOURCE_MISSING, SOURCES, Source,
-    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, UCARP_MAC, VirtualHost, vhid_jitter_ns, vhid_source)
+    ADDRESS_DEMOTED, ANNOUNCING, BARRED, BSD_MAC, Configured, CONTESTED, DEMOTE_TOLD, DUPLICATE,
+    EXTENDED, FAILED, FOREIGN, HELD, LEAVING, LOST, LOST_WITH_OURS, MASTER_LEAVES, PRECEDED,
+    REPEATING, RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source,
+    SOURCE6_MISSING, SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
+    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, UCARP_MAC, vhid_jitter_ns,
+    vhid_source, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement
 
@@ -174,14 +172,7 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     """Write down all of a host that is not its key, its addresses or its outputs."""
     cdef Checkpoint* to = checkpoint
     cdef uint32_t i
-    to.vhid, to.advbase, to.advskew, to.dead_ratio = (
-        host.vhid, host.advbase, host.advskew, host.dead_ratio)
-    to.preempt, to.dialect, to.replay = host.preempt, host.dialect, host.replay
-    to.announce_count = host.announce_count
-    to.announce_interval_ms = host.announce_interval_ms
-    to.announce_refresh_ms = host.announce_refresh_ms
-    to.address_deadline_ms = host.address_deadline_ms
-    to.startup_delay_ms, to.preempt_delay_ms = host.startup_delay_ms, host.preempt_delay_ms
+    to.vhid, to.configured = host.vhid, host.configured
     memcpy(to.own_source4, host.source4, 4)
     memcpy(to.own_source6, host.source6, 16)
     to.flags, to.demotion, to.held = host.flags, host.demotion, host.held
@@ -321,26 +312,27 @@ cdef list records_list(const Record* records, uint32_t count):
 
 cdef dict settings_dict(const Checkpoint* of):
     """The host's configuration as far as the engine has it, in the words of PreparedHost."""
+    cdef const Configured* now = &of.configured
     return {
-        "vhid": of.vhid, "advbase": of.advbase, "advskew": of.advskew,
-        "dead_ratio": of.dead_ratio, "preempt": PREEMPT_WORDS[of.preempt],
-        "dialect": DIALECT_WORDS[of.dialect], "replay": REPLAY_WORDS[of.replay],
-        "source": (<const char*>of.own_source4)[:4] if of.flags & OWN_SOURCE else None,
-        "source6": (<const char*>of.own_source6)[:16] if of.flags & OWN_SOURCE6 else None,
-        "source_missing": bool(of.flags & SOURCE_MISSING),
-        "source6_missing": bool(of.flags & SOURCE6_MISSING),
-        "preferred": bool(of.flags & PREFERRED),
-        "ignore_link_state": bool(of.flags & IGNORE_LINK),
-        "manage_addresses": bool(of.flags & MANAGE_ADDRESSES),
-        "announce_on_order": bool(of.flags & ANNOUNCE_ON_ORDER),
-        "startup_delay_ns": of.startup_delay_ms * <int64_t>1000000,
-        "preempt_delay_ns": of.preempt_delay_ms * <int64_t>1000000,
-        "announce_count": of.announce_count,
-        "announce_interval_ns": of.announce_interval_ms * <int64_t>1000000,
-        "announce_refresh_ns": of.announce_refresh_ms * <int64_t>1000000,
-        "address_deadline_ns": of.address_deadline_ms * <int64_t>1000000,
-        "advertise_mac": ("ucarp" if of.flags & UCARP_MAC else "bsd" if of.flags & BSD_MAC
-                          else "interface")}
+        "vhid": of.vhid, "advbase": now.advbase, "advskew": now.advskew,
+        "dead_ratio": now.dead_ratio, "preempt": PREEMPT_WORDS[now.preempt],
+        "dialect": DIALECT_WORDS[now.dialect], "replay": REPLAY_WORDS[now.replay],
+        "source": (<const char*>of.own_source4)[:4] if now.own_source else None,
+        "source6": (<const char*>of.own_source6)[:16] if now.own_source6 else None,
+        "source_missing": bool(now.source_missing),
+        "source6_missing": bool(now.source6_missing),
+        "preferred": bool(now.preferred),
+        "ignore_link_state": bool(now.ignore_link_state),
+        "manage_addresses": bool(now.manage_addresses),
+        "announce_on_order": bool(now.announce_on_order),
+        "startup_delay_ns": now.startup_delay_ms * <int64_t>1000000,
+        "preempt_delay_ns": now.preempt_delay_ms * <int64_t>1000000,
+        "announce_count": now.announce_count,
+        "announce_interval_ns": now.announce_interval_ms * <int64_t>1000000,
+        "announce_refresh_ns": now.announce_refresh_ms * <int64_t>1000000,
+        "address_deadline_ns": now.address_deadline_ms * <int64_t>1000000,
+        "advertise_mac": ("ucarp" if now.advertise_mac == UCARP_MAC
+                          else "bsd" if now.advertise_mac == BSD_MAC else "interface")}
 
 
 cdef list ranges_list(const Range* ranges, uint32_t room):

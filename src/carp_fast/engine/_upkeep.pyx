@@ -18,9 +18,8 @@ from carp_fast.engine._core cimport (
 from carp_fast.engine._recorder cimport (
     RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output)
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEADLINE, ADDRESS_DEMOTED, Address, BACKUP, FAILED, FOREIGN, HELD, LOST,
-    LOST_WITH_OURS, MANAGE_ADDRESSES, MASTER, ON_ADDRESS_LOST, RETIRED, SECOND_NS, VirtualHost,
-    vhid_same_address)
+    Address, ADDRESS_DEADLINE, ADDRESS_DEMOTED, BACKUP, FAILED, FOREIGN, HELD, LOST, LOST_WITH_OURS,
+    MASTER, ON_ADDRESS_LOST, RETIRED, SECOND_NS, vhid_same_address, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY, wheel_arm, wheel_disarm, wheel_pop, wheel_skip
 
 cdef enum:
@@ -38,7 +37,7 @@ cdef int64_t WITH_OURS_NS = 2 * <int64_t>SECOND_NS
 
 cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil:
     """1: to be added, -1: to be removed, 0: right as it is."""
-    cdef bint wanted = (host.state == MASTER and host.flags & MANAGE_ADDRESSES
+    cdef bint wanted = (host.state == MASTER and host.configured.manage_addresses
                         and not address.flags & RETIRED)
     if wanted:
         return 0 if address.flags & HELD else 1
@@ -74,8 +73,8 @@ cdef void upkeep_plan(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
 cdef inline int64_t deadline_ns(const VirtualHost* host) noexcept nogil:
     """When a MASTER without addresses gives up, 0: never; not before its demotion for it is over.
     """
-    cdef int64_t at_ns = host.without_ns + host.address_deadline_ms * <int64_t>1000000
-    if not host.without_ns or not host.address_deadline_ms or host.state != MASTER:
+    cdef int64_t at_ns = host.without_ns + host.configured.address_deadline_ms * <int64_t>1000000
+    if not host.without_ns or not host.configured.address_deadline_ms or host.state != MASTER:
         return 0
     return max(at_ns, host.demoted_until_ns)
 
@@ -104,7 +103,7 @@ cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
         host.retries = min(host.retries + 1, RETRIES_MAX)
     else:
         host.retries = 0
-    if there or host.state != MASTER or not host.flags & MANAGE_ADDRESSES:
+    if there or host.state != MASTER or not host.configured.manage_addresses:
         host.without_ns = 0
         if host.state == MASTER and not failed:
             host.losses = 0
@@ -290,7 +289,7 @@ cdef void verify_hosts(Core* core, uint32_t number, Finder find, void* where,
         slot = core.index[number * 256 + vhid] - 1
         while slot != NOBODY:
             host = &core.hosts[slot]
-            if host.flags & MANAGE_ADDRESSES or host.held:
+            if host.configured.manage_addresses or host.held:
                 for i in range(host.block.address_count):
                     address_found(core, slot, i, find(where, slot, i), now_ns)
             slot = host.next_same

@@ -81,41 +81,38 @@ cdef enum Dialect:              # of ties, master-down times and demotion
     DIALECT_FREEBSD             # NetBSD's, too
     DIALECT_OPENBSD
 
+cdef enum SourceMissing:        # value of an ORDER_OWN_SOURCE: which is no address of this machine
+    SOURCE_MISSING = 1
+    SOURCE6_MISSING = 2
+
 cdef enum Replay:
     REPLAY_OFF
     REPLAY_LEARN
     REPLAY_STRICT
 
-cdef enum HostFlag:
+cdef enum AdvertiseMac:         # the source MAC of advertisements to a group
+    INTERFACE_MAC
+    UCARP_MAC                   # 00:00:5e:00:00:VHID
+    BSD_MAC                     # 00:00:5e:00:01:VHID
+    OWN_MAC                     # the block's
+
+cdef enum HostFlag:             # of its state; what is configured is in Configured
     IN_USE = 1
-    IGNORE_LINK = 2
-    MANAGE_ADDRESSES = 4
-    OWN_SOURCE = 8              # the IPv4 source is configured, not the interface's
-    ANNOUNCE_ON_ORDER = 16      # the up script adds the addresses: announce when told
-    RESIGN_AFTER_REMOVAL = 32
-    LEAVING = 64                # to be released once its addresses are gone
-    MASTER_LEAVES = 128         # the short wait after a resignation runs
-    DEMOTE_TOLD = 256           # a foreign demote byte was reported
-    SEND_DEMOTED = 512          # three sends in a row failed
-    UCARP_MAC = 1024            # advertise from 00:00:5e:00:00:VHID
-    BSD_MAC = 2048              # ... from 00:00:5e:00:01:VHID
-    ANNOUNCING = 4096           # MASTER, and the first announcement was due
-    OWN_SOURCE6 = 8192          # the IPv6 source is configured
-    EXPECTS_4 = 16384           # it advertises over IPv4, and expects to hear others there
-    EXPECTS_6 = 32768
-    SILENT_4 = 65536            # heard over IPv6 alone for a master-down time: said
-    SILENT_6 = 131072
-    PREFERRED = 262144          # IPv6 addresses may be the source of other traffic
-    CONTESTED = 524288          # the short wait before a take-over runs
-    OWN_MAC = 1048576           # advertise from the block's MAC
-    REPEATING = 2097152         # its next advertisement repeats one that must not be lost
-    PRECEDED = 4194304          # in a tie since it rose last, a lower source was heard
-    SOURCE_MISSING = 8388608    # the configured IPv4 source is no address of this machine
-    SOURCE6_MISSING = 16777216
-    EXTENDED = 33554432         # the wait goes on for what was missed until judged_ns
-    BARRED = 67108864           # another process of this machine has it
-    DUPLICATE = 134217728       # another host advertises from our source, see duplicate_ms
-    ADDRESS_DEMOTED = 268435456 # its addresses could not be held lately
+    RESIGN_AFTER_REMOVAL = 2
+    LEAVING = 4                 # to be released once its addresses are gone
+    MASTER_LEAVES = 8           # the short wait after a resignation runs
+    DEMOTE_TOLD = 16            # a foreign demote byte was reported
+    SEND_DEMOTED = 32           # three sends in a row failed
+    ANNOUNCING = 64             # MASTER, and the first announcement was due
+    SILENT_4 = 128              # heard over IPv6 alone for a master-down time: said
+    SILENT_6 = 256
+    CONTESTED = 512             # the short wait before a take-over runs
+    REPEATING = 1024            # its next advertisement repeats one that must not be lost
+    PRECEDED = 2048             # in a tie since it rose last, a lower source was heard
+    EXTENDED = 4096             # the wait goes on for what was missed until judged_ns
+    BARRED = 8192               # another process of this machine has it
+    DUPLICATE = 16384           # another host advertises from our source, see duplicate_ms
+    ADDRESS_DEMOTED = 32768     # its addresses could not be held lately
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
@@ -204,8 +201,38 @@ cdef struct Block:              # one allocation: this, then what it points to
     uint32_t permanent_count    # the first alternates, that never end: other forms of our key
     uint8_t mac[6]              # see OWN_MAC
 
+# What a virtual host is configured to be, as far as the engine reads it: copied whole by a reload,
+# into a checkpoint and from there into a recording. The keys and what they are given as stand in
+# keys.py; the rest follows from them. All of it is numbers, so that it turns into a dict by itself.
+cdef struct Configured:
+    # What an advertisement needs, in the last line of its key.
+    uint8_t advbase
+    uint8_t advskew
+    uint8_t dead_ratio
+    uint8_t preempt             # a Preempt
+    uint8_t dialect             # a Dialect
+    uint8_t replay              # a Replay
+    uint8_t advertise_mac       # an AdvertiseMac
+    uint8_t expects_4           # it advertises over IPv4, and expects to hear others there
+    uint8_t expects_6
+    uint8_t own_source          # the IPv4 source is configured, not the interface's
+    uint8_t own_source6
+    uint8_t source_missing      # the configured IPv4 source is no address of this machine
+    uint8_t source6_missing
+    uint8_t ignore_link_state
+    uint8_t manage_addresses
+    uint8_t announce_on_order   # the up script adds the addresses: announce when told
+    # The rest.
+    uint8_t preferred           # IPv6 addresses may be the source of other traffic
+    uint8_t announce_count      # in a row or by interval, see announce_interval_ms
+    uint32_t startup_delay_ms
+    uint32_t preempt_delay_ms
+    uint32_t announce_interval_ms
+    uint32_t announce_refresh_ms
+    uint32_t address_deadline_ms    # how long a MASTER may be without; 0: for ever
+
 # A multiple of a cache line. An advertisement heard writes to the first line and one of a source,
-# and reads the second and the key: what it needs stands there.
+# and reads the second and the key with what follows it: what it needs stands there.
 cdef struct VirtualHost:
     Block* block
     uint64_t counter
@@ -213,7 +240,7 @@ cdef struct VirtualHost:
     int64_t deadline_ns         # BACKUP: master-down; MASTER: advertisement due
     int64_t heard_ns[2]         # by family: IPv4, IPv6; 0: never
     uint32_t flags
-    uint8_t source4[4]
+    uint8_t source4[4]          # that it advertises from: its own, or its interface's
     uint16_t interface
     uint8_t state
     uint8_t reason
@@ -228,40 +255,32 @@ cdef struct VirtualHost:
     uint32_t jitter_us          # of its master-down since a tie that all may have lost; 0: none
     uint8_t destination4[4]     # of the first output, where that is an IPv4 group
     uint8_t source6[16]
-    uint16_t demotion           # configured and ordered
+    uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
+    uint16_t demotion           # ordered
     uint16_t held
-    uint8_t advbase
-    uint8_t advskew
-    uint8_t dead_ratio
-    uint8_t preempt
-    uint8_t dialect
-    uint8_t replay
     uint8_t failed_sends        # in a row, up to 3
     uint8_t good_sends          # in a row while SEND_DEMOTED
     uint8_t repeat_in           # advertisements until the repeat, 0: none
-    uint8_t announce_count      # in a row or by interval, see announce_interval_ms
     uint8_t announce_left
     uint8_t ties                # lost or yielded, until one master alone was heard; see vhid_tied
+    uint8_t retries             # of a change of an address, in a row
+    uint8_t losses              # in a row, each of which demotes it for longer
+    uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE
 
     AuthKey key
+    Configured configured
 
-    int64_t since_ns
-    uint32_t order              # phase within the interval
-    uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
     int64_t tie_since_ns        # first of the ties heard over IPv6 that go on; 0: none
     int64_t judged_ns           # MASTER: the last of them; BACKUP, EXTENDED: absences until then are
                                 # in its deadline
     int64_t announce_at_ns      # the next announcement by time, 0: none
     int64_t answered_ns
     uint64_t sent
+    int64_t since_ns
     uint32_t told_duplicate_ms  # when it was said last, modulo 2^32; 0: never
     uint32_t told_other_master_ms
     uint32_t told_reasserted_ms
     uint32_t told_reset_ms
-    uint32_t startup_delay_ms
-    uint32_t preempt_delay_ms
-    uint32_t announce_interval_ms
-    uint32_t announce_refresh_ms
     uint32_t announced
     uint32_t send_errors
     uint32_t became_master
@@ -274,18 +293,14 @@ cdef struct VirtualHost:
     uint32_t duplicate_ms       # when another host was last heard from our source, modulo 2^32
     uint8_t duplicate_mac[6]    # ... and its MAC; 0: not known
     uint8_t mac[6]              # that we advertise from
+    History history             # from a line on: each advertisement sent writes to its first two
     # By family: the last counter that we knew and that came from who never sent a new one.
     uint64_t stranger[2]
-    History history             # from a line on: each advertisement sent writes to its first two
     uint32_t stranger_ms[2]
     int64_t retry_at_ns         # when a change of an address is tried again; 0: none has failed
     int64_t without_ns          # MASTER without any address since then; 0: it has one
     int64_t demoted_until_ns    # see ADDRESS_DEMOTED
-    uint32_t address_deadline_ms    # how long a MASTER may be without; 0: for ever
-    uint8_t retries             # in a row
-    uint8_t losses              # in a row, each of which demotes it for longer
-    uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE
-    uint8_t to_line[25]
+    uint8_t to_line[16]
 
 cdef struct Transition:
     uint8_t known
@@ -301,6 +316,12 @@ cdef inline Source* vhid_source(const VirtualHost* host, uint32_t which) noexcep
 cdef inline int64_t vhid_heard_ns(const VirtualHost* host) noexcept nogil:
     """When the latest of the advertisements that it has heard arrived; 0: it has heard none."""
     return max(host.heard_ns[0], host.heard_ns[1])
+
+
+cdef inline bint vhid_virtual_mac(const VirtualHost* host) noexcept nogil:
+    """Whether it advertises from a MAC that every host with this vhid has."""
+    return (host.configured.advertise_mac == UCARP_MAC
+            or host.configured.advertise_mac == BSD_MAC)
 
 
 cdef inline void vhid_foresee(const void* begin, uint32_t lines) noexcept nogil:

@@ -96,24 +96,24 @@ cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
     As in ucarp it is never less than configured; FreeBSD sends at most 240 whatever is
     configured; OpenBSD has a byte of its own for demotion.
     """
-    cdef uint32_t skew = host.advskew + host.demotion
-    if host.dialect == DIALECT_OPENBSD:
-        return host.advskew
+    cdef uint32_t skew = host.configured.advskew + host.demotion
+    if host.configured.dialect == DIALECT_OPENBSD:
+        return host.configured.advskew
     if host.flags & SEND_DEMOTED:
         skew += DEMOTED_ADVSKEW
     if host.flags & ADDRESS_DEMOTED:
         skew += ADDRESS_DEMOTION
     if skew > DEMOTED_ADVSKEW:
         skew = DEMOTED_ADVSKEW
-    if host.dialect == DIALECT_FREEBSD:
+    if host.configured.dialect == DIALECT_FREEBSD:
         return <uint8_t>skew
-    return <uint8_t>(skew if skew > host.advskew else host.advskew)
+    return <uint8_t>(skew if skew > host.configured.advskew else host.configured.advskew)
 
 
 cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil:
     """The demote byte that goes out: OpenBSD's, 0 in the other dialects."""
     cdef uint32_t demote = host.demotion
-    if host.dialect != DIALECT_OPENBSD:
+    if host.configured.dialect != DIALECT_OPENBSD:
         return 0
     if host.flags & SEND_DEMOTED:
         demote += OPENBSD_SEND_DEMOTION
@@ -129,7 +129,7 @@ cdef uint32_t vhid_interval_of(uint32_t advbase, uint32_t advskew) noexcept nogi
 
 cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil:
     """Our advertisement interval in 1/256 s, demotion included: what the election compares."""
-    return vhid_interval_of(host.advbase, vhid_advskew(host))
+    return vhid_interval_of(host.configured.advbase, vhid_advskew(host))
 
 
 cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil:
@@ -138,7 +138,8 @@ cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil:
 
 cdef int64_t vhid_least_interval_ns(const VirtualHost* host) noexcept nogil:
     """Our interval without demotion, which may end at any moment."""
-    return <int64_t>vhid_interval_of(host.advbase, host.advskew) * SECOND_NS // 256
+    return (<int64_t>vhid_interval_of(host.configured.advbase, host.configured.advskew)
+            * SECOND_NS // 256)
 
 
 cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil:
@@ -147,9 +148,9 @@ cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil:
 
     With advbase 0 it always multiplies the whole interval, else one lost packet would flip it.
     """
-    if host.advbase == 0 or host.dialect == DIALECT_OPENBSD:
-        return host.dead_ratio * vhid_interval(host)
-    return <uint32_t>host.dead_ratio * host.advbase * 256 + vhid_advskew(host)
+    if host.configured.advbase == 0 or host.configured.dialect == DIALECT_OPENBSD:
+        return host.configured.dead_ratio * vhid_interval(host)
+    return <uint32_t>host.configured.dead_ratio * host.configured.advbase * 256 + vhid_advskew(host)
 
 
 cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil:
@@ -191,7 +192,7 @@ cdef bint vhid_proves_order(const VirtualHost* host, Source* source,
     source.refusals = source.refusals + 1 if (
         source.refusals and heard.counter > source.refused) else 1
     source.refused = heard.counter
-    return source.refusals >= REFUSALS and host.replay != REPLAY_STRICT
+    return source.refusals >= REFUSALS and host.configured.replay != REPLAY_STRICT
 
 
 cdef inline int64_t jitter_part_ns(const VirtualHost* host) noexcept nogil:
@@ -263,13 +264,13 @@ cdef inline uint32_t last_octet_first(const uint8_t* address) noexcept nogil:
 
 cdef bint may_preempt(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
     """Whether preemption is allowed against this slower master, its delay over."""
-    if host.preempt == PREEMPT_NEVER:
+    if host.configured.preempt == PREEMPT_NEVER:
         return False
-    if host.preempt == PREEMPT_DEMOTED and heard.advskew < DEMOTED_ADVSKEW:
+    if host.configured.preempt == PREEMPT_DEMOTED and heard.advskew < DEMOTED_ADVSKEW:
         host.preempt_from_ns = 0                # the delay begins anew with its demotion
         return False
     if host.preempt_from_ns == 0:
-        host.preempt_from_ns = now_ns + <int64_t>host.preempt_delay_ms * 1000000
+        host.preempt_from_ns = now_ns + <int64_t>host.configured.preempt_delay_ms * 1000000
     return now_ns >= host.preempt_from_ns
 
 
@@ -287,7 +288,7 @@ cdef void note_precedence(VirtualHost* host, const Advertisement* heard, int64_t
     """
     if host.flags & PRECEDED or not precedes(host, heard):
         return
-    if (heard.family == 6 and host.flags & EXPECTS_4 and host.heard_ns[0]
+    if (heard.family == 6 and host.configured.expects_4 and host.heard_ns[0]
             and now_ns - host.heard_ns[0] <= 2 * vhid_master_down_ns(host)):
         return
     host.flags |= PRECEDED
@@ -324,7 +325,7 @@ cdef bint loses_tie(VirtualHost* host, const Advertisement* heard, int64_t now_n
     if host.tie_since_ns == 0 or now_ns - host.judged_ns > 2 * interval_ns:
         host.tie_since_ns = now_ns
     host.judged_ns = now_ns
-    if host.flags & EXPECTS_4 and now_ns - host.tie_since_ns <= interval_ns:
+    if host.configured.expects_4 and now_ns - host.tie_since_ns <= interval_ns:
         return False
     return precedes(host, heard)
 
@@ -339,7 +340,7 @@ cdef Event judge_twin(VirtualHost* host, const Advertisement* heard, int64_t now
     """
     cdef int order = memcmp(host.mac, heard.source_mac, 6)
     cdef int64_t interval_ns = vhid_interval_ns(host)
-    if order == 0 and not host.flags & (UCARP_MAC | BSD_MAC):
+    if order == 0 and not vhid_virtual_mac(host):
         return ON_SLOWER
     if order == 0 or not vhid_any_mac(heard.source_mac):
         return ON_TIE_YIELDED
@@ -354,7 +355,7 @@ cdef Event judge_twin(VirtualHost* host, const Advertisement* heard, int64_t now
 cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
                            bint duplicate, int64_t now_ns) noexcept nogil:
     cdef uint32_t ours = vhid_interval(host)
-    if host.dialect == DIALECT_OPENBSD and theirs != RESIGNATION:
+    if host.configured.dialect == DIALECT_OPENBSD and theirs != RESIGNATION:
         if heard.demote < vhid_demote(host):
             return ON_LESS_DEMOTED
         if heard.demote > vhid_demote(host):
@@ -366,7 +367,7 @@ cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32
     if duplicate:
         return judge_twin(host, heard, now_ns)
     note_precedence(host, heard, now_ns)
-    if host.dialect != DIALECT_UCARP:
+    if host.configured.dialect != DIALECT_UCARP:
         return ON_TIE_YIELDED
     return ON_TIE_LOST if loses_tie(host, heard, now_ns) else ON_SLOWER
 
@@ -382,12 +383,13 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
     if late and host.flags & (MASTER_LEAVES | CONTESTED):
         return EVENTS
     # OpenBSD does not look for who will time out where its own advbase is 0.
-    if theirs > vhid_master_down(host) and (host.advbase or host.dialect != DIALECT_OPENBSD):
+    if theirs > vhid_master_down(host) and (
+            host.configured.advbase or host.configured.dialect != DIALECT_OPENBSD):
         # Nobody authenticates who resigns: only the master that we heard can leave.
         if known and memcmp(vhid_source(host, known - 1).address, heard.source, 16) != 0:
             return EVENTS
         return EVENTS if late else ON_MASTER_LEAVING
-    if host.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
+    if host.configured.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
         if heard.demote > vhid_demote(host) and not late:
             return ON_CONTESTED if host.ties else ON_MASTER_DEMOTED
     elif vhid_interval(host) < theirs:

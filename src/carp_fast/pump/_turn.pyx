@@ -30,7 +30,7 @@ from carp_fast.pump._socket cimport (
 from carp_fast.engine._upkeep cimport (
     THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_SOMEBODYS, THERE_UNKNOWN, There, held_elsewhere,
     next_to_verify, upkeep_expire, upkeep_waits, verify_hosts, wanted_change)
-from carp_fast.engine._vhid cimport Address, MASTER, Output, PEERS_MAX, PREFERRED, RETIRED, VirtualHost
+from carp_fast.engine._vhid cimport Address, MASTER, Output, PEERS_MAX, RETIRED, VirtualHost
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport ETHERNET_LENGTH, wire_build_announcement
 
@@ -390,7 +390,7 @@ cdef bint change_addresses(PumpState* pump) noexcept nogil:
             if wanted:
                 netlink_put(&pump.netlink, pump.changing, pump.changing_at, wanted > 0,
                             pump.core.interfaces[host.interface].ifindex, address.family,
-                            host.flags & PREFERRED != 0, address.prefixlen, address.bytes)
+                            host.configured.preferred != 0, address.prefixlen, address.bytes)
             pump.changing_at += 1
         if pump.changing_at >= host.block.address_count:
             pump.changed[ended] = pump.changing

@@ -9,8 +9,7 @@ from carp_fast.engine._core cimport Report
 from carp_fast.simulate._network cimport (
     ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, CHANGED_WITHOUT_CAUSE, FOREIGN_THERE, Machine,
     NOT_ANNOUNCED, OURS, Slot, World, broken, machine_number)
-from carp_fast.engine._vhid cimport (
-    ADDRESS_DEADLINE, ADDRESS_LOST, MANAGE_ADDRESSES, MASTER, SECOND_NS, VirtualHost)
+from carp_fast.engine._vhid cimport ADDRESS_DEADLINE, ADDRESS_LOST, MASTER, SECOND_NS, VirtualHost
 
 cdef int64_t MS_NS = 1000000
 cdef int64_t LEAST_DEMOTED_NS = 60 * <int64_t>SECOND_NS     # for addresses that could not be held
@@ -35,7 +34,7 @@ cdef void check_addresses(World* world, Machine* machine, uint32_t slot,
     cdef bint wanted = False
     cdef bint same = machine.nics[segment].ifindex == machine.core.interfaces[segment].ifindex
     if host.block != NULL:
-        wanted = host.state == MASTER and host.flags & MANAGE_ADDRESSES
+        wanted = host.state == MASTER and host.configured.manage_addresses
     for i in range(known.right.block.address_count):
         if known.kernel[i] == FOREIGN_THERE or known.refused >> i & 1 and not at_last:
             continue                                    # said in a report
@@ -63,7 +62,7 @@ cdef void on_loss(World* world, Machine* machine, const Report* report) noexcept
     for i in range(known.right.block.address_count):
         there |= known.kernel[i] == FOREIGN_THERE and not known.refused >> i & 1
         there |= known.kernel[i] == OURS and not known.refused >> i & 1
-    if there or report.at_ns - known.rose_ns < known.right.address_deadline_ms * MS_NS:
+    if there or report.at_ns - known.rose_ns < known.right.configured.address_deadline_ms * MS_NS:
         broken(world, CHANGED_WITHOUT_CAUSE, machine_number(world, machine), report.slot,
                report.reason)
 

@@ -347,7 +347,7 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         output = &host.block.outputs[i]
         carp = output.frame + output.carp_at
         if carp[4] != rule_demote(known, host) or not resigns and (
-                carp[5] != known.right.advbase or carp[2] != rule_advskew(known, host)):
+                carp[5] != known.right.configured.advbase or carp[2] != rule_advskew(known, host)):
             broken(world, SENT_WRONG_PRIORITY, number, slot,
                    <int64_t>carp[4] << 16 | <int64_t>carp[5] << 8 | carp[2])
         counter = counter_of(carp)
@@ -533,7 +533,7 @@ cdef bint may_tie_over_6(const World* world, uint32_t slot) noexcept nogil:
         return False
     for one in range(world.machine_count):
         if (world.machines[one].slots[slot].right != NULL
-                and world.machines[one].slots[slot].right.dialect != DIALECT_UCARP):
+                and world.machines[one].slots[slot].right.configured.dialect != DIALECT_UCARP):
             return False
         for other in range(world.machine_count):
             if other != one and not open_to(world, slot, one, other) & OVER_4:
@@ -564,8 +564,8 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
         host = &world.machines[number].core.hosts[slot]
         down_ns = max(down_ns, vhid_master_down_ns(host))
         interval_ns = max(interval_ns, vhid_interval_ns(host))
-        startup_ns = max(startup_ns, host.startup_delay_ms * MS_NS)
-        preempt_ns = max(preempt_ns, host.preempt_delay_ms * MS_NS)
+        startup_ns = max(startup_ns, host.configured.startup_delay_ms * MS_NS)
+        preempt_ns = max(preempt_ns, host.configured.preempt_delay_ms * MS_NS)
         tied |= world.machines[number].slots[slot].lost_tie
         away |= world.machines[number].away_ns + 2 * vhid_master_down_ns(host) >= since_ns
         # An address may still be tried again; who gave up for one is faster when that is over.

@@ -42,20 +42,20 @@ cdef uint32_t rule_advskew(const Slot* known, const VirtualHost* host) noexcept 
 
     Who could not hold its addresses lately is demoted as far as possible.
     """
-    cdef uint32_t configured = known.right.advskew
+    cdef uint32_t configured = known.right.configured.advskew
     cdef uint32_t demoted = configured + known.demotion
-    if known.right.dialect == DIALECT_OPENBSD:
+    if known.right.configured.dialect == DIALECT_OPENBSD:
         return configured
     if demoted > MOST_DEMOTED or host.flags & SEND_DEMOTED or known.lost_at_ns:
         demoted = MOST_DEMOTED
-    if known.right.dialect == DIALECT_UCARP and demoted < configured:
+    if known.right.configured.dialect == DIALECT_UCARP and demoted < configured:
         return configured
     return demoted
 
 
 cdef uint32_t rule_demote(const Slot* known, const VirtualHost* host) noexcept nogil:
     """Byte 4: OpenBSD's counter; nothing in the others."""
-    if known.right.dialect != DIALECT_OPENBSD:
+    if known.right.configured.dialect != DIALECT_OPENBSD:
         return 0
     return min(255, <uint32_t>known.demotion + (1 if host.flags & SEND_DEMOTED else 0)
                + (MOST_DEMOTED if known.lost_at_ns else 0))
@@ -63,7 +63,7 @@ cdef uint32_t rule_demote(const Slot* known, const VirtualHost* host) noexcept n
 
 cdef uint32_t rule_interval(const Slot* known, const VirtualHost* host) noexcept nogil:
     """In 1/256 s."""
-    return max(1, <uint32_t>known.right.advbase * 256 + rule_advskew(known, host))
+    return max(1, <uint32_t>known.right.configured.advbase * 256 + rule_advskew(known, host))
 
 
 cdef int64_t rule_interval_ns(const Slot* known, const VirtualHost* host) noexcept nogil:
@@ -72,9 +72,10 @@ cdef int64_t rule_interval_ns(const Slot* known, const VirtualHost* host) noexce
 
 cdef uint32_t least_skew(const Slot* known) noexcept nogil:
     """The advskew without demotion: it is never less."""
-    if known.right.dialect == DIALECT_FREEBSD and known.right.advskew > MOST_DEMOTED:
+    if (known.right.configured.dialect == DIALECT_FREEBSD
+            and known.right.configured.advskew > MOST_DEMOTED):
         return MOST_DEMOTED
-    return known.right.advskew
+    return known.right.configured.advskew
 
 
 cdef int64_t rule_least_skew_ns(const Slot* known) noexcept nogil:
@@ -86,9 +87,10 @@ cdef int64_t rule_least_master_down_ns(const Slot* known) noexcept nogil:
 
     OpenBSD multiplies the whole interval, the others only its seconds, where it has any.
     """
-    cdef uint32_t ratio = known.right.dead_ratio, seconds = known.right.advbase * 256
+    cdef uint32_t ratio = known.right.configured.dead_ratio
+    cdef uint32_t seconds = known.right.configured.advbase * 256
     cdef uint32_t least = ratio * seconds + least_skew(known)
-    if known.right.dialect == DIALECT_OPENBSD or not seconds:
+    if known.right.configured.dialect == DIALECT_OPENBSD or not seconds:
         least = ratio * max(1, seconds + least_skew(known))
     return <int64_t>least * SECOND_NS // 256
 
@@ -112,7 +114,7 @@ cdef uint64_t rule_counter(const Frame* frame) noexcept nogil:
 cdef bint rule_leaves(const Frame* frame, const VirtualHost* host) noexcept nogil:
     """Its master will be silent for longer than this host waits; OpenBSD's advbase 0 never looks.
     """
-    if host.dialect == DIALECT_OPENBSD and host.advbase == 0:
+    if host.configured.dialect == DIALECT_OPENBSD and host.configured.advbase == 0:
         return False
     return rule_theirs(frame) > vhid_master_down(host)
 
@@ -120,14 +122,14 @@ cdef bint rule_leaves(const Frame* frame, const VirtualHost* host) noexcept nogi
 cdef int compare_demotion(const Slot* known, const VirtualHost* host,
                           const Frame* frame) noexcept nogil:
     """Theirs less ours where demotion comes first, else 0."""
-    if known.right.dialect != DIALECT_OPENBSD:
+    if known.right.configured.dialect != DIALECT_OPENBSD:
         return 0
     return <int>frame.bytes[frame.carp_at + 4] - <int>rule_demote(known, host)
 
 
 cdef bint rule_may_preempt(const Slot* known, const VirtualHost* host,
                            const Frame* frame) noexcept nogil:
-    cdef uint8_t preempt = known.right.preempt
+    cdef uint8_t preempt = known.right.configured.preempt
     if preempt == PREEMPT_NEVER or compare_demotion(known, host, frame):
         return False
     if preempt == PREEMPT_DEMOTED and frame.bytes[frame.carp_at + 2] < MOST_DEMOTED:
@@ -167,7 +169,7 @@ cdef bint tie_goes_to(const Frame* frame, const VirtualHost* host) noexcept nogi
     """
     cdef const uint8_t* theirs = source_of(frame)
     cdef int i
-    if host.dialect != DIALECT_UCARP:
+    if host.configured.dialect != DIALECT_UCARP:
         return True
     if frame.family == 6:
         return memcmp(theirs, host.source6, 16) < 0
@@ -198,8 +200,9 @@ cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* 
         return ours < theirs
     if rule_interval(known, host) >= rule_interval(other, master):
         return False
-    return known.right.preempt == PREEMPT_ALWAYS or (
-        known.right.preempt == PREEMPT_DEMOTED and rule_advskew(other, master) >= MOST_DEMOTED)
+    return known.right.configured.preempt == PREEMPT_ALWAYS or (
+        known.right.configured.preempt == PREEMPT_DEMOTED
+        and rule_advskew(other, master) >= MOST_DEMOTED)
 
 
 # ----------------------------------------------------------------------------------------- silence
@@ -208,8 +211,8 @@ cdef int64_t longest_interval_ns(const Slot* known, const VirtualHost* host,
                                  int64_t since_ns) noexcept nogil:
     """Its own interval; where its priority changed since, the longest that it may have had."""
     cdef uint32_t interval = rule_interval(known, host)
-    if known.priority_ns >= since_ns and known.right.dialect != DIALECT_OPENBSD:
-        interval = max(interval, <uint32_t>known.right.advbase * 256 + MOST_DEMOTED)
+    if known.priority_ns >= since_ns and known.right.configured.dialect != DIALECT_OPENBSD:
+        interval = max(interval, <uint32_t>known.right.configured.advbase * 256 + MOST_DEMOTED)
     return <int64_t>interval * SECOND_NS // 256
 
 
@@ -346,7 +349,7 @@ cdef Expected rule_stranger(const Slot* known, const VirtualHost* host, const Fr
     """What is to become of a frame that was captured and is sent again from a new source."""
     cdef uint64_t counter = rule_counter(frame)
     cdef int family = frame.family == 6
-    if known.right.replay == REPLAY_OFF or not frame.stranger or known.stranger_taken:
+    if known.right.configured.replay == REPLAY_OFF or not frame.stranger or known.stranger_taken:
         return EITHER
     if knows(known, host, counter, at_ns) == KNOWN_LONG:
         return TO_BE_REFUSED
@@ -374,13 +377,13 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
     """
     cdef const Learned* learned = &known.learned[frame.family == 6][frame.sender]
     cdef uint64_t counter = rule_counter(frame)
-    cdef bint strict = known.right.replay == REPLAY_STRICT
+    cdef bint strict = known.right.configured.replay == REPLAY_STRICT
     cdef bint back = learned.taken_ns and counter <= learned.highest
     cdef int64_t silence_ns
     cdef Knowledge knowledge
     if frame.strange:
         return rule_stranger(known, host, frame, at_ns)
-    if known.right.replay == REPLAY_OFF:
+    if known.right.configured.replay == REPLAY_OFF:
         return TO_BE_TAKEN
     if own:
         return EITHER                                   # see ACCEPTED_LOOP
@@ -418,7 +421,7 @@ cdef inline int64_t in_ns(uint32_t interval) noexcept nogil:
 
 cdef void rule_send(World* world, Slot* known, uint64_t counter, int64_t at_ns) noexcept nogil:
     """The host advertises with this counter."""
-    if known.right.replay != REPLAY_OFF:
+    if known.right.configured.replay != REPLAY_OFF:
         sight(world, known, counter, True, at_ns)
 
 
@@ -434,7 +437,7 @@ cdef void rule_learn(World* world, Slot* known, const VirtualHost* host, const F
                 learned.refusals and counter > learned.refused) else 1
             learned.refused = counter
         return
-    if known.right.replay != REPLAY_OFF and (frame.strange or not learned.genuine):
+    if known.right.configured.replay != REPLAY_OFF and (frame.strange or not learned.genuine):
         knowledge = knows(known, host, counter, at_ns)
         if (frame.strange or not learned.genuine) and knowledge != NEW:
             known.known_again[frame.family == 6] = max(
@@ -451,7 +454,7 @@ cdef void rule_learn(World* world, Slot* known, const VirtualHost* host, const F
     learned.highest, learned.refusals = counter, 0
     learned.taken_ns = max(learned.taken_ns, at_ns)
     learned.interval = rule_theirs(frame)
-    if known.right.replay != REPLAY_OFF:
+    if known.right.configured.replay != REPLAY_OFF:
         learned.genuine |= knowledge == NEW
         learned.perhaps |= knowledge == NEW or knowledge == MAYBE_KNOWN
         sight(world, known, counter, learned.genuine and learned.ascended > 1, at_ns)

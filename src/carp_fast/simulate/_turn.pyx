@@ -104,7 +104,7 @@ cdef uint64_t first_counter(World* world, Machine* machine, const VirtualHost* h
 
     "strict" asks for clocks that do not go back; the others live with any number.
     """
-    if host.replay == REPLAY_STRICT:
+    if host.configured.replay == REPLAY_STRICT:
         return <uint64_t>(machine_now(world, machine) + machine.wall_ns - machine.wall_error_ns)
     if random_below(&world.random, STRANGE_COUNTER) == 0:
         return random_next(&world.random) >> 1

@@ -27,7 +27,7 @@ from carp_fast.simulate._network cimport (
     random_next, trace)
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_forget, machine_step, order_packed, order_push)
-from carp_fast.engine._vhid cimport BACKUP, EXPECTS_4, EXPECTS_6
+from carp_fast.engine._vhid cimport BACKUP
 from carp_fast.engine._wheel cimport NOBODY
 
 FAULT_WORDS = (
@@ -424,8 +424,8 @@ cdef class Simulator:
             place.kernel[<uint32_t>which % ADDRESSES_MAX] = FOREIGN_THERE
         world.slot_segment[slot], world.slot_vhid[slot] = <uint8_t>segment, right.host.vhid
         world.slot_families[slot] = (
-            (OVER_4 if right.host.flags & EXPECTS_4 else 0)
-            | (OVER_6 if right.host.flags & EXPECTS_6 else 0))
+            (OVER_4 if right.host.configured.expects_4 else 0)
+            | (OVER_6 if right.host.configured.expects_6 else 0))
         world.slot_of[segment][right.host.vhid] = slot + 1
         self.kept += [right, other]
 
