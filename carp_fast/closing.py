@@ -1,6 +1,6 @@
-"""What is closed when its `with` block ends, however it ends.
+"""Base class for context managers that close what they hold.
 
-Must not know what there is to close.
+Must not know anything else of ours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Self
 
 
 class Closing(ABC):
-    """A context manager that is itself what the block is given."""
+    """Base class for context managers: leaving the block calls close()."""
 
     def __enter__(self) -> Self:
         return self
@@ -20,4 +20,4 @@ class Closing(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Ends it, and gives back what it holds."""
+        """Releases what the object holds."""

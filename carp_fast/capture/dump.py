@@ -1,7 +1,7 @@
-"""Advertisements as people and programs read them: `carp-fast dump`.
+"""Advertisements for people and programs to read: the iterator `Dump`, and `carp-fast dump`.
 
-Holds what is shown of an advertisement, as a line of text or of JSON, and of all of them at the
-end. Must not know the command line, the daemon, or how a wrong digest is explained.
+Holds what is shown of an advertisement, as a line of text or of JSON, and the summary at the end.
+Must not know the command line, the daemon, or how a wrong digest is explained.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from carp_fast.capture.digests import GROUPS, SUBSET_ADDRESSES_MAX, Signer
 from carp_fast.capture.judge import TRIES_MAX, UNEXPLAINED_MAX, Finding, Judge, signers_of
 from carp_fast.capture.listen import Listener
 from carp_fast.capture.pcap import SECOND_NS, Reader, Record, as_ethernet
+from carp_fast.closing import Closing
 from carp_fast.config.model import Configuration
 from carp_fast.engine._wire import VERDICT_WORDS, parse
 from carp_fast.inet import address_text
@@ -169,50 +170,86 @@ def _recorded(reader: Reader) -> Iterator[tuple[None, Record]]:
         yield None, Record(at_ns, frame, length + len(frame) - len(data))
 
 
+class Dump(Closing):
+    """Advertisements of a capture file, or as they are heard: an iterator and a context manager.
+
+    `interface`: listens there, None: on every interface (needs CAP_NET_RAW; never ends).
+    `recording`: reads a pcap or pcapng file instead; STDIN is standard input. `configuration`:
+    judges digests by it, see Judge; without one, "ok" means well formed. `dropped`: frames that
+    the kernel dropped since it was read last. Raises OSError, PcapError or ListenError, also while
+    iterating.
+    """
+
+    def __init__(
+        self,
+        *,
+        interface: str | None = None,
+        recording: Path | None = None,
+        configuration: Configuration | None = None,
+    ) -> None:
+        signers = signers_of(configuration) if configuration else []
+        self.judge = Judge(signers) if configuration else None
+        self._listener: Listener | None = None
+        self._frames: Iterator[tuple[str | None, Record]]
+        with ExitStack() as opened:
+            if recording is None:
+                listener = Listener(interface, _groups(signers, interface))
+                self._listener = opened.enter_context(listener)
+                self._frames = listener.records()
+            else:
+                file = _opened(recording, opened)
+                self._frames = _recorded(Reader(file, str(recording)))
+            self._opened = opened.pop_all()
+
+    def __iter__(self) -> Iterator[Advertisement]:
+        return self
+
+    def __next__(self) -> Advertisement:
+        for name, frame in self._frames:
+            advertisement = decode(frame, name, self.judge)
+            if advertisement is not None:
+                return advertisement
+        raise StopIteration
+
+    @property
+    def dropped(self) -> int:
+        return self._listener.dropped if self._listener else 0
+
+    def close(self) -> None:
+        """Closes the file, or leaves the groups and closes the socket."""
+        self._opened.close()
+
+
 def show(
     write: Callable[..., None],
     tell: Callable[[str], None],
+    advertisements: Dump,
     *,
-    interface: str | None,
-    recording: Path | None,
-    configuration: Configuration | None,
+    flush: bool,
     count: int | None,
     as_json: bool,
 ) -> None:
-    """Writes a line for each advertisement of a recording, or heard until Ctrl-C.
+    """Writes a line for each advertisement, `count` at most, or until Ctrl-C.
 
     `write` takes the line, and `flush`; `tell` takes a line of the summary, which text has.
-    Raises OSError, PcapError or ListenError.
+    Raises what iterating raises.
     """
-    signers = signers_of(configuration) if configuration else []
-    judge = Judge(signers) if configuration else None
-    summary = Summary(judge)
+    summary = Summary(advertisements.judge)
     columns = Columns()
-    with ExitStack() as opened:
-        listener = None
-        frames: Iterator[tuple[str | None, Record]]
-        if recording is None:
-            listener = opened.enter_context(Listener(interface, _groups(signers, interface)))
-            frames = listener.records()
-        else:
-            file = _opened(recording, opened)
-            frames = _recorded(Reader(file, str(recording)))
-        advertisements = (decode(frame, name, judge) for name, frame in frames)
-        has_reader = True
-        try:
-            for each in islice(filter(None, advertisements), count):
-                summary.count(each.verdict)
-                line = each.as_json() if as_json else columns.line(each.as_cells())
-                write(line, flush=recording in (None, STDIN))
-        except BrokenPipeError:
-            has_reader = False
-            raise
-        finally:
-            if has_reader and not as_json:
-                write("", end="", flush=True)  # the summary comes last in a common pipe, too
-                summary.dropped = listener.dropped if listener else 0
-                for line in summary.lines():
-                    tell(line)
+    has_reader = True
+    try:
+        for each in islice(advertisements, count):
+            summary.count(each.verdict)
+            write(each.as_json() if as_json else columns.line(each.as_cells()), flush=flush)
+    except BrokenPipeError:
+        has_reader = False
+        raise
+    finally:
+        if has_reader and not as_json:
+            write("", end="", flush=True)  # the summary comes last in a common pipe, too
+            summary.dropped = advertisements.dropped
+            for line in summary.lines():
+                tell(line)
 
 
 def _opened(recording: Path, opened: ExitStack) -> BinaryIO:

@@ -54,7 +54,7 @@ def dump(
     if interface and recording:
         raise click.UsageError("either -i or -r: a recording has no interface")
 
-    from carp_fast.capture.dump import STDIN, show
+    from carp_fast.capture.dump import STDIN, Dump, show
     from carp_fast.capture.listen import ListenError
     from carp_fast.capture.pcap import PcapError
     from carp_fast.config.load import ConfigurationError, load
@@ -62,15 +62,18 @@ def dump(
     if recording == STDIN and sys.stdin.isatty():
         raise click.UsageError("-r -: standard input is a terminal")
     try:
-        show(
-            print_text,
-            lambda line: click.echo(line, err=True),
-            interface=interface,
-            recording=recording,
-            configuration=load(config) if config else None,
-            count=count,
-            as_json=as_json,
-        )
+        configuration = load(config) if config else None
+        with Dump(
+            interface=interface, recording=recording, configuration=configuration
+        ) as advertisements:
+            show(
+                print_text,
+                lambda line: click.echo(line, err=True),
+                advertisements,
+                flush=recording in (None, STDIN),
+                count=count,
+                as_json=as_json,
+            )
     except ConfigurationError as error:
         raise Failure(*str(error).splitlines()) from error
     except (ListenError, PcapError) as error:

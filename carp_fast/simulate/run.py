@@ -118,39 +118,68 @@ def build(world: World, tracing: bool = False) -> Simulator:
     return simulator
 
 
-def run(seed: int, large: bool = False, show: Callable[[str], None] | None = None) -> Outcome:
-    """Run a seed to its end or to the first invariant that is broken; `show` gets the trace."""
-    world = draw(seed, large)
-    began_s = time.perf_counter()
-    simulator = build(world, show is not None)
-    good, until_ns, hold_until_ns = True, 0, None
-    while good and (hold_until_ns is None or until_ns < hold_until_ns):
-        until_ns += STEP_NS
-        good = simulator.run(until_ns)
-        for line in simulator.take_trace() if show else ():
-            assert show is not None
-            show(trace_line(line))
-        if hold_until_ns is None and simulator.quiet:
-            hold_until_ns = until_ns + HOLD_NS
-    simulator.check()
-    return Outcome(
-        seed=seed,
-        large=large,
-        machines=world.machines,
-        segments=world.segments,
-        slots=world.slots,
-        episodes=len(world.episodes),
-        partitions=world.partitions,
-        virtual_ns=simulator.now_ns,
-        real_s=time.perf_counter() - began_s,
-        digest=simulator.digest,
-        tally=simulator.tally,
-        broken=broken_line(world, simulator),
-    )
+class Simulation:
+    """The world of a seed: machines, faults and virtual time, judged by CARP's invariants.
+
+    `seed`: 0 to SEED_MAX; the same seed is the same world in every run. `large`: 8 machines with
+    4,000 virtual hosts instead of 2 to 5 with up to 20. Runs to its end, or to the first invariant
+    that is broken. Needs neither root nor a network. Raises ValueError for a seed out of range.
+    """
+
+    def __init__(self, seed: int, *, large: bool = False, tracing: bool = False) -> None:
+        if not 0 <= seed <= SEED_MAX:
+            raise ValueError(f"seed {seed}: 0 to {SEED_MAX} are allowed")
+        self._world = draw(seed, large)
+        self._tracing = tracing
+        self._simulator = build(self._world, tracing)
+        self._good = True
+        self._until_ns = 0
+        self._hold_until_ns: int | None = None
+        self._real_s = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether an invariant is broken, or all is quiet and has stayed so for HOLD_NS."""
+        held = self._hold_until_ns is not None and self._until_ns >= self._hold_until_ns
+        return held or not self._good
+
+    def step(self) -> list[str]:
+        """Runs one virtual second; returns the lines of the trace, none unless `tracing`."""
+        began_s = time.perf_counter()
+        self._until_ns += STEP_NS
+        self._good = self._simulator.run(self._until_ns)
+        if self._hold_until_ns is None and self._simulator.quiet:
+            self._hold_until_ns = self._until_ns + HOLD_NS
+        lines = map(trace_line, self._simulator.take_trace()) if self._tracing else ()
+        self._real_s += time.perf_counter() - began_s
+        return list(lines)
+
+    def run(self, show: Callable[[str], None] | None = None) -> Outcome:
+        """Runs the rest of the world; `show` gets each line of the trace."""
+        while not self.ended:
+            for line in self.step():
+                if show is not None:
+                    show(line)
+        self._simulator.check()
+        world, simulator = self._world, self._simulator
+        return Outcome(
+            seed=world.seed,
+            large=world.large,
+            machines=world.machines,
+            segments=world.segments,
+            slots=world.slots,
+            episodes=len(world.episodes),
+            partitions=world.partitions,
+            virtual_ns=simulator.now_ns,
+            real_s=self._real_s,
+            digest=simulator.digest,
+            tally=simulator.tally,
+            broken=broken_line(world, simulator),
+        )
 
 
 def broken_line(world: World, simulator: Simulator) -> str | None:
-    """What was broken, where and when, or None."""
+    """The invariant that was broken, where and when, or None."""
     if simulator.broken is None:
         return None
     word, machine, slot, value = simulator.broken
@@ -159,6 +188,11 @@ def broken_line(world: World, simulator: Simulator) -> str | None:
         member = next(member for member in world.members if member.slot == slot)
         where += f" s{member.segment}/{member.vhid}"
     return f"{word} at {simulator.now_ns / SECOND_NS:.6f} s: {where} ({value})"
+
+
+def run(seed: int, large: bool = False) -> Outcome:
+    """Runs a seed to its end or to the first invariant that is broken."""
+    return Simulation(seed, large=large).run()
 
 
 def run_all(seeds: Iterable[int], large: bool = False, jobs: int = 1) -> Iterator[Outcome]:
@@ -240,7 +274,10 @@ def show(
     """
     chosen = _seeds(seed, seeds)
     summary = Summary()
-    every = run_all(chosen, large, jobs) if seed is None else iter([run(seed, large, write)])
+    if seed is None:
+        every = run_all(chosen, large, jobs)
+    else:
+        every = iter([Simulation(seed, large=large, tracing=True).run(write)])
     for outcome in every:
         summary.add(outcome)
         if outcome.broken is not None:

@@ -110,11 +110,11 @@ def test_large_worlds_keep_every_invariant() -> None:
 def test_a_seed_gives_the_same_trace_again() -> None:
     lines: list[str] = []
     first, second = simulate.run(11), simulate.run(11)
-    traced = simulate.run(11, show=lines.append)
+    traced = simulate.Simulation(11, tracing=True).run(lines.append)
     assert first.digest == second.digest == traced.digest
     assert first.tally == second.tally == traced.tally
     again: list[str] = []
-    simulate.run(11, show=again.append)
+    simulate.Simulation(11, tracing=True).run(again.append)
     assert lines == again
     assert len(lines) > 500
 
