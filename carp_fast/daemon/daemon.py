@@ -11,6 +11,7 @@ import concurrent.futures
 import errno
 import gc
 import logging
+import math
 import os
 import resource
 import signal
@@ -46,6 +47,7 @@ from carp_fast.daemon.systemd import Notifier as Systemd
 from carp_fast.daemon.table import STATES, Hosts, LimitReached, by_interface
 from carp_fast.daemon.tap import Tap
 from carp_fast.engine._auth import SHA1_FORM
+from carp_fast.engine._wheel import power_of_two
 from carp_fast.inet import prefix_text
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import Interface, LinkError, absent, read_interfaces, without_marked
@@ -161,10 +163,8 @@ class Daemon:
         """Opens the sockets and the pump. Raises StartError."""
         hosts = self.configuration.virtual_hosts
         rate = sum(map(advertisements_per_s, hosts))
-        reports = REPORTS_MIN
-        wanted = REPORTS_A_HOST * len(hosts) + REPORTS_KEPT_FREE
-        while reports < wanted and reports < REPORTS_MAX:
-            reports *= 2
+        wanted = math.ceil(REPORTS_A_HOST * len(hosts)) + REPORTS_KEPT_FREE
+        reports = power_of_two(min(max(wanted, REPORTS_MIN), REPORTS_MAX))
         self._receive = receive_path(self.configuration)
         self._record_capacity = recordings.capacity(self.configuration.daemon.record, len(hosts))
         try:

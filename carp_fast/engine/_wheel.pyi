@@ -1,8 +1,10 @@
-"""The timer wheel, for tests and benchmarks."""
+"""The timer wheel, for tests and benchmarks, and how large a ring is."""
 
 from typing import Self
 
 from typing_extensions import disjoint_base
+
+def power_of_two(least: int) -> int: ...
 
 @disjoint_base
 class TimerWheel:

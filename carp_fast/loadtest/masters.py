@@ -22,6 +22,7 @@ from carp_fast.daemon.orders import ORDERS_A_BATCH
 from carp_fast.daemon.plan import advertisements_per_s
 from carp_fast.daemon.reports import Report
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts
+from carp_fast.engine._wheel import power_of_two
 from carp_fast.inet import address_bytes, mac_text
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import Interface, LinkError, read_interfaces
@@ -32,6 +33,7 @@ from carp_fast.pump._pump import Pump
 VHIDS = 255
 BLOCKS = 256  # of VHIDS virtual hosts, each block in a group of its own
 HOSTS_MAX = VHIDS * BLOCKS
+REPORTS_MIN = 8192
 # RFC 2544 and RFC 5180 keep these networks for tests of equipment.
 VIRTUAL_BASE = ipaddress.IPv4Address("198.19.0.1")
 SOURCE_BASES = (ipaddress.IPv4Address("198.18.0.1"), ipaddress.IPv4Address("198.18.128.1"))
@@ -137,7 +139,7 @@ class Party(Closing):
                 sender.fileno(),
                 netlink.fileno(),
                 addresses.templates(),
-                _power_of_two(2 * len(hosts)),
+                power_of_two(max(2 * len(hosts), REPORTS_MIN)),
             )
             groups = {address_bytes(group) for host in hosts for group in host.destinations}
             self._joins.join(interface.name, interface.ifindex, groups)
@@ -330,10 +332,3 @@ class Masters(Closing):
         if not found.up:
             raise MastersError(f"{self._name}: the link is down")
         return found
-
-
-def _power_of_two(least: int) -> int:
-    size = 8192
-    while size < least:
-        size *= 2
-    return size

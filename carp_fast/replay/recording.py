@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from carp_fast.control.slices import document_slices, in_slices
+from carp_fast.engine._wheel import power_of_two
 from carp_fast.inet import address_text, mac_text, prefix_text
 from carp_fast.replay.scenario import (
     HEARD_MAC,
@@ -110,7 +111,7 @@ def capacity(records: int, hosts: int) -> int:
             hosts,
         )
         return 0
-    return 1 << (max(records, RECORDS_MIN) - 1).bit_length()
+    return power_of_two(max(records, RECORDS_MIN))
 
 
 async def answer(

@@ -51,7 +51,7 @@ COMPILED: dict[str, tuple[str, ...]] = {
     )
     + of("engine", "_orders _prepared"),
     "loadtest._histogram": (),
-    "loadtest._tally": of("engine", "_wire _auth") + of("loadtest", "_histogram"),
+    "loadtest._tally": of("engine", "_wire _auth _wheel") + of("loadtest", "_histogram"),
     "loadtest._frames": (),
     "loadtest._walk": (),
     "loadtest._pace": of("loadtest", "_histogram _frames"),

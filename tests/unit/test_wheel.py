@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from carp_fast.engine._wheel import TimerWheel
+from carp_fast.engine._wheel import TimerWheel, power_of_two
 
 CAPACITY = 24
 REVOLUTION = 4096
@@ -128,6 +128,11 @@ TestWheelAgainstHeap = WheelAgainstHeap.TestCase
 
 def drain(wheel: TimerWheel, tick: int) -> list[int]:
     return list(iter(lambda: wheel.pop(tick), None))
+
+
+def test_power_of_two_is_the_lowest_that_is_not_below() -> None:
+    assert [power_of_two(least) for least in (0, 1, 2, 3, 4, 5)] == [1, 1, 2, 4, 4, 8]
+    assert [power_of_two((1 << 31) + more) for more in (-1, 0, 1)] == [1 << 31, 1 << 31, 1 << 32]
 
 
 def test_timers_of_one_tick_come_in_the_order_of_arming() -> None:

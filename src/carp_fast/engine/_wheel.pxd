@@ -20,6 +20,7 @@ cdef struct Wheel:
     uint32_t* previous
     int64_t* at                     # per timer: its tick + 1, or 0
 
+cpdef uint64_t power_of_two(uint64_t least) noexcept nogil
 cdef int wheel_open(Wheel* wheel, uint32_t capacity) except -1
 cdef void wheel_close(Wheel* wheel) noexcept
 cdef void wheel_arm(Wheel* wheel, uint32_t timer, int64_t tick) noexcept nogil

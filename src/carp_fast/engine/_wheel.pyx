@@ -13,6 +13,14 @@ cdef extern from *:
     int __builtin_ctzll(unsigned long long) noexcept nogil
 
 
+cpdef uint64_t power_of_two(uint64_t least) noexcept nogil:
+    """The lowest power of two that is not below `least`: how large rings and tables are."""
+    cdef uint64_t size = 1
+    while size < least:
+        size <<= 1
+    return size
+
+
 cdef int wheel_open(Wheel* wheel, uint32_t capacity) except -1:
     """Reserve room for timers 0 to capacity - 1. Raises MemoryError."""
     memset(wheel, 0, sizeof(Wheel))

@@ -11,6 +11,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast.engine._auth cimport KEY_LENGTH, auth_prepare, auth_verify
 from carp_fast.loadtest._histogram cimport histogram_add, histogram_percentile
+from carp_fast.engine._wheel cimport NOBODY, power_of_two
 from carp_fast.engine._wire cimport (
     Advertisement, ARP_FRAME_LENGTH, BAD_AUTH, BAD_DESTINATION, BAD_SOURCE, BAD_VERSION, BAD_VHID,
     ETHERNET_LENGTH, IPV6_LENGTH, NOT_CARP, Verdict, VERDICT_OK, VRRP, wire_parse_carp,
@@ -24,7 +25,6 @@ cdef enum:
     PROTOCOL_ICMPV6 = 58
     NEIGHBOUR_ADVERTISEMENT = 136
     SOLICITED = 0x40
-    NOBODY = 0xffffffff
 
 FLOW_LIMIT = FLOWS_MAX
 COUNTER_WINDOW = WINDOW
@@ -238,11 +238,10 @@ cdef class Tally:
     """
 
     def __cinit__(self, signers=(), uint32_t flows_max=FLOWS_MAX):
-        cdef uint32_t places = 2
+        cdef uint32_t places
         if not 1 <= flows_max <= FLOWS_MAX:
             raise ValueError(f"flows_max = {flows_max}: 1 to {FLOWS_MAX}")
-        while places < 2 * flows_max:
-            places *= 2
+        places = power_of_two(2 * flows_max)
         self.flows_max, self.index_mask = flows_max, places - 1
         self.signer_count = len(signers)
         self.flows = <Flow*>calloc(flows_max, sizeof(Flow))

@@ -28,7 +28,7 @@ from carp_fast.simulate._network cimport (
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_forget, machine_step, order_packed, order_push)
 from carp_fast.engine._vhid cimport BACKUP
-from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wheel cimport NOBODY, power_of_two
 
 FAULT_WORDS = (
     "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "send_errors",
@@ -133,12 +133,10 @@ cdef int boot(World* world, Machine* machine) except -1:
 
     Raises MemoryError.
     """
-    cdef uint32_t slot, segment, lane, room = 4096
+    cdef uint32_t slot, segment, lane
     if machine.running:
         return 0
-    while room < 4 * world.slot_count + 4096:
-        room *= 2
-    engine_open(&machine.core, room, random_next(&world.random))
+    engine_open(&machine.core, power_of_two(4 * world.slot_count + 4096), random_next(&world.random))
     machine_forget(world, machine)
     machine.running = True
     machine.origin_ns = (<int64_t>random_below(&world.random, <uint64_t>1 << 55) + 1) - world.now_ns
