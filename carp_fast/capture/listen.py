@@ -15,6 +15,7 @@ from pathlib import Path
 
 from carp_fast.capture.pcap import SECOND_NS, Record
 from carp_fast.closing import Closing
+from carp_fast.errors import CarpFastError
 from carp_fast.net.filters import Instruction, attach_filter, packet_filter
 from carp_fast.net.kernel import (
     ARPHRD_LOOPBACK,
@@ -38,8 +39,8 @@ LOOK_INTERVAL_S = 1.0  # between looks at whether a silent interface is still th
 WITH_IPV6 = Path("/proc/thread-self/net/if_inet6")
 
 
-class ListenError(Exception):
-    """An interface cannot be listened on; one line says why."""
+class ListenError(CarpFastError):
+    """Raised when an interface cannot be listened on; one line says why."""
 
 
 class Listener(Closing):

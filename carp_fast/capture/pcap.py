@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from carp_fast.errors import CarpFastError
+
 MAGIC_MICROSECONDS, MAGIC_NANOSECONDS = 0xA1B2C3D4, 0xA1B23C4D
 PCAPNG = b"\x0a\x0d\x0d\x0a"
 ETHERNET, RAW_IP, LINUX_SLL, LINUX_SLL2 = 1, 101, 113, 276
@@ -32,8 +34,8 @@ ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 NO_MAC = bytes(6)
 
 
-class PcapError(Exception):
-    """A file that is no capture, or not a whole one; one line says what is wrong with it."""
+class PcapError(CarpFastError):
+    """Raised when a file is not a capture, or not a whole one; one line says what is wrong."""
 
 
 class Record(NamedTuple):

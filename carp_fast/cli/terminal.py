@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
+from carp_fast.errors import CarpFastError
 from carp_fast.standard import discard_output
 
 PROGRAM = "carp-fast"
@@ -28,8 +29,8 @@ RICH_ROWS_MAX = 1_000
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class Failure(click.ClickException):
-    """A command did not succeed: its lines go to stderr, exit code 1."""
+class Failure(CarpFastError, click.ClickException):
+    """Raised when a command did not succeed: its lines go to stderr, exit code 1."""
 
     exit_code = 1
 

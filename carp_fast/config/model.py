@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from carp_fast.errors import CarpFastError
+
 MAX_VIRTUAL_HOSTS = 131_072  # the engine's table
 MAX_INTERFACES = 4_096  # the engine's dense interface numbers
 PEERS_MAX = 16  # unicast peers of one virtual host
@@ -35,8 +37,8 @@ class Fault(msgspec.Struct, frozen=True):
         return ": ".join(part for part in (self.file, self.table, what, self.text) if part)
 
 
-class ConfigurationError(Exception):
-    """A configuration that cannot be used; `faults` holds everything that is wrong with it."""
+class ConfigurationError(CarpFastError):
+    """Raised when a configuration cannot be used; `faults` holds everything wrong with it."""
 
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         super().__init__("\n".join(map(str, faults)))

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from carp_fast import inet
 from carp_fast.config.model import PEERS_MAX, RECORD_MAX, as_shown
+from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_text
 
 INTERFACE_NAME_BYTES = 15  # the kernel's IFNAMSIZ less its NUL
@@ -23,8 +24,8 @@ SOCKET_PATH_BYTES = 107  # sun_path less its NUL
 MAX_DELAY_S = 86_400
 
 
-class Refused(Exception):
-    """Why a value is refused and what is allowed; whoever catches it knows the key and table."""
+class Refused(CarpFastError):
+    """Raised when a value is refused: why, and what is allowed; the caller adds the key."""
 
 
 Rule = Callable[[Any], Any]

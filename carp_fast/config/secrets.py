@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 
 from carp_fast.config.readings import Readings, open_without_waiting
+from carp_fast.errors import CarpFastError
 
 PASSPHRASE_BYTES = 19  # the digest's key is a 20-byte field that ends in NUL
 SECRET_FILE_BYTES = 4096  # what is read of a passphrase or key file; a longer one is refused
@@ -21,8 +22,8 @@ ENCRYPTED_PREFIX = "encrypted:"
 KEY_CREDENTIAL = "carp-fast.key"
 
 
-class SecretError(Exception):
-    """A passphrase or key that cannot be used: one line, with the file's path where there is one.
+class SecretError(CarpFastError):
+    """Raised when a passphrase or key cannot be used: one line, with the path of its file if any.
 
     `text` is the line without the path, for callers that name the path themselves.
     """
@@ -34,7 +35,7 @@ class SecretError(Exception):
 
 
 class KeyMissing(SecretError):
-    """A passphrase is encrypted and there is no key to decrypt it with."""
+    """Raised when a passphrase is encrypted and there is no key to decrypt it with."""
 
 
 def readable_by_others(status: os.stat_result) -> bool:

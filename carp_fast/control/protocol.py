@@ -12,11 +12,13 @@ import socket
 import struct
 from collections.abc import Iterable
 
+from carp_fast.errors import CarpFastError
+
 CHUNK_BYTES = 262_144  # one write, and the unit in which a slow reader has to make progress
 
 
-class ControlError(Exception):
-    """A control command that did not succeed: one line, and a line for each fault if it has any."""
+class ControlError(CarpFastError):
+    """Raised when a control command did not succeed: one line, and a line for each fault if any."""
 
     def __init__(self, message: str, faults: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -24,11 +26,11 @@ class ControlError(Exception):
 
 
 class ControlInUse(ControlError):
-    """A live daemon listens on the path."""
+    """Raised when a live daemon listens on the path already."""
 
 
 class ControlTimeout(ControlError):
-    """Nothing came within the time given."""
+    """Raised when nothing came within the time given."""
 
 
 def peer_pid(connection: socket.socket) -> int:

@@ -18,6 +18,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from carp_fast.errors import CarpFastError
+
 READ_BYTES = 65_536  # what a pipe holds: one read empties it
 REAP_S = 1.0  # a process that was killed is waited for this long; then it is left to init
 
@@ -32,8 +34,8 @@ SYSTEMD_VARIABLES = (
 )
 
 
-class ChildError(Exception):
-    """A program could not be started; one line says which and why."""
+class ChildError(CarpFastError):
+    """Raised when a program could not be started; one line says which and why."""
 
 
 def inherited_environment() -> dict[str, str]:

@@ -23,6 +23,7 @@ import msgspec
 
 from carp_fast.daemon.children import Child, ChildError, ending, inherited_environment, printable
 from carp_fast.daemon.notify import Notifier
+from carp_fast.errors import CarpFastError
 
 __all__ = [
     "Hook",
@@ -43,8 +44,8 @@ START_BUDGET_S = 0.002  # of one turn of the loop, for starting programs; at lea
 ABANDONED_MAX = 16  # functions that run on after their timeout, since no thread can be ended
 
 
-class HookError(Exception):
-    """A hook cannot be used; one line says which and why."""
+class HookError(CarpFastError):
+    """Raised when a hook cannot be used; one line says which and why."""
 
 
 class Hook(msgspec.Struct, frozen=True):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ctypes
 
+from carp_fast.errors import CarpFastError
+
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of mallopt(3)
 MAPPED_BYTES = 1 << 17  # from which on what is freed goes back to the kernel at once
 
 
-class StartError(Exception):
-    """The daemon cannot start; one line says why."""
+class StartError(CarpFastError):
+    """Raised when the daemon cannot start; one line says why."""
 
 
 def require_capabilities(*, managing: bool) -> None:

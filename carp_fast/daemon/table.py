@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from carp_fast.config.load import VirtualHost
 from carp_fast.engine._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_bytes, mac_bytes, prefix_bytes
 
 STATES = ("INIT", "BACKUP", "MASTER")
 INIT, BACKUP, MASTER = range(3)
 
 
-class LimitReached(Exception):
-    """A limit of the engine would be passed; the text names it."""
+class LimitReached(CarpFastError):
+    """Raised when a limit of the engine would be passed; the text names it."""
 
 
 def every_address(host: VirtualHost) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ _log = logging.getLogger("carp_fast.lab")
 
 
 class LabTimeout(LabError):
-    """What was awaited did not happen before its deadline."""
+    """Raised when what was awaited did not happen before its deadline."""
 
 
 def wait_for(predicate: Callable[[], object], deadline_s: float, what: str) -> None:

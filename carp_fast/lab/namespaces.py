@@ -27,6 +27,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from carp_fast.errors import CarpFastError
+
 RECORDS = Path("/run/carp-fast-lab")
 NAMESPACES = Path("/run/netns")  # where ip(8) binds the namespaces it names
 MARK = "CARP_FAST_LAB"  # environment variable by which an owner knows its own processes again
@@ -37,8 +39,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _log = logging.getLogger("carp_fast.namespaces")
 
 
-class LabError(Exception):
-    """Something the lab needs is missing or refused; one line says what."""
+class LabError(CarpFastError):
+    """Raised when something that the lab needs is missing or refused; one line says what."""
 
 
 @contextlib.contextmanager

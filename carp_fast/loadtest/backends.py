@@ -15,6 +15,7 @@ import socket
 import struct
 from typing import Protocol
 
+from carp_fast.errors import CarpFastError
 from carp_fast.loadtest import bpf
 from carp_fast.net.drivers import CAN_TAKE_REDIRECTED, features_of
 from carp_fast.net.kernel import PACKET_QDISC_BYPASS, SO_SNDBUFFORCE, SOL_PACKET
@@ -34,8 +35,8 @@ SEND_BUFFER_BYTES = 4 << 20
 _CONTEXT, _SCRATCH, _CONTROL, _TAKEN, _SLOT, _STACK = 6, 2, 7, 8, 9, 10  # registers
 
 
-class BackendError(Exception):
-    """A backend cannot be used here; one line, or the verifier's words, say why."""
+class BackendError(CarpFastError):
+    """Raised when a backend cannot be used here: one line, or what the verifier answered."""
 
 
 class Backend(Protocol):

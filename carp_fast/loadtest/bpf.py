@@ -15,6 +15,8 @@ import platform
 import struct
 from collections.abc import Sequence
 
+from carp_fast.errors import CarpFastError
+
 SYSCALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 MAP_CREATE, PROG_LOAD, LINK_CREATE = 0, 5, 28
 MAP_TYPE_ARRAY, MAP_MMAPABLE = 2, 1 << 10
@@ -36,8 +38,8 @@ Instruction = bytes | str
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class BpfError(Exception):
-    """The kernel refused a map or a program; the lines say why, the last ones of its log."""
+class BpfError(CarpFastError):
+    """Raised when the kernel refuses a map or a program: why, and the last lines of its log."""
 
 
 class Jump(str):

@@ -23,6 +23,7 @@ from carp_fast.daemon.plan import advertisements_per_s
 from carp_fast.daemon.reports import Report
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts
 from carp_fast.engine._wheel import power_of_two
+from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_bytes, mac_text
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import Interface, LinkError, read_interfaces
@@ -47,8 +48,8 @@ ORDERS_DEADLINE_S = 30.0
 LINK_EVERY_S = 0.5  # looks at the link
 
 
-class MastersError(Exception):
-    """The virtual hosts cannot run, or could not go on; one line says why."""
+class MastersError(CarpFastError):
+    """Raised when the virtual hosts cannot run, or cannot go on; one line says why."""
 
 
 class Held(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from carp_fast.capture.judge import signers_of
 from carp_fast.capture.listen import Listener, ListenError
 from carp_fast.closing import Closing
 from carp_fast.config.model import Configuration
+from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_text
 from carp_fast.lab.namespaces import LabError, inside
 from carp_fast.loadtest._sink import Sink
@@ -36,8 +37,8 @@ NET_DEV = Path("/proc/thread-self/net/dev")
 RX_DROPPED = 3  # its column
 
 
-class SinkError(Exception):
-    """The receiving end cannot work; one line says why."""
+class SinkError(CarpFastError):
+    """Raised when the receiving end cannot work; one line says why."""
 
 
 class Latency(msgspec.Struct, frozen=True):

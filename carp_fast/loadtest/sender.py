@@ -18,6 +18,7 @@ import msgspec
 
 from carp_fast.capture.pcap import ETHERNET, Reader, Writer
 from carp_fast.closing import Closing
+from carp_fast.errors import CarpFastError
 from carp_fast.loadtest._flood import Flood
 from carp_fast.loadtest._frames import FrameSource, Recording
 from carp_fast.loadtest._mix import Mix
@@ -37,8 +38,8 @@ TAKES_NONE_S = 0.5
 """After so long, an interface that has sent none of many live frames does not take them."""
 
 
-class FloodError(Exception):
-    """A flood cannot be, or ended before its time; one line says why."""
+class FloodError(CarpFastError):
+    """Raised when a flood cannot start, or ended before its time; one line says why."""
 
 
 class Rate(NamedTuple):

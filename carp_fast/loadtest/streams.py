@@ -12,6 +12,7 @@ from typing import NamedTuple
 from carp_fast.capture.digests import GROUPS
 from carp_fast.config.model import Configuration, VirtualHost
 from carp_fast.engine._prepared import multicast_mac, signed_forms, signed_message
+from carp_fast.errors import CarpFastError
 from carp_fast.inet import (
     VIRTUAL_MACS,
     address_bytes,
@@ -26,8 +27,8 @@ MADE_UP_SOURCES = (address_bytes("198.18.0.1"), address_bytes("fe80::1"))
 MADE_UP_MAC = bytes((2, 0, 0, 0, 0, 1))
 
 
-class StreamError(Exception):
-    """No frames can be made of what was given; one line says why."""
+class StreamError(CarpFastError):
+    """Raised when no frames can be made of what was given; one line says why."""
 
 
 class Stream(NamedTuple):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 
+from carp_fast.errors import CarpFastError
 from carp_fast.inet import mac_bytes
 
 LISTED_MAX = 1_000_000
@@ -24,8 +25,8 @@ Walk = tuple[str, Sequence[int]]
 RANDOM, FIXED = "random:", "fixed:"
 
 
-class WalkError(ValueError):
-    """What was written is no walk; one line says why."""
+class WalkError(CarpFastError, ValueError):
+    """Raised when a text is not a walk; one line says why."""
 
 
 def walk_of(text: str, number_of: Callable[[str], int]) -> Walk:

@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from carp_fast.closing import Closing
+from carp_fast.errors import CarpFastError
 from carp_fast.inet import family_of, hardware_bytes
 from carp_fast.net.kernel import (
     ARPHRD_ETHER,
@@ -104,8 +105,8 @@ class Interface(msgspec.Struct, frozen=True):
         return self.kind == ARPHRD_ETHER and len(self.mac) == 6
 
 
-class LinkError(Exception):
-    """The kernel refused to tell about links or addresses; one line says what."""
+class LinkError(CarpFastError):
+    """Raised when the kernel does not answer what links or addresses there are; one line."""
 
 
 class Link(NamedTuple):
@@ -261,8 +262,8 @@ def decode_netconf(data: bytes, start: int, end: int) -> int:
     return 0
 
 
-class _Interrupted(Exception):
-    """Something changed during a dump, so that it may be inconsistent."""
+class _Interrupted(CarpFastError):
+    """Raised when something changed during a dump, so that it may be inconsistent."""
 
 
 class KernelReader(Closing):

@@ -51,6 +51,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from carp_fast.errors import CarpFastError
+
 SECOND_NS = 1_000_000_000
 START_NS = 1_000 * SECOND_NS  # what the clock reads at the start of a scenario written by hand
 TIME_DIGITS = 9
@@ -82,8 +84,8 @@ HEARD_MAC = "02:00:00:00:00:99"  # of what is heard
 TOML_INTEGER_MAX = 2**63 - 1
 
 
-class ScenarioError(ValueError):
-    """A file that is no scenario; one line names file, place and what is wrong."""
+class ScenarioError(CarpFastError, ValueError):
+    """Raised when a file is not a scenario; one line names file, place and what is wrong."""
 
 
 class Line(NamedTuple):

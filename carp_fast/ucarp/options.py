@@ -17,6 +17,8 @@ from pathlib import Path
 
 import msgspec
 
+from carp_fast.errors import CarpFastError
+
 DEFAULT_GROUP = "224.0.0.18"
 PASSWORD_BYTES = 19  # the digest's key is a 20-byte field that ends in NUL
 PASSFILE_LINE_BYTES = 511  # of the first line, as much as ucarp reads
@@ -50,12 +52,12 @@ OPTIONS = (
 )
 
 
-class UsageError(Exception):
-    """The command line is none: exit code 2."""
+class UsageError(CarpFastError):
+    """Raised when the command line cannot be read: exit code 2."""
 
 
-class SettingsError(Exception):
-    """A value is missing or wrong: exit code 1, or `exit_code` where ucarp has another."""
+class SettingsError(CarpFastError):
+    """Raised when a value is missing or wrong: exit code 1, or `exit_code` as ucarp has it."""
 
     def __init__(self, text: str, exit_code: int = 1) -> None:
         super().__init__(text)

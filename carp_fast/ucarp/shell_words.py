@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from carp_fast.errors import CarpFastError
 from carp_fast.ucarp.shell_parser import Node
 from carp_fast.ucarp.shell_tree import NAME, adjoin, source
 
@@ -38,8 +39,8 @@ ANSI_LETTERS = {
 }
 
 
-class Unclear(Exception):
-    """A word whose value is not known here; says why. `candidates` are values that it may have."""
+class Unclear(CarpFastError):
+    """Raised when the value of a word is not known here; says why. `candidates`: what it may be."""
 
     def __init__(self, why: str, candidates: tuple[str, ...] = ()) -> None:
         super().__init__(why)

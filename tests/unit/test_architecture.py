@@ -204,11 +204,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "loadtest.bpf",
         "loadtest.walks",
     ),
-    ("inet", "net.kernel"),
+    ("errors", "inet", "net.kernel"),
 )
 # The packages: each imports only from itself, from those before it, and from modules in none, which
 # know nothing. Compiled and Python modules of one name are one package.
-IN_NO_PACKAGE = {"__main__", "closing", "inet", "standard"}
+IN_NO_PACKAGE = {"__main__", "closing", "errors", "inet", "standard"}
 PACKAGES: tuple[str, ...] = (
     "engine",
     "pump",
