@@ -162,8 +162,8 @@ MUTANTS = (
         (
             (
                 "engine/_vhid.pyx",
-                '("MASTER", "tie_lost",          "BACKUP", "arm_jittered remove_addresses", ',
-                '("MASTER", "tie_lost",          "BACKUP", "arm_master_down remove_addresses", ',
+                '("MASTER", "tie_lost",          "BACKUP", LOSE, ',
+                '("MASTER", "tie_lost",          "BACKUP", YIELD, ',
             ),
         ),
     ),
@@ -250,7 +250,7 @@ MUTANTS = (
         (
             (
                 "engine/_vhid.pyx",
-                '"last_advertisement arm_master_down remove_addresses"',
+                '"last_advertisement " + YIELD',
                 '"last_advertisement arm_master_down"',
             ),
         ),
@@ -270,8 +270,8 @@ MUTANTS = (
         (
             (
                 "engine/_vhid.pyx",
-                '"disarm remove_addresses resign",           ""),',
-                '"disarm resign",           ""),',
+                'LEAVE + " resign",             ""),',
+                '"disarm resign",             ""),',
             ),
         ),
     ),

@@ -23,8 +23,9 @@ cdef enum ReportKind:
     ADDRESS_RESTORED                # detail: which address; value: a RestoredWhy
     ADDRESS_GONE                    # detail: which address; what could not be undone at first is
     UNDEMOTED                       # it was demoted for its addresses, and is no more
-    SECONDARIES                     # detail: an interface whose promote_secondaries was not 1;
-                                    # value: errno of setting it, 0: it is 1 again
+    # detail: an interface whose promote_secondaries was not 1; value: errno of setting it, 0: it is
+    # 1 again
+    SECONDARIES
     DUPLICATE_SOURCE                # mac: who sends from our address
     OTHER_MASTER                    # a bad digest for a host that is MASTER here
     DEMOTE_HEARD                    # value: the byte
@@ -33,7 +34,7 @@ cdef enum ReportKind:
     RELEASED                        # value: a block that is nobody's any more
     DONE                            # value: the mark of an order
     STALLED                         # value: how long the pump did not run, ns
-    SOCKET_DROPPED                  # value: frames the kernel dropped; detail: silence proves nothing
+    SOCKET_DROPPED                  # value: frames the kernel dropped; detail: silence is no proof
     SEND_FAILED                     # value: errno; detail: how many frames of one batch
     LOST_PRIORITY                   # the pump used up its real-time budget
     REASSERTED                      # MASTER, and a slower master was answered
@@ -61,7 +62,7 @@ cdef enum OrderKind:
     ORDER_LOSE_ADDRESS                    # somebody removes its addresses: give the host up
     ORDER_MARK                            # report DONE when everything before it is carried out
     ORDER_FLUSH                           # report DONE when nothing is left to carry out
-    ORDER_SNAPSHOT                        # copy `value` hosts from `slot` on; `pointer`: a HostsCopy
+    ORDER_SNAPSHOT                        # copy `value` hosts from `slot` on to `pointer`
     ORDER_SNAPSHOT_INTERFACES             # copy `value` interfaces from `slot` on to `pointer`
     ORDER_COPY_RECORDS                    # `pointer`: a RecordCopy
     ORDER_BAR                             # value: whether another process has the host
@@ -204,7 +205,8 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
 cdef void engine_close(Core* core) noexcept
 cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil
-cdef void engine_absent(Core* core, int64_t since_ns, int64_t now_ns, int64_t asleep_ns) noexcept nogil
+cdef void engine_absent(Core* core, int64_t since_ns, int64_t now_ns,
+                        int64_t asleep_ns) noexcept nogil
 cdef void engine_dropped(Core* core, int64_t since_ns, int64_t now_ns) noexcept nogil
 cdef void engine_shown(const Core* core, VirtualHost* copy) noexcept nogil
 cdef void engine_checkpoint(const Core* core, uint32_t slot, Checkpoint* checkpoint,

@@ -13,8 +13,9 @@ from libc.string cimport memcpy, memmove, memset
 from carp_fast.engine._absence cimport (
     Absence, absence_counts, absence_end, absence_extended, absence_note)
 from carp_fast.engine._recorder cimport (
-    CHECKPOINT_ABSENCES, Checkpoint, RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record,
-    checkpoint_take, record_checkpoint, record_input, record_output, record_turn, recorder_close, recorder_wants)
+    CHECKPOINT_ABSENCES, Checkpoint, RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN,
+    Record, checkpoint_take, record_checkpoint, record_input, record_output, record_turn,
+    recorder_close, recorder_wants)
 from carp_fast.engine._vhid cimport (
     ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER,
     ARM_JITTERED, ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CACHE_LINE, Configured, CONTESTED,
@@ -40,11 +41,11 @@ cdef extern from "atomic.h" nogil:
     void store_release(uint64_t* p, uint64_t x) noexcept
 
 REPORT_WORDS = (
-    "state_changed", "addresses_changed", "address_failed", "address_foreign",
-    "address_restored", "address_gone", "undemoted", "secondaries", "duplicate_source",
-    "other_master", "demote_heard", "sends_failing", "sends_recovered", "released", "done",
-    "stalled", "socket_dropped", "send_failed", "lost_priority", "reasserted", "wrong_digest",
-    "counter_reset", "family_silent", "family_heard", "source_proven", "duplicate_ended")
+    "state_changed", "addresses_changed", "address_failed", "address_foreign", "address_restored",
+    "address_gone", "undemoted", "secondaries", "duplicate_source", "other_master", "demote_heard",
+    "sends_failing", "sends_recovered", "released", "done", "stalled", "socket_dropped",
+    "send_failed", "lost_priority", "reasserted", "wrong_digest", "counter_reset", "family_silent",
+    "family_heard", "source_proven", "duplicate_ended")
 cdef uint32_t TELL_EVERY_MS = 60000     # at most, of one virtual host, however many packets come
 
 
@@ -82,8 +83,8 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
     core.index = <uint32_t*>calloc(MAX_INTERFACES * 256, sizeof(uint32_t))
     core.reports.reports = <Report*>calloc(report_capacity, sizeof(Report))
     core.reports.mask = report_capacity - 1
-    if (core.room == NULL or core.sources_room == NULL or core.interfaces == NULL or core.index == NULL
-            or core.reports.reports == NULL):
+    if (core.room == NULL or core.sources_room == NULL or core.interfaces == NULL
+            or core.index == NULL or core.reports.reports == NULL):
         raise MemoryError("engine")
     wheel_open(&core.wheel, MAX_VIRTUAL_HOSTS)
     queue_open(&core.advertise_first, MAX_VIRTUAL_HOSTS)
@@ -181,7 +182,7 @@ cdef void report_end(Core* core) noexcept nogil:
 
 
 cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, const uint8_t* mac,
-               int64_t now_ns) noexcept nogil:
+                      int64_t now_ns) noexcept nogil:
     cdef Report* report = report_begin(core, kind, slot, now_ns)
     if report != NULL:
         report.value = value
@@ -281,7 +282,7 @@ cdef uint64_t random_at(const Core* core, uint32_t slot, int64_t now_ns) noexcep
 
 cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie,
                           int64_t now_ns) noexcept nogil:
-    """Wait a master-down time from `now_ns`, or a later arrival, and longer by jitter after lost ties.
+    """Wait a master-down time from `now_ns`, or a later arrival, longer by jitter after lost ties.
 
     The jitter stays until one master alone has been heard for two master-down times: a host that
     waits while others tie would else have their deadline in common, and so would one that hears
@@ -345,8 +346,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
         tell_state(core, slot, previous, now_ns)
 
 
-cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects,
-                        int64_t now_ns) noexcept nogil:
+cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
     if effects & ADVERTISE:
@@ -434,7 +434,8 @@ cdef void note_absence(Core* core, uint8_t kind, int64_t since_ns, int64_t now_n
     absence_note(&core.absences, &absence)
 
 
-cdef void engine_absent(Core* core, int64_t since_ns, int64_t now_ns, int64_t asleep_ns) noexcept nogil:
+cdef void engine_absent(Core* core, int64_t since_ns, int64_t now_ns,
+                        int64_t asleep_ns) noexcept nogil:
     """The pump did not look from `since_ns` on: frames that came may be lost without a trace.
 
     `asleep_ns`: how much more time passed than the clock shows. What it means to a BACKUP follows
@@ -471,8 +472,7 @@ cdef bint waits_on(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
 
 
 cdef void engine_shown(const Core* core, VirtualHost* copy) noexcept nogil:
-    """Complete the copy of a BACKUP for who asks: the deadline that its absences give it, and in
-    judged_ns when the last of those was over."""
+    """Complete the copy of a BACKUP: the deadline and the judged_ns that its absences give it."""
     cdef int64_t counted_until_ns = 0, deadline_ns
     if copy.state != BACKUP:
         return

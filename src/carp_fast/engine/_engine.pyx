@@ -37,7 +37,8 @@ from carp_fast.engine._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_bu
 
 from carp_fast.engine._core import REPORT_WORDS
 from carp_fast.engine._recorder import ADDRESS_WORDS, THERE_WORDS
-from carp_fast.engine._vhid import DIALECT_WORDS, EVENT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
+from carp_fast.engine._vhid import (
+    DIALECT_WORDS, EVENT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS)
 from carp_fast.engine._wire import VERDICT_WORDS
 
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
@@ -369,7 +370,7 @@ cdef class Engine:
         """Take in every (interface, frame) of `frames` in order, `rounds` times; how many OK."""
         cdef list kept = list(frames)
         cdef uint32_t count = len(kept), i, good = 0
-        cdef int r
+        cdef int _
         cdef FrameHeard* heard = <FrameHeard*>calloc(count or 1, sizeof(FrameHeard))
         if heard == NULL:
             raise MemoryError("frames")
@@ -379,7 +380,7 @@ cdef class Engine:
                 heard[i].bytes = <const uint8_t*><const char*>(<bytes?>kept[i][1])
                 heard[i].length = <uint32_t>len(<bytes>kept[i][1])
             with nogil:
-                for r in range(rounds):
+                for _ in range(rounds):
                     good += engine_receive_many(&self.core, heard, count)
             return good
         finally:
@@ -388,9 +389,9 @@ cdef class Engine:
     def advertise_rounds(self, int64_t now_ns, int rounds) -> int:
         """Benchmark: `rounds` wake ticks of expiring and sealing; how many advertisements."""
         cdef uint32_t slot, sealed = 0
-        cdef int r
+        cdef int _
         with nogil:
-            for r in range(rounds):
+            for _ in range(rounds):
                 now_ns += self.core.wake_tick_ns
                 engine_expire(&self.core, now_ns, now_ns)
                 while True:
@@ -512,9 +513,9 @@ cdef class Engine:
 
     def fail_sends(self, uint32_t slot, int times, int64_t now_ns, int error=ENETDOWN) -> None:
         """Let the host's advertisements of `times` intervals not have gone out."""
-        cdef int i
+        cdef int _
         self.used(slot)
-        for i in range(times):
+        for _ in range(times):
             advertisement_sent(&self.core, slot, self.core.hosts[slot].block.output_count, error,
                                now_ns)
 

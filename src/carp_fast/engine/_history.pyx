@@ -53,7 +53,7 @@ cdef uint32_t shortest(const Range* ranges, uint32_t count) noexcept nogil:
 
 
 cdef void retire(History* history, const Range* old) noexcept nogil:
-    """Keep a range of long ago: joined with all of its sequence, or in the place of the shortest."""
+    """Keep a range of long ago: joined with all of its sequence, or in place of the shortest."""
     cdef Range* formerly = history.formerly
     cdef Range whole = old[0]
     cdef uint32_t i

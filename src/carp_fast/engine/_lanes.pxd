@@ -1,4 +1,4 @@
-"""The lanes in which frames are received: which one a silence is judged by, and who is new to it."""
+"""The lanes in which frames are received: which one a silence is judged by, who is new to it."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 

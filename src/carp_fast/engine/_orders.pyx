@@ -12,12 +12,12 @@ from carp_fast.engine._absence cimport absence_note
 from carp_fast.engine._auth cimport AuthKey
 from carp_fast.engine._core cimport (
     Core, DONE, core_source, engine_record, engine_touch, HostsCopy, Interface, MAX_INTERFACES,
-    MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
-    ORDER_ASSUME, ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
-    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
-    Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_event, engine_release,
-    engine_schedule, engine_set_deadline, engine_shown, engine_try_ready, report_begin,
-    report_end, verify_soon)
+    MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR,
+    ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE,
+    ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES,
+    ORDER_VERIFY, Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_event,
+    engine_release, engine_schedule, engine_set_deadline, engine_shown, engine_try_ready,
+    report_begin, report_end, verify_soon)
 from carp_fast.engine._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE,
     ORDERED_BAR, ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
@@ -426,7 +426,8 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
     host.losses, host.lost_reason = was.losses, was.lost_reason
     host.held = 0
     for i in range(host.block.address_count):
-        host.block.addresses[i].flags &= ~<uint32_t>(HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
+        host.block.addresses[i].flags &= ~<uint32_t>(
+            HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
         if was.held:
             host.block.addresses[i].flags |= HELD
             host.held += 1

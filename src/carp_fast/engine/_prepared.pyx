@@ -29,7 +29,6 @@ ADVERTISE_MAC = {"interface": INTERFACE_MAC, "ucarp": UCARP_MAC, "bsd": BSD_MAC}
 PREEMPT = {False: PREEMPT_NEVER, True: PREEMPT_ALWAYS, "demoted": PREEMPT_DEMOTED}
 
 
-
 cdef Block* new_block(uint32_t addresses, uint32_t outputs, uint32_t alternates) except NULL:
     """One allocation for a block and all that it points to, zeroed."""
     cdef size_t size = (sizeof(Block) + addresses * sizeof(Address) + outputs * sizeof(Output)
@@ -124,8 +123,8 @@ cdef uint32_t source_flags(bint missing, bint missing6) noexcept:
     return (SOURCE_MISSING if missing else 0) | (SOURCE6_MISSING if missing6 else 0)
 
 
-# Its memory is kept for the next: else blocks, which stay, would fill the gaps that it leaves between
-# them, and hosts that advertise one after the other would have theirs all over the heap.
+# Its memory is kept for the next: else blocks, which stay, would fill the gaps that it leaves
+# between them, and hosts that advertise one after the other would have theirs all over the heap.
 @freelist(1024)
 cdef class PreparedHost:
     """A virtual host as the engine wants it, ready to be added or to replace another.
@@ -134,14 +133,14 @@ cdef class PreparedHost:
     of (4 or 16 bytes, prefixlen); the unsigned stay out of the digest, the retired are only
     removed; passphrase: 1 to 20 bytes; destination, destination6: the groups, 4 and 16 bytes;
     peers: unicast addresses of either family in place of the groups, at most PEERS_MAX; source,
-    source6: 4 and 16 bytes, or None for the interface's; source_missing, source6_missing: they are no
-    addresses of this machine; preempt: False, True or "demoted";
-    dialect: "ucarp", "freebsd" or "openbsd"; replay: "off", "learn" or "strict"; lladdr: 6 bytes
-    or None, see signed_message(); preferred: IPv6 addresses may be the source of other traffic;
-    times in ns; address_deadline_ns: how long a MASTER may be without addresses, 0: for ever; counter: what the first advertisement's counter exceeds; advertise_mac:
-    "interface", "ucarp" or "bsd" (virtual MACs), or 6 bytes; broadcast: to ff:ff:ff:ff:ff:ff, whatever the
-    group; alternates: room to accept digests that are given up; barred: another process of this
-    machine has it.
+    source6: 4 and 16 bytes, or None for the interface's; source_missing, source6_missing: they are
+    no addresses of this machine; preempt: False, True or "demoted"; dialect: "ucarp", "freebsd" or
+    "openbsd"; replay: "off", "learn" or "strict"; lladdr: 6 bytes or None, see signed_message();
+    preferred: IPv6 addresses may be the source of other traffic; times in ns; address_deadline_ns:
+    how long a MASTER may be without addresses, 0: for ever; counter: what the first
+    advertisement's counter exceeds; advertise_mac: "interface", "ucarp" or "bsd" (virtual MACs),
+    or 6 bytes; broadcast: to ff:ff:ff:ff:ff:ff, whatever the group; alternates: room to accept
+    digests that are given up; barred: another process of this machine has it.
     Raises ValueError for what does not fit.
     """
 

@@ -10,9 +10,9 @@ from libc.string cimport memcmp, memcpy, memset
 from carp_fast.engine._absence cimport absence_end
 from carp_fast.engine._auth cimport auth_verify, auth_verify_two
 from carp_fast.engine._core cimport (
-    Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_ask, engine_end_duplicate,
-    engine_event, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER,
-    Rejection, REJECTIONS, WRONG_DIGEST)
+    Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_ask,
+    engine_end_duplicate, engine_event, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD,
+    FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER, Rejection, REJECTIONS, WRONG_DIGEST)
 from carp_fast.engine._history cimport (
     HISTORY_NEAR, history_age_ms, history_ms, history_note_late, history_sent_ms)
 from carp_fast.engine._recorder cimport record_heard
@@ -82,7 +82,7 @@ cdef inline bint takes_destination(const VirtualHost* host,
 
 
 cdef inline bint is_addressed(const VirtualHost* host,
-                                   const Advertisement* heard) noexcept nogil:
+                              const Advertisement* heard) noexcept nogil:
     """Whether a unicast is addressed to where the host advertises from."""
     if heard.family == 4:
         return memcmp(host.source4, heard.destination, 4) == 0
@@ -154,7 +154,8 @@ cdef Verdict refuse(Core* core, uint16_t number, uint32_t slot, Verdict verdict,
 cdef void tell_wrong_digest(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
     if host.state != INIT and engine_may_tell(&host.told_other_master_ms, now_ns):
-        engine_tell(core, OTHER_MASTER if host.state == MASTER else WRONG_DIGEST, slot, 0, NULL, now_ns)
+        engine_tell(core, OTHER_MASTER if host.state == MASTER else WRONG_DIGEST, slot, 0, NULL,
+                    now_ns)
 
 
 cdef void hear(Core* core, const FrameHeard* frame, Hearing* hearing) noexcept nogil:
@@ -220,7 +221,7 @@ cdef Verdict engine_receive(Core* core, const FrameHeard* frame) noexcept nogil:
 
 cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames,
                                   uint32_t count) noexcept nogil:
-    """Take in frames in their order, as engine_receive does; how many were OK. Each gets its verdict.
+    """Take in frames in their order, as engine_receive does; how many were OK. Each gets a verdict.
 
     Two digests at once: making them is most of the work, and no frame changes what the next one's
     digest is made of.
@@ -477,7 +478,7 @@ cdef inline bint has_our_mac(const VirtualHost* host, const Advertisement* heard
 
 
 cdef inline bint is_ours_late(const VirtualHost* host, const Advertisement* heard,
-                             int64_t arrived_ns) noexcept nogil:
+                              int64_t arrived_ns) noexcept nogil:
     """Whether it is one that we sent before the last interval, from a MAC that is ours alone."""
     return (memcmp(heard.source_mac, host.mac, 6) == 0
             and not vhid_virtual_mac(host)

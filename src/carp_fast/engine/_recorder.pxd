@@ -11,8 +11,8 @@ cdef enum RecordKind:
     RECORD_CHECKPOINT               # a piece of a host's state, see Piece
     RECORD_HEARD                    # verdict, what it said; value: its counter
     RECORD_STATE                    # state, reason
-    RECORD_TURN                     # deadlines were looked at; value: heard until when; of a host:
-                                    # that gave it a later one
+    # deadlines were looked at; value: heard until when; of a host: that gave it a later one
+    RECORD_TURN
     RECORD_ADVERTISED               # what we said; value: its counter; error: none went out
     RECORD_ADDED                    # an address; error: the kernel's answer
     RECORD_REMOVED
@@ -21,7 +21,7 @@ cdef enum RecordKind:
     RECORD_ANNOUNCED
     RECORD_INTERFACE                # see record_interface
     RECORD_ORDERED                  # detail: an OrderedKind; value
-    RECORD_ABSENT                   # the pump; value: when deadlines were last looked at; see Record
+    RECORD_ABSENT                   # the pump; value: when deadlines were looked at; see Record
     RECORD_DROPPED                  # frames; likewise
     RECORD_FOUND                    # an address is not as it should be; detail: a There
     RECORD_UNDEMOTED                # no longer demoted for its addresses
@@ -80,7 +80,7 @@ cdef struct Checkpoint:
     uint32_t slot
     uint16_t interface
     uint8_t added                   # it is new: nothing to assume
-    uint8_t changed                 # its configuration is new: what was recorded before is another's
+    uint8_t changed                 # its configuration is new: earlier records are another's
     # of the engine
     int64_t wake_tick_ns
     Absence absences[CHECKPOINT_ABSENCES]   # the last that count for it

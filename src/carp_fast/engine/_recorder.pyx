@@ -278,12 +278,11 @@ cdef list records_list(const Record* records, uint32_t count):
 
     Fields by kind: checkpoint: a dict, see checkpoint_dict; heard: verdict, source or None, vhid,
     advbase, advskew, demote, counter, MAC; state: state, reason; turn: heard until, ns; advertised:
-    advbase, advskew, demote, errno; added, removed: address, errno; found: address, word; address (of the checkpoint
-    before): address, words; interface: a dict of Engine.set_interface's arguments; ordered: word,
-    value, which is (address, prefix length) of "adopt" and (IPv4, IPv6 is missing) of "own_source";
-    absent, dropped: when deadlines were last
-    looked at, since when, asleep, ns. A checkpoint whose beginning was
-    overwritten is left out.
+    advbase, advskew, demote, errno; added, removed: address, errno; found: address, word; address
+    (of the checkpoint before): address, words; interface: a dict of Engine.set_interface's
+    arguments; ordered: word, value, which is (address, prefix length) of "adopt" and (IPv4, IPv6
+    is missing) of "own_source"; absent, dropped: when deadlines were last looked at, since when,
+    asleep, ns. A checkpoint whose beginning was overwritten is left out.
     """
     cdef list found = []
     cdef uint8_t[PIECES * PIECE_LENGTH] data
@@ -407,7 +406,8 @@ cdef dict state_dict(const Checkpoint* of):
                 "advskew": source.advskew, "demote": source.demote, "ascended": source.ascended,
                 "refusals": source.refusals, "run": source.run,
                 "noted_ms": source.noted_ms, "genuine": bool(source.genuine),
-                "constant": bool(source.constant), "current": of.master[source.family == 6] == i + 1})
+                "constant": bool(source.constant),
+                "current": of.master[source.family == 6] == i + 1})
     return {key: value for key, value in state.items() if value or key in ("state", "reason")}
 
 

@@ -9,7 +9,7 @@ here, nor a socket or a clock.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from carp_fast.engine._core cimport (
     ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, Core, Interface, RESTORED_REFUSED, Report,
@@ -32,7 +32,6 @@ cdef int64_t DEMOTED_NS = 60 * <int64_t>SECOND_NS
 cdef int64_t VERIFY_NS = 60 * <int64_t>SECOND_NS        # between two looks at an interface
 # An address that is missed so shortly after we removed another one went with that.
 cdef int64_t WITH_OURS_NS = 2 * <int64_t>SECOND_NS
-
 
 
 cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil:

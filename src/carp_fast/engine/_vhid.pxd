@@ -1,6 +1,6 @@
 """The virtual host: its plain struct, its timing, its state machine as a table."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._auth cimport AuthKey
 from carp_fast.engine._history cimport History
@@ -151,7 +151,7 @@ cdef enum:
     DUPLICATE_ENDS = 2          # master-down times without another host from our source
     REPEAT_AFTER = 2            # advertisements until the announcement is repeated
     AGAIN_AFTER = 16            # of an interval, the part until an advertisement is repeated
-    JITTER_PARTS = 4            # of an interval: the first range of the jitter; of a range: where in it
+    JITTER_PARTS = 4            # of an interval: the jitter's first range; of a range: where in it
 
 cdef struct Output:
     uint8_t frame[FRAME_ROOM]
@@ -271,8 +271,8 @@ cdef struct VirtualHost:
     Configured configured
 
     int64_t tie_since_ns        # first of the ties heard over IPv6 that go on; 0: none
-    int64_t judged_ns           # MASTER: the last of them; BACKUP, EXTENDED: absences until then are
-                                # in its deadline
+    # MASTER: the last of them; BACKUP, EXTENDED: absences until then are in its deadline
+    int64_t judged_ns
     int64_t announce_at_ns      # the next announcement by time, 0: none
     int64_t answered_ns
     uint64_t sent

@@ -5,7 +5,7 @@ Source of the rules: carp_proto_input_c, carp_master_down and carp_setrun in the
 and ucarp's carp.c where they differ (tie, master-down). Knows no socket, clock or table of hosts.
 """
 
-from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from carp_fast.engine._history cimport HISTORY_NEAR, history_ms
@@ -18,9 +18,10 @@ REASON_WORDS = (
     "faster_master", "tie_lost", "address_lost", "resigned", "less_demoted_master",
     "master_demoted", "in_use", "freed", "address_deadline")
 EVENT_WORDS = (
-    "ready", "not_ready", "renamed", "master_heard", "slower_master", "master_leaving", "master_left",
-    "master_down", "advertisement_due", "faster", "tie_lost", "slower", "less_demoted",
-    "master_demoted", "tie_yielded", "contested", "our_turn", "address_lost", "resign")
+    "ready", "not_ready", "renamed", "master_heard", "slower_master", "master_leaving",
+    "master_left", "master_down", "advertisement_due", "faster", "tie_lost", "slower",
+    "less_demoted", "master_demoted", "tie_yielded", "contested", "our_turn", "address_lost",
+    "resign")
 EFFECT_WORDS = {
     "arm_master_down": ARM_MASTER_DOWN, "arm_skew": ARM_SKEW, "disarm": DISARM,
     "advertise": ADVERTISE, "last_advertisement": LAST_ADVERTISEMENT, "answer": ANSWER,
@@ -32,31 +33,35 @@ assert len(REASON_WORDS) == REASONS and len(EVENT_WORDS) == EVENTS
 assert sizeof(Source) == 64 and sizeof(VirtualHost) % 64 == 0, sizeof(VirtualHost)
 
 # The whole election. What is not listed changes nothing. An empty reason: the event brings its own.
+cdef str RISE = "advertise advertise_again add_addresses"
+cdef str YIELD = "arm_master_down remove_addresses"
+cdef str LOSE = "arm_jittered remove_addresses"
+cdef str LEAVE = "disarm remove_addresses"
 TRANSITIONS = (
-    # state     event                next      effects                                     reason
-    ("INIT",   "ready",             "BACKUP", "arm_master_down",                          ""),
-    ("INIT",   "not_ready",         "INIT",   "disarm",                                   ""),
-    ("INIT",   "resign",            "INIT",   "disarm",                                   "resigned"),
-    ("BACKUP", "not_ready",         "INIT",   "disarm",                                   ""),
-    ("BACKUP", "master_heard",      "BACKUP", "arm_master_down",                          ""),
-    ("BACKUP", "slower_master",     "MASTER", "advertise advertise_again add_addresses",  "preempted"),
-    ("BACKUP", "master_leaving",    "BACKUP", "arm_skew",                                 ""),
-    ("BACKUP", "master_left",       "MASTER", "advertise advertise_again add_addresses",  "master_resigned"),
-    ("BACKUP", "master_down",       "MASTER", "advertise advertise_again add_addresses",  "master_down"),
-    ("BACKUP", "master_demoted",    "MASTER", "advertise advertise_again add_addresses",  "master_demoted"),
-    ("BACKUP", "contested",         "BACKUP", "arm_jitter",                               ""),
-    ("BACKUP", "our_turn",          "MASTER", "advertise advertise_again add_addresses",  ""),
-    ("BACKUP", "resign",            "INIT",   "disarm",                                   "resigned"),
-    ("MASTER", "not_ready",         "INIT",   "disarm remove_addresses",                  ""),
-    ("MASTER", "renamed",           "INIT",   "disarm remove_addresses resign",           ""),
-    ("MASTER", "advertisement_due", "MASTER", "advertise",                                ""),
-    ("MASTER", "faster",            "BACKUP", "last_advertisement arm_master_down remove_addresses", "faster_master"),
-    ("MASTER", "tie_lost",          "BACKUP", "arm_jittered remove_addresses",            "tie_lost"),
-    ("MASTER", "tie_yielded",       "BACKUP", "arm_jittered remove_addresses",            "tie_lost"),
-    ("MASTER", "less_demoted",      "BACKUP", "arm_master_down remove_addresses",         "less_demoted_master"),
-    ("MASTER", "slower",            "MASTER", "answer",                                   ""),
-    ("MASTER", "address_lost",      "BACKUP", "arm_master_down remove_addresses resign",  ""),
-    ("MASTER", "resign",            "INIT",   "disarm remove_addresses resign",           "resigned"),
+    # state     event                next      effects                        reason
+    ("INIT",   "ready",             "BACKUP", "arm_master_down",             ""),
+    ("INIT",   "not_ready",         "INIT",   "disarm",                      ""),
+    ("INIT",   "resign",            "INIT",   "disarm",                      "resigned"),
+    ("BACKUP", "not_ready",         "INIT",   "disarm",                      ""),
+    ("BACKUP", "master_heard",      "BACKUP", "arm_master_down",             ""),
+    ("BACKUP", "slower_master",     "MASTER", RISE,                          "preempted"),
+    ("BACKUP", "master_leaving",    "BACKUP", "arm_skew",                    ""),
+    ("BACKUP", "master_left",       "MASTER", RISE,                          "master_resigned"),
+    ("BACKUP", "master_down",       "MASTER", RISE,                          "master_down"),
+    ("BACKUP", "master_demoted",    "MASTER", RISE,                          "master_demoted"),
+    ("BACKUP", "contested",         "BACKUP", "arm_jitter",                  ""),
+    ("BACKUP", "our_turn",          "MASTER", RISE,                          ""),
+    ("BACKUP", "resign",            "INIT",   "disarm",                      "resigned"),
+    ("MASTER", "not_ready",         "INIT",   LEAVE,                         ""),
+    ("MASTER", "renamed",           "INIT",   LEAVE + " resign",             ""),
+    ("MASTER", "advertisement_due", "MASTER", "advertise",                   ""),
+    ("MASTER", "faster",            "BACKUP", "last_advertisement " + YIELD, "faster_master"),
+    ("MASTER", "tie_lost",          "BACKUP", LOSE,                          "tie_lost"),
+    ("MASTER", "tie_yielded",       "BACKUP", LOSE,                          "tie_lost"),
+    ("MASTER", "less_demoted",      "BACKUP", YIELD,                         "less_demoted_master"),
+    ("MASTER", "slower",            "MASTER", "answer",                      ""),
+    ("MASTER", "address_lost",      "BACKUP", YIELD + " resign",             ""),
+    ("MASTER", "resign",            "INIT",   LEAVE + " resign",             "resigned"),
 )
 
 cdef enum:
@@ -281,7 +286,8 @@ cdef bint precedes(const VirtualHost* host, const Advertisement* heard) noexcept
     return memcmp(host.source6, heard.source, 16) > 0
 
 
-cdef void note_precedence(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
+cdef void note_precedence(VirtualHost* host, const Advertisement* heard,
+                          int64_t now_ns) noexcept nogil:
     """Heard in a tie: does the other host go first when they rise the next time?
 
     Where both families are heard IPv4 decides, or each of two hosts could go first in another one.

@@ -9,7 +9,7 @@ and the program stay the caller's (loadtest/backends.py).
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -238,11 +238,11 @@ cdef class Flood:
         kinds = {word: progress.kinds[i] for i, word in enumerate(self.source.kinds)
                  if progress.kinds[<int>i]}
         measured = progress.gaps.histogram.total > 0
-        lost = progress.error in LINK_LOST
+        lost = "down" if progress.error == ENETDOWN else "removed"
         return {"sent": progress.sent, "kinds": kinds, "refused": progress.refused,
                 "seconds": seconds, "rate": progress.sent / seconds if seconds else 0.0,
                 "gaps": gaps_facts(&progress.gaps, not self.pace.unpaced) if measured else None,
-                "link_lost": ("down" if progress.error == ENETDOWN else "removed") if lost else None,
+                "link_lost": lost if progress.error in LINK_LOST else None,
                 "cpu_seconds": progress.cpu_ns / 1e9,
                 "sender_cpu_seconds": progress.sender_cpu_ns / 1e9}
 

@@ -1,6 +1,6 @@
 """A histogram of durations: counts by size, to within 3 %, and the exact largest."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef enum:
     SHARES = 32                     # buckets between a power of two and the next

@@ -1,6 +1,6 @@
 """Frames of a load test: advertisements of virtual hosts, right and wrong ones, announcements."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from carp_fast.engine._auth cimport AuthKey
 from carp_fast.loadtest._frames cimport FrameSource, Made

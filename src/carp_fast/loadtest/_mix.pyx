@@ -8,7 +8,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
-from carp_fast.engine._auth cimport DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign, auth_sign_two
+from carp_fast.engine._auth cimport (
+    DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign, auth_sign_two)
 from carp_fast.loadtest._frames cimport FrameSource, Made, NO_FLOW
 from carp_fast.loadtest._walk cimport (
     AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, walk_take)
@@ -148,7 +149,8 @@ cdef class Mix(FrameSource):
     router), for the kinds arp and na. walks: {a word of FIELD_WORDS: ("increment" or "random",
     values)}, values: a range or a sequence of whole numbers. The field "counter" walks for each
     flow by itself; a range of one number is where it begins to count up, and without a walk it
-    begins at 1. seed: of all that is random. stamped: room behind the frame for when it was sent. Raises ValueError.
+    begins at 1. seed: of all that is random. stamped: room behind the frame for when it was sent.
+    Raises ValueError.
 
     Kinds: ok; bad_auth: a bit of the digest is wrong; bad_checksum; bad_ttl: 254; bad_version: 4;
     bad_length: cut after 20 bytes of CARP; replay: the latest counter of its flow again;
@@ -183,7 +185,8 @@ cdef class Mix(FrameSource):
         """The kinds in an order that holds to the weights at any time, not only at its end."""
         unknown = set(weights) - set(KIND_WORDS)
         if unknown:
-            raise ValueError(f"{min(unknown)!r} is no kind of frame; known: {', '.join(KIND_WORDS)}")
+            raise ValueError(
+                f"{min(unknown)!r} is no kind of frame; known: {', '.join(KIND_WORDS)}")
         if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
             raise ValueError("weights are whole numbers, none below 0 and one above it")
         common = 0
@@ -479,7 +482,6 @@ cdef class Mix(FrameSource):
         cdef uint32_t i, j, count
         cdef uint8_t source[16]
         cdef Walk walk
-        cdef Number value
         cdef Flow* flow
         found = []
         for i in range(self.stream_count):

@@ -1,6 +1,6 @@
-"""What was received, counted: by verdict, by source and vhid, and how long frames were under way."""
+"""What was received, counted: by verdict, by source and vhid; how long frames were under way."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from carp_fast.engine._auth cimport AuthKey
 from carp_fast.loadtest._histogram cimport Histogram

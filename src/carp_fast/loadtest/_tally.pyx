@@ -5,7 +5,7 @@ configuration would, up to its digest; what depends on what was heard before (lo
 verdict here but stands in the counters of its source and vhid. Knows no socket, clock or file.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -118,7 +118,7 @@ cdef void flow_count(Flow* flow, uint64_t counter) noexcept nogil:
 # ------------------------------------------------------------------------------------- the verdict
 
 cdef Verdict judge(Tally tally, const Advertisement* heard) noexcept nogil:
-    """What the hosts of the configuration say to a frame that is well-formed: see engine_receive."""
+    """What the hosts of the configuration say to a well-formed frame: see engine_receive."""
     cdef uint32_t at = tally.by_vhid[heard.vhid]
     cdef bint vrrp_like = heard.version == 3 or heard.vrrp_length
     cdef bint any_host = at != 0, any_peer = False, taken = False

@@ -12,7 +12,7 @@ from libc.errno cimport (
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from carp_fast.pump._socket cimport iovec, mmsghdr, msghdr
+from carp_fast.pump._socket cimport iovec, mmsghdr
 
 cdef extern from "system.h" nogil:
     struct sockaddr_nl:
@@ -125,8 +125,8 @@ cdef void netlink_put(Netlink* netlink, uint32_t slot, uint32_t which, bint adde
 
 cdef int send_message(Netlink* netlink, const void* data, size_t length) noexcept nogil:
     """Give the kernel a message or several; 0, or the errno of having given it none of them."""
-    cdef int attempt
-    for attempt in range(ATTEMPTS):
+    cdef int _
+    for _ in range(ATTEMPTS):
         if sendto(netlink.fd, data, length, 0, NULL, 0) >= 0:
             return 0
         if errno != EINTR and errno != ENOBUFS:
@@ -311,8 +311,8 @@ cdef int netlink_look(Netlink* netlink, int32_t ifindex, uint32_t part,
 
     0 or an errno; E2BIG where more than half of FOUND_ROOM would be kept: more parts are needed.
     """
-    cdef int attempt, error = EAGAIN
-    for attempt in range(ATTEMPTS):
+    cdef int _, error = EAGAIN
+    for _ in range(ATTEMPTS):
         netlink.look += 1
         netlink.part, netlink.parts = part, parts
         error = ask_for_addresses(netlink, ifindex)

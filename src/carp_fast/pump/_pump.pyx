@@ -8,17 +8,16 @@ never takes the GIL. Nothing here decides anything about CARP.
 import os
 from collections import deque
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast.engine._core cimport (
-    Core, DONE, HostsCopy, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_BAR,
-    ORDER_COPY_RECORDS,
-    ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
-    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
-    Report)
+    Core, DONE, HostsCopy, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
+    ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK,
+    ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE,
+    ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED, Report)
 from carp_fast.engine._engine cimport (
     Engine, explained_dict, fill_address, fill_interface, host_dict, interface_dict,
     rejections_list, report_tuple)
@@ -30,7 +29,7 @@ from carp_fast.engine._recorder cimport Record, RecordCopy, records_list
 from carp_fast.pump._socket cimport receive_prepare, send_prepare
 from carp_fast.pump._turn cimport (
     ORDERS, PumpState, Receiver, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE,
-    SCHEDULED_NORMAL, run_due)
+    run_due)
 from carp_fast.engine._vhid cimport Address, IN_USE, SOURCES, Source, VirtualHost
 from carp_fast.engine._wheel cimport NOBODY
 
@@ -145,10 +144,11 @@ cdef class Pump:
 
     receivers: [(kind, file descriptor, lane)], a "packet" socket, or "raw4" and "raw6", of each
     lane; without a lane the common one (an eventfd that never fires where nothing is received).
-    send_fd: a packet socket; netlink_fd: a bound rtnetlink socket; templates: {key: (encoded message, the address in it)}, the keys (family,
-    adding) and, for addresses that may be the source of other traffic, (6, True, "preferred");
-    report_capacity: a power of two; record: how many records of what came in and was decided are
-    kept, a power of two, or 0; marks: the kernel keeps IFA_PROTO. The file descriptors stay the caller's. Raises OSError.
+    send_fd: a packet socket; netlink_fd: a bound rtnetlink socket; templates: {key: (encoded
+    message, the address in it)}, the keys (family, adding) and, for addresses that may be the
+    source of other traffic, (6, True, "preferred"); report_capacity: a power of two; record: how
+    many records of what came in and was decided are kept, a power of two, or 0; marks: the kernel
+    keeps IFA_PROTO. The file descriptors stay the caller's. Raises OSError.
     """
     cdef Engine engine
     cdef PumpState* state

@@ -1,6 +1,6 @@
 """Batches of frames in and out of packet and raw sockets: recvmmsg and sendmmsg."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 cdef extern from "system.h" nogil:
     ctypedef unsigned int socklen_t

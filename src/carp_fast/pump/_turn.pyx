@@ -21,8 +21,8 @@ from carp_fast.engine._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
 from carp_fast.pump._netlink cimport (
-    Change, CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNKNOWN, FOUND_UNMARKED, Found,
-    LOOK_PARTS, Netlink, netlink_carry_out, netlink_found, netlink_look, netlink_put)
+    Change, CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNMARKED, Found,
+    LOOK_PARTS, netlink_carry_out, netlink_found, netlink_look, netlink_put)
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard, engine_receive_many
 from carp_fast.pump._socket cimport (
@@ -517,9 +517,9 @@ cdef bint send_announcements(PumpState* pump) noexcept nogil:
 
 cdef void carry_out(PumpState* pump) noexcept nogil:
     """Advertisements first, then addresses, then announcements, in bounded slices."""
-    cdef int slices
+    cdef int _
     cdef bint changed
-    for slices in range(CHANGES_A_TURN):
+    for _ in range(CHANGES_A_TURN):
         send_advertisements(pump)
         changed = change_addresses(pump)
         if not send_announcements(pump) and not changed:

@@ -16,20 +16,21 @@ from carp_fast.engine._core cimport FAMILY_SILENT, Report
 from carp_fast.engine._lanes cimport LANE_COMMON
 from carp_fast.simulate._addresses cimport is_loss, mark_dirty, on_loss
 from carp_fast.simulate._network cimport (
-    ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET, CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame,
-    HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG, LINK_BLOCKED, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED,
-    NO_MASTER, Nic, OURS, OVER_4, OVER_6, PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE,
-    RESIGNED_WITH_ADDRESSES, RESTLESS, SENT_BY_BACKUP, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY,
-    SILENCE_IMAGINED, SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS,
-    STILL_INIT, Slot, Socket, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE,
-    TWO_MASTERS, UNCHECKED, World, YIELDED_WRONGLY, broken, event_push, machine_now, has_sorted,
-    longest_delay_ns, machine_number, nic_works, trace)
+    ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET,
+    CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame, HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG,
+    LINK_BLOCKED, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED, NO_MASTER, Nic, OURS, OVER_4, OVER_6,
+    PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE, RESIGNED_WITH_ADDRESSES, RESTLESS,
+    SENT_BY_BACKUP, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, SILENCE_IMAGINED, SILENCE_UNPROVEN,
+    SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS, STILL_INIT, Slot, Socket,
+    TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
+    YIELDED_WRONGLY, broken, event_push, machine_now, has_sorted, longest_delay_ns, machine_number,
+    nic_works, trace)
 from carp_fast.simulate._rules cimport (
-    Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote,
-    rule_fell, rule_from_master, rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
-    rule_least_master_down_ns, rule_note_master,
-    rule_least_skew_ns, rule_leaves, rule_silence_until_ns, rule_theirs, rule_may_preempt,
-    rule_more_demoted, rule_replaces, rule_replay, rule_send, rule_yields)
+    Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote, rule_fell,
+    rule_from_master, rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
+    rule_least_master_down_ns, rule_note_master, rule_least_skew_ns, rule_leaves,
+    rule_silence_until_ns, rule_may_preempt, rule_more_demoted, rule_replaces,
+    rule_replay, rule_send, rule_yields)
 from carp_fast.engine._vhid cimport (
     ADDRESS_DEMOTED, Address, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
     IN_USE, LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED, MASTER_DOWN,
@@ -45,7 +46,7 @@ cdef int64_t SLACK_NS = 50 * 1000000            # for ticks, delays and turns, i
 cdef int64_t CLOCK_SLACK_NS = 25 * 1000000      # what a stepped wall clock may do to a deadline
 cdef int64_t CLOCK_STEPPED_NS = 10 * <int64_t>SECOND_NS     # ... and for how long
 cdef int64_t NEVER_NS = 1500 * <int64_t>SECOND_NS           # without rest for so long: broken
-cdef uint8_t ROUNDS_PROMISED = 6                # ties lost by all sides: of 100 slots one may have more
+cdef uint8_t ROUNDS_PROMISED = 6                # ties lost by all: of 100 slots one may have more
 cdef uint8_t CROSSINGS_MAX = 12                 # ... until it is no accident
 
 
@@ -281,9 +282,10 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
 cdef void note_crossing(World* world, uint32_t number, uint32_t slot) noexcept nogil:
     """On a BSD the hearer yields: where advertisements cross, all do, and nobody is left.
 
-    The last may yield to one that is less demoted, and has just yielded itself. Then silence decides once more, and jitter that they do not rise together again: the time
-    that the slot has begins anew, a few times at most. How often that is so is promised for two
-    and three machines, and counted: it shows over many seeds.
+    The last may yield to one that is less demoted, and has just yielded itself. Then silence
+    decides once more, and jitter that they do not rise together again: the time that the slot has
+    begins anew, a few times at most. How often that is so is promised for two and three machines,
+    and counted: it shows over many seeds.
     """
     cdef uint32_t other, peers = connected(world, number, slot), count = 0
     if not is_judged(world, slot, peers):

@@ -1,7 +1,7 @@
 """The lanes of a simulated machine's sockets: who is sorted into them, and floods of strangers.
 
-What a drop proves and who is found, the pump's own code decides (engine/_lanes.pyx); what Python does with
-it, later and within a room of its own, stands here a second time.
+What a drop proves and who is found, the pump's own code decides (engine/_lanes.pyx); what Python
+does with it, later and within a room of its own, stands here a second time.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -12,7 +12,7 @@ from carp_fast.engine._lanes cimport (
     lanes_prove_nothing)
 from carp_fast.engine._receive cimport FrameHeard
 from carp_fast.simulate._network cimport (
-    Arrival, FLOOD_GOES_ON, Frame, IDLE, Machine, PAUSE_NONE, PAUSE_STOPPED, SEGMENTS_MAX, SOCKETS,
+    Arrival, FLOOD_GOES_ON, Frame, IDLE, Machine, PAUSE_NONE, PAUSE_STOPPED, SOCKETS,
     SOURCE_IS_SORTED, Socket, World, event_push, family_bit, frame_release, machine_now,
     machine_number, machine_wake, note_drop, random_below, random_chance)
 from carp_fast.engine._wheel cimport NOBODY
@@ -156,7 +156,7 @@ cdef void flood_goes_on(World* world, Machine* machine) noexcept nogil:
     cdef Socket* socket = &machine.sockets[<int>LANE_COMMON]
     cdef Arrival* arrival
     cdef int64_t now_ns = machine_now(world, machine)
-    cdef uint32_t i, room
+    cdef uint32_t _, room
     machine.flood_comes = machine.flooded != 0
     if not machine.flooded:
         return
@@ -166,7 +166,7 @@ cdef void flood_goes_on(World* world, Machine* machine) noexcept nogil:
         return
     # Who reads little at a time has as little room: in a pump strangers wait for 0.1 s at most.
     room = min(world.socket_room, FLOOD_SLICES * world.slices * world.batch)
-    for i in range(min(machine.flood_frames, room - min(room, socket.count))):
+    for _ in range(min(machine.flood_frames, room - min(room, socket.count))):
         arrival = &socket.arrivals[(socket.head + socket.count) % world.socket_room]
         arrival.at_ns, arrival.stamp_ns = now_ns, now_ns + machine.wall_ns
         arrival.frame = NOBODY

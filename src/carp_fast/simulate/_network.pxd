@@ -44,7 +44,7 @@ cdef enum Pause:
 
 cdef enum Rest:                 # of a slot since the faults were over
     UNCHECKED
-    RESTLESS                    # checked; who hears whom, or who waits how long, may change it again
+    RESTLESS                    # checked; who hears whom, or who waits how long, may change it
     QUIET                       # checked: nothing may change any more
 
 cdef enum Phase:                # of a machine's turn

@@ -159,7 +159,8 @@ cdef void machine_wake(World* world, Machine* machine, int64_t at_ns) noexcept n
     event_push(world, at_ns, MACHINE_STEPS, machine_number(world, machine), machine.generation)
 
 
-cdef void trace_stall(World* world, Machine* machine, uint32_t drops, int64_t gap_ns) noexcept nogil:
+cdef void trace_stall(World* world, Machine* machine, uint32_t drops,
+                      int64_t gap_ns) noexcept nogil:
     world.tally.stalls += 1
     machine.away_ns = world.now_ns
     trace(world, TRACE_STALLED, machine_number(world, machine), NOBODY, drops,

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from carp_fast.engine._core cimport Order
-from carp_fast.simulate._network cimport Machine, Nic, PendingOrder, World
+from carp_fast.simulate._network cimport Machine, PendingOrder, World
 
 cdef enum NicFault:
     NIC_DOWN

@@ -31,8 +31,8 @@ cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* 
                         const VirtualHost* master) noexcept nogil
 cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Frame* frame,
                           bint own, int64_t at_ns) noexcept nogil
-cdef int64_t rule_silence_until_ns(const Machine* machine, const Slot* known, const VirtualHost* host,
-                                   int64_t heard_ns) noexcept nogil
+cdef int64_t rule_silence_until_ns(const Machine* machine, const Slot* known,
+                                   const VirtualHost* host, int64_t heard_ns) noexcept nogil
 cdef void rule_fell(Slot* known, const VirtualHost* host, int64_t at_ns) noexcept nogil
 cdef int64_t rule_jitter_most_ns(const Slot* known, const VirtualHost* host) noexcept nogil
 cdef void rule_heard_after_tie(Slot* known, const VirtualHost* host, const Frame* frame,

@@ -216,8 +216,8 @@ cdef int64_t longest_interval_ns(const Slot* known, const VirtualHost* host,
     return <int64_t>interval * SECOND_NS // 256
 
 
-cdef int64_t rule_silence_until_ns(const Machine* machine, const Slot* known, const VirtualHost* host,
-                                   int64_t heard_ns) noexcept nogil:
+cdef int64_t rule_silence_until_ns(const Machine* machine, const Slot* known,
+                                   const VirtualHost* host, int64_t heard_ns) noexcept nogil:
     """How long a BACKUP that heard its master last at `heard_ns` must hear nobody to rise.
 
     What it missed since, being away for longer than its interval, comes on top; after that, and
@@ -255,7 +255,9 @@ cdef int64_t rule_jitter_most_ns(const Slot* known, const VirtualHost* host) noe
     cdef int64_t interval_ns = rule_interval_ns(known, host)
     if known.ties == 0:
         return 0
-    return interval_ns >> 2 if known.ties == 1 else interval_ns >> 1 if known.ties == 2 else interval_ns
+    if known.ties == 1:
+        return interval_ns >> 2
+    return interval_ns >> 1 if known.ties == 2 else interval_ns
 
 
 cdef void rule_heard_after_tie(Slot* known, const VirtualHost* host, const Frame* frame,
@@ -396,7 +398,8 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
         return EITHER
     if knowledge == KNOWN_LONG and (not learned.perhaps or back or strict):
         return EITHER if may_be_forgotten(known) else TO_BE_REFUSED
-    if knowledge == MAYBE_KNOWN or knowledge == KNOWN_LONG or (knowledge >= SEEN_LATELY and may_be_forgotten(known)):
+    if (knowledge == MAYBE_KNOWN or knowledge == KNOWN_LONG
+            or (knowledge >= SEEN_LATELY and may_be_forgotten(known))):
         return EITHER                                   # it may have forgotten who was genuine
     if not back:
         if knowledge == NEW or learned.genuine or counter > known.known_again[frame.family == 6]:

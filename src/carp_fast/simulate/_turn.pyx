@@ -23,23 +23,23 @@ from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard, engine_receive
 from carp_fast.simulate._addresses cimport check_addresses, mark_dirty, on_undemoted
 from carp_fast.simulate._invariants cimport (
-    check_announced, check_announcement, check_sending, keeps_backup, on_family, on_refused, on_state,
-    on_taken)
+    check_announced, check_announcement, check_sending, keeps_backup, on_family, on_refused,
+    on_state, on_taken)
 from carp_fast.simulate._kernel cimport change_addresses, verify_addresses
 from carp_fast.simulate._lanes cimport (
     anything_waits, arrived_at, find_source, forget_lanes, note_drops)
 from carp_fast.simulate._nics cimport has_left, interface_value, obey_interface_order
 from carp_fast.simulate._network cimport (
-    ABSENT, Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, FOREIGN_REMOVED, FOREIGN_THERE, Frame, IDLE,
-    KEY_OTHER, KEY_RIGHT, Machine, ORDER_ARRIVES, OURS, PendingOrder, QUEUE_OVERFLOW, RECEIVING,
-    REPORTS_LOST, Slot, Socket, TRACE_ADDRESS, TRACE_ANNOUNCED, TRACE_HEARD, TRACE_ORDER,
+    Arrival, CARRYING_OUT, CHANGED_BY_REFUSED, Frame, IDLE,
+    KEY_OTHER, KEY_RIGHT, Machine, ORDER_ARRIVES, PendingOrder, QUEUE_OVERFLOW, RECEIVING,
+    REPORTS_LOST, Slot, Socket, TRACE_ANNOUNCED, TRACE_HEARD, TRACE_ORDER,
     TRACE_SENT, World, broken, event_push, frame_release, grown, machine_now, machine_number,
-    machine_wake, note_disturbed, note_drop, random_below, random_chance, random_next, trace,
+    machine_wake, note_disturbed, note_drop, random_below, random_next, trace,
     trace_stall, transmit, whose)
 from carp_fast.simulate._rules cimport EITHER, Expected, rule_leaves, rule_replay
 from carp_fast.engine._upkeep cimport upkeep_expire
 from carp_fast.engine._vhid cimport (
-    Address, AlternateKey, Block, INIT, IN_USE, LEAVING, MASTER, Output, REPLAY_STRICT, RETIRED,
+    Address, AlternateKey, Block, IN_USE, LEAVING, MASTER, Output, REPLAY_STRICT, RETIRED,
     VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
@@ -216,8 +216,9 @@ cdef void take_reports(World* world, Machine* machine) noexcept nogil:
 # ------------------------------------------------------------------------------------- receive
 
 cdef uint32_t queued(const Core* core) noexcept nogil:
-    return (queue_length(&core.advertise_first) + queue_length(&core.advertise) + queue_length(&core.change)
-            + queue_length(&core.announce) + queue_length(&core.repeat))
+    return (queue_length(&core.advertise_first) + queue_length(&core.advertise)
+            + queue_length(&core.change) + queue_length(&core.announce)
+            + queue_length(&core.repeat))
 
 
 cdef void take_frame(World* world, Machine* machine, uint8_t lane, const Frame* frame,
@@ -267,9 +268,9 @@ cdef bint take_lane(World* world, Machine* machine, uint8_t lane) noexcept nogil
     cdef int64_t begin_ns = machine_now(world, machine), at_ns = 0
     cdef Socket* socket = &machine.sockets[lane]
     cdef int64_t since_ns = socket.heard_until_ns
-    cdef uint32_t count = min(socket.count, world.batch), drops, i
+    cdef uint32_t count = min(socket.count, world.batch), drops, _
     cdef Arrival arrival
-    for i in range(count):
+    for _ in range(count):
         arrival = socket.arrivals[socket.head]
         socket.head = (socket.head + 1) % world.socket_room
         socket.count -= 1

@@ -26,7 +26,7 @@ cdef enum FaultKind:
     FAULT_REMOVE                # slot
     FAULT_ADD                   # slot
     FAULT_RESIGN_ALL
-    FAULT_FLOOD                 # value: probability that a frame finds no room; slot: that do, a tick
+    FAULT_FLOOD                 # slot: frames a tick; value: probability that one finds no room
     FAULT_QUIET                 # all faults are over
     FAULT_KINDS
 

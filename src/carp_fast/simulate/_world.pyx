@@ -10,8 +10,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast.engine._core cimport (
-    ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
-    ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
+    ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE,
+    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
 from carp_fast.engine._prepared cimport PreparedHost
 from carp_fast.simulate._addresses cimport check_addresses
 from carp_fast.simulate._invariants cimport check_election, check_families, check_slot
@@ -20,11 +20,11 @@ from carp_fast.simulate._lanes cimport (
 from carp_fast.simulate._nics cimport NicFault, change_nic, interface_value
 from carp_fast.simulate._network cimport (
     ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FLOOD_GOES_ON,
-    FOREIGN_THERE, FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS, Machine,
-    NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED,
-    QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED, Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop,
-    event_push, frame_arrives, grown, machine_now, machine_wake, note_missed, random_below,
-    random_next, trace)
+    FOREIGN_THERE, FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX,
+    MACHINE_STEPS, Machine, NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE,
+    PAUSE_STOPPED, PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED,
+    Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop, event_push, frame_arrives, grown,
+    machine_now, machine_wake, note_missed, random_below, random_next, trace)
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_forget, machine_step, order_packed, order_push)
 from carp_fast.engine._vhid cimport BACKUP
@@ -46,8 +46,8 @@ BROKEN_WORDS = (
     "sent_by_backup", "resigned_with_addresses", "sent_wrong_priority", "sent_old_counter",
     "accepted_unauthentic", "accepted_replay", "accepted_loop", "changed_by_refused",
     "refused_genuine", "heard_too_lately", "heard_unread", "silence_unproven",
-    "preempted_wrongly", "yielded_wrongly", "changed_without_cause", "tie_unsettled", "jitter_wrong",
-    "silence_unsaid", "silence_imagined", "queue_overflow", "reports_lost")
+    "preempted_wrongly", "yielded_wrongly", "changed_without_cause", "tie_unsettled",
+    "jitter_wrong", "silence_unsaid", "silence_imagined", "queue_overflow", "reports_lost")
 TRACE_WORDS = (
     "sent", "heard", "lost", "changed", "no_room", "state", "address", "announced", "order",
     "fault", "stalled", "checked", "family")
@@ -306,7 +306,8 @@ cdef class Simulator:
                   uint32_t slices=16, uint32_t changes=128, bint aligned=False, bint tracing=False):
         if not 1 <= machines <= MACHINES_MAX or not 1 <= segments <= SEGMENTS_MAX:
             raise ValueError(f"at most {MACHINES_MAX} machines on {SEGMENTS_MAX} segments")
-        if not slots or not socket_room or not source_room or not batch or not slices or not 1 <= changes <= 128:
+        if (not slots or not socket_room or not source_room or not batch or not slices
+                or not 1 <= changes <= 128):
             raise ValueError("slots and limits are at least 1, changes at most 128")
         self.kept = []
         self.world = <World*>calloc(1, sizeof(World))
