@@ -34,9 +34,11 @@ test: test-packages check ## check, then every test (as root: with network names
 	$(PY) -m pytest -n 4 --dist worksteal --durations=5 -m "not alone"
 	$(PY) -m pytest --durations=5 -m alone
 
-check: $(VENV)/.dev $(VENV)/.built ## ruff and mypy
+# cython-lint runs pycodestyle by its name.
+check: $(VENV)/.dev $(VENV)/.built ## ruff, cython-lint and mypy
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src
 	$(PY) -m mypy
 
 bench: $(VENV)/.dev $(VENV)/.built ## the compiled core beside pure Python and the standard library
