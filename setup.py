@@ -24,6 +24,7 @@ MODULES = (
     "engine._upkeep",
     "engine._actions",
     "engine._orders",
+    "engine._reports",
     "engine._prepared",
     "engine._engine",
     "loadtest._histogram",

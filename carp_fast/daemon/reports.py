@@ -11,11 +11,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from carp_fast.daemon import systemd
 from carp_fast.daemon.hooks import Hook, HookResult, Hooks
 from carp_fast.daemon.table import MASTER, STATES, Hosts, every_address
+from carp_fast.engine import reports
 from carp_fast.inet import address_text, mac_text
 
 if TYPE_CHECKING:
@@ -29,30 +30,11 @@ STALLED_EVERY_NS = 10_000_000_000
 REPORTS_A_TURN = 1000
 FOREIGN = "address_foreign"
 FOREIGN_LOGGED_MAX = 20  # lines about foreign addresses of one interface at once; more are counted
-# Why an address had to be added again: RestoredWhy in engine/_core.pxd.
-RESTORED_REFUSED, RESTORED_REMOVED, RESTORED_WITH_OURS = range(3)
 # Reasons that another host's advertisement gave: the log line names that host.
 PEER_REASONS = frozenset(
     {"faster_master", "tie_lost", "preempted", "master_resigned"}
     | {"less_demoted_master", "master_demoted"}
 )
-
-
-class Report(NamedTuple):
-    """One report of the pump; see report_tuple in engine/_engine.pyx."""
-
-    kind: str
-    at_ns: int
-    slot: int | None
-    state: str
-    previous: str
-    reason: str
-    peer: bytes | None
-    advbase: int
-    advskew: int
-    mac: bytes
-    value: int
-    detail: int
 
 
 def rfc3339(monotonic_ns: int) -> str:
@@ -96,42 +78,42 @@ class Reports:
         self._foreign: dict[int, dict[str, str]] = {}
         self._left_alone: set[tuple[int, str]] = set()
         self._unpromoted: set[str] = set()  # interfaces of which it was logged
-        self._takers: dict[str, Callable[[Report], None]] = {
-            "state_changed": self._on_state,
-            "addresses_changed": self._on_addresses,
-            "address_failed": self._on_address_failed,
-            "address_foreign": self._on_address_foreign,
-            "address_restored": self._on_address_restored,
-            "address_gone": self._on_address_gone,
-            "undemoted": self._on_undemoted,
-            "secondaries": self._on_secondaries,
-            "duplicate_source": self._on_duplicate_source,
-            "duplicate_ended": self._on_duplicate_ended,
-            "other_master": self._on_other_master,
-            "demote_heard": self._on_demote_heard,
-            "sends_failing": self._on_sends_failing,
-            "sends_recovered": self._on_sends_recovered,
-            "released": self._on_released,
-            "stalled": self._on_stalled,
-            "socket_dropped": self._on_socket_dropped,
-            "lost_priority": self._on_lost_priority,
-            "reasserted": self._on_reasserted,
-            "wrong_digest": self._on_other_master,
-            "counter_reset": self._on_counter_reset,
-            "family_silent": self._on_family_silent,
-            "family_heard": self._on_family_heard,
-            "source_proven": self._on_source_proven,
-            "done": self._on_done,
+        self._takers: dict[type[reports.Report], Callable[[Any], None]] = {
+            reports.StateChanged: self._on_state,
+            reports.AddressesChanged: self._on_addresses,
+            reports.AddressFailed: self._on_address_failed,
+            reports.AddressForeign: self._on_address_foreign,
+            reports.AddressRestored: self._on_address_restored,
+            reports.AddressGone: self._on_address_gone,
+            reports.Undemoted: self._on_undemoted,
+            reports.SecondariesNotPromoted: self._on_secondaries,
+            reports.DuplicateSource: self._on_duplicate_source,
+            reports.DuplicateEnded: self._on_duplicate_ended,
+            reports.OtherMaster: self._on_other_master,
+            reports.WrongDigest: self._on_wrong_digest,
+            reports.DemoteHeard: self._on_demote_heard,
+            reports.SendsFailing: self._on_sends_failing,
+            reports.SendsRecovered: self._on_sends_recovered,
+            reports.Released: self._on_released,
+            reports.ConfigurationReleased: self._on_configuration_released,
+            reports.Stalled: self._on_stalled,
+            reports.SocketDropped: self._on_socket_dropped,
+            reports.LostPriority: self._on_lost_priority,
+            reports.Reasserted: self._on_reasserted,
+            reports.CounterReset: self._on_counter_reset,
+            reports.FamilySilent: self._on_family_silent,
+            reports.FamilyHeard: self._on_family_heard,
+            reports.SourceProven: self._on_source_proven,
+            reports.Done: self._on_done,
         }
 
     def on_readable(self) -> None:
         """`report_fd` is readable: takes up to REPORTS_A_TURN reports."""
-        for fields in self._pump.take_reports(REPORTS_A_TURN):
-            report = Report._make(fields)
+        for report in self._pump.take_reports(REPORTS_A_TURN):
             try:
-                self._takers[report.kind](report)
+                self._takers[type(report)](report)
             except Exception:  # one report must not keep the others back
-                logger.exception("report %s of slot %s was not taken", report.kind, report.slot)
+                logger.exception("report %s was not taken", report)
         lost = self._pump.facts["reports_lost"]
         if lost != self._lost:
             logger.error("%d reports of the pump were lost, all states are read", lost - self._lost)
@@ -171,8 +153,7 @@ class Reports:
             self._up_due.discard(slot)
             self._run_hook(slot, host, "down", event)
 
-    def _on_state(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_state(self, report: reports.StateChanged) -> None:
         peer = known_address(report.peer)
         host = self._hosts.hosts[report.slot]
         if report.reason == "address_deadline" and report.state == "BACKUP" and host is not None:
@@ -185,8 +166,7 @@ class Reports:
 
     # -- hooks
 
-    def _on_addresses(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_addresses(self, report: reports.AddressesChanged) -> None:
         if report.slot in self._hosts.unsettled:
             self._hosts.unsettled[report.slot] &= self.address_problems.get(report.slot, {}).keys()
         if report.state == "MASTER":
@@ -294,13 +274,11 @@ class Reports:
             else:
                 del self.address_problems[slot]
 
-    def _address(self, report: Report) -> tuple[str, str]:
+    def _address(self, report: reports.AddressReport) -> tuple[str, str]:
         """(eth0/7, the address that the report is about)."""
-        assert report.slot is not None
-        return self._hosts.name(report.slot), self._hosts.address(report.slot, report.detail)
+        return self._hosts.name(report.slot), self._hosts.address(report.slot, report.address)
 
-    def _note(self, report: Report, text: str, problem: str | None) -> None:
-        assert report.slot is not None
+    def _note(self, report: reports.AddressReport, text: str, problem: str | None) -> None:
         self._set_problem(report.slot, text, problem)
 
     def _set_problem(self, slot: int, text: str, problem: str | None) -> None:
@@ -312,33 +290,30 @@ class Reports:
         if not problems:
             del self.address_problems[slot]
 
-    def _on_address_failed(self, report: Report) -> None:
+    def _on_address_failed(self, report: reports.AddressFailed) -> None:
         name, text = self._address(report)
-        why = os.strerror(report.value)
-        if ":" in text and report.value == errno.EACCES:
+        why = os.strerror(report.error)
+        if ":" in text and report.error == errno.EACCES:
             why = "IPv6 is disabled there (disable_ipv6)"
-        assert report.slot is not None
         host = self._hosts.hosts[report.slot]
         wanted = report.state == "MASTER" and host is not None and text in every_address(host)
         doing = "adding" if wanted else "removing"
         logger.error("%s: %s address %s failed: %s", name, doing, text, why)
         self._note(report, text, why)
 
-    def _on_address_foreign(self, report: Report) -> None:
+    def _on_address_foreign(self, report: reports.AddressForeign) -> None:
         name, text = self._address(report)
         logger.warning("%s: %s: %s is there already and not ours, left alone", name, FOREIGN, text)
-        assert report.slot is not None
         self._left_alone.add((report.slot, text))
         self._note(report, text, FOREIGN)
 
-    def _on_address_restored(self, report: Report) -> None:
+    def _on_address_restored(self, report: reports.AddressRestored) -> None:
         name, text = self._address(report)
-        assert report.slot is not None
         was_left_alone = self.is_foreign(report.slot, text)
         self._left_alone.discard((report.slot, text))
-        if report.value == RESTORED_REMOVED:
+        if report.why == "removed":
             self.on_address_restored(report.slot, text)
-        elif report.value == RESTORED_WITH_OURS:
+        elif report.why == "with_ours":
             logger.warning(
                 "%s: the kernel removed %s with another address of ours, added again", name, text
             )
@@ -349,21 +324,19 @@ class Reports:
         self._note(report, text, None)
         self._note_foreign(report.slot, text)
 
-    def _on_address_gone(self, report: Report) -> None:
+    def _on_address_gone(self, report: reports.AddressGone) -> None:
         name, text = self._address(report)
         logger.info("%s: address %s is removed now", name, text)
         self._note(report, text, None)
-        assert report.slot is not None
         self._hosts.unsettled.get(report.slot, set()).discard(text)
 
-    def _on_undemoted(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_undemoted(self, report: reports.Undemoted) -> None:
         logger.info("%s: no longer demoted for its addresses", self._hosts.name(report.slot))
 
-    def _on_secondaries(self, report: Report) -> None:
+    def _on_secondaries(self, report: reports.SecondariesNotPromoted) -> None:
         """promote_secondaries was not 1 when we were about to remove an address."""
-        name = self._hosts.names[report.detail]
-        if report.value == 0:
+        name = self._hosts.names[report.interface]
+        if report.error == 0:
             logger.warning("%s: promote_secondaries was not 1 any more, set again", name)
             return
         if name not in self._unpromoted:
@@ -372,13 +345,12 @@ class Reports:
                 "%s: promote_secondaries is not 1 and cannot be set (%s): the kernel may remove"
                 " addresses of this host with ours; ours are added again",
                 name,
-                os.strerror(report.value),
+                os.strerror(report.error),
             )
 
     # -- the wire
 
-    def _on_duplicate_source(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_duplicate_source(self, report: reports.DuplicateSource) -> None:
         who = f" ({mac_text(report.mac)})" if any(report.mac) else ""  # a raw socket knows no MAC
         logger.warning(
             "%s: duplicate_source: another host%s advertises from our address",
@@ -386,8 +358,7 @@ class Reports:
             who,
         )
 
-    def _on_duplicate_ended(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_duplicate_ended(self, report: reports.DuplicateEnded) -> None:
         who = f" ({mac_text(report.mac)})" if any(report.mac) else ""
         logger.info(
             "%s: duplicate_source is over: another host%s is not heard from our address any more",
@@ -395,73 +366,72 @@ class Reports:
             who,
         )
 
-    def _on_other_master(self, report: Report) -> None:
-        assert report.slot is not None
-        word = "other_master" if report.state == "MASTER" else "bad_auth"
+    def _on_other_master(self, report: reports.OtherMaster) -> None:
+        self._warn_of_digest(report.slot, "other_master", "MASTER")
+
+    def _on_wrong_digest(self, report: reports.WrongDigest) -> None:
+        self._warn_of_digest(report.slot, "bad_auth", report.state)
+
+    def _warn_of_digest(self, slot: int, word: str, state: str) -> None:
         logger.warning(
             "%s: %s: advertisements with a wrong digest while %s (another passphrase or address"
             " list?)",
-            self._hosts.name(report.slot),
+            self._hosts.name(slot),
             word,
-            report.state,
+            state,
         )
 
-    def _on_reasserted(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_reasserted(self, report: reports.Reasserted) -> None:
         peer = known_address(report.peer) or "?"
         name = self._hosts.name(report.slot)
         logger.info("%s: answered the slower master %s, still MASTER", name, peer)
 
-    def _on_counter_reset(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_counter_reset(self, report: reports.CounterReset) -> None:
         who = f" ({mac_text(report.mac)})" if any(report.mac) else ""
         name = self._hosts.name(report.slot)
         logger.warning(
             "%s: counter_reset: a host's%s counters went back and are learned anew", name, who
         )
 
-    def _on_family_silent(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_family_silent(self, report: reports.FamilySilent) -> None:
         logger.warning(
             "%s: family_silent: the master is heard over IPv%d alone, not over IPv%d",
             self._hosts.name(report.slot),
-            10 - report.value,
-            report.value,
+            10 - report.family,
+            report.family,
         )
 
-    def _on_family_heard(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_family_heard(self, report: reports.FamilyHeard) -> None:
         name = self._hosts.name(report.slot)
-        logger.info("%s: the master is heard over IPv%d again", name, report.value)
+        logger.info("%s: the master is heard over IPv%d again", name, report.family)
 
-    def _on_demote_heard(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_demote_heard(self, report: reports.DemoteHeard) -> None:
         logger.warning(
             "%s: the peer advertises demotion %d as OpenBSD does; set dialect = openbsd",
             self._hosts.name(report.slot),
-            report.value,
+            report.demote,
         )
 
-    def _on_sends_failing(self, report: Report) -> None:
-        assert report.slot is not None
-        name, why = self._hosts.name(report.slot), os.strerror(report.value)
+    def _on_sends_failing(self, report: reports.SendsFailing) -> None:
+        name, why = self._hosts.name(report.slot), os.strerror(report.error)
         logger.error("%s: three advertisements in a row not sent (%s): demoted", name, why)
 
-    def _on_sends_recovered(self, report: Report) -> None:
-        assert report.slot is not None
+    def _on_sends_recovered(self, report: reports.SendsRecovered) -> None:
         logger.info("%s: advertisements are sent again", self._hosts.name(report.slot))
 
     # -- the pump
 
-    def _on_released(self, report: Report) -> None:
-        if report.slot is not None:
-            self.address_problems.pop(report.slot, None)
-            self._foreign.pop(report.slot, None)
-            self._left_alone = {each for each in self._left_alone if each[0] != report.slot}
-            self._up_due.discard(report.slot)
-            self.on_released(report.slot)
+    def _on_released(self, report: reports.Released) -> None:
+        self.address_problems.pop(report.slot, None)
+        self._foreign.pop(report.slot, None)
+        self._left_alone = {each for each in self._left_alone if each[0] != report.slot}
+        self._up_due.discard(report.slot)
+        self.on_released(report.slot)
 
-    def _on_stalled(self, report: Report) -> None:
+    def _on_configuration_released(self, report: reports.ConfigurationReleased) -> None:
+        """Its memory was the pump's to give back; nobody waits for it."""
+
+    def _on_stalled(self, report: reports.Stalled) -> None:
         """Where an interval is some milliseconds, many a second: one line in STALLED_EVERY_NS."""
         if self._stalled_ns and report.at_ns - self._stalled_ns < STALLED_EVERY_NS:
             self._stalls += 1
@@ -470,33 +440,32 @@ class Reports:
         self._stalled_ns, self._stalls = report.at_ns, 0
         logger.warning(
             "the pump did not run for %.3f s%s: a BACKUP whose interval is shorter waits on",
-            report.value / 1e9,
+            report.away_ns / 1e9,
             before,
         )
 
-    def _on_socket_dropped(self, report: Report) -> None:
+    def _on_socket_dropped(self, report: reports.SocketDropped) -> None:
         """The pump tells it at most once in ten seconds."""
-        if report.detail:
+        if report.waits_anew:
             logger.warning(
                 "the kernel dropped %d frames: every BACKUP waits its master-down time anew",
-                report.value,
+                report.frames,
             )
         else:
             logger.warning(
                 "the kernel dropped %d frames of strangers: a flood? Those of known sources have"
                 " a socket of their own, and lost nothing by it",
-                report.value,
+                report.frames,
             )
 
-    def _on_source_proven(self, report: Report) -> None:
-        if report.peer is not None:
-            self.on_source_proven(report.value, report.peer)
+    def _on_source_proven(self, report: reports.SourceProven) -> None:
+        self.on_source_proven(report.ifindex, report.source)
 
-    def _on_lost_priority(self, report: Report) -> None:
+    def _on_lost_priority(self, report: reports.LostPriority) -> None:
         logger.error("the pump used up its real-time budget and runs without priority now")
 
-    def _on_done(self, report: Report) -> None:
-        self._orders.on_done(report.value)
+    def _on_done(self, report: reports.Done) -> None:
+        self._orders.on_done(report.mark)
 
 
 def peer_of(host: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,6 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-from carp_fast.engine._core import REPORT_WORDS as REPORT_WORDS
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine._recorder import ADDRESS_WORDS as ADDRESS_WORDS
 from carp_fast.engine._recorder import THERE_WORDS as THERE_WORDS
@@ -15,13 +14,11 @@ from carp_fast.engine._vhid import REASON_WORDS as REASON_WORDS
 from carp_fast.engine._vhid import REPLAY_WORDS as REPLAY_WORDS
 from carp_fast.engine._vhid import STATE_WORDS as STATE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS as VERDICT_WORDS
+from carp_fast.engine.reports import Report
 
 MAX_VIRTUAL_HOSTS: int
 MAX_INTERFACES: int
 HOST_BYTES: int
-
-# (kind, at_ns, slot, state, previous, reason, peer, advbase, advskew, mac, value, detail)
-_Report = tuple[str, int, int | None, str, str, str, bytes | None, int, int, bytes, int, int]
 
 # (kind, at_ns, slot, interface, fields)
 _Record = tuple[str, int, int | None, int, Any]
@@ -79,7 +76,7 @@ class Engine:
         self, now_ns: int, errors: Mapping[Any, int] | None = None
     ) -> list[tuple[Any, ...]]: ...
     def fail_sends(self, slot: int, times: int, now_ns: int, error: int = 100) -> None: ...
-    def take_reports(self) -> list[_Report]: ...
+    def take_reports(self) -> list[Report]: ...
     def host(self, slot: int) -> dict[str, Any]: ...
     def explained(self, slot: int, now_ns: int) -> dict[str, Any]: ...
     def interface_counters(self, number: int) -> dict[str, int]: ...

@@ -20,9 +20,9 @@ from carp_fast.closing import Closing
 from carp_fast.config.model import Settings, VirtualHost
 from carp_fast.daemon.orders import ORDERS_A_BATCH
 from carp_fast.daemon.plan import advertisements_per_s
-from carp_fast.daemon.reports import Report
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts
 from carp_fast.engine._wheel import power_of_two
+from carp_fast.engine.reports import Done, StateChanged
 from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_bytes, mac_text
 from carp_fast.net import addresses, sockets
@@ -196,12 +196,11 @@ class Party(Closing):
 
     def take(self) -> None:
         """Takes what the pump reports: states, and marks that are done."""
-        for fields in self.pump.take_reports():
-            report = Report._make(fields)
-            if report.kind == "state_changed" and report.slot is not None:
+        for report in self.pump.take_reports():
+            if isinstance(report, StateChanged):
                 self.hosts.states[report.slot] = STATES.index(report.state)
-            elif report.kind == "done":
-                self._done.add(report.value)
+            elif isinstance(report, Done):
+                self._done.add(report.mark)
 
     def counters(self) -> dict[str, int]:
         """What the engine counted on the interface."""

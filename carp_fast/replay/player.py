@@ -18,6 +18,7 @@ from carp_fast.config.rules import SETTING_RULES, Refused
 from carp_fast.engine._auth import Key
 from carp_fast.engine._engine import THERE_WORDS, Engine
 from carp_fast.engine._prepared import PreparedHost, signed_forms
+from carp_fast.engine.reports import StateChanged, Undemoted
 from carp_fast.inet import address_bytes, address_text, mac_bytes, prefix_bytes
 from carp_fast.replay import forge as frames
 from carp_fast.replay import scenario as scenarios
@@ -230,10 +231,10 @@ class Player:
 
     def write_states(self, at_ns: int) -> None:
         for report in self.engine.take_reports():
-            if report[0] == "state_changed" and report[2] is not None:
-                self.write(at_ns, self.names[report[2]], f"{report[3]} {report[5]}")
-            elif report[0] == "undemoted" and report[2] is not None:
-                self.write(at_ns, self.names[report[2]], "UNDEMOTED")
+            if isinstance(report, StateChanged):
+                self.write(at_ns, self.names[report.slot], f"{report.state} {report.reason}")
+            elif isinstance(report, Undemoted):
+                self.write(at_ns, self.names[report.slot], "UNDEMOTED")
 
     def carry_out(self, at_ns: int) -> None:
         """Carry out all that is queued; a host's advertisement is written once, however many."""

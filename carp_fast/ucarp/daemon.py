@@ -22,8 +22,9 @@ from carp_fast.config import load as config
 from carp_fast.daemon.daemon import Daemon
 from carp_fast.daemon.plan import interface_facts
 from carp_fast.daemon.process import StartError, require_capabilities
-from carp_fast.daemon.reports import Report, Reports
+from carp_fast.daemon.reports import Reports
 from carp_fast.daemon.table import Hosts
+from carp_fast.engine import reports
 from carp_fast.inet import address_bytes
 from carp_fast.ucarp.log import logger
 from carp_fast.ucarp.scripts import Scripts
@@ -275,13 +276,13 @@ class UcarpReports(Reports):
         named = msgspec.structs.replace(host, interface=self._named)
         super()._run_hook(slot, named, which, event)
 
-    def _on_reasserted(self, report: Report) -> None:
+    def _on_reasserted(self, report: reports.Reasserted) -> None:
         logger.warning(REASSERTED)
 
-    def _on_other_master(self, report: Report) -> None:
+    def _warn_of_digest(self, slot: int, word: str, state: str) -> None:
         self.on_wrong_digest()
 
-    def _on_sends_failing(self, report: Report) -> None:
-        why = os.strerror(report.value)
+    def _on_sends_failing(self, report: reports.SendsFailing) -> None:
+        why = os.strerror(report.error)
         logger.warning("write() has failed: %s", why)
         super()._on_sends_failing(report)

@@ -15,13 +15,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.reports import (
+    AddressFailed,
+    AddressForeign,
+    AddressRestored,
+    Done,
+    Released,
+    Report,
+    SecondariesNotPromoted,
+)
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import OWN_PROTOCOL, read_interfaces
 from carp_fast.pump._pump import Pump
 
+Kind = TypeVar("Kind", bound=Report)
 DEADLINE_S = 20.0
 OWN, OURS, OTHER, LATER = "10.9.0.1", "10.9.1.50", "10.9.1.51", "10.9.1.52"
 
@@ -54,7 +64,7 @@ class Scene:
             self.netlink.fileno(),
             addresses.templates(),
         )
-        self.reports: list[tuple[str, int, int, int | None]] = []
+        self.reports: list[Report] = []
         self.tell_interface()
         self.pump.start("normal")
 
@@ -86,33 +96,31 @@ class Scene:
     def held(self, slot: int = 0) -> int:
         snapshot = self.pump.snapshot(slot, 1)
         mark = self.pump.mark()
-        self.wait(lambda: ("done", mark) in self.done, "a snapshot")
+        self.wait(lambda: mark in self.done, "a snapshot")
         hosts = snapshot.hosts()
         return int(hosts[0][1]["held"]) if hosts else -1
 
     @property
-    def done(self) -> set[tuple[str, int]]:
-        for report in self.pump.take_reports(1000):
-            self.reports.append((report[0], report[10], report[11], report[2]))
-        return {(kind, value) for kind, value, _, _ in self.reports}
+    def done(self) -> set[int]:
+        return {each.mark for each in self.reported(Done)}
 
-    def reported(self, kind: str) -> list[int]:
-        """The values of the reports of a kind."""
-        self.done  # noqa: B018
-        return [value for each, value, _, _ in self.reports if each == kind]
+    def reported(self, kind: type[Kind]) -> list[Kind]:
+        """The reports of a kind."""
+        self.reports += self.pump.take_reports(1000)
+        return [each for each in self.reports if isinstance(each, kind)]
 
     def wait(self, condition: Callable[[], Any], what: str) -> None:
         end_s = time.monotonic() + DEADLINE_S
         while not condition():
             if time.monotonic() > end_s:
-                told = [report for report in self.reports if report[0] != "done"]
+                told = [report for report in self.reports if not isinstance(report, Done)]
                 sys.exit(f"{what} did not come: {told} {there()}")
             time.sleep(0.005)
 
     def end(self) -> None:
         self.pump.resign_all()
         mark = self.pump.mark(True)
-        self.wait(lambda: ("done", mark) in self.done, "the end")
+        self.wait(lambda: mark in self.done, "the end")
         self.pump.stop()
 
 
@@ -128,7 +136,7 @@ def foreign() -> dict[str, Any]:
     """The virtual address is the host's own already."""
     scene = Scene()
     scene.add(0, OWN)
-    scene.wait(lambda: scene.reported("address_foreign"), "address_foreign")
+    scene.wait(lambda: scene.reported(AddressForeign), "address_foreign")
     held = scene.held()
     scene.end()
     return {"held": held, "there": there()}
@@ -142,7 +150,7 @@ def ours() -> dict[str, Any]:
     during = there()
     scene.end()
     scene.wait(lambda: len(there()) == 1, "the removal")
-    foreign = len(scene.reported("address_foreign"))
+    foreign = len(scene.reported(AddressForeign))
     return {"during": during, "there": there(), "foreign": foreign}
 
 
@@ -158,15 +166,15 @@ def secondaries() -> dict[str, Any]:
     began_s = time.monotonic()
     scene.pump.remove(0)
     scene.pump.mark()
-    scene.wait(lambda: scene.reported("released"), "released")
+    scene.wait(lambda: scene.reported(Released), "released")
     scene.wait(lambda: {OTHER, LATER} <= there().keys(), "the secondaries")
     seconds = time.monotonic() - began_s
     scene.wait(lambda: scene.held(1) + scene.held(2) == 2, "the addresses")
     found = {
         "there": there(),
         "seconds": seconds,
-        "restored": scene.reported("address_restored"),
-        "secondaries": scene.reported("secondaries"),
+        "restored": [each.why for each in scene.reported(AddressRestored)],
+        "secondaries": [each.error for each in scene.reported(SecondariesNotPromoted)],
     }
     scene.end()
     return found
@@ -185,8 +193,8 @@ def many() -> dict[str, Any]:
     run(f"ip addr add {texts[5]}/32 dev a0")
     scene.pump.verify(0)
     scene.pump.mark()
-    scene.wait(lambda: len(scene.reported("address_restored")) == len(gone), "the lost ones")
-    scene.wait(lambda: scene.reported("address_foreign"), "address_foreign")
+    scene.wait(lambda: len(scene.reported(AddressRestored)) == len(gone), "the lost ones")
+    scene.wait(lambda: scene.reported(AddressForeign), "address_foreign")
     held = scene.held()
     scene.end()
     scene.wait(lambda: len(there()) == 2, "the removal")
@@ -197,8 +205,8 @@ def blind() -> dict[str, Any]:
     """Nobody can say what became of a change: it is not guessed, but tried until it is known."""
     scene = Scene()
     scene.add(0, OWN)
-    scene.wait(lambda: scene.reported("address_failed"), "address_failed")
-    scene.wait(lambda: scene.reported("address_foreign"), "address_foreign")
+    scene.wait(lambda: scene.reported(AddressFailed), "address_failed")
+    scene.wait(lambda: scene.reported(AddressForeign), "address_foreign")
     held = scene.held()
     scene.end()
     return {"held": held, "there": there()}

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.reports import Done, Report, SocketDropped, SourceProven
 from carp_fast.inet import mac_bytes
 from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.net import addresses, sockets
@@ -79,7 +80,7 @@ class Stage:
         self.lanes.on_sorted = self.cover
         self.lanes.on_settled = self.pump.settle_sources
         self.lanes.use([self.ifindex], {GROUP, GROUP6}, set())
-        self.reports: list[tuple[Any, ...]] = []
+        self.reports: list[Report] = []
         (link,) = json.loads(a.run(["ip", "-j", "link", "show", "s1"]).stdout)
         self.pump.set_interface(
             0,
@@ -108,10 +109,10 @@ class Stage:
         """A turn, and what the daemon does with the reports of it."""
         self.pump.run_due()
         for report in self.pump.take_reports():
-            if report[0] != "done":
+            if not isinstance(report, Done):
                 self.reports.append(report)
-            if report[0] == "source_proven":
-                self.lanes.learn(report[10], report[6])
+            if isinstance(report, SourceProven):
+                self.lanes.learn(report.ifindex, report.source)
 
     async def until(self, holds: Callable[[], object], what: str) -> None:
         end_at = time.monotonic() + DEADLINE_S
@@ -143,7 +144,11 @@ class Stage:
 
     def drops(self, counted: bool) -> int:
         """Frames whose drop was told, and that silence proves nothing by, or does all the same."""
-        return sum(r[10] for r in self.reports if r[0] == "socket_dropped" and r[11] == counted)
+        dropped = [each for each in self.reports if isinstance(each, SocketDropped)]
+        return sum(each.frames for each in dropped if each.waits_anew == counted)
+
+    def proven(self) -> list[SourceProven]:
+        return [each for each in self.reports if isinstance(each, SourceProven)]
 
 
 @pytest.fixture
@@ -175,12 +180,12 @@ async def learned(stage: Stage) -> None:
     told = [ip(MASTER), ip(MASTER6)]
     await stage.until(
         lambda: (
-            sorted(r[6] for r in stage.reports if r[0] == "source_proven") == sorted(told)
+            sorted(each.source for each in stage.proven()) == sorted(told)
             and stage.coverage[-1] == "all"
         ),
         "both sources have their lane",
     )
-    settled_ns = max(r[1] for r in stage.reports if r[0] == "source_proven") + SETTLED_NS
+    settled_ns = max(each.at_ns for each in stage.proven()) + SETTLED_NS
     await stage.until(lambda: time.monotonic_ns() > settled_ns, "the pump counts on it")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.reports import AddressesChanged, Report, SendsFailing, SocketDropped
 from carp_fast.inet import address_text, mac_bytes
 from carp_fast.lab.lab import Host, Lab
 from carp_fast.net import addresses, sockets
@@ -67,7 +68,7 @@ class Stage:
             addresses.templates(),
         )
         self.mac = mac_of(host)
-        self.reports: list[tuple[Any, ...]] = []
+        self.reports: list[Report] = []
         self.pump.set_interface(
             0,
             ifindex=self.ifindex,
@@ -110,8 +111,8 @@ class Stage:
         self.turn()
         return snapshot.counters()[0]
 
-    def kinds(self) -> list[str]:
-        return [report[0] for report in self.reports]
+    def kinds(self) -> list[type[Report]]:
+        return [type(report) for report in self.reports]
 
 
 def mac_of(host: Host) -> bytes:
@@ -216,16 +217,16 @@ def test_what_the_kernel_drops_is_counted_and_every_backup_waits_anew(
     stage.receivers[kind].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least there is
     make = frame6 if kind == "raw6" else frame4
     send(b, *(make(counter=counter, passphrase=b"other") for counter in range(1, 101)))
-    stage.run_until(lambda: "socket_dropped" in stage.kinds(), "the drops are told")
+    stage.run_until(lambda: SocketDropped in stage.kinds(), "the drops are told")
     facts = stage.pump.facts
     assert facts["frames"] + facts["dropped"] == 100
-    (told,) = [report for report in stage.reports if report[0] == "socket_dropped"]
-    assert told[10] == facts["dropped"] > 0
+    (told,) = [report for report in stage.reports if isinstance(report, SocketDropped)]
+    assert told.frames == facts["dropped"] > 0
     assert stage.host()["deadline_ns"] > before_ns
     # Told once: the same drops are not found again with the next frame.
     send(b, make(counter=101, passphrase=b"other"))
     stage.run_until(lambda: stage.pump.facts["frames"] == facts["frames"] + 1, "one more")
-    assert stage.kinds().count("socket_dropped") == 1
+    assert stage.kinds().count(SocketDropped) == 1
 
 
 # ------------------------------------------------------------------------------------------ unicast
@@ -279,16 +280,16 @@ def test_failures_are_counted_for_the_virtual_host_whose_they_are(
     stage.add(0, vhid=1, peers=(ip(b.address(1)), nowhere, nowhere6), **FAST)
     stage.add(1, vhid=2, peers=(nowhere, nowhere6), **FAST)
     stage.add(2, vhid=3, **FAST)
-    stage.run_until(lambda: stage.kinds().count("sends_failing"), "three sends in a row failed")
+    stage.run_until(lambda: stage.kinds().count(SendsFailing), "three sends in a row failed")
     stage.run_until(lambda: stage.host(2)["counters"]["advertisements_sent"] > 3, "some more")
     some, none, groups = (stage.host(slot) for slot in range(3))
     assert some["counters"]["send_errors"] == 2 * some["counters"]["advertisements_sent"] > 0
     assert none["counters"]["advertisements_sent"] == 0
     assert groups["counters"]["send_errors"] == 0
     assert [each["sends_failing"] for each in (some, none, groups)] == [False, True, False]
-    (failing,) = [report for report in stage.reports if report[0] == "sends_failing"]
-    assert failing[2] == 1
-    assert os.strerror(failing[10]) == "Network is unreachable"
+    (failing,) = [report for report in stage.reports if isinstance(report, SendsFailing)]
+    assert failing.slot == 1
+    assert os.strerror(failing.error) == "Network is unreachable"
 
 
 def test_every_output_of_40_hosts_with_16_peers_leaves_once(lab: Lab, opened: ExitStack) -> None:
@@ -361,7 +362,7 @@ def test_preferred_addresses_and_their_removal_in_both_families(
     stage.add(0, vhid=1, **FAST)
     other = ip("2001:db8::200")
     stage.add(1, vhid=2, addresses=((other, 128),), preferred=True, **FAST)
-    stage.run_until(lambda: stage.kinds().count("addresses_changed") == 2, "both are MASTER")
+    stage.run_until(lambda: stage.kinds().count(AddressesChanged) == 2, "both are MASTER")
     shown = json.loads(a.run(["ip", "-j", "-6", "addr", "show", "dev", "s1"]).stdout)
     flags = {entry["local"]: entry for link in shown for entry in link["addr_info"]}
     assert flags["2001:db8::100"].get("deprecated") is True

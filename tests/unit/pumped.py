@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from carp_fast.daemon.orders import Orders
+from carp_fast.engine.reports import Done
 from carp_fast.net import addresses
 from carp_fast.pump._pump import Pump
 
@@ -27,8 +28,8 @@ async def pump_with_orders() -> AsyncIterator[Orders]:
 
         def on_readable() -> None:
             for report in pump.take_reports(1000):
-                if report[0] == "done":
-                    orders.on_done(report[10])
+                if isinstance(report, Done):
+                    orders.on_done(report.mark)
 
         loop.add_reader(pump.report_fd, on_readable)
         pump.start("normal")

@@ -12,11 +12,13 @@ import hmac
 import socket
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from carp_fast.engine._engine import Engine
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.reports import Report, StateChanged
 
+Kind = TypeVar("Kind", bound=Report)
 SECOND_NS = 1_000_000_000
 TICK_NS = 1_000_000
 START_NS = 1_000 * SECOND_NS
@@ -197,7 +199,7 @@ class Node:
         self.mac = b"\x02\0" + ip(on)
         self.errors: dict[bytes, int] = {}
         self.done: list[Done] = []
-        self.reports: list[tuple[Any, ...]] = []
+        self.reports: list[Report] = []
         self.attach(now_ns)
         self.engine.add(0, prepared(**settings), now_ns)
 
@@ -250,10 +252,10 @@ class Node:
 
     def changes(self) -> list[tuple[str, str, str]]:
         """(previous, state, reason) of each reported state change."""
-        return [(r[4], r[3], r[5]) for r in self.reports if r[0] == "state_changed"]
+        return [(r.previous, r.state, r.reason) for r in self.reported(StateChanged)]
 
-    def reported(self, kind: str) -> list[tuple[Any, ...]]:
-        return [report for report in self.reports if report[0] == kind]
+    def reported(self, kind: type[Kind]) -> list[Kind]:
+        return [report for report in self.reports if isinstance(report, kind)]
 
     def forget(self) -> None:
         """Start a new record of actions and reports."""

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from unit.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, advertisement, prepared
 
+from carp_fast.engine.reports import FamilySilent
+
 DOWN_NS = 3 * SECOND_NS
 MS_NS = 1_000_000
 
@@ -187,4 +189,4 @@ def test_the_silence_of_a_family_goes_by_the_hosts_own_interval() -> None:
         for second in (1, 2, 3, 4):
             hear(node, START_NS + second * SECOND_NS, 2 + second, **both)
         node.take(START_NS)
-        assert bool(node.reported("family_silent")) == said
+        assert bool(node.reported(FamilySilent)) == said

@@ -19,6 +19,7 @@ from unit.addressed import (
 from unit.segment import SECOND_NS, START_NS, Node, advertisement, prepared
 
 from carp_fast.engine._wire import build_announcement
+from carp_fast.engine.reports import AddressesChanged, AddressFailed, AddressForeign, Released
 
 
 def test_all_addresses_are_added_announced_and_removed() -> None:
@@ -26,11 +27,11 @@ def test_all_addresses_are_added_announced_and_removed() -> None:
     assert contents(node, "ADD_ADDRESSES") == [EVERY]
     assert contents(node, "ANNOUNCE") == [[build_announcement(node.mac, data) for data in EVERY]]
     assert node.engine.host(0)["held"] == 3
-    assert len(node.reported("addresses_changed")) == 1
+    assert len(node.reported(AddressesChanged)) == 1
     step_down(node, LATER_NS)
     assert contents(node, "REMOVE_ADDRESSES") == [EVERY]
     assert node.engine.host(0)["held"] == 0
-    assert len(node.reported("addresses_changed")) == 2
+    assert len(node.reported(AddressesChanged)) == 2
 
 
 def test_unsigned_addresses_stay_out_of_the_digest() -> None:
@@ -42,11 +43,11 @@ def test_unsigned_addresses_stay_out_of_the_digest() -> None:
 
 def test_a_foreign_address_is_told_once_and_left_alone() -> None:
     node = master({EVERY[1]: EEXIST})
-    assert [report[11] for report in node.reported("address_foreign")] == [1]
+    assert [report.address for report in node.reported(AddressForeign)] == [1]
     assert node.engine.host(0)["held"] == 2
     node.engine.found(0, EVERY[1], "foreign", LATER_NS)
     node.take(LATER_NS)
-    assert len(node.reported("address_foreign")) == 1
+    assert len(node.reported(AddressForeign)) == 1
     step_down(node, LATER_NS)
     assert contents(node, "REMOVE_ADDRESSES") == [[EVERY[0], EVERY[2]]]
 
@@ -66,7 +67,7 @@ def test_an_address_that_is_gone_when_we_remove_it_is_removed(error: int) -> Non
     node = master()
     node.errors = {EVERY[0]: error}
     step_down(node, LATER_NS)
-    assert node.reported("address_failed") == []
+    assert node.reported(AddressFailed) == []
     assert node.engine.host(0)["held"] == 0
 
 
@@ -126,7 +127,7 @@ def test_stepping_down_before_the_addition_was_carried_out_adds_nothing() -> Non
 def test_the_up_script_adds_the_addresses_and_orders_the_announcement() -> None:
     node = master(manage_addresses=False, announce_on_order=True)
     assert node.words() == ["ADVERTISE"]
-    assert len(node.reported("addresses_changed")) == 1
+    assert len(node.reported(AddressesChanged)) == 1
     node.run(MASTER_NS + 3 * SECOND_NS)
     assert contents(node, "ANNOUNCE") == []
     node.engine.announce(0, MASTER_NS + 3 * SECOND_NS)
@@ -191,7 +192,7 @@ def test_no_announcement_is_no_two_hundred() -> None:
 
 
 def released(node: Node) -> list[tuple[object, ...]]:
-    return node.reported("released")
+    return node.reported(Released)
 
 
 def test_a_removed_master_removes_its_addresses_resigns_and_is_released_last() -> None:

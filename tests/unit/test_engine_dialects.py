@@ -14,6 +14,8 @@ from unit.segment import (
     read_advertisement,
 )
 
+from carp_fast.engine.reports import DemoteHeard
+
 LATER_NS = START_NS + 11 * SECOND_NS  # MASTER by then
 
 
@@ -156,10 +158,10 @@ def test_a_demote_byte_heard_in_another_dialect_is_said_once() -> None:
     node = Node("10.77.0.2")
     for counter in (1, 2, 3):
         hear(node, START_NS + counter, counter=counter, demote=5)
-    assert [report[10] for report in node.reported("demote_heard")] == [5]
+    assert [report.demote for report in node.reported(DemoteHeard)] == [5]
     openbsd = Node("10.77.0.2", dialect="openbsd")
     hear(openbsd, START_NS + 1, demote=5)
-    assert openbsd.reported("demote_heard") == []
+    assert openbsd.reported(DemoteHeard) == []
 
 
 @pytest.mark.parametrize("own", [0, 3])

@@ -24,6 +24,7 @@ from unit.segment import (
 )
 
 from carp_fast.engine import _wire
+from carp_fast.engine.reports import FamilyHeard, FamilySilent
 
 BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}
 ONLY6: dict[str, Any] = {"addresses": [(ADDRESS6, 64)]}
@@ -119,16 +120,16 @@ def test_one_family_is_enough_to_stay_backup_and_the_silence_of_the_other_is_tol
         assert node.engine.receive(0, frame, now_ns) == "ok"
         node.carry_out(now_ns)
     assert node.state == "BACKUP"
-    silent = node.reported("family_silent")
-    assert [report[10] for report in silent] == [6 if which == 0 else 4]
-    assert silent[0][1] == START_NS + 4 * SECOND_NS  # the first after a master-down time
+    silent = node.reported(FamilySilent)
+    assert [report.family for report in silent] == [6 if which == 0 else 4]
+    assert silent[0].at_ns == START_NS + 4 * SECOND_NS  # the first after a master-down time
     assert node.engine.host(0)["counters"]["family_silent"] == 1
     # Heard again, it is said, and its next silence is news.
     now_ns = START_NS + 20 * SECOND_NS
     for frame in both(counter=30):
         assert node.engine.receive(0, frame, now_ns) == "ok"
     node.take(now_ns)
-    assert [report[10] for report in node.reported("family_heard")] == [6 if which == 0 else 4]
+    assert [report.family for report in node.reported(FamilyHeard)] == [6 if which == 0 else 4]
     for second in range(21, 26):
         node.engine.receive(0, both(counter=second + 30)[which], START_NS + second * SECOND_NS)
     node.take(START_NS + 26 * SECOND_NS)
@@ -153,7 +154,7 @@ def test_a_host_of_one_family_expects_no_other() -> None:
     for second in range(10):
         node.engine.receive(0, advertisement(counter=second + 1), START_NS + second * SECOND_NS)
     node.take(START_NS)
-    assert node.reported("family_silent") == []
+    assert node.reported(FamilySilent) == []
     frame = advertisement(source="fe80::1", counter=20)
     assert node.engine.receive(0, frame, START_NS + 10 * SECOND_NS) == "bad_destination"
 
@@ -293,7 +294,7 @@ def test_a_family_that_goes_takes_its_masters_and_its_silence_with_it() -> None:
     for second in range(6):
         node.engine.receive(0, both(counter=second + 1)[1], START_NS + second * SECOND_NS)
     node.take(START_NS)
-    assert [report[10] for report in node.reported("family_silent")] == [4]
+    assert [report.family for report in node.reported(FamilySilent)] == [4]
     now_ns = START_NS + 6 * SECOND_NS
     node.engine.replace(0, prepared(), now_ns)
     host = node.engine.host(0)
@@ -301,7 +302,7 @@ def test_a_family_that_goes_takes_its_masters_and_its_silence_with_it() -> None:
     # Who is heard now over IPv4 is the first, and nothing was silent.
     assert node.engine.receive(0, advertisement(counter=1), now_ns) == "ok"
     node.take(now_ns)
-    assert node.reported("family_heard") == []
+    assert node.reported(FamilyHeard) == []
     assert node.engine.host(0)["peer"] == ip("10.77.0.1")
     node.engine.replace(0, prepared(**BOTH), now_ns)
     assert node.engine.host(0)["families"] == [4, 6]

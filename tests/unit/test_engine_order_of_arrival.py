@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from unit.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, advertisement
 
+from carp_fast.engine.reports import FamilySilent
+
 BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}
 SIGNED: dict[str, Any] = {"addresses": [ADDRESS, ADDRESS6]}
 LATER_NS = START_NS + 2 * SECOND_NS
@@ -106,10 +108,10 @@ def test_the_silence_of_a_family_runs_from_what_arrived_last() -> None:
     hear(node, EARLIER_NS + DOWN_NS + 1, "fe80::1", counter=11)
     hear(node, LATER_NS + DOWN_NS, "fe80::1", counter=12)
     node.take(LATER_NS + DOWN_NS)
-    assert node.reported("family_silent") == []
+    assert node.reported(FamilySilent) == []
     hear(node, LATER_NS + DOWN_NS + 1, "fe80::1", counter=13)
     node.take(LATER_NS + DOWN_NS + 1)
-    assert len(node.reported("family_silent")) == 1
+    assert len(node.reported(FamilySilent)) == 1
 
 
 def test_a_source_was_heard_when_its_last_advertisement_arrived() -> None:

@@ -21,6 +21,8 @@ from unit.segment import (
     read_advertisement,
 )
 
+from carp_fast.engine.reports import AddressesChanged, StateChanged
+
 ONE = [(ADDRESS, 24)]
 TWO = [*ONE, (ip("10.77.0.101"), 24)]
 MASTER_NS = START_NS + 10 * SECOND_NS
@@ -206,7 +208,7 @@ def test_an_interface_that_does_not_exist_yet_is_waited_for_and_said_once() -> N
     for second in range(5):
         node.engine.set_interface(3, START_NS + second * SECOND_NS, ifindex=0)
     node.take(START_NS)
-    told = [r[5] for r in node.reports if r[0] == "state_changed" and r[2] == 1]
+    told = [r.reason for r in node.reported(StateChanged) if r.slot == 1]
     assert told == ["interface_missing"]
 
 
@@ -474,7 +476,7 @@ def test_a_change_together_with_a_lost_address_is_announced() -> None:
     node.engine.replace(0, prepared(unsigned_addresses=TWO[1:]), MASTER_NS)
     node.take(MASTER_NS)
     assert node.words() == ["ADD_ADDRESSES", "ANNOUNCE"]
-    assert len(node.reported("addresses_changed")) == 1
+    assert len(node.reported(AddressesChanged)) == 1
 
 
 def test_orders_for_free_slots_change_nothing() -> None:

@@ -26,6 +26,7 @@ from unit.segment import (
 
 from carp_fast.engine._engine import HOST_BYTES, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, Engine
 from carp_fast.engine._wire import VERDICT_WORDS
+from carp_fast.engine.reports import DemoteHeard, DuplicateSource, OtherMaster, Released
 
 ADDRESSES = [(ADDRESS, 24)]
 OTHER_MAC = b"\x02\0\0\0\0\x66"
@@ -149,7 +150,7 @@ def test_our_own_frames_are_a_loop_for_an_interval_and_replays_after_it() -> Non
     for frame in sent[-3:-6:-1]:
         assert node.engine.receive(0, frame, now_ns) == "replay"
     assert node.state == "MASTER"
-    assert node.reported("duplicate_source") == []
+    assert node.reported(DuplicateSource) == []
 
 
 def test_our_own_counter_from_another_source_is_no_loop() -> None:
@@ -170,9 +171,9 @@ def test_duplicate_source_is_told_once_a_minute_with_its_mac() -> None:
         node.carry_out(at_ns)
         assert node.state == "MASTER"
         assert node.engine.host(0)["duplicate_source"] == OTHER_MAC
-        told = node.reported("duplicate_source")
+        told = node.reported(DuplicateSource)
         assert len(told) == 1 + second // 60
-    assert [report[9] for report in told] == [OTHER_MAC] * 3
+    assert [report.mac for report in told] == [OTHER_MAC] * 3
     assert node.engine.host(0)["counters"]["duplicate_source"] == 130
 
 
@@ -193,12 +194,12 @@ def test_other_master_is_told_once_a_minute_and_only_while_master() -> None:
     node = Node("10.77.0.2")
     assert node.engine.receive(0, wrong, START_NS) == "bad_auth"
     node.take(START_NS)
-    assert node.reported("other_master") == []
+    assert node.reported(OtherMaster) == []
     node, now_ns = master()
     for second in range(61):
         node.engine.receive(0, wrong, now_ns + second * SECOND_NS)
     node.take(now_ns)
-    assert [report[1] for report in node.reported("other_master")] == [
+    assert [report.at_ns for report in node.reported(OtherMaster)] == [
         now_ns,
         now_ns + 60 * SECOND_NS,
     ]
@@ -215,7 +216,7 @@ def test_what_is_told_once_a_minute_is_so_where_time_goes_back_or_its_millisecon
         node.engine.receive(0, wrong, at_ns)
     node.engine.receive(0, wrong, wrap_ns + 50 * SECOND_NS)
     node.take(wrap_ns + 50 * SECOND_NS)
-    assert [report[1] for report in node.reported("other_master")] == [
+    assert [report.at_ns for report in node.reported(OtherMaster)] == [
         first_ns,
         wrap_ns + 50 * SECOND_NS,
     ]
@@ -227,7 +228,7 @@ def test_a_demote_byte_is_told_once() -> None:
         frame = advertisement(counter=counter, demote=counter + 7)
         assert node.engine.receive(0, frame, START_NS) == "ok"
     node.take(START_NS)
-    assert [report[10] for report in node.reported("demote_heard")] == [7]
+    assert [report.demote for report in node.reported(DemoteHeard)] == [7]
 
 
 @pytest.mark.parametrize("heard", [0, 5, 2**40, 2**64 - 1])
@@ -320,7 +321,7 @@ def test_reports_beyond_the_ring_are_counted() -> None:
     for slot in range(4_000):
         engine.remove(slot, START_NS)
     # What somebody waits for keeps its room.
-    assert len([report for report in reports() if report[0] == "released"]) >= 1_024
+    assert len([report for report in reports() if isinstance(report, Released)]) >= 1_024
 
 
 BAD_CALLS: dict[str, str] = {

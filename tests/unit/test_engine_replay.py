@@ -17,6 +17,8 @@ from unit.segment import (
     prepared,
 )
 
+from carp_fast.engine.reports import CounterReset, DuplicateEnded, DuplicateSource
+
 DOWN_NS = 3 * SECOND_NS
 BASE = 1 << 40
 
@@ -103,7 +105,7 @@ def test_a_silent_source_is_learned_anew_before_our_master_down_passes(
         assert hear(node, 7, at_ns - SECOND_NS // 100, **theirs) == "replay"
         assert hear(node, 7, at_ns, **theirs) == verdict
         assert node.state == "BACKUP"
-        assert len(node.reported("counter_reset")) == (replay == "learn")
+        assert len(node.reported(CounterReset)) == (replay == "learn")
         assert node.engine.host(0)["counters"]["counter_reset"] == (replay == "learn")
 
 
@@ -337,8 +339,8 @@ def test_our_own_source_with_another_counter_is_another_host(counter: int) -> No
     frame = advertisement(source="10.77.0.2", counter=counter, source_mac=b"\2\0\0\0\0\7")
     assert node.engine.receive(0, frame, START_NS + 4 * SECOND_NS) == "ok"
     node.take(START_NS + 4 * SECOND_NS)
-    [report] = node.reported("duplicate_source")
-    assert report[9] == b"\2\0\0\0\0\7"
+    [report] = node.reported(DuplicateSource)
+    assert report.mac == b"\2\0\0\0\0\7"
     assert node.state == "MASTER"  # a tie, and our MAC is the higher one
     assert node.engine.host(0)["counters"]["duplicate_source"] == 1
 
@@ -369,17 +371,17 @@ def test_of_hosts_with_one_source_the_highest_mac_stays(dialect: str, count: int
     segment.run(4)
     assert segment.masters() == segment.nodes[-1:]
     for node in segment.nodes:
-        assert node.reported("duplicate_source")
+        assert node.reported(DuplicateSource)
     segment.run(10)
     assert segment.masters() == segment.nodes[-1:]
     # The master does not hear the others any more; they hear it.
     *others, master = segment.nodes
     assert master.engine.host(0)["duplicate_source"] is None
-    [ended] = master.reported("duplicate_ended")
-    assert ended[9] in [other.mac for other in others]
+    [ended] = master.reported(DuplicateEnded)
+    assert ended.mac in [other.mac for other in others]
     for other in others:
         assert other.engine.host(0)["duplicate_source"] == master.mac
-        assert not other.reported("duplicate_ended")
+        assert not other.reported(DuplicateEnded)
 
 
 def test_a_duplicate_source_ends_for_a_backup_when_only_others_are_heard() -> None:
@@ -392,7 +394,7 @@ def test_a_duplicate_source_ends_for_a_backup_when_only_others_are_heard() -> No
         backup.run(at_ns)
         hear(backup, BASE * 100 + step, at_ns)
         assert backup.state == "BACKUP"
-        ended = len(backup.reported("duplicate_ended"))
+        ended = len(backup.reported(DuplicateEnded))
         assert (backup.engine.host(0)["duplicate_source"] is None) == (ended == 1) == (step > 6)
 
 
@@ -403,7 +405,7 @@ def test_a_duplicate_source_ends_where_nobody_is_listened_to() -> None:
     node.attach(START_NS + 1, up=False)
     node.take(START_NS + 1)
     assert node.engine.host(0)["duplicate_source"] is None
-    assert len(node.reported("duplicate_ended")) == 1
+    assert len(node.reported(DuplicateEnded)) == 1
 
 
 @pytest.mark.parametrize("advertise_mac", ["ucarp", "bsd"])
@@ -464,7 +466,7 @@ def test_our_own_frame_under_another_mac_is_reported_and_changes_nothing() -> No
             assert node.engine.receive(0, from_mac(sent_by(node)[-1], mac), at_ns) == "ok"
         assert node.state == "MASTER"
     assert node.engine.host(0)["duplicate_source"] is not None
-    assert node.reported("duplicate_source")
+    assert node.reported(DuplicateSource)
     counters = [counter_of(frame) for frame in sent_by(node)]
     assert counters == sorted(set(counters))
 

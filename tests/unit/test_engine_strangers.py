@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from unit.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, Segment, advertisement, ip
 
+from carp_fast.engine.reports import StateChanged
+
 DOWN_NS = 3 * SECOND_NS
 MASTER, STRANGER, OTHER = "10.77.0.1", "10.77.0.66", "10.77.0.3"
 FIRST = 1 << 40
@@ -74,7 +76,7 @@ def test_a_fresh_capture_stops_a_master_once_for_a_master_down_time(
         verdicts.append(hear(node, counters[-1], at_ns, source, **FASTER))
     assert verdicts == ["ok"] + ["replay"] * 199
     [(fell_ns, *_), (rose_ns, *_)] = [
-        (report[1], report[3], report[4]) for report in node.reported("state_changed")
+        (report.at_ns, report.state, report.previous) for report in node.reported(StateChanged)
     ][-2:]
     assert rose_ns - fell_ns <= DOWN_NS + SECOND_NS // 100
     assert node.state == "MASTER"

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from unit.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, Segment, advertisement
 
+from carp_fast.engine.reports import StateChanged
+
 SIGNED = {"addresses": [ADDRESS, ADDRESS6]}
 BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}
 JITTER_NS = SECOND_NS // 4  # at most, after the first tie
@@ -281,7 +283,7 @@ def test_who_was_master_alone_waits_without_jitter_when_it_yields_to_a_faster_on
 
 
 def rises(node: Node) -> list[int]:
-    return [report[1] for report in node.reported("state_changed") if report[3] == "MASTER"]
+    return [report.at_ns for report in node.reported(StateChanged) if report.state == "MASTER"]
 
 
 def test_a_hand_over_has_no_jitter_and_the_rise_after_its_tie_has() -> None:

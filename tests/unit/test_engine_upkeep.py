@@ -19,7 +19,17 @@ from unit.addressed import (
 )
 from unit.segment import SECOND_NS, START_NS, Node, advertisement, ip, prepared
 
-REFUSED, REMOVED, WITH_OURS = range(3)  # why an address had to be added again
+from carp_fast.engine.reports import (
+    AddressFailed,
+    AddressForeign,
+    AddressGone,
+    AddressRestored,
+    Released,
+    StateChanged,
+    Undemoted,
+)
+
+REFUSED, REMOVED, WITH_OURS = "refused", "removed", "with_ours"  # why it was added again
 
 
 def keep_backup(node: Node, now_ns: int) -> None:
@@ -43,7 +53,7 @@ def test_an_address_that_cannot_be_removed_is_told_once_and_tried_until_it_is_go
     step_down(node, LATER_NS)
     for tenths in range(1, 20):
         keep_backup(node, LATER_NS + tenths * SECOND_NS // 10)
-    assert [report[10:12] for report in node.reported("address_failed")] == [(error, 2)]
+    assert [(r.error, r.address) for r in node.reported(AddressFailed)] == [(error, 2)]
     assert node.engine.host(0)["held"] == 1
     assert contents(node, "REMOVE_ADDRESSES")[0] == EVERY
     tried = contents(node, "REMOVE_ADDRESSES")[1:]
@@ -53,7 +63,7 @@ def test_an_address_that_cannot_be_removed_is_told_once_and_tried_until_it_is_go
     for tenths in range(20, 60):
         keep_backup(node, LATER_NS + tenths * SECOND_NS // 10)
     assert node.engine.host(0)["held"] == 0
-    assert [report[11] for report in node.reported("address_gone")] == [2]
+    assert [report.address for report in node.reported(AddressGone)] == [2]
 
 
 def test_what_fails_is_tried_later_and_later_and_every_ten_seconds_at_last() -> None:
@@ -64,25 +74,25 @@ def test_what_fails_is_tried_later_and_later_and_every_ten_seconds_at_last() -> 
     assert waits_ms[:4] == [10, 20, 40, 80]
     assert waits_ms[-1] == 10_240
     assert waits_ms == sorted(waits_ms)
-    assert len(node.reported("address_failed")) == 1
+    assert len(node.reported(AddressFailed)) == 1
 
 
 def test_another_error_of_the_same_address_is_told() -> None:
     node = master({EVERY[0]: EPERM})
     node.errors = {EVERY[0]: ENOBUFS}
     node.run(LATER_NS)
-    assert [report[10] for report in node.reported("address_failed")] == [EPERM, ENOBUFS]
+    assert [report.error for report in node.reported(AddressFailed)] == [EPERM, ENOBUFS]
 
 
 @pytest.mark.parametrize("error", [ENODEV, ENOBUFS, EPERM, ENXIO, EACCES])
 def test_an_address_that_cannot_be_added_is_told_and_tried_again(error: int) -> None:
     node = master({EVERY[0]: error})
-    assert [report[10:12] for report in node.reported("address_failed")] == [(error, 0)]
+    assert [(r.error, r.address) for r in node.reported(AddressFailed)] == [(error, 0)]
     assert node.engine.host(0)["held"] == 2
     node.errors = {}
     node.run(LATER_NS)
     assert node.engine.host(0)["held"] == 3
-    assert [report[10:12] for report in node.reported("address_restored")] == [(REFUSED, 0)]
+    assert [(r.why, r.address) for r in node.reported(AddressRestored)] == [(REFUSED, 0)]
     assert len(contents(node, "ANNOUNCE")) >= 2
     step_down(node, LATER_NS)
     assert contents(node, "REMOVE_ADDRESSES") == [EVERY]
@@ -100,7 +110,7 @@ def test_an_event_of_its_interface_has_what_failed_tried_at_once() -> None:
 def test_what_failed_is_no_problem_any_more_when_it_is_not_wanted() -> None:
     node = master({EVERY[0]: EPERM})
     step_down(node, LATER_NS)
-    assert [report[11] for report in node.reported("address_gone")] == [0]
+    assert [report.address for report in node.reported(AddressGone)] == [0]
     assert node.engine.host(0)["retry_at_ns"] == 0
 
 
@@ -124,8 +134,8 @@ def test_a_lost_address_is_restored_announced_and_counted() -> None:
     node.forget()
     node.engine.found(0, EVERY[1], "none", LATER_NS)
     node.take(LATER_NS)
-    assert [report[10:12] for report in node.reported("address_restored")] == [(REMOVED, 1)]
-    assert node.reported("address_foreign") == []
+    assert [(r.why, r.address) for r in node.reported(AddressRestored)] == [(REMOVED, 1)]
+    assert node.reported(AddressForeign) == []
     assert node.words() == ["ADD_ADDRESSES", "ANNOUNCE"]
     assert contents(node, "ADD_ADDRESSES") == [[EVERY[1]]]
     status = node.engine.host(0)
@@ -143,7 +153,7 @@ def test_an_address_lost_after_one_of_ours_was_removed_went_with_that() -> None:
     node.take(now_ns)
     node.engine.found(0, EVERY[0], "none", now_ns + SECOND_NS // 50)
     node.take(now_ns + SECOND_NS // 50)
-    assert [report[10:12] for report in node.reported("address_restored")] == [(WITH_OURS, 0)]
+    assert [(r.why, r.address) for r in node.reported(AddressRestored)] == [(WITH_OURS, 0)]
 
 
 IPV6 = ip("2001:db8::100")
@@ -175,7 +185,7 @@ def test_what_cannot_have_gone_with_ours_was_removed_by_somebody(removed: int, l
     now_ns += SECOND_NS // 50
     node.engine.found(0, lost, "none", now_ns)
     node.take(now_ns)
-    assert [report[10] for report in node.reported("address_restored")] == [REMOVED]
+    assert [report.why for report in node.reported(AddressRestored)] == [REMOVED]
 
 
 def test_what_came_after_ours_had_been_removed_did_not_go_with_that() -> None:
@@ -192,7 +202,7 @@ def test_what_came_after_ours_had_been_removed_did_not_go_with_that() -> None:
     now_ns = LATER_NS + 3 * SECOND_NS // 2
     node.engine.found(0, EVERY[0], "none", now_ns)
     node.take(now_ns)
-    assert [report[10:12] for report in node.reported("address_restored")] == [(REMOVED, 0)]
+    assert [(r.why, r.address) for r in node.reported(AddressRestored)] == [(REMOVED, 0)]
 
 
 @pytest.mark.parametrize("there", ["ours", "somebodys", "unknown"])
@@ -247,7 +257,7 @@ def test_an_address_in_whose_place_another_hand_put_its_own_is_not_ours_any_more
     node = master()
     node.engine.found(0, EVERY[0], "foreign", LATER_NS)
     node.take(LATER_NS)
-    assert [report[11] for report in node.reported("address_foreign")] == [0]
+    assert [report.address for report in node.reported(AddressForeign)] == [0]
     assert node.engine.host(0)["held"] == 2
     step_down(node, LATER_NS)
     assert contents(node, "REMOVE_ADDRESSES") == [EVERY[1:]]
@@ -258,7 +268,7 @@ def test_a_foreign_address_that_has_gone_is_added() -> None:
     node.errors = {}
     node.engine.found(0, EVERY[1], "none", LATER_NS)
     node.take(LATER_NS)
-    assert [report[10:12] for report in node.reported("address_restored")] == [(REFUSED, 1)]
+    assert [(r.why, r.address) for r in node.reported(AddressRestored)] == [(REFUSED, 1)]
     status = node.engine.host(0)
     assert (status["held"], status["counters"]["addresses_restored"]) == (3, 0)
 
@@ -269,7 +279,7 @@ def test_a_lost_address_of_a_host_that_stepped_down_meanwhile_is_not_missed() ->
     node.engine.found(0, EVERY[0], "none", MASTER_NS)
     node.take(MASTER_NS)
     assert node.words() == ["ADVERTISE", "ADD_ADDRESSES", "ANNOUNCE"]
-    assert node.reported("address_restored") == []
+    assert node.reported(AddressRestored) == []
 
 
 def test_only_addresses_of_the_host_are_found() -> None:
@@ -366,11 +376,11 @@ def test_alone_it_is_master_again_demoted_and_does_not_give_up_before_that_is_ov
 def test_each_time_in_a_row_it_is_demoted_for_longer() -> None:
     node = nothing_goes()
     node.run(MASTER_NS + 3000 * SECOND_NS)
-    gave_up = [report[1] for report in node.reports if report[5] == "address_deadline"]
+    gave_up = [r.at_ns for r in node.reported(StateChanged) if r.reason == "address_deadline"]
     gave_up = [at for at, previous in zip(gave_up, [0, *gave_up], strict=False) if at != previous]
     waits = [(later - earlier) // SECOND_NS for earlier, later in pairwise(gave_up)]
     assert waits == [60, 120, 240, 480, 960, 960]
-    assert node.reported("undemoted") == []
+    assert node.reported(Undemoted) == []
 
 
 def test_the_demotion_ends_after_a_minute() -> None:
@@ -382,7 +392,7 @@ def test_the_demotion_ends_after_a_minute() -> None:
     node.run(LATER_NS + 61 * SECOND_NS)
     assert node.engine.host(0)["effective_advskew"] == 0
     assert node.engine.host(0)["address_demotion"] is None
-    assert len(node.reported("undemoted")) == 1
+    assert len(node.reported(Undemoted)) == 1
 
 
 @pytest.mark.parametrize(("dialect", "skew", "demote"), [("openbsd", 0, 240), ("freebsd", 240, 0)])
@@ -405,12 +415,12 @@ def test_a_removed_host_stays_until_its_addresses_are_gone() -> None:
     node.take(LATER_NS)
     assert node.words() == ["REMOVE_ADDRESSES", "RESIGN"]
     node.run(LATER_NS + 30 * SECOND_NS)
-    assert node.reported("released") == []
+    assert node.reported(Released) == []
     assert node.words().count("RESIGN") == 1
     node.errors = {}
     node.run(LATER_NS + 60 * SECOND_NS)
-    assert len(node.reported("released")) == 1
-    assert [report[11] for report in node.reported("address_gone")] == [0]
+    assert len(node.reported(Released)) == 1
+    assert [report.address for report in node.reported(AddressGone)] == [0]
 
 
 def test_a_removed_host_goes_with_its_interface_whatever_could_not_be_removed() -> None:
@@ -420,7 +430,7 @@ def test_a_removed_host_goes_with_its_interface_whatever_could_not_be_removed() 
     node.take(LATER_NS)
     node.attach(LATER_NS, ifindex=0)
     node.take(LATER_NS)
-    assert len(node.reported("released")) == 1
+    assert len(node.reported(Released)) == 1
     node.run(LATER_NS + 60 * SECOND_NS)
     assert len(contents(node, "REMOVE_ADDRESSES")) == 1
 
@@ -433,4 +443,4 @@ def test_a_backup_that_could_not_remove_an_address_tries_once_more_when_it_is_re
     node.engine.remove(0, LATER_NS)
     node.take(LATER_NS)
     assert contents(node, "REMOVE_ADDRESSES") == [EVERY, EVERY[:1]]
-    assert len(node.reported("released")) == 1
+    assert len(node.reported(Released)) == 1

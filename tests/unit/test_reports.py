@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import time
 from datetime import datetime
 from typing import Any
@@ -14,13 +15,35 @@ from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.hooks import Hook, HookResult
 from carp_fast.daemon.reports import (
     FOREIGN_LOGGED_MAX,
-    RESTORED_REFUSED,
-    RESTORED_REMOVED,
-    RESTORED_WITH_OURS,
     Reports,
     rfc3339,
 )
 from carp_fast.daemon.table import STATES, Hosts
+from carp_fast.engine.reports import (
+    AddressesChanged,
+    AddressFailed,
+    AddressForeign,
+    AddressGone,
+    AddressRestored,
+    ConfigurationReleased,
+    CounterReset,
+    DemoteHeard,
+    Done,
+    DuplicateEnded,
+    DuplicateSource,
+    FamilyHeard,
+    FamilySilent,
+    LostPriority,
+    OtherMaster,
+    Reasserted,
+    Released,
+    Report,
+    SecondariesNotPromoted,
+    SendsFailing,
+    SocketDropped,
+    Stalled,
+    StateChanged,
+)
 
 PEER = bytes((192, 0, 2, 99))
 
@@ -43,11 +66,11 @@ class RecordedPump:
     """Gives the reports that it was given, and writes down what it is ordered."""
 
     def __init__(self) -> None:
-        self.reports: list[tuple[Any, ...]] = []
+        self.reports: list[Report] = []
         self.facts = {"reports_lost": 0}
         self.announced: list[int] = []
 
-    def take_reports(self, limit: int) -> list[tuple[Any, ...]]:
+    def take_reports(self, limit: int) -> list[Report]:
         taken, self.reports = self.reports[:limit], self.reports[limit:]
         return taken
 
@@ -89,27 +112,25 @@ class Desk:
         self.events: list[dict[str, Any]] = []
         self.reports.publish.append(lambda event: self.events.append(dict(event)))
 
-    def tell(self, kind: str, slot: int | None = 0, **fields: Any) -> None:
-        report = {
-            "kind": kind,
+    def tell(self, kind: type[Report], slot: int = 0, **given: Any) -> None:
+        """A report of the class `kind`; what is not given is as it usually is."""
+        usual = {
             "at_ns": time.monotonic_ns(),
             "slot": slot,
-            "state": STATES[self.hosts.states[slot]] if slot is not None else "INIT",
+            "state": STATES[self.hosts.states[slot]],
             "previous": "INIT",
             "reason": "",
             "peer": None,
-            "advbase": 1,
-            "advskew": 0,
             "mac": bytes(6),
-            "value": 0,
-            "detail": 0,
-            **fields,
+            "why": "refused",
+            "error": 0,
         }
-        self.orders.pump.reports.append(tuple(report.values()))
+        fields = {name: usual[name] for name in kind.__struct_fields__ if name in usual}
+        self.orders.pump.reports.append(kind(**{**fields, **given}))
         self.reports.on_readable()
 
     def change(self, state: str, reason: str, slot: int = 0, peer: bytes | None = None) -> None:
-        self.tell("state_changed", slot, state=state, reason=reason, peer=peer)
+        self.tell(StateChanged, slot, state=state, reason=reason, peer=peer)
 
 
 def test_an_instant_is_told_in_utc_to_the_millisecond() -> None:
@@ -151,9 +172,9 @@ def test_up_comes_with_the_addresses_and_down_on_leaving_master() -> None:
     assert desk.hooks.words == []
     desk.change("MASTER", "master_down")
     assert desk.hooks.words == []
-    desk.tell("addresses_changed", reason="master_down")
+    desk.tell(AddressesChanged, reason="master_down")
     assert desk.hooks.words == ["eth0/1 up /bin/up"]
-    desk.tell("addresses_changed")  # by a reload: not again
+    desk.tell(AddressesChanged)  # by a reload: not again
     desk.change("INIT", "resigned")
     assert desk.hooks.words == ["eth0/1 up /bin/up", "eth0/1 down /bin/down"]
     (key, _, up, _), (other_key, _, down, _) = desk.hooks.submitted
@@ -174,7 +195,7 @@ def test_a_master_that_leaves_before_its_addresses_were_there_has_no_up() -> Non
     desk = Desk()
     desk.change("MASTER", "master_down")
     desk.change("BACKUP", "faster_master")
-    desk.tell("addresses_changed")
+    desk.tell(AddressesChanged)
     assert desk.hooks.words == ["eth0/1 down /bin/down"]
 
 
@@ -182,7 +203,7 @@ def test_a_master_that_leaves_before_its_addresses_were_there_has_no_up() -> Non
 def test_without_addresses_of_ours_the_announcement_waits_for_up(superseded: bool) -> None:
     desk = Desk(manage_addresses=False)
     desk.change("MASTER", "master_down", slot=1)
-    desk.tell("addresses_changed", 1)
+    desk.tell(AddressesChanged, 1)
     _, _, _, done = desk.hooks.submitted[0]
     assert desk.orders.pump.announced == []
     done(HookResult("up", None, timed_out=not superseded, superseded=superseded))
@@ -195,8 +216,8 @@ def test_problems_with_addresses_are_known_by_the_address(
     desk = Desk()
     desk.change("MASTER", "master_down")
     with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
-        desk.tell("address_foreign", detail=1)
-        desk.tell("address_failed", detail=0, value=errno.ENOBUFS)
+        desk.tell(AddressForeign, address=1)
+        desk.tell(AddressFailed, address=0, error=errno.ENOBUFS)
     assert caplog.messages == [
         "eth0/1: address_foreign: 192.0.2.51/32 is there already and not ours, left alone",
         "eth0/1: adding address 192.0.2.1/24 failed: No buffer space available",
@@ -204,7 +225,7 @@ def test_problems_with_addresses_are_known_by_the_address(
     assert desk.reports.address_problems == {
         0: {"192.0.2.51/32": "address_foreign", "192.0.2.1/24": "No buffer space available"}
     }
-    desk.tell("address_restored", detail=0)
+    desk.tell(AddressRestored, address=0)
     # A reload gives the virtual host other addresses: their numbers shift, the problem goes.
     old = desk.hosts.hosts[0]
     assert old is not None
@@ -213,7 +234,7 @@ def test_problems_with_addresses_are_known_by_the_address(
     desk.reports.on_reload()
     assert desk.reports.address_problems == {}
     caplog.clear()
-    desk.tell("address_failed", detail=2, value=errno.EPERM)
+    desk.tell(AddressFailed, address=2, error=errno.EPERM)
     assert caplog.messages == [
         "eth0/1: removing address 192.0.2.51/32 failed: Operation not permitted"
     ]
@@ -261,11 +282,11 @@ def test_of_a_master_a_foreign_address_stays_a_problem_until_ours_is_there() -> 
     text = "192.0.2.51/32"
     desk.reports.on_foreign({0: {text: text}})
     desk.change("MASTER", "master_down")
-    desk.tell("address_foreign", detail=1)
+    desk.tell(AddressForeign, address=1)
     desk.reports.on_foreign({0: {}})
     assert desk.reports.address_problems == {0: {text: "address_foreign"}}
     assert desk.reports.is_foreign(0, text)
-    desk.tell("address_restored", detail=1)
+    desk.tell(AddressRestored, address=1)
     assert desk.reports.address_problems == {}
     assert not desk.reports.is_foreign(0, text)
     assert lost == []
@@ -278,13 +299,13 @@ def test_of_a_backup_an_address_that_was_foreign_is_no_problem_once_it_has_gone(
     text = "192.0.2.51/32"
     desk.change("MASTER", "master_down")
     desk.reports.on_foreign({0: {text: text}})
-    desk.tell("address_foreign", detail=1)
+    desk.tell(AddressForeign, address=1)
     desk.change("BACKUP", "faster_master")
     desk.reports.on_foreign({0: {}})
     assert desk.reports.address_problems == {}
     # As MASTER it adds its own where it had left another alone: not a loss either.
     desk.change("MASTER", "master_down")
-    desk.tell("address_restored", detail=1)
+    desk.tell(AddressRestored, address=1)
     assert lost == []
 
 
@@ -292,7 +313,7 @@ def test_a_foreign_address_beside_ours_stays_a_problem_when_ours_comes_back() ->
     desk = Desk()
     desk.change("MASTER", "master_down")
     desk.reports.on_foreign({0: {"192.0.2.51/32": "192.0.2.51/24"}})
-    desk.tell("address_restored", detail=1)
+    desk.tell(AddressRestored, address=1)
     why = "address_foreign as 192.0.2.51/24"
     assert desk.reports.address_problems == {0: {"192.0.2.51/32": why}}
 
@@ -300,7 +321,7 @@ def test_a_foreign_address_beside_ours_stays_a_problem_when_ours_comes_back() ->
 def test_a_failure_stands_whatever_is_foreign() -> None:
     desk = Desk()
     desk.change("MASTER", "master_down")
-    desk.tell("address_failed", detail=0, value=errno.EPERM)
+    desk.tell(AddressFailed, address=0, error=errno.EPERM)
     failed = {0: {"192.0.2.1/24": "Operation not permitted"}}
     for found in ({"192.0.2.1/24": "192.0.2.1/32"}, {}):
         desk.reports.on_foreign({0: found})
@@ -322,34 +343,34 @@ def test_a_released_slot_forgets_everything() -> None:
     released: list[int] = []
     desk.reports.on_released = released.append
     desk.change("MASTER", "master_down")
-    desk.tell("address_foreign", detail=0)
+    desk.tell(AddressForeign, address=0)
     desk.reports.on_foreign({0: {"192.0.2.51/32": "192.0.2.51/24"}})
-    desk.tell("released")
-    desk.tell("released", None)  # only a block: a change in place
+    desk.tell(Released)
+    desk.tell(ConfigurationReleased)  # only a block: a change in place
     assert released == [0]
     assert desk.reports.address_problems == {}
     assert not desk.reports.is_foreign(0, "192.0.2.1/24")
     desk.reports.on_foreign({0: {}})
     assert desk.reports.address_problems == {}
-    desk.tell("addresses_changed")
+    desk.tell(AddressesChanged)
     assert desk.hooks.words == []
 
 
 def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
-    desk.tell("duplicate_source", mac=b"\x02\0\0\0\0\x09")
+    desk.tell(DuplicateSource, mac=b"\x02\0\0\0\0\x09")
     with caplog.at_level("INFO"):
-        desk.tell("duplicate_ended", mac=b"\x02\0\0\0\0\x09")
-    desk.tell("other_master", state="MASTER")
-    desk.tell("demote_heard", value=7)
-    desk.tell("sends_failing", value=errno.ENETDOWN)
-    desk.tell("stalled", None, value=2_500_000_000)
-    desk.tell("socket_dropped", None, value=12, detail=1)
-    desk.tell("socket_dropped", None, value=13)
-    desk.tell("lost_priority", None)
-    desk.tell("counter_reset", mac=b"\x02\0\0\0\0\x09")
-    desk.tell("counter_reset", slot=1)
-    desk.tell("family_silent", value=6)
+        desk.tell(DuplicateEnded, mac=b"\x02\0\0\0\0\x09")
+    desk.tell(OtherMaster)
+    desk.tell(DemoteHeard, demote=7)
+    desk.tell(SendsFailing, error=errno.ENETDOWN)
+    desk.tell(Stalled, away_ns=2_500_000_000)
+    desk.tell(SocketDropped, frames=12, waits_anew=True)
+    desk.tell(SocketDropped, frames=13, waits_anew=False)
+    desk.tell(LostPriority)
+    desk.tell(CounterReset, mac=b"\x02\0\0\0\0\x09")
+    desk.tell(CounterReset, slot=1)
+    desk.tell(FamilySilent, family=6)
     told = "\n".join(caplog.messages)
     for words in (
         "eth0/1: duplicate_source: another host (02:00:00:00:00:09)",
@@ -371,7 +392,7 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
 def test_absences_in_quick_succession_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
     for ms in range(0, 25_000, 100):
-        desk.tell("stalled", None, value=5_000_000, at_ns=1 + ms * 1_000_000)
+        desk.tell(Stalled, away_ns=5_000_000, at_ns=1 + ms * 1_000_000)
     told = [message for message in caplog.messages if "the pump did not run" in message]
     assert len(told) == 3
     assert "0.005 s: a BACKUP" in told[0]
@@ -384,8 +405,8 @@ def test_peers_of_both_families_are_named(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
         desk.change("MASTER", "master_demoted", peer=peer6)
         desk.change("BACKUP", "less_demoted_master", peer=PEER)
-        desk.tell("reasserted", peer=peer6)
-        desk.tell("family_heard", value=6)
+        desk.tell(Reasserted, peer=peer6)
+        desk.tell(FamilyHeard, family=6)
     assert caplog.messages == [
         "eth0/1: INIT -> MASTER (master_demoted from fe80::9)",
         "eth0/1: MASTER -> BACKUP (less_demoted_master from 192.0.2.99)",
@@ -400,19 +421,19 @@ def test_only_what_somebody_removed_is_told_as_lost(caplog: pytest.LogCaptureFix
     lost: list[tuple[int, str]] = []
     desk.reports.on_address_restored = lambda slot, text: lost.append((slot, text))
     desk.change("MASTER", "master_down")
-    desk.tell("address_foreign", detail=1)
+    desk.tell(AddressForeign, address=1)
     caplog.clear()
     with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
-        desk.tell("address_restored", detail=1, value=RESTORED_REFUSED)
-        desk.tell("address_restored", detail=1, value=RESTORED_REFUSED)
-        desk.tell("address_restored", detail=1, value=RESTORED_WITH_OURS)
+        desk.tell(AddressRestored, address=1, why="refused")
+        desk.tell(AddressRestored, address=1, why="refused")
+        desk.tell(AddressRestored, address=1, why="with_ours")
     assert lost == []
     assert caplog.messages == [
         "eth0/1: address 192.0.2.51/32 is nobody's any more, added",
         "eth0/1: address 192.0.2.51/32 is there now",
         "eth0/1: the kernel removed 192.0.2.51/32 with another address of ours, added again",
     ]
-    desk.tell("address_restored", detail=1, value=RESTORED_REMOVED)
+    desk.tell(AddressRestored, address=1, why="removed")
     assert lost == [(0, "192.0.2.51/32")]
 
 
@@ -424,13 +445,13 @@ def test_what_could_not_be_removed_is_no_problem_once_it_is_gone() -> None:
     desk.hosts.replace(
         0, VirtualHost("eth0", 1, old.addresses, (), old.settings), ("192.0.2.51/32",)
     )
-    desk.tell("address_failed", detail=1, value=errno.EPERM)
-    desk.tell("addresses_changed")
+    desk.tell(AddressFailed, address=1, error=errno.EPERM)
+    desk.tell(AddressesChanged)
     assert desk.hosts.unsettled == {0: {"192.0.2.51/32"}}
     assert desk.hosts.going() == {"eth0": ["192.0.2.51/32"]}
     desk.reports.on_reload()
     assert desk.reports.address_problems == {0: {"192.0.2.51/32": "Operation not permitted"}}
-    desk.tell("address_gone", detail=1)
+    desk.tell(AddressGone, address=1)
     assert desk.reports.address_problems == {}
     assert desk.hosts.unsettled == {0: set()}
 
@@ -446,9 +467,9 @@ def test_a_deadline_that_passed_is_logged_as_an_error(caplog: pytest.LogCaptureF
 
 def test_promote_secondaries_that_was_reset_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
-    desk.tell("secondaries", None, detail=0)
-    desk.tell("secondaries", None, detail=0, value=errno.EPERM)
-    desk.tell("secondaries", None, detail=0, value=errno.EPERM)
+    desk.tell(SecondariesNotPromoted, interface=0)
+    desk.tell(SecondariesNotPromoted, interface=0, error=errno.EPERM)
+    desk.tell(SecondariesNotPromoted, interface=0, error=errno.EPERM)
     assert caplog.messages == [
         "eth0: promote_secondaries was not 1 any more, set again",
         "eth0: promote_secondaries is not 1 and cannot be set (Operation not permitted): the kernel"
@@ -465,8 +486,8 @@ def test_an_interface_without_ipv6_is_named_as_what_is_wrong(
     six = VirtualHost("eth0", 1, host.addresses, ("2001:db8::1/64",), host.settings)
     desk.hosts.replace(0, six)
     desk.change("MASTER", "master_down")
-    desk.tell("address_failed", detail=0, value=errno.EACCES)
-    desk.tell("address_failed", detail=1, value=errno.EACCES)
+    desk.tell(AddressFailed, address=0, error=errno.EACCES)
+    desk.tell(AddressFailed, address=1, error=errno.EACCES)
     assert [message.rpartition(": ")[2] for message in caplog.messages] == [
         "Permission denied",
         "IPv6 is disabled there (disable_ipv6)",
@@ -480,8 +501,8 @@ def test_lost_reports_are_said_once_and_answered_by_a_full_reading(
     readings: list[int] = []
     desk.reports.resync = lambda: readings.append(1)
     desk.orders.pump.facts["reports_lost"] = 3
-    desk.tell("done", None, value=41)
-    desk.tell("done", None, value=42)
+    desk.tell(Done, mark=41)
+    desk.tell(Done, mark=42)
     assert desk.orders.marks == [41, 42]
     assert readings == [1]
     assert caplog.messages == ["3 reports of the pump were lost, all states are read"]
@@ -491,6 +512,6 @@ def test_one_report_that_fails_keeps_no_other_back(caplog: pytest.LogCaptureFixt
     desk = Desk()
     desk.reports.publish.insert(0, lambda event: 1 / 0)
     desk.change("BACKUP", "started")
-    desk.tell("done", None, value=1)
+    desk.tell(Done, mark=1)
     assert desk.orders.marks == [1]
-    assert "report state_changed of slot 0 was not taken" in caplog.text
+    assert re.search(r"report StateChanged\(.*\bslot=0, .* was not taken", caplog.text)

@@ -29,6 +29,7 @@ from carp_fast.capture.pcap import Reader
 from carp_fast.engine import _auth, _wire
 from carp_fast.engine._engine import Engine
 from carp_fast.engine._prepared import signed_message
+from carp_fast.engine.reports import DemoteHeard
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 GOLDEN: list[dict[str, Any]] = json.loads((VECTORS / "golden.json").read_text())
@@ -179,9 +180,9 @@ def test_engine_accepts_each_as_sent(vector: dict[str, Any]) -> None:
             vector["advskew"],
         )
         assert status["peers"][0]["demote"] == vector["demote"]
-        told = [report for report in engine.take_reports() if report[0] == "demote_heard"]
+        told = [report for report in engine.take_reports() if isinstance(report, DemoteHeard)]
         said = vector["demote"] and dialect != "openbsd"
-        assert [report[10] for report in told] == [vector["demote"]] * bool(said)
+        assert [report.demote for report in told] == [vector["demote"]] * bool(said)
     # And refuses each for a host with one more address, or another passphrase.
     for change in (
         {"addresses": [*addresses_of(vector), (ip("10.77.0.101"), 24), (ip("2001:db8::7"), 64)]},

@@ -35,7 +35,6 @@ cdef enum ReportKind:
     DONE                            # value: the mark of an order
     STALLED                         # value: how long the pump did not run, ns
     SOCKET_DROPPED                  # value: frames the kernel dropped; detail: silence is no proof
-    SEND_FAILED                     # value: errno; detail: how many frames of one batch
     LOST_PRIORITY                   # the pump used up its real-time budget
     REASSERTED                      # MASTER, and a slower master was answered
     WRONG_DIGEST                    # a bad digest for a host that is BACKUP here
@@ -44,6 +43,7 @@ cdef enum ReportKind:
     FAMILY_HEARD                    # value: the family, heard again
     SOURCE_PROVEN                   # a genuine source beside its lane; value: ifindex; the peer
     DUPLICATE_ENDED                 # nobody sends from our address any more; mac: who did
+    REPORTS
 
 cdef enum RestoredWhy:              # an address that should have been there was added again
     RESTORED_REFUSED                # it could not be added before, or was somebody else's

@@ -40,12 +40,6 @@ cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
     void store_release(uint64_t* p, uint64_t x) noexcept
 
-REPORT_WORDS = (
-    "state_changed", "addresses_changed", "address_failed", "address_foreign", "address_restored",
-    "address_gone", "undemoted", "secondaries", "duplicate_source", "other_master", "demote_heard",
-    "sends_failing", "sends_recovered", "released", "done", "stalled", "socket_dropped",
-    "send_failed", "lost_priority", "reasserted", "wrong_digest", "counter_reset", "family_silent",
-    "family_heard", "source_proven", "duplicate_ended")
 cdef uint32_t TELL_EVERY_MS = 60000     # at most, of one virtual host, however many packets come
 
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from carp_fast.engine._core cimport Core, Interface, Report
+from carp_fast.engine._core cimport Core, Interface
 from carp_fast.engine._vhid cimport Address, VirtualHost
 
 cdef class Engine:
@@ -12,7 +12,6 @@ cdef class Engine:
     cdef list announcement(self, uint32_t slot)
     cdef used(self, uint32_t slot)
 
-cdef object report_tuple(const Report* report)
 cdef dict host_dict(const VirtualHost* host)
 cdef dict explained_dict(const VirtualHost* host, int64_t now_ns)
 cdef dict interface_dict(const Interface* interface)

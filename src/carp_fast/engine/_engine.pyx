@@ -26,6 +26,7 @@ from carp_fast.engine._receive cimport FrameHeard, engine_receive, engine_receiv
 from carp_fast.engine._recorder cimport (
     Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
     recorder_open, records_list)
+from carp_fast.engine._reports cimport address_bytes, report_object
 from carp_fast.engine._upkeep cimport THERES, There, address_found, upkeep_expire, wanted_change
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_DEMOTED, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, IN_USE, MASTER_LEAVES,
@@ -35,7 +36,6 @@ from carp_fast.engine._vhid cimport (
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
 
-from carp_fast.engine._core import REPORT_WORDS
 from carp_fast.engine._recorder import ADDRESS_WORDS, THERE_WORDS
 from carp_fast.engine._vhid import (
     DIALECT_WORDS, EVENT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS)
@@ -48,22 +48,6 @@ assert len(THERE_WORDS) == THERES
 
 
 # --------------------------------------------------------------------------------- reports, status
-
-cdef bytes address_bytes(const uint8_t* address, uint8_t family):
-    return (<const char*>address)[:4 if family == 4 else 16]
-
-
-cdef object report_tuple(const Report* report):
-    """(kind, at_ns, slot or None, state, previous, reason, peer, advbase, advskew, mac, value,
-    detail): words, a 4- or 16-byte peer or None, numbers."""
-    return (
-        REPORT_WORDS[report.kind], report.at_ns,
-        None if report.slot == NOBODY else report.slot, STATE_WORDS[report.state],
-        STATE_WORDS[report.previous], REASON_WORDS[report.reason],
-        address_bytes(report.peer, report.peer_family) if report.peer_family else None,
-        report.peer_advbase, report.peer_advskew, (<const char*>report.mac)[:6],
-        report.value, report.detail)
-
 
 cdef list sources_list(const VirtualHost* host):
     """Who advertised to a host, as far as it remembers, as plain values."""
@@ -554,14 +538,14 @@ cdef class Engine:
         return frames
 
     def take_reports(self) -> list:
-        """All reports so far, oldest first; see report_tuple for the fields."""
+        """All reports so far, oldest first; their classes are in reports.py."""
         cdef list reports = []
         cdef Report* report
         while self.core.reports.head != self.core.reports.tail:
             report = &self.core.reports.reports[self.core.reports.head & self.core.reports.mask]
             if report.kind == RELEASED:
                 free(<void*>report.value)
-            reports.append(report_tuple(report))
+            reports.append(report_object(report))
             self.core.reports.head += 1
         return reports
 

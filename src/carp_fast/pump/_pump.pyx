@@ -20,12 +20,13 @@ from carp_fast.engine._core cimport (
     ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED, Report)
 from carp_fast.engine._engine cimport (
     Engine, explained_dict, fill_address, fill_interface, host_dict, interface_dict,
-    rejections_list, report_tuple)
+    rejections_list)
 from carp_fast.engine._lanes cimport LANE_COMMON, LANE_GENUINE
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._recorder cimport Record, RecordCopy, records_list
+from carp_fast.engine._reports cimport report_object
 from carp_fast.pump._socket cimport receive_prepare, send_prepare
 from carp_fast.pump._turn cimport (
     ORDERS, PumpState, Receiver, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE,
@@ -407,7 +408,7 @@ cdef class Pump:
     # -- reports and snapshots
 
     def take_reports(self, int limit=1000) -> list:
-        """At most `limit` reports, oldest first; see report_tuple in engine/_engine.pyx."""
+        """At most `limit` reports, oldest first; their classes are in engine/reports.py."""
         cdef Core* core = &self.engine.core
         cdef Report* report
         cdef uint64_t head = core.reports.head, end, value
@@ -425,7 +426,7 @@ cdef class Pump:
             elif report.kind == DONE:
                 while self.waiting and self.waiting[0][0] <= <int64_t>report.value:
                     self.waiting.popleft()
-            reports.append(report_tuple(report))
+            reports.append(report_object(report))
             head += 1
         store_release(&core.reports.head, head)
         return reports

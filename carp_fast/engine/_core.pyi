@@ -1,3 +1,0 @@
-"""The words of the engine's reports."""
-
-REPORT_WORDS: tuple[str, ...]

@@ -1,0 +1,79 @@
+"""What the ring of reports holds, as Python objects: a class for each kind, see reports.py.
+
+Made where Python takes them, never in the pump's thread.
+"""
+
+from libc.stdint cimport int64_t, uint8_t
+
+from carp_fast.engine._core cimport (
+    ADDRESSES_CHANGED, ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, COUNTER_RESET,
+    DONE, DUPLICATE_ENDED, DUPLICATE_SOURCE, DEMOTE_HEARD, FAMILY_HEARD, FAMILY_SILENT, LOST_PRIORITY,
+    REASSERTED, RELEASED, REPORTS, Report, SECONDARIES, SENDS_FAILING, SOCKET_DROPPED, SOURCE_PROVEN,
+    STALLED, STATE_CHANGED, WRONG_DIGEST)
+from carp_fast.engine._wheel cimport NOBODY
+
+import carp_fast.engine.reports as _reports
+from carp_fast.engine._vhid import REASON_WORDS as _REASONS, STATE_WORDS as _STATES
+
+cdef tuple WHY = ("refused", "removed", "with_ours")    # by RestoredWhy
+cdef tuple CLASSES = (                                  # by ReportKind
+    _reports.StateChanged, _reports.AddressesChanged, _reports.AddressFailed,
+    _reports.AddressForeign, _reports.AddressRestored, _reports.AddressGone, _reports.Undemoted,
+    _reports.SecondariesNotPromoted, _reports.DuplicateSource, _reports.OtherMaster,
+    _reports.DemoteHeard, _reports.SendsFailing, _reports.SendsRecovered, _reports.Released,
+    _reports.Done, _reports.Stalled, _reports.SocketDropped, _reports.LostPriority,
+    _reports.Reasserted, _reports.WrongDigest, _reports.CounterReset, _reports.FamilySilent,
+    _reports.FamilyHeard, _reports.SourceProven, _reports.DuplicateEnded)
+cdef object ConfigurationReleased = _reports.ConfigurationReleased
+assert len(CLASSES) == REPORTS
+
+
+cdef bytes address_bytes(const uint8_t* address, uint8_t family):
+    return (<const char*>address)[:4 if family == 4 else 16]
+
+
+cdef object peer_of(const Report* report):
+    return address_bytes(report.peer, report.peer_family) if report.peer_family else None
+
+
+cdef object report_object(const Report* report):
+    """A report of its kind's class; what the class is called with is in the order of its fields."""
+    cdef object kind = <object>CLASSES[report.kind]
+    if report.slot == NOBODY:
+        return pump_report(kind, report)
+    if report.kind == STATE_CHANGED:
+        return kind(report.at_ns, report.slot, _STATES[report.state], _STATES[report.previous],
+                    _REASONS[report.reason], peer_of(report))
+    if report.kind == ADDRESSES_CHANGED:
+        return kind(report.at_ns, report.slot, _STATES[report.state], _REASONS[report.reason])
+    if report.kind == ADDRESS_FAILED:
+        return kind(report.at_ns, report.slot, report.detail, _STATES[report.state], report.value)
+    if report.kind == ADDRESS_RESTORED:
+        return kind(report.at_ns, report.slot, report.detail, WHY[report.value])
+    if report.kind in (ADDRESS_FOREIGN, ADDRESS_GONE):
+        return kind(report.at_ns, report.slot, report.detail)
+    if report.kind in (SENDS_FAILING, DEMOTE_HEARD, FAMILY_SILENT, FAMILY_HEARD):
+        return kind(report.at_ns, report.slot, report.value)
+    if report.kind in (DUPLICATE_SOURCE, DUPLICATE_ENDED, COUNTER_RESET):
+        return kind(report.at_ns, report.slot, (<const char*>report.mac)[:6])
+    if report.kind == WRONG_DIGEST:
+        return kind(report.at_ns, report.slot, _STATES[report.state])
+    if report.kind == REASSERTED:
+        return kind(report.at_ns, report.slot, peer_of(report))
+    return kind(report.at_ns, report.slot)
+
+
+cdef object pump_report(object kind, const Report* report):
+    """A report that is about no virtual host."""
+    if report.kind in (DONE, STALLED):
+        return kind(report.at_ns, report.value)
+    if report.kind == RELEASED:
+        return ConfigurationReleased(report.at_ns)
+    if report.kind == SOURCE_PROVEN:
+        return kind(report.at_ns, report.value, peer_of(report))
+    if report.kind == SOCKET_DROPPED:
+        return kind(report.at_ns, report.value, bool(report.detail))
+    if report.kind == SECONDARIES:
+        return kind(report.at_ns, report.detail, report.value)
+    assert report.kind == LOST_PRIORITY
+    return kind(report.at_ns)
