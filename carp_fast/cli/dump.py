@@ -14,24 +14,24 @@ from carp_fast.cli.terminal import Failure, failure, print_text
 
 
 @click.command()
-@click.option("-i", "--interface", metavar="IF", help="Listens here.  [default: everywhere]")
+@click.option("-i", "--interface", metavar="IF", help="Listen on this interface.  [default: all]")
 @click.option(
     "-r",
     "--read",
     "recording",
     type=click.Path(allow_dash=True, path_type=Path),
     metavar="PCAP",
-    help="Reads a recording instead; - is standard input.",
+    help="Read a capture file instead; - is standard input.",
 )
 @click.option(
     "-c",
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A configuration: says whether digests are right, and if not, why.",
+    help="Verify digests with this configuration and explain wrong ones.",
 )
-@click.option("--count", type=click.IntRange(1), metavar="N", help="Ends after so many.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line, nothing else.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N advertisements.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def dump(
     *,
     interface: str | None,
@@ -40,16 +40,15 @@ def dump(
     count: int | None,
     as_json: bool,
 ) -> None:
-    """Prints advertisements, decoded and judged, a line each, until Ctrl-C.
+    """Prints advertisements, decoded and judged. One per line, until Ctrl-C.
 
-    A line: time, interface, source > destination, family, vhid, advbase/advskew, demotion,
-    counter, verdict. In JSON the counter is a string of 16 hex digits, for many readers of
-    JSON cannot hold 64 bits in a number, and "why" is there only where there is something to
-    say.
+    Each line has time, interface, source > destination, family, vhid, advbase/advskew, demotion,
+    counter and verdict. In JSON the counter is a string of 16 hex digits, since many JSON readers
+    cannot represent 64-bit numbers, and "why" is present only where there is an explanation.
 
-    Without -c, "ok" is what is well formed. With it the digest is right as well; interfaces
-    of the configuration are ignored for a recording and where FILE lacks the interface. What
-    depends on what was heard before (loop, replay) is not judged.
+    Without -c, "ok" means well formed. With -c, the digest is valid, too; the interfaces in the
+    configuration are ignored for a capture file, and if FILE does not name the interface. Verdicts
+    that depend on earlier advertisements (loop, replay) are not given.
     """
     if interface and recording:
         raise click.UsageError("either -i or -r: a recording has no interface")

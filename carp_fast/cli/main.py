@@ -101,7 +101,7 @@ main.add_command(sink)
 @click.option(
     "--log-format",
     type=click.Choice(("text", "json", "journal")),
-    help='Form of the log on stderr.  [default: "journal" where stderr is the journal, or "text"]',
+    help='Format of the log on stderr.  [default: "journal" if stderr is the journal, else "text"]',
 )
 @click.option(
     "--log-level",
@@ -120,7 +120,7 @@ def run(
 ) -> None:
     """Runs the daemon in the foreground.
 
-    SIGTERM and SIGINT: resigns and ends. SIGHUP: reloads.
+    SIGTERM and SIGINT: resigns and exits. SIGHUP: reloads the configuration.
     """
     from carp_fast.config.load import ConfigurationError
     from carp_fast.daemon import daemon
@@ -144,7 +144,7 @@ def run(
 @main.command()
 @config_option
 def check(config: Path | None) -> None:
-    """Reads the configuration as `run` would, touches nothing, prints the plan."""
+    """Checks the configuration. Prints what `run` would do; changes nothing."""
     from carp_fast.config.load import ConfigurationError, load
     from carp_fast.control.client import daemon_pid
     from carp_fast.daemon.plan import plan, taken
@@ -185,7 +185,9 @@ def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
 @click.option("--interface", metavar="IF", help="Only virtual hosts on this interface.")
 @click.option("--vhid", type=click.IntRange(1, 255), metavar="N", help="Only this vhid.")
 @click.option("--state", type=click.Choice(_STATES, case_sensitive=False), help="Only this state.")
-@click.option("--problems", is_flag=True, help="Only what is wrong: INIT, demoted, addresses.")
+@click.option(
+    "--problems", is_flag=True, help="Only those with a problem: INIT, demoted, addresses."
+)
 def status(
     config: Path | None,
     control_socket: Path | None,
@@ -193,7 +195,7 @@ def status(
     problems: bool,
     **filters: str | int | None,
 ) -> None:
-    """Shows every virtual host: state, since when, why, addresses, peer."""
+    """Shows every virtual host. State, since when, reason, addresses, peer."""
     import msgspec
 
     from carp_fast.control.client import ControlClient
@@ -268,7 +270,7 @@ def _age(since: str, now: datetime) -> str:
 @daemon_options
 @json_option
 def events(config: Path | None, control_socket: Path | None, as_json: bool) -> None:
-    """Prints every state change as it happens, a line each, until Ctrl-C."""
+    """Prints state changes as they happen. One per line, until Ctrl-C."""
     import msgspec
 
     from carp_fast.control.client import ControlClient
@@ -293,14 +295,14 @@ def _event_line(event: Mapping[str, Any]) -> str:
 @click.option(
     "--force",
     is_flag=True,
-    help="Even if it removes more than half of the MASTERs, or a file seems to be cut off.",
+    help="Reload even if more than half of the MASTERs are removed or a file seems truncated.",
 )
 def reload(config: Path | None, control_socket: Path | None, force: bool) -> None:
-    """Makes the daemon read its configuration again; says what changed.
+    """Reloads the configuration. Prints what changed.
 
-    What looks like an accident is refused, and changes nothing: more than half of the MASTERs or
-    every virtual host would be removed, an include pattern that matched files matches none, a
-    file that ended in a line end does not any more.
+    A reload that looks like an accident is refused and changes nothing: more than half of the
+    MASTERs or every virtual host would be removed, an include pattern that matched files matches
+    none, or a file no longer ends with a newline although it did.
     """
     from carp_fast.control.client import ControlClient
     from carp_fast.control.protocol import ControlError
@@ -324,7 +326,7 @@ def reload(config: Path | None, control_socket: Path | None, force: bool) -> Non
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def ucarp_command(context: click.Context, arguments: tuple[str, ...]) -> None:
-    """Runs one virtual host, as the command line of ucarp 1.5.2 says; see ucarp --help."""
+    """Runs one virtual host like ucarp. Takes the command line of ucarp 1.5.2."""
     from carp_fast.ucarp.main import main as run_ucarp
 
     context.exit(run_ucarp([PROGRAM, "ucarp"], arguments))
@@ -332,19 +334,19 @@ def ucarp_command(context: click.Context, arguments: tuple[str, ...]) -> None:
 
 @main.command(name="import")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
-@click.option("--running", is_flag=True, help="The ucarps that run here, too.")
+@click.option("--running", is_flag=True, help="Also the ucarp processes that are running.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where the configuration goes, mode 0600; an existing file is not overwritten.",
+    help="Write the configuration to FILE, mode 0600; an existing file is not overwritten.",
 )
 def import_command(files: tuple[Path, ...], running: bool, output: Path | None) -> None:
-    """Prints one configuration for what ucarps do now.
+    """Prints a configuration that replaces ucarps.
 
     FILE: scripts and units that start ucarp, Debian's /etc/network/interfaces, vip-NNN.conf of Red
-    Hat's package or their directory. What cannot be translated is named, and the exit code is 1.
+    Hat's package or their directory. What cannot be translated is listed, and the exit code is 1.
     """
     from carp_fast.ucarp.importer import as_toml, import_files
 
@@ -371,13 +373,13 @@ def import_command(files: tuple[Path, ...], running: bool, output: Path | None) 
 
 @main.group()
 def secret() -> None:
-    """A key, and passphrases encrypted with it for a configuration kept in git."""
+    """Encrypts passphrases. For a configuration kept in git."""
 
 
 @secret.command("key")
 @click.argument("file", type=click.Path(path_type=Path))
 def secret_key(file: Path) -> None:
-    """Writes a new key to FILE, which must not exist yet (mode 0600)."""
+    """Writes a new key to FILE (mode 0600), which must not exist yet."""
     from carp_fast.config.secrets import SecretError, create_key
 
     try:
@@ -392,10 +394,10 @@ def secret_key(file: Path) -> None:
     "--key",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The key's file.  [default: daemon.secret_key_file of the configuration]",
+    help="The key file.  [default: daemon.secret_key_file of the configuration]",
 )
 def secret_encrypt(config: Path | None, key: Path | None) -> None:
-    """Reads a passphrase from the terminal or stdin, prints it as encrypted:TOKEN."""
+    """Encrypts a passphrase from the terminal or stdin; prints encrypted:TOKEN."""
     from carp_fast.config.secrets import SecretError, encrypt, read_key
 
     key = key or daemon_path(config, "secret_key_file")
@@ -423,7 +425,7 @@ def _read_passphrase() -> bytes:
 @click.option("--segments", type=click.IntRange(1, 256), default=4, show_default=True)
 @click.pass_context
 def demo(context: click.Context, instances: int, segments: int) -> None:
-    """Two hosts in network namespaces; the master is killed, the take-over measured."""
+    """Measures a take-over. Runs two hosts in network namespaces and kills the master."""
     if instances > 255 * segments:
         raise click.UsageError(
             f"{instances} virtual hosts do not fit {segments} segments: 255 vhids each"
@@ -438,11 +440,16 @@ def demo(context: click.Context, instances: int, segments: int) -> None:
 @main.command()
 @click.option("--daemon", "daemons", metavar="NAME,...", help="[default: all that are installed]")
 @click.option("--instances", metavar="N,...", help="Virtual hosts, from 1 to 65280.")
-@click.option("--window", type=click.FloatRange(1, 3600), metavar="S", help="CPU is averaged over.")
+@click.option(
+    "--window",
+    type=click.FloatRange(1, 3600),
+    metavar="S",
+    help="Seconds of CPU time averaged.",
+)
 @json_option
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg")
 @click.option("--quick", is_flag=True, help="Three sizes, short windows, no pings: two minutes.")
-@click.option("--force", is_flag=True, help="Also what takes minutes to start.")
+@click.option("--force", is_flag=True, help="Also combinations that take minutes to start.")
 def bench(
     *,
     daemons: str | None,
@@ -453,9 +460,10 @@ def bench(
     quick: bool,
     force: bool,
 ) -> None:
-    """carp-fast beside C ucarp and keepalived, in network namespaces of its own.
+    """Compares carp-fast with ucarp and keepalived.
 
-    What is measured, and what is charged to whom, stands in docs/benchmarking.md.
+    Needs root: everything runs in network namespaces. docs/benchmarking.md explains what is
+    measured and how.
     """
     import msgspec
     from rich.console import Console
@@ -497,13 +505,18 @@ def bench(
 
 @main.command()
 @click.option(
-    "--seed", type=click.IntRange(0), metavar="N", help="The world of one seed, a line an event."
+    "--seed",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Run one world and print every event.",
 )
-@click.option("--seeds", metavar="A-B", help="The worlds of the seeds from A to B.")
-@click.option("--large", is_flag=True, help="Worlds of 8 hosts and 4,000 virtual hosts.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--seeds", metavar="A-B", help="Run the worlds of the seeds from A to B.")
+@click.option("--large", is_flag=True, help="Use worlds of 8 hosts with 4,000 virtual hosts.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes to use."
+)
 def simulate(**options: Any) -> None:
-    """Runs the engine on virtual networks with faults, and checks what must hold."""
+    """Checks invariants in simulated networks. Time, networks and faults are virtual."""
     from carp_fast.simulate.run import show
 
     try:

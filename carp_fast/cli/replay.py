@@ -45,9 +45,9 @@ def record(
     force: bool,
     **filters: str | int | None,
 ) -> None:
-    """Writes to FILE what the daemon heard and decided lately; no secret is in it.
+    """Writes recent input and decisions to FILE. It contains no secrets.
 
-    FILE is a scenario: `carp-fast replay` plays it, and so does a test.
+    FILE is a scenario, which `carp-fast replay` and tests can play.
     """
     from carp_fast.control.client import ControlClient
     from carp_fast.control.protocol import ControlError
@@ -74,7 +74,9 @@ def record(
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
-@click.option("--as", "source", metavar="SOURCE", help="In whose place; FILE is a pcap then.")
+@click.option(
+    "--as", "source", metavar="SOURCE", help="Take the place of this host; FILE is a pcap."
+)
 @click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE")
 @click.option("--vhid", type=click.IntRange(1, 255), metavar="N")
 @click.option("--address", "addresses", multiple=True, metavar="A/LEN")
@@ -85,15 +87,16 @@ def record(
 @click.option("--dialect", type=click.Choice(("ucarp", "freebsd", "openbsd")))
 @click.option("--order", "orders", multiple=True, metavar="'SECONDS ORDER'")
 def replay(file: Path, as_json: bool, source: str | None, **given: Any) -> None:
-    """Gives the engine a recording again, and shows what it decides beside what was decided.
+    """Plays a recording and compares decisions. The engine gets the recorded input.
 
-    FILE is a scenario, as `carp-fast record` writes it: exit code 1 names the first difference.
+    FILE is a scenario written by `carp-fast record`. Exit code 1: the decisions differ; the first
+    difference is printed.
 
-    With --as, FILE is a pcap of advertisements, and the engine takes the place of the host
-    SOURCE; its settings are an entry of -c (--vhid says which), or those given, its advbase,
-    advskew and vhid else those of SOURCE. Exit code 1: it does not start and stop advertising
-    within an interval of when SOURCE did. --order '13.5 kill': what was done to SOURCE then;
-    orders are inputs of a scenario.
+    With --as, FILE is a pcap of advertisements, and the engine takes the place of the host SOURCE.
+    Its settings come from the configuration (-c, and --vhid to select) or from the options;
+    advbase, advskew and vhid default to those of SOURCE. Exit code 1: the engine does not start and
+    stop advertising within an interval of the times at which SOURCE did. --order '13.5 kill' gives
+    an order at that time, for example what was done to SOURCE then.
     """
     from carp_fast.replay.scenario import ScenarioError
 
