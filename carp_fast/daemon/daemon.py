@@ -43,7 +43,7 @@ from carp_fast.daemon.process import (
 )
 from carp_fast.daemon.reports import Reports, peer_of
 from carp_fast.daemon.status import Status
-from carp_fast.daemon.systemd import Notifier as Systemd
+from carp_fast.daemon.systemd import Systemd
 from carp_fast.daemon.table import STATES, Hosts, LimitReached, by_interface
 from carp_fast.daemon.tap import Tap
 from carp_fast.engine._auth import SHA1_FORM

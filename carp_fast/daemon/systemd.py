@@ -34,7 +34,7 @@ _PRIORITIES = (
 )
 
 
-class Notifier:
+class Systemd:
     """Speaks to the service manager over the datagram socket named by NOTIFY_SOCKET.
 
     Without one, every method does nothing: the daemon need not know whether it runs under
@@ -54,7 +54,7 @@ class Notifier:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     @classmethod
-    def from_environment(cls, environment: MutableMapping[str, str] | None = None) -> Notifier:
+    def from_environment(cls, environment: MutableMapping[str, str] | None = None) -> Systemd:
         """Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of the environment.
 
         They are removed, since hooks inherit the environment and must not speak for the daemon.

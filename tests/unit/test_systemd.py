@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from carp_fast.daemon import systemd
-from carp_fast.daemon.systemd import Notifier, start_logging
+from carp_fast.daemon.systemd import Systemd, start_logging
 
 DEADLINE_S = 5.0
 
@@ -47,7 +47,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 def test_messages(manager: Manager) -> None:
     environment = {"NOTIFY_SOCKET": manager.address, "PATH": "/bin"}
-    notifier = Notifier.from_environment(environment)
+    notifier = Systemd.from_environment(environment)
     assert environment == {"PATH": "/bin"}, "hooks inherit nothing to speak with"
     assert notifier.present
 
@@ -76,7 +76,7 @@ def test_messages(manager: Manager) -> None:
 
 
 def test_without_a_manager_nothing_happens(caplog: pytest.LogCaptureFixture) -> None:
-    notifier = Notifier.from_environment({})
+    notifier = Systemd.from_environment({})
     notifier.ready("x")
     notifier.watchdog()
     notifier.close()
@@ -88,7 +88,7 @@ def test_without_a_manager_nothing_happens(caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.mark.parametrize("address", ["vsock:2:1234", "@", "notify"])
 def test_unknown_kind_of_address_is_said(caplog: pytest.LogCaptureFixture, address: str) -> None:
-    notifier = Notifier.from_environment({"NOTIFY_SOCKET": address})
+    notifier = Systemd.from_environment({"NOTIFY_SOCKET": address})
     assert not notifier.present
     assert f"NOTIFY_SOCKET={address} is neither a path nor abstract" in caplog.text
 
@@ -96,7 +96,7 @@ def test_unknown_kind_of_address_is_said(caplog: pytest.LogCaptureFixture, addre
 def test_a_manager_that_is_gone_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    notifier = Notifier(str(tmp_path / "notify"))
+    notifier = Systemd(str(tmp_path / "notify"))
     notifier.ready()
     notifier.watchdog()
     assert notifier.lost == 2
@@ -108,7 +108,7 @@ def test_a_full_queue_never_holds_the_daemon(
     manager: Manager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(systemd, "NOTIFY_WAIT_S", 0.05)
-    notifier = Notifier(manager.address)
+    notifier = Systemd(manager.address)
     sent = 0
     while not notifier.lost:
         notifier.status("x" * 1000)
@@ -139,10 +139,10 @@ def test_a_full_queue_never_holds_the_daemon(
 def test_watchdog_interval(
     manager: Manager, variables: dict[str, str], interval_s: float | None
 ) -> None:
-    notifier = Notifier.from_environment({"NOTIFY_SOCKET": manager.address, **variables})
+    notifier = Systemd.from_environment({"NOTIFY_SOCKET": manager.address, **variables})
     assert notifier.watchdog_interval_s() == interval_s
     notifier.close()
-    assert Notifier.from_environment(dict(variables)).watchdog_interval_s() is None
+    assert Systemd.from_environment(dict(variables)).watchdog_interval_s() is None
 
 
 # Log lines
