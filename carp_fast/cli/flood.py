@@ -24,7 +24,7 @@ from carp_fast.cli.terminal import (
     print_json,
     print_table,
     print_text,
-    show_progress,
+    progress,
 )
 from carp_fast.cli.trial import TrialOptions, run_trial, trial_options
 
@@ -474,19 +474,14 @@ def _send_for_trial(
 
 def _watch(sender: Sender, *, quiet: bool) -> None:
     """Shows how it goes until it has ended."""
-    before, shown = 0, False
-    try:
+    before = 0
+    with progress(quiet=quiet) as show:
         while not sender.wait(PROGRESS_S):
             facts = sender.flood.facts()
-            if not quiet:
-                rate = (facts["sent"] - before) / PROGRESS_S
-                line = f"{facts['seconds']:.0f} s  {facts['sent']:,} frames  {rate:,.0f}/s"
-                show_progress(f"{line}  {facts['refused']:,} errors")
-                shown = True
+            rate = (facts["sent"] - before) / PROGRESS_S
+            line = f"{facts['seconds']:.0f} s  {facts['sent']:,} frames  {rate:,.0f}/s"
+            show(f"{line}  {facts['refused']:,} errors")
             before = facts["sent"]
-    finally:
-        if shown:
-            show_progress(None)
 
 
 # --- what became of it ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from carp_fast.cli.terminal import (
     failure,
     print_json,
     print_text,
-    show_progress,
+    progress,
 )
 
 if TYPE_CHECKING:
@@ -61,22 +61,18 @@ def run_masters(
 
     from carp_fast.loadtest.masters import Masters, MastersError
 
-    def show(held: Held) -> None:
-        if not as_json:
-            show_progress(line_of(held))
-
     try:
         with (
             ended_like_an_interrupt(),
             Masters(interface, count, election=election, families=families) as masters,
+            progress(quiet=as_json) as show,
         ):
-            held = masters.run(duration_s, show)
+            held = masters.run(duration_s, lambda held: show(line_of(held)))
     except MastersError as error:
         raise failure(error) from error
     if as_json:
         print_json(msgspec.json.encode(held))
         return
-    show_progress(None)
     print_text(line_of(held))
     print_text(
         f"became MASTER {held.became_master:,} times; {held.send_errors:,} advertisements not sent;"

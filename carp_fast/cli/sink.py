@@ -5,6 +5,7 @@ Must not know how frames are received, judged or counted (loadtest/receiver.py).
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from carp_fast.cli.terminal import (
     print_json,
     print_table,
     print_text,
-    show_progress,
+    progress,
 )
 
 if TYPE_CHECKING:
@@ -114,26 +115,17 @@ def vlan_of(text: str | None) -> int | None:
 def _watch(receiver: Receiver, duration_s: float | None, *, quiet: bool) -> None:
     """Shows how it goes until the end, which Ctrl-C may bring."""
     begun_at = time.monotonic()
-    before, shown = 0, False
-    try:
+    before = 0
+    with progress(quiet=quiet) as show, contextlib.suppress(KeyboardInterrupt):
         while True:
             elapsed_s = time.monotonic() - begun_at
             left_s = PROGRESS_S if duration_s is None else min(PROGRESS_S, duration_s - elapsed_s)
             if left_s <= 0 or receiver.wait(left_s):
                 break
             frames = receiver.tally.frames
-            if not quiet:
-                elapsed_s = time.monotonic() - begun_at
-                show_progress(
-                    f"{elapsed_s:.0f} s  {frames:,} frames  {(frames - before) / left_s:,.0f}/s"
-                )
-                shown = True
+            elapsed_s = time.monotonic() - begun_at
+            show(f"{elapsed_s:.0f} s  {frames:,} frames  {(frames - before) / left_s:,.0f}/s")
             before = frames
-    except KeyboardInterrupt:
-        pass
-    finally:
-        if shown:
-            show_progress(None)
 
 
 # --- the tables ---------------------------------------------------------------------------------

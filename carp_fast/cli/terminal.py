@@ -67,15 +67,34 @@ def print_text(text: str, *, end: str = "\n", flush: bool = False) -> None:
             sys.stdout.flush()
 
 
-def show_progress(text: str | None) -> None:
-    """One line on stderr that a terminal shows in place of the last; None: it is over."""
+@contextlib.contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Gives the block a function that shows one line on stderr; `quiet`: it shows nothing.
+
+    A terminal shows each in place of the last, and none once the block is left.
+    """
+    if quiet:
+        yield lambda text: None
+        return
     if not sys.stderr.isatty():
-        if text is not None:
-            click.echo(text, err=True)
-    elif text is None:
-        click.echo("\r\x1b[K", err=True, nl=False)
-    else:
-        click.echo(f"\r{text}\x1b[K", err=True, nl=False)
+        yield lambda text: click.echo(text, err=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+
+    column = TextColumn("{task.description}", markup=False)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    # Without a thread: it is refreshed where there is a new line.
+    with Progress(
+        column,
+        console=console,
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as line:
+        task = line.add_task("")
+        yield lambda text: line.update(task, description=text, refresh=True)
 
 
 @contextlib.contextmanager
