@@ -482,7 +482,8 @@ cdef inline bint is_ours_late(const VirtualHost* host, const Advertisement* hear
     """Whether it is one that we sent before the last interval, from a MAC that is ours alone."""
     return (memcmp(heard.source_mac, host.mac, 6) == 0
             and not vhid_virtual_mac(host)
-            and history_age_ms(&host.history, heard.counter, history_ms(arrived_ns), span_ms(host)) >= 0)
+            and history_age_ms(&host.history, heard.counter, history_ms(arrived_ns),
+                               span_ms(host)) >= 0)
 
 
 cdef void on_duplicate(Core* core, uint32_t slot, const Advertisement* heard,

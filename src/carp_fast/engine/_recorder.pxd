@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._absence cimport Absence
 from carp_fast.engine._history cimport History
-from carp_fast.engine._vhid cimport Address, Configured, Source, SOURCES, VirtualHost
+from carp_fast.engine._vhid cimport Configured, Source, SOURCES, VirtualHost
 from carp_fast.engine._wire cimport Advertisement
 
 cdef enum RecordKind:

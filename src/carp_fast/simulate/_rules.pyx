@@ -350,7 +350,6 @@ cdef Expected rule_stranger(const Slot* known, const VirtualHost* host, const Fr
                             int64_t at_ns) noexcept nogil:
     """What is to become of a frame that was captured and is sent again from a new source."""
     cdef uint64_t counter = rule_counter(frame)
-    cdef int family = frame.family == 6
     if known.right.configured.replay == REPLAY_OFF or not frame.stranger or known.stranger_taken:
         return EITHER
     if knows(known, host, counter, at_ns) == KNOWN_LONG:
