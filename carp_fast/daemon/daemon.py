@@ -15,8 +15,7 @@ import math
 import os
 import resource
 import signal
-import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,13 @@ from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import ControlServer, Handler
 from carp_fast.daemon import present, reload
 from carp_fast.daemon.explain import Explanations
+from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.foreign import Foreign
-from carp_fast.daemon.hooks import HookError, Hooks, Notifier
+from carp_fast.daemon.hooks import HookError, Hooks
 from carp_fast.daemon.in_use import InUse
+from carp_fast.daemon.lost import LostAddresses
 from carp_fast.daemon.network import Network
+from carp_fast.daemon.notify import Notify
 from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.plan import advertisements_per_s, receive_path
 from carp_fast.daemon.process import (
@@ -46,12 +48,14 @@ from carp_fast.daemon.status import Status
 from carp_fast.daemon.systemd import Systemd
 from carp_fast.daemon.table import STATES, Hosts, LimitReached, by_interface
 from carp_fast.daemon.tap import Tap
+from carp_fast.daemon.unicast import Unicast
 from carp_fast.engine._auth import SHA1_FORM
+from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine._wheel import power_of_two
 from carp_fast.inet import prefix_text
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import Interface, LinkError, absent, read_interfaces, without_marked
-from carp_fast.net.lanes import Lanes
+from carp_fast.net.lanes import Lanes, LaneSockets
 from carp_fast.net.monitor import LinkMonitor
 from carp_fast.pump._pump import Pump
 from carp_fast.replay import recording as recordings
@@ -95,7 +99,6 @@ class Daemon:
         self._pid_written = False
         self._pumping = False  # the pump was started: virtual hosts may be MASTER
         self._links: LinkMonitor | None = None
-        self._notifier: Notifier | None = None
         self._serving = asyncio.Event()  # started, and not yet closed
         self._systemd = Systemd.from_environment()
         self._stop = asyncio.Event()
@@ -107,12 +110,12 @@ class Daemon:
             configuration.daemon.state_directory, configuration.path
         )
         self._hosts = Hosts()
-        self._unicast: dict[int, socket.socket] = {}  # raw sockets for peers, by family
 
     async def run(self) -> None:
         """Starts, serves until it is told to stop, resigns, ends."""
         self._loop = asyncio.get_running_loop()
         self._hooks = self._make_hooks()
+        self._notify = Notify(self._loop)
         self._control = self._make_control()
         try:
             if self._control is not None:
@@ -146,7 +149,7 @@ class Daemon:
         return Hooks(self._loop, daemon.hook_concurrency, daemon.hook_timeout_s)
 
     def _make_reports(self) -> Reports:
-        return Reports(self._hosts, self._orders, self._hooks)
+        return Reports(self._hosts, self._orders, self._hooks, **self._listeners())
 
     def _make_control(self) -> ControlServer | None:
         handlers: dict[str, Handler] = {
@@ -156,6 +159,16 @@ class Daemon:
             "record": self._on_record,
         }
         return ControlServer(self.configuration.daemon.control_socket, handlers)
+
+    def _listeners(self) -> dict[str, Callable[..., None]]:
+        """Those to whom the reports tell what they are about."""
+        return {
+            "publish": self._feed.publish,
+            "on_released": self._on_released,
+            "on_address_restored": self._lost.on_restored,
+            "on_source_proven": self._lanes.learn,
+            "resync": lambda: self._background(self._resync()),
+        }
 
     # -- start
 
@@ -168,11 +181,11 @@ class Daemon:
         self._receive = receive_path(self.configuration)
         self._record_capacity = recordings.capacity(self.configuration.daemon.record, len(hosts))
         try:
-            self._lanes = Lanes(self._receive[0], rate)
+            self._receivers = LaneSockets(self._receive[0], rate)
             self._sender = sockets.open_sender()
             self._netlink = sockets.open_netlink()
             self._pump = Pump(
-                self._lanes.receivers,
+                self._receivers.receivers,
                 self._sender.fileno(),
                 self._netlink.fileno(),
                 addresses.templates(),
@@ -180,46 +193,33 @@ class Daemon:
                 self._record_capacity,
                 marks=addresses.kernel_keeps_marks(),
             )
-            self._open_for_peers(hosts)
+            self._unicast = Unicast(self._pump)
+            self._unicast.open_for(hosts)
         except OSError as error:
             raise StartError(f"cannot open a socket: {error.strerror}") from error
         self._orders = Orders(self._pump)
-        self._network = Network(self._hosts, self._orders, self._lanes)
-        self._reports = self._make_reports()
-        if self._control is not None:
-            self._reports.publish.append(self._control.publish)
-        self._network.on_known = Foreign(self._hosts, self._reports.on_foreign).on_interface
-        self._reports.on_released = self._on_released
-        self._reports.resync = lambda: self._background(self._resync())
-        self._reports.on_source_proven = self._lanes.learn
-        self._lanes.on_sorted = self._pump.cover
-        self._lanes.on_settled = self._pump.settle_sources
+        self._lanes = Lanes(self._receivers, self._pump.cover, self._pump.settle_sources)
         self._in_use = InUse(self._hosts, self._orders, self._worker)
-        self._network.is_barred = self._in_use.barred.__contains__
-        self._network.on_ifindex = self._in_use.on_ifindex
-        self._tap = Tap(self._hosts, self._orders, self._network, self._in_use)
-        self._reports.publish.append(self._tap.on_event)
-        self._reports.on_address_restored = self._network.on_address_restored
-        self._status = Status(self._hosts, self._orders, self._network, self._reports)
-        self._status.receive = self._receive[0]
-        self._status.in_use = self._in_use.barred
+        self._lost = LostAddresses(self._hosts, self._orders)
+        self._feed = Feed()
+        if self._control is not None:
+            self._feed.subscribe(self._control.publish)
+        self._reports = self._make_reports()
+        foreign = Foreign(self._hosts, self._reports.on_foreign)
+        self._network = Network(
+            self._hosts, self._orders, self._lanes, self._in_use, foreign.on_interface
+        )
+        self._tap = Tap(self._hosts, self._orders, self._network, self._in_use, self._feed)
+        self._feed.subscribe(self._notify.send)
+        self._status = Status(
+            self._hosts,
+            self._orders,
+            self._network,
+            self._reports,
+            receive=self._receive[0],
+            in_use=self._in_use.barred,
+        )
         self._loop.add_reader(self._pump.report_fd, self._reports.on_readable)
-
-    def _open_for_peers(self, hosts: Iterable[config.VirtualHost]) -> None:
-        """Opens a raw socket for each family that has unicast peers and none yet. Raises OSError.
-
-        They stay open: the peers of a removed virtual host may still be sending.
-        """
-        for family in {family for host in hosts if host.settings.peers for family in host.families}:
-            if family not in self._unicast:
-                kind = socket.AF_INET if family == 4 else socket.AF_INET6
-                sock = sockets.open_raw_sender(kind)
-                if sock is None:
-                    logger.error("this kernel has no IPv6: nothing is sent to IPv6 peers")
-                else:
-                    self._unicast[family] = sock
-        numbers = [self._unicast[each].fileno() if each in self._unicast else -1 for each in (4, 6)]
-        self._pump.set_raw(*numbers)
 
     async def _start(self) -> None:
         """Removes what a crash left, tells the pump everything, and lets it run."""
@@ -246,7 +246,7 @@ class Daemon:
         known = {name: without_marked(interface) for name, interface in known.items()}
         self._record(by_interface(self.configuration.virtual_hosts), left)
         self._write_pid()
-        self._start_notifier()
+        self._notify.start(daemon.notify)
         self._start_pump(daemon.pump)
         self._pumping = True
         for name in self._hosts.names:
@@ -285,7 +285,11 @@ class Daemon:
     def _adder(self, slot: int, host: config.VirtualHost) -> Callable[[], object]:
         # Prepared when its turn comes: all at once they would be in memory twice.
         barred = slot in self._in_use.barred
-        return lambda: self._pump.add(slot, self._hosts.prepare(host, barred=barred))
+        return lambda: self._pump.add(slot, self._prepare(host, barred=barred))
+
+    def _prepare(self, host: config.VirtualHost, **how: Any) -> PreparedHost:
+        """As Hosts.prepare(), with what is known of its source."""
+        return self._hosts.prepare(host, missing=self._network.own_sources.missing(host), **how)
 
     def _start_pump(self, pump: str) -> None:
         if pump == "loop":
@@ -357,13 +361,6 @@ class Daemon:
         summary = self._status.summary()
         logger.info("%s", ", ".join(f"{count} {word}" for word, count in summary.items()))
 
-    def _start_notifier(self) -> None:
-        program = self.configuration.daemon.notify
-        if program is not None:
-            self._notifier = Notifier(self._loop, program)
-            self._notifier.start()
-            self._reports.publish.append(self._notifier.send)
-
     def _write_pid(self) -> None:
         if self._pid_file is not None:
             try:
@@ -415,7 +412,7 @@ class Daemon:
         return await recordings.answer(request, self._hosts, self._orders, self._worker)
 
     def _on_released(self, slot: int) -> None:
-        self._network.on_released(slot)
+        self._lost.on_released(slot)
         self._in_use.on_released(slot)
         self._hosts.give_back(slot)
 
@@ -485,7 +482,7 @@ class Daemon:
                     by_interface(self.configuration.virtual_hosts),
                     by_interface(new.virtual_hosts),
                 )
-                self._open_for_peers(new.virtual_hosts)
+                self._unicast.open_for(new.virtual_hosts)
             except (LimitReached, StartError) as error:
                 raise ControlError(str(error)) from error
             except OSError as error:
@@ -520,14 +517,18 @@ class Daemon:
         grace_ns = int(new.daemon.digest_grace_s * 1e9)
         for slot, now, _ in difference.replaced:
             self._in_use.on_replace(slot, now)
-        await self._orders.give(reload.orders(difference, self._hosts, self._pump, grace_ns))
+        await self._orders.give(
+            reload.orders(difference, self._hosts, self._pump, self._prepare, grace_ns)
+        )
         # Resignations and removed addresses first: their slots and addresses are free then.
         await self._orders.done(when_idle=True)
         await self._orders.give(
             partial(self._pump.verify, slot) for slot in reload.moved(difference)
         )
         take = self._in_use.take_new
-        await self._orders.give(reload.additions(difference, self._hosts, self._pump, take))
+        await self._orders.give(
+            reload.additions(difference, self._hosts, self._pump, self._prepare, take)
+        )
         self._network.on_reload()
         self._reports.on_reload()
         if self._links is not None:
@@ -536,12 +537,8 @@ class Daemon:
         self._hooks.concurrency = daemon.hook_concurrency
         self._hooks.timeout_s = daemon.hook_timeout_s
         if daemon.notify != self.configuration.daemon.notify:
-            if self._notifier is not None:
-                self._reports.publish.remove(self._notifier.send)
-                await self._notifier.stop()
-                self._notifier = None
-            self.configuration = new
-            self._start_notifier()
+            await self._notify.stop()
+            self._notify.start(daemon.notify)
         self.configuration = new
 
     # -- end
@@ -550,8 +547,7 @@ class Daemon:
         """Gives up what was begun, however far the start came: nothing is left behind."""
         if self._pumping:
             await self._resign()
-        elif self._notifier is not None:
-            await self._notifier.stop()
+        await self._notify.stop()
 
     async def _resign(self) -> None:
         """Every MASTER removes its addresses, then resigns; the down hooks run."""
@@ -572,8 +568,6 @@ class Daemon:
             logger.error("resigning took longer than %d s, given up", RESIGN_DEADLINE_S)
         for name in await self._hooks.drain(HOOKS_DEADLINE_S):
             logger.error("still running at the end: %s", name)
-        if self._notifier is not None:
-            await self._notifier.stop()
 
     def _close(self) -> None:
         self._serving.clear()
@@ -590,7 +584,7 @@ class Daemon:
         self._tap.close()
         self._in_use.close()
         self._lanes.close()
+        self._receivers.close()
         for sock in (self._sender, self._netlink):
             sock.close()
-        for sock in self._unicast.values():
-            sock.close()
+        self._unicast.close()

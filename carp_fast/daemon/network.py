@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,13 +21,12 @@ from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, absent, name_of
 from carp_fast.net.memberships import Joins
 
 if TYPE_CHECKING:
+    from carp_fast.daemon.in_use import InUse
     from carp_fast.daemon.orders import Orders
     from carp_fast.net.lanes import Lanes
 
 logger = logging.getLogger(__name__)
 
-# An address that is removed this often within this time is given up, and its host demoted.
-LOST_TIMES, LOST_WITHIN_S = 5, 60.0
 # Between two announcements of an interface's hosts because neighbours have to learn it anew.
 ANNOUNCE_APART_S = 1.0
 
@@ -49,18 +47,27 @@ class Network:
     """Follows the interfaces of the virtual hosts and tells the engine.
 
     `now` and `sources` are what is known of each interface that has virtual hosts, by name.
-    `lanes` are the sockets that the pump reads.
+    `lanes` are the sockets that the pump reads. `on_known` is told of an interface whenever it, or
+    which virtual hosts it has, may have changed.
     """
 
-    def __init__(self, hosts: Hosts, orders: Orders, lanes: Lanes) -> None:
+    def __init__(
+        self,
+        hosts: Hosts,
+        orders: Orders,
+        lanes: Lanes,
+        in_use: InUse,
+        on_known: Callable[[Interface], None],
+    ) -> None:
         self._hosts = hosts
         self._orders = orders
         self._lanes = lanes
+        self._in_use = in_use
+        self._on_known = on_known
         self._joins = Joins(lanes.joining)
         self._promoted: set[int] = set()  # ifindexes
         self._filter_due = False
         self._closed = False
-        self._lost: dict[tuple[int, str], deque[float]] = {}
         self._names: dict[int, str] = {}  # of those interfaces that are used, by ifindex
         # Numbers of interfaces that are being left in order, and who sees to it.
         self._leaving: dict[int, asyncio.Task[None]] = {}
@@ -73,13 +80,6 @@ class Network:
         self.sources: dict[str, Sources] = {}
         self._said: dict[tuple[str, int], bytes | None] = {}  # sources, by name and family
         self.own_sources = OwnSources(hosts, orders, self.now)
-        hosts.missing_sources = self.own_sources.missing
-        # An interface, or which virtual hosts it has, may have changed.
-        self.on_known: Callable[[Interface], None] = lambda interface: None
-        # The interface of this number has another ifindex; called before the engine hears of it.
-        self.on_ifindex: Callable[[int, int], None] = lambda number, ifindex: None
-        # Whether another process of this machine has the virtual host of a slot.
-        self.is_barred: Callable[[int], bool] = lambda slot: False
 
     def on_interface(self, interface: Interface) -> None:
         """An interface appeared, vanished or changed: the engine hears it, the groups follow.
@@ -106,7 +106,7 @@ class Network:
                 task = asyncio.get_running_loop().create_task(self._after_leaving(number))
                 self._leaving[number] = task
         if moved:
-            self.on_ifindex(number, interface.ifindex)
+            self._in_use.on_ifindex(number, interface.ifindex)
             self.promote([name])
             self._filter_soon()
         if interface.ifindex:
@@ -117,7 +117,7 @@ class Network:
         self.own_sources.on_interface(interface)
         announce = is_elsewhere(before, interface) and self._may_announce(number)
         self._tell(number, interface, sources, announce=announce)
-        self.on_known(interface)
+        self._on_known(interface)
 
     def _may_announce(self, number: int) -> bool:
         """Whether the last announcement is a while ago; if not, another one follows it."""
@@ -159,7 +159,7 @@ class Network:
         count = 0
         for slot in self._hosts.slots[number]:
             host = self._hosts.hosts[slot]
-            if host is None or not host.settings.manage_addresses or self.is_barred(slot):
+            if host is None or not host.settings.manage_addresses or slot in self._in_use.barred:
                 continue
             for text in texts.keys() & set(every_address(host)):
                 there = texts[text]
@@ -185,7 +185,7 @@ class Network:
             if sources != self.sources[name]:
                 self.sources[name] = sources
                 self._tell(number, interface, sources)
-            self.on_known(interface)
+            self._on_known(interface)
         self._filter_soon()
 
     def promote(self, names: Iterable[str]) -> None:
@@ -217,35 +217,11 @@ class Network:
             self._verify(slot)
             return  # the pump looks at the whole interface
 
-    def on_address_restored(self, slot: int, text: str) -> None:
-        """An address that somebody removed was added again; too often, and its host gives up."""
-        loop = asyncio.get_running_loop()
-        times = self._lost.setdefault((slot, text), deque(maxlen=LOST_TIMES))
-        times.append(loop.time())
-        name = self._hosts.name(slot)
-        if len(times) < LOST_TIMES or times[-1] - times[0] > LOST_WITHIN_S:
-            logger.warning("%s: address %s was removed by somebody, added again", name, text)
-            return
-        logger.error(
-            "%s: address_lost: %s was removed %d times within %d s, given up",
-            name,
-            text,
-            LOST_TIMES,
-            LOST_WITHIN_S,
-        )
-        times.clear()
-        self._orders.post(lambda: self._orders.pump.lose_address(slot))
-
     def on_overrun(self, interfaces: dict[str, Interface]) -> None:
         """Notifications were lost: the addresses of every interface are looked at."""
         for slots in self._hosts.slots:
             if slots:
                 self._verify(slots[0])
-
-    def on_released(self, slot: int) -> None:
-        """The slot is free: what was known of its virtual host does not hold for the next one."""
-        for key in [key for key in self._lost if key[0] == slot]:
-            del self._lost[key]
 
     def close(self) -> None:
         """Leaves every group."""

@@ -269,3 +269,28 @@ class Notifier:
         if self._log_hidden:
             logger.warning("notify %s: %d lines more, not shown", self._program, self._log_hidden)
             self._log_hidden = 0
+
+
+class Notify:
+    """`daemon.notify` as the configuration has it now: one program, another one, or none."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._notifier: Notifier | None = None
+
+    def start(self, program: str | None) -> None:
+        """Starts the program; with None, or after a stop, changes go nowhere."""
+        if program is not None:
+            self._notifier = Notifier(self._loop, program)
+            self._notifier.start()
+
+    def send(self, change: Mapping[str, object]) -> None:
+        """Hands a change to the program, where there is one; never waits."""
+        if self._notifier is not None:
+            self._notifier.send(change)
+
+    async def stop(self) -> None:
+        """Ends the program in order, see Notifier.stop()."""
+        notifier, self._notifier = self._notifier, None
+        if notifier is not None:
+            await notifier.stop()

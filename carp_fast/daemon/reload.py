@@ -16,6 +16,7 @@ from carp_fast.config.load import Configuration, Daemon, Settings, VirtualHost
 from carp_fast.daemon.table import MASTER, Hosts, every_address
 
 if TYPE_CHECKING:
+    from carp_fast.engine._prepared import PreparedHost
     from carp_fast.pump._pump import Pump
 
 logger = logging.getLogger(__name__)
@@ -267,9 +268,16 @@ def _as_the_kernel_knows(address: str) -> str:
 
 
 def orders(
-    difference: Difference, hosts: Hosts, pump: Pump, grace_ns: int
+    difference: Difference,
+    hosts: Hosts,
+    pump: Pump,
+    prepare: Callable[..., PreparedHost],
+    grace_ns: int,
 ) -> Iterator[Callable[[], object]]:
-    """The orders that carry out removals and changes, one virtual host at a time."""
+    """The orders that carry out removals and changes, one virtual host at a time.
+
+    `prepare`: as Hosts.prepare.
+    """
     for slot, host in difference.kept.items():
         hosts.hosts[slot] = host
     for slot in difference.removed:
@@ -278,18 +286,23 @@ def orders(
     for slot, host in difference.hooks_only:
         hosts.hosts[slot] = host
     for slot, host, retired in difference.replaced:
-        prepared = hosts.prepare(host, retired=retired, replacing=True)
+        prepared = prepare(host, retired=retired, replacing=True)
         hosts.replace(slot, host, retired)
         yield partial(pump.replace, slot, prepared, grace_ns)
 
 
 def additions(
-    difference: Difference, hosts: Hosts, pump: Pump, take: Callable[[int], bool]
+    difference: Difference,
+    hosts: Hosts,
+    pump: Pump,
+    prepare: Callable[..., PreparedHost],
+    take: Callable[[int], bool],
 ) -> Iterator[Callable[[], object]]:
     """The orders that add virtual hosts, when the slots of removed ones are free.
 
-    `take` says whether this process has the one of a slot, or another of this machine.
+    `prepare`: as Hosts.prepare; `take` says whether this process has the virtual host of a slot, or
+    another of this machine.
     """
     for host in difference.added:
         slot = hosts.take(host)
-        yield partial(pump.add, slot, hosts.prepare(host, barred=not take(slot)))
+        yield partial(pump.add, slot, prepare(host, barred=not take(slot)))

@@ -55,10 +55,31 @@ def known_address(address: bytes | None) -> str | None:
     return address_text(address) if address else None
 
 
-class Reports:
-    """Takes the pump's reports; `publish` gets every event, `notify` too when there is one."""
+def nobody(*_: object) -> None:
+    """Takes what a part has nobody to tell."""
 
-    def __init__(self, hosts: Hosts, orders: Orders, hooks: Hooks) -> None:
+
+class Reports:
+    """Takes the pump's reports.
+
+    `publish` gets every change of state; `on_released` the slot of a virtual host that has left;
+    `on_address_restored` slot and text of an address that somebody had removed; `on_source_proven`
+    a source, by ifindex and address, that was heard genuine for the first time. `resync` is called
+    after reports were lost.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        orders: Orders,
+        hooks: Hooks,
+        *,
+        publish: Callable[[Mapping[str, object]], None] = nobody,
+        on_released: Callable[[int], None] = nobody,
+        on_address_restored: Callable[[int, str], None] = nobody,
+        on_source_proven: Callable[[int, bytes], None] = nobody,
+        resync: Callable[[], None] = nobody,
+    ) -> None:
         self._hosts = hosts
         self._orders = orders
         self._hooks = hooks
@@ -66,12 +87,11 @@ class Reports:
         self._up_due: set[int] = set()  # MASTER, and the up hook has not been submitted
         self._lost = 0
         self._stalled_ns = self._stalls = 0  # when it was last logged, and how often since
-        self.publish: list[Callable[[Mapping[str, object]], None]] = []
-        self.on_released: Callable[[int], None] = lambda slot: None
-        self.on_address_restored: Callable[[int, str], None] = lambda slot, text: None
-        self.resync: Callable[[], None] = lambda: None
-        # A source, by ifindex and address, that was heard genuine for the first time.
-        self.on_source_proven: Callable[[int, bytes], None] = lambda ifindex, source: None
+        self._publish = publish
+        self._tell_released = on_released
+        self._tell_restored = on_address_restored
+        self._tell_proven = on_source_proven
+        self._resync = resync
         # By slot: {address: what is wrong with it}.
         self.address_problems: dict[int, dict[str, str]] = {}
         # Of those the foreign ones: that the interface has, and that kept the engine from adding.
@@ -118,7 +138,7 @@ class Reports:
         if lost != self._lost:
             logger.error("%d reports of the pump were lost, all states are read", lost - self._lost)
             self._lost = lost
-            self.resync()
+            self._resync()
 
     # -- states
 
@@ -143,8 +163,7 @@ class Reports:
             "reason": reason,
             "peer": peer,
         }
-        for publish in self.publish:
-            publish(event)
+        self._publish(event)
         if state == previous:
             return
         if state == "MASTER":
@@ -312,7 +331,7 @@ class Reports:
         was_left_alone = self.is_foreign(report.slot, text)
         self._left_alone.discard((report.slot, text))
         if report.why == "removed":
-            self.on_address_restored(report.slot, text)
+            self._tell_restored(report.slot, text)
         elif report.why == "with_ours":
             logger.warning(
                 "%s: the kernel removed %s with another address of ours, added again", name, text
@@ -426,7 +445,7 @@ class Reports:
         self._foreign.pop(report.slot, None)
         self._left_alone = {each for each in self._left_alone if each[0] != report.slot}
         self._up_due.discard(report.slot)
-        self.on_released(report.slot)
+        self._tell_released(report.slot)
 
     def _on_configuration_released(self, report: reports.ConfigurationReleased) -> None:
         """Its memory was the pump's to give back; nobody waits for it."""
@@ -459,7 +478,7 @@ class Reports:
             )
 
     def _on_source_proven(self, report: reports.SourceProven) -> None:
-        self.on_source_proven(report.ifindex, report.source)
+        self._tell_proven(report.ifindex, report.source)
 
     def _on_lost_priority(self, report: reports.LostPriority) -> None:
         logger.error("the pump used up its real-time budget and runs without priority now")

@@ -96,17 +96,29 @@ def spans(slots: Iterable[int]) -> Iterator[list[tuple[int, int]]]:
 
 
 class Status:
-    """Builds the document; each virtual host is whole, copied out by the pump in slices."""
+    """Builds the document; each virtual host is whole, copied out by the pump in slices.
 
-    def __init__(self, hosts: Hosts, orders: Orders, network: Network, reports: Reports) -> None:
+    `receive`: the receive path; `in_use`: by slot, the process that has a virtual host instead.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        orders: Orders,
+        network: Network,
+        reports: Reports,
+        *,
+        receive: str = "packet",
+        in_use: Mapping[int, str] | None = None,
+    ) -> None:
         self._hosts = hosts
         self._orders = orders
         self._pump: Pump = orders.pump
         self._network = network
         self._reports = reports
         self._started_at_ns = time.monotonic_ns()
-        self.receive = "packet"
-        self.in_use: Mapping[int, str] = {}  # by slot: the process that has it instead
+        self._receive = receive
+        self._in_use = {} if in_use is None else in_use
 
     async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[list[Copied]]:
         """What these slots hold, ascending, copied out one slice after the other.
@@ -152,7 +164,7 @@ class Status:
                 "pid": os.getpid(),
                 "started_at": rfc3339(self._started_at_ns),
                 "host": socket.gethostname(),
-                "receive": self.receive,
+                "receive": self._receive,
                 "maintenance": False,
                 "pump": self._pump.facts,
             },
@@ -230,7 +242,7 @@ class Status:
             "state": fields["state"],
             "since": rfc3339(fields["since_ns"]),
             "reason": fields["reason"],
-            "in_use_by": self.in_use.get(slot) if fields["reason"] == "in_use" else None,
+            "in_use_by": self._in_use.get(slot) if fields["reason"] == "in_use" else None,
             "addresses": list(every),
             "addresses_held": fields["held"],
             "address_problems": {text: why for text, why in found.items() if text in every},

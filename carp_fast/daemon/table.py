@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from carp_fast.config.load import VirtualHost
 from carp_fast.engine._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
@@ -59,11 +59,6 @@ class Hosts:
         # Advertisements count up from the wall clock, so that a restart goes on above what the
         # last run sent: whoever refuses old counters accepts it.
         self._counter = time.time_ns()
-        # Which of a virtual host's configured sources, IPv4 and IPv6, this host does not have.
-        self.missing_sources: Callable[[VirtualHost], tuple[bool, bool]] = lambda host: (
-            False,
-            False,
-        )
 
     def number(self, name: str) -> int:
         """The interface's number, given at the first asking. Raises LimitReached."""
@@ -232,13 +227,15 @@ class Hosts:
         retired: Iterable[str] = (),
         replacing: bool = False,
         barred: bool = False,
+        missing: tuple[bool, bool] = (False, False),
     ) -> PreparedHost:
         """The virtual host as the engine wants it; `retired`: former addresses, to be removed;
-        `barred`: another process of this machine has it.
+        `barred`: another process of this machine has it; `missing`: whether this host does not
+        have its configured source, IPv4 and IPv6.
         """
         settings = host.settings
         source, source6, lladdr = settings.source, settings.source6, settings.lladdr
-        missing, missing6 = self.missing_sources(host)
+        missing4, missing6 = missing
         mac: str | bytes = settings.advertise_mac
         if ":" in settings.advertise_mac:  # its very own: not in a configuration
             mac = mac_bytes(settings.advertise_mac)
@@ -260,7 +257,7 @@ class Hosts:
             advertise_mac=mac,
             source=None if source is None else address_bytes(source),
             source6=None if source6 is None else address_bytes(source6),
-            source_missing=missing,
+            source_missing=missing4,
             source6_missing=missing6,
             dialect=settings.dialect,
             replay=settings.replay,

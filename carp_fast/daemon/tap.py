@@ -33,6 +33,7 @@ from carp_fast.net.tap_socket import open_tap
 
 if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost
+    from carp_fast.daemon.feed import Feed
     from carp_fast.daemon.in_use import InUse
     from carp_fast.daemon.network import Network
     from carp_fast.daemon.orders import Orders
@@ -91,9 +92,21 @@ class _Heard:
 
 
 class Tap:
-    """Listens, and keeps virtual hosts that somebody else of this machine has from taking part."""
+    """Listens, and keeps virtual hosts that somebody else of this machine has from taking part.
 
-    def __init__(self, hosts: Hosts, orders: Orders, network: Network, in_use: InUse) -> None:
+    `yields` decides, between equals, whether ours gives way.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        orders: Orders,
+        network: Network,
+        in_use: InUse,
+        feed: Feed,
+        *,
+        yields: Callable[[], bool] = lambda: random.random() < 0.5,
+    ) -> None:
         self._hosts = hosts
         self._orders = orders
         self._network = network
@@ -110,7 +123,8 @@ class Tap:
         self._company: dict[_Identity, int] = {}  # times in a row
         self._silent: dict[int, int] = {}
         self._failed = False
-        self._yields: Callable[[], bool] = lambda: random.random() < 0.5
+        self._yields = yields
+        feed.subscribe(self.on_event)
 
     def start(self) -> None:
         """Listens from now on."""

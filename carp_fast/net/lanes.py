@@ -57,27 +57,18 @@ def buffer_bytes(lane: str) -> int:
     return min(BUFFERS[lane], memory // MEMORY_SHARE)
 
 
-class Lanes:
-    """The sockets that the pump reads; they hear nothing before use().
+class LaneSockets:
+    """The sockets of the three lanes, which the pump reads; they hear nothing before Lanes.use().
 
-    `on_sorted` hears whose frames the genuine lane gets, a word of COVERAGE_WORDS, whenever the
-    filters have changed; `on_settled` how many sources were learned so far, once they know all.
-    Raises OSError.
+    `by_lane`: {lane: {kind: socket}}. Raises OSError.
     """
 
     def __init__(self, path: str, advertisements_per_s: float) -> None:
-        self._lanes: dict[str, dict[str, socket.socket]] = {}
-        self._known = Known()
-        self._full = False
-        self._learned = 0  # ever, known ones too
-        self._forgotten_at: dict[int | None, float] = {}  # by ifindex; None: all of them
-        self._timer: asyncio.TimerHandle | None = None
-        self.on_sorted: Callable[[str], None] = lambda coverage: None
-        self.on_settled: Callable[[int], None] = lambda count: None
+        self.by_lane: dict[str, dict[str, socket.socket]] = {}
         try:
             for lane in PLACES:  # the places of a group are given in the order of joining
-                self._lanes[lane] = sockets.open_receivers(path, advertisements_per_s)
-                for sock in self._lanes[lane].values():
+                self.by_lane[lane] = sockets.open_receivers(path, advertisements_per_s)
+                for sock in self.by_lane[lane].values():
                     sockets.enlarge(sock, buffer_bytes(lane))
             if path == "packet":
                 self._group()
@@ -91,13 +82,63 @@ class Lanes:
         return [
             (kind, sock.fileno(), lane)
             for lane in LANE_WORDS
-            for kind, sock in self._lanes[lane].items()
+            for kind, sock in self.by_lane[lane].items()
         ]
 
     @property
     def joining(self) -> socket.socket | None:
         """The packet socket on which groups are joined by MAC; None on the raw path."""
-        return self._lanes[COMMON].get("packet")
+        return self.by_lane[COMMON].get("packet")
+
+    def divide(self, program: list[Instruction]) -> None:
+        """Has this program say which socket of the fanout group gets a packet. Raises OSError."""
+        attach_filter(self.by_lane[COMMON]["packet"], program, (SOL_PACKET, PACKET_FANOUT_DATA))
+
+    def close(self) -> None:
+        """Closes the sockets."""
+        for receivers in self.by_lane.values():
+            for sock in receivers.values():
+                sock.close()
+
+    def _group(self) -> None:
+        """Makes the packet sockets one fanout group, which no other process can join by chance."""
+        how = FANOUT_CBPF | FANOUT_IGNORE_OUTGOING
+        number = 0
+        for place, lane in enumerate(PLACES):
+            sock = self.by_lane[lane]["packet"]
+            first = FANOUT_UNIQUE if place == 0 else 0
+            sock.setsockopt(SOL_PACKET, PACKET_FANOUT, number | (how | first) << 16)
+            number = sock.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
+        self.divide(fanout_program(Known()))
+
+
+class Lanes:
+    """Sorts what comes in into the lanes, by who was genuine.
+
+    `on_sorted` is told whose frames the genuine lane gets, a word of COVERAGE_WORDS, whenever the
+    filters have changed; `on_settled` how many sources were learned so far, once they know all.
+    """
+
+    def __init__(
+        self,
+        opened: LaneSockets,
+        on_sorted: Callable[[str], None],
+        on_settled: Callable[[int], None],
+    ) -> None:
+        self._opened = opened
+        self._lanes = opened.by_lane
+        self._on_sorted = on_sorted
+        self._on_settled = on_settled
+        self._known = Known()
+        self._full = False
+        self._learned = 0  # ever, known ones too
+        self._forgotten_at: dict[int | None, float] = {}  # by ifindex; None: all of them
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def joining(self) -> socket.socket | None:
+        """The packet socket on which groups are joined by MAC; None on the raw path."""
+        return self._opened.joining
 
     def use(self, ifindexes: list[int], groups: Iterable[bytes], peers: Iterable[bytes]) -> None:
         """Receives on these interfaces, for these groups and from these unicast peers.
@@ -131,7 +172,7 @@ class Lanes:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(SORT_DELAY_S, self._sort)
         elif self._timer is None:
-            self.on_settled(self._learned)
+            self._on_settled(self._learned)
 
     def _takes_in(self, ifindex: int, source: bytes) -> bool:
         """Whether the source is new, of an interface in use, and has room."""
@@ -147,12 +188,9 @@ class Lanes:
         return True
 
     def close(self) -> None:
-        """Closes the sockets."""
+        """Sorts no more; the sockets stay open."""
         if self._timer is not None:
             self._timer.cancel()
-        for receivers in self._lanes.values():
-            for sock in receivers.values():
-                sock.close()
 
     def _forget(self, ifindex: int | None) -> bool:
         """There is no room for one more: those that are heard still are learned anew.
@@ -164,7 +202,7 @@ class Lanes:
         if since is not None and now - since < FORGET_AFTER_S:
             if not self._full:
                 self._full = True
-                self.on_sorted(self._coverage())
+                self._on_sorted(self._coverage())
                 logger.warning(
                     "more genuine sources than have a lane of their own (%d, %d an interface):"
                     " what is dropped of the others' makes every BACKUP wait",
@@ -196,15 +234,15 @@ class Lanes:
         coverage = self._coverage()
         if self.joining is not None:
             try:
-                self._divide(fanout_program(self._known))
+                self._opened.divide(fanout_program(self._known))
             except OSError as error:
                 coverage = self._undivided(error)
-                self._divide(fanout_program(self._without_sources()))
+                self._opened.divide(fanout_program(self._without_sources()))
         else:
             coverage = self._sort_raw(coverage, forgetting)
-        self.on_sorted(coverage)
+        self._on_sorted(coverage)
         if not forgetting:  # else what makes room for it is not done yet
-            self.on_settled(self._learned)
+            self._on_settled(self._learned)
 
     def _sort_raw(self, coverage: str, forgetting: bool) -> str:
         order = (GENUINE, COMMON, STRAY)
@@ -248,17 +286,3 @@ class Lanes:
             attach_filter(sock, program)
         except OSError:  # filter_interfaces() has said so
             attach_filter(sock, shorter)
-
-    def _group(self) -> None:
-        """Makes the packet sockets one fanout group, which no other process can join by chance."""
-        how = FANOUT_CBPF | FANOUT_IGNORE_OUTGOING
-        number = 0
-        for place, lane in enumerate(PLACES):
-            sock = self._lanes[lane]["packet"]
-            first = FANOUT_UNIQUE if place == 0 else 0
-            sock.setsockopt(SOL_PACKET, PACKET_FANOUT, number | (how | first) << 16)
-            number = sock.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
-        self._divide(fanout_program(self._known))
-
-    def _divide(self, program: list[Instruction]) -> None:
-        attach_filter(self._lanes[COMMON]["packet"], program, (SOL_PACKET, PACKET_FANOUT_DATA))

@@ -114,8 +114,14 @@ class UcarpDaemon(Daemon):
         return self._scripts
 
     def _make_reports(self) -> UcarpReports:
-        self._manners = UcarpReports(self._hosts, self._orders, self._scripts, self._named)
-        self._manners.on_wrong_digest = lambda: self._background(self._count_rejections())
+        self._manners = UcarpReports(
+            self._hosts,
+            self._orders,
+            self._scripts,
+            self._named,
+            lambda: self._background(self._count_rejections()),
+            **self._listeners(),
+        )
         return self._manners
 
     def _make_control(self) -> ControlServer | None:
@@ -187,7 +193,7 @@ class UcarpDaemon(Daemon):
         self._yielding = False
 
     def _replace(self, host: config.VirtualHost) -> None:
-        prepared = self._hosts.prepare(host, replacing=True)
+        prepared = self._prepare(host, replacing=True)
         self._orders.post(lambda: self._pump.replace(SLOT, prepared, 0))
 
     async def _run_down_first(self, reason: str) -> None:
@@ -240,13 +246,21 @@ class UcarpReports(Reports):
     the first one in a minute.
     """
 
-    def __init__(self, hosts: Hosts, orders: Orders, scripts: Scripts, named: str) -> None:
-        super().__init__(hosts, orders, scripts)
+    def __init__(
+        self,
+        hosts: Hosts,
+        orders: Orders,
+        scripts: Scripts,
+        named: str,
+        on_wrong_digest: Callable[[], None],
+        **listeners: Callable[..., None],
+    ) -> None:
+        super().__init__(hosts, orders, scripts, **listeners)
         self._scripts = scripts
         self._named = named
         self.told = "BACKUP"
         self.down_has_run = False
-        self.on_wrong_digest: Callable[[], None] = lambda: None
+        self._count_wrong_digests = on_wrong_digest
 
     def on_state(self, slot: int, state: str, reason: str, at_ns: int, peer: str | None) -> None:
         told = "MASTER" if state == "MASTER" else "BACKUP"
@@ -280,7 +294,7 @@ class UcarpReports(Reports):
         logger.warning(REASSERTED)
 
     def _warn_of_digest(self, slot: int, word: str, state: str) -> None:
-        self.on_wrong_digest()
+        self._count_wrong_digests()
 
     def _on_sends_failing(self, report: reports.SendsFailing) -> None:
         why = os.strerror(report.error)

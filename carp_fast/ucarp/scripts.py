@@ -12,6 +12,7 @@ import os
 import subprocess
 from collections import deque
 from collections.abc import Callable, Hashable
+from functools import partial
 
 from carp_fast.daemon.children import ending
 from carp_fast.daemon.hooks import Done, Hook, HookResult, Hooks
@@ -75,14 +76,13 @@ class Scripts(Hooks):
         (hook, done), self._next = self._next, None
         logger.warning("Spawning [%s]", words(hook))
         try:
-            self._run = _Run(self.loop, hook, self.environment | hook.environment)
+            environment = self.environment | hook.environment
+            self._run = _Run(self.loop, hook, environment, partial(self._on_exit, done))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             logger.error("Unable to exec %s: %s", words(hook), reason)
             _tell(done, HookResult(hook.event, error=str(error)))
             self._go_on()
-        else:
-            self._run.on_exit = lambda result: self._on_exit(done, result)
 
     def _on_exit(self, done: Done | None, result: HookResult) -> None:
         self._run = None
@@ -101,10 +101,14 @@ class _Run:
     """One script under way.  Raises OSError or ValueError when it cannot be started."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, hook: Hook, environment: dict[str, str]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        hook: Hook,
+        environment: dict[str, str],
+        on_exit: Callable[[HookResult], None],
     ) -> None:
         self.hook = hook
-        self.on_exit: Callable[[HookResult], None] = lambda result: None
+        self._on_exit = on_exit
         self._loop = loop
         self._begun_at = loop.time()
         arguments = [hook.target, hook.interface, hook.address]
@@ -132,7 +136,7 @@ class _Run:
         status = self._process.wait()  # at once: the pidfd said so
         taken_s = self._loop.time() - self._begun_at
         logger.debug("[%s]: %s after %.3f s", words(self.hook), ending(status), taken_s)
-        self.on_exit(HookResult(self.hook.event, status, taken_s))
+        self._on_exit(HookResult(self.hook.event, status, taken_s))
 
 
 def _tell(done: Done | None, result: HookResult) -> None:

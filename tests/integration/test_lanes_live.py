@@ -24,7 +24,7 @@ from carp_fast.engine.reports import Done, Report, SocketDropped, SourceProven
 from carp_fast.inet import mac_bytes
 from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.net import addresses, sockets
-from carp_fast.net.lanes import Lanes
+from carp_fast.net.lanes import Lanes, LaneSockets
 from carp_fast.net.memberships import Joins
 from carp_fast.pump._pump import Pump
 from tests.daemons import start_daemon, write_configuration
@@ -62,23 +62,23 @@ class Stage:
         for host in (a, b):
             host.run(f"ip -6 addr add fe80::{host.name}/64 dev s1 nodad".split())
         with a.inside():
-            self.lanes = Lanes(path, 10)
+            self.sockets = LaneSockets(path, 10)
             own, netlink = sockets.open_sender(), sockets.open_netlink()
-            joins = Joins(self.lanes.joining)
+            joins = Joins(self.sockets.joining)
             self.ifindex = socket.if_nametoindex("s1")
             joins.join("s1", self.ifindex, {GROUP, GROUP6})
         with b.inside():
             self.sender = opened.enter_context(sockets.open_sender())
-        for each in (self.lanes, joins):
+        for each in (self.sockets, joins):
             opened.callback(each.close)
         for sock in (own, netlink):
             opened.enter_context(sock)
         self.pump = Pump(
-            self.lanes.receivers, own.fileno(), netlink.fileno(), addresses.templates()
+            self.sockets.receivers, own.fileno(), netlink.fileno(), addresses.templates()
         )
         self.coverage: list[str] = []
-        self.lanes.on_sorted = self.cover
-        self.lanes.on_settled = self.pump.settle_sources
+        self.lanes = Lanes(self.sockets, self.cover, self.pump.settle_sources)
+        opened.callback(self.lanes.close)
         self.lanes.use([self.ifindex], {GROUP, GROUP6}, set())
         self.reports: list[Report] = []
         (link,) = json.loads(a.run(["ip", "-j", "link", "show", "s1"]).stdout)
@@ -124,7 +124,7 @@ class Stage:
 
     def narrow(self, lane: str) -> None:
         """The least room there is for a lane."""
-        for _, fd, of_lane in self.lanes.receivers:
+        for _, fd, of_lane in self.sockets.receivers:
             if of_lane == lane:
                 with socket.socket(fileno=os.dup(fd)) as sock:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)

@@ -103,7 +103,10 @@ class Asked:
         self.orders: Any = EngineOrders(self.engine)
         self.network: Any = KnownNetwork(self.hosts, self.orders)
         self.problems: Any = KnownProblems()
-        self.status = Status(self.hosts, self.orders, self.network, self.problems)
+        self.in_use: dict[int, str] = {}
+        self.status = Status(
+            self.hosts, self.orders, self.network, self.problems, in_use=self.in_use
+        )
         self.explanations = Explanations(
             self.hosts, self.orders, self.network, self.status, lambda: self.now_ns
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import network
+from carp_fast.daemon.lost import LostAddresses
 from carp_fast.daemon.network import Network
 from carp_fast.daemon.table import Hosts
 from carp_fast.net import addresses
@@ -86,7 +88,10 @@ class Stage:
         monkeypatch.setattr(addresses, "promote_secondaries", self.promoted.append)
         monkeypatch.setattr(network, "name_of", self.names.get)
         lanes: Any = self
-        self.network = Network(self.hosts, orders, lanes)
+        nobody_else: Any = SimpleNamespace(barred=set(), on_ifindex=lambda number, ifindex: None)
+        self.known: list[Interface] = []
+        self.network = Network(self.hosts, orders, lanes, nobody_else, self.known.append)
+        self.lost = LostAddresses(self.hosts, orders)
         self.local: set[bytes] = set()  # addresses of the host, on whichever interface
         self.network.own_sources.is_on_host = self.local.__contains__
 
@@ -111,7 +116,7 @@ class Stage:
 
     def restore(self, text: str = "192.0.2.1/24", times: int = 1) -> None:
         for _ in range(times):
-            self.network.on_address_restored(0, text)
+            self.lost.on_restored(0, text)
 
 
 def interface(ifindex: int = 7, up: bool = True, *sources: bytes, name: str = "eth0") -> Interface:

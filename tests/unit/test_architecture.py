@@ -134,7 +134,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ucarp.daemon", "bench.contenders", "simulate.worlds"),
     ("daemon.daemon", "lab.demo", "simulate.world"),
     ("daemon.tap",),
-    ("daemon.explain", "daemon.in_use"),
+    ("daemon.explain",),
     ("replay.election", "replay.recording"),
     ("daemon.status", "lab.observer", "lab.witness", "bench.floor", "lab.pings"),
     (
@@ -142,6 +142,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "daemon.reports",
         "daemon.network",
         "daemon.foreign",
+        "daemon.lost",
+        "daemon.unicast",
         "lab.lab",
         "ucarp.scripts",
     ),
@@ -153,6 +155,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "loadtest.streams",
         "daemon.surroundings",
         "daemon.explain_text",
+        "daemon.in_use",
     ),
     ("daemon.own_sources",),
     (
@@ -197,6 +200,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "engine.reports",
         "closing",
         "daemon.process",
+        "daemon.feed",
         "standard",
         "ucarp.log",
         "ucarp.options",

@@ -365,7 +365,7 @@ def no_source(asked: Asked) -> None:
 
 def in_use(asked: Asked) -> None:
     asked.engine.bar(0, True, START_NS)
-    asked.status.in_use = {0: "pid 4711 (carp-fast)"}
+    asked.in_use[0] = "pid 4711 (carp-fast)"
 
 
 def in_use_by_whom(asked: Asked) -> None:

@@ -18,7 +18,13 @@ from carp_fast.net import lanes, sockets
 from carp_fast.net.filters import SKF_AD_PROTOCOL, Instruction
 from carp_fast.net.kernel import PACKET_FANOUT
 from carp_fast.net.lane_filters import PLACES
-from carp_fast.net.lanes import FORGET_AFTER_S, SOL_PACKET, SOURCES_AN_INTERFACE, Lanes
+from carp_fast.net.lanes import (
+    FORGET_AFTER_S,
+    SOL_PACKET,
+    SOURCES_AN_INTERFACE,
+    Lanes,
+    LaneSockets,
+)
 
 MASTER, OTHER = ip("10.77.0.1"), ip("10.77.0.3")
 
@@ -163,10 +169,9 @@ class Bench:
         monkeypatch.setattr(sockets, "open_receivers", open_receivers)
         monkeypatch.setattr(sockets, "attach_filter", attach)
         monkeypatch.setattr(lanes, "attach_filter", attach)
-        self.lanes = Lanes(path, 10)
-        self.lanes.on_sorted = self.coverage.append
         self.settled: list[int] = []
-        self.lanes.on_settled = self.settled.append
+        self.sockets = LaneSockets(path, 10)
+        self.lanes = Lanes(self.sockets, self.coverage.append, self.settled.append)
         self.by_lane = dict(zip(PLACES, self.opened, strict=True))
 
     def use(self, *ifindexes: int) -> None:
@@ -263,9 +268,9 @@ def test_the_packet_sockets_are_one_group_in_the_order_of_their_places(
     bench = Bench(monkeypatch, "packet")
     for lane in PLACES:
         assert (SOL_PACKET, PACKET_FANOUT) in bench.by_lane[lane]["packet"].options
-    assert [lane for _, _, lane in bench.lanes.receivers] == ["genuine", "common", "stray"]
+    assert [lane for _, _, lane in bench.sockets.receivers] == ["genuine", "common", "stray"]
     assert bench.lanes.joining is not None
-    bench.lanes.close()
+    bench.sockets.close()
     assert all(each["packet"].closed for each in bench.opened)
 
 

@@ -10,7 +10,8 @@ import pytest
 from unit.staged import LOST, MAC, OWN, OWN6, Stage, interface, link_local, run, turn
 
 from carp_fast.config.load import Settings, VirtualHost
-from carp_fast.daemon.network import LOST_TIMES, LOST_WITHIN_S, Sources
+from carp_fast.daemon.lost import LOST_TIMES, LOST_WITHIN_S
+from carp_fast.daemon.network import Sources
 from carp_fast.daemon.table import MASTER
 from carp_fast.net.interfaces import Interface, InterfaceAddress, absent
 
@@ -227,7 +228,7 @@ def test_an_address_removed_five_times_within_a_minute_is_given_up(
         assert told == [("lose_address", 0)] * 2
         # And so is the next virtual host of the slot.
         stage.restore(times=LOST_TIMES - 1)
-        stage.network.on_released(0)
+        stage.lost.on_released(0)
         stage.restore(times=LOST_TIMES - 1)
         assert told == [("lose_address", 0)] * 2
 

@@ -23,16 +23,13 @@ def test_an_interface_that_is_no_ethernet_is_said_once(
 
 
 def test_what_is_known_of_an_interface_is_passed_on(stage: Stage) -> None:
-    known: list[Interface] = []
-    stage.network.on_known = known.append
-
     async def scenario() -> None:
         stage.network.on_interface(interface())
         stage.network.on_interface(interface(name="eth9"))  # has no virtual host
         stage.network.on_reload()
 
     run(scenario)
-    assert known == [interface()] * 2
+    assert stage.known == [interface()] * 2
 
 
 @pytest.mark.parametrize(("mac", "kind"), [(b"", 65534), (bytes(6), 772), (bytes(20), 32)])

@@ -77,7 +77,7 @@ def test_the_engine_hears_which_sources_are_missing_as_they_come_and_go(
     assert host is not None
 
     async def scenario() -> None:
-        assert stage.hosts.missing_sources(host) == (True, True)
+        assert stage.network.own_sources.missing(host) == (True, True)
         follow(absent("eth0"))
         assert told(stage) == []
         follow(having(address(FOUR), address(SIX, flags=TENTATIVE)))
@@ -90,7 +90,7 @@ def test_the_engine_hears_which_sources_are_missing_as_they_come_and_go(
         assert told(stage) == both(False, True)
         follow(having(address(FOUR), address(SIX)))
         assert told(stage) == both(False, False)
-        assert stage.hosts.missing_sources(host) == (False, False)
+        assert stage.network.own_sources.missing(host) == (False, False)
         follow(having(address(SIX)))
         assert told(stage) == both(True, False)
         # It comes to another interface of the host, of which only the monitor knows, and goes.
@@ -139,11 +139,11 @@ def test_virtual_hosts_that_a_reload_adds_know_their_sources_at_once(stage: Stag
         for source, missing in (("192.0.2.97", True), (FOUR, False)):
             settings = Settings(passphrase=b"secret", source=source)
             host = VirtualHost("eth0", 3, ("192.0.2.3/24",), (), settings)
-            assert stage.hosts.missing_sources(host) == (missing, False)
+            assert stage.network.own_sources.missing(host) == (missing, False)
         elsewhere = VirtualHost(
             "eth5", 3, ("192.0.2.3/24",), (), Settings(passphrase=b"x", source=FOUR)
         )
-        assert stage.hosts.missing_sources(elsewhere) == (True, False), "until it is known"
+        assert stage.network.own_sources.missing(elsewhere) == (True, False), "until it is known"
 
     run(scenario)
 

@@ -52,11 +52,11 @@ class RecordedPump:
 
 def apply(difference: Difference, hosts: Hosts) -> list[tuple[Any, ...]]:
     pump: Any = RecordedPump()
-    for order in orders(difference, hosts, pump, 300):
+    for order in orders(difference, hosts, pump, hosts.prepare, 300):
         order()
     for slot in difference.removed:
         hosts.give_back(slot)
-    for order in additions(difference, hosts, pump, lambda slot: True):
+    for order in additions(difference, hosts, pump, hosts.prepare, lambda slot: True):
         order()
     return list(pump.told)
 
@@ -274,7 +274,7 @@ def test_an_address_that_comes_back_before_it_was_gone_is_not_retired() -> None:
 def test_a_virtual_host_that_is_still_leaving_is_no_running_one() -> None:
     hosts = running(host(1))
     pump: Any = RecordedPump()
-    for order in orders(compare(hosts, configuration()), hosts, pump, 300):
+    for order in orders(compare(hosts, configuration()), hosts, pump, hosts.prepare, 300):
         order()
     assert hosts.leaving == {0}
     assert hosts.going() == {"eth0": ["192.0.2.1/24"]}

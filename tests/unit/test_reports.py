@@ -6,6 +6,7 @@ import errno
 import logging
 import re
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -95,7 +96,7 @@ class DirectOrders:
 class Desk:
     """Reports with two virtual hosts, eth0/1 in slot 0 and eth0/2 in slot 1."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, publish: Any = None, **settings: Any) -> None:
         given = Settings(passphrase=b"secret", up="/bin/up", down="/bin/down", **settings)
         self.hosts = Hosts()
         for vhid in (1, 2):
@@ -108,9 +109,25 @@ class Desk:
         self.orders = DirectOrders()
         hooks: Any = self.hooks
         orders: Any = self.orders
-        self.reports = Reports(self.hosts, orders, hooks)
         self.events: list[dict[str, Any]] = []
-        self.reports.publish.append(lambda event: self.events.append(dict(event)))
+        self.lost: list[tuple[int, str]] = []
+        self.released: list[int] = []
+        self.readings = 0
+        self.reports = Reports(
+            self.hosts,
+            orders,
+            hooks,
+            publish=publish or self.publish,
+            on_released=self.released.append,
+            on_address_restored=lambda slot, text: self.lost.append((slot, text)),
+            resync=self.read_all,
+        )
+
+    def publish(self, event: Mapping[str, object]) -> None:
+        self.events.append(dict(event))
+
+    def read_all(self) -> None:
+        self.readings += 1
 
     def tell(self, kind: type[Report], slot: int = 0, **given: Any) -> None:
         """A report of the class `kind`; what is not given is as it usually is."""
@@ -277,8 +294,6 @@ def test_a_foreign_address_is_told_when_it_comes_and_when_it_goes(
 
 def test_of_a_master_a_foreign_address_stays_a_problem_until_ours_is_there() -> None:
     desk = Desk()
-    lost: list[tuple[int, str]] = []
-    desk.reports.on_address_restored = lambda slot, text: lost.append((slot, text))
     text = "192.0.2.51/32"
     desk.reports.on_foreign({0: {text: text}})
     desk.change("MASTER", "master_down")
@@ -289,13 +304,11 @@ def test_of_a_master_a_foreign_address_stays_a_problem_until_ours_is_there() -> 
     desk.tell(AddressRestored, address=1)
     assert desk.reports.address_problems == {}
     assert not desk.reports.is_foreign(0, text)
-    assert lost == []
+    assert desk.lost == []
 
 
 def test_of_a_backup_an_address_that_was_foreign_is_no_problem_once_it_has_gone() -> None:
     desk = Desk()
-    lost: list[tuple[int, str]] = []
-    desk.reports.on_address_restored = lambda slot, text: lost.append((slot, text))
     text = "192.0.2.51/32"
     desk.change("MASTER", "master_down")
     desk.reports.on_foreign({0: {text: text}})
@@ -306,7 +319,7 @@ def test_of_a_backup_an_address_that_was_foreign_is_no_problem_once_it_has_gone(
     # As MASTER it adds its own where it had left another alone: not a loss either.
     desk.change("MASTER", "master_down")
     desk.tell(AddressRestored, address=1)
-    assert lost == []
+    assert desk.lost == []
 
 
 def test_a_foreign_address_beside_ours_stays_a_problem_when_ours_comes_back() -> None:
@@ -340,14 +353,12 @@ def test_many_foreign_addresses_are_few_lines(caplog: pytest.LogCaptureFixture) 
 
 def test_a_released_slot_forgets_everything() -> None:
     desk = Desk()
-    released: list[int] = []
-    desk.reports.on_released = released.append
     desk.change("MASTER", "master_down")
     desk.tell(AddressForeign, address=0)
     desk.reports.on_foreign({0: {"192.0.2.51/32": "192.0.2.51/24"}})
     desk.tell(Released)
     desk.tell(ConfigurationReleased)  # only a block: a change in place
-    assert released == [0]
+    assert desk.released == [0]
     assert desk.reports.address_problems == {}
     assert not desk.reports.is_foreign(0, "192.0.2.1/24")
     desk.reports.on_foreign({0: {}})
@@ -418,8 +429,6 @@ def test_peers_of_both_families_are_named(caplog: pytest.LogCaptureFixture) -> N
 
 def test_only_what_somebody_removed_is_told_as_lost(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
-    lost: list[tuple[int, str]] = []
-    desk.reports.on_address_restored = lambda slot, text: lost.append((slot, text))
     desk.change("MASTER", "master_down")
     desk.tell(AddressForeign, address=1)
     caplog.clear()
@@ -427,14 +436,14 @@ def test_only_what_somebody_removed_is_told_as_lost(caplog: pytest.LogCaptureFix
         desk.tell(AddressRestored, address=1, why="refused")
         desk.tell(AddressRestored, address=1, why="refused")
         desk.tell(AddressRestored, address=1, why="with_ours")
-    assert lost == []
+    assert desk.lost == []
     assert caplog.messages == [
         "eth0/1: address 192.0.2.51/32 is nobody's any more, added",
         "eth0/1: address 192.0.2.51/32 is there now",
         "eth0/1: the kernel removed 192.0.2.51/32 with another address of ours, added again",
     ]
     desk.tell(AddressRestored, address=1, why="removed")
-    assert lost == [(0, "192.0.2.51/32")]
+    assert desk.lost == [(0, "192.0.2.51/32")]
 
 
 def test_what_could_not_be_removed_is_no_problem_once_it_is_gone() -> None:
@@ -498,19 +507,16 @@ def test_lost_reports_are_said_once_and_answered_by_a_full_reading(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     desk = Desk()
-    readings: list[int] = []
-    desk.reports.resync = lambda: readings.append(1)
     desk.orders.pump.facts["reports_lost"] = 3
     desk.tell(Done, mark=41)
     desk.tell(Done, mark=42)
     assert desk.orders.marks == [41, 42]
-    assert readings == [1]
+    assert desk.readings == 1
     assert caplog.messages == ["3 reports of the pump were lost, all states are read"]
 
 
 def test_one_report_that_fails_keeps_no_other_back(caplog: pytest.LogCaptureFixture) -> None:
-    desk = Desk()
-    desk.reports.publish.insert(0, lambda event: 1 / 0)
+    desk = Desk(publish=lambda event: 1 / 0)
     desk.change("BACKUP", "started")
     desk.tell(Done, mark=1)
     assert desk.orders.marks == [1]

@@ -17,7 +17,7 @@ from unit.segment import carp_header, ip, ipv4_frame, ipv6_frame
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.network import Network, Sources
 from carp_fast.daemon.orders import Orders
-from carp_fast.daemon.reports import Reports
+from carp_fast.daemon.reports import Reports, nobody
 from carp_fast.daemon.status import SPANS_A_SLICE, Status, demotion, spans
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
@@ -26,6 +26,7 @@ from carp_fast.pump._pump import HOSTS_A_SNAPSHOT
 OWN, OWN6 = ip("192.0.2.99"), ip("fe80::99")
 ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64")
 NO_LANES: Any = SimpleNamespace(joining=None)
+NOBODY_ELSE: Any = None
 
 
 class NoPump:
@@ -43,7 +44,7 @@ def document(engine: Engine, host: VirtualHost) -> dict[str, Any]:
     hosts.take(host)
     orders: Any = NoPump()
     hooks: Any = None
-    network = Network(hosts, orders, NO_LANES)
+    network = Network(hosts, orders, NO_LANES, NOBODY_ELSE, nobody)
     network.sources["eth0"] = Sources(OWN, OWN6, False)
     status = Status(hosts, orders, network, Reports(hosts, orders, hooks))
     (found,) = status.virtual_hosts([(0, engine.host(0))], {})
@@ -70,7 +71,7 @@ def test_problems_can_be_asked_for_alone() -> None:
     orders: Any = NoPump()
     hooks: Any = None
     reports = Reports(hosts, orders, hooks)
-    status = Status(hosts, orders, Network(hosts, orders, NO_LANES), reports)
+    status = Status(hosts, orders, Network(hosts, orders, NO_LANES, NOBODY_ELSE, nobody), reports)
     copied = [(0, engine.host(0))]
     assert len(list(status.virtual_hosts(copied, {"problems": None}))) == 1
     assert list(status.virtual_hosts(copied, {"problems": True})) == []
@@ -189,7 +190,12 @@ def slots_in_use(*vhids: int | None) -> Hosts:
 async def told(hosts: Hosts, orders: Orders, **request: Any) -> list[dict[str, Any]]:
     """The virtual hosts that a status request is answered with."""
     hooks: Any = None
-    status = Status(hosts, orders, Network(hosts, orders, NO_LANES), Reports(hosts, orders, hooks))
+    status = Status(
+        hosts,
+        orders,
+        Network(hosts, orders, NO_LANES, NOBODY_ELSE, nobody),
+        Reports(hosts, orders, hooks),
+    )
     answer = b"".join([piece async for piece in await status.answer(request)])
     found: list[dict[str, Any]] = msgspec.json.decode(answer)["status"]["virtual_hosts"]
     return found

@@ -9,6 +9,7 @@ import pytest
 from unit.segment import advertisement, carp_header, ip, ipv4_frame
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.network import Sources
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, Hosts
 from carp_fast.daemon.tap import (
@@ -55,10 +56,9 @@ class Stage:
         self.in_use: Any = RecordedInUse()
         network: Any = KnownNetwork()
         orders: Any = None
-        self.tap = Tap(self.hosts, orders, network, self.in_use)
         self.counter = 1000
         self.chance = True
-        self.tap._yields = lambda: self.chance
+        self.tap = Tap(self.hosts, orders, network, self.in_use, Feed(), yields=lambda: self.chance)
 
     @property
     def barred(self) -> bool:

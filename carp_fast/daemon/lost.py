@@ -1,0 +1,53 @@
+"""Virtual addresses that somebody removes: added again by the pump, and given up at the fifth time.
+
+Must not know what removed an address, nor how interfaces are followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from carp_fast.daemon.table import Hosts
+
+if TYPE_CHECKING:
+    from carp_fast.daemon.orders import Orders
+
+logger = logging.getLogger(__name__)
+
+# An address that is removed this often within this time is given up, and its host demoted.
+LOST_TIMES, LOST_WITHIN_S = 5, 60.0
+
+
+class LostAddresses:
+    """Counts how often each address was removed."""
+
+    def __init__(self, hosts: Hosts, orders: Orders) -> None:
+        self._hosts = hosts
+        self._orders = orders
+        self._times: dict[tuple[int, str], deque[float]] = {}  # by slot and address
+
+    def on_restored(self, slot: int, text: str) -> None:
+        """An address that somebody removed was added again; too often, and its host gives up."""
+        times = self._times.setdefault((slot, text), deque(maxlen=LOST_TIMES))
+        times.append(asyncio.get_running_loop().time())
+        name = self._hosts.name(slot)
+        if len(times) < LOST_TIMES or times[-1] - times[0] > LOST_WITHIN_S:
+            logger.warning("%s: address %s was removed by somebody, added again", name, text)
+            return
+        logger.error(
+            "%s: address_lost: %s was removed %d times within %d s, given up",
+            name,
+            text,
+            LOST_TIMES,
+            LOST_WITHIN_S,
+        )
+        times.clear()
+        self._orders.post(lambda: self._orders.pump.lose_address(slot))
+
+    def on_released(self, slot: int) -> None:
+        """The slot is free: what was known of its virtual host does not hold for the next one."""
+        for key in [key for key in self._times if key[0] == slot]:
+            del self._times[key]
