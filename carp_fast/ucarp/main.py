@@ -100,7 +100,7 @@ def _run(options: Options) -> int:
 
 def _run_daemon(options: Options, waiting: Waiting) -> int:
     from carp_fast.daemon.daemon import StartError
-    from carp_fast.ucarp.daemon import run
+    from carp_fast.ucarp.manner import run
 
     try:
         return run(

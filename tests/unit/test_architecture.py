@@ -131,7 +131,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli.sink",),
     ("loadtest.trial",),
     ("capture.dump", "loadtest.sender", "loadtest.receiver", "loadtest.masters"),
-    ("ucarp.daemon", "bench.contenders", "simulate.worlds"),
+    ("ucarp.manner", "bench.contenders", "simulate.worlds"),
     ("daemon.daemon", "lab.demo", "simulate.world"),
     ("daemon.tap",),
     ("daemon.explain",),

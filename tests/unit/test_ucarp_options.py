@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from carp_fast.daemon import plan
 from carp_fast.daemon.table import Hosts
 from carp_fast.ucarp import main as ucarp
-from carp_fast.ucarp.daemon import UcarpDaemon
+from carp_fast.ucarp.manner import UcarpDaemon
 from carp_fast.ucarp.options import (
     FACILITIES,
     OPTIONS,
@@ -338,7 +338,7 @@ def test_refusals_stand_on_stderr_with_the_time() -> None:
 
 
 def test_what_runs_as_ucarp_imports_neither_click_nor_rich() -> None:
-    code = "import sys, carp_fast.__main__, carp_fast.ucarp.main, carp_fast.ucarp.daemon\n"
+    code = "import sys, carp_fast.__main__, carp_fast.ucarp.main, carp_fast.ucarp.manner\n"
     code += "print([m for m in ('click', 'rich', 'tomllib.x', 'cryptography') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],
