@@ -17,7 +17,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -29,6 +29,7 @@ __all__ = [
     "Hook",
     "HookError",
     "HookResult",
+    "HookRunner",
     "Hooks",
     "Notifier",
     "is_function",
@@ -84,6 +85,23 @@ class HookResult(msgspec.Struct, frozen=True):
 
 Done = Callable[[HookResult], None]
 Function = Callable[[dict[str, str]], Any]
+
+
+class HookRunner(Protocol):
+    """What runs hooks for a daemon."""
+
+    def prepare(self, target: str) -> None:
+        """Finds out now whether a hook can be run. Raises HookError."""
+
+    def submit(self, key: Hashable, name: str, hook: Hook, done: Done | None = None) -> None:
+        """Has a hook run after those of the same key; `done` gets its result."""
+
+    async def drain(self, deadline_s: float) -> tuple[str, ...]:
+        """Waits until nothing runs or waits, or so long; returns what has not ended by then."""
+        ...
+
+    def close(self) -> None:
+        """Runs nothing any more."""
 
 
 class _Job(msgspec.Struct, frozen=True, eq=False):

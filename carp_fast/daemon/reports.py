@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carp_fast.daemon import systemd
-from carp_fast.daemon.hooks import Hook, HookResult, Hooks
+from carp_fast.daemon.hooks import HookResult
 from carp_fast.daemon.table import MASTER, STATES, Hosts, every_address
 from carp_fast.engine import reports
 from carp_fast.inet import address_text, mac_text
 
 if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost
+    from carp_fast.daemon.manner import Manner
     from carp_fast.daemon.orders import Orders
     from carp_fast.pump._pump import Pump
 
@@ -72,7 +73,7 @@ class Reports:
         self,
         hosts: Hosts,
         orders: Orders,
-        hooks: Hooks,
+        manner: Manner,
         *,
         publish: Callable[[Mapping[str, object]], None] = nobody,
         on_released: Callable[[int], None] = nobody,
@@ -82,7 +83,7 @@ class Reports:
     ) -> None:
         self._hosts = hosts
         self._orders = orders
-        self._hooks = hooks
+        self._manner = manner
         self._pump: Pump = orders.pump
         self._up_due: set[int] = set()  # MASTER, and the up hook has not been submitted
         self._lost = 0
@@ -149,6 +150,7 @@ class Reports:
         self._hosts.states[slot] = STATES.index(state)
         if host is None:
             return
+        self._manner.on_state(state)
         heard = f" from {peer}" if peer and reason in PEER_REASONS else ""
         if state == previous:
             logger.info("%s: %s (%s)", host.name, state, reason)
@@ -202,29 +204,11 @@ class Reports:
     def _run_hook(
         self, slot: int, host: VirtualHost, which: str, event: Mapping[str, object]
     ) -> None:
-        target = host.settings.up if which == "up" else host.settings.down
-        if target is None:
-            return
-        hook = Hook(
-            event="up" if which == "up" else "down",
-            target=target,
-            interface=host.interface,
-            address=host.addresses[0].partition("/")[0],
-            xparam=host.settings.xparam,
-            environment={
-                "CARP_INTERFACE": host.interface,
-                "CARP_VHID": str(host.vhid),
-                "CARP_STATE": str(event["state"]),
-                "CARP_PREVIOUS": str(event["previous"]),
-                "CARP_REASON": str(event["reason"]),
-                "CARP_ADDRESSES": " ".join(every_address(host)),
-            },
-        )
         # Without our own addresses the announcement waits for the script that adds them.
         done = None
         if which == "up" and not host.settings.manage_addresses:
             done = self._announce_after(slot)
-        self._hooks.submit(host.identity, host.name, hook, done)
+        self._manner.run_hook(host, which, event, done)
 
     def _announce_after(self, slot: int) -> Callable[[HookResult], None]:
         def announce(result: HookResult) -> None:
@@ -386,24 +370,14 @@ class Reports:
         )
 
     def _on_other_master(self, report: reports.OtherMaster) -> None:
-        self._warn_of_digest(report.slot, "other_master", "MASTER")
+        self._manner.on_wrong_digest(self._hosts.name(report.slot), "other_master", "MASTER")
 
     def _on_wrong_digest(self, report: reports.WrongDigest) -> None:
-        self._warn_of_digest(report.slot, "bad_auth", report.state)
-
-    def _warn_of_digest(self, slot: int, word: str, state: str) -> None:
-        logger.warning(
-            "%s: %s: advertisements with a wrong digest while %s (another passphrase or address"
-            " list?)",
-            self._hosts.name(slot),
-            word,
-            state,
-        )
+        self._manner.on_wrong_digest(self._hosts.name(report.slot), "bad_auth", report.state)
 
     def _on_reasserted(self, report: reports.Reasserted) -> None:
         peer = known_address(report.peer) or "?"
-        name = self._hosts.name(report.slot)
-        logger.info("%s: answered the slower master %s, still MASTER", name, peer)
+        self._manner.on_reasserted(self._hosts.name(report.slot), peer)
 
     def _on_counter_reset(self, report: reports.CounterReset) -> None:
         who = f" ({mac_text(report.mac)})" if any(report.mac) else ""
@@ -433,6 +407,7 @@ class Reports:
 
     def _on_sends_failing(self, report: reports.SendsFailing) -> None:
         name, why = self._hosts.name(report.slot), os.strerror(report.error)
+        self._manner.on_sends_failing(why)
         logger.error("%s: three advertisements in a row not sent (%s): demoted", name, why)
 
     def _on_sends_recovered(self, report: reports.SendsRecovered) -> None:

@@ -19,6 +19,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 
+from carp_fast.closing import Closing
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.net import sockets
 from carp_fast.net.filters import Instruction, attach_filter, packet_filter
@@ -57,7 +58,7 @@ def buffer_bytes(lane: str) -> int:
     return min(BUFFERS[lane], memory // MEMORY_SHARE)
 
 
-class LaneSockets:
+class LaneSockets(Closing):
     """The sockets of the three lanes, which the pump reads; they hear nothing before Lanes.use().
 
     `by_lane`: {lane: {kind: socket}}. Raises OSError.

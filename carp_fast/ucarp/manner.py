@@ -1,4 +1,4 @@
-"""The daemon with the manners of ucarp: its messages at its moments, its scripts, its signals.
+"""The manners of ucarp: its messages at its moments, its scripts, its signals.
 
 Holds what differs from `carp-fast run`.  The election, the wire and the links are the daemon's and
 the engine's; here is only what one virtual host of a ucarp command line looks like from outside.
@@ -8,29 +8,27 @@ Must not know how a command line is read.
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import uvloop
 
 from carp_fast.config import load as config
-from carp_fast.daemon.daemon import Daemon
+from carp_fast.daemon.daemon import launch
+from carp_fast.daemon.hooks import Done
+from carp_fast.daemon.manner import Controls, Manner, hook_for
 from carp_fast.daemon.plan import interface_facts
 from carp_fast.daemon.process import StartError, require_capabilities
-from carp_fast.daemon.reports import Reports
-from carp_fast.daemon.table import Hosts
-from carp_fast.engine import reports
 from carp_fast.inet import address_bytes
 from carp_fast.ucarp.log import logger
 from carp_fast.ucarp.scripts import Scripts
 
 if TYPE_CHECKING:
-    from carp_fast.control.server import ControlServer
     from carp_fast.daemon.orders import Orders
 
 QUIET_S = 3.0  # after SIGUSR2
@@ -78,70 +76,84 @@ def run(
     if not shutdown:
         for number in EXIT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(UcarpDaemon(host, named, neutral, shutdown, started).run())
+    launch(
+        configuration_of(host),
+        lambda loop: Ucarp(
+            Scripts(loop), host, named=named, neutral=neutral, shutdown=shutdown, started=started
+        ),
+    )
     return 0
 
 
-class UcarpDaemon(Daemon):
-    """One virtual host, as ucarp runs it."""
+def configuration_of(host: config.VirtualHost) -> config.Configuration:
+    """What a daemon with this one virtual host runs by."""
+    # As ucarp's pcap does, a packet socket hears before a firewall or rp_filter drops.
+    daemon = config.Daemon(
+        control_socket=NOWHERE, state_directory=NOWHERE, receive="packet", record=0
+    )
+    return config.Configuration(NOWHERE, (), daemon, [host], ())
+
+
+class Ucarp(Manner):
+    """One virtual host, as ucarp runs it: two states, INIT being a kind of BACKUP."""
+
+    leaves_traces = False
 
     def __init__(
         self,
+        scripts: Scripts,
         host: config.VirtualHost,
+        *,
         named: str,
         neutral: bool,
         shutdown: bool,
         started: Callable[[], None],
     ) -> None:
-        # As ucarp's pcap does, a packet socket hears before a firewall or rp_filter drops.
-        daemon = config.Daemon(
-            control_socket=NOWHERE, state_directory=NOWHERE, receive="packet", record=0
-        )
-        super().__init__(config.Configuration(NOWHERE, (), daemon, [host], ()), None)
+        self.hooks: Scripts = scripts
         self._host = host
         self._named = named
         self._neutral = neutral
         self._shutdown = shutdown
         self._started = started
-        self._scripts: Scripts
-        self._manners: UcarpReports
+        self._told = "BACKUP"  # the state that was logged last
+        self._down_has_run = False  # the next step down has its script run already
         self._yielding = False
         self._rejected: dict[str, int] = {}
+        self._wrong_digest = asyncio.Event()
 
-    def _make_hooks(self) -> Scripts:
-        self._scripts = Scripts(self._loop)
-        return self._scripts
+    def signals(self, controls: Controls) -> Mapping[int, Callable[[], None]]:
+        """SIGUSR1 logs the state, SIGUSR2 gives up being master; others end it."""
+        return {
+            **dict.fromkeys(map(int, EXIT_SIGNALS if self._shutdown else ()), controls.stop),
+            signal.SIGUSR1: self._log_summary,
+            signal.SIGUSR2: partial(self._on_usr2, controls),
+        }
 
-    def _make_reports(self) -> UcarpReports:
-        self._manners = UcarpReports(
-            self._hosts,
-            self._orders,
-            self._scripts,
-            self._named,
-            lambda: self._background(self._count_rejections()),
-            **self._listeners(),
-        )
-        return self._manners
-
-    def _make_control(self) -> ControlServer | None:
-        return None
-
-    def _record(self, *held: dict[str, list[str]]) -> None:
-        """Nothing is written down: the addresses are the scripts' business."""
-
-    async def _start(self) -> None:
+    def on_starting(self) -> None:
+        """Checks the interface and runs the down script. Raises StartError."""
         self._check_interface()
-        self._handle_signals()  # who sees the first line may send one
         logger.warning("Switching to state: BACKUP")
         if not self._neutral:
-            self._manners.run_down(self._host, "started")
-        await super()._start()
-        self._background(self._say_rejections())
+            self._run_down("started")
+
+    def on_started(self, controls: Controls) -> None:
+        """Whoever waits in the foreground is told."""
+        controls.in_background(self._log_rejections(controls.orders))
         self._started()
 
+    def on_reload(self, settings: config.Daemon) -> None:
+        """Never: there is neither a control socket nor a signal for it."""
+
+    async def on_leaving(self, controls: Controls) -> None:
+        """A MASTER runs its down script."""
+        script = self._host.settings.down or ""
+        logger.debug("sighandler_exit(): Calling [%s] and exiting", script)
+        if self._told == "MASTER":
+            self._told = "BACKUP"
+            await self._run_down_first("resigned")
+
     def _check_interface(self) -> None:
-        """Says which MAC it has.  Raises StartError for what ucarp refuses to start with."""
+        """Logs which MAC it has.  Raises StartError for what ucarp refuses to start with."""
         host, settings = self._host, self._host.settings
         facts = interface_facts(host.interface)
         if facts is None:
@@ -159,75 +171,108 @@ class UcarpDaemon(Daemon):
                 text = f"Can't do IP_ADD_MEMBERSHIP errno={error.strerror} ({error.errno})"
                 raise StartError(text) from None
 
-    def _handle_signals(self) -> None:
-        if self._shutdown:
-            for number in EXIT_SIGNALS:
-                self._loop.add_signal_handler(number, self._stop.set)
-        self._loop.add_signal_handler(signal.SIGUSR1, self._say_summary)
-        self._loop.add_signal_handler(signal.SIGUSR2, self._on_usr2)
+    def _log_summary(self) -> None:
+        logger.info("%s on %s id %d", self._told, self._named, self._host.vhid)
 
-    def _say_summary(self) -> None:
-        logger.info("%s on %s id %d", self._manners.told, self._named, self._host.vhid)
+    # -- scripts
 
-    # -- giving up being master
+    def run_hook(
+        self, host: config.VirtualHost, which: str, event: Mapping[str, object], done: Done | None
+    ) -> None:
+        """Runs a script, and logs afterwards what ucarp logs then."""
+        if which == "down" and self._down_has_run:
+            return
+        self._run_script(host, which, event, done)
+        text = AFTERWARDS.get((which, str(event["reason"])))
+        if text is not None:
+            self.hooks.when_idle(lambda: logger.warning("%s", text))
 
-    def _on_usr2(self) -> None:
-        logger.debug("Caught signal (USR2) considering going down")
-        if self._manners.told == "MASTER" and not self._yielding:
-            self._yielding = True
-            self._background(self._yield())
+    def _run_down(self, reason: str) -> None:
+        """Runs the down script now."""
+        event = {"state": "BACKUP", "previous": self._told, "reason": reason}
+        self._run_script(self._host, "down", event, None)
 
-    async def _yield(self) -> None:
-        """Down script, resignation, three seconds without taking part, then BACKUP as usual."""
-        self._manners.told = "BACKUP"
-        logger.warning("Switching to state: BACKUP")
-        await self._run_down_first("demoted")
-        # Against an interval of 255 s every master heard is preferred, and none is ever missed.
-        quiet = msgspec.structs.replace(self._host.settings, advbase=255)
-        self._replace(msgspec.structs.replace(self._host, settings=quiet))
-        self._orders.post(lambda: self._pump.lose_address(SLOT, demoted=False))
-        await asyncio.sleep(QUIET_S)
-        self._replace(self._host)
-        await self._orders.done()
-        self._manners.down_has_run = False
-        self._yielding = False
-
-    def _replace(self, host: config.VirtualHost) -> None:
-        prepared = self._prepare(host, replacing=True)
-        self._orders.post(lambda: self._pump.replace(SLOT, prepared, 0))
+    def _run_script(
+        self, host: config.VirtualHost, which: str, event: Mapping[str, object], done: Done | None
+    ) -> None:
+        hook = hook_for(msgspec.structs.replace(host, interface=self._named), which, event)
+        if hook is not None:
+            self.hooks.submit(host.identity, host.name, hook, done)
 
     async def _run_down_first(self, reason: str) -> None:
         """The address goes before the resignation lets another host take it.
 
         A script that takes longer than other hosts would wait for ucarp is waited for no longer.
         """
-        self._manners.run_down(self._host, reason)
-        self._manners.down_has_run = True
+        self._run_down(reason)
+        self._down_has_run = True
         settings = self._host.settings
-        await self._scripts.drain(
+        await self.hooks.drain(
             settings.dead_ratio * max(settings.advbase, 1) + settings.advskew / 256
         )
 
-    async def _resign(self) -> None:
-        script = self._host.settings.down or ""
-        logger.debug("sighandler_exit(): Calling [%s] and exiting", script)
-        if self._manners.told == "MASTER":
-            self._manners.told = "BACKUP"
-            await self._run_down_first("resigned")
-        await super()._resign()
+    # -- giving up being master
 
-    # -- what is wrong on the wire
+    def _on_usr2(self, controls: Controls) -> None:
+        logger.debug("Caught signal (USR2) considering going down")
+        if self._told == "MASTER" and not self._yielding:
+            self._yielding = True
+            controls.in_background(self._yield(controls))
 
-    async def _say_rejections(self) -> None:
+    async def _yield(self, controls: Controls) -> None:
+        """Down script, resignation, three seconds without taking part, then BACKUP as usual."""
+        self._told = "BACKUP"
+        logger.warning("Switching to state: BACKUP")
+        await self._run_down_first("demoted")
+        # Against an interval of 255 s every master heard is preferred, and none is ever missed.
+        quiet = msgspec.structs.replace(self._host.settings, advbase=255)
+        self._replace(controls, msgspec.structs.replace(self._host, settings=quiet))
+        orders = controls.orders
+        orders.post(lambda: orders.pump.lose_address(SLOT, demoted=False))
+        await asyncio.sleep(QUIET_S)
+        self._replace(controls, self._host)
+        await orders.done()
+        self._down_has_run = False
+        self._yielding = False
+
+    def _replace(self, controls: Controls, host: config.VirtualHost) -> None:
+        prepared = controls.prepare(host, replacing=True)
+        controls.orders.post(lambda: controls.orders.pump.replace(SLOT, prepared, 0))
+
+    # -- what the pump reports
+
+    def on_state(self, state: str) -> None:
+        """Logs MASTER and BACKUP, where it is another than before."""
+        told = "MASTER" if state == "MASTER" else "BACKUP"
+        if told != self._told:
+            self._told = told
+            logger.warning("Switching to state: %s", told)
+
+    def on_reasserted(self, name: str, peer: str) -> None:
+        """Logs it in ucarp's words."""
+        logger.warning(REASSERTED)
+
+    def on_wrong_digest(self, name: str, word: str, state: str) -> None:
+        """Has rejections counted now."""
+        self._wrong_digest.set()
+
+    def on_sends_failing(self, why: str) -> None:
+        """Logs it in ucarp's words."""
+        logger.warning("write() has failed: %s", why)
+
+    async def _log_rejections(self, orders: Orders) -> None:
         """A line for all that was rejected since the last one; ucarp has a line for each packet."""
         while True:
-            await asyncio.sleep(REJECTIONS_EVERY_S)
-            await self._count_rejections()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REJECTIONS_EVERY_S):
+                    await self._wrong_digest.wait()
+            self._wrong_digest.clear()
+            await self._count_rejections(orders)
 
-    async def _count_rejections(self) -> None:
-        snapshot = self._pump.snapshot(SLOT, 1)
-        wire = self._pump.snapshot_interfaces(1)
-        await self._orders.done()
+    async def _count_rejections(self, orders: Orders) -> None:
+        snapshot = orders.pump.snapshot(SLOT, 1)
+        wire = orders.pump.snapshot_interfaces(1)
+        await orders.done()
         [(_, host)], [interface] = snapshot.hosts(), wire.counters()
         # The rest was refused before its vhid was looked at.
         counters = {**interface, "bad_auth": host["counters"]["bad_auth"]}
@@ -236,67 +281,3 @@ class UcarpDaemon(Daemon):
             if fresh:
                 logger.warning("%s", text.format(fresh))
             self._rejected[word] = counters[word]
-
-
-class UcarpReports(Reports):
-    """Tells the pump's reports as ucarp would: two states, INIT being a kind of BACKUP.
-
-    `named` is the interface as scripts get it.  `told` is the state that was said last.
-    `down_has_run`: the next step down has its script run already.  `on_wrong_digest` is called for
-    the first one in a minute.
-    """
-
-    def __init__(
-        self,
-        hosts: Hosts,
-        orders: Orders,
-        scripts: Scripts,
-        named: str,
-        on_wrong_digest: Callable[[], None],
-        **listeners: Callable[..., None],
-    ) -> None:
-        super().__init__(hosts, orders, scripts, **listeners)
-        self._scripts = scripts
-        self._named = named
-        self.told = "BACKUP"
-        self.down_has_run = False
-        self._count_wrong_digests = on_wrong_digest
-
-    def on_state(self, slot: int, state: str, reason: str, at_ns: int, peer: str | None) -> None:
-        told = "MASTER" if state == "MASTER" else "BACKUP"
-        if told != self.told:
-            self.told = told
-            logger.warning("Switching to state: %s", told)
-        super().on_state(slot, state, reason, at_ns, peer)
-
-    def run_down(self, host: config.VirtualHost, reason: str) -> None:
-        """Runs the down script now."""
-        event = {"state": "BACKUP", "previous": self.told, "reason": reason}
-        self._run_script(SLOT, host, "down", event)
-
-    def _run_hook(
-        self, slot: int, host: config.VirtualHost, which: str, event: Mapping[str, object]
-    ) -> None:
-        if which == "down" and self.down_has_run:
-            return
-        self._run_script(slot, host, which, event)
-        text = AFTERWARDS.get((which, str(event["reason"])))
-        if text is not None:
-            self._scripts.when_idle(lambda: logger.warning("%s", text))
-
-    def _run_script(
-        self, slot: int, host: config.VirtualHost, which: str, event: Mapping[str, object]
-    ) -> None:
-        named = msgspec.structs.replace(host, interface=self._named)
-        super()._run_hook(slot, named, which, event)
-
-    def _on_reasserted(self, report: reports.Reasserted) -> None:
-        logger.warning(REASSERTED)
-
-    def _warn_of_digest(self, slot: int, word: str, state: str) -> None:
-        self._count_wrong_digests()
-
-    def _on_sends_failing(self, report: reports.SendsFailing) -> None:
-        why = os.strerror(report.error)
-        logger.warning("write() has failed: %s", why)
-        super()._on_sends_failing(report)

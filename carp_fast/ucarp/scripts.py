@@ -14,18 +14,19 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
 
-from carp_fast.daemon.children import ending
-from carp_fast.daemon.hooks import Done, Hook, HookResult, Hooks
+from carp_fast.daemon.children import ending, inherited_environment
+from carp_fast.daemon.hooks import Done, Hook, HookResult
 from carp_fast.ucarp.log import logger
 
 SLOW_S = 10.0  # a script that still runs then is said, and again whenever the time has doubled
 
 
-class Scripts(Hooks):
+class Scripts:
     """Runs the scripts of one virtual host.  To be used on the loop's thread alone."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
+        self._loop = loop
+        self._environment = inherited_environment()
         self._run: _Run | None = None
         self._next: tuple[Hook, Done | None] | None = None
         self._afterwards: deque[Callable[[], None]] = deque()
@@ -76,8 +77,8 @@ class Scripts(Hooks):
         (hook, done), self._next = self._next, None
         logger.warning("Spawning [%s]", words(hook))
         try:
-            environment = self.environment | hook.environment
-            self._run = _Run(self.loop, hook, environment, partial(self._on_exit, done))
+            environment = self._environment | hook.environment
+            self._run = _Run(self._loop, hook, environment, partial(self._on_exit, done))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             logger.error("Unable to exec %s: %s", words(hook), reason)

@@ -27,10 +27,10 @@ DEADLINE_S = 30.0
 # and fails.
 PROGRAM = f"""
 import asyncio, errno, os, sys, time
-from carp_fast.daemon import daemon
 from carp_fast.cli.main import main
-from carp_fast.net.interfaces import read_interfaces
+from carp_fast.daemon import daemon, opened
 from carp_fast.daemon.orders import ORDERS_A_BATCH
+from carp_fast.net.interfaces import read_interfaces
 
 WHERE, WANTED = sys.argv.pop(1), {VHIDS}
 EXCEPTIONS = {{
@@ -56,28 +56,28 @@ def fail():
     raise EXCEPTIONS[WHERE]
 
 if WHERE == "links":
-    daemon.LinkMonitor.start = lambda self, known=None: fail()
+    opened.LinkMonitor.start = lambda self, known=None: fail()
 elif WHERE in ("ready", "exit"):
     daemon.Systemd.ready = lambda self, status="": fail()
 elif WHERE == "watchdog":
-    daemon.Daemon._start_watchdog = lambda self: fail()
+    daemon.Systemd.watchdog_interval_s = lambda self: fail()
 elif WHERE == "freeze":
     daemon.gc.freeze = lambda: fail()
 elif WHERE == "added":
-    give = daemon.Orders.give
+    give = opened.Orders.give
     async def give_and_fail(self, orders):
         await give(self, orders)
         for pause_s in waiting():
             await asyncio.sleep(pause_s)
         fail()
-    daemon.Orders.give = give_and_fail
+    opened.Orders.give = give_and_fail
 elif WHERE == "adding":
-    prepare, prepared = daemon.Hosts.prepare, []
+    prepare, prepared = opened.Hosts.prepare, []
     # The first batch of orders runs, and the next one is never given.
     def prepare_some(self, host, **keys):
         prepared.append(host)
         return prepare(self, host, **keys) if len(prepared) <= ORDERS_A_BATCH else fail()
-    daemon.Hosts.prepare = prepare_some
+    opened.Hosts.prepare = prepare_some
 main()
 """
 

@@ -14,6 +14,7 @@ import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.hooks import Hook, HookResult
+from carp_fast.daemon.manner import Own
 from carp_fast.daemon.reports import (
     FOREIGN_LOGGED_MAX,
     Reports,
@@ -108,6 +109,7 @@ class Desk:
         self.hooks = RecordedHooks()
         self.orders = DirectOrders()
         hooks: Any = self.hooks
+        manner = Own(hooks)
         orders: Any = self.orders
         self.events: list[dict[str, Any]] = []
         self.lost: list[tuple[int, str]] = []
@@ -116,7 +118,7 @@ class Desk:
         self.reports = Reports(
             self.hosts,
             orders,
-            hooks,
+            manner,
             publish=publish or self.publish,
             on_released=self.released.append,
             on_address_restored=lambda slot, text: self.lost.append((slot, text)),
@@ -413,7 +415,7 @@ def test_absences_in_quick_succession_are_one_line(caplog: pytest.LogCaptureFixt
 def test_peers_of_both_families_are_named(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk(dialect="openbsd")
     peer6 = bytes.fromhex("fe80") + bytes(13) + b"\x09"
-    with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
+    with caplog.at_level(logging.INFO, "carp_fast.daemon"):
         desk.change("MASTER", "master_demoted", peer=peer6)
         desk.change("BACKUP", "less_demoted_master", peer=PEER)
         desk.tell(Reasserted, peer=peer6)

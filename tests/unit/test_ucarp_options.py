@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from carp_fast.daemon import plan
 from carp_fast.daemon.table import Hosts
 from carp_fast.ucarp import main as ucarp
-from carp_fast.ucarp.manner import UcarpDaemon
+from carp_fast.ucarp.manner import configuration_of
 from carp_fast.ucarp.options import (
     FACILITIES,
     OPTIONS,
@@ -357,5 +357,4 @@ def test_what_runs_as_ucarp_listens_as_ucarp_does_where_packets_are_forwarded_to
     # pcap hears before a firewall or rp_filter drops: who heard nothing would be a second master.
     monkeypatch.setattr(plan, "forwards", lambda name: f"net.ipv4.conf.{name}.forwarding")
     host = ucarp.virtual_host(read(COMPLETE))
-    daemon = UcarpDaemon(host, named="eth0", neutral=False, shutdown=True, started=lambda: None)
-    assert plan.receive_path(daemon.configuration)[0] == "packet"
+    assert plan.receive_path(configuration_of(host))[0] == "packet"

@@ -1,0 +1,223 @@
+"""A daemon whose sockets are open: the pump and the parts around it, made and closed in order.
+
+Every part is made here, with all that it needs. Must not decide when what happens; see daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import math
+import resource
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from carp_fast.closing import Closing
+from carp_fast.config import load as config
+from carp_fast.daemon.background import Background
+from carp_fast.daemon.explain import Explanations
+from carp_fast.daemon.feed import Feed
+from carp_fast.daemon.foreign import Foreign
+from carp_fast.daemon.in_use import InUse
+from carp_fast.daemon.lost import LostAddresses
+from carp_fast.daemon.manner import Manner
+from carp_fast.daemon.network import Network
+from carp_fast.daemon.orders import Orders
+from carp_fast.daemon.plan import advertisements_per_s, receive_path
+from carp_fast.daemon.process import StartError
+from carp_fast.daemon.reports import Reports, peer_of
+from carp_fast.daemon.status import Status
+from carp_fast.daemon.table import STATES, Hosts
+from carp_fast.daemon.tap import Tap
+from carp_fast.daemon.unicast import Unicast
+from carp_fast.engine._wheel import power_of_two
+from carp_fast.net import addresses, sockets
+from carp_fast.net.lanes import Lanes, LaneSockets
+from carp_fast.net.monitor import LinkMonitor
+from carp_fast.pump._pump import Pump
+from carp_fast.replay import recording as recordings
+
+if TYPE_CHECKING:
+    from carp_fast.engine._prepared import PreparedHost
+
+logger = logging.getLogger(__name__)
+
+# The pump's real-time budget without a sleep; beyond it the thread goes on as a plain one. Taking
+# over 65,025 virtual hosts at once was measured to keep it running for 2.9 s.
+REAL_TIME_BUDGET_US = 10_000_000
+# A take-over gives two reports a virtual host, faster than they are taken; one in ten is taken
+# meanwhile, at least. What the pump keeps free for itself comes on top.
+REPORTS_MIN, REPORTS_MAX = 8192, 262_144
+REPORTS_A_HOST, REPORTS_KEPT_FREE = 1.9, 1024
+
+
+class Opened(Closing):
+    """The sockets, the pump, and the parts, none of which has begun. Raises StartError.
+
+    `feed` gets every change of state. Closing stops the pump before what it uses is closed, and
+    before the locks of virtual hosts are given up.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        configuration: config.Configuration,
+        manner: Manner,
+        worker: concurrent.futures.Executor,
+        feed: Feed,
+    ) -> None:
+        self._loop = loop
+        self.worker = worker
+        self.hooks = manner.hooks
+        self.receive = receive_path(configuration)
+        self.record_capacity = recordings.capacity(
+            configuration.daemon.record, len(configuration.virtual_hosts)
+        )
+        with ExitStack() as opened:
+            try:
+                self._open_sockets(opened, configuration)
+            except OSError as error:
+                raise StartError(f"cannot open a socket: {error.strerror}") from error
+            self._make_parts(opened, manner, feed)
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Ends and closes everything, the last that was made first."""
+        self._opened.close()
+
+    def _open_sockets(self, opened: ExitStack, configuration: config.Configuration) -> None:
+        hosts = configuration.virtual_hosts
+        rate = sum(map(advertisements_per_s, hosts))
+        self._receivers = opened.enter_context(LaneSockets(self.receive[0], rate))
+        self._sender = opened.enter_context(sockets.open_sender())
+        self._netlink = opened.enter_context(sockets.open_netlink())
+        self.pump = Pump(
+            self._receivers.receivers,
+            self._sender.fileno(),
+            self._netlink.fileno(),
+            addresses.templates(),
+            _room_for_reports(len(hosts)),
+            self.record_capacity,
+            marks=addresses.kernel_keeps_marks(),
+        )
+        self.unicast = opened.enter_context(Unicast(self.pump))
+        self.unicast.open_for(hosts)
+
+    def _make_parts(self, opened: ExitStack, manner: Manner, feed: Feed) -> None:
+        self.hosts = hosts = Hosts()
+        self.orders = orders = Orders(self.pump)
+        self.background = Background(self._loop)
+        self._lanes = Lanes(self._receivers, self.pump.cover, self.pump.settle_sources)
+        opened.callback(self._lanes.close)
+        self.in_use = InUse(hosts, orders, self.worker)
+        opened.callback(self.in_use.close)
+        self._lost = LostAddresses(hosts, orders)
+        self.reports = Reports(
+            hosts,
+            orders,
+            manner,
+            publish=feed.publish,
+            on_released=self._on_released,
+            on_address_restored=self._lost.on_restored,
+            on_source_proven=self._lanes.learn,
+            resync=lambda: self.background.run(self._resync()),
+        )
+        foreign = Foreign(hosts, self.reports.on_foreign)
+        self.network = Network(hosts, orders, self._lanes, self.in_use, foreign.on_interface)
+        self.tap = Tap(hosts, orders, self.network, self.in_use, feed)
+        opened.callback(self.tap.close)
+        opened.callback(self.network.close)
+        self.status = Status(
+            hosts,
+            orders,
+            self.network,
+            self.reports,
+            receive=self.receive[0],
+            in_use=self.in_use.barred,
+        )
+        self.explanations = Explanations(hosts, orders, self.network, self.status)
+        self.links = LinkMonitor(
+            self._loop,
+            (),
+            self.network.on_interface,
+            self.network.on_address_removed,
+            self._netlink.getsockname()[0],
+            on_overrun=self.network.on_overrun,
+            on_watched=self.network.own_sources.on_address,
+        )
+        opened.callback(self.hooks.close)
+        opened.callback(orders.abandon)  # answers under way break off
+        opened.callback(self.pump.stop)
+        for fd in (self.pump.epoll_fd, self.pump.report_fd):
+            opened.callback(self._loop.remove_reader, fd)
+        opened.callback(self.background.close)
+        opened.callback(self.links.stop)
+        self._loop.add_reader(self.pump.report_fd, self.reports.on_readable)
+
+    # -- what several phases do with it
+
+    def prepare(self, host: config.VirtualHost, **how: Any) -> PreparedHost:
+        """As Hosts.prepare(), with what is known of the virtual host's source."""
+        return self.hosts.prepare(host, missing=self.network.own_sources.missing(host), **how)
+
+    def adder(self, slot: int, host: config.VirtualHost) -> Callable[[], object]:
+        """The order that adds a virtual host to the engine."""
+        # Prepared when its turn comes: all at once they would be in memory twice.
+        barred = slot in self.in_use.barred
+        return lambda: self.pump.add(slot, self.prepare(host, barred=barred))
+
+    def load_functions(self, configuration: config.Configuration) -> None:
+        """Imports hooks that are functions, so that their faults show now. Raises HookError."""
+        settings = {id(host.settings): host.settings for host in configuration.virtual_hosts}
+        for target in dict.fromkeys(t for each in settings.values() for t in (each.up, each.down)):
+            if target is not None:
+                self.hooks.prepare(target)
+
+    def start_pump(self, where: str) -> None:
+        """Lets the pump run, in a thread of its own or, with "loop", in this one."""
+        if where == "loop":
+            self._loop.add_reader(self.pump.epoll_fd, self.pump.run_due)
+            logger.info("the pump runs in the event loop")
+            return
+        hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+        try:
+            resource.setrlimit(resource.RLIMIT_RTTIME, (REAL_TIME_BUDGET_US, hard))
+        except (ValueError, OSError):
+            logger.warning("RLIMIT_RTTIME could not be set")
+        self.pump.start("fifo")
+        self.background.run(self._log_scheduling())
+
+    def log_summary(self) -> None:
+        """Logs how many virtual hosts are in which state."""
+        summary = self.status.summary()
+        logger.info("%s", ", ".join(f"{count} {word}" for word, count in summary.items()))
+
+    async def _log_scheduling(self) -> None:
+        await self.orders.done()
+        got = self.pump.facts["scheduling"]
+        words = {"fifo": "SCHED_FIFO", "nice": "nice -20", "normal": "normal priority"}
+        level = logging.INFO if got == "fifo" else logging.WARNING
+        logger.log(level, "the pump runs in a thread of its own with %s", words[got])
+
+    def _on_released(self, slot: int) -> None:
+        self._lost.on_released(slot)
+        self.in_use.on_released(slot)
+        self.hosts.give_back(slot)
+
+    async def _resync(self) -> None:
+        """Reports were lost: takes every state from the pump and tells what differs."""
+        async for hosts in self.status.snapshots(range(len(self.hosts.hosts))):
+            for slot, fields in hosts:
+                state, reason = fields["state"], fields["reason"]
+                if state != STATES[self.hosts.states[slot]]:
+                    self.reports.on_state(slot, state, reason, fields["since_ns"], peer_of(fields))
+                if state == "MASTER":
+                    # That its addresses are there may have been among what was lost.
+                    self.reports.on_addresses(slot, reason)
+
+
+def _room_for_reports(hosts: int) -> int:
+    wanted = math.ceil(REPORTS_A_HOST * hosts) + REPORTS_KEPT_FREE
+    return power_of_two(min(max(wanted, REPORTS_MIN), REPORTS_MAX))

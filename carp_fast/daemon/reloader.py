@@ -1,0 +1,163 @@
+"""Reloads: the configuration is read again, judged, and made so, one reload after the other.
+
+What differs and which orders follow is decided in reload; here is what a running daemon does about
+it. Must not know who asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from carp_fast.config import load as config
+from carp_fast.control.protocol import ControlError
+from carp_fast.daemon import present, reload
+from carp_fast.daemon.hooks import HookError
+from carp_fast.daemon.process import StartError, give_back_memory, require_capabilities
+from carp_fast.daemon.table import LimitReached, by_interface
+
+if TYPE_CHECKING:
+    from carp_fast.daemon.manner import Manner
+    from carp_fast.daemon.notify import Notify
+    from carp_fast.daemon.opened import Opened
+    from carp_fast.daemon.systemd import Notifier as Systemd
+    from carp_fast.daemon.traces import Held
+
+logger = logging.getLogger(__name__)
+
+
+class Reloader:
+    """Makes a new configuration the running one; `configuration` is what runs now.
+
+    Once `stopping` is set, reloads are refused; one that is being applied goes on.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        configuration: config.Configuration,
+        stopping: asyncio.Event,
+        *,
+        manner: Manner,
+        held: Held,
+        notify: Notify,
+        systemd: Systemd,
+    ) -> None:
+        self.configuration = configuration
+        self._opened = opened
+        self._stopping = stopping
+        self._manner = manner
+        self._held = held
+        self._notify = notify
+        self._systemd = systemd
+        self._reloading = asyncio.Lock()
+        self._applying = asyncio.Lock()  # a reload changes the engine, or the end has begun
+
+    async def ended(self) -> None:
+        """Waits until no reload changes the engine; from then on, none does."""
+        await self._applying.acquire()
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Reads the configuration again and makes it so; a fault changes nothing.
+
+        "force": also where that looks like an accident, see refusals() in reload. Raises
+        ControlError.
+        """
+        force = request.get("force", False)
+        if not isinstance(force, bool):
+            raise ControlError("force must be true or false")
+        if self._stopping.is_set():
+            raise ControlError("the daemon is starting or ending")
+        failed = ""
+        loop = asyncio.get_running_loop()
+        async with self._reloading:
+            begin = loop.time()
+            self._systemd.reloading()
+            try:
+                difference, lines = await self._reload(force)
+            except ControlError as error:
+                failed = f"; the last reload changed nothing: {error}"
+                raise
+            finally:
+                count = len(self.configuration.virtual_hosts)
+                self._systemd.ready(f"{count} virtual hosts{failed}")
+            seconds = loop.time() - begin
+            give_back_memory()
+        return reload.told(difference, lines, seconds)
+
+    async def _reload(self, force: bool) -> tuple[reload.Difference, list[str]]:
+        new = await self._read_again()
+        hosts = self._opened.hosts
+        async with self._applying:
+            if self._stopping.is_set():
+                raise ControlError("the daemon is ending")
+            lines = reload.daemon_changes(self.configuration.daemon, new.daemon)
+            difference = reload.compare(hosts, new)
+            found = reload.refusals(self.configuration, new, difference, hosts)
+            if found and not force:
+                raise ControlError(f"refused: {'; '.join(found)}; to do it: {reload.FORCED}")
+            for line in found:
+                logger.warning("forced: %s", line)
+            self._make_room(difference, new)
+            await self._apply(difference, new)
+            try:
+                self._held.write(by_interface(new.virtual_hosts), hosts.going())
+            except StartError as error:  # what is written there names too much, never too little
+                logger.error("%s", error)
+        return difference, lines
+
+    async def _read_again(self) -> config.Configuration:
+        """The configuration as the files have it now. Raises ControlError with its faults."""
+        loop, worker = asyncio.get_running_loop(), self._opened.worker
+        try:
+            new = await loop.run_in_executor(worker, config.load_settled, self.configuration.path)
+            self._opened.load_functions(new)
+            there = await loop.run_in_executor(worker, present.of_this_host, new)
+        except config.ConfigurationError as error:
+            for fault in error.faults:
+                logger.error("reload: %s", fault)
+            text = f"{len(error.faults)} faults in the configuration"
+            raise ControlError(text, [str(fault) for fault in error.faults]) from error
+        except HookError as error:
+            raise ControlError(str(error)) from error
+        for warning in (*new.warnings, *there):
+            logger.warning("%s", warning)
+        return new
+
+    def _make_room(self, difference: reload.Difference, new: config.Configuration) -> None:
+        """Gets all that the new virtual hosts need. Raises ControlError."""
+        try:
+            require_capabilities(managing=bool(by_interface(new.virtual_hosts)))
+            self._opened.hosts.check_room(difference.added, len(difference.removed))
+            self._held.write(
+                by_interface(self.configuration.virtual_hosts), by_interface(new.virtual_hosts)
+            )
+            self._opened.unicast.open_for(new.virtual_hosts)
+        except (LimitReached, StartError) as error:
+            raise ControlError(str(error)) from error
+        except OSError as error:
+            raise ControlError(f"cannot open a socket: {error.strerror}") from error
+
+    async def _apply(self, difference: reload.Difference, new: config.Configuration) -> None:
+        opened = self._opened
+        hosts, orders, pump, in_use = opened.hosts, opened.orders, opened.pump, opened.in_use
+        grace_ns = int(new.daemon.digest_grace_s * 1e9)
+        for slot, now, _ in difference.replaced:
+            in_use.on_replace(slot, now)
+        await orders.give(reload.orders(difference, hosts, pump, opened.prepare, grace_ns))
+        # Resignations and removed addresses first: their slots and addresses are free then.
+        await orders.done(when_idle=True)
+        await orders.give(partial(pump.verify, slot) for slot in reload.moved(difference))
+        await orders.give(
+            reload.additions(difference, hosts, pump, opened.prepare, in_use.take_new)
+        )
+        opened.network.on_reload()
+        opened.reports.on_reload()
+        opened.links.set_names(hosts.used_names(), opened.network.own_sources.addresses())
+        self._manner.on_reload(new.daemon)
+        if new.daemon.notify != self.configuration.daemon.notify:
+            await self._notify.stop()
+            self._notify.start(new.daemon.notify)
+        self.configuration = new

@@ -1,0 +1,50 @@
+"""The control socket's commands: refused until the daemon serves, and again when it ends.
+
+The socket is there from the first moment, so that two daemons never start with one. Must not know
+what a command does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from carp_fast.closing import Closing
+from carp_fast.control.protocol import ControlError
+from carp_fast.control.server import Answer, Handler
+
+COMMANDS = ("status", "explain", "reload", "record")
+
+
+class Requests(Closing):
+    """Passes each request on to what answers it now."""
+
+    def __init__(self) -> None:
+        self._answering: Mapping[str, Handler] = {}
+        self._serving = asyncio.Event()
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """A handler for each of COMMANDS, as a ControlServer wants them."""
+        return {command: partial(self._answer, command) for command in COMMANDS}
+
+    def serve(self, answering: Mapping[str, Handler]) -> None:
+        """The daemon has started: these answer from now on, one for each of COMMANDS."""
+        self._answering = answering
+        self._serving.set()
+
+    async def served(self) -> None:
+        """Waits until serve() was called."""
+        await self._serving.wait()
+
+    def close(self) -> None:
+        """The daemon ends: everything is refused."""
+        self._answering = {}
+        self._serving.clear()
+
+    async def _answer(self, command: str, request: dict[str, Any]) -> Answer:
+        if not self._serving.is_set():
+            raise ControlError("the daemon is starting or ending")
+        return await self._answering[command](request)

@@ -1,0 +1,114 @@
+"""The start: from open sockets to virtual hosts that take part, in two steps around the pump's.
+
+Before the pump runs, what a former run left is found and removed, and a fault touches nothing.
+Must not know how it ends; see daemon.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+
+from carp_fast import __version__
+from carp_fast.config import load as config
+from carp_fast.daemon import present
+from carp_fast.daemon.opened import Opened
+from carp_fast.daemon.process import StartError
+from carp_fast.daemon.table import by_interface
+from carp_fast.daemon.traces import Held
+from carp_fast.engine._auth import SHA1_FORM
+from carp_fast.inet import prefix_text
+from carp_fast.net import addresses
+from carp_fast.net.interfaces import Interface, absent, read_interfaces, without_marked
+
+logger = logging.getLogger(__name__)
+
+Known = dict[str, Interface]  # interfaces by name
+# What the kernel answers when the address to be removed is gone already.
+GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
+
+
+def take_hosts(opened: Opened, configuration: config.Configuration, held: Held) -> Known:
+    """Takes the virtual hosts into the table, removes what a crash left, writes down what may come.
+
+    Returns the interfaces of the virtual hosts, absent ones too. Raises StartError, HookError,
+    LimitReached and LinkError.
+    """
+    _log_configuration(opened, configuration)
+    opened.load_functions(configuration)
+    hosts = opened.hosts
+    for host in configuration.virtual_hosts:
+        hosts.take(host)
+    recorded = held.read()
+    there = read_interfaces()
+    for warning in present.warnings(configuration, there, followed=hosts.names):
+        logger.warning("%s", warning)
+    known = {name: there.get(name) or absent(name) for name in (*hosts.names, *recorded)}
+    for number, name in enumerate(hosts.names):  # before anything there is removed
+        opened.in_use.on_ifindex(number, known[name].ifindex)
+    configured = by_interface(configuration.virtual_hosts)
+    left = _remove_leftovers(opened, known, configured, recorded)
+    held.write(configured, left)
+    return {name: without_marked(known[name]) for name in hosts.names}
+
+
+async def add_hosts(opened: Opened, known: Known) -> None:
+    """Tells the running pump of every interface and virtual host, and follows both from now on.
+
+    Raises StartError.
+    """
+    for name in opened.hosts.names:
+        opened.network.on_interface(known[name])
+    await opened.orders.done()
+    await opened.orders.give(opened.adder(slot, host) for slot, host in opened.hosts.used())
+    opened.links.set_names(opened.hosts.names, opened.network.own_sources.addresses())
+    try:
+        opened.links.start(known)
+    except OSError as error:
+        raise StartError(f"cannot follow links: {error.strerror}") from error
+    opened.tap.start()
+
+
+def _log_configuration(opened: Opened, configuration: config.Configuration) -> None:
+    count = len(configuration.virtual_hosts)
+    logger.info("carp-fast %s, %d virtual hosts, SHA-1 %s", __version__, count, SHA1_FORM)
+    logger.info("receive path: %s (%s)", *opened.receive)
+    for warning in configuration.warnings:
+        logger.warning("%s", warning)
+    for pattern, matched in configuration.patterns.items():
+        if not matched:
+            logger.info('include = "%s" matches no file', pattern)
+
+
+def _remove_leftovers(
+    opened: Opened,
+    known: Known,
+    configured: dict[str, list[str]],
+    recorded: dict[str, list[str]],
+) -> dict[str, list[str]]:
+    """Addresses that a crash of this configuration's daemon left are removed before BACKUP.
+
+    Those of virtual hosts that another process has now are not touched: they have its mark.
+    Returns those that could not be, by interface: they stay ours.
+    """
+    configured = opened.in_use.ours(configured)
+    recorded = opened.in_use.ours(recorded)
+    left = addresses.leftovers(known.values(), configured, recorded)
+    lost = [name for name, interface in known.items() if not interface.ifindex]
+    if lost:
+        left += addresses.strays(read_interfaces().values(), lost, configured, recorded)
+    if not left:
+        return {}
+    errors = opened.pump.remove_addresses(
+        [(interface.ifindex, address, prefixlen) for interface, address, prefixlen in left]
+    )
+    failed: dict[str, list[str]] = {}
+    for (interface, address, prefixlen), error in zip(left, errors, strict=True):
+        if error and error not in GONE:
+            text, why = prefix_text(address, prefixlen), os.strerror(error)
+            logger.error("%s: leftover address %s not removed: %s", interface.name, text, why)
+            failed.setdefault(interface.name, []).append(text)
+    removed = len(left) - sum(map(len, failed.values()))
+    logger.warning("removed %d addresses that the last run left", removed)
+    return failed
