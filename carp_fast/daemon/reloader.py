@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from carp_fast.daemon.manner import Manner
     from carp_fast.daemon.notify import Notify
     from carp_fast.daemon.opened import Opened
-    from carp_fast.daemon.systemd import Notifier as Systemd
+    from carp_fast.daemon.systemd import Systemd
     from carp_fast.daemon.traces import Held
 
 logger = logging.getLogger(__name__)

@@ -139,7 +139,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("daemon.explain",),
     ("replay.election", "replay.recording"),
     ("daemon.status", "lab.observer", "lab.witness", "bench.floor", "lab.pings"),
-    ("lab.lab", "ucarp.scripts") + of("daemon", "reload reports network foreign lost unicast"),
+    ("lab.lab", "ucarp.scripts", *of("daemon", "reload reports network foreign lost unicast")),
     (
         "capture.listen",
         "capture.judge",
