@@ -45,6 +45,7 @@ MODULES = (
     "pump._socket",
     "pump._netlink",
     "pump._turn",
+    "pump._environment",
     "pump._pump",
     "bench._floor",
     "loadtest._sink",

@@ -32,8 +32,8 @@ MUTANTS = (
         (
             (
                 "engine/_receive.pyx",
-                "conclude(core, &hearings[1], fit[1])",
-                "conclude(core, &hearings[1], fit[0])",
+                "act(core, frames, i + 1, &hearings[1], fit[1],",
+                "act(core, frames, i + 1, &hearings[1], fit[0],",
             ),
         ),
     ),

@@ -57,6 +57,7 @@ COMPILED: dict[str, tuple[str, ...]] = {
     "loadtest._walk": (),
     "loadtest._pace": of("loadtest", "_histogram _frames"),
     "loadtest._mix": of("engine", "_wire _auth") + of("loadtest", "_frames _walk"),
+    "pump._turn": of("engine", "_wire _wheel _vhid _core _receive _upkeep _actions _lanes"),
     "simulate._network": of("engine", "_wire _wheel _vhid _core _lanes"),
     "simulate._lanes": of("engine", "_wheel _receive _lanes") + of("simulate", "_network"),
     "simulate._nics": of("engine", "_vhid _core _orders") + of("simulate", "_network _lanes"),
@@ -74,13 +75,10 @@ COMPILED: dict[str, tuple[str, ...]] = {
     + of("simulate", "_network _lanes _nics _addresses _invariants _turn"),
     "pump._socket": of("engine", "_wire"),
     "pump._netlink": of("engine", "_wire") + of("pump", "_socket"),
-    "pump._turn": of("engine", "_wire _wheel _vhid _core _receive _upkeep _actions _orders _lanes")
-    + of("pump", "_socket _netlink"),
-    "pump._pump": of(
-        "engine", "_wire _wheel _vhid _recorder _core _actions _orders _lanes _prepared"
-    )
-    + of("engine", "_reports _engine")
-    + of("pump", "_socket _netlink _turn"),
+    "pump._environment": of("engine", "_wheel _vhid _core _receive _upkeep _orders")
+    + of("pump", "_turn _socket _netlink"),
+    "pump._pump": of("engine", "_vhid _recorder _core _lanes _prepared _reports _engine")
+    + of("pump", "_turn _socket _netlink _environment"),
     "bench._floor": of("pump", "_socket"),
     "loadtest._sink": of("pump", "_socket") + of("loadtest", "_tally"),
     "loadtest._flood": of("engine", "_wire")
@@ -90,12 +88,13 @@ COMPILED: dict[str, tuple[str, ...]] = {
 PURE = (
     of("engine", "_wire _auth _wheel _history _vhid _absence _recorder _core _receive")
     + of("engine", "_upkeep _actions _orders _lanes _prepared _reports _engine")
+    + of("pump", "_turn")
     + of("simulate", "_network _lanes _nics _rules _addresses _invariants _kernel _turn")
     + of("simulate", "_world")
     + of("loadtest", "_histogram _tally _frames _walk _pace _mix")
 )
 WITH_SYSTEM = (
-    of("pump", "_socket _netlink _turn _pump")
+    of("pump", "_socket _netlink _environment _pump")
     + of("bench", "_floor")
     + of("loadtest", "_sink _flood")
 )

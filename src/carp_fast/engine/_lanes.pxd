@@ -34,6 +34,12 @@ cdef struct Lanes:
     int64_t dropped_ns          # when that was last so
     ToldSource told[SOURCES_TOLD]
 
+cdef inline void lanes_cover(Lanes* lanes, uint8_t coverage) noexcept nogil:
+    """The filters have changed: what the genuine lane holds now, a Coverage."""
+    lanes.dropping_since_ns = 0
+    lanes.coverage = coverage
+
+
 cdef bint lanes_prove_nothing(Lanes* lanes, uint8_t lane, int64_t now_ns) noexcept nogil
 cdef int64_t lanes_heard_until(const Lanes* lanes, int64_t genuine_ns, int64_t common_ns,
                                int64_t now_ns) noexcept nogil

@@ -12,5 +12,9 @@ cdef struct FrameHeard:
     uint16_t interface              # where it was heard, our number
     uint8_t verdict                 # what engine_receive_many() made of it
 
+# Told before and after a batch's frame `which` is acted on; its verdict is there when it is over.
+ctypedef void (*Onlooker)(void* where, uint32_t which, bint over) noexcept nogil
+
 cdef Verdict engine_receive(Core* core, const FrameHeard* frame) noexcept nogil
-cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames, uint32_t count) noexcept nogil
+cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames, uint32_t count,
+                                  Onlooker onlooker, void* where) noexcept nogil

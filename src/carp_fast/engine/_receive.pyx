@@ -219,12 +219,23 @@ cdef Verdict engine_receive(Core* core, const FrameHeard* frame) noexcept nogil:
     return conclude(core, &hearing, fits_own(core, &hearing))
 
 
-cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames,
-                                  uint32_t count) noexcept nogil:
+cdef inline bint act(Core* core, FrameHeard* frames, uint32_t which, Hearing* hearing, bint fits,
+                     Onlooker onlooker, void* where) noexcept nogil:
+    """Act on one frame of a batch, and note its verdict; whether it was OK."""
+    if onlooker != NULL:
+        onlooker(where, which, False)
+    frames[which].verdict = <uint8_t>conclude(core, hearing, fits)
+    if onlooker != NULL:
+        onlooker(where, which, True)
+    return frames[which].verdict == VERDICT_OK
+
+
+cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames, uint32_t count,
+                                  Onlooker onlooker, void* where) noexcept nogil:
     """Take in frames in their order, as engine_receive does; how many were OK. Each gets a verdict.
 
     Two digests at once: making them is most of the work, and no frame changes what the next one's
-    digest is made of.
+    digest is made of. onlooker: told of each frame, or NULL.
     """
     cdef Hearing hearings[2]
     cdef bint fit[2]
@@ -243,13 +254,12 @@ cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames,
                 hearings[1].heard.carp + 8, hearings[1].heard.carp + 16, fit)
         else:
             fit[0], fit[1] = fits_own(core, &hearings[0]), fits_own(core, &hearings[1])
-        frames[i].verdict = <uint8_t>conclude(core, &hearings[0], fit[0])
-        frames[i + 1].verdict = <uint8_t>conclude(core, &hearings[1], fit[1])
-        good += frames[i].verdict == VERDICT_OK
-        good += frames[i + 1].verdict == VERDICT_OK
+        good += act(core, frames, i, &hearings[0], fit[0], onlooker, where)
+        good += act(core, frames, i + 1, &hearings[1], fit[1], onlooker, where)
     if count % 2:
-        frames[count - 1].verdict = <uint8_t>engine_receive(core, &frames[count - 1])
-        good += frames[count - 1].verdict == VERDICT_OK
+        hear(core, &frames[count - 1], &hearings[0])
+        good += act(core, frames, count - 1, &hearings[0], fits_own(core, &hearings[0]), onlooker,
+                    where)
     return good
 
 

@@ -24,8 +24,6 @@ cdef struct Template:           # one encoded message and where its variable par
     uint32_t local_at           # IPv4 carries the address twice; 0: once
 
 cdef struct Change:
-    uint32_t slot
-    uint32_t which
     int32_t ifindex
     int32_t error
     uint8_t family
@@ -67,9 +65,8 @@ cdef struct Netlink:
     int32_t promoted[CHANGES]           # ifindexes where it was not 1
     int32_t promote_errors[CHANGES]     # errno of setting it, 0: it is 1 again
 
-cdef void netlink_put(Netlink* netlink, uint32_t slot, uint32_t which, bint added,
-                      int32_t ifindex, uint8_t family, bint preferred, uint8_t prefixlen,
-                      const uint8_t* address) noexcept nogil
+cdef void netlink_put(Netlink* netlink, bint added, int32_t ifindex, uint8_t family,
+                      bint preferred, uint8_t prefixlen, const uint8_t* address) noexcept nogil
 cdef void netlink_carry_out(Netlink* netlink) noexcept nogil
 cdef Found netlink_whose(Netlink* netlink, int32_t ifindex, uint8_t family, uint8_t prefixlen,
                          const uint8_t* address) noexcept nogil

@@ -96,9 +96,8 @@ cdef inline uint32_t address_size(uint8_t family) noexcept nogil:
     return 16 if family == 6 else 4
 
 
-cdef void netlink_put(Netlink* netlink, uint32_t slot, uint32_t which, bint added,
-                      int32_t ifindex, uint8_t family, bint preferred, uint8_t prefixlen,
-                      const uint8_t* address) noexcept nogil:
+cdef void netlink_put(Netlink* netlink, bint added, int32_t ifindex, uint8_t family,
+                      bint preferred, uint8_t prefixlen, const uint8_t* address) noexcept nogil:
     """Add a change to the batch. The caller keeps to CHANGES and resets `count` and `used`."""
     cdef Template* template = &netlink.removing[family == 6]
     if added:
@@ -114,8 +113,8 @@ cdef void netlink_put(Netlink* netlink, uint32_t slot, uint32_t which, bint adde
     if template.local_at:
         memcpy(out + template.local_at, address, size)
     memset(change, 0, sizeof(Change))
-    change.slot, change.which, change.added = slot, which, added
-    change.ifindex, change.family, change.prefixlen = ifindex, family, prefixlen
+    change.added, change.ifindex = added, ifindex
+    change.family, change.prefixlen = family, prefixlen
     memcpy(change.address, address, size)
     netlink.offsets[netlink.count] = netlink.used
     netlink.count += 1

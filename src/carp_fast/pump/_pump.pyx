@@ -21,25 +21,23 @@ from carp_fast.engine._core cimport (
 from carp_fast.engine._engine cimport (
     Engine, explained_dict, fill_address, fill_interface, host_dict, interface_dict,
     rejections_list)
-from carp_fast.engine._lanes cimport LANE_COMMON, LANE_GENUINE
+from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._recorder cimport Record, RecordCopy, records_list
 from carp_fast.engine._reports cimport report_object
 from carp_fast.pump._socket cimport receive_prepare, send_prepare
-from carp_fast.pump._turn cimport (
-    ORDERS, PumpState, Receiver, RECEIVERS_MAX, SCHEDULED_FIFO, SCHEDULED_NICE,
-    run_due)
+from carp_fast.pump._environment cimport (
+    ORDERS, PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, Socket, environment_open, run_due)
+from carp_fast.pump._turn cimport RECEIVERS_MAX, Turn, turn_add_receiver
 from carp_fast.engine._vhid cimport Address, IN_USE, SOURCES, Source, VirtualHost
-from carp_fast.engine._wheel cimport NOBODY
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
     void store_release(uint64_t* p, uint64_t x) noexcept
 
 cdef extern from "system.h" nogil:
-    int64_t clock_ns(int clock) noexcept
     int CLOCK_MONOTONIC
     int EPOLL_CTL_ADD, EPOLLIN, EPOLL_CLOEXEC
     int TFD_NONBLOCK, TFD_CLOEXEC, EFD_NONBLOCK, EFD_CLOEXEC
@@ -169,11 +167,10 @@ cdef class Pump:
             raise MemoryError("pump")
         cdef PumpState* state = self.state
         state.epoll_fd = state.timer_fd = state.order_fd = state.report_fd = -1
-        state.core = &self.engine.core
+        environment_open(state, &self.engine.core)
         state.send_fd, state.netlink.fd = send_fd, netlink_fd
         state.netlink.marks = marks
         state.raw_fds[0] = state.raw_fds[1] = -1
-        state.changing = state.announcing = NOBODY
         self.set_receivers(list(receivers))
         receive_prepare(&state.receiving)
         send_prepare(&state.sending)
@@ -189,19 +186,13 @@ cdef class Pump:
 
     cdef set_receivers(self, list receivers):
         cdef PumpState* state = self.state
-        cdef Receiver* receiver
+        cdef Socket* socket
         if not 1 <= len(receivers) <= RECEIVERS_MAX:
             raise ValueError(f"{len(receivers)} receivers, from 1 to {RECEIVERS_MAX}")
-        state.heard_until_ns = clock_ns(CLOCK_MONOTONIC)
         for kind, fd, *lane in receivers:
-            receiver = &state.receivers[state.receiver_count]
-            receiver.fd = fd
-            receiver.kind = RECEIVER_WORDS.index(kind)
-            receiver.lane = LANE_WORDS.index(lane[0]) if lane else LANE_COMMON
-            receiver.heard_until_ns = state.heard_until_ns
-            state.receiver_count += 1
-            if receiver.lane == LANE_GENUINE:
-                state.lanes.sorting = True
+            socket = &state.sockets[state.turn.receiver_count]
+            socket.fd, socket.kind = fd, RECEIVER_WORDS.index(kind)
+            turn_add_receiver(&state.turn, LANE_WORDS.index(lane[0]) if lane else LANE_COMMON)
 
     cdef open_descriptors(self):
         cdef PumpState* state = self.state
@@ -213,9 +204,8 @@ cdef class Pump:
             raise OSError(errno, "pump descriptors")
         for fd in (state.timer_fd, state.order_fd):
             add_to_epoll(state.epoll_fd, fd)
-        for i in range(state.receiver_count):
-            add_to_epoll(state.epoll_fd, state.receivers[i].fd)
-        state.watching = True
+        for i in range(state.turn.receiver_count):
+            add_to_epoll(state.epoll_fd, state.sockets[i].fd)
 
     def __dealloc__(self):
         global real_time_pump
@@ -244,8 +234,9 @@ cdef class Pump:
     @property
     def facts(self) -> dict:
         """What the pump counts: turns, frames, dropped, latest_ns, reports_lost, scheduling."""
-        return {"turns": self.state.turns, "frames": self.state.frames,
-                "dropped": self.state.dropped, "latest_ns": self.state.latest_ns,
+        cdef const Turn* turn = &self.state.turn
+        return {"turns": turn.turns, "frames": turn.frames,
+                "dropped": turn.dropped, "latest_ns": turn.latest_ns,
                 "reports_lost": self.engine.core.reports.lost,
                 "wake_tick_ns": self.engine.core.wake_tick_ns,
                 "scheduling": SCHEDULING_WORDS[self.state.scheduling]}
@@ -334,15 +325,14 @@ cdef class Pump:
 
         What is dropped in the common lane postpones a take-over unless it is all of them.
         """
-        self.state.lanes.dropping_since_ns = 0
-        self.state.lanes.coverage = <uint8_t>COVERAGE_WORDS.index(coverage)
+        lanes_cover(&self.state.turn.lanes, COVERAGE_WORDS.index(coverage))
 
     def settle_sources(self, uint64_t count) -> None:
         """The filters know the first `count` sources that were reported, as far as there is room.
 
         Until they know all, what is dropped in the common lane postpones a take-over.
         """
-        self.state.lanes.sources_sorted = <uint32_t>count
+        self.state.turn.lanes.sources_sorted = <uint32_t>count
 
     def add(self, uint32_t slot, PreparedHost prepared) -> None:
         """Add a virtual host in a free slot."""
@@ -473,8 +463,7 @@ cdef class Pump:
             self.state.netlink.count = self.state.netlink.used = 0
             for ifindex, address, prefixlen in rest[:128]:
                 family = 4 if len(address) == 4 else 6
-                netlink_put(&self.state.netlink, 0, 0, False, ifindex, family, False, prefixlen,
-                            address)
+                netlink_put(&self.state.netlink, False, ifindex, family, False, prefixlen, address)
             with nogil:
                 netlink_carry_out(&self.state.netlink)
             for i in range(self.state.netlink.count):

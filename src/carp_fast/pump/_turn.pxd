@@ -1,96 +1,112 @@
-"""One turn of the pump: engine, sockets, netlink and clock together."""
+"""One turn: its order, its limits and its state, and the environment that it needs."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from carp_fast.engine._core cimport Core, Order
+from carp_fast.engine._core cimport Core
 from carp_fast.engine._lanes cimport Lanes
-from carp_fast.pump._netlink cimport Netlink
-from carp_fast.engine._receive cimport FrameHeard
-from carp_fast.pump._socket cimport BATCH, ReceiveBatch, SendBatch
+from carp_fast.engine._receive cimport FrameHeard, Onlooker
+from carp_fast.engine._upkeep cimport Finder
 from carp_fast.engine._vhid cimport Block
 from carp_fast.engine._wire cimport FRAME_ROOM
 
 cdef enum:
-    ORDERS = 4096               # ring of orders, a power of two
-    ORDERS_A_TURN = 512
-    SLICES_A_TURN = 16          # receive batches before orders get a turn
-    CHANGES_A_TURN = 8          # address or announcement batches before the next receive
-    TURNS_AN_INTERVAL = 4       # the shortest one, where there is more to do than fits
-    IFINDEX_MAP = 16384         # open addressing, at most a quarter full
+    BATCH_MAX = 256             # frames received or sent at once, at most
+    CHANGES_MAX = 128           # addresses changed at once, at most
     RECEIVERS_MAX = 6           # a packet socket, or a raw one of each family, for each lane
 
-cdef enum Scheduling:
-    SCHEDULED_NORMAL
-    SCHEDULED_NICE
-    SCHEDULED_FIFO
+cdef enum Phase:
+    BETWEEN                     # no turn is under way
+    RECEIVING
+    CARRYING_OUT
 
-cdef struct IfindexEntry:
-    int32_t ifindex             # 0: free
-    uint16_t number
+cdef struct Intake:             # a batch of frames from one socket
+    FrameHeard frames[BATCH_MAX]        # those on our interfaces
+    uint32_t count
+    int64_t taken_ns            # when it was read
+    int64_t last_ns             # when its last frame arrived, ours or not
 
-cdef struct OrderRing:          # one writer (Python), one reader (the pump)
-    Order orders[ORDERS]
-    uint64_t head
-    uint64_t tail
+cdef struct Outgoing:           # a frame to be sent
+    const uint8_t* bytes
+    uint32_t length
+    int32_t ifindex
+    uint32_t slot               # whose it is
+    uint32_t which              # ... of its outputs or addresses
+    uint8_t family
+    uint8_t unicast             # the kernel finds the way to a peer; else to a group's MAC
+    int32_t error               # errno of sending it, 0: it is on its way
+
+cdef struct AddressChange:
+    uint32_t slot
+    uint32_t which
+    uint8_t added               # else removed
+    uint8_t was_ours            # added in vain: it was there, and bears our mark
+    int32_t error               # errno; EEXIST: somebody else has it; EAGAIN: nobody could say
+
+cdef struct Environment:        # what a turn reaches; all but now() and obey_next() once a batch
+    int64_t (*now)(void* where) noexcept nogil              # CLOCK_MONOTONIC
+    int64_t (*suspended)(void* where) noexcept nogil        # CLOCK_BOOTTIME less CLOCK_MONOTONIC
+    # Carries out the next order; False: none is left.
+    bint (*obey_next)(void* where, int64_t now_ns) noexcept nogil
+    # Reads `batch` frames at most from a receiver: how many, or minus the errno. The arrival of each
+    # is as the kernel's wall clock has it, less what that is ahead of CLOCK_MONOTONIC now.
+    int (*receive)(void* where, uint32_t which, Intake* intake) noexcept nogil
+    uint32_t (*drops)(void* where, uint32_t which) noexcept nogil   # of a receiver, since last asked
+    void (*advertise)(void* where, Outgoing* frames, uint32_t count) noexcept nogil
+    void (*announce)(void* where, Outgoing* frames, uint32_t count) noexcept nogil
+    void (*change)(void* where, AddressChange* changes, uint32_t count) noexcept nogil
+    # Reads which addresses an interface has, those of one part; 0, or an errno: E2BIG asks for more
+    # parts, ENODEV says that it is gone. find() then tells of each of ours.
+    int (*look)(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil
+    Finder find
+    Onlooker onlooker           # of each frame heard; NULL: none
 
 cdef struct Receiver:
-    int fd
-    uint8_t kind                # a ReceiverKind
     uint8_t lane                # a Lane
-    uint32_t dropped            # by a raw socket so far
     int64_t heard_until_ns      # every frame that arrived here before has been given to the engine
 
-cdef struct Outcome:            # of one host's outputs
-    uint32_t slot
-    uint32_t failures
-    int32_t error               # errno of one
+cdef struct Progress:           # in a list of one host's addresses that may be longer than a batch
+    uint32_t slot               # whose list goes on, or NOBODY
+    uint32_t at                 # its next place
+    Block* block                # of the host when it began; replaced or released since, perhaps
 
-cdef struct PumpState:
+cdef struct Turn:
     Core* core
-    Receiver receivers[RECEIVERS_MAX]   # by lane
+    const Environment* environment
+    void* where                 # what the environment's functions are told
+    Receiver receivers[RECEIVERS_MAX]
     uint32_t receiver_count
     Lanes lanes
-    int send_fd
-    int raw_fds[2]              # of unicast, IPv4 and IPv6; -1: none
-    int epoll_fd
-    int timer_fd
-    int order_fd                # Python writes, the pump reads
-    int report_fd               # the pump writes, Python reads
-    bint watching               # the receive sockets are in the epoll set
-    bint stopping
+    # Smaller limits show what only happens when they are reached.
+    uint32_t batch
+    uint32_t slices             # batches of the genuine lane before orders get a turn
+    uint32_t changes
+    uint8_t phase
+    uint32_t slice              # of this phase, so far
+    bint any_frame              # arrived in this turn
     bint more                   # something is left to do at once
-    bint lost_priority          # the real-time budget was spent
-    uint8_t scheduling
-    uint8_t wanted_scheduling
-    int32_t thread_id
-    int64_t last_turn_ns        # when the last turn began; 0: none yet
-    int64_t turn_ends_ns        # what is left to do then waits for the next one
-    int64_t planned_ns          # when the pump meant to run next; 0: not before something happens
+    bint watching               # a frame that arrives is to begin a turn; else they wait for a tick
+    int64_t begun_ns            # when the last turn began; 0: none yet
+    int64_t ends_ns             # what is left to do then waits for the next one
+    int64_t planned_ns          # when the next one is due; 0: not before something happens
     int64_t heard_until_ns      # silence counts up to here
-    int64_t suspended_ns        # CLOCK_BOOTTIME - CLOCK_MONOTONIC
-    uint64_t reported           # tail of the report ring when Python was last woken
+    int64_t suspended_ns        # CLOCK_BOOTTIME less CLOCK_MONOTONIC
+    int64_t latest_ns           # the largest lateness of a planned turn so far
     uint64_t turns
     uint64_t frames
     uint64_t dropped
+    uint64_t unproven           # ... of these: silence proves nothing by them
     uint64_t untold[2]          # dropped and not told yet; [1]: silence proves nothing
     int64_t drops_told_ns[2]    # when that was last told
-    int64_t latest_ns           # the largest lateness of a planned run so far
-    OrderRing ring
-    IfindexEntry ifindexes[IFINDEX_MAP]
-    ReceiveBatch receiving
-    FrameHeard heard[BATCH]          # of `receiving`, those on our interfaces
-    SendBatch sending
-    SendBatch unicast[2]        # IPv4, IPv6
-    Outcome outcomes[3 * BATCH]
-    uint8_t announcements[BATCH][FRAME_ROOM]
-    Netlink netlink
-    uint32_t changed[256]       # hosts whose changes end in this batch
-    # A long list of addresses goes on in the next batch, unless its block was replaced or released.
-    uint32_t changing           # whose changes go on, or NOBODY
-    uint32_t changing_at        # its next address
-    Block* changing_block
-    uint32_t announcing
-    uint32_t announcing_at
-    Block* announcing_block
+    Progress changing
+    Progress announcing
+    Intake intake
+    Outgoing outgoing[BATCH_MAX]
+    AddressChange pending[CHANGES_MAX]
+    uint32_t changed[CHANGES_MAX]       # hosts whose changes end in this batch
+    uint8_t announcements[BATCH_MAX][FRAME_ROOM]
 
-cdef void run_due(PumpState* pump) noexcept nogil
+cdef void turn_open(Turn* turn, Core* core, const Environment* environment, void* where,
+                    uint32_t batch, uint32_t slices, uint32_t changes) noexcept nogil
+cdef void turn_add_receiver(Turn* turn, uint8_t lane) noexcept nogil
+cdef bint turn_step(Turn* turn) noexcept nogil
+cdef bint turn_is_idle(const Turn* turn) noexcept nogil

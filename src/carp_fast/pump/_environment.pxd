@@ -1,0 +1,58 @@
+"""The environment of a pump's turn: this machine's clock, sockets and addresses, Python's orders."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from carp_fast.engine._core cimport Core, Order
+from carp_fast.pump._netlink cimport Netlink
+from carp_fast.pump._socket cimport ReceiveBatch, SendBatch
+from carp_fast.pump._turn cimport RECEIVERS_MAX, Turn
+
+cdef enum:
+    ORDERS = 4096               # ring of orders, a power of two
+    IFINDEX_MAP = 16384         # open addressing, at most a quarter full
+
+cdef enum Scheduling:
+    SCHEDULED_NORMAL
+    SCHEDULED_NICE
+    SCHEDULED_FIFO
+
+cdef struct IfindexEntry:
+    int32_t ifindex             # 0: free
+    uint16_t number
+
+cdef struct OrderRing:          # one writer (Python), one reader (the pump)
+    Order orders[ORDERS]
+    uint64_t head
+    uint64_t tail
+
+cdef struct Socket:             # of a receiver of the turn
+    int fd
+    uint8_t kind                # a ReceiverKind
+    uint32_t dropped            # by a raw socket so far
+
+cdef struct PumpState:
+    Turn turn
+    Socket sockets[RECEIVERS_MAX]
+    int send_fd
+    int raw_fds[2]              # of unicast, IPv4 and IPv6; -1: none
+    int epoll_fd
+    int timer_fd
+    int order_fd                # Python writes, the pump reads
+    int report_fd               # the pump writes, Python reads
+    bint watching               # the receive sockets are in the epoll set
+    bint stopping
+    bint lost_priority          # the real-time budget was spent
+    uint8_t scheduling
+    uint8_t wanted_scheduling
+    int32_t thread_id
+    int64_t armed_ns            # what the timer was last set to
+    uint64_t reported           # tail of the report ring when Python was last woken
+    OrderRing ring
+    IfindexEntry ifindexes[IFINDEX_MAP]
+    ReceiveBatch receiving
+    SendBatch sending
+    SendBatch unicast[2]        # IPv4, IPv6
+    Netlink netlink
+
+cdef void environment_open(PumpState* pump, Core* core) noexcept nogil
+cdef void run_due(PumpState* pump) noexcept nogil

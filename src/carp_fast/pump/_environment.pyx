@@ -1,0 +1,272 @@
+"""The environment of a pump's turn: this machine's clock, sockets and addresses, Python's orders.
+
+Nothing here decides what is done, or in which order: that is _turn.pyx, which calls these functions
+with a batch each. Nothing needs the GIL, allocates or logs; Python hears reports through a ring and
+an eventfd. The sockets are unwatched while frames come, and looked at every wake tick instead: one
+wake-up for all that a tick brings. Who calls run_due() (a thread or a uvloop callback) is not known
+here.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from carp_fast.engine._core cimport (
+    Core, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report, SECONDARIES,
+    engine_tell, report_begin, report_end)
+from carp_fast.engine._orders cimport obey
+from carp_fast.engine._receive cimport FrameHeard
+from carp_fast.engine._upkeep cimport (
+    THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_SOMEBODYS, THERE_UNKNOWN, There)
+from carp_fast.engine._vhid cimport Address, VirtualHost
+from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.pump._netlink cimport (
+    CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNMARKED, Found, netlink_carry_out,
+    netlink_found, netlink_look, netlink_put)
+from carp_fast.pump._socket cimport (
+    Arrival, BATCH, SendBatch, receive_batch, send_batch, send_put, send_put_raw, socket_drops)
+from carp_fast.pump._turn cimport (
+    AddressChange, BATCH_MAX, CHANGES_MAX, Environment, Intake, Outgoing, turn_open, turn_step)
+
+cdef extern from "atomic.h" nogil:
+    uint64_t load_acquire(const uint64_t* p) noexcept
+    void store_release(uint64_t* p, uint64_t x) noexcept
+
+cdef extern from "system.h" nogil:
+    int64_t clock_ns(int clock) noexcept
+    int CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_BOOTTIME
+    int EPOLL_CTL_MOD, EPOLLIN
+    struct epoll_event:
+        uint32_t events
+        int fd "data.fd"
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    void set_timer(int fd, int64_t at_ns) noexcept
+    ssize_t write(int fd, const void* data, size_t length)
+
+cdef enum:
+    SLICES_A_TURN = 16
+
+assert <int>BATCH <= <int>BATCH_MAX and <int>CHANGES <= <int>CHANGES_MAX
+
+
+# ------------------------------------------------------------------------------------------ clock
+
+cdef int64_t now(void* where) noexcept nogil:
+    return clock_ns(CLOCK_MONOTONIC)
+
+
+cdef int64_t suspended(void* where) noexcept nogil:
+    return clock_ns(CLOCK_BOOTTIME) - clock_ns(CLOCK_MONOTONIC)
+
+
+# ----------------------------------------------------------------------- orders, interface numbers
+
+cdef uint32_t ifindex_place(const PumpState* pump, int32_t ifindex) noexcept nogil:
+    cdef uint32_t at = (<uint32_t>ifindex * 2654435761U) & (IFINDEX_MAP - 1)
+    while pump.ifindexes[at].ifindex != ifindex and pump.ifindexes[at].ifindex != 0:
+        at = (at + 1) & (IFINDEX_MAP - 1)
+    return at
+
+
+cdef uint32_t interface_number(const PumpState* pump, int32_t ifindex) noexcept nogil:
+    """Our number of an interface, or NOBODY."""
+    cdef uint32_t place = ifindex_place(pump, ifindex)
+    if pump.ifindexes[place].ifindex:
+        return pump.ifindexes[place].number
+    return NOBODY
+
+
+cdef void map_interface(PumpState* pump, const Order* order) noexcept nogil:
+    """Remember the interface's ifindex for frames that arrive, and forget its former one."""
+    cdef int32_t former = pump.turn.core.interfaces[order.interface].ifindex
+    cdef int32_t ifindex = (<const Interface*>order.pointer).ifindex
+    cdef uint32_t number
+    if former and former != ifindex:
+        # An entry cannot be taken out of an open table without leaving a hole: made anew, rarely.
+        memset(pump.ifindexes, 0, sizeof(pump.ifindexes))
+        for number in range(MAX_INTERFACES):
+            if number != order.interface and pump.turn.core.interfaces[number].ifindex:
+                put_ifindex(pump, pump.turn.core.interfaces[number].ifindex, <uint16_t>number)
+    if ifindex:
+        put_ifindex(pump, ifindex, order.interface)
+
+
+cdef void put_ifindex(PumpState* pump, int32_t ifindex, uint16_t number) noexcept nogil:
+    cdef uint32_t at = ifindex_place(pump, ifindex)
+    pump.ifindexes[at].ifindex = ifindex
+    pump.ifindexes[at].number = number
+
+
+cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
+    cdef PumpState* pump = <PumpState*>where
+    cdef const Order* order = &pump.ring.orders[pump.ring.head & (ORDERS - 1)]
+    if pump.ring.head == load_acquire(&pump.ring.tail):
+        return False
+    if order.kind == ORDER_SET_INTERFACE:
+        map_interface(pump, order)
+    obey(pump.turn.core, order, now_ns)
+    store_release(&pump.ring.head, pump.ring.head + 1)
+    return True
+
+
+# --------------------------------------------------------------------------------- in and out
+
+cdef int receive(void* where, uint32_t which, Intake* intake) noexcept nogil:
+    cdef PumpState* pump = <PumpState*>where
+    cdef int count = receive_batch(&pump.receiving, pump.sockets[which].fd,
+                                   pump.sockets[which].kind)
+    cdef int64_t offset_ns
+    cdef const Arrival* arrival
+    cdef FrameHeard* frame
+    cdef uint32_t number
+    cdef int i
+    intake.count = 0
+    if count <= 0:
+        return count
+    offset_ns = clock_ns(CLOCK_REALTIME)
+    intake.taken_ns = clock_ns(CLOCK_MONOTONIC)
+    offset_ns -= intake.taken_ns
+    for i in range(count):
+        arrival = &pump.receiving.arrivals[i]
+        number = interface_number(pump, arrival.ifindex)
+        if number == NOBODY:
+            continue                    # an interface without virtual hosts: not counted
+        frame = &intake.frames[intake.count]
+        frame.bytes, frame.length = pump.receiving.frames[i], arrival.length
+        frame.interface = <uint16_t>number
+        frame.arrived_ns = arrival.realtime_ns - offset_ns
+        intake.count += 1
+    intake.last_ns = pump.receiving.arrivals[count - 1].realtime_ns - offset_ns
+    return count
+
+
+cdef uint32_t drops(void* where, uint32_t which) noexcept nogil:
+    cdef PumpState* pump = <PumpState*>where
+    return socket_drops(pump.sockets[which].fd, pump.sockets[which].kind,
+                        &pump.sockets[which].dropped)
+
+
+cdef void carry_away(SendBatch* batch, int fd, Outgoing* frames) noexcept nogil:
+    """Send a batch, and note for each frame what became of it."""
+    cdef uint32_t i
+    send_batch(batch, fd)
+    for i in range(batch.count):
+        frames[batch.owners[i]].error = batch.errors[i]
+
+
+cdef void send(void* where, Outgoing* frames, uint32_t count) noexcept nogil:
+    """A batch for each way out: the packet socket, and a raw socket of each family for unicast."""
+    cdef PumpState* pump = <PumpState*>where
+    cdef const Outgoing* frame
+    cdef uint32_t i
+    cdef int family
+    pump.sending.count = pump.unicast[0].count = pump.unicast[1].count = 0
+    for i in range(count):
+        frame = &frames[i]
+        if frame.unicast:
+            send_put_raw(&pump.unicast[frame.family == 6], i, frame.ifindex, frame.bytes,
+                         frame.length)
+        else:
+            send_put(&pump.sending, i, frame.ifindex, frame.bytes, frame.length)
+    carry_away(&pump.sending, pump.send_fd, frames)
+    for family in range(2):
+        carry_away(&pump.unicast[family], pump.raw_fds[family], frames)
+
+
+# -------------------------------------------------------------------------------------- addresses
+
+cdef void change(void* where, AddressChange* changes, uint32_t count) noexcept nogil:
+    cdef PumpState* pump = <PumpState*>where
+    cdef const Core* core = pump.turn.core
+    cdef const VirtualHost* host
+    cdef const Address* address
+    cdef uint32_t i
+    pump.netlink.count = pump.netlink.used = 0
+    for i in range(count):
+        host = &core.hosts[changes[i].slot]
+        address = &host.block.addresses[changes[i].which]
+        netlink_put(&pump.netlink, changes[i].added, core.interfaces[host.interface].ifindex,
+                    address.family, host.configured.preferred != 0, address.prefixlen, address.bytes)
+    netlink_carry_out(&pump.netlink)
+    tell_secondaries(pump)
+    for i in range(count):
+        changes[i].error = pump.netlink.changes[i].error
+        changes[i].was_ours = pump.netlink.changes[i].was_ours
+
+
+cdef void tell_secondaries(PumpState* pump) noexcept nogil:
+    """Report where removing addresses would have taken others with them, or will."""
+    cdef uint32_t i, number
+    cdef Report* report
+    for i in range(pump.netlink.promoted_count):
+        number = interface_number(pump, pump.netlink.promoted[i])
+        if number != NOBODY:
+            report = report_begin(pump.turn.core, SECONDARIES, NOBODY, clock_ns(CLOCK_MONOTONIC))
+            if report != NULL:
+                report.detail = <uint16_t>number
+                report.value = <uint64_t>pump.netlink.promote_errors[i]
+                report_end(pump.turn.core)
+
+
+cdef int look(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil:
+    cdef PumpState* pump = <PumpState*>where
+    return netlink_look(&pump.netlink, pump.turn.core.interfaces[interface].ifindex, part, parts)
+
+
+cdef There find(void* where, uint32_t slot, uint32_t which) noexcept nogil:
+    """What the last look at a host's interface says of one of its addresses."""
+    cdef PumpState* pump = <PumpState*>where
+    cdef const Address* address = &pump.turn.core.hosts[slot].block.addresses[which]
+    cdef Found found = netlink_found(&pump.netlink, address.family, address.prefixlen,
+                                     address.bytes)
+    if found == FOUND_NONE:
+        return THERE_NONE
+    if found == FOUND_OURS:
+        return THERE_OURS
+    if found == FOUND_FOREIGN:
+        return THERE_FOREIGN
+    return THERE_SOMEBODYS if found == FOUND_UNMARKED else THERE_UNKNOWN
+
+
+# ------------------------------------------------------------------------------ the turn as a whole
+
+cdef Environment environment
+environment.now, environment.suspended = now, suspended
+environment.obey_next, environment.receive, environment.drops = obey_next, receive, drops
+environment.advertise, environment.announce = send, send
+environment.change, environment.look, environment.find = change, look, find
+environment.onlooker = NULL
+
+
+cdef void environment_open(PumpState* pump, Core* core) noexcept nogil:
+    """Before the first turn; its receivers are still to be added."""
+    pump.watching = True
+    turn_open(&pump.turn, core, &environment, pump, BATCH, SLICES_A_TURN, CHANGES)
+
+
+cdef void watch(PumpState* pump, bint watching) noexcept nogil:
+    """Whether a frame that arrives wakes the pump."""
+    cdef epoll_event event
+    cdef uint32_t i
+    pump.watching = watching
+    for i in range(pump.turn.receiver_count):
+        event.events = EPOLLIN if watching else 0
+        event.fd = pump.sockets[i].fd
+        epoll_ctl(pump.epoll_fd, EPOLL_CTL_MOD, pump.sockets[i].fd, &event)
+
+
+cdef void run_due(PumpState* pump) noexcept nogil:
+    """One turn, and what wakes the pump for the next: the timer, and frames while none come."""
+    cdef uint64_t one = 1
+    while turn_step(&pump.turn):
+        pass
+    if pump.lost_priority and pump.scheduling == SCHEDULED_FIFO:
+        pump.scheduling = SCHEDULED_NORMAL
+        engine_tell(pump.turn.core, LOST_PRIORITY, NOBODY, 0, NULL, clock_ns(CLOCK_MONOTONIC))
+    if pump.watching != pump.turn.watching:
+        watch(pump, pump.turn.watching)
+    if pump.turn.planned_ns != pump.armed_ns or pump.turn.more:
+        pump.armed_ns = pump.turn.planned_ns
+        set_timer(pump.timer_fd, pump.armed_ns)         # 0 disarms
+    if pump.turn.core.reports.tail != pump.reported:
+        pump.reported = pump.turn.core.reports.tail
+        write(pump.report_fd, &one, sizeof(one))
