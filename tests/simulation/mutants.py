@@ -21,6 +21,7 @@ from pathlib import Path
 
 import mutants_of_elections
 import mutants_of_frames
+import mutants_of_turns
 from mutant import Mutant
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,7 +43,11 @@ CONCERNED = (
 )
 # The worlds of the smoke run as seeds beside it, which tell more.
 WORLDS = "small_worlds or large_worlds"
-MUTANTS = (*mutants_of_elections.MUTANTS, *mutants_of_frames.MUTANTS)
+MUTANTS = (
+    *mutants_of_elections.MUTANTS,
+    *mutants_of_frames.MUTANTS,
+    *mutants_of_turns.MUTANTS,
+)
 SUITES = {
     "unit": [str(path.relative_to(ROOT)) for glob in CONCERNED for path in UNIT.glob(glob)],
     "scenarios": ["tests/scenarios"],
@@ -103,7 +108,10 @@ def broken_by(where: Path, seeds: int) -> str | None:
         "        sys.exit(f'seed {outcome.seed}: {outcome.broken}')\n"
     )
     done = run(["-c", code], where)
-    return done.stderr.strip().splitlines()[-1] if done.returncode else None
+    if done.returncode == 0:
+        return None
+    # A mutant that ends the process leaves no words.
+    return (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
 
 
 def catch(where: Path, seeds: int, first: bool = False) -> dict[str, str | None]:

@@ -6,18 +6,6 @@ from mutant import Mutant
 
 MUTANTS = (
     Mutant(
-        "expire before receive: the order of a simulated turn",
-        (
-            (
-                "simulate/_turn.pyx",
-                "        receive_slice(world, machine)\n    elif",
-                "        engine_expire(&machine.core, machine.turn_ns, machine.turn_ns)\n"
-                "        take_reports(world, machine)\n"
-                "        receive_slice(world, machine)\n    elif",
-            ),
-        ),
-    ),
-    Mutant(
         "digest not checked",
         (
             (

@@ -58,20 +58,23 @@ COMPILED: dict[str, tuple[str, ...]] = {
     "loadtest._pace": of("loadtest", "_histogram _frames"),
     "loadtest._mix": of("engine", "_wire _auth") + of("loadtest", "_frames _walk"),
     "pump._turn": of("engine", "_wire _wheel _vhid _core _receive _upkeep _actions _lanes"),
-    "simulate._network": of("engine", "_wire _wheel _vhid _core _lanes"),
-    "simulate._lanes": of("engine", "_wheel _receive _lanes") + of("simulate", "_network"),
+    "simulate._network": of("engine", "_wire _wheel _vhid _core _lanes") + of("pump", "_turn"),
+    "simulate._lanes": of("engine", "_wheel _core _lanes")
+    + of("pump", "_turn")
+    + of("simulate", "_network"),
     "simulate._nics": of("engine", "_vhid _core _orders") + of("simulate", "_network _lanes"),
     "simulate._rules": of("engine", "_vhid") + of("simulate", "_network"),
-    "simulate._addresses": of("engine", "_vhid _core") + of("simulate", "_network"),
+    "simulate._addresses": of("engine", "_wire _vhid _core") + of("simulate", "_network"),
     "simulate._invariants": of("engine", "_wire _wheel _vhid _core _lanes")
     + of("simulate", "_network _rules _addresses"),
-    "simulate._kernel": of("engine", "_wheel _vhid _core _upkeep _actions")
+    "simulate._kernel": of("engine", "_vhid _upkeep")
+    + of("pump", "_turn")
     + of("simulate", "_network _addresses"),
-    "simulate._turn": of(
-        "engine", "_wire _wheel _vhid _core _receive _upkeep _actions _orders _lanes"
-    )
+    "simulate._turn": of("engine", "_wire _wheel _vhid _core _receive _orders")
+    + of("pump", "_turn")
     + of("simulate", "_network _lanes _nics _rules _addresses _invariants _kernel"),
     "simulate._world": of("engine", "_wheel _vhid _core _prepared")
+    + of("pump", "_turn")
     + of("simulate", "_network _lanes _nics _addresses _invariants _turn"),
     "pump._socket": of("engine", "_wire"),
     "pump._netlink": of("engine", "_wire") + of("pump", "_socket"),

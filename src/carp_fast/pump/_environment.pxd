@@ -1,4 +1,4 @@
-"""The environment of a pump's turn: this machine's clock, sockets and addresses, Python's orders."""
+"""The environment of a pump's turn: this machine's clock, sockets, addresses, Python's orders."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -47,10 +47,11 @@ cdef struct Environment:        # what a turn reaches; all but now() and obey_ne
     int64_t (*suspended)(void* where) noexcept nogil        # CLOCK_BOOTTIME less CLOCK_MONOTONIC
     # Carries out the next order; False: none is left.
     bint (*obey_next)(void* where, int64_t now_ns) noexcept nogil
-    # Reads `batch` frames at most from a receiver: how many, or minus the errno. The arrival of each
+    # Reads `batch` frames at most from a receiver: how many, or minus the errno. When each arrived
     # is as the kernel's wall clock has it, less what that is ahead of CLOCK_MONOTONIC now.
     int (*receive)(void* where, uint32_t which, Intake* intake) noexcept nogil
-    uint32_t (*drops)(void* where, uint32_t which) noexcept nogil   # of a receiver, since last asked
+    # Frames that a receiver has dropped since it was last asked.
+    uint32_t (*drops)(void* where, uint32_t which) noexcept nogil
     void (*advertise)(void* where, Outgoing* frames, uint32_t count) noexcept nogil
     void (*announce)(void* where, Outgoing* frames, uint32_t count) noexcept nogil
     void (*change)(void* where, AddressChange* changes, uint32_t count) noexcept nogil

@@ -11,3 +11,6 @@ cdef void check_addresses(World* world, Machine* machine, uint32_t slot,
 cdef bint is_loss(uint8_t reason) noexcept nogil
 cdef void on_loss(World* world, Machine* machine, const Report* report) noexcept nogil
 cdef void on_undemoted(World* world, Machine* machine, const Report* report) noexcept nogil
+cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint32_t which,
+                             const uint8_t* frame, uint32_t length) noexcept nogil
+cdef void check_announced(World* world, Machine* machine, uint32_t slot) noexcept nogil

@@ -1,15 +1,18 @@
-"""What must hold of the addresses in a simulated world: held if and only if MASTER.
+"""What must hold of the addresses in a simulated world: held and announced if and only if MASTER.
 
 Compares what the engine believes with what the machine's kernel has. Knows no rule of election.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memcmp
 
 from carp_fast.engine._core cimport Report
 from carp_fast.simulate._network cimport (
-    ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, CHANGED_WITHOUT_CAUSE, FOREIGN_THERE, Machine,
-    NOT_ANNOUNCED, OURS, Slot, World, broken, machine_number)
-from carp_fast.engine._vhid cimport ADDRESS_DEADLINE, ADDRESS_LOST, MASTER, SECOND_NS, VirtualHost
+    ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, ANNOUNCED_BY_BACKUP, CHANGED_WITHOUT_CAUSE, FOREIGN_THERE,
+    Machine, NOT_ANNOUNCED, Nic, OURS, Slot, World, broken, machine_number)
+from carp_fast.engine._vhid cimport (
+    ADDRESS_DEADLINE, ADDRESS_LOST, Address, MASTER, RETIRED, SECOND_NS, VirtualHost)
+from carp_fast.engine._wire cimport ARP_FRAME_LENGTH, NA_FRAME_LENGTH
 
 cdef int64_t MS_NS = 1000000
 cdef int64_t LEAST_DEMOTED_NS = 60 * <int64_t>SECOND_NS     # for addresses that could not be held
@@ -75,3 +78,42 @@ cdef void on_undemoted(World* world, Machine* machine, const Report* report) noe
                report.at_ns - known.lost_at_ns)
     known.lost_at_ns, known.priority_ns = 0, report.at_ns
     world.slot_disturbed_ns[report.slot] = world.now_ns
+
+
+cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint32_t which,
+                             const uint8_t* frame, uint32_t length) noexcept nogil:
+    """A gratuitous ARP, or an unsolicited NA of a MASTER: the address, and the MAC that has it."""
+    cdef const Nic* nic = &machine.nics[world.slot_segment[slot]]
+    cdef const Address* address = &machine.core.hosts[slot].block.addresses[which]
+    cdef bint good
+    if address.family == 4:
+        good = (length == ARP_FRAME_LENGTH and frame[12] == 8 and frame[13] == 6
+                and frame[0] == 255 and memcmp(frame + 22, nic.mac, 6) == 0
+                and memcmp(frame + 28, address.bytes, 4) == 0
+                and memcmp(frame + 38, address.bytes, 4) == 0)
+    else:
+        good = (length == NA_FRAME_LENGTH and frame[12] == 0x86 and frame[13] == 0xdd
+                and frame[21] == 255 and frame[54] == 136
+                and frame[58] == (0xa0 if nic.forwards6 else 0x20)
+                and memcmp(frame + 62, address.bytes, 16) == 0
+                and memcmp(frame + 80, nic.mac, 6) == 0)
+    if machine.core.hosts[slot].state != MASTER:
+        broken(world, ANNOUNCED_BY_BACKUP, machine_number(world, machine), slot, which)
+    if not good:
+        broken(world, NOT_ANNOUNCED, machine_number(world, machine), slot, which)
+    machine.slots[slot].told |= <uint32_t>1 << which
+
+
+cdef void check_announced(World* world, Machine* machine, uint32_t slot) noexcept nogil:
+    """An announcement is out: has every address been told since the host became MASTER?
+
+    It may be the rest of one that was begun before it stepped down and rose again.
+    """
+    cdef const VirtualHost* host = &machine.core.hosts[slot]
+    cdef Slot* known = &machine.slots[slot]
+    cdef uint32_t i
+    cdef bint owes = False
+    for i in range(host.block.address_count):
+        if not known.told >> i & 1 and not host.block.addresses[i].flags & RETIRED:
+            owes = True
+    known.owes_announcement = owes

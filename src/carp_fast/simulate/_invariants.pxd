@@ -15,9 +15,6 @@ cdef void on_refused(World* world, Machine* machine, const Frame* frame, Verdict
                      Expected expected, int64_t at_ns) noexcept nogil
 cdef bint keeps_backup(const Machine* machine, const Frame* frame) noexcept nogil
 cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept nogil
-cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint32_t which,
-                             const uint8_t* frame, uint32_t length) noexcept nogil
-cdef void check_announced(World* world, Machine* machine, uint32_t slot) noexcept nogil
 cdef void check_slot(World* world, uint32_t slot) noexcept nogil
 cdef bint check_election(World* world, uint32_t slot) noexcept nogil
 cdef void check_families(World* world, uint32_t slot) noexcept nogil

@@ -18,9 +18,9 @@ from carp_fast.simulate._addresses cimport is_loss, mark_dirty, on_loss
 from carp_fast.simulate._network cimport (
     ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET,
     CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame, HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG,
-    LINK_BLOCKED, Link, Machine, NEVER_QUIET, NOT_ANNOUNCED, NO_MASTER, Nic, OURS, OVER_4, OVER_6,
+    LINK_BLOCKED, Link, Machine, NEVER_QUIET, NO_MASTER, Nic, OURS, OVER_4, OVER_6,
     PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE, RESIGNED_WITH_ADDRESSES, RESTLESS,
-    SENT_BY_BACKUP, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, SILENCE_IMAGINED, SILENCE_UNPROVEN,
+    SENT_BY_BACKUP, SENT_LATE, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, SILENCE_IMAGINED, SILENCE_UNPROVEN,
     SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS, STILL_INIT, Slot, Socket,
     TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
     YIELDED_WRONGLY, broken, event_push, machine_now, has_sorted, longest_delay_ns, machine_number,
@@ -37,8 +37,7 @@ from carp_fast.engine._vhid cimport (
     MASTER_RESIGNED, Output, PREEMPTED, RESIGNED, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4,
     SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
 from carp_fast.engine._wheel cimport NOBODY
-from carp_fast.engine._wire cimport (
-    ARP_FRAME_LENGTH, BAD_DESTINATION, LOOP, NA_FRAME_LENGTH, REPLAY, Verdict)
+from carp_fast.engine._wire cimport BAD_DESTINATION, LOOP, REPLAY, Verdict
 
 cdef int64_t MS_NS = 1000000
 cdef int64_t COMMON_LAG_NS = 250 * 1000000       # strangers' backlog holds up nobody for longer
@@ -323,7 +322,7 @@ cdef void on_family(World* world, Machine* machine, const Report* report) noexce
 # -------------------------------------------------------------------------------- what it sends
 
 cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept nogil:
-    """A MASTER advertises, and who has just left it says so once; a BACKUP is silent.
+    """A MASTER advertises in time, and who has just left it says so once; a BACKUP is silent.
 
     Every output says the same, as configured and demoted, each with a counter of its own.
     """
@@ -333,6 +332,7 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
     cdef const Output* output
     cdef const uint8_t* carp = host.block.outputs[0].frame + host.block.outputs[0].carp_at
     cdef bint resigns = carp[2] == 255 and carp[5] == 255
+    cdef int64_t now_ns = machine_now(world, machine)
     cdef uint64_t counter
     if resigns:
         if not known.owes_resignation:
@@ -345,6 +345,9 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         if not known.owes_last:
             broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
         known.owes_last = False
+    elif world.slot_rest[slot] == QUIET and now_ns - known.sent_ns > known.sent_every_ns + SLACK_NS:
+        broken(world, SENT_LATE, number, slot, now_ns - known.sent_ns)
+    known.sent_ns, known.sent_every_ns = now_ns, rule_interval_ns(known, host)
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]
         carp = output.frame + output.carp_at
@@ -356,7 +359,7 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         if counter <= known.counter:
             broken(world, SENT_OLD_COUNTER, number, slot, <int64_t>counter)
         known.counter = counter
-        rule_send(world, known, counter, machine_now(world, machine))
+        rule_send(world, known, counter, now_ns)
         known.first = known.first if known.first else counter
 
 
@@ -366,43 +369,6 @@ cdef inline uint64_t counter_of(const uint8_t* carp) noexcept nogil:
     for i in range(8, 16):
         counter = counter << 8 | carp[i]
     return counter
-
-
-cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint32_t which,
-                             const uint8_t* frame, uint32_t length) noexcept nogil:
-    """A gratuitous ARP, or an unsolicited NA: the address, and the MAC that has it."""
-    cdef const Nic* nic = &machine.nics[world.slot_segment[slot]]
-    cdef const Address* address = &machine.core.hosts[slot].block.addresses[which]
-    cdef bint good
-    if address.family == 4:
-        good = (length == ARP_FRAME_LENGTH and frame[12] == 8 and frame[13] == 6
-                and frame[0] == 255 and memcmp(frame + 22, nic.mac, 6) == 0
-                and memcmp(frame + 28, address.bytes, 4) == 0
-                and memcmp(frame + 38, address.bytes, 4) == 0)
-    else:
-        good = (length == NA_FRAME_LENGTH and frame[12] == 0x86 and frame[13] == 0xdd
-                and frame[21] == 255 and frame[54] == 136
-                and frame[58] == (0xa0 if nic.forwards6 else 0x20)
-                and memcmp(frame + 62, address.bytes, 16) == 0
-                and memcmp(frame + 80, nic.mac, 6) == 0)
-    if not good:
-        broken(world, NOT_ANNOUNCED, machine_number(world, machine), slot, which)
-    machine.slots[slot].told |= <uint32_t>1 << which
-
-
-cdef void check_announced(World* world, Machine* machine, uint32_t slot) noexcept nogil:
-    """An announcement is out: has every address been told since the host became MASTER?
-
-    It may be the rest of one that was begun before it stepped down and rose again.
-    """
-    cdef const VirtualHost* host = &machine.core.hosts[slot]
-    cdef Slot* known = &machine.slots[slot]
-    cdef uint32_t i
-    cdef bint owes = False
-    for i in range(host.block.address_count):
-        if not known.told >> i & 1 and not host.block.addresses[i].flags & RETIRED:
-            owes = True
-    known.owes_announcement = owes
 
 
 # --------------------------------------------------------------------------- once faults are over

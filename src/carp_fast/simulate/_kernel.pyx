@@ -5,22 +5,19 @@ the answer lost, or taking others along; and looks at what an interface has. Kno
 clock or file.
 """
 
-from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EEXIST, ENOBUFS, ENODEV, ENXIO
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.errno cimport E2BIG, EADDRNOTAVAIL, EAGAIN, EEXIST, ENOBUFS, ENODEV, ENXIO
+from libc.stdint cimport uint8_t, uint32_t
 
-from carp_fast.engine._actions cimport address_changed, addresses_done, next_change, nothing_to_do
-from carp_fast.engine._core cimport Core, verify_soon
 from carp_fast.simulate._addresses cimport mark_dirty
 from carp_fast.simulate._network cimport (
     ABSENT, FOREIGN_REMOVED, FOREIGN_THERE, Machine, OURS, Slot, TRACE_ADDRESS, World, broken,
-    machine_now, machine_number, random_below, random_chance, trace)
-from carp_fast.engine._upkeep cimport (
-    THERE_FOREIGN, THERE_NONE, THERE_OURS, There, next_to_verify, verify_hosts, wanted_change)
-from carp_fast.engine._vhid cimport INIT, VirtualHost
-from carp_fast.engine._wheel cimport NOBODY
+    machine_number, random_below, random_chance, trace)
+from carp_fast.engine._upkeep cimport THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_UNKNOWN, There
+from carp_fast.engine._vhid cimport INIT
+from carp_fast.pump._turn cimport AddressChange
 
 cdef enum:
-    LOOK_AGAIN_NS = 1000000000      # after a look that the kernel did not answer
+    MANY = 4                        # one look that fails in so many is of more than fits
 
 
 cdef int change_address(World* world, Machine* machine, uint32_t slot, uint32_t which,
@@ -78,75 +75,41 @@ cdef void take_secondaries(World* world, Machine* machine, uint32_t slot,
 
 
 cdef There find_there(void* where, uint32_t slot, uint32_t which) noexcept nogil:
-    """What the kernel has of an address; a look is of all addresses of an interface."""
+    """What the kernel has of an address; the parts of a look are of all of an interface."""
     cdef Machine* machine = <Machine*>where
     cdef uint8_t there = machine.slots[slot].kernel[which]
-    if machine.core.hosts[slot].state != INIT:      # who does not take part leaves all as it is
+    # Who does not take part leaves all as it is.
+    if machine.core.hosts[slot].state != INIT and machine.part + 1 == machine.parts:
         machine.slots[slot].disturbed = False
     mark_dirty(machine, slot)
+    if (slot + which) % machine.parts != machine.part:
+        return THERE_UNKNOWN
     if there == ABSENT:
         return THERE_NONE
     return THERE_OURS if there == OURS else THERE_FOREIGN
 
 
-cdef void verify_addresses(World* world, Machine* machine) noexcept nogil:
-    """Look at the addresses of one interface, where that is due; the kernel may not answer."""
-    cdef int64_t now_ns = machine_now(world, machine)
-    cdef uint32_t number = next_to_verify(&machine.core, now_ns)
-    if number == NOBODY:
-        return
+cdef int look_at(World* world, Machine* machine, uint32_t number, uint32_t part,
+                 uint32_t parts) noexcept nogil:
+    """Whether the kernel says what an interface has: 0 or an errno, of too many for one look, too."""
     world.tally.looks += 1
     machine.busy_ns += machine.change_cost_ns
-    if machine.core.verify_at_ns and machine.core.verify_at_ns <= now_ns:
-        machine.more = True
+    machine.part, machine.parts = part, parts
     if random_chance(&world.random, machine.netlink_error):
-        verify_soon(&machine.core, number, now_ns + LOOK_AGAIN_NS)
-    elif machine.nics[number].ifindex == machine.core.interfaces[number].ifindex:
-        verify_hosts(&machine.core, number, find_there, machine, now_ns)
-        if not nothing_to_do(&machine.core):
-            machine.more = True
+        return E2BIG if random_below(&world.random, MANY) == 0 else ENOBUFS
+    return 0 if machine.nics[number].ifindex == machine.core.interfaces[number].ifindex else ENODEV
 
 
-cdef bint change_addresses(World* world, Machine* machine) noexcept nogil:
+cdef void change_addresses(World* world, Machine* machine, AddressChange* changes,
+                           uint32_t count) noexcept nogil:
     """One batch of address changes, with outcomes in the end as netlink has them."""
-    cdef Core* core = &machine.core
-    cdef uint32_t[128] ended, slots, places
-    cdef bint[128] adding
-    cdef int[128] errors
-    cdef uint32_t done = 0, count = 0, i
-    cdef VirtualHost* host
-    cdef int wanted
-    while count < world.changes and done < world.changes:
-        if machine.changing == NOBODY:
-            machine.changing, machine.changing_at = next_change(core), 0
-            if machine.changing == NOBODY:
-                break
-            machine.changing_block = core.hosts[machine.changing].block
-        host = &core.hosts[machine.changing]
-        if host.block != machine.changing_block:
-            if host.block == NULL:
-                machine.changing = NOBODY
-                continue
-            machine.changing_block, machine.changing_at = host.block, 0
-        while machine.changing_at < host.block.address_count and count < world.changes:
-            wanted = wanted_change(host, &host.block.addresses[machine.changing_at])
-            if wanted:
-                slots[count], places[count] = machine.changing, machine.changing_at
-                adding[count] = wanted > 0
-                count += 1
-            machine.changing_at += 1
-        if machine.changing_at >= host.block.address_count:
-            ended[done] = machine.changing
-            done += 1
-            machine.changing = NOBODY
+    cdef AddressChange* change
+    cdef uint32_t i
     for i in range(count):
-        errors[i] = change_address(world, machine, slots[i], places[i], adding[i])
-        trace(world, TRACE_ADDRESS, machine_number(world, machine), slots[i],
-              places[i] * 2 + adding[i], errors[i])
-    for i in range(count):
-        address_changed(core, slots[i], places[i], adding[i], errors[i],
-                        machine_now(world, machine))
-        mark_dirty(machine, slots[i])
-    for i in range(done):
-        addresses_done(core, ended[i], machine_now(world, machine))
-    return done != 0 or count != 0
+        change = &changes[i]
+        change.was_ours = (change.added
+                           and machine.slots[change.slot].kernel[change.which] == OURS)
+        change.error = change_address(world, machine, change.slot, change.which, change.added)
+        trace(world, TRACE_ADDRESS, machine_number(world, machine), change.slot,
+              change.which * 2 + change.added, change.error)
+        mark_dirty(machine, change.slot)

@@ -1,19 +1,19 @@
 """The lanes of a simulated machine's sockets: who is sorted into them, and floods of strangers.
 
-What a drop proves and who is found, the pump's own code decides (engine/_lanes.pyx); what Python
-does with it, later and within a room of its own, stands here a second time.
+What a drop proves and who is found, the pump's turn decides; what Python does with it, later and
+within a room of its own, stands here a second time.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from carp_fast.engine._core cimport Report
 from carp_fast.engine._lanes cimport (
-    COVERS_ALL, COVERS_NOBODY, COVERS_SOME, LANE_COMMON, Lanes, lanes_find_source,
-    lanes_prove_nothing)
-from carp_fast.engine._receive cimport FrameHeard
+    COVERS_ALL, COVERS_NOBODY, COVERS_SOME, LANE_COMMON, lanes_cover)
+from carp_fast.pump._turn cimport BETWEEN
 from carp_fast.simulate._network cimport (
-    Arrival, FLOOD_GOES_ON, Frame, IDLE, Machine, PAUSE_NONE, PAUSE_STOPPED, SOCKETS,
-    SOURCE_IS_SORTED, Socket, World, event_push, family_bit, frame_release, machine_now,
+    Arrival, FLOOD_GOES_ON, MACHINES_MAX, Machine, PAUSE_NONE, PAUSE_STOPPED, SOCKETS,
+    SOURCE_IS_SORTED, Socket, World, event_push, family_bit, frame_release, machine_at, machine_now,
     machine_number, machine_wake, note_drop, random_below, random_chance)
 from carp_fast.engine._wheel cimport NOBODY
 
@@ -23,7 +23,6 @@ cdef enum:
     FLOOD_TICK_NS = 20000000        # twice what it is on average: it keeps step with nobody
     FLOOD_SLICES = 20
     WAKE_NS = 5000
-    STAMP_SLACK_NS = 1000000        # before the last look at the socket, as in arrived_at()
 
 
 cdef bint anything_waits(const Machine* machine) noexcept nogil:
@@ -35,29 +34,19 @@ cdef bint anything_waits(const Machine* machine) noexcept nogil:
     return False
 
 
-cdef int64_t arrived_at(World* world, Machine* machine, const Socket* socket,
-                        const Arrival* arrival) noexcept nogil:
-    """As in pump/_turn.pyx: the wall-clock stamp, where it can be right."""
-    cdef int64_t now_ns = machine_now(world, machine), at_ns = arrival.stamp_ns - machine.wall_ns
-    if socket.heard_until_ns - STAMP_SLACK_NS <= at_ns <= now_ns:
-        return at_ns
-    return now_ns
-
-
 # ---------------------------------------------------------------------------------- who is sorted
 
-cdef void find_source(World* world, Machine* machine, const Frame* frame, const FrameHeard* heard,
-                      int64_t now_ns) noexcept nogil:
-    """A frame of the common lane was judged: Python may be told of its source, and sort it."""
+cdef void on_source(World* world, Machine* machine, const Report* report) noexcept nogil:
+    """Python is told of a genuine source in the common lane, and sorts it before long."""
+    cdef uint32_t segment = 0, sender
     cdef uint64_t packed
-    if not lanes_find_source(&machine.lanes, heard, now_ns):
-        return
-    packed = (<uint64_t>machine.lives << 32 | <uint64_t>frame.segment << 16
-              | <uint64_t>frame.sender << 8 | <uint64_t>family_bit(frame.family) << 1
-              | frame.strange)
+    while machine.core.interfaces[segment].ifindex != <int32_t>report.value:
+        segment += 1
+    sender = machine_at(world, segment, report.peer_family, report.peer)
+    packed = (<uint64_t>machine.lives << 32 | <uint64_t>segment << 16 | <uint64_t>sender << 8
+              | <uint64_t>family_bit(report.peer_family) << 1 | (sender == MACHINES_MAX))
     machine.unsorted += 1
-    machine.lanes.sources_told += 1
-    machine.found_ns = now_ns
+    machine.found_ns = report.at_ns
     event_push(world, world.now_ns + SORT_DELAY_NS
                + <int64_t>random_below(&world.random, SORT_MORE_NS), SOURCE_IS_SORTED,
                machine_number(world, machine), packed)
@@ -74,7 +63,7 @@ cdef void source_is_sorted(World* world, Machine* machine, uint64_t packed) noex
                    machine_number(world, machine), packed)
         return
     machine.unsorted -= 1
-    machine.lanes.sources_sorted += 1
+    machine.turn.lanes.sources_sorted += 1
     if machine.nics[segment].ifindex == 0 or not strange and machine.sorted[segment][sender] & bit:
         return
     if machine.sorted_count == world.source_room:
@@ -92,10 +81,8 @@ cdef void source_is_sorted(World* world, Machine* machine, uint64_t packed) noex
 
 
 cdef void cover(Machine* machine) noexcept nogil:
-    """As Pump.cover() does."""
-    machine.lanes.dropping_since_ns = 0
-    machine.lanes.coverage = (COVERS_SOME if machine.sorted_full
-                              else COVERS_ALL if machine.sorted_count else COVERS_NOBODY)
+    lanes_cover(&machine.turn.lanes, COVERS_SOME if machine.sorted_full
+                else COVERS_ALL if machine.sorted_count else COVERS_NOBODY)
 
 
 cdef void forget_sources(Machine* machine, uint32_t segment) noexcept nogil:
@@ -121,22 +108,11 @@ cdef void forget_lanes(World* world, Machine* machine) noexcept nogil:
             socket.head = (socket.head + 1) % world.socket_room
             socket.count -= 1
         socket.drops = 0
-    memset(&machine.lanes, 0, sizeof(Lanes))
-    machine.lanes.sorting = True
     memset(machine.sorted, 0, sizeof(machine.sorted))
     machine.sorted_count = machine.unsorted = 0
     machine.sorted_full = machine.sorted_anew = False
     machine.nobody_since_ns = machine.found_ns = 0
     machine.lives += 1
-
-
-cdef uint32_t note_drops(World* world, Machine* machine, uint8_t lane) noexcept nogil:
-    """A socket was full: how many were dropped, as far as silence proves nothing by that."""
-    cdef uint32_t drops = machine.sockets[lane].drops
-    machine.sockets[lane].drops = 0
-    if drops and lanes_prove_nothing(&machine.lanes, lane, machine_now(world, machine)):
-        return drops
-    return 0
 
 
 # ------------------------------------------------------------------------------------------ floods
@@ -175,5 +151,5 @@ cdef void flood_goes_on(World* world, Machine* machine) noexcept nogil:
     if socket.count and random_chance(&world.random, machine.flooded):
         socket.drops += 1
         note_drop(world, machine, False, True)
-    if machine.phase == IDLE and machine.watching and not machine.paused:
+    if machine.turn.phase == BETWEEN and machine.turn.watching and not machine.paused:
         machine_wake(world, machine, world.now_ns + WAKE_NS)

@@ -3,9 +3,9 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._core cimport Core
-from carp_fast.engine._lanes cimport Lanes
-from carp_fast.engine._vhid cimport Block, Output, VirtualHost
+from carp_fast.engine._vhid cimport VirtualHost
 from carp_fast.engine._wire cimport FRAME_ROOM
+from carp_fast.pump._turn cimport BATCH_MAX, Outgoing, Turn
 
 cdef extern from "random.h" nogil:
     uint64_t random_next(uint64_t* state) noexcept
@@ -46,11 +46,6 @@ cdef enum Rest:                 # of a slot since the faults were over
     UNCHECKED
     RESTLESS                    # checked; who hears whom, or who waits how long, may change it
     QUIET                       # checked: nothing may change any more
-
-cdef enum Phase:                # of a machine's turn
-    IDLE
-    RECEIVING
-    CARRYING_OUT
 
 cdef enum KernelAddress:
     ABSENT
@@ -103,6 +98,8 @@ cdef enum Broken:               # the invariants
     SENT_BY_BACKUP
     RESIGNED_WITH_ADDRESSES
     SENT_WRONG_PRIORITY
+    SENT_LATE
+    ANNOUNCED_BY_BACKUP
     SENT_OLD_COUNTER
     ACCEPTED_UNAUTHENTIC
     ACCEPTED_REPLAY
@@ -158,7 +155,6 @@ cdef struct Socket:             # a ring that keeps the oldest
     uint32_t head
     uint32_t count
     uint32_t drops
-    int64_t heard_until_ns
 
 cdef struct PendingOrder:
     int64_t value
@@ -198,6 +194,8 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     int64_t left_at_ns          # when its master said that it leaves, and none was heard since
     int64_t family_at_ns[2]     # when the last that was taken over this family arrived
     int64_t latest_ns           # ... over any, by the arrival that the engine was told
+    int64_t sent_ns             # when it last sent; 0: never
+    int64_t sent_every_ns       # ... and the interval that it has said
     uint64_t counter            # of what it sent last
     uint64_t first              # the lowest that it has ever sent; 0: none
     uint64_t known_again[2]     # by family: the last taken that was known, of who was not genuine
@@ -236,8 +234,22 @@ cdef struct Missed:             # a time in which a machine could not hear
     int64_t length_ns           # 0: it dropped a frame
     int64_t clock_ns            # ... of that, what its CLOCK_MONOTONIC shows
 
+cdef struct Before:             # what was so before a frame was acted on
+    uint32_t claimed            # the slot that it names, another one perhaps where it is corrupted
+    uint32_t queued
+    int64_t deadline_ns
+    uint64_t counter
+    uint8_t state
+    uint8_t keeps               # it keeps the host BACKUP
+    uint8_t leaves              # its master leaves
+    uint8_t expected            # an Expected
+
+cdef struct World
+
 cdef struct Machine:
+    World* world                # whose it is
     Core core
+    Turn turn                   # the pump's
     Slot* slots
     uint8_t running
     uint8_t paused
@@ -251,30 +263,15 @@ cdef struct Machine:
     int64_t away_ns             # the world's time at which it was last back from anything
     int64_t clock_stepped_ns    # when its wall clock was last stepped, 0: never
     int64_t order_ns            # the world's time of the order that was given last
-    # Its turn, as in PumpState.
+    Arrival taken[BATCH_MAX]    # the frames of the turn's intake
+    uint32_t taken_count
     const Frame* cause          # what is being received, or NULL
-    uint8_t phase
-    uint8_t any_frame
-    uint8_t more
-    uint8_t watching
-    uint32_t slice
-    int64_t turn_ns
-    int64_t planned_ns
-    int64_t last_turn_ns
-    int64_t heard_until_ns
-    int64_t seen_suspended_ns
+    Before before               # ... and what was so before
     int64_t busy_ns             # what the current step has cost so far
     int64_t step_at_ns          # the world's time of its next step; -1: none
     uint64_t generation         # of that step: an event of an earlier one is void
-    uint32_t changing
-    uint32_t changing_at
-    Block* changing_block
-    uint32_t announcing
-    uint32_t announcing_at
-    Block* announcing_block
     # Its sockets, by Lane, and which sources have their frames in the genuine lane.
     Socket sockets[SOCKETS]
-    Lanes lanes
     uint8_t sorted[SEGMENTS_MAX][MACHINES_MAX]      # families as bits
     uint32_t sorted_count       # those of strange sources, too
     uint8_t sorted_full         # others had no room
@@ -296,6 +293,8 @@ cdef struct Machine:
     uint8_t flood_comes         # its next event is on its way
     uint32_t send_error[2]      # by family
     uint32_t netlink_error
+    uint32_t part               # of `parts` in which an interface is looked at
+    uint32_t parts
     uint32_t takes_secondaries  # others that the kernel removes with an IPv4 address, each
     int64_t change_cost_ns
     Nic nics[SEGMENTS_MAX]
@@ -404,8 +403,9 @@ cdef void machine_wake(World* world, Machine* machine, int64_t at_ns) noexcept n
 cdef void frame_release(World* world, uint32_t which) noexcept nogil
 cdef uint8_t family_bit(uint8_t family) noexcept nogil
 cdef uint32_t whose(const Frame* frame) noexcept nogil
-cdef int transmit(World* world, Machine* machine, uint32_t slot,
-                  const Output* output) noexcept nogil
+cdef uint32_t machine_at(const World* world, uint32_t segment, uint8_t family,
+                         const uint8_t* source) noexcept nogil
+cdef int transmit(World* world, Machine* machine, const Outgoing* frame) noexcept nogil
 cdef bint has_sorted(const Machine* machine) noexcept nogil
 cdef void note_drop(World* world, Machine* machine, bint known, bint missed) noexcept nogil
 cdef void note_disturbed(World* world, int64_t until_ns) noexcept nogil

@@ -11,9 +11,10 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy
 
 from carp_fast.engine._lanes cimport LANE_COMMON, LANE_GENUINE
-from carp_fast.engine._vhid cimport Output
 from carp_fast.engine._wheel cimport NOBODY
-from carp_fast.engine._wire cimport CARP_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, wire_checksum
+from carp_fast.engine._wire cimport (
+    CARP_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH, wire_checksum)
+from carp_fast.pump._turn cimport BETWEEN, Outgoing
 
 cdef enum:
     LATE_MAX_NS = 3000000000        # how much later a reordered frame comes at most
@@ -413,43 +414,50 @@ cdef void send_over(World* world, uint32_t which, uint32_t sender,
     deliver(world, which, receiver, delay_ns)
 
 
-cdef uint8_t addressee(const World* world, uint32_t segment, const Output* output) noexcept nogil:
-    """The machine that a unicast is for, NOBODY's where there is none; else EVERYBODY."""
+cdef uint32_t machine_at(const World* world, uint32_t segment, uint8_t family,
+                         const uint8_t* source) noexcept nogil:
+    """The machine that has this address on the segment, or MACHINES_MAX."""
     cdef uint32_t number
     cdef const Nic* nic
-    if not output.unicast:
-        return EVERYBODY
     for number in range(world.machine_count):
         nic = &world.machines[number].nics[segment]
-        if (memcmp(nic.source, output.destination, 4) == 0 if output.family == 4
-                else memcmp(nic.source6, output.destination, 16) == 0):
-            return <uint8_t>number
+        if (memcmp(nic.source, source, 4) == 0 if family == 4
+                else memcmp(nic.source6, source, 16) == 0):
+            return number
     return MACHINES_MAX
 
 
-cdef int transmit(World* world, Machine* machine, uint32_t slot,
-                  const Output* output) noexcept nogil:
-    """Send one output of an advertisement to whom it is for on its segment; 0 or an errno."""
-    cdef uint32_t segment = world.slot_segment[slot], receiver, which
+cdef uint8_t addressee(const World* world, uint32_t segment, const Outgoing* frame) noexcept nogil:
+    """The machine that a unicast is for, NOBODY's where there is none; else EVERYBODY."""
+    cdef const uint8_t* ip = frame.bytes + ETHERNET_LENGTH
+    if not frame.unicast:
+        return EVERYBODY
+    return <uint8_t>machine_at(world, segment, frame.family, ip + (16 if frame.family == 4 else 24))
+
+
+cdef int transmit(World* world, Machine* machine, const Outgoing* frame) noexcept nogil:
+    """Send one frame of an advertisement to whom it is for on its segment; 0 or an errno."""
+    cdef uint32_t segment = world.slot_segment[frame.slot], receiver, which
     cdef uint32_t sender = machine_number(world, machine)
     cdef Frame* made
     cdef uint8_t to
-    if machine.nics[segment].ifindex != machine.core.interfaces[segment].ifindex:
+    if machine.nics[segment].ifindex != frame.ifindex:
         return ENODEV
     if not machine.nics[segment].up:
         return ENETDOWN
-    if random_chance(&world.random, machine.send_error[output.family == 6]):
+    if random_chance(&world.random, machine.send_error[frame.family == 6]):
         note_disturbed(world, world.now_ns)
         return ENOBUFS
     which = frame_new(world)
     if which == NOBODY:
         return ENOBUFS
     made = &world.frames[which]
-    memcpy(made.bytes, output.frame, output.length)
-    made.slot, made.segment, made.sender = slot, <uint8_t>segment, <uint8_t>sender
-    made.length, made.family, made.carp_at = output.length, output.family, output.carp_at
-    made.to = to = addressee(world, segment, output)
-    made.key, made.strange, made.stranger = machine.slots[slot].key, False, False
+    memcpy(made.bytes, frame.bytes, frame.length)
+    made.slot, made.segment, made.sender = frame.slot, <uint8_t>segment, <uint8_t>sender
+    made.length, made.family = <uint8_t>frame.length, frame.family
+    made.carp_at = ETHERNET_LENGTH + (IPV4_LENGTH if frame.family == 4 else IPV6_LENGTH)
+    made.to = to = addressee(world, segment, frame)
+    made.key, made.strange, made.stranger = machine.slots[frame.slot].key, False, False
     made.users = 1                                      # ours, until all of them are on their way
     world.history[segment][world.remembered[segment] % HISTORY] = made[0]
     world.remembered[segment] += 1
@@ -460,7 +468,8 @@ cdef int transmit(World* world, Machine* machine, uint32_t slot,
     if to == EVERYBODY and random_chance(
             &world.random, world.links[segment][sender][sender].fields[LINK_REFLECT]):
         note_disturbed(world, world.now_ns)
-        trace(world, TRACE_CHANGED_ON_WAY, sender, slot, whose(&world.frames[which]), LINK_REFLECT)
+        trace(world, TRACE_CHANGED_ON_WAY, sender, frame.slot, whose(&world.frames[which]),
+              LINK_REFLECT)
         deliver(world, which, sender, world.links[segment][sender][sender].fields[LINK_DELAY_NS])
     frame_release(world, which)
     return 0
@@ -500,7 +509,7 @@ cdef void note_drop(World* world, Machine* machine, bint known, bint missed) noe
         since_ns = now_ns - machine.nobody_since_ns
     if missed and since_ns < UNPROVEN_NS - UNPROVEN_SLACK_NS:
         # The turn that finds the drop counts from when it began.
-        note_missed(machine, now_ns if machine.phase == IDLE else machine.turn_ns, 0, 0)
+        note_missed(machine, now_ns if machine.turn.phase == BETWEEN else machine.turn.begun_ns, 0, 0)
         machine.away_ns = world.now_ns
     if since_ns < UNPROVEN_NS + PAUSED_MAX_NS:
         note_disturbed(world, world.now_ns)
@@ -533,5 +542,5 @@ cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept
     arrival.at_ns = machine_now(world, receiver)
     arrival.stamp_ns = arrival.at_ns + receiver.wall_ns
     arrival.frame = which
-    if receiver.phase == IDLE and receiver.watching and not receiver.paused:
+    if receiver.turn.phase == BETWEEN and receiver.turn.watching and not receiver.paused:
         machine_wake(world, receiver, world.now_ns + WAKE_NS)

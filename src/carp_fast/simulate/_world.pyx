@@ -20,13 +20,14 @@ from carp_fast.simulate._lanes cimport (
 from carp_fast.simulate._nics cimport NicFault, change_nic, interface_value
 from carp_fast.simulate._network cimport (
     ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FLOOD_GOES_ON,
-    FOREIGN_THERE, FRAME_ARRIVES, Fault, IDLE, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX,
-    MACHINE_STEPS, Machine, NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE,
-    PAUSE_STOPPED, PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED,
-    Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop, event_push, frame_arrives, grown,
-    machine_now, machine_wake, note_missed, random_below, random_next, trace)
+    FOREIGN_THERE, FRAME_ARRIVES, Fault, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS,
+    Machine, NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE, PAUSE_STOPPED,
+    PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED, Slot,
+    TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop, event_push, frame_arrives, grown, machine_now,
+    machine_wake, note_missed, random_below, random_next, trace)
 from carp_fast.simulate._turn cimport (
-    forget_slot, machine_forget, machine_step, order_packed, order_push)
+    forget_slot, machine_begin, machine_forget, machine_step, order_packed, order_push)
+from carp_fast.pump._turn cimport BATCH_MAX, BETWEEN, CHANGES_MAX
 from carp_fast.engine._vhid cimport BACKUP
 from carp_fast.engine._wheel cimport NOBODY, power_of_two
 
@@ -43,9 +44,9 @@ NIC_WORDS = ("down", "up", "gone", "back", "renamed", "named")
 BROKEN_WORDS = (
     "", "two_masters", "no_master", "slower_master", "still_init", "changed_while_quiet",
     "never_quiet", "address_kept", "address_missing", "foreign_removed", "not_announced",
-    "sent_by_backup", "resigned_with_addresses", "sent_wrong_priority", "sent_old_counter",
-    "accepted_unauthentic", "accepted_replay", "accepted_loop", "changed_by_refused",
-    "refused_genuine", "heard_too_lately", "heard_unread", "silence_unproven",
+    "sent_by_backup", "resigned_with_addresses", "sent_wrong_priority", "sent_late",
+    "announced_by_backup", "sent_old_counter", "accepted_unauthentic", "accepted_replay",
+    "accepted_loop", "changed_by_refused", "refused_genuine", "heard_too_lately", "heard_unread", "silence_unproven",
     "preempted_wrongly", "yielded_wrongly", "changed_without_cause", "tie_unsettled",
     "jitter_wrong", "silence_unsaid", "silence_imagined", "queue_overflow", "reports_lost")
 TRACE_WORDS = (
@@ -103,11 +104,11 @@ cdef void resume(World* world, Machine* machine) noexcept nogil:
                     0 if machine.paused == PAUSE_SUSPENDED else away_ns)
     machine.away_ns = world.now_ns
     machine.paused = PAUSE_NONE
-    if machine.phase != IDLE or machine.orders_count or (
-            machine.watching and anything_waits(machine)):
+    if machine.turn.phase != BETWEEN or machine.orders_count or (
+            machine.turn.watching and anything_waits(machine)):
         machine_wake(world, machine, world.now_ns)
-    elif machine.planned_ns:
-        machine_wake(world, machine, max(machine.planned_ns - machine.origin_ns, world.now_ns))
+    elif machine.turn.planned_ns:
+        machine_wake(world, machine, max(machine.turn.planned_ns - machine.origin_ns, world.now_ns))
 
 
 cdef void crash(World* world, Machine* machine) noexcept:
@@ -133,7 +134,7 @@ cdef int boot(World* world, Machine* machine) except -1:
 
     Raises MemoryError.
     """
-    cdef uint32_t slot, segment, lane
+    cdef uint32_t slot, segment
     if machine.running:
         return 0
     engine_open(&machine.core, power_of_two(4 * world.slot_count + 4096), random_next(&world.random))
@@ -144,12 +145,10 @@ cdef int boot(World* world, Machine* machine) except -1:
         machine.origin_ns += -machine.origin_ns % TICK_NS
         machine.origin_ns += <int64_t>random_below(&world.random, TOGETHER_NS)
     machine.wall_ns = EPOCH_NS - machine.origin_ns + machine.wall_error_ns
-    machine.suspended_ns = machine.seen_suspended_ns = BOOTTIME_READ_NS
-    machine.heard_until_ns = machine_now(world, machine)
+    machine.suspended_ns = BOOTTIME_READ_NS
     machine.missed_count = 0
-    for lane in range(SOCKETS):
-        machine.sockets[lane].heard_until_ns = machine.heard_until_ns
     machine.clock_stepped_ns = 0
+    machine_begin(world, machine)
     for segment in range(world.segment_count):
         if machine.nics[segment].attached:
             order_push(world, machine, ORDER_SET_INTERFACE, segment,
@@ -306,9 +305,10 @@ cdef class Simulator:
                   uint32_t slices=16, uint32_t changes=128, bint aligned=False, bint tracing=False):
         if not 1 <= machines <= MACHINES_MAX or not 1 <= segments <= SEGMENTS_MAX:
             raise ValueError(f"at most {MACHINES_MAX} machines on {SEGMENTS_MAX} segments")
-        if (not slots or not socket_room or not source_room or not batch or not slices
-                or not 1 <= changes <= 128):
-            raise ValueError("slots and limits are at least 1, changes at most 128")
+        if not (slots and socket_room and source_room and slices and 1 <= batch <= BATCH_MAX
+                and 1 <= changes <= CHANGES_MAX):
+            raise ValueError("slots and limits are at least 1, "
+                             f"batch at most {BATCH_MAX}, changes {CHANGES_MAX}")
         self.kept = []
         self.world = <World*>calloc(1, sizeof(World))
         if self.world == NULL:
@@ -347,7 +347,7 @@ cdef class Simulator:
                     raise MemoryError("socket")
             if machine.slots == NULL or machine.dirty == NULL:
                 raise MemoryError("machine")
-            machine.changing = machine.announcing = NOBODY
+            machine.world = world
             machine.step_at_ns = -1
             machine.change_cost_ns = CHANGE_COST_NS
             for segment in range(world.segment_count):
