@@ -31,7 +31,6 @@ from carp_fast.config.doubts import Doubts
 from carp_fast.config.model import (
     MAX_INTERFACES,
     MAX_VIRTUAL_HOSTS,
-    Announce,
     Configuration,
     ConfigurationError,
     Daemon,
@@ -71,6 +70,7 @@ from carp_fast.config.secrets import (
     read_key_credential,
     readable_by_others,
 )
+from carp_fast.engine.keys import Announce
 
 __all__ = [
     "MAX_INTERFACES",

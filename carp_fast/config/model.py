@@ -9,10 +9,11 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
+from carp_fast.engine.keys import Keys
 from carp_fast.errors import CarpFastError
 
 MAX_VIRTUAL_HOSTS = 131_072  # the engine's table
@@ -55,43 +56,22 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
         return f"{self.file}: {self.table}" if self.table else self.file
 
 
-class Announce(msgspec.Struct, frozen=True, gc=False):
-    """Gratuitous ARPs: `count` at once `interval_s` apart, again each `refresh_s` (0: never)."""
+class Settings(Keys, frozen=True, kw_only=True):
+    """What the virtual hosts of one table share: the keys that the engine reads, and these.
 
-    count: int = 1
-    interval_s: float = 0.0
-    refresh_s: float = 0.0
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the virtual hosts of one table share. `up` and `down`: a path or "module:function".
-
-    Addresses are in the form of inet_ntop; `peers` ascend, IPv4 first. Where there are peers,
-    `destination`, `destination6`, `broadcast` and `advertise_mac` have their defaults.
+    `up` and `down`: a path or "module:function". Addresses are in the form of inet_ntop; `peers`
+    ascend, IPv4 first. Where there are peers, `destination`, `destination6`, `broadcast` and
+    `advertise_mac` have their defaults.
     """
 
     passphrase: bytes
     source: str | None = None  # None: the interface's own
     source6: str | None = None
-    advbase: int = 1
-    advskew: int = 0
-    dead_ratio: int = 3
-    preempt: Literal["demoted"] | bool = "demoted"
-    preempt_delay_s: float = 0.0
-    startup_delay_s: float = 0.0
-    dialect: Literal["ucarp", "freebsd", "openbsd"] = "ucarp"
     destination: str = "224.0.0.18"
     destination6: str = "ff02::12"
     broadcast: bool = False
     peers: tuple[str, ...] = ()
-    advertise_mac: str = "interface"
-    replay: Literal["off", "learn", "strict"] = "learn"
     lladdr: str | None = None
-    preferred: bool = False
-    ignore_link_state: bool = False
-    manage_addresses: bool = True
-    address_deadline_s: float = 10.0  # 0: never
-    announce: Announce = Announce()
     up: str | None = None
     down: str | None = None
     xparam: str | None = None

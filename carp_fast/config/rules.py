@@ -16,12 +16,12 @@ from msgspec import Meta
 
 from carp_fast import inet
 from carp_fast.config.model import PEERS_MAX, RECORD_MAX, as_shown
+from carp_fast.engine.keys import KEYS, MAX_DELAY_S, Kind, OneOf, Seconds, Switch, Whole
 from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_text
 
 INTERFACE_NAME_BYTES = 15  # the kernel's IFNAMSIZ less its NUL
 SOCKET_PATH_BYTES = 107  # sun_path less its NUL
-MAX_DELAY_S = 86_400
 
 
 class Refused(CarpFastError):
@@ -51,11 +51,13 @@ def _seconds(lowest: float, highest: float) -> Rule:
     return _typed(kind, f"a number of seconds from {lowest:g} to {highest:g}")
 
 
-def _choice(*allowed: str) -> Rule:
-    words = " or ".join(f'"{word}"' for word in allowed)
+def _choice(*allowed: str | bool) -> Rule:
+    words = " or ".join(f'"{word}"' for word in allowed if isinstance(word, str))
+    if True in allowed:
+        words = f"true, false or {words}"
 
     def rule(value: Any) -> Any:
-        if not isinstance(value, str) or value not in allowed:
+        if not isinstance(value, str | bool) or value not in allowed:
             raise Refused(f"must be {words}")
         return value
 
@@ -76,6 +78,19 @@ def _not_available(neutral: Any = None) -> Rule:
 
 
 _boolean = _typed(bool, "true or false")
+
+
+def _rule(kind: Kind) -> Rule:
+    """The rule of a key that the engine reads."""
+    match kind:
+        case Whole(lowest, highest):
+            return _integer(lowest, highest)
+        case Seconds(lowest, highest):
+            return _seconds(lowest, highest)
+        case OneOf(values):
+            return _choice(*values)
+        case Switch():
+            return _boolean
 
 
 def plain_text(value: Any, allowed: str = "a string") -> str:
@@ -111,12 +126,6 @@ def _hook(value: Any) -> str:
             return str(value)
         raise Refused(f"must be {allowed}")
     return _absolute_path(value, allowed)
-
-
-def _preempt(value: Any) -> Any:
-    if isinstance(value, bool) or value == "demoted":
-        return value
-    raise Refused('must be true, false or "demoted"')
 
 
 # --- addresses ----------------------------------------------------------------------------------
@@ -286,33 +295,17 @@ def _lladdr(value: Any) -> str:
 
 # --- the keys -----------------------------------------------------------------------------------
 
-ANNOUNCE_RULES: dict[str, Rule] = {
-    "announce.count": _integer(1, 10),
-    "announce.interval_s": _seconds(0, 60),
-    "announce.refresh_s": _seconds(0, 3600),
-}
+ANNOUNCE_RULES = {key.name: _rule(key.kind) for key in KEYS if key.table == "announce"}
 
 SETTING_RULES: dict[str, Rule] = {
+    **{key.name: _rule(key.kind) for key in KEYS if not key.table},
     "source": _sources,
-    "advbase": _integer(0, 255),
-    "advskew": _integer(0, 254),
-    "dead_ratio": _integer(1, 255),
-    "preempt": _preempt,
-    "preempt_delay_s": _seconds(0, MAX_DELAY_S),
-    "startup_delay_s": _seconds(0, MAX_DELAY_S),
-    "dialect": _choice("ucarp", "freebsd", "openbsd"),
     "destination": _destination,
     "destination6": _destination6,
     "broadcast": _boolean,
     "peers": _peers,
-    "advertise_mac": _choice("interface", "ucarp", "bsd"),
     "address_mac": _not_available("interface"),
-    "replay": _choice("off", "learn", "strict"),
     "lladdr": _lladdr,
-    "preferred": _boolean,
-    "ignore_link_state": _boolean,
-    "manage_addresses": _boolean,
-    "address_deadline_s": _seconds(0, MAX_DELAY_S),
     "group": _not_available(),
     "track": _not_available([]),
     "up": _hook,

@@ -10,10 +10,12 @@ import heapq
 import time
 from array import array
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from carp_fast.config.load import VirtualHost
+from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.engine._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.keys import arguments_of
 from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_bytes, mac_bytes, prefix_bytes
 
@@ -59,6 +61,9 @@ class Hosts:
         # Advertisements count up from the wall clock, so that a restart goes on above what the
         # last run sent: whoever refuses old counters accepts it.
         self._counter = time.time_ns()
+        # Those that were prepared last, and as arguments: virtual hosts of a table share them.
+        self._settings: Settings | None = None
+        self._keys: dict[str, Any] = {}
 
     def number(self, name: str) -> int:
         """The interface's number, given at the first asking. Raises LimitReached."""
@@ -236,9 +241,11 @@ class Hosts:
         settings = host.settings
         source, source6, lladdr = settings.source, settings.source6, settings.lladdr
         missing4, missing6 = missing
-        mac: str | bytes = settings.advertise_mac
+        if settings is not self._settings:
+            self._settings, self._keys = settings, arguments_of(settings)
+        keys = dict(self._keys)
         if ":" in settings.advertise_mac:  # its very own: not in a configuration
-            mac = mac_bytes(settings.advertise_mac)
+            keys["advertise_mac"] = mac_bytes(settings.advertise_mac)
         return PreparedHost(
             interface=self.number(host.interface),
             vhid=host.vhid,
@@ -246,33 +253,18 @@ class Hosts:
             unsigned_addresses=[prefix_bytes(a) for a in host.unsigned_addresses],
             retired_addresses=[prefix_bytes(address) for address in retired],
             passphrase=settings.passphrase,
-            advbase=settings.advbase,
-            advskew=settings.advskew,
-            dead_ratio=settings.dead_ratio,
-            preempt=settings.preempt,
             destination=address_bytes(settings.destination),
             destination6=address_bytes(settings.destination6),
             broadcast=settings.broadcast,
             peers=[address_bytes(peer) for peer in settings.peers],
-            advertise_mac=mac,
             source=None if source is None else address_bytes(source),
             source6=None if source6 is None else address_bytes(source6),
             source_missing=missing4,
             source6_missing=missing6,
-            dialect=settings.dialect,
-            replay=settings.replay,
             lladdr=None if lladdr is None else mac_bytes(lladdr),
-            preferred=settings.preferred,
-            ignore_link_state=settings.ignore_link_state,
-            manage_addresses=settings.manage_addresses,
             announce_on_order=not settings.manage_addresses and settings.up is not None,
-            startup_delay_ns=round(settings.startup_delay_s * 1e9),
-            preempt_delay_ns=round(settings.preempt_delay_s * 1e9),
-            announce_count=settings.announce.count,
-            announce_interval_ns=round(settings.announce.interval_s * 1e9),
-            announce_refresh_ns=round(settings.announce.refresh_s * 1e9),
-            address_deadline_ns=round(settings.address_deadline_s * 1e9),
             counter=self._counter,
             alternates=replacing,
             barred=barred,
+            **keys,
         )

@@ -8,12 +8,12 @@ from typing_extensions import disjoint_base
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine._recorder import ADDRESS_WORDS as ADDRESS_WORDS
 from carp_fast.engine._recorder import THERE_WORDS as THERE_WORDS
-from carp_fast.engine._vhid import DIALECT_WORDS as DIALECT_WORDS
 from carp_fast.engine._vhid import EVENT_WORDS as EVENT_WORDS
 from carp_fast.engine._vhid import REASON_WORDS as REASON_WORDS
-from carp_fast.engine._vhid import REPLAY_WORDS as REPLAY_WORDS
 from carp_fast.engine._vhid import STATE_WORDS as STATE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS as VERDICT_WORDS
+from carp_fast.engine.keys import DIALECTS as DIALECTS
+from carp_fast.engine.keys import REPLAYS as REPLAYS
 from carp_fast.engine.reports import Report
 
 MAX_VIRTUAL_HOSTS: int

@@ -1,10 +1,9 @@
 """What is recorded: its kinds, and the words of a host's state."""
 
-from carp_fast.engine._vhid import DIALECT_WORDS as DIALECT_WORDS
 from carp_fast.engine._vhid import REASON_WORDS as REASON_WORDS
-from carp_fast.engine._vhid import REPLAY_WORDS as REPLAY_WORDS
 from carp_fast.engine._vhid import STATE_WORDS as STATE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS as VERDICT_WORDS
+from carp_fast.engine.keys import ALL_KEYS as ALL_KEYS
 
 RECORD_WORDS: tuple[str, ...]
 ORDERED_WORDS: tuple[str, ...]
@@ -14,4 +13,3 @@ FLAG_WORDS: dict[str, int]
 PENDING_WORDS: dict[str, int]
 ADDRESS_WORDS: dict[str, int]
 THERE_WORDS: tuple[str, ...]
-PREEMPT_WORDS: tuple[bool | str, ...]

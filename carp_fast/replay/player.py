@@ -18,6 +18,7 @@ from carp_fast.config.rules import SETTING_RULES, Refused
 from carp_fast.engine._auth import Key
 from carp_fast.engine._engine import THERE_WORDS, Engine
 from carp_fast.engine._prepared import PreparedHost, signed_forms
+from carp_fast.engine.keys import ALL_KEYS
 from carp_fast.engine.reports import StateChanged, Undemoted
 from carp_fast.inet import address_bytes, address_text, mac_bytes, prefix_bytes
 from carp_fast.replay import forge as frames
@@ -44,22 +45,6 @@ WHILE_KILLED = ("start", "link", "interface", "reload", "kernel", "end")
 CARRIED_OUT = ("ADD_ADDRESSES", "REMOVE_ADDRESSES", "ANNOUNCE")
 GROUPS = {4: "224.0.0.18", 16: "ff02::12"}
 ADDRESS_LISTS = ("addresses", "unsigned_addresses", "retired_addresses")
-GIVEN_AS_THEY_ARE = (
-    "advbase",
-    "advskew",
-    "dead_ratio",
-    "preempt",
-    "dialect",
-    "replay",
-    "preferred",
-    "ignore_link_state",
-    "manage_addresses",
-    "announce_on_order",
-    "advertise_mac",
-    "broadcast",
-    "source_missing",
-    "source6_missing",
-)
 
 
 class Output(NamedTuple):
@@ -86,7 +71,7 @@ class Row(NamedTuple):
 
 def prepared(host: dict[str, Any], number: int, *, own_source: bool) -> PreparedHost:
     """A host's table as the engine wants it. Raises ValueError and TypeError."""
-    given: dict[str, Any] = {key: host[key] for key in GIVEN_AS_THEY_ARE if key in host}
+    given = {key.argument: key.given(key.found_in(host)) for key in ALL_KEYS}
     for key in ADDRESS_LISTS:
         given[key] = [prefix_bytes(text) for text in host.get(key, ())]
     for key in ("destination", "destination6"):
@@ -95,13 +80,6 @@ def prepared(host: dict[str, Any], number: int, *, own_source: bool) -> Prepared
     for key in ("source", "source6"):
         if own_source and key in host:
             given[key] = address_bytes(host[key])
-    for key in ("startup_delay", "preempt_delay"):
-        given[f"{key}_ns"] = round(host.get(f"{key}_s", 0) * SECOND_NS)
-    given["address_deadline_ns"] = round(host.get("address_deadline_s", 10) * SECOND_NS)
-    announce = host.get("announce", {})
-    given["announce_count"] = announce.get("count", 1)
-    given["announce_interval_ns"] = round(announce.get("interval_s", 0) * SECOND_NS)
-    given["announce_refresh_ns"] = round(announce.get("refresh_s", 0) * SECOND_NS)
     return PreparedHost(
         interface=number,
         vhid=host["vhid"],
@@ -110,6 +88,7 @@ def prepared(host: dict[str, Any], number: int, *, own_source: bool) -> Prepared
         lladdr=mac_bytes(host["lladdr"]) if "lladdr" in host else None,
         counter=int(host.get("counter", 0)),
         alternates=True,
+        broadcast=host.get("broadcast", False),
         **given,
     )
 

@@ -18,10 +18,9 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from carp_fast.control.slices import document_slices, in_slices
 from carp_fast.engine._wheel import power_of_two
+from carp_fast.engine.keys import ALL_KEYS, KEYS
 from carp_fast.inet import address_text, mac_text, prefix_text
 from carp_fast.replay.scenario import (
     HEARD_MAC,
@@ -54,31 +53,6 @@ DESTINATIONS = (
     ("lladdr", None),
     ("broadcast", False),
 )
-STAND_INS = {  # for keys of a host's table: what the engine calls them, and the unit there
-    "startup_delay_s": ("startup_delay_ns", 1e9),
-    "preempt_delay_s": ("preempt_delay_ns", 1e9),
-    "address_deadline_s": ("address_deadline_ns", 1e9),
-}
-STAND_IN_DEFAULTS = {"address_deadline_ns": 10_000_000_000}  # the others' is 0
-AS_THEY_ARE = (
-    ("advbase", 1),
-    ("advskew", 0),
-    ("dead_ratio", 3),
-    ("preempt", "demoted"),
-    ("dialect", "ucarp"),
-    ("replay", "learn"),
-    ("preferred", False),
-    ("ignore_link_state", False),
-    ("manage_addresses", True),
-    ("announce_on_order", False),
-    ("advertise_mac", "interface"),
-    ("source_missing", False),
-    ("source6_missing", False),
-)
-
-
-# Of those, what is no key of a configuration.
-FOUND_OUT = frozenset({"announce_on_order", "source_missing", "source6_missing"})
 
 
 class Recorded(NamedTuple):
@@ -180,13 +154,13 @@ def configured_table(host: VirtualHost) -> dict[str, Any]:
         "addresses": list(host.addresses),
         "unsigned_addresses": list(host.unsigned_addresses),
         "passphrase": host.settings.passphrase.decode("utf-8", "surrogateescape"),
-        "announce": msgspec.structs.asdict(host.settings.announce),
     }
-    same = [key for key, _ in (*AS_THEY_ARE, *DESTINATIONS) if key not in FOUND_OUT]
-    for key in ("source", "source6", *same, *STAND_INS):
-        value = getattr(host.settings, key)
+    for key in KEYS:
+        key.put_into(table, key.of(host.settings))
+    for name in ("source", "source6", *(name for name, _ in DESTINATIONS)):
+        value = getattr(host.settings, name)
         if value is not None:
-            table[key] = value
+            table[name] = value
     return table
 
 
@@ -460,22 +434,14 @@ class Writer:
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The keys of a host's table for what the engine has of its configuration."""
     table: dict[str, Any] = {}
-    for key in ("source", "source6"):
-        if settings[key] is not None:
-            table[key] = address_text(settings[key])
-    for key, default in AS_THEY_ARE:
-        if settings[key] != default:
-            table[key] = settings[key]
-    for key, (name, unit) in STAND_INS.items():
-        if settings[name] != STAND_IN_DEFAULTS.get(name, 0):
-            table[key] = settings[name] / unit
-    announce = {
-        "count": settings["announce_count"],
-        "interval_s": settings["announce_interval_ns"] / 1e9,
-        "refresh_s": settings["announce_refresh_ns"] / 1e9,
-    }
-    if announce != {"count": 1, "interval_s": 0, "refresh_s": 0}:
-        table["announce"] = announce
+    for name in ("source", "source6"):
+        if settings[name] is not None:
+            table[name] = address_text(settings[name])
+    changed = [key for key in ALL_KEYS if settings[key.name] != key.default]
+    tables = {key.table for key in changed if key.table}
+    for key in ALL_KEYS:
+        if key in changed or key.table in tables:  # a table within is written whole
+            key.put_into(table, settings[key.name])
     return table
 
 

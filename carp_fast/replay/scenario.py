@@ -37,7 +37,8 @@ Inputs, the subject a virtual host unless said:
 Outputs: STATE reason | ADVERTISE ADVBASE/ADVSKEW [demote N] | RESIGN 255/255 | ADD_ADDRESSES A...
   REMOVE_ADDRESSES A... | ANNOUNCE A... | UNDEMOTED | refused VERDICT
 
-Holds the format, read and written. Must not know the engine, nor how a scenario is played.
+Holds the format, read and written. Must know no more of the engine
+than the keys that it reads, nor how a scenario is played.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from carp_fast.engine.keys import ALL_KEYS
 from carp_fast.errors import CarpFastError
 
 SECOND_NS = 1_000_000_000
@@ -60,11 +62,8 @@ INPUTS = """hear link interface demote remove address_lost found announce adopt 
     in_use reload kernel begin resign stall drop kill start away turn end"""
 VERBS = frozenset(INPUTS.split())
 HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses retired_addresses
-    passphrase source source6 advbase advskew dead_ratio preempt dialect replay destination
-    destination6 peers lladdr preferred ignore_link_state manage_addresses announce_on_order
-    counter startup_delay_s preempt_delay_s address_deadline_s announce advertise_mac broadcast
-    source_missing source6_missing"""
-HOST_KEYS = frozenset(HOST_WORDS.split())
+    passphrase source source6 destination destination6 peers lladdr counter broadcast"""
+HOST_KEYS = frozenset((*HOST_WORDS.split(), *(key.table or key.name for key in ALL_KEYS)))
 INTERFACE_KEYS = frozenset(("source", "source6", "mac", "ifindex", "up", "forwards6", "renamed"))
 # Words of an interface's line that stand alone, and the argument of Engine.set_interface.
 INTERFACE_FLAGS = {"router": "forwards6", "renamed": "renamed", "announce": "announce"}

@@ -37,9 +37,9 @@ from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
 
 from carp_fast.engine._recorder import ADDRESS_WORDS, THERE_WORDS
-from carp_fast.engine._vhid import (
-    DIALECT_WORDS, EVENT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS)
+from carp_fast.engine._vhid import EVENT_WORDS, REASON_WORDS, STATE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS
+from carp_fast.engine.keys import DIALECTS, REPLAYS
 
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
 MAX_INTERFACES = _MAX_INTERFACES
@@ -84,8 +84,8 @@ cdef dict host_dict(const VirtualHost* host):
         "families": [family for family, expected in ((4, host.configured.expects_4),
                                                      (6, host.configured.expects_6))
                      if expected],
-        "dialect": DIALECT_WORDS[host.configured.dialect],
-        "replay": REPLAY_WORDS[host.configured.replay],
+        "dialect": DIALECTS.values[host.configured.dialect],
+        "replay": REPLAYS.values[host.configured.replay],
         "advbase": host.configured.advbase, "advskew": host.configured.advskew,
         "dead_ratio": host.configured.dead_ratio,
         "effective_advskew": vhid_advskew(host), "demotion": host.demotion,

@@ -5,29 +5,27 @@ is allocated here. Knows no engine, socket, clock or file.
 """
 
 from cython cimport freelist
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast.engine._auth cimport KEY_LENGTH, auth_prepare
 from carp_fast.engine._core cimport MAX_INTERFACES as _MAX_INTERFACES
 from carp_fast.engine._vhid cimport (
-    Address, ALTERNATE_KEYS, AlternateKey, BARRED, Block, BSD_MAC, Configured, INTERFACE_MAC,
-    Output, OWN_MAC, PEERS_MAX as _PEERS_MAX, PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER,
-    RETIRED, SIGNED, SOURCE6_MISSING, SOURCE_MISSING, UCARP_MAC, VirtualHost)
+    Address, ALTERNATE_KEYS, AlternateKey, BARRED, Block, Configured, Output, OWN_MAC,
+    PEERS_MAX as _PEERS_MAX, RETIRED, SIGNED, SOURCE6_MISSING, SOURCE_MISSING, VirtualHost)
 from carp_fast.engine._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH)
 
-from carp_fast.engine._vhid import DIALECT_WORDS, REPLAY_WORDS
+from carp_fast.engine.keys import ALL_KEYS, DIALECTS
 
 PEERS_MAX = _PEERS_MAX
 # Nobody's address and everybody's never enter a digest.
 NEVER_SIGNED = {b"\0\0\0\0", b"\xff\xff\xff\xff"}
 LINK_LOCAL = b"\xfe\x80"              # of its 10 bits the kernels look at these 16
 FOREVER_NS = 0x7fffffffffffffff
-ADVERTISE_MAC = {"interface": INTERFACE_MAC, "ucarp": UCARP_MAC, "bsd": BSD_MAC}
-PREEMPT = {False: PREEMPT_NEVER, True: PREEMPT_ALWAYS, "demoted": PREEMPT_DEMOTED}
-
+cdef dict last_keys = None
+cdef Configured last_configured
 
 cdef Block* new_block(uint32_t addresses, uint32_t outputs, uint32_t alternates) except NULL:
     """One allocation for a block and all that it points to, zeroed."""
@@ -123,6 +121,26 @@ cdef uint32_t source_flags(bint missing, bint missing6) noexcept:
     return (SOURCE_MISSING if missing else 0) | (SOURCE6_MISSING if missing6 else 0)
 
 
+cdef Configured configured_by(dict keys) except *:
+    """What these keys make of the engine's fields; those that are not given have their default.
+
+    Nearly always it is the same as for the host before. Raises TypeError for unknown keys.
+    """
+    global last_keys, last_configured
+    cdef Configured nothing
+    cdef dict fields
+    if keys != last_keys:
+        memset(&nothing, 0, sizeof(nothing))
+        fields, rest = nothing, dict(keys)
+        for key in ALL_KEYS:
+            given = rest.pop(key.argument, None)
+            fields[key.field] = key.number(key.given(key.default) if given is None else given)
+        if rest:
+            raise TypeError(f"no key of a virtual host: {', '.join(rest)}")
+        last_configured, last_keys = fields, keys
+    return last_configured
+
+
 # Its memory is kept for the next: else blocks, which stay, would fill the gaps that it leaves
 # between them, and hosts that advertise one after the other would have theirs all over the heap.
 @freelist(1024)
@@ -133,70 +151,47 @@ cdef class PreparedHost:
     of (4 or 16 bytes, prefixlen); the unsigned stay out of the digest, the retired are only
     removed; passphrase: 1 to 20 bytes; destination, destination6: the groups, 4 and 16 bytes;
     peers: unicast addresses of either family in place of the groups, at most PEERS_MAX; source,
-    source6: 4 and 16 bytes, or None for the interface's; source_missing, source6_missing: they are
-    no addresses of this machine; preempt: False, True or "demoted"; dialect: "ucarp", "freebsd" or
-    "openbsd"; replay: "off", "learn" or "strict"; lladdr: 6 bytes or None, see signed_message();
-    preferred: IPv6 addresses may be the source of other traffic; times in ns; address_deadline_ns:
-    how long a MASTER may be without addresses, 0: for ever; counter: what the first
-    advertisement's counter exceeds; advertise_mac: "interface", "ucarp" or "bsd" (virtual MACs),
-    or 6 bytes; broadcast: to ff:ff:ff:ff:ff:ff, whatever the group; alternates: room to accept
-    digests that are given up; barred: another process of this machine has it.
-    Raises ValueError for what does not fit.
+    source6: 4 and 16 bytes, or None for the interface's; lladdr: 6 bytes or None, see
+    signed_message(); counter: what the first advertisement's counter exceeds; broadcast: to
+    ff:ff:ff:ff:ff:ff, whatever the group; alternates: room to accept digests that are given up;
+    barred: another process of this machine has it. All others are the keys of keys.py, times in
+    ns; advertise_mac may also be 6 bytes.
+    Raises ValueError, TypeError and OverflowError for what does not fit.
     """
 
     def __cinit__(self):
         memset(&self.host, 0, sizeof(VirtualHost))
 
     def __init__(self, *, uint16_t interface, uint8_t vhid, addresses, bytes passphrase,
-                 uint8_t advbase=1, uint8_t advskew=0, uint8_t dead_ratio=3, preempt="demoted",
                  unsigned_addresses=(), retired_addresses=(),
                  bytes destination=b"\xe0\x00\x00\x12",
                  bytes destination6=b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x12", peers=(),
-                 bytes source=None, bytes source6=None, bint source_missing=False,
-                 bint source6_missing=False, str dialect="ucarp", str replay="learn",
-                 bytes lladdr=None, bint preferred=False,
-                 bint ignore_link_state=False, bint manage_addresses=True,
-                 bint announce_on_order=False, int64_t startup_delay_ns=0,
-                 int64_t preempt_delay_ns=0, uint8_t announce_count=1,
-                 int64_t announce_interval_ns=0, int64_t announce_refresh_ns=0,
-                 int64_t address_deadline_ns=10000000000,
-                 uint64_t counter=0, bint alternates=False, advertise_mac="interface",
-                 bint broadcast=False, bint barred=False):
+                 bytes source=None, bytes source6=None, bytes lladdr=None, uint64_t counter=0,
+                 bint alternates=False, bint broadcast=False, bint barred=False, **keys):
         cdef VirtualHost* host = &self.host
-        cdef Configured* configured = &host.configured
+        cdef bytes own_mac = None
         if not 1 <= vhid or not addresses or not 1 <= len(passphrase) <= KEY_LENGTH:
             raise ValueError("a virtual host has a vhid, an address and a passphrase")
         if interface >= _MAX_INTERFACES:
             raise ValueError(f"interface out of range: numbers are below {_MAX_INTERFACES}")
-        if not dead_ratio or not announce_count:
-            raise ValueError("dead_ratio and announce_count are at least 1")
         if len(peers) > PEERS_MAX:
             raise ValueError(f"{len(peers)} peers, at most {PEERS_MAX}")
         expect_bytes(lladdr, (6,), "a MAC")
         host.interface, host.vhid = interface, vhid
-        configured.advbase, configured.advskew = advbase, advskew
-        configured.dead_ratio, configured.preempt = dead_ratio, PREEMPT[preempt]
-        configured.dialect = DIALECT_WORDS.index(dialect)
-        configured.replay = REPLAY_WORDS.index(replay)
-        configured.startup_delay_ms = (startup_delay_ns + 999999) // 1000000
-        configured.preempt_delay_ms = (preempt_delay_ns + 999999) // 1000000
-        configured.announce_count = announce_count
-        configured.announce_interval_ms = (announce_interval_ns + 999999) // 1000000
-        configured.announce_refresh_ms = (announce_refresh_ns + 999999) // 1000000
-        configured.address_deadline_ms = (address_deadline_ns + 999999) // 1000000
-        configured.ignore_link_state, configured.preferred = ignore_link_state, preferred
-        configured.manage_addresses = manage_addresses
-        configured.announce_on_order = announce_on_order
-        configured.source_missing = source_missing
-        configured.source6_missing = source6_missing
         host.counter = counter
         host.flags = BARRED if barred else 0
-        own_mac = advertise_mac if isinstance(advertise_mac, bytes) else None
-        configured.advertise_mac = ADVERTISE_MAC[advertise_mac] if own_mac is None else OWN_MAC
-        expect_bytes(own_mac, (6,), "a MAC")
+        if isinstance(keys.get("advertise_mac"), bytes):
+            own_mac = keys.pop("advertise_mac")
+            expect_bytes(own_mac, (6,), "a MAC")
+        host.configured = configured_by(keys)
+        if own_mac is not None:
+            host.configured.advertise_mac = OWN_MAC
+        if not host.configured.dead_ratio or not host.configured.announce_count:
+            raise ValueError("dead_ratio and announce_count are at least 1")
         self.set_sources(source, source6)
         outputs = list(peers) or self.groups(addresses, destination, destination6)
-        signed = signed_forms(vhid, [data for data, _ in addresses], dialect=dialect, lladdr=lladdr)
+        signed = signed_forms(vhid, [data for data, _ in addresses], lladdr=lladdr,
+                              dialect=DIALECTS.values[host.configured.dialect])
         keys = [message for _, message in signed]
         self.host.block = new_block(
             len(addresses) + len(unsigned_addresses) + len(retired_addresses), len(outputs),
@@ -268,6 +263,11 @@ cdef class PreparedHost:
             auth_prepare(&alternate.key, secret, message, <uint32_t>len(message))
             alternate.until_ns = FOREVER_NS
             alternate += 1
+
+    @property
+    def configured(self) -> dict:
+        """The engine's fields, by name, as numbers; see Configured in _vhid.pxd."""
+        return self.host.configured
 
     cdef VirtualHost* give_away(self) except NULL:
         """The host for one order; its block is the engine's from now on."""

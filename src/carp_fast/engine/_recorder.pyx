@@ -13,17 +13,18 @@ from libc.string cimport memcpy, memset
 from carp_fast.engine._history cimport (
     HISTORY_FORMERLY, HISTORY_LATELY, HISTORY_SENT, History, Range)
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEMOTED, ANNOUNCING, BARRED, BSD_MAC, Configured, CONTESTED, DEMOTE_TOLD, DUPLICATE,
-    EXTENDED, FAILED, FOREIGN, HELD, LEAVING, LOST, LOST_WITH_OURS, MASTER_LEAVES, PRECEDED,
+    ADDRESS_DEMOTED, ANNOUNCING, BARRED, CONTESTED, DEMOTE_TOLD, DUPLICATE, EXTENDED, FAILED,
+    FOREIGN, HELD, INTERFACE_MAC, LEAVING, LOST, LOST_WITH_OURS, MASTER_LEAVES, OWN_MAC, PRECEDED,
     REPEATING, RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source,
     SOURCE6_MISSING, SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
-    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, UCARP_MAC, vhid_jitter_ns,
-    vhid_source, VirtualHost)
+    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_jitter_ns, vhid_source,
+    VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement
 
-from carp_fast.engine._vhid import DIALECT_WORDS, REASON_WORDS, REPLAY_WORDS, STATE_WORDS
+from carp_fast.engine._vhid import REASON_WORDS, STATE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS
+from carp_fast.engine.keys import ALL_KEYS
 
 cdef enum:
     PIECES = (sizeof(Checkpoint) + PIECE_LENGTH - 1) // PIECE_LENGTH
@@ -55,7 +56,6 @@ PENDING_WORDS = {
 THERE_WORDS = ("none", "ours", "foreign", "somebodys", "unknown")
 ADDRESS_WORDS = {"held": HELD, "foreign": FOREIGN, "failed": FAILED, "lost": LOST,
                  "lost_with_ours": LOST_WITH_OURS}
-PREEMPT_WORDS = (False, True, "demoted")
 
 
 # ------------------------------------------------------------------------------------- the ring
@@ -310,28 +310,19 @@ cdef list records_list(const Record* records, uint32_t count):
 
 
 cdef dict settings_dict(const Checkpoint* of):
-    """The host's configuration as far as the engine has it, in the words of PreparedHost."""
-    cdef const Configured* now = &of.configured
-    return {
-        "vhid": of.vhid, "advbase": now.advbase, "advskew": now.advskew,
-        "dead_ratio": now.dead_ratio, "preempt": PREEMPT_WORDS[now.preempt],
-        "dialect": DIALECT_WORDS[now.dialect], "replay": REPLAY_WORDS[now.replay],
-        "source": (<const char*>of.own_source4)[:4] if now.own_source else None,
-        "source6": (<const char*>of.own_source6)[:16] if now.own_source6 else None,
-        "source_missing": bool(now.source_missing),
-        "source6_missing": bool(now.source6_missing),
-        "preferred": bool(now.preferred),
-        "ignore_link_state": bool(now.ignore_link_state),
-        "manage_addresses": bool(now.manage_addresses),
-        "announce_on_order": bool(now.announce_on_order),
-        "startup_delay_ns": now.startup_delay_ms * <int64_t>1000000,
-        "preempt_delay_ns": now.preempt_delay_ms * <int64_t>1000000,
-        "announce_count": now.announce_count,
-        "announce_interval_ns": now.announce_interval_ms * <int64_t>1000000,
-        "announce_refresh_ns": now.announce_refresh_ms * <int64_t>1000000,
-        "address_deadline_ns": now.address_deadline_ms * <int64_t>1000000,
-        "advertise_mac": ("ucarp" if now.advertise_mac == UCARP_MAC
-                          else "bsd" if now.advertise_mac == BSD_MAC else "interface")}
+    """The host's configuration as far as the engine has it: the values of ALL_KEYS by name, vhid,
+    source and source6. A MAC of its own is left out.
+    """
+    cdef dict numbers = of.configured
+    cdef dict settings = {
+        "vhid": of.vhid,
+        "source": (<const char*>of.own_source4)[:4] if of.configured.own_source else None,
+        "source6": (<const char*>of.own_source6)[:16] if of.configured.own_source6 else None}
+    if of.configured.advertise_mac == OWN_MAC:
+        numbers["advertise_mac"] = <int>INTERFACE_MAC
+    for key in ALL_KEYS:
+        settings[key.name] = key.value(numbers[key.field])
+    return settings
 
 
 cdef list ranges_list(const Range* ranges, uint32_t room):

@@ -27,8 +27,6 @@ EFFECT_WORDS = {
     "advertise": ADVERTISE, "last_advertisement": LAST_ADVERTISEMENT, "answer": ANSWER,
     "add_addresses": ADD_ADDRESSES, "remove_addresses": REMOVE_ADDRESSES, "resign": RESIGN,
     "arm_jittered": ARM_JITTERED, "arm_jitter": ARM_JITTER, "advertise_again": ADVERTISE_AGAIN}
-DIALECT_WORDS = ("ucarp", "freebsd", "openbsd")
-REPLAY_WORDS = ("off", "learn", "strict")
 assert len(REASON_WORDS) == REASONS and len(EVENT_WORDS) == EVENTS
 assert sizeof(Source) == 64 and sizeof(VirtualHost) % 64 == 0, sizeof(VirtualHost)
 
