@@ -257,6 +257,13 @@ class Drawing:
         count = min(len(members), self.random.between(1, 100 if self.world.large else 3))
         return [members[self.random.below(len(members))] for _ in range(count)] if members else []
 
+    def switch_some(self, word: str, start_ns: int, end_ns: int) -> None:
+        """A fault of some virtual hosts of a machine that is either there or not."""
+        machine = self.any_machine()
+        for member in self.some(machine):
+            self.put(start_ns, word, machine=machine, slot=member.slot, value=1)
+            self.put(end_ns, word, machine=machine, slot=member.slot, value=0)
+
     def any_machine(self) -> int:
         return self.random.below(self.world.machines)
 
@@ -417,10 +424,7 @@ def shutdown(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 def wrong_key(to: Drawing, start_ns: int, end_ns: int) -> None:
     """A machine has another passphrase for a while."""
-    machine = to.any_machine()
-    for member in to.some(machine):
-        to.put(start_ns, "key", machine=machine, slot=member.slot, value=1)
-        to.put(end_ns, "key", machine=machine, slot=member.slot, value=0)
+    to.switch_some("key", start_ns, end_ns)
 
 
 def send_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
@@ -495,10 +499,7 @@ def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 def in_use(to: Drawing, start_ns: int, end_ns: int) -> None:
     """Another process of a machine has some virtual hosts for a while."""
-    machine = to.any_machine()
-    for member in to.some(machine):
-        to.put(start_ns, "bar", machine=machine, slot=member.slot, value=1)
-        to.put(end_ns, "bar", machine=machine, slot=member.slot, value=0)
+    to.switch_some("bar", start_ns, end_ns)
 
 
 def removal(to: Drawing, start_ns: int, end_ns: int) -> None:
