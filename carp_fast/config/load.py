@@ -1,18 +1,15 @@
 """The configuration: from TOML files to virtual hosts, all faults of them in one run.
 
 Every fault is a line `FILE: table: key = value: what is wrong and what is allowed`. The types are
-in model.py, the rule of each key in rules.py, ranges and templates in ranges.py; claims.py finds
-what two virtual hosts have. Must not know the engine, sockets, interfaces that exist, or who reads
-the configuration.
+in model.py, the files as tables in documents.py, the rule of each key in rules.py, ranges and
+templates in ranges.py; claims.py finds what two virtual hosts have. Must not know sockets,
+interfaces that exist, who reads the configuration, or more of the engine than its keys.
 """
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import stat
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -27,6 +24,7 @@ from carp_fast.config.claims import (
     unlisted_source,
     virtual_sources,
 )
+from carp_fast.config.documents import Documents, Findings, Table
 from carp_fast.config.doubts import Doubts
 from carp_fast.config.model import (
     MAX_INTERFACES,
@@ -38,11 +36,9 @@ from carp_fast.config.model import (
     Origin,
     Settings,
     VirtualHost,
-    as_printable,
     as_shown,
     destinations_of,
     families_of,
-    nearest_to,
 )
 from carp_fast.config.ranges import Interfaces, Template, item_parsers
 from carp_fast.config.readings import Readings, read_settled
@@ -54,9 +50,6 @@ from carp_fast.config.rules import (
     OTHER_KEYS,
     PASSPHRASE_KEYS,
     SETTING_RULES,
-    TABLE_KEYS,
-    TABLES,
-    TABLES_LATER,
     Refused,
     Rule,
     plain_text,
@@ -68,7 +61,6 @@ from carp_fast.config.secrets import (
     SecretError,
     read_key,
     read_key_credential,
-    readable_by_others,
 )
 from carp_fast.engine.keys import Announce
 
@@ -88,8 +80,6 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
-SECRET_WORDS = re.compile(r"pass|secret|psk|pw|token|key|auth", re.IGNORECASE)
-HEADER = re.compile(r"\s*\[\[\s*virtual_host\s*\]\]")
 GROUP_KEYS = ("destination", "destination6", "broadcast")  # peers have no use for them
 WITHOUT_MEANING = frozenset((*GROUP_KEYS, "peers", "dialect"))  # may leave none for other keys
 
@@ -102,21 +92,6 @@ def load(path: Path) -> Configuration:
 def load_settled(path: Path) -> Configuration:
     """Reads as load() does, and again while a file changes; see read_settled in readings.py."""
     return read_settled(path, lambda readings: _Loader(path, readings).load())
-
-
-def _resolved(path: Path) -> Path:
-    # Path.resolve raises on a loop of links, which the attempt to open the file will name.
-    return Path(os.path.realpath(path))
-
-
-class _Table(NamedTuple):
-    """A table as TOML has it, or the whole document of a file."""
-
-    origin: Origin
-    raw: dict[str, Any]
-    directory: Path  # paths in the table are relative to it
-    exposed: bool  # others may read the file
-    lines: tuple[int, ...] = ()  # of the file's [[virtual_host]] headers
 
 
 class _Values(NamedTuple):
@@ -132,10 +107,10 @@ class _Loader:
     def __init__(self, path: Path, readings: Readings) -> None:
         self.path = path
         self.readings = readings
-        self.faults: dict[Fault, None] = {}  # in order, each once however many tables inherit it
-        self.warnings: dict[str, None] = {}
-        self.files: dict[Path, Path] = {}  # as resolved to as named
-        self.defaults = _Table(Origin(str(path), "defaults"), {}, path.parent, exposed=False)
+        self.found = Findings()
+        self.fault, self.warn = self.found.fault, self.found.warn
+        self.documents = Documents(path, readings, self.found)
+        self.defaults = Table(Origin(str(path), "defaults"), {}, path.parent, exposed=False)
         self.passphrases = Passphrases(None, readings)
         self.key_broken = False
         self.count = 0
@@ -144,162 +119,37 @@ class _Loader:
         self.identities = Identities()
 
     def load(self) -> Configuration:
-        main = self.read(self.path)
+        main = self.documents.read(self.path)
         if main is None:
-            raise ConfigurationError(tuple(self.faults))
-        daemon = self.daemon(self.table(main, "daemon"))
-        self.defaults = self.table(main, "defaults")
+            raise ConfigurationError(tuple(self.found.faults))
+        daemon = self.daemon(self.documents.table(main, "daemon"))
+        self.defaults = self.documents.table(main, "defaults")
         inherited = self.settings(self.defaults, _Values({"passphrase": b""}, set()))
         for key, parse in item_parsers(numbered=True).items():
             if key in self.defaults.raw:
                 self.items(self.defaults, key, parse)
-        tables = self.virtual_host_tables(main)
-        for path in self.included(main):
-            file = self.read(path)
-            if file is not None:
-                tables += self.virtual_host_tables(file)
-        for table in tables:
+        for table in self.documents.virtual_hosts(main):
             self.virtual_host(table, inherited)
         for origin, (source, name) in virtual_sources(self.virtual_hosts).items():
             text = f"is an address of {name}, there only while MASTER; allowed: the host's own"
             self.fault(origin, "source", as_shown(source), text)
-        if self.faults:
-            raise ConfigurationError(tuple(self.faults))
+        if self.found.faults:
+            raise ConfigurationError(tuple(self.found.faults))
         if not self.virtual_hosts:
             self.warn(main.origin, None, None, "no virtual host is configured")
         self.warn_of_shared_addresses()
-        files = tuple(self.files.values())
+        files, warnings = tuple(self.documents.files.values()), tuple(self.found.warnings)
         found = self.readings.found()
-        warnings = tuple(self.warnings)
         return Configuration(self.path, files, daemon, self.virtual_hosts, warnings, *found)
 
-    def fault(self, origin: Origin, key: str | None, value: str | None, text: str) -> None:
-        self.faults[Fault(origin.file, origin.table or None, key, value, text)] = None
-
-    def warn(self, origin: Origin, key: str | None, value: str | None, text: str) -> None:
-        self.warnings[str(Fault(origin.file, origin.table or None, key, value, text))] = None
-
-    def unknown(self, origin: Origin, key: str, value: Any, known: Sequence[str]) -> None:
-        nearest = nearest_to(key, known)
-        text = f"unknown key; the nearest known one is {nearest}"
-        if key in DAEMON_RULES or key in TABLE_KEYS:
-            home = "[daemon]" if key in DAEMON_RULES else "[defaults] or [[virtual_host]]"
-            text = f"unknown key here; it belongs in {home}"
-        # A misspelt passphrase is still a passphrase.
-        hidden = SECRET_WORDS.search(key) or nearest in PASSPHRASE_KEYS
-        name = key if re.fullmatch(r"[\w.-]+", key) else as_shown(key)
-        self.fault(origin, name, "(hidden)" if hidden else as_shown(value), text)
-
-    def read(self, path: Path) -> _Table | None:
-        """The document of a file; None after a fault."""
-        origin = Origin(str(path), "")
-        main_file = not self.files
-        self.files[_resolved(path)] = path
-        try:
-            content, status = self.readings.read(path)
-            text = content.decode()
-            document = tomllib.loads(text)
-        except OSError as error:
-            self.fault(origin, None, None, f"cannot be read: {error.strerror}")
-        except UnicodeDecodeError as error:
-            self.fault(origin, None, None, f"is not TOML: not UTF-8 at byte {error.start}")
-        except RecursionError:
-            self.fault(origin, None, None, "is not TOML: nested too deeply")
-        except ValueError as error:
-            self.fault(origin, None, None, f"is not TOML: {as_printable(str(error))}")
-        else:
-            exposed = stat.S_ISREG(status.st_mode) and readable_by_others(status)
-            lines = tuple(
-                number
-                for number, line in enumerate(text.split("\n"), 1)
-                if "[[" in line and HEADER.match(line)
-            )
-            table = _Table(origin, document, path.parent, exposed, lines)
-            self.check_top_level(table, main_file)
-            return table
-        return None
-
-    def check_top_level(self, file: _Table, main_file: bool) -> None:
-        for name, value in file.raw.items():
-            is_table = isinstance(value, dict) or (
-                isinstance(value, list) and len(value) > 0 and isinstance(value[0], dict)
-            )
-            origin = Origin(file.origin.file, as_printable(name) if is_table else "top level")
-            if name in TABLES_LATER:
-                text = "not available in this version; allowed: leave it out"
-                self.fault(origin, None, None, text)
-            elif name not in TABLES and is_table:
-                text = f"unknown table; the nearest known one is {nearest_to(name, TABLES[1:])}"
-                self.fault(origin, None, None, text)
-            elif name not in TABLES:
-                self.unknown(origin, name, value, TABLES)
-            elif name != "virtual_host" and not main_file:
-                key = None if is_table else name
-                text = f"belongs in {self.path}; allowed in an included file: [[virtual_host]]"
-                self.fault(origin, key, key and as_shown(value), text)
-
-    def table(self, file: _Table, name: str) -> _Table:
-        raw = file.raw.get(name, {})
-        origin = Origin(file.origin.file, name)
-        if not isinstance(raw, dict):
-            self.fault(origin, None, None, f"is not a table; allowed: one that begins [{name}]")
-            raw = {}
-        return file._replace(origin=origin, raw=raw)
-
-    def virtual_host_tables(self, file: _Table) -> list[_Table]:
-        tables = file.raw.get("virtual_host", [])
-        if not isinstance(tables, list) or not all(isinstance(raw, dict) for raw in tables):
-            text = "is not an array of tables; allowed: tables that begin [[virtual_host]]"
-            self.fault(Origin(file.origin.file, "virtual_host"), None, None, text)
-            return []
-        # A header inside a multi-line string would shift the lines: then none is named.
-        lines = file.lines if len(file.lines) == len(tables) else ()
-        made = []
-        for number, raw in enumerate(tables, 1):
-            name = f"virtual_host[{number}]" + (f" (line {lines[number - 1]})" if lines else "")
-            made.append(file._replace(origin=Origin(file.origin.file, name), raw=raw))
-        return made
-
-    def included(self, main: _Table) -> list[Path]:
-        """Files named by `include`, in its order, those of one pattern sorted, each once."""
-        origin = Origin(main.origin.file, "top level")
-        patterns = main.raw.get("include", [])
-        found: list[Path] = []
-        for pattern in patterns if isinstance(patterns, list) else [patterns]:
-            try:
-                plain_text(pattern, "a path or pattern, or a list of them")
-            except Refused as refused:
-                self.fault(origin, "include", as_shown(pattern), str(refused))
-                continue
-            names = self.readings.match(pattern, main.directory)
-            if not names and not glob.has_magic(pattern):
-                text = "no such file; allowed: a file that exists, or a pattern with *, ? or []"
-                self.fault(origin, "include", as_shown(pattern), text)
-            self.check_folder(origin, pattern, main.directory / pattern)
-            for path in (main.directory / name for name in names):
-                if _resolved(path) not in self.files:
-                    self.files[_resolved(path)] = path
-                    found.append(path)
-        return found
-
-    def check_folder(self, origin: Origin, pattern: str, path: Path) -> None:
-        """A directory that may not be listed looks to glob like one without a match."""
-        try:
-            os.scandir(path.parent).close()
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # a pattern in the directory's name, or nothing there: no match
-        except OSError as error:
-            text = f"{path.parent} cannot be listed: {error.strerror}; allowed: one that can"
-            self.fault(origin, "include", as_shown(pattern), text)
-
-    def parse(self, table: _Table, rules: dict[str, Rule], others: Sequence[str]) -> _Values:
+    def parse(self, table: Table, rules: dict[str, Rule], others: Sequence[str]) -> _Values:
         """The values of a table by `rules`; `others` are keys that are read elsewhere."""
         result = _Values({}, set())
         for key, value in table.raw.items():
             if key in others:
                 continue
             if key not in rules:
-                self.unknown(table.origin, key, value, (*rules, *others))
+                self.found.unknown(table.origin, key, value, (*rules, *others))
                 continue
             try:
                 typed = rules[key](value)
@@ -311,7 +161,7 @@ class _Loader:
                     result.values[key] = typed
         return result
 
-    def daemon(self, table: _Table) -> Daemon:
+    def daemon(self, table: Table) -> Daemon:
         """[daemon], and the key for encrypted passphrases that it names."""
         values, bad = self.parse(table, DAEMON_RULES, ())
         key = None
@@ -332,7 +182,7 @@ class _Loader:
             self.check_program(table, "notify")
         return Daemon(**values)
 
-    def check_program(self, table: _Table, key: str) -> None:
+    def check_program(self, table: Table, key: str) -> None:
         path = table.raw[key]
         try:
             runnable = stat.S_ISREG(Path(path).stat().st_mode) and os.access(path, os.X_OK)
@@ -342,7 +192,7 @@ class _Loader:
             if not runnable:
                 self.warn(table.origin, key, as_shown(path), "is not an executable file")
 
-    def settings(self, table: _Table, inherited: _Values) -> _Values:
+    def settings(self, table: Table, inherited: _Values) -> _Values:
         """The settings of [defaults] or of a virtual host's table, over what it inherits."""
         raw = table.raw
         values, bad = self.parse(table, SETTING_RULES, OTHER_KEYS)
@@ -367,7 +217,7 @@ class _Loader:
             kept = {key: value for key, value in kept.items() if key not in dropped}
         return _Values(kept | values, bad | (inherited.bad - overridden))
 
-    def without_meaning(self, table: _Table, values: dict[str, Any]) -> set[str]:
+    def without_meaning(self, table: Table, values: dict[str, Any]) -> set[str]:
         """Keys that a table does not inherit, since its own `values` leave no meaning for them.
 
         Advertisements go to groups or to peers; what a table says itself of that, it says alone.
@@ -385,7 +235,7 @@ class _Loader:
             dropped.add("lladdr")
         return dropped
 
-    def check_together(self, table: _Table, settings: Settings, bad: set[str]) -> None:
+    def check_together(self, table: Table, settings: Settings, bad: set[str]) -> None:
         """Faults of settings that each are right, but not with one another."""
         openbsd = settings.dialect == "openbsd" or "dialect" in bad
         never = settings.advbase == settings.advskew == 0 and not openbsd  # there it is 1/256 s
@@ -407,12 +257,12 @@ class _Loader:
             if wrong is not None:
                 self.fault_of(table, "peers", wrong)
 
-    def fault_of(self, table: _Table, key: str, text: str) -> None:
+    def fault_of(self, table: Table, key: str, text: str) -> None:
         """A fault of a key that the table has or inherits."""
         owner = self.owner(table, key)
         self.fault(owner.origin, key, as_shown(owner.raw[key]), text)
 
-    def announce(self, table: _Table, inherited: Announce) -> Announce:
+    def announce(self, table: Table, inherited: Announce) -> Announce:
         """`announce` key by key: what a table leaves out comes from [defaults]."""
         raw = table.raw["announce"]
         if not isinstance(raw, dict):
@@ -425,7 +275,7 @@ class _Loader:
             inherited, **{key.removeprefix("announce."): value for key, value in values.items()}
         )
 
-    def passphrase(self, table: _Table) -> bytes | None:
+    def passphrase(self, table: Table) -> bytes | None:
         """The passphrase of a table that names one; None after a fault."""
         given = [key for key in PASSPHRASE_KEYS if key in table.raw]
         key = given[-1]
@@ -456,10 +306,10 @@ class _Loader:
             self.fault(table.origin, key, shown, str(refused))
         return None
 
-    def owner(self, table: _Table, key: str) -> _Table:
+    def owner(self, table: Table, key: str) -> Table:
         return table if key in table.raw else self.defaults
 
-    def items(self, table: _Table, key: str, parse: Callable[[Any], Sequence[Item]]) -> list[Item]:
+    def items(self, table: Table, key: str, parse: Callable[[Any], Sequence[Item]]) -> list[Item]:
         """The items of a key that is one value or a list, parsed; empty after a fault."""
         owner = self.owner(table, key)
         allowed = HOST_KEYS[key]
@@ -483,7 +333,7 @@ class _Loader:
             self.fault(owner.origin, key, "[]", text)
         return [] if failed else parsed
 
-    def virtual_host(self, table: _Table, inherited: _Values) -> None:
+    def virtual_host(self, table: Table, inherited: _Values) -> None:
         """Makes the virtual hosts of one table."""
         values, bad = self.settings(table, inherited)
         if not values["passphrase"] and "passphrase" not in bad:
@@ -503,7 +353,7 @@ class _Loader:
                 self.claim(table, interfaces, vhids, destinations)
             self.expand(table, interfaces, vhids, templates, settings)
 
-    def within_limits(self, table: _Table, interfaces: Interfaces, vhids: int) -> bool:
+    def within_limits(self, table: Table, interfaces: Interfaces, vhids: int) -> bool:
         """Whether the engine has room for the table too; the first that does not fit is named."""
         before = (len(self.interfaces), self.count)
         for name, _ in interfaces:
@@ -523,7 +373,7 @@ class _Loader:
 
     def claim(
         self,
-        table: _Table,
+        table: Table,
         interfaces: Interfaces,
         vhids: list[int],
         destinations: tuple[str, ...],
@@ -542,7 +392,7 @@ class _Loader:
 
     def expand(
         self,
-        table: _Table,
+        table: Table,
         interfaces: Interfaces,
         vhids: list[int],
         templates: dict[str, list[Template]],
@@ -577,7 +427,7 @@ class _Loader:
         for doubt in doubts.found:
             self.warn(table.origin, doubt.key, as_shown(doubt.address), doubt.text)
 
-    def find_repeated_address(self, table: _Table, host: VirtualHost) -> bool:
+    def find_repeated_address(self, table: Table, host: VirtualHost) -> bool:
         repeated = repeated_address(host)
         if repeated is None:
             return False

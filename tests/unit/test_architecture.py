@@ -189,6 +189,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bench.plot",
         "bench.usage",
     ),
+    ("config.documents",),
     ("config.ranges", "config.claims", "config.doubts", "config.secrets"),
     ("config.rules", "config.readings"),
     (

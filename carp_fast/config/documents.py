@@ -1,0 +1,195 @@
+"""The files of a configuration as tables of TOML, and what is wrong with them.
+
+Documents reads the main file and what it includes; Findings collects faults and warnings, of these
+and of all that reads the tables. Must not know what a key means.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from carp_fast.config.model import Fault, Origin, as_printable, as_shown, nearest_to
+from carp_fast.config.readings import Readings
+from carp_fast.config.rules import (
+    DAEMON_RULES,
+    PASSPHRASE_KEYS,
+    TABLE_KEYS,
+    TABLES,
+    TABLES_LATER,
+    Refused,
+    plain_text,
+)
+from carp_fast.config.secrets import readable_by_others
+
+SECRET_WORDS = re.compile(r"pass|secret|psk|pw|token|key|auth", re.IGNORECASE)
+HEADER = re.compile(r"\s*\[\[\s*virtual_host\s*\]\]")
+
+
+def _resolved(path: Path) -> Path:
+    # Path.resolve raises on a loop of links, which the attempt to open the file will name.
+    return Path(os.path.realpath(path))
+
+
+class Table(NamedTuple):
+    """A table as TOML has it, or the whole document of a file."""
+
+    origin: Origin
+    raw: dict[str, Any]
+    directory: Path  # paths in the table are relative to it
+    exposed: bool  # others may read the file
+    lines: tuple[int, ...] = ()  # of the file's [[virtual_host]] headers
+
+
+class Findings:
+    """Faults and warnings in the order in which they were found."""
+
+    def __init__(self) -> None:
+        self.faults: dict[Fault, None] = {}  # each once, however many tables inherit it
+        self.warnings: dict[str, None] = {}
+
+    def fault(self, origin: Origin, key: str | None, value: str | None, text: str) -> None:
+        self.faults[Fault(origin.file, origin.table or None, key, value, text)] = None
+
+    def warn(self, origin: Origin, key: str | None, value: str | None, text: str) -> None:
+        self.warnings[str(Fault(origin.file, origin.table or None, key, value, text))] = None
+
+    def unknown(self, origin: Origin, key: str, value: Any, known: Sequence[str]) -> None:
+        nearest = nearest_to(key, known)
+        text = f"unknown key; the nearest known one is {nearest}"
+        if key in DAEMON_RULES or key in TABLE_KEYS:
+            home = "[daemon]" if key in DAEMON_RULES else "[defaults] or [[virtual_host]]"
+            text = f"unknown key here; it belongs in {home}"
+        # A misspelt passphrase is still a passphrase.
+        hidden = SECRET_WORDS.search(key) or nearest in PASSPHRASE_KEYS
+        name = key if re.fullmatch(r"[\w.-]+", key) else as_shown(key)
+        self.fault(origin, name, "(hidden)" if hidden else as_shown(value), text)
+
+
+class Documents:
+    """The main file and the included ones; a file that cannot be used is a fault."""
+
+    def __init__(self, path: Path, readings: Readings, found: Findings) -> None:
+        self.path = path
+        self.readings = readings
+        self.found = found
+        self.files: dict[Path, Path] = {}  # as resolved to as named
+
+    def read(self, path: Path) -> Table | None:
+        """The document of a file; None after a fault."""
+        origin = Origin(str(path), "")
+        main_file = not self.files
+        self.files[_resolved(path)] = path
+        try:
+            content, status = self.readings.read(path)
+            text = content.decode()
+            document = tomllib.loads(text)
+        except OSError as error:
+            self.found.fault(origin, None, None, f"cannot be read: {error.strerror}")
+        except UnicodeDecodeError as error:
+            self.found.fault(origin, None, None, f"is not TOML: not UTF-8 at byte {error.start}")
+        except RecursionError:
+            self.found.fault(origin, None, None, "is not TOML: nested too deeply")
+        except ValueError as error:
+            self.found.fault(origin, None, None, f"is not TOML: {as_printable(str(error))}")
+        else:
+            exposed = stat.S_ISREG(status.st_mode) and readable_by_others(status)
+            lines = tuple(
+                number
+                for number, line in enumerate(text.split("\n"), 1)
+                if "[[" in line and HEADER.match(line)
+            )
+            table = Table(origin, document, path.parent, exposed, lines)
+            self._check_top_level(table, main_file)
+            return table
+        return None
+
+    def _check_top_level(self, file: Table, main_file: bool) -> None:
+        for name, value in file.raw.items():
+            is_table = isinstance(value, dict) or (
+                isinstance(value, list) and len(value) > 0 and isinstance(value[0], dict)
+            )
+            origin = Origin(file.origin.file, as_printable(name) if is_table else "top level")
+            if name in TABLES_LATER:
+                text = "not available in this version; allowed: leave it out"
+                self.found.fault(origin, None, None, text)
+            elif name not in TABLES and is_table:
+                text = f"unknown table; the nearest known one is {nearest_to(name, TABLES[1:])}"
+                self.found.fault(origin, None, None, text)
+            elif name not in TABLES:
+                self.found.unknown(origin, name, value, TABLES)
+            elif name != "virtual_host" and not main_file:
+                key = None if is_table else name
+                text = f"belongs in {self.path}; allowed in an included file: [[virtual_host]]"
+                self.found.fault(origin, key, key and as_shown(value), text)
+
+    def table(self, file: Table, name: str) -> Table:
+        raw = file.raw.get(name, {})
+        origin = Origin(file.origin.file, name)
+        if not isinstance(raw, dict):
+            self.found.fault(
+                origin, None, None, f"is not a table; allowed: one that begins [{name}]"
+            )
+            raw = {}
+        return file._replace(origin=origin, raw=raw)
+
+    def _virtual_hosts_of(self, file: Table) -> list[Table]:
+        tables = file.raw.get("virtual_host", [])
+        if not isinstance(tables, list) or not all(isinstance(raw, dict) for raw in tables):
+            text = "is not an array of tables; allowed: tables that begin [[virtual_host]]"
+            self.found.fault(Origin(file.origin.file, "virtual_host"), None, None, text)
+            return []
+        # A header inside a multi-line string would shift the lines: then none is named.
+        lines = file.lines if len(file.lines) == len(tables) else ()
+        made = []
+        for number, raw in enumerate(tables, 1):
+            name = f"virtual_host[{number}]" + (f" (line {lines[number - 1]})" if lines else "")
+            made.append(file._replace(origin=Origin(file.origin.file, name), raw=raw))
+        return made
+
+    def virtual_hosts(self, main: Table) -> list[Table]:
+        """The tables of virtual hosts of the main file and of all that it includes."""
+        tables = self._virtual_hosts_of(main)
+        for path in self._included(main):
+            file = self.read(path)
+            if file is not None:
+                tables += self._virtual_hosts_of(file)
+        return tables
+
+    def _included(self, main: Table) -> list[Path]:
+        """Files named by `include`, in its order, those of one pattern sorted, each once."""
+        origin = Origin(main.origin.file, "top level")
+        patterns = main.raw.get("include", [])
+        found: list[Path] = []
+        for pattern in patterns if isinstance(patterns, list) else [patterns]:
+            try:
+                plain_text(pattern, "a path or pattern, or a list of them")
+            except Refused as refused:
+                self.found.fault(origin, "include", as_shown(pattern), str(refused))
+                continue
+            names = self.readings.match(pattern, main.directory)
+            if not names and not glob.has_magic(pattern):
+                text = "no such file; allowed: a file that exists, or a pattern with *, ? or []"
+                self.found.fault(origin, "include", as_shown(pattern), text)
+            self._check_folder(origin, pattern, main.directory / pattern)
+            for path in (main.directory / name for name in names):
+                if _resolved(path) not in self.files:
+                    self.files[_resolved(path)] = path
+                    found.append(path)
+        return found
+
+    def _check_folder(self, origin: Origin, pattern: str, path: Path) -> None:
+        """A directory that may not be listed looks to glob like one without a match."""
+        try:
+            os.scandir(path.parent).close()
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # a pattern in the directory's name, or nothing there: no match
+        except OSError as error:
+            text = f"{path.parent} cannot be listed: {error.strerror}; allowed: one that can"
+            self.found.fault(origin, "include", as_shown(pattern), text)
