@@ -39,7 +39,7 @@ from carp_fast.bench.usage import memory, usage
 from carp_fast.control.client import ControlClient
 from carp_fast.control.protocol import ControlError
 from carp_fast.engine._wire import VERDICT_WORDS
-from carp_fast.lab.demo import configuration, keys_of, spread
+from carp_fast.lab.fleet import configuration, keys_of, spread
 from carp_fast.lab.lab import Lab, Process, interface_name, wait_for
 from carp_fast.lab.witness import Identity, WireWatch
 

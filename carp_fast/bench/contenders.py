@@ -11,17 +11,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from carp_fast import __version__
-from carp_fast.lab.demo import PASSPHRASE, configuration, keys_of
+from carp_fast.lab.fleet import ADVSKEW, PASSPHRASE, keys_of, run_command
 from carp_fast.lab.lab import Host, LabError, interface_name, virtual_address
 
 UCARP_MOST = 1_020
-ADVSKEW = {"a": 0, "b": 100}
 # VRRPv3: 3 intervals + (256 - priority) / 256, so that 156 waits as long as advskew 100.
 PRIORITY = {"a": 254, "b": 156}
 
@@ -55,13 +53,7 @@ class Daemon:
 
 
 def carp_fast_commands(host: Host, counts: Mapping[int, int], directory: Path) -> Commands:
-    passphrase = directory / "passphrase"
-    passphrase.touch(mode=0o600)
-    passphrase.write_text(PASSPHRASE + "\n")
-    path = directory / f"carp-fast-{host.name}.toml"
-    path.touch(mode=0o600)
-    path.write_text(configuration(dict(counts), directory, host.name))
-    return [[sys.executable, "-m", "carp_fast", "run", "-c", str(path)]]
+    return [run_command(counts, directory, host.name)]
 
 
 def ucarp_commands(host: Host, counts: Mapping[int, int], directory: Path) -> Commands:
@@ -76,7 +68,7 @@ def ucarp_commands(host: Host, counts: Mapping[int, int], directory: Path) -> Co
             *("-v", str(key.vhid), "-p", PASSPHRASE, "-a", virtual_address(*key)),
             *("-b", "1", "-k", skew, "-P", "-n", "-u", str(up), "-d", str(down)),
         ]
-        for key in sorted(keys_of(dict(counts)))
+        for key in sorted(keys_of(counts))
     ]
 
 
@@ -111,7 +103,7 @@ def keepalived_commands(host: Host, counts: Mapping[int, int], directory: Path) 
             priority=PRIORITY[host.name],
             address=virtual_address(*key),
         )
-        for key in sorted(keys_of(dict(counts)))
+        for key in sorted(keys_of(counts))
     ]
     path.write_text(_KEEPALIVED_HEAD.format(host=host.name) + "".join(instances))
     pid_files = [str(directory / f"keepalived-{host.name}{kind}.pid") for kind in ("", "-vrrp")]

@@ -28,7 +28,7 @@ from carp_fast.bench.contenders import DAEMONS, Daemon
 from carp_fast.bench.measurements import Contender, Machine, Pings, Report, Row, Side, TakeOver
 from carp_fast.bench.usage import Usage, descendants, machine, memory, processor, usage
 from carp_fast.closing import Closing
-from carp_fast.lab.demo import VHIDS_PER_SEGMENT, keys_of, spread
+from carp_fast.lab.fleet import VHIDS_PER_SEGMENT, keys_of, spread
 from carp_fast.lab.lab import (
     Host,
     Lab,

@@ -1,8 +1,8 @@
 """The demo: two hosts, a thousand virtual hosts, a killed master, the take-over measured.
 
-Holds the configuration files that both sides run on, the course of the demo, its goals and its
-tables.  It must not know the daemon's insides: it starts `carp-fast run` as anybody would, asks the
-control socket, and judges by what the wire and the kernel show.
+Holds the course of the demo, its goals and its tables. It must not know the daemon's insides: it
+starts `carp-fast run` as anybody would, asks the control socket, and judges by what the wire and
+the kernel show.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from rich import box
 from rich.console import Console, Group
@@ -27,6 +26,16 @@ from rich.text import Text
 
 from carp_fast.control.client import ControlClient
 from carp_fast.control.protocol import ControlError
+from carp_fast.lab.fleet import (
+    ADVBASE,
+    ADVSKEW,
+    DEAD_RATIO,
+    VHIDS_PER_SEGMENT,
+    control_socket,
+    keys_of,
+    run_command,
+    spread,
+)
 from carp_fast.lab.lab import (
     Host,
     Lab,
@@ -34,16 +43,11 @@ from carp_fast.lab.lab import (
     LabTimeout,
     Process,
     interface_name,
-    segment_network,
     virtual_address,
     wait_for,
 )
 from carp_fast.lab.observer import Key, Observer
 
-VHIDS_PER_SEGMENT = 255
-ADVBASE = 1
-DEAD_RATIO = 3
-ADVSKEW = {"a": 0, "b": 100}
 TIMEOUT_S = DEAD_RATIO * ADVBASE + ADVSKEW["b"] / 256  # of host b, which takes over
 TOLERANCE_S = 0.05
 SILENCE_MIN_S, SILENCE_MAX_S = TIMEOUT_S - TOLERANCE_S, TIMEOUT_S + TOLERANCE_S
@@ -53,7 +57,6 @@ SETTLE_DEADLINE_S = 30.0
 TAKE_OVER_DEADLINE_S = TIMEOUT_S + 10.0
 AFTERWARDS_DEADLINE_S = 5.0
 LOG_TAIL_LINES = 5
-PASSPHRASE = "demo"  # guards nothing: both ends live in namespaces of this machine
 NOTE = (
     "Silence: from the last advertisement of the dead master to the first of the new one;"
     f" the timeout configured is {TIMEOUT_S:.3f} s.\n"
@@ -120,62 +123,6 @@ def _restart_in_user_namespace(instances: int, segments: int) -> int:
     environment = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
     sys.stdout.flush()
     return os.execve(unshare[0], [*unshare, *own_run, *again], environment)
-
-
-# What the daemons run on.
-
-
-def spread(instances: int, segments: int) -> dict[int, int]:
-    """How many virtual hosts each segment gets; those that get none are left out."""
-    share, rest = divmod(instances, segments)
-    counts = {k: share + (k <= rest) for k in range(1, segments + 1)}
-    return {k: count for k, count in counts.items() if count}
-
-
-def keys_of(counts: dict[int, int]) -> set[Key]:
-    return {Key(k, vhid) for k, count in counts.items() for vhid in range(1, count + 1)}
-
-
-def configuration(counts: dict[int, int], directory: Path, host: str) -> str:
-    """The TOML file of one host: a range table for each run of segments that are alike."""
-    lines = [
-        f"# carp-fast demo, host {host}",
-        "[daemon]",
-        f'control_socket = "{_control_socket(directory, host)}"',
-        f'state_directory = "{directory / f"state-{host}"}"',
-        "",
-        "[defaults]",
-        f'passphrase_file = "{directory / "passphrase"}"',
-        f"advbase = {ADVBASE}",
-        f"advskew = {ADVSKEW[host]}",
-        f"dead_ratio = {DEAD_RATIO}",
-        "preempt = true",
-    ]
-    for first, last in _alike(counts):
-        network = "10.{number}" if last < 256 else segment_network(first)
-        lines += [
-            "",
-            "[[virtual_host]]",
-            f'interface = "s[{first}-{last}]"',
-            f'vhid = "1-{counts[first]}"',
-            f'addresses = ["{network}.1.{{vhid}}/32"]',
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _alike(counts: dict[int, int]) -> Iterator[tuple[int, int]]:
-    """(first, last) of each run of segments with as many virtual hosts; from 256 on singly."""
-    first = previous = 0
-    for k in sorted(counts):
-        if previous and (k != previous + 1 or counts[k] != counts[first] or k >= 256):
-            yield first, previous
-            first = k
-        first, previous = first or k, k
-    yield first, previous
-
-
-def _control_socket(directory: Path, host: str) -> Path:
-    return directory / f"{host}.sock"
 
 
 # What is shown.
@@ -361,20 +308,11 @@ class Demo:
         segments = f"{len(self._counts)} segment{'s' if len(self._counts) > 1 else ''}"
         self._say(f"two hosts, {segments}, {len(self.keys)} virtual hosts: starting carp-fast run")
         directory = self.lab.directory
-        passphrase = directory / "passphrase"
-        passphrase.touch(mode=0o600)
-        passphrase.write_text(PASSPHRASE + "\n")
         for host in self.lab.hosts:
-            path = directory / f"{host.name}.toml"
-            path.touch(mode=0o600)
-            path.write_text(configuration(self._counts, directory, host.name))
-            self._processes[host.name] = host.start(
-                self._argv(path), log=directory / f"{host.name}.log"
-            )
+            command = run_command(self._counts, directory, host.name)
+            log = directory / f"{host.name}.log"
+            self._processes[host.name] = host.start(command, log=log)
             self._view.condition[host.name] = "runs"
-
-    def _argv(self, path: Path) -> list[str]:
-        return [sys.executable, "-m", "carp_fast", "run", "-c", str(path)]
 
     def _settle(self) -> None:
         a = self.lab["a"]
@@ -458,7 +396,7 @@ class Demo:
 
     def _is_all(self, name: str, state: str) -> bool:
         """Whether the daemon itself says that every virtual host is in this state."""
-        client = ControlClient(_control_socket(self.lab.directory, name))
+        client = ControlClient(control_socket(self.lab.directory, name))
         try:
             summary = client.request("status")["status"]["summary"]
         except ControlError as reason:

@@ -138,7 +138,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("daemon.daemon", "lab.demo", "simulate.world"),
     ("daemon.start", "daemon.reloader"),
     ("daemon.opened",),
-    ("daemon.tap",),
+    ("daemon.tap", "lab.fleet"),
     ("daemon.explain",),
     ("replay.election", "replay.recording"),
     ("daemon.status", "lab.observer", "lab.witness", "bench.floor", "lab.pings"),

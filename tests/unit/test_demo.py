@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from carp_fast.config import load as config
-from carp_fast.lab import demo
-from carp_fast.lab.demo import Outcome, Sample, configuration, keys_of, run_demo, spread
+from carp_fast.lab import demo, fleet
+from carp_fast.lab.demo import Outcome, Sample, run_demo
+from carp_fast.lab.fleet import configuration, keys_of, spread
 from carp_fast.lab.lab import virtual_address
 from carp_fast.lab.observer import Key
 
@@ -50,7 +51,7 @@ def test_the_configuration_makes_the_virtual_hosts_that_are_awaited(
     assert {(v.interface, v.vhid, v.addresses) for v in made.virtual_hosts} == expected
     assert len(made.virtual_hosts) == instances
     settings = made.virtual_hosts[0].settings
-    assert (settings.advbase, settings.dead_ratio) == (demo.ADVBASE, demo.DEAD_RATIO)
+    assert (settings.advbase, settings.dead_ratio) == (fleet.ADVBASE, fleet.DEAD_RATIO)
     assert settings.advskew == {"a": 0, "b": 100}[host]
     assert settings.passphrase == b"demo"
 

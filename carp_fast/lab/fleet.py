@@ -1,0 +1,93 @@
+"""A fleet: virtual hosts spread over the segments of a lab, its files, and the daemons' commands.
+
+Two hosts have the same virtual hosts; "a" prefers to be master. Must not know what is measured or
+shown of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import tomli_w
+
+from carp_fast.lab.lab import segment_network
+from carp_fast.lab.observer import Key
+
+VHIDS_PER_SEGMENT = 255
+ADVBASE = 1
+DEAD_RATIO = 3
+ADVSKEW = {"a": 0, "b": 100}  # by the host's name
+PASSPHRASE = "demo"  # guards nothing: both ends live in namespaces of this machine
+
+
+def spread(instances: int, segments: int) -> dict[int, int]:
+    """How many virtual hosts each segment gets; those that get none are left out."""
+    share, rest = divmod(instances, segments)
+    counts = {k: share + (k <= rest) for k in range(1, segments + 1)}
+    return {k: count for k, count in counts.items() if count}
+
+
+def keys_of(counts: Mapping[int, int]) -> set[Key]:
+    """Every virtual host, by segment and vhid."""
+    return {Key(k, vhid) for k, count in counts.items() for vhid in range(1, count + 1)}
+
+
+def run_command(counts: Mapping[int, int], directory: Path, host: str) -> list[str]:
+    """Writes what `carp-fast run` reads on a host, and gives its command line."""
+    passphrase, path = directory / "passphrase", directory / f"carp-fast-{host}.toml"
+    for file, text in (
+        (passphrase, PASSPHRASE + "\n"),
+        (path, configuration(counts, directory, host)),
+    ):
+        file.touch(mode=0o600)
+        file.write_text(text)
+    return [sys.executable, "-m", "carp_fast", "run", "-c", str(path)]
+
+
+def configuration(counts: Mapping[int, int], directory: Path, host: str) -> str:
+    """The TOML file of one host: a range table for each run of segments that are alike."""
+    return tomli_w.dumps(
+        {
+            "daemon": {
+                "control_socket": str(control_socket(directory, host)),
+                "state_directory": str(directory / f"state-{host}"),
+            },
+            "defaults": {
+                "passphrase_file": str(directory / "passphrase"),
+                "advbase": ADVBASE,
+                "advskew": ADVSKEW[host],
+                "dead_ratio": DEAD_RATIO,
+                "preempt": True,
+            },
+            "virtual_host": [
+                {
+                    "interface": f"s[{first}-{last}]",
+                    "vhid": f"1-{counts[first]}",
+                    "addresses": [f"{_network(first, last)}.1.{{vhid}}/32"],
+                }
+                for first, last in _alike(counts)
+            ],
+        }
+    )
+
+
+def control_socket(directory: Path, host: str) -> Path:
+    """Where the daemon of a host listens."""
+    return directory / f"{host}.sock"
+
+
+def _network(first: int, last: int) -> str:
+    return "10.{number}" if last < 256 else segment_network(first)
+
+
+def _alike(counts: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """(first, last) of each run of segments with as many virtual hosts; from 256 on singly."""
+    first = previous = 0
+    for k in sorted(counts):
+        if previous and (k != previous + 1 or counts[k] != counts[first] or k >= 256):
+            yield first, previous
+            first = k
+        first, previous = first or k, k
+    yield first, previous
