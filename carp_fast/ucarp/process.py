@@ -25,7 +25,9 @@ def rename(name: str, arguments: Sequence[str]) -> None:
 
     The arguments are written over those that the kernel put on the stack, which is what ps,
     pidof and /proc/PID/cmdline show; what is longer than the old ones is cut, what is shorter is
-    filled up with NULs.
+    filled up with NULs. The library setproctitle would leave one text without NULs between the
+    arguments, which pidof, `carp-fast import` and the search for other ucarps could not take
+    apart, and would write over the environment, too.
     """
     _libc.prctl(PR_SET_NAME, os.fsencode(name), 0, 0, 0)
     start, end = _arguments_at()
