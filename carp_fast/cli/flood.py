@@ -7,29 +7,31 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from click.core import ParameterSource
 
-from carp_fast.cli.masters import masters_options, run_masters
+from carp_fast.cli.conflicts import check
+from carp_fast.cli.flood_options import CONFLICTS, DEFAULT_RATE, FloodOptions, flood_options
+from carp_fast.cli.masters import run_masters
 from carp_fast.cli.terminal import (
     Failure,
     ended_like_an_interrupt,
     failure,
-    json_option,
     print_json,
     print_table,
     print_text,
     progress,
 )
-from carp_fast.cli.trial import TrialOptions, run_trial, trial_options
+from carp_fast.cli.trial import TrialOptions, run_trial
 
 if TYPE_CHECKING:
-    from carp_fast.loadtest._frames import FrameSource, Recording
+    from pathlib import Path
+
+    from carp_fast.loadtest._frames import FrameSource
     from carp_fast.loadtest._mix import Mix
     from carp_fast.loadtest._pace import Pace
     from carp_fast.loadtest.sender import FloodError, Sender, Sent
@@ -38,93 +40,14 @@ if TYPE_CHECKING:
     from carp_fast.loadtest.walks import Walk
 
 PROGRESS_S = 1.0
-DEFAULT_RATE = "1000"
 DEFAULT_PASSPHRASE = b"carp-fast"
 ADDRESSES_MAX = 4_096
 """Addresses of one --address."""
-FIELDS = (
-    "vhid", "addresses", "source", "source6", "source_mac", "destination", "destination6",
-    "destination_mac", "advbase", "advskew", "demote", "counter", "vlan",
-)  # fmt: skip
-BESIDE_HOSTS = {"interface", "hosts", "election", "duration", "i_own_this_network", "as_json"}
-_NAMES = {"recording": "from", "addresses": "address", "sink_interface": "sink"}
-NOT_BESIDE_SINK = {"recording", "times", "speed", "write"}
-NOT_BESIDE_SEARCH = {"rate", "duration", "count", "burst", "storm"}
-
-
-def _path(*names: str, metavar: str, text: str, dash: bool = False) -> Callable[..., Any]:
-    kind = click.Path(dir_okay=False, allow_dash=dash, path_type=Path)
-    return click.option(*names, type=kind, metavar=metavar, help=text)
-
-
-def _walk(name: str, text: str) -> Callable[..., Any]:
-    return click.option(name, metavar="WALK", help=text)
 
 
 @click.command()
-@click.option("-i", "--interface", metavar="IF", help="Where frames leave.")
-@_path("-c", "--config", metavar="FILE", text="Its virtual hosts are advertised, digests right.")
-@click.option("--rate", metavar="RATE", help=f"Frames/s.  [default: {DEFAULT_RATE}]")
-@click.option(
-    "--duration",
-    type=click.FloatRange(0, 1e6, min_open=True),
-    default=10.0,
-    show_default=True,
-    metavar="S",
-    help="Ends after so many seconds.",
-)
-@click.option("--count", type=click.IntRange(1), metavar="N", help="Ends after so many frames.")
-@click.option(
-    "--burst",
-    type=(click.IntRange(1), click.FloatRange(0, min_open=True)),
-    metavar="N S",
-    help="N frames at once (at --rate, if given), again each S seconds.",
-)
-@click.option("--storm", is_flag=True, help="All virtual hosts at once, each interval.")
-@click.option("--mix", metavar="KIND=N,...", help="Kinds of frames by weight.  [default: ok=1]")
-@_walk("--vhid", "Only these of FILE; without FILE, these.  [default without FILE: 1]")
-@click.option(
-    "--address",
-    "addresses",
-    multiple=True,
-    metavar="WALK",
-    help="Without FILE: what they hold, one each if there are as many, else all of them.",
-)
-@_path("--passphrase-file", metavar="FILE", text="Without -c: its first line.")
-@_walk("--source", "Source of IPv4.  [default: FILE's, the interface's]")
-@_walk("--source6", "Source of IPv6.")
-@_walk("--source-mac", "Source MAC.")
-@_walk("--destination", "Another group of IPv4.")
-@_walk("--destination6", "Another group of IPv6.")
-@click.option("--destination-mac", metavar="MAC", help="Where unicast to peers of FILE goes.")
-@_walk("--advbase", "Advertised seconds.  [default: FILE's, 1]")
-@_walk("--advskew", "Advertised skew.  [default: FILE's, 0]")
-@_walk("--demote", "Byte 4 of CARP.  [default: 0]")
-@_walk("--counter", "One value: where all flows begin.  [default: the clock, ns]")
-@_walk("--vlan", "An 802.1Q tag in each frame.")
-@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, help="Of what is random.")
-@_path("--from", "recording", metavar="PCAP", text="Sends a recording instead.", dash=True)
-@click.option("--times", type=click.IntRange(1, 2**32 - 1), default=1, help="PCAP so many times.")
-@click.option(
-    "--speed",
-    type=click.FloatRange(0, 1e6, min_open=True),
-    metavar="X",
-    help="PCAP X times as fast as recorded.  [default: 1, or --rate]",
-)
-@_path("--write", metavar="PCAP", text="Writes the frames there instead of sending them.")
-@click.option(
-    "--backend",
-    type=click.Choice(("auto", "sendmmsg", "live")),
-    default="auto",
-    show_default=True,
-    help="How frames leave.",
-)
-@click.option("--stamp", is_flag=True, help="Says behind each frame when it was sent, for sink.")
-@click.option("--i-own-this-network", is_flag=True, help="Also where it may cut you off.")
-@trial_options
-@masters_options
-@json_option
-def flood(**options: Any) -> None:
+@flood_options
+def flood(**values: Any) -> None:
     """Sends advertisements, right ones and wrong ones, as fast as asked: a load test.
 
     For networks that are yours: switches, firewalls, CARP hosts. Every advertisement is another
@@ -141,30 +64,30 @@ def flood(**options: Any) -> None:
     what arrived is compared with what was sent; --find-rate looks for the highest rate without
     loss.
     """
-    trial = TrialOptions.of(options)
+    trial = TrialOptions.of(values)
+    check(CONFLICTS)
+    options = FloodOptions.of(values)
     with _failing():
-        _check(options)
-        if trial or options["hosts"]:
+        if options.write:
+            _show(_written(_prepared(options), options, options.write), options.as_json)
+        elif trial or options.hosts:
             _refuse(options)
             _test(trial, options)
-            return
-        prepared = _prepared(options)
-        if options["write"]:
-            _show(_written(prepared, options), options["as_json"])
         else:
+            prepared = _prepared(options)
             _refuse(options)
             _send(prepared, options)
 
 
-def _test(trial: TrialOptions | None, options: Mapping[str, Any]) -> None:
+def _test(trial: TrialOptions | None, options: FloodOptions) -> None:
     """What is more than a flood: many virtual hosts, or both ends."""
     if trial is None:
         run_masters(
-            options["interface"],
-            options["hosts"],
-            election=options["election"],
-            duration_s=options["duration"],
-            as_json=options["as_json"],
+            options.interface,
+            options.hosts or 0,
+            election=options.election,
+            duration_s=options.duration,
+            as_json=options.as_json,
         )
         return
     from carp_fast.config.load import load
@@ -172,9 +95,9 @@ def _test(trial: TrialOptions | None, options: Mapping[str, Any]) -> None:
     run_trial(
         trial,
         partial(_send_for_trial, options, searching=trial.find_rate),
-        configuration=load(options["config"]) if options["config"] else None,
-        vlan=0 if options["vlan"] else None,
-        as_json=options["as_json"],
+        configuration=load(options.config) if options.config else None,
+        vlan=0 if options.walks.get("vlan") else None,
+        as_json=options.as_json,
     )
 
 
@@ -206,123 +129,79 @@ def _failing() -> Iterator[None]:
         raise failure(f"{error.filename or 'flood'}: {error.strerror}") from error
 
 
-def _check(options: Mapping[str, Any]) -> None:
-    """What does not go together. Raises click.UsageError."""
-    source = click.get_current_context().get_parameter_source
-    given = {name for name in options if source(name) is ParameterSource.COMMANDLINE}
-    if not options["interface"] and not options["write"]:
-        raise click.UsageError("say where: -i IF, or --write PCAP")
-    made_up = [name for name in ("addresses", "passphrase_file") if options[name]]
-    if options["config"] and made_up:
-        raise click.UsageError(
-            "-c FILE says addresses and passphrases: no --address, no --passphrase-file beside it"
-        )
-    if options["hosts"]:
-        _without("hosts", given - BESIDE_HOSTS)
-    elif options["election"]:
-        raise click.UsageError("--election needs --hosts N")
-    if options["sink_interface"]:
-        _without("sink", given & NOT_BESIDE_SINK)
-    if options["find_rate"]:
-        _without("find-rate", given & NOT_BESIDE_SEARCH)
-    if options["storm"] and options["burst"]:
-        raise click.UsageError("either --storm or --burst")
-    if options["recording"]:
-        others = [name for name in (*FIELDS, "mix", "config", "storm", "stamp") if options[name]]
-        if others:
-            name = others[0].replace("_", "-")
-            raise click.UsageError(f"--from sends frames as they are: no --{name} beside it")
-        if options["speed"] and (options["rate"] or options["burst"]):
-            raise click.UsageError("a recording goes at --speed, or at a rate")
-    elif options["speed"]:
-        raise click.UsageError("--speed is for --from")
-
-
-def _without(mode: str, others: set[str]) -> None:
-    for name in sorted(others):
-        shown = _NAMES.get(name, name)
-        raise click.UsageError(f"--{mode} goes without --{shown.replace('_', '-')}")
-
-
 # --- what is sent ---------------------------------------------------------------------------------
 
 
-def _prepared(options: Mapping[str, Any]) -> _Prepared:
+def _prepared(options: FloodOptions) -> _Prepared:
     from carp_fast.loadtest._frames import Recording
-    from carp_fast.loadtest.sender import pace_of, rate_of
+    from carp_fast.loadtest.sender import pace_of, rate_of, recording_of
 
-    interface, duration_s = options["interface"], options["duration"]
-    paced_by_itself = options["burst"] or options["storm"] or options["recording"]
-    text = options["rate"] or ("max" if paced_by_itself else DEFAULT_RATE)
-    if options["recording"]:
-        source: FrameSource = _recording(options)
+    interface, duration_s = options.interface, options.duration
+    paced_by_itself = options.burst or options.storm or options.recording
+    text = options.rate or ("max" if paced_by_itself else DEFAULT_RATE)
+    if options.recording:
+        source: FrameSource = recording_of(options.recording, options.times)
         make = lambda: source  # noqa: E731 (nothing of it is sent before its rate is known)
-        burst = options["burst"]
+        burst = options.burst
     else:
         streams = _streams(options)
         make = partial(_mix, streams, options)
         source = make()
-        burst = _storm(streams) if options["storm"] else options["burst"]
+        burst = _storm(streams) if options.storm else options.burst
     rate = rate_of(text, interface, make)
-    as_recorded = isinstance(source, Recording) and not options["rate"] and not burst
+    as_recorded = isinstance(source, Recording) and not options.rate and not burst
     pace = pace_of(
         rate,
         duration_s,
         burst=burst,
         recorded=source if as_recorded and isinstance(source, Recording) else None,
-        speed=options["speed"] or 1.0,
+        speed=options.speed or 1.0,
     )
     return _Prepared(source, pace, rate.first if rate.last is None else None)
 
 
-def _recording(options: Mapping[str, Any]) -> Recording:
-    from carp_fast.loadtest.sender import recording_of
-
-    return recording_of(options["recording"], options["times"])
-
-
-def _streams(options: Mapping[str, Any]) -> Streams:
+def _streams(options: FloodOptions) -> Streams:
     """The virtual hosts of the configuration, or those that the options make up."""
     from carp_fast.config.load import load
     from carp_fast.config.secrets import Passphrases
     from carp_fast.loadtest.streams import from_configuration, made_up, place_of
     from carp_fast.loadtest.walks import ipv4, ipv6, mac, numbers
 
-    place = place_of(options["interface"])
-    vhids = _values("vhid", options["vhid"], numbers(1, 255))
-    if options["config"]:
-        peer_mac = _values("destination-mac", options["destination_mac"], mac)
+    place = place_of(options.interface or None)
+    vhids = _values("vhid", options.vhid, numbers(1, 255))
+    if options.config:
+        peer_mac = _values("destination-mac", options.destination_mac, mac)
         return from_configuration(
-            load(options["config"]),
-            options["interface"],
+            load(options.config),
+            options.interface,
             place,
             vhids=vhids,
             peer_mac=peer_mac[0].to_bytes(6, "big") if peer_mac else None,
         )
     addresses = []
-    for text in options["addresses"]:
+    for text in options.addresses:
         read, size = (ipv6, 16) if ":" in text else (ipv4, 4)
         values = _values("address", text, read) or ()
         if len(values) > ADDRESSES_MAX:
             raise _wrong("address", f"{len(values):,} addresses, at most {ADDRESSES_MAX:,}")
         addresses += [value.to_bytes(size, "big") for value in values]
-    file = options["passphrase_file"]
+    file = options.passphrase_file
     passphrase = Passphrases(None).from_file(file) if file else DEFAULT_PASSPHRASE
     return made_up(list(vhids or (1,)), addresses, passphrase, place)
 
 
-def _mix(streams: Streams, options: Mapping[str, Any]) -> Mix:
+def _mix(streams: Streams, options: FloodOptions) -> Mix:
     from carp_fast.loadtest._mix import Mix
     from carp_fast.loadtest.sender import FloodError
 
     try:
         return Mix(
             streams.streams,
-            _weights(options["mix"]),
+            _weights(options.mix),
             announcements=streams.announcements,
             walks=_walks(options, len(streams.streams)),
-            seed=options["seed"],
-            stamped=options["stamp"],
+            seed=options.seed,
+            stamped=options.stamp,
         )
     except ValueError as error:
         raise FloodError(f"mix: {error}") from error
@@ -339,7 +218,7 @@ def _weights(text: str | None) -> dict[str, int]:
     return weights
 
 
-def _walks(options: Mapping[str, Any], streams: int) -> dict[str, Walk]:
+def _walks(options: FloodOptions, streams: int) -> dict[str, Walk]:
     """The fields that walk; counters begin at the clock, so that a second flood is not a replay."""
     from carp_fast.loadtest import walks
 
@@ -359,9 +238,9 @@ def _walks(options: Mapping[str, Any], streams: int) -> dict[str, Walk]:
     now_ns = time.time_ns()
     found: dict[str, Walk] = {"counter": ("increment", range(now_ns, now_ns + 1))}
     for name, reader in readers.items():
-        if options[name]:
-            found[name] = _walk_of(name, options[name], reader)
-    if (options["vhid"] or "").startswith(walks.RANDOM):
+        if name in options.walks:
+            found[name] = _walk_of(name, options.walks[name], reader)
+    if (options.vhid or "").startswith(walks.RANDOM):
         found["stream"] = ("random", range(streams))
     return found
 
@@ -394,55 +273,55 @@ def _storm(streams: Streams) -> tuple[int, float]:
 # --- sending it -----------------------------------------------------------------------------------
 
 
-def _refuse(options: Mapping[str, Any]) -> None:
+def _refuse(options: FloodOptions) -> None:
     """Raises Failure for an interface that somebody needs."""
     from carp_fast.loadtest.guard import refusal
 
-    if not options["i_own_this_network"]:
-        reason = refusal(options["interface"])
+    if not options.i_own_this_network:
+        reason = refusal(options.interface)
         if reason:
             raise failure(f"{reason}: --i-own-this-network sends there all the same")
 
 
-def _written(prepared: _Prepared, options: Mapping[str, Any]) -> Sent:
+def _written(prepared: _Prepared, options: FloodOptions, file: Path) -> Sent:
     from carp_fast.loadtest.sender import written
 
     return written(
         prepared.source,
         prepared.pace,
-        options["write"],
-        duration_s=options["duration"],
-        count=options["count"] or 0,
+        file,
+        duration_s=options.duration,
+        count=options.count or 0,
         rate=prepared.asked_rate,
     )
 
 
-def _sender(prepared: _Prepared, options: Mapping[str, Any]) -> Sender:
+def _sender(prepared: _Prepared, options: FloodOptions) -> Sender:
     from carp_fast.loadtest.sender import Sender
 
     return Sender(
         prepared.source,
         prepared.pace,
-        interface=options["interface"],
-        backend=options["backend"],
+        interface=options.interface,
+        backend=options.backend,
         rate=prepared.asked_rate,
-        duration_s=options["duration"],
-        count=options["count"] or 0,
+        duration_s=options.duration,
+        count=options.count or 0,
     )
 
 
-def _send(prepared: _Prepared, options: Mapping[str, Any]) -> None:
+def _send(prepared: _Prepared, options: FloodOptions) -> None:
     interrupted = False
     with _sender(prepared, options) as sender:
         try:
             with ended_like_an_interrupt():
                 sender.start()
-                _watch(sender, quiet=options["as_json"])
+                _watch(sender, quiet=options.as_json)
         except KeyboardInterrupt:
             interrupted = True
         sender.stop()
         sent, trouble = sender.sent(), sender.trouble
-    _show(sent, options["as_json"])
+    _show(sent, options.as_json)
     if trouble:
         raise failure(trouble)
     if interrupted:
@@ -450,26 +329,26 @@ def _send(prepared: _Prepared, options: Mapping[str, Any]) -> None:
 
 
 def _send_for_trial(
-    options: Mapping[str, Any], rate: float | None, seconds: float | None, *, searching: bool
+    options: FloodOptions, rate: float | None, seconds: float | None, *, searching: bool
 ) -> TrialSent:
     """One sending of a trial; Ctrl-C ends it early, a search altogether. Raises FloodError."""
     from carp_fast.loadtest.sender import FloodError
     from carp_fast.loadtest.trial import sent_of
 
     if rate is not None:
-        options = {**options, "rate": f"{rate:f}", "duration": seconds}
+        options = replace(options, rate=f"{rate:f}", duration=seconds or options.duration)
     prepared = _prepared(options)
     with _sender(prepared, options) as sender, ended_like_an_interrupt():
         sender.start()
         try:
-            _watch(sender, quiet=searching or options["as_json"])
+            _watch(sender, quiet=searching or options.as_json)
         except KeyboardInterrupt:
             if searching:
                 raise
         sender.stop()
         if sender.trouble:
             raise FloodError(sender.trouble)
-        return sent_of(sender.sent(), stamped=options["stamp"])
+        return sent_of(sender.sent(), stamped=options.stamp)
 
 
 def _watch(sender: Sender, *, quiet: bool) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from carp_fast.cli.conflicts import Rule, check
 from carp_fast.cli.sink import FLOWS_SHOWN
 from carp_fast.cli.terminal import failure, print_json, print_table, print_text
 
@@ -58,6 +59,11 @@ _OPTIONS = (
     ),
 )
 _SEARCH_ONLY = ("loss", "from_rate", "to_rate", "step_duration", "plot")
+TRIAL_NAMES = ("sink_interface", "sink_netns", "find_rate", *_SEARCH_ONLY)
+_CONFLICTS = (
+    *(Rule(name, "{option} needs --sink IF", needs=TRIAL_NAMES[:1]) for name in TRIAL_NAMES[1:]),
+    *(Rule(name, "{option} needs --find-rate", needs=("find_rate",)) for name in _SEARCH_ONLY),
+)
 
 
 def trial_options(function: _Function) -> _Function:
@@ -83,14 +89,9 @@ class TrialOptions:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrialOptions | None:
         """From the values of trial_options, by name; None without --sink. Raises UsageError."""
+        check(_CONFLICTS)
         if values["sink_interface"] is None:
-            for name in ("sink_netns", "find_rate", *_SEARCH_ONLY):
-                if values[name]:
-                    raise click.UsageError(f"--{name.replace('_', '-')} needs --sink IF")
             return None
-        for name in _SEARCH_ONLY:
-            if values[name] is not None and not values["find_rate"]:
-                raise click.UsageError(f"--{name.replace('_', '-')} needs --find-rate")
         low = values["from_rate"] or LOW_PER_S
         high = values["to_rate"] or HIGH_PER_S
         if low >= high:

@@ -123,6 +123,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "cli.flood",
         "cli.replay",
     ),
+    ("cli.flood_options",),
     ("cli.trial", "cli.masters"),
     ("ucarp.units",),
     ("ucarp.shell_scripts",),
@@ -209,6 +210,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "replay.scenario",
         "loadtest.bpf",
         "loadtest.walks",
+        "cli.conflicts",
     ),
     ("errors", "inet", "net.kernel", "engine.keys"),
 )
@@ -236,7 +238,7 @@ TYPES_ONLY = {("replay.recording", "daemon.table"), ("replay.recording", "daemon
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}
-    | {"cli.sink", "cli.trial", "cli.terminal"},
+    | {"cli.sink", "cli.trial", "cli.terminal", "cli.conflicts", "cli.flood_options"},
     "rich": {"cli.main", "cli.terminal", "lab.demo", "lab.observer", "bench.run"},
     "pyroute2": {
         "net.monitor",

@@ -13,6 +13,7 @@ from unit.segment import advertisement, carp_digest, ip
 
 from carp_fast.capture.pcap import RAW_IP, Reader, Record, Writer
 from carp_fast.cli import flood as cli_flood
+from carp_fast.cli.flood_options import CONFLICTS
 from carp_fast.cli.main import main
 from carp_fast.engine._wire import parse
 from carp_fast.loadtest import guard
@@ -157,6 +158,8 @@ def test_recordings_that_cannot_be_sent(tmp_path: Path) -> None:
         (["-i", "s1", "-c", "x", "--address", "10.0.0.1"], "no --address"),
         (["-i", "s1", "--from", "x", "--vhid", "1"], "no --vhid beside it"),
         (["-i", "s1", "--from", "x", "--rate", "1", "--speed", "2"], "--speed, or at a rate"),
+        (["-i", "s1", "--from", "x", "--address", "10.0.0.1"], "no --address beside it"),
+        (["-i", "s1", "--from", "x", "--source-mac", "any"], "no --source-mac beside it"),
         (["-i", "s1", "--speed", "2"], "--speed is for --from"),
     ],
 )
@@ -164,6 +167,13 @@ def test_options_that_do_not_go_together(words: list[str], said: str) -> None:
     result = flood(*words)
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
+
+
+def test_the_table_of_conflicts_names_options_that_there_are() -> None:
+    options = {each.name for each in cli_flood.flood.params}
+    for rule in CONFLICTS:
+        assert {rule.option, *rule.without, *rule.needs} - {None} <= options, rule
+        assert rule.without or rule.needs, rule
 
 
 def test_an_interface_that_somebody_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ def test_options() -> None:
         ("--sink-netns b", "--sink-netns needs --sink IF"),
         ("--find-rate", "--find-rate needs --sink IF"),
         ("--plot x.svg", "--plot needs --sink IF"),
+        ("--loss 0", "--loss needs --sink IF"),
         ("--sink s2 --loss 0", "--loss needs --find-rate"),
         ("--sink s2 --plot x.svg", "--plot needs --find-rate"),
         ("--sink s2 --find-rate --from-rate 2e6", "--from-rate 2,000,000 is not below --to-rate"),

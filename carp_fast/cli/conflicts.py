@@ -1,0 +1,40 @@
+"""Options of a command that do not go together, as a table of rules. Must not know any command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import click
+from click.core import ParameterSource
+
+
+class Rule(NamedTuple):
+    """Where `option` is given, or always: none of `without` may be, and one of `needs` must be.
+
+    Parameters by their names. `text` says what is wrong, with {option}, and {other} for the first
+    of `without` that is given, as they are written on the command line.
+    """
+
+    option: str | None
+    text: str
+    without: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+def check(rules: Iterable[Rule]) -> None:
+    """Checks the command line of the current command. Raises click.UsageError for the first rule
+    that is broken.
+    """
+    context = click.get_current_context()
+    shown = {each.name: max(each.opts, key=len) for each in context.command.params}
+    source = context.get_parameter_source
+    given = {name for name in context.params if source(name) is ParameterSource.COMMANDLINE}
+    for option, text, without, needs in rules:
+        if option is None or option in given:
+            others = [name for name in without if name in given]
+            if others or (needs and given.isdisjoint(needs)):
+                words = {"option": option, "other": others[0] if others else None}
+                raise click.UsageError(
+                    text.format(**{key: shown[name] for key, name in words.items() if name})
+                )
