@@ -1,8 +1,9 @@
 """Hooks: the programs and functions that are told when a virtual host rises or steps down.
 
-Holds `Hooks`, which runs `up` and `down`, one after the other for each virtual host; the long-lived
-program of `daemon.notify` is in notify.py, and `Notifier` can be had from here as well.  Must not
-know the engine or the configuration; nothing here waits, so that no hook is ever in the loop's way.
+Holds `Hooks`, which runs `up` and `down`, one after the other for each virtual host, and what it
+has in common with other runners of them; the long-lived program of `daemon.notify` is in notify.
+Must not know the engine or the configuration; nothing here waits, so that no hook is ever in the
+loop's way.
 """
 
 from __future__ import annotations
@@ -22,19 +23,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from carp_fast.daemon.children import Child, ChildError, ending, inherited_environment, printable
-from carp_fast.daemon.notify import Notifier
 from carp_fast.errors import CarpFastError
-
-__all__ = [
-    "Hook",
-    "HookError",
-    "HookResult",
-    "HookRunner",
-    "Hooks",
-    "Notifier",
-    "is_function",
-    "load_function",
-]
 
 logger = logging.getLogger(__name__)
 

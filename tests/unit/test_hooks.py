@@ -24,7 +24,8 @@ import pytest
 import uvloop
 
 from carp_fast.daemon import hooks as hooks_module
-from carp_fast.daemon.hooks import Hook, HookResult, Hooks, Notifier
+from carp_fast.daemon.hooks import Hook, HookResult, Hooks
+from carp_fast.daemon.notify import Notifier
 
 DEADLINE_S = 20.0
 
