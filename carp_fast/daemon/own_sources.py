@@ -67,15 +67,21 @@ def whereabouts(
 class OwnSources:
     """Follows the configured sources of all virtual hosts and tells the engine which are missing.
 
-    `now`: what is known of each interface, by name.
+    `now`: what is known of each interface, by name; `is_on_host`: whether any has an address.
     """
 
-    def __init__(self, hosts: Hosts, orders: Orders, now: Mapping[str, Interface]) -> None:
+    def __init__(
+        self,
+        hosts: Hosts,
+        orders: Orders,
+        now: Mapping[str, Interface],
+        is_on_host: Callable[[bytes], bool] = is_local,
+    ) -> None:
         self._hosts = hosts
         self._orders = orders
         self._now = now
         self._where: dict[tuple[str, str], Where] = {}  # by interface and source
-        self.is_on_host: Callable[[bytes], bool] = is_local
+        self._is_on_host = is_on_host
 
     def where(self, name: str, source: str) -> Where:
         """Where an interface's configured source is; "missing" while the interface is."""
@@ -134,7 +140,7 @@ class OwnSources:
     def _look_for(self, source: str, interface: Interface) -> Where:
         """Where it is now; a change is logged, and that it is there only after it was not."""
         before = self._where.get((interface.name, source))
-        now = whereabouts(source, interface, self.is_on_host)
+        now = whereabouts(source, interface, self._is_on_host)
         self._where[interface.name, source] = now
         if now != before and (now != "here" or before is not None):
             level = logging.INFO if now == "here" else logging.WARNING

@@ -220,6 +220,6 @@ def start_logging(
     # Without the last resort no record can come out in a form that was not asked for.
     logging.lastResort = None
     # What no form shows is not gathered: a third of the price of a line.
-    logging._srcfile = None
+    logging._srcfile = None  # noqa: SLF001 (as logging's own documentation does)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     return log_format

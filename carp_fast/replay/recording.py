@@ -190,7 +190,7 @@ class Writer:
         self.begins: dict[int, int] = {}
         self.top: dict[str, Any] = {}
         self._begun: set[int] = set()
-        self._used: set[int] = set()  # interfaces
+        self.used: set[int] = set()  # interfaces
         self._told: dict[int, dict[str, Any]] = {}  # what an interface was last said to be
         self._turn: tuple[int, int] | None = None  # not written yet
         self._taken: tuple[int, int] | None = None  # the last that was
@@ -224,7 +224,7 @@ class Writer:
         elif slot is not None:
             if slot in self._begun:
                 getattr(self, f"_{kind}")(at_ns, slot, fields)
-        elif self._begun and (kind != "interface" or interface in self._used):
+        elif self._begun and (kind != "interface" or interface in self.used):
             if kind == "interface":
                 self._tell_interface(at_ns, interface, fields, self._input)
             elif kind in ("absent", "dropped"):
@@ -288,7 +288,7 @@ class Writer:
         self._before_turn(at_ns, f"{self.names[slot]} begin")
         self._begun.add(slot)
         self._just_begun = slot
-        self._used.add(interface)
+        self.used.add(interface)
         table: dict[str, Any] = {
             "name": self.names[slot],
             "interface": host.interface,
@@ -345,7 +345,7 @@ class Writer:
                 return
             name = self.names[slot]
         else:
-            if interface not in self._used or self.vhid not in (None, vhid):
+            if interface not in self.used or self.vhid not in (None, vhid):
                 return
             name = f"{self.interfaces[interface]}/{vhid}" if vhid else self.interfaces[interface]
         text = f"{name} hear {address_text(source) if source else '-'} "
@@ -480,7 +480,7 @@ def as_scenario(
         prose.append(f"{copy.unrecorded} refused frames came too fast to be recorded.")
     top = {"story": "\n".join(prose), "start_ns": start_ns, "turns": True, **writer.top}
     # Every interface has a table, so that a host's `source` is its own; what it is like is a line.
-    tables = {writer.interfaces[number]: {"ifindex": 0} for number in sorted(writer._used)}
+    tables = {writer.interfaces[number]: {"ifindex": 0} for number in sorted(writer.used)}
     if tables:
         top["interface"] = tables
 

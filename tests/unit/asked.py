@@ -77,8 +77,7 @@ class KnownNetwork:
     def __init__(self, hosts: Hosts, orders: Any) -> None:
         self.now = {"eth0": ETH0}
         self.local: set[bytes] = set()
-        self.own_sources = OwnSources(hosts, orders, self.now)
-        self.own_sources.is_on_host = self.local.__contains__
+        self.own_sources = OwnSources(hosts, orders, self.now, self.local.__contains__)
 
 
 class KnownProblems:

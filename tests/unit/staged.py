@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import network
 from carp_fast.daemon.lost import LostAddresses
 from carp_fast.daemon.network import Network
+from carp_fast.daemon.own_sources import OwnSources
 from carp_fast.daemon.table import Hosts
 from carp_fast.net import addresses
 from carp_fast.net.interfaces import Interface, InterfaceAddress
@@ -87,13 +89,14 @@ class Stage:
         monkeypatch.setattr(network, "Joins", lambda receiver: self)
         monkeypatch.setattr(addresses, "promote_secondaries", self.promoted.append)
         monkeypatch.setattr(network, "name_of", self.names.get)
+        self.local: set[bytes] = set()  # addresses of the host, on whichever interface
+        own_sources = partial(OwnSources, is_on_host=self.local.__contains__)
+        monkeypatch.setattr(network, "OwnSources", own_sources)
         lanes: Any = self
         nobody_else: Any = SimpleNamespace(barred=set(), on_ifindex=lambda number, ifindex: None)
         self.known: list[Interface] = []
         self.network = Network(self.hosts, orders, lanes, nobody_else, self.known.append)
         self.lost = LostAddresses(self.hosts, orders)
-        self.local: set[bytes] = set()  # addresses of the host, on whichever interface
-        self.network.own_sources.is_on_host = self.local.__contains__
 
     joining = None
 
