@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from carp_fast.daemon.interface_log import InterfaceLog
 from carp_fast.daemon.own_sources import OwnSources
-from carp_fast.daemon.surroundings import other_name, real_name
 from carp_fast.daemon.table import MASTER, Hosts, every_address
-from carp_fast.inet import address_text, mac_text, prefix_text
+from carp_fast.inet import prefix_text
 from carp_fast.net import addresses
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, absent, name_of
 from carp_fast.net.memberships import Joins
@@ -40,7 +40,6 @@ class Sources(NamedTuple):
 
 
 NO_SOURCES = Sources(None, None, False)
-NEVER_SAID = b""
 
 
 class Network:
@@ -78,7 +77,7 @@ class Network:
         self._appeared: dict[int, Interface] = {}  # as they appeared: with our own addresses
         self.now: dict[str, Interface] = {}
         self.sources: dict[str, Sources] = {}
-        self._said: dict[tuple[str, int], bytes | None] = {}  # sources, by name and family
+        self._log = InterfaceLog(hosts)
         self.own_sources = OwnSources(hosts, orders, self.now)
 
     def on_interface(self, interface: Interface) -> None:
@@ -96,7 +95,9 @@ class Network:
         sources = self._find_sources(number, interface)
         moved = before is None or before.ifindex != interface.ifindex
         renamed_to = name_of(before.ifindex) if before is not None and moved else None
-        self._say(before, interface, sources, renamed_to)
+        self._log.log_change(before, interface, renamed_to)
+        if interface.ifindex:
+            self._log.log_sources(name, sources.ipv4, sources.ipv6)
         self.now[name] = interface
         self.sources[name] = sources
         if before is not None and moved:
@@ -181,7 +182,7 @@ class Network:
                 self._joins.join(name, interface.ifindex, self._hosts.groups(number))
             sources = self._find_sources(number, interface)
             if interface.ifindex:
-                self._say_sources(name, sources)
+                self._log.log_sources(name, sources.ipv4, sources.ipv6)
             if sources != self.sources[name]:
                 self.sources[name] = sources
                 self._tell(number, interface, sources)
@@ -291,62 +292,15 @@ class Network:
             self._joins.leave(interface.ifindex)
             self._promoted.discard(interface.ifindex)
 
-    def _say_nothing_of(self, name: str) -> None:
-        """The sources that were said there hold no longer: they are said anew."""
-        for family in (4, 6):
-            self._said.pop((name, family), None)
-
     def _forget(self, name: str) -> None:
         """No virtual host is left there."""
-        self._say_nothing_of(name)
+        self._log.forget_sources(name)
         self._leave(self.now.pop(name))
         del self.sources[name]
         self._tell(self._hosts.number(name), absent(name), NO_SOURCES)
 
     def _verify(self, slot: int) -> None:
         self._orders.post(lambda: self._orders.pump.verify(slot))
-
-    def _say(
-        self, before: Interface | None, now: Interface, sources: Sources, renamed_to: str | None
-    ) -> None:
-        """What changed about an interface, a line each, once."""
-        name = now.name
-        if not now.ifindex:
-            self._say_nothing_of(name)
-            if before is None:
-                logger.warning("%s: no such interface yet, waiting for it", name)
-                real = real_name(name)
-                if real is not None:
-                    logger.warning("%s: %s", name, other_name(real))
-            elif renamed_to not in (None, name):
-                logger.warning("%s: interface was renamed to %s, waiting for it", name, renamed_to)
-            elif before.ifindex:
-                logger.warning("%s: interface disappeared, waiting for it", name)
-            return
-        if not now.is_ethernet and (before is None or before.ifindex != now.ifindex):
-            logger.error("%s: not an Ethernet interface, it cannot be used", name)
-        if before is not None and before.ifindex != now.ifindex:
-            logger.info("%s: interface appeared (ifindex %d)", name, now.ifindex)
-        if before is not None and before.ifindex == now.ifindex:
-            say_place(before, now)
-        was_up = before is None or not before.ifindex or before.up  # a new one: if it is down
-        if was_up != now.up:
-            level = logging.INFO if now.up else logging.WARNING
-            logger.log(level, "%s: link %s", name, "up" if now.up else "down")
-        self._say_sources(name, sources)
-
-    def _say_sources(self, name: str, sources: Sources) -> None:
-        """What is advertised from, where a virtual host wants the interface's own address."""
-        number = self._hosts.number(name)
-        for family, source in ((4, sources.ipv4), (6, sources.ipv6)):
-            if not self._hosts.needs_source(number, family):
-                self._said.pop((name, family), None)
-            elif self._said.get((name, family), NEVER_SAID) != source:
-                self._said[name, family] = source
-                if source is None:
-                    logger.warning("%s: no IPv%d address to advertise from", name, family)
-                else:
-                    logger.info("%s: advertising from %s", name, address_text(source))
 
 
 def is_elsewhere(before: Interface | None, now: Interface) -> bool:
@@ -355,15 +309,3 @@ def is_elsewhere(before: Interface | None, now: Interface) -> bool:
         return False  # nobody is MASTER there yet
     came_up = now.up and not before.up
     return came_up or (before.mac, before.master) != (now.mac, now.master)
-
-
-def say_place(before: Interface, now: Interface) -> None:
-    """Another MAC, another bridge or bond."""
-    if before.mac != now.mac:
-        macs = mac_text(now.mac), mac_text(before.mac)
-        logger.info("%s: MAC %s instead of %s", now.name, *macs)
-    if now.master and before.master != now.master:
-        of = name_of(now.master) or f"ifindex {now.master}"
-        logger.warning("%s: is a port of %s now, and its addresses may not answer", now.name, of)
-    elif before.master != now.master:
-        logger.info("%s: is no port of another interface any more", now.name)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
-from carp_fast.daemon import network
+from carp_fast.daemon import interface_log, network
 from carp_fast.daemon.lost import LostAddresses
 from carp_fast.daemon.network import Network
 from carp_fast.daemon.own_sources import OwnSources
@@ -88,7 +88,8 @@ class Stage:
         self.promoted: list[str] = []
         monkeypatch.setattr(network, "Joins", lambda receiver: self)
         monkeypatch.setattr(addresses, "promote_secondaries", self.promoted.append)
-        monkeypatch.setattr(network, "name_of", self.names.get)
+        for module in (network, interface_log):
+            monkeypatch.setattr(module, "name_of", self.names.get)
         self.local: set[bytes] = set()  # addresses of the host, on whichever interface
         own_sources = partial(OwnSources, is_on_host=self.local.__contains__)
         monkeypatch.setattr(network, "OwnSources", own_sources)

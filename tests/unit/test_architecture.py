@@ -150,10 +150,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "loadtest.backends",
         "loadtest.guard",
         "loadtest.streams",
-        "daemon.surroundings",
         "daemon.explain_text",
         "daemon.in_use",
+        "daemon.interface_log",
     ),
+    ("daemon.surroundings",),
     ("daemon.own_sources", "daemon.manner"),
     (
         "daemon.hooks",

@@ -18,7 +18,7 @@ from carp_fast.net.interfaces import Interface, InterfaceAddress, absent
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Stage:
-    caplog.set_level(logging.INFO, "carp_fast.daemon.network")
+    caplog.set_level(logging.INFO, "carp_fast.daemon")
     return Stage(monkeypatch)
 
 
@@ -64,7 +64,7 @@ def test_an_interface_comes_goes_and_comes_again(
 def test_both_sources_and_forwarding_are_followed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "carp_fast.daemon.network")
+    caplog.set_level(logging.INFO, "carp_fast.daemon")
     stage = Stage(monkeypatch, (4, 6))
     four = interface().addresses[0]
     tentative, failed = 0x40, 0x08

@@ -18,7 +18,7 @@ from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, 
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Stage:
-    caplog.set_level(logging.INFO, "carp_fast.daemon.network")
+    caplog.set_level(logging.INFO, "carp_fast.daemon")
     return Stage(monkeypatch)
 
 
