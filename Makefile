@@ -10,12 +10,12 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 REQUIREMENTS := $(PY) -c "import functools, sys, tomllib; print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open(0, 'rb'))), sep='\n')"
 FLOOR_VENV := $(CURDIR)/build/floors/venv
 FLOOR_LIB := $(CURDIR)/build/floors/lib
-FLOOR_TESTS ?= tests/unit tests/scenarios tests/integration/test_links.py tests/integration/test_daemon_addresses.py
+FLOOR_TESTS ?= tests/unit tests/scenarios tests/integration/test_monitor.py tests/integration/test_daemon_addresses.py
 JOBS ?= $(shell nproc)
 SOURCES := $(wildcard src/carp_fast/* src/carp_fast/*/*) setup.py
 SANITIZED := $(CURDIR)/build/sanitize/lib
 SANITIZED_PYTHON := LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED) $(PY)
+	ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED):$(CURDIR) $(PY)
 
 export PIP_ROOT_USER_ACTION := ignore
 

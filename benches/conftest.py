@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparison import ALLOWED, SideBySide, best_ns, compared, repeat_ns
 from pytest_benchmark.fixture import BenchmarkFixture
+
+from benches.comparison import ALLOWED, SideBySide, best_ns, compared, repeat_ns
 
 BASELINE = Path(__file__).parent / "baseline.json"
 LINES = pytest.StashKey[list[str]]()

@@ -9,10 +9,10 @@ import os
 import shutil
 
 import pytest
-from comparison import SideBySide
 from pyroute2 import IPRoute
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benches.comparison import SideBySide
 from carp_fast.inet import address_bytes
 from carp_fast.lab.lab import Lab
 from carp_fast.lab.namespaces import ip_batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comparison import compared, repeat_ns
+from benches.comparison import compared, repeat_ns
 
 
 def test_only_a_ratio_that_fell_too_far_fails() -> None:

@@ -6,9 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from comparison import SideBySide
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benches.comparison import SideBySide
 from carp_fast.config.load import load
 
 HEAD = """[defaults]

@@ -13,9 +13,10 @@ import hashlib
 import hmac
 
 import pytest
-from comparison import SideBySide
 from pytest_benchmark.fixture import BenchmarkFixture
-from reference import (
+
+from benches.comparison import SideBySide
+from benches.reference import (
     GROUPS,
     SECOND_NS,
     SECRET,
@@ -28,9 +29,8 @@ from reference import (
     build,
     virtual_address,
 )
-from reference import build_announcement as announcement_in_python
-from reference import parse as parse_in_python
-
+from benches.reference import build_announcement as announcement_in_python
+from benches.reference import parse as parse_in_python
 from carp_fast.engine._auth import SHA1_FORM, Key
 from carp_fast.engine._engine import Engine
 from carp_fast.engine._prepared import PreparedHost

@@ -12,7 +12,7 @@ import pytest
 
 from carp_fast.lab.lab import Host, Lab, virtual_address, wait_for
 from carp_fast.lab.observer import Key, Observer
-from tests.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
 

@@ -13,7 +13,7 @@ import pytest
 
 from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.net.kernel import ETH_P_IPV6
-from tests.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
 

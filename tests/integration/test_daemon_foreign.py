@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from carp_fast.lab.lab import Host, Lab, wait_for
-from tests.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
 

@@ -16,12 +16,12 @@ import pytest
 
 from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.lab.observer import Observer
-from tests.daemons import start_daemon, write_configuration
-from tests.integration.recording import Recording
+from tests.support.daemons import start_daemon, write_configuration
+from tests.support.recording import Recording
 
 pytestmark = pytest.mark.root
 
-TRACER = Path(__file__).with_name("birth_tracer.py")
+TRACER = "tests.support.birth_tracer"
 # Nobody else advertises: MASTER after 1 s.
 ALONE = {"dead_ratio": 1}
 # Of an advertisement behind its interval, on a machine that does a thousand other things.
@@ -227,7 +227,7 @@ def test_the_daemon_never_forks(lab_factory: Callable[..., Lab], tmp_path: Path)
     env = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{tmp_path}"}
     daemon = start_daemon(a, path, ready=False, env=env)
     with subprocess.Popen(
-        [sys.executable, str(TRACER), str(daemon.process.pid)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", TRACER, str(daemon.process.pid)], stdout=subprocess.PIPE, text=True
     ) as tracer:
         assert tracer.stdout is not None
         assert tracer.stdout.readline() == "tracing\n"

@@ -17,7 +17,7 @@ import pytest
 from carp_fast.control.protocol import ControlError, ControlTimeout
 from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.lab.observer import Key, Observer
-from tests.daemons import PASSPHRASE, start_daemon, write_configuration
+from tests.support.daemons import PASSPHRASE, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
 

@@ -15,7 +15,7 @@ import pytest
 from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.lab.namespaces import ip_batch
 from carp_fast.lab.observer import Observer
-from tests.daemons import (
+from tests.support.daemons import (
     RunningDaemon,
     reasons,
     start_daemon,

@@ -24,8 +24,8 @@ from carp_fast import __version__
 from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.lab.observer import Observer
-from tests.daemons import RunningDaemon, start_daemon, write_configuration
-from tests.integration.recording import AddressChanges, advertisement_socket, read_advertisement
+from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.recording import AddressChanges, advertisement_socket, read_advertisement
 
 pytestmark = pytest.mark.root
 
@@ -524,7 +524,7 @@ def pump_thread(daemon: RunningDaemon) -> int:
 @contextmanager
 def frozen(tid: int) -> Iterator[None]:
     """Holds one thread of another process by ptrace, in a process of its own."""
-    argv = [sys.executable, str(Path(__file__).with_name("thread_holder.py")), str(tid)]
+    argv = [sys.executable, "-m", "tests.support.thread_holder", str(tid)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from carp_fast.lab.lab import Host, Lab, wait_for
-from tests.daemons import start_daemon, write_configuration
-from tests.integration.recording import AddressChanges, Recording
+from tests.support.daemons import start_daemon, write_configuration
+from tests.support.recording import AddressChanges, Recording
 
 pytestmark = pytest.mark.root
 

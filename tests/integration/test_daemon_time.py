@@ -20,7 +20,7 @@ from carp_fast.control.client import ControlStream
 from carp_fast.control.protocol import ControlTimeout
 from carp_fast.lab.lab import Lab, LabTimeout, wait_for
 from carp_fast.lab.observer import Observer
-from tests.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.segment import advertisement, carp_header, ip, ipv4_frame
 
 import carp_fast
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from carp_fast.net.sockets import open_sender
+from tests.support.segment import advertisement, carp_header, ip, ipv4_frame
 
 pytestmark = pytest.mark.root
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from unit.segment import carp_digest, internet_checksum, ip
 
 import carp_fast
 from carp_fast.engine._wire import parse
@@ -31,6 +30,7 @@ from carp_fast.loadtest.backends import BackendError, Live, Sendmmsg
 from carp_fast.loadtest.sender import Sender
 from carp_fast.loadtest.streams import made_up, place_of
 from carp_fast.net.kernel import ETH_P_ALL
+from tests.support.segment import carp_digest, internet_checksum, ip
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
 

@@ -32,9 +32,9 @@ from carp_fast.lab.lab import (
 )
 from carp_fast.lab.observer import Key, Observer
 from carp_fast.net.kernel import PACKET_ADD_MEMBERSHIP, PACKET_MR_MULTICAST, SOL_PACKET
+from tests.support.burst import CARP_GROUP_MAC, carp_frame, packet_socket
 
 LabFactory = Callable[..., Lab]
-CARP_GROUP_MAC = bytes.fromhex("01005e000012")
 PORT = 9
 
 
@@ -65,22 +65,6 @@ def link(host: Host, interface: str) -> dict[str, object]:
     found = json.loads(host.run(["ip", "-j", "link", "show", "dev", interface]).stdout)[0]
     assert isinstance(found, dict)
     return found
-
-
-def packet_socket(host: Host, interface: str) -> socket.socket:
-    with host.inside():
-        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-    raw.bind((interface, 3))
-    return raw
-
-
-def carp_frame(vhid: int, source: str, advbase: int = 1, advskew: int = 0) -> bytes:
-    carp = bytes([0x21, vhid, advskew, 7, 0, advbase]) + bytes(30)
-    ip = struct.pack(
-        ">BBHHHBBH4s4s", 0x45, 0x10, 56, 0, 0x4000, 255, 112, 0,
-        socket.inet_aton(source), socket.inet_aton("224.0.0.18"),
-    )  # fmt: skip
-    return CARP_GROUP_MAC + bytes.fromhex("00005e000001") + b"\x08\x00" + ip + carp
 
 
 def arp_frame(sender: str, target: str) -> bytes:
@@ -433,32 +417,13 @@ def test_a_lab_stands_in_a_user_namespace_too(program: Callable[[str], str]) -> 
         pytest.skip("needs user namespaces (the kernel refuses them)")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [*unshare, *own_run, sys.executable, "-c", "import test_lab; test_lab.burst()"],
+        [*unshare, *own_run, sys.executable, "-m", "tests.support.burst"],
         check=False,
         capture_output=True,
         text=True,
         env=environment,
     )
     assert (done.returncode, done.stdout) == (0, "all of 2000\n"), done.stderr
-
-
-def burst() -> None:
-    """Runs in the user namespace, where the observer cannot have the receive buffer it wants."""
-    frames = [carp_frame(vhid, f"10.1.0.{host}") for vhid in range(1, 251) for host in range(1, 9)]
-    with (
-        Lab("unprivileged", segments=1) as lab,
-        Observer(lab["b"]) as observer,
-        packet_socket(lab["a"], "s1") as sender,
-    ):
-        for frame in frames:
-            sender.send(frame)
-        observer.wait_until(
-            lambda: sum(len(of) for of in observer.masters(60).values()) == len(frames),
-            10,
-            "every frame of the burst",
-        )
-        assert observer.dropped() == 0
-        print(f"all of {len(frames)}")
 
 
 # The observer.

@@ -27,8 +27,8 @@ from carp_fast.net import addresses, sockets
 from carp_fast.net.lanes import Lanes, LaneSockets
 from carp_fast.net.memberships import Joins
 from carp_fast.pump._pump import Pump
-from tests.daemons import start_daemon, write_configuration
-from tests.unit.segment import (
+from tests.support.daemons import start_daemon, write_configuration
+from tests.support.segment import (
     ADDRESS,
     ADDRESS6,
     GROUP,

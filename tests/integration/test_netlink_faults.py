@@ -15,7 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.root
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 OWN, OURS, OTHER, LATER = "10.9.0.1", "10.9.1.50", "10.9.1.51", "10.9.1.52"
 ENOBUFS_FOR_GOOD = 30  # attempts, three a batch: until the wait has grown to seconds
 EVERY_FAULT: tuple[dict[str, int], ...] = (
@@ -38,7 +38,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library that fails; built with the compiler that builds the modules."""
     library = tmp_path_factory.mktemp("faults") / "faults.so"
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    source = HERE / "netlink_faults.c"
+    source = ROOT / "tests" / "support" / "netlink_faults.c"
     subprocess.run(
         [*compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True
     )
@@ -49,8 +49,8 @@ def play(library: Path, scene: str, faults: dict[str, int]) -> dict[str, Any]:
     """What a scene comes to in a namespace of its own."""
     environment = os.environ | {name: str(count) for name, count in faults.items()}
     done = subprocess.run(
-        ["unshare", "-n", sys.executable, str(HERE / "netlink_scene.py"), scene],
-        env=environment | {"LD_PRELOAD": str(library), "PYTHONPATH": str(HERE.parent.parent)},
+        ["unshare", "-n", sys.executable, "-m", "tests.support.netlink_scene", scene],
+        env=environment | {"LD_PRELOAD": str(library), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,

@@ -26,7 +26,7 @@ from carp_fast.net import addresses, sockets
 from carp_fast.net.kernel import PROTOCOL_CARP
 from carp_fast.net.memberships import Joins
 from carp_fast.pump._pump import Pump
-from tests.unit.segment import (
+from tests.support.segment import (
     ADDRESS,
     ADDRESS6,
     GROUP,

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.segment import advertisement, ip
 
 import carp_fast
 from carp_fast.engine._wire import build_announcement
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from carp_fast.net.sockets import open_sender
+from tests.support.segment import advertisement, ip
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
 

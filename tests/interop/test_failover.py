@@ -14,8 +14,8 @@ import pytest
 
 from carp_fast.lab.lab import Lab, interface_name, segment_network, virtual_address, wait_for
 from carp_fast.lab.observer import Key, Observer
-from tests.daemons import start_daemon, write_configuration
-from tests.interop.pairs import (
+from tests.support.daemons import start_daemon, write_configuration
+from tests.support.pairs import (
     Ucarp,
     membership,
     start_ucarp,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from carp_fast.lab.lab import Lab, wait_for
-from tests.daemons import RunningDaemon, start_daemon, write_configuration
-from tests.interop.pairs import start_keepalived, start_ucarp
+from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.pairs import start_keepalived, start_ucarp
 
 pytestmark = pytest.mark.root
 

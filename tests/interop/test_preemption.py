@@ -12,8 +12,8 @@ import pytest
 
 from carp_fast.lab.lab import Host, Lab, virtual_address, wait_for
 from carp_fast.lab.observer import Key, Observer
-from tests.daemons import RunningDaemon, start_daemon, write_configuration
-from tests.interop.pairs import start_ucarp, wait_ucarp_state
+from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.pairs import start_ucarp, wait_ucarp_state
 
 pytestmark = pytest.mark.root
 

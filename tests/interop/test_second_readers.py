@@ -10,7 +10,7 @@ import pytest
 
 from carp_fast.lab.lab import Host, Lab, interface_name, wait_for
 from carp_fast.lab.observer import Key, Observer
-from tests.daemons import start_daemon, write_configuration
+from tests.support.daemons import start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
 

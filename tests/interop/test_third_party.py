@@ -11,9 +11,9 @@ import pytest
 
 from carp_fast.control.protocol import ControlTimeout
 from carp_fast.lab.lab import Lab, interface_name, virtual_address, wait_for
-from tests.daemons import PASSPHRASE, RunningDaemon, start_daemon, write_configuration
-from tests.interop.pairs import Wire
-from tests.unit.segment import advertisement, ip
+from tests.support.daemons import PASSPHRASE, RunningDaemon, start_daemon, write_configuration
+from tests.support.pairs import Wire
+from tests.support.segment import advertisement, ip
 
 pytestmark = pytest.mark.root
 

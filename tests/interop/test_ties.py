@@ -14,8 +14,8 @@ import pytest
 
 from carp_fast.lab.lab import Lab, interface_name, segment_network, wait_for
 from carp_fast.lab.observer import Key, Observer
-from tests.daemons import RunningDaemon, start_daemon, write_configuration
-from tests.interop.pairs import start_ucarp, wait_ucarps
+from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.pairs import start_ucarp, wait_ucarps
 
 pytestmark = [
     pytest.mark.root,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from carp_fast.lab.lab import Lab, LabError, wait_for
-from tests.interop.dropin import (
+from tests.support.dropin import (
     DEADLINE_S,
     PROGRAMS,
     SECRET,

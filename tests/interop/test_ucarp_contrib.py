@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from carp_fast.lab.lab import Lab, wait_for
-from tests.interop.dropin import need_ucarp
-from tests.interop.machines import ROOT, Machine
+from tests.support.dropin import need_ucarp
+from tests.support.machines import ROOT, Machine
 
 CONTRIB = ROOT / "contrib"
 SCRIPTS = sorted(

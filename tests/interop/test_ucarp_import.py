@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from carp_fast.lab.lab import Host, Lab, Process, virtual_address, wait_for
-from tests.daemons import start_daemon
-from tests.interop.dropin import need_ucarp, write_scripts
+from tests.support.daemons import start_daemon
+from tests.support.dropin import need_ucarp, write_scripts
 
 pytestmark = pytest.mark.root
 

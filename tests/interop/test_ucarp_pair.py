@@ -16,8 +16,8 @@ import pytest
 
 from carp_fast.lab.lab import Lab, interface_name, segment_network, wait_for
 from carp_fast.lab.pings import Pinger
-from tests.interop.dropin import need_ucarp
-from tests.interop.machines import ROOT, Machine
+from tests.support.dropin import need_ucarp
+from tests.support.machines import ROOT, Machine
 
 pytestmark = pytest.mark.root
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from carp_fast.lab.lab import Lab
-from tests.interop.dropin import DEADLINE_S, PROGRAMS, Ear, Stage, Transcript, need_ucarp
+from tests.support.dropin import DEADLINE_S, PROGRAMS, Ear, Stage, Transcript, need_ucarp
 
 pytestmark = pytest.mark.root
 

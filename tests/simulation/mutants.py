@@ -1,6 +1,6 @@
 """Mutants of the engine: faults put into a copy of it, and which tests catch each.
 
-    .venv/bin/python tests/simulation/mutants.py [--seeds N] [--first] [NAME ...]
+    .venv/bin/python -m tests.simulation.mutants [--seeds N] [--first] [NAME ...]
 
 The sources, the package and the tests are copied to a temporary directory and built there; each
 mutant changes a line or two, rebuilds and runs the unit tests of the engine, the scenarios, the
@@ -19,10 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import mutants_of_elections
-import mutants_of_frames
-import mutants_of_turns
-from mutant import Mutant
+from tests.simulation import mutants_of_elections, mutants_of_frames, mutants_of_turns
+from tests.simulation.mutant import Mutant
 
 ROOT = Path(__file__).parent.parent.parent
 UNIT = ROOT / "tests" / "unit"

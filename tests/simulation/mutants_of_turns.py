@@ -5,7 +5,7 @@ They stand in what the pump runs; the simulator catches each with small seeds.
 
 from __future__ import annotations
 
-from mutant import Mutant
+from tests.simulation.mutant import Mutant
 
 MUTANTS = (
     Mutant(

@@ -6,8 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from mutant import Mutant
-from mutants import MUTANTS
+
+from tests.simulation.mutant import Mutant
+from tests.simulation.mutants import MUTANTS
 
 SOURCES = Path(__file__).parent.parent.parent / "src" / "carp_fast"
 

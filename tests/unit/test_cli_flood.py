@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from unit.segment import advertisement, carp_digest, ip
 
 from carp_fast.capture.pcap import RAW_IP, Reader, Record, Writer
 from carp_fast.cli import flood as cli_flood
@@ -18,6 +17,7 @@ from carp_fast.cli.main import main
 from carp_fast.engine._wire import parse
 from carp_fast.loadtest import guard
 from carp_fast.net import drivers as netdev
+from tests.support.segment import advertisement, carp_digest, ip
 
 CONFIGURATION = """
 [[virtual_host]]

@@ -8,14 +8,13 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from unit.test_sink import received
-from unit.test_trial import A, B, Wire, flow
 
 from carp_fast.cli import main as cli
 from carp_fast.cli import trial as cli_trial
 from carp_fast.cli.trial import TrialOptions, trial_options
 from carp_fast.loadtest.receiver import Latency
 from carp_fast.loadtest.trial import Search, Sent, compare
+from tests.support.transfers import A, B, Wire, flow, received
 
 taken: list[TrialOptions | None] = []
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from unit.configurations import TABLE, fault_lines, host, read, write
 
 from carp_fast.config import secrets
 from carp_fast.config.load import MAX_INTERFACES, MAX_VIRTUAL_HOSTS, load
+from tests.support.configurations import TABLE, fault_lines, host, read, write
 
 NO_ADDRESS = "is no IPv4 or IPv6 address; must be one such as 192.0.2.10/24"
 ADDRESSES = 'an address such as "192.0.2.10/24" or "2001:db8::10/64", or a list of them'

@@ -15,9 +15,9 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.configurations import read, write
 
 from carp_fast.config.load import Announce, ConfigurationError, Daemon, Settings, load
+from tests.support.configurations import read, write
 
 EXAMPLE = """
 include = ["conf.d/*.toml"]

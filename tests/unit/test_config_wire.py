@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.configurations import HOST, TABLE, fault_lines, host, read, write
 
 from carp_fast.config.load import VirtualHost
+from tests.support.configurations import HOST, TABLE, fault_lines, host, read, write
 
 NO_ADDRESS = "is no IPv4 or IPv6 address; "
 EXAMPLE = "must be one such as 192.0.2.10/24"

@@ -12,7 +12,8 @@ import os
 from random import Random
 
 import pytest
-from unit.crossing import ROUNDS_MAX, Crossing
+
+from tests.support.crossing import ROUNDS_MAX, Crossing
 
 SEEDS = int(os.environ.get("CARP_FAST_TIE_SEEDS", "120"))
 MS_NS = 1_000_000

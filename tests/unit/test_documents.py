@@ -15,15 +15,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from unit.asked import EngineOrders, KnownNetwork, KnownProblems
-from unit.segment import (
-    SECOND_NS,
-    START_NS,
-    Node,
-    advertisement,
-    ip,
-    prepared,
-)
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.control.protocol import ControlError
@@ -35,6 +26,15 @@ from carp_fast.daemon.reports import Reports
 from carp_fast.daemon.status import Status
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
+from tests.support.asked import EngineOrders, KnownNetwork, KnownProblems
+from tests.support.segment import (
+    SECOND_NS,
+    START_NS,
+    Node,
+    advertisement,
+    ip,
+    prepared,
+)
 
 DOCUMENTS = Path(__file__).parent / "documents"
 NOW_NS = START_NS + 20 * SECOND_NS

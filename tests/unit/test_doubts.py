@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.configurations import TABLE, host, read, write
 
 from carp_fast.config.load import load
+from tests.support.configurations import TABLE, host, read, write
 
 OPENBSD = (
     'is link-local: in dialect "ucarp" a digest holds it as FreeBSD and NetBSD sign it, and OpenBSD'

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from unit.segment import advertisement, carp_header, ipv4_frame
 
 from carp_fast.capture import listen
 from carp_fast.capture.pcap import LINUX_SLL, Writer
 from carp_fast.cli import main as cli
+from tests.support.segment import advertisement, carp_header, ipv4_frame
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 EL1 = VECTORS / "el1-bsd-master-killed-ucarp-takes-over.pcap"

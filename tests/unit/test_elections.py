@@ -14,11 +14,10 @@ from carp_fast.replay import election as elections
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.election import Pair, Period, pairs_of, periods
 from carp_fast.replay.scenario import ScenarioError
+from tests.support.vectors import EL7, VECTORS
 
-VECTORS = Path(__file__).parent.parent / "vectors"
 EL1 = VECTORS / "el1-bsd-master-killed-ucarp-takes-over.pcap"
 EL4 = VECTORS / "el4-freebsd13-vs-ucarp.pcap"
-EL7 = VECTORS / "el7-openbsd-demote-beats-skew.pcap"
 RECREATED = (
     (VECTORS / "3a-freebsd-restarted-replay.pcap", 12_000_000_000),
     (VECTORS / "3b-freebsd-restarted-replay.pcap", 5_000_000_000),

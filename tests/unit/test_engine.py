@@ -9,7 +9,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.segment import (
+
+from carp_fast.engine._engine import MAX_VIRTUAL_HOSTS, Engine
+from tests.support.segment import (
     SECOND_NS,
     START_NS,
     TICK_NS,
@@ -20,8 +22,6 @@ from unit.segment import (
     prepared,
     read_advertisement,
 )
-
-from carp_fast.engine._engine import MAX_VIRTUAL_HOSTS, Engine
 
 WAKE_TICK_NS = 10 * TICK_NS
 

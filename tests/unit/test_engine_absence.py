@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from unit.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, advertisement, prepared
 
 from carp_fast.engine.reports import FamilySilent
+from tests.support.segment import (
+    ADDRESS,
+    ADDRESS6,
+    SECOND_NS,
+    START_NS,
+    Node,
+    advertisement,
+    prepared,
+)
 
 DOWN_NS = 3 * SECOND_NS
 MS_NS = 1_000_000

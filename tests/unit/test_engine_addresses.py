@@ -6,7 +6,10 @@ from errno import EADDRNOTAVAIL, EEXIST, ENODEV
 from itertools import pairwise
 
 import pytest
-from unit.addressed import (
+
+from carp_fast.engine._wire import build_announcement
+from carp_fast.engine.reports import AddressesChanged, AddressFailed, AddressForeign, Released
+from tests.support.addressed import (
     EVERY,
     LATER_NS,
     MASTER_NS,
@@ -16,10 +19,7 @@ from unit.addressed import (
     master,
     step_down,
 )
-from unit.segment import SECOND_NS, START_NS, Node, advertisement, prepared
-
-from carp_fast.engine._wire import build_announcement
-from carp_fast.engine.reports import AddressesChanged, AddressFailed, AddressForeign, Released
+from tests.support.segment import SECOND_NS, START_NS, Node, advertisement, prepared
 
 
 def test_all_addresses_are_added_announced_and_removed() -> None:

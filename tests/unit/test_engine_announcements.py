@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from unit.segment import SECOND_NS, START_NS, ip, prepared
-
 from carp_fast.engine._engine import Engine
+from tests.support.segment import SECOND_NS, START_NS, ip, prepared
 
 AT_ONCE = 512
 EACH_NS = 100_000

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from unit.segment import (
+
+from carp_fast.engine.reports import DemoteHeard
+from tests.support.segment import (
     SECOND_NS,
     START_NS,
     TICK_NS,
@@ -13,8 +15,6 @@ from unit.segment import (
     prepared,
     read_advertisement,
 )
-
-from carp_fast.engine.reports import DemoteHeard
 
 LATER_NS = START_NS + 11 * SECOND_NS  # MASTER by then
 

@@ -7,7 +7,10 @@ import hmac
 from typing import Any
 
 import pytest
-from unit.segment import (
+
+from carp_fast.engine import _wire
+from carp_fast.engine.reports import FamilyHeard, FamilySilent
+from tests.support.segment import (
     ADDRESS,
     ADDRESS6,
     SECOND_NS,
@@ -22,9 +25,6 @@ from unit.segment import (
     prepared,
     read_advertisement,
 )
-
-from carp_fast.engine import _wire
-from carp_fast.engine.reports import FamilyHeard, FamilySilent
 
 BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}
 ONLY6: dict[str, Any] = {"addresses": [(ADDRESS6, 64)]}

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from unit.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, advertisement
 
 from carp_fast.engine.reports import FamilySilent
+from tests.support.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, advertisement
 
 BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}
 SIGNED: dict[str, Any] = {"addresses": [ADDRESS, ADDRESS6]}

@@ -7,7 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from unit.segment import (
+
+from carp_fast.engine.reports import AddressesChanged, StateChanged
+from tests.support.segment import (
     ADDRESS,
     SECOND_NS,
     START_NS,
@@ -20,8 +22,6 @@ from unit.segment import (
     prepared,
     read_advertisement,
 )
-
-from carp_fast.engine.reports import AddressesChanged, StateChanged
 
 ONE = [(ADDRESS, 24)]
 TWO = [*ONE, (ip("10.77.0.101"), 24)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from unit.segment import (
+
+from tests.support.segment import (
     ADDRESS,
     ADDRESS6,
     SECOND_NS,

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.segment import (
+
+from carp_fast.engine._engine import HOST_BYTES, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, Engine
+from carp_fast.engine._wire import VERDICT_WORDS
+from carp_fast.engine.reports import DemoteHeard, DuplicateSource, OtherMaster, Released
+from tests.support.segment import (
     ADDRESS,
     SECOND_NS,
     START_NS,
@@ -23,10 +27,6 @@ from unit.segment import (
     prepared,
     read_advertisement,
 )
-
-from carp_fast.engine._engine import HOST_BYTES, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, Engine
-from carp_fast.engine._wire import VERDICT_WORDS
-from carp_fast.engine.reports import DemoteHeard, DuplicateSource, OtherMaster, Released
 
 ADDRESSES = [(ADDRESS, 24)]
 OTHER_MAC = b"\x02\0\0\0\0\x66"
@@ -346,7 +346,7 @@ BAD_CALLS: dict[str, str] = {
 def test_a_bad_call_is_refused(case: str) -> None:
     # In a process of its own: what is not refused may write outside of the tables.
     program = (
-        "from unit.segment import prepared as host\n"
+        "from tests.support.segment import prepared as host\n"
         "from carp_fast.engine._engine import Engine\n"
         "engine = Engine()\n"
         "engine.set_interface(0, 1, source=bytes(4))\n"

@@ -6,7 +6,9 @@ import random
 from typing import Any
 
 import pytest
-from unit.segment import (
+
+from carp_fast.engine.reports import CounterReset, DuplicateEnded, DuplicateSource
+from tests.support.segment import (
     ADDRESS,
     ADDRESS6,
     SECOND_NS,
@@ -16,8 +18,6 @@ from unit.segment import (
     advertisement,
     prepared,
 )
-
-from carp_fast.engine.reports import CounterReset, DuplicateEnded, DuplicateSource
 
 DOWN_NS = 3 * SECOND_NS
 BASE = 1 << 40

@@ -9,9 +9,18 @@ import random
 from typing import Any
 
 import pytest
-from unit.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, Segment, advertisement, ip
 
 from carp_fast.engine.reports import StateChanged
+from tests.support.segment import (
+    ADDRESS,
+    ADDRESS6,
+    SECOND_NS,
+    START_NS,
+    Node,
+    Segment,
+    advertisement,
+    ip,
+)
 
 DOWN_NS = 3 * SECOND_NS
 MASTER, STRANGER, OTHER = "10.77.0.1", "10.77.0.66", "10.77.0.3"

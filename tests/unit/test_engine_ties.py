@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from unit.segment import ADDRESS, ADDRESS6, SECOND_NS, START_NS, Node, Segment, advertisement
 
 from carp_fast.engine.reports import StateChanged
+from tests.support.segment import (
+    ADDRESS,
+    ADDRESS6,
+    SECOND_NS,
+    START_NS,
+    Node,
+    Segment,
+    advertisement,
+)
 
 SIGNED = {"addresses": [ADDRESS, ADDRESS6]}
 BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}

@@ -6,18 +6,6 @@ from errno import EACCES, EAGAIN, EBUSY, EEXIST, ENOBUFS, ENODEV, ENXIO, EPERM
 from itertools import pairwise
 
 import pytest
-from unit.addressed import (
-    EVERY,
-    LATER_NS,
-    MASTER_NS,
-    SIGNED,
-    UNSIGNED,
-    contents,
-    host,
-    master,
-    step_down,
-)
-from unit.segment import SECOND_NS, START_NS, Node, advertisement, ip, prepared
 
 from carp_fast.engine.reports import (
     AddressFailed,
@@ -28,6 +16,18 @@ from carp_fast.engine.reports import (
     StateChanged,
     Undemoted,
 )
+from tests.support.addressed import (
+    EVERY,
+    LATER_NS,
+    MASTER_NS,
+    SIGNED,
+    UNSIGNED,
+    contents,
+    host,
+    master,
+    step_down,
+)
+from tests.support.segment import SECOND_NS, START_NS, Node, advertisement, ip, prepared
 
 REFUSED, REMOVED, WITH_OURS = "refused", "removed", "with_ours"  # why it was added again
 

@@ -6,14 +6,14 @@ import itertools
 from typing import Any
 
 import pytest
-from unit.asked import ADVSKEW, MASTER_NS, OTHER, OURS, Asked
-from unit.segment import SECOND_NS, START_NS, advertisement, ip, prepared
 
 from carp_fast.config.model import Settings, VirtualHost
 from carp_fast.daemon import explain, explain_text
 from carp_fast.daemon.status import Status
 from carp_fast.engine import _vhid
 from carp_fast.engine._engine import REASON_WORDS, VERDICT_WORDS, Engine
+from tests.support.asked import ADVSKEW, MASTER_NS, OTHER, OURS, Asked
+from tests.support.segment import SECOND_NS, START_NS, advertisement, ip, prepared
 
 # What an advertisement can be to a virtual host, by its state.
 JUDGED = {

@@ -7,8 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from unit.asked import ADVSKEW, ETH0, Asked
-from unit.segment import (
+
+from carp_fast.control.protocol import ControlError
+from carp_fast.daemon import explain_text
+from carp_fast.daemon.explain import in_ranges
+from carp_fast.net.interfaces import Interface, absent
+from tests.support.asked import ADVSKEW, ETH0, Asked
+from tests.support.segment import (
     ADDRESS,
     GROUP,
     SECOND_NS,
@@ -19,11 +24,6 @@ from unit.segment import (
     ipv4_frame,
     prepared,
 )
-
-from carp_fast.control.protocol import ControlError
-from carp_fast.daemon import explain_text
-from carp_fast.daemon.explain import in_ranges
-from carp_fast.net.interfaces import Interface, absent
 
 # ----------------------------------------------------------------------- timers
 

@@ -7,7 +7,8 @@ import random
 from typing import Any
 
 import pytest
-from unit.segment import (
+
+from tests.support.segment import (
     OUR_COUNTER,
     SECOND_NS,
     START_NS,

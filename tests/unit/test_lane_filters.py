@@ -7,8 +7,6 @@ import socket
 from typing import Any
 
 import pytest
-from unit.bpf import run
-from unit.segment import GROUP, GROUP6, carp_header, ip, ipv4_frame, ipv6_frame
 
 from carp_fast.net.filters import INSTRUCTIONS_MAX, attach_filter, packet_filter
 from carp_fast.net.lane_filters import (
@@ -24,6 +22,8 @@ from carp_fast.net.lane_filters import (
     raw_program,
     source_key,
 )
+from tests.support.bpf import run
+from tests.support.segment import GROUP, GROUP6, carp_header, ip, ipv4_frame, ipv6_frame
 
 IFINDEX = 7
 MASTER, MASTER6 = ip("10.77.0.1"), ip("fe80::1")

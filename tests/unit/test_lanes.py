@@ -10,8 +10,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from unit.bpf import run
-from unit.segment import GROUP, SECOND_NS, START_NS, advertisement, ip
 
 from carp_fast.engine._lanes import LaneJudge
 from carp_fast.net import lanes, sockets
@@ -25,6 +23,8 @@ from carp_fast.net.lanes import (
     Lanes,
     LaneSockets,
 )
+from tests.support.bpf import run
+from tests.support.segment import GROUP, SECOND_NS, START_NS, advertisement, ip
 
 MASTER, OTHER = ip("10.77.0.1"), ip("10.77.0.3")
 

@@ -11,7 +11,11 @@ from itertools import product
 from typing import Any
 
 import pytest
-from unit.segment import (
+
+from carp_fast.engine._wire import VERDICT_WORDS, parse
+from carp_fast.loadtest._mix import KIND_WORDS, Mix
+from carp_fast.loadtest.streams import Stream
+from tests.support.segment import (
     ADDRESS,
     ADDRESS6,
     GROUP,
@@ -24,10 +28,6 @@ from unit.segment import (
     ipv4_frame,
     ipv6_frame,
 )
-
-from carp_fast.engine._wire import VERDICT_WORDS, parse
-from carp_fast.loadtest._mix import KIND_WORDS, Mix
-from carp_fast.loadtest.streams import Stream
 
 SOURCE, SOURCE6, MAC = ip("10.77.0.1"), ip("fe80::1"), b"\x02\0\0\0\0\x99"
 MAC4, MAC6 = bytes.fromhex("01005e000012"), bytes.fromhex("333300000012")

@@ -7,19 +7,13 @@ import logging
 import socket
 
 import pytest
-from unit.staged import LOST, MAC, OWN, OWN6, Stage, interface, link_local, run, turn
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.lost import LOST_TIMES, LOST_WITHIN_S
 from carp_fast.daemon.network import Sources
 from carp_fast.daemon.table import MASTER
 from carp_fast.net.interfaces import Interface, InterfaceAddress, absent
-
-
-@pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Stage:
-    caplog.set_level(logging.INFO, "carp_fast.daemon")
-    return Stage(monkeypatch)
+from tests.support.staged import LOST, MAC, OWN, OWN6, Stage, interface, link_local, run, turn
 
 
 def test_an_interface_comes_goes_and_comes_again(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from unit.test_network import Stage, interface, run, stage
 
 from carp_fast.net.interfaces import Interface, absent
-
-__all__ = ["stage"]  # the fixture
+from tests.support.staged import Stage, interface, run
 
 
 def test_an_interface_that_is_no_ethernet_is_said_once(

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
-from unit.staged import LOST, MAC, OWN, Stage, interface, run, turn
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import network
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
-
-
-@pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Stage:
-    caplog.set_level(logging.INFO, "carp_fast.daemon")
-    return Stage(monkeypatch)
+from tests.support.staged import LOST, MAC, OWN, Stage, interface, run, turn
 
 
 def told_of_interfaces(stage: Stage) -> list[tuple[int, int, bool]]:

@@ -7,10 +7,9 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from unit.pumped import pump_with_orders
-
 from carp_fast.daemon.orders import Orders
 from carp_fast.engine._prepared import PreparedHost
+from tests.support.pumped import pump_with_orders
 
 MAC = b"\x02\0\0\0\0\x01"
 

@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 import pytest
-from unit.staged import MAC, Stage, run
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.config.model import Origin
@@ -15,6 +14,7 @@ from carp_fast.daemon.present import own_peers
 from carp_fast.daemon.surroundings import differences
 from carp_fast.inet import address_bytes
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, absent
+from tests.support.staged import MAC, Stage, run
 
 FOUR, SIX = "192.0.2.98", "2001:db8::98"
 LINK_LOCAL = "fe80::98"

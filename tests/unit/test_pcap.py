@@ -6,10 +6,10 @@ import io
 import struct
 
 import pytest
-from unit.segment import advertisement
 
 from carp_fast.capture import pcap
 from carp_fast.capture.pcap import PcapError, Reader, Record, Writer, as_ethernet
+from tests.support.segment import advertisement
 
 FRAME = advertisement()
 PACKET = FRAME[14:]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from unit.configurations import HOST, TABLE, host, read, write
 
 from carp_fast.cli.main import main
 from carp_fast.daemon import present
 from carp_fast.inet import prefix_bytes
 from carp_fast.net import interfaces
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, LinkError, absent
+from tests.support.configurations import HOST, TABLE, host, read, write
 
 MAC = b"\x02\0\0\0\0\x01"
 TUNNEL, LOOPBACK = 65534, 772  # ARPHRD_NONE, ARPHRD_LOOPBACK

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.configurations import HOST, write
 
 from carp_fast.config import readings
 from carp_fast.config.load import Configuration, ConfigurationError, load, load_settled
 from carp_fast.daemon.reload import compare, refusals
 from carp_fast.daemon.table import BACKUP, MASTER, Hosts
+from tests.support.configurations import HOST, write
 
 LOGGER = "carp_fast.config.readings"
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from unit.recorded import outputs_text
-from unit.test_elections import EL7
 
 from carp_fast.cli.main import main
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.player import compare, play
 from carp_fast.replay.scenario import ScenarioError, parse, parse_line, seconds_ns, seconds_text
+from tests.support.recorded import outputs_text
+from tests.support.vectors import EL7
 
 TAKEOVER = Path(__file__).parent.parent / "scenarios" / "takeover.toml"
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.bpf import run
 
 from carp_fast.net.filters import (
     FILTERED_INTERFACES_MAX,
@@ -21,6 +20,7 @@ from carp_fast.net.filters import (
 )
 from carp_fast.net.kernel import PROTOCOL_CARP, SO_ATTACH_FILTER
 from carp_fast.net.sockets import filter_interfaces
+from tests.support.bpf import run
 
 ADVERTISEMENT = bytes(12) + b"\x08\x00" + b"\x45" + bytes(8) + b"\x70" + bytes(46)
 ADVERTISEMENT6 = bytes(12) + b"\x86\xdd" + b"\x60" + bytes(5) + b"\x70" + bytes(69)

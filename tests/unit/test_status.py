@@ -11,8 +11,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from unit.pumped import pump_with_orders
-from unit.segment import carp_header, ip, ipv4_frame, ipv6_frame
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.network import Network, Sources
@@ -22,6 +20,8 @@ from carp_fast.daemon.status import SPANS_A_SLICE, Status, demotion, spans
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
 from carp_fast.pump._pump import HOSTS_A_SNAPSHOT
+from tests.support.pumped import pump_with_orders
+from tests.support.segment import carp_header, ip, ipv4_frame, ipv6_frame
 
 OWN, OWN6 = ip("192.0.2.99"), ip("fe80::99")
 ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.segment import carp_digest, ip
 
 from carp_fast.config.load import load
 from carp_fast.engine._auth import Key
@@ -17,6 +16,7 @@ from carp_fast.loadtest.streams import (
     made_up,
     named,
 )
+from tests.support.segment import carp_digest, ip
 
 PLACE = Place(b"\2\0\0\0\0\5", ip("10.0.0.5"), ip("fe80::5"), True)
 CONFIGURATION = """

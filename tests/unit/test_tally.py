@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.segment import (
+
+from carp_fast.engine._prepared import signed_message
+from carp_fast.engine._wire import build_announcement
+from carp_fast.loadtest._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
+from tests.support.segment import (
     ADDRESS,
     ADDRESS6,
     GROUP,
@@ -20,10 +24,6 @@ from unit.segment import (
     ipv4_frame,
     ipv6_frame,
 )
-
-from carp_fast.engine._prepared import signed_message
-from carp_fast.engine._wire import build_announcement
-from carp_fast.loadtest._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
 
 SIGNER = (VHID, PASSPHRASE, signed_message(VHID, [ADDRESS]), GROUP, False)
 JUMP_MAX = 2**24

@@ -6,7 +6,6 @@ from array import array
 from typing import Any
 
 import pytest
-from unit.segment import advertisement, carp_header, ip, ipv4_frame
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.feed import Feed
@@ -22,6 +21,7 @@ from carp_fast.daemon.tap import (
 )
 from carp_fast.net.filters import ALL_VHIDS, mac_end
 from carp_fast.net.interfaces import Interface
+from tests.support.segment import advertisement, carp_header, ip, ipv4_frame
 
 OURS, MAC, UCARP_MAC = "10.77.0.2", b"\x02\0\0\0\0\x01", b"\0\0\x5e\0\0\x2a"
 LISTEN_S = 2.1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from unit.bpf import run
-from unit.segment import advertisement
 
 from carp_fast.net.filters import (
     ALL_VHIDS,
@@ -15,6 +13,8 @@ from carp_fast.net.filters import (
     tap_filter,
 )
 from carp_fast.net.tap_socket import open_tap
+from tests.support.bpf import run
+from tests.support.segment import advertisement
 
 OURS, UCARP = b"\x02\0\0\0\0\x01", b"\0\0\x5e\0\0\x2a"
 EVERY = range(ALL_VHIDS)

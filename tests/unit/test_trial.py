@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.test_sink import received
 
-from carp_fast.loadtest.receiver import Flow, Latency
+from carp_fast.loadtest.receiver import Latency
 from carp_fast.loadtest.trial import (
     RESOLUTION,
     STEPS_MAX,
@@ -21,13 +20,7 @@ from carp_fast.loadtest.trial import (
     compare,
     figure,
 )
-
-A, B = ("10.1.0.1", 1), ("10.1.0.2", 1)
-
-
-def flow(source: str, vhid: int, count: int, **fields: int) -> Flow:
-    rest = {"lost": 0, "duplicates": 0, "reordered": 0, "strays": 0, "restarts": 0}
-    return Flow(source, vhid, "0" * 16, "0" * 16, count, **{**rest, **fields})
+from tests.support.transfers import A, B, Wire, flow, received
 
 
 def test_each_source_and_vhid_is_compared() -> None:
@@ -83,21 +76,6 @@ def test_frames_without_a_counter_have_a_row_of_their_own() -> None:
 def test_nothing_sent() -> None:
     trial = compare(Sent(frames=0, seconds=0.0, by_source={}), received(frames=0, by_source=[]))
     assert (trial.loss, trial.sent_per_s, trial.by_source) == (0.0, 0.0, [])
-
-
-class Wire:
-    """Passes up to `capacity` frames/s of a sender that reaches `most`; a second each."""
-
-    def __init__(self, capacity: float, most: float = 1e9) -> None:
-        self.capacity, self.most = capacity, most
-        self.asked: list[float] = []
-
-    def attempt(self, rate: float) -> Trial:
-        self.asked.append(rate)
-        sent = round(min(rate, self.most))
-        arrived = min(sent, int(self.capacity))
-        flows = [flow(*A, arrived)]
-        return compare(Sent(sent, 1.0, {A: sent}, asked_per_s=rate), received(by_source=flows))
 
 
 @given(st.floats(1_000, 999_000))

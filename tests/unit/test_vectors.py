@@ -8,11 +8,16 @@ receive-rules.json: what those three accept. *.pcap: recorded elections.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.segment import (
+
+from carp_fast.capture.pcap import Reader
+from carp_fast.engine import _auth, _wire
+from carp_fast.engine._engine import Engine
+from carp_fast.engine._prepared import signed_message
+from carp_fast.engine.reports import DemoteHeard
+from tests.support.segment import (
     ADDRESS,
     SECOND_NS,
     START_NS,
@@ -24,14 +29,15 @@ from unit.segment import (
     ipv4_frame,
     prepared,
 )
+from tests.support.vectors import (
+    VECTORS,
+    addresses_of,
+    dialect_of,
+    engine_advertisement,
+    key_of,
+    settings_of,
+)
 
-from carp_fast.capture.pcap import Reader
-from carp_fast.engine import _auth, _wire
-from carp_fast.engine._engine import Engine
-from carp_fast.engine._prepared import signed_message
-from carp_fast.engine.reports import DemoteHeard
-
-VECTORS = Path(__file__).parent.parent / "vectors"
 GOLDEN: list[dict[str, Any]] = json.loads((VECTORS / "golden.json").read_text())
 RULES: dict[str, list[tuple[str, str, dict[str, int]]]] = json.loads(
     (VECTORS / "receive-rules.json").read_text()
@@ -43,79 +49,11 @@ def name(vector: dict[str, Any]) -> str:
     return f"{implementation}-{vector['case']}-v{vector['ip_version']}-{vector['counter']}"
 
 
-def key_of(vector: dict[str, Any]) -> bytes:
-    # The kernels take 20 bytes; none at all is as good as a NUL.
-    return bytes.fromhex(vector["key"])[:20] or b"\0"
-
-
-def addresses_of(vector: dict[str, Any]) -> list[tuple[bytes, int]]:
-    return [(ip(address), 24) for address in vector["ipv4"]] + [
-        (ip(address), 64) for address in vector["ipv6"]
-    ]
-
-
 def message_of(vector: dict[str, Any]) -> bytes:
     """Version, type, vhid, IPv4 and IPv6 addresses ascending: written out once more here."""
     addresses = {data for data, _ in addresses_of(vector)}
     ascending = sorted(addresses, key=lambda address: (len(address), address))
     return bytes((2, 1, vector["vhid"])) + b"".join(ascending)
-
-
-def dialect_of(vector: dict[str, Any]) -> str:
-    return {"FreeBSD": "freebsd", "NetBSD": "freebsd", "OpenBSD": "openbsd"}[
-        vector["implementation"].split()[0]
-    ]
-
-
-def settings_of(vector: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the host that sent the vector, as it would be configured here."""
-    return {
-        "vhid": vector["vhid"],
-        "passphrase": key_of(vector),
-        "addresses": addresses_of(vector),
-        "dialect": dialect_of(vector),
-    }
-
-
-def engine_advertisement(vector: dict[str, Any], **settings: Any) -> bytes:
-    """The frame that our engine sends with the vector's settings, source, MAC and counter.
-
-    `settings`: in place of settings_of(vector).
-    """
-    frame = bytes.fromhex(vector["frame"])
-    four = vector["ip_version"] == 4
-    leaving = vector["advbase"] == vector["advskew"] == 255
-    counter = int(vector["counter"], 16)
-    sources = {
-        "source": frame[26:30] if four else ip("10.77.0.1"),
-        "source6": ip("2001:db8::1") if four else frame[22:38],
-    }
-    # FreeBSD's demotion adds to the advskew, OpenBSD's stands in a byte of its own.
-    demotion = vector["demote"] or vector.get("demotion") or 0
-    configured = vector.get("advskew_configured", vector["advskew"])
-    sent_before = 0
-    if vector["ipv4"] and not four:
-        sent_before = 1  # both go out together, IPv4 first
-    if leaving:
-        sent_before += 1 + bool(vector["ipv4"] and vector["ipv6"])
-    engine = Engine()
-    engine.set_interface(0, START_NS, mac=frame[6:12], **sources)
-    host = prepared(
-        **(settings or settings_of(vector)),
-        advbase=1 if leaving else vector["advbase"],
-        advskew=0 if leaving else configured,
-        counter=(counter - sent_before - 1) % 2**64,
-    )
-    engine.add(0, host, START_NS)
-    engine.demote(0, demotion, START_NS)
-    now_ns = START_NS + 3_000 * SECOND_NS
-    engine.expire(now_ns)
-    actions = [act for act in engine.take_actions(now_ns) if act[0] == "ADVERTISE"]
-    if leaving:
-        engine.resign_all(now_ns)
-        actions = [act for act in engine.take_actions(now_ns) if act[0] == "RESIGN"]
-    family = b"\x08\0" if four else b"\x86\xdd"
-    return next(frame for _, _, frame in actions if frame[12:14] == family)
 
 
 def test_there_are_50_vectors() -> None:

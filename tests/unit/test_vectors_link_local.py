@@ -14,7 +14,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from unit.segment import (
+
+from carp_fast.capture.pcap import Reader
+from carp_fast.engine import _wire
+from carp_fast.engine._engine import Engine
+from carp_fast.engine._prepared import automatic_link_local, signed_forms
+from tests.support.segment import (
     SECOND_NS,
     START_NS,
     Node,
@@ -24,12 +29,7 @@ from unit.segment import (
     ip,
     prepared,
 )
-from unit.test_vectors import VECTORS, engine_advertisement
-
-from carp_fast.capture.pcap import Reader
-from carp_fast.engine import _wire
-from carp_fast.engine._engine import Engine
-from carp_fast.engine._prepared import automatic_link_local, signed_forms
+from tests.support.vectors import VECTORS, engine_advertisement
 
 GOLDEN: list[dict[str, Any]] = json.loads((VECTORS / "golden-2.json").read_text())
 FOUR, LOCAL, GLOBAL = ip("10.77.0.100"), ip("fe80::100"), ip("fd77::100")

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from unit.segment import SECOND_NS, START_NS, TICK_NS, Node, advertisement, read_advertisement
 
 from carp_fast.engine import _vhid
+from tests.support.segment import (
+    SECOND_NS,
+    START_NS,
+    TICK_NS,
+    Node,
+    advertisement,
+    read_advertisement,
+)
 
 ADVSKEW = 100
 MASTER_DOWN_NS = (3 * 256 + ADVSKEW) * SECOND_NS // 256

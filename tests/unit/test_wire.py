@@ -7,15 +7,15 @@ import struct
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from unit.segment import (
+
+from carp_fast.engine import _wire
+from tests.support.segment import (
     advertisement,
     carp_header,
     internet_checksum,
     ip,
     ipv4_frame,
 )
-
-from carp_fast.engine import _wire
 
 
 def verdict(frame: bytes) -> str:

@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from unit.segment import GROUP6, advertisement, carp_header, internet_checksum, ip, ipv6_frame
 
 from carp_fast.engine import _wire
+from tests.support.segment import (
+    GROUP6,
+    advertisement,
+    carp_header,
+    internet_checksum,
+    ip,
+    ipv6_frame,
+)
 
 GOOD = carp_header()
 

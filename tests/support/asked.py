@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from unit.segment import SECOND_NS, START_NS, Node, advertisement
-
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import explain_text
 from carp_fast.daemon.explain import Explanations
@@ -18,6 +16,7 @@ from carp_fast.daemon.status import Status
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
 from carp_fast.net.interfaces import Interface
+from tests.support.segment import SECOND_NS, START_NS, Node, advertisement
 
 ADVSKEW = 100
 MASTER_NS = START_NS + 11 * SECOND_NS

@@ -9,15 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner
-from unit.bpf import run
-from unit.segment import ADDRESS, advertisement, ip
 
 from carp_fast.cli import main as cli
 from carp_fast.cli import sink as cli_sink
 from carp_fast.config.load import load
 from carp_fast.engine._wire import build_announcement
 from carp_fast.loadtest._tally import Tally
-from carp_fast.loadtest.receiver import Flow, Latency, Received, sink_filter, ways_to_sign
+from carp_fast.loadtest.receiver import Latency, sink_filter, ways_to_sign
+from tests.support.bpf import run
+from tests.support.segment import ADDRESS, advertisement, ip
+from tests.support.transfers import received
 
 MAC = bytes.fromhex("00005e00012a")
 OVER_IPV4, OVER_IPV6 = advertisement(), advertisement(source="fe80::1")
@@ -78,24 +79,6 @@ def test_ways_to_sign(file: Path) -> None:
         tally.receive(advertisement(passphrase=passphrase, addresses=both))
     tally.receive(advertisement(destination="10.77.0.9"))
     assert tally.facts()["verdicts"] == {"ok": 2, "bad_auth": 1}
-
-
-def received(**fields: Any) -> Received:
-    given: dict[str, Any] = {
-        "interface": "s1",
-        "namespace": None,
-        "seconds": 2.0,
-        "frames": 1_234,
-        "frames_per_s": 617.4,
-        "judged": True,
-        "verdicts": {"bad_auth": 34, "ok": 1_200},
-        "latency": None,
-        "cpu_seconds": 0.1,
-        "by_source": [Flow("10.1.0.2", 42, "0" * 16, "f" * 16, 1_234, 7, 0, 0, 0, 0)],
-        "flows": 1,
-    }
-    rest = {name: 0 for name in Received.__struct_fields__ if name not in given}
-    return Received(**{**rest, "flows_max": 131_072, "counter_window": 1_024, **given, **fields})
 
 
 def test_tables_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from unit.recorded import CAPACITY, RecordingPlayer, played, recording
-from unit.segment import PASSPHRASE, SECOND_NS, START_NS, Node, advertisement, ip, prepared
 
 from carp_fast.engine._engine import Engine
 from carp_fast.engine._recorder import CHECKPOINT_RECORDS, RECORD_BYTES
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.player import Player, compare, play
 from carp_fast.replay.recording import capacity
+from tests.support.recorded import CAPACITY, RecordingPlayer, played, recording
+from tests.support.segment import PASSPHRASE, SECOND_NS, START_NS, Node, advertisement, ip, prepared
 
 SCENARIOS = sorted((Path(__file__).parent.parent / "scenarios").glob("*.toml"))
 

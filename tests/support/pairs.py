@@ -1,7 +1,7 @@
 """The other side of a pair: real ucarp, real keepalived, and frames that a test sends itself.
 
 Holds how these programs are started on a lab's host, how their state is read, and a packet socket
-for what no program would send.  It must not know carp-fast; its daemon is in tests/daemons.py.
+for what no program would send.  It must not know carp-fast; its daemon is in daemons.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from carp_fast.closing import Closing
 from carp_fast.lab.lab import Host, LabTimeout, Process, interface_name, virtual_address, wait_for
 from carp_fast.lab.observer import Heard, Key, Observer
 from carp_fast.net.kernel import ETH_P_IP, PROTOCOL_CARP
-from tests.daemons import PASSPHRASE
+from tests.support.daemons import PASSPHRASE
 
 PROTOCOL_VRRP = PROTOCOL_CARP
 GROUP = "224.0.0.18"

@@ -1,6 +1,7 @@
-"""Holds one thread of another process still: `thread_holder.py TID`, until its input ends.
+"""Holds one thread of another process still, until its input ends.
 
-Prints "held" when the thread has stopped.  It must not know whose thread it is.
+`python -m tests.support.thread_holder TID` prints "held" when the thread has stopped.  It must not
+know whose thread it is.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from birth_tracer import PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
+from tests.support.birth_tracer import PTRACE_INTERRUPT, PTRACE_SEIZE, WALL, ptrace
 
 
 def main() -> None:

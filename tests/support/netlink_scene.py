@@ -1,6 +1,6 @@
 """A pump alone in a namespace, for tests of what netlink's faults do to addresses.
 
-    netlink_scene.py SCENE
+    python -m tests.support.netlink_scene SCENE
 
 Run with netlink_faults.so preloaded. Prints one JSON document: what was reported, what is held and
 what is there, at each step. Waits for events with a deadline, and says what did not come.

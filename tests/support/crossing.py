@@ -12,7 +12,7 @@ import heapq
 from random import Random
 from typing import Any
 
-from unit.segment import SECOND_NS, START_NS, Node, advertisement
+from tests.support.segment import SECOND_NS, START_NS, Node, advertisement
 
 SETTLED_NS = 9 * SECOND_NS  # without a change: nobody rises any more
 ROUNDS_MAX = 60  # of hosts that do not part

@@ -1,8 +1,9 @@
 """Says how a running process starts its children: by fork, by vfork, or as threads.
 
-A program of its own, since it waits for every process that it traces: `birth_tracer.py PID` prints
-"tracing" once it is attached to every thread, and at SIGTERM one line of JSON with how often each
-kind of birth happened.  It must not know what the process is.
+A program of its own, since it waits for every process that it traces:
+`python -m tests.support.birth_tracer PID` prints "tracing" once it is attached to every thread, and
+at SIGTERM one line of JSON with how often each kind of birth happened.  It must not know what the
+process is.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 
 from carp_fast.lab.lab import Lab, wait_for
 from carp_fast.replay import scenario as scenarios
-from tests.daemons import PASSPHRASE, RunningDaemon, start_daemon, write_configuration
+from tests.support.daemons import PASSPHRASE, RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unit.segment import ADDRESS, SECOND_NS, START_NS, Node, advertisement, ip
+from tests.support.segment import ADDRESS, SECOND_NS, START_NS, Node, advertisement, ip
 
 SIGNED = [(ADDRESS, 24), (ip("10.77.0.101"), 24)]
 UNSIGNED = [(ip("10.77.1.1"), 32)]

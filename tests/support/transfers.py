@@ -1,0 +1,48 @@
+"""What a receiver counted and what a trial found, made up; a wire that passes only so much."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from carp_fast.loadtest.receiver import Flow, Received
+from carp_fast.loadtest.trial import Sent, Trial, compare
+
+A, B = ("10.1.0.1", 1), ("10.1.0.2", 1)
+
+
+def flow(source: str, vhid: int, count: int, **fields: int) -> Flow:
+    rest = {"lost": 0, "duplicates": 0, "reordered": 0, "strays": 0, "restarts": 0}
+    return Flow(source, vhid, "0" * 16, "0" * 16, count, **{**rest, **fields})
+
+
+def received(**fields: Any) -> Received:
+    given: dict[str, Any] = {
+        "interface": "s1",
+        "namespace": None,
+        "seconds": 2.0,
+        "frames": 1_234,
+        "frames_per_s": 617.4,
+        "judged": True,
+        "verdicts": {"bad_auth": 34, "ok": 1_200},
+        "latency": None,
+        "cpu_seconds": 0.1,
+        "by_source": [Flow("10.1.0.2", 42, "0" * 16, "f" * 16, 1_234, 7, 0, 0, 0, 0)],
+        "flows": 1,
+    }
+    rest = {name: 0 for name in Received.__struct_fields__ if name not in given}
+    return Received(**{**rest, "flows_max": 131_072, "counter_window": 1_024, **given, **fields})
+
+
+class Wire:
+    """Passes up to `capacity` frames/s of a sender that reaches `most`; a second each."""
+
+    def __init__(self, capacity: float, most: float = 1e9) -> None:
+        self.capacity, self.most = capacity, most
+        self.asked: list[float] = []
+
+    def attempt(self, rate: float) -> Trial:
+        self.asked.append(rate)
+        sent = round(min(rate, self.most))
+        arrived = min(sent, int(self.capacity))
+        flows = [flow(*A, arrived)]
+        return compare(Sent(sent, 1.0, {A: sent}, asked_per_s=rate), received(by_source=flows))

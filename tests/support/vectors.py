@@ -1,0 +1,80 @@
+"""The vectors of other implementations, and the frame that our engine makes of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from carp_fast.engine._engine import Engine
+from tests.support.segment import SECOND_NS, START_NS, ip, prepared
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+EL7 = VECTORS / "el7-openbsd-demote-beats-skew.pcap"
+
+
+def key_of(vector: dict[str, Any]) -> bytes:
+    # The kernels take 20 bytes; none at all is as good as a NUL.
+    return bytes.fromhex(vector["key"])[:20] or b"\0"
+
+
+def addresses_of(vector: dict[str, Any]) -> list[tuple[bytes, int]]:
+    return [(ip(address), 24) for address in vector["ipv4"]] + [
+        (ip(address), 64) for address in vector["ipv6"]
+    ]
+
+
+def dialect_of(vector: dict[str, Any]) -> str:
+    return {"FreeBSD": "freebsd", "NetBSD": "freebsd", "OpenBSD": "openbsd"}[
+        vector["implementation"].split()[0]
+    ]
+
+
+def settings_of(vector: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the host that sent the vector, as it would be configured here."""
+    return {
+        "vhid": vector["vhid"],
+        "passphrase": key_of(vector),
+        "addresses": addresses_of(vector),
+        "dialect": dialect_of(vector),
+    }
+
+
+def engine_advertisement(vector: dict[str, Any], **settings: Any) -> bytes:
+    """The frame that our engine sends with the vector's settings, source, MAC and counter.
+
+    `settings`: in place of settings_of(vector).
+    """
+    frame = bytes.fromhex(vector["frame"])
+    four = vector["ip_version"] == 4
+    leaving = vector["advbase"] == vector["advskew"] == 255
+    counter = int(vector["counter"], 16)
+    sources = {
+        "source": frame[26:30] if four else ip("10.77.0.1"),
+        "source6": ip("2001:db8::1") if four else frame[22:38],
+    }
+    # FreeBSD's demotion adds to the advskew, OpenBSD's stands in a byte of its own.
+    demotion = vector["demote"] or vector.get("demotion") or 0
+    configured = vector.get("advskew_configured", vector["advskew"])
+    sent_before = 0
+    if vector["ipv4"] and not four:
+        sent_before = 1  # both go out together, IPv4 first
+    if leaving:
+        sent_before += 1 + bool(vector["ipv4"] and vector["ipv6"])
+    engine = Engine()
+    engine.set_interface(0, START_NS, mac=frame[6:12], **sources)
+    host = prepared(
+        **(settings or settings_of(vector)),
+        advbase=1 if leaving else vector["advbase"],
+        advskew=0 if leaving else configured,
+        counter=(counter - sent_before - 1) % 2**64,
+    )
+    engine.add(0, host, START_NS)
+    engine.demote(0, demotion, START_NS)
+    now_ns = START_NS + 3_000 * SECOND_NS
+    engine.expire(now_ns)
+    actions = [act for act in engine.take_actions(now_ns) if act[0] == "ADVERTISE"]
+    if leaving:
+        engine.resign_all(now_ns)
+        actions = [act for act in engine.take_actions(now_ns) if act[0] == "RESIGN"]
+    family = b"\x08\0" if four else b"\x86\xdd"
+    return next(frame for _, _, frame in actions if frame[12:14] == family)
