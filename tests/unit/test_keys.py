@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from unit import recorded, segment
-from unit.configurations import HOST, read
+from tests.support.configurations import HOST, read
 
 from carp_fast.config.load import (
     Configuration,
