@@ -11,8 +11,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from unit import recorded, segment
-from tests.support.configurations import HOST, read
 
 from carp_fast.config.load import (
     Configuration,
@@ -29,6 +27,8 @@ from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.player import play, prepared
 from carp_fast.replay.recording import configured_table
 from carp_fast.replay.scenario import toml_value
+from tests.support import recorded, segment
+from tests.support.configurations import HOST, read
 
 NOW_NS = segment.START_NS
 # What the engine works out from other values: where a host advertises, whether it has a source.
