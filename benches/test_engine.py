@@ -36,6 +36,7 @@ from carp_fast.engine._engine import Engine
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine._wheel import TimerWheel
 from carp_fast.engine._wire import build_announcement, parse
+from carp_fast.engine.actions import Advertise
 
 MESSAGE = bytes((2, 1, 7, 10, 0, 0, 1))
 COUNTERS = [number.to_bytes(8, "big") for number in range(1_000)]
@@ -148,7 +149,9 @@ def advertisements(hosts: int, family: int) -> Frames:
     master = engine(hosts, family)
     master.expire(now_ns)
     frames = {
-        slot: frame for action, slot, frame in master.take_actions(now_ns) if action == "ADVERTISE"
+        action.slot: action.frame
+        for action in master.take_actions(now_ns)
+        if isinstance(action, Advertise)
     }
     assert len(frames) == hosts
     return [(slot // VHIDS, frame) for slot, frame in sorted(frames.items())]

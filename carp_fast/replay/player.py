@@ -18,6 +18,14 @@ from carp_fast.config.rules import SETTING_RULES, Refused
 from carp_fast.engine._auth import Key
 from carp_fast.engine._engine import THERE_WORDS, Engine
 from carp_fast.engine._prepared import PreparedHost, signed_forms
+from carp_fast.engine.actions import (
+    Action,
+    AddAddresses,
+    Advertise,
+    Announce,
+    RemoveAddresses,
+    Resign,
+)
 from carp_fast.engine.keys import ALL_KEYS
 from carp_fast.engine.reports import StateChanged, Undemoted
 from carp_fast.inet import address_bytes, address_text, mac_bytes, prefix_bytes
@@ -45,6 +53,16 @@ WHILE_KILLED = ("start", "link", "interface", "reload", "kernel", "end")
 CARRIED_OUT = ("ADD_ADDRESSES", "REMOVE_ADDRESSES", "ANNOUNCE")
 GROUPS = {4: "224.0.0.18", 16: "ff02::12"}
 ADDRESS_LISTS = ("addresses", "unsigned_addresses", "retired_addresses")
+
+
+def addresses_of(action: Action) -> list[bytes]:
+    """The addresses that an action adds, removes or announces."""
+    if isinstance(action, Announce):
+        return [
+            frame[28:32] if frame[12:14] == b"\x08\x06" else frame[62:78] for frame in action.frames
+        ]
+    assert isinstance(action, AddAddresses | RemoveAddresses)
+    return action.addresses
 
 
 class Output(NamedTuple):
@@ -219,21 +237,17 @@ class Player:
         """Carry out all that is queued; a host's advertisement is written once, however many."""
         self.write_states(at_ns)
         said: dict[int, int] = {}
-        for action, slot, content in self.engine.take_actions(self._clock(at_ns), self.errors):
-            name = self.names[slot]
-            if action in ("ADVERTISE", "RESIGN"):
+        for action in self.engine.take_actions(self._clock(at_ns), self.errors):
+            slot, name = action.slot, self.names[action.slot]
+            if isinstance(action, Advertise | Resign):
                 if said.get(slot, 0) % outputs_of(self.hosts[name]) == 0:
-                    carp = content[34:] if content[12] == 8 else content[54:]
+                    carp = action.frame[34:] if action.frame[12] == 8 else action.frame[54:]
                     demote = f" demote {carp[4]}" if carp[4] else ""
-                    self.write(at_ns, name, f"{action} {carp[5]}/{carp[2]}{demote}")
+                    self.write(at_ns, name, f"{action.word} {carp[5]}/{carp[2]}{demote}")
                 said[slot] = said.get(slot, 0) + 1
-            elif action == "ANNOUNCE":
-                held = (
-                    each[28:32] if each[12:14] == b"\x08\x06" else each[62:78] for each in content
-                )
-                self.write(at_ns, name, f"ANNOUNCE {' '.join(map(address_text, held))}")
             else:
-                self.write(at_ns, name, f"{action} {' '.join(map(address_text, content))}")
+                held = map(address_text, addresses_of(action))
+                self.write(at_ns, name, f"{action.word} {' '.join(held)}")
         self.write_states(at_ns)
 
     def settle(self, at_ns: int) -> None:

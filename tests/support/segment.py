@@ -14,8 +14,11 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from carp_fast.engine._engine import Engine
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.actions import Advertise, Resign
 from carp_fast.engine.reports import Report, StateChanged
 
 Kind = TypeVar("Kind", bound=Report)
@@ -217,10 +220,11 @@ class Node:
     def take(self, now_ns: int) -> list[bytes]:
         """Take the actions without expiring; return the advertisement frames among them."""
         frames = []
-        for action, slot, content in self.engine.take_actions(now_ns, self.errors):
-            self.done.append(Done(now_ns, action, slot, content))
-            if action in ("ADVERTISE", "RESIGN"):
-                frames.append(content)
+        for action in self.engine.take_actions(now_ns, self.errors):
+            _, content = msgspec.structs.astuple(action)
+            self.done.append(Done(now_ns, action.word, action.slot, content))
+            if isinstance(action, Advertise | Resign):
+                frames.append(action.frame)
         self.reports += self.engine.take_reports()
         return frames
 

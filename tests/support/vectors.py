@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from carp_fast.engine._engine import Engine
+from carp_fast.engine.actions import Advertise, Resign
 from tests.support.segment import SECOND_NS, START_NS, ip, prepared
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -72,9 +73,10 @@ def engine_advertisement(vector: dict[str, Any], **settings: Any) -> bytes:
     engine.demote(0, demotion, START_NS)
     now_ns = START_NS + 3_000 * SECOND_NS
     engine.expire(now_ns)
-    actions = [act for act in engine.take_actions(now_ns) if act[0] == "ADVERTISE"]
+    acts: list[Advertise | Resign]
+    acts = [act for act in engine.take_actions(now_ns) if isinstance(act, Advertise)]
     if leaving:
         engine.resign_all(now_ns)
-        actions = [act for act in engine.take_actions(now_ns) if act[0] == "RESIGN"]
+        acts = [act for act in engine.take_actions(now_ns) if isinstance(act, Resign)]
     family = b"\x08\0" if four else b"\x86\xdd"
-    return next(frame for _, _, frame in actions if frame[12:14] == family)
+    return next(act.frame for act in acts if act.frame[12:14] == family)

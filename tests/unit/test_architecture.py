@@ -103,7 +103,7 @@ WITH_SYSTEM = (
 )
 # Python modules of plain classes and rows, which compiled ones make and read: they know msgspec and
 # nothing of ours.
-PLAIN = of("engine", "keys reports")
+PLAIN = of("engine", "actions keys reports")
 # Headers of ours that a pure module may include, none of the system's.
 PURE_HEADERS = {"sha1.h", "atomic.h", "random.h"}
 # "cython" is the compiler's: directives, nothing that is linked.
@@ -213,7 +213,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "loadtest.walks",
         "cli.conflicts",
     ),
-    ("errors", "inet", "net.kernel", "engine.keys"),
+    ("errors", "inet", "net.kernel", "engine.keys", "engine.actions"),
 )
 # The packages: each imports only from itself, from those before it, and from modules in none, which
 # know nothing. Compiled and Python modules of one name are one package.

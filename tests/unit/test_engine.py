@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carp_fast.engine._engine import MAX_VIRTUAL_HOSTS, Engine
+from carp_fast.engine.actions import Advertise
 from tests.support.segment import (
     SECOND_NS,
     START_NS,
@@ -88,7 +89,7 @@ def test_a_master_is_never_silent_for_longer_than_its_interval(
     engine.receive(0, slower, now_ns)
     sent = []
     for _ in range(40):
-        sent += [now_ns for act in engine.take_actions(now_ns) if act[0] == "ADVERTISE"]
+        sent += [now_ns for act in engine.take_actions(now_ns) if isinstance(act, Advertise)]
         now_ns = max(engine.next_deadline_ns(), now_ns)
         engine.expire(now_ns)
     assert len(sent) > 10
@@ -166,7 +167,7 @@ def test_hosts_with_an_interval_below_a_second_advertise_before_all_others() -> 
     for slot in range(251):  # each answers a slower master at once, the fast one last
         frame = advertisement(vhid=slot + 1, advbase=2)
         assert engine.receive(0, frame, now_ns) == "ok"
-    sent = [slot for action, slot, _ in engine.take_actions(now_ns) if action == "ADVERTISE"]
+    sent = [act.slot for act in engine.take_actions(now_ns) if isinstance(act, Advertise)]
     assert sent[0] == 250
     assert sorted(sent) == list(range(251))
 
@@ -493,7 +494,7 @@ def thousand() -> list[tuple[int, str, int]]:
     now_ns, actions = START_NS, []
     while now_ns < START_NS + 10 * SECOND_NS:
         engine.expire(now_ns)
-        actions += [(now_ns, act[0], act[1]) for act in engine.take_actions(now_ns)]
+        actions += [(now_ns, act.word, act.slot) for act in engine.take_actions(now_ns)]
         now_ns = engine.next_deadline_ns()
     assert engine.reports_lost == 0
     return actions
@@ -518,7 +519,9 @@ def test_phases_are_as_few_ticks_as_the_pace_allows(hosts: int, ticks: int) -> N
     now_ns, sent = START_NS, []
     while now_ns <= START_NS + 6 * SECOND_NS:
         engine.expire(now_ns)
-        sent += [(now_ns, act[1]) for act in engine.take_actions(now_ns) if act[0] == "ADVERTISE"]
+        sent += [
+            (now_ns, act.slot) for act in engine.take_actions(now_ns) if isinstance(act, Advertise)
+        ]
         now_ns = engine.next_deadline_ns()
     begin_ns = START_NS + 5 * SECOND_NS
     last = [each for each in sent if begin_ns <= each[0] < begin_ns + SECOND_NS]
@@ -547,6 +550,6 @@ def test_as_many_hosts_as_there_is_room_for_take_over_together() -> None:
         engine.add(slot, host, START_NS)
     engine.expire(START_NS + 3 * SECOND_NS)
     actions = engine.take_actions(START_NS + 3 * SECOND_NS)
-    assert Counter(act[0] for act in actions) == dict.fromkeys(
+    assert Counter(act.word for act in actions) == dict.fromkeys(
         ("ADVERTISE", "ADD_ADDRESSES", "ANNOUNCE"), MAX_VIRTUAL_HOSTS
     )

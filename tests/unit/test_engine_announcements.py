@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from carp_fast.engine._engine import Engine
+from carp_fast.engine.actions import Announce
 from tests.support.segment import SECOND_NS, START_NS, ip, prepared
 
 AT_ONCE = 512
@@ -28,7 +29,7 @@ def masters(held: dict[tuple[int, int], int]) -> Engine:
 
 def announced(engine: Engine, now_ns: int) -> list[int]:
     """Slots, in the order of their announcements."""
-    return [act[1] for act in engine.take_actions(now_ns) if act[0] == "ANNOUNCE"]
+    return [act.slot for act in engine.take_actions(now_ns) if isinstance(act, Announce)]
 
 
 def test_an_interface_waits_and_another_does_not() -> None:

@@ -12,6 +12,7 @@ from carp_fast.daemon import explain, explain_text
 from carp_fast.daemon.status import Status
 from carp_fast.engine import _vhid
 from carp_fast.engine._engine import REASON_WORDS, VERDICT_WORDS, Engine
+from carp_fast.engine.actions import Advertise
 from tests.support.asked import ADVSKEW, MASTER_NS, OTHER, OURS, Asked
 from tests.support.segment import SECOND_NS, START_NS, advertisement, ip, prepared
 
@@ -308,8 +309,8 @@ def both_families(source6: bytes, source: str, now_ns: int) -> tuple[Engine, lis
         deadline_ns = engine.next_deadline_ns()
         assert deadline_ns is not None
         engine.expire(deadline_ns)
-        frames = [frame for word, _, frame in engine.take_actions(deadline_ns) if word != "RESIGN"]
-        frames = [frame for frame in frames if isinstance(frame, bytes)]
+        actions = engine.take_actions(deadline_ns)
+        frames = [action.frame for action in actions if isinstance(action, Advertise)]
     return engine, frames
 
 

@@ -262,12 +262,14 @@ def test_the_virtual_host_and_its_frame() -> None:
     assert (settings.up, settings.down, settings.xparam) == ("/up", None, "y")
     assert (settings.dialect, settings.replay) == ("ucarp", "off"), "ucarp enforces no order"
     from carp_fast.engine._engine import Engine
+    from carp_fast.engine.actions import Advertise
 
     engine = Engine()
     engine.set_interface(0, 1_000_000_000)
     engine.add(0, Hosts().prepare(host), 1_000_000_000)
     engine.expire(20_000_000_000)
-    frames = [action[2] for action in engine.take_actions(20_000_000_000)]
+    actions = engine.take_actions(20_000_000_000)
+    frames = [action.frame for action in actions if isinstance(action, Advertise)]
     assert frames[0][:12] == b"\xff" * 6 + bytes.fromhex("00005e000001")
     assert frames[0][26:34] == bytes((10, 0, 0, 1, 239, 1, 2, 3))
     assert frames[0][34:40] == bytes((0x21, 1, 200, 7, 0, 2))

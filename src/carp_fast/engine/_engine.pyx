@@ -39,6 +39,8 @@ from carp_fast.engine._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_bu
 from carp_fast.engine._recorder import ADDRESS_WORDS, THERE_WORDS
 from carp_fast.engine._vhid import EVENT_WORDS, REASON_WORDS, STATE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS
+from carp_fast.engine.actions import (
+    AddAddresses, Advertise, Announce, RemoveAddresses, Resign)
 from carp_fast.engine.keys import DIALECTS, REPLAYS
 
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
@@ -461,12 +463,11 @@ cdef class Engine:
                 raise ValueError("an assumed address is not the host's")
 
     def take_actions(self, int64_t now_ns, errors=None) -> list:
-        """Carry out all that is queued, as a network without faults would, and say what it was.
+        """Carry out all that is queued, as a network without faults would.
 
-        Returns (action, slot, ...) in order: ("ADVERTISE" or "RESIGN", slot, frame),
-        ("ADD_ADDRESSES" or "REMOVE_ADDRESSES", slot, [address, ...]), ("ANNOUNCE", slot,
-        [frame, ...]). `errors`: {address: errno} that the kernel would answer, for one host
-        {(slot, address): errno}; {(slot, None): errno}: its advertisements do not go out.
+        Returns the actions in order, see actions.py. `errors`: {address: errno} that the kernel
+        would answer, for one host {(slot, address): errno}; {(slot, None): errno}: its
+        advertisements are not sent.
         """
         cdef list actions = []
         cdef uint32_t slot
@@ -479,8 +480,8 @@ cdef class Engine:
                 for i in range(self.core.hosts[slot].block.output_count):
                     output = &self.core.hosts[slot].block.outputs[i]
                     frame = (<const char*>output.frame)[:output.length]
-                    kind = "RESIGN" if frame[output.carp_at + 2] == 255 else "ADVERTISE"
-                    actions.append((kind, slot, frame))
+                    kind = Resign if frame[output.carp_at + 2] == 255 else Advertise
+                    actions.append(kind(slot, frame))
                 error = errors.get((slot, None), 0) if errors else 0
                 advertisement_sent(&self.core, slot, self.core.hosts[slot].block.output_count
                                    if error else 0, error, now_ns)
@@ -492,7 +493,7 @@ cdef class Engine:
             slot = next_announcement(&self.core, now_ns)
             if slot == NOBODY:
                 return actions
-            actions.append(("ANNOUNCE", slot, self.announcement(slot)))
+            actions.append(Announce(slot, self.announcement(slot)))
             announced(&self.core, slot)
 
     def fail_sends(self, uint32_t slot, int times, int64_t now_ns, int error=ENETDOWN) -> None:
@@ -517,9 +518,9 @@ cdef class Engine:
                 address_changed(&self.core, slot, i, wanted > 0,
                                 errors.get((slot, data), errors.get(data, 0)), now_ns)
         if removed:
-            actions.append(("REMOVE_ADDRESSES", slot, removed))
+            actions.append(RemoveAddresses(slot, removed))
         if added:
-            actions.append(("ADD_ADDRESSES", slot, added))
+            actions.append(AddAddresses(slot, added))
         addresses_done(&self.core, slot, now_ns)
 
     cdef list announcement(self, uint32_t slot):
