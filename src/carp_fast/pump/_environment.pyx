@@ -185,7 +185,7 @@ cdef void change(void* where, AddressChange* changes, uint32_t count) noexcept n
         host = &core.hosts[changes[i].slot]
         address = &host.block.addresses[changes[i].which]
         netlink_put(&pump.netlink, changes[i].added, core.interfaces[host.interface].ifindex,
-                    address.family, host.configured.preferred != 0, address.prefixlen, address.bytes)
+                    address.family, host.configured.preferred, address.prefixlen, address.bytes)
     netlink_carry_out(&pump.netlink)
     tell_secondaries(pump)
     for i in range(count):

@@ -150,7 +150,7 @@ cdef int take_in(Turn* turn, uint32_t which) noexcept nogil:
     turn.frames += <uint64_t>count
     if count == turn.batch:             # more may wait: up to the last of these
         until_ns = arrived_at(receiver, intake.last_ns, intake.taken_ns)
-        if until_ns == intake.taken_ns: # a time that the wall clock gave and has not any more
+        if until_ns == intake.taken_ns:     # a time that the wall clock gave and has not any more
             until_ns = since_ns
     receiver.heard_until_ns = until_ns
     note_drops(turn, which, since_ns)

@@ -8,8 +8,8 @@ from libc.string cimport memcmp
 
 from carp_fast.engine._core cimport Report
 from carp_fast.simulate._network cimport (
-    ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, ANNOUNCED_BY_BACKUP, CHANGED_WITHOUT_CAUSE, FOREIGN_THERE,
-    Machine, NOT_ANNOUNCED, Nic, OURS, Slot, World, broken, machine_number)
+    ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, ANNOUNCED_BY_BACKUP, CHANGED_WITHOUT_CAUSE,
+    FOREIGN_THERE, Machine, NOT_ANNOUNCED, Nic, OURS, Slot, World, broken, machine_number)
 from carp_fast.engine._vhid cimport (
     ADDRESS_DEADLINE, ADDRESS_LOST, Address, MASTER, RETIRED, SECOND_NS, VirtualHost)
 from carp_fast.engine._wire cimport ARP_FRAME_LENGTH, NA_FRAME_LENGTH

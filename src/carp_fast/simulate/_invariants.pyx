@@ -10,7 +10,6 @@ in it, and none of them hears a machine outside: it must have exactly one MASTER
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
 
 from carp_fast.engine._core cimport FAMILY_SILENT, Report
 from carp_fast.engine._lanes cimport LANE_COMMON
@@ -18,13 +17,13 @@ from carp_fast.simulate._addresses cimport is_loss, mark_dirty, on_loss
 from carp_fast.simulate._network cimport (
     ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET,
     CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame, HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG,
-    LINK_BLOCKED, Link, Machine, NEVER_QUIET, NO_MASTER, Nic, OURS, OVER_4, OVER_6,
-    PAUSE_NONE, PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE, RESIGNED_WITH_ADDRESSES, RESTLESS,
-    SENT_BY_BACKUP, SENT_LATE, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, SILENCE_IMAGINED, SILENCE_UNPROVEN,
+    LINK_BLOCKED, Link, Machine, NEVER_QUIET, NO_MASTER, OURS, OVER_4, OVER_6, PAUSE_NONE,
+    PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE, RESIGNED_WITH_ADDRESSES, RESTLESS, SENT_BY_BACKUP,
+    SENT_LATE, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, SILENCE_IMAGINED, SILENCE_UNPROVEN,
     SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS, STILL_INIT, Slot, Socket,
     TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
-    YIELDED_WRONGLY, broken, event_push, machine_now, has_sorted, longest_delay_ns, machine_number,
-    nic_works, trace)
+    YIELDED_WRONGLY, broken, event_push, machine_now, has_sorted, longest_delay_ns,
+    machine_number, nic_works, trace)
 from carp_fast.simulate._rules cimport (
     Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote, rule_fell,
     rule_from_master, rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
@@ -32,9 +31,9 @@ from carp_fast.simulate._rules cimport (
     rule_silence_until_ns, rule_may_preempt, rule_more_demoted, rule_replaces,
     rule_replay, rule_send, rule_yields)
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEMOTED, Address, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
+    ADDRESS_DEMOTED, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
     IN_USE, LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED, MASTER_DOWN,
-    MASTER_RESIGNED, Output, PREEMPTED, RESIGNED, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4,
+    MASTER_RESIGNED, Output, PREEMPTED, RESIGNED, SECOND_NS, SEND_DEMOTED, SILENT_4,
     SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport BAD_DESTINATION, LOOP, REPLAY, Verdict

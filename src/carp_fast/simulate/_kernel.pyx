@@ -91,7 +91,7 @@ cdef There find_there(void* where, uint32_t slot, uint32_t which) noexcept nogil
 
 cdef int look_at(World* world, Machine* machine, uint32_t number, uint32_t part,
                  uint32_t parts) noexcept nogil:
-    """Whether the kernel says what an interface has: 0 or an errno, of too many for one look, too."""
+    """Whether the kernel says what an interface has: 0 or an errno; E2BIG asks for parts."""
     world.tally.looks += 1
     machine.busy_ns += machine.change_cost_ns
     machine.part, machine.parts = part, parts

@@ -509,7 +509,8 @@ cdef void note_drop(World* world, Machine* machine, bint known, bint missed) noe
         since_ns = now_ns - machine.nobody_since_ns
     if missed and since_ns < UNPROVEN_NS - UNPROVEN_SLACK_NS:
         # The turn that finds the drop counts from when it began.
-        note_missed(machine, now_ns if machine.turn.phase == BETWEEN else machine.turn.begun_ns, 0, 0)
+        note_missed(machine, machine.turn.begun_ns if machine.turn.phase != BETWEEN else now_ns,
+                    0, 0)
         machine.away_ns = world.now_ns
     if since_ns < UNPROVEN_NS + PAUSED_MAX_NS:
         note_disturbed(world, world.now_ns)

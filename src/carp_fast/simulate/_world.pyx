@@ -23,8 +23,8 @@ from carp_fast.simulate._network cimport (
     FOREIGN_THERE, FRAME_ARRIVES, Fault, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS,
     Machine, NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE, PAUSE_STOPPED,
     PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED, Slot,
-    TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop, event_push, frame_arrives, grown, machine_now,
-    machine_wake, note_missed, random_below, random_next, trace)
+    TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop, event_push, frame_arrives, grown,
+    machine_now, machine_wake, note_missed, random_below, random_next, trace)
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_begin, machine_forget, machine_step, order_packed, order_push)
 from carp_fast.pump._turn cimport BATCH_MAX, BETWEEN, CHANGES_MAX
@@ -46,9 +46,10 @@ BROKEN_WORDS = (
     "never_quiet", "address_kept", "address_missing", "foreign_removed", "not_announced",
     "sent_by_backup", "resigned_with_addresses", "sent_wrong_priority", "sent_late",
     "announced_by_backup", "sent_old_counter", "accepted_unauthentic", "accepted_replay",
-    "accepted_loop", "changed_by_refused", "refused_genuine", "heard_too_lately", "heard_unread", "silence_unproven",
-    "preempted_wrongly", "yielded_wrongly", "changed_without_cause", "tie_unsettled",
-    "jitter_wrong", "silence_unsaid", "silence_imagined", "queue_overflow", "reports_lost")
+    "accepted_loop", "changed_by_refused", "refused_genuine", "heard_too_lately", "heard_unread",
+    "silence_unproven", "preempted_wrongly", "yielded_wrongly", "changed_without_cause",
+    "tie_unsettled", "jitter_wrong", "silence_unsaid", "silence_imagined", "queue_overflow",
+    "reports_lost")
 TRACE_WORDS = (
     "sent", "heard", "lost", "changed", "no_room", "state", "address", "announced", "order",
     "fault", "stalled", "checked", "family")
@@ -137,7 +138,8 @@ cdef int boot(World* world, Machine* machine) except -1:
     cdef uint32_t slot, segment
     if machine.running:
         return 0
-    engine_open(&machine.core, power_of_two(4 * world.slot_count + 4096), random_next(&world.random))
+    engine_open(&machine.core, power_of_two(4 * world.slot_count + 4096),
+                random_next(&world.random))
     machine_forget(world, machine)
     machine.running = True
     machine.origin_ns = (<int64_t>random_below(&world.random, <uint64_t>1 << 55) + 1) - world.now_ns
