@@ -16,16 +16,6 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "digest of the other frame of two",
-        (
-            (
-                "engine/_receive.pyx",
-                "act(core, frames, i + 1, &hearings[1], fit[1],",
-                "act(core, frames, i + 1, &hearings[1], fit[0],",
-            ),
-        ),
-    ),
-    Mutant(
         "checksum of CARP not checked",
         (("engine/_wire.pyx", "if wire_checksum(carp, CARP_LENGTH):", "if False:"),),
     ),

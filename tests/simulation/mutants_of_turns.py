@@ -1,6 +1,6 @@
 """Mutants of a turn: its order, pairs of digests, address changes, announcements, the next turn.
 
-They stand in what the pump runs; the simulator catches each with small seeds.
+They stand in what the pump runs, and the simulator catches each.
 """
 
 from __future__ import annotations
@@ -15,6 +15,198 @@ MUTANTS = (
                 "pump/_turn.pyx",
                 "    take_orders(turn, now_ns)\n\n\n",
                 "    take_orders(turn, now_ns)\n    engine_expire(turn.core, now_ns, now_ns)\n\n\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "the common lane is read before the genuine one",
+        (
+            (
+                "pump/_turn.pyx",
+                "take_lane(turn, LANE_GENUINE), common = True, last",
+                "take_lane(turn, LANE_COMMON), common = True, last",
+            ),
+        ),
+    ),
+    Mutant(
+        "a turn does not notice that none was for long",
+        (
+            (
+                "pump/_turn.pyx",
+                "        engine_absent(turn.core, since_ns, now_ns, asleep_ns)\n",
+                "        pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a turn does not notice what its sockets dropped",
+        (
+            (
+                "pump/_turn.pyx",
+                "            engine_dropped(turn.core, since_ns, now_ns)\n",
+                "            pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "digest of the other frame of two",
+        (
+            (
+                "engine/_receive.pyx",
+                "act(core, frames, i + 1, &hearings[1], fit[1],",
+                "act(core, frames, i + 1, &hearings[1], fit[0],",
+            ),
+        ),
+    ),
+    Mutant(
+        "digests of two frames by the key of the first",
+        (
+            (
+                "engine/_receive.pyx",
+                "&core.hosts[hearings[1].slot].key,",
+                "&core.hosts[hearings[0].slot].key,",
+            ),
+        ),
+    ),
+    Mutant(
+        "digest of a frame beside one without a digest not checked",
+        (
+            (
+                "engine/_receive.pyx",
+                "fits_own(core, &hearings[0]), fits_own(core, &hearings[1])",
+                "fits_own(core, &hearings[0]), False",
+            ),
+        ),
+    ),
+    Mutant(
+        "the last of an odd number of frames is lost",
+        (
+            (
+                "engine/_receive.pyx",
+                "    if count % 2:\n",
+                "    if count % 2 and count > 1:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a refused change of an address counts as done",
+        (
+            (
+                "pump/_turn.pyx",
+                "change.which, change.added, change.error, now_ns)",
+                "change.which, change.added, 0, now_ns)",
+            ),
+        ),
+    ),
+    Mutant(
+        "the outcome of the first change is that of all in its batch",
+        (
+            (
+                "pump/_turn.pyx",
+                "        change = &turn.pending[i]\n        # Two of our",
+                "        change = &turn.pending[0]\n        # Two of our",
+            ),
+        ),
+    ),
+    Mutant(
+        "the last change of a batch has no outcome",
+        (
+            (
+                "pump/_turn.pyx",
+                "    for i in range(count):\n        change = &turn.pending[i]\n",
+                "    for i in range(count - (count > 1)):\n        change = &turn.pending[i]\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a change of one address is not carried out",
+        (
+            (
+                "pump/_turn.pyx",
+                "    if count:\n        turn.environment.change(",
+                "    if count > 1:\n        turn.environment.change(",
+            ),
+        ),
+    ),
+    Mutant(
+        "an announcement goes on after its host stepped down",
+        (
+            (
+                "pump/_turn.pyx",
+                "if host.block != at.block or host.state != MASTER:",
+                "if host.block != at.block:",
+            ),
+        ),
+    ),
+    Mutant(
+        "what does not fit in a batch of announcements is lost",
+        (
+            (
+                "pump/_turn.pyx",
+                "        if at.at >= frames:\n",
+                "        if True:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "the first address is announced in place of all",
+        (
+            (
+                "pump/_turn.pyx",
+                "            which = at.at % host.block.address_count\n",
+                "            which = 0\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "the next turn is planned without the next deadline",
+        (
+            (
+                "pump/_turn.pyx",
+                "at_ns = engine_next_deadline(core)",
+                "at_ns = -1",
+            ),
+        ),
+    ),
+    Mutant(
+        "a turn that heard frames waits for the next deadline",
+        (
+            (
+                "pump/_turn.pyx",
+                "    if turn.any_frame and (at_ns < 0 or at_ns > next_tick_ns):\n",
+                "    if False:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "the next turn is planned later than the shortest interval",
+        (
+            (
+                "pump/_turn.pyx",
+                "at_ns > now_ns + core.shortest_ns // 2):\n"
+                "        at_ns = (now_ns + core.shortest_ns // 2)",
+                "at_ns > now_ns + core.shortest_ns * 2):\n"
+                "        at_ns = (now_ns + core.shortest_ns * 2)",
+            ),
+        ),
+    ),
+    Mutant(
+        "nobody waits for frames where none came",
+        (
+            (
+                "pump/_turn.pyx",
+                "    turn.watching = not turn.any_frame\n",
+                "    turn.watching = False\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "what a look finds is not compared",
+        (
+            (
+                "pump/_turn.pyx",
+                "        verify_hosts(core, number, turn.environment.find, turn.where, now_ns)\n",
+                "        pass\n",
             ),
         ),
     ),
