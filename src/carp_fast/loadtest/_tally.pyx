@@ -11,7 +11,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast.engine._auth cimport KEY_LENGTH, auth_prepare, auth_verify
 from carp_fast.loadtest._histogram cimport histogram_add, histogram_percentile
-from carp_fast.engine._wheel cimport NOBODY, power_of_two
+from carp_fast.engine._wheel cimport power_of_two
 from carp_fast.engine._wire cimport (
     Advertisement, ARP_FRAME_LENGTH, BAD_AUTH, BAD_DESTINATION, BAD_SOURCE, BAD_VERSION, BAD_VHID,
     ETHERNET_LENGTH, IPV6_LENGTH, NOT_CARP, Verdict, VERDICT_OK, VRRP, wire_parse_carp,
