@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -42,6 +41,7 @@ from carp_fast.lab.lab import (
 from carp_fast.lab.namespaces import require_privilege
 from carp_fast.lab.pings import Pinger
 from carp_fast.lab.witness import AddressWatch, Identity, WireWatch
+from carp_fast.net.drivers import counters
 
 LAB = "carp-fast-bench"
 INSTANCES = (1, 10, 50, 255, 1_020, 4_080, 16_320, 65_280)
@@ -486,7 +486,6 @@ class Pair(Closing):
 def frames_sent(host: Host, segments: Iterable[int]) -> int:
     """By the interfaces of these segments since they were made, as the kernel counts."""
     with host.inside():
-        lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
-    wanted = {interface_name(k) for k in segments}
-    counts = (line.partition(":") for line in lines[2:])
-    return sum(int(rest.split()[9]) for name, _, rest in counts if name.strip() in wanted)
+        found = counters()
+    names = {interface_name(k) for k in segments} & found.keys()
+    return sum(found[name].sent for name in names)

@@ -25,11 +25,10 @@ from carp_fast.net.kernel import (
     PACKET_MR_ALLMULTI,
     PACKET_MR_PROMISC,
     PACKET_OUTGOING,
-    PACKET_STATISTICS,
     SOL_PACKET,
 )
 from carp_fast.net.memberships import Joins
-from carp_fast.net.sockets import open_receiver
+from carp_fast.net.sockets import dropped_since, open_receiver
 
 logger = logging.getLogger(__name__)
 
@@ -136,8 +135,7 @@ class Listener(Closing):
     @property
     def dropped(self) -> int:
         """Frames that the kernel dropped since the last asking, for want of room."""
-        statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
-        return int(struct.unpack("II", statistics)[1])
+        return dropped_since(self._socket)
 
 
 def _names_with_ipv6() -> set[str]:

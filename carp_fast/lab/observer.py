@@ -18,7 +18,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 from carp_fast.closing import Closing
@@ -31,12 +31,12 @@ from carp_fast.net.kernel import (
     ETH_P_IP,
     PACKET_FANOUT,
     PACKET_FANOUT_LB,
-    PACKET_STATISTICS,
     PROTOCOL_CARP,
     SO_RCVBUFFORCE,
     SO_TIMESTAMPNS,
     SOL_PACKET,
 )
+from carp_fast.net.sockets import dropped_since
 
 RECEIVE_BUFFER_BYTES = 64 << 20
 SHARING_SOCKETS = 32  # where one cannot have the buffer: shares of a burst of thousands
@@ -196,9 +196,7 @@ class Observer(Closing):
         """Frames that the kernel could not queue for us since the observer began."""
         with self._changed:
             for listener in self._sockets:
-                # The kernel resets its own count with each look.
-                counts = listener.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
-                self._dropped += int(struct.unpack("II", counts)[1])
+                self._dropped += dropped_since(listener)
             return self._dropped
 
     def _copy(self, records: Mapping[_K, _V]) -> dict[_K, _V]:
@@ -232,7 +230,7 @@ class Observer(Closing):
     def _drain(self) -> None:
         arrived: list[tuple[int, int, bytes]] = []
         for listener in self._sockets:
-            _read_waiting(listener, arrived)
+            arrived += waiting(listener)
         # Several sockets share the frames, so only their times give the order.
         for at_ns, segment, frame in sorted(arrived):
             self._take(frame, segment, at_ns)
@@ -286,8 +284,8 @@ def _is_from(source: Host | str | None, segment: int, address: str) -> bool:
     return address == (source if isinstance(source, str) else source.address(segment))
 
 
-def _read_waiting(listener: socket.socket, arrived: list[tuple[int, int, bytes]]) -> None:
-    """Appends (at_ns, segment, frame) for each frame in the socket's queue."""
+def waiting(listener: socket.socket) -> Iterator[tuple[int, int, bytes]]:
+    """(at_ns, segment, frame) for each frame in the queue of a packet socket with stamps."""
     while True:
         try:
             frame, ancillary, _, origin = listener.recvmsg(SNAP_BYTES, 64)
@@ -297,7 +295,7 @@ def _read_waiting(listener: socket.socket, arrived: list[tuple[int, int, bytes]]
         if segment is None or not ancillary:
             continue  # a macvlan's parent shows each frame a second time
         seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
-        arrived.append((seconds * 1_000_000_000 + nanoseconds, int(segment[1]), frame))
+        yield seconds * 1_000_000_000 + nanoseconds, int(segment[1]), frame
 
 
 def _packet_sockets() -> list[socket.socket]:

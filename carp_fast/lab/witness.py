@@ -11,7 +11,6 @@ charged to its sender. So a watch is opened when it is needed and closed before 
 
 from __future__ import annotations
 
-import re
 import select
 import socket
 import struct
@@ -22,6 +21,7 @@ from functools import partial
 
 from carp_fast.closing import Closing
 from carp_fast.lab.lab import Host, LabError, LabTimeout
+from carp_fast.lab.observer import waiting
 from carp_fast.net.filters import attach_filter, observer_filter
 from carp_fast.net.kernel import (
     ETH_P_ALL,
@@ -29,7 +29,6 @@ from carp_fast.net.kernel import (
     ETH_P_IP,
     IFA_LOCAL,
     PACKET_IGNORE_OUTGOING,
-    PACKET_STATISTICS,
     PROTOCOL_CARP,
     RTM_DELADDR,
     RTM_NEWADDR,
@@ -38,6 +37,7 @@ from carp_fast.net.kernel import (
     SO_TIMESTAMPNS,
     SOL_PACKET,
 )
+from carp_fast.net.sockets import dropped_since
 
 READ_EVERY_S = 0.002  # a thread that woke for each message would cost the daemons more
 BUFFER_BYTES = 64 << 20
@@ -46,8 +46,6 @@ SNAP_BYTES = 64
 
 Identity = tuple[int, int]
 """Segment and vhid."""
-
-_SEGMENT = re.compile(r"s([1-9][0-9]*)")
 
 
 class _Watch(Closing):
@@ -225,8 +223,7 @@ class WireWatch(_Watch):
             self._announced.clear()
 
     def close(self) -> None:
-        counts = self._listener.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
-        self.dropped = int(struct.unpack("II", counts)[1])
+        self.dropped = dropped_since(self._listener)
         super().close()
 
     def _copy(self, records: dict[Identity, int]) -> dict[Identity, int]:
@@ -236,15 +233,8 @@ class WireWatch(_Watch):
 
     def _read(self) -> None:
         with self._lock:
-            while True:
-                try:
-                    frame, ancillary, _, origin = self._listener.recvmsg(SNAP_BYTES, 64)
-                except BlockingIOError:
-                    return
-                segment = _SEGMENT.fullmatch(origin[0])
-                if segment is not None and ancillary:
-                    seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
-                    self.take(frame, int(segment[1]), seconds * 1_000_000_000 + nanoseconds)
+            for at_ns, segment, frame in waiting(self._listener):
+                self.take(frame, segment, at_ns)
 
     def take(self, frame: bytes, segment: int, at_ns: int) -> None:
         """Records one Ethernet frame; what is neither of both kinds is passed over."""

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +25,7 @@ from carp_fast.inet import address_text
 from carp_fast.lab.namespaces import LabError, inside
 from carp_fast.loadtest._sink import Sink
 from carp_fast.loadtest._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
+from carp_fast.net.drivers import counters
 from carp_fast.net.filters import SKF_AD_VLAN_TAG_PRESENT, sink_filter
 
 EXPECTED_PER_S = 1_000_000  # the socket gets all the room that a socket may have
@@ -33,8 +33,6 @@ QUIET_S = 0.25  # without a frame: what was sent has arrived, or will not
 DRAIN_MAX_S = 5.0
 SKF_AD_VLAN_TAG = SKF_AD_VLAN_TAG_PRESENT - 4
 AND = 0x54
-NET_DEV = Path("/proc/thread-self/net/dev")
-RX_DROPPED = 3  # its column
 
 
 class SinkError(CarpFastError):
@@ -267,8 +265,5 @@ def _rate(facts: dict[str, Any]) -> float:
 
 def _interface_dropped(interface: str) -> int:
     """Frames that the interface received and the kernel dropped; 0 where it is not there."""
-    for line in NET_DEV.read_text().splitlines()[2:]:
-        name, _, numbers = line.partition(":")
-        if name.strip() == interface:
-            return int(numbers.split()[RX_DROPPED])
-    return 0
+    found = counters().get(interface)
+    return found.received_dropped if found else 0

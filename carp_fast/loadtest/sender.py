@@ -25,7 +25,7 @@ from carp_fast.loadtest._mix import Mix
 from carp_fast.loadtest._pace import Pace
 from carp_fast.loadtest.backends import Backend, BackendError, Live, Sendmmsg, live_missing
 from carp_fast.loadtest.streams import named
-from carp_fast.net.drivers import Transmitted, speed_mbits, transmitted
+from carp_fast.net.drivers import Counters, counters, speed_mbits
 
 BACKENDS = ("auto", "sendmmsg", "live")
 LIVE_FROM = 300_000.0
@@ -225,7 +225,7 @@ class Sender(Closing):
         self.flood = Flood(
             source, self._backend, pace=pace, duration_ns=int(duration_s * 1e9), count=count
         )
-        self._before = transmitted(interface) or Transmitted(0, 0)
+        self._before = counters().get(interface, Counters(0, 0, 0))
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name="flood", daemon=True)
 
@@ -250,8 +250,8 @@ class Sender(Closing):
             return True
         facts = self.flood.facts()
         if self._backend.name == "live" and facts["sent"] and facts["seconds"] > TAKES_NONE_S:
-            now = transmitted(self._interface)
-            if now is not None and now.packets == self._before.packets:
+            now = counters().get(self._interface)
+            if now is not None and now.sent == self._before.sent:
                 self._error = f"{self._interface} takes none of the live frames: --backend sendmmsg"
                 self.stop()
                 return True
@@ -269,7 +269,7 @@ class Sender(Closing):
         lost = self.flood.facts()["link_lost"]
         if lost:
             # One that is removed goes down first, and that may be all that was seen of it.
-            is_there = lost == "down" and transmitted(self._interface) is not None
+            is_there = lost == "down" and self._interface in counters()
             words = "its link is down" if is_there else "it is not there any more"
             return f"{self._interface}: {words}"
         return self._error
@@ -277,15 +277,15 @@ class Sender(Closing):
     def sent(self) -> Sent:
         """What became of it, once it has ended."""
         facts = self.flood.facts()
-        now = transmitted(self._interface)
+        now = counters().get(self._interface)
         gaps = facts.pop("gaps")
         return Sent(
             interface=self._interface,
             backend=self._backend.name,
             asked_rate=self._rate,
             gaps=Gaps(**gaps) if gaps else None,
-            interface_packets=now.packets - self._before.packets if now else None,
-            interface_dropped=now.dropped - self._before.dropped if now else None,
+            interface_packets=now.sent - self._before.sent if now else None,
+            interface_dropped=now.sent_dropped - self._before.sent_dropped if now else None,
             unavailable=self._unavailable,
             by_source=by_source(self._source),
             **facts,

@@ -29,7 +29,7 @@ TIMEOUT_S = 5.0
 SIOCETHTOOL, ETHTOOL_GSET = 0x8946, 1
 SPEED_UNKNOWN = 0xFFFF_FFFF
 NET_DEV = Path("/proc/thread-self/net/dev")
-TX_PACKETS, TX_DROPPED = 9, 11
+COLUMNS = (3, 9, 11)  # of its numbers, those of Counters
 
 _HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr and genlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")
@@ -90,18 +90,18 @@ def speed_mbits(interface: str) -> int | None:
     return speed if 0 < speed < SPEED_UNKNOWN and low != 0xFFFF else None
 
 
-class Transmitted(NamedTuple):
-    """What an interface says that it has sent since it exists, and what it has dropped of that."""
+class Counters(NamedTuple):
+    """Frames that an interface has counted since it exists; `received_dropped`: by the kernel."""
 
-    packets: int
-    dropped: int
+    received_dropped: int
+    sent: int
+    sent_dropped: int
 
 
-def transmitted(interface: str) -> Transmitted | None:
-    """None: there is no such interface in this thread's namespace (any more)."""
-    for line in NET_DEV.read_text().splitlines()[2:]:
-        name, _, numbers = line.partition(":")
-        if name.strip() == interface:
-            fields = numbers.split()
-            return Transmitted(int(fields[TX_PACKETS]), int(fields[TX_DROPPED]))
-    return None
+def counters() -> dict[str, Counters]:
+    """Those of each interface in this thread's namespace, by its name."""
+    lines = (line.partition(":") for line in NET_DEV.read_text().splitlines()[2:])
+    return {
+        name.strip(): Counters(*(int(numbers.split()[column]) for column in COLUMNS))
+        for name, _, numbers in lines
+    }

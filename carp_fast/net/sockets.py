@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import socket
+import struct
 from collections.abc import Mapping
 
 from carp_fast.net.filters import (
@@ -28,6 +29,7 @@ from carp_fast.net.kernel import (
     NETLINK_CAP_ACK,
     NETLINK_GET_STRICT_CHK,
     PACKET_IGNORE_OUTGOING,
+    PACKET_STATISTICS,
     PROTOCOL_CARP,
     SO_RCVBUFFORCE,
     SO_SNDBUFFORCE,
@@ -191,6 +193,12 @@ def drain(sock: socket.socket) -> None:
             sock.recv(1)
     except BlockingIOError:
         return
+
+
+def dropped_since(sock: socket.socket) -> int:
+    """Frames that a packet socket had no room for since the last call, or since it was opened."""
+    counts = sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+    return int(struct.unpack("II", counts)[1])
 
 
 def open_sender() -> socket.socket:

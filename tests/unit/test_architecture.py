@@ -139,10 +139,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("daemon.daemon", "lab.demo", "simulate.world"),
     ("daemon.start", "daemon.reloader"),
     ("daemon.opened",),
-    ("daemon.tap", "lab.fleet"),
+    ("daemon.tap", "lab.fleet", "lab.witness"),
     ("daemon.explain",),
     ("replay.election", "replay.recording"),
-    ("daemon.status", "lab.observer", "lab.witness", "bench.floor", "lab.pings"),
+    ("daemon.status", "lab.observer", "bench.floor", "lab.pings"),
     ("lab.lab", "ucarp.scripts", *of("daemon", "reload reports network foreign lost unicast")),
     (
         "capture.listen",
