@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -24,7 +24,7 @@ from carp_fast.loadtest._frames import FrameSource, Recording
 from carp_fast.loadtest._mix import Mix
 from carp_fast.loadtest._pace import Pace
 from carp_fast.loadtest.backends import Backend, BackendError, Live, Sendmmsg, live_missing
-from carp_fast.loadtest.streams import named
+from carp_fast.loadtest.streams import SentFlow, named
 from carp_fast.net.drivers import Counters, counters, speed_mbits
 
 BACKENDS = ("auto", "sendmmsg", "live")
@@ -64,7 +64,7 @@ class Gaps(msgspec.Struct, frozen=True):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """What became of a flood; `kinds` by word, `by_source` see streams.named.
+    """What became of a flood; `kinds` by word.
 
     `refused`: system calls that found a queue full, and were repeated. `interface_packets`,
     `interface_dropped`: what the interface says for the same time, None without one. `cpu_seconds`
@@ -87,7 +87,7 @@ class Sent(msgspec.Struct, frozen=True):
     sender_cpu_seconds: float
     unavailable: tuple[str, ...]
     link_lost: str | None
-    by_source: list[dict[str, Any]]
+    by_source: list[SentFlow]
 
 
 # --- how fast ------------------------------------------------------------------------------------
@@ -349,6 +349,6 @@ def written(
     )
 
 
-def by_source(source: FrameSource) -> list[dict[str, Any]]:
+def by_source(source: FrameSource) -> list[SentFlow]:
     """What was sent with counters, for each source and virtual host; nothing of a recording."""
     return named(source.sent_by()) if isinstance(source, Mix) else []

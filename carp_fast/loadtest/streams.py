@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from carp_fast.capture.digests import GROUPS
 from carp_fast.config.model import Configuration, VirtualHost
 from carp_fast.engine._prepared import multicast_mac, signed_forms, signed_message
@@ -180,15 +182,19 @@ def made_up(
     return found
 
 
-def named(sent_by: Iterable[tuple[int, bytes, bytes, int, int]]) -> list[dict[str, object]]:
+class SentFlow(msgspec.Struct, frozen=True):
+    """Advertisements of one virtual host from one source; `replayed` of them repeat a counter."""
+
+    vhid: int
+    source: str
+    destination: str
+    sent: int
+    replayed: int
+
+
+def named(sent_by: Iterable[tuple[int, bytes, bytes, int, int]]) -> list[SentFlow]:
     """What _mix.Mix.sent_by gives, with the addresses as text."""
     return [
-        {
-            "vhid": vhid,
-            "source": address_text(source),
-            "destination": address_text(destination),
-            "sent": sent,
-            "replayed": replayed,
-        }
+        SentFlow(vhid, address_text(source), address_text(destination), sent, replayed)
         for vhid, source, destination, sent, replayed in sent_by
     ]

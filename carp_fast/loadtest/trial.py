@@ -55,9 +55,9 @@ def sent_of(flooded: flood.Sent, *, stamped: bool) -> Sent:
     fresh: Counter[Key] = Counter()
     replayed: Counter[Key] = Counter()
     for row in flooded.by_source:
-        key = row["source"], row["vhid"]
-        fresh[key] += row["sent"]
-        replayed[key] += row["replayed"]
+        key = row.source, row.vhid
+        fresh[key] += row.sent
+        replayed[key] += row.replayed
     return Sent(
         frames=flooded.sent,
         seconds=flooded.seconds,

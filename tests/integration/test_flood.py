@@ -129,7 +129,7 @@ def test_what_is_sent_arrives_whole_and_is_counted(
     judge(frames)
     counted: Counter[tuple[str, int]] = Counter()
     for each in sent.by_source:
-        counted[str(each["source"]), int(each["vhid"])] += each["sent"]
+        counted[str(each.source), int(each.vhid)] += each.sent
     assert counted.total() == 7 * share
 
 
@@ -162,7 +162,7 @@ def test_stopped_early_it_counts_what_left_and_no_more(
             sender.stop()
             sent = sender.sent()
         assert source.made() == {"ok": sent.sent}
-        assert sum(each["sent"] for each in sent.by_source) == sent.sent
+        assert sum(each.sent for each in sent.by_source) == sent.sent
         assert sent.interface_packets == sent.sent
 
 
@@ -184,7 +184,7 @@ def test_a_link_that_is_lost_ends_it(
                 lab.delete_interface("a", 1)
             wait_for(lambda: sender.wait(0), DEADLINE_S, "it ends")
             wait_for(lambda: said in str(sender.trouble), DEADLINE_S, said)
-            assert sender.sent().sent == sum(each["sent"] for each in sender.sent().by_source)
+            assert sender.sent().sent == sum(each.sent for each in sender.sent().by_source)
 
 
 def test_why_live_frames_cannot_be_sent(lab_factory: Callable[..., Lab]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from carp_fast.config.load import load
@@ -122,6 +123,7 @@ def test_made_up_ones() -> None:
 
 
 def test_what_was_sent_is_named() -> None:
-    assert named([(7, ip("fe80::5"), ip("ff02::12"), 3, 1)]) == [
+    found = named([(7, ip("fe80::5"), ip("ff02::12"), 3, 1)])
+    assert msgspec.to_builtins(found) == [
         {"vhid": 7, "source": "fe80::5", "destination": "ff02::12", "sent": 3, "replayed": 1}
     ]
