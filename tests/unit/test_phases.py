@@ -1,0 +1,117 @@
+"""What the daemon's phases stand on: requests, background work, changes of state, traces."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carp_fast.control.protocol import ControlError
+from carp_fast.daemon.background import Background
+from carp_fast.daemon.feed import Feed
+from carp_fast.daemon.process import StartError
+from carp_fast.daemon.requests import COMMANDS, Requests
+from carp_fast.daemon.traces import Held, PidFile
+from carp_fast.net.addresses import StateFile
+
+
+def test_requests_are_refused_before_the_daemon_serves_and_after() -> None:
+    async def scenario() -> None:
+        asked: list[dict[str, Any]] = []
+
+        async def answer(request: dict[str, Any]) -> dict[str, object]:
+            asked.append(request)
+            return {"answered": True}
+
+        requests = Requests()
+        status = requests.handlers["status"]
+        assert set(requests.handlers) == set(COMMANDS)
+        with pytest.raises(ControlError, match="starting or ending"):
+            await status({"command": "status"})
+        waiting = asyncio.create_task(requests.served())
+        with requests:
+            requests.serve(dict.fromkeys(COMMANDS, answer))
+            async with asyncio.timeout(5):
+                await waiting
+            assert await status({"vhid": 7}) == {"answered": True}
+        with pytest.raises(ControlError, match="starting or ending"):
+            await status({"command": "status"})
+        assert asked == [{"vhid": 7}]
+
+    asyncio.run(scenario())
+
+
+def test_background_work_that_fails_is_logged_and_the_rest_ends_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        ended, failed = asyncio.Event(), asyncio.Event()
+
+        async def fail() -> None:
+            failed.set()
+            raise ValueError("broken")
+
+        async def go_on() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        with Background(asyncio.get_running_loop()) as background:
+            background.run(go_on())
+            background.run(fail())
+            async with asyncio.timeout(5):
+                await failed.wait()
+            assert not ended.is_set()
+        async with asyncio.timeout(5):
+            await ended.wait()
+
+    asyncio.run(scenario())
+    assert caplog.messages == ["a background task failed"]
+    assert "ValueError: broken" in caplog.text
+
+
+def test_a_change_reaches_subscribers_in_their_order() -> None:
+    feed, taken = Feed(), []
+    for name in ("first", "second"):
+        feed.subscribe(lambda change, name=name: taken.append((name, change["vhid"])))  # type: ignore[misc]
+    feed.publish({"vhid": 7})
+    assert taken == [("first", 7), ("second", 7)]
+
+
+def test_a_pid_file_that_was_not_written_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.write_text("of another\n")
+    with PidFile(path):
+        pass
+    assert path.read_text() == "of another\n"
+    with PidFile(path) as pid:
+        pid.write()
+        assert path.read_text() == f"{os.getpid()}\n"
+    assert not path.exists()
+
+
+def test_a_pid_file_that_cannot_be_written_ends_the_start(tmp_path: Path) -> None:
+    with PidFile(tmp_path / "missing" / "pid") as pid, pytest.raises(StartError, match="pid file"):
+        pid.write()
+
+
+def test_all_addresses_that_may_come_are_written_down_together(tmp_path: Path) -> None:
+    path = tmp_path / "carp.toml"
+    Held(StateFile(tmp_path, path)).write(
+        {"eth0": ["192.0.2.1/24"]}, {"eth0": ["192.0.2.2/24"], "eth1": ["192.0.2.3/24"]}
+    )
+    found = Held(StateFile(tmp_path, path)).read()
+    assert {name: set(texts) for name, texts in found.items()} == {
+        "eth0": {"192.0.2.1/24", "192.0.2.2/24"},
+        "eth1": {"192.0.2.3/24"},
+    }
+
+
+def test_who_leaves_no_traces_writes_down_nothing_and_finds_nothing(tmp_path: Path) -> None:
+    held = Held(None)
+    held.write({"eth0": ["192.0.2.1/24"]})
+    assert held.read() == {}
