@@ -23,7 +23,7 @@ class Background(Closing):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begins it in the next turn of the loop."""
+        """Runs a coroutine as a task."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)

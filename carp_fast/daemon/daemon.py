@@ -123,7 +123,11 @@ async def _start_control(control: ControlServer) -> None:
 
 
 class Daemon:
-    """What is open is brought to serve, and to leave. `stopping` is set when it is to end."""
+    """A daemon whose sockets are open: its start, what it does while it serves, and its end.
+
+    serve() calls prepare, run_pump, start and leave, in this order. `stopping` is set when the
+    daemon is to end.
+    """
 
     def __init__(
         self,
@@ -162,10 +166,10 @@ class Daemon:
             prepare=opened.prepare,
         )
 
-    # -- prepared: a fault touches nothing
+    # -- opened: an error changes nothing on the host
 
     def prepare(self) -> start.Known:
-        """Hears signals, takes the virtual hosts, removes what a crash left.
+        """Installs the signal handlers, takes the virtual hosts, removes what a crash left.
 
         Returns what is known of their interfaces. Raises StartError, HookError, LimitReached and
         LinkError.
@@ -176,15 +180,15 @@ class Daemon:
         self._manner.on_starting()
         return start.take_hosts(self._opened, self._configuration, self._held)
 
-    # -- started: virtual hosts may be MASTER, and leave() has to follow
+    # -- started: virtual hosts may be MASTER, so leave() has to follow
 
     def run_pump(self) -> None:
-        """Starts the pump, and the program that is told what changes."""
+        """Starts the `notify` program, if there is one, and the pump."""
         self._notify.start(self._configuration.daemon.notify)
         self._opened.start_pump(self._configuration.daemon.pump)
 
     async def start(self, known: start.Known) -> None:
-        """Adds every virtual host, and says that the daemon serves. Raises StartError."""
+        """Adds every virtual host, then answers requests. Raises StartError."""
         await start.add_hosts(self._opened, known)
         gc.collect()
         gc.freeze()  # what was loaded stays: a collection need not walk it again
@@ -206,7 +210,7 @@ class Daemon:
     # -- serving
 
     async def _watch(self, interval_s: float) -> None:
-        """Tells systemd that we live only after the pump has answered, too."""
+        """Tells systemd every `interval_s` that the daemon lives, after the pump has answered."""
         while True:
             await self._opened.orders.done()
             self._systemd.watchdog()
@@ -219,7 +223,7 @@ class Daemon:
         return await recordings.answer(request, opened.hosts, opened.orders, opened.worker)
 
     async def _reload(self) -> None:
-        """A reload that a signal asks for; its faults are logged."""
+        """Reloads because a signal asked for it; errors are logged."""
         await self._requests.served()
         try:
             await self._reloader.answer({})

@@ -16,6 +16,7 @@ import inspect
 import logging
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Literal, Protocol
@@ -80,17 +81,17 @@ class HookRunner(Protocol):
     """What runs hooks for a daemon."""
 
     def prepare(self, target: str) -> None:
-        """Finds out now whether a hook can be run. Raises HookError."""
+        """Checks now whether a hook can be run. Raises HookError."""
 
     def submit(self, key: Hashable, name: str, hook: Hook, done: Done | None = None) -> None:
-        """Has a hook run after those of the same key; `done` gets its result."""
+        """Runs a hook after those with the same key; `done` is called with its result."""
 
     async def drain(self, deadline_s: float) -> tuple[str, ...]:
         """Waits until nothing runs or waits, or so long; returns what has not ended by then."""
         ...
 
     def close(self) -> None:
-        """Runs nothing any more."""
+        """Runs no hook after this."""
 
 
 class _Job(msgspec.Struct, frozen=True, eq=False):
@@ -121,7 +122,7 @@ def load_function(target: str) -> Function:
     return found
 
 
-class _Run:
+class _Run(ABC):
     """One hook under way: its timers, and its one result."""
 
     def __init__(self, hooks: Hooks, job: _Job) -> None:
@@ -135,17 +136,17 @@ class _Run:
             self.loop.call_later(hooks.timeout_s, self._on_timeout),
         ]
 
+    @abstractmethod
     def start(self) -> None:
-        """Raises ChildError or HookError."""
-        raise NotImplementedError
+        """Starts it. Raises ChildError or HookError."""
 
+    @abstractmethod
     def stop(self) -> None:
-        """The timeout has passed: end it, and call `finished` when it has."""
-        raise NotImplementedError
+        """Ends it after its timeout; Hooks.finished() is called when it has ended."""
 
+    @abstractmethod
     def abandon(self) -> None:
-        """End it now, without another word."""
-        raise NotImplementedError
+        """Ends it now; nothing more is logged or reported."""
 
     @property
     def duration_s(self) -> float:

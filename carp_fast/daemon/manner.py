@@ -1,7 +1,7 @@
-"""How a daemon behaves towards people and programs: hooks, files, signals, words in the log.
+"""How a daemon behaves towards people and programs: hooks, files, signals, lines in the log.
 
-`Manner` is the interface that a daemon is given; `Own` is carp-fast's. Another program's manners
-(see ucarp/manner) implement the same. Must not know sockets, interfaces or how a daemon is started.
+`Manner` is the interface that a daemon is given. `Own` is carp-fast's implementation of it; that of
+ucarp is in ucarp/manner. Must not know sockets, interfaces, or how a daemon starts and ends.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class Controls(NamedTuple):
-    """What a manner may have its daemon do, from the loop's thread.
+    """What a manner can have its daemon do, on the loop's thread.
 
-    `in_background` runs a coroutine, at most until the daemon ends; `prepare` is as Hosts.prepare.
+    `stop` ends it; `reload` reads the configuration again; `in_background` runs a coroutine, which
+    is cancelled when the daemon ends; `prepare` takes what Hosts.prepare takes.
     """
 
     stop: Callable[[], None]
@@ -39,10 +40,10 @@ class Controls(NamedTuple):
 
 
 class Manner(ABC):
-    """What differs between programs around the same daemon; all is called on the loop's thread.
+    """The interface: what differs between programs that run the same daemon.
 
-    `hooks` runs `up` and `down`; the daemon drains and closes it. `leaves_traces`: whether there is
-    a control socket and a state file.
+    Every method is called on the loop's thread. `hooks` runs `up` and `down`; the daemon drains and
+    closes it. `leaves_traces`: whether the daemon has a control socket and a state file.
     """
 
     hooks: HookRunner
@@ -52,29 +53,29 @@ class Manner(ABC):
 
     @abstractmethod
     def signals(self, controls: Controls) -> Mapping[int, Callable[[], None]]:
-        """What is called for which signal."""
+        """The handler of each signal, by its number."""
 
     @abstractmethod
     def on_starting(self) -> None:
-        """The sockets are open; nothing was changed or sent. Raises StartError."""
+        """Called when the sockets are open and nothing was changed or sent. Raises StartError."""
 
     @abstractmethod
     def on_started(self, controls: Controls) -> None:
-        """Every virtual host takes part."""
+        """Called when every virtual host takes part."""
 
     @abstractmethod
     def on_reload(self, settings: Settings) -> None:
-        """The daemon's settings are others."""
+        """Called when a reload has changed the daemon's settings."""
 
     @abstractmethod
     async def on_leaving(self, controls: Controls) -> None:
-        """It ends: what is to be done before any MASTER resigns."""
+        """Called when the daemon ends, and awaited before any MASTER resigns."""
 
     # -- what the pump reports
 
     @abstractmethod
     def on_state(self, state: str) -> None:
-        """A virtual host is in this state; the daemon's own line in the log follows."""
+        """Called for each change of state, before the daemon logs its own line."""
 
     @abstractmethod
     def run_hook(
@@ -87,22 +88,22 @@ class Manner(ABC):
 
     @abstractmethod
     def on_reasserted(self, name: str, peer: str) -> None:
-        """A MASTER answered a slower one."""
+        """Called when a MASTER has answered a slower one; logs it. `name`: "eth0/7"."""
 
     @abstractmethod
     def on_wrong_digest(self, name: str, word: str, state: str) -> None:
-        """Advertisements with a wrong digest were heard; at most once a minute.
+        """Called for advertisements with a wrong digest, at most once a minute; logs them.
 
-        `word`: the state of affairs, "other_master" or "bad_auth".
+        `word`: "other_master" or "bad_auth", the counter's name.
         """
 
     @abstractmethod
     def on_sends_failing(self, why: str) -> None:
-        """Three advertisements in a row were not sent; the daemon's own line follows."""
+        """Called after three advertisements in a row were not sent, before the daemon logs it."""
 
 
 class Own(Manner):
-    """carp-fast's."""
+    """The manner of `carp-fast run`."""
 
     leaves_traces = True
 
@@ -119,26 +120,26 @@ class Own(Manner):
         }
 
     def on_starting(self) -> None:
-        """Has nothing to check."""
+        """Does nothing."""
 
     def on_started(self, controls: Controls) -> None:
-        """The service manager is told by the daemon."""
+        """Does nothing: the daemon itself tells the service manager."""
 
     def on_reload(self, settings: Settings) -> None:
-        """The limits of hooks take effect at once."""
+        """Changes the limits of hooks."""
         self.hooks.concurrency = settings.hook_concurrency
         self.hooks.timeout_s = settings.hook_timeout_s
 
     async def on_leaving(self, controls: Controls) -> None:
-        """`down` runs once a MASTER has resigned."""
+        """Does nothing: `down` runs after a MASTER has resigned."""
 
     def on_state(self, state: str) -> None:
-        """The daemon's own line says it."""
+        """Does nothing."""
 
     def run_hook(
         self, host: VirtualHost, which: str, event: Mapping[str, object], done: Done | None
     ) -> None:
-        """Submits it, in order with the others of the host."""
+        """Submits the hook, in order with the others of the virtual host."""
         hook = hook_for(host, which, event)
         if hook is not None:
             self.hooks.submit(host.identity, host.name, hook, done)
@@ -158,7 +159,7 @@ class Own(Manner):
         )
 
     def on_sends_failing(self, why: str) -> None:
-        """The daemon's own line says it."""
+        """Does nothing."""
 
 
 def hook_for(host: VirtualHost, which: str, event: Mapping[str, object]) -> Hook | None:

@@ -1,6 +1,7 @@
-"""A daemon whose sockets are open: the pump and the parts around it, made and closed in order.
+"""The open daemon: its sockets, the pump, and the parts around it.
 
-Every part is made here, with all that it needs. Must not decide when what happens; see daemon.
+The composition root: every part is made here, with all that it needs, and closed in order. Must not
+decide when anything happens; that is in daemon.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ REPORTS_A_HOST, REPORTS_KEPT_FREE = 1.9, 1024
 
 
 class Opened(Closing):
-    """The sockets, the pump, and the parts, none of which has begun. Raises StartError.
+    """The sockets, the pump and the parts; nothing runs before start_pump(). Raises StartError.
 
-    `feed` gets every change of state. Closing stops the pump before what it uses is closed, and
-    before the locks of virtual hosts are given up.
+    `feed` gets every change of state. close() stops the pump before it closes what the pump uses
+    and gives up the locks of virtual hosts.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Opened(Closing):
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Ends and closes everything, the last that was made first."""
+        """Ends and closes everything, in the reverse order of making it."""
         self._opened.close()
 
     def _open_sockets(self, opened: ExitStack, configuration: config.Configuration) -> None:
@@ -176,7 +177,7 @@ class Opened(Closing):
                 self.hooks.prepare(target)
 
     def start_pump(self, where: str) -> None:
-        """Lets the pump run, in a thread of its own or, with "loop", in this one."""
+        """Starts the pump, in a thread of its own or, with "loop", in this one."""
         if where == "loop":
             self._loop.add_reader(self.pump.epoll_fd, self.pump.run_due)
             logger.info("the pump runs in the event loop")

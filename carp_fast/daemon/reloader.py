@@ -1,7 +1,7 @@
-"""Reloads: the configuration is read again, judged, and made so, one reload after the other.
+"""Reloads of the configuration: it is read again, checked and applied, one reload at a time.
 
-What differs and which orders follow is decided in reload; here is what a running daemon does about
-it. Must not know who asks for it.
+What differs, and which orders follow, is decided in reload; here the running daemon is changed.
+Must not know who asks for a reload.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reloader:
-    """Makes a new configuration the running one; `configuration` is what runs now.
+    """Makes a new configuration the running one. `configuration` is the one that runs now.
 
     Once `stopping` is set, reloads are refused; one that is being applied goes on.
     """
@@ -56,7 +56,7 @@ class Reloader:
         self._applying = asyncio.Lock()  # a reload changes the engine, or the end has begun
 
     async def ended(self) -> None:
-        """Waits until no reload changes the engine; from then on, none does."""
+        """Waits until no reload is being applied, and lets none be applied after that."""
         await self._applying.acquire()
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Reloader:
         return new
 
     def _make_room(self, difference: reload.Difference, new: config.Configuration) -> None:
-        """Gets all that the new virtual hosts need. Raises ControlError."""
+        """Checks and reserves what the new virtual hosts need. Raises ControlError."""
         try:
             require_capabilities(managing=bool(by_interface(new.virtual_hosts)))
             self._opened.hosts.check_room(difference.added, len(difference.removed))

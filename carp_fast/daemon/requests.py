@@ -19,7 +19,7 @@ COMMANDS = ("status", "explain", "reload", "record")
 
 
 class Requests(Closing):
-    """Passes each request on to what answers it now."""
+    """Passes requests on to the serving daemon, or refuses them."""
 
     def __init__(self) -> None:
         self._answering: Mapping[str, Handler] = {}
@@ -31,7 +31,7 @@ class Requests(Closing):
         return {command: partial(self._answer, command) for command in COMMANDS}
 
     def serve(self, answering: Mapping[str, Handler]) -> None:
-        """The daemon has started: these answer from now on, one for each of COMMANDS."""
+        """Has these handlers answer from now on; one for each of COMMANDS."""
         self._answering = answering
         self._serving.set()
 
@@ -40,7 +40,7 @@ class Requests(Closing):
         await self._serving.wait()
 
     def close(self) -> None:
-        """The daemon ends: everything is refused."""
+        """Refuses every request from now on."""
         self._answering = {}
         self._serving.clear()
 

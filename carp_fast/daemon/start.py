@@ -1,7 +1,7 @@
-"""The start: from open sockets to virtual hosts that take part, in two steps around the pump's.
+"""The two steps of a start: one before the pump runs, one after.
 
-Before the pump runs, what a former run left is found and removed, and a fault touches nothing.
-Must not know how it ends; see daemon.
+Before it runs, what a crash left is removed and the state file is written; after that, the engine
+is told of every interface and virtual host. Must not know how a daemon ends; that is in daemon.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
 
 
 def take_hosts(opened: Opened, configuration: config.Configuration, held: Held) -> Known:
-    """Takes the virtual hosts into the table, removes what a crash left, writes down what may come.
+    """Takes the virtual hosts into the table, removes what a crash left, writes the state file.
 
     Returns the interfaces of the virtual hosts, absent ones too. Raises StartError, HookError,
     LimitReached and LinkError.
@@ -54,7 +54,7 @@ def take_hosts(opened: Opened, configuration: config.Configuration, held: Held) 
 
 
 async def add_hosts(opened: Opened, known: Known) -> None:
-    """Tells the running pump of every interface and virtual host, and follows both from now on.
+    """Tells the running pump of every interface and virtual host; follows the links from now on.
 
     Raises StartError.
     """
