@@ -113,7 +113,7 @@ class Child:
         loop.add_reader(self._output_fd, self._read)
         loop.add_reader(self._exit_fd, self._ended)
         self.running = True
-        self.kill_rest = False  # of its group, by SIGKILL, when the program itself has ended
+        self._kill_rest = False  # of its group, by SIGKILL, when the program itself has ended
 
     @property
     def stdin_fd(self) -> int:
@@ -133,6 +133,11 @@ class Child:
             return  # reaped: the number may be somebody else's by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
+
+    def terminate(self) -> None:
+        """Sends SIGTERM, and SIGKILL to what is left of its group once the program has ended."""
+        self._kill_rest = True
+        self.kill(signal.SIGTERM)
 
     def abandon(self) -> None:
         """Kills it now and watches it no longer; `on_exit` is not called."""
@@ -154,7 +159,7 @@ class Child:
 
     def _ended(self) -> None:
         self._read()  # what it wrote last
-        if self.kill_rest:
+        if self._kill_rest:
             # Before it is reaped: until then the number of its group cannot change hands.
             self.kill(signal.SIGKILL)
         self._unwatch()

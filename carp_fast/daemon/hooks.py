@@ -184,8 +184,7 @@ class _ScriptRun(_Run):
 
     def stop(self) -> None:
         assert self.child is not None
-        self.child.kill_rest = True
-        self.child.kill(signal.SIGTERM)
+        self.child.terminate()
         self.timers.append(self.loop.call_later(KILL_AFTER_S, self._on_deaf))
 
     def abandon(self) -> None:
