@@ -20,6 +20,7 @@ from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import ControlServer
 from carp_fast.daemon.explain import Explanations
+from carp_fast.daemon.manner import Own
 from carp_fast.daemon.network import Sources
 from carp_fast.daemon.reload import Difference, told
 from carp_fast.daemon.reports import Reports
@@ -107,8 +108,8 @@ class Scene:
         self.problems.address_problems = {
             3: {"fe80::100/64": "address_foreign", "10.77.0.200/24": "Permission denied"}
         }
-        self.status = Status(self.hosts, self.orders, self.network, self.problems)
-        self.status.in_use = {4: "pid 4711 (ucarp)"}
+        in_use = {4: "pid 4711 (ucarp)"}
+        self.status = Status(self.hosts, self.orders, self.network, self.problems, in_use=in_use)
         self.explanations = Explanations(
             self.hosts, self.orders, self.network, self.status, lambda: NOW_NS
         )
@@ -203,8 +204,7 @@ class Served:
         """The lines of a stream of events, its first included."""
         hosts, orders = self.scene.hosts, self.scene.orders
         hooks: Any = None
-        reports = Reports(hosts, orders, hooks)
-        reports.publish.append(self.server.publish)
+        reports = Reports(hosts, orders, Own(hooks), publish=self.server.publish)
         hosts.states[:] = bytes(6)
         reader, writer = await asyncio.open_unix_connection(self.path)
         writer.write(b'{"command":"events"}\n')
