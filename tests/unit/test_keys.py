@@ -19,6 +19,7 @@ from carp_fast.config.load import (
     Settings,
     VirtualHost,
 )
+from carp_fast.config.rules import TABLE_KEYS
 from carp_fast.daemon import reload
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
@@ -33,6 +34,7 @@ from tests.support.configurations import HOST, read
 NOW_NS = segment.START_NS
 # What the engine works out from other values: where a host advertises, whether it has a source.
 FOLLOWS = {"expects_4", "expects_6", "own_source", "own_source6"}
+DOCUMENTED = (Path(__file__).parent.parent.parent / "docs" / "keys.md").read_text()
 LIFE = """
 transcript = '''
 0 hear 10.77.0.1 1/0
@@ -153,6 +155,31 @@ def test_a_key_survives_a_recording_and_its_replay(key: Key) -> None:
 @every_key
 def test_a_configured_virtual_host_as_a_scenarios_has_its_keys(key: Key) -> None:
     assert key.found_in(configured_table(virtual_host(with_value(key)))) == another(key)
+
+
+def allowed(key: Key) -> str:
+    """The values of a key as the page says them."""
+    match key.kind:
+        case Switch():
+            return "true or false"
+        case OneOf(values):
+            *first, last = map(toml_value, values)
+            return f"{', '.join(first)} or {last}"
+        case Whole(lowest, highest) | Seconds(lowest, highest):
+            return f"{lowest} to {highest}"
+
+
+@every_key
+def test_a_key_is_documented_with_its_values_and_its_default(key: Key) -> None:
+    default = f"{key.default:g}" if isinstance(key.kind, Seconds) else toml_value(key.default)
+    row = f"| `{key.name}` | {allowed(key)} | {default} | "
+    (line,) = (line for line in DOCUMENTED.splitlines() if line.startswith(row))
+    assert line.removeprefix(row).endswith(" |")
+
+
+def test_every_other_key_of_a_table_is_documented() -> None:
+    built = {name for name in TABLE_KEYS if name not in ("address_mac", "group", "track")}
+    assert {name for name in built if f"`{name}" not in DOCUMENTED} == set()
 
 
 def test_a_key_that_nobody_knows_is_refused() -> None:
