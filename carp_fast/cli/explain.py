@@ -29,19 +29,15 @@ def explain(
     interface: str, vhid: int, config: Path | None, control_socket: Path | None, as_json: bool
 ) -> None:
     """Says why a virtual host is in its state, and what would change that."""
-    import msgspec
-
     from carp_fast.control.client import ControlClient
     from carp_fast.control.protocol import ControlError
     from carp_fast.daemon.explain_text import text
 
     client = ControlClient(control_path(config, control_socket))
     try:
-        answer = client.request_raw("explain", interface=interface, vhid=vhid)
+        if as_json:
+            print_json(client.explain_json(interface, vhid))
+        else:
+            print_text(text(client.explain(interface, vhid)))
     except ControlError as error:
         raise failure(error) from error
-    document = msgspec.json.decode(answer, type=dict[str, msgspec.Raw])["explain"]
-    if as_json:
-        print_json(bytes(document))
-    else:
-        print_text(text(msgspec.json.decode(document)))

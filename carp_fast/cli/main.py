@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from carp_fast.config.load import Configuration
+    from carp_fast.control.documents import StateEvent, Status, VirtualHostStatus
 
 logger = logging.getLogger(__name__)
 
@@ -191,40 +192,42 @@ def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
 def status(
     config: Path | None,
     control_socket: Path | None,
+    *,
     as_json: bool,
+    interface: str | None,
+    vhid: int | None,
+    state: str | None,
     problems: bool,
-    **filters: str | int | None,
 ) -> None:
     """Shows every virtual host. State, since when, reason, addresses, peer."""
-    import msgspec
-
     from carp_fast.control.client import ControlClient
+    from carp_fast.control.documents import StatusRequest
     from carp_fast.control.protocol import ControlError
 
     client = ControlClient(control_path(config, control_socket))
     try:
-        answer = client.request_raw("status", **filters, problems=problems or None)
+        if as_json:
+            request = StatusRequest(interface, vhid, state, problems or None)
+            print_json(client.status_json(request))
+        else:
+            found = client.status(interface=interface, vhid=vhid, state=state, problems=problems)
+            _print_status(found, problems)
     except ControlError as error:
         raise failure(error) from error
-    document = msgspec.json.decode(answer, type=dict[str, msgspec.Raw])["status"]
-    if as_json:
-        print_json(bytes(document))
-    else:
-        _print_status(msgspec.json.decode(document), problems)
 
 
-def _print_status(document: Mapping[str, Any], problems: bool) -> None:
+def _print_status(document: Status, problems: bool) -> None:
     from datetime import UTC, datetime
 
     from carp_fast.daemon import explain_text
 
     now = datetime.now(UTC)
-    daemon, summary, hosts = document["daemon"], document["summary"], document["virtual_hosts"]
-    counts = ", ".join(f"{summary[state.lower()]:,} {state}" for state in reversed(_STATES))
+    daemon, summary, hosts = document.daemon, document.summary, document.virtual_hosts
+    counts = f"{summary.master:,} MASTER, {summary.backup:,} BACKUP, {summary.init:,} INIT"
     print_text(
-        f"{daemon['host']}: {summary['virtual_hosts']:,} virtual hosts: {counts} "
-        f"(carp-fast {daemon['version']}, pid {daemon['pid']}, "
-        f"running for {_age(daemon['started_at'], now)})"
+        f"{daemon.host}: {summary.virtual_hosts:,} virtual hosts: {counts} "
+        f"(carp-fast {daemon.version}, pid {daemon.pid}, "
+        f"running for {_age(daemon.started_at, now)})"
     )
     if not hosts:
         print_text("no virtual host to show")
@@ -239,21 +242,20 @@ def _print_status(document: Mapping[str, Any], problems: bool) -> None:
     print_table(header, rows, lambda row: _STATE_STYLES.get(row[1], ""))
 
 
-def _status_row(host: Mapping[str, Any], now: datetime, shown: int | None) -> tuple[str, ...]:
-    addresses: list[str] = host["addresses"]
+def _status_row(host: VirtualHostStatus, now: datetime, shown: int | None) -> tuple[str, ...]:
+    addresses = host.addresses
     listed = ",".join(addresses[:shown])
     if shown is not None and len(addresses) > shown:
         listed += f" +{len(addresses) - shown}"
-    advskew, effective = host["advskew"], host.get("effective_advskew", host["advskew"])
-    peer = host.get("peer") or {}
+    advskew, effective = host.advskew, host.effective_advskew
     return (
-        f"{host['interface']}/{host['vhid']}",
-        host["state"],
-        _age(host["since"], now) if host.get("since") else "-",
-        host.get("reason") or "-",
+        f"{host.interface}/{host.vhid}",
+        host.state,
+        _age(host.since, now),
+        host.reason or "-",
         listed or "-",
         str(advskew) if effective == advskew else f"{advskew} -> {effective}",
-        str(peer.get("source") or "-"),
+        host.peer.source if host.peer else "-",
     )
 
 
@@ -271,23 +273,21 @@ def _age(since: str, now: datetime) -> str:
 @json_option
 def events(config: Path | None, control_socket: Path | None, as_json: bool) -> None:
     """Prints state changes as they happen. One per line, until Ctrl-C."""
-    import msgspec
-
     from carp_fast.control.client import ControlClient
     from carp_fast.control.protocol import ControlError
 
     try:
-        with ControlClient(control_path(config, control_socket)).stream("events") as stream:
-            for event in stream:
-                line = msgspec.json.encode(event).decode() if as_json else _event_line(event)
-                print_text(line, flush=True)
+        with ControlClient(control_path(config, control_socket)).events() as stream:
+            while True:
+                event = stream.next_line().decode() if as_json else _line(stream.next_event())
+                print_text(event, flush=True)
     except ControlError as error:
         raise failure(error) from error
 
 
-def _event_line(event: Mapping[str, Any]) -> str:
-    change = f"{event['previous']} -> {event['state']} ({event['reason']})"
-    return f"{event['at']} {event['interface']}/{event['vhid']}: {change}"
+def _line(event: StateEvent) -> str:
+    change = f"{event.previous} -> {event.state} ({event.reason})"
+    return f"{event.at} {event.interface}/{event.vhid}: {change}"
 
 
 @main.command()
@@ -309,13 +309,13 @@ def reload(config: Path | None, control_socket: Path | None, force: bool) -> Non
 
     client = ControlClient(control_path(config, control_socket))
     try:
-        answer = client.request("reload", force=force or None)
+        done = client.reload(force=force)
     except ControlError as error:
         raise (Failure(*error.faults) if error.faults else failure(error)) from error
-    for line in answer["changed"]:
+    for line in done.changed:
         print_text(line)
-    counts = ", ".join(f"{answer[name]:,} {name}" for name in ("added", "removed", "kept"))
-    print_text(f"virtual hosts: {counts} ({answer['seconds']:.2f} s)")
+    counts = f"{done.added:,} added, {done.removed:,} removed, {done.kept:,} kept"
+    print_text(f"virtual hosts: {counts} ({done.seconds:.2f} s)")
 
 
 @main.command(

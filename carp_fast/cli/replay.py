@@ -42,8 +42,9 @@ def record(
     config: Path | None,
     control_socket: Path | None,
     *,
+    interface: str | None,
+    vhid: int | None,
     force: bool,
-    **filters: str | int | None,
 ) -> None:
     """Writes recent input and decisions to FILE. It contains no secrets.
 
@@ -56,18 +57,18 @@ def record(
         raise failure(f"{file}: exists already; --force overwrites it")
     client = ControlClient(control_path(config, control_socket))
     try:
-        answer = client.request("record", **filters)["recording"]
+        answer = client.record(interface=interface, vhid=vhid)
     except ControlError as error:
         raise failure(error) from error
-    if not answer["virtual_hosts"]:
+    if not answer.virtual_hosts:
         raise failure("no such virtual host, or nothing of it is in the ring any more")
     try:
-        write_whole(file, answer["lines"], force=force)
+        write_whole(file, answer.lines, force=force)
     except OSError as error:
         raise failure(f"{file}: {error.strerror}") from error
     print_text(
-        f"{file}: {answer['virtual_hosts']:,} virtual hosts from {answer['records']:,} records;"
-        f" {answer['overwritten']:,} older ones were overwritten"
+        f"{file}: {answer.virtual_hosts:,} virtual hosts from {answer.records:,} records;"
+        f" {answer.overwritten:,} older ones were overwritten"
     )
 
 

@@ -1,26 +1,66 @@
-"""The client of the control socket: asks a daemon and follows its events.
+"""The clients of the control socket: ask a daemon, follow its events, with asyncio or without.
 
-Must not know what a command means.
+One connection a request; ControlClient waits, AsyncControlClient is awaited, and both give the same
+documents. Must not know how a daemon answers, nor how an answer is shown.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
 from carp_fast.closing import Closing
-from carp_fast.control.protocol import CHUNK_BYTES, ControlError, ControlTimeout, peer_pid
+from carp_fast.control.documents import (
+    ExplainRequest,
+    Explanation,
+    Recording,
+    RecordRequest,
+    Reloaded,
+    ReloadRequest,
+    Request,
+    StateEvent,
+    Status,
+    StatusRequest,
+)
+from carp_fast.control.protocol import (
+    CHUNK_BYTES,
+    ControlError,
+    ControlTimeout,
+    Verdict,
+    peer_pid,
+)
 
-REQUEST_TIMEOUT_S = 60.0
+REQUEST_TIMEOUT_S = 60.0  # for the next piece of an answer
 # Ctrl-C just before a wait begins does not end it: Python acts on it when the wait is over.
 INTERRUPTED_WITHIN_S = 1.0
+
+Document = TypeVar("Document")
+
+
+class StatusAnswer(msgspec.Struct):
+    """The line that answers StatusRequest: the document as it came."""
+
+    status: msgspec.Raw
+
+
+class ExplainAnswer(msgspec.Struct):
+    """The line that answers ExplainRequest: the document as it came."""
+
+    explain: msgspec.Raw
+
+
+class RecordAnswer(msgspec.Struct):
+    """The line that answers RecordRequest."""
+
+    recording: Recording
 
 
 def daemon_pid(path: Path) -> int | None:
@@ -34,40 +74,126 @@ def daemon_pid(path: Path) -> int | None:
         return peer_pid(probe)
 
 
-class _Verdict(msgspec.Struct):
-    """What every answer begins with."""
+def decoded(line: bytes | msgspec.Raw, kind: type[Document], path: Path) -> Document:
+    """A document as its class. Raises ControlError for another one than is known here."""
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.DecodeError as error:
+        text = f"the daemon at {path} answers what this version does not know: {error}"
+        raise ControlError(text) from error
 
-    ok: bool = True
-    error: str = ""
-    faults: list[str] = []
+
+def encoded(command: str, arguments: dict[str, object]) -> bytes:
+    """A request for any command, without the arguments that are None."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return msgspec.json.encode({"command": command, **given})
 
 
-class ControlStream(Closing):
-    """Lines of a streaming command, decoded: iterate, or next_event() with a deadline.
+class _Lines:
+    """Whole lines of what comes in pieces."""
 
-    A context manager. Raises ControlError when the daemon ends the stream.
+    def __init__(self) -> None:
+        self._whole: deque[bytes] = deque()
+        self._begun: list[bytes] = []
+
+    def feed(self, data: bytes) -> None:
+        *whole, rest = data.split(b"\n")
+        if whole:
+            whole[0] = b"".join([*self._begun, whole[0]])
+            self._begun.clear()
+            self._whole.extend(whole)
+        if rest:
+            self._begun.append(rest)
+
+    def take(self) -> bytes | None:
+        """The next line, without its end; None: it has not come yet."""
+        return self._whole.popleft() if self._whole else None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of a line is here."""
+        return bool(self._begun)
+
+
+class _Daemon:
+    """Whom a client asks: its path, how long it is waited for, and what it may do wrong."""
+
+    def __init__(self, path: Path | str, timeout_s: float) -> None:
+        self.path = Path(path)
+        self.timeout_s = timeout_s
+
+    def unreachable(self, error: OSError) -> ControlError:
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            return ControlError(f"no carp-fast daemon at {self.path}: is it running?")
+        if isinstance(error, PermissionError):
+            return ControlError(f"no permission for {self.path}: it belongs to the daemon's user")
+        if isinstance(error, BlockingIOError | TimeoutError):
+            return ControlTimeout(f"the daemon at {self.path} takes no connections now")
+        return ControlError(f"{self.path}: {error.strerror or error}")
+
+    def silent(self) -> ControlTimeout:
+        text = f"does not answer within {self.timeout_s:g} s"
+        return ControlTimeout(f"the daemon at {self.path} {text}")
+
+    def ended(self, how: str = "") -> ControlError:
+        return ControlError(f"the daemon at {self.path} ended the connection{how}")
+
+    def broke_off(self, lines: _Lines) -> ControlError:
+        return self.ended(" in the middle of its answer" if lines.begun else " without an answer")
+
+    def checked(self, line: bytes, otherwise: str = "the daemon refused") -> bytes:
+        """A line that does not refuse. Raises ControlError."""
+        try:
+            verdict = msgspec.json.decode(line, type=Verdict)
+        except msgspec.DecodeError as error:
+            raise ControlError(f"{self.path}: the answer is not a daemon's: {error}") from error
+        if not verdict.ok:
+            raise ControlError(verdict.error or otherwise, verdict.faults)
+        return line
+
+    def event(self, line: bytes) -> bytes:
+        return self.checked(line, "the daemon ended the stream")
+
+
+# --------------------------------------------------------------------------------- without asyncio
+
+
+class ControlStream(Closing, Generic[Document]):
+    """Documents of a stream: iterate, or next_event() with a deadline. A context manager.
+
+    Raises ControlError when the daemon ends the stream.
     """
 
-    def __init__(self, path: Path, connection: socket.socket, buffered: bytes) -> None:
-        self._path = path
+    def __init__(
+        self, daemon: _Daemon, connection: socket.socket, lines: _Lines, kind: type[Document]
+    ) -> None:
+        self._daemon = daemon
         self._connection = connection
-        self._rest = buffered
-        self._lines: deque[bytes] = deque()
-        self._split()
+        self._lines = lines
+        self._kind = kind
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Document]:
         return self
 
-    def __next__(self) -> dict[str, Any]:
-        return self.next_event(None)
+    def __next__(self) -> Document:
+        return self.next_event()
 
     def close(self) -> None:
         """Ends the stream."""
         self._connection.close()
 
-    def next_event(self, timeout_s: float | None) -> dict[str, Any]:
+    @property
+    def closed(self) -> bool:
+        """Whether it was ended here."""
+        return self._connection.fileno() < 0
+
+    def next_event(self, timeout_s: float | None = None) -> Document:
         """The next event. Raises ControlTimeout if none comes within timeout_s (None: waits)."""
-        while not self._lines:
+        return decoded(self.next_line(timeout_s), self._kind, self._daemon.path)
+
+    def next_line(self, timeout_s: float | None = None) -> bytes:
+        """The next event as JSON text. Raises as next_event()."""
+        while (line := self._lines.take()) is None:
             self._connection.settimeout(INTERRUPTED_WITHIN_S if timeout_s is None else timeout_s)
             try:
                 data = self._connection.recv(CHUNK_BYTES)
@@ -78,100 +204,299 @@ class ControlStream(Closing):
             except ConnectionError:
                 data = b""
             if not data:
-                raise ControlError(f"the daemon at {self._path} ended the connection")
-            self._rest += data
-            self._split()
-        line = self._lines.popleft()
-        event: dict[str, Any] = msgspec.json.decode(line)
-        if event.get("ok") is False:
-            raise ControlError(str(event.get("error", "the daemon ended the stream")))
-        return event
-
-    def _split(self) -> None:
-        *lines, self._rest = self._rest.split(b"\n")
-        self._lines.extend(lines)
+                raise self._daemon.ended()
+            self._lines.feed(data)
+        return self._daemon.event(line)
 
 
-class ControlClient:
-    """Asks a daemon, synchronously; one connection a request.
+class ControlClient(Closing):
+    """Asks the daemon that listens at `path`, and waits for its answers.
 
-    `timeout_s` bounds the wait for the next piece of an answer, not the whole answer.
+    `timeout_s` bounds the wait for the next piece of an answer, not the whole answer. Every method
+    raises ControlError: no daemon, no permission, a refusal, an answer that this version does not
+    know; and ControlTimeout, which is one. A context manager: leaving the block ends its streams.
     """
 
     def __init__(self, path: Path | str, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
-        self.path = Path(path)
-        self.timeout_s = timeout_s
+        self._daemon = _Daemon(path, timeout_s)
+        self._streams: list[ControlStream[Any]] = []
+
+    @property
+    def path(self) -> Path:
+        """The control socket."""
+        return self._daemon.path
+
+    def close(self) -> None:
+        """Ends every stream of this client."""
+        for stream in self._streams:
+            stream.close()
+
+    def status(
+        self,
+        *,
+        interface: str | None = None,
+        vhid: int | None = None,
+        state: str | None = None,
+        problems: bool = False,
+    ) -> Status:
+        """The virtual hosts that match, and what is true of all; `problems`: only what is wrong.
+
+        `state`: "INIT", "BACKUP" or "MASTER".
+        """
+        request = StatusRequest(interface, vhid, state, problems or None)
+        return decoded(self._ask(request, StatusAnswer).status, Status, self.path)
+
+    def status_json(self, request: StatusRequest) -> bytes:
+        """The status document as the daemon wrote it, keys that are not known here included."""
+        return bytes(self._ask(request, StatusAnswer).status)
+
+    def explain(self, interface: str, vhid: int) -> Explanation:
+        """Why each virtual host of an interface with this vhid is in its state."""
+        return decoded(self.explain_json(interface, vhid), Explanation, self.path)
+
+    def explain_json(self, interface: str, vhid: int) -> bytes:
+        """The explanation as the daemon wrote it, keys that are not known here included."""
+        return bytes(self._ask(ExplainRequest(interface, vhid), ExplainAnswer).explain)
+
+    def reload(self, *, force: bool = False) -> Reloaded:
+        """Has the configuration read again; `force`: also where that looks like an accident.
+
+        Raises ControlError, with its `faults`, where nothing was changed.
+        """
+        return self._ask(ReloadRequest(force), Reloaded)
+
+    def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
+        """What the virtual hosts that match heard and decided lately."""
+        return self._ask(RecordRequest(interface, vhid), RecordAnswer).recording
+
+    def events(self) -> ControlStream[StateEvent]:
+        """Every change of a state from now on: the daemon has confirmed it."""
+        return self._stream(encoded("events", {}), StateEvent)
+
+    # -- any command, as JSON
 
     def request(self, command: str, **arguments: object) -> dict[str, Any]:
-        """The decoded answer. Raises ControlError when there is none, or one that says no."""
+        """The answer to any command, as a dict."""
         answer: dict[str, Any] = msgspec.json.decode(self.request_raw(command, **arguments))
         return answer
 
     def request_raw(self, command: str, **arguments: object) -> bytes:
-        """The answer as JSON text, known to be whole and to say yes. Raises as request()."""
-        with self._send(command, arguments) as connection:
-            line, _ = self._read_line(connection)
-        return line
+        """The answer to any command as JSON text, known to be whole and no refusal."""
+        return self._line(encoded(command, arguments))
 
-    def stream(self, command: str = "events", **arguments: object) -> ControlStream:
-        """A stream, once the daemon has confirmed it. Raises as request()."""
-        connection = self._send(command, arguments)
+    def stream(self, command: str = "events", **arguments: object) -> ControlStream[dict[str, Any]]:
+        """A stream, its events as dicts, once the daemon has confirmed it."""
+        return self._stream(encoded(command, arguments), dict[str, Any])
+
+    # -- how
+
+    def _ask(self, request: Request, kind: type[Document]) -> Document:
+        return decoded(self._line(msgspec.json.encode(request)), kind, self.path)
+
+    def _line(self, request: bytes) -> bytes:
+        with self._send(request) as connection:
+            return self._read_line(connection, _Lines())
+
+    def _stream(self, request: bytes, kind: type[Document]) -> ControlStream[Document]:
+        connection, lines = self._send(request), _Lines()
         try:
-            _, rest = self._read_line(connection)
+            self._read_line(connection, lines)
         except BaseException:
             connection.close()
             raise
-        return ControlStream(self.path, connection, rest)
+        stream = ControlStream(self._daemon, connection, lines, kind)
+        self._streams = [each for each in self._streams if not each.closed] + [stream]
+        return stream
 
-    def _send(self, command: str, arguments: Mapping[str, object]) -> socket.socket:
+    def _send(self, request: bytes) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        connection.settimeout(self.timeout_s)
-        given = {name: value for name, value in arguments.items() if value is not None}
-        request = msgspec.json.encode({"command": command, **given}) + b"\n"
+        connection.settimeout(self._daemon.timeout_s)
         try:
             connection.connect(os.fspath(self.path))
             # A server that refuses closes without reading; its answer is still to be read.
             with contextlib.suppress(ConnectionError):
-                connection.sendall(request)
+                connection.sendall(request + b"\n")
         except OSError as error:
             connection.close()
-            raise self._connection_error(error) from error
+            raise self._daemon.unreachable(error) from error
         return connection
 
-    def _connection_error(self, error: OSError) -> ControlError:
-        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-            return ControlError(f"no carp-fast daemon at {self.path}: is it running?")
-        if isinstance(error, PermissionError):
-            return ControlError(f"no permission for {self.path}: it belongs to the daemon's user")
-        if isinstance(error, BlockingIOError | TimeoutError):
-            return ControlTimeout(f"the daemon at {self.path} takes no connections now")
-        return ControlError(f"{self.path}: {error.strerror or error}")
-
-    def _read_line(self, connection: socket.socket) -> tuple[bytes, bytes]:
-        """The answer's line, which says yes, and what came after it."""
-        pieces: list[bytes] = []
-        while True:
+    def _read_line(self, connection: socket.socket, lines: _Lines) -> bytes:
+        """The answer's line, which does not refuse."""
+        while (line := lines.take()) is None:
             try:
                 data = connection.recv(CHUNK_BYTES)
             except TimeoutError:
-                text = f"does not answer within {self.timeout_s:g} s"
-                raise ControlTimeout(f"the daemon at {self.path} {text}") from None
+                raise self._daemon.silent() from None
             except ConnectionError:
                 data = b""
             if not data:
-                how = "in the middle of its answer" if pieces else "without an answer"
-                raise ControlError(f"the daemon at {self.path} ended the connection {how}")
-            end = data.find(b"\n")
-            if end >= 0:
-                line = b"".join([*pieces, data[:end]])
-                self._check(line)
-                return line, data[end + 1 :]
-            pieces.append(data)
+                raise self._daemon.broke_off(lines)
+            lines.feed(data)
+        return self._daemon.checked(line)
 
-    def _check(self, line: bytes) -> None:
+
+# ------------------------------------------------------------------------------------ with asyncio
+
+
+class _Connection:
+    """A connection on which a request was sent."""
+
+    def __init__(
+        self, daemon: _Daemon, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._daemon = daemon
+        self._reader = reader
+        self._writer = writer
+        self._lines = _Lines()
+
+    @classmethod
+    async def opened(cls, daemon: _Daemon, request: bytes) -> Self:
         try:
-            verdict = msgspec.json.decode(line, type=_Verdict)
-        except msgspec.DecodeError as error:
-            raise ControlError(f"{self.path}: the answer is not a daemon's: {error}") from error
-        if not verdict.ok:
-            raise ControlError(verdict.error or "the daemon refused", verdict.faults)
+            async with asyncio.timeout(daemon.timeout_s):
+                reader, writer = await asyncio.open_unix_connection(daemon.path)
+        except OSError as error:
+            raise daemon.unreachable(error) from error
+        writer.write(request + b"\n")
+        return cls(daemon, reader, writer)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    async def _more(self, timeout_s: float | None) -> bool:
+        """Reads some of what comes; False: nothing comes any more. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            try:
+                data = await self._reader.read(CHUNK_BYTES)
+            except ConnectionError:
+                data = b""
+        self._lines.feed(data)
+        return bool(data)
+
+    async def answer(self) -> bytes:
+        """The answer's line, which does not refuse."""
+        while (line := self._lines.take()) is None:
+            try:
+                comes = await self._more(self._daemon.timeout_s)
+            except TimeoutError:
+                raise self._daemon.silent() from None
+            if not comes:
+                raise self._daemon.broke_off(self._lines)
+        return self._daemon.checked(line)
+
+    async def event(self, timeout_s: float | None) -> bytes:
+        """The next line of a stream."""
+        while (line := self._lines.take()) is None:
+            try:
+                comes = await self._more(timeout_s)
+            except TimeoutError:
+                raise ControlTimeout(f"no event within {timeout_s:g} s") from None
+            if not comes:
+                raise self._daemon.ended()
+        return self._daemon.event(line)
+
+
+class AsyncControlStream(Generic[Document]):
+    """Documents of a stream: `async with` begins it, `async for` or next_event() takes them.
+
+    Raises ControlError when there is no daemon, or when it ends the stream.
+    """
+
+    def __init__(self, daemon: _Daemon, request: bytes, kind: type[Document]) -> None:
+        self._daemon = daemon
+        self._request = request
+        self._kind = kind
+        self._connection: _Connection | None = None
+        self.closed = False  # whether it was ended here
+
+    async def __aenter__(self) -> Self:
+        """Returns once the daemon has confirmed the stream."""
+        self._connection = await _Connection.opened(self._daemon, self._request)
+        try:
+            await self._connection.answer()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the stream."""
+        self.closed = True
+        if self._connection is not None:
+            self._connection.close()
+
+    def __aiter__(self) -> AsyncIterator[Document]:
+        return self
+
+    async def __anext__(self) -> Document:
+        return await self.next_event()
+
+    async def next_event(self, timeout_s: float | None = None) -> Document:
+        """The next event. Raises ControlTimeout if none comes within timeout_s (None: waits)."""
+        if self._connection is None:
+            raise RuntimeError("a stream begins with `async with`")
+        return decoded(await self._connection.event(timeout_s), self._kind, self._daemon.path)
+
+
+class AsyncControlClient:
+    """ControlClient for asyncio: the same questions, answers and errors, awaited.
+
+    A context manager: leaving the block ends its streams.
+    """
+
+    def __init__(self, path: Path | str, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self._daemon = _Daemon(path, timeout_s)
+        self._streams: list[AsyncControlStream[Any]] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for stream in self._streams:
+            stream.close()
+
+    @property
+    def path(self) -> Path:
+        """The control socket."""
+        return self._daemon.path
+
+    async def status(
+        self,
+        *,
+        interface: str | None = None,
+        vhid: int | None = None,
+        state: str | None = None,
+        problems: bool = False,
+    ) -> Status:
+        """See ControlClient.status."""
+        request = StatusRequest(interface, vhid, state, problems or None)
+        return decoded((await self._ask(request, StatusAnswer)).status, Status, self.path)
+
+    async def explain(self, interface: str, vhid: int) -> Explanation:
+        """See ControlClient.explain."""
+        answer = await self._ask(ExplainRequest(interface, vhid), ExplainAnswer)
+        return decoded(answer.explain, Explanation, self.path)
+
+    async def reload(self, *, force: bool = False) -> Reloaded:
+        """See ControlClient.reload."""
+        return await self._ask(ReloadRequest(force), Reloaded)
+
+    async def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
+        """See ControlClient.record."""
+        return (await self._ask(RecordRequest(interface, vhid), RecordAnswer)).recording
+
+    def events(self) -> AsyncControlStream[StateEvent]:
+        """Every change of a state from when its `async with` block begins."""
+        stream = AsyncControlStream(self._daemon, encoded("events", {}), StateEvent)
+        self._streams = [each for each in self._streams if not each.closed] + [stream]
+        return stream
+
+    async def _ask(self, request: Request, kind: type[Document]) -> Document:
+        connection = await _Connection.opened(self._daemon, msgspec.json.encode(request))
+        try:
+            return decoded(await connection.answer(), kind, self.path)
+        finally:
+            connection.close()

@@ -12,6 +12,8 @@ import socket
 import struct
 from collections.abc import Iterable
 
+import msgspec
+
 from carp_fast.errors import CarpFastError
 
 CHUNK_BYTES = 262_144  # one write, and the unit in which a slow reader has to make progress
@@ -23,6 +25,14 @@ class ControlError(CarpFastError):
     def __init__(self, message: str, faults: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.faults = tuple(faults)
+
+
+class Verdict(msgspec.Struct, omit_defaults=True):
+    """What every answer begins with: a refusal has `ok` false, and says why."""
+
+    ok: bool = True
+    error: str = ""
+    faults: list[str] = []
 
 
 class ControlInUse(ControlError):

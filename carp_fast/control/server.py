@@ -14,18 +14,17 @@ import os
 import socket
 import stat
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from carp_fast.control.protocol import CHUNK_BYTES, ControlError, ControlInUse, peer_pid
+from carp_fast.control.protocol import CHUNK_BYTES, ControlError, ControlInUse, Verdict, peer_pid
 
 logger = logging.getLogger(__name__)
 
-Answer = bytes | Mapping[str, object] | AsyncIterator[bytes]
-Handler = Callable[[dict[str, Any]], Awaitable[Answer]]
+Answer = bytes | msgspec.Struct | Mapping[str, object] | AsyncIterator[bytes]
 
 LINE_BYTES_MAX = 65_536  # a request line; the largest in use is below 1 KiB
 CLIENTS_MAX = 64  # at once, so that a runaway script cannot take every file descriptor
@@ -38,6 +37,16 @@ LINGER_S = 5.0  # a client that is dropped may take this long to fetch the line 
 STOP_FLUSH_S = 1.0  # stop() waits this long for answers and events under way
 START_LOCK_S = 2.0  # start() waits this long for another start in the same directory
 SOCKET_PATH_BYTES_MAX = 107  # what the kernel allows in sun_path, without its NUL
+
+
+class Handler(NamedTuple):
+    """Who answers a command: `answer` is called with the request as a `request`.
+
+    What does not fit that class is refused with its `needs`, where it has one.
+    """
+
+    request: Any
+    answer: Callable[[Any], Awaitable[Answer]]
 
 
 class ControlCounters(msgspec.Struct):
@@ -94,8 +103,11 @@ class _Client:
             async with asyncio.timeout(ANSWER_STALL_S):
                 await self.writer.drain()
 
-    async def write_object(self, answer: Mapping[str, object]) -> None:
+    async def write_object(self, answer: object) -> None:
         await self.write(msgspec.json.encode(answer) + b"\n")
+
+    async def refuse(self, why: str, faults: Iterable[str] = ()) -> None:
+        await self.write_object(Verdict(False, why, list(faults)))
 
     async def close(self) -> None:
         """Closes once what was written is out, or LINGER_S later."""
@@ -109,11 +121,11 @@ class _Client:
 class ControlServer:
     """Serves the control socket on the running loop.
 
-    `handlers` maps a command to a coroutine function that takes the request (a dict, with its
-    ``command``) and returns its answer: a mapping, to which ``"ok": true`` is added unless it
-    says otherwise; one encoded line as bytes; or an asynchronous iterator of the slices of one
-    line (no line ends in it), written with the loop free in between. A handler says no by
-    raising ControlError. ``events`` is the server's own command, fed by publish().
+    `handlers` maps a command to what it takes and who answers. An answer is a struct that begins
+    with ``ok``; a mapping, to which ``"ok": true`` is added unless it says otherwise; one encoded
+    line as bytes; or an asynchronous iterator of the slices of one line (no line ends in it),
+    written with the loop free in between. A handler refuses by raising ControlError. ``events`` is
+    the server's own command, fed by publish().
     """
 
     def __init__(self, path: Path | str, handlers: Mapping[str, Handler]) -> None:
@@ -182,8 +194,11 @@ class ControlServer:
         await self._server.wait_closed()
         self._server = None
 
-    def publish(self, event: Mapping[str, object]) -> None:
-        """Hands an event to every reader of ``events``. Never waits; encodes it once."""
+    def publish(self, event: object) -> None:
+        """Hands an event, which JSON has as an object, to every reader of ``events``.
+
+        Never waits; encodes it once.
+        """
         if not self._subscriptions:
             return
         line = msgspec.json.encode(event) + b"\n"
@@ -242,8 +257,7 @@ class ControlServer:
         if not self._full:
             self._full = True
             logger.warning("control socket full: %d clients, more are refused", CLIENTS_MAX)
-        text = f"too many control clients (limit {CLIENTS_MAX})"
-        await client.write_object({"ok": False, "error": text})
+        await client.refuse(f"too many control clients (limit {CLIENTS_MAX})")
 
     async def _serve(self, client: _Client) -> None:
         while True:
@@ -251,8 +265,7 @@ class ControlServer:
                 line = await client.reader.readline()
             except ValueError:
                 self.counters.lines_too_long += 1
-                text = f"request line longer than {LINE_BYTES_MAX} bytes"
-                await client.write_object({"ok": False, "error": text})
+                await client.refuse(f"request line longer than {LINE_BYTES_MAX} bytes")
                 return
             if not line:
                 return
@@ -265,8 +278,7 @@ class ControlServer:
     async def _answer(self, client: _Client, line: bytes) -> bool:
         """Answers one request; returns whether the connection goes on."""
         try:
-            request = _decode_request(line)
-            command = request["command"]
+            command = _command(line)
             if command == "events":
                 await self._serve_events(client)
                 return False
@@ -274,17 +286,20 @@ class ControlServer:
             if handler is None:
                 known = ", ".join(sorted({*self._handlers, "events"}))
                 raise ControlError(f"unknown command {command!r} (known: {known})")
-            answer = await self._call(handler, command, request)
+            answer = await self._call(handler, command, line)
         except ControlError as error:
             self.counters.errors += 1
-            answer = {"ok": False, "error": str(error)}
-            if error.faults:
-                answer["faults"] = error.faults
+            answer = Verdict(False, str(error), list(error.faults))
         return await self._write_answer(client, answer)
 
-    async def _call(self, handler: Handler, command: str, request: dict[str, Any]) -> Answer:
+    async def _call(self, handler: Handler, command: str, line: bytes) -> Answer:
         try:
-            return await handler(request)
+            request = msgspec.json.decode(line, type=handler.request)
+        except msgspec.ValidationError as error:
+            needs = getattr(handler.request, "needs", "")
+            raise ControlError(needs or f"{command}: {error}") from error
+        try:
+            return await handler.answer(request)
         except ControlError:
             raise
         except Exception as error:
@@ -293,6 +308,9 @@ class ControlServer:
             raise ControlError(text) from error
 
     async def _write_answer(self, client: _Client, answer: Answer) -> bool:
+        if isinstance(answer, msgspec.Struct):
+            await client.write_object(answer)
+            return True
         if isinstance(answer, Mapping):
             await client.write_object({"ok": True, **answer})
             return True
@@ -324,8 +342,7 @@ class ControlServer:
             while not subscription.gone:
                 if subscription.lost:
                     limit = f"dropped: this reader fell {EVENTS_QUEUED_MAX} events behind"
-                    text = f"{limit}, {subscription.lost} are lost"
-                    await client.write_object({"ok": False, "error": text})
+                    await client.refuse(f"{limit}, {subscription.lost} are lost")
                     return
                 if subscription.lines:
                     client.writer.write(subscription.take())
@@ -345,14 +362,20 @@ class ControlServer:
         asyncio.get_running_loop().call_later(LINGER_S, subscription.abort)
 
 
-def _decode_request(line: bytes) -> dict[str, Any]:
+class _Commanded(msgspec.Struct):
+    """What every request has."""
+
+    command: str
+
+
+def _command(line: bytes) -> str:
     try:
-        request = msgspec.json.decode(line)
+        return msgspec.json.decode(line, type=_Commanded).command
+    except msgspec.ValidationError as error:
+        text = 'request must be a JSON object with a string "command"'
+        raise ControlError(text) from error
     except msgspec.DecodeError as error:
         raise ControlError(f"request is not JSON: {error}") from error
-    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
-        raise ControlError('request must be a JSON object with a string "command"')
-    return request
 
 
 async def _until_gone(reader: asyncio.StreamReader, subscription: _Subscription) -> None:

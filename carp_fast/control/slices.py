@@ -16,18 +16,18 @@ SLICE_ITEMS = 2_000  # encoded in one turn of the loop
 
 async def document_slices(
     name: str,
-    fields: Mapping[str, object],
+    head: msgspec.Struct | Mapping[str, object],
     list_name: str,
     slices: AsyncIterator[list[Any]],
 ) -> AsyncIterator[bytes]:
-    """Encodes ``{"ok": true, NAME: {FIELDS..., LIST_NAME: [ITEMS...]}}``, a slice of items each.
+    """Encodes ``{"ok": true, NAME: {HEAD..., LIST_NAME: [ITEMS...]}}``, a slice of items each.
 
     For the answer of a handler: the server yields to the loop between slices, so tens of
     thousands of items never hold it for long, nor are they ever all in memory.
     """
     encode = msgspec.json.encode
-    head = encode(fields)
-    opening = head[:-1] + (b"," if len(fields) else b"")
+    fields = encode(head)
+    opening = fields[:-1] + (b"," if fields != b"{}" else b"")
     yield b'{"ok":true,' + encode(name) + b":" + opening + encode(list_name) + b":["
     separator = b""
     async for items in slices:

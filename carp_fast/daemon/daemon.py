@@ -13,11 +13,11 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
 from carp_fast.config import load as config
+from carp_fast.control.documents import RecordRequest, ReloadRequest
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import Answer, ControlServer
 from carp_fast.daemon import start
@@ -216,7 +216,7 @@ class Daemon:
             self._systemd.watchdog()
             await asyncio.sleep(interval_s)
 
-    async def _record(self, request: dict[str, Any]) -> Answer:
+    async def _record(self, request: RecordRequest) -> Answer:
         opened = self._opened
         if not opened.record_capacity:
             raise ControlError("nothing is recorded: daemon.record is 0, or too few (see the log)")
@@ -226,7 +226,7 @@ class Daemon:
         """Reloads because a signal asked for it; errors are logged."""
         await self._requests.served()
         try:
-            await self._reloader.answer({})
+            await self._reloader.answer(ReloadRequest())
         except ControlError as error:
             logger.error("reload: nothing was changed: %s", error)
 

@@ -8,17 +8,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carp_fast.capture.digests import automatic_of, link_local_addresses
 from carp_fast.capture.judge import signer_of
 from carp_fast.config.model import nearest_to
+from carp_fast.control.documents import (
+    Digest,
+    Event,
+    Explained,
+    ExplainRequest,
+    Explanation,
+    HeardMaster,
+    Link,
+    Rejection,
+    Stalled,
+    StatusRequest,
+    Timer,
+    VirtualHostExplanation,
+    VirtualHostFacts,
+    VirtualHostStatus,
+)
 from carp_fast.control.protocol import ControlError
 from carp_fast.daemon.own_sources import configured
 from carp_fast.daemon.reports import rfc3339
 from carp_fast.daemon.status import SPANS_A_SLICE
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._wire import VERDICT_WORDS
+from carp_fast.engine.reports import State
 from carp_fast.inet import address_text, mac_text
 
 if TYPE_CHECKING:
@@ -31,6 +48,13 @@ if TYPE_CHECKING:
 # Of an interface's counters those of rejections: the verdicts' words, but for "ok".
 REJECTED = frozenset(VERDICT_WORDS[1:])
 INTERFACES_NAMED = 5  # in the line that says that there is no such interface
+
+
+class Rejected(NamedTuple):
+    """Of an interface's rejections the last ones of a vhid or an unknown one, and its counters."""
+
+    last: list[Rejection]
+    counters: dict[str, int]
 
 
 class Explanations:
@@ -51,15 +75,9 @@ class Explanations:
         self._status = status
         self._now_ns = now_ns
 
-    async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """{"explain": {"virtual_hosts": [...]}}, every virtual host of the interface and vhid.
-
-        Each is as in the status document, without `peer`, and with why; times in s. Raises
-        ControlError for a request that names none.
-        """
-        interface, vhid = request.get("interface"), request.get("vhid")
-        if not isinstance(interface, str) or not isinstance(vhid, int):
-            raise ControlError("explain: an interface's name and a vhid are needed")
+    async def answer(self, request: ExplainRequest) -> Explained:
+        """Every virtual host of the interface and vhid. Raises ControlError where there is none."""
+        interface, vhid = request.interface, request.vhid
         slots = self._find(interface, vhid)
         snapshots = []
         for first in range(0, len(slots), SPANS_A_SLICE):
@@ -69,25 +87,21 @@ class Explanations:
             of_interface = self._pump.snapshot_interfaces(1, self._hosts.number(interface))
             await self._orders.done()
         now_ns = self._now_ns()
-        rejected = {
-            "rejections": rejections(of_interface.rejections()[0], vhid, now_ns),
-            # Those of its interface: of most rejected frames it is not known whom they were for.
-            "interface_rejected": {
+        rejected = Rejected(
+            rejections(of_interface.rejections()[0], vhid, now_ns),
+            {
                 word: count
                 for word, count in of_interface.counters()[0].items()
                 if word in REJECTED and count
             },
-        }
-        found, wanted = [], {"interface": interface, "vhid": vhid}
+        )
+        found, wanted = [], StatusRequest(interface, vhid)
         for snapshot in snapshots:
             # A slot may have become free, or another's, while the pump copied.
-            for entry in self._status.virtual_hosts(snapshot.hosts(), wanted):
-                [(slot, fields)] = snapshot.explained(now_ns)
-                host = self._hosts.hosts[slot]
-                assert host is not None
-                entry.pop("peer")
-                found.append(entry | self._why(host, fields, now_ns) | rejected)
-        return {"explain": {"virtual_hosts": found}}
+            for host, entry in self._status.matching(snapshot.hosts(), wanted):
+                [(_, fields)] = snapshot.explained(now_ns)
+                found.append(self._explained(host, entry, fields, rejected, now_ns))
+        return Explained(ok=True, explain=Explanation(found))
 
     def _find(self, interface: str, vhid: int) -> list[int]:
         """The slots of a vhid. Raises ControlError naming what there is."""
@@ -115,47 +129,61 @@ class Explanations:
             )
         return vhids[vhid]
 
-    def _why(self, host: VirtualHost, fields: dict[str, Any], now_ns: int) -> dict[str, Any]:
+    def _explained(
+        self,
+        host: VirtualHost,
+        entry: VirtualHostStatus,
+        fields: Mapping[str, Any],
+        rejected: Rejected,
+        now_ns: int,
+    ) -> VirtualHostExplanation:
+        """A virtual host as it stands in the status document, and why."""
         settings = host.settings
-        return {
-            "families": fields["families"],
-            "digest": digest(host),
-            "source": source(fields, 4),
-            "source6": source(fields, 6),
-            "configured_sources": self._configured_sources(host),
-            "dialect": fields["dialect"],
-            "replay": fields["replay"],
-            "dead_ratio": fields["dead_ratio"],
-            "interval_s": in_s(fields["interval_ns"]),
-            "master_down_s": in_s(fields["master_down_ns"]),
-            "preempt": settings.preempt,
-            "preempt_delay_s": settings.preempt_delay_s,
-            "startup_delay_s": settings.startup_delay_s,
-            "ignore_link_state": settings.ignore_link_state,
-            "manage_addresses": settings.manage_addresses,
-            "address_deadline_s": settings.address_deadline_s,
-            "without_addresses_s": since_s(fields["without_ns"], now_ns),
-            "retries_in_s": until_s(fields["retry_at_ns"], now_ns),
-            "undemoted_in_s": until_s(fields["demoted_until_ns"], now_ns),
-            "link": self._link(host.interface),
-            "for_s": in_s(now_ns - fields["since_ns"]),
-            "heard": [heard(peer, now_ns) for peer in fields["peers"]],
-            "silent_families": fields["silent_families"],
-            "timer": timer(fields, now_ns),
-            "preempts_in_s": preempts_in_s(fields, now_ns),
-            "stalled": stalled(fields, now_ns),
-            "ties": fields["ties"],
-            "jitter_s": in_s(fields["jitter_ns"]),
-            "demote": fields["demote"],
-            "failed_sends": fields["failed_sends"],
-        }
+        facts = {name: getattr(entry, name) for name in VirtualHostFacts.__struct_fields__}
+        facts["families"] = fields["families"]
+        return VirtualHostExplanation(
+            **facts,
+            peers=entry.peers,
+            counters=entry.counters,
+            digest=digest(host),
+            source=source(fields, 4),
+            source6=source(fields, 6),
+            configured_sources=self._configured_sources(host),
+            dialect=fields["dialect"],
+            replay=fields["replay"],
+            dead_ratio=fields["dead_ratio"],
+            interval_s=in_s(fields["interval_ns"]),
+            master_down_s=in_s(fields["master_down_ns"]),
+            preempt=settings.preempt,
+            preempt_delay_s=settings.preempt_delay_s,
+            startup_delay_s=settings.startup_delay_s,
+            ignore_link_state=settings.ignore_link_state,
+            manage_addresses=settings.manage_addresses,
+            address_deadline_s=settings.address_deadline_s,
+            without_addresses_s=since_s(fields["without_ns"], now_ns),
+            retries_in_s=until_s(fields["retry_at_ns"], now_ns),
+            undemoted_in_s=until_s(fields["demoted_until_ns"], now_ns),
+            link=self._link(host.interface),
+            for_s=in_s(now_ns - fields["since_ns"]),
+            heard=[heard(peer, now_ns) for peer in fields["peers"]],
+            silent_families=fields["silent_families"],
+            timer=timer(fields, now_ns),
+            preempts_in_s=preempts_in_s(fields, now_ns),
+            stalled=stalled(fields, now_ns),
+            ties=fields["ties"],
+            jitter_s=in_s(fields["jitter_ns"]),
+            demote=fields["demote"],
+            failed_sends=fields["failed_sends"],
+            rejections=rejected.last,
+            interface_rejected=rejected.counters,
+        )
 
     def _configured_sources(self, host: VirtualHost) -> dict[str, str]:
         """Where each configured source of a virtual host is, see own_sources.Where."""
         where = self._network.own_sources.where
         return {source: where(host.interface, source) for _, source in configured(host)}
 
-    def _link(self, name: str) -> str:
+    def _link(self, name: str) -> Link:
         now = self._network.now.get(name)
         if now is None or not now.ifindex:
             return "missing"
@@ -189,7 +217,7 @@ def in_ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
-def digest(host: VirtualHost) -> dict[str, Any] | None:
+def digest(host: VirtualHost) -> Digest | None:
     """How the digest of what it sends is made, where implementations differ in that: with
     link-local addresses. None: it has none. `form` is that of _prepared.signed_forms.
     """
@@ -198,11 +226,11 @@ def digest(host: VirtualHost) -> dict[str, Any] | None:
     if not link_local:
         return None
     form, _ = signer.forms()[0]
-    return {
-        "form": form,
-        "link_local": [address_text(each) for each in link_local],
-        "automatic": automatic_of(signer.vhid),
-    }
+    return Digest(
+        form=form,
+        link_local=[address_text(each) for each in link_local],
+        automatic=automatic_of(signer.vhid),
+    )
 
 
 def source(fields: Mapping[str, Any], family: int) -> str | None:
@@ -211,35 +239,35 @@ def source(fields: Mapping[str, Any], family: int) -> str | None:
     return address_text(address) if family in fields["families"] and any(address) else None
 
 
-def heard(peer: Mapping[str, Any], now_ns: int) -> dict[str, Any]:
+def heard(peer: Mapping[str, Any], now_ns: int) -> HeardMaster:
     """A source as the engine remembers it, and what it means: an event's word or None."""
-    return {
-        "source": address_text(peer["source"]),
-        "family": peer["family"],
-        "mac": mac_text(peer["mac"]),
-        "advbase": peer["advbase"],
-        "advskew": peer["advskew"],
-        "demote": peer["demote"],
-        "interval_s": in_s(peer["interval_ns"]),
-        "counter": peer["counter"],
-        "heard_ago_s": in_s(now_ns - peer["heard_ns"]),
-        "current": peer["current"],
-        "own_source": peer["own_source"],
-        "event": peer["event"],
-    }
+    return HeardMaster(
+        source=address_text(peer["source"]),
+        family=peer["family"],
+        mac=mac_text(peer["mac"]),
+        advbase=peer["advbase"],
+        advskew=peer["advskew"],
+        demote=peer["demote"],
+        interval_s=in_s(peer["interval_ns"]),
+        counter=peer["counter"],
+        heard_ago_s=in_s(now_ns - peer["heard_ns"]),
+        current=peer["current"],
+        own_source=peer["own_source"],
+        event=peer["event"],
+    )
 
 
-def timer(fields: Mapping[str, Any], now_ns: int) -> dict[str, Any] | None:
+def timer(fields: Mapping[str, Any], now_ns: int) -> Timer | None:
     """The event that comes next if nothing is heard, and when."""
     if not fields["deadline_ns"]:
         return None
-    left = "master_left" if fields["master_leaves"] else "master_down"
-    event = {
+    left: Event = "master_left" if fields["master_leaves"] else "master_down"
+    events: dict[State, Event] = {
         "INIT": "ready",
         "BACKUP": "our_turn" if fields["contested"] else left,
         "MASTER": "advertisement_due",
-    }[fields["state"]]
-    return {"event": event, "in_s": max(0.0, in_s(fields["deadline_ns"] - now_ns))}
+    }
+    return Timer(events[fields["state"]], max(0.0, in_s(fields["deadline_ns"] - now_ns)))
 
 
 def preempts_in_s(fields: Mapping[str, Any], now_ns: int) -> float | None:
@@ -249,27 +277,25 @@ def preempts_in_s(fields: Mapping[str, Any], now_ns: int) -> float | None:
     return max(0.0, in_s(fields["preempt_from_ns"] - now_ns))
 
 
-def stalled(fields: Mapping[str, Any], now_ns: int) -> dict[str, Any] | None:
+def stalled(fields: Mapping[str, Any], now_ns: int) -> Stalled | None:
     """Where a BACKUP waits on since the pump was away or frames were lost: until when that was."""
     attentive_ns = fields["attentive_ns"]
     heard_ns = max(fields["heard_ns"], fields["since_ns"])
     if fields["state"] != "BACKUP" or attentive_ns <= heard_ns:
         return None
-    return {"until": rfc3339(attentive_ns), "ago_s": in_s(now_ns - attentive_ns)}
+    return Stalled(rfc3339(attentive_ns), in_s(now_ns - attentive_ns))
 
 
-def rejections(
-    remembered: Iterable[Mapping[str, Any]], vhid: int, now_ns: int
-) -> list[dict[str, Any]]:
+def rejections(remembered: Iterable[Mapping[str, Any]], vhid: int, now_ns: int) -> list[Rejection]:
     """Of an interface's last rejections, newest first, those for a vhid or an unknown one."""
     return [
-        {
-            "at": rfc3339(each["at_ns"]),
-            "ago_s": in_s(now_ns - each["at_ns"]),
-            "verdict": each["verdict"],
-            "vhid": each["vhid"],
-            "source": None if each["source"] is None else address_text(each["source"]),
-        }
+        Rejection(
+            at=rfc3339(each["at_ns"]),
+            ago_s=in_s(now_ns - each["at_ns"]),
+            verdict=each["verdict"],
+            vhid=each["vhid"],
+            source=None if each["source"] is None else address_text(each["source"]),
+        )
         for each in remembered
         if each["vhid"] in (None, vhid)
     ]

@@ -6,13 +6,16 @@ would cause is the engine's word, and here only said in a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Any
 
+from carp_fast.control.documents import (
+    Explanation,
+    HeardMaster,
+    VirtualHostExplanation,
+    VirtualHostFacts,
+)
 from carp_fast.daemon.own_sources import MEANINGS, USABLE
-
-Facts = Mapping[str, Any]
 
 ADDRESSES_LISTED = 16  # of one kind, of a virtual host
 RESIGNATION = (255, 255)  # advbase, advskew
@@ -105,14 +108,14 @@ DEMOTION_MEANINGS = {
 }
 
 
-def text(document: Facts) -> str:
+def text(document: Explanation) -> str:
     """Every virtual host of the document, an empty line between two."""
-    return "\n\n".join("\n".join(lines(host)) for host in document["virtual_hosts"])
+    return "\n\n".join("\n".join(lines(host)) for host in document.virtual_hosts)
 
 
-def lines(host: Facts) -> Iterator[str]:
+def lines(host: VirtualHostExplanation) -> Iterator[str]:
     """One virtual host: a heading and indented lines for each section that has something to say."""
-    name = f"virtual host {host['interface']}/{host['vhid']}"
+    name = f"virtual host {host.interface}/{host.vhid}"
     sections = {
         name: identity(host),
         "heard masters": heard_masters(host),
@@ -151,33 +154,34 @@ def rate(advbase: int, advskew: int, interval_s: float) -> str:
 # ---------------------------------------------------------------------------- what and why it is
 
 
-def identity(host: Facts) -> Iterator[str]:
-    families = " and ".join(f"IPv{family}" for family in host["families"])
-    groups = [ip_address(text).is_multicast for text in host["destinations"]]
+def identity(host: VirtualHostExplanation) -> Iterator[str]:
+    families = " and ".join(f"IPv{family}" for family in host.families)
+    groups = [ip_address(text).is_multicast for text in host.destinations]
     kind = (
         "unicast to" if not all(groups) else "to the group" if len(groups) == 1 else "to the groups"
     )
-    own = [each for each in (host["source"], host["source6"]) if each]
+    own = [each for each in (host.source, host.source6) if each]
     yield (
-        f"advertises over {families} {kind} {', '.join(host['destinations'])}, "
-        f"from {' and '.join(own) or 'no address yet'}, dialect {host['dialect']}"
+        f"advertises over {families} {kind} {', '.join(host.destinations)}, "
+        f"from {' and '.join(own) or 'no address yet'}, dialect {host.dialect}"
     )
-    for source, where in host["configured_sources"].items():
+    for source, where in host.configured_sources.items():
         if where != "here":
             yield f"its configured source {source} {MEANINGS[where]}"
-    advskew, effective = host["advskew"], host["effective_advskew"]
+    advskew, effective = host.advskew, host.effective_advskew
     sent = "" if effective == advskew else f" ({effective} is sent)"
     yield (
-        f"advbase {host['advbase']}, advskew {advskew}{sent}: an advertisement every "
-        f"{seconds(host['interval_s'])}, master-down time {seconds(host['master_down_s'])} "
-        f"(dead_ratio {host['dead_ratio']})"
+        f"advbase {host.advbase}, advskew {advskew}{sent}: an advertisement every "
+        f"{seconds(host.interval_s)}, master-down time {seconds(host.master_down_s)} "
+        f"(dead_ratio {host.dead_ratio})"
     )
-    if host["digest"]:
-        digest = host["digest"] | {"link_local": listed(host["digest"]["link_local"])}
-        yield FORM_MEANINGS[digest["form"]].format_map(digest)
-    reason = host["reason"]
+    if host.digest:
+        yield FORM_MEANINGS[host.digest.form].format(
+            link_local=listed(host.digest.link_local), automatic=host.digest.automatic
+        )
+    reason = host.reason
     yield (
-        f"{host['state']} since {host['since']} (for {seconds(host['for_s'])})"
+        f"{host.state} since {host.since} (for {seconds(host.for_s)})"
         f"{', reason ' + reason if reason else ''}: {REASON_MEANINGS.get(reason, reason)}"
     )
 
@@ -185,53 +189,53 @@ def identity(host: Facts) -> Iterator[str]:
 # ------------------------------------------------------------------------------------ who is heard
 
 
-def heard_masters(host: Facts) -> Iterator[str]:
-    for each in host["heard"]:
+def heard_masters(host: VirtualHostExplanation) -> Iterator[str]:
+    for each in host.heard:
         yield f"{who(each, host)} {judged(each, host)}"
-        if each["demote"] and host["dialect"] != "openbsd":
+        if each.demote and host.dialect != "openbsd":
             yield (
-                f"{each['source']} sends demote byte {each['demote']} as OpenBSD does, and dialect "
-                f'{host["dialect"]} does not look at it: set dialect = "openbsd"'
+                f"{each.source} sends demote byte {each.demote} as OpenBSD does, and dialect "
+                f'{host.dialect} does not look at it: set dialect = "openbsd"'
             )
-    if "duplicate_source" in host["warnings"]:
+    if "duplicate_source" in host.warnings:
         yield (
-            f"duplicate_source: {host['warnings']['duplicate_source']}: give each host a source "
+            f"duplicate_source: {host.warnings['duplicate_source']}: give each host a source "
             "of its own, or make out which machine was cloned"
         )
-    if not host["heard"]:
+    if not host.heard:
         yield "nobody has been heard" + (
-            "" if host["state"] != "INIT" else ", and nobody would count in INIT"
+            "" if host.state != "INIT" else ", and nobody would count in INIT"
         )
-    for family in host["silent_families"]:
+    for family in host.silent_families:
         yield (
             f"nothing is heard over IPv{family}, only over the other family: that alone does not "
             "make it take over"
         )
 
 
-def who(heard: Facts, host: Facts) -> str:
+def who(heard: HeardMaster, host: VirtualHostExplanation) -> str:
     """Source, MAC, family, counter, and how long ago: what stands before the verdict."""
-    about = [heard["mac"], f"IPv{heard['family']}", f"counter {heard['counter']}"]
-    if heard["own_source"]:
+    about = [heard.mac, f"IPv{heard.family}", f"counter {heard.counter}"]
+    if heard.own_source:
         about.append("our own source address, which another host has, too")
-    if heard["current"]:
-        about.append("the current master" if host["state"] == "BACKUP" else "heard last")
-    return f"{heard['source']} ({', '.join(about)}), {seconds(heard['heard_ago_s'])} ago,"
+    if heard.current:
+        about.append("the current master" if host.state == "BACKUP" else "heard last")
+    return f"{heard.source} ({', '.join(about)}), {seconds(heard.heard_ago_s)} ago,"
 
 
-def judged(heard: Facts, host: Facts) -> str:
+def judged(heard: HeardMaster, host: VirtualHostExplanation) -> str:
     """What it advertises, how that compares, and what follows: the engine's event in words."""
-    event = heard["event"]
-    again = "if it is heard again, " if heard["heard_ago_s"] > host["master_down_s"] else ""
-    if (heard["advbase"], heard["advskew"]) == RESIGNATION:
+    event = heard.event
+    again = "if it is heard again, " if heard.heard_ago_s > host.master_down_s else ""
+    if (heard.advbase, heard.advskew) == RESIGNATION:
         follows = "nothing follows"
         if event == "master_leaving":
             follows = "we do not wait for our master-down time"
         elif event == "slower":
             follows = "we stay MASTER"
         return f"resigned (255/255): {follows}"
-    says = f"advertises {rate(heard['advbase'], heard['advskew'], heard['interval_s'])}"
-    if host["state"] == "INIT":
+    says = f"advertises {rate(heard.advbase, heard.advskew, heard.interval_s)}"
+    if host.state == "INIT":
         return f"{says}: nothing that is heard counts in INIT"
     says += f", {comparison(heard, host)}"
     if event is None:
@@ -239,81 +243,81 @@ def judged(heard: Facts, host: Facts) -> str:
             f"{says}, and more seldom than our master-down time, without being the master that we "
             "know: nothing follows"
         )
-    if heard["own_source"] and event in ("tie_lost", "tie_yielded"):
+    if heard.own_source and event in ("tie_lost", "tie_yielded"):
         return f"{says}: {again}{TWIN_YIELDS}"
     return f"{says}{because(heard, host)}: {again}{CONSEQUENCES[event]}"
 
 
-def decided_by_demotion(heard: Facts, host: Facts) -> bool:
-    return bool(host["dialect"] == "openbsd" and heard["demote"] != host["demote"])
+def decided_by_demotion(heard: HeardMaster, host: VirtualHostExplanation) -> bool:
+    return bool(host.dialect == "openbsd" and heard.demote != host.demote)
 
 
-def comparison(heard: Facts, host: Facts) -> str:
-    theirs, ours = heard["interval_s"], host["interval_s"]
+def comparison(heard: HeardMaster, host: VirtualHostExplanation) -> str:
+    theirs, ours = heard.interval_s, host.interval_s
     if decided_by_demotion(heard, host):
-        less = "less" if heard["demote"] < host["demote"] else "more"
-        return f"{less} demoted than we are (demote byte {heard['demote']}, ours {host['demote']})"
+        less = "less" if heard.demote < host.demote else "more"
+        return f"{less} demoted than we are (demote byte {heard.demote}, ours {host.demote})"
     how = "as fast as" if theirs == ours else "faster than" if theirs < ours else "slower than"
-    return f"{how} our {rate(host['advbase'], host['effective_advskew'], ours)}"
+    return f"{how} our {rate(host.advbase, host.effective_advskew, ours)}"
 
 
-def because(heard: Facts, host: Facts) -> str:
+def because(heard: HeardMaster, host: VirtualHostExplanation) -> str:
     """Why a comparison does not have the outcome that one may expect of it; often nothing."""
-    theirs, ours, event = heard["interval_s"], host["interval_s"], heard["event"]
+    theirs, ours, event = heard.interval_s, host.interval_s, heard.event
     if decided_by_demotion(heard, host) or theirs < ours:
         return ""
     if event == "master_heard":
         return why_no_preemption(heard, host) if theirs > ours else ", a tie that changes nothing"
     if event == "slower" and theirs == ours:
-        if heard["own_source"]:
+        if heard.own_source:
             return ", a tie with our own source address that goes to our higher MAC"
-        if heard["family"] == 6 and 4 in host["families"]:
+        if heard.family == 6 and 4 in host.families:
             return ", a tie that IPv4 decides, or the lower source if it goes on"
         return ", a tie that goes to the lower source, which is ours (dialect ucarp)"
     return ""
 
 
-def why_no_preemption(heard: Facts, host: Facts) -> str:
-    preempt = host["preempt"]
+def why_no_preemption(heard: HeardMaster, host: VirtualHostExplanation) -> str:
+    preempt = host.preempt
     if preempt is False:
         return ", but preempt = false"
-    if preempt == "demoted" and heard["advskew"] < DEMOTED_ADVSKEW:
+    if preempt == "demoted" and heard.advskew < DEMOTED_ADVSKEW:
         return f', but preempt = "demoted" and it is not (advskew below {DEMOTED_ADVSKEW})'
-    left = host["preempts_in_s"]
+    left = host.preempts_in_s
     runs = "begins when it is next heard" if left is None else f"runs for another {seconds(left)}"
-    return f", but preempt_delay_s = {host['preempt_delay_s']:g} {runs}"
+    return f", but preempt_delay_s = {host.preempt_delay_s:g} {runs}"
 
 
 # ------------------------------------------------------------------------------------------- timers
 
 
-def timers(host: Facts) -> Iterator[str]:
-    timer = host["timer"]
+def timers(host: VirtualHostExplanation) -> Iterator[str]:
+    timer = host.timer
     if timer is not None:
-        left = timer["in_s"]
+        left = timer.in_s
         yield {
-            "ready": f"startup_delay_s = {host['startup_delay_s']:g} runs: takes part in "
+            "ready": f"startup_delay_s = {host.startup_delay_s:g} runs: takes part in "
             f"{seconds(left)}",
             "master_down": f"takes over in {seconds(left)} unless a master is heard",
             "master_left": f"the master leaves: takes over in {seconds(left)}",
             "our_turn": f"takes over in {seconds(left)}, unless who lost the same tie is faster",
             "advertisement_due": f"next advertisement in {left * 1e3:.0f} ms",
-        }[timer["event"]]
-    if host["preempts_in_s"]:
+        }[timer.event]
+    if host.preempts_in_s:
         yield (
-            f"preempt_delay_s = {host['preempt_delay_s']:g} runs: takes over from a slower master "
-            f"in {seconds(host['preempts_in_s'])} at the earliest"
+            f"preempt_delay_s = {host.preempt_delay_s:g} runs: takes over from a slower master "
+            f"in {seconds(host.preempts_in_s)} at the earliest"
         )
-    stalled = host["stalled"]
+    stalled = host.stalled
     if stalled is not None:
         yield (
             "the pump was away, or the kernel dropped frames: it waits on for what it may have "
-            f"missed until {stalled['until']} ({seconds(stalled['ago_s'])} ago)"
+            f"missed until {stalled.until} ({seconds(stalled.ago_s)} ago)"
         )
-    if host["state"] == "BACKUP" and host["ties"]:
+    if host.state == "BACKUP" and host.ties:
         yield (
-            f"it lost a tie lately ({host['ties']} since one master alone was heard for two "
-            f"master-down times): each wait is {seconds(host['jitter_s'])} longer, so that equal "
+            f"it lost a tie lately ({host.ties} since one master alone was heard for two "
+            f"master-down times): each wait is {seconds(host.jitter_s)} longer, so that equal "
             "hosts do not rise together"
         )
 
@@ -321,25 +325,24 @@ def timers(host: Facts) -> Iterator[str]:
 # ----------------------------------------------------------------------------------------- demotion
 
 
-def demotion(host: Facts) -> Iterator[str]:
-    reasons = host["demotion"]["reasons"]
+def demotion(host: VirtualHostExplanation) -> Iterator[str]:
+    reasons = host.demotion.reasons
     for reason, value in reasons.items():
         meaning = DEMOTION_MEANINGS.get(reason)
         yield f"{reason}: {value}{' (' + meaning + ')' if meaning else ''}"
-    if reasons and host["dialect"] == "openbsd":
-        yield f"{host['demotion']['total']} in all: demote byte {host['demote']} is sent"
+    if reasons and host.dialect == "openbsd":
+        yield f"{host.demotion.total} in all: demote byte {host.demote} is sent"
     elif reasons:
         yield (
-            f"{host['demotion']['total']} in all: advskew {host['advskew']} becomes "
-            f"{host['effective_advskew']}"
+            f"{host.demotion.total} in all: advskew {host.advskew} becomes {host.effective_advskew}"
         )
     else:
         yield "none"
-    if host["undemoted_in_s"] is not None:
-        yield f"that for its addresses ends in {seconds(host['undemoted_in_s'])}"
-    if host["failed_sends"] and "send_errors" not in reasons:
+    if host.undemoted_in_s is not None:
+        yield f"that for its addresses ends in {seconds(host.undemoted_in_s)}"
+    if host.failed_sends and "send_errors" not in reasons:
         yield (
-            f"the last {host['failed_sends']} advertisements could not be sent: "
+            f"the last {host.failed_sends} advertisements could not be sent: "
             "three in a row demote it"
         )
 
@@ -347,19 +350,19 @@ def demotion(host: Facts) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------- addresses
 
 
-def addresses(host: Facts) -> Iterator[str]:
-    every, held, problems = host["addresses"], host["addresses_held"], host["address_problems"]
-    master = host["state"] == "MASTER"
+def addresses(host: VirtualHostExplanation) -> Iterator[str]:
+    every, held, problems = host.addresses, host.addresses_held, host.address_problems
+    master = host.state == "MASTER"
     # Beside a foreign IPv4 address of another prefix length ours is held all the same.
     right = [a for a in every if a not in problems or (master and beside(a, problems[a]))]
-    if not host["manage_addresses"]:
+    if not host.manage_addresses:
         yield f"manage_addresses = false: its scripts add and remove {listed(every)}"
         return
     if not master:
         if held:
             yield f"{held} of {len(every)} still held, being removed: {listed(every)}"
         elif right:
-            yield f"none held, as it should be in {host['state']}: {listed(right)}"
+            yield f"none held, as it should be in {host.state}: {listed(right)}"
     elif right:
         missing = len(right) - held
         if missing <= 0:
@@ -371,28 +374,28 @@ def addresses(host: Facts) -> Iterator[str]:
             yield foreign(host, address, why)
         else:
             yield f"failed: {address} could not be {'added' if master else 'removed'} ({why})"
-    if host["retries_in_s"] is not None:
-        yield f"what failed is tried again in {seconds(host['retries_in_s'])}"
-    if master and host["without_addresses_s"] is not None:
-        deadline_s = host["address_deadline_s"]
+    if host.retries_in_s is not None:
+        yield f"what failed is tried again in {seconds(host.retries_in_s)}"
+    if master and host.without_addresses_s is not None:
+        deadline_s = host.address_deadline_s
         then = (
             f"after {deadline_s:g} s (address_deadline_s) it gives up"
             if deadline_s
             else ("address_deadline_s = 0: it stays MASTER")
         )
-        yield f"without any address for {seconds(host['without_addresses_s'])}: {then}"
+        yield f"without any address for {seconds(host.without_addresses_s)}: {then}"
     if len(problems) > ADDRESSES_LISTED:
         yield f"... and {len(problems) - ADDRESSES_LISTED} more that are foreign or failed"
 
 
-def problems(host: Facts) -> list[str]:
+def problems(host: VirtualHostFacts) -> list[str]:
     """What is wrong with a virtual host of the status document, in few words each; often nothing.
 
     Its addresses that are foreign or could not be changed, its demotions, and INIT's reason.
     """
-    found = [f"INIT ({host['reason'] or 'not started'})"] if host["state"] == "INIT" else []
-    found += [f"demoted ({reason})" for reason in host["demotion"]["reasons"]]
-    found += [f"{address}: {why}" for address, why in host["address_problems"].items()]
+    found = [f"INIT ({host.reason or 'not started'})"] if host.state == "INIT" else []
+    found += [f"demoted ({reason})" for reason in host.demotion.reasons]
+    found += [f"{address}: {why}" for address, why in host.address_problems.items()]
     return found
 
 
@@ -401,12 +404,12 @@ def beside(address: str, why: str) -> bool:
     return why.startswith(f"{FOREIGN} as ") and ":" not in address
 
 
-def foreign(host: Facts, address: str, why: str) -> str:
+def foreign(host: VirtualHostExplanation, address: str, why: str) -> str:
     """An address that the interface has by other hands, and what follows in this state."""
-    if host["state"] != "MASTER":
+    if host.state != "MASTER":
         return (
-            f"foreign: {address} is on {host['interface']} and not ours, left alone: this host"
-            f" answers for it, although it is {host['state']} ({why})"
+            f"foreign: {address} is on {host.interface} and not ours, left alone: this host"
+            f" answers for it, although it is {host.state} ({why})"
         )
     if beside(address, why):
         return (
@@ -424,35 +427,36 @@ def listed(every: list[str]) -> str:
 # ------------------------------------------------------------------------- rejections and counters
 
 
-def rejections(host: Facts) -> Iterator[str]:
+def rejections(host: VirtualHostExplanation) -> Iterator[str]:
     by_verdict: dict[str, list[str]] = {}
-    for each in host["rejections"]:
-        sender = each["source"] or "an unknown source"
-        whose = "" if each["vhid"] is not None else ", for an unknown vhid"
-        line = f"{each['verdict']} from {sender}{whose}, {seconds(each['ago_s'])} ago"
-        by_verdict.setdefault(each["verdict"], []).append(line)
+    for each in host.rejections:
+        sender = each.source or "an unknown source"
+        whose = "" if each.vhid is not None else ", for an unknown vhid"
+        line = f"{each.verdict} from {sender}{whose}, {seconds(each.ago_s)} ago"
+        by_verdict.setdefault(each.verdict, []).append(line)
     for verdict, found in by_verdict.items():
         yield from found
-        yield f"  {verdict}: {VERDICT_HINTS[verdict].format_map(host)}"
+        hint = VERDICT_HINTS[verdict].format(interface=host.interface, replay=host.replay)
+        yield f"  {verdict}: {hint}"
 
 
-def counters(host: Facts) -> Iterator[str]:
-    own = [f"{word} {count:,}" for word, count in host["counters"].items() if count]
+def counters(host: VirtualHostExplanation) -> Iterator[str]:
+    own = [f"{word} {count:,}" for word, count in host.counters.items() if count]
     if own:
         yield ", ".join(own)
-    on_interface = [f"{word} {count:,}" for word, count in host["interface_rejected"].items()]
+    on_interface = [f"{word} {count:,}" for word, count in host.interface_rejected.items()]
     if on_interface:
-        yield f"rejected on {host['interface']}, whomever it was for: {', '.join(on_interface)}"
+        yield f"rejected on {host.interface}, whomever it was for: {', '.join(on_interface)}"
 
 
 # --------------------------------------------------------------------------------------------- INIT
 
 
-def to_take_part(host: Facts) -> Iterator[str]:
+def to_take_part(host: VirtualHostExplanation) -> Iterator[str]:
     """What a virtual host in INIT lacks, and what would bring it."""
-    if host["state"] != "INIT":
+    if host.state != "INIT":
         return
-    interface, link, reason = host["interface"], host["link"], host["reason"]
+    interface, link, reason = host.interface, host.link, host.reason
     if reason == "resigned":
         yield "it comes back when it is configured again, or the daemon is started again"
     elif reason == "startup_delay":
@@ -468,14 +472,13 @@ def to_take_part(host: Facts) -> Iterator[str]:
         )
     elif reason == "in_use":
         yield (
-            f"{host['in_use_by'] or 'another process'} of this machine has it: as soon as that"
+            f"{host.in_use_by or 'another process'} of this machine has it: as soon as that"
             " process ends, it takes part"
         )
     elif reason == "no_source":
-        missing = [
-            f"IPv{f}" for f in host["families"] if not host["source6" if f == 6 else "source"]
-        ]
-        for source, where in host["configured_sources"].items():
+        own = {4: host.source, 6: host.source6}
+        missing = [f"IPv{family}" for family in host.families if not own[family]]
+        for source, where in host.configured_sources.items():
             if where not in USABLE:
                 yield f"source {source} {MEANINGS[where]}: {interface} needs it"
         if missing:

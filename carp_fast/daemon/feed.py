@@ -5,9 +5,11 @@ Must not know what a change consists of, nor who follows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-Take = Callable[[Mapping[str, object]], None]
+from carp_fast.control.documents import StateEvent
+
+Take = Callable[[StateEvent], None]
 
 
 class Feed:
@@ -20,7 +22,7 @@ class Feed:
         """Has `take` called with each change from now on."""
         self._subscribers.append(take)
 
-    def publish(self, change: Mapping[str, object]) -> None:
+    def publish(self, change: StateEvent) -> None:
         """Hands a change to all; what one of them raises comes out here."""
         for take in self._subscribers:
             take(change)

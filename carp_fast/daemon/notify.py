@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
@@ -103,7 +103,7 @@ class Notifier:
             self._flushed.clear()
         self._write_soon()
 
-    def send(self, change: Mapping[str, object]) -> None:
+    def send(self, change: object) -> None:
         """Hands a change, anything msgspec makes JSON of, to the program; never waits."""
         if self._stopping:
             return
@@ -284,7 +284,7 @@ class Notify:
             self._notifier = Notifier(self._loop, program)
             self._notifier.start()
 
-    def send(self, change: Mapping[str, object]) -> None:
+    def send(self, change: object) -> None:
         """Hands a change to the program, where there is one; never waits."""
         if self._notifier is not None:
             self._notifier.send(change)

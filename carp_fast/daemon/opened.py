@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from carp_fast.closing import Closing
 from carp_fast.config import load as config
 from carp_fast.daemon.background import Background
@@ -192,12 +194,12 @@ class Opened(Closing):
 
     def log_summary(self) -> None:
         """Logs how many virtual hosts are in which state."""
-        summary = self.status.summary()
+        summary = msgspec.structs.asdict(self.status.summary())
         logger.info("%s", ", ".join(f"{count} {word}" for word, count in summary.items()))
 
     async def _log_scheduling(self) -> None:
         await self.orders.done()
-        got = self.pump.facts["scheduling"]
+        got = self.pump.facts.scheduling
         words = {"fifo": "SCHED_FIFO", "nice": "nice -20", "normal": "normal priority"}
         level = logging.INFO if got == "fifo" else logging.WARNING
         logger.log(level, "the pump runs in a thread of its own with %s", words[got])

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 # yet, or not at all since another host has it; on none.
 Where = Literal["here", "elsewhere", "tentative", "duplicate", "missing"]
 USABLE = frozenset({"here", "elsewhere"})
-MEANINGS: dict[Where, str] = {
+MEANINGS: dict[str, str] = {
     "here": "is there",
     "elsewhere": "is an address of another interface of this host",
     "tentative": "is tentative: whether another host has it is being found out",

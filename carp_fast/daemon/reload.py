@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from carp_fast.config.load import Configuration, Daemon, Settings, VirtualHost
+from carp_fast.control.documents import Reloaded
 from carp_fast.daemon.table import MASTER, Hosts, every_address
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _named(slots: list[int], hosts: Hosts) -> str:
     return names + (f" and {more:,} more" if more > 0 else "")
 
 
-def told(difference: Difference, lines: list[str], seconds: float) -> dict[str, object]:
+def told(difference: Difference, lines: list[str], seconds: float) -> Reloaded:
     """What a reload did, logged, and as who asked for it gets it; `lines` precede its own."""
     lines = lines + difference.lines
     for line in lines[:CHANGES_LOGGED_MAX]:
@@ -222,13 +223,14 @@ def told(difference: Difference, lines: list[str], seconds: float) -> dict[str, 
     changed = lines[:CHANGES_TOLD_MAX]
     if len(lines) > len(changed):
         changed.append(f"... and {len(lines) - len(changed)} more")
-    return {
-        "changed": changed,
-        "added": len(difference.added),
-        "removed": len(difference.removed),
-        "kept": len(difference.kept),
-        "seconds": round(seconds, 3),
-    }
+    return Reloaded(
+        ok=True,
+        changed=changed,
+        added=len(difference.added),
+        removed=len(difference.removed),
+        kept=len(difference.kept),
+        seconds=round(seconds, 3),
+    )
 
 
 def daemon_changes(old: Daemon, new: Daemon) -> list[str]:

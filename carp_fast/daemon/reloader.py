@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from carp_fast.config import load as config
+from carp_fast.control.documents import Reloaded, ReloadRequest
 from carp_fast.control.protocol import ControlError
 from carp_fast.daemon import present, reload
 from carp_fast.daemon.hooks import HookError
@@ -59,15 +60,12 @@ class Reloader:
         """Waits until no reload is being applied, and lets none be applied after that."""
         await self._applying.acquire()
 
-    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def answer(self, request: ReloadRequest) -> Reloaded:
         """Reads the configuration again and makes it so; a fault changes nothing.
 
-        "force": also where that looks like an accident, see refusals() in reload. Raises
+        `force`: also where that looks like an accident, see refusals() in reload. Raises
         ControlError.
         """
-        force = request.get("force", False)
-        if not isinstance(force, bool):
-            raise ControlError("force must be true or false")
         if self._stopping.is_set():
             raise ControlError("the daemon is starting or ending")
         failed = ""
@@ -76,7 +74,7 @@ class Reloader:
             begin = loop.time()
             self._systemd.reloading()
             try:
-                difference, lines = await self._reload(force)
+                difference, lines = await self._reload(request.force)
             except ControlError as error:
                 failed = f"; the last reload changed nothing: {error}"
                 raise

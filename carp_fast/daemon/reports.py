@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from carp_fast.control.documents import StateEvent
 from carp_fast.daemon import systemd
 from carp_fast.daemon.hooks import HookResult
 from carp_fast.daemon.table import MASTER, STATES, Hosts, every_address
@@ -75,7 +76,7 @@ class Reports:
         orders: Orders,
         manner: Manner,
         *,
-        publish: Callable[[Mapping[str, object]], None] = nobody,
+        publish: Callable[[StateEvent], None] = nobody,
         on_released: Callable[[int], None] = nobody,
         on_address_restored: Callable[[int, str], None] = nobody,
         on_source_proven: Callable[[int, bytes], None] = nobody,
@@ -135,7 +136,7 @@ class Reports:
                 self._takers[type(report)](report)
             except Exception:  # one report must not keep the others back
                 logger.exception("report %s was not taken", report)
-        lost = self._pump.facts["reports_lost"]
+        lost = self._pump.facts.reports_lost
         if lost != self._lost:
             logger.error("%d reports of the pump were lost, all states are read", lost - self._lost)
             self._lost = lost
@@ -143,7 +144,9 @@ class Reports:
 
     # -- states
 
-    def on_state(self, slot: int, state: str, reason: str, at_ns: int, peer: str | None) -> None:
+    def on_state(
+        self, slot: int, state: reports.State, reason: str, at_ns: int, peer: str | None
+    ) -> None:
         """A virtual host is in another state than was known."""
         host = self._hosts.hosts[slot]
         previous = STATES[self._hosts.states[slot]]
@@ -156,15 +159,7 @@ class Reports:
             logger.info("%s: %s (%s)", host.name, state, reason)
         else:
             logger.info("%s: %s -> %s (%s%s)", host.name, previous, state, reason, heard)
-        event = {
-            "at": rfc3339(at_ns),
-            "interface": host.interface,
-            "vhid": host.vhid,
-            "state": state,
-            "previous": previous,
-            "reason": reason,
-            "peer": peer,
-        }
+        event = StateEvent(rfc3339(at_ns), host.interface, host.vhid, state, previous, reason, peer)
         self._publish(event)
         if state == previous:
             return
@@ -172,7 +167,8 @@ class Reports:
             self._up_due.add(slot)
         elif previous == "MASTER":
             self._up_due.discard(slot)
-            self._run_hook(slot, host, "down", event)
+            change = {"state": state, "previous": previous, "reason": reason}
+            self._run_hook(slot, host, "down", change)
 
     def _on_state(self, report: reports.StateChanged) -> None:
         peer = known_address(report.peer)

@@ -7,30 +7,46 @@ what a command does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
 from carp_fast.closing import Closing
+from carp_fast.control.documents import (
+    ExplainRequest,
+    RecordRequest,
+    ReloadRequest,
+    Request,
+    StatusRequest,
+)
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import Answer, Handler
 
-COMMANDS = ("status", "explain", "reload", "record")
+COMMANDS: dict[str, type[Request]] = {
+    "status": StatusRequest,
+    "explain": ExplainRequest,
+    "reload": ReloadRequest,
+    "record": RecordRequest,
+}
+Answering = Mapping[str, Callable[[Any], Awaitable[Answer]]]
 
 
 class Requests(Closing):
     """Passes requests on to the serving daemon, or refuses them."""
 
     def __init__(self) -> None:
-        self._answering: Mapping[str, Handler] = {}
+        self._answering: Answering = {}
         self._serving = asyncio.Event()
 
     @property
     def handlers(self) -> dict[str, Handler]:
         """A handler for each of COMMANDS, as a ControlServer wants them."""
-        return {command: partial(self._answer, command) for command in COMMANDS}
+        return {
+            command: Handler(request, partial(self._answer, command))
+            for command, request in COMMANDS.items()
+        }
 
-    def serve(self, answering: Mapping[str, Handler]) -> None:
+    def serve(self, answering: Answering) -> None:
         """Has these handlers answer from now on; one for each of COMMANDS."""
         self._answering = answering
         self._serving.set()
@@ -44,7 +60,7 @@ class Requests(Closing):
         self._answering = {}
         self._serving.clear()
 
-    async def _answer(self, command: str, request: dict[str, Any]) -> Answer:
+    async def _answer(self, command: str, request: Request) -> Answer:
         if not self._serving.is_set():
             raise ControlError("the daemon is starting or ending")
         return await self._answering[command](request)

@@ -12,13 +12,27 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from carp_fast import __version__
+from carp_fast.control.documents import (
+    DaemonStatus,
+    Demotion,
+    Heard,
+    InterfaceStatus,
+    Peer,
+    StatusHead,
+    StatusRequest,
+    Summary,
+    VirtualHostStatus,
+)
+from carp_fast.control.protocol import ControlError
 from carp_fast.control.slices import document_slices
 from carp_fast.daemon.explain_text import problems
 from carp_fast.daemon.network import NO_SOURCES
 from carp_fast.daemon.reports import known_address, rfc3339
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_address
-from carp_fast.inet import mac_text
+from carp_fast.inet import address_text, mac_text
 from carp_fast.pump._pump import HOSTS_A_SNAPSHOT
 
 if TYPE_CHECKING:
@@ -52,7 +66,7 @@ def warnings(fields: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def demotion(fields: Mapping[str, Any]) -> dict[str, Any]:
+def demotion(fields: Mapping[str, Any]) -> Demotion:
     """The demotion of a host_dict by reasons; in dialect "openbsd" the byte that is sent, too."""
     openbsd = fields["dialect"] == "openbsd"
     reasons = {}
@@ -62,22 +76,22 @@ def demotion(fields: Mapping[str, Any]) -> dict[str, Any]:
         reasons[fields["address_demotion"]] = ADDRESS_DEMOTION
     if fields["sends_failing"]:
         reasons["send_errors"] = SEND_ERRORS_OPENBSD if openbsd else SEND_ERRORS
-    sent = {"demote": fields["demote"]} if openbsd else {}
-    return {"total": sum(reasons.values()), "reasons": reasons, **sent}
+    sent = fields["demote"] if openbsd else msgspec.UNSET
+    return Demotion(sum(reasons.values()), reasons, sent)
 
 
-def heard(source: Mapping[str, Any], now_ns: int) -> dict[str, Any]:
+def heard(source: Mapping[str, Any], now_ns: int) -> Heard:
     """A source of a host_dict: who advertised, and what. A raw socket knows no MAC: None."""
-    return {
-        "source": known_address(source["source"]),
-        "mac": mac_text(source["mac"]) if any(source["mac"]) else None,
-        "advbase": source["advbase"],
-        "advskew": source["advskew"],
-        "demote": source["demote"],
-        "counter": source["counter"],
-        "heard_ago_s": seconds_ago(source["heard_ns"], now_ns),
-        "current": source["current"],
-    }
+    return Heard(
+        source=address_text(source["source"]),
+        mac=mac_text(source["mac"]) if any(source["mac"]) else None,
+        advbase=source["advbase"],
+        advskew=source["advskew"],
+        demote=source["demote"],
+        counter=source["counter"],
+        heard_ago_s=seconds_ago(source["heard_ns"], now_ns),
+        current=source["current"],
+    )
 
 
 def spans(slots: Iterable[int]) -> Iterator[list[tuple[int, int]]]:
@@ -139,18 +153,13 @@ class Status:
             return None
         return host if self._hosts.number(host.interface) == fields["interface"] else None
 
-    def summary(self) -> dict[str, int]:
+    def summary(self) -> Summary:
         """How many virtual hosts there are, and in which state."""
         used = sum(host is not None for host in self._hosts.hosts)
         master, backup = self._hosts.states.count(MASTER), self._hosts.states.count(BACKUP)
-        return {
-            "virtual_hosts": used,
-            "master": master,
-            "backup": backup,
-            "init": used - master - backup,
-        }
+        return Summary(used, master, backup, used - master - backup)
 
-    async def fields(self, interface: str | None) -> dict[str, Any]:
+    async def head(self, interface: str | None) -> StatusHead:
         """Everything but the virtual hosts."""
         # Those that have virtual hosts now; a reload may bring more while the pump copies.
         names = [name for name in self._hosts.used_names() if interface in (None, name)]
@@ -158,117 +167,114 @@ class Status:
         snapshot = self._pump.snapshot_interfaces(len(self._hosts.names))
         await self._orders.done()
         counters = snapshot.counters()
-        return {
-            "daemon": {
-                "version": __version__,
-                "pid": os.getpid(),
-                "started_at": rfc3339(self._started_at_ns),
-                "host": socket.gethostname(),
-                "receive": self._receive,
-                "maintenance": False,
-                "pump": self._pump.facts,
-            },
-            "summary": self.summary(),
-            "interfaces": [
+        return StatusHead(
+            daemon=DaemonStatus(
+                version=__version__,
+                pid=os.getpid(),
+                started_at=rfc3339(self._started_at_ns),
+                host=socket.gethostname(),
+                receive=self._receive,
+                maintenance=False,
+                pump=self._pump.facts,
+            ),
+            summary=self.summary(),
+            interfaces=[
                 self._interface(number, name, counters[number])
                 for name in names
                 if (number := self._hosts.number(name)) < len(counters)
             ],
-        }
+        )
 
-    def _interface(self, number: int, name: str, counters: dict[str, int]) -> dict[str, Any]:
+    def _interface(self, number: int, name: str, counters: dict[str, int]) -> InterfaceStatus:
         now = self._network.now.get(name)
         sources = self._network.sources.get(name, NO_SOURCES)
         states = [self._hosts.states[slot] for slot in self._hosts.slots[number]]
-        return {
-            "name": name,
-            "ifindex": now.ifindex if now else 0,
-            "link": "missing" if not now or not now.ifindex else "up" if now.up else "down",
-            "source": known_address(sources.ipv4),
-            "source6": known_address(sources.ipv6),
-            "virtual_hosts": len(states),
-            "master": states.count(MASTER),
-            "backup": states.count(BACKUP),
-            "init": states.count(INIT),
-            "counters": counters,
-        }
+        return InterfaceStatus(
+            name=name,
+            ifindex=now.ifindex if now else 0,
+            link="missing" if not now or not now.ifindex else "up" if now.up else "down",
+            source=known_address(sources.ipv4),
+            source6=known_address(sources.ipv6),
+            virtual_hosts=len(states),
+            master=states.count(MASTER),
+            backup=states.count(BACKUP),
+            init=states.count(INIT),
+            counters=counters,
+        )
 
-    def _slots(self, wanted: Mapping[str, Any]) -> list[int]:
-        """Of the virtual hosts that `wanted` (interface, vhid) names; all where it names none."""
-        found = self._hosts.matching(wanted.get("interface"), wanted.get("vhid"))
-        return [slot for slot, _ in found]
+    def _slots(self, wanted: StatusRequest) -> list[int]:
+        """Of the virtual hosts whose interface and vhid are wanted; all where none is named."""
+        return [slot for slot, _ in self._hosts.matching(wanted.interface, wanted.vhid)]
 
     def virtual_hosts(
-        self, copied: Iterable[Copied], wanted: Mapping[str, Any]
-    ) -> Iterator[dict[str, Any]]:
-        """Those that match `wanted` (interface, vhid, state; None: all; problems: only those)."""
+        self, copied: Iterable[Copied], wanted: StatusRequest
+    ) -> Iterator[VirtualHostStatus]:
+        """Those that match."""
+        return (entry for _, entry in self.matching(copied, wanted))
+
+    def matching(
+        self, copied: Iterable[Copied], wanted: StatusRequest
+    ) -> Iterator[tuple[VirtualHost, VirtualHostStatus]]:
+        """Those that match, each with its configuration."""
         now_ns = time.monotonic_ns()
         for slot, fields in copied:
             host = self._host(slot, fields)
             if host is None:
                 continue
-            if wanted.get("interface") not in (None, host.interface):
+            if wanted.interface not in (None, host.interface):
                 continue
-            if wanted.get("vhid") not in (None, host.vhid):
+            if wanted.vhid not in (None, host.vhid):
                 continue
-            if wanted.get("state") not in (None, fields["state"]):
+            if wanted.state not in (None, fields["state"]):
                 continue
-            entry = self._virtual_host(slot, fields, now_ns)
-            if not wanted.get("problems") or _has_problems(entry):
-                yield entry
+            entry = self._virtual_host(slot, host, fields, now_ns)
+            if not wanted.problems or problems(entry):
+                yield host, entry
 
-    async def _virtual_hosts(self, wanted: Mapping[str, Any]) -> AsyncIterator[list[Any]]:
+    async def _virtual_hosts(self, wanted: StatusRequest) -> AsyncIterator[list[VirtualHostStatus]]:
         async for copied in self.snapshots(self._slots(wanted)):
             yield list(self.virtual_hosts(copied, wanted))
 
-    def _virtual_host(self, slot: int, fields: dict[str, Any], now_ns: int) -> dict[str, Any]:
-        host = self._hosts.hosts[slot]
-        assert host is not None
+    def _virtual_host(
+        self, slot: int, host: VirtualHost, fields: Mapping[str, Any], now_ns: int
+    ) -> VirtualHostStatus:
         peer = None
         if fields["peer"]:
-            peer = {
-                "source": known_address(fields["peer"]),
-                "advbase": fields["peer_advbase"],
-                "advskew": fields["peer_advskew"],
-                "heard_ago_s": seconds_ago(fields["heard_ns"], now_ns),
-            }
+            peer = Peer(
+                source=address_text(fields["peer"]),
+                advbase=fields["peer_advbase"],
+                advskew=fields["peer_advskew"],
+                heard_ago_s=seconds_ago(fields["heard_ns"], now_ns),
+            )
         every = every_address(host)
         found = self._reports.address_problems.get(slot, {})
-        return {
-            "interface": host.interface,
-            "vhid": host.vhid,
-            "families": list(host.families),
-            "destinations": list(host.destinations),
-            "state": fields["state"],
-            "since": rfc3339(fields["since_ns"]),
-            "reason": fields["reason"],
-            "in_use_by": self._in_use.get(slot) if fields["reason"] == "in_use" else None,
-            "addresses": list(every),
-            "addresses_held": fields["held"],
-            "address_problems": {text: why for text, why in found.items() if text in every},
-            "warnings": warnings(fields),
-            "advbase": fields["advbase"],
-            "advskew": fields["advskew"],
-            "effective_advskew": fields["effective_advskew"],
-            "demotion": demotion(fields),
-            "peer": peer,
-            "peers": [heard(source, now_ns) for source in fields["peers"]],
-            "counters": fields["counters"],
-        }
+        return VirtualHostStatus(
+            interface=host.interface,
+            vhid=host.vhid,
+            families=list(host.families),
+            destinations=list(host.destinations),
+            state=fields["state"],
+            since=rfc3339(fields["since_ns"]),
+            reason=fields["reason"],
+            in_use_by=self._in_use.get(slot) if fields["reason"] == "in_use" else None,
+            addresses=list(every),
+            addresses_held=fields["held"],
+            address_problems={text: why for text, why in found.items() if text in every},
+            warnings=warnings(fields),
+            advbase=fields["advbase"],
+            advskew=fields["advskew"],
+            effective_advskew=fields["effective_advskew"],
+            demotion=demotion(fields),
+            peer=peer,
+            peers=[heard(source, now_ns) for source in fields["peers"]],
+            counters=fields["counters"],
+        )
 
-    async def answer(self, request: dict[str, Any]) -> AsyncIterator[bytes]:
-        """The answer to a status request, in slices."""
-        from carp_fast.control.protocol import ControlError
-
-        state = request.get("state")
-        if state is not None:
-            state = str(state).upper()
-            if state not in STATES:
-                raise ControlError(f"state {state}: one of {', '.join(STATES)}")
-        fields = await self.fields(request.get("interface"))
-        slices = self._virtual_hosts({**request, "state": state})
-        return document_slices("status", fields, "virtual_hosts", slices)
-
-
-def _has_problems(entry: Mapping[str, Any]) -> bool:
-    return bool(problems(entry))
+    async def answer(self, request: StatusRequest) -> AsyncIterator[bytes]:
+        """The status document, in slices. Raises ControlError."""
+        if request.state is not None:
+            request = msgspec.structs.replace(request, state=request.state.upper())
+            if request.state not in STATES:
+                raise ControlError(f"state {request.state}: one of {', '.join(STATES)}")
+        head = await self.head(request.interface)
+        return document_slices("status", head, "virtual_hosts", self._virtual_hosts(request))

@@ -16,10 +16,11 @@ from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.engine._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine.keys import arguments_of
+from carp_fast.engine.reports import State
 from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_bytes, mac_bytes, prefix_bytes
 
-STATES = ("INIT", "BACKUP", "MASTER")
+STATES: tuple[State, ...] = ("INIT", "BACKUP", "MASTER")
 INIT, BACKUP, MASTER = range(3)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carp_fast.config.model import Settings
+from carp_fast.control.documents import StateEvent
 from carp_fast.daemon.locks import named
 from carp_fast.daemon.table import MASTER, Hosts
 from carp_fast.engine._auth import Key
@@ -135,11 +136,11 @@ class Tap:
         if self._task is not None:
             self._task.cancel()
 
-    def on_event(self, event: Mapping[str, Any]) -> None:
+    def on_event(self, event: StateEvent) -> None:
         """A virtual host changed its state."""
-        if self._listening and "MASTER" in (event["state"], event["previous"]):
-            self._changed.add((event["interface"], event["vhid"]))
-        if event["state"] == "MASTER":
+        if self._listening and "MASTER" in (event.state, event.previous):
+            self._changed.add((event.interface, event.vhid))
+        if event.state == "MASTER":
             self._wake.set()
 
     async def _run(self) -> None:

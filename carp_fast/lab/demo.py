@@ -398,10 +398,10 @@ class Demo:
         """Whether the daemon itself says that every virtual host is in this state."""
         client = ControlClient(control_socket(self.lab.directory, name))
         try:
-            summary = client.request("status")["status"]["summary"]
+            summary = client.status().summary
         except ControlError as reason:
             raise LabError(f"host {name}: {reason}") from reason
-        return bool(summary["virtual_hosts"] == summary[state] == len(self.keys))
+        return bool(summary.virtual_hosts == getattr(summary, state) == len(self.keys))
 
     def _require_alive(self, *names: str) -> None:
         for name in names:

@@ -307,7 +307,7 @@ class Masters(Closing):
             master=states.count(MASTER),
             backup=states.count(BACKUP),
             init=states.count(INIT),
-            socket_dropped=sum(party.pump.facts["dropped"] for party in self.parties),
+            socket_dropped=sum(party.pump.facts.dropped for party in self.parties),
             **{
                 name: sum(each[name] for each in counters)
                 for name in (

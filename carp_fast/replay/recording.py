@@ -13,11 +13,12 @@ import errno
 import logging
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from carp_fast.control.documents import RecordingHead, RecordRequest
 from carp_fast.control.slices import document_slices, in_slices
 from carp_fast.engine._wheel import power_of_two
 from carp_fast.engine.keys import ALL_KEYS, KEYS
@@ -89,13 +90,10 @@ def capacity(records: int, hosts: int) -> int:
 
 
 async def answer(
-    request: Mapping[str, Any], hosts: Hosts, orders: Orders, worker: Executor
+    request: RecordRequest, hosts: Hosts, orders: Orders, worker: Executor
 ) -> AsyncIterator[bytes]:
-    """The answer to a record request, `interface` and `vhid` in it or not, in slices.
-
-    {"recording": {"records", "overwritten", "unrecorded", "virtual_hosts", "lines": [...]}}
-    """
-    interface, vhid = request.get("interface"), request.get("vhid")
+    """The recording of the virtual hosts that match, in slices."""
+    interface, vhid = request.interface, request.vhid
     wanted = {
         slot: Recorded(host, hosts.retired(slot)) for slot, host in hosts.matching(interface, vhid)
     }
@@ -108,13 +106,13 @@ async def answer(
         return copy, list(as_scenario(copy, wanted, names, story, vhid))
 
     copy, lines = await asyncio.get_running_loop().run_in_executor(worker, written)
-    fields = {
-        "records": len(copy.records),
-        "overwritten": copy.overwritten,
-        "unrecorded": copy.unrecorded,
-        "virtual_hosts": sum(line == "[[host]]" for line in lines),
-    }
-    return document_slices("recording", fields, "lines", in_slices(lines))
+    head = RecordingHead(
+        records=len(copy.records),
+        overwritten=copy.overwritten,
+        unrecorded=copy.unrecorded,
+        virtual_hosts=sum(line == "[[host]]" for line in lines),
+    )
+    return document_slices("recording", head, "lines", in_slices(lines))
 
 
 async def copy_slices(orders: Orders) -> list[Records]:

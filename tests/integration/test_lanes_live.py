@@ -211,7 +211,7 @@ def test_a_flood_keeps_no_backup_from_hearing_its_master_nor_from_taking_over(
         assert stage.drops(counted=True) == 0
         assert stage.counters()["advertisements_heard"] == 2 * counter
         # The master is gone, the flood goes on.
-        before = stage.pump.facts["dropped"]
+        before = stage.pump.facts.dropped
 
         def risen() -> bool:
             stage.send(*[from_stranger()] * 50)
@@ -219,7 +219,7 @@ def test_a_flood_keeps_no_backup_from_hearing_its_master_nor_from_taking_over(
 
         await stage.until(risen, "MASTER though strangers' frames are dropped")
         assert time.monotonic() - heard_at >= MASTER_DOWN_S
-        assert stage.pump.facts["dropped"] > before
+        assert stage.pump.facts.dropped > before
         assert stage.drops(counted=True) == 0
 
     in_loop(scenario)

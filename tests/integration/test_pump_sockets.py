@@ -188,7 +188,7 @@ def test_both_paths_hear_the_same_and_judge_it_alike(
         frame4(counter=7, checksum_error=1),
     )
     arrived_by_ns = time.monotonic_ns()
-    stage.run_until(lambda: stage.pump.facts["frames"] == 7, "seven frames")
+    stage.run_until(lambda: stage.pump.facts.frames == 7, "seven frames")
     counters = stage.counters()
     wanted = {
         "advertisements_heard": 2,
@@ -219,13 +219,13 @@ def test_what_the_kernel_drops_is_counted_and_every_backup_waits_anew(
     send(b, *(make(counter=counter, passphrase=b"other") for counter in range(1, 101)))
     stage.run_until(lambda: SocketDropped in stage.kinds(), "the drops are told")
     facts = stage.pump.facts
-    assert facts["frames"] + facts["dropped"] == 100
+    assert facts.frames + facts.dropped == 100
     (told,) = [report for report in stage.reports if isinstance(report, SocketDropped)]
-    assert told.frames == facts["dropped"] > 0
+    assert told.frames == facts.dropped > 0
     assert stage.host()["deadline_ns"] > before_ns
     # Told once: the same drops are not found again with the next frame.
     send(b, make(counter=101, passphrase=b"other"))
-    stage.run_until(lambda: stage.pump.facts["frames"] == facts["frames"] + 1, "one more")
+    stage.run_until(lambda: stage.pump.facts.frames == facts.frames + 1, "one more")
     assert stage.kinds().count(SocketDropped) == 1
 
 

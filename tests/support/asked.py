@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.control.documents import ExplainRequest, Explanation, VirtualHostExplanation
 from carp_fast.daemon import explain_text
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.own_sources import OwnSources
@@ -128,15 +131,13 @@ class Asked:
         assert self.engine.receive(0, advertisement(source=source, **carp), self.now_ns) == "ok"
         return self
 
-    def document(self, **request: Any) -> dict[str, Any]:
-        asked = {"interface": "eth0", "vhid": 42} | request
-        answer = asyncio.run(self.explanations.answer(asked))
-        assert set(answer) == {"explain"}
-        return dict(answer["explain"])
+    def document(self, interface: str = "eth0", vhid: int = 42) -> Explanation:
+        return asyncio.run(self.explanations.answer(ExplainRequest(interface, vhid))).explain
 
     def facts(self) -> dict[str, Any]:
-        [found] = self.document()["virtual_hosts"]
-        return dict(found)
+        """What `explain --json` says of the only one."""
+        [found] = self.document().virtual_hosts
+        return dict(msgspec.to_builtins(found))
 
     def heard(self) -> dict[str, Any]:
         [found] = self.facts()["heard"]
@@ -144,6 +145,11 @@ class Asked:
 
     def sections(self) -> dict[str, list[str]]:
         return sections(explain_text.text(self.document()))
+
+
+def explained(facts: dict[str, Any]) -> VirtualHostExplanation:
+    """What a client makes of `facts`."""
+    return msgspec.convert(facts, VirtualHostExplanation)
 
 
 def sections(text: str) -> dict[str, list[str]]:

@@ -103,7 +103,7 @@ WITH_SYSTEM = (
 )
 # Python modules of plain classes and rows, which compiled ones make and read: they know msgspec and
 # nothing of ours.
-PLAIN = of("engine", "actions keys reports")
+PLAIN = of("engine", "actions keys reports") + of("pump", "facts")
 # Headers of ours that a pure module may include, none of the system's.
 PURE_HEADERS = {"sha1.h", "atomic.h", "random.h"}
 # "cython" is the compiler's: directives, nothing that is linked.
@@ -170,6 +170,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("net.lane_filters", "net.tap_socket"),
     (
         "control.server",
+        "daemon.feed",
         "control.client",
         "daemon.locks",
         "control.slices",
@@ -193,14 +194,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("config.documents",),
     ("config.ranges", "config.claims", "config.doubts", "config.secrets"),
-    ("config.rules", "config.readings"),
+    ("config.rules", "config.readings", "control.documents"),
     (
         "config.model",
         "control.protocol",
         "engine.reports",
+        "pump.facts",
         "closing",
         "daemon.process",
-        "daemon.feed",
         "standard",
         "ucarp.log",
         "ucarp.options",

@@ -25,8 +25,9 @@ import carp_fast
 from carp_fast.cli import main as cli
 from carp_fast.cli import terminal
 from carp_fast.control.protocol import ControlError
-from carp_fast.control.server import ControlServer
+from carp_fast.control.server import ControlServer, Handler
 from carp_fast.control.slices import document_slices, in_slices
+from carp_fast.pump.facts import PumpFacts
 
 DEADLINE_S = 20.0
 PACKAGE_DIRECTORY = Path(carp_fast.__file__).parent.parent
@@ -65,14 +66,23 @@ def host(interface: str, vhid: int, state: str, **more: Any) -> dict[str, Any]:
     return {
         "interface": interface,
         "vhid": vhid,
+        "families": [4],
+        "destinations": ["224.0.0.18"],
         "state": state,
         "since": ago(hours=3, minutes=12, seconds=30),
         "reason": "master_down",
+        "in_use_by": None,
         "addresses": ["192.0.2.10/24", "192.0.2.11/24", "192.0.2.12/24"],
+        "addresses_held": 3,
+        "address_problems": {},
+        "warnings": {},
         "advbase": 1,
         "advskew": 0,
         "effective_advskew": 0,
+        "demotion": {"total": 0, "reasons": {}},
         "peer": None,
+        "peers": [],
+        "counters": {},
         **more,
     }
 
@@ -102,7 +112,10 @@ class FakeDaemon:
         self.requests: list[dict[str, Any]] = []
         self.reload_answer: dict[str, Any] | ControlError = ControlError("not set")
         self.loop = uvloop.new_event_loop()
-        handlers = {"status": self.status, "reload": self.reload}
+        handlers = {
+            "status": Handler(dict, self.status),
+            "reload": Handler(dict, self.reload),
+        }
         self.server = ControlServer(path, handlers)
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
@@ -139,6 +152,9 @@ class FakeDaemon:
                 "pid": 4711,
                 "started_at": ago(hours=1, minutes=5, seconds=30),
                 "host": "alpha",
+                "receive": "packet",
+                "maintenance": False,
+                "pump": PumpFacts(0, 0, 0, 0, 0, 10_000_000, "fifo"),
             },
             "summary": {
                 "virtual_hosts": len(self.hosts),

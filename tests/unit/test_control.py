@@ -8,67 +8,22 @@ import json
 import os
 import socket
 import stat
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from carp_fast.control import server as server_module
-from carp_fast.control.client import INTERRUPTED_WITHIN_S, ControlClient, ControlStream
+from carp_fast.control.client import (
+    ControlClient,
+)
 from carp_fast.control.protocol import ControlError, ControlInUse, ControlTimeout
-from carp_fast.control.server import ControlServer, Handler
+from carp_fast.control.server import ControlServer
 from carp_fast.control.slices import SLICE_ITEMS, document_slices, in_slices
-
-DEADLINE_S = 10.0
-
-
-class ServedLoop:
-    """A uvloop in a thread, with control servers on it."""
-
-    def __init__(self) -> None:
-        self.loop = uvloop.new_event_loop()
-        self.servers: list[ControlServer] = []
-        self._thread = threading.Thread(target=self.loop.run_forever)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(DEADLINE_S)
-
-    def call(self, function: Callable[[], Any]) -> Any:
-        async def called() -> Any:
-            return function()
-
-        return self.run(called())
-
-    def serve(self, path: Path, **handlers: Handler) -> ControlServer:
-        server = ControlServer(path, handlers)
-        self.run(server.start())
-        self.servers.append(server)
-        return server
-
-    def wait_until(self, predicate: Callable[[], bool]) -> None:
-        """Asks the loop turn by turn, with a deadline."""
-
-        async def until() -> None:
-            async with asyncio.timeout(DEADLINE_S):
-                while not predicate():
-                    await asyncio.sleep(0.001)
-
-        self.run(until())
-
-    def close(self) -> None:
-        for server in self.servers:
-            self.run(server.stop())
-        left = self.call(lambda: [t for t in asyncio.all_tasks() if "called" not in repr(t)])
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(DEADLINE_S)
-        self.loop.close()
-        assert not left, "the server left tasks behind"
+from tests.support.served import DEADLINE_S, ServedLoop, echo, server_of
 
 
 @pytest.fixture
@@ -76,10 +31,6 @@ def served() -> Iterator[ServedLoop]:
     loop = ServedLoop()
     yield loop
     loop.close()
-
-
-async def echo(request: dict[str, Any]) -> dict[str, object]:
-    return {"heard": request}
 
 
 def raw(path: Path, data: bytes) -> list[bytes]:
@@ -150,7 +101,7 @@ def test_live_daemon_with_a_full_queue_keeps_its_socket(served: ServedLoop, tmp_
 
 def test_two_starts_at_once_give_one_server(served: ServedLoop, tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
-    servers = [ControlServer(path, {"echo": echo}) for _ in range(8)]
+    servers = [server_of(path, echo=echo) for _ in range(8)]
 
     async def start_all() -> list[BaseException | None]:
         return await asyncio.gather(*(s.start() for s in servers), return_exceptions=True)
@@ -505,84 +456,3 @@ def test_server_can_start_again_after_stop(served: ServedLoop, tmp_path: Path) -
     served.run(server.stop())
     served.run(server.start())
     assert ControlClient(path).request("echo")["ok"] is True
-
-
-# The client alone
-
-
-def test_no_daemon(tmp_path: Path) -> None:
-    path = tmp_path / "control.sock"
-    line = f"no carp-fast daemon at {path}: is it running?"
-    with pytest.raises(ControlError) as raised:
-        ControlClient(path).request("status")
-    assert str(raised.value) == line
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
-    with pytest.raises(ControlError) as raised:
-        ControlClient(path).stream()
-    assert str(raised.value) == line
-
-
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        (b"", "ended the connection without an answer"),
-        (b'{"ok":tr', "ended the connection in the middle of its answer"),
-        (b"SSH-2.0\n", "the answer is not a daemon's"),
-        (b'{"ok":false}\n', "the daemon refused"),
-    ],
-)
-def test_odd_answers_are_one_clear_line(tmp_path: Path, answer: bytes, error: str) -> None:
-    path = tmp_path / "control.sock"
-    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
-        listener.bind(str(path))
-        listener.listen(1)
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(answer)
-
-        serving = pool.submit(serve)
-        with pytest.raises(ControlError, match=error) as raised:
-            ControlClient(path).request("status")
-        serving.result(DEADLINE_S)
-    assert "\n" not in str(raised.value)
-
-
-def test_silent_daemon_is_given_up(tmp_path: Path) -> None:
-    path = tmp_path / "control.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(1)
-        with pytest.raises(ControlTimeout, match=r"does not answer within 0\.05 s"):
-            ControlClient(path, timeout_s=0.05).request("status")
-
-
-class Slow:
-    """A connection on which nothing comes for a while, as recv() tells it."""
-
-    def __init__(self, *pieces: bytes | None) -> None:
-        self.pieces = list(pieces)
-        self.waited_s: list[float | None] = []
-
-    def settimeout(self, timeout_s: float | None) -> None:
-        self.waited_s.append(timeout_s)
-
-    def recv(self, count: int) -> bytes:
-        piece = self.pieces.pop(0)
-        if piece is None:
-            raise TimeoutError
-        return piece
-
-
-def test_a_wait_without_a_deadline_is_made_of_short_ones(tmp_path: Path) -> None:
-    # A signal that comes when recv() is about to wait is acted upon only when it returns.
-    connection: Any = Slow(None, None, b'{"n":1}\n')
-    assert ControlStream(tmp_path, connection, b"").next_event(None) == {"n": 1}
-    assert connection.waited_s == [INTERRUPTED_WITHIN_S] * 3
-    connection = Slow(None)
-    with pytest.raises(ControlTimeout):
-        ControlStream(tmp_path, connection, b"").next_event(5)
-    assert connection.waited_s == [5]

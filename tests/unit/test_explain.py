@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 
 from carp_fast.config.model import Settings, VirtualHost
+from carp_fast.control.documents import StatusRequest
 from carp_fast.daemon import explain, explain_text
 from carp_fast.daemon.status import Status
 from carp_fast.engine import _vhid
 from carp_fast.engine._engine import REASON_WORDS, VERDICT_WORDS, Engine
 from carp_fast.engine.actions import Advertise
-from tests.support.asked import ADVSKEW, MASTER_NS, OTHER, OURS, Asked
+from tests.support.asked import ADVSKEW, MASTER_NS, OTHER, OURS, Asked, explained
 from tests.support.segment import SECOND_NS, START_NS, advertisement, ip, prepared
 
 # What an advertisement can be to a virtual host, by its state.
@@ -377,18 +379,18 @@ def test_what_it_is() -> None:
 
 def test_what_is_wrong_in_few_words() -> None:
     facts = Asked().facts()
-    assert explain_text.problems(facts) == []
+    assert explain_text.problems(explained(facts)) == []
     text = "10.77.0.100/24"
     facts["address_problems"] = {text: "address_foreign"}
     facts["demotion"] = {"total": 480, "reasons": {"address_lost": 240, "send_errors": 240}}
-    assert explain_text.problems(facts) == [
+    assert explain_text.problems(explained(facts)) == [
         "demoted (address_lost)",
         "demoted (send_errors)",
         f"{text}: address_foreign",
     ]
     down = Asked().become("INIT").facts()
-    assert explain_text.problems(down) == ["INIT (link_down)"]
-    assert explain_text.problems(down | {"reason": ""}) == ["INIT (not started)"]
+    assert explain_text.problems(explained(down)) == ["INIT (link_down)"]
+    assert explain_text.problems(explained(down | {"reason": ""})) == ["INIT (not started)"]
 
 
 @pytest.mark.parametrize(
@@ -428,13 +430,13 @@ def test_who_refuses_a_digest_over_link_local_addresses(
     digest = explain.digest(VirtualHost("eth0", 42, addresses, (), settings))
     facts = Asked().facts()
     assert facts["digest"] is None
-    assert list(explain_text.identity(facts | {"digest": digest}))[2] == sentence
+    assert list(explain_text.identity(explained(facts | {"digest": digest})))[2] == sentence
 
 
 def test_peers_are_no_group() -> None:
     facts = Asked().facts() | {"destinations": ["10.77.0.3", "fe80::3"]}
-    assert " unicast to 10.77.0.3, fe80::3, " in next(explain_text.lines(facts)) + next(
-        explain_text.identity(facts)
+    assert " unicast to 10.77.0.3, fe80::3, " in next(explain_text.lines(explained(facts))) + next(
+        explain_text.identity(explained(facts))
     )
 
 
@@ -442,7 +444,8 @@ def test_the_facts_are_those_of_the_status_and_more() -> None:
     asked = Asked()
     facts = asked.facts()
     status = Status(asked.hosts, asked.orders, asked.network, asked.problems)
-    [entry] = status.virtual_hosts(asked.orders.pump.snapshot(0, 1).hosts(), {})
+    copied = asked.orders.pump.snapshot(0, 1).hosts()
+    [entry] = map(msgspec.to_builtins, status.virtual_hosts(copied, StatusRequest()))
     assert "peer" not in facts
     assert {key: facts[key] for key in entry if key != "peer"} == {
         key: value for key, value in entry.items() if key != "peer"

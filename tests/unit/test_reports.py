@@ -6,13 +6,14 @@ import errno
 import logging
 import re
 import time
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.control.documents import StateEvent
 from carp_fast.daemon.hooks import Hook, HookResult
 from carp_fast.daemon.manner import Own
 from carp_fast.daemon.reports import (
@@ -46,6 +47,7 @@ from carp_fast.engine.reports import (
     Stalled,
     StateChanged,
 )
+from carp_fast.pump.facts import PumpFacts
 
 PEER = bytes((192, 0, 2, 99))
 
@@ -69,7 +71,7 @@ class RecordedPump:
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
-        self.facts = {"reports_lost": 0}
+        self.facts = PumpFacts(0, 0, 0, 0, 0, 10_000_000, "normal")
         self.announced: list[int] = []
 
     def take_reports(self, limit: int) -> list[Report]:
@@ -125,8 +127,8 @@ class Desk:
             resync=self.read_all,
         )
 
-    def publish(self, event: Mapping[str, object]) -> None:
-        self.events.append(dict(event))
+    def publish(self, event: StateEvent) -> None:
+        self.events.append(msgspec.to_builtins(event))
 
     def read_all(self) -> None:
         self.readings += 1
@@ -509,7 +511,8 @@ def test_lost_reports_are_said_once_and_answered_by_a_full_reading(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     desk = Desk()
-    desk.orders.pump.facts["reports_lost"] = 3
+    pump = desk.orders.pump
+    pump.facts = msgspec.structs.replace(pump.facts, reports_lost=3)
     desk.tell(Done, mark=41)
     desk.tell(Done, mark=42)
     assert desk.orders.marks == [41, 42]

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.control.documents import StatusRequest
 from carp_fast.daemon.network import Network, Sources
 from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.reports import Reports, nobody
@@ -47,9 +48,9 @@ def document(engine: Engine, host: VirtualHost) -> dict[str, Any]:
     network = Network(hosts, orders, NO_LANES, NOBODY_ELSE, nobody)
     network.sources["eth0"] = Sources(OWN, OWN6, False)
     status = Status(hosts, orders, network, Reports(hosts, orders, hooks))
-    (found,) = status.virtual_hosts([(0, engine.host(0))], {})
+    (found,) = status.virtual_hosts([(0, engine.host(0))], StatusRequest())
     interface = status._interface(0, "eth0", {})
-    return {**found, "interface": interface}
+    return {**msgspec.to_builtins(found), "interface": msgspec.to_builtins(interface)}
 
 
 def heard_by(engine: Engine, host: VirtualHost, *frames: bytes) -> None:
@@ -73,11 +74,11 @@ def test_problems_can_be_asked_for_alone() -> None:
     reports = Reports(hosts, orders, hooks)
     status = Status(hosts, orders, Network(hosts, orders, NO_LANES, NOBODY_ELSE, nobody), reports)
     copied = [(0, engine.host(0))]
-    assert len(list(status.virtual_hosts(copied, {"problems": None}))) == 1
-    assert list(status.virtual_hosts(copied, {"problems": True})) == []
+    assert len(list(status.virtual_hosts(copied, StatusRequest()))) == 1
+    assert list(status.virtual_hosts(copied, StatusRequest(problems=True))) == []
     reports.on_foreign({0: {ADDRESSES[1]: ADDRESSES[1]}})
-    (found,) = status.virtual_hosts(copied, {"problems": True})
-    assert found["address_problems"] == {ADDRESSES[1]: "address_foreign"}
+    (found,) = status.virtual_hosts(copied, StatusRequest(problems=True))
+    assert found.address_problems == {ADDRESSES[1]: "address_foreign"}
 
 
 def test_both_families_and_who_was_heard() -> None:
@@ -145,14 +146,14 @@ def test_demotion_is_what_each_dialect_makes_of_it(dialect: str, wanted: dict[st
         "dialect": dialect,
         "demote": 11,
     }
-    assert demotion(fields) == wanted
+    assert msgspec.to_builtins(demotion(fields)) == wanted
 
 
 @pytest.mark.parametrize("reason", ["address_lost", "address_deadline"])
 def test_who_gave_up_for_its_addresses_is_demoted_for_that_reason(reason: str) -> None:
     fields = {"demotion": 0, "sends_failing": False, "dialect": "ucarp"}
     found = demotion(fields | {"address_demotion": reason})
-    assert found == {"total": 240, "reasons": {reason: 240}}
+    assert msgspec.to_builtins(found) == {"total": 240, "reasons": {reason: 240}}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ async def told(hosts: Hosts, orders: Orders, **request: Any) -> list[dict[str, A
         Network(hosts, orders, NO_LANES, NOBODY_ELSE, nobody),
         Reports(hosts, orders, hooks),
     )
-    answer = b"".join([piece async for piece in await status.answer(request)])
+    answer = b"".join([piece async for piece in await status.answer(StatusRequest(**request))])
     found: list[dict[str, Any]] = msgspec.json.decode(answer)["status"]["virtual_hosts"]
     return found
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
+import msgspec
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.control.documents import StateEvent
 from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.network import Sources
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, Hosts
@@ -208,12 +210,12 @@ def test_what_is_no_advertisement_of_ours_is_passed_over(what: str) -> None:
 
 def test_who_was_master_for_a_part_of_the_time_is_judged_the_next_time() -> None:
     stage = Stage(BACKUP)
-    event = {"interface": "eth0", "vhid": 42, "state": "BACKUP", "previous": "MASTER"}
+    event = StateEvent("", "eth0", 42, "BACKUP", "MASTER", "", None)
     stage.tap._listening = True
     stage.tap.on_event(event)
     stage.listen(stage.ours())
     assert not stage.barred
-    stage.tap.on_event(event | {"previous": "INIT"})
+    stage.tap.on_event(msgspec.structs.replace(event, previous="INIT"))
     stage.listen(other())
     assert stage.barred, "from INIT to BACKUP it sent nothing"
 
@@ -221,8 +223,7 @@ def test_who_was_master_for_a_part_of_the_time_is_judged_the_next_time() -> None
 def test_changes_of_state_are_not_remembered_while_nobody_listens() -> None:
     stage = Stage(BACKUP)
     for vhid in range(1, 256):
-        event = {"interface": "eth0", "vhid": vhid, "state": "MASTER", "previous": "BACKUP"}
-        stage.tap.on_event(event)
+        stage.tap.on_event(StateEvent("", "eth0", vhid, "MASTER", "BACKUP", "", None))
     assert not stage.tap._changed
     assert stage.tap._wake.is_set()
 

@@ -23,6 +23,7 @@ from carp_fast.engine._engine cimport (
     rejections_list)
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
+from carp_fast.pump.facts import PumpFacts
 from carp_fast.pump._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._recorder cimport Record, RecordCopy, records_list
@@ -232,14 +233,14 @@ cdef class Pump:
         return self.state.epoll_fd
 
     @property
-    def facts(self) -> dict:
-        """What the pump counts: turns, frames, dropped, latest_ns, reports_lost, scheduling."""
+    def facts(self) -> PumpFacts:
+        """What the pump counts."""
         cdef const Turn* turn = &self.state.turn
-        return {"turns": turn.turns, "frames": turn.frames,
-                "dropped": turn.dropped, "latest_ns": turn.latest_ns,
-                "reports_lost": self.engine.core.reports.lost,
-                "wake_tick_ns": self.engine.core.wake_tick_ns,
-                "scheduling": SCHEDULING_WORDS[self.state.scheduling]}
+        return PumpFacts(
+            turns=turn.turns, frames=turn.frames, dropped=turn.dropped, latest_ns=turn.latest_ns,
+            reports_lost=self.engine.core.reports.lost,
+            wake_tick_ns=self.engine.core.wake_tick_ns,
+            scheduling=SCHEDULING_WORDS[self.state.scheduling])
 
     # -- running
 

@@ -1,0 +1,353 @@
+"""What is asked over the control socket, answered and streamed: one class for each document.
+
+Both ends speak these. On the wire each is a JSON object whose keys are the names of the fields, in
+this order; the daemon encodes them, a client decodes and validates them. A client ignores keys that
+it does not know, since a newer daemon may send more. Times of day are RFC 3339 in UTC, durations
+are in seconds; addresses and MACs are text. Counters are by word, those of rejections by the
+words of _wire.VERDICT_WORDS. Must not know how a document comes about, nor how it is shown.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from carp_fast.engine.reports import State
+from carp_fast.pump.facts import PumpFacts
+
+# --------------------------------------------------------------------------------------- requests
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="command"):
+    """What a client sends: the command and its arguments. `needs`: what is answered to others."""
+
+    needs: ClassVar[str] = ""
+
+
+class StatusRequest(Request, frozen=True, tag="status"):
+    """Of the virtual hosts those that match; None matches all. `problems`: only what is wrong."""
+
+    interface: str | None = None
+    vhid: int | None = None
+    state: str | None = None
+    problems: bool | None = None
+
+
+class ExplainRequest(Request, frozen=True, tag="explain"):
+    """The virtual hosts of an interface with this vhid."""
+
+    needs: ClassVar[str] = "explain: an interface's name and a vhid are needed"
+    interface: str
+    vhid: int
+
+
+class ReloadRequest(Request, frozen=True, tag="reload"):
+    """The configuration is read again; `force`: also where that looks like an accident."""
+
+    needs: ClassVar[str] = "force must be true or false"
+    force: bool = False
+
+
+class RecordRequest(Request, frozen=True, tag="record"):
+    """What was heard and decided lately by the virtual hosts that match; None matches all."""
+
+    interface: str | None = None
+    vhid: int | None = None
+
+
+# ------------------------------------------------------------------------------------------ events
+
+
+class StateEvent(msgspec.Struct, frozen=True, gc=False):
+    """A virtual host changed its state, or the reason for being in INIT: a line of `events`.
+
+    `peer`: the source address of the master that it knew then, None if none.
+    """
+
+    at: str
+    interface: str
+    vhid: int
+    state: State
+    previous: State
+    reason: str
+    peer: str | None
+
+
+# ------------------------------------------------------------------------------------------ status
+
+
+class DaemonStatus(msgspec.Struct, frozen=True):
+    """The daemon's process. `receive`: "packet" or "raw"."""
+
+    version: str
+    pid: int
+    started_at: str
+    host: str
+    receive: str
+    maintenance: bool
+    pump: PumpFacts
+
+
+class Summary(msgspec.Struct, frozen=True, gc=False):
+    """How many virtual hosts there are, and in which state."""
+
+    virtual_hosts: int
+    master: int
+    backup: int
+    init: int
+
+
+class InterfaceStatus(msgspec.Struct, frozen=True):
+    """An interface that has virtual hosts.
+
+    `ifindex`: 0 if it does not exist; `source`, `source6`: what is advertised from there.
+    """
+
+    name: str
+    ifindex: int
+    link: Literal["missing", "up", "down"]
+    source: str | None
+    source6: str | None
+    virtual_hosts: int
+    master: int
+    backup: int
+    init: int
+    counters: dict[str, int]
+
+
+class Demotion(msgspec.Struct, frozen=True):
+    """What is added to the advskew, by reason; `demote`: the byte sent in dialect "openbsd"."""
+
+    total: int
+    reasons: dict[str, int]
+    demote: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class Peer(msgspec.Struct, frozen=True, gc=False):
+    """The master that a virtual host knows."""
+
+    source: str
+    advbase: int
+    advskew: int
+    heard_ago_s: float
+
+
+class Heard(msgspec.Struct, frozen=True, gc=False):
+    """Somebody who advertised. `mac`: None from a raw socket; `current`: the master now."""
+
+    source: str
+    mac: str | None
+    advbase: int
+    advskew: int
+    demote: int
+    counter: int
+    heard_ago_s: float
+    current: bool
+
+
+class VirtualHostFacts(msgspec.Struct, frozen=True):
+    """What status and explain both have of a virtual host.
+
+    `since`: when it came to `state`; `reason`: one of _vhid.REASON_WORDS; `in_use_by`: the process
+    of this machine that has it instead. `addresses_held`: how many of `addresses` were added.
+    `address_problems`: by address, what is wrong with it; `warnings`: by word, a sentence.
+    `effective_advskew`: with the demotion, as it is sent.
+    """
+
+    interface: str
+    vhid: int
+    families: list[int]
+    destinations: list[str]
+    state: State
+    since: str
+    reason: str
+    in_use_by: str | None
+    addresses: list[str]
+    addresses_held: int
+    address_problems: dict[str, str]
+    warnings: dict[str, str]
+    advbase: int
+    advskew: int
+    effective_advskew: int
+    demotion: Demotion
+
+
+class VirtualHostStatus(VirtualHostFacts, frozen=True):
+    """A virtual host of the status document; `peers`: all that it remembers."""
+
+    peer: Peer | None
+    peers: list[Heard]
+    counters: dict[str, int]
+
+
+class StatusHead(msgspec.Struct, frozen=True):
+    """All of a status but the virtual hosts, which a daemon writes in slices."""
+
+    daemon: DaemonStatus
+    summary: Summary
+    interfaces: list[InterfaceStatus]
+
+
+class Status(StatusHead, frozen=True):
+    """What `status` answers: the virtual hosts that match; the rest is about all of them."""
+
+    virtual_hosts: list[VirtualHostStatus]
+
+
+# ----------------------------------------------------------------------------------------- explain
+
+
+Link = Literal["missing", "unusable", "up", "down"]
+
+
+class Digest(msgspec.Struct, frozen=True):
+    """How a digest over link-local addresses is made: `form` is that of _prepared.signed_forms.
+
+    `link_local`: those configured; `automatic`: that of OpenBSD's carp interface.
+    """
+
+    form: str
+    link_local: list[str]
+    automatic: str
+
+
+class HeardMaster(msgspec.Struct, frozen=True, gc=False):
+    """Somebody who advertised, and what the next advertisement would do.
+
+    `interval_s`: between two of its advertisements; `own_source`: it sends from our own address;
+    `event`: one of _vhid.EVENT_WORDS, None: nothing would follow.
+    """
+
+    source: str
+    family: int
+    mac: str
+    advbase: int
+    advskew: int
+    demote: int
+    interval_s: float
+    counter: int
+    heard_ago_s: float
+    current: bool
+    own_source: bool
+    event: str | None
+
+
+Event = Literal["ready", "master_down", "master_left", "our_turn", "advertisement_due"]
+
+
+class Timer(msgspec.Struct, frozen=True, gc=False):
+    """The event that comes next if nothing is heard, and when."""
+
+    event: Event
+    in_s: float
+
+
+class Stalled(msgspec.Struct, frozen=True, gc=False):
+    """A BACKUP waits on for what it may have missed `until` then, `ago_s` ago."""
+
+    until: str
+    ago_s: float
+
+
+class Rejection(msgspec.Struct, frozen=True, gc=False):
+    """A frame that was refused; `vhid`, `source`: None where it was too short to have them."""
+
+    at: str
+    ago_s: float
+    verdict: str
+    vhid: int | None
+    source: str | None
+
+
+class VirtualHostExplanation(VirtualHostFacts, frozen=True):
+    """Why a virtual host is in its state.
+
+    `digest`: None without link-local addresses. `configured_sources`: by address, where it is, see
+    own_sources.Where. `..._in_s`, `without_addresses_s`: None where nothing of the kind runs.
+    `rejections`: the last of its interface that concern it or an unknown vhid, newest first;
+    `interface_rejected`: its interface's counters: of most it is not known whom they were for.
+    """
+
+    peers: list[Heard]
+    counters: dict[str, int]
+    digest: Digest | None
+    source: str | None
+    source6: str | None
+    configured_sources: dict[str, str]
+    dialect: str
+    replay: str
+    dead_ratio: int
+    interval_s: float
+    master_down_s: float
+    preempt: bool | str
+    preempt_delay_s: float
+    startup_delay_s: float
+    ignore_link_state: bool
+    manage_addresses: bool
+    address_deadline_s: float
+    without_addresses_s: float | None
+    retries_in_s: float | None
+    undemoted_in_s: float | None
+    link: Link
+    for_s: float
+    heard: list[HeardMaster]
+    silent_families: list[int]
+    timer: Timer | None
+    preempts_in_s: float | None
+    stalled: Stalled | None
+    ties: int
+    jitter_s: float
+    demote: int
+    failed_sends: int
+    rejections: list[Rejection]
+    interface_rejected: dict[str, int]
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """What `explain` answers: every virtual host of the interface and vhid."""
+
+    virtual_hosts: list[VirtualHostExplanation]
+
+
+# ----------------------------------------------------------------------------------------- answers
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What every answer that is given begins with; a refusal is protocol.Verdict."""
+
+    ok: bool
+
+
+class Explained(Answer, frozen=True):
+    """The line that answers ExplainRequest."""
+
+    explain: Explanation
+
+
+class Reloaded(Answer, frozen=True):
+    """What a reload did: `changed`, a line for each change; counts of virtual hosts; how long."""
+
+    changed: list[str]
+    added: int
+    removed: int
+    kept: int
+    seconds: float
+
+
+class RecordingHead(msgspec.Struct, frozen=True):
+    """All of a recording but its lines, which a daemon writes in slices.
+
+    `overwritten`: older records that are gone; `unrecorded`: refused frames that came too fast.
+    """
+
+    records: int
+    overwritten: int
+    unrecorded: int
+    virtual_hosts: int
+
+
+class Recording(RecordingHead, frozen=True):
+    """What `record` answers: `lines` of a scenario, as `carp-fast replay` plays it."""
+
+    lines: list[str]
