@@ -124,17 +124,16 @@ def read_settled(path: Path, read: Callable[[Readings], Result]) -> Result:
     for count in range(1, READINGS_MAX + 1):
         _wait_for(known)
         readings = Readings()
-        result, error = None, None
+        result: Result | ConfigurationError
         try:
             result = read(readings)
         except ConfigurationError as faults:
-            error = faults
+            result = faults
         readings.settle()
         changed = readings.changed()
         if not changed:
-            if error is not None:
-                raise error
-            assert result is not None
+            if isinstance(result, ConfigurationError):
+                raise result
             return result
         logger.info(
             "%s changed while the configuration was read: read again (%d of %d)",

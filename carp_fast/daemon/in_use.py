@@ -90,7 +90,7 @@ class InUse:
         wanted = [
             (host.vhid, host.destinations) for slot in slots if (host := self._hosts.hosts[slot])
         ]
-        if self._locks is not None and wanted and self._all_at_once(ifindex, wanted):
+        if self._locks is not None and wanted and _all_at_once(self._locks, ifindex, wanted):
             for slot in slots:
                 self._note_held(slot, ifindex)
         else:
@@ -116,7 +116,7 @@ class InUse:
         self._waiting.setdefault((self._hosts.number(host.interface), destination), set()).add(slot)
         self.locked_out.add(slot)
         self._bar(slot)
-        self._try_again_later()
+        self._try_again_later(self._locks)
         return False
 
     def take_new(self, slot: int) -> bool:
@@ -167,13 +167,6 @@ class InUse:
             for name, texts in found.items()
         }
 
-    def _all_at_once(self, ifindex: int, wanted: list[tuple[int, tuple[str, ...]]]) -> bool:
-        assert self._locks is not None
-        try:
-            return self._locks.take_many(ifindex, wanted)
-        except OSError:
-            return False  # one by one, so that it is told of whom
-
     def _note_held(self, slot: int, ifindex: int) -> None:
         if slot >= len(self._held):
             self._held.extend([0] * (slot + 1 - len(self._held)))
@@ -203,17 +196,18 @@ class InUse:
 
     # -- trying again
 
-    def _try_again_later(self) -> None:
+    def _try_again_later(self, locks: Locks) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(RETRY_S, self._try_again, locks)
 
-    def _try_again(self) -> None:
+    def _try_again(self, locks: Locks) -> None:
         self._timer = None
         self._waiting = {key: slots for key, slots in self._waiting.items() if slots}
         freed: list[int] = []
         for (number, destination), slots in list(self._waiting.items()):
             ifindex = self._ifindexes.get(number, 0)
-            if ifindex and self._may_be_free(ifindex, destination, slots):
+            if ifindex and self._may_be_free(locks, ifindex, destination, slots):
                 for slot in sorted(slots):
                     slots.discard(slot)
                     if self.take(slot):
@@ -221,33 +215,33 @@ class InUse:
         if freed:
             logger.info("%s: no longer in_use, takes part", self._listed(freed))
         if any(self._waiting.values()):
-            self._try_again_later()
+            self._try_again_later(locks)
 
-    def _may_be_free(self, ifindex: int, destination: str, slots: Iterable[int]) -> bool:
+    def _may_be_free(
+        self, locks: Locks, ifindex: int, destination: str, slots: Iterable[int]
+    ) -> bool:
         """Whether another process does not have all of these: asked once, not for each."""
-        assert self._locks is not None
         vhids = [host.vhid for slot in slots if (host := self._hosts.hosts[slot]) is not None]
         if not vhids:
             return False
         first, last = min(vhids), max(vhids)
-        taken = self._locks.conflict(ifindex, destination, first, last)
+        taken = locks.conflict(ifindex, destination, first, last)
         return not (taken.start <= first and last < taken.stop)
 
     # -- what people are told
 
     def _say(self, slots: list[int]) -> None:
         """Tells, in its time, who has these virtual hosts."""
-        if slots:
-            task = asyncio.get_running_loop().create_task(self._find_out(slots))
+        if slots and self._locks is not None:
+            task = asyncio.get_running_loop().create_task(self._find_out(self._locks, slots))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _find_out(self, slots: list[int]) -> None:
-        loop, locks = asyncio.get_running_loop(), self._locks
+    async def _find_out(self, locks: Locks, slots: list[int]) -> None:
+        loop = asyncio.get_running_loop()
         groups = [
             (key, here) for key, all_of in self._waiting.items() if (here := all_of & {*slots})
         ]
-        assert locks is not None
         for (number, destination), waiting in groups:
             first = min(waiting)
             host, ifindex = self._hosts.hosts[first], self._ifindexes.get(number, 0)
@@ -268,3 +262,10 @@ class InUse:
     def _listed(self, slots: list[int]) -> str:
         more = len(slots) - 1
         return self._hosts.name(slots[0]) + (f" and {more:,} more" if more else "")
+
+
+def _all_at_once(locks: Locks, ifindex: int, wanted: list[tuple[int, tuple[str, ...]]]) -> bool:
+    try:
+        return locks.take_many(ifindex, wanted)
+    except OSError:
+        return False  # one by one, so that it is told of whom

@@ -105,18 +105,19 @@ class _Running:
             }
         for destination in host.destinations:
             slot = self._parts.get((host.interface, destination, host.vhid))
-            if slot in self.left and _goes_on(self._hosts.hosts[slot], host):
-                return slot
+            if slot in self.left:
+                before = self._hosts.hosts[slot]
+                if before is not None and _goes_on(before, host):
+                    return slot
         return None
 
 
-def _goes_on(before: VirtualHost | None, now: VirtualHost) -> bool:
+def _goes_on(before: VirtualHost, now: VirtualHost) -> bool:
     """Whether two virtual hosts of one interface and vhid, with a common destination, are one.
 
     The group of a family that comes or goes changes nothing for the other family; another group of
     a family that stays, or other peers, make another virtual host.
     """
-    assert before is not None
     old, new = before.settings, now.settings
     if old.peers or new.peers:
         return old.peers == new.peers
@@ -134,12 +135,11 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
     seen: dict[tuple[int, int], list[str]] = {}
     for host in new.virtual_hosts:
         slot = running.take(host)
-        if slot is None:
+        before = None if slot is None else hosts.hosts[slot]
+        if slot is None or before is None:
             difference.added.append(host)
             difference.lines.append(f"{host.name}: added")
             continue
-        before = hosts.hosts[slot]
-        assert before is not None
         pair = (id(before.settings), id(host.settings))
         if pair not in seen:
             seen[pair] = _settings_changes(before.settings, host.settings)
