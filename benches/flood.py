@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -237,9 +238,7 @@ def evenness(lab: Lab) -> None:
         for rate in RATES:
             frames = rate * 2
             ways: dict[str, Callable[[], Sent | Cost]] = {
-                f"flood, {name}": (
-                    lambda name=name: flood(a, name, frames, Pace(rate=rate))  # noqa: B023
-                )
+                f"flood, {name}": partial(flood, a, name, frames, Pace(rate=rate))
                 for name in ("sendmmsg", "live")
             }
             argv = trafgen(config, frames, "-b", f"{rate}pps")

@@ -9,7 +9,7 @@ import os
 import shutil
 
 import pytest
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benches.comparison import SideBySide

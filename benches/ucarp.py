@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from carp_fast.lab.lab import Host, Lab, Process, virtual_address, wait_for
@@ -69,7 +70,7 @@ def measure(name: str, count: int, begin: Callable[[Host], list[Process]], secon
             begun = time.monotonic()
             sides[host.name] = begin(host)
             started = (sides[host.name], host.name, count)
-            wait_for(lambda s=started: settled(*s), START_S, f"{name}: host {host.name} started")
+            wait_for(partial(settled, *started), START_S, f"{name}: host {host.name} started")
             took_s = time.monotonic() - begun
             print(f"{name:28} host {host.name} started in {took_s:.2f} s")
         before = {side: sum(p.cpu_ns() for p in each) for side, each in sides.items()}
@@ -107,7 +108,7 @@ def main() -> None:
                 measure(
                     f"{count} x {name}",
                     count,
-                    lambda host, p=program, v=vhids, w=where: start(p, host, v, w),
+                    partial(start, program, vhids=vhids, directory=where),
                     options.seconds,
                 )
             where = files.directory / f"run-{count}"
@@ -115,7 +116,7 @@ def main() -> None:
             measure(
                 f"carp-fast run of {count}",
                 count,
-                lambda host, v=vhids, w=where: start_run(host, v, w),
+                partial(start_run, vhids=vhids, directory=where),
                 options.seconds,
             )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def told(daemon: RunningDaemon) -> dict[int, tuple[str, str]]:
     return {
         each["vhid"]: (each["state"], each["reason"]) for each in daemon.status()["virtual_hosts"]
     }
+
+
+def all_missing(daemon: RunningDaemon) -> bool:
+    """Whether the interface of every virtual host is known to be gone."""
+    return {each[1] for each in told(daemon).values()} == {"interface_missing"}
 
 
 IN_USE = ("INIT", "in_use")
@@ -139,9 +145,7 @@ def test_a_recreated_interface_has_its_virtual_hosts_shared_out_anew(
     for daemon in (first, second):
         daemon.wait_state("INIT", 5)
         wait_for(
-            lambda daemon=daemon: (
-                {each[1] for each in told(daemon).values()} == {"interface_missing"}
-            ),
+            partial(all_missing, daemon),
             5,
             "the interface's end",
         )

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,16 @@ def test_addresses_added_on_both_hosts_one_after_the_other_change_no_state(
 
     signed = {"addresses": ["10.1.1.1/32", "10.1.3.1/32"], "unsigned_addresses": HUNDRED}
 
+    def heard_at_least(count: int) -> bool:
+        return pair.backup.counters("s1", 1)["advertisements_heard"] >= count
+
     def add_signed() -> None:
         for name in ("b", "a"):  # the backup first
             assert pair.change(name, first | signed, others)["kept"] == 9
             # Each heard the other with the digest of before or after: none is refused.
             heard = pair.backup.counters("s1", 1)["advertisements_heard"]
             wait_for(
-                lambda heard=heard: (
-                    pair.backup.counters("s1", 1)["advertisements_heard"] >= heard + 2
-                ),
+                partial(heard_at_least, heard + 2),
                 5,
                 "two more advertisements at host b",
             )

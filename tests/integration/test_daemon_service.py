@@ -445,7 +445,7 @@ def test_log_lines_name_interface_and_vhid_the_same_way(
 
 def read_messages(manager: socket.socket, last: str, deadline_s: float) -> list[dict[str, str]]:
     """Messages of sd_notify until one that has the field `last`."""
-    found = []
+    found: list[dict[str, str]] = []
     manager.settimeout(deadline_s)
     while not found or last not in found[-1]:
         lines = manager.recv(4096).decode().splitlines()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,13 +124,17 @@ def test_a_stepped_wall_clock_changes_nothing(
     backup.wait_state("BACKUP", 5)
     with ExitStack() as stack:
         streams = [stack.enter_context(daemon.events()) for daemon in pair]
+
+        def heard_more_than(count: int) -> bool:
+            return backup.counters("s1", 1)["advertisements_heard"] > count
+
         for offset_s in (3600, -3600):
             heard = backup.counters("s1", 1)["advertisements_heard"]
             clock.step(offset_s)
             seen = [seen_offset_s(daemon) for daemon in pair]
             assert seen == pytest.approx([offset_s, offset_s], abs=5)
             wait_for(
-                lambda heard=heard: backup.counters("s1", 1)["advertisements_heard"] > heard + 4,
+                partial(heard_more_than, heard + 4),
                 10,
                 "five more advertisements",
             )

@@ -184,8 +184,8 @@ def test_a_master_that_gets_no_address_resigns_and_says_why(
     table |= {"addresses": [f"{IPV6}/128"], "peers": ["10.1.0.2"], "source": "10.1.0.1"}
     daemon = start_daemon(a, write_configuration(tmp_path, "a", [table]))
     daemon.wait_log("ERROR s1/1: address_deadline: no address of it could be had for 1 s", 20)
-    host = daemon.virtual_host("s1", 1)
-    assert host["demotion"]["reasons"] == {"address_deadline": 240}
+    found = daemon.virtual_host("s1", 1)
+    assert found["demotion"]["reasons"] == {"address_deadline": 240}
     other = {**table, "peers": ["10.1.0.1"], "source": "10.1.0.2", "advskew": 100}
     taking = start_daemon(b, write_configuration(tmp_path, "b", [other]))
     taking.wait_state("MASTER", 20)

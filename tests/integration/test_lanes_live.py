@@ -44,11 +44,11 @@ from tests.support.segment import (
 pytestmark = pytest.mark.root
 
 DEADLINE_S = 20.0
-FAST = {"advbase": 0, "advskew": 128, "dead_ratio": 3}  # master-down after 1.5 s
+FAST: dict[str, Any] = {"advbase": 0, "advskew": 128, "dead_ratio": 3}  # master-down after 1.5 s
 MASTER_DOWN_S = 1.5
 SETTLED_NS = 1_000_000_000  # until a source that was told is taken to have its lane
 BOTH = ((ADDRESS, 32), (ADDRESS6, 128))
-SIGNED = {"addresses": (ADDRESS, ADDRESS6)}
+SIGNED: dict[str, Any] = {"addresses": (ADDRESS, ADDRESS6)}
 MASTER, MASTER6 = "10.1.0.2", "fe80::b"
 STRANGER = "10.1.0.99"
 PATHS = pytest.mark.parametrize("path", ["packet", "raw"])
@@ -159,7 +159,7 @@ def opened() -> Iterator[ExitStack]:
 
 def from_master(counter: int) -> tuple[bytes, bytes]:
     """An advertisement of each family, faster than ours."""
-    carp = {**SIGNED, "counter": counter, "advbase": 0, "advskew": 64}
+    carp: dict[str, Any] = {**SIGNED, "counter": counter, "advbase": 0, "advskew": 64}
     return (
         ipv4_frame(carp_header(**carp), source=ip(MASTER)),
         ipv6_frame(carp_header(**carp), source=ip(MASTER6)),
@@ -287,7 +287,7 @@ def test_what_is_astray_is_counted_by_its_word(
     lab_factory: Callable[..., Lab], opened: ExitStack, path: str
 ) -> None:
     stage = Stage(lab_factory(segments=1, ipv6=True), path, opened)
-    here = {"source": ip(STRANGER)}
+    here: dict[str, Any] = {"source": ip(STRANGER)}
     stage.send(
         *from_master(1),
         ipv4_frame(carp_header(**SIGNED), **here, ttl=254),

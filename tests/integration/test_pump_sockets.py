@@ -42,7 +42,7 @@ from tests.support.segment import (
 pytestmark = pytest.mark.root
 
 DEADLINE_S = 10.0
-FAST = {"advbase": 0, "advskew": 8, "dead_ratio": 1}  # MASTER after 31 ms
+FAST: dict[str, Any] = {"advbase": 0, "advskew": 8, "dead_ratio": 1}  # MASTER after 31 ms
 SOURCE6, PEER6 = ip("fe80::a"), ip("fe80::b")
 BOTH = ((ADDRESS, 32), (ADDRESS6, 128))
 
@@ -155,13 +155,13 @@ def send(host: Host, *frames: bytes) -> None:
 
 
 def frame4(**keys: Any) -> bytes:
-    both = {"addresses": (ADDRESS, ADDRESS6)}
+    both: dict[str, Any] = {"addresses": (ADDRESS, ADDRESS6)}
     outer = {key: keys.pop(key) for key in ("ttl", "source", "destination") if key in keys}
     return ipv4_frame(carp_header(**both, **keys), **{"source": ip("10.1.0.2"), **outer})
 
 
 def frame6(**keys: Any) -> bytes:
-    both = {"addresses": (ADDRESS, ADDRESS6)}
+    both: dict[str, Any] = {"addresses": (ADDRESS, ADDRESS6)}
     outer = {key: keys.pop(key) for key in ("hop_limit", "source", "destination") if key in keys}
     return ipv6_frame(carp_header(**both, **keys), **{"source": PEER6, **outer})
 

@@ -150,7 +150,7 @@ def test_only_frames_of_used_interfaces_are_heard(lab_factory: Callable[..., Lab
             send(2)
             filter_interfaces({"packet": receiver}, [ifindexes["s1"], ifindexes["s2"]])
             send(3)
-            heard = []
+            heard: list[tuple[str, int]] = []
             receiver.settimeout(2)
             while len(heard) < 3:
                 data, origin = receiver.recvfrom(100)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.support.segment import ADDRESS, SECOND_NS, START_NS, Node, advertisement, ip
 
 SIGNED = [(ADDRESS, 24), (ip("10.77.0.101"), 24)]
@@ -11,11 +13,11 @@ MASTER_NS = START_NS + 3 * SECOND_NS
 LATER_NS = START_NS + 20 * SECOND_NS
 
 
-def host(**settings: object) -> dict[str, object]:
+def host(**settings: Any) -> dict[str, Any]:
     return {"addresses": SIGNED, "unsigned_addresses": UNSIGNED} | settings
 
 
-def master(errors: dict[bytes, int] | None = None, **settings: object) -> Node:
+def master(errors: dict[bytes, int] | None = None, **settings: Any) -> Node:
     """A node that just became MASTER, its address changes answered with `errors`."""
     node = Node("10.77.0.2", **host(**settings))
     node.errors = errors or {}

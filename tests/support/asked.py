@@ -6,7 +6,7 @@ Stands in for the pump, its orders and the network. Must not know a socket or a 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -101,9 +101,9 @@ class Asked:
         given: dict[str, Any] = {"preempt": settings.get("preempt", "demoted")}
         self.settings = Settings(passphrase=b"secret", **(given | (configured or {})))
         self.take(42)
-        self.orders: Any = EngineOrders(self.engine)
-        self.network: Any = KnownNetwork(self.hosts, self.orders)
-        self.problems: Any = KnownProblems()
+        self.orders: Any = cast("Any", EngineOrders(self.engine))
+        self.network: Any = cast("Any", KnownNetwork(self.hosts, self.orders))
+        self.problems: Any = cast("Any", KnownProblems())
         self.in_use: dict[int, str] = {}
         self.status = Status(
             self.hosts, self.orders, self.network, self.problems, in_use=self.in_use

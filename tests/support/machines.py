@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from carp_fast.closing import Closing
-from carp_fast.lab.lab import Host, wait_for
+from carp_fast.lab.lab import Host, Process, wait_for
 
 ROOT = Path(__file__).parents[2]
 BOOT_DEADLINE_S = 10.0
@@ -53,7 +53,7 @@ class Machine(Closing):
         self.host = host
         self.directory = directory
         self.record = directory / "ifconfig.calls"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._pid = 0
         for part in ("etc/init.d", "etc/default", "work", "programs/usr/sbin"):
             (directory / part).mkdir(parents=True)

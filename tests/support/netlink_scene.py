@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from carp_fast.engine._prepared import PreparedHost
@@ -93,6 +94,9 @@ class Scene:
         self.pump.add(slot, host)
         self.pump.mark()
 
+    def holds_one(self, slot: int) -> bool:
+        return self.held(slot) == 1
+
     def held(self, slot: int = 0) -> int:
         snapshot = self.pump.snapshot(slot, 1)
         mark = self.pump.mark()
@@ -162,7 +166,7 @@ def secondaries() -> dict[str, Any]:
             file.write("0")
     for slot, text in enumerate((OURS, OTHER, LATER)):
         scene.add(slot, text)
-        scene.wait(lambda slot=slot: scene.held(slot) == 1, "an address")
+        scene.wait(partial(scene.holds_one, slot), "an address")
     began_s = time.monotonic()
     scene.pump.remove(0)
     scene.pump.mark()

@@ -143,7 +143,7 @@ class AddressChanges(Closing):
 
     def read(self) -> list[tuple[bool, str]]:
         """(added, address without prefix length) of all that has happened since the last call."""
-        found = []
+        found: list[tuple[bool, str]] = []
         while True:
             try:
                 data = self._socket.recv(65_536)

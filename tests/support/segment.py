@@ -45,7 +45,7 @@ def internet_checksum(data: bytes) -> int:
     """RFC 1071 as it reads: 16-bit words, carries folded in, complemented."""
     if len(data) % 2:
         data += b"\0"
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -135,8 +135,15 @@ def advertisement(
 ) -> bytes:
     """The frame of a right advertisement from `source`, in its family, to the usual group."""
     frame = ipv6_frame if ":" in source else ipv4_frame
-    where = {} if destination is None else {"destination": ip(destination)}
+    where: dict[str, Any] = {} if destination is None else {"destination": ip(destination)}
     return frame(carp_header(**carp), source=ip(source), source_mac=source_mac, **where)
+
+
+def next_deadline(engine: Engine) -> int:
+    """When the engine has something to do next; it must have."""
+    at_ns = engine.next_deadline_ns()
+    assert at_ns is not None
+    return at_ns
 
 
 class Heard(NamedTuple):

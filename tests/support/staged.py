@@ -75,10 +75,11 @@ class Stage:
         given = Settings(passphrase=b"secret", **settings)
         self.hosts = Hosts()
         for vhid in (1, 2):
-            both = (f"192.0.2.{vhid}/24",), (f"192.0.2.{vhid + 50}/24",)
+            signed: tuple[str, ...] = (f"192.0.2.{vhid}/24",)
             if families == (4, 6):
-                both = (*both[0], f"2001:db8::{vhid}/64"), both[1]
-            self.hosts.take(VirtualHost("eth0", vhid, *both, given))
+                signed += (f"2001:db8::{vhid}/64",)
+            unsigned = (f"192.0.2.{vhid + 50}/24",)
+            self.hosts.take(VirtualHost("eth0", vhid, signed, unsigned, given))
         orders: Any = DirectOrders()
         self.idle: asyncio.Event = orders.idle
         self.names: dict[int, str] = {}  # of interfaces that exist under another name

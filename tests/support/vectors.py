@@ -49,7 +49,7 @@ def engine_advertisement(vector: dict[str, Any], **settings: Any) -> bytes:
     four = vector["ip_version"] == 4
     leaving = vector["advbase"] == vector["advskew"] == 255
     counter = int(vector["counter"], 16)
-    sources = {
+    sources: dict[str, Any] = {
         "source": frame[26:30] if four else ip("10.77.0.1"),
         "source6": ip("2001:db8::1") if four else frame[22:38],
     }

@@ -64,7 +64,7 @@ def test_templates_are_whole_messages(adding: bool) -> None:
 
 def test_a_library_that_drops_our_mark_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As pyroute2 before 0.9.3 did: what it had no name for it left out, without a word."""
-    from pyroute2.netlink.rtnl import ifaddrmsg
+    from pyroute2.netlink.rtnl import ifaddrmsg  # type: ignore[import-untyped]
 
     class Older(ifaddrmsg.ifaddrmsg):  # type: ignore[misc]
         nla_map = tuple(each for each in ifaddrmsg.ifaddrmsg.nla_map if "IFA_PROTO" not in each)

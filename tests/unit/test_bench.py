@@ -18,9 +18,11 @@ from carp_fast.bench.contenders import DAEMONS
 from carp_fast.bench.run import Bars, Lines, Plan, planned
 from carp_fast.cli import main as cli
 from carp_fast.config import load as config
+from carp_fast.lab.fleet import ADVSKEW
 from carp_fast.lab.lab import Host, LabError, virtual_address
 from carp_fast.lab.pings import ECHO_REPLY, echo_request, is_reply
-from carp_fast.lab.witness import RTM_DELADDR, RTM_NEWADDR, address_changes
+from carp_fast.lab.witness import address_changes
+from carp_fast.net.kernel import RTM_DELADDR, RTM_NEWADDR
 
 
 class Placed:
@@ -157,7 +159,7 @@ def test_carp_fast_runs_one_process_on_a_configuration_without_faults(tmp_path: 
     made = config.load(Path(command[-1]))
     assert len(made.virtual_hosts) == 258
     assert not made.warnings
-    assert made.virtual_hosts[0].settings.advskew == contenders.ADVSKEW["b"]
+    assert made.virtual_hosts[0].settings.advskew == ADVSKEW["b"]
 
 
 def test_ucarp_runs_a_process_for_each_virtual_host(tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ def test_ucarp_runs_a_process_for_each_virtual_host(tmp_path: Path) -> None:
 
 
 def test_keepalived_waits_as_long_as_carp_does(tmp_path: Path) -> None:
-    assert (256 - contenders.PRIORITY["b"]) == contenders.ADVSKEW["b"]
+    assert (256 - contenders.PRIORITY["b"]) == ADVSKEW["b"]
     (command,) = DAEMONS["keepalived"].commands(host("a"), {1: 255, 2: 255}, tmp_path)
     text = Path(command[command.index("--use-file") + 1]).read_text()
     assert text.count("vrrp_instance ") == 510

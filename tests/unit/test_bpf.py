@@ -34,11 +34,17 @@ def test_instructions_are_encoded_as_the_kernel_reads_them() -> None:
 
 
 def test_jumps_count_instructions_from_the_next_one() -> None:
-    program = [bpf.jump_if_zero(0, "end"), bpf.put_map(1, 5), bpf.put(0, 1), "end:", bpf.leave()]
+    program: list[bytes | str] = [
+        bpf.jump_if_zero(0, "end"),
+        bpf.put_map(1, 5),
+        bpf.put(0, 1),
+        "end:",
+        bpf.leave(),
+    ]
     code = bpf.assemble(program)
     assert len(code) == 8 * 5
     assert struct.unpack_from("<h", code, 2)[0] == 3
-    back = ["again:", bpf.put(0, 1), bpf.jump_if(">", 1, 2, "again")]
+    back: list[bytes | str] = ["again:", bpf.put(0, 1), bpf.jump_if(">", 1, 2, "again")]
     assert bpf.assemble(back)[8:].hex() == "2d21feff00000000"
 
 

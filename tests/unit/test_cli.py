@@ -232,7 +232,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.SimpleNamespace]:
         logging.getLogger("carp_fast.daemon.daemon").info("eth0/7: started")
         if isinstance(stand_in.result, Exception):
             raise stand_in.result
-        return stand_in.result
+        return int(stand_in.result)
 
     stand_in.run = run
     monkeypatch.setattr(carp_fast.daemon, "daemon", stand_in, raising=False)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -139,7 +139,7 @@ class FakeDaemon:
 
         self.run(publish_all())
 
-    async def status(self, request: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def status(self, request: dict[str, Any]) -> Answer:
         self.requests.append(request)
         keys = ("interface", "vhid", "state")
         shown = [
@@ -164,7 +164,7 @@ class FakeDaemon:
         }
         return document_slices("status", fields, "virtual_hosts", in_slices(shown))
 
-    async def reload(self, request: dict[str, Any]) -> dict[str, object]:
+    async def reload(self, request: dict[str, Any]) -> Answer:
         self.requests.append(request)
         if isinstance(self.reload_answer, ControlError):
             raise self.reload_answer

@@ -363,7 +363,12 @@ def test_events_reach_every_reader_in_order(served: ServedLoop, tmp_path: Path) 
     with ControlClient(path).stream() as one, ControlClient(path).stream() as two:
         assert server.subscribers == 2
         count = 5_000
-        served.call(lambda: [server.publish({"n": n}) for n in range(count)])
+
+        def publish_all() -> None:
+            for n in range(count):
+                server.publish({"n": n})
+
+        served.call(publish_all)
         for stream in (one, two):
             assert [stream.next_event(DEADLINE_S)["n"] for _ in range(count)] == list(range(count))
         with pytest.raises(ControlTimeout, match="no event within"):

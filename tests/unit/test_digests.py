@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from carp_fast.capture import digests
 from carp_fast.capture import judge as verdicts
 from carp_fast.capture.digests import SUBSET_ADDRESSES_MAX, Guess, Signer
 from carp_fast.capture.judge import Finding, Judge, signer_of
@@ -335,9 +336,14 @@ def test_what_nothing_explains_is_looked_into_again_and_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     judge = Judge([signer(A)])
-    searches = []
-    real = verdicts.guesses
-    monkeypatch.setattr(verdicts, "guesses", lambda *given: searches.append(given) or real(*given))
+    searches: list[tuple[Any, ...]] = []
+    real = digests.guesses
+
+    def counted(*given: Any) -> Any:
+        searches.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(verdicts, "guesses", counted)
     monkeypatch.setattr(verdicts, "TRIES_EACH", 10)
     wrong = heard(HEAD + A, b"nobody knows")
     assert judge.judge(wrong) == Finding("bad_auth", None)
@@ -362,7 +368,7 @@ def test_what_nothing_explains_is_looked_into_again_and_not_for_ever(
 
 def test_a_search_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = 0
-    real = verdicts.guesses
+    real = digests.guesses
 
     def counted(*given: Any) -> Iterator[Guess]:
         nonlocal tried
@@ -416,7 +422,7 @@ def golden(case: str, implementation: str, family: int = 4) -> dict[str, Any]:
 
 
 def test_golden_frames_for_wrong_configurations() -> None:
-    secret = {"passphrase": b"secret"}
+    secret: dict[str, Any] = {"passphrase": b"secret"}
     address, six = addresses("10.77.0.100", "2001:db8::100")
     fewer = Judge([signer(address, six, LOCAL, **secret)])
     # FreeBSD signs a link-local address, OpenBSD leaves it out: neither is wrong.
@@ -487,7 +493,7 @@ def test_a_right_digest_that_another_implementation_refuses(
 def test_a_digest_over_the_automatic_address_is_explained_with_another_cause() -> None:
     judge = Judge([signer(LOCAL, dialect="openbsd"), OTHER])
     body = b"".join(sorted((LOCAL, AUTOMATIC)))
-    six = {"family": 6, "destination": addresses("ff02::12")[0]}
+    six: dict[str, Any] = {"family": 6, "destination": addresses("ff02::12")[0]}
     assert judge.judge(heard(HEAD + body, **six)) == Finding("ok")
     assert judge.judge(heard(HEAD + body, b"another", **six)) == Finding(
         "bad_auth", "digest right for passphrase of virtual_host[2] (line 7)"

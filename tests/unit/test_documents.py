@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     return Scene()
 
 
-REQUESTS = {
+REQUESTS: dict[str, dict[str, Any]] = {
     "status": {"command": "status"},
     "status-some": {"command": "status", "state": "master", "problems": True},
     "status-none": {"command": "status", "interface": "eth9"},
@@ -49,8 +50,9 @@ def answers(scene: Scene, path: Path) -> dict[str, list[bytes]]:
         await served.server.start()
         found = {}
         for name, request in REQUESTS.items():
-            vhids = range(42, 48) if name == "explain" else (None,)
-            every = [request if vhid is None else {**request, "vhid": vhid} for vhid in vhids]
+            every: list[dict[str, Any]] = [request]
+            if name == "explain":
+                every = [{**request, "vhid": vhid} for vhid in range(42, 48)]
             found[name] = await served.ask(*every)
         found["failed"] = await served.ask(*FAILED)
         found["events"] = await served.events()

@@ -244,7 +244,7 @@ def test_an_interface_or_a_recording() -> None:
 def test_a_reader_that_leaves_early_is_no_failure(tmp_path: Path) -> None:
     file = tmp_path / "many.pcap"
     file.write_bytes(recording(*[advertisement()] * 5_000))
-    words = [sys.executable, "-m", "carp_fast", "dump", "-r", file]
+    words = [sys.executable, "-m", "carp_fast", "dump", "-r", str(file)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from tests.support.segment import (
     Segment,
     advertisement,
     ip,
+    next_deadline,
     prepared,
     read_advertisement,
 )
@@ -90,7 +92,7 @@ def test_a_master_is_never_silent_for_longer_than_its_interval(
     sent = []
     for _ in range(40):
         sent += [now_ns for act in engine.take_actions(now_ns) if isinstance(act, Advertise)]
-        now_ns = max(engine.next_deadline_ns(), now_ns)
+        now_ns = max(next_deadline(engine), now_ns)
         engine.expire(now_ns)
     assert len(sent) > 10
     gaps = [later - earlier for earlier, later in pairwise(sent)]
@@ -120,7 +122,7 @@ def test_the_deadline_is_held_back_until_all_frames_before_it_were_heard() -> No
     late_ns = due_ns + 2 * SECOND_NS
     node.engine.expire(late_ns, due_ns - 1)
     assert node.state == "BACKUP"
-    assert node.engine.next_deadline_ns() <= late_ns + TICK_NS
+    assert next_deadline(node.engine) <= late_ns + TICK_NS
     # The advertisement was waiting in the socket all the time: no take-over.
     assert node.engine.receive(0, advertisement(), due_ns - 10) == "ok"
     node.engine.expire(late_ns + TICK_NS, late_ns + TICK_NS)
@@ -432,7 +434,8 @@ def test_who_resigned_stays_away_whatever_happens_to_its_interface() -> None:
     node = Node("10.77.0.2")
     node.run(START_NS + 5 * SECOND_NS)
     node.engine.resign_all(START_NS + 5 * SECOND_NS)
-    for step, interface in enumerate(({"up": False}, {}, {"ifindex": 0}, {"ifindex": 7})):
+    changes: list[dict[str, Any]] = [{"up": False}, {}, {"ifindex": 0}, {"ifindex": 7}]
+    for step, interface in enumerate(changes):
         node.attach(START_NS + (6 + step) * SECOND_NS, **interface)
     node.run(START_NS + 20 * SECOND_NS)
     assert (node.state, node.reason) == ("INIT", "resigned")
@@ -495,7 +498,7 @@ def thousand() -> list[tuple[int, str, int]]:
     while now_ns < START_NS + 10 * SECOND_NS:
         engine.expire(now_ns)
         actions += [(now_ns, act.word, act.slot) for act in engine.take_actions(now_ns)]
-        now_ns = engine.next_deadline_ns()
+        now_ns = next_deadline(engine)
     assert engine.reports_lost == 0
     return actions
 
@@ -522,7 +525,7 @@ def test_phases_are_as_few_ticks_as_the_pace_allows(hosts: int, ticks: int) -> N
         sent += [
             (now_ns, act.slot) for act in engine.take_actions(now_ns) if isinstance(act, Advertise)
         ]
-        now_ns = engine.next_deadline_ns()
+        now_ns = next_deadline(engine)
     begin_ns = START_NS + 5 * SECOND_NS
     last = [each for each in sent if begin_ns <= each[0] < begin_ns + SECOND_NS]
     assert sorted(slot for _, slot in last) == list(range(hosts))

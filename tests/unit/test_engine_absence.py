@@ -14,6 +14,7 @@ from tests.support.segment import (
     START_NS,
     Node,
     advertisement,
+    next_deadline,
     prepared,
 )
 
@@ -35,7 +36,7 @@ def hear(node: Node, now_ns: int, counter: int, **carp: Any) -> None:
 def rises_at(node: Node) -> int:
     """Let time pass, nobody being heard: how long after START_NS it rose."""
     while node.state == "BACKUP":
-        node.run(node.engine.next_deadline_ns())
+        node.run(next_deadline(node.engine))
     since_ns: int = node.engine.host(0)["since_ns"]
     return since_ns - START_NS
 

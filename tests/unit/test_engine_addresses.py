@@ -191,7 +191,7 @@ def test_no_announcement_is_no_two_hundred() -> None:
 # ----------------------------------------------------------------------------------------- removal
 
 
-def released(node: Node) -> list[tuple[object, ...]]:
+def released(node: Node) -> list[Released]:
     return node.reported(Released)
 
 

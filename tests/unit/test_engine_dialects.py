@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from carp_fast.engine.reports import DemoteHeard
@@ -19,7 +21,7 @@ from tests.support.segment import (
 LATER_NS = START_NS + 11 * SECOND_NS  # MASTER by then
 
 
-def master(**settings: object) -> Node:
+def master(**settings: Any) -> Node:
     node = Node("10.77.0.2", **settings)
     node.run(LATER_NS)
     assert node.state == "MASTER"
@@ -27,7 +29,7 @@ def master(**settings: object) -> Node:
     return node
 
 
-def hear(node: Node, now_ns: int, source: str = "10.77.0.1", **carp: int) -> None:
+def hear(node: Node, now_ns: int, source: str = "10.77.0.1", **carp: Any) -> None:
     assert node.engine.receive(0, advertisement(source=source, **carp), now_ns) == "ok"
     node.take(now_ns)
 

@@ -29,7 +29,7 @@ from tests.support.segment import (
 BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}
 ONLY6: dict[str, Any] = {"addresses": [(ADDRESS6, 64)]}
 DOWN_NS = 3 * SECOND_NS
-SIGNED = {"addresses": [ADDRESS, ADDRESS6]}
+SIGNED: dict[str, Any] = {"addresses": [ADDRESS, ADDRESS6]}
 
 
 def of_family(frame: bytes) -> int:
@@ -161,7 +161,7 @@ def test_a_host_of_one_family_expects_no_other() -> None:
 
 def test_another_group_of_ipv6_is_not_ours() -> None:
     node = Node("10.77.0.2", on6="fe80::2", **ONLY6)
-    signed = {"addresses": [ADDRESS6]}
+    signed: dict[str, Any] = {"addresses": [ADDRESS6]}
     wrong = advertisement(source="fe80::1", destination="ff02::13", **signed)
     assert node.engine.receive(0, wrong, START_NS) == "bad_destination"
     assert node.engine.receive(0, advertisement(source="fe80::1", **signed), START_NS) == "ok"
@@ -262,7 +262,7 @@ def test_link_local_addresses_are_signed_without_their_interface_and_need_not_be
 
 def test_the_other_form_of_a_former_key_is_accepted_for_the_grace_time_too() -> None:
     local = ip("fe80::5e:1")
-    settings = {"addresses": [(ADDRESS, 24), (local, 64)], "alternates": True}
+    settings: dict[str, Any] = {"addresses": [(ADDRESS, 24), (local, 64)], "alternates": True}
     node = Node("10.77.0.2", on6="fe80::2", **settings)
     change = prepared(passphrase=b"new", **settings)
     node.engine.replace(0, change, START_NS, grace_ns=10 * SECOND_NS)

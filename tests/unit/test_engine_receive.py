@@ -165,7 +165,7 @@ def test_duplicate_source_is_told_once_a_minute_with_its_mac() -> None:
     told = []
     for second in range(130):
         at_ns = now_ns + second * SECOND_NS
-        slower = {"counter": 10**9 - second, "advskew": 1}
+        slower: dict[str, Any] = {"counter": 10**9 - second, "advskew": 1}
         frame = advertisement(source="10.77.0.2", source_mac=OTHER_MAC, **slower)
         assert node.engine.receive(0, frame, at_ns) == "ok"
         node.carry_out(at_ns)

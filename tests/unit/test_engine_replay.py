@@ -37,7 +37,7 @@ def hear(
     return verdict
 
 
-def in_order(theirs: dict[str, int] | None = None, /, **settings: Any) -> Node:
+def in_order(theirs: dict[str, Any] | None = None, /, **settings: Any) -> Node:
     """A BACKUP that has heard 10.77.0.1 count up from BASE to BASE + 4 in four seconds."""
     node = Node("10.77.0.2", **settings)
     for step in range(5):
@@ -97,7 +97,7 @@ def test_each_source_has_its_own_counters() -> None:
     ],
 )
 def test_a_silent_source_is_learned_anew_before_our_master_down_passes(
-    settings: dict[str, Any], theirs: dict[str, int], silence_ns: int
+    settings: dict[str, Any], theirs: dict[str, Any], silence_ns: int
 ) -> None:
     for replay, verdict in (("learn", "ok"), ("strict", "replay")):
         node = in_order(theirs, replay=replay, **settings)
@@ -524,6 +524,6 @@ def test_what_we_sent_long_ago_is_refused_from_our_own_source(replay: str, ascen
     for number, frame in enumerate(sent if ascending else reversed(sent)):
         counter = counter_of(frame)
         assert hear(node, counter, now_ns + number, "10.77.0.2", mac=node.mac) == "replay"
-        forged = {"mac": b"\xfe" * 6, "advbase": 0, "advskew": 1}
+        forged: dict[str, Any] = {"mac": b"\xfe" * 6, "advbase": 0, "advskew": 1}
         assert hear(node, counter, now_ns + number, "10.77.0.2", **forged) == "replay"
     assert node.state == "MASTER"

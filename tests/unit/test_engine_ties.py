@@ -15,9 +15,10 @@ from tests.support.segment import (
     Node,
     Segment,
     advertisement,
+    next_deadline,
 )
 
-SIGNED = {"addresses": [ADDRESS, ADDRESS6]}
+SIGNED: dict[str, Any] = {"addresses": [ADDRESS, ADDRESS6]}
 BOTH: dict[str, Any] = {"addresses": [(ADDRESS, 24), (ADDRESS6, 64)]}
 JITTER_NS = SECOND_NS // 4  # at most, after the first tie
 DOWN_NS = 3 * SECOND_NS
@@ -175,7 +176,7 @@ def jitters(node: Node, source: str, times: int) -> list[int]:
     counter = 1 << 40
     for _ in range(times):
         while node.state != "MASTER":
-            node.run(node.engine.next_deadline_ns())
+            node.run(next_deadline(node.engine))
         now_ns = node.times("ADVERTISE")[-1]
         counter += 1 << 20
         assert node.engine.receive(0, advertisement(source=source, counter=counter), now_ns) == "ok"

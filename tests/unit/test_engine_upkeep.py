@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from errno import EACCES, EAGAIN, EBUSY, EEXIST, ENOBUFS, ENODEV, ENXIO, EPERM
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -293,7 +294,7 @@ def test_only_addresses_of_the_host_are_found() -> None:
 # ----------------------------------------------------------------------- without any for too long
 
 
-def nothing_goes(error: int = EPERM, **settings: object) -> Node:
+def nothing_goes(error: int = EPERM, **settings: Any) -> Node:
     """A node that becomes MASTER, and gets none of its addresses."""
     return master(dict.fromkeys(EVERY, error), **settings)
 
@@ -344,7 +345,7 @@ def test_the_deadline_is_configured(seconds: int) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"address_deadline_ns": 0}, {"manage_addresses": False}])
-def test_where_there_is_no_deadline_it_stays(settings: dict[str, object]) -> None:
+def test_where_there_is_no_deadline_it_stays(settings: dict[str, Any]) -> None:
     node = nothing_goes(**settings)
     node.run(MASTER_NS + 300 * SECOND_NS)
     assert node.state == "MASTER"

@@ -78,7 +78,7 @@ def test_the_event_told_is_the_event_that_happens(
 
     def hear(slot: int, counter: int) -> str:
         (advbase, advskew), theirs, source = ADVERTISED[slot]
-        carp = {"advbase": advbase, "advskew": advskew, "demote": theirs}
+        carp: dict[str, Any] = {"advbase": advbase, "advskew": advskew, "demote": theirs}
         frame = advertisement(source=source, vhid=slot + 1, counter=counter, **carp)
         assert engine.receive(0, frame, now_ns) == "ok"
         return str(engine.host(slot)["state"])

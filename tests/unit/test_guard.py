@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_the_address_of_the_session(
 def test_a_session_that_sudo_has_taken_out_of_the_environment(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard.os, "getpid", lambda: 30)
+    monkeypatch.setattr(os, "getpid", lambda: 30)
     for pid, parent, environment in (
         (30, 20, b"HOME=/root\0"),
         (20, 10, b"SSH_CONNECTION=192.0.2.9 50000 10.0.2.5 22\0HOME=/home/x\0"),

@@ -14,11 +14,10 @@ import pytest
 from carp_fast.engine._lanes import LaneJudge
 from carp_fast.net import lanes, sockets
 from carp_fast.net.filters import SKF_AD_PROTOCOL, Instruction
-from carp_fast.net.kernel import PACKET_FANOUT
+from carp_fast.net.kernel import PACKET_FANOUT, SOL_PACKET
 from carp_fast.net.lane_filters import PLACES
 from carp_fast.net.lanes import (
     FORGET_AFTER_S,
-    SOL_PACKET,
     SOURCES_AN_INTERFACE,
     Lanes,
     LaneSockets,

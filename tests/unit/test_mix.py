@@ -293,7 +293,8 @@ def test_what_cannot_be_is_refused(
 
 
 def test_streams_that_cannot_be_are_refused() -> None:
-    for wrong in ({"passphrase": b""}, {"source": SOURCE6}, {"source_mac": b"\2"}):
+    every: list[dict[str, Any]] = [{"passphrase": b""}, {"source": SOURCE6}, {"source_mac": b"\2"}]
+    for wrong in every:
         with pytest.raises(ValueError, match="a stream has"):
             Mix([stream(**wrong)], {"ok": 1})
     with pytest.raises(ValueError, match="has a virtual host"):

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from carp_fast.daemon.orders import Orders
 from carp_fast.engine._prepared import PreparedHost
@@ -32,7 +33,7 @@ def test_what_was_given_has_been_carried_out() -> None:
         async with pump_with_orders() as orders:
             pump = orders.pump
             given = await orders.give(
-                lambda vhid=vhid: pump.add(vhid - 1, host(vhid)) for vhid in range(1, 256)
+                partial(pump.add, vhid - 1, host(vhid)) for vhid in range(1, 256)
             )
             assert given == 255
             assert await states(orders, 255) == ["INIT"] * 255
@@ -49,8 +50,8 @@ def test_what_is_posted_beyond_the_room_of_the_ring_stays_in_order() -> None:
             for number in range(20_000):
                 up = number % 2 == 1
                 orders.post(
-                    lambda up=up: pump.set_interface(
-                        0, ifindex=7, up=up, mac=MAC, source=b"\x0a\0\0\x01"
+                    partial(
+                        pump.set_interface, 0, ifindex=7, up=up, mac=MAC, source=b"\x0a\0\0\x01"
                     )
                 )
             await orders.done()
@@ -118,7 +119,7 @@ def test_an_order_is_taken_only_when_it_can_be_given() -> None:
                 for number in range(1_500):
                     assert orders.pump.room() > 0
                     taken.append(number)
-                    yield lambda number=number: given.append(number)
+                    yield partial(given.append, number)
 
             given: list[int] = []
             task = asyncio.create_task(orders.give(every()))
@@ -150,9 +151,7 @@ def test_a_snapshot_has_every_host_with_its_own_fields() -> None:
         async with pump_with_orders() as orders:
             pump = orders.pump
             pump.set_interface(0, ifindex=7, up=True, mac=MAC, source=b"\x0a\0\0\x01")
-            await orders.give(
-                lambda vhid=vhid: pump.add(vhid - 1, host(vhid)) for vhid in range(1, 101)
-            )
+            await orders.give(partial(pump.add, vhid - 1, host(vhid)) for vhid in range(1, 101))
             snapshot = pump.snapshot(40, 60)
             await orders.done()
             found = [(slot, fields["vhid"], fields["peers"]) for slot, fields in snapshot.hosts()]

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,7 +169,7 @@ def test_a_file_that_always_lacked_its_last_line_end_is_whole(tmp_path: Path) ->
 
 
 def after_reading(
-    monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[], None], times: int = 1
+    monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[], object], times: int = 1
 ) -> None:
     """Lets `change` happen just after a file of this name was read, the first times it is."""
     note, left = readings.Readings.note, [times]
@@ -253,8 +254,13 @@ def test_a_half_written_file_is_waited_for(real: Path, monkeypatch: pytest.Monke
         file.write(REAL[:half])
         file.flush()
         begun_s = real.stat().st_mtime
-        monkeypatch.setattr(readings.time, "time", lambda: begun_s + readings.SETTLE_S / 2)
-        at_first_wait(monkeypatch, lambda: (file.write(REAL[half:]), file.flush()))
+        monkeypatch.setattr(time, "time", lambda: begun_s + readings.SETTLE_S / 2)
+
+        def write_the_rest() -> None:
+            file.write(REAL[half:])
+            file.flush()
+
+        at_first_wait(monkeypatch, write_the_rest)
         assert len(load_settled(real).virtual_hosts) == 86
 
 
@@ -265,7 +271,7 @@ def test_an_editor_that_renames_first_does_not_hide_a_file(
     one = real.parent / "conf.d/one.toml"
     one.rename(one.with_name("one.toml~"))
     renamed_s = one.parent.stat().st_mtime
-    monkeypatch.setattr(readings.time, "time", lambda: renamed_s + readings.SETTLE_S / 2)
+    monkeypatch.setattr(time, "time", lambda: renamed_s + readings.SETTLE_S / 2)
     at_first_wait(monkeypatch, lambda: write(real.parent, HOST, "conf.d/one.toml"))
     assert len(load_settled(real).virtual_hosts) == 86
 
@@ -296,7 +302,7 @@ def test_faults_of_a_file_that_was_being_written_are_not_told(
 ) -> None:
     write(real.parent, REAL[:100])
     rest(real, *real.parent.rglob("*"))
-    after_reading(monkeypatch, real.name, lambda: write(real.parent, REAL) and None)
+    after_reading(monkeypatch, real.name, partial(write, real.parent, REAL))
     assert len(load_settled(real).virtual_hosts) == 86
 
 

@@ -15,7 +15,8 @@ from carp_fast.cli import sink as cli_sink
 from carp_fast.config.load import load
 from carp_fast.engine._wire import build_announcement
 from carp_fast.loadtest._tally import Tally
-from carp_fast.loadtest.receiver import Latency, sink_filter, ways_to_sign
+from carp_fast.loadtest.receiver import Latency, ways_to_sign
+from carp_fast.net.filters import sink_filter
 from tests.support.bpf import run
 from tests.support.segment import ADDRESS, advertisement, ip
 from tests.support.transfers import received

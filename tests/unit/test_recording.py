@@ -12,6 +12,7 @@ from carp_fast.engine._recorder import CHECKPOINT_RECORDS, RECORD_BYTES
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.player import Player, compare, play
 from carp_fast.replay.recording import capacity
+from carp_fast.replay.scenario import Line
 from tests.support.recorded import CAPACITY, RecordingPlayer, played, recording
 from tests.support.segment import PASSPHRASE, SECOND_NS, START_NS, Node, advertisement, ip, prepared
 
@@ -364,7 +365,7 @@ def test_an_engine_goes_on_where_another_was(second: int) -> None:
     inputs = [line for line in scenario.lines if not line.output]
     first = RecordingPlayer(scenario)
     first.start(0)
-    later = []
+    later: list[Line] = []
     for line in inputs:
         (first.give if line.at_ns <= second * SECOND_NS else later.append)(line)
     first.run(second * SECOND_NS)

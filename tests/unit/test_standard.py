@@ -113,7 +113,7 @@ def test_what_is_closed_is_opened_on_nothing(tmp_path: Path, closed: Sequence[bo
     kept = tmp_path / "kept"
     kept.touch()
     out = tmp_path / "found"
-    argv = ["sh", "-c", f'exec "$@" {words}', "sh", sys.executable, "-c", SHOW, out]
+    argv = ["sh", "-c", f'exec "$@" {words}', "sh", sys.executable, "-c", SHOW, str(out)]
     with kept.open("r+") as file:
         subprocess.run(argv, stdin=file, stdout=file, stderr=file, check=True, cwd=ROOT, timeout=60)
     assert out.read_text().split() == ["/dev/null" if gone else str(kept) for gone in closed]

@@ -85,7 +85,7 @@ def test_both_families_and_who_was_heard() -> None:
     settings = Settings(passphrase=b"secret", advskew=100, dialect="openbsd")
     host = VirtualHost("eth0", 42, ADDRESSES, (), settings)
     signed = tuple(ip(address.partition("/")[0]) for address in ADDRESSES)
-    header = {"addresses": signed, "advskew": 5, "demote": 3}
+    header: dict[str, Any] = {"addresses": signed, "advskew": 5, "demote": 3}
     engine = Engine()
     heard_by(
         engine,

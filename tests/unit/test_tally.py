@@ -31,14 +31,15 @@ RESTART_AFTER = 8
 LAST = 2**64 - 1
 
 
-def heard(*counters: int, **fields: Any) -> dict[str, int]:
+def heard(*counters: int, **fields: Any) -> dict[str, Any]:
     """The row of one flow that sent these counters in this order."""
     tally = Tally()
     for counter in counters:
         tally.receive(advertisement(counter=counter, **fields))
     (row,) = tally.flow_list()
     names = "source vhid first last received lost duplicates reordered strays restarts"
-    return dict(zip(names.split(), row, strict=True))
+    found: dict[str, Any] = dict(zip(names.split(), row, strict=True))
+    return found
 
 
 def stamped(at_ns: int, frame: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -55,7 +55,7 @@ class Stage:
         self.hosts = Hosts()
         self.hosts.take(VirtualHost("eth0", 42, ("10.77.0.100/24",), (), Settings(**given)))
         self.hosts.states[0] = state
-        self.in_use: Any = RecordedInUse()
+        self.in_use: Any = cast("Any", RecordedInUse())
         network: Any = KnownNetwork()
         orders: Any = None
         self.counter = 1000

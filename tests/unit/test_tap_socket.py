@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from carp_fast.net.filters import (
@@ -20,9 +22,9 @@ OURS, UCARP = b"\x02\0\0\0\0\x01", b"\0\0\x5e\0\0\x2a"
 EVERY = range(ALL_VHIDS)
 
 
-def heard(frame: bytes, vhids: range = EVERY, ends: set[int] | None = None, **about: int) -> bool:
+def heard(frame: bytes, vhids: range = EVERY, ends: set[int] | None = None, **about: Any) -> bool:
     program = tap_filter([3, 5], {mac_end(OURS)} if ends is None else ends, vhids)
-    return bool(run(program, frame, **({"kind": 4, "ifindex": 5} | about))[0])
+    return bool(run(program, frame, **{"kind": 4, "ifindex": 5, **about})[0])
 
 
 @pytest.mark.parametrize("vhids", [EVERY, range(40, 50)])

@@ -105,7 +105,7 @@ def test_whole_frames_of_netbsd_and_of_openbsd_over_ipv6() -> None:
 
 @pytest.mark.parametrize("vector", GOLDEN, ids=name)
 def test_engine_accepts_each_as_sent(vector: dict[str, Any]) -> None:
-    sources = {"source": ip("10.77.0.2"), "source6": ip("2001:db8::2")}
+    sources: dict[str, Any] = {"source": ip("10.77.0.2"), "source6": ip("2001:db8::2")}
     frame = bytes.fromhex(vector["frame"])
     for dialect in ("ucarp", dialect_of(vector)):
         engine = Engine()

@@ -281,7 +281,7 @@ def test_each_form_is_accepted_and_no_other(dialect: str) -> None:
         "of another vhid": [FOUR, LOCAL, ip("fe80::200:5eff:fe00:12b")],
         "none": [],
     }
-    ours = {"addresses": with_prefix([FOUR, LOCAL]), "dialect": dialect}
+    ours: dict[str, Any] = {"addresses": with_prefix([FOUR, LOCAL]), "dialect": dialect}
     for form, addresses in forms.items():
         node = Node("10.77.0.2", on6="fe80::2", **ours)
         frame = advertisement(addresses=addresses)

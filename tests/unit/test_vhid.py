@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.support.segment import (
     TICK_NS,
     Node,
     advertisement,
+    next_deadline,
     read_advertisement,
 )
 
@@ -76,7 +78,7 @@ def test_what_every_row_must_respect() -> None:
 # How to bring an engine to each state and to let each event happen to it.
 
 
-def node_in(state: str, **settings: object) -> Node:
+def node_in(state: str, **settings: Any) -> Node:
     node = Node("10.77.0.2", **({"advskew": ADVSKEW, "preempt": True} | settings))
     if state == "INIT":
         node.attach(START_NS, up=False)
@@ -88,7 +90,7 @@ def node_in(state: str, **settings: object) -> Node:
     return node
 
 
-def hear(node: Node, now_ns: int, source: str = "10.77.0.1", **carp: int) -> None:
+def hear(node: Node, now_ns: int, source: str = "10.77.0.1", **carp: Any) -> None:
     assert node.engine.receive(0, advertisement(source=source, **carp), now_ns) == "ok"
 
 
@@ -131,7 +133,7 @@ def master_left(node: Node, now_ns: int) -> int:
     return deadline(node, master_leaving(node, now_ns))
 
 
-def heard(**carp: int) -> Callable[[Node, int], int]:
+def heard(**carp: Any) -> Callable[[Node, int], int]:
     def happen(node: Node, now_ns: int) -> int:
         hear(node, now_ns, **carp)
         return now_ns
@@ -186,7 +188,7 @@ HAPPEN: dict[str, Callable[[Node, int], int]] = {
     "resign": resign,
 }
 # Of other dialects: OpenBSD's demote byte, and who hears a tie in the BSDs yields.
-SETTINGS: dict[str, dict[str, object]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "less_demoted": {"dialect": "openbsd"},
     "master_demoted": {"dialect": "openbsd"},
     "tie_yielded": {"dialect": "freebsd"},
@@ -284,4 +286,4 @@ def test_master_leaving_is_said_of_the_longest_wait_and_not_of_one_unit_less() -
         node = node_in("BACKUP", preempt=False)
         hear(node, START_NS, advbase=3, advskew=advskew)
         assert node.engine.host(0)["deadline_ns"] == START_NS + wait_ns
-        assert node.engine.next_deadline_ns() <= START_NS + wait_ns + TICK_NS
+        assert next_deadline(node.engine) <= START_NS + wait_ns + TICK_NS

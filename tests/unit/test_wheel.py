@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -185,6 +186,6 @@ def test_next_while_a_tick_is_being_popped_sees_the_rest_of_that_tick() -> None:
 
 def test_numbers_beyond_the_capacity_are_refused() -> None:
     wheel = TimerWheel(4)
-    for call in (lambda: wheel.arm(4, 1), lambda: wheel.disarm(4)):
+    for call in (partial(wheel.arm, 4, 1), partial(wheel.disarm, 4)):
         with pytest.raises(IndexError, match="timer 4 of 4"):
             call()
