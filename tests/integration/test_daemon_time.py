@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def configuration(directory: Path, name: str, advskew: int, segments: int, vhids
     return write_configuration(directory, name, tables, defaults={"advskew": advskew})
 
 
-def assert_nothing_happens(streams: list[ControlStream], for_s: float) -> None:
+def assert_nothing_happens(streams: list[ControlStream[dict[str, Any]]], for_s: float) -> None:
     """No event on any of the streams for this long."""
     end_at = time.monotonic() + for_s
     for stream in streams:

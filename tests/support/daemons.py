@@ -154,7 +154,7 @@ class RunningDaemon:
     def summary(self) -> dict[str, int]:
         return dict(self.status(state="INIT")["summary"])
 
-    def events(self) -> ControlStream:
+    def events(self) -> ControlStream[dict[str, Any]]:
         """A stream of events from now on; a context manager."""
         return self.client.stream("events")
 

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -89,11 +89,11 @@ class Scene:
         self.add(45, BOTH, {"replay": "off"}, replay="off")
         self.add(46, ADDRESSES, {"source": "10.77.0.9"}, source=ip("10.77.0.9"))
         self.add(47, ADDRESSES, {"peers": ("10.77.0.5",)}, peers=[ip("10.77.0.5")])
-        self.orders: Any = EngineOrders(self.engine)
+        self.orders: Any = cast("Any", EngineOrders(self.engine))
         self.orders.pump = ScenePump(self.engine)
-        self.network: Any = KnownNetwork(self.hosts, self.orders)
+        self.network: Any = cast("Any", KnownNetwork(self.hosts, self.orders))
         self.network.sources = {"eth0": Sources(ip("10.77.0.2"), ip("fe80::2"), False)}
-        self.problems: Any = KnownProblems()
+        self.problems: Any = cast("Any", KnownProblems())
         self.problems.address_problems = {
             3: {"fe80::100/64": "address_foreign", "10.77.0.200/24": "Permission denied"}
         }

@@ -25,7 +25,7 @@ import carp_fast
 from carp_fast.cli import main as cli
 from carp_fast.cli import terminal
 from carp_fast.control.protocol import ControlError
-from carp_fast.control.server import ControlServer, Handler
+from carp_fast.control.server import Answer, ControlServer, Handler
 from carp_fast.control.slices import document_slices, in_slices
 from carp_fast.pump.facts import PumpFacts
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from carp_fast.control.documents import Request, StateEvent, StatusRequest
 from carp_fast.control.protocol import ControlError
 from carp_fast.daemon.background import Background
 from carp_fast.daemon.feed import Feed
@@ -20,26 +20,26 @@ from carp_fast.net.addresses import StateFile
 
 def test_requests_are_refused_before_the_daemon_serves_and_after() -> None:
     async def scenario() -> None:
-        asked: list[dict[str, Any]] = []
+        asked: list[Request] = []
 
-        async def answer(request: dict[str, Any]) -> dict[str, object]:
+        async def answer(request: Request) -> dict[str, object]:
             asked.append(request)
             return {"answered": True}
 
         requests = Requests()
-        status = requests.handlers["status"]
+        status = requests.handlers["status"].answer
         assert set(requests.handlers) == set(COMMANDS)
         with pytest.raises(ControlError, match="starting or ending"):
-            await status({"command": "status"})
+            await status(StatusRequest())
         waiting = asyncio.create_task(requests.served())
         with requests:
             requests.serve(dict.fromkeys(COMMANDS, answer))
             async with asyncio.timeout(5):
                 await waiting
-            assert await status({"vhid": 7}) == {"answered": True}
+            assert await status(StatusRequest(vhid=7)) == {"answered": True}
         with pytest.raises(ControlError, match="starting or ending"):
-            await status({"command": "status"})
-        assert asked == [{"vhid": 7}]
+            await status(StatusRequest())
+        assert asked == [StatusRequest(vhid=7)]
 
     asyncio.run(scenario())
 
@@ -75,11 +75,13 @@ def test_background_work_that_fails_is_logged_and_the_rest_ends_with_it(
 
 
 def test_a_change_reaches_subscribers_in_their_order() -> None:
-    feed, taken = Feed(), []
+    feed = Feed()
+    taken: list[tuple[str, StateEvent]] = []
     for name in ("first", "second"):
-        feed.subscribe(lambda change, name=name: taken.append((name, change["vhid"])))  # type: ignore[misc]
-    feed.publish({"vhid": 7})
-    assert taken == [("first", 7), ("second", 7)]
+        feed.subscribe(lambda change, name=name: taken.append((name, change)))  # type: ignore[misc]
+    change = StateEvent("2026-11-29T12:00:00Z", "eth0", 7, "MASTER", "BACKUP", "master_down", None)
+    feed.publish(change)
+    assert taken == [("first", change), ("second", change)]
 
 
 def test_a_pid_file_that_was_not_written_is_not_removed(tmp_path: Path) -> None:
