@@ -7,8 +7,8 @@ word. The sentences are in explain_text.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 from carp_fast.capture.digests import automatic_of, link_local_addresses
 from carp_fast.capture.judge import signer_of
@@ -35,6 +35,7 @@ from carp_fast.daemon.reports import rfc3339
 from carp_fast.daemon.status import SPANS_A_SLICE
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._wire import VERDICT_WORDS
+from carp_fast.engine.copies import ExplainedHost, HostCopy, JudgedSource, RejectedFrame
 from carp_fast.engine.reports import State
 from carp_fast.inet import address_text, mac_text
 
@@ -99,8 +100,8 @@ class Explanations:
         for snapshot in snapshots:
             # A slot may have become free, or another's, while the pump copied.
             for host, entry in self._status.matching(snapshot.hosts(), wanted):
-                [(_, fields)] = snapshot.explained(now_ns)
-                found.append(self._explained(host, entry, fields, rejected, now_ns))
+                [(_, explained)] = snapshot.explained(now_ns)
+                found.append(self._explained(host, entry, explained, rejected, now_ns))
         return Explained(ok=True, explain=Explanation(found))
 
     def _find(self, interface: str, vhid: int) -> list[int]:
@@ -133,14 +134,14 @@ class Explanations:
         self,
         host: VirtualHost,
         entry: VirtualHostStatus,
-        fields: Mapping[str, Any],
+        explained: ExplainedHost,
         rejected: Rejected,
         now_ns: int,
     ) -> VirtualHostExplanation:
         """A virtual host as it stands in the status document, and why."""
-        settings = host.settings
+        settings, fields = host.settings, explained.host
         facts = {name: getattr(entry, name) for name in VirtualHostFacts.__struct_fields__}
-        facts["families"] = fields["families"]
+        facts["families"] = fields.families
         return VirtualHostExplanation(
             **facts,
             peers=entry.peers,
@@ -149,31 +150,31 @@ class Explanations:
             source=source(fields, 4),
             source6=source(fields, 6),
             configured_sources=self._configured_sources(host),
-            dialect=fields["dialect"],
-            replay=fields["replay"],
-            dead_ratio=fields["dead_ratio"],
-            interval_s=in_s(fields["interval_ns"]),
-            master_down_s=in_s(fields["master_down_ns"]),
+            dialect=fields.dialect,
+            replay=fields.replay,
+            dead_ratio=fields.dead_ratio,
+            interval_s=in_s(fields.interval_ns),
+            master_down_s=in_s(fields.master_down_ns),
             preempt=settings.preempt,
             preempt_delay_s=settings.preempt_delay_s,
             startup_delay_s=settings.startup_delay_s,
             ignore_link_state=settings.ignore_link_state,
             manage_addresses=settings.manage_addresses,
             address_deadline_s=settings.address_deadline_s,
-            without_addresses_s=since_s(fields["without_ns"], now_ns),
-            retries_in_s=until_s(fields["retry_at_ns"], now_ns),
-            undemoted_in_s=until_s(fields["demoted_until_ns"], now_ns),
+            without_addresses_s=since_s(fields.without_ns, now_ns),
+            retries_in_s=until_s(fields.retry_at_ns, now_ns),
+            undemoted_in_s=until_s(fields.demoted_until_ns, now_ns),
             link=self._link(host.interface),
-            for_s=in_s(now_ns - fields["since_ns"]),
-            heard=[heard(peer, now_ns) for peer in fields["peers"]],
-            silent_families=fields["silent_families"],
-            timer=timer(fields, now_ns),
-            preempts_in_s=preempts_in_s(fields, now_ns),
-            stalled=stalled(fields, now_ns),
-            ties=fields["ties"],
-            jitter_s=in_s(fields["jitter_ns"]),
-            demote=fields["demote"],
-            failed_sends=fields["failed_sends"],
+            for_s=in_s(now_ns - fields.since_ns),
+            heard=[heard(judged, now_ns) for judged in explained.heard],
+            silent_families=explained.silent_families,
+            timer=timer(explained, now_ns),
+            preempts_in_s=preempts_in_s(explained, now_ns),
+            stalled=stalled(explained, now_ns),
+            ties=explained.ties,
+            jitter_s=in_s(explained.jitter_ns),
+            demote=fields.demote,
+            failed_sends=explained.failed_sends,
             rejections=rejected.last,
             interface_rejected=rejected.counters,
         )
@@ -233,69 +234,73 @@ def digest(host: VirtualHost) -> Digest | None:
     )
 
 
-def source(fields: Mapping[str, Any], family: int) -> str | None:
+def source(fields: HostCopy, family: int) -> str | None:
     """What a virtual host advertises from in a family; None: it lacks one, or does not use it."""
-    address: bytes = fields["source" if family == 4 else "source6"]
-    return address_text(address) if family in fields["families"] and any(address) else None
+    address: bytes = fields.source if family == 4 else fields.source6
+    return address_text(address) if family in fields.families and any(address) else None
 
 
-def heard(peer: Mapping[str, Any], now_ns: int) -> HeardMaster:
+def heard(judged: JudgedSource, now_ns: int) -> HeardMaster:
     """A source as the engine remembers it, and what it means: an event's word or None."""
+    peer = judged.heard
     return HeardMaster(
-        source=address_text(peer["source"]),
-        family=peer["family"],
-        mac=mac_text(peer["mac"]),
-        advbase=peer["advbase"],
-        advskew=peer["advskew"],
-        demote=peer["demote"],
-        interval_s=in_s(peer["interval_ns"]),
-        counter=peer["counter"],
-        heard_ago_s=in_s(now_ns - peer["heard_ns"]),
-        current=peer["current"],
-        own_source=peer["own_source"],
-        event=peer["event"],
+        source=address_text(peer.source),
+        family=peer.family,
+        mac=mac_text(peer.mac),
+        advbase=peer.advbase,
+        advskew=peer.advskew,
+        demote=peer.demote,
+        interval_s=in_s(judged.interval_ns),
+        counter=peer.counter,
+        heard_ago_s=in_s(now_ns - peer.heard_ns),
+        current=peer.current,
+        own_source=judged.own_source,
+        event=judged.event,
     )
 
 
-def timer(fields: Mapping[str, Any], now_ns: int) -> Timer | None:
+def timer(explained: ExplainedHost, now_ns: int) -> Timer | None:
     """The event that comes next if nothing is heard, and when."""
-    if not fields["deadline_ns"]:
+    host = explained.host
+    if not host.deadline_ns:
         return None
-    left: Event = "master_left" if fields["master_leaves"] else "master_down"
+    left: Event = "master_left" if explained.master_leaves else "master_down"
     events: dict[State, Event] = {
         "INIT": "ready",
-        "BACKUP": "our_turn" if fields["contested"] else left,
+        "BACKUP": "our_turn" if explained.contested else left,
         "MASTER": "advertisement_due",
     }
-    return Timer(events[fields["state"]], max(0.0, in_s(fields["deadline_ns"] - now_ns)))
+    return Timer(events[host.state], max(0.0, in_s(host.deadline_ns - now_ns)))
 
 
-def preempts_in_s(fields: Mapping[str, Any], now_ns: int) -> float | None:
+def preempts_in_s(explained: ExplainedHost, now_ns: int) -> float | None:
     """How long the preempt delay goes on; None: no slower master has begun it."""
-    if fields["state"] != "BACKUP" or not fields["preempt_from_ns"]:
+    host = explained.host
+    if host.state != "BACKUP" or not explained.preempt_from_ns:
         return None
-    return max(0.0, in_s(fields["preempt_from_ns"] - now_ns))
+    return max(0.0, in_s(explained.preempt_from_ns - now_ns))
 
 
-def stalled(fields: Mapping[str, Any], now_ns: int) -> Stalled | None:
+def stalled(explained: ExplainedHost, now_ns: int) -> Stalled | None:
     """Where a BACKUP waits on since the pump was away or frames were lost: until when that was."""
-    attentive_ns = fields["attentive_ns"]
-    heard_ns = max(fields["heard_ns"], fields["since_ns"])
-    if fields["state"] != "BACKUP" or attentive_ns <= heard_ns:
+    host = explained.host
+    attentive_ns = explained.attentive_ns
+    heard_ns = max(host.heard_ns, host.since_ns)
+    if host.state != "BACKUP" or attentive_ns <= heard_ns:
         return None
     return Stalled(rfc3339(attentive_ns), in_s(now_ns - attentive_ns))
 
 
-def rejections(remembered: Iterable[Mapping[str, Any]], vhid: int, now_ns: int) -> list[Rejection]:
+def rejections(remembered: Iterable[RejectedFrame], vhid: int, now_ns: int) -> list[Rejection]:
     """Of an interface's last rejections, newest first, those for a vhid or an unknown one."""
     return [
         Rejection(
-            at=rfc3339(each["at_ns"]),
-            ago_s=in_s(now_ns - each["at_ns"]),
-            verdict=each["verdict"],
-            vhid=each["vhid"],
-            source=None if each["source"] is None else address_text(each["source"]),
+            at=rfc3339(each.at_ns),
+            ago_s=in_s(now_ns - each.at_ns),
+            verdict=each.verdict,
+            vhid=each.vhid,
+            source=None if each.source is None else address_text(each.source),
         )
         for each in remembered
-        if each["vhid"] in (None, vhid)
+        if each.vhid in (None, vhid)
     ]

@@ -213,9 +213,9 @@ class Opened(Closing):
         """Reports were lost: takes every state from the pump and tells what differs."""
         async for hosts in self.status.snapshots(range(len(self.hosts.hosts))):
             for slot, fields in hosts:
-                state, reason = fields["state"], fields["reason"]
+                state, reason = fields.state, fields.reason
                 if state != STATES[self.hosts.states[slot]]:
-                    self.reports.on_state(slot, state, reason, fields["since_ns"], peer_of(fields))
+                    self.reports.on_state(slot, state, reason, fields.since_ns, peer_of(fields))
                 if state == "MASTER":
                     # That its addresses are there may have been among what was lost.
                     self.reports.on_addresses(slot, reason)

@@ -18,6 +18,7 @@ from carp_fast.daemon import systemd
 from carp_fast.daemon.hooks import HookResult
 from carp_fast.daemon.table import MASTER, STATES, Hosts, every_address
 from carp_fast.engine import reports
+from carp_fast.engine.copies import HostCopy
 from carp_fast.inet import address_text, mac_text
 
 if TYPE_CHECKING:
@@ -458,6 +459,6 @@ class Reports:
         self._orders.on_done(report.mark)
 
 
-def peer_of(host: Mapping[str, Any]) -> str | None:
-    """The peer of a host_dict as text."""
-    return known_address(host["peer"])
+def peer_of(host: HostCopy) -> str | None:
+    """The peer of a virtual host as text."""
+    return known_address(host.peer)

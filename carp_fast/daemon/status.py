@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,6 +32,7 @@ from carp_fast.daemon.explain_text import problems
 from carp_fast.daemon.network import NO_SOURCES
 from carp_fast.daemon.reports import known_address, rfc3339
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_address
+from carp_fast.engine.copies import HostCopy, SourceCopy
 from carp_fast.inet import address_text, mac_text
 from carp_fast.pump._pump import HOSTS_A_SNAPSHOT
 
@@ -49,48 +50,48 @@ ADDRESS_DEMOTION = 240  # what addresses that could not be held add, see engine/
 SPANS_A_SLICE = 32  # orders to the pump, which has room for 4,096
 
 
-Copied = tuple[int, dict[str, Any]]  # a slot, and the host_dict of what the pump found there
+Copied = tuple[int, HostCopy]  # a slot, and what the pump found there
 
 
 def seconds_ago(at_ns: int, now_ns: int) -> float:
     return round((now_ns - at_ns) / 1e9, 3)
 
 
-def warnings(fields: Mapping[str, Any]) -> dict[str, str]:
-    """What of a host_dict is wrong for as long as it stands here, by word: a sentence."""
+def warnings(fields: HostCopy) -> dict[str, str]:
+    """What of a virtual host is wrong for as long as it stands here, by word: a sentence."""
     found = {}
-    if fields["duplicate_source"] is not None:
-        mac = fields["duplicate_source"]
+    if fields.duplicate_source is not None:
+        mac = fields.duplicate_source
         who = f" ({mac_text(mac)})" if any(mac) else ""  # a raw socket knows no MAC
         found["duplicate_source"] = f"another host{who} advertises from our source"
     return found
 
 
-def demotion(fields: Mapping[str, Any]) -> Demotion:
-    """The demotion of a host_dict by reasons; in dialect "openbsd" the byte that is sent, too."""
-    openbsd = fields["dialect"] == "openbsd"
+def demotion(fields: HostCopy) -> Demotion:
+    """The demotion of a host by reasons; in dialect "openbsd" the byte that is sent, too."""
+    openbsd = fields.dialect == "openbsd"
     reasons = {}
-    if fields["demotion"]:
-        reasons["ordered"] = fields["demotion"]
-    if fields["address_demotion"]:
-        reasons[fields["address_demotion"]] = ADDRESS_DEMOTION
-    if fields["sends_failing"]:
+    if fields.demotion:
+        reasons["ordered"] = fields.demotion
+    if fields.address_demotion:
+        reasons[fields.address_demotion] = ADDRESS_DEMOTION
+    if fields.sends_failing:
         reasons["send_errors"] = SEND_ERRORS_OPENBSD if openbsd else SEND_ERRORS
-    sent = fields["demote"] if openbsd else msgspec.UNSET
+    sent = fields.demote if openbsd else msgspec.UNSET
     return Demotion(sum(reasons.values()), reasons, sent)
 
 
-def heard(source: Mapping[str, Any], now_ns: int) -> Heard:
-    """A source of a host_dict: who advertised, and what. A raw socket knows no MAC: None."""
+def heard(source: SourceCopy, now_ns: int) -> Heard:
+    """Who advertised, and what. A raw socket knows no MAC: None."""
     return Heard(
-        source=address_text(source["source"]),
-        mac=mac_text(source["mac"]) if any(source["mac"]) else None,
-        advbase=source["advbase"],
-        advskew=source["advskew"],
-        demote=source["demote"],
-        counter=source["counter"],
-        heard_ago_s=seconds_ago(source["heard_ns"], now_ns),
-        current=source["current"],
+        source=address_text(source.source),
+        mac=mac_text(source.mac) if any(source.mac) else None,
+        advbase=source.advbase,
+        advskew=source.advskew,
+        demote=source.demote,
+        counter=source.counter,
+        heard_ago_s=seconds_ago(source.heard_ns, now_ns),
+        current=source.current,
     )
 
 
@@ -146,12 +147,12 @@ class Status:
             copied = itertools.chain.from_iterable(each.hosts() for each in snapshots)
             yield [(slot, fields) for slot, fields in copied if self._host(slot, fields)]
 
-    def _host(self, slot: int, fields: Mapping[str, Any]) -> VirtualHost | None:
-        """Whom a host_dict is of; None: its slot was given to another while the pump copied."""
+    def _host(self, slot: int, fields: HostCopy) -> VirtualHost | None:
+        """Whom a copy is of; None: its slot was given to another while the pump copied."""
         host = self._hosts.hosts[slot] if slot < len(self._hosts.hosts) else None
-        if host is None or host.vhid != fields["vhid"]:
+        if host is None or host.vhid != fields.vhid:
             return None
-        return host if self._hosts.number(host.interface) == fields["interface"] else None
+        return host if self._hosts.number(host.interface) == fields.interface else None
 
     def summary(self) -> Summary:
         """How many virtual hosts there are, and in which state."""
@@ -225,7 +226,7 @@ class Status:
                 continue
             if wanted.vhid not in (None, host.vhid):
                 continue
-            if wanted.state not in (None, fields["state"]):
+            if wanted.state not in (None, fields.state):
                 continue
             entry = self._virtual_host(slot, host, fields, now_ns)
             if not wanted.problems or problems(entry):
@@ -236,15 +237,15 @@ class Status:
             yield list(self.virtual_hosts(copied, wanted))
 
     def _virtual_host(
-        self, slot: int, host: VirtualHost, fields: Mapping[str, Any], now_ns: int
+        self, slot: int, host: VirtualHost, fields: HostCopy, now_ns: int
     ) -> VirtualHostStatus:
         peer = None
-        if fields["peer"]:
+        if fields.peer:
             peer = Peer(
-                source=address_text(fields["peer"]),
-                advbase=fields["peer_advbase"],
-                advskew=fields["peer_advskew"],
-                heard_ago_s=seconds_ago(fields["heard_ns"], now_ns),
+                source=address_text(fields.peer),
+                advbase=fields.peer_advbase,
+                advskew=fields.peer_advskew,
+                heard_ago_s=seconds_ago(fields.heard_ns, now_ns),
             )
         every = every_address(host)
         found = self._reports.address_problems.get(slot, {})
@@ -253,21 +254,21 @@ class Status:
             vhid=host.vhid,
             families=list(host.families),
             destinations=list(host.destinations),
-            state=fields["state"],
-            since=rfc3339(fields["since_ns"]),
-            reason=fields["reason"],
-            in_use_by=self._in_use.get(slot) if fields["reason"] == "in_use" else None,
+            state=fields.state,
+            since=rfc3339(fields.since_ns),
+            reason=fields.reason,
+            in_use_by=self._in_use.get(slot) if fields.reason == "in_use" else None,
             addresses=list(every),
-            addresses_held=fields["held"],
+            addresses_held=fields.held,
             address_problems={text: why for text, why in found.items() if text in every},
             warnings=warnings(fields),
-            advbase=fields["advbase"],
-            advskew=fields["advskew"],
-            effective_advskew=fields["effective_advskew"],
+            advbase=fields.advbase,
+            advskew=fields.advskew,
+            effective_advskew=fields.effective_advskew,
             demotion=demotion(fields),
             peer=peer,
-            peers=[heard(source, now_ns) for source in fields["peers"]],
-            counters=fields["counters"],
+            peers=[heard(source, now_ns) for source in fields.peers],
+            counters=fields.counters,
         )
 
     async def answer(self, request: StatusRequest) -> AsyncIterator[bytes]:

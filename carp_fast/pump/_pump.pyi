@@ -1,7 +1,7 @@
 """The pump's Python face: orders in, reports out. Addresses as 4 or 16 bytes, times in ns."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Self
 
 from typing_extensions import disjoint_base
 
@@ -9,6 +9,7 @@ from carp_fast.engine._engine import _Record
 from carp_fast.engine._lanes import COVERAGE_WORDS as COVERAGE_WORDS
 from carp_fast.engine._lanes import LANE_WORDS as LANE_WORDS
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.copies import ExplainedHost, HostCopy, RejectedFrame
 from carp_fast.engine.reports import Report
 from carp_fast.pump.facts import PumpFacts as PumpFacts
 
@@ -77,10 +78,10 @@ class Pump:
 @disjoint_base
 class Snapshot:
     def __new__(cls, count: int, first: int, interfaces: bool) -> Self: ...
-    def hosts(self) -> list[tuple[int, dict[str, Any]]]: ...
-    def explained(self, now_ns: int) -> list[tuple[int, dict[str, Any]]]: ...
+    def hosts(self) -> list[tuple[int, HostCopy]]: ...
+    def explained(self, now_ns: int) -> list[tuple[int, ExplainedHost]]: ...
     def counters(self) -> list[dict[str, int]]: ...
-    def rejections(self) -> list[list[dict[str, Any]]]: ...
+    def rejections(self) -> list[list[RejectedFrame]]: ...
 
 @disjoint_base
 class Records:

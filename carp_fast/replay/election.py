@@ -176,5 +176,5 @@ def _master_down_ns(table: dict[str, Any]) -> int:
     engine = Engine()
     engine.set_interface(0, 0, source=b"\x0a\0\0\1", source6=b"\xfe\x80" + b"\0" * 13 + b"\1")
     engine.add(0, prepared(table, 0, own_source=False), 0)
-    down_ns: int = engine.host(0)["master_down_ns"]
+    down_ns: int = engine.host(0).master_down_ns
     return down_ns

@@ -275,7 +275,7 @@ class Ucarp(Manner):
         await orders.done()
         [(_, host)], [interface] = snapshot.hosts(), wire.counters()
         # The rest was refused before its vhid was looked at.
-        counters = {**interface, "bad_auth": host["counters"]["bad_auth"]}
+        counters = {**interface, "bad_auth": host.counters["bad_auth"]}
         for word, text in REJECTIONS.items():
             fresh = counters[word] - self._rejected.get(word, 0)
             if fresh:

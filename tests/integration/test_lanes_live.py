@@ -140,7 +140,7 @@ class Stage:
         self.pump.mark()
         self.turn()
         ((_, fields),) = snapshot.hosts()
-        return str(fields["state"])
+        return str(fields.state)
 
     def drops(self, counted: bool) -> int:
         """Frames whose drop was told, and that silence proves nothing by, or does all the same."""

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.copies import HostCopy
 from carp_fast.engine.reports import AddressesChanged, Report, SendsFailing, SocketDropped
 from carp_fast.inet import address_text, mac_bytes
 from carp_fast.lab.lab import Host, Lab
@@ -98,7 +99,7 @@ class Stage:
             assert left_s > 0, f"not within {DEADLINE_S} s: {what}; {self.reports}"
             select.select([self.pump.epoll_fd], [], [], left_s)
 
-    def host(self, slot: int = 0) -> dict[str, Any]:
+    def host(self, slot: int = 0) -> HostCopy:
         snapshot = self.pump.snapshot(slot, 1)
         self.pump.mark()
         self.turn()
@@ -198,11 +199,11 @@ def test_both_paths_hear_the_same_and_judge_it_alike(
         "bad_checksum": 1,
     }
     assert {word: count for word, count in counters.items() if count} == wanted
-    heard = {peer["source"]: peer for peer in stage.host()["peers"]}
+    heard = {peer.source: peer for peer in stage.host().peers}
     assert set(heard) == {ip("10.1.0.2"), PEER6}
     for peer in heard.values():
-        assert peer["heard_ns"] < arrived_by_ns, "the kernel's time, not when it was read"
-        assert any(peer["mac"]) is (path == "packet")
+        assert peer.heard_ns < arrived_by_ns, "the kernel's time, not when it was read"
+        assert any(peer.mac) is (path == "packet")
 
 
 @pytest.mark.parametrize("kind", ["packet", "raw4", "raw6"])
@@ -213,7 +214,7 @@ def test_what_the_kernel_drops_is_counted_and_every_backup_waits_anew(
     stage = Stage(a, kind[:3].replace("pac", "packet"), opened)
     stage.add(advskew=100)
     stage.turn()
-    before_ns = stage.host()["deadline_ns"]
+    before_ns = stage.host().deadline_ns
     stage.receivers[kind].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least there is
     make = frame6 if kind == "raw6" else frame4
     send(b, *(make(counter=counter, passphrase=b"other") for counter in range(1, 101)))
@@ -222,7 +223,7 @@ def test_what_the_kernel_drops_is_counted_and_every_backup_waits_anew(
     assert facts.frames + facts.dropped == 100
     (told,) = [report for report in stage.reports if isinstance(report, SocketDropped)]
     assert told.frames == facts.dropped > 0
-    assert stage.host()["deadline_ns"] > before_ns
+    assert stage.host().deadline_ns > before_ns
     # Told once: the same drops are not found again with the next frame.
     send(b, make(counter=101, passphrase=b"other"))
     stage.run_until(lambda: stage.pump.facts.frames == facts.frames + 1, "one more")
@@ -281,12 +282,12 @@ def test_failures_are_counted_for_the_virtual_host_whose_they_are(
     stage.add(1, vhid=2, peers=(nowhere, nowhere6), **FAST)
     stage.add(2, vhid=3, **FAST)
     stage.run_until(lambda: stage.kinds().count(SendsFailing), "three sends in a row failed")
-    stage.run_until(lambda: stage.host(2)["counters"]["advertisements_sent"] > 3, "some more")
+    stage.run_until(lambda: stage.host(2).counters["advertisements_sent"] > 3, "some more")
     some, none, groups = (stage.host(slot) for slot in range(3))
-    assert some["counters"]["send_errors"] == 2 * some["counters"]["advertisements_sent"] > 0
-    assert none["counters"]["advertisements_sent"] == 0
-    assert groups["counters"]["send_errors"] == 0
-    assert [each["sends_failing"] for each in (some, none, groups)] == [False, True, False]
+    assert some.counters["send_errors"] == 2 * some.counters["advertisements_sent"] > 0
+    assert none.counters["advertisements_sent"] == 0
+    assert groups.counters["send_errors"] == 0
+    assert [each.sends_failing for each in (some, none, groups)] == [False, True, False]
     (failing,) = [report for report in stage.reports if isinstance(report, SendsFailing)]
     assert failing.slot == 1
     assert os.strerror(failing.error) == "Network is unreachable"

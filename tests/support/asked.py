@@ -18,6 +18,7 @@ from carp_fast.daemon.own_sources import OwnSources
 from carp_fast.daemon.status import Status
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
+from carp_fast.engine.copies import ExplainedHost, HostCopy, RejectedFrame
 from carp_fast.net.interfaces import Interface
 from tests.support.segment import SECOND_NS, START_NS, Node, advertisement
 
@@ -35,17 +36,17 @@ class EngineSnapshot:
         self.engine = engine
         self.first = first
 
-    def hosts(self) -> list[tuple[int, dict[str, Any]]]:
+    def hosts(self) -> list[tuple[int, HostCopy]]:
         # The peer is not looked at, and the status document may not know its family.
-        return [(self.first, {**self.engine.host(self.first), "peer": None})]
+        return [(self.first, msgspec.structs.replace(self.engine.host(self.first), peer=None))]
 
-    def explained(self, now_ns: int) -> list[tuple[int, dict[str, Any]]]:
+    def explained(self, now_ns: int) -> list[tuple[int, ExplainedHost]]:
         return [(self.first, self.engine.explained(self.first, now_ns))]
 
     def counters(self) -> list[dict[str, int]]:
         return [self.engine.interface_counters(self.first)]
 
-    def rejections(self) -> list[list[dict[str, Any]]]:
+    def rejections(self) -> list[list[RejectedFrame]]:
         return [self.engine.rejections(self.first)]
 
 

@@ -102,7 +102,7 @@ class Scene:
         mark = self.pump.mark()
         self.wait(lambda: mark in self.done, "a snapshot")
         hosts = snapshot.hosts()
-        return int(hosts[0][1]["held"]) if hosts else -1
+        return int(hosts[0][1].held) if hosts else -1
 
     @property
     def done(self) -> set[int]:

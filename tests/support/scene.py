@@ -139,7 +139,7 @@ class Scene:
             engine.receive(0, advertisement(source=PEER, **bad), NOW_NS)
         engine.receive(0, advertisement(source=PEER)[:40], NOW_NS)
         self.hosts.states[:] = bytes(
-            ("INIT", "BACKUP", "MASTER").index(engine.host(slot)["state"]) for slot in range(6)
+            ("INIT", "BACKUP", "MASTER").index(engine.host(slot).state) for slot in range(6)
         )
 
 

@@ -245,12 +245,12 @@ class Node:
 
     @property
     def state(self) -> str:
-        state: str = self.engine.host(0)["state"]
+        state: str = self.engine.host(0).state
         return state
 
     @property
     def reason(self) -> str:
-        reason: str = self.engine.host(0)["reason"]
+        reason: str = self.engine.host(0).reason
         return reason
 
     def times(self, *actions: str) -> list[int]:

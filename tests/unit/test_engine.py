@@ -148,11 +148,11 @@ def test_a_stall_shortens_no_deadline_and_does_not_touch_a_master() -> None:
     node = Node("10.77.0.2")
     node.engine.receive(0, advertisement(), START_NS + SECOND_NS)
     node.engine.stall(START_NS)
-    assert node.engine.host(0)["deadline_ns"] == START_NS + 4 * SECOND_NS
+    assert node.engine.host(0).deadline_ns == START_NS + 4 * SECOND_NS
     node.run(START_NS + 5 * SECOND_NS)
     before = node.engine.host(0)
     node.engine.stall(START_NS + 5 * SECOND_NS)
-    assert before["state"] == "MASTER"
+    assert before.state == "MASTER"
     assert node.engine.host(0) == before
 
 
@@ -284,7 +284,7 @@ def test_preempt(preempt: bool | str, theirs: int, takes_over: bool) -> None:
         assert (node.state, node.reason, len(frames)) == ("MASTER", "preempted", 1)
     else:
         assert (node.state, frames) == ("BACKUP", [])
-        assert node.engine.host(0)["deadline_ns"] == now_ns + master_down(1, 100, 3)
+        assert node.engine.host(0).deadline_ns == now_ns + master_down(1, 100, 3)
 
 
 def hear_each_second(node: Node, advskews: list[int]) -> list[str]:
@@ -448,9 +448,9 @@ def test_only_the_master_that_was_heard_can_leave() -> None:
     before = node.engine.host(0)
     assert node.engine.receive(0, leaving, START_NS + SECOND_NS) == "ok"
     after = node.engine.host(0)
-    before["counters"]["advertisements_heard"] += 1
-    other = after["peers"].pop()  # remembered, but it is not the master
-    assert (other["source"], other["current"]) == (ip("10.77.0.3"), False)
+    before.counters["advertisements_heard"] += 1
+    other = after.peers.pop()  # remembered, but it is not the master
+    assert (other.source, other.current) == (ip("10.77.0.3"), False)
     assert after == before
 
 
@@ -471,7 +471,7 @@ def test_a_new_master_after_a_resignation_is_followed() -> None:
     risen_ns = START_NS + SECOND_NS + units(50)
     frame = advertisement(source="10.77.0.2", advskew=50)
     assert node.engine.receive(0, frame, risen_ns) == "ok"
-    assert node.engine.host(0)["deadline_ns"] == risen_ns + master_down(1, 200, 3)
+    assert node.engine.host(0).deadline_ns == risen_ns + master_down(1, 200, 3)
     node.run(risen_ns + master_down(1, 200, 3) + TICK_NS)
     assert node.reason == "master_down"
 

@@ -37,7 +37,7 @@ def rises_at(node: Node) -> int:
     """Let time pass, nobody being heard: how long after START_NS it rose."""
     while node.state == "BACKUP":
         node.run(next_deadline(node.engine))
-    since_ns: int = node.engine.host(0)["since_ns"]
+    since_ns: int = node.engine.host(0).since_ns
     return since_ns - START_NS
 
 
@@ -149,11 +149,11 @@ def test_each_host_goes_by_its_own_interval() -> None:
         now_ns += 40 * MS_NS
         node.engine.stall(now_ns, now_ns - 40 * MS_NS)
         node.run(now_ns)
-        slow, fast = (node.engine.host(slot)["state"] for slot in (0, 1))
+        slow, fast = (node.engine.host(slot).state for slot in (0, 1))
         assert slow == ("MASTER" if now_ns >= START_NS + DOWN_NS else "BACKUP")
         assert fast == "BACKUP"
     node.run(end_ns + 2 * fast_ns)
-    assert node.engine.host(1)["state"] == "MASTER"
+    assert node.engine.host(1).state == "MASTER"
 
 
 def test_many_short_absences_do_not_make_a_long_one_forgotten() -> None:

@@ -26,11 +26,11 @@ def test_all_addresses_are_added_announced_and_removed() -> None:
     node = master()
     assert contents(node, "ADD_ADDRESSES") == [EVERY]
     assert contents(node, "ANNOUNCE") == [[build_announcement(node.mac, data) for data in EVERY]]
-    assert node.engine.host(0)["held"] == 3
+    assert node.engine.host(0).held == 3
     assert len(node.reported(AddressesChanged)) == 1
     step_down(node, LATER_NS)
     assert contents(node, "REMOVE_ADDRESSES") == [EVERY]
-    assert node.engine.host(0)["held"] == 0
+    assert node.engine.host(0).held == 0
     assert len(node.reported(AddressesChanged)) == 2
 
 
@@ -44,7 +44,7 @@ def test_unsigned_addresses_stay_out_of_the_digest() -> None:
 def test_a_foreign_address_is_told_once_and_left_alone() -> None:
     node = master({EVERY[1]: EEXIST})
     assert [report.address for report in node.reported(AddressForeign)] == [1]
-    assert node.engine.host(0)["held"] == 2
+    assert node.engine.host(0).held == 2
     node.engine.found(0, EVERY[1], "foreign", LATER_NS)
     node.take(LATER_NS)
     assert len(node.reported(AddressForeign)) == 1
@@ -59,7 +59,7 @@ def test_a_foreign_address_is_looked_at_again_the_next_time() -> None:
     node.run(LATER_NS + 10 * SECOND_NS)
     assert node.state == "MASTER"
     assert contents(node, "ADD_ADDRESSES")[-1] == EVERY
-    assert node.engine.host(0)["held"] == 3
+    assert node.engine.host(0).held == 3
 
 
 @pytest.mark.parametrize("error", [EADDRNOTAVAIL, ENODEV])
@@ -68,7 +68,7 @@ def test_an_address_that_is_gone_when_we_remove_it_is_removed(error: int) -> Non
     node.errors = {EVERY[0]: error}
     step_down(node, LATER_NS)
     assert node.reported(AddressFailed) == []
-    assert node.engine.host(0)["held"] == 0
+    assert node.engine.host(0).held == 0
 
 
 def test_address_lost_too_often_resigns_after_the_removal() -> None:
@@ -91,7 +91,7 @@ def test_who_gives_up_undemoted_rises_after_the_time_of_its_own_priority() -> No
     assert node.words() == ["REMOVE_ADDRESSES", "RESIGN"]
     assert node.changes() == [("MASTER", "BACKUP", "address_lost")]
     status = node.engine.host(0)
-    assert (status["effective_advskew"], status["demoted_until_ns"]) == (status["advskew"], 0)
+    assert (status.effective_advskew, status.demoted_until_ns) == (status.advskew, 0)
     node.run(LATER_NS + 3 * SECOND_NS - 1)
     assert node.state == "BACKUP"
     node.run(LATER_NS + 3 * SECOND_NS + SECOND_NS // 100)
@@ -107,7 +107,7 @@ def test_a_take_over_before_the_removal_was_carried_out_cancels_it() -> None:
     assert "RESIGN" not in node.words()
     assert "REMOVE_ADDRESSES" not in node.words()
     assert node.state == "MASTER"
-    assert node.engine.host(0)["held"] == 3
+    assert node.engine.host(0).held == 3
 
 
 def test_stepping_down_before_the_addition_was_carried_out_adds_nothing() -> None:
@@ -118,7 +118,7 @@ def test_stepping_down_before_the_addition_was_carried_out_adds_nothing() -> Non
     node.take(MASTER_NS)
     # The last advertisement of who yields to a faster master, and nothing else.
     assert node.words() == ["ADVERTISE"]
-    assert node.engine.host(0)["held"] == 0
+    assert node.engine.host(0).held == 0
 
 
 # --------------------------------------------------------------------------- who announces, when
@@ -251,7 +251,7 @@ def test_a_slot_is_used_again(gone_at: str) -> None:
     gaps = node.times("ADVERTISE")
     assert len(gaps) == len(set(gaps))
     assert {done.content[35] for done in node.done if done.action == "ADVERTISE"} == {77}
-    assert node.engine.host(0)["counters"]["became_master"] == 1
+    assert node.engine.host(0).counters["became_master"] == 1
 
 
 def test_a_slot_that_is_used_again_remembers_nobody() -> None:
@@ -259,10 +259,10 @@ def test_a_slot_that_is_used_again_remembers_nobody() -> None:
     for n in range(2, 5):
         frame = advertisement(source=f"10.77.0.{n + 8}", counter=2**40 + n)
         assert node.engine.receive(0, frame, START_NS) == "ok"
-    assert len(node.engine.host(0)["peers"]) == 3
+    assert len(node.engine.host(0).peers) == 3
     node.engine.remove(0, START_NS)
     node.engine.add(0, prepared(replay="strict"), START_NS)
-    assert node.engine.host(0)["peers"] == []
+    assert node.engine.host(0).peers == []
     # A counter far below what was heard before: nobody has heard it here.
     frame = advertisement(source="10.77.0.10", counter=1)
     assert node.engine.receive(0, frame, START_NS + SECOND_NS) == "ok"
@@ -275,5 +275,5 @@ def test_a_new_host_of_the_same_vhid_while_the_old_one_leaves() -> None:
     assert node.engine.receive(0, advertisement(), LATER_NS) == "ok"
     node.take(LATER_NS)
     assert node.engine.receive(0, advertisement(), LATER_NS) == "ok"
-    assert node.engine.host(1)["counters"]["advertisements_heard"] == 2
-    assert node.engine.host(1)["state"] == "BACKUP"
+    assert node.engine.host(1).counters["advertisements_heard"] == 2
+    assert node.engine.host(1).state == "BACKUP"

@@ -49,7 +49,7 @@ def hear(node: Node, now_ns: int, source: str = "10.77.0.1", **carp: Any) -> Non
 def test_master_down_times(dialect: str, advbase: int, advskew: int, units: int) -> None:
     node = Node("10.77.0.2", dialect=dialect, advbase=advbase, advskew=advskew)
     down_ns = units * SECOND_NS // 256
-    assert node.engine.host(0)["deadline_ns"] == START_NS + down_ns
+    assert node.engine.host(0).deadline_ns == START_NS + down_ns
     node.run(START_NS + down_ns - TICK_NS)
     assert node.state == "BACKUP"
     node.run(START_NS + down_ns + 2 * TICK_NS)
@@ -80,7 +80,7 @@ def test_two_that_yield_to_each_other_do_not_rise_together_for_ever(dialect: str
     assert len(segment.masters()) == 2
     segment.run(10)
     assert len(segment.masters()) == 1
-    assert one.engine.host(0)["deadline_ns"] != other.engine.host(0)["deadline_ns"]
+    assert one.engine.host(0).deadline_ns != other.engine.host(0).deadline_ns
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_demotion_on_the_wire(
     heard = read_advertisement(next(d.content for d in node.done if d.action == "ADVERTISE"))
     assert (heard.advskew, heard.demote) == sent
     host = node.engine.host(0)
-    assert (host["effective_advskew"], host["demote"]) == sent
+    assert (host.effective_advskew, host.demote) == sent
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_failing_sends_demote_openbsd_by_one() -> None:
         node = master(dialect=dialect)
         node.engine.fail_sends(0, 3, LATER_NS)
         host = node.engine.host(0)
-        assert (host["effective_advskew"], host["demote"]) == sent
+        assert (host.effective_advskew, host.demote) == sent
 
 
 def test_the_wake_tick_follows_the_shortest_interval_in_use() -> None:

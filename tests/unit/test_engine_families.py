@@ -73,7 +73,7 @@ def test_unsigned_ipv6_addresses_leave_a_host_to_ipv4() -> None:
     node.run(START_NS + DOWN_NS)
     frames = [done.content for done in node.done if done.action == "ADVERTISE"]
     assert {of_family(frame) for frame in frames} == {4}
-    assert node.engine.host(0)["families"] == [4]
+    assert node.engine.host(0).families == [4]
 
 
 @pytest.mark.parametrize("forwards", [False, True])
@@ -123,7 +123,7 @@ def test_one_family_is_enough_to_stay_backup_and_the_silence_of_the_other_is_tol
     silent = node.reported(FamilySilent)
     assert [report.family for report in silent] == [6 if which == 0 else 4]
     assert silent[0].at_ns == START_NS + 4 * SECOND_NS  # the first after a master-down time
-    assert node.engine.host(0)["counters"]["family_silent"] == 1
+    assert node.engine.host(0).counters["family_silent"] == 1
     # Heard again, it is said, and its next silence is news.
     now_ns = START_NS + 20 * SECOND_NS
     for frame in both(counter=30):
@@ -133,7 +133,7 @@ def test_one_family_is_enough_to_stay_backup_and_the_silence_of_the_other_is_tol
     for second in range(21, 26):
         node.engine.receive(0, both(counter=second + 30)[which], START_NS + second * SECOND_NS)
     node.take(START_NS + 26 * SECOND_NS)
-    assert node.engine.host(0)["counters"]["family_silent"] == 2
+    assert node.engine.host(0).counters["family_silent"] == 2
 
 
 @pytest.mark.parametrize("last", [0, 1])
@@ -298,14 +298,14 @@ def test_a_family_that_goes_takes_its_masters_and_its_silence_with_it() -> None:
     now_ns = START_NS + 6 * SECOND_NS
     node.engine.replace(0, prepared(), now_ns)
     host = node.engine.host(0)
-    assert (host["families"], host["peer"]) == ([4], None)
+    assert (host.families, host.peer) == ([4], None)
     # Who is heard now over IPv4 is the first, and nothing was silent.
     assert node.engine.receive(0, advertisement(counter=1), now_ns) == "ok"
     node.take(now_ns)
     assert node.reported(FamilyHeard) == []
-    assert node.engine.host(0)["peer"] == ip("10.77.0.1")
+    assert node.engine.host(0).peer == ip("10.77.0.1")
     node.engine.replace(0, prepared(**BOTH), now_ns)
-    assert node.engine.host(0)["families"] == [4, 6]
+    assert node.engine.host(0).families == [4, 6]
     node.run(now_ns + DOWN_NS + SECOND_NS // 100)
     frames = [done.content for done in node.done if done.action == "ADVERTISE"]
     assert [of_family(frame) for frame in frames] == [4, 6]

@@ -37,7 +37,7 @@ def test_the_wait_runs_from_what_arrived_last_not_from_what_was_read_last(source
     node = backup(replay="off")
     hear(node, LATER_NS, counter=10)
     hear(node, EARLIER_NS, source, counter=9)
-    assert node.engine.host(0)["deadline_ns"] == LATER_NS + DOWN_NS
+    assert node.engine.host(0).deadline_ns == LATER_NS + DOWN_NS
     node.run(EARLIER_NS + DOWN_NS + SECOND_NS // 100)
     assert node.state == "BACKUP"
     node.run(LATER_NS + DOWN_NS + SECOND_NS // 100)
@@ -54,7 +54,7 @@ def test_who_took_over_and_then_reads_of_a_faster_master_waits_from_what_arrived
     assert (node.state, node.reason) == ("MASTER", "preempted")
     hear(node, EARLIER_NS, "10.77.0.3", advskew=50, counter=20)
     assert (node.state, node.reason) == ("BACKUP", "faster_master")
-    assert node.engine.host(0)["deadline_ns"] - LATER_NS == pytest.approx(down_ns, abs=2)
+    assert node.engine.host(0).deadline_ns - LATER_NS == pytest.approx(down_ns, abs=2)
 
 
 def test_a_resignation_from_before_its_master_was_heard_again_changes_nothing() -> None:
@@ -62,10 +62,10 @@ def test_a_resignation_from_before_its_master_was_heard_again_changes_nothing() 
     hear(node, START_NS, counter=9)
     hear(node, LATER_NS, counter=11)
     hear(node, EARLIER_NS, advbase=255, advskew=255, counter=10)
-    assert node.engine.host(0)["deadline_ns"] == LATER_NS + DOWN_NS
+    assert node.engine.host(0).deadline_ns == LATER_NS + DOWN_NS
     # In their order it is one.
     hear(node, LATER_NS + 1, advbase=255, advskew=255, counter=12)
-    assert node.engine.host(0)["deadline_ns"] == LATER_NS + 1 + 100 * SECOND_NS // 256
+    assert node.engine.host(0).deadline_ns == LATER_NS + 1 + 100 * SECOND_NS // 256
 
 
 @pytest.mark.parametrize("source", ["10.77.0.1", "fe80::1", "10.77.0.3"])
@@ -74,7 +74,7 @@ def test_a_resignation_counts_though_an_earlier_advertisement_is_read_after_it(s
     hear(node, START_NS, counter=9)
     hear(node, LATER_NS, advbase=255, advskew=255, counter=11)
     hear(node, EARLIER_NS, source, counter=10)
-    assert node.engine.host(0)["deadline_ns"] == LATER_NS + 100 * SECOND_NS // 256
+    assert node.engine.host(0).deadline_ns == LATER_NS + 100 * SECOND_NS // 256
     node.run(LATER_NS + SECOND_NS // 2)
     assert (node.state, node.reason) == ("MASTER", "master_resigned")
 
@@ -95,7 +95,7 @@ def test_no_master_from_before_a_faster_one_was_heard_is_taken_over_from(
     hear(node, LATER_NS, "10.77.0.3", advskew=50, counter=20)
     hear(node, EARLIER_NS, **slower, counter=10)
     assert node.state == "BACKUP"
-    assert node.engine.host(0)["deadline_ns"] >= LATER_NS + DOWN_NS
+    assert node.engine.host(0).deadline_ns >= LATER_NS + DOWN_NS
     hear(node, LATER_NS + 1, **slower, counter=11)
     assert (node.state, node.reason) == ("MASTER", reason)
 
@@ -118,7 +118,7 @@ def test_a_source_was_heard_when_its_last_advertisement_arrived() -> None:
     node = backup(replay="off")
     hear(node, LATER_NS, counter=10)
     hear(node, EARLIER_NS, counter=9)
-    assert node.engine.host(0)["heard_ns"] == LATER_NS
+    assert node.engine.host(0).heard_ns == LATER_NS
 
 
 def test_the_master_is_whose_advertisement_arrived_last() -> None:
@@ -127,6 +127,6 @@ def test_the_master_is_whose_advertisement_arrived_last() -> None:
     hear(node, LATER_NS, counter=10)
     hear(node, EARLIER_NS, "10.77.0.3", counter=20)
     hear(node, LATER_NS + 1, "10.77.0.3", advbase=255, advskew=255, counter=21)
-    assert node.engine.host(0)["deadline_ns"] == LATER_NS + DOWN_NS
+    assert node.engine.host(0).deadline_ns == LATER_NS + DOWN_NS
     hear(node, LATER_NS + 2, advbase=255, advskew=255, counter=11)
-    assert node.engine.host(0)["deadline_ns"] == LATER_NS + 2 + 100 * SECOND_NS // 256
+    assert node.engine.host(0).deadline_ns == LATER_NS + 2 + 100 * SECOND_NS // 256

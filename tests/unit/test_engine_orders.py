@@ -66,7 +66,7 @@ def test_what_an_interface_lacks_and_finds_again(lacking: str, state: str) -> No
     # The kernel dropped the addresses together with the interface; else they are removed.
     removed = ["REMOVE_ADDRESSES"] * (state == "MASTER" and lacking != "interface")
     assert node.words() == removed
-    assert node.engine.host(0)["held"] == 0
+    assert node.engine.host(0).held == 0
     node.attach(now_ns + SECOND_NS)
     node.run(now_ns + 4 * SECOND_NS - 1)
     assert node.changes()[1:] == [("INIT", "BACKUP", found)]
@@ -117,7 +117,7 @@ def test_an_interface_recreated_between_two_looks() -> None:
     node.run(MASTER_NS + 4 * SECOND_NS)
     # Nothing of the old interface is left: the addresses are added to the new one.
     assert node.words()[:3] == ["ADVERTISE", "ADD_ADDRESSES", "ANNOUNCE"]
-    assert node.engine.host(0)["held"] == 1
+    assert node.engine.host(0).held == 1
 
 
 def test_a_renamed_interface_is_left_by_a_master_and_a_backup() -> None:
@@ -130,10 +130,10 @@ def test_a_renamed_interface_is_left_by_a_master_and_a_backup() -> None:
     node.attach(MASTER_NS, renamed=True, up=False)
     node.attach(MASTER_NS, renamed=True)
     node.engine.add(1, prepared(vhid=9), MASTER_NS)
-    assert [node.engine.host(slot)["reason"] for slot in (0, 1)] == ["interface_missing"] * 2
+    assert [node.engine.host(slot).reason for slot in (0, 1)] == ["interface_missing"] * 2
     node.attach(MASTER_NS, ifindex=0)
     node.attach(MASTER_NS, ifindex=9)
-    assert [node.engine.host(slot)["reason"] for slot in (0, 1)] == ["interface_found"] * 2
+    assert [node.engine.host(slot).reason for slot in (0, 1)] == ["interface_found"] * 2
     node.engine.remove(1, MASTER_NS)
     node.take(MASTER_NS)
     node.forget()
@@ -186,17 +186,17 @@ def test_an_address_with_our_mark_is_taken_for_ours_in_every_state() -> None:
     node.engine.adopt(0, ADDRESS, 32, START_NS)  # another prefix length: another address
     node.take(START_NS)
     assert node.words() == ["REMOVE_ADDRESSES"]
-    assert node.engine.host(0)["held"] == 0
+    assert node.engine.host(0).held == 0
     # A MASTER that found it there, and took it for another's, keeps it and gives it up in the end.
     node.errors[ADDRESS] = EEXIST
     node.run(MASTER_NS)
-    assert (node.state, node.engine.host(0)["held"]) == ("MASTER", 0)
+    assert (node.state, node.engine.host(0).held) == ("MASTER", 0)
     node.errors.clear()
     node.forget()
     for _ in range(2):
         node.engine.adopt(0, ADDRESS, 24, MASTER_NS)
         node.take(MASTER_NS)
-    assert (node.words(), node.engine.host(0)["held"]) == ([], 1)
+    assert (node.words(), node.engine.host(0).held) == ([], 1)
     node.engine.resign_all(MASTER_NS)
     node.take(MASTER_NS)
     assert node.words() == ["REMOVE_ADDRESSES", "RESIGN"]
@@ -298,7 +298,7 @@ def test_demotion_is_clamped(advskew: int, demotion: int, goes_out: int) -> None
     node.engine.demote(0, demotion, MASTER_NS)
     node.run(MASTER_NS + 3 * SECOND_NS)
     assert read_advertisement(last_frame(node)).advskew == goes_out
-    assert node.engine.host(0)["effective_advskew"] == goes_out
+    assert node.engine.host(0).effective_advskew == goes_out
     node.engine.demote(0, 0, MASTER_NS + 3 * SECOND_NS)
     node.run(MASTER_NS + 6 * SECOND_NS)
     assert read_advertisement(last_frame(node)).advskew == advskew
@@ -382,7 +382,7 @@ def test_a_signed_address_added_on_both_backup_first_changes_no_state() -> None:
         segment.run(20)
     assert [node.changes() for node in nodes] == [[], []]
     assert set(segment.verdicts) == {"ok"}
-    assert nodes[0].engine.host(0)["held"] == 2
+    assert nodes[0].engine.host(0).held == 2
 
 
 def test_unsigned_addresses_added_one_after_the_other_change_no_state() -> None:
@@ -401,7 +401,7 @@ def test_unsigned_addresses_added_one_after_the_other_change_no_state() -> None:
     segment.run(10)
     assert [node.changes() for node in nodes] == [[], []]
     assert set(segment.verdicts) == {"ok"}
-    assert [node.engine.host(0)["held"] for node in nodes] == [101, 0]
+    assert [node.engine.host(0).held for node in nodes] == [101, 0]
     added = [done.content for done in nodes[0].done if done.action == "ADD_ADDRESSES"]
     assert added == [[data] for data, _ in unsigned]
     # Each is announced as soon as it is there.
@@ -416,7 +416,7 @@ def test_retired_addresses_are_removed_and_the_others_stay() -> None:
     assert [(done.action, done.content) for done in node.done if "ADDR" in done.action] == [
         ("REMOVE_ADDRESSES", [TWO[1][0]])
     ]
-    assert node.engine.host(0)["held"] == 1
+    assert node.engine.host(0).held == 1
     announced = [done.content for done in node.done if done.action == "ANNOUNCE"]
     assert all(len(frames) == 1 for frames in announced)
     node.forget()

@@ -60,7 +60,7 @@ def test_what_is_refused() -> None:
     assert unicast(node, payload=carp_header(passphrase=b"wrong")) == "bad_auth"
     # The group is not ours: nobody is joined to it.
     assert node.engine.receive(0, advertisement(), START_NS) == "bad_destination"
-    assert node.engine.host(0)["state"] == "BACKUP"
+    assert node.engine.host(0).state == "BACKUP"
 
 
 def test_a_host_of_a_group_takes_no_unicast() -> None:
@@ -81,7 +81,7 @@ def test_two_hosts_of_one_vhid_with_other_peers() -> None:
     node = Node("10.77.0.2", peers=[PEERS[0]])
     node.engine.add(1, prepared(peers=[PEERS[1]]), START_NS)
     assert unicast(node, source=PEERS[1]) == "ok"
-    heard = [node.engine.host(slot)["counters"]["advertisements_heard"] for slot in (0, 1)]
+    heard = [node.engine.host(slot).counters["advertisements_heard"] for slot in (0, 1)]
     assert heard == [0, 1]
     assert unicast(node, source=ip("192.0.2.9")) == "bad_source"
 
@@ -95,7 +95,7 @@ def test_peers_of_both_families() -> None:
         peers=[PEERS[0], PEER6],
         addresses=both,
     )
-    assert node.engine.host(0)["families"] == [4, 6]
+    assert node.engine.host(0).families == [4, 6]
     payload = carp_header(addresses=[ADDRESS, ADDRESS6])
     frame = ipv6_frame(payload, source=PEER6, destination=ip("2001:db8::2"), hop_limit=60)
     assert node.engine.receive(0, frame, START_NS) == "ok"
@@ -107,7 +107,7 @@ def test_peers_of_both_families() -> None:
 
 def test_ipv6_addresses_may_be_signed_for_peers_of_ipv4() -> None:
     node = Node("10.77.0.2", peers=PEERS, addresses=[(ADDRESS6, 64)])
-    assert node.engine.host(0)["families"] == [4]
+    assert node.engine.host(0).families == [4]
     assert unicast(node, payload=carp_header(addresses=[ADDRESS6])) == "ok"
 
 

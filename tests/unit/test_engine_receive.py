@@ -81,13 +81,13 @@ def test_a_refused_frame_moves_its_counter_and_nothing_else(verdict: str, state:
         assert node.engine.receive(0, advertisement(advbase=0, advskew=9), now_ns) == "ok"
         node.take(now_ns)
     before, interface = node.engine.host(0), node.engine.interface_counters(0)
-    assert before["state"] == state
+    assert before.state == state
     for _ in range(3):
         assert node.engine.receive(0, REFUSED[verdict], now_ns) == verdict
     after = node.engine.host(0)
     interface[verdict] += 3
     assert node.engine.interface_counters(0) == interface
-    before["counters"][verdict] += 3 if verdict in OF_A_HOST else 0
+    before.counters[verdict] += 3 if verdict in OF_A_HOST else 0
     assert after == before
     assert node.take(now_ns) == []
 
@@ -170,11 +170,11 @@ def test_duplicate_source_is_told_once_a_minute_with_its_mac() -> None:
         assert node.engine.receive(0, frame, at_ns) == "ok"
         node.carry_out(at_ns)
         assert node.state == "MASTER"
-        assert node.engine.host(0)["duplicate_source"] == OTHER_MAC
+        assert node.engine.host(0).duplicate_source == OTHER_MAC
         told = node.reported(DuplicateSource)
         assert len(told) == 1 + second // 60
     assert [report.mac for report in told] == [OTHER_MAC] * 3
-    assert node.engine.host(0)["counters"]["duplicate_source"] == 130
+    assert node.engine.host(0).counters["duplicate_source"] == 130
 
 
 def test_duplicate_source_that_is_faster_is_obeyed_and_slower_is_answered() -> None:
@@ -251,8 +251,8 @@ def test_the_same_vhid_on_another_interface_hears_nothing() -> None:
     node.engine.set_interface(1, START_NS, source=ip("10.78.0.2"))
     node.engine.add(1, prepared(interface=1), START_NS)
     assert node.engine.receive(1, advertisement(), START_NS) == "ok"
-    assert node.engine.host(0)["counters"]["advertisements_heard"] == 0
-    assert node.engine.host(1)["counters"]["advertisements_heard"] == 1
+    assert node.engine.host(0).counters["advertisements_heard"] == 0
+    assert node.engine.host(1).counters["advertisements_heard"] == 1
     assert node.engine.receive(2, advertisement(), START_NS) == "bad_vhid"
 
 

@@ -59,11 +59,11 @@ def test_a_counter_that_is_not_above_the_last_is_a_replay(
     replay: str, verdict: str, counter: int
 ) -> None:
     node = in_order(replay=replay)
-    before = node.engine.host(0)["deadline_ns"]
+    before = node.engine.host(0).deadline_ns
     assert hear(node, counter, NOW_NS) == verdict
     after = node.engine.host(0)
-    assert (after["deadline_ns"] == before) == (verdict == "replay")
-    assert after["counters"]["replay"] == (verdict == "replay")
+    assert (after.deadline_ns == before) == (verdict == "replay")
+    assert after.counters["replay"] == (verdict == "replay")
 
 
 def test_a_replay_does_not_keep_a_dead_master_alive() -> None:
@@ -106,7 +106,7 @@ def test_a_silent_source_is_learned_anew_before_our_master_down_passes(
         assert hear(node, 7, at_ns, **theirs) == verdict
         assert node.state == "BACKUP"
         assert len(node.reported(CounterReset)) == (replay == "learn")
-        assert node.engine.host(0)["counters"]["counter_reset"] == (replay == "learn")
+        assert node.engine.host(0).counters["counter_reset"] == (replay == "learn")
 
 
 @pytest.mark.parametrize("silent_ns", range(SECOND_NS // 10, DOWN_NS, SECOND_NS // 10))
@@ -206,7 +206,7 @@ def test_a_fifth_source_takes_the_place_of_the_one_heard_longest_ago() -> None:
     node = in_order()  # 10.77.0.1 is the master
     for number in range(3, 8):
         hear(node, number, NOW_NS + number, f"10.77.0.{number}")
-    sources = [each["source"][3] for each in node.engine.host(0)["peers"]]
+    sources = [each.source[3] for each in node.engine.host(0).peers]
     assert len(sources) == 4
     assert set(sources) >= {7, 6, 5}
 
@@ -238,7 +238,7 @@ def test_a_loop_is_our_source_our_mac_and_a_counter_of_our_last_interval(
     assert node.engine.receive(0, last, sent_ns + SECOND_NS) == "loop"
     assert node.engine.receive(0, earlier, sent_ns + SECOND_NS // 2) == "replay"
     assert node.engine.receive(0, last, sent_ns + SECOND_NS + SECOND_NS // 100) == "replay"
-    assert node.engine.host(0)["counters"]["duplicate_source"] == 0
+    assert node.engine.host(0).counters["duplicate_source"] == 0
     # The counter alone makes none: two masters adopt each other's and may send the same.
     assert hear(node, counter_of(last), sent_ns, "10.77.0.1") != "loop"
 
@@ -309,7 +309,7 @@ def test_however_often_the_role_changes_all_of_an_interval_is_known_as_ours(
         source, advskew, state = (
             ("10.77.0.3", 254, "MASTER") if number % 2 else ("10.77.0.1", 0, "BACKUP")
         )
-        counter = node.engine.host(0)["counter"] + step
+        counter = node.engine.host(0).counter + step
         assert hear(node, counter, now_ns, source, advskew=advskew, addresses=signed) == "ok"
         assert node.state == state
     frames = sent_by(node)
@@ -319,7 +319,7 @@ def test_however_often_the_role_changes_all_of_an_interval_is_known_as_ours(
     before = node.engine.host(0)
     changed = [from_mac(frame, b"\x06\0\0\0\0\x99") for frame in frames]
     assert {node.engine.receive(0, frame, until_ns) for frame in changed} == {"ok"}
-    assert node.engine.host(0)["since_ns"] == before["since_ns"]
+    assert node.engine.host(0).since_ns == before.since_ns
 
 
 def test_every_output_of_an_advertisement_is_known_as_ours() -> None:
@@ -342,7 +342,7 @@ def test_our_own_source_with_another_counter_is_another_host(counter: int) -> No
     [report] = node.reported(DuplicateSource)
     assert report.mac == b"\2\0\0\0\0\7"
     assert node.state == "MASTER"  # a tie, and our MAC is the higher one
-    assert node.engine.host(0)["counters"]["duplicate_source"] == 1
+    assert node.engine.host(0).counters["duplicate_source"] == 1
 
 
 # --------------------------------------------------------------------- two hosts with one source
@@ -376,11 +376,11 @@ def test_of_hosts_with_one_source_the_highest_mac_stays(dialect: str, count: int
     assert segment.masters() == segment.nodes[-1:]
     # The master does not hear the others any more; they hear it.
     *others, master = segment.nodes
-    assert master.engine.host(0)["duplicate_source"] is None
+    assert master.engine.host(0).duplicate_source is None
     [ended] = master.reported(DuplicateEnded)
     assert ended.mac in [other.mac for other in others]
     for other in others:
-        assert other.engine.host(0)["duplicate_source"] == master.mac
+        assert other.engine.host(0).duplicate_source == master.mac
         assert not other.reported(DuplicateEnded)
 
 
@@ -395,7 +395,7 @@ def test_a_duplicate_source_ends_for_a_backup_when_only_others_are_heard() -> No
         hear(backup, BASE * 100 + step, at_ns)
         assert backup.state == "BACKUP"
         ended = len(backup.reported(DuplicateEnded))
-        assert (backup.engine.host(0)["duplicate_source"] is None) == (ended == 1) == (step > 6)
+        assert (backup.engine.host(0).duplicate_source is None) == (ended == 1) == (step > 6)
 
 
 def test_a_duplicate_source_ends_where_nobody_is_listened_to() -> None:
@@ -404,7 +404,7 @@ def test_a_duplicate_source_ends_where_nobody_is_listened_to() -> None:
     assert node.engine.receive(0, frame, START_NS) == "ok"
     node.attach(START_NS + 1, up=False)
     node.take(START_NS + 1)
-    assert node.engine.host(0)["duplicate_source"] is None
+    assert node.engine.host(0).duplicate_source is None
     assert len(node.reported(DuplicateEnded)) == 1
 
 
@@ -418,7 +418,7 @@ def test_hosts_with_one_source_and_one_mac_end_with_one_master(
     assert len(segment.masters()) == 1
     segment.run(30)
     assert len(segment.masters()) == 1
-    assert all(node.engine.host(0)["counters"]["became_master"] < 8 for node in segment.nodes)
+    assert all(node.engine.host(0).counters["became_master"] < 8 for node in segment.nodes)
 
 
 def test_a_tie_that_goes_on_is_left_to_the_other_host_with_our_source() -> None:
@@ -444,7 +444,7 @@ def test_what_we_sent_in_a_former_life_ends_no_mastership(dialect: str) -> None:
         node.run(at_ns)
         hear(node, BASE // 2 + number, at_ns, "10.77.0.2", mac=node.mac)
         assert node.state == "MASTER", number
-    assert node.engine.host(0)["counters"]["became_master"] == 1
+    assert node.engine.host(0).counters["became_master"] == 1
 
 
 def test_a_lower_mac_yields_at_once_and_waits_for_the_higher_one() -> None:
@@ -465,7 +465,7 @@ def test_our_own_frame_under_another_mac_is_reported_and_changes_nothing() -> No
         for mac in (b"\xfe" * 6, b"\2\0\0\0\0\7"):
             assert node.engine.receive(0, from_mac(sent_by(node)[-1], mac), at_ns) == "ok"
         assert node.state == "MASTER"
-    assert node.engine.host(0)["duplicate_source"] is not None
+    assert node.engine.host(0).duplicate_source is not None
     assert node.reported(DuplicateSource)
     counters = [counter_of(frame) for frame in sent_by(node)]
     assert counters == sorted(set(counters))

@@ -59,7 +59,7 @@ def test_what_is_known_for_two_master_downs_is_refused_from_new_sources(
     start: Any, replay: str
 ) -> None:
     node, counters, now_ns = start(replay=replay)
-    deadline_ns = node.engine.host(0)["deadline_ns"]
+    deadline_ns = node.engine.host(0).deadline_ns
     draw = random.Random(6)
     for number in range(200):
         counter = draw.choice(counters[:-10])
@@ -67,8 +67,8 @@ def test_what_is_known_for_two_master_downs_is_refused_from_new_sources(
         verdict = hear(node, counter, now_ns + number, source, **FASTER)
         assert verdict == "replay", counter
     assert node.state == ("MASTER" if start is master else "BACKUP")
-    assert node.engine.host(0)["deadline_ns"] == deadline_ns
-    assert node.engine.host(0)["counters"]["replay"] == 200
+    assert node.engine.host(0).deadline_ns == deadline_ns
+    assert node.engine.host(0).counters["replay"] == 200
 
 
 @pytest.mark.parametrize("replay", ["learn", "strict"])
@@ -109,7 +109,7 @@ def test_a_stranger_displaces_no_host_that_is_known() -> None:
         source = f"10.77.7.{number + 1}"
         taken += hear(node, counters[-6] + number // 10, at_ns, source, advskew=9) == "ok"
     assert taken > 3
-    known = {bytes(each["source"]) for each in node.engine.host(0)["peers"] if each["genuine"]}
+    known = {bytes(each.source) for each in node.engine.host(0).peers if each.genuine}
     assert known == {ip(MASTER), ip(OTHER)}
 
 
@@ -199,7 +199,7 @@ def test_an_openbsd_keeps_its_constant_in_both_families() -> None:
             at_ns = START_NS + number * SECOND_NS
             frame = advertisement(source=source, counter=FIRST, addresses=[ADDRESS, ADDRESS6])
             assert node.engine.receive(0, frame, at_ns) == "ok"
-    assert all(each["genuine"] for each in node.engine.host(0)["peers"])
+    assert all(each.genuine for each in node.engine.host(0).peers)
 
 
 def test_the_constant_of_an_openbsd_is_its_own_until_it_is_silent() -> None:

@@ -53,7 +53,7 @@ def test_the_second_family_of_an_advertisement_does_not_undo_the_jitter() -> Non
         node.run(LATER_NS)
         hear_both(node, LATER_NS, counter=10)
         assert node.reason == "tie_lost"
-        waits.add(node.engine.host(0)["deadline_ns"] - LATER_NS - DOWN_NS)
+        waits.add(node.engine.host(0).deadline_ns - LATER_NS - DOWN_NS)
     assert len(waits) > 5
     assert all(0 <= wait < JITTER_NS for wait in waits)
 
@@ -74,16 +74,16 @@ def test_those_who_wait_keep_their_jitter_when_others_tie() -> None:
     node = Node("10.77.0.2", on6="fe80::2", dialect="freebsd", **BOTH)
     node.run(LATER_NS)
     hear_both(node, LATER_NS, counter=10)
-    wait_ns = node.engine.host(0)["deadline_ns"] - LATER_NS - DOWN_NS
+    wait_ns = node.engine.host(0).deadline_ns - LATER_NS - DOWN_NS
     assert wait_ns > 0
     hear_both(node, LATER_NS + DOWN_NS, counter=20)
-    assert node.engine.host(0)["deadline_ns"] == LATER_NS + 2 * DOWN_NS + wait_ns
+    assert node.engine.host(0).deadline_ns == LATER_NS + 2 * DOWN_NS + wait_ns
     # One master has advertised for two master-down times: the next one waits as configured.
     now_ns = LATER_NS
     for counter in range(30, 40):
         now_ns += SECOND_NS
         hear_both(node, now_ns, counter=2 * counter)
-    assert node.engine.host(0)["deadline_ns"] == now_ns + DOWN_NS
+    assert node.engine.host(0).deadline_ns == now_ns + DOWN_NS
 
 
 def stable_master(segment: Segment) -> Node:
@@ -151,7 +151,7 @@ def test_a_contested_take_over_is_left_to_who_was_faster() -> None:
     for counter, advskew in ((1, 0), (2, 9), (3, 0)):
         frame = advertisement(counter=counter, advskew=advskew)
         assert node.engine.receive(0, frame, LATER_NS) == "ok"
-    wait_ns = node.engine.host(0)["deadline_ns"] - LATER_NS
+    wait_ns = node.engine.host(0).deadline_ns - LATER_NS
     assert DOWN_NS < wait_ns < DOWN_NS + JITTER_NS
 
 
@@ -159,10 +159,10 @@ def test_who_was_out_of_the_election_has_lost_no_tie() -> None:
     node = Node("10.77.0.2", dialect="freebsd", preempt=True)
     node.run(LATER_NS)
     assert node.engine.receive(0, advertisement(counter=1), LATER_NS) == "ok"
-    assert node.engine.host(0)["deadline_ns"] > LATER_NS + DOWN_NS
+    assert node.engine.host(0).deadline_ns > LATER_NS + DOWN_NS
     node.attach(LATER_NS, up=False)
     node.attach(LATER_NS, up=True)
-    assert node.engine.host(0)["deadline_ns"] == LATER_NS + DOWN_NS
+    assert node.engine.host(0).deadline_ns == LATER_NS + DOWN_NS
     assert node.engine.receive(0, advertisement(counter=2, advskew=9), LATER_NS) == "ok"
     assert (node.state, node.reason) == ("MASTER", "preempted")
 
@@ -181,7 +181,7 @@ def jitters(node: Node, source: str, times: int) -> list[int]:
         counter += 1 << 20
         assert node.engine.receive(0, advertisement(source=source, counter=counter), now_ns) == "ok"
         assert (node.state, node.reason) == ("BACKUP", "tie_lost")
-        waits.append(node.engine.host(0)["deadline_ns"] - now_ns - DOWN_NS)
+        waits.append(node.engine.host(0).deadline_ns - now_ns - DOWN_NS)
     return waits
 
 
@@ -215,16 +215,16 @@ def test_a_lower_source_that_is_heard_after_the_tie_goes_first() -> None:
     node = Node("10.77.0.2", dialect="freebsd", replay="off")
     (first_ns,) = jitters(node, "10.77.0.3", 1)
     assert first_ns < JITTER_NS // 4
-    now_ns = node.engine.host(0)["since_ns"] + SECOND_NS // 10
+    now_ns = node.engine.host(0).since_ns + SECOND_NS // 10
     for counter in (1, 2):
         assert node.engine.receive(0, advertisement(counter=counter), now_ns) == "ok"
-        wait_ns = node.engine.host(0)["deadline_ns"] - now_ns - DOWN_NS
+        wait_ns = node.engine.host(0).deadline_ns - now_ns - DOWN_NS
         assert wait_ns == pytest.approx(first_ns + 3 * JITTER_NS // 4, abs=2000)
     # A slower master is none of those who tied.
     other = Node("10.77.0.2", dialect="freebsd", replay="off")
     (first_ns,) = jitters(other, "10.77.0.3", 1)
     assert other.engine.receive(0, advertisement(counter=1, advskew=9), now_ns) == "ok"
-    assert other.engine.host(0)["deadline_ns"] - now_ns - DOWN_NS == first_ns
+    assert other.engine.host(0).deadline_ns - now_ns - DOWN_NS == first_ns
 
 
 def test_a_lower_source_that_is_heard_after_each_rise_makes_the_wait_no_longer() -> None:
@@ -238,7 +238,7 @@ def test_a_lower_source_that_is_heard_after_each_rise_makes_the_wait_no_longer()
         lower = advertisement(source="10.77.0.1", counter=100 + 10 * rise)
         assert node.engine.receive(0, lower, now_ns + SECOND_NS // 10) == "ok"
         node.run(now_ns + SECOND_NS // 10)
-        wait_ns = node.engine.host(0)["deadline_ns"] - now_ns - SECOND_NS // 10 - DOWN_NS
+        wait_ns = node.engine.host(0).deadline_ns - now_ns - SECOND_NS // 10 - DOWN_NS
         assert 0 <= wait_ns <= JITTER_NS
         now_ns += 4 * SECOND_NS
         node.run(now_ns)
@@ -253,14 +253,14 @@ def test_the_range_begins_anew_once_one_master_alone_was_heard() -> None:
     """Not before: as long as others tie, whoever is heard changes."""
     node = Node("10.77.0.2", dialect="freebsd", replay="off")
     jitters(node, "10.77.0.1", 2)
-    now_ns = node.engine.host(0)["since_ns"]
+    now_ns = node.engine.host(0).since_ns
     waits = []
     for number in range(16):
         now_ns += SECOND_NS
         source = "10.77.0.1" if number > 7 or number % 2 else "10.77.0.3"
         frame = advertisement(source=source, counter=number)
         assert node.engine.receive(0, frame, now_ns) == "ok"
-        waits.append(node.engine.host(0)["deadline_ns"] - now_ns - DOWN_NS)
+        waits.append(node.engine.host(0).deadline_ns - now_ns - DOWN_NS)
     # The eighth is the first of the one that goes on; six seconds after it are not yet over six.
     assert all(3 * JITTER_NS // 2 - 1000 <= wait_ns < 2 * JITTER_NS for wait_ns in waits[:14])
     assert waits[14:] == [0, 0]
@@ -269,7 +269,7 @@ def test_the_range_begins_anew_once_one_master_alone_was_heard() -> None:
 def test_the_range_begins_anew_for_who_was_master_alone() -> None:
     node = Node("10.77.0.2", dialect="freebsd", replay="off")
     jitters(node, "10.77.0.1", 3)
-    node.run(node.engine.host(0)["since_ns"] + 4 * DOWN_NS)
+    node.run(node.engine.host(0).since_ns + 4 * DOWN_NS)
     (wait_ns,) = jitters(node, "10.77.0.1", 1)
     assert wait_ns < JITTER_NS
     soon = Node("10.77.0.2", dialect="freebsd", replay="off")
@@ -288,7 +288,7 @@ def test_who_was_master_alone_waits_without_jitter_when_it_yields_to_a_faster_on
     assert node.state == "MASTER"
     assert node.engine.receive(0, advertisement(counter=9, advskew=0), now_ns) == "ok"
     assert (node.state, node.reason) == ("BACKUP", "faster_master")
-    assert node.engine.host(0)["deadline_ns"] == now_ns + down_ns
+    assert node.engine.host(0).deadline_ns == now_ns + down_ns
 
 
 def rises(node: Node) -> list[int]:

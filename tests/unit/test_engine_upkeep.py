@@ -55,7 +55,7 @@ def test_an_address_that_cannot_be_removed_is_told_once_and_tried_until_it_is_go
     for tenths in range(1, 20):
         keep_backup(node, LATER_NS + tenths * SECOND_NS // 10)
     assert [(r.error, r.address) for r in node.reported(AddressFailed)] == [(error, 2)]
-    assert node.engine.host(0)["held"] == 1
+    assert node.engine.host(0).held == 1
     assert contents(node, "REMOVE_ADDRESSES")[0] == EVERY
     tried = contents(node, "REMOVE_ADDRESSES")[1:]
     assert 5 <= len(tried) <= 10
@@ -63,7 +63,7 @@ def test_an_address_that_cannot_be_removed_is_told_once_and_tried_until_it_is_go
     node.errors = {}
     for tenths in range(20, 60):
         keep_backup(node, LATER_NS + tenths * SECOND_NS // 10)
-    assert node.engine.host(0)["held"] == 0
+    assert node.engine.host(0).held == 0
     assert [report.address for report in node.reported(AddressGone)] == [2]
 
 
@@ -89,10 +89,10 @@ def test_another_error_of_the_same_address_is_told() -> None:
 def test_an_address_that_cannot_be_added_is_told_and_tried_again(error: int) -> None:
     node = master({EVERY[0]: error})
     assert [(r.error, r.address) for r in node.reported(AddressFailed)] == [(error, 0)]
-    assert node.engine.host(0)["held"] == 2
+    assert node.engine.host(0).held == 2
     node.errors = {}
     node.run(LATER_NS)
-    assert node.engine.host(0)["held"] == 3
+    assert node.engine.host(0).held == 3
     assert [(r.why, r.address) for r in node.reported(AddressRestored)] == [(REFUSED, 0)]
     assert len(contents(node, "ANNOUNCE")) >= 2
     step_down(node, LATER_NS)
@@ -105,14 +105,14 @@ def test_an_event_of_its_interface_has_what_failed_tried_at_once() -> None:
     node.errors = {}
     node.attach(LATER_NS, source6=ip("fe80::7"))
     node.take(LATER_NS)
-    assert node.engine.host(0)["held"] == 3
+    assert node.engine.host(0).held == 3
 
 
 def test_what_failed_is_no_problem_any_more_when_it_is_not_wanted() -> None:
     node = master({EVERY[0]: EPERM})
     step_down(node, LATER_NS)
     assert [report.address for report in node.reported(AddressGone)] == [0]
-    assert node.engine.host(0)["retry_at_ns"] == 0
+    assert node.engine.host(0).retry_at_ns == 0
 
 
 def test_one_of_many_that_fails_keeps_none_of_the_others() -> None:
@@ -120,10 +120,10 @@ def test_one_of_many_that_fails_keeps_none_of_the_others() -> None:
     node = Node("10.77.0.2", unsigned_addresses=many)
     node.errors = {many[300][0]: ENOBUFS}
     node.run(MASTER_NS)
-    assert node.engine.host(0)["held"] == 600
+    assert node.engine.host(0).held == 600
     node.errors = {}
     node.run(LATER_NS)
-    assert node.engine.host(0)["held"] == 601
+    assert node.engine.host(0).held == 601
 
 
 # ------------------------------------------------------------------------------- what is there
@@ -140,7 +140,7 @@ def test_a_lost_address_is_restored_announced_and_counted() -> None:
     assert node.words() == ["ADD_ADDRESSES", "ANNOUNCE"]
     assert contents(node, "ADD_ADDRESSES") == [[EVERY[1]]]
     status = node.engine.host(0)
-    assert (status["held"], status["counters"]["addresses_restored"]) == (3, 1)
+    assert (status.held, status.counters["addresses_restored"]) == (3, 1)
 
 
 def test_an_address_lost_after_one_of_ours_was_removed_went_with_that() -> None:
@@ -226,7 +226,7 @@ def test_an_address_of_ours_on_a_backup_is_removed() -> None:
     node.engine.found(0, EVERY[0], "ours", START_NS)
     node.take(START_NS)
     assert contents(node, "REMOVE_ADDRESSES") == [[EVERY[0]]]
-    assert node.engine.host(0)["held"] == 0
+    assert node.engine.host(0).held == 0
 
 
 @pytest.mark.parametrize("there", ["foreign", "somebodys", "unknown", "none"])
@@ -251,7 +251,7 @@ def test_another_virtual_host_keeps_the_address_that_both_have() -> None:
     node.engine.found(1, EVERY[0], "ours", LATER_NS)
     node.take(LATER_NS)
     assert contents(node, "REMOVE_ADDRESSES") == []
-    assert node.engine.host(1)["held"] == 0
+    assert node.engine.host(1).held == 0
 
 
 def test_an_address_in_whose_place_another_hand_put_its_own_is_not_ours_any_more() -> None:
@@ -259,7 +259,7 @@ def test_an_address_in_whose_place_another_hand_put_its_own_is_not_ours_any_more
     node.engine.found(0, EVERY[0], "foreign", LATER_NS)
     node.take(LATER_NS)
     assert [report.address for report in node.reported(AddressForeign)] == [0]
-    assert node.engine.host(0)["held"] == 2
+    assert node.engine.host(0).held == 2
     step_down(node, LATER_NS)
     assert contents(node, "REMOVE_ADDRESSES") == [EVERY[1:]]
 
@@ -271,7 +271,7 @@ def test_a_foreign_address_that_has_gone_is_added() -> None:
     node.take(LATER_NS)
     assert [(r.why, r.address) for r in node.reported(AddressRestored)] == [(REFUSED, 1)]
     status = node.engine.host(0)
-    assert (status["held"], status["counters"]["addresses_restored"]) == (3, 0)
+    assert (status.held, status.counters["addresses_restored"]) == (3, 0)
 
 
 def test_a_lost_address_of_a_host_that_stepped_down_meanwhile_is_not_missed() -> None:
@@ -308,8 +308,8 @@ def test_a_master_without_any_address_gives_up_after_its_deadline() -> None:
     assert node.changes() == [("MASTER", "BACKUP", "address_deadline")]
     assert "RESIGN" in node.words()
     status = node.engine.host(0)
-    assert status["effective_advskew"] == 240
-    assert status["address_demotion"] == "address_deadline"
+    assert status.effective_advskew == 240
+    assert status.address_demotion == "address_deadline"
 
 
 def test_one_address_is_enough() -> None:
@@ -331,8 +331,8 @@ def test_addresses_that_come_in_time_end_the_wait() -> None:
     node.errors = {}
     node.run(MASTER_NS + 60 * SECOND_NS)
     assert node.state == "MASTER"
-    assert node.engine.host(0)["held"] == 3
-    assert node.engine.host(0)["without_ns"] == 0
+    assert node.engine.host(0).held == 3
+    assert node.engine.host(0).without_ns == 0
 
 
 @pytest.mark.parametrize("seconds", [1, 30])
@@ -389,10 +389,10 @@ def test_the_demotion_ends_after_a_minute() -> None:
     node.run(LATER_NS)
     node.engine.lose_address(0, LATER_NS)
     node.run(LATER_NS + 59 * SECOND_NS)
-    assert node.engine.host(0)["effective_advskew"] == 240
+    assert node.engine.host(0).effective_advskew == 240
     node.run(LATER_NS + 61 * SECOND_NS)
-    assert node.engine.host(0)["effective_advskew"] == 0
-    assert node.engine.host(0)["address_demotion"] is None
+    assert node.engine.host(0).effective_advskew == 0
+    assert node.engine.host(0).address_demotion is None
     assert len(node.reported(Undemoted)) == 1
 
 
@@ -402,7 +402,7 @@ def test_each_dialect_says_the_demotion_in_its_way(dialect: str, skew: int, demo
     node.run(LATER_NS)
     node.engine.lose_address(0, LATER_NS)
     status = node.engine.host(0)
-    assert (status["effective_advskew"], status["demote"]) == (skew, demote)
+    assert (status.effective_advskew, status.demote) == (skew, demote)
 
 
 # ------------------------------------------------------------------------------- removed hosts

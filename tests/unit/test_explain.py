@@ -81,16 +81,16 @@ def test_the_event_told_is_the_event_that_happens(
         carp: dict[str, Any] = {"advbase": advbase, "advskew": advskew, "demote": theirs}
         frame = advertisement(source=source, vhid=slot + 1, counter=counter, **carp)
         assert engine.receive(0, frame, now_ns) == "ok"
-        return str(engine.host(slot)["state"])
+        return str(engine.host(slot).state)
 
     for slot, said in enumerate(ADVERTISED):
-        assert engine.host(slot)["state"] == state
+        assert engine.host(slot).state == state
         before = hear(slot, 1 << 40)
-        [peer] = engine.explained(slot, now_ns)["peers"]
-        event = peer["event"]
+        [heard] = engine.explained(slot, now_ns).heard
+        event = heard.event
         assert event is None or event in JUDGED[before]
         after = hear(slot, (1 << 40) + 1)
-        assert after == following.get((before, event), before), (said, event)
+        assert after == following.get((before, event or ""), before), (said, event)
 
 
 def test_to_tell_it_changes_nothing() -> None:
@@ -98,7 +98,7 @@ def test_to_tell_it_changes_nothing() -> None:
     asked = Asked(preempt=True, preempt_delay_ns=SECOND_NS).hear(advskew=200)
     asked.engine.take_reports()
     before = asked.engine.explained(0, asked.now_ns)
-    assert before["preempt_from_ns"] == asked.now_ns + SECOND_NS
+    assert before.preempt_from_ns == asked.now_ns + SECOND_NS
     for later_ns in (0, SECOND_NS, 100 * SECOND_NS):
         asked.engine.explained(0, asked.now_ns + later_ns)
     assert asked.engine.explained(0, asked.now_ns) == before

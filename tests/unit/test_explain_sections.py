@@ -53,7 +53,7 @@ def test_a_backup_that_lost_a_tie_lately_waits_for_its_turn() -> None:
 
 def test_a_master_advertises_next() -> None:
     asked = Asked().become("MASTER")
-    asked.now_ns = asked.engine.host(0)["deadline_ns"] - 312_000_000
+    asked.now_ns = asked.engine.host(0).deadline_ns - 312_000_000
     assert asked.sections()["timers"] == ["next advertisement in 312 ms"]
 
 
@@ -161,7 +161,7 @@ def test_a_master_without_addresses_says_when_it_gives_up() -> None:
     asked.node.errors = {ADDRESS: errno.EPERM}
     asked.become("MASTER")
     asked.problems.address_problems[0] = {"10.77.0.100/24": "Operation not permitted"}
-    since_ns = asked.engine.host(0)["without_ns"]
+    since_ns = asked.engine.host(0).without_ns
     asked.now_ns = since_ns + 14 * SECOND_NS
     asked.node.run(asked.now_ns)
     failed, retried, without = asked.sections()["addresses"]
@@ -176,7 +176,7 @@ def test_a_master_without_addresses_and_deadline_says_that_it_stays() -> None:
     asked = Asked({"address_deadline_s": 0}, address_deadline_ns=0)
     asked.node.errors = {ADDRESS: errno.EPERM}
     asked.become("MASTER")
-    asked.now_ns = asked.engine.host(0)["without_ns"] + 20 * SECOND_NS
+    asked.now_ns = asked.engine.host(0).without_ns + 20 * SECOND_NS
     assert asked.sections()["addresses"][-1] == (
         "without any address for 20.000 s: address_deadline_s = 0: it stays MASTER"
     )

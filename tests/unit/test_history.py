@@ -58,7 +58,7 @@ def test_what_was_sent_long_ago_has_no_later_time_however_short_the_interval(adv
     node.run(end_ns)
     sent = len([done for done in node.done if done.action == "ADVERTISE"])
     known = history(node, end_ns)
-    down_ns = node.engine.host(0)["master_down_ns"]
+    down_ns = node.engine.host(0).master_down_ns
     # Two master-down times and a half, at three advertisements each, and those not noted yet.
     assert sum(count for _, count, _ in known["lately"]) <= 9
     assert sum(count for _, count, _ in known["formerly"]) >= sent - 15
@@ -87,7 +87,7 @@ def test_counters_that_nobody_sent_are_not_known() -> None:
         assert hear(node, FIRST + number * 1000, START_NS + number * SECOND_NS) == "ok"
     now_ns = START_NS + 30 * SECOND_NS
     assert hear(node, FIRST + 500, now_ns, "10.77.0.7", advskew=9) == "ok"
-    assert node.engine.host(0)["peers"][1]["genuine"]
+    assert node.engine.host(0).peers[1].genuine
 
 
 def test_random_counters_displace_no_sequence() -> None:
@@ -221,7 +221,7 @@ def test_a_counter_of_one_sequence_is_too_young_by_halves_of_a_span_at_most(seed
         for _ in range(count):
             now_ns += draw.randrange(50, most_ms + 1) * 1_000_000
             node.run(now_ns)
-            counter = node.engine.host(0)["counter"] + 1
+            counter = node.engine.host(0).counter + 1
             assert hear(node, counter, now_ns, source, advskew=advskew) == "ok"
             if counter - last.get(source, 0) <= NEAR:  # else it is the first of a run, or alone
                 used[counter] = now_ns // 1_000_000

@@ -25,7 +25,7 @@ def host(vhid: int) -> PreparedHost:
 async def states(orders: Orders, count: int) -> list[str]:
     snapshot = orders.pump.snapshot(0, count)
     await orders.done()
-    return [fields["state"] for _, fields in snapshot.hosts()]
+    return [fields.state for _, fields in snapshot.hosts()]
 
 
 def test_what_was_given_has_been_carried_out() -> None:
@@ -154,7 +154,7 @@ def test_a_snapshot_has_every_host_with_its_own_fields() -> None:
             await orders.give(partial(pump.add, vhid - 1, host(vhid)) for vhid in range(1, 101))
             snapshot = pump.snapshot(40, 60)
             await orders.done()
-            found = [(slot, fields["vhid"], fields["peers"]) for slot, fields in snapshot.hosts()]
+            found = [(slot, fields.vhid, fields.peers) for slot, fields in snapshot.hosts()]
             assert found == [(slot, slot + 1, []) for slot in range(40, 100)]
 
     asyncio.run(scenario())

@@ -20,6 +20,7 @@ from carp_fast.daemon.reports import Reports, nobody
 from carp_fast.daemon.status import SPANS_A_SLICE, Status, demotion, spans
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
+from carp_fast.engine.copies import HostCopy
 from carp_fast.pump._pump import HOSTS_A_SNAPSHOT
 from tests.support.pumped import pump_with_orders
 from tests.support.segment import carp_header, ip, ipv4_frame, ipv6_frame
@@ -128,6 +129,13 @@ def test_unicast_says_its_peers_as_destinations() -> None:
     assert (found["peer"], found["peers"]) == (None, [])
 
 
+def copied(**fields: Any) -> HostCopy:
+    """A virtual host as the engine copies it, but for `fields`."""
+    engine = Engine()
+    heard_by(engine, VirtualHost("eth0", 42, ADDRESSES, (), Settings(passphrase=b"secret")))
+    return msgspec.structs.replace(engine.host(0), **fields)
+
+
 @pytest.mark.parametrize(
     ("dialect", "wanted"),
     [
@@ -139,20 +147,13 @@ def test_unicast_says_its_peers_as_destinations() -> None:
     ],
 )
 def test_demotion_is_what_each_dialect_makes_of_it(dialect: str, wanted: dict[str, Any]) -> None:
-    fields = {
-        "demotion": 10,
-        "sends_failing": True,
-        "address_demotion": None,
-        "dialect": dialect,
-        "demote": 11,
-    }
-    assert msgspec.to_builtins(demotion(fields)) == wanted
+    copy = copied(demotion=10, sends_failing=True, dialect=dialect, demote=11)
+    assert msgspec.to_builtins(demotion(copy)) == wanted
 
 
 @pytest.mark.parametrize("reason", ["address_lost", "address_deadline"])
 def test_who_gave_up_for_its_addresses_is_demoted_for_that_reason(reason: str) -> None:
-    fields = {"demotion": 0, "sends_failing": False, "dialect": "ucarp"}
-    found = demotion(fields | {"address_demotion": reason})
+    found = demotion(copied(address_demotion=reason))
     assert msgspec.to_builtins(found) == {"total": 240, "reasons": {reason: 240}}
 
 

@@ -113,11 +113,11 @@ def test_engine_accepts_each_as_sent(vector: dict[str, Any]) -> None:
         engine.add(0, prepared(**(settings_of(vector) | {"dialect": dialect})), START_NS)
         assert engine.receive(0, frame, START_NS) == "ok"
         status = engine.host(0)
-        assert (status["peer_advbase"], status["peer_advskew"]) == (
+        assert (status.peer_advbase, status.peer_advskew) == (
             vector["advbase"],
             vector["advskew"],
         )
-        assert status["peers"][0]["demote"] == vector["demote"]
+        assert status.peers[0].demote == vector["demote"]
         told = [report for report in engine.take_reports() if isinstance(report, DemoteHeard)]
         said = vector["demote"] and dialect != "openbsd"
         assert [report.demote for report in told] == [vector["demote"]] * bool(said)

@@ -124,7 +124,7 @@ def master_leaving(node: Node, now_ns: int) -> int:
 
 
 def deadline(node: Node, now_ns: int) -> int:
-    at_ns: int = -(-node.engine.host(0)["deadline_ns"] // TICK_NS) * TICK_NS
+    at_ns: int = -(-node.engine.host(0).deadline_ns // TICK_NS) * TICK_NS
     node.run(at_ns)
     return at_ns
 
@@ -215,10 +215,10 @@ def test_engine_does_what_the_row_says(row: tuple[str, str, str, str, str]) -> N
     at_ns = HAPPEN[event](node, LATER_NS if state == "MASTER" else START_NS)
     node.take(at_ns)
     host, does = node.engine.host(0), set(effects.split())
-    assert host["state"] == following
-    assert host["reason"] == (reason or CAUSES.get((state, event), before))
+    assert host.state == following
+    assert host.reason == (reason or CAUSES.get((state, event), before))
     if state != following:
-        assert node.changes()[-1] == (state, following, host["reason"])
+        assert node.changes()[-1] == (state, following, host.reason)
     wanted = []
     if "advertise" in does or "answer" in does or "last_advertisement" in does:
         wanted.append("ADVERTISE")
@@ -236,19 +236,19 @@ def test_engine_does_what_the_row_says(row: tuple[str, str, str, str, str]) -> N
         down_ns = OPENBSD_DOWN_NS if openbsd else MASTER_DOWN_NS
         if event == "address_lost":  # demoted from then on
             down_ns = (3 * 256 + 240) * SECOND_NS // 256
-        assert host["deadline_ns"] == at_ns + down_ns
+        assert host.deadline_ns == at_ns + down_ns
     if "arm_skew" in does:
-        assert host["deadline_ns"] == at_ns + SKEW_NS
+        assert host.deadline_ns == at_ns + SKEW_NS
     if "arm_jittered" in does:
-        assert 0 <= host["deadline_ns"] - at_ns - MASTER_DOWN_NS < FIRST_JITTER_NS
+        assert 0 <= host.deadline_ns - at_ns - MASTER_DOWN_NS < FIRST_JITTER_NS
     if "arm_jitter" in does:
-        assert 0 <= host["deadline_ns"] - at_ns < FIRST_JITTER_NS
+        assert 0 <= host.deadline_ns - at_ns < FIRST_JITTER_NS
     if "disarm" in does:
-        assert host["deadline_ns"] == 0
+        assert host.deadline_ns == 0
         assert node.engine.next_deadline_ns() is None
     if "advertise" in does:
         interval_ns = (256 + ADVSKEW) * SECOND_NS // 256
-        assert at_ns < host["deadline_ns"] <= at_ns + interval_ns
+        assert at_ns < host.deadline_ns <= at_ns + interval_ns
 
 
 @pytest.mark.parametrize("state", ["INIT", "BACKUP"])
@@ -285,5 +285,5 @@ def test_master_leaving_is_said_of_the_longest_wait_and_not_of_one_unit_less() -
     for advskew, wait_ns in ((ADVSKEW, MASTER_DOWN_NS), (ADVSKEW + 1, SKEW_NS)):
         node = node_in("BACKUP", preempt=False)
         hear(node, START_NS, advbase=3, advskew=advskew)
-        assert node.engine.host(0)["deadline_ns"] == START_NS + wait_ns
+        assert node.engine.host(0).deadline_ns == START_NS + wait_ns
         assert next_deadline(node.engine) <= START_NS + wait_ns + TICK_NS

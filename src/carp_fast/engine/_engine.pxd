@@ -12,8 +12,8 @@ cdef class Engine:
     cdef list announcement(self, uint32_t slot)
     cdef used(self, uint32_t slot)
 
-cdef dict host_dict(const VirtualHost* host)
-cdef dict explained_dict(const VirtualHost* host, int64_t now_ns)
+cdef object host_copy(const VirtualHost* host)
+cdef object explained_host(const VirtualHost* host, int64_t now_ns)
 cdef dict interface_dict(const Interface* interface)
 cdef list rejections_list(const Interface* interface)
 cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,

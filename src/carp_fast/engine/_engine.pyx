@@ -42,35 +42,31 @@ from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.engine.actions import (
     AddAddresses, Advertise, Announce, RemoveAddresses, Resign)
 from carp_fast.engine.keys import DIALECTS, REPLAYS
+import carp_fast.engine.copies as _copies
 
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
 MAX_INTERFACES = _MAX_INTERFACES
 HOST_BYTES = sizeof(VirtualHost)
 assert len(THERE_WORDS) == THERES
+cdef object SourceCopy = _copies.SourceCopy
+cdef object HostCopy = _copies.HostCopy
+cdef object JudgedSource = _copies.JudgedSource
+cdef object ExplainedHost = _copies.ExplainedHost
+cdef object RejectedFrame = _copies.RejectedFrame
 
 
 # --------------------------------------------------------------------------------- reports, status
 
-cdef list sources_list(const VirtualHost* host):
-    """Who advertised to a host, as far as it remembers, as plain values."""
-    cdef const Source* source
-    cdef list found = []
-    cdef int i
-    for i in range(SOURCES):
-        source = vhid_source(host, i)
-        if source.heard_ns:
-            found.append({
-                "source": address_bytes(source.address, source.family), "family": source.family,
-                "mac": (<const char*>source.mac)[:6], "advbase": source.advbase,
-                "advskew": source.advskew, "demote": source.demote, "counter": source.counter,
-                "heard_ns": source.heard_ns, "genuine": bool(source.genuine),
-                "current": host.master[source.family == 6] == i + 1})
-    return found
+cdef object source_copy(const VirtualHost* host, int which):
+    """One of the sources that a host remembers; what the class is called with is in its order."""
+    cdef const Source* source = vhid_source(host, which)
+    return SourceCopy(
+        address_bytes(source.address, source.family), source.family, (<const char*>source.mac)[:6],
+        source.advbase, source.advskew, source.demote, source.counter, source.heard_ns,
+        bool(source.genuine), host.master[source.family == 6] == which + 1)
 
 
-cdef dict host_dict(const VirtualHost* host):
-    """A host's changing part as plain values; times in ns of the engine's clock."""
-    cdef const Source* master = vhid_master(host)
+cdef dict host_counters(const VirtualHost* host):
     cdef dict counters = {
         "advertisements_sent": host.sent, "advertisements_heard": host.heard,
         "announcements_sent": host.announced, "send_errors": host.send_errors,
@@ -80,41 +76,39 @@ cdef dict host_dict(const VirtualHost* host):
     cdef int i
     for i in range(1, VERDICTS):
         counters[VERDICT_WORDS[i]] = host.rejected[i]
-    return {
-        "interface": host.interface, "vhid": host.vhid, "state": STATE_WORDS[host.state],
-        "reason": REASON_WORDS[host.reason], "since_ns": host.since_ns,
-        "families": [family for family, expected in ((4, host.configured.expects_4),
-                                                     (6, host.configured.expects_6))
-                     if expected],
-        "dialect": DIALECTS.values[host.configured.dialect],
-        "replay": REPLAYS.values[host.configured.replay],
-        "advbase": host.configured.advbase, "advskew": host.configured.advskew,
-        "dead_ratio": host.configured.dead_ratio,
-        "effective_advskew": vhid_advskew(host), "demotion": host.demotion,
-        "demote": vhid_demote(host), "sends_failing": bool(host.flags & SEND_DEMOTED),
-        "address_demotion": (REASON_WORDS[host.lost_reason] if host.flags & ADDRESS_DEMOTED
-                             else None),
-        "address_deadline_ns": host.configured.address_deadline_ms * <int64_t>1000000,
-        "demoted_until_ns": host.demoted_until_ns, "without_ns": host.without_ns,
-        "retry_at_ns": host.retry_at_ns,
-        "interval_ns": vhid_interval_ns(host), "master_down_ns": vhid_master_down_ns(host),
-        "source": (<const char*>host.source4)[:4], "source6": (<const char*>host.source6)[:16],
-        "held": host.held,
-        "peer": address_bytes(master.address, master.family) if master != NULL else None,
-        "peer_advbase": master.advbase if master != NULL else 0,
-        "peer_advskew": master.advskew if master != NULL else 0,
-        "heard_ns": master.heard_ns if master != NULL else 0,
-        "duplicate_source": ((<const char*>host.duplicate_mac)[:6] if host.flags & DUPLICATE
-                             else None),
-        "peers": sources_list(host), "counter": host.counter,
-        "deadline_ns": host.deadline_ns, "counters": counters}
+    return counters
 
 
-cdef object judged(const VirtualHost* host, const Source* source, int64_t now_ns):
-    """What the election would make of `source`, advertising at `now_ns` what it did last.
+cdef object host_copy(const VirtualHost* host):
+    """A host as Python sees it; what the class is called with is in the order of its fields."""
+    cdef const Source* master = vhid_master(host)
+    cdef int i
+    return HostCopy(
+        host.interface, host.vhid, STATE_WORDS[host.state], REASON_WORDS[host.reason],
+        host.since_ns,
+        [family for family, expected in ((4, host.configured.expects_4),
+                                         (6, host.configured.expects_6)) if expected],
+        DIALECTS.values[host.configured.dialect], REPLAYS.values[host.configured.replay],
+        host.configured.advbase, host.configured.advskew, host.configured.dead_ratio,
+        vhid_advskew(host), host.demotion, vhid_demote(host), bool(host.flags & SEND_DEMOTED),
+        REASON_WORDS[host.lost_reason] if host.flags & ADDRESS_DEMOTED else None,
+        host.configured.address_deadline_ms * <int64_t>1000000, host.demoted_until_ns,
+        host.without_ns, host.retry_at_ns, vhid_interval_ns(host), vhid_master_down_ns(host),
+        (<const char*>host.source4)[:4], (<const char*>host.source6)[:16], host.held,
+        address_bytes(master.address, master.family) if master != NULL else None,
+        master.advbase if master != NULL else 0, master.advskew if master != NULL else 0,
+        master.heard_ns if master != NULL else 0,
+        (<const char*>host.duplicate_mac)[:6] if host.flags & DUPLICATE else None,
+        [source_copy(host, i) for i in range(SOURCES) if vhid_source(host, i).heard_ns],
+        host.counter, host.deadline_ns, host_counters(host))
 
-    (an event's word or None, whether it sends from our own address). The host stays as it is.
+
+cdef object judged(const VirtualHost* host, int which, int64_t now_ns):
+    """What the election would make of a source, advertising at `now_ns` what it did last.
+
+    The host stays as it is.
     """
+    cdef const Source* source = vhid_source(host, which)
     cdef VirtualHost copy = host[0]                     # judging takes notes
     cdef Advertisement heard
     cdef Event event
@@ -126,34 +120,22 @@ cdef object judged(const VirtualHost* host, const Source* source, int64_t now_ns
     heard.advbase, heard.advskew, heard.demote = source.advbase, source.advskew, source.demote
     duplicate = vhid_is_own_source(host, &heard)
     event = vhid_judge(&copy, &heard, duplicate, now_ns)
-    return None if event == EVENTS else EVENT_WORDS[<int>event], duplicate
+    return JudgedSource(
+        source_copy(host, which),
+        <int64_t>vhid_interval_of(source.advbase, source.advskew) * SECOND_NS // 256,
+        None if event == EVENTS else EVENT_WORDS[<int>event], bool(duplicate))
 
 
-cdef dict explained_dict(const VirtualHost* host, int64_t now_ns):
-    """host_dict, and why: what runs, and of each peer its interval and what it means at `now_ns`.
-
-    Of a host that engine_shown() has completed.
-    """
-    cdef dict fields = host_dict(host), peer
-    cdef const Source* source
-    cdef int i, at = 0
-    for i in range(SOURCES):
-        source = vhid_source(host, i)
-        if source.heard_ns:
-            peer = fields["peers"][at]
-            peer["event"], peer["own_source"] = judged(host, source, now_ns)
-            peer["interval_ns"] = (<int64_t>vhid_interval_of(source.advbase, source.advskew)
-                                   * SECOND_NS // 256)
-            at += 1
-    fields["master_leaves"] = bool(host.flags & MASTER_LEAVES)
-    fields["contested"] = bool(host.flags & CONTESTED)
-    fields["preempt_from_ns"] = host.preempt_from_ns
-    fields["ties"], fields["jitter_ns"] = host.ties, vhid_jitter_ns(host)
-    fields["attentive_ns"] = host.judged_ns if host.state == BACKUP else 0
-    fields["failed_sends"] = host.failed_sends
-    fields["silent_families"] = [family for family, flag in ((4, SILENT_4), (6, SILENT_6))
-                                 if host.flags & flag]
-    return fields
+cdef object explained_host(const VirtualHost* host, int64_t now_ns):
+    """A host that engine_shown() has completed, and why it is so."""
+    cdef int i
+    return ExplainedHost(
+        host_copy(host),
+        [judged(host, i, now_ns) for i in range(SOURCES) if vhid_source(host, i).heard_ns],
+        bool(host.flags & MASTER_LEAVES), bool(host.flags & CONTESTED), host.preempt_from_ns,
+        host.ties, vhid_jitter_ns(host), host.judged_ns if host.state == BACKUP else 0,
+        host.failed_sends,
+        [family for family, flag in ((4, SILENT_4), (6, SILENT_6)) if host.flags & flag])
 
 
 cdef dict interface_dict(const Interface* interface):
@@ -169,21 +151,17 @@ cdef dict interface_dict(const Interface* interface):
 
 
 cdef list rejections_list(const Interface* interface):
-    """The last frames rejected on an interface, newest first: at_ns, verdict, source, vhid.
-
-    Source and vhid are None where the frame was too short to have them.
-    """
+    """The last frames rejected on an interface, newest first."""
     cdef const Rejection* rejection
     cdef list found = []
     cdef uint32_t i
     for i in range(1, REJECTIONS + 1):
         rejection = &interface.rejections[(interface.rejections_count - i) & (REJECTIONS - 1)]
         if rejection.at_ns:
-            found.append({
-                "at_ns": rejection.at_ns, "verdict": VERDICT_WORDS[rejection.verdict],
-                "vhid": rejection.vhid if rejection.family else None,
-                "source": (address_bytes(rejection.source, rejection.family)
-                           if rejection.family else None)})
+            found.append(RejectedFrame(
+                rejection.at_ns, VERDICT_WORDS[rejection.verdict],
+                rejection.vhid if rejection.family else None,
+                address_bytes(rejection.source, rejection.family) if rejection.family else None))
     return found
 
 
@@ -550,19 +528,19 @@ cdef class Engine:
             self.core.reports.head += 1
         return reports
 
-    def host(self, uint32_t slot) -> dict:
-        """The status of a host, which may have left since; see host_dict."""
+    def host(self, uint32_t slot):
+        """A HostCopy of a host, which may have left since."""
         if slot >= _MAX_VIRTUAL_HOSTS or self.core.hosts[slot].sources == NULL:
             raise IndexError(f"slot {slot} was never in use or is not below {_MAX_VIRTUAL_HOSTS}")
-        return host_dict(&self.core.hosts[slot])
+        return host_copy(&self.core.hosts[slot])
 
-    def explained(self, uint32_t slot, int64_t now_ns) -> dict:
-        """A host's status and why it is so; see explained_dict. Changes nothing."""
+    def explained(self, uint32_t slot, int64_t now_ns):
+        """A host and why it is so, an ExplainedHost. Changes nothing."""
         cdef VirtualHost shown
         self.used(slot)
         shown = self.core.hosts[slot]
         engine_shown(&self.core, &shown)
-        return explained_dict(&shown, now_ns)
+        return explained_host(&shown, now_ns)
 
     cdef used(self, uint32_t slot):
         if slot >= _MAX_VIRTUAL_HOSTS or not self.core.hosts[slot].flags & IN_USE:
@@ -575,7 +553,7 @@ cdef class Engine:
         return interface_dict(&self.core.interfaces[number])
 
     def rejections(self, uint16_t number) -> list:
-        """The last frames rejected on an interface, newest first; see rejections_list."""
+        """The last frames rejected on an interface, newest first, each a RejectedFrame."""
         if number >= _MAX_INTERFACES:
             raise IndexError(f"interface numbers are below {_MAX_INTERFACES}")
         return rejections_list(&self.core.interfaces[number])

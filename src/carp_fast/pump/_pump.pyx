@@ -19,7 +19,7 @@ from carp_fast.engine._core cimport (
     ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE,
     ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED, Report)
 from carp_fast.engine._engine cimport (
-    Engine, explained_dict, fill_address, fill_interface, host_dict, interface_dict,
+    Engine, explained_host, fill_address, fill_interface, host_copy, interface_dict,
     rejections_list)
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
@@ -497,17 +497,17 @@ cdef class Snapshot:
         free(self.of_interfaces)
 
     def hosts(self) -> list:
-        """(slot, host_dict) of every slot in use."""
+        """(slot, HostCopy) of every slot in use."""
         cdef VirtualHost* hosts = self.copy.hosts
         cdef uint32_t i
-        return [(self.first + i, host_dict(&hosts[i])) for i in range(self.count)
+        return [(self.first + i, host_copy(&hosts[i])) for i in range(self.count)
                 if hosts[i].flags & IN_USE]
 
     def explained(self, int64_t now_ns) -> list:
-        """(slot, explained_dict) of every slot in use."""
+        """(slot, ExplainedHost) of every slot in use."""
         cdef VirtualHost* hosts = self.copy.hosts
         cdef uint32_t i
-        return [(self.first + i, explained_dict(&hosts[i], now_ns)) for i in range(self.count)
+        return [(self.first + i, explained_host(&hosts[i], now_ns)) for i in range(self.count)
                 if hosts[i].flags & IN_USE]
 
     def counters(self) -> list:
@@ -517,7 +517,7 @@ cdef class Snapshot:
         return [interface_dict(&interfaces[i]) for i in range(self.count)]
 
     def rejections(self) -> list:
-        """rejections_list of every interface."""
+        """Of every interface the last RejectedFrames, newest first."""
         cdef Interface* interfaces = self.of_interfaces
         cdef uint32_t i
         return [rejections_list(&interfaces[i]) for i in range(self.count)]
