@@ -1,6 +1,6 @@
 """The status document: what `carp-fast status --json` prints, built from the pump's snapshots.
 
-Must not change anything; interface.md of the command line is its contract.
+Must not change anything. Programs read it: its keys, words and units are a contract.
 """
 
 from __future__ import annotations

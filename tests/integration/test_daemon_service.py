@@ -265,7 +265,7 @@ COUNTERS = {
     "became_master",
     *VERDICT_WORDS[1:],
 }
-# interface.md, "Status JSON". A tuple: any of these types; None stands for null.
+# The keys of the status document. A tuple: any of these types; None stands for null.
 CONTRACT: dict[str, dict[str, tuple[type | None, ...]]] = {
     "daemon": {
         "version": (str,),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,40 @@ COMPILED = sorted(
 NOT_SOURCES = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
 
 
+# What the sdist's own tests are, here: they need no root, and read most of what tests read.
+OWN_TESTS = (
+    "tests/scenarios",
+    "tests/simulation/test_mutants.py",
+    "tests/unit/test_architecture.py",
+    "tests/unit/test_architecture_of_tests.py",
+    "tests/unit/test_config.py",
+    "tests/unit/test_documents.py",
+    "tests/unit/test_elections.py",
+    "tests/unit/test_engine.py",
+    "tests/unit/test_readme.py",
+    "tests/unit/test_recording.py",
+    "tests/unit/test_stubs.py",
+    "tests/unit/test_vectors.py",
+    "tests/unit/test_vhid.py",
+    "tests/unit/test_wire.py",
+)
+# It tells of files as they were, and this one names what is not there.
+NO_POINTERS = {"CHANGELOG.md", Path(__file__).name}
+POINTER = re.compile(
+    r"""(?<![\w/:.-])(
+        (?:docs|tests|src|benches|contrib)/[\w@./*-]*\.(?:md|pyx?|pxd|h|c|json|toml|txt|sh|svg|service)
+        |[A-Za-z][\w-]*\.md
+    )\b""",
+    re.VERBOSE,
+)
+
+
+def pointers(text: str, markdown: bool = False) -> set[str]:
+    """Files of the project that a text names: by their path, any *.md, and what Markdown links."""
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
+    return {*POINTER.findall(text), *(links if markdown else ())}
+
+
 def finish(
     *command: str | Path,
     cwd: Path,
@@ -62,7 +97,7 @@ def finish(
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources: what a fresh clone holds of the package."""
     tree = tmp_path_factory.mktemp("tree")
-    for name in ("src", "carp_fast", "tests", "benches", ".ci"):
+    for name in ("src", "carp_fast", "tests", "benches", "contrib", "docs", ".ci"):
         shutil.copytree(ROOT / name, tree / name, ignore=NOT_SOURCES)
     for path in ROOT.iterdir():
         if path.is_file():
@@ -91,6 +126,21 @@ def built(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
             unfinished.rename(made)
     [sdist], [wheel] = made.glob("*.tar.gz"), made.glob("*.whl")
     return sdist, wheel
+
+
+@pytest.fixture(scope="module")
+def unpacked(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked sdist, with the modules that were compiled from it for the wheel in place."""
+    sdist, wheel = built
+    directory = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(directory, filter="data")
+    [root] = directory.iterdir()
+    with zipfile.ZipFile(wheel) as archive_of_modules:
+        for name in archive_of_modules.namelist():
+            if name.endswith(".so"):
+                archive_of_modules.extract(name, root)
+    return root
 
 
 def empty_venv(directory: Path) -> Path:
@@ -141,6 +191,37 @@ def test_the_sdist_holds_what_building_needs(built: tuple[Path, Path]) -> None:
     # Generated C, and anything compiled, is made anew.
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
     assert not [name for name in names if name.endswith(".c") and not name.startswith("tests/")]
+
+
+def test_the_sdist_passes_its_own_tests(unpacked: Path) -> None:
+    """A part of them, from its own files and modules; all others are read at least."""
+    where = [sys.executable, "-c", "import carp_fast.pump._pump as m; print(m.__file__)"]
+    assert finish(*where, cwd=unpacked).startswith(f"{unpacked}/carp_fast/pump/_pump.")
+    pytest_there = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    listed = finish(*pytest_there, "--collect-only", "tests", cwd=unpacked)
+    assert int(re.findall(r"^(\d+) tests collected", listed, re.MULTILINE)[0]) > 5_000
+    tests = [str(unpacked / name) for name in OWN_TESTS]
+    assert re.search(r"^\d+ passed in ", finish(*pytest_there, *tests, cwd=unpacked), re.MULTILINE)
+
+
+def test_no_file_of_the_sdist_points_to_one_that_is_not_there(unpacked: Path) -> None:
+    missing = [
+        f"{path.relative_to(unpacked)}: {pointer}"
+        for path in sorted(unpacked.rglob("*"))
+        if path.suffix in {".md", ".py", ".pyx", ".pxd", ".pyi", ".h", ".c", ".toml", ".sh"}
+        and path.name not in NO_POINTERS
+        for pointer in pointers(path.read_text(), path.suffix == ".md")
+        if not any(list(directory.glob(pointer)) for directory in (unpacked, path.parent))
+    ]
+    assert missing == []
+
+
+def test_the_search_for_pointers_finds_them() -> None:
+    text = "See docs/addresses.md, [the map](ARCHITECTURE.md#map), protocol.md and tests/x_*.py."
+    found = {"docs/addresses.md", "ARCHITECTURE.md", "protocol.md", "tests/x_*.py"}
+    assert pointers(text, markdown=True) == found
+    assert pointers("[0-9](value)") == set()
+    assert pointers("https://example.org/docs/a.md and [b](https://example.org/b)", True) == set()
 
 
 def test_the_wheel_holds_the_package_and_no_sources_in_cython(built: tuple[Path, Path]) -> None:

@@ -52,7 +52,7 @@ def internet_checksum(data: bytes) -> int:
 
 
 def carp_digest(passphrase: bytes, vhid: int, addresses: Iterable[bytes], counter: bytes) -> bytes:
-    """HMAC-SHA1 as protocol.md has it, by the standard library."""
+    """HMAC-SHA1 over version, type, vhid, sorted addresses and counter, by the standard library."""
     ascending = sorted(set(addresses), key=lambda address: (len(address), address))
     message = bytes((2, 1, vhid)) + b"".join(ascending) + counter
     return hmac.new(passphrase.ljust(20, b"\0"), message, hashlib.sha1).digest()

@@ -35,7 +35,7 @@ def units(count: int) -> int:
 
 
 def master_down(advbase: int, advskew: int, dead_ratio: int) -> int:
-    """protocol.md, "Time", dialect ucarp; with advbase 0 the ratio multiplies the interval."""
+    """Dialect ucarp; with advbase 0 the ratio multiplies the interval."""
     if advbase == 0:
         return units(dead_ratio * advskew)
     return units(dead_ratio * advbase * 256 + advskew)

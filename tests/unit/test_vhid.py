@@ -25,7 +25,7 @@ LATER_NS = START_NS + 11 * SECOND_NS  # MASTER by then, and the announcement rep
 SKEW_NS = ADVSKEW * SECOND_NS // 256
 FIRST_JITTER_NS = (256 + ADVSKEW) * SECOND_NS // 256 // 4
 
-# What need not be listed, because it cannot happen or means nothing; protocol.md, "Election".
+# What need not be listed, because it cannot happen or means nothing.
 MEANS_NOTHING = {
     # Outside of the election nothing that is heard counts, and no timer of it runs.
     "INIT": "master_heard slower_master master_leaving master_left master_down "
