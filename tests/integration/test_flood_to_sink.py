@@ -97,7 +97,7 @@ def test_an_end_that_is_not_there(lab_factory: Callable[..., Lab]) -> None:
             flood(a, *ends)
 
 
-def test_many_hosts(lab_factory: Callable[..., Lab]) -> None:
+def test_hosts_of_a_short_flood_are_all_backup(lab_factory: Callable[..., Lab]) -> None:
     (a, _) = lab_factory(segments=1).hosts
     words = [sys.executable, "-m", "carp_fast", "flood", "-i", "s1", "--hosts", "4", "--json"]
     done = a.run([*words, "--duration", "0.5"], env=ENVIRONMENT)

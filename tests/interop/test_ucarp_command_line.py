@@ -87,7 +87,7 @@ def test_a_short_option_that_ucarp_documents_and_does_not_know(lab: Lab) -> None
     assert first_frame(lab, "carp-fast", line)[30:34] == bytes((239, 1, 2, 3))
 
 
-def test_a_passfile(lab: Lab) -> None:
+def test_the_first_line_of_a_passfile_is_the_password(lab: Lab) -> None:
     """Its first line; that it is the right password is seen by a pair that keeps to one master."""
     secret = lab.directory / "secret"
     secret.write_text(f"{SECRET}\nanother line\n")
@@ -225,7 +225,7 @@ NOT_STARTED = {
 
 
 @pytest.mark.parametrize("options", NOT_STARTED)
-def test_not_started(lab: Lab, options: str) -> None:
+def test_bad_options_refuse_the_start_with_exit_code_2(lab: Lab, options: str) -> None:
     for name in PROGRAMS:
         exit_code, lines = run_to_end(lab["a"], name, [*B.split(), *options.split()])
         assert exit_code == 2
@@ -235,7 +235,7 @@ def test_not_started(lab: Lab, options: str) -> None:
         )
 
 
-def test_usage(lab: Lab) -> None:
+def test_help_goes_to_stdout_and_wrong_usage_is_refused(lab: Lab) -> None:
     """Help on stdout and exit code 0; wrong usage is 2 here, help and 0 there."""
     for line in ("-h", "--help", "--he", ""):
         for name in PROGRAMS:
@@ -333,7 +333,7 @@ def test_in_the_background_what_cannot_start_says_so(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(("facility", "priority"), [("none", None), ("USER", 11), ("bogus", 27)])
-def test_which_facility(
+def test_errors_carry_the_priority_of_the_facility(
     lab: Lab, program: Callable[[str], str], facility: str, priority: int | None, tmp_path: Path
 ) -> None:
     """What stands in front of an error; an unknown facility is said and stands for daemon."""

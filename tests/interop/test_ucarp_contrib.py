@@ -76,7 +76,7 @@ def test_how_exposed_a_unit_is(unit: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("whose", ["Debian's hook", "our hook"])
-def test_ifup(
+def test_ifup_brings_the_address_and_ifdown_takes_it(
     lab_factory: Callable[..., Lab], program: Callable[[str], str], whose: str, tmp_path: Path
 ) -> None:
     """An interface with ucarp-* lines comes up: the address follows, and goes with the daemon."""

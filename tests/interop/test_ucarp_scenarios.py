@@ -65,7 +65,7 @@ def alone(stage: Stage) -> list[Transcript]:
     return [one.transcript(one.end())]
 
 
-def test_alone(play: Play) -> None:
+def test_a_host_alone_becomes_master_as_ucarp_does(play: Play) -> None:
     played = play(alone)
     assert played["carp-fast"] == played["ucarp"]
     [transcript] = played["carp-fast"]
@@ -182,7 +182,7 @@ def preempted(stage: Stage) -> list[Transcript]:
     return [slow.transcript(slow.end()), fast.transcript(fast.end())]
 
 
-def test_preemption(play: Play) -> None:
+def test_a_preferred_host_takes_over_as_ucarp_does(play: Play) -> None:
     played = play(preempted)
     reasserting = (
         "[WARNING] Non-preferred master advertising: reasserting control of VIP with another"
@@ -248,7 +248,7 @@ def test_a_link_that_goes_and_comes(play: Play) -> None:
     assert away_s["ucarp"] >= 9
 
 
-def test_ignoreifstate(play: Play) -> None:
+def test_ignoreifstate_keeps_a_master_without_a_carrier(play: Play) -> None:
     def ignoring(stage: Stage) -> list[Transcript]:
         one = stage.start("-z", "-S")
         one.wait_master()
@@ -339,7 +339,7 @@ def test_a_script_that_hangs_does_not_stop_advertisements(play: Play) -> None:
     ]  # fmt: skip
 
 
-def test_another_password(play: Play) -> None:
+def test_hosts_with_other_passwords_report_it_and_both_are_master(play: Play) -> None:
     """Said by a BACKUP and by a MASTER; each then masters for itself."""
 
     def other(stage: Stage) -> list[Transcript]:

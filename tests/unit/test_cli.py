@@ -51,7 +51,7 @@ def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProce
 # The group
 
 
-def test_version() -> None:
+def test_version_is_that_of_the_package() -> None:
     result = command("--version")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == f"carp-fast {carp_fast.__version__}\n"

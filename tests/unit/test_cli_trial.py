@@ -32,7 +32,7 @@ def options_of(*words: str) -> TrialOptions | None:
     return taken.pop()
 
 
-def test_options() -> None:
+def test_options_of_a_trial_become_its_settings() -> None:
     assert options_of() is None
     assert options_of("--sink", "s2") == TrialOptions(
         "s2", None, False, 0.0, 1_000.0, 1_000_000.0, 2.0, None

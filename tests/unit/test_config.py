@@ -391,7 +391,7 @@ def test_files_that_this_user_may_not_read() -> None:
             assert fault_lines(path) == ["FILE: cannot be read: Permission denied"]
 
 
-def test_passphrase_files(tmp_path: Path) -> None:
+def test_passphrase_files_that_cannot_serve_are_refused_with_the_reason(tmp_path: Path) -> None:
     write(tmp_path, "abc\n", "open", mode=0o644)
     write(tmp_path, "", "empty")
     write(tmp_path, "x" * 20, "long")
@@ -418,7 +418,9 @@ def test_passphrase_files(tmp_path: Path) -> None:
     ]
 
 
-def test_encrypted_passphrases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encrypted_passphrases_need_the_right_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("key", "other"):
         secrets.create_key(tmp_path / name)
     token = secrets.encrypt(b"swordfish", secrets.read_key(tmp_path / "key"))

@@ -85,7 +85,7 @@ def test_the_documented_example_names_what_is_not_built(tmp_path: Path) -> None:
     assert all("not available in this version" in fault.text for fault in caught.value.faults)
 
 
-def test_documented_defaults(tmp_path: Path) -> None:
+def test_keys_left_out_have_the_documented_defaults(tmp_path: Path) -> None:
     (host,) = read(tmp_path, PASSPHRASE + HOST).virtual_hosts
     expected = {
         "advbase": 1,
@@ -163,7 +163,7 @@ xparam = ""
 """
 
 
-def test_every_key(tmp_path: Path) -> None:
+def test_every_key_is_read(tmp_path: Path) -> None:
     script = write(tmp_path, "#!/bin/sh\n", "script", mode=0o700)
     text = EVERY_KEY.replace("SCRIPT", str(script))
     configuration = read(tmp_path, text)
@@ -387,7 +387,7 @@ def warning_lines(directory: Path, text: str, mode: int = 0o600) -> list[str]:
     return [line.replace(str(path), "FILE").replace(str(directory), "DIR") for line in lines]
 
 
-def test_warnings(tmp_path: Path) -> None:
+def test_what_may_be_meant_is_only_warned_of(tmp_path: Path) -> None:
     assert warning_lines(tmp_path, PASSPHRASE + HOST, mode=0o644) == [
         "FILE: defaults: passphrase = (hidden): others may read this file; use passphrase_file or "
         "encrypt the passphrase"

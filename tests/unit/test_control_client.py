@@ -36,7 +36,7 @@ def served() -> Iterator[ServedLoop]:
     loop.close()
 
 
-def test_no_daemon(tmp_path: Path) -> None:
+def test_a_client_says_that_no_daemon_is_there(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     line = f"no carp-fast daemon at {path}: is it running?"
     with pytest.raises(ControlError) as raised:

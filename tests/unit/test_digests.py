@@ -301,7 +301,7 @@ def test_an_unknown_vhid() -> None:
     assert Judge([OTHER]).judge(heard(HEAD + A)) == Finding("bad_vhid", None)
 
 
-def test_another_destination() -> None:
+def test_another_destination_explains_a_right_digest() -> None:
     judge = Judge([signer(A, groups=addresses("239.1.1.1"))])
     assert judge.judge(heard(HEAD + A)) == Finding(
         "bad_destination",

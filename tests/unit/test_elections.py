@@ -154,7 +154,7 @@ def test_periods_end_with_a_silence() -> None:
     ]
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_replay_takes_the_place_of_a_host_of_a_capture(tmp_path: Path) -> None:
     passphrase = tmp_path / "passphrase"
     passphrase.write_text("secret\n")
     options = ["--address", "10.77.0.100/24", "--passphrase-file", str(passphrase)]

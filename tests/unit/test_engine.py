@@ -275,7 +275,9 @@ def test_a_repeat_is_not_sent_where_the_next_advertisement_is_sooner() -> None:
         *((preempt, 99, False) for preempt in (False, True, "demoted")),
     ],
 )
-def test_preempt(preempt: bool | str, theirs: int, takes_over: bool) -> None:
+def test_preempt_decides_who_may_take_over_from_a_master(
+    preempt: bool | str, theirs: int, takes_over: bool
+) -> None:
     node = Node("10.77.0.2", advskew=100, preempt=preempt)
     now_ns = START_NS + SECOND_NS // 2
     assert node.engine.receive(0, advertisement(advskew=theirs), now_ns) == "ok"

@@ -146,7 +146,7 @@ def test_nothing_is_announced_before_the_up_script_has_run() -> None:
     assert len(contents(node, "ADVERTISE")) == 2
 
 
-def test_announce_refresh() -> None:
+def test_announcements_are_repeated_every_refresh_interval() -> None:
     node = master(announce_refresh_ns=5 * SECOND_NS)
     node.run(MASTER_NS + 30 * SECOND_NS)
     times = node.times("ANNOUNCE")

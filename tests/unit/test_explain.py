@@ -286,7 +286,7 @@ def test_a_demote_byte_in_a_dialect_that_has_none() -> None:
     )
 
 
-def test_nobody_heard() -> None:
+def test_explain_says_that_nobody_was_heard() -> None:
     assert Asked().sections()["heard masters"] == ["nobody has been heard"]
     assert Asked().become("INIT").sections()["heard masters"] == [
         "nobody has been heard, and nobody would count in INIT"

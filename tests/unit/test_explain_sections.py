@@ -137,7 +137,7 @@ def test_an_absence_shorter_than_its_interval_means_nothing_to_a_backup() -> Non
 # ----------------------------------------------------------------------- demotion
 
 
-def test_no_demotion() -> None:
+def test_no_demotion_is_shown_as_none() -> None:
     assert Asked().sections()["demotion"] == ["none"]
 
 

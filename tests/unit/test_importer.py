@@ -289,7 +289,7 @@ def process(proc: Path, pid: int, name: str, words: list[str], namespace: str = 
     (proc / str(pid) / "cwd").symlink_to("/")
 
 
-def test_running_processes(tmp_path: Path) -> None:
+def test_processes_of_this_namespace_are_imported_and_others_named(tmp_path: Path) -> None:
     fixture(tmp_path / "proc", 3, tmp_path)
     found = Imported()
     lines = list(running_ucarps(tmp_path / "proc", found))

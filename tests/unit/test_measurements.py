@@ -72,7 +72,7 @@ def test_a_side_is_what_was_used_in_the_window() -> None:
     )
 
 
-def test_a_spread() -> None:
+def test_a_spread_is_least_median_and_greatest() -> None:
     assert measurements.spread([3.0, 1.0, 2.0, 10.0]) == Spread(1.0, 2.5, 10.0)
     assert measurements.spread([]) is None
 

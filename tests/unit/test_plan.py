@@ -65,7 +65,7 @@ def configuration(tmp_path: Path) -> Configuration:
     return read(tmp_path, TEXT)
 
 
-def test_each_interface(configuration: Configuration) -> None:
+def test_each_interface_has_its_counts_and_rates(configuration: Configuration) -> None:
     made = plan(configuration, FACTS.get, KERNEL)
     first, second = made.interfaces
     assert (first.name, first.virtual_hosts, second.name, second.virtual_hosts) == (
@@ -84,7 +84,7 @@ def test_each_interface(configuration: Configuration) -> None:
     assert made.limits == ()
 
 
-def test_rows(configuration: Configuration) -> None:
+def test_rows_have_an_interface_each_and_a_total(configuration: Configuration) -> None:
     header = ("interface", "link", "virtual hosts", "adverts/s", "families", "groups", "peers")
     groups = "224.0.0.18 239.0.0.1"
     mac = "1 (02:00:00:00:00:03)"

@@ -42,7 +42,9 @@ def test_what_the_filter_lets_through(announcements: bool) -> None:
     ("vlan", "untagged", "five", "six"),
     [(None, True, False, False), (0, True, True, True), (5, False, True, False)],
 )
-def test_tags(vlan: int | None, untagged: bool, five: bool, six: bool) -> None:
+def test_the_filter_passes_only_the_vlan_asked_for(
+    vlan: int | None, untagged: bool, five: bool, six: bool
+) -> None:
     program = sink_filter(vlan)
     priority = 0x6000
     assert bool(run(program, OVER_IPV4)[0]) is untagged

@@ -43,7 +43,7 @@ def run(*arguments: object) -> Result:
         ("12.5", 12_500_000_000, 1),
     ],
 )
-def test_seconds(text: str, at_ns: int, digits: int) -> None:
+def test_seconds_keep_their_digits_both_ways(text: str, at_ns: int, digits: int) -> None:
     assert seconds_ns(text) == (at_ns, digits)
     assert seconds_text(at_ns, digits) == text
 

@@ -183,7 +183,9 @@ def test_a_file_may_hold_a_token(tmp_path: Path, key: bytes) -> None:
         Passphrases(None).from_file(path)
 
 
-def test_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: bytes) -> None:
+def test_credentials_are_read_from_the_managers_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: bytes
+) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     assert secrets.read_key_credential() is None
     with pytest.raises(SecretError, match="CREDENTIALS_DIRECTORY is not set"):

@@ -45,7 +45,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
     made.socket.close()
 
 
-def test_messages(manager: Manager) -> None:
+def test_the_manager_hears_each_message_as_sd_notify_has_it(manager: Manager) -> None:
     environment = {"NOTIFY_SOCKET": manager.address, "PATH": "/bin"}
     notifier = Systemd.from_environment(environment)
     assert environment == {"PATH": "/bin"}, "hooks inherit nothing to speak with"
@@ -136,7 +136,7 @@ def test_a_full_queue_never_holds_the_daemon(
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_watchdog_interval(
+def test_the_watchdog_interval_is_the_managers_for_this_process(
     manager: Manager, variables: dict[str, str], interval_s: float | None
 ) -> None:
     notifier = Systemd.from_environment({"NOTIFY_SOCKET": manager.address, **variables})
@@ -159,7 +159,7 @@ def log() -> Iterator[logging.Logger]:
     logging.lastResort = last_resort
 
 
-def test_text_lines(log: logging.Logger) -> None:
+def test_a_text_line_has_time_level_and_message(log: logging.Logger) -> None:
     stream = io.StringIO()
     assert start_logging("text", logging.INFO, stream) == "text"
     log.debug("not shown")
@@ -187,7 +187,9 @@ def test_text_time_is_utc() -> None:
         (1, 7),
     ],
 )
-def test_journal_priorities(log: logging.Logger, level: int, priority: int) -> None:
+def test_a_journal_line_begins_with_its_priority(
+    log: logging.Logger, level: int, priority: int
+) -> None:
     stream = io.StringIO()
     start_logging("journal", 1, stream)
     log.log(level, "eth0/7: text")
@@ -210,7 +212,7 @@ def test_journal_prefixes_every_line(log: logging.Logger) -> None:
     assert last == "<6>"
 
 
-def test_json_lines(log: logging.Logger) -> None:
+def test_a_json_line_has_the_fields_of_the_message(log: logging.Logger) -> None:
     stream = io.StringIO()
     start_logging("json", logging.INFO, stream)
     log.info("eth0/7: %s", 'a "b"\nc', extra={"interface": "eth0", "vhid": 7})

@@ -89,7 +89,7 @@ def test_words_that_are_no_options_are_passed_over() -> None:
         ("--neutral=1", "option --neutral must not have an argument"),
     ],
 )
-def test_wrong_usage(line: str, text: str) -> None:
+def test_wrong_usage_is_refused_with_its_reason(line: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         split(line.split())
 
@@ -116,7 +116,7 @@ def test_no_text_breaks_a_number(text: str) -> None:
     assert number(text) is None or text.strip()
 
 
-def test_the_defaults() -> None:
+def test_options_left_out_have_ucarps_defaults() -> None:
     options = read(COMPLETE)
     check(options)
     assert (options.advbase, options.advskew, options.deadratio) == (1, 0, 3)
@@ -210,7 +210,9 @@ def test_an_unknown_facility_stands_for_daemon() -> None:
         (b"\xff\xfe\n", b"\xff\xfe"),
     ],
 )
-def test_a_passfile(tmp_path: Path, content: bytes, password: bytes) -> None:
+def test_the_last_of_password_and_passfile_counts(
+    tmp_path: Path, content: bytes, password: bytes
+) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content)
     path.chmod(0o600)

@@ -54,7 +54,7 @@ def test_the_machine_is_busy_when_it_neither_idles_nor_waits(tmp_path: Path) -> 
     assert machine(tmp_path) == Machine((100 + 20 + 30 + 6 + 7 + 8) * tick_ns, 7 * tick_ns)
 
 
-def test_this_process() -> None:
+def test_usage_of_this_process_is_what_it_spent() -> None:
     before, begun_ns = usage([os.getpid()]), time.process_time_ns()
     while time.process_time_ns() - begun_ns < 30_000_000:
         pass

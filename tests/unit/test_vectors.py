@@ -182,7 +182,9 @@ STRICTER = {
 
 
 @pytest.mark.parametrize("implementation", RULES)
-def test_receive_rules(implementation: str) -> None:
+def test_frames_are_judged_as_each_implementation_does_but_for_what_is_listed(
+    implementation: str,
+) -> None:
     rules = RULES[implementation]
     assert [case for case, *_ in rules] == list(VARIANTS)
     node = Node("10.77.0.2")

@@ -110,7 +110,7 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("case", FRAMES)
-def test_each_verdict(case: str) -> None:
+def test_each_frame_gets_its_verdict(case: str) -> None:
     wanted, frame = FRAMES[case]
     assert verdict(frame) == wanted
 
@@ -131,7 +131,7 @@ def test_vrrp_whose_checksum_fits_carp_is_left_to_the_digest(addresses: int, len
     assert verdict(ipv4_frame(payload)) == "ok"
 
 
-def test_fields() -> None:
+def test_every_field_of_an_advertisement_is_parsed() -> None:
     digest = bytes(range(20))
     frame = ipv4_frame(
         carp_header(
@@ -238,7 +238,7 @@ def test_checksum_of_data_with_its_checksum_is_zero(data: bytes) -> None:
     assert _wire.checksum(data + _wire.checksum(data).to_bytes(2, "big")) == 0
 
 
-def test_gratuitous_arp() -> None:
+def test_a_gratuitous_arp_is_built_byte_for_byte() -> None:
     mac, address = b"\x02\0\0\0\0\7", ip("10.77.0.100")
     assert (
         _wire.build_announcement(mac, address)

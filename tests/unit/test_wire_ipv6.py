@@ -57,11 +57,11 @@ def vrrp3(addresses: int) -> bytes:
         ("not_carp", ipv6_frame(GOOD)[:53]),
     ],
 )
-def test_verdicts(wanted: str, frame: bytes) -> None:
+def test_each_frame_over_ipv6_gets_its_verdict(wanted: str, frame: bytes) -> None:
     assert verdict(frame) == wanted
 
 
-def test_fields() -> None:
+def test_every_field_of_an_advertisement_over_ipv6_is_parsed() -> None:
     frame = advertisement(source="fe80::7", vhid=9, advbase=2, advskew=3, demote=4, counter=5)
     assert _wire.parse(frame) == {
         "verdict": "ok",
@@ -108,7 +108,7 @@ def test_mutated_frames_pass_only_when_all_fits(
 
 
 @pytest.mark.parametrize("router", [False, True])
-def test_neighbour_advertisement(router: bool) -> None:
+def test_a_neighbour_advertisement_is_built_byte_for_byte(router: bool) -> None:
     mac, address = b"\x02\0\0\0\0\7", ip("2001:db8::100")
     frame = _wire.build_announcement(mac, address, router=router)
     all_nodes = ip("ff02::1")
