@@ -84,9 +84,12 @@ GROUP_KEYS = ("destination", "destination6", "broadcast")  # peers have no use f
 WITHOUT_MEANING = frozenset((*GROUP_KEYS, "peers", "dialect"))  # may leave none for other keys
 
 
-def load(path: Path) -> Configuration:
-    """Reads `path` and what it includes; ConfigurationError holds every fault found."""
-    return _Loader(path, Readings()).load()
+def load(path: Path | str) -> Configuration:
+    """Reads a TOML file and the files that it includes.
+
+    Raises ConfigurationError, which holds every error found; a file that cannot be read is one.
+    """
+    return _Loader(Path(path), Readings()).load()
 
 
 def load_settled(path: Path) -> Configuration:
