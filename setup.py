@@ -19,6 +19,7 @@ MODULES = (
     "engine._absence",
     "engine._recorder",
     "engine._core",
+    "engine._transitions",
     "engine._receive",
     "engine._lanes",
     "engine._upkeep",

@@ -63,7 +63,7 @@ MUTANTS = (
         "tie: jitter undone by the next advertisement",
         (
             (
-                "engine/_core.pyx",
+                "engine/_transitions.pyx",
                 "elif host.ties and now_ns - host.settled_ns > 2 * down_ns:",
                 "else:",
             ),
@@ -71,7 +71,13 @@ MUTANTS = (
     ),
     Mutant(
         "a wait from what was read last, not from what arrived last",
-        (("engine/_core.pyx", "from_ns = max(now_ns, vhid_heard_ns(host))", "from_ns = now_ns"),),
+        (
+            (
+                "engine/_transitions.pyx",
+                "from_ns = max(now_ns, vhid_heard_ns(host))",
+                "from_ns = now_ns",
+            ),
+        ),
     ),
     Mutant(
         "an advertisement that is read late begins a take-over",
@@ -107,7 +113,7 @@ MUTANTS = (
         "tie: jitter never undone",
         (
             (
-                "engine/_core.pyx",
+                "engine/_transitions.pyx",
                 "elif host.ties and now_ns - host.settled_ns > 2 * down_ns:",
                 "elif False:",
             ),
@@ -121,8 +127,8 @@ MUTANTS = (
         "tie: who was MASTER alone goes on with the former range",
         (
             (
-                "engine/_core.pyx",
-                "if previous == MASTER and now_ns - host.since_ns >",
+                "engine/_transitions.pyx",
+                "if previous == vhid.MASTER and now_ns - host.since_ns >",
                 "if False and 0 >",
             ),
         ),
@@ -171,10 +177,10 @@ MUTANTS = (
         "tie: jitter on the first rise after a resignation",
         (
             (
-                "engine/_core.pyx",
-                "now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)",
+                "engine/_transitions.pyx",
+                "now_ns + <int64_t>vhid_advskew(host) * vhid.SECOND_NS // 256)",
                 "now_ns + vhid_interval_ns(host) // 4\n"
-                "                            + <int64_t>vhid_advskew(host) * SECOND_NS // 256)",
+                "            + <int64_t>vhid_advskew(host) * vhid.SECOND_NS // 256)",
             ),
         ),
     ),
@@ -190,22 +196,22 @@ MUTANTS = (
     ),
     Mutant(
         "the first advertisement of a master is not repeated",
-        (("engine/_core.pyx", "if effects & ADVERTISE_AGAIN:", "if False:"),),
+        (("engine/_transitions.pyx", "if effects & vhid.ADVERTISE_AGAIN:", "if False:"),),
     ),
     Mutant(
         "an answer is not repeated",
         (
             (
-                "engine/_core.pyx",
-                "        engine_ask(core, &core.advertise, slot, TO_ADVERTISE)\n"
+                "engine/_transitions.pyx",
+                "        engine_ask(core, &core.advertise, slot, vhid.TO_ADVERTISE)\n"
                 "        advertise_again(core, slot, now_ns)\n",
-                "        engine_ask(core, &core.advertise, slot, TO_ADVERTISE)\n",
+                "        engine_ask(core, &core.advertise, slot, vhid.TO_ADVERTISE)\n",
             ),
         ),
     ),
     Mutant(
         "expire before receive: the engine expires what is not proven",
-        (("engine/_core.pyx", "if host.deadline_ns > heard_until_ns:", "if False:"),),
+        (("engine/_transitions.pyx", "if host.deadline_ns > heard_until_ns:", "if False:"),),
     ),
     Mutant(
         "a silent source learned anew too late for a longer interval",
@@ -259,7 +265,7 @@ MUTANTS = (
         "renamed: taken for gone only when it is told to be",
         (
             (
-                "engine/_core.pyx",
+                "engine/_transitions.pyx",
                 "interface.ifindex == 0 or interface.renamed:",
                 "interface.ifindex == 0:",
             ),
@@ -287,7 +293,7 @@ MUTANTS = (
     ),
     Mutant(
         "absence means nothing",
-        (("engine/_core.pyx", "elif waits_on(core, slot, now_ns):", "elif False:"),),
+        (("engine/_transitions.pyx", "elif waits_on(core, slot, now_ns):", "elif False:"),),
     ),
     Mutant(
         "absence: whatever its length counts, as by the shortest interval of all",
@@ -333,15 +339,15 @@ MUTANTS = (
     ),
     Mutant(
         "absence counted again for ever",
-        (("engine/_core.pyx", "    host.flags |= EXTENDED\n", "    pass\n"),),
+        (("engine/_transitions.pyx", "    host.flags |= vhid.EXTENDED\n", "    pass\n"),),
     ),
     Mutant(
         "absence counted no more once a frame from before its end is read",
         (
             (
-                "engine/_core.pyx",
-                "(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)\n    engine_set",
-                "(MASTER_LEAVES | CONTESTED | REPEATING)\n    engine_set",
+                "engine/_transitions.pyx",
+                "\n                              | vhid.EXTENDED)\n    engine_set",
+                ")\n    engine_set",
             ),
         ),
     ),

@@ -133,6 +133,8 @@ def compiled_imports(name: str) -> Iterator[tuple[str, str]]:
     """(file, module) for each import and cimport of a compiled module, `carp_fast.` included."""
     for path in (source(name, "pyx"), source(name, "pxd")):
         text = path.read_text() if path.exists() else ""
+        # What is imported from a package is a module of it.
+        text = re.sub(r"from (carp_fast\.\w+) cimport (\w+)", r"cimport \1.\2", text)
         for first, second in re.findall(
             r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", text, re.MULTILINE
         ):

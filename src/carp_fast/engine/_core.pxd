@@ -1,4 +1,4 @@
-"""All virtual hosts of one process: table, lookup, receive, expire, actions, reports."""
+"""All virtual hosts of one process: table, queues, deadlines, reports, orders."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -203,23 +203,15 @@ cdef inline Source* core_source(const Core* core, uint32_t slot, uint32_t which)
 
 cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except -1
 cdef void engine_close(Core* core) noexcept
-cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil
-cdef void engine_absent(Core* core, int64_t since_ns, int64_t now_ns,
-                        int64_t asleep_ns) noexcept nogil
-cdef void engine_dropped(Core* core, int64_t since_ns, int64_t now_ns) noexcept nogil
-cdef void engine_shown(const Core* core, VirtualHost* copy) noexcept nogil
 cdef void engine_checkpoint(const Core* core, uint32_t slot, Checkpoint* checkpoint,
                             int64_t now_ns) noexcept nogil
 cdef void engine_record(Core* core, uint32_t slot, bint added, bint changed,
                         int64_t now_ns) noexcept nogil
 cdef void engine_touch(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
-cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
-                       int64_t now_ns) noexcept nogil
 cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void engine_set_deadline(Core* core, uint32_t slot, int64_t deadline_ns) noexcept nogil
 cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept nogil
-cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now_ns) noexcept nogil
 cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) noexcept nogil
 cdef uint32_t queue_pop(Queue* queue) noexcept nogil
 cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_ns) noexcept nogil

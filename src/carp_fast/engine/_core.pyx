@@ -1,41 +1,29 @@
-"""All virtual hosts of one process: lookup, receive, expire, and what follows from it.
+"""All virtual hosts of one process: the table, queues, deadlines, reports and checkpoints.
 
-Frames and the time come in as arguments; orders go out in queues that hold each host at most
-once, reports in a ring. Nothing here allocates, logs or knows a socket, a clock or a file.
-_actions.pyx turns the queues into frames and address changes, _orders.pyx changes the table.
-Order of one turn: receive, expire, carry out.
+Orders go out in queues that hold each host at most once, reports in a ring. Nothing here decides,
+allocates once it is open, logs, or knows a socket, a clock or a file. _transitions.pyx decides what
+happens to a host, _actions.pyx turns the queues into frames and address changes, _orders.pyx
+changes the table. Order of one turn: receive, expire, carry out.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
-from carp_fast.engine._absence cimport (
-    Absence, absence_counts, absence_end, absence_extended, absence_note)
+from carp_fast.engine._absence cimport Absence, absence_counts
 from carp_fast.engine._recorder cimport (
-    CHECKPOINT_ABSENCES, Checkpoint, RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN,
-    Record, checkpoint_take, record_checkpoint, record_input, record_output, record_turn,
-    recorder_close, recorder_wants)
+    CHECKPOINT_ABSENCES, Checkpoint, checkpoint_take, record_checkpoint, recorder_close,
+    recorder_wants)
 from carp_fast.engine._vhid cimport (
-    ADD_ADDRESSES, ADVERTISE, ADVERTISE_AGAIN, AGAIN_AFTER, ANNOUNCING, ANSWER, ARM_JITTER,
-    ARM_JITTERED, ARM_MASTER_DOWN, ARM_SKEW, BACKUP, BARRED, CACHE_LINE, Configured, CONTESTED,
-    DIALECT_OPENBSD, DISARM, DUPLICATE, Event, EXTENDED, FOREIGN, INIT, INTERFACE_MISSING,
-    LAST_ADVERTISEMENT, LINK_DOWN, LOST, LOST_WITH_OURS, MASTER, MASTER_DEMOTED, MASTER_LEAVES,
-    NO_SOURCE, ON_ADVERTISEMENT_DUE, ON_MASTER_DOWN, ON_MASTER_LEFT, ON_NOT_READY, ON_OUR_TURN,
-    ON_READY, ON_RENAMED, PRECEDED, PREEMPTED, REMOVE_ADDRESSES, REPEATING, RESIGN,
-    RESIGN_AFTER_REMOVAL, RESIGNED, SECOND_NS, Source, SOURCES, STARTED, STARTUP_DELAY,
-    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, Transition, USED_ELSEWHERE, vhid_advskew, vhid_demote, vhid_foresee_sending,
-    vhid_forget_ties, vhid_heard_ns, vhid_interval_ns, vhid_jitter_ns, vhid_least_interval_ns,
-    vhid_master, vhid_master_down_ns, vhid_tied, vhid_transition, VirtualHost)
+    CACHE_LINE, DUPLICATE, SECOND_NS, Source, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
+    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, vhid_interval_ns, vhid_least_interval_ns,
+    vhid_master, VirtualHost)
 from carp_fast.engine._wheel cimport (
-    NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_pop)
+    NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open)
 
 cdef enum:
     PACE = 65536                # advertisements a second while phases are filled
 
-cdef extern from "random.h" nogil:
-    uint64_t random_mixed(uint64_t x) noexcept
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
     void store_release(uint64_t* p, uint64_t x) noexcept
@@ -231,20 +219,6 @@ cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept n
     engine_set_deadline(core, slot, last * core.wake_tick_ns)
 
 
-cdef void advertise_again(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Bring the next advertisement forward to AGAIN_AFTER, unless it comes before that.
-
-    For advertisements that end an election. Where one of those is lost, two hosts stay MASTER
-    until the next, an interval later; with one loss in three frames that is half of all elections.
-    """
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef int64_t at_ns = now_ns + vhid_interval_ns(host) // AGAIN_AFTER
-    if at_ns < host.deadline_ns:
-        host.flags |= REPEATING
-        host.repeat_in += host.repeat_in != 0           # that of the announcement is not hastened
-        engine_set_deadline(core, slot, at_ns)
-
-
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
     """When there is something to do next, ns; -1 when nothing is armed. May be early."""
     cdef int64_t tick = wheel_next(&core.wheel), other = wheel_next(&core.upkeep)
@@ -253,274 +227,6 @@ cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
     if core.paced_until_ns and (tick < 0 or core.paced_until_ns < tick * TICK_NS):
         return core.paced_until_ns
     return -1 if tick < 0 else tick * TICK_NS
-
-
-# ------------------------------------------------------------------------------------ transitions
-
-cdef void tell_state(Core* core, uint32_t slot, uint8_t previous, int64_t now_ns) noexcept nogil:
-    cdef Report* report = report_begin(core, STATE_CHANGED, slot, now_ns)
-    cdef Record* record
-    if report != NULL:
-        report.previous = previous
-        report_end(core)
-    if core.recorder.records != NULL:
-        record = record_output(&core.recorder, RECORD_STATE, slot, core.hosts[slot].interface,
-                               now_ns)
-        record.state, record.reason = core.hosts[slot].state, core.hosts[slot].reason
-
-
-cdef uint64_t random_at(const Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """A function of seed, host and time, so that a replay of one host alone gives it again."""
-    return random_mixed((core.seed + slot) * 0x9e3779b97f4a7c15U + <uint64_t>now_ns)
-
-
-cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie,
-                          int64_t now_ns) noexcept nogil:
-    """Wait a master-down time from `now_ns`, or a later arrival, longer by jitter after lost ties.
-
-    The jitter stays until one master alone has been heard for two master-down times: a host that
-    waits while others tie would else have their deadline in common, and so would one that hears
-    the winner over a second family.
-    """
-    cdef int64_t down_ns = vhid_master_down_ns(host), from_ns = max(now_ns, vhid_heard_ns(host))
-    if tie:
-        vhid_tied(host, random_at(core, slot, now_ns))
-    elif host.ties and now_ns - host.settled_ns > 2 * down_ns:
-        vhid_forget_ties(host)
-    host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)
-    engine_set_deadline(core, slot, from_ns + down_ns + vhid_jitter_ns(host))
-
-
-cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
-                       int64_t now_ns) noexcept nogil:
-    """Let `event` happen to a host: look it up in the table, change state, queue what follows.
-
-    `cause`: the reason where the table leaves it to the event. `now_ns`: the time of the event,
-    for an advertisement when the kernel received it.
-    """
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef uint8_t previous = host.state, reason
-    cdef uint32_t effects
-    cdef const Transition* row = vhid_transition(host.state, event)
-    if row == NULL:
-        return
-    engine_touch(core, slot, now_ns)
-    effects = row.effects
-    host.state = row.next
-    reason = row.reason if row.reason else cause
-    if host.state != previous:
-        if previous == MASTER and now_ns - host.since_ns > 2 * vhid_master_down_ns(host):
-            host.ties = host.jitter_us = 0      # it alone was MASTER: a tie now is another one
-        host.since_ns = host.settled_ns = now_ns
-        host.preempt_from_ns = host.tie_since_ns = host.without_ns = 0
-        if previous == INIT:                            # what a former life left is found now
-            verify_soon(core, host.interface, now_ns)
-        if host.state == MASTER:
-            host.flags &= ~<uint32_t>PRECEDED
-            host.became_master += 1
-            core.interfaces[host.interface].became_master += 1
-    if effects & DISARM:
-        wheel_disarm(&core.wheel, slot)
-        host.deadline_ns = 0
-        vhid_forget_ties(host)
-        if host.flags & DUPLICATE:                      # nobody is listened to
-            engine_end_duplicate(core, slot, now_ns)
-        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)
-    if effects & (ARM_MASTER_DOWN | ARM_JITTERED):
-        arm_master_down(core, host, slot, effects & ARM_JITTERED, now_ns)
-    if effects & ARM_SKEW and not host.flags & MASTER_LEAVES:
-        host.flags = (host.flags & ~<uint32_t>EXTENDED) | MASTER_LEAVES
-        engine_set_deadline(core, slot, now_ns + <int64_t>vhid_advskew(host) * SECOND_NS // 256)
-    if effects & ARM_JITTER and not host.flags & CONTESTED:
-        host.flags = (host.flags & ~<uint32_t>EXTENDED) | CONTESTED
-        engine_set_deadline(core, slot, now_ns + vhid_jitter_ns(host))
-    apply_effects(core, slot, effects, now_ns)
-    if host.state != previous or (reason and reason != host.reason):
-        host.reason = reason
-        tell_state(core, slot, previous, now_ns)
-
-
-cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now_ns) noexcept nogil:
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef uint32_t i
-    if effects & ADVERTISE:
-        host.flags &= ~<uint32_t>(MASTER_LEAVES | CONTESTED | REPEATING | EXTENDED)
-        engine_schedule(core, slot, now_ns)
-        if effects & ADVERTISE_AGAIN:
-            advertise_again(core, slot, now_ns)
-        engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
-        # MASTER again: what it owed for having stepped down before does not count any more.
-        host.pending &= ~<uint32_t>(TO_ADVERTISE_LAST | TO_RESIGN)
-    if effects & LAST_ADVERTISEMENT:
-        engine_ask(core, &core.advertise, slot, TO_ADVERTISE_LAST)
-    if effects & ANSWER and now_ns - host.answered_ns >= vhid_interval_ns(host):
-        host.answered_ns = now_ns
-        engine_ask(core, &core.advertise, slot, TO_ADVERTISE)
-        advertise_again(core, slot, now_ns)
-        if engine_may_tell(&host.told_reasserted_ms, now_ns):
-            engine_tell(core, REASSERTED, slot, 0, NULL, now_ns)
-        if host.flags & ANNOUNCING:                     # else the addresses are not there yet
-            engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
-    if effects & (ADD_ADDRESSES | REMOVE_ADDRESSES):
-        host.repeat_in = 0
-        host.announce_at_ns = 0
-        host.flags &= ~<uint32_t>(RESIGN_AFTER_REMOVAL | ANNOUNCING)
-        if effects & RESIGN:
-            host.flags |= RESIGN_AFTER_REMOVAL
-        host.retries = 0
-        for i in range(host.block.address_count):       # tried anew
-            host.block.addresses[i].flags &= ~<uint32_t>(FOREIGN | LOST | LOST_WITH_OURS)
-        engine_ask(core, &core.change, slot, TO_TELL_ADDRESSES)
-
-
-cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
-    """What keeps a host from taking part: a Reason, or 0."""
-    cdef const Interface* interface = &core.interfaces[host.interface]
-    cdef const Configured* configured = &host.configured
-    cdef bint has_source, has_source6
-    if interface.ifindex == 0 or interface.renamed:
-        return INTERFACE_MISSING
-    if host.flags & BARRED:
-        return USED_ELSEWHERE
-    if not interface.up and not configured.ignore_link_state:
-        return LINK_DOWN
-    # Configured, and no address of this machine, or the interface's own, and it has none.
-    has_source = not configured.source_missing if configured.own_source else interface.has_source
-    has_source6 = (not configured.source6_missing if configured.own_source6
-                   else interface.has_source6)
-    if (configured.expects_4 and not has_source) or (configured.expects_6 and not has_source6):
-        return NO_SOURCE
-    return 0
-
-
-cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now_ns) noexcept nogil:
-    """Bring a host to where its interface allows: out of INIT, after its startup delay, or back."""
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef uint8_t lacks = missing(core, host)
-    if host.reason == RESIGNED:
-        return                                          # it left on purpose, and for good
-    if lacks and core.interfaces[host.interface].renamed and host.state == MASTER:
-        engine_event(core, slot, ON_RENAMED, lacks, now_ns)
-    elif lacks:
-        engine_event(core, slot, ON_NOT_READY, lacks, now_ns)
-    elif host.state == INIT and host.deadline_ns == 0:
-        if host.configured.startup_delay_ms:
-            host.reason = STARTUP_DELAY
-            engine_set_deadline(
-                core, slot, now_ns + host.configured.startup_delay_ms * <int64_t>1000000)
-            tell_state(core, slot, INIT, now_ns)
-        else:
-            engine_event(core, slot, ON_READY, cause, now_ns)
-
-
-cdef void note_absence(Core* core, uint8_t kind, int64_t since_ns, int64_t now_ns,
-                       int64_t asleep_ns) noexcept nogil:
-    cdef Absence absence
-    cdef Record* record
-    cdef int64_t[2] since
-    absence.since_ns, absence.until_ns, absence.asleep_ns = since_ns, now_ns, asleep_ns
-    absence.dropped = kind == RECORD_DROPPED
-    if core.recorder.records != NULL:
-        record = record_input(&core.recorder, kind, NOBODY, 0, now_ns)
-        record.value = <uint64_t>core.recorder.turn_ns
-        since[0], since[1] = since_ns, asleep_ns
-        memcpy(record.address, since, sizeof(since))
-    absence_note(&core.absences, &absence)
-
-
-cdef void engine_absent(Core* core, int64_t since_ns, int64_t now_ns,
-                        int64_t asleep_ns) noexcept nogil:
-    """The pump did not look from `since_ns` on: frames that came may be lost without a trace.
-
-    `asleep_ns`: how much more time passed than the clock shows. What it means to a BACKUP follows
-    when its deadline is over, and only where all of it is longer than its own interval.
-    """
-    note_absence(core, RECORD_ABSENT, since_ns, now_ns, asleep_ns)
-
-
-cdef void engine_dropped(Core* core, int64_t since_ns, int64_t now_ns) noexcept nogil:
-    """Frames were lost between these two times, and any of them may have been a master's.
-
-    As an absence, but it counts for each BACKUP, however short it was.
-    """
-    note_absence(core, RECORD_DROPPED, since_ns, now_ns, 0)
-
-
-cdef bint waits_on(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Whether a BACKUP whose deadline is over missed too much, and has a later one now."""
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef int64_t counted_until_ns = 0
-    cdef int64_t deadline_ns = absence_extended(&core.absences, host, &counted_until_ns)
-    cdef Record* record
-    if deadline_ns == 0:
-        return False
-    engine_touch(core, slot, now_ns)
-    if core.recorder.records != NULL:
-        record = record_output(&core.recorder, RECORD_TURN, slot, host.interface,
-                               core.recorder.turn_ns)
-        record.value = <uint64_t>core.recorder.heard_until_ns
-    host.flags |= EXTENDED
-    host.judged_ns = counted_until_ns
-    engine_set_deadline(core, slot, deadline_ns)
-    return True
-
-
-cdef void engine_shown(const Core* core, VirtualHost* copy) noexcept nogil:
-    """Complete the copy of a BACKUP: the deadline and the judged_ns that its absences give it."""
-    cdef int64_t counted_until_ns = 0, deadline_ns
-    if copy.state != BACKUP:
-        return
-    deadline_ns = absence_extended(&core.absences, copy, &counted_until_ns)
-    if deadline_ns:
-        copy.deadline_ns = deadline_ns
-    copy.judged_ns = absence_end(&core.absences, vhid_interval_ns(copy))
-
-
-cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil:
-    """Let every deadline up to `now_ns` happen.
-
-    Master-down counts only up to `heard_until_ns`: all frames that arrived before it have been
-    given to engine_receive. A host whose silence is not yet proven is looked at again next tick.
-    """
-    cdef uint32_t slot
-    cdef VirtualHost* host
-    cdef int64_t tick = now_ns // TICK_NS, due_ns
-    record_turn(&core.recorder, now_ns, heard_until_ns)
-    while True:
-        slot = wheel_pop(&core.wheel, tick)
-        if slot == NOBODY:
-            return
-        host = &core.hosts[slot]
-        if host.deadline_ns > now_ns:
-            engine_set_deadline(core, slot, host.deadline_ns)       # re-armed since: lazily
-        elif host.state == MASTER:
-            vhid_foresee_sending(host)
-            due_ns = host.deadline_ns
-            engine_event(core, slot, ON_ADVERTISEMENT_DUE, 0,
-                         due_ns if now_ns - due_ns < core.wake_tick_ns else now_ns)
-        elif host.state == BACKUP:
-            if host.deadline_ns > heard_until_ns:
-                wheel_arm(&core.wheel, slot, tick + 1)
-            elif waits_on(core, slot, now_ns):
-                continue
-            elif host.flags & CONTESTED:
-                engine_event(core, slot, ON_OUR_TURN, why_our_turn(host), now_ns)
-            elif host.flags & MASTER_LEAVES:
-                engine_event(core, slot, ON_MASTER_LEFT, 0, now_ns)
-            else:
-                engine_event(core, slot, ON_MASTER_DOWN, 0, now_ns)
-        elif host.reason == STARTUP_DELAY:
-            host.deadline_ns = 0
-            engine_event(core, slot, ON_READY, STARTED, now_ns)
-
-
-cdef uint8_t why_our_turn(const VirtualHost* host) noexcept nogil:
-    """What let it take over, had it not lost a tie lately: its master's demotion, or interval."""
-    cdef const Source* master = vhid_master(host)
-    if (host.configured.dialect == DIALECT_OPENBSD and master != NULL
-            and master.demote > vhid_demote(host)):
-        return MASTER_DEMOTED
-    return PREEMPTED
 
 
 # ------------------------------------------------------------------------------------- recording

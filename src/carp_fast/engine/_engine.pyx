@@ -16,10 +16,9 @@ from carp_fast.engine._actions cimport (
 from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_DEMOTE,
-    ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE,
-    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, Order, REJECTIONS, RELEASED,
-    Rejection, Report, TICK_NS, engine_checkpoint, engine_close, engine_expire,
-    engine_next_deadline, engine_open, engine_absent, engine_dropped, engine_shown)
+    ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
+    ORDER_SET_INTERFACE, Order, REJECTIONS, RELEASED, Rejection, Report, TICK_NS, engine_checkpoint,
+    engine_close, engine_next_deadline, engine_open)
 from carp_fast.engine._orders cimport assume_address, obey
 from carp_fast.engine._prepared cimport PreparedHost, expect_bytes, source_flags
 from carp_fast.engine._receive cimport FrameHeard, engine_receive, engine_receive_many
@@ -27,6 +26,8 @@ from carp_fast.engine._recorder cimport (
     Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
     recorder_open, records_list)
 from carp_fast.engine._reports cimport address_bytes, report_object
+from carp_fast.engine._transitions cimport (
+    engine_absent, engine_dropped, engine_expire, engine_shown)
 from carp_fast.engine._upkeep cimport THERES, There, address_found, upkeep_expire, wanted_change
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_DEMOTED, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, IN_USE, MASTER_LEAVES,

@@ -15,14 +15,14 @@ from carp_fast.engine._core cimport (
     MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR,
     ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE,
     ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES,
-    ORDER_VERIFY, Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_event,
-    engine_release, engine_schedule, engine_set_deadline, engine_shown, engine_try_ready,
-    report_begin, report_end, verify_soon)
+    ORDER_VERIFY, Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_release,
+    engine_schedule, engine_set_deadline, report_begin, report_end, verify_soon)
 from carp_fast.engine._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE,
     ORDERED_BAR, ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
     RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
     record_input, recorder_copy)
+from carp_fast.engine._transitions cimport engine_event, engine_shown, engine_try_ready
 from carp_fast.engine._upkeep cimport upkeep_lose, upkeep_plan, wanted_change
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_LOST, AlternateKey, ANNOUNCING, BACKUP, BARRED, Block, BSD_MAC, EXTENDED,

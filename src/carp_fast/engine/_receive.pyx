@@ -11,11 +11,12 @@ from carp_fast.engine._absence cimport absence_end
 from carp_fast.engine._auth cimport auth_verify, auth_verify_two
 from carp_fast.engine._core cimport (
     Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_ask,
-    engine_end_duplicate, engine_event, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD,
-    FAMILY_SILENT, Interface, MAX_INTERFACES, OTHER_MASTER, Rejection, REJECTIONS, WRONG_DIGEST)
+    engine_end_duplicate, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT,
+    Interface, MAX_INTERFACES, OTHER_MASTER, Rejection, REJECTIONS, WRONG_DIGEST)
 from carp_fast.engine._history cimport (
     HISTORY_NEAR, history_age_ms, history_ms, history_note_late, history_sent_ms)
 from carp_fast.engine._recorder cimport record_heard
+from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS, INIT, MASTER,
     Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6, Source, SOURCES, TO_ADVERTISE,

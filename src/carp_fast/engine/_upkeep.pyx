@@ -13,10 +13,10 @@ from libc.string cimport memcpy
 
 from carp_fast.engine._core cimport (
     ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, Core, Interface, RESTORED_REFUSED, Report,
-    TICK_NS, UNDEMOTED, engine_ask, engine_event, engine_schedule, engine_touch, report_begin,
-    report_end)
+    TICK_NS, UNDEMOTED, engine_ask, engine_schedule, engine_touch, report_begin, report_end)
 from carp_fast.engine._recorder cimport (
     RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output)
+from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_DEADLINE, ADDRESS_DEMOTED, BACKUP, FAILED, FOREIGN, HELD, LOST, LOST_WITH_OURS,
     MASTER, ON_ADDRESS_LOST, RETIRED, SECOND_NS, vhid_same_address, VirtualHost)

@@ -15,13 +15,13 @@ from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
     next_advertisement, next_announcement, next_change, nothing_to_do)
 from carp_fast.engine._core cimport (
-    Core, DONE, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_absent,
-    engine_dropped, engine_expire, engine_next_deadline, engine_tell, report_begin, report_end,
-    verify_soon)
+    Core, DONE, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_next_deadline,
+    engine_tell, report_begin, report_end, verify_soon)
 from carp_fast.engine._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
 from carp_fast.engine._receive cimport FrameHeard, engine_receive_many
+from carp_fast.engine._transitions cimport engine_absent, engine_dropped, engine_expire
 from carp_fast.engine._upkeep cimport (
     held_elsewhere, next_to_verify, upkeep_expire, upkeep_waits, verify_hosts, wanted_change)
 from carp_fast.engine._vhid cimport Address, MASTER, Output, PEERS_MAX, RETIRED, VirtualHost
