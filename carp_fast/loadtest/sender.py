@@ -225,7 +225,7 @@ class Sender(Closing):
         self.flood = Flood(
             source, self._backend, pace=pace, duration_ns=int(duration_s * 1e9), count=count
         )
-        self._before = counters().get(interface, Counters(0, 0, 0))
+        self._before = counters().get(interface, Counters(0, 0, 0, 0))
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name="flood", daemon=True)
 

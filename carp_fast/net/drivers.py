@@ -29,7 +29,7 @@ TIMEOUT_S = 5.0
 SIOCETHTOOL, ETHTOOL_GSET = 0x8946, 1
 SPEED_UNKNOWN = 0xFFFF_FFFF
 NET_DEV = Path("/proc/thread-self/net/dev")
-COLUMNS = (3, 9, 11)  # of its numbers, those of Counters
+COLUMNS = (1, 3, 9, 11)  # of its numbers, those of Counters
 
 _HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr and genlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")
@@ -93,6 +93,7 @@ def speed_mbits(interface: str) -> int | None:
 class Counters(NamedTuple):
     """Frames that an interface has counted since it exists; `received_dropped`: by the kernel."""
 
+    received: int
     received_dropped: int
     sent: int
     sent_dropped: int
