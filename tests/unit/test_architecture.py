@@ -280,6 +280,19 @@ def test_every_module_is_in_a_package_of_the_order() -> None:
     }
 
 
+def test_the_map_lists_the_packages_in_their_order() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    assert tuple(listed) == PACKAGES
+
+
+def test_the_map_names_modules_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = re.findall(r"`((?:src/carp_fast/|carp_fast/)?[a-z]+/[a-z_]+\.\w+)`", text)
+    assert named
+    tops = (ROOT, PACKAGE, SOURCES)
+    assert [name for name in named if not any((top / name).exists() for top in tops)] == []
+
+
 @pytest.mark.parametrize("name", in_packages())
 def test_packages_import_only_from_those_before_them(name: str) -> None:
     others = {package(other) for other in imported_by(name)} - {"", package(name)}
