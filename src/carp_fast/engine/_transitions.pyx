@@ -8,7 +8,7 @@ the queues of what is to be carried out. Nothing here allocates, or knows a sock
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from carp_fast.engine cimport _vhid as vhid
+cimport carp_fast.engine._vhid as vhid
 from carp_fast.engine._absence cimport Absence, absence_end, absence_extended, absence_note
 from carp_fast.engine._core cimport (
     Core, engine_ask, engine_end_duplicate, engine_may_tell, engine_schedule, engine_set_deadline,
