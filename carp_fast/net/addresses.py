@@ -1,8 +1,9 @@
-"""Which addresses are ours: messages that add and remove them, what a crash left, the state file.
+"""Which addresses are ours: messages that add and remove them, leftovers of a crash, the state
+file.
 
-The pump adds and removes; here is what it needs for that, and what happens around it. An address
-is ours when it carries our mark (IFA_PROTO) and this configuration, or the state file of its last
-run, names it. Must not know the engine or the control socket.
+The pump adds and removes addresses; this module prepares the messages and cleans up. An address is
+ours when it carries our mark (IFA_PROTO) and this configuration, or the state file of its last run,
+names it. Must not know the engine or the control socket.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ from carp_fast.net.kernel import (
 logger = logging.getLogger(__name__)
 
 FOREVER_S = 0xFFFF_FFFF
-# Any addresses: their bytes show where the address goes.
+# Arbitrary addresses: their bytes show where in the message an address goes.
 PLACEHOLDER, PLACEHOLDER6 = "161.178.195.212", "2001:db8:a1b2:c3d4:e5f6:a7b8:c9da:ebfc"
 PREFERRED = "preferred"
-MARKS_SINCE = (5, 18)  # the kernel that keeps IFA_PROTO
-# What a disk answers that is full, read-only or broken: no fault of the configuration.
+MARKS_SINCE = (5, 18)  # the first kernel that keeps IFA_PROTO
+# Errors of a full, read-only or broken disk, which are not faults of the configuration.
 DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE))
 
 Templates = dict[tuple[int, bool] | tuple[int, bool, str], tuple[bytes, bytes]]
@@ -53,8 +54,8 @@ def templates() -> Templates:
     """One encoded message of each kind: (message, the address in it), by (family, adding).
 
     An IPv6 address is added as deprecated (preferred_lft 0), so that outgoing traffic keeps the
-    host's own; the key (6, True, "preferred") has the message that adds it as any other.
-    Raises LinkError where the library that encodes them leaves our mark out.
+    host's own; the key (6, True, "preferred") has the message that adds it as a preferred one.
+    Raises LinkError if pyroute2 leaves our mark out of the messages.
     """
     addition = [("IFA_PROTO", OWN_PROTOCOL)]
     deprecated = ("IFA_CACHEINFO", {"ifa_preferred": 0, "ifa_valid": FOREVER_S})
@@ -68,14 +69,16 @@ def templates() -> Templates:
     for key, (message, _) in made.items():
         if key[1] and not _is_marked(message):
             raise LinkError(
-                "pyroute2 leaves our mark (IFA_PROTO) out of the addresses that we add: after a"
-                " crash they would be taken for somebody else's; pyroute2 0.9.3 or later is needed"
+                "pyroute2 leaves our mark (IFA_PROTO) out of the addresses that we add, so after a"
+                " crash they would not be recognized; pyroute2 0.9.3 or later is needed"
             )
     return made
 
 
 def _is_marked(message: bytes) -> bool:
-    """Whether an encoded message carries our mark: some versions drop what they do not know."""
+    """Whether an encoded message carries our mark: some versions of pyroute2 drop unknown
+    attributes.
+    """
     ((_, _, start, end),) = messages(message)
     decoded = decode_address(message, start, end, {0})
     return decoded is not None and decoded[1].protocol == OWN_PROTOCOL
@@ -90,9 +93,9 @@ def _message(
     message = ifaddrmsg()
     message["family"] = socket.AF_INET if family == 4 else socket.AF_INET6
     message["prefixlen"] = 32 if family == 4 else 128
-    # The address must be there at once: who takes it over knows that it is free.
+    # Without duplicate address detection: a host that takes an address over knows that it is free.
     message["flags"] = IFA_F_NODAD if adding and family == 6 else 0
-    # IPv4 has it twice, since on a point-to-point link IFA_ADDRESS would be the peer's.
+    # IPv4 sends it twice, since on a point-to-point link IFA_ADDRESS would be the peer's.
     local = [("IFA_LOCAL", address)] if family == 4 else []
     message["attrs"] = [*local, ("IFA_ADDRESS", address), *attributes]
     message["header"]["type"] = RTM_NEWADDR if adding else RTM_DELADDR
@@ -103,13 +106,16 @@ def _message(
 
 
 def kernel_keeps_marks() -> bool:
-    """Whether an address keeps our mark; before Linux 5.18 only the state file tells ours."""
+    """Whether addresses keep our mark; before Linux 5.18 only the state file identifies ours."""
     numbers = [int(number) for number in re.findall(r"\d+", os.uname().release)[:2]]
     return tuple(numbers) >= MARKS_SINCE
 
 
 def promote_secondaries(interface: str) -> None:
-    """Sets promote_secondaries to 1 there, and says so: else a primary takes others with it."""
+    """Sets promote_secondaries to 1 on an interface and logs it.
+
+    Otherwise the removal of a primary address would remove its secondaries.
+    """
     path = Path("/proc/sys/net/ipv4/conf") / interface / "promote_secondaries"
     try:
         if path.read_text().strip() != "1":
@@ -117,7 +123,7 @@ def promote_secondaries(interface: str) -> None:
             logger.info("%s: promote_secondaries set to 1", interface)
     except OSError as error:
         logger.warning(
-            "%s: promote_secondaries could not be set: %s; it is set over netlink before an address"
+            "%s: could not set promote_secondaries: %s; it is set over netlink before an address"
             " is removed",
             interface,
             error.strerror,
@@ -125,21 +131,22 @@ def promote_secondaries(interface: str) -> None:
 
 
 class StateFile:
-    """The addresses that this configuration may have added, written before the first one is.
+    """The addresses that this configuration may have added, written before the first one is added.
 
-    One file for each configuration: two daemons may share a host and a state directory. It is
-    named for the path as it was given, since a link may lead to another file at the next start.
+    There is one file for each configuration: two daemons may share a host and a state directory.
+    Its name is derived from the path as given, since a link may lead to another file at the next
+    start.
     """
 
     def __init__(self, directory: Path, configuration: Path) -> None:
-        # Without following links, which Path.resolve() would.
+        # abspath() does not follow links; Path.resolve() would.
         self.path = directory / _state_name(os.path.abspath(configuration))  # noqa: PTH100
-        # Where earlier versions had it, by the file that the path led to.
+        # Where earlier versions kept it: named by the file that the path led to.
         self.former = directory / _state_name(os.path.realpath(configuration))
-        self._written: bytes | None = None  # a digest: the content may be of 131,072 addresses
+        self._written: bytes | None = None  # a digest: the content may have 131,072 addresses
 
     def read(self) -> dict[str, list[str]]:
-        """What the last run may have added, by interface; empty when there was none."""
+        """What the last run may have added, by interface; empty if there was none."""
         for path in dict.fromkeys((self.path, self.former)):
             try:
                 return self._decoded(path)
@@ -151,9 +158,10 @@ class StateFile:
         return {}
 
     def record(self, addresses: Mapping[str, Iterable[str]]) -> None:
-        """As write(), but a disk that is full or read-only is a warning where that does no harm.
+        """Writes as write() does; where a full or read-only disk does no harm, it only logs a
+        warning.
 
-        It does none where nothing is new, or the kernel keeps our marks. Raises OSError.
+        It does no harm if nothing is new, or if the kernel keeps our marks. Raises OSError.
         """
         try:
             self.write(addresses)
@@ -162,14 +170,14 @@ class StateFile:
             if not marked and not self.covers(addresses):
                 raise
             logger.warning(
-                "state file %s: %s: should this run end by a crash, the next one knows its"
-                " addresses by our mark and its own configuration alone",
+                "state file %s: %s: if this run crashes, the next one recognizes its addresses"
+                " only by our mark and its own configuration",
                 self.path,
                 error.strerror,
             )
 
     def write(self, addresses: Mapping[str, Iterable[str]]) -> None:
-        """Replaces the file as a whole; nothing is written when nothing changed. Raises OSError."""
+        """Replaces the whole file, unless nothing changed. Raises OSError."""
         content = {name: sorted(addresses[name]) for name in sorted(addresses)}
         encoded = msgspec.json.encode(content)
         digest = hashlib.sha256(encoded).digest()
@@ -216,7 +224,7 @@ def _state_name(configuration: str) -> str:
 
 def _content(path: Path) -> bytes:
     with open(path, "rb", opener=open_without_waiting) as file:
-        return file.read() or b""  # a pipe that nobody writes to has nothing
+        return file.read() or b""  # None: a pipe without data
 
 
 def leftovers(
@@ -226,8 +234,8 @@ def leftovers(
 ) -> list[tuple[Interface, bytes, int]]:
     """Addresses that a crash of this configuration's daemon left: (interface, address, prefixlen).
 
-    Where the kernel keeps marks, only marked ones; an address without our mark is a stranger's,
-    however much it looks like one of ours.
+    If the kernel keeps marks, only marked addresses count; an address without our mark belongs to
+    another program, even if it equals one of ours.
     """
     marks = kernel_keeps_marks()
     found = []
@@ -251,8 +259,8 @@ def strays(
 ) -> list[tuple[Interface, bytes, int]]:
     """Addresses of interfaces that are `lost`, found on others: as after a crash and a renaming.
 
-    Only with our mark, and never link-local ones, which another daemon of this host may have put
-    on an interface of its own.
+    Only addresses with our mark, and never link-local ones: another daemon of this host may have
+    added those on an interface of its own.
     """
     ours = {text for name in lost for of in (configured, recorded) for text in of.get(name, ())}
     return [
@@ -266,7 +274,7 @@ def strays(
 
 
 def find_source(interface: Interface, virtual: set[bytes]) -> bytes | None:
-    """The interface's first global IPv4 address that is no virtual one; None when it has none."""
+    """The interface's first global IPv4 address that is not virtual; None if it has none."""
     for address in interface.addresses:
         if (
             address.family == 4
@@ -279,7 +287,7 @@ def find_source(interface: Interface, virtual: set[bytes]) -> bytes | None:
 
 
 def find_source6(interface: Interface, virtual: set[bytes]) -> bytes | None:
-    """The interface's first link-local IPv6 address that is no virtual one and can be used."""
+    """The first usable link-local IPv6 address that is not virtual; None if there is none."""
     for address in interface.addresses:
         if (
             address.family == 6

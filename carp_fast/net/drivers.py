@@ -1,7 +1,7 @@
-"""What the kernel says of an interface's driver: XDP, its speed, what it has sent.
+"""Queries about an interface's driver: XDP features, speed, counters.
 
-Must not know what for. Messages: Documentation/netlink/specs/netdev.yaml and linux/genetlink.h of
-Linux.
+Must not know what the answers are used for. Messages: Documentation/netlink/specs/netdev.yaml and
+linux/genetlink.h of Linux.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from carp_fast.net.kernel import NLM_F_REQUEST, NLMSG_ERROR
 
 CAN_TAKE_REDIRECTED = 1 << 2
-"""NETDEV_XDP_ACT_NDO_XMIT: frames that a program redirects to it leave."""
+"""NETDEV_XDP_ACT_NDO_XMIT: the interface sends frames that an XDP program redirects to it."""
 
 NETLINK_GENERIC = 16
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
@@ -29,14 +29,16 @@ TIMEOUT_S = 5.0
 SIOCETHTOOL, ETHTOOL_GSET = 0x8946, 1
 SPEED_UNKNOWN = 0xFFFF_FFFF
 NET_DEV = Path("/proc/thread-self/net/dev")
-COLUMNS = (1, 3, 9, 11)  # of its numbers, those of Counters
+COLUMNS = (1, 3, 9, 11)  # columns of /proc/net/dev, in the order of Counters
 
 _HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr and genlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")
 
 
 def features_of(ifindex: int) -> int | None:
-    """The bits of NETDEV_XDP_ACT_*; None: this kernel does not tell (before 6.3)."""
+    """The NETDEV_XDP_ACT_* bits of an interface; None if the kernel does not report them (before
+    6.3).
+    """
     with contextlib.suppress(OSError, KeyError):
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         with socket.socket(socket.AF_NETLINK, kind, NETLINK_GENERIC) as kernel:
@@ -59,7 +61,7 @@ def _attribute(kind: int, data: bytes) -> bytes:
 def _ask(
     kernel: socket.socket, family: int, command: int, attributes: bytes
 ) -> Iterator[tuple[int, bytes]]:
-    """The attributes of the answer. Raises OSError."""
+    """Sends a generic netlink request and yields the attributes of the answer. Raises OSError."""
     length = _HEADER.size + len(attributes)
     kernel.send(_HEADER.pack(length, family, NLM_F_REQUEST, 1, 0, command, 1, 0) + attributes)
     answer = kernel.recv(65_536)
@@ -76,7 +78,7 @@ def _ask(
 
 
 def speed_mbits(interface: str) -> int | None:
-    """What the link carries, 10^6 bits a second; None: it does not say."""
+    """The speed of the link in 10^6 bits a second; None if the driver does not report it."""
     command = ctypes.create_string_buffer(struct.pack("=I", ETHTOOL_GSET), 64)
     address = ctypes.addressof(command)
     request = struct.pack("16sP", interface.encode()[:15], address).ljust(40, b"\0")
@@ -91,7 +93,7 @@ def speed_mbits(interface: str) -> int | None:
 
 
 class Counters(NamedTuple):
-    """Frames that an interface has counted since it exists; `received_dropped`: by the kernel."""
+    """Frame counters of an interface; `received_dropped` counts what the kernel dropped."""
 
     received: int
     received_dropped: int
@@ -100,7 +102,7 @@ class Counters(NamedTuple):
 
 
 def counters() -> dict[str, Counters]:
-    """Those of each interface in this thread's namespace, by its name."""
+    """The counters of each interface in this thread's namespace, by name."""
     lines = (line.partition(":") for line in NET_DEV.read_text().splitlines()[2:])
     return {
         name.strip(): Counters(*(int(numbers.split()[column]) for column in COLUMNS))

@@ -1,4 +1,4 @@
-"""Classic BPF: its instructions by name, the programs of our sockets, and how one is attached.
+"""Classic BPF: named instructions, the programs of our sockets, and how one is attached.
 
 A program decides for each frame how many bytes of it a socket gets, none or all. The two that sort
 frames into lanes are in lane_filters.py. Must not know the engine, virtual hosts, or what a frame
@@ -30,36 +30,36 @@ from carp_fast.net.kernel import (
 )
 
 Instruction = tuple[int, int, int, int]
-"""Code, how many instructions a jump skips if true and if false, and the operand k."""
-INSTRUCTIONS_MAX = 4096  # of a program, by the kernel
+"""(code, instructions to skip if true, instructions to skip if false, operand k)."""
+INSTRUCTIONS_MAX = 4096  # the kernel's limit for one program
 
-# Loads into A, big-endian: a word, half a word, a byte at k; the byte at X + k; k itself.
+# Loads into A, big-endian: the word, half-word or byte at k; the byte at X + k; k itself.
 LD_W_ABS, LD_H_ABS, LD_B_ABS, LD_B_IND, LD_IMM = 0x20, 0x28, 0x30, 0x50, 0x00
-# Loads into X: k, four times the low half of the byte at k (the length of an IPv4 header), A.
+# Loads into X: k; four times the low half of the byte at k (an IPv4 header's length); A.
 LDX_IMM, LDX_IP_LENGTH, TAX = 0x01, 0xB1, 0x07
 # A = A & k, A * k, A ^ X.
 AND, MUL, XOR_X = 0x54, 0x24, 0xAC
-# Jumps: always, by k; where A = k, A >= k, A & k.
+# Jumps: unconditional; if A = k, A >= k, A & k.
 JA, JEQ, JGE, JSET = 0x05, 0x15, 0x35, 0x45
-RET = 0x06  # k bytes of the frame pass
+RET = 0x06  # accepts k bytes of the frame
 
-# Places beyond the frame whose loads give what the kernel knows of it.
-SKF_AD_OFF, SKF_NET_OFF = 0xFFFFF000, 0xFFF00000  # SKF_NET_OFF: from the IP header on
+# Offsets beyond the frame, at which loads return what the kernel knows about it.
+SKF_AD_OFF, SKF_NET_OFF = 0xFFFFF000, 0xFFF00000  # SKF_NET_OFF: relative to the IP header
 SKF_AD_PROTOCOL, SKF_AD_PKTTYPE, SKF_AD_IFINDEX = SKF_AD_OFF, SKF_AD_OFF + 4, SKF_AD_OFF + 8
-SKF_AD_NLATTR = SKF_AD_OFF + 12  # where from A on is the netlink attribute X; 0: nowhere
+SKF_AD_NLATTR = SKF_AD_OFF + 12  # offset of the first netlink attribute of type X from A on, or 0
 SKF_AD_VLAN_TAG, SKF_AD_VLAN_TAG_PRESENT = SKF_AD_OFF + 44, SKF_AD_OFF + 48
 
-# Where a frame has what the programs look at; IPv4 is taken to have no options.
+# Offsets of the fields that the programs read; IPv4 is assumed to have no options.
 ETHERTYPE_AT, PROTOCOL4_AT, PROTOCOL6_AT, ICMPV6_TYPE_AT = 12, 23, 20, 54
 VHID4_AT, VHID6_AT = 35, 55
-MAC_END_AT = 8  # of the source
+MAC_END_AT = 8  # last four bytes of the source MAC
 
 DROP: Instruction = (RET, 0, 0, 0)
 PASS: Instruction = (RET, 0, 0, 0xFFFF)
 NOTHING: list[Instruction] = [DROP]
 
-FILTERED_INTERFACES_MAX = 1500  # by INSTRUCTIONS_MAX; of more, all pass
-OWN_MACS_MAX = 1000  # by INSTRUCTIONS_MAX; what is beyond is looked at
+FILTERED_INTERFACES_MAX = 1500  # limited by INSTRUCTIONS_MAX; with more, all pass
+OWN_MACS_MAX = 1000  # limited by INSTRUCTIONS_MAX; frames from further MACs pass
 ALL_VHIDS = 256
 
 
@@ -68,7 +68,7 @@ def attach_filter(
     program: list[Instruction],
     option: tuple[int, int] = (socket.SOL_SOCKET, SO_ATTACH_FILTER),
 ) -> None:
-    """Attaches a program to a socket, in place of one attached before. Raises OSError.
+    """Attaches a program to a socket, replacing an earlier one. Raises OSError.
 
     ENOMEM: the program is longer than net.core.optmem_max allows. `option`: (level, name) of the
     socket option that takes it.
@@ -79,7 +79,7 @@ def attach_filter(
 
 
 def packet_filter(ifindexes: list[int] | None) -> list[Instruction]:
-    """Untagged IPv4 and IPv6 of protocol 112, on these interfaces where given.
+    """Passes untagged IPv4 and IPv6 of protocol 112, on these interfaces; None: on all.
 
     A frame of an interface without virtual hosts must be dropped here, uncounted: a port of a
     bridge or bond delivers each frame twice on an unbound socket.
@@ -100,14 +100,14 @@ def packet_filter(ifindexes: list[int] | None) -> list[Instruction]:
 
 
 def raw_filter(ifindexes: list[int] | None) -> list[Instruction]:
-    """The same for a raw socket, which gets nothing else than protocol 112, and no Ethernet."""
+    """The same for a raw socket, which gets only protocol 112, without Ethernet headers."""
     if ifindexes is None or len(ifindexes) > FILTERED_INTERFACES_MAX:
         return [PASS]
     return [(LD_W_ABS, 0, 0, SKF_AD_IFINDEX), *_is_one_of(sorted(ifindexes))]
 
 
 def _is_one_of(numbers: list[int]) -> list[Instruction]:
-    """Instructions that accept when A is one of the ascending `numbers`, else drop."""
+    """Instructions that accept if A is one of the ascending `numbers`, and drop otherwise."""
     if len(numbers) <= 4:
         count = len(numbers)
         tests = [(JEQ, count - i, 0, number) for i, number in enumerate(numbers)]
@@ -118,15 +118,16 @@ def _is_one_of(numbers: list[int]) -> list[Instruction]:
 
 
 def mac_end(mac: bytes) -> int:
-    """The last four bytes of a MAC, by which tap_filter() tells one from another."""
+    """The last four bytes of a MAC, by which tap_filter() distinguishes MACs."""
     return int.from_bytes(mac[-4:], "big")
 
 
 def tap_filter(
     ifindexes: list[int] | None, own_mac_ends: Iterable[int], vhids: range
 ) -> list[Instruction]:
-    """Advertisements that this machine sends, on these interfaces where given; those that come
-    from one of our MACs for these vhids only.
+    """Passes advertisements that this machine sends, on these interfaces; None: on all.
+
+    Frames from one of our own MACs pass only if their vhid is in `vhids`.
     """
     sent_here: list[Instruction] = [
         (LD_W_ABS, 0, 0, SKF_AD_PKTTYPE),
@@ -155,7 +156,7 @@ def tap_filter(
 
 
 def sink_filter(vlan: int | None = None, *, announcements: bool = False) -> list[Instruction]:
-    """Protocol 112, and where asked ARP and neighbour advertisements.
+    """Passes protocol 112, and with `announcements` also ARP and neighbour advertisements.
 
     `vlan`: None for untagged frames, 0 for all, 1 to 4094 for those with this tag.
     """
@@ -192,7 +193,7 @@ def sink_filter(vlan: int | None = None, *, announcements: bool = False) -> list
 
 
 def observer_filter(snap_bytes: int) -> list[Instruction]:
-    """The first bytes of ARP and of IPv4 of protocol 112, which CARP and VRRP share."""
+    """Passes the first bytes of ARP and of IPv4 of protocol 112, which CARP and VRRP share."""
     return [
         (LD_H_ABS, 0, 0, ETHERTYPE_AT),
         (JEQ, 3, 0, ETH_P_ARP),
@@ -205,11 +206,11 @@ def observer_filter(snap_bytes: int) -> list[Instruction]:
 
 
 def notification_filter(ignore_port: int | None) -> list[Instruction]:
-    """Netlink notifications without our own doing, one a packet.
+    """Passes netlink notifications, one per packet, except those about our own changes.
 
-    It drops RTM_NEWADDR with our protocol mark, and both address messages which `ignore_port`
-    asked for. The mark is needed besides the port, because IPv6 notifications name no port. A
-    RTM_DELADDR with the mark passes: somebody else may have removed one of ours.
+    It drops RTM_NEWADDR with our protocol mark, and both address messages that `ignore_port`
+    caused. The mark is needed in addition to the port, because IPv6 notifications name no port.
+    RTM_DELADDR with the mark passes: another program may have removed one of our addresses.
     """
 
     def big_endian(value: int, size: int) -> int:
@@ -220,7 +221,7 @@ def notification_filter(ignore_port: int | None) -> list[Instruction]:
     return [
         (LD_H_ABS, 0, 0, 4),  # nlmsg_type
         (JEQ, 1, 0, big_endian(RTM_NEWADDR, 2)),
-        (JEQ, 6, 9, big_endian(RTM_DELADDR, 2)),  # to the port, or accept
+        (JEQ, 6, 9, big_endian(RTM_DELADDR, 2)),  # to the check of the port, or accept
         (LDX_IMM, 0, 0, IFA_PROTO),
         (LD_IMM, 0, 0, HEADER.size + ADDRESS_BODY.size),
         (LD_B_ABS, 0, 0, SKF_AD_NLATTR),

@@ -1,10 +1,10 @@
 """The host's interfaces as they are now: which exist, which are up, which addresses they have.
 
-Holds what an interface is, `read_interfaces`, and the decoding of the kernel's messages about links
-and addresses.  Must not know virtual hosts, loops or threads, nor change anything: it only reads.
+Holds `Interface`, `read_interfaces`, and the decoding of the kernel's messages about links and
+addresses. Must not know virtual hosts, loops or threads, nor change anything: it only reads.
 
-pyroute2 decodes the links.  Addresses are decoded below, because they come by ten thousands and a
-decoder that builds the whole message takes too long for that.
+pyroute2 decodes the links. Addresses are decoded here, because there may be tens of thousands, and
+a decoder that builds the whole message is too slow for that.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from carp_fast.net.kernel import (
 
 Read = TypeVar("Read")
 
-OWN_PROTOCOL = 112  # IFA_PROTO of an address that a carp-fast daemon put there
+OWN_PROTOCOL = 112  # IFA_PROTO of an address that a carp-fast daemon added
 
-MESSAGE_BYTES_MAX = 65_536  # one read; a notification or a slice of a dump is at most 32 KiB
-DUMP_ATTEMPTS = 5  # a dump the kernel marks as interrupted by a change is read again this often
-DUMP_TIMEOUT_S = 10.0  # the kernel answers a dump at once, unless it is in trouble
+MESSAGE_BYTES_MAX = 65_536  # one read; a notification or a part of a dump is at most 32 KiB
+DUMP_ATTEMPTS = 5  # a dump marked as interrupted by a change is read again this often
+DUMP_TIMEOUT_S = 10.0  # the kernel normally answers a dump immediately
 
 NLMSG_DONE = 3
 NETCONFA_IFINDEX = 1
@@ -77,15 +77,15 @@ class InterfaceAddress(msgspec.Struct, frozen=True):
     prefixlen: int
     scope: int  # RT_SCOPE_*: 0 global, 253 link, 254 host
     flags: int
-    protocol: int  # IFA_PROTO, 0 when the kernel tells none (always so before Linux 5.18)
+    protocol: int  # IFA_PROTO, 0 if the kernel reports none (always before Linux 5.18)
 
 
 class Interface(msgspec.Struct, frozen=True):
-    """An interface as it was at one moment; addresses stand in the kernel's order.
+    """An interface as it was at one moment; addresses are in the kernel's order.
 
-    `ifindex` is 0 for one that does not exist.  `mac` has six bytes on Ethernet; other kinds of
-    interface have another length, or none.  `up` says that it is administratively up, has carrier,
-    and its operational state lets traffic pass.  `forwards6`: it forwards IPv6, as a router does.
+    `ifindex` is 0 if it does not exist. `mac` has six bytes on Ethernet; other kinds of interface
+    have another length, or none. `up`: it is administratively up, has carrier, and its operational
+    state lets traffic pass. `forwards6`: it forwards IPv6, as a router does.
     `master`: the ifindex of the bridge or bond that it is a port of, or 0.
     `kind` is its hardware type, ARPHRD_*.
     """
@@ -101,12 +101,12 @@ class Interface(msgspec.Struct, frozen=True):
 
     @property
     def is_ethernet(self) -> bool:
-        """Whether it has what CARP needs: Ethernet's frames and a MAC. Loopback has but a MAC."""
+        """Whether it has what CARP needs: Ethernet frames and a MAC. Loopback has only a MAC."""
         return self.kind == ARPHRD_ETHER and len(self.mac) == 6
 
 
 class LinkError(CarpFastError):
-    """Raised when the kernel does not answer what links or addresses there are; one line."""
+    """Raised when the kernel does not return its links or addresses; one line."""
 
 
 class Link(NamedTuple):
@@ -124,8 +124,9 @@ def absent(name: str) -> Interface:
 
 
 def read_interfaces(names: Iterable[str] | None = None) -> dict[str, Interface]:
-    """Reads these interfaces now, in the calling thread's network namespace, all addresses with
-    them; None: all that exist.  Every name is in the answer, in this order.  Raises LinkError.
+    """Reads these interfaces, with all addresses, in the calling thread's network namespace.
+
+    None: all that exist. Every name is in the answer, in this order. Raises LinkError.
     """
     with KernelReader() as kernel:
         links = {link.name: link for link in kernel.links()}
@@ -135,8 +136,9 @@ def read_interfaces(names: Iterable[str] | None = None) -> dict[str, Interface]:
 
 
 def is_local(address: bytes) -> bool:
-    """Whether the host has an address, 4 or 16 bytes, on any interface of the calling thread's
-    namespace: whether the kernel would deliver to itself what is sent there.
+    """Whether an address, 4 or 16 bytes, is on any interface of the calling thread's namespace.
+
+    If so, the kernel delivers to the host itself what is sent there.
     """
     body = ROUTE_BODY.pack(family_of(address), 8 * len(address), 0, 0, 0, 0, 0, 0, 0)
     body += ATTRIBUTE.pack(ATTRIBUTE.size + len(address), RTA_DST) + address
@@ -149,14 +151,14 @@ def is_local(address: bytes) -> bool:
         try:
             asking.send(header + body)
             data = asking.recv(MESSAGE_BYTES_MAX)
-        except OSError:  # without IPv6, nobody has an address of it
+        except OSError:  # a kernel without IPv6 has no such address
             return False
     kind = HEADER.unpack_from(data)[1]
     return kind == RTM_NEWROUTE and bool(ROUTE_BODY.unpack_from(data, HEADER.size)[7] == RTN_LOCAL)
 
 
 def without_marked(interface: Interface) -> Interface:
-    """The same without the addresses that carry our mark."""
+    """A copy without the addresses that carry our mark."""
     others = tuple(each for each in interface.addresses if each.protocol != OWN_PROTOCOL)
     return msgspec.structs.replace(interface, addresses=others)
 
@@ -172,7 +174,9 @@ def as_interface(
 
 
 def name_of(ifindex: int) -> str | None:
-    """The name that an interface has now, in the calling thread's namespace; None: it is gone."""
+    """The current name of an interface in the calling thread's namespace; None if it does not
+    exist.
+    """
     try:
         return socket.if_indextoname(ifindex)
     except OSError:
@@ -183,7 +187,7 @@ def forwards6(name: str) -> bool:
     """Whether an interface forwards IPv6, in the calling thread's network namespace."""
     try:
         return (FORWARDING6 / name / "forwarding").read_text().strip() != "0"
-    except OSError:  # it has gone, or the kernel has no IPv6
+    except OSError:  # it no longer exists, or the kernel has no IPv6
         return False
 
 
@@ -193,13 +197,13 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     while start + HEADER.size <= len(data):
         length, kind, flags, _, _ = HEADER.unpack_from(data, start)
         if length < HEADER.size or start + length > len(data):
-            raise LinkError(f"netlink message of {length} bytes in {len(data) - start}")
+            raise LinkError(f"netlink message of {length} bytes, but {len(data) - start} received")
         yield kind, flags, start + HEADER.size, start + length
         start += (length + 3) & ~3
 
 
 def decode_link(message: bytes) -> Link | None:
-    """Decodes RTM_NEWLINK; None for what is no link (a bridge tells its ports this way, too)."""
+    """Decodes RTM_NEWLINK; None if it is not about a link (bridges use it for their ports, too)."""
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
 
     decoded = ifinfmsg(message)
@@ -222,7 +226,7 @@ def decode_address(
 ) -> tuple[int, InterfaceAddress] | None:
     """Decodes the body of RTM_NEWADDR or RTM_DELADDR to (ifindex, address).
 
-    None if it is not on one of the `wanted` ifindexes, is neither IPv4 nor IPv6, or bears the
+    None if it is not on one of the `wanted` ifindexes, is neither IPv4 nor IPv6, or has the
     `excluded` protocol.
     """
     family, prefixlen, flags, scope, ifindex = ADDRESS_BODY.unpack_from(data, start)
@@ -250,7 +254,7 @@ def decode_address(
 
 
 def decode_netconf(data: bytes, start: int, end: int) -> int:
-    """Decodes the body of RTM_NEWNETCONF to the ifindex; not above 0: no interface's of its own."""
+    """Decodes the body of RTM_NEWNETCONF to its ifindex; 0 or less: not about one interface."""
     at = start + NETCONF_BODY.size
     while at + ATTRIBUTE.size <= end:
         length, kind = ATTRIBUTE.unpack_from(data, at)
@@ -267,7 +271,7 @@ class _Interrupted(CarpFastError):
 
 
 class KernelReader(Closing):
-    """A netlink socket for dumps; it belongs to the namespace of the thread that made it."""
+    """A netlink socket for dumps, in the namespace of the thread that created it."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(
@@ -275,7 +279,7 @@ class KernelReader(Closing):
         )
         self._socket.bind((0, 0))
         self._sequence = 0
-        # Kernels before 4.20 do not know it and dump everything; the decoder sorts that out.
+        # Kernels before 4.20 do not know it and dump everything; the decoder filters that.
         with contextlib.suppress(OSError):
             self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
 
@@ -299,7 +303,7 @@ class KernelReader(Closing):
     def addresses(
         self, wanted: Container[int], only: int = 0, excluded: int | None = None
     ) -> dict[int, tuple[InterfaceAddress, ...]]:
-        """The addresses of the wanted ifindexes; `only` has the kernel look at no other ifindex."""
+        """The addresses of the wanted ifindexes; `only` limits the kernel's dump to one ifindex."""
         body = ADDRESS_BODY.pack(socket.AF_UNSPEC, 0, 0, 0, only)
 
         def read() -> dict[int, tuple[InterfaceAddress, ...]]:
@@ -322,7 +326,7 @@ class KernelReader(Closing):
         raise LinkError(f"links or addresses changed during each of {DUMP_ATTEMPTS} dumps")
 
     def _dump(self, request: int, body: bytes) -> Iterator[tuple[bytes, int, int]]:
-        """Yields (data, start of the body, end) of each message; to be read to its end."""
+        """Yields (data, start of the body, end) of each message; must be read to its end."""
         self._sequence += 1
         length = HEADER.size + len(body)
         flags = NLM_F_REQUEST | NLM_F_DUMP
@@ -332,12 +336,12 @@ class KernelReader(Closing):
         while True:
             data = self._socket.recv(MESSAGE_BYTES_MAX)
             if HEADER.unpack_from(data)[3] != self._sequence:
-                continue  # the rest of a dump that was given up
+                continue  # the rest of an abandoned dump
             for kind, message_flags, start, end in messages(data):
                 interrupted |= bool(message_flags & NLM_F_DUMP_INTR)
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
                     code = -struct.unpack_from("=i", data, start)[0] if end - start >= 4 else 0
-                    # An interface that was asked for and has gone meanwhile has no addresses.
+                    # An interface that disappeared meanwhile has no addresses.
                     if code not in (0, errno.ENODEV):
                         raise LinkError(f"dump of type {request}: {os.strerror(code)}")
                     if interrupted:

@@ -1,4 +1,4 @@
-"""Numbers of Linux's headers that the `socket` module has no names for, or not before Python 3.12.
+"""Constants of Linux's headers that the `socket` module lacks, or lacked before Python 3.12.
 
 Must not know what they are used for.
 """
@@ -39,7 +39,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_GETROUTE, RTA_DST, RTN_LOCAL = 24, 26, 1, 2
 RTM_NEWNETCONF = 80
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
-RTNLGRP_IPV6_NETCONF = 25  # no bit among those: joined by itself
+RTNLGRP_IPV6_NETCONF = 25  # has no bit among those above: joined separately
 IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 29, 8
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
 IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40

@@ -1,7 +1,7 @@
-"""Which lane a frame is for, as classic BPF programs: from its header and what is known, no digest.
+"""Classic BPF programs that choose the lane of a frame by its header and by known sources.
 
-Built for the kernel, and judged by it: nothing here opens a socket. What the lanes are, lanes.py
-says.
+They verify no digest. The programs are built here and run by the kernel: no socket is opened here.
+lanes.py explains what the lanes are.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from carp_fast.net.kernel import ETH_P_IP, ETH_P_IPV6, PACKET_OUTGOING, PROTOCOL
 
 GENUINE, COMMON, STRAY = LANE_WORDS
 
-# By INSTRUCTIONS_MAX: a source takes one and a quarter.
+# Limited by INSTRUCTIONS_MAX: a source takes one and a quarter instructions.
 SOURCES_MAX = 2_000
-GROUPS_MAX, PEERS_MAX = 250, 250  # of a family; more are not told from others
+GROUPS_MAX, PEERS_MAX = 250, 250  # of each family; if there are more, all its addresses pass
 RAW_INTERFACES_MAX = 250
 
-LEAF = 16  # numbers that are looked at one after another at the end of a search
+LEAF = 16  # a search ends with a linear comparison of at most this many numbers
 
 CARP_BYTES, IPV4_BYTES, IPV6_BYTES = 36, 20, 40
 VERSION_AND_TYPE = 0x21
 HOP_LIMIT = 255
 FRAGMENT = 0x3FFF
 MULTICAST = 0xE0000000
-SPREAD = 2654435761  # of interface indexes over 32 bits, so that few keys are the same
+SPREAD = 2654435761  # spreads interface indexes over 32 bits, so that few keys collide
 
-# The sockets of a fanout group by their places; a load beyond the end of a packet gives 0.
+# The places of the sockets in a fanout group; a load beyond the end of a packet returns 0.
 PLACES = {STRAY: 0, COMMON: 1, GENUINE: 2}
 ARRIVING: list[Instruction] = [
     (LD_W_ABS, 0, 0, SKF_AD_PKTTYPE),
@@ -59,7 +59,7 @@ ARRIVING: list[Instruction] = [
 ]
 
 
-# Of the genuine lane, whose interfaces and protocol the program of the group has looked at.
+# For the genuine lane: the group's program has already checked interface and protocol.
 UNTAGGED: list[Instruction] = [
     *ARRIVING,
     (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
@@ -70,7 +70,7 @@ UNTAGGED: list[Instruction] = [
 
 
 class Known:
-    """What the lanes are told by: interfaces, groups, peers, and sources that were genuine."""
+    """What the filters sort by: interfaces, groups, peers, and sources that were genuine."""
 
     def __init__(self) -> None:
         self.ifindexes: list[int] = []
@@ -85,9 +85,9 @@ def _low(address: bytes) -> int:
 
 
 def source_key(ifindex: int, source: bytes) -> int:
-    """What a source is told by: its address folded to 32 bits, with its interface.
+    """The key of a source: its address folded to 32 bits and mixed with its interface.
 
-    A stranger whose key is the same shares the lane, as one that forges the source does.
+    Another source with the same key shares the lane, as does a sender that forges the source.
     """
     key = ifindex * SPREAD & 0xFFFFFFFF
     for at in range(0, len(source), 4):
@@ -96,14 +96,19 @@ def source_key(ifindex: int, source: bytes) -> int:
 
 
 def _search(numbers: list[int], found: int, otherwise: int) -> list[Instruction]:
-    """Returns `found` where A is one of the ascending `numbers`, else `otherwise`."""
+    """Instructions that return `found` if A is one of the ascending `numbers`, otherwise
+    `otherwise`.
+    """
     return _find(numbers, [(RET, 0, 0, found)], [(RET, 0, 0, otherwise)])
 
 
 def _find(
     numbers: list[int], found: list[Instruction], missing: list[Instruction]
 ) -> list[Instruction]:
-    """Runs `found` where A is one of the ascending `numbers`, else `missing`, both of which end."""
+    """Instructions that run `found` if A is one of the ascending `numbers`, otherwise `missing`.
+
+    Both must end with a return.
+    """
     if len(numbers) <= LEAF:
         count = len(numbers)
         tests = [(JEQ, count - i - 1 + len(missing), 0, each) for i, each in enumerate(numbers)]
@@ -115,18 +120,20 @@ def _find(
 
 
 def _require(condition: int, value: int, otherwise: int) -> list[Instruction]:
-    """Returns `otherwise` unless A meets the condition."""
+    """Instructions that return `otherwise` unless A meets the condition."""
     return [(condition, 1, 0, value), (RET, 0, 0, otherwise)]
 
 
 def _members(addresses: Iterable[bytes], length: int, most: int) -> list[int] | None:
-    """The addresses of a family as ascending numbers; None: too many to be told from others."""
+    """The addresses of one family as ascending numbers; None if there are more than `most`."""
     numbers = sorted({_low(each) for each in addresses if len(each) == length})
     return numbers if len(numbers) <= most else None
 
 
 def _among(numbers: list[int] | None, otherwise: int) -> list[Instruction]:
-    """Goes on where A is one of the numbers, which are few or not known; else `otherwise`."""
+    """Instructions that continue if A is one of the numbers (None: always), else return
+    `otherwise`.
+    """
     if numbers is None:
         return []
     count = len(numbers)
@@ -135,7 +142,10 @@ def _among(numbers: list[int] | None, otherwise: int) -> list[Instruction]:
 
 
 def _of_source(known: Known, at: int, length: int, found: int, otherwise: int) -> list[Instruction]:
-    """Genuine or common, by the interface and the source, which is `at` and so long."""
+    """Instructions that return `found` if interface and source are known, otherwise `otherwise`.
+
+    `at`, `length`: the place of the source address in the packet, in bytes.
+    """
     keys = sorted(
         {
             source_key(ifindex, source)
@@ -159,10 +169,12 @@ def _of_source(known: Known, at: int, length: int, found: int, otherwise: int) -
 
 
 def lane_of_ipv4(known: Known, genuine: int, common: int, stray: int) -> list[Instruction]:
-    """A classic BPF program on a packet of protocol 112 from its IPv4 header on: its lane.
+    """The part of a program that returns the lane of an IPv4 packet of protocol 112.
 
-    Stray is what no virtual host of ours takes, whatever its digest: by length, fragments, version
-    and type, TTL and destination of a group, or a source that no virtual host has as a peer.
+    The packet begins with the IPv4 header. It is stray if no virtual host of ours can accept it,
+    whatever its digest: by its length, by being a fragment, by version and type, by TTL or
+    destination if it was sent to a group, and otherwise by a source that no virtual host has as a
+    peer.
     """
     groups = _members(known.groups, 4, GROUPS_MAX)
     peers = _members(known.peers, 4, PEERS_MAX)
@@ -194,7 +206,7 @@ def lane_of_ipv4(known: Known, genuine: int, common: int, stray: int) -> list[In
 def lane_of_ipv6(
     known: Known, genuine: int, common: int, stray: int, *, header: int = 0
 ) -> list[Instruction]:
-    """The same for IPv6; `header`: where its header is, in a socket whose data begins behind it."""
+    """The same for IPv6; `header`: offset of its header if the socket's data begins after it."""
     payload = 0 if header else IPV6_BYTES
     groups = _members(known.groups, 16, GROUPS_MAX)
     peers = _members(known.peers, 16, PEERS_MAX)
@@ -220,7 +232,10 @@ def lane_of_ipv6(
 
 
 def fanout_program(known: Known) -> list[Instruction]:
-    """Which socket of the group gets a packet; what is not protocol 112, its filter drops."""
+    """The program that selects the socket of the fanout group for a packet.
+
+    Packets of other protocols get any socket: its filter drops them.
+    """
     places = PLACES[GENUINE], PLACES[COMMON], PLACES[STRAY]
     four, six = lane_of_ipv4(known, *places), lane_of_ipv6(known, *places)
     head = [
@@ -240,7 +255,7 @@ def fanout_program(known: Known) -> list[Instruction]:
 
 
 def raw_program(known: Known, kind: str, lane: str) -> list[Instruction]:
-    """The filter of a lane's raw socket, "raw4" or "raw6", on the interfaces that are known."""
+    """The filter of a lane's raw socket, `kind` "raw4" or "raw6", on the known interfaces."""
     program: list[Instruction] = []
     if len(known.ifindexes) <= RAW_INTERFACES_MAX:
         program = [(LD_W_ABS, 0, 0, SKF_AD_IFINDEX), *_among(sorted(known.ifindexes), 0)]

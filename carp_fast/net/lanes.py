@@ -1,14 +1,14 @@
-"""The daemon's receivers in three lanes: opened, and filtered by who was genuine.
+"""The daemon's receive sockets in three lanes, filtered by which sources were genuine.
 
-A stranger can fill a socket, and what comes next is dropped by the kernel, whoever sent it. So what
-can be no advertisement for this host is *stray*: it is read last, and only to be counted. Frames of
-sources that were genuine on their interface have the *genuine* lane, where strangers cannot
-displace them. All else is *common*. A lane has sockets of its own with buffers of their own. Must
-not know the engine, virtual hosts, or a digest: who is genuine, the pump tells.
+A stranger can fill a socket, and the kernel then drops frames of any source. So a frame that cannot
+be an advertisement for this host is *stray*: it is read last, only to be counted. Frames of sources
+that were genuine on their interface have the *genuine* lane, where strangers cannot displace them.
+All other frames are *common*. Each lane has its own sockets with their own buffers. Must not know
+the engine, virtual hosts, or a digest: the pump reports which sources are genuine.
 
-On the packet path the three sockets are one fanout group: one tap for every packet of the host, a
-program that says which of them gets it, and none that gets it twice when that changes. A raw
-socket sees all of protocol 112, and its filter takes what is for its lane.
+On the packet path the three sockets are one fanout group: the host's packets pass one tap, a
+program selects the socket for each, and no packet is delivered twice while the program changes. A
+raw socket sees all of protocol 112, and its filter accepts what belongs to its lane.
 """
 
 from __future__ import annotations
@@ -40,34 +40,34 @@ logger = logging.getLogger(__name__)
 GENUINE, COMMON, STRAY = LANE_WORDS
 NOBODY, SOME, ALL = COVERAGE_WORDS
 
-# Buffers hold what a flood brings while the pump does something else; 300,000 frames/s of 70 bytes,
-# or 100,000/s of 1,514, take some 230 MB/s. Of the machine's memory they may take a sixteenth each.
+# A buffer holds what a flood brings while the pump does other work; 300,000 frames/s of 70 bytes,
+# or 100,000/s of 1,514, take some 230 MB/s. Each may take a sixteenth of the machine's memory.
 BUFFERS = {GENUINE: 64 << 20, COMMON: 16 << 20, STRAY: 1 << 18}
 MEMORY_SHARE = 16
 
 SOURCES_AN_INTERFACE = 64
-FORGET_AFTER_S = 600.0  # at least, between two times that a full list is begun anew
-SORT_DELAY_S = 0.02  # what is learned meanwhile goes into the same program
+FORGET_AFTER_S = 600.0  # minimum time between two restarts of a full list
+SORT_DELAY_S = 0.02  # sources learned within this time share one change of the program
 
 FANOUT_CBPF, FANOUT_UNIQUE, FANOUT_IGNORE_OUTGOING = 6, 0x2000, 0x4000  # the last: kernel 6.2
 
 
 def buffer_bytes(lane: str) -> int:
-    """The room of a lane's socket, within what this machine's memory allows."""
+    """The receive buffer of a lane's socket in bytes, at most 1/MEMORY_SHARE of all memory."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(BUFFERS[lane], memory // MEMORY_SHARE)
 
 
 class LaneSockets(Closing):
-    """The sockets of the three lanes, which the pump reads; they hear nothing before Lanes.use().
+    """The sockets of the three lanes, which the pump reads.
 
-    `by_lane`: {lane: {kind: socket}}. Raises OSError.
+    They receive nothing before Lanes.use(). `by_lane`: {lane: {kind: socket}}. Raises OSError.
     """
 
     def __init__(self, path: str, advertisements_per_s: float) -> None:
         self.by_lane: dict[str, dict[str, socket.socket]] = {}
         try:
-            for lane in PLACES:  # the places of a group are given in the order of joining
+            for lane in PLACES:  # the order of joining determines the places in the group
                 self.by_lane[lane] = sockets.open_receivers(path, advertisements_per_s)
                 for sock in self.by_lane[lane].values():
                     sockets.enlarge(sock, buffer_bytes(lane))
@@ -79,7 +79,7 @@ class LaneSockets(Closing):
 
     @property
     def receivers(self) -> list[tuple[str, int, str]]:
-        """(kind, file descriptor, lane) of each socket, as a pump wants them."""
+        """(kind, file descriptor, lane) of each socket, in the form that the pump takes."""
         return [
             (kind, sock.fileno(), lane)
             for lane in LANE_WORDS
@@ -88,11 +88,13 @@ class LaneSockets(Closing):
 
     @property
     def joining(self) -> socket.socket | None:
-        """The packet socket on which groups are joined by MAC; None on the raw path."""
+        """The packet socket that joins groups by MAC; None on the raw path."""
         return self.by_lane[COMMON].get("packet")
 
     def divide(self, program: list[Instruction]) -> None:
-        """Has this program say which socket of the fanout group gets a packet. Raises OSError."""
+        """Sets the program that selects the socket of the fanout group for a packet. Raises
+        OSError.
+        """
         attach_filter(self.by_lane[COMMON]["packet"], program, (SOL_PACKET, PACKET_FANOUT_DATA))
 
     def close(self) -> None:
@@ -102,7 +104,7 @@ class LaneSockets(Closing):
                 sock.close()
 
     def _group(self) -> None:
-        """Makes the packet sockets one fanout group, which no other process can join by chance."""
+        """Makes the packet sockets one fanout group that no other process can join by accident."""
         how = FANOUT_CBPF | FANOUT_IGNORE_OUTGOING
         number = 0
         for place, lane in enumerate(PLACES):
@@ -114,10 +116,11 @@ class LaneSockets(Closing):
 
 
 class Lanes:
-    """Sorts what comes in into the lanes, by who was genuine.
+    """Sorts received frames into the lanes by whether their source was genuine.
 
-    `on_sorted` is told whose frames the genuine lane gets, a word of COVERAGE_WORDS, whenever the
-    filters have changed; `on_settled` how many sources were learned so far, once they know all.
+    `on_sorted` gets a word of COVERAGE_WORDS whenever the filters have changed: whose frames have
+    the genuine lane. `on_settled` gets the number of sources learned so far once the filters know
+    them all.
     """
 
     def __init__(
@@ -132,13 +135,13 @@ class Lanes:
         self._on_settled = on_settled
         self._known = Known()
         self._full = False
-        self._learned = 0  # ever, known ones too
-        self._forgotten_at: dict[int | None, float] = {}  # by ifindex; None: all of them
+        self._learned = 0  # in total, including sources that were known already
+        self._forgotten_at: dict[int | None, float] = {}  # by ifindex; None: all interfaces
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def joining(self) -> socket.socket | None:
-        """The packet socket on which groups are joined by MAC; None on the raw path."""
+        """The packet socket that joins groups by MAC; None on the raw path."""
         return self._opened.joining
 
     def use(self, ifindexes: list[int], groups: Iterable[bytes], peers: Iterable[bytes]) -> None:
@@ -162,12 +165,14 @@ class Lanes:
             attach_filter(self._lanes[GENUINE]["packet"], UNTAGGED)
         elif len(ifindexes) > RAW_INTERFACES_MAX:
             logger.info(
-                "no filter by interface: %d, more than %d", len(ifindexes), RAW_INTERFACES_MAX
+                "not filtering by interface: %d interfaces, at most %d",
+                len(ifindexes),
+                RAW_INTERFACES_MAX,
             )
         self._sort()
 
     def learn(self, ifindex: int, source: bytes) -> None:
-        """A genuine frame of this source, 4 or 16 bytes, came in on the common lane."""
+        """Adds a source, 4 or 16 bytes, of which a genuine frame came in on the common lane."""
         self._learned += 1
         if self._takes_in(ifindex, source) and self._timer is None:
             loop = asyncio.get_running_loop()
@@ -176,7 +181,9 @@ class Lanes:
             self._on_settled(self._learned)
 
     def _takes_in(self, ifindex: int, source: bytes) -> bool:
-        """Whether the source is new, of an interface in use, and has room."""
+        """Adds a source if it is new, its interface is in use, and there is room; returns whether
+        it did.
+        """
         sources = self._known.sources
         here = sources.get(ifindex, set())
         if ifindex not in self._known.ifindexes or source in here:
@@ -189,14 +196,16 @@ class Lanes:
         return True
 
     def close(self) -> None:
-        """Sorts no more; the sockets stay open."""
+        """Stops sorting; the sockets stay open."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _forget(self, ifindex: int | None) -> bool:
-        """There is no room for one more: those that are heard still are learned anew.
+        """Clears the list of an interface, or all lists, so that sources still heard are learned
+        again.
 
-        Not too often: where more than there is room for are heard, the first ones keep their lane.
+        Not more often than FORGET_AFTER_S: where more sources are heard than there is room for, the
+        first ones keep their lane. Returns whether there is room now.
         """
         now = asyncio.get_running_loop().time()
         since = self._forgotten_at.get(ifindex)
@@ -205,8 +214,8 @@ class Lanes:
                 self._full = True
                 self._on_sorted(self._coverage())
                 logger.warning(
-                    "more genuine sources than have a lane of their own (%d, %d an interface):"
-                    " what is dropped of the others' makes every BACKUP wait",
+                    "more genuine sources than fit into the genuine lane (%d, %d per interface):"
+                    " dropped frames of the others make every BACKUP wait",
                     SOURCES_MAX,
                     SOURCES_AN_INTERFACE,
                 )
@@ -224,10 +233,10 @@ class Lanes:
         return SOME if self._full else ALL if self._known.sources else NOBODY
 
     def _sort(self, forgetting: bool = False) -> None:
-        """Says anew which frame comes in on which lane.
+        """Attaches the programs for the sources that are known now.
 
-        Of raw sockets, first those that take more: then a frame may come in twice, but none is
-        missed.
+        With raw sockets the lanes that accept more are changed first: a frame may then come in
+        twice, but none is missed.
         """
         if self._timer is not None:
             self._timer.cancel()
@@ -242,7 +251,7 @@ class Lanes:
         else:
             coverage = self._sort_raw(coverage, forgetting)
         self._on_sorted(coverage)
-        if not forgetting:  # else what makes room for it is not done yet
+        if not forgetting:  # otherwise the source that needed the room is not added yet
             self._on_settled(self._learned)
 
     def _sort_raw(self, coverage: str, forgetting: bool) -> str:
@@ -270,9 +279,11 @@ class Lanes:
         return known
 
     def _undivided(self, error: OSError) -> str:
-        """ENOMEM: a program is longer than net.core.optmem_max allows."""
+        """Logs that a program is longer than net.core.optmem_max allows (ENOMEM); returns the
+        coverage.
+        """
         logger.warning(
-            "no lane of their own for %d genuine sources (%s, see net.core.optmem_max):"
+            "no genuine lane for %d genuine sources (%s, see net.core.optmem_max):"
             " a flood can make every BACKUP wait",
             sum(map(len, self._known.sources.values())),
             error.strerror,
@@ -285,5 +296,5 @@ class Lanes:
     ) -> None:
         try:
             attach_filter(sock, program)
-        except OSError:  # filter_interfaces() has said so
+        except OSError:  # filter_interfaces() has logged it
             attach_filter(sock, shorter)

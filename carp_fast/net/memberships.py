@@ -1,7 +1,7 @@
-"""Which groups the interfaces have joined: by MAC, by IGMP and by MLD.
+"""The multicast groups that the interfaces have joined: by MAC, by IGMP and by MLD.
 
-Joined when an interface comes, again when it was created anew, left when nobody needs them. Must
-not know virtual hosts, filters, or what is sent to a group.
+Groups are joined when an interface appears or was created again, and left when no virtual host
+needs them. Must not know virtual hosts, filters, or what is sent to a group.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ from carp_fast.net.kernel import (
 
 logger = logging.getLogger(__name__)
 
-UNPRUNED = bytes((224, 0, 0))  # 224.0.0.0/24: floods every segment, a switch must not prune it
-MEMBERSHIPS_MAX = 20  # tried a socket; the kernel's igmp_max_memberships may allow less
-# A socket is full: igmp_max_memberships, or net.core.optmem_max, which limits IPv6 alone.
+UNPRUNED = bytes((224, 0, 0))  # 224.0.0.0/24 floods every segment: a switch must not prune it
+MEMBERSHIPS_MAX = 20  # per socket; the kernel's igmp_max_memberships may allow less
+# Errors of a full socket: igmp_max_memberships, or net.core.optmem_max, which limits IPv6 only.
 FULL = frozenset({errno.ENOBUFS, errno.ENOMEM})
 
 
 class Joins:
     """Group memberships of the used interfaces; a group has 4 or 16 bytes.
 
-    By MAC on the packet socket that receives, since a network card or a macvlan filters even
-    224.0.0.18; by IGMP and MLD on sockets of their own, since a snooping switch prunes every group
-    beyond 224.0.0.0/24. Without a packet socket (`receiver` None) all are joined that way: IP
-    itself drops what is for a group that nobody joined, and joins its MAC, too.
+    Groups are joined by MAC on the packet socket that receives, since a network card or a macvlan
+    filters even 224.0.0.18. Groups beyond 224.0.0.0/24 are also joined by IGMP and MLD, on separate
+    sockets, since a snooping switch prunes them. Without a packet socket (`receiver` None) all are
+    joined by IP: the kernel drops packets to groups that no socket has joined, and joins the MAC,
+    too.
 
-    An interface that was created again is joined again: its ifindex is another. What failed is said
-    once, and tried again whenever the interface is heard of.
+    An interface that was created again has another ifindex and is joined again. A failure is logged
+    once, and retried at each later change of the interface.
     """
 
     def __init__(self, receiver: socket.socket | None) -> None:
         self._receiver = receiver
         self._joined: dict[tuple[int, bytes], socket.socket | None] = {}
         self._warned: set[tuple[int, bytes]] = set()
-        # How many memberships each socket has, by the length of its groups.
+        # The number of memberships of each socket, by the length of its groups.
         self._members: dict[int, dict[socket.socket, int]] = {4: {}, 16: {}}
 
     def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
-        """Makes the memberships of an interface these groups."""
+        """Joins these groups on an interface and leaves all others there."""
         had = {group for index, group in self._joined if index == ifindex}
         for group in sorted(groups):
             try:
@@ -57,7 +58,7 @@ class Joins:
                     self._receiver.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
                     self._joined[ifindex, group] = None
                 by_ip = self._receiver is None or group[:3] != UNPRUNED
-                # Tried again where only this part of it failed before.
+                # Retried where only the IP part failed before.
                 if by_ip and self._joined.get((ifindex, group)) is None:
                     self._joined[ifindex, group] = self._join_ip(ifindex, group)
                 self._warned.discard((ifindex, group))
@@ -71,14 +72,14 @@ class Joins:
             self._leave(ifindex, group)
 
     def leave(self, ifindex: int) -> None:
-        """Gives up all memberships of an interface, which may be gone already."""
+        """Leaves all groups of an interface, which may no longer exist."""
         self._warned = {each for each in self._warned if each[0] != ifindex}
         for index, group in list(self._joined):
             if index == ifindex:
                 self._leave(index, group)
 
     def close(self) -> None:
-        """Leaves every group."""
+        """Leaves every group and closes the sockets."""
         for members in self._members.values():
             for sock in members:
                 sock.close()
@@ -86,7 +87,7 @@ class Joins:
         self._joined.clear()
 
     def _join_ip(self, ifindex: int, group: bytes) -> socket.socket:
-        """Joins on the first socket that has room, which is returned, or on a new one."""
+        """Joins on the first socket that has room, or on a new one; returns that socket."""
         members = self._members[len(group)]
         request = _ip_request(ifindex, group)
         for sock, count in members.items():
@@ -97,7 +98,7 @@ class Joins:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                members[sock] = MEMBERSHIPS_MAX  # full, whatever is left later
+                members[sock] = MEMBERSHIPS_MAX  # full, even if groups are left later
                 continue
             members[sock] += 1
             return sock

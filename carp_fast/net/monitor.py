@@ -1,10 +1,10 @@
-"""What happens to the host's interfaces, told to the loop as it happens.
+"""A thread that follows changes of the host's interfaces and reports them to the loop.
 
-Holds `LinkMonitor`, a thread that follows the kernel's notifications about links and addresses.
-Must not know virtual hosts or the engine, nor change anything on the host.
+Holds `LinkMonitor`, which reads the kernel's notifications about links and addresses. Must not know
+virtual hosts or the engine, nor change anything on the host.
 
-The thread reads a netlink socket of its own.  pyroute2's endpoint is not used for that, because it
-takes ENOBUFS for the end of the socket, whereas here it is the order to read everything again.
+The thread reads its own netlink socket. pyroute2's endpoint is not used, because it treats ENOBUFS
+as the end of the socket, whereas here it means that everything has to be read again.
 """
 
 from __future__ import annotations
@@ -65,40 +65,38 @@ logger = logging.getLogger(__name__)
 
 RECEIVE_BUFFER_BYTES = 4 << 20  # of the monitor's socket: some 3,000 notifications
 QUIET_S = 0.005  # a burst is over, and reported, after this long without a notification
-BURST_S = 0.05  # and a burst that does not end is reported this often
+BURST_S = 0.05  # a burst that does not end is reported this often
 DUMPS_MAX = 8  # interfaces read one by one; above, one dump of all addresses is cheaper
 REPORTS_PER_TURN = 500  # callbacks in one turn of the loop
-RETRY_S = 1.0  # after an error nobody expected
+RETRY_S = 1.0  # after an unexpected error
 OVERRUN_LOG_S = 10.0  # between two log lines about overruns
-
-# Has no bit among those: joined by itself.
 
 
 class LinkMonitor:
     """Follows interfaces by name and reports each change on the loop's thread.
 
-    `on_interface` gets the interface as it is now when a named one appears, disappears (ifindex
-    0), is created again, goes up or down, changes its MAC, its master device or whether it forwards
-    IPv6, or its addresses change.  A burst makes one report.  An interface that was deleted and
-    created again with the same ifindex within one burst is reported absent first.  Addresses with
+    `on_interface` gets the interface as it is now when a named one appears, disappears (ifindex 0),
+    is created again, goes up or down, changes its MAC, its master device or whether it forwards
+    IPv6, or its addresses change. A burst makes one report. An interface that was deleted and
+    created again with the same ifindex within one burst is reported absent first. Addresses with
     our mark are reported when an interface appears: they were added before.
 
-    Addresses with our own protocol mark, this daemon's or another's, are not in those reports.  On
-    kernels before 5.18 there is no mark, so the daemon's own addresses may appear there; it has to
-    leave out what it knows as virtual anyway.
+    Otherwise addresses with our protocol mark, this daemon's or another's, are not in those
+    reports. Kernels before 5.18 have no mark, so the daemon's own addresses may appear there; it
+    has to leave out those that it knows to be virtual anyway.
 
     `on_address_removed(name, address, prefixlen)` gets every address that disappeared from an
     interface that still exists, with our mark or without, unless the socket with the netlink port
-    id `ignore_port` removed it.  The kernel names no port for IPv6, so that removals of IPv6
-    addresses by this daemon arrive here as well, as do those it does itself when an interface goes
-    down; the report that it is down comes before them.
+    id `ignore_port` removed it. The kernel names no port for IPv6, so this daemon's removals of
+    IPv6 addresses are reported as well, as are those by the kernel when an interface goes down; the
+    report that it is down comes before them.
 
-    `on_overrun`, where given, gets a full reading after the kernel dropped notifications; with our
-    own addresses, since the monitor cannot know which of them should be there.  A removal that is
-    found by that reading may be told once more, if its notification was not among the dropped.
+    `on_overrun`, if given, gets a full reading after the kernel dropped notifications, including
+    our own addresses, since the monitor cannot know which of them should be there. A removal found
+    by that reading may be reported twice, if its notification was not dropped.
 
-    `on_watched` gets each of the `watched` addresses, 4 or 16 bytes, that comes to whichever
-    interface of the host, without our mark, or goes.
+    `on_watched` gets each of the `watched` addresses, 4 or 16 bytes, that is added without our mark
+    to any interface of the host, or removed.
     """
 
     def __init__(
@@ -121,38 +119,38 @@ class LinkMonitor:
         self._on_watched = on_watched
         self._ignore_port = ignore_port
         self._receive_buffer_bytes = receive_buffer_bytes
-        self.overruns = 0  # times the kernel dropped notifications, and everything was read again
+        self.overruns = 0  # overflows of the socket, after each of which all is read again
 
-        self._lock = threading.Lock()  # over the next two, which both threads write
+        self._lock = threading.Lock()  # protects the next two, which both threads write
         self._names_given: dict[str, None] | None = dict.fromkeys(names)
         self._watched = frozenset(watched)  # replaced as a whole
         self._inbox: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-        # The rest is the thread's own.
+        # The rest belongs to the monitor's thread.
         self._names: dict[str, None] = {}
         self._links: dict[int, Link] = {}
         self._by_name: dict[str, int] = {}
         self._addresses: dict[int, tuple[InterfaceAddress, ...]] = {}
         self._reported: dict[str, Interface] = {}
-        self._changed: set[str] = set()  # names to compare with what was reported
+        self._changed: set[str] = set()  # names to compare with what was reported last
         self._deleted: set[str] = set()  # names whose link was deleted in this burst
         self._stale: set[int] = set()  # ifindexes whose addresses have to be read again
         self._removed: dict[tuple[str, int, bytes, int], None] = {}
         self._seen: dict[bytes, None] = {}  # watched addresses, in this burst
         self._everything_stale = True
         self._dropped = False  # notifications, in this burst
-        # Between an overrun and the moment its queue is empty the kernel drops without a word.
+        # Between an overrun and the moment when its queue is empty the kernel drops without notice.
         self._silent = False
         self._burst_at: float | None = None
-        self._overrun_said_at = -OVERRUN_LOG_S
+        self._overrun_logged_at = -OVERRUN_LOG_S
 
     def start(self, known: Mapping[str, Interface] | None = None) -> None:
         """Subscribes in the calling thread's namespace and starts the thread.
 
-        An interface in `known`, such as `read_interfaces` gave, is reported if it is different
-        now; every other one is reported once.  Raises OSError.
+        An interface in `known`, such as `read_interfaces` returned, is reported if it differs now;
+        every other one is reported once. Raises OSError.
         """
         if self._thread is not None:
             raise RuntimeError("the link monitor was started before")
@@ -173,7 +171,7 @@ class LinkMonitor:
             self._opened = opened.pop_all()
 
     def stop(self) -> None:
-        """Ends and joins the thread; nothing is reported afterwards.  Called twice, it is fine."""
+        """Ends and joins the thread; nothing is reported afterwards. A second call does nothing."""
         if self._thread is None or self._stopping.is_set():
             return
         self._stopping.set()
@@ -182,9 +180,10 @@ class LinkMonitor:
         self._opened.close()
 
     def set_names(self, names: Iterable[str], watched: Iterable[bytes] = ()) -> None:
-        """Follows these interfaces from now on; those that are new here are reported once.
+        """Follows these interfaces from now on; those that were not followed before are reported
+        once.
 
-        `watched`: addresses that are followed from now on.
+        `watched`: the addresses to follow from now on.
         """
         self._watched = frozenset(watched)
         with self._lock:
@@ -212,7 +211,7 @@ class LinkMonitor:
         return monitored
 
     def _deliver(self) -> None:
-        """Runs on the loop's thread: a bounded number of callbacks a turn, in order."""
+        """Runs on the loop's thread: a bounded number of callbacks per turn, in order."""
         for _ in range(REPORTS_PER_TURN):
             if self._stopping.is_set() or not self._inbox:
                 return
@@ -220,10 +219,10 @@ class LinkMonitor:
             try:
                 report()
             except Exception:
-                logger.exception("a report about a link was not taken")
+                logger.exception("handling a report about a link failed")
         self._loop.call_soon(self._deliver)
 
-    # What follows runs in the monitor's own thread.
+    # The rest runs in the monitor's own thread.
 
     def _run(self) -> None:
         self._burst_at = time.monotonic()  # the first report does not wait for a notification
@@ -231,7 +230,7 @@ class LinkMonitor:
             try:
                 self._turn()
             except Exception:
-                logger.exception("following links failed, everything is read again")
+                logger.exception("following links failed, reading everything again")
                 self._everything_stale = True
                 self._burst_at = time.monotonic()
                 self._stopping.wait(RETRY_S)
@@ -267,7 +266,7 @@ class LinkMonitor:
         self._names = given
 
     def _drain(self) -> None:
-        """Takes in what has arrived, for as long as a burst may last."""
+        """Reads what has arrived, for at most the duration of a burst."""
         view = memoryview(self._buffer)
         end_at = time.monotonic() + BURST_S
         reading = True
@@ -285,18 +284,18 @@ class LinkMonitor:
                 continue
             if flags & socket.MSG_TRUNC:
                 self._on_dropped()
-            elif sender[0] == 0:  # the kernel; anybody privileged may write to our port
+            elif sender[0] == 0:  # the kernel; any privileged process may write to our port
                 self._on_notification(bytes(view[:length]))
 
     def _on_dropped(self) -> None:
         self.overruns += 1
         self._dropped = self._everything_stale = self._silent = True
         now = time.monotonic()
-        if now - self._overrun_said_at >= OVERRUN_LOG_S:
-            self._overrun_said_at = now
+        if now - self._overrun_logged_at >= OVERRUN_LOG_S:
+            self._overrun_logged_at = now
             logger.warning(
-                "the kernel dropped notifications about links (%d times by now), "
-                "everything is read again",
+                "the kernel dropped notifications about links (%d times so far), "
+                "reading everything again",
                 self.overruns,
             )
 
@@ -349,7 +348,7 @@ class LinkMonitor:
         if kind == RTM_DELADDR:
             self._removed[name, ifindex, address.address, address.prefixlen] = None
         if address.protocol != OWN_PROTOCOL:
-            # Where an address stands among the others is the kernel's knowledge: it is asked.
+            # Only the kernel knows the order of the addresses, so they are read again.
             self._stale.add(ifindex)
 
     def _report(self) -> None:
@@ -372,7 +371,7 @@ class LinkMonitor:
             reports += [functools.partial(self._on_watched, address) for address in seen]
         if reading is not None and self._dropped and self._on_overrun is not None:
             reports.append(functools.partial(self._on_overrun, reading))
-        # What was dropped silently after this reading is found by the next one.
+        # The next reading finds what was dropped silently after this one.
         self._everything_stale = self._dropped = self._silent
         self._changed.clear()
         self._deleted.clear()

@@ -1,7 +1,7 @@
-"""The daemon's sockets: opened, filtered and sized; the pump only uses them.
+"""Opens, filters and sizes the daemon's sockets; the pump only uses them.
 
-Everything here happens at start, at a reload, or when an interface comes or goes. Must not know the
-engine, virtual hosts, groups, or what a frame means beyond protocol 112.
+Everything here happens at start, at a reload, or when an interface appears or disappears. Must not
+know the engine, virtual hosts, groups, or what a frame means beyond protocol 112.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from carp_fast.net.kernel import (
 logger = logging.getLogger(__name__)
 
 
-# Receive room: four seconds of all advertisements, one frame charged about 768 bytes by the kernel.
+# Receive buffer: four seconds of all advertisements; the kernel charges about 768 bytes per frame.
 FRAME_TRUESIZE = 768
 BUFFER_SECONDS = 4
 BUFFER_MIN, BUFFER_MAX = 1 << 20, 64 << 20
@@ -53,13 +53,16 @@ RAW_FAMILIES = {"raw4": socket.AF_INET, "raw6": socket.AF_INET6}
 
 
 def filter_interfaces(receivers: Mapping[str, socket.socket], ifindexes: list[int]) -> None:
-    """Lets through advertisements on these interfaces only; on all, and said, where too many.
+    """Passes only advertisements on these interfaces; if there are too many, on all, which is
+    logged.
 
     `receivers`: "packet", or "raw4" and "raw6".
     """
     if len(ifindexes) > FILTERED_INTERFACES_MAX:
         logger.info(
-            "no filter by interface: %d, more than %d", len(ifindexes), FILTERED_INTERFACES_MAX
+            "not filtering by interface: %d interfaces, at most %d",
+            len(ifindexes),
+            FILTERED_INTERFACES_MAX,
         )
     for kind, sock in receivers.items():
         program = packet_filter if kind == "packet" else raw_filter
@@ -67,7 +70,7 @@ def filter_interfaces(receivers: Mapping[str, socket.socket], ifindexes: list[in
             attach_filter(sock, program(ifindexes))
         except OSError as error:  # ENOMEM: longer than net.core.optmem_max
             logger.warning(
-                "no filter by interface (%d interfaces: %s, see net.core.optmem_max)",
+                "not filtering by interface (%d interfaces: %s, see net.core.optmem_max)",
                 len(ifindexes),
                 error.strerror,
             )
@@ -75,7 +78,9 @@ def filter_interfaces(receivers: Mapping[str, socket.socket], ifindexes: list[in
 
 
 def _size_buffer(sock: socket.socket, receive: bool, size: int, what: str) -> None:
-    """Asks for `size` bytes of room, beyond the administrator's limit where allowed; says less."""
+    """Requests a buffer of `size` bytes, beyond the administrator's limit if allowed; logs a
+    shortage.
+    """
     force = SO_RCVBUFFORCE if receive else SO_SNDBUFFORCE
     plain = socket.SO_RCVBUF if receive else socket.SO_SNDBUF
     try:
@@ -89,7 +94,7 @@ def _size_buffer(sock: socket.socket, receive: bool, size: int, what: str) -> No
 
 
 def enlarge(sock: socket.socket, size: int) -> None:
-    """Gives a socket more room to receive, as far as the administrator's limit allows."""
+    """Enlarges a socket's receive buffer as far as the administrator's limit allows."""
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 < size:
         try:
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
@@ -98,9 +103,10 @@ def enlarge(sock: socket.socket, size: int) -> None:
 
 
 def open_receivers(path: str, advertisements_per_s: float) -> dict[str, socket.socket]:
-    """What the pump reads from, by kind: "packet", or with path "raw" a "raw4" and a "raw6" socket.
+    """Opens the sockets that the pump reads, by kind: "packet"; or "raw4" and "raw6" if `path` is
+    "raw".
 
-    They hear nothing before filter_interfaces(). A kernel without IPv6 has no "raw6". Raises
+    They receive nothing before filter_interfaces(). A kernel without IPv6 has no "raw6". Raises
     OSError.
     """
     if path == "packet":
@@ -120,7 +126,7 @@ def open_receivers(path: str, advertisements_per_s: float) -> dict[str, socket.s
 
 
 def open_receiver(advertisements_per_s: float) -> socket.socket:
-    """One packet socket for all interfaces; it hears nothing before filter_interfaces()."""
+    """Opens a packet socket for all interfaces; it receives nothing before filter_interfaces()."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     sock = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
     sock.setblocking(False)
@@ -133,7 +139,7 @@ def open_receiver(advertisements_per_s: float) -> socket.socket:
 
 
 def receive_room(advertisements_per_s: float, most: int | None = BUFFER_MAX) -> int:
-    """Bytes of receive buffer that BUFFER_SECONDS of these advertisements need, at most `most`."""
+    """The receive buffer in bytes for BUFFER_SECONDS of these advertisements, at most `most`."""
     size = max(int(advertisements_per_s * FRAME_TRUESIZE * BUFFER_SECONDS), BUFFER_MIN)
     return size if most is None else min(size, most)
 
@@ -143,7 +149,7 @@ def _size_receive_buffer(sock: socket.socket, advertisements_per_s: float) -> No
 
 
 def _prepare_raw_receiver(sock: socket.socket, family: int, advertisements_per_s: float) -> None:
-    """Interface, destination and hop limit come as control, where the data does not have them."""
+    """Requests interface, destination and hop limit as control messages if the data lacks them."""
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     if family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
@@ -154,10 +160,10 @@ def _prepare_raw_receiver(sock: socket.socket, family: int, advertisements_per_s
 
 
 def open_raw_sender(family: int) -> socket.socket | None:
-    """A raw socket of AF_INET or AF_INET6 for unicast; None: this kernel has no such family.
+    """Opens a raw socket of AF_INET or AF_INET6 for unicast; None if the kernel lacks the family.
 
-    It drops all that it hears. That it is there keeps the kernel from answering protocol 112 of a
-    peer with ICMP "protocol unreachable", where a packet socket is what listens. Raises OSError.
+    It drops all that it receives. Its existence keeps the kernel from answering protocol 112 of a
+    peer with ICMP "protocol unreachable" while a packet socket listens. Raises OSError.
     """
     sock = _open_raw(family)
     if sock is None:
@@ -166,13 +172,13 @@ def open_raw_sender(family: int) -> socket.socket | None:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOP_LIMIT)
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, 0)  # as to a group
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, 0)  # as in frames to a group
     _size_buffer(sock, False, SEND_BUFFER, "send socket of unicast")
     return sock
 
 
 def _open_raw(family: int) -> socket.socket | None:
-    """A raw socket of protocol 112 that hears nothing; None where the kernel has no such family."""
+    """A raw socket of protocol 112 that receives nothing; None if the kernel lacks the family."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     try:
         sock = socket.socket(family, kind, PROTOCOL_CARP)
@@ -187,7 +193,7 @@ def _open_raw(family: int) -> socket.socket | None:
 
 
 def drain(sock: socket.socket) -> None:
-    """Throws away what arrived before the filter stood."""
+    """Discards what arrived before the filter was attached."""
     try:
         while True:
             sock.recv(1)
@@ -196,13 +202,13 @@ def drain(sock: socket.socket) -> None:
 
 
 def dropped_since(sock: socket.socket) -> int:
-    """Frames that a packet socket had no room for since the last call, or since it was opened."""
+    """The number of frames dropped by a packet socket since the last call or its opening."""
     counts = sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
     return int(struct.unpack("II", counts)[1])
 
 
 def open_sender() -> socket.socket:
-    """One packet socket that sends on every interface and receives nothing."""
+    """Opens a packet socket that sends on every interface and receives nothing."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     sock.setblocking(False)
     _size_buffer(sock, False, SEND_BUFFER, "send socket")
@@ -210,12 +216,12 @@ def open_sender() -> socket.socket:
 
 
 def open_netlink() -> socket.socket:
-    """The rtnetlink socket of the pump's address changes, bound: its port id is in its name."""
+    """Opens the bound rtnetlink socket of the pump's address changes: its name has the port id."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     sock = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
     sock.bind((0, 0))
     sock.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
-    with contextlib.suppress(OSError):  # before Linux 5.0 every look is at all interfaces
+    with contextlib.suppress(OSError):  # before Linux 5.0 every dump covers all interfaces
         sock.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
     _size_buffer(sock, True, NETLINK_BUFFER, "netlink socket")
     return sock

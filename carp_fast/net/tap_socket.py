@@ -1,8 +1,8 @@
-"""The socket that hears what this machine sends, for as long as somebody listens.
+"""The socket that hears what this machine sends, open only while it is needed.
 
-What comes from our own MACs is nearly always ours, and of tens of thousands of virtual hosts it is
-far too much to look at: of it the filter lets only some vhids through, chosen by who listens. Must
-not know the engine, virtual hosts, or what a frame means beyond its addresses and its vhid.
+Most frames from our own MACs are our own, and with tens of thousands of virtual hosts far too many
+to look at: the filter passes only the vhids of them that the caller chooses. Must not know the
+engine, virtual hosts, or what a frame means beyond its addresses and its vhid.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOM = 4 << 20  # 5,400 frames, see FRAME_TRUESIZE
 
 
 def open_tap(ifindexes: list[int], own_mac_ends: Iterable[int], vhids: range) -> socket.socket:
-    """A packet socket that hears what tap_filter() lets through. Raises OSError."""
+    """Opens a packet socket that hears what tap_filter() passes. Raises OSError."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     sock = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
     try:
@@ -28,7 +28,7 @@ def open_tap(ifindexes: list[int], own_mac_ends: Iterable[int], vhids: range) ->
         enlarge(sock, ROOM)
         try:
             attach_filter(sock, tap_filter(ifindexes, own_mac_ends, vhids))
-        except OSError:  # more interfaces than a filter has room for: who reads looks at them
+        except OSError:  # too many interfaces for a filter: the reader checks them
             attach_filter(sock, tap_filter(None, own_mac_ends, vhids))
     except OSError:
         sock.close()

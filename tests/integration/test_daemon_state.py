@@ -15,7 +15,7 @@ from tests.support.daemons import start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
 
-WARNING = "WARNING state file .*: {}: should this run end by a crash"
+WARNING = "WARNING state file .*: {}: if this run crashes"
 
 
 def table(vhids: str, **keys: Any) -> dict[str, Any]:

@@ -574,7 +574,7 @@ def test_a_report_that_is_not_taken_does_not_end_the_others(
             monitor.stop()
 
     uvloop.run(run())
-    assert "a report about a link was not taken" in caplog.text
+    assert "handling a report about a link failed" in caplog.text
 
 
 def test_stopped_it_tells_nothing_and_leaves_nothing_open(namespace: str) -> None:

@@ -274,7 +274,7 @@ class TestStateFile:
             monkeypatch.setattr(addresses, "kernel_keeps_marks", lambda marks=marks: marks)
             caplog.clear()
             file.record({"eth0": ["192.0.2.2/24"]})
-            assert "No space left on device: should this run end by a crash" in caplog.text
+            assert "No space left on device: if this run crashes" in caplog.text
         with pytest.raises(OSError, match="No space left"):
             file.record({"eth0": ["192.0.2.3/24"]})
         monkeypatch.setattr(addresses, "kernel_keeps_marks", lambda: True)

@@ -312,7 +312,7 @@ def test_where_more_are_genuine_than_have_room_the_first_keep_their_lane(
         assert bench.lane(many[SOURCES_AN_INTERFACE]) == "genuine"
         assert bench.lane(many[-1]) == "common"
         assert len(caplog.messages) == 1
-        assert f"{SOURCES_AN_INTERFACE} an interface" in caplog.text
+        assert f"{SOURCES_AN_INTERFACE} per interface" in caplog.text
         # Later they are learned anew: those that are gone make room.
         loop = asyncio.get_running_loop()
         later = loop.time() + FORGET_AFTER_S
@@ -334,7 +334,7 @@ def test_without_room_for_a_program_all_are_heard_and_it_is_said(
             bench.lanes.learn(7, bytes((10, 0, 0, i)))
         await sorted_again(bench, 2)
         assert bench.coverage == ["nobody", "some"]
-        assert "no lane of their own for 40 genuine sources" in caplog.text
+        assert "no genuine lane for 40 genuine sources" in caplog.text
         assert "Cannot allocate memory, see net.core.optmem_max" in caplog.text
         if path == "packet":
             assert bench.lane(bytes((10, 0, 0, 1))) == "common"
