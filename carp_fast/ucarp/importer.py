@@ -1,9 +1,10 @@
-"""`carp-fast import`: ucarp command lines and what wraps them, as one configuration.
+"""`carp-fast import`: turns ucarp command lines, and files that contain them, into one
+configuration.
 
 Reads shell scripts and units that start ucarp, running ucarps, Debian's interfaces files and the
-vip-NNN.conf files of Red Hat's package.  Each comes down to the arguments of one ucarp, which are
-read as ucarp reads them and written as a [[virtual_host]].  What cannot be said there, or is not
-known for certain, is named.  Must not know the daemon, nor change anything.
+vip-NNN.conf files of Red Hat's package. Each is reduced to the arguments of one ucarp, which are
+read as ucarp reads them and written as a [[virtual_host]]. What a configuration cannot express, or
+what is not known for certain, is reported. Must not know the daemon, nor change anything.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from carp_fast.ucarp.shell_commands import Found, Lost, Started, Text
 from carp_fast.ucarp.shell_scripts import assigned, expanded, read_text
 from carp_fast.ucarp.shell_words import Unclear, Value
 
-ADVSKEW_MAX = 254  # of a configuration; 255 is a resignation's
-MULTICAST = range(224, 240)  # first bytes of a group
+ADVSKEW_MAX = 254  # of a configuration; 255 means resignation
+MULTICAST = range(224, 240)  # the first byte of a multicast group
 BLOTTED = b"********"  # how carp-fast hides the password of a running `carp-fast ucarp`
 REQUIRED = ("interface", "vhid", "addresses")
 PATHS = ("passfile", "upscript", "downscript")
@@ -48,7 +49,7 @@ TABLE_NUMBER = re.compile(r"virtual_host\[(\d+)\]")
 DEBIAN_SCRIPTS = ("/usr/share/ucarp/vip-up", "/usr/share/ucarp/vip-down")
 RED_HAT_SCRIPTS = ("/usr/libexec/ucarp/vip-up", "/usr/libexec/ucarp/vip-down")
 UP_COMMANDS = frozenset({"up", "post-up", "pre-up"})
-# Of an interfaces file: key, ucarp's option, whether the value is a yes or no.
+# Keys of an interfaces file: key, ucarp's option, whether the value is a yes or no.
 DEBIAN_KEYS = (
     ("ucarp-advskew", "-k", False),
     ("ucarp-advbase", "-b", False),
@@ -57,7 +58,7 @@ DEBIAN_KEYS = (
     ("ucarp-master", "-P", True),
     ("ucarp-nomcast", "-M", True),
 )
-SAYS_NO = re.compile("no|off|false|0")  # as Debian's hook has it: at the beginning
+SAYS_NO = re.compile("no|off|false|0")  # as Debian's hook matches it: at the beginning
 RED_HAT_KEYS = (
     ("BIND_INTERFACE", "--interface"),
     ("SOURCE_ADDRESS", "--srcip"),
@@ -69,8 +70,9 @@ RED_HAT_KEYS = (
 
 
 class CommandLine(NamedTuple):
-    """The arguments of one ucarp, where they were found, and what relative paths start from, None
-    where that is not known.
+    """The arguments of one ucarp, and where they were found.
+
+    Relative paths are below the directory; None if it is not known.
     """
 
     origin: str
@@ -79,8 +81,10 @@ class CommandLine(NamedTuple):
 
 
 class Imported(msgspec.Struct):
-    """`tables` are virtual hosts with their origins; `lost`: a line for each that is missing;
-    `noted`: (origin, text) of what is there and will behave differently.
+    """The result: `tables` are virtual hosts with their origins.
+
+    `lost`: a line for each that could not be translated; `noted`: (origin, text) of what was
+    translated but will behave differently.
     """
 
     tables: list[tuple[str, dict[str, Any]]] = []
@@ -89,7 +93,7 @@ class Imported(msgspec.Struct):
 
     @property
     def notes(self) -> list[str]:
-        """What is noted, as lines."""
+        """The notes as lines."""
         return [f"{origin}: {text}" for origin, text in self.noted]
 
     def note(self, origin: str, text: str) -> None:
@@ -100,7 +104,7 @@ class Imported(msgspec.Struct):
 
 
 def import_files(paths: Iterable[Path], running: bool) -> Imported:
-    """Reads everything.  Raises OSError for a file that cannot be read."""
+    """Reads everything. Raises OSError for a file that cannot be read."""
     found = Imported()
     lines: list[CommandLine] = []
     for path in paths:
@@ -138,7 +142,7 @@ def _read(path: Path, found: Imported) -> list[CommandLine]:
 
 
 def _started(text: str, path: Path) -> list[Found]:
-    """What a script starts. Lines of a unit in it are read as systemd reads them."""
+    """What a script starts. Lines of a unit in it are parsed as systemd parses them."""
     script: list[str] = []
     unit: list[str] = []
     continued = False
@@ -153,7 +157,7 @@ def _started(text: str, path: Path) -> list[Found]:
 
 
 def _taken(everything: Iterable[Found], path: Path, found: Imported) -> Iterator[CommandLine]:
-    """The ucarps of a text; what is not known well enough is lost, remarks are noted."""
+    """The ucarps of a text; those not known well enough become lost, remarks become notes."""
     for each in everything:
         origin = f"{path}:{each.line}"
         if isinstance(each, Started):
@@ -176,22 +180,23 @@ def running_ucarps(proc: Path, found: Imported) -> Iterator[CommandLine]:
             directory = (process / "cwd").readlink()
             owner = process.stat().st_uid
         except OSError:
-            continue  # it has ended, or is somebody else's
+            continue  # it has ended, or belongs to another user
         if name != "ucarp":
             continue
         origin = f"process {pid}"
         if not here:
             found.note(origin, "left out, it runs in another network namespace; import it there")
         elif owner not in (0, os.geteuid()):
-            # Anybody may call a process ucarp and give it scripts that the daemon would run.
+            # Any user may name a process ucarp and give it scripts that the daemon would run.
             found.lose(origin, f"it is a process of user {owner}; import its own command line")
         else:
             yield CommandLine(origin, [os.fsdecode(word) for word in words[1:]], directory)
 
 
 def debian(text: str, path: Path, found: Imported) -> Iterator[CommandLine]:
-    """The ucarp-* options of an interfaces file, as Debian's if-up.d hook passes them on, and the
-    ucarps of its `up` commands.
+    """The ucarp-* options of an interfaces file, as Debian's if-up.d hook passes them on.
+
+    Also the ucarps of its `up` commands.
     """
     stanza: dict[str, str] = {}
     for at, line in [*_logical_lines(text), (0, "iface -")]:
@@ -216,8 +221,9 @@ def debian(text: str, path: Path, found: Imported) -> Iterator[CommandLine]:
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """(number of its first line, line) of an interfaces file: lines that end in a backslash
-    joined, comments left out.
+    """(number of its first line, line) of an interfaces file.
+
+    Lines that end in a backslash are joined, comments left out.
     """
     joined, first = "", 0
     for at, line in enumerate(text.split("\n"), 1):
@@ -264,16 +270,16 @@ def _debian_stanza(stanza: dict[str, str], path: Path, found: Imported) -> Itera
 
 
 def red_hat(path: Path, found: Imported) -> list[CommandLine]:
-    """One vip-NNN.conf over the vip-common.conf beside it, as Red Hat's init script and unit do."""
+    """One vip-NNN.conf over the vip-common.conf next to it, as Red Hat's init script does."""
     common = path.with_name("vip-common.conf")
     values: dict[str, Value] = {}
     for each in (common, path):
         if each == common and not common.exists():
-            found.note(str(path), "there is no vip-common.conf beside it")
+            found.note(str(path), "there is no vip-common.conf next to it")
             continue
         values, others = assigned(each.read_bytes(), values)
         for other in others:
-            found.note(f"{each}:{other.line}", f"no plain assignment: {other.text.strip()}")
+            found.note(f"{each}:{other.line}", f"not a plain assignment: {other.text.strip()}")
     name = VIP_FILE.fullmatch(path.name)
     assert name is not None
     try:
@@ -296,7 +302,7 @@ def red_hat(path: Path, found: Imported) -> list[CommandLine]:
 
 
 def _value(values: Mapping[str, Value], name: str) -> str:
-    """What a variable holds, "" where it is not set. Raises Unclear."""
+    """The value of a variable, "" if it is not set. Raises Unclear."""
     value = values.get(name, Value(""))
     if value.text is None:
         raise Unclear(f"${name} is not known: {value.why}")
@@ -315,7 +321,7 @@ def _translate(line: CommandLine, found: Imported) -> None:
         parse(line.arguments, options, str(directory))
         if options.help:
             return
-        # The interface's own address is what `source` is where it is left out.
+        # Without `source` the interface's own address is used.
         options.srcip, source = options.srcip or "127.0.0.1", options.srcip
         check(options)
     except (UsageError, SettingsError) as error:
@@ -329,7 +335,7 @@ def _translate(line: CommandLine, found: Imported) -> None:
         return
     interface, alias, _ = options.interface.partition(":")
     if alias:
-        text = f"the alias {options.interface} is {interface}, which the scripts are told"
+        text = f"the alias {options.interface} is {interface}, which is what the scripts get"
         found.note(line.origin, text)
     table: dict[str, Any] = {
         "interface": interface,
@@ -340,7 +346,7 @@ def _translate(line: CommandLine, found: Imported) -> None:
     if source:
         table["source"] = source
     else:
-        found.note(line.origin, "no source address: the interface's first one is taken")
+        found.note(line.origin, "no source address: the interface's first one is used")
     table |= {"preempt": options.preempt, "manage_addresses": False, "advertise_mac": "ucarp"}
     table |= _unless_default(options, line.origin, found)
     for key, script in (("up", options.upscript), ("down", options.downscript)):
@@ -357,10 +363,10 @@ def _translate(line: CommandLine, found: Imported) -> None:
 
 
 def _refuse_relative(arguments: Sequence[str]) -> None:
-    """Raises SettingsError where a path starts from a directory that is not known."""
+    """Raises SettingsError if a path is relative to a directory that is not known."""
     for name, value in split(arguments):
         if name in PATHS and value and not value.startswith("/"):
-            raise SettingsError(f"--{name} {value} starts from a directory that is not known")
+            raise SettingsError(f"--{name} {value} is relative to a directory that is not known")
 
 
 def _is_utf8(text: str) -> bool:
@@ -385,7 +391,7 @@ def _unless_default(options: Options, origin: str, found: Imported) -> dict[str,
         if int(options.mcastip.partition(".")[0] or 0) in MULTICAST:
             table["destination"] = options.mcastip
         else:
-            found.note(origin, f"mcast {options.mcastip} is no group: {DEFAULT_GROUP} is used")
+            found.note(origin, f"mcast {options.mcastip} is not a group: {DEFAULT_GROUP} is used")
     if options.nomcast:
         table["broadcast"] = True
     if options.ignoreifstate:
@@ -394,13 +400,16 @@ def _unless_default(options: Options, origin: str, found: Imported) -> dict[str,
 
 
 def _passphrase(origin: str, options: Options, found: Imported) -> dict[str, str] | None:
-    """The key for the passphrase; None where there is none to be had."""
+    """The key for the passphrase; None if it cannot be read."""
     password, path = options.password, options.passfile
     if password == BLOTTED:
         found.lose(origin, "its password is hidden; import the command line's own source")
         return None
     if password.startswith(ENCRYPTED_PREFIX.encode()):
-        found.lose(origin, f'the password begins with "{ENCRYPTED_PREFIX}", which is no passphrase')
+        found.lose(
+            origin,
+            f'the password begins with "{ENCRYPTED_PREFIX}", the mark of encryption',
+        )
         return None
     if path is not None and not password.endswith(b"\r"):
         try:
@@ -413,7 +422,7 @@ def _passphrase(origin: str, options: Options, found: Imported) -> dict[str, str
         return {"passphrase_file": path}
     if path is not None:
         text = f"{path} ends its line in a carriage return, which is part of ucarp's password:"
-        found.note(origin, f"{text} the passphrase stands here, with it")
+        found.note(origin, f"{text} the passphrase is written here, including it")
     try:
         return {"passphrase": password.decode()}
     except UnicodeDecodeError:
@@ -431,7 +440,7 @@ def _note_manners(origin: str, options: Options, found: Imported) -> None:
 
 
 def _drop_duplicates(found: Imported) -> None:
-    """Of two tables for the same interface, destination and vhid the first one stays."""
+    """Of two tables for the same interface, destination and vhid, keeps the first one."""
     owners: dict[tuple[str, str, int], str] = {}
     kept = []
     for origin, table in found.tables:
@@ -440,14 +449,14 @@ def _drop_duplicates(found: Imported) -> None:
         if owner == origin:
             kept.append((origin, table))
         else:
-            found.lose(origin, f"{identity[0]}/{identity[2]} is in {owner} already")
+            found.lose(origin, f"{identity[0]}/{identity[2]} is already in {owner}")
     found.tables = kept
 
 
 def _drop_refused(found: Imported) -> None:
-    """What the loader refuses is lost, in the loader's words; what stays makes a configuration.
+    """Turns what the loader refuses into lost lines, in the loader's words; the rest is valid.
 
-    A passphrase file that others may read stays: a note says what to do about it.
+    A passphrase file that others may read stays: a note tells how to fix it.
     """
     text = "\n".join(f"[[virtual_host]]\n{tomli_w.dumps(table)}" for _, table in found.tables)
     refused: dict[int, Fault] = {}
@@ -486,7 +495,7 @@ def as_toml(found: Imported) -> str:
 
 
 def _condensed(noted: Sequence[tuple[str, str]]) -> list[str]:
-    """Each text once, with the first origin and how many more."""
+    """Each text once, with its first origin and the number of others."""
     origins: dict[str, list[str]] = {}
     for origin, text in noted:
         origins.setdefault(text, []).append(origin)
@@ -497,7 +506,7 @@ def _condensed(noted: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _shared(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all tables say alike, where there are several."""
+    """The keys that have the same value in all tables, if there are several."""
     if len(tables) < 2:
         return {}
     first = tables[0]

@@ -1,8 +1,9 @@
-"""The log as ucarp writes it: stdout, stderr and syslog, in its words for levels and times.
+"""The log as ucarp writes it: to stdout, stderr and syslog, with its words for levels and its
+times.
 
-Holds the handlers and their setting up.  Must not know what is logged: lines of ucarp's own go
-through `logger`; warnings and errors of any other module of ours go the same ways, and what else
-those say only where --debug asks for it.
+Holds the handlers and their set-up. Must not know what is logged. ucarp's own lines go through
+`logger`; warnings and errors of our other modules go to the same places, and their other lines only
+with --debug.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ logger = logging.getLogger("carp_fast.ucarp")
 
 
 def _line(record: logging.LogRecord) -> str:
-    """The message on one line, its urgency in front."""
+    """The message on one line, with its urgency in front."""
     text = record.getMessage()
     if record.exc_info:
         text += f": {record.exc_info[1]!r}"
@@ -43,7 +44,7 @@ def _line(record: logging.LogRecord) -> str:
 
 
 class Stamped(logging.Formatter):
-    """`2026-01-01T00:00:00.000000: [INFO] text`, local time."""
+    """Formats `2026-01-01T00:00:00.000000: [INFO] text`, in local time."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
@@ -52,7 +53,7 @@ class Stamped(logging.Formatter):
 
 
 class ForSyslog(logging.Formatter):
-    """`Jan  1 00:00:00 ucarp[42]: [INFO] text`, as syslog(3) sends it, less the priority."""
+    """Formats `Jan  1 00:00:00 ucarp[42]: [INFO] text`, as syslog(3) does, without the priority."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%b %e %H:%M:%S", time.localtime(record.created))
@@ -60,7 +61,7 @@ class ForSyslog(logging.Formatter):
 
 
 class Standard(logging.Handler):
-    """Warnings and errors on stderr, the rest on stdout, each line at once."""
+    """Writes warnings and errors to stderr, the rest to stdout, each line immediately."""
 
     def emit(self, record: logging.LogRecord) -> None:
         stream: TextIO = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
@@ -68,11 +69,11 @@ class Standard(logging.Handler):
             stream.write(self.format(record) + "\n")
             stream.flush()
         except (OSError, ValueError):
-            pass  # nobody reads it any more: that must not end the daemon
+            pass  # closed by its reader, which must not end the daemon
 
 
 class Syslog(logging.handlers.SysLogHandler):
-    """To the local syslog daemon; lines are lost while there is none, as with syslog(3)."""
+    """Sends to the local syslog daemon; lines are lost while it does not run, as with syslog(3)."""
 
     append_nul = False
 
@@ -87,11 +88,11 @@ class Syslog(logging.handlers.SysLogHandler):
         return str(PRIORITY[logging.getLevelName(levelName)])
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Keeps silent: the line is lost, and the next one opens the socket anew."""
+        """Ignores the error: the line is lost, and the next one opens the socket again."""
 
 
 def _passes(record: logging.LogRecord) -> bool:
-    """What is not ucarp's own and no warning comes out as [DEBUG], where it comes out at all."""
+    """Whether a record is logged; what is neither ucarp's own nor a warning becomes [DEBUG]."""
     if record.name != logger.name and record.levelno < logging.WARNING:
         record.levelno = logging.DEBUG
         record.levelname = logging.getLevelName(logging.DEBUG)
@@ -99,8 +100,10 @@ def _passes(record: logging.LogRecord) -> bool:
 
 
 def start_logging(*, facility: int | None, debug: bool, standard: bool) -> None:
-    """Sends what is logged to syslog (unless `facility` is None) and, with `standard`, to stdout
-    and stderr.  Replaces what was set up before.
+    """Sends the log to syslog (unless `facility` is None) and, with `standard`, to stdout and
+    stderr.
+
+    Replaces what was set up before.
     """
     root = logging.getLogger()
     for old in root.handlers[:]:

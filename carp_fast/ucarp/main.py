@@ -1,8 +1,8 @@
-"""`carp-fast ucarp`, `carp-fast-ucarp`, and the program called by any name that ends in ucarp.
+"""`carp-fast ucarp`, `carp-fast-ucarp`, and the program under any name that ends in ucarp.
 
-From the command line to a running daemon: options read, the password hidden, the log opened, into
-the background where asked for.  Must not import what is not needed for that: the daemon comes last,
-click and rich not at all.
+From the command line to a running daemon: reads the options, hides the password, opens the log,
+goes into the background if requested. Must not import what is not needed for that: the daemon is
+imported last, click and rich not at all.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from carp_fast.ucarp.options import (
 from carp_fast.ucarp.process import Waiting, detach, forbid_core_dumps, rename
 
 PROGRAM = "ucarp"
-DONE, WRONG_USAGE, NOT_STARTED = 0, 2, 2  # a SettingsError brings its own, mostly 1
+DONE, WRONG_USAGE, NOT_STARTED = 0, 2, 2  # a SettingsError has its own, mostly 1
 NO_MAC = "00:00:00:00:00:00"
 
 
 def main(called: Sequence[str], arguments: Sequence[str]) -> int:
-    """Runs as ucarp; returns the exit code.  `called`: the words that stand for the program."""
+    """Runs as ucarp; returns the exit code. `called`: the words that name the program."""
     program = " ".join([Path(called[0]).name, *called[1:]])
     _hide_password(called, arguments)
     options = Options()
@@ -58,7 +58,7 @@ def main(called: Sequence[str], arguments: Sequence[str]) -> int:
 
 
 def _start_logging(options: Options, *, standard: bool = True) -> None:
-    """Sets up the log, and says what was wrong with the wish for it."""
+    """Sets up the log, and logs what was wrong with the requested facility."""
     facility = None if options.facility == "none" else FACILITIES[options.facility]
     start_logging(facility=facility, debug=options.debug, standard=standard)
     while options.faults:
@@ -66,7 +66,7 @@ def _start_logging(options: Options, *, standard: bool = True) -> None:
 
 
 def _hide_password(called: Sequence[str], arguments: Sequence[str]) -> None:
-    """Gives the process its name for ps, killall and pidof, without the passwords it was given."""
+    """Sets the process's name for ps, killall and pidof, and hides passwords in its arguments."""
     shown = list(arguments)
     try:
         given = [value for name, value in split(arguments) if name == "pass"]
@@ -89,7 +89,7 @@ def _run(options: Options) -> int:
         return error.exit_code
     _warn(options)
     if options.password.endswith(b"\r"):
-        text = "the password ends in a carriage return, as a file with line ends of Windows has it"
+        text = "the password ends in a carriage return, as in a file with Windows line ends"
         logger.warning("%s", text)
     waiting = Waiting()
     if options.daemonize:
@@ -114,14 +114,14 @@ def _run_daemon(options: Options, waiting: Waiting) -> int:
         logger.error("%s", error)
         waiting.failed(str(error))
         return NOT_STARTED
-    except Exception as error:  # in the background nobody would see it otherwise
+    except Exception as error:  # in the background it would go unnoticed otherwise
         logger.exception("ended by an error")
         waiting.failed(repr(error))
         return NOT_STARTED
 
 
 def _find_interface(options: Options) -> None:
-    """Takes the first interface that is up where none was named, but never the loopback."""
+    """Selects the first interface that is up, except the loopback, if none was named."""
     if options.interface:
         return
     from carp_fast.daemon.plan import interface_facts
@@ -140,9 +140,9 @@ def _warn(options: Options) -> None:
 
 
 def virtual_host(options: Options) -> VirtualHost:
-    """The virtual host that a checked command line asks for, as a configuration would have it.
+    """The virtual host of a checked command line, as a configuration would have it.
 
-    An alias such as eth0:1 is its interface.
+    An alias such as eth0:1 stands for its interface.
     """
     settings = Settings(
         passphrase=options.password,

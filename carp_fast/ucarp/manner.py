@@ -1,8 +1,8 @@
-"""The manners of ucarp: its messages at its moments, its scripts, its signals.
+"""ucarp's manner of running the daemon: its messages, its scripts, its signals.
 
-Holds what differs from `carp-fast run`.  The election, the wire and the links are the daemon's and
-the engine's; here is only what one virtual host of a ucarp command line looks like from outside.
-Must not know how a command line is read.
+Holds what differs from `carp-fast run`. The daemon and the engine do the election, the wire and the
+links; this module does what is visible of a ucarp with its one virtual host. Must not know how a
+command line is read.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from carp_fast.daemon.orders import Orders
 
 QUIET_S = 3.0  # after SIGUSR2
-# No state file and no control socket are made: nothing but the scripts leaves a trace.
+# No state file and no control socket are created: only the scripts leave traces.
 NOWHERE = Path("/nonexistent/carp-fast-ucarp")
 EXIT_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
 REJECTIONS_EVERY_S = 10.0
-SLOT = 0  # of the one virtual host
+SLOT = 0  # of the only virtual host
 
-# What ucarp says when the script has run, by the direction and the engine's reason.
+# What ucarp logs after the script has run, by the direction and the engine's reason.
 AFTERWARDS = {
     ("up", "preempted"): "Putting MASTER down - preemption",
     ("up", "master_resigned"): "Putting MASTER DOWN (going to time out)",
@@ -48,7 +48,7 @@ AFTERWARDS = {
 REASSERTED = (
     "Non-preferred master advertising: reasserting control of VIP with another gratuitous arp"
 )
-# Rejections that ucarp logs packet by packet, here counted and said together.
+# Rejections that ucarp logs packet by packet; here they are counted and logged together.
 REJECTIONS = {
     "bad_auth": "Bad digest - {} advertisements - Check vhid, password and virtual IP address",
     "bad_ttl": "Bad TTL: [{} advertisements]",
@@ -68,8 +68,8 @@ def run(
     """Runs until a signal; returns the exit code.
 
     Without `shutdown`, SIGTERM, SIGINT, SIGQUIT and SIGHUP end the process as they end any other:
-    the address stays up.  `named` is the interface as the command line has it, an alias maybe,
-    which is what scripts and the log get.  `started` is called once the host takes part.  Raises
+    the address stays up. `named` is the interface as given on the command line, possibly an alias,
+    which is what scripts and the log get. `started` is called once the host takes part. Raises
     StartError.
     """
     require_capabilities(managing=False)
@@ -86,8 +86,8 @@ def run(
 
 
 def configuration_of(host: config.VirtualHost) -> config.Configuration:
-    """What a daemon with this one virtual host runs by."""
-    # As ucarp's pcap does, a packet socket hears before a firewall or rp_filter drops.
+    """The configuration of a daemon with this one virtual host."""
+    # Like ucarp's pcap, a packet socket hears frames before a firewall or rp_filter drops them.
     daemon = config.Daemon(
         control_socket=NOWHERE, state_directory=NOWHERE, receive="packet", record=0
     )
@@ -95,7 +95,7 @@ def configuration_of(host: config.VirtualHost) -> config.Configuration:
 
 
 class Ucarp(Manner):
-    """One virtual host, as ucarp runs it: two states, INIT being a kind of BACKUP."""
+    """The manner of ucarp with its one virtual host, which logs only two states: INIT is BACKUP."""
 
     leaves_traces = False
 
@@ -115,14 +115,14 @@ class Ucarp(Manner):
         self._neutral = neutral
         self._shutdown = shutdown
         self._started = started
-        self._told = "BACKUP"  # the state that was logged last
-        self._down_has_run = False  # the next step down has its script run already
+        self._logged = "BACKUP"  # the state that was logged last
+        self._down_has_run = False  # the down script for the next step down has already run
         self._yielding = False
         self._rejected: dict[str, int] = {}
         self._wrong_digest = asyncio.Event()
 
     def signals(self, controls: Controls) -> Mapping[int, Callable[[], None]]:
-        """SIGUSR1 logs the state, SIGUSR2 gives up being master; others end it."""
+        """SIGUSR1 logs the state, SIGUSR2 gives up being master; the others end the daemon."""
         return {
             **dict.fromkeys(map(int, EXIT_SIGNALS if self._shutdown else ()), controls.stop),
             signal.SIGUSR1: self._log_summary,
@@ -137,23 +137,23 @@ class Ucarp(Manner):
             self._run_down("started")
 
     def on_started(self, controls: Controls) -> None:
-        """Whoever waits in the foreground is told."""
+        """Notifies the process that waits in the foreground."""
         controls.in_background(self._log_rejections(controls.orders))
         self._started()
 
     def on_reload(self, settings: config.Daemon) -> None:
-        """Never: there is neither a control socket nor a signal for it."""
+        """Is never called: no control socket and no signal reloads."""
 
     async def on_leaving(self, controls: Controls) -> None:
-        """A MASTER runs its down script."""
+        """Runs the down script of a MASTER."""
         script = self._host.settings.down or ""
         logger.debug("sighandler_exit(): Calling [%s] and exiting", script)
-        if self._told == "MASTER":
-            self._told = "BACKUP"
+        if self._logged == "MASTER":
+            self._logged = "BACKUP"
             await self._run_down_first("resigned")
 
     def _check_interface(self) -> None:
-        """Logs which MAC it has.  Raises StartError for what ucarp refuses to start with."""
+        """Logs the interface's MAC. Raises StartError for an interface that ucarp refuses."""
         host, settings = self._host, self._host.settings
         facts = interface_facts(host.interface)
         if facts is None:
@@ -172,14 +172,14 @@ class Ucarp(Manner):
                 raise StartError(text) from None
 
     def _log_summary(self) -> None:
-        logger.info("%s on %s id %d", self._told, self._named, self._host.vhid)
+        logger.info("%s on %s id %d", self._logged, self._named, self._host.vhid)
 
     # -- scripts
 
     def run_hook(
         self, host: config.VirtualHost, which: str, event: Mapping[str, object], done: Done | None
     ) -> None:
-        """Runs a script, and logs afterwards what ucarp logs then."""
+        """Runs a script, and then logs what ucarp logs at this point."""
         if which == "down" and self._down_has_run:
             return
         self._run_script(host, which, event, done)
@@ -189,7 +189,7 @@ class Ucarp(Manner):
 
     def _run_down(self, reason: str) -> None:
         """Runs the down script now."""
-        event = {"state": "BACKUP", "previous": self._told, "reason": reason}
+        event = {"state": "BACKUP", "previous": self._logged, "reason": reason}
         self._run_script(self._host, "down", event, None)
 
     def _run_script(
@@ -200,9 +200,9 @@ class Ucarp(Manner):
             self.hooks.submit(host.identity, host.name, hook, done)
 
     async def _run_down_first(self, reason: str) -> None:
-        """The address goes before the resignation lets another host take it.
+        """Runs the down script before the resignation lets another host take the address.
 
-        A script that takes longer than other hosts would wait for ucarp is waited for no longer.
+        Waits for the script at most as long as other hosts would wait for ucarp.
         """
         self._run_down(reason)
         self._down_has_run = True
@@ -215,16 +215,16 @@ class Ucarp(Manner):
 
     def _on_usr2(self, controls: Controls) -> None:
         logger.debug("Caught signal (USR2) considering going down")
-        if self._told == "MASTER" and not self._yielding:
+        if self._logged == "MASTER" and not self._yielding:
             self._yielding = True
             controls.in_background(self._yield(controls))
 
     async def _yield(self, controls: Controls) -> None:
-        """Down script, resignation, three seconds without taking part, then BACKUP as usual."""
-        self._told = "BACKUP"
+        """Runs the down script, resigns, pauses for three seconds, then is BACKUP as usual."""
+        self._logged = "BACKUP"
         logger.warning("Switching to state: BACKUP")
         await self._run_down_first("demoted")
-        # Against an interval of 255 s every master heard is preferred, and none is ever missed.
+        # With an interval of 255 s every master heard is preferred, and none is ever declared dead.
         quiet = msgspec.structs.replace(self._host.settings, advbase=255)
         self._replace(controls, msgspec.structs.replace(self._host, settings=quiet))
         orders = controls.orders
@@ -242,10 +242,10 @@ class Ucarp(Manner):
     # -- what the pump reports
 
     def on_state(self, state: str) -> None:
-        """Logs MASTER and BACKUP, where it is another than before."""
+        """Logs MASTER or BACKUP if it has changed."""
         told = "MASTER" if state == "MASTER" else "BACKUP"
-        if told != self._told:
-            self._told = told
+        if told != self._logged:
+            self._logged = told
             logger.warning("Switching to state: %s", told)
 
     def on_reasserted(self, name: str, peer: str) -> None:
@@ -253,7 +253,7 @@ class Ucarp(Manner):
         logger.warning(REASSERTED)
 
     def on_wrong_digest(self, name: str, word: str, state: str) -> None:
-        """Has rejections counted now."""
+        """Starts counting rejections."""
         self._wrong_digest.set()
 
     def on_sends_failing(self, why: str) -> None:
@@ -261,7 +261,7 @@ class Ucarp(Manner):
         logger.warning("write() has failed: %s", why)
 
     async def _log_rejections(self, orders: Orders) -> None:
-        """A line for all that was rejected since the last one; ucarp has a line for each packet."""
+        """Logs one line for all rejections since the last one; ucarp logs one for each packet."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REJECTIONS_EVERY_S):
@@ -274,7 +274,7 @@ class Ucarp(Manner):
         wire = orders.pump.snapshot_interfaces(1)
         await orders.done()
         [(_, host)], [interface] = snapshot.hosts(), wire.counters()
-        # The rest was refused before its vhid was looked at.
+        # The others were rejected before their vhid was read.
         counters = {**interface, "bad_auth": host.counters["bad_auth"]}
         for word, text in REJECTIONS.items():
             fresh = counters[word] - self._rejected.get(word, 0)

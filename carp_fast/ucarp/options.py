@@ -1,8 +1,8 @@
-"""The command line of ucarp: which options there are, what they mean, what is refused.
+"""The command line of ucarp: its options, their meaning, and what is refused.
 
-Turns arguments into `Options`.  Values are read as ucarp reads them: numbers in decimal, 0x and
-octal, addresses by inet_pton, long options abbreviated and short ones joined.  What ucarp would
-wrap round or cut off without a word is refused.  Must not know the daemon, loops or sockets.
+Turns arguments into `Options`. Values are read as ucarp reads them: numbers in decimal, 0x and
+octal, addresses by inet_pton, long options abbreviated and short ones joined. Values that ucarp
+would silently wrap or truncate are refused. Must not know the daemon, loops or sockets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PASSFILE_LINE_BYTES = 511  # of the first line, as much as ucarp reads
 BYTE_MAX = 255  # vhid, advbase, advskew and the dead ratio are one byte each
 NUMBER = re.compile(r"\s*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
 
-# (long name, short name, what follows, what it does); in the order of ucarp's own list.
+# (long name, short name, value, description), in the order of ucarp's own list.
 OPTIONS = (
     ("interface", "i", "<if>", "the network interface to use"),
     ("srcip", "s", "<ip>", "the real address of this host, to advertise from"),
@@ -33,7 +33,7 @@ OPTIONS = (
     ("vhid", "v", "<id>", "the number of the virtual host (1-255)"),
     ("pass", "p", "<password>", "the password; it is hidden from ps"),
     ("passfile", "o", "<file>", "read the password from the first line of a file"),
-    ("preempt", "P", "", "take over from a slower master at once"),
+    ("preempt", "P", "", "take over from a slower master immediately"),
     ("neutral", "n", "", "do not run the down script at the start"),
     ("addr", "a", "<ip>", "the virtual address"),
     ("help", "h", "", "this summary"),
@@ -42,10 +42,10 @@ OPTIONS = (
     ("upscript", "u", "<file>", "run <file> on becoming master"),
     ("downscript", "d", "<file>", "run <file> on becoming backup"),
     ("deadratio", "r", "<ratio>", "intervals of silence until a master is dead (default 3)"),
-    ("debug", "D", "", "log what happens inside, too"),
+    ("debug", "D", "", "log debug messages, too"),
     ("shutdown", "z", "", "run the down script at exit, then resign"),
     ("daemonize", "B", "", "run in the background"),
-    ("ignoreifstate", "S", "", "go on while the interface is down or has no carrier"),
+    ("ignoreifstate", "S", "", "keep running while the interface is down or has no carrier"),
     ("nomcast", "M", "", "send to the broadcast address instead of the group's"),
     ("facility", "f", "<facility>", "the syslog facility (default daemon), or none"),
     ("xparam", "x", "<value>", "one more argument for the up and down script"),
@@ -65,9 +65,9 @@ class SettingsError(CarpFastError):
 
 
 class Options(msgspec.Struct, kw_only=True):
-    """What a command line asks for, checked.  `interface` is "" where none was named.
+    """A checked command line. `interface` is "" if none was named.
 
-    `notes` are lines to be logged as warnings, `faults` as errors that stop nothing.
+    `notes` are lines to be logged as warnings, `faults` as errors that do not prevent the start.
     """
 
     interface: str = ""
@@ -96,7 +96,7 @@ class Options(msgspec.Struct, kw_only=True):
     faults: list[str] = []
 
     def __repr__(self) -> str:
-        return f"Options({self.interface}/{self.vhid})"  # a password stands in no traceback
+        return f"Options({self.interface}/{self.vhid})"  # a password must not appear in a traceback
 
 
 def summary(program: str, version: str) -> str:
@@ -152,14 +152,14 @@ def _address(text: str) -> str:
 
 def _deadratio(text: str) -> int:
     value = number(text)
-    # Zero has its own line, and its own place in the order of checks.
+    # Zero has its own message, at its own place in the order of checks.
     if value is None or not 0 <= value <= BYTE_MAX:
         raise SettingsError(f"deadratio must be between 1 and 255. [{text}]")
     return value
 
 
 def read_passfile(path: str) -> bytes:
-    """The first line of a file.  Raises SettingsError in ucarp's words."""
+    """The first line of a file. Raises SettingsError in ucarp's words."""
     try:
         with open(path, "rb") as file:
             line = file.readline(PASSFILE_LINE_BYTES)
@@ -174,7 +174,7 @@ def read_passfile(path: str) -> bytes:
 
 
 def others_may_read(path: str) -> bool:
-    """Whether it is a file that anybody on this host may read.  Raises OSError."""
+    """Whether it is a file that other users of this host may read. Raises OSError."""
     mode = Path(path).stat().st_mode
     return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
 
@@ -195,9 +195,9 @@ PARSERS: dict[str, Callable[[str], int | str]] = {
 
 
 def split(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """(long name, value) of each option in order, as getopt_long has it.  Raises UsageError.
+    """(long name, value) of each option in order, as getopt_long reads it. Raises UsageError.
 
-    Arguments that are no options are passed over, as ucarp does.
+    Arguments that are not options are ignored, as ucarp does.
     """
     letters = {letter: name for name, letter, _, _ in OPTIONS}
     short = "".join(letter + ":" * bool(value) for _, letter, value, _ in OPTIONS)
@@ -213,16 +213,16 @@ def split(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def parse(arguments: Sequence[str], options: Options, directory: str = "") -> None:
-    """Reads a command line into fresh options, a passfile from `directory` on.
+    """Reads a command line into fresh options; a relative passfile is below `directory`.
 
-    Raises UsageError, or SettingsError for the first value at fault; what stood before it has been
-    read then.  What is missing is looked for by `check`.
+    Raises UsageError, or SettingsError for the first wrong value; the options before it have been
+    read then. `check` looks for missing ones.
     """
     for name, value in split(arguments):
         if name == "pass":
             options.password, options.passfile = os.fsencode(value), None
         elif name == "passfile":
-            options.passfile = os.path.join(directory, value)  # noqa: PTH118 ("" stays what it is)
+            options.passfile = os.path.join(directory, value)  # noqa: PTH118 ("" stays "")
             options.password = read_passfile(options.passfile)
         elif name == "facility":
             if value.lower() in FACILITIES or value.lower() == "none":
@@ -236,7 +236,7 @@ def parse(arguments: Sequence[str], options: Options, directory: str = "") -> No
 
 
 def check(options: Options) -> None:
-    """Looks for what is missing, in ucarp's order.  Raises SettingsError; fills `notes`."""
+    """Looks for missing options, in ucarp's order. Raises SettingsError; fills `notes`."""
     if not options.interface:
         raise SettingsError("You must supply a network interface")
     if options.vhid == 0:
@@ -258,13 +258,13 @@ def check(options: Options) -> None:
     if len(options.password) > PASSWORD_BYTES:
         raise SettingsError("Password too long", exit_code=2)
     if options.advskew == BYTE_MAX:
-        options.notes.append("advskew 255 is what other CARP implementations resign with")
+        options.notes.append("advskew 255 means resignation to other CARP implementations")
     if options.passfile is not None and others_may_read(options.passfile):
         options.notes.append(f"passfile {options.passfile} can be read by others")
 
 
 def without_password(arguments: Sequence[str], password: str) -> list[str]:
-    """The arguments with `password` blotted out, wherever it stands."""
+    """The arguments with `password` blotted out wherever it occurs."""
     hidden = []
     for argument in arguments:
         shown = argument
@@ -276,7 +276,7 @@ def without_password(arguments: Sequence[str], password: str) -> list[str]:
     return hidden
 
 
-# Of syslog(3); "none" is no facility but the wish for no syslog at all.
+# The facilities of syslog(3); "none" turns syslog off.
 FACILITIES = {
     "kern": 0,
     "user": 1,

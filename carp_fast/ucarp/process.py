@@ -1,6 +1,7 @@
-"""The process as ucarp's users know it: its name, its arguments in ps, its way into the background.
+"""The process as ucarp's users know it: its name and arguments in ps, and running in the
+background.
 
-Must not know options, logging or the daemon.  Everything here happens before the first thread: the
+Must not know options, logging or the daemon. Everything here happens before the first thread: the
 two forks of `detach` are the only ones in carp-fast.
 """
 
@@ -21,18 +22,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def rename(name: str, arguments: Sequence[str]) -> None:
-    """Gives the process this name (15 bytes of it) and these arguments, the program's name first.
+    """Sets the process's name, of which the kernel keeps 15 bytes, and its arguments.
 
-    The arguments are written over those that the kernel put on the stack, which is what ps,
-    pidof and /proc/PID/cmdline show; what is longer than the old ones is cut, what is shorter is
-    filled up with NULs. The library setproctitle would leave one text without NULs between the
-    arguments, which pidof, `carp-fast import` and the search for other ucarps could not take
-    apart, and would write over the environment, too.
+    `arguments` begins with the program's name. They overwrite those that the kernel put on the
+    stack, which ps, pidof and /proc/PID/cmdline show; longer ones are cut, shorter ones filled up
+    with NULs. The library setproctitle would leave one text without NULs between the arguments,
+    which pidof, `carp-fast import` and the search for other ucarps could not split, and it would
+    overwrite the environment, too.
     """
     _libc.prctl(PR_SET_NAME, os.fsencode(name), 0, 0, 0)
     start, end = _arguments_at()
     if end <= start:
-        return  # the kernel does not say where they are: then they cannot be hidden either
+        return  # the kernel does not report where they are, so they cannot be hidden
     text = b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
     text = text[: end - start - 1]
     ctypes.memset(start, 0, end - start)
@@ -47,12 +48,12 @@ def _arguments_at() -> tuple[int, int]:
 
 
 def forbid_core_dumps() -> None:
-    """The password must not end up in a core file."""
+    """Disables core files, which would contain the password."""
     _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class Waiting:
-    """Who waits in the foreground until the daemon has started, or says that it cannot."""
+    """The process in the foreground that waits until the daemon has started or failed."""
 
     def __init__(self, write_fd: int | None = None) -> None:
         self._write_fd = write_fd
@@ -65,17 +66,18 @@ class Waiting:
 
     def _tell(self, message: bytes) -> None:
         if self._write_fd is not None:
-            with contextlib.suppress(BrokenPipeError):  # whoever waited was killed
+            with contextlib.suppress(BrokenPipeError):  # the waiting process was killed
                 os.write(self._write_fd, message)
             os.close(self._write_fd)
             self._write_fd = None
 
 
 def detach(say: Callable[[str], None]) -> Waiting:
-    """Goes on in the background: another session, `/`, /dev/null for stdin, stdout and stderr.
+    """Continues in the background: another session, `/`, /dev/null for stdin, stdout and stderr.
 
-    Returns there.  In the foreground the process waits for the word of what is returned and ends:
-    with 0 when that is `started`, else with 2, the reason given to `say`.
+    Returns only there. The process in the foreground waits until `started` or `failed` is called on
+    the result, and exits: with 0 after `started`, otherwise with 2 after passing the reason to
+    `say`.
     """
     read_fd, write_fd = os.pipe()
     if os.fork():
@@ -84,7 +86,7 @@ def detach(say: Callable[[str], None]) -> Waiting:
     os.close(read_fd)
     os.setsid()
     if os.fork():
-        os._exit(0)  # a session leader could get a terminal again
+        os._exit(0)  # a session leader could acquire a terminal again
     os.chdir("/")
     null_fd = os.open(os.devnull, os.O_RDWR)
     for standard_fd in (0, 1, 2):
@@ -95,11 +97,11 @@ def detach(say: Callable[[str], None]) -> Waiting:
 
 
 def _await_word(read_fd: int, say: Callable[[str], None]) -> None:
-    """Never returns."""
+    """Waits for the result and exits; never returns."""
     word = b""
     while not word.startswith(STARTED) and (part := os.read(read_fd, TOLD_BYTES_MAX)):
         word += part
     if not word.startswith(STARTED):
-        say(word[1:].decode("utf-8", "replace") or "ended before it had started")
+        say(word[1:].decode("utf-8", "replace") or "exited before it had started")
         sys.stderr.flush()
     os._exit(0 if word.startswith(STARTED) else 2)

@@ -1,8 +1,8 @@
-"""The up and down script as ucarp runs them: one after the other, told in ucarp's words.
+"""Runs the up and down script as ucarp does: one after the other, logged in ucarp's words.
 
 Differs from daemon/hooks.py in what scripts written for ucarp rely on: stdin, stdout and stderr are
-the daemon's own, so that a service started by a script may keep them, and no script is ever ended
-for taking long.  The daemon does not wait for them.  Must not know CARP or the engine.
+the daemon's own, so that a service started by a script may keep them, and no script is killed for
+taking long. The daemon does not wait for them. Must not know CARP or the engine.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from carp_fast.daemon.children import ending, inherited_environment
 from carp_fast.daemon.hooks import Done, Hook, HookResult
 from carp_fast.ucarp.log import logger
 
-SLOW_S = 10.0  # a script that still runs then is said, and again whenever the time has doubled
+SLOW_S = 10.0  # a script that still runs then is logged, and again whenever the time has doubled
 
 
 class Scripts:
-    """Runs the scripts of one virtual host.  To be used on the loop's thread alone."""
+    """Runs the scripts of one virtual host. All methods must be called on the loop's thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -32,10 +32,12 @@ class Scripts:
         self._afterwards: deque[Callable[[], None]] = deque()
 
     def prepare(self, target: str) -> None:
-        """Nothing to prepare: a script is looked for when it is run."""
+        """Does nothing: a script is looked up when it is run."""
 
     def submit(self, key: Hashable, name: str, hook: Hook, done: Done | None = None) -> None:
-        """Runs the script at once, or after the one that runs; the last one that waits wins."""
+        """Runs the script immediately, or after the running one; of several waiting only the last
+        is run.
+        """
         if self._next is not None:
             superseded, whoever_waits = self._next
             logger.warning("Not spawning [%s]: no longer wanted", words(superseded))
@@ -45,14 +47,14 @@ class Scripts:
             self._spawn()
 
     def when_idle(self, then: Callable[[], None]) -> None:
-        """Calls `then` when no script runs or waits: at once, or later."""
+        """Calls `then` when no script runs or waits: immediately, or later."""
         if self._run is None:
             then()
         else:
             self._afterwards.append(then)
 
     async def drain(self, deadline_s: float) -> tuple[str, ...]:
-        """Waits until no script runs or waits, or for `deadline_s`; returns those that still do."""
+        """Waits at most `deadline_s` until no script runs or waits; returns those that still do."""
         idle = asyncio.Event()
         self.when_idle(idle.set)
         try:
@@ -65,7 +67,9 @@ class Scripts:
         return ()
 
     def close(self) -> None:
-        """The daemon ends; a script that still runs is left alone, as ucarp leaves it."""
+        """Stops waiting because the daemon ends; a running script is left alone, as ucarp leaves
+        it.
+        """
         self._next = None
         self._afterwards.clear()
         if self._run is not None:
@@ -99,7 +103,7 @@ class Scripts:
 
 
 class _Run:
-    """One script under way.  Raises OSError or ValueError when it cannot be started."""
+    """A running script. Raises OSError or ValueError if it cannot be started."""
 
     def __init__(
         self,
@@ -115,7 +119,7 @@ class _Run:
         arguments = [hook.target, hook.interface, hook.address]
         if hook.xparam is not None:
             arguments.append(hook.xparam)
-        # A name without a slash is not looked for on the PATH.
+        # A name without a slash is not searched on the PATH.
         executable = hook.target if "/" in hook.target else f"./{hook.target}"
         self._process = subprocess.Popen(arguments, executable=executable, env=environment)
         self._exit_fd = os.pidfd_open(self._process.pid)
@@ -123,18 +127,18 @@ class _Run:
         self._timer = loop.call_later(SLOW_S, self._on_slow, SLOW_S)
 
     def leave(self) -> None:
-        """It runs on, and nobody waits for it any more."""
+        """Stops waiting; the script continues."""
         self._timer.cancel()
         self._loop.remove_reader(self._exit_fd)
         os.close(self._exit_fd)
 
     def _on_slow(self, seconds: float) -> None:
-        logger.warning("[%s] still runs after %g s", words(self.hook), seconds)
+        logger.warning("[%s] is still running after %g s", words(self.hook), seconds)
         self._timer = self._loop.call_later(seconds, self._on_slow, 2 * seconds)
 
     def _ended(self) -> None:
         self.leave()
-        status = self._process.wait()  # at once: the pidfd said so
+        status = self._process.wait()  # immediate: the pidfd is ready
         taken_s = self._loop.time() - self._begun_at
         logger.debug("[%s]: %s after %.3f s", words(self.hook), ending(status), taken_s)
         self._on_exit(HookResult(self.hook.event, status, taken_s))
@@ -146,6 +150,6 @@ def _tell(done: Done | None, result: HookResult) -> None:
 
 
 def words(hook: Hook) -> str:
-    """The script and its arguments as log lines have them."""
+    """The script and its arguments as they are logged."""
     extra = "" if hook.xparam is None else f" {hook.xparam}"
     return f"{hook.target} {hook.interface} {hook.address}{extra}"

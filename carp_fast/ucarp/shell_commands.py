@@ -1,7 +1,7 @@
-"""What a shell's command starts: a ucarp, a text that another shell reads, or nothing of ours.
+"""What a shell's command starts: a ucarp, a text that another shell reads, or nothing relevant.
 
-Knows the programs that run what follows them, and those that run nothing. Must not know how words
-are written, statements, variables or files.
+Knows the programs that run their arguments, and those that run nothing. Must not know how words are
+written, statements, variables or files.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from carp_fast.ucarp.shell_words import Unclear
 
 Word = str | Unclear
 
-MENTION = re.compile(r"ucarp[\"']?\s+-")  # of a command line of ucarp in some text
+MENTION = re.compile(r"ucarp[\"']?\s+-")  # a command line of ucarp in some text
 SHELLS = frozenset({"sh", "dash", "bash", "ash", "ksh", "mksh", "busybox"})
-# Run what follows them, in this place and with these arguments.
+# These run their arguments, in the same directory and unchanged.
 WRAPPER_NAMES = """
     nohup exec env setsid nice ionice chrt taskset stdbuf sudo doas time command builtin daemon
     start_daemon carp-fast
 """
 WRAPPERS = frozenset(WRAPPER_NAMES.split())
-# Run nothing that they are given.
+# These do not run their arguments.
 SPEAKER_NAMES = """
     echo printf logger : true false test [ exit return cd read set shift unset cat grep egrep fgrep
     sed awk ps pgrep pkill killall pidof kill which type hash man rm touch mkdir ls chmod chown cp
@@ -34,13 +34,13 @@ SPEAKER_NAMES = """
 SPEAKERS = frozenset(SPEAKER_NAMES.split())
 STARTERS = WRAPPERS | SHELLS | {"start-stop-daemon"}
 NOT_STARTING = ("-K", "--stop", "-T", "--status", "-t", "--test", "-H", "--help", "-V", "--version")
-PROGRAM_OPTIONS = ("--startas", "--exec")  # of start-stop-daemon; the first one wins
-READ_ALIKE_AGAIN = re.compile(r"[\w@%+=:,./-]+")  # words that a second reading leaves as they are
+PROGRAM_OPTIONS = ("--startas", "--exec")  # of start-stop-daemon; the first one counts
+READ_ALIKE_AGAIN = re.compile(r"[\w@%+=:,./-]+")  # words that a second parsing does not change
 VHID, ADDRESS, SECRET = ("-v", "--vhid"), ("-a", "--addr"), ("-p", "-o", "--pass")
 
 
 class Started(NamedTuple):
-    """A ucarp that the script starts. `directory`: where it is then, None where not known."""
+    """A ucarp that the script starts. `directory`: its working directory, None if not known."""
 
     line: int
     arguments: list[str]
@@ -56,7 +56,7 @@ class Lost(NamedTuple):
 
 
 class Remark(NamedTuple):
-    """What should be looked at."""
+    """A remark on a line that the user should check."""
 
     line: int
     text: str
@@ -66,20 +66,20 @@ Found = Started | Lost | Remark
 
 
 class Starts(NamedTuple):
-    """A ucarp with these arguments; `at_root`: relative paths start from / there."""
+    """A ucarp with these arguments; `at_root`: relative paths are below /."""
 
     arguments: list[str]
     at_root: bool = False
 
 
 class Unknown(NamedTuple):
-    """A ucarp that is not known well enough, or perhaps one."""
+    """A ucarp, or possibly one, that is not known well enough."""
 
     why: str
 
 
 class Text(NamedTuple):
-    """A script to be read: by the shell of that name, or by the same one where it is ""."""
+    """A script to be read: by the named shell, or by the same one if the name is ""."""
 
     text: str
     shell: str
@@ -89,7 +89,7 @@ Meaning = Starts | Unknown | Text | None
 
 
 def meaning(words: Sequence[Word], raw: str) -> Meaning:
-    """What a command of these words starts; `raw` is how it is written."""
+    """What a command of these words starts; `raw` is its source text."""
     if not words:
         return None
     head, rest = words[0], words[1:]
@@ -117,7 +117,7 @@ def base(word: str) -> str:
 def _ucarp(rest: Sequence[Word]) -> Meaning:
     if rest[:1] == ["--"]:
         rest = rest[1:]
-    # The words "ucarp" of kill commands and tests have no options of ucarp behind them.
+    # The word "ucarp" in kill commands and tests is not followed by ucarp's options.
     if not rest or (isinstance(rest[0], str) and not rest[0].startswith("-")):
         return None
     plain: list[str] = []
@@ -141,7 +141,7 @@ def _wrapped(name: str, rest: Sequence[Word], raw: str) -> Meaning:
             again = name == "daemon" and not all(
                 isinstance(each, str) and READ_ALIKE_AGAIN.fullmatch(each) for each in rest[at:]
             )
-            return Unknown("daemon reads its words once more") if again else found
+            return Unknown("daemon parses its words again") if again else found
     return _mentioned(name, rest, raw)
 
 
@@ -157,7 +157,7 @@ def _start_stop_daemon(rest: Sequence[Word], raw: str) -> Meaning:
         if not isinstance(word, str):
             continue
         option, equals, inline = word.partition("=")
-        if re.fullmatch(r"-\w*[ax]", word):  # joined short options, the last one takes the value
+        if re.fullmatch(r"-\w*[ax]", word):  # joined short options: the last one takes the value
             option, equals = {"a": "--startas", "x": "--exec"}[word[-1]], ""
         if option in PROGRAM_OPTIONS:
             programs[option] = inline if equals else value
@@ -177,7 +177,7 @@ def _eval(rest: Sequence[Word], raw: str) -> Meaning:
     plain = [word for word in rest if isinstance(word, str)]
     if len(plain) == len(rest):
         return Text(" ".join(plain), "")
-    return Unknown("eval runs what is not known here") if "ucarp" in raw else None
+    return Unknown("eval runs what is unknown here") if "ucarp" in raw else None
 
 
 def _shell(name: str, rest: Sequence[Word], raw: str) -> Meaning:
@@ -194,7 +194,7 @@ def _shell(name: str, rest: Sequence[Word], raw: str) -> Meaning:
 
 
 def _mentioned(name: str, rest: Sequence[Word], raw: str) -> Meaning:
-    """Another program that may well start the ucarp that stands among its arguments."""
+    """Another program that may start the ucarp among its arguments."""
     why = f"{name} runs it, in its own way; give ucarp's own command line"
     if name in {"xargs", "parallel"} and "ucarp" in raw:
         return Unknown(why)
@@ -212,7 +212,7 @@ def _is_option(word: Word) -> bool:
 
 
 def _may_be_ucarp(word: Unclear, words: Sequence[Word], raw: str) -> bool:
-    """Whether what is not known may be ucarp, by its candidates, its text, or what follows."""
+    """Whether an unknown word may be ucarp, by its candidates, its text, or what follows."""
     if any(each.endswith("ucarp") or MENTION.search(each) for each in word.candidates):
         return True
     options = [each for each in words if isinstance(each, str) and each.startswith("-")]

@@ -1,7 +1,7 @@
-"""The tree of a shell script: where its words and statements are, by tree-sitter's bash grammar.
+"""The syntax tree of a shell script: its words and statements, by tree-sitter's bash grammar.
 
-The only place that knows the parser. It is given no byte beyond ASCII, each of which is a plain
-character to a shell: on some code points its scanner reads beyond its tables and ends the process.
+The only module that knows the parser. The parser gets only ASCII: on some other code points its
+scanner reads beyond its tables and ends the process. To a shell they all are plain characters.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import tree_sitter
 import tree_sitter_bash
 
 PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_bash.language()))
-PLAIN = ord("%")  # stands for what is not ASCII: a character of words, but not of names
+PLAIN = ord("%")  # replaces what is not ASCII: a character of words, but not of names
 AS_ASCII = bytes(byte if byte < 0x80 else PLAIN for byte in range(0x100))
 
 
@@ -18,7 +18,8 @@ class Node:
     """A node of the tree; `data` is the whole script, of which it is from `begin` to `end`.
 
     `line` and `end_line` count from 0; a `named` node stands for a rule of the grammar, others for
-    the very characters that are their `type`. An `error` is what no rule fits, or what is missing.
+    the literal characters that are their `type`. An `error` is text that no rule fits, or that is
+    missing.
     """
 
     __slots__ = (
@@ -37,7 +38,7 @@ class Node:
         self.has_error = node.has_error
         self.children: list[Node] = []
         self.place = 0 if parent is None else len(parent.children)
-        # The parts that the grammar gives these names.
+        # The children that the grammar gives these names.
         self.name: Node | None = None
         self.value: Node | None = None
         self.body: Node | None = None
@@ -51,7 +52,7 @@ class Node:
         return [child for child in self.children if child.named]
 
     def sibling(self, step: int) -> Node | None:
-        """The node so many places behind this one, or before it."""
+        """The node `step` places after this one, or before it if negative."""
         place = self.place + step
         if self.parent is None or not 0 <= place < len(self.parent.children):
             return None
@@ -59,7 +60,7 @@ class Node:
 
 
 def parse(data: bytes) -> Node:
-    """The tree of a script."""
+    """Parses a script."""
     source = PARSER.parse(data.translate(AS_ASCII)).root_node
     root = Node(data, source, None)
     pending = [(root, source)]

@@ -1,6 +1,6 @@
-"""What a script knows at one place: its variables, and where relative paths start from.
+"""What a script knows at one place: its variables, and its working directory.
 
-Must not know statements or commands; what a value is made of is in shell_words.
+Must not know statements or commands; shell_words makes values of words.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from carp_fast.ucarp.shell_parser import Node
 from carp_fast.ucarp.shell_tree import NAME, ends_clearly, source
 from carp_fast.ucarp.shell_words import Unclear, Value, Words
 
-CHANGING = frozenset("aAilnu")  # attributes that make another value of the one assigned
+CHANGING = frozenset("aAilnu")  # attributes that change an assigned value
 
 
 class Scope:
-    """The variables of a script as they are now; `directory` is None where it is not known.
+    """The variables of a script at one place; `directory` is None if it is not known.
 
-    `portable`: for /bin/sh, of which there are several.
+    `portable`: for /bin/sh, of which there are several implementations.
     """
 
     def __init__(self, directory: Path | None, variables: dict[str, Value], portable: bool) -> None:
@@ -35,19 +35,19 @@ class Scope:
         return Words(self.variables, self.portable)
 
     def forget(self, names: Sequence[str], why: str) -> None:
-        """These are not known from now on."""
+        """Makes these variables unknown from now on."""
         for name in names:
             may_be = self.variables[name].may_be if name in self.variables else ()
             self.variables[name] = Value(None, why, may_be)
 
     def apart(self, walk: Callable[[], None]) -> None:
-        """Walks what runs in a process of its own: what it sets is not seen here."""
+        """Walks what runs in a separate process: what it sets has no effect here."""
         kept, directory = dict(self.variables), self.directory
         walk()
         self.variables, self.directory = kept, directory
 
     def alternatives(self, walks: Sequence[Callable[[], None]], why: str) -> None:
-        """Walks each from the same beginning; what is not alike after all of them is unknown."""
+        """Walks each from the same beginning; values that differ after them become unknown."""
         begin, directory = dict(self.variables), self.directory
         ends, directories = [], []
         for walk in walks:
@@ -76,7 +76,7 @@ class Scope:
                 self.variables[name] = value
 
     def assign(self, node: Node) -> None:
-        """NAME=VALUE or NAME+=VALUE."""
+        """Assigns NAME=VALUE or NAME+=VALUE."""
         name, value = node.name, node.value
         assert name is not None
         if name.type == "subscript":
@@ -100,7 +100,9 @@ class Scope:
             self.variables[word] = Value(text)
 
     def declare(self, node: Node) -> list[Node]:
-        """export, local, readonly, declare, typeset; returns what is no name or assignment."""
+        """Handles export, local, readonly, declare, typeset; returns what is not a name or
+        assignment.
+        """
         kind = source(node.children[0])
         options = [source(c) for c in node.named_children if source(c).startswith(("-", "+"))]
         others = []
@@ -117,7 +119,7 @@ class Scope:
                         Value(None, "local has no value") if (self.portable) else Value("")
                     )
             if kind in {"declare", "typeset"} and self.portable:
-                self._changed[name] = f"not every /bin/sh knows {kind}"
+                self._changed[name] = f"not every /bin/sh supports {kind}"
                 self.forget([name], self._changed[name])
                 continue
             if kind == "export":

@@ -1,9 +1,8 @@
-"""Scripts of a shell as the ucarps that they start, and as what keeps one from being known.
+"""The ucarps that a shell script starts, and the reasons why others are not known.
 
-Walks the tree that tree-sitter's grammar of bash makes of the text, in the order in which a shell
-would, with the variables that are known by then; runs nothing. A ucarp that a condition, a loop or
-anything else decides about is lost, with the reason, never guessed. Must not know what ucarp's
-options mean, nor configurations.
+Walks the syntax tree of the text in the order in which a shell would, with the variables that are
+known at each place; runs nothing. A ucarp that depends on a condition, a loop or anything else is
+lost, with the reason, never guessed. Must not know what ucarp's options mean, nor configurations.
 """
 
 from __future__ import annotations
@@ -50,9 +49,9 @@ from carp_fast.ucarp.shell_words import Unclear, Value, Words, shown
 
 SHEBANG = re.compile(rb"#!\s*(?:/\S*/)?(?:env\s+(?:-S\s+)?)?([\w.-]+)")
 ASSIGNING = re.compile("comment|variable_assignments?|declaration_command")
-PASSWORD = ("-p", "--pass")  # what follows is shown nowhere
-PORTABLE = frozenset({"sh", "dash", "ash", "busybox"})  # of which not every one knows $'...'
-# Define functions, and set nothing that anybody gives to ucarp.
+PASSWORD = ("-p", "--pass")  # the value that follows is never shown
+PORTABLE = frozenset({"sh", "dash", "ash", "busybox"})  # not all of these support $'...'
+# These define functions, and set nothing that is passed to ucarp.
 LIBRARIES = frozenset(
     {"/lib/lsb/init-functions", "/lib/init/vars.sh", "/etc/init.d/functions"}
     | {"/etc/rc.d/init.d/functions", "/usr/lib/lsb/init-functions"}
@@ -61,9 +60,10 @@ DEPTH_MAX = 8  # of scripts in scripts and functions in functions
 
 
 class Flow:
-    """Whether what comes next is run: for certain where `why` is "", else for that reason not.
+    """Whether the next statement runs: certainly if `why` is "", otherwise not for that reason.
 
-    `end`: the exit code, as written, of what ended the script here, or the function (`returned`).
+    `end`: the exit code, as written, of the statement that ended the script here, or the function
+    (`returned`).
     """
 
     def __init__(self, why: str = "") -> None:
@@ -73,7 +73,7 @@ class Flow:
 
 
 def started(text: bytes, path: Path) -> Iterator[Found]:
-    """What a script starts, in order; each place once, however often it is passed."""
+    """What a script starts, in order; each place once, however often it is reached."""
     script = Script(text, path.absolute().parent, {}, 0)
     script.run()
     yield from script.results()
@@ -82,7 +82,7 @@ def started(text: bytes, path: Path) -> Iterator[Found]:
 def read_text(
     text: Text, directory: Path | None, exported: Mapping[str, str], line: int
 ) -> Iterator[Found]:
-    """What a shell starts that is given a text; `line` is where the text stands."""
+    """What a shell starts when given this text; `line` is where the text begins."""
     variables = {name: Value(value) for name, value in exported.items()}
     data = text.text.encode(errors="surrogateescape")
     script = Script(data, directory, variables, 1, line)
@@ -92,7 +92,7 @@ def read_text(
 
 
 def assigned(data: bytes, variables: Mapping[str, Value]) -> tuple[dict[str, Value], list[Remark]]:
-    """The variables after a file of assignments; a remark for each line that is none."""
+    """The variables after a file of assignments; a remark for each other line."""
     script = Script(data, None, dict(variables), 1)
     others = []
     for node in parse(data).named_children:
@@ -102,7 +102,7 @@ def assigned(data: bytes, variables: Mapping[str, Value]) -> tuple[dict[str, Val
 
 
 def expanded(text: str, variables: Mapping[str, Value]) -> list[str]:
-    """The words that `text` makes, as behind a command. Raises Unclear."""
+    """The words that `text` makes as arguments of a command. Raises Unclear."""
     data = b": " + text.encode(errors="surrogateescape")
     root = parse(data)
     if root.has_error or len(root.named_children) != 1 or root.named_children[0].type != "command":
@@ -113,7 +113,7 @@ def expanded(text: str, variables: Mapping[str, Value]) -> list[str]:
 
 
 class Script(Scope):
-    """One text. `variables` are those that it begins with, and those it ends with."""
+    """One text. `variables` are those before it, and afterwards those after it."""
 
     def __init__(
         self,
@@ -132,10 +132,10 @@ class Script(Scope):
         self._depth = depth
         self._functions: dict[str, Node] = {}
         self._called: set[str] = set()
-        self._shifted = False  # $1 is not the script's own first argument any more
+        self._shifted = False  # $1 is no longer the script's own first argument
         self._behind: dict[int, list[Node]] = {}  # words of the command that begins there
-        self._guarded = False  # a file is read only if it is there
-        self._within = False  # what another text has begun goes on
+        self._guarded = False  # a file is read only if it exists
+        self._within = False  # a statement of another text continues
         self._broken = False
         self._fault = ""
         self._readable_to = 0  # lines before the first fault
@@ -143,10 +143,10 @@ class Script(Scope):
     def run(self, flow: Flow | None = None) -> None:
         """Walks the whole text."""
         if self._shell and self._shell not in SHELLS:
-            self._lose_mentions(f"it is written for {self._shell}, which reads words otherwise")
+            self._lose_mentions(f"it is written for {self._shell}, which parses words differently")
             return
         if b"\0" in self.data:
-            self._lose_mentions("it holds NUL bytes, which each shell reads otherwise")
+            self._lose_mentions("it contains NUL bytes, which each shell handles differently")
             return
         root = parse(self.data)
         fault = first_fault(root, self.portable)
@@ -164,7 +164,7 @@ class Script(Scope):
             self._block(self._functions[name], Flow(f"the function {name} is not called here"))
 
     def take(self, node: Node) -> bool:
-        """Takes an assignment at its word, and what else sets variables for unknown."""
+        """Evaluates an assignment; other statements make the variables they set unknown."""
         if ASSIGNING.fullmatch(node.type) and not node.has_error:
             self._statement(node, Flow())
             return True
@@ -172,7 +172,7 @@ class Script(Scope):
         return False
 
     def results(self) -> Iterator[Found]:
-        """What was found; what is started for certain is not lost because of another place."""
+        """What was found; a start that is certain is not lost because of another place."""
         certain = [each.arguments for each in self.found if isinstance(each, Started)]
         told: set[str] = set()
         for each in self.found:
@@ -191,7 +191,7 @@ class Script(Scope):
         self.found.append(Lost(self._line(node), why, arguments))
 
     def _lose_mentions(self, why: str, begin: int = 0) -> None:
-        """One line for all that mentions ucarp from the byte `begin` on."""
+        """Reports one line for all mentions of ucarp from the byte `begin` on."""
         at = self.data.find(b"ucarp", begin)
         if at >= 0 or b"ucarp" in self.data:
             line = self._first_line + self.data[: max(at, begin)].count(b"\n")
@@ -201,7 +201,7 @@ class Script(Scope):
         return f"a condition decides (line {self._line(node)})"
 
     def _sequence(self, parent: Node, flow: Flow) -> None:
-        """Statements one after the other."""
+        """Walks statements one after the other."""
         for child in parent.children:
             after = child.sibling(1)
             if after is not None and after.type == "&":
@@ -213,9 +213,9 @@ class Script(Scope):
         if self._broken or not node.named:
             return
         if self._fault and node.end_line >= self._readable_to and node.data is self.data:
-            # A shell reads line by line: what is before the faulty one has run.
+            # A shell reads line by line: it has run what is before the faulty line.
             self._broken = True
-            self._lose_mentions(f"{self._fault}: all from here on is left out", node.begin)
+            self._lose_mentions(f"{self._fault}: everything from here on is skipped", node.begin)
             return
         handler = getattr(self, f"_on_{node.type}", None)
         if handler is not None:
@@ -224,20 +224,20 @@ class Script(Scope):
             self._scan(node, flow, "a form that is not translated")
 
     def _block(self, node: Node, flow: Flow) -> None:
-        """A statement, or those of a group."""
+        """Walks a statement, or those of a group."""
         if node.type in {"compound_statement", "do_group", "program"}:
             self._sequence(node, flow)
         else:
             self._statement(node, flow)
 
     def _after_branch(self, node: Node, flow: Flow, inner: Flow, why: str) -> None:
-        """What is run after a branch that ended the script: what the condition spared."""
+        """Handles what follows a branch that ended the script: the condition decides about it."""
         if inner.end is None or flow.why:
             return
         flow.returned = inner.returned
         if not why:
             self._ended(node, flow, inner.end)
-        elif inner.end.isdecimal() and int(inner.end):  # an error, and not the usual way
+        elif inner.end.isdecimal() and int(inner.end):  # an error, and not the usual case
             text = f"line {self._line(node)} may end the script before it starts ucarp"
             self.found.append(Remark(self._line(node), text))
         else:
@@ -245,7 +245,7 @@ class Script(Scope):
 
     def _ended(self, node: Node, flow: Flow, code: str) -> None:
         flow.end = flow.end or code
-        flow.why = flow.why or f"the script ends before, in line {self._line(node)}"
+        flow.why = flow.why or f"the script ends earlier, in line {self._line(node)}"
 
     def _on_compound_statement(self, node: Node, flow: Flow) -> None:
         if node.children and node.children[0].type == "((":
@@ -287,7 +287,7 @@ class Script(Scope):
         if inner.end is None or flow.why:
             return
         if is_usual(left, not wanted, plain=not wanted):
-            return  # what ends the script is the unusual way
+            return  # only the unusual case ends the script
         self._after_branch(right, flow, inner, why or "it")
 
     def _on_if_statement(self, node: Node, flow: Flow) -> None:
@@ -300,7 +300,7 @@ class Script(Scope):
             self._guarded = False
             return
         walks: list[Callable[[], None]] = []
-        spared = ""  # why the branches so far may have been taken instead
+        spared = ""  # why one of the earlier branches may have been taken instead
         parts = [node, *(child for child in node.children if child.type == "elif_clause")]
         for part in parts:
             conditions, body = condition_and_body(part)
@@ -327,7 +327,7 @@ class Script(Scope):
         return walk
 
     def _on_case_statement(self, node: Node, flow: Flow) -> None:
-        """Of a script's own argument, "start" is what is asked for; else nothing is known."""
+        """Handles `case`: a script's argument is assumed to be "start"; others are unknown."""
         items = [child for child in node.named_children if child.type == "case_item"]
         subject = node.named_children[0]
         try:
@@ -340,7 +340,7 @@ class Script(Scope):
         walks: list[Callable[[], None]] = []
         for item in items:
             if starting and item not in starting:
-                # Its end is none of what happens at the start.
+                # What it does at its end does not happen at the start.
                 spared = Flow(flow.why or reason)
                 walks.append(self._walk_all(item, case_body(item), spared, reason))
             else:
@@ -385,7 +385,7 @@ class Script(Scope):
         self.forget(names_in(node), "an expression sets it")
 
     def _on_redirected_statement(self, node: Node, flow: Flow) -> None:
-        """A statement, and words or a pipe that stand behind its redirections."""
+        """Handles a statement with redirections, and the words or pipe after them."""
         body, more = node.children[0], []
         if not node.body:
             body = node.children[-1]
@@ -408,7 +408,7 @@ class Script(Scope):
             self._statement(body, flow)
 
     def _on_redirect(self, redirect: Node, body: Node, flow: Flow) -> None:
-        """A here-document is text, unless a shell reads it; a pipe may stand behind it."""
+        """A here-document is text, unless a shell reads it; a pipe may follow it."""
         text = "".join(
             source(child)
             for child in redirect.children
@@ -428,11 +428,11 @@ class Script(Scope):
         self._sequence(node, flow)
 
     def _on_variable_assignment(self, node: Node, flow: Flow) -> None:
-        self._scan(node, flow, "its output is taken for a variable")
+        self._scan(node, flow, "its output is assigned to a variable")
         self.assign(node)
 
     def _on_declaration_command(self, node: Node, flow: Flow) -> None:
-        self._scan(node, flow, "its output is taken for a variable")
+        self._scan(node, flow, "its output is assigned to a variable")
         self.declare(node)
 
     def _on_unset_command(self, node: Node, flow: Flow) -> None:
@@ -442,7 +442,7 @@ class Script(Scope):
     # -- commands
 
     def _scan(self, node: Node, flow: Flow, why: str) -> None:
-        """Walks the commands within a word: nothing they start is known for certain."""
+        """Walks the commands within a word: nothing that they start is certain."""
         for child in node.named_children:
             if child.type in {"command_substitution", "process_substitution", "subshell"}:
                 self.apart(lambda child=child: self._sequence(child, Flow(flow.why or why)))  # type: ignore[misc]
@@ -453,7 +453,7 @@ class Script(Scope):
         self._command(node, flow, self._behind.pop(node.begin, []))
 
     def _command(self, node: Node, flow: Flow, more: list[Node]) -> None:
-        self._scan(node, flow, "its output is taken by another command")
+        self._scan(node, flow, "its output is used by another command")
         for child in node.children:
             if child.type.endswith("_redirect"):
                 self._on_redirect(child, node, flow)
@@ -474,12 +474,12 @@ class Script(Scope):
         end = node.data.find(b"\n", node.end)
         if b"\r" in node.data[node.begin : end if end >= 0 else len(node.data)]:
             if MENTION.search(source(node)):
-                self._lose(node, "a carriage return stands in its line; write plain line ends")
+                self._lose(node, "its line contains a carriage return; use plain line ends")
             return
         self._run(node, flow, words)
 
     def _run(self, node: Node, flow: Flow, words: list[Word]) -> None:
-        """What a command of these words does to the script, and which ucarp it starts."""
+        """Applies the effects of a command on the script, and finds the ucarp that it starts."""
         head = words[0] if words else ""
         if isinstance(head, Unclear):
             head = ""
@@ -521,9 +521,9 @@ class Script(Scope):
             self.forget(list(self.variables), f"eval may set it (line {self._line(node)})")
 
     def _read(self, node: Node, flow: Flow, text: Text) -> None:
-        """A text that this shell reads once more, or another one."""
+        """Walks a text that this shell, or another one, parses again."""
         if self._depth >= DEPTH_MAX:
-            self._lose(node, "scripts within scripts within scripts")
+            self._lose(node, "scripts are nested too deeply")
             return
         here = not text.shell
         given = {n: v for n, v in self.variables.items() if here or n in self.exported}
@@ -536,7 +536,7 @@ class Script(Scope):
             self.variables, self.directory = inner.variables, inner.directory
 
     def become(self, outer: Script, shell: str) -> None:
-        """Reads as the shell of that name, or as `outer` with its functions where it is ""."""
+        """Reads as the shell of that name; if it is "", as `outer`, with its functions."""
         if shell:
             self.portable = shell in PORTABLE
         else:
@@ -545,7 +545,7 @@ class Script(Scope):
             self._called, self.exported = outer._called, outer.exported
 
     def _source(self, words: list[Word], node: Node) -> None:
-        """`. FILE`: reads the file as if it stood here."""
+        """`. FILE`: reads the file as if it were written here."""
         line = self._line(node)
         name = words[0] if words and isinstance(words[0], str) else ""
         if name in LIBRARIES:
@@ -560,7 +560,7 @@ class Script(Scope):
             data = path.read_bytes()
         except OSError as error:
             if self._guarded and isinstance(error, FileNotFoundError):
-                self.found.append(Remark(line, f"{path} is not here, so nothing is taken from it"))
+                self.found.append(Remark(line, f"{path} does not exist here and is skipped"))
                 return
             text = f"{path} is not read ({error.strerror}): what it sets is not known"
             self.found.append(Remark(line, text))

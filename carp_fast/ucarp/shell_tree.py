@@ -1,7 +1,7 @@
-"""Questions to the tree that tree-sitter's grammar of bash makes of a script.
+"""Queries on the syntax tree of a script, made with tree-sitter's grammar of bash.
 
-Where the parts of a statement are, what it may set, and how a condition usually comes out. Must
-not know values of variables, nor ucarp's options.
+Where the parts of a statement are, what it may set, and the usual outcome of a condition. Must not
+know values of variables, nor ucarp's options.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from carp_fast.ucarp.shell_parser import Node
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 CONTINUATION = b"\\\n"
-ENDING = (b"", b"\n", b";", b"&", b"|", b"<", b">", b")")  # of a word
+ENDING = (b"", b"\n", b";", b"&", b"|", b"<", b">", b")")  # what may follow a word
 READERS = frozenset({"read", "mapfile", "readarray", "getopts", "let", "printf"})
 REDIRECT_PARTS = frozenset(
     {"file_descriptor", "heredoc_start", "heredoc_body", "heredoc_end", "pipeline", "list"}
@@ -23,8 +23,8 @@ REDIRECT_PARTS = frozenset(
 UNREADABLE = "cannot be read as a shell would"
 CASE_ENDS = frozenset({";;", ";&", ";;&"})
 RESERVED = frozenset({"}", "then", "do", "done", "fi", "esac", "elif", "else", "in", "if", "for"})
-NO_WORD: list[Node] = []  # stands where it is not clear which words there are
-# Forms of bash that are a fault to others, or have another meaning.
+NO_WORD: list[Node] = []  # used where the words are unclear
+# Forms of bash that are syntax errors in other shells, or have another meaning there.
 NOT_PORTABLE = frozenset(
     {"array", "process_substitution", "herestring_redirect", "c_style_for_statement", "select"}
     | {"function", "&>", "&>>", "<&-", "|&", "subscript"}
@@ -36,19 +36,20 @@ STARTS = frozenset({"start", '"start"', "'start'", "xstart", '"xstart"'})
 
 
 def source(node: Node) -> str:
-    """The bytes of a node as text, whatever is not UTF-8 as surrogates."""
+    """The bytes of a node as text; bytes that are not UTF-8 become surrogates."""
     return node.text.decode(errors="surrogateescape")
 
 
 def adjoin(before: Node, after: Node) -> bool:
-    """Whether nothing, or only a backslash at the end of a line, is between two nodes."""
+    """Whether only a backslash at the end of a line, or nothing, is between two nodes."""
     return not before.data[before.end : after.begin].replace(CONTINUATION, b"")
 
 
 def ends_clearly(node: Node) -> bool:
-    """Whether a word or command ends where the parser has its end.
+    """Whether a word or command ends where the parser ends it.
 
-    It takes a quoted blank for a blank, and the end of a line within a word for the word's end.
+    The parser treats a quoted blank as a blank, and the end of a line within a word as the word's
+    end.
     """
     data, at, blank = node.data, node.end, False
     while data[at : at + 2] == CONTINUATION or data[at : at + 1] in (b" ", b"\t"):
@@ -67,9 +68,9 @@ def operands(node: Node) -> tuple[Node, Node, Node]:
 
 
 def is_usual(node: Node, wanted: bool, *, plain: bool) -> bool:
-    """Whether a condition comes out as `wanted` where ucarp is installed and to be started.
+    """Whether a condition is `wanted` if ucarp is installed and is to be started.
 
-    `plain`: any command that is not made for asking is taken to succeed.
+    `plain`: any command that is not a test is assumed to succeed.
     """
     if node.type == "redirected_statement":
         return is_usual(node.children[0], wanted, plain=plain)
@@ -99,8 +100,9 @@ def is_usual(node: Node, wanted: bool, *, plain: bool) -> bool:
 
 
 class Fault(NamedTuple):
-    """What a shell would not read, or not each one alike; `line` counts from 0, as `begin` does,
-    where the statement begins that it is in.
+    """A text that shells refuse or read differently; `line` counts from 0.
+
+    `begin`: where the statement begins that contains it.
     """
 
     line: int
@@ -114,7 +116,7 @@ def reads_a_file(node: Node) -> bool:
 
 
 def first_fault(root: Node, portable: bool) -> Fault | None:
-    """The first one of a text; `portable`: which /bin/sh reads it is not known."""
+    """The first fault of a text; `portable`: it is not known which /bin/sh reads it."""
     lines = root.data.split(b"\n")
     pending = [root]
     while pending:
@@ -151,24 +153,24 @@ def _fault_of(node: Node, portable: bool) -> str:
     if portable and (
         kind in NOT_PORTABLE or (kind == "compound_statement" and source(node)[:1] == "(")
     ):
-        return "is not read alike by each /bin/sh"
+        return "is not read the same by every /bin/sh"
     return ""
 
 
 def arguments_behind(redirect: Node) -> list[Node]:
-    """Words of the command that stand behind a redirection, which the parser adds to it."""
+    """Words of the command that follow a redirection, to which the parser adds them."""
     words = [c for c in redirect.named_children if c.type not in REDIRECT_PARTS]
     if redirect.type == "heredoc_redirect":
         return words
     while len(words) > 1 and adjoin(words[0], words[1]):
-        words = words[1:]  # of the word that is redirected to
+        words = words[1:]  # the target of the redirection
     return words[1:]
 
 
 def word_groups(command: Node, more: list[Node]) -> list[list[Node]]:
-    """The nodes of each word of a command, those in `more` the last ones.
+    """The nodes of each word of a command, those in `more` last.
 
-    Several where a line ends within a word, in a backslash.
+    A word has several if a line ends within it, in a backslash.
     """
     groups: list[list[Node]] = []
     before: Node | None = None
@@ -182,7 +184,7 @@ def word_groups(command: Node, more: list[Node]) -> list[list[Node]]:
         before = child
         if redirected:
             groups += [[each] for each in arguments_behind(child)]
-        if between.strip(b" \t"):  # a quoted blank behind a quote is a blank to the parser
+        if between.strip(b" \t"):  # to the parser a quoted blank after a quote is a blank
             groups.append(NO_WORD)
         if redirected or child.type == "variable_assignment":
             continue
@@ -197,14 +199,14 @@ def word_groups(command: Node, more: list[Node]) -> list[list[Node]]:
 
 
 def _between(redirect: Node) -> bytes:
-    """What is between the parts of a redirection."""
+    """The bytes between the parts of a redirection."""
     parts = pairwise(redirect.children)
     between = b"".join(redirect.data[one.end : other.begin] for one, other in parts)
     return between.replace(CONTINUATION, b"")
 
 
 def condition_and_body(part: Node) -> tuple[list[Node], list[Node]]:
-    """The statements before and behind `then`."""
+    """The statements before and after `then`."""
     conditions: list[Node] = []
     body: list[Node] = []
     into = conditions
@@ -237,7 +239,7 @@ def case_body(item: Node) -> list[Node]:
 
 
 def names_in(node: Node) -> list[str]:
-    """Every variable that something in a node may set, and some that it only reads."""
+    """Every variable that a node may set, and some that it only reads."""
     names: list[str] = []
     pending = [node]
     while pending:

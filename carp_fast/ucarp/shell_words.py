@@ -1,8 +1,8 @@
-"""Words of a shell as values: quoting undone, variables filled in where their values are known.
+"""The values of a shell's words: without quotes, with variables filled in if they are known.
 
-Takes nodes of tree-sitter's grammar of bash, which says where a word begins and ends. What depends
-on more than known variables (a substitution, a pattern of file names, an array) raises Unclear and
-is named. Must not know statements, commands, files or ucarp; runs no shell.
+Takes nodes of tree-sitter's grammar of bash, which finds where a word begins and ends. A word that
+depends on more than known variables (a substitution, a pattern of file names, an array) raises
+Unclear. Must not know statements, commands, files or ucarp; runs no shell.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from carp_fast.errors import CarpFastError
 from carp_fast.ucarp.shell_parser import Node
 from carp_fast.ucarp.shell_tree import NAME, adjoin, source
 
-BLANKS = re.compile("[ \t\n]+")  # of $IFS where nobody has set it
+BLANKS = re.compile("[ \t\n]+")  # of the default $IFS
 PATTERN = re.compile(r"[*?\[]")  # of file names
 BRACES = re.compile(r"\{[^{}]*(?:,|\.\.)[^{}]*\}")
 TILDE = re.compile(r"(?:[A-Za-z_]\w*=)?~")
 ASSIGNED_TILDE = re.compile(r"(?:^|:)~")
 SPECIAL = re.compile(
     r"[ \t\r\n;&|<>()`'\"]|\$."
-)  # in an unquoted part, as the parser seldom has it
+)  # in an unquoted part, where the parser seldom leaves it
 EXPANDS = re.compile(r"`|\$[\w@*#?$!({\[-]")  # in double quotes
-COMPOUND = "concatenation"  # the parser's word of several parts
-QUOTED = "q"  # stands for a quoted character where only unquoted ones have a meaning
-IN_DOUBLE_QUOTES = '$`"\\'  # what a backslash takes the meaning from
+COMPOUND = "concatenation"  # the parser's name for a word of several parts
+QUOTED = "q"  # replaces a quoted character where only unquoted ones have a meaning
+IN_DOUBLE_QUOTES = '$`"\\'  # characters that a backslash quotes
 
 ANSI = re.compile(
     r"\\(?:([abeEfnrtv\\'\"?])|x([0-9a-fA-F]{1,2})|([0-7]{1,3})"
@@ -40,7 +40,7 @@ ANSI_LETTERS = {
 
 
 class Unclear(CarpFastError):
-    """Raised when the value of a word is not known here; says why. `candidates`: what it may be."""
+    """Raised when the value of a word is unknown; says why. `candidates`: its possible values."""
 
     def __init__(self, why: str, candidates: tuple[str, ...] = ()) -> None:
         super().__init__(why)
@@ -48,7 +48,7 @@ class Unclear(CarpFastError):
 
 
 class Value(NamedTuple):
-    """What a variable holds: `text`, or None where it is not known, `why`, and what it may be."""
+    """What a variable holds: `text`, or None if unknown; then `why`, and its possible values."""
 
     text: str | None
     why: str = ""
@@ -68,9 +68,9 @@ class Piece(NamedTuple):
 
 
 class Words:
-    """Resolves words by the variables that are known when they are reached.
+    """Resolves words with the variables that are known when they are reached.
 
-    `portable`: for /bin/sh, of which not every one knows $'...'.
+    `portable`: for /bin/sh, not all implementations of which support $'...'.
     """
 
     def __init__(self, variables: Mapping[str, Value], portable: bool) -> None:
@@ -78,7 +78,7 @@ class Words:
         self.portable = portable
 
     def fields(self, nodes: list[Node]) -> list[str]:
-        """The words that adjoining nodes make together: one; of unquoted variables none or more.
+        """The words of adjoining nodes: one; with unquoted variables none or more.
 
         Raises Unclear.
         """
@@ -90,22 +90,22 @@ class Words:
         if BRACES.search(unquoted):
             raise Unclear(f"{shown(nodes[0])} has braces that bash expands")
         if TILDE.match(unquoted):
-            raise Unclear(f"{shown(nodes[0])} begins with somebody's home directory")
+            raise Unclear(f"{shown(nodes[0])} begins with a user's home directory")
         return self._split(pieces)
 
     def text(self, node: Node | None) -> str:
-        """The value of an assignment, where nothing is split. Raises Unclear."""
+        """The value of an assignment, which is not split. Raises Unclear."""
         if node is None:
             return ""
         _refuse_dollars([node])
         pieces = list(self._pieces(node))
         if ASSIGNED_TILDE.search(_unquoted(pieces)):
-            raise Unclear(f"{shown(node)} begins with somebody's home directory")
+            raise Unclear(f"{shown(node)} begins with a user's home directory")
         return "".join(piece.text for piece in pieces)
 
     def _split(self, pieces: list[Piece]) -> list[str]:
         fields: list[str] = []
-        current: str | None = None  # the word being made; None between two words
+        current: str | None = None  # the current word; None between two words
         for piece in pieces:
             if not piece.split:
                 if piece.text or piece.quoted:
@@ -132,14 +132,14 @@ class Words:
             yield Piece(source(node)[1:-1], quoted=True)
         elif kind == "ansi_c_string":
             if self.portable:
-                raise Unclear("$'...' is read differently by one /bin/sh and the next")
+                raise Unclear("not every /bin/sh reads $'...' the same")
             yield Piece(_of_ansi(source(node)[2:-1]), quoted=True)
         elif kind == "string":
             yield from self._of_string(node)
         elif kind == COMPOUND:
             for before, child in zip([None, *node.children], node.children, strict=False):
                 if before is not None and not adjoin(before, child):
-                    raise Unclear(f"{shown(node)} is no single word")
+                    raise Unclear(f"{shown(node)} is not a single word")
                 yield from self._pieces(child)
         elif kind in {"simple_expansion", "expansion"}:
             if source(node)[:1].isspace():
@@ -151,12 +151,12 @@ class Words:
             raise Unclear(_why_not(node))
 
     def _of_string(self, node: Node) -> Iterator[Piece]:
-        """The parts of "..."; what lies between the parser's nodes is text as well."""
+        """The parts of "..."; text between the parser's nodes counts as well."""
         base, at = node.begin, node.begin + 1
         yield Piece("", quoted=True)
         for child in node.children:
             if child.named and child.type != "string_content":
-                # The parser counts blanks before an expansion as part of it.
+                # The parser includes blanks before an expansion in it.
                 blanks = len(source(child)) - len(source(child).lstrip())
                 text = node.text[at - base : child.begin - base + blanks]
                 yield Piece(_of_double_quoted(text), quoted=True)
@@ -165,7 +165,7 @@ class Words:
         yield Piece(_of_double_quoted(node.text[at - base : -1]), quoted=True)
 
     def _value(self, node: Node) -> str:
-        """What an expansion stands for. Raises Unclear."""
+        """The value of an expansion. Raises Unclear."""
         if node.type not in {"simple_expansion", "expansion"}:
             raise Unclear(_why_not(node))
         name = node.named_children[0] if len(node.named_children) == 1 else None
@@ -186,14 +186,14 @@ class Words:
 
 
 def _refuse_dollars(nodes: list[Node]) -> None:
-    """A `$` that the parser makes nothing of means itself only at the end. Raises Unclear."""
+    """Refuses a `$` without a node, which is literal only at the end. Raises Unclear."""
     parts = [p for node in nodes for p in (node.children if node.type == COMPOUND else [node])]
     for part, after in zip(parts, [*parts[1:], None], strict=True):
         if part.type != "$" or (after is None and source(part) == "$"):
             continue
         if after is not None and source(after).startswith('"'):
             raise Unclear('$"..." is translated into the language of the user')
-        raise Unclear("a $ that stands for more than is translated")
+        raise Unclear("a $ with a meaning that is not translated")
 
 
 def _unquoted(pieces: list[Piece]) -> str:
@@ -201,7 +201,7 @@ def _unquoted(pieces: list[Piece]) -> str:
 
 
 def _of_word(text: str) -> Iterator[Piece]:
-    """An unquoted word: a backslash quotes what follows it, and removes a line end."""
+    """An unquoted word: a backslash quotes the next character, and removes a line end."""
     at = 0
     while at < len(text):
         begin = at
@@ -218,20 +218,20 @@ def _of_word(text: str) -> Iterator[Piece]:
 
 
 def _plain(text: str) -> str:
-    """Unquoted text of a word, in which nothing may be that has a meaning to a shell."""
+    """Unquoted text of a word. Raises Unclear for characters with a meaning to a shell."""
     if SPECIAL.search(text):
         raise Unclear("it is not clear where its words end")
     return text
 
 
 def _of_double_quoted(data: bytes) -> str:
-    """Text within "..."; what the parser saw no expansion in must hold none. Raises Unclear."""
+    """Text within "..." that must not contain an expansion. Raises Unclear."""
     text = data.decode(errors="surrogateescape")
     return re.sub(r"\\([$`\"\\\n])", lambda match: "" if match[1] == "\n" else match[1], text)
 
 
 def _of_ansi(text: str) -> str:
-    """What $'...' stands for; bytes that are no UTF-8 become surrogates. Raises Unclear."""
+    """The value of $'...'; bytes that are not UTF-8 become surrogates. Raises Unclear."""
     made = bytearray()
     end = 0
     for match in ANSI.finditer(text):
@@ -255,7 +255,7 @@ def _of_ansi(text: str) -> str:
 
 
 def shown(node: Node) -> str:
-    """A word in a message: of what may hold a password only the beginning."""
+    """A word for a message: only the beginning of what may hold a password."""
     text = source(node)
     return text if len(text) <= 24 and "=" not in text else f"{text[:12].split('=')[0]}..."
 
@@ -279,7 +279,7 @@ def _why_not(node: Node) -> str:
         if inner is not None and inner.type == "subscript":
             return f"${{{source(inner).partition('[')[0]}[...]}} is an element of an array"
         name = "" if inner is None else source(inner)
-        return f"${{{name}...}} is more than the value of a variable"
+        return f"${{{name}...}} is not just the value of a variable"
     if kind in {"command_substitution", "process_substitution"}:
         inner = next((child for child in node.named_children), None)
         command = "" if inner is None else source(inner).split(" ")[0].split("\n")[0]

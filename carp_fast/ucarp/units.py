@@ -1,7 +1,7 @@
-"""systemd units as the command lines that they start, read as systemd reads them, not a shell.
+"""The command lines that systemd units start, parsed as systemd parses them, not a shell.
 
 Quoting, escapes, `$VARIABLE` and `%` are systemd's; what depends on the instance or the machine is
-named. Must not know what ucarp's options mean.
+reported. Must not know what ucarp's options mean.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECTION = re.compile(r"^\[(?:Unit|Service|Install)\]\s*$", re.MULTILINE)
 LINE_END = re.compile("\r\n|\n|\r")
 SETTING = re.compile(r"\s*(\w+)\s*=\s*(.*)", re.DOTALL)
 STARTING = ("ExecStartPre", "ExecStart", "ExecStartPost")
-PREFIXES = "@-:+!|"  # of the program
+PREFIXES = "@-:+!|"  # before the program
 ESCAPE = re.compile(
     r"\\(?:([abfnrtvs\\\"'])|x([0-9a-fA-F]{2})|([0-7]{3})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))"
 )
@@ -37,7 +37,7 @@ SPECIFIER = re.compile(r"%(.?)", re.DOTALL)
 
 
 class Setting(NamedTuple):
-    """`key = value` of a unit, continued lines joined."""
+    """`key = value` of a unit, with continued lines joined."""
 
     line: int
     key: str
@@ -45,7 +45,7 @@ class Setting(NamedTuple):
 
 
 def settings(text: str) -> Iterator[Setting]:
-    """The settings in order; a backslash joins lines, also over comments between them."""
+    """Yields the settings in order; a backslash joins lines, also across comments between them."""
     joined, first = "", 0
     for at, line in enumerate(LINE_END.split(text), 1):
         if line.lstrip().startswith(("#", ";")):
@@ -61,7 +61,7 @@ def settings(text: str) -> Iterator[Setting]:
 
 
 def started(text: str) -> Iterator[Found]:
-    """What a unit starts. Relative paths start from its WorkingDirectory, or from /."""
+    """What a unit starts. Relative paths are below its WorkingDirectory, or /."""
     every = list(settings(text))
     directory = Path("/")
     known: dict[str, str] = {}
@@ -83,7 +83,7 @@ def started(text: str) -> Iterator[Found]:
 
 
 def _commands(setting: Setting, directory: Path, known: Mapping[str, str]) -> Iterator[Found]:
-    """Those of one setting, which a `;` by itself parts."""
+    """The commands of one setting, separated by a `;` on its own."""
     try:
         words = [*_words(setting.value), (";", False)]
     except Unclear as unclear:
@@ -123,7 +123,7 @@ def _command(
 
 
 def _words(value: str) -> Iterator[tuple[str, bool]]:
-    """Words with quotes and escapes undone, and whether there were any. Raises Unclear."""
+    """Yields words with quotes and escapes removed, and whether there were any. Raises Unclear."""
     at, word, quoted, quote = 0, "", False, ""
     began = False
     while at < len(value):
@@ -136,7 +136,7 @@ def _words(value: str) -> Iterator[tuple[str, bool]]:
             digits = next((each for each in numbers if each), "")
             number = int(digits, 8 if numbers[1] else 16) if digits else 0
             if digits and not 0 < number < 0x11_0000:
-                raise Unclear(f"{match[0]} is no character")
+                raise Unclear(f"{match[0]} is not a valid character")
             word += chr(number) if digits else " " if letter == "s" else ANSI_LETTERS[letter]
             at, began, quoted = match.end(), True, True
             continue
@@ -159,7 +159,7 @@ def _words(value: str) -> Iterator[tuple[str, bool]]:
 
 
 def _specified(word: str) -> str:
-    """A word with %% as %. Raises Unclear for what systemd fills in."""
+    """A word with %% as %. Raises Unclear for specifiers that systemd fills in."""
 
     def specifier(match: re.Match[str]) -> str:
         if match[1] != "%":
@@ -170,13 +170,13 @@ def _specified(word: str) -> str:
 
 
 def _filled(word: str, known: Mapping[str, str], *, verbatim: bool) -> list[str]:
-    """A word with its variables; one that is $NAME and nothing else is split. Raises Unclear."""
+    """A word with its variables; one that is only $NAME is split. Raises Unclear."""
 
     def fill(match: re.Match[str]) -> str:
         if match[1]:
             return "$"
         name = match[2]
-        if name is None:  # within a word, $NAME has no meaning
+        if name is None:  # $NAME within a word has no meaning
             return match[0]
         if name not in known:
             raise Unclear(f"${name} is not known; give it its value")
@@ -189,6 +189,6 @@ def _filled(word: str, known: Mapping[str, str], *, verbatim: bool) -> list[str]
         if whole[3] not in known:
             raise Unclear(f"${whole[3]} is not known; give it its value")
         if re.search(r"[\"'\\]", known[whole[3]]):
-            raise Unclear(f"${whole[3]} holds quotes, which systemd reads once more")
+            raise Unclear(f"${whole[3]} contains quotes, which systemd parses again")
         return known[whole[3]].split()
     return [VARIABLE.sub(fill, word)]

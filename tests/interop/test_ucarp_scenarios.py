@@ -335,7 +335,7 @@ def test_a_script_that_hangs_does_not_stop_advertisements(play: Play) -> None:
     assert heard["ucarp"] <= 2  # none while the script ran
     assert heard["carp-fast"] >= 10
     assert played["carp-fast"][0].lines == [
-        *START, MASTER, UP, "[WARNING] [DIR/up IF VIP] still runs after 10 s"
+        *START, MASTER, UP, "[WARNING] [DIR/up IF VIP] is still running after 10 s"
     ]  # fmt: skip
 
 

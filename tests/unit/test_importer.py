@@ -117,7 +117,7 @@ def test_scripts_units_and_wrappers(tmp_path: Path) -> None:
     assert found.lost == [
         f"{script}:17: not translated: $SECRET is not known; give it its value",
         f"{script}:18: not translated: vhid must be between 1 and 255.",
-        f"{script}:19: not translated: eth0/1 is in {script}:10 already",
+        f"{script}:19: not translated: eth0/1 is already in {script}:10",
     ]
     assert found.tables[0][1]["preempt"] is True
     text = as_toml(found)
@@ -143,7 +143,7 @@ def test_what_differs_is_said_once_for_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("password", "why"),
     [
-        ("'encrypted:x'", 'the password begins with "encrypted:", which is no passphrase'),
+        ("'encrypted:x'", 'the password begins with "encrypted:", the mark of encryption'),
         ("'********'", "its password is hidden; import the command line's own source"),
         ("12345678901234567890", "Password too long"),
     ],
@@ -230,7 +230,7 @@ def test_an_interfaces_file_of_debian(tmp_path: Path) -> None:
     for note in (
         f"{path}:4: source /etc/network/interfaces.d/*: not followed, name these files too",
         f"{path}:6: ucarp-colour blue: unknown, also to Debian's hook",
-        f"{path}:31: no source address: the interface's first one is taken",
+        f"{path}:31: no source address: the interface's first one is used",
     ):
         assert note in found.notes
     assert len(loaded(tmp_path, found).virtual_hosts) == 3
@@ -263,7 +263,7 @@ def test_the_files_of_red_hat(tmp_path: Path) -> None:
     assert found.lost == [
         f"{directory}/vip-009.conf: not translated: vhid must be between 1 and 255."
     ]
-    assert f"{directory}/vip-web.conf:3: no plain assignment: source other" in found.notes
+    assert f"{directory}/vip-web.conf:3: not a plain assignment: source other" in found.notes
     assert import_files([directory / "vip-001.conf"], running=False).tables[0][1] == made[1]
 
 
@@ -422,7 +422,7 @@ def test_an_alias_is_its_interface(tmp_path: Path) -> None:
     found = found_in(tmp_path, line(i="eth0:1"))
     assert table(found)["interface"] == "eth0"
     where = f"{tmp_path / 'script'}:1"
-    assert f"{where}: the alias eth0:1 is eth0, which the scripts are told" in found.notes
+    assert f"{where}: the alias eth0:1 is eth0, which is what the scripts get" in found.notes
 
 
 def test_relative_paths_from_nowhere_are_named(tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_relative_paths_from_nowhere_are_named(tmp_path: Path) -> None:
     assert [made["up"] for _, made in found.tables] == ["/up.sh"]
     assert found.lost == [
         f"{tmp_path / 'script'}:2: not translated:"
-        " --upscript up.sh starts from a directory that is not known"
+        " --upscript up.sh is relative to a directory that is not known"
     ]
 
 
@@ -447,7 +447,7 @@ def test_a_carriage_return_in_a_passfile_stays_part_of_the_key(tmp_path: Path, m
     assert host.settings.passphrase == b"word\r"
     assert found.notes == [
         f"{tmp_path / 'script'}:1: {secret} ends its line in a carriage return, which is part of"
-        " ucarp's password: the passphrase stands here, with it"
+        " ucarp's password: the passphrase is written here, including it"
     ]
 
 
@@ -463,7 +463,7 @@ def test_a_passfile_that_a_group_may_read_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"encrypted:x\n", 'the password begins with "encrypted:", which is no passphrase'),
+        (b"encrypted:x\n", 'the password begins with "encrypted:", the mark of encryption'),
         (b"x\0y\n", "the passphrase holds a NUL byte"),
         (b"x\n" + b"y" * 5000, "is longer than 4096 bytes"),
         (b"12345678901234567890\n", "Password too long"),

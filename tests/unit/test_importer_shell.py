@@ -166,9 +166,9 @@ NAMED = {
     ),
     "<(...)": (f"{U} -v 1 -o <(cat x)", "1: <(cat ...) is a process substitution"),
     "$((...))": (f"{U} -v $((1 + 2)) -p x", "1: $((1 + 2)) is arithmetic"),
-    "a default": (f"{U} -v 1 -p ${{A:-x}}", "1: ${A...} is more than the value of a variable"),
-    "a cut": (f"A=ab\n{U} -v 1 -p ${{A#a}}", "2: ${A...} is more than the value of a variable"),
-    "a length": (f"A=ab\n{U} -v 1 -p ${{#A}}", "2: ${A...} is more than the value of a variable"),
+    "a default": (f"{U} -v 1 -p ${{A:-x}}", "1: ${A...} is not just the value of a variable"),
+    "a cut": (f"A=ab\n{U} -v 1 -p ${{A#a}}", "2: ${A...} is not just the value of a variable"),
+    "a length": (f"A=ab\n{U} -v 1 -p ${{#A}}", "2: ${A...} is not just the value of a variable"),
     "an array's element": (f"{U} -v 1 -p ${{A[0]}}", "1: ${A[...]} is an element of an array"),
     "an array": (f"A=(1 2)\n{U} -v 1 -p $A", "2: $A is not known: it is an array"),
     "a positional parameter": (
@@ -176,14 +176,14 @@ NAMED = {
         "1: $1 is a parameter of the script or the shell",
     ),
     "all parameters": (f'{U} -v 1 "$@"', "1: $@ is a parameter of the script or the shell"),
-    "the shell's own": (f"{U} -v 1 -p x$$", "1: a $ that stands for more than is translated"),
+    "the shell's own": (f"{U} -v 1 -p x$$", "1: a $ with a meaning that is not translated"),
     "the shell's own in quotes": (f'{U} -v 1 -p "x$$"', "1: $$ is a parameter of the script"),
     "a variable of the environment": (f"{U} -v 1 -p $A", f"{A}; give it its value"),
     "a localized string": (f'{U} -v 1 -p $"x"', '1: $"..." is translated into the language'),
     "a pattern of file names": (f"{U} -v 1 -p a*", "1: the password is a pattern of file names"),
     "a pattern in a variable": (f"A='*'\n{U} -v 1 -p $A", "2: $A is a pattern of file names"),
     "braces": (f"{U} -v 1 -p {{a,b}}", "1: the password has braces that bash"),
-    "a home directory": (f"{U} -v 1 -p x -u ~/up", "1: ~/up begins with somebody's home"),
+    "a home directory": (f"{U} -v 1 -p x -u ~/up", "1: ~/up begins with a user's home"),
     "a home directory assigned": (
         f"A=~/up\n{U} -v 1 -p x -u $A",
         "2: $A is not known: ~/up begins",
@@ -214,8 +214,11 @@ NAMED = {
         f'[ "$H" = lb2 ] || exit 0\n{U} -v 1 -p x',
         "2: a condition decides whether the script goes on (line 1)",
     ),
-    "the script has ended": (f"exit 0\n{U} -v 1 -p x", "2: the script ends before, in line 1"),
-    "exec ends the script": (f"exec true x\n{U} -v 1 -p x", "2: the script ends before, in line 1"),
+    "the script has ended": (f"exit 0\n{U} -v 1 -p x", "2: the script ends earlier, in line 1"),
+    "exec ends the script": (
+        f"exec true x\n{U} -v 1 -p x",
+        "2: the script ends earlier, in line 1",
+    ),
     "another case": (f'case "$1" in stop) {U} -v 1 -p x;; esac', "1: a condition decides"),
     "for": (f"for V in 1 2; do {U} -v $V -p x; done", "1: a loop decides how often"),
     "while": (f"while :; do {U} -v 1 -p x; sleep 1; done", "1: a loop decides how often"),
@@ -236,7 +239,7 @@ NAMED = {
         f"A=1\n. ./none\n{U} -v 1 -p $A",
         "3: $A is not known: another file may set it",
     ),
-    "a substitution runs it": (f'X="$({U} -v 1 -p x)"', "1: its output is taken for a variable"),
+    "a substitution runs it": (f'X="$({U} -v 1 -p x)"', "1: its output is assigned to a variable"),
     "a text for a shell": (
         f"sh <<END\n{U} -v 1 -p x\nEND",
         "1: it is in a text that another shell",
@@ -245,7 +248,7 @@ NAMED = {
     "a program that is not known": (f"ssh lb2 {U} -v 1 -p x", "1: ssh runs it, in its own way"),
     "a program that gets one text": (f"su -c '{U} -v 1 -p x'", "1: su runs it, in its own way"),
     "trap": (f"trap '{U} -v 1 -p x' EXIT", "1: trap runs it, in its own way"),
-    "eval of what is not known": (f'eval "{U} -v 1 -p $A"', "1: eval runs what is not known here"),
+    "eval of what is not known": (f'eval "{U} -v 1 -p $A"', "1: eval runs what is unknown here"),
     "a command that is not known": (
         "$(which ucarp) -i e -v 1 -p x",
         "1: $(which ...) is a command",
@@ -260,17 +263,17 @@ NAMED = {
     ),
     "a quote that does not close": (f'{U} -v 1 -p "x', "1: line 1 cannot be read as a shell would"),
     "a line that no shell reads": (f"if\n{U} -v 1 -p x", "2: line 1 cannot be read"),
-    "a carriage return": (f"{U} -v 1 -p x\r\n", "1: a carriage return stands in its line"),
-    "NUL": (f"{U} -v 1 -p x\0", "1: it holds NUL bytes"),
+    "a carriage return": (f"{U} -v 1 -p x\r\n", "1: its line contains a carriage return"),
+    "NUL": (f"{U} -v 1 -p x\0", "1: it contains NUL bytes"),
     "a quoted blank behind a quote": (f"{U} -v 1 -p 'x'\\ y", "1: it is not clear where"),
     "another language": (f"#!/usr/bin/env fish\n{U} -v 1 -p x", "2: it is written for fish"),
     "bash's quotes for sh": (
         f"#!/bin/sh\n{U} -v 1 -p $'x'",
-        "2: $'...' is read differently by one",
+        "2: not every /bin/sh reads $'...'",
     ),
     "bash's forms for sh": (
         f"#!/bin/sh\nA=(1)\n{U} -v 1 -p x",
-        "3: line 2 is not read alike by each",
+        "3: line 2 is not read the same by every",
     ),
 }
 
@@ -288,7 +291,7 @@ def test_an_error_after_it_leaves_a_line_translated_that_a_shell_has_run(shells:
     found = read(text)
     assert found.arguments == shells.arguments(text) != []
     [lost] = found.lost
-    assert lost.endswith("cannot be read as a shell would: all from here on is left out")
+    assert lost.endswith("cannot be read as a shell would: everything from here on is skipped")
 
 
 def test_a_file_that_a_script_reads_is_read(tmp_path: Path) -> None:
@@ -348,7 +351,7 @@ def test_what_starts_daemons(command: str, count: int) -> None:
 
 def test_daemon_of_red_hat_reads_its_words_again() -> None:
     found = read("daemon /usr/sbin/ucarp -i eth0 -v 1 -p 'a b'")
-    assert (found.arguments, found.lost) == ([], ["1: daemon reads its words once more"])
+    assert (found.arguments, found.lost) == ([], ["1: daemon parses its words again"])
 
 
 # Words and statements put together at random.
@@ -515,4 +518,4 @@ def test_an_init_script_starts_what_its_start_does(tmp_path: Path) -> None:
     found = read(INIT_SCRIPT.replace("DIRECTORY", str(tmp_path)))
     words = ["-i", "eth0", "-s", "10.0.0.1", "-v", "3", "-a", "10.0.0.13", "-B", "-z", "-p"]
     assert (found.arguments, found.lost) == ([[*words, "a b"]], [])
-    assert found.remarks == [f"9: {tmp_path}/none is not here, so nothing is taken from it"]
+    assert found.remarks == [f"9: {tmp_path}/none does not exist here and is skipped"]
