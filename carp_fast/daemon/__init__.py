@@ -1,7 +1,7 @@
-"""The daemon: the pump's sockets, interfaces and virtual hosts, wired together, and ended in order.
+"""The daemon: opens sockets, interfaces and the pump, connects all parts, and ends them in order.
 
-Holds the composition root (`daemon`), what the pump is ordered and what it reports, hooks, reload,
-status and explain, what service managers hear, and what `check` tells of a configuration. Must not
-know the commands, nor ucarp's manners. Python here never touches a packet.
-Start reading in `daemon`.
+Holds the composition root (`opened`), the phases of its life (`daemon`), orders to the pump and its
+reports, hooks, reload, status and explain, messages to service managers, and what `check` reports
+of a configuration. Must not know the commands, nor ucarp's manner. Python here never touches a
+packet. Start reading in `daemon`.
 """

@@ -1,4 +1,4 @@
-"""Coroutines that run beside the rest of a daemon, and no longer than it.
+"""Coroutines that run for as long as the daemon.
 
 Must not know what they do.
 """
@@ -29,7 +29,7 @@ class Background(Closing):
         task.add_done_callback(self._on_done)
 
     def close(self) -> None:
-        """Cancels what runs."""
+        """Cancels the tasks that still run."""
         for task in self._tasks:
             task.cancel()
 

@@ -1,10 +1,11 @@
-"""A program started by the daemon: without a fork, watched by the loop, its output read in passing.
+"""A program started by the daemon: without a fork, watched by the loop, its output read as it
+comes.
 
-Holds `Child`.  Must not know what the program is for: hooks and notify stand on this.
+Holds `Child`. Must not know what the program is for: hooks and notify are built on this.
 
-`subprocess.Popen` starts it by vfork, as long as it is asked for nothing that needs code in the
-child (preexec_fn, user, group); a session of its own needs none.  A fork would copy the page tables
-of the whole daemon and slow the pump by the page faults after it.
+`subprocess.Popen` uses vfork as long as no code has to run in the child (preexec_fn, user, group);
+a session of its own needs none. A fork would copy the page tables of the whole daemon and slow the
+pump by the page faults after it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from pathlib import Path
 
 from carp_fast.errors import CarpFastError
 
-READ_BYTES = 65_536  # what a pipe holds: one read empties it
-REAP_S = 1.0  # a process that was killed is waited for this long; then it is left to init
+READ_BYTES = 65_536  # the size of a pipe: one read empties it
+REAP_S = 1.0  # how long to wait for a killed process; after that it is left to init
 
-# systemd means these for the daemon alone.
+# systemd sets these for the daemon only.
 SYSTEMD_VARIABLES = (
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
@@ -39,12 +40,15 @@ class ChildError(CarpFastError):
 
 
 def inherited_environment() -> dict[str, str]:
-    """The daemon's environment without what systemd put there for the daemon alone."""
+    """The daemon's environment without the variables that systemd sets for the daemon only."""
     return {key: value for key, value in os.environ.items() if key not in SYSTEMD_VARIABLES}
 
 
 def printable(output: bytes) -> list[str]:
-    """Lines for the log: nothing in them can make a line of its own or reach a terminal."""
+    """Splits output into log lines; control characters are escaped.
+
+    So a program cannot forge lines or send escape sequences to a terminal.
+    """
     lines = output.decode("utf-8", "replace").replace("\t", " ").splitlines()
     return [
         "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
@@ -54,7 +58,7 @@ def printable(output: bytes) -> list[str]:
 
 
 def ending(exit_status: int) -> str:
-    """How a process ended, in words; `exit_status` as subprocess gives it."""
+    """How a process ended, in words; `exit_status` is that of subprocess."""
     if exit_status >= 0:
         return f"exit status {exit_status}"
     try:
@@ -66,9 +70,9 @@ def ending(exit_status: int) -> str:
 class Child:
     """A running program in a session, and so a process group, of its own.
 
-    `on_output(data)` gets what it writes on stdout and stderr; `on_exit(exit_status)` comes once,
-    after all its output, negative for a signal.  What it leaves running in the background is left
-    alone, but can write to our pipe no longer.  Everything happens on the loop's thread.
+    `on_output(data)` gets what it writes on stdout and stderr; `on_exit(exit_status)` is called
+    once, after all its output, negative for a signal. Processes that it leaves in the background
+    are left alone, but can no longer write to our pipe. Everything happens on the loop's thread.
 
     Raises ChildError.
     """
@@ -113,34 +117,34 @@ class Child:
         loop.add_reader(self._output_fd, self._read)
         loop.add_reader(self._exit_fd, self._ended)
         self.running = True
-        self._kill_rest = False  # of its group, by SIGKILL, when the program itself has ended
+        self._kill_rest = False  # its group, once the program itself has ended
 
     @property
     def stdin_fd(self) -> int:
-        """The non-blocking end of a standard input asked for by `stdin=subprocess.PIPE`."""
+        """The non-blocking end of a standard input requested by `stdin=subprocess.PIPE`."""
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
         return self._process.stdin.fileno()
 
     def close_stdin(self) -> None:
-        """The program reads the end of its standard input; called twice, it is fine."""
+        """Closes the program's standard input; a second call does nothing."""
         if self._process.stdin is not None:
             self._process.stdin.close()
 
     def kill(self, number: signal.Signals) -> None:
-        """Sends the signal to the program and all it started, as far as they stayed its group."""
+        """Sends the signal to the program and its children, except those that left its group."""
         if self._process.returncode is not None:
-            return  # reaped: the number may be somebody else's by now
+            return  # reaped: the number may belong to another process
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
     def terminate(self) -> None:
-        """Sends SIGTERM, and SIGKILL to what is left of its group once the program has ended."""
+        """Sends SIGTERM, and SIGKILL to the rest of its group once the program has ended."""
         self._kill_rest = True
         self.kill(signal.SIGTERM)
 
     def abandon(self) -> None:
-        """Kills it now and watches it no longer; `on_exit` is not called."""
+        """Kills it now and stops watching it; `on_exit` is not called."""
         if self.running:
             self.kill(signal.SIGKILL)
             self._unwatch()
@@ -158,13 +162,13 @@ class Child:
             self._loop.remove_reader(self._output_fd)
 
     def _ended(self) -> None:
-        self._read()  # what it wrote last
+        self._read()  # its last output
         if self._kill_rest:
-            # Before it is reaped: until then the number of its group cannot change hands.
+            # Before it is reaped: until then the number of its group cannot be reused.
             self.kill(signal.SIGKILL)
         self._unwatch()
-        exit_status = self._process.wait()  # at once: the pidfd said so
-        # Whoever watches the other end of stdin has to stop that before it is closed.
+        exit_status = self._process.wait()  # immediate: the pidfd is ready
+        # A watch on the other end of stdin must end before that is closed.
         self._on_exit(exit_status)
         self.close_stdin()
 

@@ -1,7 +1,7 @@
-"""The daemon's life: prepared, opened, started, serving, leaving; each phase undone by its end.
+"""The daemon's life: prepared, opened, started, serving, leaving; the end of each phase undoes it.
 
-`serve` is that life in order. What is made in a phase is closed when the phase ends, however it
-ends: the resources stand on one stack. Python never touches a packet.
+`serve` is that life in order. Resources of a phase are closed when the phase ends, however it ends:
+they are on one stack. Python never touches a packet.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ HOOKS_DEADLINE_S = 35.0
 def run(path: Path, pid_file: Path | None = None) -> int:
     """Reads the configuration and runs until SIGTERM or SIGINT; returns the exit code.
 
-    Raises ConfigurationError and StartError before anything was touched.
+    Raises ConfigurationError and StartError before anything was changed.
     """
     share_memory()
     configuration = config.load_settled(path)
@@ -67,7 +67,7 @@ def launch(
     manner: Callable[[asyncio.AbstractEventLoop], Manner],
     pid_file: Path | None = None,
 ) -> None:
-    """Runs a daemon on a loop of its own until it is told to stop. Raises StartError."""
+    """Runs a daemon on its own event loop until it is stopped. Raises StartError."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         systemd = Systemd.from_environment()  # before hooks inherit the environment
         runner.run(serve(configuration, manner(runner.get_loop()), systemd, pid_file))
@@ -76,7 +76,7 @@ def launch(
 async def serve(
     configuration: config.Configuration, manner: Manner, systemd: Systemd, pid_file: Path | None
 ) -> None:
-    """Starts, serves until it is told to stop, resigns, ends. Raises StartError."""
+    """Starts, serves until stopped, resigns, ends. Raises StartError."""
     try:
         async with AsyncExitStack() as stack:
             stack.callback(systemd.close)
@@ -125,8 +125,8 @@ async def _start_control(control: ControlServer) -> None:
 class Daemon:
     """A daemon whose sockets are open: its start, what it does while it serves, and its end.
 
-    serve() calls prepare, run_pump, start and leave, in this order. `stopping` is set when the
-    daemon is to end.
+    serve() calls prepare, run_pump, start and leave, in this order. Setting `stopping` ends the
+    daemon.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Daemon:
         notify: Notify,
     ) -> None:
         self._opened = opened
-        self._configuration = configuration  # it starts with; the reloader's is the one that runs
+        self._configuration = configuration  # the initial one; the reloader has the running one
         self._manner = manner
         self._systemd = systemd
         self._requests = requests
@@ -191,7 +191,7 @@ class Daemon:
         """Adds every virtual host, then answers requests. Raises StartError."""
         await start.add_hosts(self._opened, known)
         gc.collect()
-        gc.freeze()  # what was loaded stays: a collection need not walk it again
+        gc.freeze()  # garbage collections need not visit what was loaded
         give_back_memory()
         self._requests.serve(
             {
@@ -210,7 +210,7 @@ class Daemon:
     # -- serving
 
     async def _watch(self, interval_s: float) -> None:
-        """Tells systemd every `interval_s` that the daemon lives, after the pump has answered."""
+        """Notifies systemd every `interval_s`, after the pump has answered."""
         while True:
             await self._opened.orders.done()
             self._systemd.watchdog()
@@ -223,7 +223,7 @@ class Daemon:
         return await recordings.answer(request, opened.hosts, opened.orders, opened.worker)
 
     async def _reload(self) -> None:
-        """Reloads because a signal asked for it; errors are logged."""
+        """Reloads on a signal; errors are logged."""
         await self._requests.served()
         try:
             await self._reloader.answer(ReloadRequest())
@@ -241,7 +241,7 @@ class Daemon:
         try:  # a reload that is being applied must not add anything afterwards
             await asyncio.wait_for(self._reloader.ended(), RESIGN_DEADLINE_S)
         except TimeoutError:
-            logger.error("the reload takes longer than %d s, not waited for", RESIGN_DEADLINE_S)
+            logger.error("the reload takes longer than %d s, not waiting for it", RESIGN_DEADLINE_S)
         opened.links.stop()
         try:
             async with asyncio.timeout(RESIGN_DEADLINE_S):

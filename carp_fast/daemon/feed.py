@@ -1,6 +1,6 @@
-"""Changes of state on their way to those that follow them: control socket, tap, notify program.
+"""Distributes changes of state to those that follow them: control socket, tap, notify program.
 
-Must not know what a change consists of, nor who follows.
+Must not know what a change consists of, nor what follows it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ Take = Callable[[StateEvent], None]
 
 
 class Feed:
-    """Hands each change to every subscriber, in the order in which they subscribed."""
+    """Passes each change to every subscriber, in the order in which they subscribed."""
 
     def __init__(self) -> None:
         self._subscribers: list[Take] = []
 
     def subscribe(self, take: Take) -> None:
-        """Has `take` called with each change from now on."""
+        """Calls `take` with each change from now on."""
         self._subscribers.append(take)
 
     def publish(self, change: StateEvent) -> None:
-        """Hands a change to all; what one of them raises comes out here."""
+        """Passes a change to all; an exception of a subscriber propagates."""
         for take in self._subscribers:
             take(change)

@@ -1,8 +1,8 @@
-"""Addresses of virtual hosts that their interface has by other hands, whatever the state.
+"""Addresses of virtual hosts that another program has added to their interface, in any state.
 
-The engine finds such an address only where it adds its own, as MASTER. A BACKUP whose host has the
-address already answers for it beside the master: here that is found, too, from what is known of
-the interface. Must not change anything, nor know how it is told.
+The engine finds such an address only when it adds its own, as MASTER. A BACKUP whose host already
+has the address answers for it alongside the master: this module finds that, too, from what is known
+of the interface. Must not change anything, nor know how it is reported.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from carp_fast.inet import address_text, prefix_text
 from carp_fast.net.addresses import kernel_keeps_marks
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface
 
-# Of one interface: by slot, {address of the virtual host: the same address as it is there}. Every
-# slot of the interface has its entry.
+# For one interface: by slot, {address of the virtual host: the same address as found}. Every slot
+# of the interface has an entry.
 Found = Mapping[int, dict[str, str]]
 
 
 class Foreign:
-    """Compares interfaces with virtual hosts, and tells what it finds of each interface.
+    """Compares interfaces with virtual hosts, and reports what it finds on each interface.
 
-    Ours are told from others' by our mark; where the kernel keeps none (before Linux 5.18), nothing
+    Our addresses are recognized by our mark; if the kernel keeps none (before Linux 5.18), nothing
     is found here, and only a MASTER notices.
     """
 
@@ -32,7 +32,7 @@ class Foreign:
         self._marks = kernel_keeps_marks()
 
     def on_interface(self, interface: Interface) -> None:
-        """An interface changed: its addresses, or which virtual hosts it has."""
+        """Compares again after an interface, or the set of its virtual hosts, has changed."""
         number = self._hosts.known(interface.name)
         if number is None or not self._marks:
             return
@@ -41,7 +41,7 @@ class Foreign:
         for slot in self._hosts.slots[number]:
             found[slot] = {}
             host = self._hosts.hosts[slot]
-            # What scripts add and remove may be there in any state.
+            # Addresses that scripts add and remove may be there in any state.
             if there and host is not None and host.settings.manage_addresses:
                 for address in every_address(host):
                     other = there.get(address.partition("/")[0])
@@ -51,7 +51,9 @@ class Foreign:
 
 
 def _foreign_by_address(interface: Interface) -> dict[str, list[str]]:
-    """Addresses without our mark: by their text without prefix length, with all those they have."""
+    """Addresses without our mark: by their text without prefix length, with all their prefix
+    lengths.
+    """
     there: dict[str, list[str]] = {}
     for each in interface.addresses:
         if each.protocol != OWN_PROTOCOL:

@@ -1,9 +1,8 @@
-"""Hooks: the programs and functions that are told when a virtual host rises or steps down.
+"""Hooks: programs and functions that run when a virtual host becomes MASTER or ceases to be.
 
 Holds `Hooks`, which runs `up` and `down`, one after the other for each virtual host, and what it
-has in common with other runners of them; the long-lived program of `daemon.notify` is in notify.
-Must not know the engine or the configuration; nothing here waits, so that no hook is ever in the
-loop's way.
+shares with other runners of them; the long-lived program of `daemon.notify` is in notify. Must not
+know the engine or the configuration; nothing here waits, so no hook ever blocks the loop.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from carp_fast.errors import CarpFastError
 
 logger = logging.getLogger(__name__)
 
-OUTPUT_BYTES_MAX = 4_096  # of a hook, kept for the log; what comes after is counted
+OUTPUT_BYTES_MAX = 4_096  # per hook, kept for the log; what follows is counted
 KILL_AFTER_S = 2.0  # between SIGTERM and SIGKILL
-SLOW_S = 10.0  # a hook that still runs then is said
-START_BUDGET_S = 0.002  # of one turn of the loop, for starting programs; at least one is started
-ABANDONED_MAX = 16  # functions that run on after their timeout, since no thread can be ended
+SLOW_S = 10.0  # a hook that still runs then is logged
+START_BUDGET_S = 0.002  # per turn of the loop, for starting programs; at least one is started
+ABANDONED_MAX = 16  # functions that still run after their timeout, since no thread can be ended
 
 
 class HookError(CarpFastError):
@@ -40,11 +39,12 @@ class HookError(CarpFastError):
 
 
 class Hook(msgspec.Struct, frozen=True):
-    """What is to be run for one change of one virtual host.
+    """A hook and its arguments, for one change of one virtual host.
 
     `target` is the path of a program, run as `target interface address [xparam]`, or
-    "module:function".  `address` is the first one, without prefix.  `environment` has the CARP_*
-    variables by their full names; a function gets them in a dict, lower case, without "CARP_".
+    "module:function". `address` is the first one, without prefix length. `environment` has the
+    CARP_* variables by their full names; a function gets them in a dict, in lower case, without
+    "CARP_".
     """
 
     event: Literal["up", "down"]
@@ -56,8 +56,10 @@ class Hook(msgspec.Struct, frozen=True):
 
 
 class HookResult(msgspec.Struct, frozen=True):
-    """How a hook went.  `exit_status` is negative for a signal, 0 for a function that returned,
-    None where there was none: `error`, `timed_out` or `superseded` (not run) says why.
+    """How a hook ended.
+
+    `exit_status` is negative for a signal, 0 for a function that returned, None if there was none:
+    `error`, `timed_out` or `superseded` (not run) tells why.
     """
 
     event: Literal["up", "down"]
@@ -78,20 +80,20 @@ Function = Callable[[dict[str, str]], Any]
 
 
 class HookRunner(Protocol):
-    """What runs hooks for a daemon."""
+    """Runs hooks for a daemon."""
 
     def prepare(self, target: str) -> None:
-        """Checks now whether a hook can be run. Raises HookError."""
+        """Checks whether a hook can be run. Raises HookError."""
 
     def submit(self, key: Hashable, name: str, hook: Hook, done: Done | None = None) -> None:
         """Runs a hook after those with the same key; `done` is called with its result."""
 
     async def drain(self, deadline_s: float) -> tuple[str, ...]:
-        """Waits until nothing runs or waits, or so long; returns what has not ended by then."""
+        """Waits until nothing runs or waits, or `deadline_s`; returns what has not ended."""
         ...
 
     def close(self) -> None:
-        """Runs no hook after this."""
+        """Stops: no hook is run afterwards."""
 
 
 class _Job(msgspec.Struct, frozen=True, eq=False):
@@ -115,15 +117,15 @@ def load_function(target: str) -> Function:
     module, _, path = target.partition(":")
     try:
         found = functools.reduce(getattr, path.split("."), importlib.import_module(module))
-    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a module raises when it is imported
         raise HookError(f"cannot import {target}: {type(error).__name__}: {error}") from error
     if not callable(found):
-        raise HookError(f"{target} is no function but {type(found).__name__}")
+        raise HookError(f"{target} is not a function but {type(found).__name__}")
     return found
 
 
 class _Run(ABC):
-    """One hook under way: its timers, and its one result."""
+    """A running hook: its timers, and its one result."""
 
     def __init__(self, hooks: Hooks, job: _Job) -> None:
         self.hooks = hooks
@@ -157,13 +159,13 @@ class _Run(ABC):
             timer.cancel()
 
     def _on_slow(self) -> None:
-        logger.warning("%s: still runs after %g s", self.job.label, SLOW_S)
+        logger.warning("%s: still running after %g s", self.job.label, SLOW_S)
 
     def _on_timeout(self) -> None:
         self.timed_out = True
         self.hooks.timed_out += 1
-        logger.error("%s: not done within %g s", self.job.label, self.hooks.timeout_s)
-        # Whoever waits for the hook waits no longer than the timeout, however it ends.
+        logger.error("%s: not finished within %g s", self.job.label, self.hooks.timeout_s)
+        # The result is reported at the timeout, however the hook ends.
         result = HookResult(self.job.hook.event, None, self.duration_s, timed_out=True)
         self.hooks.tell(self.job, result)
         self.stop()
@@ -193,7 +195,7 @@ class _ScriptRun(_Run):
 
     def _on_deaf(self) -> None:
         assert self.child is not None
-        logger.error("%s: SIGTERM was ignored for %g s, SIGKILL", self.job.label, KILL_AFTER_S)
+        logger.error("%s: ignored SIGTERM for %g s, sending SIGKILL", self.job.label, KILL_AFTER_S)
         self.child.kill(signal.SIGKILL)
 
     def _on_output(self, data: bytes) -> None:
@@ -205,7 +207,7 @@ class _ScriptRun(_Run):
             logger.info("%s: %s", self.job.label, line)
         if self.output_bytes > len(self.output):
             more = self.output_bytes - len(self.output)
-            logger.warning("%s: %d bytes of output more, not shown", self.job.label, more)
+            logger.warning("%s: %d more bytes of output not shown", self.job.label, more)
         level = logging.INFO if exit_status == 0 else logging.WARNING
         logger.log(
             level, "%s: %s after %.3f s", self.job.label, ending(exit_status), self.duration_s
@@ -218,12 +220,12 @@ class _ScriptRun(_Run):
 
 class _FunctionRun(_Run):
     task: asyncio.Task[BaseException | None] | None = None
-    left = False  # it runs on, and nobody waits for it any more
+    left = False  # it still runs, but its result is no longer awaited
 
     def start(self) -> None:
         hook = self.job.hook
         if self.hooks.abandoned >= ABANDONED_MAX:
-            raise HookError(f"{ABANDONED_MAX} functions run on after their timeout")
+            raise HookError(f"{ABANDONED_MAX} functions still run after their timeout")
         function = self.hooks.function(hook.target)
         fields = {k.removeprefix("CARP_").lower(): v for k, v in hook.environment.items()}
         call = getattr(function, "__call__", function)  # noqa: B004 (an object may be async, too)
@@ -253,7 +255,7 @@ class _FunctionRun(_Run):
         outcome: BaseException | None = None
         try:
             function(fields)
-        except BaseException as error:  # the thread is at its end, and the loop is told
+        except BaseException as error:  # the thread is at its end, and the loop gets it
             outcome = error
         with contextlib.suppress(RuntimeError):  # the loop is closed, the daemon has left
             self.loop.call_soon_threadsafe(self._on_done, outcome)
@@ -264,13 +266,13 @@ class _FunctionRun(_Run):
     def _leave(self) -> None:
         self.left = True
         self.hooks.abandoned += 1
-        logger.error("%s: runs on, nothing can end it", self.job.label)
+        logger.error("%s: still runs and cannot be ended", self.job.label)
         self.hooks.finished(self, HookResult(self.job.hook.event, None, self.duration_s))
 
     def _on_done(self, outcome: BaseException | None) -> None:
         if self.left:
             self.hooks.abandoned -= 1
-            logger.warning("%s: ended after all, after %.3f s", self.job.label, self.duration_s)
+            logger.warning("%s: ended at last, after %.3f s", self.job.label, self.duration_s)
             return
         error = None
         if outcome is not None:
@@ -286,7 +288,7 @@ class _FunctionRun(_Run):
 
 
 async def _outcome(call: Coroutine[Any, Any, Any]) -> BaseException | None:
-    """What a coroutine raised: left to the task, SystemExit would end the daemon."""
+    """The exception of a coroutine: if the task raised it, SystemExit would end the daemon."""
     try:
         await call
     except (Exception, SystemExit) as error:
@@ -295,13 +297,13 @@ async def _outcome(call: Coroutine[Any, Any, Any]) -> BaseException | None:
 
 
 class Hooks:
-    """Runs hooks, in order for each key, at most `concurrency` at once.
+    """Runs hooks, in order for each key, at most `concurrency` at a time.
 
-    Where several wait for one key, the one submitted last runs and the others are superseded: only
-    the state the virtual host has now is of use.  What runs already is never cut short by that.
+    If several wait for one key, the last one runs and the others are superseded: only the current
+    state of the virtual host matters. A running hook is never interrupted for that.
 
-    Counters: `started`, `failed` (could not be run, or ended other than by 0), `timed_out`,
-    `superseded`.  To be used on the loop's thread alone.
+    Counters: `started`, `failed` (could not be run, or did not exit with 0), `timed_out`,
+    `superseded`. All methods must be called on the loop's thread.
     """
 
     def __init__(
@@ -312,7 +314,7 @@ class Hooks:
         self.timeout_s = timeout_s
         self.environment = inherited_environment()
         self.started = self.failed = self.timed_out = self.superseded = 0
-        self.abandoned = 0  # functions that run on after their timeout
+        self.abandoned = 0  # functions that still run after their timeout
         self._functions: dict[str, Function] = {}
         self._waiting: dict[Hashable, _Job] = {}
         self._running: dict[Hashable, _Run] = {}
@@ -325,21 +327,21 @@ class Hooks:
     def prepare(self, target: str) -> None:
         """Imports a "module:function", so that its faults show before it is needed.
 
-        Does nothing for a path.  Raises HookError.
+        Does nothing for a path. Raises HookError.
         """
         if is_function(target):
             self.function(target)
 
     def function(self, target: str) -> Function:
-        """The function behind "module:function", imported once.  Raises HookError."""
+        """The function named by "module:function", imported once. Raises HookError."""
         if target not in self._functions:
             self._functions[target] = load_function(target)
         return self._functions[target]
 
     def submit(self, key: Hashable, name: str, hook: Hook, done: Done | None = None) -> None:
-        """Has the hook run as soon as its turn comes; nothing is started within this call.
+        """Queues the hook; nothing is started within this call.
 
-        `key` says what it must be in order with, `name` ("eth0/7") stands in the log.  `done` is
+        Hooks with the same `key` run in order; `name` ("eth0/7") appears in the log. `done` is
         called once: when the hook has ended, at its timeout, or if it will not be run.
         """
         job = _Job(key, name, hook, done)
@@ -358,9 +360,9 @@ class Hooks:
         self._start_soon()
 
     async def drain(self, deadline_s: float) -> tuple[str, ...]:
-        """Waits until nothing runs or waits any more, or for `deadline_s`.
+        """Waits until nothing runs or waits, or for `deadline_s`.
 
-        Returns the labels of what has not ended by then, which is said in the log, too.
+        Returns the labels of what has not ended, which is logged, too.
         """
         try:
             async with asyncio.timeout(deadline_s):
@@ -368,12 +370,12 @@ class Hooks:
         except TimeoutError:
             jobs = [run.job for run in self._running.values()] + list(self._waiting.values())
             for job in jobs:
-                logger.error("%s: still not done after %g s", job.label, deadline_s)
+                logger.error("%s: still not finished after %g s", job.label, deadline_s)
             return tuple(job.label for job in jobs)
         return ()
 
     def close(self) -> None:
-        """Kills what runs and refuses what waits; after `drain`, for what it could not wait for."""
+        """Kills what runs and refuses what waits; called after `drain`."""
         self._closed = True
         for job in list(self._waiting.values()):
             self._refuse(job, "not run, the daemon ends")
@@ -388,7 +390,7 @@ class Hooks:
         self._idle.set()
 
     def finished(self, run: _Run, result: HookResult) -> None:
-        """A run has ended: its place is free, and the next of its key may start."""
+        """Handles the end of a run: the next of its key may start."""
         run.cancel_timers()
         key = run.job.key
         del self._running[key]
@@ -402,13 +404,13 @@ class Hooks:
         self._start_soon()
 
     def tell(self, job: _Job, result: HookResult) -> None:
-        """Hands a result to whoever waits for it; what that one raises is logged."""
+        """Passes a result to its callback, whose exceptions are logged."""
         if job.done is None:
             return
         try:
             job.done(result)
         except Exception:
-            logger.exception("%s: its result was not taken", job.label)
+            logger.exception("%s: the callback for its result failed", job.label)
 
     def _refuse(self, job: _Job, reason: str) -> None:
         self.failed += 1

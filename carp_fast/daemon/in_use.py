@@ -1,6 +1,6 @@
-"""Which virtual hosts another process of this machine has: they take no part until it is gone.
+"""Virtual hosts that another process of this machine has: they wait until it gives them up.
 
-Takes the locks as interfaces and virtual hosts come and go, and tells the engine of those that
+Takes the locks as interfaces and virtual hosts come and go, and informs the engine of those that
 another process has. Must not know addresses, hooks or the control socket.
 """
 
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 1.0  # until what another process has is tried again
+RETRY_S = 1.0  # between attempts to lock what another process has
 UNKNOWN = "another process"
 
 
 class InUse:
-    """Follows who has the virtual hosts of this daemon.
+    """Follows which process has the virtual hosts of this daemon.
 
-    `barred`: those that another process has, by slot, and which process, as people are told. Of
-    them are `locked_out` those whose lock it has, and `overheard` those that it was heard to have.
+    `barred`: those that another process has, by slot, with a description of the process.
+    `locked_out` are those of them whose lock it has, `overheard` those that it was heard to
+    advertise.
     """
 
     def __init__(
@@ -48,9 +49,9 @@ class InUse:
         self._hosts = hosts
         self._orders = orders
         self._worker = worker
-        self._ifindexes: dict[int, int] = {}  # by interface number; those that exist
+        self._ifindexes: dict[int, int] = {}  # by interface number; only those that exist
         self._held = array("i")  # by slot: the ifindex of its lock, 0: none
-        # Who waits for a lock, by interface number and the destination that is taken.
+        # The slots that wait for a lock, by interface number and the destination that is locked.
         self._waiting: dict[tuple[int, str], set[int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -59,14 +60,13 @@ class InUse:
             self._locks = Locks(path)
         except OSError as error:
             logger.warning(
-                "lock file %s: %s: other processes of this machine are not kept from the same"
-                " virtual hosts",
+                "lock file %s: %s: other processes of this machine may take the same virtual hosts",
                 path,
                 error.strerror,
             )
 
     def close(self) -> None:
-        """Gives up every lock."""
+        """Releases every lock."""
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:
@@ -75,9 +75,9 @@ class InUse:
             self._locks.close()
 
     def on_ifindex(self, number: int, ifindex: int) -> None:
-        """An interface has another number in the kernel now, 0: it is gone.
+        """Handles that an interface has another ifindex, 0 if it is gone.
 
-        To be called before the engine hears of it, and before anything there is taken for ours.
+        Must be called before the engine is informed, and before anything there is taken for ours.
         """
         if self._ifindexes.get(number, 0) == ifindex:
             return
@@ -97,7 +97,7 @@ class InUse:
             self._say([slot for slot in slots if not self.take(slot)])
 
     def take(self, slot: int) -> bool:
-        """Whether this process has a virtual host now, or its interface is not there yet."""
+        """Whether this process has a virtual host now, or its interface does not exist yet."""
         host = self._hosts.hosts[slot]
         return host is None or self._take(slot, host)
 
@@ -120,14 +120,14 @@ class InUse:
         return False
 
     def take_new(self, slot: int) -> bool:
-        """As take(), for a virtual host that a reload adds; who has it is told."""
+        """As take(), for a virtual host that a reload adds; logs which process has it."""
         taken = self.take(slot)
         if not taken:
             self._say([slot])
         return taken
 
     def on_replace(self, slot: int, now: VirtualHost) -> None:
-        """A reload is about to change a virtual host, which may get other destinations."""
+        """Prepares a change of a virtual host by a reload, which may change its destinations."""
         before = self._hosts.hosts[slot]
         if before is None or before.destinations == now.destinations:
             return
@@ -136,20 +136,22 @@ class InUse:
             self._say([slot])
 
     def on_released(self, slot: int) -> None:
-        """A virtual host has left; the slot still has it."""
+        """Handles that a virtual host has left; the slot still has it."""
         self._give_back(slot, self._hosts.hosts[slot])
         self.barred.pop(slot, None)
         self.locked_out.discard(slot)
         self.overheard.discard(slot)
 
     def overhear(self, slot: int, who: str) -> None:
-        """Another process was heard to advertise a virtual host, without having its lock."""
+        """Handles that another process was heard to advertise a virtual host, without having its
+        lock.
+        """
         self.overheard.add(slot)
         self._bar(slot)
         self.barred[slot] = who
 
     def free(self, slot: int) -> None:
-        """That process is heard no more."""
+        """Handles that this process is no longer heard."""
         self.overheard.discard(slot)
         if self._unbar(slot):
             logger.info("%s: no longer in_use, takes part", self._hosts.name(slot))
@@ -187,7 +189,7 @@ class InUse:
             self._orders.post(lambda: self._orders.pump.bar(slot, True))
 
     def _unbar(self, slot: int) -> bool:
-        """Whether nobody else has a virtual host that somebody had; the engine hears of it."""
+        """Returns whether no other process has a virtual host now; if so, informs the engine."""
         if slot not in self.barred or slot in self.locked_out or slot in self.overheard:
             return False
         del self.barred[slot]
@@ -220,7 +222,7 @@ class InUse:
     def _may_be_free(
         self, locks: Locks, ifindex: int, destination: str, slots: Iterable[int]
     ) -> bool:
-        """Whether another process does not have all of these: asked once, not for each."""
+        """Whether no other process has all of these: one query instead of one for each."""
         vhids = [host.vhid for slot in slots if (host := self._hosts.hosts[slot]) is not None]
         if not vhids:
             return False
@@ -228,10 +230,10 @@ class InUse:
         taken = locks.conflict(ifindex, destination, first, last)
         return not (taken.start <= first and last < taken.stop)
 
-    # -- what people are told
+    # -- log messages
 
     def _say(self, slots: list[int]) -> None:
-        """Tells, in its time, who has these virtual hosts."""
+        """Logs soon which process has these virtual hosts."""
         if slots and self._locks is not None:
             task = asyncio.get_running_loop().create_task(self._find_out(self._locks, slots))
             self._tasks.add(task)
@@ -254,7 +256,7 @@ class InUse:
             for slot in waiting & self.locked_out:
                 self.barred[slot] = who
             logger.warning(
-                "%s: in_use: %s of this machine has it, waiting for that",
+                "%s: in_use: %s of this machine has it, waiting",
                 self._listed(sorted(waiting)),
                 who,
             )
@@ -268,4 +270,4 @@ def _all_at_once(locks: Locks, ifindex: int, wanted: list[tuple[int, tuple[str, 
     try:
         return locks.take_many(ifindex, wanted)
     except OSError:
-        return False  # one by one, so that it is told of whom
+        return False  # one by one, so that the conflicts are reported

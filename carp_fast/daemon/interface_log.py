@@ -1,4 +1,4 @@
-"""What changes about interfaces, as lines in the log: each change once.
+"""Logs what changes about interfaces, each change once.
 
 Must not know the engine, nor change anything.
 """
@@ -18,14 +18,14 @@ NEVER_LOGGED = b""
 
 
 class InterfaceLog:
-    """Logs what is new about an interface."""
+    """Logs changes of interfaces."""
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
         self._logged: dict[tuple[str, int], bytes | None] = {}  # sources, by name and family
 
     def log_change(self, before: Interface | None, now: Interface, renamed_to: str | None) -> None:
-        """Logs what changed about an interface, a line each; `before`: None: it was not known."""
+        """Logs each change of an interface on a line; `before` is None if it was not known."""
         name = now.name
         if not now.ifindex:
             self.forget_sources(name)
@@ -45,13 +45,13 @@ class InterfaceLog:
             logger.info("%s: interface appeared (ifindex %d)", name, now.ifindex)
         if before is not None and before.ifindex == now.ifindex:
             _log_place(before, now)
-        was_up = before is None or not before.ifindex or before.up  # a new one: if it is down
+        was_up = before is None or not before.ifindex or before.up  # a new one is logged if down
         if was_up != now.up:
             level = logging.INFO if now.up else logging.WARNING
             logger.log(level, "%s: link %s", name, "up" if now.up else "down")
 
     def log_sources(self, name: str, ipv4: bytes | None, ipv6: bytes | None) -> None:
-        """Logs what is advertised from, where a virtual host wants the interface's own address."""
+        """Logs the source addresses, if a virtual host advertises from the interface's own."""
         number = self._hosts.number(name)
         for family, source in ((4, ipv4), (6, ipv6)):
             if not self._hosts.needs_source(number, family):
@@ -64,18 +64,18 @@ class InterfaceLog:
                     logger.info("%s: advertising from %s", name, address_text(source))
 
     def forget_sources(self, name: str) -> None:
-        """The sources that were logged hold no longer: they are logged anew."""
+        """Forgets which sources were logged, so that they are logged again."""
         for family in (4, 6):
             self._logged.pop((name, family), None)
 
 
 def _log_place(before: Interface, now: Interface) -> None:
-    """Another MAC, another bridge or bond."""
+    """Logs another MAC, another bridge or bond."""
     if before.mac != now.mac:
         macs = mac_text(now.mac), mac_text(before.mac)
         logger.info("%s: MAC %s instead of %s", now.name, *macs)
     if now.master and before.master != now.master:
         of = name_of(now.master) or f"ifindex {now.master}"
-        logger.warning("%s: is a port of %s now, and its addresses may not answer", now.name, of)
+        logger.warning("%s: is now a port of %s, and its addresses may not answer", now.name, of)
     elif before.master != now.master:
-        logger.info("%s: is no port of another interface any more", now.name)
+        logger.info("%s: is no longer a port of another interface", now.name)

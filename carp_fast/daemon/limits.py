@@ -1,7 +1,7 @@
-"""The limits of this machine and of ours that a plan would pass, each by its name.
+"""The limits of this machine and of carp-fast that a plan would exceed, each by its name.
 
-Figures of a plan and settings of the kernel come in, lines for people go out. Must not know a
-configuration, nor open a socket; what the kernel allows is read from /proc in one place.
+Takes figures of a plan and settings of the kernel, returns lines for people. Must not know a
+configuration, nor open a socket; the kernel's settings are read from /proc in one place.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ from carp_fast.net.sockets import BUFFER_MAX, BUFFER_SECONDS, receive_room
 SYSCTL = Path("/proc/sys")
 UID_MAP = Path("/proc/self/uid_map")
 INITIAL_USER_NAMESPACE = ["0", "0", "4294967295"]
-MLD_MEMBERSHIP_BYTES = 56  # what the kernel charges to optmem_max for one (measured on 6.18)
-FILTERED_INTERFACE_BYTES = 28  # ... and for one more interface in a filter
+MLD_MEMBERSHIP_BYTES = 56  # what the kernel charges to optmem_max per membership (measured on 6.18)
+FILTERED_INTERFACE_BYTES = 28  # ... and per additional interface in a filter
 MIB = 1 << 20
-# Sent, carried to a neighbour and heard there, a frame takes some 2.4 us of a core (measured), and
-# the pump has one.
+# Sending a frame, carrying it to a neighbour and receiving it there takes some 2.4 us of a core
+# (measured), and the pump has one.
 PUMP_FRAMES_PER_S = 400_000
 SWITCH_MACS = 8_192  # the MAC table of a small switch
-DESCRIPTORS_KEPT = 128  # sockets, pipes of hooks, clients of the control socket
+DESCRIPTORS_KEPT = 128  # reserved for sockets, pipes of hooks, clients of the control socket
 
 
 class Kernel(msgspec.Struct, frozen=True):
-    """What the kernel allows; the defaults are its own where a setting cannot be read.
+    """What the kernel allows; the defaults are the kernel's, used if a setting cannot be read.
 
-    `forces_buffers`: root may have larger buffers than rmem_max, as in every user namespace but
-    those that were made later.
+    `forces_buffers`: root may exceed rmem_max, as in every user namespace except nested ones.
     """
 
     igmp_max_memberships: int = 20
@@ -47,16 +46,16 @@ class Kernel(msgspec.Struct, frozen=True):
 
 
 class Demand(msgspec.Struct, frozen=True):
-    """What a plan needs of the machine. Memberships are of an interface and a group each."""
+    """What a plan needs of the machine. A membership is one of an interface and a group."""
 
     interfaces: int
     advertisements_per_s: float
     igmp_memberships: int
     mld_memberships: int
     raw: bool  # received on raw sockets, which join every group by IP
-    peers: int  # IPv4 addresses that are sent to by unicast
+    peers: int  # IPv4 addresses of unicast peers
     peers6: int
-    macs: int  # virtual ones, over all interfaces
+    macs: int  # virtual MACs on all interfaces
 
 
 def read_kernel() -> Kernel:
@@ -85,7 +84,7 @@ def _read(name: str, default: int) -> int:
 
 
 def passed(demand: Demand, kernel: Kernel) -> tuple[str, ...]:
-    """A line for each limit that would be passed: its name, what is needed, what is allowed."""
+    """A line for each limit that would be exceeded: its name, what is needed, what is allowed."""
     return (
         *_memberships(demand, kernel),
         *_filter(demand, kernel),
@@ -134,23 +133,22 @@ def _filter(demand: Demand, kernel: Kernel) -> Iterator[str]:
     if demand.interfaces > FILTERED_INTERFACES_MAX:
         yield (
             f"FILTERED_INTERFACES_MAX: {demand.interfaces:,} interfaces, and a filter of at most"
-            f" 4,096 instructions tells {FILTERED_INTERFACES_MAX:,} from others: advertisements of"
-            " all interfaces would be looked at"
+            f" 4,096 instructions has room for {FILTERED_INTERFACES_MAX:,}: advertisements of all"
+            " interfaces would be read"
         )
     elif demand.interfaces > room:
         yield (
             f"net.core.optmem_max: {demand.interfaces:,} interfaces, and a filter that the kernel"
-            f" takes tells about {room:,} from others: advertisements of all interfaces would be"
-            " looked at"
+            f" accepts has room for about {room:,}: advertisements of all interfaces would be read"
         )
 
 
 def _lanes(demand: Demand) -> Iterator[str]:
-    """A master on each interface is a source."""
+    """Checks the lanes: a master on each interface is a source."""
     if demand.interfaces > SOURCES_MAX:
         yield (
             f"SOURCES_MAX: {demand.interfaces:,} interfaces, and {SOURCES_MAX:,} genuine sources"
-            " have a receive lane of their own: a flood can keep a BACKUP of the others' from"
+            " have a receive lane of their own: a flood can keep BACKUPs of other sources from"
             " taking over"
         )
 
@@ -192,5 +190,5 @@ def _wire(demand: Demand) -> Iterator[str]:
     if demand.macs > SWITCH_MACS:
         yield (
             f"SWITCH_MACS: {demand.macs:,} virtual MACs would be sent from, and the table of a"
-            f" small switch holds {SWITCH_MACS:,}: it would flood what it cannot remember"
+            f" small switch holds {SWITCH_MACS:,}: it would flood frames to the others"
         )

@@ -1,8 +1,8 @@
-"""Virtual hosts that a process of this machine has, so that no other process has them, too.
+"""Locks on virtual hosts, so that only one process of this machine has each.
 
-One lock file for all daemons; each locks a byte for each virtual host and destination. A lock ends
-with its process, however that ends. Must not know the engine, nor what a virtual host is beyond its
-interface's number, its vhid and its destinations.
+One lock file serves all daemons; each locks a byte for each virtual host and destination. A lock
+ends with its process, however that ends. Must not know the engine, nor what a virtual host is
+beyond its interface's number, its vhid and its destinations.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from carp_fast.closing import Closing
 
 logger = logging.getLogger(__name__)
 
-# In /run itself: a directory of a service's own goes when that service ends.
+# In /run itself: a service's own directory is removed when that service ends.
 LOCK_FILE = Path("/run/carp-fast.lock")
-VHIDS = 256  # bytes of one interface and destination, side by side so that the kernel joins them
+VHIDS = 256  # bytes of one interface and destination, adjacent so that the kernel joins them
 STARTS_KEPT = 16_384
-_HASH_BITS = 54  # of what stands before the vhid: an offset has 63
+_HASH_BITS = 54  # of what precedes the vhid: an offset has 63
 _FLOCK = struct.Struct("@hhqqi4x")
 _RETRIED_NONE = frozenset({errno.EAGAIN, errno.EACCES})
 
@@ -32,7 +32,7 @@ _RETRIED_NONE = frozenset({errno.EAGAIN, errno.EACCES})
 class Locks(Closing):
     """The locks that this process holds.
 
-    Those of one open file do not exclude one another. Raises OSError where the file cannot be
+    Locks through one open file do not exclude one another. Raises OSError if the file cannot be
     opened.
     """
 
@@ -40,21 +40,21 @@ class Locks(Closing):
         self.path = path
         self._namespace = _network_namespace()
         self._starts: dict[tuple[int, str], int] = {}
-        # 0600: whoever may open the file may keep a virtual host from every daemon.
+        # 0600: a user who may open the file could keep a virtual host from every daemon.
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         self._file = os.open(path, flags, 0o600)
         self._status = os.fstat(self._file)
 
     def close(self) -> None:
-        """Gives up every lock."""
+        """Releases every lock."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def take(self, ifindex: int, vhid: int, destinations: Iterable[str]) -> str | None:
-        """Locks a virtual host; the destination for which another process has it, or None.
+        """Locks a virtual host, all of its destinations or none.
 
-        All of its destinations, or none. Raises OSError.
+        Returns the destination that another process has locked, or None. Raises OSError.
         """
         taken: list[str] = []
         for destination in sorted(destinations):
@@ -65,7 +65,7 @@ class Locks(Closing):
         return None
 
     def take_many(self, ifindex: int, wanted: Iterable[tuple[int, tuple[str, ...]]]) -> bool:
-        """Locks (vhid, destinations) of an interface, in few system calls; all, or none."""
+        """Locks (vhid, destinations) of an interface in few system calls; all, or none."""
         runs = list(self._runs(ifindex, wanted))
         for number, (start, length) in enumerate(runs):
             if not self._set(fcntl.F_WRLCK, start, length):
@@ -80,7 +80,7 @@ class Locks(Closing):
             self._set(fcntl.F_UNLCK, self._offset(ifindex, destination) + vhid, 1)
 
     def conflict(self, ifindex: int, destination: str, first: int, last: int) -> range:
-        """The first vhids from `first` to `last` that another process has; an empty range: none."""
+        """The first vhids from `first` to `last` that another process has; empty if none."""
         start = self._offset(ifindex, destination)
         request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start + first, last - first + 1, 0)
         answer = fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, request)
@@ -91,9 +91,9 @@ class Locks(Closing):
         return range(max(begin - start, 0), min(end - start, VHIDS))
 
     def owner(self, ifindex: int, vhid: int, destination: str) -> int | None:
-        """The other process that has a virtual host; None: it cannot be seen from here.
+        """The other process that has a virtual host; None if it cannot be seen from here.
 
-        The kernel does not say who holds a lock of this kind; what is open in each process does.
+        The kernel does not report who holds a lock of this kind; the open files of each process do.
         """
         return _owner(self._status, self._offset(ifindex, destination) + vhid)
 
@@ -108,10 +108,10 @@ class Locks(Closing):
         return True
 
     def _offset(self, ifindex: int, destination: str) -> int:
-        """Where the bytes of an interface and destination begin."""
+        """The first of the bytes of an interface and destination."""
         start = self._starts.get((ifindex, destination))
         if start is None:
-            if len(self._starts) >= STARTS_KEPT:  # of interfaces that are long gone
+            if len(self._starts) >= STARTS_KEPT:  # of interfaces that no longer exist
                 self._starts.clear()
             text = f"{self._namespace} {ifindex} {destination}"
             digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
@@ -121,7 +121,7 @@ class Locks(Closing):
     def _runs(
         self, ifindex: int, wanted: Iterable[tuple[int, tuple[str, ...]]]
     ) -> Iterator[tuple[int, int]]:
-        """(start, length) of the bytes, neighbours together."""
+        """(start, length) of the bytes; adjacent ones are joined."""
         by_destination: dict[str, list[int]] = {}
         for vhid, destinations in wanted:
             for destination in destinations:
@@ -139,7 +139,7 @@ class Locks(Closing):
 
 
 def named(pid: int | None) -> str:
-    """A process as "pid 4711 (carp-fast)". Never its arguments: ucarp has its passphrase there."""
+    """A process as "pid 4711 (carp-fast)". Never its arguments: ucarp's contain its passphrase."""
     if pid is None:
         return "a process that cannot be seen from here"
     try:
@@ -154,12 +154,12 @@ def _network_namespace() -> int:
 
 
 def _owner(status: os.stat_result, offset: int) -> int | None:
-    """The process in which the file is open with a lock on this byte."""
+    """The process that has the file open with a lock on this byte."""
     for process in _processes():
         try:
             descriptors = list((process / "fd").iterdir())
         except OSError:
-            continue  # it has ended, or is none of our business
+            continue  # it has ended, or may not be read
         for descriptor in descriptors:
             try:
                 opened = descriptor.stat()
@@ -180,7 +180,7 @@ def _processes() -> Iterator[Path]:
 
 
 def _locked(text: str) -> Iterator[range]:
-    """The bytes that fdinfo says are locked: ``lock: 1: OFDLCK ADVISORY WRITE -1 DEV:INO A B``."""
+    """The bytes that fdinfo lists as locked: ``lock: 1: OFDLCK ADVISORY WRITE -1 DEV:INO A B``."""
     for line in text.splitlines():
         words = line.split()
         if words[:1] == ["lock:"] and "OFDLCK" in words:

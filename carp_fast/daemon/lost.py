@@ -1,4 +1,4 @@
-"""Virtual addresses that somebody removes: added again by the pump, and given up at the fifth time.
+"""Virtual addresses that another program removes: the pump adds them again, up to the fifth time.
 
 Must not know what removed an address, nor how interfaces are followed.
 """
@@ -30,12 +30,14 @@ class LostAddresses:
         self._times: dict[tuple[int, str], deque[float]] = {}  # by slot and address
 
     def on_restored(self, slot: int, text: str) -> None:
-        """An address that somebody removed was added again; too often, and its host gives up."""
+        """Counts that an address was removed and added again; if that is too often, its host gives
+        up.
+        """
         times = self._times.setdefault((slot, text), deque(maxlen=LOST_TIMES))
         times.append(asyncio.get_running_loop().time())
         name = self._hosts.name(slot)
         if len(times) < LOST_TIMES or times[-1] - times[0] > LOST_WITHIN_S:
-            logger.warning("%s: address %s was removed by somebody, added again", name, text)
+            logger.warning("%s: address %s was removed by another program, added again", name, text)
             return
         logger.error(
             "%s: address_lost: %s was removed %d times within %d s, given up",
@@ -48,6 +50,6 @@ class LostAddresses:
         self._orders.post(lambda: self._orders.pump.lose_address(slot))
 
     def on_released(self, slot: int) -> None:
-        """The slot is free: what was known of its virtual host does not hold for the next one."""
+        """Forgets the virtual host of a slot that is free now."""
         for key in [key for key in self._times if key[0] == slot]:
             del self._times[key]

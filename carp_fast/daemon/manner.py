@@ -1,7 +1,7 @@
-"""How a daemon behaves towards people and programs: hooks, files, signals, lines in the log.
+"""How a daemon interacts with users and programs: hooks, files, signals, log lines.
 
-`Manner` is the interface that a daemon is given. `Own` is carp-fast's implementation of it; that of
-ucarp is in ucarp/manner. Must not know sockets, interfaces, or how a daemon starts and ends.
+`Manner` is the interface that a daemon gets. `Own` is carp-fast's implementation of it; ucarp's is
+in ucarp/manner. Must not know sockets, interfaces, or how a daemon starts and ends.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class Controls(NamedTuple):
-    """What a manner can have its daemon do, on the loop's thread.
+    """Functions with which a manner controls its daemon, on the loop's thread.
 
     `stop` ends it; `reload` reads the configuration again; `in_background` runs a coroutine, which
-    is cancelled when the daemon ends; `prepare` takes what Hosts.prepare takes.
+    is cancelled when the daemon ends; `prepare` takes the same arguments as Hosts.prepare.
     """
 
     stop: Callable[[], None]
@@ -81,7 +81,7 @@ class Manner(ABC):
     def run_hook(
         self, host: VirtualHost, which: str, event: Mapping[str, object], done: Done | None
     ) -> None:
-        """Has `up` or `down` run, where the host has one; `event`: state, previous, reason.
+        """Starts `up` or `down`, if the host has one; `event`: state, previous, reason.
 
         `done` gets the result, if there is one.
         """
@@ -111,7 +111,7 @@ class Own(Manner):
         self.hooks: Hooks = hooks
 
     def signals(self, controls: Controls) -> Mapping[int, Callable[[], None]]:
-        """SIGTERM and SIGINT end it, SIGHUP reloads, SIGUSR1 logs a summary."""
+        """SIGTERM and SIGINT end the daemon, SIGHUP reloads, SIGUSR1 logs a summary."""
         return {
             signal.SIGTERM: controls.stop,
             signal.SIGINT: controls.stop,
@@ -123,7 +123,7 @@ class Own(Manner):
         """Does nothing."""
 
     def on_started(self, controls: Controls) -> None:
-        """Does nothing: the daemon itself tells the service manager."""
+        """Does nothing: the daemon itself notifies the service manager."""
 
     def on_reload(self, settings: Settings) -> None:
         """Changes the limits of hooks."""
@@ -145,11 +145,11 @@ class Own(Manner):
             self.hooks.submit(host.identity, host.name, hook, done)
 
     def on_reasserted(self, name: str, peer: str) -> None:
-        """Logs who was answered."""
+        """Logs which master was answered."""
         logger.info("%s: answered the slower master %s, still MASTER", name, peer)
 
     def on_wrong_digest(self, name: str, word: str, state: str) -> None:
-        """Logs it, with what it may come from."""
+        """Logs it, with possible causes."""
         logger.warning(
             "%s: %s: advertisements with a wrong digest while %s (another passphrase or address"
             " list?)",
@@ -163,7 +163,7 @@ class Own(Manner):
 
 
 def hook_for(host: VirtualHost, which: str, event: Mapping[str, object]) -> Hook | None:
-    """`up` or `down` of a virtual host with what it is told; None: it has none."""
+    """`up` or `down` of a virtual host with its arguments; None if it has none."""
     target = host.settings.up if which == "up" else host.settings.down
     if target is None:
         return None

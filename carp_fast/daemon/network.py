@@ -1,7 +1,7 @@
-"""Interfaces and addresses as they change under the daemon: what the engine must know of them.
+"""Interfaces and addresses as they change while the daemon runs: what the engine must know of them.
 
-Sources, group memberships, links that come and go, virtual addresses that somebody removes. Must
-not know hooks, the control socket or configuration files.
+Sources, group memberships, links that come and go, virtual addresses that another program removes.
+Must not know hooks, the control socket or configuration files.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Between two announcements of an interface's hosts because neighbours have to learn it anew.
+# Minimum time between two announcements of an interface's hosts because its place changed.
 ANNOUNCE_APART_S = 1.0
 
 
 class Sources(NamedTuple):
-    """What an interface advertises from, 4 and 16 bytes, and whether it forwards IPv6."""
+    """The source addresses of an interface, 4 and 16 bytes, and whether it forwards IPv6."""
 
     ipv4: bytes | None
     ipv6: bytes | None
@@ -43,11 +43,11 @@ NO_SOURCES = Sources(None, None, False)
 
 
 class Network:
-    """Follows the interfaces of the virtual hosts and tells the engine.
+    """Follows the interfaces of the virtual hosts and informs the engine.
 
-    `now` and `sources` are what is known of each interface that has virtual hosts, by name.
-    `lanes` are the sockets that the pump reads. `on_known` is told of an interface whenever it, or
-    which virtual hosts it has, may have changed.
+    `now` and `sources` are what is known of each interface that has virtual hosts, by name. `lanes`
+    are the sockets that the pump reads. `on_known` is called with an interface whenever it, or the
+    set of its virtual hosts, may have changed.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Network:
         self._promoted: set[int] = set()  # ifindexes
         self._filter_due = False
         self._closed = False
-        self._names: dict[int, str] = {}  # of those interfaces that are used, by ifindex
-        # Numbers of interfaces that are being left in order, and who sees to it.
+        self._names: dict[int, str] = {}  # of the used interfaces, by ifindex
+        # Numbers of interfaces that are being left in order, and their tasks.
         self._leaving: dict[int, asyncio.Task[None]] = {}
-        # Numbers of interfaces that were announced within ANNOUNCE_APART_S, and of those among
-        # them that changed again meanwhile.
+        # Numbers of interfaces that were announced within ANNOUNCE_APART_S, and those of them that
+        # changed again meanwhile.
         self._announced: dict[int, asyncio.TimerHandle] = {}
         self._announce_again: set[int] = set()
         self._appeared: dict[int, Interface] = {}  # as they appeared: with our own addresses
@@ -81,10 +81,11 @@ class Network:
         self.own_sources = OwnSources(hosts, orders, self.now)
 
     def on_interface(self, interface: Interface) -> None:
-        """An interface appeared, vanished or changed: the engine hears it, the groups follow.
+        """Handles that an interface appeared, vanished or changed: informs the engine, joins
+        groups.
 
-        One that lost its name exists still, and so do our addresses there: it is left in order
-        before the engine hears what has the name now.
+        An interface that lost its name still exists, with our addresses: it is left in order before
+        the engine gets the interface that has the name now.
         """
         name = interface.name
         number = self._hosts.known(name)
@@ -121,7 +122,7 @@ class Network:
         self._on_known(interface)
 
     def _may_announce(self, number: int) -> bool:
-        """Whether the last announcement is a while ago; if not, another one follows it."""
+        """Whether the last announcement is long enough ago; if not, another one follows it."""
         if number in self._announced:
             self._announce_again.add(number)
             return False
@@ -140,7 +141,9 @@ class Network:
             self._tell(number, self.now[name], self.sources[name], announce=announce)
 
     async def _after_leaving(self, number: int) -> None:
-        """Once its hosts have given up what they held and resigned: what has the name now."""
+        """Waits until the hosts have given up their addresses and resigned, then uses the new
+        interface.
+        """
         await self._orders.done(when_idle=True)
         del self._leaving[number]
         name = self._hosts.names[number]
@@ -148,7 +151,7 @@ class Network:
         self._tell(number, now, self.sources.get(name, NO_SOURCES))
 
     def adopt(self, interface: Interface) -> None:
-        """What is there with our mark, and configured, is ours: a former run left it, or we did."""
+        """Takes configured addresses with our mark as ours: a former run or this one added them."""
         number = self._hosts.number(interface.name)
         texts = {
             prefix_text(each.address, each.prefixlen): each
@@ -169,10 +172,10 @@ class Network:
                 )
                 count += 1
         if count:
-            logger.info("%s: %d addresses there have our mark, and are ours", interface.name, count)
+            logger.info("%s: %d addresses there have our mark and are ours", interface.name, count)
 
     def on_reload(self) -> None:
-        """Virtual hosts came or went: groups, sources and the filter follow."""
+        """Updates groups, sources and the filter after virtual hosts were added or removed."""
         used = set(self._hosts.used_names())
         for name in self.now.keys() - used:
             self._forget(name)
@@ -190,7 +193,7 @@ class Network:
         self._filter_soon()
 
     def promote(self, names: Iterable[str]) -> None:
-        """Sees to promote_secondaries where we add addresses, before the first one is there."""
+        """Sets promote_secondaries where we add addresses, before the first one is added."""
         for name in names:
             interface, number = self.now.get(name), self._hosts.known(name)
             if interface is None or number is None or interface.ifindex in {0, *self._promoted}:
@@ -200,10 +203,11 @@ class Network:
                 addresses.promote_secondaries(name)
 
     def on_address_removed(self, name: str, address: bytes, prefixlen: int) -> None:
-        """An address was removed: where it is one of a MASTER here, the pump looks what is there.
+        """Handles that an address was removed: if it is a MASTER's, the pump looks at the
+        interface.
 
-        Our own removals may arrive here, too, and late. Only the answer of the engine, which knows
-        what should be there, that it had to be added again says that it was lost.
+        Our own removals may be reported here, too, and late. An address was lost only if the
+        engine, which knows which should exist, reports that it was added again.
         """
         number = self._hosts.known(name)
         if number is None:
@@ -219,7 +223,7 @@ class Network:
             return  # the pump looks at the whole interface
 
     def on_overrun(self, interfaces: dict[str, Interface]) -> None:
-        """Notifications were lost: the addresses of every interface are looked at."""
+        """Handles lost notifications: looks at the addresses of every interface."""
         for slots in self._hosts.slots:
             if slots:
                 self._verify(slots[0])
@@ -271,7 +275,7 @@ class Network:
             self.adopt(appeared)
 
     def _filter_soon(self) -> None:
-        """One filter for all that changes in this turn of the loop: each names all interfaces."""
+        """Attaches one filter for all changes in this turn of the loop: it names all interfaces."""
         if not self._filter_due:
             self._filter_due = True
             asyncio.get_running_loop().call_soon(self._filter)
@@ -286,14 +290,16 @@ class Network:
             self._lanes.use(list(used.values()), groups, peers)
 
     def _leave(self, interface: Interface) -> None:
-        """It has another name now, or is gone; where that name is used, too, it has been told."""
+        """Leaves an interface that was renamed or is gone; one with a used name was reported
+        before.
+        """
         if self._names.get(interface.ifindex) == interface.name:
             del self._names[interface.ifindex]
             self._joins.leave(interface.ifindex)
             self._promoted.discard(interface.ifindex)
 
     def _forget(self, name: str) -> None:
-        """No virtual host is left there."""
+        """Forgets an interface without virtual hosts."""
         self._log.forget_sources(name)
         self._leave(self.now.pop(name))
         del self.sources[name]
@@ -304,8 +310,8 @@ class Network:
 
 
 def is_elsewhere(before: Interface | None, now: Interface) -> bool:
-    """Whether switches and neighbours have to learn anew where an interface is, or its MAC."""
+    """Whether switches and neighbours have to learn again where an interface is, or its MAC."""
     if before is None or before.ifindex != now.ifindex:
-        return False  # nobody is MASTER there yet
+        return False  # no virtual host is MASTER there yet
     came_up = now.up and not before.up
     return came_up or (before.mac, before.master) != (now.mac, now.master)

@@ -1,7 +1,7 @@
-"""`daemon.notify`: one long-lived program that is told every change, a JSON line each.
+"""`daemon.notify`: one long-lived program that gets every change as a line of JSON.
 
-Holds `Notifier`: the program's life, and the queue in front of its standard input.  Must not know
-what a change consists of; nothing here waits.
+Holds `Notifier`: the program's life, and the queue for its standard input. Must not know what a
+change consists of; nothing here waits.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ NOTIFY_QUEUE = 65_536  # lines: one change of every virtual host of a large inst
 LINES_A_WRITE = 256
 WRITES_A_TURN = 16
 RESTART_S = 1.0  # before the first restart, doubled each time
-RESTART_MAX_S = 60.0  # at most; a program that ran as long starts from the first again
-LINE_BYTES_MAX = 1_024  # of its own output, a line
+RESTART_MAX_S = 60.0  # at most; after a program ran for this long, the delay is RESTART_S again
+LINE_BYTES_MAX = 1_024  # per line of the program's output
 LOG_LINES_A_SECOND = 20
-SAY_S = 10.0  # between two log lines about dropped changes
+LOG_S = 10.0  # between two log lines about dropped changes
 STEP_S = 2.0  # for each step of its end
 
 
 class Notifier:
     """`daemon.notify`: a program that runs as long as the daemon and reads changes from its stdin.
 
-    A change is one line of JSON.  Lines wait while the program is slow or is not there, `queue_max`
-    at most; then the oldest are dropped, counted and said.  A program that ends is started again,
-    at first after `restart_s`; a line it had only in part is sent whole to the next one, while what
-    it had in its pipe and did not read is lost.  What the program writes goes to the log.
+    A change is one line of JSON. Lines wait while the program is slow or does not run, `queue_max`
+    at most; then the oldest are dropped, counted and logged. A program that ends is started again,
+    at first after `restart_s`; a line that it got only in part is sent whole to the next one, while
+    what its pipe held unread is lost. The program's output goes to the log.
 
-    Counters: `sent` (taken by the pipe), `dropped`, `restarts`.
+    Counters: `sent` (written to the pipe), `dropped`, `restarts`.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Notifier:
         self._restart_first_s = self._restart_s = restart_s
         self.sent = self.dropped = self.restarts = 0
         self._lines: deque[bytes] = deque()
-        self._offset = 0  # of the first line, what the pipe has taken
+        self._offset = 0  # bytes of the first line that were written to the pipe
         self._child: Child | None = None
         self._stdin_fd = -1
-        self._blocked = False  # the pipe is full: the loop says when it is not
+        self._blocked = False  # the pipe is full, and the loop watches it
         self._writing = False
         self._stopping = False
         self._ended = asyncio.Event()
@@ -70,7 +70,7 @@ class Notifier:
         self._flushed.set()
         self._restart: asyncio.TimerHandle | None = None
         self._started_at = 0.0
-        self._dropped_said_at = -SAY_S
+        self._dropped_said_at = -LOG_S
         self._output = b""
         self._log_second = 0
         self._log_lines = 0
@@ -78,11 +78,11 @@ class Notifier:
 
     @property
     def waiting(self) -> int:
-        """Lines the pipe has not taken."""
+        """Lines that were not written to the pipe."""
         return len(self._lines)
 
     def start(self) -> None:
-        """Starts the program; one that cannot be started is tried again, and said each time."""
+        """Starts the program; if that fails, logs it and tries again later."""
         self._restart = None
         self._started_at = self._loop.time()
         try:
@@ -104,7 +104,7 @@ class Notifier:
         self._write_soon()
 
     def send(self, change: object) -> None:
-        """Hands a change, anything msgspec makes JSON of, to the program; never waits."""
+        """Queues a change, anything that msgspec encodes as JSON; never waits."""
         if self._stopping:
             return
         if len(self._lines) >= self._queue_max:
@@ -116,7 +116,7 @@ class Notifier:
     async def stop(self, deadline_s: float = STEP_S) -> None:
         """Lets the program read what waits and the end of its input; then SIGTERM, then SIGKILL.
 
-        Each of the three has `deadline_s`.  What was not delivered is said.
+        Each of the three has `deadline_s`. Undelivered changes are logged.
         """
         self._stopping = True
         if self._restart is not None:
@@ -143,18 +143,18 @@ class Notifier:
                 async with asyncio.timeout(deadline_s):
                     await self._ended.wait()
         if self._child is not None:
-            logger.error("notify %s: does not die", self._program)
+            logger.error("notify %s: still running after SIGKILL", self._program)
             self._child.abandon()
             self._child = None
 
     def _drop_oldest(self) -> None:
-        del self._lines[1 if self._offset else 0]  # a line begun has to be ended
+        del self._lines[1 if self._offset else 0]  # a line that was begun must be completed
         self.dropped += 1
         now = self._loop.time()
-        if now - self._dropped_said_at >= SAY_S:
+        if now - self._dropped_said_at >= LOG_S:
             self._dropped_said_at = now
             logger.error(
-                "notify %s: %d changes wait, the oldest are dropped (%d by now)",
+                "notify %s: %d changes wait, dropping the oldest (%d so far)",
                 self._program,
                 self._queue_max,
                 self.dropped,
@@ -208,8 +208,8 @@ class Notifier:
             self._child.close_stdin()
 
     def _on_deaf(self) -> None:
-        """It closed its standard input: only its end, and the next one, can help."""
-        logger.warning("notify %s: does not read any more, SIGTERM", self._program)
+        """Ends a program that closed its standard input: only a restart can help."""
+        logger.warning("notify %s: no longer reads its input, sending SIGTERM", self._program)
         assert self._child is not None
         self._close_stdin()
         self._child.kill(signal.SIGTERM)
@@ -222,7 +222,7 @@ class Notifier:
         self._offset = 0
         self._end_output()
         self._ended.set()
-        self._flushed.set()  # there is nobody left to take anything
+        self._flushed.set()  # no program is left to read anything
         if self._stopping:
             return
         if self._loop.time() - self._started_at >= RESTART_MAX_S:
@@ -235,7 +235,7 @@ class Notifier:
         delay_s = self._restart_s
         self._restart_s = min(delay_s * 2, RESTART_MAX_S)
         self.restarts += 1
-        logger.error("notify %s: %s; started again in %g s", self._program, reason, delay_s)
+        logger.error("notify %s: %s; starting it again in %g s", self._program, reason, delay_s)
         self._restart = self._loop.call_later(delay_s, self.start)
 
     def _on_output(self, data: bytes) -> None:
@@ -251,12 +251,12 @@ class Notifier:
         if self._output:
             self._log(self._output)
             self._output = b""
-        self._say_hidden()
+        self._log_hidden_lines()
 
     def _log(self, line: bytes) -> None:
         second = int(self._loop.time())
         if second != self._log_second:
-            self._say_hidden()
+            self._log_hidden_lines()
             self._log_second, self._log_lines = second, 0
         self._log_lines += 1
         if self._log_lines > LOG_LINES_A_SECOND:
@@ -265,14 +265,14 @@ class Notifier:
         for text in printable(line[:LINE_BYTES_MAX]):
             logger.info("notify %s: %s", self._program, text)
 
-    def _say_hidden(self) -> None:
+    def _log_hidden_lines(self) -> None:
         if self._log_hidden:
-            logger.warning("notify %s: %d lines more, not shown", self._program, self._log_hidden)
+            logger.warning("notify %s: %d more lines not shown", self._program, self._log_hidden)
             self._log_hidden = 0
 
 
 class Notify:
-    """`daemon.notify` as the configuration has it now: one program, another one, or none."""
+    """The configured `daemon.notify` program, which may change, or None."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -285,7 +285,7 @@ class Notify:
             self._notifier.start()
 
     def send(self, change: object) -> None:
-        """Hands a change to the program, where there is one; never waits."""
+        """Queues a change if there is a program; never waits."""
         if self._notifier is not None:
             self._notifier.send(change)
 

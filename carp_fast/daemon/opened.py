@@ -1,7 +1,7 @@
 """The open daemon: its sockets, the pump, and the parts around it.
 
-The composition root: every part is made here, with all that it needs, and closed in order. Must not
-decide when anything happens; that is in daemon.
+The composition root: every part is created here, with all that it needs, and closed in order. Must
+not decide when anything happens; that is in daemon.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The pump's real-time budget without a sleep; beyond it the thread goes on as a plain one. Taking
-# over 65,025 virtual hosts at once was measured to keep it running for 2.9 s.
+# The pump's real-time budget without a sleep; beyond it the thread continues at normal priority. A
+# take-over of 65,025 virtual hosts was measured to keep it running for 2.9 s.
 REAL_TIME_BUDGET_US = 10_000_000
-# A take-over gives two reports a virtual host, faster than they are taken; one in ten is taken
-# meanwhile, at least. What the pump keeps free for itself comes on top.
+# A take-over makes two reports per virtual host, faster than they are read; at least one in ten is
+# read meanwhile. The pump reserves some more for itself.
 REPORTS_MIN, REPORTS_MAX = 8192, 262_144
 REPORTS_A_HOST, REPORTS_KEPT_FREE = 1.9, 1024
 
@@ -87,7 +87,7 @@ class Opened(Closing):
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Ends and closes everything, in the reverse order of making it."""
+        """Ends and closes everything, in the reverse order of its creation."""
         self._opened.close()
 
     def _open_sockets(self, opened: ExitStack, configuration: config.Configuration) -> None:
@@ -151,7 +151,7 @@ class Opened(Closing):
             on_watched=self.network.own_sources.on_address,
         )
         opened.callback(self.hooks.close)
-        opened.callback(orders.abandon)  # answers under way break off
+        opened.callback(orders.abandon)  # pending answers are cancelled
         opened.callback(self.pump.stop)
         for fd in (self.pump.epoll_fd, self.pump.report_fd):
             opened.callback(self._loop.remove_reader, fd)
@@ -162,12 +162,12 @@ class Opened(Closing):
     # -- what several phases do with it
 
     def prepare(self, host: config.VirtualHost, **how: Any) -> PreparedHost:
-        """As Hosts.prepare(), with what is known of the virtual host's source."""
+        """Prepares as Hosts.prepare() does, with what is known of the virtual host's source."""
         return self.hosts.prepare(host, missing=self.network.own_sources.missing(host), **how)
 
     def adder(self, slot: int, host: config.VirtualHost) -> Callable[[], object]:
         """The order that adds a virtual host to the engine."""
-        # Prepared when its turn comes: all at once they would be in memory twice.
+        # Prepared when its turn comes: otherwise all would be in memory twice.
         barred = slot in self.in_use.barred
         return lambda: self.pump.add(slot, self.prepare(host, barred=barred))
 
@@ -188,12 +188,12 @@ class Opened(Closing):
         try:
             resource.setrlimit(resource.RLIMIT_RTTIME, (REAL_TIME_BUDGET_US, hard))
         except (ValueError, OSError):
-            logger.warning("RLIMIT_RTTIME could not be set")
+            logger.warning("could not set RLIMIT_RTTIME")
         self.pump.start("fifo")
         self.background.run(self._log_scheduling())
 
     def log_summary(self) -> None:
-        """Logs how many virtual hosts are in which state."""
+        """Logs the number of virtual hosts in each state."""
         summary = msgspec.structs.asdict(self.status.summary())
         logger.info("%s", ", ".join(f"{count} {word}" for word, count in summary.items()))
 
@@ -210,14 +210,14 @@ class Opened(Closing):
         self.hosts.give_back(slot)
 
     async def _resync(self) -> None:
-        """Reports were lost: takes every state from the pump and tells what differs."""
+        """Reads every state from the pump after reports were lost, and reports what differs."""
         async for hosts in self.status.snapshots(range(len(self.hosts.hosts))):
             for slot, fields in hosts:
                 state, reason = fields.state, fields.reason
                 if state != STATES[self.hosts.states[slot]]:
                     self.reports.on_state(slot, state, reason, fields.since_ns, peer_of(fields))
                 if state == "MASTER":
-                    # That its addresses are there may have been among what was lost.
+                    # That its addresses were added may have been among the lost reports.
                     self.reports.on_addresses(slot, reason)
 
 

@@ -14,29 +14,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from carp_fast.pump._pump import Pump
 
-# Orders handed over between two waits for the pump: it takes 512 a turn, advertisements first.
+# Orders given between two waits for the pump: it takes 512 per turn, after advertisements.
 ORDERS_A_BATCH = 512
-RETRY_S = 0.001  # until the pump has taken some of a nearly full ring
+RETRY_S = 0.001  # until the pump has taken some orders of a nearly full ring
 
 Order = Callable[[], object]
 
 
 class Orders:
-    """Hands orders to the pump without ever overrunning its ring."""
+    """Gives orders to the pump without overrunning its ring."""
 
     def __init__(self, pump: Pump) -> None:
         self.pump = pump
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._waiting_idle: dict[int, asyncio.Future[None]] = {}
-        self.backlog: deque[Order] = deque()  # posted, and not given yet
+        self.backlog: deque[Order] = deque()  # posted, but not given yet
         self._giving = False
         self._mark_due = False
 
     async def done(self, *, when_idle: bool = False) -> None:
         """Waits until every order so far has been carried out.
 
-        With `when_idle`, until what follows from them (advertisements, addresses, announcements)
-        has been carried out, too.
+        With `when_idle`, also waits until what follows from them (advertisements, addresses,
+        announcements) has been carried out.
         """
         pause_s = 0.0  # what was posted in this turn is given in the next
         while self.backlog or self.pump.room() == 0:
@@ -48,15 +48,17 @@ class Orders:
         await future
 
     async def room_for(self, count: int) -> None:
-        """Waits until so many orders, a few hundred at most, and a mark may be given at once."""
+        """Waits until `count` orders, a few hundred at most, and a mark fit into the ring."""
         while self.pump.room() <= count:
             await asyncio.sleep(RETRY_S)
 
     async def give(self, orders: Iterable[Order]) -> int:
-        """Gives the orders in batches, each when the one before has been carried out; how many."""
+        """Gives the orders in batches, each when the previous one is carried out; returns their
+        number.
+        """
         count, rest, last = 0, iter(orders), False
         while not last:
-            # An order may change a table when it is taken: not before it can be given.
+            # An order may change a table when it is taken, so not before it can be given.
             await self.room_for(ORDERS_A_BATCH)
             before = count
             for order in itertools.islice(rest, ORDERS_A_BATCH):
@@ -69,8 +71,8 @@ class Orders:
     def post(self, order: Order) -> None:
         """Gives one order from a callback, after this turn of the loop or a little later.
 
-        What is posted stays in order: of two words about a link the later one must win. One mark
-        goes with all that were posted in a turn, since the pump has room for so many reports.
+        Posted orders stay in order: of two about one link the later one must win. All that were
+        posted in one turn share one mark, since the pump reserves room for that many reports.
         """
         self.backlog.append(order)
         if not self._giving:
@@ -90,14 +92,14 @@ class Orders:
             asyncio.get_running_loop().call_later(RETRY_S, self._give_backlog)
 
     def abandon(self) -> None:
-        """The pump has ended: whoever waits for it is cancelled."""
+        """Cancels all waits, because the pump has ended."""
         for future in [*self._waiting.values(), *self._waiting_idle.values()]:
             future.cancel()
 
     def on_done(self, mark: int) -> None:
-        """A "done" report came: wakes who waits for this mark."""
+        """Handles a "done" report: ends the waits for this mark."""
         if mark in self._waiting_idle:
-            # The pump remembers only the last of them, and all before are done with it.
+            # The pump remembers only the last mark, and is done with all before it.
             ended = [each for each in self._waiting_idle if each <= mark]
             futures = [self._waiting_idle.pop(each) for each in ended]
         else:

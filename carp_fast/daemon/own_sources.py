@@ -1,8 +1,8 @@
-"""Configured sources: whether this host has each of them, and on which side of a cable.
+"""Configured sources: whether this host has each of them, and on which interface.
 
-Who advertises from an address that the host does not have is not answered, and where another host
-has it, is taken for that one. So a virtual host waits in INIT, `no_source`, until its own source is
-there. Must not know the configuration's files, nor how addresses are followed.
+A host that advertises from an address that it does not have gets no answers, and if another host
+has the address, it is mistaken for that one. So a virtual host waits in INIT, `no_source`, until
+its own source exists. Must not know the configuration's files, nor how addresses are followed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# On the interface; on another one of this host, as on an unnumbered link; there, but not to be used
+# On the interface; on another one of this host, as on an unnumbered link; on it, but not usable
 # yet, or not at all since another host has it; on none.
 Where = Literal["here", "elsewhere", "tentative", "duplicate", "missing"]
 USABLE = frozenset({"here", "elsewhere"})
 MEANINGS: dict[str, str] = {
-    "here": "is there",
+    "here": "is present",
     "elsewhere": "is an address of another interface of this host",
-    "tentative": "is tentative: whether another host has it is being found out",
+    "tentative": "is tentative: the kernel checks for duplicates",
     "duplicate": "is not used by the kernel, since another host has it (dadfailed)",
-    "missing": "is no address of this host",
+    "missing": "is not an address of this host",
 }
 
 
@@ -47,8 +47,9 @@ def configured(host: VirtualHost) -> list[tuple[int, str]]:
 def whereabouts(
     source: str, interface: Interface, is_on_host: Callable[[bytes], bool] = is_local
 ) -> Where:
-    """Where a configured source of an interface's virtual host is. A virtual address, which bears
-    our mark, is nowhere: it is there only while MASTER.
+    """Where a configured source of an interface's virtual host is.
+
+    A virtual address, which has our mark, counts as missing: it exists only while MASTER.
     """
     packed = address_bytes(source)
     for each in interface.addresses:
@@ -65,7 +66,7 @@ def whereabouts(
 
 
 class OwnSources:
-    """Follows the configured sources of all virtual hosts and tells the engine which are missing.
+    """Follows the configured sources of all virtual hosts and informs the engine which are missing.
 
     `now`: what is known of each interface, by name; `is_on_host`: whether any has an address.
     """
@@ -84,7 +85,7 @@ class OwnSources:
         self._is_on_host = is_on_host
 
     def where(self, name: str, source: str) -> Where:
-        """Where an interface's configured source is; "missing" while the interface is."""
+        """Where an interface's configured source is; "missing" if the interface does not exist."""
         found = self._where.get((name, source))
         interface = self._now.get(name)
         if found is None and interface is not None and interface.ifindex:
@@ -92,7 +93,7 @@ class OwnSources:
         return found or "missing"
 
     def missing(self, host: VirtualHost) -> tuple[bool, bool]:
-        """Whether the IPv4 and the IPv6 source that a virtual host is to use cannot be used."""
+        """Whether a virtual host cannot use its IPv4 and its IPv6 source."""
         missing = {
             family: self.where(host.interface, source) not in USABLE
             for family, source in configured(host)
@@ -111,7 +112,7 @@ class OwnSources:
         }
 
     def on_interface(self, interface: Interface) -> None:
-        """The addresses of an interface may be others."""
+        """Looks again after the addresses of an interface may have changed."""
         slots = self._slots(interface.name) if interface.ifindex else {}
         changed = set()
         for source in slots:
@@ -122,13 +123,13 @@ class OwnSources:
             self._tell(slot)
 
     def on_address(self, address: bytes) -> None:
-        """An address that is a configured source came to some interface, or went."""
+        """Looks again after a configured source was added to some interface, or removed."""
         for name, interface in self._now.items():
             if any(address_bytes(source) == address for source in self._slots(name)):
                 self.on_interface(interface)
 
     def _slots(self, name: str) -> dict[str, list[int]]:
-        """The slots of an interface's virtual hosts by configured source that they use."""
+        """The slots of an interface's virtual hosts, by the configured source that they use."""
         found: dict[str, list[int]] = {}
         number = self._hosts.known(name)
         for slot in () if number is None else self._hosts.slots[number]:
@@ -138,7 +139,7 @@ class OwnSources:
         return found
 
     def _look_for(self, source: str, interface: Interface) -> Where:
-        """Where it is now; a change is logged, and that it is there only after it was not."""
+        """Where it is now; logs a change, but "here" only if it was elsewhere before."""
         before = self._where.get((interface.name, source))
         now = whereabouts(source, interface, self._is_on_host)
         self._where[interface.name, source] = now

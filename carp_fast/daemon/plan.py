@@ -1,6 +1,6 @@
 """What a configuration would do, interface by interface: the table that `check` prints.
 
-Reads a Configuration and facts about interfaces; starts nothing, sends nothing, changes nothing.
+Takes a Configuration and facts about interfaces; starts nothing, sends nothing, changes nothing.
 Must not know how a table is drawn, nor TOML.
 """
 
@@ -22,9 +22,9 @@ from carp_fast.net.kernel import ARPHRD_ETHER
 
 SYSCTL = Path("/proc/sys")
 LOCAL_GROUPS = "224.0.0."  # 224.0.0.0/24 is joined by MAC only and needs no IGMP
-RAW_BELOW = 1_000  # virtual hosts; more cost less through a packet socket, whatever it taps
-STRAYS_A_TURN = 256  # of each socket: one batch of the pump's
-SHOWN_MAX = 4  # peers of an interface that a row names; more are counted
+RAW_BELOW = 1_000  # virtual hosts; with more, a packet socket is cheaper in any case
+STRAYS_A_TURN = 256  # per socket: one batch of the pump's
+SHOWN_MAX = 4  # peers of an interface that a row names; the others are counted
 SIOCGIFFLAGS = 0x8913
 SIOCGIFHWADDR = 0x8927
 IFF_UP = 0x1
@@ -32,8 +32,9 @@ IFF_RUNNING = 0x40
 
 
 class InterfaceFacts(msgspec.Struct, frozen=True):
-    """An interface that exists. `up`: set up and with carrier; `mac`: "02:00:00:00:00:01";
-    `kind`: its hardware type, ARPHRD_*.
+    """An interface that exists.
+
+    `up`: set up and with carrier; `mac`: "02:00:00:00:00:01"; `kind`: hardware type, ARPHRD_*.
     """
 
     ifindex: int
@@ -43,7 +44,7 @@ class InterfaceFacts(msgspec.Struct, frozen=True):
 
 
 class InterfacePlan(msgspec.Struct, frozen=True):
-    """One interface; `facts` is None where it does not exist (yet), and the daemon will wait."""
+    """One interface; `facts` is None if it does not exist (yet), and the daemon will wait."""
 
     name: str
     facts: InterfaceFacts | None
@@ -52,7 +53,7 @@ class InterfacePlan(msgspec.Struct, frozen=True):
     families: tuple[int, ...]
     groups: tuple[str, ...]  # of both families
     peers: tuple[str, ...]  # unicast
-    macs: int  # MACs that the virtual hosts put on the segment, the interface's own included
+    macs: int  # MACs from which the virtual hosts send, including the interface's own
     receive: str
     receive_reason: str
 
@@ -60,7 +61,7 @@ class InterfacePlan(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """The plan of all interfaces, in the order of the configuration.
 
-    `limits`: a line for each limit of this machine that would be passed.
+    `limits`: a line for each limit of this machine that would be exceeded.
     """
 
     interfaces: tuple[InterfacePlan, ...]
@@ -70,13 +71,13 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def uncounted(self) -> str:
-        """What no counter of a rejection tells, or not all of it, in a sentence."""
+        """What the counters of rejections do not, or not completely, include: a sentence."""
         tagged = any(item.receive == "packet" for item in self.interfaces)
         others = "with a VLAN tag or on another interface" if tagged else "on another interface"
         return (
-            f"protocol 112 {others}; and of what a filter finds to be no advertisement for these"
-            " virtual hosts (bad_length, bad_ttl, bad_source, bad_destination, vrrp, bad_version,"
-            f" bad_type) what comes faster than {STRAYS_A_TURN} frames a tick"
+            f"protocol 112 {others}; and, if more than {STRAYS_A_TURN} come in a tick, frames that"
+            " a filter does not take for advertisements for these virtual hosts (bad_length,"
+            " bad_ttl, bad_source, bad_destination, vrrp, bad_version, bad_type)"
         )
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -126,8 +127,8 @@ def plan(
 ) -> Plan:
     """The plan of a configuration.
 
-    `interfaces` says what is known of an interface by name, None for one that does not exist; by
-    default the kernel is asked, and likewise for what the kernel allows.
+    `interfaces` returns what is known of an interface by name, None if it does not exist; by
+    default the kernel is queried, and likewise for what the kernel allows.
     """
     facts_of = interface_facts if interfaces is None else interfaces
     by_interface: dict[str, list[VirtualHost]] = {}
@@ -183,7 +184,7 @@ def taken(
 ) -> list[str]:
     """A line for each other process that has virtual hosts of the configuration on this machine.
 
-    `own` is the process of the configuration's own daemon, where it runs. `locks`: for tests.
+    `own` is the process of the configuration's own daemon, if it runs. `locks`: for tests.
     """
     found: dict[tuple[int | None, str], list[str]] = {}
     by_destination: dict[tuple[str, str], list[int]] = {}
@@ -193,7 +194,7 @@ def taken(
     try:
         file = Locks(create=False) if locks is None else locks()
     except OSError:
-        return []  # none was ever locked, or it is not for this user to know
+        return []  # none was ever locked, or this user may not know
     with file:
         for (name, destination), vhids in by_destination.items():
             facts = interface_facts(name)
@@ -211,7 +212,7 @@ def taken(
                     had = file.conflict(facts.ifindex, destination, rest, max(vhids))
     return [
         f"{names[0]}{f' and {len(names) - 1:,} more' if len(names) > 1 else ''}: in_use:"
-        f" {named(pid)} of this machine has it, and a daemon would wait for that"
+        f" {named(pid)} of this machine has it, and a daemon would wait for it"
         for (pid, _), every in found.items()
         if (names := list(dict.fromkeys(every)))
     ]
@@ -220,8 +221,8 @@ def taken(
 def receive_path(configuration: Configuration) -> tuple[str, str]:
     """How advertisements are received, "packet" or "raw", and why.
 
-    A packet socket is the cheaper one for an advertisement, and every packet that the host
-    forwards pays for it; where that may be much and advertisements are few, raw sockets it is.
+    A packet socket costs less per advertisement, but adds a cost to every packet that the host
+    forwards. So raw sockets are used if the host forwards and advertisements are few.
     """
     wanted = configuration.daemon.receive
     if wanted != "auto":
@@ -240,7 +241,7 @@ def receive_path(configuration: Configuration) -> tuple[str, str]:
 
 
 def forwards(name: str) -> str | None:
-    """The setting of this network namespace by which an interface forwards; None: it does not."""
+    """The setting of this network namespace by which an interface forwards; None if it does not."""
     for family in ("ipv4", "ipv6"):
         setting = f"net.{family}.conf.{name}.forwarding"
         if _read_number(SYSCTL / "net" / family / "conf" / name / "forwarding", 0):
@@ -259,14 +260,14 @@ def _cut(addresses: tuple[str, ...]) -> str:
 
 
 def advertisements_per_s(host: VirtualHost) -> float:
-    """How many frames a virtual host sends while it is MASTER: one to each destination."""
-    # OpenBSD makes 1/256 s of an interval of 0.
+    """The frames per second that a virtual host sends as MASTER: one to each destination."""
+    # OpenBSD uses 1/256 s for an interval of 0.
     interval = max(host.settings.advbase * 256 + host.settings.advskew, 1)
     return 256 / interval * len(host.destinations)
 
 
 def interface_facts(name: str) -> InterfaceFacts | None:
-    """What the kernel says of an interface in this network namespace; None: it does not exist."""
+    """What the kernel reports of an interface in this namespace; None if it does not exist."""
     request = struct.pack("256s", name.encode())
     try:
         ifindex = socket.if_nametoindex(name)
@@ -289,7 +290,7 @@ def _read_number(path: Path, default: int) -> int:
 
 
 def _macs(hosts: list[VirtualHost]) -> int:
-    """The interface's own MAC, which announces, and each virtual one that is advertised from."""
+    """The interface's own MAC, which sends announcements, and each virtual one that advertises."""
     virtual = {
         (host.settings.advertise_mac, host.vhid)
         for host in hosts

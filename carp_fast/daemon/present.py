@@ -1,9 +1,9 @@
 """What is on this host already, compared with a configuration: warnings of `check` and `run`.
 
-Addresses that are there and not ours, ends of the prefixes that an interface has, interfaces that
-are not Ethernet, peers that are this host. Reads, and changes nothing. Must not know a running
-daemon, nor how a warning is printed; what a configuration says without a host is in config/rules.py
-and config/doubts.py, what it counts on in surroundings.py.
+Reports foreign addresses, network and broadcast addresses of the interface's prefixes, interfaces
+that are not Ethernet, and peers that are this host. Reads, and changes nothing. Must not know a
+running daemon, nor how a warning is printed; config/rules.py and config/doubts.py judge a
+configuration without its host, surroundings.py what it expects of the host.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, LinkError, is_loca
 
 
 class There(NamedTuple):
-    """An address that an interface has."""
+    """An address of an interface."""
 
     interface: str
     address: str  # with its prefix length
 
 
 def foreign_addresses(interfaces: Iterable[Interface]) -> dict[str, list[There]]:
-    """Addresses without our mark, by their text without prefix length: where they are."""
+    """Addresses without our mark, by their text without prefix length, and where they are."""
     found: dict[str, list[There]] = {}
     for interface in interfaces:
         for each in interface.addresses:
@@ -52,11 +52,11 @@ def prefix_ends(interface: Interface) -> dict[str, str]:
 
 
 def of_this_host(configuration: Configuration) -> list[str]:
-    """The warnings of this host as it is now, but for what a running daemon follows itself."""
+    """The warnings for this host as it is now, except those that a running daemon gives itself."""
     try:
         interfaces = read_interfaces()
     except (OSError, LinkError) as error:
-        return [f"the interfaces of this host could not be read: {error}"]
+        return [f"could not read the interfaces of this host: {error}"]
     followed = {host.interface for host in configuration.virtual_hosts}
     return list(warnings(configuration, interfaces, followed=followed))
 
@@ -67,11 +67,11 @@ def warnings(
     *,
     followed: Container[str] = (),
 ) -> Iterator[str]:
-    """A line like that of a fault for each thing that does not go with this host.
+    """A line, like that of a fault, for each thing that does not fit this host.
 
-    `interfaces`: all that exist, by name; `followed`: those whose foreign addresses are told while
-    the daemon runs. Without marks (before Linux 5.18) an address that a running daemon of this
-    configuration holds looks like anybody's.
+    `interfaces`: all that exist, by name; `followed`: those whose foreign addresses are reported
+    while the daemon runs. Without marks (before Linux 5.18) an address that a running daemon of
+    this configuration holds looks like a foreign one.
     """
     there = foreign_addresses(e for name, e in interfaces.items() if name not in followed)
     ends = {name: prefix_ends(interface) for name, interface in interfaces.items()}
@@ -108,7 +108,9 @@ def warnings(
 def own_peers(
     hosts: Iterable[VirtualHost], is_on_host: Callable[[bytes], bool] = is_local
 ) -> Iterator[str]:
-    """Peers that are addresses of this host, once a table: what is sent there nobody else hears."""
+    """Peers that are addresses of this host, once for each table: no other host hears what they
+    get.
+    """
     said = "is an address of this host, which does not hear itself; allowed: other hosts"
     for settings in {id(host.settings): host.settings for host in hosts}.values():
         for peer in settings.peers:
@@ -121,6 +123,6 @@ def _said_of(there: list[There]) -> str:
     where = ", ".join(f"{each.interface} ({each.address})" for each in there)
     return (
         f"is on this host already, and carp-fast did not add it: {where}; it is left alone"
-        " (address_foreign), also while another host is MASTER; allowed: an address that nobody"
-        " else adds"
+        " (address_foreign), also while another host is MASTER; allowed: an address that no other"
+        " program adds"
     )

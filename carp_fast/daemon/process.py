@@ -1,7 +1,7 @@
-"""What the daemon's process needs of its machine: capabilities, and memory that is given back.
+"""What the daemon's process needs of the machine: capabilities, and memory that it returns.
 
-Holds StartError too, which everything that starts a daemon may raise. Must not know what the daemon
-does with either.
+Also holds StartError, which everything that starts a daemon may raise. Must not know what the
+daemon does with either.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from carp_fast.errors import CarpFastError
 
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of mallopt(3)
-MAPPED_BYTES = 1 << 17  # from which on what is freed goes back to the kernel at once
+MAPPED_BYTES = 1 << 17  # larger blocks go back to the kernel as soon as they are freed
 
 
 class StartError(CarpFastError):
@@ -20,9 +20,9 @@ class StartError(CarpFastError):
 
 
 def require_capabilities(*, managing: bool) -> None:
-    """Raises StartError naming a capability that this process lacks.
+    """Raises StartError naming the capabilities that this process lacks.
 
-    `managing`: it is to add and remove addresses, which needs one more.
+    `managing`: it adds and removes addresses, which needs one more.
     """
     with open("/proc/self/status") as file:
         fields = dict(line.split(":", 1) for line in file)
@@ -34,18 +34,20 @@ def require_capabilities(*, managing: bool) -> None:
 
 
 def share_memory() -> None:
-    """All threads allocate in one place, so that a reload in a worker reuses what is free there.
+    """Has all threads allocate from one arena, so that a reload in a worker reuses what is free
+    there.
 
-    What is large does not: the C library would learn to keep it, and small things in its gaps.
+    Large blocks are mapped instead: the C library would learn to keep them, with small ones in
+    between.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; musl has but one
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; musl has only one arena
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)
         mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def give_back_memory() -> None:
-    """What a start or a reload needed and nobody uses any more goes back to the kernel."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl gives back by itself
+    """Returns memory that a start or a reload needed, and that is free now, to the kernel."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl returns it by itself
     if trim is not None:
         trim(0)

@@ -1,6 +1,6 @@
-"""A new configuration beside the running one: what differs, and the orders that make it so.
+"""Compares a new configuration with the running one; makes the orders that apply the difference.
 
-Whatever is equal is not touched. Must not read files or know the control socket.
+Virtual hosts that are equal are not touched. Must not read files or know the control socket.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHANGES_TOLD_MAX = 1000  # lines of what changed; more are counted
-CHANGES_LOGGED_MAX = 50  # ... of them in the log; who asked for the reload gets more
+CHANGES_TOLD_MAX = 1000  # lines of what changed; the others are counted
+CHANGES_LOGGED_MAX = 50  # ... of them in the log; the requester of the reload gets more
 FORCED = "carp-fast reload --force"
-NAMED_MAX = 3  # virtual hosts that a refusal names; more are counted
+NAMED_MAX = 3  # virtual hosts that a refusal names; the others are counted
 AT_ONCE = frozenset({"notify", "hook_concurrency", "hook_timeout_s", "digest_grace_s"})
 UNSEEN = frozenset({"origin"})
 
 
 class Difference(NamedTuple):
-    """`replaced`: (slot, new virtual host, former addresses that go); `lines`: for people.
+    """What differs. `replaced`: (slot, new virtual host, former addresses to remove).
 
-    `kept`: those that are equal, by slot. They carry the new origin, and share their settings with
-    others.
+    `lines`: the differences for people. `kept`: the virtual hosts that are equal, by slot. They
+    have the new origin, and share their settings with others.
     """
 
     added: list[VirtualHost]
@@ -61,7 +61,7 @@ def _settings_changes(old: Settings, new: Settings) -> list[str]:
 def _host_changes(old: VirtualHost, new: VirtualHost, settings: list[str]) -> list[str]:
     changes = list(settings)
     if old.addresses == new.addresses and old.unsigned_addresses == new.unsigned_addresses:
-        return changes  # as for nearly all of 65,280
+        return changes  # nearly always
     for key in ("addresses", "unsigned_addresses"):
         before, after = set(getattr(old, key)), set(getattr(new, key))
         gone, come = sorted(before - after), sorted(after - before)
@@ -71,23 +71,23 @@ def _host_changes(old: VirtualHost, new: VirtualHost, settings: list[str]) -> li
     return changes
 
 
-# Hooks are read when they run: a change of these alone needs no order.
+# Hooks are read when they run: a change of only these needs no order.
 HOOK_KEYS = ("up ", "down ", "xparam ")
 
 
 class _Running:
-    """The virtual hosts that run, each until it has been found in the new configuration."""
+    """The running virtual hosts, each until it has been found in the new configuration."""
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
         self._slots = {
             host.identity: slot for slot, host in hosts.used() if slot not in hosts.leaving
         }
-        self._parts: dict[tuple[str, str, int], int] | None = None  # made when it is needed
+        self._parts: dict[tuple[str, str, int], int] | None = None  # built when it is needed
         self.left = dict.fromkeys(self._slots.values())
 
     def take(self, host: VirtualHost) -> int | None:
-        """The slot that this virtual host has already; None: it is another one."""
+        """The slot of this virtual host; None if it does not run."""
         slot = self._slots.get(host.identity)
         if slot is None:
             slot = self._find_by_part(host)
@@ -113,10 +113,10 @@ class _Running:
 
 
 def _goes_on(before: VirtualHost, now: VirtualHost) -> bool:
-    """Whether two virtual hosts of one interface and vhid, with a common destination, are one.
+    """Whether two virtual hosts of one interface and vhid, with a common destination, are the same.
 
-    The group of a family that comes or goes changes nothing for the other family; another group of
-    a family that stays, or other peers, make another virtual host.
+    Adding or removing the group of a family does not affect the other family. Another group of a
+    family that stays, or other peers, make another virtual host.
     """
     old, new = before.settings, now.settings
     if old.peers or new.peers:
@@ -129,7 +129,7 @@ def _goes_on(before: VirtualHost, now: VirtualHost) -> bool:
 
 
 def compare(hosts: Hosts, new: Configuration) -> Difference:
-    """What separates the running virtual hosts from the new ones; changes nothing."""
+    """Compares the running virtual hosts with the new ones; changes nothing."""
     running = _Running(hosts)
     difference = Difference([], [], [], [], [], {})
     seen: dict[tuple[int, int], list[str]] = {}
@@ -154,7 +154,8 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
             difference.hooks_only.append((slot, host))
             continue
         every = set(every_address(host))
-        # What an earlier reload took from it may still be there: the kernel refused to remove it.
+        # Addresses that an earlier reload dropped may still exist: the kernel refused to remove
+        # them.
         had = dict.fromkeys((*every_address(before), *sorted(hosts.unsettled.get(slot, ()))))
         retired = tuple(address for address in had if address not in every)
         difference.replaced.append((slot, host, retired))
@@ -167,14 +168,15 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
 def refusals(
     old: Configuration, new: Configuration, difference: Difference, hosts: Hosts
 ) -> list[str]:
-    """Why a reload looks like an accident, a line each: it removes too much, or a file was cut off.
+    """Why a reload looks like an accident, a line each: it removes too much, or a file was
+    truncated.
 
     `hosts` are those that run, as they were compared.
     """
     found = []
     removed, states = difference.removed, hosts.states
     masters = states.count(MASTER)
-    # Who gets other peers or another group is removed and added anew: the file still has it.
+    # A virtual host with other peers or another group is removed and added: the file still has it.
     again = {(host.interface, host.vhid) for host in difference.added}
     lost = [
         slot
@@ -193,11 +195,11 @@ def refusals(
     for pattern, count in old.patterns.items():
         if count and new.patterns.get(pattern) == 0:
             found.append(
-                f'{new.path}: include = "{pattern}" matched {count:,} files and matches none now'
+                f'{new.path}: include = "{pattern}" matched {count:,} files and now matches none'
             )
     for path, ended in new.ended.items():
         if old.ended.get(path) and not ended:
-            found.append(f"{path} ended in a line end and does not now, as if it had been cut off")
+            found.append(f"{path} ended in a line end and now does not, as if it were truncated")
     return found
 
 
@@ -208,7 +210,7 @@ def _named(slots: list[int], hosts: Hosts) -> str:
 
 
 def told(difference: Difference, lines: list[str], seconds: float) -> Reloaded:
-    """What a reload did, logged, and as who asked for it gets it; `lines` precede its own."""
+    """Logs what a reload did and returns it as its answer; `lines` precede its own."""
     lines = lines + difference.lines
     for line in lines[:CHANGES_LOGGED_MAX]:
         logger.info("%s", line)
@@ -234,7 +236,7 @@ def told(difference: Difference, lines: list[str], seconds: float) -> Reloaded:
 
 
 def daemon_changes(old: Daemon, new: Daemon) -> list[str]:
-    """A line for each key of [daemon] that differs; most wait for a restart."""
+    """A line for each key of [daemon] that differs; most need a restart."""
     lines = []
     before, after = msgspec.structs.asdict(old), msgspec.structs.asdict(new)
     for key in before:
@@ -247,7 +249,7 @@ def daemon_changes(old: Daemon, new: Daemon) -> list[str]:
 def moved(difference: Difference) -> list[int]:
     """Slots of virtual hosts that gained an address which another one on the interface gave up.
 
-    Where the gaining one comes first it finds the address there, and has to look once more.
+    If the gaining one comes first, it finds the address in use and has to look again.
     """
     given_up = {
         (host.interface, _as_the_kernel_knows(address))
@@ -265,7 +267,7 @@ def moved(difference: Difference) -> list[int]:
 
 
 def _as_the_kernel_knows(address: str) -> str:
-    """IPv4 with its prefix length, with another one it is another address; IPv6 without."""
+    """An IPv4 address with its prefix length, which distinguishes addresses; IPv6 without."""
     return address.partition("/")[0] if ":" in address else address
 
 
@@ -300,10 +302,10 @@ def additions(
     prepare: Callable[..., PreparedHost],
     take: Callable[[int], bool],
 ) -> Iterator[Callable[[], object]]:
-    """The orders that add virtual hosts, when the slots of removed ones are free.
+    """The orders that add virtual hosts, once the slots of removed ones are free.
 
-    `prepare`: as Hosts.prepare; `take` says whether this process has the virtual host of a slot, or
-    another of this machine.
+    `prepare`: as Hosts.prepare; `take` returns whether this process, and not another one of this
+    machine, has the virtual host of a slot.
     """
     for host in difference.added:
         slot = hosts.take(host)

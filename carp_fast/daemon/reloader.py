@@ -1,7 +1,7 @@
 """Reloads of the configuration: it is read again, checked and applied, one reload at a time.
 
-What differs, and which orders follow, is decided in reload; here the running daemon is changed.
-Must not know who asks for a reload.
+reload.py decides what differs and which orders follow; this module changes the running daemon. Must
+not know who requests a reload.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 class Reloader:
-    """Makes a new configuration the running one. `configuration` is the one that runs now.
+    """Makes a new configuration the running one. `configuration` is the running one.
 
-    Once `stopping` is set, reloads are refused; one that is being applied goes on.
+    Once `stopping` is set, reloads are refused; one that is being applied is finished.
     """
 
     def __init__(
@@ -54,17 +54,16 @@ class Reloader:
         self._notify = notify
         self._systemd = systemd
         self._reloading = asyncio.Lock()
-        self._applying = asyncio.Lock()  # a reload changes the engine, or the end has begun
+        self._applying = asyncio.Lock()  # held during changes, and from the end on
 
     async def ended(self) -> None:
-        """Waits until no reload is being applied, and lets none be applied after that."""
+        """Waits until no reload is being applied, and prevents any further one."""
         await self._applying.acquire()
 
     async def answer(self, request: ReloadRequest) -> Reloaded:
-        """Reads the configuration again and makes it so; a fault changes nothing.
+        """Reads the configuration again and applies it; a fault changes nothing.
 
-        `force`: also where that looks like an accident, see refusals() in reload. Raises
-        ControlError.
+        `force`: also if that looks like an accident, see refusals() in reload. Raises ControlError.
         """
         if self._stopping.is_set():
             raise ControlError("the daemon is starting or ending")
@@ -102,7 +101,7 @@ class Reloader:
             await self._apply(difference, new)
             try:
                 self._held.write(by_interface(new.virtual_hosts), hosts.going())
-            except StartError as error:  # what is written there names too much, never too little
+            except StartError as error:  # the file names too many addresses, never too few
                 logger.error("%s", error)
         return difference, lines
 
@@ -145,7 +144,7 @@ class Reloader:
         for slot, now, _ in difference.replaced:
             in_use.on_replace(slot, now)
         await orders.give(reload.orders(difference, hosts, pump, opened.prepare, grace_ns))
-        # Resignations and removed addresses first: their slots and addresses are free then.
+        # Resignations and removed addresses first: then their slots and addresses are free.
         await orders.done(when_idle=True)
         await orders.give(partial(pump.verify, slot) for slot in reload.moved(difference))
         await orders.give(

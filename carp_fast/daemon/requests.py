@@ -1,6 +1,6 @@
 """The control socket's commands: refused until the daemon serves, and again when it ends.
 
-The socket is there from the first moment, so that two daemons never start with one. Must not know
+The socket exists from the first moment, so that two daemons never start with one. Must not know
 what a command does.
 """
 
@@ -40,14 +40,14 @@ class Requests(Closing):
 
     @property
     def handlers(self) -> dict[str, Handler]:
-        """A handler for each of COMMANDS, as a ControlServer wants them."""
+        """A handler for each of COMMANDS, in the form that a ControlServer takes."""
         return {
             command: Handler(request, partial(self._answer, command))
             for command, request in COMMANDS.items()
         }
 
     def serve(self, answering: Answering) -> None:
-        """Has these handlers answer from now on; one for each of COMMANDS."""
+        """Answers with these handlers from now on; one for each of COMMANDS."""
         self._answering = answering
         self._serving.set()
 

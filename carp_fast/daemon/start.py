@@ -1,7 +1,7 @@
 """The two steps of a start: one before the pump runs, one after.
 
-Before it runs, what a crash left is removed and the state file is written; after that, the engine
-is told of every interface and virtual host. Must not know how a daemon ends; that is in daemon.
+Before, leftovers of a crash are removed and the state file is written; after, the engine gets every
+interface and virtual host. Must not know how a daemon ends; that is in daemon.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from carp_fast.net.interfaces import Interface, absent, read_interfaces, without
 logger = logging.getLogger(__name__)
 
 Known = dict[str, Interface]  # interfaces by name
-# What the kernel answers when the address to be removed is gone already.
+# The kernel's errors if the address to be removed is gone already.
 GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
 
 
 def take_hosts(opened: Opened, configuration: config.Configuration, held: Held) -> Known:
-    """Takes the virtual hosts into the table, removes what a crash left, writes the state file.
+    """Takes the virtual hosts into the table, removes leftovers of a crash, writes the state file.
 
     Returns the interfaces of the virtual hosts, absent ones too. Raises StartError, HookError,
     LimitReached and LinkError.
@@ -54,7 +54,7 @@ def take_hosts(opened: Opened, configuration: config.Configuration, held: Held) 
 
 
 async def add_hosts(opened: Opened, known: Known) -> None:
-    """Tells the running pump of every interface and virtual host; follows the links from now on.
+    """Gives the running pump every interface and virtual host; follows the links from now on.
 
     Raises StartError.
     """
@@ -110,5 +110,5 @@ def _remove_leftovers(
             logger.error("%s: leftover address %s not removed: %s", interface.name, text, why)
             failed.setdefault(interface.name, []).append(text)
     removed = len(left) - sum(map(len, failed.values()))
-    logger.warning("removed %d addresses that the last run left", removed)
+    logger.warning("removed %d addresses left by the last run", removed)
     return failed

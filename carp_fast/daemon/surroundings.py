@@ -1,9 +1,8 @@
-"""What a configuration counts on of this host's interfaces: a line like that of a fault for each
-thing that is not so.
+"""What a configuration expects of this host's interfaces: a line for each mismatch, like a fault.
 
-It may become so under the daemon, which follows, and tells then in words of its own. Must not
-start, send or change anything, nor know how a warning is printed; what is on the host and should
-not be is in present.py.
+A mismatch may end while the daemon runs; the daemon follows that and has its own messages. Must not
+start, send or change anything, nor know how a warning is printed; present.py looks for what is on
+the host and should not be.
 """
 
 from __future__ import annotations
@@ -27,7 +26,10 @@ def differences(
     interfaces: Mapping[str, Interface],
     is_on_host: IsOnHost = is_local,
 ) -> Iterator[str]:
-    """`interfaces`: all that exist, by name; `is_on_host`: whether any has an address."""
+    """A line for each mismatch.
+
+    `interfaces`: all that exist, by name; `is_on_host`: whether any of them has an address.
+    """
     by_interface: dict[str, list[VirtualHost]] = {}
     for host in hosts:
         by_interface.setdefault(host.interface, []).append(host)
@@ -41,7 +43,7 @@ def differences(
 
 
 def real_name(name: str) -> str | None:
-    """The name of the interface that has this one as an alternative name; None: none has."""
+    """The name of the interface that has this alternative name; None if there is none."""
     try:
         real = socket.if_indextoname(socket.if_nametoindex(name))
     except OSError:
@@ -50,8 +52,8 @@ def real_name(name: str) -> str | None:
 
 
 def other_name(real: str) -> str:
-    """What is wrong with an interface that is configured by an alternative name."""
-    return f'is an alternative name of {real}, and waited for as a name; allowed: "{real}"'
+    """The text of a fault: an interface is configured by an alternative name."""
+    return f'is an alternative name of {real}, and does not count as its name; allowed: "{real}"'
 
 
 def _line(origin: Origin, key: str, value: str, text: str) -> str:
@@ -65,13 +67,13 @@ def _of_interface(interface: Interface) -> Iterator[str]:
             yield other_name(real)
     elif interface.master:
         of = name_of(interface.master) or f"ifindex {interface.master}"
-        yield f"is a port of {of}, where the kernel answers for no address of a port"
+        yield f"is a port of {of}; the kernel does not answer for addresses of a port"
 
 
 def _of_sources(
     interface: Interface, hosts: list[VirtualHost], is_on_host: IsOnHost
 ) -> Iterator[str]:
-    """What its virtual hosts advertise from: the configured address, or one of its own."""
+    """Warnings about the source addresses: the configured ones, or the interface's own."""
     wanted: dict[tuple[Origin, str], None] = {}
     needed: dict[tuple[int, Origin], None] = {}
     for host in hosts:
@@ -93,6 +95,6 @@ def _of_sources(
         if finders[family](interface, virtual) is None:
             text = (
                 f"has no IPv{family} address to advertise from, and its virtual hosts wait for one;"
-                " allowed: one that is no virtual address, or a source"
+                " allowed: one that is not virtual, or a source"
             )
             yield _line(origin, "interface", interface.name, text)

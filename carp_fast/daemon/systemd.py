@@ -1,7 +1,7 @@
-"""What a service manager hears from the daemon: sd_notify messages and log lines on stderr.
+"""Messages to the service manager: sd_notify and log lines on stderr.
 
-Holds the notification protocol of systemd (sd_notify(3), without its library) and the three forms
-of a log line. Must not know what the daemon does; it is told when to say what.
+Implements the notification protocol of systemd (sd_notify(3), without its library) and the three
+forms of a log line. Must not know what the daemon does, nor when a message is due.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _PRIORITIES = (
 
 
 class Systemd:
-    """Speaks to the service manager over the datagram socket named by NOTIFY_SOCKET.
+    """Sends messages to the service manager over the datagram socket named by NOTIFY_SOCKET.
 
-    Without one, every method does nothing: the daemon need not know whether it runs under
-    systemd. A message that is lost is logged and counted in `lost`, never raised.
+    Without one, every method does nothing: the daemon need not know whether it runs under systemd.
+    A message that is lost is logged and counted in `lost`, never raised.
     """
 
     def __init__(self, address: str | None, watchdog_s: float | None = None) -> None:
@@ -57,7 +57,7 @@ class Systemd:
     def from_environment(cls, environment: MutableMapping[str, str] | None = None) -> Systemd:
         """Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of the environment.
 
-        They are removed, since hooks inherit the environment and must not speak for the daemon.
+        They are removed because hooks inherit the environment and must not notify for the daemon.
         """
         variables = os.environ if environment is None else environment
         address = variables.pop("NOTIFY_SOCKET", None)
@@ -67,38 +67,40 @@ class Systemd:
 
     @property
     def present(self) -> bool:
-        """Whether there is a service manager to speak to."""
+        """Whether there is a service manager."""
         return self._socket is not None
 
     def ready(self, status: str = "") -> None:
-        """Started, or a reload done: what begins with RELOADING ends with READY."""
+        """Reports the start or the end of a reload: what begins with RELOADING ends with READY."""
         self._send("READY=1", *_status_field(status), wait_s=NOTIFY_WAIT_S)
 
     def reloading(self) -> None:
-        """A reload begins. Type=notify-reload asks for the time of it on the monotonic clock."""
+        """Reports that a reload begins. Type=notify-reload requires its time on the monotonic
+        clock.
+        """
         at_usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("RELOADING=1", f"MONOTONIC_USEC={at_usec}", wait_s=NOTIFY_WAIT_S)
 
     def stopping(self, status: str = "") -> None:
-        """The daemon begins to end."""
+        """Reports that the daemon begins to end."""
         self._send("STOPPING=1", *_status_field(status), wait_s=NOTIFY_WAIT_S)
 
     def status(self, text: str) -> None:
-        """One line for people, shown by ``systemctl status``. Lost if the socket is full."""
+        """Sets the line that ``systemctl status`` shows. Lost if the socket is full."""
         self._send(*_status_field(text))
 
     def watchdog(self) -> None:
-        """The daemon is alive; due every watchdog_interval_s()."""
+        """Reports that the daemon is alive; due every watchdog_interval_s()."""
         self._send("WATCHDOG=1")
 
     def watchdog_interval_s(self) -> float | None:
-        """Seconds between two calls of watchdog(): half the manager's limit; None: none asked."""
+        """Seconds between two calls of watchdog(): half the manager's limit; None without one."""
         if self._watchdog_s is None or self._socket is None:
             return None
         return self._watchdog_s / 2
 
     def close(self) -> None:
-        """Nothing is said after this."""
+        """Closes the socket; nothing is sent afterwards."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -112,16 +114,16 @@ class Systemd:
             self._socket.sendto("\n".join(fields).encode(), address)
         except OSError as error:
             self.lost += 1
-            # One line for the first: a manager that is gone would otherwise fill the log.
+            # Only the first is logged: a manager that is gone would otherwise fill the log.
             if self.lost == 1:
                 text = error.strerror or "its queue is full"
                 logger.warning(
-                    "service manager at %s did not take a message: %s", self._address, text
+                    "service manager at %s did not accept a message: %s", self._address, text
                 )
 
 
 def _status_field(text: str) -> tuple[str, ...]:
-    # A line end would begin a field of its own.
+    # A line end would begin another field.
     return (f"STATUS={' '.join(text.splitlines())}",) if text else ()
 
 
@@ -131,7 +133,7 @@ def _watchdog_s(usec: str | None, pid: str | None) -> float | None:
     if not usec.isdecimal() or int(usec) == 0:
         logger.warning("WATCHDOG_USEC=%s is not a number of microseconds: ignored", usec)
         return None
-    # WATCHDOG_PID names the process that is watched; a wrapper's child is not.
+    # WATCHDOG_PID names the process that is watched; a wrapper's child is not watched.
     if pid is not None and pid != str(os.getpid()):
         return None
     return int(usec) / 1_000_000
@@ -139,28 +141,28 @@ def _watchdog_s(usec: str | None, pid: str | None) -> float | None:
 
 @functools.lru_cache(maxsize=2)
 def _rfc3339_second(at_s: int) -> str:
-    # A take-over of 65,280 virtual hosts is as many lines within two seconds.
+    # Cached: a take-over of 65,280 virtual hosts makes as many lines within two seconds.
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))
 
 
 def rfc3339(at_ms: int) -> str:
-    """An instant of the wall clock as RFC 3339 in UTC, milliseconds."""
+    """A wall-clock time as RFC 3339 in UTC, with milliseconds."""
     return f"{_rfc3339_second(at_ms // 1000)}.{at_ms % 1000:03d}Z"
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-01T00:00:00.000Z WARNING eth0/7: text``, UTC."""
+    """Formats ``2026-01-01T00:00:00.000Z WARNING eth0/7: text``, in UTC."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        """The instant of the record, RFC 3339 in UTC."""
+        """The record's time, RFC 3339 in UTC."""
         return rfc3339(int(record.created * 1000))
 
 
 class JournalFormatter(logging.Formatter):
-    """``<4>eth0/7: text``: the priority in front of each line; the journal adds the time."""
+    """Formats ``<4>eth0/7: text``: a priority before each line; the journal adds the time."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as lines of sd-daemon(3)."""
@@ -170,7 +172,7 @@ class JournalFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line: time, level, logger, message; interface, vhid, exception if any."""
+    """Formats one JSON object per line: time, level, logger, message, and more if known."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""
@@ -205,7 +207,7 @@ def start_logging(
 ) -> str:
     """Sends every log record to stderr (or `stream`) in one of LOG_FORMATS; returns which.
 
-    None: "journal" where stderr is the journal, else "text". Replaces what was set up before.
+    None: "journal" if stderr is the journal, otherwise "text". Replaces what was set up before.
     """
     if log_format is None:
         log_format = "journal" if stderr_is_journal() else "text"
@@ -217,9 +219,9 @@ def start_logging(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
-    # Without the last resort no record can come out in a form that was not asked for.
+    # Without the last resort no record can appear in another form.
     logging.lastResort = None
-    # What no form shows is not gathered: a third of the price of a line.
+    # Do not collect what no form shows: it is a third of the cost of a line.
     logging._srcfile = None  # noqa: SLF001 (as logging's own documentation does)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     return log_format

@@ -1,7 +1,7 @@
-"""Which virtual host stands in which slot of the engine, and which interface has which number.
+"""The slots of virtual hosts and the numbers of interfaces in the engine.
 
-The engine counts; people name. Everything that turns one into the other is here, lean, because
-there may be 131,072 of them. Must not know sockets, the loop or the control socket.
+The engine uses numbers, people use names. This module converts between them, with little memory,
+because there may be 131,072 virtual hosts. Must not know sockets, the loop or the control socket.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ INIT, BACKUP, MASTER = range(3)
 
 
 class LimitReached(CarpFastError):
-    """Raised when a limit of the engine would be passed; the text names it."""
+    """Raised when a limit of the engine would be exceeded; the text names it."""
 
 
 def every_address(host: VirtualHost) -> tuple[str, ...]:
-    """The signed and the unsigned addresses of a virtual host, as the engine counts them."""
+    """The signed and the unsigned addresses of a virtual host, in the order in which the engine
+    numbers them.
+    """
     return (*host.addresses, *host.unsigned_addresses)
 
 
@@ -54,20 +56,20 @@ class Hosts:
         self.names: list[str] = []
         self.slots: list[array[int]] = []
         self._retired: dict[int, tuple[str, ...]] = {}  # by slot
-        self.leaving: set[int] = set()  # slots that were removed, and are not free yet
-        # Of `_retired` those that may still be there.
+        self.leaving: set[int] = set()  # slots of removed virtual hosts that are not free yet
+        # Those of `_retired` that may still be on the interface.
         self.unsettled: dict[int, set[str]] = {}
         self._numbers: dict[str, int] = {}
         self._free: list[int] = []
-        # Advertisements count up from the wall clock, so that a restart goes on above what the
-        # last run sent: whoever refuses old counters accepts it.
+        # The counters of advertisements start from the wall clock, so that a restart continues
+        # above those of the last run: hosts that refuse old counters accept it.
         self._counter = time.time_ns()
-        # Those that were prepared last, and as arguments: virtual hosts of a table share them.
+        # The last settings and their prepared arguments: virtual hosts of a table share them.
         self._settings: Settings | None = None
         self._keys: dict[str, Any] = {}
 
     def number(self, name: str) -> int:
-        """The interface's number, given at the first asking. Raises LimitReached."""
+        """The interface's number, assigned at the first call. Raises LimitReached."""
         number = self._numbers.get(name)
         if number is None:
             number = len(self.names)
@@ -79,7 +81,7 @@ class Hosts:
         return number
 
     def known(self, name: str) -> int | None:
-        """The interface's number, or None when no virtual host uses it, nor ever did."""
+        """The interface's number; None if no virtual host has ever used it."""
         return self._numbers.get(name)
 
     def used_names(self) -> list[str]:
@@ -87,7 +89,7 @@ class Hosts:
         return [name for name, slots in zip(self.names, self.slots, strict=True) if slots]
 
     def check_room(self, added: Iterable[VirtualHost], removed: int) -> None:
-        """Raises LimitReached when these cannot be added once `removed` others have gone."""
+        """Raises LimitReached if these cannot be added once `removed` others have left."""
         count, names = 0, set(self.names)
         for host in added:
             count += 1
@@ -115,7 +117,7 @@ class Hosts:
         return slot
 
     def replace(self, slot: int, host: VirtualHost, retired: tuple[str, ...] = ()) -> None:
-        """A virtual host as a reload made it; `retired`: former addresses that are to go."""
+        """Changes a virtual host in a reload; `retired`: former addresses to be removed."""
         self.hosts[slot] = host
         self._retired[slot] = retired
         self.unsettled[slot] = set(retired)
@@ -123,11 +125,11 @@ class Hosts:
             del self._retired[slot], self.unsettled[slot]
 
     def retired(self, slot: int) -> tuple[str, ...]:
-        """Former addresses of a virtual host that are to go, or went."""
+        """Former addresses of a virtual host that are to be removed, or were."""
         return self._retired.get(slot, ())
 
     def going(self) -> dict[str, list[str]]:
-        """Addresses, by interface, that are to go and may still be there."""
+        """Addresses, by interface, that are to be removed and may still exist."""
         found: dict[str, list[str]] = {}
         for slot in {*self.unsettled, *self.leaving}:
             host = self.hosts[slot]
@@ -138,8 +140,10 @@ class Hosts:
         return found
 
     def address(self, slot: int, number: int) -> str:
-        """An address by its number in the engine: retired IPv6 ones, which go before another takes
-        their place, signed ones, unsigned ones, retired IPv4 ones.
+        """An address by its number in the engine.
+
+        The order: retired IPv6 ones, which are removed before another takes their place, signed
+        ones, unsigned ones, retired IPv4 ones.
         """
         host = self.hosts[slot]
         if host is None:
@@ -150,7 +154,7 @@ class Hosts:
         return every[number] if number < len(every) else "of a former configuration"
 
     def give_back(self, slot: int) -> None:
-        """The engine released the slot."""
+        """Frees a slot that the engine has released."""
         host = self.hosts[slot]
         self._retired.pop(slot, None)
         self.unsettled.pop(slot, None)
@@ -162,7 +166,7 @@ class Hosts:
             heapq.heappush(self._free, slot)
 
     def name(self, slot: int) -> str:
-        """ "eth0/7", as log lines have it."""
+        """ "eth0/7", for log lines."""
         host = self.hosts[slot]
         return host.name if host is not None else f"slot {slot}"
 
@@ -175,21 +179,21 @@ class Hosts:
     def matching(
         self, interface: str | None, vhid: int | None
     ) -> Iterator[tuple[int, VirtualHost]]:
-        """(slot, virtual host) of those that an interface and a vhid name; None: any."""
+        """(slot, virtual host) of those with this interface and vhid; None: any."""
         for slot, host in self.used():
             if interface in (None, host.interface) and vhid in (None, host.vhid):
                 yield slot, host
 
     def manages_addresses(self, number: int) -> bool:
-        """Whether a virtual host of the interface has its addresses added by us."""
+        """Whether we add the addresses of any virtual host of the interface."""
         return any(
             host is not None and host.settings.manage_addresses
             for host in (self.hosts[slot] for slot in self.slots[number])
         )
 
     def needs_source(self, number: int, family: int = 4) -> bool:
-        """Whether a virtual host of the interface advertises over this family (4 or 6) from the
-        interface's own address.
+        """Whether a virtual host of the interface uses its own address of a family (4 or 6) as
+        source.
         """
         return any(
             host is not None
@@ -235,9 +239,10 @@ class Hosts:
         barred: bool = False,
         missing: tuple[bool, bool] = (False, False),
     ) -> PreparedHost:
-        """The virtual host as the engine wants it; `retired`: former addresses, to be removed;
-        `barred`: another process of this machine has it; `missing`: whether this host does not
-        have its configured source, IPv4 and IPv6.
+        """A virtual host in the form that the engine takes.
+
+        `retired`: former addresses to be removed; `barred`: another process of this machine has it;
+        `missing`: whether this host lacks its configured source, IPv4 and IPv6.
         """
         settings = host.settings
         source, source6, lladdr = settings.source, settings.source6, settings.lladdr
@@ -245,7 +250,7 @@ class Hosts:
         if settings is not self._settings:
             self._settings, self._keys = settings, arguments_of(settings)
         keys = dict(self._keys)
-        if ":" in settings.advertise_mac:  # its very own: not in a configuration
+        if ":" in settings.advertise_mac:  # an individual one, which a configuration cannot have
             keys["advertise_mac"] = mac_bytes(settings.advertise_mac)
         return PreparedHost(
             interface=self.number(host.interface),

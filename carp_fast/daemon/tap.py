@@ -1,8 +1,8 @@
-"""What other programs of this machine advertise for our virtual hosts, listened to for moments.
+"""Listens from time to time to what other programs of this machine advertise for our virtual hosts.
 
 A machine does not hear what it sends, and the sockets that the pump reads ignore it. A ucarp here,
-or a daemon that has no lock file in common with ours, would be MASTER beside us, unnoticed. Runs on
-the loop, beside the pump. Must not know locks, hooks or the control socket.
+or a daemon that uses another lock file, would be MASTER at the same time, unnoticed. Runs on the
+loop, independently of the pump. Must not know locks, hooks or the control socket.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVERY_S = 60.0
-AFTER_RISE_S = 2.0  # and once this long after a virtual host became MASTER, and no other since
+AFTER_RISE_S = 2.0  # and this long after a virtual host became MASTER, unless another one follows
 RISES_MAX_S = 10.0  # ... but at most this long after the first of them
-AGAIN_S = 1.0  # while it is not certain yet whether somebody else is MASTER, too
+AGAIN_S = 1.0  # while it is uncertain whether another program is MASTER, too
 OVERHEARD_AGAIN_S = 5.0
 LISTEN_MAX_S = 5.0
-MARGIN_S = 1.1  # beyond an interval of ours: the other one may have any advskew
-LOOKS_EVERY_S = 0.5  # at what was heard: a wake-up for each frame would cost more than the frame
-FRAMES_A_SECOND = 5000  # looked at
-OURS_A_SECOND = 250  # of those from our own MACs: of more, some vhids at a time, in turn
-CONFIRMED_AFTER = 2  # times in a row that a MASTER has company
-STAYS_FOR = 5  # times in a row that a slower one is waited for to step down
-SILENT_AFTER = 2  # times in a row that nothing was heard any more
+MARGIN_S = 1.1  # more than an interval of ours: the other program may have any advskew
+LOOKS_EVERY_S = 0.5  # between reads: a wake-up for each frame would cost more than the frame
+FRAMES_A_SECOND = 5000  # that are read
+OURS_A_SECOND = 250  # of them from our own MACs; if there are more, vhids take turns
+CONFIRMED_AFTER = 2  # consecutive times that a MASTER is not alone
+STAYS_FOR = 5  # consecutive times that a slower one is expected to step down
+SILENT_AFTER = 2  # consecutive times that nothing was heard any more
 RESIGNATION = (255, 255)
 TTL = b"\xff"
 
@@ -61,7 +61,7 @@ _Identity = tuple[str, tuple[str, ...], int]
 
 
 class _Said(NamedTuple):
-    """What an advertisement says that is judged; the rest of it is not kept."""
+    """The fields of an advertisement that are judged; the others are not kept."""
 
     source: bytes
     mac: bytes
@@ -73,15 +73,15 @@ class _Heard:
     """What was heard for one virtual host: `other`, an advertisement that is not ours."""
 
     def __init__(self, identity: _Identity) -> None:
-        self.identity = identity  # by a reload, the slot may be another one's before we judge
+        self.identity = identity  # after a reload the slot may have another one before it is judged
         self.other: _Said | None = None
         self.ours: dict[bytes, list[int]] = {}  # counters by destination
         self.last: _Said | None = None
 
     def company(self, frames: float) -> _Said | None:
-        """What somebody else said, in the end even from our own MAC and source.
+        """The advertisement of another program, even if it came from our own MAC and source.
 
-        Our own counters go up by one, in as many `frames` as one sender has.
+        Our own counters increase by one, so that one sender has as many as `frames`.
         """
         if self.other is not None:
             return self.other
@@ -93,7 +93,7 @@ class _Heard:
 
 
 class Tap:
-    """Listens, and keeps virtual hosts that somebody else of this machine has from taking part.
+    """Listens, and bars virtual hosts that another program of this machine has.
 
     `yields` decides, between equals, whether ours gives way.
     """
@@ -115,29 +115,29 @@ class Tap:
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._heard: dict[int, _Heard] = {}
-        self._changed: set[tuple[str, int]] = set()  # MASTER for a part of the time alone
+        self._changed: set[tuple[str, int]] = set()  # that were MASTER for only part of the time
         self._listening = False
-        self._vhids = range(ALL_VHIDS)  # listened for among what comes from our own MACs
+        self._vhids = range(ALL_VHIDS)  # vhids whose frames from our own MACs are read
         self._turn = 0
         self._slots: dict[str, dict[int, list[int]]] = {}  # by interface and vhid
         self._keys: dict[_Identity, list[Key]] = {}
-        self._company: dict[_Identity, int] = {}  # times in a row
+        self._company: dict[_Identity, int] = {}  # consecutive times
         self._silent: dict[int, int] = {}
         self._failed = False
         self._yields = yields
         feed.subscribe(self.on_event)
 
     def start(self) -> None:
-        """Listens from now on."""
+        """Starts listening."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def close(self) -> None:
-        """Listens no more."""
+        """Stops listening."""
         if self._task is not None:
             self._task.cancel()
 
     def on_event(self, event: StateEvent) -> None:
-        """A virtual host changed its state."""
+        """Handles that a virtual host changed its state."""
         if self._listening and "MASTER" in (event.state, event.previous):
             self._changed.add((event.interface, event.vhid))
         if event.state == "MASTER":
@@ -150,7 +150,7 @@ class Tap:
                 await self.listen()
             except OSError as error:
                 if not self._failed:
-                    text = "what this machine sends cannot be listened to"
+                    text = "cannot listen to what this machine sends"
                     logger.warning("%s: %s", text, error.strerror)
                 self._failed = True
             if self._company:
@@ -165,7 +165,7 @@ class Tap:
                         break
 
     async def _rises_within(self, seconds: float) -> bool:
-        """Waits for a virtual host to become MASTER; False: none did for so long."""
+        """Waits until a virtual host becomes MASTER; returns False if none did for so long."""
         try:
             await asyncio.wait_for(self._wake.wait(), seconds)
         except TimeoutError:
@@ -174,7 +174,7 @@ class Tap:
         return True
 
     async def listen(self) -> None:
-        """Listens once, and draws the consequences. Raises OSError."""
+        """Listens once, and bars or frees virtual hosts accordingly. Raises OSError."""
         ifindexes = [
             each.ifindex for name, each in self._network.now.items() if is_listened_to(name)
         ]
@@ -193,16 +193,16 @@ class Tap:
                 while (left_s := until_s - loop.time()) > 0:
                     await asyncio.sleep(min(LOOKS_EVERY_S, left_s))
                     self._read(sock)
-            await self._orders.done()  # then every change of state has been told
+            await self._orders.done()  # then every change of state has been reported
             logger.debug("listened to what this machine sends for %.1f s", listen_s)
             self._judge(listen_s)
         finally:
             self._listening = False
-            # Of tens of thousands of virtual hosts: nothing of it stays in memory for a minute.
+            # With tens of thousands of virtual hosts: nothing of it stays in memory for a minute.
             self._heard, self._slots, self._keys, self._changed = {}, {}, {}, set()
 
     def _next_vhids(self) -> range:
-        """Those whose turn it is. All, where masters are few; more, where one may have company."""
+        """The vhids whose turn it is: all if masters are few, more if one may not be alone."""
         suspected = self._company or self._in_use.overheard
         most = FRAMES_A_SECOND if suspected else OURS_A_SECOND
         parts = min(-(-self._hosts.states.count(MASTER) // most) or 1, ALL_VHIDS)
@@ -210,7 +210,7 @@ class Tap:
         return range(which * ALL_VHIDS // parts, (which + 1) * ALL_VHIDS // parts)
 
     def _own_mac_ends(self, settings: Iterable[Settings]) -> set[int]:
-        """What the MACs are told by that our virtual hosts advertise from."""
+        """The ends of the MACs that our virtual hosts advertise from."""
         ends = {mac_end(each.mac) for each in self._network.now.values()}
         for mac in {each.advertise_mac for each in settings}:
             if mac in VIRTUAL_MACS:
@@ -228,9 +228,9 @@ class Tap:
             self.on_frame(about[0], frame)
 
     def on_frame(self, name: str, frame: bytes) -> None:
-        """This machine sent a frame of protocol 112 on an interface."""
+        """Handles a frame of protocol 112 that this machine sent on an interface."""
         fields = parse(frame)
-        # What is forwarded has another TTL.
+        # A forwarded frame has another TTL.
         if fields["verdict"] != "ok" or fields["version"] != 2 or _ttl(frame) != TTL:
             return
         if (fields["advbase"], fields["advskew"]) == RESIGNATION:
@@ -291,7 +291,7 @@ class Tap:
         return now.mac if now is not None else b""
 
     def _is_genuine(self, host: VirtualHost, fields: Mapping[str, Any]) -> bool:
-        """Whether it is signed with our key: else it is another virtual host, or VRRP."""
+        """Whether it is signed with our key: otherwise it is another virtual host, or VRRP."""
         if host.identity not in self._keys:
             from carp_fast.capture.judge import signer_of  # most daemons never need it
 
@@ -304,7 +304,7 @@ class Tap:
     # -- what follows
 
     def _judge(self, listen_s: float) -> None:
-        # Whoever was not listened for now is as certain as before.
+        # For those that were not listened for, nothing changes.
         company = {each: n for each, n in self._company.items() if each[2] not in self._vhids}
         for slot, heard in self._heard.items():
             host = self._hosts.hosts[slot]
@@ -338,10 +338,11 @@ class Tap:
                 self._in_use.free(slot)
 
     def _gives_way(self, host: VirtualHost, other: _Said, times: int) -> bool:
-        """Whether a MASTER leaves it to who is MASTER beside it, as if it had been heard.
+        """Whether a MASTER gives way to another one on this machine, as if it had heard it.
 
-        Who is slower steps down when it hears us; who cannot is left alone after a while. Between
-        equals chance decides, since the other one may be as we are, and decide in the same moment.
+        A slower one steps down when it hears us; one that cannot is left alone after a while.
+        Between equals chance decides, since the other one may be another carp-fast that decides at
+        the same moment.
         """
         if times < CONFIRMED_AFTER:
             return False
@@ -354,8 +355,8 @@ class Tap:
     def _bar(self, slot: int, host: VirtualHost, other: _Said) -> None:
         pid = ucarp_of(host)
         mac, source = mac_text(other.mac), address_text(other.source)
-        who = named(pid) if pid else f"who advertises from {source} ({mac})"
-        logger.warning("%s: in_use: %s on this machine has it, waiting for that", host.name, who)
+        who = named(pid) if pid else f"a program that advertises from {source} ({mac})"
+        logger.warning("%s: in_use: %s on this machine has it, waiting", host.name, who)
         self._silent[slot] = -1
         self._in_use.overhear(slot, who)
 
@@ -365,12 +366,12 @@ def _said(fields: Mapping[str, Any]) -> _Said:
 
 
 def is_listened_to(name: str) -> bool:
-    """Whether what leaves an interface was sent here: a bridge forwards by its ports, too."""
+    """Whether frames that leave an interface come from this host: a bridge also forwards."""
     return not Path(f"/sys/class/net/{name}/brport").exists()
 
 
 def ucarp_of(host: VirtualHost, proc: Path = Path("/proc")) -> int | None:
-    """A ucarp of this network namespace with this vhid, as far as its command line tells."""
+    """A ucarp of this network namespace with this vhid, found by its command line."""
     own = (proc / "self/ns/net").readlink()
     for process in proc.iterdir():
         try:

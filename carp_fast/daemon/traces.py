@@ -1,6 +1,6 @@
-"""What a daemon leaves in files while it runs: its process id, and addresses it may have added.
+"""Files that a running daemon leaves: its process id, and the addresses that it may have added.
 
-Must not know how either is used by others.
+Must not know how others use them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from carp_fast.net.addresses import StateFile
 
 
 class PidFile(Closing):
-    """The file of `--pid-file`; without a path, none. Closing removes what was written."""
+    """The file of `--pid-file`; without a path, none. Closing removes the file."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -31,7 +31,7 @@ class PidFile(Closing):
         self._written = True
 
     def close(self) -> None:
-        """Removes the file, if it was written."""
+        """Removes the file if it was written."""
         if self._written and self._path is not None:
             self._path.unlink(missing_ok=True)
 
@@ -39,7 +39,7 @@ class PidFile(Closing):
 class Held:
     """The addresses that may have been added, by interface, for the next run to find.
 
-    `file`: where they are written down; None: nowhere.
+    `file`: where they are recorded; None: nowhere.
     """
 
     def __init__(self, file: StateFile | None) -> None:
@@ -50,7 +50,7 @@ class Held:
         return {} if self._file is None else self._file.read()
 
     def write(self, *held: dict[str, list[str]]) -> None:
-        """Writes down all of these, before the first is added. Raises StartError."""
+        """Records all of these, before the first is added. Raises StartError."""
         if self._file is None:
             return
         every: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""Raw sockets from which the pump sends to unicast peers: one for each family that has some.
+"""Raw sockets from which the pump sends to unicast peers: one for each family that is needed.
 
 Must not know what is sent.
 """
@@ -37,7 +37,7 @@ class Unicast(Closing):
                 kind = socket.AF_INET if family == 4 else socket.AF_INET6
                 sock = sockets.open_raw_sender(kind)
                 if sock is None:
-                    logger.error("this kernel has no IPv6: nothing is sent to IPv6 peers")
+                    logger.error("this kernel has no IPv6: sending nothing to IPv6 peers")
                 else:
                     self._sockets[family] = sock
         numbers = [self._sockets[each].fileno() if each in self._sockets else -1 for each in (4, 6)]

@@ -96,7 +96,7 @@ def test_after_a_kill_none_of_1020_addresses_remains_within_2_s(
     assert a.addresses() == own | others
     assert set(again.states().values()) == {"BACKUP"}
     assert set(survivor.states().values()) == {"MASTER"}
-    assert again.log_lines("removed 1019 addresses that the last run left")
+    assert again.log_lines("removed 1019 addresses left by the last run")
     print(
         f"1,019 addresses left by SIGKILL gone {gone_s:.2f} s after the start; 3 foreign ones stay"
     )

@@ -180,8 +180,10 @@ esac
     with Recording(b) as recording:
         daemon = start_daemon(a, path)
         daemon.wait_state("MASTER", 5)
-        daemon.wait_log(r"ERROR s1/[12]: up \S+: not done within 0.5 s", 5, count=2)
-        daemon.wait_log(r"ERROR s1/[12]: up \S+: SIGTERM was ignored for 2 s, SIGKILL", 5, count=2)
+        daemon.wait_log(r"ERROR s1/[12]: up \S+: not finished within 0.5 s", 5, count=2)
+        daemon.wait_log(
+            r"ERROR s1/[12]: up \S+: ignored SIGTERM for 2 s, sending SIGKILL", 5, count=2
+        )
         daemon.wait_log(r"s1/\d+: up \S+: exit status 0", 5, count=18)
         assert set(daemon.states().values()) == {"MASTER"}
         assert max(recording.gaps_s(a, 0)) <= 1 + LATE_S

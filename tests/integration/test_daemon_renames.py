@@ -215,7 +215,7 @@ def test_after_a_crash_and_a_renaming_the_next_start_removes_what_was_left(
     rename(host, "s1", "x1")
     again = start_daemon(host, a.configuration)
     assert virtual(host) == set()
-    assert again.log_lines(f"removed {len(VHIDS)} addresses that the last run left")
+    assert again.log_lines(f"removed {len(VHIDS)} addresses left by the last run")
     assert again.stop() == 0
 
 
@@ -241,7 +241,7 @@ def test_what_has_our_mark_is_ours_when_its_interface_appears(
     again = start_daemon(host, path)
     assert has_link_local(host, "x1")
     rename(host, "x1", "s1")
-    again.wait_log("s1: 1 addresses there have our mark, and are ours", STATE_S)
+    again.wait_log("s1: 1 addresses there have our mark and are ours", STATE_S)
     wait_for(lambda: not has_link_local(host, "s1"), 1, "removed while BACKUP")
     again.wait_state("MASTER", 5)
     wait_for(lambda: has_link_local(host, "s1"), STATE_S, "there as MASTER")

@@ -52,7 +52,7 @@ def test_a_source_that_is_not_there_is_waited_for_and_missed(
     host = lab["a"]
     daemon = start_daemon(host, configuration(tmp_path))
     await_reason(daemon, "INIT", "no_source")
-    assert daemon.log_lines(f"s1: source {SOURCE} is no address of this host")
+    assert daemon.log_lines(f"s1: source {SOURCE} is not an address of this host")
     with Observer(lab["b"]) as observer:
         add(host, f"addr add {SOURCE}/16 dev s1")
         await_reason(daemon, "BACKUP", "source_found")
@@ -100,7 +100,7 @@ def test_an_ipv6_source_counts_once_it_is_no_longer_tentative(
     add(host, "addr add fd00::99/64 dev s1")  # without nodad: some 2 s of finding out
     daemon.wait_log("s1: source fd00::99 is tentative", SOON_S)
     await_reason(daemon, "INIT", "no_source")
-    daemon.wait_log("s1: source fd00::99 is there", 10)
+    daemon.wait_log("s1: source fd00::99 is present", 10)
     daemon.wait_state("MASTER", 5)
     # The same address on the other host first: duplicate address detection fails.
     add(host, "addr del fd00::99/64 dev s1")
@@ -154,9 +154,9 @@ def test_check_compares_sources_peers_and_names_with_the_host(
     peer = f'peers = "{host.address(1)}": is an address of this host, which does not hear itself'
     assert told == [
         f"{peer}; allowed: other hosts",
-        f'source = "{SOURCE}": is no address of this host; the virtual hosts on s1 wait for it',
-        'interface = "other0": is an alternative name of s1, and waited for as a name; allowed: '
-        '"s1"',
+        f'source = "{SOURCE}": is not an address of this host; the virtual hosts on s1 wait for it',
+        'interface = "other0": is an alternative name of s1, and does not count as its name;'
+        ' allowed: "s1"',
     ]
     daemon = start_daemon(host, path)
     assert daemon.log_lines("other0: is an alternative name of s1")

@@ -65,14 +65,14 @@ def test_a_full_or_read_only_disk_keeps_no_daemon_from_starting_or_reloading(
         daemon.kill()
         assert len(a.addresses() - own) == 3
         daemon = start_daemon(a, write("1-3"))
-        daemon.wait_log("removed 3 addresses that the last run left", 1)
+        daemon.wait_log("removed 3 addresses left by the last run", 1)
         daemon.wait_state("MASTER", 8)
         daemon.kill()
         (disk / "fill").unlink()
         mount("-o", "remount,ro", str(disk))
         daemon = start_daemon(a, write("2-3"))
         daemon.wait_log(WARNING.format("Read-only file system"), 1)
-        daemon.wait_log("removed 3 addresses that the last run left", 1)
+        daemon.wait_log("removed 3 addresses left by the last run", 1)
         daemon.wait_state("MASTER", 8)
         assert daemon.stop() == 0
         assert a.addresses() == own

@@ -168,7 +168,7 @@ def test_what_a_crash_left_goes_without_its_secondaries_going_too(a: Host, tmp_p
     for name in ("all", "s1"):
         sysctl(a, f"net.ipv4.conf.{name}.promote_secondaries", "0")
     daemon = start(a, tmp_path, unsigned_addresses=[])
-    assert daemon.log_lines("removed 1 addresses that the last run left")
+    assert daemon.log_lines("removed 1 addresses left by the last run")
     assert held(a, "10.1.1.200") == {"10.1.1.200"}
 
 

@@ -322,7 +322,7 @@ def test_a_script_that_hangs_does_not_stop_advertisements(play: Play) -> None:
             one = stage.start("-z", "-n", body="exec sleep 11")
             one.wait_master()
             if stage.program == "carp-fast":
-                one.wait_line("still runs after 10 s", deadline_s=15)
+                one.wait_line("still running after 10 s", deadline_s=15)
             else:
                 one.process.signal(signal.SIGUSR1)  # answered when the script has ended
                 one.wait_line("MASTER on", deadline_s=15)

@@ -445,9 +445,10 @@ def test_a_configured_source_that_is_missing_or_elsewhere() -> None:
     assert (facts["state"], facts["reason"]) == ("INIT", "no_source")
     assert facts["configured_sources"] == {source: "missing"}
     said = asked.sections()
-    assert said["to take part"] == ["source 10.77.0.9 is no address of this host: eth0 needs it"]
+    lines = ["source 10.77.0.9 is not an address of this host: eth0 needs it"]
+    assert said["to take part"] == lines
     heading = "virtual host eth0/42"
-    assert "its configured source 10.77.0.9 is no address of this host" in said[heading]
+    assert "its configured source 10.77.0.9 is not an address of this host" in said[heading]
     assert any("the configured source is not there" in line for line in said[heading])
     asked = Asked({"source": source}, source=ip(source))
     asked.network.local.add(ip(source))

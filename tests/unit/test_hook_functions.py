@@ -203,7 +203,7 @@ def test_functions_that_cannot_be_ended_are_few(
             assert await hooks.drain(DEADLINE_S) == ()  # its place is free again
             assert hooks.abandoned == count
         refused = await result_of(hooks, hook(f"{name}:{function}"))
-        assert refused.error == "2 functions run on after their timeout"
+        assert refused.error == "2 functions still run after their timeout"
         sys.modules[name].release.set()
         await until(lambda: hooks.abandoned == 0)
         hooks.timeout_s = DEADLINE_S
@@ -217,7 +217,7 @@ def test_functions_that_cannot_be_ended_are_few(
     [
         ("no_such_module_here:up", "ModuleNotFoundError"),
         ("{name}:nothing", "AttributeError"),
-        ("{name}:number", "is no function but int"),
+        ("{name}:number", "is not a function but int"),
         ("{broken}:up", "SystemExit: 1"),
     ],
 )

@@ -150,7 +150,7 @@ def test_much_output_is_bounded_and_holds_nothing_up(
 
     run(scene())
     more = 1_000_000 - hooks_module.OUTPUT_BYTES_MAX
-    assert f"{more} bytes of output more, not shown" in caplog.text
+    assert f"{more} more bytes of output not shown" in caplog.text
 
 
 def test_killed_by_a_signal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -319,7 +319,7 @@ def test_at_its_timeout_the_whole_group_is_ended(
         assert hooks.failed == 0
 
     run(scene())
-    assert f"eth0/7: up {target}: not done within 1 s" in caplog.text
+    assert f"eth0/7: up {target}: not finished within 1 s" in caplog.text
     assert_gone(int((tmp_path / "child").read_text()))
 
 
@@ -352,7 +352,7 @@ def test_what_ignores_sigterm_is_killed(
         assert await hooks.drain(DEADLINE_S) == ()
 
     run(scene())
-    assert ("SIGTERM was ignored for 0.2 s, SIGKILL" in caplog.text) is (deaf == "script")
+    assert ("ignored SIGTERM for 0.2 s, sending SIGKILL" in caplog.text) is (deaf == "script")
     assert_gone(int((tmp_path / "child").read_text()))
 
 
@@ -365,7 +365,7 @@ def test_one_that_takes_long_is_said(
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "still runs after 0.05 s" in record.getMessage():
+            if "still running after 0.05 s" in record.getMessage():
                 said.set()
 
     async def scene() -> None:
@@ -381,7 +381,7 @@ def test_one_that_takes_long_is_said(
             logging.getLogger("carp_fast.daemon.hooks").removeHandler(listener)
 
     run(scene())
-    assert f"eth0/7: up {target}: still runs after 0.05 s" in caplog.text
+    assert f"eth0/7: up {target}: still running after 0.05 s" in caplog.text
 
 
 def test_what_it_leaves_in_the_background_is_left_alone(tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ def test_drain_names_what_does_not_end_and_close_kills_it(
 
     run(scene())
     assert_gone(int((tmp_path / "pid").read_text()))
-    assert f"eth0/7: up {target}: still not done after 0.05 s" in caplog.text
+    assert f"eth0/7: up {target}: still not finished after 0.05 s" in caplog.text
 
 
 def test_a_result_that_is_not_taken_ends_nothing(
@@ -440,7 +440,7 @@ def test_a_result_that_is_not_taken_ends_nothing(
         assert await hooks.drain(DEADLINE_S) == ()
 
     run(scene())
-    assert "its result was not taken" in caplog.text
+    assert "the callback for its result failed" in caplog.text
 
 
 _atfork_calls: list[str] = []

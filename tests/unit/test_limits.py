@@ -54,14 +54,14 @@ LIMITS = [
     (
         {"interfaces": 732},
         {},
-        "net.core.optmem_max: 732 interfaces, and a filter that the kernel takes tells about 731"
-        " from others: advertisements of all interfaces would be looked at",
+        "net.core.optmem_max: 732 interfaces, and a filter that the kernel accepts has room for"
+        " about 731: advertisements of all interfaces would be read",
     ),
     (
         {"interfaces": 1_501},
         {"optmem_max": 131_072},
         "FILTERED_INTERFACES_MAX: 1,501 interfaces, and a filter of at most 4,096 instructions"
-        " tells 1,500 from others: advertisements of all interfaces would be looked at",
+        " has room for 1,500: advertisements of all interfaces would be read",
     ),
     (
         {"advertisements_per_s": 65_280.0},
@@ -90,7 +90,7 @@ LIMITS = [
         {"macs": 8_193},
         {},
         "SWITCH_MACS: 8,193 virtual MACs would be sent from, and the table of a small switch holds"
-        " 8,192: it would flood what it cannot remember",
+        " 8,192: it would flood frames to the others",
     ),
 ]
 

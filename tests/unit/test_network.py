@@ -194,7 +194,7 @@ def test_the_engine_says_whether_an_address_was_lost(
         stage.network.close()
 
     run(scenario)
-    message = "eth0/1: address 2001:db8::1/64 was removed by somebody, added again"
+    message = "eth0/1: address 2001:db8::1/64 was removed by another program, added again"
     assert caplog.messages[:-1] == [message] * (LOST_TIMES - 1)
     assert "address_lost: 2001:db8::1/64" in caplog.messages[-1]
 

@@ -126,7 +126,7 @@ def test_what_has_our_mark_where_an_interface_appears_is_ours(
         ]
 
     run(scenario)
-    assert caplog.messages.count("eth0: 2 addresses there have our mark, and are ours") == 2
+    assert caplog.messages.count("eth0: 2 addresses there have our mark and are ours") == 2
 
 
 def test_who_is_found_elsewhere_is_announced_at_once_and_then_once_a_second(
@@ -189,8 +189,8 @@ def test_who_is_found_elsewhere_is_announced_at_once_and_then_once_a_second(
 
     run(scenario)
     assert "eth0: MAC 02:00:00:00:00:02 instead of 02:00:00:00:00:01" in caplog.messages
-    assert "eth0: is a port of br0 now, and its addresses may not answer" in caplog.messages
-    assert "eth0: is no port of another interface any more" in caplog.messages
+    assert "eth0: is now a port of br0, and its addresses may not answer" in caplog.messages
+    assert "eth0: is no longer a port of another interface" in caplog.messages
 
 
 def test_what_scripts_add_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:

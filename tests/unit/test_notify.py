@@ -132,7 +132,7 @@ def test_notify_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
     run(scene())
     assert [line["say"] for line in lines_of(program)] == ["end", "between", "after"]
-    assert f"notify {program}: ended: exit status 3; started again in 0.05 s" in caplog.text
+    assert f"notify {program}: ended: exit status 3; starting it again in 0.05 s" in caplog.text
 
 
 def test_a_line_that_was_written_in_part_is_sent_whole_again(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_notify_that_does_not_read_loses_the_oldest(
     got = [line["vhid"] for line in lines_of(program)]
     assert got == sorted(got)
     assert got[-19:] == list(range(81, 100))  # the latest all came
-    assert "20 changes wait, the oldest are dropped (1 by now)" in caplog.text
+    assert "20 changes wait, dropping the oldest (1 so far)" in caplog.text
 
 
 def test_the_output_of_notify_is_in_the_log_and_bounded(
@@ -198,7 +198,7 @@ def test_the_output_of_notify_is_in_the_log_and_bounded(
     assert f"notify {program}: hello" in said
     assert f"notify {program}: there" in said
     shown = [m for m in said if m.endswith((": more", ": hello", ": there", ": unended"))]
-    hidden = sum(int(m.split()[2]) for m in said if m.endswith("lines more, not shown"))
+    hidden = sum(int(m.split()[2]) for m in said if m.endswith("more lines not shown"))
     assert len(shown) + hidden == 503
     assert hidden > 0
 
@@ -238,7 +238,7 @@ def test_notify_that_closes_its_input_is_ended_and_started_again(
         await notifier.stop(0.1)
 
     run(scene())
-    assert f"notify {program}: does not read any more, SIGTERM" in caplog.text
+    assert f"notify {program}: no longer reads its input, sending SIGTERM" in caplog.text
     assert "changes not delivered" in caplog.text
 
 

@@ -109,12 +109,12 @@ def test_the_engine_hears_which_sources_are_missing_as_they_come_and_go(
 
     run(scenario)
     assert [each for each in caplog.messages if "source 2001" in each or "source 192" in each] == [
-        "eth0: source 2001:db8::98 is tentative: whether another host has it is being found out; "
+        "eth0: source 2001:db8::98 is tentative: the kernel checks for duplicates; "
         "its virtual hosts wait for it",
-        "eth0: source 2001:db8::98 is there",
-        "eth0: source 192.0.2.98 is no address of this host; its virtual hosts wait for it",
+        "eth0: source 2001:db8::98 is present",
+        "eth0: source 192.0.2.98 is not an address of this host; its virtual hosts wait for it",
         "eth0: source 192.0.2.98 is an address of another interface of this host",
-        "eth0: source 192.0.2.98 is no address of this host; its virtual hosts wait for it",
+        "eth0: source 192.0.2.98 is not an address of this host; its virtual hosts wait for it",
     ]
     assert stage.network.own_sources.addresses() == {address_bytes(FOUR), address_bytes(SIX)}
 
@@ -161,26 +161,26 @@ def test_check_names_what_the_interfaces_do_not_have(monkeypatch: pytest.MonkeyP
     eth0 = having(address("192.0.2.9"), address("fe80::9"))
     assert lines({"eth0": eth0}) == []
     assert lines({"eth0": eth0}, SIX, source=FOUR, source6=SIX) == [
-        'FILE: virtual_host[1]: source = "192.0.2.98": is no address of this host; the virtual '
+        'FILE: virtual_host[1]: source = "192.0.2.98": is not an address of this host; the virtual '
         "hosts on eth0 wait for it",
         'FILE: virtual_host[1]: source = "2001:db8::98": is an address of another interface of '
         "this host",
     ]
     assert lines({"eth0": having(address("192.0.2.1"))}) == [
         f'FILE: virtual_host[1]: interface = "eth0": has no IPv{family} address to advertise from, '
-        "and its virtual hosts wait for one; allowed: one that is no virtual address, or a source"
+        "and its virtual hosts wait for one; allowed: one that is not virtual, or a source"
         for family in (4, 6)
     ]
     # Of what is not there nothing is compared, but its name may be another one's.
     monkeypatch.setattr("carp_fast.daemon.surroundings.real_name", {"lan0": "eth0"}.get)
     assert lines({"eth9": absent("eth9"), "lan0": absent("lan0")}, source=FOUR) == [
-        'FILE: virtual_host[1]: interface = "lan0": is an alternative name of eth0, and waited for '
-        'as a name; allowed: "eth0"'
+        'FILE: virtual_host[1]: interface = "lan0": is an alternative name of eth0, and does '
+        'not count as its name; allowed: "eth0"'
     ]
     monkeypatch.setattr("carp_fast.daemon.surroundings.name_of", {3: "br0"}.get)
     assert lines({"eth0": having(*eth0.addresses, master=3)}) == [
-        'FILE: virtual_host[1]: interface = "eth0": is a port of br0, where the kernel answers for '
-        "no address of a port"
+        'FILE: virtual_host[1]: interface = "eth0": is a port of br0; the kernel does not '
+        "answer for addresses of a port"
     ]
 
 

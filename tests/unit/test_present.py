@@ -40,7 +40,7 @@ def foreign(shown: str, where: str) -> str:
     return (
         f"{TABLE}{shown} is on this host already, and carp-fast did not add it: {where}; it is left"
         " alone (address_foreign), also while another host is MASTER; allowed: an address that"
-        " nobody else adds"
+        " no other program adds"
     )
 
 
@@ -156,7 +156,7 @@ def test_what_a_daemon_follows_itself_is_not_told_of_this_host(
 
     monkeypatch.setattr(present, "read_interfaces", refuse)
     (line,) = present.of_this_host(configuration)
-    assert line.startswith("the interfaces of this host could not be read: ")
+    assert line.startswith("could not read the interfaces of this host: ")
 
 
 def test_every_interface_of_the_host_is_read_where_none_is_named() -> None:

@@ -152,7 +152,7 @@ def test_an_include_pattern_that_matched_is_not_taken_for_one_without_files(real
     for path in (real.parent / "conf.d").iterdir():
         path.rename(path.with_name(f".{path.name}.swp"))
     (line,) = refused(whole, load(real))
-    assert line == f'{real}: include = "conf.d/*.toml" matched 2 files and matches none now'
+    assert line == f'{real}: include = "conf.d/*.toml" matched 2 files and now matches none'
     # One that never matched, and one that is no longer there, are as they were meant.
     assert refused(load(real), load(real)) == []
     assert refused(whole, load(write(real.parent, REAL.replace("include", "# include")))) == []

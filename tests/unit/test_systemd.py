@@ -100,7 +100,7 @@ def test_a_manager_that_is_gone_is_said_once(
     notifier.ready()
     notifier.watchdog()
     assert notifier.lost == 2
-    assert caplog.text.count("did not take a message: No such file or directory") == 1
+    assert caplog.text.count("did not accept a message: No such file or directory") == 1
     notifier.close()
 
 
@@ -118,7 +118,7 @@ def test_a_full_queue_never_holds_the_daemon(
     notifier.stopping()
     assert 0.04 < time.monotonic() - started_at < DEADLINE_S, "what must arrive waits, but not long"
     assert notifier.lost == 2
-    assert caplog.text.count("did not take a message") == 1
+    assert caplog.text.count("did not accept a message") == 1
     manager.heard()
     notifier.ready()
     assert notifier.lost == 2
