@@ -1,8 +1,7 @@
 """The demo: two hosts, a thousand virtual hosts, a killed master, the take-over measured.
 
-Holds the course of the demo, its goals and its tables. It must not know the daemon's insides: it
-starts `carp-fast run` as anybody would, asks the control socket, and judges by what the wire and
-the kernel show.
+Holds the steps of the demo, its goals and its tables. Must not know the daemon's internals: it
+starts `carp-fast run`, queries the control socket, and judges by what the wire and the kernel show.
 """
 
 from __future__ import annotations
@@ -52,14 +51,14 @@ TIMEOUT_S = DEAD_RATIO * ADVBASE + ADVSKEW["b"] / 256  # of host b, which takes 
 TOLERANCE_S = 0.05
 SILENCE_MIN_S, SILENCE_MAX_S = TIMEOUT_S - TOLERANCE_S, TIMEOUT_S + TOLERANCE_S
 CPU_WINDOW_S = 5.0
-MASTER_WITHIN_S = 1.5 * ADVBASE  # who advertised within this is master now
+MASTER_WITHIN_S = 1.5 * ADVBASE  # a host that advertised within this time is master now
 SETTLE_DEADLINE_S = 30.0
 TAKE_OVER_DEADLINE_S = TIMEOUT_S + 10.0
 AFTERWARDS_DEADLINE_S = 5.0
 LOG_TAIL_LINES = 5
 NOTE = (
     "Silence: from the last advertisement of the dead master to the first of the new one;"
-    f" the timeout configured is {TIMEOUT_S:.3f} s.\n"
+    f" the configured timeout is {TIMEOUT_S:.3f} s.\n"
     "SIGKILL leaves a process no time to remove its addresses: neighbours follow the"
     " announcements until it starts again."
 )
@@ -68,9 +67,10 @@ NOTE = (
 def run_demo(console: Console, instances: int = 1000, segments: int = 4, keep: bool = False) -> int:
     """Runs the demo and prints its tables on `console`; returns the exit code.
 
-    0: every goal met.  1: a goal missed or something lacking, said in one line each on stderr.
-    `keep` waits for Enter before the hosts are removed, to look around.  Without root it starts
-    itself again in a user namespace where the kernel lets it, and then does not return.
+    0: every goal met. 1: a goal missed or a requirement missing, each reported in one line on
+    stderr. `keep` waits for Enter before the hosts are removed, so that they can be inspected.
+    Without root it starts itself again in a user namespace if the kernel allows that, and then does
+    not return.
     """
     if not 1 <= instances <= segments * VHIDS_PER_SEGMENT:
         return _fail(f"{instances} virtual hosts do not fit on {segments} segments: 255 each")
@@ -103,7 +103,7 @@ def _fail(reason: str) -> int:
 
 
 def _restart_in_user_namespace(instances: int, segments: int) -> int:
-    """Root of namespaces of one's own is enough, if the kernel grants one to users."""
+    """Restarts as root of new user and network namespaces, if the kernel allows that."""
     needs = "needs root, or a kernel that grants users namespaces of their own"
     unshare = [shutil.which("unshare") or "unshare"]
     unshare += ["--user", "--map-root-user", "--net", "--mount"]
@@ -119,18 +119,18 @@ def _restart_in_user_namespace(instances: int, segments: int) -> int:
         return _fail(f"{needs} ({' '.join(tried.stderr.split()) or 'unshare failed'})")
     again = [sys.executable, "-m", "carp_fast", "demo"]
     again += ["--instances", str(instances), "--segments", str(segments)]
-    # Users' search paths often lack the directories where ip and its like are installed.
+    # Users' search paths often lack the directories of ip and similar programs.
     environment = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
     sys.stdout.flush()
     return os.execve(unshare[0], [*unshare, *own_run, *again], environment)
 
 
-# What is shown.
+# Output.
 
 
 @dataclass
 class Sample:
-    """One process over the window before the kill."""
+    """CPU and memory of one process over the window before the kill."""
 
     cpu_percent: float  # of one core
     rss_bytes: int
@@ -138,12 +138,12 @@ class Sample:
 
 @dataclass
 class Outcome:
-    """What was measured.  Pure figures: no process is asked any more."""
+    """What was measured, independent of any process."""
 
     keys: set[Key]
     silences_s: dict[Key, float]
     held: set[tuple[int, str]]  # (segment, address) on the host that took over
-    still_held: set[tuple[int, str]]  # on the killed one
+    still_held: set[tuple[int, str]]  # on the killed host
     announced: set[tuple[int, str]]
     announcements: int
     samples: dict[str, Sample]
@@ -222,7 +222,7 @@ def _table(title: str, plain: bool) -> Table:
 
 @dataclass
 class View:
-    """What the live view shows; rich's thread asks for it, the demo's changes it."""
+    """The content of the live view; rich's thread renders it, the demo's thread changes it."""
 
     observer: Observer
     hosts: tuple[Host, ...]
@@ -246,11 +246,11 @@ class View:
         return Group(table, Text(self.phase))
 
 
-# The course.
+# The steps.
 
 
 class Demo:
-    """Both daemons in a lab that stands, from their start to the take-over."""
+    """Both daemons in an existing lab, from their start to the take-over."""
 
     def __init__(self, console: Console, lab: Lab, observer: Observer, counts: dict[int, int]):
         self.console = console
@@ -264,7 +264,9 @@ class Demo:
         self._begun_at = time.monotonic()
 
     def run(self) -> Outcome:
-        """LabError if a daemon ends, or if host a does not become master of all."""
+        """Runs all steps. Raises LabError if a daemon ends, or host a does not become master of
+        all.
+        """
         with self._shown():
             self._start()
             self._settle()
@@ -340,7 +342,7 @@ class Demo:
         self._say(f"host a is MASTER of all {count} and holds their addresses, host b BACKUP")
 
     def _sample(self) -> dict[str, Sample]:
-        """CPU and memory of both while nothing happens; nobody is asked anything meanwhile."""
+        """CPU and memory of both while nothing happens; no daemon is queried meanwhile."""
         self._say(f"measuring CPU for {CPU_WINDOW_S:g} s")
         before_ns = {name: process.cpu_ns() for name, process in self._processes.items()}
         begun_at_ns = time.monotonic_ns()
@@ -357,12 +359,12 @@ class Demo:
 
     def _kill(self) -> None:
         self._processes["a"].kill()
-        self.observer.mark()  # now that nothing more comes from host a
+        self.observer.mark()  # now that host a sends nothing more
         self._view.condition["a"] = "killed"
         self._say("SIGKILL to the daemon of host a")
 
     def _take_over(self) -> None:
-        """What does not happen before its deadline is missing from the outcome, which says so."""
+        """Waits for the take-over; what does not happen in time is missing from the outcome."""
         b = self.lab["b"]
 
         def taken_over() -> bool:
@@ -386,7 +388,7 @@ class Demo:
         self._say(f"host b advertises {len(self.observer.first_since_mark(b))} virtual hosts")
 
     def _held(self, name: str) -> set[tuple[int, str]]:
-        """(segment, address) of what a host holds beside its own addresses."""
+        """(segment, address) of the addresses of a host except its own."""
         host = self.lab[name]
         own = {(k, host.address(k)) for k in range(1, self.lab.segments + 1)}
         segments = {interface_name(k): k for k, _ in own}
@@ -395,7 +397,7 @@ class Demo:
         return held
 
     def _is_all(self, name: str, state: str) -> bool:
-        """Whether the daemon itself says that every virtual host is in this state."""
+        """Whether the daemon reports every virtual host in this state."""
         client = ControlClient(control_socket(self.lab.directory, name))
         try:
             summary = client.status().summary

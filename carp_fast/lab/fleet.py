@@ -1,4 +1,4 @@
-"""A fleet: virtual hosts spread over the segments of a lab, its files, and the daemons' commands.
+"""A fleet: virtual hosts spread over the segments of a lab, their files, and the daemons' commands.
 
 Two hosts have the same virtual hosts; "a" prefers to be master. Must not know what is measured or
 shown of them.
@@ -19,11 +19,11 @@ VHIDS_PER_SEGMENT = 255
 ADVBASE = 1
 DEAD_RATIO = 3
 ADVSKEW = {"a": 0, "b": 100}  # by the host's name
-PASSPHRASE = "demo"  # guards nothing: both ends live in namespaces of this machine
+PASSPHRASE = "demo"  # protects nothing: both hosts are in namespaces of this machine
 
 
 def spread(instances: int, segments: int) -> dict[int, int]:
-    """How many virtual hosts each segment gets; those that get none are left out."""
+    """The number of virtual hosts of each segment; segments without any are left out."""
     share, rest = divmod(instances, segments)
     counts = {k: share + (k <= rest) for k in range(1, segments + 1)}
     return {k: count for k, count in counts.items() if count}
@@ -35,7 +35,7 @@ def keys_of(counts: Mapping[int, int]) -> set[Key]:
 
 
 def run_command(counts: Mapping[int, int], directory: Path, host: str) -> list[str]:
-    """Writes what `carp-fast run` reads on a host, and gives its command line."""
+    """Writes the configuration of a host and returns the command line of `carp-fast run`."""
     passphrase, path = directory / "passphrase", directory / f"carp-fast-{host}.toml"
     for file, text in (
         (passphrase, PASSPHRASE + "\n"),
@@ -47,7 +47,7 @@ def run_command(counts: Mapping[int, int], directory: Path, host: str) -> list[s
 
 
 def configuration(counts: Mapping[int, int], directory: Path, host: str) -> str:
-    """The TOML file of one host: a range table for each run of segments that are alike."""
+    """The TOML file of one host: a range table for each run of equal segments."""
     return tomli_w.dumps(
         {
             "daemon": {
@@ -74,7 +74,7 @@ def configuration(counts: Mapping[int, int], directory: Path, host: str) -> str:
 
 
 def control_socket(directory: Path, host: str) -> Path:
-    """Where the daemon of a host listens."""
+    """The control socket of a host's daemon."""
     return directory / f"{host}.sock"
 
 
@@ -83,7 +83,9 @@ def _network(first: int, last: int) -> str:
 
 
 def _alike(counts: Mapping[int, int]) -> Iterator[tuple[int, int]]:
-    """(first, last) of each run of segments with as many virtual hosts; from 256 on singly."""
+    """(first, last) of each run of segments with equal numbers of virtual hosts; from 256 on
+    singly.
+    """
     first = previous = 0
     for k in sorted(counts):
         if previous and (k != previous + 1 or counts[k] != counts[first] or k >= 256):

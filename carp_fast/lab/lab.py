@@ -1,8 +1,8 @@
-"""Hosts in network namespaces, joined by segments: the stage for the demo, the tests and the bench.
+"""Hosts in network namespaces, joined by segments, for the demo, the tests and the benchmark.
 
-Holds the namespaces, their wiring, the processes that run in them, and the promise that nothing
-of it outlives the process that made it.  It must not know what those processes are: no CARP, no
-configuration file, no daemon of ours.  What travels on the wire is observer.py's business.
+Holds the namespaces, their wiring, the processes that run in them, and makes sure that none of them
+outlives the process that created it. Must not know what those processes are: no CARP, no
+configuration file, no daemon of ours. observer.py hears what travels on the wire.
 
 Segment k is the interface `s{k}` of every host and carries 10.k.0.0/16 (from k = 256 on 11.0.0.0/16
 and upwards); the host numbered H, counted from 1, is 10.k.0.H there.
@@ -48,10 +48,10 @@ Medium = Literal["veth", "macvlan", "bridge"]
 
 MAX_SEGMENTS = 1024
 MAX_HOSTS = 200
-POLL_INTERVAL_S = 0.015  # where the kernel offers no event to wait for
+POLL_INTERVAL_S = 0.015  # used if the kernel offers no event to wait for
 CARRIER_DEADLINE_S = 20.0
 SWITCH = "switch"
-# In 1/100 s: asks every second and prunes half a second after it became the one who asks.
+# In 1/100 s: queries every second and prunes half a second after it became the querier.
 SNOOPING = (
     "mcast_snooping 1 mcast_query_interval 100 mcast_startup_query_interval 100"
     " mcast_query_response_interval 50"
@@ -63,13 +63,13 @@ _log = logging.getLogger("carp_fast.lab")
 
 
 class LabTimeout(LabError):
-    """Raised when what was awaited did not happen before its deadline."""
+    """Raised when the condition was not met before its deadline."""
 
 
 def wait_for(predicate: Callable[[], object], deadline_s: float, what: str) -> None:
-    """Returns as soon as `predicate()` is true; LabTimeout naming `what` after `deadline_s`.
+    """Returns as soon as `predicate()` is true; raises LabTimeout naming `what` after `deadline_s`.
 
-    For conditions without an event source; a last look is taken at the deadline itself.
+    For conditions without an event source; the predicate is called a last time at the deadline.
     """
     end_at = time.monotonic() + deadline_s
     while not predicate():
@@ -94,7 +94,7 @@ def virtual_address(segment: int, vhid: int) -> str:
 
 
 class Process:
-    """A program that a host runs.  `pid` is the program itself, leader of its own session."""
+    """A program that a host runs. `pid` is the program itself, leader of its own session."""
 
     def __init__(self, popen: subprocess.Popen[bytes], argv: Sequence[str], log: Path | None):
         self.argv = tuple(argv)
@@ -113,11 +113,11 @@ class Process:
         return self._popen.poll() is None
 
     def signal(self, number: int) -> None:
-        """Sends a signal to the program; nothing if it has ended."""
+        """Sends a signal to the program; does nothing if it has ended."""
         self._popen.send_signal(number)
 
     def wait(self, deadline_s: float) -> int:
-        """The exit code, negative for a signal.  LabTimeout if it runs on."""
+        """The exit code, negative for a signal. Raises LabTimeout if the program still runs."""
         try:
             return self._popen.wait(deadline_s)
         except subprocess.TimeoutExpired:
@@ -126,13 +126,14 @@ class Process:
             ) from None
 
     def stop(self, deadline_s: float = KILL_DEADLINE_S) -> int:
-        """Asks with SIGTERM and returns the exit code."""
+        """Sends SIGTERM and returns the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(deadline_s)
 
     def kill(self) -> None:
-        """SIGKILL to the program and everything in its process group; returns when it is gone."""
-        # Once the leader is reaped its number may belong to another group, hence the look first.
+        """Sends SIGKILL to the program and its process group; returns when the program is gone."""
+        # Once the leader is reaped its number may belong to another group, so this is checked
+        # first.
         if self._popen.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -142,11 +143,13 @@ class Process:
                 self._popen.stdin.close()
 
     def output(self) -> str:
-        """What the log holds so far."""
+        """The content of the log so far."""
         return self.log.read_text(errors="replace") if self.log else ""
 
     def cpu_ns(self) -> int:
-        """CPU time of all living threads, ns; the kernel's schedstat, else ticks of stat."""
+        """CPU time of all living threads, ns: from the kernel's schedstat, or from the ticks of
+        stat.
+        """
         try:
             return _schedstat_ns(self.pid)
         except FileNotFoundError:
@@ -168,7 +171,7 @@ def _schedstat_ns(pid: int) -> int:
         try:
             total_ns += int((task / "schedstat").read_text().split()[0])
         except (FileNotFoundError, ProcessLookupError):
-            if task.name == str(pid):  # the leader: the kernel has none, or all is over
+            if task.name == str(pid):  # the leader: the kernel has none, or the process has ended
                 raise FileNotFoundError(main) from None
     return total_ns
 
@@ -198,11 +201,11 @@ class Host:
         return self._own_addresses.get(segment, default)
 
     def set_address(self, segment: int, address: str) -> None:
-        """Gives the host another own address (no prefix length; /16) on a segment."""
+        """Replaces the host's own address on a segment (no prefix length; /16)."""
         interface = interface_name(segment)
         old = self.address(segment)
         ip_batch(
-            [  # in this order: removing a primary address takes its secondaries along
+            [  # in this order: removing a primary address removes its secondaries
                 f"addr del {old}/16 dev {interface}",
                 f"addr add {address}/16 brd + dev {interface}",
             ],
@@ -211,7 +214,7 @@ class Host:
         self._own_addresses[segment] = address
 
     def inside(self) -> contextlib.AbstractContextManager[None]:
-        """The calling thread is in the host's namespace within the `with`: for opening sockets."""
+        """Puts the calling thread into the host's namespace within the `with`, to open sockets."""
         return namespaces.inside(self.namespace)
 
     def start(
@@ -223,10 +226,10 @@ class Host:
         stdin: int = subprocess.DEVNULL,
         cwd: Path | None = None,
     ) -> Process:
-        """Starts a program here; its output is appended to `log`, or thrown away.
+        """Starts a program here; its output is appended to `log`, or discarded.
 
-        The child takes over the namespace of the thread that starts it, so no wrapper stands
-        between: the pid is the program's own.  LabError if it cannot be started.
+        The child inherits the namespace of the thread that starts it, so there is no wrapper
+        process: the pid is the program's own. Raises LabError if it cannot be started.
         """
         words = [str(word) for word in argv]
         with open(log or os.devnull, "ab") as output:
@@ -245,7 +248,9 @@ class Host:
         deadline_s: float = 30.0,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a program here to its end.  LabError with its message if `check` and it failed."""
+        """Runs a program here to its end. Raises LabError with its message if it failed and
+        `check`.
+        """
         words = [str(word) for word in argv]
         popen = self._popen(
             words,
@@ -317,18 +322,18 @@ class Host:
 
 
 class Lab(Closing):
-    """Hosts and segments, made on entering the `with` and removed on leaving it.
+    """Hosts and segments, created when the `with` begins and removed when it ends.
 
     veth     one pair per segment, its ends the interfaces; exactly two hosts
-    macvlan  the interface is a macvlan over `p{k}`, so that only MACs joined get through, as on
-             a real card; two hosts are joined by a pair, more by a bridge
+    macvlan  the interface is a macvlan over `p{k}`, so that only frames to joined MACs get
+             through, as on a real card; two hosts are joined by a pair, more by a bridge
     bridge   one bridge per segment in a namespace of its own (`switch`: bridges b{k}, ports
              HOST-{k}), any number of hosts
 
-    Leaving by exception, Ctrl-C, SIGTERM or SIGHUP removes all of it too; what a killed run left
-    behind is removed when the next lab is made.  IPv6 is off unless asked for, which keeps the
-    wire quiet; `snooping` has the bridges prune groups that nobody joined.  `directory` is a place
-    for logs and sockets that goes with the lab.  LabError if the machine refuses something.
+    An exception, Ctrl-C, SIGTERM or SIGHUP removes everything, too; remains of a killed run are
+    removed when the next lab is created. IPv6 is off by default, which keeps the wire quiet;
+    `snooping` has the bridges prune groups that no host joined. `directory` is for logs and sockets
+    and is removed with the lab. Raises LabError if the machine refuses something.
     """
 
     def __init__(
@@ -384,7 +389,7 @@ class Lab(Closing):
         return self
 
     def close(self) -> None:
-        """Ends every process started here and removes the namespaces.  Harmless when repeated."""
+        """Ends every process started here, removes the namespaces. A second call does nothing."""
         if os.getpid() != self._owner_pid:
             return  # a forked copy of the owner has nothing to remove
         atexit.unregister(self.close)
@@ -405,14 +410,14 @@ class Lab(Closing):
         namespaces.release(self._record, self.identity, self._namespaces())
         self._record = None
 
-    # Links.  Segments count from 1.
+    # Links. Segments count from 1.
 
     def set_link(self, host: str, segment: int, *, up: bool) -> None:
         """Sets the host's interface up or down, as an administrator would."""
         ip_batch([_set(interface_name(segment), up=up)], self[host].namespace)
 
     def set_carrier(self, host: str, segment: int, *, up: bool) -> None:
-        """Takes or gives carrier by the far end of the host's cable.
+        """Removes or restores carrier at the far end of the host's cable.
 
         Without a bridge the far end is the other host's port, which goes down with it.
         """
@@ -423,11 +428,11 @@ class Lab(Closing):
             ip_batch([_set(self._port(segment), up=up)], other.namespace)
 
     def delete_interface(self, host: str, segment: int) -> None:
-        """Deletes the host's interface.  With medium veth the other end of the pair goes too."""
+        """Deletes the host's interface. With medium veth the other end of the pair goes, too."""
         ip_batch([f"link del dev {interface_name(segment)}"], self[host].namespace)
 
     def recreate_interface(self, segment: int) -> None:
-        """Builds whatever a segment lacks on any host, addresses and up again."""
+        """Creates what a segment lacks on any host, addresses included, and sets it up again."""
         missing = [h for h in self.hosts if interface_name(segment) not in h.interfaces()]
         portless = [h for h in missing if self._port(segment) not in h.interfaces()]
         ip_batch(self._cable_lines(segment, portless))
@@ -457,7 +462,7 @@ class Lab(Closing):
             host.run(f"tc qdisc del dev {self._port(segment)} root".split())
 
     def _set_port_states(self, segment: int, hosts: Iterable[str] | None, state: str) -> None:
-        """A disabled bridge port lets nothing through, either way, and keeps its carrier."""
+        """Sets the state of bridge ports: a disabled port passes nothing and keeps its carrier."""
         number = {"disabled": 0, "forwarding": 3}[state]
         for name in [host.name for host in self.hosts] if hosts is None else hosts:
             self.switch.run(f"bridge link set dev {name}-{segment} state {number}".split())
@@ -471,7 +476,7 @@ class Lab(Closing):
         return [host.namespace for host in self._everyone()]
 
     def _port(self, segment: int) -> str:
-        """The device that the cable ends in: the interface itself, or what is under a macvlan."""
+        """The device at the end of the cable: the interface itself, or the one below a macvlan."""
         return f"p{segment}" if self.medium == "macvlan" else interface_name(segment)
 
     def _build(self) -> None:
@@ -486,7 +491,7 @@ class Lab(Closing):
             kind = f"type bridge stp_state 0 forward_delay 0 {snooping}"
             bridges = [f"link add name b{k} {kind}" for k in numbers]
             bridges += [_set(f"b{k}", up=True) for k in numbers]
-            if self._snooping:  # last: how long it waits is what was set before
+            if self._snooping:  # last: how long it waits was set before
                 bridges += [f"link set dev b{k} type bridge mcast_querier 1" for k in numbers]
             ip_batch(bridges, self.switch.namespace)
         cables = [self._cable_lines(k, self.hosts, numbered=True) for k in numbers]
@@ -502,10 +507,10 @@ class Lab(Closing):
     def _cable_lines(
         self, segment: int, hosts: Sequence[Host], *, numbered: bool = False
     ) -> list[str]:
-        """`numbered` gives the ends of a cable ifindexes that differ.
+        """The commands that create a cable; `numbered` gives its ends ifindexes that differ.
 
-        The kernel reports the carrier of a link whose own and peer ifindex agree, which they do
-        in fresh namespaces, up to a second late.
+        If a link's own and peer ifindex are equal, as in fresh namespaces, the kernel reports its
+        carrier up to a second late.
         """
         port = self._port(segment)
         index = {
@@ -546,7 +551,7 @@ class Lab(Closing):
         ]
 
     def _await_carrier(self, hosts: Iterable[Host], segments: Iterable[int]) -> None:
-        """The kernel reports an interface as up a moment after it was set up, and drops until."""
+        """Waits until the kernel reports the interfaces as up: until then it drops frames."""
         wanted = {interface_name(k) for k in segments}
         for host in hosts:
             wait_for(
@@ -556,7 +561,7 @@ class Lab(Closing):
             )
 
     def _replace_handlers(self) -> None:
-        """SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, unless somebody handles them."""
+        """Has SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, unless they have handlers."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -577,7 +582,7 @@ def _switch_ipv6_off(host: Host) -> None:
     with host.inside():
         for scope in ("all", "default"):
             knob = Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6")
-            if knob.exists():  # a kernel without IPv6 is as quiet
+            if knob.exists():  # a kernel without IPv6 is quiet, too
                 knob.write_text("1")
 
 

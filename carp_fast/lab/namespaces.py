@@ -1,12 +1,12 @@
-"""Network namespaces that have an owner: made, entered, and removed with all that runs in them.
+"""Network namespaces with an owner: created, entered, and removed with all that runs in them.
 
-Holds the records by which the remains of a killed run are found, and the ways into a namespace.  It
-must not know what the namespaces are for: no hosts, no segments, no interfaces.
+Holds the records by which the remains of a killed run are found, and the ways into a namespace.
+Must not know what the namespaces are for: no hosts, no segments, no interfaces.
 
-A record is a file in RECORDS that names the namespaces of one owner, who keeps it locked.  The lock
-falls with the process that holds it, whatever ended that, so a record nobody holds is what a dead
-owner left behind.  A namespace without a record is somebody else's and is never touched.  Beside
-the record lies the owner's directory, for logs and sockets; it goes when the record goes.
+A record is a file in RECORDS that names the namespaces of one owner, which keeps it locked. The
+lock ends with the process that holds it, so an unlocked record is the remains of a dead owner. A
+namespace without a record belongs to another program and is never touched. Next to the record is
+the owner's directory, for logs and sockets; it is removed with the record.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from typing import IO
 from carp_fast.errors import CarpFastError
 
 RECORDS = Path("/run/carp-fast-lab")
-NAMESPACES = Path("/run/netns")  # where ip(8) binds the namespaces it names
-MARK = "CARP_FAST_LAB"  # environment variable by which an owner knows its own processes again
+NAMESPACES = Path("/run/netns")  # where ip(8) binds the namespaces that it names
+MARK = "CARP_FAST_LAB"  # environment variable by which an owner recognizes its processes
 KILL_DEADLINE_S = 5.0
 
 CLONE_NEWNET = 0x40000000
@@ -40,12 +40,12 @@ _log = logging.getLogger("carp_fast.namespaces")
 
 
 class LabError(CarpFastError):
-    """Raised when something that the lab needs is missing or refused; one line says what."""
+    """Raised when something that the lab needs is missing or refused; one line names it."""
 
 
 @contextlib.contextmanager
 def inside(namespace: str) -> Iterator[None]:
-    """The calling thread, and what it starts, is in the namespace within the `with`."""
+    """Puts the calling thread, and what it starts, into the namespace within the `with`."""
     home_fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -68,7 +68,7 @@ def _enter(namespace_fd: int, name: str) -> None:
 
 
 def require_privilege() -> None:
-    """LabError naming what is missing."""
+    """Raises LabError naming what is missing."""
     if os.geteuid() != 0:
         raise LabError("network namespaces need root")
     if shutil.which("ip") is None:
@@ -76,7 +76,7 @@ def require_privilege() -> None:
 
 
 def ip_batch(lines: Sequence[str], namespace: str | None = None) -> None:
-    """Runs these lines as one `ip -batch`; LabError with ip's own words if one fails."""
+    """Runs these lines as one `ip -batch`; raises LabError with ip's own message if one fails."""
     if not lines:
         return
     where = ["-n", namespace] if namespace else []
@@ -86,7 +86,7 @@ def ip_batch(lines: Sequence[str], namespace: str | None = None) -> None:
         capture_output=True,
         text=True,
         check=False,
-        start_new_session=True,  # Ctrl-C at the terminal must not tear a batch apart
+        start_new_session=True,  # Ctrl-C at the terminal must not interrupt a batch
     )
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
@@ -95,7 +95,7 @@ def ip_batch(lines: Sequence[str], namespace: str | None = None) -> None:
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """What would interrupt the removal waits until it is done.  Only the main thread is asked."""
+    """Defers signals that would interrupt the removal until it is done; only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -125,11 +125,11 @@ def directory(identity: str) -> Path:
 def claim(identity: str, namespaces: list[str]) -> IO[str]:
     """Removes what dead owners left, then writes and locks the record of a new one.
 
-    The record stays valid as long as the file returned is open; `release` ends it.
+    The record is valid as long as the returned file is open; `release` ends it.
     """
     RECORDS.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(RECORDS / "lock", "w") as door:
-        fcntl.flock(door, fcntl.LOCK_EX)  # between creating a record and locking it, too
+        fcntl.flock(door, fcntl.LOCK_EX)  # also between creating a record and locking it
         for path in sorted(RECORDS.glob("*.json")):
             _sweep(path)
         record = open(RECORDS / f"{identity}.json", "w")  # noqa: SIM115 (held while we live)
@@ -141,7 +141,7 @@ def claim(identity: str, namespaces: list[str]) -> IO[str]:
 
 
 def release(record: IO[str], identity: str, namespaces: Sequence[str]) -> None:
-    """Removes everything and gives the record up; what could not go stays recorded."""
+    """Removes everything and then the record; namespaces that cannot be removed stay recorded."""
     if _remove(identity, namespaces):
         _forget(Path(record.name), identity)
     record.close()
@@ -156,12 +156,12 @@ def _sweep(path: Path) -> None:
         try:
             fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return  # its owner lives
+            return  # its owner is alive
         try:
             left = json.load(record)
             identity, namespaces = path.stem, [str(name) for name in left["namespaces"]]
         except (ValueError, KeyError, TypeError):
-            # Its owner was killed while writing it, so before the first namespace was made.
+            # Its owner was killed while writing it, so before the first namespace was created.
             path.unlink(missing_ok=True)
             return
         _log.warning("removing what %s left behind: %s", identity, ", ".join(namespaces))
@@ -178,7 +178,7 @@ def _remove(identity: str, namespaces: Iterable[str]) -> bool:
     """Kills the owner's processes in these namespaces and removes the names that exist."""
     existing = [name for name in namespaces if (NAMESPACES / name).exists()]
     complete = True
-    # A process may start another while the list is read, hence until nobody is found.
+    # A process may start another while the list is read, so this repeats until none is found.
     end_at = time.monotonic() + KILL_DEADLINE_S
     while found := _marked_processes(identity, existing):
         for pid_fd in found:
@@ -201,9 +201,9 @@ def _remove(identity: str, namespaces: Iterable[str]) -> bool:
 
 
 def _marked_processes(identity: str, namespaces: Iterable[str]) -> list[int]:
-    """pidfds of the processes that bear the owner's mark and are in one of its namespaces.
+    """pidfds of the processes that have the owner's mark and are in one of its namespaces.
 
-    Both are asked for: a shell that somebody opened in a namespace to look around stays alone.
+    Both are required: a shell that a user opened in a namespace is left alone.
     """
     places = {_identity_of(NAMESPACES / name) for name in namespaces}
     mark = f"{MARK}={identity}".encode()
@@ -217,7 +217,7 @@ def _marked_processes(identity: str, namespaces: Iterable[str]) -> list[int]:
             pid_fd = os.pidfd_open(int(entry.name))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        try:  # read again behind the pidfd: the number cannot change hands any more
+        try:  # read again after opening the pidfd: the number cannot be reused any more
             if mark in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(pid_fd)
                 continue

@@ -1,10 +1,10 @@
-"""What travels on a lab's wire, as one host's namespace sees it: advertisements and announcements.
+"""Observes a lab's wire in the namespace of one host: advertisements and announcements.
 
-Holds a packet socket with its own reading thread and the records made from it.  It must not know
-the daemons: it reads frames with its own few lines, so that a fault in our parser cannot hide
-itself, and takes every time from the kernel's receive timestamp.
+Holds a packet socket with its own reading thread, and its records. Must not know the daemons: it
+parses frames itself, so that a fault in our parser cannot hide itself, and takes every time from
+the kernel's receive timestamp.
 
-Instants are CLOCK_REALTIME in ns, as the kernel stamps frames.  A sender that bypasses the queueing
+Instants are CLOCK_REALTIME in ns, as the kernel stamps frames. A sender that bypasses the queueing
 discipline is invisible in its own namespace; observe it from another host.
 """
 
@@ -39,10 +39,10 @@ from carp_fast.net.kernel import (
 from carp_fast.net.sockets import dropped_since
 
 RECEIVE_BUFFER_BYTES = 64 << 20
-SHARING_SOCKETS = 32  # where one cannot have the buffer: shares of a burst of thousands
+SHARING_SOCKETS = 32  # used if one cannot have the buffer
 SNAP_BYTES = 128
 MAX_RECORDS = 1 << 18  # keys kept of each kind; more are counted in `unrecorded`
-BATCH_INTERVAL_S = 0.005  # the thread reads in batches: waking for each frame costs the hosts CPU
+BATCH_INTERVAL_S = 0.005  # read in batches: a wake-up for each frame costs the hosts CPU
 PREDICATE_INTERVAL_S = 0.02
 
 _K = TypeVar("_K")
@@ -59,12 +59,12 @@ class Key(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """The advertisements of one source for one virtual host, all since the observer began."""
+    """The advertisements of one source for one virtual host since the observer was created."""
 
     frames: int
     first_at_ns: int
     last_at_ns: int
-    advbase: int  # of the last one, as the rest below
+    advbase: int  # of the last one, like those below
     advskew: int
     source: str
     mac: str
@@ -85,7 +85,7 @@ class Announced(NamedTuple):
 class Observer(Closing):
     """Listens on every segment of `host` until closed; a context manager.
 
-    All answers are copies, safe to keep.  LabError from any of them if the reading thread failed.
+    All results are copies. Every method raises LabError if the reading thread failed.
     """
 
     def __init__(self, host: Host):
@@ -113,7 +113,7 @@ class Observer(Closing):
             listener.close()
 
     def mark(self) -> int:
-        """From now on counts as "since the mark"; announcements are forgotten.  Returns now, ns."""
+        """Starts a new period "since the mark", without announcements. Returns the time, ns."""
         with self._changed:
             self._mark_at_ns = time.time_ns()
             self._since_mark.clear()
@@ -121,7 +121,7 @@ class Observer(Closing):
             return self._mark_at_ns
 
     def advertisements(self, source: Host | str | None = None) -> dict[Key, Heard]:
-        """By virtual host, what `source` (a host, an address, or the latest of all) advertised."""
+        """What `source` (host or address; None: the latest of any) advertised, by virtual host."""
         found: dict[Key, Heard] = {}
         for (segment, vhid, address), heard in self._copy(self._heard).items():
             key = Key(segment, vhid)
@@ -137,7 +137,7 @@ class Observer(Closing):
         return heard is not None and heard.resigned
 
     def first_since_mark(self, source: Host | str | None = None) -> dict[Key, int]:
-        """By virtual host, when `source` (default: anybody) first advertised since the mark."""
+        """When `source` (default: any) first advertised since the mark, by virtual host."""
         found: dict[Key, int] = {}
         for (segment, vhid, address), at_ns in self._copy(self._since_mark).items():
             if _is_from(source, segment, address):
@@ -146,9 +146,9 @@ class Observer(Closing):
         return found
 
     def masters(self, within_s: float) -> dict[Key, frozenset[str]]:
-        """By virtual host, the sources that advertised within the last `within_s` seconds.
+        """The sources that advertised within the last `within_s` seconds, by virtual host.
 
-        A source whose last word was a resignation is no master.
+        A source whose last advertisement was a resignation is not a master.
         """
         since_ns = time.time_ns() - int(within_s * 1e9)
         found: dict[Key, frozenset[str]] = {}
@@ -159,8 +159,10 @@ class Observer(Closing):
         return found
 
     def silences_s(self, dead: Host | str, successor: Host | str) -> dict[Key, float]:
-        """By virtual host, seconds from the last word of `dead` to the successor's first since
-        the mark.  Absent where the successor has not spoken or `dead` never did.
+        """Seconds from the last frame of `dead` to the successor's first since the mark, by virtual
+        host.
+
+        Virtual hosts that the successor has not advertised, or `dead` never did, are left out.
         """
         last = self.advertisements(dead)
         first = self.first_since_mark(successor)
@@ -177,10 +179,11 @@ class Observer(Closing):
         return {(segment, address) for segment, address, _ in self.announcements()}
 
     def wait_until(self, predicate: Callable[[], object], deadline_s: float, what: str) -> None:
-        """Returns as soon as `predicate()` is true; LabTimeout naming `what` after `deadline_s`.
+        """Returns as soon as `predicate()` is true; raises LabTimeout naming `what` after
+        `deadline_s`.
 
-        Looked at when frames have arrived, at most every PREDICATE_INTERVAL_S, and at least
-        every 0.1 s, for conditions that hold when something is *not* heard.
+        The predicate is called when frames have arrived, at most every PREDICATE_INTERVAL_S, and at
+        least every 0.1 s, for conditions that are met when something is *not* heard.
         """
         end_at = time.monotonic() + deadline_s
         while not predicate():
@@ -193,7 +196,7 @@ class Observer(Closing):
                 self._changed.wait(min(0.1, left_s))
 
     def dropped(self) -> int:
-        """Frames that the kernel could not queue for us since the observer began."""
+        """The number of frames that the kernel dropped since the observer was created."""
         with self._changed:
             for listener in self._sockets:
                 self._dropped += dropped_since(listener)
@@ -299,7 +302,7 @@ def waiting(listener: socket.socket) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _packet_sockets() -> list[socket.socket]:
-    """One socket with a large buffer; or, where the kernel refuses that, many that share."""
+    """One socket with a large buffer; or, if the kernel refuses that, many that share."""
     sockets = [_packet_socket()]
     try:
         sockets[0].setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
@@ -315,7 +318,7 @@ def _packet_sockets() -> list[socket.socket]:
 def _packet_socket() -> socket.socket:
     listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     try:
-        # Frames that arrived before the filter was there are told apart when read.
+        # Frames that arrived before the filter was attached are sorted out when read.
         attach_filter(listener, observer_filter(SNAP_BYTES))
         listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         listener.setblocking(False)

@@ -1,7 +1,7 @@
-"""A third host that pings the virtual addresses: what a fail-over is to those who use them.
+"""A third host that pings the virtual addresses, to show a fail-over as their users see it.
 
 Holds a raw ICMP socket of each family in use and the thread that sends on them. Must not know the
-daemons, nor who answers.
+daemons, nor which host answers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from carp_fast.lab.lab import Host, LabError
 
 ECHO_REQUEST, ECHO_REPLY = 8, 0
 ECHO_REQUEST6, ECHO_REPLY6 = 128, 129  # ICMPv6; the kernel fills in the checksum
-LAST_ANSWERS_S = 0.5  # waited for after the last ping
+LAST_ANSWERS_S = 0.5  # how long to wait after the last ping
 
 
 class Pinger(Closing):
-    """Pings each address every `every_s` from its making until `close()`; a context manager.
+    """Pings each address every `every_s` until `close()`; a context manager.
 
-    Addresses of either family, as the kernel writes them.
+    Addresses of either family, in the kernel's notation.
     """
 
     def __init__(self, host: Host, addresses: Iterable[str], every_s: float = 0.01) -> None:
@@ -35,7 +35,7 @@ class Pinger(Closing):
         self._identifier = os.getpid() & 0xFFFF
         self._stopping = threading.Event()
         self._failure: Exception | None = None
-        self._sockets: dict[bool, socket.socket] = {}  # by whether it is IPv6's
+        self._sockets: dict[bool, socket.socket] = {}  # by whether it is for IPv6
         with host.inside():
             for six in {":" in address for address in self.sent}:
                 family = socket.AF_INET6 if six else socket.AF_INET
@@ -48,21 +48,21 @@ class Pinger(Closing):
     def answered_since(self, at_ns: int) -> bool:
         """Whether every address has answered after `at_ns` (CLOCK_MONOTONIC).
 
-        LabError if the thread failed.
+        Raises LabError if the thread failed.
         """
         if self._failure is not None:
             raise LabError(f"the pinging host failed: {self._failure!r}")
         return all(times and times[-1] > at_ns for times in self.answered_at_ns.values())
 
     def close(self) -> None:
-        """Returns when the last answers have had their time."""
+        """Stops pinging, and waits for the last answers."""
         self._stopping.set()
         self._thread.join()
         for each in self._sockets.values():
             each.close()
 
     def lost(self, address: str) -> int:
-        """How many pings of an address were not answered."""
+        """The number of pings of an address that were not answered."""
         return self.sent[address] - len(self.answered_at_ns[address])
 
     def _run(self) -> None:
@@ -83,7 +83,7 @@ class Pinger(Closing):
             request = echo_request(self._identifier, self.sent[address] & 0xFFFF, six=six)
             self._sockets[six].sendto(request, (address, 0))
         except OSError:
-            pass  # no neighbour answers: a ping that is lost, like any other
+            pass  # no neighbour answers: counts as a lost ping
         self.sent[address] += 1
 
     def _receive_until(self, end_at: float) -> None:

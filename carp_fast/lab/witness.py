@@ -1,11 +1,11 @@
-"""What two hosts of a lab do, seen from outside: addresses that come and go, words on the wire.
+"""Observes two hosts of a lab from outside: addresses that come and go, and frames on the wire.
 
-Holds two watches with a reading thread each: one hears the kernel's notifications about addresses,
-the other a packet socket, where it knows advertisements of CARP and of VRRP apart from their
-sender by nothing but the vhid that both have in the second byte. Must not know the daemons.
+Holds two watches with a reading thread each: one reads the kernel's notifications about addresses,
+the other a packet socket with advertisements of CARP and of VRRP, of which it reads only the vhid,
+the second byte of both. Must not know the daemons.
 
 Instants are CLOCK_REALTIME in ns: for a frame the kernel's receive timestamp, for an address the
-moment its notification is read, at most READ_EVERY_S late. Watching costs: each frame watched is
+moment its notification is read, at most READ_EVERY_S late. Watching costs: each watched frame is
 charged to its sender. So a watch is opened when it is needed and closed before CPU is measured.
 """
 
@@ -39,13 +39,13 @@ from carp_fast.net.kernel import (
 )
 from carp_fast.net.sockets import dropped_since
 
-READ_EVERY_S = 0.002  # a thread that woke for each message would cost the daemons more
+READ_EVERY_S = 0.002  # a thread that woke up for each message would cost the daemons more
 BUFFER_BYTES = 64 << 20
 POLL_MS = 100
 SNAP_BYTES = 64
 
 Identity = tuple[int, int]
-"""Segment and vhid."""
+"""(segment, vhid)."""
 
 
 class _Watch(Closing):
@@ -67,7 +67,7 @@ class _Watch(Closing):
             sock.close()
 
     def require(self) -> None:
-        """LabError if the reading thread failed."""
+        """Raises LabError if the reading thread failed."""
         if self._failure is not None:
             raise LabError(f"{type(self).__name__} failed: {self._failure!r}")
 
@@ -87,11 +87,11 @@ class _Watch(Closing):
 class AddressWatch(_Watch):
     """Which of the addresses (4 bytes each) the hosts hold, and since when.
 
-    Knows what happened since it was made; hosts begin without any of the addresses.
+    Knows what happened since it was created; hosts begin without any of the addresses.
     """
 
     def __init__(self, hosts: Iterable[Host], identities: Mapping[bytes, Identity]) -> None:
-        self.overruns = 0  # times the kernel could not queue notifications
+        self.overruns = 0  # times that the kernel dropped notifications
         self.changes = 0
         self.changed_at_ns = 0
         self._identities = identities
@@ -108,7 +108,7 @@ class AddressWatch(_Watch):
         super().__init__(readers)
 
     def held(self, host: Host) -> dict[Identity, int]:
-        """By virtual host, when its address came; only those that are there."""
+        """When the address of each virtual host was added; only of those that the host holds."""
         self.require()
         with self._lock:
             return dict(self._held[host.name])
@@ -120,7 +120,9 @@ class AddressWatch(_Watch):
     def wait_until(
         self, predicate: Callable[[], object], deadline_s: float, what: str, every_s: float = 0.02
     ) -> None:
-        """Returns as soon as `predicate()` is true; LabTimeout naming `what` after `deadline_s`."""
+        """Returns as soon as `predicate()` is true; raises LabTimeout naming `what` after
+        `deadline_s`.
+        """
         end_at = time.monotonic() + deadline_s
         while not predicate():
             if time.monotonic() > end_at:
@@ -174,10 +176,10 @@ def address_changes(data: bytes) -> list[tuple[int, bytes]]:
 
 
 class WireWatch(_Watch):
-    """Advertisements of two hosts, and announcements of anybody, as they reach one of the two.
+    """Advertisements of two hosts, and announcements of any host, as they reach one of the two.
 
-    `mine` is the host listened on, where what it sends itself is heard too, unless
-    `incoming_only`; senders are told apart by the last byte of their source.
+    `mine` is the host that listens, where its own frames are heard, too, unless `incoming_only`;
+    senders are distinguished by the last byte of their source.
     """
 
     def __init__(
@@ -204,19 +206,19 @@ class WireWatch(_Watch):
         super().__init__({self._listener: self._read})
 
     def last(self, host: Host) -> dict[Identity, int]:
-        """By virtual host, when the host advertised it last."""
+        """When the host last advertised each virtual host."""
         return self._copy(self._last[host.number])
 
     def first(self, host: Host) -> dict[Identity, int]:
-        """By virtual host, when the host advertised it for the first time since the mark."""
+        """When the host first advertised each virtual host since the mark."""
         return self._copy(self._first[host.number])
 
     def announced(self) -> dict[Identity, int]:
-        """By virtual host, when its address was first announced since the mark."""
+        """When the address of each virtual host was first announced since the mark."""
         return self._copy(self._announced)
 
     def mark(self) -> None:
-        """Firsts count from now on."""
+        """Starts the first() and announced() times again."""
         with self._lock:
             for first in self._first.values():
                 first.clear()
@@ -237,7 +239,7 @@ class WireWatch(_Watch):
                 self.take(frame, segment, at_ns)
 
     def take(self, frame: bytes, segment: int, at_ns: int) -> None:
-        """Records one Ethernet frame; what is neither of both kinds is passed over."""
+        """Records one Ethernet frame; frames of other kinds are ignored."""
         if len(frame) < 42:
             return
         kind = int.from_bytes(frame[12:14], "big")
