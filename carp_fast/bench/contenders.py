@@ -1,8 +1,8 @@
 """The daemons that `carp-fast bench` compares: their versions, configurations and command lines.
 
-Each is set up so that it is at its best: the same intervals, no work that another is spared, the
-cheapest script where one needs scripts. `configured` says how, for people. Host a prefers to be
-master; each side's silence before a take-over is 3 + 100/256 s by every daemon's own rule. Must not
+Each is set up to perform at its best: the same intervals, no work that another does not have, the
+cheapest script if it needs scripts. `configured` describes that for people. Host a prefers to be
+master; before a take-over each daemon waits for 3 + 100/256 s of silence by its own rule. Must not
 know how they are measured.
 """
 
@@ -28,27 +28,27 @@ Commands = list[list[str]]
 
 @dataclass(frozen=True)
 class Daemon:
-    """One program. `commands` writes its files to a directory and gives what a host must start."""
+    """One program. `commands` writes its files to a directory and returns what to start."""
 
     name: str
     program: str | None  # as shutil.which finds it; None: this Python
     package: str  # of Debian
     configured: str
-    most: int | None  # virtual hosts, beyond which it is only tried with --force
+    most: int | None  # virtual hosts; more are only tried with --force
     commands: Callable[[Host, Mapping[int, int], Path], Commands]
 
     def installed(self) -> bool:
         return self.program is None or shutil.which(self.program) is not None
 
     def version(self) -> str:
-        """As the program itself says it. LabError if it does not."""
+        """The version that the program reports. Raises LabError if it reports none."""
         if self.program is None:
             return __version__
         option = {"ucarp": "--help"}.get(self.name, "--version")
         said = subprocess.run([self.program, option], capture_output=True, text=True, check=False)
         found = re.search(r"\bv?(\d+\.\d+(?:\.\d+)?)\b", said.stdout + said.stderr)
         if found is None:
-            raise LabError(f"{self.program} {option} names no version")
+            raise LabError(f"{self.program} {option} reports no version")
         return found[1]
 
 

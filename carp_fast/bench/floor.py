@@ -1,8 +1,8 @@
-"""The floor: what moving a host's advertisements costs a process that does nothing but move them.
+"""The floor: the cost of moving a host's advertisements in a process that does nothing else.
 
 One thread in the namespace of each of two hosts, with one packet socket for all interfaces: one
-sends at the rate given, the other receives. Their own thread CPU is the price. Must not know
-daemons: no host reacts to these frames, whose version no protocol has.
+sends at the given rate, the other receives. The cost is the CPU time of these threads. Must not
+know daemons: no host reacts to these frames, whose version no protocol has.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from carp_fast.net.kernel import ETH_P_ALL, PACKET_IGNORE_OUTGOING, SO_RCVBUFFOR
 
 TICK_NS = 10_000_000
 RECEIVE_BUFFER_BYTES = 64 << 20
-DEADLINE_S = 10.0  # beyond the time asked for
+DEADLINE_S = 10.0  # more than the requested duration
 UNKNOWN_VERSION = 0xF1
 CARP_BYTES = 36
 
 
 def frame(source: str = "10.0.0.1") -> bytes:
-    """70 bytes as long as an advertisement of one address, which every receiver throws away."""
+    """70 bytes, the length of an advertisement of one address, which every receiver discards."""
     head = struct.pack(
         ">BBHHHBBH4s4s", 0x45, 0x10, 20 + CARP_BYTES, 0, 0x4000, 255, 112, 0,
         address_bytes(source), address_bytes("224.0.0.18"),
@@ -41,7 +41,7 @@ def measure(
 ) -> Floor:
     """Moves `rate` frames a second from one host to the other over these segments.
 
-    LabError if the kernel refuses a frame.
+    Raises LabError if the kernel refuses a frame.
     """
     with sender.inside():
         out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
@@ -73,7 +73,7 @@ def measure(
 def _together(
     movers: Sequence[Mover], works: Sequence[Callable[[], tuple[int, int, int]]], seconds: float
 ) -> list[tuple[int, int, int]]:
-    """What each of the works gives, done at the same time, a thread each."""
+    """The results of all works, run at the same time in a thread each."""
     results: dict[int, tuple[int, int, int]] = {}
     failures: list[OSError] = []
     begin = threading.Barrier(len(works))

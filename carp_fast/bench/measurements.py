@@ -1,6 +1,6 @@
 """What `carp-fast bench` measures: its figures, the arithmetic behind them, their tables.
 
-Pure: instants and readings come in, figures go out. Must not know processes, sockets or files.
+Pure: takes instants and readings, returns figures. Must not know processes, sockets or files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Identity = tuple[int, int]
 
 
 class Side(msgspec.Struct, frozen=True):
-    """One host's daemon in the steady state. Percent are of one core."""
+    """One host's daemon in the steady state. Percentages are of one core."""
 
     processes: int
     cpu_percent: float
@@ -30,11 +30,11 @@ class Side(msgspec.Struct, frozen=True):
     rss_bytes: int
     pss_bytes: int
     switches_per_s: float
-    frames_per_s: float  # that its interfaces sent: advertisements, when nothing else happens
+    frames_per_s: float  # sent on its interfaces: advertisements, when nothing else happens
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Of many times, in s."""
+    """First, median and maximum of many times, in s."""
 
     first: float
     median: float
@@ -42,11 +42,11 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class TakeOver(msgspec.Struct, frozen=True):
-    """After SIGKILL of the master: times from the first signal, unless said otherwise, in s.
+    """Results of SIGKILL of the master: times from the first signal unless noted otherwise, in s.
 
     `silence_s` is from the dead host's last advertisement to the successor's first; `span_s` from
-    the first address adopted to the last one adopted and announced; `lag_s` of each virtual host
-    from the successor's first advertisement until its address was there and announced.
+    the first adopted address to the last one adopted and announced; `lag_s` of each virtual host
+    from the successor's first advertisement until its address was added and announced.
     """
 
     virtual_hosts: int
@@ -59,7 +59,7 @@ class TakeOver(msgspec.Struct, frozen=True):
 
 
 class Pings(msgspec.Struct, frozen=True):
-    """A third host's pings while host a dies. The gap is the longest between two answers."""
+    """A third host's pings while host a dies. The gap is the longest time between two answers."""
 
     daemon: str
     virtual_hosts: int
@@ -71,7 +71,7 @@ class Pings(msgspec.Struct, frozen=True):
 
 
 class Floor(msgspec.Struct, frozen=True):
-    """The kernel's own price of a rate: CPU in % of a core; frames a second, sent and received."""
+    """The kernel's own cost of a rate: CPU in % of a core; frames a second, sent and received."""
 
     send_cpu_percent: float
     receive_cpu_percent: float
@@ -80,7 +80,7 @@ class Floor(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One daemon with one number of virtual hosts."""
+    """The results of one daemon with one number of virtual hosts."""
 
     daemon: str
     virtual_hosts: int
@@ -97,7 +97,7 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def cpu_percent(self) -> float | None:
-        """Of both hosts together."""
+        """The CPU of both hosts together."""
         if self.master is None or self.backup is None:
             return None
         return self.master.cpu_percent + self.backup.cpu_percent
@@ -110,7 +110,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Contender(msgspec.Struct, frozen=True):
-    """What was measured, and how it was set up."""
+    """A measured daemon and its set-up."""
 
     daemon: str
     version: str
@@ -140,7 +140,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def side(processes: int, used: Usage, held: Memory, frames: int, window_ns: int) -> Side:
-    """What a side used in a window, as shares of it."""
+    """The figures of a side from what it used in a window."""
     return Side(
         processes=processes,
         cpu_percent=100 * used.cpu_ns / window_ns,
@@ -154,7 +154,7 @@ def side(processes: int, used: Usage, held: Memory, frames: int, window_ns: int)
 
 
 def spread(times_s: Collection[float]) -> Spread | None:
-    """None for no time at all."""
+    """The spread of some times; None if there are none."""
     if not times_s:
         return None
     return Spread(min(times_s), statistics.median(times_s), max(times_s))
@@ -169,7 +169,10 @@ def take_over(
     last_at_ns: Mapping[Identity, int],
     first_at_ns: Mapping[Identity, int],
 ) -> TakeOver:
-    """From instants by virtual host; one that lacks an instant is left out where it is needed."""
+    """The figures of a take-over, from instants by virtual host.
+
+    A virtual host without an instant is left out of the figures that need it.
+    """
     adopted = [key for key in wanted if key in address_at_ns]
     announced = [key for key in wanted if key in announced_at_ns]
     whole = {
@@ -205,7 +208,9 @@ def pings(
     sent: Mapping[str, int],
     answered_at_ns: Mapping[str, Sequence[int]],
 ) -> Pings:
-    """By address: how many were sent, and when each answer came, ascending."""
+    """The figures of pings, by address: how many were sent, and the times of the answers,
+    ascending.
+    """
     lost = {
         address: count - len(answered_at_ns.get(address, ())) for address, count in sent.items()
     }
@@ -233,7 +238,7 @@ PINGS_HEADER = ("DAEMON", "VHIDS", "PINGS", "LOST", "LOST OF ONE", "LONGEST GAP 
 
 
 def cost_row(row: Row) -> tuple[str, ...]:
-    """Master + backup, in the order of COST_HEADER."""
+    """A row for master + backup, in the order of COST_HEADER."""
     start = (row.daemon, f"{row.virtual_hosts:,}", str(row.segments))
     if row.master is None or row.backup is None:
         return (*start, *[NONE] * (len(COST_HEADER) - len(start)))
@@ -253,7 +258,7 @@ def cost_row(row: Row) -> tuple[str, ...]:
 
 
 def take_over_row(row: Row) -> tuple[str, ...]:
-    """In the order of TAKE_OVER_HEADER; spreads as first / median / max."""
+    """A row in the order of TAKE_OVER_HEADER; spreads as first / median / max."""
     settle = NONE if row.settle_s is None else f"{row.settle_s:.2f}"
     start = (row.daemon, f"{row.virtual_hosts:,}", settle)
     over = row.take_over
@@ -300,7 +305,7 @@ def tables(report: Report) -> list[tuple[str, tuple[str, ...], list[tuple[str, .
 
 
 def remarks(report: Report) -> list[str]:
-    """Where it was measured, how each daemon was set up, and what was out of the ordinary."""
+    """Where it was measured, how each daemon was set up, and what was unusual."""
     stage = report.machine
     load = " ".join(f"{value:.2f}" for value in stage.load_average)
     lines = [
@@ -313,11 +318,14 @@ def remarks(report: Report) -> list[str]:
     return lines
 
 
-FLOOR_LINE = "floor: frames moved, nothing else"
+FLOOR_LINE = "kernel floor (send and receive only)"
 
 
 def figure(report: Report) -> str:
-    """CPU and memory against virtual hosts, every daemon, as SVG. ValueError without any point."""
+    """CPU and memory by number of virtual hosts, for every daemon, as SVG.
+
+    Raises ValueError if there is no point.
+    """
     done = sorted((row for row in report.rows if row.master), key=lambda row: row.virtual_hosts)
     names = list(dict.fromkeys(row.daemon for row in done))
     floors: dict[int, list[float]] = {}
@@ -341,7 +349,7 @@ def figure(report: Report) -> str:
 
 
 def _line(name: str, rows: Sequence[Row], value: Callable[[Row], float | None]) -> Line:
-    """A logarithmic axis has no place for 0: what is less than a clock tick is left out."""
+    """The line of a daemon, without values of 0, which a logarithmic axis cannot show."""
     found = [(row.virtual_hosts, value(row)) for row in rows if row.daemon == name]
     return Line(name, [(float(count), figure) for count, figure in found if figure])
 

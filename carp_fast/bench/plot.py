@@ -15,14 +15,14 @@ LEFT, RIGHT, TOP, BOTTOM = 66, 34, 44, 56
 LEGEND_HEIGHT, CAPTION_HEIGHT = 40, 26
 FONT = "font-family='DejaVu Sans, Helvetica, Arial, sans-serif'"
 INK, FAINT, GRID, GRID_FINE = "#222222", "#555555", "#cccccc", "#eeeeee"
-# Okabe and Ito: told apart by those who do not see all colours.
+# The colours of Okabe and Ito, which people with colour blindness can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("circle", "square", "triangle", "diamond")
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points (x, y), all above 0, in ascending x. A dashed line has no markers, and is grey."""
+    """Points (x, y), all above 0, in ascending x. A dashed line has no markers and is grey."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -39,7 +39,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Scale:
-    """A logarithmic axis: values from `low` to `high` onto pixels from `start` to `end`."""
+    """A logarithmic axis that maps values from `low` to `high` to pixels from `start` to `end`."""
 
     low: float
     high: float
@@ -55,12 +55,12 @@ class Scale:
         return [10.0**power for power in range(first, last + 1)]
 
     def between(self) -> list[float]:
-        """The 2 to 9 of each decade."""
+        """The multiples 2 to 9 of each decade."""
         return [decade * n for decade in self.decades()[:-1] for n in range(2, 10)]
 
 
 def scale_over(values: Sequence[float], start: float, end: float) -> Scale:
-    """Whole decades around all values."""
+    """A scale of whole decades around all values."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     return Scale(10.0**low, 10.0 ** max(high, low + 1), start, end)
 
@@ -73,7 +73,7 @@ def number(value: float) -> str:
 def draw(panels: Sequence[Panel], caption: str) -> str:
     """The figure, panels side by side under a common legend; lines of one name look alike.
 
-    ValueError where nothing can be drawn: no panel, or no point in a panel.
+    Raises ValueError if nothing can be drawn: no panel, or no point in a panel.
     """
     names = list(
         dict.fromkeys((line.name, line.dashed) for panel in panels for line in panel.lines)

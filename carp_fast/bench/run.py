@@ -1,8 +1,8 @@
-"""The benchmark: carp-fast beside C ucarp and keepalived, with more and more virtual hosts.
+"""The benchmark: carp-fast compared with C ucarp and keepalived, with more and more virtual hosts.
 
-Holds the course of a run and who is told about it: which rows are measured, in which order, when
-who watches. Must not know how a daemon is set up (contenders.py), nor what figures mean
-(measurements.py). The method is written down in docs/benchmarking.md.
+Holds the steps of a run and its progress reports: which rows are measured, in which order, and when
+watches are open. Must not know how a daemon is set up (contenders.py), nor what figures mean
+(measurements.py). docs/benchmarking.md describes the method.
 """
 
 from __future__ import annotations
@@ -49,33 +49,33 @@ INSTANCES_QUICK = (1, 50, 255)
 INSTANCES_MAX = 256 * VHIDS_PER_SEGMENT
 WINDOW_S, WINDOW_QUICK_S = 15.0, 4.0
 FLOOR_WINDOW_MAX_S = 15.0
-QUIET_S = 3.0  # without a change of address: settled
+QUIET_S = 3.0  # settled after this long without a change of address
 SETTLE_DEADLINE_S = 180.0
 TAKE_OVER_DEADLINE_S = 30.0
 AFTERWARDS_DEADLINE_S = 5.0
 HEARD_DEADLINE_S = 15.0
-GIVEN_UP_WITHIN_S = 1.0  # an address that is gone again so soon after the take-over is noted
+GIVEN_UP_WITHIN_S = 1.0  # an address removed so soon after the take-over is noted
 PINGED_VIRTUAL_HOSTS = 10
 
 
 class Audience(Protocol):
-    """Who follows the course."""
+    """Receives the progress of a run."""
 
     def begin(self, steps: int) -> None:
-        """Before the first of so many steps."""
+        """Called before the first of `steps` steps."""
 
     def step(self, title: str) -> None:
-        """A step begins."""
+        """Called when a step begins."""
 
     def phase(self, text: str) -> None:
-        """Within a step."""
+        """Called for each phase of a step."""
 
     def end(self) -> None:
-        """After the last step."""
+        """Called after the last step."""
 
 
 class Bars:
-    """For a terminal: one bar, with the phase beside it."""
+    """Progress on a terminal: one bar, with the phase next to it."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -109,7 +109,7 @@ class Bars:
 
 
 class Lines:
-    """For a pipe: a line for each phase."""
+    """Progress on a pipe: a line for each phase."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -131,7 +131,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured. `daemons` are names of DAEMONS; `force` tries what is skipped."""
+    """What is to be measured. `daemons` are names of DAEMONS; `force` includes what is skipped."""
 
     daemons: Sequence[str] = tuple(DAEMONS)
     instances: Sequence[int] = INSTANCES
@@ -140,7 +140,7 @@ class Plan:
     force: bool = False
 
     def rows(self) -> Iterator[tuple[Daemon, int]]:
-        """In the order measured: daemons of one size after each other, at about the same time."""
+        """The rows in the order of measurement: all daemons of one size, then those of the next."""
         for instances in self.instances:
             for name in self.daemons:
                 most = DAEMONS[name].most
@@ -174,9 +174,9 @@ def planned(
     quick: bool = False,
     force: bool = False,
 ) -> Plan:
-    """From words of a command line, lists with commas; `quick` stands for what is not given.
+    """A plan from words of a command line, lists with commas; `quick` sets defaults.
 
-    ValueError says what is wrong and what is allowed.
+    Raises ValueError naming the wrong word and what is allowed.
     """
     names = daemons.split(",") if daemons else list(DAEMONS)
     for name in names:
@@ -197,7 +197,7 @@ def planned(
 def run_bench(plan: Plan, audience: Audience) -> Report:
     """Measures every row of the plan, one after the other.
 
-    A row that fails says so in its notes and the rest goes on. LabError without root.
+    A row that fails has a note, and the others are still measured. Raises LabError without root.
     """
     require_privilege()
     rows, pings, notes = [], [], list(plan.skipped())
@@ -223,7 +223,7 @@ def run_bench(plan: Plan, audience: Audience) -> Report:
 
 
 def measure_row(daemon: Daemon, instances: int, window_s: float, say: Callable[[str], None]) -> Row:
-    """One daemon, one number of virtual hosts. A failure is a row with a note."""
+    """Measures one daemon with one number of virtual hosts. A failure is a row with a note."""
     segments = -(-instances // VHIDS_PER_SEGMENT)
     counts = spread(instances, segments)
     say("building hosts")
@@ -240,7 +240,7 @@ def measure_row(daemon: Daemon, instances: int, window_s: float, say: Callable[[
 
 
 def _measure(pair: Pair, window_s: float, say: Callable[[str], None]) -> Row:
-    """From the start of a pair to the death of both; all of a row but its floor."""
+    """Measures a pair from its start to the death of both: all of a row but its floor."""
     say("starting")
     settle_s = pair.start()
     say(f"settled after {settle_s:.1f} s, measuring for {window_s:g} s")
@@ -265,7 +265,9 @@ def _measure(pair: Pair, window_s: float, say: Callable[[str], None]) -> Row:
 
 
 def measure_pings(daemon: Daemon, say: Callable[[str], None]) -> Pings:
-    """Host a dies, cable and all, while host c pings. LabError if no other host answers."""
+    """Pings from host c while host a dies, cable included. Raises LabError if no other host
+    answers.
+    """
     counts = {1: PINGED_VIRTUAL_HOSTS}
     addresses = [virtual_address(*key) for key in sorted(keys_of(counts))]
     say("building hosts")
@@ -329,9 +331,10 @@ class Pair(Closing):
             )
 
     def start(self) -> float:
-        """Seconds from the first start until host a held every address, and nothing changed after.
+        """Starts both; returns the seconds until host a held every address, and nothing changed
+        after.
 
-        LabError if that does not come about.
+        Raises LabError if that does not happen.
         """
         begun_at_ns = time.time_ns()
         for host in (self.a, self.b):
@@ -350,7 +353,7 @@ class Pair(Closing):
         return (self.addresses.changed_at_ns - begun_at_ns) / 1e9
 
     def settled(self) -> bool:
-        """Host a holds every address, host b none, and nothing has changed for QUIET_S."""
+        """Whether host a holds every address, host b none, and nothing has changed for QUIET_S."""
         self._require_alive("a", "b")
         return (
             self.addresses.count(self.a) == len(self.keys)
@@ -386,7 +389,7 @@ class Pair(Closing):
         return a, b, elapsed_ns
 
     def fail_over(self) -> TakeOver:
-        """Kills host a's daemon while the wire is watched, and says what host b did."""
+        """Kills host a's daemon while the wire is watched; returns what host b did."""
         with WireWatch(self.b, self.a, self._identities) as wire:
             wanted = set(self.keys)
             with self._noting("host a was not heard"):
@@ -434,9 +437,9 @@ class Pair(Closing):
             self.notes.append(f"host b gave up {adopted - left} addresses after the take-over")
 
     def kill(self, name: str) -> int:
-        """SIGKILL to every process of a host; returns the instant of the first, CLOCK_REALTIME ns.
+        """Sends SIGKILL to every process of a host; returns the first instant, CLOCK_REALTIME ns.
 
-        Children first: keepalived's would hear of its parent's death and resign.
+        Children first: keepalived's would notice its parent's death and resign.
         """
         pids = self._pids(name)[::-1]
         at_ns = time.time_ns()
@@ -455,7 +458,7 @@ class Pair(Closing):
 
     @contextmanager
     def _noting(self, what: str) -> Iterator[None]:
-        """What does not happen before its deadline is missing from the figures, and noted."""
+        """Notes what does not happen before its deadline, and is missing from the figures."""
         try:
             yield
         except LabTimeout as reason:
@@ -466,7 +469,7 @@ class Pair(Closing):
         return self.addresses.count(host) == len(self.keys)
 
     def roots(self, name: str) -> list[int]:
-        """The pids of what was started on a host and is alive."""
+        """The pids of the processes that were started on a host and are alive."""
         return [process.pid for process in self._processes[name] if process.alive()]
 
     def _pids(self, name: str) -> list[int]:
@@ -484,7 +487,7 @@ class Pair(Closing):
 
 
 def frames_sent(host: Host, segments: Iterable[int]) -> int:
-    """By the interfaces of these segments since they were made, as the kernel counts."""
+    """The frames sent by the interfaces of these segments, as the kernel has counted them."""
     with host.inside():
         found = counters()
     names = {interface_name(k) for k in segments} & found.keys()

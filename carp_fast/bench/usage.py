@@ -1,7 +1,7 @@
 """What processes and the machine use, as the kernel counts it in /proc.
 
 CPU is the run time of every thread from schedstat, in ns; its split into user and system, and the
-softirq time of the machine, come in the clock ticks of stat. Must not know what the processes are.
+softirq time of the machine, are in the clock ticks of stat. Must not know what the processes are.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Usage(NamedTuple):
-    """Of a group of processes since each began; of two, the later minus the earlier counts."""
+    """Totals of a group of processes since each began, or the difference of two such totals."""
 
     cpu_ns: int
     user_ns: int
     system_ns: int
-    switches: int  # of context, voluntary or not
+    switches: int  # context switches, voluntary or not
 
     def since(self, earlier: Usage) -> Usage:
         """What was used between two readings."""
@@ -29,7 +29,7 @@ class Usage(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Of a group of processes. Shared pages count whole in RSS for each, in parts in PSS."""
+    """Memory of a group of processes. RSS counts shared pages for each, PSS their parts."""
 
     rss_bytes: int
     pss_bytes: int
@@ -46,7 +46,7 @@ class Machine(NamedTuple):
 
 
 def descendants(roots: Iterable[int], proc: Path = PROC) -> list[int]:
-    """`roots` and every process below them, parents before children, from one reading."""
+    """`roots` and all their descendants, parents before children, from one reading."""
     children: dict[int, list[int]] = {}
     for entry in proc.iterdir():
         if entry.name.isdigit():
@@ -89,7 +89,7 @@ def memory(pids: Iterable[int], proc: Path = PROC) -> Memory:
 
 
 def machine(proc: Path = PROC) -> Machine:
-    """Busy is what is neither idle nor waiting for a disk."""
+    """The CPU time of the machine. Busy means neither idle nor waiting for a disk."""
     with open(proc / "stat") as lines:
         ticks = [int(field) for field in lines.readline().split()[1:9]]
     idle = ticks[3] + ticks[4]
@@ -120,7 +120,7 @@ def _usage_of(process: Path) -> Usage:
 
 
 def _stat_fields(process: Path) -> list[str]:
-    """Those after the name, which may hold blanks and brackets: state is 0, parent 1."""
+    """The fields after the name, which may contain blanks and brackets: state is 0, parent 1."""
     return (process / "stat").read_text().rpartition(")")[2].split()
 
 

@@ -188,7 +188,7 @@ def test_a_program_that_names_no_version(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "ucarp").write_text("#!/bin/sh\necho ucarp\n")
     (tmp_path / "ucarp").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LabError, match="names no version"):
+    with pytest.raises(LabError, match="reports no version"):
         DAEMONS["ucarp"].version()
 
 
