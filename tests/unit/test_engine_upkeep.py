@@ -285,7 +285,7 @@ def test_a_lost_address_of_a_host_that_stepped_down_meanwhile_is_not_missed() ->
 
 def test_only_addresses_of_the_host_are_found() -> None:
     node = master()
-    with pytest.raises(ValueError, match="not an address of the host"):
+    with pytest.raises(ValueError, match="the host has no such address"):
         node.engine.found(0, ip("10.77.0.9"), "none", LATER_NS)
     with pytest.raises(ValueError, match="theirs"):
         node.engine.found(0, EVERY[0], "theirs", LATER_NS)

@@ -1,20 +1,20 @@
-"""When the pump was away or frames were lost, and what that means to a host's silence."""
+"""Absences of the pump and losses of frames, and what they mean to a host's silence."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from carp_fast.engine._vhid cimport VirtualHost
 
 cdef enum:
-    ABSENCES = 16                   # kept; a wait sees more than four only where all is lost
+    ABSENCES = 16                   # kept; a wait overlaps more than four only where all is lost
 
 cdef struct Absence:
-    int64_t since_ns                # what arrived before was heard
+    int64_t since_ns                # frames that arrived before it have been heard
     int64_t until_ns
-    int64_t asleep_ns               # passed meanwhile without CLOCK_MONOTONIC
-    uint8_t dropped                 # frames: it counts however short it was
+    int64_t asleep_ns               # time that passed meanwhile without CLOCK_MONOTONIC
+    uint8_t dropped                 # frames were dropped: it counts however short it was
 
 cdef struct Absences:
-    Absence kept[ABSENCES]          # by their end, oldest first
+    Absence kept[ABSENCES]          # in the order of their ends, oldest first
     uint32_t count
 
 cdef bint absence_counts(const Absence* absence, int64_t interval_ns) noexcept nogil

@@ -1,9 +1,9 @@
-"""When the pump was away or frames were lost, and what that means to a host's silence.
+"""Absences of the pump and losses of frames, and what they mean to a host's silence.
 
-The pump notes an absence once, whoever it concerns; a host that would take over for silence looks
-at those within its wait. It waits on where one was longer than its own interval, or frames were
-lost: as much longer as was missed, and at least until a living master must have been heard again.
-Pure, as all of the engine; must not know the table of hosts.
+The pump notes each absence once, for all hosts. A host that is about to take over because of
+silence checks the absences within its wait. It waits longer if one of them was longer than its own
+interval, or if frames were lost: by as much as was missed, and at least until it must have heard a
+living master again. This is pure, as all of the engine; it must not know the table of hosts.
 """
 
 from libc.stdint cimport int64_t, uint32_t
@@ -20,12 +20,12 @@ cdef inline int64_t length_ns(const Absence* absence) noexcept nogil:
 
 
 cdef bint absence_counts(const Absence* absence, int64_t interval_ns) noexcept nogil:
-    """Whether a host with this interval may have missed its master."""
+    """Whether a host with this interval may have missed its master during the absence."""
     return absence.dropped or length_ns(absence) > interval_ns
 
 
 cdef bint is_covered(const Absences* absences, uint32_t which) noexcept nogil:
-    """Whether a later absence counts wherever this one does."""
+    """Whether a later absence counts for every host that this one counts for."""
     cdef const Absence* one = &absences.kept[which]
     cdef uint32_t later
     for later in range(which + 1, absences.count):
@@ -36,7 +36,7 @@ cdef bint is_covered(const Absences* absences, uint32_t which) noexcept nogil:
 
 
 cdef void make_room(Absences* absences) noexcept nogil:
-    """Let one go: the oldest that a later one covers. Where none does, the second takes it in."""
+    """Drop the oldest absence that a later one covers; if there is none, merge the first two."""
     cdef uint32_t which
     cdef Absence* second = &absences.kept[1]
     for which in range(absences.count):
@@ -53,7 +53,7 @@ cdef void make_room(Absences* absences) noexcept nogil:
 
 
 cdef void absence_note(Absences* absences, const Absence* absence) noexcept nogil:
-    """Remember an absence, by its end; of drops that follow each other one is made."""
+    """Insert an absence, ordered by its end; adjoining losses of frames are merged into one."""
     cdef Absence* last
     cdef uint32_t at = absences.count
     if at:
@@ -67,7 +67,7 @@ cdef void absence_note(Absences* absences, const Absence* absence) noexcept nogi
     if at and (absences.kept[at - 1].since_ns == absence.since_ns
                and absences.kept[at - 1].until_ns == absence.until_ns
                and absences.kept[at - 1].dropped == absence.dropped):
-        return                                          # another host's recording had it, too
+        return                                        # noted already, from another host's recording
     if absences.count == ABSENCES:
         make_room(absences)
         at = min(at, absences.count)
@@ -77,7 +77,7 @@ cdef void absence_note(Absences* absences, const Absence* absence) noexcept nogi
 
 
 cdef int64_t absence_end(const Absences* absences, int64_t interval_ns) noexcept nogil:
-    """When the last absence was over that counts for this interval; 0: there was none."""
+    """When the last absence ended that counts for this interval; 0: there was none."""
     cdef uint32_t i
     for i in range(absences.count, 0, -1):
         if absence_counts(&absences.kept[i - 1], interval_ns):
@@ -86,9 +86,9 @@ cdef int64_t absence_end(const Absences* absences, int64_t interval_ns) noexcept
 
 
 cdef int64_t began_ns(const VirtualHost* host) noexcept nogil:
-    """When the wait began that a BACKUP's deadline ends.
+    """When the wait began that ends at a BACKUP's deadline.
 
-    Its length may have changed since, with a demotion: who was heard last tells as well.
+    Its length may have changed since, by a demotion: so the last advertisement heard is a bound.
     """
     cdef int64_t heard_ns = max(vhid_heard_ns(host), host.since_ns)
     cdef int64_t wait_ns = vhid_master_down_ns(host) + vhid_jitter_ns(host)
@@ -105,9 +105,9 @@ cdef int64_t absence_extended(const Absences* absences, const VirtualHost* host,
                               int64_t* counted_until_ns) noexcept nogil:
     """The deadline of a BACKUP whose silence is not proven yet; 0: nothing was missed in its wait.
 
-    It is later by what was missed, and leaves two intervals of the master that was heard, a
-    master-down time at most, from when the wait and the last absence were over; a whole one where
-    as much was missed. Absences until `counted_until_ns` are accounted for then.
+    It is later by the time missed. After the beginning of the wait and the end of the last absence,
+    it leaves at least two intervals of the master heard, at most a master-down time; a whole
+    master-down time if that much was missed. It accounts for absences until `counted_until_ns`.
     """
     cdef int64_t from_ns = began_ns(host), interval_ns = vhid_interval_ns(host)
     cdef int64_t down_ns = vhid_master_down_ns(host), least_ns = down_ns
@@ -123,7 +123,7 @@ cdef int64_t absence_extended(const Absences* absences, const VirtualHost* host,
             continue
         if last_ns == 0:
             last_ns = before_ns = absence.until_ns
-        since_ns = max(absence.since_ns, from_ns)       # what two have in common counts once
+        since_ns = max(absence.since_ns, from_ns)       # an overlap of two absences counts once
         missed_ns += max(0, min(absence.until_ns, before_ns) - since_ns)
         before_ns = min(before_ns, since_ns)
         asleep_ns += absence.asleep_ns

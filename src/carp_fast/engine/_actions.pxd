@@ -1,4 +1,4 @@
-"""What the engine's queues ask for: advertisements, address changes, announcements."""
+"""The engine's pending actions: advertisements, address changes, announcements."""
 
 from libc.stdint cimport int64_t, uint32_t
 

@@ -1,8 +1,8 @@
-"""What the engine's queues ask for: advertisements, address changes, announcements.
+"""The engine's pending actions: advertisements, address changes, announcements.
 
-Each kind is a pair: `next_...` gives the next host with its frames ready, and a past-tense
-function takes the outcome. Who carries it out (the pump, the simulator, a test) is not known
-here. Order of one turn: all advertisements, then addresses, then announcements.
+Each kind is a pair of functions: `next_...` returns the next host with its frames ready, and one in
+the past tense takes the outcome. The caller (the pump, the simulator, a test) carries the action
+out. Order of one turn: all advertisements, then addresses, then announcements.
 """
 
 from libc.errno cimport EADDRNOTAVAIL, EEXIST, ENODEV
@@ -31,13 +31,13 @@ from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
 cdef enum:
-    FAILED_SENDS = 3            # in a row: demoted by 240
-    GOOD_SENDS = 3              # in a row: undone
-    # Of one interface: a switch may throw away broadcasts that come faster, a neighbour ARP.
+    FAILED_SENDS = 3            # in a row: the host is demoted by 240
+    GOOD_SENDS = 3              # in a row: the demotion ends
+    # Of one interface: faster broadcasts may be dropped by a switch, faster ARP by a neighbour.
     ANNOUNCEMENTS_AT_ONCE = 512
-    ANNOUNCEMENT_NS = 100000    # one takes so long at the lasting pace: 10,000 a second
-    LOOKED_AT = 4096            # hosts that wait for their interface's pace, in one go
-    # Until what is there is looked at: after a take-over, after the removal of an IPv4 address.
+    ANNOUNCEMENT_NS = 100000    # the time of one at the lasting pace: 10,000 a second
+    LOOKED_AT = 4096            # hosts waiting for their interface's pace that one call examines
+    # Delay of a check of existing addresses: after a take-over, after removal of an IPv4 address.
     RISEN_NS = 1000000000
     REMOVED_NS = 20000000
 
@@ -45,7 +45,7 @@ cdef enum:
 # ---------------------------------------------------------------------------------- advertisements
 
 cdef uint64_t next_counter(VirtualHost* host) noexcept nogil:
-    """The counter of the next advertisement; advertisement_sent() remembers it."""
+    """The counter of the next advertisement; advertisement_sent() stores it."""
     host.counter += 1
     return host.counter
 
@@ -69,9 +69,9 @@ cdef void seal(VirtualHost* host, bint resigning) noexcept nogil:
 
 
 cdef uint32_t next_advertisement(Core* core) noexcept nogil:
-    """The next host that advertises, its outputs' frames sealed, or NOBODY.
+    """The next host that has to advertise, its outputs' frames sealed, or NOBODY.
 
-    A host that stepped down while it waited here sends nothing, unless it owes a last
+    A host that stepped down while it waited in the queue sends nothing, unless it owes a last
     advertisement or a resignation.
     """
     cdef uint32_t slot
@@ -97,13 +97,13 @@ cdef uint32_t next_advertisement(Core* core) noexcept nogil:
 
 
 cdef bint may_release(const VirtualHost* host) noexcept nogil:
-    """Whether a removed host has nothing more to give up or to say."""
+    """Whether a removed host has no address left to remove and no frame left to send."""
     return host.flags & LEAVING and not host.held and not host.pending & (
         TO_CHANGE_ADDRESSES | TO_RESIGN | TO_ADVERTISE_LAST)
 
 
 cdef void record_advertised(Core* core, uint32_t slot, int error, int64_t now_ns) noexcept nogil:
-    """What the first of the host's outputs said; all say the same."""
+    """Record the fields of the host's first output; those of the others are the same."""
     cdef const VirtualHost* host = &core.hosts[slot]
     cdef const uint8_t* carp = host.block.outputs[0].frame + host.block.outputs[0].carp_at
     cdef Record* record = record_output(&core.recorder, RECORD_ADVERTISED, slot, host.interface,
@@ -114,9 +114,10 @@ cdef void record_advertised(Core* core, uint32_t slot, int error, int64_t now_ns
 
 cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int error,
                              int64_t now_ns) noexcept nogil:
-    """The host's frames went out, but for `failures` of them; `error`: the errno of one.
+    """Take the outcome of the host's frames: `failures` were not sent; `error`: errno of one.
 
-    Only when none went out has nobody heard it, and after three such in a row it is demoted.
+    It counts as a failure only if none was sent, since then nobody can have heard it; after three
+    failures in a row the host is demoted.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Interface* interface = &core.interfaces[host.interface]
@@ -159,7 +160,7 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
             host.repeat_in -= 1
             if host.repeat_in == 0:
                 engine_ask(core, &core.repeat, slot, TO_REPEAT)
-        # A tick early: whether the pump was late is not to decide between this one and the next.
+        # A tick early: a late pump must not decide between this one and the next.
         if host.announce_at_ns and now_ns + core.wake_tick_ns >= host.announce_at_ns:
             engine_ask(core, &core.repeat, slot, TO_REPEAT)
             plan_announcement(host, now_ns)
@@ -187,8 +188,9 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
                           int64_t now_ns) noexcept nogil:
     """The kernel acknowledged a change (`error` 0) or refused it (an errno).
 
-    EEXIST on adding: somebody else has it, and it is left alone. EADDRNOTAVAIL or ENODEV on
-    removing: gone already, with its interface or by another hand. Told when it begins to fail.
+    EEXIST on adding: another program has added the address, and it is left alone. EADDRNOTAVAIL or
+    ENODEV on removing: it is gone already, with its interface or removed by another program.
+    Reported when it begins to fail.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* address = &host.block.addresses[which]
@@ -212,7 +214,7 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
         if address.flags & FAILED:
             tell_address(core, ADDRESS_GONE, slot, which, 0, now_ns)
         address.flags &= ~<uint32_t>(HELD | FAILED)
-        if address.family == 4:                 # its secondaries may have gone with it
+        if address.family == 4:                 # its secondaries may have been removed with it
             if address.prefixlen < 32:
                 core.interfaces[host.interface].removed_ns = now_ns
             verify_soon(core, host.interface, now_ns + REMOVED_NS)
@@ -231,7 +233,7 @@ cdef void address_added(Core* core, uint32_t slot, uint32_t which, int64_t now_n
     host.held += 1
     if address.flags & LOST:
         host.addresses_restored += 1
-    if address.flags & (FOREIGN | FAILED | LOST):       # there again, or at last
+    if address.flags & (FOREIGN | FAILED | LOST):       # added again, or at last
         engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
         tell_address(core, ADDRESS_RESTORED, slot, which, why_restored(address), now_ns)
     address.flags = <uint8_t>(address.flags & ~<uint32_t>(FOREIGN | FAILED | LOST
@@ -245,7 +247,7 @@ cdef RestoredWhy why_restored(const Address* address) noexcept nogil:
 
 
 cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Every change of the host has its outcome: announce, or resign, or let it go."""
+    """Every change of the host has its outcome: announce, resign, or release the host."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
     cdef Address* address
@@ -256,7 +258,7 @@ cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
     for i in range(host.block.address_count):
         address = &host.block.addresses[i]
         if not address.flags & (FOREIGN | FAILED) and wanted_change(host, address):
-            # The state changed while a long list was being carried out: once more, from the top.
+            # The state changed while a long list was carried out: start again from the first.
             engine_ask(core, &core.change, slot, TO_TELL_ADDRESSES if tell else 0)
             return
     upkeep_done(core, slot, now_ns)
@@ -278,7 +280,7 @@ cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
 # ------------------------------------------------------------------------------------ announcements
 
 cdef void begin_announcing(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """The addresses are there: announce now, and again two advertisements later."""
+    """The addresses are added: announce now, and again two advertisements later."""
     cdef VirtualHost* host = &core.hosts[slot]
     if host.state != MASTER:
         return
@@ -291,9 +293,9 @@ cdef void begin_announcing(Core* core, uint32_t slot, int64_t now_ns) noexcept n
 
 
 cdef void plan_announcement(VirtualHost* host, int64_t now_ns) noexcept nogil:
-    """One of the announcements by time is under way: when is the next?
+    """An announcement of a series by time is being sent: plan the next one.
 
-    Looked at whenever an advertisement goes out, so it is as exact as the interval is short.
+    This is checked whenever an advertisement is sent, so it is as exact as the interval is short.
     """
     if host.announce_left:
         host.announce_left -= 1
@@ -305,14 +307,14 @@ cdef void plan_announcement(VirtualHost* host, int64_t now_ns) noexcept nogil:
 
 
 cdef uint32_t announcement_frames(const VirtualHost* host) noexcept nogil:
-    """How often each address stands in one announcement: all at once where no interval is set."""
+    """Frames per address in one announcement: all of them if no interval is set."""
     return 1 if host.configured.announce_interval_ms else host.configured.announce_count
 
 
 cdef uint32_t next_announcement(Core* core, int64_t now_ns) noexcept nogil:
     """The next host whose addresses are to be announced, or NOBODY. First ones before repeats.
 
-    Where an interface has had its share, its hosts wait in their order, and `paced_until_ns` says
+    When an interface has used up its share, its hosts wait in their order, and `paced_until_ns` is
     when one of them may be announced.
     """
     cdef uint32_t slot
@@ -327,7 +329,8 @@ cdef uint32_t next_within_pace(Core* core, Queue* queue, uint8_t pending,
                                int64_t now_ns) noexcept nogil:
     """The next MASTER of a queue whose interface has room; the others go to its end.
 
-    All addresses of a host are announced together, so that an interface may owe time for many.
+    All addresses of a host are announced together, so an interface may exceed its pace for a
+    while and then pause.
     """
     cdef uint32_t slot, left = min(queue_length(queue), LOOKED_AT)
     cdef VirtualHost* host
@@ -358,7 +361,7 @@ cdef uint32_t next_within_pace(Core* core, Queue* queue, uint8_t pending,
 
 
 cdef void announced(Core* core, uint32_t slot) noexcept nogil:
-    """The host's announcement is out. Recorded with the time of its turn."""
+    """The host's announcement was sent; it is recorded with the time of its turn."""
     if core.recorder.records != NULL:
         record_output(&core.recorder, RECORD_ANNOUNCED, slot, core.hosts[slot].interface,
                       core.recorder.turn_ns)

@@ -1,4 +1,4 @@
-"""HMAC-SHA1 of an advertisement from prepared states: two compressions a digest."""
+"""HMAC-SHA1 of an advertisement from prepared states: two compressions per digest."""
 
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -12,7 +12,7 @@ cdef struct AuthKey:
     uint32_t outer[5]       # SHA-1 after opad
     uint32_t hashed         # bytes already in `inner`, ipad's 64 included
     uint8_t tail_length     # constant bytes that did not fill a block: 0 to 63
-    # These bytes. Where the counter fits behind them: the last block, but for the counter.
+    # Those bytes. If the counter fits after them: the last block, without the counter.
     uint8_t tail[64]
 
 cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* message,

@@ -1,8 +1,8 @@
 """HMAC-SHA1 over an advertisement: prepare once, then sign and verify in two compressions.
 
 Everything before the counter is constant for a virtual host, so its SHA-1 states after ipad
-(and any further whole block) and after opad are kept. Knows bytes only: no packet layout, no
-socket, clock or file. The digest is that of carp_hmac_prepare / carp_hmac_generate in the
+(and any further whole block) and after opad are kept. This module handles bytes only: no packet
+layout, socket, clock or file. The digest is that of carp_hmac_prepare / carp_hmac_generate in the
 BSDs' ip_carp.c; the key is a passphrase in a 20-byte field padded with NUL.
 """
 
@@ -64,7 +64,7 @@ cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* messa
 
 
 cdef inline bint fits(const AuthKey* key) noexcept nogil:
-    """Whether the counter and the padding go into the block that the constant bytes begin."""
+    """Whether the counter and the padding fit into the block that the constant bytes begin."""
     return key.tail_length + COUNTER_LENGTH < 56
 
 
@@ -75,7 +75,7 @@ cdef struct Room:
 
 cdef inline void put_ending(sha1_ending* ending, Room* room, const AuthKey* key,
                             const uint8_t* counter, uint8_t* digest) noexcept nogil:
-    """What is left to do once the counter stands behind the constant bytes, padded."""
+    """The bytes that remain to be hashed: the constant ones, the counter, the padding."""
     cdef uint32_t used = key.tail_length + COUNTER_LENGTH
     ending.inner = &key.inner[0]
     ending.outer = &key.outer[0]
@@ -84,7 +84,7 @@ cdef inline void put_ending(sha1_ending* ending, Room* room, const AuthKey* key,
     memcpy(room.block + key.tail_length, counter, COUNTER_LENGTH)
     if fits(key):
         return
-    # The padding does not fit into the block with the counter: that one is hashed here.
+    # The padding does not fit into the block with the counter: hash that block here.
     memset(room.block + used, 0, sizeof(room.block) - used)
     room.block[used] = 0x80
     put32(room.block + 124, (key.hashed + used) * 8)
@@ -104,7 +104,7 @@ cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest)
 cdef void auth_sign_two(const AuthKey* key, const uint8_t* counter, uint8_t* digest,
                         const AuthKey* other_key, const uint8_t* other_counter,
                         uint8_t* other_digest) noexcept nogil:
-    """The same for two at once, in little more than half of the time (SHA-NI)."""
+    """Sign two messages together, in little more than half of the time (SHA-NI)."""
     cdef Room rooms[2]
     cdef sha1_ending endings[2]
     put_ending(&endings[0], &rooms[0], key, counter, digest)
@@ -113,7 +113,7 @@ cdef void auth_sign_two(const AuthKey* key, const uint8_t* counter, uint8_t* dig
 
 
 cdef inline bint equal(const uint8_t* one, const uint8_t* other) noexcept nogil:
-    """Whether two digests are, in a time that does not depend on where they differ."""
+    """Whether two digests are equal, in a time that does not depend on where they differ."""
     cdef uint64_t[2] first
     cdef uint64_t[2] second
     cdef uint32_t first_end, second_end
@@ -126,7 +126,7 @@ cdef inline bint equal(const uint8_t* one, const uint8_t* other) noexcept nogil:
 
 cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
                       const uint8_t* digest) noexcept nogil:
-    """Whether `digest` fits."""
+    """Whether `digest` is right for the prepared message and the 8-byte `counter`."""
     cdef uint8_t expected[20]
     auth_sign(key, counter, expected)
     return equal(expected, digest)
@@ -135,7 +135,7 @@ cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
 cdef void auth_verify_two(const AuthKey* key, const uint8_t* counter, const uint8_t* digest,
                           const AuthKey* other_key, const uint8_t* other_counter,
                           const uint8_t* other_digest, bint* fit) noexcept nogil:
-    """The same for two at once: `fit[0]` and `fit[1]`."""
+    """Verify two digests together; the results are `fit[0]` and `fit[1]`."""
     cdef uint8_t expected[2][20]
     auth_sign_two(key, counter, expected[0], other_key, other_counter, expected[1])
     fit[0], fit[1] = equal(expected[0], digest), equal(expected[1], other_digest)
@@ -163,7 +163,7 @@ cdef class Key:
         return (<const char*>digest)[:DIGEST_LENGTH]
 
     def sign_with(self, bytes counter, Key other not None, bytes other_counter) -> tuple:
-        """Two digests made at once: ours for `counter`, `other`'s for `other_counter`."""
+        """Two digests made together: ours for `counter`, `other`'s for `other_counter`."""
         cdef uint8_t digest[20]
         cdef uint8_t other_digest[20]
         if len(counter) != COUNTER_LENGTH or len(other_counter) != COUNTER_LENGTH:
@@ -179,14 +179,17 @@ cdef class Key:
 
 
 def choose(*, bint accelerated=True) -> str:
-    """Choose SHA-1's form for this process: "sha-ni" or "portable". Not while a pump runs."""
+    """Choose the implementation of SHA-1 for this process: "sha-ni" or "portable".
+
+    Must not be called while a pump runs.
+    """
     return "sha-ni" if sha1_choose(accelerated) else "portable"
 
 
 def self_test() -> None:
-    """Known answers of HMAC-SHA1: RFC 2202, test cases 1 and 3, whose keys have our length.
+    """Check HMAC-SHA1 against RFC 2202, test cases 1 and 3, whose keys have our length.
 
-    Raises RuntimeError when the chosen form computes a wrong digest: nothing may start then.
+    Raises RuntimeError if the chosen implementation is wrong: nothing may start then.
     """
     # RFC 2202 case 1: key 20 x 0x0b, data "Hi There"; the last 8 bytes stand for the counter.
     first, text = Key(b"\x0b" * 20, b""), b"Hi There"

@@ -12,43 +12,43 @@ cdef enum:
     MAX_VIRTUAL_HOSTS = 131072
     MAX_INTERFACES = 4096
     RESERVED_REPORTS = 1024         # of the ring, for DONE and RELEASED
-    REJECTIONS = 16                 # remembered of one interface, a power of two
+    REJECTIONS = 16                 # remembered per interface, a power of two
     TICK_NS = 1000000               # of the wheel; the pump wakes less often
 
 cdef enum ReportKind:
     STATE_CHANGED                   # state, previous, reason; the peer heard
-    ADDRESSES_CHANGED               # every address of the host is as its state says
+    ADDRESSES_CHANGED               # every address of the host is as its state requires
     ADDRESS_FAILED                  # value: errno; detail: which address of the host
     ADDRESS_FOREIGN                 # detail: which address
     ADDRESS_RESTORED                # detail: which address; value: a RestoredWhy
-    ADDRESS_GONE                    # detail: which address; what could not be undone at first is
-    UNDEMOTED                       # it was demoted for its addresses, and is no more
-    # detail: an interface whose promote_secondaries was not 1; value: errno of setting it, 0: it is
-    # 1 again
+    ADDRESS_GONE                   # detail: which address; it failed to be removed, and is gone now
+    UNDEMOTED                       # its demotion for its addresses ended
+    # detail: an interface whose promote_secondaries was not 1; value: errno of setting it; 0: it
+    # was set to 1 again
     SECONDARIES
-    DUPLICATE_SOURCE                # mac: who sends from our address
+    DUPLICATE_SOURCE                # mac: the host that sends from our address
     OTHER_MASTER                    # a bad digest for a host that is MASTER here
     DEMOTE_HEARD                    # value: the byte
     SENDS_FAILING                   # value: errno; demoted until sends succeed again
     SENDS_RECOVERED
-    RELEASED                        # value: a block that is nobody's any more
+    RELEASED                        # value: a block that the engine no longer uses
     DONE                            # value: the mark of an order
     STALLED                         # value: how long the pump did not run, ns
-    SOCKET_DROPPED                  # value: frames the kernel dropped; detail: silence is no proof
+    SOCKET_DROPPED             # value: frames dropped by the kernel; detail: silence proves nothing
     LOST_PRIORITY                   # the pump used up its real-time budget
-    REASSERTED                      # MASTER, and a slower master was answered
+    REASSERTED                      # we are MASTER and answered a slower master
     WRONG_DIGEST                    # a bad digest for a host that is BACKUP here
-    COUNTER_RESET                   # a source's counters went back, and are learned anew
+    COUNTER_RESET                   # a source's counters went back, and are learned again
     FAMILY_SILENT                   # value: the family; the other one is heard
     FAMILY_HEARD                    # value: the family, heard again
-    SOURCE_PROVEN                   # a genuine source beside its lane; value: ifindex; the peer
-    DUPLICATE_ENDED                 # nobody sends from our address any more; mac: who did
+    SOURCE_PROVEN                   # a genuine source outside its lane; value: ifindex; the peer
+    DUPLICATE_ENDED                 # no other host sends from our address any more; mac: that host
     REPORTS
 
-cdef enum RestoredWhy:              # an address that should have been there was added again
-    RESTORED_REFUSED                # it could not be added before, or was somebody else's
-    RESTORED_REMOVED                # somebody removed it
-    RESTORED_WITH_OURS              # it went when another one of ours was removed
+cdef enum RestoredWhy:              # why a missing address of ours was added again
+    RESTORED_REFUSED                # it could not be added before, or another program had it
+    RESTORED_REMOVED                # another program removed it
+    RESTORED_WITH_OURS              # it was removed together with another one of ours
 
 cdef enum OrderKind:
     ORDER_ADD
@@ -58,15 +58,15 @@ cdef enum OrderKind:
     ORDER_DEMOTE                          # value: what is added to the advskew
     ORDER_RESIGN_ALL
     ORDER_ANNOUNCE                        # the up script has run
-    ORDER_VERIFY                          # look what its interface has, soon
-    ORDER_LOSE_ADDRESS                    # somebody removes its addresses: give the host up
-    ORDER_MARK                            # report DONE when everything before it is carried out
+    ORDER_VERIFY                          # check the addresses of its interface soon
+    ORDER_LOSE_ADDRESS                    # its addresses are removed repeatedly: give the host up
+    ORDER_MARK                            # report DONE when all orders before it are carried out
     ORDER_FLUSH                           # report DONE when nothing is left to carry out
     ORDER_SNAPSHOT                        # copy `value` hosts from `slot` on to `pointer`
     ORDER_SNAPSHOT_INTERFACES             # copy `value` interfaces from `slot` on to `pointer`
     ORDER_COPY_RECORDS                    # `pointer`: a RecordCopy
     ORDER_BAR                             # value: whether another process has the host
-    ORDER_ASSUME                          # a host goes on from the Checkpoint at `pointer`
+    ORDER_ASSUME                          # a host continues from the Checkpoint at `pointer`
     ORDER_OWN_SOURCE                      # value: flags of configured sources that are missing
     ORDER_ADOPT                           # the kernel has the Address at `pointer`, with our mark
 
@@ -98,7 +98,7 @@ cdef struct Rejection:
     int64_t at_ns                   # 0: none
     uint8_t source[16]
     uint8_t verdict
-    uint8_t family                  # 0: not known, nor the source
+    uint8_t family                  # 0: unknown, as is the source
     uint8_t vhid
 
 cdef struct Interface:
@@ -106,9 +106,9 @@ cdef struct Interface:
     uint8_t up
     uint8_t has_source
     uint8_t has_source6
-    uint8_t forwards6               # neighbours are told that a router holds the address
-    uint8_t renamed                 # lost its name: hosts give up what they hold there, and resign
-    uint8_t announce                # of an order alone: neighbours have to learn its place anew
+    uint8_t forwards6               # neighbour advertisements have the router flag
+    uint8_t renamed                 # lost its name: hosts remove their addresses and resign
+    uint8_t announce                # only in an order: neighbours have to learn its place again
     uint8_t mac[6]
     uint8_t source[4]
     uint8_t source6[16]
@@ -120,17 +120,17 @@ cdef struct Interface:
     uint64_t send_errors
     uint64_t became_master
     uint64_t rejected[VERDICTS]
-    int64_t announced_until_ns      # what was announced takes until then at the lasting pace
-    int64_t verify_at_ns            # when to look what addresses are there; 0: never
-    int64_t removed_ns              # when we last removed one that may have had secondaries
-    uint32_t rejections_count       # ever; the next place is this modulo REJECTIONS
+    int64_t announced_until_ns      # when the announcements so far are over at the lasting pace
+    int64_t verify_at_ns            # when to check its addresses; 0: never
+    int64_t removed_ns              # when we last removed an address that may have had secondaries
+    uint32_t rejections_count       # ever; the next index is this modulo REJECTIONS
     Rejection rejections[REJECTIONS]
 
 cdef struct HostsCopy:              # room for a snapshot
     VirtualHost* hosts
     Source* sources                 # SOURCES of each
 
-cdef struct Queue:                  # slots, each at most once: never overflows
+cdef struct Queue:                  # of slots, each at most once: never overflows
     uint32_t* slots
     uint32_t head
     uint32_t tail
@@ -144,8 +144,8 @@ cdef struct ReportRing:             # one writer, one reader
     uint64_t lost
 
 cdef struct Core:
-    void* room                      # what was allocated for `hosts`
-    VirtualHost* hosts              # at a cache line's start
+    void* room                      # the allocation for `hosts`
+    VirtualHost* hosts              # begins at a cache line
     void* sources_room
     Source* sources                 # the first of every host, then all the second ones, ...
     Interface* interfaces
@@ -154,25 +154,25 @@ cdef struct Core:
     int64_t wake_tick_ns            # deadlines of advertisements are multiples of this
     int64_t longest_tick_ns         # ... and it is at most this
     int64_t shortest_ns             # the shortest interval in use
-    bint shortest_left              # the host that had it is gone: to be looked for anew
+    bint shortest_left              # the host that had it is gone: search again
     uint64_t seed                   # of the jitter after a tie that all hosts may have lost
-    Absences absences               # silence meanwhile proves nothing
+    Absences absences               # silence during these proves nothing
     int64_t flush_mark
     Wheel wheel
     Queue advertise_first           # hosts with an interval below a second
-    Wheel upkeep                    # of addresses: tried again, missed for too long, demoted for
-    int64_t verify_at_ns            # the first of the interfaces'; 0: none
+    Wheel upkeep                    # of addresses: retries, deadlines, demotions
+    int64_t verify_at_ns            # the earliest of the interfaces'; 0: none
     uint32_t interface_count        # highest interface number ever used + 1
     Queue advertise
     Queue change
     Queue announce
-    Queue repeat                    # announcements that are not the first: after all that are
+    Queue repeat                    # announcements that are not the first ones, sent after those
     int64_t paced_until_ns          # an announcement waits for its interface's pace; 0: none
     ReportRing reports
     Recorder recorder
 
 cdef inline void verify_soon(Core* core, uint32_t number, int64_t at_ns) noexcept nogil:
-    """Have an interface's addresses looked at at `at_ns`, or earlier."""
+    """Schedule a check of an interface's addresses at `at_ns`, or earlier."""
     cdef Interface* interface = &core.interfaces[number]
     if not interface.verify_at_ns or at_ns < interface.verify_at_ns:
         interface.verify_at_ns = at_ns
@@ -191,13 +191,13 @@ cdef inline bint queue_empty(const Queue* queue) noexcept nogil:
 
 
 cdef inline void queue_push(Queue* queue, uint32_t slot) noexcept nogil:
-    """To the end; the caller sees to it that no slot stands in a queue twice."""
+    """Append a slot; the caller makes sure that no slot is in a queue twice."""
     queue.slots[queue.tail] = slot
     queue.tail = queue.tail + 1 if queue.tail + 1 < queue.capacity else 0
 
 
 cdef inline Source* core_source(const Core* core, uint32_t slot, uint32_t which) noexcept nogil:
-    """Where the source `which` of the host in `slot` has its place."""
+    """The place of the source `which` of the host in `slot`."""
     return core.sources + <size_t>which * MAX_VIRTUAL_HOSTS + slot
 
 

@@ -1,7 +1,7 @@
 """All virtual hosts of one process: the table, queues, deadlines, reports and checkpoints.
 
-Orders go out in queues that hold each host at most once, reports in a ring. Nothing here decides,
-allocates once it is open, logs, or knows a socket, a clock or a file. _transitions.pyx decides what
+Actions wait in queues that hold each host at most once, reports in a ring. Nothing here decides,
+allocates once it is open, logs, or uses a socket, a clock or a file. _transitions.pyx decides what
 happens to a host, _actions.pyx turns the queues into frames and address changes, _orders.pyx
 changes the table. Order of one turn: receive, expire, carry out.
 """
@@ -35,7 +35,7 @@ cdef uint32_t TELL_EVERY_MS = 60000     # at most, of one virtual host, however 
 
 cdef int queue_open(Queue* queue, uint32_t capacity) except -1:
     queue.slots = <uint32_t*>calloc(capacity + 1, sizeof(uint32_t))
-    queue.capacity = capacity + 1                       # one place stays free: full is not empty
+    queue.capacity = capacity + 1                    # one place stays free, to tell full from empty
     queue.head = queue.tail = 0
     if queue.slots == NULL:
         raise MemoryError("queue")
@@ -43,15 +43,15 @@ cdef int queue_open(Queue* queue, uint32_t capacity) except -1:
 
 
 cdef inline void* at_line(void* room) noexcept nogil:
-    """Where the first cache line within `room` begins."""
+    """The first cache line boundary within `room`."""
     return <void*>((<size_t>room + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1))
 
 
 cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except -1:
-    """Reserve the tables; pages are touched as hosts come.
+    """Reserve the tables; their pages are first touched when hosts are added.
 
     `report_capacity`: a power of two, at least 4 x RESERVED_REPORTS; `seed`: of the random
-    numbers, another one on every machine. Raises MemoryError.
+    numbers, a different one on every machine. Raises MemoryError.
     """
     memset(core, 0, sizeof(Core))
     core.seed = seed
@@ -100,12 +100,12 @@ cdef void engine_close(Core* core) noexcept:
 
 
 cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) noexcept nogil:
-    """Queue `slot` unless it waits there already; its pending bits say for what."""
+    """Queue `slot` unless it is queued already; its pending bits tell what for."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint8_t here
     if queue == &core.advertise:
         here = TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN
-        if vhid_interval_ns(host) < SECOND_NS:          # it has less time than all that wait
+        if vhid_interval_ns(host) < SECOND_NS:          # it has less time than all hosts that wait
             queue = &core.advertise_first
     elif queue == &core.change:
         here = TO_CHANGE_ADDRESSES
@@ -125,17 +125,17 @@ cdef uint32_t queue_pop(Queue* queue) noexcept nogil:
     slot = queue.slots[queue.head]
     queue.head = queue.head + 1 if queue.head + 1 < queue.capacity else 0
     if queue.head == queue.tail:
-        queue.head = queue.tail = 0                     # keeps to the pages in use
+        queue.head = queue.tail = 0                     # reuses the pages that are in use
     return slot
 
 
 cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Room for a report, filled with what concerns `slot`; NULL, and counted, when none is left."""
+    """A new report with the host's fields; NULL, which is counted, if the ring is full."""
     cdef ReportRing* ring = &core.reports
     cdef Report* report
     cdef VirtualHost* host
     cdef const Source* master
-    # What somebody waits for always finds room: its senders keep within RESERVED_REPORTS.
+    # DONE and RELEASED, which Python waits for, always fit: their senders stay in RESERVED_REPORTS.
     if ring.tail - load_acquire(&ring.head) > (
             ring.mask if kind == DONE or kind == RELEASED else ring.mask - RESERVED_REPORTS):
         store_release(&ring.lost, ring.lost + 1)
@@ -174,14 +174,14 @@ cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, c
 
 
 cdef void engine_end_duplicate(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """No other host advertises from our source any more, as far as can be told."""
+    """End the report of another host with our source: none is heard any more."""
     cdef VirtualHost* host = &core.hosts[slot]
     host.flags &= ~<uint32_t>DUPLICATE
     engine_tell(core, DUPLICATE_ENDED, slot, 0, host.duplicate_mac, now_ns)
 
 
 cdef bint engine_may_tell(uint32_t* told_ms, int64_t now_ns) noexcept nogil:
-    """Whether TELL_EVERY_MS have passed since it was last said; it is said now, then.
+    """Whether TELL_EVERY_MS have passed since the last report of this kind; if so, note the time.
 
     Frames of two sockets are not in the order of their arrival: time may go back a little.
     """
@@ -195,7 +195,7 @@ cdef bint engine_may_tell(uint32_t* told_ms, int64_t now_ns) noexcept nogil:
 # ------------------------------------------------------------------------------------- deadlines
 
 cdef void engine_set_deadline(Core* core, uint32_t slot, int64_t deadline_ns) noexcept nogil:
-    """Set the host's deadline. A later one leaves its timer where it is: it re-arms when popped."""
+    """Set the host's deadline. If it is later, its timer stays: it is armed again when popped."""
     cdef int64_t tick = (deadline_ns + TICK_NS - 1) // TICK_NS
     core.hosts[slot].deadline_ns = deadline_ns
     if core.wheel.at[slot] == 0 or core.wheel.at[slot] - 1 > tick:
@@ -203,12 +203,12 @@ cdef void engine_set_deadline(Core* core, uint32_t slot, int64_t deadline_ns) no
 
 
 cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept nogil:
-    """The next advertisement: at most one interval after `from_ns`, on the host's phase.
+    """Schedule the next advertisement: at most one interval after `from_ns`, on the host's phase.
 
-    Rounded down to the wake tick: it may come early to reach its phase, never late. Phases are
-    filled one after the other at PACE: whoever waits for silence waits from the last advertisement
-    on, so what is heard together is taken over together, and wakes nobody between. Nothing but the
-    slot and the tick decides, or a replay of some hosts would not be equal.
+    Rounded down to the wake tick: it may be early to reach its phase, never late. Phases are
+    filled one after the other at PACE. A backup waits from the last advertisement on, so hosts
+    that are heard together are taken over together, without wake-ups in between. The phase depends
+    on nothing but the slot and the tick, or a replay of some hosts would differ.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef int64_t ticks = vhid_interval_ns(host) // core.wake_tick_ns
@@ -220,7 +220,7 @@ cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept n
 
 
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
-    """When there is something to do next, ns; -1 when nothing is armed. May be early."""
+    """When the next deadline is over, ns; -1 when none is armed. May be too early."""
     cdef int64_t tick = wheel_next(&core.wheel), other = wheel_next(&core.upkeep)
     if tick < 0 or 0 <= other < tick:
         tick = other
@@ -233,7 +233,7 @@ cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
 
 cdef void engine_checkpoint(const Core* core, uint32_t slot, Checkpoint* checkpoint,
                             int64_t now_ns) noexcept nogil:
-    """Write down what a host is, and what of engine and interface bears on it."""
+    """Copy the state of a host, and the fields of engine and interface that affect it."""
     cdef const VirtualHost* host = &core.hosts[slot]
     cdef const Interface* interface = &core.interfaces[host.interface]
     cdef uint32_t i
@@ -265,18 +265,18 @@ cdef void engine_record(Core* core, uint32_t slot, bint added, bint changed,
         engine_checkpoint(core, slot, &checkpoint, now_ns)
         checkpoint.added, checkpoint.changed = added, changed
         if changed:
-            core.recorder.turn_told = True          # an order: what follows is no part of a turn
+            core.recorder.turn_told = True        # an order: what follows does not belong to a turn
         record_checkpoint(&core.recorder, &core.hosts[slot], &checkpoint)
 
 
 cdef void engine_touch(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Something is about to happen to a host: what it was before must be in the ring."""
+    """Record the state of a host before something happens to it, unless it is in the ring."""
     if recorder_wants(&core.recorder, &core.hosts[slot]):
         engine_record(core, slot, False, False, now_ns)
 
 
 cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Take a host out of the table; its block goes back to whoever allocated it."""
+    """Take a host out of the table; its block goes back to its sender."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t* first = &core.index[<uint32_t>host.interface * 256 + host.vhid]
     cdef uint32_t at = first[0] - 1, before = NOBODY    # 0 - 1 is NOBODY

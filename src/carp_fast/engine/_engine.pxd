@@ -1,4 +1,4 @@
-"""The engine's Python face: orders, reports, status."""
+"""The engine as a Python class: orders, reports, status."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 

@@ -1,8 +1,7 @@
-"""The engine's Python face: orders, reports, status.
+"""The engine as a Python class: orders, reports, status.
 
-`Engine` is the pure engine as a Python object: time and frames in, actions out. Tests, tools and
-the simulator use it as it stands; the pump works on its C core directly. Knows no socket, clock
-or file.
+`Engine` is the pure engine: time and frames in, actions out. Tests, tools and the simulator use
+this class; the pump uses its C core directly. It uses no socket, clock or file.
 """
 
 from libc.errno cimport ENETDOWN
@@ -59,7 +58,7 @@ cdef object RejectedFrame = _copies.RejectedFrame
 # --------------------------------------------------------------------------------- reports, status
 
 cdef object source_copy(const VirtualHost* host, int which):
-    """One of the sources that a host remembers; what the class is called with is in its order."""
+    """One of the sources of a host; the arguments are in the order of the class's fields."""
     cdef const Source* source = vhid_source(host, which)
     return SourceCopy(
         address_bytes(source.address, source.family), source.family, (<const char*>source.mac)[:6],
@@ -81,7 +80,7 @@ cdef dict host_counters(const VirtualHost* host):
 
 
 cdef object host_copy(const VirtualHost* host):
-    """A host as Python sees it; what the class is called with is in the order of its fields."""
+    """A host as a Python object; the arguments are in the order of the class's fields."""
     cdef const Source* master = vhid_master(host)
     cdef int i
     return HostCopy(
@@ -105,12 +104,12 @@ cdef object host_copy(const VirtualHost* host):
 
 
 cdef object judged(const VirtualHost* host, int which, int64_t now_ns):
-    """What the election would make of a source, advertising at `now_ns` what it did last.
+    """The event of an advertisement at `now_ns` like the source's last one.
 
-    The host stays as it is.
+    The host does not change.
     """
     cdef const Source* source = vhid_source(host, which)
-    cdef VirtualHost copy = host[0]                     # judging takes notes
+    cdef VirtualHost copy = host[0]                     # judging changes fields
     cdef Advertisement heard
     cdef Event event
     cdef bint duplicate
@@ -128,7 +127,7 @@ cdef object judged(const VirtualHost* host, int which, int64_t now_ns):
 
 
 cdef object explained_host(const VirtualHost* host, int64_t now_ns):
-    """A host that engine_shown() has completed, and why it is so."""
+    """A host that engine_shown() has completed, and the reasons for its state."""
     cdef int i
     return ExplainedHost(
         host_copy(host),
@@ -168,7 +167,7 @@ cdef list rejections_list(const Interface* interface):
 
 cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,
                         bytes source6, bint forwards6, bint renamed, bint announce) except -1:
-    """What an interface is like, for one order. Raises ValueError."""
+    """Fill in the properties of an interface, for one order. Raises ValueError."""
     expect_bytes(mac, (6,), "a MAC")
     expect_bytes(source, (4,), "an IPv4 address")
     expect_bytes(source6, (16,), "an IPv6 address")
@@ -185,7 +184,7 @@ cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, b
 
 
 cdef int fill_address(Address* to, bytes address, uint8_t prefixlen) except -1:
-    """An address of 4 or 16 bytes, for one order. Raises ValueError."""
+    """Fill in an address of 4 or 16 bytes, for one order. Raises ValueError."""
     expect_bytes(address, (4, 16), "an address")
     memset(to, 0, sizeof(Address))
     memcpy(to.bytes, <const char*>address, len(address))
@@ -204,7 +203,7 @@ cdef class Engine:
 
     def __cinit__(self, uint32_t report_capacity=8192, uint64_t seed=1):
         if report_capacity < 4096 or report_capacity & (report_capacity - 1):
-            raise ValueError("report_capacity: a power of two from 4096 on")
+            raise ValueError("report_capacity: must be a power of two and at least 4096")
         engine_open(&self.core, report_capacity, seed)
 
     def __dealloc__(self):
@@ -218,12 +217,12 @@ cdef class Engine:
     @wake_tick_ns.setter
     def wake_tick_ns(self, int64_t value):
         if value < TICK_NS:
-            raise ValueError(f"a wake tick has at least {TICK_NS} ns")
+            raise ValueError(f"wake_tick_ns is at least {TICK_NS} ns, not {value}")
         self.core.wake_tick_ns = self.core.longest_tick_ns = value
 
     @property
     def reports_lost(self) -> int:
-        """Reports that found the ring full."""
+        """The number of reports lost because the ring was full."""
         return self.core.reports.lost
 
     cdef give(self, uint8_t kind, uint32_t slot, int64_t value, void* pointer, int64_t now_ns):
@@ -235,11 +234,11 @@ cdef class Engine:
     def set_interface(self, uint16_t number, int64_t now_ns, *, int ifindex=1, bint up=True,
                       bytes mac=b"\x02\0\0\0\0\x01", bytes source=None, bytes source6=None,
                       bint forwards6=False, bint renamed=False, bint announce=False) -> None:
-        """Tell what an interface is like now; ifindex 0: it does not exist.
+        """Set the properties of an interface; ifindex 0: it does not exist.
 
-        `renamed`: it has lost its name. Its hosts leave it as if it was gone, and in order: they
-        give up what they hold there and resign. Once that is done, it is told to be gone.
-        `announce`: neighbours find it elsewhere than they think, and every MASTER announces anew.
+        `renamed`: it has lost its name. Its hosts leave it as if it was gone, but in order: they
+        remove their addresses there and resign. The caller then sets the interface to not existing.
+        `announce`: neighbours have to learn its place again, so every MASTER announces.
         """
         cdef Interface interface
         cdef Order order
@@ -251,7 +250,7 @@ cdef class Engine:
         obey(&self.core, &order, now_ns)
 
     def mark(self, int64_t now_ns) -> None:
-        """A batch of orders ends: the wake tick follows the shortest interval that is left."""
+        """End a batch of orders: the wake tick follows the shortest interval that is left."""
         self.give(ORDER_MARK, 0, 0, NULL, now_ns)
 
     def add(self, uint32_t slot, PreparedHost prepared, int64_t now_ns) -> None:
@@ -262,18 +261,18 @@ cdef class Engine:
 
     def replace(self, uint32_t slot, PreparedHost prepared, int64_t now_ns, *,
                 int64_t grace_ns=0) -> None:
-        """Change a host in place; its old digest is accepted for `grace_ns` more."""
+        """Change a host in place; its old digest is accepted for another `grace_ns`."""
         self.used(slot)
         if self.core.hosts[slot].interface != prepared.host.interface:
-            raise ValueError("a host keeps its interface")
+            raise ValueError("a virtual host cannot change its interface")
         self.give(ORDER_REPLACE, slot, grace_ns, prepared.give_away(), now_ns)
 
     def remove(self, uint32_t slot, int64_t now_ns) -> None:
-        """Take a host out; a MASTER removes its addresses and resigns first."""
+        """Remove a host; a MASTER removes its addresses and resigns first."""
         self.give(ORDER_REMOVE, slot, 0, NULL, now_ns)
 
     def resign_all(self, int64_t now_ns) -> None:
-        """Shutdown: every host goes to INIT, every MASTER resigns."""
+        """Shut down: every host goes to INIT, every MASTER resigns."""
         self.give(ORDER_RESIGN_ALL, 0, 0, NULL, now_ns)
 
     def demote(self, uint32_t slot, int demotion, int64_t now_ns) -> None:
@@ -281,50 +280,50 @@ cdef class Engine:
         self.give(ORDER_DEMOTE, slot, demotion, NULL, now_ns)
 
     def bar(self, uint32_t slot, bint barred, int64_t now_ns) -> None:
-        """Another process of this machine has the host, or has it no more."""
+        """Set whether another process of this machine has the host."""
         self.give(ORDER_BAR, slot, barred, NULL, now_ns)
 
     def announce(self, uint32_t slot, int64_t now_ns) -> None:
-        """The up script has run: announce now."""
+        """Announce now: the up script has run."""
         self.give(ORDER_ANNOUNCE, slot, 0, NULL, now_ns)
 
     def found(self, uint32_t slot, bytes address, str there, int64_t now_ns) -> None:
-        """Its interface was looked at: what is there of one of the host's addresses.
+        """Report the result of a check: whether one of the host's addresses is on its interface.
 
-        `there`: "none", "ours", "foreign", "somebodys" (nothing says whose) or "unknown". Raises
-        ValueError where the host has no such address.
+        `there`: "none", "ours", "foreign", "somebodys" (of unknown origin) or "unknown". Raises
+        ValueError if the host has no such address.
         """
         cdef VirtualHost* host = &self.core.hosts[slot]
         cdef uint32_t i
         cdef bint any_such = False
         self.used(slot)
         if there not in THERE_WORDS:
-            raise ValueError(f"{there}: what is there is one of {', '.join(THERE_WORDS)}")
+            raise ValueError(f"{there}: must be one of {', '.join(THERE_WORDS)}")
         for i in range(host.block.address_count):
             if address_bytes(host.block.addresses[i].bytes,
                              host.block.addresses[i].family) == address:
                 any_such = True
                 address_found(&self.core, slot, i, <There><int>THERE_WORDS.index(there), now_ns)
         if not any_such:
-            raise ValueError("what was found is not an address of the host")
+            raise ValueError("the host has no such address")
 
     def lose_address(self, uint32_t slot, int64_t now_ns, *, bint demoted=True) -> None:
-        """Its addresses are removed too often: a MASTER gives up, and is demoted for a while."""
+        """Give a MASTER up whose addresses are removed repeatedly, and demote it for a while."""
         self.give(ORDER_LOSE_ADDRESS, slot, demoted, NULL, now_ns)
 
     def set_own_source(self, uint32_t slot, int64_t now_ns, *, bint missing=False,
                        bint missing6=False) -> None:
-        """Which of the host's configured sources are no addresses of this machine."""
+        """Set which of the host's configured sources are not addresses of this machine."""
         self.give(ORDER_OWN_SOURCE, slot, source_flags(missing, missing6), NULL, now_ns)
 
     def adopt(self, uint32_t slot, bytes address, uint8_t prefixlen, int64_t now_ns) -> None:
-        """The kernel has an address of the host that we have added, before this engine did."""
+        """Take over an address of the host that the kernel has, with our mark, from before."""
         cdef Address there
         fill_address(&there, address, prefixlen)
         self.give(ORDER_ADOPT, slot, 0, &there, now_ns)
 
     def receive(self, uint16_t interface, bytes frame, int64_t now_ns) -> str:
-        """Take in one frame; returns its verdict's word, "not_carp" for other protocols."""
+        """Take in one frame; returns the word of its verdict, "not_carp" for other protocols."""
         cdef FrameHeard heard
         heard.bytes, heard.length, heard.interface = frame, <uint32_t>len(frame), interface
         heard.arrived_ns = now_ns
@@ -332,7 +331,7 @@ cdef class Engine:
         return VERDICT_WORDS[verdict] if verdict < VERDICTS else "not_carp"
 
     def receive_many(self, frames, int64_t now_ns, int rounds=1) -> int:
-        """Take in every (interface, frame) of `frames` in order, `rounds` times; how many OK."""
+        """Take in (interface, frame) of `frames` in order, `rounds` times; how many are OK."""
         cdef list kept = list(frames)
         cdef uint32_t count = len(kept), i, good = 0
         cdef int _
@@ -352,7 +351,7 @@ cdef class Engine:
             free(heard)
 
     def advertise_rounds(self, int64_t now_ns, int rounds) -> int:
-        """Benchmark: `rounds` wake ticks of expiring and sealing; how many advertisements."""
+        """Expire and seal for `rounds` wake ticks, a benchmark; how many advertisements."""
         cdef uint32_t slot, sealed = 0
         cdef int _
         with nogil:
@@ -368,37 +367,37 @@ cdef class Engine:
         return sealed
 
     def expire(self, int64_t now_ns, heard_until_ns=None) -> None:
-        """Let every deadline up to `now_ns` happen (master-down up to `heard_until_ns`)."""
+        """Process every deadline up to `now_ns` (master-down up to `heard_until_ns`)."""
         engine_expire(&self.core, now_ns, now_ns if heard_until_ns is None else heard_until_ns)
         upkeep_expire(&self.core, now_ns)
 
     def stall(self, int64_t now_ns, since_ns=None, int64_t asleep_ns=0) -> None:
-        """Nobody looked from `since_ns` (None: the last expire) until now: frames may be missed.
+        """The pump was away since `since_ns` (None: the last expire): frames may be missed.
 
-        A BACKUP whose interval was shorter than that waits on. `asleep_ns`: of that time, what
-        the engine's clock did not show.
+        A BACKUP whose interval was shorter than that waits longer. `asleep_ns`: the part of
+        that time that the engine's clock did not count.
         """
         engine_absent(&self.core, self.core.recorder.turn_ns if since_ns is None else since_ns,
                       now_ns, asleep_ns)
 
     def drop(self, int64_t now_ns, since_ns=None) -> None:
-        """Frames were lost since `since_ns` (None: the last expire): every BACKUP waits on."""
+        """Frames were lost since `since_ns` (None: the last expire): every BACKUP waits longer."""
         engine_dropped(&self.core, self.core.recorder.turn_ns if since_ns is None else since_ns,
                        now_ns)
 
     def next_deadline_ns(self):
-        """When expire() has something to do next, at the latest; None when never."""
+        """When expire() must be called next, ns, at the latest; None: never."""
         cdef int64_t deadline_ns = engine_next_deadline(&self.core)
         return None if deadline_ns < 0 else deadline_ns
 
     def record(self, uint32_t capacity) -> None:
-        """From now on record what comes in and what is decided; `capacity`: a power of two."""
+        """Start recording what comes in and what is decided; `capacity`: a power of two."""
         if capacity < 1024 or capacity & (capacity - 1):
-            raise ValueError("record: a power of two from 1024 on")
+            raise ValueError("record: must be a power of two and at least 1024")
         recorder_open(&self.core.recorder, capacity)
 
     def records(self) -> list:
-        """What the ring of records holds; see records_list in _recorder.pyx."""
+        """The records in the ring; see records_list in _recorder.pyx."""
         cdef RecordCopy copy
         memset(&copy, 0, sizeof(copy))
         copy.room = self.core.recorder.capacity
@@ -412,18 +411,18 @@ cdef class Engine:
             free(copy.records)
 
     def checkpoint(self, uint32_t slot, int64_t now_ns) -> dict:
-        """All that decides what a host does next; see checkpoint_dict in _recorder.pyx."""
+        """The state that decides what a host does next; see checkpoint_dict in _recorder.pyx."""
         cdef Checkpoint checkpoint
         self.used(slot)
         engine_checkpoint(&self.core, slot, &checkpoint, now_ns)
         return checkpoint_dict(&checkpoint)
 
     def assume(self, uint32_t slot, dict state, int64_t now_ns) -> None:
-        """Let a host that was just added go on from `state`, checkpoint()["state"] of another.
+        """Let a host that was just added continue from `state`, checkpoint()["state"] of another.
 
         `state` may also have "addresses": (4 or 16 bytes, words of ADDRESS_WORDS) of each address
-        that is not as the others. The reports so far are lost: nothing has happened.
-        Raises ValueError for what does not fit.
+        that differs from the others. The reports so far are dropped, since nothing has happened.
+        Raises ValueError for values that do not fit.
         """
         cdef Checkpoint checkpoint
         cdef uint8_t[16] room
@@ -439,7 +438,7 @@ cdef class Engine:
             memcpy(room, <const char*>(<bytes>address), len(address))
             if not assume_address(&self.core, slot, room, 4 if len(address) == 4 else 6,
                                   <uint8_t>flags_of(ADDRESS_WORDS, words)):
-                raise ValueError("an assumed address is not the host's")
+                raise ValueError("an assumed address does not belong to the host")
 
     def take_actions(self, int64_t now_ns, errors=None) -> list:
         """Carry out all that is queued, as a network without faults would.
@@ -476,7 +475,7 @@ cdef class Engine:
             announced(&self.core, slot)
 
     def fail_sends(self, uint32_t slot, int times, int64_t now_ns, int error=ENETDOWN) -> None:
-        """Let the host's advertisements of `times` intervals not have gone out."""
+        """Let sending the host's advertisements fail for `times` intervals."""
         cdef int _
         self.used(slot)
         for _ in range(times):
@@ -518,7 +517,7 @@ cdef class Engine:
         return frames
 
     def take_reports(self) -> list:
-        """All reports so far, oldest first; their classes are in reports.py."""
+        """All reports so far, oldest first; reports.py has their classes."""
         cdef list reports = []
         cdef Report* report
         while self.core.reports.head != self.core.reports.tail:
@@ -530,13 +529,13 @@ cdef class Engine:
         return reports
 
     def host(self, uint32_t slot):
-        """A HostCopy of a host, which may have left since."""
+        """The HostCopy of a host, also of one that has been removed since."""
         if slot >= _MAX_VIRTUAL_HOSTS or self.core.hosts[slot].sources == NULL:
             raise IndexError(f"slot {slot} was never in use or is not below {_MAX_VIRTUAL_HOSTS}")
         return host_copy(&self.core.hosts[slot])
 
     def explained(self, uint32_t slot, int64_t now_ns):
-        """A host and why it is so, an ExplainedHost. Changes nothing."""
+        """A host and the reasons for its state, an ExplainedHost. Changes nothing."""
         cdef VirtualHost shown
         self.used(slot)
         shown = self.core.hosts[slot]

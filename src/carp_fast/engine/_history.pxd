@@ -3,13 +3,13 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef enum:
-    HISTORY_NEAR = 64           # counters no further apart are of one range
-    HISTORY_SENT = 4            # of our advertisements, whose times are remembered one by one
+    HISTORY_NEAR = 64           # counters no further apart belong to one range
+    HISTORY_SENT = 4            # ranges of our last advertisements, which have their own times
     HISTORY_LATELY = 5          # ranges of half a span each: more than two spans
-    HISTORY_FORMERLY = 3        # ranges from before that
-    HISTORY_LONG_AGO = 0xffffffff       # as an age: longer than two spans, nobody knows how long
+    HISTORY_FORMERLY = 3        # older ranges
+    HISTORY_LONG_AGO = 0xffffffff       # as an age: longer than two spans, not known how long
 
-cdef struct Range:              # of counters that follow each other
+cdef struct Range:              # of consecutive counters
     uint64_t begin
     uint32_t count              # 0: free
     uint32_t at_ms              # when the last of them was in use, modulo 2^32
@@ -20,7 +20,7 @@ cdef struct History:
     Range formerly[HISTORY_FORMERLY]
 
 cdef inline uint32_t history_ms(int64_t at_ns) noexcept nogil:
-    """A time as ranges have it."""
+    """A time in the unit of ranges: ms modulo 2^32."""
     return <uint32_t>(at_ns // 1000000)
 
 

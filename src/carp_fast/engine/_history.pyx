@@ -1,11 +1,12 @@
 """The counters that a virtual host has sent or heard: ranges, and when each was in use.
 
-A group of hosts shares one sequence of counters, since each goes on above what it hears, so that a
-few ranges hold all of it. A *span* is the host's master-down time: what the last two spans brought
-is kept by halves of one, what came before as at most three ranges. Where there is no room for
-another range, the shortest is forgotten, so that random counters displace no sequence.
+A group of hosts shares one sequence of counters, since each continues above what it hears, so a few
+ranges hold all of it. A *span* is the host's master-down time: counters of the last two spans are
+kept in ranges of half a span, older ones in at most three ranges. If there is no room for another
+range, the shortest is dropped, so random counters do not displace a sequence.
 
-Times are in ms modulo 2^32, 49 days. Must not know what an age means, nor whose a counter is.
+Times are in ms modulo 2^32, 49 days. Must not know what an age means, nor which
+host sent a counter.
 """
 
 from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
@@ -28,14 +29,14 @@ cdef inline uint32_t later_ms(uint32_t one_ms, uint32_t other_ms) noexcept nogil
 
 
 cdef bint is_near(const Range* one, const Range* other) noexcept nogil:
-    """Whether both are parts of one sequence: they overlap, or a few counters lie between."""
+    """Whether both belong to one sequence: they overlap, or a few counters lie between."""
     if one.begin <= other.begin:
         return other.begin - one.begin <= <uint64_t>one.count + HISTORY_NEAR
     return one.begin - other.begin <= <uint64_t>other.count + HISTORY_NEAR
 
 
 cdef void join(Range* to, const Range* other) noexcept nogil:
-    """Let `to` reach over the other one; of more than 2^32 counters it keeps the latest."""
+    """Extend `to` over the other range; of more than 2^32 counters it keeps the latest."""
     cdef uint64_t begin = min(to.begin, other.begin), count
     count = max(to.begin - begin + to.count, other.begin - begin + other.count)
     if count > UINT32_MAX:
@@ -44,7 +45,7 @@ cdef void join(Range* to, const Range* other) noexcept nogil:
 
 
 cdef uint32_t shortest(const Range* ranges, uint32_t count) noexcept nogil:
-    """A free place, or that of the shortest range."""
+    """The index of a free place, or of the shortest range."""
     cdef uint32_t i, place = 0
     for i in range(count):
         if ranges[i].count < ranges[place].count:
@@ -53,7 +54,7 @@ cdef uint32_t shortest(const Range* ranges, uint32_t count) noexcept nogil:
 
 
 cdef void retire(History* history, const Range* old) noexcept nogil:
-    """Keep a range of long ago: joined with all of its sequence, or in place of the shortest."""
+    """Keep a range among the old ones: joined with its sequence, or replacing the shortest."""
     cdef Range* formerly = history.formerly
     cdef Range whole = old[0]
     cdef uint32_t i
@@ -67,7 +68,7 @@ cdef void retire(History* history, const Range* old) noexcept nogil:
 
 cdef void history_note_late(History* history, uint64_t begin, uint32_t count, int64_t at_ns,
                             int64_t now_ns, uint32_t span_ms) noexcept nogil:
-    """Remember counters that were in use at `at_ns`, however long ago that is."""
+    """Add counters that were in use at `at_ns`, however long ago that is."""
     cdef Range old
     if now_ns - at_ns <= 2000000 * <int64_t>span_ms:
         history_note(history, begin, count, history_ms(at_ns), history_ms(now_ns), span_ms)
@@ -78,10 +79,10 @@ cdef void history_note_late(History* history, uint64_t begin, uint32_t count, in
 
 cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_t at_ms,
                        uint32_t now_ms, uint32_t span_ms) noexcept nogil:
-    """Remember `count` counters from `begin` on, the last of them in use at `at_ms`.
+    """Add `count` counters from `begin` on, the last of them in use at `at_ms`.
 
-    What is older than two spans now makes room first, however old these are themselves: the places
-    are enough for one sequence.
+    Ranges older than two spans make room first, however old the new one is: the places suffice
+    for one sequence.
     """
     cdef Range* lately = history.lately
     cdef uint32_t i, place, half_ms = max(1, (span_ms + 1) // 2)
@@ -104,14 +105,14 @@ cdef void history_note(History* history, uint64_t begin, uint64_t count, uint32_
     place = shortest(lately, HISTORY_LATELY)
     if lately[place].count:
         place = place_joined(lately, HISTORY_LATELY, place)
-    lately[place], lately[0] = lately[0], new           # which the next is most likely joined with
+    lately[place], lately[0] = lately[0], new           # the next is most likely joined with it
 
 
 cdef uint32_t place_joined(Range* ranges, uint32_t count, uint32_t otherwise) noexcept nogil:
-    """Free a place by joining two ranges of one sequence, as if both were as late as the later.
+    """Free a place by joining two ranges of one sequence; the result has the later time.
 
-    The two that are the least apart in time. `otherwise`: the place to give up where each range is
-    of another sequence.
+    It joins the two that are closest in time. `otherwise`: the place to use if every range
+    belongs to another sequence.
     """
     cdef uint32_t i, k, apart_ms, least_ms = UINT32_MAX, one = 0, other = otherwise
     for i in range(count):
@@ -127,11 +128,11 @@ cdef uint32_t place_joined(Range* ranges, uint32_t count, uint32_t otherwise) no
 
 cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_t at_ms,
                        uint32_t span_ms, uint32_t interval_ms) noexcept nogil:
-    """Remember the counters of one advertisement of ours, `count` from `begin` on.
+    """Add the counters of one advertisement of ours, `count` from `begin` on.
 
-    One that follows another within an eighth of an interval shares its place, and the later one's
-    time: those that are sent twice would else leave no room for all of an interval. Where there is
-    none all the same, two of one sequence are joined.
+    An advertisement within an eighth of an interval of the last one shares its place and gives it
+    the later time: otherwise those sent twice would leave no room for a whole interval. If there is
+    still no room, two ranges of one sequence are joined.
     """
     cdef Range* sent = history.sent
     cdef uint32_t place = HISTORY_SENT - 1
@@ -151,7 +152,7 @@ cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_
 
 cdef int64_t history_sent_ms(const History* history, uint64_t counter,
                              uint32_t now_ms) noexcept nogil:
-    """How long ago one of our last advertisements bore this counter, ms; -1: none did."""
+    """How long ago one of our last advertisements had this counter, ms; -1: none had it."""
     cdef uint32_t i
     for i in range(HISTORY_SENT):
         if history_in(counter, history.sent[i].begin, history.sent[i].count):
@@ -160,7 +161,7 @@ cdef int64_t history_sent_ms(const History* history, uint64_t counter,
 
 
 cdef bint is_read_late(const History* history, uint32_t now_ms, uint32_t span_ms) noexcept nogil:
-    """Whether what was in use half a span after `now_ms`, or later, is remembered already."""
+    """Whether a counter in use half a span after `now_ms`, or later, was added already."""
     cdef uint32_t i, ahead_ms
     for i in range(HISTORY_LATELY):
         ahead_ms = history.lately[i].at_ms - now_ms
@@ -172,11 +173,11 @@ cdef bint is_read_late(const History* history, uint32_t now_ms, uint32_t span_ms
 
 cdef int64_t history_age_ms(const History* history, uint64_t counter, uint32_t now_ms,
                             uint32_t span_ms) noexcept nogil:
-    """How long ago the counter was in use, ms, or HISTORY_LONG_AGO; -1: not that we know.
+    """How long ago the counter was in use, ms, or HISTORY_LONG_AGO; -1: unknown counter.
 
-    Too young by half a span at most, where no other sequence shares the places: a range has the
-    time of its last counter. What was read so late that later frames moved the ranges on is judged
-    by the time that they have still.
+    Too young by half a span at most, if no other sequence shares the places: a range has the time
+    of its last counter. A frame read so late that later ones have moved the ranges on is judged by
+    the times that are left.
     """
     cdef int64_t age_ms = history_sent_ms(history, counter, now_ms)
     cdef uint32_t i

@@ -1,9 +1,9 @@
-"""The lanes in which frames are received: which one a silence is judged by, and who is new to it.
+"""The lanes in which frames are received: which of them a silence depends on.
 
-A stranger can fill a socket, and the kernel then drops whatever comes next. So frames of sources
-that were genuine before have a socket of their own, the genuine lane, and only what is dropped
-there can have been an advertisement of a master that is known. Which source is in which lane,
-net/lanes.py sees to. Knows no socket and no clock: frames and the time come in as arguments.
+A stranger can fill a socket, and the kernel then drops all further frames. So frames of sources
+that were genuine before have a socket of their own, the genuine lane, and only a frame dropped
+there can have been an advertisement of a known master. net/lanes.py decides which source is in
+which lane. This module uses no socket and no clock: frames and times are arguments.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
@@ -14,18 +14,19 @@ from carp_fast.engine._wire cimport BAD_AUTH, ETHERNET_LENGTH, VERDICT_OK
 LANE_WORDS = ("genuine", "common", "stray")
 COVERAGE_WORDS = ("nobody", "some", "all")
 
-cdef int64_t TELL_AGAIN_NS = 1000000000         # of one source that stays beside its lane
-# What a known master sent waits in the genuine lane; for others silence is judged this much later.
+cdef int64_t TELL_AGAIN_NS = 1000000000         # for one source that stays outside its lane
+# The genuine lane has the frames of known masters; with others, silence is judged so much later.
 cdef int64_t COMMON_LAG_NS = 250000000
-# Where nobody is known, dropped frames postpone a take-over, but not for longer than this; it
-# counts anew once nothing was dropped for as long.
+# If no source is known, dropped frames postpone a take-over by no more than this; the time starts
+# again when nothing was dropped for as long.
 cdef int64_t UNPROVEN_NS = 30000000000
 
 
 cdef inline bint is_unsorted(const Lanes* lanes, int64_t now_ns) noexcept nogil:
-    """Whether a source that was found may still be beside its lane.
+    """Whether a source that was found may still be outside its lane.
 
-    Until Python, which may be busy or stopped, has the filters changed; and for a while at least.
+    That is until Python, which may be busy or stopped, has changed the filters, and for
+    TELL_AGAIN_NS at least.
     """
     return lanes.sources_told != lanes.sources_sorted or now_ns < lanes.unsorted_until_ns
 
@@ -51,10 +52,10 @@ cdef bint lanes_prove_nothing(Lanes* lanes, uint8_t lane, int64_t now_ns) noexce
 
 cdef int64_t lanes_heard_until(const Lanes* lanes, int64_t genuine_ns, int64_t common_ns,
                                int64_t now_ns) noexcept nogil:
-    """Up to where silence counts, from how far the two lanes have been read.
+    """The time up to which silence counts, given how far the two lanes have been read.
 
-    A backlog of strangers holds up a take-over for COMMON_LAG_NS at most, where all that are known
-    have their lane, or nobody has become known by a long flood.
+    A backlog of strangers holds up a take-over for COMMON_LAG_NS at most, if all known sources
+    have their lane, or if a long flood came while no source was known.
     """
     if covers(lanes, now_ns) or (
             lanes.coverage == COVERS_NOBODY and lanes.dropping_since_ns
@@ -64,7 +65,7 @@ cdef int64_t lanes_heard_until(const Lanes* lanes, int64_t genuine_ns, int64_t c
 
 
 cdef uint32_t source_key(const FrameHeard* frame) noexcept nogil:
-    """The source folded to 32 bits, with its interface: as the filters tell sources apart, too."""
+    """The source and its interface in 32 bits, the same key that the filters use."""
     cdef const uint8_t* ip = frame.bytes + ETHERNET_LENGTH
     cdef uint32_t words[4]
     memset(words, 0, sizeof(words))
@@ -77,10 +78,10 @@ cdef uint32_t source_key(const FrameHeard* frame) noexcept nogil:
 
 cdef bint lanes_find_source(Lanes* lanes, const FrameHeard* frame,
                             int64_t now_ns) noexcept nogil:
-    """A frame of the common lane was judged: whether its source is to be told as a genuine one.
+    """A frame of the common lane was judged: whether to report its source as a genuine one.
 
-    Once a second for each, and SOURCES_A_TURN a turn: a flood of replays must not fill the ring of
-    reports.
+    Each is reported once a second at most, and SOURCES_A_TURN in a turn: a flood of replays must
+    not fill the ring of reports.
     """
     cdef uint32_t key
     cdef ToldSource* told
@@ -97,7 +98,7 @@ cdef bint lanes_find_source(Lanes* lanes, const FrameHeard* frame,
 
 
 cdef class LaneJudge:
-    """What a pump's lanes would answer, for tests; times in ns."""
+    """The lanes of a pump without the pump, for tests; times in ns."""
     cdef Lanes lanes
 
     def __cinit__(self, str coverage, bint sorting=True):
@@ -109,24 +110,24 @@ cdef class LaneJudge:
         return lanes_prove_nothing(&self.lanes, <uint8_t>LANE_WORDS.index(lane), now_ns)
 
     def heard_until(self, int64_t genuine_ns, int64_t common_ns, int64_t now_ns) -> int:
-        """Up to where silence counts."""
+        """The time up to which silence counts."""
         return lanes_heard_until(&self.lanes, genuine_ns, common_ns, now_ns)
 
     def finds(self, bytes frame, int64_t now_ns, uint16_t interface=0, bint genuine=True) -> bool:
-        """Whether the source of a frame of the common lane is told."""
+        """Whether the source of a frame of the common lane is to be reported."""
         cdef FrameHeard heard
         heard.bytes, heard.length, heard.interface = frame, <uint32_t>len(frame), interface
         heard.arrived_ns, heard.verdict = now_ns, VERDICT_OK if genuine else BAD_AUTH
         return lanes_find_source(&self.lanes, &heard, now_ns)
 
     def tell(self) -> None:
-        """Python is told of a source."""
+        """Count a source as reported to Python."""
         self.lanes.sources_told += 1
 
     def settle(self) -> None:
-        """The filters know all sources that Python was told."""
+        """Let the filters know all sources reported to Python."""
         self.lanes.sources_sorted = self.lanes.sources_told
 
     def begin_turn(self) -> None:
-        """As many sources as a turn may tell are told again."""
+        """Begin a turn: SOURCES_A_TURN may be reported again."""
         self.lanes.told_count = 0

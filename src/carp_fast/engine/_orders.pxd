@@ -1,4 +1,4 @@
-"""What Python orders of the engine: hosts added, changed and removed, interfaces, snapshots."""
+"""Orders of Python to the engine: add, change and remove hosts, interfaces, snapshots."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 

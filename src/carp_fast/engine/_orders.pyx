@@ -1,7 +1,7 @@
-"""What Python orders of the engine: hosts added, changed and removed, interfaces, snapshots.
+"""Orders of Python to the engine: add, change and remove hosts, interfaces, snapshots.
 
-An order brings all memory that it needs, prepared by its sender; nothing is allocated or freed
-here. What the engine gives up goes back in a RELEASED report. Knows no socket and no clock.
+An order brings all the memory that it needs, prepared by its sender; nothing is allocated or freed
+here. Blocks that are no longer used go back in RELEASED reports. Uses no socket and no clock.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -36,7 +36,7 @@ from carp_fast.engine._vhid cimport (
 from carp_fast.engine._wheel cimport NOBODY, wheel_disarm, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6
 
-# From an event of an interface until its addresses are looked at: more events may follow.
+# Delay of the check of addresses after an event of their interface: more events may follow.
 cdef int64_t SETTLED_NS = 20000000
 
 
@@ -83,7 +83,7 @@ cdef void note_shortest(Core* core, const VirtualHost* host) noexcept nogil:
 
 
 cdef void find_shortest(Core* core) noexcept nogil:
-    """The host with the shortest interval has gone, or got a longer one: who has it now?"""
+    """Find the shortest interval: the host that had it has gone, or has a longer one now."""
     cdef uint32_t slot
     core.shortest_left = False
     core.shortest_ns = SECOND_NS
@@ -101,7 +101,7 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
     host.sources = core_source(core, order.slot, 0)
     host.sources_apart = MAX_VIRTUAL_HOSTS
     for i in range(SOURCES):
-        if vhid_source(host, i).family:     # the slot was another's
+        if vhid_source(host, i).family:     # of the host that had the slot before
             memset(vhid_source(host, i), 0, sizeof(Source))
     host.flags |= IN_USE
     host.state = INIT
@@ -124,7 +124,7 @@ cdef void remove_host(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
     host.flags |= LEAVING
     engine_event(core, slot, ON_RESIGN, 0, now_ns)
-    if host.held:                           # where a removal failed: at once, once more
+    if host.held:                           # if a removal failed: try once more, immediately
         engine_ask(core, &core.change, slot, 0)
     if may_release(host):
         engine_release(core, slot, now_ns)
@@ -145,11 +145,11 @@ cdef void copy_hosts(const Core* core, uint32_t first, uint32_t count,
 
 cdef void keep_old_keys(const VirtualHost* host, const VirtualHost* wanted,
                         int64_t until_ns) noexcept nogil:
-    """Carry the accepted digests over to the new block; the oldest give way to former forms.
+    """Carry the accepted digests over to the new block; the oldest give way to the former key's.
 
-    Each form of the former key that is none of the new one's is kept, whatever becomes of the
-    others: a change of link-local addresses or of the dialect may leave what we send as it is,
-    and change what others do. Our own form is kept last, so that no other takes its place.
+    Every form of the former key that the new key does not have is kept, whatever becomes of the
+    other forms: a change of link-local addresses or of the dialect may leave the form that we send
+    as it is, and change those that others send. Our own form is kept last, so nothing replaces it.
     """
     cdef Block* block = wanted.block
     cdef uint32_t i, at = block.permanent_count
@@ -168,7 +168,7 @@ cdef void keep_old_keys(const VirtualHost* host, const VirtualHost* wanted,
 
 
 cdef bint is_form(const VirtualHost* host, const AuthKey* key) noexcept nogil:
-    """Whether the host accepts this key's digests for ever."""
+    """Whether the host accepts this key's digests without a time limit."""
     cdef uint32_t i
     if memcmp(&host.key, key, sizeof(AuthKey)) == 0:
         return True
@@ -189,9 +189,9 @@ cdef void keep_key(Block* block, const AuthKey* key, int64_t until_ns) noexcept 
 
 
 cdef void forget_family(VirtualHost* host, int family) noexcept nogil:
-    """The host does not advertise over this family: nobody there is its master.
+    """The host no longer advertises over this family: it has no master there.
 
-    The silence of one family is news only while another is expected to be heard.
+    The silence of one family is reported only while the host expects to hear it.
     """
     host.master[family] = 0
     host.heard_ns[family] = 0
@@ -199,7 +199,7 @@ cdef void forget_family(VirtualHost* host, int family) noexcept nogil:
 
 
 cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
-    """Change a host in place; its state, peer and counters stay. `value`: the digest grace, ns."""
+    """Change a host in place; its state, peer and counters stay. `value`: digest grace time, ns."""
     cdef VirtualHost* host = &core.hosts[order.slot]
     cdef const VirtualHost* wanted = <const VirtualHost*>order.pointer
     cdef Block* block = wanted.block
@@ -240,7 +240,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
         host.held += 1 if block.addresses[i].flags & HELD else 0
         if wanted_change(host, &block.addresses[i]) and not block.addresses[i].flags & FOREIGN:
             engine_ask(core, &core.change, order.slot, TO_TELL_ADDRESSES)
-    if host.retry_at_ns or host.without_ns:         # of addresses that are not its own any more
+    if host.retry_at_ns or host.without_ns:         # of addresses that the host no longer has
         engine_ask(core, &core.change, order.slot, 0)
     upkeep_plan(core, order.slot, now_ns)
     engine_record(core, order.slot, False, True, now_ns)
@@ -248,7 +248,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
 
 
 cdef void lose_interface(Core* core, uint16_t number, int64_t now_ns) noexcept nogil:
-    """The interface went away: its hosts too, and the kernel dropped their addresses with it."""
+    """The interface is gone, and its addresses with it: its hosts leave."""
     cdef uint32_t vhid, slot, next, i
     cdef VirtualHost* host
     for vhid in range(256):
@@ -268,7 +268,7 @@ cdef void lose_interface(Core* core, uint16_t number, int64_t now_ns) noexcept n
 
 cdef void record_interface(Core* core, uint16_t number, const Interface* now,
                            int64_t now_ns) noexcept nogil:
-    """What an interface is like now, after what each of its hosts was before."""
+    """Record the properties of an interface, after the former states of its hosts."""
     cdef uint32_t vhid, slot
     cdef Record* record
     for vhid in range(256):
@@ -336,14 +336,14 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
             engine_try_ready(core, slot, cause, now_ns)
             if now.announce and core.hosts[slot].flags & ANNOUNCING:
                 begin_announcing(core, slot, now_ns)
-            if changed and core.hosts[slot].retry_at_ns:    # what was refused may be possible
+            if changed and core.hosts[slot].retry_at_ns:    # a refused change may be possible now
                 core.hosts[slot].retries = 0
                 engine_ask(core, &core.change, slot, 0)
             slot = core.hosts[slot].next_same
 
 
 cdef void adopt(Core* core, uint32_t slot, const Address* there, int64_t now_ns) noexcept nogil:
-    """The kernel has an address of the host with our mark: it is ours, and goes unless MASTER."""
+    """Take over an address that the kernel has with our mark; it is removed unless MASTER."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* mine
     cdef uint32_t i
@@ -375,7 +375,7 @@ cdef void demote(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
 
 
 cdef void bar(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
-    """Another process of this machine has the host, or has it no more."""
+    """Set whether another process of this machine has the host."""
     cdef VirtualHost* host = &core.hosts[order.slot]
     host.flags &= ~<uint32_t>BARRED
     host.flags |= BARRED if order.value else 0
@@ -394,9 +394,9 @@ cdef void resign_all(Core* core, int64_t now_ns) noexcept nogil:
 
 
 cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_ns) noexcept nogil:
-    """Let a host that was just added go on from where another, with its configuration, was.
+    """Let a host that was just added continue from the state of another with its configuration.
 
-    Its addresses count as held where any were, see assume_address. Nothing is reported.
+    All its addresses count as held if any was, see assume_address. Nothing is reported.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
@@ -448,9 +448,9 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
 
 cdef bint assume_address(Core* core, uint32_t slot, const uint8_t* address, uint8_t family,
                          uint8_t flags) noexcept nogil:
-    """One address of an assumed host is not as the others: HELD, FOREIGN, FAILED, LOST, or none.
+    """Set the flags of an assumed host's address that differ: HELD, FOREIGN, FAILED, LOST, or none.
 
-    False where the host has no such address.
+    False if the host has no such address.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
@@ -477,7 +477,7 @@ cdef void report_done(Core* core, int64_t mark, int64_t now_ns) noexcept nogil:
 cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     """Carry out one order. Orders for slots that are not in use change nothing."""
     cdef uint32_t slot = order.slot
-    # Before the first timer the wheel stands at tick 0, and the machine may be up for a year.
+    # Until the first timer the wheel is at tick 0, and the machine may have been up for a year.
     wheel_skip(&core.wheel, now_ns // TICK_NS)
     cdef bint alive = (slot < MAX_VIRTUAL_HOSTS and order.interface < MAX_INTERFACES
                        and core.hosts[slot].flags & IN_USE)

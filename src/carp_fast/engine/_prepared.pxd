@@ -1,4 +1,4 @@
-"""A virtual host as the engine wants it: its outputs, keys and addresses, from plain values."""
+"""A virtual host in the engine's form: its outputs, keys and addresses, from plain values."""
 
 from libc.stdint cimport uint32_t
 
@@ -6,7 +6,7 @@ from carp_fast.engine._vhid cimport VirtualHost
 
 cdef class PreparedHost:
     cdef VirtualHost host
-    cdef bint given             # the engine owns the block now
+    cdef bint given             # the engine owns the block
     cdef set_sources(self, bytes source, bytes source6)
     cdef list groups(self, addresses, bytes destination, bytes destination6)
     cdef fill_addresses(self, addresses, free_addresses, retired)

@@ -1,7 +1,7 @@
-"""A virtual host as the engine wants it: its outputs, keys and addresses, from plain values.
+"""A virtual host in the engine's form: its outputs, keys and addresses, from plain values.
 
-Decides what is signed and where advertisements go; all memory that the engine needs for the host
-is allocated here. Knows no engine, socket, clock or file.
+Decides what is signed and where advertisements are sent, and allocates all memory that the engine
+needs for the host. Uses no engine, socket, clock or file.
 """
 
 from cython cimport freelist
@@ -20,15 +20,15 @@ from carp_fast.engine._wire cimport (
 from carp_fast.engine.keys import ALL_KEYS, DIALECTS
 
 PEERS_MAX = _PEERS_MAX
-# Nobody's address and everybody's never enter a digest.
+# The unspecified address and the broadcast address never enter a digest.
 NEVER_SIGNED = {b"\0\0\0\0", b"\xff\xff\xff\xff"}
-LINK_LOCAL = b"\xfe\x80"              # of its 10 bits the kernels look at these 16
+LINK_LOCAL = b"\xfe\x80"              # the kernels check these 16 bits, not only the prefix of 10
 FOREVER_NS = 0x7fffffffffffffff
 cdef dict last_keys = None
 cdef Configured last_configured
 
 cdef Block* new_block(uint32_t addresses, uint32_t outputs, uint32_t alternates) except NULL:
-    """One allocation for a block and all that it points to, zeroed."""
+    """One zeroed allocation for a block and all that it points to."""
     cdef size_t size = (sizeof(Block) + addresses * sizeof(Address) + outputs * sizeof(Output)
                         + alternates * sizeof(AlternateKey))
     cdef Block* block = <Block*>calloc(1, size)
@@ -50,12 +50,12 @@ def multicast_mac(bytes group) -> bytes:
 
 
 def signed_message(int vhid, addresses, *, bytes lladdr=None, bint link_local=True) -> bytes:
-    """What a digest is made over, before the counter: version, type, vhid, addresses.
+    """The message of a digest, up to the counter: version, type, vhid, addresses.
 
     IPv4 addresses come first, each family ascending without duplicates. A link-local IPv6
     address is signed without its interface (bytes 2 and 3), or not at all (`link_local` False,
     OpenBSD's form). `lladdr`: the MAC of an OpenBSD carp interface that is not the usual one.
-    carp_hmac_prepare in the BSDs' ip_carp.c.
+    Source: carp_hmac_prepare in the BSDs' ip_carp.c.
     """
     cdef set four = {data for data in addresses if len(data) == 4} - NEVER_SIGNED
     cdef set six = {data[:2] + b"\0\0" + data[4:] if data[:2] == LINK_LOCAL else data
@@ -65,23 +65,24 @@ def signed_message(int vhid, addresses, *, bytes lladdr=None, bint link_local=Tr
 
 
 def automatic_link_local(bytes mac not None) -> bytes:
-    """The link-local address that an interface with this 6-byte MAC gives itself (EUI-64)."""
+    """The link-local address that the kernel derives from this 6-byte MAC (EUI-64)."""
     return (LINK_LOCAL + bytes(6) + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:])
 
 
 def signed_forms(int vhid, addresses, *, str dialect, bytes lladdr=None) -> list:
-    """What a digest may be made over: (form, message) for each, first the one that we send.
+    """The messages that a digest may be of: (form, message) for each, first the one that we send.
 
-    The forms differ in link-local addresses: "with" those that are configured, as FreeBSD and
-    NetBSD sign; "without" them, as OpenBSD sends; "automatic", with the configured ones and the
-    one that OpenBSD's carp interface gives itself, which OpenBSD accepts, too. A virtual host
-    without any has "plain" in place of the first two, and in dialect "openbsd" the last one.
+    The forms differ in link-local addresses: "with" the configured ones, as FreeBSD and NetBSD
+    sign; "without" them, as OpenBSD sends; "automatic", with the configured ones and the one that
+    OpenBSD's carp interface derives from its MAC, which OpenBSD accepts, too. A virtual host
+    without link-local addresses has "plain" instead of the first two; in dialect "openbsd" it has
+    "automatic" as well.
 
     An OpenBSD interface with `lladdr` may have the automatic address of that MAC, that of the
-    virtual MAC, or both: it depends on what was configured first. All three are accepted, and
-    what is sent in dialect "openbsd" is the form that does not depend on it. Where a link-local
-    address that is configured is the automatic one, those two forms are one, "plain".
-    carp_hmac_prepare_ctx and carp_set_enaddr in OpenBSD's ip_carp.c.
+    virtual MAC, or both, depending on what was configured first. All three are accepted, and the
+    form sent in dialect "openbsd" does not depend on it. If a configured link-local address is
+    the automatic one, those two forms are the same, "plain".
+    Source: carp_hmac_prepare_ctx and carp_set_enaddr in OpenBSD's ip_carp.c.
     """
     cdef list every = list(addresses)
     cdef bytes virtual = automatic_link_local(bytes((0, 0, 0x5E, 0, 1, vhid)))
@@ -104,7 +105,7 @@ def signed_forms(int vhid, addresses, *, str dialect, bytes lladdr=None) -> list
         forms.insert(0, forms.pop(first))
     found = {}
     for form, message in forms:
-        # With the automatic address configured everybody signs alike, whatever the form is called.
+        # If the automatic address is configured, all sign alike, whatever the form is called.
         found[message] = "plain" if found.get(message, form) != form else form
     return [(form, message) for message, form in found.items()]
 
@@ -117,14 +118,14 @@ cdef int expect_bytes(data, tuple lengths, str what) except -1:
 
 
 cdef uint32_t source_flags(bint missing, bint missing6) noexcept:
-    """Which configured sources are no addresses of this machine, for one order."""
+    """The flags, for one order, of configured sources that are not addresses of this machine."""
     return (SOURCE_MISSING if missing else 0) | (SOURCE6_MISSING if missing6 else 0)
 
 
 cdef Configured configured_by(dict keys) except *:
-    """What these keys make of the engine's fields; those that are not given have their default.
+    """The engine's fields for these keys; keys that are not given have their defaults.
 
-    Nearly always it is the same as for the host before. Raises TypeError for unknown keys.
+    Nearly always the result is the same as for the last host. Raises TypeError for unknown keys.
     """
     global last_keys, last_configured
     cdef Configured nothing
@@ -141,22 +142,22 @@ cdef Configured configured_by(dict keys) except *:
     return last_configured
 
 
-# Its memory is kept for the next: else blocks, which stay, would fill the gaps that it leaves
-# between them, and hosts that advertise one after the other would have theirs all over the heap.
+# Kept for the next host: otherwise the blocks, which stay, would fill the gaps left by freed
+# objects, and the blocks of hosts that advertise in sequence would be spread over the heap.
 @freelist(1024)
 cdef class PreparedHost:
-    """A virtual host as the engine wants it, ready to be added or to replace another.
+    """A virtual host in the engine's form, ready to be added or to replace another.
 
     interface: the engine's number; addresses, unsigned_addresses, retired_addresses: sequences
-    of (4 or 16 bytes, prefixlen); the unsigned stay out of the digest, the retired are only
-    removed; passphrase: 1 to 20 bytes; destination, destination6: the groups, 4 and 16 bytes;
-    peers: unicast addresses of either family in place of the groups, at most PEERS_MAX; source,
+    of (4 or 16 bytes, prefixlen); the unsigned ones are not in the digest, the retired ones are
+    only removed; passphrase: 1 to 20 bytes; destination, destination6: the groups, 4 and 16 bytes;
+    peers: unicast addresses of either family that replace the groups, at most PEERS_MAX; source,
     source6: 4 and 16 bytes, or None for the interface's; lladdr: 6 bytes or None, see
-    signed_message(); counter: what the first advertisement's counter exceeds; broadcast: to
-    ff:ff:ff:ff:ff:ff, whatever the group; alternates: room to accept digests that are given up;
-    barred: another process of this machine has it. All others are the keys of keys.py, times in
-    ns; advertise_mac may also be 6 bytes.
-    Raises ValueError, TypeError and OverflowError for what does not fit.
+    signed_message(); counter: a lower bound of the first counter; broadcast: send to
+    ff:ff:ff:ff:ff:ff, whatever the group; alternates: room for digests that stay accepted after a
+    change; barred: another process of this machine has the host. The other keyword arguments are
+    the keys of keys.py, times in ns; advertise_mac may also be 6 bytes.
+    Raises ValueError, TypeError and OverflowError for values that do not fit.
     """
 
     def __cinit__(self):
@@ -171,7 +172,7 @@ cdef class PreparedHost:
         cdef VirtualHost* host = &self.host
         cdef bytes own_mac = None
         if not 1 <= vhid or not addresses or not 1 <= len(passphrase) <= KEY_LENGTH:
-            raise ValueError("a virtual host has a vhid, an address and a passphrase")
+            raise ValueError("a virtual host needs a vhid, an address and a passphrase")
         if interface >= _MAX_INTERFACES:
             raise ValueError(f"interface out of range: numbers are below {_MAX_INTERFACES}")
         if len(peers) > PEERS_MAX:
@@ -220,8 +221,9 @@ cdef class PreparedHost:
         return [group for group in (destination, destination6) if len(group) in families]
 
     cdef fill_addresses(self, addresses, free_addresses, retired):
-        # The kernel knows an IPv6 address once, whatever its prefix length: what is retired makes
-        # room first. IPv4 has both at once, so that nothing that hangs on the address goes.
+        # The kernel has an IPv6 address only once, whatever its prefix length, so retired addresses
+        # are removed first. It can have both forms of an IPv4 address, so routes that depend on it
+        # stay.
         cdef Address* address = self.host.block.addresses
         cdef bytes data
         six = [(data, prefixlen) for data, prefixlen in retired if len(data) == 16]
@@ -270,9 +272,9 @@ cdef class PreparedHost:
         return self.host.configured
 
     cdef VirtualHost* give_away(self) except NULL:
-        """The host for one order; its block is the engine's from now on."""
+        """The host for one order; the engine owns its block from now on."""
         if self.given:
-            raise ValueError("this prepared host was given away already")
+            raise ValueError("this PreparedHost was given away already")
         self.given = True
         return &self.host
 

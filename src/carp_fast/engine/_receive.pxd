@@ -1,4 +1,4 @@
-"""Frames heard: which virtual host each is for, whether it is genuine and new, what it means."""
+"""Frames heard: the virtual host each is for, whether it is genuine and new, its effect."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
@@ -9,10 +9,10 @@ cdef struct FrameHeard:
     const uint8_t* bytes
     int64_t arrived_ns
     uint32_t length
-    uint16_t interface              # where it was heard, our number
-    uint8_t verdict                 # what engine_receive_many() made of it
+    uint16_t interface              # our number of the interface where it was heard
+    uint8_t verdict                 # the result of engine_receive_many()
 
-# Told before and after a batch's frame `which` is acted on; its verdict is there when it is over.
+# Called before and after a batch's frame `which` takes effect; after it the verdict is set.
 ctypedef void (*Onlooker)(void* where, uint32_t which, bint over) noexcept nogil
 
 cdef Verdict engine_receive(Core* core, const FrameHeard* frame) noexcept nogil

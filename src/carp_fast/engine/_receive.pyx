@@ -1,7 +1,7 @@
-"""Frames heard: which virtual host each is for, whether it is genuine and new, what it means.
+"""Frames heard: the virtual host each is for, whether it is genuine and new, its effect.
 
 The checks that need the table of hosts, in the order of the Verdict enum: vhid, destination,
-digest, loop, replay. Nothing here allocates, logs or knows a socket, a clock or a file.
+digest, loop, replay. Nothing here allocates, logs or uses a socket, a clock or a file.
 """
 
 from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -33,26 +33,26 @@ cdef extern from "random.h" nogil:
     uint64_t random_mixed(uint64_t x) noexcept
 
 cdef enum:
-    HOT_LINES = 4                   # of a virtual host: what an advertisement heard touches
+    HOT_LINES = 4                   # lines of a virtual host that an advertisement heard touches
     VHID4_AT = 35                   # in a frame whose IPv4 header has no options
     VHID6_AT = 55
     NEAR = 65536                    # ... each above the last by no more than this
     ASCENDED = 3                    # advertisements in a row: the source's counters are in order
-    LEAP = 1024                     # counters passed over at most, where two hosts are in step
+    LEAP = 1024                     # the most counters that are skipped to leave a host in step
     FORESEEN = 8                      # frames whose hosts are fetched into the cache ahead
 
-cdef struct Hearing:                # one frame, as far as can be said before its digest is made
+cdef struct Hearing:                # one frame, as far as it is known before its digest is computed
     Advertisement heard
     const FrameHeard* frame
     Verdict verdict                 # VERDICT_OK: the digest decides
-    uint32_t slot                   # whose it is, or NOBODY
+    uint32_t slot                   # of the host, or NOBODY
     bint vrrp_like
 
 
 cdef void foresee(Core* core, const FrameHeard* frame) noexcept nogil:
-    """A hint that `frame` is heard soon: its host is fetched into the cache.
+    """Fetch the host of `frame`, which is heard soon, into the cache.
 
-    Tens of thousands of hosts do not fit there, and waiting for them one by one is what costs.
+    Tens of thousands do not fit there, and waiting for them one by one would cost the most.
     """
     cdef uint32_t slot, vhid_at = VHID4_AT
     if frame.length < ADVERTISEMENT4_LENGTH or frame.interface >= MAX_INTERFACES:
@@ -84,7 +84,7 @@ cdef inline bint takes_destination(const VirtualHost* host,
 
 cdef inline bint is_addressed(const VirtualHost* host,
                               const Advertisement* heard) noexcept nogil:
-    """Whether a unicast is addressed to where the host advertises from."""
+    """Whether a unicast is addressed to the address that the host advertises from."""
     if heard.family == 4:
         return memcmp(host.source4, heard.destination, 4) == 0
     return memcmp(host.source6, heard.destination, 16) == 0
@@ -104,8 +104,8 @@ cdef bint lists_source(const VirtualHost* host, const Advertisement* heard) noex
 cdef bint is_unlisted(Core* core, uint16_t interface, const Advertisement* heard) noexcept nogil:
     """Whether a unicast comes from none of the peers of the hosts that it may be for.
 
-    In place of a TTL of 255, which says that a group's advertisement was not forwarded, stands
-    the list of peers. Where no host has any, the destination is what is wrong with it.
+    A TTL of 255 proves that a group's advertisement was not forwarded; for a unicast the list of
+    peers takes its place. If no host has any peers, the destination is wrong instead.
     """
     cdef uint32_t slot = core.index[<uint32_t>interface * 256 + heard.vhid] - 1
     cdef bint any_peers = False
@@ -120,7 +120,7 @@ cdef bint is_unlisted(Core* core, uint16_t interface, const Advertisement* heard
 
 cdef bint fits_alternate(const VirtualHost* host, const Advertisement* heard,
                          int64_t now_ns) noexcept nogil:
-    """Whether the digest fits another form of the host's key, or one that it gave up lately."""
+    """Whether the digest fits another form of the host's key, or a key that it had until lately."""
     cdef uint32_t i
     cdef const AlternateKey* alternate
     for i in range(host.block.alternate_count):
@@ -133,7 +133,7 @@ cdef bint fits_alternate(const VirtualHost* host, const Advertisement* heard,
 
 cdef Verdict refuse(Core* core, uint16_t number, uint32_t slot, Verdict verdict,
                     const Advertisement* heard, int64_t arrived_ns) noexcept nogil:
-    """Count a frame that is not taken, and remember whose it was for who asks."""
+    """Count a frame that is refused, and remember it for the list of rejections."""
     cdef Interface* interface = &core.interfaces[number]
     cdef Rejection* rejection = &interface.rejections[
         interface.rejections_count & (REJECTIONS - 1)]
@@ -188,7 +188,7 @@ cdef void hear(Core* core, const FrameHeard* frame, Hearing* hearing) noexcept n
 
 
 cdef Verdict conclude(Core* core, Hearing* hearing, bint fits) noexcept nogil:
-    """Act on a frame whose digest fits the host's own key or does not; its verdict, counted."""
+    """Handle a frame whose digest fits the host's own key or does not; its verdict, counted."""
     cdef const Advertisement* heard = &hearing.heard
     cdef int64_t arrived_ns = hearing.frame.arrived_ns
     cdef Verdict verdict = hearing.verdict
@@ -222,7 +222,7 @@ cdef Verdict engine_receive(Core* core, const FrameHeard* frame) noexcept nogil:
 
 cdef inline bint act(Core* core, FrameHeard* frames, uint32_t which, Hearing* hearing, bint fits,
                      Onlooker onlooker, void* where) noexcept nogil:
-    """Act on one frame of a batch, and note its verdict; whether it was OK."""
+    """Handle one frame of a batch and set its verdict; whether it was OK."""
     if onlooker != NULL:
         onlooker(where, which, False)
     frames[which].verdict = <uint8_t>conclude(core, hearing, fits)
@@ -233,10 +233,10 @@ cdef inline bint act(Core* core, FrameHeard* frames, uint32_t which, Hearing* he
 
 cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames, uint32_t count,
                                   Onlooker onlooker, void* where) noexcept nogil:
-    """Take in frames in their order, as engine_receive does; how many were OK. Each gets a verdict.
+    """Take in frames in order, as engine_receive does, and set their verdicts; how many were OK.
 
-    Two digests at once: making them is most of the work, and no frame changes what the next one's
-    digest is made of. onlooker: told of each frame, or NULL.
+    Computes two digests together: they are most of the work, and no frame changes the input of the
+    next one's digest. onlooker: called for each frame, or NULL.
     """
     cdef Hearing hearings[2]
     cdef bint fit[2]
@@ -265,7 +265,7 @@ cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames, uint32_t count
 
 
 cdef uint32_t known_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
-    """The source's place in the host's table, or NOBODY."""
+    """The index of the frame's source in the host's table, or NOBODY."""
     cdef uint32_t i
     cdef const Source* source
     for i in range(SOURCES):
@@ -276,10 +276,10 @@ cdef uint32_t known_source(const VirtualHost* host, const Advertisement* heard) 
 
 
 cdef uint32_t place_for(VirtualHost* host, const Source* new, int64_t now_ns) noexcept nogil:
-    """Take a source in: in a free place, or in that of who was heard longest ago.
+    """Add a source: in a free place, or replacing the one that was heard longest ago.
 
-    Not of a master; and of one that has been genuine only where all others have, too: a stranger
-    who replays from many addresses displaces nobody but himself.
+    A master is not replaced, and a source that has been genuine only if all others have been, too:
+    strangers who replay from many addresses displace only each other.
     """
     cdef uint32_t i, place = NOBODY
     cdef const Source* other
@@ -298,7 +298,7 @@ cdef uint32_t place_for(VirtualHost* host, const Source* new, int64_t now_ns) no
 
 
 cdef void note_run(VirtualHost* host, const Source* source, int64_t now_ns) noexcept nogil:
-    """Remember the counters of a source that came in order and are not in the history yet."""
+    """Add the counters of a source that came in order to the history."""
     if source.genuine and source.run and source.ascended > 1:
         history_note_late(&host.history, source.counter - source.run, source.run + 1,
                           source.heard_ns, now_ns, span_ms(host))
@@ -312,9 +312,9 @@ cdef int64_t known_ms(const VirtualHost* host, const Source* from_whom, const Ad
                       int64_t arrived_ns) noexcept nogil:
     """How long ago the counter was in use, ms; -1: it is new, as far as we know.
 
-    Sent by us, or heard of a source that has been genuine: in order, or as the last of another one
-    in this family. The constant of an OpenBSD is no longer its own once that is silent: it may have
-    another address now. Both of its families have the same one.
+    In use: sent by us, or heard from a source that has been genuine, in order or as the last of
+    another one in this family. The constant counter of an OpenBSD does not count once that is
+    silent: it may have another address now. Both of its families have the same counter.
     """
     cdef int64_t age_ms = history_age_ms(&host.history, heard.counter, history_ms(arrived_ns),
                                          span_ms(host))
@@ -335,9 +335,9 @@ cdef int64_t known_ms(const VirtualHost* host, const Source* from_whom, const Ad
 
 cdef bint is_used_up(const VirtualHost* host, const Advertisement* heard,
                      int64_t arrived_ns) noexcept nogil:
-    """Whether a known counter, or a later one, came lately from who never sent a new one.
+    """Whether a source that never sent a new counter sent this one, or a later one, lately.
 
-    Not within half an interval: hosts that go on from the same one may be in step.
+    Not within half an interval: hosts that continue from the same counter may be in step.
     """
     cdef int family = heard.family == 6
     cdef int64_t ago_ms = vhid_stranger_ms(host, heard, arrived_ns)
@@ -348,21 +348,21 @@ cdef bint is_used_up(const VirtualHost* host, const Advertisement* heard,
 
 cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertisement* heard,
                     bint own, int64_t arrived_ns) noexcept nogil:
-    """Whether the counter says that this was sent before; learns the source's counters.
+    """Whether the counter shows that the frame was sent before; learns the source's counters.
 
-    Three questions. Is the counter known, from us or from anybody genuine? More than two
-    master-down times ago: then nobody sends it anew who has not sent a new one yet, nor from our
-    own source, nor who was beyond it; with "strict" nobody at all; but for who was believed just
-    below it, and goes on. A host that is not heard, and
-    rises, goes on from the last counter that it heard: all of its are known, but not for so long.
-    As long as it has not sent a new one, each may come once, in ascending order.
+    First: is the counter known, sent by us or heard from a genuine source? If more than two
+    master-down times ago, it is refused from our own source, from one that has not sent a new
+    counter yet or has sent a later one, with "strict" from all; but not right after an accepted
+    one. A host that hears us, unheard itself, continues from our counters: until such a source has
+    sent a new one, each may come once, in ascending order.
 
-    Is it in the source's own order? That is asked only of who has kept one. OpenBSD sends one
-    counter for ever, and a ucarp or FreeBSD that hears nobody sends random ones: to refuse those
-    would be to take over from a master that lives.
+    Second: is it in the source's own order? This applies only to a source that has kept an order.
+    OpenBSD sends one counter for ever, and a ucarp or FreeBSD that hears no other host sends random
+    ones: refusing those would mean taking over from a living master.
 
-    Is the source another than before? It was silent for a while and sends a counter that is not
-    known, or it goes on ascending from a lower one: then it is learned anew, but with "strict".
+    Third: has the source been restarted? If it was silent and sends an unknown counter, or
+    continues to ascend from a lower one, its counters are learned again; with "strict" only if they
+    ascend.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef bint strict = host.configured.replay == REPLAY_STRICT
@@ -378,7 +378,7 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
     if known and not own and vhid_goes_on(host, source, heard, arrived_ns):
         age_ms = 0
     if age_ms * 1000000 > 2 * vhid_master_down_ns(host):
-        vhid_proves_order(host, source, heard)          # one of three in a row all the same
+        vhid_proves_order(host, source, heard)          # it may still be one of three in a row
         return True
     if known and stranger:
         if back or is_used_up(host, heard, arrived_ns):
@@ -407,7 +407,7 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
 
 cdef void tell_reset(Core* core, uint32_t slot, const Source* source, const Advertisement* heard,
                      int64_t arrived_ns) noexcept nogil:
-    """The source's counters went back, and are learned anew."""
+    """Report that the source's counters went back and are learned again."""
     cdef VirtualHost* host = &core.hosts[slot]
     host.counter_resets += 1
     if engine_may_tell(&host.told_reset_ms, arrived_ns):
@@ -416,16 +416,16 @@ cdef void tell_reset(Core* core, uint32_t slot, const Source* source, const Adve
 
 cdef void learn_counter(VirtualHost* host, Source* source, uint64_t counter, bint new,
                         int64_t arrived_ns) noexcept nogil:
-    """The source's counter is taken. What comes in order is noted, half a master-down time at once.
+    """Store an accepted counter; those in order go into the history, by half a master-down time.
 
-    It is noted as of its last one when the next one comes, which may be after hours.
-    `new`: it may make the source genuine.
+    A run is added with the time of its last counter when the next one comes, maybe after hours.
+    `new`: the counter may make the source genuine.
     """
-    cdef uint64_t step = counter - source.counter       # below it wraps around, and is far, too
+    cdef uint64_t step = counter - source.counter       # a lower one wraps around, to a large step
     cdef uint32_t now_ms = history_ms(arrived_ns)
     source.genuine |= new
     source.refusals = 0
-    if (source.heard_ns == 0 or step > HISTORY_NEAR     # what it passed over, nobody has seen
+    if (source.heard_ns == 0 or step > HISTORY_NEAR     # nobody has seen the counters skipped
             or source.ascended > 1
             and <uint32_t>(now_ms - source.noted_ms) >= span_ms(host) // 2):
         note_run(host, source, arrived_ns)
@@ -450,9 +450,9 @@ cdef void learn_counter(VirtualHost* host, Source* source, uint64_t counter, bin
 
 
 cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns) noexcept nogil:
-    """Heard over `family`: is the other one silent, that should be heard as well?
+    """Heard over `family`: report it if the other family, which should be heard, is silent.
 
-    It takes the silence of all families to take over, so that of one is only said and counted.
+    A take-over needs silence of all families, so that of one is only reported and counted.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef int this = family == 6
@@ -477,20 +477,20 @@ cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns)
 
 cdef inline bint sent_lately(const VirtualHost* host, uint64_t counter,
                              int64_t arrived_ns) noexcept nogil:
-    """Whether an advertisement of ours bore this counter within the last interval."""
+    """Whether an advertisement of ours had this counter within the last interval."""
     cdef int64_t ago_ms = history_sent_ms(&host.history, counter, history_ms(arrived_ns))
     return ago_ms >= 0 and (ago_ms - 1) * 1000000 <= vhid_interval_ns(host)     # to the ms
 
 
 cdef inline bint has_our_mac(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
-    """Whether it came from our MAC, as far as the socket tells."""
+    """Whether it came from our MAC, as far as the socket reports MACs."""
     return (memcmp(heard.source_mac, host.mac, 6) == 0
             or not vhid_any_mac(heard.source_mac))
 
 
 cdef inline bint is_ours_late(const VirtualHost* host, const Advertisement* heard,
                               int64_t arrived_ns) noexcept nogil:
-    """Whether it is one that we sent before the last interval, from a MAC that is ours alone."""
+    """Whether it is one that we sent before the last interval, from a MAC that only we have."""
     return (memcmp(heard.source_mac, host.mac, 6) == 0
             and not vhid_virtual_mac(host)
             and history_age_ms(&host.history, heard.counter, history_ms(arrived_ns),
@@ -499,7 +499,7 @@ cdef inline bint is_ours_late(const VirtualHost* host, const Advertisement* hear
 
 cdef void on_duplicate(Core* core, uint32_t slot, const Advertisement* heard,
                        int64_t arrived_ns) noexcept nogil:
-    """Another host advertises from our source: said once a minute for as long as it does."""
+    """Another host advertises from our source: report it once a minute while it does."""
     cdef VirtualHost* host = &core.hosts[slot]
     host.duplicates += 1
     host.flags |= DUPLICATE
@@ -511,11 +511,11 @@ cdef void on_duplicate(Core* core, uint32_t slot, const Advertisement* heard,
 
 cdef Verdict on_echo(Core* core, uint32_t slot, const Advertisement* heard,
                      int64_t arrived_ns) noexcept nogil:
-    """From our source, with a counter of our last interval, and not from our MAC.
+    """Handle a frame from our source with a counter of our last interval and another MAC.
 
-    Either something on the way changes MACs, or a host with our source is in step with us: two
-    that adopt each other's counters at the same instant. The first changes nothing here; the
-    second ends when our counters leap ahead by a number that the other host does not know.
+    Either something on the way changes MACs, or a host with our source is in step with us: both
+    adopt each other's counters at the same moment. The first case changes nothing here; the
+    second ends when our counter leaps ahead by a number that the other host does not know.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint64_t theirs = 0
@@ -524,17 +524,17 @@ cdef Verdict on_echo(Core* core, uint32_t slot, const Advertisement* heard,
     on_duplicate(core, slot, heard, arrived_ns)
     core.interfaces[host.interface].heard += 1
     host.heard += 1
-    memcpy(&theirs, heard.source_mac, 6)                # clones of a machine may share the seed
+    memcpy(&theirs, heard.source_mac, 6)                # clones of a machine may have the same seed
     host.counter += random_mixed(
         (core.seed + slot + theirs) * 0x9e3779b97f4a7c15U + <uint64_t>arrived_ns) % LEAP
     return VERDICT_OK
 
 
 cdef void answer_stranger(Core* core, uint32_t slot, int64_t arrived_ns) noexcept nogil:
-    """A MASTER advertises at once, at most once an interval, to whom it does not believe.
+    """Let a MASTER advertise immediately, once an interval at most, to a source it refuses.
 
-    A host that was apart for long has only counters that we know. It adopts the one it hears now,
-    and its next is new: the split ends as fast as if we had believed it.
+    A host that was apart for long has only counters that we know. It adopts the counter it hears
+    now, so its next one is new: the split ends as fast as if we had accepted the first.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     if host.state == MASTER and arrived_ns - host.answered_ns >= vhid_interval_ns(host):
@@ -544,7 +544,7 @@ cdef void answer_stranger(Core* core, uint32_t slot, int64_t arrived_ns) noexcep
 
 cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* heard,
                               int64_t arrived_ns) noexcept nogil:
-    """A genuine advertisement: a loop of our own, sent before, or something to act on."""
+    """Handle a genuine advertisement: a loop of our own, one sent before, or an event."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Source unknown
     cdef Source* source
@@ -584,7 +584,7 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
     core.interfaces[host.interface].heard += 1
     host.heard += 1
     if heard.counter > host.counter:
-        host.counter = heard.counter                # ours go on above whatever was heard
+        host.counter = heard.counter                # ours continue above any that was heard
     note_family(core, slot, heard.family, arrived_ns)
     event = vhid_judge(host, heard, own, arrived_ns)
     memcpy(source.mac, heard.source_mac, 6)

@@ -1,4 +1,4 @@
-"""What came in and what was decided: a ring of plain records, and a host's state as one struct."""
+"""Records of inputs and decisions: a ring of plain records, and a host's state as one struct."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -9,19 +9,19 @@ from carp_fast.engine._wire cimport Advertisement
 
 cdef enum RecordKind:
     RECORD_CHECKPOINT               # a piece of a host's state, see Piece
-    RECORD_HEARD                    # verdict, what it said; value: its counter
+    RECORD_HEARD                    # verdict, fields of the advertisement; value: its counter
     RECORD_STATE                    # state, reason
-    # deadlines were looked at; value: heard until when; of a host: that gave it a later one
+    # deadlines were checked; value: heard until when; of a host: its deadline was moved
     RECORD_TURN
-    RECORD_ADVERTISED               # what we said; value: its counter; error: none went out
+    RECORD_ADVERTISED               # fields of ours; value: its counter; error: none was sent
     RECORD_ADDED                    # an address; error: the kernel's answer
     RECORD_REMOVED
-    RECORD_CHANGED                  # every address of the host has its answer
+    RECORD_CHANGED                  # every address of the host has its outcome
     RECORD_ADDRESS                  # belongs to a checkpoint: detail: flags of an address
     RECORD_ANNOUNCED
     RECORD_INTERFACE                # see record_interface
     RECORD_ORDERED                  # detail: an OrderedKind; value
-    RECORD_ABSENT                   # the pump; value: when deadlines were looked at; see Record
+    RECORD_ABSENT                   # the pump; value: when deadlines were checked; see Record
     RECORD_DROPPED                  # frames; likewise
     RECORD_FOUND                    # an address is not as it should be; detail: a There
     RECORD_UNDEMOTED                # no longer demoted for its addresses
@@ -33,7 +33,7 @@ cdef enum OrderedKind:
     ORDERED_DEMOTE
     ORDERED_ANNOUNCE
     ORDERED_ADDRESS_LOST
-    ORDERED_OWN_SOURCE              # value: flags of what is missing
+    ORDERED_OWN_SOURCE              # value: flags of the missing sources
     ORDERED_ADOPT                   # address, family; value: the prefix length
     ORDERED_BAR
     ORDERED_KINDS
@@ -44,18 +44,18 @@ cdef enum InterfaceDetail:          # detail of RECORD_INTERFACE
 
 cdef enum:
     PIECE_LENGTH = 60
-    REFUSED_A_SECOND = 100          # recorded of frames that change no host; others are counted
+    REFUSED_A_SECOND = 100          # recorded of frames that change no host; the rest is counted
     CHECKPOINT_ADDRESSES = 32       # whose flags are recorded one by one
-    CHECKPOINT_ABSENCES = 2         # the last of those that count: more within a wait are rare
+    CHECKPOINT_ABSENCES = 2         # the last of those that count: rarely more within a wait
 
 cdef struct Record:                 # 64 bytes
     uint8_t kind
-    uint8_t detail                  # the verdict of what was heard, see RecordKind
+    uint8_t detail                  # the verdict of a frame, see RecordKind
     uint16_t interface
     uint32_t slot                   # or NOBODY
     int64_t at_ns
     uint64_t value
-    uint8_t address[16]             # of an absence: since when, and how long asleep, ns
+    uint8_t address[16]             # of an absence: its beginning, and the time asleep, ns
     uint8_t mac[6]
     uint8_t family
     uint8_t vhid
@@ -74,13 +74,13 @@ cdef struct Piece:                  # of a checkpoint, in the place of a Record
     uint8_t unused[2]
     uint8_t data[PIECE_LENGTH]
 
-# All that decides what a host does next, but for its keys, its addresses and where it sends to.
+# The state that decides what a host does next, without its keys, addresses and destinations.
 cdef struct Checkpoint:
     int64_t at_ns
     uint32_t slot
     uint16_t interface
-    uint8_t added                   # it is new: nothing to assume
-    uint8_t changed                 # its configuration is new: earlier records are another's
+    uint8_t added                   # it is new: there is no state to assume
+    uint8_t changed                 # its configuration is new: earlier records do not apply
     # of the engine
     int64_t wake_tick_ns
     Absence absences[CHECKPOINT_ABSENCES]   # the last that count for it
@@ -100,7 +100,7 @@ cdef struct Checkpoint:
     uint8_t vhid
     uint8_t own_source4[4]
     uint8_t own_source6[16]
-    # as it came to be
+    # its state
     uint32_t flags
     uint16_t demotion
     uint16_t held
@@ -142,10 +142,10 @@ cdef struct Recorder:
     Record* records                 # NULL: nothing is recorded
     uint32_t capacity               # a power of two
     uint64_t begin                  # position of the first record ever
-    uint64_t tail                   # position of the next
-    int64_t turn_ns                 # when deadlines were last looked at
+    uint64_t tail                   # position of the next one
+    int64_t turn_ns                 # when deadlines were last checked
     int64_t heard_until_ns
-    bint turn_told                  # recorded already, or something was heard or ordered since
+    bint turn_told                  # recorded already, or a frame or order came since
     int64_t refused_from_ns
     uint32_t refused                # since then
     uint64_t unrecorded             # refused frames beyond REFUSED_A_SECOND
@@ -154,7 +154,7 @@ cdef struct RecordCopy:             # for one order
     Record* records
     uint32_t room
     uint32_t count
-    uint64_t first                  # wanted, then had: the oldest may be overwritten
+    uint64_t first                  # requested, then copied: the oldest may be overwritten
     uint64_t end                    # the next record's position
     uint64_t begin
     uint64_t unrecorded

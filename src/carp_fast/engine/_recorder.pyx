@@ -1,9 +1,9 @@
-"""What came in and what was decided: a ring of plain records, and a host's state as one struct.
+"""Records of inputs and decisions: a ring of plain records, and a host's state as one struct.
 
-The engine writes here while it works; the oldest is overwritten, and how much was is known. So
-that a recording may begin anywhere, a host's state is written among the records before the first
-thing that happens to it in every half of the ring. Neither keys nor digests come here. Must not
-know the table of hosts, a clock or a file; who puts the ring to use is not known either.
+The engine writes here while it works; the oldest records are overwritten, and their number is
+known. A recording may begin anywhere: so in every half of the ring a host's state is written
+before the first thing that happens to it. The ring never holds keys or digests. Must not know the
+table of hosts, a clock, a file, or what the ring is used for.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -40,7 +40,7 @@ assert sizeof(Record) == sizeof(Piece) == 64
 RECORD_BYTES = sizeof(Record)
 CHECKPOINT_RECORDS = PIECES
 
-# What a host came to be, by word; the flags of its configuration are keys of their own.
+# The flags of a host's state, by word; those of its configuration have keys of their own.
 FLAG_WORDS = {
     "resign_after_removal": RESIGN_AFTER_REMOVAL, "leaving": LEAVING,
     "master_leaves": MASTER_LEAVES, "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
@@ -52,7 +52,7 @@ PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE,
     "tell_addresses": TO_TELL_ADDRESSES, "repeat": TO_REPEAT}
-# What was found of an address: There in _upkeep.pxd.
+# Results of a check of an address: There in _upkeep.pxd.
 THERE_WORDS = ("none", "ours", "foreign", "somebodys", "unknown")
 ADDRESS_WORDS = {"held": HELD, "foreign": FOREIGN, "failed": FAILED, "lost": LOST,
                  "lost_with_ours": LOST_WITH_OURS}
@@ -67,7 +67,7 @@ cdef int recorder_open(Recorder* recorder, uint32_t capacity) except -1:
     if recorder.records == NULL:
         raise MemoryError("record")
     recorder.capacity = capacity
-    # Not from 0, which stands in a host for "no checkpoint yet".
+    # Not from 0, which means "no checkpoint yet" in a host.
     recorder.begin = recorder.tail = capacity
     recorder.turn_told = True
     return 0
@@ -89,9 +89,9 @@ cdef inline Record* put(Recorder* recorder, uint8_t kind, uint32_t slot, uint16_
 
 cdef Record* record_input(Recorder* recorder, uint8_t kind, uint32_t slot, uint16_t interface,
                           int64_t at_ns) noexcept nogil:
-    """Room for something that came in; only where `recorder.records` is not NULL.
+    """A new record of an input; only called if `recorder.records` is not NULL.
 
-    What follows from it at once is no part of the turn before.
+    What follows from it immediately does not belong to the turn before.
     """
     recorder.turn_told = True
     return put(recorder, kind, slot, interface, at_ns)
@@ -99,7 +99,7 @@ cdef Record* record_input(Recorder* recorder, uint8_t kind, uint32_t slot, uint1
 
 cdef Record* record_output(Recorder* recorder, uint8_t kind, uint32_t slot, uint16_t interface,
                            int64_t at_ns) noexcept nogil:
-    """Room for something decided, after the turn that it belongs to."""
+    """A new record of a decision, after the turn that it belongs to."""
     cdef Record* record
     if not recorder.turn_told:
         recorder.turn_told = True
@@ -109,17 +109,17 @@ cdef Record* record_output(Recorder* recorder, uint8_t kind, uint32_t slot, uint
 
 
 cdef void record_turn(Recorder* recorder, int64_t now_ns, int64_t heard_until_ns) noexcept nogil:
-    """Deadlines are looked at: recorded once something follows from it."""
+    """Deadlines are checked: note the turn, which is recorded once something follows from it."""
     recorder.turn_ns, recorder.heard_until_ns = now_ns, heard_until_ns
     recorder.turn_told = False
 
 
 cdef void record_heard(Recorder* recorder, uint32_t slot, uint16_t interface, uint8_t verdict,
                        bint changes_host, const Advertisement* heard, int64_t at_ns) noexcept nogil:
-    """A frame and its verdict. `heard.carp` is NULL where it was too short to say anything.
+    """Record a frame and its verdict. `heard.carp` is NULL if it was too short to have fields.
 
     Anybody can send frames that are refused: of those that change no host only so many a second
-    are recorded, lest they overwrite the rest.
+    are recorded, so that they do not overwrite the rest.
     """
     cdef Record* record
     if not changes_host:
@@ -136,7 +136,7 @@ cdef void record_heard(Recorder* recorder, uint32_t slot, uint16_t interface, ui
     memcpy(record.address, heard.source, 16)
     memcpy(record.mac, heard.source_mac, 6)
     record.family, record.vhid = heard.family, heard.vhid
-    # Read anew: where a check failed early, the rest was not parsed.
+    # Read from the frame: if a check failed early, the rest was not parsed.
     record.advskew, record.demote, record.advbase = heard.carp[2], heard.carp[4], heard.carp[5]
     if verdict == 0 or changes_host:
         record.value = heard.counter
@@ -169,7 +169,7 @@ cdef void recorder_copy(const Recorder* recorder, RecordCopy* copy) noexcept nog
 # ----------------------------------------------------------------------------------- checkpoints
 
 cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexcept nogil:
-    """Write down all of a host that is not its key, its addresses or its outputs."""
+    """Copy all of a host's state except its key, its addresses and its outputs."""
     cdef Checkpoint* to = checkpoint
     cdef uint32_t i
     to.vhid, to.configured = host.vhid, host.configured
@@ -199,14 +199,14 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
 
 cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
                             Checkpoint* checkpoint) noexcept nogil:
-    """Put a checkpoint into the ring, and the addresses that are not as the host's state has it."""
+    """Record a checkpoint, and the addresses that are not as the host's state requires."""
     cdef Piece* piece
     cdef Record* record
     cdef uint32_t i, k, length, named = 0
     cdef uint8_t here = HELD if host.held else 0, flags
     host.recorded = <uint32_t>recorder.tail
     for i in range(PIECES):
-        # The last piece is not whole; nothing beyond the struct is copied.
+        # The last piece is partly used; nothing beyond the struct is copied.
         length = PIECE_LENGTH if i + 1 < PIECES else sizeof(Checkpoint) - i * PIECE_LENGTH
         piece = <Piece*>&recorder.records[(recorder.tail + i) & (recorder.capacity - 1)]
         piece.kind, piece.number = RECORD_CHECKPOINT, <uint8_t>i
@@ -225,7 +225,7 @@ cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
 # ------------------------------------------------------------------------------------ for Python
 
 cdef bytes address_of(const uint8_t* address, uint8_t family):
-    """4 or 16 bytes, or None where there is none."""
+    """4 or 16 bytes, or None if there is no address."""
     return (<const char*>address)[:4 if family == 4 else 16] if family else None
 
 
@@ -234,7 +234,7 @@ cdef list words_of(dict words, uint32_t flags):
 
 
 cdef object record_fields(const Record* record):
-    """What a record says beyond kind, time, slot and interface; see records_list."""
+    """The fields of a record besides kind, time, slot and interface; see records_list."""
     cdef uint8_t kind = record.kind
     cdef int64_t[2] since
     cdef bytes address = address_of(record.address, record.family)
@@ -281,8 +281,8 @@ cdef list records_list(const Record* records, uint32_t count):
     advbase, advskew, demote, errno; added, removed: address, errno; found: address, word; address
     (of the checkpoint before): address, words; interface: a dict of Engine.set_interface's
     arguments; ordered: word, value, which is (address, prefix length) of "adopt" and (IPv4, IPv6
-    is missing) of "own_source"; absent, dropped: when deadlines were last looked at, since when,
-    asleep, ns. A checkpoint whose beginning was overwritten is left out.
+    is missing) of "own_source"; absent, dropped: when deadlines were last checked, the beginning,
+    the time asleep, ns. A checkpoint whose first piece was overwritten is left out.
     """
     cdef list found = []
     cdef uint8_t[PIECES * PIECE_LENGTH] data
@@ -310,8 +310,8 @@ cdef list records_list(const Record* records, uint32_t count):
 
 
 cdef dict settings_dict(const Checkpoint* of):
-    """The host's configuration as far as the engine has it: the values of ALL_KEYS by name, vhid,
-    source and source6. A MAC of its own is left out.
+    """The host's configuration as far as the engine knows it: the values of ALL_KEYS by name, vhid,
+    source and source6. A configured MAC is left out.
     """
     cdef dict numbers = of.configured
     cdef dict settings = {
@@ -331,7 +331,7 @@ cdef list ranges_list(const Range* ranges, uint32_t room):
 
 
 cdef dict history_dict(const History* of):
-    """The counters that a host remembers: [first, how many, when in ms] of each range."""
+    """The counters that a host remembers: [first, count, time in ms] of each range."""
     cdef dict history = {
         "sent": ranges_list(of.sent, HISTORY_SENT),
         "lately": ranges_list(of.lately, HISTORY_LATELY),
@@ -364,7 +364,7 @@ cdef int fill_mac(uint8_t* to, bytes mac) except -1:
 
 
 cdef dict state_dict(const Checkpoint* of):
-    """What a host came to be; what is 0 or empty is left out. See fill_checkpoint."""
+    """A host's state without the values that are 0 or empty. See fill_checkpoint."""
     cdef dict state = {
         "state": STATE_WORDS[of.state], "reason": REASON_WORDS[of.reason],
         "flags": words_of(FLAG_WORDS, of.flags), "pending": words_of(PENDING_WORDS, of.pending),

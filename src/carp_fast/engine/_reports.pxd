@@ -1,4 +1,4 @@
-"""What the ring of reports holds, as Python objects."""
+"""The reports in the engine's ring as Python objects."""
 
 from libc.stdint cimport uint8_t
 

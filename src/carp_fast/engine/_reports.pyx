@@ -1,6 +1,6 @@
-"""What the ring of reports holds, as Python objects: a class for each kind, see reports.py.
+"""The reports in the engine's ring as Python objects: a class for each kind, see reports.py.
 
-Made where Python takes them, never in the pump's thread.
+They are made when Python takes them, never in the pump's thread.
 """
 
 from libc.stdint cimport uint8_t
@@ -37,7 +37,7 @@ cdef object peer_of(const Report* report):
 
 
 cdef object report_object(const Report* report):
-    """A report of its kind's class; what the class is called with is in the order of its fields."""
+    """A report of its kind's class; the arguments are in the order of the class's fields."""
     cdef object kind = <object>CLASSES[report.kind]
     if report.slot == NOBODY:
         return pump_report(kind, report)
@@ -64,7 +64,7 @@ cdef object report_object(const Report* report):
 
 
 cdef object pump_report(object kind, const Report* report):
-    """A report that is about no virtual host."""
+    """A report that is not about a virtual host."""
     if report.kind in (DONE, STALLED):
         return kind(report.at_ns, report.value)
     if report.kind == RELEASED:

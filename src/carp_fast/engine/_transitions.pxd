@@ -1,4 +1,4 @@
-"""What happens to virtual hosts: events, deadlines that are over, absences of the pump."""
+"""Events of virtual hosts and their effects, deadlines, absences of the pump."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 

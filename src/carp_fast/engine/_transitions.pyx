@@ -1,8 +1,8 @@
-"""What happens to virtual hosts: events looked up in the table of states, and all that follows.
+"""Events of virtual hosts and their effects, deadlines, absences of the pump.
 
-An event comes from a deadline, from what was heard, from an interface or from an order. Its row in
-the table (_vhid.pyx) says the next state and the effects: deadlines are set, and the host goes into
-the queues of what is to be carried out. Nothing here allocates, or knows a socket, clock or file.
+An event comes from a deadline, an advertisement heard, an interface or an order. Its row in the
+table (_vhid.pyx) has the next state and the effects: deadlines are set, and the host is queued for
+the actions that follow. Nothing here allocates, or uses a socket, clock or file.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -40,7 +40,7 @@ cdef void tell_state(Core* core, uint32_t slot, uint8_t previous, int64_t now_ns
 
 
 cdef uint64_t random_at(const Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """A function of seed, host and time, so that a replay of one host alone gives it again."""
+    """A random number that depends on seed, host and time only, so that replays are exact."""
     return random_mixed((core.seed + slot) * 0x9e3779b97f4a7c15U + <uint64_t>now_ns)
 
 
@@ -48,9 +48,9 @@ cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie
                           int64_t now_ns) noexcept nogil:
     """Wait a master-down time from `now_ns`, or a later arrival, longer by jitter after lost ties.
 
-    The jitter stays until one master alone has been heard for two master-down times: a host that
-    waits while others tie would else have their deadline in common, and so would one that hears
-    the winner over a second family.
+    The jitter stays until a single master has been heard for two master-down times: otherwise a
+    host that waits while others tie would have the same deadline as they, and so would one that
+    hears the winner over a second family.
     """
     cdef int64_t down_ns = vhid_master_down_ns(host), from_ns = max(now_ns, vhid_heard_ns(host))
     if tie:
@@ -63,25 +63,25 @@ cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie
 
 
 cdef void advertise_again(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Bring the next advertisement forward to AGAIN_AFTER, unless it comes before that.
+    """Bring the next advertisement forward to AGAIN_AFTER, unless it is due before that.
 
-    For advertisements that end an election. Where one of those is lost, two hosts stay MASTER
-    until the next, an interval later; with one loss in three frames that is half of all elections.
+    For advertisements that end an election. If one of those is lost, two hosts stay MASTER until
+    the next, an interval later; with one loss in three frames that is half of all elections.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef int64_t at_ns = now_ns + vhid_interval_ns(host) // vhid.AGAIN_AFTER
     if at_ns < host.deadline_ns:
         host.flags |= vhid.REPEATING
-        host.repeat_in += host.repeat_in != 0           # that of the announcement is not hastened
+        host.repeat_in += host.repeat_in != 0  # repeats of the announcement are not brought forward
         engine_set_deadline(core, slot, at_ns)
 
 
 cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
                        int64_t now_ns) noexcept nogil:
-    """Let `event` happen to a host: look it up in the table, change state, queue what follows.
+    """Apply `event` to a host: look it up in the table, change state, queue what follows.
 
-    `cause`: the reason where the table leaves it to the event. `now_ns`: the time of the event,
-    for an advertisement when the kernel received it.
+    `cause`: the reason, if the table leaves it to the event. `now_ns`: the time of the event;
+    of an advertisement, when the kernel received it.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint8_t previous = host.state, reason
@@ -95,10 +95,10 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     reason = row.reason if row.reason else cause
     if host.state != previous:
         if previous == vhid.MASTER and now_ns - host.since_ns > 2 * vhid_master_down_ns(host):
-            host.ties = host.jitter_us = 0      # it alone was MASTER: a tie now is another one
+            host.ties = host.jitter_us = 0      # it was the only MASTER: the next tie is a new one
         host.since_ns = host.settled_ns = now_ns
         host.preempt_from_ns = host.tie_since_ns = host.without_ns = 0
-        if previous == vhid.INIT:                       # what a former life left is found now
+        if previous == vhid.INIT:                     # addresses left by a former run are found now
             verify_soon(core, host.interface, now_ns)
         if host.state == vhid.MASTER:
             host.flags &= ~<uint32_t>vhid.PRECEDED
@@ -108,7 +108,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
         wheel_disarm(&core.wheel, slot)
         host.deadline_ns = 0
         vhid_forget_ties(host)
-        if host.flags & vhid.DUPLICATE:                 # nobody is listened to
+        if host.flags & vhid.DUPLICATE:                 # a duplicate hears no master
             engine_end_duplicate(core, slot, now_ns)
         host.flags &= ~<uint32_t>(vhid.MASTER_LEAVES | vhid.CONTESTED | vhid.REPEATING
                                   | vhid.EXTENDED)
@@ -137,7 +137,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now
         if effects & vhid.ADVERTISE_AGAIN:
             advertise_again(core, slot, now_ns)
         engine_ask(core, &core.advertise, slot, vhid.TO_ADVERTISE)
-        # MASTER again: what it owed for having stepped down before does not count any more.
+        # MASTER again: a last advertisement for the former step down is no longer due.
         host.pending &= ~<uint32_t>(vhid.TO_ADVERTISE_LAST | vhid.TO_RESIGN)
     if effects & vhid.LAST_ADVERTISEMENT:
         engine_ask(core, &core.advertise, slot, vhid.TO_ADVERTISE_LAST)
@@ -147,7 +147,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now
         advertise_again(core, slot, now_ns)
         if engine_may_tell(&host.told_reasserted_ms, now_ns):
             engine_tell(core, REASSERTED, slot, 0, NULL, now_ns)
-        if host.flags & vhid.ANNOUNCING:                     # else the addresses are not there yet
+        if host.flags & vhid.ANNOUNCING:                 # otherwise the addresses are not there yet
             engine_ask(core, &core.announce, slot, vhid.TO_ANNOUNCE)
     if effects & (vhid.ADD_ADDRESSES | vhid.REMOVE_ADDRESSES):
         host.repeat_in = 0
@@ -156,14 +156,14 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now
         if effects & vhid.RESIGN:
             host.flags |= vhid.RESIGN_AFTER_REMOVAL
         host.retries = 0
-        for i in range(host.block.address_count):       # tried anew
+        for i in range(host.block.address_count):       # tried again
             host.block.addresses[i].flags &= ~<uint32_t>(
                 vhid.FOREIGN | vhid.LOST | vhid.LOST_WITH_OURS)
         engine_ask(core, &core.change, slot, vhid.TO_TELL_ADDRESSES)
 
 
 cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
-    """What keeps a host from taking part: a Reason, or 0."""
+    """The Reason that keeps a host from taking part, or 0."""
     cdef const Interface* interface = &core.interfaces[host.interface]
     cdef const Configured* configured = &host.configured
     cdef bint has_source, has_source6
@@ -173,7 +173,7 @@ cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
         return vhid.USED_ELSEWHERE
     if not interface.up and not configured.ignore_link_state:
         return vhid.LINK_DOWN
-    # Configured, and no address of this machine, or the interface's own, and it has none.
+    # Configured, but not an address of this machine; or the interface's own, and it has none.
     has_source = not configured.source_missing if configured.own_source else interface.has_source
     has_source6 = (not configured.source6_missing if configured.own_source6
                    else interface.has_source6)
@@ -183,11 +183,11 @@ cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
 
 
 cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now_ns) noexcept nogil:
-    """Bring a host to where its interface allows: out of INIT, after its startup delay, or back."""
+    """Move a host as its interface permits: out of INIT, after its startup delay, or back."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint8_t lacks = missing(core, host)
     if host.reason == vhid.RESIGNED:
-        return                                          # it left on purpose, and for good
+        return                                          # it left on purpose and for ever
     if lacks and core.interfaces[host.interface].renamed and host.state == vhid.MASTER:
         engine_event(core, slot, vhid.ON_RENAMED, lacks, now_ns)
     elif lacks:
@@ -219,10 +219,10 @@ cdef void note_absence(Core* core, uint8_t kind, int64_t since_ns, int64_t now_n
 
 cdef void engine_absent(Core* core, int64_t since_ns, int64_t now_ns,
                         int64_t asleep_ns) noexcept nogil:
-    """The pump did not look from `since_ns` on: frames that came may be lost without a trace.
+    """The pump was away since `since_ns`: frames that came may be lost without a trace.
 
-    `asleep_ns`: how much more time passed than the clock shows. What it means to a BACKUP follows
-    when its deadline is over, and only where all of it is longer than its own interval.
+    `asleep_ns`: the time that passed in addition to the clock's. The effect on a BACKUP follows
+    when its deadline is over, and only if the absence was longer than its own interval.
     """
     note_absence(core, RECORD_ABSENT, since_ns, now_ns, asleep_ns)
 
@@ -230,13 +230,13 @@ cdef void engine_absent(Core* core, int64_t since_ns, int64_t now_ns,
 cdef void engine_dropped(Core* core, int64_t since_ns, int64_t now_ns) noexcept nogil:
     """Frames were lost between these two times, and any of them may have been a master's.
 
-    As an absence, but it counts for each BACKUP, however short it was.
+    It is an absence, but counts for each BACKUP, however short it was.
     """
     note_absence(core, RECORD_DROPPED, since_ns, now_ns, 0)
 
 
 cdef bint waits_on(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Whether a BACKUP whose deadline is over missed too much, and has a later one now."""
+    """Whether a BACKUP whose deadline is over missed too much; if so, its deadline is moved."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef int64_t counted_until_ns = 0
     cdef int64_t deadline_ns = absence_extended(&core.absences, host, &counted_until_ns)
@@ -255,7 +255,7 @@ cdef bint waits_on(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
 
 
 cdef void engine_shown(const Core* core, VirtualHost* copy) noexcept nogil:
-    """Complete the copy of a BACKUP: the deadline and the judged_ns that its absences give it."""
+    """Complete the copy of a BACKUP: its deadline and judged_ns including absences."""
     cdef int64_t counted_until_ns = 0, deadline_ns
     if copy.state != vhid.BACKUP:
         return
@@ -266,10 +266,10 @@ cdef void engine_shown(const Core* core, VirtualHost* copy) noexcept nogil:
 
 
 cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noexcept nogil:
-    """Let every deadline up to `now_ns` happen.
+    """Process every deadline up to `now_ns`.
 
     Master-down counts only up to `heard_until_ns`: all frames that arrived before it have been
-    given to engine_receive. A host whose silence is not yet proven is looked at again next tick.
+    passed to engine_receive. A host whose silence is not proven yet is checked again next tick.
     """
     cdef uint32_t slot
     cdef VirtualHost* host
@@ -281,7 +281,7 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
             return
         host = &core.hosts[slot]
         if host.deadline_ns > now_ns:
-            engine_set_deadline(core, slot, host.deadline_ns)       # re-armed since: lazily
+            engine_set_deadline(core, slot, host.deadline_ns)     # moved since: arm the timer again
         elif host.state == vhid.MASTER:
             vhid_foresee_sending(host)
             due_ns = host.deadline_ns
@@ -304,7 +304,7 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
 
 
 cdef uint8_t why_our_turn(const VirtualHost* host) noexcept nogil:
-    """What let it take over, had it not lost a tie lately: its master's demotion, or interval."""
+    """The reason for taking over without a lost tie: its master's demotion, or interval."""
     cdef const Source* master = vhid_master(host)
     if (host.configured.dialect == vhid.DIALECT_OPENBSD and master != NULL
             and master.demote > vhid_demote(host)):

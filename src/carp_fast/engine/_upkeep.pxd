@@ -1,19 +1,19 @@
-"""Addresses that are not as they should be: tried again, missed for too long, found otherwise."""
+"""Addresses that are not as they should be: retries, deadlines, results of checks."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from carp_fast.engine._core cimport Core
 from carp_fast.engine._vhid cimport Address, VirtualHost
 
-cdef enum There:                # what was found of an address on its interface
-    THERE_NONE                  # nobody has it
-    THERE_OURS                  # it bears our mark
-    THERE_FOREIGN               # it does not
-    THERE_SOMEBODYS             # it is there, and nothing says whose it is
-    THERE_UNKNOWN               # nobody could say
+cdef enum There:                # the result of a check of an address on its interface
+    THERE_NONE                  # it does not exist
+    THERE_OURS                  # it has our mark
+    THERE_FOREIGN               # it does not have our mark
+    THERE_SOMEBODYS             # it exists, of unknown origin
+    THERE_UNKNOWN               # the check was not possible
     THERES
 
-# Tells what is there of one of a host's addresses.
+# Reports the result of a check of one of a host's addresses.
 ctypedef There (*Finder)(void* where, uint32_t slot, uint32_t which) noexcept nogil
 
 cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil

@@ -1,11 +1,11 @@
-"""Addresses that are not as they should be: tried again, missed for too long, found otherwise.
+"""Addresses that are not as they should be: retries, deadlines, results of checks.
 
-A change that the kernel refused is tried again after a while that doubles. A MASTER that has had
-none of its addresses for its deadline, or whose addresses are removed again and again, is demoted
-for a while and resigns: one mechanism for both. What an interface really has is looked at now and
-then; what is found otherwise than it should be comes in here, and nothing else does, so that a
-look at addresses that are all right changes nothing and is not recorded. Who looks is not known
-here, nor a socket or a clock.
+A change that the kernel refused is tried again after a time that doubles. A MASTER that has had
+none of its addresses for its deadline, or whose addresses are removed repeatedly, is demoted for a
+while and resigns: one mechanism for both. The addresses of an interface are checked now and then;
+only results that are not as they should be are passed to this module, so a check of correct
+addresses changes nothing and is not recorded. Must not know what does the check, a socket or a
+clock.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -24,18 +24,18 @@ from carp_fast.engine._wheel cimport NOBODY, wheel_arm, wheel_disarm, wheel_pop,
 
 cdef enum:
     RETRIES_MAX = 10            # doublings of the wait: from 10 ms to 10 s
-    RETRIES_AWAITED = 6         # what is to be done at the end is tried so often: for 0.6 s
+    RETRIES_AWAITED = 6         # how often removals before the end are tried: for 0.6 s
     LOSSES_MAX = 4              # doublings of a demotion: from 1 min to 16 min
 
 cdef int64_t RETRY_NS = 10000000
 cdef int64_t DEMOTED_NS = 60 * <int64_t>SECOND_NS
-cdef int64_t VERIFY_NS = 60 * <int64_t>SECOND_NS        # between two looks at an interface
-# An address that is missed so shortly after we removed another one went with that.
+cdef int64_t VERIFY_NS = 60 * <int64_t>SECOND_NS        # between two checks of an interface
+# An address found missing so soon after we removed another one was removed with that.
 cdef int64_t WITH_OURS_NS = 2 * <int64_t>SECOND_NS
 
 
 cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil:
-    """1: to be added, -1: to be removed, 0: right as it is."""
+    """1: to be added, -1: to be removed, 0: as it should be."""
     cdef bint wanted = (host.state == MASTER and host.configured.manage_addresses
                         and not address.flags & RETIRED)
     if wanted:
@@ -55,7 +55,7 @@ cdef void tell_address(Core* core, uint8_t kind, uint32_t slot, uint32_t which, 
 # ------------------------------------------------------------------------- once more, and too long
 
 cdef void upkeep_plan(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Arm the host's timer for whatever of its upkeep is due first."""
+    """Arm the host's timer for the part of its upkeep that is due first."""
     cdef const VirtualHost* host = &core.hosts[slot]
     cdef int64_t at_ns = host.retry_at_ns, other_ns = deadline_ns(host)
     if other_ns and (not at_ns or other_ns < at_ns):
@@ -70,8 +70,7 @@ cdef void upkeep_plan(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
 
 
 cdef inline int64_t deadline_ns(const VirtualHost* host) noexcept nogil:
-    """When a MASTER without addresses gives up, 0: never; not before its demotion for it is over.
-    """
+    """When a MASTER without addresses gives up, not before a demotion for it ends; 0: never."""
     cdef int64_t at_ns = host.without_ns + host.configured.address_deadline_ms * <int64_t>1000000
     if not host.without_ns or not host.configured.address_deadline_ms or host.state != MASTER:
         return 0
@@ -79,9 +78,9 @@ cdef inline int64_t deadline_ns(const VirtualHost* host) noexcept nogil:
 
 
 cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Every change of the host has its outcome: what failed is tried again, later and later.
+    """Every change of the host has its outcome: failed ones are tried again, at growing intervals.
 
-    Begins or ends the time that a MASTER is without; an address that is there and foreign counts.
+    Starts or ends the time that a MASTER is without an address; a foreign address counts as one.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* address
@@ -90,7 +89,7 @@ cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     for i in range(host.block.address_count):
         address = &host.block.addresses[i]
         if address.flags & FAILED and not wanted_change(host, address):
-            address.flags &= ~<uint32_t>FAILED          # what failed is not wanted any more
+            address.flags &= ~<uint32_t>FAILED          # no longer wanted
             tell_address(core, ADDRESS_RESTORED if address.flags & HELD else ADDRESS_GONE, slot, i,
                          RESTORED_REFUSED, now_ns)
         failed |= address.flags & FAILED != 0
@@ -113,7 +112,7 @@ cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
 
 
 cdef bint upkeep_waits(const Core* core) noexcept nogil:
-    """Whether an address that should not be there any more is to be tried again before long."""
+    """Whether the removal of an address is to be tried again soon."""
     cdef uint32_t slot
     cdef const VirtualHost* host
     if not core.upkeep.armed:
@@ -127,7 +126,7 @@ cdef bint upkeep_waits(const Core* core) noexcept nogil:
 
 
 cdef void upkeep_expire(Core* core, int64_t now_ns) noexcept nogil:
-    """Let everything of the upkeep that is due up to `now_ns` happen; after engine_expire()."""
+    """Process all upkeep that is due up to `now_ns`; after engine_expire()."""
     cdef uint32_t slot
     cdef VirtualHost* host
     cdef int64_t at_ns
@@ -162,10 +161,10 @@ cdef void undemote(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
 
 
 cdef void upkeep_lose(Core* core, uint32_t slot, uint8_t reason, int64_t now_ns) noexcept nogil:
-    """Demote a host for a while and let a MASTER resign: it cannot hold its addresses.
+    """Demote a host that cannot hold its addresses for a while, and let a MASTER resign.
 
-    `reason`: ADDRESS_LOST or ADDRESS_DEADLINE. Each time in a row it is demoted for longer, or a
-    host that preempts would lose its addresses' traffic for a deadline every minute.
+    `reason`: ADDRESS_LOST or ADDRESS_DEADLINE. Each time in a row it is demoted for longer;
+    otherwise a host that preempts would lose its addresses' traffic for a deadline every minute.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     if host.state != MASTER:
@@ -179,7 +178,7 @@ cdef void upkeep_lose(Core* core, uint32_t slot, uint8_t reason, int64_t now_ns)
     upkeep_plan(core, slot, now_ns)
 
 
-# -------------------------------------------------------------------------------- what is there
+# ------------------------------------------------------------------------------------- checks
 
 cdef void record_found(Core* core, uint32_t slot, const Address* address, There there,
                        int64_t now_ns) noexcept nogil:
@@ -211,9 +210,9 @@ cdef bint held_elsewhere(const Core* core, uint32_t slot, uint32_t which) noexce
 
 cdef inline bint went_with_ours(const VirtualHost* host, const Address* address,
                                 const Interface* interface, int64_t now_ns) noexcept nogil:
-    """Whether a missed address may have gone with one that we removed while the host had it.
+    """Whether a missing address may have been removed with one that we removed ourselves.
 
-    Only IPv4 has secondaries, of a subnet that holds more than one address.
+    Only IPv4 has secondaries, in a subnet that holds more than one address.
     """
     return (address.family == 4 and address.prefixlen < 32
             and now_ns - interface.removed_ns < WITH_OURS_NS
@@ -222,10 +221,10 @@ cdef inline bint went_with_ours(const VirtualHost* host, const Address* address,
 
 cdef void address_found(Core* core, uint32_t slot, uint32_t which, There there,
                         int64_t now_ns) noexcept nogil:
-    """What is there of one of a host's addresses. Where that is as it should be, nothing happens.
+    """Handle the result of a check of one of a host's addresses. Does nothing if it is as expected.
 
-    The address of ours that is missing is added again; one of ours that a BACKUP has is removed;
-    one that another hand put in the place of ours is not ours any more.
+    If our address is missing, it is added again; if a BACKUP has one of ours, it is removed; one
+    that another program replaced is no longer ours.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* address = &host.block.addresses[which]
@@ -260,7 +259,7 @@ cdef void address_found(Core* core, uint32_t slot, uint32_t which, There there,
 
 
 cdef uint32_t next_to_verify(Core* core, int64_t now_ns) noexcept nogil:
-    """The next interface whose addresses are to be looked at now, or NOBODY. Each once a minute."""
+    """The next interface whose addresses are to be checked, or NOBODY. Each once a minute."""
     cdef Interface* interface
     cdef uint32_t number, found = NOBODY
     if not core.verify_at_ns or now_ns < core.verify_at_ns:
@@ -281,7 +280,7 @@ cdef uint32_t next_to_verify(Core* core, int64_t now_ns) noexcept nogil:
 
 cdef void verify_hosts(Core* core, uint32_t number, Finder find, void* where,
                        int64_t now_ns) noexcept nogil:
-    """Compare the addresses of an interface's virtual hosts with what is there."""
+    """Check the addresses of an interface's virtual hosts against the existing ones."""
     cdef uint32_t vhid, slot, i
     cdef VirtualHost* host
     for vhid in range(256):

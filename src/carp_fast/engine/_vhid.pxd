@@ -14,10 +14,10 @@ cdef enum State:
 cdef enum Event:
     ON_READY                # interface, link and source are there
     ON_NOT_READY            # one of them is missing; the cause says which
-    ON_RENAMED              # the interface lost its name, and can still be used for a farewell
+    ON_RENAMED              # the interface lost its name, but can still send a resignation
     ON_MASTER_HEARD         # an advertisement that keeps us BACKUP
     ON_SLOWER_MASTER        # ... from a master that we may preempt
-    ON_MASTER_LEAVING       # ... that says it will be silent for longer than we wait
+    ON_MASTER_LEAVING       # ... that announces a silence longer than our wait
     ON_MASTER_LEFT          # the wait after that is over
     ON_MASTER_DOWN          # silence for the whole master-down time
     ON_ADVERTISEMENT_DUE    # our own interval is over
@@ -27,9 +27,9 @@ cdef enum Event:
     ON_LESS_DEMOTED         # ... a lower demote byte than ours (OpenBSD)
     ON_MASTER_DEMOTED       # heard while BACKUP: a higher demote byte than ours (OpenBSD)
     ON_TIE_YIELDED          # heard while MASTER: the same interval, where the hearer yields
-    ON_CONTESTED            # heard while BACKUP: who we tied with may take over from it, too
+    ON_CONTESTED            # heard while BACKUP: a host that we tied with may preempt it, too
     ON_OUR_TURN             # the wait after that is over
-    ON_ADDRESS_LOST         # our addresses cannot be had, or are removed again and again
+    ON_ADDRESS_LOST         # our addresses cannot be added, or are removed repeatedly
     ON_RESIGN               # shutdown or removal
     EVENTS
 
@@ -39,13 +39,13 @@ cdef enum Effect:
     DISARM = 4
     ADVERTISE = 8           # now, and from then on every interval
     LAST_ADVERTISEMENT = 16
-    ANSWER = 32             # advertise and announce at once, at most once an interval
+    ANSWER = 32             # advertise and announce immediately, at most once an interval
     ADD_ADDRESSES = 64      # announced once they are there
     REMOVE_ADDRESSES = 128
     RESIGN = 256            # advertise 255/255 once the addresses are removed
-    ARM_JITTERED = 512      # ARM_MASTER_DOWN and jitter: both hosts may have yielded
+    ARM_JITTERED = 512      # ARM_MASTER_DOWN plus jitter: both hosts may have yielded
     ARM_JITTER = 1024       # wait the jitter alone
-    ADVERTISE_AGAIN = 2048  # ... and soon once more, should this one be lost
+    ADVERTISE_AGAIN = 2048  # ... and again soon, in case this one is lost
 
 cdef enum Reason:
     NO_REASON
@@ -81,7 +81,7 @@ cdef enum Dialect:              # of ties, master-down times and demotion
     DIALECT_FREEBSD             # NetBSD's, too
     DIALECT_OPENBSD
 
-cdef enum SourceMissing:        # value of an ORDER_OWN_SOURCE: which is no address of this machine
+cdef enum SourceMissing:        # value of an ORDER_OWN_SOURCE: which ones are missing
     SOURCE_MISSING = 1
     SOURCE6_MISSING = 2
 
@@ -96,20 +96,20 @@ cdef enum AdvertiseMac:         # the source MAC of advertisements to a group
     BSD_MAC                     # 00:00:5e:00:01:VHID
     OWN_MAC                     # the block's
 
-cdef enum HostFlag:             # of its state; what is configured is in Configured
+cdef enum HostFlag:             # of its state; the configuration is in Configured
     IN_USE = 1
     RESIGN_AFTER_REMOVAL = 2
     LEAVING = 4                 # to be released once its addresses are gone
     MASTER_LEAVES = 8           # the short wait after a resignation runs
     DEMOTE_TOLD = 16            # a foreign demote byte was reported
     SEND_DEMOTED = 32           # three sends in a row failed
-    ANNOUNCING = 64             # MASTER, and the first announcement was due
-    SILENT_4 = 128              # heard over IPv6 alone for a master-down time: said
+    ANNOUNCING = 64             # MASTER, and the first announcement is due
+    SILENT_4 = 128              # heard over IPv6 only for a master-down time, and reported
     SILENT_6 = 256
     CONTESTED = 512             # the short wait before a take-over runs
     REPEATING = 1024            # its next advertisement repeats one that must not be lost
-    PRECEDED = 2048             # in a tie since it rose last, a lower source was heard
-    EXTENDED = 4096             # the wait goes on for what was missed until judged_ns
+    PRECEDED = 2048             # since its last rise a lower source was heard in a tie
+    EXTENDED = 4096             # the wait is longer by what was missed until judged_ns
     BARRED = 8192               # another process of this machine has it
     DUPLICATE = 16384           # another host advertises from our source, see duplicate_ms
     ADDRESS_DEMOTED = 32768     # its addresses could not be held lately
@@ -120,8 +120,8 @@ cdef enum AddressFlag:
     FOREIGN = 4                 # the kernel has it, and we did not
     RETIRED = 8                 # no longer configured: only ever removed
     FAILED = 16                 # its last change was refused
-    LOST = 32                   # we had it, and it is not there any more
-    LOST_WITH_OURS = 64         # ... since another address of ours was removed
+    LOST = 32                   # we had it, and it is gone
+    LOST_WITH_OURS = 64         # ... after another address of ours was removed
 
 cdef enum Pending:
     TO_ADVERTISE = 1
@@ -137,21 +137,21 @@ cdef extern from *:
 
 cdef enum:
     CACHE_LINE = 64
-    # What an advertisement needs besides a host's first two lines.
+    # The parts that an advertisement needs besides a host's first two lines.
     KEY_LINES = 3
     HISTORY_LINES = 2
     BLOCK_LINES = 4             # with one address and one frame
     SECOND_NS = 1000000000
-    DEMOTED_ADVSKEW = 240       # the most that demotion makes of an advskew
+    DEMOTED_ADVSKEW = 240       # the highest advskew that demotion results in
     ADDRESS_DEMOTION = 240      # what ADDRESS_DEMOTED adds to advskew or demote byte
-    OPENBSD_SEND_DEMOTION = 1   # what failing sends add to OpenBSD's demote byte
-    ALTERNATE_KEYS = 4          # digests accepted besides our own after a change
+    OPENBSD_SEND_DEMOTION = 1   # what failed sends add to OpenBSD's demote byte
+    ALTERNATE_KEYS = 4          # digests accepted in addition to ours after a change
     PEERS_MAX = 16              # unicast peers of one virtual host
     SOURCES = 4                 # masters remembered for one virtual host
     DUPLICATE_ENDS = 2          # master-down times without another host from our source
     REPEAT_AFTER = 2            # advertisements until the announcement is repeated
-    AGAIN_AFTER = 16            # of an interval, the part until an advertisement is repeated
-    JITTER_PARTS = 4            # of an interval: the jitter's first range; of a range: where in it
+    AGAIN_AFTER = 16            # part of an interval until an advertisement is repeated
+    JITTER_PARTS = 4            # parts of an interval: the jitter's first range; parts of a range
 
 cdef struct Output:
     uint8_t frame[FRAME_ROOM]
@@ -162,10 +162,10 @@ cdef struct Output:
     uint8_t carp_at             # offset of the CARP header in `frame`
     uint8_t unicast             # to a peer: the kernel routes and resolves
 
-cdef struct Source:             # a host that advertised to us; its counters must ascend
+cdef struct Source:             # a host that advertises to us; its counters must ascend
     uint8_t address[16]
     uint64_t counter            # the highest heard
-    uint64_t refused            # the last that was not above it
+    uint64_t refused            # the last one that was not above it
     int64_t heard_ns            # 0: this place is free
     uint8_t mac[6]
     uint8_t family
@@ -177,8 +177,8 @@ cdef struct Source:             # a host that advertised to us; its counters mus
     uint8_t genuine             # it has sent a counter that we did not know
     uint8_t constant            # its last two advertisements had the same counter
     uint8_t to_line[2]
-    uint32_t noted_ms           # when its counters were last noted in the host's history
-    uint32_t run                # ... and since then those from `counter` - run on came in order
+    uint32_t noted_ms           # when its run was last added to the history
+    uint32_t run                # ... since then counters from `counter` - run on came in order
 
 cdef struct Address:
     uint8_t bytes[16]
@@ -187,25 +187,25 @@ cdef struct Address:
     uint8_t flags
     uint8_t error               # errno of the last failure
 
-cdef struct AlternateKey:       # a digest that we gave up, accepted for a while
+cdef struct AlternateKey:       # a digest of a former key, accepted for a while
     AuthKey key
     int64_t until_ns
 
-cdef struct Block:              # one allocation: this, then what it points to
+cdef struct Block:              # one allocation: this, followed by what it points to
     Address* addresses
     Output* outputs
     AlternateKey* alternates
     uint32_t address_count
     uint32_t output_count
     uint32_t alternate_count
-    uint32_t permanent_count    # the first alternates, that never end: other forms of our key
+    uint32_t permanent_count    # the first alternates, without end: other forms of our key
     uint8_t mac[6]              # see OWN_MAC
 
-# What a virtual host is configured to be, as far as the engine reads it: copied whole by a reload,
-# into a checkpoint and from there into a recording. The keys and what they are given as stand in
-# keys.py; the rest follows from them. All of it is numbers, so that it turns into a dict by itself.
+# The configuration of a virtual host, as far as the engine reads it: a reload, a checkpoint and a
+# recording copy it whole. keys.py names the keys and their units; the other fields follow from
+# them. All fields are numbers, so that it converts to a dict automatically.
 cdef struct Configured:
-    # What an advertisement needs, in the last line of its key.
+    # The fields that an advertisement needs, in the last line of its key.
     uint8_t advbase
     uint8_t advskew
     uint8_t dead_ratio
@@ -213,26 +213,26 @@ cdef struct Configured:
     uint8_t dialect             # a Dialect
     uint8_t replay              # a Replay
     uint8_t advertise_mac       # an AdvertiseMac
-    uint8_t expects_4           # it advertises over IPv4, and expects to hear others there
+    uint8_t expects_4           # it advertises over IPv4, and expects to hear others over it
     uint8_t expects_6
     uint8_t own_source          # the IPv4 source is configured, not the interface's
     uint8_t own_source6
-    uint8_t source_missing      # the configured IPv4 source is no address of this machine
+    uint8_t source_missing      # the configured IPv4 source is not an address of this machine
     uint8_t source6_missing
     uint8_t ignore_link_state
     uint8_t manage_addresses
-    uint8_t announce_on_order   # the up script adds the addresses: announce when told
-    # The rest.
-    uint8_t preferred           # IPv6 addresses may be the source of other traffic
+    uint8_t announce_on_order   # the up script adds the addresses: announce when ordered
+    # The others.
+    uint8_t preferred           # IPv6 addresses may become the source of other traffic
     uint8_t announce_count      # in a row or by interval, see announce_interval_ms
     uint32_t startup_delay_ms
     uint32_t preempt_delay_ms
     uint32_t announce_interval_ms
     uint32_t announce_refresh_ms
-    uint32_t address_deadline_ms    # how long a MASTER may be without; 0: for ever
+    uint32_t address_deadline_ms    # the longest time of a MASTER without; 0: no limit
 
-# A multiple of a cache line. An advertisement heard writes to the first line and one of a source,
-# and reads the second and the key with what follows it: what it needs stands there.
+# Its size is a multiple of a cache line. An advertisement heard writes to the first line and one
+# of a source, and reads the second and the key with what follows: they hold all that it needs.
 cdef struct VirtualHost:
     Block* block
     uint64_t counter
@@ -240,44 +240,44 @@ cdef struct VirtualHost:
     int64_t deadline_ns         # BACKUP: master-down; MASTER: advertisement due
     int64_t heard_ns[2]         # by family: IPv4, IPv6; 0: never
     uint32_t flags
-    uint8_t source4[4]          # that it advertises from: its own, or its interface's
+    uint8_t source4[4]          # of its advertisements: its own, or its interface's
     uint16_t interface
     uint8_t state
     uint8_t reason
     uint8_t pending
-    uint8_t master[2]           # which of its sources is the master, by family, plus 1; 0: none
+    uint8_t master[2]           # index of the master in its sources, by family, plus 1; 0: none
     uint8_t vhid
 
     Source* sources             # the first of SOURCES; see vhid_source
     int64_t preempt_from_ns     # 0: no slower master heard
-    uint32_t sources_apart      # ... and how far it is to the next
+    uint32_t sources_apart      # ... and the distance to the next one
     uint32_t next_same          # next slot with the same interface and vhid, or NOBODY
-    uint32_t jitter_us          # of its master-down since a tie that all may have lost; 0: none
-    uint8_t destination4[4]     # of the first output, where that is an IPv4 group
+    uint32_t jitter_us          # of its master-down since a tie all may have lost; 0: none
+    uint8_t destination4[4]     # of the first output, if that is an IPv4 group
     uint8_t source6[16]
     uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
-    uint16_t demotion           # ordered
+    uint16_t demotion           # by orders
     uint16_t held
     uint8_t failed_sends        # in a row, up to 3
     uint8_t good_sends          # in a row while SEND_DEMOTED
     uint8_t repeat_in           # advertisements until the repeat, 0: none
     uint8_t announce_left
-    uint8_t ties                # lost or yielded, until one master alone was heard; see vhid_tied
+    uint8_t ties                # lost or yielded, until only one master is heard; see vhid_tied
     uint8_t retries             # of a change of an address, in a row
-    uint8_t losses              # in a row, each of which demotes it for longer
+    uint8_t losses              # in a row; each demotes it for longer
     uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE
 
     AuthKey key
     Configured configured
 
-    int64_t tie_since_ns        # first of the ties heard over IPv6 that go on; 0: none
+    int64_t tie_since_ns        # first of the ties over IPv6 that continue; 0: none
     # MASTER: the last of them; BACKUP, EXTENDED: absences until then are in its deadline
     int64_t judged_ns
     int64_t announce_at_ns      # the next announcement by time, 0: none
     int64_t answered_ns
     uint64_t sent
     int64_t since_ns
-    uint32_t told_duplicate_ms  # when it was said last, modulo 2^32; 0: never
+    uint32_t told_duplicate_ms  # when it was last reported, modulo 2^32; 0: never
     uint32_t told_other_master_ms
     uint32_t told_reasserted_ms
     uint32_t told_reset_ms
@@ -289,16 +289,16 @@ cdef struct VirtualHost:
     uint32_t duplicates
     uint32_t counter_resets
     uint32_t family_silences
-    int64_t settled_ns          # BACKUP with ties: one master alone was heard since then
+    int64_t settled_ns          # BACKUP with ties: only one master was heard since then
     uint32_t duplicate_ms       # when another host was last heard from our source, modulo 2^32
     uint8_t duplicate_mac[6]    # ... and its MAC; 0: not known
-    uint8_t mac[6]              # that we advertise from
-    History history             # from a line on: each advertisement sent writes to its first two
-    # By family: the last counter that we knew and that came from who never sent a new one.
+    uint8_t mac[6]              # the source MAC of its advertisements
+    History history             # at a line: each advertisement sent writes to its first two
+    # By family: the last known counter from a source that has not sent a new one.
     uint64_t stranger[2]
     uint32_t stranger_ms[2]
     int64_t retry_at_ns         # when a change of an address is tried again; 0: none has failed
-    int64_t without_ns          # MASTER without any address since then; 0: it has one
+    int64_t without_ns          # MASTER without any address since then; 0: it has some
     int64_t demoted_until_ns    # see ADDRESS_DEMOTED
     uint8_t to_line[16]
 
@@ -309,12 +309,12 @@ cdef struct Transition:
     uint16_t effects
 
 cdef inline Source* vhid_source(const VirtualHost* host, uint32_t which) noexcept nogil:
-    """One of the sources that a host remembers; those that it never had touch no memory."""
+    """One of the sources of a host; unused ones touch no memory."""
     return host.sources + <size_t>which * host.sources_apart
 
 
 cdef inline int64_t vhid_heard_ns(const VirtualHost* host) noexcept nogil:
-    """When the latest of the advertisements that it has heard arrived; 0: it has heard none."""
+    """When the last advertisement that it heard arrived; 0: it has heard none."""
     return max(host.heard_ns[0], host.heard_ns[1])
 
 
@@ -325,14 +325,14 @@ cdef inline bint vhid_virtual_mac(const VirtualHost* host) noexcept nogil:
 
 
 cdef inline void vhid_foresee(const void* begin, uint32_t lines) noexcept nogil:
-    """A hint that memory is needed soon: so many cache lines from there are fetched."""
+    """Fetch `lines` cache lines from `begin` on, which are needed soon, into the cache."""
     cdef uint32_t i
     for i in range(lines):
         __builtin_prefetch(<const char*>begin + i * CACHE_LINE)
 
 
 cdef inline void vhid_foresee_sending(const VirtualHost* host) noexcept nogil:
-    """A hint that the host advertises soon: who does so once a second is in no cache any more."""
+    """Fetch a host that advertises soon: after a second it is in no cache any more."""
     vhid_foresee(&host.key, KEY_LINES)
     vhid_foresee(&host.history, HISTORY_LINES)
     vhid_foresee(host.block, BLOCK_LINES)

@@ -1,8 +1,8 @@
 """The virtual host: its timing and its state machine INIT / BACKUP / MASTER, as one table.
 
-Judges an advertisement into an event and looks up what the event means; carries out nothing.
+Turns an advertisement into an event and looks the event's effects up; carries out nothing.
 Source of the rules: carp_proto_input_c, carp_master_down and carp_setrun in the BSDs' ip_carp.c,
-and ucarp's carp.c where they differ (tie, master-down). Knows no socket, clock or table of hosts.
+and ucarp's carp.c where they differ (tie, master-down). Uses no socket, clock or table of hosts.
 """
 
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
@@ -30,7 +30,7 @@ EFFECT_WORDS = {
 assert len(REASON_WORDS) == REASONS and len(EVENT_WORDS) == EVENTS
 assert sizeof(Source) == 64 and sizeof(VirtualHost) % 64 == 0, sizeof(VirtualHost)
 
-# The whole election. What is not listed changes nothing. An empty reason: the event brings its own.
+# The whole election. Other events change nothing. An empty reason: the event has its own.
 cdef str RISE = "advertise advertise_again add_addresses"
 cdef str YIELD = "arm_master_down remove_addresses"
 cdef str LOSE = "arm_jittered remove_addresses"
@@ -64,9 +64,9 @@ TRANSITIONS = (
 
 cdef enum:
     RESIGNATION = 255 * 256 + 255   # as an interval
-    TIES_BELOW_INTERVAL = 2         # whose jitter has a range shorter than an interval
+    TIES_BELOW_INTERVAL = 2         # after so many the jitter's range is a whole interval
     TIES_MAX = 255
-    REFUSALS = 3                    # in a row that ascend: the source's counters are learned anew
+    REFUSALS = 3                    # in a row that ascend: the source's counters are learned again
 
 cdef Transition[3][EVENTS] table
 memset(table, 0, sizeof(table))
@@ -94,10 +94,10 @@ cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogi
 
 
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
-    """The advskew that goes out: demotion makes at most 240 of it.
+    """The advskew that is sent: with demotion at most 240.
 
-    As in ucarp it is never less than configured; FreeBSD sends at most 240 whatever is
-    configured; OpenBSD has a byte of its own for demotion.
+    As in ucarp it is never less than configured; FreeBSD sends at most 240, whatever is
+    configured; OpenBSD has a separate byte for demotion.
     """
     cdef uint32_t skew = host.configured.advskew + host.demotion
     if host.configured.dialect == DIALECT_OPENBSD:
@@ -114,7 +114,7 @@ cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
 
 
 cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil:
-    """The demote byte that goes out: OpenBSD's, 0 in the other dialects."""
+    """The demote byte that is sent: OpenBSD's, 0 in the other dialects."""
     cdef uint32_t demote = host.demotion
     if host.configured.dialect != DIALECT_OPENBSD:
         return 0
@@ -126,12 +126,12 @@ cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil:
 
 
 cdef uint32_t vhid_interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil:
-    """The interval in 1/256 s that an advertisement says; OpenBSD sends 0/0 every 1/256 s."""
+    """The interval in 1/256 s of an advertisement's fields; OpenBSD sends 0/0 every 1/256 s."""
     return advbase * 256 + advskew if advbase or advskew else 1
 
 
 cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil:
-    """Our advertisement interval in 1/256 s, demotion included: what the election compares."""
+    """Our advertisement interval in 1/256 s including demotion, as the election compares it."""
     return vhid_interval_of(host.configured.advbase, vhid_advskew(host))
 
 
@@ -149,7 +149,8 @@ cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil:
     """The master-down time in 1/256 s: in ucarp, FreeBSD and NetBSD the ratio multiplies only the
     seconds, in OpenBSD the whole interval.
 
-    With advbase 0 it always multiplies the whole interval, else one lost packet would flip it.
+    With advbase 0 it always multiplies the whole interval: otherwise one lost packet would be
+    enough for a take-over.
     """
     if host.configured.advbase == 0 or host.configured.dialect == DIALECT_OPENBSD:
         return host.configured.dead_ratio * vhid_interval(host)
@@ -161,11 +162,12 @@ cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil:
 
 
 cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noexcept nogil:
-    """After how long a silence a source may be another than before, its counters new.
+    """The silence after which a source may have been restarted, with new counters.
 
-    Two of its own intervals, so that a lost advertisement is no silence; but so early that an
-    advertisement refused just before is followed by one that is taken before our master-down
-    passes. For that it takes the source's interval, not ours: that is when it advertises again.
+    It is two of the source's intervals, so that one lost advertisement is not a silence; but short
+    enough for an advertisement that follows a refused one to be accepted before our master-down
+    time is over. That depends on the source's interval, not on ours: it decides when the next one
+    comes.
     """
     cdef int64_t interval_ns = (<int64_t>vhid_interval_of(source.advbase, source.advskew)
                                 * SECOND_NS // 256)
@@ -174,9 +176,10 @@ cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noex
 
 cdef bint vhid_goes_on(const VirtualHost* host, const Source* source, const Advertisement* heard,
                        int64_t arrived_ns) noexcept nogil:
-    """Whether the source is in the middle of its counters: it was taken just below, just now.
+    """Whether the source is within its counters: one just below was accepted, just now.
 
-    A master that others ran ahead of, unheard by it, sends all of theirs before a new one.
+    A master that others ran ahead of, without hearing it, sends all their counters before a new
+    one.
     """
     return (source.heard_ns and 0 < heard.counter - source.counter <= HISTORY_NEAR
             and arrived_ns - source.heard_ns <= vhid_master_down_ns(host))
@@ -184,14 +187,14 @@ cdef bint vhid_goes_on(const VirtualHost* host, const Source* source, const Adve
 
 cdef int64_t vhid_stranger_ms(const VirtualHost* host, const Advertisement* heard,
                               int64_t arrived_ns) noexcept nogil:
-    """How long ago a known counter was taken of a stranger in this family, ms; 0: it came later."""
+    """How long ago a stranger's known counter was accepted in this family, ms; 0: it came later."""
     cdef uint32_t ago_ms = history_ms(arrived_ns) - host.stranger_ms[heard.family == 6]
     return ago_ms if ago_ms <= INT32_MAX else 0
 
 
 cdef bint vhid_proves_order(const VirtualHost* host, Source* source,
                             const Advertisement* heard) noexcept nogil:
-    """Counts one more that is in doubt: is it the third in a row that ascends?"""
+    """Count a counter in doubt; whether it is the third in a row that ascends."""
     source.refusals = source.refusals + 1 if (
         source.refusals and heard.counter > source.refused) else 1
     source.refused = heard.counter
@@ -199,7 +202,7 @@ cdef bint vhid_proves_order(const VirtualHost* host, Source* source,
 
 
 cdef inline int64_t jitter_part_ns(const VirtualHost* host) noexcept nogil:
-    """A part of the jitter's range: a quarter interval, twice that with each tie, at most all."""
+    """A part of the jitter's range: a quarter interval, doubled by each tie, at most all of it."""
     cdef int64_t range_ns = vhid_interval_ns(host)
     if host.ties <= TIES_BELOW_INTERVAL:
         range_ns = (range_ns // JITTER_PARTS) << (host.ties - 1)
@@ -207,11 +210,11 @@ cdef inline int64_t jitter_part_ns(const VirtualHost* host) noexcept nogil:
 
 
 cdef void vhid_tied(VirtualHost* host, uint64_t random) noexcept nogil:
-    """The host lost a tie, or yielded: how much longer it waits from now on.
+    """The host lost a tie, or yielded: set the jitter of its waits from now on.
 
-    The wait ends in the last quarter of the jitter's range, behind who waits no longer, as a BSD
-    does; but in every other tie in the first quarter where no lower source was heard, before those
-    who have heard one. So both kinds of hosts are parted, also where advertisements take long.
+    The wait ends in the last quarter of the jitter's range, after hosts without jitter, such as a
+    BSD; but in every other tie in the first quarter if no lower source was heard, before the hosts
+    that have heard one. So both kinds of hosts are separated, even if advertisements take long.
     """
     cdef int64_t part_ns, wait_ns
     host.ties = host.ties + 1 if host.ties < TIES_MAX else TIES_MAX - 1
@@ -235,14 +238,14 @@ cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard
 
 
 cdef bint vhid_duplicate_over(const VirtualHost* host, int64_t now_ns) noexcept nogil:
-    """Whether nobody else was heard from our source for so long that nobody is there."""
+    """Whether no other host was heard from our source for so long that it must be gone."""
     cdef uint32_t silent_ms = <uint32_t>(now_ns // 1000000) - host.duplicate_ms
     return (silent_ms <= INT32_MAX              # frames are not in the order of their arrival
             and silent_ms * <int64_t>1000000 > DUPLICATE_ENDS * vhid_master_down_ns(host))
 
 
 cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil:
-    """Whether this is a MAC: a raw socket tells none, and leaves zeros in its place."""
+    """Whether this is a MAC: a raw socket has none, and leaves zeros in its place."""
     return mac[0] or mac[1] or mac[2] or mac[3] or mac[4] or mac[5]
 
 
@@ -266,11 +269,11 @@ cdef inline uint32_t last_octet_first(const uint8_t* address) noexcept nogil:
 
 
 cdef bint may_preempt(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
-    """Whether preemption is allowed against this slower master, its delay over."""
+    """Whether we may preempt this slower master: allowed, and the delay is over."""
     if host.configured.preempt == PREEMPT_NEVER:
         return False
     if host.configured.preempt == PREEMPT_DEMOTED and heard.advskew < DEMOTED_ADVSKEW:
-        host.preempt_from_ns = 0                # the delay begins anew with its demotion
+        host.preempt_from_ns = 0                # the delay begins again with its demotion
         return False
     if host.preempt_from_ns == 0:
         host.preempt_from_ns = now_ns + <int64_t>host.configured.preempt_delay_ms * 1000000
@@ -286,9 +289,10 @@ cdef bint precedes(const VirtualHost* host, const Advertisement* heard) noexcept
 
 cdef void note_precedence(VirtualHost* host, const Advertisement* heard,
                           int64_t now_ns) noexcept nogil:
-    """Heard in a tie: does the other host go first when they rise the next time?
+    """Heard in a tie: note if the other host takes precedence at the next rise.
 
-    Where both families are heard IPv4 decides, or each of two hosts could go first in another one.
+    If both families are heard, IPv4 decides; otherwise each of two hosts could have precedence in
+    one of them.
     """
     if host.flags & PRECEDED or not precedes(host, heard):
         return
@@ -304,9 +308,9 @@ cdef void note_precedence(VirtualHost* host, const Advertisement* heard,
 
 cdef void follow_tie(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
                      int64_t now_ns) noexcept nogil:
-    """As BACKUP after a tie: is it one master alone that is heard, and was it in the tie?
+    """As BACKUP after a tie: note whether a single master is heard, and whether it was in the tie.
 
-    A host that is not heard for two of its intervals has yielded, too, and is no master yet.
+    A host that is not heard for two of its intervals has yielded, too, and is not a master yet.
     """
     cdef uint8_t known = host.master[heard.family == 6]
     cdef const Source* master = vhid_source(host, known - 1) if known else NULL
@@ -320,8 +324,8 @@ cdef void follow_tie(VirtualHost* host, const Advertisement* heard, uint32_t the
 cdef bint loses_tie(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
     """Whether the other host has precedence: the lower source, in IPv4 as ucarp compares it.
 
-    Where both families are in use IPv4 decides, or two hosts could both yield, each in another
-    family. Over IPv6 a tie is lost only when it goes on for an interval, IPv4 deciding nothing.
+    If both families are in use, IPv4 decides; otherwise two hosts could both yield, each in
+    another family. Over IPv6 a tie is lost only if it lasts an interval without a decision in IPv4.
     """
     cdef int64_t interval_ns = vhid_interval_ns(host)
     if heard.family == 4:
@@ -335,12 +339,12 @@ cdef bint loses_tie(VirtualHost* host, const Advertisement* heard, int64_t now_n
 
 
 cdef Event judge_twin(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
-    """A tie with a host that has our source: the higher MAC stays, the lower one yields.
+    """Judge a tie with a host that has our source: the higher MAC stays, the lower one yields.
 
-    From our own MAC it is what we sent before we were started anew, and we stay. Where hosts share
-    a virtual MAC, or ours does not see it, the hearer yields as in the BSDs, and jitter parts the
-    two. A ucarp with our source never yields to it: a tie that goes on for two intervals
-    after our answers is left to the other host. A BSD yields whatever we do.
+    An advertisement from our own MAC was sent before our restart, and we stay. If hosts share a
+    virtual MAC, or our MAC is unknown, the hearer yields as in the BSDs, and jitter separates the
+    two. A ucarp with our source never yields to it: a tie that lasts for two intervals after our
+    answers is left to the other host. A BSD yields in any case.
     """
     cdef int order = memcmp(host.mac, heard.source_mac, 6)
     cdef int64_t interval_ns = vhid_interval_ns(host)
@@ -386,10 +390,10 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
         follow_tie(host, heard, theirs, now_ns)
     if late and host.flags & (MASTER_LEAVES | CONTESTED):
         return EVENTS
-    # OpenBSD does not look for who will time out where its own advbase is 0.
+    # If its own advbase is 0, OpenBSD does not check for masters that will time out.
     if theirs > vhid_master_down(host) and (
             host.configured.advbase or host.configured.dialect != DIALECT_OPENBSD):
-        # Nobody authenticates who resigns: only the master that we heard can leave.
+        # The digest does not cover the sender: only the master that we heard can resign.
         if known and memcmp(vhid_source(host, known - 1).address, heard.source, 16) != 0:
             return EVENTS
         return EVENTS if late else ON_MASTER_LEAVING
@@ -407,11 +411,11 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
 
 cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,
                       int64_t now_ns) noexcept nogil:
-    """What a valid advertisement means to `host`; EVENTS when it means nothing.
+    """The event of a valid advertisement for `host`; EVENTS if it has no effect.
 
-    In the BSDs equal hosts that take over from the same master tie, and all of them yield. It
-    would be the next to advertise, for ever: a host with ties waits its jitter first.
-    `duplicate`: another host sends from our own source address.
+    In the BSDs equal hosts that take over from the same master tie, and all of them yield. That
+    would repeat for ever: a host with ties waits for its jitter first. `duplicate`: another host
+    sends from our own source address.
     """
     cdef uint32_t theirs = vhid_interval_of(heard.advbase, heard.advskew)
     if host.state == MASTER:

@@ -1,7 +1,7 @@
 """A hashed timer wheel: intrusive, integer ticks, stable order.
 
-Timers are numbers below a capacity, ticks are integers that only grow; what a tick means is the
-caller's business. Arm, disarm and pop are constant-time; memory is reserved once. Timers of one
+Timers are numbers below a capacity, ticks are integers that only grow; the caller defines the
+meaning of a tick. Arm, disarm and pop are constant-time; memory is reserved once. Timers of one
 tick are popped in the order in which they were armed. Knows no virtual host and no clock.
 """
 
@@ -14,7 +14,7 @@ cdef extern from *:
 
 
 cpdef uint64_t power_of_two(uint64_t least) noexcept nogil:
-    """The lowest power of two that is not below `least`: how large rings and tables are."""
+    """The lowest power of two that is not below `least`: the size of rings and tables."""
     cdef uint64_t size = 1
     while size < least:
         size <<= 1
@@ -113,8 +113,8 @@ cdef inline int64_t next_occupied(const Wheel* wheel, int64_t tick) noexcept nog
 cdef uint32_t wheel_pop(Wheel* wheel, int64_t tick) noexcept nogil:
     """Disarm and return the next timer due at or before `tick`, or NOBODY when none is left.
 
-    Between two calls timers may be armed and disarmed at will. One that is armed for the tick
-    being popped waits for the next tick.
+    Timers may be armed and disarmed between two calls. One that is armed for the tick being popped
+    waits for the next tick.
     """
     cdef uint32_t timer
     cdef int64_t found
@@ -138,7 +138,7 @@ cdef uint32_t wheel_pop(Wheel* wheel, int64_t tick) noexcept nogil:
 cdef int64_t wheel_next(const Wheel* wheel) noexcept nogil:
     """A lower bound of the earliest armed tick, at most a revolution away; -1 when none is armed.
 
-    It is exact for timers of the current revolution; a later one may cost a needless look.
+    It is exact for timers of the current revolution; a later one may cost an extra wake-up.
     """
     if not wheel.armed:
         return -1
@@ -148,7 +148,7 @@ cdef int64_t wheel_next(const Wheel* wheel) noexcept nogil:
 
 
 cdef void wheel_skip(Wheel* wheel, int64_t tick) noexcept nogil:
-    """Take an empty wheel forward to `tick`: nobody waits in between."""
+    """Move an empty wheel forward to `tick`: no timer is armed in between."""
     if not wheel.armed and wheel.tick < tick:
         wheel.tick = tick
 
@@ -189,7 +189,7 @@ cdef class TimerWheel:
         return self.wheel.armed
 
     def spin(self, int64_t rounds) -> None:
-        """Re-arm every timer `rounds` times in turn: the benchmark's inner loop."""
+        """Arm every timer again `rounds` times in turn: the benchmark's inner loop."""
         cdef int64_t i
         cdef uint32_t timer
         with nogil:

@@ -30,7 +30,7 @@ cdef enum Verdict:
     LOOP
     REPLAY
     VERDICTS                        # how many there are
-    NOT_CARP                        # not ours to judge: counted nowhere
+    NOT_CARP                        # not a CARP frame: not counted
 
 cdef struct Advertisement:
     uint64_t counter
@@ -45,8 +45,8 @@ cdef struct Advertisement:
     uint8_t advskew
     uint8_t advbase
     uint8_t demote
-    bint unicast                    # neither a group nor a broadcast: its sources are listed
-    bint vrrp_length                # the payload is as long as its VRRPv2 address count says
+    bint unicast                    # neither a group nor a broadcast: its source must be a peer
+    bint vrrp_length                # the length of the payload matches its VRRPv2 address count
 
 cdef Verdict wire_parse_ip(const uint8_t* frame, uint32_t length,
                            Advertisement* advertisement) noexcept nogil

@@ -30,7 +30,7 @@ cdef inline uint16_t be16(const uint8_t* p) noexcept nogil:
 
 
 cdef inline uint64_t be64(const uint8_t* p) noexcept nogil:
-    # Written out, compilers see one load in it, and not in a loop.
+    # Written out, since compilers make one load of it, but not of a loop.
     return (<uint64_t>p[0] << 56 | <uint64_t>p[1] << 48 | <uint64_t>p[2] << 40
             | <uint64_t>p[3] << 32 | <uint64_t>p[4] << 24 | <uint64_t>p[5] << 16
             | <uint64_t>p[6] << 8 | p[7])
@@ -80,8 +80,8 @@ cdef Verdict wire_parse_ip(const uint8_t* frame, uint32_t length,
                            Advertisement* a) noexcept nogil:
     """Judge a frame up to length and TTL, and fill the addresses and `a.carp`.
 
-    `a.carp` stays NULL where the verdict is NOT_CARP, BAD_LENGTH or VRRP. A unicast's TTL is not
-    looked at: its source must be listed, which the caller knows. wire_parse_carp goes on.
+    `a.carp` stays NULL if the verdict is NOT_CARP, BAD_LENGTH or VRRP. A unicast's TTL is not
+    checked: its source must be a peer, which the caller checks. wire_parse_carp continues.
     """
     cdef uint32_t length_left, payload
     cdef Verdict verdict
@@ -135,7 +135,7 @@ cdef Verdict open_ipv4(const uint8_t* ip, uint32_t length, Advertisement* a,
 
 cdef Verdict open_ipv6(const uint8_t* ip, uint32_t length, Advertisement* a,
                        uint32_t* payload) noexcept nogil:
-    """Nobody sends CARP behind extension headers: a packet with them is not CARP."""
+    """Find the payload. CARP never has extension headers: a packet with them is not CARP."""
     if length < IPV6_LENGTH or ip[0] >> 4 != 6 or ip[6] != PROTOCOL_CARP:
         return NOT_CARP
     payload[0] = be16(ip + 4)
@@ -151,10 +151,10 @@ cdef Verdict open_ipv6(const uint8_t* ip, uint32_t length, Advertisement* a,
 
 
 cdef Verdict wire_parse_carp(Advertisement* a) noexcept nogil:
-    """Judge checksums, version and type of what wire_parse_ip let pass, and fill the rest of `a`.
+    """Judge checksums, version and type of what wire_parse_ip accepted, and fill in the rest.
 
-    The checks run in the order of the Verdict enum. Version 3 passes as OK: only a digest tells
-    it from VRRP.
+    The checks run in the order of the Verdict enum. Version 3 passes as OK: only a digest
+    distinguishes it from VRRP.
     """
     cdef const uint8_t* carp = a.carp
     a.version = carp[0] >> 4
@@ -177,7 +177,7 @@ cdef Verdict wire_parse_carp(Advertisement* a) noexcept nogil:
 
 cdef void wire_build4(uint8_t* frame, const uint8_t* destination_mac, const uint8_t* source_mac,
                       const uint8_t* source, const uint8_t* destination) noexcept nogil:
-    """Write Ethernet and IPv4 of an advertisement: 34 bytes that stay; TOS 0x10, DF, TTL 255."""
+    """Write Ethernet and IPv4 of an advertisement: 34 constant bytes; TOS 0x10, DF, TTL 255."""
     cdef uint8_t* ip = frame + ETHERNET_LENGTH
     memcpy(frame, destination_mac, 6)
     memcpy(frame + 6, source_mac, 6)
@@ -196,7 +196,7 @@ cdef void wire_build4(uint8_t* frame, const uint8_t* destination_mac, const uint
 
 cdef void wire_build6(uint8_t* frame, const uint8_t* destination_mac, const uint8_t* source_mac,
                       const uint8_t* source, const uint8_t* destination) noexcept nogil:
-    """Write Ethernet and IPv6 of an advertisement: 54 bytes that stay; hop limit 255."""
+    """Write Ethernet and IPv6 of an advertisement: 54 constant bytes; hop limit 255."""
     memcpy(frame, destination_mac, 6)
     memcpy(frame + 6, source_mac, 6)
     build_ipv6(frame, CARP_LENGTH, PROTOCOL_CARP, source, destination)
@@ -253,8 +253,8 @@ cdef void wire_build_na(uint8_t* frame, const uint8_t* source_mac, const uint8_t
                         bint router) noexcept nogil:
     """Write an unsolicited neighbour advertisement for the IPv6 `address`, held by `source_mac`.
 
-    To all nodes, from the address itself, Override set, Solicited clear. Without `router` where
-    the holder forwards, hosts would drop it as their gateway (RFC 4861, 7.2.5).
+    To all nodes, from the address itself, Override set, Solicited clear. `router` must be set if
+    the holder forwards, or hosts would drop it as their gateway (RFC 4861, 7.2.5).
     """
     cdef uint8_t* icmp = frame + ETHERNET_LENGTH + IPV6_LENGTH
     memcpy(frame, ALL_NODES_MAC, 6)
@@ -284,7 +284,7 @@ cdef uint16_t wire_checksum6(const uint8_t* ip, const uint8_t* payload,
 
 cdef uint32_t wire_build_announcement(uint8_t* frame, const uint8_t* source_mac, uint8_t family,
                                       const uint8_t* address, bint router) noexcept nogil:
-    """Write what tells neighbours who holds `address` now; the frame's length."""
+    """Write the announcement of `address` to neighbours; the frame's length."""
     if family == 4:
         wire_build_arp(frame, source_mac, address)
         return ARP_FRAME_LENGTH
@@ -293,10 +293,10 @@ cdef uint32_t wire_build_announcement(uint8_t* frame, const uint8_t* source_mac,
 
 
 cdef void wire_put_stamp(uint8_t* stamp, int64_t at_ns) noexcept nogil:
-    """Write the STAMP_LENGTH bytes that say when a frame was sent, CLOCK_REALTIME.
+    """Write the STAMP_LENGTH bytes that tell when a frame was sent, CLOCK_REALTIME.
 
-    They stand behind the IP packet, where Ethernet has its padding: no length, checksum or digest
-    covers them, every receiver of CARP ignores them, and a switch passes them on.
+    They follow the IP packet, in Ethernet's padding: no length, checksum or digest covers them,
+    every receiver of CARP ignores them, and a switch passes them on.
     """
     cdef int i
     memcpy(stamp, STAMP_MARK, 4)
@@ -306,9 +306,9 @@ cdef void wire_put_stamp(uint8_t* stamp, int64_t at_ns) noexcept nogil:
 
 cdef int64_t wire_stamp(const Advertisement* a, const uint8_t* frame,
                         uint32_t length) noexcept nogil:
-    """When the sender says that it sent the frame of which `length` bytes are here; 0: it does not.
+    """When the sender sent the frame, by its stamp within `length` bytes; 0: it has no stamp.
 
-    Asked after wire_parse_ip, where that has found `a.carp`.
+    Call it after wire_parse_ip, if that has set `a.carp`.
     """
     cdef uint32_t end = ETHERNET_LENGTH
     end += be16(a.ip + 2) if a.family == 4 else IPV6_LENGTH + be16(a.ip + 4)
