@@ -10,12 +10,14 @@ import functools
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import MutableMapping
 from typing import TextIO
 
 import msgspec
+
+from carp_fast.daemon.outlet import OutletHandler
+from carp_fast.standard import STDERR
 
 logger = logging.getLogger(__name__)
 
@@ -207,16 +209,20 @@ def start_logging(
 ) -> str:
     """Sends every log record to stderr (or `stream`) in one of LOG_FORMATS; returns which.
 
+    Nothing waits for whoever reads stderr, see outlet.py.
+
     None: "journal" if stderr is the journal, otherwise "text". Replaces what was set up before.
     """
     if log_format is None:
         log_format = "journal" if stderr_is_journal() else "text"
     formatters = {"text": TextFormatter, "json": JsonFormatter, "journal": JournalFormatter}
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(stream) if stream is not None else OutletHandler(STDERR)
     handler.setFormatter(formatters[log_format]())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
+        if isinstance(old, OutletHandler):
+            old.close()
     root.addHandler(handler)
     root.setLevel(level)
     # Without the last resort no record can appear in another form.

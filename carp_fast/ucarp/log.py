@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
-import sys
 import time
-from typing import TextIO
+from socket import MSG_DONTWAIT, socket
+
+from carp_fast.daemon.outlet import OutletHandler
+from carp_fast.standard import STDERR, STDOUT
 
 SYSLOG_SOCKET = "/dev/log"
 SYSLOG_NAME = "ucarp"
@@ -61,24 +63,75 @@ class ForSyslog(logging.Formatter):
 
 
 class Standard(logging.Handler):
-    """Writes warnings and errors to stderr, the rest to stdout, each line immediately."""
+    """Writes warnings and errors to stderr, the rest to stdout, each line immediately.
+
+    Neither waits for its reader, see outlet.py.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stdout = OutletHandler(STDOUT)
+        self._stderr = OutletHandler(STDERR)
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        for each in (self._stdout, self._stderr):
+            each.setFormatter(fmt)
 
     def emit(self, record: logging.LogRecord) -> None:
-        stream: TextIO = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        try:
-            stream.write(self.format(record) + "\n")
-            stream.flush()
-        except (OSError, ValueError):
-            pass  # closed by its reader, which must not end the daemon
+        (self._stderr if record.levelno >= logging.WARNING else self._stdout).emit(record)
+
+    def flush(self) -> None:
+        """Waits for readers, FLUSH_S each at most."""
+        for each in (self._stdout, self._stderr):
+            each.flush()
+
+    def close(self) -> None:
+        for each in (self._stdout, self._stderr):
+            each.close()
+        super().close()
 
 
 class Syslog(logging.handlers.SysLogHandler):
-    """Sends to the local syslog daemon; lines are lost while it does not run, as with syslog(3)."""
+    """Sends to the local syslog daemon, without waiting for it.
+
+    Lines are lost while it does not run, as with syslog(3), or does not read. Their number is
+    logged there once it takes lines again.
+    """
 
     append_nul = False
+    socket: socket  # which the type stubs of the standard library leave out
 
     def __init__(self, facility: int) -> None:
         super().__init__(SYSLOG_SOCKET, facility)
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._lost:
+            text = "log lines that syslog did not take: %d"
+            args = (self._lost,)
+            lost = logging.LogRecord(logger.name, logging.WARNING, "", 0, text, args, None)
+            if not self._send(lost):
+                self._lost += 1
+                return
+            self._lost = 0
+        if not self._send(record):
+            self._lost += 1
+
+    def _send(self, record: logging.LogRecord) -> bool:
+        priority = self.encodePriority(self.facility, self.mapPriority(record.levelname))
+        message = f"<{priority}>{self.format(record)}".encode("utf-8", "backslashreplace")
+        try:
+            self.socket.send(message, MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # it was started again: another socket
+            try:
+                self.socket.close()
+                self.createSocket()
+                self.socket.send(message, MSG_DONTWAIT)
+            except OSError:
+                return False
+        return True
 
     def encodePriority(self, facility: int | str, priority: int | str) -> int:
         assert isinstance(facility, int)
@@ -86,9 +139,6 @@ class Syslog(logging.handlers.SysLogHandler):
 
     def mapPriority(self, levelName: str) -> str:
         return str(PRIORITY[logging.getLevelName(levelName)])
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Ignores the error: the line is lost, and the next one opens the socket again."""
 
 
 def _passes(record: logging.LogRecord) -> bool:
