@@ -1,7 +1,7 @@
-"""The clients of the control socket: ask a daemon, follow its events, with asyncio or without.
+"""Clients of the control socket: query a daemon, follow its events, with asyncio or without.
 
-One connection a request; ControlClient waits, AsyncControlClient is awaited, and both give the same
-documents. Must not know how a daemon answers, nor how an answer is shown.
+Each request has its own connection. ControlClient blocks, AsyncControlClient is awaited, and both
+return the same documents. Must not know how a daemon answers, nor how an answer is shown.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ from carp_fast.control.protocol import (
 )
 
 REQUEST_TIMEOUT_S = 60.0  # for the next piece of an answer
-# Ctrl-C just before a wait begins does not end it: Python acts on it when the wait is over.
+# Ctrl-C just before a wait begins does not end it: Python handles it when the wait is over.
 INTERRUPTED_WITHIN_S = 1.0
 
 Document = TypeVar("Document")
 
 
 class StatusAnswer(msgspec.Struct):
-    """The line that answers StatusRequest: the document as it came."""
+    """The answer to StatusRequest, with the document as JSON."""
 
     status: msgspec.Raw
 
 
 class ExplainAnswer(msgspec.Struct):
-    """The line that answers ExplainRequest: the document as it came."""
+    """The answer to ExplainRequest, with the document as JSON."""
 
     explain: msgspec.Raw
 
 
 class RecordAnswer(msgspec.Struct):
-    """The line that answers RecordRequest."""
+    """The answer to RecordRequest."""
 
     recording: Recording
 
 
 def daemon_pid(path: Path) -> int | None:
-    """The process that listens on a control socket; None: nobody who could be asked does."""
+    """The process that listens on a control socket; None if none does that may be queried."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -75,11 +75,11 @@ def daemon_pid(path: Path) -> int | None:
 
 
 def decoded(line: bytes | msgspec.Raw, kind: type[Document], path: Path) -> Document:
-    """A document as its class. Raises ControlError for another one than is known here."""
+    """A document as its class. Raises ControlError if it does not fit."""
     try:
         return msgspec.json.decode(line, type=kind)
     except msgspec.DecodeError as error:
-        text = f"the daemon at {path} answers what this version does not know: {error}"
+        text = f"the daemon at {path} sent an answer that this version does not know: {error}"
         raise ControlError(text) from error
 
 
@@ -90,7 +90,7 @@ def encoded(command: str, arguments: dict[str, object]) -> bytes:
 
 
 class _Lines:
-    """Whole lines of what comes in pieces."""
+    """Splits received pieces into whole lines."""
 
     def __init__(self) -> None:
         self._whole: deque[bytes] = deque()
@@ -106,17 +106,17 @@ class _Lines:
             self._begun.append(rest)
 
     def take(self) -> bytes | None:
-        """The next line, without its end; None: it has not come yet."""
+        """The next line, without its end; None if it is not complete."""
         return self._whole.popleft() if self._whole else None
 
     @property
     def begun(self) -> bool:
-        """Whether a part of a line is here."""
+        """Whether part of a line was received."""
         return bool(self._begun)
 
 
 class _Daemon:
-    """Whom a client asks: its path, how long it is waited for, and what it may do wrong."""
+    """The queried daemon: its path, the timeout, and the errors that it may cause."""
 
     def __init__(self, path: Path | str, timeout_s: float) -> None:
         self.path = Path(path)
@@ -128,7 +128,7 @@ class _Daemon:
         if isinstance(error, PermissionError):
             return ControlError(f"no permission for {self.path}: it belongs to the daemon's user")
         if isinstance(error, BlockingIOError | TimeoutError):
-            return ControlTimeout(f"the daemon at {self.path} takes no connections now")
+            return ControlTimeout(f"the daemon at {self.path} accepts no connections now")
         return ControlError(f"{self.path}: {error.strerror or error}")
 
     def silent(self) -> ControlTimeout:
@@ -142,7 +142,7 @@ class _Daemon:
         return self.ended(" in the middle of its answer" if lines.begun else " without an answer")
 
     def checked(self, line: bytes, otherwise: str = "the daemon refused") -> bytes:
-        """A line that does not refuse. Raises ControlError."""
+        """Returns a line unless it is a refusal. Raises ControlError."""
         try:
             verdict = msgspec.json.decode(line, type=Verdict)
         except msgspec.DecodeError as error:
@@ -184,7 +184,7 @@ class ControlStream(Closing, Generic[Document]):
 
     @property
     def closed(self) -> bool:
-        """Whether it was ended here."""
+        """Whether close() was called."""
         return self._connection.fileno() < 0
 
     def next_event(self, timeout_s: float | None = None) -> Document:
@@ -210,11 +210,11 @@ class ControlStream(Closing, Generic[Document]):
 
 
 class ControlClient(Closing):
-    """Asks the daemon that listens at `path`, and waits for its answers.
+    """Queries the daemon that listens at `path`, and waits for its answers.
 
-    `timeout_s` bounds the wait for the next piece of an answer, not the whole answer. Every method
+    `timeout_s` limits the wait for the next piece of an answer, not the whole answer. Every method
     raises ControlError: no daemon, no permission, a refusal, an answer that this version does not
-    know; and ControlTimeout, which is one. A context manager: leaving the block ends its streams.
+    know; or its subclass ControlTimeout. A context manager: leaving the block ends its streams.
     """
 
     def __init__(self, path: Path | str, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
@@ -239,7 +239,7 @@ class ControlClient(Closing):
         state: str | None = None,
         problems: bool = False,
     ) -> Status:
-        """The virtual hosts that match, and what is true of all; `problems`: only what is wrong.
+        """The virtual hosts that match, and totals of all; `problems`: only those with problems.
 
         `state`: "INIT", "BACKUP" or "MASTER".
         """
@@ -247,7 +247,9 @@ class ControlClient(Closing):
         return decoded(self._ask(request, StatusAnswer).status, Status, self.path)
 
     def status_json(self, request: StatusRequest) -> bytes:
-        """The status document as the daemon wrote it, keys that are not known here included."""
+        """The status document as the daemon wrote it, including keys that this version does not
+        know.
+        """
         return bytes(self._ask(request, StatusAnswer).status)
 
     def explain(self, interface: str, vhid: int) -> Explanation:
@@ -255,13 +257,13 @@ class ControlClient(Closing):
         return decoded(self.explain_json(interface, vhid), Explanation, self.path)
 
     def explain_json(self, interface: str, vhid: int) -> bytes:
-        """The explanation as the daemon wrote it, keys that are not known here included."""
+        """The explanation as the daemon wrote it, with keys that this version does not know."""
         return bytes(self._ask(ExplainRequest(interface, vhid), ExplainAnswer).explain)
 
     def reload(self, *, force: bool = False) -> Reloaded:
-        """Has the configuration read again; `force`: also where that looks like an accident.
+        """Reads the configuration again; `force`: also if the change looks like an accident.
 
-        Raises ControlError, with its `faults`, where nothing was changed.
+        Raises ControlError, with its `faults`, if nothing was changed.
         """
         return self._ask(ReloadRequest(force), Reloaded)
 
@@ -270,7 +272,7 @@ class ControlClient(Closing):
         return self._ask(RecordRequest(interface, vhid), RecordAnswer).recording
 
     def events(self) -> ControlStream[StateEvent]:
-        """Every change of a state from now on: the daemon has confirmed it."""
+        """A stream of every change of state from now on: the daemon has confirmed it."""
         return self._stream(encoded("events", {}), StateEvent)
 
     # -- any command, as JSON
@@ -281,14 +283,14 @@ class ControlClient(Closing):
         return answer
 
     def request_raw(self, command: str, **arguments: object) -> bytes:
-        """The answer to any command as JSON text, known to be whole and no refusal."""
+        """The answer to any command as JSON text; it is complete and not a refusal."""
         return self._line(encoded(command, arguments))
 
     def stream(self, command: str = "events", **arguments: object) -> ControlStream[dict[str, Any]]:
-        """A stream, its events as dicts, once the daemon has confirmed it."""
+        """A stream of events as dicts, after the daemon has confirmed it."""
         return self._stream(encoded(command, arguments), dict[str, Any])
 
-    # -- how
+    # -- connections
 
     def _ask(self, request: Request, kind: type[Document]) -> Document:
         return decoded(self._line(msgspec.json.encode(request)), kind, self.path)
@@ -313,7 +315,7 @@ class ControlClient(Closing):
         connection.settimeout(self._daemon.timeout_s)
         try:
             connection.connect(os.fspath(self.path))
-            # A server that refuses closes without reading; its answer is still to be read.
+            # A server that refuses closes without reading; its answer can still be read.
             with contextlib.suppress(ConnectionError):
                 connection.sendall(request + b"\n")
         except OSError as error:
@@ -322,7 +324,7 @@ class ControlClient(Closing):
         return connection
 
     def _read_line(self, connection: socket.socket, lines: _Lines) -> bytes:
-        """The answer's line, which does not refuse."""
+        """The answer's line, unless it is a refusal. Raises ControlError."""
         while (line := lines.take()) is None:
             try:
                 data = connection.recv(CHUNK_BYTES)
@@ -364,7 +366,7 @@ class _Connection:
         self._writer.close()
 
     async def _more(self, timeout_s: float | None) -> bool:
-        """Reads some of what comes; False: nothing comes any more. Raises TimeoutError."""
+        """Reads some data; returns False at the end. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
             try:
                 data = await self._reader.read(CHUNK_BYTES)
@@ -374,7 +376,7 @@ class _Connection:
         return bool(data)
 
     async def answer(self) -> bytes:
-        """The answer's line, which does not refuse."""
+        """The answer's line, unless it is a refusal. Raises ControlError."""
         while (line := self._lines.take()) is None:
             try:
                 comes = await self._more(self._daemon.timeout_s)
@@ -397,7 +399,7 @@ class _Connection:
 
 
 class AsyncControlStream(Generic[Document]):
-    """Documents of a stream: `async with` begins it, `async for` or next_event() takes them.
+    """Documents of a stream: `async with` begins it, `async for` or next_event() returns them.
 
     Raises ControlError when there is no daemon, or when it ends the stream.
     """
@@ -407,7 +409,7 @@ class AsyncControlStream(Generic[Document]):
         self._request = request
         self._kind = kind
         self._connection: _Connection | None = None
-        self.closed = False  # whether it was ended here
+        self.closed = False  # whether close() was called
 
     async def __aenter__(self) -> Self:
         """Returns once the daemon has confirmed the stream."""
@@ -442,7 +444,7 @@ class AsyncControlStream(Generic[Document]):
 
 
 class AsyncControlClient:
-    """ControlClient for asyncio: the same questions, answers and errors, awaited.
+    """ControlClient for asyncio: the same requests, answers and errors, awaited.
 
     A context manager: leaving the block ends its streams.
     """

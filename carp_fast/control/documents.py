@@ -1,10 +1,10 @@
-"""What is asked over the control socket, answered and streamed: one class for each document.
+"""The requests, answers and events of the control socket: one class for each document.
 
-Both ends speak these. On the wire each is a JSON object whose keys are the names of the fields, in
+Both ends use these. On the wire each is a JSON object whose keys are the names of the fields, in
 this order; the daemon encodes them, a client decodes and validates them. A client ignores keys that
 it does not know, since a newer daemon may send more. Times of day are RFC 3339 in UTC, durations
-are in seconds; addresses and MACs are text. Counters are by word, those of rejections by the
-words of _wire.VERDICT_WORDS. Must not know how a document comes about, nor how it is shown.
+are in seconds; addresses and MACs are text. Counters are by word, those of rejections by the words
+of _wire.VERDICT_WORDS. Must not know how a document is made, nor how it is shown.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from carp_fast.pump.facts import PumpFacts
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="command"):
-    """What a client sends: the command and its arguments. `needs`: what is answered to others."""
+    """A request: the command and its arguments. `needs`: the error for wrong arguments."""
 
     needs: ClassVar[str] = ""
 
 
 class StatusRequest(Request, frozen=True, tag="status"):
-    """Of the virtual hosts those that match; None matches all. `problems`: only what is wrong."""
+    """Asks for the virtual hosts that match; None matches all. `problems`: only those with
+    problems.
+    """
 
     interface: str | None = None
     vhid: int | None = None
@@ -35,7 +37,7 @@ class StatusRequest(Request, frozen=True, tag="status"):
 
 
 class ExplainRequest(Request, frozen=True, tag="explain"):
-    """The virtual hosts of an interface with this vhid."""
+    """Asks for the virtual hosts of an interface with this vhid."""
 
     needs: ClassVar[str] = "explain: an interface's name and a vhid are needed"
     interface: str
@@ -43,14 +45,14 @@ class ExplainRequest(Request, frozen=True, tag="explain"):
 
 
 class ReloadRequest(Request, frozen=True, tag="reload"):
-    """The configuration is read again; `force`: also where that looks like an accident."""
+    """Reads the configuration again; `force`: also if the change looks like an accident."""
 
     needs: ClassVar[str] = "force must be true or false"
     force: bool = False
 
 
 class RecordRequest(Request, frozen=True, tag="record"):
-    """What was heard and decided lately by the virtual hosts that match; None matches all."""
+    """Asks what the matching virtual hosts heard and decided lately; None matches all."""
 
     interface: str | None = None
     vhid: int | None = None
@@ -60,7 +62,7 @@ class RecordRequest(Request, frozen=True, tag="record"):
 
 
 class StateEvent(msgspec.Struct, frozen=True, gc=False):
-    """A virtual host changed its state, or the reason for being in INIT: a line of `events`.
+    """A change of a virtual host's state, or of its reason for INIT: a line of `events`.
 
     `peer`: the source address of the master that it knew then, None if none.
     """
@@ -90,7 +92,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False):
-    """How many virtual hosts there are, and in which state."""
+    """The number of virtual hosts, in total and in each state."""
 
     virtual_hosts: int
     master: int
@@ -101,7 +103,7 @@ class Summary(msgspec.Struct, frozen=True, gc=False):
 class InterfaceStatus(msgspec.Struct, frozen=True):
     """An interface that has virtual hosts.
 
-    `ifindex`: 0 if it does not exist; `source`, `source6`: what is advertised from there.
+    `ifindex`: 0 if it does not exist; `source`, `source6`: the addresses that it advertises from.
     """
 
     name: str
@@ -117,7 +119,7 @@ class InterfaceStatus(msgspec.Struct, frozen=True):
 
 
 class Demotion(msgspec.Struct, frozen=True):
-    """What is added to the advskew, by reason; `demote`: the byte sent in dialect "openbsd"."""
+    """The amounts added to the advskew, by reason; `demote`: the byte sent in dialect "openbsd"."""
 
     total: int
     reasons: dict[str, int]
@@ -134,7 +136,7 @@ class Peer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Heard(msgspec.Struct, frozen=True, gc=False):
-    """Somebody who advertised. `mac`: None from a raw socket; `current`: the master now."""
+    """A host that advertised. `mac`: None from a raw socket; `current`: it is the master now."""
 
     source: str
     mac: str | None
@@ -147,12 +149,12 @@ class Heard(msgspec.Struct, frozen=True, gc=False):
 
 
 class VirtualHostFacts(msgspec.Struct, frozen=True):
-    """What status and explain both have of a virtual host.
+    """The fields that status and explain share for a virtual host.
 
-    `since`: when it came to `state`; `reason`: one of _vhid.REASON_WORDS; `in_use_by`: the process
+    `since`: when it entered `state`; `reason`: one of _vhid.REASON_WORDS; `in_use_by`: the process
     of this machine that has it instead. `addresses_held`: how many of `addresses` were added.
-    `address_problems`: by address, what is wrong with it; `warnings`: by word, a sentence.
-    `effective_advskew`: with the demotion, as it is sent.
+    `address_problems`: a description by address; `warnings`: a sentence by word.
+    `effective_advskew`: the advskew that is sent, with the demotion.
     """
 
     interface: str
@@ -174,7 +176,7 @@ class VirtualHostFacts(msgspec.Struct, frozen=True):
 
 
 class VirtualHostStatus(VirtualHostFacts, frozen=True):
-    """A virtual host of the status document; `peers`: all that it remembers."""
+    """A virtual host of the status document; `peers`: all hosts that it remembers."""
 
     peer: Peer | None
     peers: list[Heard]
@@ -182,7 +184,7 @@ class VirtualHostStatus(VirtualHostFacts, frozen=True):
 
 
 class StatusHead(msgspec.Struct, frozen=True):
-    """All of a status but the virtual hosts, which a daemon writes in slices."""
+    """The status without the virtual hosts, which a daemon writes in slices."""
 
     daemon: DaemonStatus
     summary: Summary
@@ -190,7 +192,7 @@ class StatusHead(msgspec.Struct, frozen=True):
 
 
 class Status(StatusHead, frozen=True):
-    """What `status` answers: the virtual hosts that match; the rest is about all of them."""
+    """The answer to `status`: the virtual hosts that match; the other fields cover all of them."""
 
     virtual_hosts: list[VirtualHostStatus]
 
@@ -204,7 +206,7 @@ Link = Literal["missing", "unusable", "up", "down"]
 class Digest(msgspec.Struct, frozen=True):
     """How a digest over link-local addresses is made: `form` is that of _prepared.signed_forms.
 
-    `link_local`: those configured; `automatic`: that of OpenBSD's carp interface.
+    `link_local`: the configured ones; `automatic`: the one of OpenBSD's carp interface.
     """
 
     form: str
@@ -213,10 +215,10 @@ class Digest(msgspec.Struct, frozen=True):
 
 
 class HeardMaster(msgspec.Struct, frozen=True, gc=False):
-    """Somebody who advertised, and what the next advertisement would do.
+    """A host that advertised, and the effect that its next advertisement would have.
 
     `interval_s`: between two of its advertisements; `own_source`: it sends from our own address;
-    `event`: one of _vhid.EVENT_WORDS, None: nothing would follow.
+    `event`: one of _vhid.EVENT_WORDS, None if it would have no effect.
     """
 
     source: str
@@ -237,21 +239,21 @@ Event = Literal["ready", "master_down", "master_left", "our_turn", "advertisemen
 
 
 class Timer(msgspec.Struct, frozen=True, gc=False):
-    """The event that comes next if nothing is heard, and when."""
+    """The next event if nothing is heard, and when it is due."""
 
     event: Event
     in_s: float
 
 
 class Stalled(msgspec.Struct, frozen=True, gc=False):
-    """A BACKUP waits on for what it may have missed `until` then, `ago_s` ago."""
+    """A BACKUP waits longer because it may have missed something `until` then, `ago_s` ago."""
 
     until: str
     ago_s: float
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
-    """A frame that was refused; `vhid`, `source`: None where it was too short to have them."""
+    """A frame that was refused; `vhid`, `source`: None if it was too short to contain them."""
 
     at: str
     ago_s: float
@@ -264,9 +266,9 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
     """Why a virtual host is in its state.
 
     `digest`: None without link-local addresses. `configured_sources`: by address, where it is, see
-    own_sources.Where. `..._in_s`, `without_addresses_s`: None where nothing of the kind runs.
+    own_sources.Where. `..._in_s`, `without_addresses_s`: None if no such time is running.
     `rejections`: the last of its interface that concern it or an unknown vhid, newest first;
-    `interface_rejected`: its interface's counters: of most it is not known whom they were for.
+    `interface_rejected`: its interface's counters, most of which have no known vhid.
     """
 
     peers: list[Heard]
@@ -305,7 +307,7 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """What `explain` answers: every virtual host of the interface and vhid."""
+    """The answer to `explain`: every virtual host of the interface and vhid."""
 
     virtual_hosts: list[VirtualHostExplanation]
 
@@ -314,19 +316,19 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What every answer that is given begins with; a refusal is protocol.Verdict."""
+    """The first field of every successful answer; a refusal is a protocol.Verdict."""
 
     ok: bool
 
 
 class Explained(Answer, frozen=True):
-    """The line that answers ExplainRequest."""
+    """The answer to ExplainRequest."""
 
     explain: Explanation
 
 
 class Reloaded(Answer, frozen=True):
-    """What a reload did: `changed`, a line for each change; counts of virtual hosts; how long."""
+    """What a reload did: `changed`, a line for each change; numbers of virtual hosts."""
 
     changed: list[str]
     added: int
@@ -336,7 +338,7 @@ class Reloaded(Answer, frozen=True):
 
 
 class RecordingHead(msgspec.Struct, frozen=True):
-    """All of a recording but its lines, which a daemon writes in slices.
+    """A recording without its lines, which a daemon writes in slices.
 
     `overwritten`: older records that are gone; `unrecorded`: refused frames that came too fast.
     """
@@ -348,6 +350,6 @@ class RecordingHead(msgspec.Struct, frozen=True):
 
 
 class Recording(RecordingHead, frozen=True):
-    """What `record` answers: `lines` of a scenario, as `carp-fast replay` plays it."""
+    """The answer to `record`: `lines` of a scenario, as `carp-fast replay` plays it."""
 
     lines: list[str]

@@ -1,8 +1,8 @@
-"""What both ends of the control socket know: its errors, its framing, who listens.
+"""What both ends of the control socket share: errors, framing, the peer's process.
 
-A request is one JSON object a line, ``{"command": "status", ...arguments}``; its answer is one
-line, ``{"ok": true, ...}`` or ``{"ok": false, "error": "..."}``. ``events`` answers
-``{"ok": true}`` and then writes one line an event until its client goes. Must not know what a
+A request is one JSON object per line, ``{"command": "status", ...arguments}``; its answer is one
+line, ``{"ok": true, ...}`` or ``{"ok": false, "error": "..."}``. ``events`` answers ``{"ok":
+true}`` and then writes one line per event until its client disconnects. Must not know what a
 command means.
 """
 
@@ -16,11 +16,11 @@ import msgspec
 
 from carp_fast.errors import CarpFastError
 
-CHUNK_BYTES = 262_144  # one write, and the unit in which a slow reader has to make progress
+CHUNK_BYTES = 262_144  # size of one write; a slow reader must read this much within ANSWER_STALL_S
 
 
 class ControlError(CarpFastError):
-    """Raised when a control command did not succeed: one line, and a line for each fault if any."""
+    """Raised when a control command failed: one line, and `faults` with a line for each fault."""
 
     def __init__(self, message: str, faults: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class ControlError(CarpFastError):
 
 
 class Verdict(msgspec.Struct, omit_defaults=True):
-    """What every answer begins with: a refusal has `ok` false, and says why."""
+    """The first fields of every answer: a refusal has `ok` false, and `error` tells why."""
 
     ok: bool = True
     error: str = ""
@@ -36,15 +36,15 @@ class Verdict(msgspec.Struct, omit_defaults=True):
 
 
 class ControlInUse(ControlError):
-    """Raised when a live daemon listens on the path already."""
+    """Raised when a running daemon already listens on the path."""
 
 
 class ControlTimeout(ControlError):
-    """Raised when nothing came within the time given."""
+    """Raised when nothing was received within the given time."""
 
 
 def peer_pid(connection: socket.socket) -> int:
-    """The process at the other end of a Unix socket."""
+    """The id of the process at the other end of a Unix socket."""
     pid: int = struct.unpack(
         "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     )[0]

@@ -1,7 +1,7 @@
-"""The server of the control socket: takes requests, writes answers and streams of events.
+"""The server of the control socket: reads requests, writes answers and streams of events.
 
 Holds the limits and the rules for taking over a socket file. Must not know what a command means:
-the daemon hands in one handler a command.
+the daemon passes one handler for each command.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ logger = logging.getLogger(__name__)
 Answer = bytes | msgspec.Struct | Mapping[str, object] | AsyncIterator[bytes]
 
 LINE_BYTES_MAX = 65_536  # a request line; the largest in use is below 1 KiB
-CLIENTS_MAX = 64  # at once, so that a runaway script cannot take every file descriptor
-# Events waiting for one reader: one transition of every virtual host of a large installation.
-# Every queue holds the same bytes objects, so the lines are in memory once.
+CLIENTS_MAX = 64  # so that a runaway script cannot take every file descriptor
+# Events queued for one reader: one transition of every virtual host of a large installation. All
+# queues share the same bytes objects, so each line is in memory once.
 EVENTS_QUEUED_MAX = 65_536
 EVENTS_PER_WRITE = 256
-ANSWER_STALL_S = 60.0  # a client that takes no chunk of its answer for this long is cut off
-LINGER_S = 5.0  # a client that is dropped may take this long to fetch the line that says so
-STOP_FLUSH_S = 1.0  # stop() waits this long for answers and events under way
+ANSWER_STALL_S = 60.0  # a client that reads no chunk of its answer for this long is disconnected
+LINGER_S = 5.0  # a client that is dropped has this long to read the line that tells why
+STOP_FLUSH_S = 1.0  # stop() waits this long for pending answers and events
 START_LOCK_S = 2.0  # start() waits this long for another start in the same directory
-SOCKET_PATH_BYTES_MAX = 107  # what the kernel allows in sun_path, without its NUL
+SOCKET_PATH_BYTES_MAX = 107  # the kernel's limit of sun_path, without its NUL
 
 
 class Handler(NamedTuple):
-    """Who answers a command: `answer` is called with the request as a `request`.
+    """The handler of a command: `answer` is called with the request as a `request`.
 
-    What does not fit that class is refused with its `needs`, where it has one.
+    A request that does not fit that class is refused with its `needs`, if it has one.
     """
 
     request: Any
@@ -50,7 +50,7 @@ class Handler(NamedTuple):
 
 
 class ControlCounters(msgspec.Struct):
-    """What the server did and which of its limits were hit, since it was made."""
+    """What the server did, and how often it hit its limits, since it was created."""
 
     requests: int = 0
     errors: int = 0
@@ -72,7 +72,7 @@ class _Subscription:
         self.wake = asyncio.Event()
 
     def offer(self, line: bytes) -> bool:
-        """Queues a line; returns True when this line made the queue overflow."""
+        """Queues a line; returns True if this line made the queue overflow."""
         self.wake.set()
         if not self.lost and len(self.lines) < EVENTS_QUEUED_MAX:
             self.lines.append(line)
@@ -88,7 +88,7 @@ class _Subscription:
 
 
 class _Client:
-    """One connection: its streams, and whether a request is under way."""
+    """One connection: its streams, and whether a request is being answered."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -96,7 +96,7 @@ class _Client:
         self.busy = False
 
     async def write(self, data: bytes) -> None:
-        """Writes in chunks. Raises TimeoutError for a client that takes none of them."""
+        """Writes in chunks. Raises TimeoutError for a client that does not read them."""
         view = memoryview(data)
         for offset in range(0, len(view), CHUNK_BYTES):
             self.writer.write(view[offset : offset + CHUNK_BYTES])
@@ -110,7 +110,7 @@ class _Client:
         await self.write_object(Verdict(False, why, list(faults)))
 
     async def close(self) -> None:
-        """Closes once what was written is out, or LINGER_S later."""
+        """Closes once everything is written, or LINGER_S later."""
         self.writer.close()
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(LINGER_S):
@@ -121,11 +121,11 @@ class _Client:
 class ControlServer:
     """Serves the control socket on the running loop.
 
-    `handlers` maps a command to what it takes and who answers. An answer is a struct that begins
-    with ``ok``; a mapping, to which ``"ok": true`` is added unless it says otherwise; one encoded
-    line as bytes; or an asynchronous iterator of the slices of one line (no line ends in it),
-    written with the loop free in between. A handler refuses by raising ControlError. ``events`` is
-    the server's own command, fed by publish().
+    `handlers` maps a command to its request class and function. An answer is a struct that begins
+    with ``ok``; a mapping, to which ``"ok": true`` is added unless it has "ok"; one encoded line as
+    bytes; or an asynchronous iterator of the slices of one line (without line ends), between which
+    the loop runs. A handler refuses by raising ControlError. ``events`` is the server's own
+    command, fed by publish().
     """
 
     def __init__(self, path: Path | str, handlers: Mapping[str, Handler]) -> None:
@@ -141,13 +141,13 @@ class ControlServer:
 
     @property
     def subscribers(self) -> int:
-        """How many readers of events there are: with none, publish() costs nothing."""
+        """The number of readers of events: without any, publish() costs nothing."""
         return len(self._subscriptions)
 
     async def start(self) -> None:
         """Binds and serves.
 
-        A stale socket file is replaced and a missing directory is made (0755). Raises
+        A stale socket file is replaced and a missing directory is created (0755). Raises
         ControlInUse if a daemon listens there, ControlError if the path cannot be used.
         """
         if len(os.fsencode(self.path)) > SOCKET_PATH_BYTES_MAX:
@@ -156,8 +156,8 @@ class ControlServer:
         try:
             with _umask(0o022):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Between the probe and the bind another start must not do the same, so both are
-            # done under a lock on the directory, which leaves no lock file behind.
+            # Another start must not do the same between the probe and the bind, so both are done
+            # under a lock on the directory, which leaves no lock file behind.
             directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 await _lock(directory, self.path)
@@ -173,7 +173,7 @@ class ControlServer:
         )
 
     async def stop(self) -> None:
-        """Removes the socket, writes out events and answers under way, ends every connection."""
+        """Removes the socket, writes pending events and answers, ends every connection."""
         if self._server is None:
             return
         self._stopping = True
@@ -195,7 +195,7 @@ class ControlServer:
         self._server = None
 
     def publish(self, event: object) -> None:
-        """Hands an event, which JSON has as an object, to every reader of ``events``.
+        """Sends an event, which is encoded as a JSON object, to every reader of ``events``.
 
         Never waits; encodes it once.
         """
@@ -209,7 +209,7 @@ class ControlServer:
     def _bind(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            # The file is born with its final mode: a chmod afterwards would leave a gap.
+            # The file is created with its final mode: a chmod afterwards would leave a gap.
             with _umask(0o177):
                 listener.bind(os.fspath(self.path))
             listener.listen(CLIENTS_MAX)
@@ -222,7 +222,7 @@ class ControlServer:
         return listener
 
     def _unlink(self) -> None:
-        # A file that another daemon has put there meanwhile is not ours to remove.
+        # If another daemon has created a file there meanwhile, it is not ours to remove.
         with contextlib.suppress(FileNotFoundError):
             status = os.lstat(self.path)
             if (status.st_dev, status.st_ino) == self._file_identity:
@@ -243,7 +243,7 @@ class ControlServer:
                 await (self._refuse(client) if full else self._serve(client))
         except TimeoutError:
             self.counters.clients_stalled += 1
-            logger.warning("a control client took none of its answer for %g s", ANSWER_STALL_S)
+            logger.warning("a control client read nothing of its answer for %g s", ANSWER_STALL_S)
             writer.transport.abort()
         except (ConnectionError, asyncio.CancelledError):
             pass
@@ -256,7 +256,7 @@ class ControlServer:
         self.counters.clients_refused += 1
         if not self._full:
             self._full = True
-            logger.warning("control socket full: %d clients, more are refused", CLIENTS_MAX)
+            logger.warning("control socket full: %d clients, refusing more", CLIENTS_MAX)
         await client.refuse(f"too many control clients (limit {CLIENTS_MAX})")
 
     async def _serve(self, client: _Client) -> None:
@@ -276,7 +276,7 @@ class ControlServer:
             client.busy = False
 
     async def _answer(self, client: _Client, line: bytes) -> bool:
-        """Answers one request; returns whether the connection goes on."""
+        """Answers one request; returns whether the connection stays open."""
         try:
             command = _command(line)
             if command == "events":
@@ -320,20 +320,20 @@ class ControlServer:
         try:
             async for piece in answer:
                 await client.write(piece)
-                # drain() returns at once while the client keeps up; the loop has other work.
+                # drain() returns immediately if the client keeps up; the loop has other work.
                 await asyncio.sleep(0)
         except (ConnectionError, TimeoutError):
             raise
         except Exception:
-            # Half a line is out: only the end of the connection can say that it is not whole.
+            # Half a line is sent: only the end of the connection can show that it is incomplete.
             self.counters.errors += 1
-            logger.exception("a control answer broke off")
+            logger.exception("a control answer failed halfway")
             return False
         await client.write(b"\n")
         return True
 
     async def _serve_events(self, client: _Client) -> None:
-        """Writes events until the client goes, falls too far behind, or the server stops."""
+        """Writes events until the client disconnects, falls too far behind, or the server stops."""
         subscription = _Subscription(client.writer.transport.abort)
         watcher = asyncio.create_task(_until_gone(client.reader, subscription))
         self._subscriptions.add(subscription)
@@ -358,12 +358,12 @@ class ControlServer:
 
     def _on_overflow(self, subscription: _Subscription) -> None:
         self.counters.readers_dropped += 1
-        logger.warning("a reader of events is dropped: %d events behind", EVENTS_QUEUED_MAX)
+        logger.warning("dropping a reader of events: %d events behind", EVENTS_QUEUED_MAX)
         asyncio.get_running_loop().call_later(LINGER_S, subscription.abort)
 
 
 class _Commanded(msgspec.Struct):
-    """What every request has."""
+    """The field that every request has."""
 
     command: str
 
@@ -379,7 +379,7 @@ def _command(line: bytes) -> str:
 
 
 async def _until_gone(reader: asyncio.StreamReader, subscription: _Subscription) -> None:
-    """Reads and drops what the client says; the end of its side ends the stream."""
+    """Reads and ignores what the client sends; its end of file ends the stream."""
     with contextlib.suppress(ConnectionError):
         while await reader.read(4096):
             pass
@@ -410,7 +410,7 @@ async def _lock(directory: int, path: Path) -> None:
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes a socket file on which nobody listens; raises if it is anything else."""
+    """Removes a socket file that no process listens on; raises if it is anything else."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -427,7 +427,7 @@ def _remove_stale(path: Path) -> None:
             logger.info("control socket %s: stale, replaced", path)
             return
         except BlockingIOError:
-            # A full queue of connections: somebody listens, though slowly.
+            # A full queue of connections: a process listens, though slowly.
             raise ControlInUse(f"control socket {path} is in use by a running daemon") from None
         pid = peer_pid(probe)
     raise ControlInUse(f"control socket {path} is in use by a running daemon (pid {pid})")

@@ -1,6 +1,6 @@
 """Answers that are too large for one turn of the loop: JSON, a slice of a long list at a time.
 
-Must not know what the items are, nor whom they go to.
+Must not know what the items are, nor which client gets them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ async def document_slices(
 ) -> AsyncIterator[bytes]:
     """Encodes ``{"ok": true, NAME: {HEAD..., LIST_NAME: [ITEMS...]}}``, a slice of items each.
 
-    For the answer of a handler: the server yields to the loop between slices, so tens of
-    thousands of items never hold it for long, nor are they ever all in memory.
+    For the answer of a handler: the server yields to the loop between slices, so tens of thousands
+    of items never block it for long, nor are they ever all in memory.
     """
     encode = msgspec.json.encode
     fields = encode(head)
@@ -38,7 +38,7 @@ async def document_slices(
 
 
 async def in_slices(items: Iterable[Any]) -> AsyncIterator[list[Any]]:
-    """SLICE_ITEMS of what there is already, or a generator makes, at a time."""
+    """Yields the items of an iterable in lists of SLICE_ITEMS."""
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, SLICE_ITEMS)):
         yield chunk

@@ -240,7 +240,7 @@ def test_a_document_that_is_not_known_is_one_clear_line(
     tmp_path: Path, answer: bytes, why: str
 ) -> None:
     path = tmp_path / "control.sock"
-    text = f"the daemon at {path} answers what this version does not know: {why}"
+    text = f"the daemon at {path} sent an answer that this version does not know: {why}"
     with answering(path, answer), pytest.raises(ControlError) as refused:
         ControlClient(path).status()
     assert str(refused.value).partition(" - at ")[0] == text
