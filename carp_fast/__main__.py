@@ -1,6 +1,6 @@
 """The command carp-fast, also as ``python -m carp_fast`` and under names that end in ucarp.
 
-Holds only the fork in the road: what runs as ucarp must not pay for importing the other commands.
+Selects which command runs: what runs as ucarp must not pay for importing the other commands.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ UCARP = "ucarp"
 
 
 def main() -> None:
-    """Runs the command that the name or the first argument says; ends with its exit code."""
+    """Runs the command named by the program's name or its first argument; exits with its code."""
     open_missing()
     words = sys.argv
     by_name = words[0].rpartition("/")[2].endswith(UCARP)

@@ -1,7 +1,7 @@
-"""The base of every exception that carp-fast raises. Must not know any of them."""
+"""The base class of every exception that carp-fast raises. Must not know any of them."""
 
 from __future__ import annotations
 
 
 class CarpFastError(Exception):
-    """Raised as one of its subclasses: something did not succeed; its text says what and why."""
+    """Raised only as one of its subclasses; the text names what failed and why."""

@@ -1,6 +1,6 @@
-"""Addresses, prefixes and MACs: from text to the bytes of the wire, and back.
+"""Converts addresses, prefixes and MACs from text to the bytes of the wire, and back.
 
-Must not know anything else of ours, so that every package may use it.
+Must not know anything else of carp-fast, so that every package may use it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 import socket
 
 MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
-# The kinds of virtual MAC, as `advertise_mac` names them: the fifth byte of the MAC.
+# The kinds of virtual MAC, by the names of `advertise_mac`, and the fifth byte of each.
 VIRTUAL_MACS = {"ucarp": 0, "bsd": 1}
 
 
@@ -22,7 +22,7 @@ def address_bytes(text: str) -> bytes:
 
 
 def address_text(address: bytes) -> str:
-    """4 or 16 bytes in the form of inet_ntop, which is the form that a configuration keeps."""
+    """The text of 4 or 16 bytes as inet_ntop writes it, which is how a configuration stores it."""
     return socket.inet_ntop(family_of(address), address)
 
 
@@ -52,7 +52,7 @@ def prefix_text(address: bytes, prefixlen: int) -> str:
 
 
 def is_link_local(address: bytes) -> bool:
-    """Whether 4 or 16 bytes are an IPv6 address of one link: fe80::/10."""
+    """Whether 4 or 16 bytes are a link-local IPv6 address: fe80::/10."""
     return len(address) == 16 and address[0] == 0xFE and address[1] >> 6 == 0b10
 
 
@@ -64,7 +64,7 @@ def mac_bytes(text: str) -> bytes:
 
 
 def hardware_bytes(text: str) -> bytes:
-    """The bytes of a hardware address, as many as the kind of interface has: "" has none.
+    """The bytes of a hardware address, whose length depends on the kind of interface; none for "".
 
     Raises ValueError.
     """
@@ -72,7 +72,7 @@ def hardware_bytes(text: str) -> bytes:
 
 
 def mac_text(mac: bytes) -> str:
-    """Pairs of hex digits with colons, of a hardware address of any length."""
+    """A hardware address of any length as pairs of hex digits with colons."""
     return mac.hex(":")
 
 
