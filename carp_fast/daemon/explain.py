@@ -1,7 +1,7 @@
 """Why a virtual host is in its state: the facts for `carp-fast explain`, from the pump's snapshots.
 
-Must not change anything, nor judge: what the election makes of who was heard is the engine's own
-word. The sentences are in explain_text.
+Must not change anything, nor judge: the engine itself returns what the election makes of the hosts
+that it heard. The sentences are in explain_text.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from carp_fast.daemon.status import Status
     from carp_fast.pump._pump import Pump
 
-# Of an interface's counters those of rejections: the verdicts' words, but for "ok".
+# The counters of rejections of an interface: the verdicts' words except "ok".
 REJECTED = frozenset(VERDICT_WORDS[1:])
-INTERFACES_NAMED = 5  # in the line that says that there is no such interface
+INTERFACES_NAMED = 5  # in the error that an interface does not exist
 
 
 class Rejected(NamedTuple):
-    """Of an interface's rejections the last ones of a vhid or an unknown one, and its counters."""
+    """The last rejections of an interface for one vhid or an unknown one, and its counters."""
 
     last: list[Rejection]
     counters: dict[str, int]
@@ -77,7 +77,7 @@ class Explanations:
         self._now_ns = now_ns
 
     async def answer(self, request: ExplainRequest) -> Explained:
-        """Every virtual host of the interface and vhid. Raises ControlError where there is none."""
+        """Every virtual host of the interface and vhid. Raises ControlError if there is none."""
         interface, vhid = request.interface, request.vhid
         slots = self._find(interface, vhid)
         snapshots = []
@@ -98,14 +98,14 @@ class Explanations:
         )
         found, wanted = [], StatusRequest(interface, vhid)
         for snapshot in snapshots:
-            # A slot may have become free, or another's, while the pump copied.
+            # A slot may have become free, or have been reused, while the pump copied.
             for host, entry in self._status.matching(snapshot.hosts(), wanted):
                 [(_, explained)] = snapshot.explained(now_ns)
                 found.append(self._explained(host, entry, explained, rejected, now_ns))
         return Explained(ok=True, explain=Explanation(found))
 
     def _find(self, interface: str, vhid: int) -> list[int]:
-        """The slots of a vhid. Raises ControlError naming what there is."""
+        """The slots of a vhid. Raises ControlError naming the existing ones."""
         names = self._hosts.used_names()
         if not names:
             raise ControlError("the daemon has no virtual hosts")
@@ -198,12 +198,12 @@ def in_s(time_ns: int) -> float:
 
 
 def since_s(at_ns: int, now_ns: int) -> float | None:
-    """How long ago an instant was; None: it has not been."""
+    """The time since an instant; None if it never happened."""
     return in_s(now_ns - at_ns) if at_ns else None
 
 
 def until_s(at_ns: int, now_ns: int) -> float | None:
-    """How long it is until an instant; None: there is none."""
+    """The time until an instant; None if there is none."""
     return max(0.0, in_s(at_ns - now_ns)) if at_ns else None
 
 
@@ -219,8 +219,9 @@ def in_ranges(numbers: Iterable[int]) -> str:
 
 
 def digest(host: VirtualHost) -> Digest | None:
-    """How the digest of what it sends is made, where implementations differ in that: with
-    link-local addresses. None: it has none. `form` is that of _prepared.signed_forms.
+    """How the digest that it sends is made, if it has link-local addresses; otherwise None.
+
+    Implementations differ only in these. `form` is that of _prepared.signed_forms.
     """
     signer = signer_of(host)
     link_local = link_local_addresses(signer.addresses)
@@ -235,13 +236,13 @@ def digest(host: VirtualHost) -> Digest | None:
 
 
 def source(fields: HostCopy, family: int) -> str | None:
-    """What a virtual host advertises from in a family; None: it lacks one, or does not use it."""
+    """The source address of a virtual host in a family; None if it lacks or does not use one."""
     address: bytes = fields.source if family == 4 else fields.source6
     return address_text(address) if family in fields.families and any(address) else None
 
 
 def heard(judged: JudgedSource, now_ns: int) -> HeardMaster:
-    """A source as the engine remembers it, and what it means: an event's word or None."""
+    """A source as the engine remembers it, and its effect: an event's word or None."""
     peer = judged.heard
     return HeardMaster(
         source=address_text(peer.source),
@@ -274,7 +275,7 @@ def timer(explained: ExplainedHost, now_ns: int) -> Timer | None:
 
 
 def preempts_in_s(explained: ExplainedHost, now_ns: int) -> float | None:
-    """How long the preempt delay goes on; None: no slower master has begun it."""
+    """How long the preempt delay still runs; None: no slower master has started it."""
     host = explained.host
     if host.state != "BACKUP" or not explained.preempt_from_ns:
         return None
@@ -282,7 +283,7 @@ def preempts_in_s(explained: ExplainedHost, now_ns: int) -> float | None:
 
 
 def stalled(explained: ExplainedHost, now_ns: int) -> Stalled | None:
-    """Where a BACKUP waits on since the pump was away or frames were lost: until when that was."""
+    """Until when a BACKUP waits longer because the pump did not run or frames were lost."""
     host = explained.host
     attentive_ns = explained.attentive_ns
     heard_ns = max(host.heard_ns, host.since_ns)
@@ -292,7 +293,7 @@ def stalled(explained: ExplainedHost, now_ns: int) -> Stalled | None:
 
 
 def rejections(remembered: Iterable[RejectedFrame], vhid: int, now_ns: int) -> list[Rejection]:
-    """Of an interface's last rejections, newest first, those for a vhid or an unknown one."""
+    """The last rejections of an interface for a vhid or an unknown one, newest first."""
     return [
         Rejection(
             at=rfc3339(each.at_ns),

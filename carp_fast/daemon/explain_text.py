@@ -1,7 +1,7 @@
-"""The facts of `explain` as people read them: sections of lines, and what each word means.
+"""The output of `explain`: the facts of its document in sentences, and the meaning of each word.
 
-Works on the document alone (explain.py says what is in it). Must not judge: which event a source
-would cause is the engine's word, and here only said in a sentence.
+Uses only the document (explain.py makes it). Must not judge: the engine decides which event a
+source would cause; this module only puts it into a sentence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from carp_fast.control.documents import (
 )
 from carp_fast.daemon.own_sources import MEANINGS, USABLE
 
-ADDRESSES_LISTED = 16  # of one kind, of a virtual host
+ADDRESSES_LISTED = 16  # per virtual host and kind
 RESIGNATION = (255, 255)  # advbase, advskew
 DEMOTED_ADVSKEW = 240
 FOREIGN = "address_foreign"
@@ -30,24 +30,25 @@ REASON_MEANINGS = {
     "interface_missing": "its interface does not exist",
     "interface_found": "its interface appeared, and it listens for a master",
     "no_source": "there is no address to advertise from: the interface has none, or the configured "
-    "source is not there",
+    "source is missing",
     "in_use": "another process of this machine has it, and two would both be MASTER",
     "freed": "the process that had it is gone, and it listens for a master",
     "source_found": "its interface got an address to advertise from, and it listens for a master",
     "startup_delay": "it is ready, and waits for its startup delay",
     "master_down": "no master was heard for a whole master-down time",
-    "master_resigned": "the master said that it leaves, or that it would be silent for too long",
+    "master_resigned": "the master announced that it leaves, or will be silent for too long",
     "preempted": "the master was slower than we are, and preempt allows taking over from it",
     "faster_master": "another host advertises at a shorter interval, and the fastest is MASTER",
     "tie_lost": "another host advertises at the same interval, and has precedence",
-    "address_lost": "somebody kept removing its addresses, and it gave up",
-    "address_deadline": "none of its addresses could be had for address_deadline_s, and it gave up",
+    "address_lost": "another program kept removing its addresses, and it gave up",
+    "address_deadline": "none of its addresses could be added for address_deadline_s, and it gave "
+    "up",
     "resigned": "it left on purpose, because it is removed or the daemon ends",
-    "less_demoted_master": "another host advertises a lower demote byte, and is MASTER for that",
+    "less_demoted_master": "another host advertises a lower demote byte, and is therefore MASTER",
     "master_demoted": "the master advertised a higher demote byte than ours",
 }
 
-# What would happen to us at the next advertisement, by the engine's event.
+# The effect that the next advertisement would have on us, by the engine's event.
 CONSEQUENCES = {
     "master_heard": "it keeps us BACKUP",
     "slower_master": "its next advertisement makes us MASTER",
@@ -59,52 +60,54 @@ CONSEQUENCES = {
     "less_demoted": "its next advertisement makes us BACKUP",
     "tie_lost": "a tie that goes to the lower source, which is not ours (dialect ucarp): its next "
     "advertisement makes us BACKUP",
-    "tie_yielded": "a tie, and whoever hears one yields: its next advertisement makes us BACKUP",
+    "tie_yielded": "a tie, which the host that hears it loses: its next advertisement makes us "
+    "BACKUP",
     "slower": "we stay MASTER, and answer it",
 }
 
 TWIN_YIELDS = (
-    "a tie with our own source address, which goes to the higher MAC, or to who does not yield: "
-    "its next advertisement makes us BACKUP"
+    "a tie with our own source address, which goes to the higher MAC, or to the host that does not "
+    "yield: its next advertisement makes us BACKUP"
 )
 
 VERDICT_HINTS = {
-    "bad_length": "too short or cut off: damaged on its way, or protocol 112 is used otherwise",
-    "bad_ttl": "its TTL or hop limit is not 255: it was forwarded, or its sender is no CARP host",
-    "bad_source": "a unicast from a host that is not in peers: add it there if it is one of ours",
+    "bad_length": "too short or truncated: damaged on its way, or not CARP's use of protocol 112",
+    "bad_ttl": "its TTL or hop limit is not 255: it was forwarded, or its sender does not run CARP",
+    "bad_source": "unicast from a host that is not in peers: add it there if it is one of ours",
     "bad_checksum": "damaged on its way, or by the sender's network card",
     "vrrp": "VRRP, which has the same protocol number: harmless, unless it shares an address",
-    "bad_version": "another version of CARP than 2: its sender has to speak that one",
-    "bad_type": "no advertisement: its sender uses protocol 112 for something else",
-    "bad_vhid": "no virtual host here has this vhid: missing in this configuration, or a host that "
+    "bad_version": "a version of CARP other than 2: its sender has to use version 2",
+    "bad_type": "not an advertisement: its sender uses protocol 112 for something else",
+    "bad_vhid": "no virtual host here has this vhid: missing in this configuration, or the sender "
     "belongs to another segment",
     "bad_destination": "sent to another group, or as unicast: compare destination, destination6 "
     "and peers on both hosts",
     "bad_auth": "another passphrase or other signed addresses: "
     "try carp-fast dump -i {interface} -c FILE",
     "loop": "our own advertisement came back: a bridge, bond or switch returns what we send",
-    "replay": "its counter was heard before: recorded and sent again, or its sender counts anew "
-    'and replay = "{replay}" waits for proof',
+    "replay": "its counter was heard before: recorded and sent again, or its sender has restarted "
+    'its counter and replay = "{replay}" waits for proof',
 }
 
-# Of a digest over link-local addresses: whom the form that is sent suits, and whom it does not.
+# For each form of a digest over link-local addresses: which systems accept it.
 FORM_MEANINGS = {
-    "with": "its digest holds link-local {link_local}: as FreeBSD and NetBSD sign, and OpenBSD "
-    "refuses it, since its carp interface has {automatic}, too; where another host is OpenBSD, set "
+    "with": "its digest includes link-local {link_local}, as in FreeBSD and NetBSD; OpenBSD "
+    "refuses it, since its carp interface has {automatic}, too: if another host runs OpenBSD, set "
     'dialect = "openbsd" here',
     "without": "its digest leaves out link-local {link_local}, as OpenBSD's does: FreeBSD and "
     "NetBSD refuse it, and both would be MASTER",
-    "automatic": "its digest holds link-local {link_local} and {automatic}, which OpenBSD's carp "
-    "interface has, too: FreeBSD and NetBSD refuse it, and both would be MASTER",
-    "plain": "its digest holds link-local {link_local}, as everybody signs it",
+    "automatic": "its digest includes link-local {link_local} and {automatic}, which OpenBSD's "
+    "carp interface has, too: FreeBSD and NetBSD refuse it, and both would be MASTER",
+    "plain": "its digest includes link-local {link_local}, as in every system",
 }
 
 DEMOTION_MEANINGS = {
-    "address_lost": "somebody kept removing an address; undone after a minute, or more each time",
+    "address_lost": "another program kept removing an address; undone after a minute, or more each"
+    " time",
     "address_deadline": "it was MASTER without any address for address_deadline_s; undone after a"
     " minute, or more each time",
     "ordered": "it was ordered",
-    "send_errors": "three advertisements in a row could not be sent; undone when three are",
+    "send_errors": "three advertisements in a row could not be sent; undone after three are",
 }
 
 
@@ -114,7 +117,7 @@ def text(document: Explanation) -> str:
 
 
 def lines(host: VirtualHostExplanation) -> Iterator[str]:
-    """One virtual host: a heading and indented lines for each section that has something to say."""
+    """One virtual host: a heading and indented lines for each section that is not empty."""
     name = f"virtual host {host.interface}/{host.vhid}"
     sections = {
         name: identity(host),
@@ -127,9 +130,9 @@ def lines(host: VirtualHostExplanation) -> Iterator[str]:
         "to take part": to_take_part(host),
     }
     for heading, found in sections.items():
-        if said := list(found):
+        if section := list(found):
             yield heading
-            yield from (f"  {line}" for line in said)
+            yield from (f"  {line}" for line in section)
 
 
 def seconds(value: float) -> str:
@@ -195,16 +198,16 @@ def heard_masters(host: VirtualHostExplanation) -> Iterator[str]:
         if each.demote and host.dialect != "openbsd":
             yield (
                 f"{each.source} sends demote byte {each.demote} as OpenBSD does, and dialect "
-                f'{host.dialect} does not look at it: set dialect = "openbsd"'
+                f'{host.dialect} ignores it: set dialect = "openbsd"'
             )
     if "duplicate_source" in host.warnings:
         yield (
             f"duplicate_source: {host.warnings['duplicate_source']}: give each host a source "
-            "of its own, or make out which machine was cloned"
+            "of its own, or find out which machine was cloned"
         )
     if not host.heard:
-        yield "nobody has been heard" + (
-            "" if host.state != "INIT" else ", and nobody would count in INIT"
+        yield "no host has been heard" + (
+            "" if host.state != "INIT" else ", and none would count in INIT"
         )
     for family in host.silent_families:
         yield (
@@ -214,7 +217,7 @@ def heard_masters(host: VirtualHostExplanation) -> Iterator[str]:
 
 
 def who(heard: HeardMaster, host: VirtualHostExplanation) -> str:
-    """Source, MAC, family, counter, and how long ago: what stands before the verdict."""
+    """Source, MAC, family, counter, and how long ago: the part before the verdict."""
     about = [heard.mac, f"IPv{heard.family}", f"counter {heard.counter}"]
     if heard.own_source:
         about.append("our own source address, which another host has, too")
@@ -224,11 +227,11 @@ def who(heard: HeardMaster, host: VirtualHostExplanation) -> str:
 
 
 def judged(heard: HeardMaster, host: VirtualHostExplanation) -> str:
-    """What it advertises, how that compares, and what follows: the engine's event in words."""
+    """What it advertises, how that compares, and its effect: the engine's event in words."""
     event = heard.event
     again = "if it is heard again, " if heard.heard_ago_s > host.master_down_s else ""
     if (heard.advbase, heard.advskew) == RESIGNATION:
-        follows = "nothing follows"
+        follows = "it has no effect"
         if event == "master_leaving":
             follows = "we do not wait for our master-down time"
         elif event == "slower":
@@ -240,8 +243,8 @@ def judged(heard: HeardMaster, host: VirtualHostExplanation) -> str:
     says += f", {comparison(heard, host)}"
     if event is None:
         return (
-            f"{says}, and more seldom than our master-down time, without being the master that we "
-            "know: nothing follows"
+            f"{says}, less often than our master-down time, and is not the master that we know: it "
+            "has no effect"
         )
     if heard.own_source and event in ("tie_lost", "tie_yielded"):
         return f"{says}: {again}{TWIN_YIELDS}"
@@ -262,7 +265,7 @@ def comparison(heard: HeardMaster, host: VirtualHostExplanation) -> str:
 
 
 def because(heard: HeardMaster, host: VirtualHostExplanation) -> str:
-    """Why a comparison does not have the outcome that one may expect of it; often nothing."""
+    """Why a comparison does not have the expected outcome; often nothing."""
     theirs, ours, event = heard.interval_s, host.interval_s, heard.event
     if decided_by_demotion(heard, host) or theirs < ours:
         return ""
@@ -300,7 +303,7 @@ def timers(host: VirtualHostExplanation) -> Iterator[str]:
             f"{seconds(left)}",
             "master_down": f"takes over in {seconds(left)} unless a master is heard",
             "master_left": f"the master leaves: takes over in {seconds(left)}",
-            "our_turn": f"takes over in {seconds(left)}, unless who lost the same tie is faster",
+            "our_turn": f"takes over in {seconds(left)}, unless another loser of it is faster",
             "advertisement_due": f"next advertisement in {left * 1e3:.0f} ms",
         }[timer.event]
     if host.preempts_in_s:
@@ -311,14 +314,14 @@ def timers(host: VirtualHostExplanation) -> Iterator[str]:
     stalled = host.stalled
     if stalled is not None:
         yield (
-            "the pump was away, or the kernel dropped frames: it waits on for what it may have "
-            f"missed until {stalled.until} ({seconds(stalled.ago_s)} ago)"
+            "the pump did not run, or the kernel dropped frames: it waits longer for what it may "
+            f"have missed until {stalled.until} ({seconds(stalled.ago_s)} ago)"
         )
     if host.state == "BACKUP" and host.ties:
         yield (
-            f"it lost a tie lately ({host.ties} since one master alone was heard for two "
+            f"it lost a tie recently ({host.ties} since only one master was heard for two "
             f"master-down times): each wait is {seconds(host.jitter_s)} longer, so that equal "
-            "hosts do not rise together"
+            "hosts do not take over together"
         )
 
 
@@ -331,15 +334,16 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
         meaning = DEMOTION_MEANINGS.get(reason)
         yield f"{reason}: {value}{' (' + meaning + ')' if meaning else ''}"
     if reasons and host.dialect == "openbsd":
-        yield f"{host.demotion.total} in all: demote byte {host.demote} is sent"
+        yield f"{host.demotion.total} in total: demote byte {host.demote} is sent"
     elif reasons:
         yield (
-            f"{host.demotion.total} in all: advskew {host.advskew} becomes {host.effective_advskew}"
+            f"{host.demotion.total} in total: advskew {host.advskew} becomes"
+            f" {host.effective_advskew}"
         )
     else:
         yield "none"
     if host.undemoted_in_s is not None:
-        yield f"that for its addresses ends in {seconds(host.undemoted_in_s)}"
+        yield f"the demotion for its addresses ends in {seconds(host.undemoted_in_s)}"
     if host.failed_sends and "send_errors" not in reasons:
         yield (
             f"the last {host.failed_sends} advertisements could not be sent: "
@@ -353,7 +357,7 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
 def addresses(host: VirtualHostExplanation) -> Iterator[str]:
     every, held, problems = host.addresses, host.addresses_held, host.address_problems
     master = host.state == "MASTER"
-    # Beside a foreign IPv4 address of another prefix length ours is held all the same.
+    # Ours is held in addition to a foreign IPv4 address with another prefix length.
     right = [a for a in every if a not in problems or (master and beside(a, problems[a]))]
     if not host.manage_addresses:
         yield f"manage_addresses = false: its scripts add and remove {listed(every)}"
@@ -362,7 +366,7 @@ def addresses(host: VirtualHostExplanation) -> Iterator[str]:
         if held:
             yield f"{held} of {len(every)} still held, being removed: {listed(every)}"
         elif right:
-            yield f"none held, as it should be in {host.state}: {listed(right)}"
+            yield f"none held, as expected in {host.state}: {listed(right)}"
     elif right:
         missing = len(right) - held
         if missing <= 0:
@@ -375,7 +379,7 @@ def addresses(host: VirtualHostExplanation) -> Iterator[str]:
         else:
             yield f"failed: {address} could not be {'added' if master else 'removed'} ({why})"
     if host.retries_in_s is not None:
-        yield f"what failed is tried again in {seconds(host.retries_in_s)}"
+        yield f"failed changes are tried again in {seconds(host.retries_in_s)}"
     if master and host.without_addresses_s is not None:
         deadline_s = host.address_deadline_s
         then = (
@@ -389,9 +393,9 @@ def addresses(host: VirtualHostExplanation) -> Iterator[str]:
 
 
 def problems(host: VirtualHostFacts) -> list[str]:
-    """What is wrong with a virtual host of the status document, in few words each; often nothing.
+    """The problems of a virtual host of the status document, in few words each; often none.
 
-    Its addresses that are foreign or could not be changed, its demotions, and INIT's reason.
+    Addresses that are foreign or could not be changed, demotions, and INIT's reason.
     """
     found = [f"INIT ({host.reason or 'not started'})"] if host.state == "INIT" else []
     found += [f"demoted ({reason})" for reason in host.demotion.reasons]
@@ -405,7 +409,7 @@ def beside(address: str, why: str) -> bool:
 
 
 def foreign(host: VirtualHostExplanation, address: str, why: str) -> str:
-    """An address that the interface has by other hands, and what follows in this state."""
+    """A foreign address of the interface, and its consequence in this state."""
     if host.state != "MASTER":
         return (
             f"foreign: {address} is on {host.interface} and not ours, left alone: this host"
@@ -413,10 +417,10 @@ def foreign(host: VirtualHostExplanation, address: str, why: str) -> str:
         )
     if beside(address, why):
         return (
-            f"foreign: {address} is there by other hands, too, and stays when another host is"
+            f"foreign: another program has added {address}, too, and it stays when another host is"
             f" MASTER ({why})"
         )
-    return f"foreign: {address} was there already and is not ours, left alone ({why})"
+    return f"foreign: {address} existed already and is not ours, left alone ({why})"
 
 
 def listed(every: list[str]) -> str:
@@ -446,14 +450,14 @@ def counters(host: VirtualHostExplanation) -> Iterator[str]:
         yield ", ".join(own)
     on_interface = [f"{word} {count:,}" for word, count in host.interface_rejected.items()]
     if on_interface:
-        yield f"rejected on {host.interface}, whomever it was for: {', '.join(on_interface)}"
+        yield f"rejected on {host.interface}, for any virtual host: {', '.join(on_interface)}"
 
 
 # --------------------------------------------------------------------------------------------- INIT
 
 
 def to_take_part(host: VirtualHostExplanation) -> Iterator[str]:
-    """What a virtual host in INIT lacks, and what would bring it."""
+    """What a virtual host in INIT lacks, and how to provide it."""
     if host.state != "INIT":
         return
     interface, link, reason = host.interface, host.link, host.reason
@@ -462,13 +466,13 @@ def to_take_part(host: VirtualHostExplanation) -> Iterator[str]:
     elif reason == "startup_delay":
         yield "nothing is missing: its startup delay has to end"
     elif link == "unusable":
-        yield f"{interface} is no Ethernet interface: CARP needs one with a MAC"
+        yield f"{interface} is not an Ethernet interface: CARP needs one with a MAC"
     elif reason == "interface_missing":
-        yield f"there is no interface {interface}: as soon as there is, it takes part"
+        yield f"interface {interface} does not exist: it takes part as soon as it does"
     elif reason == "link_down":
         yield (
             f"{interface} has to be set up (ip link set {interface} up) and have carrier; "
-            "with ignore_link_state = true it takes part without"
+            "with ignore_link_state = true it takes part without carrier"
         )
     elif reason == "in_use":
         yield (
@@ -483,6 +487,6 @@ def to_take_part(host: VirtualHostExplanation) -> Iterator[str]:
                 yield f"source {source} {MEANINGS[where]}: {interface} needs it"
         if missing:
             yield (
-                f"{interface} needs an {' and an '.join(missing)} address that is no virtual one, "
+                f"{interface} needs an {' and an '.join(missing)} address that is not virtual, "
                 "or the configuration a source"
             )

@@ -1,7 +1,7 @@
-"""What the pump reports, told to people and programs: log, events, hooks, notify.
+"""Passes the pump's reports to people and programs: log, events, hooks, notify.
 
-Runs on the loop, a bounded number of reports a turn. Must not decide anything about CARP: by the
-time a report is here, the pump has long advertised.
+Runs on the loop, a bounded number of reports per turn. Must not decide anything about CARP: when a
+report arrives here, the pump has already advertised.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ logger = logging.getLogger(__name__)
 STALLED_EVERY_NS = 10_000_000_000
 REPORTS_A_TURN = 1000
 FOREIGN = "address_foreign"
-FOREIGN_LOGGED_MAX = 20  # lines about foreign addresses of one interface at once; more are counted
-# Reasons that another host's advertisement gave: the log line names that host.
+FOREIGN_LOGGED_MAX = (
+    20  # lines about foreign addresses of one interface at a time; the others are counted
+)
+# Reasons caused by another host's advertisement: the log line names that host.
 PEER_REASONS = frozenset(
     {"faster_master", "tie_lost", "preempted", "master_resigned"}
     | {"less_demoted_master", "master_demoted"}
@@ -41,34 +43,34 @@ PEER_REASONS = frozenset(
 
 
 def rfc3339(monotonic_ns: int) -> str:
-    """An instant of CLOCK_MONOTONIC as RFC 3339 in UTC, milliseconds."""
+    """A CLOCK_MONOTONIC time as RFC 3339 in UTC, with milliseconds."""
     return systemd.rfc3339((monotonic_ns + time.time_ns() - time.monotonic_ns()) // 1_000_000)
 
 
 def log_lines(level: int, line: str, every: Sequence[tuple[str, ...]]) -> None:
-    """A line in the log for each, and beyond FOREIGN_LOGGED_MAX one that says how many more."""
+    """Logs a line for each, and beyond FOREIGN_LOGGED_MAX one with the number of the others."""
     for each in every[:FOREIGN_LOGGED_MAX]:
         logger.log(level, line, *each)
     if len(every) > FOREIGN_LOGGED_MAX:
-        logger.log(level, "... and %d more such", len(every) - FOREIGN_LOGGED_MAX)
+        logger.log(level, "... and %d more", len(every) - FOREIGN_LOGGED_MAX)
 
 
 def known_address(address: bytes | None) -> str | None:
-    """The text of an address of 4 or 16 bytes; None: there is none."""
+    """The text of an address of 4 or 16 bytes; None if there is none."""
     return address_text(address) if address else None
 
 
 def nobody(*_: object) -> None:
-    """Takes what a part has nobody to tell."""
+    """Does nothing: the default of every callback."""
 
 
 class Reports:
-    """Takes the pump's reports.
+    """Handles the pump's reports.
 
     `publish` gets every change of state; `on_released` the slot of a virtual host that has left;
-    `on_address_restored` slot and text of an address that somebody had removed; `on_source_proven`
-    a source, by ifindex and address, that was heard genuine for the first time. `resync` is called
-    after reports were lost.
+    `on_address_restored` slot and text of an address that another program had removed;
+    `on_source_proven` a source, by ifindex and address, that was heard genuine for the first time.
+    `resync` is called after reports were lost.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Reports:
         self._orders = orders
         self._manner = manner
         self._pump: Pump = orders.pump
-        self._up_due: set[int] = set()  # MASTER, and the up hook has not been submitted
+        self._up_due: set[int] = set()  # MASTER, but the up hook has not been submitted
         self._lost = 0
         self._stalled_ns = self._stalls = 0  # when it was last logged, and how often since
         self._publish = publish
@@ -97,10 +99,10 @@ class Reports:
         self._resync = resync
         # By slot: {address: what is wrong with it}.
         self.address_problems: dict[int, dict[str, str]] = {}
-        # Of those the foreign ones: that the interface has, and that kept the engine from adding.
+        # The foreign ones of these: found on the interface, and left alone by the engine.
         self._foreign: dict[int, dict[str, str]] = {}
         self._left_alone: set[tuple[int, str]] = set()
-        self._unpromoted: set[str] = set()  # interfaces of which it was logged
+        self._unpromoted: set[str] = set()  # interfaces for which it was logged
         self._takers: dict[type[reports.Report], Callable[[Any], None]] = {
             reports.StateChanged: self._on_state,
             reports.AddressesChanged: self._on_addresses,
@@ -131,15 +133,15 @@ class Reports:
         }
 
     def on_readable(self) -> None:
-        """`report_fd` is readable: takes up to REPORTS_A_TURN reports."""
+        """Handles up to REPORTS_A_TURN reports, when `report_fd` is readable."""
         for report in self._pump.take_reports(REPORTS_A_TURN):
             try:
                 self._takers[type(report)](report)
-            except Exception:  # one report must not keep the others back
-                logger.exception("report %s was not taken", report)
+            except Exception:  # one report must not hold up the others
+                logger.exception("handling report %s failed", report)
         lost = self._pump.facts.reports_lost
         if lost != self._lost:
-            logger.error("%d reports of the pump were lost, all states are read", lost - self._lost)
+            logger.error("lost %d reports of the pump, reading all states again", lost - self._lost)
             self._lost = lost
             self._resync()
 
@@ -148,7 +150,7 @@ class Reports:
     def on_state(
         self, slot: int, state: reports.State, reason: str, at_ns: int, peer: str | None
     ) -> None:
-        """A virtual host is in another state than was known."""
+        """Handles another state of a virtual host than was known."""
         host = self._hosts.hosts[slot]
         previous = STATES[self._hosts.states[slot]]
         self._hosts.states[slot] = STATES.index(state)
@@ -176,7 +178,7 @@ class Reports:
         host = self._hosts.hosts[report.slot]
         if report.reason == "address_deadline" and report.state == "BACKUP" and host is not None:
             logger.error(
-                "%s: address_deadline: no address of it could be had for %g s, given up",
+                "%s: address_deadline: none of its addresses could be added for %g s, given up",
                 host.name,
                 host.settings.address_deadline_s,
             )
@@ -191,7 +193,7 @@ class Reports:
             self.on_addresses(report.slot, report.reason)
 
     def on_addresses(self, slot: int, reason: str) -> None:
-        """Every address of a MASTER was added, or could not be: the moment for `up`, once."""
+        """Runs `up` once every address of a MASTER was added, or could not be."""
         host = self._hosts.hosts[slot]
         if slot in self._up_due and host is not None:
             self._up_due.discard(slot)
@@ -217,11 +219,11 @@ class Reports:
     # -- addresses
 
     def is_foreign(self, slot: int, text: str) -> bool:
-        """Whether this address of a virtual host was left alone, being somebody else's."""
+        """Whether this address of a virtual host was left alone as another program's."""
         return (slot, text) in self._left_alone
 
     def on_foreign(self, found: Mapping[int, Mapping[str, str]]) -> None:
-        """What an interface has by other hands, see foreign.Found; told when it comes or goes."""
+        """Handles the foreign addresses of an interface, see foreign.Found; logs changes."""
         come: list[tuple[str, str, str]] = []
         gone: list[tuple[str, str, str]] = []
         for slot, now in found.items():
@@ -238,23 +240,23 @@ class Reports:
                 self._note_foreign(slot, text)
         log_lines(
             logging.WARNING,
-            "%s: " + FOREIGN + ": %s is there and not ours, left alone (as %s)",
+            "%s: " + FOREIGN + ": %s is on the interface and not ours, left alone (as %s)",
             come,
         )
-        log_lines(logging.INFO, "%s: %s is there by other hands no longer (as %s)", gone)
+        log_lines(logging.INFO, "%s: %s is no longer foreign (as %s)", gone)
 
     def _note_foreign(self, slot: int, text: str) -> None:
-        """Makes a problem of a foreign address, or no longer; a failure to change it stands."""
+        """Sets or clears the problem of a foreign address; a failed change takes precedence."""
         as_ = self._foreign.get(slot, {}).get(text)
         if not self.address_problems.get(slot, {}).get(text, FOREIGN).startswith(FOREIGN):
             return
         if as_ is not None:
             self._set_problem(slot, text, FOREIGN if as_ == text else f"{FOREIGN} as {as_}")
         elif not self.is_foreign(slot, text) or self._hosts.states[slot] != MASTER:
-            self._set_problem(slot, text, None)  # of a MASTER, once it has added its own
+            self._set_problem(slot, text, None)  # cleared for a MASTER once it has added its own
 
     def on_reload(self) -> None:
-        """Addresses that a virtual host no longer has are no problem of it."""
+        """Clears problems with addresses that a virtual host no longer has."""
         self._left_alone = {
             (slot, text)
             for slot, text in self._left_alone
@@ -294,7 +296,7 @@ class Reports:
         name, text = self._address(report)
         why = os.strerror(report.error)
         if ":" in text and report.error == errno.EACCES:
-            why = "IPv6 is disabled there (disable_ipv6)"
+            why = "IPv6 is disabled on the interface (disable_ipv6)"
         host = self._hosts.hosts[report.slot]
         wanted = report.state == "MASTER" and host is not None and text in every_address(host)
         doing = "adding" if wanted else "removing"
@@ -303,7 +305,9 @@ class Reports:
 
     def _on_address_foreign(self, report: reports.AddressForeign) -> None:
         name, text = self._address(report)
-        logger.warning("%s: %s: %s is there already and not ours, left alone", name, FOREIGN, text)
+        logger.warning(
+            "%s: %s: %s is on the interface and not ours, left alone", name, FOREIGN, text
+        )
         self._left_alone.add((report.slot, text))
         self._note(report, text, FOREIGN)
 
@@ -318,9 +322,9 @@ class Reports:
                 "%s: the kernel removed %s with another address of ours, added again", name, text
             )
         elif was_left_alone:
-            logger.info("%s: address %s is nobody's any more, added", name, text)
+            logger.info("%s: address %s is no longer foreign, added", name, text)
         else:
-            logger.info("%s: address %s is there now", name, text)
+            logger.info("%s: address %s is added now", name, text)
         self._note(report, text, None)
         self._note_foreign(report.slot, text)
 
@@ -334,10 +338,10 @@ class Reports:
         logger.info("%s: no longer demoted for its addresses", self._hosts.name(report.slot))
 
     def _on_secondaries(self, report: reports.SecondariesNotPromoted) -> None:
-        """promote_secondaries was not 1 when we were about to remove an address."""
+        """Handles that promote_secondaries was not 1 when we were about to remove an address."""
         name = self._hosts.names[report.interface]
         if report.error == 0:
-            logger.warning("%s: promote_secondaries was not 1 any more, set again", name)
+            logger.warning("%s: promote_secondaries was no longer 1, set again", name)
             return
         if name not in self._unpromoted:
             self._unpromoted.add(name)
@@ -351,7 +355,7 @@ class Reports:
     # -- the wire
 
     def _on_duplicate_source(self, report: reports.DuplicateSource) -> None:
-        who = f" ({mac_text(report.mac)})" if any(report.mac) else ""  # a raw socket knows no MAC
+        who = f" ({mac_text(report.mac)})" if any(report.mac) else ""  # unknown with a raw socket
         logger.warning(
             "%s: duplicate_source: another host%s advertises from our address",
             self._hosts.name(report.slot),
@@ -361,7 +365,7 @@ class Reports:
     def _on_duplicate_ended(self, report: reports.DuplicateEnded) -> None:
         who = f" ({mac_text(report.mac)})" if any(report.mac) else ""
         logger.info(
-            "%s: duplicate_source is over: another host%s is not heard from our address any more",
+            "%s: duplicate_source ended: another host%s is no longer heard from our address",
             self._hosts.name(report.slot),
             who,
         )
@@ -380,12 +384,12 @@ class Reports:
         who = f" ({mac_text(report.mac)})" if any(report.mac) else ""
         name = self._hosts.name(report.slot)
         logger.warning(
-            "%s: counter_reset: a host's%s counters went back and are learned anew", name, who
+            "%s: counter_reset: a host's%s counters went back and are learned again", name, who
         )
 
     def _on_family_silent(self, report: reports.FamilySilent) -> None:
         logger.warning(
-            "%s: family_silent: the master is heard over IPv%d alone, not over IPv%d",
+            "%s: family_silent: the master is heard only over IPv%d, not over IPv%d",
             self._hosts.name(report.slot),
             10 - report.family,
             report.family,
@@ -420,32 +424,34 @@ class Reports:
         self._tell_released(report.slot)
 
     def _on_configuration_released(self, report: reports.ConfigurationReleased) -> None:
-        """Its memory was the pump's to give back; nobody waits for it."""
+        """Does nothing: the report only returns memory."""
 
     def _on_stalled(self, report: reports.Stalled) -> None:
-        """Where an interval is some milliseconds, many a second: one line in STALLED_EVERY_NS."""
+        """Logs one line in STALLED_EVERY_NS: with intervals of some milliseconds there are many a
+        second.
+        """
         if self._stalled_ns and report.at_ns - self._stalled_ns < STALLED_EVERY_NS:
             self._stalls += 1
             return
-        before = f" ({self._stalls} times more since it was last logged)" if self._stalls else ""
+        before = f" ({self._stalls} more times since it was last logged)" if self._stalls else ""
         self._stalled_ns, self._stalls = report.at_ns, 0
         logger.warning(
-            "the pump did not run for %.3f s%s: a BACKUP whose interval is shorter waits on",
+            "the pump did not run for %.3f s%s: a BACKUP with a shorter interval waits longer",
             report.away_ns / 1e9,
             before,
         )
 
     def _on_socket_dropped(self, report: reports.SocketDropped) -> None:
-        """The pump tells it at most once in ten seconds."""
+        """Logs it; the pump reports it at most once in ten seconds."""
         if report.waits_anew:
             logger.warning(
-                "the kernel dropped %d frames: every BACKUP waits its master-down time anew",
+                "the kernel dropped %d frames: every BACKUP waits for its master-down time again",
                 report.frames,
             )
         else:
             logger.warning(
-                "the kernel dropped %d frames of strangers: a flood? Those of known sources have"
-                " a socket of their own, and lost nothing by it",
+                "the kernel dropped %d frames of unknown sources: a flood? Frames of known sources"
+                " have a socket of their own, and none of them was lost",
                 report.frames,
             )
 
@@ -453,7 +459,7 @@ class Reports:
         self._tell_proven(report.ifindex, report.source)
 
     def _on_lost_priority(self, report: reports.LostPriority) -> None:
-        logger.error("the pump used up its real-time budget and runs without priority now")
+        logger.error("the pump used up its real-time budget and now runs without priority")
 
     def _on_done(self, report: reports.Done) -> None:
         self._orders.on_done(report.mark)

@@ -1,4 +1,4 @@
-"""The status document: what `carp-fast status --json` prints, built from the pump's snapshots.
+"""The status document that `carp-fast status --json` prints, built from the pump's snapshots.
 
 Must not change anything. Programs read it: its keys, words and units are a contract.
 """
@@ -44,13 +44,14 @@ if TYPE_CHECKING:
     from carp_fast.pump._pump import Pump
 
 
-# What three failed sends in a row add, by dialect: to the advskew, or to OpenBSD's demote byte.
+# The demotion by three failed sends in a row, by dialect: of the advskew, or of OpenBSD's demote
+# byte.
 SEND_ERRORS, SEND_ERRORS_OPENBSD = 240, 1
-ADDRESS_DEMOTION = 240  # what addresses that could not be held add, see engine/_vhid.pxd
+ADDRESS_DEMOTION = 240  # by addresses that could not be held, see engine/_vhid.pxd
 SPANS_A_SLICE = 32  # orders to the pump, which has room for 4,096
 
 
-Copied = tuple[int, HostCopy]  # a slot, and what the pump found there
+Copied = tuple[int, HostCopy]  # a slot, and the copy of its virtual host
 
 
 def seconds_ago(at_ns: int, now_ns: int) -> float:
@@ -58,17 +59,17 @@ def seconds_ago(at_ns: int, now_ns: int) -> float:
 
 
 def warnings(fields: HostCopy) -> dict[str, str]:
-    """What of a virtual host is wrong for as long as it stands here, by word: a sentence."""
+    """The problems of a virtual host that last, by word: a sentence."""
     found = {}
     if fields.duplicate_source is not None:
         mac = fields.duplicate_source
-        who = f" ({mac_text(mac)})" if any(mac) else ""  # a raw socket knows no MAC
+        who = f" ({mac_text(mac)})" if any(mac) else ""  # unknown with a raw socket
         found["duplicate_source"] = f"another host{who} advertises from our source"
     return found
 
 
 def demotion(fields: HostCopy) -> Demotion:
-    """The demotion of a host by reasons; in dialect "openbsd" the byte that is sent, too."""
+    """The demotion of a host by reasons; in dialect "openbsd" also the byte that is sent."""
     openbsd = fields.dialect == "openbsd"
     reasons = {}
     if fields.demotion:
@@ -82,7 +83,7 @@ def demotion(fields: HostCopy) -> Demotion:
 
 
 def heard(source: SourceCopy, now_ns: int) -> Heard:
-    """Who advertised, and what. A raw socket knows no MAC: None."""
+    """A host that advertised. Its MAC is None with a raw socket."""
     return Heard(
         source=address_text(source.source),
         mac=mac_text(source.mac) if any(source.mac) else None,
@@ -96,7 +97,7 @@ def heard(source: SourceCopy, now_ns: int) -> Heard:
 
 
 def spans(slots: Iterable[int]) -> Iterator[list[tuple[int, int]]]:
-    """Ascending slots as (first, how many) of those that follow one another, a slice at a time."""
+    """Ascending slots as (first, number) of adjacent ones, a slice at a time."""
     slice_: list[tuple[int, int]] = []
     for slot in slots:
         if slice_ and slot == sum(slice_[-1]):
@@ -111,7 +112,7 @@ def spans(slots: Iterable[int]) -> Iterator[list[tuple[int, int]]]:
 
 
 class Status:
-    """Builds the document; each virtual host is whole, copied out by the pump in slices.
+    """Builds the document; the pump copies each virtual host as a whole, in slices.
 
     `receive`: the receive path; `in_use`: by slot, the process that has a virtual host instead.
     """
@@ -136,9 +137,9 @@ class Status:
         self._in_use = {} if in_use is None else in_use
 
     async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[list[Copied]]:
-        """What these slots hold, ascending, copied out one slice after the other.
+        """Copies of the virtual hosts in these ascending slots, one slice after the other.
 
-        An advertisement never waits for more than one slice, and few are ever in memory.
+        An advertisement never waits for more than one slice, and few are in memory at a time.
         """
         for slice_ in spans(slots):
             await self._orders.room_for(len(slice_))
@@ -148,21 +149,21 @@ class Status:
             yield [(slot, fields) for slot, fields in copied if self._host(slot, fields)]
 
     def _host(self, slot: int, fields: HostCopy) -> VirtualHost | None:
-        """Whom a copy is of; None: its slot was given to another while the pump copied."""
+        """The virtual host of a copy; None if its slot was reused while the pump copied."""
         host = self._hosts.hosts[slot] if slot < len(self._hosts.hosts) else None
         if host is None or host.vhid != fields.vhid:
             return None
         return host if self._hosts.number(host.interface) == fields.interface else None
 
     def summary(self) -> Summary:
-        """How many virtual hosts there are, and in which state."""
+        """The number of virtual hosts, in total and in each state."""
         used = sum(host is not None for host in self._hosts.hosts)
         master, backup = self._hosts.states.count(MASTER), self._hosts.states.count(BACKUP)
         return Summary(used, master, backup, used - master - backup)
 
     async def head(self, interface: str | None) -> StatusHead:
-        """Everything but the virtual hosts."""
-        # Those that have virtual hosts now; a reload may bring more while the pump copies.
+        """The document without the virtual hosts."""
+        # Those that have virtual hosts now; a reload may add more while the pump copies.
         names = [name for name in self._hosts.used_names() if interface in (None, name)]
         await self._orders.room_for(1)
         snapshot = self._pump.snapshot_interfaces(len(self._hosts.names))
@@ -204,19 +205,19 @@ class Status:
         )
 
     def _slots(self, wanted: StatusRequest) -> list[int]:
-        """Of the virtual hosts whose interface and vhid are wanted; all where none is named."""
+        """The slots of the virtual hosts with this interface and vhid; None matches all."""
         return [slot for slot, _ in self._hosts.matching(wanted.interface, wanted.vhid)]
 
     def virtual_hosts(
         self, copied: Iterable[Copied], wanted: StatusRequest
     ) -> Iterator[VirtualHostStatus]:
-        """Those that match."""
+        """The virtual hosts that match."""
         return (entry for _, entry in self.matching(copied, wanted))
 
     def matching(
         self, copied: Iterable[Copied], wanted: StatusRequest
     ) -> Iterator[tuple[VirtualHost, VirtualHostStatus]]:
-        """Those that match, each with its configuration."""
+        """The virtual hosts that match, each with its configuration."""
         now_ns = time.monotonic_ns()
         for slot, fields in copied:
             host = self._host(slot, fields)

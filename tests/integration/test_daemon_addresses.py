@@ -220,7 +220,7 @@ def test_an_address_of_a_master_that_somebody_removes_is_back_within_1_s(
         assert {key for key, state in daemon.states().items() if state != "MASTER"} == {("s1", 2)}
         # Demotion never stops a host that hears nobody.
         daemon.wait_state("MASTER", 5)
-    assert daemon.log_lines("WARNING s1/2: address 10.1.1.2/32 was removed by somebody")
+    assert daemon.log_lines("WARNING s1/2: address 10.1.1.2/32 was removed by another program")
     assert daemon.log_lines("ERROR s1/2: address_lost: 10.1.1.2/32 was removed 5 times within 60 s")
     print(
         f"removed by hand, back after {max(times_s) * 1e3:.0f} ms at most; the fifth time resigned"

@@ -129,13 +129,13 @@ def test_our_own_removals_are_nobody_elses(lab_factory: Callable[..., Lab], tmp_
     # What is told of links comes in order: after this, of the removal before it.
     lab.set_link("b", 1, up=False)
     slower.wait_log("s1: link down", 5)
-    assert not slower.log_lines("removed by somebody")
+    assert not slower.log_lines("removed by another program")
     assert slower.counters("s1", 1)["addresses_restored"] == 0
     lab.set_link("b", 1, up=True)
     slower.wait_state("MASTER", STATE_S)
     wait_for(lambda: "2001:db8:1::100" in held(a), 5, "the address")
     a.run(["ip", "-6", "addr", "del", "2001:db8:1::100/64", "dev", "s1"])
-    (line,) = slower.wait_log("removed by somebody", 5)
+    (line,) = slower.wait_log("removed by another program", 5)
     text = "address 2001:db8:1::100/64 was removed by another program, added again"
     assert line.endswith(f"s1/1: {text}")
     assert slower.counters("s1", 1)["addresses_restored"] == 1
@@ -200,4 +200,4 @@ def test_a_prefix_length_that_a_reload_changes_costs_no_address(
     wait_for(held_without_problems, 2, "three addresses held")
     shown = a.run(["ip", "-o", "addr", "show", "dev", "s1"]).stdout.split()
     assert {"10.1.1.1/24", "2001:db8:1::100/128", "2001:db8:1::200/128"} <= set(shown)
-    assert not daemon.log_lines("2001:db8:1::100/128 is there already")
+    assert not daemon.log_lines("2001:db8:1::100/128 is on the interface")

@@ -63,7 +63,7 @@ def test_a_backup_tells_what_its_host_has_by_other_hands(
     # At the start.
     backup = start_daemon(b, path)
     backup.wait_state("BACKUP", 5)
-    backup.wait_log(f"WARNING s1/1: {FOREIGN}: {address} is there and not ours", 5)
+    backup.wait_log(f"WARNING s1/1: {FOREIGN}: {address} is on the interface and not ours", 5)
     assert problems(backup) == {address: why}
     said = command(backup, "explain", "s1", "1")
     assert "none held" not in said
@@ -72,7 +72,7 @@ def test_a_backup_tells_what_its_host_has_by_other_hands(
     # It goes while the daemon runs, and comes again.
     ip(b, f"addr del {on_host} dev s1")
     wait_for(lambda: problems(backup) == {}, 5, "no problem left")
-    assert "none held, as it should be in BACKUP" in command(backup, "explain", "s1", "1")
+    assert "none held, as expected in BACKUP" in command(backup, "explain", "s1", "1")
     assert "is on this host already" not in command(backup, "check")
     assert "no virtual host to show" in command(backup, "status", "--problems")
     ip(b, f"addr add {on_host} dev s1{flags}")
@@ -130,7 +130,7 @@ def test_a_master_holds_its_own_beside_a_foreign_one(
     assert problems(daemon) == {FOUR: f"{FOREIGN} as 10.1.1.1/32"}
     said = command(daemon, "explain", "s1", "1")
     assert f"held: {FOUR}" in said
-    assert f"foreign: {FOUR} is there by other hands, too, and stays when" in said
+    assert f"foreign: another program has added {FOUR}, too, and it stays when" in said
     assert daemon.stop() == 0
     assert FOUR not in held(a)
     assert "10.1.1.1/32" in held(a)

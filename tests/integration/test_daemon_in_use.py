@@ -65,7 +65,7 @@ def test_the_second_daemon_waits_and_takes_part_when_the_first_has_gone(
     assert {told(second)[vhid] for vhid in (2, 3)} == {IN_USE}
     # Its mark is ours, too, and still nothing was taken from it at the start.
     assert held <= a.addresses()
-    assert not first.log_lines("removed by somebody")
+    assert not first.log_lines("removed by another program")
     assert [first.counters("s1", vhid)["addresses_restored"] for vhid in (1, 2, 3)] == [0, 0, 0]
     pid = first.process.pid
     second.wait_log(rf"WARNING s1/2 and 1 more: in_use: pid {pid} \(", 5)

@@ -94,7 +94,7 @@ def test_a_port_of_a_bridge_and_back(lab_factory: Callable[..., Lab], tmp_path: 
                 SOON_S,
                 f"announcements after {command}",
             )
-    assert daemon.log_lines("s1: is a port of br9 now")
+    assert daemon.log_lines("s1: is now a port of br9")
     assert {each["state"] for each in daemon.status()["virtual_hosts"]} == {"MASTER"}
 
 

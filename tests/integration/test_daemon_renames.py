@@ -84,7 +84,7 @@ def test_renamed_while_master_and_back(
     rename(lab["a"], "x1", "s1")
     await_return(a, b)
     assert not a.log_lines("address_foreign")
-    assert not a.log_lines("was removed by somebody")
+    assert not a.log_lines("was removed by another program")
     assert a.stop() == 0
     assert virtual(lab["a"]) == set()
     assert b.stop() == 0

@@ -155,7 +155,7 @@ def test_secondaries_stay_where_somebody_reset_promote_secondaries(a: Host, tmp_
     daemon.reload()
     wait_for(lambda: held(a, *ours) == set(ours[1:]), 5, "the first gone, the others there")
     assert held(a, "192.0.2.200") == {"192.0.2.200"}
-    daemon.wait_log("WARNING s1: promote_secondaries was not 1 any more, set again", 5)
+    daemon.wait_log("WARNING s1: promote_secondaries was no longer 1, set again", 5)
     assert daemon.counters("s1", 2)["addresses_restored"] == 0
 
 
@@ -183,7 +183,8 @@ def test_a_master_that_gets_no_address_resigns_and_says_why(
     # Only IPv6 addresses are held: IPv4 ones are those of the peers that it advertises to.
     table |= {"addresses": [f"{IPV6}/128"], "peers": ["10.1.0.2"], "source": "10.1.0.1"}
     daemon = start_daemon(a, write_configuration(tmp_path, "a", [table]))
-    daemon.wait_log("ERROR s1/1: address_deadline: no address of it could be had for 1 s", 20)
+    failed = "address_deadline: none of its addresses could be added for 1 s"
+    daemon.wait_log(f"ERROR s1/1: {failed}", 20)
     found = daemon.virtual_host("s1", 1)
     assert found["demotion"]["reasons"] == {"address_deadline": 240}
     other = {**table, "peers": ["10.1.0.1"], "source": "10.1.0.2", "advskew": 100}

@@ -350,11 +350,11 @@ def test_a_daemon_takes_over_while_strangers_flood_it(lab_factory: Callable[...,
     backup.process.signal(signal.SIGSTOP)
     wait_for(lambda: arrived(b) > full_at, DEADLINE_S, "strangers fill their lane")
     backup.process.signal(signal.SIGCONT)
-    backup.wait_log("frames of strangers", DEADLINE_S)
+    backup.wait_log("frames of unknown sources", DEADLINE_S)
     master.process.kill()
     backup.wait_state("MASTER", DEADLINE_S)
     assert flood.alive()
     assert not backup.log_lines("frames: every BACKUP waits")
     # Twice at most within ten seconds of its beginning, and each ten seconds.
-    assert len(backup.log_lines("frames of strangers")) <= 5
+    assert len(backup.log_lines("frames of unknown sources")) <= 5
     assert backup.counters("s1", 1)["became_master"] == 1

@@ -240,7 +240,7 @@ def test_a_master_that_was_heard_and_is_faster_now() -> None:
     ("dialect", "sentence"),
     [
         ("ucarp", "a tie that goes to the lower source, which is not ours (dialect ucarp)"),
-        ("freebsd", "a tie, and whoever hears one yields"),
+        ("freebsd", "a tie, which the host that hears it loses"),
     ],
 )
 def test_a_tie_that_would_be_lost(dialect: str, sentence: str) -> None:
@@ -256,11 +256,10 @@ def test_a_resignation_of_who_is_not_the_master_means_nothing() -> None:
     first, second = asked.facts()["heard"]
     assert (first["current"], first["event"]) == (True, "master_heard")
     assert (second["current"], second["event"]) == (False, None)
-    assert asked.sections()["heard masters"][1].endswith("resigned (255/255): nothing follows")
+    assert asked.sections()["heard masters"][1].endswith("resigned (255/255): it has no effect")
     asked.hear("10.77.0.5", advbase=9, counter=3)
     assert asked.sections()["heard masters"][2].endswith(
-        "more seldom than our master-down time, without being the master that we know:"
-        " nothing follows"
+        "less often than our master-down time, and is not the master that we know: it has no effect"
     )
 
 
@@ -281,15 +280,15 @@ def test_another_host_with_our_source() -> None:
 def test_a_demote_byte_in_a_dialect_that_has_none() -> None:
     asked = Asked().hear(demote=20)
     assert asked.sections()["heard masters"][1] == (
-        "10.77.0.3 sends demote byte 20 as OpenBSD does, and dialect ucarp does not look at it: "
+        "10.77.0.3 sends demote byte 20 as OpenBSD does, and dialect ucarp ignores it: "
         'set dialect = "openbsd"'
     )
 
 
 def test_explain_says_that_nobody_was_heard() -> None:
-    assert Asked().sections()["heard masters"] == ["nobody has been heard"]
+    assert Asked().sections()["heard masters"] == ["no host has been heard"]
     assert Asked().become("INIT").sections()["heard masters"] == [
-        "nobody has been heard, and nobody would count in INIT"
+        "no host has been heard, and none would count in INIT"
     ]
 
 
@@ -399,8 +398,8 @@ def test_what_is_wrong_in_few_words() -> None:
         (
             "ucarp",
             ("10.77.0.100/24", "fe80::100/64"),
-            "its digest holds link-local fe80::100: as FreeBSD and NetBSD sign, and OpenBSD refuses"
-            " it, since its carp interface has fe80::200:5eff:fe00:12a, too; where another host is"
+            "its digest includes link-local fe80::100, as in FreeBSD and NetBSD; OpenBSD refuses"
+            " it, since its carp interface has fe80::200:5eff:fe00:12a, too: if another host runs"
             ' OpenBSD, set dialect = "openbsd" here',
         ),
         (
@@ -412,14 +411,14 @@ def test_what_is_wrong_in_few_words() -> None:
         (
             "openbsd",
             ("fe80::101/64", "fe80::100/64"),
-            "its digest holds link-local fe80::101, fe80::100 and fe80::200:5eff:fe00:12a, which"
+            "its digest includes link-local fe80::101, fe80::100 and fe80::200:5eff:fe00:12a, which"
             " OpenBSD's carp interface has, too: FreeBSD and NetBSD refuse it, and both would be"
             " MASTER",
         ),
         (
             "openbsd",
             ("fe80::200:5eff:fe00:12a/64",),
-            "its digest holds link-local fe80::200:5eff:fe00:12a, as everybody signs it",
+            "its digest includes link-local fe80::200:5eff:fe00:12a, as in every system",
         ),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_backup_that_lost_a_tie_lately_waits_for_its_turn() -> None:
     assert asked.heard()["event"] == "contested"
     assert asked.facts()["timer"]["event"] == "our_turn"
     found = asked.sections()
-    assert found["timers"][0].endswith(", unless who lost the same tie is faster")
+    assert found["timers"][0].endswith(", unless another loser of it is faster")
     assert found["heard masters"][0].endswith("unless another host's jitter is shorter")
 
 
@@ -99,7 +99,8 @@ def test_silence_counts_from_the_end_of_an_absence() -> None:
     # Two seconds later than its deadline would have been: more than two intervals from then on.
     assert takes_over == "takes over in 2.391 s unless a master is heard"
     assert silence.startswith(
-        "the pump was away, or the kernel dropped frames: it waits on for what it may have missed"
+        "the pump did not run, or the kernel dropped frames: it waits longer for what it may have"
+        " missed"
     )
     assert silence.endswith("Z (1.000 s ago)")
     assert asked.hear(counter=2).facts()["stalled"] is None
@@ -115,7 +116,7 @@ def test_the_jitter_after_a_tie_is_explained() -> None:
     assert takes_over.startswith(
         f"takes over in {facts['master_down_s'] + facts['jitter_s']:.3f} s"
     )
-    assert jitter.startswith("it lost a tie lately (1 since one master alone was heard")
+    assert jitter.startswith("it lost a tie recently (1 since only one master was heard")
     assert f"each wait is {facts['jitter_s']:.3f} s longer" in jitter
 
 
@@ -145,10 +146,10 @@ def test_demoted_for_a_lost_address() -> None:
     asked = Asked().become("MASTER")
     asked.engine.lose_address(0, asked.now_ns)
     assert asked.sections()["demotion"] == [
-        "address_lost: 240 (somebody kept removing an address; undone after a minute, or more each"
-        " time)",
-        "240 in all: advskew 100 becomes 240",
-        "that for its addresses ends in 1m 0s",
+        "address_lost: 240 (another program kept removing an address; undone after a minute, or"
+        " more each time)",
+        "240 in total: advskew 100 becomes 240",
+        "the demotion for its addresses ends in 1m 0s",
     ]
     assert (
         "advskew 100 (240 is sent): an advertisement every 1.938 s"
@@ -166,7 +167,7 @@ def test_a_master_without_addresses_says_when_it_gives_up() -> None:
     asked.node.run(asked.now_ns)
     failed, retried, without = asked.sections()["addresses"]
     assert failed == "failed: 10.77.0.100/24 could not be added (Operation not permitted)"
-    assert retried.startswith("what failed is tried again in ")
+    assert retried.startswith("failed changes are tried again in ")
     assert without == (
         "without any address for 14.000 s: after 30 s (address_deadline_s) it gives up"
     )
@@ -185,7 +186,7 @@ def test_a_master_without_addresses_and_deadline_says_that_it_stays() -> None:
 def test_demoted_in_openbsds_way() -> None:
     asked = Asked(dialect="openbsd")
     asked.engine.demote(0, 20, START_NS)
-    assert asked.sections()["demotion"][1] == "20 in all: demote byte 20 is sent"
+    assert asked.sections()["demotion"][1] == "20 in total: demote byte 20 is sent"
 
 
 def test_advertisements_that_are_not_sent() -> None:
@@ -201,8 +202,9 @@ def test_advertisements_that_are_not_sent() -> None:
             explained(facts | {"failed_sends": 3, "demotion": failing, "effective_advskew": 240})
         )
     ) == [
-        "send_errors: 240 (three advertisements in a row could not be sent; undone when three are)",
-        "240 in all: advskew 100 becomes 240",
+        "send_errors: 240 (three advertisements in a row could not be sent; undone after three"
+        " are)",
+        "240 in total: advskew 100 becomes 240",
     ]
 
 
@@ -210,9 +212,7 @@ def test_advertisements_that_are_not_sent() -> None:
 
 
 def test_addresses_as_they_should_be() -> None:
-    assert Asked().sections()["addresses"] == [
-        "none held, as it should be in BACKUP: 10.77.0.100/24"
-    ]
+    assert Asked().sections()["addresses"] == ["none held, as expected in BACKUP: 10.77.0.100/24"]
     assert Asked().become("MASTER").sections()["addresses"] == ["held: 10.77.0.100/24"]
 
 
@@ -230,7 +230,7 @@ def test_addresses_with_a_problem() -> None:
     asked = Asked().become("MASTER")
     asked.problems.address_problems[0] = {"10.77.0.100/24": "address_foreign"}
     assert asked.sections()["addresses"] == [
-        "foreign: 10.77.0.100/24 was there already and is not ours, left alone (address_foreign)"
+        "foreign: 10.77.0.100/24 existed already and is not ours, left alone (address_foreign)"
     ]
     asked.problems.address_problems[0] = {"10.77.0.100/24": "Permission denied"}
     assert asked.sections()["addresses"] == [
@@ -256,9 +256,9 @@ def test_a_foreign_address_beside_that_of_a_master() -> None:
     # Two IPv4 addresses that differ in their prefix length alone are there at once, IPv6 ones not.
     assert list(explain_text.addresses(explained(facts | {"address_problems": why}))) == [
         "held: 10.77.0.100/24",
-        "foreign: 10.77.0.100/24 is there by other hands, too, and stays when another host is"
+        "foreign: another program has added 10.77.0.100/24, too, and it stays when another host is"
         " MASTER (address_foreign as 10.77.0.100/30)",
-        "foreign: fd77::100/64 was there already and is not ours, left alone"
+        "foreign: fd77::100/64 existed already and is not ours, left alone"
         " (address_foreign as fd77::100/30)",
     ]
 
@@ -268,7 +268,7 @@ def test_what_is_not_foreign_is_not_held_by_a_backup() -> None:
     facts = Asked().facts() | {"addresses": every}
     facts["address_problems"] = {every[1]: "address_foreign"}
     first, second = explain_text.addresses(explained(facts))
-    assert first == "none held, as it should be in BACKUP: 10.77.0.100/24"
+    assert first == "none held, as expected in BACKUP: 10.77.0.100/24"
     assert second.startswith("foreign: 10.77.0.101/24 is on eth0 and not ours")
 
 
@@ -318,14 +318,15 @@ def test_the_last_rejections_that_concern_it() -> None:
         "  bad_destination: sent to another group, or as unicast: compare destination, "
         "destination6 and peers on both hosts",
         "bad_length from an unknown source, for an unknown vhid, 3.000 s ago",
-        "  bad_length: too short or cut off: damaged on its way, or protocol 112 is used otherwise",
+        "  bad_length: too short or truncated: damaged on its way, or not CARP's use of protocol"
+        " 112",
         "bad_auth from 10.77.0.9, 5.000 s ago",
         "  bad_auth: another passphrase or other signed addresses: "
         "try carp-fast dump -i eth0 -c FILE",
     ]
     assert found["counters"] == [
         "bad_destination 1, bad_auth 1",
-        "rejected on eth0, whomever it was for: bad_length 1, bad_vhid 1, bad_destination 1, "
+        "rejected on eth0, for any virtual host: bad_length 1, bad_vhid 1, bad_destination 1, "
         "bad_auth 1",
     ]
 
@@ -384,26 +385,26 @@ def leaving(asked: Asked) -> None:
             interface_gone,
             "missing",
             "interface_missing",
-            "there is no interface eth0: as soon as there is, it takes part",
+            "interface eth0 does not exist: it takes part as soon as it does",
         ),
         (
             no_ethernet,
             "unusable",
             "interface_missing",
-            "eth0 is no Ethernet interface: CARP needs one with a MAC",
+            "eth0 is not an Ethernet interface: CARP needs one with a MAC",
         ),
         (
             link_down,
             "up",  # as the links tell it, who are not asked here
             "link_down",
             "eth0 has to be set up (ip link set eth0 up) and have carrier; with "
-            "ignore_link_state = true it takes part without",
+            "ignore_link_state = true it takes part without carrier",
         ),
         (
             no_source,
             "up",
             "no_source",
-            "eth0 needs an IPv4 address that is no virtual one, or the configuration a source",
+            "eth0 needs an IPv4 address that is not virtual, or the configuration a source",
         ),
         (
             in_use,
@@ -449,7 +450,7 @@ def test_a_configured_source_that_is_missing_or_elsewhere() -> None:
     assert said["to take part"] == lines
     heading = "virtual host eth0/42"
     assert "its configured source 10.77.0.9 is not an address of this host" in said[heading]
-    assert any("the configured source is not there" in line for line in said[heading])
+    assert any("the configured source is missing" in line for line in said[heading])
     asked = Asked({"source": source}, source=ip(source))
     asked.network.local.add(ip(source))
     said = asked.sections()

@@ -240,7 +240,7 @@ def test_problems_with_addresses_are_known_by_the_address(
         desk.tell(AddressForeign, address=1)
         desk.tell(AddressFailed, address=0, error=errno.ENOBUFS)
     assert caplog.messages == [
-        "eth0/1: address_foreign: 192.0.2.51/32 is there already and not ours, left alone",
+        "eth0/1: address_foreign: 192.0.2.51/32 is on the interface and not ours, left alone",
         "eth0/1: adding address 192.0.2.1/24 failed: No buffer space available",
     ]
     assert desk.reports.address_problems == {
@@ -277,7 +277,7 @@ def test_a_foreign_address_is_told_when_it_comes_and_when_it_goes(
                 "192.0.2.51/32": "address_foreign as 192.0.2.51/24",
             }
         }
-    told = "there and not ours, left alone"
+    told = "on the interface and not ours, left alone"
     assert caplog.messages == [
         f"eth0/1: address_foreign: 192.0.2.1/24 is {told} (as 192.0.2.1/24)",
         f"eth0/1: address_foreign: 192.0.2.51/32 is {told} (as 192.0.2.51/24)",
@@ -288,7 +288,7 @@ def test_a_foreign_address_is_told_when_it_comes_and_when_it_goes(
     assert desk.reports.address_problems == {0: {"192.0.2.1/24": "address_foreign as 192.0.2.1/32"}}
     assert caplog.messages == [
         f"eth0/1: address_foreign: 192.0.2.1/24 is {told} (as 192.0.2.1/32)",
-        "eth0/1: 192.0.2.51/32 is there by other hands no longer (as 192.0.2.51/24)",
+        "eth0/1: 192.0.2.51/32 is no longer foreign (as 192.0.2.51/24)",
     ]
     desk.reports.on_foreign({0: {}, 1: {}})
     assert desk.reports.address_problems == {}
@@ -351,7 +351,7 @@ def test_many_foreign_addresses_are_few_lines(caplog: pytest.LogCaptureFixture) 
     every = {f"10.0.0.{n}/32": f"10.0.0.{n}/32" for n in range(100)}
     desk.reports.on_foreign({0: every})
     assert len(caplog.messages) == FOREIGN_LOGGED_MAX + 1
-    assert caplog.messages[-1] == "... and 80 more such"
+    assert caplog.messages[-1] == "... and 80 more"
     assert len(desk.reports.address_problems[0]) == 100
 
 
@@ -389,17 +389,17 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
     told = "\n".join(caplog.messages)
     for words in (
         "eth0/1: duplicate_source: another host (02:00:00:00:00:09)",
-        "eth0/1: duplicate_source is over: another host (02:00:00:00:00:09) is not heard",
+        "eth0/1: duplicate_source ended: another host (02:00:00:00:00:09) is no longer heard",
         "eth0/1: other_master",
         "eth0/1: the peer advertises demotion 7",
         "eth0/1: three advertisements in a row not sent (Network is down)",
         "the pump did not run for 2.500 s",
-        "the kernel dropped 12 frames: every BACKUP waits its master-down time anew",
-        "the kernel dropped 13 frames of strangers",
+        "the kernel dropped 12 frames: every BACKUP waits for its master-down time again",
+        "the kernel dropped 13 frames of unknown sources",
         "without priority",
         "eth0/1: counter_reset: a host's (02:00:00:00:00:09) counters went back",
         "eth0/2: counter_reset: a host's counters went back",
-        "eth0/1: family_silent: the master is heard over IPv4 alone, not over IPv6",
+        "eth0/1: family_silent: the master is heard only over IPv4, not over IPv6",
     ):
         assert words in told
 
@@ -411,7 +411,7 @@ def test_absences_in_quick_succession_are_one_line(caplog: pytest.LogCaptureFixt
     told = [message for message in caplog.messages if "the pump did not run" in message]
     assert len(told) == 3
     assert "0.005 s: a BACKUP" in told[0]
-    assert "(99 times more since it was last logged)" in told[1]
+    assert "(99 more times since it was last logged)" in told[1]
 
 
 def test_peers_of_both_families_are_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -442,8 +442,8 @@ def test_only_what_somebody_removed_is_told_as_lost(caplog: pytest.LogCaptureFix
         desk.tell(AddressRestored, address=1, why="with_ours")
     assert desk.lost == []
     assert caplog.messages == [
-        "eth0/1: address 192.0.2.51/32 is nobody's any more, added",
-        "eth0/1: address 192.0.2.51/32 is there now",
+        "eth0/1: address 192.0.2.51/32 is no longer foreign, added",
+        "eth0/1: address 192.0.2.51/32 is added now",
         "eth0/1: the kernel removed 192.0.2.51/32 with another address of ours, added again",
     ]
     desk.tell(AddressRestored, address=1, why="removed")
@@ -474,7 +474,7 @@ def test_a_deadline_that_passed_is_logged_as_an_error(caplog: pytest.LogCaptureF
     desk.change("MASTER", "master_down")
     desk.change("BACKUP", "address_deadline")
     assert caplog.messages == [
-        "eth0/1: address_deadline: no address of it could be had for 10 s, given up"
+        "eth0/1: address_deadline: none of its addresses could be added for 10 s, given up"
     ]
 
 
@@ -484,7 +484,7 @@ def test_promote_secondaries_that_was_reset_is_logged(caplog: pytest.LogCaptureF
     desk.tell(SecondariesNotPromoted, interface=0, error=errno.EPERM)
     desk.tell(SecondariesNotPromoted, interface=0, error=errno.EPERM)
     assert caplog.messages == [
-        "eth0: promote_secondaries was not 1 any more, set again",
+        "eth0: promote_secondaries was no longer 1, set again",
         "eth0: promote_secondaries is not 1 and cannot be set (Operation not permitted): the kernel"
         " may remove addresses of this host with ours; ours are added again",
     ]
@@ -503,7 +503,7 @@ def test_an_interface_without_ipv6_is_named_as_what_is_wrong(
     desk.tell(AddressFailed, address=1, error=errno.EACCES)
     assert [message.rpartition(": ")[2] for message in caplog.messages] == [
         "Permission denied",
-        "IPv6 is disabled there (disable_ipv6)",
+        "IPv6 is disabled on the interface (disable_ipv6)",
     ]
 
 
@@ -517,7 +517,7 @@ def test_lost_reports_are_said_once_and_answered_by_a_full_reading(
     desk.tell(Done, mark=42)
     assert desk.orders.marks == [41, 42]
     assert desk.readings == 1
-    assert caplog.messages == ["3 reports of the pump were lost, all states are read"]
+    assert caplog.messages == ["lost 3 reports of the pump, reading all states again"]
 
 
 def test_one_report_that_fails_keeps_no_other_back(caplog: pytest.LogCaptureFixture) -> None:
@@ -525,4 +525,4 @@ def test_one_report_that_fails_keeps_no_other_back(caplog: pytest.LogCaptureFixt
     desk.change("BACKUP", "started")
     desk.tell(Done, mark=1)
     assert desk.orders.marks == [1]
-    assert re.search(r"report StateChanged\(.*\bslot=0, .* was not taken", caplog.text)
+    assert re.search(r"handling report StateChanged\(.*\bslot=0, .* failed", caplog.text)
