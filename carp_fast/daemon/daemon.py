@@ -7,7 +7,6 @@ they are on one stack. Python never touches a packet.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import gc
 import logging
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 import uvloop
 
 from carp_fast.config import load as config
-from carp_fast.control.documents import RecordRequest, ReloadRequest
+from carp_fast.control.documents import RecordRequest
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import Answer, ControlServer
 from carp_fast.daemon import start
@@ -37,9 +36,11 @@ from carp_fast.daemon.requests import Requests
 from carp_fast.daemon.systemd import Systemd
 from carp_fast.daemon.table import LimitReached, by_interface
 from carp_fast.daemon.traces import Held, PidFile
+from carp_fast.daemon.worker import Worker
 from carp_fast.net.addresses import StateFile
 from carp_fast.net.interfaces import LinkError
 from carp_fast.replay import recording as recordings
+from carp_fast.signals import take_remembered
 
 __all__ = ["StartError", "launch", "run"]
 
@@ -81,8 +82,8 @@ async def serve(
         async with AsyncExitStack() as stack:
             stack.callback(systemd.close)
             pid = stack.enter_context(PidFile(pid_file))
-            worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="worker")
-            stack.callback(worker.shutdown, wait=False, cancel_futures=True)
+            worker = Worker()
+            stack.callback(worker.shutdown)
             requests, feed, held = Requests(), Feed(), Held(None)
             if manner.leaves_traces:
                 held = Held(StateFile(configuration.daemon.state_directory, configuration.path))
@@ -148,6 +149,7 @@ class Daemon:
         self._held = held
         self._notify = notify
         self.stopping = asyncio.Event()
+        self._reload_wanted = False
         self._reloader = Reloader(
             opened,
             configuration,
@@ -159,7 +161,7 @@ class Daemon:
         )
         self._controls = Controls(
             stop=self.stopping.set,
-            reload=lambda: opened.background.run(self._reload()),
+            reload=self._on_reload_wanted,
             log_summary=opened.log_summary,
             in_background=opened.background.run,
             orders=opened.orders,
@@ -175,8 +177,12 @@ class Daemon:
         LinkError.
         """
         loop = asyncio.get_running_loop()
-        for number, action in self._manner.signals(self._controls).items():
+        actions = self._manner.signals(self._controls)
+        for number, action in actions.items():
             loop.add_signal_handler(number, action)
+        for number in take_remembered():
+            if number in actions:
+                loop.call_soon(actions[number])
         self._manner.on_starting()
         return start.take_hosts(self._opened, self._configuration, self._held)
 
@@ -222,13 +228,22 @@ class Daemon:
             raise ControlError("nothing is recorded: daemon.record is 0, or too few (see the log)")
         return await recordings.answer(request, opened.hosts, opened.orders, opened.worker)
 
+    def _on_reload_wanted(self) -> None:
+        """Reloads because of a signal; further signals until it begins ask for the same reload."""
+        if not self._reload_wanted:
+            self._reload_wanted = True
+            self._opened.background.run(self._reload())
+
     async def _reload(self) -> None:
-        """Reloads on a signal; errors are logged."""
+        """Reloads once the daemon serves; errors are logged."""
         await self._requests.served()
         try:
-            await self._reloader.answer(ReloadRequest())
+            await self._reloader.run(on_begin=self._on_reload_begun)
         except ControlError as error:
             logger.error("reload: nothing was changed: %s", error)
+
+    def _on_reload_begun(self) -> None:
+        self._reload_wanted = False
 
     # -- leaving
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from carp_fast.config import load as config
 from carp_fast.control.documents import Reloaded, ReloadRequest
@@ -18,6 +19,7 @@ from carp_fast.daemon import present, reload
 from carp_fast.daemon.hooks import HookError
 from carp_fast.daemon.process import StartError, give_back_memory, require_capabilities
 from carp_fast.daemon.table import LimitReached, by_interface
+from carp_fast.daemon.worker import Worker
 
 if TYPE_CHECKING:
     from carp_fast.daemon.manner import Manner
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     from carp_fast.daemon.traces import Held
 
 logger = logging.getLogger(__name__)
+
+READ_DEADLINE_S = 120.0  # for the files of a configuration, on a server that may not answer
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 class Reloader:
@@ -53,6 +60,7 @@ class Reloader:
         self._held = held
         self._notify = notify
         self._systemd = systemd
+        self._reader = Worker()  # a thread that may hang: not for other work
         self._reloading = asyncio.Lock()
         self._applying = asyncio.Lock()  # held during changes, and from the end on
 
@@ -65,15 +73,22 @@ class Reloader:
 
         `force`: also if that looks like an accident, see refusals() in reload. Raises ControlError.
         """
+        return await self.run(force=request.force)
+
+    async def run(
+        self, *, force: bool = False, on_begin: Callable[[], None] = lambda: None
+    ) -> Reloaded:
+        """Does what answer() does; `on_begin` is called when earlier reloads have ended."""
         if self._stopping.is_set():
             raise ControlError("the daemon is starting or ending")
         failed = ""
         loop = asyncio.get_running_loop()
         async with self._reloading:
+            on_begin()
             begin = loop.time()
             self._systemd.reloading()
             try:
-                difference, lines = await self._reload(request.force)
+                difference, lines = await self._reload(force)
             except ControlError as error:
                 failed = f"; the last reload changed nothing: {error}"
                 raise
@@ -107,11 +122,10 @@ class Reloader:
 
     async def _read_again(self) -> config.Configuration:
         """The configuration as the files have it now. Raises ControlError with its faults."""
-        loop, worker = asyncio.get_running_loop(), self._opened.worker
         try:
-            new = await loop.run_in_executor(worker, config.load_settled, self.configuration.path)
+            new = await self._read(config.load_settled, self.configuration.path)
             self._opened.load_functions(new)
-            there = await loop.run_in_executor(worker, present.of_this_host, new)
+            there = await self._read(present.of_this_host, new)
         except config.ConfigurationError as error:
             for fault in error.faults:
                 logger.error("reload: %s", fault)
@@ -122,6 +136,16 @@ class Reloader:
         for warning in (*new.warnings, *there):
             logger.warning("%s", warning)
         return new
+
+    async def _read(self, read: Callable[[Argument], Result], argument: Argument) -> Result:
+        """What a function reads in the reader's thread. Raises ControlError after a deadline."""
+        work = asyncio.get_running_loop().run_in_executor(self._reader, read, argument)
+        try:
+            return await asyncio.wait_for(work, READ_DEADLINE_S)
+        except TimeoutError:
+            self._reader.give_up()
+            text = f"reading the configuration takes longer than {READ_DEADLINE_S:g} s"
+            raise ControlError(text) from None
 
     def _make_room(self, difference: reload.Difference, new: config.Configuration) -> None:
         """Checks and reserves what the new virtual hosts need. Raises ControlError."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,8 +57,8 @@ class CountingPump:
     def snapshot_interfaces(self, count: int) -> CountingPump:
         return self
 
-    def hosts(self) -> list[tuple[int, dict[str, Any]]]:
-        return [(0, {"counters": {"bad_auth": self.bad_auth}})]
+    def hosts(self) -> list[tuple[int, SimpleNamespace]]:
+        return [(0, SimpleNamespace(counters={"bad_auth": self.bad_auth}))]
 
     def counters(self) -> list[dict[str, int]]:
         return [{"bad_ttl": 0, "bad_version": 0, "bad_checksum": 0, "bad_auth": 0}]

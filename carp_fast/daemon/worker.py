@@ -1,0 +1,82 @@
+"""A thread for work that would hold up the loop, and that may itself hang for ever.
+
+A file on a dead NFS server keeps whoever reads it in the kernel. So nothing waits for this thread:
+neither the end of the process nor, once it was given up, other work. Must not know what is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_Jobs = queue.SimpleQueue[Callable[[], None] | None]
+
+
+class Worker(Executor):
+    """An executor of one thread at a time, which does what it is given in order.
+
+    Unlike a ThreadPoolExecutor's, the thread does not keep the interpreter from ending.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: _Jobs | None = None
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Has the thread call `fn`, after what was submitted before."""
+        future: Future[T] = Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._put(job)
+        return future
+
+    def give_up(self) -> None:
+        """Leaves the thread to what it does, and what waits for it to another thread.
+
+        The thread that was left ends when its work does.
+        """
+        left, self._jobs = self._jobs, None
+        if left is None:
+            return
+        waiting: list[Callable[[], None]] = []
+        with contextlib.suppress(queue.Empty):
+            while (job := left.get_nowait()) is not None:
+                waiting.append(job)
+        left.put(None)
+        for job in waiting:
+            self._put(job)
+
+    def _put(self, job: Callable[[], None]) -> None:
+        if self._jobs is None:
+            self._jobs = queue.SimpleQueue()
+            thread = threading.Thread(target=_work, args=(self._jobs,), name="worker", daemon=True)
+            thread.start()
+        self._jobs.put(job)
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+        """Ends the thread after its present work and drops the rest; never waits for it."""
+        if self._jobs is not None:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._jobs.get_nowait()
+            self._jobs.put(None)
+            self._jobs = None
+
+
+def _work(jobs: _Jobs) -> None:
+    while (job := jobs.get()) is not None:
+        job()
