@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* Any number as one that looks like chance; the same one each time. */
+/* A number that looks random, always the same one for x. */
 static inline uint64_t random_mixed(uint64_t x)
 {
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;

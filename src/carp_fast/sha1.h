@@ -1,8 +1,7 @@
-/* SHA-1's compression function, FIPS 180-4 section 6.1.2, and the two of them that end an HMAC.
- *
- * Two forms: portable C, and one with the SHA extensions of x86 (SHA-NI). sha1_choose() picks
- * once. Keys and padding of what is signed are the business of engine/_auth.pyx. Knows no packet and
- * no allocation.
+/* SHA-1's compression function, FIPS 180-4 section 6.1.2, and the two compressions that end an
+HMAC.  *
+ * Two implementations: portable C, and one with the SHA extensions of x86 (SHA-NI). sha1_choose()
+ * picks one. engine/_auth.pyx handles keys and padding. Knows no packet and no allocation.
  */
 #ifndef CARP_FAST_SHA1_H
 #define CARP_FAST_SHA1_H
@@ -12,7 +11,7 @@
 
 typedef void (*sha1_compress_t)(uint32_t state[5], const uint8_t block[64]);
 
-/* The end of an HMAC: the last block of the inner hash, then the outer hash over what that gives. */
+/* The end of an HMAC: the last block of the inner hash, then the outer hash over its result. */
 struct sha1_ending {
     const uint32_t *inner, *outer;  /* five words each */
     const uint8_t *block;           /* 64 bytes */
@@ -89,13 +88,13 @@ static void sha1_end_two_portable(const struct sha1_ending *endings)
 
 #define SHA1_SWAP _mm_set_epi64x(0x0001020304050607ll, 0x08090a0b0c0d0e0fll)
 
-/* abcd with a uppermost, e uppermost of a vector, and sixteen words, the first uppermost of m[0]. */
+/* abcd with a in the highest word, e in its highest, and 16 words, the first highest in m[0]. */
 typedef struct {
     __m128i abcd, e, m[4];
 } sha1_ni_t;
 
-/* Four rounds: m becomes the schedule, four words a vector. sha1rnds4 wants its round constant as an
- * immediate, hence a macro. */
+/* Four rounds: m becomes the schedule, four words a vector. The round constant of sha1rnds4 is an
+ * immediate operand, so this is a macro. */
 #define SHA1_FOUR(w, i, constant)                                                            \
     do {                                                                                     \
         if ((i) >= 4)                                                                        \
@@ -136,8 +135,8 @@ SHA1_NI_INLINE void sha1_rounds_ni(sha1_ni_t *work)
     work->abcd = _mm_add_epi32(w.abcd, work->abcd);
 }
 
-/* For two that know nothing of each other: an instruction of one waits for its last, and the
- * other's runs meanwhile. */
+/* For two independent inputs: an instruction of one waits for its last, and the other's runs
+ * meanwhile. */
 SHA1_NI_INLINE void sha1_rounds_two_ni(sha1_ni_t work[2])
 {
     sha1_ni_t v = work[0], w = work[1];
@@ -152,8 +151,8 @@ SHA1_NI_INLINE void sha1_rounds_two_ni(sha1_ni_t work[2])
 #undef SHA1_ALL
 #undef SHA1_FOUR
 
-/* From the inner digest to the outer hash over it. It never leaves the registers: written as bytes
- * and read again as vectors it would wait in the store buffer for longer than some rounds take. */
+/* From the inner digest to the outer hash over it, in registers only: written as bytes and read
+ * again as vectors it would wait in the store buffer for longer than some rounds take. */
 SHA1_NI_INLINE void sha1_turn_ni(sha1_ni_t *w, const uint32_t outer[5])
 {
     w->m[0] = w->abcd;
@@ -224,7 +223,8 @@ static sha1_compress_t sha1_compress = sha1_compress_portable;
 static sha1_end_t sha1_end = sha1_end_portable;
 static sha1_end_t sha1_end_two = sha1_end_two_portable;   /* of two endings, one after the other */
 
-/* Chooses the form for this process; returns 1 for SHA-NI. want_ni = 0 forces the portable one. */
+/* Chooses the implementation for this process; returns 1 for SHA-NI. want_ni = 0 forces portable.
+*/
 static int sha1_choose(int want_ni)
 {
     int ni = want_ni && sha1_has_ni();

@@ -33,8 +33,8 @@ static inline int64_t clock_ns(clockid_t clock)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Arms a CLOCK_MONOTONIC timer for at_ns, 0 disarms. The system call itself: faketime's library,
- * under which wall-clock steps are tried, moves absolute timers of every clock. */
+/* Arms a CLOCK_MONOTONIC timer for at_ns, 0 disarms. It uses the system call: libfaketime, which
+the  * tests of wall-clock steps use, moves absolute timers of every clock. */
 static inline void set_timer(int fd, int64_t at_ns)
 {
     struct itimerspec timer = { { 0, 0 }, { at_ns / 1000000000, at_ns % 1000000000 } };

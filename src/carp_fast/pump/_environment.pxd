@@ -25,27 +25,27 @@ cdef struct OrderRing:          # one writer (Python), one reader (the pump)
     uint64_t head
     uint64_t tail
 
-cdef struct Socket:             # of a receiver of the turn
+cdef struct Socket:             # the socket of a receiver of the turn
     int fd
     uint8_t kind                # a ReceiverKind
-    uint32_t dropped            # by a raw socket so far
+    uint32_t dropped            # by a raw socket, until the last call
 
 cdef struct PumpState:
     Turn turn
     Socket sockets[RECEIVERS_MAX]
     int send_fd
-    int raw_fds[2]              # of unicast, IPv4 and IPv6; -1: none
+    int raw_fds[2]              # for unicast, IPv4 and IPv6; -1: none
     int epoll_fd
     int timer_fd
     int order_fd                # Python writes, the pump reads
     int report_fd               # the pump writes, Python reads
     bint watching               # the receive sockets are in the epoll set
     bint stopping
-    bint lost_priority          # the real-time budget was spent
+    bint lost_priority          # the real-time budget is used up
     uint8_t scheduling
     uint8_t wanted_scheduling
     int32_t thread_id
-    int64_t armed_ns            # what the timer was last set to
+    int64_t armed_ns            # the timer's current setting
     uint64_t reported           # tail of the report ring when Python was last woken
     OrderRing ring
     IfindexEntry ifindexes[IFINDEX_MAP]

@@ -1,10 +1,9 @@
 """The environment of a pump's turn: this machine's clock, sockets and addresses, Python's orders.
 
-Nothing here decides what is done, or in which order: that is _turn.pyx, which calls these functions
-with a batch each. Nothing needs the GIL, allocates or logs; Python hears reports through a ring and
-an eventfd. The sockets are unwatched while frames come, and looked at every wake tick instead: one
-wake-up for all that a tick brings. Who calls run_due() (a thread or a uvloop callback) is not known
-here.
+Nothing here decides what is done, or in which order: _turn.pyx does, and calls these functions with
+a batch each. Nothing needs the GIL, allocates or logs; Python gets reports through a ring and an
+eventfd. The sockets are not watched while frames come, but read every wake tick: one wake-up for
+all frames of a tick. Must not know whether a thread or a uvloop callback calls run_due().
 """
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
@@ -76,12 +75,12 @@ cdef uint32_t interface_number(const PumpState* pump, int32_t ifindex) noexcept 
 
 
 cdef void map_interface(PumpState* pump, const Order* order) noexcept nogil:
-    """Remember the interface's ifindex for frames that arrive, and forget its former one."""
+    """Map the interface's ifindex, for frames that arrive, and drop its former one."""
     cdef int32_t former = pump.turn.core.interfaces[order.interface].ifindex
     cdef int32_t ifindex = (<const Interface*>order.pointer).ifindex
     cdef uint32_t number
     if former and former != ifindex:
-        # An entry cannot be taken out of an open table without leaving a hole: made anew, rarely.
+        # An open table has no removal of an entry: rebuild it, which is rare.
         memset(pump.ifindexes, 0, sizeof(pump.ifindexes))
         for number in range(MAX_INTERFACES):
             if number != order.interface and pump.turn.core.interfaces[number].ifindex:
@@ -146,7 +145,7 @@ cdef uint32_t drops(void* where, uint32_t which) noexcept nogil:
 
 
 cdef void carry_away(SendBatch* batch, int fd, Outgoing* frames) noexcept nogil:
-    """Send a batch, and note for each frame what became of it."""
+    """Send a batch, and set the errno of each frame."""
     cdef uint32_t i
     send_batch(batch, fd)
     for i in range(batch.count):
@@ -154,7 +153,7 @@ cdef void carry_away(SendBatch* batch, int fd, Outgoing* frames) noexcept nogil:
 
 
 cdef void send(void* where, Outgoing* frames, uint32_t count) noexcept nogil:
-    """A batch for each way out: the packet socket, and a raw socket of each family for unicast."""
+    """Send by batches: through the packet socket, and for unicast a raw socket of each family."""
     cdef PumpState* pump = <PumpState*>where
     cdef const Outgoing* frame
     cdef uint32_t i
@@ -194,7 +193,7 @@ cdef void change(void* where, AddressChange* changes, uint32_t count) noexcept n
 
 
 cdef void tell_secondaries(PumpState* pump) noexcept nogil:
-    """Report where removing addresses would have taken others with them, or will."""
+    """Report interfaces where removing addresses would have removed others, or will."""
     cdef uint32_t i, number
     cdef Report* report
     for i in range(pump.netlink.promoted_count):
@@ -213,7 +212,7 @@ cdef int look(void* where, uint32_t interface, uint32_t part, uint32_t parts) no
 
 
 cdef There find(void* where, uint32_t slot, uint32_t which) noexcept nogil:
-    """What the last look at a host's interface says of one of its addresses."""
+    """What the last look at a host's interface found of one of its addresses."""
     cdef PumpState* pump = <PumpState*>where
     cdef const Address* address = &pump.turn.core.hosts[slot].block.addresses[which]
     cdef Found found = netlink_found(&pump.netlink, address.family, address.prefixlen,
@@ -238,13 +237,13 @@ environment.onlooker = NULL
 
 
 cdef void environment_open(PumpState* pump, Core* core) noexcept nogil:
-    """Before the first turn; its receivers are still to be added."""
+    """Prepare for the first turn; receivers are added later."""
     pump.watching = True
     turn_open(&pump.turn, core, &environment, pump, BATCH, SLICES_A_TURN, CHANGES)
 
 
 cdef void watch(PumpState* pump, bint watching) noexcept nogil:
-    """Whether a frame that arrives wakes the pump."""
+    """Set whether a frame that arrives wakes the pump."""
     cdef epoll_event event
     cdef uint32_t i
     pump.watching = watching
@@ -255,7 +254,7 @@ cdef void watch(PumpState* pump, bint watching) noexcept nogil:
 
 
 cdef void run_due(PumpState* pump) noexcept nogil:
-    """One turn, and what wakes the pump for the next: the timer, and frames while none come."""
+    """Run one turn, and arm the next wake-up: the timer, and frames while none come."""
     cdef uint64_t one = 1
     while turn_step(&pump.turn):
         pass

@@ -3,25 +3,25 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 cdef enum:
-    CHANGES = 128               # address messages a system call
+    CHANGES = 128               # address messages per system call
     MESSAGE_ROOM = 112          # one encoded message, IPv6 with lifetimes included
     ACKNOWLEDGEMENT_ROOM = 128
-    DUMP_ROOM = 32768           # one piece of a dump: the most that the kernel puts in one
-    FOUND_ROOM = 16384          # places for what a look has found, a power of two; half are used
-    LOOK_PARTS = 64             # a look at more addresses than that is made in at most so many
+    DUMP_ROOM = 32768           # one message of a dump: the kernel's maximum
+    FOUND_ROOM = 16384          # places for the results of a look, a power of two; half are used
+    LOOK_PARTS = 64             # a look at more addresses is made in parts, at most so many
 
-cdef enum Found:                # whose an address is that an interface has or has not
-    FOUND_NONE                  # nobody has it
-    FOUND_OURS                  # it bears our mark
-    FOUND_FOREIGN               # it does not
-    FOUND_UNMARKED              # it is there, and this kernel keeps no marks
-    FOUND_UNKNOWN               # nobody could say
+cdef enum Found:                # whether an interface has an address, and of which origin
+    FOUND_NONE                  # it does not exist
+    FOUND_OURS                  # it has our mark
+    FOUND_FOREIGN               # it does not have our mark
+    FOUND_UNMARKED              # it exists, and this kernel keeps no marks
+    FOUND_UNKNOWN               # the look failed
 
-cdef struct Template:           # one encoded message and where its variable parts stand
+cdef struct Template:           # one encoded message and the offsets of its variable parts
     uint8_t bytes[MESSAGE_ROOM]
     uint32_t length             # 0: none
     uint32_t address_at
-    uint32_t local_at           # IPv4 carries the address twice; 0: once
+    uint32_t local_at           # IPv4 has the address twice; 0: once
 
 cdef struct Change:
     int32_t ifindex
@@ -30,12 +30,12 @@ cdef struct Change:
     uint8_t prefixlen
     uint8_t added
     uint8_t sent                # the kernel has it, and answers if it fails
-    uint8_t done                # it has answered
-    uint8_t was_ours            # added in vain: it is there, and it bears our mark
+    uint8_t done                # the answer has come
+    uint8_t was_ours            # not added: it exists, with our mark
     uint8_t address[16]
 
 cdef struct FoundAddress:
-    uint32_t look               # which look found it; any other: this place is free
+    uint32_t look               # which look found it; of another look: this place is free
     uint8_t family
     uint8_t prefixlen
     uint8_t marked
@@ -53,17 +53,17 @@ cdef struct Netlink:
     uint32_t offsets[CHANGES + 1]
     uint8_t out[CHANGES * MESSAGE_ROOM]
     uint8_t answers[CHANGES][ACKNOWLEDGEMENT_ROOM]
-    # What the last look has found: addresses of one interface, by a hash of them.
+    # The results of the last look: addresses of one interface, hashed.
     int32_t looked_at           # its ifindex, 0: none
     uint32_t look
-    uint32_t part               # of `parts`: addresses of the other parts are not known
+    uint32_t part               # of `parts`: addresses of the other parts are unknown
     uint32_t parts
     FoundAddress found[FOUND_ROOM]
     uint8_t dump[DUMP_ROOM]
-    # What this batch had to do about promote_secondaries, for its report.
+    # Settings of promote_secondaries by this batch, for its report.
     uint32_t promoted_count
     int32_t promoted[CHANGES]           # ifindexes where it was not 1
-    int32_t promote_errors[CHANGES]     # errno of setting it, 0: it is 1 again
+    int32_t promote_errors[CHANGES]     # errno of setting it; 0: it was set to 1
 
 cdef void netlink_put(Netlink* netlink, bint added, int32_t ifindex, uint8_t family,
                       bint preferred, uint8_t prefixlen, const uint8_t* address) noexcept nogil

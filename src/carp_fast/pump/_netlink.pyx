@@ -1,10 +1,10 @@
 """Address changes over rtnetlink: encoded from templates, sent in batches, acknowledged.
 
-pyroute2 builds one message of each kind (net/addresses.py); here only the interface, the address,
-the prefix length and the sequence number are written into copies of it. Changes are synchronous
-in the kernel: the answers wait when sendto returns. Whoever fails answers, and the last one does.
-Where that leaves open what became of a change, or whose an address is, the kernel is asked for
-the addresses of the interface. Knows no engine and no clock.
+pyroute2 builds one message of each kind (net/addresses.py); only the interface, the address, the
+prefix length and the sequence number are written into copies of it here. Changes are synchronous
+in the kernel: the answers are ready when sendto returns. Only failed requests and the last one of a
+batch are acknowledged. If that leaves the outcome of a change or the origin of an address open, the
+addresses of the interface are read from the kernel. Uses no engine and no clock.
 """
 
 from libc.errno cimport (
@@ -47,9 +47,9 @@ cdef extern from "system.h" nogil:
                    unsigned int tolen)
 
 cdef enum:
-    ATTEMPTS = 3                # to send a message, or to look without being interrupted
-    IFA_PROTO_TYPE = 11         # of an attribute; headers before Linux 5.18 do not have its name
-    OWN_PROTOCOL = 112          # what we write there, as in net/interfaces.py
+    ATTEMPTS = 3                # to send a message, or to finish a look uninterrupted
+    IFA_PROTO_TYPE = 11         # of an attribute; headers before Linux 5.18 do not define it
+    OWN_PROTOCOL = 112          # our value of it, as in net/interfaces.py
 
 
 cdef struct LinkQuery:          # RTM_GETLINK
@@ -75,16 +75,16 @@ cdef struct AddressRequest:     # RTM_GETADDR
 
 
 cdef int netlink_template(Template* template, bytes encoded, bytes address) except -1:
-    """Take an encoded RTM_NEWADDR or RTM_DELADDR for `address` as the template.
+    """Store an encoded RTM_NEWADDR or RTM_DELADDR for `address` as the template.
 
-    Finds where the address stands in it; raises ValueError when it does not.
+    Finds the offsets of the address; raises ValueError if it does not contain it.
     """
     if len(encoded) > MESSAGE_ROOM:
         raise ValueError(f"address message of {len(encoded)} bytes, at most {MESSAGE_ROOM}")
     first = encoded.find(address)
     second = encoded.find(address, first + 1)
     if first < sizeof(nlmsghdr) + sizeof(ifaddrmsg):
-        raise ValueError("address message without its address")
+        raise ValueError("address message does not contain its address")
     memcpy(template.bytes, <const char*>encoded, len(encoded))
     template.length = <uint32_t>len(encoded)
     template.address_at = <uint32_t>first
@@ -98,7 +98,7 @@ cdef inline uint32_t address_size(uint8_t family) noexcept nogil:
 
 cdef void netlink_put(Netlink* netlink, bint added, int32_t ifindex, uint8_t family,
                       bint preferred, uint8_t prefixlen, const uint8_t* address) noexcept nogil:
-    """Add a change to the batch. The caller keeps to CHANGES and resets `count` and `used`."""
+    """Add a change to the batch. The caller keeps within CHANGES and resets `count` and `used`."""
     cdef Template* template = &netlink.removing[family == 6]
     if added:
         template = &netlink.adding[0 if family == 4 else 2 if preferred else 1]
@@ -123,7 +123,7 @@ cdef void netlink_put(Netlink* netlink, bint added, int32_t ifindex, uint8_t fam
 
 
 cdef int send_message(Netlink* netlink, const void* data, size_t length) noexcept nogil:
-    """Give the kernel a message or several; 0, or the errno of having given it none of them."""
+    """Send one or more messages to the kernel; 0, or the errno if it took none of them."""
     cdef int _
     for _ in range(ATTEMPTS):
         if sendto(netlink.fd, data, length, 0, NULL, 0) >= 0:
@@ -136,7 +136,7 @@ cdef int send_message(Netlink* netlink, const void* data, size_t length) noexcep
 # ------------------------------------------------------------------------------------- changes
 
 cdef int read_acknowledgements(Netlink* netlink) noexcept nogil:
-    """Note the outcome of every change that is acknowledged; 0, or the errno that ended it."""
+    """Set the outcome of every change that is acknowledged; 0, or the errno that ended it."""
     cdef mmsghdr messages[CHANGES]
     cdef iovec vectors[CHANGES]
     cdef nlmsghdr* header
@@ -168,7 +168,7 @@ cdef int read_acknowledgements(Netlink* netlink) noexcept nogil:
 
 
 cdef void send_changes(Netlink* netlink) noexcept nogil:
-    """Give the kernel the whole batch in one call: it has all of it, or none."""
+    """Send the whole batch in one call: the kernel takes all of it, or none."""
     cdef nlmsghdr* header
     cdef uint32_t i
     cdef int error
@@ -186,12 +186,13 @@ cdef void send_changes(Netlink* netlink) noexcept nogil:
 
 
 cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
-    """Send the batch and read what became of it: every change has its `error` afterwards.
+    """Send the batch and read its outcome: every change has its `error` afterwards.
 
-    Only the last change asks for an answer: where that came, and none was lost, what said nothing
-    was carried out. Where answers are missing, or one does not say whose an address is, the kernel
-    is asked for what is there. EEXIST then says that it is somebody else's; it has no error, and
-    `was_ours`, where it bears our mark. What nobody can say has the errno EAGAIN.
+    Only the last change requests an answer: if that came, and none was lost, all changes without an
+    answer were carried out. If answers are missing, or one leaves the origin of an address open,
+    the kernel is asked for the existing addresses. EEXIST then means that another program has added
+    it; an address with our mark has no error, and `was_ours`. An unknown outcome has the errno
+    EAGAIN.
     """
     cdef uint32_t i
     cdef int error = ENOBUFS
@@ -204,7 +205,7 @@ cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
                 or netlink.changes[i - 1].added):
             keep_secondaries(netlink, netlink.changes[i].ifindex)
     send_changes(netlink)
-    while error == ENOBUFS:                         # told once for each overrun, then go on
+    while error == ENOBUFS:                         # reported once per overrun, then go on
         error = read_acknowledgements(netlink)
         lost |= error == ENOBUFS
     if not lost and netlink.changes[netlink.count - 1].done:
@@ -217,7 +218,7 @@ cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
 
 
 cdef void settle(Netlink* netlink, Change* change) noexcept nogil:
-    """What became of a change that was sent, where its answer alone does not say."""
+    """Determine the outcome of a change that was sent, if its answer is not enough."""
     cdef Found found
     if change.done and (change.error == 0 or change.error == ENODEV
                         or change.error == (0 if change.added else EADDRNOTAVAIL)):
@@ -228,23 +229,23 @@ cdef void settle(Netlink* netlink, Change* change) noexcept nogil:
         change.error = EAGAIN
     if found == FOUND_UNKNOWN:
         if change.error == EEXIST:
-            change.error = EAGAIN                   # whose it is, nobody could say
+            change.error = EAGAIN                   # its origin is unknown
     elif change.added and found == FOUND_OURS:
         change.error, change.was_ours = 0, 1
     elif change.added and found != FOUND_NONE:
         change.error = EEXIST
     elif change.added:
         if change.error == EEXIST:
-            change.error = EAGAIN                   # it has gone since
+            change.error = EAGAIN                   # it has been removed since
     elif found == FOUND_NONE or found == FOUND_FOREIGN:
-        change.error = 0                            # ours is not there any more
+        change.error = 0                            # ours does not exist any more
 
 
-# --------------------------------------------------------------------------------- what is there
+# --------------------------------------------------------------------------- existing addresses
 
 cdef inline uint32_t address_hash(uint8_t family, uint8_t prefixlen,
                                   const uint8_t* address) noexcept nogil:
-    """The kernel knows an IPv4 address by its prefix length, too; an IPv6 address without."""
+    """The prefix length as part of the key: the kernel's IPv4 addresses have it, IPv6 ones not."""
     cdef uint64_t x = family if family == 6 else <uint64_t>prefixlen << 8 | family
     cdef uint32_t i
     for i in range(address_size(family)):
@@ -254,7 +255,7 @@ cdef inline uint32_t address_hash(uint8_t family, uint8_t prefixlen,
 
 cdef uint32_t found_place(const Netlink* netlink, uint8_t family, uint8_t prefixlen,
                           const uint8_t* address) noexcept nogil:
-    """Where an address stands among what the last look has found, or the free place for it."""
+    """The place of an address among the results of the last look, or a free one."""
     cdef uint32_t at = address_hash(family, prefixlen, address) & (FOUND_ROOM - 1)
     cdef const FoundAddress* found = &netlink.found[at]
     while found.look == netlink.look and not (
@@ -272,7 +273,7 @@ cdef inline uint32_t part_of(uint8_t family, uint8_t prefixlen, const uint8_t* a
 
 cdef Found netlink_found(const Netlink* netlink, uint8_t family, uint8_t prefixlen,
                          const uint8_t* address) noexcept nogil:
-    """What the last look says of an address of its interface."""
+    """The result of the last look for an address of its interface."""
     cdef const FoundAddress* found
     if not netlink.looked_at or part_of(family, prefixlen, address,
                                         netlink.parts) != netlink.part:
@@ -287,7 +288,7 @@ cdef Found netlink_found(const Netlink* netlink, uint8_t family, uint8_t prefixl
 
 cdef Found netlink_whose(Netlink* netlink, int32_t ifindex, uint8_t family, uint8_t prefixlen,
                          const uint8_t* address) noexcept nogil:
-    """Whose an address is; looks at its interface, unless the last look of this batch did."""
+    """The origin of an address; looks at its interface, unless this batch did so last."""
     cdef Found found = FOUND_UNKNOWN
     cdef uint32_t parts = 1
     cdef int error = E2BIG
@@ -306,9 +307,9 @@ cdef Found netlink_whose(Netlink* netlink, int32_t ifindex, uint8_t family, uint
 
 cdef int netlink_look(Netlink* netlink, int32_t ifindex, uint32_t part,
                       uint32_t parts) noexcept nogil:
-    """Ask the kernel for an interface's addresses, and keep those of one of `parts` parts.
+    """Read an interface's addresses from the kernel, and keep those of one of `parts` parts.
 
-    0 or an errno; E2BIG where more than half of FOUND_ROOM would be kept: more parts are needed.
+    0 or an errno; E2BIG if they need more than half of FOUND_ROOM: more parts are needed.
     """
     cdef int _, error = EAGAIN
     for _ in range(ATTEMPTS):
@@ -336,9 +337,9 @@ cdef int ask_for_addresses(Netlink* netlink, int32_t ifindex) noexcept nogil:
 
 
 cdef int read_addresses(Netlink* netlink, int32_t ifindex) noexcept nogil:
-    """Read a dump to its end, whatever is in it, or the next one could not begin.
+    """Read a dump to its end, even after an error, since the next one cannot begin before.
 
-    0 or an errno: EAGAIN where addresses changed meanwhile, or a piece was lost.
+    0 or an errno: EAGAIN if addresses changed meanwhile, or a message was lost.
     """
     cdef ssize_t length
     cdef size_t at
@@ -375,7 +376,7 @@ cdef int read_addresses(Netlink* netlink, int32_t ifindex) noexcept nogil:
 
 cdef uint32_t keep_address(Netlink* netlink, int32_t ifindex,
                            const nlmsghdr* header) noexcept nogil:
-    """Keep one address of a dump; how many were kept."""
+    """Keep one address of a dump; the number kept."""
     cdef const ifaddrmsg* body = <const ifaddrmsg*>(header + 1)
     cdef size_t at = sizeof(nlmsghdr) + sizeof(ifaddrmsg)
     cdef const nlattr* attribute
@@ -393,7 +394,7 @@ cdef uint32_t keep_address(Netlink* netlink, int32_t ifindex,
         if attribute.nla_len < sizeof(nlattr) or at + attribute.nla_len > header.nlmsg_len:
             break
         kind = attribute.nla_type & NLA_TYPE_MASK
-        # Of a point-to-point link IFA_ADDRESS is the peer's; IPv6 alone leaves out IFA_LOCAL.
+        # On a point-to-point link IFA_ADDRESS is the peer's; only IPv6 leaves out IFA_LOCAL.
         if (kind == IFA_LOCAL or kind == IFA_ADDRESS and address == NULL) and (
                 attribute.nla_len == sizeof(nlattr) + address_size(family)):
             address = <const uint8_t*>(attribute + 1)
@@ -413,17 +414,17 @@ cdef uint32_t keep_address(Netlink* netlink, int32_t ifindex,
 # --------------------------------------------------------------------------- promote_secondaries
 
 cdef void keep_secondaries(Netlink* netlink, int32_t ifindex) noexcept nogil:
-    """See to it that removing an IPv4 address of this interface takes no other one with it.
+    """Make sure that removing an IPv4 address of this interface removes no other one.
 
     Without promote_secondaries the kernel removes the secondaries of a primary address, ours and
-    the host's own alike. Somebody may have set it back since the start, and /proc/sys may be
-    read-only: here it is set over netlink. `promoted` and `promote_errors` say what was done.
+    the machine's own. It may have been reset since the start, and /proc/sys may be read-only: so it
+    is set over netlink. `promoted` and `promote_errors` have the results.
     """
     cdef LinkRequest request
     cdef int error, value
     error = read_promotion(netlink, ifindex, &value)
     if error or value:
-        return                                      # an interface that is gone has no addresses
+        return                                    # the interface is gone, and its addresses with it
     memset(&request, 0, sizeof(request))
     netlink.sequence += CHANGES
     request.header.nlmsg_len = sizeof(request)
@@ -467,9 +468,9 @@ cdef int read_promotion(Netlink* netlink, int32_t ifindex, int* value) noexcept 
 
 
 cdef int read_answer(Netlink* netlink, int* promotes) noexcept nogil:
-    """The answer to the last message that was sent: 0 or an errno.
+    """Read the answer to the last message sent: 0 or an errno.
 
-    `promotes`, where given: what a RTM_NEWLINK says of promote_secondaries.
+    `promotes`, unless NULL: promote_secondaries according to a RTM_NEWLINK.
     """
     cdef ssize_t length
     cdef const nlmsghdr* header = <const nlmsghdr*>netlink.dump
@@ -502,7 +503,7 @@ cdef const nlattr* attribute_in(const uint8_t* data, size_t length, int wanted) 
 
 
 cdef int find_promotion(const nlmsghdr* header, size_t length, int* value) noexcept nogil:
-    """Read promote_secondaries out of a RTM_NEWLINK; EPROTO where it is not in it."""
+    """Read promote_secondaries from a RTM_NEWLINK; EPROTO if it is missing."""
     cdef size_t skip = sizeof(nlmsghdr) + sizeof(ifinfomsg)
     cdef const nlattr* found
     cdef const uint8_t* data = <const uint8_t*>header + skip

@@ -1,8 +1,8 @@
-"""The pump as Python sees it: a native thread around run_due(), orders in, reports out.
+"""The pump as a Python class: a native thread around run_due(), orders in, reports out.
 
-uvloop owns this object: it starts and stops the thread (or calls run_due() itself), sends every
-order through a ring and an eventfd, and hears every report by watching `report_fd`. The thread
-never takes the GIL. Nothing here decides anything about CARP.
+The thread of uvloop owns this object: it starts and stops the pump's thread (or calls run_due()
+itself), sends every order through a ring and an eventfd, and gets every report by watching
+`report_fd`. The pump's thread never takes the GIL. Nothing here decides anything about CARP.
 """
 
 import os
@@ -78,14 +78,14 @@ HOSTS_A_SNAPSHOT = 1000
 
 # --------------------------------------------------------------------------------------- the thread
 
-# For the handler of SIGXCPU, which gets no argument: the pump that runs in real time, if any.
+# For the handler of SIGXCPU, which has no argument: the pump that runs in real time, if any.
 cdef PumpState* real_time_pump = NULL
 
 
 cdef void on_budget_spent(int number) noexcept nogil:
-    """RLIMIT_RTTIME: the real-time thread ran too long without sleeping; it goes on as a plain one.
+    """RLIMIT_RTTIME: the real-time thread ran too long without sleeping; make it a normal one.
 
-    Only an async-signal-safe call here.
+    Only async-signal-safe calls here.
     """
     cdef sched_param parameters
     parameters.sched_priority = 0
@@ -95,7 +95,7 @@ cdef void on_budget_spent(int number) noexcept nogil:
 
 
 cdef void ask_for_scheduling(PumpState* pump) noexcept nogil:
-    """SCHED_FIFO at the lowest priority, else nice -20, else as it is. Children do not inherit."""
+    """Try SCHED_FIFO at the lowest priority, then nice -20. Children do not inherit it."""
     global real_time_pump
     cdef sched_param parameters
     parameters.sched_priority = 1
@@ -142,13 +142,13 @@ cdef int add_to_epoll(int epoll_fd, int fd) except -1:
 cdef class Pump:
     """An engine with its sockets. Give it orders; take its reports when `report_fd` is readable.
 
-    receivers: [(kind, file descriptor, lane)], a "packet" socket, or "raw4" and "raw6", of each
-    lane; without a lane the common one (an eventfd that never fires where nothing is received).
+    receivers: [(kind, file descriptor, lane)], a "packet" socket, or "raw4" and "raw6", for each
+    lane, by default the common one (an eventfd that never fires if nothing is received);
     send_fd: a packet socket; netlink_fd: a bound rtnetlink socket; templates: {key: (encoded
-    message, the address in it)}, the keys (family, adding) and, for addresses that may be the
-    source of other traffic, (6, True, "preferred"); report_capacity: a power of two; record: how
-    many records of what came in and was decided are kept, a power of two, or 0; marks: the kernel
-    keeps IFA_PROTO. The file descriptors stay the caller's. Raises OSError.
+    message, the address in it)}, with the keys (family, adding) and, for addresses that may become
+    the source of other traffic, (6, True, "preferred"); report_capacity: a power of two; record:
+    the number of records of inputs and decisions to keep, a power of two, or 0; marks: the kernel
+    keeps IFA_PROTO. The caller keeps the file descriptors. Raises OSError.
     """
     cdef Engine engine
     cdef PumpState* state
@@ -229,12 +229,12 @@ cdef class Pump:
 
     @property
     def epoll_fd(self) -> int:
-        """Readable when run_due() has something to do, where no thread does it."""
+        """Readable when run_due() has something to do, if no thread runs."""
         return self.state.epoll_fd
 
     @property
     def facts(self) -> PumpFacts:
-        """What the pump counts."""
+        """The pump's counters."""
         cdef const Turn* turn = &self.state.turn
         return PumpFacts(
             turns=turn.turns, frames=turn.frames, dropped=turn.dropped, latest_ns=turn.latest_ns,
@@ -245,10 +245,10 @@ cdef class Pump:
     # -- running
 
     def start(self, str scheduling="fifo") -> None:
-        """Start the thread; it asks for `scheduling`: "fifo", "nice" or "normal"."""
+        """Start the thread with `scheduling`: "fifo", "nice" or "normal", or the best possible."""
         cdef sigset_t all_signals, before
         if self.running:
-            raise RuntimeError("the pump runs already")
+            raise RuntimeError("the pump is running already")
         self.state.stopping = False
         self.state.wanted_scheduling = SCHEDULING_WORDS.index(scheduling)
         if scheduling == "fifo":
@@ -274,7 +274,7 @@ cdef class Pump:
         self.running = False
 
     def run_due(self) -> None:
-        """One turn, for a pump without a thread: call it when `epoll_fd` is readable."""
+        """Run one turn of a pump without a thread: call it when `epoll_fd` is readable."""
         with nogil:
             wait_and_run(self.state, 0)
 
@@ -288,7 +288,7 @@ cdef class Pump:
         cdef PumpState* state = self.state
         cdef Order* order
         if state.ring.tail - load_acquire(&state.ring.head) >= ORDERS:
-            raise BufferError(f"more than {ORDERS} orders wait for the pump")
+            raise BufferError(f"more than {ORDERS} orders are waiting for the pump")
         order = &state.ring.orders[state.ring.tail & (ORDERS - 1)]
         memset(order, 0, sizeof(Order))
         order.kind, order.slot, order.interface = kind, slot, interface
@@ -296,14 +296,14 @@ cdef class Pump:
         store_release(&state.ring.tail, state.ring.tail + 1)
 
     def room(self) -> int:
-        """How many orders may be given before the pump takes some."""
+        """How many orders fit into the ring before the pump takes some."""
         return ORDERS - <int>(self.state.ring.tail - load_acquire(&self.state.ring.head))
 
     def mark(self, bint when_idle=False) -> int:
-        """Ask for a "done" report with the number returned, and wake the pump.
+        """Request a "done" report with the number returned, and wake the pump.
 
-        It comes when every earlier order has been carried out; with `when_idle`, when all that
-        follows from them (advertisements, addresses, announcements) has been, too.
+        It comes when every earlier order has been carried out; with `when_idle`, when all actions
+        that follow from them (advertisements, addresses, announcements) have been, too.
         """
         self.next_mark += 1
         self.push(ORDER_FLUSH if when_idle else ORDER_MARK, 0, 0, self.next_mark, NULL)
@@ -311,27 +311,27 @@ cdef class Pump:
         return self.next_mark
 
     cdef keep(self, thing):
-        """Keep what an order points to until a later mark is done."""
+        """Keep the memory that an order points to until a later mark is done."""
         self.waiting.append((self.next_mark + 1, thing))
 
     def set_raw(self, int raw4_fd, int raw6_fd) -> None:
-        """Raw sockets for unicast, of IPv4 and IPv6; -1: none. Given before the hosts with peers.
+        """Set the raw sockets for unicast, IPv4 and IPv6; -1: none. Call it before adding peers.
 
-        The pump sees them no later than any order that follows.
+        The pump uses them from the next order on, at the latest.
         """
         self.state.raw_fds[0], self.state.raw_fds[1] = raw4_fd, raw6_fd
 
     def cover(self, str coverage) -> None:
-        """Tell whose frames the genuine lane gets: of "nobody", "some", or "all" genuine sources.
+        """Set which genuine sources are in the genuine lane: "nobody", "some" or "all".
 
-        What is dropped in the common lane postpones a take-over unless it is all of them.
+        Frames dropped in the common lane postpone a take-over unless it is all of them.
         """
         lanes_cover(&self.state.turn.lanes, COVERAGE_WORDS.index(coverage))
 
     def settle_sources(self, uint64_t count) -> None:
-        """The filters know the first `count` sources that were reported, as far as there is room.
+        """Tell that the filters know the first `count` reported sources, as far as there is room.
 
-        Until they know all, what is dropped in the common lane postpones a take-over.
+        Until they know all, frames dropped in the common lane postpone a take-over.
         """
         self.state.turn.lanes.sources_sorted = <uint32_t>count
 
@@ -341,7 +341,7 @@ cdef class Pump:
         self.keep(prepared)
 
     def replace(self, uint32_t slot, PreparedHost prepared, int64_t grace_ns) -> None:
-        """Change a virtual host in place; its old digest is accepted for `grace_ns` more."""
+        """Change a virtual host in place; its old digest is accepted for another `grace_ns`."""
         self.push(ORDER_REPLACE, slot, 0, grace_ns, prepared.give_away())
         self.keep(prepared)
 
@@ -352,7 +352,7 @@ cdef class Pump:
     def set_interface(self, uint16_t number, *, int ifindex, bint up, bytes mac,
                       bytes source=None, bytes source6=None, bint forwards6=False,
                       bint renamed=False, bint announce=False) -> None:
-        """Tell what an interface is like now; see Engine.set_interface."""
+        """Set the properties of an interface; see Engine.set_interface."""
         if number >= MAX_INTERFACES:
             raise IndexError(f"interface numbers are below {MAX_INTERFACES}")
         cdef bytes room = bytes(sizeof(Interface))
@@ -366,34 +366,34 @@ cdef class Pump:
         self.push(ORDER_DEMOTE, slot, 0, demotion, NULL)
 
     def bar(self, uint32_t slot, bint barred) -> None:
-        """Another process of this machine has the host, or has it no more."""
+        """Set whether another process of this machine has the host."""
         self.push(ORDER_BAR, slot, 0, barred, NULL)
 
     def announce(self, uint32_t slot) -> None:
-        """The up script of the host has run."""
+        """Announce now: the up script of the host has run."""
         self.push(ORDER_ANNOUNCE, slot, 0, 0, NULL)
 
     def verify(self, uint32_t slot) -> None:
-        """Have the addresses of the host's interface compared with what should be there."""
+        """Request a check of the addresses of the host's interface."""
         self.push(ORDER_VERIFY, slot, 0, 0, NULL)
 
     def set_own_source(self, uint32_t slot, *, bint missing=False, bint missing6=False) -> None:
-        """Which of the host's configured sources are no addresses of this machine."""
+        """Set which of the host's configured sources are not addresses of this machine."""
         self.push(ORDER_OWN_SOURCE, slot, 0, source_flags(missing, missing6), NULL)
 
     def adopt(self, uint32_t slot, bytes address, uint8_t prefixlen) -> None:
-        """The interface has an address of the host with our mark, from before it came."""
+        """Take over an address of the host that the interface has, with our mark, from before."""
         cdef bytes room = bytes(sizeof(Address))
         fill_address(<Address*><char*>room, address, prefixlen)
         self.push(ORDER_ADOPT, slot, 0, 0, <char*>room)
         self.keep(room)
 
     def lose_address(self, uint32_t slot, *, bint demoted=True) -> None:
-        """Somebody removes the host's addresses too often: a MASTER resigns, and is demoted."""
+        """Give a MASTER up whose addresses are removed repeatedly: it resigns, and is demoted."""
         self.push(ORDER_LOSE_ADDRESS, slot, 0, demoted, NULL)
 
     def resign_all(self) -> None:
-        """Shutdown: every MASTER removes its addresses and resigns."""
+        """Shut down: every MASTER removes its addresses and resigns."""
         self.push(ORDER_RESIGN_ALL, 0, 0, 0, NULL)
 
     # -- reports and snapshots
@@ -404,7 +404,7 @@ cdef class Pump:
         cdef Report* report
         cdef uint64_t head = core.reports.head, end, value
         cdef list reports = []
-        # The wake-up first: one that comes after this is for reports beyond `end`.
+        # Read the wake-up first: one that comes after this is for reports beyond `end`.
         read(self.state.report_fd, &value, sizeof(value))
         end = load_acquire(&core.reports.tail)
         if end - head > <uint64_t>limit:
@@ -427,7 +427,7 @@ cdef class Pump:
         write(self.state.report_fd, &one, sizeof(one))
 
     def snapshot(self, uint32_t first, uint32_t count):
-        """Order a copy of hosts `first` to `first + count`; a Snapshot, filled at the next mark."""
+        """Order a copy of hosts `first` to `first + count`: a Snapshot, filled at the next mark."""
         cdef Snapshot snapshot = Snapshot(count, first, False)
         self.push(ORDER_SNAPSHOT, first, 0, count, &snapshot.copy)
         self.keep(snapshot)
@@ -447,18 +447,18 @@ cdef class Pump:
         self.keep(records)
         return records
 
-    # -- for the start, before the engine holds anything
+    # -- before the start, while the engine holds nothing
 
     def remove_addresses(self, addresses) -> list:
-        """Remove addresses, [(ifindex, 4 or 16 bytes, prefixlen)], at once; their errnos in order.
+        """Remove addresses, [(ifindex, 4 or 16 bytes, prefixlen)], now; their errnos in order.
 
-        Only while no thread runs: the netlink socket is the pump's.
+        Only while no thread runs, since it uses the netlink socket.
         """
         cdef list errors = []
         cdef bytes address
         cdef uint32_t i
         if self.running:
-            raise RuntimeError("the pump runs")
+            raise RuntimeError("the pump is running")
         rest = list(addresses)
         while rest:
             self.state.netlink.count = self.state.netlink.used = 0
@@ -474,7 +474,7 @@ cdef class Pump:
 
 
 cdef class Snapshot:
-    """Hosts or interfaces copied out by the pump, each whole; read it when its mark is done."""
+    """Hosts or interfaces copied by the pump, each consistent; read it when its mark is done."""
     cdef HostsCopy copy
     cdef Interface* of_interfaces
     cdef uint32_t count
@@ -511,24 +511,24 @@ cdef class Snapshot:
                 if hosts[i].flags & IN_USE]
 
     def counters(self) -> list:
-        """interface_dict of every interface."""
+        """The interface_dict of every interface."""
         cdef Interface* interfaces = self.of_interfaces
         cdef uint32_t i
         return [interface_dict(&interfaces[i]) for i in range(self.count)]
 
     def rejections(self) -> list:
-        """Of every interface the last RejectedFrames, newest first."""
+        """The last RejectedFrames of every interface, newest first."""
         cdef Interface* interfaces = self.of_interfaces
         cdef uint32_t i
         return [rejections_list(&interfaces[i]) for i in range(self.count)]
 
 
 cdef class Records:
-    """Records copied out by the pump; read them when their mark is done.
+    """Records copied by the pump; read them when their mark is done.
 
-    `first` is at least what was asked for: the oldest may be overwritten by then. `end` is the
-    position after the newest, `begin` that of the first ever, `unrecorded` how many refused
-    frames came too fast to be recorded.
+    `first` is at least the position requested: older records may be overwritten. `end` is the
+    position after the newest, `begin` that of the first ever, `unrecorded` the number of refused
+    frames that came too fast to be recorded.
     """
     cdef RecordCopy copy
 
@@ -563,7 +563,7 @@ cdef class Records:
 
 
 def joined_records(list copies) -> list:
-    """The records of copies that follow one another, oldest first; see records_list."""
+    """The records of consecutive copies, oldest first; see records_list."""
     cdef Records each
     cdef uint32_t total = 0, at = 0
     cdef Record* room

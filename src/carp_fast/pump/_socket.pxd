@@ -36,11 +36,11 @@ cdef extern from "system.h" nogil:
         uint32_t sin6_scope_id
 
 cdef enum:
-    BATCH = 256                 # frames a system call
-    FRAME_SLOT = 160            # of a received frame: longest headers 110 bytes, rest is not read
+    BATCH = 256                 # frames per system call
+    FRAME_SLOT = 160      # of a received frame: headers have 110 bytes at most, the rest is cut off
     CONTROL_SLOT = 128          # a timestamp, an address with its interface, a hop limit
 
-cdef enum ReceiverKind:         # what a socket gives of a frame; in the order of RECEIVER_WORDS
+cdef enum ReceiverKind:    # which part of a frame a socket delivers; in the order of RECEIVER_WORDS
     RECEIVE_PACKET              # all of it
     RECEIVE_RAW4                # from the IPv4 header on
     RECEIVE_RAW6                # what follows the IPv6 header
@@ -51,7 +51,7 @@ cdef union SocketAddress:
     sockaddr_in6 ip6
 
 cdef struct Arrival:
-    int64_t realtime_ns         # when the kernel received it, CLOCK_REALTIME; 0: it does not say
+    int64_t realtime_ns         # when the kernel received it, CLOCK_REALTIME; 0: unknown
     int32_t ifindex
     uint32_t length             # of the whole frame, of which FRAME_SLOT bytes are kept
 
@@ -68,7 +68,7 @@ cdef struct SendBatch:
     iovec vectors[BATCH]
     SocketAddress targets[BATCH]
     uint8_t control[BATCH][CONTROL_SLOT]
-    uint32_t owners[BATCH]      # whose frame it is: a number of the caller's
+    uint32_t owners[BATCH]      # of each frame: a number of the caller's
     int32_t errors[BATCH]       # errno of each after send_batch
     uint32_t count
 

@@ -1,8 +1,8 @@
 """Batches of frames in and out of packet and raw sockets: recvmmsg and sendmmsg.
 
-The sockets are opened, filtered and joined in Python (net/sockets.py) and handed in as numbers. All
-buffers are the caller's. What a raw socket leaves out of a frame is put in its place here, so that
-one form of frame goes in and out. Knows no engine: frames, interface indexes, times and errnos.
+The sockets are opened, filtered and joined in Python (net/sockets.py) and passed as numbers. All
+buffers are the caller's. Parts of a frame that a raw socket leaves out are filled in here, so
+frames have one form. Knows no engine: frames, interface indexes, times and errnos.
 """
 
 from libc.errno cimport EINTR, errno
@@ -40,13 +40,13 @@ cdef extern from "system.h" nogil:
     int IPPROTO_IP, IP_PKTINFO, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_HOPLIMIT
 
 cdef enum:
-    MEMINFO_ROOM = 16           # numbers about a socket's memory; the kernel has nine
+    MEMINFO_ROOM = 16           # values about a socket's memory; the kernel has nine
 
 
 # -------------------------------------------------------------------------------------- receiving
 
 cdef void receive_prepare(ReceiveBatch* batch) noexcept nogil:
-    """Tie the batch's buffers together, once."""
+    """Link the batch's buffers, once."""
     cdef int i
     memset(batch, 0, sizeof(ReceiveBatch))
     for i in range(BATCH):
@@ -57,17 +57,17 @@ cdef void receive_prepare(ReceiveBatch* batch) noexcept nogil:
 
 
 cdef inline uint32_t left_out(uint8_t kind) noexcept nogil:
-    """How many bytes at the beginning of a frame such a socket does not give."""
+    """How many bytes at the beginning of a frame such a socket does not deliver."""
     if kind == RECEIVE_RAW4:
         return ETHERNET_LENGTH
     return ETHERNET_LENGTH + IPV6_LENGTH if kind == RECEIVE_RAW6 else 0
 
 
 cdef int receive_batch(ReceiveBatch* batch, int fd, uint8_t kind) noexcept nogil:
-    """Take what waits, at most BATCH frames: how many, or minus the errno.
+    """Read the frames that wait, at most BATCH: how many, or minus the errno.
 
-    Less than BATCH means that the socket was found empty. `frames` and `arrivals` are filled,
-    whatever the kind of the socket.
+    Less than BATCH means that the socket was empty. `frames` and `arrivals` are filled for every
+    kind of socket.
     """
     cdef int i, count
     cdef uint32_t skipped = left_out(kind)
@@ -93,7 +93,7 @@ cdef int receive_batch(ReceiveBatch* batch, int fd, uint8_t kind) noexcept nogil
 
 
 cdef void put_headers(ReceiveBatch* batch, uint8_t kind, int which) noexcept nogil:
-    """What a raw socket leaves out: Ethernet without MACs; IPv6 but for what comes as control."""
+    """Fill in what a raw socket leaves out: Ethernet without MACs; IPv6 without control data."""
     cdef uint8_t* frame = batch.frames[which]
     cdef uint8_t* ip = frame + ETHERNET_LENGTH
     cdef uint32_t payload = batch.messages[which].msg_len
@@ -109,7 +109,7 @@ cdef void put_headers(ReceiveBatch* batch, uint8_t kind, int which) noexcept nog
 
 
 cdef void read_control(ReceiveBatch* batch, int which) noexcept nogil:
-    """Time and interface of an arrival; destination and hop limit of IPv6, into its frame."""
+    """Read an arrival's time and interface; write IPv6's destination and hop limit to it."""
     cdef msghdr* message = &batch.messages[which].msg_hdr
     cdef Arrival* arrival = &batch.arrivals[which]
     cdef uint8_t* ip = batch.frames[which] + ETHERNET_LENGTH
@@ -135,15 +135,15 @@ cdef void read_control(ReceiveBatch* batch, int which) noexcept nogil:
 
 
 cdef uint32_t socket_drops(int fd, uint8_t kind, uint32_t* total) noexcept nogil:
-    """Frames that the kernel dropped for want of room since the last call.
+    """Frames that the kernel dropped for lack of room since the last call.
 
-    `total` is the caller's: what a raw socket had dropped until then.
+    `total` is the caller's: the count of a raw socket at the last call.
     """
     cdef tpacket_stats stats
     cdef uint32_t memory[MEMINFO_ROOM]
     cdef uint32_t before = total[0]
     cdef socklen_t length = sizeof(stats)
-    if kind == RECEIVE_PACKET:                      # read and set to zero in one
+    if kind == RECEIVE_PACKET:                      # reads it and sets it to zero
         if getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &stats, &length) < 0:
             return 0
         return stats.tp_drops
@@ -158,7 +158,7 @@ cdef uint32_t socket_drops(int fd, uint8_t kind, uint32_t* total) noexcept nogil
 # ---------------------------------------------------------------------------------------- sending
 
 cdef void send_prepare(SendBatch* batch) noexcept nogil:
-    """Tie the batch's buffers together, once. A batch goes out through one kind of socket."""
+    """Link the batch's buffers, once. A batch is sent through one kind of socket."""
     cdef int i
     memset(batch, 0, sizeof(SendBatch))
     for i in range(BATCH):
@@ -180,9 +180,9 @@ cdef uint32_t add_message(SendBatch* batch, uint32_t owner, const uint8_t* data,
 
 cdef void send_put(SendBatch* batch, uint32_t owner, int32_t ifindex, const uint8_t* frame,
                    uint32_t length) noexcept nogil:
-    """Add a frame for a packet socket; it must stay where it is until send_batch.
+    """Add a frame for a packet socket; its memory must stay until send_batch.
 
-    The caller keeps to BATCH.
+    The caller keeps within BATCH.
     """
     cdef uint32_t i = add_message(batch, owner, frame, length)
     batch.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_ll)
@@ -197,10 +197,10 @@ cdef inline bint is_link_local(const uint8_t* address) noexcept nogil:
 
 cdef void send_put_raw(SendBatch* batch, uint32_t owner, int32_t ifindex, const uint8_t* frame,
                        uint32_t length) noexcept nogil:
-    """Add a frame for a raw socket of its family: the kernel finds the way to its IP destination.
+    """Add a frame for a raw socket of its family: the kernel routes it to its IP destination.
 
-    IPv4 keeps its header. IPv6 gets a new one with the frame's source; `ifindex` is said where an
-    address is link-local and means nothing without it, so that others may be routed.
+    IPv4 keeps its header. IPv6 gets a new one with the frame's source; `ifindex` is given only for
+    link-local addresses, which need it, so that others may be routed.
     """
     cdef const uint8_t* ip = frame + ETHERNET_LENGTH
     cdef cmsghdr* header
@@ -229,9 +229,9 @@ cdef void send_put_raw(SendBatch* batch, uint32_t owner, int32_t ifindex, const 
 
 
 cdef void send_batch(SendBatch* batch, int fd) noexcept nogil:
-    """Send all frames of the batch; `errors` says what became of each. `count` stays.
+    """Send all frames of the batch; `errors` has the errno of each. `count` stays.
 
-    One frame that cannot be sent (its interface is down) does not keep back the next.
+    A frame that cannot be sent (its interface is down) does not hold up the next.
     """
     cdef uint32_t at = 0
     cdef int sent

@@ -15,7 +15,7 @@ cdef enum:
     RECEIVERS_MAX = 6           # a packet socket, or a raw one of each family, for each lane
 
 cdef enum Phase:
-    BETWEEN                     # no turn is under way
+    BETWEEN                     # between two turns
     RECEIVING
     CARRYING_OUT
 
@@ -29,75 +29,75 @@ cdef struct Outgoing:           # a frame to be sent
     const uint8_t* bytes
     uint32_t length
     int32_t ifindex
-    uint32_t slot               # whose it is
-    uint32_t which              # ... of its outputs or addresses
+    uint32_t slot               # of the host
+    uint32_t which              # which of its outputs or addresses
     uint8_t family
-    uint8_t unicast             # the kernel finds the way to a peer; else to a group's MAC
-    int32_t error               # errno of sending it, 0: it is on its way
+    uint8_t unicast             # the kernel routes it to a peer; otherwise to a group's MAC
+    int32_t error               # errno of sending it; 0: sent
 
 cdef struct AddressChange:
     uint32_t slot
     uint32_t which
-    uint8_t added               # else removed
-    uint8_t was_ours            # added in vain: it was there, and bears our mark
-    int32_t error               # errno; EEXIST: somebody else has it; EAGAIN: nobody could say
+    uint8_t added               # otherwise removed
+    uint8_t was_ours            # not added: it existed, with our mark
+    int32_t error               # errno; EEXIST: another program's; EAGAIN: unknown
 
-cdef struct Environment:        # what a turn reaches; all but now() and obey_next() once a batch
+cdef struct Environment:        # called once a batch, except now() and obey_next()
     int64_t (*now)(void* where) noexcept nogil              # CLOCK_MONOTONIC
     int64_t (*suspended)(void* where) noexcept nogil        # CLOCK_BOOTTIME less CLOCK_MONOTONIC
     # Carries out the next order; False: none is left.
     bint (*obey_next)(void* where, int64_t now_ns) noexcept nogil
-    # Reads `batch` frames at most from a receiver: how many, or minus the errno. When each arrived
-    # is as the kernel's wall clock has it, less what that is ahead of CLOCK_MONOTONIC now.
+    # Reads `batch` frames at most from a receiver: how many, or minus the errno. The time of
+    # arrival is the kernel's wall-clock time minus the current difference to CLOCK_MONOTONIC.
     int (*receive)(void* where, uint32_t which, Intake* intake) noexcept nogil
-    # Frames that a receiver has dropped since it was last asked.
+    # Frames that a receiver has dropped since the last call.
     uint32_t (*drops)(void* where, uint32_t which) noexcept nogil
     void (*advertise)(void* where, Outgoing* frames, uint32_t count) noexcept nogil
     void (*announce)(void* where, Outgoing* frames, uint32_t count) noexcept nogil
     void (*change)(void* where, AddressChange* changes, uint32_t count) noexcept nogil
-    # Reads which addresses an interface has, those of one part; 0, or an errno: E2BIG asks for more
-    # parts, ENODEV says that it is gone. find() then tells of each of ours.
+    # Reads the addresses of an interface, those of one part; 0, or an errno: E2BIG requires more
+    # parts, ENODEV means that it is gone. find() then has the result for each of ours.
     int (*look)(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil
     Finder find
-    Onlooker onlooker           # of each frame heard; NULL: none
+    Onlooker onlooker           # called for each frame heard; NULL: none
 
 cdef struct Receiver:
     uint8_t lane                # a Lane
-    int64_t heard_until_ns      # every frame that arrived here before has been given to the engine
+    int64_t heard_until_ns      # all frames that arrived here before have been passed to the engine
 
-cdef struct Progress:           # in a list of one host's addresses that may be longer than a batch
-    uint32_t slot               # whose list goes on, or NOBODY
-    uint32_t at                 # its next place
-    Block* block                # of the host when it began; replaced or released since, perhaps
+cdef struct Progress:           # within a host's addresses, which may be more than a batch
+    uint32_t slot               # the host, or NOBODY
+    uint32_t at                 # its next address
+    Block* block                # of the host at the beginning; maybe replaced or released since
 
 cdef struct Turn:
     Core* core
     const Environment* environment
-    void* where                 # what the environment's functions are told
+    void* where                 # argument of the environment's functions
     Receiver receivers[RECEIVERS_MAX]
     uint32_t receiver_count
     Lanes lanes
-    # Smaller limits show what only happens when they are reached.
+    # Tests set smaller limits, to see the effects of reaching them.
     uint32_t batch
-    uint32_t slices             # batches of the genuine lane before orders get a turn
+    uint32_t slices             # batches of the genuine lane before orders are taken
     uint32_t changes
     uint8_t phase
     uint32_t slice              # of this phase, so far
     bint any_frame              # arrived in this turn
-    bint more                   # something is left to do at once
-    bint watching               # a frame that arrives is to begin a turn; else they wait for a tick
+    bint more                   # something is left to do immediately
+    bint watching             # a frame that arrives begins a turn; otherwise frames wait for a tick
     int64_t begun_ns            # when the last turn began; 0: none yet
-    int64_t ends_ns             # what is left to do then waits for the next one
-    int64_t planned_ns          # when the next one is due; 0: not before something happens
+    int64_t ends_ns             # what is left to do then waits for the next turn
+    int64_t planned_ns          # when the next one is due; 0: only after an event
     int64_t heard_until_ns      # silence counts up to here
     int64_t suspended_ns        # CLOCK_BOOTTIME less CLOCK_MONOTONIC
     int64_t latest_ns           # the largest lateness of a planned turn so far
     uint64_t turns
     uint64_t frames
     uint64_t dropped
-    uint64_t unproven           # ... of these: silence proves nothing by them
-    uint64_t untold[2]          # dropped and not told yet; [1]: silence proves nothing
-    int64_t drops_told_ns[2]    # when that was last told
+    uint64_t unproven           # ... of these, the ones after which silence proves nothing
+    uint64_t untold[2]          # dropped and not reported yet; [1]: silence proves nothing
+    int64_t drops_told_ns[2]    # when that was last reported
     Progress changing
     Progress announcing
     Intake intake

@@ -1,10 +1,10 @@
 """One turn: orders, receive, expire, carry out, plan the next.
 
-The only place where the order of these and their limits are decided. What a turn needs of the world
-(clock, orders, sockets, addresses) comes as an Environment of functions, so that the pump and the
-simulator run this code, each over its own. A turn goes in steps, each a slice of bounded work: the
-pump takes them one after the other, the simulator lets time pass in between. All times are
-CLOCK_MONOTONIC. Knows no socket, clock or file.
+This is the only place that decides their order and limits. The functions of an Environment provide
+what a turn needs (clock, orders, sockets, addresses), so the pump and the simulator run the same
+code, each with its own. A turn consists of steps, each a slice of bounded work: the pump takes them
+one after the other, the simulator lets time pass between them. All times are CLOCK_MONOTONIC. Uses
+no socket, clock or file.
 """
 
 from libc.errno cimport E2BIG, EEXIST, ENODEV
@@ -31,17 +31,17 @@ from carp_fast.engine._wire cimport ETHERNET_LENGTH, wire_build_announcement
 cdef enum:
     ORDERS_A_TURN = 512
     CHANGES_A_TURN = 8          # batches of addresses or announcements before the next receive
-    TURNS_AN_INTERVAL = 4       # the shortest one, where there is more to do than fits
-    LOOK_PARTS = 64             # a look at many addresses is made in at most so many
+    TURNS_AN_INTERVAL = 4       # if there is more to do than fits into one
+    LOOK_PARTS = 64             # a look at many addresses is made in parts, at most so many
     STAMP_SLACK_NS = 1000000    # of the wall clock
 
-cdef int64_t LOOK_AGAIN_NS = 1000000000         # after a look that the kernel did not answer
-cdef int64_t DROPS_TOLD_NS = 10000000000        # between two reports of frames that were dropped
+cdef int64_t LOOK_AGAIN_NS = 1000000000         # after a look that failed
+cdef int64_t DROPS_TOLD_NS = 10000000000        # between two reports of dropped frames
 
 
 cdef void turn_open(Turn* turn, Core* core, const Environment* environment, void* where,
                     uint32_t batch, uint32_t slices, uint32_t changes) noexcept nogil:
-    """Before the first turn: no receivers yet. batch, changes: from 1 to BATCH_MAX, CHANGES_MAX."""
+    """Prepare a turn without receivers. batch, changes: 1 to BATCH_MAX, CHANGES_MAX."""
     memset(turn, 0, sizeof(Turn))
     turn.core, turn.environment, turn.where = core, environment, where
     turn.batch, turn.slices, turn.changes = batch, slices, changes
@@ -51,7 +51,7 @@ cdef void turn_open(Turn* turn, Core* core, const Environment* environment, void
 
 
 cdef void turn_add_receiver(Turn* turn, uint8_t lane) noexcept nogil:
-    """A socket of this lane; the caller keeps to RECEIVERS_MAX. It is asked for by its number."""
+    """Add a socket of this lane; the caller keeps within RECEIVERS_MAX. Its index is its number."""
     turn.receivers[turn.receiver_count].lane = lane
     turn.receivers[turn.receiver_count].heard_until_ns = turn.heard_until_ns
     turn.receiver_count += 1
@@ -64,7 +64,7 @@ cdef inline int64_t clock(const Turn* turn) noexcept nogil:
 
 
 cdef inline bint is_over(const Turn* turn) noexcept nogil:
-    """Whether the turn has taken as long as it may: see note_absence."""
+    """Whether the turn has used up its time: see note_absence."""
     return clock(turn) >= turn.ends_ns
 
 
@@ -77,11 +77,11 @@ cdef bint turn_is_idle(const Turn* turn) noexcept nogil:
 # ---------------------------------------------------------------------------------- its beginning
 
 cdef void note_absence(Turn* turn, int64_t now_ns) noexcept nogil:
-    """Away for longer than the shortest interval, asleep or not: some host may have missed a frame.
+    """Note an absence longer than the shortest interval: some host may have missed a frame.
 
-    From the beginning of one turn to the beginning of the next, so that a pause within a turn
-    counts. So a turn may take a quarter of the shortest interval, and plan() sees to it that the
-    next one begins a half later at most.
+    Measured from the beginning of one turn to the beginning of the next, including time asleep and
+    pauses within a turn. So a turn may take a quarter of the shortest interval, and plan() begins
+    the next one a half later at most.
     """
     cdef int64_t since_ns = turn.begun_ns if turn.core.slots else 0
     cdef int64_t suspended_ns = turn.environment.suspended(turn.where)
@@ -98,7 +98,7 @@ cdef void note_absence(Turn* turn, int64_t now_ns) noexcept nogil:
 
 
 cdef void take_orders(Turn* turn, int64_t now_ns) noexcept nogil:
-    """One order at least; those that the turn has no room for wait for the next."""
+    """Take one order at least; those that the turn has no room for wait for the next."""
     for _ in range(ORDERS_A_TURN):
         if not turn.environment.obey_next(turn.where, now_ns):
             return
@@ -121,15 +121,15 @@ cdef void begin(Turn* turn) noexcept nogil:
 
 cdef inline int64_t arrived_at(const Receiver* receiver, int64_t stamp_ns,
                                int64_t now_ns) noexcept nogil:
-    """When a frame arrived, from its stamp: between the last look at the socket and now.
+    """When a frame arrived, from its stamp: between the last read of the socket and now.
 
-    Where the wall clock was stepped since, the stamp is not, and the frame counts as arrived now.
+    If the wall clock was stepped since, the stamp is not within, and the frame counts as new.
     """
     return stamp_ns if receiver.heard_until_ns - STAMP_SLACK_NS <= stamp_ns <= now_ns else now_ns
 
 
 cdef int take_in(Turn* turn, uint32_t which) noexcept nogil:
-    """Give one batch of a socket's frames to the engine; how many, or minus the errno."""
+    """Pass one batch of a socket's frames to the engine; how many, or minus the errno."""
     cdef Receiver* receiver = &turn.receivers[which]
     cdef Intake* intake = &turn.intake
     cdef int64_t since_ns = receiver.heard_until_ns, until_ns = clock(turn)
@@ -148,9 +148,9 @@ cdef int take_in(Turn* turn, uint32_t which) noexcept nogil:
             if lanes_find_source(&turn.lanes, &intake.frames[i], intake.taken_ns):
                 tell_source(turn, &intake.frames[i], intake.taken_ns)
     turn.frames += <uint64_t>count
-    if count == turn.batch:             # more may wait: up to the last of these
+    if count == turn.batch:             # more may wait: read up to the last of these
         until_ns = arrived_at(receiver, intake.last_ns, intake.taken_ns)
-        if until_ns == intake.taken_ns:     # a time that the wall clock gave and has not any more
+        if until_ns == intake.taken_ns:     # the wall clock was stepped since
             until_ns = since_ns
     receiver.heard_until_ns = until_ns
     note_drops(turn, which, since_ns)
@@ -158,7 +158,7 @@ cdef int take_in(Turn* turn, uint32_t which) noexcept nogil:
 
 
 cdef void tell_source(Turn* turn, const FrameHeard* frame, int64_t now_ns) noexcept nogil:
-    """A source was heard genuine that is not in its lane yet."""
+    """Report a genuine source that is not in its lane yet."""
     cdef const uint8_t* ip = frame.bytes + ETHERNET_LENGTH
     cdef Report* report = report_begin(turn.core, SOURCE_PROVEN, NOBODY, now_ns)
     if report == NULL:
@@ -175,8 +175,8 @@ cdef void tell_source(Turn* turn, const FrameHeard* frame, int64_t now_ns) noexc
 
 
 cdef void note_drops(Turn* turn, uint32_t which, int64_t since_ns) noexcept nogil:
-    """The socket was full after `since_ns`, and the newest frames were dropped: where a master's
-    can have been among them, silence proves nothing.
+    """The socket was full after `since_ns`, and the newest frames were dropped: if a master's can
+    have been among them, silence proves nothing.
     """
     cdef uint32_t drops = turn.environment.drops(turn.where, which)
     cdef int64_t now_ns
@@ -193,7 +193,7 @@ cdef void note_drops(Turn* turn, uint32_t which, int64_t since_ns) noexcept nogi
 
 
 cdef void tell_drops(Turn* turn, int64_t now_ns) noexcept nogil:
-    """At once, and what follows together, every ten seconds: a flood fills a socket each tick."""
+    """Report drops immediately, then every ten seconds: a flood fills a socket each tick."""
     cdef Report* report
     cdef int unproven
     for unproven in range(2):
@@ -211,7 +211,7 @@ cdef void tell_drops(Turn* turn, int64_t now_ns) noexcept nogil:
 
 
 cdef bint take_lane(Turn* turn, uint8_t lane) noexcept nogil:
-    """One batch from each socket of a lane; whether more may wait there."""
+    """Take in one batch from each socket of a lane; whether more may wait there."""
     cdef int count
     cdef uint32_t i
     cdef bint any_full = False
@@ -224,7 +224,7 @@ cdef bint take_lane(Turn* turn, uint8_t lane) noexcept nogil:
 
 
 cdef void note_heard(Turn* turn) noexcept nogil:
-    """Silence counts up to where the sockets have been read, as far as they matter."""
+    """Set the time up to which silence counts: how far the sockets that matter have been read."""
     cdef int64_t now_ns = clock(turn)
     cdef int64_t genuine_ns = now_ns, common_ns = now_ns
     cdef const Receiver* receiver
@@ -239,11 +239,11 @@ cdef void note_heard(Turn* turn) noexcept nogil:
 
 
 cdef void receive_slice(Turn* turn) noexcept nogil:
-    """Give what has arrived to the engine; advertisements that are due go before the next slice.
+    """Pass frames that have arrived to the engine; due advertisements go before the next slice.
 
-    The genuine lane first, until it is empty; of the common one what the turn has room for, and
-    one batch at least; of what is astray one batch. What is left of these two waits for the next
-    tick: strangers must not keep the pump from sleeping, or it loses its priority.
+    The genuine lane comes first, until it is empty; then as much of the common one as the turn has
+    room for, one batch at least; then one batch of the stray one. The rest of these two waits for
+    the next tick: strangers must not keep the pump from sleeping, or it loses its priority.
     """
     cdef bint genuine = take_lane(turn, LANE_GENUINE), common = True, last
     cdef int64_t now_ns
@@ -277,8 +277,8 @@ cdef inline Outgoing* put_frame(Turn* turn, uint32_t count, uint32_t slot, uint3
 
 
 cdef uint32_t put_advertisements(Turn* turn) noexcept nogil:
-    """Fill a batch with hosts that advertise, each with all its outputs, one host at least where
-    any does; how many frames.
+    """Fill a batch with hosts that advertise, each with all its outputs, at least one host if
+    there is any; how many frames.
     """
     cdef const VirtualHost* host
     cdef const Output* output
@@ -298,7 +298,7 @@ cdef uint32_t put_advertisements(Turn* turn) noexcept nogil:
 
 
 cdef void note_sent(Turn* turn, uint32_t count, int64_t now_ns) noexcept nogil:
-    """Tell the engine of each host in a batch what became of its outputs."""
+    """Pass the outcome of a batch to the engine, for each host."""
     cdef uint32_t i = 0, slot, failures
     cdef int error
     while i < count:
@@ -312,8 +312,8 @@ cdef void note_sent(Turn* turn, uint32_t count, int64_t now_ns) noexcept nogil:
 
 
 cdef void send_advertisements(Turn* turn) noexcept nogil:
-    """Send every advertisement that is queued, one batch at least; what the turn has no time for
-    is sent in the next, after those with a shorter interval.
+    """Send every advertisement that is queued, one batch at least; if the turn has no time left,
+    the rest is sent in the next, after those with a shorter interval.
     """
     cdef uint32_t count
     cdef int64_t now_ns = 0
@@ -328,7 +328,7 @@ cdef void send_advertisements(Turn* turn) noexcept nogil:
 
 
 cdef uint32_t put_changes(Turn* turn, uint32_t* ended) noexcept nogil:
-    """Fill a batch with address changes: how many, and of how many hosts they are the last."""
+    """Fill a batch with address changes: how many; `ended`: of how many hosts the last ones."""
     cdef Core* core = turn.core
     cdef Progress* at = &turn.changing
     cdef AddressChange* change
@@ -342,7 +342,7 @@ cdef uint32_t put_changes(Turn* turn, uint32_t* ended) noexcept nogil:
                 break
             at.block = core.hosts[at.slot].block
         host = &core.hosts[at.slot]
-        if host.block != at.block:                  # from the top, or never
+        if host.block != at.block:                  # replaced: start again; released: skip it
             if host.block == NULL:
                 at.slot = NOBODY
                 continue
@@ -363,7 +363,7 @@ cdef uint32_t put_changes(Turn* turn, uint32_t* ended) noexcept nogil:
 
 
 cdef bint change_addresses(Turn* turn) noexcept nogil:
-    """Carry out one batch of address changes; False when there was nothing to do."""
+    """Carry out one batch of address changes; False if there was nothing to do."""
     cdef AddressChange* change
     cdef uint32_t ended = 0, i, count = put_changes(turn, &ended)
     cdef int64_t now_ns
@@ -382,7 +382,7 @@ cdef bint change_addresses(Turn* turn) noexcept nogil:
 
 
 cdef bint send_announcements(Turn* turn) noexcept nogil:
-    """Send one batch of gratuitous ARPs and unsolicited NAs; False when there was nothing to do."""
+    """Send one batch of gratuitous ARPs and unsolicited NAs; False if there was nothing to do."""
     cdef Core* core = turn.core
     cdef Progress* at = &turn.announcing
     cdef const VirtualHost* host
@@ -420,7 +420,7 @@ cdef bint send_announcements(Turn* turn) noexcept nogil:
 
 
 cdef void carry_out_slice(Turn* turn) noexcept nogil:
-    """Advertisements first, then a batch of addresses, then one of announcements."""
+    """Send advertisements, then change a batch of addresses, then send a batch of announcements."""
     cdef bint changed
     if turn.slice == CHANGES_A_TURN or turn.slice and is_over(turn):
         turn.more = True
@@ -438,7 +438,7 @@ cdef void carry_out_slice(Turn* turn) noexcept nogil:
 # ------------------------------------------------------------------------------------------ its end
 
 cdef void verify_addresses(Turn* turn) noexcept nogil:
-    """Look at the addresses of one interface, where that is due, a part at a time."""
+    """Check the addresses of one interface, if that is due, a part at a time."""
     cdef Core* core = turn.core
     cdef int64_t now_ns = clock(turn)
     cdef uint32_t number = next_to_verify(core, now_ns), part = 0, parts = 1
@@ -452,7 +452,7 @@ cdef void verify_addresses(Turn* turn) noexcept nogil:
         if error == E2BIG and parts < LOOK_PARTS:
             part, parts = 0, parts * 2
             continue
-        if error:                                   # gone, or asked again before long
+        if error:                                   # it is gone, or looked at again soon
             if error != ENODEV:
                 verify_soon(core, number, now_ns + LOOK_AGAIN_NS)
             return
@@ -463,7 +463,7 @@ cdef void verify_addresses(Turn* turn) noexcept nogil:
 
 
 cdef void plan(Turn* turn, int64_t now_ns) noexcept nogil:
-    """When the next turn is to begin; sockets are watched only while nothing comes."""
+    """Plan when the next turn begins; sockets are watched only while no frames come."""
     cdef const Core* core = turn.core
     cdef int64_t tick_ns = core.wake_tick_ns
     cdef int64_t next_tick_ns = (now_ns // tick_ns + 1) * tick_ns
@@ -474,7 +474,7 @@ cdef void plan(Turn* turn, int64_t now_ns) noexcept nogil:
         at_ns = next_tick_ns
     if core.verify_at_ns and (at_ns < 0 or core.verify_at_ns < at_ns):
         at_ns = max((core.verify_at_ns + tick_ns - 1) // tick_ns * tick_ns, next_tick_ns)
-    # Awake often enough to see that it was not.
+    # Wake up often enough to notice absences.
     if core.slots and (at_ns < 0 or at_ns > now_ns + core.shortest_ns // 2):
         at_ns = (now_ns + core.shortest_ns // 2) // tick_ns * tick_ns + tick_ns
     if turn.more:
@@ -496,9 +496,9 @@ cdef void end(Turn* turn) noexcept nogil:
 
 
 cdef bint turn_step(Turn* turn) noexcept nogil:
-    """A slice of a turn, the first of a new one where none is under way; False: it was the last.
+    """Run a slice of a turn, the first of a new one if none is under way; False: it was the last.
 
-    When it was the last, `planned_ns` and `watching` say when the next turn is to begin.
+    After the last one, `planned_ns` and `watching` tell when the next turn begins.
     """
     if turn.phase == BETWEEN:
         begin(turn)
