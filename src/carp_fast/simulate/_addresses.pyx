@@ -1,6 +1,6 @@
 """What must hold of the addresses in a simulated world: held and announced if and only if MASTER.
 
-Compares what the engine believes with what the machine's kernel has. Knows no rule of election.
+Compares the engine's state with the addresses of the machine's kernel. Knows no rule of election.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -27,9 +27,9 @@ cdef void mark_dirty(Machine* machine, uint32_t slot) noexcept nogil:
 
 cdef void check_addresses(World* world, Machine* machine, uint32_t slot,
                           bint at_last) noexcept nogil:
-    """Nothing is left to do: the kernel has the addresses of a MASTER, and no other's.
+    """Nothing is left to do: the kernel has the addresses of a MASTER, and of no other host.
 
-    `at_last`: long after the faults, also those that the kernel once refused, or took away.
+    `at_last`: long after the faults, also those that the kernel once refused, or removed.
     """
     cdef VirtualHost* host = &machine.core.hosts[slot]
     cdef Slot* known = &machine.slots[slot]
@@ -40,7 +40,7 @@ cdef void check_addresses(World* world, Machine* machine, uint32_t slot,
         wanted = host.state == MASTER and host.configured.manage_addresses
     for i in range(known.right.block.address_count):
         if known.kernel[i] == FOREIGN_THERE or known.refused >> i & 1 and not at_last:
-            continue                                    # said in a report
+            continue                                    # there was a report
         if known.kernel[i] == OURS and not wanted and (at_last or not known.disturbed):
             broken(world, ADDRESS_KEPT, number, slot, i)
         if known.kernel[i] == ABSENT and wanted and same and (at_last or not known.disturbed):
@@ -54,7 +54,7 @@ cdef bint is_loss(uint8_t reason) noexcept nogil:
 
 
 cdef void on_loss(World* world, Machine* machine, const Report* report) noexcept nogil:
-    """It gave up for its addresses: for the deadline only where it was without all that long."""
+    """A host gave up for its addresses: for the deadline only if it was without them so long."""
     cdef Slot* known = &machine.slots[report.slot]
     cdef uint32_t i
     cdef bint there = False
@@ -71,7 +71,7 @@ cdef void on_loss(World* world, Machine* machine, const Report* report) noexcept
 
 
 cdef void on_undemoted(World* world, Machine* machine, const Report* report) noexcept nogil:
-    """It is no longer demoted for its addresses: a minute after it gave up, at the earliest."""
+    """The demotion for its addresses ended: at the earliest a minute after it gave up."""
     cdef Slot* known = &machine.slots[report.slot]
     if not known.lost_at_ns or report.at_ns - known.lost_at_ns < LEAST_DEMOTED_NS:
         broken(world, CHANGED_WITHOUT_CAUSE, machine_number(world, machine), report.slot,
@@ -82,7 +82,7 @@ cdef void on_undemoted(World* world, Machine* machine, const Report* report) noe
 
 cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint32_t which,
                              const uint8_t* frame, uint32_t length) noexcept nogil:
-    """A gratuitous ARP, or an unsolicited NA of a MASTER: the address, and the MAC that has it."""
+    """Check a gratuitous ARP or unsolicited NA: it is of a MASTER's address, with the right MAC."""
     cdef const Nic* nic = &machine.nics[world.slot_segment[slot]]
     cdef const Address* address = &machine.core.hosts[slot].block.addresses[which]
     cdef bint good
@@ -105,7 +105,7 @@ cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint
 
 
 cdef void check_announced(World* world, Machine* machine, uint32_t slot) noexcept nogil:
-    """An announcement is out: has every address been told since the host became MASTER?
+    """An announcement is sent: check that it includes every address since the host became MASTER.
 
     It may be the rest of one that was begun before it stepped down and rose again.
     """

@@ -1,12 +1,12 @@
 """What must hold in a simulated world: at each step of a machine, and once faults are over.
 
-Compares what an engine did with what the world knows without it: who sent a frame, whose key it
-bears, when it arrived, which addresses the kernel has, who can hear whom. The rules of election
-and replay are those of _rules.pyx. The first rule that does not hold ends the run.
+Compares what an engine did with what the world knows independently: the sender and the key of a
+frame, when it arrived, the addresses of the kernel, who can hear whom. The rules of election and
+replay are those of _rules.pyx. The first invariant that does not hold ends the run.
 
 Two machines are *connected* for a virtual host when they hear each other, both ways over the same
-one of its families. A part of a segment is judged when all in it are connected with all others
-in it, and none of them hears a machine outside: it must have exactly one MASTER.
+one of its families. A part of a segment is judged when all its machines are connected with each
+other, and none of them hears a machine outside: it must have exactly one MASTER.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -39,13 +39,13 @@ from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport BAD_DESTINATION, LOOP, REPLAY, Verdict
 
 cdef int64_t MS_NS = 1000000
-cdef int64_t COMMON_LAG_NS = 250 * 1000000       # strangers' backlog holds up nobody for longer
-cdef int64_t SLACK_NS = 50 * 1000000            # for ticks, delays and turns, in every bound
-cdef int64_t CLOCK_SLACK_NS = 25 * 1000000      # what a stepped wall clock may do to a deadline
-cdef int64_t CLOCK_STEPPED_NS = 10 * <int64_t>SECOND_NS     # ... and for how long
-cdef int64_t NEVER_NS = 1500 * <int64_t>SECOND_NS           # without rest for so long: broken
-cdef uint8_t ROUNDS_PROMISED = 6                # ties lost by all: of 100 slots one may have more
-cdef uint8_t CROSSINGS_MAX = 12                 # ... until it is no accident
+cdef int64_t COMMON_LAG_NS = 250 * 1000000       # the longest delay by strangers' backlog
+cdef int64_t SLACK_NS = 50 * 1000000            # for ticks, delays and turns, in every limit
+cdef int64_t CLOCK_SLACK_NS = 25 * 1000000      # the effect of a stepped wall clock on a deadline
+cdef int64_t CLOCK_STEPPED_NS = 10 * <int64_t>SECOND_NS     # ... and how long it lasts
+cdef int64_t NEVER_NS = 1500 * <int64_t>SECOND_NS      # restless for longer: an invariant is broken
+cdef uint8_t ROUNDS_PROMISED = 6                # ties lost by all: one slot in 100 may have more
+cdef uint8_t CROSSINGS_MAX = 12                 # ... more than this is a failure
 
 
 # -------------------------------------------------------------------------------- of one machine
@@ -58,7 +58,7 @@ cdef int64_t clock_slack_ns(const Machine* machine, int64_t at_ns) noexcept nogi
 
 cdef void check_silence(World* world, Machine* machine, uint32_t slot,
                         int64_t at_ns) noexcept nogil:
-    """It rose for silence: nobody was heard, and it did listen, for a whole master-down time."""
+    """Check a rise for silence: it heard no master, while it listened for a master-down time."""
     cdef Slot* known = &machine.slots[slot]
     cdef const Arrival* arrival
     cdef const Frame* frame
@@ -97,24 +97,24 @@ cdef bint keeps_backup(const Machine* machine, const Frame* frame) noexcept nogi
 
 
 cdef bint has_source(const Machine* machine, const Frame* frame) noexcept nogil:
-    """Whether the engine knows of an address of the frame's family."""
+    """Whether the engine has an address of the frame's family."""
     if frame.family == 4:
         return machine.core.interfaces[frame.segment].has_source
     return machine.core.interfaces[frame.segment].has_source6
 
 
 cdef bint is_addressed(const Machine* machine, const Frame* frame) noexcept nogil:
-    """Whether the engine knows that it has the address that a unicast goes to."""
+    """Whether the engine has the address that a unicast goes to."""
     return frame.to == EVERYBODY or has_source(machine, frame)
 
 
 cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t state, bint keeps,
                    bint leaves, Expected expected, int64_t at_ns,
                    int64_t arrived_ns) noexcept nogil:
-    """The engine took a frame; `state` and what the frame means are from before.
+    """Check a frame that the engine accepted; the host's state is from before.
 
-    One that arrived before what was taken already, from another socket, shortens no wait and
-    begins no take-over.
+    A frame that arrived before one that was accepted already, from another socket, shortens no wait
+    and begins no take-over.
     """
     cdef uint32_t number = machine_number(world, machine)
     cdef Slot* known = &machine.slots[frame.slot]
@@ -151,7 +151,7 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
 
 
 cdef void note_permission(Machine* machine, const Frame* frame) noexcept nogil:
-    """What the frame would let a BACKUP do at once, that lost a tie and waits its jitter first."""
+    """Note what the frame permits a BACKUP that lost a tie, after its jitter."""
     cdef Slot* known = &machine.slots[frame.slot]
     cdef const VirtualHost* host = &machine.core.hosts[frame.slot]
     if rule_may_preempt(known, host, frame):
@@ -164,7 +164,7 @@ cdef void note_permission(Machine* machine, const Frame* frame) noexcept nogil:
 
 cdef void on_refused(World* world, Machine* machine, const Frame* frame, Verdict verdict,
                      Expected expected, int64_t at_ns) noexcept nogil:
-    """The engine refused a frame: a genuine one only as its own, or as sent before."""
+    """Check a frame that the engine refused: a genuine one only as its own, or as sent before."""
     cdef uint32_t number = machine_number(world, machine)
     cdef Slot* known = &machine.slots[frame.slot]
     cdef bint allowed = frame.strange
@@ -224,7 +224,7 @@ cdef bint is_cause(const Machine* machine, uint32_t slot) noexcept nogil:
 
 
 cdef void on_rise(World* world, Machine* machine, const Report* report) noexcept nogil:
-    """It became MASTER: for silence, or for a frame that lets it."""
+    """Check a rise to MASTER: for silence, or for a frame that permits it."""
     cdef uint32_t slot = report.slot, number = machine_number(world, machine)
     cdef Slot* known = &machine.slots[slot]
     cdef const VirtualHost* host = &machine.core.hosts[slot]
@@ -253,7 +253,7 @@ cdef void on_rise(World* world, Machine* machine, const Report* report) noexcept
 
 
 cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept nogil:
-    """It is MASTER no more: it yielded to a frame, or was told to."""
+    """Check that a MASTER stepped down: it yielded to a frame, or was ordered to."""
     cdef uint32_t slot = report.slot, number = machine_number(world, machine)
     cdef Slot* known = &machine.slots[slot]
     cdef const VirtualHost* host = &machine.core.hosts[slot]
@@ -278,12 +278,12 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
 
 
 cdef void note_crossing(World* world, uint32_t number, uint32_t slot) noexcept nogil:
-    """On a BSD the hearer yields: where advertisements cross, all do, and nobody is left.
+    """Count ties that all lose: on a BSD the hearer yields, and where advertisements cross, all do.
 
     The last may yield to one that is less demoted, and has just yielded itself. Then silence
-    decides once more, and jitter that they do not rise together again: the time that the slot has
-    begins anew, a few times at most. How often that is so is promised for two and three machines,
-    and counted: it shows over many seeds.
+    decides again, and jitter prevents that they rise together again: the time of the slot starts
+    again, a few times at most. How often that happens is limited for two and three machines, and
+    counted: the rate shows over many seeds.
     """
     cdef uint32_t other, peers = connected(world, number, slot), count = 0
     if not is_judged(world, slot, peers):
@@ -304,7 +304,7 @@ cdef void note_crossing(World* world, uint32_t number, uint32_t slot) noexcept n
 
 
 cdef void on_family(World* world, Machine* machine, const Report* report) noexcept nogil:
-    """One family of two is said to be silent, or heard again."""
+    """Check a report that one of two families is silent, or heard again."""
     cdef uint32_t slot = report.slot, number = machine_number(world, machine)
     cdef const Slot* known = &machine.slots[slot]
     cdef uint8_t family = <uint8_t>report.value
@@ -321,9 +321,9 @@ cdef void on_family(World* world, Machine* machine, const Report* report) noexce
 # -------------------------------------------------------------------------------- what it sends
 
 cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept nogil:
-    """A MASTER advertises in time, and who has just left it says so once; a BACKUP is silent.
+    """Check what is sent: a MASTER's in time, one last after stepping down, none of a BACKUP.
 
-    Every output says the same, as configured and demoted, each with a counter of its own.
+    Every output has the same fields, as configured and demoted, and a counter of its own.
     """
     cdef Slot* known = &machine.slots[slot]
     cdef VirtualHost* host = &machine.core.hosts[slot]
@@ -373,7 +373,7 @@ cdef inline uint64_t counter_of(const uint8_t* carp) noexcept nogil:
 # --------------------------------------------------------------------------- once faults are over
 
 cdef bint takes_part(const World* world, uint32_t number, uint32_t slot) noexcept nogil:
-    """Whether this machine could be MASTER of the slot: nothing keeps it from it."""
+    """Whether this machine could be MASTER of the slot: nothing prevents it."""
     cdef const Machine* machine = &world.machines[number]
     cdef uint32_t segment = world.slot_segment[slot]
     return (nic_works(machine, segment) and machine.paused == PAUSE_NONE
@@ -385,13 +385,13 @@ cdef bint takes_part(const World* world, uint32_t number, uint32_t slot) noexcep
 
 cdef uint8_t open_to(const World* world, uint32_t slot, uint32_t sender,
                      uint32_t receiver) noexcept nogil:
-    """The slot's families that get from one machine to another, as bits."""
+    """The slot's families that pass from one machine to another, as bits."""
     cdef const Link* link = &world.links[world.slot_segment[slot]][sender][receiver]
     return world.slot_families[slot] & ~<uint8_t>link.fields[LINK_BLOCKED]
 
 
 cdef uint32_t connected(const World* world, uint32_t number, uint32_t slot) noexcept nogil:
-    """The machines that take part and are connected with this one, as bits; itself too."""
+    """The machines that take part and are connected with this one, itself included, as bits."""
     cdef uint32_t other, found = 0
     for other in range(world.machine_count):
         if takes_part(world, other, slot) and (other == number or (
@@ -401,7 +401,7 @@ cdef uint32_t connected(const World* world, uint32_t number, uint32_t slot) noex
 
 
 cdef bint is_judged(const World* world, uint32_t slot, uint32_t peers) noexcept nogil:
-    """Whether all of a part are connected with each other, and hear nobody else."""
+    """Whether all machines of a part are connected with each other, and hear no other."""
     cdef uint32_t number, other
     for number in range(world.machine_count):
         if not peers >> number & 1:
@@ -416,9 +416,9 @@ cdef bint is_judged(const World* world, uint32_t slot, uint32_t peers) noexcept 
 
 
 cdef bint check_part(World* world, uint32_t slot, uint32_t peers) noexcept nogil:
-    """Exactly one of them is MASTER, and none that must replace it is BACKUP.
+    """Check that exactly one of them is MASTER, and none that must replace it is BACKUP.
 
-    Whether it can stay so: no BACKUP waits for less time than its master's advertisements take.
+    Returns whether it can stay so: no BACKUP's wait is shorter than its master's interval.
     """
     cdef uint32_t other, masters = 0, which = 0
     cdef bint may_rest = True
@@ -453,9 +453,9 @@ cdef bint check_part(World* world, uint32_t slot, uint32_t peers) noexcept nogil
 
 
 cdef bint check_election(World* world, uint32_t slot) noexcept nogil:
-    """Of machines that hear each other exactly one is MASTER, and the first of those that may.
+    """Check that of connected machines exactly one is MASTER, the first of those that may be.
 
-    Whether all of the slot could be judged, and can stay as it is.
+    Returns whether all of the slot could be judged, and can stay as it is.
     """
     cdef uint32_t number, peers, seen = 0
     cdef bint at_rest = True
@@ -470,8 +470,7 @@ cdef bint check_election(World* world, uint32_t slot) noexcept nogil:
 
 
 cdef void check_families(World* world, uint32_t slot) noexcept nogil:
-    """Long after the faults: a BACKUP has said which family of its master is silent, and no other.
-    """
+    """Long after the faults: a BACKUP has reported which family is silent, and no other."""
     cdef uint32_t number, other, expected
     cdef const VirtualHost* host
     if world.slot_families[slot] != OVER_4 | OVER_6:
@@ -509,14 +508,14 @@ cdef bint may_tie_over_6(const World* world, uint32_t slot) noexcept nogil:
 
 
 cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
-    """When the slot has had its time since the last fault, check it; from then on it is quiet.
+    """Check the slot when its time since the last fault has passed; from then on it is quiet.
 
-    Its time: the slowest master-down + one interval + 50 ms; where configured, also the startup
-    delay, and the preempt delay with the advertisement that ends it; where IPv6 must decide a tie
-    that IPv4 decides else, one interval more, since it waits for IPv4 that long; one more, which
-    jitter may take, where a tie was lost; what frames take, there and back; another master-down and
-    interval where a machine was away or dropped frames, and waits on. It begins anew
-    where all lose a tie to each other, see note_crossing().
+    Its time: the slowest master-down + one interval + 50 ms; if configured, also the startup
+    delay, and the preempt delay with the advertisement that ends it; one more interval if IPv6 must
+    decide a tie that IPv4 usually decides, since it waits for IPv4 so long; one more for jitter, if
+    a tie was lost; the delay of frames, both ways; another master-down and interval if a machine
+    was away or dropped frames, and waits longer. It starts again when all lose a tie to each other,
+    see note_crossing().
     """
     cdef int64_t since_ns = max(world.disturbed_ns, world.slot_disturbed_ns[slot])
     cdef int64_t down_ns = 0, interval_ns = 0, startup_ns = 0, preempt_ns = 0, bound_ns
@@ -535,7 +534,7 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
         preempt_ns = max(preempt_ns, host.configured.preempt_delay_ms * MS_NS)
         tied |= world.machines[number].slots[slot].lost_tie
         away |= world.machines[number].away_ns + 2 * vhid_master_down_ns(host) >= since_ns
-        # An address may still be tried again; who gave up for one is faster when that is over.
+        # An address may still be tried again; a host that gave up for one is faster after that.
         if host.retry_at_ns or host.without_ns:
             recovering = True
         if host.flags & ADDRESS_DEMOTED:

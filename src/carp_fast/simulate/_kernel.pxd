@@ -1,4 +1,4 @@
-"""The kernel of a simulated machine: address changes, and looks at what there is."""
+"""The kernel of a simulated machine: address changes, and looks at existing addresses."""
 
 from libc.stdint cimport uint32_t
 

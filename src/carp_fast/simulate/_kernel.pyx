@@ -1,8 +1,7 @@
 """The kernel of a simulated machine: which addresses it has, and how it answers.
 
-Address changes as netlink_carry_out() has them, whose outcome is settled: refused, or done with
-the answer lost, or taking others along; and looks at what an interface has. Knows no real socket,
-clock or file.
+Address changes with the outcomes of netlink_carry_out(): refused, or done with the answer lost, or
+removing other addresses as well; and looks at an interface. Uses no real socket, clock or file.
 """
 
 from libc.errno cimport E2BIG, EADDRNOTAVAIL, EAGAIN, EEXIST, ENOBUFS, ENODEV, ENXIO
@@ -17,14 +16,14 @@ from carp_fast.engine._vhid cimport INIT
 from carp_fast.pump._turn cimport AddressChange
 
 cdef enum:
-    MANY = 4                        # one look that fails in so many is of more than fits
+    MANY = 4                        # one in so many failing looks has too many addresses
 
 
 cdef int change_address(World* world, Machine* machine, uint32_t slot, uint32_t which,
                         bint adding) noexcept nogil:
-    """What became of one address change, as netlink_carry_out() has it: 0 or an errno.
+    """The outcome of one address change as of netlink_carry_out(): 0 or an errno.
 
-    Whose an address is that is there already, it has asked; where nobody could say, EAGAIN.
+    The origin of an existing address has been determined; EAGAIN if that was not possible.
     """
     cdef Slot* known = &machine.slots[slot]
     cdef uint8_t* there = &known.kernel[which]
@@ -37,7 +36,7 @@ cdef int change_address(World* world, Machine* machine, uint32_t slot, uint32_t 
         world.tally.refused_changes += 1
         known.refused |= <uint32_t>1 << which
         fault = 1 + <uint32_t>random_below(&world.random, 3)
-        if fault < 3:                               # nothing was done
+        if fault < 3:                               # nothing was changed
             return ENOBUFS if fault == 1 else ENXIO
     if adding and there[0] == FOREIGN_THERE:
         return EAGAIN if fault else EEXIST
@@ -48,7 +47,7 @@ cdef int change_address(World* world, Machine* machine, uint32_t slot, uint32_t 
     there[0] = OURS if adding else ABSENT
     if not adding:
         take_secondaries(world, machine, slot, which)
-    if fault:                                       # done, and the answer was lost
+    if fault:                                       # changed, and the answer was lost
         return EAGAIN
     known.refused &= ~(<uint32_t>1 << which)
     return 0
@@ -56,7 +55,7 @@ cdef int change_address(World* world, Machine* machine, uint32_t slot, uint32_t 
 
 cdef void take_secondaries(World* world, Machine* machine, uint32_t slot,
                            uint32_t which) noexcept nogil:
-    """Where the kernel does not promote them, some others go with an IPv4 address."""
+    """Remove some other addresses with an IPv4 one, if the kernel does not promote them."""
     cdef uint32_t other, i
     cdef Slot* known
     if (not machine.takes_secondaries
@@ -75,10 +74,10 @@ cdef void take_secondaries(World* world, Machine* machine, uint32_t slot,
 
 
 cdef There find_there(void* where, uint32_t slot, uint32_t which) noexcept nogil:
-    """What the kernel has of an address; the parts of a look are of all of an interface."""
+    """The kernel's state of an address; the parts of a look cover all of an interface."""
     cdef Machine* machine = <Machine*>where
     cdef uint8_t there = machine.slots[slot].kernel[which]
-    # Who does not take part leaves all as it is.
+    # A host that does not take part changes nothing.
     if machine.core.hosts[slot].state != INIT and machine.part + 1 == machine.parts:
         machine.slots[slot].disturbed = False
     mark_dirty(machine, slot)
@@ -91,7 +90,7 @@ cdef There find_there(void* where, uint32_t slot, uint32_t which) noexcept nogil
 
 cdef int look_at(World* world, Machine* machine, uint32_t number, uint32_t part,
                  uint32_t parts) noexcept nogil:
-    """Whether the kernel says what an interface has: 0 or an errno; E2BIG asks for parts."""
+    """Look at an interface: 0 or an errno; E2BIG requires parts."""
     world.tally.looks += 1
     machine.busy_ns += machine.change_cost_ns
     machine.part, machine.parts = part, parts
@@ -102,7 +101,7 @@ cdef int look_at(World* world, Machine* machine, uint32_t number, uint32_t part,
 
 cdef void change_addresses(World* world, Machine* machine, AddressChange* changes,
                            uint32_t count) noexcept nogil:
-    """One batch of address changes, with outcomes in the end as netlink has them."""
+    """Carry out one batch of address changes, with the outcomes that netlink has."""
     cdef AddressChange* change
     cdef uint32_t i
     for i in range(count):

@@ -1,4 +1,4 @@
-"""The lanes of a simulated machine's sockets: who is sorted into them, and floods of strangers."""
+"""The lanes of a simulated machine's sockets: sorting of sources, and floods of strangers."""
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -1,7 +1,7 @@
-"""The lanes of a simulated machine's sockets: who is sorted into them, and floods of strangers.
+"""The lanes of a simulated machine's sockets: sorting of sources, and floods of strangers.
 
-What a drop proves and who is found, the pump's turn decides; what Python does with it, later and
-within a room of its own, stands here a second time.
+The pump's turn decides what a drop proves and which source is found; Python's part, later and with
+limited room, is written a second time here.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -20,7 +20,7 @@ from carp_fast.engine._wheel cimport NOBODY
 cdef enum:
     SORT_DELAY_NS = 20000000        # as in net/lanes.py
     SORT_MORE_NS = 100000000        # until Python has noticed, at most
-    FLOOD_TICK_NS = 20000000        # twice what it is on average: it keeps step with nobody
+    FLOOD_TICK_NS = 20000000        # twice the average: in step with no other time
     FLOOD_SLICES = 20
     WAKE_NS = 5000
 
@@ -34,10 +34,10 @@ cdef bint anything_waits(const Machine* machine) noexcept nogil:
     return False
 
 
-# ---------------------------------------------------------------------------------- who is sorted
+# ------------------------------------------------------------------------------- sorting of sources
 
 cdef void on_source(World* world, Machine* machine, const Report* report) noexcept nogil:
-    """Python is told of a genuine source in the common lane, and sorts it before long."""
+    """A genuine source in the common lane is reported to Python, which sorts it soon."""
     cdef uint32_t segment = 0, sender
     cdef uint64_t packed
     while machine.core.interfaces[segment].ifindex != <int32_t>report.value:
@@ -53,12 +53,12 @@ cdef void on_source(World* world, Machine* machine, const Report* report) noexce
 
 
 cdef void source_is_sorted(World* world, Machine* machine, uint64_t packed) noexcept nogil:
-    """The filters are changed, unless there is no room: then all are learned anew, once."""
+    """Change the filters, unless there is no room: then all are learned again, once."""
     cdef uint32_t segment = (packed >> 16) & 0xff, sender = (packed >> 8) & 0xff
     cdef uint8_t bit = (packed >> 1) & 3, strange = packed & 1
     if not machine.running or packed >> 32 != machine.lives:
         return
-    if machine.paused != PAUSE_NONE:                    # Python with it
+    if machine.paused != PAUSE_NONE:                    # and Python with it
         event_push(world, world.now_ns + SORT_MORE_NS, SOURCE_IS_SORTED,
                    machine_number(world, machine), packed)
         return
@@ -86,7 +86,7 @@ cdef void cover(Machine* machine) noexcept nogil:
 
 
 cdef void forget_sources(Machine* machine, uint32_t segment) noexcept nogil:
-    """The interface is gone: another ifindex is another interface."""
+    """The interface is gone: one with another ifindex is a new interface."""
     cdef uint32_t sender, known = 0
     for sender in range(sizeof(machine.sorted[segment])):
         known += ((machine.sorted[segment][sender] & 1)
@@ -97,7 +97,7 @@ cdef void forget_sources(Machine* machine, uint32_t segment) noexcept nogil:
 
 
 cdef void forget_lanes(World* world, Machine* machine) noexcept nogil:
-    """The machine is gone: what waited, and all that was known."""
+    """The machine is gone: drop waiting frames and all known sources."""
     cdef uint32_t lane
     cdef Socket* socket
     for lane in range(SOCKETS):
@@ -119,8 +119,8 @@ cdef void forget_lanes(World* world, Machine* machine) noexcept nogil:
 
 cdef void begin_flood(World* world, Machine* machine, uint32_t frames,
                       uint32_t dropped) noexcept nogil:
-    """Strangers fill the common lane: `frames` a tick find room there, and while some of them wait,
-    `dropped` of 65,536 that come do not. Both 0: it is over.
+    """Let strangers fill the common lane: `frames` per tick find room, and while some of them
+    wait, `dropped` of 65,536 other frames do not. Both 0: the flood is over.
     """
     machine.flood_frames, machine.flooded = frames, dropped
     if dropped and not machine.flood_comes:
@@ -140,7 +140,7 @@ cdef void flood_goes_on(World* world, Machine* machine) noexcept nogil:
                FLOOD_GOES_ON, machine_number(world, machine), 0)
     if not machine.running or machine.paused > PAUSE_STOPPED:
         return
-    # Who reads little at a time has as little room: in a pump strangers wait for 0.1 s at most.
+    # With small slices there is little room: in a pump strangers wait for 0.1 s at most.
     room = min(world.socket_room, FLOOD_SLICES * world.slices * world.batch)
     for _ in range(min(machine.flood_frames, room - min(room, socket.count))):
         arrival = &socket.arrivals[(socket.head + socket.count) % world.socket_room]

@@ -15,36 +15,36 @@ cdef enum:
     SEGMENTS_MAX = 32
     ADDRESSES_MAX = 16          # of one virtual host
     HISTORY = 64                # frames of a segment that may be replayed
-    MISSED_MAX = 64             # times remembered in which a machine could not hear
-    CERTAIN = 65536             # probabilities are so many of this
-    EVERYBODY = 255             # whom a frame to a group goes to
+    MISSED_MAX = 64             # remembered times in which a machine could not hear
+    CERTAIN = 65536             # a probability of 1
+    EVERYBODY = 255             # the receivers of a frame to a group
     SOCKETS = 2                 # of a machine: its genuine lane and its common one
     OVER_4 = 1                  # families as bits
     OVER_6 = 2
 
-cdef enum Happening:            # what the queue of events holds
+cdef enum Happening:            # the kinds of events in the queue
     FRAME_ARRIVES               # subject: machine, detail: frame
     MACHINE_STEPS               # subject: machine, detail: generation
     ORDER_ARRIVES               # subject: machine, detail: an order, packed
     FAULT_CHANGES               # detail: which of the faults
     SLOT_IS_CHECKED             # subject: slot
-    SOURCE_IS_SORTED            # subject: machine, detail: whose source, packed
+    SOURCE_IS_SORTED            # subject: machine, detail: the source, packed
     FLOOD_GOES_ON               # subject: machine
 
-cdef enum Key:                  # whose digest a frame bears
+cdef enum Key:                  # the key of a frame's digest
     KEY_RIGHT
     KEY_OTHER
     KEY_NONE                    # changed on its way, or forged
 
 cdef enum Pause:
     PAUSE_NONE
-    PAUSE_STOPPED               # the process alone: frames wait in its socket
+    PAUSE_STOPPED               # only the process: frames wait in its socket
     PAUSE_FROZEN                # the machine, time passes: frames are lost uncounted
     PAUSE_SUSPENDED             # the machine, CLOCK_MONOTONIC stands still
 
 cdef enum Rest:                 # of a slot since the faults were over
     UNCHECKED
-    RESTLESS                    # checked; who hears whom, or who waits how long, may change it
+    RESTLESS                    # checked; a change of links or waits may change it
     QUIET                       # checked: nothing may change any more
 
 cdef enum KernelAddress:
@@ -52,7 +52,7 @@ cdef enum KernelAddress:
     OURS
     FOREIGN_THERE
 
-cdef enum:                      # what a link does, by field
+cdef enum:                      # the fields of a link
     LINK_BLOCKED                # families as bits
     LINK_LOSS_4
     LINK_LOSS_6
@@ -61,9 +61,9 @@ cdef enum:                      # what a link does, by field
     LINK_REPLAY
     LINK_FORGE
     LINK_FORWARD                # a router lets a copy through
-    LINK_REFLECT                # of a machine to itself: what it sends comes back
+    LINK_REFLECT                # of a machine to itself: it hears what it sends
     LINK_LATE
-    LINK_STRANGER               # somebody without the key sends again what he captured
+    LINK_STRANGER               # a source without the key resends captured frames
     LINK_DELAY_NS
     LINK_FIELDS
 
@@ -139,18 +139,18 @@ cdef struct Frame:
     uint8_t sender
     uint8_t to                  # the machine of a unicast, or EVERYBODY
     uint8_t key
-    uint8_t strange             # its source was changed on its way, and no checksum tells
-    uint8_t stranger            # ... by who replays it from an address of his own
+    uint8_t strange             # its source was changed on its way, undetected by checksums
+    uint8_t stranger            # ... by a stranger who resends it from an address of his own
 
 cdef struct Link:               # one direction between two machines on a segment
     int64_t fields[LINK_FIELDS]
 
 cdef struct Arrival:            # a frame in a machine's socket
     int64_t at_ns               # the machine's CLOCK_MONOTONIC
-    int64_t stamp_ns            # the machine's wall clock: what the kernel writes down
-    uint32_t frame              # NOBODY: a stranger's, of a flood
+    int64_t stamp_ns            # the machine's wall clock: the kernel's stamp
+    uint32_t frame              # NOBODY: a stranger's, part of a flood
 
-cdef struct Socket:             # a ring that keeps the oldest
+cdef struct Socket:             # a ring that keeps the oldest frames
     Arrival* arrivals
     uint32_t head
     uint32_t count
@@ -165,77 +165,77 @@ cdef struct Nic:
     int32_t ifindex             # 0: does not exist
     uint8_t up
     uint8_t attached            # the machine has virtual hosts on this segment
-    uint8_t renamed             # it has another name than the one that is waited for
-    uint8_t sources             # families as bits: it has an address to advertise from
+    uint8_t renamed             # it does not have its own name
+    uint8_t sources             # families as bits: it has a source address
     uint8_t forwards6
     uint8_t mac[6]
     uint8_t source[4]
     uint8_t source6[16]
 
-cdef struct Sighting:           # a counter that a host has sent or taken
+cdef struct Sighting:           # a counter that a host has sent or accepted
     uint64_t counter
     int64_t at_ns               # the machine's CLOCK_MONOTONIC, the first time
-    uint8_t in_order            # it must know it, for ever: its own, or of who kept an order
+    uint8_t in_order            # the host must know it for ever: its own, or one in order
 
-cdef struct Learned:            # what a host may know of a source's counters
+cdef struct Learned:            # the counters of a source that a host may know
     uint64_t highest
     uint64_t refused
     uint8_t genuine             # it has sent one that the host cannot have known
-    uint8_t perhaps             # ... or need not have known
+    uint8_t perhaps             # ... or perhaps has not known
     int64_t taken_ns            # 0: never heard
-    uint32_t interval           # in 1/256 s, as it said last
+    uint32_t interval           # in 1/256 s, of its last advertisement
     uint8_t ascended
     uint8_t refusals
 
 cdef struct Slot:               # a virtual host of one machine, as the world sees it
-    const VirtualHost* right    # how it is configured, or NULL
+    const VirtualHost* right    # its configuration, or NULL
     const VirtualHost* other    # the same with another passphrase
     int64_t heard_at_ns         # when an advertisement arrived that keeps it BACKUP
-    int64_t left_at_ns          # when its master said that it leaves, and none was heard since
-    int64_t family_at_ns[2]     # when the last that was taken over this family arrived
-    int64_t latest_ns           # ... over any, by the arrival that the engine was told
+    int64_t left_at_ns          # when its master announced leaving, and none was heard since
+    int64_t family_at_ns[2]     # when the last one accepted over this family arrived
+    int64_t latest_ns           # ... over any, by the arrival that the engine has
     int64_t sent_ns             # when it last sent; 0: never
-    int64_t sent_every_ns       # ... and the interval that it has said
-    uint64_t counter            # of what it sent last
+    int64_t sent_every_ns       # ... and the interval it contained
+    uint64_t counter            # of its last advertisement
     uint64_t first              # the lowest that it has ever sent; 0: none
-    uint64_t known_again[2]     # by family: the last taken that was known, of who was not genuine
+    uint64_t known_again[2]     # by family: the last known one, from a source not genuine
     Sighting* sightings
     uint32_t sighting_count
     uint32_t sighting_room
     uint32_t sequences          # of the counters seen: far from each other
     uint8_t stranger_taken      # with a counter that this host did not know
-    uint32_t strangers          # sources that are no machine's
+    uint32_t strangers          # sources that do not belong to a machine
     uint32_t told               # a bit for each address announced since it became MASTER
     uint16_t demotion           # as ordered
     bint barred                 # as ordered
     uint8_t keeper[2]           # by family, plus 1: the machine heard last; 255: a strange source
     uint8_t keeper_source[2][16]
     uint8_t state               # as last reported
-    int64_t lost_at_ns          # when it gave up for its addresses, 0: not, or that is over
+    int64_t lost_at_ns          # when it gave up for its addresses; 0: not, or it is over
     uint8_t key
-    uint8_t owes_last           # may send one advertisement more, having yielded to a faster one
+    uint8_t owes_last           # may send one more advertisement after yielding to a faster one
     uint8_t owes_resignation
     uint8_t owes_announcement
-    uint8_t lost_tie            # since it is in the election
-    uint8_t ties                # of those, after which no master alone has been heard yet
-    int64_t alone_ns            # since when one master alone is heard
+    uint8_t lost_tie            # since it takes part
+    uint8_t ties                # of those, without a single master heard since
+    int64_t alone_ns            # since when a single master is heard
     int64_t rose_ns
-    int64_t priority_ns         # when its advskew changed last
+    int64_t priority_ns         # when its advskew last changed
     uint32_t theirs             # the interval of the master heard last, 1/256 s
-    uint8_t may_take_over       # the Reason that the last advertisement gave for it, or 0
-    uint8_t disturbed           # somebody removed an address, and we were not told yet
+    uint8_t may_take_over       # the Reason to take over of the last advertisement, or 0
+    uint8_t disturbed           # an address was removed, and Python does not know yet
     uint8_t dirty
-    uint32_t refused            # a bit for each address whose last change the kernel refused
+    uint32_t refused            # a bit for each address whose last change was refused
     uint8_t kernel[ADDRESSES_MAX]
     Learned learned[2][MACHINES_MAX]
 
 cdef struct Missed:             # a time in which a machine could not hear
     int64_t until_ns
     int64_t length_ns           # 0: it dropped a frame
-    int64_t clock_ns            # ... of that, what its CLOCK_MONOTONIC shows
+    int64_t clock_ns            # ... the part of that on its CLOCK_MONOTONIC
 
-cdef struct Before:             # what was so before a frame was acted on
-    uint32_t claimed            # the slot that it names, another one perhaps where it is corrupted
+cdef struct Before:             # the state before a frame was handled
+    uint32_t claimed            # the slot that it names, maybe a wrong one if corrupted
     uint32_t queued
     int64_t deadline_ns
     uint64_t counter
@@ -247,7 +247,7 @@ cdef struct Before:             # what was so before a frame was acted on
 cdef struct World
 
 cdef struct Machine:
-    World* world                # whose it is
+    World* world                # that it belongs to
     Core core
     Turn turn                   # the pump's
     Slot* slots
@@ -256,31 +256,31 @@ cdef struct Machine:
     int64_t paused_at_ns
     int64_t origin_ns           # its CLOCK_MONOTONIC less the world's time
     int64_t wall_ns             # its wall clock less its CLOCK_MONOTONIC
-    int64_t wall_error_ns       # ... less what it should be
+    int64_t wall_error_ns       # ... minus its correct value
     int64_t suspended_ns        # CLOCK_BOOTTIME less CLOCK_MONOTONIC
     Missed missed[MISSED_MAX]   # a ring: the last ones
     uint32_t missed_count       # ever
-    int64_t away_ns             # the world's time at which it was last back from anything
+    int64_t away_ns             # the world's time when its last absence ended
     int64_t clock_stepped_ns    # when its wall clock was last stepped, 0: never
-    int64_t order_ns            # the world's time of the order that was given last
+    int64_t order_ns            # the world's time of its last order
     Arrival taken[BATCH_MAX]    # the frames of the turn's intake
     uint32_t taken_count
-    const Frame* cause          # what is being received, or NULL
-    Before before               # ... and what was so before
-    int64_t busy_ns             # what the current step has cost so far
+    const Frame* cause          # the frame being received, or NULL
+    Before before               # ... and the state before it
+    int64_t busy_ns             # the cost of the current step so far
     int64_t step_at_ns          # the world's time of its next step; -1: none
     uint64_t generation         # of that step: an event of an earlier one is void
-    # Its sockets, by Lane, and which sources have their frames in the genuine lane.
+    # Its sockets, by Lane, and the sources whose frames go to the genuine lane.
     Socket sockets[SOCKETS]
     uint8_t sorted[SEGMENTS_MAX][MACHINES_MAX]      # families as bits
-    uint32_t sorted_count       # those of strange sources, too
+    uint32_t sorted_count       # including strange sources
     uint8_t sorted_full         # others had no room
-    uint8_t sorted_anew         # there was no room once, and all were forgotten
+    uint8_t sorted_anew         # there was no room once, and all were dropped
     uint32_t unsorted           # found, and not sorted yet
     int64_t found_ns            # when the last one was found
-    uint32_t lives              # boots so far: what was found before one is void
-    int64_t nobody_since_ns     # frames have been dropped, and nobody was known; 0: not so
-    int64_t nobody_dropped_ns   # when that was last so
+    uint32_t lives              # boots so far: earlier findings are void
+    int64_t nobody_since_ns     # frames dropped while no source was known; 0: no
+    int64_t nobody_dropped_ns   # when that was last the case
     PendingOrder* orders        # a ring that grows
     uint32_t orders_head
     uint32_t orders_count
@@ -288,9 +288,9 @@ cdef struct Machine:
     uint32_t* dirty             # slots to be checked when the turn ends
     uint32_t dirty_count
     # Its faults.
-    uint32_t flooded            # of 65,536 frames to the common lane, how many find no room
-    uint32_t flood_frames       # of strangers that find some, each time
-    uint8_t flood_comes         # its next event is on its way
+    uint32_t flooded            # of 65,536 frames to the common lane, those without room
+    uint32_t flood_frames       # strangers' frames that find room, each time
+    uint8_t flood_comes         # its next event is queued
     uint32_t send_error[2]      # by family
     uint32_t netlink_error
     uint32_t part               # of `parts` in which an interface is looked at
@@ -298,7 +298,7 @@ cdef struct Machine:
     uint32_t takes_secondaries  # others that the kernel removes with an IPv4 address, each
     int64_t change_cost_ns
     Nic nics[SEGMENTS_MAX]
-    uint8_t leaving[SEGMENTS_MAX]       # the engine leaves a renamed interface
+    uint8_t leaving[SEGMENTS_MAX]       # the engine is leaving a renamed interface
     uint8_t left[SEGMENTS_MAX]          # ... and has done so
 
 cdef struct Fault:
@@ -318,7 +318,7 @@ cdef struct Trace:
     uint32_t a
     uint32_t b
 
-cdef struct Tally:              # what the summary shows
+cdef struct Tally:              # the values of the summary
     uint64_t take_overs
     uint64_t rejected
     uint64_t sent
@@ -333,7 +333,7 @@ cdef struct Tally:              # what the summary shows
     uint64_t losses
     uint64_t crossed_ties
     uint64_t tied               # slots of two or three machines, once the faults were over
-    uint64_t long_ties          # ... of which more than ROUNDS_PROMISED rounds left nobody
+    uint64_t long_ties          # ... without a master for more than ROUNDS_PROMISED rounds
     uint64_t silent_families
     uint64_t judged
 
@@ -342,13 +342,13 @@ cdef struct World:
     uint64_t random
     uint64_t digest             # of the trace
     uint64_t sequence
-    int64_t disturbed_ns        # the last moment that a fault touches
+    int64_t disturbed_ns        # the last time that a fault affects
     int64_t quiet_ns            # when the faults were over; 0: not yet
     uint32_t quiet_count
     uint32_t machine_count
     uint32_t segment_count
     uint32_t slot_count
-    # Sizes of a machine's slices; smaller ones show what only happens when they are full.
+    # The limits of a machine's slices; small ones show the effects of reaching them.
     uint32_t socket_room
     uint32_t source_room        # of genuine lanes
     uint32_t batch

@@ -1,8 +1,8 @@
-"""A simulated network: frames in flight between machines, in an order that a seed decides.
+"""A simulated network: frames in flight between machines, in an order given by a seed.
 
-Holds the queue of events, ordered by (time, sequence), the seeded random numbers, what links do
-to frames, the sockets that frames end in, and the trace. Must not know what a machine does with a
-frame: that is _turn.pyx. Knows no real socket, clock or file.
+Holds the queue of events, ordered by (time, sequence), the seeded random numbers, the effects of
+links on frames, the sockets that frames arrive in, and the trace. Must not know what a machine does
+with a frame: that is _turn.pyx. Uses no real socket, clock or file.
 """
 
 from libc.errno cimport ENETDOWN, ENOBUFS, ENODEV
@@ -17,13 +17,13 @@ from carp_fast.engine._wire cimport (
 from carp_fast.pump._turn cimport BETWEEN, Outgoing
 
 cdef enum:
-    LATE_MAX_NS = 3000000000        # how much later a reordered frame comes at most
+    LATE_MAX_NS = 3000000000        # the longest additional delay of a reordered frame
     WAKE_NS = 5000                  # from an event to the turn that it wakes
 
-cdef int64_t UNPROVEN_NS = 30 * <int64_t>1000000000     # drops count, where nobody is known
-cdef int64_t FOUND_NS = 1500000000              # a source that was found is taken to be unsorted
-cdef int64_t UNPROVEN_SLACK_NS = 1000000000             # ... by the clock of who reads them later,
-cdef int64_t PAUSED_MAX_NS = 15 * <int64_t>1000000000   # ... and was paused perhaps
+cdef int64_t UNPROVEN_NS = 30 * <int64_t>1000000000  # drops count for so long if no source is known
+cdef int64_t FOUND_NS = 1500000000              # so long a source that was found may be unsorted
+cdef int64_t UNPROVEN_SLACK_NS = 1000000000    # ... by the clock of the pump that reads them later,
+cdef int64_t PAUSED_MAX_NS = 15 * <int64_t>1000000000   # ... which may have been paused
 
 
 # --------------------------------------------------------------------- numbers, trace, and memory
@@ -33,14 +33,14 @@ cdef uint64_t random_below(uint64_t* state, uint64_t bound) noexcept nogil:
 
 
 cdef bint random_chance(uint64_t* state, int64_t of_65536) noexcept nogil:
-    """True with this probability; takes no number where the outcome is certain."""
+    """True with this probability; uses no random number if the outcome is certain."""
     if of_65536 <= 0:
         return False
     return of_65536 >= CERTAIN or <int64_t>(random_next(state) & 0xffff) < of_65536
 
 
 cdef void* grown(World* world, void* array, uint32_t* room, size_t size) noexcept nogil:
-    """The array with twice its room; where there is no memory the run ends, and says so."""
+    """The array with twice its room; without memory the run ends with an error."""
     cdef uint32_t wanted = room[0] * 2 if room[0] else 1024
     cdef void* larger = realloc(array, wanted * size)
     if larger == NULL:
@@ -52,7 +52,7 @@ cdef void* grown(World* world, void* array, uint32_t* room, size_t size) noexcep
 
 cdef void trace(World* world, uint8_t kind, uint32_t machine, uint32_t slot, uint32_t a,
                 uint32_t b) noexcept nogil:
-    """Something happened: into the digest always, into the trace where it is asked for."""
+    """Add an event to the digest, and to the trace if that is kept."""
     cdef Trace* line
     cdef uint8_t segment = 0, vhid = 0
     cdef uint64_t word
@@ -78,7 +78,7 @@ cdef void trace(World* world, uint8_t kind, uint32_t machine, uint32_t slot, uin
 
 cdef void broken(World* world, uint8_t kind, uint32_t machine, uint32_t slot,
                  int64_t value) noexcept nogil:
-    """An invariant does not hold: the first one ends the run."""
+    """Note an invariant that does not hold: the first one ends the run."""
     if world.broken == NOT_BROKEN:
         world.broken, world.broken_machine = kind, <uint8_t>machine
         world.broken_slot, world.broken_value = slot, value
@@ -94,7 +94,7 @@ cdef inline bint earlier(const Event* one, const Event* other) noexcept nogil:
 
 cdef void event_push(World* world, int64_t at_ns, uint32_t what, uint32_t subject,
                      uint64_t detail) noexcept nogil:
-    """Let something happen at `at_ns`; of one instant, what was pushed first comes first."""
+    """Queue an event for `at_ns`; those at the same time keep their order."""
     cdef uint32_t at, parent
     cdef Event event
     if world.event_count == world.event_room:
@@ -117,7 +117,7 @@ cdef void event_push(World* world, int64_t at_ns, uint32_t what, uint32_t subjec
 
 
 cdef bint event_pop(World* world, Event* event) noexcept nogil:
-    """Take the earliest event; False when there is none."""
+    """Take the earliest event; False if there is none."""
     cdef uint32_t at = 0, child
     cdef Event last
     if world.event_count == 0:
@@ -152,7 +152,7 @@ cdef uint32_t machine_number(const World* world, const Machine* machine) noexcep
 
 
 cdef void machine_wake(World* world, Machine* machine, int64_t at_ns) noexcept nogil:
-    """Let the machine's next step be at `at_ns` of the world, unless an earlier one is due."""
+    """Schedule the machine's next step at `at_ns` of the world, unless it is earlier."""
     if machine.step_at_ns >= 0 and machine.step_at_ns <= at_ns:
         return
     machine.step_at_ns = at_ns
@@ -170,7 +170,7 @@ cdef void trace_stall(World* world, Machine* machine, uint32_t drops,
 
 cdef void note_missed(Machine* machine, int64_t until_ns, int64_t length_ns,
                       int64_t clock_ns) noexcept nogil:
-    """The machine could not hear until then; of frames dropped one after the other, the last."""
+    """Note that the machine could not hear until then; consecutive drops are merged."""
     cdef Missed* last = &machine.missed[(machine.missed_count - 1) % MISSED_MAX]
     if not length_ns and machine.missed_count and not last.length_ns:
         last.until_ns = max(last.until_ns, until_ns)
@@ -188,7 +188,7 @@ cdef bint nic_works(const Machine* machine, uint32_t segment) noexcept nogil:
 # ---------------------------------------------------------------------------------------- frames
 
 cdef uint32_t frame_new(World* world) noexcept nogil:
-    """A free frame without users, or NOBODY when there is no memory."""
+    """A free frame without users, or NOBODY without memory."""
     cdef uint32_t which = world.frame_free
     if which != NOBODY:
         world.frame_free = world.frames[which].next_free
@@ -204,7 +204,7 @@ cdef uint32_t frame_new(World* world) noexcept nogil:
 
 
 cdef void frame_release(World* world, uint32_t which) noexcept nogil:
-    """One user of the frame less; the last one frees it."""
+    """Remove one user of the frame; the last one frees it."""
     cdef Frame* frame = &world.frames[which]
     frame.users -= 1
     if frame.users == 0:
@@ -229,7 +229,7 @@ cdef void deliver(World* world, uint32_t which, uint32_t receiver, int64_t delay
 
 
 cdef int64_t longest_delay_ns(const World* world, uint32_t slot) noexcept nogil:
-    """Of the links of the slot's segment; a link lets a frame take a quarter more."""
+    """The longest of the slot's segment; a link's delay may be a quarter longer."""
     cdef uint32_t one, other, segment = world.slot_segment[slot]
     cdef int64_t longest_ns = 0
     for one in range(world.machine_count):
@@ -250,15 +250,15 @@ cdef uint8_t family_bit(uint8_t family) noexcept nogil:
 
 
 cdef uint32_t whose(const Frame* frame) noexcept nogil:
-    """Family and sender, as a trace shows them."""
+    """Family and sender, as in a trace."""
     return <uint32_t>frame.family << 8 | frame.sender
 
 
 cdef void corrupt(World* world, Frame* frame) noexcept nogil:
-    """Flip one bit, and note whether anybody can tell.
+    """Flip one bit, and note whether it can be detected.
 
-    The MACs are nobody's business here: with them alone it stays genuine. IPv6 has no checksum
-    of its own and CARP's does not cover it: class and flow may change unseen, and the source.
+    The MACs do not count: with other ones it stays genuine. IPv6 has no checksum of its own and
+    CARP's does not cover it: class, flow and the source may change undetected.
     """
     cdef uint64_t bit = random_below(&world.random, <uint64_t>frame.length * 8)
     cdef uint32_t at = bit >> 3
@@ -284,7 +284,7 @@ cdef inline void seal_carp(uint8_t* carp) noexcept nogil:
 
 
 cdef void forge(World* world, Frame* frame) noexcept nogil:
-    """A better advertisement by somebody without the key: all checks fit but the digest."""
+    """Forge a better advertisement without the key: all checks succeed but the digest's."""
     cdef uint8_t* carp = frame.bytes + frame.carp_at
     carp[2] = <uint8_t>random_below(&world.random, 2)
     carp[4] = carp[4] and <uint8_t>random_below(&world.random, 2)
@@ -295,7 +295,7 @@ cdef void forge(World* world, Frame* frame) noexcept nogil:
 
 
 cdef void forward(Frame* frame) noexcept nogil:
-    """A router let it through: a TTL that no neighbour sends. Unicasts may come from far away."""
+    """Forward the frame as by a router: with a TTL below 255. Unicasts may come from far away."""
     cdef uint8_t* ip = frame.bytes + ETHERNET_LENGTH
     cdef uint16_t sum
     if frame.family == 6:
@@ -311,7 +311,7 @@ cdef void forward(Frame* frame) noexcept nogil:
 
 cdef void replay(World* world, uint32_t which, uint32_t receiver, uint32_t field,
                  int64_t delay_ns) noexcept nogil:
-    """Somebody sends again what a machine of the segment sent earlier to this receiver, too."""
+    """Send again what a machine of the segment sent earlier, also to this receiver."""
     cdef uint32_t segment = world.frames[which].segment, old
     old = <uint32_t>random_below(&world.random, min(world.remembered[segment], HISTORY))
     if (world.history[segment][old].to != EVERYBODY
@@ -328,9 +328,9 @@ cdef void replay(World* world, uint32_t which, uint32_t receiver, uint32_t field
 
 
 cdef void estrange(World* world, Frame* frame) noexcept nogil:
-    """Somebody without the key sends it from an address of his own, and says what he likes.
+    """Change source and fields that the digest does not cover, as a stranger without the key.
 
-    The digest covers neither: to who has not seen the counter it is as good as any.
+    To a host that has not seen the counter it is as good as any.
     """
     cdef uint8_t* carp = frame.bytes + frame.carp_at
     cdef uint8_t* ip = frame.bytes + ETHERNET_LENGTH
@@ -359,7 +359,7 @@ cdef void estrange(World* world, Frame* frame) noexcept nogil:
 
 cdef void insert(World* world, uint32_t which, uint32_t receiver, uint32_t field,
                  int64_t delay_ns) noexcept nogil:
-    """A copy beside the frame, by somebody who has no key to sign another one."""
+    """Send a changed copy in addition to the frame, as a stranger without the key."""
     trace(world, TRACE_CHANGED_ON_WAY, receiver, world.frames[which].slot,
           whose(&world.frames[which]), field)
     which = frame_copy(world, &world.frames[which])
@@ -375,7 +375,7 @@ cdef void insert(World* world, uint32_t which, uint32_t receiver, uint32_t field
 
 cdef void send_over(World* world, uint32_t which, uint32_t sender,
                     uint32_t receiver) noexcept nogil:
-    """One frame over one link, with what the link does to it."""
+    """Send one frame over one link, with the link's faults."""
     cdef uint32_t segment = world.frames[which].segment, slot = world.frames[which].slot
     cdef uint32_t from_whom = whose(&world.frames[which])
     cdef uint8_t family = world.frames[which].family
@@ -428,7 +428,7 @@ cdef uint32_t machine_at(const World* world, uint32_t segment, uint8_t family,
 
 
 cdef uint8_t addressee(const World* world, uint32_t segment, const Outgoing* frame) noexcept nogil:
-    """The machine that a unicast is for, NOBODY's where there is none; else EVERYBODY."""
+    """The machine of a unicast's destination, or MACHINES_MAX; for a group EVERYBODY."""
     cdef const uint8_t* ip = frame.bytes + ETHERNET_LENGTH
     if not frame.unicast:
         return EVERYBODY
@@ -436,7 +436,7 @@ cdef uint8_t addressee(const World* world, uint32_t segment, const Outgoing* fra
 
 
 cdef int transmit(World* world, Machine* machine, const Outgoing* frame) noexcept nogil:
-    """Send one frame of an advertisement to whom it is for on its segment; 0 or an errno."""
+    """Send one frame of an advertisement to its receivers on its segment; 0 or an errno."""
     cdef uint32_t segment = world.slot_segment[frame.slot], receiver, which
     cdef uint32_t sender = machine_number(world, machine)
     cdef Frame* made
@@ -458,7 +458,7 @@ cdef int transmit(World* world, Machine* machine, const Outgoing* frame) noexcep
     made.carp_at = ETHERNET_LENGTH + (IPV4_LENGTH if frame.family == 4 else IPV6_LENGTH)
     made.to = to = addressee(world, segment, frame)
     made.key, made.strange, made.stranger = machine.slots[frame.slot].key, False, False
-    made.users = 1                                      # ours, until all of them are on their way
+    made.users = 1                                      # ours, until all copies are queued
     world.history[segment][world.remembered[segment] % HISTORY] = made[0]
     world.remembered[segment] += 1
     for receiver in range(world.machine_count):
@@ -476,23 +476,23 @@ cdef int transmit(World* world, Machine* machine, const Outgoing* frame) noexcep
 
 
 cdef uint8_t lane_of(const Machine* machine, const Frame* frame) noexcept nogil:
-    """The socket that a frame comes in on: what somebody forged from a source shares its lane."""
+    """The socket of a frame: one with a forged source shares the lane of the source."""
     if not frame.strange and machine.sorted[frame.segment][frame.sender] & family_bit(frame.family):
         return LANE_GENUINE
     return LANE_COMMON
 
 
 cdef bint has_sorted(const Machine* machine) noexcept nogil:
-    """Whether all that the machine knows to be genuine have their lane."""
+    """Whether all sources that the machine knows to be genuine have their lane."""
     return machine.sorted_count and not machine.sorted_full and not machine.unsorted
 
 
 cdef void note_drop(World* world, Machine* machine, bint known, bint missed) noexcept nogil:
-    """The common lane had no room: where that must not be taken for silence, the machine missed
+    """The common lane had no room: if that must not count as silence, the machine missed
     something, and elections may be postponed. `known`: a frame of a source that has its lane; not
     `missed`: it waited behind many others.
 
-    Where nobody is known it counts for UNPROVEN_NS, by the clock of who reads it later.
+    If no source is known, it counts for UNPROVEN_NS, by the clock of the pump that reads it later.
     """
     cdef int64_t now_ns = machine_now(world, machine), since_ns = 0
     if known or machine.sorted_count or machine.sorted_full or machine.unsorted:
@@ -508,7 +508,7 @@ cdef void note_drop(World* world, Machine* machine, bint known, bint missed) noe
     if machine.nobody_since_ns:
         since_ns = now_ns - machine.nobody_since_ns
     if missed and since_ns < UNPROVEN_NS - UNPROVEN_SLACK_NS:
-        # The turn that finds the drop counts from when it began.
+        # The turn that finds the drop counts from its beginning.
         note_missed(machine, machine.turn.begun_ns if machine.turn.phase != BETWEEN else now_ns,
                     0, 0)
         machine.away_ns = world.now_ns
@@ -517,7 +517,7 @@ cdef void note_drop(World* world, Machine* machine, bint known, bint missed) noe
 
 
 cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept nogil:
-    """A frame reaches a machine: into the socket of its lane, where there is room."""
+    """A frame reaches a machine: put it into the socket of its lane, if there is room."""
     cdef Machine* receiver = &world.machines[machine]
     cdef Frame* frame = &world.frames[which]
     cdef uint8_t lane = lane_of(receiver, frame)
@@ -533,7 +533,7 @@ cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept
         socket.drops += 1
         world.tally.drops += 1
         note_drop(world, receiver, lane == LANE_GENUINE, True)
-        if receiver.slots[frame.slot].right != NULL:    # else it hears nothing by it
+        if receiver.slots[frame.slot].right != NULL:    # otherwise it has no effect
             note_disturbed(world, world.now_ns)
         trace(world, TRACE_NO_ROOM, machine, frame.slot, whose(frame), lane)
         frame_release(world, which)

@@ -1,4 +1,4 @@
-"""The interfaces of a simulated machine: what befalls them, and what the engine is told of them."""
+"""The interfaces of a simulated machine: their faults, and the orders that follow."""
 
 from libc.stdint cimport int64_t, uint32_t
 
@@ -10,7 +10,7 @@ cdef enum NicFault:
     NIC_UP
     NIC_GONE
     NIC_BACK
-    NIC_RENAMED                 # it has another name: it is there, and waited for
+    NIC_RENAMED                 # it exists under another name
     NIC_NAMED                   # it has its name again
 
 cdef bint change_nic(World* world, Machine* machine, uint32_t segment,

@@ -1,7 +1,7 @@
-"""The interfaces of a simulated machine: what befalls them, and what the engine is told of them.
+"""The interfaces of a simulated machine: their faults, and the orders that follow.
 
-Python's part stands here a second time: an interface that lost its name is left in two steps, and
-addresses with our mark that are there when it appears are ours. Knows no socket.
+Python's part is written a second time here: an interface that lost its name is left in two steps,
+and addresses with our mark that an appearing interface has are ours. Knows no socket.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
@@ -15,7 +15,7 @@ from carp_fast.simulate._network cimport (
 from carp_fast.engine._vhid cimport IN_USE
 
 cdef enum:
-    UP = 1                          # of what is told in an order's value
+    UP = 1                          # bits of an order's value
     SOURCES_AT = 1
     RENAMED = 8
     IFINDEX_AT = 4
@@ -23,7 +23,7 @@ cdef enum:
 
 cdef bint change_nic(World* world, Machine* machine, uint32_t segment,
                      NicFault fault) noexcept nogil:
-    """Let it happen; whether Python hears of it. The kernel drops addresses with an interface."""
+    """Apply a fault; whether Python notices. The kernel drops addresses with an interface."""
     cdef Nic* nic = &machine.nics[segment]
     cdef uint32_t slot
     if fault == NIC_RENAMED or fault == NIC_NAMED:
@@ -44,9 +44,9 @@ cdef bint change_nic(World* world, Machine* machine, uint32_t segment,
 
 
 cdef int64_t interface_value(const Machine* machine, uint32_t segment) noexcept nogil:
-    """What an order tells of an interface: ifindex, whether it is to be left, sources, up.
+    """The value of an order about an interface: ifindex, whether to leave it, sources, up.
 
-    What is renamed is gone, but an engine that knows it has to leave it first.
+    A renamed interface is gone, but an engine that knows it has to leave it first.
     """
     cdef const Nic* nic = &machine.nics[segment]
     cdef int64_t flags = nic.sources << SOURCES_AT | nic.up
@@ -58,9 +58,9 @@ cdef int64_t interface_value(const Machine* machine, uint32_t segment) noexcept 
 
 
 cdef bint has_left(Machine* machine, uint32_t segment) noexcept nogil:
-    """Nothing is to be carried out: whether an interface was being left, and has been now.
+    """Nothing is left to carry out: whether an interface was being left, and is left now.
 
-    What has its name next is told then.
+    The interface that has the name next is ordered then.
     """
     if not machine.leaving[segment]:
         return False
@@ -70,7 +70,7 @@ cdef bint has_left(Machine* machine, uint32_t segment) noexcept nogil:
 
 cdef void obey_interface_order(World* world, Machine* machine, const PendingOrder* pending,
                                Order* order, int64_t now_ns) noexcept nogil:
-    """What is told was true when the order was given; until an interface is left, nothing is."""
+    """Carry out an order with the values of its time; nothing while an interface is being left."""
     cdef uint32_t segment = pending.subject
     cdef Nic* nic = &machine.nics[segment]
     cdef int32_t before = machine.core.interfaces[segment].ifindex
@@ -99,7 +99,7 @@ cdef void obey_interface_order(World* world, Machine* machine, const PendingOrde
 
 cdef void adopt_marked(World* world, Machine* machine, uint32_t segment,
                        int64_t now_ns) noexcept nogil:
-    """An interface appeared with addresses of ours."""
+    """Adopt addresses of ours on an interface that appeared."""
     cdef uint32_t slot, i
     cdef Order order
     for slot in range(world.slot_count):

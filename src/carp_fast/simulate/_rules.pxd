@@ -1,4 +1,4 @@
-"""The rules of CARP and of its dialects, written a second time, to judge the engine by."""
+"""The rules of CARP and its dialects, written a second time, independently of the engine."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 

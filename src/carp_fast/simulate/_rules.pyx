@@ -1,9 +1,9 @@
-"""The rules of CARP and of its dialects, written a second time, to judge the engine by.
+"""The rules of CARP and its dialects, written a second time, independently of the engine.
 
 What a host advertises, who yields to whom, who may take over, what was sent before: from a host's
-configuration, the demotion that was ordered, and frames as they are on the wire. Of the engine
-only a host's master-down time is asked, and whether its sends fail. Must not know what a world
-does with a verdict.
+configuration, the ordered demotion, and frames as they are on the wire. Of the engine it uses only
+a host's master-down time, and whether its sends fail. Must not know what a world does with the
+results.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -16,21 +16,21 @@ from carp_fast.engine._vhid cimport (
     PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, REPLAY_OFF, REPLAY_STRICT, SECOND_NS,
     SEND_DEMOTED, SOURCES, TIE_LOST, VirtualHost, vhid_master_down, vhid_master_down_ns)
 
-cdef int64_t TICKS_NS = 20 * 1000000            # what a pump may not notice of an absence
+cdef int64_t TICKS_NS = 20 * 1000000            # a pump may not notice so much of an absence
 
 cdef enum:
     MOST_DEMOTED = 240
-    PROVEN = 3                      # advertisements in a row until a source has shown an order
+    PROVEN = 3                      # advertisements in a row after which a source has an order
     A_STEP = 65536                  # ... each above the last by so much at most
     A_GAP = 64                      # lost between two that a host has seen: it may know them
-    ANEW = 3                        # refused in a row that ascend
-    SEQUENCES = 3                   # of counters, far from each other: so many it remembers
-    UNTOLD_NS = 150000000           # about which a host's times may be wrong, with clocks that step
+    ANEW = 3                        # refused in a row that ascend: learned again
+    SEQUENCES = 3                   # of counters, far from each other, that a host remembers
+    UNTOLD_NS = 150000000           # tolerance for a host's times, with clocks that step
 
 cdef enum Knowledge:                # of a counter
     NEW
     MAYBE_KNOWN
-    SEEN_LATELY                     # as the next, but of a source that had shown no order
+    SEEN_LATELY                     # as the next, but of a source without an order
     KNOWN_LATELY                    # for less than two master-down times
     KNOWN_LONG
 
@@ -38,9 +38,9 @@ cdef enum Knowledge:                # of a counter
 # ------------------------------------------------------------------------------- what is advertised
 
 cdef uint32_t rule_advskew(const Slot* known, const VirtualHost* host) noexcept nogil:
-    """FreeBSD adds its demotion and stops at 240; ucarp goes no lower than its configuration.
+    """FreeBSD adds its demotion up to 240; ucarp never sends less than its configuration.
 
-    Who could not hold its addresses lately is demoted as far as possible.
+    A host that could not hold its addresses lately is demoted as far as possible.
     """
     cdef uint32_t configured = known.right.configured.advskew
     cdef uint32_t demoted = configured + known.demotion
@@ -54,7 +54,7 @@ cdef uint32_t rule_advskew(const Slot* known, const VirtualHost* host) noexcept 
 
 
 cdef uint32_t rule_demote(const Slot* known, const VirtualHost* host) noexcept nogil:
-    """Byte 4: OpenBSD's counter; nothing in the others."""
+    """Byte 4: OpenBSD's counter; 0 in the others."""
     if known.right.configured.dialect != DIALECT_OPENBSD:
         return 0
     return min(255, <uint32_t>known.demotion + (1 if host.flags & SEND_DEMOTED else 0)
@@ -62,7 +62,7 @@ cdef uint32_t rule_demote(const Slot* known, const VirtualHost* host) noexcept n
 
 
 cdef uint32_t rule_interval(const Slot* known, const VirtualHost* host) noexcept nogil:
-    """In 1/256 s."""
+    """The interval in 1/256 s."""
     return max(1, <uint32_t>known.right.configured.advbase * 256 + rule_advskew(known, host))
 
 
@@ -71,7 +71,7 @@ cdef int64_t rule_interval_ns(const Slot* known, const VirtualHost* host) noexce
 
 
 cdef uint32_t least_skew(const Slot* known) noexcept nogil:
-    """The advskew without demotion: it is never less."""
+    """The advskew without demotion, which is the lowest."""
     if (known.right.configured.dialect == DIALECT_FREEBSD
             and known.right.configured.advskew > MOST_DEMOTED):
         return MOST_DEMOTED
@@ -83,9 +83,9 @@ cdef int64_t rule_least_skew_ns(const Slot* known) noexcept nogil:
 
 
 cdef int64_t rule_least_master_down_ns(const Slot* known) noexcept nogil:
-    """The master-down time without demotion: it is never shorter.
+    """The master-down time without demotion, which is the shortest.
 
-    OpenBSD multiplies the whole interval, the others only its seconds, where it has any.
+    OpenBSD multiplies the whole interval, the others only its seconds, if it has any.
     """
     cdef uint32_t ratio = known.right.configured.dead_ratio
     cdef uint32_t seconds = known.right.configured.advbase * 256
@@ -98,7 +98,7 @@ cdef int64_t rule_least_master_down_ns(const Slot* known) noexcept nogil:
 # ----------------------------------------------------------------------------------- the election
 
 cdef uint32_t rule_theirs(const Frame* frame) noexcept nogil:
-    """The interval of who sent the frame, in 1/256 s."""
+    """The interval of the frame's sender, in 1/256 s."""
     cdef const uint8_t* carp = frame.bytes + frame.carp_at
     return max(1, <uint32_t>carp[5] * 256 + carp[2])
 
@@ -112,7 +112,7 @@ cdef uint64_t rule_counter(const Frame* frame) noexcept nogil:
 
 
 cdef bint rule_leaves(const Frame* frame, const VirtualHost* host) noexcept nogil:
-    """Its master will be silent for longer than this host waits; OpenBSD's advbase 0 never looks.
+    """Its master will be silent for longer than this host waits; OpenBSD's advbase 0 never checks.
     """
     if host.configured.dialect == DIALECT_OPENBSD and host.configured.advbase == 0:
         return False
@@ -121,7 +121,7 @@ cdef bint rule_leaves(const Frame* frame, const VirtualHost* host) noexcept nogi
 
 cdef int compare_demotion(const Slot* known, const VirtualHost* host,
                           const Frame* frame) noexcept nogil:
-    """Theirs less ours where demotion comes first, else 0."""
+    """Their demote byte minus ours if demotion decides first, otherwise 0."""
     if known.right.configured.dialect != DIALECT_OPENBSD:
         return 0
     return <int>frame.bytes[frame.carp_at + 4] - <int>rule_demote(known, host)
@@ -147,14 +147,14 @@ cdef inline const uint8_t* source_of(const Frame* frame) noexcept nogil:
 
 
 cdef bint rule_from_master(const Slot* known, const Frame* frame) noexcept nogil:
-    """Whether it comes from the source that was heard last in its family, or from the first one."""
+    """Whether its source is the one last heard in its family, or the first one."""
     cdef int family = frame.family == 6
     return not known.keeper[family] or memcmp(
         known.keeper_source[family], source_of(frame), 16 if family else 4) == 0
 
 
 cdef void rule_note_master(Slot* known, const Frame* frame, bint late) noexcept nogil:
-    """It is the last of its family; `late`: not of both."""
+    """Note the frame's source as the last of its family; `late`: not of both."""
     cdef int family = frame.family == 6
     known.keeper[family] = 255 if frame.strange else <uint8_t>(frame.sender + 1)
     memcpy(known.keeper_source[family], source_of(frame), 16 if family else 4)
@@ -165,7 +165,7 @@ cdef void rule_note_master(Slot* known, const Frame* frame, bint late) noexcept 
 cdef bint tie_goes_to(const Frame* frame, const VirtualHost* host) noexcept nogil:
     """Whether the sender precedes: in ucarp the lower source, an IPv4 one by its last octet first.
 
-    On a BSD whoever hears yields.
+    On a BSD the hearer yields.
     """
     cdef const uint8_t* theirs = source_of(frame)
     cdef int i
@@ -194,7 +194,7 @@ cdef bint rule_yields(const Slot* known, const VirtualHost* host, const Frame* f
 
 cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* other,
                         const VirtualHost* master) noexcept nogil:
-    """Whether a BACKUP that hears this master must not leave it at that."""
+    """Whether a BACKUP that hears this master must do more than wait."""
     cdef uint32_t ours = rule_demote(known, host), theirs = rule_demote(other, master)
     if ours != theirs:
         return ours < theirs
@@ -209,7 +209,7 @@ cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* 
 
 cdef int64_t longest_interval_ns(const Slot* known, const VirtualHost* host,
                                  int64_t since_ns) noexcept nogil:
-    """Its own interval; where its priority changed since, the longest that it may have had."""
+    """Its own interval, or the longest that it may have had if its priority changed since."""
     cdef uint32_t interval = rule_interval(known, host)
     if known.priority_ns >= since_ns and known.right.configured.dialect != DIALECT_OPENBSD:
         interval = max(interval, <uint32_t>known.right.configured.advbase * 256 + MOST_DEMOTED)
@@ -218,11 +218,11 @@ cdef int64_t longest_interval_ns(const Slot* known, const VirtualHost* host,
 
 cdef int64_t rule_silence_until_ns(const Machine* machine, const Slot* known,
                                    const VirtualHost* host, int64_t heard_ns) noexcept nogil:
-    """How long a BACKUP that heard its master last at `heard_ns` must hear nobody to rise.
+    """How long a BACKUP that last heard its master at `heard_ns` must hear no master to rise.
 
-    What it missed since, being away for longer than its interval, comes on top; after that, and
-    after each frame that its socket dropped, it listens for two intervals of that master, or for a
-    whole master-down time where it was away as long as that.
+    The time missed since, in absences longer than its interval, is added; after that, and after
+    each frame that its socket dropped, it listens for two intervals of that master, or for a whole
+    master-down time if it was away for as long as that.
     """
     cdef int64_t down_ns = rule_least_master_down_ns(known), until_ns = heard_ns + down_ns
     cdef int64_t interval_ns = longest_interval_ns(known, host, heard_ns)
@@ -244,14 +244,14 @@ cdef int64_t rule_silence_until_ns(const Machine* machine, const Slot* known,
 # ------------------------------------------------------------------------------- ties that all lose
 
 cdef void rule_fell(Slot* known, const VirtualHost* host, int64_t at_ns) noexcept nogil:
-    """A MASTER stepped down: who was it for two master-down times has no ties any more."""
+    """A MASTER stepped down: after two master-down times as MASTER its former ties are over."""
     if at_ns - known.rose_ns > 2 * vhid_master_down_ns(host):
         known.ties = 0
     known.alone_ns = at_ns
 
 
 cdef int64_t rule_jitter_most_ns(const Slot* known, const VirtualHost* host) noexcept nogil:
-    """How much longer a host may wait: a quarter interval after a tie, then a half, then all."""
+    """The longest jitter of a host: a quarter interval after a tie, then a half, then a whole."""
     cdef int64_t interval_ns = rule_interval_ns(known, host)
     if known.ties == 0:
         return 0
@@ -262,10 +262,10 @@ cdef int64_t rule_jitter_most_ns(const Slot* known, const VirtualHost* host) noe
 
 cdef void rule_heard_after_tie(Slot* known, const VirtualHost* host, const Frame* frame,
                                int64_t at_ns) noexcept nogil:
-    """A BACKUP took a frame, and is about to learn from it: does one master alone advertise?
+    """A BACKUP accepted a frame, and will learn from it: note whether a single master advertises.
 
-    Where that has been so for two master-down times, never silent for two of its intervals, the
-    ties are over: with the next frame that makes it wait for silence.
+    If that has been so for two master-down times, without silence of two of its intervals, the
+    ties are over at the next frame that makes it wait for silence.
     """
     cdef int family = frame.family == 6
     cdef int64_t silent_ns = at_ns - known.learned[family][frame.sender].taken_ns
@@ -280,7 +280,7 @@ cdef void rule_heard_after_tie(Slot* known, const VirtualHost* host, const Frame
 # ------------------------------------------------------------------------------------ sent before
 
 cdef bint may_be_forgotten(const Slot* known) noexcept nogil:
-    """More sources than a host remembers."""
+    """Whether there are more sources than a host remembers."""
     cdef uint32_t count = known.strangers
     cdef int family, machine
     for family in range(2):
@@ -291,7 +291,7 @@ cdef bint may_be_forgotten(const Slot* known) noexcept nogil:
 
 cdef void sight(World* world, Slot* known, uint64_t counter, bint in_order,
                 int64_t at_ns) noexcept nogil:
-    """The host has sent or taken this counter: it may know it from now on."""
+    """The host has sent or accepted this counter: it may know it from now on."""
     cdef uint32_t i
     cdef Sighting* seen
     cdef bint near = False
@@ -303,7 +303,7 @@ cdef void sight(World* world, Slot* known, uint64_t counter, bint in_order,
         if seen.counter - counter <= A_GAP or counter - seen.counter <= A_GAP:
             near = True
             if seen.counter < counter and seen.counter + 1 == counter:
-                break                                   # the usual case: nobody had it
+                break                                   # the usual case: it is new to all
     if not near:
         known.sequences += 1
     if known.sighting_count == known.sighting_room:
@@ -318,16 +318,16 @@ cdef void sight(World* world, Slot* known, uint64_t counter, bint in_order,
 
 cdef Knowledge knows(const Slot* known, const VirtualHost* host, uint64_t counter,
                      int64_t at_ns) noexcept nogil:
-    """What the host knows of a counter.
+    """The host's knowledge of a counter.
 
-    It remembers ranges: what lies between two that it has seen it may take for seen. Half of a
-    master-down time it need not tell, and of more than three sequences it need not remember all.
+    A host remembers ranges: counters between two that it has seen may count as seen. It need not
+    report the last half of a master-down time, nor remember more than three sequences.
     """
     cdef uint32_t i
     cdef const Sighting* seen
     cdef Knowledge knowledge = NEW
     cdef int64_t down_ns = vhid_master_down_ns(host), age_ns
-    cdef bint passed_over = False                       # one above it was seen long ago
+    cdef bint passed_over = False                       # a higher one was seen long ago
     for i in range(known.sighting_count):
         seen = &known.sightings[i]
         age_ns = at_ns - seen.at_ns
@@ -348,7 +348,7 @@ cdef Knowledge knows(const Slot* known, const VirtualHost* host, uint64_t counte
 
 cdef Expected rule_stranger(const Slot* known, const VirtualHost* host, const Frame* frame,
                             int64_t at_ns) noexcept nogil:
-    """What is to become of a frame that was captured and is sent again from a new source."""
+    """The expected outcome of a frame that was captured and is resent from a new source."""
     cdef uint64_t counter = rule_counter(frame)
     if known.right.configured.replay == REPLAY_OFF or not frame.stranger or known.stranger_taken:
         return EITHER
@@ -359,22 +359,22 @@ cdef Expected rule_stranger(const Slot* known, const VirtualHost* host, const Fr
 
 cdef bint goes_on(const Learned* learned, uint64_t counter, int64_t at_ns,
                   int64_t down_ns) noexcept nogil:
-    """Whether its source was believed just below it, within a master-down time."""
+    """Whether a counter just below was accepted of its source, within a master-down time."""
     return (learned.taken_ns and 0 < counter - learned.highest <= A_GAP
             and at_ns - learned.taken_ns <= down_ns)
 
 
 cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Frame* frame,
                           bint own, int64_t at_ns) noexcept nogil:
-    """What is to become of a genuine frame, whose counter may not be above the last.
+    """The expected outcome of a genuine frame, whose counter may not be above the last.
 
-    Who has sent a counter that the host did not know, and goes on above his last, is heard,
-    whatever the host knows of it ("strict": unless it is known for long); and so is who was
-    believed just below it, within a master-down time. What is known for long
-    is refused from all others; what was known lately, from who comes with it the second time, or
-    goes back in an order that he kept. An unknown one below that is new after a silence of two
-    intervals, or so long that the next advertisement would come after our master-down, and where
-    he goes on ascending from there.
+    A source that has sent a counter new to the host, and ascends, is accepted, whatever the host
+    knows of the counter ("strict": unless it is known for long); so is one of which the counter
+    just below was accepted within a master-down time. A counter known for long is refused from all
+    others; one known lately, from a source that sends it the second time, or goes back in its
+    order. An unknown counter below the source's order is new after a silence of two intervals, or
+    one so long that the next advertisement would come after our master-down, and if the source
+    continues to ascend from there.
     """
     cdef const Learned* learned = &known.learned[frame.family == 6][frame.sender]
     cdef uint64_t counter = rule_counter(frame)

@@ -1,10 +1,9 @@
 """A simulated machine: the pump's own turn over the world's sockets, kernel and clock.
 
-What a turn does stands in pump/_turn.pyx; here are the functions that it reaches the world by. A
-turn takes time: each slice of it is a step of its own, and frames arrive or the machine is paused
-in between. What the engine does is compared with what the world knows: who sent a frame, whose key
-it bears, which addresses the kernel has. Reports are taken before each of these functions, so that
-what is checked is what was so then.
+pump/_turn.pyx is the turn itself; this module has its environment. A turn takes time: each slice of
+it is a step of its own, and frames arrive or the machine is paused in between. The engine's actions
+are compared with what the world knows: the sender and the key of a frame, the addresses of the
+kernel. Reports are taken before each of these functions, so the checks see the state of that time.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -41,12 +40,12 @@ from carp_fast.simulate._nics cimport has_left, interface_value, obey_interface_
 from carp_fast.simulate._rules cimport EITHER, Expected, rule_leaves, rule_replay
 
 cdef enum:
-    RECEIVE_COST_NS = 1000          # of a frame
+    RECEIVE_COST_NS = 1000          # per frame
     SEND_COST_NS = 1000
     TURN_COST_NS = 3000
     LATE_NS = 50000000              # a frame that waited for so long was behind many others
-    RETRY_NS = 10000000             # until an order for a slot in use is given again
-    STRANGE_COUNTER = 4             # one in so many begins with a random counter, as ucarp does
+    RETRY_NS = 10000000             # until an order for a slot in use is repeated
+    STRANGE_COUNTER = 4             # one in so many starts with a random counter, as ucarp does
 
 
 # ------------------------------------------------------------------------------------- orders
@@ -58,7 +57,7 @@ cdef uint64_t order_packed(uint32_t kind, uint32_t subject, int64_t value) noexc
 
 cdef void order_push(World* world, Machine* machine, uint32_t kind, uint32_t subject,
                      int64_t value) noexcept nogil:
-    """Give the machine an order: it wakes for it."""
+    """Give the machine an order, which wakes it."""
     cdef PendingOrder* order
     cdef uint32_t i, room = machine.orders_room
     if machine.orders_count == room:
@@ -66,7 +65,7 @@ cdef void order_push(World* world, Machine* machine, uint32_t kind, uint32_t sub
                                               sizeof(PendingOrder))
         if world.out_of_memory:
             return
-        for i in range(machine.orders_head):            # what had wrapped goes on after the end
+        for i in range(machine.orders_head):        # orders that had wrapped continue after the end
             machine.orders[room + i] = machine.orders[i]
     order = &machine.orders[(machine.orders_head + machine.orders_count) % machine.orders_room]
     machine.orders_count += 1
@@ -76,7 +75,7 @@ cdef void order_push(World* world, Machine* machine, uint32_t kind, uint32_t sub
 
 
 cdef Block* copied_block(World* world, const Block* block) noexcept nogil:
-    """A block of its own, laid out as new_block() in engine/_prepared.pyx does."""
+    """A copy of the block, laid out as by new_block() in engine/_prepared.pyx."""
     cdef size_t size = (
         sizeof(Block) + block.address_count * sizeof(Address)
         + block.output_count * sizeof(Output) + block.alternate_count * sizeof(AlternateKey))
@@ -94,7 +93,7 @@ cdef Block* copied_block(World* world, const Block* block) noexcept nogil:
 cdef uint64_t first_counter(World* world, Machine* machine, const VirtualHost* host) noexcept nogil:
     """The daemon's wall clock, so that it ascends from one life to the next.
 
-    "strict" asks for clocks that do not go back; the others live with any number.
+    "strict" requires clocks that do not go back; the others work with any number.
     """
     if host.configured.replay == REPLAY_STRICT:
         return <uint64_t>(machine_now(world, machine) + machine.wall_ns - machine.wall_error_ns)
@@ -104,7 +103,7 @@ cdef uint64_t first_counter(World* world, Machine* machine, const VirtualHost* h
 
 
 cdef void forget_slot(Slot* slot) noexcept nogil:
-    """A host begins: what its predecessor in the slot knew and sent is nobody's any more."""
+    """A host begins: drop what its predecessor in the slot knew and sent."""
     slot.heard_at_ns = slot.left_at_ns = slot.priority_ns = slot.latest_ns = 0
     slot.counter = slot.first = 0
     slot.sent_ns = slot.sent_every_ns = 0
@@ -121,7 +120,7 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
 
 cdef bint obey_host_order(World* world, Machine* machine, const PendingOrder* pending,
                           Order* order, int64_t now_ns) noexcept nogil:
-    """ADD and REPLACE; False where who leaves the slot is not gone yet: to be tried again."""
+    """ADD and REPLACE; False while the former host of the slot is not gone yet: try again."""
     cdef Slot* slot = &machine.slots[pending.subject]
     cdef uint32_t flags = machine.core.hosts[pending.subject].flags
     cdef VirtualHost host
@@ -180,7 +179,7 @@ cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
 # ------------------------------------------------------------------------------------- reports
 
 cdef void take_reports(World* world, Machine* machine) noexcept nogil:
-    """What Python would be told; it also frees what the engine gives up."""
+    """Take the reports as Python does, and free the blocks that the engine releases."""
     cdef Core* core = &machine.core
     cdef Report* report
     while core.reports.head != core.reports.tail:
@@ -189,7 +188,7 @@ cdef void take_reports(World* world, Machine* machine) noexcept nogil:
             free(<void*>report.value)
             if report.slot != NOBODY:
                 mark_dirty(machine, report.slot)
-                # Nobody is there any more, whatever its last state was.
+                # The host is gone, whatever its last state was.
                 machine.slots[report.slot].heard_at_ns = 0
         elif report.kind == STATE_CHANGED:
             on_state(world, machine, report)
@@ -219,12 +218,12 @@ cdef uint32_t queued(const Core* core) noexcept nogil:
 
 cdef void before_frame(World* world, Machine* machine, const Frame* frame,
                        int64_t at_ns) noexcept nogil:
-    """The engine is about to act on a frame: what is so before, and what it should do."""
+    """The engine is about to handle a frame: note the state before, and the expected outcome."""
     cdef Core* core = &machine.core
     cdef uint32_t told = frame.slot
     cdef VirtualHost* host = &core.hosts[told]
     cdef Before* before = &machine.before
-    take_reports(world, machine)                        # which it is not the cause of
+    take_reports(world, machine)                        # these do not follow from the frame
     before.claimed = world.slot_of[frame.segment][frame.bytes[frame.carp_at + 1]] - 1
     before.state, before.keeps = host.state, keeps_backup(machine, frame)
     before.leaves, before.queued = rule_leaves(frame, host), queued(core)
@@ -233,7 +232,7 @@ cdef void before_frame(World* world, Machine* machine, const Frame* frame,
         before.expected = rule_replay(
             &machine.slots[told], host, frame,
             frame.sender == machine_number(world, machine) and not frame.strange, at_ns)
-    if before.claimed == NOBODY:                        # where corrupted, another one perhaps
+    if before.claimed == NOBODY:                        # maybe a wrong one if corrupted
         before.claimed = told
     host = &core.hosts[before.claimed]
     before.deadline_ns, before.counter = host.deadline_ns, host.counter
@@ -242,7 +241,7 @@ cdef void before_frame(World* world, Machine* machine, const Frame* frame,
 
 cdef void after_frame(World* world, Machine* machine, const Frame* frame, Verdict verdict,
                       int64_t at_ns, int64_t arrived_ns) noexcept nogil:
-    """Judge what the engine made of a frame."""
+    """Judge the outcome of a frame."""
     cdef Core* core = &machine.core
     cdef const Before* before = &machine.before
     cdef const VirtualHost* host = &core.hosts[before.claimed]
@@ -275,7 +274,7 @@ cdef void look_on(void* where, uint32_t which, bint over) noexcept nogil:
 
 
 cdef void release_taken(World* world, Machine* machine) noexcept nogil:
-    """The frames of the last intake are not needed any more."""
+    """Release the frames of the last intake."""
     cdef uint32_t i
     for i in range(machine.taken_count):
         frame_release(world, machine.taken[i].frame)
@@ -299,7 +298,7 @@ cdef int receive(void* where, uint32_t which, Intake* intake) noexcept nogil:
         socket.count -= 1
         intake.last_ns = arrival.stamp_ns - machine.wall_ns
         if arrival.frame == NOBODY:                     # a stranger's: refused, and counted
-            if intake.taken_ns - arrival.at_ns > LATE_NS:       # and waited for, perhaps
+            if intake.taken_ns - arrival.at_ns > LATE_NS:       # and maybe waited for
                 note_drop(world, machine, False, False)
             continue
         frame = &world.frames[arrival.frame]
@@ -349,7 +348,7 @@ cdef void advertise(void* where, Outgoing* frames, uint32_t count) noexcept nogi
 
 
 cdef void announce(void* where, Outgoing* frames, uint32_t count) noexcept nogil:
-    """Gratuitous ARPs and unsolicited NAs; nobody here listens, they are checked."""
+    """Check gratuitous ARPs and unsolicited NAs; the simulation has no neighbours."""
     cdef Machine* machine = <Machine*>where
     cdef World* world = machine.world
     cdef const Outgoing* frame
@@ -397,7 +396,7 @@ environment.onlooker = look_on
 
 
 cdef void rest(World* world, Machine* machine) noexcept nogil:
-    """The turn is over: check what was carried out, and wake when the next one is due."""
+    """The turn is over: check what was carried out, and schedule the next one."""
     cdef Turn* turn = &machine.turn
     cdef uint32_t i
     if turn_is_idle(turn):
@@ -415,7 +414,7 @@ cdef void rest(World* world, Machine* machine) noexcept nogil:
 
 
 cdef void machine_step(World* world, Machine* machine) noexcept nogil:
-    """One step of the machine's turn at the world's time; the next one takes place later."""
+    """Run one step of the machine's turn at the world's time; the next one is later."""
     cdef Core* core = &machine.core
     cdef uint64_t unproven = machine.turn.unproven
     cdef uint32_t most
@@ -438,7 +437,7 @@ cdef void machine_step(World* world, Machine* machine) noexcept nogil:
 
 
 cdef void machine_begin(World* world, Machine* machine) noexcept nogil:
-    """The machine has booted: before its first turn."""
+    """The machine has booted: prepare its first turn."""
     cdef uint32_t lane
     turn_open(&machine.turn, &machine.core, &environment, machine, world.batch, world.slices,
               world.changes)
@@ -447,7 +446,7 @@ cdef void machine_begin(World* world, Machine* machine) noexcept nogil:
 
 
 cdef void machine_forget(World* world, Machine* machine) noexcept nogil:
-    """The machine is gone: its sockets, orders and turn with it."""
+    """The machine is gone, with its sockets, orders and turn."""
     forget_lanes(world, machine)
     machine.orders_count = 0
     machine.turn.phase = BETWEEN

@@ -1,4 +1,4 @@
-"""A simulated world as Python sees it, and the faults that can befall it."""
+"""A simulated world as a Python class, and its faults."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -19,9 +19,9 @@ cdef enum FaultKind:
     FAULT_SECONDARIES           # value: probability that an address goes with another
     FAULT_CLOCK_STEP            # value: ns
     FAULT_ADDRESS_REMOVED       # slot, value: which address
-    FAULT_ADDRESS_LEFT          # slot, value: which address a BACKUP has, by our doing
+    FAULT_ADDRESS_LEFT          # slot, value: which address of ours a BACKUP has
     FAULT_ADDRESS_LOST          # slot
-    FAULT_DEMOTE                # slot, value: what is added to the advskew or is in byte 4
+    FAULT_DEMOTE                # slot, value: added to the advskew, or to byte 4
     FAULT_BAR                   # slot, value: whether another process has it
     FAULT_REMOVE                # slot
     FAULT_ADD                   # slot

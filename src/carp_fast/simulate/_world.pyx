@@ -1,8 +1,8 @@
 """A simulated world: machines that run the real engine on a virtual network, in virtual time.
 
-Holds the faults, the order in which everything happens, and the Python face. The same seed, the
-same machines and the same faults give the same trace, event for event. Knows no real socket,
-clock or file; what a world consists of is decided in carp_fast/simulate/worlds.py.
+Holds the faults, the order of all events, and the Python class. The same seed, the same machines
+and the same faults give the same trace, event for event. Uses no real socket, clock or file;
+carp_fast/simulate/worlds.py decides what a world consists of.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -64,19 +64,19 @@ assert len(BROKEN_WORDS) == BROKEN_KINDS and len(TRACE_WORDS) == TRACE_KINDS
 cdef enum:
     BASE_DELAY_NS = 100000
     CHANGE_COST_NS = 10000          # of an address change
-    ORDER_DELAY_NS = 20000000       # until Python has noticed and told
+    ORDER_DELAY_NS = 20000000       # until Python has noticed and sent the order
     TICK_NS = 20000000              # of a pump
-    TOGETHER_NS = 50000             # what the ticks of aligned clocks differ by at most
+    TOGETHER_NS = 50000             # the largest difference of the ticks of aligned clocks
     BOOTTIME_READ_NS = -40          # CLOCK_BOOTTIME read before CLOCK_MONOTONIC, never suspended
 
-cdef int64_t EPOCH_NS = 1700000000 * <int64_t>1000000000    # where wall clocks begin
+cdef int64_t EPOCH_NS = 1700000000 * <int64_t>1000000000    # the beginning of wall clocks
 
 
 # ---------------------------------------------------------------------------------------- faults
 
 cdef void order_later(World* world, Machine* machine, uint32_t kind, uint32_t subject,
                       int64_t value) noexcept nogil:
-    """An order that Python gives once it has noticed; orders keep their order."""
+    """Queue an order that Python gives once it has noticed; orders keep their order."""
     cdef int64_t at_ns = world.now_ns + <int64_t>random_below(&world.random, ORDER_DELAY_NS)
     machine.order_ns = max(machine.order_ns, at_ns)
     world.disturbed_ns = max(world.disturbed_ns, machine.order_ns)
@@ -85,7 +85,7 @@ cdef void order_later(World* world, Machine* machine, uint32_t kind, uint32_t su
 
 
 cdef void pause(World* world, Machine* machine, uint8_t kind) noexcept nogil:
-    """The machine takes no step until it is resumed, wherever in its turn it is."""
+    """Stop the machine's steps until it is resumed, anywhere in its turn."""
     if machine.paused != PAUSE_NONE or not machine.running:
         return
     machine.paused, machine.paused_at_ns = kind, world.now_ns
@@ -113,7 +113,7 @@ cdef void resume(World* world, Machine* machine) noexcept nogil:
 
 
 cdef void crash(World* world, Machine* machine) noexcept:
-    """The whole machine is gone, and the addresses with it."""
+    """Remove the whole machine, and its addresses."""
     cdef uint32_t slot
     if not machine.running:
         return
@@ -131,7 +131,7 @@ cdef void crash(World* world, Machine* machine) noexcept:
 
 
 cdef int boot(World* world, Machine* machine) except -1:
-    """The machine starts anew: another CLOCK_MONOTONIC, an empty engine, orders as from a daemon.
+    """Start the machine again: a new CLOCK_MONOTONIC, an empty engine, orders as from a daemon.
 
     Raises MemoryError.
     """
@@ -162,7 +162,7 @@ cdef int boot(World* world, Machine* machine) except -1:
 
 
 cdef void remove_address(World* world, Machine* machine, const Fault* fault) noexcept nogil:
-    """Somebody removes an address of ours; Python notices and orders it looked after."""
+    """Remove an address of ours; Python notices and orders a check."""
     cdef Slot* slot = &machine.slots[fault.slot]
     if slot.kernel[fault.value] == OURS:
         slot.kernel[fault.value] = ABSENT
@@ -171,7 +171,7 @@ cdef void remove_address(World* world, Machine* machine, const Fault* fault) noe
 
 
 cdef void leave_address(World* world, Machine* machine, const Fault* fault) noexcept nogil:
-    """An address of ours is on a machine that is not MASTER: it is found when somebody looks."""
+    """Leave an address of ours on a machine that is not MASTER: it is found at the next look."""
     cdef Slot* slot = &machine.slots[fault.slot]
     if (machine.running and slot.right != NULL and slot.kernel[fault.value] == ABSENT
             and machine.nics[world.slot_segment[fault.slot]].ifindex
@@ -188,7 +188,7 @@ cdef void order_now(World* world, Machine* machine, uint32_t kind, uint32_t slot
 
 
 cdef int begin_fault(World* world, const Fault* fault) except -1:
-    """Let one fault begin, or end: which of the two is in its value. Raises MemoryError."""
+    """Begin or end one fault, depending on its value. Raises MemoryError."""
     cdef Machine* machine = &world.machines[fault.machine]
     cdef uint8_t kind = fault.kind
     cdef uint32_t slot
@@ -283,7 +283,7 @@ cdef class Random:
         self.state = seed
 
     def below(self, uint64_t bound) -> int:
-        """A number from 0 to bound - 1; 0 where bound is 0."""
+        """A number from 0 to bound - 1; 0 if bound is 0."""
         return random_below(&self.state, bound)
 
     def between(self, int64_t low, int64_t high) -> int:
@@ -294,19 +294,19 @@ cdef class Random:
 cdef class Simulator:
     """A world of machines on segments. Times are ns from its beginning; a run never goes back.
 
-    random: the seed of what happens by chance; slots: how many virtual hosts, numbered alike on
-    every machine; socket_room: frames that a socket keeps; source_room: sources that have a lane
-    of their own; batch, slices, changes: the limits of one turn (frames a slice, slices,
-    addresses a batch), 256, 16 and 128 in the pump; aligned:
-    the machines' clocks tick within 50 us of each other, so that what is due is sent together.
-    Raises ValueError for what is out of range.
+    random: the seed of random events; slots: the number of virtual hosts, the same numbers on every
+    machine; socket_room: frames that a socket keeps; source_room: sources that have a lane of their
+    own; batch, slices, changes: the limits of one turn (frames a slice, slices, addresses a batch),
+    256, 16 and 128 in the pump; aligned: the machines' clocks tick within 50 us of each other, so
+    frames that are due are sent together.
+    Raises ValueError for values out of range.
     """
 
     def __cinit__(self, uint64_t random, uint32_t machines, uint32_t segments, uint32_t slots, *,
                   uint32_t socket_room=4096, uint32_t source_room=2000, uint32_t batch=256,
                   uint32_t slices=16, uint32_t changes=128, bint aligned=False, bint tracing=False):
         if not 1 <= machines <= MACHINES_MAX or not 1 <= segments <= SEGMENTS_MAX:
-            raise ValueError(f"at most {MACHINES_MAX} machines on {SEGMENTS_MAX} segments")
+            raise ValueError(f"at most {MACHINES_MAX} machines and {SEGMENTS_MAX} segments")
         if not (slots and socket_room and source_room and slices and 1 <= batch <= BATCH_MAX
                 and 1 <= changes <= CHANGES_MAX):
             raise ValueError("slots and limits are at least 1, "
@@ -409,8 +409,8 @@ cdef class Simulator:
             foreign=()) -> None:
         """Configure a virtual host, and the same with another passphrase.
 
-        Its interface is the segment. foreign: which of its addresses the kernel has already, by
-        another's doing. Before run().
+        Its interface is the segment. foreign: which of its addresses the kernel has already, added
+        by another program. Before run().
         """
         cdef World* world = self.world
         cdef Slot* place
@@ -418,7 +418,7 @@ cdef class Simulator:
         if slot >= world.slot_count or segment >= world.segment_count:
             raise ValueError(f"slot {slot} of {world.slot_count}, segment {segment}")
         if not 1 <= right.host.block.address_count <= ADDRESSES_MAX:
-            raise ValueError(f"at most {ADDRESSES_MAX} addresses a virtual host")
+            raise ValueError(f"at most {ADDRESSES_MAX} addresses per virtual host")
         place = &self.machine(machine).slots[slot]
         place.right, place.other = &right.host, &other.host
         for which in foreign:
@@ -432,7 +432,7 @@ cdef class Simulator:
 
     def fault(self, int64_t at_ns, str word, *, uint32_t machine=0, uint32_t other=0,
               uint32_t segment=0, uint32_t slot=0, int64_t value=0) -> None:
-        """Let something begin or end at `at_ns`; see FAULT_WORDS. Before run()."""
+        """Schedule the begin or the end of a fault at `at_ns`; see FAULT_WORDS. Before run()."""
         cdef World* world = self.world
         cdef Fault* made
         self.machine(machine)
@@ -453,7 +453,7 @@ cdef class Simulator:
             raise MemoryError("world")
 
     def run(self, int64_t until_ns) -> bool:
-        """Let everything up to `until_ns` happen; False when an invariant was broken."""
+        """Run all events up to `until_ns`; False if an invariant was broken."""
         cdef World* world = self.world
         cdef Event event
         while (world.event_count and world.events[0].at_ns <= until_ns
@@ -467,7 +467,7 @@ cdef class Simulator:
         return world.broken == NOT_BROKEN
 
     def check(self) -> bool:
-        """Check all virtual hosts once more, when all is quiet."""
+        """Check all virtual hosts again, when all is quiet."""
         cdef World* world = self.world
         cdef Machine* machine
         cdef uint32_t number, slot
@@ -483,7 +483,7 @@ cdef class Simulator:
 
     @property
     def quiet(self) -> bool:
-        """Every virtual host has settled after the last fault, and was checked."""
+        """Whether every virtual host has settled after the last fault, and was checked."""
         return self.world.quiet_count == self.world.slot_count
 
     @property
@@ -493,12 +493,12 @@ cdef class Simulator:
 
     @property
     def digest(self) -> int:
-        """Of the trace so far; whether the trace is kept or not makes no difference."""
+        """The digest of the trace so far, the same whether the trace is kept or not."""
         return self.world.digest
 
     @property
     def broken(self):
-        """(invariant, machine, slot or None, value) of the first that did not hold, or None."""
+        """(invariant, machine, slot or None, value) of the first broken one, or None."""
         cdef World* world = self.world
         if world.broken == NOT_BROKEN:
             return None
@@ -507,7 +507,7 @@ cdef class Simulator:
 
     @property
     def tally(self) -> dict:
-        """What happened so far, counted."""
+        """The counts of events so far."""
         return self.world.tally
 
     def take_trace(self) -> list:
