@@ -1,7 +1,7 @@
-# `make` lists the targets. Each does its own set-up: system packages (.ci/packages says which are
-# missing, and installs them where it may), a venv in .venv, the compiled modules in place.
+# `make` lists the targets. Each sets up what it needs: system packages (.ci/packages lists missing
+# ones, and installs them if it may), a venv in .venv, the compiled modules in place.
 #
-# PYTHON=python3.13 chooses another Python, 3.11 at least, for a venv that is not made yet.
+# PYTHON=python3.13 chooses another Python, at least 3.11, for a venv that does not exist yet.
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,19 +29,19 @@ help:
 demo: $(VENV)/.built ## a master of 1,000 virtual hosts is killed, the take-over is measured (root)
 	$(PY) -m carp_fast demo
 
-# Most of a test's time is spent waiting for an election: several at once, on few cores too.
+# Tests mostly wait for elections: run several together, also on few cores.
 test: test-packages check ## check, then every test (as root: with network namespaces, ucarp, keepalived)
 	$(PY) -m pytest -n 4 --dist worksteal --durations=5 -m "not alone"
 	$(PY) -m pytest --durations=5 -m alone
 
-# cython-lint runs pycodestyle by its name.
+# cython-lint finds pycodestyle by PATH.
 check: $(VENV)/.dev $(VENV)/.built ## ruff, cython-lint and mypy
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src
 	$(PY) -m mypy
 
-bench: $(VENV)/.dev $(VENV)/.built ## the compiled core beside pure Python and the standard library
+bench: $(VENV)/.dev $(VENV)/.built ## compare the compiled core with pure Python and the standard library
 	$(PY) -m pytest benches
 
 simulate: $(VENV)/.built ## the election in 10,000 small simulated worlds and 100 large ones
@@ -62,8 +62,7 @@ sanitize: $(VENV)/.dev $(VENV)/.built ## the unit tests on modules built with th
 	$(SANITIZED_PYTHON) -c "import carp_fast.pump._pump as m; assert m.__file__.startswith('$(SANITIZED)'), m.__file__"
 	$(SANITIZED_PYTHON) -m pytest --override-ini=pythonpath= tests/unit
 
-# A venv and a build of their own. pip resolves nothing that is not named: what a floor pulls in is
-# as new as it may be.
+# Uses a separate venv and build. Indirect dependencies, which have no floor, are the newest ones.
 test-floors: test-packages ## the unit tests and some of the others at the lowest version of every requirement
 	rm -rf $(FLOOR_VENV) && $(PYTHON) -m venv $(FLOOR_VENV)
 	@for part in "build-system requires" "project dependencies" "project optional-dependencies dev"; do \
@@ -79,7 +78,7 @@ clean: ## remove what was built, and the venv
 	find carp_fast -name "*.so" -delete
 	find carp_fast tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-# Set-up. Each stamp in the venv is newer than what was made from its prerequisites.
+# Set-up. Each stamp file in the venv is newer than the files made from its prerequisites.
 
 build-packages:
 	@.ci/packages build $(PYTHON)
@@ -91,8 +90,8 @@ $(VENV)/.made: | build-packages
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# pyproject.toml names what is needed. The package itself is not installed but used from here, its
-# modules compiled in place: pip would compile all of them whenever one has changed.
+# pyproject.toml has the requirements. The package itself is not installed but used in place, with its
+# modules compiled here: pip would compile all of them whenever one has changed.
 $(VENV)/.runtime: pyproject.toml $(VENV)/.made
 	$(REQUIREMENTS) build-system requires <pyproject.toml >$@.txt
 	$(REQUIREMENTS) project dependencies <pyproject.toml >>$@.txt

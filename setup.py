@@ -1,6 +1,6 @@
-"""The table of compiled modules; everything else about the package stands in pyproject.toml.
+"""The table of compiled modules; pyproject.toml has everything else about the package.
 
-Read from the environment: CARP_FAST_CFLAGS and CARP_FAST_LDFLAGS (a sanitizer's, say), and
+Read from the environment: CARP_FAST_CFLAGS and CARP_FAST_LDFLAGS (for example of a sanitizer), and
 CARP_FAST_ANNOTATE, a directory for Cython's annotated sources.
 """
 

@@ -1,4 +1,4 @@
-"""What benchmarks beside another way have in common: the fixture's type, the best run of each."""
+"""What benchmarks against another implementation share: the fixture's type, the best of runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 REPEATS = 50
 ALLOWED = 2.0  # a ratio may fall to one part in so many before a run fails
-BUDGET_S = 3.0  # of the other way, which may take seconds for one run
+BUDGET_S = 3.0  # of the other implementation, which may take seconds for one run
 LEAST = 3
 
 
@@ -34,7 +34,7 @@ def best_ns(benchmark: BenchmarkFixture) -> float:
 
 
 def repeat_ns(work: Callable[[], Any], setup: Callable[[], Any] = lambda: None) -> int:
-    """The best of REPEATS runs, or of as many as fit the budget, but LEAST; setup is not timed."""
+    """The best of REPEATS runs, or of as many as fit the budget, at least LEAST; without setup."""
     best: int | None = None
     end_at = time.monotonic() + BUDGET_S
     for done in range(REPEATS):
@@ -52,7 +52,7 @@ def repeat_ns(work: Callable[[], Any], setup: Callable[[], Any] = lambda: None) 
 def compared(
     ratios: dict[str, float], baseline: dict[str, float], allowed: float
 ) -> tuple[list[str], list[str]]:
-    """(a line for each ratio beside the stored one, those that fell beyond what is allowed)."""
+    """(a line for each ratio with the stored one, those that fell further than allowed)."""
     lines, fallen = [], []
     for name, ratio in ratios.items():
         stored = baseline.get(name)

@@ -1,9 +1,9 @@
-"""Benchmarks that stand beside another way to do the same, and the ratios that compare them.
+"""Benchmarks against another implementation, and the ratios of the two.
 
-A ratio is how many times longer the other way takes, in the same run: it carries over from one
-machine to the next where nanoseconds do not. Those of an earlier run are kept in baseline.json; a
-run prints both, and fails only where a ratio fell to less than 1 / ALLOWED of what it was.
-`pytest benches --update-baseline` stores the ratios of a run in place of the old ones.
+A ratio is how many times longer the other one takes, in the same run: unlike nanoseconds it can be
+compared between machines. Those of an earlier run are kept in baseline.json; a run prints both, and
+fails only if a ratio fell to less than 1 / ALLOWED of its former value.
+`pytest benches --update-baseline` replaces the stored ratios by those of the run.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def side_by_side(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> SideBySide:
-    """`side_by_side(ours, name, theirs, operations)`: measures both, notes how they compare.
+    """`side_by_side(ours, name, theirs, operations)`: measures both, stores their ratio.
 
-    Each callable does `operations` operations. Of both the best run counts, in ns an operation;
-    extra_info of the benchmark has ours_ns, theirs_ns, theirs and ratio (theirs to ours). Where
-    ours was measured already, by `benchmark.pedantic` for one, `ours` is None.
+    Each callable does `operations` operations. The best run of both counts, in ns per operation;
+    extra_info of the benchmark has ours_ns, theirs_ns, theirs and ratio (theirs to ours). If ours
+    was measured already, for example by `benchmark.pedantic`, `ours` is None.
     """
 
     def measure(
@@ -86,7 +86,7 @@ def pytest_terminal_summary(
     ratios = config.stash.get(RATIOS, {})
     if ratios:
         lines, fallen = compared(ratios, baseline(), ALLOWED)
-        terminalreporter.section(f"ratios beside {BASELINE.name}")
+        terminalreporter.section(f"ratios compared with {BASELINE.name}")
         for line in lines:
             terminalreporter.write_line(line)
         for line in fallen:

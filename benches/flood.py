@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""What a frame of `carp-fast flood` costs, and how evenly frames leave, beside other generators.
+"""The cost of a frame of `carp-fast flood`, and how evenly frames are sent, against other programs.
 
-Two hosts on one segment. First, as fast as it goes into a namespace that drops the frames, by its
-IP stack or by an XDP program: CPU time of a frame, so that others may share the machine, and what
-one core would send. trafgen and tcpreplay send the same 255 frames over and over, the floors one
-frame, `flood` another one each time, signed. Then, at given rates, the gaps that tcpdump sees at
-the other end.
+Two hosts on one segment. First, as fast as possible into a namespace that drops the frames, by its
+IP stack or by an XDP program: CPU time per frame, so that others may share the machine, and the
+rate that one core could send. trafgen and tcpreplay send the same 255 frames repeatedly, the floors
+one frame, `flood` a different, signed one each time. Then, at given rates, the gaps that tcpdump
+sees at the other end.
 
   sudo .venv/bin/python benches/flood.py [--frames 500000] [--rounds 3] [--floor PROGRAM]
 
-Needs trafgen (netsniff-ng), tcpreplay and tcpdump. --floor: a program that sends one frame and
-does nothing else, called as `PROGRAM send INTERFACE RATE SECONDS`, printing "... N ns a packet".
+Needs trafgen (netsniff-ng), tcpreplay and tcpdump. --floor: a program that only sends one frame
+repeatedly, called as `PROGRAM send INTERFACE RATE SECONDS`, printing "... N ns a packet".
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from carp_fast.loadtest.streams import made_up, place_of
 
 INTERFACE = "s1"
 VHIDS = range(1, 256)
-FLOOR_RATE = 100_000.0  # what a floor must be able to keep; its price is in CPU time
+FLOOR_RATE = 100_000.0  # a rate that every floor can keep; its cost is in CPU time
 RATES = (1_000, 50_000, 500_000)
 XDP_DROP, XDP_PASS = 1, 2
 DEADLINE_S = 60.0
@@ -54,7 +54,7 @@ DEADLINE_S = 60.0
 class Cost(NamedTuple):
     frames: int
     cpu_s: float  # of all threads and processes
-    sender_cpu_s: float  # of the thread that is in the kernel, where that is another one
+    sender_cpu_s: float  # of the thread in the kernel, if that is another one
 
     @property
     def ns(self) -> float:
@@ -63,7 +63,7 @@ class Cost(NamedTuple):
 
 @contextlib.contextmanager
 def answering(host: Host, verdict: int | None) -> Iterator[None]:
-    """An XDP program on the host's interface that says this of each frame; None: no program."""
+    """An XDP program on the host's interface that returns this verdict; None: no program."""
     if verdict is None:
         yield
         return
@@ -86,7 +86,7 @@ def mix(host: Host) -> Mix:
     )
 
 
-# --- who sends ------------------------------------------------------------------------------------
+# --- the senders ----------------------------------------------------------------------------------
 
 
 def flood(host: Host, backend: str, frames: int, pace: Pace | None = None) -> Sent:
@@ -164,7 +164,7 @@ def trafgen(config: Path, frames: int, *more: str) -> list[str]:
     return ["trafgen", "-o", INTERFACE, "-i", str(config), "-n", str(frames), "-P", "1", *more]
 
 
-# --- what a frame costs ---------------------------------------------------------------------------
+# --- the cost of a frame --------------------------------------------------------------------------
 
 
 def costs(lab: Lab, frames: int, rounds: int, floor: str | None) -> None:
@@ -185,7 +185,7 @@ def costs(lab: Lab, frames: int, rounds: int, floor: str | None) -> None:
         (None, "dropped by the IP stack", ways),
         (XDP_DROP, "dropped by XDP", ways | live),
     ):
-        print(f"\n{what}: CPU of a frame, median of {rounds} rounds")
+        print(f"\n{what}: CPU per frame, median of {rounds} rounds")
         header = ("ns", "M/s a core", "of the floor", "rounds, ns")
         print(f"{'':18}{header[0]:>8}{header[1]:>12}{header[2]:>14}   {header[3]}")
         found: dict[str, list[Cost]] = {name: [] for name in chosen}
@@ -203,22 +203,22 @@ def costs(lab: Lab, frames: int, rounds: int, floor: str | None) -> None:
             print(f"{name:18}{ns:8.0f}{rate:12.2f}{ratio:14.2f}   {every}{note}")
 
 
-# --- how evenly they leave ------------------------------------------------------------------------
+# --- how evenly frames are sent -------------------------------------------------------------------
 
 
 def gaps(
     b: Host, directory: Path, frames: int, send: Callable[[], Sent | Cost]
 ) -> tuple[float, list[int]]:
-    """The rate that the sender says it kept, and what lies between frames, ns, where they arrive.
+    """The rate that the sender reports, and the gaps between frames, ns, where they arrive.
 
-    Of another program the rate is that of the frames that arrived.
+    For another program it is the rate of the frames that arrived.
     """
     file, log = directory / "gaps.pcap", directory / "tcpdump.log"
     argv = ["tcpdump", "-i", INTERFACE, "-B", "262144", "-s", "64", "-w", str(file)]
     heard = b.start([*argv, "--time-stamp-precision=nano", "-Z", "root", "proto", "112"], log=log)
     wait_for(lambda: "listening on" in heard.output(), DEADLINE_S, "tcpdump listens")
     sent = send()
-    time.sleep(1.0)  # what is in its buffer is written
+    time.sleep(1.0)  # its buffer is written by then
     heard.signal(signal.SIGINT)
     heard.wait(DEADLINE_S)
     with open(file, "rb") as recorded:
@@ -257,7 +257,7 @@ def evenness(lab: Lab) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--frames", type=int, default=500_000)
-    parser.add_argument("--rounds", type=int, default=3, help="0: only how evenly they leave")
+    parser.add_argument("--rounds", type=int, default=3, help="0: only the gaps")
     parser.add_argument("--floor")
     options = parser.parse_args()
     for program in ("trafgen", "tcpreplay", "tcpdump"):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What the matrix of `carp-fast bench` does not show: start and reload, loss, bad packets, and
-a take-over of all at once.
+"""Measurements that `carp-fast bench` does not have: start and reload, loss, bad packets, and
+a take-over of all virtual hosts together.
 
   sudo PYTHONPATH=. .venv/bin/python benches/goals.py start [--instances 65280]
   sudo PYTHONPATH=. .venv/bin/python benches/goals.py loss [--instances 65280] [--seconds 600]
@@ -9,13 +9,13 @@ a take-over of all at once.
 
 start  from the start of the process to READY and to the first advertisement; then a reload with one
        change, and how late any advertisement was meanwhile
-loss   one master, one backup: what left one host's interfaces beside what the other's process heard
-takeover  the backup stands still while its master is killed, so that afterwards it waits for all
+loss   one master, one backup: frames sent by one host's interfaces and heard by the other's process
+takeover  the backup is stopped while its master is killed, so that afterwards it waits for all
        alike and takes over all of them in one moment: from the first address to the last one that
-       is there and announced. Both hosts share the processors here, and the dead one's kernel hears
-       the announcements; with --deaf it does not any more, as if its power had failed
+       exists and is announced. Both hosts share the processors, and the dead one's kernel hears
+       the announcements; with --deaf it does not, as after a power failure
 noise  a process that is MASTER of as many virtual hosts as it is BACKUP of gets packets with a bad
-       digest, of a vhid it does not have, and of VRRP, all on its first interface
+       digest, with a vhid that it does not have, and of VRRP, all on its first interface
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ UNKNOWN_VHID = 255  # to a process that gets noise
 FLOOD_ENDS_S = 30.0
 INTERVAL_S = 1.0
 HALTED_S = 1.5  # longer than an interval: silence proves nothing then
-STOPPED_S = 0.3  # for what is under way to arrive
+STOPPED_S = 0.3  # for frames under way to arrive
 MIB = 1 << 20
 
 
 class Halted(Pair):
-    """A pair whose host b stands still until host a is killed."""
+    """A pair whose host b is stopped until host a is killed."""
 
     deaf = False
 
@@ -109,14 +109,14 @@ def control(lab: Lab, host: str) -> ControlClient:
 
 
 def counted(lab: Lab, host: str, name: str) -> int:
-    # Of one vhid: a host stands still meanwhile, and the document of all takes seconds.
+    # Of one vhid: a host is stopped meanwhile, and the document of all takes seconds.
     status = control(lab, host).request("status", vhid=1)["status"]
     return sum(int(each["counters"].get(name, 0)) for each in status["interfaces"])
 
 
 @contextmanager
 def ready_socket(path: Path) -> Iterator[socket.socket]:
-    """Where sd_notify speaks to."""
+    """The socket that sd_notify writes to."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(path))
         listener.settimeout(60)
@@ -152,7 +152,7 @@ def reload_with_one_change(lab: Lab, process: Process, wire: Gaps, counts: dict[
     path = Path(process.argv[-1])
     text = configuration(counts, lab.directory, "a")
     extra = '\n[[virtual_host]]\ninterface = "s1"\nvhid = 255\naddresses = ["10.1.9.9/32"]\n'
-    # One range table becomes another and one virtual host has another address.
+    # One range table is replaced by another and one virtual host has another address.
     first = text.index("[[virtual_host]]")
     rest = text[first:]
     if '"s[1-' in rest and 'vhid = "1-255"' in rest:
@@ -168,7 +168,7 @@ def reload_with_one_change(lab: Lab, process: Process, wire: Gaps, counts: dict[
     took_s = time.monotonic() - begun
     time.sleep(2)
     print(
-        f"  reload with one change: {took_s:.2f} s, the daemon says {answer['seconds']:.2f} s,"
+        f"  reload with one change: {took_s:.2f} s, the daemon reports {answer['seconds']:.2f} s,"
         f" {len(answer['changed'])} changed, {answer['kept']} kept; longest interval beyond 1 s:"
         f" {wire.late_ms()}"
     )
@@ -218,7 +218,7 @@ def measure_loss(instances: int, seconds: float) -> None:
         end_at = time.monotonic() + seconds
         while (left_s := end_at - time.monotonic()) > 0:
             time.sleep(min(30.0, left_s))
-            pair.measure(0.1)  # says if a daemon has ended
+            pair.measure(0.1)  # raises if a daemon has ended
         ended = standing_still(lab, pair, counts)
         sent, heard = (later - earlier for later, earlier in zip(ended, begun, strict=True))
         print(
@@ -233,7 +233,7 @@ def status_of(lab: Lab) -> list[int]:
 
 
 def standing_still(lab: Lab, pair: Pair, counts: dict[int, int]) -> tuple[int, int]:
-    """(frames that host a sent, advertisements that host b heard), with nothing under way."""
+    """(frames that host a sent, advertisements that host b heard), with no frames under way."""
     (process,) = lab["a"].processes
     process.signal(signal.SIGSTOP)
     try:
@@ -317,7 +317,7 @@ def rejected(lab: Lab) -> dict[str, int]:
 
 
 def noise_from(lab: Lab, rate: float, seconds: float) -> Process:
-    """A flood from host b of bad digests and VRRP, half of each with a vhid that nobody has."""
+    """A flood from host b of bad digests and VRRP, half of each with an unknown vhid."""
     argv = [sys.executable, "-m", "carp_fast", "flood", "-i", interface_name(1)]
     argv += ["--vhid", f"1,{UNKNOWN_VHID}", "--address", "10.9.9.9", "--mix", "bad_auth=1,vrrp=1"]
     argv += ["--rate", f"{rate:g}", "--duration", f"{seconds:g}", "--json"]

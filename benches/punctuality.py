@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""How punctual advertisements stay while the same process is busy with something else.
+"""How punctual advertisements are while the same process is busy with other work.
 
-Two hosts, sixteen segments, 4,080 virtual hosts that are MASTER. What the daemon does meanwhile:
+Two hosts, sixteen segments, 4,080 virtual hosts that are MASTER. The daemon's work meanwhile:
 
-idle    nothing
+idle    none
 reload  one reload after the other, each of which changes every virtual host
-status  tells the status of every virtual host, every second
+status  reports the status of every virtual host, every second
 busy    a thread of its own process parses a TOML file of 65,280 tables, encodes a status of as many
-        virtual hosts and collects garbage, over and over, while 1,000 hook scripts run
+        virtual hosts and collects garbage, repeatedly, while 1,000 hook scripts run
 
-On the wire, from the other host, the kernel's timestamp of every advertisement is compared with the
-wake tick it belongs to.
+On the wire, at the other host, the kernel's timestamp of every advertisement is compared with its
+wake tick.
 
   sudo PYTHONPATH=. .venv/bin/python benches/punctuality.py [--seconds 20] [--pump thread]
        [--work idle]
@@ -42,7 +42,7 @@ from carp_fast.net.filters import attach_filter, packet_filter
 from carp_fast.net.sockets import open_receiver
 
 SEGMENTS, VHIDS = 16, 255
-HOOKED_SEGMENTS = 4  # whose virtual hosts have a hook, when busy
+HOOKED_SEGMENTS = 4  # with hooks for their virtual hosts, when busy
 WORKS = ("idle", "reload", "status", "busy")
 STATUS_EVERY_S = 1.0
 TICK_NS = 10_000_000
@@ -51,7 +51,7 @@ TABLES = 65_280
 
 
 def burn(fields: dict[str, str]) -> None:
-    """The `up` hook of one virtual host: runs in the daemon, and keeps a thread of it busy."""
+    """The `up` hook of one virtual host: runs in the daemon, and keeps one of its threads busy."""
     threading.Thread(target=_burn, args=(float(os.environ["BURN_SECONDS"]),), daemon=True).start()
 
 
@@ -116,7 +116,7 @@ addresses = ["{{10.20.1.0+index}}/32"]
 
 @contextmanager
 def asked(directory: Path, pump: str, work: str) -> Iterator[list[int]]:
-    """Asks the daemon for one thing after the other in the background; yields [how often]."""
+    """Repeats one request to the daemon in the background; yields [how often]."""
     client, ended, count = ControlClient(directory / "control.sock"), threading.Event(), [0]
 
     def ask() -> None:
@@ -161,8 +161,8 @@ def capture(receiver: socket.socket, seconds: float) -> dict[tuple[int, int], li
 def lateness_ms(arrivals: dict[tuple[int, int], list[int]]) -> list[float]:
     """How long after its tick each advertisement came, ascending.
 
-    A virtual host advertises every second on a tick of its own. The first advertisements, which
-    may be early to reach that tick, are left out; the most punctual of the rest shows the tick.
+    A virtual host advertises every second on its own tick. The first advertisements, which may be
+    early to reach that tick, are left out; the most punctual of the others gives the tick.
     """
     late = []
     for times in arrivals.values():

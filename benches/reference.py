@@ -1,6 +1,6 @@
-"""The engine's work in pure Python: dict, heapq, struct and hmac in place of the compiled core.
+"""The engine's work in pure Python: dict, heapq, struct and hmac instead of the compiled core.
 
-What the benchmarks stand beside. Held to the same results by them before anything is timed.
+The benchmarks compare the engine with it, after checking that both have the same results.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Frames = list[tuple[int, bytes]]
 
 
 def virtual_address(family: int, slot: int) -> bytes:
-    """10.64.0.1 or fd00::1, and so many further."""
+    """10.64.0.1 or fd00::1, plus `slot`."""
     if family == 4:
         return (0x0A40_0001 + slot).to_bytes(4, "big")
     return b"\xfd" + (1 + slot).to_bytes(15, "big")
 
 
 def folded(data: bytes) -> int:
-    """The Internet checksum; 0 over data that holds its right checksum."""
+    """The Internet checksum; 0 over data that contains its own right checksum."""
     total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     total = (total & 0xFFFF) + (total >> 16)
     return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
@@ -106,7 +106,7 @@ def build_announcement(mac: bytes, address: bytes) -> bytes:
 
 
 class Heap:
-    """A wheel's calls on a heap: what is moved or disarmed stays in it until it is popped."""
+    """A wheel's calls on a heap: timers moved or disarmed stay in it until they are popped."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[int, int]] = []
@@ -126,7 +126,7 @@ class Heap:
 
 
 class PythonEngine:
-    """What an engine does with advertisements heard or due and with silence, for its hosts."""
+    """An engine's work for advertisements heard or due and for silence, for its hosts."""
 
     def __init__(self, hosts: int, family: int = 4) -> None:
         self.family = family
@@ -143,7 +143,7 @@ class PythonEngine:
             heapq.heappush(self.due, (at_ns, (interface, vhid)))
 
     def receive(self, frames: Frames, now_ns: int) -> int:
-        """How many were good; of each of those master-down is put off."""
+        """How many were good; each of those postpones its host's master-down."""
         good = 0
         for interface, frame in frames:
             found = parse(frame)
@@ -157,7 +157,7 @@ class PythonEngine:
         return good
 
     def advertise(self, until_ns: int) -> list[bytes]:
-        """The frames that are due, each armed anew a second later."""
+        """The frames that are due, each armed again for a second later."""
         frames = []
         while self.due[0][0] <= until_ns:
             at_ns, key = self.due[0]
@@ -166,7 +166,7 @@ class PythonEngine:
         return frames
 
     def take_over(self, now_ns: int) -> list[bytes]:
-        """Everybody's master has been silent: the first frame of each, and when the next is due."""
+        """All masters have been silent: the first frame of each host, armed for the next one."""
         frames = []
         for _, key in self.due:
             self.masters[key] = "master_down"

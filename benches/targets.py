@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Who changes its state, and who uses how much CPU, under each kind of a flood.
+"""Changes of state and CPU of each daemon under each kind of a flood.
 
 Three hosts on a bridge: a and b run one virtual host of ucarp, keepalived or carp-fast, settled
 with a as its master; c floods the segment with one kind of frame after the other. Between two kinds
-the pair settles anew.
+the pair settles again.
 
   sudo .venv/bin/python benches/targets.py [--seconds 10] [--rate 100000] [--kind bad_auth] ...
 
-Prints for each daemon and kind: what reached the segment, how often an address came or went on
-either host, who held it at the end, and the CPU of each side in % of a core. What a kind is, says
-`carp-fast flood --help`; the flood knows the key of ucarp and carp-fast.
+Prints for each daemon and kind: the rate on the segment, how often an address was added or removed
+on either host, the host that had it at the end, and the CPU of each side in % of a core.
+`carp-fast flood --help` describes the kinds; the flood knows the key of ucarp and carp-fast.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from carp_fast.loadtest._mix import KIND_WORDS
 
 LAB = "carp-fast-targets"
 SEGMENT, COUNTS = 1, {1: 1}
-ADDRESS6 = "2001:db8::64"  # announced by the kind na: the virtual host has none
+ADDRESS6 = "2001:db8::64"  # announced by the kind na: not an address of the virtual host
 RATE_PER_S, SECONDS = 100_000, 10.0
-DEADLINE_S = 30.0  # beyond the flood itself
+DEADLINE_S = 30.0  # in addition to the flood itself
 SETTLE_S = 60.0
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.parent)}
 HEADER = ("daemon", "kind", "frames/s", "address changes", "master at the end", "CPU a", "CPU b")
@@ -52,7 +52,7 @@ def flood(
 
 
 def holders(pair: Pair) -> str:
-    """Who holds the address now."""
+    """The hosts that have the address now."""
     hosts = [host.name for host in (pair.a, pair.b) if pair.addresses.count(host)]
     return " and ".join(hosts) or "nobody"
 
@@ -90,7 +90,7 @@ def rows_of(daemon: Daemon, options: argparse.Namespace) -> Iterator[list[str]]:
             Pair(lab, daemon, COUNTS) as pair,
         ):
             pair.start()
-            # The daemons' own key, address and vhid, whatever daemon it is.
+            # The daemons' own key, address and vhid, the same for all daemons.
             carp_fast_commands(lab["a"], COUNTS, lab.directory)
             configuration = lab.directory / "carp-fast-a.toml"
             while kinds:

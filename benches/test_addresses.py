@@ -1,6 +1,6 @@
-"""A batch of address changes as the pump makes them, beside pyroute2 with a message each.
+"""A batch of address changes as the pump makes them, against pyroute2 with a message each.
 
-In a network namespace, on a real interface: the kernel's work is in both figures.
+In a network namespace, on a real interface: both figures include the kernel's work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""That a run fails where a ratio fell beyond what is allowed, and only there."""
+"""A run fails if a ratio fell further than allowed, and only then."""
 
 from __future__ import annotations
 

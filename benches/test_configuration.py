@@ -1,4 +1,4 @@
-"""Loading a configuration of 65,280 virtual hosts, beside the bare TOML parser on the same text."""
+"""Loading a configuration of 65,280 virtual hosts, against the bare TOML parser on its text."""
 
 from __future__ import annotations
 

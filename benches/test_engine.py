@@ -1,10 +1,10 @@
-"""The compiled core beside the standard library and pure Python doing the same work.
+"""The compiled core against the standard library and pure Python doing the same work.
 
 Signing and parsing go through Python calls on both sides, and results are compared before they
 are timed. `receive` runs inside the engine alone: parse, look up, verify the digest, judge,
 re-arm the timer, for every frame of every virtual host in turn; `advertise` likewise: expire,
-count, sign, seal; `take_over`: the same for hosts whose master is silent. Beside them stands pure
-Python that does the same with dict, heapq and hmac (reference.py).
+count, sign, seal; `take_over`: the same for hosts whose master is silent. They are compared with
+pure Python that does the same with dict, heapq and hmac (reference.py).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def test_build_announcement_beside_struct(side_by_side: SideBySide, family: int)
 
 
 def turn(timers: TimerWheel | Heap) -> int:
-    """Every timer goes off when it is due and is armed anew; how often."""
+    """Every timer expires when it is due and is armed again; how often."""
     for timer in range(TIMERS):
         timers.arm(timer, 1 + timer % INTERVAL_TICKS)
     popped = 0
@@ -188,7 +188,7 @@ def test_engine_receive(
 def test_engine_advertise(
     benchmark: BenchmarkFixture, side_by_side: SideBySide, hosts: int, family: int
 ) -> None:
-    """A second of a master: what is due in each of its ticks, expired, counted, signed."""
+    """A second of a master: advertisements due in each of its ticks, expired, counted, signed."""
     master, reference = engine(hosts, family), PythonEngine(hosts, family)
     now_ns = START_NS + 10 * SECOND_NS
     master.expire(now_ns)
@@ -219,7 +219,7 @@ def test_engine_advertise(
 def test_engine_take_over(
     benchmark: BenchmarkFixture, side_by_side: SideBySide, hosts: int
 ) -> None:
-    """Silence is over for all in one tick: expired, transitions, the first advertisement sealed."""
+    """Silence is over for all in one tick: expire, change state, seal the first advertisement."""
     now_ns = START_NS + 10 * SECOND_NS
     ready: list[Engine] = []
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""CPU and memory of `carp-fast ucarp` beside ucarp, one of each and a hundred.
+"""CPU and memory of `carp-fast ucarp` and of ucarp, one of each and a hundred.
 
-Two hosts on one segment. For each program the first host masters, the second is backup, with the
-same command lines; then `carp-fast run` does the work of the hundred. CPU is what the processes of
-a host used in the time measured, memory what they hold at its end: RSS counts pages that processes
-share in each of them, PSS shares them out.
+Two hosts on one segment. For each program the first host is master, the second is backup, with the
+same command lines; then `carp-fast run` does the work of the hundred. CPU is that of a host's
+processes in the time measured, memory theirs at its end: RSS counts shared pages in each process,
+PSS divides them by the number of processes.
 
   sudo PYTHONPATH=. .venv/bin/python benches/ucarp.py [--seconds 20] [--count 100]
 """
@@ -45,7 +45,7 @@ def start(program: Sequence[str], host: Host, vhids: range, directory: Path) -> 
 
 
 def start_run(host: Host, vhids: range, directory: Path) -> list[Process]:
-    """One `carp-fast run` for all, with the configuration that import makes."""
+    """One `carp-fast run` for all, with the configuration that import writes."""
     lines = directory / f"lines-{host.name}"
     lines.write_text("\n".join(f"ucarp {' '.join(arguments(host, vhid))}" for vhid in vhids))
     path = directory / f"{host.name}.toml"
@@ -63,7 +63,7 @@ def pss_bytes(process: Process) -> int:
 
 
 def measure(name: str, count: int, begin: Callable[[Host], list[Process]], seconds: float) -> None:
-    """Starts host a, then b, lets both settle, and prints a line for each."""
+    """Starts host a, then b, waits until both are settled, and prints a line for each."""
     with Lab("carp-fast-bench-ucarp", segments=1) as lab:
         sides: dict[str, list[Process]] = {}
         for host in lab.hosts:
@@ -87,7 +87,7 @@ def measure(name: str, count: int, begin: Callable[[Host], list[Process]], secon
 
 
 def settled(processes: Sequence[Process], name: str, count: int) -> bool:
-    """Every virtual host has been said to take part, on the first host as master."""
+    """Every virtual host is reported to take part, on the first host as master."""
     state = "MASTER" if name == "a" else "BACKUP"
     said = re.compile(rf"(Switching to state: |-> ){state}")
     return sum(len(said.findall(process.output())) for process in processes) >= count

@@ -117,7 +117,7 @@ def test_a_recording_multiplied_as_recorded_faster_and_at_a_rate(tmp_path: Path)
         (["--rate", "5e9"], "a rate of 5e+09 frames/s: above 0, at most"),
         (["--rate", "max"], "a file has no fastest rate"),
         (["--rate", "40%"], "a file does not say how fast it is"),
-        (["--mix", "nonsense"], "mix: 'nonsense' is no kind of frame"),
+        (["--mix", "nonsense"], "mix: 'nonsense' is not a kind of frame"),
         (["--mix", "ok=0"], "mix: weights are whole numbers"),
         (["--mix", "ok=-1"], "--mix: 'ok=-1': KIND=N"),
         (["--mix", "na"], "mix: na: no virtual host has an IPv6 address"),

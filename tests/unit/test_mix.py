@@ -275,11 +275,11 @@ def test_a_tag_stands_behind_the_macs_and_a_stamp_has_room_behind_the_packet() -
         ({}, {}, "one above it"),
         ({"ok": 0}, {}, "one above it"),
         ({"ok": -1}, {}, "none below 0"),
-        ({"nice": 1}, {}, "'nice' is no kind of frame"),
+        ({"nice": 1}, {}, "'nice' is not a kind of frame"),
         ({"ok": 65_537, "vrrp": 2}, {}, "add up to 65,539, at most 65,536"),
         ({"arp": 1}, {}, "no virtual host has an IPv4 address"),
         ({"na": 1}, {"announcements": [(MAC, ADDRESS, False)]}, "IPv6 address"),
-        ({"ok": 1}, {"walks": {"colour": ("increment", range(1))}}, "'colour' does not walk"),
+        ({"ok": 1}, {"walks": {"colour": ("increment", range(1))}}, "'colour' cannot walk"),
         ({"ok": 1}, {"walks": {"advskew": ("backwards", range(1))}}, "increment or random"),
         ({"ok": 1}, {"walks": {"advskew": ("random", range(0))}}, "over 1 to"),
         ({"ok": 1}, {"walks": {"source": ("random", range(1 << 21))}}, "more than 1,048,576"),
@@ -297,7 +297,7 @@ def test_streams_that_cannot_be_are_refused() -> None:
     for wrong in every:
         with pytest.raises(ValueError, match="a stream has"):
             Mix([stream(**wrong)], {"ok": 1})
-    with pytest.raises(ValueError, match="has a virtual host"):
+    with pytest.raises(ValueError, match="needs at least one virtual host"):
         Mix([], {"ok": 1})
 
 

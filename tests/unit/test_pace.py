@@ -75,8 +75,8 @@ def test_recordings_that_cannot_be_sent(frames: list[tuple[int, bytes]], said: s
     [
         ({"rate": 0}, "a rate of 0 frames/s: above 0"),
         ({"rate": 2e9}, "at most 1,000,000,000"),
-        ({"rate_end": 5.0}, "a ramp has a rate"),
-        ({"rate": 1.0, "rate_end": 5.0}, "a ramp has a rate, an end, a time"),
+        ({"rate_end": 5.0}, "a ramp needs a rate"),
+        ({"rate": 1.0, "rate_end": 5.0}, "a ramp needs a rate, an end and a time"),
         ({"burst": 5}, "a size and a gap"),
         ({"burst_gap_s": 1.0}, "a size and a gap"),
         ({"rate": 10.0, "burst": 20, "burst_gap_s": 1.0}, "takes longer than the 1 s"),

@@ -1,8 +1,8 @@
-"""The kernel's own price: loops that move frames of advertisements and do nothing else.
+"""The kernel floor: loops that only send or receive frames of advertisements.
 
-What a process pays that sends or receives at a given rate, a batch a system call, woken once a
-tick, and not at all while nothing is due or comes: the floor that a daemon is compared with. Knows
-no engine, reads no frame, keeps nothing.
+The cost of any process that sends or receives at a given rate, in batches, woken once a tick, and
+not at all while nothing is due or arrives. A daemon is compared with this. Knows no engine, parses
+no frame, keeps nothing.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -30,10 +30,10 @@ cdef extern from "poll.h" nogil:
     short POLLIN
 
 cdef enum:
-    BATCH = 256                 # frames a system call
+    BATCH = 256                 # frames per system call
     SLOT = 160                  # bytes of a frame
 
-    IDLE_MS = 1000              # a receiver that hears nothing looks whether to stop
+    IDLE_MS = 1000              # how often an idle receiver checks whether to stop
 
 cdef int64_t SECOND_NS = 1000000000
 
@@ -45,7 +45,7 @@ cdef struct Batch:
 
 
 cdef class Mover:
-    """Moves frames through one packet socket for a while; the socket stays the caller's.
+    """Moves frames through one packet socket for a while; the caller owns the socket.
 
     `stop()` from another thread ends it at the next tick.
     """
@@ -64,7 +64,7 @@ cdef class Mover:
         self.stopping = True
 
     def send(self, list ifindexes, list frames, double rate, double seconds):
-        """Sends `frames` in turn on `ifindexes` in turn, `rate` a second in all.
+        """Sends `frames` in turn on `ifindexes` in turn, `rate` a second in total.
 
         Returns (frames sent, CPU ns of this thread, ns on the clock). OSError if the kernel
         refuses one. A frame is at most 160 bytes.
@@ -99,7 +99,7 @@ cdef class Mover:
             free(batch)
 
     def receive(self, double seconds):
-        """Receives whatever comes and throws it away.
+        """Receives all frames that arrive and drops them.
 
         Returns (frames received, CPU ns of this thread, ns on the clock). OSError if the socket
         has an error.

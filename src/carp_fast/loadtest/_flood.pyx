@@ -1,10 +1,10 @@
-"""Frames from a source onto an interface, each when it is due: by sendmmsg, or as live frames.
+"""Sends the frames of a source to an interface when they are due: by sendmmsg, or as live frames.
 
-Two ways out. sendmmsg: a packet socket, as many frames a call as are due. Live: a small XDP program
+sendmmsg: through a packet socket, in one call all frames that are due. Live: a small XDP program
 that the kernel runs again and again (BPF_PROG_RUN with live frames, 5.18) takes frames from a ring
 in a shared map, waits for the time of each, and redirects them to the interface; one thread is in
-that system call all the time, the one in `run` keeps the ring full. Knows no CARP; sockets, maps
-and the program stay the caller's (loadtest/backends.py).
+that system call all the time, the one in `run` keeps the ring full. Knows no CARP; the caller owns
+sockets, maps and the program (loadtest/backends.py).
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -74,33 +74,33 @@ cdef extern from "sys/prctl.h" nogil:
     int PR_SET_TIMERSLACK, PR_GET_TIMERSLACK
 
 cdef enum:
-    BATCH = 128                 # frames a system call
-    PIECE = 256                 # frames put into the ring before the program is told
+    BATCH = 128                 # frames per system call
+    PIECE = 256                 # frames put into the ring before the program sees them
     BPF_PROG_TEST_RUN = 10
     ATTRIBUTES_ROOM = 128
-    SLOT_HEAD = 16              # of a slot of the ring: when it is due, or was sent; bytes to cut
+    SLOT_HEAD = 16      # of a slot of the ring: its due time, or when it was sent; bytes to cut off
     HEAD_AT = 0                 # in the control map: how many slots the program has taken
     TAIL_AT = 64                # how many were filled; 0: the program takes none
-    LOOK_NS = 10000000          # how often the link is looked at
-    START_NS = 50000000         # a paced flood begins so late: the kernel has pages to prepare
-    LEAD_NS = 80000             # a sleep ends so long before, for a wake-up takes its time
-    SLEEP_NS = 150000           # what is nearer is not slept for
-    SLOTS_SLEEP_NS = 100000     # a ring that is full, or a program that ends, is looked at again
+    LOOK_NS = 10000000          # interval of checks of the link
+    START_NS = 50000000         # delay of a paced flood's first frame: the kernel prepares pages
+    LEAD_NS = 80000             # a sleep ends so long before, since waking up takes time
+    SLEEP_NS = 150000           # shorter waits do not sleep
+    SLOTS_SLEEP_NS = 100000     # interval of checks of a full ring, or an ending program
 
 LINK_LOST = (ENETDOWN, ENODEV, ENXIO)
 
-cdef struct Progress:           # written by who runs, read by anybody
+cdef struct Progress:           # written by the thread in run(), read by any
     uint64_t sent
     uint64_t kinds[KINDS_MAX]
-    uint64_t refused            # system calls that were turned away for want of room
+    uint64_t refused            # system calls that failed for lack of room
     int64_t begun_at_ns
     int64_t ended_at_ns
     int64_t cpu_ns              # of the thread in run()
-    int64_t sender_cpu_ns       # of the other one
+    int64_t sender_cpu_ns       # of the other thread
     int error                   # the errno that ended it
     Gaps gaps
 
-cdef struct Sending:            # frames made and not sent yet, in a ring
+cdef struct Sending:            # a ring of frames that are made but not sent yet
     mmsghdr messages[BATCH]
     iovec vectors[BATCH]
     Made made[BATCH]
@@ -108,7 +108,7 @@ cdef struct Sending:            # frames made and not sent yet, in a ring
     uint32_t first
     uint32_t ready
 
-cdef struct Live:               # what the thread in the system call needs
+cdef struct Live:               # the data of the thread in the system call
     uint8_t attributes[ATTRIBUTES_ROOM]
     uint32_t attributes_length
     uint64_t* head
@@ -126,7 +126,7 @@ cdef void sleep_until(int64_t at_ns) noexcept nogil:
 
 
 cdef int link_error(int control_fd, int ifindex) noexcept nogil:
-    """0, or the errno that says that nothing can leave: ENODEV, ENETDOWN."""
+    """0, or the errno why no frame can be sent: ENODEV, ENETDOWN."""
     cdef ifreq request
     memset(&request, 0, sizeof(request))
     request.ifr_ifindex = ifindex
@@ -137,11 +137,11 @@ cdef int link_error(int control_fd, int ifindex) noexcept nogil:
 
 
 cdef void on_signal(int number) noexcept nogil:
-    """Nothing: that it came ends the system call."""
+    """Does nothing: the signal itself ends the system call."""
 
 
 cdef void* run_program(void* argument) noexcept nogil:
-    """The thread in the system call. A signal ends that, which `stopping` precedes."""
+    """The thread in the system call. Set `stopping`, then end it by a signal."""
     cdef Live* live = <Live*>argument
     cdef sigset_t blocked
     sigfillset(&blocked)
@@ -165,8 +165,8 @@ cdef class Flood:
     """Sends the frames of a source; `run` in one thread, `facts` and `stop` from any.
 
     backend: of loadtest/backends.py, open. pace: when frames are due; duration_ns: how long; count:
-    after so many frames, 0: none. Raises OSError from `run` for what the kernel refuses; a link
-    that is lost ends it, and `facts()["link_lost"]` says so.
+    end after so many frames, 0: no limit. `run` raises OSError for errors of the kernel; a lost
+    link ends it, and `facts()["link_lost"]` has the reason.
     """
 
     cdef FrameSource source
@@ -188,7 +188,7 @@ cdef class Flood:
     def __init__(self, FrameSource source not None, backend, *, Pace pace not None,
                  int64_t duration_ns, uint64_t count=0):
         if duration_ns <= 0:
-            raise ValueError("a flood has a duration")
+            raise ValueError("a flood needs a duration above 0")
         memset(&self.progress, 0, sizeof(Progress))
         self.source, self.pace, self.backend = source, pace, backend
         self.duration_ns, self.count = duration_ns, count
@@ -225,12 +225,12 @@ cdef class Flood:
             raise OSError(self.progress.error, self.backend.name)
 
     def facts(self) -> dict:
-        """What was sent so far; may be asked while another thread is in `run`.
+        """What was sent so far; may be called while another thread is in `run`.
 
-        sent; kinds: {word: frames}; refused: calls turned away because a queue was full, and
-        repeated; seconds; rate: frames/s since the beginning; gaps: see _pace.judge_gaps, None
-        where they are not measured (live frames without a pace); link_lost: None, "removed" or
-        "down"; cpu_seconds, sender_cpu_seconds: of run's thread and of the other one, at the end.
+        sent; kinds: {word: frames}; refused: calls that failed because a queue was full, and were
+        repeated; seconds; rate: frames/s since the beginning; gaps: see _pace.judge_gaps, None if
+        they are not measured (live frames without a pace); link_lost: None, "removed" or "down";
+        cpu_seconds, sender_cpu_seconds: of run's thread and of the other one, set at the end.
         """
         cdef Progress* progress = &self.progress
         ended_at_ns = progress.ended_at_ns or clock_ns(CLOCK_MONOTONIC)
@@ -256,7 +256,7 @@ cdef class Flood:
 
     cdef bint make(self, uint8_t* frame, Made* made, int64_t* due_ns, int64_t until_ns,
                    int64_t before_ns) noexcept nogil:
-        """The next frame, if one is due before both instants; notes that there is none any more."""
+        """Make the next frame, if one is due before both times; notes the end of the source."""
         if self.exhausted:
             return False
         due_ns[0] = self.progress.begun_at_ns + self.pace.due_ns()
@@ -312,7 +312,7 @@ cdef class Flood:
             if not sending.ready and not self.make_one(sending, until_ns, until_ns):
                 if self.made_count == self.count or self.pace.unpaced:
                     break
-                wait_ns = until_ns                  # nothing is due any more
+                wait_ns = until_ns                  # no more frames are due
             else:
                 wait_ns = sending.dues[sending.first]
             if wait_ns <= now_ns:
@@ -332,7 +332,7 @@ cdef class Flood:
         return True
 
     cdef void send_due(self, Sending* sending, int fd, int64_t now_ns) noexcept nogil:
-        """Send what is due, in one call; what was not taken stays ready."""
+        """Send the frames that are due in one call; frames that it did not take stay ready."""
         cdef uint32_t i, place, count = 0, most = min(sending.ready, BATCH - sending.first)
         cdef int64_t done_at_ns
         cdef int sent
@@ -359,7 +359,7 @@ cdef class Flood:
             return
         done_at_ns = clock_ns(CLOCK_MONOTONIC)
         for i in range(<uint32_t>sent):
-            # Those of one call left one behind the other: that is all that is known of them.
+            # Frames of one call are sent one after the other: their single times are unknown.
             self.count_sent(&sending.made[sending.first + i],
                             now_ns + (done_at_ns - now_ns) * (i + 1) // sent,
                             sending.dues[sending.first + i])
@@ -404,7 +404,7 @@ cdef class Flood:
         sigaction(SIGURG, &handler, &before)
         progress.begun_at_ns = clock_ns(CLOCK_MONOTONIC)
         if not self.pace.unpaced:
-            progress.begun_at_ns += START_NS        # a beginning that the first frames can keep
+            progress.begun_at_ns += START_NS        # a beginning that the first frames can meet
         until_ns = progress.begun_at_ns + self.duration_ns
         while self.fill(until_ns):
             pass
@@ -418,7 +418,7 @@ cdef class Flood:
             progress.ended_at_ns = clock_ns(CLOCK_MONOTONIC)
             self.live.stopping = True
             while pthread_tryjoin_np(thread, NULL):
-                # It may have looked at `stopping` just before, and enter the call after a signal.
+                # It may have read `stopping` just before, and enter the call after a signal.
                 pthread_kill(thread, SIGURG)
                 sleep_until(clock_ns(CLOCK_MONOTONIC) + SLOTS_SLEEP_NS)
             progress.sender_cpu_ns = self.live.cpu_ns
@@ -441,7 +441,7 @@ cdef class Flood:
             now_ns = clock_ns(CLOCK_MONOTONIC)
 
     cdef bint fill(self, int64_t until_ns) noexcept nogil:
-        """Put up to PIECE frames into the ring; False where that is full or nothing is left."""
+        """Put up to PIECE frames into the ring; False if it is full or no frame is left."""
         cdef uint64_t place, end = min(self.taken + self.slot_count, self.filled + PIECE)
         cdef uint64_t before = self.filled
         cdef uint8_t* slot
@@ -462,7 +462,7 @@ cdef class Flood:
         return True
 
     cdef void account(self) noexcept nogil:
-        """What the program has taken since."""
+        """Count the frames that the program has taken since."""
         cdef uint64_t place, head = load_acquire(self.live.head)
         cdef int64_t at_ns
         while self.taken < head:

@@ -1,8 +1,8 @@
-"""What a flood sends comes from here: the interface of all makers of frames, and a recording.
+"""Sources of a flood's frames: the interface of all makers of frames, and a recording.
 
-Frames go out in the order in which they were made; those that never left are given back, the last
-one first, so that what a maker counts is what was sent. Knows no socket, clock or file: a recording
-comes as bytes.
+Frames are sent in the order in which they were made; frames that were not sent are given back, the
+last one first, so a maker's counts are those of frames sent. Uses no socket, clock or file: a
+recording is passed as bytes.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -22,14 +22,14 @@ cdef class FrameSource:
     """Makes frames one by one; see `Mix` and `Recording`."""
 
     cdef bint make(self, uint8_t* frame, Made* made) noexcept nogil:
-        """Write the next frame and say what it is; False: there is none left. See `finish`."""
+        """Write the next frame and its properties; False: there is none left. See `finish`."""
         return False
 
     cdef void finish(self) noexcept nogil:
-        """All frames made so far become whole; before that their memory stays as it was."""
+        """Complete all frames made so far; until then their memory must stay in place."""
 
     cdef void give_back(self, const Made* made) noexcept nogil:
-        """The latest frame, finished, was not sent."""
+        """Take back the latest frame, which is finished and was not sent."""
 
     def take(self) -> "tuple[str, bytes] | None":
         """The next frame and its kind, for files and tests; None: there is none left."""
@@ -42,10 +42,10 @@ cdef class FrameSource:
 
 
 cdef class Recording(FrameSource):
-    """The frames of a recording, as they are, `times` times.
+    """The frames of a recording, unchanged, repeated `times` times.
 
-    frames: [(ns, bytes)], in the order in which they go out; times: 0 is without end. The next time
-    begins after the last frame by the mean of the gaps. Raises ValueError.
+    frames: [(ns, bytes)], in the order of sending; times: 0 is without end. The mean of the gaps
+    separates the last frame from the first of the next repetition. Raises ValueError.
     """
 
     def __init__(self, frames, uint32_t times=1):
@@ -58,7 +58,7 @@ cdef class Recording(FrameSource):
                              f"{RECORDED_FRAMES_MAX:,} (RECORDED_FRAMES_MAX)")
         self.longest = max(len(data) for _, data in frames)
         if min(len(data) for _, data in frames) < 14 or self.longest > FRAME_BYTES_MAX:
-            raise ValueError("a frame that is recorded has from 14 to "
+            raise ValueError("a recorded frame has from 14 to "
                              f"{FRAME_BYTES_MAX:,} bytes (FRAME_BYTES_MAX)")
         self.kinds = ("recorded",)
         self.frames, self.times = <uint32_t>len(frames), times
@@ -72,7 +72,7 @@ cdef class Recording(FrameSource):
             memcpy(self.data + at, <const char*>data, len(data))
             self.starts[<uint32_t>i] = at
             at += <uint64_t>len(data)
-            # A clock that was set back while recording: nothing goes out before what was before.
+            # The clock may have been set back while recording: frames keep their order.
             latest_ns = max(latest_ns, at_ns - first_ns)
             self.at_ns[<uint32_t>i] = latest_ns
         self.starts[self.frames] = at
@@ -102,7 +102,7 @@ cdef class Recording(FrameSource):
         self.next -= 1
 
     cdef int64_t due_ns(self, uint64_t number) noexcept nogil:
-        """When the frame of this number goes out, from the first one."""
+        """When the frame of this number is due, since the first one."""
         cdef uint64_t whole = number // self.frames
         cdef int64_t length_ns = self.at_ns[self.frames - 1] + self.gap_ns
         return <int64_t>whole * length_ns + self.at_ns[number % self.frames]

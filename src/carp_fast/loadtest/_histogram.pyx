@@ -1,7 +1,7 @@
 """A histogram of durations: counts by size, to within 3 %, and the exact largest.
 
-Buckets as in HdrHistogram: each power of two is divided into SHARES equal parts, so that the error
-is the same share of a microsecond and of a second, and adding is an increment. Knows numbers only.
+Buckets as in HdrHistogram: each power of two is divided into SHARES equal parts, so the relative
+error is the same for a microsecond and a second, and adding is an increment. Knows numbers only.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -12,7 +12,7 @@ cdef extern from *:
 
 
 cdef inline uint32_t bucket_of(uint64_t ns) noexcept nogil:
-    """Up to 2 x SHARES every value has a bucket of its own; then SHARES to a power of two."""
+    """Up to 2 x SHARES every value has its own bucket; above that, SHARES per power of two."""
     cdef uint32_t shift
     if ns < 2 * SHARES:
         return <uint32_t>ns
@@ -40,7 +40,7 @@ cdef void histogram_add(Histogram* histogram, int64_t ns) noexcept nogil:
 
 
 cdef int64_t histogram_percentile(const Histogram* histogram, double share) noexcept nogil:
-    """What `share` (0 to 1) of the durations do not exceed, rounded up to a bucket; 0 of none."""
+    """The value that `share` (0 to 1) of the durations do not exceed, rounded up; 0 of none."""
     cdef uint64_t wanted = <uint64_t>(share * <double>histogram.total)
     cdef uint64_t seen = 0
     cdef uint32_t bucket
@@ -66,7 +66,7 @@ cdef class Durations:
         histogram_add(&self.histogram, ns)
 
     def percentile(self, double share) -> int:
-        """What `share` of the durations do not exceed, to within 3 %; 0 where there are none."""
+        """The value that `share` of the durations do not exceed, to within 3 %; 0 of none."""
         return histogram_percentile(&self.histogram, share)
 
     def __len__(self) -> int:

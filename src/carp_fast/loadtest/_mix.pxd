@@ -1,4 +1,4 @@
-"""Frames of a load test: advertisements of virtual hosts, right and wrong ones, announcements."""
+"""Frames of a load test: advertisements of virtual hosts, valid and invalid, announcements."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -49,9 +49,9 @@ cdef struct Stream:                 # a virtual host in one family
     uint8_t demote
     uint32_t first_flow
 
-cdef struct Flow:                   # what one source sends for one virtual host
-    uint64_t sent                   # frames with a counter of their own
-    uint64_t replayed               # frames with the counter of the one before
+cdef struct Flow:                   # the frames of one source for one virtual host
+    uint64_t sent                   # frames with a new counter
+    uint64_t replayed               # frames with the counter of the last one
     uint64_t last                   # counter
 
 cdef struct Announcement:
@@ -60,7 +60,7 @@ cdef struct Announcement:
     uint8_t family
     bint router
 
-cdef struct Head:                   # of one frame, once all walks were asked
+cdef struct Head:                   # the fields of one frame, after all walks
     uint8_t source[16]
     uint8_t destination[16]
     uint8_t source_mac[6]
@@ -70,7 +70,7 @@ cdef struct Head:                   # of one frame, once all walks were asked
     uint8_t demote
     uint64_t counter
 
-cdef struct Unsigned:               # a frame whose digest is still to be made
+cdef struct Unsigned:               # a frame whose digest is not computed yet
     uint8_t* carp                   # NULL: there is none
     const Stream* stream
     int kind
@@ -79,14 +79,14 @@ cdef class Mix(FrameSource):
     cdef Stream* streams
     cdef Announcement* announcements
     cdef Flow* flows
-    cdef uint8_t* order             # kinds, over and over
-    cdef Walk walks[KINDS][FIELDS]  # each kind walks for itself
+    cdef uint8_t* order             # kinds, repeated in this order
+    cdef Walk walks[KINDS][FIELDS]  # each kind has its own walks
     cdef uint32_t stream_count, announcement_count, flow_count, order_length, turn
     cdef uint64_t random
     cdef uint64_t made_of[KINDS]
     cdef bint tagged
-    cdef Unsigned waiting           # digests are made two at a time
-    cdef list kept                  # what owns the values of walks
+    cdef Unsigned waiting           # digests are computed two at a time
+    cdef list kept                  # owners of the walks' values
     cdef uint32_t make_announcement(self, int kind, uint8_t* frame) noexcept nogil
     cdef uint32_t make_advertisement(self, int kind, uint8_t* frame, Made* made) noexcept nogil
     cdef uint32_t fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil

@@ -1,7 +1,7 @@
-"""Frames of a load test: advertisements of virtual hosts, right and wrong ones, announcements.
+"""Frames of a load test: advertisements of virtual hosts, valid and invalid, announcements.
 
-Made on the builders of _wire and signed from prepared keys, one by one, each with the next counter
-of its flow: of what one source sends for one virtual host. Knows no socket, clock or file.
+Made with the builders of _wire and signed with prepared keys, one by one, each with the next
+counter of its flow: the frames of one source for one virtual host. Uses no socket, clock or file.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -20,7 +20,7 @@ from carp_fast.engine._wire cimport (
 
 from carp_fast.loadtest._walk import ORDER_WORDS
 
-# Where a receiver has a word for what is wrong with a frame, it is that one.
+# The kinds have the words of the verdicts, where a receiver has one.
 KIND_WORDS = ("ok", "bad_auth", "bad_checksum", "bad_ttl", "bad_version", "bad_length", "replay",
               "resignation", "changed_skew", "vrrp", "arp", "na")
 FIELD_WORDS = ("stream", "source", "source6", "destination", "destination6", "source_mac",
@@ -36,7 +36,7 @@ cdef uint64_t TOGETHER_MAX = 1 << 62  # frames after which walks begin together 
 
 cdef enum:
     TAG_LENGTH = 4
-    SHORT_LENGTH = 20               # of CARP's 36 bytes: the counter, a fifth of the digest
+    SHORT_LENGTH = 20             # of CARP's 36 bytes: up to the counter, and a fifth of the digest
     WRONG_HOP_LIMIT = 254
     WRONG_VERSION = 4
     VRRP4_LENGTH = 20               # RFC 3768, one address
@@ -57,7 +57,7 @@ cdef inline void put64(uint8_t* p, uint64_t x) noexcept nogil:
 
 
 cdef inline void take_bytes(Walk* walk, uint64_t* random, uint8_t* data, int length) noexcept nogil:
-    """The next value, written in so many bytes; of a field that does not walk nothing."""
+    """Write the next value in so many bytes; nothing for a field that does not walk."""
     cdef Number value
     if walk.count:
         walk_take(walk, random, &value)
@@ -78,7 +78,7 @@ cdef inline uint64_t first_counter(const Walk* walk) noexcept nogil:
     return walk.listed.low if walk.listed != NULL else walk.first.low
 
 
-# ---------------------------------------------------------------------------- what makes it wrong
+# -------------------------------------------------------------------------- making a frame invalid
 
 cdef void set_hop_limit(uint8_t* ip, int family, uint8_t hop_limit) noexcept nogil:
     if family == 6:
@@ -89,7 +89,7 @@ cdef void set_hop_limit(uint8_t* ip, int family, uint8_t hop_limit) noexcept nog
 
 
 cdef void sum_header(uint8_t* ip) noexcept nogil:
-    """The checksum of an IPv4 header that was changed."""
+    """Write the checksum of an IPv4 header that was changed."""
     put16(ip + 10, 0)
     put16(ip + 10, wire_checksum(ip, IPV4_LENGTH))
 
@@ -103,7 +103,7 @@ cdef void set_payload(uint8_t* ip, int family, uint32_t length) noexcept nogil:
 
 
 cdef void sum_carp(uint8_t* carp, int kind) noexcept nogil:
-    """The checksum of what was signed, after and before what is to be wrong with that."""
+    """Write the checksum of a signed advertisement; wrong if that is its kind."""
     if kind == BAD_AUTH_KIND:
         carp[16 + carp[15] % DIGEST_LENGTH] ^= 0x01
     put16(carp + 6, wire_checksum(carp, CARP_LENGTH))
@@ -113,9 +113,9 @@ cdef void sum_carp(uint8_t* carp, int kind) noexcept nogil:
 
 cdef uint32_t build_vrrp(uint8_t* ip, uint8_t* vrrp, const Stream* stream,
                          uint64_t number) noexcept nogil:
-    """A whole VRRP advertisement in place of CARP's; `number` makes it another frame each time.
+    """Write a whole VRRP advertisement instead of CARP; `number` makes each frame different.
 
-    VRRPv2 has it where a passphrase once stood, which nobody reads (RFC 3768, 5.3.10); VRRPv3 in
+    VRRPv2 has it in the former passphrase, which receivers ignore (RFC 3768, 5.3.10); VRRPv3 in
     the virtual router's link-local address.
     """
     cdef uint32_t length = VRRP4_LENGTH if stream.family == 4 else VRRP6_LENGTH
@@ -143,20 +143,20 @@ cdef class Mix(FrameSource):
     """Frames of several kinds by weight; every advertisement is a frame that was never sent before.
 
     streams: a sequence of (vhid, passphrase, message, source, destination, source_mac,
-    destination_mac, advbase, advskew, demote), a virtual host in one family: message: what the
-    digest is over, see _prepared.signed_message; addresses of 4 or 16 bytes, MACs of 6.
+    destination_mac, advbase, advskew, demote), a virtual host in one family: message: the input of
+    the digest, see _prepared.signed_message; addresses of 4 or 16 bytes, MACs of 6.
     weights: {a word of KIND_WORDS: a whole number}. announcements: a sequence of (mac, address,
     router), for the kinds arp and na. walks: {a word of FIELD_WORDS: ("increment" or "random",
-    values)}, values: a range or a sequence of whole numbers. The field "counter" walks for each
-    flow by itself; a range of one number is where it begins to count up, and without a walk it
-    begins at 1. seed: of all that is random. stamped: room behind the frame for when it was sent.
+    values)}, values: a range or a sequence of whole numbers. The field "counter" has a walk of its
+    own for each flow; a range of one number is where it starts to count up, and without a walk it
+    starts at 1. seed: of all random values. stamped: leave room behind the frame for a stamp.
     Raises ValueError.
 
     Kinds: ok; bad_auth: a bit of the digest is wrong; bad_checksum; bad_ttl: 254; bad_version: 4;
     bad_length: cut after 20 bytes of CARP; replay: the latest counter of its flow again;
-    resignation; changed_skew: the digest is right, for it does not cover the skew, which is 0 (254
-    where it was 0); vrrp; arp and na: an address of the virtual hosts announced.
-    All take the next counter of their flow but bad_length, replay, vrrp, arp and na.
+    resignation; changed_skew: the digest is right, since it does not cover the skew, which is 0
+    (254 where it was 0); vrrp; arp and na: announces an address of the virtual hosts.
+    All take the next counter of their flow, except bad_length, replay, vrrp, arp and na.
     """
 
     def __init__(self, streams, weights, *, announcements=(), walks=None, uint64_t seed=0,
@@ -182,11 +182,11 @@ cdef class Mix(FrameSource):
         free(self.order)
 
     cdef take_weights(self, weights):
-        """The kinds in an order that holds to the weights at any time, not only at its end."""
+        """Order the kinds so that the weights hold over any part of the sequence."""
         unknown = set(weights) - set(KIND_WORDS)
         if unknown:
             raise ValueError(
-                f"{min(unknown)!r} is no kind of frame; known: {', '.join(KIND_WORDS)}")
+                f"{min(unknown)!r} is not a kind of frame; known: {', '.join(KIND_WORDS)}")
         if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
             raise ValueError("weights are whole numbers, none below 0 and one above it")
         common = 0
@@ -211,7 +211,7 @@ cdef class Mix(FrameSource):
             self.order[<uint32_t>i] = kind
 
     cdef uint32_t longest_made(self):
-        """Bytes of the longest frame, before a tag and a stamp."""
+        """The length of the longest frame, without a tag and a stamp."""
         cdef uint32_t i, longest = ARP_FRAME_LENGTH
         for i in range(self.stream_count):
             longest = max(longest, ADVERTISEMENT4_LENGTH if self.streams[i].family == 4
@@ -223,7 +223,7 @@ cdef class Mix(FrameSource):
         cdef Stream* stream
         cdef bytes secret, message, source, destination, mac, target_mac
         if not streams:
-            raise ValueError("a mix has a virtual host")
+            raise ValueError("a mix needs at least one virtual host")
         self.streams = <Stream*>calloc(len(streams), sizeof(Stream))
         if self.streams == NULL:
             raise MemoryError("mix")
@@ -270,7 +270,7 @@ cdef class Mix(FrameSource):
     cdef take_walks(self, dict walks):
         unknown = set(walks) - set(FIELD_WORDS)
         if unknown:
-            raise ValueError(f"{min(unknown)!r} does not walk; known: {', '.join(FIELD_WORDS)}")
+            raise ValueError(f"{min(unknown)!r} cannot walk; known: {', '.join(FIELD_WORDS)}")
         together = 1
         for field, word in enumerate(FIELD_WORDS):
             if word not in walks:
@@ -290,7 +290,7 @@ cdef class Mix(FrameSource):
         self.tagged = "vlan" in walks
 
     cdef set_walk(self, int kind, int field, int order, values, uint64_t shift_every):
-        """A walk of one kind's frames; a range stays two numbers, however long it is."""
+        """Set the walk of one kind's frames; a range stays two numbers, however long it is."""
         cdef Walk* walk = &self.walks[kind][field]
         walk.order, walk.count = <WalkOrder>order, <uint32_t>len(values)
         walk.shift_every = walk.until_shift = shift_every
@@ -306,7 +306,7 @@ cdef class Mix(FrameSource):
         walk.listed = <const Number*><const char*>listed
 
     cdef take_flows(self):
-        """A counter for each stream and source."""
+        """Make a counter for each stream and source."""
         cdef uint32_t i
         flows = 0
         for i in range(self.stream_count):
@@ -401,7 +401,7 @@ cdef class Mix(FrameSource):
         return <uint32_t>(carp - frame) + CARP_LENGTH
 
     cdef void sign(self, int kind, const Stream* stream, uint8_t* carp) noexcept nogil:
-        """Make the digest, together with that of the frame before or of the one after."""
+        """Compute the digest, together with that of the frame before or after."""
         cdef Unsigned* waiting = &self.waiting
         if waiting.carp == NULL:
             waiting.carp, waiting.stream, waiting.kind = carp, stream, kind
@@ -420,7 +420,7 @@ cdef class Mix(FrameSource):
             waiting.carp = NULL
 
     cdef uint32_t fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil:
-        """What a frame says of itself, the counter excepted; which of the sources it has."""
+        """Set the fields of a frame, except the counter; returns which of the sources it has."""
         cdef Walk* source = &walks[SOURCE if stream.family == 4 else SOURCE6]
         cdef Walk* destination = &walks[DESTINATION if stream.family == 4 else DESTINATION6]
         cdef int length = 4 if stream.family == 4 else 16
@@ -440,15 +440,15 @@ cdef class Mix(FrameSource):
         return source.index if source.count else 0
 
     cdef void fill_counter(self, int kind, Walk* walk, Head* head, Made* made) noexcept nogil:
-        """The counter of a frame; whether it is the next one of the flow, or the latest again."""
+        """Set the counter of a frame: the next one of the flow, or the latest again."""
         cdef Flow* flow = &self.flows[made.flow]
         cdef Number value
         if kind == VRRP_KIND or kind == BAD_LENGTH_KIND:
             head.counter = first_counter(walk) + self.made_of[kind]
-            made.flow = NO_FLOW                     # a receiver finds no counter in it
+            made.flow = NO_FLOW                     # it has no counter for a receiver
             return
         if kind == REPLAY_KIND:
-            # Of a flow that has sent nothing yet, what it would have sent before.
+            # If the flow has sent nothing yet, the counter before its first.
             head.counter = flow.last if flow.sent else first_counter(walk) - 1
             made.replay = True
             flow.replayed += 1
@@ -468,16 +468,16 @@ cdef class Mix(FrameSource):
     # --- what was made --------------------------------------------------------------------------
 
     def made(self) -> dict:
-        """Frames made of each kind and not given back: {word: number}, those that are not 0."""
+        """The frames of each kind made and not given back: {word: number}, without those at 0."""
         return {word: self.made_of[i] for i, word in enumerate(KIND_WORDS)
                 if self.made_of[<int>i]}
 
     def sent_by(self) -> list:
-        """What was sent with counters: a tuple for each source and virtual host that sent any.
+        """The frames sent with counters: a tuple for each source and virtual host that sent any.
 
         (vhid, source, destination, sent, replayed): source and destination of 4 or 16 bytes, the
-        destination that of the virtual host; sent: frames that took a counter, each the next one;
-        replayed: frames with the latest one again. Right once a flood has ended.
+        destination is the virtual host's; sent: frames that took a counter, each the next one;
+        replayed: frames with the latest one again. Valid once a flood has ended.
         """
         cdef uint32_t i, j, count
         cdef uint8_t source[16]

@@ -1,4 +1,4 @@
-"""When each frame of a flood is due, and how well that was kept."""
+"""When each frame of a flood is due, and how well the sender kept to it."""
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -6,8 +6,8 @@ from carp_fast.loadtest._frames cimport Recording
 from carp_fast.loadtest._histogram cimport Histogram
 
 cdef class Pace:
-    cdef readonly bint unpaced      # always due at once
-    cdef double period_ns           # from one frame to the next; 0: at once
+    cdef readonly bint unpaced      # always due immediately
+    cdef double period_ns           # from one frame to the next; 0: immediately
     cdef double rate, rate_end      # of a ramp
     cdef double ramp_ns
     cdef uint64_t burst
@@ -23,9 +23,9 @@ cdef struct Gaps:                   # between one frame and the next
     Histogram histogram
     int64_t last_at_ns
     int64_t last_due_ns
-    uint64_t bursts                 # two frames or more in under half of the time asked for
+    uint64_t bursts                 # two frames or more in under half of the planned time
     uint64_t longest_burst
-    uint64_t burst                  # frames of the one that goes on
+    uint64_t burst                  # frames of the current one
     int64_t latest_ns               # how late the latest frame was
 
 cdef void gaps_add(Gaps* gaps, int64_t at_ns, int64_t due_ns) noexcept nogil

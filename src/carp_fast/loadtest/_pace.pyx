@@ -1,7 +1,7 @@
-"""When each frame of a flood is due, and how well that was kept.
+"""When each frame of a flood is due, and how well the sender kept to it.
 
-Times are ns from the first frame. Knows no clock: who sends asks what is due, and tells when it
-went.
+Times are ns from the first frame. Knows no clock: the sender asks when frames are due, and reports
+when it sent them.
 """
 
 from libc.stdint cimport int64_t, uint64_t
@@ -15,11 +15,12 @@ RATE_MAX = 1e9
 
 
 cdef class Pace:
-    """A schedule of frames; one of these:
+    """A schedule of frames, given by one of these:
 
-    nothing given: as fast as it goes; `rate`: frames a second, evenly; with `rate_end`: it changes
-    evenly to that within `ramp_s`, and stays; `burst`: so many frames at once (with `rate`: at that
-    rate) each `burst_gap_s`; `recorded`: as recorded, `speed` times as fast. Raises ValueError.
+    nothing: as fast as possible; `rate`: frames a second, evenly; with `rate_end`: the rate changes
+    evenly to that within `ramp_s`, and stays; `burst`: so many frames together (with `rate`: at
+    that rate) every `burst_gap_s`; `recorded`: as recorded, `speed` times as fast. Raises
+    ValueError.
     """
 
     def __init__(self, rate=None, *, rate_end=None, double ramp_s=0, uint64_t burst=0,
@@ -28,14 +29,14 @@ cdef class Pace:
             if value is not None and not 0 < value <= RATE_MAX:
                 raise ValueError(f"a rate of {value:g} frames/s: above 0, at most {RATE_MAX:,.0f}")
         if rate_end is not None and (rate is None or not ramp_s > 0 or burst):
-            raise ValueError("a ramp has a rate, an end, a time, and no bursts")
+            raise ValueError("a ramp needs a rate, an end and a time, but no bursts")
         if (burst > 0) != (burst_gap_s > 0):
-            raise ValueError("bursts have a size and a gap, both above 0")
+            raise ValueError("bursts need a size and a gap, both above 0")
         if burst and rate and burst / rate > burst_gap_s:
             raise ValueError(f"a burst of {burst:,} frames at {rate:,.0f} frames/s takes longer "
                              f"than the {burst_gap_s:g} s to the next one")
         if recorded is not None and (rate is not None or burst or not 0 < speed < 1e9):
-            raise ValueError("a recorded pace has a speed above 0, and no rate or bursts")
+            raise ValueError("a recorded pace needs a speed above 0, but no rate or bursts")
         self.unpaced = rate is None and not burst and recorded is None
         self.rate, self.rate_end = rate or 0.0, rate_end or 0.0
         self.period_ns = 1e9 / rate if rate else 0.0
@@ -63,14 +64,14 @@ cdef class Pace:
             self.at_ns += 1e9 / (self.rate + share * (self.rate_end - self.rate))
 
     def take(self) -> int:
-        """When the next frame is due, ns; goes on to the one after it."""
+        """When the next frame is due, ns; advances to the one after it."""
         due_ns = self.due_ns()
         self.advance()
         return due_ns
 
 
 cdef void gaps_add(Gaps* gaps, int64_t at_ns, int64_t due_ns) noexcept nogil:
-    """A frame went at `at_ns` that was due at `due_ns`, of one clock; the first opens no gap."""
+    """Add a frame sent at `at_ns` and due at `due_ns`, of one clock; the first has no gap."""
     cdef int64_t gap_ns = at_ns - gaps.last_at_ns, asked_ns = due_ns - gaps.last_due_ns
     if gaps.last_at_ns:
         histogram_add(&gaps.histogram, gap_ns)
@@ -85,7 +86,7 @@ cdef void gaps_add(Gaps* gaps, int64_t at_ns, int64_t due_ns) noexcept nogil:
 
 
 def judge_gaps(instants) -> dict:
-    """What `Flood.facts` says of gaps, for tests: instants are [(sent at, due at)], ns, above 0."""
+    """The gaps of `Flood.facts`, for tests: instants are [(sent at, due at)], ns, above 0."""
     cdef Gaps gaps
     memset(&gaps, 0, sizeof(Gaps))
     for at_ns, due_ns in instants:

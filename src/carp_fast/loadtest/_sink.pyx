@@ -1,7 +1,7 @@
-"""The receiving end: frames of a packet socket, in batches, to a tally.
+"""The receiving end: reads frames from a packet socket in batches and passes them to a tally.
 
-Takes what waits, sleeps a tick, and waits for the socket when a tick brought nothing. Knows neither
-what is counted nor how; the socket stays the caller's.
+Reads the frames that wait, sleeps a tick, and waits for the socket if a tick brought nothing. Must
+not know what is counted or how; the caller owns the socket.
 """
 
 from libc.errno cimport EAGAIN
@@ -28,8 +28,8 @@ cdef extern from "poll.h" nogil:
     short POLLIN
 
 cdef enum:
-    TICK_NS = 1000000               # one wake-up for all that comes within
-    IDLE_MS = 50                    # a sink that hears nothing looks whether to stop
+    TICK_NS = 1000000               # one wake-up for all frames that come within
+    IDLE_MS = 50                    # how often a sink without frames checks whether to stop
 
 
 cdef class Sink:
@@ -52,18 +52,18 @@ cdef class Sink:
         free(self.batch)
 
     def stop(self) -> None:
-        """Ends `run` within IDLE_MS; what waits in the socket is still counted."""
+        """Ends `run` within IDLE_MS; frames that wait in the socket are still counted."""
         self.stopping = True
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU time of the thread in `run`, once that has ended."""
+        """CPU time of the thread in `run`, set when that has ended."""
         return self.cpu_ns / 1e9
 
     def run(self, uint64_t count=0) -> None:
         """Counts until `stop`, or until the tally has `count` frames (0: without end).
 
-        Raises OSError: ENETDOWN where the interface was set down or has gone.
+        Raises OSError: ENETDOWN if the interface was set down or is gone.
         """
         cdef int64_t begun_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)
         cdef int error
@@ -75,7 +75,7 @@ cdef class Sink:
 
 
 cdef int take_all(Sink sink, Tally tally, uint64_t limit) noexcept nogil:
-    """Until told to stop and the socket is empty; an errno, or 0."""
+    """Read until stopped and the socket is empty; an errno, or 0."""
     cdef ReceiveBatch* batch = sink.batch
     cdef bint last
     cdef int i, count

@@ -1,4 +1,4 @@
-"""What was received, counted: by verdict, by source and vhid; how long frames were under way."""
+"""Counts of received frames: by verdict, by source and vhid; how long frames took to arrive."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -7,11 +7,11 @@ from carp_fast.loadtest._histogram cimport Histogram
 from carp_fast.engine._wire cimport VERDICTS
 
 cdef enum:
-    WINDOW = 1024                   # counters below the highest that are known one by one
+    WINDOW = 1024                   # counters below the highest that are kept one by one
     WINDOW_WORDS = 16
-    FLOWS_MAX = 131072              # sources and vhids that are counted apart
+    FLOWS_MAX = 131072              # sources and vhids that are counted separately
 
-cdef struct Flow:                   # what one source sends for one vhid
+cdef struct Flow:                   # the frames of one source for one vhid
     uint64_t seen[WINDOW_WORDS]     # a bit for each counter of the window
     uint64_t lowest                 # counters since the last restart
     uint64_t highest
@@ -28,21 +28,21 @@ cdef struct Flow:                   # what one source sends for one vhid
     uint8_t vhid
     uint8_t strays_in_a_row
 
-cdef struct Signer:                 # one way in which an advertisement may be right
+cdef struct Signer:                 # one form of a valid advertisement
     AuthKey key
-    uint8_t address[16]             # the group that it goes to; of a peer: where it comes from
+    uint8_t address[16]             # the group that it is sent to, or the peer that sends it
     uint32_t next                   # of the same vhid, + 1; 0: none
     uint8_t family
     bint peer
 
 cdef struct Totals:
     uint64_t verdicts[VERDICTS]
-    uint64_t frames                 # all that came
+    uint64_t frames                 # all that arrived
     uint64_t gratuitous_arp
     uint64_t unsolicited_na
     uint64_t other                  # neither CARP nor an announcement
-    uint64_t left_out               # frames whose flow has no room in the table
-    uint64_t before_sent            # frames whose stamp lies in the future: two clocks
+    uint64_t left_out               # frames whose flow does not fit into the table
+    uint64_t before_sent            # frames whose stamp is in the future: the clocks differ
     int64_t first_at_ns
     int64_t last_at_ns
 

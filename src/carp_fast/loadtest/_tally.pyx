@@ -1,8 +1,8 @@
-"""What was received, counted: by verdict, by source and vhid, and how long frames were under way.
+"""Counts of received frames: by verdict, by source and vhid, and how long frames took to arrive.
 
-Frames and the times of their arrival come in, numbers go out. A frame is judged as a host of the
-configuration would, up to its digest; what depends on what was heard before (loop, replay) is no
-verdict here but stands in the counters of its source and vhid. Knows no socket, clock or file.
+The inputs are frames and their times of arrival. A frame is judged as by a host of the
+configuration, up to its digest; verdicts that depend on earlier frames (loop, replay) do not occur:
+the counters of the source and vhid show them. Uses no socket, clock or file.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -20,7 +20,7 @@ from carp_fast.engine._wire cimport (
 from carp_fast.engine._wire import VERDICT_WORDS
 
 cdef enum:
-    JUMP_MAX = 1 << 24              # counters that may be missing at once: 16 s of a million a s
+    JUMP_MAX = 1 << 24              # counters that may be missing in a row: 16 s of a million a s
     RESTART_AFTER = 8               # strays in a row, each a little above the last
     PROTOCOL_ICMPV6 = 58
     NEIGHBOUR_ADVERTISEMENT = 136
@@ -53,12 +53,12 @@ cdef inline void forget_seen(Flow* flow, uint64_t counter) noexcept nogil:
 
 
 cdef inline uint64_t lost_since(const Flow* flow) noexcept nogil:
-    """Counters between the lowest and the highest that did not come, since the last restart."""
+    """Counters between the lowest and the highest that did not arrive, since the last restart."""
     return flow.highest - flow.lowest + 1 - flow.placed
 
 
 cdef void flow_begin(Flow* flow, uint64_t counter) noexcept nogil:
-    """The first counter of a flow, or the first after a restart."""
+    """Start a flow with its first counter, or its first after a restart."""
     memset(flow.seen, 0, sizeof(flow.seen))
     flow.lowest = flow.highest = counter
     flow.placed = 1
@@ -67,10 +67,10 @@ cdef void flow_begin(Flow* flow, uint64_t counter) noexcept nogil:
 
 
 cdef void flow_stray(Flow* flow, uint64_t counter) noexcept nogil:
-    """A counter too far from the others to be placed among them.
+    """Count a counter that is too far from the others to belong to them.
 
-    A damaged one stays alone. Of a sender that began anew there are several in a row that ascend:
-    what it sends from then on is counted from there.
+    A damaged one stays alone. After a restart of the sender there are several in a row that ascend:
+    the flow continues from those.
     """
     cdef uint64_t step = counter - flow.stray
     flow.strays += 1
@@ -86,7 +86,7 @@ cdef void flow_stray(Flow* flow, uint64_t counter) noexcept nogil:
 
 
 cdef void flow_count(Flow* flow, uint64_t counter) noexcept nogil:
-    """One frame with this counter. Counters are numbers modulo 2^64: after the last comes 0."""
+    """Count one frame with this counter. Counters are modulo 2^64: after the last comes 0."""
     cdef uint64_t ahead = counter - flow.highest, behind = flow.highest - counter, each
     flow.received += 1
     if ahead - 1 < <uint64_t>JUMP_MAX:              # 1 to JUMP_MAX
@@ -118,7 +118,7 @@ cdef void flow_count(Flow* flow, uint64_t counter) noexcept nogil:
 # ------------------------------------------------------------------------------------- the verdict
 
 cdef Verdict judge(Tally tally, const Advertisement* heard) noexcept nogil:
-    """What the hosts of the configuration say to a well-formed frame: see engine_receive."""
+    """The verdict of the configuration's hosts on a well-formed frame: see engine_receive."""
     cdef uint32_t at = tally.by_vhid[heard.vhid]
     cdef bint vrrp_like = heard.version == 3 or heard.vrrp_length
     cdef bint any_host = at != 0, any_peer = False, taken = False
@@ -159,7 +159,7 @@ cdef inline uint32_t place_of(const Advertisement* heard, uint32_t mask) noexcep
 
 cdef Flow* flow_of(Tally tally, const Advertisement* heard, uint64_t counter,
                    bint* is_new) noexcept nogil:
-    """The flow that an advertisement belongs to; NULL: it is new, and there is no room."""
+    """The flow of an advertisement; NULL: it is new, and the table is full."""
     cdef uint32_t place = place_of(heard, tally.index_mask)
     cdef Flow* flow
     is_new[0] = False
@@ -201,7 +201,7 @@ cdef int add_signer(Tally tally, uint32_t number, uint8_t vhid, bytes passphrase
                     bytes address, bint peer) except -1:
     cdef Signer* signer = &tally.signers[number]
     if not 1 <= len(passphrase) <= KEY_LENGTH or len(address) not in (4, 16):
-        raise ValueError("a signer has a passphrase of 1 to 20 bytes and an address of 4 or 16")
+        raise ValueError("a signer needs a passphrase of 1 to 20 bytes and an address of 4 or 16")
     cdef bytes secret = passphrase.ljust(KEY_LENGTH, b"\0")
     auth_prepare(&signer.key, secret, message, <uint32_t>len(message))
     memcpy(signer.address, <const char*>address, len(address))
@@ -229,12 +229,12 @@ cdef dict sums_of(Tally tally):
 
 
 cdef class Tally:
-    """Counts of what was received; one frame at a time, from one thread at a time.
+    """Counts of received frames; one frame at a time, from one thread at a time.
 
-    signers: (vhid, passphrase, message, address, peer) for each way in which an advertisement may
-    be right: what its digest is made over before the counter, and the 4 or 16 bytes of the group
-    that it goes to, or of the peer that it comes from. None at all: digests are not judged.
-    flows_max: sources and vhids counted apart; frames of further ones count as `left_out`.
+    signers: (vhid, passphrase, message, address, peer) for each form of a valid advertisement: the
+    input of its digest before the counter, and the 4 or 16 bytes of the group that it is sent to,
+    or of the peer that sends it. Without signers digests are not judged. flows_max: sources and
+    vhids counted separately; frames of further ones count as `left_out`.
     """
 
     def __cinit__(self, signers=(), uint32_t flows_max=FLOWS_MAX):
@@ -262,7 +262,7 @@ cdef class Tally:
 
     cdef void count(self, const uint8_t* frame, uint32_t length, uint32_t kept,
                     int64_t at_ns) noexcept nogil:
-        """One frame of `length` bytes, the first `kept` of which are here, arrived at `at_ns`."""
+        """Count a frame of `length` bytes, arrived at `at_ns`; `frame` has the first `kept`."""
         cdef Advertisement heard
         cdef Totals* totals = &self.totals
         cdef Flow* flow
@@ -283,7 +283,7 @@ cdef class Tally:
             verdict = judge(self, &heard)
         totals.verdicts[<int>verdict] += 1
         if heard.carp == NULL or verdict == VRRP:
-            return                                  # no counter, or nobody's
+            return                                  # no counter, or an unknown flow
         counter = counter_of(heard.carp)
         flow = flow_of(self, &heard, counter, &is_new)
         if flow == NULL:
@@ -302,11 +302,11 @@ cdef class Tally:
 
     @property
     def frames(self) -> int:
-        """How many frames were counted; may be asked while another thread counts."""
+        """How many frames were counted; may be called while another thread counts."""
         return self.totals.frames
 
     def facts(self) -> dict:
-        """Everything but the flows, as plain values; times in ns.
+        """Everything except the flows, as plain values; times in ns.
 
         verdicts: {word: frames}, those that are not 0; frames, gratuitous_arp, unsolicited_na,
         other, left_out, before_sent; received, lost, duplicates, reordered, strays, restarts:

@@ -18,9 +18,9 @@ cdef struct Walk:
     uint64_t step
     const Number* listed            # the values themselves, or NULL
     uint32_t count                  # of values; 0: the field does not walk
-    uint32_t next                   # where an ordered walk stands
-    uint32_t index                  # of the value taken last
-    uint64_t shift_every            # takes after which it skips one; 0: never
+    uint32_t next                   # the next index of an ordered walk
+    uint32_t index                  # of the last value taken
+    uint64_t shift_every            # values after which it skips one; 0: never
     uint64_t until_shift
     WalkOrder order
 

@@ -1,6 +1,6 @@
 """A field that changes from frame to frame: fixed, counted up, drawn from a seed, or a list.
 
-Knows numbers: what a field means is the caller's.
+Knows numbers only: the caller knows the meaning of a field.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -9,10 +9,10 @@ ORDER_WORDS = ("increment", "random")
 
 
 cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil:
-    """The next value of a walk that has any; `walk.index` says which of them it is.
+    """The next value of a walk that has any; `walk.index` is its index.
 
-    An ordered walk skips one value after `shift_every`: two walks whose lengths have a divisor in
-    common would else meet in a part of their pairs only, again and again.
+    An ordered walk skips one value after `shift_every`: otherwise two walks whose lengths have a
+    common divisor would combine only some of their values, again and again.
     """
     cdef uint32_t index
     if walk.order == AT_RANDOM:
@@ -25,7 +25,7 @@ cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil:
             if not walk.until_shift:
                 walk.next += 1
                 walk.until_shift = walk.shift_every
-        # Both may have passed the end, in a list of one as well.
+        # Both may be beyond the end, also in a list of one.
         while walk.next >= walk.count:
             walk.next -= walk.count
     walk.index = index
@@ -37,7 +37,7 @@ cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil:
 
 
 cdef uint64_t greatest_divisor(uint64_t a, uint64_t b) noexcept nogil:
-    """What two numbers have in common, by Euclid; the other one, where one is 0."""
+    """The greatest common divisor of two numbers, by Euclid; the other one if one is 0."""
     while b:
         a, b = b, a % b
     return a
