@@ -1,4 +1,4 @@
-"""Loops that move frames and do nothing else: the kernel's own price of a rate."""
+"""The kernel floor: loops that only send or receive frames."""
 
 from typing import Self
 

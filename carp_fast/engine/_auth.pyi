@@ -1,4 +1,4 @@
-"""HMAC-SHA1 over an advertisement, as Python sees it."""
+"""HMAC-SHA1 over an advertisement, for Python."""
 
 from typing_extensions import disjoint_base
 

@@ -1,4 +1,4 @@
-"""The engine's Python face; times in ns of the caller's clock, addresses as 4 or 16 bytes."""
+"""The engine as a Python class; times in ns of the caller's clock, addresses as 4 or 16 bytes."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Self

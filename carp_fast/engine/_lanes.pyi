@@ -1,4 +1,4 @@
-"""The lanes in which frames are received: by their words, and judged for tests. Times in ns."""
+"""The lanes in which frames are received: their words, and a judge for tests. Times in ns."""
 
 from typing import Self
 

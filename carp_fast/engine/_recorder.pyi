@@ -1,4 +1,4 @@
-"""What is recorded: its kinds, and the words of a host's state."""
+"""The words of records: their kinds, and those of a host's state."""
 
 from carp_fast.engine._vhid import REASON_WORDS as REASON_WORDS
 from carp_fast.engine._vhid import STATE_WORDS as STATE_WORDS

@@ -1,4 +1,4 @@
-"""The timer wheel, for tests and benchmarks, and how large a ring is."""
+"""The timer wheel, for tests and benchmarks, and the size of rings."""
 
 from typing import Self
 

@@ -1,4 +1,4 @@
-"""Frames from a source onto an interface, each when it is due: by sendmmsg, or as live frames."""
+"""Sends the frames of a source when they are due: by sendmmsg, or as live frames."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a flood sends comes from here: the interface of all makers of frames, and a recording."""
+"""Sources of a flood's frames: the interface of all makers of frames, and a recording."""
 
 from collections.abc import Sequence
 

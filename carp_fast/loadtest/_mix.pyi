@@ -1,4 +1,4 @@
-"""Frames of a load test: advertisements of virtual hosts, right and wrong ones, announcements."""
+"""Frames of a load test: advertisements of virtual hosts, valid and invalid, announcements."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""When each frame of a flood is due, and how well that was kept."""
+"""When each frame of a flood is due, and how well the sender kept to it."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""The receiving end: frames of a packet socket to a tally."""
+"""The receiving end: passes frames of a packet socket to a tally."""
 
 from typing import Self
 

@@ -1,4 +1,4 @@
-"""What was received, counted by verdict and by source and vhid. Addresses as 4 or 16 bytes."""
+"""Counts of received frames by verdict, source and vhid. Addresses as 4 or 16 bytes."""
 
 from collections.abc import Sequence
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""The pump's Python face: orders in, reports out. Addresses as 4 or 16 bytes, times in ns."""
+"""The pump as a Python class: orders in, reports out. Addresses as 4 or 16 bytes, times in ns."""
 
 from collections.abc import Iterable, Mapping
 from typing import Self

@@ -312,7 +312,7 @@ def test_a_fault_after_the_end_is_not_missed() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="at most 8 machines on 32 segments"):
+    with pytest.raises(ValueError, match="at most 8 machines and 32 segments"):
         Simulator(1, 9, 1, 1)
     with pytest.raises(ValueError, match="at least 1"):
         Simulator(1, 2, 1, 0)

@@ -67,7 +67,7 @@ cdef void absence_note(Absences* absences, const Absence* absence) noexcept nogi
     if at and (absences.kept[at - 1].since_ns == absence.since_ns
                and absences.kept[at - 1].until_ns == absence.until_ns
                and absences.kept[at - 1].dropped == absence.dropped):
-        return                                        # noted already, from another host's recording
+        return                                          # noted already, by another recording
     if absences.count == ABSENCES:
         make_room(absences)
         at = min(at, absences.count)

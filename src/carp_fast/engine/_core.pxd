@@ -21,7 +21,7 @@ cdef enum ReportKind:
     ADDRESS_FAILED                  # value: errno; detail: which address of the host
     ADDRESS_FOREIGN                 # detail: which address
     ADDRESS_RESTORED                # detail: which address; value: a RestoredWhy
-    ADDRESS_GONE                   # detail: which address; it failed to be removed, and is gone now
+    ADDRESS_GONE                    # detail: which address; its failed removal is no longer due
     UNDEMOTED                       # its demotion for its addresses ended
     # detail: an interface whose promote_secondaries was not 1; value: errno of setting it; 0: it
     # was set to 1 again
@@ -34,7 +34,7 @@ cdef enum ReportKind:
     RELEASED                        # value: a block that the engine no longer uses
     DONE                            # value: the mark of an order
     STALLED                         # value: how long the pump did not run, ns
-    SOCKET_DROPPED             # value: frames dropped by the kernel; detail: silence proves nothing
+    SOCKET_DROPPED                  # value: frames dropped; detail: silence proves nothing
     LOST_PRIORITY                   # the pump used up its real-time budget
     REASSERTED                      # we are MASTER and answered a slower master
     WRONG_DIGEST                    # a bad digest for a host that is BACKUP here

@@ -35,7 +35,7 @@ cdef uint32_t TELL_EVERY_MS = 60000     # at most, of one virtual host, however 
 
 cdef int queue_open(Queue* queue, uint32_t capacity) except -1:
     queue.slots = <uint32_t*>calloc(capacity + 1, sizeof(uint32_t))
-    queue.capacity = capacity + 1                    # one place stays free, to tell full from empty
+    queue.capacity = capacity + 1                       # one place stays free: full is not empty
     queue.head = queue.tail = 0
     if queue.slots == NULL:
         raise MemoryError("queue")
@@ -265,7 +265,7 @@ cdef void engine_record(Core* core, uint32_t slot, bint added, bint changed,
         engine_checkpoint(core, slot, &checkpoint, now_ns)
         checkpoint.added, checkpoint.changed = added, changed
         if changed:
-            core.recorder.turn_told = True        # an order: what follows does not belong to a turn
+            core.recorder.turn_told = True          # an order: what follows belongs to no turn
         record_checkpoint(&core.recorder, &core.hosts[slot], &checkpoint)
 
 

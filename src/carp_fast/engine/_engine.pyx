@@ -308,7 +308,7 @@ cdef class Engine:
             raise ValueError("the host has no such address")
 
     def lose_address(self, uint32_t slot, int64_t now_ns, *, bint demoted=True) -> None:
-        """Give a MASTER up whose addresses are removed repeatedly, and demote it for a while."""
+        """Let a MASTER resign whose addresses are removed repeatedly, and demote it."""
         self.give(ORDER_LOSE_ADDRESS, slot, demoted, NULL, now_ns)
 
     def set_own_source(self, uint32_t slot, int64_t now_ns, *, bint missing=False,
@@ -317,7 +317,7 @@ cdef class Engine:
         self.give(ORDER_OWN_SOURCE, slot, source_flags(missing, missing6), NULL, now_ns)
 
     def adopt(self, uint32_t slot, bytes address, uint8_t prefixlen, int64_t now_ns) -> None:
-        """Take over an address of the host that the kernel has, with our mark, from before."""
+        """Adopt an address of the host that the kernel has, with our mark, from before."""
         cdef Address there
         fill_address(&there, address, prefixlen)
         self.give(ORDER_ADOPT, slot, 0, &there, now_ns)

@@ -343,7 +343,7 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
 
 
 cdef void adopt(Core* core, uint32_t slot, const Address* there, int64_t now_ns) noexcept nogil:
-    """Take over an address that the kernel has with our mark; it is removed unless MASTER."""
+    """Adopt an address that the kernel has with our mark; it is removed unless MASTER."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* mine
     cdef uint32_t i

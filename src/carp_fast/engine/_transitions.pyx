@@ -72,7 +72,7 @@ cdef void advertise_again(Core* core, uint32_t slot, int64_t now_ns) noexcept no
     cdef int64_t at_ns = now_ns + vhid_interval_ns(host) // vhid.AGAIN_AFTER
     if at_ns < host.deadline_ns:
         host.flags |= vhid.REPEATING
-        host.repeat_in += host.repeat_in != 0  # repeats of the announcement are not brought forward
+        host.repeat_in += host.repeat_in != 0           # a repeated announcement keeps its time
         engine_set_deadline(core, slot, at_ns)
 
 
@@ -98,7 +98,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
             host.ties = host.jitter_us = 0      # it was the only MASTER: the next tie is a new one
         host.since_ns = host.settled_ns = now_ns
         host.preempt_from_ns = host.tie_since_ns = host.without_ns = 0
-        if previous == vhid.INIT:                     # addresses left by a former run are found now
+        if previous == vhid.INIT:                       # addresses left by a former run
             verify_soon(core, host.interface, now_ns)
         if host.state == vhid.MASTER:
             host.flags &= ~<uint32_t>vhid.PRECEDED
@@ -137,7 +137,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now
         if effects & vhid.ADVERTISE_AGAIN:
             advertise_again(core, slot, now_ns)
         engine_ask(core, &core.advertise, slot, vhid.TO_ADVERTISE)
-        # MASTER again: a last advertisement for the former step down is no longer due.
+        # MASTER again: a last advertisement for stepping down before is no longer due.
         host.pending &= ~<uint32_t>(vhid.TO_ADVERTISE_LAST | vhid.TO_RESIGN)
     if effects & vhid.LAST_ADVERTISEMENT:
         engine_ask(core, &core.advertise, slot, vhid.TO_ADVERTISE_LAST)
@@ -147,7 +147,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now
         advertise_again(core, slot, now_ns)
         if engine_may_tell(&host.told_reasserted_ms, now_ns):
             engine_tell(core, REASSERTED, slot, 0, NULL, now_ns)
-        if host.flags & vhid.ANNOUNCING:                 # otherwise the addresses are not there yet
+        if host.flags & vhid.ANNOUNCING:                     # otherwise they are not added yet
             engine_ask(core, &core.announce, slot, vhid.TO_ANNOUNCE)
     if effects & (vhid.ADD_ADDRESSES | vhid.REMOVE_ADDRESSES):
         host.repeat_in = 0
@@ -281,7 +281,7 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
             return
         host = &core.hosts[slot]
         if host.deadline_ns > now_ns:
-            engine_set_deadline(core, slot, host.deadline_ns)     # moved since: arm the timer again
+            engine_set_deadline(core, slot, host.deadline_ns)       # moved since: arm again
         elif host.state == vhid.MASTER:
             vhid_foresee_sending(host)
             due_ns = host.deadline_ns

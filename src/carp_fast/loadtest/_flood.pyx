@@ -78,7 +78,7 @@ cdef enum:
     PIECE = 256                 # frames put into the ring before the program sees them
     BPF_PROG_TEST_RUN = 10
     ATTRIBUTES_ROOM = 128
-    SLOT_HEAD = 16      # of a slot of the ring: its due time, or when it was sent; bytes to cut off
+    SLOT_HEAD = 16              # of a slot of the ring: when it is due, or was sent; bytes to cut
     HEAD_AT = 0                 # in the control map: how many slots the program has taken
     TAIL_AT = 64                # how many were filled; 0: the program takes none
     LOOK_NS = 10000000          # interval of checks of the link

@@ -36,7 +36,7 @@ cdef uint64_t TOGETHER_MAX = 1 << 62  # frames after which walks begin together 
 
 cdef enum:
     TAG_LENGTH = 4
-    SHORT_LENGTH = 20             # of CARP's 36 bytes: up to the counter, and a fifth of the digest
+    SHORT_LENGTH = 20               # of CARP's 36 bytes: the counter, a fifth of the digest
     WRONG_HOP_LIMIT = 254
     WRONG_VERSION = 4
     VRRP4_LENGTH = 20               # RFC 3768, one address

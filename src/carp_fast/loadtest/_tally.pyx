@@ -183,7 +183,7 @@ cdef Flow* flow_of(Tally tally, const Advertisement* heard, uint64_t counter,
 
 
 cdef void count_other(Tally tally, const uint8_t* frame, uint32_t length) noexcept nogil:
-    """What is no protocol 112: an announcement of an address, or of no interest."""
+    """Count a frame of another protocol: an announcement of an address, or anything else."""
     cdef const uint8_t* body = frame + ETHERNET_LENGTH
     if (length >= ARP_FRAME_LENGTH and frame[12] == 0x08 and frame[13] == 0x06
             and memcmp(body + 14, body + 24, 4) == 0):

@@ -424,7 +424,7 @@ cdef void keep_secondaries(Netlink* netlink, int32_t ifindex) noexcept nogil:
     cdef int error, value
     error = read_promotion(netlink, ifindex, &value)
     if error or value:
-        return                                    # the interface is gone, and its addresses with it
+        return                                      # the interface is gone, as its addresses are
     memset(&request, 0, sizeof(request))
     netlink.sequence += CHANGES
     request.header.nlmsg_len = sizeof(request)

@@ -315,16 +315,16 @@ cdef class Pump:
         self.waiting.append((self.next_mark + 1, thing))
 
     def set_raw(self, int raw4_fd, int raw6_fd) -> None:
-        """Set the raw sockets for unicast, IPv4 and IPv6; -1: none. Call it before adding peers.
+        """Set the raw sockets for unicast, IPv4 and IPv6; -1: none. Before hosts with peers are added.
 
         The pump uses them from the next order on, at the latest.
         """
         self.state.raw_fds[0], self.state.raw_fds[1] = raw4_fd, raw6_fd
 
     def cover(self, str coverage) -> None:
-        """Set which genuine sources are in the genuine lane: "nobody", "some" or "all".
+        """Set how many genuine sources are in the genuine lane: "nobody", "some" or "all".
 
-        Frames dropped in the common lane postpone a take-over unless it is all of them.
+        Frames dropped in the common lane postpone a take-over unless it is "all".
         """
         lanes_cover(&self.state.turn.lanes, COVERAGE_WORDS.index(coverage))
 
@@ -382,14 +382,14 @@ cdef class Pump:
         self.push(ORDER_OWN_SOURCE, slot, 0, source_flags(missing, missing6), NULL)
 
     def adopt(self, uint32_t slot, bytes address, uint8_t prefixlen) -> None:
-        """Take over an address of the host that the interface has, with our mark, from before."""
+        """Adopt an address of the host that the interface has, with our mark, from before."""
         cdef bytes room = bytes(sizeof(Address))
         fill_address(<Address*><char*>room, address, prefixlen)
         self.push(ORDER_ADOPT, slot, 0, 0, <char*>room)
         self.keep(room)
 
     def lose_address(self, uint32_t slot, *, bint demoted=True) -> None:
-        """Give a MASTER up whose addresses are removed repeatedly: it resigns, and is demoted."""
+        """Let a MASTER resign whose addresses are removed repeatedly, and demote it."""
         self.push(ORDER_LOSE_ADDRESS, slot, 0, demoted, NULL)
 
     def resign_all(self) -> None:

@@ -37,10 +37,10 @@ cdef extern from "system.h" nogil:
 
 cdef enum:
     BATCH = 256                 # frames per system call
-    FRAME_SLOT = 160      # of a received frame: headers have 110 bytes at most, the rest is cut off
+    FRAME_SLOT = 160            # of a received frame: headers have at most 110 bytes
     CONTROL_SLOT = 128          # a timestamp, an address with its interface, a hop limit
 
-cdef enum ReceiverKind:    # which part of a frame a socket delivers; in the order of RECEIVER_WORDS
+cdef enum ReceiverKind:         # which part of a frame it delivers; as RECEIVER_WORDS
     RECEIVE_PACKET              # all of it
     RECEIVE_RAW4                # from the IPv4 header on
     RECEIVE_RAW6                # what follows the IPv6 header

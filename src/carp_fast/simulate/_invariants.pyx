@@ -43,7 +43,7 @@ cdef int64_t COMMON_LAG_NS = 250 * 1000000       # the longest delay by stranger
 cdef int64_t SLACK_NS = 50 * 1000000            # for ticks, delays and turns, in every limit
 cdef int64_t CLOCK_SLACK_NS = 25 * 1000000      # the effect of a stepped wall clock on a deadline
 cdef int64_t CLOCK_STEPPED_NS = 10 * <int64_t>SECOND_NS     # ... and how long it lasts
-cdef int64_t NEVER_NS = 1500 * <int64_t>SECOND_NS      # restless for longer: an invariant is broken
+cdef int64_t NEVER_NS = 1500 * <int64_t>SECOND_NS           # never quiet for longer: broken
 cdef uint8_t ROUNDS_PROMISED = 6                # ties lost by all: one slot in 100 may have more
 cdef uint8_t CROSSINGS_MAX = 12                 # ... more than this is a failure
 

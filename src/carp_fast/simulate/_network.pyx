@@ -20,9 +20,9 @@ cdef enum:
     LATE_MAX_NS = 3000000000        # the longest additional delay of a reordered frame
     WAKE_NS = 5000                  # from an event to the turn that it wakes
 
-cdef int64_t UNPROVEN_NS = 30 * <int64_t>1000000000  # drops count for so long if no source is known
+cdef int64_t UNPROVEN_NS = 30 * <int64_t>1000000000     # drops count if no source is known
 cdef int64_t FOUND_NS = 1500000000              # so long a source that was found may be unsorted
-cdef int64_t UNPROVEN_SLACK_NS = 1000000000    # ... by the clock of the pump that reads them later,
+cdef int64_t UNPROVEN_SLACK_NS = 1000000000             # ... by the clock of a later reader,
 cdef int64_t PAUSED_MAX_NS = 15 * <int64_t>1000000000   # ... which may have been paused
 
 

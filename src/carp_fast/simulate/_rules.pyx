@@ -112,7 +112,8 @@ cdef uint64_t rule_counter(const Frame* frame) noexcept nogil:
 
 
 cdef bint rule_leaves(const Frame* frame, const VirtualHost* host) noexcept nogil:
-    """Its master will be silent for longer than this host waits; OpenBSD's advbase 0 never checks.
+    """Whether its master will be silent for longer than our wait; with advbase 0 OpenBSD ignores
+    it.
     """
     if host.configured.dialect == DIALECT_OPENBSD and host.configured.advbase == 0:
         return False
@@ -399,7 +400,7 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
         return EITHER if may_be_forgotten(known) else TO_BE_REFUSED
     if (knowledge == MAYBE_KNOWN or knowledge == KNOWN_LONG
             or (knowledge >= SEEN_LATELY and may_be_forgotten(known))):
-        return EITHER                                   # it may have forgotten who was genuine
+        return EITHER                               # it may have forgotten which source was genuine
     if not back:
         if knowledge == NEW or learned.genuine or counter > known.known_again[frame.family == 6]:
             return TO_BE_TAKEN

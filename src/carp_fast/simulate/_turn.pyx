@@ -65,7 +65,7 @@ cdef void order_push(World* world, Machine* machine, uint32_t kind, uint32_t sub
                                               sizeof(PendingOrder))
         if world.out_of_memory:
             return
-        for i in range(machine.orders_head):        # orders that had wrapped continue after the end
+        for i in range(machine.orders_head):            # those that wrapped follow the end
             machine.orders[room + i] = machine.orders[i]
     order = &machine.orders[(machine.orders_head + machine.orders_count) % machine.orders_room]
     machine.orders_count += 1

@@ -21,7 +21,7 @@ cdef enum FaultKind:
     FAULT_ADDRESS_REMOVED       # slot, value: which address
     FAULT_ADDRESS_LEFT          # slot, value: which address of ours a BACKUP has
     FAULT_ADDRESS_LOST          # slot
-    FAULT_DEMOTE                # slot, value: added to the advskew, or to byte 4
+    FAULT_DEMOTE                # slot, value: added to the advskew, or the value of byte 4
     FAULT_BAR                   # slot, value: whether another process has it
     FAULT_REMOVE                # slot
     FAULT_ADD                   # slot
