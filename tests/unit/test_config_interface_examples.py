@@ -387,7 +387,8 @@ def warning_lines(directory: Path, text: str, mode: int = 0o600) -> list[str]:
     return [line.replace(str(path), "FILE").replace(str(directory), "DIR") for line in lines]
 
 
-def test_what_may_be_meant_is_only_warned_of(tmp_path: Path) -> None:
+def test_what_may_be_meant_is_only_warned_of(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tmp_path = tmp_path_factory.mktemp("w")  # short: a long value is cut in a message
     assert warning_lines(tmp_path, PASSPHRASE + HOST, mode=0o644) == [
         "FILE: defaults: passphrase = (hidden): others may read this file; use passphrase_file or "
         "encrypt the passphrase"
