@@ -1,7 +1,7 @@
-"""Who has what already: identities that one virtual host alone may have, addresses held twice.
+"""Finds identities and addresses that two virtual hosts of a configuration would share.
 
-Tables claim; what clashes is told with the table or the virtual host that has it. Must not know
-TOML, files, how a fault is written, or the other keys.
+Tables claim identities; a clash names the table that claimed it first. Must not know TOML, files,
+how a fault is written, or the other keys.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ class Clash(NamedTuple):
 
 
 class SharedAddress(NamedTuple):
-    """An address that virtual hosts of two tables hold on an interface, the first such pair.
+    """An address that virtual hosts of two tables hold on one interface.
 
-    `others`: how many more addresses these two tables share.
+    `host` and `holder` are the first such pair; `others`: how many more addresses the two tables
+    share.
     """
 
     origin: Origin
@@ -36,13 +37,13 @@ class SharedAddress(NamedTuple):
 
 
 class Identities:
-    """The tables that made each (interface, destination, vhid): one virtual host has it alone.
+    """The table that claimed each (interface, destination, vhid), which only one may have.
 
-    A virtual host claims each of its destinations; two clash as soon as they share one.
+    A virtual host claims each of its destinations; two clash if they share one.
     """
 
     def __init__(self) -> None:
-        # By interface and destination; a list has the owner of each vhid.
+        # By interface and destination; each list is indexed by vhid.
         self._owners: dict[tuple[str, str], list[Origin | None]] = {}
 
     def claim(
@@ -52,7 +53,7 @@ class Identities:
         vhids: Sequence[int],
         destinations: Iterable[str],
     ) -> list[Clash]:
-        """Takes the identities of a table; what is taken stays its first owner's."""
+        """Claims the identities of a table and returns clashes; the first owner keeps its own."""
         # Ordered sets: a virtual host may clash in several destinations, and is named once.
         taken: dict[Origin, tuple[dict[str, None], dict[str, None]]] = {}
         for destination in destinations:
@@ -75,7 +76,7 @@ def _host_part(address: str) -> str:
 
 
 def repeated_address(host: VirtualHost) -> tuple[str, str] | None:
-    """(key, address) of an address that the virtual host holds twice, or that is its peer's."""
+    """(key, address) of an address that the virtual host holds twice or that is also a peer."""
     seen = set(host.settings.peers)
     for key, address in host.keyed_addresses:
         if _host_part(address) in seen:
@@ -85,9 +86,9 @@ def repeated_address(host: VirtualHost) -> tuple[str, str] | None:
 
 
 def unlisted_source(peers: Iterable[str]) -> str | None:
-    """What is wrong with a peer where no IPv6 source is given; None: nothing.
+    """The text of a fault in peers where no IPv6 source is configured; None without a fault.
 
-    Our source is a link-local address unless told: who lists another refuses it.
+    The default source is a link-local address, which a peer that lists another address refuses.
     """
     for peer in peers:
         if ":" in peer and not is_link_local(address_bytes(peer)):
@@ -99,9 +100,10 @@ def unlisted_source(peers: Iterable[str]) -> str | None:
 
 
 def virtual_sources(hosts: Iterable[VirtualHost]) -> dict[Origin, tuple[str, str]]:
-    """Tables whose source is an address of a virtual host: (source, that host's name).
+    """Tables whose source is an address of a virtual host: (source, name of the virtual host).
 
-    It would be there only while that one is MASTER; not where scripts manage the addresses.
+    Such an address exists only while that virtual host is MASTER. Virtual hosts whose addresses
+    are managed by scripts are left out.
     """
     hosts = list(hosts)
     every = {id(host.settings): host.settings for host in hosts}.values()
@@ -123,7 +125,7 @@ def virtual_sources(hosts: Iterable[VirtualHost]) -> dict[Origin, tuple[str, str
 
 
 def shared_addresses(interfaces: Iterable[Iterable[VirtualHost]]) -> list[SharedAddress]:
-    """Addresses held by two virtual hosts of one interface, once for two tables."""
+    """Addresses held by two virtual hosts of one interface, one entry for each pair of tables."""
     shared: dict[tuple[Origin, Origin], SharedAddress] = {}
     for hosts in interfaces:
         holders: dict[str, VirtualHost] = {}

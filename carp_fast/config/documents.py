@@ -1,7 +1,7 @@
-"""The files of a configuration as tables of TOML, and what is wrong with them.
+"""The files of a configuration as TOML tables, and the faults found in them.
 
-Documents reads the main file and what it includes; Findings collects faults and warnings, of these
-and of all that reads the tables. Must not know what a key means.
+Documents reads the main file and the files that it includes. Findings collects faults and
+warnings, also those of the code that reads the tables. Must not know what a key means.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ HEADER = re.compile(r"\s*\[\[\s*virtual_host\s*\]\]")
 
 
 def _resolved(path: Path) -> Path:
-    # Path.resolve raises on a loop of links, which the attempt to open the file will name.
+    # Path.resolve raises on a loop of links; opening the file reports it with its name.
     return Path(os.path.realpath(path))
 
 
 class Table(NamedTuple):
-    """A table as TOML has it, or the whole document of a file."""
+    """A table as parsed from TOML, or the whole document of a file."""
 
     origin: Origin
     raw: dict[str, Any]
     directory: Path  # paths in the table are relative to it
     exposed: bool  # others may read the file
-    lines: tuple[int, ...] = ()  # of the file's [[virtual_host]] headers
+    lines: tuple[int, ...] = ()  # line numbers of the file's [[virtual_host]] headers
 
 
 class Findings:
     """Faults and warnings in the order in which they were found."""
 
     def __init__(self) -> None:
-        self.faults: dict[Fault, None] = {}  # each once, however many tables inherit it
+        self.faults: dict[Fault, None] = {}  # ordered set: many tables may inherit one fault
         self.warnings: dict[str, None] = {}
 
     def fault(self, origin: Origin, key: str | None, value: str | None, text: str) -> None:
@@ -73,13 +73,13 @@ class Findings:
 
 
 class Documents:
-    """The main file and the included ones; a file that cannot be used is a fault."""
+    """The main file and the included ones; a file that cannot be read or parsed is a fault."""
 
     def __init__(self, path: Path, readings: Readings, found: Findings) -> None:
         self.path = path
         self.readings = readings
         self.found = found
-        self.files: dict[Path, Path] = {}  # as resolved to as named
+        self.files: dict[Path, Path] = {}  # from the resolved path to the path as written
 
     def read(self, path: Path) -> Table | None:
         """The document of a file; None after a fault."""
@@ -145,7 +145,7 @@ class Documents:
             text = "is not an array of tables; allowed: tables that begin [[virtual_host]]"
             self.found.fault(Origin(file.origin.file, "virtual_host"), None, None, text)
             return []
-        # A header inside a multi-line string would shift the lines: then none is named.
+        # A header inside a multi-line string would shift the lines: then leave them all out.
         lines = file.lines if len(file.lines) == len(tables) else ()
         made = []
         for number, raw in enumerate(tables, 1):
@@ -154,7 +154,7 @@ class Documents:
         return made
 
     def virtual_hosts(self, main: Table) -> list[Table]:
-        """The tables of virtual hosts of the main file and of all that it includes."""
+        """The [[virtual_host]] tables of the main file and of all files that it includes."""
         tables = self._virtual_hosts_of(main)
         for path in self._included(main):
             file = self.read(path)
@@ -163,7 +163,7 @@ class Documents:
         return tables
 
     def _included(self, main: Table) -> list[Path]:
-        """Files named by `include`, in its order, those of one pattern sorted, each once."""
+        """Files named by `include`, in its order; those of one pattern sorted; each only once."""
         origin = Origin(main.origin.file, "top level")
         patterns = main.raw.get("include", [])
         found: list[Path] = []
@@ -185,11 +185,11 @@ class Documents:
         return found
 
     def _check_folder(self, origin: Origin, pattern: str, path: Path) -> None:
-        """A directory that may not be listed looks to glob like one without a match."""
+        """Reports a directory that cannot be listed: glob treats it like one without a match."""
         try:
             os.scandir(path.parent).close()
         except (FileNotFoundError, NotADirectoryError):
-            pass  # a pattern in the directory's name, or nothing there: no match
+            pass  # a pattern in the directory's name, or no such directory: no match
         except OSError as error:
             text = f"{path.parent} cannot be listed: {error.strerror}; allowed: one that can"
             self.found.fault(origin, "include", as_shown(pattern), text)

@@ -1,9 +1,9 @@
-"""The configuration: from TOML files to virtual hosts, all faults of them in one run.
+"""Loads the configuration: TOML files become virtual hosts, and one run reports all faults.
 
 Every fault is a line `FILE: table: key = value: what is wrong and what is allowed`. The types are
 in model.py, the files as tables in documents.py, the rule of each key in rules.py, ranges and
-templates in ranges.py; claims.py finds what two virtual hosts have. Must not know sockets,
-interfaces that exist, who reads the configuration, or more of the engine than its keys.
+templates in ranges.py; claims.py finds identities and addresses used twice. Must not know sockets,
+interfaces that exist, which program reads the configuration, or more of the engine than its keys.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
-GROUP_KEYS = ("destination", "destination6", "broadcast")  # peers have no use for them
-WITHOUT_MEANING = frozenset((*GROUP_KEYS, "peers", "dialect"))  # may leave none for other keys
+GROUP_KEYS = ("destination", "destination6", "broadcast")  # not used with peers
+EXCLUDING = frozenset((*GROUP_KEYS, "peers", "dialect"))  # may make other keys meaningless
 
 
 def load(path: Path | str) -> Configuration:
@@ -98,14 +98,14 @@ def load_settled(path: Path) -> Configuration:
 
 
 class _Values(NamedTuple):
-    """Typed values of a table over those it inherits; `bad` keys have been reported as faults."""
+    """Typed values of a table, inherited ones included; `bad` keys were reported as faults."""
 
     values: dict[str, Any]
     bad: set[str]
 
 
 class _Loader:
-    """One run over the main file and the included ones; collects faults and never stops at one."""
+    """One run over the main file and the included ones; collects all faults before it raises."""
 
     def __init__(self, path: Path, readings: Readings) -> None:
         self.path = path
@@ -134,7 +134,10 @@ class _Loader:
         for table in self.documents.virtual_hosts(main):
             self.virtual_host(table, inherited)
         for origin, (source, name) in virtual_sources(self.virtual_hosts).items():
-            text = f"is an address of {name}, there only while MASTER; allowed: the host's own"
+            text = (
+                f"is an address of {name}, which exists only while MASTER; allowed: an address of"
+                " the machine itself"
+            )
             self.fault(origin, "source", as_shown(source), text)
         if self.found.faults:
             raise ConfigurationError(tuple(self.found.faults))
@@ -160,12 +163,12 @@ class _Loader:
                 self.fault(table.origin, key, as_shown(value), str(refused))
                 result.bad.add(key)
             else:
-                if typed is not None:  # None: the default of a key that is not built yet
+                if typed is not None:  # None: the default of a key that is not supported yet
                     result.values[key] = typed
         return result
 
     def daemon(self, table: Table) -> Daemon:
-        """[daemon], and the key for encrypted passphrases that it names."""
+        """Reads [daemon] and the key for encrypted passphrases that it names."""
         values, bad = self.parse(table, DAEMON_RULES, ())
         key = None
         try:
@@ -196,7 +199,7 @@ class _Loader:
                 self.warn(table.origin, key, as_shown(path), "is not an executable file")
 
     def settings(self, table: Table, inherited: _Values) -> _Values:
-        """The settings of [defaults] or of a virtual host's table, over what it inherits."""
+        """The settings of [defaults] or of a virtual host's table, inherited ones included."""
         raw = table.raw
         values, bad = self.parse(table, SETTING_RULES, OTHER_KEYS)
         overridden = set(raw)
@@ -215,22 +218,22 @@ class _Loader:
         if "source" in values:  # one key, a field for each family
             values["source"], values["source6"] = values["source"]
         kept = inherited.values
-        if not WITHOUT_MEANING.isdisjoint(values):
-            dropped = self.without_meaning(table, values)
+        if not EXCLUDING.isdisjoint(values):
+            dropped = self.not_inherited(table, values)
             kept = {key: value for key, value in kept.items() if key not in dropped}
         return _Values(kept | values, bad | (inherited.bad - overridden))
 
-    def without_meaning(self, table: Table, values: dict[str, Any]) -> set[str]:
-        """Keys that a table does not inherit, since its own `values` leave no meaning for them.
+    def not_inherited(self, table: Table, values: dict[str, Any]) -> set[str]:
+        """Keys that a table does not inherit, since its own `values` make them meaningless.
 
-        Advertisements go to groups or to peers; what a table says itself of that, it says alone.
+        Advertisements go either to groups or to peers, and a table's own keys decide which.
         """
         to_groups = {key for key in GROUP_KEYS if values.get(key, False)}
         dropped: set[str] = set()
         if values.get("peers"):
             dropped = {*GROUP_KEYS, "advertise_mac"}
             for key in to_groups:
-                text = "has no meaning with peers in one table; allowed: either of them"
+                text = "cannot be combined with peers; remove one of them from this table"
                 self.fault(table.origin, key, as_shown(table.raw[key]), text)
         elif to_groups:
             dropped = {"peers"}
@@ -239,19 +242,21 @@ class _Loader:
         return dropped
 
     def check_together(self, table: Table, settings: Settings, bad: set[str]) -> None:
-        """Faults of settings that each are right, but not with one another."""
+        """Reports settings that are valid by themselves, but not together."""
         openbsd = settings.dialect == "openbsd" or "dialect" in bad
-        never = settings.advbase == settings.advskew == 0 and not openbsd  # there it is 1/256 s
+        # An interval of zero; OpenBSD makes it 1/256 s.
+        never = settings.advbase == settings.advskew == 0 and not openbsd
         if never and bad.isdisjoint({"advbase", "advskew"}):
             owner = table if "advbase" in table.raw else self.owner(table, "advskew")
             text = "must be from 1 to 254 where advbase is 0, or advbase from 1 to 255"
             self.fault(owner.origin, "advskew", "0", f'{text}, or dialect "openbsd"')
         if settings.lladdr is not None and not openbsd:
-            text = 'has a meaning in dialect "openbsd" alone; allowed: leave the key out'
+            text = 'is used only in dialect "openbsd"; allowed: leave the key out'
             self.fault_of(table, "lladdr", text)
         if settings.peers:
             if settings.advertise_mac != "interface":
-                text = 'has no meaning with peers, whom the kernel sends to; allowed: "interface"'
+                text = "cannot be combined with peers, to which the kernel sends; allowed:"
+                text += ' "interface"'
                 self.fault_of(table, "advertise_mac", text)
             for source in {settings.source, settings.source6}.intersection(settings.peers):
                 text = f"holds {source}, which is the source; allowed: addresses of other hosts"
@@ -261,12 +266,12 @@ class _Loader:
                 self.fault_of(table, "peers", wrong)
 
     def fault_of(self, table: Table, key: str, text: str) -> None:
-        """A fault of a key that the table has or inherits."""
+        """Reports a fault of a key that the table has or inherits."""
         owner = self.owner(table, key)
         self.fault(owner.origin, key, as_shown(owner.raw[key]), text)
 
     def announce(self, table: Table, inherited: Announce) -> Announce:
-        """`announce` key by key: what a table leaves out comes from [defaults]."""
+        """Reads `announce` key by key; keys that a table leaves out come from [defaults]."""
         raw = table.raw["announce"]
         if not isinstance(raw, dict):
             text = "must be a table such as {count = 1, interval_s = 0, refresh_s = 0}"
@@ -301,7 +306,7 @@ class _Loader:
                 self.warn(table.origin, key, shown, text)
             return self.passphrases.from_text(value)
         except KeyMissing as error:
-            if not self.key_broken:  # else that is the fault, and it has been reported
+            if not self.key_broken:  # a broken key has been reported already
                 self.fault(table.origin, key, shown, error.text)
         except SecretError as error:
             self.fault(table.origin, key, shown, error.text)
@@ -313,7 +318,7 @@ class _Loader:
         return table if key in table.raw else self.defaults
 
     def items(self, table: Table, key: str, parse: Callable[[Any], Sequence[Item]]) -> list[Item]:
-        """The items of a key that is one value or a list, parsed; empty after a fault."""
+        """The parsed items of a key that is one value or a list; empty after a fault."""
         owner = self.owner(table, key)
         allowed = HOST_KEYS[key]
         if key not in owner.raw:
@@ -330,7 +335,7 @@ class _Loader:
                 self.fault(owner.origin, key, as_shown(item), str(refused))
                 failed = True
             if key == "interface" and len(parsed) > MAX_INTERFACES:
-                break  # more than the limit, which is reported where tables are counted
+                break  # within_limits() reports this
         if value == [] and key != "unsigned_addresses":
             text = f"is empty and makes no virtual host; allowed: {allowed}"
             self.fault(owner.origin, key, "[]", text)
@@ -357,7 +362,7 @@ class _Loader:
             self.expand(table, interfaces, vhids, templates, settings)
 
     def within_limits(self, table: Table, interfaces: Interfaces, vhids: int) -> bool:
-        """Whether the engine has room for the table too; the first that does not fit is named."""
+        """True if the engine has room for this table as well; a limit exceeded is a fault."""
         before = (len(self.interfaces), self.count)
         for name, _ in interfaces:
             self.interfaces.setdefault(name, [])
@@ -369,7 +374,7 @@ class _Loader:
         )
         for had, has, (key, noun, name, most) in zip(before, now, limits, strict=True):
             if had <= most < has:
-                text = f"makes {has:,} {noun} with the tables before; allowed: {most:,} ({name})"
+                text = f"makes {has:,} {noun} with earlier tables; allowed: {most:,} ({name})"
                 shown = as_shown(self.owner(table, key).raw[key])
                 self.fault(table.origin, key, shown, text)
         return now[0] <= MAX_INTERFACES and now[1] <= MAX_VIRTUAL_HOSTS
@@ -381,15 +386,14 @@ class _Loader:
         vhids: list[int],
         destinations: tuple[str, ...],
     ) -> None:
-        """Takes the identities of a table; one that is taken is a fault that names both tables."""
+        """Claims the identities of a table; a clash is a fault that names both tables."""
         names = [name for name, _ in interfaces]
         for clash in self.identities.claim(table.origin, names, vhids, destinations):
             where = "this table" if clash.owner == table.origin else str(clash.owner)
             more = f" and {len(clash.names) - 1:,} more" if len(clash.names) > 1 else ""
             text = (
-                f"{clash.names[0]}{more} with destination {' and '.join(clash.destinations)} made"
-                f" by {where} already;"
-                " allowed: one virtual host of an interface, destination and vhid"
+                f"{clash.names[0]}{more} with destination {' and '.join(clash.destinations)} exists"
+                f" in {where}; allowed: one virtual host for each interface, destination and vhid"
             )
             self.fault(table.origin, "vhid", as_shown(self.owner(table, "vhid").raw["vhid"]), text)
 
@@ -401,7 +405,7 @@ class _Loader:
         templates: dict[str, list[Template]],
         settings: Settings,
     ) -> None:
-        """Fills in the templates, interface by interface and VHIDs within."""
+        """Makes the virtual hosts from the templates, by interface and then by vhid."""
         index = 0
         repeated = False
         doubts = Doubts()
@@ -437,15 +441,15 @@ class _Loader:
         key, address = repeated
         text = f"{host.name} holds it twice; allowed: once, signed or unsigned"
         if address.partition("/")[0] in host.settings.peers:
-            text = f"{host.name} has it as a peer, too; allowed: peers that are other hosts"
+            text = f"{host.name} also has it as a peer; allowed: peers that are other hosts"
         self.fault(table.origin, key, as_shown(address), text)
         return True
 
     def warn_of_shared_addresses(self) -> None:
-        """Warns of an address in two virtual hosts of an interface, once for two tables."""
+        """Warns of addresses in two virtual hosts of an interface, once for a pair of tables."""
         for shared in shared_addresses(self.interfaces.values()):
             origin, other_origin = shared.origin, shared.holder.settings.origin
-            more = f", and {shared.others:,} more such" if shared.others else ""
+            more = f", and {shared.others:,} more" if shared.others else ""
             where = "this table" if origin == other_origin else str(other_origin)
             text = f"held by both {shared.host.name} and {shared.holder.name} ({where}){more}"
             self.warn(origin, shared.key, as_shown(shared.address), text)

@@ -1,4 +1,4 @@
-"""What a configuration is made of: its typed, frozen objects, and how a message shows a value.
+"""The types of a configuration, all frozen, and the form in which messages show a value.
 
 Must not know files, TOML, ranges, the rules of keys, or where a table stands.
 """
@@ -16,8 +16,8 @@ import msgspec
 from carp_fast.engine.keys import Keys
 from carp_fast.errors import CarpFastError
 
-MAX_VIRTUAL_HOSTS = 131_072  # the engine's table
-MAX_INTERFACES = 4_096  # the engine's dense interface numbers
+MAX_VIRTUAL_HOSTS = 131_072  # size of the engine's table
+MAX_INTERFACES = 4_096  # size of the engine's table of interfaces
 PEERS_MAX = 16  # unicast peers of one virtual host
 LONGEST_VALUE_SHOWN = 80  # characters of a value in a message
 ONLY_IPV4, ONLY_IPV6, BOTH_FAMILIES = (4,), (6,), (4, 6)
@@ -25,12 +25,12 @@ RECORD_MAX = 16_777_216  # records of 64 bytes: 1 GiB
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One thing wrong: `FILE: table: key = value: text`, less the parts that do not apply."""
+    """One fault: `FILE: table: key = value: text`, without the parts that do not apply."""
 
     file: str
     table: str | None
     key: str | None
-    value: str | None  # as shown: cut, escaped, and "(hidden)" for a secret
+    value: str | None  # as shown: shortened, escaped, and "(hidden)" for a secret
     text: str
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class ConfigurationError(CarpFastError):
-    """Raised when a configuration cannot be used; `faults` holds everything wrong with it."""
+    """Raised when a configuration cannot be used; `faults` holds all that are in it."""
 
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         super().__init__("\n".join(map(str, faults)))
@@ -47,7 +47,7 @@ class ConfigurationError(CarpFastError):
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
-    """Where a table stands: its file and its name, such as "virtual_host[3] (line 17)"."""
+    """The place of a table: its file and its name, such as "virtual_host[3] (line 17)"."""
 
     file: str
     table: str
@@ -57,11 +57,11 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
 
 
 class Settings(Keys, frozen=True, kw_only=True):
-    """What the virtual hosts of one table share: the keys that the engine reads, and these.
+    """The settings that the virtual hosts of one table share: the engine's keys, and these.
 
-    `up` and `down`: a path or "module:function". Addresses are in the form of inet_ntop; `peers`
-    ascend, IPv4 first. Where there are peers, `destination`, `destination6`, `broadcast` and
-    `advertise_mac` have their defaults.
+    `up` and `down`: a path or "module:function". Addresses have the form of inet_ntop; `peers` are
+    sorted, IPv4 first. With peers, `destination`, `destination6`, `broadcast` and `advertise_mac`
+    have their defaults.
     """
 
     passphrase: bytes
@@ -86,8 +86,10 @@ class Settings(Keys, frozen=True, kw_only=True):
 
 
 class VirtualHost(msgspec.Struct, frozen=True, gc=False):
-    """One virtual host; addresses as "192.0.2.10/24" or "2001:db8::10/64", in the form of
-    inet_ntop and in the order in which they were written.
+    """One virtual host.
+
+    Addresses are such as "192.0.2.10/24" or "2001:db8::10/64", in the form of inet_ntop and in the
+    order of the file.
     """
 
     interface: str
@@ -98,18 +100,19 @@ class VirtualHost(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def families(self) -> tuple[int, ...]:
-        """The families that it advertises over: of its peers, else of its signed addresses."""
+        """The families that it advertises over: those of its peers or of its signed addresses."""
         return families_of(self.settings.peers or self.addresses)
 
     @property
     def destinations(self) -> tuple[str, ...]:
-        """What it advertises to: its peers, else the group of each family."""
+        """The addresses that it advertises to: its peers, or the group of each family."""
         return destinations_of(self.settings, self.families)
 
     @property
     def identity(self) -> tuple[str, tuple[str, ...], int]:
-        """(interface, destinations, vhid): no two virtual hosts of an interface and vhid have a
-        destination in common.
+        """(interface, destinations, vhid).
+
+        No two virtual hosts with the same interface and vhid have a destination in common.
         """
         return self.interface, self.destinations, self.vhid
 
@@ -123,12 +126,12 @@ class VirtualHost(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def name(self) -> str:
-        """As log lines have it: "eth0/7"."""
+        """The name in log lines: "eth0/7"."""
         return f"{self.interface}/{self.vhid}"
 
 
 class Daemon(msgspec.Struct, frozen=True):
-    """The [daemon] table: paths are absolute, `notify` is the path of a program or None."""
+    """The [daemon] table. Paths are absolute; `notify` is the path of a program or None."""
 
     control_socket: Path = Path("/run/carp-fast/control.sock")
     state_directory: Path = Path("/var/lib/carp-fast")
@@ -143,10 +146,11 @@ class Daemon(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All of it: `files` are those read, the main one first; `warnings` are lines like faults.
+    """A whole configuration.
 
-    `ended`: each file read, those of passphrases among them, and whether it ends in a line end.
-    `patterns`: each pattern of `include`, and how many files it matched.
+    `files`: those that were read, the main one first; `warnings`: lines in the form of faults;
+    `ended`: for each file, passphrase files included, whether it ends with a newline; `patterns`:
+    for each pattern of `include`, the number of files that it matched.
     """
 
     path: Path
@@ -159,7 +163,7 @@ class Configuration(msgspec.Struct, frozen=True):
 
 
 def families_of(addresses: Iterable[str]) -> tuple[int, ...]:
-    """(4,), (6,) or (4, 6): the families of addresses, with prefix or without."""
+    """The families of addresses, with or without prefix length: (), (4,), (6,) or (4, 6)."""
     ipv4 = ipv6 = False
     for address in addresses:
         if ":" in address:
@@ -170,7 +174,7 @@ def families_of(addresses: Iterable[str]) -> tuple[int, ...]:
 
 
 def destinations_of(settings: Settings, families: tuple[int, ...]) -> tuple[str, ...]:
-    """The peers, else the group of each of these families."""
+    """The peers, or without peers the group of each of these families."""
     if settings.peers:
         return settings.peers
     if families == ONLY_IPV4:
@@ -186,11 +190,11 @@ def as_printable(text: str) -> str:
 
 
 def as_shown(value: Any) -> str:
-    """A value as TOML would write it, on one line and cut; of a table only that it is one."""
+    """A value in TOML's form, on one line and shortened; a table is only "{...}"."""
     if isinstance(value, dict):
         return "{...}"
     if isinstance(value, list):
-        # Cut here already: the list may have a million items.
+        # Shortened here already: the list may have a million items.
         items = [as_shown(item) for item in value[:LONGEST_VALUE_SHOWN]]
         shown = f"[{', '.join(items)}{', ...' if len(value) > len(items) else ''}]"
     elif isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""Ranges and address templates: "1,3,5-9", "vlan[100-163]", "{2001:db8::1+index}/64".
+"""Parses ranges and address templates: "1,3,5-9", "vlan[100-163]", "{2001:db8::1+index}/64".
 
-Turns the text of one item into names, numbers, or a template that gives an address for each
-virtual host. Must not know tables, files, or the other keys.
+The text of one item becomes names, numbers, or a template that makes an address for each virtual
+host. Must not know tables, files, or the other keys.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from carp_fast.config.rules import (
 )
 from carp_fast.inet import address_text
 
-Interfaces = list[tuple[str, int | None]]  # name, and the number that its brackets gave it
+Interfaces = list[tuple[str, int | None]]  # name, and its number from the range in brackets
 RANGE = re.compile(r" *([0-9]{1,9}) *(?:- *([0-9]{1,9}) *)?")
 BRACKETS = re.compile(r"([^\[\]]*)\[([^\[\]]*)\]([^\[\]]*)")
 IN_BRACES = re.compile(r"\{([^{}]*)\}")
@@ -35,13 +35,16 @@ TEMPLATES_ALLOWED = "{vhid}, {number}, {index} or {ADDRESS+vhid}, {ADDRESS+numbe
 
 
 def _ranges(text: str, lowest: int, highest: int, most: int) -> list[tuple[int, str]]:
-    """The numbers of "1,3,5-9", each with its digits: "01-16" keeps the width of its start."""
+    """The numbers of "1,3,5-9", each with its digits: "01-16" keeps the width of its start.
+
+    Raises Refused.
+    """
     allowed = f'a range such as "1,3,5-9" of numbers from {lowest} to {highest}'
     numbers: list[tuple[int, str]] = []
     for part in text.split(","):
         match = RANGE.fullmatch(part)
         if match is None:
-            raise Refused(f"{as_shown(part)} is no number or range; must be {allowed}")
+            raise Refused(f"{as_shown(part)} is not a number or range; must be {allowed}")
         start, end = match[1], match[2] or match[1]
         if int(start) > int(end):
             raise Refused(f"{as_shown(part)} makes no virtual host; must be {allowed}")
@@ -55,7 +58,7 @@ def _ranges(text: str, lowest: int, highest: int, most: int) -> list[tuple[int, 
 
 
 def named_interfaces(value: Any) -> Interfaces:
-    """What "eth0" or "vlan[100-163]" names."""
+    """The interfaces that "eth0" or "vlan[100-163]" names. Raises Refused."""
     allowed = f'1 to {INTERFACE_NAME_BYTES} bytes without "/", ":" or space'
     if not isinstance(value, str):
         raise Refused('must be an interface name such as "eth0" or "vlan[100-163]"')
@@ -73,9 +76,9 @@ def named_interfaces(value: Any) -> Interfaces:
         if not 1 <= len(name.encode()) <= INTERFACE_NAME_BYTES:
             raise Refused(f"{as_shown(name)} has {len(name.encode())} bytes; allowed: {allowed}")
         if name in {".", ".."} or any(c in "/: " or not c.isprintable() for c in name):
-            raise Refused(f"{as_shown(name)} is no interface name; allowed: {allowed}")
+            raise Refused(f"{as_shown(name)} is not an interface name; allowed: {allowed}")
         if name == LOOPBACK_INTERFACE:
-            raise Refused("is the loopback interface, which no other host is on; allowed: Ethernet")
+            raise Refused("is the loopback interface, with no other host; allowed: Ethernet")
         named.append((name, number))
     return named
 
@@ -89,13 +92,13 @@ def vhid_numbers(value: Any) -> list[int]:
 
 
 def _family(text: str) -> Family:
-    """Of an address or a template: the fields are numbers, so only IPv6 has colons."""
+    """The family of an address or a template: fields are numbers, so only IPv6 has colons."""
     return FAMILIES[6] if ":" in text else FAMILIES[4]
 
 
-@functools.lru_cache(maxsize=256)  # few are in use, however many addresses have them
+@functools.lru_cache(maxsize=256)  # many addresses have few different prefix lengths
 def _prefix(text: str, family: Family) -> str:
-    """What follows an address: "/24" of "/24", "/32" or "/128" of nothing."""
+    """The checked prefix length: "/24" for "/24", "/32" or "/128" for "". Raises Refused."""
     most = family.size * 8
     digits = text.removeprefix("/") if text else str(most)
     if text == digits or not re.fullmatch("[0-9]{1,3}", digits) or not 1 <= int(digits) <= most:
@@ -111,20 +114,20 @@ def _address(text: str) -> str:
     if not family.may_hold(address):
         raise Refused(family.not_held)
     if family.size == 16:
-        host = address_text(address)  # of the many ways to write one, this; IPv4 has but one
+        host = address_text(address)  # IPv6 may be written in many ways, IPv4 only in one
     suffix = _prefix(slash + prefix, family)
     check_host_bits(int.from_bytes(address), host_bits(family, int(suffix[1:])))
     return host + suffix
 
 
 class Template:
-    """One item of `addresses`: constant, or a text to fill in for each virtual host."""
+    """One item of `addresses`: a constant, or a text with fields that vary by virtual host."""
 
     __slots__ = ("base", "bits", "constant", "failed", "family", "field", "suffix", "text")
 
     def __init__(self, text: str, numbered: bool) -> None:
         self.text = text
-        self.failed = False  # said once, however many virtual hosts it fails for
+        self.failed = False  # reported once, however many virtual hosts it fails for
         self.constant = ""
         self.field = self.suffix = ""
         self.base = self.bits = 0
@@ -157,7 +160,7 @@ class Template:
         self.bits = host_bits(self.family, int(self.suffix[1:]))
 
     def at(self, vhid: int, number: int | None, index: int) -> str:
-        """The address of one virtual host, as "192.0.2.10/24" or "2001:db8::10/64"."""
+        """The address of one virtual host: "192.0.2.10/24", "2001:db8::10/64". Raises Refused."""
         if self.constant:
             return self.constant
         if not self.field:
@@ -178,7 +181,10 @@ class Template:
 
 
 def item_parsers(numbered: bool) -> dict[str, Callable[[Any], Sequence[Any]]]:
-    """Of HOST_KEYS: each makes a list of one item; `numbered`: every interface has a number."""
+    """A parser for each key of HOST_KEYS, which makes a list of one item.
+
+    `numbered`: every interface has a number.
+    """
 
     def template(value: Any) -> list[Template]:
         return [Template(plain_text(value, "an address, or a list of them"), numbered)]

@@ -1,6 +1,6 @@
-"""Files as a configuration was read from them, and whether they stayed as they were meanwhile.
+"""Reads the files of a configuration and detects that they change while they are read.
 
-Holds what was read, not what it means. Must not know TOML, tables, or what is a fault of a value.
+Must not know TOML, tables, or what is a fault of a value.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# A file that is younger may be half written: who writes it gets this long to go on.
+# A file changed less than this ago may be half written: its writer gets this long to continue.
 SETTLE_S = 0.1
-# The kernel's clock of files: a change this soon after another may leave no trace.
+# Resolution of file times: a change this soon after another may leave the time as it is.
 GRANULE_S = 0.02
-READINGS_MAX = 20  # in a row, of files that change each time
-PIPE_WAIT_S = 5.0  # for what comes out of a pipe
+READINGS_MAX = 20  # attempts while files change during each of them
+PIPE_WAIT_S = 5.0  # for data from a pipe
 
 
 class _Stamp(NamedTuple):
@@ -39,7 +39,7 @@ class _Stamp(NamedTuple):
 class Readings:
     """The files of one run over a configuration.
 
-    Each is expected before it is read, so that one which appears later is a change, too.
+    Each is expected before it is read, so that a file that appears later counts as a change.
     """
 
     def __init__(self) -> None:
@@ -55,8 +55,9 @@ class Readings:
         return list(self._stamps)
 
     def found(self) -> tuple[dict[Path, bool], dict[str, int]]:
-        """Whether each file ends in a line end, as one that was cut off mostly does not; and how
-        many files each pattern of `include` matched.
+        """`ended` and `patterns` of a Configuration.
+
+        A truncated file mostly does not end with a newline.
         """
         return self._ended, {pattern: len(names) for (pattern, _), names in self._globs.items()}
 
@@ -67,16 +68,16 @@ class Readings:
             status = os.fstat(file.fileno())
             content = file.read() if stat.S_ISREG(status.st_mode) else _drain(file.fileno())
         if stat.S_ISFIFO(status.st_mode) and not content:
-            raise OSError(None, "a pipe that gives nothing")
+            raise OSError(None, "a pipe that gives no data")
         self.note(path, status, content)
         return content, status
 
     def expect(self, path: Path) -> None:
-        """A file is about to be read, which may fail."""
+        """Notes that a file is about to be read, which may fail."""
         self._stamps[path] = None
 
     def note(self, path: Path, status: os.stat_result, content: bytes) -> None:
-        """An expected file was read; `status`: of the open file."""
+        """Notes that an expected file was read; `status`: of the open file."""
         if not stat.S_ISREG(status.st_mode):
             return  # a pipe gives its content once
         self._stamps[path] = _stamp(status)
@@ -94,16 +95,16 @@ class Readings:
             try:
                 self._young |= 0 <= time.time() - folder.stat().st_mtime < SETTLE_S
             except OSError:
-                pass  # not there, or a pattern
+                pass  # does not exist, or is a pattern
         return names
 
     def settle(self) -> None:
-        """Waits for as long as somebody may still be writing."""
+        """Waits SETTLE_S if a file is so young that it may still be written."""
         if self._young:
             pause(SETTLE_S)
 
     def changed(self) -> list[str]:
-        """What is not as it was read any more: files, and patterns of `include`."""
+        """Names of files and patterns of `include` that have changed since they were read."""
         files = [str(path) for path, before in self._stamps.items() if _stamp_of(path) != before]
         patterns = [
             f"include = {pattern}"
@@ -115,9 +116,10 @@ class Readings:
 
 
 def read_settled(path: Path, read: Callable[[Readings], Result]) -> Result:
-    """What `read` makes of the configuration `path`, once its files stayed as they were read.
+    """Calls `read` until the files of the configuration `path` do not change during the call.
 
-    Raises ConfigurationError: what `read` raised of such files, or that they change each time.
+    Returns its result. Raises ConfigurationError: that of `read`, or when the files changed during
+    each of READINGS_MAX calls.
     """
     known: Iterable[Path] = [path]
     changed: list[str] = []
@@ -136,23 +138,23 @@ def read_settled(path: Path, read: Callable[[Readings], Result]) -> Result:
                 raise result
             return result
         logger.info(
-            "%s changed while the configuration was read: read again (%d of %d)",
+            "%s changed while the configuration was read: reading it again (%d of %d)",
             ", ".join(changed[:3]),
             count,
             READINGS_MAX,
         )
         known = readings.paths
-    text = f"changed each of {READINGS_MAX} times that it was read; allowed: files at rest"
+    text = f"changed during each of {READINGS_MAX} attempts to read it; allowed: files at rest"
     raise ConfigurationError((Fault(", ".join(changed[:3]), None, None, None, text),))
 
 
 def pause(seconds: float) -> None:
-    """Sleeps as time.sleep does, but not until an absolute time: libfaketime refuses that."""
+    """Sleeps. time.sleep() uses an absolute time, which libfaketime does not support."""
     select.poll().poll(seconds * 1e3)
 
 
 def _wait_for(paths: Iterable[Path]) -> None:
-    """Waits until none of these files is young, SETTLE_S at most."""
+    """Waits until none of these files is younger than SETTLE_S; SETTLE_S at most."""
     ages_s = [time.time() - stamp.modified_ns / 1e9 for path in paths if (stamp := _stamp_of(path))]
     young = [age_s for age_s in ages_s if 0 <= age_s < SETTLE_S]
     if young:
@@ -169,7 +171,7 @@ def _stamp(status: os.stat_result) -> _Stamp:
 
 
 def _stamp_of(path: Path) -> _Stamp | None:
-    """None: there is no regular file."""
+    """The stamp of a file; None if there is no regular file."""
     try:
         status = path.stat()
     except OSError:
@@ -178,19 +180,19 @@ def _stamp_of(path: Path) -> _Stamp | None:
 
 
 def open_without_waiting(path: str, flags: int) -> int:
-    """An opener for open(): it never waits for the other end of a pipe."""
-    # A FIFO in place of the file would otherwise hold the daemon until somebody writes to it.
+    """An opener for open() that never waits for the other end of a pipe."""
+    # A FIFO in place of the file would otherwise block the daemon until something writes to it.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _drain(descriptor: int) -> bytes:
-    """All that a pipe or a device gives. Raises OSError where nothing comes for PIPE_WAIT_S."""
+    """Reads a pipe or a device to its end. Raises OSError when no data comes for PIPE_WAIT_S."""
     pieces: list[bytes] = []
     ready = select.poll()
     ready.register(descriptor, select.POLLIN)
     while True:
         if not ready.poll(PIPE_WAIT_S * 1e3):
-            raise TimeoutError(None, f"nothing came out of this pipe for {PIPE_WAIT_S:g} s")
+            raise TimeoutError(None, f"no data came from this pipe for {PIPE_WAIT_S:g} s")
         piece = os.read(descriptor, 1 << 20)
         if not piece:
             return b"".join(pieces)

@@ -1,7 +1,8 @@
-"""The rule of each key of a configuration, and what an address must be.
+"""The rules that check and convert the value of each key of a configuration.
 
-A rule turns the value that TOML gave into the typed one, or says why not and what is allowed; what
-is not built yet is refused by name. Must not know files, TOML, ranges, or where a table stands.
+A rule converts a value from TOML to its type or raises Refused with what is wrong and what is
+allowed. Keys that are not supported yet are refused by name. Must not know files, TOML, ranges, or
+where a table stands.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SOCKET_PATH_BYTES = 107  # sun_path less its NUL
 
 
 class Refused(CarpFastError):
-    """Raised when a value is refused: why, and what is allowed; the caller adds the key."""
+    """Raised when a value is refused; the text has the reason and what is allowed, not the key."""
 
 
 Rule = Callable[[Any], Any]
@@ -65,7 +66,7 @@ def _choice(*allowed: str | bool) -> Rule:
 
 
 def _not_available(neutral: Any = None) -> Rule:
-    """A key that is not built yet; its documented default, which asks for nothing, is let pass."""
+    """The rule of a key that is not supported yet: only its default, which does nothing, passes."""
     allowed = "leave the key out"
     if neutral is not None:
         allowed = f"{as_shown(neutral)}, or {allowed}"
@@ -131,12 +132,12 @@ def _hook(value: Any) -> str:
 # --- addresses ----------------------------------------------------------------------------------
 
 
-# 0.0.0.0/8 is this network, 127.0.0.0/8 loopback; from 224.0.0.0 on groups, reserved, broadcast.
+# 0.0.0.0/8: this network; 127.0.0.0/8: loopback; from 224.0.0.0: groups, reserved, broadcast.
 THIS_NETWORK4, LOOPBACK4, MULTICAST4 = 0, 127, 224
-LOOPBACK6 = bytes(15) + b"\1"  # all that is lower is unspecified
-MAPPED6 = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, IPv4 in the clothes of IPv6
+LOOPBACK6 = bytes(15) + b"\1"  # only :: is lower
+MAPPED6 = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, IPv4-mapped addresses
 LOOPBACK_INTERFACE = "lo"
-POINT_TO_POINT4 = 31  # from this prefix length on every address is a host's (RFC 3021)
+POINT_TO_POINT4 = 31  # from this prefix length on, hosts may have any address (RFC 3021)
 
 
 def _holds_ipv4(address: bytes) -> bool:
@@ -148,9 +149,9 @@ def _holds_ipv6(address: bytes) -> bool:
 
 
 class Family(NamedTuple):
-    """What the text of an address of this family must be, and which one a host may hold.
+    """An address family: its form in text, and which addresses a virtual host may hold.
 
-    `may_hold` says whether a virtual host can have an address of `size` bytes.
+    `may_hold` is true for an address of `size` bytes that a virtual host may hold.
     """
 
     size: int  # bytes
@@ -160,7 +161,7 @@ class Family(NamedTuple):
     not_held: str
 
     def text(self, value: int) -> str:
-        """The address of that number, in the form of inet_ntop. Raises Refused."""
+        """The address with the number `value`, in the form of inet_ntop. Raises Refused."""
         try:
             address = value.to_bytes(self.size)
         except OverflowError:
@@ -178,7 +179,7 @@ FAMILIES = {
         "255.255.255.255",
         "192.0.2.10/24",
         _holds_ipv4,
-        "is no address of a host; allowed: any but 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 and"
+        "is not an address of a host; allowed: any but 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 and"
         " 240.0.0.0/4",
     ),
     6: Family(
@@ -186,24 +187,24 @@ FAMILIES = {
         "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         "2001:db8::10/64",
         _holds_ipv6,
-        "is no address of a host; allowed: any but ::, ::1, ff00::/8 and ::ffff:0:0/96",
+        "is not an address of a host; allowed: any but ::, ::1, ff00::/8 and ::ffff:0:0/96",
     ),
 }
 
 
 def address_bytes(value: Any, allowed: str) -> bytes:
-    """The 4 or 16 bytes of an address without prefix. Raises Refused."""
+    """The 4 or 16 bytes of an address without prefix length. Raises Refused."""
     text = plain_text(value, allowed)
     if ":" in text and "%" in text:
         raise Refused(f"has a scope id, but the interface is the scope; must be {allowed}")
     try:
         return inet.address_bytes(text)
     except ValueError:
-        raise Refused(f"is no IPv4 or IPv6 address; must be {allowed}") from None
+        raise Refused(f"is not an IPv4 or IPv6 address; must be {allowed}") from None
 
 
 def host_bits(family: Family, prefixlen: int) -> int:
-    """The bits of a host in an IPv4 prefix, which are neither all 0 nor all 1; 0: they may be."""
+    """The host bits of an IPv4 prefix, which may not be all 0 or all 1; 0 if they may."""
     return (1 << 32 - prefixlen) - 1 if family.size == 4 and prefixlen < POINT_TO_POINT4 else 0
 
 
@@ -230,7 +231,7 @@ def _host_address(value: Any, allowed: str) -> bytes:
 
 
 def _sources(value: Any) -> tuple[str | None, str | None]:
-    """(IPv4, IPv6): what `source` and `source6` of Settings are."""
+    """(IPv4, IPv6): the values of `source` and `source6` in Settings."""
     allowed = "an address of a host, without prefix, or a list of one for each family"
     found: dict[int, str] = {}
     for item in value if isinstance(value, list) else [value]:
@@ -252,14 +253,14 @@ def _destination(value: Any) -> str:
 
 
 def _destination6(value: Any) -> str:
-    allowed = 'an IPv6 multicast group (ff00::/8), on the link best: "ff02::12"'
+    allowed = 'an IPv6 multicast group (ff00::/8), preferably link-local: "ff02::12"'
     address = address_bytes(value, allowed)
     if len(address) != 16:
         raise Refused(f"is IPv4, as destination is; must be {allowed}")
     if address[0] != 0xFF:
         raise Refused(f"is not multicast; must be {allowed}")
     if address[1] & 0xF < 2:
-        raise Refused(f"is of a scope that never leaves the host; must be {allowed}")
+        raise Refused(f"has a scope that never leaves the host; must be {allowed}")
     return address_text(address)
 
 
@@ -313,7 +314,7 @@ SETTING_RULES: dict[str, Rule] = {
     "xparam": plain_text,
 }
 ADDRESSES_ALLOWED = 'an address such as "192.0.2.10/24" or "2001:db8::10/64", or a list of them'
-HOST_KEYS = {  # with what is allowed
+HOST_KEYS = {  # to the text of what is allowed
     "interface": 'a name such as "eth0", a range such as "vlan[100-163]", or a list of them',
     "vhid": 'an integer from 1 to 255, a range such as "1,3,5-9", or a list of them',
     "addresses": ADDRESSES_ALLOWED,

@@ -1,7 +1,7 @@
 """Passphrases and the key that encrypts them: files, systemd credentials, Fernet tokens.
 
-Must not know TOML, tables or virtual hosts. No error raised here holds any part of a passphrase
-or a key. `cryptography` is imported only when something is encrypted or decrypted.
+Must not know TOML, tables or virtual hosts. No error raised here contains any part of a passphrase
+or a key. `cryptography` is imported only to encrypt or decrypt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from carp_fast.config.readings import Readings, open_without_waiting
 from carp_fast.errors import CarpFastError
 
 PASSPHRASE_BYTES = 19  # the digest's key is a 20-byte field that ends in NUL
-SECRET_FILE_BYTES = 4096  # what is read of a passphrase or key file; a longer one is refused
+SECRET_FILE_BYTES = 4096  # longest passphrase or key file; a longer one is refused
 FERNET_KEY_BYTES = 32
 ENCRYPTED_PREFIX = "encrypted:"
 KEY_CREDENTIAL = "carp-fast.key"
@@ -25,7 +25,7 @@ KEY_CREDENTIAL = "carp-fast.key"
 class SecretError(CarpFastError):
     """Raised when a passphrase or key cannot be used: one line, with the path of its file if any.
 
-    `text` is the line without the path, for callers that name the path themselves.
+    `text`: the line without the path.
     """
 
     def __init__(self, text: str, path: Path | None = None) -> None:
@@ -39,10 +39,10 @@ class KeyMissing(SecretError):
 
 
 def readable_by_others(status: os.stat_result) -> bool:
-    """True when others may read the file, or a group other than root's may.
+    """True if others may read the file, or a group other than root.
 
-    Group root is let pass because only root belongs to it on a machine set up as usual, and
-    packages like to install secrets as root:root 0640.
+    Group root may read it: usually only root is a member, and packages often install secrets as
+    root:root 0640.
     """
     if status.st_mode & stat.S_IROTH:
         return True
@@ -67,21 +67,24 @@ def create_key(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        # Half a key left behind would be taken for one that must not be overwritten.
+        # A partial key left behind would not be overwritten by the next attempt.
         path.unlink(missing_ok=True)
         raise SecretError(f"cannot be written: {error.strerror}", path) from None
 
 
 def read_key(path: Path, readings: Readings | None = None) -> bytes:
-    """The Fernet key in `path`: 44 base64 characters. Others must not be able to read the file.
+    """The Fernet key in `path`: 44 base64 characters.
 
-    `readings` hears of the file.
+    The file is noted in `readings`. Raises SecretError, also for a file that others may read.
     """
     return _checked_key(_read(path, readings, private=True), path)
 
 
 def read_key_credential(readings: Readings | None = None) -> bytes | None:
-    """The key in the systemd credential "carp-fast.key"; None when there is no such credential."""
+    """The key in the systemd credential "carp-fast.key"; None if there is no such credential.
+
+    Raises SecretError.
+    """
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return None
@@ -91,12 +94,12 @@ def read_key_credential(readings: Readings | None = None) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError:
-        pass  # it is there, and reading it says what is wrong with it
+        pass  # it exists; reading it raises the error
     return _checked_key(_read(path, readings, private=False), path)
 
 
 def encrypt(passphrase: bytes, key: bytes) -> str:
-    """`passphrase` (1 to 19 bytes) as "encrypted:TOKEN" for a configuration file."""
+    """`passphrase` (1 to 19 bytes) as "encrypted:TOKEN" for a configuration. Raises SecretError."""
     from cryptography.fernet import Fernet
 
     check_passphrase(passphrase)
@@ -104,7 +107,7 @@ def encrypt(passphrase: bytes, key: bytes) -> str:
 
 
 def decrypt(text: str, key: bytes) -> bytes:
-    """The passphrase in "encrypted:TOKEN"; SecretError when the token does not fit the key."""
+    """The passphrase in "encrypted:TOKEN". Raises SecretError if the token does not fit the key."""
     from cryptography.fernet import Fernet, InvalidToken
 
     if not text.startswith(ENCRYPTED_PREFIX):
@@ -119,7 +122,7 @@ def decrypt(text: str, key: bytes) -> bytes:
 
 
 def check_passphrase(passphrase: bytes) -> None:
-    """SecretError unless the passphrase is one that every CARP implementation can hold."""
+    """Raises SecretError unless every CARP implementation can use the passphrase."""
     if not passphrase:
         raise SecretError(f"the passphrase is empty; allowed: 1 to {PASSPHRASE_BYTES} bytes")
     if len(passphrase) > PASSPHRASE_BYTES:
@@ -131,10 +134,9 @@ def check_passphrase(passphrase: bytes) -> None:
 
 
 class Passphrases:
-    """Passphrases by where they stand; each file, credential and token is read only once.
+    """Reads passphrases; each file, credential and token is read only once.
 
-    `key` is the Fernet key for those that are encrypted, None when there is none; `readings`
-    hears of each file.
+    `key`: the Fernet key for encrypted passphrases, or None; each file is noted in `readings`.
     """
 
     def __init__(self, key: bytes | None, readings: Readings | None = None) -> None:
@@ -199,8 +201,8 @@ def _checked_key(content: bytes, path: Path | None) -> bytes:
 def _read(path: Path, readings: Readings | None, *, private: bool) -> bytes:
     if readings is not None:
         readings.expect(path)
-    # Mode and kind are asked of the open file, so that nobody can put another one in its place
-    # between check and read.
+    # Mode and type are those of the open file, so that it cannot be exchanged between check and
+    # read.
     try:
         with open(path, "rb", opener=open_without_waiting) as file:
             status = os.fstat(file.fileno())

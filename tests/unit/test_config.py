@@ -18,7 +18,7 @@ from carp_fast.config import secrets
 from carp_fast.config.load import MAX_INTERFACES, MAX_VIRTUAL_HOSTS, load
 from tests.support.configurations import TABLE, fault_lines, host, read, write
 
-NO_ADDRESS = "is no IPv4 or IPv6 address; must be one such as 192.0.2.10/24"
+NO_ADDRESS = "is not an IPv4 or IPv6 address; must be one such as 192.0.2.10/24"
 ADDRESSES = 'an address such as "192.0.2.10/24" or "2001:db8::10/64", or a list of them'
 TEMPLATES = "{vhid}, {number}, {index} or {ADDRESS+vhid}, {ADDRESS+number}, {ADDRESS+index}"
 NAMES = 'allowed: 1 to 15 bytes without "/", ":" or space'
@@ -76,15 +76,15 @@ KEY_FAULTS = [
     ("vhid", '"0-3"', f'"0-3" is out of bounds; {RANGE}'),
     ("vhid", '"250-256"', f'"250-256" is out of bounds; {RANGE}'),
     ("vhid", '"5-3"', f'"5-3" makes no virtual host; {RANGE}'),
-    ("vhid", '""', f'"" is no number or range; {RANGE}'),
-    ("vhid", '"1-9,x"', f'"x" is no number or range; {RANGE}'),
+    ("vhid", '""', f'"" is not a number or range; {RANGE}'),
+    ("vhid", '"1-9,x"', f'"x" is not a number or range; {RANGE}'),
     ("vhid", '"1-255,1"', f"makes more than 255 numbers; {RANGE}"),
     ("interface", '"sixteen-letters-"', f'"sixteen-letters-" has 16 bytes; {NAMES}'),
     ("interface", '"fourteen-bytes[9-10]"', f'"fourteen-bytes10" has 16 bytes; {NAMES}'),
     ("interface", '""', f'"" has 0 bytes; {NAMES}'),
-    ("interface", '"a/b"', f'"a/b" is no interface name; {NAMES}'),
-    ("interface", '"a b"', f'"a b" is no interface name; {NAMES}'),
-    ("interface", '".."', f'".." is no interface name; {NAMES}'),
+    ("interface", '"a/b"', f'"a/b" is not an interface name; {NAMES}'),
+    ("interface", '"a b"', f'"a b" is not an interface name; {NAMES}'),
+    ("interface", '".."', f'".." is not an interface name; {NAMES}'),
     ("interface", "3", 'must be an interface name such as "eth0" or "vlan[100-163]"'),
     ("interface", '"e[1][2]"', BRACKETS),
     ("interface", '"e[1-2"', BRACKETS),
@@ -169,7 +169,7 @@ FILE_FAULTS = {
         host(interface='["", "a/b", "eth0"]', vhid="[0, 256, 1]", addresses='["x", "y/z"]'),
         [
             f'{TABLE}interface = "": "" has 0 bytes; {NAMES}',
-            f'{TABLE}interface = "a/b": "a/b" is no interface name; {NAMES}',
+            f'{TABLE}interface = "a/b": "a/b" is not an interface name; {NAMES}',
             f"{TABLE}vhid = 0: {VHID}",
             f"{TABLE}vhid = 256: {VHID}",
             f'{TABLE}addresses = "x": {NO_ADDRESS}',
@@ -191,26 +191,26 @@ FILE_FAULTS = {
         host(vhid='"1-9"', addresses='"10.0.0.{vhid}"') + host(vhid='"5-20"') + host(vhid="9"),
         [
             'FILE: virtual_host[2] (line 8): vhid = "5-20": eth0/5 and 4 more with destination '
-            "224.0.0.18 made by FILE: virtual_host[1] (line 2) already; allowed: one virtual host "
-            "of an interface, destination and vhid",
-            "FILE: virtual_host[3] (line 14): vhid = 9: eth0/9 with destination 224.0.0.18 made by "
-            "FILE: virtual_host[1] (line 2) already; allowed: one virtual host of an interface, "
+            "224.0.0.18 exists in FILE: virtual_host[1] (line 2); allowed: one virtual host for "
+            "each interface, destination and vhid",
+            "FILE: virtual_host[3] (line 14): vhid = 9: eth0/9 with destination 224.0.0.18 exists "
+            "in FILE: virtual_host[1] (line 2); allowed: one virtual host for each interface, "
             "destination and vhid",
         ],
     ),
     "a duplicate identity within a table": (
         host(vhid="[1, 1]"),
         [
-            f"{TABLE}vhid = [1, 1]: eth0/1 with destination 224.0.0.18 made by this table already; "
-            "allowed: one virtual host of an interface, destination and vhid"
+            f"{TABLE}vhid = [1, 1]: eth0/1 with destination 224.0.0.18 exists in this table; "
+            "allowed: one virtual host for each interface, destination and vhid"
         ],
     ),
     "a duplicate is found in a table with other faults": (
         host() + host(advskew="300"),
         [
             "FILE: virtual_host[2] (line 8): advskew = 300: must be an integer from 0 to 254",
-            "FILE: virtual_host[2] (line 8): vhid = 7: eth0/7 with destination 224.0.0.18 made by "
-            "FILE: virtual_host[1] (line 2) already; allowed: one virtual host of an interface, "
+            "FILE: virtual_host[2] (line 8): vhid = 7: eth0/7 with destination 224.0.0.18 exists "
+            "in FILE: virtual_host[1] (line 2); allowed: one virtual host for each interface, "
             "destination and vhid",
         ],
     ),
@@ -220,7 +220,7 @@ FILE_FAULTS = {
         + host(passphrase="", interface='"eth1"'),
         [
             "FILE: defaults: advskew = 300: must be an integer from 0 to 254",
-            f'FILE: defaults: destination = "x": is no IPv4 or IPv6 address; {GROUP}',
+            f'FILE: defaults: destination = "x": is not an IPv4 or IPv6 address; {GROUP}',
             "FILE: defaults: passphrase = (hidden): must be a string",
         ],
     ),
@@ -462,8 +462,8 @@ def test_faults_of_included_files_come_in_the_same_run(tmp_path: Path) -> None:
     write(tmp_path, "]", "conf.d/c.toml")
     path = write(tmp_path, 'include = "conf.d/*.toml"\n' + host(advskew="-1"))
     only = "belongs in FILE; allowed in an included file: [[virtual_host]]"
-    once = "allowed: one virtual host of an interface, destination and vhid"
-    made = "eth0/7 with destination 224.0.0.18 made by FILE: virtual_host[1] (line 3) already"
+    once = "allowed: one virtual host for each interface, destination and vhid"
+    made = "eth0/7 with destination 224.0.0.18 exists in FILE: virtual_host[1] (line 3)"
     assert fault_lines(path) == [
         f"DIR/conf.d/a.toml: top level: include = []: {only}",
         f"DIR/conf.d/a.toml: daemon: {only}",
@@ -481,11 +481,11 @@ def test_limits_of_the_engine(tmp_path: Path) -> None:
     assert 2 * 257 * 255 <= MAX_VIRTUAL_HOSTS < 2 * 257 * 255 + 3
     path = write(tmp_path, table + other + host(vhid='"1-3"', addresses='"192.0.2.{vhid}"'))
     assert fault_lines(path) == [
-        'FILE: virtual_host[3] (line 15): vhid = "1-3": makes 131,073 virtual hosts with the '
-        "tables before; allowed: 131,072 (MAX_VIRTUAL_HOSTS)"
+        'FILE: virtual_host[3] (line 15): vhid = "1-3": makes 131,073 virtual hosts with '
+        "earlier tables; allowed: 131,072 (MAX_VIRTUAL_HOSTS)"
     ]
     path = write(tmp_path, host(interface=f'["e[1-{MAX_INTERFACES}]", "eth0"]'))
     assert fault_lines(path) == [
-        f'{TABLE}interface = ["e[1-4096]", "eth0"]: makes 4,097 interfaces with the tables before; '
+        f'{TABLE}interface = ["e[1-4096]", "eth0"]: makes 4,097 interfaces with earlier tables; '
         "allowed: 4,096 (MAX_INTERFACES)"
     ]

@@ -16,26 +16,27 @@ from hypothesis import strategies as st
 from carp_fast.config.load import VirtualHost
 from tests.support.configurations import HOST, TABLE, fault_lines, host, read, write
 
-NO_ADDRESS = "is no IPv4 or IPv6 address; "
+NO_ADDRESS = "is not an IPv4 or IPv6 address; "
 EXAMPLE = "must be one such as 192.0.2.10/24"
 EXAMPLE6 = "must be one such as 2001:db8::10/64"
 TEMPLATES = "{vhid}, {number}, {index} or {ADDRESS+vhid}, {ADDRESS+number}, {ADDRESS+index}"
 GROUP = "must be an IPv4 multicast group (224.0.0.0/4)"
-GROUP6 = 'must be an IPv6 multicast group (ff00::/8), on the link best: "ff02::12"'
+GROUP6 = 'must be an IPv6 multicast group (ff00::/8), preferably link-local: "ff02::12"'
 SOURCE = "must be an address of a host, without prefix, or a list of one for each family"
 PEERS = "must be a list of at most 16 addresses of other hosts, without prefix"
 RESERVED = (
-    "is no address of a host; allowed: any but 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 and 240.0.0.0/4"
+    "is not an address of a host; allowed: any but 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 and "
+    "240.0.0.0/4"
 )
 ENDS, OR_31 = "address of its prefix; allowed: an address from", ", or the prefix length 31 or 32"
 OF_24 = f"{ENDS} 192.0.2.1 to 192.0.2.254{OR_31}"
-RESERVED6 = "is no address of a host; allowed: any but ::, ::1, ff00::/8 and ::ffff:0:0/96"
+RESERVED6 = "is not an address of a host; allowed: any but ::, ::1, ff00::/8 and ::ffff:0:0/96"
 NUMBER = '{number} needs an interface with a range, such as "vlan[100-163]"'
 MAC = 'must be the MAC of a host such as "02:00:00:00:00:01"'
 NOT_A_HOST = "is not the address of a host; "
 SCOPE = "has a scope id, but the interface is the scope; "
 HIGHEST = ":".join(["ffff"] * 8)
-ONCE = "allowed: one virtual host of an interface, destination and vhid"
+ONCE = "allowed: one virtual host for each interface, destination and vhid"
 
 KEY_FAULTS = [
     ("addresses", '"192.0.2.300/24"', f"{NO_ADDRESS}{EXAMPLE}"),
@@ -132,7 +133,7 @@ KEY_FAULTS = [
     ("destination", '"all"', f"{NO_ADDRESS}{GROUP}"),
     ("destination6", '"2001:db8::1"', f"is not multicast; {GROUP6}"),
     ("destination6", '"224.0.0.18"', f"is IPv4, as destination is; {GROUP6}"),
-    ("destination6", '"ff01::12"', f"is of a scope that never leaves the host; {GROUP6}"),
+    ("destination6", '"ff01::12"', f"has a scope that never leaves the host; {GROUP6}"),
     ("destination6", '"ff02::12%eth0"', f"{SCOPE}{GROUP6}"),
     ("broadcast", '"yes"', "must be true or false"),
     ("peers", '"192.0.2.2"', PEERS),
@@ -150,7 +151,7 @@ KEY_FAULTS = [
     (
         "lladdr",
         '"02:00:00:00:00:01"',
-        'has a meaning in dialect "openbsd" alone; allowed: leave the key out',
+        'is used only in dialect "openbsd"; allowed: leave the key out',
     ),
     ("preferred", "0", "must be true or false"),
     (
@@ -268,8 +269,7 @@ def test_an_address_that_a_host_can_have(tmp_path: Path, address: str) -> None:
 @pytest.mark.parametrize("interface", ['"lo"', '["eth0", "lo"]'])
 def test_the_loopback_interface(tmp_path: Path, interface: str) -> None:
     assert fault_lines(write(tmp_path, host(interface=interface))) == [
-        f'{TABLE}interface = "lo": is the loopback interface, which no other host is on; allowed:'
-        " Ethernet"
+        f'{TABLE}interface = "lo": is the loopback interface, with no other host; allowed: Ethernet'
     ]
     assert only(tmp_path, host(interface='"lo0"')).interface == "lo0"
 
@@ -322,8 +322,8 @@ def test_virtual_hosts_that_share_a_destination_clash(
     (line,) = fault_lines(write(tmp_path, text))
     second = 2 + len(text.split("[[virtual_host]]")[1].splitlines())
     assert line == (
-        f"FILE: virtual_host[2] (line {second}): vhid = 7: eth0/7 with destination {shared} made "
-        f"by FILE: virtual_host[1] (line 2) already; {ONCE}"
+        f"FILE: virtual_host[2] (line {second}): vhid = 7: eth0/7 with destination {shared} "
+        f"exists in FILE: virtual_host[1] (line 2); {ONCE}"
     )
 
 
@@ -356,7 +356,7 @@ def test_more_than_255_vhids_on_a_segment(tmp_path: Path) -> None:
     made = read(tmp_path, text).virtual_hosts
     assert len({each.identity for each in made}) == len(made) == 4 * 255
     (line,) = fault_lines(write(tmp_path, text + host(vhid="9", destination='"239.0.0.3"')))
-    assert "eth0/9 with destination 239.0.0.3 made by FILE: virtual_host[3]" in line
+    assert "eth0/9 with destination 239.0.0.3 exists in FILE: virtual_host[3]" in line
 
 
 # ----------------------------------------------------------------------------------------- sources
@@ -407,11 +407,11 @@ def test_at_most_so_many_peers(tmp_path: Path) -> None:
 def test_groups_and_peers_in_one_table(tmp_path: Path, key: str, value: str) -> None:
     text = host(peers='["192.0.2.2"]', **{key: value})
     assert fault_lines(write(tmp_path, text)) == [
-        f"{TABLE}{key} = {value}: has no meaning with peers in one table; allowed: either of them"
+        f"{TABLE}{key} = {value}: cannot be combined with peers; remove one of them from this table"
     ]
     # [defaults] is a table, too; and a virtual host's own goes before what it inherits.
     lines = fault_lines(write(tmp_path, text.replace("[[virtual_host]]", "[defaults]") + HOST))
-    assert f"FILE: defaults: {key} = {value}: has no meaning" in "".join(lines)
+    assert f"FILE: defaults: {key} = {value}: cannot be combined" in "".join(lines)
     made = only(tmp_path, f'[defaults]\npeers = ["192.0.2.2"]\n{host(**{key: value})}')
     assert made.settings.peers == ()
     assert made.settings != only(tmp_path, HOST).settings
@@ -437,24 +437,25 @@ def test_peers_are_other_hosts(tmp_path: Path) -> None:
     assert fault_lines(write(tmp_path, text)) == [
         f'{TABLE}peers = ["192.0.2.2"]: holds 192.0.2.2, which is the source; allowed: addresses '
         "of other hosts",
-        'FILE: virtual_host[2] (line 10): advertise_mac = "bsd": has no meaning with peers, whom '
-        'the kernel sends to; allowed: "interface"',
-        'FILE: virtual_host[2] (line 10): addresses = "192.0.2.10/24": eth0/8 has it as a peer, '
-        "too; allowed: peers that are other hosts",
+        'FILE: virtual_host[2] (line 10): advertise_mac = "bsd": cannot be combined with '
+        'peers, to which the kernel sends; allowed: "interface"',
+        'FILE: virtual_host[2] (line 10): addresses = "192.0.2.10/24": eth0/8 also has it as a '
+        "peer; allowed: peers that are other hosts",
     ]
     made = only(tmp_path, '[defaults]\nadvertise_mac = "bsd"\n' + host(peers='["192.0.2.2"]'))
     assert made.settings.advertise_mac == "interface"
 
 
 def test_a_source_is_no_virtual_address(tmp_path: Path) -> None:
-    taken = 'source = "192.0.2.10": is an address of eth0/7, there only while MASTER; allowed: the '
-    assert fault_lines(write(tmp_path, host(source='"192.0.2.10"'))) == [
-        f"{TABLE}{taken}host's own"
-    ]
+    taken = (
+        'source = "192.0.2.10": is an address of eth0/7, which exists only while MASTER; allowed: '
+        "an address of the machine itself"
+    )
+    assert fault_lines(write(tmp_path, host(source='"192.0.2.10"'))) == [f"{TABLE}{taken}"]
     # Of whichever virtual host, on whichever interface; not where scripts manage the addresses.
     other = host(interface='"eth1"', addresses='["192.0.2.77/24"]', source='"192.0.2.10"')
     assert fault_lines(write(tmp_path, host() + other)) == [
-        f"FILE: virtual_host[2] (line 8): {taken}host's own"
+        f"FILE: virtual_host[2] (line 8): {taken}"
     ]
     text = host(source='"192.0.2.10"', manage_addresses="false")
     assert only(tmp_path, text).settings.source == "192.0.2.10"
@@ -495,6 +496,6 @@ def test_lladdr_belongs_to_openbsd(tmp_path: Path) -> None:
     assert made.settings.lladdr is None
     (line,) = fault_lines(write(tmp_path, f"[defaults]\n{lladdr}{HOST}"))
     assert line == (
-        'FILE: defaults: lladdr = "02:00:00:00:00:0A": has a meaning in dialect "openbsd" alone; '
+        'FILE: defaults: lladdr = "02:00:00:00:00:0A": is used only in dialect "openbsd"; '
         "allowed: leave the key out"
     )

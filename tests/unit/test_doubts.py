@@ -10,9 +10,9 @@ from carp_fast.config.load import load
 from tests.support.configurations import TABLE, host, read, write
 
 OPENBSD = (
-    'is link-local: in dialect "ucarp" a digest holds it as FreeBSD and NetBSD sign it, and OpenBSD'
-    ' refuses that, so that both would be MASTER; allowed: dialect "openbsd" where another host is'
-    " OpenBSD"
+    'is link-local: in dialect "ucarp" it is signed as FreeBSD and NetBSD sign it, and OpenBSD'
+    ' refuses that digest, so both hosts would be MASTER; allowed: dialect "openbsd" where another'
+    " host runs OpenBSD"
 )
 
 
@@ -42,7 +42,7 @@ def test_an_unsigned_link_local_address_is_not_doubted(tmp_path: Path) -> None:
 
 
 ANYCAST = (
-    "is the subnet-router anycast address of its prefix, which every router there answers for;"
+    "is the subnet-router anycast address of its prefix, for which every router there answers;"
     " allowed: another address of the prefix, or the prefix length 127 or 128"
 )
 

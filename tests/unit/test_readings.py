@@ -234,7 +234,7 @@ def test_what_changes_while_it_is_read_is_read_again(
     after_reading(monkeypatch, name, write_now)
     with caplog.at_level(logging.INFO, LOGGER):
         made = load_settled(real)
-    assert "changed while the configuration was read: read again (1 of 20)" in caplog.text
+    assert "changed while the configuration was read: reading it again (1 of 20)" in caplog.text
     if change == "passphrase":
         assert {host.settings.passphrase for host in made.virtual_hosts} == {b"another", b"abc"}
     else:
@@ -292,7 +292,7 @@ def test_a_file_that_never_rests_is_a_fault(
     with caplog.at_level(logging.INFO, LOGGER), pytest.raises(ConfigurationError) as caught:
         load_settled(real)
     assert str(caught.value) == (
-        f"{real}: changed each of 20 times that it was read; allowed: files at rest"
+        f"{real}: changed during each of 20 attempts to read it; allowed: files at rest"
     )
     assert turn == [readings.READINGS_MAX]
 
@@ -312,7 +312,7 @@ def test_a_pipe_gives_a_configuration_once_or_a_fault_but_holds_nobody(
     path = tmp_path / "carp.toml"
     os.mkfifo(path, 0o600)
     monkeypatch.setattr(readings, "PIPE_WAIT_S", 0.05)
-    with pytest.raises(ConfigurationError, match=r"nothing came out of this pipe for 0\.05 s"):
+    with pytest.raises(ConfigurationError, match=r"no data came from this pipe for 0\.05 s"):
         load_settled(path)
     ends = os.pipe()
     os.write(ends[1], HOST.encode())
@@ -324,7 +324,7 @@ def test_a_pipe_gives_a_configuration_once_or_a_fault_but_holds_nobody(
     ends = os.pipe()
     os.close(ends[1])
     try:
-        with pytest.raises(ConfigurationError, match="a pipe that gives nothing"):
+        with pytest.raises(ConfigurationError, match="a pipe that gives no data"):
             load_settled(Path(f"/dev/fd/{ends[0]}"))
     finally:
         os.close(ends[0])
