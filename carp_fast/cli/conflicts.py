@@ -1,4 +1,4 @@
-"""Options of a command that do not go together, as a table of rules. Must not know any command."""
+"""Checks which options of a command can be combined, by a table of rules. Knows no command."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from click.core import ParameterSource
 
 
 class Rule(NamedTuple):
-    """Where `option` is given, or always: none of `without` may be, and one of `needs` must be.
+    """If `option` is given (None: always), none of `without` and one of `needs` must be given.
 
-    Parameters by their names. `text` says what is wrong, with {option}, and {other} for the first
-    of `without` that is given, as they are written on the command line.
+    These are names of parameters. `text` is the error; {option} in it stands for the option, and
+    {other} for the first of `without` that is given, in their form on the command line.
     """
 
     option: str | None
@@ -23,8 +23,9 @@ class Rule(NamedTuple):
 
 
 def check(rules: Iterable[Rule]) -> None:
-    """Checks the command line of the current command. Raises click.UsageError for the first rule
-    that is broken.
+    """Checks the command line of the current command.
+
+    Raises click.UsageError for the first rule that is broken.
     """
     context = click.get_current_context()
     shown = {each.name: max(each.opts, key=len) for each in context.command.params}

@@ -1,4 +1,4 @@
-"""The command `dump`: its options, and what it refuses.
+"""The command `dump`: its options and errors.
 
 Must not know how advertisements are heard, read, judged or shown (capture/dump.py).
 """
@@ -51,7 +51,7 @@ def dump(
     that depend on earlier advertisements (loop, replay) are not given.
     """
     if interface and recording:
-        raise click.UsageError("either -i or -r: a recording has no interface")
+        raise click.UsageError("-i cannot be combined with -r: a capture file has no interface")
 
     from carp_fast.capture.dump import STDIN, Dump, show
     from carp_fast.capture.listen import ListenError

@@ -1,4 +1,4 @@
-"""The command `explain`: asks the daemon why a virtual host is in its state.
+"""The command `explain`: asks the daemon for the reasons for the state of a virtual host.
 
 Must not know how the daemon finds out (daemon/explain.py), nor the sentences
 (daemon/explain_text.py).
@@ -28,7 +28,7 @@ from carp_fast.cli.terminal import (
 def explain(
     interface: str, vhid: int, config: Path | None, control_socket: Path | None, as_json: bool
 ) -> None:
-    """Says why a virtual host is in its state, and what would change that."""
+    """Explains the state of a virtual host. Prints its reasons and what would change it."""
     from carp_fast.control.client import ControlClient
     from carp_fast.control.protocol import ControlError
     from carp_fast.daemon.explain_text import text

@@ -1,4 +1,4 @@
-"""The command `flood`: its options, its progress line, its tables.
+"""The command `flood`: its progress line and its tables; flood_options.py has its options.
 
 Must not know how frames are made, paced or sent (loadtest/sender.py).
 """
@@ -42,27 +42,31 @@ if TYPE_CHECKING:
 PROGRESS_S = 1.0
 DEFAULT_PASSPHRASE = b"carp-fast"
 ADDRESSES_MAX = 4_096
-"""Addresses of one --address."""
+"""The most addresses that one --address may give."""
 
 
 @click.command()
 @flood_options
 def flood(**values: Any) -> None:
-    """Sends advertisements, right ones and wrong ones, as fast as asked: a load test.
+    """Sends CARP advertisements as a load test. Valid and invalid ones, at a chosen rate.
 
-    For networks that are yours: switches, firewalls, CARP hosts. Every advertisement is another
-    frame: each source counts up by one for each virtual host. `carp-fast sink` is the other end.
+    Use it only on networks that you own, to test switches, firewalls and CARP hosts. As with real
+    hosts, each source increments a counter for each virtual host, so no two frames are alike.
+    `carp-fast sink` is the receiving end.
 
-    RATE: frames/s; FIRST-LAST, changing evenly; a share of the link, 40%; max. KIND: ok, bad_auth,
-    bad_checksum, bad_ttl, bad_version, bad_length, replay, resignation, changed_skew (the digest
-    is right: it does not cover the skew), vrrp, arp (gratuitous), na (unsolicited). WALK: a value;
-    FIRST-LAST or FIRST-LAST/STEP, in turn; a list with commas; random:FIRST-LAST. For --counter
-    fixed:N stays N.
+    RATE: a number of frames/s; FIRST-LAST, a steady change from one rate to another; a share of the
+    link, such as 40%; or max.
 
-    It ends after --duration, and when the link is lost; it refuses an interface that holds the
-    default route or the address of the SSH session. With --sink the other end is here, too, and
-    what arrived is compared with what was sent; --find-rate looks for the highest rate without
-    loss.
+    KIND: ok, bad_auth, bad_checksum, bad_ttl, bad_version, bad_length, replay, resignation,
+    changed_skew (with a valid digest, which does not cover the skew), vrrp, arp (gratuitous), na
+    (unsolicited).
+
+    WALK: a value; FIRST-LAST or FIRST-LAST/STEP, used in turn; a list with commas; or
+    random:FIRST-LAST. With --counter, fixed:N sends N in every frame.
+
+    It stops after --duration or when the link is lost. It refuses an interface that has the default
+    route or the address of your SSH session. With --sink it is also the receiving end and compares
+    what arrives with what was sent; --find-rate searches for the highest rate without loss.
     """
     trial = TrialOptions.of(values)
     check(CONFLICTS)
@@ -80,7 +84,7 @@ def flood(**values: Any) -> None:
 
 
 def _test(trial: TrialOptions | None, options: FloodOptions) -> None:
-    """What is more than a flood: many virtual hosts, or both ends."""
+    """Runs many virtual hosts (--hosts), or both ends of a test (--sink)."""
     if trial is None:
         run_masters(
             options.interface,
@@ -109,7 +113,7 @@ class _Prepared(NamedTuple):
 
 @contextlib.contextmanager
 def _failing() -> Iterator[None]:
-    """What goes wrong in here is one line, and exit code 1."""
+    """Turns errors in the block into Failure: lines on stderr and exit code 1."""
     from carp_fast.capture.pcap import PcapError
     from carp_fast.config.load import ConfigurationError
     from carp_fast.config.secrets import SecretError
@@ -141,7 +145,7 @@ def _prepared(options: FloodOptions) -> _Prepared:
     text = options.rate or ("max" if paced_by_itself else DEFAULT_RATE)
     if options.recording:
         source: FrameSource = recording_of(options.recording, options.times)
-        make = lambda: source  # noqa: E731 (nothing of it is sent before its rate is known)
+        make = lambda: source  # noqa: E731 (no frame of it is used up before the rate is known)
         burst = options.burst
     else:
         streams = _streams(options)
@@ -161,7 +165,7 @@ def _prepared(options: FloodOptions) -> _Prepared:
 
 
 def _streams(options: FloodOptions) -> Streams:
-    """The virtual hosts of the configuration, or those that the options make up."""
+    """The virtual hosts of the configuration, or those described by the options."""
     from carp_fast.config.load import load
     from carp_fast.config.secrets import Passphrases
     from carp_fast.loadtest.streams import from_configuration, made_up, place_of
@@ -183,7 +187,7 @@ def _streams(options: FloodOptions) -> Streams:
         read, size = (ipv6, 16) if ":" in text else (ipv4, 4)
         values = _values("address", text, read) or ()
         if len(values) > ADDRESSES_MAX:
-            raise _wrong("address", f"{len(values):,} addresses, at most {ADDRESSES_MAX:,}")
+            raise _wrong("address", f"{len(values):,} addresses; allowed: {ADDRESSES_MAX:,}")
         addresses += [value.to_bytes(size, "big") for value in values]
     file = options.passphrase_file
     passphrase = Passphrases(None).from_file(file) if file else DEFAULT_PASSPHRASE
@@ -213,13 +217,16 @@ def _weights(text: str | None) -> dict[str, int]:
     for part in (text or "ok").split(","):
         word, _, number = part.strip().partition("=")
         if not (number or "1").isdecimal():
-            raise _wrong("mix", f"{part.strip()!r}: KIND=N, N a whole number")
+            raise _wrong("mix", f"{part.strip()!r}: must be KIND or KIND=N with a whole number N")
         weights[word] = int(number or 1)
     return weights
 
 
 def _walks(options: FloodOptions, streams: int) -> dict[str, Walk]:
-    """The fields that walk; counters begin at the clock, so that a second flood is not a replay."""
+    """The fields that change from frame to frame.
+
+    Counters begin at the clock, so that a second flood is not a replay of the first.
+    """
     from carp_fast.loadtest import walks
 
     byte, skew = walks.numbers(0, 255), walks.numbers(0, 254)
@@ -255,7 +262,7 @@ def _walk_of(name: str, text: str, reader: Callable[[str], int]) -> Walk:
 
 
 def _values(name: str, text: str | None, reader: Callable[[str], int]) -> Sequence[int] | None:
-    """The values of a walk, whatever their order; None: the option was not given."""
+    """The values of a walk in no particular order; None: the option was not given."""
     return None if text is None else _walk_of(name, text, reader)[1]
 
 
@@ -266,7 +273,7 @@ def _wrong(name: str, error: object) -> FloodError:
 
 
 def _storm(streams: Streams) -> tuple[int, float]:
-    """All virtual hosts at once, again when the slowest of them is due."""
+    """A burst of all virtual hosts in each advertisement interval of the slowest of them."""
     return len(streams.streams), max(stream.interval_s for stream in streams.streams)
 
 
@@ -274,13 +281,13 @@ def _storm(streams: Streams) -> tuple[int, float]:
 
 
 def _refuse(options: FloodOptions) -> None:
-    """Raises Failure for an interface that somebody needs."""
+    """Raises Failure for an interface with the default route or the SSH session."""
     from carp_fast.loadtest.guard import refusal
 
     if not options.i_own_this_network:
         reason = refusal(options.interface)
         if reason:
-            raise failure(f"{reason}: --i-own-this-network sends there all the same")
+            raise failure(f"{reason}; use --i-own-this-network to send anyway")
 
 
 def _written(prepared: _Prepared, options: FloodOptions, file: Path) -> Sent:
@@ -331,7 +338,10 @@ def _send(prepared: _Prepared, options: FloodOptions) -> None:
 def _send_for_trial(
     options: FloodOptions, rate: float | None, seconds: float | None, *, searching: bool
 ) -> TrialSent:
-    """One sending of a trial; Ctrl-C ends it early, a search altogether. Raises FloodError."""
+    """Sends once for a trial. Ctrl-C ends the sending early, or the whole search.
+
+    Raises FloodError.
+    """
     from carp_fast.loadtest.sender import FloodError
     from carp_fast.loadtest.trial import sent_of
 
@@ -352,7 +362,7 @@ def _send_for_trial(
 
 
 def _watch(sender: Sender, *, quiet: bool) -> None:
-    """Shows how it goes until it has ended."""
+    """Shows progress until the sender has ended."""
     before = 0
     with progress(quiet=quiet) as show:
         while not sender.wait(PROGRESS_S):
@@ -363,7 +373,7 @@ def _watch(sender: Sender, *, quiet: bool) -> None:
             before = facts["sent"]
 
 
-# --- what became of it ----------------------------------------------------------------------------
+# --- the result -----------------------------------------------------------------------------------
 
 
 def _show(sent: Sent, as_json: bool) -> None:
@@ -374,18 +384,18 @@ def _show(sent: Sent, as_json: bool) -> None:
         return
     rows = [[word, f"{number:,}"] for word, number in sent.kinds.items()]
     print_table(("kind", "frames"), rows)
-    for line in _said(sent):
+    for line in _summary(sent):
         print_text(line)
 
 
-def _said(sent: Sent) -> Iterator[str]:
-    """The sums, the pace that was kept, and what was in the way."""
+def _summary(sent: Sent) -> Iterator[str]:
+    """Lines with the sums, how well the pace was kept, and the limits that were hit."""
     yield ""
-    asked = f" of {sent.asked_rate:,.0f} asked for" if sent.asked_rate else ""
+    asked = f" of {sent.asked_rate:,.0f} requested" if sent.asked_rate else ""
     how = "written" if sent.interface is None else f"by {sent.backend}"
     yield f"{sent.sent:,} frames {how} in {sent.seconds:.2f} s, {sent.rate:,.0f}/s{asked}"
     if sent.by_source:
-        yield f"sources and vhids that count: {len(sent.by_source):,} (--json has all of them)"
+        yield f"sources and vhids with counters: {len(sent.by_source):,} (listed by --json)"
     if sent.gaps is not None:
         gaps = sent.gaps
         yield (
@@ -395,15 +405,15 @@ def _said(sent: Sent) -> Iterator[str]:
         if gaps.bursts is not None:
             late_us = (gaps.latest_ns or 0) / 1e3
             yield (
-                f"micro-bursts (under half of the time asked for): {gaps.bursts:,}, the longest of"
-                f" {gaps.longest_burst:,} frames; {late_us:,.1f} us late at most"
+                f"micro-bursts (gaps under half of the requested time): {gaps.bursts:,}, the"
+                f" longest of {gaps.longest_burst:,} frames; {late_us:,.1f} us late at most"
             )
     if sent.refused:
         yield f"a queue was full {sent.refused:,} times; those frames were sent later"
     if sent.interface_packets is not None and sent.interface_packets < sent.sent:
-        yield f"{sent.interface} says that it sent {sent.interface_packets:,} of them"
+        yield f"{sent.interface} reports that it sent {sent.interface_packets:,} of them"
     if sent.interface_dropped:
-        yield f"{sent.interface} says that it dropped {sent.interface_dropped:,}"
+        yield f"{sent.interface} reports that it dropped {sent.interface_dropped:,}"
     if sent.interface is not None:
         cpu_s = sent.cpu_seconds + sent.sender_cpu_seconds
         yield f"CPU: {cpu_s:.2f} s, {cpu_s * 1e9 / max(sent.sent, 1):,.0f} ns a frame"

@@ -1,4 +1,4 @@
-"""The options of `flood`: what they are, what they become, and which do not go together.
+"""The options of `flood`, their values as FloodOptions, and which cannot be combined.
 
 Must not know what is done with them (flood.py).
 """
@@ -22,7 +22,7 @@ WALKED = (
     "source", "source6", "source_mac", "destination", "destination6", "advbase", "advskew",
     "demote", "counter", "vlan",
 )  # fmt: skip
-"""Options that name a field of the frames and how it changes."""
+"""Options for a field of the frames, whose value is a walk."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -37,73 +37,104 @@ def _walk(name: str, text: str) -> Callable[..., Any]:
 
 
 _OPTIONS = (
-    click.option("-i", "--interface", metavar="IF", help="Where frames leave."),
-    _path(
-        "-c", "--config", metavar="FILE", text="Its virtual hosts are advertised, digests right."
-    ),
-    click.option("--rate", metavar="RATE", help=f"Frames/s.  [default: {DEFAULT_RATE}]"),
+    click.option("-i", "--interface", metavar="IF", help="Send on this interface."),
+    _path("-c", "--config", metavar="FILE", text="Advertise the virtual hosts of a configuration."),
+    click.option("--rate", metavar="RATE", help=f"Send at this rate.  [default: {DEFAULT_RATE}]"),
     click.option(
         "--duration",
         type=click.FloatRange(0, 1e6, min_open=True),
         default=10.0,
         show_default=True,
         metavar="S",
-        help="Ends after so many seconds.",
+        help="Stop after S seconds.",
     ),
-    click.option("--count", type=click.IntRange(1), metavar="N", help="Ends after so many frames."),
+    click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N frames."),
     click.option(
         "--burst",
         type=(click.IntRange(1), click.FloatRange(0, min_open=True)),
         metavar="N S",
-        help="N frames at once (at --rate, if given), again each S seconds.",
+        help="Send N frames at once (or at --rate, if given), again every S seconds.",
     ),
-    click.option("--storm", is_flag=True, help="All virtual hosts at once, each interval."),
-    click.option("--mix", metavar="KIND=N,...", help="Kinds of frames by weight.  [default: ok=1]"),
-    _walk("--vhid", "Only these of FILE; without FILE, these.  [default without FILE: 1]"),
+    click.option(
+        "--storm",
+        is_flag=True,
+        help="Advertise all virtual hosts at once, again in each advertisement interval.",
+    ),
+    click.option(
+        "--mix",
+        metavar="KIND=N,...",
+        help="Mix these kinds of frames by weight.  [default: ok=1]",
+    ),
+    _walk("--vhid", "Use only these vhids.  [default: all in FILE; 1 without -c]"),
     click.option(
         "--address",
         "addresses",
         multiple=True,
         metavar="WALK",
-        help="Without FILE: what they hold, one each if there are as many, else all of them.",
+        help="Without -c: give the virtual hosts these addresses, one each if there are as many as"
+        " vhids, otherwise all to each.  [default: 198.51.100.VHID]",
     ),
-    _path("--passphrase-file", metavar="FILE", text="Without -c: its first line."),
-    _walk("--source", "Source of IPv4.  [default: FILE's, the interface's]"),
-    _walk("--source6", "Source of IPv6."),
-    _walk("--source-mac", "Source MAC."),
-    _walk("--destination", "Another group of IPv4."),
-    _walk("--destination6", "Another group of IPv6."),
-    click.option("--destination-mac", metavar="MAC", help="Where unicast to peers of FILE goes."),
-    _walk("--advbase", "Advertised seconds.  [default: FILE's, 1]"),
-    _walk("--advskew", "Advertised skew.  [default: FILE's, 0]"),
-    _walk("--demote", "Byte 4 of CARP.  [default: 0]"),
-    _walk("--counter", "One value: where all flows begin.  [default: the clock, ns]"),
-    _walk("--vlan", "An 802.1Q tag in each frame."),
-    click.option(
-        "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, help="Of what is random."
+    _path(
+        "--passphrase-file",
+        metavar="FILE",
+        text="Without -c: use the first line of FILE as the passphrase.",
     ),
-    _path("--from", "recording", metavar="PCAP", text="Sends a recording instead.", dash=True),
+    _walk("--source", "Set the IPv4 source.  [default: that of FILE or of the interface]"),
+    _walk("--source6", "Set the IPv6 source.  [default: that of FILE or of the interface]"),
+    _walk("--source-mac", "Set the source MAC.  [default: that of the interface]"),
+    _walk("--destination", "Set the IPv4 group.  [default: that of FILE or 224.0.0.18]"),
+    _walk("--destination6", "Set the IPv6 group.  [default: that of FILE or ff02::12]"),
     click.option(
-        "--times", type=click.IntRange(1, 2**32 - 1), default=1, help="PCAP so many times."
+        "--destination-mac", metavar="MAC", help="Send to this MAC for virtual hosts with peers."
+    ),
+    _walk("--advbase", "Set the advertised advbase.  [default: that of FILE or 1]"),
+    _walk("--advskew", "Set the advertised advskew.  [default: that of FILE or 0]"),
+    _walk("--demote", "Set OpenBSD's demote byte.  [default: 0]"),
+    _walk("--counter", "Start the counters of all flows here.  [default: the time in ns]"),
+    _walk("--vlan", "Add this 802.1Q tag to each frame."),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, (1 << 64) - 1),
+        default=0,
+        help="Set the random seed.  [default: 0]",
+    ),
+    _path(
+        "--from",
+        "recording",
+        metavar="PCAP",
+        text="Send the frames of a capture file instead; - is standard input.",
+        dash=True,
+    ),
+    click.option(
+        "--times",
+        type=click.IntRange(1, 2**32 - 1),
+        default=1,
+        help="Send PCAP this many times.  [default: 1]",
     ),
     click.option(
         "--speed",
         type=click.FloatRange(0, 1e6, min_open=True),
         metavar="X",
-        help="PCAP X times as fast as recorded.  [default: 1, or --rate]",
+        help="Send PCAP X times as fast as it was recorded.  [default: 1, or --rate]",
     ),
-    _path("--write", metavar="PCAP", text="Writes the frames there instead of sending them."),
+    _path("--write", metavar="PCAP", text="Write the frames to a file instead of sending them."),
     click.option(
         "--backend",
         type=click.Choice(("auto", "sendmmsg", "live")),
         default="auto",
         show_default=True,
-        help="How frames leave.",
+        help="Choose how frames are sent: by sendmmsg(2), or live from an XDP program.",
     ),
     click.option(
-        "--stamp", is_flag=True, help="Says behind each frame when it was sent, for sink."
+        "--stamp",
+        is_flag=True,
+        help="Append the time of sending to each frame, from which sink computes latency.",
     ),
-    click.option("--i-own-this-network", is_flag=True, help="Also where it may cut you off."),
+    click.option(
+        "--i-own-this-network",
+        is_flag=True,
+        help="Send even on the interface of the default route or of your SSH session.",
+    ),
     trial_options,
     masters_options,
     json_option,
@@ -119,10 +150,10 @@ def flood_options(function: _Function) -> _Function:
 
 @dataclass(frozen=True)
 class FloodOptions:
-    """What was asked for, a field an option; None where it was not given.
+    """The values of the options; None where an option was not given.
 
-    `interface`: "" where frames are only written. `burst`: frames, seconds. `walks`: the options of
-    WALKED that were given, as they were written.
+    `interface`: "" when frames are only written. `burst`: frames and seconds. `walks`: the options
+    of WALKED that were given, as text.
     """
 
     interface: str
@@ -158,38 +189,27 @@ class FloodOptions:
         return cls(**(own | {"walks": walks, "interface": values["interface"] or ""}))
 
 
-_BESIDE_HOSTS = {
+_WITH_HOSTS = {
     "interface", "hosts", "election", "duration", "i_own_this_network", "as_json", "walks",
 }  # fmt: skip
-_NOT_BESIDE_HOSTS = {each.name for each in fields(FloodOptions)} - _BESIDE_HOSTS
-_MADE = ("vhid", "addresses", *WALKED, "destination_mac", "mix", "config", "storm", "stamp")
+_NOT_WITH_HOSTS = {each.name for each in fields(FloodOptions)} - _WITH_HOSTS
+_FRAME_FIELDS = ("vhid", "addresses", *WALKED, "destination_mac", "mix", "config", "storm", "stamp")
 
+_TOGETHER = "{option} cannot be combined with {other}"
 CONFLICTS = (
-    Rule(None, "say where: -i IF, or --write PCAP", needs=("interface", "write")),
-    Rule(
-        "config",
-        "-c FILE says addresses and passphrases: no --address, no --passphrase-file beside it",
-        without=("addresses", "passphrase_file"),
-    ),
-    Rule(
-        "hosts",
-        "--hosts goes without {other}",
-        without=tuple(sorted(_NOT_BESIDE_HOSTS.union(WALKED, TRIAL_NAMES))),
-    ),
+    Rule(None, "missing option -i IF or --write PCAP", needs=("interface", "write")),
+    Rule("config", _TOGETHER, without=("addresses", "passphrase_file")),
+    Rule("hosts", _TOGETHER, without=tuple(sorted(_NOT_WITH_HOSTS.union(WALKED, TRIAL_NAMES)))),
     Rule("election", "--election needs --hosts N", needs=("hosts",)),
+    Rule("sink_interface", _TOGETHER, without=("recording", "speed", "times", "write")),
+    Rule("find_rate", _TOGETHER, without=("burst", "count", "duration", "rate", "storm")),
+    Rule("storm", _TOGETHER, without=("burst",)),
     Rule(
-        "sink_interface",
-        "--sink goes without {other}",
-        without=("recording", "speed", "times", "write"),
+        "recording",
+        "--from sends frames unchanged and cannot be combined with {other}",
+        without=_FRAME_FIELDS,
     ),
-    Rule(
-        "find_rate",
-        "--find-rate goes without {other}",
-        without=("burst", "count", "duration", "rate", "storm"),
-    ),
-    Rule("storm", "either --storm or --burst", without=("burst",)),
-    Rule("recording", "--from sends frames as they are: no {other} beside it", without=_MADE),
-    Rule("speed", "--speed is for --from", needs=("recording",)),
-    Rule("speed", "a recording goes at --speed, or at a rate", without=("rate", "burst")),
+    Rule("speed", "--speed needs --from PCAP", needs=("recording",)),
+    Rule("speed", _TOGETHER, without=("rate", "burst")),
 )
-"""Which options do not go together; the first that is broken is what is said."""
+"""Which options cannot be combined; the first rule that is broken is reported."""

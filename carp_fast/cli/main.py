@@ -1,12 +1,12 @@
 """The commands of carp-fast: options, tables, exit codes.
 
-Holds what people type and what they see; what every command shares is in carp_fast.cli.terminal.
-Must not know how the daemon works: `run` hands over to carp_fast.daemon, everything that concerns a
-running daemon goes through its control socket. What a command needs is imported inside it, so
-that the group starts quickly and the daemon stays lean.
+Holds what people type and see; code shared by the commands is in carp_fast.cli.terminal. Must not
+know how the daemon works: `run` calls carp_fast.daemon, and all that concerns a running daemon goes
+through its control socket. Each command imports what it needs when it runs, so that the program
+starts quickly and the daemon stays small.
 
-Exit codes: 0 done; 1 it did not succeed, and stderr says why, one line (a configuration: one line
-a fault); 2 wrong usage; 130 after Ctrl-C. A reader of the output that leaves early is no failure.
+Exit codes: 0 success; 1 failure, with the reason on stderr in one line (for a configuration one
+line per fault); 2 wrong usage; 130 after Ctrl-C. A closed output pipe is not a failure.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class _Group(click.Group):
-    """The top group: Ctrl-C and a reader that has gone end a command quietly."""
+    """The top group: Ctrl-C and a closed output pipe end a command quietly."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         try:
-            return super().make_context(*args, **extra)  # prints what --help and --version ask for
+            return super().make_context(*args, **extra)  # prints --help and --version
         except BrokenPipeError:
             discard_output()
             raise click.exceptions.Exit(0) from None
@@ -135,7 +135,7 @@ def run(
         if chosen == "text":
             prefix = "" if isinstance(error, ConfigurationError) else f"{PROGRAM}: "
             raise Failure(*(prefix + line for line in lines)) from error
-        # Who asked for another form on stderr gets the reason in it too.
+        # With another log format the reason has that format as well.
         for line in lines:
             logger.error("%s", line)
         code = 1
@@ -167,7 +167,7 @@ def check(config: Path | None) -> None:
 
 
 def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
-    """What does not go with this host as it is now."""
+    """Differences between the configuration and the interfaces of this host."""
     from carp_fast.daemon import present, surroundings
     from carp_fast.net.interfaces import LinkError, read_interfaces
 
@@ -405,7 +405,7 @@ def secret_encrypt(config: Path | None, key: Path | None) -> None:
         where = config or DEFAULT_CONFIGURATION
         raise failure(f"no key: give --key FILE, or set daemon.secret_key_file in {where}")
     try:
-        # The key first: nobody should type a passphrase for a key that cannot be used.
+        # The key first: do not ask for a passphrase that cannot be encrypted.
         key_bytes = read_key(key)
         token = encrypt(_read_passphrase(), key_bytes)
     except SecretError as error:

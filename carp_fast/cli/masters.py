@@ -1,4 +1,4 @@
-"""`flood --hosts`: many well-behaved virtual hosts, how they stand and how they went.
+"""`flood --hosts`: runs many well-behaved virtual hosts; its options, progress line and result.
 
 Must not know how they are numbered or run (loadtest/masters.py).
 """
@@ -28,20 +28,20 @@ _OPTIONS = (
         "--hosts",
         type=click.IntRange(1),
         metavar="N",
-        help="Instead of a mix: so many well-behaved virtual hosts, each with a source address and"
-        " a virtual MAC of its own; they resign at the end.",
+        help="Run N well-behaved virtual hosts instead of sending a mix of frames. Each has a"
+        " source address and a virtual MAC of its own; they resign at the end.",
     ),
     click.option(
         "--election",
         is_flag=True,
-        help="With --hosts: half of them are backups of the others, and take over for the middle"
-        " third of the time.",
+        help="With --hosts: make half of them backups of the others, which take over for the middle"
+        " third of the duration.",
     ),
 )
 
 
 def masters_options(function: _Function) -> _Function:
-    """The parameters `hosts` and `election`."""
+    """Adds the parameters `hosts` and `election` to a command."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -56,7 +56,7 @@ def run_masters(
     duration_s: float,
     as_json: bool,
 ) -> None:
-    """Runs them for so long and prints what came of it. Raises Failure."""
+    """Runs `count` virtual hosts for `duration_s` and prints the result. Raises Failure."""
     import msgspec
 
     from carp_fast.loadtest.masters import Masters, MastersError
@@ -81,7 +81,7 @@ def run_masters(
 
 
 def line_of(held: Held) -> str:
-    """How it stands, in one line."""
+    """States and counters in one line."""
     return (
         f"{held.seconds:.0f} s  {held.master:,} MASTER  {held.backup:,} BACKUP  {held.init:,} INIT"
         f"  {held.advertisements_sent:,} advertisements sent, {held.advertisements_heard:,} heard"

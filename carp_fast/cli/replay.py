@@ -1,7 +1,7 @@
-"""The commands `record` and `replay`: what a daemon recorded, kept, and shown again.
+"""The commands `record` and `replay`: save what a daemon recorded, and play it again.
 
-Holds their options and what they print. Must not know how a daemon records, nor how a scenario
-is played. What a command needs is imported inside it.
+Holds their options and what they print. Must not know how a daemon records or how a scenario is
+played. Each command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PCAP_MAGICS = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d")
 PREEMPT = {"true": True, "false": False, "demoted": "demoted"}
-RECORDED_COLUMN = 40  # characters of what was recorded, beside what is decided now
+RECORDED_COLUMN = 40  # width of the column of recorded decisions
 
 
 @click.command()
@@ -61,7 +61,7 @@ def record(
     except ControlError as error:
         raise failure(error) from error
     if not answer.virtual_hosts:
-        raise failure("no such virtual host, or nothing of it is in the ring any more")
+        raise failure("no such virtual host, or its records were overwritten in the ring")
     try:
         write_whole(file, answer.lines, force=force)
     except OSError as error:
@@ -105,9 +105,9 @@ def replay(file: Path, as_json: bool, source: str | None, **given: Any) -> None:
         if source is not None:
             text = show_election(file, source, given, as_json=as_json)
         elif any(value not in (None, ()) for value in given.values()):
-            raise click.UsageError("these options belong to --as")
+            raise click.UsageError("these options need --as")
         elif is_pcap(file):
-            raise click.UsageError(f"{file} is a pcap: --as says in whose place")
+            raise click.UsageError(f"{file} is a pcap: give the host to replace with --as")
         else:
             text = show_replay(file, as_json=as_json)
     except ScenarioError as error:
@@ -119,7 +119,7 @@ def replay(file: Path, as_json: bool, source: str | None, **given: Any) -> None:
 
 
 def write_whole(path: Path, lines: Iterable[str], *, force: bool) -> None:
-    """Writes a file that is there whole or not at all. Raises OSError."""
+    """Writes a file completely or not at all. Raises OSError, also if it exists and not `force`."""
     import tempfile  # 0.7 MiB, which every daemon would hold
 
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -131,7 +131,7 @@ def write_whole(path: Path, lines: Iterable[str], *, force: bool) -> None:
         if force:
             Path(name).replace(path)
         else:
-            os.link(name, path)  # fails where something came there meanwhile
+            os.link(name, path)  # fails if the path exists by now
     finally:
         Path(name).unlink(missing_ok=True)
 
@@ -151,7 +151,7 @@ def encoded(document: Any) -> bytes:
 
 
 def show_replay(path: Path, *, as_json: bool) -> str:
-    """Prints decisions up to the first difference; the line that names it, or "".
+    """Prints decisions up to the first difference and returns the error that names it, or "".
 
     Raises ScenarioError.
     """
@@ -205,7 +205,7 @@ def difference_text(row: Row) -> str:
 
 
 def host_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """The table of the host whose place is taken, from options or a configuration.
+    """The table of the host that the engine replaces, from options or a configuration.
 
     Raises ScenarioError.
     """
@@ -221,7 +221,7 @@ def host_settings(given: dict[str, Any]) -> dict[str, Any]:
             raise ScenarioError(str(error)) from error
         found = [host for host in hosts if given["vhid"] in (None, host.vhid)]
         if len(found) != 1:
-            raise ScenarioError(f"{given['config']}: {len(found)} virtual hosts match: give --vhid")
+            raise ScenarioError(f"{given['config']}: {len(found)} virtual hosts match; use --vhid")
         table = configured_table(found[0])
     elif given["passphrase_file"] is None or not given["addresses"]:
         raise click.UsageError("--as needs -c, or --passphrase-file and --address")
@@ -239,7 +239,7 @@ def host_settings(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def show_election(path: Path, source: str, given: dict[str, Any], *, as_json: bool) -> str:
-    """Prints both sides; the line that says that they differ, or "". Raises ScenarioError."""
+    """Prints both sides and returns the error if they differ, or "". Raises ScenarioError."""
     from carp_fast.replay.election import advertisements, read_frames, take_place
     from carp_fast.replay.scenario import ScenarioError, parse_line
 
@@ -251,7 +251,7 @@ def show_election(path: Path, source: str, given: dict[str, Any], *, as_json: bo
         except ValueError as error:
             raise ScenarioError(f"--order: {error}") from error
         if orders[-1].output:
-            raise ScenarioError(f"--order: {text}: an output")
+            raise ScenarioError(f"--order: {text}: is an output, not an order")
     heard = advertisements(read_frames(path), table.get("vhid"))
     election = take_place(heard, source, table, orders)
     if as_json:
@@ -261,12 +261,12 @@ def show_election(path: Path, source: str, given: dict[str, Any], *, as_json: bo
             print_text(line)
     if election.same:
         return ""
-    apart = f"within {election.interval_ns / 1e9:.3f} s of when {source} did"
+    apart = f"within {election.interval_ns / 1e9:.3f} s of {source}"
     return f"{path}: does not start and stop advertising {apart}"
 
 
 def election_lines(source: str, election: Election) -> Sequence[str]:
-    """Starts, stops and counts of both sides, and what ours was when."""
+    """Lines with starts, stops and counts of both sides, then the states of ours by time."""
 
     def side(period: Period | None) -> str:
         if period is None:

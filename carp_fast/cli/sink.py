@@ -1,4 +1,4 @@
-"""The command `sink`: its options, its progress line, its tables.
+"""The command `sink`: its options, progress line and tables.
 
 Must not know how frames are received, judged or counted (loadtest/receiver.py).
 """
@@ -30,30 +30,34 @@ if TYPE_CHECKING:
 
 PROGRESS_S = 1.0
 FLOWS_SHOWN = 50
-"""Sources and vhids in a terminal's table, those with most loss first; a pipe gets all of them."""
+"""Rows in a terminal's table, those with the most loss first; a pipe gets all of them."""
 
 
 @click.command()
-@click.option("-i", "--interface", required=True, metavar="IF", help="Where frames arrive.")
+@click.option("-i", "--interface", required=True, metavar="IF", help="Receive on this interface.")
 @click.option(
     "-c",
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A configuration: digests are judged.",
+    help="Verify digests with this configuration.",
 )
 @click.option(
     "--duration",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="Ends after so many seconds.  [default: at Ctrl-C]",
+    help="Stop after S seconds.  [default: at Ctrl-C]",
 )
-@click.option("--count", type=click.IntRange(1), metavar="N", help="Ends after so many frames.")
-@click.option("--announcements", is_flag=True, help="Counts ARP and neighbour advertisements, too.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N frames.")
+@click.option(
+    "--announcements",
+    is_flag=True,
+    help="Also count gratuitous ARP and unsolicited neighbour advertisements.",
+)
 @click.option(
     "--vlan",
     metavar="TAG",
-    help='Frames with this 802.1Q tag; "any": whatever tag, or none.  [default: untagged ones]',
+    help='Count frames with this 802.1Q tag; "any": with and without tags.  [default: untagged]',
 )
 @json_option
 def sink(
@@ -66,16 +70,16 @@ def sink(
     vlan: str | None,
     as_json: bool,
 ) -> None:
-    """Counts what arrives: the receiving end of `flood`.
+    """Counts received frames. The receiving end of `carp-fast flood`.
 
-    By verdict, and by source and vhid: first and last counter, frames received, counters lost,
-    duplicates, frames out of order; latency where the sender stamps its frames (flood --stamp)
-    and has the same clock. What the kernel dropped here is counted apart from what was lost on
-    the way.
+    Frames are counted by verdict, and by source and vhid: first and last counter, frames received,
+    counters lost, duplicates, frames out of order. Latency is measured if the sender stamps its
+    frames (flood --stamp) and has the same clock. Frames that the kernel dropped on this host are
+    counted apart from those lost on the way.
 
-    Without -c, "ok" is what is well formed. With it the digest is right as well; interfaces of
-    the configuration are ignored where FILE lacks the interface. A host that takes over counts on
-    from what it heard: between real hosts such a step looks like loss.
+    Without -c, "ok" means well formed. With -c, the digest is valid, too; the interfaces in the
+    configuration are ignored if FILE does not name the interface. A real host that takes over
+    continues from the counter that it received last, which looks like loss.
     """
     from carp_fast.config.load import ConfigurationError, load
     from carp_fast.loadtest.receiver import Receiver, SinkError
@@ -104,16 +108,16 @@ def sink(
 
 
 def vlan_of(text: str | None) -> int | None:
-    """The tag that `--vlan` names; 0 for any, None for none. Raises click.BadParameter."""
+    """The tag given by `--vlan`; 0 for any, None for none. Raises click.BadParameter."""
     if text is None or text == "any":
         return None if text is None else 0
     if not text.isdecimal() or not 1 <= int(text) <= 4094:
-        raise click.BadParameter(f'{text!r}: 1 to 4094, or "any"', param_hint="--vlan")
+        raise click.BadParameter(f'{text!r}: must be 1 to 4094 or "any"', param_hint="--vlan")
     return int(text)
 
 
 def _watch(receiver: Receiver, duration_s: float | None, *, quiet: bool) -> None:
-    """Shows how it goes until the end, which Ctrl-C may bring."""
+    """Shows progress until the duration is over, the receiver has ended, or Ctrl-C."""
     begun_at = time.monotonic()
     before = 0
     with progress(quiet=quiet) as show, contextlib.suppress(KeyboardInterrupt):
@@ -132,7 +136,7 @@ def _watch(receiver: Receiver, duration_s: float | None, *, quiet: bool) -> None
 
 
 def print_received(received: Received) -> None:
-    """Verdicts, the table by source and vhid, and what is to be said about them."""
+    """Prints the verdicts, the table by source and vhid, and the summary."""
     from carp_fast.engine._wire import VERDICT_WORDS
 
     counts = [
@@ -146,12 +150,12 @@ def print_received(received: Received) -> None:
     rows = [[word, f"{number:,}"] for word, number in counts if number]
     print_table(("verdict", "frames"), rows)
     print_flows(received.by_source)
-    for line in said(received):
+    for line in summary(received):
         print_text(line)
 
 
 def print_flows(flows: Sequence[Flow]) -> None:
-    """A row for each source and vhid; on a terminal not more than FLOWS_SHOWN."""
+    """Prints a row for each source and vhid; on a terminal at most FLOWS_SHOWN."""
     if not flows:
         return
     shown = list(flows)
@@ -169,8 +173,8 @@ def print_flows(flows: Sequence[Flow]) -> None:
         print_text(f"... and {len(flows) - len(shown):,} more (--json has all of them)")
 
 
-def said(received: Received) -> Iterator[str]:
-    """The sums, and each limit that was hit."""
+def summary(received: Received) -> Iterator[str]:
+    """Lines with the sums and each limit that was hit."""
     yield ""
     yield (
         f"{received.frames:,} frames in {received.seconds:.1f} s, {received.frames_per_s:,.0f}/s;"
@@ -178,7 +182,7 @@ def said(received: Received) -> Iterator[str]:
     )
     if received.kernel_dropped or received.interface_dropped:
         yield (
-            f"dropped here, not on the way, and among the lost: {received.kernel_dropped:,} by the"
+            f"dropped by this host and included in the lost: {received.kernel_dropped:,} by the"
             f" socket, {received.interface_dropped:,} by the interface"
         )
     if received.latency is not None:
@@ -189,8 +193,8 @@ def said(received: Received) -> Iterator[str]:
         )
     if received.before_sent:
         yield (
-            f"{received.before_sent:,} frames arrived before they were sent: the ends have two"
-            " clocks, and latency says nothing"
+            f"{received.before_sent:,} frames arrived before they were sent: sender and receiver"
+            " have different clocks, so latency is meaningless"
         )
     if received.strays:
         yield (
@@ -198,7 +202,7 @@ def said(received: Received) -> Iterator[str]:
             f" than {received.counter_window:,} back, COUNTER_WINDOW, or 16,777,216 ahead)"
         )
     if received.restarts:
-        yield f"{received.restarts:,} times a sender began with other counters"
+        yield f"a sender restarted with other counters {received.restarts:,} times"
     if received.left_out:
         yield (
             f"{received.left_out:,} frames are in no row: the table holds"

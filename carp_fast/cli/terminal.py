@@ -1,6 +1,6 @@
-"""What every command shares: its options, what it prints, how it fails, where its daemon is.
+"""Shared by the commands: common options, printing, failures, the path of the control socket.
 
-Must not know any command. Tables and JSON look one way on a terminal and are plain in a pipe.
+Must not know any command. Tables and JSON are formatted on a terminal and plain in a pipe.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PROGRAM = "carp-fast"
 DEFAULT_CONFIGURATION = Path("/etc/carp-fast/carp-fast.toml")
 DEFAULT_CONTROL_SOCKET = Path("/run/carp-fast/control.sock")
 RICH_ROWS_MAX = 1_000
-"""A longer table is printed plain on a terminal too: rich needs seconds to lay it out."""
+"""Longer tables are plain on a terminal, too: rich needs seconds to lay them out."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Failure(CarpFastError, click.ClickException):
-    """Raised when a command did not succeed: its lines go to stderr, exit code 1."""
+    """Raised when a command fails: its lines are printed on stderr, and the exit code is 1."""
 
     exit_code = 1
 
@@ -43,13 +43,13 @@ class Failure(CarpFastError, click.ClickException):
 
 
 def failure(text: object) -> Failure:
-    """The one line that says why, for `raise`."""
+    """A Failure with one line, which begins with the name of the program."""
     return Failure(f"{PROGRAM}: {text}")
 
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Writes to standard output in here fail with one line. Raises Failure, BrokenPipeError."""
+    """Turns an OSError from standard output into Failure; BrokenPipeError stays as it is."""
     try:
         yield
     except BrokenPipeError:
@@ -60,7 +60,7 @@ def writing() -> Iterator[None]:
 
 
 def print_text(text: str, *, end: str = "\n", flush: bool = False) -> None:
-    """Prints a line, or what ends in `end`. Raises Failure."""
+    """Prints `text` followed by `end`. Raises Failure."""
     with writing():
         sys.stdout.write(text + end)
         if flush:
@@ -69,9 +69,9 @@ def print_text(text: str, *, end: str = "\n", flush: bool = False) -> None:
 
 @contextlib.contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Gives the block a function that shows one line on stderr; `quiet`: it shows nothing.
+    """Yields a function that shows a progress line on stderr, or with `quiet` does nothing.
 
-    A terminal shows each in place of the last, and none once the block is left.
+    On a terminal each line replaces the one before, and the last is erased on exit.
     """
     if quiet:
         yield lambda text: None
@@ -84,7 +84,7 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
     column = TextColumn("{task.description}", markup=False)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    # Without a thread: it is refreshed where there is a new line.
+    # No refresh thread: each new line refreshes it.
     with Progress(
         column,
         console=console,
@@ -99,7 +99,7 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def ended_like_an_interrupt() -> Iterator[None]:
-    """SIGTERM in here raises KeyboardInterrupt, as Ctrl-C does: the results are still shown."""
+    """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does, so that results are still shown."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
@@ -112,7 +112,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def print_json(document: bytes) -> None:
-    """One JSON document: indented for a terminal, in one line otherwise."""
+    """Prints a JSON document: indented on a terminal, otherwise on one line."""
     if sys.stdout.isatty():
         import msgspec
 
@@ -149,7 +149,7 @@ def print_table(
 
 
 def config_option(function: _Function) -> _Function:
-    """-c FILE: the parameter `config`."""
+    """Adds -c FILE, the parameter `config`, to a command."""
     return click.option(
         "-c",
         "--config",
@@ -160,7 +160,7 @@ def config_option(function: _Function) -> _Function:
 
 
 def daemon_options(function: _Function) -> _Function:
-    """What finds the daemon: the parameters `config` and `control_socket`."""
+    """Adds the parameters `config` and `control_socket`, which find the daemon, to a command."""
     return config_option(
         click.option(
             "--control-socket",
@@ -171,18 +171,19 @@ def daemon_options(function: _Function) -> _Function:
     )
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON, and nothing else.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 
 
 def control_path(config: Path | None, control_socket: Path | None) -> Path:
-    """Where the daemon listens, by what was given of `daemon_options`. Raises Failure."""
+    """The path of the daemon's control socket, from the `daemon_options`. Raises Failure."""
     return control_socket or daemon_path(config, "control_socket") or DEFAULT_CONTROL_SOCKET
 
 
 def daemon_path(config: Path | None, key: str) -> Path | None:
-    """A path from the [daemon] table, read leniently: other faults do not matter here.
+    """A path from the [daemon] table; faults in the rest of the configuration are ignored.
 
-    Raises Failure only for a configuration that was named on the command line.
+    Raises Failure for a path that is not one, and for a file that cannot be read if it was named
+    on the command line.
     """
     path = config or DEFAULT_CONFIGURATION
     try:
@@ -204,7 +205,7 @@ _DAEMON_HEADER = re.compile(r"^[ \t]*\[[ \t]*daemon[ \t]*\]", re.MULTILINE)
 
 
 def _daemon_table(text: str) -> Mapping[str, Any]:
-    """The [daemon] table, without parsing tens of thousands of tables after it where possible.
+    """The [daemon] table, if possible without parsing tens of thousands of tables after it.
 
     Raises ValueError (tomllib.TOMLDecodeError) for text that is not TOML.
     """
@@ -215,6 +216,6 @@ def _daemon_table(text: str) -> Mapping[str, Any]:
     try:
         table = tomllib.loads(part).get("daemon", {})
     except tomllib.TOMLDecodeError:
-        # The cut went through a multi-line value, or the text has a fault.
+        # The part ends inside a multi-line value, or the text has a fault.
         table = tomllib.loads(text).get("daemon", {})
     return table if isinstance(table, dict) else {}

@@ -1,4 +1,4 @@
-"""`flood --sink`: the options of a test with both ends, its tables, the steps of a search.
+"""`flood --sink`: the options of a test with both ends, its tables, and the steps of a search.
 
 Must not know how frames are sent or received, nor how the two are compared (loadtest/trial.py).
 """
@@ -26,7 +26,7 @@ LOW_PER_S, HIGH_PER_S, STEP_S = 1_000.0, 1_000_000.0, 2.0
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Send = Callable[[float | None, float | None], "Sent"]
-"""Sends at a rate, for so many seconds; None: as the other options have it."""
+"""Sends at a rate for a number of seconds; None: as the other options have it."""
 
 
 def _number_option(name: str, metavar: str, text: str) -> Callable[..., Any]:
@@ -35,27 +35,38 @@ def _number_option(name: str, metavar: str, text: str) -> Callable[..., Any]:
 
 
 _OPTIONS = (
-    click.option("--sink", "sink_interface", metavar="IF", help="Counts what arrives here."),
-    click.option("--sink-netns", metavar="NAME", help="The network namespace of that interface."),
+    click.option(
+        "--sink",
+        "sink_interface",
+        metavar="IF",
+        help="Receive on this interface and compare with what was sent.",
+    ),
+    click.option(
+        "--sink-netns", metavar="NAME", help="Open the --sink interface in this network namespace."
+    ),
     click.option(
         "--find-rate",
         is_flag=True,
-        help="Looks for the highest rate without loss between --sink and here.",
+        help="Search for the highest rate without loss between -i and --sink.",
     ),
     click.option(
         "--loss",
         type=click.FloatRange(0, 100, max_open=True),
         metavar="PERCENT",
-        help="What --find-rate allows to be lost.  [default: 0]",
+        help="With --find-rate: allow this share of frames to be lost.  [default: 0]",
     ),
-    _number_option("--from-rate", "N", f"The lowest rate tried.  [default: {LOW_PER_S:,.0f}]"),
-    _number_option("--to-rate", "N", f"The highest rate tried.  [default: {HIGH_PER_S:,.0f}]"),
-    _number_option("--step-duration", "S", f"Seconds of each rate.  [default: {STEP_S:g}]"),
+    _number_option(
+        "--from-rate", "N", f"Search from this rate in frames/s.  [default: {LOW_PER_S:,.0f}]"
+    ),
+    _number_option(
+        "--to-rate", "N", f"Search up to this rate in frames/s.  [default: {HIGH_PER_S:,.0f}]"
+    ),
+    _number_option("--step-duration", "S", f"Send for S seconds per rate.  [default: {STEP_S:g}]"),
     click.option(
         "--plot",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Loss and latency against the rate, an SVG file.",
+        help="With --find-rate: write a chart of loss and latency by rate to FILE (SVG).",
     ),
 )
 _SEARCH_ONLY = ("loss", "from_rate", "to_rate", "step_duration", "plot")
@@ -75,7 +86,7 @@ def trial_options(function: _Function) -> _Function:
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """What was asked for. `loss` is a share, though its option is in percent."""
+    """The values of the options. `loss` is a fraction; its option is in percent."""
 
     interface: str
     namespace: str | None
@@ -118,7 +129,7 @@ def run_trial(
     vlan: int | None,
     as_json: bool,
 ) -> None:
-    """One trial, or a search; prints what came of it. Raises Failure, and what `send` raises."""
+    """Runs one trial or a search and prints the result. Raises Failure, and what `send` raises."""
     import msgspec
 
     from carp_fast.loadtest.receiver import Receiver, SinkError
@@ -162,9 +173,9 @@ def _search(options: TrialOptions, attempt: Callable[[float], Trial], *, quiet: 
 
     if not quiet:
         print_text(
-            f"the highest rate that loses at most {100 * options.loss:g} %, from"
-            f" {options.low:,.0f} to {options.high:,.0f} frames/s, {options.step_s:g} s each;"
-            f" ends when the rates with and without are within {100 * RESOLUTION:g} % (RESOLUTION)",
+            f"searching for the highest rate that loses at most {100 * options.loss:g} %, from"
+            f" {options.low:,.0f} to {options.high:,.0f} frames/s, {options.step_s:g} s each, to"
+            f" within {100 * RESOLUTION:g} % (RESOLUTION)",
             flush=True,
         )
     number = 0
@@ -181,7 +192,7 @@ def _search(options: TrialOptions, attempt: Callable[[float], Trial], *, quiet: 
 def _write_plot(path: Path, found: Found, options: TrialOptions) -> None:
     from carp_fast.loadtest.trial import figure
 
-    caption = f"received on {options.interface}, {options.step_s:g} s a point"
+    caption = f"received on {options.interface}, {options.step_s:g} s per point"
     try:
         path.write_text(figure(found.steps, caption))
     except OSError as error:
@@ -192,11 +203,11 @@ def _write_plot(path: Path, found: Found, options: TrialOptions) -> None:
 
 
 def step_line(number: int, trial: Trial, passed: bool) -> str:
-    """One step of a search."""
+    """One line about a step of a search."""
     latency = trial.latency
     p99 = f"  p99 {latency.p99_ns / 1e3:,.1f} us" if latency else ""
     here = trial.lost - trial.lost_on_the_way
-    dropped = f"  ({here:,} more dropped by this end)" if here else ""
+    dropped = f"  ({here:,} more dropped by the receiver)" if here else ""
     asked = trial.asked_per_s or 0
     return (
         f"step {number:2}  asked {asked:>11,.0f}/s  sent {trial.sent_per_s:>11,.0f}/s"
@@ -206,7 +217,7 @@ def step_line(number: int, trial: Trial, passed: bool) -> str:
 
 
 def found_lines(found: Found) -> Iterator[str]:
-    """What the search came to, and what limits it."""
+    """Lines about the result of a search and what limited it."""
     allowed = f"at most {100 * found.loss_allowed:g} % lost" if found.loss_allowed else "no loss"
     if found.rate_per_s is None:
         yield f"no rate with {allowed}: {found.above_per_s:,.0f} frames/s already lost more"
@@ -217,18 +228,18 @@ def found_lines(found: Found) -> Iterator[str]:
             f"{allowed} up to {found.rate_per_s:,.0f} frames/s; {found.above_per_s:,.0f} lost more"
         )
     if found.limited_by == "sender":
-        yield "the sender cannot send faster here: the network may carry more"
+        yield "the sender cannot send faster on this host; the network may carry more"
     elif found.limited_by == "range":
-        yield "it was not asked for more (--to-rate)"
+        yield "higher rates were not tried (--to-rate)"
     if not found.converged:
-        yield f"not converged: {len(found.steps)} steps, and the two are further apart than asked"
+        yield f"not converged: after {len(found.steps)} steps the two rates are still too far apart"
     here = max(step.lost - step.lost_on_the_way for step in found.steps)
     if here:
-        yield f"the receiving end dropped up to {here:,} frames a step: not counted as loss"
+        yield f"the receiver dropped up to {here:,} frames per step, which do not count as loss"
 
 
 def print_trial(trial: Trial) -> None:
-    """A row for each source and vhid, and the sums."""
+    """Prints a row for each source and vhid, and the sums."""
     rows = [
         [
             row.source or "no counter",
@@ -261,7 +272,7 @@ def trial_lines(trial: Trial) -> Iterator[str]:
     )
     if trial.kernel_dropped or trial.interface_dropped:
         yield (
-            f"dropped by the receiving end: {trial.kernel_dropped:,} by the socket,"
+            f"dropped by the receiver: {trial.kernel_dropped:,} by the socket,"
             f" {trial.interface_dropped:,} by the interface"
         )
     if trial.latency:
@@ -272,10 +283,10 @@ def trial_lines(trial: Trial) -> Iterator[str]:
         )
     elif trial.stamped and trial.arrived:
         yield (
-            "no latency: something on the way cuts frames to their IP length, and the stamps with"
-            " it (a firewall, or a bridge with net.bridge.bridge-nf-call-iptables)"
+            "no latency: something on the way cuts frames to their IP length and so removes the"
+            " stamps (a firewall, or a bridge with net.bridge.bridge-nf-call-iptables)"
         )
     if trial.left_out:
         yield f"{trial.left_out:,} frames arrived and are in no row: the receiver's table is full"
     if trial.foreign:
-        yield f"{trial.foreign:,} frames came from others"
+        yield f"{trial.foreign:,} frames came from other senders"

@@ -19,6 +19,7 @@ from carp_fast.loadtest import guard
 from carp_fast.net import drivers as netdev
 from tests.support.segment import advertisement, carp_digest, ip
 
+TOGETHER = "cannot be combined with"
 CONFIGURATION = """
 [[virtual_host]]
 interface = "eth0"
@@ -53,8 +54,8 @@ def test_a_file_has_the_mix_the_pace_and_nanoseconds(tmp_path: Path) -> None:
 def test_the_summary_in_text_and_in_json(tmp_path: Path) -> None:
     words = ("--write", tmp_path / "x", "--count", "30", "--vhid", "1-3", "--mix", "ok,vrrp")
     text = flood(*words).output
-    assert "30 frames written in 0.03 s, 1,000/s of 1,000 asked for" in text
-    assert "sources and vhids that count: 3" in text
+    assert "30 frames written in 0.03 s, 1,000/s of 1,000 requested" in text
+    assert "sources and vhids with counters: 3" in text
     said = json.loads(flood(*words, "--json").output)
     assert (said["sent"], said["kinds"], said["backend"]) == (30, {"ok": 15, "vrrp": 15}, "file")
     assert [(each["vhid"], each["sent"]) for each in said["by_source"]] == [(1, 5), (2, 5), (3, 5)]
@@ -119,13 +120,13 @@ def test_a_recording_multiplied_as_recorded_faster_and_at_a_rate(tmp_path: Path)
         (["--rate", "40%"], "a file does not say how fast it is"),
         (["--mix", "nonsense"], "mix: 'nonsense' is not a kind of frame"),
         (["--mix", "ok=0"], "mix: weights are whole numbers"),
-        (["--mix", "ok=-1"], "--mix: 'ok=-1': KIND=N"),
+        (["--mix", "ok=-1"], "--mix: 'ok=-1': must be KIND or KIND=N"),
         (["--mix", "na"], "mix: na: no virtual host has an IPv6 address"),
         (["--vhid", "0"], "--vhid: 0: from 1 to 255"),
         (["--advskew", "255"], "--advskew: 255: from 0 to 254"),
         (["--source", "fe80::1"], "--source: fe80::1 is no IPv4 address"),
         (["--source", "10.0.0.0-10.255.255.255"], "more than 1,048,576 (FLOWS_MAX)"),
-        (["--address", "10.0.0.0-10.0.255.255"], "--address: 65,536 addresses, at most 4,096"),
+        (["--address", "10.0.0.0-10.0.255.255"], "--address: 65,536 addresses; allowed: 4,096"),
         (["--burst", "9", "0.001", "--rate", "100"], "takes longer than the 0.001 s"),
         (["--passphrase-file", "/nowhere"], "/nowhere"),
         (["-c", "/nowhere"], "/nowhere"),
@@ -153,14 +154,14 @@ def test_recordings_that_cannot_be_sent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "say where: -i IF, or --write PCAP"),
-        (["-i", "s1", "--storm", "--burst", "1", "1"], "either --storm or --burst"),
-        (["-i", "s1", "-c", "x", "--address", "10.0.0.1"], "no --address"),
-        (["-i", "s1", "--from", "x", "--vhid", "1"], "no --vhid beside it"),
-        (["-i", "s1", "--from", "x", "--rate", "1", "--speed", "2"], "--speed, or at a rate"),
-        (["-i", "s1", "--from", "x", "--address", "10.0.0.1"], "no --address beside it"),
-        (["-i", "s1", "--from", "x", "--source-mac", "any"], "no --source-mac beside it"),
-        (["-i", "s1", "--speed", "2"], "--speed is for --from"),
+        ([], "missing option -i IF or --write PCAP"),
+        (["-i", "s1", "--storm", "--burst", "1", "1"], f"--storm {TOGETHER} --burst"),
+        (["-i", "s1", "-c", "x", "--address", "10.0.0.1"], f"--config {TOGETHER} --address"),
+        (["-i", "s1", "--from", "x", "--vhid", "1"], f"unchanged and {TOGETHER} --vhid"),
+        (["-i", "s1", "--from", "x", "--rate", "1", "--speed", "2"], f"--speed {TOGETHER} --rate"),
+        (["-i", "s1", "--from", "x", "--address", "10.0.0.1"], f"{TOGETHER} --address"),
+        (["-i", "s1", "--from", "x", "--source-mac", "any"], f"{TOGETHER} --source-mac"),
+        (["-i", "s1", "--speed", "2"], "--speed needs --from PCAP"),
     ],
 )
 def test_options_that_do_not_go_together(words: list[str], said: str) -> None:
@@ -181,7 +182,7 @@ def test_an_interface_that_somebody_needs_is_refused(monkeypatch: pytest.MonkeyP
     result = flood("-i", "lo")
     assert result.exit_code == 1
     assert result.output == (
-        "carp-fast: lo holds the default route: --i-own-this-network sends there all the same\n"
+        "carp-fast: lo holds the default route; use --i-own-this-network to send anyway\n"
     )
     monkeypatch.setattr(cli_flood, "_send", lambda *_: None)
     assert flood("-i", "lo", "--i-own-this-network").exit_code == 0

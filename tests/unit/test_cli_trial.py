@@ -66,12 +66,12 @@ def test_what_does_not_go_together(words: str, said: str) -> None:
     ("words", "said"),
     [
         ("--election", "--election needs --hosts N"),
-        ("--hosts 4 --mix ok", "--hosts goes without --mix"),
-        ("--hosts 4 --sink s2", "--hosts goes without --sink"),
-        ("--sink s2 --from x.pcap", "--sink goes without --from"),
-        ("--sink s2 --write x.pcap", "--sink goes without --write"),
-        ("--sink s2 --find-rate --duration 5", "--find-rate goes without --duration"),
-        ("--sink s2 --find-rate --rate max", "--find-rate goes without --rate"),
+        ("--hosts 4 --mix ok", "--hosts cannot be combined with --mix"),
+        ("--hosts 4 --sink s2", "--hosts cannot be combined with --sink"),
+        ("--sink s2 --from x.pcap", "--sink cannot be combined with --from"),
+        ("--sink s2 --write x.pcap", "--sink cannot be combined with --write"),
+        ("--sink s2 --find-rate --duration 5", "--find-rate cannot be combined with --duration"),
+        ("--sink s2 --find-rate --rate max", "--find-rate cannot be combined with --rate"),
     ],
 )
 def test_what_does_not_go_together_in_a_flood(words: str, said: str) -> None:
@@ -100,10 +100,10 @@ def test_a_trial_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
         "no counter  -     5     0        5     0           0",
         "",
         "155 frames sent in 2.00 s, 78/s; 145 arrived; lost on the way: 10 (6.4516 %)",
-        "dropped by the receiving end: 4 by the socket, 0 by the interface",
+        "dropped by the receiver: 4 by the socket, 0 by the interface",
         "latency: p50 1.5 us, p99 2.5 us, max 3.5 us",
         "1 frames arrived and are in no row: the receiver's table is full",
-        "3 frames came from others",
+        "3 frames came from other senders",
     ]
 
 

@@ -101,19 +101,19 @@ def test_tables_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"kernel_dropped": 5}, "among the lost: 5 by the socket, 0 by the interface"),
-        ({"interface_dropped": 5}, "among the lost: 0 by the socket, 5 by the interface"),
+        ({"kernel_dropped": 5}, "included in the lost: 5 by the socket, 0 by the interface"),
+        ({"interface_dropped": 5}, "included in the lost: 0 by the socket, 5 by the interface"),
         ({"latency": Latency(9, 1_500, 2_000_000, 3_000_000)}, "p50 1.5 us, p99 2,000.0 us, max"),
-        ({"before_sent": 2}, "two clocks"),
+        ({"before_sent": 2}, "different clocks"),
         ({"strays": 3}, "(more than 1,024 back, COUNTER_WINDOW, or 16,777,216 ahead)"),
-        ({"restarts": 1}, "1 times a sender began with other counters"),
+        ({"restarts": 1}, "a sender restarted with other counters 1 times"),
         ({"left_out": 4}, "4 frames are in no row: the table holds 131,072"),
         ({"judged": False}, "digests were not judged"),
     ],
 )
 def test_what_is_said_of_it(fields: dict[str, Any], line: str) -> None:
-    plain = list(cli_sink.said(received()))
-    (more,) = [each for each in cli_sink.said(received(**fields)) if each not in plain]
+    plain = list(cli_sink.summary(received()))
+    (more,) = [each for each in cli_sink.summary(received(**fields)) if each not in plain]
     assert line in more
 
 
@@ -127,7 +127,7 @@ def test_the_document_has_every_count() -> None:
     ("arguments", "code", "line"),
     [
         ((), 2, "Missing option '-i'"),
-        (("-i", "lo", "--vlan", "4095"), 2, "'4095': 1 to 4094, or \"any\""),
+        (("-i", "lo", "--vlan", "4095"), 2, "'4095': must be 1 to 4094 or \"any\""),
         (("-i", "lo", "--duration", "0"), 2, "0.0 is not in the range x>0"),
         (("-i", "lo", "--count", "0"), 2, "0 is not in the range x>=1"),
         (("-i", "lo", "-c", "/nowhere"), 1, "/nowhere: cannot be read: No such file or directory"),
