@@ -1,4 +1,4 @@
-"""Virtual hosts prepared for the engine; times in ns, addresses as 4 or 16 bytes."""
+"""Virtual hosts prepared for the engine. Times are in ns, addresses 4 or 16 bytes."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

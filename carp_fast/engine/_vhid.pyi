@@ -1,4 +1,4 @@
-"""The state machine's words and its table: state, event, next state, effects, reason."""
+"""The words and the table of the state machine: state, event, next state, effects, reason."""
 
 STATE_WORDS: tuple[str, ...]
 REASON_WORDS: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Frames: the words of the verdicts, parse and build for tests and tools."""
+"""Frames: the words of the verdicts, and functions that parse and build for tests and tools."""
 
 from typing import Any
 

@@ -1,9 +1,9 @@
-"""What an engine wants done: one class for each kind of action.
+"""The actions that an engine requests: one class for each kind.
 
-Engine.take_actions() returns them in the order in which they are to be carried out. Dispatch by
-class; `word` is the name of the kind in scenarios and recordings. A slot is the virtual host's
-place in the engine's table; addresses are 4 or 16 bytes, frames whole Ethernet frames. Must not
-know how they are carried out.
+Engine.take_actions() returns them in the order in which they must be carried out. Dispatch by
+class; `word` is the name of the kind in scenarios and recordings. A slot is the index of a virtual
+host in the engine's table; addresses are 4 or 16 bytes, frames whole Ethernet frames. Must not know
+how they are carried out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 
 class Action(msgspec.Struct, frozen=True, gc=False):
-    """Something to be done for the virtual host in `slot`."""
+    """Base class of actions, for the virtual host in `slot`."""
 
     word: ClassVar[str]
     slot: int

@@ -1,7 +1,7 @@
-"""What the engine holds, as it was copied out: virtual hosts, who advertised to them, rejections.
+"""Copies of the engine's state: virtual hosts, the sources that advertised to them, rejections.
 
-Instants are in ns of the engine's clock, 0: there is none; addresses are 4 or 16 bytes, MACs 6.
-Must not know what anybody makes of a copy.
+Instants are in ns of the engine's clock, 0: none; addresses are 4 or 16 bytes, MACs 6. Must not
+know how a copy is used.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from carp_fast.engine.reports import State
 
 
 class SourceCopy(msgspec.Struct, frozen=True, gc=False):
-    """Somebody who advertised to a virtual host, and what it sent last.
+    """A source that advertised to a virtual host, and the fields that it sent last.
 
-    `genuine`: it has sent a counter that we did not know; `current`: the master of its family.
+    `genuine`: it has sent a counter that was not known before; `current`: it is the master of its
+    family.
     """
 
     source: bytes
@@ -30,12 +31,12 @@ class SourceCopy(msgspec.Struct, frozen=True, gc=False):
 
 
 class HostCopy(msgspec.Struct, frozen=True):
-    """A virtual host's changing part, and what it follows from.
+    """The state of a virtual host and the settings that it depends on.
 
-    `interface`: its number; `demotion`: as ordered; `address_demotion`: the reason of one for its
-    addresses; `demote`: OpenBSD's byte as it is sent; `held`: how many addresses it has; `peer`:
-    the master heard last; `duplicate_source`: the MAC of who sends from our address; `counters`: by
-    word; `deadline_ns`: of its next event if nothing is heard.
+    `interface`: its number; `demotion`: as ordered; `address_demotion`: the reason for a demotion
+    because of its addresses; `demote`: OpenBSD's byte as it is sent; `held`: how many addresses it
+    has; `peer`: the master heard last; `duplicate_source`: the MAC of a host that sends from our
+    address; `counters`: by word; `deadline_ns`: of its next event if nothing is heard.
     """
 
     interface: int
@@ -75,7 +76,7 @@ class HostCopy(msgspec.Struct, frozen=True):
 
 
 class JudgedSource(msgspec.Struct, frozen=True, gc=False):
-    """Somebody who advertised, and what would follow if it did again now.
+    """A source that advertised, and what would happen if it advertised again now.
 
     `event`: one of _vhid.EVENT_WORDS, None: nothing; `own_source`: it sends from our address.
     """
@@ -87,9 +88,9 @@ class JudgedSource(msgspec.Struct, frozen=True, gc=False):
 
 
 class ExplainedHost(msgspec.Struct, frozen=True):
-    """A virtual host and why it is so: what runs, and what each source means to it.
+    """A virtual host and the reasons for its state: its timers, and the effect of each source.
 
-    `attentive_ns`: until when a BACKUP missed nothing, as far as it knows.
+    `attentive_ns`: until when a BACKUP has missed no frame, as far as is known.
     """
 
     host: HostCopy
@@ -105,7 +106,7 @@ class ExplainedHost(msgspec.Struct, frozen=True):
 
 
 class RejectedFrame(msgspec.Struct, frozen=True, gc=False):
-    """A frame that was refused; `vhid`, `source`: None where it was too short to have them."""
+    """A frame that was refused; `vhid` and `source` are None if it was too short to have them."""
 
     at_ns: int
     verdict: str

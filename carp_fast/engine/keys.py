@@ -1,10 +1,10 @@
-"""The keys of a virtual host that the engine reads: one row each, from which all else follows.
+"""The keys of a virtual host that the engine reads, one row each; all other code uses this table.
 
-A row is a field of Keys, or of the table Announce within it: its name, type, kind and default. The
-kind says which values are allowed, and what number stands for each in the engine. From the rows
-come the rules of the configuration, the keys that PreparedHost takes and the fields of Configured
-(src/carp_fast/engine/_vhid.pxd) that it fills, the keys of a scenario, and what a recording holds.
-Must not know anything else of the project.
+A row is a field of Keys, or of the table Announce in it: its name, type, kind and default. The
+kind defines the allowed values, and the number of each in the engine. The rows define the rules of
+the configuration, the keys that PreparedHost takes and the fields of Configured
+(src/carp_fast/engine/_vhid.pxd) that it fills, the keys of a scenario, and the settings in a
+recording. Must not know anything else of the project.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Seconds(NamedTuple):
 
 
 class OneOf(NamedTuple):
-    """One of some values; its place among them, in the order of the engine's enum."""
+    """One of `values`; in the engine its index, so their order is that of the engine's enum."""
 
     values: tuple[str | bool, ...]
 
@@ -56,7 +56,7 @@ class Announce(msgspec.Struct, frozen=True, gc=False):
 
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
-    """The table: a key of a virtual host for each field. See the settings of a configuration."""
+    """The table of keys: each field is a key of a virtual host in the configuration."""
 
     advbase: Annotated[int, Whole(0, 255)] = 1
     advskew: Annotated[int, Whole(0, 254)] = 0
@@ -75,50 +75,50 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Key(NamedTuple):
-    """A row. A key of a table within a virtual host's has a dotted name: "announce.count"."""
+    """A row of the table. The key of a nested table has a dotted name: "announce.count"."""
 
     name: str
     kind: Kind
     default: Any
-    table: str  # that within a virtual host's, or ""
-    argument: str  # what PreparedHost calls it
-    field: str  # what Configured calls it
+    table: str  # name of the nested table, or ""
+    argument: str  # name of PreparedHost's argument
+    field: str  # name of Configured's field
 
     def of(self, settings: Keys) -> Any:
-        """Its value in the settings of a configuration."""
+        """The value in the settings of a configuration."""
         value: Any = settings
         for part in self.name.split("."):
             value = getattr(value, part)
         return value
 
     def found_in(self, table: Mapping[str, Any]) -> Any:
-        """Its value in a table as TOML has it, or its default."""
+        """The value in a table parsed from TOML, or the default."""
         *within, last = self.name.split(".")
         for part in within:
             table = table.get(part, {})
         return table.get(last, self.default)
 
     def put_into(self, table: dict[str, Any], value: Any) -> None:
-        """The reverse of found_in()."""
+        """Stores a value where found_in() finds it."""
         *within, last = self.name.split(".")
         for part in within:
             table = table.setdefault(part, {})
         table[last] = value
 
     def given(self, value: Any) -> Any:
-        """A value as PreparedHost takes it."""
+        """A value in the form that PreparedHost takes."""
         return round(value * NS_A_SECOND) if isinstance(self.kind, Seconds) else value
 
     def number(self, given: Any) -> int:
-        """What PreparedHost was given as the engine has it. Raises ValueError."""
+        """The engine's number for a value given to PreparedHost. Raises ValueError."""
         if isinstance(self.kind, OneOf):
             return self.kind.values.index(given)
         if isinstance(self.kind, Seconds):
-            return -(-int(given) // NS_A_MS)  # a wait is never shorter than it was asked for
+            return -(-int(given) // NS_A_MS)  # rounded up: a wait is never shorter than configured
         return int(given)
 
     def value(self, number: int) -> Any:
-        """The reverse of given() and number(): a value as a configuration has it."""
+        """The configured value for a number of the engine: reverses given() and number()."""
         if isinstance(self.kind, OneOf):
             return self.kind.values[number]
         if isinstance(self.kind, Seconds):
@@ -143,15 +143,15 @@ def _rows(table: type[msgspec.Struct], within: str = "") -> Iterator[Key]:
 
 
 KEYS = tuple(_rows(Keys))
-# What is found out and not configured: PreparedHost, scenarios and recordings have it as well.
+# Determined at run time, not configured; PreparedHost, scenarios and recordings have these, too.
 FOUND_OUT = (
     _key("announce_on_order", Switch(), False),  # an up script adds the addresses
-    _key("source_missing", Switch(), False),  # the configured source is not of this machine
+    _key("source_missing", Switch(), False),  # this machine lacks the configured source
     _key("source6_missing", Switch(), False),
 )
 ALL_KEYS = (*KEYS, *FOUND_OUT)
 
 
 def arguments_of(settings: Keys) -> dict[str, Any]:
-    """The keys of a configuration as arguments of PreparedHost."""
+    """The settings of a configuration as arguments of PreparedHost."""
     return {key.argument: key.given(key.of(settings)) for key in KEYS}

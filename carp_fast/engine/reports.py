@@ -1,9 +1,8 @@
-"""What the engine and the pump report: one class for each thing that happened.
+"""The reports of the engine and the pump: one class for each kind.
 
-A report is made when it is taken, never in the pump's thread. Dispatch by its class. Instants are
-in ns of the engine's clock (CLOCK_MONOTONIC in a daemon); addresses are 4 or 16 bytes, MACs 6. A
-slot is the virtual host's place in the engine's table, as its owner gave it. Must not know what
-anybody makes of a report.
+A report becomes an object when it is taken, never in the pump's thread. Dispatch by class. Instants
+are in ns of the engine's clock (CLOCK_MONOTONIC in a daemon); addresses are 4 or 16 bytes, MACs 6.
+A slot is the index of a virtual host in the engine's table. Must not know how a report is used.
 """
 
 from __future__ import annotations
@@ -16,19 +15,22 @@ State = Literal["INIT", "BACKUP", "MASTER"]
 
 
 class Report(msgspec.Struct, frozen=True, gc=False):
-    """Something happened at `at_ns`."""
+    """Base class of reports: something happened at `at_ns`."""
 
     at_ns: int
 
 
 class HostReport(Report, frozen=True, gc=False):
-    """It happened to the virtual host in `slot`."""
+    """Base class of reports about the virtual host in `slot`."""
 
     slot: int
 
 
 class AddressReport(HostReport, frozen=True, gc=False):
-    """It happened to one address of the virtual host: `address` counts the signed ones first."""
+    """Base class of reports about one address of a virtual host.
+
+    `address` is its index, counted over the signed addresses and then the unsigned ones.
+    """
 
     address: int
 
@@ -39,7 +41,7 @@ class AddressReport(HostReport, frozen=True, gc=False):
 class StateChanged(HostReport, frozen=True, gc=False):
     """The virtual host went from `previous` to `state`; INIT to INIT: its reason changed.
 
-    `reason`: one of _vhid.REASON_WORDS. `peer`: the master that it knew then, None if none.
+    `reason`: one of _vhid.REASON_WORDS. `peer`: the master that it knew at that time, or None.
     """
 
     state: State
@@ -49,17 +51,20 @@ class StateChanged(HostReport, frozen=True, gc=False):
 
 
 class SendsFailing(HostReport, frozen=True, gc=False):
-    """Three advertisements in a row were not sent, the last with the errno `error`: demoted."""
+    """Three advertisements in a row could not be sent, so the virtual host is demoted.
+
+    `error`: the errno of the last one.
+    """
 
     error: int
 
 
 class SendsRecovered(HostReport, frozen=True, gc=False):
-    """Three advertisements in a row were sent again: no longer demoted for that."""
+    """Three advertisements in a row were sent again: the demotion for SendsFailing ends."""
 
 
 class Undemoted(HostReport, frozen=True, gc=False):
-    """It was demoted since it could not hold its addresses, and is no longer."""
+    """The demotion of a virtual host that could not hold its addresses has ended."""
 
 
 class Reasserted(HostReport, frozen=True, gc=False):
@@ -69,7 +74,7 @@ class Reasserted(HostReport, frozen=True, gc=False):
 
 
 class Released(HostReport, frozen=True, gc=False):
-    """A removed virtual host has left, its addresses are gone: the slot is free."""
+    """A removed virtual host has resigned and its addresses are removed: the slot is free."""
 
 
 class ConfigurationReleased(Report, frozen=True, gc=False):
@@ -80,7 +85,7 @@ class ConfigurationReleased(Report, frozen=True, gc=False):
 
 
 class AddressesChanged(HostReport, frozen=True, gc=False):
-    """Every address of the virtual host was added or removed, as `state` wants it, or could not be.
+    """All addresses of the virtual host were added or removed as `state` requires, or failed to be.
 
     `reason`: of that state, as in StateChanged.
     """
@@ -97,27 +102,27 @@ class AddressFailed(AddressReport, frozen=True, gc=False):
 
 
 class AddressForeign(AddressReport, frozen=True, gc=False):
-    """An address that was to be added is there already, and not ours: left alone."""
+    """An address to be added exists already and is not ours; it is left alone."""
 
 
 class AddressRestored(AddressReport, frozen=True, gc=False):
     """An address that a MASTER should have was added again.
 
-    `why`: "refused": it could not be added before, or was somebody else's; "removed": somebody
-    removed it; "with_ours": it went when another one of ours was removed.
+    `why`: "refused": it could not be added before, or belonged to another program; "removed":
+    another program removed it; "with_ours": the kernel removed it with another one of ours.
     """
 
     why: Literal["refused", "removed", "with_ours"]
 
 
 class AddressGone(AddressReport, frozen=True, gc=False):
-    """An address whose removal had failed is removed now."""
+    """An address whose removal had failed is now removed."""
 
 
 class SecondariesNotPromoted(Report, frozen=True, gc=False):
     """promote_secondaries of the interface number `interface` was not 1.
 
-    `error`: the errno of setting it; 0: it is 1 again.
+    `error`: the errno of the attempt to set it; 0: it is 1 again.
     """
 
     interface: int
@@ -130,7 +135,7 @@ class SecondariesNotPromoted(Report, frozen=True, gc=False):
 class DuplicateSource(HostReport, frozen=True, gc=False):
     """Another host, with the MAC `mac`, advertises from our source. At most once a minute.
 
-    A raw socket knows no MAC: six zero bytes.
+    A frame from a raw socket has no MAC: six zero bytes.
     """
 
     mac: bytes
@@ -159,7 +164,7 @@ class DemoteHeard(HostReport, frozen=True, gc=False):
 
 
 class CounterReset(HostReport, frozen=True, gc=False):
-    """The counters of the host with the MAC `mac` went back, and are learned anew."""
+    """The counters of the host with the MAC `mac` went back and are learned again."""
 
     mac: bytes
 
@@ -177,7 +182,7 @@ class FamilyHeard(HostReport, frozen=True, gc=False):
 
 
 class SourceProven(Report, frozen=True, gc=False):
-    """`source` was heard genuine on the interface `ifindex`, and has no lane of its own yet."""
+    """`source` sent a genuine frame to the interface `ifindex` and has no lane of its own yet."""
 
     ifindex: int
     source: bytes
@@ -187,22 +192,22 @@ class SourceProven(Report, frozen=True, gc=False):
 
 
 class Done(Report, frozen=True, gc=False):
-    """Every order before the mark number `mark` has been carried out."""
+    """All orders before the mark with the number `mark` have been carried out."""
 
     mark: int
 
 
 class Stalled(Report, frozen=True, gc=False):
-    """The pump did not run for `away_ns`: every BACKUP whose interval is shorter waits on."""
+    """The pump did not run for `away_ns`: every BACKUP with a shorter interval waits longer."""
 
     away_ns: int
 
 
 class SocketDropped(Report, frozen=True, gc=False):
-    """The kernel dropped `frames` since this was reported last, at most once in ten seconds.
+    """The kernel dropped `frames` since the last such report; at most once in ten seconds.
 
-    `waits_anew`: a genuine source's may be among them, so every BACKUP waits its master-down time
-    anew; else they were strangers'.
+    `waits_anew`: frames of genuine sources may be among them, so every BACKUP starts its
+    master-down time again; false: they were frames of strangers.
     """
 
     frames: int
@@ -210,4 +215,4 @@ class SocketDropped(Report, frozen=True, gc=False):
 
 
 class LostPriority(Report, frozen=True, gc=False):
-    """The pump used up its real-time budget, and runs as a plain thread now."""
+    """The pump used up its real-time budget and now runs as a normal thread."""
