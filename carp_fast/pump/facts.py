@@ -1,4 +1,4 @@
-"""What the pump counts, as Python sees it."""
+"""The counters of the pump."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import msgspec
 
 
 class PumpFacts(msgspec.Struct, frozen=True, gc=False):
-    """What the pump has done since it was made.
+    """Counters of the pump since it was made.
 
-    `frames`: received; `dropped`: by the kernel, since a socket was full; `latest_ns`: the longest
-    that a turn came after its time; `reports_lost`: that found their ring full; `wake_tick_ns`:
-    how often it looks while frames come; `scheduling`: what its thread got.
+    `frames`: received; `dropped`: by the kernel because a socket was full; `latest_ns`: the longest
+    delay of a turn; `reports_lost`: because their ring was full; `wake_tick_ns`: the time between
+    turns while frames arrive; `scheduling`: that of its thread.
     """
 
     turns: int
