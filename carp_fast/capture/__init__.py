@@ -1,7 +1,7 @@
-"""Advertisements as they are heard or stored: capture files, lines of text, verdicts.
+"""Captures advertisements: capture files, listening, verdicts, lines of text.
 
 Holds pcap files, listening on interfaces without taking part, the verdict on an advertisement by a
-configuration, and what would have made its digest right. Must not know the daemon: whoever only
-looks needs no virtual host of their own.
+configuration, and explanations of wrong digests. Must not know the daemon: capturing needs no
+virtual host.
 Start reading in `dump`.
 """

@@ -1,8 +1,8 @@
-"""A digest that is not right: the other settings and the faults that would have made it.
+"""Explains wrong digests by guessing the settings and faults that would make them.
 
-Holds what a virtual host signs with, and the guesses at what a sender signed with, from one cause
-to two and from few to many, each with a sentence on what to change. Must not know frames,
-verdicts or files. No sentence holds any part of a passphrase.
+Holds what a virtual host signs with, and guesses at what a sender signed with: first those with
+one cause, then with two, each with a sentence on what to change. Must not know frames, verdicts or
+files. No sentence contains any part of a passphrase.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from carp_fast.engine._prepared import (
 from carp_fast.inet import address_text, mac_text, virtual_mac
 
 SUBSET_ADDRESSES_MAX = 12
-"""All subsets of so many signed and unsigned addresses are tried; of more, the first ones as they
-are written, each one alone, all but one, and each unsigned one added."""
+"""All subsets of up to this many signed and unsigned addresses are tried. With more: the first ones
+in the order of the file, each one alone, all but one, and each unsigned one added."""
 SCOPES_MAX = 64
-"""Interface numbers that are tried in bytes 2 and 3 of link-local addresses."""
+"""Highest interface number that is tried in bytes 2 and 3 of link-local addresses."""
 NAMED_MAX = 4
-"""Addresses named in a sentence; of more it says how many."""
+"""Names listed in a sentence; further ones are counted."""
 
-PASSPHRASE_BYTES = 19  # BSD's ifconfig cuts there; the kernels' field has one more
+PASSPHRASE_BYTES = 19  # BSD's ifconfig truncates to this; the kernels' field has one more
 LINE_ENDS = (
-    (b"\n", "a line end"),
-    (b"\r", "a carriage return"),  # ucarp leaves it on the line of a passfile
-    (b"\r\n", "a line end of Windows"),
+    (b"\n", "a newline"),
+    (b"\r", "a carriage return"),  # ucarp does not remove it from the line of a passfile
+    (b"\r\n", "a Windows line end"),
 )
 GROUPS = (bytes((224, 0, 0, 18)), bytes.fromhex("ff02" + "00" * 13 + "12"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Signer:
-    """What a virtual host signs with and listens to; addresses as 4 or 16 bytes, as written.
+    """What a virtual host signs with and listens to. Addresses are 4 or 16 bytes, in file order.
 
-    `host` is its name ("eth0/42"), `table` where it stands ("virtual_host[2] (line 17)").
+    `host`: its name ("eth0/42"); `table`: its place in the file ("virtual_host[2] (line 17)").
     """
 
     host: str
@@ -58,7 +58,7 @@ class Signer:
     dialect: str = "ucarp"
 
     def forms(self) -> list[tuple[str, bytes]]:
-        """(form, message) of each right digest, see signed_forms(); first the one that it sends."""
+        """(form, message) of each valid digest, see signed_forms(); the one that it sends first."""
         return signed_forms(self.vhid, self.addresses, dialect=self.dialect, lladdr=self.lladdr)
 
     @property
@@ -66,28 +66,28 @@ class Signer:
         return f"{self.host}, {self.table}"
 
 
-Said = str | Callable[[], str]
+Phrase = str | Callable[[], str]
 
 
 class Guess(NamedTuple):
-    """What a digest may have been made with."""
+    """What a digest may have been made with, and phrases for the differences."""
 
     passphrase: bytes
     message: bytes
-    said: tuple[Said, ...]
+    said: tuple[Phrase, ...]
 
     @property
     def sentence(self) -> str:
-        """What it means that this one is right."""
+        """The explanation of a digest for which this guess is right."""
         words = (each if isinstance(each, str) else each() for each in self.said)
         return f"digest right {' and '.join(words)}"
 
 
-Form = tuple[bytes, Said]  # of a part of the message or the passphrase; how it differs
+Form = tuple[bytes, Phrase]  # a part of the message or the passphrase, and how it differs
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a sentence: of more than NAMED_MAX only how many more."""
+    """Names as part of a sentence; after NAMED_MAX names only the number of others."""
     more = len(names) - NAMED_MAX
     return ", ".join(names[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
 
@@ -95,9 +95,10 @@ def listed(names: Sequence[str]) -> str:
 def guesses(
     hosts: Sequence[Signer], others: Sequence[Signer], vhid: int, mac: bytes | None
 ) -> Iterator[Guess]:
-    """What an advertisement for `vhid` by the owner of `mac` may be signed with.
+    """Guesses at what an advertisement for `vhid` from `mac` was signed with, likely ones first.
 
-    `hosts` are those that it should fit, maybe none; `others` lend passphrases and addresses.
+    `hosts`: the virtual hosts that it should match, maybe none; the passphrases and addresses of
+    `others` are tried as well.
     """
     passphrases = {signer: list(_passphrases(signer, others)) for signer in hosts}
     for stage in (_one_cause, _few_addresses, partial(_other_addresses, others), _subsets):
@@ -111,7 +112,7 @@ def guesses(
 
 
 def _named(signer: Signer, hosts: Sequence[Signer], found: Iterable[Guess]) -> Iterable[Guess]:
-    """Where several virtual hosts could be meant, each guess says which one it is about."""
+    """Adds the name of the virtual host to each guess if there are several candidates."""
     if len(hosts) == 1:
         return found
     return (guess._replace(said=(f"for {signer.host}", *guess.said)) for guess in found)
@@ -159,7 +160,7 @@ def _subsets(
 
 
 def _as_other(other: Signer, vhid: int) -> Iterator[Guess]:
-    """All that another virtual host signs with, but for the vhid."""
+    """Guesses that all but the vhid is that of another virtual host."""
     said = f"for {other.place}, which is on another interface (one of them is misplaced)"
     if other.vhid != vhid:
         said = f"for all of {other.place}, but its vhid {other.vhid} (make it {vhid})"
@@ -185,7 +186,7 @@ def _two_causes(
 
 
 def _heads(signer: Signer, vhid: int, mac: bytes | None) -> list[Form]:
-    """What comes before the addresses; the one that is right comes first."""
+    """Forms of the part before the addresses; the valid one comes first."""
     usual = bytes((2, 1, vhid))
     heads: list[Form] = [(usual, "")]
     if signer.lladdr:
@@ -204,7 +205,7 @@ def _heads(signer: Signer, vhid: int, mac: bytes | None) -> list[Form]:
 
 
 def _passphrases(signer: Signer, others: Iterable[Signer]) -> Iterator[Form]:
-    """Other passphrases of the file, then what becomes of the right one on its way."""
+    """Other passphrases of the file, then common corruptions of the right one."""
     own = signer.passphrase
     seen = {own}
     for other in others:
@@ -220,7 +221,10 @@ def _passphrases(signer: Signer, others: Iterable[Signer]) -> Iterator[Form]:
     if own.strip() not in (own, b""):
         yield own.strip(), "for the passphrase without the blanks around it (remove them here)"
     for length in range(len(own) - 1, 0, -1):
-        said = f"for the first {length} bytes of the passphrase (the sender cuts it: set it anew)"
+        said = (
+            f"for the first {length} bytes of the passphrase (the sender truncates it: set it there"
+            " again)"
+        )
         yield own[:length], said
     yield b"\0", "for no passphrase at all (set one on the sender)"
     if len(own) == PASSPHRASE_BYTES:
@@ -233,7 +237,7 @@ def _passphrases(signer: Signer, others: Iterable[Signer]) -> Iterator[Form]:
 
 
 def _bodies(signer: Signer, addresses: Iterable[bytes]) -> list[bytes]:
-    """What may follow the vhid in a message over these addresses; first with link-local ones."""
+    """Forms of the part after the vhid for these addresses; first that with link-local ones."""
     chosen = tuple(addresses)
     forms = signed_forms(signer.vhid, chosen, dialect=signer.dialect, lladdr=signer.lladdr)
     head = len(_heads(signer, signer.vhid, None)[0][0])
@@ -242,7 +246,7 @@ def _bodies(signer: Signer, addresses: Iterable[bytes]) -> list[bytes]:
 
 
 def _variations(signer: Signer) -> Iterator[Form]:
-    """A family dropped, the unsigned added, other orders, one twice, scopes, none at all."""
+    """Sets near the signed addresses: one family, unsigned ones added, other orders, and so on."""
     written = signer.addresses
     families = [tuple(each for each in written if len(each) == size) for size in (4, 16)]
     for chosen in families if all(families) else ():
@@ -266,7 +270,7 @@ def _orders(signer: Signer) -> Iterator[Form]:
     own = b"".join((*four, *six))
     orders: tuple[tuple[Iterable[bytes], str], ...] = (
         (written, "in the order of the file (the sender does not sort them)"),
-        (sorted(written, key=len), "unsorted but for the family (the sender does not sort them)"),
+        (sorted(written, key=len), "sorted only by family (the sender does not sort them)"),
         ((*six, *four), "with IPv6 before IPv4 (the sender signs them in the wrong order)"),
         (
             (*sorted(four, key=_reversed), *sorted(six, key=_reversed)),
@@ -291,7 +295,7 @@ def _scopes(ordered: list[bytes]) -> Iterator[Form]:
 
 
 def _selections(signer: Signer) -> Iterator[Form]:
-    """Subsets of the signed and unsigned addresses, those nearest to the signed ones first."""
+    """Subsets of the signed and unsigned addresses, those most like the signed ones first."""
     pool = tuple(dict.fromkeys(signer.addresses + signer.unsigned))
     signed = len(dict.fromkeys(signer.addresses))
     chosen: Iterable[tuple[bytes, ...]]
@@ -312,8 +316,9 @@ def _selections(signer: Signer) -> Iterator[Form]:
 
 
 def caveat(signer: Signer, form: str) -> str | None:
-    """Who refuses a right digest of this form, and what to change; None: it is in a form that
-    hosts of the dialect of `signer` send.
+    """Which implementation refuses a valid digest of this form, and what to change.
+
+    None: hosts of the dialect of `signer` send this form.
     """
     if form == "plain" or (form == "with") != (signer.dialect == "openbsd"):
         return None
@@ -321,12 +326,12 @@ def caveat(signer: Signer, form: str) -> str | None:
     automatic = automatic_of(signer.vhid)
     if form == "with":
         return (
-            f"signed with link-local {named} as FreeBSD and NetBSD do; OpenBSD refuses that, since"
-            f' its carp interface has {automatic}, too (set dialect = "openbsd" on its sender)'
+            f"signed with link-local {named} as FreeBSD and NetBSD do; OpenBSD refuses that because"
+            f' its carp interface also has {automatic} (set dialect = "openbsd" on its sender)'
         )
     how = f"without link-local {named}"
     if form == "automatic":
-        how = f"with link-local {automatic}, which OpenBSD's carp interface has, too,"
+        how = f"with link-local {automatic}, which OpenBSD's carp interface also has,"
     return (
         f"signed {how} as OpenBSD accepts it and FreeBSD and NetBSD do not; OpenBSD refuses what"
         f' dialect "{signer.dialect}" sends (set dialect = "openbsd" here)'
@@ -338,14 +343,12 @@ def link_local_addresses(addresses: Iterable[bytes]) -> list[bytes]:
 
 
 def automatic_of(vhid: int) -> str:
-    """The link-local address that OpenBSD's carp interface has by itself, unless its MAC is not
-    the virtual one.
-    """
+    """The automatic link-local address of OpenBSD's carp interface with its default MAC."""
     return address_text(automatic_link_local(virtual_mac("bsd", vhid)))
 
 
 def difference(signer: Signer, chosen: Sequence[bytes]) -> str:
-    """How a set of addresses differs from those that a virtual host signs, and what to change."""
+    """How `chosen` differs from the signed addresses of a virtual host, and what to change."""
     lacking = [each for each in signer.addresses if each not in chosen]
     added = [each for each in chosen if each not in signer.addresses]
     parts = []
@@ -381,7 +384,7 @@ def _split(body: bytes, four: int) -> list[bytes]:
 
 
 def _scoped(address: bytes, scope: bytes) -> bytes:
-    """A link-local IPv6 address with this in its bytes 2 and 3; any other as it is."""
+    """A link-local IPv6 address with `scope` in its bytes 2 and 3; any other one unchanged."""
     if len(address) == 16 and address.startswith(LINK_LOCAL):
         return address[:2] + scope + address[4:]
     return address

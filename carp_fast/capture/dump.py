@@ -1,7 +1,7 @@
-"""Advertisements for people and programs to read: the iterator `Dump`, and `carp-fast dump`.
+"""Decodes advertisements: the iterator `Dump`, and the output of `carp-fast dump`.
 
-Holds what is shown of an advertisement, as a line of text or of JSON, and the summary at the end.
-Must not know the command line, the daemon, or how a wrong digest is explained.
+Holds the fields that are shown, as a line of text or JSON, and the summary at the end. Must not
+know the command line, the daemon, or how a wrong digest is explained.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ STDIN = Path("-")
 
 
 class Advertisement(NamedTuple):
-    """What is shown of one advertisement; None where it is too short to hold that.
+    """One decoded advertisement; fields are None if it is too short to contain them.
 
-    `at` is RFC 3339 in UTC with microseconds, `counter` 16 hex digits, `interface` None for a
-    recording, `verdict` a word of _wire.VERDICT_WORDS, `why` a sentence or None.
+    `at`: RFC 3339 in UTC with microseconds; `counter`: 16 hex digits; `interface`: None for a
+    capture file; `verdict`: a word of _wire.VERDICT_WORDS; `why`: a sentence or None.
     """
 
     at: str
@@ -50,14 +50,14 @@ class Advertisement(NamedTuple):
     why: str | None
 
     def as_json(self) -> str:
-        """One JSON object; the key "why" only where there is something to say."""
+        """One JSON object; the key "why" is left out if there is no explanation."""
         fields = self._asdict()
         if self.why is None:
             del fields["why"]
         return msgspec.json.encode(fields).decode()
 
     def as_cells(self) -> list[str]:
-        """The parts of a line of text; the last one says how it is judged."""
+        """The cells of a line of text; the last one is the verdict."""
         cells = [self.at, *([self.interface] if self.interface else [])]
         cells += [f"{self.source or '-'} > {self.destination or '-'}", f"IPv{self.family}"]
         if self.counter is None:
@@ -69,7 +69,7 @@ class Advertisement(NamedTuple):
 
 
 class Columns:
-    """Lines whose cells stand below each other: a column is as wide as its widest cell so far."""
+    """Aligns cells in columns: each column is as wide as its widest cell so far."""
 
     def __init__(self) -> None:
         self._widths: list[int] = []
@@ -83,7 +83,7 @@ class Columns:
 
 
 class Summary:
-    """What all advertisements came to, for the end."""
+    """Counts advertisements by verdict for the summary at the end."""
 
     def __init__(self, judge: Judge | None) -> None:
         self.dropped = 0
@@ -104,14 +104,14 @@ class Summary:
             yield "digests were not judged: no configuration was given (-c FILE)"
         elif self._judge.unexplained:
             yield (
-                f"sources whose digest nothing explained: {self._judge.unexplained:,} (at most"
+                f"sources with unexplained digests: {self._judge.unexplained:,} (at most"
                 f" {TRIES_MAX:,} tries, TRIES_MAX; all subsets of up to {SUBSET_ADDRESSES_MAX}"
                 " addresses, SUBSET_ADDRESSES_MAX)"
             )
         if self._judge and self._judge.not_searched:
             number = self._judge.not_searched
             yield (
-                f"advertisements not looked into: {number:,}"
+                f"advertisements not analysed: {number:,}"
                 f" (after {UNEXPLAINED_MAX} sources, UNEXPLAINED_MAX)"
             )
         if self.dropped:
@@ -125,19 +125,19 @@ def rfc3339(at_ns: int) -> str:
 
 
 def decode(record: Record, interface: str | None, judge: Judge | None) -> Advertisement | None:
-    """What a frame of untagged Ethernet says; None for one that is not of protocol 112."""
+    """Decodes an untagged Ethernet frame; None for one that is not of protocol 112."""
     heard = parse(record.data)
     if heard["verdict"] == "not_carp":
         return None
     if judge is not None:
         found = judge.judge(heard, interface)
     else:
-        # Only a digest tells a CARP of version 3 from VRRP, and nobody makes such.
+        # Only a digest could distinguish CARP version 3 from VRRP; no implementation sends it.
         is_vrrp = heard["verdict"] == "ok" and heard["version"] == 3
         found = Finding("vrrp" if is_vrrp else heard["verdict"])
     missing = record.length - len(record.data)
     if found.verdict == "bad_length" and missing > 0:
-        found = Finding("bad_length", f"{missing} bytes of it were not captured (snap length)")
+        found = Finding("bad_length", f"{missing} bytes were not captured (snap length)")
     family, source, destination = _ends(record.data)
     return Advertisement(
         at=rfc3339(record.at_ns),
@@ -156,7 +156,7 @@ def decode(record: Record, interface: str | None, judge: Judge | None) -> Advert
 
 
 def _ends(frame: bytes) -> tuple[int, str | None, str | None]:
-    """Family, source and destination of a frame that may hold nothing else."""
+    """Family, source and destination; the addresses are None if the frame is too short."""
     family, size, at = (4, 4, 26) if frame[12:14] == b"\x08\x00" else (6, 16, 22)
     if len(frame) < at + 2 * size:
         return family, None, None
@@ -171,13 +171,12 @@ def _recorded(reader: Reader) -> Iterator[tuple[None, Record]]:
 
 
 class Dump(Closing):
-    """Advertisements of a capture file, or as they are heard: an iterator and a context manager.
+    """Iterates over the advertisements of a capture file or of interfaces; a context manager.
 
     `interface`: listens there, None: on every interface (needs CAP_NET_RAW; never ends).
-    `recording`: reads a pcap or pcapng file instead; STDIN is standard input. `configuration`:
-    judges digests by it, see Judge; without one, "ok" means well formed. `dropped`: frames that
-    the kernel dropped since it was read last. Raises OSError, PcapError or ListenError, also while
-    iterating.
+    `recording`: reads a pcap file instead; STDIN is standard input. `configuration`: verifies
+    digests, see Judge; without one, "ok" means well formed. `dropped`: frames that the kernel
+    dropped since it was read last. Raises OSError, PcapError or ListenError, also while iterating.
     """
 
     def __init__(
@@ -222,17 +221,17 @@ class Dump(Closing):
 
 def show(
     write: Callable[..., None],
-    tell: Callable[[str], None],
+    write_summary: Callable[[str], None],
     advertisements: Dump,
     *,
     flush: bool,
     count: int | None,
     as_json: bool,
 ) -> None:
-    """Writes a line for each advertisement, `count` at most, or until Ctrl-C.
+    """Writes a line for each advertisement, at most `count`, until the end or Ctrl-C.
 
-    `write` takes the line, and `flush`; `tell` takes a line of the summary, which text has.
-    Raises what iterating raises.
+    `write` takes a line and `flush`; `write_summary` takes each line of the summary, which only
+    the text format has. Raises what iterating raises.
     """
     summary = Summary(advertisements.judge)
     columns = Columns()
@@ -246,10 +245,10 @@ def show(
         raise
     finally:
         if has_reader and not as_json:
-            write("", end="", flush=True)  # the summary comes last in a common pipe, too
+            write("", end="", flush=True)  # the summary comes last if both go to one pipe
             summary.dropped = advertisements.dropped
             for line in summary.lines():
-                tell(line)
+                write_summary(line)
 
 
 def _opened(recording: Path, opened: ExitStack) -> BinaryIO:

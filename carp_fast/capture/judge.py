@@ -1,7 +1,7 @@
-"""The verdict on an advertisement by a configuration, and why its digest is wrong.
+"""Judges advertisements by a configuration, and explains wrong digests.
 
-Holds which virtual host an advertisement is for, and what has been found out about senders whose
-digests are wrong. Must not know where frames come from, nor how a verdict is shown.
+Finds the virtual host that an advertisement is for, and remembers explanations for senders of wrong
+digests. Must not know where frames come from, nor how a verdict is shown.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from carp_fast.engine._auth import Key
 from carp_fast.inet import address_bytes, address_text, mac_bytes, prefix_bytes
 
 TRIES_MAX = 30_000
-"""Digests tried to explain one advertisement: a third of a second."""
+"""Digests tried to explain one advertisement, which take a third of a second."""
 OTHER_HOSTS_MAX = 1_024
-"""Virtual hosts that lend their passphrases and addresses: first those of the same interface."""
+"""Virtual hosts whose passphrases and addresses are tried, first those of the same interface."""
 UNEXPLAINED_MAX = 256
-"""Sources that nothing explains; once there are so many, further ones are not looked into."""
+"""Sources without an explanation; after this many, further sources are not analysed."""
 TRIES_EACH = 100
-"""A source that nothing explained is looked into again once this is what an advertisement cost."""
+"""After N tries that explain nothing, N // TRIES_EACH advertisements of the source are skipped."""
 FOUND_KEPT = 16
 """Explanations kept for a virtual host and tried first on its next advertisement."""
 NO_MAC = bytes(6)
 
 
 class Finding(NamedTuple):
-    """A verdict, a word of _wire.VERDICT_WORDS, and what to change where that is known.
+    """A verdict, a word of _wire.VERDICT_WORDS, and what to change if that is known.
 
-    Of "ok": which implementation refuses a digest of this form.
+    With "ok", `why` names the implementation that refuses a digest of this form.
     """
 
     verdict: str
@@ -46,7 +46,7 @@ class Finding(NamedTuple):
 
 
 def signer_of(host: VirtualHost, main_file: str = "") -> Signer:
-    """What a virtual host signs with; `main_file` is the one whose tables go without its name."""
+    """What a virtual host signs with; tables of `main_file` are named without their file."""
     settings, origin = host.settings, host.settings.origin
     destinations = tuple(map(address_bytes, host.destinations))
     return Signer(
@@ -65,15 +65,15 @@ def signer_of(host: VirtualHost, main_file: str = "") -> Signer:
 
 
 def signers_of(configuration: Configuration) -> list[Signer]:
-    """What each virtual host signs with, in the configuration's order."""
+    """What each virtual host signs with, in the order of the configuration."""
     main_file = str(configuration.path)
     return [signer_of(host, main_file) for host in configuration.virtual_hosts]
 
 
 class Judge:
-    """Verdicts on advertisements by what virtual hosts sign with.
+    """Judges advertisements by what virtual hosts sign with.
 
-    `not_searched` counts advertisements that were not looked into, see UNEXPLAINED_MAX.
+    `not_searched`: the number of advertisements that were not analysed, see UNEXPLAINED_MAX.
     """
 
     def __init__(self, signers: Sequence[Signer]) -> None:
@@ -89,15 +89,15 @@ class Judge:
 
     @property
     def unexplained(self) -> int:
-        """Sources with a wrong digest that nothing explained."""
+        """The number of sources with an unexplained wrong digest."""
         return len(self._unexplained)
 
     def judge(self, heard: Mapping[str, Any], interface: str | None = None) -> Finding:
-        """The verdict on an advertisement, as _wire.parse gives it, heard on `interface`.
+        """The verdict on an advertisement, parsed by _wire.parse and heard on `interface`.
 
-        Interfaces are ignored where none is given, or one that has no virtual host. What depends
-        on what was heard before (loop, replay) is not judged; the rest in the engine's order,
-        see engine_receive.
+        Interfaces are ignored if none is given, or one without a virtual host. Verdicts that
+        depend on earlier advertisements (loop, replay) are not given; the checks have the engine's
+        order, see engine_receive.
         """
         if heard["verdict"] != "ok":
             return Finding(heard["verdict"])
@@ -121,7 +121,7 @@ class Judge:
         return Finding("bad_auth", self._explain(taking, here, heard))
 
     def _right(self, signer: Signer, heard: Mapping[str, Any]) -> Finding | None:
-        """Where the digest is right: "ok", and which implementation refuses its form, if any."""
+        """The finding for a valid digest, with the refuser of its form; None for a wrong one."""
         keys = self._keys.get(signer)
         if keys is None:
             keys = [
@@ -135,7 +135,7 @@ class Judge:
         return None
 
     def _misdirected(self, hosts: Sequence[Signer], heard: Mapping[str, Any]) -> Finding:
-        """No virtual host of its vhid takes what this source sends to this destination."""
+        """The verdict on an advertisement whose source or destination no virtual host accepts."""
         with_peers = [signer for signer in hosts if signer.peers]
         destination = address_text(heard["destination"])
         if _is_unicast(heard["destination"]) and with_peers:
@@ -202,7 +202,7 @@ def _is_unicast(destination: bytes) -> bool:
 
 
 def _takes(signer: Signer, heard: Mapping[str, Any]) -> bool:
-    """Whether a virtual host takes what this source sends to this destination."""
+    """True if a virtual host accepts the source and destination of an advertisement."""
     if _is_unicast(heard["destination"]):
         return heard["source"] in signer.peers
     return heard["destination"] in signer.groups

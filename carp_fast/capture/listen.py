@@ -1,7 +1,7 @@
-"""What is heard on interfaces of this network namespace: advertisements, as the kernel stamps them.
+"""Listens to advertisements on the interfaces of this network namespace, with kernel timestamps.
 
-Holds a packet socket for people who look, the host's own advertisements included. It takes part in
-nothing but the groups' memberships. Must not know configurations, verdicts or the daemon.
+Holds a packet socket for observation, which also gets the advertisements sent by this host. It
+sends nothing but group memberships. Must not know configurations, verdicts or the daemon.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from carp_fast.net.sockets import dropped_since, open_receiver
 logger = logging.getLogger(__name__)
 
 FRAME_BYTES = 65_535
-EXPECTED_PER_S = 10_000  # the socket's room is for four seconds of so many
-LOOK_INTERVAL_S = 1.0  # between looks at whether a silent interface is still there
+EXPECTED_PER_S = 10_000  # frames; the socket has room for four seconds
+LOOK_INTERVAL_S = 1.0  # between checks that a silent interface still exists
 WITH_IPV6 = Path("/proc/thread-self/net/if_inet6")
 
 
 class ListenError(CarpFastError):
-    """Raised when an interface cannot be listened on; one line says why."""
+    """Raised when an interface cannot be listened on; the text is one line."""
 
 
 class Listener(Closing):
-    """Hears the advertisements on one interface, or on all of them; a context manager.
+    """Listens to the advertisements on one interface or on all of them; a context manager.
 
-    `groups`: 4 or 16 bytes each, joined on those interfaces, or a switch may keep them away.
-    `program`: a filter in place of the daemon's. `arriving`: only what comes from the wire, but
-    whatever MAC it is for. Raises ListenError, also from records() when the interface goes.
+    `groups`: 4 or 16 bytes each, joined because a switch may otherwise not forward them. `program`:
+    a filter in place of the daemon's. `arriving`: only frames from the wire, but for any MAC.
+    Raises ListenError, also from records() when the interface is removed.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Listener(Closing):
         with_ipv6 = _names_with_ipv6()
         for index, name in socket.if_nameindex():
             if self._index in (0, index):
-                # Every group by MAC, those that are known by IGMP and MLD: a switch prunes them.
+                # All groups by MAC; the known ones also by IGMP and MLD, for switches that snoop.
                 request = struct.pack("iHH8s", index, wanted, 0, b"")
                 self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
                 usable = {group for group in groups if len(group) == 4 or name in with_ipv6}
@@ -97,7 +97,7 @@ class Listener(Closing):
         self._socket.settimeout(LOOK_INTERVAL_S)
 
     def close(self) -> None:
-        """Leaves the groups, too."""
+        """Leaves the groups and closes the socket."""
         self._joins.close()
         self._socket.close()
 
@@ -105,7 +105,7 @@ class Listener(Closing):
         return self._socket.fileno()
 
     def records(self) -> Iterator[tuple[str, Record]]:
-        """(interface, frame) as they come, without end. An interface that is down is waited for."""
+        """Yields (interface, frame) without end; waits while the interface is down."""
         while True:
             try:
                 data, ancillary, _, origin = self._socket.recvmsg(FRAME_BYTES, 64)
@@ -118,7 +118,7 @@ class Listener(Closing):
                 logger.warning("%s is down: nothing is heard until it is up", self._interface)
                 continue
             if origin[2] == PACKET_OUTGOING and origin[3] == ARPHRD_LOOPBACK:
-                continue  # it comes in as well
+                continue  # it also arrives as a received frame
             seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
             yield origin[0], Record(seconds * SECOND_NS + nanoseconds, data, len(data))
 
@@ -130,16 +130,16 @@ class Listener(Closing):
         except OSError:
             there = False
         if not there:
-            raise ListenError(f"{self._interface}: the interface has gone")
+            raise ListenError(f"{self._interface}: the interface was removed")
 
     @property
     def dropped(self) -> int:
-        """Frames that the kernel dropped since the last asking, for want of room."""
+        """Frames that the kernel dropped for lack of room since this was read last."""
         return dropped_since(self._socket)
 
 
 def _names_with_ipv6() -> set[str]:
-    """Interfaces that have an IPv6 address: nowhere else can MLD join."""
+    """Names of interfaces with an IPv6 address, which MLD needs."""
     try:
         return {line.split()[5] for line in WITH_IPV6.read_text().splitlines()}
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Capture files (pcap) read and written, and the Ethernet frame in a record of any link type.
+"""Reads and writes capture files (pcap), and extracts Ethernet frames from records.
 
-Holds the file format alone: records are bytes with a time. Must not know CARP, sockets, or what
-a recording is for. Format: draft-ietf-opsawg-pcap; cooked captures: tcpdump.org, LINKTYPE_LINUX_SLL
-and _SLL2. pcapng is refused by name.
+Holds only the file format: records are bytes with a time. Must not know CARP, sockets, or the
+purpose of a capture. Format: draft-ietf-opsawg-pcap; cooked captures: tcpdump.org,
+LINKTYPE_LINUX_SLL and _SLL2. pcapng is refused by name.
 
 All times are ns since 1970-01-01 UTC.
 """
@@ -25,7 +25,7 @@ LINK_TYPES = {
     LINUX_SLL2: "Linux cooked v2",
 }
 RECORD_BYTES_MAX = 262_144
-"""A record that claims to be longer than any capture program makes it is damage."""
+"""The longest record that capture programs write; a longer one means a damaged file."""
 
 HEADER_BYTES, RECORD_HEADER_BYTES = 24, 16
 SECOND_NS = 1_000_000_000
@@ -35,11 +35,11 @@ NO_MAC = bytes(6)
 
 
 class PcapError(CarpFastError):
-    """Raised when a file is not a capture, or not a whole one; one line says what is wrong."""
+    """Raised when a file is not a capture or is incomplete; the text is one line."""
 
 
 class Record(NamedTuple):
-    """One captured frame: `length` is what it had on the wire, `data` may hold less of it."""
+    """One captured frame. `length`: that on the wire; `data` may have fewer bytes."""
 
     at_ns: int
     data: bytes
@@ -47,10 +47,10 @@ class Record(NamedTuple):
 
 
 class Reader:
-    """The records of a capture, one by one; `link` is their link type, one of LINK_TYPES.
+    """Iterates over the records of a capture; `link` is their link type, one of LINK_TYPES.
 
-    `file` may be a pipe; `name` is what errors call it. Raises PcapError, also while iterating:
-    what came before the damage has been given by then.
+    `file` may be a pipe; errors call it `name`. Raises PcapError, also while iterating, after the
+    records before the damage.
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
@@ -65,13 +65,13 @@ class Reader:
             if magic in (MAGIC_MICROSECONDS, MAGIC_NANOSECONDS):
                 break
         else:
-            said = f"begins with {header[:4].hex()}" if header else "is empty"
-            raise PcapError(f"{name}: {said}: not a pcap file")
+            found = f"begins with {header[:4].hex()}" if header else "is empty"
+            raise PcapError(f"{name}: {found}: not a pcap file")
         if len(header) < HEADER_BYTES:
             raise PcapError(f"{name}: truncated: {len(header)} bytes of a header of {HEADER_BYTES}")
         self._header = struct.Struct(f"{order}IIII")
         self._unit_ns = 1 if magic == MAGIC_NANOSECONDS else 1_000
-        # The upper half of the field says whether frames end in a checksum; IP has a length.
+        # The upper half tells whether frames end with a checksum; IP headers have a length.
         self.link: int = struct.unpack_from(f"{order}I", header, 20)[0] & 0xFFFF
         if self.link not in LINK_TYPES:
             known = ", ".join(f"{number} ({word})" for number, word in LINK_TYPES.items())
@@ -101,7 +101,7 @@ class Reader:
 
 
 class Writer:
-    """Writes a capture with nanoseconds, in the order of this machine's bytes."""
+    """Writes a capture with nanoseconds, in the byte order of this machine."""
 
     def __init__(self, file: BinaryIO, link: int = ETHERNET) -> None:
         self._file = file
@@ -109,17 +109,17 @@ class Writer:
         file.write(struct.pack("=IHHiIII", *header))
 
     def write(self, at_ns: int, data: bytes, length: int | None = None) -> None:
-        """Adds a frame; `length`: what it had on the wire, where `data` is less than all of it."""
+        """Adds a frame; `length`: its length on the wire if `data` is only a part of it."""
         seconds, fraction = divmod(at_ns, SECOND_NS)
         whole = len(data) if length is None else length
         self._file.write(struct.pack("=IIII", seconds, fraction, len(data), whole) + data)
 
 
 def as_ethernet(link: int, data: bytes) -> bytes:
-    """A record's frame as untagged Ethernet: VLAN tags are taken out.
+    """The frame of a record as untagged Ethernet: VLAN tags are removed.
 
-    A link type that lacks a MAC leaves NO_MAC in its place. A record that is too short for its
-    link header, or raw and neither IPv4 nor IPv6, becomes an Ethernet header without a payload.
+    NO_MAC stands for a MAC that the link type lacks. A record that is too short for its link
+    header, or raw and neither IPv4 nor IPv6, becomes an Ethernet header without a payload.
     """
     if link == LINUX_SLL:
         frame = NO_MAC + _cooked_mac(data[4:6], data[6:12]) + data[14:]

@@ -109,4 +109,4 @@ def test_an_interface_that_is_not_there_or_down_or_goes(
     send_until(b, [RIGHT], lambda: log.read_text() != down)
     lab.delete_interface("a", 1)
     assert going.wait(DEADLINE_S) == 1
-    assert log.read_text().splitlines()[-1] == "carp-fast: s1: the interface has gone"
+    assert log.read_text().splitlines()[-1] == "carp-fast: s1: the interface was removed"

@@ -127,7 +127,7 @@ CASES = {
     "families sorted, addresses not": Case(
         signer(SIX, A, B),
         HEAD + A + B + SIX,
-        "for the addresses unsorted but for the family (the sender does not sort them)",
+        "for the addresses sorted only by family (the sender does not sort them)",
     ),
     "IPv6 first": Case(
         signer(B, A, SEVEN, SIX),
@@ -178,7 +178,7 @@ CASES = {
     "a passphrase cut": Case(
         signer(A),
         HEAD + A,
-        "for the first 7 bytes of the passphrase (the sender cuts it: set it anew)",
+        "for the first 7 bytes of the passphrase (the sender truncates it: set it there again)",
         SECRET[:7],
     ),
     "a passphrase not cut": Case(
@@ -196,7 +196,7 @@ CASES = {
     "a line end": Case(
         signer(A),
         HEAD + A,
-        "for the passphrase with a line end after it (remove it on the sender)",
+        "for the passphrase with a newline after it (remove it on the sender)",
         SECRET + b"\n",
     ),
     "quotes": Case(
@@ -458,8 +458,8 @@ def test_golden_frames_for_wrong_configurations() -> None:
 
 AUTOMATIC = addresses("fe80::200:5eff:fe00:12a")[0]
 REFUSED_BY_OPENBSD = (
-    "signed with link-local fe80::5e:1 as FreeBSD and NetBSD do; OpenBSD refuses that, since its"
-    ' carp interface has fe80::200:5eff:fe00:12a, too (set dialect = "openbsd" on its sender)'
+    "signed with link-local fe80::5e:1 as FreeBSD and NetBSD do; OpenBSD refuses that because its"
+    ' carp interface also has fe80::200:5eff:fe00:12a (set dialect = "openbsd" on its sender)'
 )
 AS_OPENBSD = (
     "as OpenBSD accepts it and FreeBSD and NetBSD do not; OpenBSD refuses what dialect {dialect}"
@@ -467,7 +467,7 @@ AS_OPENBSD = (
 )
 WITHOUT = f"signed without link-local fe80::5e:1 {AS_OPENBSD}"
 WITH_AUTOMATIC = (
-    "signed with link-local fe80::200:5eff:fe00:12a, which OpenBSD's carp interface has, too,"
+    "signed with link-local fe80::200:5eff:fe00:12a, which OpenBSD's carp interface also has,"
     f" {AS_OPENBSD}"
 )
 

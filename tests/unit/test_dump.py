@@ -168,7 +168,7 @@ def test_what_nothing_explains_is_in_the_summary(tmp_path: Path) -> None:
     result = dump("-c", file, "-r", EL1)
     assert result.stderr.splitlines() == [
         "30 advertisements: 30 bad_auth",
-        "sources whose digest nothing explained: 2 (at most 30,000 tries, TRIES_MAX;"
+        "sources with unexplained digests: 2 (at most 30,000 tries, TRIES_MAX;"
         " all subsets of up to 12 addresses, SUBSET_ADDRESSES_MAX)",
     ]
     assert "why" not in json.loads(dump("-c", file, "-r", EL1, "--json", "--count", "1").stdout)
@@ -196,7 +196,7 @@ def test_a_frame_that_was_cut_by_the_capture_is_not_called_bad() -> None:
     Writer(second, LINUX_SLL).write(AT, cooked[:50], len(cooked))
     for data, missing in ((file.getvalue(), 10), (second.getvalue(), 22)):
         line = dump("-r", "-", stdin=data).stdout
-        said = f"bad_length: {missing} bytes of it were not captured (snap length)"
+        said = f"bad_length: {missing} bytes were not captured (snap length)"
         assert line.endswith(f"  {said}\n")
 
 
