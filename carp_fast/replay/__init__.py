@@ -1,7 +1,7 @@
-"""Scenarios: what virtual hosts hear and are told, and all that they then do, line by line.
+"""Scenarios: the inputs of virtual hosts and all that they then do, line by line.
 
-Holds the format (`scenario`), the engine that plays it (`player`), a daemon's ring of records as a
-scenario (`recording`), and an election of a capture with our engine in it (`election`). Must not
-touch the network: time and frames come from a file or from the ring.
+Holds the format (`scenario`), the engine that plays it (`player`), the conversion of a daemon's
+ring of records to a scenario (`recording`), and a captured election with our engine in the place of
+a host (`election`). Must not use the network: time and frames come from a file or from the ring.
 Start reading in `scenario`.
 """

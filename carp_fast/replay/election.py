@@ -1,8 +1,8 @@
-"""A recorded election with our engine in the place of one of its hosts.
+"""Replays a captured election with our engine in the place of one of its hosts.
 
-The other hosts are heard as they were recorded, whatever ours does; when ours starts and stops
-advertising stands beside when the replaced host did. Must not know configurations or the command
-line.
+The other hosts are heard as captured, whatever ours does. The times at which ours starts and stops
+advertising are compared with those of the replaced host. Must not know configurations or the
+command line.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from carp_fast.replay.player import Output, Player, prepared
 from carp_fast.replay.scenario import SECOND_NS, Line, Scenario, ScenarioError, named
 
 INTERFACE = "eth0"
-# Two advertisements further apart than this many intervals belong to two times of advertising.
+# Advertisements further apart than this many intervals belong to different periods.
 SILENT_INTERVALS = 2
 
 
 class Period(NamedTuple):
-    """A time of advertising: its first and last advertisement, ns, and how many were sent."""
+    """A period of advertising: the times of its first and last advertisement, and their number."""
 
     start_ns: int
     stop_ns: int
@@ -31,9 +31,9 @@ class Period(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A period of the replaced host and ours, None where one of them has none.
+    """A period of the replaced host and the one of ours, either of which may be None.
 
-    `apart_ns`: by how much ours starts and stops later; `near`: both by at most an interval.
+    `apart_ns`: how much later ours starts and stops; `near`: both differ by at most an interval.
     """
 
     theirs: Period | None
@@ -43,7 +43,7 @@ class Pair(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """An advertisement of the recording; `at_ns` since its first frame."""
+    """An advertisement of the capture; `at_ns`: since its first frame."""
 
     at_ns: int
     frame: bytes
@@ -52,7 +52,7 @@ class Heard(NamedTuple):
 
 
 class Election(NamedTuple):
-    """Both sides: periods in pairs, counts, and all that ours decided."""
+    """The result: pairs of periods, the number of advertisements of both, our engine's outputs."""
 
     interval_ns: int
     pairs: list[Pair]
@@ -62,7 +62,7 @@ class Election(NamedTuple):
 
     @property
     def same(self) -> bool:
-        """Whether ours started and stopped as the replaced host did."""
+        """True if ours started and stopped as the replaced host did."""
         return all(pair.near for pair in self.pairs)
 
 
@@ -78,7 +78,7 @@ def read_frames(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def advertisements(frames: Iterable[tuple[int, bytes]], vhid: int | None) -> list[Heard]:
-    """What of a recording is an advertisement for `vhid` (None: for any), times from 0."""
+    """The advertisements for `vhid` (None: for any) among frames; their times start at 0."""
     found: list[Heard] = []
     first_ns: int | None = None
     for at_ns, frame in frames:
@@ -90,7 +90,7 @@ def advertisements(frames: Iterable[tuple[int, bytes]], vhid: int | None) -> lis
 
 
 def periods(times: Sequence[int], silent_ns: int) -> list[Period]:
-    """Times of advertising, ended by a silence of more than `silent_ns`."""
+    """Periods of advertising, each ended by a silence of more than `silent_ns`."""
     found: list[Period] = []
     for at_ns in times:
         if found and at_ns - found[-1].stop_ns <= silent_ns:
@@ -101,7 +101,7 @@ def periods(times: Sequence[int], silent_ns: int) -> list[Period]:
 
 
 def pairs_of(theirs: list[Period], ours: list[Period], interval_ns: int) -> list[Pair]:
-    """Periods by number: the first beside the first."""
+    """Pairs of periods in order: the first of both, the second of both, and so on."""
     pairs = []
     for number in range(max(len(theirs), len(ours))):
         their = theirs[number] if number < len(theirs) else None
@@ -117,17 +117,16 @@ def pairs_of(theirs: list[Period], ours: list[Period], interval_ns: int) -> list
 def take_place(
     heard: Sequence[Heard], source: str, host: dict[str, Any], orders: Sequence[Line] = ()
 ) -> Election:
-    """Our engine with the settings `host` (see scenarios.HOST_KEYS) in the place of `source`.
+    """Runs our engine with the settings `host` (see scenarios.HOST_KEYS) in the place of `source`.
 
-    advbase, advskew and vhid are those of the host's first advertisement unless given. Ours is
-    started so early that it may advertise when the host first did, at the latest with the
-    recording. `orders`: what was done to the host, as lines of a scenario, in order.
-    Raises ScenarioError.
+    advbase, advskew and vhid default to those of the host's first advertisement. Ours starts early
+    enough to advertise at that time, but not later than the capture. `orders`: what was done to the
+    host, as lines of a scenario, in order. Raises ScenarioError.
     """
     own = [each for each in heard if each.source == source]
     if not own:
-        known = ", ".join(sorted({each.source for each in heard})) or "nobody"
-        raise ScenarioError(f"{source} does not advertise in this recording; {known} does")
+        known = ", ".join(sorted({each.source for each in heard})) or "none"
+        raise ScenarioError(f"{source} does not advertise in this capture; sources: {known}")
     first = own[0].fields
     settings = {key: first[key] for key in ("vhid", "advbase", "advskew")} | host
     table = named({"interface": INTERFACE, "passphrase": "", **settings})
@@ -170,7 +169,7 @@ def _interval_ns(fields: dict[str, Any]) -> int:
 
 
 def _master_down_ns(table: dict[str, Any]) -> int:
-    """From the start of a host that hears nobody to its first advertisement."""
+    """Time from the start of a host that hears no master to its first advertisement."""
     from carp_fast.engine._engine import Engine
 
     engine = Engine()

@@ -1,7 +1,7 @@
-"""Advertisements as Ethernet frames, made by hand: what a replay has the engine hear.
+"""Makes the advertisements of other hosts in a replay, as Ethernet frames.
 
-Right ones, and ones that are refused for a reason asked for. The engine builds its own; this is
-for what others send. Must not know the engine, scenarios, sockets or files.
+Makes valid ones, and ones that are refused for a chosen reason. Must not know the engine, which
+builds its own, or scenarios, sockets and files.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from carp_fast.net.kernel import PROTOCOL_CARP
 
 HOP_LIMIT = 255
 UNICAST_MAC = b"\x02\0\0\0\0\x01"
-# Groups that nobody is configured with: for a frame whose destination is to be wrong.
+# Groups that no host is configured with, for frames with a wrong destination.
 ELSEWHERE = {4: bytes((224, 0, 0, 254)), 16: b"\xff\x02" + b"\0" * 13 + b"\xfe"}
-# Reasons for which a frame can be made to be refused. A loop or a replay is right but for its
-# counter, an unknown vhid or an unlisted source right for somebody else.
+# Reasons for which a frame can be made to be refused. Others need none of this: a loop or a replay
+# is valid but for its counter.
 SPOILED = (
     "bad_length",
     "bad_ttl",
@@ -52,7 +52,7 @@ def carp_header(
 def advertisement(
     carp: bytes, *, source: bytes, destination: bytes, mac: bytes, spoil: str
 ) -> bytes:
-    """The frame around a CARP header, IPv4 or IPv6 as the addresses (4 or 16 bytes) are."""
+    """The frame around a CARP header; IPv4 or IPv6 by the size of the addresses (4 or 16 bytes)."""
     if spoil == "bad_destination":
         destination = ELSEWHERE[len(source)]
     hop_limit = HOP_LIMIT - 1 if spoil == "bad_ttl" else HOP_LIMIT

@@ -1,8 +1,8 @@
-"""Plays a scenario: gives its inputs to a real engine, and compares what that decides.
+"""Plays a scenario: gives its inputs to a real engine and compares the decisions.
 
-What is heard is signed with the scenario's own passphrase, so a recording needs no secret. Where
-the scenario was recorded, deadlines are looked at when the daemon looked at them: what it decided
-came after what it had read, and so it does here. Must not know files, sockets or the command line.
+Heard frames are signed with the scenario's own passphrase, so a recording needs no secret. In a
+recorded scenario deadlines are checked only when the daemon checked them, so that decisions follow
+the same frames as in the daemon. Must not know files, sockets or the command line.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from carp_fast.replay.scenario import (
     seconds_ns,
 )
 
-# A daemon that does not look at its deadlines for longer than the shortest interval says so. What
-# an engine would do this late, and no line says that anybody looked, differs from what was done.
+# A daemon that does not check its deadlines for longer than the shortest interval records that.
+# A decision that is due for this long without such a line differs from the recording.
 LATE_NS = 1_100_000_000
-# How far apart the same decision may be in a recording and now. Addresses are changed in batches,
-# and their time is that of the kernel's answer.
+# How far apart equal decisions may be in a recording and now. Addresses are changed in batches, and
+# the recorded time is that of the kernel's answer.
 DECIDED_APART_NS = 50_000_000
 CARRIED_OUT_APART_NS = 2 * SECOND_NS
-# Inputs that matter to a process that is not there: what it is started with.
+# Inputs that matter while no process runs: they change what the next one is started with.
 WHILE_KILLED = ("start", "link", "interface", "reload", "kernel", "end")
 CARRIED_OUT = ("ADD_ADDRESSES", "REMOVE_ADDRESSES", "ANNOUNCE")
 GROUPS = {4: "224.0.0.18", 16: "ff02::12"}
@@ -66,7 +66,7 @@ def addresses_of(action: Action) -> list[bytes]:
 
 
 class Output(NamedTuple):
-    """Something decided, in the words of a transcript; `at_ns` since the start."""
+    """A decision, in the words of a transcript; `at_ns`: since the start."""
 
     at_ns: int
     name: str
@@ -74,7 +74,7 @@ class Output(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A decision as it was and as it is now; None where there is none."""
+    """A decision as recorded and as made now; None if there is no such decision."""
 
     at_ns: int
     name: str
@@ -88,7 +88,7 @@ class Row(NamedTuple):
 
 
 def prepared(host: dict[str, Any], number: int, *, own_source: bool) -> PreparedHost:
-    """A host's table as the engine wants it. Raises ValueError and TypeError."""
+    """A host's table in the form that the engine takes. Raises ValueError and TypeError."""
     given = {key.argument: key.given(key.found_in(host)) for key in ALL_KEYS}
     for key in ADDRESS_LISTS:
         given[key] = [prefix_bytes(text) for text in host.get(key, ())]
@@ -112,16 +112,16 @@ def prepared(host: dict[str, Any], number: int, *, own_source: bool) -> Prepared
 
 
 def outputs_of(host: dict[str, Any]) -> int:
-    """How many advertisements go out at once: one to each peer, or to each family's group."""
+    """The number of frames per advertisement: one to each peer, or to the group of each family."""
     families = {len(prefix_bytes(text)[0]) for text in host["addresses"]}
     return len(host.get("peers", ())) or len(families)
 
 
-WIDE = ("counter", "stranger4", "stranger6")  # in a `state` table, 64 bits: maybe as text
+WIDE = ("counter", "stranger4", "stranger6")  # 64 bits in a `state` table, possibly as text
 
 
 def assumed_state(state: dict[str, Any]) -> dict[str, Any]:
-    """A `state` table as Engine.assume wants it: addresses and MACs as bytes."""
+    """A `state` table in the form that Engine.assume takes: addresses and MACs as bytes."""
     given = {key: int(value) if key in WIDE else value for key, value in state.items()}
     if "duplicate_mac" in state:
         given["duplicate_mac"] = mac_bytes(state["duplicate_mac"])
@@ -149,7 +149,7 @@ def assumed_state(state: dict[str, Any]) -> dict[str, Any]:
 
 
 class Player:
-    """Gives inputs to an engine and writes down its outputs. Times in ns since the start."""
+    """Gives inputs to an engine and collects its outputs. Times are in ns since the start."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -164,8 +164,8 @@ class Player:
         self.errors: dict[tuple[int, bytes | None], int] = {}
         self.counter = 0
         self.away = False
-        self.away_ns: int | None = None  # since when, until it says so
-        self.back_ns = -START_NS  # when it was back: what was due before could not happen then
+        self.away_ns: int | None = None  # start of the absence, until it is reported
+        self.back_ns = -START_NS  # end of the last absence: deadlines before it expire then
         self.alive = False
         self.outputs: list[Output] = []
         beginning = {line.name for line in scenario.lines if line.words[0] == "begin"}
@@ -173,7 +173,7 @@ class Player:
         self.passphrases = {name: host["passphrase"] for name, host in self.hosts.items()}
 
     def _first_state(self, name: str) -> dict[str, Any]:
-        """What an interface is like at the start, as Engine.set_interface takes it."""
+        """The state of an interface at the start, as arguments of Engine.set_interface."""
         table = self.scenario.interfaces.get(name)
         if table is None:
             using = [host for host in self.scenario.hosts if host["interface"] == name]
@@ -195,7 +195,7 @@ class Player:
         return Engine(seed=self.scenario.seed)
 
     def start(self, at_ns: int) -> None:
-        """A new process with a new engine; hosts that have no `begin` of their own are added."""
+        """Starts a new process with a new engine; adds the hosts without a `begin` line."""
         self.engine = self.make_engine()
         if self.scenario.tick_ns is not None:
             self.engine.wake_tick_ns = self.scenario.tick_ns
@@ -221,7 +221,7 @@ class Player:
             self.engine.assume(slot, assumed_state(state), self._clock(at_ns))
             self.back_ns = max(self.back_ns, at_ns)
 
-    # -- what comes out
+    # -- outputs
 
     def write(self, at_ns: int, name: str, text: str) -> None:
         self.outputs.append(Output(at_ns, name, text))
@@ -234,33 +234,33 @@ class Player:
                 self.write(at_ns, self.names[report.slot], "UNDEMOTED")
 
     def carry_out(self, at_ns: int) -> None:
-        """Carry out all that is queued; a host's advertisement is written once, however many."""
+        """Carries out all queued actions; the frames of one advertisement are written once."""
         self.write_states(at_ns)
-        said: dict[int, int] = {}
+        sent: dict[int, int] = {}
         for action in self.engine.take_actions(self._clock(at_ns), self.errors):
             slot, name = action.slot, self.names[action.slot]
             if isinstance(action, Advertise | Resign):
-                if said.get(slot, 0) % outputs_of(self.hosts[name]) == 0:
+                if sent.get(slot, 0) % outputs_of(self.hosts[name]) == 0:
                     carp = action.frame[34:] if action.frame[12] == 8 else action.frame[54:]
                     demote = f" demote {carp[4]}" if carp[4] else ""
                     self.write(at_ns, name, f"{action.word} {carp[5]}/{carp[2]}{demote}")
-                said[slot] = said.get(slot, 0) + 1
+                sent[slot] = sent.get(slot, 0) + 1
             else:
                 held = map(address_text, addresses_of(action))
                 self.write(at_ns, name, f"{action.word} {' '.join(held)}")
         self.write_states(at_ns)
 
     def settle(self, at_ns: int) -> None:
-        """What follows from an input; where turns are recorded, only what it decided at once."""
+        """Writes the results of an input; with recorded turns only its immediate decisions."""
         self.write_states(at_ns)
         if not self.scenario.turns:
             self.engine.expire(self._clock(at_ns))
             self.carry_out(at_ns)
 
-    # -- what goes in
+    # -- inputs
 
     def run(self, until_ns: int) -> None:
-        """Let what is due up to `until_ns` happen when it is due, where no turn is recorded."""
+        """Expires deadlines up to `until_ns` at their times; with recorded turns only late ones."""
         late_ns = LATE_NS if self.scenario.turns else 0
         while self.alive and not self.away:
             deadline_ns = self.engine.next_deadline_ns()
@@ -273,7 +273,7 @@ class Player:
             self.carry_out(due_ns)
 
     def give(self, line: Line) -> None:
-        """Carry out one input of the transcript. Raises ScenarioError naming the line."""
+        """Carries out one input of the transcript. Raises ScenarioError naming the line."""
         self.run(line.at_ns)
         verb, *words = line.words
         if verb not in ("away", "stall"):
@@ -284,7 +284,7 @@ class Player:
         try:
             getattr(self, f"_on_{verb}")(line, words)
         except (ValueError, TypeError, OverflowError, IndexError, KeyError) as error:
-            # What Python says of a missing word or key is no sentence.
+            # Python's text for a missing word or key is not a sentence.
             missing = isinstance(error, IndexError | KeyError)
             what = f"{verb}: something is missing: {error}" if missing else str(error)
             raise ScenarioError(f"transcript line {line.number}: {what}") from error
@@ -292,14 +292,14 @@ class Player:
             self.settle(line.at_ns)
 
     def hear_frame(self, at_ns: int, interface: str, frame: bytes, name: str) -> str:
-        """One frame as it came; its verdict. `name` is whose it is, where it is refused."""
+        """Receives one frame and returns its verdict; a refusal is written for `name`."""
         verdict = self.engine.receive(self.numbers[interface], frame, self._clock(at_ns))
         if verdict not in ("ok", "not_carp"):
             self.write(at_ns, name, f"refused {verdict}")
         return verdict
 
     def hear_as_it_came(self, at_ns: int, interface: str, frame: bytes, name: str) -> None:
-        """A whole input: one frame at its time, and what follows from it."""
+        """Receives one frame at its time and writes the results."""
         self.run(at_ns)
         if self.alive:
             self.hear_frame(at_ns, interface, frame, name)
@@ -321,7 +321,7 @@ class Player:
     def _on_hear(self, line: Line, words: list[str]) -> None:
         name = line.name or self.subject(line)
         host = self.hosts.get(name)
-        if host is None:  # a vhid that nobody has here, or an interface
+        if host is None:  # a vhid without a virtual host, or an interface
             interface, _, vhid = name.partition("/")
             host = {**scenarios.HOST_DEFAULTS, "interface": interface, "vhid": int(vhid or 1)}
         if host["interface"] not in self.numbers:
@@ -338,7 +338,7 @@ class Player:
                 raise ValueError(f"{spoil}: neither ADVBASE/ADVSKEW nor one of {allowed}")
         if len(rest) % 2:
             passphrase, *rest = rest
-        said = dict(zip(rest[::2], rest[1::2], strict=True))
+        options = dict(zip(rest[::2], rest[1::2], strict=True))
         self.counter += 1
         addresses = [prefix_bytes(text)[0] for text in host["addresses"]]
         lladdr = mac_bytes(host["lladdr"]) if "lladdr" in host else None
@@ -349,29 +349,29 @@ class Player:
             vhid=host["vhid"],
             advbase=advbase,
             advskew=advskew,
-            demote=int(said.pop("demote", 0)),
-            counter=int(said.pop("counter", self.counter)),
+            demote=int(options.pop("demote", 0)),
+            counter=int(options.pop("counter", self.counter)),
             spoil=spoil,
         )
-        mac = mac_bytes(said.pop("mac", scenarios.HEARD_MAC))
-        to = said.pop("to", None)
+        mac = mac_bytes(options.pop("mac", scenarios.HEARD_MAC))
+        to = options.pop("to", None)
         destination = self._destination(host, source) if to is None else address_bytes(to)
-        if said:
-            raise ValueError(f"hear: unknown {next(iter(said))}")
+        if options:
+            raise ValueError(f"hear: unknown {next(iter(options))}")
         frame = frames.advertisement(
             carp, source=source, destination=destination, mac=mac, spoil=spoil
         )
         self.hear_frame(line.at_ns, host["interface"], frame, name)
 
     def _destination(self, host: dict[str, Any], source: bytes) -> bytes:
-        """Where others send to: the group, or this host's own source."""
+        """The address to which others send: the group, or the source of this host."""
         key = "source" if len(source) == 4 else "source6"
         if host.get("peers"):
             own: bytes | None = self.interfaces[host["interface"]][key]
             if key in host and host["interface"] in self.scenario.interfaces:
                 own = address_bytes(host[key])
             if own is None:
-                raise ValueError(f"no {key} that a unicast could be addressed to")
+                raise ValueError(f"the interface has no {key} to which peers could send")
             return own
         return address_bytes(
             host.get("destination" if len(source) == 4 else "destination6", GROUPS[len(source)])
@@ -379,32 +379,32 @@ class Player:
 
     def _on_link(self, line: Line, words: list[str]) -> None:
         if words not in (["up"], ["down"]):
-            raise ValueError("link: up or down")
+            raise ValueError("link: must be up or down")
         name = self._interface(line)
         self.interfaces[name].update(up=words == ["up"], announce=False)
-        self._tell_interface(line, name)
+        self._set_interface(line, name)
 
     def _on_interface(self, line: Line, words: list[str]) -> None:
         name = self._interface(line)
         now = self.interfaces[name]
         if words[0] not in ("up", "down", "missing"):
-            raise ValueError("interface: up, down or missing")
+            raise ValueError("interface: must be up, down or missing")
         now.update(up=words[0] == "up", source=None, source6=None)
         rest = [word for word in words[1:] if word not in INTERFACE_FLAGS]
         for word, key in INTERFACE_FLAGS.items():
             now[key] = word in words
-        said = dict(zip(rest[::2], rest[1::2], strict=True))
+        options = dict(zip(rest[::2], rest[1::2], strict=True))
         for key in ("source", "source6"):
-            if key in said:
-                now[key] = address_bytes(said.pop(key))
-        if "mac" in said:
-            now["mac"] = mac_bytes(said.pop("mac"))
-        now["ifindex"] = 0 if words[0] == "missing" else int(said.pop("ifindex", 1))
-        if said:
-            raise ValueError(f"interface: unknown {next(iter(said))}")
-        self._tell_interface(line, name)
+            if key in options:
+                now[key] = address_bytes(options.pop(key))
+        if "mac" in options:
+            now["mac"] = mac_bytes(options.pop("mac"))
+        now["ifindex"] = 0 if words[0] == "missing" else int(options.pop("ifindex", 1))
+        if options:
+            raise ValueError(f"interface: unknown {next(iter(options))}")
+        self._set_interface(line, name)
 
-    def _tell_interface(self, line: Line, name: str) -> None:
+    def _set_interface(self, line: Line, name: str) -> None:
         if self.alive:
             now_ns = self._clock(line.at_ns)
             self.engine.set_interface(self.numbers[name], now_ns, **self.interfaces[name])
@@ -418,20 +418,20 @@ class Player:
 
     def _on_address_lost(self, line: Line, words: list[str]) -> None:
         if words not in ([], ["undemoted"]):
-            raise ValueError("address_lost: undemoted, or nothing")
+            raise ValueError("address_lost: must be followed by undemoted or nothing")
         slot = self.slots[self.subject(line)]
         self.engine.lose_address(slot, self._clock(line.at_ns), demoted=not words)
 
     def _on_found(self, line: Line, words: list[str]) -> None:
         address, there = words
         if there not in THERE_WORDS:
-            raise ValueError(f"found: {there}: one of {', '.join(THERE_WORDS)}")
+            raise ValueError(f"found: {there}: must be one of {', '.join(THERE_WORDS)}")
         slot = self.slots[self.subject(line)]
         self.engine.found(slot, address_bytes(address), there, self._clock(line.at_ns))
 
     def _on_own_source(self, line: Line, words: list[str]) -> None:
         if words[0] not in ("there", "missing") or (words[0] == "there") != (len(words) == 1):
-            raise ValueError("own_source: there, or missing and families")
+            raise ValueError("own_source: must be there, or missing and families")
         self.engine.set_own_source(
             self.slots[self.subject(line)],
             self._clock(line.at_ns),
@@ -469,7 +469,7 @@ class Player:
         address = None if what == "sends" else address_bytes(what)
         number = 0 if answer == "ok" else getattr(errno, answer, None)
         if number is None:
-            raise ValueError(f"kernel: {answer}: ok or the name of an error, such as EEXIST")
+            raise ValueError(f"kernel: {answer}: must be ok or the name of an error such as EEXIST")
         self.errors[self.slots[self.subject(line)], address] = number
 
     def _on_begin(self, line: Line, words: list[str]) -> None:
@@ -497,7 +497,7 @@ class Player:
 
     def _on_start(self, line: Line, words: list[str]) -> None:
         if self.alive:
-            raise ValueError("start: it was not killed")
+            raise ValueError("start: the process was not killed")
         self.start(line.at_ns)
 
     def _on_turn(self, line: Line, words: list[str]) -> None:
@@ -506,15 +506,15 @@ class Player:
         self.carry_out(line.at_ns)
 
     def _on_away(self, line: Line, words: list[str]) -> None:
-        """What is due waits: run() sees to it."""
+        """Begins an absence, during which run() expires no deadline."""
         self.away_ns = line.at_ns
 
     def _on_end(self, line: Line, words: list[str]) -> None:
-        """Nothing comes any more."""
+        """Ends the scenario."""
 
 
 def check_settings(host: dict[str, Any]) -> None:
-    """Raises ScenarioError for a key that no configuration could have so."""
+    """Raises ScenarioError for a setting that a configuration could not have."""
     for key in SETTING_RULES.keys() & host.keys():
         try:
             SETTING_RULES[key](host[key])
@@ -524,7 +524,7 @@ def check_settings(host: dict[str, Any]) -> None:
 
 
 def play(scenario: Scenario) -> list[Output]:
-    """Everything that an engine decides when it is given the scenario's inputs.
+    """Gives the inputs of a scenario to an engine and returns all its decisions.
 
     Raises ScenarioError naming the line.
     """
@@ -545,9 +545,9 @@ def play(scenario: Scenario) -> list[Output]:
 
 
 def compare(scenario: Scenario, outputs: Iterable[Output]) -> Iterator[Row]:
-    """Each decision of the scenario beside the one that was made now, host by host in order.
+    """Compares each decision of the scenario with the next one of the same host now.
 
-    Sorted as the scenario has them; what is made now and is not there comes last.
+    Rows are in the order of the scenario, followed by decisions that it does not have.
     """
     alone = next(iter(host["name"] for host in scenario.hosts)) if len(scenario.hosts) == 1 else ""
     made: dict[str, deque[Output]] = defaultdict(deque)

@@ -1,9 +1,9 @@
-"""A daemon's ring of records as a scenario: who takes part, and what happened line by line.
+"""Converts a daemon's ring of records to a scenario: its virtual hosts, and a transcript.
 
-A virtual host begins with the first state of it that is still in the ring, or with its last
-configuration: what was before is left out, since it happened to another. No secret is written;
-what had the right digest is signed anew by whoever plays it. Must not know the pump's thread, the
-control socket or files.
+A virtual host begins with the first of its states that is still in the ring, or with its last
+configuration; older records are left out because they belong to other settings. No secret is
+written: the player signs frames that had a valid digest with a passphrase of its own. Must not know
+the pump's thread, the control socket or files.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from carp_fast.pump._pump import Pump, Records
 
 RECORDS_MIN = 1024
-TICK_NS = 1_000_000  # of the engine's deadlines
-# A state is written for every half of the ring that something happens to its host in. With fewer
-# records a host than this a recording shows some seconds, and writing states costs an
-# advertisement more than a tenth of what checking it costs (measured: 7 % with 64, 85 % with 16).
+TICK_NS = 1_000_000  # resolution of the engine's deadlines
+# For each half of the ring, the state of a host is written if it has records there. With fewer
+# records per host than this, a recording covers only seconds, and writing states costs more than a
+# tenth of checking an advertisement (measured: 7 % with 64, 85 % with 16).
 RECORDS_A_HOST = 64
-RECORDS_A_SLICE = 4096  # copied by the pump in one go: 256 KiB
-# Of a configuration, what the engine does not have in the state it writes down.
+RECORDS_A_SLICE = 4096  # copied by the pump at a time: 256 KiB
+# Settings that the engine's record of a state does not contain, with their defaults.
 DESTINATIONS = (
     ("destination", "224.0.0.18"),
     ("destination6", "ff02::12"),
@@ -57,14 +57,14 @@ DESTINATIONS = (
 
 
 class Recorded(NamedTuple):
-    """A virtual host of the daemon: its configuration, and former addresses that are to go."""
+    """A virtual host of the daemon: its configuration, and former addresses to be removed."""
 
     host: VirtualHost
     retired: tuple[str, ...] = ()
 
 
 class Copy(NamedTuple):
-    """What the ring held: `overwritten` older records are gone, `unrecorded` never went in."""
+    """A copy of the ring. `overwritten`: older records; `unrecorded`: those never written to it."""
 
     records: list[_Record]
     overwritten: int
@@ -72,9 +72,9 @@ class Copy(NamedTuple):
 
 
 def capacity(records: int, hosts: int) -> int:
-    """The ring's size for `daemon.record`: a power of two, or 0 where nothing is recorded.
+    """The ring's size for `daemon.record`: a power of two, or 0 if nothing is recorded.
 
-    Too few for so many virtual hosts is said in the log.
+    Logs a warning if there are too few records for so many virtual hosts.
     """
     if records == 0:
         return 0
@@ -92,7 +92,7 @@ def capacity(records: int, hosts: int) -> int:
 async def answer(
     request: RecordRequest, hosts: Hosts, orders: Orders, worker: Executor
 ) -> AsyncIterator[bytes]:
-    """The recording of the virtual hosts that match, in slices."""
+    """The recording of the matching virtual hosts, in slices."""
     interface, vhid = request.interface, request.vhid
     wanted = {
         slot: Recorded(host, hosts.retired(slot)) for slot, host in hosts.matching(interface, vhid)
@@ -116,7 +116,7 @@ async def answer(
 
 
 async def copy_slices(orders: Orders) -> list[Records]:
-    """The whole ring, copied by the pump in slices, an advertisement never waiting for more."""
+    """Copies the ring in slices, so that advertisements wait for no more than one of them."""
     pump: Pump = orders.pump
     slices: list[Records] = []
     position, end = 0, None
@@ -125,7 +125,7 @@ async def copy_slices(orders: Orders) -> list[Records]:
         taken = pump.records(position, RECORDS_A_SLICE)
         await orders.done()
         if slices and taken.first > position:
-            slices.clear()  # overwritten while we were at it: what came before is no beginning
+            slices.clear()  # records were overwritten meanwhile: begin after the gap
         slices.append(taken)
         end = taken.end if end is None else end
         position = taken.first + taken.count
@@ -145,7 +145,7 @@ def joined(slices: Sequence[Records]) -> Copy:
 
 
 def configured_table(host: VirtualHost) -> dict[str, Any]:
-    """A configured virtual host as a table of a scenario, its passphrase with it: for memory."""
+    """A configured virtual host as a table of a scenario, with its passphrase: not for files."""
     table: dict[str, Any] = {
         "interface": host.interface,
         "vhid": host.vhid,
@@ -163,7 +163,7 @@ def configured_table(host: VirtualHost) -> dict[str, Any]:
 
 
 def names_of(hosts: dict[int, Recorded]) -> dict[int, str]:
-    """A name for each slot: "eth0/7", with the first destination where two would share it."""
+    """A name for each slot: "eth0/7", with the first destination if two would be equal."""
     count = Counter(recorded.host.name for recorded in hosts.values())
     names = {}
     for slot, (host, _) in hosts.items():
@@ -174,7 +174,7 @@ def names_of(hosts: dict[int, Recorded]) -> dict[int, str]:
 
 
 class Writer:
-    """Turns records into the lines of a transcript, and into the tables of its hosts."""
+    """Converts records to the lines of a transcript and the tables of its hosts."""
 
     def __init__(
         self, copy: Copy, hosts: dict[int, Recorded], interfaces: Sequence[str], vhid: int | None
@@ -189,11 +189,11 @@ class Writer:
         self.top: dict[str, Any] = {}
         self._begun: set[int] = set()
         self.used: set[int] = set()  # interfaces
-        self._told: dict[int, dict[str, Any]] = {}  # what an interface was last said to be
+        self._states: dict[int, dict[str, Any]] = {}  # of interfaces, as last written
         self._turn: tuple[int, int] | None = None  # not written yet
-        self._taken: tuple[int, int] | None = None  # the last that was
+        self._taken: tuple[int, int] | None = None  # the last one written
         self._turn_line = 0
-        self._in_turn = False  # written, and nothing came in since
+        self._in_turn = False  # a turn was written, and no input since
         self._just_begun: int | None = None
         self._changes: dict[int, dict[str, list[str]]] = {}
         self._answers: dict[tuple[int, str], int] = {}
@@ -224,14 +224,14 @@ class Writer:
                 getattr(self, f"_{kind}")(at_ns, slot, fields)
         elif self._begun and (kind != "interface" or interface in self.used):
             if kind == "interface":
-                self._tell_interface(at_ns, interface, fields, self._input)
+                self._write_interface(at_ns, interface, fields, self._input)
             elif kind in ("absent", "dropped"):
                 self._missed(at_ns, kind, *fields)
             else:
                 self._input(at_ns, fields[0])
 
     def _missed(self, at_ns: int, kind: str, looked_ns: int, since_ns: int, asleep_ns: int) -> None:
-        """Since when is written where that is not when it went away."""
+        """Writes an absence or a drop, with its start if that differs from the last turn."""
         words = ["stall" if kind == "absent" else "drop"]
         away_ns = max(looked_ns, since_ns)
         if kind == "dropped" or since_ns != away_ns or asleep_ns:
@@ -243,12 +243,12 @@ class Writer:
         self._input(at_ns, " ".join(words))
 
     def _input(self, at_ns: int, text: str) -> None:
-        self._turn = None  # of hosts that are not here, or it would have been written
+        self._turn = None  # of other hosts, or it would have been written
         self._in_turn = False
         self.lines.append((at_ns, text))
 
     def _before_turn(self, at_ns: int, text: str) -> None:
-        """What was so before a turn, and was written down in the middle of it."""
+        """Writes a line before the current turn, for records made during the turn."""
         if self._in_turn:
             self.lines.insert(self._turn_line, (at_ns, text))
             self._turn_line += 1
@@ -260,7 +260,7 @@ class Writer:
         self.lines.append((at_ns, f"{self.names[slot]} > {text}"))
 
     def _look(self, slot: int | None, turn: tuple[int, int]) -> None:
-        """Deadlines are looked at: written once something follows; that a host waits on does."""
+        """Notes a turn, which is written before its first output or when a host waits longer."""
         if slot is None or (slot in self._begun and not (self._in_turn and turn == self._taken)):
             self._turn = turn
         if slot in self._begun:
@@ -273,16 +273,16 @@ class Writer:
             self.lines.append((at_ns, f"turn {until_ns}"))
             self._turn = None
 
-    # -- who takes part
+    # -- virtual hosts
 
     def _begin(self, at_ns: int, slot: int, interface: int, fields: dict[str, Any]) -> None:
         host, retired = self.hosts[slot]
         if not self._begun:
             self.top = {"tick_ns": fields["wake_tick_ns"], "seed": fields["seed"]}
         if not fields["added"]:
-            # Its deadline may be now: the engine that assumes it must not have this tick behind it.
+            # Its deadline may be now, and the engine must not have passed it when it assumes this.
             at_ns -= TICK_NS
-        self._tell_interface(at_ns, interface, fields["interface"], self._before_turn)
+        self._write_interface(at_ns, interface, fields["interface"], self._before_turn)
         self._before_turn(at_ns, f"{self.names[slot]} begin")
         self._begun.add(slot)
         self._just_begun = slot
@@ -310,22 +310,24 @@ class Writer:
         self.tables[slot] = table
 
     def _address(self, at_ns: int, slot: int, fields: Any) -> None:
-        """Follows a checkpoint; of a later one than that which the host begins with it says
-        nothing new, for by then the transcript does."""
+        """Adds an address to the state from the checkpoint just read.
+
+        Addresses after later checkpoints are left out: the transcript has them already.
+        """
         if self._just_begun == slot and "state" in self.tables[slot]:
             address, words = fields
             state = self.tables[slot]["state"]
             state.setdefault("addresses", {})[address_text(address)] = words
 
-    # -- what came in
+    # -- inputs
 
-    def _tell_interface(
+    def _write_interface(
         self, at_ns: int, number: int, now: dict[str, Any], write: Callable[[int, str], None]
     ) -> None:
         lasting = {**now, "announce": False}
-        if self._told.get(number) == now == lasting:
+        if self._states.get(number) == now == lasting:
             return
-        self._told[number] = lasting
+        self._states[number] = lasting
         words = ["missing" if not now["ifindex"] else "up" if now["up"] else "down"]
         for key in ("source", "source6"):
             if now[key] is not None:
@@ -377,13 +379,13 @@ class Writer:
         address, there = fields
         self._input(at_ns, f"{self.names[slot]} found {address_text(address)} {there}")
 
-    # -- what was decided
+    # -- decisions
 
     def _state(self, at_ns: int, slot: int, fields: Any) -> None:
         self._output(at_ns, slot, " ".join(fields))
 
     def _answer(self, slot: int, what: str, error: int) -> None:
-        """How the kernel answers, from the turn on in which it did."""
+        """Writes a changed answer of the kernel, before the turn in which it came."""
         if self._answers.get((slot, what), 0) != error:
             self._take_turn()
             self._answers[slot, what] = error
@@ -400,8 +402,8 @@ class Writer:
         advbase, advskew, demote, error = fields
         self._answer(slot, "sends", error)
         word = "RESIGN" if advskew == 255 else "ADVERTISE"
-        told = f" demote {demote}" if demote else ""
-        self._output(at_ns, slot, f"{word} {advbase}/{advskew}{told}")
+        demoted = f" demote {demote}" if demote else ""
+        self._output(at_ns, slot, f"{word} {advbase}/{advskew}{demoted}")
 
     def _added(self, at_ns: int, slot: int, fields: Any) -> None:
         self._change(slot, "ADD_ADDRESSES", fields)
@@ -430,7 +432,7 @@ class Writer:
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a host's table for what the engine has of its configuration."""
+    """The keys of a host's table for the settings recorded by the engine."""
     table: dict[str, Any] = {}
     for name in ("source", "source6"):
         if settings[name] is not None:
@@ -438,7 +440,7 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     changed = [key for key in ALL_KEYS if settings[key.name] != key.default]
     tables = {key.table for key in changed if key.table}
     for key in ALL_KEYS:
-        if key in changed or key.table in tables:  # a table within is written whole
+        if key in changed or key.table in tables:  # a nested table is written whole
             key.put_into(table, settings[key.name])
     return table
 
@@ -464,7 +466,7 @@ def as_scenario(
 ) -> Iterator[str]:
     """The lines of a scenario's file, for `hosts` by slot; `interfaces` by the engine's number.
 
-    `vhid`: of frames that belong to no host, only those for it.
+    `vhid`: leaves out frames for other vhids that belong to no virtual host.
     """
     writer = Writer(copy, hosts, interfaces, vhid)
     lines = writer.lines
@@ -475,9 +477,9 @@ def as_scenario(
         f"{len(lines)} lines; {copy.overwritten} records before these were overwritten.",
     ]
     if copy.unrecorded:
-        prose.append(f"{copy.unrecorded} refused frames came too fast to be recorded.")
+        prose.append(f"{copy.unrecorded} refused frames arrived too fast to be recorded.")
     top = {"story": "\n".join(prose), "start_ns": start_ns, "turns": True, **writer.top}
-    # Every interface has a table, so that a host's `source` is its own; what it is like is a line.
+    # Every interface has a table, so that a host's `source` is its own; a line has its state.
     tables = {writer.interfaces[number]: {"ifindex": 0} for number in sorted(writer.used)}
     if tables:
         top["interface"] = tables
@@ -485,7 +487,7 @@ def as_scenario(
     def transcript() -> Iterator[str]:
         for at_ns, text in lines:
             word, *rest = text.split(" ")
-            if word in ("turn", "stall", "drop") and rest:  # a time of the clock follows
+            if word in ("turn", "stall", "drop") and rest:  # followed by a time of the clock
                 rest[0] = seconds_text(int(rest[0]) - start_ns)
             yield " ".join((seconds_text(at_ns - start_ns), word, *rest))
         yield f"{seconds_text(end_ns - start_ns)} end"

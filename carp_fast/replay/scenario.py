@@ -1,44 +1,44 @@
-"""Scenarios: what virtual hosts hear and are told, and all that they then do, line by line.
+"""Scenarios: the inputs of virtual hosts and all that they then do, line by line.
 
-One format for what is written by hand, for what a daemon recorded, and for tests. A TOML file:
+One format for scenarios written by hand, for recordings of a daemon, and for tests. A TOML file:
 
 story       prose
 host        a table, or [[host]] for several, with the keys of a virtual host's configuration
-            (HOST_KEYS) and `interface`, `name` ("eth0/42"), `slot` (its phase), `state` (what it
-            had come to be, see Engine.assume)
+            (HOST_KEYS) and `interface`, `name` ("eth0/42"), `slot` (its phase), `state` (an
+            earlier state, see Engine.assume)
 interface   tables by name: source, source6, mac, ifindex, up, forwards6, renamed. Without them
-            `source` and `source6` of the host are its interface's; with them, its own
+            `source` and `source6` of the host are those of its interface; with them, its own
 start_ns, tick_ns, seed, turns
-            of a recording: what the clock read at 0, the wake tick, the seed of the engine, and
-            that deadlines are looked at only where a line says so
-transcript  lines of `SECONDS [NAME] INPUT` and `SECONDS [NAME] > OUTPUT`, in the order in which
-            it happened; a scenario of one virtual host needs no names. The last line is an end
+            of a recording: the clock at 0, the wake tick, the seed of the engine, and that
+            deadlines are checked only at `turn` lines
+transcript  lines of `SECONDS [NAME] INPUT` and `SECONDS [NAME] > OUTPUT` in the order of events;
+            a scenario of one virtual host needs no names. The last line is an `end`
 
-Inputs, the subject a virtual host unless said:
+Inputs, for a virtual host unless stated otherwise:
   hear SOURCE ADVBASE/ADVSKEW [PASSPHRASE] [counter N] [demote N] [mac MAC] [to DESTINATION]
-  hear SOURCE VERDICT               a frame that is refused so; SOURCE may be -
-  link up|down                      (an interface)
+  hear SOURCE VERDICT               a frame that is refused with VERDICT; SOURCE may be -
+  link up|down                      (for an interface)
   interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router] [renamed]
-            [announce]              (likewise; see Engine.set_interface)
+            [announce]              (for an interface; see Engine.set_interface)
   demote N | remove | address_lost [undemoted] | announce | in_use yes|no
-  found ADDRESS none|ours|foreign   what its interface was seen to have, where that is wrong
-  own_source there|missing [4] [6]  which configured sources are no addresses of the machine
-  adopt ADDRESS                     the kernel has it already, with our mark
-  reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     other keys of the host
-  kernel ADDRESS|sends ERROR|ok     how the kernel answers from now on
-  begin                             it begins here, from its `state`; else at the start
-  resign | kill | start             (all)
-  away                              what is due waits for the next line
-  stall [SECONDS [ASLEEP_S]]        nobody looked since then, or since away; of that the clock hid
-                                    ASLEEP_S
-  drop [SECONDS]                    frames were lost since then, or since the last look
-  turn [SECONDS]                    deadlines are looked at, all heard that arrived until then
+  found ADDRESS none|ours|foreign   the unexpected state of an address on its interface
+  own_source there|missing [4] [6]  which configured sources the machine lacks
+  adopt ADDRESS                     the kernel has the address already, with our mark
+  reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     changed keys of the host
+  kernel ADDRESS|sends ERROR|ok     the kernel's answer from now on
+  begin                             the host begins here, from its `state`, not at the start
+  resign | kill | start             (for all)
+  away                              deadlines wait for the next line
+  stall [SECONDS [ASLEEP_S]]        deadlines were not checked since SECONDS, or since away; the
+                                    clock did not count ASLEEP_S of that
+  drop [SECONDS]                    frames were lost since SECONDS, or since the last turn
+  turn [SECONDS]                    deadlines are checked after all frames that arrived by SECONDS
   end
 Outputs: STATE reason | ADVERTISE ADVBASE/ADVSKEW [demote N] | RESIGN 255/255 | ADD_ADDRESSES A...
   REMOVE_ADDRESSES A... | ANNOUNCE A... | UNDEMOTED | refused VERDICT
 
-Holds the format, read and written. Must know no more of the engine
-than the keys that it reads, nor how a scenario is played.
+Holds the reader and the writer of the format. Must not know more of the engine than the keys that
+it reads, nor how a scenario is played.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from carp_fast.engine.keys import ALL_KEYS
 from carp_fast.errors import CarpFastError
 
 SECOND_NS = 1_000_000_000
-START_NS = 1_000 * SECOND_NS  # what the clock reads at the start of a scenario written by hand
+START_NS = 1_000 * SECOND_NS  # the clock at the start of a scenario written by hand
 TIME_DIGITS = 9
 INPUTS = """hear link interface demote remove address_lost found announce adopt own_source
     in_use reload kernel begin resign stall drop kill start away turn end"""
@@ -65,7 +65,7 @@ HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses reti
     passphrase source source6 destination destination6 peers lladdr counter broadcast"""
 HOST_KEYS = frozenset((*HOST_WORDS.split(), *(key.table or key.name for key in ALL_KEYS)))
 INTERFACE_KEYS = frozenset(("source", "source6", "mac", "ifindex", "up", "forwards6", "renamed"))
-# Words of an interface's line that stand alone, and the argument of Engine.set_interface.
+# Words of an interface's line without a value, and the argument of Engine.set_interface.
 INTERFACE_FLAGS = {"router": "forwards6", "renamed": "renamed", "announce": "announce"}
 KEYS = frozenset(
     ("story", "host", "interface", "transcript", "start_ns", "tick_ns", "seed", "turns")
@@ -78,17 +78,17 @@ HOST_DEFAULTS: dict[str, Any] = {
 }
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 DEFAULT_MAC = "02:00:00:00:00:01"
-HEARD_MAC = "02:00:00:00:00:99"  # of what is heard
-# Whole numbers beyond what TOML holds are written as text.
+HEARD_MAC = "02:00:00:00:00:99"  # source MAC of frames of other hosts
+# Larger integers are written as text.
 TOML_INTEGER_MAX = 2**63 - 1
 
 
 class ScenarioError(CarpFastError, ValueError):
-    """Raised when a file is not a scenario; one line names file, place and what is wrong."""
+    """Raised when a file is not a valid scenario; one line names file, place and fault."""
 
 
 class Line(NamedTuple):
-    """One line of a transcript. `name`: "" where none is given; `words` begin with the verb."""
+    """One line of a transcript. `name`: "" if none is given; `words` begin with the verb."""
 
     number: int
     at_ns: int  # since the start
@@ -103,7 +103,7 @@ class Line(NamedTuple):
 
 
 class Scenario(msgspec.Struct, kw_only=True):
-    """A scenario as it is read; tables are as TOML gave them, their keys known."""
+    """A scenario; its tables are as parsed from TOML, with known keys only."""
 
     hosts: list[dict[str, Any]]
     interfaces: dict[str, dict[str, Any]]
@@ -119,7 +119,7 @@ class Scenario(msgspec.Struct, kw_only=True):
 
 
 def seconds_text(at_ns: int, digits: int = TIME_DIGITS) -> str:
-    """Seconds with so many digits, rounded half to even; exact with TIME_DIGITS."""
+    """Seconds with `digits` decimals, rounded half to even; exact with TIME_DIGITS."""
     unit = 10 ** (TIME_DIGITS - digits)
     whole, rest = divmod(abs(at_ns), unit)
     whole += rest * 2 > unit or (rest * 2 == unit and whole % 2)
@@ -160,7 +160,7 @@ def parse(text: str, file: str = "scenario") -> Scenario:
     hosts = document.get("host", {})
     hosts = [hosts] if isinstance(hosts, dict) else hosts
     if not isinstance(hosts, list) or not all(isinstance(host, dict) for host in hosts):
-        raise ScenarioError(f"{file}: host: must be a table or several")
+        raise ScenarioError(f"{file}: host: must be a table or an array of tables")
     interfaces = document.get("interface", {})
     if not isinstance(interfaces, dict):
         raise ScenarioError(f"{file}: interface: must be tables by name")
@@ -209,7 +209,7 @@ def _lines(file: str, transcript: Any) -> list[Line]:
             except ValueError as error:
                 raise ScenarioError(f"{file}: transcript line {number}: {error}") from error
     if not lines or lines[-1].words != ("end",):
-        raise ScenarioError(f"{file}: transcript: the last line must be an end")
+        raise ScenarioError(f"{file}: transcript: the last line must be `end`")
     return lines
 
 
@@ -223,7 +223,7 @@ def parse_line(text: str, number: int = 0) -> Line:
     output = bool(words) and words[0] == ">"
     words = words[1:] if output else words
     if not words:
-        raise ValueError(f"{text.strip()}: neither an input nor an output")
+        raise ValueError(f"{text.strip()}: is neither an input nor an output")
     if not output and words[0] not in VERBS:
         raise ValueError(f"{words[0]}: not an input; allowed: {', '.join(sorted(VERBS))}")
     return Line(number, at_ns, digits, name, output, tuple(words))
@@ -233,7 +233,7 @@ def parse_line(text: str, number: int = 0) -> Line:
 
 
 def toml_value(value: Any) -> str:
-    """A value as TOML has it, on one line; a number beyond its integers as text."""
+    """A value in TOML, on one line; an integer above TOML_INTEGER_MAX as text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
@@ -243,19 +243,19 @@ def toml_value(value: Any) -> str:
         return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, int) and value > TOML_INTEGER_MAX:
         value = str(value)
-    # The strings and numbers of JSON are those of TOML.
+    # JSON's strings and numbers are valid TOML.
     return msgspec.json.encode(value).decode()
 
 
 def _toml_key(key: str) -> str:
-    """An interface or an address has dots and colons, which a bare key has not."""
+    """A key, quoted if it is not bare, as with the dots and colons of interfaces and addresses."""
     return key if BARE_KEY.fullmatch(key) else msgspec.json.encode(key).decode()
 
 
 def toml_lines(
     top: Mapping[str, Any], hosts: Iterable[Mapping[str, Any]], transcript: Iterable[str]
 ) -> Iterator[str]:
-    """The lines of a scenario's file; of `top`, `story` becomes prose."""
+    """The lines of a scenario's file; `story` in `top` becomes a multi-line string."""
     for key, value in top.items():
         if key == "story":
             yield 'story = """'
