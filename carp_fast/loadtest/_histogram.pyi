@@ -1,4 +1,4 @@
-"""A histogram of durations, to within 3 %; times in ns."""
+"""A histogram of durations, to within 3 %. Times are in ns."""
 
 from typing_extensions import disjoint_base
 

@@ -1,6 +1,6 @@
-"""The ways in which frames of a flood leave: a packet socket, or live frames of an XDP program.
+"""The ways to send the frames of a flood: a packet socket, or live frames of an XDP program.
 
-Holds what each needs of the kernel, why one is not there, and what is open until `close`. Must not
+Holds the kernel resources of each until `close`, and the reasons why one is not available. Must not
 know what the frames are, nor how they are paced (_flood.pyx). Live frames: BPF_PROG_RUN with
 BPF_F_TEST_XDP_LIVE_FRAMES, Documentation/bpf/bpf_prog_run.rst of Linux.
 """
@@ -21,14 +21,14 @@ from carp_fast.net.drivers import CAN_TAKE_REDIRECTED, features_of
 from carp_fast.net.kernel import PACKET_QDISC_BYPASS, SO_SNDBUFFORCE, SOL_PACKET
 
 SLOTS = 1 << 16
-"""Frames that wait in the ring of live frames."""
+"""Size of the ring of live frames."""
 LONGEST_LIVE = 1518
-"""Bytes of a frame; the kernel has a page for each, with room for its own."""
+"""Bytes of a frame; the kernel has a page for each, which also holds its own data."""
 TEST_XDP_LIVE_FRAMES = 2
 REPEAT_MAX = 1 << 31
 BATCH_PACED, BATCH_UNPACED = 8, 64
-"""Runs of the program after which what was redirected leaves. One of a paced flood is mostly idle;
-the fewer there are, the sooner a frame goes that was due."""
+"""Runs of the program after which redirected frames are sent. In a paced flood most runs are idle;
+with fewer runs a frame is sent sooner after it was due."""
 SLOT_HEAD, HEAD_AT, TAIL_AT, CONTROL_BYTES = 16, 0, 64, 128  # as in _flood.pyx
 SEND_BUFFER_BYTES = 4 << 20
 
@@ -36,11 +36,11 @@ _CONTEXT, _SCRATCH, _CONTROL, _TAKEN, _SLOT, _STACK = 6, 2, 7, 8, 9, 10  # regis
 
 
 class BackendError(CarpFastError):
-    """Raised when a backend cannot be used here: one line, or what the verifier answered."""
+    """Raised when a backend cannot be used: one line, or the answer of the kernel's verifier."""
 
 
 class Backend(Protocol):
-    """What _flood.Flood needs: a way out, and a socket by which to look at the link."""
+    """The backend that _flood.Flood needs: a way to send, and a socket to check the link."""
 
     name: str
     ifindex: int
@@ -50,7 +50,7 @@ class Backend(Protocol):
 
 
 class Sendmmsg:
-    """A packet socket bound to an interface; every kernel has it. Raises BackendError."""
+    """A packet socket bound to an interface, available in every kernel. Raises BackendError."""
 
     name = "sendmmsg"
 
@@ -64,7 +64,7 @@ class Sendmmsg:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_BYTES)
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        # Past the interface's queueing discipline: a frame that finds no room is ours to repeat.
+        # Bypasses the interface's queueing discipline: we repeat a frame that finds no room.
         self._socket.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
         self._socket.bind((interface, 0))
         self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -76,10 +76,10 @@ class Sendmmsg:
 
 
 class Live:
-    """The ring, the program that empties it onto an interface, and what a run of it is called with.
+    """A ring, the XDP program that sends its frames to an interface, and the arguments of a run.
 
-    longest: bytes of the longest frame; paced: the program waits until each frame is due; slots: a
-    power of two. Raises BackendError.
+    `longest`: bytes of the longest frame; `paced`: the program waits until each frame is due;
+    `slots`: a power of two. Raises BackendError.
     """
 
     name = "live"
@@ -115,7 +115,7 @@ class Live:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Closes program and maps; the kernel forgets them with their last file descriptor."""
+        """Closes program and maps; the kernel frees them with their last file descriptor."""
         if self._program_fd >= 0:
             os.close(self._program_fd)
         for each in self._maps:
@@ -132,24 +132,24 @@ def live_program(
     paced: bool,
     ordered: bool = platform.machine() not in ("x86_64", "i686"),
 ) -> list[bpf.Instruction]:
-    """Takes the next frame that is due from the ring and redirects it; else it drops its own.
+    """The program that redirects the next due frame of the ring, and drops its own without one.
 
-    `ordered`: for a CPU that reorders stores or loads: what is in a slot is read after the tail
-    that covers it, and given back after that.
+    `ordered`: for a CPU that reorders loads or stores: a slot is read after the tail that covers
+    it, and released after it was read.
     """
     return [
         bpf.move(_CONTEXT, 1),
         bpf.put_map(_CONTROL, control_fd, value=True),
-        *_slot_found(ring, ordered),
-        *(_awaited() if paced else ()),
+        *_next_slot(ring, ordered),
+        *(_when_due() if paced else ()),
         bpf.load(1, _CONTEXT, 0, 4),  # data, data_end of struct xdp_md
         bpf.load(_SCRATCH, _CONTEXT, 4, 4),
         bpf.move(3, 1),
         bpf.add(3, longest),
         bpf.jump_if(">", 3, _SCRATCH, "drop"),
-        *_copied(longest),
+        *_copy_frame(longest),
         bpf.load(_SLOT, _SLOT, 8, 8),
-        *_slot_given_back(ordered),
+        *_release_slot(ordered),
         bpf.jump_if_zero(_SLOT, "send"),
         bpf.move(1, _CONTEXT),
         bpf.move(2, _SLOT),
@@ -165,8 +165,8 @@ def live_program(
     ]
 
 
-def _slot_found(ring: bpf.SharedArray, ordered: bool) -> list[bpf.Instruction]:
-    """The next slot of the ring, where there is one."""
+def _next_slot(ring: bpf.SharedArray, ordered: bool) -> list[bpf.Instruction]:
+    """Finds the next slot of the ring, or drops."""
     head: list[bpf.Instruction] = [bpf.load(_TAKEN, _CONTROL, HEAD_AT, 8)]
     if ordered:
         head = [bpf.put(_TAKEN, 0), bpf.fetch_add(_CONTROL, HEAD_AT, _TAKEN)]
@@ -186,8 +186,8 @@ def _slot_found(ring: bpf.SharedArray, ordered: bool) -> list[bpf.Instruction]:
     ]
 
 
-def _awaited() -> list[bpf.Instruction]:
-    """Only when it is due; the slot says then when it was sent, for who fills it again."""
+def _when_due() -> list[bpf.Instruction]:
+    """Drops unless the frame is due, and otherwise stores the time of sending in the slot."""
     return [
         bpf.call(bpf.KTIME_GET_NS),
         bpf.load(1, _SLOT, 0, 8),
@@ -196,14 +196,14 @@ def _awaited() -> list[bpf.Instruction]:
     ]
 
 
-def _slot_given_back(ordered: bool) -> list[bpf.Instruction]:
+def _release_slot(ordered: bool) -> list[bpf.Instruction]:
     if ordered:
         return [bpf.put(_SCRATCH, 1), bpf.fetch_add(_CONTROL, HEAD_AT, _SCRATCH)]
     return [bpf.add(_TAKEN, 1), bpf.store(_CONTROL, HEAD_AT, _TAKEN, 8)]
 
 
-def _copied(length: int) -> list[bpf.Instruction]:
-    """From the slot to where register 1 points."""
+def _copy_frame(length: int) -> list[bpf.Instruction]:
+    """Copies `length` bytes from the slot to the address in register 1."""
     copy: list[bpf.Instruction] = []
     at = 0
     for size in (8, 4, 2, 1):
@@ -214,14 +214,14 @@ def _copied(length: int) -> list[bpf.Instruction]:
 
 
 def live_missing(interface: str, longest: int) -> str | None:
-    """Why live frames cannot be sent there, in one line; None: they can, as far as one can tell."""
+    """The reason why live frames cannot be sent to an interface; None if none is known."""
     release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
     if release < (5, 18):
-        return f"Linux {platform.release()} has no live frames; 5.18 has"
+        return f"Linux {platform.release()} has no live frames; needs 5.18 or later"
     if platform.machine() not in bpf.SYSCALLS:
         return f"the bpf system call of {platform.machine()} is not known"
     if longest > LONGEST_LIVE:
-        return f"a frame of {longest:,} bytes, at most {LONGEST_LIVE:,} (LONGEST_LIVE)"
+        return f"a frame has {longest:,} bytes; allowed: {LONGEST_LIVE:,} (LONGEST_LIVE)"
     try:
         bpf.SharedArray(1, 8).close()
     except PermissionError:
@@ -233,8 +233,8 @@ def live_missing(interface: str, longest: int) -> str | None:
     features = features_of(socket.if_nametoindex(interface))
     if features is not None and not features & CAN_TAKE_REDIRECTED:
         return (
-            f"{interface} takes no redirected frames: its driver cannot, or the other end of a veth"
-            " has neither GRO nor an XDP program"
+            f"{interface} takes no redirected frames: its driver does not support them, or the"
+            " other end of a veth has neither GRO nor an XDP program"
         )
     return None
 
@@ -243,4 +243,4 @@ def _ifindex(interface: str) -> int:
     try:
         return socket.if_nametoindex(interface)
     except OSError:
-        raise BackendError(f"{interface}: there is no such interface") from None
+        raise BackendError(f"{interface}: no such interface") from None

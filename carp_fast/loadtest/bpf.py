@@ -1,8 +1,8 @@
-"""Small eBPF programs: assembled from instructions, loaded by the bpf system call, run by it.
+"""Assembles small eBPF programs from instructions and loads them with the bpf system call.
 
-Holds the encoding of the instructions, maps, and the kernel's answers; there is no compiler, no
-library and no file of code. Must not know frames, interfaces or what a program is for. Encoding:
-RFC 9669; commands and structs: linux/bpf.h.
+Holds the encoding of the instructions, maps, and the kernel's answers; it needs no compiler and no
+library. Must not know frames, interfaces or the purpose of a program. Encoding: RFC 9669; commands
+and structs: linux/bpf.h.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ PROG_TYPE_XDP, ATTACH_TYPE_XDP = 6, 37
 LOG_BYTES, LOG_LINES = 1 << 20, 12
 NAME = b"carp_fast"
 
-# Helpers of the kernel, by their numbers.
+# Numbers of the kernel's helpers.
 MAP_LOOKUP_ELEM, KTIME_GET_NS, REDIRECT, XDP_ADJUST_TAIL = 1, 5, 23, 65
 XDP_DROP = 1
 
-# Sizes in a load or store.
+# Size codes of loads and stores.
 WORD, HALF, BYTE, DOUBLE = 0x00, 0x08, 0x10, 0x18
 _SIZES = {8: DOUBLE, 4: WORD, 2: HALF, 1: BYTE}
 
 Instruction = bytes | str
-"""8 bytes, or the name of a place: "name:" stands there, and jump() names it."""
+"""8 bytes, or a label: "name:" marks a place, and a Jump contains its name."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class BpfError(CarpFastError):
-    """Raised when the kernel refuses a map or a program: why, and the last lines of its log."""
+    """Raised when the kernel refuses a program: the reason and the last lines of its log."""
 
 
 class Jump(str):
-    """A jump to a place that is named; `code` are its 8 bytes with the distance missing."""
+    """A jump to a label; `code`: its 8 bytes, without the distance."""
 
     code: bytes
 
 
 def load(target: int, source: int, offset: int, size: int) -> bytes:
-    """target = *(source + offset), registers by their number."""
+    """target = *(source + offset); registers are given by number."""
     return struct.pack("=BBhi", 0x61 | _SIZES[size], source << 4 | target, offset, 0)
 
 
@@ -76,12 +76,12 @@ def mask(target: int, value: int) -> bytes:
 
 
 def fetch_add(target: int, offset: int, source: int) -> bytes:
-    """source, *(target + offset) = *(target + offset), both added; orders memory (kernel 5.12)."""
+    """Adds source to *(target + offset), whose old value it gets; orders memory (kernel 5.12)."""
     return struct.pack("=BBhi", 0xDB, source << 4 | target, offset, 0x01)
 
 
 def put_map(target: int, map_fd: int, *, value: bool = False) -> bytes:
-    """target = the map, or the address of the `value` of one with a single entry (kernel 5.5)."""
+    """target = the map, or with `value` the address of its only value (kernel 5.5)."""
     kind = 2 if value else 1
     return struct.pack("=BBhiBBhi", 0x18, kind << 4 | target, 0, map_fd, 0, 0, 0, 0)
 
@@ -91,12 +91,12 @@ def call(helper: int) -> bytes:
 
 
 def leave() -> bytes:
-    """Return r0."""
+    """Returns r0."""
     return struct.pack("=BBhi", 0x95, 0, 0, 0)
 
 
 def jump_if(condition: str, left: int, right: int, place: str) -> Jump:
-    """Jump where `left condition right`, two registers, unsigned: ">", ">=", "<"."""
+    """Jumps if `left condition right`, for two unsigned registers and ">", ">=" or "<"."""
     codes = {">": 0x2D, ">=": 0x3D, "<": 0xAD}
     return _jump(struct.pack("=BBhi", codes[condition], right << 4 | left, 0, 0), place)
 
@@ -112,7 +112,7 @@ def _jump(code: bytes, place: str) -> Jump:
 
 
 def assemble(program: Sequence[Instruction]) -> bytes:
-    """The instructions with the distances of their jumps; places are named "name:"."""
+    """The bytes of a program, with the distances of its jumps; "name:" is a label."""
     places: dict[str, int] = {}
     at = 0
     for each in program:
@@ -142,9 +142,9 @@ def _bpf(command: int, attributes: bytes) -> int:
 
 
 class SharedArray:
-    """An array map whose values this process has in its memory, one behind the other.
+    """An array map whose values are mapped into the memory of this process, one after another.
 
-    `value_bytes` is a multiple of 8. Closed, it leaves nothing. Raises OSError.
+    `value_bytes` is a multiple of 8. Closing it frees everything. Raises OSError.
     """
 
     def __init__(self, entries: int, value_bytes: int) -> None:
@@ -167,7 +167,7 @@ class SharedArray:
 
 
 def load_xdp(program: Sequence[Instruction]) -> int:
-    """A file descriptor of the loaded program. Raises BpfError with the verifier's words."""
+    """Loads a program and returns its file descriptor. Raises BpfError with the verifier's log."""
     code = assemble(program)
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"Dual BSD/GPL")
@@ -193,5 +193,5 @@ def load_xdp(program: Sequence[Instruction]) -> int:
 
 
 def attach_xdp(program_fd: int, ifindex: int) -> int:
-    """Attaches a program to an interface until the file descriptor that is returned is closed."""
+    """Attaches a program to an interface until the returned file descriptor is closed."""
     return _bpf(LINK_CREATE, struct.pack("=IIII", program_fd, ifindex, ATTACH_TYPE_XDP, 0))

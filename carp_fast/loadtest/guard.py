@@ -1,7 +1,7 @@
-"""What keeps a flood off an interface that somebody needs.
+"""Refuses interfaces that a flood could make unusable.
 
-Holds the reasons to refuse one: the default route, the session by which one is logged in. Must not
-know what would be sent.
+These have the default route or the address of the user's SSH session. Must not know what would be
+sent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SESSION = "SSH_CONNECTION"
 
 
 def refusal(interface: str) -> str | None:
-    """Why nothing should be sent there, in one line; None: nothing speaks against it.
+    """The reason not to send to an interface, in one line; None if there is none.
 
     Raises interfaces.LinkError.
     """
@@ -56,7 +56,10 @@ def _default_routes6(table: str) -> Iterator[str]:
 
 
 def _session_addresses() -> Iterator[bytes]:
-    """This end of the SSH session, by who started us: sudo takes it out of our own environment."""
+    """Addresses of this end of the SSH session.
+
+    Reads the environments of our ancestors, too: sudo removes the variable from ours.
+    """
     pid = os.getpid()
     yield from _session_address(os.environ)
     while pid > 1:
@@ -71,7 +74,7 @@ def _session_addresses() -> Iterator[bytes]:
 
 
 def _session_address(environment: Mapping[str, str]) -> Iterator[bytes]:
-    """SSH_CONNECTION: client address and port, server address and port."""
+    """The server address in SSH_CONNECTION: client address and port, server address and port."""
     fields = environment.get(SESSION, "").split()
     if len(fields) == 4:
         try:

@@ -1,8 +1,8 @@
-"""Many well-behaved virtual hosts at once on one interface: `flood --hosts`.
+"""Runs many well-behaved virtual hosts on one interface: `flood --hosts`.
 
-The engine's own state machines, each virtual host with its own source address and virtual MAC, for
-the tables of switches and the control planes of routers. Holds how they are numbered, and the
-course from their start to their resignation. Must not know the command line.
+They use the engine's state machines, each with its own source address and virtual MAC, to test the
+tables of switches and the control planes of routers. Holds their numbering, and the course from
+their start to their resignation. Must not know the command line.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from carp_fast.net.memberships import Joins
 from carp_fast.pump._pump import Pump
 
 VHIDS = 255
-BLOCKS = 256  # of VHIDS virtual hosts, each block in a group of its own
+BLOCKS = 256  # each with VHIDS virtual hosts and a group of its own
 HOSTS_MAX = VHIDS * BLOCKS
 REPORTS_MIN = 8192
-# RFC 2544 and RFC 5180 keep these networks for tests of equipment.
+# RFC 2544 and RFC 5180 reserve these networks for tests of equipment.
 VIRTUAL_BASE = ipaddress.IPv4Address("198.19.0.1")
 SOURCE_BASES = (ipaddress.IPv4Address("198.18.0.1"), ipaddress.IPv4Address("198.18.128.1"))
 VIRTUAL6_BASE = ipaddress.IPv6Address("2001:2::1")
@@ -43,17 +43,17 @@ SOURCE6_BASES = (ipaddress.IPv6Address("fe80::c612:1"), ipaddress.IPv6Address("f
 BACKUP_ADVSKEW = 100
 DEMOTION = 240
 PASSPHRASE = b"carp-fast flood"
-WAIT_S = 0.1  # at most, until the pumps are asked again
+WAIT_S = 0.1  # longest time between looks at the reports of the pumps
 ORDERS_DEADLINE_S = 30.0
-LINK_EVERY_S = 0.5  # looks at the link
+LINK_EVERY_S = 0.5  # between checks of the link
 
 
 class MastersError(CarpFastError):
-    """Raised when the virtual hosts cannot run, or cannot go on; one line says why."""
+    """Raised when the virtual hosts cannot start or continue; the text is one line."""
 
 
 class Held(msgspec.Struct, frozen=True):
-    """How it stands, or how it went: states are of this moment, the rest since the start."""
+    """The numbers of virtual hosts by state at a moment, and counters since the start."""
 
     seconds: float
     master: int
@@ -75,7 +75,7 @@ def virtual_host(
     advbase: int = 1,
     advskew: int = 0,
 ) -> VirtualHost:
-    """The virtual host `number`, from 0, 255 to a group; of `part` 1: the backup of part 0's."""
+    """The virtual host `number` (from 0), 255 in a group; with `part` 1 the backup of part 0's."""
     return VirtualHost(
         interface=interface,
         vhid=1 + number % VHIDS,
@@ -105,7 +105,7 @@ def _settings(number: int, part: int, advbase: int, advskew: int) -> Settings:
 
 
 def _mac(number: int, part: int) -> str:
-    """The virtual MAC of the first block; further blocks need others for the same vhids."""
+    """The virtual MAC in the first block; other blocks need other MACs for the same vhids."""
     block, vhid = number // VHIDS, 1 + number % VHIDS
     if block == 0:
         return mac_text(bytes((0, 0, 0x5E, 0, part, vhid)))
@@ -113,9 +113,9 @@ def _mac(number: int, part: int) -> str:
 
 
 class Party(Closing):
-    """Virtual hosts with a pump of their own; a context manager. Opened where the interface is.
+    """Virtual hosts with a pump of their own; a context manager.
 
-    Raises MastersError.
+    Created in the network namespace of the interface. Raises MastersError.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Party(Closing):
         try:
             rate = sum(map(advertisements_per_s, hosts))
             receiver = self._stack.enter_context(sockets.open_receiver(rate))
-            # A partner on the same interface is heard only by who hears what goes out.
+            # Advertisements of the other party leave by the same interface.
             receiver.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, not hears_own)
             sender = self._stack.enter_context(sockets.open_sender())
             netlink = self._stack.enter_context(sockets.open_netlink())
@@ -154,7 +154,7 @@ class Party(Closing):
         self._stack.close()
 
     def start(self) -> None:
-        """Every virtual host becomes BACKUP, and MASTER once it has heard nobody."""
+        """Starts every virtual host as BACKUP; it becomes MASTER if it hears no other."""
         self.pump.start("nice")
         self.pump.set_interface(
             self.hosts.number(self._interface.name),
@@ -168,17 +168,17 @@ class Party(Closing):
         self.pump.add(self.hosts.take(host), self.hosts.prepare(host))
 
     def demote(self, demotion: int) -> None:
-        """Adds so much to every advskew."""
+        """Adds `demotion` to every advskew."""
         slots = range(len(self._wanted))
         self.order(partial(self.pump.demote, slot, demotion) for slot in slots)
 
     def resign(self) -> None:
-        """Every MASTER resigns; returns when it has."""
+        """Makes every MASTER resign, and waits for it."""
         self.pump.resign_all()
         self._await(self.pump.mark(when_idle=True))
 
     def order(self, orders: Iterable[Callable[[], object]]) -> None:
-        """Gives orders, each batch when the one before was carried out."""
+        """Gives orders in batches, each after the previous one was carried out."""
         for number, order in enumerate(orders, 1):
             order()
             if number % ORDERS_A_BATCH == 0:
@@ -195,7 +195,7 @@ class Party(Closing):
         self._done.clear()
 
     def take(self) -> None:
-        """Takes what the pump reports: states, and marks that are done."""
+        """Takes the reports of the pump: states, and marks that are done."""
         for report in self.pump.take_reports():
             if isinstance(report, StateChanged):
                 self.hosts.states[report.slot] = STATES.index(report.state)
@@ -203,7 +203,7 @@ class Party(Closing):
                 self._done.add(report.mark)
 
     def counters(self) -> dict[str, int]:
-        """What the engine counted on the interface."""
+        """The engine's counters of the interface."""
         snapshot = self.pump.snapshot_interfaces(1)
         self._await(self.pump.mark())
         (counters,) = snapshot.counters()
@@ -211,10 +211,10 @@ class Party(Closing):
 
 
 class Masters(Closing):
-    """The virtual hosts of one or two parties, on one interface; a context manager.
+    """The virtual hosts of one or two parties on one interface; a context manager.
 
-    `election`: half of `count` are backups of the other half. Called in the interface's
-    namespace. Raises MastersError.
+    `election`: half of `count` are backups of the other half. Created in the network namespace of
+    the interface. Raises MastersError.
     """
 
     def __init__(
@@ -228,7 +228,8 @@ class Masters(Closing):
         advskew: int = 0,
     ) -> None:
         if not 1 + election <= count <= HOSTS_MAX:
-            raise MastersError(f"{count} hosts: {1 + election} to {HOSTS_MAX:,} (HOSTS_MAX)")
+            allowed = f"{1 + election} to {HOSTS_MAX:,} (HOSTS_MAX)"
+            raise MastersError(f"{count} virtual hosts; allowed: {allowed}")
         self._name = interface
         self._begun_at = time.monotonic()
         found = self._find()
@@ -260,13 +261,12 @@ class Masters(Closing):
         self._stack.close()
 
     def run(self, duration_s: float, show: Callable[[Held], None], every_s: float = 1.0) -> Held:
-        """Runs them for so long, then they resign; `show` hears every second how it stands.
+        """Runs the virtual hosts for `duration_s`, then makes them resign.
 
-        Returns the states before the resignation, and the counters after it.
-
-        With an election: for the middle third of the time the masters are demoted, so that their
-        backups take over, and then the masters again. Raises MastersError when the link goes;
-        KeyboardInterrupt ends the time early.
+        Calls `show` every `every_s` seconds. Returns the states before the resignation and the
+        counters after it. With an election the masters are demoted for the middle third of the
+        time, so that their backups take over, and then the masters again. Raises MastersError when
+        the link is lost; KeyboardInterrupt ends the time early.
         """
         self._begun_at = time.monotonic()
         try:
@@ -276,7 +276,7 @@ class Masters(Closing):
         except KeyboardInterrupt:
             pass
         at_end = self.held()
-        for party in reversed(self.parties):  # the backups first: they have nothing to take over
+        for party in reversed(self.parties):  # backups first, so that they do not take over
             party.resign()
         states = {name: getattr(at_end, name) for name in ("seconds", "master", "backup", "init")}
         return msgspec.structs.replace(self.held(), **states)
@@ -299,7 +299,7 @@ class Masters(Closing):
                 party.take()
 
     def held(self) -> Held:
-        """How it stands."""
+        """The current states and counters."""
         counters = [party.counters() for party in self.parties]
         states = b"".join(party.hosts.states for party in self.parties)
         return Held(
@@ -320,7 +320,7 @@ class Masters(Closing):
         )
 
     def _find(self) -> Interface:
-        """The interface as it is now, usable. Raises MastersError."""
+        """The current state of the interface. Raises MastersError if it cannot be used."""
         try:
             found = read_interfaces([self._name])[self._name]
         except LinkError as error:

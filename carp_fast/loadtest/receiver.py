@@ -1,7 +1,7 @@
-"""The receiving end of a test: a socket, a tally in a thread, and what it came to.
+"""The receiving end of a test: a socket, a tally in a thread, and the result.
 
-Holds what is let through, who may have signed, and the document of the result. Must not know the
-command line, the sending end, or how a table is drawn.
+Holds the filter of frames, the settings that digests are judged by, and the document of the result.
+Must not know the command line, the sending end, or how results are printed.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ AND = 0x54
 
 
 class SinkError(CarpFastError):
-    """Raised when the receiving end cannot work; one line says why."""
+    """Raised when the receiving end cannot start; the text is one line."""
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """From the sender's stamp to the kernel's, ns, of `frames` stamped ones; to within 3 %."""
+    """Time from the sender's stamp to the kernel's, of `frames` stamped frames; to within 3 %."""
 
     frames: int
     p50_ns: int
@@ -49,11 +49,11 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """What one source sent for one vhid. `first` and `last`: counters, 16 hex digits.
+    """Frames of one source for one vhid. `first` and `last`: counters, 16 hex digits.
 
-    `received` counts frames, `lost` counters between first and last that did not come;
-    `strays`: frames whose counter is too far from the others to say; `restarts`: how often the
-    sender began anew (first and last are of what followed).
+    `received`: frames; `lost`: counters between first and last that did not arrive; `strays`:
+    frames whose counter is too far from the others to be placed; `restarts`: how often the sender
+    began with other counters (`first` and `last` are those since then).
     """
 
     source: str
@@ -69,14 +69,14 @@ class Flow(msgspec.Struct, frozen=True):
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
-    """What arrived, as `--json` prints it.
+    """The result, as `--json` prints it.
 
-    `frames`: those let through by the filter and counted; `verdicts` by the words of
-    _wire.VERDICT_WORDS; `judged`: digests were looked at. Sums over all flows: `received` to
-    `restarts`. `left_out`: frames whose source and vhid found no room in the table of
-    `flows_max`. `kernel_dropped`: for want of room in the socket, lost here and not on the way;
-    `interface_dropped`: by the interface or the kernel before that. `latency` None: no stamps;
-    `before_sent`: stamps from the future, so that the two ends have two clocks.
+    `frames`: those that passed the filter and were counted; `verdicts`: by the words of
+    _wire.VERDICT_WORDS; `judged`: digests were verified. `received` to `restarts` are sums over all
+    flows. `left_out`: frames whose source and vhid found no room in the table of `flows_max` rows.
+    `kernel_dropped`: frames dropped because the socket was full, so not lost on the way;
+    `interface_dropped`: by the interface or by the kernel before the socket. `latency` None: no
+    stamps; `before_sent`: frames with a stamp from the future, so the ends have different clocks.
     """
 
     interface: str
@@ -110,7 +110,10 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
 def ways_to_sign(
     configuration: Configuration, interface: str
 ) -> Iterator[tuple[int, bytes, bytes, bytes, bool]]:
-    """What a tally needs to judge digests; all virtual hosts where none is on `interface`."""
+    """The settings that a tally judges digests by.
+
+    All virtual hosts of the configuration if none is on `interface`.
+    """
     signers = signers_of(configuration)
     here = [signer for signer in signers if signer.interface == interface] or signers
     for signer in here:
@@ -122,9 +125,9 @@ def ways_to_sign(
 
 
 class Receiver(Closing):
-    """Counts what arrives on one interface, from `start` to `stop`: a context manager.
+    """Counts frames that arrive on an interface, from `start` to `stop`; a context manager.
 
-    `namespace`: where the interface is, as `ip netns` names it. Raises SinkError.
+    `namespace`: that of the interface, as named by `ip netns`. Raises SinkError.
     """
 
     def __init__(
@@ -172,7 +175,7 @@ class Receiver(Closing):
         self._listener.close()
 
     def start(self, count: int = 0) -> None:
-        """Begins to count; with `count`, until so many frames were counted."""
+        """Starts counting; with `count`, stops after that many frames."""
         self._count = count
         self._begun_at = time.monotonic()
         self._thread.start()
@@ -185,12 +188,12 @@ class Receiver(Closing):
         self._ended_at = time.monotonic()
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits for the end of counting, which `count` or the interface brings; whether it came."""
+        """Waits for the end of counting, by `count` or a lost interface; True if it came."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def drain(self) -> None:
-        """Returns once nothing has come for QUIET_S, or after DRAIN_MAX_S."""
+        """Waits until no frame has arrived for QUIET_S, but not longer than DRAIN_MAX_S."""
         end_at = time.monotonic() + DRAIN_MAX_S
         before = -1
         while self.tally.frames != before and time.monotonic() < end_at:
@@ -199,7 +202,7 @@ class Receiver(Closing):
                 return
 
     def stop(self) -> Received:
-        """Ends the counting; what was counted."""
+        """Stops counting and returns the result."""
         self._sink.stop()
         self._thread.join()
         facts = self.tally.facts()
@@ -220,11 +223,11 @@ class Receiver(Closing):
 
     @property
     def trouble(self) -> str | None:
-        """Why the counting ended by itself; None: it did not, or the count was reached."""
+        """The reason why counting ended early, or None."""
         if self._error is None:
             return None
         if self._error.errno == errno.ENETDOWN:
-            return f"{self._interface}: the interface was set down or has gone"
+            return f"{self._interface}: the interface was set down or removed"
         return f"{self._interface}: {self._error.strerror}"
 
     def _interface_drops(self) -> int:
@@ -258,12 +261,12 @@ def _flow(source: bytes, vhid: int, first: int, last: int, *counts: int) -> Flow
 
 
 def _rate(facts: dict[str, Any]) -> float:
-    """Frames a second between the first arrival and the last."""
+    """Frames per second between the first arrival and the last."""
     elapsed_ns = facts["last_at_ns"] - facts["first_at_ns"]
     return (facts["frames"] - 1) * 1e9 / elapsed_ns if elapsed_ns > 0 else 0.0
 
 
 def _interface_dropped(interface: str) -> int:
-    """Frames that the interface received and the kernel dropped; 0 where it is not there."""
+    """Frames that the interface received and the kernel dropped; 0 if it does not exist."""
     found = counters().get(interface)
     return found.received_dropped if found else 0

@@ -1,7 +1,6 @@
-"""A flood: what is sent, how fast, which way, and what became of it.
+"""Sends a flood: a source of frames, a pace and a backend, and the result.
 
-Joins a source of frames, a pace and a backend, and watches them. Must not know the command line,
-virtual hosts, or how frames are made.
+Must not know the command line, virtual hosts, or how frames are made.
 """
 
 from __future__ import annotations
@@ -29,30 +28,30 @@ from carp_fast.net.drivers import Counters, counters, speed_mbits
 
 BACKENDS = ("auto", "sendmmsg", "live")
 LIVE_FROM = 300_000.0
-"""Frames a second from which `auto` prefers live frames: below, a packet socket keeps up."""
+"""Frames/s from which `auto` prefers live frames; below, a packet socket is fast enough."""
 SAMPLE = 1_000
-"""Frames from which a share of the link's speed is reckoned."""
+"""Frames whose mean length is used to compute a share of the link's speed."""
 WIRE_BYTES, FRAME_BYTES_MIN = 24, 60
-"""Around a frame on a wire: checksum, preamble, gap; what a shorter frame is filled up to."""
+"""Bytes around each frame (checksum, preamble, gap); length to which shorter frames are padded."""
 TAKES_NONE_S = 0.5
-"""After so long, an interface that has sent none of many live frames does not take them."""
+"""An interface that has sent no live frame for this long does not take them."""
 
 
 class FloodError(CarpFastError):
-    """Raised when a flood cannot start, or ended before its time; one line says why."""
+    """Raised when a flood cannot start or ends early; the text is one line."""
 
 
 class Rate(NamedTuple):
-    """Frames a second, from the first to the last; both None: as fast as it goes."""
+    """Frames/s at the start and at the end of a flood; both None: as fast as possible."""
 
     first: float | None
     last: float | None = None
 
 
 class Gaps(msgspec.Struct, frozen=True):
-    """From one frame to the next, ns, to within 3 %; `bursts`: see _pace.judge_gaps.
+    """Times from one frame to the next, ns, to within 3 %; `bursts`: see _pace.judge_gaps.
 
-    Of a flood without a pace only the gaps themselves.
+    The optional fields are None for a flood without a pace.
     """
 
     p50_ns: int
@@ -64,12 +63,13 @@ class Gaps(msgspec.Struct, frozen=True):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """What became of a flood; `kinds` by word.
+    """The result of a flood; `kinds`: frames by kind.
 
-    `refused`: system calls that found a queue full, and were repeated. `interface_packets`,
-    `interface_dropped`: what the interface says for the same time, None without one. `cpu_seconds`
-    of the thread that paces, `sender_cpu_seconds` of the one in the kernel (live frames).
-    `unavailable`: backends that were not to be had, a line each. `link_lost`: "down", "removed".
+    `refused`: system calls that found a queue full and were repeated. `interface_packets`,
+    `interface_dropped`: counters of the interface for the same time, or None without one.
+    `cpu_seconds`: of the thread that paces; `sender_cpu_seconds`: of the one in the kernel (live
+    frames). `unavailable`: backends that `auto` could not use, a line each. `link_lost`: "down",
+    "removed" or None.
     """
 
     interface: str | None
@@ -90,11 +90,11 @@ class Sent(msgspec.Struct, frozen=True):
     by_source: list[SentFlow]
 
 
-# --- how fast ------------------------------------------------------------------------------------
+# --- rates and frames -----------------------------------------------------------------------------
 
 
 def rate_of(text: str, interface: str | None, make: Callable[[], FrameSource]) -> Rate:
-    """A rate as it is written: "1000", "1000-50000", "40%", "max".
+    """Parses a rate such as "1000", "1000-50000", "40%" or "max".
 
     `make` makes a source like the one that will be sent. Raises FloodError.
     """
@@ -114,7 +114,8 @@ def _number(text: str, whole: str) -> float:
         number = 0.0
     if not 0 < number < 1e10:
         raise FloodError(
-            f'a rate of {whole}: frames/s above 0, FIRST-LAST, a share of the link "40%", or "max"'
+            f"rate {whole}: must be frames/s above 0, FIRST-LAST, a share of the link such as"
+            ' "40%", or "max"'
         )
     return number
 
@@ -122,7 +123,7 @@ def _number(text: str, whole: str) -> float:
 def _share_of_link(percent: float, interface: str | None, source: FrameSource) -> float:
     speed = speed_mbits(interface) if interface else None
     if speed is None:
-        raise FloodError(f"{interface or 'a file'} does not say how fast it is: give frames/s")
+        raise FloodError(f"{interface or 'a file'} does not report a speed: use a rate in frames/s")
     lengths = [len(frame) for _, frame in filter(None, (source.take() for _ in range(SAMPLE)))]
     mean = sum(max(length, FRAME_BYTES_MIN) + WIRE_BYTES for length in lengths) / len(lengths)
     return percent / 100 * speed * 1e6 / 8 / mean
@@ -136,7 +137,7 @@ def pace_of(
     recorded: Recording | None = None,
     speed: float = 1.0,
 ) -> Pace:
-    """The pace of a rate, in bursts of (frames, seconds to the next), or as recorded.
+    """The pace for a rate, for bursts of (frames, seconds to the next), or as recorded.
 
     Raises FloodError.
     """
@@ -153,7 +154,7 @@ def pace_of(
 
 
 def recording_of(path: Path, times: int) -> Recording:
-    """The frames of a pcap file, in memory. Raises FloodError, OSError, pcap.PcapError."""
+    """Reads the frames of a pcap file. Raises FloodError, OSError, pcap.PcapError."""
     with contextlib.ExitStack() as opened:
         name = "standard input" if path == Path("-") else str(path)
         file = sys.stdin.buffer if path == Path("-") else opened.enter_context(open(path, "rb"))
@@ -163,28 +164,28 @@ def recording_of(path: Path, times: int) -> Recording:
         frames: list[tuple[int, bytes]] = []
         for at_ns, data, length in reader:
             if len(data) < length:
-                what = f"record {len(frames) + 1} is cut: {len(data)} of {length} bytes"
+                what = f"record {len(frames) + 1} is truncated: {len(data)} of {length} bytes"
                 raise FloodError(f"{name}: {what}")
             frames.append((at_ns, data))
     if not frames:
-        raise FloodError(f"{name}: holds no frame")
+        raise FloodError(f"{name}: contains no frame")
     try:
         return Recording(frames, times)
     except ValueError as error:
         raise FloodError(f"{name}: {error}") from error
 
 
-# --- which way -----------------------------------------------------------------------------------
+# --- sending --------------------------------------------------------------------------------------
 
 
 def open_backend(
     wanted: str, interface: str, source: FrameSource, pace: Pace, rate: float | None
 ) -> tuple[Backend, tuple[str, ...]]:
-    """The backend, and why others that `auto` preferred are not there. Raises FloodError."""
+    """Opens a backend; also returns why `auto` could not use a better one. Raises FloodError."""
     missing: tuple[str, ...] = ()
     try:
         if wanted == "live" and source.stamped:
-            raise FloodError("live: the program cannot stamp frames; --backend sendmmsg can")
+            raise FloodError("live: the program cannot stamp frames; use --backend sendmmsg")
         if (
             wanted == "auto"
             and not source.stamped
@@ -203,10 +204,9 @@ def open_backend(
 
 
 class Sender(Closing):
-    """A flood on an interface, in a thread of its own, from `start` to `stop`.
+    """Sends a flood to an interface, in a thread from `start` to `stop`; a context manager.
 
-    Used in a `with`, in the interface's network namespace; nothing is left open after it. Raises
-    FloodError.
+    Created in the network namespace of the interface. Raises FloodError.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class Sender(Closing):
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended within that time."""
+        """Waits at most `seconds`; returns True if the flood has ended."""
         self._thread.join(seconds)
         if not self._thread.is_alive():
             return True
@@ -252,30 +252,30 @@ class Sender(Closing):
         if self._backend.name == "live" and facts["sent"] and facts["seconds"] > TAKES_NONE_S:
             now = counters().get(self._interface)
             if now is not None and now.sent == self._before.sent:
-                self._error = f"{self._interface} takes none of the live frames: --backend sendmmsg"
+                self._error = f"{self._interface} sends no live frames; use --backend sendmmsg"
                 self.stop()
                 return True
         return False
 
     def stop(self) -> None:
-        """Ends it now; until the thread has ended."""
+        """Stops the flood and waits for its thread."""
         self.flood.stop()
         if self._thread.ident is not None:
             self._thread.join()
 
     @property
     def trouble(self) -> str | None:
-        """Why it ended before its time; None: it did not."""
+        """The reason why the flood ended early, or None."""
         lost = self.flood.facts()["link_lost"]
         if lost:
-            # One that is removed goes down first, and that may be all that was seen of it.
-            is_there = lost == "down" and self._interface in counters()
-            words = "its link is down" if is_there else "it is not there any more"
+            # An interface that is removed goes down first, and only that may have been noticed.
+            exists = lost == "down" and self._interface in counters()
+            words = "the link is down" if exists else "the interface was removed"
             return f"{self._interface}: {words}"
         return self._error
 
     def sent(self) -> Sent:
-        """What became of it, once it has ended."""
+        """The result, after the end."""
         facts = self.flood.facts()
         now = counters().get(self._interface)
         gaps = facts.pop("gaps")
@@ -295,12 +295,12 @@ class Sender(Closing):
 def write(
     file: BinaryIO, source: FrameSource, pace: Pace, duration_s: float, count: int
 ) -> tuple[dict[str, int], float]:
-    """Writes what would be sent, from now on, as a pcap file with nanoseconds.
+    """Writes the frames to a pcap file, with times in nanoseconds from now on.
 
-    Frames by kind, and the seconds that they take. Raises FloodError, OSError.
+    Returns frames by kind and the seconds that they would take. Raises FloodError, OSError.
     """
     if pace.unpaced and not count:
-        raise FloodError("a file has no fastest rate: give --rate in frames/s, or --count as well")
+        raise FloodError("a file has no fastest rate: use --rate in frames/s, or --count as well")
     writer = Writer(file)
     begun_at_ns, end_ns = time.time_ns(), int(duration_s * 1e9)
     kinds: dict[str, int] = {}
@@ -325,7 +325,7 @@ def written(
     count: int = 0,
     rate: float | None = None,
 ) -> Sent:
-    """What `write` came to, as if it had been sent. Raises FloodError, OSError."""
+    """Writes the frames to a file and returns the result of a flood. Raises FloodError, OSError."""
     with open(path, "wb") as file:
         kinds, seconds = write(file, source, pace, duration_s, count)
     frames = sum(kinds.values())
@@ -350,5 +350,5 @@ def written(
 
 
 def by_source(source: FrameSource) -> list[SentFlow]:
-    """What was sent with counters, for each source and virtual host; nothing of a recording."""
+    """Frames sent with counters, by source and virtual host; empty for a recording."""
     return named(source.sent_by()) if isinstance(source, Mix) else []

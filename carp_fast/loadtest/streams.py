@@ -1,7 +1,7 @@
-"""The virtual hosts of a flood: from a configuration, so that digests are right, or made up.
+"""The virtual hosts of a flood: from a configuration, so that digests are valid, or made up.
 
-Holds what is advertised, family by family, and what is announced. Must not know how frames are
-made of it (_mix.pyx), nor the command line.
+Holds what each advertises by family, and what it announces. Must not know how frames are made
+(_mix.pyx), nor the command line.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ MADE_UP_MAC = bytes((2, 0, 0, 0, 0, 1))
 
 
 class StreamError(CarpFastError):
-    """Raised when no frames can be made of what was given; one line says why."""
+    """Raised when no frames can be made from the options; the text is one line."""
 
 
 class Stream(NamedTuple):
-    """A virtual host in one family, as _mix.Mix takes it; `message`: what its digest is over."""
+    """A virtual host in one family, as _mix.Mix takes it; `message`: the message that it signs."""
 
     vhid: int
     passphrase: bytes
@@ -61,7 +61,7 @@ class Announcement(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where frames come from unless a virtual host says: MAC, IPv4 and IPv6 address."""
+    """The default source of frames: MAC, IPv4 and IPv6 address."""
 
     mac: bytes = MADE_UP_MAC
     source: bytes = MADE_UP_SOURCES[0]
@@ -75,7 +75,7 @@ class Streams(NamedTuple):
 
 
 def place_of(interface: str | None) -> Place:
-    """The interface's own addresses, made-up ones for what it lacks or without one.
+    """The addresses of the interface, with made-up ones for those that it lacks.
 
     Raises interfaces.LinkError.
     """
@@ -102,17 +102,17 @@ def from_configuration(
     vhids: Iterable[int] | None = None,
     peer_mac: bytes | None = None,
 ) -> Streams:
-    """The virtual hosts of the interface, of all where the configuration lacks it or none is given.
+    """The virtual hosts on `interface`, or all of them if the configuration has none on it.
 
-    `vhids`: only these. `peer_mac`: where advertisements to peers go. Raises StreamError.
+    `vhids`: only these; `peer_mac`: the destination of advertisements to peers. Raises StreamError.
     """
     hosts = configuration.virtual_hosts
     here = [host for host in hosts if host.interface == interface] or hosts
     wanted = None if vhids is None else set(vhids)
     chosen = [host for host in here if wanted is None or host.vhid in wanted]
     if not chosen:
-        asked = f" has none of the {len(wanted or ()):,} vhids asked for" if wanted else " is empty"
-        raise StreamError(f"{configuration.path}{asked}")
+        lacks = f" has none of the {len(wanted or ()):,} chosen vhids" if wanted else " is empty"
+        raise StreamError(f"{configuration.path}{lacks}")
     found = Streams([], [])
     for host in chosen:
         _add(found, host, place, peer_mac)
@@ -134,7 +134,7 @@ def _add(found: Streams, host: VirtualHost, place: Place, peer_mac: bytes | None
         if settings.peers:
             if peer_mac is None:
                 raise StreamError(
-                    f"{host.name} advertises to peers: say by --destination-mac where they are"
+                    f"{host.name} advertises to peers: give their MAC with --destination-mac"
                 )
             target = peer_mac
         else:
@@ -156,11 +156,11 @@ def made_up(
 ) -> Streams:
     """Virtual hosts with advbase 1 and advskew 0; without addresses, 198.51.100.VHID each.
 
-    As many addresses as vhids: one each, in this order; else all vhids have all of them. Raises
-    StreamError.
+    With as many addresses as vhids each gets one, in order; otherwise each gets all of them.
+    Raises StreamError.
     """
     if not vhids or not all(1 <= vhid <= 255 for vhid in vhids):
-        raise StreamError("a vhid is a number from 1 to 255")
+        raise StreamError("a vhid must be a number from 1 to 255")
     found = Streams([], [])
     for number, vhid in enumerate(vhids):
         if not addresses:
@@ -193,7 +193,7 @@ class SentFlow(msgspec.Struct, frozen=True):
 
 
 def named(sent_by: Iterable[tuple[int, bytes, bytes, int, int]]) -> list[SentFlow]:
-    """What _mix.Mix.sent_by gives, with the addresses as text."""
+    """The result of _mix.Mix.sent_by with addresses as text."""
     return [
         SentFlow(vhid, address_text(source), address_text(destination), sent, replayed)
         for vhid, source, destination, sent, replayed in sent_by

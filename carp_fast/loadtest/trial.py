@@ -1,7 +1,8 @@
-"""Both ends at once: what was sent and what of it arrived; the highest rate without loss.
+"""Compares what was sent with what arrived, and searches for the highest rate without loss.
 
-A trial is one sending and its reception. Holds the comparison of the two, by source and vhid, and
-the bisection over trials. Must not know how frames are sent, the command line, or tables.
+A trial is one flood and its reception. Holds the comparison of the two, by source and vhid, and the
+bisection over trials. Must not know how frames are sent, the command line, or how results are
+printed.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from carp_fast.loadtest import sender as flood
 from carp_fast.loadtest.receiver import Flow, Latency, Received, Receiver, SinkError
 
 RESOLUTION = 0.01
-"""The search ends when the rates with and without loss are this close, as a share."""
+"""The search ends when the rates with and without loss are this close, as a fraction."""
 STEPS_MAX = 40
 REACHED = 0.98
-"""A sender below this share of the rate that it was asked for is what limits the search."""
+"""A sender that reaches less than this fraction of the requested rate limits the search."""
 
 UNCOUNTED = ("bad_length", "vrrp", "arp", "na")
-"""Kinds of a mix whose frames have no counter of their own, nor another's."""
+"""Kinds of frames without a counter."""
 
 Key = tuple[str, int]  # source, vhid
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What left the sender, by source address and vhid.
+    """Frames that left the sender, by source address and vhid.
 
-    `by_source`: frames with a counter of their own; `replayed`: frames that repeat one;
-    `uncounted`: frames without (short ones, VRRP, announcements). All of them are `frames`.
-    `stamped`: they say when they were sent.
+    `by_source`: frames with a counter of their own; `replayed`: frames that repeat a counter;
+    `uncounted`: frames without one (short ones, VRRP, announcements); `frames`: their sum.
+    `stamped`: they contain the time of sending.
     """
 
     frames: int
@@ -51,7 +52,7 @@ class Sent:
 
 
 def sent_of(flooded: flood.Sent, *, stamped: bool) -> Sent:
-    """What a flood sent, as a trial counts it: several destinations of a source are one."""
+    """The result of a flood in the form of a trial: the destinations of a source are summed up."""
     fresh: Counter[Key] = Counter()
     replayed: Counter[Key] = Counter()
     for row in flooded.by_source:
@@ -70,9 +71,9 @@ def sent_of(flooded: flood.Sent, *, stamped: bool) -> Sent:
 
 
 class Crossing(msgspec.Struct, frozen=True):
-    """One source and vhid: frames sent, those that arrived, the difference.
+    """One source and vhid: frames that were sent, that arrived, and that were lost.
 
-    `duplicates` are frames that arrived more often than they were sent, and are not in `arrived`.
+    `duplicates`: frames that arrived more often than they were sent, not included in `arrived`.
     `source` None: the frames without a counter (short ones, VRRP, announcements).
     """
 
@@ -86,13 +87,13 @@ class Crossing(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """A sending and its reception. `lost` is the sum over `by_source`, less `left_out`: frames
-    that arrived but found no room in the receiver's table.
+    """The result of a trial.
 
-    `lost_on_the_way` is without what the receiving socket (`kernel_dropped`) and interface
-    dropped; `loss` is its share of what was sent. `foreign`: frames from sources that did not
-    send. `latency` None though `stamped`: something on the way cuts frames to their IP length.
-    `sent_per_s` is what the sender reached of `asked_per_s`, None: as fast as it could.
+    `lost`: the sum over `by_source`, less `left_out`, the frames that arrived but found no room in
+    the receiver's table. `lost_on_the_way`: those not dropped by the receiving socket
+    (`kernel_dropped`) or interface; `loss`: its fraction of the frames sent. `foreign`: frames from
+    other sources. `latency` is None with `stamped` if something on the way cuts frames to their IP
+    length. `sent_per_s`: the rate reached; `asked_per_s`: the rate requested, None: the fastest.
     """
 
     asked_per_s: float | None
@@ -113,7 +114,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(sent: Sent, received: Received) -> Trial:
-    """What became of what was sent."""
+    """Compares the frames sent with those received."""
     rows, foreign = [], 0
     heard = {(flow.source, flow.vhid): flow for flow in received.by_source}
     for key, flow in heard.items():
@@ -159,9 +160,9 @@ def _crossing(key: Key, fresh: int, replayed: int, found: Flow | None) -> Crossi
 
 
 def cross(send: Callable[[], Sent], receiver: Receiver) -> Trial:
-    """Sends while the receiver counts, and compares once nothing comes any more.
+    """Sends while the receiver counts, and compares when no more frames arrive.
 
-    Raises SinkError when the receiver's interface goes meanwhile, and what `send` raises.
+    Raises SinkError if the receiver's interface is lost meanwhile, and what `send` raises.
     """
     receiver.start()
     sent = send()
@@ -176,11 +177,12 @@ def cross(send: Callable[[], Sent], receiver: Receiver) -> Trial:
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a search. `rate_per_s` None: even the lowest rate lost more than `loss_allowed`.
+    """The result of a search.
 
-    `above_per_s`: the lowest rate that lost more; None: none did. `converged`: the two are not
-    more than RESOLUTION apart, or there is only one. `limited_by`: "network", "sender" (which
-    could not send faster), "range" (nothing was lost at the highest rate).
+    `rate_per_s` None: even the lowest rate lost more than `loss_allowed`.
+    `above_per_s`: the lowest rate that lost more, or None. `converged`: the two are at most
+    RESOLUTION apart, or there is only one. `limited_by`: "network", "sender" (it could not send
+    faster) or "range" (the highest rate lost no more than allowed).
     """
 
     rate_per_s: float | None
@@ -194,11 +196,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Search:
-    """The highest rate whose loss is at most `loss`, a share, from `low` to `high` frames/s.
+    """Searches for the highest rate from `low` to `high` frames/s that loses at most `loss`.
 
-    `attempt` makes a trial at a rate; `show` hears of each, and whether it passed. By bisection:
-    first the highest, then the lowest, then the middle of what is left, until the lowest rate that
-    lost too much is at most RESOLUTION above the highest that did not.
+    `loss` is a fraction; `attempt` makes a trial at a rate; `show` is called with each trial and
+    whether it passed. A bisection: first the highest rate, then the lowest, then the middle of the
+    remaining range, until the lowest rate that lost too much is at most RESOLUTION above the
+    highest that did not.
     """
 
     attempt: Callable[[float], Trial]
@@ -213,7 +216,7 @@ class Search:
         if self._passes(highest):
             reached = highest.sent_per_s >= REACHED * self.high
             return self._found(highest.sent_per_s, None, "range" if reached else "sender")
-        # Asked for more than it can, the sender lost at what it could: no use to ask for that.
+        # Frames were lost at the rate that the sender reached, so no higher rate is tried.
         above = min(self.high, highest.sent_per_s)
         if above <= self.low:
             return self._found(None, above, "network")
@@ -229,7 +232,7 @@ class Search:
             elif trial.sent_per_s >= REACHED * middle:
                 passed = middle
             elif trial.sent_per_s > (1 + RESOLUTION) * passed:
-                passed = trial.sent_per_s  # held up once, maybe: it is asked again for more
+                passed = trial.sent_per_s  # perhaps delayed once: a higher rate is tried
             else:
                 return self._found(passed, above, "sender")
         return self._found(passed, above, "network")
@@ -257,9 +260,9 @@ class Search:
 
 
 def figure(steps: Sequence[Trial], caption: str) -> str:
-    """Loss and, where frames were stamped, latency against the rate: SVG.
+    """An SVG chart of loss and, for stamped frames, latency by rate.
 
-    The axes are logarithmic: a trial without loss stands where one lost frame would.
+    The axes are logarithmic: a trial without loss is drawn as if it had lost one frame.
     """
     ordered = sorted((trial for trial in steps if trial.sent), key=lambda trial: trial.sent_per_s)
     losing = [(t.sent_per_s, 100 * t.loss) for t in ordered if t.lost_on_the_way]

@@ -1,11 +1,11 @@
-"""Fields that change from frame to frame, as people write them: values, ranges, lists, at random.
+"""Parses walks, the text for a field that changes from frame to frame.
 
-    5            always            1-9          one after the other, again and again
-    1-9/2        in steps          1,5,20-29    a list
-    random:1-9   drawn, from the seed
-    fixed:5      always, also where a value alone is only the first one
+    5            always 5          1-9          one after another, repeated
+    1-9/2        in steps of 2     1,5,20-29    a list
+    random:1-9   at random, from the seed
+    fixed:5      always 5, also for a field where a single value is only the first one
 
-Holds that text; must not know what fields there are.
+Must not know the fields.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from carp_fast.errors import CarpFastError
 from carp_fast.inet import mac_bytes
 
 LISTED_MAX = 1_000_000
-"""Values of a list; a range alone may have 4,294,967,295 (_mix.VALUES_MAX)."""
+"""Most values of a list; a single range may have 4,294,967,295 (_mix.VALUES_MAX)."""
 
 Walk = tuple[str, Sequence[int]]
 """Order and values, as _mix.Mix takes them."""
@@ -26,11 +26,11 @@ RANDOM, FIXED = "random:", "fixed:"
 
 
 class WalkError(CarpFastError, ValueError):
-    """Raised when a text is not a walk; one line says why."""
+    """Raised when a text is not a walk; the text is one line."""
 
 
 def walk_of(text: str, number_of: Callable[[str], int]) -> Walk:
-    """The walk that is written in `text`; `number_of` reads one value, or raises ValueError."""
+    """Parses a walk. `number_of` parses one value or raises ValueError. Raises WalkError."""
     if text.startswith(FIXED):
         return "increment", list(_range_of(text.removeprefix(FIXED), number_of))
     order = "random" if text.startswith(RANDOM) else "increment"
@@ -40,7 +40,7 @@ def walk_of(text: str, number_of: Callable[[str], int]) -> Walk:
         return order, ranges[0]
     count = sum(map(len, ranges))
     if count > LISTED_MAX:
-        raise WalkError(f"{count:,} values in a list, at most {LISTED_MAX:,} (LISTED_MAX)")
+        raise WalkError(f"{count:,} values in a list; allowed: {LISTED_MAX:,} (LISTED_MAX)")
     return order, list(dict.fromkeys(value for each in ranges for value in each))
 
 
@@ -54,20 +54,20 @@ def _range_of(text: str, number_of: Callable[[str], int]) -> range:
     except ValueError as error:
         raise WalkError(str(error)) from error
     if last < first or step < 1:
-        raise WalkError(f"{text}: a range ascends, FIRST-LAST or FIRST-LAST/STEP")
+        raise WalkError(f"{text}: must be FIRST-LAST or FIRST-LAST/STEP, ascending")
     return range(first, last + 1, step)
 
 
 def numbers(lowest: int, highest: int) -> Callable[[str], int]:
-    """Reads whole numbers between these, "0x" for hexadecimal ones."""
+    """A parser of whole numbers from `lowest` to `highest`, hexadecimal ones with "0x"."""
 
     def number_of(text: str) -> int:
         try:
             number = int(text, 0)
         except ValueError:
-            raise ValueError(f"{text!r} is no whole number") from None
+            raise ValueError(f"{text!r} is not a whole number") from None
         if not lowest <= number <= highest:
-            raise ValueError(f"{text}: from {lowest} to {highest}")
+            raise ValueError(f"{text}: must be from {lowest} to {highest}")
         return number
 
     return number_of
@@ -85,9 +85,9 @@ def _address(text: str, family: int) -> int:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no IPv{family} address") from None
+        raise ValueError(f"{text!r} is not an IPv{family} address") from None
     if address.version != family:
-        raise ValueError(f"{text} is no IPv{family} address")
+        raise ValueError(f"{text} is not an IPv{family} address")
     return int(address)
 
 
@@ -95,4 +95,4 @@ def mac(text: str) -> int:
     try:
         return int.from_bytes(mac_bytes(text))
     except ValueError:
-        raise ValueError(f"{text!r} is no MAC, six pairs of hex digits with colons") from None
+        raise ValueError(f"{text!r} is not a MAC: six pairs of hex digits with colons") from None

@@ -96,7 +96,7 @@ def test_what_arrives_is_counted(lab_factory: Callable[..., Lab], tmp_path: Path
     assert lines[-1] == "digests were not judged: no configuration was given (-c FILE)"
     lab.delete_interface("a", 1)
     assert going.wait(DEADLINE_S) == 1
-    said = "carp-fast: s1: the interface was set down or has gone"
+    said = "carp-fast: s1: the interface was set down or removed"
     assert (tmp_path / "going").read_text().splitlines()[-1] == said
 
 

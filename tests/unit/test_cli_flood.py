@@ -112,19 +112,19 @@ def test_a_recording_multiplied_as_recorded_faster_and_at_a_rate(tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--rate", "0"], "a rate of 0: frames/s above 0"),
-        (["--rate", "-5"], "a rate of -5: frames/s above 0"),
-        (["--rate", "fast"], "a rate of fast: frames/s above 0"),
+        (["--rate", "0"], "rate 0: must be frames/s above 0"),
+        (["--rate", "-5"], "rate -5: must be frames/s above 0"),
+        (["--rate", "fast"], "rate fast: must be frames/s above 0"),
         (["--rate", "5e9"], "a rate of 5e+09 frames/s: above 0, at most"),
         (["--rate", "max"], "a file has no fastest rate"),
-        (["--rate", "40%"], "a file does not say how fast it is"),
+        (["--rate", "40%"], "a file does not report a speed"),
         (["--mix", "nonsense"], "mix: 'nonsense' is not a kind of frame"),
         (["--mix", "ok=0"], "mix: weights are whole numbers"),
         (["--mix", "ok=-1"], "--mix: 'ok=-1': must be KIND or KIND=N"),
         (["--mix", "na"], "mix: na: no virtual host has an IPv6 address"),
-        (["--vhid", "0"], "--vhid: 0: from 1 to 255"),
-        (["--advskew", "255"], "--advskew: 255: from 0 to 254"),
-        (["--source", "fe80::1"], "--source: fe80::1 is no IPv4 address"),
+        (["--vhid", "0"], "--vhid: 0: must be from 1 to 255"),
+        (["--advskew", "255"], "--advskew: 255: must be from 0 to 254"),
+        (["--source", "fe80::1"], "--source: fe80::1 is not an IPv4 address"),
         (["--source", "10.0.0.0-10.255.255.255"], "more than 1,048,576 (FLOWS_MAX)"),
         (["--address", "10.0.0.0-10.0.255.255"], "--address: 65,536 addresses; allowed: 4,096"),
         (["--burst", "9", "0.001", "--rate", "100"], "takes longer than the 0.001 s"),
@@ -143,8 +143,12 @@ def test_recordings_that_cannot_be_sent(tmp_path: Path) -> None:
     frame = advertisement()
     for name, made, said in (
         ("raw", recorded(tmp_path / "raw", [frame[14:]], RAW_IP), "have no Ethernet header"),
-        ("cut", recorded(tmp_path / "cut", [frame], cut=1), "record 1 is cut: 70 of 71 bytes"),
-        ("none", recorded(tmp_path / "none", []), "holds no frame"),
+        (
+            "cut",
+            recorded(tmp_path / "cut", [frame], cut=1),
+            "record 1 is truncated: 70 of 71 bytes",
+        ),
+        ("none", recorded(tmp_path / "none", []), "contains no frame"),
         ("long", recorded(tmp_path / "long", [bytes(2000)]), "from 14 to 1,518 bytes"),
     ):
         result = flood("--write", tmp_path / "x", "--from", made)
@@ -203,4 +207,4 @@ def test_an_interface_that_does_not_exist() -> None:
     assert netdev.features_of(999_999) is None
     result = flood("-i", "none-such")
     assert result.exit_code == 1
-    assert result.output == "carp-fast: none-such: there is no such interface\n"
+    assert result.output == "carp-fast: none-such: no such interface\n"

@@ -95,13 +95,13 @@ def test_only_some_and_all_where_the_interface_is_unknown(configured: Path) -> N
     assert [
         s.vhid for s in from_configuration(configuration, "eth0", PLACE, vhids=[8]).streams
     ] == [8]
-    with pytest.raises(StreamError, match="eth1/9 advertises to peers: say by --destination-mac"):
+    with pytest.raises(StreamError, match="eth1/9 advertises to peers: give their MAC with"):
         from_configuration(configuration, "s1", PLACE)
     mac = b"\2\0\0\0\0\7"
     found = from_configuration(configuration, None, PLACE, peer_mac=mac)
     assert [each.vhid for each in found.streams] == [7, 7, 8, 9]
     assert (found.streams[3].destination, found.streams[3].destination_mac) == (ip("10.0.1.7"), mac)
-    with pytest.raises(StreamError, match="has none of the 2 vhids asked for"):
+    with pytest.raises(StreamError, match="has none of the 2 chosen vhids"):
         from_configuration(configuration, "eth0", PLACE, vhids=[1, 2])
 
 
