@@ -1,7 +1,8 @@
-"""Simulated worlds: hosts on a virtual network in virtual time, by seed.
+"""Simulates hosts on a virtual network in virtual time: each seed gives a world.
 
-Holds what a seed decides (`world`, `worlds`), the run of a world and its trace (`run`), and the
-compiled network, turns, rules and invariants. CARP's rules are written here a second time and must
-not be taken from the engine, which they judge. Knows no socket, clock or file.
+Holds the worlds (`world`) and how they are drawn from seeds (`worlds`), the run of a world and its
+trace (`run`), and the compiled network, turns, rules and invariants. CARP's rules are written here
+a second time and must not be taken from the engine, which they judge. Must not know sockets, clocks
+or files.
 Start reading in `run`.
 """

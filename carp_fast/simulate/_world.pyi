@@ -1,4 +1,4 @@
-"""Simulated worlds; times in ns of the world's clock."""
+"""The simulator of a world. Times are in ns of the world's clock."""
 
 from collections.abc import Iterable
 from typing import Self

@@ -1,4 +1,4 @@
-"""Simulated worlds: how the world of a seed is run, and how its trace reads.
+"""Runs the simulated worlds of seeds, and formats their traces.
 
 The engine is the real one; time and network are virtual. Must not know the command line, the
 daemon or a real network.
@@ -19,14 +19,14 @@ from carp_fast.simulate.world import SECOND_NS, Member, World
 from carp_fast.simulate.worlds import SEED_MAX, draw
 
 HOLD_NS = 20 * SECOND_NS
-"""Once all is quiet it must stay so for this long: longer than any master-down time here (12 s),
-and until whoever has become BACKUP late has missed a silent family for as long."""
+"""Time for which a world must stay quiet at its end: longer than any master-down time here (12 s),
+and long enough for a late BACKUP to notice that a family is silent."""
 STEP_NS = SECOND_NS
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a seed went. `broken`: the invariant that did not hold, in words, or None."""
+    """The result of a seed. `broken`: the invariant that did not hold, in words, or None."""
 
     seed: int
     large: bool
@@ -43,7 +43,7 @@ class Outcome:
 
     @property
     def line(self) -> str:
-        """The world and how it went, in a line."""
+        """The world and its result in one line."""
         return (
             f"{self.machines} hosts, {self.segments} segments, {self.slots:,} virtual hosts,"
             f" {self.episodes} faults, {self.virtual_ns / SECOND_NS:.0f} s: "
@@ -52,12 +52,12 @@ class Outcome:
 
     @property
     def command(self) -> str:
-        """What shows this seed again."""
+        """The command that runs this seed again."""
         return f"carp-fast simulate --seed {self.seed}{' --large' if self.large else ''}"
 
 
 def prepared(member: Member, passphrase: bytes) -> PreparedHost:
-    """The virtual host as an engine wants it."""
+    """A virtual host in the form that an engine takes."""
     number = member.slot * 16
     addresses = [
         (bytes((172, 16 + (number + i >> 16), number + i >> 8 & 255, number + i & 255)), 32)
@@ -85,7 +85,7 @@ def prepared(member: Member, passphrase: bytes) -> PreparedHost:
 
 
 def build(world: World, tracing: bool = False) -> Simulator:
-    """The world, ready to run."""
+    """A simulator of the world, ready to run."""
     limits = world.limits
     simulator = Simulator(
         world.seed,
@@ -121,14 +121,15 @@ def build(world: World, tracing: bool = False) -> Simulator:
 class Simulation:
     """The world of a seed: machines, faults and virtual time, judged by CARP's invariants.
 
-    `seed`: 0 to SEED_MAX; the same seed is the same world in every run. `large`: 8 machines with
-    4,000 virtual hosts instead of 2 to 5 with up to 20. Runs to its end, or to the first invariant
-    that is broken. Needs neither root nor a network. Raises ValueError for a seed out of range.
+    `seed`: 0 to SEED_MAX; the same seed gives the same world in every run. `large`: 8 machines with
+    4,000 virtual hosts instead of 2 to 5 with up to 20. A run ends at the end of the world, or at
+    the first broken invariant. Needs neither root nor a network. Raises ValueError for a seed out
+    of range.
     """
 
     def __init__(self, seed: int, *, large: bool = False, tracing: bool = False) -> None:
         if not 0 <= seed <= SEED_MAX:
-            raise ValueError(f"seed {seed}: 0 to {SEED_MAX} are allowed")
+            raise ValueError(f"seed {seed}: must be from 0 to {SEED_MAX}")
         self._world = draw(seed, large)
         self._tracing = tracing
         self._simulator = build(self._world, tracing)
@@ -139,12 +140,12 @@ class Simulation:
 
     @property
     def ended(self) -> bool:
-        """Whether an invariant is broken, or all is quiet and has stayed so for HOLD_NS."""
+        """True if an invariant is broken, or all has been quiet for HOLD_NS."""
         held = self._hold_until_ns is not None and self._until_ns >= self._hold_until_ns
         return held or not self._good
 
     def step(self) -> list[str]:
-        """Runs one virtual second; returns the lines of the trace, none unless `tracing`."""
+        """Runs one virtual second; returns the lines of the trace, or none without `tracing`."""
         began_s = time.perf_counter()
         self._until_ns += STEP_NS
         self._good = self._simulator.run(self._until_ns)
@@ -155,7 +156,7 @@ class Simulation:
         return list(lines)
 
     def run(self, show: Callable[[str], None] | None = None) -> Outcome:
-        """Runs the rest of the world; `show` gets each line of the trace."""
+        """Runs to the end of the world; `show` is called with each line of the trace."""
         while not self.ended:
             for line in self.step():
                 if show is not None:
@@ -179,7 +180,7 @@ class Simulation:
 
 
 def broken_line(world: World, simulator: Simulator) -> str | None:
-    """The invariant that was broken, where and when, or None."""
+    """The broken invariant, with its time and place, or None."""
     if simulator.broken is None:
         return None
     word, machine, slot, value = simulator.broken
@@ -191,12 +192,12 @@ def broken_line(world: World, simulator: Simulator) -> str | None:
 
 
 def run(seed: int, large: bool = False) -> Outcome:
-    """Runs a seed to its end or to the first invariant that is broken."""
+    """Runs the world of a seed to its end or to the first broken invariant."""
     return Simulation(seed, large=large).run()
 
 
 def run_all(seeds: Iterable[int], large: bool = False, jobs: int = 1) -> Iterator[Outcome]:
-    """Run many seeds, in their order; with `jobs` above 1 in as many processes."""
+    """Runs many seeds and yields outcomes in their order; uses `jobs` processes."""
     if jobs == 1:
         for seed in seeds:
             yield run(seed, large)
@@ -211,7 +212,7 @@ def run_all(seeds: Iterable[int], large: bool = False, jobs: int = 1) -> Iterato
 
 
 class Summary:
-    """What many outcomes come to."""
+    """The sums of many outcomes."""
 
     def __init__(self) -> None:
         self.seeds = self.partitions = self.virtual_ns = 0
@@ -220,7 +221,7 @@ class Summary:
         self.failed: list[Outcome] = []
 
     def add(self, outcome: Outcome) -> None:
-        """Count one in."""
+        """Adds an outcome."""
         self.seeds += 1
         self.partitions += outcome.partitions
         self.virtual_ns += outcome.virtual_ns
@@ -232,18 +233,18 @@ class Summary:
 
     @property
     def unsettled(self) -> str | None:
-        """What is wrong where ties went on more often than is promised, or None.
+        """The failure if long ties were more frequent than promised, or None.
 
-        One slot of two or three machines in a hundred may need more than six rounds, once faults
-        are over; where fewer than a hundred tied, one may.
+        Without faults, one tie in a hundred of two or three machines may need more than six rounds;
+        of fewer than a hundred ties, one may.
         """
         tied, long = self.tally.get("tied", 0), self.tally.get("long_ties", 0)
         if long <= max(1, tied // 100):
             return None
-        return f"{long:,} of {tied:,} ties left nobody for more than six rounds"
+        return f"{long:,} of {tied:,} ties lasted for more than six rounds"
 
     def lines(self) -> list[str]:
-        """The summary, a line each."""
+        """The lines of the summary."""
         virtual_s = self.virtual_ns / SECOND_NS
         rate = virtual_s / self.real_s if self.real_s else 0.0
         words = {"take_overs": "take-overs", "rejected": "rejected packets"}
@@ -255,7 +256,7 @@ class Summary:
             f"{len(self.failed):,} broke an invariant",
             f"{self.partitions:,} partitions, "
             + ", ".join(f"{count:,} {name}" for name, count in counted.items()),
-            f"{virtual_s:,.0f} virtual s in {self.real_s:,.1f} s: {rate:,.0f} virtual s a real one",
+            f"{virtual_s:,.0f} virtual s in {self.real_s:,.1f} s: {rate:,.0f} virtual s per s",
         ]
 
 
@@ -267,10 +268,10 @@ def show(
     large: bool = False,
     jobs: int = 1,
 ) -> str | None:
-    """Run the world of `seed`, or of each of `seeds` ("A-B"), and write what came of it, in lines.
+    """Runs the world of `seed`, or those of `seeds` ("A-B"), and writes the results in lines.
 
-    Of a single one also every event. Returns None, or what is to be said where an invariant was
-    broken. Raises ValueError for seeds that are none.
+    For a single seed it also writes every event. Returns the error if an invariant was broken, or
+    None. Raises ValueError for invalid seeds.
     """
     chosen = _seeds(seed, seeds)
     summary = Summary()
@@ -281,7 +282,7 @@ def show(
     for outcome in every:
         summary.add(outcome)
         if outcome.broken is not None:
-            write(f"seed {outcome.seed}: {outcome.broken}; shown by: {outcome.command}")
+            write(f"seed {outcome.seed}: {outcome.broken}; to show it: {outcome.command}")
         elif seed is not None:
             write(f"seed {seed}: {outcome.line}")
     for line in summary.lines():
@@ -293,12 +294,12 @@ def show(
 
 def _seeds(seed: int | None, seeds: str | None) -> Sequence[int]:
     if (seed is None) == (seeds is None):
-        raise ValueError("give --seed N or --seeds A-B")
+        raise ValueError("either --seed N or --seeds A-B must be given")
     first, _, last = (seeds or f"{seed}-{seed}").partition("-")
     if not (first.isascii() and first.isdecimal() and last.isascii() and last.isdecimal()):
-        raise ValueError(f"--seeds {seeds}: not a range A-B of seeds")
+        raise ValueError(f"--seeds {seeds}: must be a range A-B")
     if not int(first) <= int(last) <= SEED_MAX:
-        raise ValueError(f"seeds from {first} to {last}: A-B with A <= B, at most {SEED_MAX}")
+        raise ValueError(f"--seeds {first}-{last}: must be A-B with A <= B <= {SEED_MAX}")
     return range(int(first), int(last) + 1)
 
 
@@ -306,7 +307,7 @@ def _seeds(seed: int | None, seeds: str | None) -> Sequence[int]:
 
 
 def trace_line(event: tuple[int, str, int, int, int, int, int]) -> str:
-    """One event of a trace: when, which machine, which virtual host, what."""
+    """An event of a trace in one line: time, machine, virtual host, event."""
     at_ns, word, machine, segment, vhid, a, b = event
     where = f"s{segment}/{vhid}" if vhid else "-"
     return f"{at_ns / SECOND_NS:14.6f}  h{machine:<2d} {where:<8s} {word:<9s} {_detail(word, a, b)}"

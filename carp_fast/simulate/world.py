@@ -1,4 +1,4 @@
-"""A simulated world before it begins, as plain values: what a seed decides of it."""
+"""The description of a simulated world, as plain values: all that a seed decides."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 MS_NS = 1_000_000
 SECOND_NS = 1_000 * MS_NS
 IPV4, IPV6, BOTH = 1, 2, 3
-"""Families as bits: what a link lets through, what an interface has an address of."""
+"""Families as bits: those that a link passes, or that an interface has addresses of."""
 
 Dialect = Literal["ucarp", "freebsd", "openbsd"]
 Replay = Literal["off", "learn", "strict"]
@@ -19,7 +19,7 @@ Pair = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a turn and a socket can take: small ones show what only happens when they are full."""
+    """The sizes of turns and sockets; small ones show what happens only when they are full."""
 
     socket_room: int
     source_room: int
@@ -46,7 +46,7 @@ class Member:
     foreign: tuple[int, ...]
     addresses6: int = 0
     link_local: bool = False
-    """The last of the IPv6 addresses is one."""
+    """The last of the IPv6 addresses is link-local."""
     dialect: Dialect = "ucarp"
     replay: Replay = "learn"
     peers: tuple[bytes, ...] = ()
@@ -54,18 +54,18 @@ class Member:
 
     @property
     def interval(self) -> int:
-        """In 1/256 s, without demotion."""
+        """The advertisement interval in 1/256 s, without demotion."""
         return self.advbase * 256 + self.advskew or 1
 
     @property
     def families(self) -> int:
-        """How many it advertises over."""
+        """The number of families that it advertises over."""
         return bool(self.addresses) + bool(self.addresses6)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that begins or ends at an instant; the fields of Simulator.fault()."""
+    """A fault that begins or ends at an instant; the arguments of Simulator.fault()."""
 
     at_ns: int
     word: str
@@ -78,7 +78,7 @@ class Fault:
 
 @dataclass(slots=True)
 class World:
-    """A world before it begins: all that a seed decides."""
+    """The description of a world: all that a seed decides."""
 
     seed: int
     large: bool
@@ -87,13 +87,13 @@ class World:
     slots: int
     limits: Limits
     aligned: bool = False
-    """The machines' clocks tick together, so that their advertisements cross."""
+    """The clocks of the machines tick together, so that their advertisements cross."""
     sources: dict[tuple[int, int], tuple[bytes, bytes]] = field(default_factory=dict)
-    """By machine and segment: its IPv4 and its IPv6 address there."""
+    """The IPv4 and the IPv6 address, by machine and segment."""
     routers: set[int] = field(default_factory=set)
     members: list[Member] = field(default_factory=list)
     delays: dict[Pair, int] = field(default_factory=dict)
-    """ns from one machine to another while no fault makes it longer; BASE_DELAY_NS unless here."""
+    """Delays in ns from one machine to another without faults; the default is BASE_DELAY_NS."""
     faults: list[Fault] = field(default_factory=list)
     episodes: list[str] = field(default_factory=list)
     partitions: int = 0

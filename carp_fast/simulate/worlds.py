@@ -1,7 +1,7 @@
-"""Worlds from seeds: machines, segments, virtual hosts, and the faults that befall them.
+"""Draws worlds from seeds: machines, segments, virtual hosts and faults.
 
-A seed decides everything, on every machine and with every version of Python alike. Must not know
-how a world is run, nor the engine.
+A seed gives the same world on every machine and with every version of Python. Must not know how a
+world is run, nor the engine.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from carp_fast.simulate.world import (
 )
 
 BASE_DELAY_NS = 100_000
-"""Of every link for which the world has no other, and that no fault makes slower."""
+"""Delay of every link without a delay in the world or by a fault."""
 LONGEST_DELAY_NS = 240 * MS_NS
-"""A link lets a frame take a quarter more: 300 ms one way."""
+"""Longest delay of a link; a frame may take a quarter more: 300 ms one way."""
 SEED_MAX = 10**18
 TICKS_A_SECOND = 100
-"""Of a pump without virtual hosts whose interval is shorter."""
+"""Ticks of a pump whose virtual hosts all have longer intervals."""
 MANY_SOURCES = 100
-"""More than a world here has."""
+"""More sources than a world has."""
 NOISE = ("loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect", "late")
 
 
@@ -74,9 +74,9 @@ class Drawing:
         return self.random.below(one_in) == 0
 
     def draw_sources(self) -> None:
-        """Distinct on a segment, in an order that each family has to itself.
+        """Draws distinct sources on each segment, with an independent order in each family.
 
-        Last octet and number disagree about that of IPv4 every other time.
+        In half of the cases the last octets of IPv4 sources have another order than the sources.
         """
         for segment in range(self.world.segments):
             taken: set[bytes] = set()
@@ -97,12 +97,12 @@ class Drawing:
             self.draw_slot(slot, fast_world)
 
     def draw_slot(self, slot: int, fast_world: bool) -> None:
-        """One virtual host, alike on its machines but for priority and preemption."""
+        """Draws a virtual host, equal on all its machines but for priority and preemption."""
         below, between = self.random.below, self.random.between
         dialect: Dialect = ("ucarp", "freebsd", "openbsd")[below(3)]
         replay: Replay = ("off", "learn", "learn", "learn", "learn", "strict")[below(6)]
         advbase = 0 if fast_world and self.chance(2) else 2 if self.chance(8) else 1
-        # OpenBSD's 0/0 is 256 advertisements a second: a few of them.
+        # OpenBSD's 0/0 means 256 advertisements per second: only a few such.
         fastest = not advbase and dialect == "openbsd" and not self.world.large and self.chance(8)
         least = 0 if advbase or fastest else 64
         most = 3 if fastest else 254
@@ -144,10 +144,10 @@ class Drawing:
             )
 
     def widen_turns(self) -> None:
-        """Let a turn read what may come within a tick, whoever is MASTER, as a pump's turn does.
+        """Makes turns large enough for the frames of a tick, whichever host is MASTER.
 
-        With less room the common lane fills up where nothing is wrong, and what is late or dropped
-        there postpones elections for ever.
+        A pump's turns are. With smaller ones the common lane fills up without any fault, and late
+        or dropped frames there postpone elections for ever.
         """
         limits = self.world.limits
         a_second = sum(one.families * 256 / one.interval for one in self.world.members)
@@ -155,7 +155,7 @@ class Drawing:
         self.world.limits = replace(limits, batch=batch)
 
     def draw_unicast(self, families: int) -> int:
-        """The families to advertise over one by one, or 0: to the groups of all its addresses."""
+        """Draws the families to advertise over by unicast; 0: to the groups of all addresses."""
         if self.random.below(5):
             return 0
         return BOTH if self.chance(4) else families
@@ -172,10 +172,10 @@ class Drawing:
         )
 
     def draw_delays(self) -> None:
-        """How long frames take: in most worlds next to nothing, in others up to 300 ms.
+        """Draws the delays of links: close to zero in most worlds, in others up to 300 ms.
 
-        The same both ways, or for each direction its own, at most as much of the shortest interval
-        as 300 ms are of a second: up to there equal hosts are promised to settle their ties.
+        Delays are the same both ways or differ, and are at most 0.3 of the shortest interval: up to
+        that, equal hosts are promised to settle their ties.
         """
         kind = self.random.below(8)
         shortest = min(member.interval for member in self.world.members)
@@ -218,9 +218,9 @@ class Drawing:
         self.put(at_ns, "link", machine=one, other=two, segment=segment, slot=number, value=value)
 
     def end_everything(self) -> None:
-        """Whatever was left as it must not stay is made right when the faults are over.
+        """Ends the remaining faults.
 
-        A partition or a dead machine may stay: every part then has its own MASTER.
+        A partition or a dead machine may stay: each part then has its own MASTER.
         """
         at_ns = self.end_ns
         last: dict[tuple[Any, ...], Fault] = {}
@@ -234,7 +234,7 @@ class Drawing:
             value = ENDINGS[fault.word]
             if fault.word == "link" and fault.slot == LINK_WORDS.index("delay_ns"):
                 value = self.delay_ns((fault.segment, fault.machine, fault.other))
-            # Links that flapped twice at a time may have been left gone by either.
+            # If two flaps of a link overlapped, either may have left it removed.
             if fault.value != value if fault.word != "nic" else times[key] > 2:
                 self.world.faults.append(replace(fault, at_ns=at_ns, value=value))
         dead = {self.random.below(self.world.machines)} if self.chance(4) else set()
@@ -258,7 +258,7 @@ class Drawing:
         return [members[self.random.below(len(members))] for _ in range(count)] if members else []
 
     def switch_some(self, word: str, start_ns: int, end_ns: int) -> None:
-        """A fault of some virtual hosts of a machine that is either there or not."""
+        """Switches a fault of some virtual hosts of a machine on, and off again."""
         machine = self.any_machine()
         for member in self.some(machine):
             self.put(start_ns, word, machine=machine, slot=member.slot, value=1)
@@ -268,7 +268,7 @@ class Drawing:
         return self.random.below(self.world.machines)
 
     def pairs(self) -> list[Pair]:
-        """All of a segment, of a machine there, or one direction alone."""
+        """Links: all of a segment, all of a machine there, or a single direction."""
         segment = self.random.below(self.world.segments)
         every = range(self.world.machines)
         one, kind = self.any_machine(), self.random.below(3)
@@ -297,13 +297,13 @@ class Drawing:
         ]
 
     def part(self, start_ns: int, end_ns: int | None) -> None:
-        """Two parts of a segment that do not hear each other."""
+        """Splits a segment into two parts that do not hear each other."""
         self.world.partitions += 1
         for pair in self.across():
             self.block(start_ns, end_ns, pair, BOTH)
 
     def silence(self, start_ns: int, end_ns: int | None) -> None:
-        """One family does not get through: nowhere, between two parts, or one way."""
+        """Blocks one family: everywhere, between two parts, or one way."""
         family, kind = (IPV4, IPV6)[self.random.below(2)], self.random.below(4)
         self.world.partitions += 1
         pairs = self.pairs() if kind == 0 else self.across()
@@ -337,7 +337,7 @@ def noise(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def strangers(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Somebody without the key sends again what he captured, from addresses of his own."""
+    """A stranger without the key sends captured frames again, from its own addresses."""
     rate = to.random.between(ALWAYS // 100, ALWAYS // 5)
     for pair in to.pairs():
         to.link(start_ns, "stranger", pair, rate)
@@ -345,7 +345,7 @@ def strangers(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def delay(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Frames take longer, and overtake each other when they no longer do."""
+    """Frames take longer, and overtake each other when the delay ends."""
     longer_ns = to.random.between(1, 400) * MS_NS
     for segment, a, b in to.pairs():
         to.link(start_ns, "delay_ns", (segment, a, b), longer_ns)
@@ -353,12 +353,12 @@ def delay(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def partition(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """A segment falls in two."""
+    """A segment is split in two."""
     to.part(start_ns, end_ns)
 
 
 def one_way(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """A machine hears a segment and is not heard, or the other way round."""
+    """A machine hears a segment but is not heard, or the other way round."""
     segment, deaf = to.random.below(to.world.segments), to.any_machine()
     heard = to.chance(2)
     to.world.partitions += 1
@@ -369,7 +369,7 @@ def one_way(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def one_family(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """One family does not get through, the other one does."""
+    """One family is blocked, the other one is not."""
     to.silence(start_ns, end_ns)
 
 
@@ -381,7 +381,7 @@ def pause(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def hiccups(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """A process is stopped again and again, each time for less than the shortest interval."""
+    """A process is stopped repeatedly, each time for less than the shortest interval."""
     machine, at_ns = to.any_machine(), start_ns
     while at_ns + SECOND_NS < end_ns:
         length_ns = to.random.between(50, 950) * MS_NS
@@ -391,7 +391,7 @@ def hiccups(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def flap(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """A link goes down and up, an interface disappears and comes back, or its name does."""
+    """A link goes down and up, or an interface or its name disappears and comes back."""
     machine, segment = to.any_machine(), to.random.below(to.world.segments)
     off, on = (("down", "up"), ("gone", "back"), ("renamed", "named"))[to.random.below(3)]
     to.put(start_ns, "nic", machine=machine, segment=segment, value=NIC_WORDS.index(off))
@@ -407,14 +407,14 @@ def no_source(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def crash(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """A machine is gone and boots again."""
+    """A machine crashes and boots again."""
     machine = to.any_machine()
     to.put(start_ns, "crash", machine=machine)
     to.put(end_ns, "boot", machine=machine)
 
 
 def shutdown(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Every MASTER resigns before its machine is gone."""
+    """A machine shuts down: every MASTER resigns first."""
     machine = to.any_machine()
     gone_ns = start_ns + min(SECOND_NS, (end_ns - start_ns) // 2)
     to.put(start_ns, "resign_all", machine=machine)
@@ -428,7 +428,7 @@ def wrong_key(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def send_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Sending fails, now and then or always, over one family or both."""
+    """Sending fails, sometimes or always, over one family or both."""
     machine = to.any_machine()
     rate = ALWAYS if to.chance(2) else to.random.between(1_000, ALWAYS)
     families = (IPV4, IPV6, BOTH, BOTH)[to.random.below(4)]
@@ -439,7 +439,7 @@ def send_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def netlink_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """The kernel refuses address changes, loses answers, removes secondaries along, or is slow."""
+    """The kernel refuses address changes, loses answers, removes secondaries too, or is slow."""
     machine, kind = to.any_machine(), to.random.below(3)
     if kind:
         rate = ALWAYS if to.chance(4) else to.random.below(ALWAYS)
@@ -463,7 +463,10 @@ def clock_step(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def lost_addresses(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Somebody removes addresses; too often, so that the virtual host gives up. Some are left."""
+    """Another program removes addresses, or a BACKUP still has one of ours.
+
+    Half of the virtual hosts then give up an address that was removed too often.
+    """
     machine = to.any_machine()
     for member in to.some(machine):
         which = to.random.below(member.addresses + member.addresses6)
@@ -474,9 +477,9 @@ def lost_addresses(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def flood(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Strangers fill the common lane of a machine, or of all, for a while or for good.
+    """Strangers fill the common lane of a machine or of all, for a while or to the end.
 
-    For good where all that are genuine have their lane: elsewhere it keeps them from taking over.
+    To the end only if all genuine sources have their own lanes: others could never take over.
     """
     for_good = to.world.limits.source_room > MANY_SOURCES and to.chance(2)
     frames, dropped = to.random.between(1, 10), to.random.between(ALWAYS // 100, ALWAYS * 8 // 10)
@@ -488,7 +491,7 @@ def flood(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Some virtual hosts are demoted, for a while or for good."""
+    """Some virtual hosts are demoted, for a while or to the end."""
     machine, for_good = to.any_machine(), to.chance(2)
     value = to.random.between(1, (3, 240, 300)[to.random.below(3)])
     for member in to.some(machine):
@@ -498,12 +501,12 @@ def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def in_use(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Another process of a machine has some virtual hosts for a while."""
+    """Another process of a machine runs some of the virtual hosts for a while."""
     to.switch_some("bar", start_ns, end_ns)
 
 
 def removal(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Some virtual hosts are removed by a reload, and added by another."""
+    """A reload removes some virtual hosts, and another one adds them again."""
     machine = to.any_machine()
     for member in to.some(machine):
         to.put(start_ns, "remove", machine=machine, slot=member.slot)
@@ -537,5 +540,5 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
 
 
 def draw(seed: int, large: bool = False) -> World:
-    """The world of a seed, from 0 on; the large one of the same number is another."""
+    """The world of a seed (0 to SEED_MAX); the large world of the same seed is another one."""
     return Drawing(seed, large).world

@@ -179,7 +179,7 @@ def test_random_numbers_are_splitmix64() -> None:
 def test_ties_that_go_on_too_often_are_a_failure() -> None:
     summary = simulate.Summary()
     good = simulate.run(5)
-    for tied, long_ties, said in ((250, 2, None), (49, 1, "3 of 299 ties left nobody for more")):
+    for tied, long_ties, said in ((250, 2, None), (49, 1, "3 of 299 ties lasted for more")):
         summary.add(replace(good, tally={"tied": tied, "long_ties": long_ties}))
         assert (summary.unsettled is None) == (said is None)
         assert summary.unsettled is None or summary.unsettled.startswith(said or "")
@@ -498,7 +498,7 @@ def test_the_command_shows_every_event_of_a_seed_in_aligned_lines() -> None:
     assert outcome.startswith("seed 5: ")
     assert totals == "1 seed: 0 broke an invariant"
     assert "take-overs" in counted
-    assert "virtual s a real one" in rate
+    assert "virtual s per s" in rate
 
 
 def test_the_command_sums_up_seeds() -> None:
@@ -532,7 +532,7 @@ def test_a_failing_seed_is_named_with_the_command_that_shows_it(
     result = CliRunner().invoke(main, ["simulate", "--seeds", "5-6"])
     assert result.exit_code == 1
     assert "seed 6: two_masters at 9.000000 s: h1 s0/3 (2)" in result.output
-    assert "shown by: carp-fast simulate --seed 6\n" in result.output
+    assert "to show it: carp-fast simulate --seed 6\n" in result.output
     assert "2 seeds: 1 broke an invariant" in result.output
 
 
