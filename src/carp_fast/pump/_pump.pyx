@@ -315,9 +315,10 @@ cdef class Pump:
         self.waiting.append((self.next_mark + 1, thing))
 
     def set_raw(self, int raw4_fd, int raw6_fd) -> None:
-        """Set the raw sockets for unicast, IPv4 and IPv6; -1: none. Before hosts with peers are added.
+        """Set the raw sockets for unicast, IPv4 and IPv6; -1: none.
 
-        The pump uses them from the next order on, at the latest.
+        Call it before adding hosts with peers. The pump uses them from the next order on, or
+        earlier.
         """
         self.state.raw_fds[0], self.state.raw_fds[1] = raw4_fd, raw6_fd
 
