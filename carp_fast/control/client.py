@@ -35,7 +35,7 @@ from carp_fast.control.protocol import (
     ControlError,
     ControlTimeout,
     Verdict,
-    peer_pid,
+    peer_of,
 )
 
 REQUEST_TIMEOUT_S = 60.0  # for the next piece of an answer
@@ -71,14 +71,14 @@ def daemon_pid(path: Path) -> int | None:
             probe.connect(os.fspath(path))
         except OSError:
             return None
-        return peer_pid(probe)
+        return peer_of(probe).pid
 
 
 def decoded(line: bytes | msgspec.Raw, kind: type[Document], path: Path) -> Document:
     """A document as its class. Raises ControlError if it does not fit."""
     try:
         return msgspec.json.decode(line, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         text = f"the daemon at {path} sent an answer that this version does not know: {error}"
         raise ControlError(text) from error
 
@@ -145,7 +145,7 @@ class _Daemon:
         """Returns a line unless it is a refusal. Raises ControlError."""
         try:
             verdict = msgspec.json.decode(line, type=Verdict)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ControlError(f"{self.path}: the answer is not a daemon's: {error}") from error
         if not verdict.ok:
             raise ControlError(verdict.error or otherwise, verdict.faults)

@@ -11,12 +11,14 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
 from carp_fast.errors import CarpFastError
 
 CHUNK_BYTES = 262_144  # size of one write; a slow reader must read this much within ANSWER_STALL_S
+_UCRED = struct.Struct("3i")  # pid, uid, gid
 
 
 class ControlError(CarpFastError):
@@ -43,9 +45,16 @@ class ControlTimeout(ControlError):
     """Raised when nothing was received within the given time."""
 
 
-def peer_pid(connection: socket.socket) -> int:
-    """The id of the process at the other end of a Unix socket."""
-    pid: int = struct.unpack(
-        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    )[0]
-    return pid
+class Peer(NamedTuple):
+    """The process at the other end of a Unix socket, when it connected or began to listen."""
+
+    pid: int
+    uid: int
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """The process at the other end, as the kernel knows it (SO_PEERCRED)."""
+    pid, uid, _ = _UCRED.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
+    return Peer(pid, uid)

@@ -1,26 +1,24 @@
 """The server of the control socket: reads requests, writes answers and streams of events.
 
-Holds the limits and the rules for taking over a socket file. Must not know what a command means:
-the daemon passes one handler for each command.
+Holds the limits of requests and clients. Must not know what a command means: the daemon passes one
+handler for each command.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
+import json
 import logging
-import os
-import socket
-import stat
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from carp_fast.control.protocol import CHUNK_BYTES, ControlError, ControlInUse, Verdict, peer_pid
+from carp_fast.control.protocol import CHUNK_BYTES, ControlError, Verdict, peer_of
+from carp_fast.control.socket_file import SocketFile
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +26,10 @@ Answer = bytes | msgspec.Struct | Mapping[str, object] | AsyncIterator[bytes]
 
 LINE_BYTES_MAX = 65_536  # a request line; the largest in use is below 1 KiB
 CLIENTS_MAX = 64  # so that a runaway script cannot take every file descriptor
+# A client that does not complete a request within this time is disconnected: it has a place of 64.
+REQUEST_IDLE_S = 30.0
+# One more place is kept for root, for a request and not for a stream. Its client has to be quick.
+RESERVED_IDLE_S = 1.0
 # Events queued for one reader: one transition of every virtual host of a large installation. All
 # queues share the same bytes objects, so each line is in memory once.
 EVENTS_QUEUED_MAX = 65_536
@@ -35,8 +37,7 @@ EVENTS_PER_WRITE = 256
 ANSWER_STALL_S = 60.0  # a client that reads no chunk of its answer for this long is disconnected
 LINGER_S = 5.0  # a client that is dropped has this long to read the line that tells why
 STOP_FLUSH_S = 1.0  # stop() waits this long for pending answers and events
-START_LOCK_S = 2.0  # start() waits this long for another start in the same directory
-SOCKET_PATH_BYTES_MAX = 107  # the kernel's limit of sun_path, without its NUL
+FILE_CHECKED_S = 2.0  # how often start() looks whether the socket file is still there
 
 
 class Handler(NamedTuple):
@@ -56,6 +57,7 @@ class ControlCounters(msgspec.Struct):
     errors: int = 0
     clients_refused: int = 0
     clients_stalled: int = 0
+    clients_idle: int = 0
     lines_too_long: int = 0
     readers_dropped: int = 0
 
@@ -87,35 +89,75 @@ class _Subscription:
         return b"".join([self.lines.popleft() for _ in range(count)])
 
 
+class _Gone(Exception):
+    """Raised when the client has disconnected."""
+
+
+class _Stalled(_Gone):
+    """Raised when a client reads nothing of its answer."""
+
+
 class _Client:
-    """One connection: its streams, and whether a request is being answered."""
+    """One connection: its streams, and whether a request is being answered.
+
+    `reserved`: it has the place that is kept for root.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
         self.busy = False
+        self.reserved = False
+
+    @property
+    def idle_s(self) -> float:
+        """How long it may take to send a request."""
+        return RESERVED_IDLE_S if self.reserved else REQUEST_IDLE_S
+
+    async def read_line(self) -> bytes:
+        """The next line; empty at the end of file. Raises TimeoutError after `idle_s`,
+        ValueError for a line that is too long, and _Gone.
+        """
+        try:
+            async with asyncio.timeout(self.idle_s):
+                return await self.reader.readline()
+        except ConnectionError as error:
+            raise _Gone from error
+
+    async def send(self, data: bytes | memoryview, within_s: float | None = None) -> None:
+        """Writes, and waits until there is room for more. Raises _Gone, and _Stalled if there is
+        none in that time (None: waits).
+        """
+        # After a client has disconnected, the transport raises RuntimeError for a write.
+        if self.writer.transport.is_closing():
+            raise _Gone
+        try:
+            self.writer.write(data)
+            async with asyncio.timeout(within_s):
+                await self.writer.drain()
+        except TimeoutError as error:
+            raise _Stalled from error
+        except ConnectionError as error:
+            raise _Gone from error
 
     async def write(self, data: bytes) -> None:
-        """Writes in chunks. Raises TimeoutError for a client that does not read them."""
+        """Writes in chunks. Raises _Gone, and _Stalled for a client that does not read them."""
         view = memoryview(data)
         for offset in range(0, len(view), CHUNK_BYTES):
-            self.writer.write(view[offset : offset + CHUNK_BYTES])
-            async with asyncio.timeout(ANSWER_STALL_S):
-                await self.writer.drain()
-
-    async def write_object(self, answer: object) -> None:
-        await self.write(msgspec.json.encode(answer) + b"\n")
+            await self.send(view[offset : offset + CHUNK_BYTES], ANSWER_STALL_S)
 
     async def refuse(self, why: str, faults: Iterable[str] = ()) -> None:
-        await self.write_object(Verdict(False, why, list(faults)))
+        await self.write(_line(Verdict(False, why, list(faults))))
 
     async def close(self) -> None:
         """Closes once everything is written, or LINGER_S later."""
-        self.writer.close()
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                await self.writer.wait_closed()
-        self.writer.transport.abort()
+        try:
+            self.writer.close()
+            with contextlib.suppress(OSError):  # TimeoutError is one
+                async with asyncio.timeout(LINGER_S):
+                    await self.writer.wait_closed()
+        finally:
+            self.writer.transport.abort()
 
 
 class ControlServer:
@@ -135,7 +177,8 @@ class ControlServer:
         self._clients: dict[asyncio.Task[None], _Client] = {}
         self._subscriptions: set[_Subscription] = set()
         self._server: asyncio.AbstractServer | None = None
-        self._file_identity: tuple[int, int] | None = None
+        self._file = SocketFile(self.path)
+        self._watcher: asyncio.Task[None] | None = None
         self._full = False
         self._stopping = False
 
@@ -145,40 +188,25 @@ class ControlServer:
         return len(self._subscriptions)
 
     async def start(self) -> None:
-        """Binds and serves.
+        """Binds and serves; if the socket file is removed later, it is created again.
 
         A stale socket file is replaced and a missing directory is created (0755). Raises
         ControlInUse if a daemon listens there, ControlError if the path cannot be used.
         """
-        if len(os.fsencode(self.path)) > SOCKET_PATH_BYTES_MAX:
-            limit = f"longer than {SOCKET_PATH_BYTES_MAX} bytes, the kernel's limit"
-            raise ControlError(f"control socket {self.path}: the path is {limit}")
-        try:
-            with _umask(0o022):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Another start must not do the same between the probe and the bind, so both are done
-            # under a lock on the directory, which leaves no lock file behind.
-            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                await _lock(directory, self.path)
-                _remove_stale(self.path)
-                listener = self._bind()
-            finally:
-                os.close(directory)
-        except OSError as error:
-            raise ControlError(f"control socket {self.path}: {error.strerror}") from error
         self._stopping = False
-        self._server = await asyncio.start_unix_server(
-            self._on_connection, sock=listener, limit=LINE_BYTES_MAX
-        )
+        await self._listen()
+        self._watcher = asyncio.create_task(self._watch_file())
 
     async def stop(self) -> None:
         """Removes the socket, writes pending events and answers, ends every connection."""
         if self._server is None:
             return
         self._stopping = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        self._file.remove()
         self._server.close()
-        self._unlink()
         for subscription in self._subscriptions:
             subscription.finishing = True
             subscription.wake.set()
@@ -206,27 +234,37 @@ class ControlServer:
             if subscription.offer(line):
                 self._on_overflow(subscription)
 
-    def _bind(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    async def _listen(self) -> None:
+        """Binds, and serves there from now on. Raises ControlError, ControlInUse."""
+        listener = await self._file.bind(CLIENTS_MAX)
         try:
-            # The file is created with its final mode: a chmod afterwards would leave a gap.
-            with _umask(0o177):
-                listener.bind(os.fspath(self.path))
-            listener.listen(CLIENTS_MAX)
-            listener.setblocking(False)
-            status = os.lstat(self.path)
-        except OSError:
+            server = await asyncio.start_unix_server(
+                self._on_connection, sock=listener, limit=LINE_BYTES_MAX
+            )
+        except BaseException:
+            self._file.remove()
             listener.close()
             raise
-        self._file_identity = (status.st_dev, status.st_ino)
-        return listener
+        if self._server is not None:
+            self._server.close()
+        self._server = server
 
-    def _unlink(self) -> None:
-        # If another daemon has created a file there meanwhile, it is not ours to remove.
-        with contextlib.suppress(FileNotFoundError):
-            status = os.lstat(self.path)
-            if (status.st_dev, status.st_ino) == self._file_identity:
-                self.path.unlink()
+    async def _watch_file(self) -> None:
+        """Creates the socket file again when another program has removed or replaced it."""
+        reported = ""
+        while True:
+            await asyncio.sleep(FILE_CHECKED_S)
+            if self._file.is_ours():
+                continue
+            try:
+                await self._listen()
+            except (ControlError, OSError) as error:
+                if str(error) != reported:
+                    reported = str(error)
+                    logger.error("the control socket is gone and cannot be created: %s", reported)
+            else:
+                reported = ""
+                logger.warning("control socket %s: the file was gone, created again", self.path)
 
     async def _on_connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -234,35 +272,55 @@ class ControlServer:
         task = asyncio.current_task()
         assert task is not None
         client = _Client(reader, writer)
-        full = len(self._clients) >= CLIENTS_MAX
-        if not full:
-            self._clients[task] = client
-            self._full = False
         try:
+            admitted = self._admit(client)
+            if admitted:
+                self._clients[task] = client
             if not self._stopping:
-                await (self._refuse(client) if full else self._serve(client))
-        except TimeoutError:
+                await (self._serve(client) if admitted else self._refuse(client))
+        except _Stalled:
             self.counters.clients_stalled += 1
             logger.warning("a control client read nothing of its answer for %g s", ANSWER_STALL_S)
             writer.transport.abort()
-        except (ConnectionError, asyncio.CancelledError):
+        except (_Gone, asyncio.CancelledError):
             pass
-        try:
-            await client.close()
-        finally:
-            self._clients.pop(task, None)
+        except Exception:
+            logger.exception("a control connection failed and is closed")
+        finally:  # however it ended: the place is free again
+            try:
+                await client.close()
+            finally:
+                self._clients.pop(task, None)
 
-    async def _refuse(self, client: _Client) -> None:
-        self.counters.clients_refused += 1
+    def _admit(self, client: _Client) -> bool:
+        """Whether there is a place for a client."""
+        places = [each.reserved for each in self._clients.values()]
+        if places.count(False) < CLIENTS_MAX:
+            self._full = False
+            return True
         if not self._full:
             self._full = True
             logger.warning("control socket full: %d clients, refusing more", CLIENTS_MAX)
+        client.reserved = (
+            True not in places and peer_of(client.writer.get_extra_info("socket")).uid == 0
+        )
+        return client.reserved
+
+    async def _refuse(self, client: _Client) -> None:
+        self.counters.clients_refused += 1
         await client.refuse(f"too many control clients (limit {CLIENTS_MAX})")
 
     async def _serve(self, client: _Client) -> None:
         while True:
             try:
-                line = await client.reader.readline()
+                line = await client.read_line()
+            except TimeoutError:
+                self.counters.clients_idle += 1
+                logger.info(
+                    "a control client sent no request for %g s, disconnected", client.idle_s
+                )
+                await client.refuse(f"no request within {client.idle_s:g} s")
+                return
             except ValueError:
                 self.counters.lines_too_long += 1
                 await client.refuse(f"request line longer than {LINE_BYTES_MAX} bytes")
@@ -271,7 +329,7 @@ class ControlServer:
                 return
             client.busy = True
             self.counters.requests += 1
-            if not await self._answer(client, line):
+            if not await self._answer(client, line) or client.reserved:
                 return
             client.busy = False
 
@@ -280,6 +338,9 @@ class ControlServer:
         try:
             command = _command(line)
             if command == "events":
+                if client.reserved:
+                    only = "the place left is kept for requests of root"
+                    raise ControlError(f"too many control clients (limit {CLIENTS_MAX}): {only}")
                 await self._serve_events(client)
                 return False
             handler = self._handlers.get(command)
@@ -289,17 +350,26 @@ class ControlServer:
             answer = await self._call(handler, command, line)
         except ControlError as error:
             self.counters.errors += 1
-            answer = Verdict(False, str(error), list(error.faults))
+            await client.refuse(str(error), error.faults)
+            return True
         return await self._write_answer(client, answer)
 
-    async def _call(self, handler: Handler, command: str, line: bytes) -> Answer:
+    async def _call(
+        self, handler: Handler, command: str, line: bytes
+    ) -> bytes | AsyncIterator[bytes]:
+        """The answer: a whole line, or the slices of one."""
         try:
-            request = msgspec.json.decode(line, type=handler.request)
+            request = _decoded(line, handler.request)
         except msgspec.ValidationError as error:
             needs = getattr(handler.request, "needs", "")
             raise ControlError(needs or f"{command}: {error}") from error
         try:
-            return await handler.answer(request)
+            answer = await handler.answer(request)
+            if isinstance(answer, bytes):
+                return answer.removesuffix(b"\n") + b"\n"
+            if isinstance(answer, AsyncIterator):
+                return answer
+            return _line(answer if isinstance(answer, msgspec.Struct) else {"ok": True, **answer})
         except ControlError:
             raise
         except Exception as error:
@@ -307,22 +377,16 @@ class ControlServer:
             text = f"command {command!r} failed inside the daemon: {error!r} (see its log)"
             raise ControlError(text) from error
 
-    async def _write_answer(self, client: _Client, answer: Answer) -> bool:
-        if isinstance(answer, msgspec.Struct):
-            await client.write_object(answer)
-            return True
-        if isinstance(answer, Mapping):
-            await client.write_object({"ok": True, **answer})
-            return True
+    async def _write_answer(self, client: _Client, answer: bytes | AsyncIterator[bytes]) -> bool:
         if isinstance(answer, bytes):
-            await client.write(answer.removesuffix(b"\n") + b"\n")
+            await client.write(answer)
             return True
         try:
             async for piece in answer:
                 await client.write(piece)
                 # drain() returns immediately if the client keeps up; the loop has other work.
                 await asyncio.sleep(0)
-        except (ConnectionError, TimeoutError):
+        except _Gone:
             raise
         except Exception:
             # Half a line is sent: only the end of the connection can show that it is incomplete.
@@ -338,15 +402,14 @@ class ControlServer:
         watcher = asyncio.create_task(_until_gone(client.reader, subscription))
         self._subscriptions.add(subscription)
         try:
-            client.writer.write(b'{"ok":true}\n')
+            await client.send(b'{"ok":true}\n')
             while not subscription.gone:
                 if subscription.lost:
                     limit = f"dropped: this reader fell {EVENTS_QUEUED_MAX} events behind"
                     await client.refuse(f"{limit}, {subscription.lost} are lost")
                     return
                 if subscription.lines:
-                    client.writer.write(subscription.take())
-                    await client.writer.drain()
+                    await client.send(subscription.take())
                 elif subscription.finishing:
                     return
                 else:
@@ -368,66 +431,42 @@ class _Commanded(msgspec.Struct):
     command: str
 
 
+def _line(answer: object) -> bytes:
+    """A line of JSON; bytes of a path that are not UTF-8 become question marks."""
+    try:
+        return msgspec.json.encode(answer) + b"\n"
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(answer), ensure_ascii=False)
+        return text.encode(errors="replace") + b"\n"
+
+
+def _decoded(line: bytes, kind: Any) -> Any:
+    """A request. Raises ValidationError for another JSON text, ControlError for none."""
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        raise ControlError(f"request is not JSON: {error}") from error
+    except RecursionError as error:
+        raise ControlError("request is nested too deeply") from error
+
+
 def _command(line: bytes) -> str:
     try:
-        return msgspec.json.decode(line, type=_Commanded).command
+        command: str = _decoded(line, _Commanded).command
     except msgspec.ValidationError as error:
         text = 'request must be a JSON object with a string "command"'
         raise ControlError(text) from error
-    except msgspec.DecodeError as error:
-        raise ControlError(f"request is not JSON: {error}") from error
+    return command
 
 
 async def _until_gone(reader: asyncio.StreamReader, subscription: _Subscription) -> None:
     """Reads and ignores what the client sends; its end of file ends the stream."""
-    with contextlib.suppress(ConnectionError):
-        while await reader.read(4096):
-            pass
-    subscription.gone = True
-    subscription.wake.set()
-
-
-@contextlib.contextmanager
-def _umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
     try:
-        yield
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(4096):
+                pass
     finally:
-        os.umask(before)
-
-
-async def _lock(directory: int, path: Path) -> None:
-    deadline_at = asyncio.get_running_loop().time() + START_LOCK_S
-    while True:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if asyncio.get_running_loop().time() > deadline_at:
-                text = f"control socket {path}: {path.parent} stays locked by another process"
-                raise ControlError(text) from None
-            await asyncio.sleep(0.02)
-
-
-def _remove_stale(path: Path) -> None:
-    """Removes a socket file that no process listens on; raises if it is anything else."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        what = "not a socket; remove it or choose another daemon.control_socket"
-        raise ControlError(f"control socket {path}: there is a file that is {what}")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            logger.info("control socket %s: stale, replaced", path)
-            return
-        except BlockingIOError:
-            # A full queue of connections: a process listens, though slowly.
-            raise ControlInUse(f"control socket {path} is in use by a running daemon") from None
-        pid = peer_pid(probe)
-    raise ControlInUse(f"control socket {path} is in use by a running daemon (pid {pid})")
+        subscription.gone = True
+        subscription.wake.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -167,6 +168,25 @@ def test_a_control_socket_in_use_is_refused_and_a_stale_one_replaced(
     again.wait_state("MASTER", 5)
     assert again.log_lines(f"control socket {socket_path}: stale, replaced")
     assert again.stop() == 0
+
+
+def test_the_control_socket_outlives_its_file_and_a_lock_of_its_directory(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    path = configuration(tmp_path)
+    directory = os.open(tmp_path, os.O_RDONLY)  # any user who may list it can do this
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        daemon = start_daemon(a, path)
+    finally:
+        os.close(directory)
+    daemon.control_socket.unlink()
+    again = "the file was gone, created again"
+    wait_for(lambda: bool(daemon.log_lines(again)), 10, "the control socket")
+    assert len(daemon.states()) == 3
+    assert daemon.stop() == 0
+    assert not daemon.control_socket.exists()
 
 
 # Not root, but with leave to import what only root may read.

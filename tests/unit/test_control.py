@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import socket
@@ -110,19 +109,6 @@ def test_two_starts_at_once_give_one_server(served: ServedLoop, tmp_path: Path) 
     assert results.count(None) == 1
     assert [type(result) for result in results if result] == [ControlInUse] * 7
     served.servers.append(servers[results.index(None)])
-
-
-def test_directory_locked_by_another_start(
-    served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "START_LOCK_S", 0.05)
-    directory = os.open(tmp_path, os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        with pytest.raises(ControlError, match="stays locked by another process"):
-            served.run(ControlServer(tmp_path / "control.sock", {}).start())
-    finally:
-        os.close(directory)
 
 
 def test_something_else_on_the_path_is_left_alone(served: ServedLoop, tmp_path: Path) -> None:
@@ -306,30 +292,6 @@ def test_line_length_is_bounded(served: ServedLoop, tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="request line longer than 65536 bytes"):
         ControlClient(path).request("echo", padding="x" * 10 * server_module.LINE_BYTES_MAX)
     assert server.counters.lines_too_long == 1
-
-
-def test_clients_are_bounded_and_it_is_said_once(
-    served: ServedLoop,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(server_module, "CLIENTS_MAX", 3)
-    path = tmp_path / "control.sock"
-    server = served.serve(path, echo=echo)
-    client = ControlClient(path)
-    streams = [client.stream() for _ in range(3)]
-    for _ in range(2):
-        with pytest.raises(ControlError, match=r"too many control clients \(limit 3\)"):
-            client.request("echo")
-    assert server.counters.clients_refused == 2
-    assert caplog.text.count("control socket full: 3 clients") == 1
-    streams[0].close()
-    served.wait_until(lambda: server.subscribers == 2)
-    served.wait_until(lambda: len(server._clients) == 2)
-    assert client.request("echo")["ok"] is True
-    for stream in streams[1:]:
-        stream.close()
 
 
 def test_client_that_takes_no_answer_is_cut_off(

@@ -55,6 +55,7 @@ def test_a_client_says_that_no_daemon_is_there(tmp_path: Path) -> None:
         (b"", "ended the connection without an answer"),
         (b'{"ok":tr', "ended the connection in the middle of its answer"),
         (b"SSH-2.0\n", "the answer is not a daemon's"),
+        (b'{"a":' + b"[" * 60_000 + b"\n", "the answer is not a daemon's"),
         (b'{"ok":false}\n', "the daemon refused"),
     ],
 )

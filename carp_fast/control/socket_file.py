@@ -1,0 +1,161 @@
+"""The file of the control socket: bound under a lock, looked for, removed.
+
+Holds the rules for taking over a path that another daemon, or one that has crashed, has used. Must
+not know what is served on the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from carp_fast.control.protocol import ControlError, ControlInUse, peer_of
+
+logger = logging.getLogger(__name__)
+
+START_LOCK_S = 2.0  # bind() waits this long for another start with the same path
+LOCK_RETRY_S = 0.02
+SOCKET_PATH_BYTES_MAX = 107  # the kernel's limit of sun_path, without its NUL
+
+
+class SocketFile:
+    """The path at which this process listens, or will listen. Its socket has mode 0600."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._identity: tuple[int, int] | None = None  # device and inode of the bound file
+
+    async def bind(self, backlog: int) -> socket.socket:
+        """A socket that listens at the path.
+
+        A stale socket file is replaced and a missing directory is created (0755). Raises
+        ControlInUse if a daemon listens there, ControlError if the path cannot be used.
+        """
+        if len(os.fsencode(self.path)) > SOCKET_PATH_BYTES_MAX:
+            limit = f"longer than {SOCKET_PATH_BYTES_MAX} bytes, the kernel's limit"
+            raise ControlError(f"control socket {self.path}: the path is {limit}")
+        try:
+            with _umask(0o022):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Another start must not do the same between the probe and the bind.
+            async with _locked(self.path):
+                _remove_stale(self.path)
+                return self._listener(backlog)
+        except OSError as error:
+            where = "" if error.filename is None else f" {os.fsdecode(error.filename)}:"
+            raise ControlError(f"control socket {self.path}:{where} {error.strerror}") from error
+
+    def is_ours(self) -> bool:
+        """Whether the file at the path is still the one that was bound last."""
+        try:
+            status = os.lstat(self.path)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
+    def remove(self) -> None:
+        """Removes the file; one that another program has created there meanwhile is left alone."""
+        if self.is_ours():
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+
+    def _listener(self, backlog: int) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            # The file is created with its final mode: a chmod afterwards would leave a gap.
+            with _umask(0o177):
+                listener.bind(os.fspath(self.path))
+            listener.listen(backlog)
+            listener.setblocking(False)
+            status = os.lstat(self.path)
+        except OSError:
+            listener.close()
+            raise
+        self._identity = (status.st_dev, status.st_ino)
+        return listener
+
+
+@contextlib.contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """Holds the lock file of a socket, PATH.lock, which is removed afterwards.
+
+    The file has mode 0600: a user who can open a file, or a directory in its place, can lock it and
+    keep the daemon from starting.
+    """
+    lock = path.with_name(path.name + ".lock")
+    deadline_at = asyncio.get_running_loop().time() + START_LOCK_S
+    while (file := _try_lock(path, lock)) is None:
+        if asyncio.get_running_loop().time() > deadline_at:
+            text = f"control socket {path}: {lock} stays locked by another process"
+            raise ControlError(text)
+        await asyncio.sleep(LOCK_RETRY_S)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()  # before the lock ends: a start that waits for it sees that it is gone
+        os.close(file)
+
+
+def _try_lock(path: Path, lock: Path) -> int | None:
+    """The descriptor of the locked lock file; None: another process has it. Raises ControlError
+    for a file that other users can open, and OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    file = os.open(lock, flags, 0o600)
+    try:
+        status = os.fstat(file)
+        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o077:
+            owner = f"uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
+            text = f"control socket {path}: {lock}: other users can lock this file ({owner})"
+            raise ControlError(f"{text}; remove it")
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another start may have removed it between open and flock.
+            if os.path.samestat(status, os.lstat(lock)):
+                return file
+    except BaseException:
+        os.close(file)
+        raise
+    os.close(file)
+    return None
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket file that no process listens on; raises if it is anything else."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        what = "not a socket; remove it or choose another daemon.control_socket"
+        raise ControlError(f"control socket {path}: there is a file that is {what}")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            logger.info("control socket %s: stale, replaced", path)
+            return
+        except BlockingIOError:
+            # A full queue of connections: a process listens, though slowly.
+            raise ControlInUse(f"control socket {path} is in use by a running daemon") from None
+        pid = peer_of(probe).pid
+    raise ControlInUse(f"control socket {path} is in use by a running daemon (pid {pid})")
