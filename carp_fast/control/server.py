@@ -19,6 +19,7 @@ import msgspec
 
 from carp_fast.control.protocol import CHUNK_BYTES, ControlError, Verdict, peer_of
 from carp_fast.control.socket_file import SocketFile
+from carp_fast.errors import CarpFastError
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class _Subscription:
         return b"".join([self.lines.popleft() for _ in range(count)])
 
 
-class _Gone(Exception):
+class _Gone(CarpFastError):
     """Raised when the client has disconnected."""
 
 
