@@ -16,7 +16,7 @@ import logging
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Literal, Protocol
 
@@ -86,7 +86,9 @@ class HookRunner(Protocol):
         """Checks whether a hook can be run. Raises HookError."""
 
     def submit(self, key: Hashable, name: str, hook: Hook, done: Done | None = None) -> None:
-        """Runs a hook after those with the same key; `done` is called with its result."""
+        """Runs a hook after those of the same virtual host, `key`, and of others with one of its
+        addresses; `done` is called with its result.
+        """
 
     async def drain(self, deadline_s: float) -> tuple[str, ...]:
         """Waits until nothing runs or waits, or `deadline_s`; returns what has not ended."""
@@ -96,11 +98,15 @@ class HookRunner(Protocol):
         """Stops: no hook is run afterwards."""
 
 
+Place = tuple[str, str]  # an interface and an address without its prefix length
+
+
 class _Job(msgspec.Struct, frozen=True, eq=False):
     key: Hashable
     name: str  # "eth0/7", for the log
     hook: Hook
     done: Done | None
+    places: frozenset[Place]  # that the hook may change
 
     @property
     def label(self) -> str:
@@ -296,11 +302,21 @@ async def _outcome(call: Coroutine[Any, Any, Any]) -> BaseException | None:
     return None
 
 
+def _places(hook: Hook) -> frozenset[Place]:
+    """The first address of a virtual host, and all others that the environment names."""
+    every = hook.environment.get("CARP_ADDRESSES", "").split()
+    return frozenset(
+        (hook.interface, address.partition("/")[0]) for address in (hook.address, *every)
+    )
+
+
 class Hooks:
-    """Runs hooks, in order for each key, at most `concurrency` at a time.
+    """Runs hooks, in order for each key and for each address, at most `concurrency` at a time.
 
     If several wait for one key, the last one runs and the others are superseded: only the current
-    state of the virtual host matters. A running hook is never interrupted for that.
+    state of the virtual host matters. A running hook is never interrupted for that. Hooks of
+    different keys that have an address in common, as `down` of a removed virtual host and `up` of
+    the one that a reload adds in its place, all run, in order.
 
     Counters: `started`, `failed` (could not be run, or did not exit with 0), `timed_out`,
     `superseded`. All methods must be called on the loop's thread.
@@ -318,7 +334,10 @@ class Hooks:
         self._functions: dict[str, Function] = {}
         self._waiting: dict[Hashable, _Job] = {}
         self._running: dict[Hashable, _Run] = {}
-        self._ready: deque[Hashable] = deque()  # keys that wait and of which nothing runs
+        # What waits or runs, by place, in order: the first may run.
+        self._places: dict[Place, deque[_Job]] = {}
+        # Keys for which the job that waits may start, in order.
+        self._ready: OrderedDict[Hashable, None] = OrderedDict()
         self._starting = False
         self._closed = False
         self._idle = asyncio.Event()
@@ -341,22 +360,25 @@ class Hooks:
     def submit(self, key: Hashable, name: str, hook: Hook, done: Done | None = None) -> None:
         """Queues the hook; nothing is started within this call.
 
-        Hooks with the same `key` run in order; `name` ("eth0/7") appears in the log. `done` is
-        called once: when the hook has ended, at its timeout, or if it will not be run.
+        Hooks with the same `key` run in order, see Hooks; `name` ("eth0/7") appears in the log.
+        `done` is called once: when the hook has ended, at its timeout, or if it will not be run.
         """
-        job = _Job(key, name, hook, done)
+        job = _Job(key, name, hook, done, _places(hook))
         if self._closed:
             self._refuse(job, "not run, the daemon ends")
             return
         self._idle.clear()
         before = self._waiting.get(key)
         self._waiting[key] = job
+        for place in job.places:
+            self._places.setdefault(place, deque()).append(job)
+        if before is not None:
+            self._leave_places(before)
+        self._offer(job)
         if before is not None:
             self.superseded += 1
             logger.info("%s: not run, superseded by %s", before.label, hook.event)
             self.tell(before, HookResult(before.hook.event, superseded=True))
-        elif key not in self._running:
-            self._ready.append(key)
         self._start_soon()
 
     async def drain(self, deadline_s: float) -> tuple[str, ...]:
@@ -381,6 +403,7 @@ class Hooks:
             self._refuse(job, "not run, the daemon ends")
         self._waiting.clear()
         self._ready.clear()
+        self._places.clear()
         for run in list(self._running.values()):
             run.cancel_timers()
             run.abandon()
@@ -394,8 +417,9 @@ class Hooks:
         run.cancel_timers()
         key = run.job.key
         del self._running[key]
+        self._leave_places(run.job)
         if key in self._waiting:
-            self._ready.append(key)
+            self._offer(self._waiting[key])
         if not run.timed_out:
             self.failed += not result.ok
             self.tell(run.job, result)
@@ -417,6 +441,28 @@ class Hooks:
         logger.error("%s: %s", job.label, reason)
         self.tell(job, HookResult(job.hook.event, error=reason))
 
+    def _leave_places(self, job: _Job) -> None:
+        """Removes a job that has ended or was superseded; the next of its places may start."""
+        for place in job.places:
+            jobs = self._places[place]
+            jobs.remove(job)
+            if jobs:
+                self._offer(jobs[0])
+            else:
+                del self._places[place]
+
+    def _offer(self, job: _Job) -> None:
+        """Has a job start soon, if nothing keeps it back."""
+        if self._may_start(job):
+            self._ready[job.key] = None
+
+    def _may_start(self, job: _Job) -> bool:
+        return (
+            self._waiting.get(job.key) is job
+            and job.key not in self._running
+            and all(self._places[place][0] is job for place in job.places)
+        )
+
     def _start_soon(self) -> None:
         if self._ready and not self._starting and len(self._running) < self.concurrency:
             self._starting = True
@@ -427,8 +473,12 @@ class Hooks:
         self._starting = False
         end_at = self.loop.time() + START_BUDGET_S
         while self._ready and len(self._running) < self.concurrency:
-            key = self._ready.popleft()
-            self._start(self._waiting.pop(key))
+            key, _ = self._ready.popitem(last=False)
+            job = self._waiting.get(key)
+            if job is None or not self._may_start(job):
+                continue  # another one waits now, for one that came before it
+            del self._waiting[key]
+            self._start(job)
             if self.loop.time() >= end_at:
                 break
         self._start_soon()

@@ -186,15 +186,19 @@ class InUse:
     def _bar(self, slot: int) -> None:
         if slot not in self.barred:
             self.barred[slot] = UNKNOWN
-            self._orders.post(lambda: self._orders.pump.bar(slot, True))
+            self._order_bar(slot, True)
 
     def _unbar(self, slot: int) -> bool:
         """Returns whether no other process has a virtual host now; if so, informs the engine."""
         if slot not in self.barred or slot in self.locked_out or slot in self.overheard:
             return False
         del self.barred[slot]
-        self._orders.post(lambda: self._orders.pump.bar(slot, False))
+        self._order_bar(slot, False)
         return True
+
+    def _order_bar(self, slot: int, barred: bool) -> None:
+        pump = self._orders.pump
+        self._orders.post(self._hosts.only_now(slot, lambda: pump.bar(slot, barred)))
 
     # -- trying again
 
@@ -240,25 +244,28 @@ class InUse:
             task.add_done_callback(self._tasks.discard)
 
     async def _find_out(self, locks: Locks, slots: list[int]) -> None:
-        loop = asyncio.get_running_loop()
+        loop, hosts = asyncio.get_running_loop(), self._hosts
+        generations = {slot: hosts.generations[slot] for slot in slots}
         groups = [
             (key, here) for key, all_of in self._waiting.items() if (here := all_of & {*slots})
         ]
         for (number, destination), waiting in groups:
             first = min(waiting)
-            host, ifindex = self._hosts.hosts[first], self._ifindexes.get(number, 0)
+            host, ifindex = hosts.hosts[first], self._ifindexes.get(number, 0)
             if host is None:
                 continue
             pid = await loop.run_in_executor(
                 self._worker, locks.owner, ifindex, host.vhid, destination
             )
             who = named(pid)
-            for slot in waiting & self.locked_out:
+            # Some may have left meanwhile, and their slots may have other virtual hosts.
+            still = [slot for slot in waiting if hosts.generations[slot] == generations[slot]]
+            if not still:
+                continue
+            for slot in self.locked_out.intersection(still):
                 self.barred[slot] = who
             logger.warning(
-                "%s: in_use: %s of this machine has it, waiting",
-                self._listed(sorted(waiting)),
-                who,
+                "%s: in_use: %s of this machine has it, waiting", self._listed(sorted(still)), who
             )
 
     def _listed(self, slots: list[int]) -> str:

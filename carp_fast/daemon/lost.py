@@ -47,7 +47,8 @@ class LostAddresses:
             LOST_WITHIN_S,
         )
         times.clear()
-        self._orders.post(lambda: self._orders.pump.lose_address(slot))
+        pump = self._orders.pump
+        self._orders.post(self._hosts.only_now(slot, lambda: pump.lose_address(slot)))
 
     def on_released(self, slot: int) -> None:
         """Forgets the virtual host of a slot that is free now."""

@@ -79,11 +79,17 @@ class Manner(ABC):
 
     @abstractmethod
     def run_hook(
-        self, host: VirtualHost, which: str, event: Mapping[str, object], done: Done | None
+        self,
+        generation: int,
+        host: VirtualHost,
+        which: str,
+        event: Mapping[str, object],
+        done: Done | None,
     ) -> None:
         """Starts `up` or `down`, if the host has one; `event`: state, previous, reason.
 
-        `done` gets the result, if there is one.
+        `generation` is the one in Hosts, of the host: however a reload changes it, its hooks stay
+        in order. `done` gets the result, if there is one.
         """
 
     @abstractmethod
@@ -137,12 +143,17 @@ class Own(Manner):
         """Does nothing."""
 
     def run_hook(
-        self, host: VirtualHost, which: str, event: Mapping[str, object], done: Done | None
+        self,
+        generation: int,
+        host: VirtualHost,
+        which: str,
+        event: Mapping[str, object],
+        done: Done | None,
     ) -> None:
         """Submits the hook, in order with the others of the virtual host."""
         hook = hook_for(host, which, event)
         if hook is not None:
-            self.hooks.submit(host.identity, host.name, hook, done)
+            self.hooks.submit(generation, host.name, hook, done)
 
     def on_reasserted(self, name: str, peer: str) -> None:
         """Logs which master was answered."""

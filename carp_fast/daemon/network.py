@@ -167,9 +167,8 @@ class Network:
                 continue
             for text in texts.keys() & set(every_address(host)):
                 there = texts[text]
-                self._orders.post(
-                    partial(self._orders.pump.adopt, slot, there.address, there.prefixlen)
-                )
+                order = partial(self._orders.pump.adopt, slot, there.address, there.prefixlen)
+                self._orders.post(self._hosts.only_now(slot, order))
                 count += 1
         if count:
             logger.info("%s: %d addresses there have our mark and are ours", interface.name, count)
@@ -306,7 +305,8 @@ class Network:
         self._tell(self._hosts.number(name), absent(name), NO_SOURCES)
 
     def _verify(self, slot: int) -> None:
-        self._orders.post(lambda: self._orders.pump.verify(slot))
+        pump = self._orders.pump
+        self._orders.post(self._hosts.only_now(slot, lambda: pump.verify(slot)))
 
 
 def is_elsewhere(before: Interface | None, now: Interface) -> bool:

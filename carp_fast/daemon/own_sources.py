@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from carp_fast.inet import address_bytes, is_link_local
@@ -153,6 +154,6 @@ class OwnSources:
         host = self._hosts.hosts[slot]
         if host is not None:
             four, six = self.missing(host)
-            self._orders.post(
-                lambda: self._orders.pump.set_own_source(slot, missing=four, missing6=six)
-            )
+            pump = self._orders.pump
+            order = partial(pump.set_own_source, slot, missing=four, missing6=six)
+            self._orders.post(self._hosts.only_now(slot, order))

@@ -90,6 +90,8 @@ class Reports:
         self._manner = manner
         self._pump: Pump = orders.pump
         self._up_due: set[int] = set()  # MASTER, but the up hook has not been submitted
+        # By slot: the `up` hook after which it announces, until it is MASTER no longer.
+        self._announcing: dict[int, object] = {}
         self._lost = 0
         self._stalled_ns = self._stalls = 0  # when it was last logged, and how often since
         self._publish = publish
@@ -170,6 +172,7 @@ class Reports:
             self._up_due.add(slot)
         elif previous == "MASTER":
             self._up_due.discard(slot)
+            self._announcing.pop(slot, None)
             change = {"state": state, "previous": previous, "reason": reason}
             self._run_hook(slot, host, "down", change)
 
@@ -207,12 +210,23 @@ class Reports:
         done = None
         if which == "up" and not host.settings.manage_addresses:
             done = self._announce_after(slot)
-        self._manner.run_hook(host, which, event, done)
+        self._manner.run_hook(self._hosts.generations[slot], host, which, event, done)
 
     def _announce_after(self, slot: int) -> Callable[[HookResult], None]:
+        """Makes a callback that has a MASTER announce its addresses after its `up` hook.
+
+        It does nothing once the MASTER has left that state: the next one has an `up` hook of its
+        own, also where another virtual host has the slot by then.
+        """
+        this = self._announcing[slot] = object()
+
+        def order() -> None:
+            if self._announcing.get(slot) is this:
+                self._pump.announce(slot)
+
         def announce(result: HookResult) -> None:
             if not result.superseded:
-                self._orders.post(lambda: self._pump.announce(slot))
+                self._orders.post(order)
 
         return announce
 
@@ -421,6 +435,7 @@ class Reports:
         self._foreign.pop(report.slot, None)
         self._left_alone = {each for each in self._left_alone if each[0] != report.slot}
         self._up_due.discard(report.slot)
+        self._announcing.pop(report.slot, None)
         self._tell_released(report.slot)
 
     def _on_configuration_released(self, report: reports.ConfigurationReleased) -> None:

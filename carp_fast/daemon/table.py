@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from carp_fast.config.load import Settings, VirtualHost
@@ -53,6 +53,9 @@ class Hosts:
     def __init__(self) -> None:
         self.hosts: list[VirtualHost | None] = []
         self.states = bytearray()
+        # By slot: a number that no other virtual host of this run has; 0 for a free slot.
+        self.generations = array("Q")
+        self._generation = 0
         self.names: list[str] = []
         self.slots: list[array[int]] = []
         self._retired: dict[int, tuple[str, ...]] = {}  # by slot
@@ -111,8 +114,11 @@ class Hosts:
             slot = len(self.hosts)
             self.hosts.append(host)
             self.states.append(INIT)
+            self.generations.append(0)
         else:
             raise LimitReached(f"more than {MAX_VIRTUAL_HOSTS} virtual hosts")
+        self._generation += 1
+        self.generations[slot] = self._generation
         self.slots[number].append(slot)
         return slot
 
@@ -163,7 +169,20 @@ class Hosts:
             self.slots[self.number(host.interface)].remove(slot)
             self.hosts[slot] = None
             self.states[slot] = INIT
+            self.generations[slot] = 0
             heapq.heappush(self._free, slot)
+
+    def only_now(self, slot: int, order: Callable[[], object]) -> Callable[[], None]:
+        """`order`, without effect once the virtual host that has the slot now has left it: orders
+        that are posted may be given after the slot's next virtual host was added.
+        """
+        generation = self.generations[slot]
+
+        def checked() -> None:
+            if self.generations[slot] == generation:
+                order()
+
+        return checked
 
     def name(self, slot: int) -> str:
         """ "eth0/7", for log lines."""

@@ -177,7 +177,12 @@ class Ucarp(Manner):
     # -- scripts
 
     def run_hook(
-        self, host: config.VirtualHost, which: str, event: Mapping[str, object], done: Done | None
+        self,
+        generation: int,
+        host: config.VirtualHost,
+        which: str,
+        event: Mapping[str, object],
+        done: Done | None,
     ) -> None:
         """Runs a script, and then logs what ucarp logs at this point."""
         if which == "down" and self._down_has_run:
@@ -197,7 +202,7 @@ class Ucarp(Manner):
     ) -> None:
         hook = hook_for(msgspec.structs.replace(host, interface=self._named), which, event)
         if hook is not None:
-            self.hooks.submit(host.identity, host.name, hook, done)
+            self.hooks.submit(SLOT, host.name, hook, done)
 
     async def _run_down_first(self, reason: str) -> None:
         """Runs the down script before the resignation lets another host take the address.

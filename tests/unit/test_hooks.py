@@ -45,11 +45,13 @@ def script(path: Path, body: str, interpreter: str = "/bin/sh") -> str:
 
 
 def hook(target: str, event: Any = "up", xparam: str | None = None, vhid: int = 7) -> Hook:
+    """A hook of eth0/VHID; each vhid has addresses of its own."""
+    address = "192.0.2.1" if vhid == 7 else f"10.0.{vhid >> 8}.{vhid & 255}"
     return Hook(
         event=event,
         target=target,
         interface="eth0",
-        address="192.0.2.1",
+        address=address,
         xparam=xparam,
         environment={
             "CARP_INTERFACE": "eth0",
@@ -57,7 +59,7 @@ def hook(target: str, event: Any = "up", xparam: str | None = None, vhid: int = 
             "CARP_STATE": "MASTER" if event == "up" else "BACKUP",
             "CARP_PREVIOUS": "BACKUP" if event == "up" else "MASTER",
             "CARP_REASON": "master_down",
-            "CARP_ADDRESSES": "192.0.2.1/24 2001:db8::1/64",
+            "CARP_ADDRESSES": f"{address}/24 2001:db8::{vhid:x}/64",
         },
     )
 
@@ -291,7 +293,7 @@ def test_the_budget_of_a_turn_bounds_the_starts(
                 loop.call_soon(turn)
 
         for key in range(10):
-            hooks.submit(key, f"eth0/{key}", hook(target))
+            hooks.submit(key, f"eth0/{key}", hook(target, vhid=key))
         turn()
         assert await hooks.drain(DEADLINE_S) == ()
         assert all(after - before <= 1 for before, after in pairwise(started))
@@ -436,7 +438,7 @@ def test_a_result_that_is_not_taken_ends_nothing(
             raise ValueError("refused")
 
         hooks.submit(7, "eth0/7", hook(target), refuse)
-        assert (await result_of(hooks, hook(target, "down"), key=8)).ok
+        assert (await result_of(hooks, hook(target, "down", vhid=8), key=8)).ok
         assert await hooks.drain(DEADLINE_S) == ()
 
     run(scene())
@@ -481,7 +483,7 @@ def test_no_descriptor_and_no_process_is_left(tmp_path: Path) -> None:
         gc.collect()
         before = len(list(Path("/proc/self/fd").iterdir()))
         for key in range(50):
-            hooks.submit(key, f"eth0/{key}", hook(target if key % 5 else slow))
+            hooks.submit(key, f"eth0/{key}", hook(target if key % 5 else slow, vhid=key))
         assert await hooks.drain(DEADLINE_S) == ()
         assert hooks.timed_out >= 10
         assert len(list(Path("/proc/self/fd").iterdir())) == before

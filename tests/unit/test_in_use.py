@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -182,5 +183,45 @@ def test_without_a_lock_file_a_daemon_goes_on_and_warns(
         stage.in_use.on_released(1)
         assert (stage.told(), stage.in_use.barred) == ([], {})
         assert f"lock file {path}: No such file or directory: other processes" in caplog.text
+
+    play(part)
+
+
+def test_an_order_that_waits_for_room_does_not_let_the_next_virtual_host_take_part(
+    play: Play,
+) -> None:
+    async def part(stage: Stage) -> None:
+        posted: list[Callable[[], object]] = []
+        stage.orders.post = posted.append
+        stage.in_use.overhear(0, "pid 1")
+        stage.in_use.free(0)
+        stage.in_use.on_released(0)
+        stage.hosts.give_back(0)
+        assert stage.hosts.take(host(9)) == 0
+        assert len(posted) == 2
+        for order in posted:
+            order()
+        assert stage.told() == []
+
+    play(part)
+
+
+def test_a_process_found_late_is_not_taken_for_that_of_the_next_virtual_host(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def part(stage: Stage) -> None:
+        found = threading.Event()
+        stage.worker.submit(found.wait)  # the search for the process comes after this
+        stage.other.take(7, 2, (GROUP,))
+        stage.attach(7)
+        await stage.until(stage.worker._work_queue.qsize)
+        stage.in_use.on_released(1)
+        stage.hosts.give_back(1)
+        assert stage.hosts.take(host(9)) == 1
+        stage.in_use.locked_out.add(1)
+        found.set()
+        await stage.until(lambda: not stage.in_use._tasks)
+        assert stage.in_use.barred == {}
+        assert not caplog.records
 
     play(part)

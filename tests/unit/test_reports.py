@@ -7,21 +7,16 @@ import logging
 import re
 import time
 from datetime import datetime
-from typing import Any
 
 import msgspec
 import pytest
 
-from carp_fast.config.load import Settings, VirtualHost
-from carp_fast.control.documents import StateEvent
-from carp_fast.daemon.hooks import Hook, HookResult
-from carp_fast.daemon.manner import Own
+from carp_fast.config.load import VirtualHost
 from carp_fast.daemon.reports import (
     FOREIGN_LOGGED_MAX,
-    Reports,
     rfc3339,
 )
-from carp_fast.daemon.table import STATES, Hosts
+from carp_fast.daemon.table import STATES
 from carp_fast.engine.reports import (
     AddressesChanged,
     AddressFailed,
@@ -40,118 +35,14 @@ from carp_fast.engine.reports import (
     OtherMaster,
     Reasserted,
     Released,
-    Report,
     SecondariesNotPromoted,
     SendsFailing,
     SocketDropped,
     Stalled,
-    StateChanged,
 )
-from carp_fast.pump.facts import PumpFacts
+from tests.support.desk import Desk
 
 PEER = bytes((192, 0, 2, 99))
-
-
-class RecordedHooks:
-    """Takes hooks and keeps them."""
-
-    def __init__(self) -> None:
-        self.submitted: list[tuple[object, str, Hook, Any]] = []
-
-    def submit(self, key: object, name: str, hook: Hook, done: Any = None) -> None:
-        self.submitted.append((key, name, hook, done))
-
-    @property
-    def words(self) -> list[str]:
-        return [f"{name} {hook.event} {hook.target}" for _, name, hook, _ in self.submitted]
-
-
-class RecordedPump:
-    """Gives the reports that it was given, and writes down what it is ordered."""
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-        self.facts = PumpFacts(0, 0, 0, 0, 0, 10_000_000, "normal")
-        self.announced: list[int] = []
-
-    def take_reports(self, limit: int) -> list[Report]:
-        taken, self.reports = self.reports[:limit], self.reports[limit:]
-        return taken
-
-    def announce(self, slot: int) -> None:
-        self.announced.append(slot)
-
-
-class DirectOrders:
-    """Carries out at once what is posted."""
-
-    def __init__(self) -> None:
-        self.pump = RecordedPump()
-        self.marks: list[int] = []
-
-    def post(self, order: Any) -> None:
-        order()
-
-    def on_done(self, mark: int) -> None:
-        self.marks.append(mark)
-
-
-class Desk:
-    """Reports with two virtual hosts, eth0/1 in slot 0 and eth0/2 in slot 1."""
-
-    def __init__(self, publish: Any = None, **settings: Any) -> None:
-        given = Settings(passphrase=b"secret", up="/bin/up", down="/bin/down", **settings)
-        self.hosts = Hosts()
-        for vhid in (1, 2):
-            self.hosts.take(
-                VirtualHost(
-                    "eth0", vhid, (f"192.0.2.{vhid}/24",), (f"192.0.2.{vhid + 50}/32",), given
-                )
-            )
-        self.hooks = RecordedHooks()
-        self.orders = DirectOrders()
-        hooks: Any = self.hooks
-        manner = Own(hooks)
-        orders: Any = self.orders
-        self.events: list[dict[str, Any]] = []
-        self.lost: list[tuple[int, str]] = []
-        self.released: list[int] = []
-        self.readings = 0
-        self.reports = Reports(
-            self.hosts,
-            orders,
-            manner,
-            publish=publish or self.publish,
-            on_released=self.released.append,
-            on_address_restored=lambda slot, text: self.lost.append((slot, text)),
-            resync=self.read_all,
-        )
-
-    def publish(self, event: StateEvent) -> None:
-        self.events.append(msgspec.to_builtins(event))
-
-    def read_all(self) -> None:
-        self.readings += 1
-
-    def tell(self, kind: type[Report], slot: int = 0, **given: Any) -> None:
-        """A report of the class `kind`; what is not given is as it usually is."""
-        usual = {
-            "at_ns": time.monotonic_ns(),
-            "slot": slot,
-            "state": STATES[self.hosts.states[slot]],
-            "previous": "INIT",
-            "reason": "",
-            "peer": None,
-            "mac": bytes(6),
-            "why": "refused",
-            "error": 0,
-        }
-        fields = {name: usual[name] for name in kind.__struct_fields__ if name in usual}
-        self.orders.pump.reports.append(kind(**{**fields, **given}))
-        self.reports.on_readable()
-
-    def change(self, state: str, reason: str, slot: int = 0, peer: bytes | None = None) -> None:
-        self.tell(StateChanged, slot, state=state, reason=reason, peer=peer)
 
 
 def test_an_instant_is_told_in_utc_to_the_millisecond() -> None:
@@ -185,50 +76,6 @@ def test_a_change_is_logged_published_and_remembered(caplog: pytest.LogCaptureFi
     ]
     assert [each["peer"] for each in desk.events] == [None, "192.0.2.99", "192.0.2.99", None, None]
     assert list(desk.hosts.states) == [0, 0]
-
-
-def test_up_comes_with_the_addresses_and_down_on_leaving_master() -> None:
-    desk = Desk(xparam="word")
-    desk.change("BACKUP", "started")
-    assert desk.hooks.words == []
-    desk.change("MASTER", "master_down")
-    assert desk.hooks.words == []
-    desk.tell(AddressesChanged, reason="master_down")
-    assert desk.hooks.words == ["eth0/1 up /bin/up"]
-    desk.tell(AddressesChanged)  # by a reload: not again
-    desk.change("INIT", "resigned")
-    assert desk.hooks.words == ["eth0/1 up /bin/up", "eth0/1 down /bin/down"]
-    (key, _, up, _), (other_key, _, down, _) = desk.hooks.submitted
-    assert key == other_key == desk.hosts.hosts[0].identity  # type: ignore[union-attr]
-    assert (up.interface, up.address, up.xparam) == ("eth0", "192.0.2.1", "word")
-    assert up.environment == {
-        "CARP_INTERFACE": "eth0",
-        "CARP_VHID": "1",
-        "CARP_STATE": "MASTER",
-        "CARP_PREVIOUS": "BACKUP",
-        "CARP_REASON": "master_down",
-        "CARP_ADDRESSES": "192.0.2.1/24 192.0.2.51/32",
-    }
-    assert down.environment["CARP_PREVIOUS"] == "MASTER"
-
-
-def test_a_master_that_leaves_before_its_addresses_were_there_has_no_up() -> None:
-    desk = Desk()
-    desk.change("MASTER", "master_down")
-    desk.change("BACKUP", "faster_master")
-    desk.tell(AddressesChanged)
-    assert desk.hooks.words == ["eth0/1 down /bin/down"]
-
-
-@pytest.mark.parametrize("superseded", [False, True])
-def test_without_addresses_of_ours_the_announcement_waits_for_up(superseded: bool) -> None:
-    desk = Desk(manage_addresses=False)
-    desk.change("MASTER", "master_down", slot=1)
-    desk.tell(AddressesChanged, 1)
-    _, _, _, done = desk.hooks.submitted[0]
-    assert desk.orders.pump.announced == []
-    done(HookResult("up", None, timed_out=not superseded, superseded=superseded))
-    assert desk.orders.pump.announced == ([] if superseded else [1])
 
 
 def test_problems_with_addresses_are_known_by_the_address(

@@ -227,3 +227,36 @@ def test_a_virtual_host_can_be_prepared_for_the_engine() -> None:
     one = host(vhid=7, source="192.0.2.99", advbase=2, startup_delay_s=1.5)
     hosts.take(one)
     assert hosts.prepare(one) is not hosts.prepare(one, retired=["192.0.2.8/24"], replacing=True)
+
+
+def test_no_two_virtual_hosts_of_a_run_have_the_same_generation() -> None:
+    hosts = Hosts()
+    seen = set()
+    for vhid in (1, 2, 3):
+        slot = hosts.take(host(vhid=vhid))
+        seen.add(hosts.generations[slot])
+        before = hosts.generations[slot]
+        hosts.replace(slot, host(vhid=vhid, addresses=("192.0.2.99/24",)))
+        assert hosts.generations[slot] == before
+        hosts.give_back(slot)
+        assert hosts.generations[slot] == 0
+    assert len(seen) == 3
+    assert 0 not in seen
+
+
+def test_a_posted_order_has_no_effect_on_the_next_virtual_host_of_the_slot() -> None:
+    hosts = Hosts()
+    given: list[str] = []
+    slot = hosts.take(host())
+    order = hosts.only_now(slot, lambda: given.append("first"))
+    order()
+    hosts.replace(slot, host(addresses=("192.0.2.99/24",)))
+    order()
+    assert given == ["first", "first"]
+    hosts.give_back(slot)
+    order()
+    hosts.take(host())
+    order()
+    assert given == ["first", "first"]
+    hosts.only_now(slot, lambda: given.append("second"))()
+    assert given == ["first", "first", "second"]

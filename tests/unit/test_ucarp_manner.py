@@ -123,7 +123,7 @@ def test_a_script_gets_the_alias_and_its_words_follow_when_it_has_run(
     stage.manner.on_state("MASTER")
     caplog.clear()
     stage.manner.on_state("BACKUP")
-    stage.manner.run_hook(stage.host, "down", FASTER, None)
+    stage.manner.run_hook(1, stage.host, "down", FASTER, None)
     assert [(hook.interface, hook.target) for hook in stage.scripts.submitted] == [
         ("eth0:1", "/bin/down")
     ]
@@ -143,7 +143,7 @@ def test_a_master_that_leaves_runs_its_down_script_once() -> None:
     stage = Stage()
     stage.manner.on_state("MASTER")
     asyncio.run(stage.manner.on_leaving(stage.controls))
-    stage.manner.run_hook(stage.host, "down", FASTER | {"reason": "resigned"}, None)
+    stage.manner.run_hook(1, stage.host, "down", FASTER | {"reason": "resigned"}, None)
     assert [hook.environment["CARP_REASON"] for hook in stage.scripts.submitted] == ["resigned"]
 
 
