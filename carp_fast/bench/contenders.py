@@ -45,8 +45,8 @@ class Daemon:
         if self.program is None:
             return __version__
         option = {"ucarp": "--help"}.get(self.name, "--version")
-        said = subprocess.run([self.program, option], capture_output=True, text=True, check=False)
-        found = re.search(r"\bv?(\d+\.\d+(?:\.\d+)?)\b", said.stdout + said.stderr)
+        output = subprocess.run([self.program, option], capture_output=True, text=True, check=False)
+        found = re.search(r"\bv?(\d+\.\d+(?:\.\d+)?)\b", output.stdout + output.stderr)
         if found is None:
             raise LabError(f"{self.program} {option} reports no version")
         return found[1]

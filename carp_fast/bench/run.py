@@ -222,15 +222,17 @@ def run_bench(plan: Plan, audience: Audience) -> Report:
     return Report(__version__, begun_at, stage, contenders, rows, pings, notes)
 
 
-def measure_row(daemon: Daemon, instances: int, window_s: float, say: Callable[[str], None]) -> Row:
+def measure_row(
+    daemon: Daemon, instances: int, window_s: float, report: Callable[[str], None]
+) -> Row:
     """Measures one daemon with one number of virtual hosts. A failure is a row with a note."""
     segments = -(-instances // VHIDS_PER_SEGMENT)
     counts = spread(instances, segments)
-    say("building hosts")
+    report("building hosts")
     try:
         with Lab(LAB, segments=segments) as lab, Pair(lab, daemon, counts) as pair:
-            row = _measure(pair, window_s, say)
-            say("measuring the floor")
+            row = _measure(pair, window_s, report)
+            report("measuring the floor")
             rate = max(row.master.frames_per_s if row.master else 0.0, 1.0)
             seconds = min(window_s, FLOOR_WINDOW_MAX_S)
             price = floor.measure(lab["a"], lab["b"], list(counts), rate, seconds)
@@ -239,15 +241,15 @@ def measure_row(daemon: Daemon, instances: int, window_s: float, say: Callable[[
     return msgspec.structs.replace(row, floor=price, notes=pair.notes)
 
 
-def _measure(pair: Pair, window_s: float, say: Callable[[str], None]) -> Row:
+def _measure(pair: Pair, window_s: float, report: Callable[[str], None]) -> Row:
     """Measures a pair from its start to the death of both: all of a row but its floor."""
-    say("starting")
+    report("starting")
     settle_s = pair.start()
-    say(f"settled after {settle_s:.1f} s, measuring for {window_s:g} s")
+    report(f"settled after {settle_s:.1f} s, measuring for {window_s:g} s")
     begun = machine()
     master, backup, elapsed_ns = pair.measure(window_s)
     load = machine().since(begun)
-    say("killing the master")
+    report("killing the master")
     over = pair.fail_over()
     pair.kill_all()
     return Row(
@@ -264,19 +266,19 @@ def _measure(pair: Pair, window_s: float, say: Callable[[str], None]) -> Row:
     )
 
 
-def measure_pings(daemon: Daemon, say: Callable[[str], None]) -> Pings:
+def measure_pings(daemon: Daemon, report: Callable[[str], None]) -> Pings:
     """Pings from host c while host a dies, cable included. Raises LabError if no other host
     answers.
     """
     counts = {1: PINGED_VIRTUAL_HOSTS}
     addresses = [virtual_address(*key) for key in sorted(keys_of(counts))]
-    say("building hosts")
+    report("building hosts")
     with ExitStack() as stack:
         lab = stack.enter_context(
             Lab(f"{LAB}-pings", hosts=("a", "b", "c"), segments=1, medium="bridge")
         )
         pair = stack.enter_context(Pair(lab, daemon, counts))
-        say("starting")
+        report("starting")
         pair.start()
         pinger = stack.enter_context(Pinger(lab["c"], addresses))
         begun_at_ns = time.monotonic_ns()
@@ -285,7 +287,7 @@ def measure_pings(daemon: Daemon, say: Callable[[str], None]) -> Pings:
             AFTERWARDS_DEADLINE_S,
             "answers of every address to host c",
         )
-        say("host a dies")
+        report("host a dies")
         lab.set_carrier("a", 1, up=False)
         pair.kill("a")
         dead_at_ns = time.monotonic_ns()
@@ -479,10 +481,10 @@ class Pair(Closing):
         for name in names:
             for process in self._processes[name]:
                 if not process.alive():
-                    said = process.output().strip().splitlines()[-1:] or ["nothing"]
+                    output = process.output().strip().splitlines()[-1:] or ["nothing"]
                     code = process.wait(0)
                     raise LabError(
-                        f"{process.argv[0]} on host {name} ended, code {code}: {said[0]}"
+                        f"{process.argv[0]} on host {name} ended, code {code}: {output[0]}"
                     )
 
 

@@ -189,12 +189,12 @@ def identity(host: VirtualHostExplanation) -> Iterator[str]:
     )
 
 
-# ------------------------------------------------------------------------------------ who is heard
+# ----------------------------------------------------------------------------------- heard masters
 
 
 def heard_masters(host: VirtualHostExplanation) -> Iterator[str]:
     for each in host.heard:
-        yield f"{who(each, host)} {judged(each, host)}"
+        yield f"{sender(each, host)} {judgement(each, host)}"
         if each.demote and host.dialect != "openbsd":
             yield (
                 f"{each.source} sends demote byte {each.demote} as OpenBSD does, and dialect "
@@ -216,7 +216,7 @@ def heard_masters(host: VirtualHostExplanation) -> Iterator[str]:
         )
 
 
-def who(heard: HeardMaster, host: VirtualHostExplanation) -> str:
+def sender(heard: HeardMaster, host: VirtualHostExplanation) -> str:
     """Source, MAC, family, counter, and how long ago: the part before the verdict."""
     about = [heard.mac, f"IPv{heard.family}", f"counter {heard.counter}"]
     if heard.own_source:
@@ -226,7 +226,7 @@ def who(heard: HeardMaster, host: VirtualHostExplanation) -> str:
     return f"{heard.source} ({', '.join(about)}), {seconds(heard.heard_ago_s)} ago,"
 
 
-def judged(heard: HeardMaster, host: VirtualHostExplanation) -> str:
+def judgement(heard: HeardMaster, host: VirtualHostExplanation) -> str:
     """What it advertises, how that compares, and its effect: the engine's event in words."""
     event = heard.event
     again = "if it is heard again, " if heard.heard_ago_s > host.master_down_s else ""
@@ -237,18 +237,18 @@ def judged(heard: HeardMaster, host: VirtualHostExplanation) -> str:
         elif event == "slower":
             follows = "we stay MASTER"
         return f"resigned (255/255): {follows}"
-    says = f"advertises {rate(heard.advbase, heard.advskew, heard.interval_s)}"
+    advertised = f"advertises {rate(heard.advbase, heard.advskew, heard.interval_s)}"
     if host.state == "INIT":
-        return f"{says}: nothing that is heard counts in INIT"
-    says += f", {comparison(heard, host)}"
+        return f"{advertised}: nothing that is heard counts in INIT"
+    advertised += f", {comparison(heard, host)}"
     if event is None:
         return (
-            f"{says}, less often than our master-down time, and is not the master that we know: it "
-            "has no effect"
+            f"{advertised}, less often than our master-down time, and is not the master that we"
+            " know: it has no effect"
         )
     if heard.own_source and event in ("tie_lost", "tie_yielded"):
-        return f"{says}: {again}{TWIN_YIELDS}"
-    return f"{says}{because(heard, host)}: {again}{CONSEQUENCES[event]}"
+        return f"{advertised}: {again}{TWIN_YIELDS}"
+    return f"{advertised}{because(heard, host)}: {again}{CONSEQUENCES[event]}"
 
 
 def decided_by_demotion(heard: HeardMaster, host: VirtualHostExplanation) -> bool:
@@ -358,7 +358,7 @@ def addresses(host: VirtualHostExplanation) -> Iterator[str]:
     every, held, problems = host.addresses, host.addresses_held, host.address_problems
     master = host.state == "MASTER"
     # Ours is held in addition to a foreign IPv4 address with another prefix length.
-    right = [a for a in every if a not in problems or (master and beside(a, problems[a]))]
+    right = [a for a in every if a not in problems or (master and leaves_room(a, problems[a]))]
     if not host.manage_addresses:
         yield f"manage_addresses = false: its scripts add and remove {listed(every)}"
         return
@@ -403,7 +403,7 @@ def problems(host: VirtualHostFacts) -> list[str]:
     return found
 
 
-def beside(address: str, why: str) -> bool:
+def leaves_room(address: str, why: str) -> bool:
     """Whether a foreign address leaves room for ours: IPv4 with another prefix length."""
     return why.startswith(f"{FOREIGN} as ") and ":" not in address
 
@@ -415,7 +415,7 @@ def foreign(host: VirtualHostExplanation, address: str, why: str) -> str:
             f"foreign: {address} is on {host.interface} and not ours, left alone: this host"
             f" answers for it, although it is {host.state} ({why})"
         )
-    if beside(address, why):
+    if leaves_room(address, why):
         return (
             f"foreign: another program has added {address}, too, and it stays when another host is"
             f" MASTER ({why})"

@@ -26,9 +26,9 @@ class Foreign:
     is found here, and only a MASTER notices.
     """
 
-    def __init__(self, hosts: Hosts, tell: Callable[[Found], None]) -> None:
+    def __init__(self, hosts: Hosts, report: Callable[[Found], None]) -> None:
         self._hosts = hosts
-        self._tell = tell
+        self._report = report
         self._marks = kernel_keeps_marks()
 
     def on_interface(self, interface: Interface) -> None:
@@ -47,7 +47,7 @@ class Foreign:
                     other = there.get(address.partition("/")[0])
                     if other is not None:
                         found[slot][address] = address if address in other else other[0]
-        self._tell(found)
+        self._report(found)
 
 
 def _foreign_by_address(interface: Interface) -> dict[str, list[str]]:

@@ -94,7 +94,7 @@ class InUse:
             for slot in slots:
                 self._note_held(slot, ifindex)
         else:
-            self._say([slot for slot in slots if not self.take(slot)])
+            self._log_soon([slot for slot in slots if not self.take(slot)])
 
     def take(self, slot: int) -> bool:
         """Whether this process has a virtual host now, or its interface does not exist yet."""
@@ -123,7 +123,7 @@ class InUse:
         """As take(), for a virtual host that a reload adds; logs which process has it."""
         taken = self.take(slot)
         if not taken:
-            self._say([slot])
+            self._log_soon([slot])
         return taken
 
     def on_replace(self, slot: int, now: VirtualHost) -> None:
@@ -133,7 +133,7 @@ class InUse:
             return
         self._give_back(slot, before)
         if not self._take(slot, now):
-            self._say([slot])
+            self._log_soon([slot])
 
     def on_released(self, slot: int) -> None:
         """Handles that a virtual host has left; the slot still has it."""
@@ -142,13 +142,13 @@ class InUse:
         self.locked_out.discard(slot)
         self.overheard.discard(slot)
 
-    def overhear(self, slot: int, who: str) -> None:
+    def overhear(self, slot: int, owner: str) -> None:
         """Handles that another process was heard to advertise a virtual host, without having its
         lock.
         """
         self.overheard.add(slot)
         self._bar(slot)
-        self.barred[slot] = who
+        self.barred[slot] = owner
 
     def free(self, slot: int) -> None:
         """Handles that this process is no longer heard."""
@@ -236,14 +236,14 @@ class InUse:
 
     # -- log messages
 
-    def _say(self, slots: list[int]) -> None:
+    def _log_soon(self, slots: list[int]) -> None:
         """Logs soon which process has these virtual hosts."""
         if slots and self._locks is not None:
-            task = asyncio.get_running_loop().create_task(self._find_out(self._locks, slots))
+            task = asyncio.get_running_loop().create_task(self._log_owners(self._locks, slots))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _find_out(self, locks: Locks, slots: list[int]) -> None:
+    async def _log_owners(self, locks: Locks, slots: list[int]) -> None:
         loop, hosts = asyncio.get_running_loop(), self._hosts
         generations = {slot: hosts.generations[slot] for slot in slots}
         groups = [
@@ -257,15 +257,15 @@ class InUse:
             pid = await loop.run_in_executor(
                 self._worker, locks.owner, ifindex, host.vhid, destination
             )
-            who = named(pid)
+            owner = named(pid)
             # Some may have left meanwhile, and their slots may have other virtual hosts.
             still = [slot for slot in waiting if hosts.generations[slot] == generations[slot]]
             if not still:
                 continue
             for slot in self.locked_out.intersection(still):
-                self.barred[slot] = who
+                self.barred[slot] = owner
             logger.warning(
-                "%s: in_use: %s of this machine has it, waiting", self._listed(sorted(still)), who
+                "%s: in_use: %s of this machine has it, waiting", self._listed(sorted(still)), owner
             )
 
     def _listed(self, slots: list[int]) -> str:

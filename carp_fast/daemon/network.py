@@ -104,7 +104,7 @@ class Network:
         if before is not None and moved:
             self._leave(before)
             if renamed_to is not None and number not in self._leaving:
-                self._tell(number, before, had, renamed=True)
+                self._inform(number, before, had, renamed=True)
                 task = asyncio.get_running_loop().create_task(self._after_leaving(number))
                 self._leaving[number] = task
         if moved:
@@ -118,7 +118,7 @@ class Network:
             self._appeared[number] = interface
         self.own_sources.on_interface(interface)
         announce = is_elsewhere(before, interface) and self._may_announce(number)
-        self._tell(number, interface, sources, announce=announce)
+        self._inform(number, interface, sources, announce=announce)
         self._on_known(interface)
 
     def _may_announce(self, number: int) -> bool:
@@ -138,7 +138,7 @@ class Network:
         self._announce_again.discard(number)
         if again:
             announce = self._may_announce(number)
-            self._tell(number, self.now[name], self.sources[name], announce=announce)
+            self._inform(number, self.now[name], self.sources[name], announce=announce)
 
     async def _after_leaving(self, number: int) -> None:
         """Waits until the hosts have given up their addresses and resigned, then uses the new
@@ -148,7 +148,7 @@ class Network:
         del self._leaving[number]
         name = self._hosts.names[number]
         now = self.now.get(name, absent(name))
-        self._tell(number, now, self.sources.get(name, NO_SOURCES))
+        self._inform(number, now, self.sources.get(name, NO_SOURCES))
 
     def adopt(self, interface: Interface) -> None:
         """Takes configured addresses with our mark as ours: a former run or this one added them."""
@@ -187,7 +187,7 @@ class Network:
                 self._log.log_sources(name, sources.ipv4, sources.ipv6)
             if sources != self.sources[name]:
                 self.sources[name] = sources
-                self._tell(number, interface, sources)
+                self._inform(number, interface, sources)
             self._on_known(interface)
         self._filter_soon()
 
@@ -244,7 +244,7 @@ class Network:
             interface.forwards6,
         )
 
-    def _tell(
+    def _inform(
         self,
         number: int,
         interface: Interface,
@@ -302,7 +302,7 @@ class Network:
         self._log.forget_sources(name)
         self._leave(self.now.pop(name))
         del self.sources[name]
-        self._tell(self._hosts.number(name), absent(name), NO_SOURCES)
+        self._inform(self._hosts.number(name), absent(name), NO_SOURCES)
 
     def _verify(self, slot: int) -> None:
         pump = self._orders.pump

@@ -121,7 +121,7 @@ class OwnSources:
             if (before in USABLE) != (self._look_for(source, interface) in USABLE):
                 changed.update(slots[source])
         for slot in sorted(changed):
-            self._tell(slot)
+            self._inform(slot)
 
     def on_address(self, address: bytes) -> None:
         """Looks again after a configured source was added to some interface, or removed."""
@@ -150,7 +150,7 @@ class OwnSources:
             logger.log(level, "%s: source %s %s%s", interface.name, source, MEANINGS[now], waits)
         return now
 
-    def _tell(self, slot: int) -> None:
+    def _inform(self, slot: int) -> None:
         host = self._hosts.hosts[slot]
         if host is not None:
             four, six = self.missing(host)

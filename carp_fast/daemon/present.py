@@ -88,16 +88,16 @@ def warnings(
         for key, address in host.keyed_addresses:
             bare = address.partition("/")[0]
             if bare in there and host.settings.manage_addresses:
-                doubts.add("foreign", host, key, address, _said_of(there[bare]))
+                doubts.add("foreign", host, key, address, _text_of(there[bare]))
             if bare in ends_here:
-                said = f"is the {ends_here[bare]} on {host.interface}"
-                doubts.add("end", host, key, address, f"{said}; allowed: an address of a host")
+                text = f"is the {ends_here[bare]} on {host.interface}"
+                doubts.add("end", host, key, address, f"{text}; allowed: an address of a host")
     for (origin, name), interface in odd.items():
-        said = (
+        text = (
             f"is not Ethernet (hardware type {interface.kind}): CARP needs a MAC, and the virtual"
             " hosts there stay INIT; allowed: an Ethernet interface"
         )
-        yield str(Fault(origin.file, origin.table or None, "interface", as_shown(name), said))
+        yield str(Fault(origin.file, origin.table or None, "interface", as_shown(name), text))
     for origin, doubts in tables.items():
         for doubt in doubts.found:
             shown = as_shown(doubt.address)
@@ -111,15 +111,15 @@ def own_peers(
     """Peers that are addresses of this host, once for each table: no other host hears what they
     get.
     """
-    said = "is an address of this host, which does not hear itself; allowed: other hosts"
+    text = "is an address of this host, which does not hear itself; allowed: other hosts"
     for settings in {id(host.settings): host.settings for host in hosts}.values():
         for peer in settings.peers:
             if not is_link_local(address_bytes(peer)) and is_on_host(address_bytes(peer)):
                 origin = settings.origin
-                yield str(Fault(origin.file, origin.table or None, "peers", as_shown(peer), said))
+                yield str(Fault(origin.file, origin.table or None, "peers", as_shown(peer), text))
 
 
-def _said_of(there: list[There]) -> str:
+def _text_of(there: list[There]) -> str:
     where = ", ".join(f"{each.interface} ({each.address})" for each in there)
     return (
         f"is on this host already, and carp-fast did not add it: {where}; it is left alone"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHANGES_TOLD_MAX = 1000  # lines of what changed; the others are counted
+CHANGES_REPORTED_MAX = 1000  # lines of what changed; the others are counted
 CHANGES_LOGGED_MAX = 50  # ... of them in the log; the requester of the reload gets more
 FORCED = "carp-fast reload --force"
 NAMED_MAX = 3  # virtual hosts that a refusal names; the others are counted
@@ -209,7 +209,7 @@ def _named(slots: list[int], hosts: Hosts) -> str:
     return names + (f" and {more:,} more" if more > 0 else "")
 
 
-def told(difference: Difference, lines: list[str], seconds: float) -> Reloaded:
+def report(difference: Difference, lines: list[str], seconds: float) -> Reloaded:
     """Logs what a reload did and returns it as its answer; `lines` precede its own."""
     lines = lines + difference.lines
     for line in lines[:CHANGES_LOGGED_MAX]:
@@ -222,7 +222,7 @@ def told(difference: Difference, lines: list[str], seconds: float) -> Reloaded:
         len(difference.replaced) + len(difference.hooks_only),
         len(difference.kept),
     )
-    changed = lines[:CHANGES_TOLD_MAX]
+    changed = lines[:CHANGES_REPORTED_MAX]
     if len(lines) > len(changed):
         changed.append(f"... and {len(lines) - len(changed)} more")
     return Reloaded(

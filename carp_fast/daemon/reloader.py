@@ -97,7 +97,7 @@ class Reloader:
                 self._systemd.ready(f"{count} virtual hosts{failed}")
             seconds = loop.time() - begin
             give_back_memory()
-        return reload.told(difference, lines, seconds)
+        return reload.report(difference, lines, seconds)
 
     async def _reload(self, force: bool) -> tuple[reload.Difference, list[str]]:
         new = await self._read_again()

@@ -60,7 +60,7 @@ def known_address(address: bytes | None) -> str | None:
     return address_text(address) if address else None
 
 
-def nobody(*_: object) -> None:
+def ignore(*_: object) -> None:
     """Does nothing: the default of every callback."""
 
 
@@ -79,11 +79,11 @@ class Reports:
         orders: Orders,
         manner: Manner,
         *,
-        publish: Callable[[StateEvent], None] = nobody,
-        on_released: Callable[[int], None] = nobody,
-        on_address_restored: Callable[[int, str], None] = nobody,
-        on_source_proven: Callable[[int, bytes], None] = nobody,
-        resync: Callable[[], None] = nobody,
+        publish: Callable[[StateEvent], None] = ignore,
+        on_released: Callable[[int], None] = ignore,
+        on_address_restored: Callable[[int, str], None] = ignore,
+        on_source_proven: Callable[[int, bytes], None] = ignore,
+        resync: Callable[[], None] = ignore,
     ) -> None:
         self._hosts = hosts
         self._orders = orders
@@ -96,7 +96,7 @@ class Reports:
         self._stalled_ns = self._stalls = 0  # when it was last logged, and how often since
         self._publish = publish
         self._tell_released = on_released
-        self._tell_restored = on_address_restored
+        self._on_restored = on_address_restored
         self._tell_proven = on_source_proven
         self._resync = resync
         # By slot: {address: what is wrong with it}.
@@ -245,8 +245,12 @@ class Reports:
             if now == before:
                 continue
             name = self._hosts.name(slot)
-            come += [(name, text, as_) for text, as_ in now.items() if before.get(text) != as_]
-            gone += [(name, text, as_) for text, as_ in before.items() if text not in now]
+            come += [
+                (name, text, found_as)
+                for text, found_as in now.items()
+                if before.get(text) != found_as
+            ]
+            gone += [(name, text, found_as) for text, found_as in before.items() if text not in now]
             self._foreign[slot] = dict(now)
             if not now:
                 del self._foreign[slot]
@@ -261,11 +265,13 @@ class Reports:
 
     def _note_foreign(self, slot: int, text: str) -> None:
         """Sets or clears the problem of a foreign address; a failed change takes precedence."""
-        as_ = self._foreign.get(slot, {}).get(text)
+        found_as = self._foreign.get(slot, {}).get(text)
         if not self.address_problems.get(slot, {}).get(text, FOREIGN).startswith(FOREIGN):
             return
-        if as_ is not None:
-            self._set_problem(slot, text, FOREIGN if as_ == text else f"{FOREIGN} as {as_}")
+        if found_as is not None:
+            self._set_problem(
+                slot, text, FOREIGN if found_as == text else f"{FOREIGN} as {found_as}"
+            )
         elif not self.is_foreign(slot, text) or self._hosts.states[slot] != MASTER:
             self._set_problem(slot, text, None)  # cleared for a MASTER once it has added its own
 
@@ -330,7 +336,7 @@ class Reports:
         was_left_alone = self.is_foreign(report.slot, text)
         self._left_alone.discard((report.slot, text))
         if report.why == "removed":
-            self._tell_restored(report.slot, text)
+            self._on_restored(report.slot, text)
         elif report.why == "with_ours":
             logger.warning(
                 "%s: the kernel removed %s with another address of ours, added again", name, text
@@ -369,19 +375,19 @@ class Reports:
     # -- the wire
 
     def _on_duplicate_source(self, report: reports.DuplicateSource) -> None:
-        who = f" ({mac_text(report.mac)})" if any(report.mac) else ""  # unknown with a raw socket
+        mac = f" ({mac_text(report.mac)})" if any(report.mac) else ""  # unknown with a raw socket
         logger.warning(
             "%s: duplicate_source: another host%s advertises from our address",
             self._hosts.name(report.slot),
-            who,
+            mac,
         )
 
     def _on_duplicate_ended(self, report: reports.DuplicateEnded) -> None:
-        who = f" ({mac_text(report.mac)})" if any(report.mac) else ""
+        mac = f" ({mac_text(report.mac)})" if any(report.mac) else ""
         logger.info(
             "%s: duplicate_source ended: another host%s is no longer heard from our address",
             self._hosts.name(report.slot),
-            who,
+            mac,
         )
 
     def _on_other_master(self, report: reports.OtherMaster) -> None:
@@ -395,10 +401,10 @@ class Reports:
         self._manner.on_reasserted(self._hosts.name(report.slot), peer)
 
     def _on_counter_reset(self, report: reports.CounterReset) -> None:
-        who = f" ({mac_text(report.mac)})" if any(report.mac) else ""
+        mac = f" ({mac_text(report.mac)})" if any(report.mac) else ""
         name = self._hosts.name(report.slot)
         logger.warning(
-            "%s: counter_reset: a host's%s counters went back and are learned again", name, who
+            "%s: counter_reset: a host's%s counters went back and are learned again", name, mac
         )
 
     def _on_family_silent(self, report: reports.FamilySilent) -> None:

@@ -63,8 +63,8 @@ def warnings(fields: HostCopy) -> dict[str, str]:
     found = {}
     if fields.duplicate_source is not None:
         mac = fields.duplicate_source
-        who = f" ({mac_text(mac)})" if any(mac) else ""  # unknown with a raw socket
-        found["duplicate_source"] = f"another host{who} advertises from our source"
+        host_mac = f" ({mac_text(mac)})" if any(mac) else ""  # unknown with a raw socket
+        found["duplicate_source"] = f"another host{host_mac} advertises from our source"
     return found
 
 

@@ -60,7 +60,7 @@ TTL = b"\xff"
 _Identity = tuple[str, tuple[str, ...], int]
 
 
-class _Said(NamedTuple):
+class _Claim(NamedTuple):
     """The fields of an advertisement that are judged; the others are not kept."""
 
     source: bytes
@@ -74,11 +74,11 @@ class _Heard:
 
     def __init__(self, identity: _Identity) -> None:
         self.identity = identity  # after a reload the slot may have another one before it is judged
-        self.other: _Said | None = None
+        self.other: _Claim | None = None
         self.ours: dict[bytes, list[int]] = {}  # counters by destination
-        self.last: _Said | None = None
+        self.last: _Claim | None = None
 
-    def company(self, frames: float) -> _Said | None:
+    def other_master(self, frames: float) -> _Claim | None:
         """The advertisement of another program, even if it came from our own MAC and source.
 
         Our own counters increase by one, so that one sender has as many as `frames`.
@@ -121,7 +121,7 @@ class Tap:
         self._turn = 0
         self._slots: dict[str, dict[int, list[int]]] = {}  # by interface and vhid
         self._keys: dict[_Identity, list[Key]] = {}
-        self._company: dict[_Identity, int] = {}  # consecutive times
+        self._other_masters: dict[_Identity, int] = {}  # consecutive times
         self._silent: dict[int, int] = {}
         self._failed = False
         self._yields = yields
@@ -153,7 +153,7 @@ class Tap:
                     text = "cannot listen to what this machine sends"
                     logger.warning("%s: %s", text, error.strerror)
                 self._failed = True
-            if self._company:
+            if self._other_masters:
                 await asyncio.sleep(AGAIN_S)
             elif self._in_use.overheard:
                 await asyncio.sleep(OVERHEARD_AGAIN_S)
@@ -203,7 +203,7 @@ class Tap:
 
     def _next_vhids(self) -> range:
         """The vhids whose turn it is: all if masters are few, more if one may not be alone."""
-        suspected = self._company or self._in_use.overheard
+        suspected = self._other_masters or self._in_use.overheard
         most = FRAMES_A_SECOND if suspected else OURS_A_SECOND
         parts = min(-(-self._hosts.states.count(MASTER) // most) or 1, ALL_VHIDS)
         which = self._turn = (self._turn + 1) % parts
@@ -243,11 +243,11 @@ class Tap:
         if heard is None or heard.identity != host.identity:
             heard = self._heard[slot] = _Heard(host.identity)
         if self._hosts.states[slot] == MASTER and self._is_ours(host, fields):
-            heard.last = _said(fields)
+            heard.last = _claim(fields)
             counters = heard.ours.setdefault(fields["destination"], [])
             counters.append(int.from_bytes(fields["counter"]))
         elif heard.other is None and self._is_genuine(host, fields):
-            heard.other = _said(fields)
+            heard.other = _claim(fields)
 
     def _find(self, name: str, fields: Mapping[str, Any]) -> int | None:
         """The slot of the virtual host that an advertisement is for."""
@@ -305,7 +305,7 @@ class Tap:
 
     def _judge(self, listen_s: float) -> None:
         # For those that were not listened for, nothing changes.
-        company = {each: n for each, n in self._company.items() if each[2] not in self._vhids}
+        counts = {each: n for each, n in self._other_masters.items() if each[2] not in self._vhids}
         for slot, heard in self._heard.items():
             host = self._hosts.hosts[slot]
             if host is None or host.identity != heard.identity or slot in self._hosts.leaving:
@@ -313,7 +313,7 @@ class Tap:
             if (host.interface, host.vhid) in self._changed:
                 continue
             frames = 2 * listen_s / _interval_s(host.settings) + 2
-            other = heard.company(frames)
+            other = heard.other_master(frames)
             if other is None or slot in self._in_use.locked_out:
                 continue
             if slot in self._in_use.overheard:
@@ -321,11 +321,11 @@ class Tap:
             elif self._hosts.states[slot] != MASTER:
                 self._bar(slot, host, other)
             else:
-                company[host.identity] = self._company.get(host.identity, 0) + 1
-                if self._gives_way(host, other, company[host.identity]):
-                    del company[host.identity]
+                counts[host.identity] = self._other_masters.get(host.identity, 0) + 1
+                if self._gives_way(host, other, counts[host.identity]):
+                    del counts[host.identity]
                     self._bar(slot, host, other)
-        self._company = company
+        self._other_masters = counts
         for slot in self._in_use.overheard:
             host = self._hosts.hosts[slot]
             if host is None or host.vhid in self._vhids:
@@ -337,7 +337,7 @@ class Tap:
             if times >= SILENT_AFTER:
                 self._in_use.free(slot)
 
-    def _gives_way(self, host: VirtualHost, other: _Said, times: int) -> bool:
+    def _gives_way(self, host: VirtualHost, other: _Claim, times: int) -> bool:
         """Whether a MASTER gives way to another one on this machine, as if it had heard it.
 
         A slower one steps down when it hears us; one that cannot is left alone after a while.
@@ -352,17 +352,17 @@ class Tap:
             return self._yields()
         return bool(theirs < ours)
 
-    def _bar(self, slot: int, host: VirtualHost, other: _Said) -> None:
+    def _bar(self, slot: int, host: VirtualHost, other: _Claim) -> None:
         pid = ucarp_of(host)
         mac, source = mac_text(other.mac), address_text(other.source)
-        who = named(pid) if pid else f"a program that advertises from {source} ({mac})"
-        logger.warning("%s: in_use: %s on this machine has it, waiting", host.name, who)
+        owner = named(pid) if pid else f"a program that advertises from {source} ({mac})"
+        logger.warning("%s: in_use: %s on this machine has it, waiting", host.name, owner)
         self._silent[slot] = -1
-        self._in_use.overhear(slot, who)
+        self._in_use.overhear(slot, owner)
 
 
-def _said(fields: Mapping[str, Any]) -> _Said:
-    return _Said(fields["source"], fields["source_mac"], fields["advbase"], fields["advskew"])
+def _claim(fields: Mapping[str, Any]) -> _Claim:
+    return _Claim(fields["source"], fields["source_mac"], fields["advbase"], fields["advskew"])
 
 
 def is_listened_to(name: str) -> bool:

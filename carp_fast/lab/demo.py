@@ -300,7 +300,7 @@ class Demo:
         with Live(self._view, console=self.console, refresh_per_second=4):
             yield
 
-    def _say(self, phase: str) -> None:
+    def _log(self, phase: str) -> None:
         self._view.phase = phase
         if not self.console.is_terminal:
             elapsed_s = time.monotonic() - self._begun_at
@@ -308,7 +308,7 @@ class Demo:
 
     def _start(self) -> None:
         segments = f"{len(self._counts)} segment{'s' if len(self._counts) > 1 else ''}"
-        self._say(f"two hosts, {segments}, {len(self.keys)} virtual hosts: starting carp-fast run")
+        self._log(f"two hosts, {segments}, {len(self.keys)} virtual hosts: starting carp-fast run")
         directory = self.lab.directory
         for host in self.lab.hosts:
             command = run_command(self._counts, directory, host.name)
@@ -339,11 +339,11 @@ class Demo:
                 AFTERWARDS_DEADLINE_S,
                 f"{state} for all in the status of host {name}",
             )
-        self._say(f"host a is MASTER of all {count} and holds their addresses, host b BACKUP")
+        self._log(f"host a is MASTER of all {count} and holds their addresses, host b BACKUP")
 
     def _sample(self) -> dict[str, Sample]:
         """CPU and memory of both while nothing happens; no daemon is queried meanwhile."""
-        self._say(f"measuring CPU for {CPU_WINDOW_S:g} s")
+        self._log(f"measuring CPU for {CPU_WINDOW_S:g} s")
         before_ns = {name: process.cpu_ns() for name, process in self._processes.items()}
         begun_at_ns = time.monotonic_ns()
         while time.monotonic_ns() - begun_at_ns < CPU_WINDOW_S * 1e9:
@@ -361,7 +361,7 @@ class Demo:
         self._processes["a"].kill()
         self.observer.mark()  # now that host a sends nothing more
         self._view.condition["a"] = "killed"
-        self._say("SIGKILL to the daemon of host a")
+        self._log("SIGKILL to the daemon of host a")
 
     def _take_over(self) -> None:
         """Waits for the take-over; what does not happen in time is missing from the outcome."""
@@ -385,7 +385,7 @@ class Demo:
                 AFTERWARDS_DEADLINE_S,
                 "every address announced",
             )
-        self._say(f"host b advertises {len(self.observer.first_since_mark(b))} virtual hosts")
+        self._log(f"host b advertises {len(self.observer.first_since_mark(b))} virtual hosts")
 
     def _held(self, name: str) -> set[tuple[int, str]]:
         """(segment, address) of the addresses of a host except its own."""
@@ -409,7 +409,7 @@ class Demo:
         for name in names:
             process = self._processes[name]
             if not process.alive():
-                said = process.output().strip().splitlines()[-1:] or ["nothing"]
+                output = process.output().strip().splitlines()[-1:] or ["nothing"]
                 raise LabError(
-                    f"the daemon of host {name} ended with code {process.wait(0)}: {said[0]}"
+                    f"the daemon of host {name} ended with code {process.wait(0)}: {output[0]}"
                 )

@@ -272,9 +272,9 @@ class Host:
             words, popen.returncode, out.decode(errors="replace"), err.decode(errors="replace")
         )
         if check and done.returncode:
-            said = (done.stderr or done.stdout).strip()
+            message = (done.stderr or done.stdout).strip()
             raise LabError(
-                f"host {self.name}: {' '.join(words)}: exit code {done.returncode}: {said}"
+                f"host {self.name}: {' '.join(words)}: exit code {done.returncode}: {message}"
             )
         return done
 

@@ -89,8 +89,10 @@ def ip_batch(lines: Sequence[str], namespace: str | None = None) -> None:
         start_new_session=True,  # Ctrl-C at the terminal must not interrupt a batch
     )
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise LabError(f"ip {' '.join(where)} -batch ({lines[0]} ...): {said}".replace("  ", " "))
+        message = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise LabError(
+            f"ip {' '.join(where)} -batch ({lines[0]} ...): {message}".replace("  ", " ")
+        )
 
 
 @contextlib.contextmanager

@@ -248,10 +248,10 @@ class Ucarp(Manner):
 
     def on_state(self, state: str) -> None:
         """Logs MASTER or BACKUP if it has changed."""
-        told = "MASTER" if state == "MASTER" else "BACKUP"
-        if told != self._logged:
-            self._logged = told
-            logger.warning("Switching to state: %s", told)
+        shown = "MASTER" if state == "MASTER" else "BACKUP"
+        if shown != self._logged:
+            self._logged = shown
+            logger.warning("Switching to state: %s", shown)
 
     def on_reasserted(self, name: str, peer: str) -> None:
         """Logs it in ucarp's words."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
 ARG_START_FIELD, ARG_END_FIELD = 48, 49  # of /proc/PID/stat, counted from 1
 STARTED, FAILED = b"+", b"-"
-TOLD_BYTES_MAX = 4096
+MESSAGE_BYTES_MAX = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,12 +59,12 @@ class Waiting:
         self._write_fd = write_fd
 
     def started(self) -> None:
-        self._tell(STARTED)
+        self._send(STARTED)
 
     def failed(self, text: str) -> None:
-        self._tell(FAILED + text.encode("utf-8", "replace")[:TOLD_BYTES_MAX])
+        self._send(FAILED + text.encode("utf-8", "replace")[:MESSAGE_BYTES_MAX])
 
-    def _tell(self, message: bytes) -> None:
+    def _send(self, message: bytes) -> None:
         if self._write_fd is not None:
             with contextlib.suppress(BrokenPipeError):  # the waiting process was killed
                 os.write(self._write_fd, message)
@@ -72,17 +72,17 @@ class Waiting:
             self._write_fd = None
 
 
-def detach(say: Callable[[str], None]) -> Waiting:
+def detach(report: Callable[[str], None]) -> Waiting:
     """Continues in the background: another session, `/`, /dev/null for stdin, stdout and stderr.
 
     Returns only there. The process in the foreground waits until `started` or `failed` is called on
     the result, and exits: with 0 after `started`, otherwise with 2 after passing the reason to
-    `say`.
+    `report`.
     """
     read_fd, write_fd = os.pipe()
     if os.fork():
         os.close(write_fd)
-        _await_word(read_fd, say)
+        _await_result(read_fd, report)
     os.close(read_fd)
     os.setsid()
     if os.fork():
@@ -96,12 +96,12 @@ def detach(say: Callable[[str], None]) -> Waiting:
     return Waiting(write_fd)
 
 
-def _await_word(read_fd: int, say: Callable[[str], None]) -> None:
+def _await_result(read_fd: int, report: Callable[[str], None]) -> None:
     """Waits for the result and exits; never returns."""
     word = b""
-    while not word.startswith(STARTED) and (part := os.read(read_fd, TOLD_BYTES_MAX)):
+    while not word.startswith(STARTED) and (part := os.read(read_fd, MESSAGE_BYTES_MAX)):
         word += part
     if not word.startswith(STARTED):
-        say(word[1:].decode("utf-8", "replace") or "exited before it had started")
+        report(word[1:].decode("utf-8", "replace") or "exited before it had started")
         sys.stderr.flush()
     os._exit(0 if word.startswith(STARTED) else 2)

@@ -39,9 +39,9 @@ class Scripts:
         is run.
         """
         if self._next is not None:
-            superseded, whoever_waits = self._next
+            superseded, waiting_done = self._next
             logger.warning("Not spawning [%s]: no longer wanted", words(superseded))
-            _tell(whoever_waits, HookResult(superseded.event, superseded=True))
+            _report(waiting_done, HookResult(superseded.event, superseded=True))
         self._next = hook, done
         if self._run is None:
             self._spawn()
@@ -86,12 +86,12 @@ class Scripts:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             logger.error("Unable to exec %s: %s", words(hook), reason)
-            _tell(done, HookResult(hook.event, error=str(error)))
+            _report(done, HookResult(hook.event, error=str(error)))
             self._go_on()
 
     def _on_exit(self, done: Done | None, result: HookResult) -> None:
         self._run = None
-        _tell(done, result)
+        _report(done, result)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -144,7 +144,7 @@ class _Run:
         self._on_exit(HookResult(self.hook.event, status, taken_s))
 
 
-def _tell(done: Done | None, result: HookResult) -> None:
+def _report(done: Done | None, result: HookResult) -> None:
     if done is not None:
         done(result)
 

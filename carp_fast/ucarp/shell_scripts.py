@@ -174,12 +174,12 @@ class Script(Scope):
     def results(self) -> Iterator[Found]:
         """What was found; a start that is certain is not lost because of another place."""
         certain = [each.arguments for each in self.found if isinstance(each, Started)]
-        told: set[str] = set()
+        seen: set[str] = set()
         for each in self.found:
             if isinstance(each, Lost) and each.arguments in certain:
                 continue
-            if repr(each) not in told:
-                told.add(repr(each))
+            if repr(each) not in seen:
+                seen.add(repr(each))
                 yield each
 
     # -- statements

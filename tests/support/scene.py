@@ -19,7 +19,7 @@ from carp_fast.control.server import ControlServer, Handler
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.manner import Own
 from carp_fast.daemon.network import Sources
-from carp_fast.daemon.reload import Difference, told
+from carp_fast.daemon.reload import Difference, report
 from carp_fast.daemon.reports import Reports
 from carp_fast.daemon.status import Status
 from carp_fast.daemon.table import Hosts
@@ -161,7 +161,7 @@ class Served:
             raise ControlError("2 faults in the configuration", ["a.toml: one", "a.toml: two"])
         kept = dict(self.scene.hosts.used())
         difference = Difference([], [], [], [], ["eth0/42: advskew 1 -> 100"], kept)
-        return told(difference, ["daemon.record 0 -> 1"], 0.12345)
+        return report(difference, ["daemon.record 0 -> 1"], 0.12345)
 
     async def ask(self, *requests: dict[str, Any]) -> list[bytes]:
         """The lines that these requests are answered with."""

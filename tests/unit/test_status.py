@@ -16,7 +16,7 @@ from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.control.documents import StatusRequest
 from carp_fast.daemon.network import Network, Sources
 from carp_fast.daemon.orders import Orders
-from carp_fast.daemon.reports import Reports, nobody
+from carp_fast.daemon.reports import Reports, ignore
 from carp_fast.daemon.status import SPANS_A_SLICE, Status, demotion, spans
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
@@ -46,7 +46,7 @@ def document(engine: Engine, host: VirtualHost) -> dict[str, Any]:
     hosts.take(host)
     orders: Any = NoPump()
     hooks: Any = None
-    network = Network(hosts, orders, NO_LANES, NOBODY_ELSE, nobody)
+    network = Network(hosts, orders, NO_LANES, NOBODY_ELSE, ignore)
     network.sources["eth0"] = Sources(OWN, OWN6, False)
     status = Status(hosts, orders, network, Reports(hosts, orders, hooks))
     (found,) = status.virtual_hosts([(0, engine.host(0))], StatusRequest())
@@ -73,7 +73,7 @@ def test_problems_can_be_asked_for_alone() -> None:
     orders: Any = NoPump()
     hooks: Any = None
     reports = Reports(hosts, orders, hooks)
-    status = Status(hosts, orders, Network(hosts, orders, NO_LANES, NOBODY_ELSE, nobody), reports)
+    status = Status(hosts, orders, Network(hosts, orders, NO_LANES, NOBODY_ELSE, ignore), reports)
     copied = [(0, engine.host(0))]
     assert len(list(status.virtual_hosts(copied, StatusRequest()))) == 1
     assert list(status.virtual_hosts(copied, StatusRequest(problems=True))) == []
@@ -195,7 +195,7 @@ async def told(hosts: Hosts, orders: Orders, **request: Any) -> list[dict[str, A
     status = Status(
         hosts,
         orders,
-        Network(hosts, orders, NO_LANES, NOBODY_ELSE, nobody),
+        Network(hosts, orders, NO_LANES, NOBODY_ELSE, ignore),
         Reports(hosts, orders, hooks),
     )
     answer = b"".join([piece async for piece in await status.answer(StatusRequest(**request))])

@@ -107,7 +107,7 @@ def test_what_a_master_sends_itself_is_no_company() -> None:
     stage.listen(before, stage.ours())
     stage.listen(stage.ours(), stage.ours())
     assert not stage.barred
-    assert not stage.tap._company
+    assert not stage.tap._other_masters
 
 
 def test_a_master_gives_way_to_who_is_faster_once_that_is_certain() -> None:
