@@ -78,7 +78,7 @@ def test_a_backup_tells_what_its_host_has_by_other_hands(
     ip(b, f"addr add {on_host} dev s1{flags}")
     wait_for(lambda: problems(backup) == {address: why}, 5, "the problem again")
     assert len(backup.log_lines(f"WARNING s1/1: {FOREIGN}")) == 2
-    assert len(backup.log_lines("by other hands no longer")) == 1
+    assert len(backup.log_lines("is no longer foreign")) == 1
     # It is left alone, as BACKUP and at the end.
     assert backup.stop() == 0
     assert on_host in held(b)
