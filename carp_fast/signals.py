@@ -1,7 +1,7 @@
-"""Signals that arrive before there is anything to act on them.
+"""Remembers signals that arrive before the daemon can handle them.
 
 A daemon that is still importing, or reading its configuration, has no loop yet, and most signals
-end such a process. Must not import anything else of ours.
+end such a process. Must not import anything else of carp-fast.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ _came: list[int] = []
 
 
 def remember(*numbers: signal.Signals) -> None:
-    """Has these signals remembered from now on, until something else handles them."""
+    """Remembers these signals from now on, until something else handles them."""
     for number in numbers:
         signal.signal(number, _note)
 
 
 def take_remembered() -> list[int]:
-    """Returns the remembered signals, each once, in the order in which they came first."""
+    """Returns the remembered signals, each once, in the order of their first arrival."""
     taken = list(dict.fromkeys(_came))
     _came.clear()
     return taken

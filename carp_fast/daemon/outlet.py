@@ -1,7 +1,7 @@
-"""Log lines on a descriptor that may stop taking them: nothing here ever waits for its reader.
+"""Log lines for a descriptor whose reader may stop reading; nothing here ever waits for it.
 
-Holds `Outlet`, which keeps what does not fit for a while, and `OutletHandler`, the log's handler on
-it. Must not know what a line says, nor its format.
+Holds `Outlet`, which keeps lines for a while, and `OutletHandler`, the log's handler that uses it.
+Must not know what a line means, nor its format.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from collections import deque
 from collections.abc import Callable
 
 WAITING_BYTES_MAX = 16 << 20  # lines that wait for a reader: two transitions of 65,280 hosts
-# What a pipe that can be written takes whole; a longer piece could block where O_NONBLOCK is not to
-# be had.
+# A writable pipe accepts this much at once; a longer piece could block if O_NONBLOCK is not
+# available.
 PIECE_BYTES = select.PIPE_BUF
-FLUSH_S = 1.0  # at the end, for a reader that is slow; one that reads nothing gets no more
+FLUSH_S = 1.0  # at the end, for a slow reader; one that reads nothing gets no more
 
 
 class Outlet:
     """Lines for a descriptor, in order; put() never waits.
 
-    What the descriptor does not take at once waits, up to WAITING_BYTES_MAX, and is written by a
-    thread that lives as long as something waits. What is beyond that is dropped and counted; once
-    lines are taken again, `report` makes the line that gives the number. Where the reader has gone
-    lines are dropped silently.
+    What the descriptor does not accept immediately waits, up to WAITING_BYTES_MAX, and is written
+    by a thread that lives as long as anything waits. Further lines are dropped and counted; once
+    lines are accepted again, `report` returns the line that gives the number. If the reader is
+    gone, lines are dropped silently.
     """
 
     def __init__(self, descriptor: int, report: Callable[[int], str]) -> None:
@@ -46,7 +46,7 @@ class Outlet:
         self._open()
 
     def _open(self) -> None:
-        """Prepares for writes that do not block, leaving the descriptor that others share alone."""
+        """Prepares for writes that do not block, without changing the shared descriptor."""
         with contextlib.suppress(OSError):
             mode = os.fstat(self._descriptor).st_mode
             if stat.S_ISSOCK(mode):
@@ -56,7 +56,7 @@ class Outlet:
                 self._opened = os.open(f"/proc/self/fd/{self._descriptor}", flags)
 
     def close(self) -> None:
-        """Gives up what waits, see flush(), and closes what was opened here."""
+        """Discards what waits, see flush(), and closes what was opened here."""
         with self._lock:
             self._clear()
             if self._opened >= 0:
@@ -68,24 +68,24 @@ class Outlet:
 
     @property
     def waiting(self) -> int:
-        """Bytes that wait for the reader."""
+        """The number of bytes that wait for the reader."""
         return self._waiting_bytes
 
     def put(self, text: str) -> None:
-        """Writes a text, or has it wait, or drops it."""
+        """Writes a text, queues it, or drops it."""
         data = text.encode("utf-8", "backslashreplace")
         with self._lock:
             if self._waiting_bytes + len(data) > WAITING_BYTES_MAX:
                 self._dropped += 1
                 return
-            self._tell_dropped()
+            self._report_dropped()
             self._add(data)
             if not self._write() and self._thread is None:
                 self._thread = threading.Thread(target=self._drain, name="log", daemon=True)
                 self._thread.start()
 
     def flush(self, deadline_s: float = FLUSH_S) -> bool:
-        """Waits until nothing waits, `deadline_s` at most; returns whether that is so."""
+        """Waits until nothing waits, at most `deadline_s`; returns whether nothing does."""
         end_at = time.monotonic() + deadline_s
         while self._waiting_bytes:
             left_s = end_at - time.monotonic()
@@ -104,37 +104,37 @@ class Outlet:
         self._waiting.clear()
         self._waiting_bytes = 0
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         if self._dropped:
             self._add(self._report(self._dropped).encode())
             self._dropped = 0
 
     def _drain(self) -> None:
-        """Writes whenever the descriptor takes something, until nothing waits."""
+        """Writes whenever the descriptor accepts data, until nothing waits."""
         while True:
             self._wait(None)
             with self._lock:
                 if self._write():
-                    self._tell_dropped()
+                    self._report_dropped()
                     if self._write():
                         self._thread = None
                         return
 
     def _wait(self, timeout_s: float | None) -> None:
-        """Waits until the descriptor can be written."""
+        """Waits until the descriptor is writable."""
         ready = select.poll()
         ready.register(self._descriptor, select.POLLOUT)
         ready.poll(None if timeout_s is None else timeout_s * 1e3)
 
     def _write(self) -> bool:
-        """Writes as much as is taken without waiting; False: something waits."""
+        """Writes as much as is accepted without waiting; returns False if anything still waits."""
         while self._waiting:
             data = self._waiting[0]
             try:
                 count = self._send(data[:PIECE_BYTES])
             except BlockingIOError:
                 return False
-            except OSError:  # nobody reads it any more: it cannot be reported anywhere
+            except OSError:  # the reader is gone: this cannot be reported anywhere
                 self._clear()
                 return True
             self._waiting_bytes -= count
@@ -157,9 +157,9 @@ class Outlet:
 
 
 class OutletHandler(logging.Handler):
-    """Sends records to a descriptor by an Outlet.
+    """Sends records to a descriptor through an Outlet.
 
-    Number of dropped lines: a warning in the same format, from this module's logger.
+    The number of dropped lines is a warning in the same format, from this module's logger.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -173,11 +173,11 @@ class OutletHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Waits FLUSH_S at most for a reader."""
+        """Waits at most FLUSH_S for a reader."""
         self._outlet.flush()
 
     def close(self) -> None:
-        """Gives up what waits."""
+        """Discards what waits."""
         self._outlet.close()
         super().close()
 

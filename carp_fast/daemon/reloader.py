@@ -138,7 +138,9 @@ class Reloader:
         return new
 
     async def _read(self, read: Callable[[Argument], Result], argument: Argument) -> Result:
-        """What a function reads in the reader's thread. Raises ControlError after a deadline."""
+        """Calls a function that reads, in the reader's thread. Raises ControlError after a
+        deadline.
+        """
         work = asyncio.get_running_loop().run_in_executor(self._reader, read, argument)
         try:
             return await asyncio.wait_for(work, READ_DEADLINE_S)

@@ -1,7 +1,8 @@
-"""A thread for work that would hold up the loop, and that may itself hang for ever.
+"""A thread for work that would block the loop, and that may itself hang for ever.
 
-A file on a dead NFS server keeps whoever reads it in the kernel. So nothing waits for this thread:
-neither the end of the process nor, once it was given up, other work. Must not know what is done.
+A file on a dead NFS server blocks its reader in the kernel. So nothing waits for this thread:
+neither the end of the process nor, once it was given up, other work. Must not know what the work
+is.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ _Jobs = queue.SimpleQueue[Callable[[], None] | None]
 
 
 class Worker(Executor):
-    """An executor of one thread at a time, which does what it is given in order.
+    """An executor with one thread at a time, which runs its jobs in order.
 
-    Unlike a ThreadPoolExecutor's, the thread does not keep the interpreter from ending.
+    Unlike a ThreadPoolExecutor's, the thread does not keep the interpreter from exiting.
     """
 
     def __init__(self) -> None:
         self._jobs: _Jobs | None = None
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Has the thread call `fn`, after what was submitted before."""
+        """Calls `fn` in the thread, after what was submitted before."""
         future: Future[T] = Future()
 
         def job() -> None:
@@ -45,9 +46,9 @@ class Worker(Executor):
         return future
 
     def give_up(self) -> None:
-        """Leaves the thread to what it does, and what waits for it to another thread.
+        """Abandons the thread with its present job; the waiting jobs get another thread.
 
-        The thread that was left ends when its work does.
+        The abandoned thread ends when its job does.
         """
         left, self._jobs = self._jobs, None
         if left is None:
@@ -68,7 +69,7 @@ class Worker(Executor):
         self._jobs.put(job)
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
-        """Ends the thread after its present work and drops the rest; never waits for it."""
+        """Ends the thread after its present job and drops the others; never waits for it."""
         if self._jobs is not None:
             with contextlib.suppress(queue.Empty):
                 while True:
