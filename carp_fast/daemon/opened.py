@@ -30,9 +30,9 @@ from carp_fast.daemon.network import Network
 from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.plan import advertisements_per_s, receive_path
 from carp_fast.daemon.process import StartError
-from carp_fast.daemon.reports import Reports, peer_of
+from carp_fast.daemon.reports import Reports
 from carp_fast.daemon.status import Status
-from carp_fast.daemon.table import STATES, Hosts
+from carp_fast.daemon.table import Hosts
 from carp_fast.daemon.tap import Tap
 from carp_fast.daemon.unicast import Unicast
 from carp_fast.engine._wheel import power_of_two
@@ -125,7 +125,7 @@ class Opened(Closing):
             on_released=self._on_released,
             on_address_restored=self._lost.on_restored,
             on_source_proven=self._lanes.learn,
-            resync=lambda: self.background.run(self._resync()),
+            resync=self._read_states,
         )
         foreign = Foreign(hosts, self.reports.on_foreign)
         self.network = Network(hosts, orders, self._lanes, self.in_use, foreign.on_interface)
@@ -204,21 +204,15 @@ class Opened(Closing):
         level = logging.INFO if got == "fifo" else logging.WARNING
         logger.log(level, "the pump runs in a thread of its own with %s", words[got])
 
+    def _read_states(self) -> None:
+        """Reads every state from the pump after reports were lost, and reports what differs."""
+        every = range(len(self.hosts.hosts))
+        self.background.run(self.reports.take_copies(self.status.snapshots(every)))
+
     def _on_released(self, slot: int) -> None:
         self._lost.on_released(slot)
         self.in_use.on_released(slot)
         self.hosts.give_back(slot)
-
-    async def _resync(self) -> None:
-        """Reads every state from the pump after reports were lost, and reports what differs."""
-        async for hosts in self.status.snapshots(range(len(self.hosts.hosts))):
-            for slot, fields in hosts:
-                state, reason = fields.state, fields.reason
-                if state != STATES[self.hosts.states[slot]]:
-                    self.reports.on_state(slot, state, reason, fields.since_ns, peer_of(fields))
-                if state == "MASTER":
-                    # That its addresses were added may have been among the lost reports.
-                    self.reports.on_addresses(slot, reason)
 
 
 def _room_for_reports(hosts: int) -> int:

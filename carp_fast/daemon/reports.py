@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carp_fast.control.documents import StateEvent
@@ -99,6 +99,7 @@ class Reports:
         self._on_restored = on_address_restored
         self._tell_proven = on_source_proven
         self._resync = resync
+        self._changed_ns: list[dict[int, int]] = []  # by slot, for each reading of all states
         # By slot: {address: what is wrong with it}.
         self.address_problems: dict[int, dict[str, str]] = {}
         # The foreign ones of these: found on the interface, and left alone by the engine.
@@ -149,6 +150,29 @@ class Reports:
 
     # -- states
 
+    async def take_copies(self, copies: AsyncIterator[Iterable[tuple[int, HostCopy]]]) -> None:
+        """Handles states as they are copied from the engine, after reports of changes were lost.
+
+        A copy waits for the loop, and reports that follow it may be handled first: what is older
+        than a change reported meanwhile is ignored.
+        """
+        changed_ns: dict[int, int] = {}
+        self._changed_ns.append(changed_ns)
+        try:
+            async for hosts in copies:
+                for slot, copy in hosts:
+                    if copy.since_ns >= changed_ns.get(slot, copy.since_ns):
+                        self._take_copy(slot, copy)
+        finally:
+            self._changed_ns.remove(changed_ns)
+
+    def _take_copy(self, slot: int, copy: HostCopy) -> None:
+        if copy.state != STATES[self._hosts.states[slot]]:
+            self.on_state(slot, copy.state, copy.reason, copy.since_ns, peer_of(copy))
+        if copy.state == "MASTER":
+            # That its addresses were added may have been among the lost reports.
+            self.on_addresses(slot, copy.reason)
+
     def on_state(
         self, slot: int, state: reports.State, reason: str, at_ns: int, peer: str | None
     ) -> None:
@@ -156,6 +180,8 @@ class Reports:
         host = self._hosts.hosts[slot]
         previous = STATES[self._hosts.states[slot]]
         self._hosts.states[slot] = STATES.index(state)
+        for changed_ns in self._changed_ns:
+            changed_ns[slot] = at_ns
         if host is None:
             return
         self._manner.on_state(state)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import re
 import time
+from collections.abc import AsyncIterator
 from datetime import datetime
 
 import msgspec
@@ -17,6 +19,7 @@ from carp_fast.daemon.reports import (
     rfc3339,
 )
 from carp_fast.daemon.table import STATES
+from carp_fast.engine.copies import HostCopy
 from carp_fast.engine.reports import (
     AddressesChanged,
     AddressFailed,
@@ -39,8 +42,10 @@ from carp_fast.engine.reports import (
     SendsFailing,
     SocketDropped,
     Stalled,
+    StateChanged,
 )
 from tests.support.desk import Desk
+from tests.support.segment import SECOND_NS, START_NS, Node
 
 PEER = bytes((192, 0, 2, 99))
 
@@ -373,3 +378,34 @@ def test_one_report_that_fails_keeps_no_other_back(caplog: pytest.LogCaptureFixt
     desk.tell(Done, mark=1)
     assert desk.orders.marks == [1]
     assert re.search(r"handling report StateChanged\(.*\bslot=0, .* failed", caplog.text)
+
+
+def test_a_change_whose_report_was_lost_is_found_in_a_copy() -> None:
+    desk, node = Desk(), Node("10.77.0.2")
+    desk.change("BACKUP", "started")
+    node.run(START_NS + 4 * SECOND_NS)
+
+    async def copies() -> AsyncIterator[list[tuple[int, HostCopy]]]:
+        yield [(0, node.engine.host(0))]
+
+    asyncio.run(desk.reports.take_copies(copies()))
+    assert STATES[desk.hosts.states[0]] == "MASTER"
+    assert desk.hooks.words == ["eth0/1 up /bin/up"]
+    assert desk.events[-1]["reason"] == "master_down"
+
+
+def test_a_copy_that_is_older_than_a_reported_change_is_ignored() -> None:
+    desk, node = Desk(), Node("10.77.0.2")
+    desk.change("BACKUP", "started")
+    backup = node.engine.host(0)
+    taken_ns = START_NS + 3 * SECOND_NS
+
+    async def copies() -> AsyncIterator[list[tuple[int, HostCopy]]]:
+        # The loop is busy: it handles the take-over first, and then the copy made before.
+        desk.tell(StateChanged, state="MASTER", reason="master_down", at_ns=taken_ns)
+        desk.tell(AddressesChanged, state="MASTER", reason="master_down")
+        yield [(0, backup)]
+
+    asyncio.run(desk.reports.take_copies(copies()))
+    assert STATES[desk.hosts.states[0]] == "MASTER"
+    assert desk.hooks.words == ["eth0/1 up /bin/up"]
