@@ -5,6 +5,8 @@ Must not know how others use them.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -12,28 +14,51 @@ from carp_fast.closing import Closing
 from carp_fast.daemon.process import StartError
 from carp_fast.net.addresses import StateFile
 
+PID_BYTES_MAX = 20
+
 
 class PidFile(Closing):
-    """The file of `--pid-file`; without a path, none. Closing removes the file."""
+    """The file of `--pid-file`; without a path, none.
+
+    It is locked for as long as the daemon runs, so that another daemon does not overwrite it. One
+    that a crash left is not locked, and taken over. Closing removes the file.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._written = False
+        self._descriptor = -1
 
     def write(self) -> None:
-        """Writes the process id. Raises StartError."""
+        """Writes the process id. Raises StartError, also if another process holds the file."""
         if self._path is None:
             return
         try:
-            self._path.write_text(f"{os.getpid()}\n")
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StartError(f"pid file {self._path}: {error.strerror}") from error
-        self._written = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        except BlockingIOError:
+            other = os.read(descriptor, PID_BYTES_MAX).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            text = f"process {other} is running with it"
+            raise StartError(f"pid file {self._path}: {text}") from None
+        except OSError as error:
+            os.close(descriptor)
+            raise StartError(f"pid file {self._path}: {error.strerror}") from error
+        self._descriptor = descriptor
 
     def close(self) -> None:
-        """Removes the file if it was written."""
-        if self._written and self._path is not None:
-            self._path.unlink(missing_ok=True)
+        """Removes the file if it was written here and is still this one."""
+        if self._descriptor < 0 or self._path is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
+                self._path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = -1
 
 
 class Held:

@@ -84,6 +84,36 @@ def test_a_change_reaches_subscribers_in_their_order() -> None:
     assert taken == [("first", change), ("second", change)]
 
 
+def test_a_pid_file_holds_the_process_id_until_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.write_text("a longer line, left by a crash\n")
+    with PidFile(path) as file:
+        file.write()
+        assert path.read_text() == f"{os.getpid()}\n"
+    assert not path.exists()
+
+
+def test_a_pid_file_of_a_running_daemon_is_neither_overwritten_nor_removed(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with PidFile(path) as file:
+        file.write()
+        with (
+            PidFile(path) as other,
+            pytest.raises(StartError, match=rf"pid: process {os.getpid()} is running with it$"),
+        ):
+            other.write()
+        assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_pid_file_that_was_replaced_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with PidFile(path) as file:
+        file.write()
+        path.unlink()
+        path.write_text("of another\n")
+    assert path.read_text() == "of another\n"
+
+
 def test_a_pid_file_that_was_not_written_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     path.write_text("of another\n")
