@@ -69,7 +69,11 @@ def launch(
     pid_file: Path | None = None,
 ) -> None:
     """Runs a daemon on its own event loop until it is stopped. Raises StartError."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    try:
+        loop = uvloop.new_event_loop()
+    except OSError as error:
+        raise StartError(f"cannot create the event loop: {error.strerror}") from error
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
         systemd = Systemd.from_environment()  # before hooks inherit the environment
         runner.run(serve(configuration, manner(runner.get_loop()), systemd, pid_file))
 

@@ -271,12 +271,17 @@ class _Interrupted(CarpFastError):
 
 
 class KernelReader(Closing):
-    """A netlink socket for dumps, in the namespace of the thread that created it."""
+    """A netlink socket for dumps, in the namespace of the thread that created it.
+
+    Raises LinkError if there is none to be had.
+    """
 
     def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        except OSError as error:
+            raise LinkError(f"cannot open a netlink socket: {error.strerror}") from error
         self._socket.bind((0, 0))
         self._sequence = 0
         # Kernels before 4.20 do not know it and dump everything; the decoder filters that.

@@ -217,6 +217,17 @@ def test_a_missing_capability_is_named_in_one_line(
     assert not path.with_suffix(".sock").exists()
 
 
+@pytest.mark.parametrize("limit", [14, 18, 22, 24, 26, 28])
+def test_too_few_file_descriptors_are_one_line(
+    lab_factory: Callable[..., Lab], tmp_path: Path, limit: int
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    wrapper = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh"]
+    text = refusal(a, configuration(tmp_path), wrapper)
+    assert re.search(r"^carp-fast: c\w+ .*: Too many open files\n\Z", text, re.MULTILINE)
+    assert "Traceback" not in text
+
+
 def test_who_manages_no_addresses_needs_no_capability_for_them(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

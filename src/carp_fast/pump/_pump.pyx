@@ -130,12 +130,17 @@ cdef void* pump_thread(void* argument) noexcept nogil:
 
 # ------------------------------------------------------------------------------------ for Python
 
+cdef object system_error(int error):
+    """An OSError with the text of its errno."""
+    return OSError(error, os.strerror(error))
+
+
 cdef int add_to_epoll(int epoll_fd, int fd) except -1:
     cdef epoll_event event
     event.events = EPOLLIN
     event.fd = fd
     if epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
-        raise OSError(errno, "epoll_ctl")
+        raise system_error(errno)
     return 0
 
 
@@ -202,7 +207,7 @@ cdef class Pump:
         state.order_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         state.report_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         if min(state.epoll_fd, state.timer_fd, state.order_fd, state.report_fd) < 0:
-            raise OSError(errno, "pump descriptors")
+            raise system_error(errno)
         for fd in (state.timer_fd, state.order_fd):
             add_to_epoll(state.epoll_fd, fd)
         for i in range(state.turn.receiver_count):
@@ -258,7 +263,7 @@ cdef class Pump:
         cdef int error = pthread_create(&self.thread, NULL, pump_thread, self.state)
         pthread_sigmask(SIG_SETMASK, &before, NULL)
         if error:
-            raise OSError(error, "pthread_create")
+            raise system_error(error)
         self.running = True
 
     def stop(self) -> None:
