@@ -69,6 +69,7 @@ class Notifier:
         self._flushed = asyncio.Event()
         self._flushed.set()
         self._restart: asyncio.TimerHandle | None = None
+        self._kill_due: asyncio.TimerHandle | None = None
         self._started_at = 0.0
         self._dropped_said_at = -LOG_S
         self._output = b""
@@ -213,12 +214,22 @@ class Notifier:
         assert self._child is not None
         self._close_stdin()
         self._child.kill(signal.SIGTERM)
+        self._kill_due = self._loop.call_later(STEP_S, self._kill_deaf)
+
+    def _kill_deaf(self) -> None:
+        self._kill_due = None
+        if self._child is not None:
+            logger.warning("notify %s: ignores SIGTERM, sending SIGKILL", self._program)
+            self._child.kill(signal.SIGKILL)
 
     def _on_exit(self, exit_status: int) -> None:
         if self._stdin_fd >= 0:
             self._watch_stdin(False)
         self._stdin_fd = -1
         self._child = None
+        if self._kill_due is not None:
+            self._kill_due.cancel()
+            self._kill_due = None
         self._offset = 0
         self._end_output()
         self._ended.set()

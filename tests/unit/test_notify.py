@@ -242,6 +242,27 @@ def test_notify_that_closes_its_input_is_ended_and_started_again(
     assert "changes not delivered" in caplog.text
 
 
+def test_notify_that_closes_its_input_and_ignores_sigterm_is_killed_and_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carp_fast.daemon.notify.STEP_S", 0.1)
+    body = "trap '' TERM; exec <&-; while :; do sleep 1000; done"
+    program = script(tmp_path / "notify.sh", body)
+
+    async def scene() -> None:
+        notifier = Notifier(asyncio.get_running_loop(), program, restart_s=60)
+        notifier.start()
+        async with asyncio.timeout(DEADLINE_S):
+            while not notifier.restarts:
+                notifier.send({"say": "anybody"})
+                await asyncio.sleep(0)
+        await notifier.stop(0.1)
+
+    run(scene())
+    assert f"notify {program}: ignores SIGTERM, sending SIGKILL" in caplog.text
+    assert f"notify {program}: ended: killed by SIGKILL" in caplog.text
+
+
 def test_notify_that_does_not_end_is_killed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
