@@ -5,6 +5,8 @@ itself), sends every order through a ring and an eventfd, and gets every report 
 `report_fd`. The pump's thread never takes the GIL. Nothing here decides anything about CARP.
 """
 
+cimport cython
+
 import os
 from collections import deque
 
@@ -144,6 +146,8 @@ cdef int add_to_epoll(int epoll_fd, int fd) except -1:
     return 0
 
 
+# The thread uses the engine: the garbage collector must not take it from a pump in a cycle.
+@cython.no_gc_clear
 cdef class Pump:
     """An engine with its sockets. Give it orders; take its reports when `report_fd` is readable.
 
