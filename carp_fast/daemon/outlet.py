@@ -120,11 +120,11 @@ class Outlet:
                         self._thread = None
                         return
 
-    def _wait(self, timeout_s: float | None) -> None:
-        """Waits until the descriptor is writable."""
+    def _wait(self, timeout_s: float | None) -> bool:
+        """Waits until the descriptor is writable; returns whether it is."""
         ready = select.poll()
         ready.register(self._descriptor, select.POLLOUT)
-        ready.poll(None if timeout_s is None else timeout_s * 1e3)
+        return bool(ready.poll(None if timeout_s is None else timeout_s * 1e3))
 
     def _write(self) -> bool:
         """Writes as much as is accepted without waiting; returns False if anything still waits."""
@@ -149,9 +149,7 @@ class Outlet:
             return self._socket.send(piece, socket.MSG_DONTWAIT)
         if self._opened >= 0:
             return os.write(self._opened, piece)
-        ready = select.poll()
-        ready.register(self._descriptor, select.POLLOUT)
-        if not ready.poll(0):
+        if not self._wait(0):
             raise BlockingIOError
         return os.write(self._descriptor, piece)
 

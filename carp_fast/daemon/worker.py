@@ -50,16 +50,12 @@ class Worker(Executor):
 
         The abandoned thread ends when its job does.
         """
-        left, self._jobs = self._jobs, None
-        if left is None:
-            return
-        waiting: list[Callable[[], None]] = []
-        with contextlib.suppress(queue.Empty):
-            while (job := left.get_nowait()) is not None:
-                waiting.append(job)
-        left.put(None)
-        for job in waiting:
+        for job in self._leave():
             self._put(job)
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+        """Ends the thread after its present job and drops the others; never waits for it."""
+        self._leave()
 
     def _put(self, job: Callable[[], None]) -> None:
         if self._jobs is None:
@@ -68,14 +64,16 @@ class Worker(Executor):
             thread.start()
         self._jobs.put(job)
 
-    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
-        """Ends the thread after its present job and drops the others; never waits for it."""
-        if self._jobs is not None:
+    def _leave(self) -> list[Callable[[], None]]:
+        """Has the thread end after its present job; returns the jobs that wait."""
+        left, self._jobs = self._jobs, None
+        waiting: list[Callable[[], None]] = []
+        if left is not None:
             with contextlib.suppress(queue.Empty):
-                while True:
-                    self._jobs.get_nowait()
-            self._jobs.put(None)
-            self._jobs = None
+                while (job := left.get_nowait()) is not None:
+                    waiting.append(job)
+            left.put(None)
+        return waiting
 
 
 def _work(jobs: _Jobs) -> None:
