@@ -9,31 +9,15 @@ import asyncio
 import logging
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from carp_fast.daemon import hooks as hooks_module
 from carp_fast.daemon.hooks import Hook, HookError, HookResult, Hooks, load_function
-
-DEADLINE_S = 20.0
-
-
-def run(scene: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            await scene
-
-    uvloop.run(bounded())
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Turns the loop until it holds; run() bounds it."""
-    while not holds():
-        await asyncio.sleep(0)
+from tests.support.programs import DEADLINE_S, run, until
 
 
 def hook(target: str, event: Any = "up", xparam: str | None = None, vhid: int = 7) -> Hook:

@@ -7,24 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
-import uvloop
 
 from carp_fast.daemon import hooks as hooks_module
 from carp_fast.daemon.hooks import Hook, HookResult, Hooks
-
-DEADLINE_S = 20.0
-
-
-def run(scene: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            await scene
-
-    uvloop.run(bounded())
+from tests.support.programs import DEADLINE_S, run
 
 
 class Stage:

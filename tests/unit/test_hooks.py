@@ -11,37 +11,19 @@ import ctypes
 import gc
 import logging
 import os
-import select
 import signal
 import subprocess
 import warnings
-from collections.abc import Coroutine
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from carp_fast.daemon import hooks as hooks_module
 from carp_fast.daemon.hooks import Hook, HookResult, Hooks
 from carp_fast.daemon.notify import Notifier
-
-DEADLINE_S = 20.0
-
-
-def run(scene: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            await scene
-
-    uvloop.run(bounded())
-
-
-def script(path: Path, body: str, interpreter: str = "/bin/sh") -> str:
-    path.write_text(f"#!{interpreter}\n{body}\n")
-    path.chmod(0o755)
-    return str(path)
+from tests.support.programs import DEADLINE_S, Gate, assert_gone, run, script
 
 
 def hook(target: str, event: Any = "up", xparam: str | None = None, vhid: int = 7) -> Hook:
@@ -68,23 +50,6 @@ async def result_of(hooks: Hooks, one: Hook, key: object = 7) -> HookResult:
     told: asyncio.Future[HookResult] = asyncio.get_running_loop().create_future()
     hooks.submit(key, "eth0/7", one, told.set_result)
     return await told
-
-
-class Gate:
-    """A named pipe: what opens it for reading waits until the test opens it."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        self.path = path
-
-    async def open(self) -> None:
-        """Lets one reader go on; waits until there is one."""
-        await asyncio.get_running_loop().run_in_executor(None, self.path.write_text, "go\n")
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate")
 
 
 @pytest.fixture(autouse=True)
@@ -323,18 +288,6 @@ def test_at_its_timeout_the_whole_group_is_ended(
     run(scene())
     assert f"eth0/7: up {target}: not finished within 1 s" in caplog.text
     assert_gone(int((tmp_path / "child").read_text()))
-
-
-def assert_gone(pid: int) -> None:
-    """Waits for the end of a process that is no child of ours."""
-    try:
-        pid_fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    poll = select.poll()
-    poll.register(pid_fd)
-    assert poll.poll(DEADLINE_S * 1000), f"process {pid} lives"
-    os.close(pid_fd)
 
 
 @pytest.mark.parametrize("deaf", ["script", "child"])
