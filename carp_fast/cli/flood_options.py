@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from carp_fast.cli.conflicts import Rule
 from carp_fast.cli.masters import masters_options
-from carp_fast.cli.terminal import json_option
+from carp_fast.cli.terminal import json_option, together
 from carp_fast.cli.trial import TRIAL_NAMES, trial_options
 
 DEFAULT_RATE = "1000"
@@ -23,8 +23,6 @@ WALKED = (
     "demote", "counter", "vlan",
 )  # fmt: skip
 """Options for a field of the frames, whose value is a walk."""
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _path(*names: str, metavar: str, text: str, dash: bool = False) -> Callable[..., Any]:
@@ -140,12 +138,8 @@ _OPTIONS = (
     json_option,
 )
 
-
-def flood_options(function: _Function) -> _Function:
-    """Adds the options to a command; FloodOptions.of() takes their values."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+# FloodOptions.of() takes their values.
+flood_options = together(*_OPTIONS)
 
 
 @dataclass(frozen=True)

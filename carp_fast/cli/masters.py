@@ -5,8 +5,7 @@ Must not know how they are numbered or run (loadtest/masters.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,12 +15,12 @@ from carp_fast.cli.terminal import (
     print_json,
     print_text,
     progress,
+    together,
 )
 
 if TYPE_CHECKING:
     from carp_fast.loadtest.masters import Held
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option(
@@ -39,12 +38,8 @@ _OPTIONS = (
     ),
 )
 
-
-def masters_options(function: _Function) -> _Function:
-    """Adds the parameters `hosts` and `election` to a command."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+# A command gets the parameters `hosts` and `election`.
+masters_options = together(*_OPTIONS)
 
 
 def run_masters(

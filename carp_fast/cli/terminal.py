@@ -148,6 +148,17 @@ def print_table(
         print_text("  ".join(cells).rstrip())
 
 
+def together(*options: Callable[[Any], Any]) -> Callable[[_Function], _Function]:
+    """One decorator for several options, which --help lists in this order."""
+
+    def decorate(function: _Function) -> _Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 def config_option(function: _Function) -> _Function:
     """Adds -c FILE, the parameter `config`, to a command."""
     return click.option(

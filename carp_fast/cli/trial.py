@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from carp_fast.cli.conflicts import Rule, check
 from carp_fast.cli.sink import FLOWS_SHOWN
-from carp_fast.cli.terminal import failure, print_json, print_table, print_text
+from carp_fast.cli.terminal import failure, print_json, print_table, print_text, together
 
 if TYPE_CHECKING:
     from carp_fast.config.model import Configuration
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 LOW_PER_S, HIGH_PER_S, STEP_S = 1_000.0, 1_000_000.0, 2.0
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 _Send = Callable[[float | None, float | None], "Sent"]
 """Sends at a rate for a number of seconds; None: as the other options have it."""
 
@@ -76,12 +75,8 @@ _CONFLICTS = (
     *(Rule(name, "{option} needs --find-rate", needs=("find_rate",)) for name in _SEARCH_ONLY),
 )
 
-
-def trial_options(function: _Function) -> _Function:
-    """Adds the options to a command; TrialOptions.of() takes their values."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+# TrialOptions.of() takes their values.
+trial_options = together(*_OPTIONS)
 
 
 @dataclass(frozen=True)
