@@ -47,6 +47,7 @@ MODULES = (
     "pump._netlink",
     "pump._turn",
     "pump._environment",
+    "pump._snapshots",
     "pump._pump",
     "bench._floor",
     "loadtest._sink",

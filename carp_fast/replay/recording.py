@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.table import Hosts
     from carp_fast.engine._engine import _Record
-    from carp_fast.pump._pump import Pump, Records
+    from carp_fast.pump._pump import Pump
+    from carp_fast.pump._snapshots import Records
 
 RECORDS_MIN = 1024
 TICK_NS = 1_000_000  # resolution of the engine's deadlines
@@ -135,7 +136,7 @@ async def copy_slices(orders: Orders) -> list[Records]:
 
 
 def joined(slices: Sequence[Records]) -> Copy:
-    from carp_fast.pump._pump import joined_records
+    from carp_fast.pump._snapshots import joined_records
 
     first, last = slices[0], slices[-1]
     return Copy(joined_records(list(slices)), first.first - first.begin, last.unrecorded)

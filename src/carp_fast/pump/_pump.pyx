@@ -13,28 +13,26 @@ from collections import deque
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from carp_fast.engine._core cimport (
-    Core, DONE, HostsCopy, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
+    Core, DONE, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
     ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK,
     ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE,
     ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED, Report)
-from carp_fast.engine._engine cimport (
-    Engine, explained_host, fill_address, fill_interface, host_copy, interface_dict,
-    rejections_list)
+from carp_fast.engine._engine cimport Engine, fill_address, fill_interface
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
 from carp_fast.pump._netlink cimport netlink_carry_out, netlink_put, netlink_template
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
-from carp_fast.engine._recorder cimport Record, RecordCopy, records_list
 from carp_fast.engine._reports cimport report_object
+from carp_fast.pump._snapshots cimport Records, Snapshot
 from carp_fast.pump._socket cimport receive_prepare, send_prepare
 from carp_fast.pump._environment cimport (
     ORDERS, PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, Socket, environment_open, run_due)
 from carp_fast.pump._turn cimport RECEIVERS_MAX, Turn, turn_add_receiver
-from carp_fast.engine._vhid cimport Address, IN_USE, SOURCES, Source, VirtualHost
+from carp_fast.engine._vhid cimport Address
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
@@ -481,111 +479,3 @@ cdef class Pump:
                 errors.append(self.state.netlink.changes[i].error)
             rest = rest[128:]
         return errors
-
-
-cdef class Snapshot:
-    """Hosts or interfaces copied by the pump, each consistent; read it when its mark is done."""
-    cdef HostsCopy copy
-    cdef Interface* of_interfaces
-    cdef uint32_t count
-    cdef uint32_t first
-
-    def __cinit__(self, uint32_t count, uint32_t first, bint interfaces):
-        self.count, self.first = count, first
-        if interfaces:
-            self.of_interfaces = <Interface*>calloc(count or 1, sizeof(Interface))
-        else:
-            self.copy.hosts = <VirtualHost*>calloc(count or 1, sizeof(VirtualHost))
-            self.copy.sources = <Source*>calloc(count * SOURCES or 1, sizeof(Source))
-        if (self.of_interfaces == NULL if interfaces
-                else self.copy.hosts == NULL or self.copy.sources == NULL):
-            raise MemoryError("snapshot")
-
-    def __dealloc__(self):
-        free(self.copy.hosts)
-        free(self.copy.sources)
-        free(self.of_interfaces)
-
-    def hosts(self) -> list:
-        """(slot, HostCopy) of every slot in use."""
-        cdef VirtualHost* hosts = self.copy.hosts
-        cdef uint32_t i
-        return [(self.first + i, host_copy(&hosts[i])) for i in range(self.count)
-                if hosts[i].flags & IN_USE]
-
-    def explained(self, int64_t now_ns) -> list:
-        """(slot, ExplainedHost) of every slot in use."""
-        cdef VirtualHost* hosts = self.copy.hosts
-        cdef uint32_t i
-        return [(self.first + i, explained_host(&hosts[i], now_ns)) for i in range(self.count)
-                if hosts[i].flags & IN_USE]
-
-    def counters(self) -> list:
-        """The interface_dict of every interface."""
-        cdef Interface* interfaces = self.of_interfaces
-        cdef uint32_t i
-        return [interface_dict(&interfaces[i]) for i in range(self.count)]
-
-    def rejections(self) -> list:
-        """The last RejectedFrames of every interface, newest first."""
-        cdef Interface* interfaces = self.of_interfaces
-        cdef uint32_t i
-        return [rejections_list(&interfaces[i]) for i in range(self.count)]
-
-
-cdef class Records:
-    """Records copied by the pump; read them when their mark is done.
-
-    `first` is at least the position requested: older records may be overwritten. `end` is the
-    position after the newest, `begin` that of the first ever, `unrecorded` the number of refused
-    frames that came too fast to be recorded.
-    """
-    cdef RecordCopy copy
-
-    def __cinit__(self, uint64_t first, uint32_t count):
-        self.copy.first, self.copy.room = first, count
-        self.copy.records = <Record*>calloc(count or 1, sizeof(Record))
-        if self.copy.records == NULL:
-            raise MemoryError("records")
-
-    def __dealloc__(self):
-        free(self.copy.records)
-
-    @property
-    def first(self) -> int:
-        return self.copy.first
-
-    @property
-    def count(self) -> int:
-        return self.copy.count
-
-    @property
-    def begin(self) -> int:
-        return self.copy.begin
-
-    @property
-    def end(self) -> int:
-        return self.copy.end
-
-    @property
-    def unrecorded(self) -> int:
-        return self.copy.unrecorded
-
-
-def joined_records(list copies) -> list:
-    """The records of consecutive copies, oldest first; see records_list."""
-    cdef Records each
-    cdef uint32_t total = 0, at = 0
-    cdef Record* room
-    for each in copies:
-        total += each.copy.count
-    room = <Record*>calloc(total or 1, sizeof(Record))
-    if room == NULL:
-        raise MemoryError("records")
-    try:
-        for each in copies:
-            memcpy(room + at, each.copy.records, each.copy.count * sizeof(Record))
-            at += each.copy.count
-        return records_list(room, total)
-    finally:
-        free(room)
