@@ -46,6 +46,7 @@ MODULES = (
     "pump._socket",
     "pump._netlink",
     "pump._turn",
+    "pump._requests",
     "pump._environment",
     "pump._snapshots",
     "pump._pump",

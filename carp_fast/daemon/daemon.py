@@ -266,7 +266,7 @@ class Daemon:
             async with asyncio.timeout(RESIGN_DEADLINE_S):
                 await opened.orders.room_for(1)
                 opened.pump.resign_all()
-                await opened.orders.done(when_idle=True)
+                await opened.orders.done(when_settled=True)
         except TimeoutError:
             logger.error("resigning took longer than %d s, given up", RESIGN_DEADLINE_S)
         for name in await opened.hooks.drain(HOOKS_DEADLINE_S):

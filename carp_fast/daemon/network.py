@@ -144,7 +144,7 @@ class Network:
         """Waits until the hosts have given up their addresses and resigned, then uses the new
         interface.
         """
-        await self._orders.done(when_idle=True)
+        await self._orders.done(when_settled=True)
         del self._leaving[number]
         name = self._hosts.names[number]
         now = self.now.get(name, absent(name))

@@ -181,6 +181,7 @@ class Opened(Closing):
     def start_pump(self, where: str) -> None:
         """Starts the pump, in a thread of its own or, with "loop", in this one."""
         if where == "loop":
+            self.pump.start_netlink()
             self._loop.add_reader(self.pump.epoll_fd, self.pump.run_due)
             logger.info("the pump runs in the event loop")
             return

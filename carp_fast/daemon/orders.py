@@ -27,24 +27,24 @@ class Orders:
     def __init__(self, pump: Pump) -> None:
         self.pump = pump
         self._waiting: dict[int, asyncio.Future[None]] = {}
-        self._waiting_idle: dict[int, asyncio.Future[None]] = {}
+        self._waiting_settled: dict[int, asyncio.Future[None]] = {}
         self.backlog: deque[Order] = deque()  # posted, but not given yet
         self._giving = False
         self._mark_due = False
 
-    async def done(self, *, when_idle: bool = False) -> None:
+    async def done(self, *, when_settled: bool = False) -> None:
         """Waits until every order so far has been carried out.
 
-        With `when_idle`, also waits until what follows from them (advertisements, addresses,
+        With `when_settled`, also waits until what follows from them (advertisements, addresses,
         announcements) has been carried out.
         """
         pause_s = 0.0  # what was posted in this turn is given in the next
         while self.backlog or self.pump.room() == 0:
             await asyncio.sleep(pause_s)
             pause_s = RETRY_S
-        mark = self.pump.mark(when_idle)
+        mark = self.pump.mark(when_settled)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        (self._waiting_idle if when_idle else self._waiting)[mark] = future
+        (self._waiting_settled if when_settled else self._waiting)[mark] = future
         await future
 
     async def room_for(self, count: int) -> None:
@@ -93,15 +93,15 @@ class Orders:
 
     def abandon(self) -> None:
         """Cancels all waits, because the pump has ended."""
-        for future in [*self._waiting.values(), *self._waiting_idle.values()]:
+        for future in [*self._waiting.values(), *self._waiting_settled.values()]:
             future.cancel()
 
     def on_done(self, mark: int) -> None:
         """Handles a "done" report: ends the waits for this mark."""
-        if mark in self._waiting_idle:
+        if mark in self._waiting_settled:
             # The pump remembers only the last mark, and is done with all before it.
-            ended = [each for each in self._waiting_idle if each <= mark]
-            futures = [self._waiting_idle.pop(each) for each in ended]
+            ended = [each for each in self._waiting_settled if each <= mark]
+            futures = [self._waiting_settled.pop(each) for each in ended]
         else:
             futures = [future for future in (self._waiting.pop(mark, None),) if future is not None]
         for future in futures:

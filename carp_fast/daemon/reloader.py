@@ -171,7 +171,7 @@ class Reloader:
             in_use.on_replace(slot, now)
         await orders.give(reload.orders(difference, hosts, pump, opened.prepare, grace_ns))
         # Resignations and removed addresses first: then their slots and addresses are free.
-        await orders.done(when_idle=True)
+        await orders.done(when_settled=True)
         await orders.give(partial(pump.verify, slot) for slot in reload.moved(difference))
         await orders.give(
             reload.additions(difference, hosts, pump, opened.prepare, in_use.take_new)

@@ -120,6 +120,7 @@ class Reports:
             reports.OtherMaster: self._on_other_master,
             reports.WrongDigest: self._on_wrong_digest,
             reports.DemoteHeard: self._on_demote_heard,
+            reports.ResignedHolding: self._on_resigned_holding,
             reports.SendsFailing: self._on_sends_failing,
             reports.SendsRecovered: self._on_sends_recovered,
             reports.Released: self._on_released,
@@ -459,6 +460,14 @@ class Reports:
 
     def _on_sends_recovered(self, report: reports.SendsRecovered) -> None:
         logger.info("%s: advertisements are sent again", self._hosts.name(report.slot))
+
+    def _on_resigned_holding(self, report: reports.ResignedHolding) -> None:
+        logger.warning(
+            "%s: resigned although the kernel, busy for a second, has not removed %d of its"
+            " addresses yet",
+            self._hosts.name(report.slot),
+            report.left,
+        )
 
     # -- the pump
 

@@ -157,6 +157,15 @@ class WrongDigest(HostReport, frozen=True, gc=False):
     state: State
 
 
+class ResignedHolding(HostReport, frozen=True, gc=False):
+    """It resigned after a second without the kernel's answer; it may still have `left` addresses.
+
+    Their removal goes on.
+    """
+
+    left: int
+
+
 class DemoteHeard(HostReport, frozen=True, gc=False):
     """A peer sent OpenBSD's demote byte `demote`, which this dialect ignores. Reported once."""
 

@@ -175,7 +175,7 @@ class Party(Closing):
     def resign(self) -> None:
         """Makes every MASTER resign, and waits for it."""
         self.pump.resign_all()
-        self._await(self.pump.mark(when_idle=True))
+        self._await(self.pump.mark(when_settled=True))
 
     def order(self, orders: Iterable[Callable[[], object]]) -> None:
         """Gives orders in batches, each after the previous one was carried out."""

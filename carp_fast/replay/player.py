@@ -166,6 +166,7 @@ class Player:
         self.away = False
         self.away_ns: int | None = None  # start of the absence, until it is reported
         self.back_ns = -START_NS  # end of the last absence: deadlines before it expire then
+        self.given_ns = -START_NS  # the time of the last input
         self.alive = False
         self.outputs: list[Output] = []
         beginning = {line.name for line in scenario.lines if line.words[0] == "begin"}
@@ -269,12 +270,15 @@ class Player:
             due_ns = max(deadline_ns - self.scenario.start_ns, self.back_ns)
             if due_ns + late_ns > until_ns:
                 return
-            self.engine.expire(self._clock(due_ns))
-            self.carry_out(due_ns)
+            # The deadline may be a lower bound: what the last input caused does not precede it.
+            now_ns = max(due_ns, self.given_ns)
+            self.engine.expire(self._clock(now_ns))
+            self.carry_out(now_ns)
 
     def give(self, line: Line) -> None:
         """Carries out one input of the transcript. Raises ScenarioError naming the line."""
         self.run(line.at_ns)
+        self.given_ns = line.at_ns
         verb, *words = line.words
         if verb not in ("away", "stall"):
             self.away_ns = None

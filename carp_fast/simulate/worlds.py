@@ -320,6 +320,7 @@ ENDINGS = {
     "send_errors": 0,
     "netlink_errors": 0,
     "slow_netlink": 10_000,
+    "lock_held": 0,
     "secondaries": 0,
     "source": BOTH,
 }
@@ -438,10 +439,26 @@ def send_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
             to.put(end_ns, "send_errors", machine=machine, slot=family, value=0)
 
 
+def hold_lock(to: Drawing, machine: int, start_ns: int, end_ns: int) -> None:
+    """Another program holds the lock of the kernel's addresses, up to some seconds each time."""
+    most_ns = (20 * MS_NS, SECOND_NS, 6 * SECOND_NS)[to.random.below(3)]
+    at_ns = start_ns
+    while at_ns < end_ns:
+        until_ns = min(at_ns + to.random.between(MS_NS, most_ns), end_ns)
+        to.put(at_ns, "lock_held", machine=machine, value=1)
+        to.put(until_ns, "lock_held", machine=machine, value=0)
+        at_ns = until_ns + to.random.between(MS_NS, most_ns)
+
+
 def netlink_errors(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """The kernel refuses address changes, loses answers, removes secondaries too, or is slow."""
-    machine, kind = to.any_machine(), to.random.below(3)
-    if kind:
+    """The kernel refuses address changes, loses answers, removes secondaries too, or is slow.
+
+    Or another program holds its lock, all the time or again and again.
+    """
+    machine, kind = to.any_machine(), to.random.below(4)
+    if kind == 3:
+        hold_lock(to, machine, start_ns, end_ns)
+    elif kind:
         rate = ALWAYS if to.chance(4) else to.random.below(ALWAYS)
         word = ("netlink_errors", "secondaries")[kind - 1]
         to.put(start_ns, word, machine=machine, value=rate)

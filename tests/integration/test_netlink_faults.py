@@ -102,3 +102,13 @@ def test_more_addresses_than_one_look_holds(faults: Path) -> None:
 
 def test_an_address_of_ours_on_a_backup_is_removed_and_a_foreign_one_stays(faults: Path) -> None:
     assert play(faults, "backup", {}) == {"there": {OWN: False, OTHER: False}}
+
+
+@pytest.mark.parametrize("scene", ["busy", "busy_loop"])
+def test_advertisements_do_not_wait_for_a_kernel_that_is_busy(faults: Path, scene: str) -> None:
+    found = play(faults, scene, {})
+    assert found["held_meanwhile"] == 0, "the kernel answered before it was looked"
+    # 30 intervals of 62.5 ms; a machine that is busy itself is behind in turns, and reports that.
+    assert found["took_s"] < 2.2 + found["stalled_s"]
+    assert (found["announced"], found["left"]) == (True, [OWN, OURS, OTHER])
+    assert found["there"] == {OWN: False}

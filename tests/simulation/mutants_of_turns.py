@@ -93,8 +93,8 @@ MUTANTS = (
         (
             (
                 "pump/_turn.pyx",
-                "change.which, change.added, change.error, now_ns)",
-                "change.which, change.added, 0, now_ns)",
+                "address_changed(core, change.slot, which, change.added, change.error, now_ns)",
+                "address_changed(core, change.slot, which, change.added, 0, now_ns)",
             ),
         ),
     ),
@@ -103,8 +103,8 @@ MUTANTS = (
         (
             (
                 "pump/_turn.pyx",
-                "        change = &turn.pending[i]\n        # Two of our",
-                "        change = &turn.pending[0]\n        # Two of our",
+                "take_outcome(turn, &turn.pending[i], now_ns)",
+                "take_outcome(turn, &turn.pending[0], now_ns)",
             ),
         ),
     ),
@@ -113,8 +113,8 @@ MUTANTS = (
         (
             (
                 "pump/_turn.pyx",
-                "    for i in range(count):\n        change = &turn.pending[i]\n",
-                "    for i in range(count - (count > 1)):\n        change = &turn.pending[i]\n",
+                "    for i in range(count):\n        take_outcome(",
+                "    for i in range(count - (count > 1)):\n        take_outcome(",
             ),
         ),
     ),
@@ -123,8 +123,8 @@ MUTANTS = (
         (
             (
                 "pump/_turn.pyx",
-                "    if count:\n        turn.environment.change(",
-                "    if count > 1:\n        turn.environment.change(",
+                "        turn.environment.change(turn.where, turn.pending, count)\n",
+                "        turn.environment.change(turn.where, turn.pending, count - (count == 1))\n",
             ),
         ),
     ),
@@ -133,7 +133,8 @@ MUTANTS = (
         (
             (
                 "pump/_turn.pyx",
-                "if host.block != at.block or host.state != MASTER:",
+                "if (host.block != at.block or host.state != MASTER\n"
+                "                or not host.flags & ANNOUNCING):",
                 "if host.block != at.block:",
             ),
         ),
@@ -205,8 +206,90 @@ MUTANTS = (
         (
             (
                 "pump/_turn.pyx",
-                "        verify_hosts(core, number, turn.environment.find, turn.where, now_ns)\n",
-                "        pass\n",
+                "verify_hosts(core, look.number, turn.environment.find, turn.where, now_ns)\n",
+                "pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a change without an outcome is asked for again",
+        (("engine/_upkeep.pyx", "    if address.flags & ASKED:\n        return 0\n", ""),),
+    ),
+    Mutant(
+        "a host is done before the last outcome of its addresses",
+        (
+            (
+                "pump/_turn.pyx",
+                "    if not host.asked and turn.changing.slot != change.slot:\n",
+                "    if turn.changing.slot != change.slot:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a host is done as soon as its changes were handed over",
+        (
+            (
+                "pump/_turn.pyx",
+                "        if not turn.core.hosts[turn.changed[i]].asked:\n",
+                "        if True:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "an outcome on an interface that is gone counts",
+        (
+            (
+                "pump/_turn.pyx",
+                "    if change.ifindex != core.interfaces[host.interface].ifindex:\n",
+                "    if False:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a former time as MASTER is announced",
+        (
+            (
+                "engine/_actions.pyx",
+                "                or not host.flags & ANNOUNCING):\n",
+                "                ):\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a resignation does not wait for the removal",
+        (
+            (
+                "engine/_core.pxd",
+                "    LEAVING_NS = 1000000000\n    LEAVING_FIRST_NS = 10000000\n",
+                "    LEAVING_NS = 0\n    LEAVING_FIRST_NS = 0\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a resignation waits for the removal for ever",
+        (("engine/_core.pxd", "    LEAVING_NS = 1000000000\n", "    LEAVING_NS = 9000000000\n"),),
+    ),
+    Mutant(
+        "a removed host does not wait for outcomes",
+        (("engine/_actions.pyx", "not host.held and not host.asked and", "not host.held and"),),
+    ),
+    Mutant(
+        "an outcome is lost in a reload",
+        (
+            (
+                "engine/_orders.pyx",
+                "HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS | ASKED)",
+                "HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)",
+            ),
+        ),
+    ),
+    Mutant(
+        "changes that no longer apply are carried out",
+        (
+            (
+                "engine/_core.pyx",
+                "store_release_32(&core.hosts[slot].generation, core.hosts[slot].generation + 1)",
+                "pass",
             ),
         ),
     ),

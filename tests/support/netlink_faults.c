@@ -2,7 +2,8 @@
  *
  * Each variable of the environment says how often: NO_CHANGES (sendto of address changes fails),
  * NO_ANSWERS (their answers are lost), NO_LOOKS (a dump cannot be asked for), CUT_LOOKS (the end of
- * a dump is lost), STALE_LOOKS (addresses changed while it was made), NO_SETLINK (not permitted). */
+ * a dump is lost), STALE_LOOKS (addresses changed while it was made), NO_SETLINK (not permitted),
+ * BUSY (a change waits for three seconds, as while another program holds the kernel's lock). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <time.h>
 
 static int left(const char *name)
 {
@@ -35,6 +37,10 @@ ssize_t sendto(int fd, const void *data, size_t length, int flags, const struct 
         int kind = header->nlmsg_type;
         if ((kind == RTM_NEWADDR || kind == RTM_DELADDR) && left("NO_CHANGES"))
             return errno = ENOBUFS, -1;
+        if ((kind == RTM_NEWADDR || kind == RTM_DELADDR) && left("BUSY")) {
+            struct timespec wait = { 3, 0 };
+            nanosleep(&wait, NULL);
+        }
         if (kind == RTM_GETADDR && left("NO_LOOKS"))
             return errno = ENOBUFS, -1;
         if (kind == RTM_SETLINK && left("NO_SETLINK"))

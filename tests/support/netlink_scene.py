@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.copies import HostCopy
 from carp_fast.engine.reports import (
     AddressFailed,
     AddressForeign,
@@ -26,7 +27,9 @@ from carp_fast.engine.reports import (
     Done,
     Released,
     Report,
+    ResignedHolding,
     SecondariesNotPromoted,
+    Stalled,
 )
 from carp_fast.net import addresses, sockets
 from carp_fast.net.interfaces import OWN_PROTOCOL, read_interfaces
@@ -55,7 +58,7 @@ def there() -> dict[str, bool]:
 class Scene:
     """A veth with the host's own address, and a pump."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: str = "thread") -> None:
         self.netlink = sockets.open_netlink()
         self.sender = sockets.open_sender()
         silent_fd = os.eventfd(0)
@@ -67,7 +70,11 @@ class Scene:
         )
         self.reports: list[Report] = []
         self.tell_interface()
-        self.pump.start("normal")
+        self.in_loop = where == "loop"
+        if self.in_loop:
+            self.pump.start_netlink()
+        else:
+            self.pump.start("normal")
 
     def tell_interface(self) -> None:
         self.pump.set_interface(
@@ -104,6 +111,12 @@ class Scene:
         hosts = snapshot.hosts()
         return int(hosts[0][1].held) if hosts else -1
 
+    def host(self, slot: int) -> HostCopy:
+        snapshot = self.pump.snapshot(slot, 1)
+        mark = self.pump.mark()
+        self.wait(lambda: mark in self.done, "a snapshot")
+        return snapshot.hosts()[0][1]
+
     @property
     def done(self) -> set[int]:
         return {each.mark for each in self.reported(Done)}
@@ -119,6 +132,8 @@ class Scene:
             if time.monotonic() > end_s:
                 told = [report for report in self.reports if not isinstance(report, Done)]
                 sys.exit(f"{what} did not come: {told} {there()}")
+            if self.in_loop:
+                self.pump.run_due()
             time.sleep(0.005)
 
     def end(self) -> None:
@@ -236,6 +251,47 @@ def backup() -> dict[str, Any]:
     scene.wait(lambda: OURS not in there(), "the removal")
     scene.end()
     return {"there": there()}
+
+
+def busy(where: str = "thread") -> dict[str, Any]:
+    """The kernel is busy while a second host's address is added, and when both resign.
+
+    A MASTER with an interval of 62.5 ms goes on advertising: `late` are its advertisements, of 30,
+    that came in more than twice the time that they should take.
+    """
+    scene = Scene(where)
+    scene.add(0, OURS)
+    scene.wait(lambda: scene.holds_one(0), "the first address")
+    os.environ["BUSY"] = "1"
+    scene.add(1, OTHER)
+    scene.wait(lambda: scene.host(1).state == "MASTER", "the second host")
+    before, since_s = scene.host(0).counters["advertisements_sent"], time.monotonic()
+    scene.wait(
+        lambda: scene.host(0).counters["advertisements_sent"] >= before + 30, "advertisements"
+    )
+    took_s, held = time.monotonic() - since_s, scene.held(1)
+    scene.wait(lambda: scene.holds_one(1), "the second address")
+    announced = scene.host(1).counters["announcements_sent"]
+    os.environ["BUSY"] = "1"
+    scene.pump.resign_all()
+    mark = scene.pump.mark(True)
+    scene.wait(lambda: len(scene.reported(ResignedHolding)) == 2, "the resignations")
+    left = there()
+    scene.wait(lambda: mark in scene.done, "the end")
+    scene.pump.stop()
+    return {
+        "held_meanwhile": held,
+        "took_s": took_s,
+        "announced": announced > 0,
+        "stalled_s": sum(report.away_ns for report in scene.reported(Stalled)) / 1e9,
+        "left": sorted(left),
+        "there": there(),
+    }
+
+
+def busy_loop() -> dict[str, Any]:
+    """The same where the pump has no thread of its own."""
+    return busy("loop")
 
 
 if __name__ == "__main__":

@@ -208,6 +208,7 @@ class Node:
         self.source, self.source6 = on, on6
         self.mac = b"\x02\0" + ip(on)
         self.errors: dict[bytes, int] = {}
+        self.busy = False  # the kernel does not answer: see answer()
         self.done: list[Done] = []
         self.reports: list[Report] = []
         self.attach(now_ns)
@@ -227,13 +228,19 @@ class Node:
     def take(self, now_ns: int) -> list[bytes]:
         """Take the actions without expiring; return the advertisement frames among them."""
         frames = []
-        for action in self.engine.take_actions(now_ns, self.errors):
+        for action in self.engine.take_actions(now_ns, self.errors, busy=self.busy):
             _, content = msgspec.structs.astuple(action)
             self.done.append(Done(now_ns, action.word, action.slot, content))
             if isinstance(action, Advertise | Resign):
                 frames.append(action.frame)
         self.reports += self.engine.take_reports()
         return frames
+
+    def answer(self, now_ns: int) -> None:
+        """The kernel is no longer busy: it answers all, and what follows is carried out."""
+        self.busy = False
+        self.engine.answer(now_ns, self.errors)
+        self.carry_out(now_ns)
 
     def run(self, until_ns: int) -> None:
         """Let time pass for this node alone, nobody hearing it."""

@@ -55,8 +55,8 @@ class DirectOrders:
         self.pump = RecordedPump()
         self.idle = asyncio.Event()
 
-    async def done(self, *, when_idle: bool = False) -> None:
-        assert when_idle
+    async def done(self, *, when_settled: bool = False) -> None:
+        assert when_settled
         await self.idle.wait()
 
     def post(self, order: Callable[[], object]) -> None:

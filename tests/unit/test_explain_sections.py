@@ -220,8 +220,12 @@ def test_an_address_that_is_being_added_and_removed() -> None:
     asked = Asked().hear(advskew=0)
     asked.engine.expire(asked.now_ns + 4 * SECOND_NS)
     assert asked.node.state == "MASTER"
-    assert asked.sections()["addresses"] == ["0 held, 1 missing and being added: 10.77.0.100/24"]
-    asked.node.take(asked.now_ns + 4 * SECOND_NS)
+    asked.now_ns += 4 * SECOND_NS
+    assert asked.sections()["addresses"] == [
+        "0 held, 1 missing and being added: 10.77.0.100/24",
+        "without any address for 0.000 s: after 10 s (address_deadline_s) it gives up",
+    ]
+    asked.node.take(asked.now_ns)
     asked.node.attach(asked.now_ns, up=False)
     assert asked.sections()["addresses"] == ["1 of 1 still held, being removed: 10.77.0.100/24"]
 

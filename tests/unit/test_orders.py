@@ -64,8 +64,8 @@ def test_what_is_posted_beyond_the_room_of_the_ring_stays_in_order() -> None:
 def test_every_wait_for_idleness_ends() -> None:
     async def scenario() -> None:
         async with pump_with_orders() as orders:
-            waits = [orders.done(when_idle=True) for _ in range(50)]
-            await asyncio.gather(*waits, orders.done(), orders.done(when_idle=True))
+            waits = [orders.done(when_settled=True) for _ in range(50)]
+            await asyncio.gather(*waits, orders.done(), orders.done(when_settled=True))
 
     asyncio.run(scenario())
 
@@ -136,7 +136,8 @@ def test_who_waits_for_a_pump_that_has_ended_is_cancelled() -> None:
         async with pump_with_orders() as orders:
             orders.pump.stop()
             waiting = [
-                asyncio.create_task(orders.done(when_idle=when_idle)) for when_idle in (False, True)
+                asyncio.create_task(orders.done(when_settled=when_settled))
+                for when_settled in (False, True)
             ]
             await asyncio.sleep(0)
             orders.abandon()

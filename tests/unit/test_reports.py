@@ -38,6 +38,7 @@ from carp_fast.engine.reports import (
     OtherMaster,
     Reasserted,
     Released,
+    ResignedHolding,
     SecondariesNotPromoted,
     SendsFailing,
     SocketDropped,
@@ -231,6 +232,7 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
     desk.tell(OtherMaster)
     desk.tell(DemoteHeard, demote=7)
     desk.tell(SendsFailing, error=errno.ENETDOWN)
+    desk.tell(ResignedHolding, left=3)
     desk.tell(Stalled, away_ns=2_500_000_000)
     desk.tell(SocketDropped, frames=12, waits_anew=True)
     desk.tell(SocketDropped, frames=13, waits_anew=False)
@@ -248,6 +250,7 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
         "the pump did not run for 2.500 s",
         "the kernel dropped 12 frames: every BACKUP waits for its master-down time again",
         "the kernel dropped 13 frames of unknown sources",
+        "eth0/1: resigned although the kernel, busy for a second, has not removed 3 of its",
         "without priority",
         "eth0/1: counter_reset: a host's (02:00:00:00:00:09) counters went back",
         "eth0/2: counter_reset: a host's counters went back",

@@ -2,10 +2,12 @@
 
 Each kind is a pair of functions: `next_...` returns the next host with its frames ready, and one in
 the past tense takes the outcome. The caller (the pump, the simulator, a test) carries the action
-out. Order of one turn: all advertisements, then addresses, then announcements.
+out. Order of one turn: all advertisements, then addresses, then announcements. The outcome of an
+address change may come much later, since the kernel may be busy for seconds: until then the address
+is ASKED, and not asked for again, whatever becomes of its host.
 """
 
-from libc.errno cimport EADDRNOTAVAIL, EEXIST, ENODEV
+from libc.errno cimport EADDRNOTAVAIL, ESTALE, EEXIST, ENODEV
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -20,13 +22,13 @@ from carp_fast.engine._history cimport history_ms, history_send
 from carp_fast.engine._recorder cimport (
     RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
     record_output)
-from carp_fast.engine._upkeep cimport tell_address, upkeep_done, wanted_change
+from carp_fast.engine._upkeep cimport resign, tell_address, upkeep_done, wanted_change
 from carp_fast.engine._vhid cimport (
-    Address, ANNOUNCING, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST, LOST_WITH_OURS, MASTER,
-    Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED, TO_ADVERTISE,
-    TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES,
-    vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_interval_ns, vhid_master_down_ns,
-    VirtualHost)
+    Address, ANNOUNCING, ASKED, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST, LOST_WITH_OURS,
+    MASTER, Block, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
+    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
+    TO_TELL_ADDRESSES, vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_interval_ns,
+    vhid_master_down_ns, vhid_same_address, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -98,7 +100,7 @@ cdef uint32_t next_advertisement(Core* core) noexcept nogil:
 
 cdef bint may_release(const VirtualHost* host) noexcept nogil:
     """Whether a removed host has no address left to remove and no frame left to send."""
-    return host.flags & LEAVING and not host.held and not host.pending & (
+    return host.flags & LEAVING and not host.held and not host.asked and not host.pending & (
         TO_CHANGE_ADDRESSES | TO_RESIGN | TO_ADVERTISE_LAST)
 
 
@@ -184,18 +186,47 @@ cdef uint32_t next_change(Core* core) noexcept nogil:
             return slot
 
 
+cdef void change_asked(Core* core, uint32_t slot, uint32_t which) noexcept nogil:
+    """A change of the address was handed over; address_changed() takes its outcome."""
+    core.hosts[slot].block.addresses[which].flags |= ASKED
+    core.hosts[slot].asked += 1
+
+
+cdef uint32_t asked_address(const Core* core, uint32_t slot, uint32_t which,
+                            const Address* asked) noexcept nogil:
+    """The place of an address that was asked for as the host's number `which`, or NOBODY.
+
+    Its configuration may have been replaced since.
+    """
+    cdef const Block* block = core.hosts[slot].block
+    cdef uint32_t i
+    if block == NULL:
+        return NOBODY
+    if which < block.address_count and vhid_same_address(&block.addresses[which], asked):
+        return which
+    for i in range(block.address_count):
+        if vhid_same_address(&block.addresses[i], asked):
+            return i
+    return NOBODY
+
+
 cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, int error,
                           int64_t now_ns) noexcept nogil:
     """The kernel acknowledged a change (`error` 0) or refused it (an errno).
 
     EEXIST on adding: another program has added the address, and it is left alone. EADDRNOTAVAIL or
     ENODEV on removing: it is gone already, with its interface or removed by another program.
-    Reported when it begins to fail.
+    ESTALE: it was not carried out. Reported when it begins to fail.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* address = &host.block.addresses[which]
     cdef Record* record
     cdef bint failing = address.flags & FAILED and address.error == <uint8_t>error
+    if address.flags & ASKED:
+        address.flags &= ~<uint32_t>ASKED
+        host.asked -= 1
+    if error == ESTALE:
+        return
     if core.recorder.records != NULL:
         record = record_output(&core.recorder, RECORD_ADDED if added else RECORD_REMOVED, slot,
                                host.interface, now_ns)
@@ -230,7 +261,8 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
 cdef void address_added(Core* core, uint32_t slot, uint32_t which, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* address = &host.block.addresses[which]
-    host.held += 1
+    if not address.flags & HELD:                        # not adopted since it was asked for
+        host.held += 1
     if address.flags & LOST:
         host.addresses_restored += 1
     if address.flags & (FOREIGN | FAILED | LOST):       # added again, or at last
@@ -247,7 +279,10 @@ cdef RestoredWhy why_restored(const Address* address) noexcept nogil:
 
 
 cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Every change of the host has its outcome: announce, resign, or release the host."""
+    """Every change of the host has its outcome: announce, resign, or release the host.
+
+    The caller calls this only when none of its addresses is ASKED any more.
+    """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
     cdef Address* address
@@ -271,8 +306,7 @@ cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
             begin_announcing(core, slot, now_ns)
         return
     if host.flags & RESIGN_AFTER_REMOVAL:
-        host.flags &= ~<uint32_t>RESIGN_AFTER_REMOVAL
-        engine_ask(core, &core.advertise, slot, TO_RESIGN)
+        resign(core, slot, now_ns)
     elif may_release(host):
         engine_release(core, slot, now_ns)
 
@@ -340,7 +374,9 @@ cdef uint32_t next_within_pace(Core* core, Queue* queue, uint8_t pending,
         left -= 1
         slot = queue_pop(queue)
         host = &core.hosts[slot]
-        if host.block == NULL or not host.pending & pending or host.state != MASTER:
+        # Until its addresses are there an announcement would be of a former time as MASTER.
+        if (host.block == NULL or not host.pending & pending or host.state != MASTER
+                or not host.flags & ANNOUNCING):
             host.pending &= ~<uint32_t>pending
             continue
         interface = &core.interfaces[host.interface]
@@ -369,7 +405,12 @@ cdef void announced(Core* core, uint32_t slot) noexcept nogil:
     core.interfaces[core.hosts[slot].interface].announced += 1
 
 
-cdef bint nothing_to_do(const Core* core) noexcept nogil:
+cdef bint nothing_to_send(const Core* core) noexcept nogil:
+    """Whether no advertisement and no change of an address waits to be carried out."""
     return (queue_empty(&core.advertise_first) and queue_empty(&core.advertise)
-            and queue_empty(&core.change)
+            and queue_empty(&core.change))
+
+
+cdef bint nothing_to_do(const Core* core) noexcept nogil:
+    return (nothing_to_send(core)
             and queue_empty(&core.announce) and queue_empty(&core.repeat))

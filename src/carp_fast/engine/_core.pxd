@@ -43,6 +43,7 @@ cdef enum ReportKind:
     FAMILY_HEARD                    # value: the family, heard again
     SOURCE_PROVEN                   # a genuine source outside its lane; value: ifindex; the peer
     DUPLICATE_ENDED                 # no other host sends from our address any more; mac: that host
+    RESIGNED_HOLDING                # value: addresses whose removal had no outcome in time
     REPORTS
 
 cdef enum RestoredWhy:              # why a missing address of ours was added again
@@ -61,7 +62,7 @@ cdef enum OrderKind:
     ORDER_VERIFY                          # check the addresses of its interface soon
     ORDER_LOSE_ADDRESS                    # its addresses are removed repeatedly: give the host up
     ORDER_MARK                            # report DONE when all orders before it are carried out
-    ORDER_FLUSH                           # report DONE when nothing is left to carry out
+    ORDER_FLUSH                           # report DONE when only announcements are left to do
     ORDER_SNAPSHOT                        # copy `value` hosts from `slot` on to `pointer`
     ORDER_SNAPSHOT_INTERFACES             # copy `value` interfaces from `slot` on to `pointer`
     ORDER_COPY_RECORDS                    # `pointer`: a RecordCopy
@@ -171,6 +172,12 @@ cdef struct Core:
     ReportRing reports
     Recorder recorder
 
+# How long a resignation waits for the removal of the addresses, and when the host first advertises
+# meanwhile: usually the outcome is there before.
+cdef enum:
+    LEAVING_NS = 1000000000
+    LEAVING_FIRST_NS = 10000000
+
 cdef inline void verify_soon(Core* core, uint32_t number, int64_t at_ns) noexcept nogil:
     """Schedule a check of an interface's addresses at `at_ns`, or earlier."""
     cdef Interface* interface = &core.interfaces[number]
@@ -211,6 +218,10 @@ cdef void engine_record(Core* core, uint32_t slot, bint added, bint changed,
 cdef void engine_touch(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void engine_set_deadline(Core* core, uint32_t slot, int64_t deadline_ns) noexcept nogil
+cdef int64_t address_deadline_ns(const VirtualHost* host) noexcept nogil
+cdef int64_t leaving_at_ns(const VirtualHost* host) noexcept nogil
+cdef void engine_plan_upkeep(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef void engine_redirect(Core* core, uint32_t slot) noexcept nogil
 cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept nogil
 cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) noexcept nogil
 cdef uint32_t queue_pop(Queue* queue) noexcept nogil

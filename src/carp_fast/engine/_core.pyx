@@ -15,11 +15,11 @@ from carp_fast.engine._recorder cimport (
     CHECKPOINT_ABSENCES, Checkpoint, checkpoint_take, record_checkpoint, recorder_close,
     recorder_wants)
 from carp_fast.engine._vhid cimport (
-    CACHE_LINE, DUPLICATE, SECOND_NS, Source, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
-    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, vhid_interval_ns, vhid_least_interval_ns,
-    vhid_master, VirtualHost)
+    CACHE_LINE, DUPLICATE, MASTER, SECOND_NS, Source, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST,
+    TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, vhid_interval_ns,
+    vhid_least_interval_ns, vhid_master, VirtualHost)
 from carp_fast.engine._wheel cimport (
-    NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open)
+    NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_skip)
 
 cdef enum:
     PACE = 65536                # advertisements a second while phases are filled
@@ -27,6 +27,7 @@ cdef enum:
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
     void store_release(uint64_t* p, uint64_t x) noexcept
+    void store_release_32(uint32_t* p, uint32_t x) noexcept
 
 cdef uint32_t TELL_EVERY_MS = 60000     # at most, of one virtual host, however many packets come
 
@@ -217,6 +218,46 @@ cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept n
     if ticks > 1:
         last -= (last - slot // a_tick % ticks) % ticks
     engine_set_deadline(core, slot, last * core.wake_tick_ns)
+
+
+cdef int64_t address_deadline_ns(const VirtualHost* host) noexcept nogil:
+    """When a MASTER without addresses gives up, not before a demotion for it ends; 0: never."""
+    cdef int64_t at_ns = host.without_ns + host.configured.address_deadline_ms * <int64_t>1000000
+    if (not host.without_ns or not host.configured.address_deadline_ms or host.state != MASTER
+            or host.held):                              # of many, the first ones are there
+        return 0
+    return max(at_ns, host.demoted_until_ns)
+
+
+cdef int64_t leaving_at_ns(const VirtualHost* host) noexcept nogil:
+    """When a host whose resignation waits for the removal advertises again, or resigns at last."""
+    return min(host.leaving_ns + LEAVING_NS, max(
+        host.leaving_ns + LEAVING_FIRST_NS, host.answered_ns + vhid_interval_ns(host)))
+
+
+cdef void engine_plan_upkeep(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """Arm the host's timer for the part of its upkeep that is due first."""
+    cdef const VirtualHost* host = &core.hosts[slot]
+    cdef int64_t at_ns = host.retry_at_ns, other_ns = address_deadline_ns(host)
+    if other_ns and (not at_ns or other_ns < at_ns):
+        at_ns = other_ns
+    if host.demoted_until_ns and (not at_ns or host.demoted_until_ns < at_ns):
+        at_ns = host.demoted_until_ns
+    if host.leaving_ns and (not at_ns or leaving_at_ns(host) < at_ns):
+        at_ns = leaving_at_ns(host)
+    if not at_ns:
+        wheel_disarm(&core.upkeep, slot)
+        return
+    wheel_skip(&core.upkeep, now_ns // TICK_NS)
+    wheel_arm(&core.upkeep, slot, (at_ns + TICK_NS - 1) // TICK_NS)
+
+
+cdef void engine_redirect(Core* core, uint32_t slot) noexcept nogil:
+    """The host's addresses should be different now: changes asked for before no longer apply.
+
+    Whoever carries them out reads the generation just before, from another thread.
+    """
+    store_release_32(&core.hosts[slot].generation, core.hosts[slot].generation + 1)
 
 
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:

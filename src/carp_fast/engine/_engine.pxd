@@ -7,8 +7,9 @@ from carp_fast.engine._vhid cimport Address, VirtualHost
 
 cdef class Engine:
     cdef Core core
+    cdef list asked             # changes without an answer: (slot, which, address, added, struct)
     cdef give(self, uint8_t kind, uint32_t slot, int64_t value, void* pointer, int64_t now_ns)
-    cdef change_addresses(self, uint32_t slot, int64_t now_ns, dict errors, list actions)
+    cdef ask_for_changes(self, uint32_t slot, list actions)
     cdef list announcement(self, uint32_t slot)
     cdef used(self, uint32_t slot)
 

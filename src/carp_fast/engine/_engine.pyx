@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 
 from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
-    next_advertisement, next_announcement, next_change)
+    asked_address, change_asked, next_advertisement, next_announcement, next_change)
 from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_DEMOTE,
@@ -205,6 +205,7 @@ cdef class Engine:
         if report_capacity < 4096 or report_capacity & (report_capacity - 1):
             raise ValueError("report_capacity: must be a power of two and at least 4096")
         engine_open(&self.core, report_capacity, seed)
+        self.asked = []
 
     def __dealloc__(self):
         engine_close(&self.core)
@@ -440,12 +441,12 @@ cdef class Engine:
                                   <uint8_t>flags_of(ADDRESS_WORDS, words)):
                 raise ValueError("an assumed address does not belong to the host")
 
-    def take_actions(self, int64_t now_ns, errors=None) -> list:
+    def take_actions(self, int64_t now_ns, errors=None, *, bint busy=False) -> list:
         """Carry out all that is queued, as a network without faults would.
 
         Returns the actions in order, see actions.py. `errors`: {address: errno} that the kernel
         would answer, for one host {(slot, address): errno}; {(slot, None): errno}: its
-        advertisements are not sent.
+        advertisements are not sent. `busy`: the kernel does not answer yet, see answer().
         """
         cdef list actions = []
         cdef uint32_t slot
@@ -466,7 +467,11 @@ cdef class Engine:
                 continue
             slot = next_change(&self.core)
             if slot != NOBODY:
-                self.change_addresses(slot, now_ns, errors or {}, actions)
+                self.ask_for_changes(slot, actions)
+                if not self.core.hosts[slot].asked:
+                    addresses_done(&self.core, slot, now_ns)
+                elif not busy:
+                    self.answer(now_ns, errors)
                 continue
             slot = next_announcement(&self.core, now_ns)
             if slot == NOBODY:
@@ -482,7 +487,7 @@ cdef class Engine:
             advertisement_sent(&self.core, slot, self.core.hosts[slot].block.output_count, error,
                                now_ns)
 
-    cdef change_addresses(self, uint32_t slot, int64_t now_ns, dict errors, list actions):
+    cdef ask_for_changes(self, uint32_t slot, list actions):
         cdef VirtualHost* host = &self.core.hosts[slot]
         cdef list added = [], removed = []
         cdef uint32_t i
@@ -493,13 +498,27 @@ cdef class Engine:
                 data = address_bytes(host.block.addresses[i].bytes,
                                      host.block.addresses[i].family)
                 (added if wanted > 0 else removed).append(data)
-                address_changed(&self.core, slot, i, wanted > 0,
-                                errors.get((slot, data), errors.get(data, 0)), now_ns)
+                change_asked(&self.core, slot, i)
+                self.asked.append((slot, i, data, wanted > 0,
+                                   (<const char*>&host.block.addresses[i])[:sizeof(Address)]))
         if removed:
             actions.append(RemoveAddresses(slot, removed))
         if added:
             actions.append(AddAddresses(slot, added))
-        addresses_done(&self.core, slot, now_ns)
+
+    def answer(self, int64_t now_ns, errors=None) -> None:
+        """Let the kernel answer all changes that it was asked for; `errors` as in take_actions."""
+        cdef uint32_t slot, i
+        cdef bytes was
+        asked, self.asked = self.asked, []
+        for slot, i, data, added, was in asked:
+            i = asked_address(&self.core, slot, i, <const Address*><const char*>was)
+            if i == NOBODY:
+                continue
+            error = (errors or {}).get((slot, data), (errors or {}).get(data, 0))
+            address_changed(&self.core, slot, i, added, error, now_ns)
+            if not self.core.hosts[slot].asked:
+                addresses_done(&self.core, slot, now_ns)
 
     cdef list announcement(self, uint32_t slot):
         cdef VirtualHost* host = &self.core.hosts[slot]

@@ -11,24 +11,25 @@ from carp_fast.engine._actions cimport begin_announcing, may_release
 from carp_fast.engine._absence cimport absence_note
 from carp_fast.engine._auth cimport AuthKey
 from carp_fast.engine._core cimport (
-    Core, DONE, core_source, engine_record, engine_touch, HostsCopy, Interface, MAX_INTERFACES,
-    MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR,
-    ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE,
-    ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES,
-    ORDER_VERIFY, Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS, engine_ask, engine_release,
-    engine_schedule, engine_set_deadline, report_begin, report_end, verify_soon)
+    Core, DONE, core_source, engine_plan_upkeep, engine_record, engine_redirect, engine_touch,
+    HostsCopy, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
+    ORDER_ASSUME, ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS,
+    ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT,
+    ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS,
+    engine_ask, engine_release, engine_schedule, engine_set_deadline, report_begin, report_end,
+    verify_soon)
 from carp_fast.engine._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE,
     ORDERED_BAR, ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
     RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
     record_input, recorder_copy)
 from carp_fast.engine._transitions cimport engine_event, engine_shown, engine_try_ready
-from carp_fast.engine._upkeep cimport upkeep_lose, upkeep_plan, wanted_change
+from carp_fast.engine._upkeep cimport upkeep_lose, wanted_change
 from carp_fast.engine._vhid cimport (
-    Address, ADDRESS_LOST, AlternateKey, ANNOUNCING, BACKUP, BARRED, Block, BSD_MAC, EXTENDED,
-    FAILED, FOREIGN, FREED, HELD, IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING, LEAVING,
-    LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN, Output,
-    OWN_MAC, RESIGNED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND,
+    Address, ADDRESS_LOST, AlternateKey, ANNOUNCING, ASKED, BACKUP, BARRED, Block, BSD_MAC,
+    EXTENDED, FAILED, FOREIGN, FREED, HELD, IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING,
+    LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN,
+    Output, OWN_MAC, RESIGNED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND,
     SOURCE_MISSING, SOURCES, STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
     TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_interval_ns,
     vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source, vhid_virtual_mac,
@@ -97,7 +98,9 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
     cdef VirtualHost* host = &core.hosts[order.slot]
     cdef uint32_t* first
     cdef uint32_t i
+    cdef uint32_t generation = host.generation
     memcpy(host, order.pointer, sizeof(VirtualHost))
+    host.generation = generation + 1        # of the slot: no request of a predecessor applies
     host.sources = core_source(core, order.slot, 0)
     host.sources_apart = MAX_VIRTUAL_HOSTS
     for i in range(SOURCES):
@@ -212,7 +215,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
         for j in range(host.block.address_count):
             if vhid_same_address(&block.addresses[i], &host.block.addresses[j]):
                 block.addresses[i].flags |= host.block.addresses[j].flags & (
-                    HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
+                    HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS | ASKED)
                 block.addresses[i].error = host.block.addresses[j].error
     report = report_begin(core, RELEASED, NOBODY, now_ns)
     if report != NULL:
@@ -235,14 +238,16 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     elif host.state == BACKUP and vhid_master_down_ns(host) != down_ns:
         host.flags &= ~<uint32_t>EXTENDED
         engine_set_deadline(core, order.slot, now_ns + vhid_master_down_ns(host))
-    host.held = 0
+    engine_redirect(core, order.slot)
+    host.held = host.asked = 0
     for i in range(block.address_count):
         host.held += 1 if block.addresses[i].flags & HELD else 0
+        host.asked += 1 if block.addresses[i].flags & ASKED else 0
         if wanted_change(host, &block.addresses[i]) and not block.addresses[i].flags & FOREIGN:
             engine_ask(core, &core.change, order.slot, TO_TELL_ADDRESSES)
     if host.retry_at_ns or host.without_ns:         # of addresses that the host no longer has
         engine_ask(core, &core.change, order.slot, 0)
-    upkeep_plan(core, order.slot, now_ns)
+    engine_plan_upkeep(core, order.slot, now_ns)
     engine_record(core, order.slot, False, True, now_ns)
     engine_try_ready(core, order.slot, SOURCE_FOUND, now_ns)
 
@@ -423,6 +428,7 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
         absence_note(&core.absences, &was.absences[i])
     host.retry_at_ns, host.without_ns = was.retry_at_ns, was.without_ns
     host.demoted_until_ns, host.retries = was.demoted_until_ns, was.retries
+    host.leaving_ns = was.leaving_ns
     host.losses, host.lost_reason = was.losses, was.lost_reason
     host.held = 0
     for i in range(host.block.address_count):
@@ -435,7 +441,7 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
     host.deadline_ns = 0
     if was.deadline_ns:
         engine_set_deadline(core, slot, was.deadline_ns)
-    upkeep_plan(core, slot, now_ns)
+    engine_plan_upkeep(core, slot, now_ns)
     if queued:
         engine_ask(core, &core.advertise, slot, queued)
     if was.pending & TO_CHANGE_ADDRESSES:

@@ -136,6 +136,7 @@ cdef struct Checkpoint:
     int64_t retry_at_ns
     int64_t without_ns
     int64_t demoted_until_ns
+    int64_t leaving_ns
     Source sources[SOURCES]
 
 cdef struct Recorder:

@@ -192,6 +192,7 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.jitter_ns, to.ties, to.settled_ns = vhid_jitter_ns(host), host.ties, host.settled_ns
     to.retry_at_ns, to.without_ns = host.retry_at_ns, host.without_ns
     to.demoted_until_ns, to.retries = host.demoted_until_ns, host.retries
+    to.leaving_ns = host.leaving_ns
     to.losses, to.lost_reason = host.losses, host.lost_reason
     for i in range(SOURCES):
         to.sources[i] = vhid_source(host, i)[0]
@@ -381,7 +382,8 @@ cdef dict state_dict(const Checkpoint* of):
         "stranger6": of.stranger[1], "stranger6_ms": of.stranger_ms[1],
         "ties": of.ties, "settled_ns": of.settled_ns,
         "retry_at_ns": of.retry_at_ns, "without_ns": of.without_ns,
-        "demoted_until_ns": of.demoted_until_ns, "retries": of.retries, "losses": of.losses,
+        "demoted_until_ns": of.demoted_until_ns, "leaving_ns": of.leaving_ns,
+        "retries": of.retries, "losses": of.losses,
         "lost_reason": REASON_WORDS[of.lost_reason], "sources": [],
         "absences": [[of.absences[i].since_ns, of.absences[i].until_ns, of.absences[i].asleep_ns,
                       of.absences[i].dropped] for i in range(of.absence_count)]}
@@ -469,6 +471,7 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     to.settled_ns = take("settled_ns", 0)
     to.retry_at_ns, to.without_ns = take("retry_at_ns", 0), take("without_ns", 0)
     to.demoted_until_ns, to.retries = take("demoted_until_ns", 0), take("retries", 0)
+    to.leaving_ns = take("leaving_ns", 0)
     to.losses, to.lost_reason = take("losses", 0), REASON_WORDS.index(take("lost_reason", ""))
     absences = take("absences", ())
     if len(absences) > CHECKPOINT_ABSENCES:

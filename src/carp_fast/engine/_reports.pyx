@@ -8,7 +8,8 @@ from libc.stdint cimport uint8_t
 from carp_fast.engine._core cimport (
     ADDRESSES_CHANGED, ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED,
     COUNTER_RESET, DEMOTE_HEARD, DONE, DUPLICATE_ENDED, DUPLICATE_SOURCE, FAMILY_HEARD,
-    FAMILY_SILENT, LOST_PRIORITY, REASSERTED, RELEASED, REPORTS, Report, SECONDARIES,
+    FAMILY_SILENT, LOST_PRIORITY, REASSERTED, RELEASED, REPORTS, RESIGNED_HOLDING, Report,
+    SECONDARIES,
     SENDS_FAILING, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, STATE_CHANGED, WRONG_DIGEST)
 from carp_fast.engine._wheel cimport NOBODY
 
@@ -23,7 +24,8 @@ cdef tuple CLASSES = (                                  # by ReportKind
     _reports.DemoteHeard, _reports.SendsFailing, _reports.SendsRecovered, _reports.Released,
     _reports.Done, _reports.Stalled, _reports.SocketDropped, _reports.LostPriority,
     _reports.Reasserted, _reports.WrongDigest, _reports.CounterReset, _reports.FamilySilent,
-    _reports.FamilyHeard, _reports.SourceProven, _reports.DuplicateEnded)
+    _reports.FamilyHeard, _reports.SourceProven, _reports.DuplicateEnded,
+    _reports.ResignedHolding)
 cdef object ConfigurationReleased = _reports.ConfigurationReleased
 assert len(CLASSES) == REPORTS
 
@@ -52,7 +54,7 @@ cdef object report_object(const Report* report):
         return kind(report.at_ns, report.slot, report.detail, WHY[report.value])
     if report.kind in (ADDRESS_FOREIGN, ADDRESS_GONE):
         return kind(report.at_ns, report.slot, report.detail)
-    if report.kind in (SENDS_FAILING, DEMOTE_HEARD, FAMILY_SILENT, FAMILY_HEARD):
+    if report.kind in (SENDS_FAILING, DEMOTE_HEARD, FAMILY_SILENT, FAMILY_HEARD, RESIGNED_HOLDING):
         return kind(report.at_ns, report.slot, report.value)
     if report.kind in (DUPLICATE_SOURCE, DUPLICATE_ENDED, COUNTER_RESET):
         return kind(report.at_ns, report.slot, (<const char*>report.mac)[:6])

@@ -11,9 +11,9 @@ from libc.string cimport memcpy
 cimport carp_fast.engine._vhid as vhid
 from carp_fast.engine._absence cimport Absence, absence_end, absence_extended, absence_note
 from carp_fast.engine._core cimport (
-    Core, engine_ask, engine_end_duplicate, engine_may_tell, engine_schedule, engine_set_deadline,
-    engine_tell, engine_touch, Interface, REASSERTED, Report, report_begin, report_end,
-    STATE_CHANGED, TICK_NS, verify_soon)
+    Core, engine_ask, engine_end_duplicate, engine_may_tell, engine_redirect, engine_schedule,
+    engine_set_deadline, engine_tell, engine_touch, Interface, REASSERTED, Report, report_begin,
+    report_end, STATE_CHANGED, TICK_NS, verify_soon, engine_plan_upkeep)
 from carp_fast.engine._recorder cimport (
     RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record, record_input, record_output,
     record_turn)
@@ -127,9 +127,29 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
         tell_state(core, slot, previous, now_ns)
 
 
-cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now_ns) noexcept nogil:
+cdef void change_addresses(Core* core, uint32_t slot, uint32_t effects,
+                           int64_t now_ns) noexcept nogil:
+    """The host's addresses are to be added or removed, however long the kernel takes for it."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
+    host.repeat_in = host.retries = 0
+    host.announce_at_ns = host.without_ns = host.leaving_ns = 0
+    host.flags &= ~<uint32_t>(vhid.RESIGN_AFTER_REMOVAL | vhid.ANNOUNCING)
+    if effects & vhid.RESIGN:
+        host.flags |= vhid.RESIGN_AFTER_REMOVAL
+        host.leaving_ns = now_ns
+    elif effects & vhid.ADD_ADDRESSES and host.configured.manage_addresses and not host.held:
+        host.without_ns = now_ns
+    for i in range(host.block.address_count):           # tried again
+        host.block.addresses[i].flags &= ~<uint32_t>(
+            vhid.FOREIGN | vhid.LOST | vhid.LOST_WITH_OURS)
+    engine_plan_upkeep(core, slot, now_ns)
+    engine_redirect(core, slot)
+    engine_ask(core, &core.change, slot, vhid.TO_TELL_ADDRESSES)
+
+
+cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now_ns) noexcept nogil:
+    cdef VirtualHost* host = &core.hosts[slot]
     if effects & vhid.ADVERTISE:
         host.flags &= ~<uint32_t>(vhid.MASTER_LEAVES | vhid.CONTESTED | vhid.REPEATING
                                   | vhid.EXTENDED)
@@ -150,16 +170,7 @@ cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now
         if host.flags & vhid.ANNOUNCING:                     # otherwise they are not added yet
             engine_ask(core, &core.announce, slot, vhid.TO_ANNOUNCE)
     if effects & (vhid.ADD_ADDRESSES | vhid.REMOVE_ADDRESSES):
-        host.repeat_in = 0
-        host.announce_at_ns = 0
-        host.flags &= ~<uint32_t>(vhid.RESIGN_AFTER_REMOVAL | vhid.ANNOUNCING)
-        if effects & vhid.RESIGN:
-            host.flags |= vhid.RESIGN_AFTER_REMOVAL
-        host.retries = 0
-        for i in range(host.block.address_count):       # tried again
-            host.block.addresses[i].flags &= ~<uint32_t>(
-                vhid.FOREIGN | vhid.LOST | vhid.LOST_WITH_OURS)
-        engine_ask(core, &core.change, slot, vhid.TO_TELL_ADDRESSES)
+        change_addresses(core, slot, effects, now_ns)
 
 
 cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:

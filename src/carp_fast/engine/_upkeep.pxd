@@ -19,7 +19,7 @@ ctypedef There (*Finder)(void* where, uint32_t slot, uint32_t which) noexcept no
 cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil
 cdef void tell_address(Core* core, uint8_t kind, uint32_t slot, uint32_t which, uint64_t value,
                        int64_t now_ns) noexcept nogil
-cdef void upkeep_plan(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef void resign(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void upkeep_expire(Core* core, int64_t now_ns) noexcept nogil
 cdef void upkeep_lose(Core* core, uint32_t slot, uint8_t reason, int64_t now_ns) noexcept nogil

@@ -12,15 +12,18 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from carp_fast.engine._core cimport (
-    ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, Core, Interface, RESTORED_REFUSED, Report,
-    TICK_NS, UNDEMOTED, engine_ask, engine_schedule, engine_touch, report_begin, report_end)
+    ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, Core, Interface, RESIGNED_HOLDING, LEAVING_NS,
+    RESTORED_REFUSED, Report, TICK_NS, UNDEMOTED, address_deadline_ns, engine_ask,
+    engine_plan_upkeep, engine_schedule, engine_tell, engine_touch, leaving_at_ns, report_begin,
+    report_end)
 from carp_fast.engine._recorder cimport (
     RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output)
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
-    Address, ADDRESS_DEADLINE, ADDRESS_DEMOTED, BACKUP, FAILED, FOREIGN, HELD, LOST, LOST_WITH_OURS,
-    MASTER, ON_ADDRESS_LOST, RETIRED, SECOND_NS, vhid_same_address, VirtualHost)
-from carp_fast.engine._wheel cimport NOBODY, wheel_arm, wheel_disarm, wheel_pop, wheel_skip
+    Address, ADDRESS_DEADLINE, ADDRESS_DEMOTED, ASKED, BACKUP, FAILED, FOREIGN, HELD, LOST,
+    LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST, RESIGN_AFTER_REMOVAL, RETIRED, SECOND_NS,
+    TO_ADVERTISE_LAST, TO_RESIGN, vhid_same_address, VirtualHost)
+from carp_fast.engine._wheel cimport NOBODY, wheel_pop
 
 cdef enum:
     RETRIES_MAX = 10            # doublings of the wait: from 10 ms to 10 s
@@ -35,9 +38,11 @@ cdef int64_t WITH_OURS_NS = 2 * <int64_t>SECOND_NS
 
 
 cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil:
-    """1: to be added, -1: to be removed, 0: as it should be."""
+    """1: to be added, -1: to be removed, 0: as it should be, or its change has no outcome yet."""
     cdef bint wanted = (host.state == MASTER and host.configured.manage_addresses
                         and not address.flags & RETIRED)
+    if address.flags & ASKED:
+        return 0
     if wanted:
         return 0 if address.flags & HELD else 1
     return -1 if address.flags & HELD else 0
@@ -54,27 +59,31 @@ cdef void tell_address(Core* core, uint8_t kind, uint32_t slot, uint32_t which, 
 
 # ------------------------------------------------------------------------- once more, and too long
 
-cdef void upkeep_plan(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
-    """Arm the host's timer for the part of its upkeep that is due first."""
-    cdef const VirtualHost* host = &core.hosts[slot]
-    cdef int64_t at_ns = host.retry_at_ns, other_ns = deadline_ns(host)
-    if other_ns and (not at_ns or other_ns < at_ns):
-        at_ns = other_ns
-    if host.demoted_until_ns and (not at_ns or host.demoted_until_ns < at_ns):
-        at_ns = host.demoted_until_ns
-    if not at_ns:
-        wheel_disarm(&core.upkeep, slot)
+cdef void resign(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """Send the resignation: the addresses are removed, or their removal takes too long."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    host.flags &= ~<uint32_t>RESIGN_AFTER_REMOVAL
+    host.leaving_ns = 0
+    engine_plan_upkeep(core, slot, now_ns)
+    engine_ask(core, &core.advertise, slot, TO_RESIGN)
+
+
+cdef void leave_on(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """The removal before a resignation has no outcome yet: advertise, or resign without it.
+
+    Until the others know, the addresses must not be taken over: both hosts would have them. But
+    they must not be kept from it for longer than LEAVING_NS, either.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    if leaving_at_ns(host) > now_ns:
         return
-    wheel_skip(&core.upkeep, now_ns // TICK_NS)
-    wheel_arm(&core.upkeep, slot, (at_ns + TICK_NS - 1) // TICK_NS)
-
-
-cdef inline int64_t deadline_ns(const VirtualHost* host) noexcept nogil:
-    """When a MASTER without addresses gives up, not before a demotion for it ends; 0: never."""
-    cdef int64_t at_ns = host.without_ns + host.configured.address_deadline_ms * <int64_t>1000000
-    if not host.without_ns or not host.configured.address_deadline_ms or host.state != MASTER:
-        return 0
-    return max(at_ns, host.demoted_until_ns)
+    if now_ns < host.leaving_ns + LEAVING_NS:
+        host.answered_ns = now_ns
+        engine_ask(core, &core.advertise, slot, TO_ADVERTISE_LAST)
+        return
+    if host.held or host.asked:
+        engine_tell(core, RESIGNED_HOLDING, slot, max(host.held, host.asked), NULL, now_ns)
+    resign(core, slot, now_ns)
 
 
 cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
@@ -108,7 +117,7 @@ cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     elif not host.without_ns:
         host.without_ns = now_ns
     if planned or host.retry_at_ns or host.without_ns:
-        upkeep_plan(core, slot, now_ns)
+        engine_plan_upkeep(core, slot, now_ns)
 
 
 cdef bint upkeep_waits(const Core* core) noexcept nogil:
@@ -139,12 +148,15 @@ cdef void upkeep_expire(Core* core, int64_t now_ns) noexcept nogil:
             engine_touch(core, slot, now_ns)
             host.retry_at_ns = 0
             engine_ask(core, &core.change, slot, 0)
-        at_ns = deadline_ns(host)
+        if host.leaving_ns:
+            engine_touch(core, slot, now_ns)
+            leave_on(core, slot, now_ns)
+        at_ns = address_deadline_ns(host)
         if at_ns and at_ns <= now_ns:
             upkeep_lose(core, slot, ADDRESS_DEADLINE, now_ns)
         elif host.demoted_until_ns and host.demoted_until_ns <= now_ns:
             undemote(core, slot, now_ns)
-        upkeep_plan(core, slot, now_ns)
+        engine_plan_upkeep(core, slot, now_ns)
 
 
 cdef void undemote(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
@@ -175,7 +187,7 @@ cdef void upkeep_lose(Core* core, uint32_t slot, uint8_t reason, int64_t now_ns)
     host.lost_reason = reason
     host.flags |= ADDRESS_DEMOTED
     engine_event(core, slot, ON_ADDRESS_LOST, reason, now_ns)
-    upkeep_plan(core, slot, now_ns)
+    engine_plan_upkeep(core, slot, now_ns)
 
 
 # ------------------------------------------------------------------------------------- checks
@@ -229,6 +241,8 @@ cdef void address_found(Core* core, uint32_t slot, uint32_t which, There there,
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* address = &host.block.addresses[which]
     cdef const Interface* interface = &core.interfaces[host.interface]
+    if address.flags & ASKED:                           # the outcome is newer than this
+        return
     if there == THERE_NONE and address.flags & (HELD | FOREIGN):
         record_found(core, slot, address, there, now_ns)
         if address.flags & HELD:

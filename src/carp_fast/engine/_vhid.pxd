@@ -122,6 +122,7 @@ cdef enum AddressFlag:
     FAILED = 16                 # its last change was refused
     LOST = 32                   # we had it, and it is gone
     LOST_WITH_OURS = 64         # ... after another address of ours was removed
+    ASKED = 128                 # its change was handed over, and has no outcome yet
 
 cdef enum Pending:
     TO_ADVERTISE = 1
@@ -274,7 +275,7 @@ cdef struct VirtualHost:
     # MASTER: the last of them; BACKUP, EXTENDED: absences until then are in its deadline
     int64_t judged_ns
     int64_t announce_at_ns      # the next announcement by time, 0: none
-    int64_t answered_ns
+    int64_t answered_ns         # when it last advertised out of turn
     uint64_t sent
     int64_t since_ns
     uint32_t told_duplicate_ms  # when it was last reported, modulo 2^32; 0: never
@@ -300,7 +301,9 @@ cdef struct VirtualHost:
     int64_t retry_at_ns         # when a change of an address is tried again; 0: none has failed
     int64_t without_ns          # MASTER without any address since then; 0: it has some
     int64_t demoted_until_ns    # see ADDRESS_DEMOTED
-    uint8_t to_line[16]
+    int64_t leaving_ns          # since when its resignation waits for the removal; 0: it does not
+    uint32_t asked              # how many of its addresses are ASKED
+    uint32_t generation         # of what its addresses should be; see engine_redirect
 
 cdef struct Transition:
     uint8_t known

@@ -16,11 +16,12 @@ from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard
 from carp_fast.engine._upkeep cimport (
     THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_SOMEBODYS, THERE_UNKNOWN, There)
-from carp_fast.engine._vhid cimport Address, VirtualHost
+from carp_fast.engine._vhid cimport Address
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.pump._netlink cimport (
-    CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNMARKED, Found, netlink_carry_out,
-    netlink_found, netlink_look, netlink_put)
+    CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNMARKED, Found, netlink_found)
+from carp_fast.pump._requests cimport (
+    Request, requests_next, requests_outcome, requests_put, requests_room, requests_take)
 from carp_fast.pump._socket cimport (
     Arrival, BATCH, SendBatch, receive_batch, send_batch, send_put, send_put_raw, socket_drops)
 from carp_fast.pump._turn cimport (
@@ -173,50 +174,82 @@ cdef void send(void* where, Outgoing* frames, uint32_t count) noexcept nogil:
 
 # -------------------------------------------------------------------------------------- addresses
 
-cdef void change(void* where, AddressChange* changes, uint32_t count) noexcept nogil:
+cdef uint32_t room(void* where) noexcept nogil:
+    return requests_room(&(<PumpState*>where).requests)
+
+
+cdef void wake_requests(PumpState* pump) noexcept nogil:
+    cdef uint64_t one = 1
+    if pump.requests.running:
+        write(pump.requests.work_fd, &one, sizeof(one))
+
+
+cdef void change(void* where, const AddressChange* changes, uint32_t count) noexcept nogil:
     cdef PumpState* pump = <PumpState*>where
-    cdef const Core* core = pump.turn.core
-    cdef const VirtualHost* host
-    cdef const Address* address
+    cdef Request* request
     cdef uint32_t i
-    pump.netlink.count = pump.netlink.used = 0
     for i in range(count):
-        host = &core.hosts[changes[i].slot]
-        address = &host.block.addresses[changes[i].which]
-        netlink_put(&pump.netlink, changes[i].added, core.interfaces[host.interface].ifindex,
-                    address.family, host.configured.preferred, address.prefixlen, address.bytes)
-    netlink_carry_out(&pump.netlink)
-    tell_secondaries(pump)
-    for i in range(count):
-        changes[i].error = pump.netlink.changes[i].error
-        changes[i].was_ours = pump.netlink.changes[i].was_ours
+        request = requests_next(&pump.requests)
+        request.change, request.parts = changes[i], 0
+        request.generation = &pump.turn.core.hosts[changes[i].slot].generation
+        requests_put(&pump.requests)
+    wake_requests(pump)
 
 
-cdef void tell_secondaries(PumpState* pump) noexcept nogil:
-    """Report interfaces where removing addresses would have removed others, or will."""
-    cdef uint32_t i, number
-    cdef Report* report
-    for i in range(pump.netlink.promoted_count):
-        number = interface_number(pump, pump.netlink.promoted[i])
-        if number != NOBODY:
-            report = report_begin(pump.turn.core, SECONDARIES, NOBODY, clock_ns(CLOCK_MONOTONIC))
-            if report != NULL:
-                report.detail = <uint16_t>number
-                report.value = <uint64_t>pump.netlink.promote_errors[i]
-                report_end(pump.turn.core)
-
-
-cdef int look(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil:
+cdef uint32_t changed(void* where, AddressChange* changes, uint32_t count) noexcept nogil:
     cdef PumpState* pump = <PumpState*>where
-    return netlink_look(&pump.netlink, pump.turn.core.interfaces[interface].ifindex, part, parts)
+    cdef const Request* request
+    cdef uint32_t taken = 0
+    while taken < count:
+        request = requests_outcome(&pump.requests)
+        if request == NULL or request.parts:
+            break
+        if request.promoted:
+            tell_secondaries(pump, request)
+        changes[taken] = request.change
+        taken += 1
+        requests_take(&pump.requests)
+    return taken
+
+
+cdef void tell_secondaries(PumpState* pump, const Request* request) noexcept nogil:
+    """Report an interface where removing addresses would have removed others, or will."""
+    cdef uint32_t number = interface_number(pump, request.change.ifindex)
+    cdef Report* report
+    if number == NOBODY:
+        return
+    report = report_begin(pump.turn.core, SECONDARIES, NOBODY, clock_ns(CLOCK_MONOTONIC))
+    if report != NULL:
+        report.detail = <uint16_t>number
+        report.value = <uint64_t>request.promote_error
+        report_end(pump.turn.core)
+
+
+cdef void look(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil:
+    cdef PumpState* pump = <PumpState*>where
+    cdef Request* request = requests_next(&pump.requests)
+    request.change.ifindex = pump.turn.core.interfaces[interface].ifindex
+    request.part, request.parts, request.promoted = part, parts, 0
+    requests_put(&pump.requests)
+    wake_requests(pump)
+
+
+cdef bint looked(void* where, int* error) noexcept nogil:
+    cdef PumpState* pump = <PumpState*>where
+    cdef const Request* request = requests_outcome(&pump.requests)
+    if request == NULL or not request.parts:
+        return False
+    error[0] = request.change.error
+    requests_take(&pump.requests)
+    return True
 
 
 cdef There find(void* where, uint32_t slot, uint32_t which) noexcept nogil:
     """What the last look at a host's interface found of one of its addresses."""
     cdef PumpState* pump = <PumpState*>where
     cdef const Address* address = &pump.turn.core.hosts[slot].block.addresses[which]
-    cdef Found found = netlink_found(&pump.netlink, address.family, address.prefixlen,
-                                     address.bytes)
+    cdef Found found = netlink_found(&pump.requests.netlink, &pump.requests.looked, address.family,
+                                     address.prefixlen, address.bytes)
     if found == FOUND_NONE:
         return THERE_NONE
     if found == FOUND_OURS:
@@ -232,13 +265,15 @@ cdef Environment environment
 environment.now, environment.suspended = now, suspended
 environment.obey_next, environment.receive, environment.drops = obey_next, receive, drops
 environment.advertise, environment.announce = send, send
-environment.change, environment.look, environment.find = change, look, find
+environment.room, environment.change, environment.changed = room, change, changed
+environment.look, environment.looked, environment.find = look, looked, find
 environment.onlooker = NULL
 
 
 cdef void environment_open(PumpState* pump, Core* core) noexcept nogil:
     """Prepare for the first turn; receivers are added later."""
     pump.watching = True
+    pump.requests.most = CHANGES // 8
     turn_open(&pump.turn, core, &environment, pump, BATCH, SLICES_A_TURN, CHANGES)
 
 

@@ -41,6 +41,13 @@ cdef struct FoundAddress:
     uint8_t marked
     uint8_t bytes[16]
 
+cdef struct Existing:           # the addresses of an interface as last read, hashed
+    int32_t ifindex             # 0: none
+    uint32_t look
+    uint32_t part               # of `parts`: addresses of the other parts are unknown
+    uint32_t parts
+    FoundAddress found[FOUND_ROOM]
+
 cdef struct Netlink:
     int fd
     bint marks                  # the kernel keeps IFA_PROTO
@@ -53,12 +60,7 @@ cdef struct Netlink:
     uint32_t offsets[CHANGES + 1]
     uint8_t out[CHANGES * MESSAGE_ROOM]
     uint8_t answers[CHANGES][ACKNOWLEDGEMENT_ROOM]
-    # The results of the last look: addresses of one interface, hashed.
-    int32_t looked_at           # its ifindex, 0: none
-    uint32_t look
-    uint32_t part               # of `parts`: addresses of the other parts are unknown
-    uint32_t parts
-    FoundAddress found[FOUND_ROOM]
+    Existing existing           # for outcomes that need a look
     uint8_t dump[DUMP_ROOM]
     # Settings of promote_secondaries by this batch, for its report.
     uint32_t promoted_count
@@ -70,8 +72,8 @@ cdef void netlink_put(Netlink* netlink, bint added, int32_t ifindex, uint8_t fam
 cdef void netlink_carry_out(Netlink* netlink) noexcept nogil
 cdef Found netlink_whose(Netlink* netlink, int32_t ifindex, uint8_t family, uint8_t prefixlen,
                          const uint8_t* address) noexcept nogil
-cdef int netlink_look(Netlink* netlink, int32_t ifindex, uint32_t part,
+cdef int netlink_look(Netlink* netlink, Existing* existing, int32_t ifindex, uint32_t part,
                       uint32_t parts) noexcept nogil
-cdef Found netlink_found(const Netlink* netlink, uint8_t family, uint8_t prefixlen,
-                         const uint8_t* address) noexcept nogil
+cdef Found netlink_found(const Netlink* netlink, const Existing* existing, uint8_t family,
+                         uint8_t prefixlen, const uint8_t* address) noexcept nogil
 cdef int netlink_template(Template* template, bytes encoded, bytes address) except -1

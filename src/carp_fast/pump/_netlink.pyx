@@ -197,7 +197,7 @@ cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
     cdef uint32_t i
     cdef int error = ENOBUFS
     cdef bint lost = False
-    netlink.looked_at = 0
+    netlink.existing.ifindex = 0
     netlink.promoted_count = 0
     for i in range(netlink.count):
         if not netlink.changes[i].added and netlink.changes[i].family == 4 and (
@@ -253,16 +253,16 @@ cdef inline uint32_t address_hash(uint8_t family, uint8_t prefixlen,
     return <uint32_t>(x ^ x >> 32)
 
 
-cdef uint32_t found_place(const Netlink* netlink, uint8_t family, uint8_t prefixlen,
+cdef uint32_t found_place(const Existing* existing, uint8_t family, uint8_t prefixlen,
                           const uint8_t* address) noexcept nogil:
     """The place of an address among the results of the last look, or a free one."""
     cdef uint32_t at = address_hash(family, prefixlen, address) & (FOUND_ROOM - 1)
-    cdef const FoundAddress* found = &netlink.found[at]
-    while found.look == netlink.look and not (
+    cdef const FoundAddress* found = &existing.found[at]
+    while found.look == existing.look and not (
             found.family == family and (family == 6 or found.prefixlen == prefixlen)
             and memcmp(found.bytes, address, address_size(family)) == 0):
         at = (at + 1) & (FOUND_ROOM - 1)
-        found = &netlink.found[at]
+        found = &existing.found[at]
     return at
 
 
@@ -271,15 +271,15 @@ cdef inline uint32_t part_of(uint8_t family, uint8_t prefixlen, const uint8_t* a
     return (address_hash(family, prefixlen, address) >> 16) % parts
 
 
-cdef Found netlink_found(const Netlink* netlink, uint8_t family, uint8_t prefixlen,
-                         const uint8_t* address) noexcept nogil:
-    """The result of the last look for an address of its interface."""
+cdef Found netlink_found(const Netlink* netlink, const Existing* existing, uint8_t family,
+                         uint8_t prefixlen, const uint8_t* address) noexcept nogil:
+    """The result of a look for an address of its interface. Reads `existing` alone."""
     cdef const FoundAddress* found
-    if not netlink.looked_at or part_of(family, prefixlen, address,
-                                        netlink.parts) != netlink.part:
+    if not existing.ifindex or part_of(family, prefixlen, address,
+                                       existing.parts) != existing.part:
         return FOUND_UNKNOWN
-    found = &netlink.found[found_place(netlink, family, prefixlen, address)]
-    if found.look != netlink.look:
+    found = &existing.found[found_place(existing, family, prefixlen, address)]
+    if found.look != existing.look:
         return FOUND_NONE
     if not netlink.marks:
         return FOUND_UNMARKED
@@ -289,23 +289,25 @@ cdef Found netlink_found(const Netlink* netlink, uint8_t family, uint8_t prefixl
 cdef Found netlink_whose(Netlink* netlink, int32_t ifindex, uint8_t family, uint8_t prefixlen,
                          const uint8_t* address) noexcept nogil:
     """The origin of an address; looks at its interface, unless this batch did so last."""
+    cdef Existing* existing = &netlink.existing
     cdef Found found = FOUND_UNKNOWN
     cdef uint32_t parts = 1
     cdef int error = E2BIG
-    if netlink.looked_at == ifindex:
-        found = netlink_found(netlink, family, prefixlen, address)
-        parts = netlink.parts
+    if existing.ifindex == ifindex:
+        found = netlink_found(netlink, existing, family, prefixlen, address)
+        parts = existing.parts
     while found == FOUND_UNKNOWN and error == E2BIG and parts <= LOOK_PARTS:
-        error = netlink_look(netlink, ifindex, part_of(family, prefixlen, address, parts), parts)
+        error = netlink_look(netlink, existing, ifindex,
+                             part_of(family, prefixlen, address, parts), parts)
         if error == ENODEV:
             return FOUND_NONE
         if not error:
-            found = netlink_found(netlink, family, prefixlen, address)
+            found = netlink_found(netlink, existing, family, prefixlen, address)
         parts *= 2
     return found
 
 
-cdef int netlink_look(Netlink* netlink, int32_t ifindex, uint32_t part,
+cdef int netlink_look(Netlink* netlink, Existing* existing, int32_t ifindex, uint32_t part,
                       uint32_t parts) noexcept nogil:
     """Read an interface's addresses from the kernel, and keep those of one of `parts` parts.
 
@@ -313,14 +315,14 @@ cdef int netlink_look(Netlink* netlink, int32_t ifindex, uint32_t part,
     """
     cdef int _, error = EAGAIN
     for _ in range(ATTEMPTS):
-        netlink.look += 1
-        netlink.part, netlink.parts = part, parts
+        existing.look += 1
+        existing.part, existing.parts = part, parts
         error = ask_for_addresses(netlink, ifindex)
         if not error:
-            error = read_addresses(netlink, ifindex)
+            error = read_addresses(netlink, existing, ifindex)
         if error != EAGAIN and error != EBUSY:
             break
-    netlink.looked_at = ifindex if not error else 0
+    existing.ifindex = ifindex if not error else 0
     return error
 
 
@@ -336,7 +338,7 @@ cdef int ask_for_addresses(Netlink* netlink, int32_t ifindex) noexcept nogil:
     return send_message(netlink, &request, sizeof(request))
 
 
-cdef int read_addresses(Netlink* netlink, int32_t ifindex) noexcept nogil:
+cdef int read_addresses(Netlink* netlink, Existing* existing, int32_t ifindex) noexcept nogil:
     """Read a dump to its end, even after an error, since the next one cannot begin before.
 
     0 or an errno: EAGAIN if addresses changed meanwhile, or a message was lost.
@@ -368,13 +370,13 @@ cdef int read_addresses(Netlink* netlink, int32_t ifindex) noexcept nogil:
                         return -(<const int*>(header + 1))[0]
                     return error
                 if header.nlmsg_type == RTM_NEWADDR and not error:
-                    kept += keep_address(netlink, ifindex, header)
+                    kept += keep_address(existing, ifindex, header)
                     if kept > FOUND_ROOM // 2:
                         error = E2BIG
             at += (header.nlmsg_len + 3) & ~<uint32_t>3
 
 
-cdef uint32_t keep_address(Netlink* netlink, int32_t ifindex,
+cdef uint32_t keep_address(Existing* existing, int32_t ifindex,
                            const nlmsghdr* header) noexcept nogil:
     """Keep one address of a dump; the number kept."""
     cdef const ifaddrmsg* body = <const ifaddrmsg*>(header + 1)
@@ -402,10 +404,10 @@ cdef uint32_t keep_address(Netlink* netlink, int32_t ifindex,
             marked = (<const uint8_t*>(attribute + 1))[0] == OWN_PROTOCOL
         at += (attribute.nla_len + 3) & ~3
     if address == NULL or part_of(family, body.ifa_prefixlen, address,
-                                  netlink.parts) != netlink.part:
+                                  existing.parts) != existing.part:
         return 0
-    place = &netlink.found[found_place(netlink, family, body.ifa_prefixlen, address)]
-    place.look, place.family, place.marked = netlink.look, family, marked
+    place = &existing.found[found_place(existing, family, body.ifa_prefixlen, address)]
+    place.look, place.family, place.marked = existing.look, family, marked
     place.prefixlen = body.ifa_prefixlen
     memcpy(place.bytes, address, address_size(family))
     return 1

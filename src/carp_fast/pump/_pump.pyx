@@ -24,9 +24,10 @@ from carp_fast.engine._engine cimport Engine, fill_address, fill_interface
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
-from carp_fast.pump._netlink cimport netlink_carry_out, netlink_put, netlink_template
+from carp_fast.pump._netlink cimport Netlink, netlink_carry_out, netlink_put, netlink_template
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._reports cimport report_object
+from carp_fast.pump._requests cimport requests_thread, requests_wait, requests_work_off
 from carp_fast.pump._snapshots cimport Records, Snapshot
 from carp_fast.pump._socket cimport receive_prepare, send_prepare
 from carp_fast.pump._environment cimport (
@@ -135,6 +136,19 @@ cdef object system_error(int error):
     return OSError(error, os.strerror(error))
 
 
+cdef int start_thread(pthread_t* thread, void* (*start)(void*) noexcept nogil,
+                      void* argument) except -1:
+    """Start a thread that gets no signals. Raises OSError."""
+    cdef sigset_t all_signals, before
+    sigfillset(&all_signals)
+    pthread_sigmask(SIG_SETMASK, &all_signals, &before)
+    cdef int error = pthread_create(thread, NULL, start, argument)
+    pthread_sigmask(SIG_SETMASK, &before, NULL)
+    if error:
+        raise system_error(error)
+    return 0
+
+
 cdef int add_to_epoll(int epoll_fd, int fd) except -1:
     cdef epoll_event event
     event.events = EPOLLIN
@@ -160,6 +174,7 @@ cdef class Pump:
     cdef Engine engine
     cdef PumpState* state
     cdef pthread_t thread
+    cdef pthread_t netlink_thread
     cdef bint running
     cdef int64_t next_mark
     cdef object waiting         # (mark, objects that an order points to), oldest first
@@ -175,9 +190,10 @@ cdef class Pump:
             raise MemoryError("pump")
         cdef PumpState* state = self.state
         state.epoll_fd = state.timer_fd = state.order_fd = state.report_fd = -1
+        state.requests.work_fd = -1
         environment_open(state, &self.engine.core)
-        state.send_fd, state.netlink.fd = send_fd, netlink_fd
-        state.netlink.marks = marks
+        state.send_fd, state.requests.netlink.fd = send_fd, netlink_fd
+        state.requests.netlink.marks = marks
         state.raw_fds[0] = state.raw_fds[1] = -1
         self.set_receivers(list(receivers))
         receive_prepare(&state.receiving)
@@ -187,9 +203,9 @@ cdef class Pump:
         for key, (encoded, address) in templates.items():
             if key[1]:
                 place = 0 if key[0] == 4 else 2 if "preferred" in key else 1
-                netlink_template(&state.netlink.adding[place], encoded, address)
+                netlink_template(&state.requests.netlink.adding[place], encoded, address)
             else:
-                netlink_template(&state.netlink.removing[key[0] == 6], encoded, address)
+                netlink_template(&state.requests.netlink.removing[key[0] == 6], encoded, address)
         self.open_descriptors()
 
     cdef set_receivers(self, list receivers):
@@ -208,7 +224,10 @@ cdef class Pump:
         state.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
         state.order_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         state.report_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        if min(state.epoll_fd, state.timer_fd, state.order_fd, state.report_fd) < 0:
+        state.requests.work_fd = eventfd(0, EFD_CLOEXEC)        # its thread waits in read()
+        state.requests.done_fd = state.order_fd
+        if min(state.epoll_fd, state.timer_fd, state.order_fd, state.report_fd,
+               state.requests.work_fd) < 0:
             raise system_error(errno)
         for fd in (state.timer_fd, state.order_fd):
             add_to_epoll(state.epoll_fd, fd)
@@ -219,12 +238,11 @@ cdef class Pump:
         global real_time_pump
         if self.state == NULL:
             return
-        if self.running:
-            self.halt()
+        self.halt()
         if real_time_pump == self.state:
             real_time_pump = NULL
         for fd in (self.state.epoll_fd, self.state.timer_fd, self.state.order_fd,
-                   self.state.report_fd):
+                   self.state.report_fd, self.state.requests.work_fd):
             if fd >= 0:
                 close(fd)
         free(self.state)
@@ -253,37 +271,61 @@ cdef class Pump:
 
     def start(self, str scheduling="fifo") -> None:
         """Start the thread with `scheduling`: "fifo", "nice" or "normal", or the best possible."""
-        cdef sigset_t all_signals, before
         if self.running:
             raise RuntimeError("the pump is running already")
+        self.start_netlink(scheduling)
         self.state.stopping = False
         self.state.wanted_scheduling = SCHEDULING_WORDS.index(scheduling)
         if scheduling == "fifo":
             signal(SIGXCPU, on_budget_spent)
-        sigfillset(&all_signals)
-        pthread_sigmask(SIG_SETMASK, &all_signals, &before)
-        cdef int error = pthread_create(&self.thread, NULL, pump_thread, self.state)
-        pthread_sigmask(SIG_SETMASK, &before, NULL)
-        if error:
-            raise system_error(error)
+        start_thread(&self.thread, pump_thread, self.state)
         self.running = True
 
+    def start_netlink(self, str scheduling="nice") -> None:
+        """Start the thread for netlink alone: the pump's turns are run by run_due().
+
+        `scheduling`: with "normal" it does not ask for priority. Without this thread run_due()
+        waits for the kernel.
+        """
+        if self.state.requests.running:
+            return
+        self.state.requests.stopping = False
+        self.state.requests.wants_priority = SCHEDULING_WORDS.index(scheduling) > 0
+        start_thread(&self.netlink_thread, requests_thread, &self.state.requests)
+        self.state.requests.running = True
+
     def stop(self) -> None:
-        """Stop the thread and wait for it; orders that it did not take stay in the ring."""
-        if self.running:
-            self.halt()
+        """Stop the threads and wait for them, even for a request that the kernel is at.
+
+        Orders that were not taken stay in the ring.
+        """
+        self.halt()
 
     cdef halt(self):
-        self.state.stopping = True
-        self.wake()
-        with nogil:
-            pthread_join(self.thread, NULL)
-        self.running = False
+        cdef uint64_t one = 1
+        if self.running:
+            self.state.stopping = True
+            self.wake()
+            with nogil:
+                pthread_join(self.thread, NULL)
+            self.running = False
+        if self.state.requests.running:
+            self.state.requests.stopping = True
+            write(self.state.requests.work_fd, &one, sizeof(one))
+            with nogil:
+                pthread_join(self.netlink_thread, NULL)
+            self.state.requests.running = False
 
     def run_due(self) -> None:
-        """Run one turn of a pump without a thread: call it when `epoll_fd` is readable."""
+        """Run one turn of a pump without a thread: call it when `epoll_fd` is readable.
+
+        If there is no thread for netlink either, it runs turns until every request is answered.
+        """
         with nogil:
             wait_and_run(self.state, 0)
+            while not self.state.requests.running and requests_wait(&self.state.requests):
+                requests_work_off(&self.state.requests)
+                wait_and_run(self.state, 0)
 
     # -- orders
 
@@ -306,14 +348,15 @@ cdef class Pump:
         """How many orders fit into the ring before the pump takes some."""
         return ORDERS - <int>(self.state.ring.tail - load_acquire(&self.state.ring.head))
 
-    def mark(self, bint when_idle=False) -> int:
+    def mark(self, bint when_settled=False) -> int:
         """Request a "done" report with the number returned, and wake the pump.
 
-        It comes when every earlier order has been carried out; with `when_idle`, when all actions
-        that follow from them (advertisements, addresses, announcements) have been, too.
+        It comes when every earlier order has been carried out; with `when_settled`, when the
+        advertisements and changes of addresses that follow from them have been, too. Announcements
+        may still wait for the pace of their interface.
         """
         self.next_mark += 1
-        self.push(ORDER_FLUSH if when_idle else ORDER_MARK, 0, 0, self.next_mark, NULL)
+        self.push(ORDER_FLUSH if when_settled else ORDER_MARK, 0, 0, self.next_mark, NULL)
         self.wake()
         return self.next_mark
 
@@ -465,17 +508,18 @@ cdef class Pump:
         cdef list errors = []
         cdef bytes address
         cdef uint32_t i
-        if self.running:
+        cdef Netlink* netlink = &self.state.requests.netlink
+        if self.running or self.state.requests.running:
             raise RuntimeError("the pump is running")
         rest = list(addresses)
         while rest:
-            self.state.netlink.count = self.state.netlink.used = 0
+            netlink.count = netlink.used = 0
             for ifindex, address, prefixlen in rest[:128]:
                 family = 4 if len(address) == 4 else 6
-                netlink_put(&self.state.netlink, False, ifindex, family, False, prefixlen, address)
+                netlink_put(netlink, False, ifindex, family, False, prefixlen, address)
             with nogil:
-                netlink_carry_out(&self.state.netlink)
-            for i in range(self.state.netlink.count):
-                errors.append(self.state.netlink.changes[i].error)
+                netlink_carry_out(netlink)
+            for i in range(netlink.count):
+                errors.append(netlink.changes[i].error)
             rest = rest[128:]
         return errors

@@ -6,7 +6,7 @@ from carp_fast.engine._core cimport Core
 from carp_fast.engine._lanes cimport Lanes
 from carp_fast.engine._receive cimport FrameHeard, Onlooker
 from carp_fast.engine._upkeep cimport Finder
-from carp_fast.engine._vhid cimport Block
+from carp_fast.engine._vhid cimport Address, Block
 from carp_fast.engine._wire cimport FRAME_ROOM
 
 cdef enum:
@@ -35,12 +35,16 @@ cdef struct Outgoing:           # a frame to be sent
     uint8_t unicast             # the kernel routes it to a peer; otherwise to a group's MAC
     int32_t error               # errno of sending it; 0: sent
 
-cdef struct AddressChange:
+cdef struct AddressChange:      # by value: the host may change, or be gone, before the outcome
+    Address address
     uint32_t slot
-    uint32_t which
+    uint32_t which              # of the host's addresses, then
+    uint32_t generation         # of the host, then: of another one it is not carried out any more
+    int32_t ifindex
+    uint8_t preferred
     uint8_t added               # otherwise removed
     uint8_t was_ours            # not added: it existed, with our mark
-    int32_t error               # errno; EEXIST: another program's; EAGAIN: unknown
+    int32_t error               # EEXIST: another program's; EAGAIN: unknown; ESTALE: not done
 
 cdef struct Environment:        # called once a batch, except now() and obey_next()
     int64_t (*now)(void* where) noexcept nogil              # CLOCK_MONOTONIC
@@ -54,10 +58,17 @@ cdef struct Environment:        # called once a batch, except now() and obey_nex
     uint32_t (*drops)(void* where, uint32_t which) noexcept nogil
     void (*advertise)(void* where, Outgoing* frames, uint32_t count) noexcept nogil
     void (*announce)(void* where, Outgoing* frames, uint32_t count) noexcept nogil
-    void (*change)(void* where, AddressChange* changes, uint32_t count) noexcept nogil
-    # Reads the addresses of an interface, those of one part; 0, or an errno: E2BIG requires more
-    # parts, ENODEV means that it is gone. find() then has the result for each of ours.
-    int (*look)(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil
+    # The kernel changes and reads addresses aside, in the order of the requests, and may take
+    # seconds. How many requests there is room for now:
+    uint32_t (*room)(void* where) noexcept nogil
+    void (*change)(void* where, const AddressChange* changes, uint32_t count) noexcept nogil
+    # The next outcomes, `count` at most, but none beyond that of a look: how many.
+    uint32_t (*changed)(void* where, AddressChange* changes, uint32_t count) noexcept nogil
+    # Requests the addresses of an interface, those of one part.
+    void (*look)(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil
+    # Whether the next outcome is that of the look. `error`: an errno; E2BIG requires more parts,
+    # ENODEV means that the interface is gone. find() then has the result for each of ours.
+    bint (*looked)(void* where, int* error) noexcept nogil
     Finder find
     Onlooker onlooker           # called for each frame heard; NULL: none
 
@@ -69,6 +80,13 @@ cdef struct Progress:           # within a host's addresses, which may be more t
     uint32_t slot               # the host, or NOBODY
     uint32_t at                 # its next address
     Block* block                # of the host at the beginning; maybe replaced or released since
+
+cdef struct Look:               # at the addresses of an interface, a part at a time
+    uint32_t number             # the interface, or NOBODY
+    int32_t ifindex
+    uint32_t part
+    uint32_t parts
+    bint asked                  # this part was requested
 
 cdef struct Turn:
     Core* core
@@ -100,6 +118,8 @@ cdef struct Turn:
     int64_t drops_told_ns[2]    # when that was last reported
     Progress changing
     Progress announcing
+    Look looking
+    uint32_t asked              # changes without an outcome
     Intake intake
     Outgoing outgoing[BATCH_MAX]
     AddressChange pending[CHANGES_MAX]
@@ -110,4 +130,5 @@ cdef void turn_open(Turn* turn, Core* core, const Environment* environment, void
                     uint32_t batch, uint32_t slices, uint32_t changes) noexcept nogil
 cdef void turn_add_receiver(Turn* turn, uint8_t lane) noexcept nogil
 cdef bint turn_step(Turn* turn) noexcept nogil
+cdef bint turn_is_settled(const Turn* turn) noexcept nogil
 cdef bint turn_is_idle(const Turn* turn) noexcept nogil

@@ -7,13 +7,14 @@ one after the other, the simulator lets time pass between them. All times are CL
 no socket, clock or file.
 """
 
-from libc.errno cimport E2BIG, EEXIST, ENODEV
+from libc.errno cimport E2BIG, ESTALE, EEXIST, ENODEV
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
-    next_advertisement, next_announcement, next_change, nothing_to_do)
+    asked_address, change_asked, next_advertisement, next_announcement, next_change, nothing_to_do,
+    nothing_to_send)
 from carp_fast.engine._core cimport (
     Core, DONE, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_next_deadline,
     engine_tell, report_begin, report_end, verify_soon)
@@ -24,7 +25,8 @@ from carp_fast.engine._receive cimport FrameHeard, engine_receive_many
 from carp_fast.engine._transitions cimport engine_absent, engine_dropped, engine_expire
 from carp_fast.engine._upkeep cimport (
     held_elsewhere, next_to_verify, upkeep_expire, upkeep_waits, verify_hosts, wanted_change)
-from carp_fast.engine._vhid cimport Address, MASTER, Output, PEERS_MAX, RETIRED, VirtualHost
+from carp_fast.engine._vhid cimport (
+    Address, ANNOUNCING, MASTER, Output, PEERS_MAX, RETIRED, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport ETHERNET_LENGTH, wire_build_announcement
 
@@ -45,7 +47,7 @@ cdef void turn_open(Turn* turn, Core* core, const Environment* environment, void
     memset(turn, 0, sizeof(Turn))
     turn.core, turn.environment, turn.where = core, environment, where
     turn.batch, turn.slices, turn.changes = batch, slices, changes
-    turn.changing.slot = turn.announcing.slot = NOBODY
+    turn.changing.slot = turn.announcing.slot = turn.looking.number = NOBODY
     turn.heard_until_ns = environment.now(where)
     turn.watching = True
 
@@ -68,9 +70,14 @@ cdef inline bint is_over(const Turn* turn) noexcept nogil:
     return clock(turn) >= turn.ends_ns
 
 
+cdef bint turn_is_settled(const Turn* turn) noexcept nogil:
+    """Whether all that was ordered is carried out: only announcements may still wait."""
+    return nothing_to_send(turn.core) and turn.changing.slot == NOBODY and turn.asked == 0
+
+
 cdef bint turn_is_idle(const Turn* turn) noexcept nogil:
-    """Whether nothing is left to carry out."""
-    return (nothing_to_do(turn.core) and turn.changing.slot == NOBODY
+    """Whether nothing is left to carry out, and every change has its outcome."""
+    return (turn_is_settled(turn) and nothing_to_do(turn.core)
             and turn.announcing.slot == NOBODY)
 
 
@@ -327,15 +334,17 @@ cdef void send_advertisements(Turn* turn) noexcept nogil:
     turn.more = True
 
 
-cdef uint32_t put_changes(Turn* turn, uint32_t* ended) noexcept nogil:
-    """Fill a batch with address changes: how many; `ended`: of how many hosts the last ones."""
+cdef uint32_t put_changes(Turn* turn, uint32_t room, uint32_t* ended) noexcept nogil:
+    """Fill a batch with `room` address changes at most: how many; `ended`: of how many hosts the
+    last ones.
+    """
     cdef Core* core = turn.core
     cdef Progress* at = &turn.changing
     cdef AddressChange* change
     cdef VirtualHost* host
     cdef uint32_t count = 0
     cdef int wanted
-    while count < turn.changes and ended[0] < turn.changes:
+    while count < room and ended[0] < turn.changes:
         if at.slot == NOBODY:
             at.slot, at.at = next_change(core), 0
             if at.slot == NOBODY:
@@ -347,12 +356,16 @@ cdef uint32_t put_changes(Turn* turn, uint32_t* ended) noexcept nogil:
                 at.slot = NOBODY
                 continue
             at.block, at.at = host.block, 0
-        while at.at < host.block.address_count and count < turn.changes:
+        while at.at < host.block.address_count and count < room:
             wanted = wanted_change(host, &host.block.addresses[at.at])
             if wanted:
                 change = &turn.pending[count]
                 change.slot, change.which, change.added = at.slot, at.at, wanted > 0
+                change.address = host.block.addresses[at.at]
+                change.generation, change.preferred = host.generation, host.configured.preferred
+                change.ifindex = core.interfaces[host.interface].ifindex
                 change.error = change.was_ours = 0
+                change_asked(core, at.slot, at.at)
                 count += 1
             at.at += 1
         if at.at >= host.block.address_count:
@@ -362,23 +375,52 @@ cdef uint32_t put_changes(Turn* turn, uint32_t* ended) noexcept nogil:
     return count
 
 
-cdef bint change_addresses(Turn* turn) noexcept nogil:
-    """Carry out one batch of address changes; False if there was nothing to do."""
-    cdef AddressChange* change
-    cdef uint32_t ended = 0, i, count = put_changes(turn, &ended)
+cdef bint ask_for_changes(Turn* turn) noexcept nogil:
+    """Hand over one batch of address changes; False if there was nothing to do, or no room."""
+    cdef uint32_t ended = 0, i, room = min(turn.changes, turn.environment.room(turn.where)), count
     cdef int64_t now_ns
+    count = put_changes(turn, room, &ended)
     if count:
+        turn.asked += count
         turn.environment.change(turn.where, turn.pending, count)
     now_ns = clock(turn)
-    for i in range(count):
-        change = &turn.pending[i]
-        # Two of our virtual hosts may have an address in common: each then holds its own.
-        if change.was_ours and held_elsewhere(turn.core, change.slot, change.which):
-            change.error = EEXIST
-        address_changed(turn.core, change.slot, change.which, change.added, change.error, now_ns)
     for i in range(ended):
-        addresses_done(turn.core, turn.changed[i], now_ns)
+        if not turn.core.hosts[turn.changed[i]].asked:
+            addresses_done(turn.core, turn.changed[i], now_ns)
     return ended != 0 or count != 0
+
+
+cdef void take_outcome(Turn* turn, AddressChange* change, int64_t now_ns) noexcept nogil:
+    """Pass the outcome of a change to the engine, if it still concerns the host."""
+    cdef Core* core = turn.core
+    cdef const VirtualHost* host = &core.hosts[change.slot]
+    cdef uint32_t which = asked_address(core, change.slot, change.which, &change.address)
+    turn.asked -= 1
+    if which == NOBODY:
+        return
+    if change.ifindex != core.interfaces[host.interface].ifindex:
+        change.error = ESTALE                    # the interface is gone, and all it had
+    # Two of our virtual hosts may have an address in common: each then holds its own.
+    elif change.was_ours and held_elsewhere(core, change.slot, which):
+        change.error = EEXIST
+    address_changed(core, change.slot, which, change.added, change.error, now_ns)
+    if not host.asked and turn.changing.slot != change.slot:
+        addresses_done(core, change.slot, now_ns)
+
+
+cdef bint take_outcomes(Turn* turn) noexcept nogil:
+    """Take a batch of outcomes, or that of a look; False if there was none."""
+    cdef uint32_t i, count = turn.environment.changed(turn.where, turn.pending, turn.changes)
+    cdef int64_t now_ns = clock(turn)
+    cdef int error = 0
+    for i in range(count):
+        take_outcome(turn, &turn.pending[i], now_ns)
+    if count:
+        return True
+    if turn.looking.asked and turn.environment.looked(turn.where, &error):
+        take_look(turn, error, now_ns)
+        return True
+    return False
 
 
 cdef bint send_announcements(Turn* turn) noexcept nogil:
@@ -397,7 +439,8 @@ cdef bint send_announcements(Turn* turn) noexcept nogil:
                 break
             at.block = core.hosts[at.slot].block
         host = &core.hosts[at.slot]
-        if host.block != at.block or host.state != MASTER:
+        if (host.block != at.block or host.state != MASTER
+                or not host.flags & ANNOUNCING):
             at.slot = NOBODY
             continue
         interface = &core.interfaces[host.interface]
@@ -420,8 +463,11 @@ cdef bint send_announcements(Turn* turn) noexcept nogil:
 
 
 cdef void carry_out_slice(Turn* turn) noexcept nogil:
-    """Send advertisements, then change a batch of addresses, then send a batch of announcements."""
-    cdef bint changed
+    """Send advertisements, then change a batch of addresses, then send a batch of announcements.
+
+    An announcement follows the outcome of its addresses' change.
+    """
+    cdef bint taken, asked
     if turn.slice == CHANGES_A_TURN or turn.slice and is_over(turn):
         turn.more = True
         turn.phase = BETWEEN
@@ -430,36 +476,47 @@ cdef void carry_out_slice(Turn* turn) noexcept nogil:
         engine_expire(turn.core, clock(turn), turn.heard_until_ns)
     turn.slice += 1
     send_advertisements(turn)
-    changed = change_addresses(turn)
-    if not send_announcements(turn) and not changed:
+    taken = take_outcomes(turn)
+    asked = ask_for_changes(turn)
+    if not send_announcements(turn) and not taken and not asked:
         turn.phase = BETWEEN
 
 
 # ------------------------------------------------------------------------------------------ its end
 
-cdef void verify_addresses(Turn* turn) noexcept nogil:
-    """Check the addresses of one interface, if that is due, a part at a time."""
-    cdef Core* core = turn.core
-    cdef int64_t now_ns = clock(turn)
-    cdef uint32_t number = next_to_verify(core, now_ns), part = 0, parts = 1
-    cdef int error
-    if number == NOBODY:
-        return
-    if core.verify_at_ns and core.verify_at_ns <= now_ns:       # another one is due
-        turn.more = True
-    while part < parts:
-        error = turn.environment.look(turn.where, number, part, parts)
-        if error == E2BIG and parts < LOOK_PARTS:
-            part, parts = 0, parts * 2
-            continue
-        if error:                                   # it is gone, or looked at again soon
-            if error != ENODEV:
-                verify_soon(core, number, now_ns + LOOK_AGAIN_NS)
+cdef void look_on(Turn* turn) noexcept nogil:
+    """Look at the addresses of one interface, if that is due, a part at a time."""
+    cdef Look* look = &turn.looking
+    if look.number == NOBODY:
+        look.number = next_to_verify(turn.core, clock(turn))
+        if look.number == NOBODY:
             return
-        verify_hosts(core, number, turn.environment.find, turn.where, now_ns)
-        part += 1
-    if not nothing_to_do(core):
-        turn.more = True
+        look.ifindex = turn.core.interfaces[look.number].ifindex
+        look.part, look.parts, look.asked = 0, 1, False
+    if not look.asked and turn.environment.room(turn.where):
+        look.asked = True
+        turn.environment.look(turn.where, look.number, look.part, look.parts)
+
+
+cdef void take_look(Turn* turn, int error, int64_t now_ns) noexcept nogil:
+    """Check the virtual hosts of an interface against the addresses that it has."""
+    cdef Core* core = turn.core
+    cdef Look* look = &turn.looking
+    look.asked = False
+    if look.ifindex != core.interfaces[look.number].ifindex:
+        error = ENODEV                              # another one has its number: look at that soon
+        verify_soon(core, look.number, now_ns)
+    if error == E2BIG and look.parts < LOOK_PARTS:
+        look.part, look.parts = 0, look.parts * 2
+    elif error:                                     # it is gone, or looked at again soon
+        if error != ENODEV:
+            verify_soon(core, look.number, now_ns + LOOK_AGAIN_NS)
+        look.number = NOBODY
+    else:
+        verify_hosts(core, look.number, turn.environment.find, turn.where, now_ns)
+        look.part += 1
+        if look.part == look.parts:
+            look.number = NOBODY
 
 
 cdef void plan(Turn* turn, int64_t now_ns) noexcept nogil:
@@ -472,7 +529,8 @@ cdef void plan(Turn* turn, int64_t now_ns) noexcept nogil:
         at_ns = max((at_ns + tick_ns - 1) // tick_ns * tick_ns, next_tick_ns)
     if turn.any_frame and (at_ns < 0 or at_ns > next_tick_ns):
         at_ns = next_tick_ns
-    if core.verify_at_ns and (at_ns < 0 or core.verify_at_ns < at_ns):
+    if core.verify_at_ns and turn.looking.number == NOBODY and (
+            at_ns < 0 or core.verify_at_ns < at_ns):
         at_ns = max((core.verify_at_ns + tick_ns - 1) // tick_ns * tick_ns, next_tick_ns)
     # Wake up often enough to notice absences.
     if core.slots and (at_ns < 0 or at_ns > now_ns + core.shortest_ns // 2):
@@ -485,9 +543,9 @@ cdef void plan(Turn* turn, int64_t now_ns) noexcept nogil:
 
 cdef void end(Turn* turn) noexcept nogil:
     cdef int64_t now_ns
-    verify_addresses(turn)
+    look_on(turn)
     now_ns = clock(turn)
-    if turn.core.flush_mark and turn_is_idle(turn) and not upkeep_waits(turn.core):
+    if turn.core.flush_mark and turn_is_settled(turn) and not upkeep_waits(turn.core):
         engine_tell(turn.core, DONE, NOBODY, <uint64_t>turn.core.flush_mark, NULL, now_ns)
         turn.core.flush_mark = 0
     if turn.untold[0] or turn.untold[1]:

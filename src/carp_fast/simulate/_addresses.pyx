@@ -8,10 +8,11 @@ from libc.string cimport memcmp
 
 from carp_fast.engine._core cimport Report
 from carp_fast.simulate._network cimport (
-    ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, ANNOUNCED_BY_BACKUP, CHANGED_WITHOUT_CAUSE,
-    FOREIGN_THERE, Machine, NOT_ANNOUNCED, Nic, OURS, Slot, World, broken, machine_number)
+    ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, ANNOUNCED_ABSENT, ANNOUNCED_BY_BACKUP,
+    CHANGED_WITHOUT_CAUSE, FOREIGN_THERE, Machine, NOT_ANNOUNCED, Nic, OURS, Slot, World, broken,
+    machine_number)
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEADLINE, ADDRESS_LOST, Address, MASTER, RETIRED, SECOND_NS, VirtualHost)
+    ADDRESS_DEADLINE, ADDRESS_LOST, Address, LOST, MASTER, RETIRED, SECOND_NS, VirtualHost)
 from carp_fast.engine._wire cimport ARP_FRAME_LENGTH, NA_FRAME_LENGTH
 
 cdef int64_t MS_NS = 1000000
@@ -65,6 +66,8 @@ cdef void on_loss(World* world, Machine* machine, const Report* report) noexcept
     for i in range(known.right.block.address_count):
         there |= known.kernel[i] == FOREIGN_THERE and not known.refused >> i & 1
         there |= known.kernel[i] == OURS and not known.refused >> i & 1
+    if machine.requested != machine.taken_up:           # an outcome is on its way
+        there = False
     if there or report.at_ns - known.rose_ns < known.right.configured.address_deadline_ms * MS_NS:
         broken(world, CHANGED_WITHOUT_CAUSE, machine_number(world, machine), report.slot,
                report.reason)
@@ -97,6 +100,11 @@ cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint
                 and frame[58] == (0xa0 if nic.forwards6 else 0x20)
                 and memcmp(frame + 62, address.bytes, 16) == 0
                 and memcmp(frame + 80, nic.mac, 6) == 0)
+    if (machine.slots[slot].kernel[which] == ABSENT and not machine.slots[slot].disturbed
+            and nic.ifindex == machine.core.interfaces[world.slot_segment[slot]].ifindex
+            and not machine.slots[slot].refused >> which & 1 and not address.flags & LOST
+            and machine.core.hosts[slot].configured.manage_addresses):
+        broken(world, ANNOUNCED_ABSENT, machine_number(world, machine), slot, which)
     if machine.core.hosts[slot].state != MASTER:
         broken(world, ANNOUNCED_BY_BACKUP, machine_number(world, machine), slot, which)
     if not good:

@@ -11,19 +11,19 @@ other, and none of them hears a machine outside: it must have exactly one MASTER
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from carp_fast.engine._core cimport FAMILY_SILENT, Report
+from carp_fast.engine._core cimport FAMILY_SILENT, LEAVING_NS, Report
 from carp_fast.engine._lanes cimport LANE_COMMON
 from carp_fast.simulate._addresses cimport is_loss, mark_dirty, on_loss
 from carp_fast.simulate._network cimport (
     ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET,
     CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame, HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG,
     LINK_BLOCKED, Link, Machine, NEVER_QUIET, NO_MASTER, OURS, OVER_4, OVER_6, PAUSE_NONE,
-    PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE, RESIGNED_WITH_ADDRESSES, RESTLESS, SENT_BY_BACKUP,
-    SENT_LATE, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, SILENCE_IMAGINED, SILENCE_UNPROVEN,
-    SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS, STILL_INIT, Slot, Socket,
-    TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
-    YIELDED_WRONGLY, broken, event_push, machine_now, has_sorted, longest_delay_ns,
-    machine_number, nic_works, trace)
+    PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE, RESIGNED_LATE, RESIGNED_WITH_ADDRESSES, RESTLESS,
+    SENT_BY_BACKUP, SENT_LATE, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, SILENCE_IMAGINED,
+    SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS, STILL_INIT, Slot,
+    Socket, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
+    YIELDED_WRONGLY, broken, event_push, machine_now, has_sorted, longest_delay_ns, machine_number,
+    nic_works, trace)
 from carp_fast.simulate._rules cimport (
     Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote, rule_fell,
     rule_from_master, rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
@@ -212,6 +212,7 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
         known.owes_resignation = (
             report.reason == RESIGNED or is_loss(report.reason)
             or machine.leaving[world.slot_segment[slot]])
+        known.leaving_ns = report.at_ns
         if is_loss(report.reason):
             on_loss(world, machine, report)
         on_fall(world, machine, report)
@@ -337,11 +338,15 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         if not known.owes_resignation:
             broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
         known.owes_resignation = False
+        if (now_ns - known.leaving_ns > LEAVING_NS + SLACK_NS
+                and machine.away_ns < known.leaving_ns - machine.origin_ns):
+            broken(world, RESIGNED_LATE, number, slot, now_ns - known.leaving_ns)
         for i in range(host.block.address_count):
-            if known.kernel[i] == OURS and not known.refused >> i & 1:
+            if (known.kernel[i] == OURS and not known.refused >> i & 1
+                    and now_ns - known.leaving_ns < LEAVING_NS):
                 broken(world, RESIGNED_WITH_ADDRESSES, number, slot, i)
     elif host.state != MASTER:
-        if not known.owes_last:
+        if not known.owes_last and not known.owes_resignation:
             broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
         known.owes_last = False
     elif world.slot_rest[slot] == QUIET and now_ns - known.sent_ns > known.sent_every_ns + SLACK_NS:

@@ -1,36 +1,40 @@
 """The kernel of a simulated machine: which addresses it has, and how it answers.
 
 Address changes with the outcomes of netlink_carry_out(): refused, or done with the answer lost, or
-removing other addresses as well; and looks at an interface. Uses no real socket, clock or file.
+removing other addresses as well; and looks at an interface. Requests are carried out one after the
+other, each as an event of its own, and none while another program holds the kernel's lock. Uses no
+real socket, clock or file.
 """
 
-from libc.errno cimport E2BIG, EADDRNOTAVAIL, EAGAIN, EEXIST, ENOBUFS, ENODEV, ENXIO
-from libc.stdint cimport uint8_t, uint32_t
+from libc.errno cimport (
+    E2BIG, EADDRNOTAVAIL, EAGAIN, ESTALE, EEXIST, ENOBUFS, ENODEV, ENXIO)
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from carp_fast.simulate._addresses cimport mark_dirty
 from carp_fast.simulate._network cimport (
-    ABSENT, FOREIGN_REMOVED, FOREIGN_THERE, Machine, OURS, Slot, TRACE_ADDRESS, World, broken,
-    machine_number, random_below, random_chance, trace)
+    ABSENT, ADDRESSES_MAX, FOREIGN_REMOVED, FOREIGN_THERE, KERNEL_REQUESTS, KERNEL_WORKS,
+    KernelRequest, Machine, OURS, Slot, TRACE_ADDRESS, World, broken, event_push, machine_number,
+    machine_wake, random_below, random_chance, trace)
 from carp_fast.engine._upkeep cimport THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_UNKNOWN, There
 from carp_fast.engine._vhid cimport INIT
-from carp_fast.pump._turn cimport AddressChange
+from carp_fast.pump._turn cimport AddressChange, BETWEEN
 
 cdef enum:
     MANY = 4                        # one in so many failing looks has too many addresses
 
 
-cdef int change_address(World* world, Machine* machine, uint32_t slot, uint32_t which,
-                        bint adding) noexcept nogil:
+cdef int change_address(World* world, Machine* machine,
+                        const AddressChange* change) noexcept nogil:
     """The outcome of one address change as of netlink_carry_out(): 0 or an errno.
 
     The origin of an existing address has been determined; EAGAIN if that was not possible.
     """
+    cdef uint32_t slot = change.slot, which = change.which, fault = 0
+    cdef bint adding = change.added
     cdef Slot* known = &machine.slots[slot]
     cdef uint8_t* there = &known.kernel[which]
-    cdef uint32_t segment = world.slot_segment[slot], fault = 0
-    machine.busy_ns += machine.change_cost_ns
-    if (machine.nics[segment].ifindex == 0
-            or machine.nics[segment].ifindex != machine.core.interfaces[segment].ifindex):
+    if machine.nics[world.slot_segment[slot]].ifindex != change.ifindex:
         return ENODEV
     if random_chance(&world.random, machine.netlink_error):
         world.tally.refused_changes += 1
@@ -74,12 +78,12 @@ cdef void take_secondaries(World* world, Machine* machine, uint32_t slot,
 
 
 cdef There find_there(void* where, uint32_t slot, uint32_t which) noexcept nogil:
-    """The kernel's state of an address; the parts of a look cover all of an interface."""
+    """What the look found of an address; the parts of a look cover all of an interface."""
     cdef Machine* machine = <Machine*>where
-    cdef uint8_t there = machine.slots[slot].kernel[which]
+    cdef uint8_t there = machine.slots[slot].seen[which]
     # A host that does not take part changes nothing.
-    if machine.core.hosts[slot].state != INIT and machine.part + 1 == machine.parts:
-        machine.slots[slot].disturbed = False
+    if machine.core.hosts[slot].state == INIT and there != machine.slots[slot].kernel[which]:
+        machine.slots[slot].disturbed = True
     mark_dirty(machine, slot)
     if (slot + which) % machine.parts != machine.part:
         return THERE_UNKNOWN
@@ -88,27 +92,116 @@ cdef There find_there(void* where, uint32_t slot, uint32_t which) noexcept nogil
     return THERE_OURS if there == OURS else THERE_FOREIGN
 
 
-cdef int look_at(World* world, Machine* machine, uint32_t number, uint32_t part,
-                 uint32_t parts) noexcept nogil:
+cdef int look_at(World* world, Machine* machine, const KernelRequest* request) noexcept nogil:
     """Look at an interface: 0 or an errno; E2BIG requires parts."""
+    cdef uint32_t slot
+    cdef Slot* known
     world.tally.looks += 1
-    machine.busy_ns += machine.change_cost_ns
-    machine.part, machine.parts = part, parts
+    machine.part, machine.parts = request.part, request.parts
     if random_chance(&world.random, machine.netlink_error):
         return E2BIG if random_below(&world.random, MANY) == 0 else ENOBUFS
-    return 0 if machine.nics[number].ifindex == machine.core.interfaces[number].ifindex else ENODEV
+    if machine.nics[request.number].ifindex != request.change.ifindex:
+        return ENODEV
+    for slot in range(world.slot_count):
+        known = &machine.slots[slot]
+        if world.slot_segment[slot] == request.number and known.right != NULL:
+            memcpy(known.seen, known.kernel, ADDRESSES_MAX)
+            # A host that does not take part changes nothing.
+            if request.part + 1 == request.parts and machine.core.hosts[slot].state != INIT:
+                known.disturbed = False
+    return 0
 
 
-cdef void change_addresses(World* world, Machine* machine, AddressChange* changes,
-                           uint32_t count) noexcept nogil:
-    """Carry out one batch of address changes, with the outcomes that netlink has."""
-    cdef AddressChange* change
-    cdef uint32_t i
-    for i in range(count):
-        change = &changes[i]
+cdef void kernel_go(World* world, Machine* machine) noexcept nogil:
+    """Schedule the next request, unless nothing waits, or it cannot go on."""
+    if (machine.answered != machine.requested and not machine.kernel_works
+            and not machine.lock_held and not machine.paused):
+        machine.kernel_works = True
+        event_push(world, world.now_ns + machine.change_cost_ns, KERNEL_WORKS,
+                   machine_number(world, machine), machine.lives)
+
+
+cdef void kernel_works(World* world, Machine* machine, uint64_t life) noexcept nogil:
+    """Carry out one request, and wake the machine for its outcome."""
+    cdef KernelRequest* request = &machine.requests[machine.answered % KERNEL_REQUESTS]
+    cdef AddressChange* change = &request.change
+    if not machine.running or life != machine.lives:
+        return
+    machine.kernel_works = False
+    if machine.lock_held or machine.paused:
+        return
+    if request.parts:
+        change.error = look_at(world, machine, request)
+    elif machine.core.hosts[change.slot].generation != change.generation:
+        change.error = ESTALE
+    else:
         change.was_ours = (change.added
                            and machine.slots[change.slot].kernel[change.which] == OURS)
-        change.error = change_address(world, machine, change.slot, change.which, change.added)
+        change.error = change_address(world, machine, change)
         trace(world, TRACE_ADDRESS, machine_number(world, machine), change.slot,
               change.which * 2 + change.added, change.error)
         mark_dirty(machine, change.slot)
+    machine.answered += 1
+    if machine.turn.phase == BETWEEN:
+        machine_wake(world, machine, world.now_ns)
+    kernel_go(world, machine)
+
+
+cdef uint32_t requests_room(void* where) noexcept nogil:
+    cdef const Machine* machine = <const Machine*>where
+    cdef uint32_t most = min(KERNEL_REQUESTS, 2 * machine.world.changes)
+    return most - <uint32_t>(machine.requested - machine.taken_up)
+
+
+cdef void request_changes(World* world, Machine* machine, const AddressChange* changes,
+                          uint32_t count) noexcept nogil:
+    cdef KernelRequest* request
+    cdef uint32_t i
+    for i in range(count):
+        request = &machine.requests[machine.requested % KERNEL_REQUESTS]
+        request.change, request.parts = changes[i], 0
+        request.number = world.slot_segment[changes[i].slot]
+        machine.requested += 1
+    kernel_go(world, machine)
+
+
+cdef void request_look(World* world, Machine* machine, uint32_t number, uint32_t part,
+                       uint32_t parts) noexcept nogil:
+    cdef KernelRequest* request = &machine.requests[machine.requested % KERNEL_REQUESTS]
+    request.change.ifindex = machine.core.interfaces[number].ifindex
+    request.number, request.part, request.parts = number, part, parts
+    machine.requested += 1
+    kernel_go(world, machine)
+
+
+cdef uint32_t take_changed(Machine* machine, AddressChange* changes, uint32_t count) noexcept nogil:
+    """The next outcomes, `count` at most, none beyond that of a look: how many."""
+    cdef const KernelRequest* request
+    cdef uint32_t taken = 0
+    while taken < count and machine.taken_up != machine.answered:
+        request = &machine.requests[machine.taken_up % KERNEL_REQUESTS]
+        if request.parts:
+            break
+        changes[taken] = request.change
+        taken += 1
+        machine.taken_up += 1
+    return taken
+
+
+cdef bint take_looked(Machine* machine, int* error) noexcept nogil:
+    """Whether the next outcome is that of a look, and its errno."""
+    cdef const KernelRequest* request
+    if machine.taken_up == machine.answered:
+        return False
+    request = &machine.requests[machine.taken_up % KERNEL_REQUESTS]
+    if not request.parts:
+        return False
+    error[0] = request.change.error
+    machine.taken_up += 1
+    return True
+
+
+cdef void kernel_forget(Machine* machine) noexcept nogil:
+    """The machine is gone, with all that it requested."""
+    machine.requested = machine.answered = machine.taken_up = 0
+    machine.kernel_works = False

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from carp_fast.engine._core cimport Core
 from carp_fast.engine._vhid cimport VirtualHost
 from carp_fast.engine._wire cimport FRAME_ROOM
-from carp_fast.pump._turn cimport BATCH_MAX, Outgoing, Turn
+from carp_fast.pump._turn cimport AddressChange, BATCH_MAX, Outgoing, Turn
 
 cdef extern from "random.h" nogil:
     uint64_t random_next(uint64_t* state) noexcept
@@ -18,6 +18,7 @@ cdef enum:
     MISSED_MAX = 64             # remembered times in which a machine could not hear
     CERTAIN = 65536             # a probability of 1
     EVERYBODY = 255             # the receivers of a frame to a group
+    KERNEL_REQUESTS = 64        # that a machine's kernel takes in
     SOCKETS = 2                 # of a machine: its genuine lane and its common one
     OVER_4 = 1                  # families as bits
     OVER_6 = 2
@@ -30,6 +31,7 @@ cdef enum Happening:            # the kinds of events in the queue
     SLOT_IS_CHECKED             # subject: slot
     SOURCE_IS_SORTED            # subject: machine, detail: the source, packed
     FLOOD_GOES_ON               # subject: machine
+    KERNEL_WORKS                # subject: machine, detail: its life
 
 cdef enum Key:                  # the key of a frame's digest
     KEY_RIGHT
@@ -118,6 +120,8 @@ cdef enum Broken:               # the invariants
     SILENCE_IMAGINED
     QUEUE_OVERFLOW
     REPORTS_LOST
+    RESIGNED_LATE
+    ANNOUNCED_ABSENT
     BROKEN_KINDS
 
 cdef struct Event:
@@ -215,6 +219,7 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint8_t key
     uint8_t owes_last           # may send one more advertisement after yielding to a faster one
     uint8_t owes_resignation
+    int64_t leaving_ns          # ... since then
     uint8_t owes_announcement
     uint8_t lost_tie            # since it takes part
     uint8_t ties                # of those, without a single master heard since
@@ -227,7 +232,14 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint8_t dirty
     uint32_t refused            # a bit for each address whose last change was refused
     uint8_t kernel[ADDRESSES_MAX]
+    uint8_t seen[ADDRESSES_MAX]     # ... when its interface was last looked at
     Learned learned[2][MACHINES_MAX]
+
+cdef struct KernelRequest:      # an address to change, or an interface to look at
+    AddressChange change
+    uint32_t number             # of the interface
+    uint32_t part               # of `parts` of a look; 0: a change
+    uint32_t parts
 
 cdef struct Missed:             # a time in which a machine could not hear
     int64_t until_ns
@@ -297,6 +309,12 @@ cdef struct Machine:
     uint32_t parts
     uint32_t takes_secondaries  # others that the kernel removes with an IPv4 address, each
     int64_t change_cost_ns
+    uint8_t lock_held           # another program holds the lock of the kernel's addresses
+    uint8_t kernel_works        # its next event is queued
+    KernelRequest requests[KERNEL_REQUESTS]     # a ring
+    uint64_t requested
+    uint64_t answered           # those before have their outcome
+    uint64_t taken_up           # ... and the turn has taken those
     Nic nics[SEGMENTS_MAX]
     uint8_t leaving[SEGMENTS_MAX]       # the engine is leaving a renamed interface
     uint8_t left[SEGMENTS_MAX]          # ... and has done so

@@ -28,7 +28,9 @@ from carp_fast.simulate._addresses cimport (
     check_addresses, check_announced, check_announcement, mark_dirty, on_undemoted)
 from carp_fast.simulate._invariants cimport (
     check_sending, keeps_backup, on_family, on_refused, on_state, on_taken)
-from carp_fast.simulate._kernel cimport change_addresses, find_there, look_at
+from carp_fast.simulate._kernel cimport (
+    find_there, kernel_forget, request_changes, request_look, requests_room, take_changed,
+    take_looked)
 from carp_fast.simulate._lanes cimport anything_waits, forget_lanes, on_source
 from carp_fast.simulate._network cimport (
     Arrival, Before, CHANGED_BY_REFUSED, Frame, KEY_OTHER, KEY_RIGHT, Machine, ORDER_ARRIVES,
@@ -110,6 +112,7 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
     slot.strangers = slot.stranger_taken = 0
     slot.sighting_count = slot.sequences = 0
     memset(slot.known_again, 0, sizeof(slot.known_again))
+    slot.leaving_ns = 0
     slot.demotion = slot.theirs = slot.ties = 0
     slot.barred = False
     slot.lost_at_ns = 0
@@ -365,16 +368,28 @@ cdef void announce(void* where, Outgoing* frames, uint32_t count) noexcept nogil
     machine.busy_ns += count * SEND_COST_NS
 
 
-cdef void change(void* where, AddressChange* changes, uint32_t count) noexcept nogil:
+cdef void change(void* where, const AddressChange* changes, uint32_t count) noexcept nogil:
     cdef Machine* machine = <Machine*>where
     take_reports(machine.world, machine)
-    change_addresses(machine.world, machine, changes, count)
+    request_changes(machine.world, machine, changes, count)
 
 
-cdef int look(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil:
+cdef uint32_t changed(void* where, AddressChange* changes, uint32_t count) noexcept nogil:
     cdef Machine* machine = <Machine*>where
     take_reports(machine.world, machine)
-    return look_at(machine.world, machine, interface, part, parts)
+    return take_changed(machine, changes, count)
+
+
+cdef void look(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil:
+    cdef Machine* machine = <Machine*>where
+    take_reports(machine.world, machine)
+    request_look(machine.world, machine, interface, part, parts)
+
+
+cdef bint looked(void* where, int* error) noexcept nogil:
+    cdef Machine* machine = <Machine*>where
+    take_reports(machine.world, machine)
+    return take_looked(machine, error)
 
 
 cdef int64_t now(void* where) noexcept nogil:
@@ -391,7 +406,8 @@ cdef Environment environment
 environment.now, environment.suspended = now, suspended
 environment.obey_next, environment.receive, environment.drops = obey_next, receive, drops
 environment.advertise, environment.announce = advertise, announce
-environment.change, environment.look, environment.find = change, look, find_there
+environment.room, environment.change, environment.changed = requests_room, change, changed
+environment.look, environment.looked, environment.find = look, looked, find_there
 environment.onlooker = look_on
 
 
@@ -399,7 +415,7 @@ cdef void rest(World* world, Machine* machine) noexcept nogil:
     """The turn is over: check what was carried out, and schedule the next one."""
     cdef Turn* turn = &machine.turn
     cdef uint32_t i
-    if turn_is_idle(turn):
+    if turn_is_idle(turn) and machine.requested == machine.taken_up:
         for i in range(machine.dirty_count):
             machine.slots[machine.dirty[i]].dirty = False
             check_addresses(world, machine, machine.dirty[i], False)
@@ -448,6 +464,7 @@ cdef void machine_begin(World* world, Machine* machine) noexcept nogil:
 cdef void machine_forget(World* world, Machine* machine) noexcept nogil:
     """The machine is gone, with its sockets, orders and turn."""
     forget_lanes(world, machine)
+    kernel_forget(machine)
     machine.orders_count = 0
     machine.turn.phase = BETWEEN
     machine.step_at_ns = -1

@@ -16,6 +16,7 @@ cdef enum FaultKind:
     FAULT_SEND_ERRORS           # slot: 0 IPv4, 1 IPv6; value: probability
     FAULT_NETLINK_ERRORS        # value: probability
     FAULT_SLOW_NETLINK          # value: ns for each address
+    FAULT_LOCK_HELD             # value: 1: no request to the kernel goes on; 0: it ends
     FAULT_SECONDARIES           # value: probability that an address goes with another
     FAULT_CLOCK_STEP            # value: ns
     FAULT_ADDRESS_REMOVED       # slot, value: which address

@@ -20,11 +20,12 @@ from carp_fast.simulate._lanes cimport (
 from carp_fast.simulate._nics cimport NicFault, change_nic, interface_value
 from carp_fast.simulate._network cimport (
     ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FLOOD_GOES_ON,
-    FOREIGN_THERE, FRAME_ARRIVES, Fault, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX, MACHINE_STEPS,
-    Machine, NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE, PAUSE_STOPPED,
-    PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED, Slot,
-    TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop, event_push, frame_arrives, grown,
+    FOREIGN_THERE, FRAME_ARRIVES, Fault, KERNEL_WORKS, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX,
+    MACHINE_STEPS, Machine, NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE,
+    PAUSE_STOPPED, PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED,
+    Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop, event_push, frame_arrives, grown,
     machine_now, machine_wake, note_missed, random_below, random_next, trace)
+from carp_fast.simulate._kernel cimport kernel_go, kernel_works
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_begin, machine_forget, machine_step, order_packed, order_push)
 from carp_fast.pump._turn cimport BATCH_MAX, BETWEEN, CHANGES_MAX
@@ -33,7 +34,7 @@ from carp_fast.engine._wheel cimport NOBODY, power_of_two
 
 FAULT_WORDS = (
     "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "send_errors",
-    "netlink_errors", "slow_netlink", "secondaries", "clock_step", "address_removed",
+    "netlink_errors", "slow_netlink", "lock_held", "secondaries", "clock_step", "address_removed",
     "address_left", "address_lost", "demote", "bar", "remove", "add",
     "resign_all", "flood", "quiet")
 LINK_WORDS = (
@@ -49,7 +50,7 @@ BROKEN_WORDS = (
     "accepted_loop", "changed_by_refused", "refused_genuine", "heard_too_lately", "heard_unread",
     "silence_unproven", "preempted_wrongly", "yielded_wrongly", "changed_without_cause",
     "tie_unsettled", "jitter_wrong", "silence_unsaid", "silence_imagined", "queue_overflow",
-    "reports_lost")
+    "reports_lost", "resigned_late", "announced_absent")
 TRACE_WORDS = (
     "sent", "heard", "lost", "changed", "no_room", "state", "address", "announced", "order",
     "fault", "stalled", "checked", "family")
@@ -105,6 +106,7 @@ cdef void resume(World* world, Machine* machine) noexcept nogil:
                     0 if machine.paused == PAUSE_SUSPENDED else away_ns)
     machine.away_ns = world.now_ns
     machine.paused = PAUSE_NONE
+    kernel_go(world, machine)
     if machine.turn.phase != BETWEEN or machine.orders_count or (
             machine.turn.watching and anything_waits(machine)):
         machine_wake(world, machine, world.now_ns)
@@ -220,6 +222,9 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
         machine.netlink_error = <uint32_t>fault.value
     elif kind == FAULT_SLOW_NETLINK:
         machine.change_cost_ns = fault.value
+    elif kind == FAULT_LOCK_HELD:
+        machine.lock_held = fault.value != 0
+        kernel_go(world, machine)
     elif kind == FAULT_SECONDARIES:
         machine.takes_secondaries = <uint32_t>fault.value
     elif kind == FAULT_CLOCK_STEP:
@@ -267,6 +272,8 @@ cdef int happen(World* world, const Event* event) except -1:
         check_slot(world, event.subject)
     elif event.what == SOURCE_IS_SORTED:
         source_is_sorted(world, machine, event.detail)
+    elif event.what == KERNEL_WORKS:
+        kernel_works(world, machine, event.detail)
     elif event.what == FLOOD_GOES_ON:
         flood_goes_on(world, machine)
     else:

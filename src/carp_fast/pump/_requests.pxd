@@ -1,0 +1,41 @@
+"""Requests to the kernel for addresses: a ring, and the thread that works them off."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from carp_fast.pump._netlink cimport CHANGES, Existing, Netlink
+from carp_fast.pump._turn cimport AddressChange
+
+cdef enum:
+    REQUESTS = 1024             # a power of two
+
+cdef struct Request:
+    AddressChange change        # or a look: at its ifindex
+    const uint32_t* generation  # the host's now, to be compared with the change's
+    uint32_t part               # of `parts` of a look; 0: a change
+    uint32_t parts
+    uint8_t promoted            # promote_secondaries of its interface was not 1
+    int promote_error           # ... errno of setting it; 0: it was set to 1
+
+cdef struct Requests:
+    Request ring[REQUESTS]
+    uint64_t tail               # the pump has requested those before
+    uint64_t done               # the thread: those before have their outcome
+    uint64_t head               # the pump: it has taken those before
+    int work_fd                 # the pump writes, the thread reads
+    int done_fd                 # the thread writes, the pump reads
+    bint running                # a thread works them off
+    bint stopping
+    bint wants_priority         # before other threads
+    uint32_t most               # changes in the next batch
+    Netlink netlink
+    Existing looked             # the result of the last look
+    uint32_t batch[CHANGES]     # places in the ring of the changes of this batch
+
+cdef uint32_t requests_room(const Requests* requests) noexcept nogil
+cdef Request* requests_next(Requests* requests) noexcept nogil
+cdef void requests_put(Requests* requests) noexcept nogil
+cdef Request* requests_outcome(Requests* requests) noexcept nogil
+cdef void requests_take(Requests* requests) noexcept nogil
+cdef bint requests_wait(const Requests* requests) noexcept nogil
+cdef void requests_work_off(Requests* requests) noexcept nogil
+cdef void* requests_thread(void* argument) noexcept nogil
