@@ -22,6 +22,7 @@ from carp_fast.control.server import Answer, ControlServer
 from carp_fast.daemon import start
 from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.hooks import HookError, Hooks
+from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls, Manner, Own
 from carp_fast.daemon.notify import Notify
 from carp_fast.daemon.opened import Opened
@@ -34,7 +35,7 @@ from carp_fast.daemon.process import (
 from carp_fast.daemon.reloader import Reloader
 from carp_fast.daemon.requests import Requests
 from carp_fast.daemon.systemd import Systemd
-from carp_fast.daemon.table import LimitReached, by_interface
+from carp_fast.daemon.table import MASTER, LimitReached, by_interface
 from carp_fast.daemon.traces import Held, PidFile
 from carp_fast.daemon.worker import Worker
 from carp_fast.net.addresses import StateFile
@@ -59,7 +60,9 @@ def run(path: Path, pid_file: Path | None = None) -> int:
     configuration = config.load_settled(path)
     require_capabilities(managing=bool(by_interface(configuration.virtual_hosts)))
     limits = configuration.daemon.hook_concurrency, configuration.daemon.hook_timeout_s
-    launch(configuration, lambda loop: Own(Hooks(loop, *limits)), pid_file)
+    launch(
+        configuration, lambda loop: Own(Hooks(loop, *limits), HostLog(loop.call_later)), pid_file
+    )
     return 0
 
 
@@ -262,6 +265,8 @@ class Daemon:
         except TimeoutError:
             logger.error("the reload takes longer than %d s, not waiting for it", RESIGN_DEADLINE_S)
         opened.links.stop()
+        states = opened.hosts.states
+        masters = states.count(MASTER)
         try:
             async with asyncio.timeout(RESIGN_DEADLINE_S):
                 await opened.orders.room_for(1)
@@ -269,5 +274,7 @@ class Daemon:
                 await opened.orders.done(when_settled=True)
         except TimeoutError:
             logger.error("resigning took longer than %d s, given up", RESIGN_DEADLINE_S)
+        opened.host_log.flush()
+        logger.info("resigned: %d of %d MASTER", masters - states.count(MASTER), masters)
         for name in await opened.hooks.drain(HOOKS_DEADLINE_S):
             logger.error("still running at the end: %s", name)

@@ -10,12 +10,11 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.table import Hosts
 
 if TYPE_CHECKING:
     from carp_fast.daemon.orders import Orders
-
-logger = logging.getLogger(__name__)
 
 # An address that is removed this often within this time is given up, and its host demoted.
 LOST_TIMES, LOST_WITHIN_S = 5, 60.0
@@ -24,7 +23,8 @@ LOST_TIMES, LOST_WITHIN_S = 5, 60.0
 class LostAddresses:
     """Counts how often each address was removed."""
 
-    def __init__(self, hosts: Hosts, orders: Orders) -> None:
+    def __init__(self, hosts: Hosts, orders: Orders, host_log: HostLog) -> None:
+        self._host_log = host_log
         self._hosts = hosts
         self._orders = orders
         self._times: dict[tuple[int, str], deque[float]] = {}  # by slot and address
@@ -37,14 +37,12 @@ class LostAddresses:
         times.append(asyncio.get_running_loop().time())
         name = self._hosts.name(slot)
         if len(times) < LOST_TIMES or times[-1] - times[0] > LOST_WITHIN_S:
-            logger.warning("%s: address %s was removed by another program, added again", name, text)
+            did = "was removed by another program, added again"
+            self._host_log.log(logging.WARNING, name, f"address {text} {did}", f"an address {did}")
             return
-        logger.error(
-            "%s: address_lost: %s was removed %d times within %d s, given up",
-            name,
-            text,
-            LOST_TIMES,
-            LOST_WITHIN_S,
+        did = f"was removed {LOST_TIMES} times within {LOST_WITHIN_S:.0f} s, given up"
+        self._host_log.log(
+            logging.ERROR, name, f"address_lost: {text} {did}", f"address_lost: an address {did}"
         )
         times.clear()
         pump = self._orders.pump

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carp_fast.daemon.hooks import Done, Hook, HookRunner, Hooks
+from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.table import every_address
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.orders import Orders
     from carp_fast.engine._prepared import PreparedHost
-
-logger = logging.getLogger(__name__)
 
 
 class Controls(NamedTuple):
@@ -43,10 +42,12 @@ class Manner(ABC):
     """The interface: what differs between programs that run the same daemon.
 
     Every method is called on the loop's thread. `hooks` runs `up` and `down`; the daemon drains and
-    closes it. `leaves_traces`: whether the daemon has a control socket and a state file.
+    closes it. `host_log` takes the lines about virtual hosts. `leaves_traces`: whether the daemon
+    has a control socket and a state file.
     """
 
     hooks: HookRunner
+    host_log: HostLog
     leaves_traces: bool
 
     # -- its life, in this order
@@ -113,8 +114,9 @@ class Own(Manner):
 
     leaves_traces = True
 
-    def __init__(self, hooks: Hooks) -> None:
+    def __init__(self, hooks: Hooks, host_log: HostLog) -> None:
         self.hooks: Hooks = hooks
+        self.host_log = host_log
 
     def signals(self, controls: Controls) -> Mapping[int, Callable[[], None]]:
         """SIGTERM and SIGINT end the daemon, SIGHUP reloads, SIGUSR1 logs a summary."""
@@ -157,17 +159,12 @@ class Own(Manner):
 
     def on_reasserted(self, name: str, peer: str) -> None:
         """Logs which master was answered."""
-        logger.info("%s: answered the slower master %s, still MASTER", name, peer)
+        self.host_log.log(logging.INFO, name, f"answered the slower master {peer}, still MASTER")
 
     def on_wrong_digest(self, name: str, word: str, state: str) -> None:
         """Logs it, with possible causes."""
-        logger.warning(
-            "%s: %s: advertisements with a wrong digest while %s (another passphrase or address"
-            " list?)",
-            name,
-            word,
-            state,
-        )
+        text = f"{word}: advertisements with a wrong digest while {state}"
+        self.host_log.log(logging.WARNING, name, f"{text} (another passphrase or address list?)")
 
     def on_sends_failing(self, why: str) -> None:
         """Does nothing."""

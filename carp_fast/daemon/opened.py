@@ -111,12 +111,14 @@ class Opened(Closing):
     def _make_parts(self, opened: ExitStack, manner: Manner, feed: Feed) -> None:
         self.hosts = hosts = Hosts()
         self.orders = orders = Orders(self.pump)
+        self.host_log = manner.host_log
+        opened.callback(self.host_log.flush)
         self.background = Background(self._loop)
         self._lanes = Lanes(self._receivers, self.pump.cover, self.pump.settle_sources)
         opened.callback(self._lanes.close)
         self.in_use = InUse(hosts, orders, self.worker)
         opened.callback(self.in_use.close)
-        self._lost = LostAddresses(hosts, orders)
+        self._lost = LostAddresses(hosts, orders, manner.host_log)
         self.reports = Reports(
             hosts,
             orders,

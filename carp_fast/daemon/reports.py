@@ -187,10 +187,8 @@ class Reports:
             return
         self._manner.on_state(state)
         heard = f" from {peer}" if peer and reason in PEER_REASONS else ""
-        if state == previous:
-            logger.info("%s: %s (%s)", host.name, state, reason)
-        else:
-            logger.info("%s: %s -> %s (%s%s)", host.name, previous, state, reason, heard)
+        change = state if state == previous else f"{previous} -> {state}"
+        self._manner.host_log.log(logging.INFO, host.name, f"{change} ({reason}{heard})")
         event = StateEvent(rfc3339(at_ns), host.interface, host.vhid, state, previous, reason, peer)
         self._publish(event)
         if state == previous:
@@ -200,18 +198,16 @@ class Reports:
         elif previous == "MASTER":
             self._up_due.discard(slot)
             self._announcing.pop(slot, None)
-            change = {"state": state, "previous": previous, "reason": reason}
-            self._run_hook(slot, host, "down", change)
+            left = {"state": state, "previous": previous, "reason": reason}
+            self._run_hook(slot, host, "down", left)
 
     def _on_state(self, report: reports.StateChanged) -> None:
         peer = known_address(report.peer)
         host = self._hosts.hosts[report.slot]
         if report.reason == "address_deadline" and report.state == "BACKUP" and host is not None:
-            logger.error(
-                "%s: address_deadline: none of its addresses could be added for %g s, given up",
-                host.name,
-                host.settings.address_deadline_s,
-            )
+            deadline_s = host.settings.address_deadline_s
+            text = "address_deadline: none of its addresses could be added for"
+            self._log(logging.ERROR, report.slot, f"{text} {deadline_s:g} s, given up")
         self.on_state(report.slot, report.state, report.reason, report.at_ns, peer)
 
     # -- hooks
@@ -323,9 +319,20 @@ class Reports:
             else:
                 del self.address_problems[slot]
 
-    def _address(self, report: reports.AddressReport) -> tuple[str, str]:
-        """(eth0/7, the address that the report is about)."""
-        return self._hosts.name(report.slot), self._hosts.address(report.slot, report.address)
+    def _address(self, report: reports.AddressReport) -> str:
+        """The address that the report is about."""
+        return self._hosts.address(report.slot, report.address)
+
+    def _log(self, level: int, slot: int, text: str, kind: str = "") -> None:
+        self._manner.host_log.log(level, self._hosts.name(slot), text, kind)
+
+    def _log_address(self, level: int, slot: int, line: str, address: str) -> None:
+        kind = line.replace("address {}", "{}").format("an address")
+        self._log(level, slot, line.format(address), kind)
+
+    def _log_mac(self, level: int, slot: int, line: str, mac: bytes) -> None:
+        known = f" ({mac_text(mac)})" if any(mac) else ""  # unknown with a raw socket
+        self._log(level, slot, line.format(known), line.format(""))
 
     def _note(self, report: reports.AddressReport, text: str, problem: str | None) -> None:
         self._set_problem(report.slot, text, problem)
@@ -340,49 +347,50 @@ class Reports:
             del self.address_problems[slot]
 
     def _on_address_failed(self, report: reports.AddressFailed) -> None:
-        name, text = self._address(report)
+        text = self._address(report)
         why = os.strerror(report.error)
         if ":" in text and report.error == errno.EACCES:
             why = "IPv6 is disabled on the interface (disable_ipv6)"
         host = self._hosts.hosts[report.slot]
         wanted = report.state == "MASTER" and host is not None and text in every_address(host)
         doing = "adding" if wanted else "removing"
-        logger.error("%s: %s address %s failed: %s", name, doing, text, why)
+        kind = f"{doing} an address failed: {why}"
+        self._log(logging.ERROR, report.slot, f"{doing} address {text} failed: {why}", kind)
         self._note(report, text, why)
 
     def _on_address_foreign(self, report: reports.AddressForeign) -> None:
-        name, text = self._address(report)
-        logger.warning(
-            "%s: %s: %s is on the interface and not ours, left alone", name, FOREIGN, text
-        )
+        text = self._address(report)
+        found = "is on the interface and not ours, left alone"
+        kind = f"{FOREIGN}: an address {found}"
+        self._log(logging.WARNING, report.slot, f"{FOREIGN}: {text} {found}", kind)
         self._left_alone.add((report.slot, text))
         self._note(report, text, FOREIGN)
 
     def _on_address_restored(self, report: reports.AddressRestored) -> None:
-        name, text = self._address(report)
+        text = self._address(report)
         was_left_alone = self.is_foreign(report.slot, text)
         self._left_alone.discard((report.slot, text))
         if report.why == "removed":
             self._on_restored(report.slot, text)
         elif report.why == "with_ours":
-            logger.warning(
-                "%s: the kernel removed %s with another address of ours, added again", name, text
-            )
+            line = "the kernel removed {} with another address of ours, added again"
+            self._log_address(logging.WARNING, report.slot, line, text)
         elif was_left_alone:
-            logger.info("%s: address %s is no longer foreign, added", name, text)
+            line = "address {} is no longer foreign, added"
+            self._log_address(logging.INFO, report.slot, line, text)
         else:
-            logger.info("%s: address %s is added now", name, text)
+            self._log_address(logging.INFO, report.slot, "address {} is added now", text)
         self._note(report, text, None)
         self._note_foreign(report.slot, text)
 
     def _on_address_gone(self, report: reports.AddressGone) -> None:
-        name, text = self._address(report)
-        logger.info("%s: address %s is removed now", name, text)
+        text = self._address(report)
+        self._log_address(logging.INFO, report.slot, "address {} is removed now", text)
         self._note(report, text, None)
         self._hosts.unsettled.get(report.slot, set()).discard(text)
 
     def _on_undemoted(self, report: reports.Undemoted) -> None:
-        logger.info("%s: no longer demoted for its addresses", self._hosts.name(report.slot))
+        self._log(logging.INFO, report.slot, "no longer demoted for its addresses")
 
     def _on_secondaries(self, report: reports.SecondariesNotPromoted) -> None:
         """Handles that promote_secondaries was not 1 when we were about to remove an address."""
@@ -402,20 +410,12 @@ class Reports:
     # -- the wire
 
     def _on_duplicate_source(self, report: reports.DuplicateSource) -> None:
-        mac = f" ({mac_text(report.mac)})" if any(report.mac) else ""  # unknown with a raw socket
-        logger.warning(
-            "%s: duplicate_source: another host%s advertises from our address",
-            self._hosts.name(report.slot),
-            mac,
-        )
+        line = "duplicate_source: another host{} advertises from our address"
+        self._log_mac(logging.WARNING, report.slot, line, report.mac)
 
     def _on_duplicate_ended(self, report: reports.DuplicateEnded) -> None:
-        mac = f" ({mac_text(report.mac)})" if any(report.mac) else ""
-        logger.info(
-            "%s: duplicate_source ended: another host%s is no longer heard from our address",
-            self._hosts.name(report.slot),
-            mac,
-        )
+        line = "duplicate_source ended: another host{} is no longer heard from our address"
+        self._log_mac(logging.INFO, report.slot, line, report.mac)
 
     def _on_other_master(self, report: reports.OtherMaster) -> None:
         self._manner.on_wrong_digest(self._hosts.name(report.slot), "other_master", "MASTER")
@@ -428,38 +428,30 @@ class Reports:
         self._manner.on_reasserted(self._hosts.name(report.slot), peer)
 
     def _on_counter_reset(self, report: reports.CounterReset) -> None:
-        mac = f" ({mac_text(report.mac)})" if any(report.mac) else ""
-        name = self._hosts.name(report.slot)
-        logger.warning(
-            "%s: counter_reset: a host's%s counters went back and are learned again", name, mac
-        )
+        line = "counter_reset: a host's{} counters went back and are learned again"
+        self._log_mac(logging.WARNING, report.slot, line, report.mac)
 
     def _on_family_silent(self, report: reports.FamilySilent) -> None:
-        logger.warning(
-            "%s: family_silent: the master is heard only over IPv%d, not over IPv%d",
-            self._hosts.name(report.slot),
-            10 - report.family,
-            report.family,
-        )
+        heard, silent = 10 - report.family, report.family
+        text = f"family_silent: the master is heard only over IPv{heard}, not over IPv{silent}"
+        self._log(logging.WARNING, report.slot, text)
 
     def _on_family_heard(self, report: reports.FamilyHeard) -> None:
-        name = self._hosts.name(report.slot)
-        logger.info("%s: the master is heard over IPv%d again", name, report.family)
+        text = f"the master is heard over IPv{report.family} again"
+        self._log(logging.INFO, report.slot, text)
 
     def _on_demote_heard(self, report: reports.DemoteHeard) -> None:
-        logger.warning(
-            "%s: the peer advertises demotion %d as OpenBSD does; set dialect = openbsd",
-            self._hosts.name(report.slot),
-            report.demote,
-        )
+        text = f"the peer advertises demotion {report.demote} as OpenBSD does"
+        self._log(logging.WARNING, report.slot, f"{text}; set dialect = openbsd")
 
     def _on_sends_failing(self, report: reports.SendsFailing) -> None:
-        name, why = self._hosts.name(report.slot), os.strerror(report.error)
+        why = os.strerror(report.error)
         self._manner.on_sends_failing(why)
-        logger.error("%s: three advertisements in a row not sent (%s): demoted", name, why)
+        text = f"three advertisements in a row not sent ({why}): demoted"
+        self._log(logging.ERROR, report.slot, text)
 
     def _on_sends_recovered(self, report: reports.SendsRecovered) -> None:
-        logger.info("%s: advertisements are sent again", self._hosts.name(report.slot))
+        self._log(logging.INFO, report.slot, "advertisements are sent again")
 
     def _on_resigned_holding(self, report: reports.ResignedHolding) -> None:
         logger.warning(

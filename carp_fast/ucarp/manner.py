@@ -21,6 +21,7 @@ import msgspec
 from carp_fast.config import load as config
 from carp_fast.daemon.daemon import launch
 from carp_fast.daemon.hooks import Done
+from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls, Manner, hook_for
 from carp_fast.daemon.plan import interface_facts
 from carp_fast.daemon.process import StartError, require_capabilities
@@ -79,7 +80,13 @@ def run(
     launch(
         configuration_of(host),
         lambda loop: Ucarp(
-            Scripts(loop), host, named=named, neutral=neutral, shutdown=shutdown, started=started
+            Scripts(loop),
+            HostLog(loop.call_later),
+            host,
+            named=named,
+            neutral=neutral,
+            shutdown=shutdown,
+            started=started,
         ),
     )
     return 0
@@ -102,6 +109,7 @@ class Ucarp(Manner):
     def __init__(
         self,
         scripts: Scripts,
+        host_log: HostLog,
         host: config.VirtualHost,
         *,
         named: str,
@@ -110,6 +118,7 @@ class Ucarp(Manner):
         started: Callable[[], None],
     ) -> None:
         self.hooks: Scripts = scripts
+        self.host_log = host_log
         self._host = host
         self._named = named
         self._neutral = neutral

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import msgspec
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.control.documents import StateEvent
 from carp_fast.daemon.hooks import Hook
+from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Own
 from carp_fast.daemon.reports import Reports
 from carp_fast.daemon.table import STATES, Hosts
-from carp_fast.engine.reports import Report, StateChanged
+from carp_fast.engine.reports import (
+    AddressFailed,
+    AddressForeign,
+    AddressGone,
+    AddressRestored,
+    CounterReset,
+    DemoteHeard,
+    DuplicateEnded,
+    DuplicateSource,
+    FamilyHeard,
+    FamilySilent,
+    OtherMaster,
+    Reasserted,
+    Report,
+    SendsFailing,
+    SendsRecovered,
+    StateChanged,
+    Undemoted,
+    WrongDigest,
+)
 from carp_fast.pump.facts import PumpFacts
 
 
@@ -64,6 +85,27 @@ class DirectOrders:
 class Desk:
     """Reports with two virtual hosts, eth0/1 in slot 0 and eth0/2 in slot 1."""
 
+    # Reports that are a log line about a virtual host, with what they need.
+    ABOUT_HOSTS: ClassVar[list[tuple[type[Report], dict[str, Any]]]] = [
+        (AddressFailed, {"address": 0, "error": 13}),
+        (AddressForeign, {"address": 0}),
+        (AddressRestored, {"address": 0}),
+        (AddressRestored, {"address": 0, "why": "with_ours"}),
+        (AddressGone, {"address": 0}),
+        (Undemoted, {}),
+        (DuplicateSource, {"mac": b"\x02\0\0\0\0\x09"}),
+        (DuplicateEnded, {"mac": b"\x02\0\0\0\0\x09"}),
+        (OtherMaster, {}),
+        (WrongDigest, {}),
+        (Reasserted, {"peer": bytes((192, 0, 2, 99))}),
+        (CounterReset, {"mac": b"\x02\0\0\0\0\x09"}),
+        (FamilySilent, {"family": 6}),
+        (FamilyHeard, {"family": 6}),
+        (DemoteHeard, {"demote": 7}),
+        (SendsFailing, {"error": 100}),
+        (SendsRecovered, {}),
+    ]
+
     def __init__(self, publish: Any = None, **settings: Any) -> None:
         given = Settings(passphrase=b"secret", up="/bin/up", down="/bin/down", **settings)
         self.hosts = Hosts()
@@ -76,7 +118,8 @@ class Desk:
         self.hooks = RecordedHooks()
         self.orders = DirectOrders()
         hooks: Any = self.hooks
-        manner = Own(hooks)
+        self._later: list[Callable[[], None]] = []
+        manner = Own(hooks, HostLog(lambda delay_s, call: self._later.append(call)))
         orders: Any = self.orders
         self.events: list[dict[str, Any]] = []
         self.lost: list[tuple[int, str]] = []
@@ -94,6 +137,12 @@ class Desk:
 
     def publish(self, event: StateEvent) -> None:
         self.events.append(msgspec.to_builtins(event))
+
+    def pass_time(self) -> None:
+        """What was to be called later is called."""
+        later, self._later = self._later, []
+        for call in later:
+            call()
 
     def read_all(self) -> None:
         self.readings += 1

@@ -17,6 +17,7 @@ from carp_fast.control.documents import ExplainRequest, Reloaded, ReloadRequest,
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import ControlServer, Handler
 from carp_fast.daemon.explain import Explanations
+from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Own
 from carp_fast.daemon.network import Sources
 from carp_fast.daemon.reload import Difference, report
@@ -176,7 +177,8 @@ class Served:
         """The lines of a stream of events, its first included."""
         hosts, orders = self.scene.hosts, self.scene.orders
         hooks: Any = None  # no virtual host has one
-        reports = Reports(hosts, orders, Own(hooks), publish=self.server.publish)
+        manner = Own(hooks, HostLog(asyncio.get_running_loop().call_later))
+        reports = Reports(hosts, orders, manner, publish=self.server.publish)
         hosts.states[:] = bytes(6)
         reader, writer = await asyncio.open_unix_connection(self.path)
         writer.write(b'{"command":"events"}\n')

@@ -13,6 +13,7 @@ import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import interface_log, network
+from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.lost import LostAddresses
 from carp_fast.daemon.network import Network
 from carp_fast.daemon.own_sources import OwnSources
@@ -98,7 +99,8 @@ class Stage:
         nobody_else: Any = SimpleNamespace(barred=set(), on_ifindex=lambda number, ifindex: None)
         self.known: list[Interface] = []
         self.network = Network(self.hosts, orders, lanes, nobody_else, self.known.append)
-        self.lost = LostAddresses(self.hosts, orders)
+        # Few lines are logged: nothing is summed up later.
+        self.lost = LostAddresses(self.hosts, orders, HostLog(lambda delay_s, call: None))
 
     joining = None
 

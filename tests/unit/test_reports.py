@@ -60,7 +60,7 @@ def test_an_instant_is_told_in_utc_to_the_millisecond() -> None:
 
 def test_a_change_is_logged_published_and_remembered(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
-    with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
+    with caplog.at_level(logging.INFO, "carp_fast.daemon"):
         desk.change("BACKUP", "started")
         desk.change("MASTER", "master_down", peer=PEER)
         desk.change("BACKUP", "faster_master", peer=PEER)
@@ -89,7 +89,7 @@ def test_problems_with_addresses_are_known_by_the_address(
 ) -> None:
     desk = Desk()
     desk.change("MASTER", "master_down")
-    with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
+    with caplog.at_level(logging.INFO, "carp_fast.daemon"):
         desk.tell(AddressForeign, address=1)
         desk.tell(AddressFailed, address=0, error=errno.ENOBUFS)
     assert caplog.messages == [
@@ -120,7 +120,7 @@ def test_a_foreign_address_is_told_when_it_comes_and_when_it_goes(
 ) -> None:
     desk = Desk()
     desk.hosts.states[0] = STATES.index(state)
-    caplog.set_level(logging.INFO, "carp_fast.daemon.reports")
+    caplog.set_level(logging.INFO, "carp_fast.daemon")
     found = {0: {"192.0.2.1/24": "192.0.2.1/24", "192.0.2.51/32": "192.0.2.51/24"}, 1: {}}
     for _ in range(2):
         desk.reports.on_foreign(found)
@@ -200,7 +200,7 @@ def test_a_failure_stands_whatever_is_foreign() -> None:
 
 def test_many_foreign_addresses_are_few_lines(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
-    caplog.set_level(logging.INFO, "carp_fast.daemon.reports")
+    caplog.set_level(logging.INFO, "carp_fast.daemon")
     every = {f"10.0.0.{n}/32": f"10.0.0.{n}/32" for n in range(100)}
     desk.reports.on_foreign({0: every})
     assert len(caplog.messages) == FOREIGN_LOGGED_MAX + 1
@@ -291,7 +291,7 @@ def test_only_what_somebody_removed_is_told_as_lost(caplog: pytest.LogCaptureFix
     desk.change("MASTER", "master_down")
     desk.tell(AddressForeign, address=1)
     caplog.clear()
-    with caplog.at_level(logging.INFO, "carp_fast.daemon.reports"):
+    with caplog.at_level(logging.INFO, "carp_fast.daemon"):
         desk.tell(AddressRestored, address=1, why="refused")
         desk.tell(AddressRestored, address=1, why="refused")
         desk.tell(AddressRestored, address=1, why="with_ours")

@@ -13,6 +13,7 @@ import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon.hooks import Done, Hook
+from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls
 from carp_fast.ucarp.manner import Ucarp
 
@@ -81,6 +82,7 @@ class Stage:
         self.host = VirtualHost("eth0", 7, ("192.0.2.1/32",), (), settings)
         self.manner = Ucarp(
             scripts,
+            HostLog(lambda delay_s, call: None),
             self.host,
             named="eth0:1",
             neutral=False,
