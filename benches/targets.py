@@ -25,6 +25,7 @@ import carp_fast
 from carp_fast.bench.contenders import DAEMONS, Daemon, carp_fast_commands
 from carp_fast.bench.run import Pair
 from carp_fast.bench.usage import descendants, usage
+from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import print_table
 from carp_fast.lab.lab import Host, Lab, LabError, interface_name
 from carp_fast.loadtest._mix import KIND_WORDS
@@ -116,7 +117,7 @@ def main(words: Sequence[str] | None = None) -> None:
         for row in rows_of(DAEMONS[name], options):
             print("  ".join(row), file=sys.stderr)
             rows.append(row)
-    print_table(HEADER, rows)
+    print_table(columns(HEADER), rows)
 
 
 if __name__ == "__main__":

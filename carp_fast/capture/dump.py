@@ -27,6 +27,9 @@ from carp_fast.engine._wire import VERDICT_WORDS, parse
 from carp_fast.inet import address_text
 
 STDIN = Path("-")
+CELLS = ("time", "interface", "source > destination", "family", "vhid", "advbase/advskew",
+         "counter", "verdict")  # fmt: skip
+"""What a line of text shows of an advertisement."""
 
 
 class Advertisement(NamedTuple):
@@ -57,8 +60,8 @@ class Advertisement(NamedTuple):
         return msgspec.json.encode(fields).decode()
 
     def as_cells(self) -> list[str]:
-        """The cells of a line of text; the last one is the verdict."""
-        cells = [self.at, *([self.interface] if self.interface else [])]
+        """The cells of a line of text, one for each of CELLS."""
+        cells = [self.at, self.interface or ""]
         cells += [f"{self.source or '-'} > {self.destination or '-'}", f"IPv{self.family}"]
         if self.counter is None:
             cells += ["-", "-", "-"]
@@ -66,20 +69,6 @@ class Advertisement(NamedTuple):
             demote = f" demote {self.demote}" if self.demote else ""
             cells += [f"vhid {self.vhid}", f"{self.advbase}/{self.advskew}{demote}", self.counter]
         return [*cells, f"{self.verdict}: {self.why}" if self.why else self.verdict]
-
-
-class Columns:
-    """Aligns cells in columns: each column is as wide as its widest cell so far."""
-
-    def __init__(self) -> None:
-        self._widths: list[int] = []
-
-    def line(self, cells: list[str]) -> str:
-        had = self._widths + [0] * (len(cells) - len(self._widths))
-        self._widths = [max(width, len(cell)) for width, cell in zip(had, cells, strict=True)]
-        *first, last = cells
-        padded = (cell.ljust(width) for cell, width in zip(first, self._widths, strict=False))
-        return "  ".join((*padded, last))
 
 
 class Summary:
@@ -224,22 +213,23 @@ def show(
     write_summary: Callable[[str], None],
     advertisements: Dump,
     *,
+    line: Callable[[list[str]], str],
     flush: bool,
     count: int | None,
     as_json: bool,
 ) -> None:
     """Writes a line for each advertisement, at most `count`, until the end or Ctrl-C.
 
-    `write` takes a line and `flush`; `write_summary` takes each line of the summary, which only
-    the text format has. Raises what iterating raises.
+    `write` takes a line and `flush`; `line` makes one of the cells of an advertisement;
+    `write_summary` takes each line of the summary, which only the text format has. Raises what
+    iterating raises.
     """
     summary = Summary(advertisements.judge)
-    columns = Columns()
     has_reader = True
     try:
         for each in islice(advertisements, count):
             summary.count(each.verdict)
-            write(each.as_json() if as_json else columns.line(each.as_cells()), flush=flush)
+            write(each.as_json() if as_json else line(each.as_cells()), flush=flush)
     except BrokenPipeError:
         has_reader = False
         raise
@@ -247,8 +237,8 @@ def show(
         if has_reader and not as_json:
             write("", end="", flush=True)  # the summary comes last if both go to one pipe
             summary.dropped = advertisements.dropped
-            for line in summary.lines():
-                write_summary(line)
+            for text in summary.lines():
+                write_summary(text)
 
 
 def _opened(recording: Path, opened: ExitStack) -> BinaryIO:

@@ -10,7 +10,21 @@ from pathlib import Path
 
 import click
 
-from carp_fast.cli.terminal import Failure, failure, print_text
+from carp_fast.cli.tables import Column, cut_time
+from carp_fast.cli.terminal import Failure, Stream, failure, print_text, report
+
+TIME_OF_DAY = len("00:00:00.000000Z")
+# Columns of the fields of capture.dump.CELLS.
+COLUMNS = (
+    Column("time", 4, TIME_OF_DAY, cut_time),
+    Column("interface", 2),
+    Column("source > destination"),
+    Column("family", 5),
+    Column("vhid", 1),
+    Column("advbase/advskew", 3),
+    Column("counter", 6),
+    Column("verdict", 0, len("bad_auth")),
+)
 
 
 @click.command()
@@ -65,14 +79,17 @@ def dump(
         with Dump(
             interface=interface, recording=recording, configuration=configuration
         ) as advertisements:
+            stream = Stream(COLUMNS)
             show(
                 print_text,
-                lambda line: click.echo(line, err=True),
+                report,
                 advertisements,
+                line=stream.line,
                 flush=recording in (None, STDIN),
                 count=count,
                 as_json=as_json,
             )
+            stream.name_left_out()
     except ConfigurationError as error:
         raise Failure(*str(error).splitlines()) from error
     except (ListenError, PcapError) as error:

@@ -16,7 +16,7 @@ from carp_fast.cli.terminal import (
     failure,
     json_option,
     print_json,
-    print_text,
+    print_prose,
 )
 
 
@@ -38,6 +38,6 @@ def explain(
         if as_json:
             print_json(client.explain_json(interface, vhid))
         else:
-            print_text(text(client.explain(interface, vhid)))
+            print_prose(text(client.explain(interface, vhid)))
     except ControlError as error:
         raise failure(error) from error

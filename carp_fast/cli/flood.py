@@ -17,13 +17,14 @@ import click
 from carp_fast.cli.conflicts import check
 from carp_fast.cli.flood_options import CONFLICTS, DEFAULT_RATE, FloodOptions, flood_options
 from carp_fast.cli.masters import run_masters
+from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import (
     Failure,
     ended_like_an_interrupt,
     failure,
     print_json,
+    print_prose,
     print_table,
-    print_text,
     progress,
 )
 from carp_fast.cli.trial import TrialOptions, run_trial
@@ -383,9 +384,9 @@ def _show(sent: Sent, as_json: bool) -> None:
         print_json(msgspec.json.encode(sent))
         return
     rows = [[word, f"{number:,}"] for word, number in sent.kinds.items()]
-    print_table(("kind", "frames"), rows)
+    print_table(columns(("kind", "frames")), rows)
     for line in _summary(sent):
-        print_text(line)
+        print_prose(line)
 
 
 def _summary(sent: Sent) -> Iterator[str]:

@@ -26,6 +26,7 @@ from carp_fast.cli.explain import explain
 from carp_fast.cli.flood import flood
 from carp_fast.cli.replay import record, replay
 from carp_fast.cli.sink import sink
+from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import (
     DEFAULT_CONFIGURATION,
     PROGRAM,
@@ -37,8 +38,10 @@ from carp_fast.cli.terminal import (
     failure,
     json_option,
     print_json,
+    print_prose,
     print_table,
     print_text,
+    report,
     writing,
 )
 from carp_fast.standard import discard_output
@@ -46,6 +49,7 @@ from carp_fast.standard import discard_output
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from carp_fast.bench.measurements import Report
     from carp_fast.config.load import Configuration
     from carp_fast.control.documents import StateEvent, Status, VirtualHostStatus
 
@@ -54,6 +58,17 @@ logger = logging.getLogger(__name__)
 INTERRUPTED = 130
 ADDRESSES_SHOWN = 2
 """Addresses of a virtual host in a terminal's table; a pipe gets all of them."""
+
+# Columns that a narrow terminal may lack, the most important first; how far cells are shortened.
+PLAN_IMPORTANCE = ("ADVERTS/S", "RECEIVE", "GROUPS", "PEERS", "FAMILIES", "MACS", "WHY")
+PLAN_SHORTENED = {"GROUPS": 12, "PEERS": 12, "WHY": 24}
+STATUS_IMPORTANCE = ("PROBLEMS", "REASON", "ADDRESSES", "SINCE", "PEER", "ADVSKEW")
+STATUS_SHORTENED = {"ADDRESSES": 15, "PROBLEMS": 20}
+BENCH_IMPORTANCE = (
+    *("CPU %", "TAKE-OVER S", "LONGEST GAP S", "PSS MIB", "LOST OF ONE", "LAG MS", "RATIO"),
+    *("FLOOR %", "ADOPTED", "LOST", "SETTLE S", "SILENCE S", "PINGS", "RSS MIB", "SPAN S"),
+    *("SEGMENTS", "PROCESSES", "ADVERTS/S", "SWITCHES/S"),
+)
 
 _STATES = ("INIT", "BACKUP", "MASTER")
 _STATE_STYLES = {"MASTER": "green", "BACKUP": "cyan", "INIT": "yellow"}
@@ -155,15 +170,15 @@ def check(config: Path | None) -> None:
     except ConfigurationError as error:
         raise Failure(*str(error).splitlines()) from error
     for warning in (*configuration.warnings, *_warnings_of_host(configuration)):
-        click.echo(f"warning: {warning}", err=True)
+        report(f"warning: {warning}")
     for line in taken(configuration, daemon_pid(configuration.daemon.control_socket)):
-        click.echo(f"warning: {line}", err=True)
+        report(f"warning: {line}")
     planned = plan(configuration)
     header, *rows = planned.rows()
-    print_table([name.upper() for name in header], rows)
-    print_text(f"not counted: {planned.uncounted}")
+    print_table(columns(map(str.upper, header), PLAN_IMPORTANCE, PLAN_SHORTENED), rows)
+    print_prose(f"not counted: {planned.uncounted}")
     for limit in planned.limits:
-        print_text(f"limit: {limit}")
+        print_prose(f"limit: {limit}")
 
 
 def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
@@ -224,13 +239,13 @@ def _print_status(document: Status, problems: bool) -> None:
     now = datetime.now(UTC)
     daemon, summary, hosts = document.daemon, document.summary, document.virtual_hosts
     counts = f"{summary.master:,} MASTER, {summary.backup:,} BACKUP, {summary.init:,} INIT"
-    print_text(
+    print_prose(
         f"{daemon.host}: {summary.virtual_hosts:,} virtual hosts: {counts} "
         f"(carp-fast {daemon.version}, pid {daemon.pid}, "
         f"running for {_age(daemon.started_at, now)})"
     )
     if not hosts:
-        print_text("no virtual host to show")
+        print_prose("no virtual host to show")
         return
     shown = ADDRESSES_SHOWN if sys.stdout.isatty() else None
     header = ["VIRTUAL HOST", "STATE", "SINCE", "REASON", "ADDRESSES", "ADVSKEW", "PEER"]
@@ -239,7 +254,8 @@ def _print_status(document: Status, problems: bool) -> None:
         header.append("PROBLEMS")
         every = [explain_text.problems(host) for host in hosts]
         rows = [(*row, ", ".join(found)) for row, found in zip(rows, every, strict=True)]
-    print_table(header, rows, lambda row: _STATE_STYLES.get(row[1], ""))
+    shown_as = columns(header, STATUS_IMPORTANCE, STATUS_SHORTENED, lists=["ADDRESSES"])
+    print_table(shown_as, rows, lambda row: _STATE_STYLES.get(row[1], ""))
 
 
 def _status_row(host: VirtualHostStatus, now: datetime, shown: int | None) -> tuple[str, ...]:
@@ -279,8 +295,10 @@ def events(config: Path | None, control_socket: Path | None, as_json: bool) -> N
     try:
         with ControlClient(control_path(config, control_socket)).events() as stream:
             while True:
-                event = stream.next_line().decode() if as_json else _line(stream.next_event())
-                print_text(event, flush=True)
+                if as_json:
+                    print_text(stream.next_line().decode(), flush=True)
+                else:
+                    print_prose(_line(stream.next_event()), flush=True)
     except ControlError as error:
         raise failure(error) from error
 
@@ -313,9 +331,9 @@ def reload(config: Path | None, control_socket: Path | None, force: bool) -> Non
     except ControlError as error:
         raise (Failure(*error.faults) if error.faults else failure(error)) from error
     for line in done.changed:
-        print_text(line)
+        print_prose(line)
     counts = f"{done.added:,} added, {done.removed:,} removed, {done.kept:,} kept"
-    print_text(f"virtual hosts: {counts} ({done.seconds:.2f} s)")
+    print_prose(f"virtual hosts: {counts} ({done.seconds:.2f} s)")
 
 
 @main.command(
@@ -484,23 +502,29 @@ def bench(
     console = Console(stderr=True)
     lines = Lines(lambda line: click.echo(line, err=True))
     try:
-        report = run_bench(plan, Bars(console) if console.is_terminal else lines)
+        result = run_bench(plan, Bars(console) if console.is_terminal else lines)
     except LabError as error:
         raise failure(f"bench: {error}") from error
     if as_json:
-        print_json(msgspec.json.encode(report))
+        print_json(msgspec.json.encode(result))
     else:
-        for title, header, rows in measurements.tables(report):
-            print_text(title)
-            print_table(header, rows)
-            print_text("")
-        for line in measurements.remarks(report):
-            print_text(line)
+        _print_bench(result)
     if plot:
         try:
-            plot.write_text(measurements.figure(report))
+            plot.write_text(measurements.figure(result))
         except (OSError, ValueError) as error:
             raise failure(f"bench: --plot {plot}: {error}") from error
+
+
+def _print_bench(result: Report) -> None:
+    from carp_fast.bench import measurements
+
+    for title, header, rows in measurements.tables(result):
+        print_prose(title)
+        print_table(columns(header, BENCH_IMPORTANCE), rows)
+        print_text("")
+    for line in measurements.remarks(result):
+        print_prose(line)
 
 
 @main.command()
@@ -520,7 +544,7 @@ def simulate(**options: Any) -> None:
     from carp_fast.simulate.run import show
 
     try:
-        broken = show(print_text, **options)
+        broken = show(print_prose, **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if broken:

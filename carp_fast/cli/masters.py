@@ -13,7 +13,7 @@ from carp_fast.cli.terminal import (
     ended_like_an_interrupt,
     failure,
     print_json,
-    print_text,
+    print_prose,
     progress,
     together,
 )
@@ -68,8 +68,8 @@ def run_masters(
     if as_json:
         print_json(msgspec.json.encode(held))
         return
-    print_text(line_of(held))
-    print_text(
+    print_prose(line_of(held))
+    print_prose(
         f"became MASTER {held.became_master:,} times; {held.send_errors:,} advertisements not sent;"
         f" {held.socket_dropped:,} frames dropped by the socket; all have resigned"
     )

@@ -7,19 +7,21 @@ played. Each command imports what it needs when it runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import (
     control_path,
     daemon_options,
     failure,
     json_option,
     print_json,
-    print_text,
+    print_prose,
+    print_table,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +30,12 @@ if TYPE_CHECKING:
 
 PCAP_MAGICS = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d")
 PREEMPT = {"true": True, "false": False, "demoted": "demoted"}
-RECORDED_COLUMN = 40  # width of the column of recorded decisions
+# The first difference is also in the error, with both decisions.
+DECISIONS = columns(("time", "virtual host", "recorded", "now"), ("recorded",), {"now": 16})
+PERIODS = columns(
+    ("", "FROM", "TO", "SENT", "FROM HERE", "TO HERE", "SENT HERE", "APART"),
+    ("FROM", "FROM HERE", "TO", "TO HERE", "SENT", "SENT HERE", "APART"),
+)
 
 
 @click.command()
@@ -66,7 +73,7 @@ def record(
         write_whole(file, answer.lines, force=force)
     except OSError as error:
         raise failure(f"{file}: {error.strerror}") from error
-    print_text(
+    print_prose(
         f"{file}: {answer.virtual_hosts:,} virtual hosts from {answer.records:,} records;"
         f" {answer.overwritten:,} older ones were overwritten"
     )
@@ -173,21 +180,21 @@ def show_replay(path: Path, *, as_json: bool) -> str:
     if as_json:
         print_json(encoded({"same": different is None, "rows": rows}))
     else:
-        width = max([len(row.name) for row in rows], default=0)
-        for row in rows:
-            mark = "  " if row.same else "! "
-            recorded, now = row.recorded or "-", row.now or "-"
-            if not row.same and row.now_ns is not None:
-                now += f"  at {row.now_ns / 1e9:.3f}"
-            print_text(
-                f"{mark}{row.at_ns / 1e9:12.3f}  {row.name:{width}}  "
-                f"{recorded:{RECORDED_COLUMN}}  {now}"
-            )
+        print_table(DECISIONS, [decision_row(row) for row in rows], headed=False)
     if different is not None:
         return f"{path}: {difference_text(different)}"
     if not as_json:
-        print_text(f"{len(rows):,} decisions, all the same")
+        print_prose(f"{len(rows):,} decisions, all the same")
     return ""
+
+
+def decision_row(row: Row) -> list[str]:
+    """The cells of DECISIONS: a mark and the time, the virtual host, both decisions."""
+    mark = "  " if row.same else "! "
+    now = row.now or "-"
+    if not row.same and row.now_ns is not None:
+        now += f"  at {row.now_ns / 1e9:.3f}"
+    return [f"{mark}{row.at_ns / 1e9:12.3f}", row.name, row.recorded or "-", now]
 
 
 def difference_text(row: Row) -> str:
@@ -257,32 +264,36 @@ def show_election(path: Path, source: str, given: dict[str, Any], *, as_json: bo
     if as_json:
         print_json(encoded({"same": election.same, **election._asdict()}))
     else:
-        for line in election_lines(source, election):
-            print_text(line)
+        print_prose(f"{source} (FROM, TO, SENT) and our engine in its place (HERE), in seconds:")
+        print_table(PERIODS, period_rows(election))
+        print_prose(f"sent: {election.theirs} by {source}, {election.ours} here")
+        for line in state_lines(election):
+            print_prose(line)
     if election.same:
         return ""
     apart = f"within {election.interval_ns / 1e9:.3f} s of {source}"
     return f"{path}: does not start and stop advertising {apart}"
 
 
-def election_lines(source: str, election: Election) -> Sequence[str]:
-    """Lines with starts, stops and counts of both sides, then the states of ours by time."""
+def period_rows(election: Election) -> list[list[str]]:
+    """The rows of PERIODS: starts, stops and counts of both sides."""
 
-    def side(period: Period | None) -> str:
+    def side(period: Period | None) -> list[str]:
         if period is None:
-            return f"{'-':>10}{'-':>10}{'-':>6}"
-        return f"{period.start_ns / 1e9:10.3f}{period.stop_ns / 1e9:10.3f}{period.sent:6}"
+            return ["-", "-", "-"]
+        return [f"{period.start_ns / 1e9:.3f}", f"{period.stop_ns / 1e9:.3f}", str(period.sent)]
 
-    head = f"{'from':>10}{'to':>10}{'sent':>6}"
-    lines = [f"  {source:>26}  {'here':>26}  {'apart':>16}", f"  {head}  {head}"]
+    rows = []
     for pair in election.pairs:
         apart = (
-            "" if pair.apart_ns is None else " ".join(f"{ns / 1e9:+7.3f}" for ns in pair.apart_ns)
+            "" if pair.apart_ns is None else " ".join(f"{ns / 1e9:+.3f}" for ns in pair.apart_ns)
         )
-        mark = " " if pair.near else "!"
-        lines.append(f"{mark} {side(pair.theirs)}  {side(pair.ours)}  {apart:>16}")
-    lines.append(f"  {election.theirs:26}  {election.ours:26}")
+        rows.append(["" if pair.near else "!", *side(pair.theirs), *side(pair.ours), apart])
+    return rows
+
+
+def state_lines(election: Election) -> Iterator[str]:
+    """The states of our engine by time."""
     for output in election.outputs:
         if output.text.split()[0] in ("INIT", "BACKUP", "MASTER"):
-            lines.append(f"  {output.at_ns / 1e9:10.3f}  {output.text}")
-    return lines
+            yield f"  {output.at_ns / 1e9:10.3f}  {output.text}"

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import (
     Failure,
     ended_like_an_interrupt,
     failure,
     json_option,
     print_json,
+    print_prose,
     print_table,
     print_text,
     progress,
@@ -148,10 +150,10 @@ def print_received(received: Received) -> None:
         ("other", received.other),
     ]
     rows = [[word, f"{number:,}"] for word, number in counts if number]
-    print_table(("verdict", "frames"), rows)
+    print_table(columns(("verdict", "frames")), rows)
     print_flows(received.by_source)
     for line in summary(received):
-        print_text(line)
+        print_prose(line)
 
 
 def print_flows(flows: Sequence[Flow]) -> None:
@@ -168,9 +170,11 @@ def print_flows(flows: Sequence[Flow]) -> None:
         for flow in shown
     ]
     print_text("")
-    print_table(header, rows, lambda row: "yellow" if row[5] != "0" else "")
+    importance = ("received", "duplicates", "reordered", "last", "first")
+    every = columns(header, importance)
+    print_table(every, rows, lambda row: "yellow" if row[5] != "0" else "")
     if len(shown) < len(flows):
-        print_text(f"... and {len(flows) - len(shown):,} more (--json has all of them)")
+        print_prose(f"... and {len(flows) - len(shown):,} more (--json has all of them)")
 
 
 def summary(received: Received) -> Iterator[str]:

@@ -6,6 +6,7 @@ Must not know any command. Tables and JSON are formatted on a terminal and plain
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import sys
@@ -13,18 +14,19 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
+from carp_fast.cli import tables
+from carp_fast.cli.tables import Column
 from carp_fast.errors import CarpFastError
 from carp_fast.standard import discard_output
 
 PROGRAM = "carp-fast"
 DEFAULT_CONFIGURATION = Path("/etc/carp-fast/carp-fast.toml")
 DEFAULT_CONTROL_SOCKET = Path("/run/carp-fast/control.sock")
-RICH_ROWS_MAX = 1_000
-"""Longer tables are plain on a terminal, too: rich needs seconds to lay them out."""
+COLUMNS = 80  # of a terminal that does not know its width
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -39,7 +41,10 @@ class Failure(CarpFastError, click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Prints the lines and nothing else."""
-        click.echo(self.message, file=file, err=file is None)
+        if file is None:
+            report(self.message)
+        else:
+            click.echo(self.message, file=file)
 
 
 def failure(text: object) -> Failure:
@@ -120,32 +125,93 @@ def print_json(document: bytes) -> None:
     print_text(document.decode())
 
 
+def terminal_width(stream: TextIO) -> int | None:
+    """The number of columns of the terminal that a stream is; None if it is not a terminal.
+
+    $COLUMNS has precedence.
+    """
+    if not stream.isatty():
+        return None
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or COLUMNS
+    except OSError:
+        return COLUMNS
+
+
+def print_prose(text: str, *, flush: bool = False) -> None:
+    """Prints lines that people read; on a terminal they are broken at spaces. Raises Failure."""
+    width = terminal_width(sys.stdout)
+    print_text(text if width is None else tables.wrapped(text, width), flush=flush)
+
+
+def report(text: str) -> None:
+    """Prints lines on stderr; on a terminal they are broken at spaces."""
+    width = terminal_width(sys.stderr)
+    click.echo(text if width is None else tables.wrapped(text, width), err=True)
+
+
 def print_table(
-    header: Sequence[str],
+    columns: Sequence[Column],
     rows: Sequence[Sequence[str]],
     style: Callable[[Sequence[str]], str] = lambda row: "",
+    *,
+    headed: bool = True,
 ) -> None:
-    """A table by rich on a terminal; else columns of plain text, nothing cut, nothing drawn."""
-    if sys.stdout.isatty() and len(rows) <= RICH_ROWS_MAX:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+    """Prints a table: plain and complete in a pipe, with colours and fitted on a terminal.
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in header:
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row), style=style(row))
-        with writing():
-            Console().print(table)
+    `style`: the colour of a row, or "". What a narrow terminal has no room for is named below.
+    Raises Failure.
+    """
+    names = [column.name for column in columns]
+    header = [names] if headed else []
+    natural = tables.widths_of([*header, *rows], [0] * len(columns))
+    room = terminal_width(sys.stdout)
+    if room is None:
+        for row in (*header, *rows):
+            print_text(tables.row_text(columns, natural, row))
         return
-    widths = [len(name) for name in header]
+    marks = _marks()
+    widths = tables.fit(columns, natural, room)
+    coloured = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    for row in header:
+        text = tables.row_text(columns, widths, row, marks.cut)
+        print_text(click.style(text, bold=True) if coloured else text)
+        print_text(marks.rule * (sum(widths) + len(tables.GAP) * (sum(map(bool, widths)) - 1)))
     for row in rows:
-        widths = [max(width, len(cell)) for width, cell in zip(widths, row, strict=True)]
-    for row in (header, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print_text("  ".join(cells).rstrip())
+        text = tables.row_text(columns, widths, row, marks.cut)
+        colour = style(row)
+        print_text(click.style(text, fg=colour) if coloured and colour else text)
+    _name_left_out(tables.left_out(columns, natural, widths), room)
+
+
+class Stream:
+    """Rows that are printed as they come, fitted on a terminal, see tables.Stream."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._room = terminal_width(sys.stdout)
+        self._stream = tables.Stream(columns, self._room, _marks().cut)
+        self.line = self._stream.line
+
+    def name_left_out(self) -> None:
+        """Names the columns for which there was no room. Raises Failure."""
+        if self._room is not None:
+            _name_left_out(list(self._stream.left_out), self._room)
+
+
+def _name_left_out(names: list[str], room: int) -> None:
+    if names:
+        print_prose(f"not shown on {room} columns: {', '.join(names)}")
+
+
+def _marks() -> tables.Marks:
+    try:
+        "".join(tables.UNICODE).encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return tables.ASCII
+    return tables.UNICODE
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[_Function], _Function]:

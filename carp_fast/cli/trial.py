@@ -15,7 +15,8 @@ import click
 
 from carp_fast.cli.conflicts import Rule, check
 from carp_fast.cli.sink import FLOWS_SHOWN
-from carp_fast.cli.terminal import failure, print_json, print_table, print_text, together
+from carp_fast.cli.tables import columns
+from carp_fast.cli.terminal import failure, print_json, print_prose, print_table, together
 
 if TYPE_CHECKING:
     from carp_fast.config.model import Configuration
@@ -160,14 +161,14 @@ def run_trial(
         print_json(msgspec.json.encode(found))
     else:
         for line in found_lines(found):
-            print_text(line)
+            print_prose(line)
 
 
 def _search(options: TrialOptions, attempt: Callable[[float], Trial], *, quiet: bool) -> Found:
     from carp_fast.loadtest.trial import RESOLUTION, Search
 
     if not quiet:
-        print_text(
+        print_prose(
             f"searching for the highest rate that loses at most {100 * options.loss:g} %, from"
             f" {options.low:,.0f} to {options.high:,.0f} frames/s, {options.step_s:g} s each, to"
             f" within {100 * RESOLUTION:g} % (RESOLUTION)",
@@ -179,7 +180,7 @@ def _search(options: TrialOptions, attempt: Callable[[float], Trial], *, quiet: 
         nonlocal number
         number += 1
         if not quiet:
-            print_text(step_line(number, trial, passed), flush=True)
+            print_prose(step_line(number, trial, passed), flush=True)
 
     return Search(attempt, options.low, options.high, options.loss, show).run()
 
@@ -244,12 +245,14 @@ def print_trial(trial: Trial) -> None:
         for row in _shown(trial)
     ]
     header = ("source", "vhid", "sent", "arrived", "lost", "duplicates", "reordered")
-    print_table(header, rows, lambda row: "yellow" if row[4] != "0" else "")
+    importance = ("sent", "arrived", "duplicates", "reordered")
+    every = columns(header, importance)
+    print_table(every, rows, lambda row: "yellow" if row[4] != "0" else "")
     if len(rows) < len(trial.by_source):
         more = len(trial.by_source) - len(rows)
-        print_text(f"... and {more:,} more (--json has all of them)")
+        print_prose(f"... and {more:,} more (--json has all of them)")
     for line in trial_lines(trial):
-        print_text(line)
+        print_prose(line)
 
 
 def _shown(trial: Trial) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import pty
@@ -10,26 +9,21 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from click.testing import CliRunner, Result
 
 import carp_fast
 from carp_fast.cli import main as cli
 from carp_fast.cli import terminal
 from carp_fast.control.protocol import ControlError
-from carp_fast.control.server import Answer, ControlServer, Handler
-from carp_fast.control.slices import document_slices, in_slices
-from carp_fast.pump.facts import PumpFacts
+from tests.support.answering import DEADLINE_S, FakeDaemon, host
 
-DEADLINE_S = 20.0
 PACKAGE_DIRECTORY = Path(carp_fast.__file__).parent.parent
 FAST = [sys.executable, "-m", "carp_fast"]
 
@@ -55,126 +49,6 @@ def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProce
         check=False,
         **options,
     )
-
-
-def ago(**delta: float) -> str:
-    at = datetime.now(UTC) - timedelta(**delta)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def host(interface: str, vhid: int, state: str, **more: Any) -> dict[str, Any]:
-    return {
-        "interface": interface,
-        "vhid": vhid,
-        "families": [4],
-        "destinations": ["224.0.0.18"],
-        "state": state,
-        "since": ago(hours=3, minutes=12, seconds=30),
-        "reason": "master_down",
-        "in_use_by": None,
-        "addresses": ["192.0.2.10/24", "192.0.2.11/24", "192.0.2.12/24"],
-        "addresses_held": 3,
-        "address_problems": {},
-        "warnings": {},
-        "advbase": 1,
-        "advskew": 0,
-        "effective_advskew": 0,
-        "demotion": {"total": 0, "reasons": {}},
-        "peer": None,
-        "peers": [],
-        "counters": {},
-        **more,
-    }
-
-
-class FakeDaemon:
-    """A control server in a thread, with a status of its own making."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.hosts = [
-            host("eth0", 7, "MASTER"),
-            host(
-                "eth0",
-                8,
-                "BACKUP",
-                since=ago(days=40, hours=1, minutes=30),
-                reason="advertisement",
-                addresses=["192.0.2.20/24"],
-                advskew=100,
-                effective_advskew=240,
-                peer={"source": "192.0.2.2", "advbase": 1, "advskew": 0, "heard_ago_s": 0.4},
-            ),
-            host(
-                "vlan100", 255, "INIT", since=ago(days=2, hours=5, minutes=30), reason="link_down"
-            ),
-        ]
-        self.requests: list[dict[str, Any]] = []
-        self.reload_answer: dict[str, Any] | ControlError = ControlError("not set")
-        self.loop = uvloop.new_event_loop()
-        handlers = {
-            "status": Handler(dict, self.status),
-            "reload": Handler(dict, self.reload),
-        }
-        self.server = ControlServer(path, handlers)
-        self._thread = threading.Thread(target=self.loop.run_forever)
-        self._thread.start()
-        self.run(self.server.start())
-
-    def run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(DEADLINE_S)
-
-    def wait_for_subscribers(self, count: int) -> None:
-        async def until() -> None:
-            async with asyncio.timeout(DEADLINE_S):
-                while self.server.subscribers != count:
-                    await asyncio.sleep(0.005)
-
-        self.run(until())
-
-    def publish(self, *events: dict[str, Any]) -> None:
-        async def publish_all() -> None:
-            for event in events:
-                self.server.publish(event)
-
-        self.run(publish_all())
-
-    async def status(self, request: dict[str, Any]) -> Answer:
-        self.requests.append(request)
-        keys = ("interface", "vhid", "state")
-        shown = [
-            one for one in self.hosts if all(request.get(key) in (None, one[key]) for key in keys)
-        ]
-        states = [one["state"] for one in self.hosts]
-        fields = {
-            "daemon": {
-                "version": "0.1.0",
-                "pid": 4711,
-                "started_at": ago(hours=1, minutes=5, seconds=30),
-                "host": "alpha",
-                "receive": "packet",
-                "maintenance": False,
-                "pump": PumpFacts(0, 0, 0, 0, 0, 10_000_000, "fifo"),
-            },
-            "summary": {
-                "virtual_hosts": len(self.hosts),
-                **{name.lower(): states.count(name) for name in ("MASTER", "BACKUP", "INIT")},
-            },
-            "interfaces": [],
-        }
-        return document_slices("status", fields, "virtual_hosts", in_slices(shown))
-
-    async def reload(self, request: dict[str, Any]) -> Answer:
-        self.requests.append(request)
-        if isinstance(self.reload_answer, ControlError):
-            raise self.reload_answer
-        return self.reload_answer
-
-    def stop(self) -> None:
-        self.run(self.server.stop())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(DEADLINE_S)
-        self.loop.close()
 
 
 @pytest.fixture
@@ -320,11 +194,13 @@ def test_status_json_on_a_terminal_is_indented(fake: FakeDaemon) -> None:
     assert json.loads(text)["virtual_hosts"] == fake.hosts
 
 
-def test_a_long_table_is_plain_on_a_terminal_too(fake: FakeDaemon) -> None:
-    fake.hosts = [host(f"v{n}", 1, "BACKUP") for n in range(terminal.RICH_ROWS_MAX + 1)]
-    text = on_terminal("status", "--control-socket", fake.path, columns=140)
-    assert "\x1b[" not in text
-    assert len(text.splitlines()) == terminal.RICH_ROWS_MAX + 3
+def test_a_long_table_fits_a_terminal_as_a_short_one(fake: FakeDaemon) -> None:
+    fake.hosts = [host(f"v{n}", 1, "BACKUP") for n in range(5_000)]
+    text = on_terminal("status", "--control-socket", fake.path, columns=80)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+    assert len(lines) == 5_000 + 4
+    assert max(map(len, lines)) <= 80
+    assert all("192.0.2.10/24 +2" in line for line in lines[4:])
 
 
 def test_no_daemon_is_1_and_one_line(tmp_path: Path) -> None:
