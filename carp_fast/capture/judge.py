@@ -51,7 +51,7 @@ def signer_of(host: VirtualHost, main_file: str = "") -> Signer:
     destinations = tuple(map(address_bytes, host.destinations))
     return Signer(
         host=host.name,
-        table=origin.table if origin.file == main_file else str(origin),
+        table=origin.here if origin.file == main_file else str(origin),
         interface=host.interface,
         vhid=host.vhid,
         passphrase=settings.passphrase,

@@ -15,7 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carp_fast.config.model import Fault, Origin, as_printable, as_shown, nearest_to
+from carp_fast.config.lines import Lines, line_of_error, scan
+from carp_fast.config.model import (
+    ConfigurationError,
+    Fault,
+    Origin,
+    as_key,
+    as_printable,
+    as_shown,
+    nearest_to,
+)
 from carp_fast.config.readings import Readings
 from carp_fast.config.rules import (
     DAEMON_RULES,
@@ -32,6 +41,22 @@ SECRET_WORDS = re.compile(r"pass|secret|psk|pw|token|key|auth", re.IGNORECASE)
 HEADER = re.compile(r"\s*\[\[\s*virtual_host\s*\]\]")
 
 
+def _header_lines(text: str, document: dict[str, Any]) -> tuple[int | None, ...]:
+    """The line of each [[virtual_host]] table."""
+    tables = document.get("virtual_host")
+    count = len(tables) if isinstance(tables, list) else 0
+    lines = tuple(
+        number
+        for number, line in enumerate(text.split("\n"), 1)
+        if "[[" in line and HEADER.match(line)
+    )
+    if len(lines) == count:
+        return lines
+    # A header inside a multi-line string, a quoted name, or an array of inline tables.
+    exact = scan(text)
+    return tuple(exact.get(f"virtual_host[{number}]") for number in range(1, count + 1))
+
+
 def _resolved(path: Path) -> Path:
     # Path.resolve raises on a loop of links; opening the file reports it with its name.
     return Path(os.path.realpath(path))
@@ -44,7 +69,7 @@ class Table(NamedTuple):
     raw: dict[str, Any]
     directory: Path  # paths in the table are relative to it
     exposed: bool  # others may read the file
-    lines: tuple[int, ...] = ()  # line numbers of the file's [[virtual_host]] headers
+    lines: tuple[int | None, ...] = ()  # line numbers of the file's [[virtual_host]] headers
 
 
 class Findings:
@@ -52,13 +77,22 @@ class Findings:
 
     def __init__(self) -> None:
         self.faults: dict[Fault, None] = {}  # ordered set: many tables may inherit one fault
-        self.warnings: dict[str, None] = {}
+        self.warnings: dict[Fault, None] = {}
+        self.texts: dict[str, str] = {}  # of the files that were parsed, by path
 
     def fault(self, origin: Origin, key: str | None, value: str | None, text: str) -> None:
-        self.faults[Fault(origin.file, origin.table or None, key, value, text)] = None
+        self.faults[origin.fault(key, value, text)] = None
 
     def warn(self, origin: Origin, key: str | None, value: str | None, text: str) -> None:
-        self.warnings[str(Fault(origin.file, origin.table or None, key, value, text))] = None
+        self.warnings[origin.fault(key, value, text)] = None
+
+    def error(self) -> ConfigurationError:
+        """The error with every fault and its line."""
+        return ConfigurationError(tuple(map(Lines(self.texts).of, self.faults)))
+
+    def warning_lines(self) -> tuple[str, ...]:
+        """Every warning, with its line."""
+        return tuple(map(str, map(Lines(self.texts).of, self.warnings)))
 
     def unknown(self, origin: Origin, key: str, value: Any, known: Sequence[str]) -> None:
         nearest = nearest_to(key, known)
@@ -68,8 +102,7 @@ class Findings:
             text = f"unknown key here; it belongs in {home}"
         # A misspelt passphrase is still a passphrase.
         hidden = SECRET_WORDS.search(key) or nearest in PASSPHRASE_KEYS
-        name = key if re.fullmatch(r"[\w.-]+", key) else as_shown(key)
-        self.fault(origin, name, "(hidden)" if hidden else as_shown(value), text)
+        self.fault(origin, as_key(key), "(hidden)" if hidden else as_shown(value), text)
 
 
 class Documents:
@@ -86,6 +119,7 @@ class Documents:
         origin = Origin(str(path), "")
         main_file = not self.files
         self.files[_resolved(path)] = path
+        text = ""
         try:
             content, status = self.readings.read(path)
             text = content.decode()
@@ -93,19 +127,17 @@ class Documents:
         except OSError as error:
             self.found.fault(origin, None, None, f"cannot be read: {error.strerror}")
         except UnicodeDecodeError as error:
-            self.found.fault(origin, None, None, f"is not TOML: not UTF-8 at byte {error.start}")
+            at = Origin(str(path), "", error.object.count(b"\n", 0, error.start) + 1)
+            self.found.fault(at, None, None, f"is not TOML: not UTF-8 at byte {error.start}")
         except RecursionError:
             self.found.fault(origin, None, None, "is not TOML: nested too deeply")
         except ValueError as error:
-            self.found.fault(origin, None, None, f"is not TOML: {as_printable(str(error))}")
+            at = Origin(str(path), "", line_of_error(error, text))
+            self.found.fault(at, None, None, f"is not TOML: {as_printable(str(error))}")
         else:
+            self.found.texts[str(path)] = text
             exposed = stat.S_ISREG(status.st_mode) and readable_by_others(status)
-            lines = tuple(
-                number
-                for number, line in enumerate(text.split("\n"), 1)
-                if "[[" in line and HEADER.match(line)
-            )
-            table = Table(origin, document, path.parent, exposed, lines)
+            table = Table(origin, document, path.parent, exposed, _header_lines(text, document))
             self._check_top_level(table, main_file)
             return table
         return None
@@ -145,13 +177,10 @@ class Documents:
             text = "is not an array of tables; allowed: tables that begin [[virtual_host]]"
             self.found.fault(Origin(file.origin.file, "virtual_host"), None, None, text)
             return []
-        # A header inside a multi-line string would shift the lines: then leave them all out.
-        lines = file.lines if len(file.lines) == len(tables) else ()
-        made = []
-        for number, raw in enumerate(tables, 1):
-            name = f"virtual_host[{number}]" + (f" (line {lines[number - 1]})" if lines else "")
-            made.append(file._replace(origin=Origin(file.origin.file, name), raw=raw))
-        return made
+        return [
+            file._replace(origin=Origin(file.origin.file, f"virtual_host[{number}]", line), raw=raw)
+            for number, (raw, line) in enumerate(zip(tables, file.lines, strict=True), 1)
+        ]
 
     def virtual_hosts(self, main: Table) -> list[Table]:
         """The [[virtual_host]] tables of the main file and of all files that it includes."""

@@ -1,9 +1,10 @@
 """Loads the configuration: TOML files become virtual hosts, and one run reports all faults.
 
-Every fault is a line `FILE: table: key = value: what is wrong and what is allowed`. The types are
-in model.py, the files as tables in documents.py, the rule of each key in rules.py, ranges and
-templates in ranges.py; claims.py finds identities and addresses used twice. Must not know sockets,
-interfaces that exist, which program reads the configuration, or more of the engine than its keys.
+Every fault is a line `FILE:LINE: table: key = value: what is wrong and what is allowed`. The types
+are in model.py, the files as tables in documents.py, the lines of keys in lines.py, the rule of
+each key in rules.py, ranges and templates in ranges.py; claims.py finds identities and addresses
+used twice. Must not know sockets, interfaces that exist, which program reads the configuration, or
+more of the engine than its keys.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class _Loader:
     def load(self) -> Configuration:
         main = self.documents.read(self.path)
         if main is None:
-            raise ConfigurationError(tuple(self.found.faults))
+            raise self.found.error()
         daemon = self.daemon(self.documents.table(main, "daemon"))
         self.defaults = self.documents.table(main, "defaults")
         inherited = self.settings(self.defaults, _Values({"passphrase": b""}, set()))
@@ -140,11 +141,11 @@ class _Loader:
             )
             self.fault(origin, "source", as_shown(source), text)
         if self.found.faults:
-            raise ConfigurationError(tuple(self.found.faults))
+            raise self.found.error()
         if not self.virtual_hosts:
             self.warn(main.origin, None, None, "no virtual host is configured")
         self.warn_of_shared_addresses()
-        files, warnings = tuple(self.documents.files.values()), tuple(self.found.warnings)
+        files, warnings = tuple(self.documents.files.values()), self.found.warning_lines()
         found = self.readings.found()
         return Configuration(self.path, files, daemon, self.virtual_hosts, warnings, *found)
 

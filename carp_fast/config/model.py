@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,19 @@ RECORD_MAX = 16_777_216  # records of 64 bytes: 1 GiB
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One fault: `FILE: table: key = value: text`, without the parts that do not apply."""
+    """One fault: `FILE:LINE: table: key = value: text`, without the parts that do not apply."""
 
     file: str
     table: str | None
     key: str | None
     value: str | None  # as shown: shortened, escaped, and "(hidden)" for a secret
     text: str
+    line: int | None = None  # of the key, or of the table's header
 
     def __str__(self) -> str:
+        file = self.file if self.line is None else f"{self.file}:{self.line}"
         what = self.key if self.value is None else f"{self.key} = {self.value}"
-        return ": ".join(part for part in (self.file, self.table, what, self.text) if part)
+        return ": ".join(part for part in (file, self.table, what, self.text) if part)
 
 
 class ConfigurationError(CarpFastError):
@@ -47,13 +50,27 @@ class ConfigurationError(CarpFastError):
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
-    """The place of a table: its file and its name, such as "virtual_host[3] (line 17)"."""
+    """The place of a table: its file, its name, such as "virtual_host[3]", and its header's line.
+
+    `line`: None where it is not known without a scan, see config.lines.
+    """
 
     file: str
     table: str
+    line: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.table}" if self.table else self.file
+        file = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{file}: {self.table}" if self.table else file
+
+    @property
+    def here(self) -> str:
+        """The place for messages about the same file: "virtual_host[3] (line 17)"."""
+        return self.table if self.line is None else f"{self.table} (line {self.line})"
+
+    def fault(self, key: str | None, value: str | None, text: str) -> Fault:
+        """A fault in this table."""
+        return Fault(self.file, self.table or None, key, value, text, self.line)
 
 
 class Settings(Keys, frozen=True, kw_only=True):
@@ -208,6 +225,11 @@ def as_shown(value: Any) -> str:
     if len(shown) > LONGEST_VALUE_SHOWN:
         return shown[: LONGEST_VALUE_SHOWN - 3] + "..."
     return shown
+
+
+def as_key(key: str) -> str:
+    """A key as messages show it: quoted if it has unusual characters."""
+    return key if re.fullmatch(r"[\w.-]+", key) else as_shown(key)
 
 
 def nearest_to(word: str, known: Iterable[str]) -> str:

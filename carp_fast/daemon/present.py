@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from carp_fast.config.doubts import Doubts
+from carp_fast.config.lines import Lines
 from carp_fast.config.load import Configuration, VirtualHost
 from carp_fast.config.model import Fault, Origin, as_shown
 from carp_fast.config.rules import POINT_TO_POINT4
@@ -73,6 +74,17 @@ def warnings(
     while the daemon runs. Without marks (before Linux 5.18) an address that a running daemon of
     this configuration holds looks like a foreign one.
     """
+    lines = Lines()
+    found = (
+        *_of_host(configuration, interfaces, followed),
+        *own_peers(configuration.virtual_hosts),
+    )
+    yield from (str(lines.of(fault)) for fault in found)
+
+
+def _of_host(
+    configuration: Configuration, interfaces: Mapping[str, Interface], followed: Container[str]
+) -> Iterator[Fault]:
     there = foreign_addresses(e for name, e in interfaces.items() if name not in followed)
     ends = {name: prefix_ends(interface) for name, interface in interfaces.items()}
     tables: dict[Origin, Doubts] = {}
@@ -97,17 +109,15 @@ def warnings(
             f"is not Ethernet (hardware type {interface.kind}): CARP needs a MAC, and the virtual"
             " hosts there stay INIT; allowed: an Ethernet interface"
         )
-        yield str(Fault(origin.file, origin.table or None, "interface", as_shown(name), text))
+        yield origin.fault("interface", as_shown(name), text)
     for origin, doubts in tables.items():
         for doubt in doubts.found:
-            shown = as_shown(doubt.address)
-            yield str(Fault(origin.file, origin.table or None, doubt.key, shown, doubt.text))
-    yield from own_peers(configuration.virtual_hosts)
+            yield origin.fault(doubt.key, as_shown(doubt.address), doubt.text)
 
 
 def own_peers(
     hosts: Iterable[VirtualHost], is_on_host: Callable[[bytes], bool] = is_local
-) -> Iterator[str]:
+) -> Iterator[Fault]:
     """Peers that are addresses of this host, once for each table: no other host hears what they
     get.
     """
@@ -115,8 +125,7 @@ def own_peers(
     for settings in {id(host.settings): host.settings for host in hosts}.values():
         for peer in settings.peers:
             if not is_link_local(address_bytes(peer)) and is_on_host(address_bytes(peer)):
-                origin = settings.origin
-                yield str(Fault(origin.file, origin.table or None, "peers", as_shown(peer), text))
+                yield settings.origin.fault("peers", as_shown(peer), text)
 
 
 def _text_of(there: list[There]) -> str:

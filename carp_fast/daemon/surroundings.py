@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from carp_fast.config.lines import Lines
 from carp_fast.config.load import VirtualHost
 from carp_fast.config.model import Fault, Origin, as_shown
 from carp_fast.daemon.own_sources import MEANINGS, USABLE, configured, whereabouts
@@ -30,6 +31,13 @@ def differences(
 
     `interfaces`: all that exist, by name; `is_on_host`: whether any of them has an address.
     """
+    lines = Lines()
+    yield from (str(lines.of(fault)) for fault in _faults(hosts, interfaces, is_on_host))
+
+
+def _faults(
+    hosts: Iterable[VirtualHost], interfaces: Mapping[str, Interface], is_on_host: IsOnHost
+) -> Iterator[Fault]:
     by_interface: dict[str, list[VirtualHost]] = {}
     for host in hosts:
         by_interface.setdefault(host.interface, []).append(host)
@@ -37,7 +45,7 @@ def differences(
         interface = interfaces.get(name, absent(name))
         origins = dict.fromkeys(host.settings.origin for host in its_hosts)
         for text in _of_interface(interface):
-            yield from (_line(origin, "interface", name, text) for origin in origins)
+            yield from (origin.fault("interface", as_shown(name), text) for origin in origins)
         if interface.ifindex and interface.is_ethernet:
             yield from _of_sources(interface, its_hosts, is_on_host)
 
@@ -56,10 +64,6 @@ def other_name(real: str) -> str:
     return f'is an alternative name of {real}, and does not count as its name; allowed: "{real}"'
 
 
-def _line(origin: Origin, key: str, value: str, text: str) -> str:
-    return str(Fault(origin.file, origin.table or None, key, as_shown(value), text))
-
-
 def _of_interface(interface: Interface) -> Iterator[str]:
     if not interface.ifindex:
         real = real_name(interface.name)
@@ -72,7 +76,7 @@ def _of_interface(interface: Interface) -> Iterator[str]:
 
 def _of_sources(
     interface: Interface, hosts: list[VirtualHost], is_on_host: IsOnHost
-) -> Iterator[str]:
+) -> Iterator[Fault]:
     """Warnings about the source addresses: the configured ones, or the interface's own."""
     wanted: dict[tuple[Origin, str], None] = {}
     needed: dict[tuple[int, Origin], None] = {}
@@ -88,7 +92,7 @@ def _of_sources(
             waits = (
                 "" if where in USABLE else f"; the virtual hosts on {interface.name} wait for it"
             )
-            yield _line(origin, "source", source, f"{MEANINGS[where]}{waits}")
+            yield origin.fault("source", as_shown(source), f"{MEANINGS[where]}{waits}")
     virtual = {prefix_bytes(text)[0] for host in hosts for text in every_address(host)}
     finders = {4: addresses.find_source, 6: addresses.find_source6}
     for family, origin in sorted(needed):
@@ -97,4 +101,4 @@ def _of_sources(
                 f"has no IPv{family} address to advertise from, and its virtual hosts wait for one;"
                 " allowed: one that is not virtual, or a source"
             )
-            yield _line(origin, "interface", interface.name, text)
+            yield origin.fault("interface", as_shown(interface.name), text)

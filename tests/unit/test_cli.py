@@ -145,7 +145,7 @@ def test_check_names_limits_and_warnings(tmp_path: Path, monkeypatch: pytest.Mon
     assert result.exit_code == 0
     last = result.stdout.splitlines()[-1]
     assert last.startswith("limit: net.ipv4.igmp_max_memberships: 2 IGMP memberships")
-    assert result.stderr.startswith(f"warning: {file}: defaults: passphrase")
+    assert result.stderr.startswith(f"warning: {file}:2: defaults: passphrase")
     assert result.stderr.count("\n") == 1
 
 
@@ -158,8 +158,8 @@ def test_check_names_every_fault_a_line_each(tmp_path: Path) -> None:
     result = command("check", "-c", file)
     assert (result.returncode, result.stdout) == (1, "")
     first, second = sorted(result.stderr.splitlines())
-    assert re.match(rf"{re.escape(str(file))}: defaults.*: advskew = 255: .*254", first)
-    assert re.match(rf"{re.escape(str(file))}: virtual_host\[1\].*: vhid = 0: .*255", second)
+    assert re.match(rf"{re.escape(str(file))}:3: defaults: advskew = 255: .*254", first)
+    assert re.match(rf"{re.escape(str(file))}:6: virtual_host\[1\]: vhid = 0: .*255", second)
     missing = tmp_path / "missing.toml"
     result = command("check", "-c", missing)
     assert (result.returncode, result.stdout) == (1, "")

@@ -128,16 +128,15 @@ FILE_FAULTS = {
         + host(passphrase="5", vhid="10")
         + host(passphrase="", pasphrase='"swordfish"', passphrase_credential='"x"', vhid="11"),
         [
-            "FILE: virtual_host[1] (line 2): passphrase = (hidden): the passphrase is empty; "
+            "FILE: virtual_host[1]: passphrase = (hidden): the passphrase is empty; "
             "allowed: 1 to 19 bytes",
-            "FILE: virtual_host[2] (line 8): passphrase = (hidden): the passphrase has 20 bytes; "
+            "FILE: virtual_host[2]: passphrase = (hidden): the passphrase has 20 bytes; "
             "allowed: 1 to 19 bytes",
-            "FILE: virtual_host[3] (line 14): passphrase = (hidden): holds a NUL character; must "
-            "be a string",
-            "FILE: virtual_host[4] (line 20): passphrase = (hidden): must be a string",
-            "FILE: virtual_host[5] (line 26): pasphrase = (hidden): unknown key; the nearest known "
+            "FILE: virtual_host[3]: passphrase = (hidden): holds a NUL character; must be a string",
+            "FILE: virtual_host[4]: passphrase = (hidden): must be a string",
+            "FILE: virtual_host[5]: pasphrase = (hidden): unknown key; the nearest known "
             "one is passphrase",
-            'FILE: virtual_host[5] (line 26): passphrase_credential = "x": there are no '
+            'FILE: virtual_host[5]: passphrase_credential = "x": there are no '
             "credentials: $CREDENTIALS_DIRECTORY is not set; allowed: a credential of the service "
             "that systemd runs",
         ],
@@ -145,14 +144,13 @@ FILE_FAULTS = {
     "everything missing": (
         "[[virtual_host]]",
         [
-            f"FILE: virtual_host[1] (line 1): passphrase = (missing): must be given; allowed: one "
+            f"FILE: virtual_host[1]: passphrase = (missing): must be given; allowed: one "
             f"of {PASSPHRASES}, here or in [defaults]",
-            "FILE: virtual_host[1] (line 1): interface = (missing): must be given; allowed: a name "
+            "FILE: virtual_host[1]: interface = (missing): must be given; allowed: a name "
             'such as "eth0", a range such as "vlan[100-163]", or a list of them',
-            "FILE: virtual_host[1] (line 1): vhid = (missing): must be given; allowed: an integer "
+            "FILE: virtual_host[1]: vhid = (missing): must be given; allowed: an integer "
             'from 1 to 255, a range such as "1,3,5-9", or a list of them',
-            "FILE: virtual_host[1] (line 1): addresses = (missing): must be given; allowed: "
-            f"{ADDRESSES}",
+            f"FILE: virtual_host[1]: addresses = (missing): must be given; allowed: {ADDRESSES}",
         ],
     ),
     "empty lists": (
@@ -190,11 +188,11 @@ FILE_FAULTS = {
     "a duplicate identity names both tables": (
         host(vhid='"1-9"', addresses='"10.0.0.{vhid}"') + host(vhid='"5-20"') + host(vhid="9"),
         [
-            'FILE: virtual_host[2] (line 8): vhid = "5-20": eth0/5 and 4 more with destination '
-            "224.0.0.18 exists in FILE: virtual_host[1] (line 2); allowed: one virtual host for "
+            'FILE: virtual_host[2]: vhid = "5-20": eth0/5 and 4 more with destination '
+            "224.0.0.18 exists in FILE:2: virtual_host[1]; allowed: one virtual host for "
             "each interface, destination and vhid",
-            "FILE: virtual_host[3] (line 14): vhid = 9: eth0/9 with destination 224.0.0.18 exists "
-            "in FILE: virtual_host[1] (line 2); allowed: one virtual host for each interface, "
+            "FILE: virtual_host[3]: vhid = 9: eth0/9 with destination 224.0.0.18 exists "
+            "in FILE:2: virtual_host[1]; allowed: one virtual host for each interface, "
             "destination and vhid",
         ],
     ),
@@ -208,9 +206,9 @@ FILE_FAULTS = {
     "a duplicate is found in a table with other faults": (
         host() + host(advskew="300"),
         [
-            "FILE: virtual_host[2] (line 8): advskew = 300: must be an integer from 0 to 254",
-            "FILE: virtual_host[2] (line 8): vhid = 7: eth0/7 with destination 224.0.0.18 exists "
-            "in FILE: virtual_host[1] (line 2); allowed: one virtual host for each interface, "
+            "FILE: virtual_host[2]: advskew = 300: must be an integer from 0 to 254",
+            "FILE: virtual_host[2]: vhid = 7: eth0/7 with destination 224.0.0.18 exists "
+            "in FILE:2: virtual_host[1]; allowed: one virtual host for each interface, "
             "destination and vhid",
         ],
     ),
@@ -321,10 +319,9 @@ FILE_FAULTS = {
             f'{TABLE}xparam = ["{"a" * 75}...: must be a string',
             rf'{TABLE}up = "a\nb\u001b": {HOOK}',
             f"{TABLE}down = {{...}}: {HOOK}",
-            "FILE: virtual_host[2] (line 11): advskew = an integer of 20000 bits: must be an "
+            "FILE: virtual_host[2]: advskew = an integer of 20000 bits: must be an "
             "integer from 0 to 254",
-            "FILE: virtual_host[2] (line 11): advbase = 2020-01-01: must be an integer from 0 to "
-            "255",
+            "FILE: virtual_host[2]: advbase = 2020-01-01: must be an integer from 0 to 255",
         ],
     ),
     "no TOML": (
@@ -413,7 +410,7 @@ def test_passphrase_files_that_cannot_serve_are_refused_with_the_reason(tmp_path
         f"others may read it (mode 0640, gid {group.stat().st_gid}); {modes}",
     )
     assert fault_lines(write(tmp_path, "".join(tables))) == [
-        f'FILE: virtual_host[{n}] (line {6 * n - 4}): passphrase_file = "{name}": {reason}'
+        f'FILE: virtual_host[{n}]: passphrase_file = "{name}": {reason}'
         for n, (name, reason) in enumerate(zip(names, reasons, strict=True), 1)
     ]
 
@@ -433,7 +430,7 @@ def test_encrypted_passphrases_need_the_right_key(
     assert good.warnings == ()  # a token may stand where others read it
 
     assert fault_lines(write(tmp_path, daemon.format("other") + table)) == [
-        "FILE: virtual_host[1] (line 4): passphrase = (hidden): cannot be decrypted: the token is "
+        "FILE: virtual_host[1]: passphrase = (hidden): cannot be decrypted: the token is "
         "damaged or was made with another key"
     ]
     write(tmp_path, "no key", "bad")
@@ -463,15 +460,15 @@ def test_faults_of_included_files_come_in_the_same_run(tmp_path: Path) -> None:
     path = write(tmp_path, 'include = "conf.d/*.toml"\n' + host(advskew="-1"))
     only = "belongs in FILE; allowed in an included file: [[virtual_host]]"
     once = "allowed: one virtual host for each interface, destination and vhid"
-    made = "eth0/7 with destination 224.0.0.18 exists in FILE: virtual_host[1] (line 3)"
+    made = "eth0/7 with destination 224.0.0.18 exists in FILE:3: virtual_host[1]"
     assert fault_lines(path) == [
         f"DIR/conf.d/a.toml: top level: include = []: {only}",
         f"DIR/conf.d/a.toml: daemon: {only}",
         f"DIR/conf.d/a.toml: defaults: {only}",
         "DIR/conf.d/c.toml: is not TOML: Invalid statement (at line 1, column 1)",
-        "FILE: virtual_host[1] (line 3): advskew = -1: must be an integer from 0 to 254",
-        f"DIR/conf.d/a.toml: virtual_host[1] (line 6): vhid = 7: {made}; {once}",
-        f"DIR/conf.d/b.toml: virtual_host[2] (line 8): vhid = 7: {made}; {once}",
+        "FILE: virtual_host[1]: advskew = -1: must be an integer from 0 to 254",
+        f"DIR/conf.d/a.toml: virtual_host[1]: vhid = 7: {made}; {once}",
+        f"DIR/conf.d/b.toml: virtual_host[2]: vhid = 7: {made}; {once}",
     ]
 
 
@@ -481,7 +478,7 @@ def test_limits_of_the_engine(tmp_path: Path) -> None:
     assert 2 * 257 * 255 <= MAX_VIRTUAL_HOSTS < 2 * 257 * 255 + 3
     path = write(tmp_path, table + other + host(vhid='"1-3"', addresses='"192.0.2.{vhid}"'))
     assert fault_lines(path) == [
-        'FILE: virtual_host[3] (line 15): vhid = "1-3": makes 131,073 virtual hosts with '
+        'FILE: virtual_host[3]: vhid = "1-3": makes 131,073 virtual hosts with '
         "earlier tables; allowed: 131,072 (MAX_VIRTUAL_HOSTS)"
     ]
     path = write(tmp_path, host(interface=f'["e[1-{MAX_INTERFACES}]", "eth0"]'))

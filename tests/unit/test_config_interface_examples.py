@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carp_fast.config.load import Announce, ConfigurationError, Daemon, Settings, load
-from tests.support.configurations import read, write
+from tests.support.configurations import read, warning_lines, write
 
 EXAMPLE = """
 include = ["conf.d/*.toml"]
@@ -72,7 +72,7 @@ def test_the_documented_example_where_it_is_built(tmp_path: Path) -> None:
     assert hosts[1].settings is hosts[-1].settings
     assert hosts[0].settings.passphrase == hosts[1].settings.passphrase == b"swordfish"
     assert hosts[0].settings.preempt is True
-    assert str(hosts[1].settings.origin) == f"{tmp_path}/carp.toml: virtual_host[2] (line 19)"
+    assert str(hosts[1].settings.origin) == f"{tmp_path}/carp.toml:19: virtual_host[2]"
 
 
 def test_the_documented_example_names_what_is_not_built(tmp_path: Path) -> None:
@@ -381,37 +381,37 @@ def test_a_vhid_range_against_a_naive_expansion(vhid_parts: list[tuple[int, int]
             assert "exists in this table" in fault.text or "more than 255" in fault.text
 
 
-def warning_lines(directory: Path, text: str, mode: int = 0o600) -> list[str]:
+def warned(directory: Path, text: str, mode: int = 0o600) -> list[str]:
     path = write(directory, text, mode=mode)
     lines = load(path).warnings
-    return [line.replace(str(path), "FILE").replace(str(directory), "DIR") for line in lines]
+    return [line.replace(str(directory), "DIR") for line in warning_lines(path, lines)]
 
 
 def test_what_may_be_meant_is_only_warned_of(tmp_path_factory: pytest.TempPathFactory) -> None:
     tmp_path = tmp_path_factory.mktemp("w")  # short: a long value is cut in a message
-    assert warning_lines(tmp_path, PASSPHRASE + HOST, mode=0o644) == [
+    assert warned(tmp_path, PASSPHRASE + HOST, mode=0o644) == [
         "FILE: defaults: passphrase = (hidden): others may read this file; use passphrase_file or "
         "encrypt the passphrase"
     ]
-    assert warning_lines(tmp_path, "") == ["FILE: no virtual host is configured"]
+    assert warned(tmp_path, "") == ["FILE: no virtual host is configured"]
     script = write(tmp_path, "#!/bin/sh\n", "script")
     daemon = f'[daemon]\nnotify = "{script}"\n{PASSPHRASE}{HOST}'
     hooks = f'up = "{tmp_path}/none"\ndown = "{tmp_path}"\n'
-    assert warning_lines(tmp_path, daemon + hooks) == [
+    assert warned(tmp_path, daemon + hooks) == [
         'FILE: daemon: notify = "DIR/script": is not an executable file',
-        'FILE: virtual_host[1] (line 6): up = "DIR/none": cannot be run: No such file or directory',
-        'FILE: virtual_host[1] (line 6): down = "DIR": is not an executable file',
+        'FILE: virtual_host[1]: up = "DIR/none": cannot be run: No such file or directory',
+        'FILE: virtual_host[1]: down = "DIR": is not an executable file',
     ]
     script.chmod(0o700)
-    assert warning_lines(tmp_path, daemon + 'up = "pack.age:function"\n') == []
+    assert warned(tmp_path, daemon + 'up = "pack.age:function"\n') == []
 
 
 def test_an_address_that_two_virtual_hosts_of_an_interface_hold(tmp_path: Path) -> None:
     other = HOST.replace("7", '"8-10"').replace('"192', '["10.0.0.{vhid}", "192')
     other = other.replace('/24"', '/32"]')
-    assert warning_lines(tmp_path, PASSPHRASE + HOST + other) == [
-        'FILE: virtual_host[2] (line 9): addresses = "192.0.2.10/32": held by both eth0/8 and '
-        "eth0/7 (FILE: virtual_host[1] (line 4)), and 2 more"
+    assert warned(tmp_path, PASSPHRASE + HOST + other) == [
+        'FILE: virtual_host[2]: addresses = "192.0.2.10/32": held by both eth0/8 and '
+        "eth0/7 (FILE:4: virtual_host[1]), and 2 more"
     ]
     elsewhere = HOST.replace("eth0", "eth1")
-    assert warning_lines(tmp_path, PASSPHRASE + HOST + elsewhere) == []
+    assert warned(tmp_path, PASSPHRASE + HOST + elsewhere) == []

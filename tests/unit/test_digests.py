@@ -501,11 +501,11 @@ def test_a_digest_over_the_automatic_address_is_explained_with_another_cause() -
 
 
 def test_a_signer_is_made_of_a_virtual_host() -> None:
-    origin = Origin("/etc/x/conf.d/a.toml", "virtual_host[2] (line 9)")
+    origin = Origin("/etc/x/conf.d/a.toml", "virtual_host[2]", 9)
     settings = Settings(passphrase=SECRET, destination="239.1.1.1", origin=origin)
     host = VirtualHost("eth0", 42, ("10.0.0.10/24",), ("10.0.0.9/32",), settings)
     made = signer_of(host, "/etc/x/carp-fast.toml")
-    assert (made.host, made.table) == ("eth0/42", "/etc/x/conf.d/a.toml: virtual_host[2] (line 9)")
+    assert (made.host, made.table) == ("eth0/42", "/etc/x/conf.d/a.toml:9: virtual_host[2]")
     assert (made.addresses, made.unsigned) == ((A,), (B,))
     assert (made.groups, made.peers, made.lladdr) == (addresses("239.1.1.1"), (), None)
     assert made.dialect == "ucarp"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from carp_fast.config.load import load
-from tests.support.configurations import TABLE, host, read, write
+from tests.support.configurations import TABLE, host, read, warning_lines, write
 
 OPENBSD = (
     'is link-local: in dialect "ucarp" it is signed as FreeBSD and NetBSD sign it, and OpenBSD'
@@ -18,7 +18,7 @@ OPENBSD = (
 
 def warnings(directory: Path, **keys: str) -> list[str]:
     path = write(directory, host(**keys))
-    return [line.replace(str(path), "FILE") for line in load(path).warnings]
+    return warning_lines(path, load(path).warnings)
 
 
 def test_a_link_local_address_in_a_digest_of_dialect_ucarp(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from carp_fast.daemon import present
 from carp_fast.inet import prefix_bytes
 from carp_fast.net import interfaces
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, InterfaceAddress, LinkError, absent
-from tests.support.configurations import HOST, TABLE, host, read, write
+from tests.support.configurations import HOST, TABLE, host, read, warning_lines, write
 
 MAC = b"\x02\0\0\0\0\x01"
 TUNNEL, LOOPBACK = 65534, 772  # ARPHRD_NONE, ARPHRD_LOOPBACK
@@ -33,7 +33,7 @@ def lines(
     configuration = read(directory, text)
     by_name = {each.name: each for each in present_ones}
     found = present.warnings(configuration, by_name, followed=followed)
-    return [line.replace(str(configuration.path), "FILE") for line in found]
+    return warning_lines(configuration.path, found)
 
 
 def foreign(shown: str, where: str) -> str:
@@ -127,7 +127,7 @@ def test_check_warns_of_what_is_on_the_host(
     result = CliRunner().invoke(main, ["check", "-c", str(path)])
     assert result.exit_code == 0
     first, second = result.stderr.splitlines()
-    assert first.startswith(f"warning: {path}: virtual_host[1] (line 2): interface = ")
+    assert first.startswith(f"warning: {path}:3: virtual_host[1]: interface = ")
     assert "192.0.2.10/24" in second
 
     def refuse() -> dict[str, Interface]:

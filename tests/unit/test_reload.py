@@ -63,7 +63,7 @@ def apply(difference: Difference, hosts: Hosts) -> list[tuple[Any, ...]]:
 
 def test_what_is_equal_is_not_touched() -> None:
     hosts = running(*map(host, range(1, 6)))
-    other_origin = host(3, origin=Origin("b.toml", "virtual_host[9] (line 9)"))
+    other_origin = host(3, origin=Origin("b.toml", "virtual_host[9]", 9))
     difference = compare(hosts, configuration(host(5), host(1), host(2), other_origin, host(4)))
     assert (len(difference.kept), difference[:5]) == (5, ([], [], [], [], []))
     assert hosts.hosts[2] is not other_origin, "a comparison changes nothing"
