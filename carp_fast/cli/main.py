@@ -323,6 +323,7 @@ def reload(config: Path | None, control_socket: Path | None, force: bool) -> Non
     none, or a file no longer ends with a newline although it did.
     """
     from carp_fast.control.client import ControlClient
+    from carp_fast.control.documents import counts_text
     from carp_fast.control.protocol import ControlError
 
     client = ControlClient(control_path(config, control_socket))
@@ -332,7 +333,7 @@ def reload(config: Path | None, control_socket: Path | None, force: bool) -> Non
         raise (Failure(*error.faults) if error.faults else failure(error)) from error
     for line in done.changed:
         print_prose(line)
-    counts = f"{done.added:,} added, {done.removed:,} removed, {done.kept:,} kept"
+    counts = counts_text(done.added, done.removed, done.altered, done.keys, done.kept)
     print_prose(f"virtual hosts: {counts} ({done.seconds:.2f} s)")
 
 

@@ -9,12 +9,15 @@ of _wire.VERDICT_WORDS. Must not know how a document is made, nor how it is show
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import msgspec
 
 from carp_fast.engine.reports import State
 from carp_fast.pump.facts import PumpFacts
+
+KEYS_NAMED_MAX = 5  # of the keys that a reload changed; the others are counted
 
 # --------------------------------------------------------------------------------------- requests
 
@@ -328,13 +331,30 @@ class Explained(Answer, frozen=True):
 
 
 class Reloaded(Answer, frozen=True):
-    """What a reload did: `changed`, a line for each change; numbers of virtual hosts."""
+    """What a reload did: `changed`, a line for each change; numbers of virtual hosts.
+
+    `altered`: how many changed in place, None from a daemon that does not count them; `keys`: the
+    keys that differ.
+    """
 
     changed: list[str]
     added: int
     removed: int
     kept: int
     seconds: float
+    altered: int | None = None
+    keys: list[str] = []
+
+
+def counts_text(
+    added: int, removed: int, altered: int | None, keys: Sequence[str], kept: int
+) -> str:
+    """What a reload did to the virtual hosts: "1 added, 0 removed, 9 changed (advskew), 3 kept"."""
+    named = ", ".join(keys[:KEYS_NAMED_MAX])
+    more = f" and {len(keys) - KEYS_NAMED_MAX} more" if len(keys) > KEYS_NAMED_MAX else ""
+    changed = f"{altered or 0:,} changed" + (f" ({named}{more})" if named else "")
+    counts = [f"{added:,} added", f"{removed:,} removed", changed, f"{kept:,} kept"]
+    return ", ".join(counts if altered is not None else [*counts[:2], counts[3]])
 
 
 class RecordingHead(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from carp_fast.config.load import Configuration, Daemon, Settings, VirtualHost
-from carp_fast.control.documents import Reloaded
+from carp_fast.control.documents import Reloaded, counts_text
 from carp_fast.daemon.table import MASTER, Hosts, every_address
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 CHANGES_REPORTED_MAX = 1000  # lines of what changed; the others are counted
 CHANGES_LOGGED_MAX = 50  # ... of them in the log; the requester of the reload gets more
 FORCED = "carp-fast reload --force"
-NAMED_MAX = 3  # virtual hosts that a refusal names; the others are counted
+NAMED_MAX = 3  # virtual hosts that a refusal names, ranges that a change names; others are counted
 AT_ONCE = frozenset({"notify", "hook_concurrency", "hook_timeout_s", "digest_grace_s"})
 UNSEEN = frozenset({"origin"})
 
@@ -33,16 +33,46 @@ UNSEEN = frozenset({"origin"})
 class Difference(NamedTuple):
     """What differs. `replaced`: (slot, new virtual host, former addresses to remove).
 
-    `lines`: the differences for people. `kept`: the virtual hosts that are equal, by slot. They
-    have the new origin, and share their settings with others.
+    `changes`: the names of virtual hosts by what is different about them, such as "added" or
+    "advskew 0 -> 100"; `keys`: the keys that differ. `kept`: the virtual hosts that are equal, by
+    slot. They have the new origin, and share their settings with others.
     """
 
     added: list[VirtualHost]
     removed: list[int]
     replaced: list[tuple[int, VirtualHost, tuple[str, ...]]]
     hooks_only: list[tuple[int, VirtualHost]]
-    lines: list[str]
+    changes: dict[str, list[str]]
+    keys: dict[str, None]
     kept: dict[int, VirtualHost]
+
+    @property
+    def changed(self) -> int:
+        """The number of virtual hosts that change in place."""
+        return len(self.replaced) + len(self.hooks_only)
+
+    @property
+    def lines(self) -> list[str]:
+        """The differences for people, with the same change of many virtual hosts on one line:
+        "eth0/1-255: advskew 0 -> 100".
+        """
+        lines = []
+        for change, names in self.changes.items():
+            ranges = _ranges(names)
+            if len(ranges) > NAMED_MAX:
+                more = sum(count for _, count in ranges[NAMED_MAX:])
+                first = ", ".join(text for text, _ in ranges[:NAMED_MAX])
+                lines.append(f"{first} and {more:,} more: {change}")
+            else:
+                lines += [f"{text}: {change}" for text, _ in ranges]
+        return lines
+
+    @property
+    def summary(self) -> str:
+        """ "1 added, 0 removed, 255 changed (advskew), 12 kept"."""
+        return counts_text(
+            len(self.added), len(self.removed), self.changed, list(self.keys), len(self.kept)
+        )
 
 
 def _settings_changes(old: Settings, new: Settings) -> list[str]:
@@ -54,8 +84,23 @@ def _settings_changes(old: Settings, new: Settings) -> list[str]:
         before, after = getattr(old, field), getattr(new, field)
         if field in UNSEEN or before == after:
             continue
-        changes.append("passphrase" if field == "passphrase" else f"{field} {before} -> {after}")
+        shown = f"{field} {_shown(before)} -> {_shown(after)}"
+        changes.append("passphrase" if field == "passphrase" else shown)
     return changes
+
+
+def _shown(value: object) -> str:
+    """A value as a configuration has it, without quotes; "none" for one that is not set."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.structs.asdict(value).items()
+        return f"{{{', '.join(f'{name} = {_shown(field)}' for name, field in fields)}}}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _host_changes(old: VirtualHost, new: VirtualHost, settings: list[str]) -> list[str]:
@@ -131,14 +176,15 @@ def _goes_on(before: VirtualHost, now: VirtualHost) -> bool:
 def compare(hosts: Hosts, new: Configuration) -> Difference:
     """Compares the running virtual hosts with the new ones; changes nothing."""
     running = _Running(hosts)
-    difference = Difference([], [], [], [], [], {})
+    difference = Difference([], [], [], [], {}, {}, {})
+    changed = difference.changes
     seen: dict[tuple[int, int], list[str]] = {}
     for host in new.virtual_hosts:
         slot = running.take(host)
         before = None if slot is None else hosts.hosts[slot]
         if slot is None or before is None:
             difference.added.append(host)
-            difference.lines.append(f"{host.name}: added")
+            changed.setdefault("added", []).append(host.name)
             continue
         pair = (id(before.settings), id(host.settings))
         if pair not in seen:
@@ -147,7 +193,8 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
         if not changes:
             difference.kept[slot] = host
             continue
-        difference.lines.append(f"{host.name}: {', '.join(changes)}")
+        changed.setdefault(", ".join(changes), []).append(host.name)
+        difference.keys.update(dict.fromkeys(change.partition(" ")[0] for change in changes))
         if all(change.startswith(HOOK_KEYS) for change in changes) and (
             (before.settings.up is None) == (host.settings.up is None)
         ):
@@ -161,7 +208,7 @@ def compare(hosts: Hosts, new: Configuration) -> Difference:
         difference.replaced.append((slot, host, retired))
     for slot in running.left:
         difference.removed.append(slot)
-        difference.lines.append(f"{hosts.name(slot)}: removed")
+        changed.setdefault("removed", []).append(hosts.name(slot))
     return difference
 
 
@@ -209,19 +256,29 @@ def _named(slots: list[int], hosts: Hosts) -> str:
     return names + (f" and {more:,} more" if more > 0 else "")
 
 
+def _ranges(names: list[str]) -> list[tuple[str, int]]:
+    """(text, number of virtual hosts): names with adjacent vhids are one, such as "eth0/1-255"."""
+    found: list[tuple[str, int, int]] = []  # interface, first and last vhid
+    for name in names:
+        interface, _, number = name.rpartition("/")
+        vhid = int(number)
+        if found and found[-1][0] == interface and found[-1][2] == vhid - 1:
+            found[-1] = (interface, found[-1][1], vhid)
+        else:
+            found.append((interface, vhid, vhid))
+    return [
+        (f"{interface}/{first}" if first == last else f"{interface}/{first}-{last}",
+         last - first + 1)
+        for interface, first, last in found
+    ]  # fmt: skip
+
+
 def report(difference: Difference, lines: list[str], seconds: float) -> Reloaded:
     """Logs what a reload did and returns it as its answer; `lines` precede its own."""
     lines = lines + difference.lines
     for line in lines[:CHANGES_LOGGED_MAX]:
         logger.info("%s", line)
-    logger.info(
-        "reloaded in %.2f s: %d added, %d removed, %d changed, %d untouched",
-        seconds,
-        len(difference.added),
-        len(difference.removed),
-        len(difference.replaced) + len(difference.hooks_only),
-        len(difference.kept),
-    )
+    logger.info("reloaded in %.2f s: %s", seconds, difference.summary)
     changed = lines[:CHANGES_REPORTED_MAX]
     if len(lines) > len(changed):
         changed.append(f"... and {len(lines) - len(changed)} more")
@@ -230,6 +287,8 @@ def report(difference: Difference, lines: list[str], seconds: float) -> Reloaded
         changed=changed,
         added=len(difference.added),
         removed=len(difference.removed),
+        altered=difference.changed,
+        keys=list(difference.keys),
         kept=len(difference.kept),
         seconds=round(seconds, 3),
     )
@@ -242,7 +301,7 @@ def daemon_changes(old: Daemon, new: Daemon) -> list[str]:
     for key in before:
         if before[key] != after[key]:
             when = "" if key in AT_ONCE else " (takes effect at the next start)"
-            lines.append(f"daemon.{key} {before[key]} -> {after[key]}{when}")
+            lines.append(f"daemon.{key} {_shown(before[key])} -> {_shown(after[key])}{when}")
     return lines
 
 

@@ -161,7 +161,8 @@ class Served:
         if request.force:
             raise ControlError("2 faults in the configuration", ["a.toml: one", "a.toml: two"])
         kept = dict(self.scene.hosts.used())
-        difference = Difference([], [], [], [], ["eth0/42: advskew 1 -> 100"], kept)
+        changes = {"advskew 1 -> 100": ["eth0/42"]}
+        difference = Difference([], [], [], [], changes, {"advskew": None}, kept)
         return report(difference, ["daemon.record 0 -> 1"], 0.12345)
 
     async def ask(self, *requests: dict[str, Any]) -> list[bytes]:

@@ -362,6 +362,8 @@ def test_reload_says_what_changed(fake: FakeDaemon) -> None:
         "changed": ["eth0/7: advskew 0 -> 100", "eth1/9: removed"],
         "added": 0,
         "removed": 1,
+        "altered": 1,
+        "keys": ["advskew"],
         "kept": 1019,
         "seconds": 0.1234,
     }
@@ -370,8 +372,14 @@ def test_reload_says_what_changed(fake: FakeDaemon) -> None:
     assert result.stdout.splitlines() == [
         "eth0/7: advskew 0 -> 100",
         "eth1/9: removed",
-        "virtual hosts: 0 added, 1 removed, 1,019 kept (0.12 s)",
+        "virtual hosts: 0 added, 1 removed, 1 changed (advskew), 1,019 kept (0.12 s)",
     ]
+
+
+def test_reload_by_a_daemon_that_does_not_count_changes_claims_none(fake: FakeDaemon) -> None:
+    fake.reload_answer = {"changed": [], "added": 0, "removed": 1, "kept": 9, "seconds": 0.5}
+    result = invoke("reload", "--control-socket", fake.path)
+    assert result.stdout == "virtual hosts: 0 added, 1 removed, 9 kept (0.50 s)\n"
 
 
 def test_reload_asks_for_force_only_where_it_is_given(fake: FakeDaemon) -> None:

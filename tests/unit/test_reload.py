@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from carp_fast.config.load import Announce, Configuration, Daemon, Origin, Settings, VirtualHost
-from carp_fast.daemon.reload import Difference, additions, compare, daemon_changes, moved, orders
+from carp_fast.control.documents import counts_text
+from carp_fast.daemon.reload import (
+    Difference,
+    additions,
+    compare,
+    daemon_changes,
+    moved,
+    orders,
+    report,
+)
 from carp_fast.daemon.table import Hosts
 
 PASSPHRASE = b"secret"
@@ -65,7 +74,7 @@ def test_what_is_equal_is_not_touched() -> None:
     hosts = running(*map(host, range(1, 6)))
     other_origin = host(3, origin=Origin("b.toml", "virtual_host[9]", 9))
     difference = compare(hosts, configuration(host(5), host(1), host(2), other_origin, host(4)))
-    assert (len(difference.kept), difference[:5]) == (5, ([], [], [], [], []))
+    assert (len(difference.kept), difference[:5]) == (5, ([], [], [], [], {}))
     assert hosts.hosts[2] is not other_origin, "a comparison changes nothing"
     assert apply(difference, hosts) == []
     assert hosts.hosts[2] is other_origin, "the next message names where it stands now"
@@ -73,7 +82,7 @@ def test_what_is_equal_is_not_touched() -> None:
 
 CHANGES: dict[str, tuple[VirtualHost, str]] = {
     "advskew": (host(advskew=100), "advskew 0 -> 100"),
-    "preempt": (host(preempt=True), "preempt demoted -> True"),
+    "preempt": (host(preempt=True), "preempt demoted -> true"),
     "passphrase": (host(passphrase=b"another"), "passphrase"),
     "unsigned": (
         host(unsigned=("192.0.2.51/32", "192.0.2.50/32")),
@@ -88,12 +97,12 @@ CHANGES: dict[str, tuple[VirtualHost, str]] = {
     "replay": (host(replay="strict"), "replay learn -> strict"),
     "lladdr": (
         host(dialect="openbsd", lladdr="02:00:00:00:00:0a"),
-        "dialect ucarp -> openbsd, lladdr None -> 02:00:00:00:00:0a",
+        "dialect ucarp -> openbsd, lladdr none -> 02:00:00:00:00:0a",
     ),
-    "preferred": (host(preferred=True), "preferred False -> True"),
+    "preferred": (host(preferred=True), "preferred false -> true"),
     "sources": (
         host(source="192.0.2.99", source6="fe80::99"),
-        "source None -> 192.0.2.99, source6 None -> fe80::99",
+        "source none -> 192.0.2.99, source6 none -> fe80::99",
     ),
     "a family comes": (
         host(addresses=("192.0.2.1/24", "2001:db8::1/64")),
@@ -105,7 +114,7 @@ CHANGES: dict[str, tuple[VirtualHost, str]] = {
     ),
     "announce": (
         host(announce=Announce(2)),
-        "announce Announce(count=1, interval_s=0.0, refresh_s",
+        "announce {count = 1, interval_s = 0, refresh_s = 0} -> {count = 2, interval_s = 0,",
     ),
 }
 
@@ -147,7 +156,7 @@ def test_hooks_alone_need_no_order() -> None:
     hosts = running(host(up="/bin/up", down="/bin/down"))
     new = host(up="/bin/other", down="/bin/down", xparam="word")
     difference = compare(hosts, configuration(new))
-    assert difference.lines == ["eth0/1: up /bin/up -> /bin/other, xparam None -> word"]
+    assert difference.lines == ["eth0/1: up /bin/up -> /bin/other, xparam none -> word"]
     assert apply(difference, hosts) == []
     assert hosts.hosts[0] is new
 
@@ -163,6 +172,59 @@ def test_an_up_hook_that_comes_or_goes_is_the_engines_concern(
     assert apply(difference, hosts) == [("replace", 0, 300)]
 
 
+def test_the_same_change_of_many_is_one_line() -> None:
+    hosts = running(*map(host, range(1, 101)))
+    new = [host(vhid, advskew=100) for vhid in range(1, 100)]
+    difference = compare(hosts, configuration(*new, *(host(vhid) for vhid in range(101, 105))))
+    assert difference.lines == [
+        "eth0/1-99: advskew 0 -> 100",
+        "eth0/101-104: added",
+        "eth0/100: removed",
+    ]
+
+
+def test_the_same_change_of_hosts_far_apart_names_the_first_and_counts_the_others() -> None:
+    hosts = running(*(host(vhid, f"v{n}") for n in range(5) for vhid in (1, 2, 4)))
+    difference = compare(hosts, configuration())
+    assert difference.lines == ["v0/1-2, v0/4, v1/1-2 and 10 more: removed"]
+    difference = compare(hosts, configuration(*(host(2, f"v{n}", advskew=9) for n in range(5))))
+    assert difference.lines[0] == "v0/2, v1/2, v2/2 and 2 more: advskew 0 -> 9"
+
+
+def test_a_reload_reports_what_it_added_removed_changed_and_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hosts = running(*map(host, range(1, 7)))
+    new = (host(1, advskew=100), host(2, passphrase=b"another"), host(3, up="/bin/true"), host(5))
+    difference = compare(hosts, configuration(*new, host(4, advskew=7), host(8)))
+    caplog.set_level("INFO")
+    answer = report(difference, [], 0.1234)
+    assert (answer.added, answer.removed, answer.altered, answer.kept) == (1, 1, 4, 1)
+    assert answer.keys == ["advskew", "passphrase", "up"]
+    counts = "1 added, 1 removed, 4 changed (advskew, passphrase, up), 1 kept"
+    assert caplog.messages[-1] == f"reloaded in 0.12 s: {counts}"
+
+
+def test_a_change_of_hooks_alone_is_counted_as_a_change() -> None:
+    hosts = running(host(up="/bin/up"))
+    difference = compare(hosts, configuration(host(up="/bin/other")))
+    assert difference.hooks_only
+    assert difference.summary == "0 added, 0 removed, 1 changed (up), 0 kept"
+
+
+def test_many_keys_are_counted() -> None:
+    every = [f"key{n}" for n in range(7)]
+    assert counts_text(0, 0, 65_280, every, 1_000) == (
+        "0 added, 0 removed, 65,280 changed (key0, key1, key2, key3, key4 and 2 more), 1,000 kept"
+    )
+
+
+def test_values_are_shown_as_a_configuration_has_them() -> None:
+    hosts = running(host(preempt=False, source=None, peers=()))
+    difference = compare(hosts, configuration(host(preempt=True, source="192.0.2.9", peers=())))
+    assert difference.lines == ["eth0/1: preempt false -> true, source none -> 192.0.2.9"]
+
+
 def test_another_interface_vhid_or_destination_is_another_virtual_host() -> None:
     hosts = running(host(1), host(2), host(3), host(4))
     new = configuration(host(1), host(2, "eth1"), host(13), host(4, destination="239.0.0.4"))
@@ -173,9 +235,7 @@ def test_another_interface_vhid_or_destination_is_another_virtual_host() -> None
         "eth1/2: added",
         "eth0/13: added",
         "eth0/4: added",
-        "eth0/2: removed",
-        "eth0/3: removed",
-        "eth0/4: removed",
+        "eth0/2-4: removed",
     ]
     removals = [("remove", 1), ("remove", 2), ("remove", 3)]
     # The slots of those removed are free when the new ones come.
@@ -246,7 +306,7 @@ def test_what_differs_in_the_daemon_table_is_said() -> None:
     assert daemon_changes(old, old) == []
     assert sorted(daemon_changes(old, new)) == [
         "daemon.hook_concurrency 16 -> 4",
-        "daemon.notify None -> /bin/notify",
+        "daemon.notify none -> /bin/notify",
         "daemon.pump thread -> loop (takes effect at the next start)",
     ]
 
