@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,7 +203,9 @@ def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
 @click.option("--vhid", type=click.IntRange(1, 255), metavar="N", help="Only this vhid.")
 @click.option("--state", type=click.Choice(_STATES, case_sensitive=False), help="Only this state.")
 @click.option(
-    "--problems", is_flag=True, help="Only those with a problem: INIT, demoted, addresses."
+    "--problems",
+    is_flag=True,
+    help="Only those with a problem: INIT, demoted, addresses, other masters, wrong digests.",
 )
 def status(
     config: Path | None,
@@ -244,13 +247,17 @@ def _print_status(document: Status, problems: bool) -> None:
         f"(carp-fast {daemon.version}, pid {daemon.pid}, "
         f"running for {_age(daemon.started_at, now)})"
     )
+    kinds = Counter(kind for host in hosts for kind in explain_text.problem_kinds(host))
+    if kinds:
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        print_prose(f"problems: {counted}" + ("" if problems else "; see status --problems"))
     if not hosts:
         print_prose("no virtual host to show")
         return
     shown = ADDRESSES_SHOWN if sys.stdout.isatty() else None
     header = ["VIRTUAL HOST", "STATE", "SINCE", "REASON", "ADDRESSES", "ADVSKEW", "PEER"]
     rows = [_status_row(host, now, shown) for host in hosts]
-    if problems:
+    if problems or any(host.warnings for host in hosts):
         header.append("PROBLEMS")
         every = [explain_text.problems(host) for host in hosts]
         rows = [(*row, ", ".join(found)) for row, found in zip(rows, every, strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from carp_fast.config.model import MAX_INTERFACES, as_shown
@@ -195,3 +195,14 @@ def item_parsers(numbered: bool) -> dict[str, Callable[[Any], Sequence[Any]]]:
         "addresses": template,
         "unsigned_addresses": template,
     }
+
+
+def in_ranges(numbers: Iterable[int]) -> str:
+    """ "1-5, 8"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)

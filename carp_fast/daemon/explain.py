@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from carp_fast.capture.digests import automatic_of, link_local_addresses
 from carp_fast.capture.judge import signer_of
 from carp_fast.config.model import nearest_to
+from carp_fast.config.ranges import in_ranges
 from carp_fast.control.documents import (
     Digest,
     Event,
@@ -205,17 +206,6 @@ def since_s(at_ns: int, now_ns: int) -> float | None:
 def until_s(at_ns: int, now_ns: int) -> float | None:
     """The time until an instant; None if there is none."""
     return max(0.0, in_s(at_ns - now_ns)) if at_ns else None
-
-
-def in_ranges(numbers: Iterable[int]) -> str:
-    """ "1-5, 8"."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
 def digest(host: VirtualHost) -> Digest | None:

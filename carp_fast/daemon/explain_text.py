@@ -89,6 +89,17 @@ VERDICT_HINTS = {
     'its counter and replay = "{replay}" waits for proof',
 }
 
+WARNING_HINTS = {
+    "duplicate_source": "give each host a source of its own, or find out which machine was cloned",
+    "other_master": "it may be MASTER, too, since it refuses what we send: try carp-fast dump -i "
+    "{interface} -c FILE",
+    "bad_auth": "it may be MASTER, too, since it refuses what the master sends: try carp-fast dump "
+    "-i {interface} -c FILE",
+    "second_master": "it does not hear the other one, or refuses its advertisements: look for a "
+    "network that passes frames in one direction only, and compare passphrase and addresses on "
+    "both hosts",
+}
+
 # For each form of a digest over link-local addresses: which systems accept it.
 FORM_MEANINGS = {
     "with": "its digest includes link-local {link_local}, as in FreeBSD and NetBSD; OpenBSD "
@@ -200,11 +211,8 @@ def heard_masters(host: VirtualHostExplanation) -> Iterator[str]:
                 f"{each.source} sends demote byte {each.demote} as OpenBSD does, and dialect "
                 f'{host.dialect} ignores it: set dialect = "openbsd"'
             )
-    if "duplicate_source" in host.warnings:
-        yield (
-            f"duplicate_source: {host.warnings['duplicate_source']}: give each host a source "
-            "of its own, or find out which machine was cloned"
-        )
+    for word, warning in host.warnings.items():
+        yield f"{word}: {warning}: {WARNING_HINTS[word].format(interface=host.interface)}"
     if not host.heard:
         yield "no host has been heard" + (
             "" if host.state != "INIT" else ", and none would count in INIT"
@@ -395,12 +403,22 @@ def addresses(host: VirtualHostExplanation) -> Iterator[str]:
 def problems(host: VirtualHostFacts) -> list[str]:
     """The problems of a virtual host of the status document, in few words each; often none.
 
-    Addresses that are foreign or could not be changed, demotions, and INIT's reason.
+    INIT's reason, what is wrong on the segment, demotions, and addresses that are foreign or could
+    not be changed.
     """
     found = [f"INIT ({host.reason or 'not started'})"] if host.state == "INIT" else []
+    found += [f"{word}: {warning}" for word, warning in host.warnings.items()]
     found += [f"demoted ({reason})" for reason in host.demotion.reasons]
     found += [f"{address}: {why}" for address, why in host.address_problems.items()]
     return found
+
+
+def problem_kinds(host: VirtualHostFacts) -> list[str]:
+    """The kinds of problems() that a virtual host has, a word each."""
+    found = ["INIT"] if host.state == "INIT" else []
+    found += host.warnings
+    found += ["demoted"] if host.demotion.reasons else []
+    return found + (["addresses"] if host.address_problems else [])
 
 
 def leaves_room(address: str, why: str) -> bool:

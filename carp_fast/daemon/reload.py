@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from carp_fast.config.load import Configuration, Daemon, Settings, VirtualHost
+from carp_fast.config.ranges import in_ranges
 from carp_fast.control.documents import Reloaded, counts_text
 from carp_fast.daemon.table import MASTER, Hosts, every_address
 
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 CHANGES_REPORTED_MAX = 1000  # lines of what changed; the others are counted
 CHANGES_LOGGED_MAX = 50  # ... of them in the log; the requester of the reload gets more
 FORCED = "carp-fast reload --force"
-NAMED_MAX = 3  # virtual hosts that a refusal names, ranges that a change names; others are counted
+NAMED_MAX = 3  # virtual hosts of a refusal, interfaces of a common change; the others are counted
 AT_ONCE = frozenset({"notify", "hook_concurrency", "hook_timeout_s", "digest_grace_s"})
 UNSEEN = frozenset({"origin"})
 
@@ -58,13 +59,13 @@ class Difference(NamedTuple):
         """
         lines = []
         for change, names in self.changes.items():
-            ranges = _ranges(names)
-            if len(ranges) > NAMED_MAX:
-                more = sum(count for _, count in ranges[NAMED_MAX:])
-                first = ", ".join(text for text, _ in ranges[:NAMED_MAX])
+            found = _by_interface(names)
+            if len(found) > NAMED_MAX:
+                more = sum(count for _, count in found[NAMED_MAX:])
+                first = ", ".join(text for text, _ in found[:NAMED_MAX])
                 lines.append(f"{first} and {more:,} more: {change}")
             else:
-                lines += [f"{text}: {change}" for text, _ in ranges]
+                lines += [f"{text}: {change}" for text, _ in found]
         return lines
 
     @property
@@ -256,21 +257,16 @@ def _named(slots: list[int], hosts: Hosts) -> str:
     return names + (f" and {more:,} more" if more > 0 else "")
 
 
-def _ranges(names: list[str]) -> list[tuple[str, int]]:
-    """(text, number of virtual hosts): names with adjacent vhids are one, such as "eth0/1-255"."""
-    found: list[tuple[str, int, int]] = []  # interface, first and last vhid
+def _by_interface(names: list[str]) -> list[tuple[str, int]]:
+    """(text, number of virtual hosts) for each interface: ("eth0/1-99,103", 100)."""
+    vhids: dict[str, list[int]] = {}
     for name in names:
-        interface, _, number = name.rpartition("/")
-        vhid = int(number)
-        if found and found[-1][0] == interface and found[-1][2] == vhid - 1:
-            found[-1] = (interface, found[-1][1], vhid)
-        else:
-            found.append((interface, vhid, vhid))
+        interface, _, vhid = name.rpartition("/")
+        vhids.setdefault(interface, []).append(int(vhid))
     return [
-        (f"{interface}/{first}" if first == last else f"{interface}/{first}-{last}",
-         last - first + 1)
-        for interface, first, last in found
-    ]  # fmt: skip
+        (f"{interface}/{in_ranges(every).replace(' ', '')}", len(every))
+        for interface, every in vhids.items()
+    ]
 
 
 def report(difference: Difference, lines: list[str], seconds: float) -> Reloaded:

@@ -100,6 +100,8 @@ class Reports:
         self._tell_proven = on_source_proven
         self._resync = resync
         self._changed_ns: list[dict[int, int]] = []  # by slot, for each reading of all states
+        # By slot: when the engine last reported advertisements with a wrong digest.
+        self.wrong_digest_ns: dict[int, int] = {}
         # By slot: {address: what is wrong with it}.
         self.address_problems: dict[int, dict[str, str]] = {}
         # The foreign ones of these: found on the interface, and left alone by the engine.
@@ -418,9 +420,11 @@ class Reports:
         self._log_mac(logging.INFO, report.slot, line, report.mac)
 
     def _on_other_master(self, report: reports.OtherMaster) -> None:
+        self.wrong_digest_ns[report.slot] = report.at_ns
         self._manner.on_wrong_digest(self._hosts.name(report.slot), "other_master", "MASTER")
 
     def _on_wrong_digest(self, report: reports.WrongDigest) -> None:
+        self.wrong_digest_ns[report.slot] = report.at_ns
         self._manner.on_wrong_digest(self._hosts.name(report.slot), "bad_auth", report.state)
 
     def _on_reasserted(self, report: reports.Reasserted) -> None:
@@ -465,6 +469,7 @@ class Reports:
 
     def _on_released(self, report: reports.Released) -> None:
         self.address_problems.pop(report.slot, None)
+        self.wrong_digest_ns.pop(report.slot, None)
         self._foreign.pop(report.slot, None)
         self._left_alone = {each for each in self._left_alone if each[0] != report.slot}
         self._up_due.discard(report.slot)

@@ -48,6 +48,13 @@ if TYPE_CHECKING:
 # byte.
 SEND_ERRORS, SEND_ERRORS_OPENBSD = 240, 1
 ADDRESS_DEMOTION = 240  # by addresses that could not be held, see engine/_vhid.pxd
+# The engine reports a wrong digest once a minute while there are some.
+WRONG_DIGEST_LASTS_NS = 120_000_000_000
+SECOND_NS = 1_000_000_000
+RESIGNED = 255  # advbase of a resignation
+# A host is still MASTER if it was heard within this many of its own intervals: by a MASTER, which
+# it ought to have heard by then, and by a BACKUP, which hears both sides of every hand-over.
+MASTER_INTERVALS, BACKUP_INTERVALS = 3, 1.5
 SPANS_A_SLICE = 32  # orders to the pump, which has room for 4,096
 
 
@@ -58,14 +65,51 @@ def seconds_ago(at_ns: int, now_ns: int) -> float:
     return round((now_ns - at_ns) / 1e9, 3)
 
 
-def warnings(fields: HostCopy) -> dict[str, str]:
-    """The problems of a virtual host that last, by word: a sentence."""
+def warnings(fields: HostCopy, wrong_digest_ns: int | None, now_ns: int) -> dict[str, str]:
+    """What is wrong on the segment of a virtual host now, by word: a sentence.
+
+    `wrong_digest_ns`: when a wrong digest was last reported, None: never.
+    """
     found = {}
+    lasts_ns = max(WRONG_DIGEST_LASTS_NS, 3 * fields.interval_ns)
+    if wrong_digest_ns is not None and now_ns - wrong_digest_ns < lasts_ns:
+        word = "other_master" if fields.state == "MASTER" else "bad_auth"
+        count = fields.counters["bad_auth"]
+        found[word] = f"{count:,} advertisements with another passphrase or address list"
+    other = second_master(fields, now_ns)
+    if other is not None:
+        name = address_text(other.source)
+        if any(other.mac):  # unknown with a raw socket
+            name += f" ({mac_text(other.mac)})"
+        ago_s = seconds_ago(other.heard_ns, now_ns)
+        found["second_master"] = f"{name} is MASTER, too, heard {ago_s:.1f} s ago"
     if fields.duplicate_source is not None:
         mac = fields.duplicate_source
         host_mac = f" ({mac_text(mac)})" if any(mac) else ""  # unknown with a raw socket
         found["duplicate_source"] = f"another host{host_mac} advertises from our source"
     return found
+
+
+def second_master(fields: HostCopy, now_ns: int) -> SourceCopy | None:
+    """A host that advertises although there is another MASTER; None if there is none.
+
+    For a MASTER it is one that was heard since, within the last MASTER_INTERVALS of its own
+    intervals; for a BACKUP one that was heard recently and is not the master of its family. After a
+    hand-over two hosts may have advertised within that time.
+    """
+    if fields.state == "INIT":
+        return None
+    master = fields.state == "MASTER"
+    for each in fields.peers:
+        if each.source in (fields.source, fields.source6) or each.advbase == RESIGNED:
+            continue
+        intervals = MASTER_INTERVALS if master else BACKUP_INTERVALS
+        lasts_ns = intervals * (each.advbase + each.advskew / 256) * SECOND_NS
+        if now_ns - each.heard_ns > lasts_ns:
+            continue
+        if each.heard_ns > fields.since_ns if master else not each.current:
+            return each
+    return None
 
 
 def demotion(fields: HostCopy) -> Demotion:
@@ -262,7 +306,7 @@ class Status:
             addresses=list(every),
             addresses_held=fields.held,
             address_problems={text: why for text, why in found.items() if text in every},
-            warnings=warnings(fields),
+            warnings=warnings(fields, self._reports.wrong_digest_ns.get(slot), now_ns),
             advbase=fields.advbase,
             advskew=fields.advskew,
             effective_advskew=fields.effective_advskew,

@@ -86,6 +86,7 @@ class KnownNetwork:
 class KnownProblems:
     def __init__(self) -> None:
         self.address_problems: dict[int, dict[str, str]] = {}
+        self.wrong_digest_ns: dict[int, int] = {}
 
 
 class Asked:

@@ -80,6 +80,7 @@ def test_status_in_a_pipe_is_plain_and_whole(fake: FakeDaemon) -> None:
     assert result.stdout.splitlines() == [
         "alpha: 3 virtual hosts: 1 MASTER, 1 BACKUP, 1 INIT "
         "(carp-fast 0.1.0, pid 4711, running for 1h 5m)",
+        "problems: 1 INIT; see status --problems",
         "VIRTUAL HOST  STATE   SINCE   REASON         "
         f"{'ADDRESSES':{len(all_three)}}  ADVSKEW     PEER",
         f"eth0/7        MASTER  3h 12m  master_down    {all_three}  0           -",
@@ -110,7 +111,7 @@ def test_status_filters_are_the_daemons(fake: FakeDaemon) -> None:
     result = invoke("status", "--control-socket", fake.path, "--interface", "eth0", "--vhid", "8")
     assert [line.split()[0] for line in result.output.splitlines()[2:]] == ["eth0/8"]
     result = invoke("status", "--control-socket", fake.path, "--state", "init")
-    assert [line.split()[0] for line in result.output.splitlines()[2:]] == ["vlan100/255"]
+    assert [line.split()[0] for line in result.output.splitlines()[3:]] == ["vlan100/255"]
     result = invoke("status", "--control-socket", fake.path, "--interface", "eth9")
     assert result.exit_code == 0
     assert result.output.splitlines()[1:] == ["no virtual host to show"]
@@ -132,13 +133,34 @@ def test_status_of_problems_says_what_is_wrong(fake: FakeDaemon) -> None:
     result = command("status", "--control-socket", fake.path, "--problems")
     assert result.returncode == 0
     assert fake.requests == [{"command": "status", "problems": True}]
-    header, first, second = result.stdout.splitlines()[1:]
+    counts, header, first, second = result.stdout.splitlines()[1:]
+    assert counts == "problems: 1 demoted, 1 addresses, 1 INIT"
     assert header.split()[-1] == "PROBLEMS"
     assert first.endswith("demoted (send_errors), 192.0.2.20/24: address_foreign as 192.0.2.20/32")
     assert second.endswith("INIT (link_down)")
     fake.hosts = []
     result = command("status", "--control-socket", fake.path, "--problems")
     assert result.stdout.splitlines()[1] == "no virtual host to show"
+
+
+def test_status_shows_wrong_digests_and_other_masters_where_they_are(fake: FakeDaemon) -> None:
+    master, backup, _ = fake.hosts
+    result = command("status", "--control-socket", fake.path)
+    assert "PROBLEMS" not in result.stdout
+    master["warnings"] = {
+        "other_master": "12 advertisements with another passphrase or address list",
+        "second_master": "192.0.2.3 (02:00:00:00:00:03) is MASTER, too, heard 0.4 s ago",
+    }
+    backup["warnings"] = {"bad_auth": "7 advertisements with another passphrase or address list"}
+    result = command("status", "--control-socket", fake.path)
+    counts, header, first, second, third = result.stdout.splitlines()[1:]
+    assert counts == (
+        "problems: 1 other_master, 1 second_master, 1 bad_auth, 1 INIT; see status --problems"
+    )
+    assert header.split()[-1] == "PROBLEMS"
+    assert first.endswith(", ".join(f"{word}: {why}" for word, why in master["warnings"].items()))
+    assert second.endswith("bad_auth: 7 advertisements with another passphrase or address list")
+    assert third.endswith("INIT (link_down)")
 
 
 def test_status_json_is_one_document_and_nothing_else(fake: FakeDaemon) -> None:

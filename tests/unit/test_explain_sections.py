@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from carp_fast.config.ranges import in_ranges
 from carp_fast.control.documents import Explanation
 from carp_fast.control.protocol import ControlError
 from carp_fast.daemon import explain_text
-from carp_fast.daemon.explain import in_ranges
 from carp_fast.net.interfaces import Interface, absent
 from tests.support.asked import ADVSKEW, ETH0, Asked, explained
 from tests.support.segment import (
