@@ -38,7 +38,8 @@ NO_MAC = bytes(6)
 class Finding(NamedTuple):
     """A verdict, a word of _wire.VERDICT_WORDS, and what to change if that is known.
 
-    With "ok", `why` names the implementation that refuses a digest of this form.
+    With "ok", `why` names the implementation that refuses a digest of this form, or the virtual
+    host whose passphrase is unknown, so that the digest is not verified.
     """
 
     verdict: str
@@ -118,10 +119,19 @@ class Judge:
             return Finding("bad_vhid", self._explain(hosts, here, heard))
         if not taking:
             return self._misdirected(hosts, heard)
+        unknown = [signer.host for signer in taking if not signer.passphrase]
+        if unknown:
+            return Finding(
+                "ok", f"digest not verified: the passphrase of {listed(unknown)} is unknown here"
+            )
         return Finding("bad_auth", self._explain(taking, here, heard))
 
     def _right(self, signer: Signer, heard: Mapping[str, Any]) -> Finding | None:
-        """The finding for a valid digest, with the refuser of its form; None for a wrong one."""
+        """The finding for a valid digest, with the refuser of its form; None for a wrong one, and
+        if the passphrase is unknown.
+        """
+        if not signer.passphrase:
+            return None
         keys = self._keys.get(signer)
         if keys is None:
             keys = [
@@ -190,7 +200,8 @@ class Judge:
         near = {here} if here else {signer.interface for signer in hosts}
         first = (signer for signer in self._signers if signer.interface in near)
         rest = (signer for signer in self._signers if signer.interface not in near)
-        others = list(islice(chain(first, rest), OTHER_HOSTS_MAX))
+        known = (signer for signer in chain(first, rest) if signer.passphrase)
+        others = list(islice(known, OTHER_HOSTS_MAX))
         mac = None if heard["source_mac"] == NO_MAC else heard["source_mac"]
         return guesses(hosts, others, heard["vhid"], mac)
 

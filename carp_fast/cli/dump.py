@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from carp_fast.cli.tables import Column, cut_time
 from carp_fast.cli.terminal import Failure, Stream, failure, print_text, report
+
+if TYPE_CHECKING:
+    from carp_fast.config.model import Configuration
 
 TIME_OF_DAY = len("00:00:00.000000Z")
 # Columns of the fields of capture.dump.CELLS.
@@ -25,6 +29,16 @@ COLUMNS = (
     Column("counter", 6),
     Column("verdict", 0, len("bad_auth")),
 )
+
+
+def _warn_of_unknown(configuration: Configuration | None) -> None:
+    hosts = configuration.virtual_hosts if configuration else ()
+    unknown = sum(not host.settings.passphrase for host in hosts)
+    if unknown:
+        report(
+            f"warning: digests of {unknown:,} virtual hosts are not verified: their passphrases"
+            " need a systemd credential, and $CREDENTIALS_DIRECTORY is not set"
+        )
 
 
 @click.command()
@@ -62,7 +76,8 @@ def dump(
 
     Without -c, "ok" means well formed. With -c, the digest is valid, too; the interfaces in the
     configuration are ignored for a capture file, and if FILE does not name the interface. Verdicts
-    that depend on earlier advertisements (loop, replay) are not given.
+    that depend on earlier advertisements (loop, replay) are not given. A digest is not verified if
+    its passphrase is a systemd credential, which only the service has.
     """
     if interface and recording:
         raise click.UsageError("-i cannot be combined with -r: a capture file has no interface")
@@ -75,7 +90,8 @@ def dump(
     if recording == STDIN and sys.stdin.isatty():
         raise click.UsageError("-r -: standard input is a terminal")
     try:
-        configuration = load(config) if config else None
+        configuration = load(config, without_credentials=True) if config else None
+        _warn_of_unknown(configuration)
         with Dump(
             interface=interface, recording=recording, configuration=configuration
         ) as advertisements:

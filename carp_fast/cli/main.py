@@ -15,13 +15,13 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from carp_fast import __version__
+from carp_fast.cli.check import check
 from carp_fast.cli.dump import dump
 from carp_fast.cli.explain import explain
 from carp_fast.cli.flood import flood
@@ -42,7 +42,6 @@ from carp_fast.cli.terminal import (
     print_prose,
     print_table,
     print_text,
-    report,
     writing,
 )
 from carp_fast.standard import discard_output
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from carp_fast.bench.measurements import Report
-    from carp_fast.config.load import Configuration
     from carp_fast.control.documents import StateEvent, Status, VirtualHostStatus
 
 logger = logging.getLogger(__name__)
@@ -61,8 +59,6 @@ ADDRESSES_SHOWN = 2
 """Addresses of a virtual host in a terminal's table; a pipe gets all of them."""
 
 # Columns that a narrow terminal may lack, the most important first; how far cells are shortened.
-PLAN_IMPORTANCE = ("ADVERTS/S", "RECEIVE", "GROUPS", "PEERS", "FAMILIES", "MACS", "WHY")
-PLAN_SHORTENED = {"GROUPS": 12, "PEERS": 12, "WHY": 24}
 STATUS_IMPORTANCE = ("PROBLEMS", "REASON", "ADDRESSES", "SINCE", "PEER", "ADVSKEW")
 STATUS_SHORTENED = {"ADDRESSES": 15, "PROBLEMS": 20}
 BENCH_IMPORTANCE = (
@@ -105,6 +101,7 @@ def main() -> None:
     """CARP virtual-IP failover: tens of thousands of virtual hosts in one process."""
 
 
+main.add_command(check)
 main.add_command(dump)
 main.add_command(explain)
 main.add_command(record)
@@ -156,44 +153,6 @@ def run(
             logger.error("%s", line)
         code = 1
     context.exit(code)
-
-
-@main.command()
-@config_option
-def check(config: Path | None) -> None:
-    """Checks the configuration. Prints what `run` would do; changes nothing."""
-    from carp_fast.config.load import ConfigurationError, load
-    from carp_fast.control.client import daemon_pid
-    from carp_fast.daemon.plan import plan, taken
-
-    try:
-        configuration = load(config or DEFAULT_CONFIGURATION)
-    except ConfigurationError as error:
-        raise Failure(*str(error).splitlines()) from error
-    for warning in (*configuration.warnings, *_warnings_of_host(configuration)):
-        report(f"warning: {warning}")
-    for line in taken(configuration, daemon_pid(configuration.daemon.control_socket)):
-        report(f"warning: {line}")
-    planned = plan(configuration)
-    header, *rows = planned.rows()
-    print_table(columns(map(str.upper, header), PLAN_IMPORTANCE, PLAN_SHORTENED), rows)
-    print_prose(f"not counted: {planned.uncounted}")
-    for limit in planned.limits:
-        print_prose(f"limit: {limit}")
-
-
-def _warnings_of_host(configuration: Configuration) -> Iterator[str]:
-    """Differences between the configuration and the interfaces of this host."""
-    from carp_fast.daemon import present, surroundings
-    from carp_fast.net.interfaces import LinkError, read_interfaces
-
-    try:
-        interfaces = read_interfaces()
-    except (OSError, LinkError) as error:
-        yield f"the interfaces of this host could not be read: {error}"
-        return
-    yield from present.warnings(configuration, interfaces)
-    yield from surroundings.differences(configuration.virtual_hosts, interfaces)
 
 
 @main.command()

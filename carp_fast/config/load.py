@@ -57,9 +57,11 @@ from carp_fast.config.rules import (
 )
 from carp_fast.config.secrets import (
     ENCRYPTED_PREFIX,
+    CredentialsMissing,
     KeyMissing,
     Passphrases,
     SecretError,
+    credentials_directory,
     read_key,
     read_key_credential,
 )
@@ -82,15 +84,22 @@ __all__ = [
 
 Item = TypeVar("Item")
 GROUP_KEYS = ("destination", "destination6", "broadcast")  # not used with peers
+NOT_CHECKED = (
+    "not checked here: systemd gives the credential to the service alone; to check it, set"
+    " CREDENTIALS_DIRECTORY to the directory in /run/credentials of the running service"
+)
 EXCLUDING = frozenset((*GROUP_KEYS, "peers", "dialect"))  # may make other keys meaningless
 
 
-def load(path: Path | str) -> Configuration:
+def load(path: Path | str, *, without_credentials: bool = False) -> Configuration:
     """Reads a TOML file and the files that it includes.
 
-    Raises ConfigurationError, which holds every error found; a file that cannot be read is one.
+    `without_credentials`: passphrases that need a systemd credential are empty where systemd gave
+    this process none, with a warning. Raises ConfigurationError, which holds every error found; a
+    file that cannot be read is one.
     """
-    return _Loader(Path(path), Readings()).load()
+    unknown = without_credentials and credentials_directory() is None
+    return _Loader(Path(path), Readings(), unknown_credentials=unknown).load()
 
 
 def load_settled(path: Path) -> Configuration:
@@ -108,8 +117,11 @@ class _Values(NamedTuple):
 class _Loader:
     """One run over the main file and the included ones; collects all faults before it raises."""
 
-    def __init__(self, path: Path, readings: Readings) -> None:
+    def __init__(
+        self, path: Path, readings: Readings, *, unknown_credentials: bool = False
+    ) -> None:
         self.path = path
+        self.unknown_credentials = unknown_credentials
         self.readings = readings
         self.found = Findings()
         self.fault, self.warn = self.found.fault, self.found.warn
@@ -207,9 +219,9 @@ class _Loader:
         if not overridden.isdisjoint(PASSPHRASE_KEYS):
             overridden.add("passphrase")
             passphrase = self.passphrase(table)
-            if passphrase is None:
+            if not passphrase:
                 bad.add("passphrase")
-            else:
+            if passphrase is not None:
                 values["passphrase"] = passphrase
         if "announce" in raw:
             values["announce"] = self.announce(table, inherited.values.get("announce", Announce()))
@@ -285,7 +297,7 @@ class _Loader:
         )
 
     def passphrase(self, table: Table) -> bytes | None:
-        """The passphrase of a table that names one; None after a fault."""
+        """The passphrase of a table that names one; None after a fault, empty if it is unknown."""
         given = [key for key in PASSPHRASE_KEYS if key in table.raw]
         key = given[-1]
         value = table.raw[key]
@@ -306,7 +318,10 @@ class _Loader:
                 text = "others may read this file; use passphrase_file or encrypt the passphrase"
                 self.warn(table.origin, key, shown, text)
             return self.passphrases.from_text(value)
-        except KeyMissing as error:
+        except (KeyMissing, CredentialsMissing) as error:
+            if self.unknown_credentials and not self.key_broken:
+                self.warn(table.origin, key, shown, NOT_CHECKED)
+                return b""
             if not self.key_broken:  # a broken key has been reported already
                 self.fault(table.origin, key, shown, error.text)
         except SecretError as error:

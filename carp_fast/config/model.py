@@ -77,8 +77,8 @@ class Settings(Keys, frozen=True, kw_only=True):
     """The settings that the virtual hosts of one table share: the engine's keys, and these.
 
     `up` and `down`: a path or "module:function". Addresses have the form of inet_ntop; `peers` are
-    sorted, IPv4 first. With peers, `destination`, `destination6`, `broadcast` and `advertise_mac`
-    have their defaults.
+    sorted, IPv4 first. `passphrase` is empty if it is unknown, see load(). With peers,
+    `destination`, `destination6`, `broadcast` and `advertise_mac` have their defaults.
     """
 
     passphrase: bytes

@@ -38,6 +38,16 @@ class KeyMissing(SecretError):
     """Raised when a passphrase is encrypted and there is no key to decrypt it with."""
 
 
+class CredentialsMissing(SecretError):
+    """Raised when a passphrase is a credential and this process was not given any by systemd."""
+
+
+def credentials_directory() -> Path | None:
+    """Where systemd put the credentials of this service; None for a process of another kind."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(directory) if directory else None
+
+
 def readable_by_others(status: os.stat_result) -> bool:
     """True if others may read the file, or a group other than root.
 
@@ -85,10 +95,10 @@ def read_key_credential(readings: Readings | None = None) -> bytes | None:
 
     Raises SecretError.
     """
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not directory:
+    directory = credentials_directory()
+    if directory is None:
         return None
-    path = Path(directory, KEY_CREDENTIAL)
+    path = directory / KEY_CREDENTIAL
     try:
         path.stat()
     except FileNotFoundError:
@@ -157,14 +167,14 @@ class Passphrases:
         """The first line of a systemd credential of this service."""
         if not name or "/" in name or "\0" in name or name in {".", ".."}:
             raise SecretError("is not the name of a credential; allowed: a file name without '/'")
-        directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        if not directory:
-            raise SecretError(
+        directory = credentials_directory()
+        if directory is None:
+            raise CredentialsMissing(
                 "there are no credentials: $CREDENTIALS_DIRECTORY is not set;"
                 " allowed: a credential of the service that systemd runs"
             )
         # systemd keeps credentials from others itself; their mode shows an ACL's mask.
-        return self._first_line(Path(directory, name), private=False)
+        return self._first_line(directory / name, private=False)
 
     def _first_line(self, path: Path, *, private: bool) -> bytes:
         if path not in self._files:

@@ -75,9 +75,10 @@ class Opened(Closing):
         self.worker = worker
         self.hooks = manner.hooks
         self.receive = receive_path(configuration)
-        self.record_capacity = recordings.capacity(
-            configuration.daemon.record, len(configuration.virtual_hosts)
-        )
+        records, count = configuration.daemon.record, len(configuration.virtual_hosts)
+        self.record_capacity = recordings.capacity(records, count)
+        if warning := recordings.too_few(records, count):
+            logger.warning("%s", warning)
         with ExitStack() as opened:
             try:
                 self._open_sockets(opened, configuration)

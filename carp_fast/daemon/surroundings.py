@@ -41,13 +41,21 @@ def _faults(
     by_interface: dict[str, list[VirtualHost]] = {}
     for host in hosts:
         by_interface.setdefault(host.interface, []).append(host)
+    missing: dict[Origin, list[str]] = {}
     for name, its_hosts in by_interface.items():
         interface = interfaces.get(name, absent(name))
         origins = dict.fromkeys(host.settings.origin for host in its_hosts)
         for text in _of_interface(interface):
             yield from (origin.fault("interface", as_shown(name), text) for origin in origins)
+        if not interface.ifindex and real_name(name) is None:
+            for origin in origins:
+                missing.setdefault(origin, []).append(name)
         if interface.ifindex and interface.is_ethernet:
             yield from _of_sources(interface, its_hosts, is_on_host)
+    for origin, names in missing.items():
+        more = f" (nor do {len(names) - 1:,} more of this table)" if len(names) > 1 else ""
+        text = f"does not exist{more}; its virtual hosts wait for it"
+        yield origin.fault("interface", as_shown(names[0]), text)
 
 
 def real_name(name: str) -> str | None:

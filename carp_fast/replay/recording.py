@@ -73,21 +73,20 @@ class Copy(NamedTuple):
 
 
 def capacity(records: int, hosts: int) -> int:
-    """The ring's size for `daemon.record`: a power of two, or 0 if nothing is recorded.
-
-    Logs a warning if there are too few records for so many virtual hosts.
-    """
-    if records == 0:
-        return 0
-    if records < RECORDS_A_HOST * hosts:
-        logger.warning(
-            "nothing is recorded: daemon.record = %d is less than %d for each of %d virtual hosts",
-            records,
-            RECORDS_A_HOST,
-            hosts,
-        )
+    """The ring's size for `daemon.record`: a power of two, or 0 if nothing is recorded."""
+    if records == 0 or too_few(records, hosts):
         return 0
     return power_of_two(max(records, RECORDS_MIN))
+
+
+def too_few(records: int, hosts: int) -> str:
+    """The warning for a `daemon.record` that records nothing for so many virtual hosts, or ""."""
+    if records == 0 or records >= RECORDS_A_HOST * hosts:
+        return ""
+    return (
+        f"nothing is recorded: daemon.record = {records} is less than {RECORDS_A_HOST} for each of"
+        f" {hosts} virtual hosts; allowed: {RECORDS_A_HOST * hosts} or more, or 0"
+    )
 
 
 async def answer(

@@ -171,11 +171,16 @@ def test_check_names_what_the_interfaces_do_not_have(monkeypatch: pytest.MonkeyP
         "and its virtual hosts wait for one; allowed: one that is not virtual, or a source"
         for family in (4, 6)
     ]
-    # Of what is not there nothing is compared, but its name may be another one's.
+    # Of what is not there nothing else is compared, but its name may be another one's.
     monkeypatch.setattr("carp_fast.daemon.surroundings.real_name", {"lan0": "eth0"}.get)
     assert lines({"eth9": absent("eth9"), "lan0": absent("lan0")}, source=FOUR) == [
         'FILE: virtual_host[1]: interface = "lan0": is an alternative name of eth0, and does '
-        'not count as its name; allowed: "eth0"'
+        'not count as its name; allowed: "eth0"',
+        'FILE: virtual_host[1]: interface = "eth9": does not exist; its virtual hosts wait for it',
+    ]
+    assert lines({f"eth{n}": absent(f"eth{n}") for n in range(9, 15)}) == [
+        'FILE: virtual_host[1]: interface = "eth9": does not exist (nor do 5 more of this table);'
+        " its virtual hosts wait for it"
     ]
     monkeypatch.setattr("carp_fast.daemon.surroundings.name_of", {3: "br0"}.get)
     assert lines({"eth0": having(*eth0.addresses, master=3)}) == [

@@ -11,7 +11,7 @@ from carp_fast.engine._engine import Engine
 from carp_fast.engine._recorder import CHECKPOINT_RECORDS, RECORD_BYTES
 from carp_fast.replay import scenario as scenarios
 from carp_fast.replay.player import Player, compare, play
-from carp_fast.replay.recording import capacity
+from carp_fast.replay.recording import capacity, too_few
 from carp_fast.replay.scenario import Line
 from tests.support.recorded import CAPACITY, RecordingPlayer, played, recording
 from tests.support.segment import PASSPHRASE, SECOND_NS, START_NS, Node, advertisement, ip, prepared
@@ -242,14 +242,15 @@ def test_nothing_is_recorded_unless_asked_for() -> None:
         node.engine.record(1000)
 
 
-def test_too_few_records_for_so_many_hosts_are_none(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_records_for_so_many_hosts_are_none() -> None:
     assert capacity(65_536, 1024) == 65_536
-    assert not caplog.messages
+    assert too_few(65_536, 1024) == ""
     assert capacity(65_536, 1025) == 0
-    text = (
-        "nothing is recorded: daemon.record = 65536 is less than 64 for each of 1025 virtual hosts"
+    assert too_few(65_536, 1025) == (
+        "nothing is recorded: daemon.record = 65536 is less than 64 for each of 1025 virtual hosts;"
+        " allowed: 65600 or more, or 0"
     )
-    assert caplog.messages == [text]
+    assert too_few(0, 1025) == ""
 
 
 def test_a_record_fits_a_cache_line_and_a_checkpoint_a_few() -> None:
