@@ -276,5 +276,6 @@ class Daemon:
             logger.error("resigning took longer than %d s, given up", RESIGN_DEADLINE_S)
         opened.host_log.flush()
         logger.info("resigned: %d of %d MASTER", masters - states.count(MASTER), masters)
-        for name in await opened.hooks.drain(HOOKS_DEADLINE_S):
-            logger.error("still running at the end: %s", name)
+        left = await opened.hooks.drain(HOOKS_DEADLINE_S)
+        if left:
+            logger.error("still running at the end: %d hooks, the first is %s", len(left), left[0])

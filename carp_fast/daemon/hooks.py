@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from carp_fast.daemon.children import Child, ChildError, ending, inherited_environment, printable
+from carp_fast.daemon.host_log import HostLog
 from carp_fast.errors import CarpFastError
 
 logger = logging.getLogger(__name__)
@@ -109,8 +110,12 @@ class _Job(msgspec.Struct, frozen=True, eq=False):
     places: frozenset[Place]  # that the hook may change
 
     @property
+    def what(self) -> str:
+        return f"{self.hook.event} {self.hook.target}"
+
+    @property
     def label(self) -> str:
-        return f"{self.name}: {self.hook.event} {self.hook.target}"
+        return f"{self.name}: {self.what}"
 
 
 def is_function(target: str) -> bool:
@@ -165,12 +170,12 @@ class _Run(ABC):
             timer.cancel()
 
     def _on_slow(self) -> None:
-        logger.warning("%s: still running after %g s", self.job.label, SLOW_S)
+        self.hooks.log(self.job, logging.WARNING, f"still running after {SLOW_S:g} s")
 
     def _on_timeout(self) -> None:
         self.timed_out = True
         self.hooks.timed_out += 1
-        logger.error("%s: not finished within %g s", self.job.label, self.hooks.timeout_s)
+        self.hooks.log(self.job, logging.ERROR, f"not finished within {self.hooks.timeout_s:g} s")
         # The result is reported at the timeout, however the hook ends.
         result = HookResult(self.job.hook.event, None, self.duration_s, timed_out=True)
         self.hooks.tell(self.job, result)
@@ -201,7 +206,8 @@ class _ScriptRun(_Run):
 
     def _on_deaf(self) -> None:
         assert self.child is not None
-        logger.error("%s: ignored SIGTERM for %g s, sending SIGKILL", self.job.label, KILL_AFTER_S)
+        text = f"ignored SIGTERM for {KILL_AFTER_S:g} s, sending SIGKILL"
+        self.hooks.log(self.job, logging.ERROR, text)
         self.child.kill(signal.SIGKILL)
 
     def _on_output(self, data: bytes) -> None:
@@ -210,14 +216,14 @@ class _ScriptRun(_Run):
 
     def _on_exit(self, exit_status: int) -> None:
         for line in printable(self.output):
-            logger.info("%s: %s", self.job.label, line)
+            self.hooks.log(self.job, logging.INFO, line, kind="a line of output")
         if self.output_bytes > len(self.output):
             more = self.output_bytes - len(self.output)
-            logger.warning("%s: %d more bytes of output not shown", self.job.label, more)
+            unshown = "more bytes of output not shown"
+            self.hooks.log(self.job, logging.WARNING, f"{more} {unshown}", kind=unshown)
         level = logging.INFO if exit_status == 0 else logging.WARNING
-        logger.log(
-            level, "%s: %s after %.3f s", self.job.label, ending(exit_status), self.duration_s
-        )
+        ended = ending(exit_status)
+        self.hooks.log(self.job, level, f"{ended} after {self.duration_s:.3f} s", kind=ended)
         text = self.output.decode("utf-8", "replace")
         self.hooks.finished(
             self, HookResult(self.job.hook.event, exit_status, self.duration_s, text)
@@ -272,21 +278,25 @@ class _FunctionRun(_Run):
     def _leave(self) -> None:
         self.left = True
         self.hooks.abandoned += 1
-        logger.error("%s: still runs and cannot be ended", self.job.label)
+        self.hooks.log(self.job, logging.ERROR, "still runs and cannot be ended")
         self.hooks.finished(self, HookResult(self.job.hook.event, None, self.duration_s))
 
     def _on_done(self, outcome: BaseException | None) -> None:
         if self.left:
             self.hooks.abandoned -= 1
-            logger.warning("%s: ended at last, after %.3f s", self.job.label, self.duration_s)
+            text = "ended at last"
+            self.hooks.log(
+                self.job, logging.WARNING, f"{text}, after {self.duration_s:.3f} s", kind=text
+            )
             return
         error = None
         if outcome is not None:
             error = f"{type(outcome).__name__}: {outcome}".rstrip(": ")
             traceback = None if isinstance(outcome, asyncio.CancelledError) else outcome
-            logger.warning("%s: %s", self.job.label, error, exc_info=traceback)
+            self.hooks.log(self.job, logging.WARNING, error, error=traceback)
         else:
-            logger.info("%s: done after %.3f s", self.job.label, self.duration_s)
+            text = f"done after {self.duration_s:.3f} s"
+            self.hooks.log(self.job, logging.INFO, text, kind="done")
         self.hooks.finished(
             self,
             HookResult(self.job.hook.event, None if error else 0, self.duration_s, error=error),
@@ -330,6 +340,7 @@ class Hooks:
         self.timeout_s = timeout_s
         self.environment = inherited_environment()
         self.started = self.failed = self.timed_out = self.superseded = 0
+        self._host_log = HostLog(loop.call_later)
         self.abandoned = 0  # functions that still run after their timeout
         self._functions: dict[str, Function] = {}
         self._waiting: dict[Hashable, _Job] = {}
@@ -377,7 +388,7 @@ class Hooks:
         self._offer(job)
         if before is not None:
             self.superseded += 1
-            logger.info("%s: not run, superseded by %s", before.label, hook.event)
+            self.log(before, logging.INFO, f"not run, superseded by {hook.event}")
             self.tell(before, HookResult(before.hook.event, superseded=True))
         self._start_soon()
 
@@ -392,7 +403,7 @@ class Hooks:
         except TimeoutError:
             jobs = [run.job for run in self._running.values()] + list(self._waiting.values())
             for job in jobs:
-                logger.error("%s: still not finished after %g s", job.label, deadline_s)
+                self.log(job, logging.ERROR, f"still not finished after {deadline_s:g} s")
             return tuple(job.label for job in jobs)
         return ()
 
@@ -411,6 +422,20 @@ class Hooks:
                 self._refuse(run.job, "killed, the daemon ends")
         self._running.clear()
         self._idle.set()
+        self._host_log.flush()
+
+    def log(
+        self,
+        job: _Job,
+        level: int,
+        text: str,
+        *,
+        kind: str = "",
+        error: BaseException | None = None,
+    ) -> None:
+        """Logs a line about a hook; `kind` and `error` as in HostLog.log()."""
+        what = job.what
+        self._host_log.log(level, job.name, f"{what}: {text}", f"{what}: {kind or text}", error)
 
     def finished(self, run: _Run, result: HookResult) -> None:
         """Handles the end of a run: the next of its key may start."""
@@ -438,7 +463,7 @@ class Hooks:
 
     def _refuse(self, job: _Job, reason: str) -> None:
         self.failed += 1
-        logger.error("%s: %s", job.label, reason)
+        self.log(job, logging.ERROR, reason)
         self.tell(job, HookResult(job.hook.event, error=reason))
 
     def _leave_places(self, job: _Job) -> None:
@@ -489,7 +514,7 @@ class Hooks:
         try:
             run.start()
         except (ChildError, HookError) as error:
-            logger.error("%s: %s", job.label, error)
+            self.log(job, logging.ERROR, str(error))
             self.finished(run, HookResult(job.hook.event, error=str(error)))
         else:
             self.started += 1

@@ -43,23 +43,33 @@ class HostLog:
         self._logged: dict[int, int] = {}  # by level
         self._more: dict[int, dict[str, dict[str, _Kind]]] = {}  # by level, interface and kind
 
-    def log(self, level: int, name: str, text: str, kind: str = "") -> None:
+    def log(
+        self,
+        level: int,
+        name: str,
+        text: str,
+        kind: str = "",
+        error: BaseException | None = None,
+    ) -> None:
         """Logs that `text` is the case for the virtual host `name` ("eth0/7").
 
-        `kind`: what a summary has in place of `text`, for texts that differ in details.
+        `kind`: what a summary has in place of `text`, for texts that differ in details; `error`:
+        its traceback follows the line.
         """
         if not logger.isEnabledFor(level):
             return
         if not self._waiting:
             self._waiting = True
             self._call_later(PERIOD_S, self._on_period)
+        interface, _, vhid = name.rpartition("/")
+        # For the JSON format, see systemd.JsonFormatter.
+        extra = {"interface": interface, "vhid": int(vhid) if vhid.isdecimal() else None}
         logged = self._logged.get(level, 0)
         if logged < LINES_A_SECOND:
             self._logged[level] = logged + 1
-            logger.log(level, "%s: %s", name, text)
+            logger.log(level, "%s: %s", name, text, exc_info=error, extra=extra)
             return
-        logger.debug("%s: %s", name, text)
-        interface, _, vhid = name.rpartition("/")
+        logger.debug("%s: %s", name, text, exc_info=error, extra=extra)
         kinds = self._more.setdefault(level, {}).setdefault(interface, {})
         kinds.setdefault(kind or text, _Kind()).add(1, [vhid])
 

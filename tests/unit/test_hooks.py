@@ -22,6 +22,7 @@ import pytest
 
 from carp_fast.daemon import hooks as hooks_module
 from carp_fast.daemon.hooks import Hook, HookResult, Hooks
+from carp_fast.daemon.host_log import LINES_A_SECOND, HostLog
 from carp_fast.daemon.notify import Notifier
 from tests.support.programs import DEADLINE_S, Gate, assert_gone, run, script
 
@@ -118,6 +119,27 @@ def test_much_output_is_bounded_and_holds_nothing_up(
     run(scene())
     more = 1_000_000 - hooks_module.OUTPUT_BYTES_MAX
     assert f"{more} more bytes of output not shown" in caplog.text
+
+
+def test_many_hooks_are_few_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    target = script(tmp_path / "up.sh", "echo said")
+    caplog.set_level(logging.INFO, "carp_fast")
+
+    async def scene() -> None:
+        hooks = Hooks(asyncio.get_running_loop())
+        hooks._host_log = HostLog(lambda delay_s, call: None)  # one second, which close() ends
+        for vhid in range(100, 150):
+            hooks.submit(vhid, f"eth0/{vhid}", hook(target, vhid=vhid))
+        assert await hooks.drain(DEADLINE_S) == ()
+        hooks.close()
+
+    run(scene())
+    *single, head, summary = caplog.messages
+    assert len(single) == LINES_A_SECOND
+    assert head.startswith("80 lines about virtual hosts")
+    for text, kind in ((": said", "a line of output"), (": exit status 0 ", "exit status 0")):
+        count = 50 - sum(text in line for line in single)
+        assert f"{count} up {target}: {kind}" in summary
 
 
 def test_killed_by_a_signal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -325,7 +347,7 @@ def test_one_that_takes_long_is_said(
 
     async def scene() -> None:
         listener = Listener()
-        logging.getLogger("carp_fast.daemon.hooks").addHandler(listener)
+        logging.getLogger("carp_fast.daemon").addHandler(listener)
         try:
             hooks = Hooks(asyncio.get_running_loop())
             hooks.submit(7, "eth0/7", hook(target))
@@ -333,7 +355,7 @@ def test_one_that_takes_long_is_said(
             await gate.open()
             assert await hooks.drain(DEADLINE_S) == ()
         finally:
-            logging.getLogger("carp_fast.daemon.hooks").removeHandler(listener)
+            logging.getLogger("carp_fast.daemon").removeHandler(listener)
 
     run(scene())
     assert f"eth0/7: up {target}: still running after 0.05 s" in caplog.text

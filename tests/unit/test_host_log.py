@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from itertools import count
@@ -10,6 +11,7 @@ import pytest
 
 from carp_fast.daemon import host_log
 from carp_fast.daemon.host_log import LINES_A_SECOND, HostLog
+from carp_fast.daemon.systemd import JsonFormatter
 from tests.support.desk import Desk
 
 INFO, WARNING, ERROR = logging.INFO, logging.WARNING, logging.ERROR
@@ -91,6 +93,16 @@ def test_a_summary_has_every_kind_with_its_number_and_names_the_few(
     assert caplog.messages[-1] == (
         f"eth0: 180 {TAKEN}; 4 MASTER -> INIT (resigned); 1 MASTER -> BACKUP (address_lost): 7"
     )
+
+
+def test_lines_in_json_have_interface_and_vhid(caplog: pytest.LogCaptureFixture) -> None:
+    log = HostLog(Later())
+    log.log(INFO, "eth0.7/255", TAKEN)
+    (record,) = caplog.records
+    line = json.loads(JsonFormatter().format(record))
+    assert (line["message"], line["interface"], line["vhid"]) == (
+        f"eth0.7/255: {TAKEN}", "eth0.7", 255
+    )  # fmt: skip
 
 
 def test_lines_with_details_are_counted_by_their_kind(caplog: pytest.LogCaptureFixture) -> None:
