@@ -98,11 +98,17 @@ $(VENV)/.runtime: pyproject.toml $(VENV)/.made
 	$(PIP) install --requirement $@.txt
 	@touch $@
 
+# So that the venv finds the package from every directory, and `python -P` finds it here.
+$(VENV)/.found: $(VENV)/.made
+	$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" >$@.txt
+	echo "$(CURDIR)" >"$$(cat $@.txt)/carp-fast-checkout.pth"
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.runtime
 	$(REQUIREMENTS) project optional-dependencies dev <pyproject.toml >$@.txt
 	$(PIP) install --requirement $@.txt
 	@touch $@
 
-$(VENV)/.built: $(SOURCES) $(VENV)/.runtime
+$(VENV)/.built: $(SOURCES) $(VENV)/.runtime $(VENV)/.found
 	$(PY) setup.py --quiet build_ext --inplace
 	@touch $@

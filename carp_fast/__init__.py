@@ -2,13 +2,13 @@
 
 The names below are the public interface, see docs/api.md; every other module is internal and may
 change in any release. Each name is imported when it is first used, so that a program pays only for
-what it needs.
+what it needs, and nothing is imported here that Python has not loaded already: with ``python -m``
+it would be looked for in the current directory.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # a type checker takes it for true
 
 __version__ = "0.1.0"
 

@@ -28,6 +28,7 @@ from carp_fast.control.protocol import ControlError
 from carp_fast.lab.fleet import (
     ADVBASE,
     ADVSKEW,
+    CARP_FAST,
     DEAD_RATIO,
     VHIDS_PER_SEGMENT,
     control_socket,
@@ -117,7 +118,7 @@ def _restart_in_user_namespace(instances: int, segments: int) -> int:
         return _fail(f"{needs} ({unshare[0]}: {reason.strerror})")
     if tried.returncode:
         return _fail(f"{needs} ({' '.join(tried.stderr.split()) or 'unshare failed'})")
-    again = [sys.executable, "-m", "carp_fast", "demo"]
+    again = [*CARP_FAST, "demo"]
     again += ["--instances", str(instances), "--segments", str(segments)]
     # Users' search paths often lack the directories of ip and similar programs.
     environment = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}

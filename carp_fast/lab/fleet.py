@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
+import carp_fast
 from carp_fast.lab.lab import segment_network
 from carp_fast.lab.observer import Key
 
@@ -19,6 +20,8 @@ VHIDS_PER_SEGMENT = 255
 ADVBASE = 1
 DEAD_RATIO = 3
 ADVSKEW = {"a": 0, "b": 100}  # by the host's name
+# This installation: `-m` would start the sources in the current directory, if there are any.
+CARP_FAST = (sys.executable, "-P", str(Path(carp_fast.__file__).absolute().parent / "__main__.py"))
 PASSPHRASE = "demo"  # protects nothing: both hosts are in namespaces of this machine
 
 
@@ -43,7 +46,7 @@ def run_command(counts: Mapping[int, int], directory: Path, host: str) -> list[s
     ):
         file.touch(mode=0o600)
         file.write_text(text)
-    return [sys.executable, "-m", "carp_fast", "run", "-c", str(path)]
+    return [*CARP_FAST, "run", "-c", str(path)]
 
 
 def configuration(counts: Mapping[int, int], directory: Path, host: str) -> str:

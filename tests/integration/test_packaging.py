@@ -149,7 +149,7 @@ def empty_venv(directory: Path) -> Path:
     return directory / "bin"
 
 
-def try_installed(bin_directory: Path, cwd: Path) -> None:
+def try_installed(bin_directory: Path, cwd: Path, tree: Path) -> None:
     """The command answers, and the compiled modules come from the venv and from nowhere else."""
     version = finish(
         bin_directory / "carp-fast", "--version", cwd=cwd, deadline_s=COMMAND_DEADLINE_S
@@ -167,6 +167,10 @@ def try_installed(bin_directory: Path, cwd: Path) -> None:
     for name, file in zip(COMPILED, found, strict=True):
         assert file.startswith(f"{bin_directory.parent}/")
         assert f"/carp_fast/{name.replace('.', '/')}." in file
+    # What the demo and the benchmark start, where sources are that are not built.
+    code = "from carp_fast.lab.fleet import CARP_FAST; print(*CARP_FAST, sep='\\n')"
+    program = finish(bin_directory / "python", "-P", "-c", code, cwd=cwd).splitlines()
+    assert finish(*program, "--version", cwd=tree, deadline_s=COMMAND_DEADLINE_S) == version
     checked = subprocess.run(
         [bin_directory / "carp-fast", "check", "-c", cwd / "missing.toml"],
         cwd=cwd,
@@ -240,16 +244,16 @@ def test_the_wheel_holds_the_package_and_no_sources_in_cython(built: tuple[Path,
 
 
 def test_the_wheel_from_the_sdist_in_an_empty_venv(
-    built: tuple[Path, Path], tmp_path: Path
+    built: tuple[Path, Path], tree: Path, tmp_path: Path
 ) -> None:
     _, wheel = built
     bin_directory = empty_venv(tmp_path / "venv")
     finish(bin_directory / "pip", "install", "--quiet", wheel, cwd=tmp_path)
-    try_installed(bin_directory, tmp_path)
+    try_installed(bin_directory, tmp_path, tree)
 
 
 def test_pip_install_of_the_source_tree(tree: Path, tmp_path: Path) -> None:
     """As in the README, with the build isolated: pyproject.toml alone says what building needs."""
     bin_directory = empty_venv(tmp_path / "venv")
     finish(bin_directory / "pip", "install", "--quiet", tree, cwd=tmp_path)
-    try_installed(bin_directory, tmp_path)
+    try_installed(bin_directory, tmp_path, tree)

@@ -18,7 +18,7 @@ from carp_fast.bench.contenders import DAEMONS
 from carp_fast.bench.run import Bars, Lines, Plan, planned
 from carp_fast.cli import main as cli
 from carp_fast.config import load as config
-from carp_fast.lab.fleet import ADVSKEW
+from carp_fast.lab.fleet import ADVSKEW, CARP_FAST
 from carp_fast.lab.lab import Host, LabError, virtual_address
 from carp_fast.lab.pings import ECHO_REPLY, echo_request, is_reply
 from carp_fast.lab.witness import address_changes
@@ -155,7 +155,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(
 
 def test_carp_fast_runs_one_process_on_a_configuration_without_faults(tmp_path: Path) -> None:
     (command,) = DAEMONS["carp-fast"].commands(host("b"), {1: 255, 2: 3}, tmp_path)
-    assert command[1:4] == ["-m", "carp_fast", "run"]
+    assert command[:4] == [*CARP_FAST, "run"]
     made = config.load(Path(command[-1]))
     assert len(made.virtual_hosts) == 258
     assert not made.warnings
