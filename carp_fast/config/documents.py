@@ -36,6 +36,7 @@ from carp_fast.config.rules import (
     plain_text,
 )
 from carp_fast.config.secrets import readable_by_others
+from carp_fast.config.writers import Exposure, Writers
 
 SECRET_WORDS = re.compile(r"pass|secret|psk|pw|token|key|auth", re.IGNORECASE)
 HEADER = re.compile(r"\s*\[\[\s*virtual_host\s*\]\]")
@@ -94,6 +95,10 @@ class Findings:
         """Every warning, with its line."""
         return tuple(map(str, map(Lines(self.texts).of, self.warnings)))
 
+    def exposed(self, origin: Origin, key: str | None, value: str | None, how: Exposure) -> None:
+        """A file that others may change: a fault if everybody may."""
+        (self.fault if how.to_all else self.warn)(origin, key, value, how.text)
+
     def unknown(self, origin: Origin, key: str, value: Any, known: Sequence[str]) -> None:
         nearest = nearest_to(key, known)
         text = f"unknown key; the nearest known one is {nearest}"
@@ -113,6 +118,8 @@ class Documents:
         self.readings = readings
         self.found = found
         self.files: dict[Path, Path] = {}  # from the resolved path to the path as written
+        self.writers = Writers()
+        self._places: set[str] = set()  # that were reported: they concern many files
 
     def read(self, path: Path) -> Table | None:
         """The document of a file; None after a fault."""
@@ -136,11 +143,20 @@ class Documents:
             self.found.fault(at, None, None, f"is not TOML: {as_printable(str(error))}")
         else:
             self.found.texts[str(path)] = text
+            self._report(origin, None, None, self.writers.of(path, status))
             exposed = stat.S_ISREG(status.st_mode) and readable_by_others(status)
             table = Table(origin, document, path.parent, exposed, _header_lines(text, document))
             self._check_top_level(table, main_file)
             return table
         return None
+
+    def _report(
+        self, origin: Origin, key: str | None, value: str | None, exposures: list[Exposure]
+    ) -> None:
+        for each in exposures:
+            if each.place not in self._places:
+                self.found.exposed(origin, key, value, each)
+        self._places.update(each.place for each in exposures if each.place)
 
     def _check_top_level(self, file: Table, main_file: bool) -> None:
         for name, value in file.raw.items():
@@ -206,7 +222,11 @@ class Documents:
             if not names and not glob.has_magic(pattern):
                 text = "no such file; allowed: a file that exists, or a pattern with *, ? or []"
                 self.found.fault(origin, "include", as_shown(pattern), text)
-            self._check_folder(origin, pattern, main.directory / pattern)
+            path = main.directory / pattern
+            self._check_folder(origin, pattern, path)
+            if glob.has_magic(path.name):
+                exposures = self.writers.of_folder(path.parent)
+                self._report(origin, "include", as_shown(pattern), exposures)
             for path in (main.directory / name for name in names):
                 if _resolved(path) not in self.files:
                     self.files[_resolved(path)] = path

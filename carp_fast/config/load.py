@@ -65,6 +65,7 @@ from carp_fast.config.secrets import (
     read_key,
     read_key_credential,
 )
+from carp_fast.config.writers import Exposure
 from carp_fast.engine.keys import Announce
 
 __all__ = [
@@ -126,6 +127,7 @@ class _Loader:
         self.found = Findings()
         self.fault, self.warn = self.found.fault, self.found.warn
         self.documents = Documents(path, readings, self.found)
+        self.exposures: dict[Path, list[Exposure]] = {}
         self.defaults = Table(Origin(str(path), "defaults"), {}, path.parent, exposed=False)
         self.passphrases = Passphrases(None, readings)
         self.key_broken = False
@@ -189,6 +191,7 @@ class _Loader:
                 path = (table.directory / values["secret_key_file"]).absolute()
                 values["secret_key_file"] = path
                 key = read_key(path, self.readings)
+                self.check_writers(table, "secret_key_file", path)
             elif "secret_key_file" not in bad:
                 key = read_key_credential(self.readings)
         except SecretError as error:
@@ -201,8 +204,16 @@ class _Loader:
             self.check_program(table, "notify")
         return Daemon(**values)
 
+    def check_writers(self, table: Table, key: str, path: Path) -> None:
+        """Reports who else may change a file that a key names."""
+        if path not in self.exposures:
+            self.exposures[path] = self.documents.writers.of(path)
+        for each in self.exposures[path]:
+            self.found.exposed(table.origin, key, as_shown(table.raw[key]), each)
+
     def check_program(self, table: Table, key: str) -> None:
         path = table.raw[key]
+        self.check_writers(table, key, Path(path))
         try:
             runnable = stat.S_ISREG(Path(path).stat().st_mode) and os.access(path, os.X_OK)
         except OSError as error:
@@ -311,7 +322,10 @@ class _Loader:
         try:
             plain_text(value)
             if key == "passphrase_file":
-                return self.passphrases.from_file(table.directory / value)
+                path = table.directory / value
+                passphrase = self.passphrases.from_file(path)
+                self.check_writers(table, key, path)
+                return passphrase
             if key == "passphrase_credential":
                 return self.passphrases.from_credential(value)
             if table.exposed and not value.startswith(ENCRYPTED_PREFIX):

@@ -2,7 +2,7 @@
 
 Holds `Hooks`, which runs `up` and `down`, one after the other for each virtual host, and what it
 shares with other runners of them; the long-lived program of `daemon.notify` is in notify. Must not
-know the engine or the configuration; nothing here waits, so no hook ever blocks the loop.
+know the engine or what is configured; nothing here waits, so no hook ever blocks the loop.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import importlib.util
 import inspect
 import logging
 import signal
@@ -18,10 +19,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Hashable
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
 
+from carp_fast.config.writers import Writers
 from carp_fast.daemon.children import Child, ChildError, ending, inherited_environment, printable
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.errors import CarpFastError
@@ -126,6 +129,7 @@ def is_function(target: str) -> bool:
 def load_function(target: str) -> Function:
     """Imports "module:function".  Raises HookError."""
     module, _, path = target.partition(":")
+    _check_writers(target, module)
     try:
         found = functools.reduce(getattr, path.split("."), importlib.import_module(module))
     except (Exception, SystemExit) as error:  # whatever a module raises when it is imported
@@ -133,6 +137,22 @@ def load_function(target: str) -> Function:
     if not callable(found):
         raise HookError(f"{target} is not a function but {type(found).__name__}")
     return found
+
+
+def _check_writers(target: str, module: str) -> None:
+    """Raises HookError if everybody may write the file of a module, before that is imported."""
+    parts, writers = module.split("."), Writers()
+    for count in range(1, len(parts) + 1):
+        try:
+            spec = importlib.util.find_spec(".".join(parts[:count]))  # imports those before it
+        except (Exception, SystemExit):
+            return  # the import itself reports it
+        if spec is None or spec.origin is None or not spec.has_location:
+            continue
+        for each in writers.of(Path(spec.origin)):
+            if each.to_all:
+                raise HookError(f"cannot import {target}: {spec.origin}: {each.text}")
+            logger.warning("%s: %s: %s", target, spec.origin, each.text)
 
 
 class _Run(ABC):

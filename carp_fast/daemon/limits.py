@@ -12,14 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from carp_fast.config.writers import in_initial_user_namespace
 from carp_fast.net.filters import FILTERED_INTERFACES_MAX
 from carp_fast.net.lane_filters import SOURCES_MAX
 from carp_fast.net.memberships import MEMBERSHIPS_MAX
 from carp_fast.net.sockets import BUFFER_MAX, BUFFER_SECONDS, receive_room
 
 SYSCTL = Path("/proc/sys")
-UID_MAP = Path("/proc/self/uid_map")
-INITIAL_USER_NAMESPACE = ["0", "0", "4294967295"]
 MLD_MEMBERSHIP_BYTES = 56  # what the kernel charges to optmem_max per membership (measured on 6.18)
 FILTERED_INTERFACE_BYTES = 28  # ... and per additional interface in a filter
 MIB = 1 << 20
@@ -61,10 +60,6 @@ class Demand(msgspec.Struct, frozen=True):
 def read_kernel() -> Kernel:
     """The settings of this network namespace and of this process."""
     usual = Kernel()
-    try:
-        forces = UID_MAP.read_text().split() == INITIAL_USER_NAMESPACE
-    except OSError:
-        forces = True
     return Kernel(
         igmp_max_memberships=_read("net/ipv4/igmp_max_memberships", usual.igmp_max_memberships),
         optmem_max=_read("net/core/optmem_max", usual.optmem_max),
@@ -72,7 +67,7 @@ def read_kernel() -> Kernel:
         neighbours=_read("net/ipv4/neigh/default/gc_thresh3", usual.neighbours),
         neighbours6=_read("net/ipv6/neigh/default/gc_thresh3", usual.neighbours6),
         descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        forces_buffers=forces,
+        forces_buffers=in_initial_user_namespace(),
     )
 
 

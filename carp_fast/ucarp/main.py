@@ -22,6 +22,7 @@ from carp_fast.ucarp.options import (
     SettingsError,
     UsageError,
     check,
+    exposures,
     parse,
     split,
     summary,
@@ -135,7 +136,7 @@ def _find_interface(options: Options) -> None:
 
 
 def _warn(options: Options) -> None:
-    for note in options.notes:
+    for note in (*options.notes, *exposures(options)):
         logger.warning("%s", note)
 
 

@@ -12,11 +12,12 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
+from carp_fast.config.writers import Writers
 from carp_fast.errors import CarpFastError
 
 DEFAULT_GROUP = "224.0.0.18"
@@ -261,6 +262,18 @@ def check(options: Options) -> None:
         options.notes.append("advskew 255 means resignation to other CARP implementations")
     if options.passfile is not None and others_may_read(options.passfile):
         options.notes.append(f"passfile {options.passfile} can be read by others")
+
+
+def exposures(options: Options) -> Iterator[str]:
+    """Who else may change the scripts and the passfile, a line each."""
+    writers = Writers()
+    for what, path in (
+        ("passfile", options.passfile),
+        ("upscript", options.upscript),
+        ("downscript", options.downscript),
+    ):
+        if path:
+            yield from (f"{what} {path}: {each.text}" for each in writers.of(Path(path)))
 
 
 def without_password(arguments: Sequence[str], password: str) -> list[str]:
