@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -24,24 +25,57 @@ from carp_fast.errors import CarpFastError
 READ_BYTES = 65_536  # the size of a pipe: one read empties it
 REAP_S = 1.0  # how long to wait for a killed process; after that it is left to init
 
-# systemd sets these for the daemon only.
-SYSTEMD_VARIABLES = (
-    "LISTEN_FDNAMES",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-)
+# What a program gets in place of the daemon's own.
+USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+USUAL_LANG = "C.UTF-8"
+USUAL_UMASK = 0o022
+# Limits as this process was started with: the daemon changes its own.
+STARTED_WITH = {
+    limit: resource.getrlimit(limit) for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_RTTIME)
+}
 
 
 class ChildError(CarpFastError):
     """Raised when a program could not be started; one line says which and why."""
 
 
-def inherited_environment() -> dict[str, str]:
-    """The daemon's environment without the variables that systemd sets for the daemon only."""
-    return {key: value for key, value in os.environ.items() if key not in SYSTEMD_VARIABLES}
+def clean_environment() -> dict[str, str]:
+    """PATH and LANG, and nothing else of the daemon's environment.
+
+    So a hook runs alike under systemd and from a shell, and gets no secret, socket or library of
+    the daemon. A directory in PATH that depends on where the daemon was started is left out.
+    """
+    absolute = [each for each in os.environ.get("PATH", "").split(":") if each.startswith("/")]
+    return {
+        "PATH": ":".join(absolute) or USUAL_PATH,
+        "LANG": os.environ.get("LANG") or USUAL_LANG,
+    }
+
+
+def restore_limits(pid: int) -> None:
+    """Gives a program that was started just now the limits with which the daemon was started."""
+    for limit, values in STARTED_WITH.items():
+        if resource.getrlimit(limit) != values:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                resource.prlimit(pid, limit, values)
+
+
+def _keep_priority_to_ourselves() -> None:
+    """Has the kernel start programs at normal priority, whatever that of this thread is."""
+    policy = os.sched_getscheduler(0)
+    if policy & os.SCHED_RESET_ON_FORK:
+        return
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, os.sched_getparam(0))
+
+
+def _make_ordinary(pid: int) -> None:
+    """Takes from a program what the kernel does not reset: a low priority, an idle policy."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK != os.SCHED_OTHER:
+            os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+        if os.getpriority(os.PRIO_PROCESS, pid):
+            os.setpriority(os.PRIO_PROCESS, pid, 0)
 
 
 def printable(output: bytes) -> list[str]:
@@ -70,6 +104,7 @@ def ending(exit_status: int) -> str:
 class Child:
     """A running program in a session, and so a process group, of its own.
 
+    It runs at normal priority with the usual umask, and with the limits of the daemon's start.
     `on_output(data)` gets what it writes on stdout and stderr; `on_exit(exit_status)` is called
     once, after all its output, negative for a signal. Processes that it leaves in the background
     are left alone, but can no longer write to our pipe. Everything happens on the loop's thread.
@@ -90,6 +125,7 @@ class Child:
         self._loop = loop
         self._on_output = on_output
         self._on_exit = on_exit
+        _keep_priority_to_ourselves()
         try:
             self._process = subprocess.Popen(
                 arguments,
@@ -99,10 +135,13 @@ class Child:
                 stderr=subprocess.STDOUT,
                 bufsize=0,
                 start_new_session=True,
+                umask=USUAL_UMASK,
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise ChildError(_reason(arguments[0], error)) from None
         self.pid = self._process.pid
+        _make_ordinary(self.pid)
+        restore_limits(self.pid)
         try:
             self._exit_fd = os.pidfd_open(self.pid)
         except OSError as error:  # no descriptor left

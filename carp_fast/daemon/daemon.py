@@ -41,7 +41,7 @@ from carp_fast.daemon.worker import Worker
 from carp_fast.net.addresses import StateFile
 from carp_fast.net.interfaces import LinkError
 from carp_fast.replay import recording as recordings
-from carp_fast.signals import take_remembered
+from carp_fast.signals import inherit_nothing, take_remembered
 
 __all__ = ["StartError", "launch", "run"]
 
@@ -56,6 +56,7 @@ def run(path: Path, pid_file: Path | None = None) -> int:
 
     Raises ConfigurationError and StartError before anything was changed.
     """
+    inherit_nothing()
     share_memory()
     configuration = config.load_settled(path)
     require_capabilities(managing=bool(by_interface(configuration.virtual_hosts)))
@@ -196,9 +197,9 @@ class Daemon:
     # -- started: virtual hosts may be MASTER, so leave() has to follow
 
     def run_pump(self) -> None:
-        """Starts the `notify` program, if there is one, and the pump."""
-        self._notify.start(self._configuration.daemon.notify)
+        """Starts the pump, which inherits this thread's priority, then the `notify` program."""
         self._opened.start_pump(self._configuration.daemon.pump)
+        self._notify.start(self._configuration.daemon.notify)
 
     async def start(self, known: start.Known) -> None:
         """Adds every virtual host, then answers requests. Raises StartError."""

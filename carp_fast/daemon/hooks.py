@@ -25,7 +25,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from carp_fast.config.writers import Writers
-from carp_fast.daemon.children import Child, ChildError, ending, inherited_environment, printable
+from carp_fast.daemon.children import Child, ChildError, clean_environment, ending, printable
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.errors import CarpFastError
 
@@ -47,8 +47,8 @@ class Hook(msgspec.Struct, frozen=True):
 
     `target` is the path of a program, run as `target interface address [xparam]`, or
     "module:function". `address` is the first one, without prefix length. `environment` has the
-    CARP_* variables by their full names; a function gets them in a dict, in lower case, without
-    "CARP_".
+    CARP_* variables by their full names, which a program gets besides PATH and LANG; a function
+    gets them in a dict, in lower case, without "CARP_".
     """
 
     event: Literal["up", "down"]
@@ -358,7 +358,7 @@ class Hooks:
         self.loop = loop
         self.concurrency = concurrency
         self.timeout_s = timeout_s
-        self.environment = inherited_environment()
+        self.environment = clean_environment()
         self.started = self.failed = self.timed_out = self.superseded = 0
         self._host_log = HostLog(loop.call_later)
         self.abandoned = 0  # functions that still run after their timeout

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from carp_fast.daemon.children import Child, ChildError, ending, inherited_environment, printable
+from carp_fast.daemon.children import Child, ChildError, clean_environment, ending, printable
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Notifier:
             self._child = Child(
                 self._loop,
                 [self._program],
-                inherited_environment(),
+                clean_environment(),
                 self._on_output,
                 self._on_exit,
                 stdin=subprocess.PIPE,

@@ -1,8 +1,9 @@
 """Runs the up and down script as ucarp does: one after the other, logged in ucarp's words.
 
 Differs from daemon/hooks.py in what scripts written for ucarp rely on: stdin, stdout and stderr are
-the daemon's own, so that a service started by a script may keep them, and no script is killed for
-taking long. The daemon does not wait for them. Must not know CARP or the engine.
+the daemon's own, so that a service started by a script may keep them, as are environment, priority
+and umask, and no script is killed for taking long. The daemon does not wait for them. Must not know
+CARP or the engine.
 """
 
 from __future__ import annotations
@@ -14,11 +15,20 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
 
-from carp_fast.daemon.children import ending, inherited_environment
+from carp_fast.daemon.children import ending, restore_limits
 from carp_fast.daemon.hooks import Done, Hook, HookResult
 from carp_fast.ucarp.log import logger
 
 SLOW_S = 10.0  # a script that still runs then is logged, and again whenever the time has doubled
+# systemd sets these for the daemon only.
+SYSTEMD_VARIABLES = (
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+)
 
 
 class Scripts:
@@ -26,7 +36,7 @@ class Scripts:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._environment = inherited_environment()
+        self._environment = _inherited_environment()
         self._run: _Run | None = None
         self._next: tuple[Hook, Done | None] | None = None
         self._afterwards: deque[Callable[[], None]] = deque()
@@ -122,6 +132,7 @@ class _Run:
         # A name without a slash is not searched on the PATH.
         executable = hook.target if "/" in hook.target else f"./{hook.target}"
         self._process = subprocess.Popen(arguments, executable=executable, env=environment)
+        restore_limits(self._process.pid)
         self._exit_fd = os.pidfd_open(self._process.pid)
         loop.add_reader(self._exit_fd, self._ended)
         self._timer = loop.call_later(SLOW_S, self._on_slow, SLOW_S)
@@ -142,6 +153,11 @@ class _Run:
         taken_s = self._loop.time() - self._begun_at
         logger.debug("[%s]: %s after %.3f s", words(self.hook), ending(status), taken_s)
         self._on_exit(HookResult(self.hook.event, status, taken_s))
+
+
+def _inherited_environment() -> dict[str, str]:
+    """The daemon's environment without the variables that systemd sets for the daemon only."""
+    return {key: value for key, value in os.environ.items() if key not in SYSTEMD_VARIABLES}
 
 
 def _report(done: Done | None, result: HookResult) -> None:

@@ -11,8 +11,10 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import subprocess
+import sys
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -61,8 +63,10 @@ def log(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_script_gets_arguments_and_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
-    monkeypatch.setenv("SITE", "kept")
+    for name in ("NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "LD_PRELOAD", "PYTHONPATH", "LC_ALL"):
+        monkeypatch.setenv(name, "")  # an empty LD_PRELOAD preloads nothing, and is inherited
+    monkeypatch.setenv("PATH", f"{tmp_path}::bin:/usr/bin:.:/bin")
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
     body = (
         f'echo "$#" "$@" > {tmp_path}/arguments; env > {tmp_path}/environment; cat > {tmp_path}/in'
     )
@@ -80,12 +84,90 @@ def test_a_script_gets_arguments_and_environment(
         assert hooks.failed == 0
 
     run(scene())
-    environment = (tmp_path / "environment").read_text().splitlines()
-    for line in hook(target).environment.items():
-        assert "=".join(line) in environment
-    assert "SITE=kept" in environment
-    assert not [line for line in environment if line.startswith("NOTIFY_SOCKET")]
+    lines = (tmp_path / "environment").read_text().splitlines()
+    environment = dict(line.split("=", 1) for line in lines)
+    for name in ("PWD", "OLDPWD", "_", "SHLVL"):  # of the shell
+        environment.pop(name, None)
+    assert environment == {
+        **hook(target).environment,
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "LANG": "de_DE.UTF-8",
+    }
     assert (tmp_path / "in").read_text() == ""  # nothing to read on its standard input
+
+
+def test_without_path_and_lang_a_script_gets_the_usual_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "bin:")
+    monkeypatch.delenv("LANG", raising=False)
+    target = script(tmp_path / "up.sh", 'echo "$PATH $LANG"')
+
+    async def scene() -> None:
+        result = await result_of(Hooks(asyncio.get_running_loop()), hook(target))
+        usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        assert result.output == f"{usual} C.UTF-8\n"
+
+    run(scene())
+
+
+# A process that was started with a low priority, signals blocked and ignored, and a narrow umask,
+# and then set limits of its own, runs the hook that its argument names.
+UNUSUAL = """
+import asyncio, os, resource, signal, sys
+os.umask(0o077)
+os.setpriority(os.PRIO_PROCESS, 0, int(sys.argv[2]))
+os.sched_setscheduler(0, int(sys.argv[3]), os.sched_param(int(sys.argv[4])))
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2, signal.SIGCHLD):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGALRM))
+from carp_fast.daemon.hooks import Hook, Hooks
+from carp_fast.signals import inherit_nothing
+hard = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+resource.setrlimit(resource.RLIMIT_RTTIME, (10_000_000, hard))
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 7, hard))
+
+async def scene():
+    told = asyncio.get_running_loop().create_future()
+    hook = Hook("up", sys.argv[1], "eth0", "192.0.2.1", None, {})
+    Hooks(asyncio.get_running_loop()).submit(7, "eth0/7", hook, told.set_result)
+    sys.stdout.write((await told).output)
+
+inherit_nothing()
+os.kill(os.getpid(), signal.SIGQUIT)  # is still ignored
+asyncio.run(scene())
+"""
+
+
+@pytest.mark.parametrize(
+    ("nice", "policy", "priority"),
+    [
+        (0, os.SCHED_OTHER, 0),
+        (10, os.SCHED_OTHER, 0),
+        (5, os.SCHED_IDLE, 0),
+        pytest.param(-5, os.SCHED_OTHER, 0, marks=pytest.mark.root),
+        pytest.param(0, os.SCHED_FIFO, 1, marks=pytest.mark.root),
+    ],
+)
+def test_a_script_runs_as_if_from_an_ordinary_shell(
+    nice: int, policy: int, priority: int, tmp_path: Path
+) -> None:
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    body = (
+        # Priority and limits may come a moment after the start.
+        'until [ "$(cut -d" " -f19,41 /proc/$$/stat)" = "0 0" ]; do :; done; echo ordinary\n'
+        f'until [ "$(ulimit -n)" = {soft} ]; do :; done; echo files\n'
+        "until grep -q 'realtime timeout *unlimited' /proc/$$/limits; do :; done; echo real time\n"
+        "umask; grep -E 'Sig(Blk|Ign)' /proc/$$/status\n"
+    )
+    target = script(tmp_path / "up.sh", body)
+    argv = [sys.executable, "-c", UNUSUAL, target, str(nice), str(policy), str(priority)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.stdout.split("\n") == [
+        *("ordinary", "files", "real time", "0022"),
+        *("SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000", ""),
+    ], done.stderr
 
 
 def test_status_and_output_are_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
