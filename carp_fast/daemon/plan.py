@@ -73,7 +73,7 @@ class Plan(msgspec.Struct, frozen=True):
     def uncounted(self) -> str:
         """What the counters of rejections do not, or not completely, include: a sentence."""
         tagged = any(item.receive == "packet" for item in self.interfaces)
-        others = "with a VLAN tag or on another interface" if tagged else "on another interface"
+        others = "of a VLAN or on another interface" if tagged else "on another interface"
         return (
             f"protocol 112 {others}; and, if more than {STRAYS_A_TURN} come in a tick, frames that"
             " a filter does not take for advertisements for these virtual hosts (bad_length,"

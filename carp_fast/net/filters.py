@@ -49,14 +49,29 @@ SKF_AD_PROTOCOL, SKF_AD_PKTTYPE, SKF_AD_IFINDEX = SKF_AD_OFF, SKF_AD_OFF + 4, SK
 SKF_AD_NLATTR = SKF_AD_OFF + 12  # offset of the first netlink attribute of type X from A on, or 0
 SKF_AD_VLAN_TAG, SKF_AD_VLAN_TAG_PRESENT = SKF_AD_OFF + 44, SKF_AD_OFF + 48
 
+VLAN_ID = 0xFFF  # the bits of a tag that number its VLAN; the others are a priority
+# Hop-by-hop options, routing, fragment, destination options: an advertisement has none of them.
+EXTENSION_HEADERS = (0, 43, 44, 60)
+
 # Offsets of the fields that the programs read; IPv4 is assumed to have no options.
-ETHERTYPE_AT, PROTOCOL4_AT, PROTOCOL6_AT, ICMPV6_TYPE_AT = 12, 23, 20, 54
+ETHERTYPE_AT, IPV6_AT, PROTOCOL4_AT, ICMPV6_TYPE_AT = 12, 14, 23, 54
+NEXT_HEADER, EXTENSION_NEXT = 6, 40  # from the IPv6 header on: its field, that of an extension
 VHID4_AT, VHID6_AT = 35, 55
 MAC_END_AT = 8  # last four bytes of the source MAC
 
 DROP: Instruction = (RET, 0, 0, 0)
 PASS: Instruction = (RET, 0, 0, 0xFFFF)
 NOTHING: list[Instruction] = [DROP]
+# Drops frames with a VLAN tag. VLAN 0 continues: such a tag is only a priority (802.1p), and the
+# frame belongs to the interface itself.
+OF_NO_VLAN: list[Instruction] = [
+    (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
+    (JEQ, 4, 0, 0),
+    (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG),
+    (AND, 0, 0, VLAN_ID),
+    (JEQ, 1, 0, 0),
+    DROP,
+]
 
 FILTERED_INTERFACES_MAX = 1500  # limited by INSTRUCTIONS_MAX; with more, all pass
 OWN_MACS_MAX = 1000  # limited by INSTRUCTIONS_MAX; frames from further MACs pass
@@ -78,25 +93,41 @@ def attach_filter(
     sock.setsockopt(*option, struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer)))
 
 
+def extension_tests(found: int, otherwise: int) -> list[Instruction]:
+    """Instructions that skip `found` further ones if A is one of EXTENSION_HEADERS, otherwise
+    `otherwise`.
+    """
+    last = len(EXTENSION_HEADERS) - 1
+    return [
+        (JEQ, last - i + found, otherwise if i == last else 0, number)
+        for i, number in enumerate(EXTENSION_HEADERS)
+    ]
+
+
+# Drops all but IPv4 and IPv6 of protocol 112. IPv6 continues also if protocol 112 is behind one
+# extension header, as in a fragment: it is counted, as a fragment of IPv4 is.
+OF_CARP: list[Instruction] = [
+    (LD_H_ABS, 0, 0, ETHERTYPE_AT),
+    (JEQ, 3, 0, ETH_P_IPV6),
+    (JEQ, 0, 10, ETH_P_IP),
+    (LD_B_ABS, 0, 0, PROTOCOL4_AT),
+    (JA, 0, 0, 7),
+    (LD_B_ABS, 0, 0, IPV6_AT + NEXT_HEADER),
+    (JEQ, 7, 0, PROTOCOL_CARP),
+    *extension_tests(0, 2),
+    (LD_B_ABS, 0, 0, IPV6_AT + EXTENSION_NEXT),
+    (JEQ, 1, 0, PROTOCOL_CARP),
+    DROP,
+]
+
+
 def packet_filter(ifindexes: list[int] | None) -> list[Instruction]:
-    """Passes untagged IPv4 and IPv6 of protocol 112, on these interfaces; None: on all.
+    """Passes IPv4 and IPv6 of protocol 112 without a VLAN, on these interfaces; None: on all.
 
     A frame of an interface without virtual hosts must be dropped here, uncounted: a port of a
     bridge or bond delivers each frame twice on an unbound socket.
     """
-    program = [
-        (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
-        (JEQ, 0, 7, 0),
-        (LD_H_ABS, 0, 0, ETHERTYPE_AT),
-        (JEQ, 3, 0, ETH_P_IPV6),
-        (JEQ, 0, 4, ETH_P_IP),
-        (LD_B_ABS, 0, 0, PROTOCOL4_AT),
-        (JA, 0, 0, 1),
-        (LD_B_ABS, 0, 0, PROTOCOL6_AT),
-        (JEQ, 1, 0, PROTOCOL_CARP),
-        DROP,
-    ]
-    return [*program, *raw_filter(ifindexes)]
+    return [*OF_NO_VLAN, *OF_CARP, *raw_filter(ifindexes)]
 
 
 def raw_filter(ifindexes: list[int] | None) -> list[Instruction]:
@@ -158,38 +189,35 @@ def tap_filter(
 def sink_filter(vlan: int | None = None, *, announcements: bool = False) -> list[Instruction]:
     """Passes protocol 112, and with `announcements` also ARP and neighbour advertisements.
 
-    `vlan`: None for untagged frames, 0 for all, 1 to 4094 for those with this tag.
+    `vlan`: None for frames without a VLAN, 0 for all, 1 to 4094 for those with this tag.
     """
-    tagged = [(LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT)]
+    tagged: list[Instruction] = []
     if vlan is None:
-        tagged += [(JEQ, 1, 0, 0), DROP]
+        tagged = OF_NO_VLAN
     elif vlan:
-        tagged += [(JEQ, 1, 0, 1), DROP, (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG)]
-        tagged += [(AND, 0, 0, 0xFFF), (JEQ, 1, 0, vlan), DROP]
-    body = [
-        (LD_H_ABS, 0, 0, ETHERTYPE_AT),
-        (JEQ, 0, 2, ETH_P_IP),
-        (LD_B_ABS, 0, 0, PROTOCOL4_AT),
-    ]
-    if not announcements:
-        body += [
-            (JEQ, 4, 3, PROTOCOL_CARP),
-            (JEQ, 0, 2, ETH_P_IPV6),
-            (LD_B_ABS, 0, 0, PROTOCOL6_AT),
-            (JEQ, 1, 0, PROTOCOL_CARP),
+        tagged = [
+            (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
+            (JEQ, 1, 0, 1),
+            DROP,
+            (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG),
+            (AND, 0, 0, VLAN_ID),
+            (JEQ, 1, 0, vlan),
+            DROP,
         ]
-    else:
-        body += [
-            (JEQ, 8, 7, PROTOCOL_CARP),
+    announcing: list[Instruction] = []
+    if announcements:
+        announcing = [
+            (LD_H_ABS, 0, 0, ETHERTYPE_AT),
+            (JEQ, 0, 1, ETH_P_ARP),
+            PASS,
             (JEQ, 0, 5, ETH_P_IPV6),
-            (LD_B_ABS, 0, 0, PROTOCOL6_AT),
-            (JEQ, 5, 0, PROTOCOL_CARP),
+            (LD_B_ABS, 0, 0, IPV6_AT + NEXT_HEADER),
             (JEQ, 0, 3, PROTOCOL_ICMPV6),
             (LD_B_ABS, 0, 0, ICMPV6_TYPE_AT),
-            (JEQ, 2, 1, NEIGHBOUR_ADVERTISEMENT),
-            (JEQ, 1, 0, ETH_P_ARP),
+            (JEQ, 0, 1, NEIGHBOUR_ADVERTISEMENT),
+            PASS,
         ]
-    return [*tagged, *body, DROP, PASS]
+    return [*tagged, *announcing, *OF_CARP, PASS]
 
 
 def observer_filter(snap_bytes: int) -> list[Instruction]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from carp_fast.engine._lanes import LANE_WORDS
 from carp_fast.net.filters import (
     DROP,
+    EXTENSION_NEXT,
     JA,
     JEQ,
     JGE,
@@ -21,16 +22,18 @@ from carp_fast.net.filters import (
     LD_W_ABS,
     LDX_IP_LENGTH,
     MUL,
+    NEXT_HEADER,
+    OF_NO_VLAN,
     PASS,
     RET,
     SKF_AD_IFINDEX,
     SKF_AD_PKTTYPE,
     SKF_AD_PROTOCOL,
-    SKF_AD_VLAN_TAG_PRESENT,
     SKF_NET_OFF,
     TAX,
     XOR_X,
     Instruction,
+    extension_tests,
 )
 from carp_fast.net.kernel import ETH_P_IP, ETH_P_IPV6, PACKET_OUTGOING, PROTOCOL_CARP
 
@@ -60,13 +63,7 @@ ARRIVING: list[Instruction] = [
 
 
 # For the genuine lane: the group's program has already checked interface and protocol.
-UNTAGGED: list[Instruction] = [
-    *ARRIVING,
-    (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
-    (JEQ, 1, 0, 0),
-    DROP,
-    PASS,
-]
+UNTAGGED: list[Instruction] = [*ARRIVING, *OF_NO_VLAN, PASS]
 
 
 class Known:
@@ -262,5 +259,15 @@ def raw_program(known: Known, kind: str, lane: str) -> list[Instruction]:
     genuine, common, stray = (0xFFFF if lane == each else 0 for each in LANE_WORDS)
     if kind == "raw4":
         return [*program, *lane_of_ipv4(known, genuine, common, stray)]
+    # The data begins behind extension headers: only the IPv6 header shows that there are any.
+    extended = [
+        (LD_B_ABS, 0, 0, SKF_NET_OFF + NEXT_HEADER),
+        (JEQ, 8, 0, PROTOCOL_CARP),
+        *extension_tests(0, 2),
+        (LD_B_ABS, 0, 0, SKF_NET_OFF + EXTENSION_NEXT),
+        (JEQ, 1, 0, PROTOCOL_CARP),
+        DROP,
+        (RET, 0, 0, stray),
+    ]
     six = lane_of_ipv6(known, genuine, common, stray, header=SKF_NET_OFF)
-    return [*program, *six]
+    return [*program, *extended, *six]

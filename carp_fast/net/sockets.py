@@ -23,9 +23,14 @@ from carp_fast.net.filters import (
 from carp_fast.net.kernel import (
     ETH_P_ALL,
     IP_PKTINFO,
+    IP_RECVFRAGSIZE,
     IPV6_AUTOFLOWLABEL,
+    IPV6_RECVDSTOPTS,
+    IPV6_RECVFRAGSIZE,
     IPV6_RECVHOPLIMIT,
+    IPV6_RECVHOPOPTS,
     IPV6_RECVPKTINFO,
+    IPV6_RECVRTHDR,
     NETLINK_CAP_ACK,
     NETLINK_GET_STRICT_CHK,
     PACKET_IGNORE_OUTGOING,
@@ -50,6 +55,22 @@ NETLINK_BUFFER = 1 << 20
 HOP_LIMIT = 255
 
 RAW_FAMILIES = {"raw4": socket.AF_INET, "raw6": socket.AF_INET6}
+# What the data of a raw socket lacks and its control messages have: interface, destination and hop
+# limit; whether the kernel reassembled the packet, and which extension headers it removed.
+RAW_CONTROL: dict[int, tuple[int, tuple[int, ...]]] = {
+    socket.AF_INET: (socket.IPPROTO_IP, (IP_PKTINFO, IP_RECVFRAGSIZE)),
+    socket.AF_INET6: (
+        socket.IPPROTO_IPV6,
+        (
+            IPV6_RECVPKTINFO,
+            IPV6_RECVHOPLIMIT,
+            IPV6_RECVFRAGSIZE,
+            IPV6_RECVHOPOPTS,
+            IPV6_RECVRTHDR,
+            IPV6_RECVDSTOPTS,
+        ),
+    ),
+}
 
 
 def filter_interfaces(receivers: Mapping[str, socket.socket], ifindexes: list[int]) -> None:
@@ -149,13 +170,11 @@ def _size_receive_buffer(sock: socket.socket, advertisements_per_s: float) -> No
 
 
 def _prepare_raw_receiver(sock: socket.socket, family: int, advertisements_per_s: float) -> None:
-    """Requests interface, destination and hop limit as control messages if the data lacks them."""
+    """Requests as control messages what the data lacks, see RAW_CONTROL."""
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    if family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1)
+    level, options = RAW_CONTROL[family]
+    for option in options:
+        sock.setsockopt(level, option, 1)
     _size_receive_buffer(sock, advertisements_per_s)
 
 

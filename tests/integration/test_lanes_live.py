@@ -36,10 +36,14 @@ from tests.support.segment import (
     GROUP6,
     PASSPHRASE,
     VHID,
+    behind_extension,
     carp_header,
+    in_fragments4,
+    in_fragments6,
     ip,
     ipv4_frame,
     ipv6_frame,
+    with_tag,
 )
 
 pytestmark = pytest.mark.root
@@ -175,9 +179,9 @@ def in_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(scenario())
 
 
-async def learned(stage: Stage) -> None:
+async def learned(stage: Stage, counter: int = 1) -> None:
     """The master is known over both families, or the packet that comes next is."""
-    stage.send(*from_master(1))
+    stage.send(*from_master(counter))
     told = [ip(MASTER), ip(MASTER6)]
     await stage.until(
         lambda: (
@@ -310,6 +314,47 @@ def test_what_is_astray_is_counted_by_its_word(
 
     async def scenario() -> None:
         await stage.until(lambda: stage.counters() == wanted, f"{wanted}, not {stage.counters()}")
+
+    in_loop(scenario)
+
+
+@PATHS
+def test_what_is_judged_does_not_depend_on_the_path(
+    lab_factory: Callable[..., Lab], opened: ExitStack, path: str
+) -> None:
+    stage = Stage(lab_factory(segments=1, ipv6=True), path, opened)
+
+    def carp(counter: int) -> bytes:
+        return carp_header(**SIGNED, counter=counter, advbase=0, advskew=64)
+
+    four: dict[str, Any] = {"source": ip(MASTER)}
+    six: dict[str, Any] = {"source": ip(MASTER6)}
+    heard = [
+        with_tag(ipv4_frame(carp(1), **four), 0xA000),  # a priority, of no VLAN
+        with_tag(ipv6_frame(carp(2), **six), 0x0000),
+        ipv4_frame(carp(3), **four, options=b"\x01" * 4),
+    ]
+    of_a_vlan = [
+        with_tag(ipv4_frame(carp(4), **four), 0xA005),
+        with_tag(ipv6_frame(carp(5), **six), 5),
+    ]
+    whole_by_raw = [in_fragments4(carp(6), **four), in_fragments6(carp(7), **six)]
+    extended = [behind_extension(carp(8), kind, **six) for kind in (0, 60)]
+    too_far = behind_extension(bytes((112, 0, 1, 4)) + bytes(4) + carp(9), 60, following=60, **six)
+    fragments = [each for pair in whole_by_raw for each in pair]
+    stage.send(*heard, *of_a_vlan, *fragments, *extended, too_far, *from_master(10))
+    # A raw socket gets a packet of two fragments as one.
+    refused = len(fragments if path == "packet" else whole_by_raw) + len(extended)
+    wanted = {"advertisements_heard": 5, "bad_length": refused}
+
+    async def scenario() -> None:
+        await stage.until(lambda: stage.counters() == wanted, f"{wanted}, not {stage.counters()}")
+        # Of sources that have the genuine lane by now, too.
+        await learned(stage, 11)
+        tagged = [with_tag(each, 0xE000) for each in from_master(12)]
+        stage.send(*tagged, *of_a_vlan, *fragments, *extended, too_far, *from_master(13))
+        more = {"advertisements_heard": 11, "bad_length": 2 * refused}
+        await stage.until(lambda: stage.counters() == more, f"{more}, not {stage.counters()}")
 
     in_loop(scenario)
 

@@ -126,6 +126,36 @@ def ipv6_frame(
     return ethernet + start + source + destination + payload
 
 
+def with_tag(frame: bytes, tag: int) -> bytes:
+    """The frame with an 802.1Q tag: VLAN in the low 12 bits, priority in the high ones."""
+    return frame[:12] + b"\x81\x00" + tag.to_bytes(2, "big") + frame[12:]
+
+
+def in_fragments4(payload: bytes, **outer: Any) -> tuple[bytes, bytes]:
+    """An IPv4 packet in two fragments, the first with 24 bytes of the payload."""
+    return (
+        ipv4_frame(payload[:24], flags=0x2000, **outer),
+        ipv4_frame(payload[24:], flags=24 // 8, **outer),
+    )
+
+
+def in_fragments6(payload: bytes, **outer: Any) -> tuple[bytes, bytes]:
+    """An IPv6 packet in two fragments, the first with 24 bytes of the payload."""
+    first, second = (struct.pack(">BBHI", 112, 0, offset, 7) for offset in (1, 24))
+    return (
+        ipv6_frame(first + payload[:24], next_header=44, **outer),
+        ipv6_frame(second + payload[24:], next_header=44, **outer),
+    )
+
+
+def behind_extension(payload: bytes, kind: int, *, following: int = 112, **outer: Any) -> bytes:
+    """An IPv6 packet with an extension header of 8 bytes: hop-by-hop (0) or destination options
+    (60), all padding, or a routing header (43) that is used up.
+    """
+    body = bytes(6) if kind == 43 else b"\x01\x04" + bytes(4)
+    return ipv6_frame(bytes((following, 0)) + body + payload, next_header=kind, **outer)
+
+
 def advertisement(
     *,
     source: str = "10.77.0.1",

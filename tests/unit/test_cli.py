@@ -125,9 +125,7 @@ def test_check_prints_the_plan_and_touches_nothing(tmp_path: Path) -> None:
         ["carpless2", "missing", "200", "200.0"],
     ]
     assert rows[2] == ["total", "400", "400.0"]
-    assert rows[3][0].startswith(
-        "not counted: protocol 112 with a VLAN tag or on another interface"
-    )
+    assert rows[3][0].startswith("not counted: protocol 112 of a VLAN or on another interface")
     assert "bad_ttl" in result.stdout
     assert list(tmp_path.iterdir()) == [file]
     assert "secret" not in result.stdout

@@ -23,7 +23,16 @@ from carp_fast.net.lane_filters import (
     source_key,
 )
 from tests.support.bpf import run
-from tests.support.segment import GROUP, GROUP6, carp_header, ip, ipv4_frame, ipv6_frame
+from tests.support.segment import (
+    GROUP,
+    GROUP6,
+    behind_extension,
+    carp_header,
+    in_fragments6,
+    ip,
+    ipv4_frame,
+    ipv6_frame,
+)
 
 IFINDEX = 7
 MASTER, MASTER6 = ip("10.77.0.1"), ip("fe80::1")
@@ -185,9 +194,38 @@ def test_what_goes_out_is_dropped() -> None:
         assert run(program, four(), kind=4)[0] == 0
 
 
-def test_what_has_a_vlan_tag_is_dropped_in_every_lane() -> None:
+def test_what_is_of_a_vlan_is_dropped_in_every_lane_and_a_mere_priority_is_not() -> None:
     for program in ([*ARRIVING, *packet_filter(None)], UNTAGGED):
-        assert run(program, four(), tagged=True)[0] == 0
+        for tag in (1, 0xE001, 0xFFF):
+            assert run(program, four(), tagged=True, tag=tag)[0] == 0
+        assert run(program, four(), tagged=True, tag=0xE000)[0] > 1514
+
+
+def removed(frame: bytes, facts: Known) -> list[str]:
+    """The lanes of raw sockets that get an IPv6 packet without its extension header of 8 bytes."""
+    return [
+        lane
+        for lane in PLACES
+        if run(raw_program(facts, "raw6", lane), frame[62:], IFINDEX, header=frame[14:])[0]
+    ]
+
+
+@pytest.mark.parametrize("kind", [0, 43, 60])
+def test_what_is_behind_an_extension_header_is_stray_whoever_sent_it(kind: int) -> None:
+    facts = known()
+    frame = behind_extension(carp_header(), kind, source=MASTER6)
+    assert by_fanout(facts, frame) == "stray"
+    assert removed(frame, facts) == ["stray"]
+    # Behind two it is not heard: neither path looks for it there.
+    twice = behind_extension(bytes((112, 0)) + bytes(6) + carp_header(), kind, following=60)
+    assert run(packet_filter(None), twice)[0] == 0
+    assert removed(twice[:54] + twice[54:62] + twice[70:], facts) == []
+
+
+def test_fragments_of_ipv6_are_stray_on_a_packet_socket() -> None:
+    for frame in in_fragments6(carp_header(), source=MASTER6):
+        assert by_fanout(known(), frame) == "stray"
+        assert run(packet_filter(None), frame)[0] > 1514
 
 
 def test_the_filter_of_the_genuine_lane_is_short() -> None:

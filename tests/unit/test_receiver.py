@@ -18,7 +18,14 @@ from carp_fast.loadtest._tally import Tally
 from carp_fast.loadtest.receiver import Latency, ways_to_sign
 from carp_fast.net.filters import sink_filter
 from tests.support.bpf import run
-from tests.support.segment import ADDRESS, advertisement, ip
+from tests.support.segment import (
+    ADDRESS,
+    advertisement,
+    carp_header,
+    in_fragments4,
+    in_fragments6,
+    ip,
+)
 from tests.support.transfers import received
 
 MAC = bytes.fromhex("00005e00012a")
@@ -36,6 +43,8 @@ def test_what_the_filter_lets_through(announcements: bool) -> None:
     assert passing == [True, True, announcements, announcements]
     for frame in (ECHO, TCP, LLDP, b"", OVER_IPV4[:20]):
         assert run(program, frame)[0] == 0
+    for frame in (*in_fragments4(carp_header()), *in_fragments6(carp_header())):
+        assert run(program, frame)[0] > 1514
 
 
 @pytest.mark.parametrize(
@@ -48,6 +57,7 @@ def test_the_filter_passes_only_the_vlan_asked_for(
     program = sink_filter(vlan)
     priority = 0x6000
     assert bool(run(program, OVER_IPV4)[0]) is untagged
+    assert bool(run(program, OVER_IPV4, tagged=True, tag=priority)[0]) is untagged
     assert bool(run(program, OVER_IPV4, tagged=True, tag=priority | 5)[0]) is five
     assert bool(run(program, OVER_IPV4, tagged=True, tag=6)[0]) is six
 

@@ -21,16 +21,19 @@ from carp_fast.net.filters import (
 from carp_fast.net.kernel import PROTOCOL_CARP, SO_ATTACH_FILTER
 from carp_fast.net.sockets import filter_interfaces
 from tests.support.bpf import run
+from tests.support.segment import behind_extension
 
 ADVERTISEMENT = bytes(12) + b"\x08\x00" + b"\x45" + bytes(8) + b"\x70" + bytes(46)
 ADVERTISEMENT6 = bytes(12) + b"\x86\xdd" + b"\x60" + bytes(5) + b"\x70" + bytes(69)
 
 
 @pytest.mark.parametrize(("frame", "at"), [(ADVERTISEMENT, 23), (ADVERTISEMENT6, 20)])
-def test_only_untagged_ip_of_protocol_112_passes(frame: bytes, at: int) -> None:
+def test_only_ip_of_protocol_112_without_a_vlan_passes(frame: bytes, at: int) -> None:
     program = packet_filter(None)
     assert run(program, frame)[0] > 1514
-    assert run(program, frame, tagged=True)[0] == 0
+    assert run(program, frame, tagged=True, tag=0xA000)[0] > 1514, "VLAN 0: a priority"
+    for tag in (1, 0xA001, 0xFFF):
+        assert run(program, frame, tagged=True, tag=tag)[0] == 0
     for where, value in ((12, 0x81), (13, 0x06), (at, 6), (at, 111)):
         other = bytearray(frame)
         other[where] = value
@@ -40,6 +43,25 @@ def test_only_untagged_ip_of_protocol_112_passes(frame: bytes, at: int) -> None:
     moved = bytearray(frame)
     moved[at], moved[43 - at] = 0, PROTOCOL_CARP
     assert run(program, bytes(moved))[0] == 0
+
+
+@pytest.mark.parametrize("kind", [0, 43, 44, 60])
+def test_protocol_112_passes_behind_one_extension_header_of_ipv6(kind: int) -> None:
+    program = packet_filter(None)
+    passing = bytearray(behind_extension(bytes(36), kind))
+    assert run(program, bytes(passing))[0] > 1514
+    for where, value in ((20, 51), (20, 17), (54, 17), (54, 44)):
+        other = bytearray(passing)
+        other[where] = value
+        assert run(program, bytes(other))[0] == 0
+    assert run(program, bytes(passing[:54]))[0] == 0
+
+
+def test_what_is_not_protocol_112_costs_the_tap_few_instructions() -> None:
+    for frame, at in ((ADVERTISEMENT, 23), (ADVERTISEMENT6, 20)):
+        other = bytearray(frame)
+        other[at] = 6
+        assert run(packet_filter(None), bytes(other))[1] <= 12
 
 
 @settings(max_examples=60)
@@ -92,7 +114,7 @@ class Refusing:
 def test_without_room_for_the_filter_all_interfaces_pass_and_it_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    refusing: Any = Refusing(longest=20)
+    refusing: Any = Refusing(longest=len(packet_filter([1, 2])))
     with caplog.at_level(logging.INFO, "carp_fast.net.sockets"):
         filter_interfaces({"packet": refusing}, [1, 2])
         assert not caplog.text

@@ -13,7 +13,9 @@ from carp_fast.engine import _wire
 from tests.support.segment import (
     GROUP6,
     advertisement,
+    behind_extension,
     carp_header,
+    in_fragments6,
     internet_checksum,
     ip,
     ipv6_frame,
@@ -50,8 +52,15 @@ def vrrp3(addresses: int) -> bytes:
         ("vrrp", ipv6_frame(vrrp3(1))),
         ("vrrp", ipv6_frame(vrrp3(2))),
         ("vrrp", ipv6_frame(vrrp3(7))),
+        ("bad_length", behind_extension(GOOD, 0)),
+        ("bad_length", behind_extension(GOOD, 43)),
+        ("bad_length", behind_extension(GOOD, 60)),
+        ("bad_length", in_fragments6(GOOD)[0]),
+        ("bad_length", in_fragments6(GOOD)[1]),
+        ("not_carp", behind_extension(GOOD, 0, following=60)),  # behind two, perhaps
+        ("not_carp", behind_extension(GOOD, 51)),
+        ("not_carp", in_fragments6(GOOD)[0][:54]),
         ("not_carp", ipv6_frame(GOOD, next_header=58)),
-        ("not_carp", ipv6_frame(GOOD, next_header=0)),  # behind a hop-by-hop header
         ("not_carp", ipv6_frame(GOOD, ethertype=0x0800)),
         ("not_carp", ipv6_frame(GOOD, ethertype=0x8100)),
         ("not_carp", ipv6_frame(GOOD)[:53]),

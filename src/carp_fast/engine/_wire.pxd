@@ -13,6 +13,7 @@ cdef enum:
     NA_FRAME_LENGTH = 86            # Ethernet + IPv6 + ICMPv6 with one option
     FRAME_ROOM = 96                 # the longest frame we build, rounded up
     PROTOCOL_CARP = 112
+    FRAGMENT_HEADER = 44            # of IPv6: a next header
     STAMP_LENGTH = 12               # behind the IP packet: a mark, and when it was sent
 
 cdef enum Verdict:

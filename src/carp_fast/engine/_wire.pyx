@@ -18,6 +18,9 @@ assert len(VERDICT_WORDS) == VERDICTS
 cdef enum:
     PROTOCOL_ICMPV6 = 58
     NA_LENGTH = 32                  # ICMPv6 with the target and one option
+    HOP_BY_HOP_OPTIONS = 0          # next headers of IPv6, each followed by another one
+    ROUTING_HEADER = 43
+    DESTINATION_OPTIONS = 60
 
 # ff02::1 and its Ethernet address.
 cdef uint8_t[16] ALL_NODES = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
@@ -133,11 +136,24 @@ cdef Verdict open_ipv4(const uint8_t* ip, uint32_t length, Advertisement* a,
     return VERDICT_OK
 
 
+cdef bint is_extended(const uint8_t* ip, uint32_t length) noexcept nogil:
+    """Whether CARP follows the first extension header of an IPv6 packet."""
+    return (length > IPV6_LENGTH and ip[IPV6_LENGTH] == PROTOCOL_CARP
+            and (ip[6] == HOP_BY_HOP_OPTIONS or ip[6] == ROUTING_HEADER
+                 or ip[6] == FRAGMENT_HEADER or ip[6] == DESTINATION_OPTIONS))
+
+
 cdef Verdict open_ipv6(const uint8_t* ip, uint32_t length, Advertisement* a,
                        uint32_t* payload) noexcept nogil:
-    """Find the payload. CARP never has extension headers: a packet with them is not CARP."""
-    if length < IPV6_LENGTH or ip[0] >> 4 != 6 or ip[6] != PROTOCOL_CARP:
+    """Find the payload.
+
+    Behind an extension header, which every fragment has, an advertisement has a wrong length;
+    behind two it is not CARP, as for the filters of the sockets.
+    """
+    if length < IPV6_LENGTH or ip[0] >> 4 != 6:
         return NOT_CARP
+    if ip[6] != PROTOCOL_CARP:
+        return BAD_LENGTH if is_extended(ip, length) else NOT_CARP
     payload[0] = be16(ip + 4)
     if payload[0] > length - IPV6_LENGTH:
         return BAD_LENGTH

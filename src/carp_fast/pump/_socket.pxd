@@ -38,7 +38,9 @@ cdef extern from "system.h" nogil:
 cdef enum:
     BATCH = 256                 # frames per system call
     FRAME_SLOT = 160            # of a received frame: headers have at most 110 bytes
-    CONTROL_SLOT = 128          # a timestamp, an address with its interface, a hop limit
+    # A timestamp, an address with its interface, a hop limit, the size of fragments, and the
+    # beginning of an extension header.
+    CONTROL_SLOT = 256
 
 cdef enum ReceiverKind:         # which part of a frame it delivers; as RECEIVER_WORDS
     RECEIVE_PACKET              # all of it

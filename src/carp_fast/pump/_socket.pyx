@@ -9,7 +9,8 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from carp_fast.engine._wire cimport ETHERNET_LENGTH, IPV6_LENGTH, PROTOCOL_CARP
+from carp_fast.engine._wire cimport (
+    ETHERNET_LENGTH, FRAGMENT_HEADER, IPV6_LENGTH, PROTOCOL_CARP)
 
 cdef extern from "system.h" nogil:
     struct cmsghdr:
@@ -37,7 +38,9 @@ cdef extern from "system.h" nogil:
     int getsockopt(int fd, int level, int name, void* value, socklen_t* length)
     int AF_PACKET, AF_INET, AF_INET6, MSG_DONTWAIT, MSG_TRUNC, SOL_SOCKET, SOL_PACKET
     int SCM_TIMESTAMPNS, PACKET_STATISTICS, SO_MEMINFO, SK_MEMINFO_DROPS
-    int IPPROTO_IP, IP_PKTINFO, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_HOPLIMIT
+    int IPPROTO_IP, IP_PKTINFO, IP_RECVFRAGSIZE
+    int IPPROTO_IPV6, IPV6_PKTINFO, IPV6_HOPLIMIT, IPV6_RECVFRAGSIZE
+    int IPV6_HOPOPTS, IPV6_RTHDR, IPV6_DSTOPTS
 
 cdef enum:
     MEMINFO_ROOM = 16           # values about a socket's memory; the kernel has nine
@@ -109,7 +112,11 @@ cdef void put_headers(ReceiveBatch* batch, uint8_t kind, int which) noexcept nog
 
 
 cdef void read_control(ReceiveBatch* batch, int which) noexcept nogil:
-    """Read an arrival's time and interface; write IPv6's destination and hop limit to it."""
+    """Read an arrival's time and interface; write IPv6's destination and hop limit to it.
+
+    A packet that the kernel reassembled, or removed extension headers from, is marked as a
+    fragment: a packet socket would have got it as it was.
+    """
     cdef msghdr* message = &batch.messages[which].msg_hdr
     cdef Arrival* arrival = &batch.arrivals[which]
     cdef uint8_t* ip = batch.frames[which] + ETHERNET_LENGTH
@@ -125,12 +132,19 @@ cdef void read_control(ReceiveBatch* batch, int which) noexcept nogil:
         elif header.cmsg_level == IPPROTO_IP and header.cmsg_type == IP_PKTINFO:
             memcpy(&info, CMSG_DATA(header), sizeof(info))
             arrival.ifindex = info.ipi_ifindex
+        elif header.cmsg_level == IPPROTO_IP and header.cmsg_type == IP_RECVFRAGSIZE:
+            ip[6] |= 0x20                               # more fragments
         elif header.cmsg_level == IPPROTO_IPV6 and header.cmsg_type == IPV6_PKTINFO:
             memcpy(&info6, CMSG_DATA(header), sizeof(info6))
             arrival.ifindex = <int32_t>info6.ipi6_ifindex
             memcpy(ip + 24, info6.ipi6_addr.s6_addr, 16)
         elif header.cmsg_level == IPPROTO_IPV6 and header.cmsg_type == IPV6_HOPLIMIT:
             ip[7] = <uint8_t>(<int*>CMSG_DATA(header))[0]
+        elif header.cmsg_level == IPPROTO_IPV6 and (
+                header.cmsg_type == IPV6_RECVFRAGSIZE or header.cmsg_type == IPV6_HOPOPTS
+                or header.cmsg_type == IPV6_RTHDR or header.cmsg_type == IPV6_DSTOPTS):
+            if arrival.length > ETHERNET_LENGTH + IPV6_LENGTH:  # an empty one is too short anyway
+                ip[6], ip[IPV6_LENGTH] = FRAGMENT_HEADER, PROTOCOL_CARP
         header = CMSG_NXTHDR(message, header)
 
 
