@@ -54,6 +54,16 @@ MUTANTS = (
         (("engine/_vhid.pyx", "return ago_ms if ago_ms <= INT32_MAX else 0", "return ago_ms"),),
     ),
     Mutant(
+        "a counter past 2^64 is below those before",
+        (
+            (
+                "engine/_history.pxd",
+                "    return one - other <= COUNTER_TURN and one != other\n",
+                "    return False\n",
+            ),
+        ),
+    ),
+    Mutant(
         "replay not checked",
         (
             (

@@ -288,8 +288,8 @@ MUTANTS = (
         (
             (
                 "engine/_core.pyx",
-                "store_release_32(&core.hosts[slot].generation, core.hosts[slot].generation + 1)",
-                "pass",
+                "<uint16_t>(core.hosts[slot].generation + 1))",
+                "core.hosts[slot].generation)",
             ),
         ),
     ),

@@ -126,6 +126,20 @@ def test_one_of_many_that_fails_keeps_none_of_the_others() -> None:
     assert node.engine.host(0).held == 601
 
 
+def test_a_virtual_host_counts_and_names_more_addresses_than_16_bits_do() -> None:
+    many = [(bytes((11, n >> 16, n >> 8 & 255, n & 255)), 32) for n in range(66_000)]
+    node = Node("10.77.0.2", unsigned_addresses=many)
+    node.errors = {many[65_990][0]: ENOBUFS}
+    node.run(MASTER_NS)
+    assert [report.address for report in node.reported(AddressFailed)] == [65_991]
+    assert node.engine.host(0).held == 66_000
+    kept = node.engine.checkpoint(0, MASTER_NS)["state"]["held"]
+    assert kept == 66_000
+    node.errors = {}
+    node.run(LATER_NS)
+    assert node.engine.host(0).held == 66_001
+
+
 # ------------------------------------------------------------------------------- what is there
 
 

@@ -27,8 +27,8 @@ from carp_fast.engine._vhid cimport (
     Address, ANNOUNCING, ASKED, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST, LOST_WITH_OURS,
     MASTER, Block, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_interval_ns,
-    vhid_master_down_ns, vhid_same_address, VirtualHost)
+    TO_TELL_ADDRESSES, vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_go_on,
+    vhid_interval_ns, vhid_master_down_ns, vhid_same_address, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -48,7 +48,7 @@ cdef enum:
 
 cdef uint64_t next_counter(VirtualHost* host) noexcept nogil:
     """The counter of the next advertisement; advertisement_sent() stores it."""
-    host.counter += 1
+    vhid_go_on(host, host.counter + 1)
     return host.counter
 
 

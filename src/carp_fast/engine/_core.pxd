@@ -83,8 +83,8 @@ cdef struct Report:
     int64_t at_ns
     uint64_t value
     uint32_t slot
+    uint32_t detail
     uint16_t interface
-    uint16_t detail
     uint8_t kind
     uint8_t state
     uint8_t previous

@@ -6,7 +6,7 @@ happens to a host, _actions.pyx turns the queues into frames and address changes
 changes the table. Order of one turn: receive, expire, carry out.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
@@ -27,7 +27,7 @@ cdef enum:
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
     void store_release(uint64_t* p, uint64_t x) noexcept
-    void store_release_32(uint32_t* p, uint32_t x) noexcept
+    void store_release_16(uint16_t* p, uint16_t x) noexcept
 
 cdef uint32_t TELL_EVERY_MS = 60000     # at most, of one virtual host, however many packets come
 
@@ -257,7 +257,8 @@ cdef void engine_redirect(Core* core, uint32_t slot) noexcept nogil:
 
     Whoever carries them out reads the generation just before, from another thread.
     """
-    store_release_32(&core.hosts[slot].generation, core.hosts[slot].generation + 1)
+    store_release_16(&core.hosts[slot].generation,
+                     <uint16_t>(core.hosts[slot].generation + 1))
 
 
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:

@@ -8,6 +8,7 @@ cdef enum:
     HISTORY_LATELY = 5          # ranges of half a span each: more than two spans
     HISTORY_FORMERLY = 3        # older ranges
     HISTORY_LONG_AGO = 0xffffffff       # as an age: longer than two spans, not known how long
+    COUNTER_TURN = 0xffffffffffff       # counters on each side of 2^64 between which order goes on
 
 cdef struct Range:              # of consecutive counters
     uint64_t begin
@@ -22,6 +23,13 @@ cdef struct History:
 cdef inline uint32_t history_ms(int64_t at_ns) noexcept nogil:
     """A time in the unit of ranges: ms modulo 2^32."""
     return <uint32_t>(at_ns // 1000000)
+
+
+cdef inline bint counter_above(uint64_t one, uint64_t other) noexcept nogil:
+    """Whether a counter comes after another one; 0 comes after 2^64 - 1."""
+    if one > other:
+        return other - one > COUNTER_TURN
+    return one - other <= COUNTER_TURN and one != other
 
 
 cdef inline bint history_in(uint64_t counter, uint64_t begin, uint64_t count) noexcept nogil:

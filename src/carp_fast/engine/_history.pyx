@@ -30,14 +30,13 @@ cdef inline uint32_t later_ms(uint32_t one_ms, uint32_t other_ms) noexcept nogil
 
 cdef bint is_near(const Range* one, const Range* other) noexcept nogil:
     """Whether both belong to one sequence: they overlap, or a few counters lie between."""
-    if one.begin <= other.begin:
-        return other.begin - one.begin <= <uint64_t>one.count + HISTORY_NEAR
-    return one.begin - other.begin <= <uint64_t>other.count + HISTORY_NEAR
+    return (other.begin - one.begin <= <uint64_t>one.count + HISTORY_NEAR
+            or one.begin - other.begin <= <uint64_t>other.count + HISTORY_NEAR)
 
 
 cdef void join(Range* to, const Range* other) noexcept nogil:
     """Extend `to` over the other range; of more than 2^32 counters it keeps the latest."""
-    cdef uint64_t begin = min(to.begin, other.begin), count
+    cdef uint64_t begin = other.begin if counter_above(to.begin, other.begin) else to.begin, count
     count = max(to.begin - begin + to.count, other.begin - begin + other.count)
     if count > UINT32_MAX:
         begin, count = begin + (count - UINT32_MAX), UINT32_MAX

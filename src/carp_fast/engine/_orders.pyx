@@ -98,9 +98,9 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
     cdef VirtualHost* host = &core.hosts[order.slot]
     cdef uint32_t* first
     cdef uint32_t i
-    cdef uint32_t generation = host.generation
+    cdef uint16_t generation = host.generation
     memcpy(host, order.pointer, sizeof(VirtualHost))
-    host.generation = generation + 1        # of the slot: no request of a predecessor applies
+    host.generation = <uint16_t>(generation + 1)        # of the slot: no request of a predecessor applies
     host.sources = core_source(core, order.slot, 0)
     host.sources_apart = MAX_VIRTUAL_HOSTS
     for i in range(SOURCES):

@@ -14,15 +14,15 @@ from carp_fast.engine._core cimport (
     engine_end_duplicate, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT,
     Interface, MAX_INTERFACES, OTHER_MASTER, Rejection, REJECTIONS, WRONG_DIGEST)
 from carp_fast.engine._history cimport (
-    HISTORY_NEAR, history_age_ms, history_ms, history_note_late, history_sent_ms)
+    counter_above, HISTORY_NEAR, history_age_ms, history_ms, history_note_late, history_sent_ms)
 from carp_fast.engine._recorder cimport record_heard
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS, INIT, MASTER,
     Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6, Source, SOURCES, TO_ADVERTISE,
-    vhid_any_mac, vhid_duplicate_over, vhid_foresee, vhid_goes_on, vhid_interval_ns,
-    vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order, vhid_silence_ns,
-    vhid_source, vhid_stranger_ms, vhid_virtual_mac, VirtualHost)
+    vhid_any_mac, vhid_duplicate_over, vhid_foresee, vhid_go_on, vhid_goes_on, vhid_interval_ns,
+    vhid_is_ahead, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order,
+    vhid_silence_ns, vhid_source, vhid_stranger_ms, vhid_virtual_mac, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
     Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
@@ -341,7 +341,7 @@ cdef bint is_used_up(const VirtualHost* host, const Advertisement* heard,
     """
     cdef int family = heard.family == 6
     cdef int64_t ago_ms = vhid_stranger_ms(host, heard, arrived_ns)
-    return (heard.counter <= host.stranger[family]
+    return (host.stranger[family] and not counter_above(heard.counter, host.stranger[family])
             and vhid_interval_ns(host) // 2 < ago_ms * 1000000
             and ago_ms <= 2 * <int64_t>span_ms(host))
 
@@ -368,7 +368,7 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
     cdef bint strict = host.configured.replay == REPLAY_STRICT
     cdef bint off = host.configured.replay == REPLAY_OFF
     cdef bint learned = source.heard_ns != 0
-    cdef bint back = learned and heard.counter <= source.counter
+    cdef bint back = learned and not counter_above(heard.counter, source.counter)
     cdef bint stranger = not own and not source.genuine
     cdef bint known
     cdef int64_t age_ms = -1
@@ -383,7 +383,7 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
     if known and stranger:
         if back or is_used_up(host, heard, arrived_ns):
             return True
-        if (heard.counter > host.stranger[heard.family == 6]
+        if (counter_above(heard.counter, host.stranger[heard.family == 6])
                 or vhid_stranger_ms(host, heard, arrived_ns) > 2 * <int64_t>span_ms(host)):
             host.stranger[heard.family == 6] = heard.counter
             host.stranger_ms[heard.family == 6] = history_ms(arrived_ns)
@@ -525,8 +525,8 @@ cdef Verdict on_echo(Core* core, uint32_t slot, const Advertisement* heard,
     core.interfaces[host.interface].heard += 1
     host.heard += 1
     memcpy(&theirs, heard.source_mac, 6)                # clones of a machine may have the same seed
-    host.counter += random_mixed(
-        (core.seed + slot + theirs) * 0x9e3779b97f4a7c15U + <uint64_t>arrived_ns) % LEAP
+    vhid_go_on(host, host.counter + random_mixed(
+        (core.seed + slot + theirs) * 0x9e3779b97f4a7c15U + <uint64_t>arrived_ns) % LEAP)
     return VERDICT_OK
 
 
@@ -583,8 +583,8 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
         engine_end_duplicate(core, slot, arrived_ns)
     core.interfaces[host.interface].heard += 1
     host.heard += 1
-    if heard.counter > host.counter:
-        host.counter = heard.counter                # ours continue above any that was heard
+    if vhid_is_ahead(host, heard.counter):
+        vhid_go_on(host, heard.counter)             # ours continue above any that was heard
     note_family(core, slot, heard.family, arrived_ns)
     event = vhid_judge(host, heard, own, arrived_ns)
     memcpy(source.mac, heard.source_mac, 6)

@@ -102,8 +102,8 @@ cdef struct Checkpoint:
     uint8_t own_source6[16]
     # its state
     uint32_t flags
+    uint32_t held
     uint16_t demotion
-    uint16_t held
     uint8_t state
     uint8_t reason
     uint8_t pending

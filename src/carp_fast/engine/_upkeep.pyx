@@ -8,7 +8,7 @@ addresses changes nothing and is not recorded. Must not know what does the check
 clock.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from carp_fast.engine._core cimport (
@@ -52,7 +52,7 @@ cdef void tell_address(Core* core, uint8_t kind, uint32_t slot, uint32_t which, 
                        int64_t now_ns) noexcept nogil:
     cdef Report* report = report_begin(core, kind, slot, now_ns)
     if report != NULL:
-        report.detail = <uint16_t>which
+        report.detail = which
         report.value = value
         report_end(core)
 

@@ -113,6 +113,7 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     BARRED = 8192               # another process of this machine has it
     DUPLICATE = 16384           # another host advertises from our source, see duplicate_ms
     ADDRESS_DEMOTED = 32768     # its addresses could not be held lately
+    TURNED = 65536              # its counters went past 2^64
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest
@@ -257,16 +258,14 @@ cdef struct VirtualHost:
     uint8_t destination4[4]     # of the first output, if that is an IPv4 group
     uint8_t source6[16]
     uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
+    uint32_t held               # addresses
     uint16_t demotion           # by orders
-    uint16_t held
     uint8_t failed_sends        # in a row, up to 3
     uint8_t good_sends          # in a row while SEND_DEMOTED
     uint8_t repeat_in           # advertisements until the repeat, 0: none
     uint8_t announce_left
     uint8_t ties                # lost or yielded, until only one master is heard; see vhid_tied
     uint8_t retries             # of a change of an address, in a row
-    uint8_t losses              # in a row; each demotes it for longer
-    uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE
 
     AuthKey key
     Configured configured
@@ -295,7 +294,7 @@ cdef struct VirtualHost:
     uint8_t duplicate_mac[6]    # ... and its MAC; 0: not known
     uint8_t mac[6]              # the source MAC of its advertisements
     History history             # at a line: each advertisement sent writes to its first two
-    # By family: the last known counter from a source that has not sent a new one.
+    # By family: the last known counter from a source that has not sent a new one; 0: none.
     uint64_t stranger[2]
     uint32_t stranger_ms[2]
     int64_t retry_at_ns         # when a change of an address is tried again; 0: none has failed
@@ -303,7 +302,9 @@ cdef struct VirtualHost:
     int64_t demoted_until_ns    # see ADDRESS_DEMOTED
     int64_t leaving_ns          # since when its resignation waits for the removal; 0: it does not
     uint32_t asked              # how many of its addresses are ASKED
-    uint32_t generation         # of what its addresses should be; see engine_redirect
+    uint16_t generation         # of what its addresses should be; see engine_redirect
+    uint8_t losses              # in a row; each demotes it for longer
+    uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE
 
 cdef struct Transition:
     uint8_t known
@@ -363,6 +364,8 @@ cdef void vhid_tied(VirtualHost* host, uint64_t random) noexcept nogil
 cdef void vhid_forget_ties(VirtualHost* host) noexcept nogil
 cdef int64_t vhid_stranger_ms(const VirtualHost* host, const Advertisement* heard,
                               int64_t arrived_ns) noexcept nogil
+cdef void vhid_go_on(VirtualHost* host, uint64_t counter) noexcept nogil
+cdef bint vhid_is_ahead(const VirtualHost* host, uint64_t counter) noexcept nogil
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil
 cdef bint vhid_duplicate_over(const VirtualHost* host, int64_t now_ns) noexcept nogil
 cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil

@@ -8,7 +8,7 @@ and ucarp's carp.c where they differ (tie, master-down). Uses no socket, clock o
 from libc.stdint cimport INT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
-from carp_fast.engine._history cimport HISTORY_NEAR, history_ms
+from carp_fast.engine._history cimport HISTORY_NEAR, counter_above, history_ms
 from carp_fast.engine._wire cimport Advertisement
 
 STATE_WORDS = ("INIT", "BACKUP", "MASTER")
@@ -196,9 +196,25 @@ cdef bint vhid_proves_order(const VirtualHost* host, Source* source,
                             const Advertisement* heard) noexcept nogil:
     """Count a counter in doubt; whether it is the third in a row that ascends."""
     source.refusals = source.refusals + 1 if (
-        source.refusals and heard.counter > source.refused) else 1
+        source.refusals and counter_above(heard.counter, source.refused)) else 1
     source.refused = heard.counter
     return source.refusals >= REFUSALS and host.configured.replay != REPLAY_STRICT
+
+
+cdef void vhid_go_on(VirtualHost* host, uint64_t counter) noexcept nogil:
+    """Set the counter that ours go on above."""
+    if counter < host.counter:
+        host.flags |= TURNED
+    host.counter = counter
+
+
+cdef bint vhid_is_ahead(const VirtualHost* host, uint64_t counter) noexcept nogil:
+    """Whether ours have to go on above this counter, which was heard.
+
+    Once ours went past 2^64, those from before are behind, however far.
+    """
+    return counter_above(counter, host.counter) or (
+        counter > host.counter and not host.flags & TURNED)
 
 
 cdef inline int64_t jitter_part_ns(const VirtualHost* host) noexcept nogil:

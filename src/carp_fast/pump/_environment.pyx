@@ -220,7 +220,7 @@ cdef void tell_secondaries(PumpState* pump, const Request* request) noexcept nog
         return
     report = report_begin(pump.turn.core, SECONDARIES, NOBODY, clock_ns(CLOCK_MONOTONIC))
     if report != NULL:
-        report.detail = <uint16_t>number
+        report.detail = number
         report.value = <uint64_t>request.promote_error
         report_end(pump.turn.core)
 

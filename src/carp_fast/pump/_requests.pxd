@@ -1,6 +1,6 @@
 """Requests to the kernel for addresses: a ring, and the thread that works them off."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.pump._netlink cimport CHANGES, Existing, Netlink
 from carp_fast.pump._turn cimport AddressChange
@@ -10,7 +10,7 @@ cdef enum:
 
 cdef struct Request:
     AddressChange change        # or a look: at its ifindex
-    const uint32_t* generation  # the host's now, to be compared with the change's
+    const uint16_t* generation  # the host's now, to be compared with the change's
     uint32_t part               # of `parts` of a look; 0: a change
     uint32_t parts
     uint8_t promoted            # promote_secondaries of its interface was not 1

@@ -8,14 +8,14 @@ not sent any more. Must not know the engine, nor what a request is for.
 """
 
 from libc.errno cimport ESTALE
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.pump._netlink cimport CHANGES, netlink_carry_out, netlink_look, netlink_put
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
     void store_release(uint64_t* p, uint64_t x) noexcept
-    uint32_t load_acquire_32(const uint32_t* p) noexcept
+    uint16_t load_acquire_16(const uint16_t* p) noexcept
 
 cdef extern from "system.h" nogil:
     int64_t clock_ns(int clock) noexcept
@@ -68,7 +68,7 @@ cdef bint requests_wait(const Requests* requests) noexcept nogil:
 # -------------------------------------------------------------------------------- in the thread
 
 cdef inline bint is_wanted(const Request* request) noexcept nogil:
-    return load_acquire_32(request.generation) == request.change.generation
+    return load_acquire_16(request.generation) == request.change.generation
 
 
 cdef uint32_t put_batch(Requests* requests, uint64_t tail, uint32_t* sent) noexcept nogil:

@@ -1,6 +1,6 @@
 """One turn: its order, its limits and its state, and the environment that it needs."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._core cimport Core
 from carp_fast.engine._lanes cimport Lanes
@@ -39,7 +39,7 @@ cdef struct AddressChange:      # by value: the host may change, or be gone, bef
     Address address
     uint32_t slot
     uint32_t which              # of the host's addresses, then
-    uint32_t generation         # of the host, then: of another one it is not carried out any more
+    uint16_t generation         # of the host, then: of another one it is not carried out any more
     int32_t ifindex
     uint8_t preferred
     uint8_t added               # otherwise removed

@@ -8,7 +8,7 @@ no socket, clock or file.
 """
 
 from libc.errno cimport E2BIG, ESTALE, EEXIST, ENODEV
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from carp_fast.engine._actions cimport (
@@ -211,7 +211,7 @@ cdef void tell_drops(Turn* turn, int64_t now_ns) noexcept nogil:
         report = report_begin(turn.core, SOCKET_DROPPED, NOBODY, now_ns)
         if report == NULL:
             return
-        report.value, report.detail = turn.untold[unproven], <uint16_t>unproven
+        report.value, report.detail = turn.untold[unproven], unproven
         report_end(turn.core)
         turn.untold[unproven] = 0
         turn.drops_told_ns[unproven] = now_ns

@@ -129,7 +129,7 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
             note_permission(machine, frame)
         rule_heard_after_tie(known, &machine.core.hosts[frame.slot], frame, at_ns)
     if (own and has_source(machine, frame) and known.first
-            and known.first <= rule_counter(frame) <= known.counter):
+            and rule_counter(frame) - known.first <= known.counter - known.first):
         broken(world, ACCEPTED_LOOP, number, frame.slot, <int64_t>rule_counter(frame))
     if expected == TO_BE_REFUSED:
         broken(world, ACCEPTED_REPLAY, number, frame.slot, frame.sender)
@@ -360,7 +360,8 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
             broken(world, SENT_WRONG_PRIORITY, number, slot,
                    <int64_t>carp[4] << 16 | <int64_t>carp[5] << 8 | carp[2])
         counter = counter_of(carp)
-        if counter <= known.counter:
+        # Beyond all that it sent, which may have gone past 2^64.
+        if known.first and counter - known.first <= known.counter - known.first:
             broken(world, SENT_OLD_COUNTER, number, slot, <int64_t>counter)
         known.counter = counter
         rule_send(world, known, counter, now_ns)

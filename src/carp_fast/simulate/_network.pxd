@@ -362,6 +362,7 @@ cdef struct World:
     uint64_t sequence
     int64_t disturbed_ns        # the last time that a fault affects
     int64_t quiet_ns            # when the faults were over; 0: not yet
+    uint64_t counters_ahead     # of wall clocks, where counters begin: 0, or shortly before 2^64
     uint32_t quiet_count
     uint32_t machine_count
     uint32_t segment_count

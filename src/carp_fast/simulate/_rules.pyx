@@ -25,6 +25,7 @@ cdef enum:
     A_GAP = 64                      # lost between two that a host has seen: it may know them
     ANEW = 3                        # refused in a row that ascend: learned again
     SEQUENCES = 3                   # of counters, far from each other, that a host remembers
+    TURNING = 0x1000000000000       # counters before and after 2^64 that are compared across it
     UNTOLD_NS = 150000000           # tolerance for a host's times, with clocks that step
 
 cdef enum Knowledge:                # of a counter
@@ -101,6 +102,17 @@ cdef uint32_t rule_theirs(const Frame* frame) noexcept nogil:
     """The interval of the frame's sender, in 1/256 s."""
     cdef const uint8_t* carp = frame.bytes + frame.carp_at
     return max(1, <uint32_t>carp[5] * 256 + carp[2])
+
+
+cdef bint rule_follows(uint64_t counter, uint64_t other) noexcept nogil:
+    """Whether a counter is later than another one: a sender goes on from 0 after 2^64 - 1.
+
+    Only near there: two senders may have counters that are any number apart.
+    """
+    cdef uint64_t ahead = counter - other, behind = other - counter
+    if ahead == 0 or behind < TURNING:
+        return False
+    return ahead < TURNING or counter > other
 
 
 cdef uint64_t rule_counter(const Frame* frame) noexcept nogil:
@@ -303,7 +315,7 @@ cdef void sight(World* world, Slot* known, uint64_t counter, bint in_order,
             return
         if seen.counter - counter <= A_GAP or counter - seen.counter <= A_GAP:
             near = True
-            if seen.counter < counter and seen.counter + 1 == counter:
+            if seen.counter + 1 == counter:
                 break                                   # the usual case: it is new to all
     if not near:
         known.sequences += 1
@@ -341,7 +353,7 @@ cdef Knowledge knows(const Slot* known, const VirtualHost* host, uint64_t counte
             else:
                 return MAYBE_KNOWN
         elif seen.counter - counter <= A_GAP or counter - seen.counter <= A_GAP:
-            passed_over |= seen.counter > counter and age_ns >= 2 * down_ns - UNTOLD_NS
+            passed_over |= rule_follows(seen.counter, counter) and age_ns >= 2 * down_ns - UNTOLD_NS
             if knowledge == NEW:
                 knowledge = MAYBE_KNOWN
     return MAYBE_KNOWN if passed_over else knowledge
@@ -380,7 +392,7 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
     cdef const Learned* learned = &known.learned[frame.family == 6][frame.sender]
     cdef uint64_t counter = rule_counter(frame)
     cdef bint strict = known.right.configured.replay == REPLAY_STRICT
-    cdef bint back = learned.taken_ns and counter <= learned.highest
+    cdef bint back = learned.taken_ns and not rule_follows(counter, learned.highest)
     cdef int64_t silence_ns
     cdef Knowledge knowledge
     if frame.strange:
@@ -393,7 +405,7 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
         return TO_BE_TAKEN
     knowledge = knows(known, host, counter, at_ns)
     if knowledge >= MAYBE_KNOWN and goes_on(learned, counter, at_ns, vhid_master_down_ns(host)):
-        if learned.genuine or counter > known.known_again[frame.family == 6]:
+        if learned.genuine or rule_follows(counter, known.known_again[frame.family == 6]):
             return EITHER if may_be_forgotten(known) else TO_BE_TAKEN
         return EITHER
     if knowledge == KNOWN_LONG and (not learned.perhaps or back or strict):
@@ -402,7 +414,8 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
             or (knowledge >= SEEN_LATELY and may_be_forgotten(known))):
         return EITHER                               # it may have forgotten which source was genuine
     if not back:
-        if knowledge == NEW or learned.genuine or counter > known.known_again[frame.family == 6]:
+        if knowledge == NEW or learned.genuine or rule_follows(
+                counter, known.known_again[frame.family == 6]):
             return TO_BE_TAKEN
         return EITHER
     if not strict and learned.ascended < PROVEN:
@@ -410,7 +423,7 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
     if not strict:                                      # what came in no order it may forget
         silence_ns = min(vhid_master_down_ns(host) - in_ns(learned.interval),
                          in_ns(2 * learned.interval))
-        if learned.refusals + 1 >= ANEW and counter > learned.refused or (
+        if learned.refusals + 1 >= ANEW and rule_follows(counter, learned.refused) or (
                 knowledge == NEW and at_ns - learned.taken_ns >= silence_ns):
             return TO_BE_TAKEN
         if knowledge == SEEN_LATELY and at_ns - learned.taken_ns >= silence_ns:
@@ -437,14 +450,14 @@ cdef void rule_learn(World* world, Slot* known, const VirtualHost* host, const F
     if not taken:
         if not frame.strange:
             learned.refusals = learned.refusals + 1 if (
-                learned.refusals and counter > learned.refused) else 1
+                learned.refusals and rule_follows(counter, learned.refused)) else 1
             learned.refused = counter
         return
     if known.right.configured.replay != REPLAY_OFF and (frame.strange or not learned.genuine):
         knowledge = knows(known, host, counter, at_ns)
         if (frame.strange or not learned.genuine) and knowledge != NEW:
-            known.known_again[frame.family == 6] = max(
-                counter, known.known_again[frame.family == 6])
+            if rule_follows(counter, known.known_again[frame.family == 6]):
+                known.known_again[frame.family == 6] = counter
     if frame.strange:
         known.strangers += 1
         known.stranger_taken |= knowledge != KNOWN_LATELY and knowledge != SEEN_LATELY

@@ -95,13 +95,17 @@ cdef Block* copied_block(World* world, const Block* block) noexcept nogil:
 cdef uint64_t first_counter(World* world, Machine* machine, const VirtualHost* host) noexcept nogil:
     """The daemon's wall clock, so that it ascends from one life to the next.
 
-    "strict" requires clocks that do not go back; the others work with any number.
+    "strict" requires clocks that do not go back; the others work with any number. In some worlds
+    all of them go on from 0 after a while.
     """
+    cdef uint64_t drawn
     if host.configured.replay == REPLAY_STRICT:
-        return <uint64_t>(machine_now(world, machine) + machine.wall_ns - machine.wall_error_ns)
+        return world.counters_ahead + <uint64_t>(
+            machine_now(world, machine) + machine.wall_ns - machine.wall_error_ns)
     if random_below(&world.random, STRANGE_COUNTER) == 0:
-        return random_next(&world.random) >> 1
-    return <uint64_t>(machine_now(world, machine) + machine.wall_ns)
+        drawn = random_next(&world.random)
+        return <uint64_t>0 - 1 - (drawn & 63) if world.counters_ahead else drawn >> 1
+    return world.counters_ahead + <uint64_t>(machine_now(world, machine) + machine.wall_ns)
 
 
 cdef void forget_slot(Slot* slot) noexcept nogil:

@@ -71,6 +71,9 @@ cdef enum:
     BOOTTIME_READ_NS = -40          # CLOCK_BOOTTIME read before CLOCK_MONOTONIC, never suspended
 
 cdef int64_t EPOCH_NS = 1700000000 * <int64_t>1000000000    # the beginning of wall clocks
+# In one world of so many counters pass 2^64, those of wall clocks after this time.
+cdef uint64_t TURNING = 8
+cdef int64_t TURN_NS = 20 * <int64_t>1000000000
 
 
 # ---------------------------------------------------------------------------------------- faults
@@ -324,6 +327,8 @@ cdef class Simulator:
             raise MemoryError("world")
         cdef World* world = self.world
         world.random, world.tracing, world.aligned = random, tracing, aligned
+        if random % TURNING == 0:
+            world.counters_ahead = <uint64_t>0 - <uint64_t>(EPOCH_NS + TURN_NS)
         world.machine_count, world.segment_count, world.slot_count = machines, segments, slots
         world.socket_room, world.batch, world.slices = socket_room, batch, slices
         world.source_room, world.changes = source_room, changes
