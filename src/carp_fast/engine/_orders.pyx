@@ -100,7 +100,8 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
     cdef uint32_t i
     cdef uint16_t generation = host.generation
     memcpy(host, order.pointer, sizeof(VirtualHost))
-    host.generation = <uint16_t>(generation + 1)        # of the slot: no request of a predecessor applies
+    # Of the slot: no request of a predecessor applies.
+    host.generation = <uint16_t>(generation + 1)
     host.sources = core_source(core, order.slot, 0)
     host.sources_apart = MAX_VIRTUAL_HOSTS
     for i in range(SOURCES):
