@@ -345,6 +345,19 @@ def test_without_grace_the_old_digest_is_refused_at_once() -> None:
     assert node.engine.receive(0, advertisement(), START_NS) == "bad_auth"
 
 
+def test_a_change_without_grace_leaves_former_digests_their_time() -> None:
+    node = Node("10.77.0.2", alternates=True)
+    for number in range(4):
+        former = prepared(passphrase=b"%d" % number, alternates=True)
+        node.engine.replace(0, former, START_NS, grace_ns=GRACE_NS)
+    node.engine.replace(0, prepared(passphrase=b"another", alternates=True), START_NS)
+    heard = [
+        node.engine.receive(0, advertisement(passphrase=each, counter=counter + 1), START_NS)
+        for counter, each in enumerate((b"secret", b"0", b"1", b"2", b"3", b"another"))
+    ]
+    assert heard == ["ok", "ok", "ok", "ok", "bad_auth", "ok"]
+
+
 def test_changes_within_the_grace_time_and_some_that_change_no_digest() -> None:
     node = Node("10.77.0.2", alternates=True)
     former = [b"secret", b"second", b"third", b"fourth"]

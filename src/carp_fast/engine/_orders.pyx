@@ -147,9 +147,11 @@ cdef void copy_hosts(const Core* core, uint32_t first, uint32_t count,
         engine_shown(core, &copy.hosts[i])
 
 
-cdef void keep_old_keys(const VirtualHost* host, const VirtualHost* wanted,
-                        int64_t until_ns) noexcept nogil:
+cdef void keep_old_keys(const VirtualHost* host, const VirtualHost* wanted, int64_t until_ns,
+                        int64_t now_ns) noexcept nogil:
     """Carry the accepted digests over to the new block; the oldest give way to the former key's.
+
+    Without a grace time the former key is not accepted any more, and takes no place of another.
 
     Every form of the former key that the new key does not have is kept, whatever becomes of the
     other forms: a change of link-local addresses or of the dialect may leave the form that we send
@@ -160,9 +162,11 @@ cdef void keep_old_keys(const VirtualHost* host, const VirtualHost* wanted,
     cdef const AlternateKey* former
     for i in range(host.block.permanent_count, host.block.alternate_count):
         former = &host.block.alternates[i]
-        if at < block.alternate_count and former.until_ns:
+        if at < block.alternate_count and former.until_ns > now_ns:
             block.alternates[at] = former[0]
             at += 1
+    if until_ns <= now_ns:
+        return
     for i in range(host.block.permanent_count, 0, -1):
         former = &host.block.alternates[i - 1]
         if not is_form(wanted, &former.key):
@@ -211,7 +215,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     cdef int64_t interval_ns = vhid_interval_ns(host), down_ns = vhid_master_down_ns(host)
     cdef int64_t least_ns = vhid_least_interval_ns(host)
     cdef Report* report
-    keep_old_keys(host, wanted, now_ns + order.value)
+    keep_old_keys(host, wanted, now_ns + order.value, now_ns)
     for i in range(block.address_count):
         for j in range(host.block.address_count):
             if vhid_same_address(&block.addresses[i], &host.block.addresses[j]):
