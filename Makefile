@@ -13,6 +13,8 @@ FLOOR_LIB := $(CURDIR)/build/floors/lib
 FLOOR_TESTS ?= tests/unit tests/scenarios tests/integration/test_monitor.py tests/integration/test_daemon_addresses.py
 JOBS ?= $(shell nproc)
 SOURCES := $(wildcard src/carp_fast/* src/carp_fast/*/*) setup.py
+PACKAGE := $(wildcard carp_fast/*.py carp_fast/*/*.py)
+SECONDS ?= 60
 SANITIZED := $(CURDIR)/build/sanitize/lib
 SANITIZED_PYTHON := LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED):$(CURDIR) $(PY)
@@ -21,7 +23,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-floors check bench simulate build annotate sanitize clean build-packages test-packages
+.PHONY: help demo test test-floors check bench simulate build annotate sanitize fuzz clean build-packages test-packages
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,12 +57,18 @@ annotate: $(VENV)/.dev ## the Cython sources as HTML in build/annotate, yellow w
 	CARP_FAST_ANNOTATE=build/annotate $(PY) setup.py --quiet --name
 	@find build/annotate -name '*.html'
 
-sanitize: $(VENV)/.dev $(VENV)/.built ## the unit tests on modules built with the address and undefined sanitizers
+sanitize: $(SANITIZED)/.built ## the unit tests on modules built with the address and undefined sanitizers
+	$(SANITIZED_PYTHON) -m pytest --override-ini=pythonpath= tests/unit
+
+fuzz: $(SANITIZED)/.built ## the wire and control fuzzers on those modules, SECONDS=60 each; or REPLAY=FILE
+	$(SANITIZED_PYTHON) -m tests.fuzz $(if $(REPLAY),--replay "$(REPLAY)",--seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(FUZZERS))
+
+$(SANITIZED)/.built: $(SOURCES) $(PACKAGE) $(VENV)/.dev $(VENV)/.built
 	CARP_FAST_CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover" \
 	CARP_FAST_LDFLAGS="-fsanitize=address,undefined" \
 	$(PY) setup.py --quiet build --build-base build/sanitize --build-lib $(SANITIZED)
 	$(SANITIZED_PYTHON) -c "import carp_fast.pump._pump as m; assert m.__file__.startswith('$(SANITIZED)'), m.__file__"
-	$(SANITIZED_PYTHON) -m pytest --override-ini=pythonpath= tests/unit
+	@touch $@
 
 # Uses a separate venv and build. Indirect dependencies, which have no floor, are the newest ones.
 test-floors: test-packages ## the unit tests and some of the others at the lowest version of every requirement
