@@ -60,7 +60,7 @@ annotate: $(VENV)/.dev ## the Cython sources as HTML in build/annotate, yellow w
 sanitize: $(SANITIZED)/.built ## the unit tests on modules built with the address and undefined sanitizers
 	$(SANITIZED_PYTHON) -m pytest --override-ini=pythonpath= tests/unit
 
-fuzz: $(SANITIZED)/.built ## the wire and control fuzzers on those modules, SECONDS=60 each; or REPLAY=FILE
+fuzz: $(SANITIZED)/.built ## wire, control and election fuzzers on those modules, SECONDS=60 each; or REPLAY=FILE
 	$(SANITIZED_PYTHON) -m tests.fuzz $(if $(REPLAY),--replay "$(REPLAY)",--seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(FUZZERS))
 
 $(SANITIZED)/.built: $(SOURCES) $(PACKAGE) $(VENV)/.dev $(VENV)/.built

@@ -14,6 +14,7 @@ import pytest
 
 from tests.fuzz.cases import Fuzzer
 from tests.fuzz.control import ControlFuzzer
+from tests.fuzz.election import ElectionFuzzer
 from tests.fuzz.runs import KEPT, Run, report, shrunk
 from tests.fuzz.wire import WireFuzzer
 
@@ -33,6 +34,10 @@ def test_frames_of_every_kind_have_their_verdict_and_change_nothing_unsigned(
     tmp_path: Path,
 ) -> None:
     run(WireFuzzer(), tmp_path)
+
+
+def test_one_host_decides_in_random_worlds_as_the_rules_do(tmp_path: Path) -> None:
+    run(ElectionFuzzer(), tmp_path)
 
 
 @pytest.mark.root
