@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -37,6 +38,16 @@ def refuse_skip(report: Outcome) -> Outcome:
         report.outcome = "failed"
         report.longrepr = f"CARP_FAST_NO_SKIPS=1: {reason}"
     return report
+
+
+def pytest_configure() -> None:
+    """Has programs that tests start react to signals as usual, also where the tests run with nohup
+    or in the background: what a shell ignores for those, their children would ignore, too. A
+    handler does not outlive exec.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 @pytest.hookimpl(wrapper=True)

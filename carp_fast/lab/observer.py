@@ -85,7 +85,8 @@ class Announced(NamedTuple):
 class Observer(Closing):
     """Listens on every segment of `host` until closed; a context manager.
 
-    All results are copies. Every method raises LabError if the reading thread failed.
+    All results are copies, of what has arrived when the method is called. Every method raises
+    LabError if the reading thread failed.
     """
 
     def __init__(self, host: Host):
@@ -203,8 +204,10 @@ class Observer(Closing):
             return self._dropped
 
     def _copy(self, records: Mapping[_K, _V]) -> dict[_K, _V]:
+        """The records, of all frames that have arrived: also of those in the sockets' queues."""
         with self._changed:
             self._require_reader()
+            self._drain()
             return dict(records)
 
     def _require_reader(self) -> None:

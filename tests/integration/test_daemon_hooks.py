@@ -227,12 +227,25 @@ def test_the_daemon_never_forks(lab_factory: Callable[..., Lab], tmp_path: Path)
         tmp_path, "a", [table("1-20", **keys)], defaults=ALONE, daemon={"notify": program}
     )
     env = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{tmp_path}"}
-    daemon = start_daemon(a, path, ready=False, env=env)
+    # The process waits until it is traced, and becomes the daemon then.
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    waiting = [
+        "sh",
+        "-c",
+        'read go < "$0"; exec "$@"',
+        str(gate),
+        sys.executable,
+        "-m",
+        "carp_fast",
+    ]
+    daemon = start_daemon(a, path, ready=False, env=env, program=waiting)
     with subprocess.Popen(
         [sys.executable, "-m", TRACER, str(daemon.process.pid)], stdout=subprocess.PIPE, text=True
     ) as tracer:
         assert tracer.stdout is not None
         assert tracer.stdout.readline() == "tracing\n"
+        gate.write_text("go\n")
         daemon.wait_ready()
         daemon.wait_state("MASTER", 5)
         daemon.wait_log("up .*: exit status 0 after", 10, count=20)

@@ -325,6 +325,7 @@ from carp_fast.lab.lab import Lab
 with Lab("crashing", segments=1) as lab:
     process = lab["a"].start(["sleep", "1000"])
     print(lab.identity, process.pid, *[host.namespace for host in lab.hosts], flush=True)
+    sys.stdin.readline()
     {end}
 """
 
@@ -343,6 +344,9 @@ def owner(end: str) -> Iterator[tuple[subprocess.Popen[str], int, list[Path]]]:
             _, pid, *names = popen.stdout.readline().split()
             pid_fd = os.pidfd_open(int(pid))
             try:
+                assert popen.stdin is not None
+                popen.stdin.write("what runs there is known now\n")
+                popen.stdin.flush()
                 yield popen, pid_fd, [namespaces.NAMESPACES / name for name in names]
             finally:
                 os.close(pid_fd)

@@ -271,8 +271,10 @@ def test_an_interface_that_vanishes(play: Play) -> None:
     """ucarp ends with exit code 0; carp-fast waits for it to come back."""
 
     def vanishing(stage: Stage) -> list[Transcript]:
-        one = stage.start("-z")
-        one.wait_master()
+        with Ear(stage.lab["b"], stage.segment) as ear:
+            one = stage.start("-z")
+            one.wait_master()
+            ear.frames(2)  # ucarp does not notice while it announces its address
         stage.lab.delete_interface("a", stage.segment)
         one.wait_calls("down", 2)
         if stage.program == "ucarp":
