@@ -160,9 +160,27 @@ class Counters:
             may = {RECENT, LONG}
         if not certain and counter not in self.sent_ns and self.in_old_run(counter, at_ns, span_ns):
             may |= {LONG}
+        if self.passed_over(counter, at_ns, span_ns):
+            may |= {RECENT, LONG}
         if not certain or is_late:
             may |= {NONE, RECENT} if LONG in may else {NONE}
         return frozenset(may)
+
+    def passed_over(self, counter: int, at_ns: int, span_ns: int) -> bool:
+        """Whether it lies in a gap of what was in use long ago, which a range covers."""
+        at = bisect.bisect_left(self.sorted, counter)
+        after = at + (self.sorted[at : at + 1] == [counter])
+        around = self.sorted[max(0, at - 1) : at] + self.sorted[after : after + 1]
+        return (
+            len(around) == 2
+            and around[1] - around[0] <= NEAR
+            and all(at_ns - self.used_ns(each) > span_ns for each in around)
+        )
+
+    def used_ns(self, counter: int) -> int:
+        """When a counter that was sent or heard was first in use."""
+        times = (self.sent_ns.get(counter), self.first_ns.get(counter))
+        return min(each for each in times if each is not None)
 
     def in_old_run(self, counter: int, at_ns: int, span_ns: int) -> bool:
         """Whether it is within what came in order of a source that was heard long ago."""
