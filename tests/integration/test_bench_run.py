@@ -20,9 +20,11 @@ from carp_fast.bench.measurements import COST_HEADER, TAKE_OVER_HEADER, Report
 from carp_fast.bench.run import LAB
 from carp_fast.lab.lab import Lab
 from carp_fast.lab.namespaces import NAMESPACES
+from tests.support.punctual import Delays, before_others
 
 DEADLINE_S = 120.0
 TIMEOUT_S = 3 + 100 / 256
+GAP_MAX_S = TIMEOUT_S + 1
 PLOT = "figure.svg"
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
@@ -36,6 +38,7 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+    late_s: float = 0.0  # how long a process had to wait in all, in any GAP_MAX_S
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +63,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Done]]:
     }
     try:
         ended = {}
-        for name, process in started.items():
-            out, err = process.communicate(timeout=DEADLINE_S)
-            ended[name] = Done(process.pid, process.returncode, out, err)
+        with Delays() as delays:
+            for name, process in started.items():
+                out, err = process.communicate(timeout=DEADLINE_S)
+                late_s = delays.most_within(GAP_MAX_S)
+                ended[name] = Done(process.pid, process.returncode, out, err, late_s)
         figure = directory / PLOT
         ended["figure"] = Done(0, 0, figure.read_text() if figure.exists() else "", "")
         yield ended
@@ -102,8 +107,11 @@ def test_the_take_over_is_seen(runs: dict[str, Done]) -> None:
         assert over.address_s.max < TIMEOUT_S + 0.5
     (pings,) = report.pings
     assert (pings.daemon, pings.virtual_hosts) == ("carp-fast", 10)
-    assert 1.5 < pings.gap_max_s < TIMEOUT_S + 1
-    assert pings.lost_max * pings.every_s == pytest.approx(pings.gap_max_s, abs=0.6)
+    late_s = runs["own"].late_s
+    assert 1.5 < pings.gap_max_s < GAP_MAX_S + late_s
+    # Pings that could not be sent in time were not sent at all.
+    lost_s = pings.lost_max * pings.every_s
+    assert pings.gap_max_s - 0.6 - late_s < lost_s < pings.gap_max_s + 0.6
 
 
 def test_the_figure_is_drawn(runs: dict[str, Done]) -> None:
@@ -135,7 +143,8 @@ def test_nothing_is_left(runs: dict[str, Done]) -> None:
 
 def test_the_floor_moves_every_frame(lab_factory: Callable[..., Lab]) -> None:
     lab = lab_factory("carp-fast-floor", segments=2)
-    price = floor.measure(lab["a"], lab["b"], [1, 2], 2_000, 1.0)
+    with before_others():
+        price = floor.measure(lab["a"], lab["b"], [1, 2], 2_000, 1.0)
     assert price.sent_per_s == pytest.approx(2_000, rel=0.1)
     assert price.received_per_s == pytest.approx(price.sent_per_s, rel=0.1)
     assert 0 < price.receive_cpu_percent < 100
