@@ -27,6 +27,9 @@ ALONE = {"dead_ratio": 1}
 # Of an advertisement behind its interval, on a machine that does a thousand other things.
 LATE_S = 0.05
 
+# Lines about virtual hosts of which more than 20 come in a second are logged at level debug.
+EVERY_LINE = ("--log-level", "debug")
+
 
 def script(path: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}")
@@ -141,7 +144,7 @@ def test_1000_hooks_delay_no_advertisement(lab_factory: Callable[..., Lab], tmp_
     ]
     path = write_configuration(tmp_path, "a", tables, defaults=ALONE)
     with Recording(b) as recording:
-        daemon = start_daemon(a, path)
+        daemon = start_daemon(a, path, arguments=EVERY_LINE)
         daemon.wait_state("MASTER", 10)
         began_ns = time.time_ns()
         daemon.wait_log("up .*: exit status 0 after", 30, count=1000)
@@ -178,7 +181,7 @@ esac
         daemon={"hook_concurrency": 2, "hook_timeout_s": 0.5},
     )
     with Recording(b) as recording:
-        daemon = start_daemon(a, path)
+        daemon = start_daemon(a, path, arguments=EVERY_LINE)
         daemon.wait_state("MASTER", 5)
         daemon.wait_log(r"ERROR s1/[12]: up \S+: not finished within 0.5 s", 5, count=2)
         daemon.wait_log(
@@ -239,7 +242,9 @@ def test_the_daemon_never_forks(lab_factory: Callable[..., Lab], tmp_path: Path)
         "-m",
         "carp_fast",
     ]
-    daemon = start_daemon(a, path, ready=False, env=env, program=waiting)
+    daemon = start_daemon(
+        a, path, ready=False, arguments=EVERY_LINE, env=env, program=waiting
+    )
     with subprocess.Popen(
         [sys.executable, "-m", TRACER, str(daemon.process.pid)], stdout=subprocess.PIPE, text=True
     ) as tracer:
@@ -254,7 +259,7 @@ def test_the_daemon_never_forks(lab_factory: Callable[..., Lab], tmp_path: Path)
         daemon.wait_log("reloaded in", 5, count=2)
         assert daemon.stop() == 0
         births = json.loads(tracer.stdout.read())
-    assert len(daemon.log_lines("down told_function:told: done")) == 20
+    assert len(daemon.log_lines(r"s1/\d+: down told_function:told: done")) == 20
     assert births["fork"] == 0
     assert births["clone"] == 0
     assert births["vfork"] == 21  # 20 hooks and notify

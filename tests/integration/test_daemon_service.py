@@ -281,7 +281,11 @@ def test_every_fault_of_a_configuration_is_said_and_nothing_started(
     path = write_configuration(tmp_path, "a", tables)
     lines = refusal(a, path).splitlines()
     assert len(lines) == 3
-    assert all(line.startswith(f"{path}: virtual_host[") for line in lines)
+    text = path.read_text().splitlines()
+    for line in lines:
+        place = re.fullmatch(rf"{re.escape(str(path))}:(\d+): virtual_host\[\d\]: (\w+) = .*", line)
+        assert place is not None, line
+        assert text[int(place.group(1)) - 1].startswith(place.group(2))
     assert any("advbase" in line for line in lines), "the nearest known key"
     assert not path.with_suffix(".sock").exists()
 
