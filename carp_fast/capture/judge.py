@@ -55,7 +55,7 @@ def signer_of(host: VirtualHost, main_file: str = "") -> Signer:
         table=origin.here if origin.file == main_file else str(origin),
         interface=host.interface,
         vhid=host.vhid,
-        passphrase=settings.passphrase,
+        passphrase=settings.passphrase_text,
         addresses=tuple(prefix_bytes(each)[0] for each in host.addresses),
         unsigned=tuple(prefix_bytes(each)[0] for each in host.unsigned_addresses),
         groups=() if settings.peers else destinations,

@@ -192,6 +192,7 @@ def _streams(options: FloodOptions) -> Streams:
         addresses += [value.to_bytes(size, "big") for value in values]
     file = options.passphrase_file
     passphrase = Passphrases(None).from_file(file) if file else DEFAULT_PASSPHRASE
+    assert isinstance(passphrase, bytes)
     return made_up(list(vhids or (1,)), addresses, passphrase, place)
 
 

@@ -66,6 +66,7 @@ from carp_fast.config.secrets import (
     read_key_credential,
 )
 from carp_fast.config.writers import Exposure
+from carp_fast.engine._auth import Passphrase
 from carp_fast.engine.keys import Announce
 
 __all__ = [
@@ -104,8 +105,11 @@ def load(path: Path | str, *, without_credentials: bool = False) -> Configuratio
 
 
 def load_settled(path: Path) -> Configuration:
-    """Reads as load() does, and again while a file changes; see read_settled in readings.py."""
-    return read_settled(path, lambda readings: _Loader(path, readings).load())
+    """Reads as load() does, and again while a file changes; see read_settled in readings.py.
+
+    For a daemon: its passphrases are without their text.
+    """
+    return read_settled(path, lambda readings: _Loader(path, readings, sealed=True).load())
 
 
 class _Values(NamedTuple):
@@ -119,17 +123,23 @@ class _Loader:
     """One run over the main file and the included ones; collects all faults before it raises."""
 
     def __init__(
-        self, path: Path, readings: Readings, *, unknown_credentials: bool = False
+        self,
+        path: Path,
+        readings: Readings,
+        *,
+        unknown_credentials: bool = False,
+        sealed: bool = False,
     ) -> None:
         self.path = path
         self.unknown_credentials = unknown_credentials
+        self.sealed = sealed
         self.readings = readings
         self.found = Findings()
         self.fault, self.warn = self.found.fault, self.found.warn
         self.documents = Documents(path, readings, self.found)
         self.exposures: dict[Path, list[Exposure]] = {}
         self.defaults = Table(Origin(str(path), "defaults"), {}, path.parent, exposed=False)
-        self.passphrases = Passphrases(None, readings)
+        self.passphrases = Passphrases(None, readings, sealed=sealed)
         self.key_broken = False
         self.count = 0
         self.virtual_hosts: list[VirtualHost] = []
@@ -199,7 +209,7 @@ class _Loader:
             self.fault(table.origin, "secret_key_file", shown, error.text)
             bad.add("secret_key_file")
         self.key_broken = "secret_key_file" in bad
-        self.passphrases = Passphrases(key, self.readings)
+        self.passphrases = Passphrases(key, self.readings, sealed=self.sealed)
         if "notify" in values:
             self.check_program(table, "notify")
         return Daemon(**values)
@@ -307,7 +317,7 @@ class _Loader:
             inherited, **{key.removeprefix("announce."): value for key, value in values.items()}
         )
 
-    def passphrase(self, table: Table) -> bytes | None:
+    def passphrase(self, table: Table) -> bytes | Passphrase | None:
         """The passphrase of a table that names one; None after a fault, empty if it is unknown."""
         given = [key for key in PASSPHRASE_KEYS if key in table.raw]
         key = given[-1]

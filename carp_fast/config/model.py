@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from carp_fast.engine._auth import Passphrase
 from carp_fast.engine.keys import Keys
 from carp_fast.errors import CarpFastError
 
@@ -77,11 +78,12 @@ class Settings(Keys, frozen=True, kw_only=True):
     """The settings that the virtual hosts of one table share: the engine's keys, and these.
 
     `up` and `down`: a path or "module:function". Addresses have the form of inet_ntop; `peers` are
-    sorted, IPv4 first. `passphrase` is empty if it is unknown, see load(). With peers,
-    `destination`, `destination6`, `broadcast` and `advertise_mac` have their defaults.
+    sorted, IPv4 first. `passphrase` is empty if it is unknown, see load(), and without its text in
+    a daemon. With peers, `destination`, `destination6`, `broadcast` and `advertise_mac` have their
+    defaults.
     """
 
-    passphrase: bytes
+    passphrase: bytes | Passphrase
     source: str | None = None  # None: the interface's own
     source6: str | None = None
     destination: str = "224.0.0.18"
@@ -93,6 +95,11 @@ class Settings(Keys, frozen=True, kw_only=True):
     down: str | None = None
     xparam: str | None = None
     origin: Origin = Origin("", "")
+
+    @property
+    def passphrase_text(self) -> bytes:
+        """The passphrase; empty in a daemon, which does not keep its text."""
+        return self.passphrase if isinstance(self.passphrase, bytes) else b""
 
     def __rich_repr__(self) -> Iterable[tuple[str, Any]]:  # type: ignore[override]
         for field in self.__struct_fields__:

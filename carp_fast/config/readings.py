@@ -76,7 +76,7 @@ class Readings:
         """Notes that a file is about to be read, which may fail."""
         self._stamps[path] = None
 
-    def note(self, path: Path, status: os.stat_result, content: bytes) -> None:
+    def note(self, path: Path, status: os.stat_result, content: bytes | bytearray) -> None:
         """Notes that an expected file was read; `status`: of the open file."""
         if not stat.S_ISREG(status.st_mode):
             return  # a pipe gives its content once

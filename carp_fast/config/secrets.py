@@ -1,7 +1,8 @@
 """Passphrases and the key that encrypts them: files, systemd credentials, Fernet tokens.
 
-Must not know TOML, tables or virtual hosts. No error raised here contains any part of a passphrase
-or a key. `cryptography` is imported only to encrypt or decrypt.
+What is read from a file is overwritten once the passphrase has been made from it. Must not know
+TOML, tables or virtual hosts. No error raised here contains any part of a passphrase or a key.
+`cryptography` is imported only to encrypt or decrypt.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import base64
 import binascii
 import os
 import stat
+from io import FileIO
 from pathlib import Path
 
 from carp_fast.config.readings import Readings, open_without_waiting
+from carp_fast.engine._auth import Passphrase
 from carp_fast.errors import CarpFastError
 
 PASSPHRASE_BYTES = 19  # the digest's key is a 20-byte field that ends in NUL
@@ -20,6 +23,8 @@ SECRET_FILE_BYTES = 4096  # longest passphrase or key file; a longer one is refu
 FERNET_KEY_BYTES = 32
 ENCRYPTED_PREFIX = "encrypted:"
 KEY_CREDENTIAL = "carp-fast.key"
+
+Text = bytes | memoryview
 
 
 class SecretError(CarpFastError):
@@ -87,7 +92,7 @@ def read_key(path: Path, readings: Readings | None = None) -> bytes:
 
     The file is noted in `readings`. Raises SecretError, also for a file that others may read.
     """
-    return _checked_key(_read(path, readings, private=True), path)
+    return _read_key(path, readings, private=True)
 
 
 def read_key_credential(readings: Readings | None = None) -> bytes | None:
@@ -105,7 +110,7 @@ def read_key_credential(readings: Readings | None = None) -> bytes | None:
         return None
     except OSError:
         pass  # it exists; reading it raises the error
-    return _checked_key(_read(path, readings, private=False), path)
+    return _read_key(path, readings, private=False)
 
 
 def encrypt(passphrase: bytes, key: bytes) -> str:
@@ -131,7 +136,7 @@ def decrypt(text: str, key: bytes) -> bytes:
         ) from None
 
 
-def check_passphrase(passphrase: bytes) -> None:
+def check_passphrase(passphrase: Text) -> None:
     """Raises SecretError unless every CARP implementation can use the passphrase."""
     if not passphrase:
         raise SecretError(f"the passphrase is empty; allowed: 1 to {PASSPHRASE_BYTES} bytes")
@@ -139,7 +144,7 @@ def check_passphrase(passphrase: bytes) -> None:
         raise SecretError(
             f"the passphrase has {len(passphrase)} bytes; allowed: 1 to {PASSPHRASE_BYTES} bytes"
         )
-    if b"\0" in passphrase:
+    if 0 in passphrase:
         raise SecretError("the passphrase holds a NUL byte; allowed: any other bytes")
 
 
@@ -147,23 +152,29 @@ class Passphrases:
     """Reads passphrases; each file, credential and token is read only once.
 
     `key`: the Fernet key for encrypted passphrases, or None; each file is noted in `readings`.
+    `sealed`: passphrases are given without their text, of which nothing that this reads from a
+    file stays in memory.
     """
 
-    def __init__(self, key: bytes | None, readings: Readings | None = None) -> None:
+    def __init__(
+        self, key: bytes | None, readings: Readings | None = None, *, sealed: bool = False
+    ) -> None:
         self._key = key
         self._readings = readings
-        self._files: dict[Path, bytes] = {}
-        self._texts: dict[bytes, bytes] = {}
+        self._sealed = sealed
+        self._found: dict[Path | str, bytes | Passphrase] = {}
 
-    def from_text(self, text: str) -> bytes:
+    def from_text(self, text: str) -> bytes | Passphrase:
         """The passphrase written as `text`, which may be "encrypted:TOKEN"."""
-        return self._plain(text.encode("utf-8"))
+        if text not in self._found:
+            self._found[text] = self._plain(text.encode("utf-8"))
+        return self._found[text]
 
-    def from_file(self, path: Path) -> bytes:
+    def from_file(self, path: Path) -> bytes | Passphrase:
         """The first line of a file that others may not read, without its line end."""
         return self._first_line(path, private=True)
 
-    def from_credential(self, name: str) -> bytes:
+    def from_credential(self, name: str) -> bytes | Passphrase:
         """The first line of a systemd credential of this service."""
         if not name or "/" in name or "\0" in name or name in {".", ".."}:
             raise SecretError("is not the name of a credential; allowed: a file name without '/'")
@@ -176,29 +187,48 @@ class Passphrases:
         # systemd keeps credentials from others itself; their mode shows an ACL's mask.
         return self._first_line(directory / name, private=False)
 
-    def _first_line(self, path: Path, *, private: bool) -> bytes:
-        if path not in self._files:
-            line = _read(path, self._readings, private=private).split(b"\n", 1)[0]
-            self._files[path] = line.removesuffix(b"\r")
-        return self._plain(self._files[path])
+    def _first_line(self, path: Path, *, private: bool) -> bytes | Passphrase:
+        if path not in self._found:
+            content = _read(path, self._readings, private=private)
+            try:
+                end = content.find(b"\n")
+                end = len(content) if end < 0 else end
+                end -= content.endswith(b"\r", 0, end)
+                with memoryview(content) as whole, whole[:end] as line:
+                    self._found[path] = self._plain(line)
+            finally:
+                overwrite(content)
+        return self._found[path]
 
-    def _plain(self, text: bytes) -> bytes:
-        if text not in self._texts:
-            passphrase = text
-            if text.startswith(ENCRYPTED_PREFIX.encode()):
-                if self._key is None:
-                    raise KeyMissing(
-                        "the passphrase is encrypted and there is no key; allowed: a key in"
-                        f" daemon.secret_key_file or the systemd credential {KEY_CREDENTIAL}"
-                    )
-                passphrase = decrypt(text.decode("utf-8", "replace"), self._key)
-            check_passphrase(passphrase)
-            self._texts[text] = passphrase
-        return self._texts[text]
+    def _plain(self, text: Text) -> bytes | Passphrase:
+        """The passphrase in `text`, which the caller may overwrite afterwards."""
+        passphrase = text
+        if text[: len(ENCRYPTED_PREFIX)] == ENCRYPTED_PREFIX.encode():
+            if self._key is None:
+                raise KeyMissing(
+                    "the passphrase is encrypted and there is no key; allowed: a key in"
+                    f" daemon.secret_key_file or the systemd credential {KEY_CREDENTIAL}"
+                )
+            passphrase = decrypt(bytes(text).decode("utf-8", "replace"), self._key)
+        check_passphrase(passphrase)
+        return Passphrase(passphrase) if self._sealed else bytes(passphrase)
 
 
-def _checked_key(content: bytes, path: Path | None) -> bytes:
-    key = content.strip()
+def overwrite(content: bytearray) -> None:
+    """Overwrites a secret with zeros, in its place."""
+    content[:] = bytes(len(content))
+
+
+def _read_key(path: Path, readings: Readings | None, *, private: bool) -> bytes:
+    content = _read(path, readings, private=private)
+    try:
+        return _checked_key(content, path)
+    finally:
+        overwrite(content)
+
+
+def _checked_key(content: bytes | bytearray, path: Path | None) -> bytes:
+    key = bytes(content.strip())
     try:
         length = len(base64.b64decode(key, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):
@@ -208,13 +238,14 @@ def _checked_key(content: bytes, path: Path | None) -> bytes:
     return key
 
 
-def _read(path: Path, readings: Readings | None, *, private: bool) -> bytes:
+def _read(path: Path, readings: Readings | None, *, private: bool) -> bytearray:
+    """The content of a file, of which no other copy is made."""
     if readings is not None:
         readings.expect(path)
     # Mode and type are those of the open file, so that it cannot be exchanged between check and
     # read.
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:
+        with open(path, "rb", buffering=0, opener=open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise SecretError("is not a regular file", path)
@@ -224,11 +255,21 @@ def _read(path: Path, readings: Readings | None, *, private: bool) -> bytes:
                     f" gid {status.st_gid}); allowed: mode 0600, or 0640 with group root",
                     path,
                 )
-            content = file.read(SECRET_FILE_BYTES + 1)
+            content = _read_all(file, min(status.st_size or SECRET_FILE_BYTES, SECRET_FILE_BYTES))
     except OSError as error:
         raise SecretError(f"cannot be read: {error.strerror}", path) from None
     if len(content) > SECRET_FILE_BYTES:
         raise SecretError(f"is longer than {SECRET_FILE_BYTES} bytes", path)
     if readings is not None:
         readings.note(path, status, content)
+    return content
+
+
+def _read_all(file: FileIO, size: int) -> bytearray:
+    """Up to `size` + 1 bytes. Cutting off less than half of a bytearray does not move it."""
+    content, read = bytearray(size + 1), 0
+    with memoryview(content) as room:
+        while read < len(content) and (count := file.readinto(room[read:])):
+            read += count
+    del content[read:]
     return content

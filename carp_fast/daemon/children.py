@@ -104,7 +104,8 @@ def ending(exit_status: int) -> str:
 class Child:
     """A running program in a session, and so a process group, of its own.
 
-    It runs at normal priority with the usual umask, and with the limits of the daemon's start.
+    It runs at normal priority with the usual umask, and with the limits of the daemon's start,
+    except that it makes no core file where the daemon makes none.
     `on_output(data)` gets what it writes on stdout and stderr; `on_exit(exit_status)` is called
     once, after all its output, negative for a signal. Processes that it leaves in the background
     are left alone, but can no longer write to our pipe. Everything happens on the loop's thread.

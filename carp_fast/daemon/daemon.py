@@ -28,6 +28,8 @@ from carp_fast.daemon.notify import Notify
 from carp_fast.daemon.opened import Opened
 from carp_fast.daemon.process import (
     StartError,
+    forbid_core_files,
+    forbid_tracing,
     give_back_memory,
     require_capabilities,
     share_memory,
@@ -57,6 +59,8 @@ def run(path: Path, pid_file: Path | None = None) -> int:
     Raises ConfigurationError and StartError before anything was changed.
     """
     inherit_nothing()
+    forbid_tracing()
+    forbid_core_files()
     share_memory()
     configuration = config.load_settled(path)
     require_capabilities(managing=bool(by_interface(configuration.virtual_hosts)))

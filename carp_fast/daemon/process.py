@@ -1,4 +1,5 @@
-"""What the daemon's process needs of the machine: capabilities, and memory that it returns.
+"""What the daemon's process needs of the machine: capabilities, memory that it returns, and that
+other processes cannot read it.
 
 Also holds StartError, which everything that starts a daemon may raise. Must not know what the
 daemon does with either.
@@ -6,12 +7,15 @@ daemon does with either.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import resource
 
 from carp_fast.errors import CarpFastError
 
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of mallopt(3)
+PR_SET_DUMPABLE = 4
 MAPPED_BYTES = 1 << 17  # larger blocks go back to the kernel as soon as they are freed
 
 
@@ -31,6 +35,23 @@ def require_capabilities(*, managing: bool) -> None:
     missing = [name for name, bit in needed if not effective >> bit & 1]
     if missing:
         raise StartError(f"missing {' and '.join(missing)}: run as root, or grant it")
+
+
+def forbid_tracing() -> None:
+    """Disables core files and debuggers of the same user: both would show passphrases and keys.
+
+    Only a process with CAP_SYS_PTRACE can still read the memory. The files in /proc that need such
+    a right, as those about open descriptors, can be read by this process itself, and the others by
+    everybody.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def forbid_core_files() -> None:
+    """Sets RLIMIT_CORE to 0, for this process and the programs that it starts."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def share_memory() -> None:

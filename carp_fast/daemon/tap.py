@@ -295,9 +295,8 @@ class Tap:
         if host.identity not in self._keys:
             from carp_fast.capture.judge import signer_of  # most daemons never need it
 
-            signer = signer_of(host)
-            forms = signer.forms()
-            self._keys[host.identity] = [Key(signer.passphrase, each) for _, each in forms]
+            passphrase, forms = host.settings.passphrase, signer_of(host).forms()
+            self._keys[host.identity] = [Key(passphrase, each) for _, each in forms]
         keys = self._keys[host.identity]
         return any(key.verify(fields["counter"], fields["digest"]) for key in keys)
 

@@ -1,12 +1,20 @@
 """HMAC-SHA1 over an advertisement, for Python."""
 
-from typing_extensions import disjoint_base
+from typing import Self
+
+from typing_extensions import Buffer, disjoint_base
 
 SHA1_FORM: str
 
 @disjoint_base
+class Passphrase:
+    def __new__(cls, text: Buffer) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@disjoint_base
 class Key:
-    def __init__(self, passphrase: bytes, message: bytes) -> None: ...
+    def __init__(self, passphrase: bytes | Passphrase, message: bytes) -> None: ...
     def sign(self, counter: bytes) -> bytes: ...
     def sign_with(
         self, counter: bytes, other: Key, other_counter: bytes

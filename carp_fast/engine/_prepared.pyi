@@ -5,6 +5,7 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
+from carp_fast.engine._auth import Passphrase
 from carp_fast.engine.keys import ALL_KEYS as ALL_KEYS
 from carp_fast.engine.keys import DIALECTS as DIALECTS
 
@@ -34,7 +35,7 @@ class PreparedHost:
         interface: int,
         vhid: int,
         addresses: Sequence[tuple[bytes, int]],
-        passphrase: bytes,
+        passphrase: bytes | Passphrase,
         unsigned_addresses: Sequence[tuple[bytes, int]] = (),
         retired_addresses: Sequence[tuple[bytes, int]] = (),
         destination: bytes = b"\xe0\x00\x00\x12",

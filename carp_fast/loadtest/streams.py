@@ -141,7 +141,7 @@ def _add(found: Streams, host: VirtualHost, place: Place, peer_mac: bytes | None
             target = b"\xff" * 6 if settings.broadcast else multicast_mac(destination)
         found.streams.append(
             Stream(
-                host.vhid, settings.passphrase, message,
+                host.vhid, settings.passphrase_text, message,
                 address_bytes(own) if own else usual, destination, mac, target,
                 settings.advbase, settings.advskew,
             )

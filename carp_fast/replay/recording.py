@@ -151,7 +151,7 @@ def configured_table(host: VirtualHost) -> dict[str, Any]:
         "vhid": host.vhid,
         "addresses": list(host.addresses),
         "unsigned_addresses": list(host.unsigned_addresses),
-        "passphrase": host.settings.passphrase.decode("utf-8", "surrogateescape"),
+        "passphrase": host.settings.passphrase_text.decode("utf-8", "surrogateescape"),
     }
     for key in KEYS:
         key.put_into(table, key.of(host.settings))

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from carp_fast import __version__
 from carp_fast.config.model import Settings, VirtualHost
+from carp_fast.config.secrets import overwrite
+from carp_fast.daemon.process import forbid_tracing
+from carp_fast.engine._auth import Passphrase
 from carp_fast.standard import discard_output
 from carp_fast.ucarp.log import logger, start_logging
 from carp_fast.ucarp.options import (
@@ -28,7 +31,7 @@ from carp_fast.ucarp.options import (
     summary,
     without_password,
 )
-from carp_fast.ucarp.process import Waiting, detach, forbid_core_dumps, rename
+from carp_fast.ucarp.process import Waiting, detach, rename
 
 PROGRAM = "ucarp"
 DONE, WRONG_USAGE, NOT_STARTED = 0, 2, 2  # a SettingsError has its own, mostly 1
@@ -76,7 +79,7 @@ def _hide_password(called: Sequence[str], arguments: Sequence[str]) -> None:
     for password in given:
         shown = without_password(shown, password)
     rename(PROGRAM, [*(called if len(called) == 1 else [PROGRAM]), *shown])
-    forbid_core_dumps()
+    forbid_tracing()
 
 
 def _run(options: Options) -> int:
@@ -103,9 +106,12 @@ def _run_daemon(options: Options, waiting: Waiting) -> int:
     from carp_fast.daemon.daemon import StartError
     from carp_fast.ucarp.manner import run
 
+    host = virtual_host(options)
+    if isinstance(options.password, bytearray):  # from a file; others are in the arguments anyway
+        overwrite(options.password)
     try:
         return run(
-            virtual_host(options),
+            host,
             named=options.interface,
             neutral=options.neutral,
             shutdown=options.shutdown,
@@ -146,7 +152,7 @@ def virtual_host(options: Options) -> VirtualHost:
     An alias such as eth0:1 stands for its interface.
     """
     settings = Settings(
-        passphrase=options.password,
+        passphrase=Passphrase(options.password),
         source=options.srcip,
         advbase=options.advbase,
         advskew=options.advskew,

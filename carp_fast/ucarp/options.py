@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from carp_fast.config.secrets import overwrite
 from carp_fast.config.writers import Writers
 from carp_fast.errors import CarpFastError
 
@@ -75,7 +76,7 @@ class Options(msgspec.Struct, kw_only=True):
     srcip: str = ""
     mcastip: str = DEFAULT_GROUP
     vhid: int = 0
-    password: bytes = b""
+    password: bytes | bytearray = b""
     preempt: bool = False
     neutral: bool = False
     addr: str = ""
@@ -159,19 +160,26 @@ def _deadratio(text: str) -> int:
     return value
 
 
-def read_passfile(path: str) -> bytes:
-    """The first line of a file. Raises SettingsError in ucarp's words."""
+def read_passfile(path: str) -> bytearray:
+    """The first line of a file, the only copy of it. Raises SettingsError in ucarp's words."""
+    content, size = bytearray(PASSFILE_LINE_BYTES), 0
     try:
-        with open(path, "rb") as file:
-            line = file.readline(PASSFILE_LINE_BYTES)
+        with open(path, "rb", buffering=0) as file, memoryview(content) as room:
+            while content.find(b"\n", 0, size) < 0 and (count := file.readinto(room[size:])):
+                size += count
     except IsADirectoryError as error:
         raise SettingsError(f"error reading passfile {path}: {error.strerror}") from None
     except OSError as error:
         text = f"unable to open passfile {path} for reading: {error.strerror}"
         raise SettingsError(text) from None
-    if not line:
+    if not size:
         raise SettingsError(f"error reading passfile {path}: unexpected end of file")
-    return line.split(b"\n", 1)[0].split(b"\0", 1)[0]
+    found = (content.find(mark, 0, size) for mark in (b"\n", b"\0"))
+    password = bytearray(min((end for end in found if end >= 0), default=size))
+    with memoryview(content) as line:
+        password[:] = line[: len(password)]
+    overwrite(content)
+    return password
 
 
 def others_may_read(path: str) -> bool:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
+PR_SET_NAME = 15
 ARG_START_FIELD, ARG_END_FIELD = 48, 49  # of /proc/PID/stat, counted from 1
 STARTED, FAILED = b"+", b"-"
 MESSAGE_BYTES_MAX = 4096
@@ -45,11 +45,6 @@ def _arguments_at() -> tuple[int, int]:
         fields = file.read().rpartition(b")")[2].split()
     # The name in parentheses was field 2, so the first of these is field 3.
     return int(fields[ARG_START_FIELD - 3]), int(fields[ARG_END_FIELD - 3])
-
-
-def forbid_core_dumps() -> None:
-    """Disables core files, which would contain the password."""
-    _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class Waiting:

@@ -19,6 +19,13 @@ struct sha1_ending {
 };
 typedef void (*sha1_end_t)(const struct sha1_ending *ending);
 
+/* Overwrites a secret; the compiler may not leave it out although nothing reads the zeros. */
+static inline void sha1_forget(void *secret, size_t length)
+{
+    memset(secret, 0, length);
+    __asm__ __volatile__("" : : "r"(secret) : "memory");
+}
+
 static inline uint32_t sha1_rotate(uint32_t x, int n) { return x << n | x >> (32 - n); }
 
 static inline uint32_t sha1_load(const uint8_t *p)

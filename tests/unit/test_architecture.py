@@ -47,8 +47,9 @@ PURE = tuple(name for name in COMPILED if name not in WITH_SYSTEM)
 PLAIN = of("engine", "actions copies keys reports") + of("pump", "facts")
 # Headers of ours that a pure module may include, none of the system's.
 PURE_HEADERS = {"sha1.h", "atomic.h", "random.h"}
-# "cython" is the compiler's: directives, nothing that is linked.
-PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno", "cython"}
+# "cython" is the compiler's: directives, nothing that is linked; "cpython.buffer" gives the bytes
+# of an object.
+PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno", "cython", "cpython.buffer"}
 
 # The packages: each imports only from itself, from those before it, and from modules in none, which
 # know nothing. Compiled and Python modules of one name are one package.
@@ -342,8 +343,8 @@ def test_who_imports_a_library(name: str) -> None:
 
 def test_nothing_forks() -> None:
     # The daemon never forks: uvloop's and asyncio's subprocesses do, and so does Popen when it
-    # is given a user, a group or a function to call. What forks for --daemonize does so before
-    # there is a daemon.
+    # is given a user, a group or a function to call, but not for a umask. What forks for
+    # --daemonize does so before there is a daemon.
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and dotted(path, PACKAGE) != "ucarp.process":
@@ -351,7 +352,7 @@ def test_nothing_forks() -> None:
                 assert node.attr != "create_subprocess_shell", path.name
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("subprocess."):
                 given = {keyword.arg for keyword in node.keywords}
-                forking = {"preexec_fn", "user", "group", "extra_groups", "umask"}
+                forking = {"preexec_fn", "user", "group", "extra_groups"}
                 assert not given & forking, path.name
 
 

@@ -128,3 +128,36 @@ def test_two_digests_at_once_are_the_two(
         for key, message, count in (first, second)
     )
     assert one.sign_with(counter, other, other_counter) == expected
+
+
+@given(keys, messages, counters)
+def test_a_passphrase_without_its_text_signs_alike(
+    key: bytes, message: bytes, counter: bytes
+) -> None:
+    buffer = bytearray(key)
+    passphrase = _auth.Passphrase(buffer)
+    buffer[:] = bytes(len(buffer))  # it was not kept
+    expected = _auth.Key(key, message).sign(counter)
+    assert _auth.Key(passphrase, message).sign(counter) == expected
+
+
+@given(keys, keys)
+def test_passphrases_are_equal_if_their_keys_are(one: bytes, other: bytes) -> None:
+    first, second = _auth.Passphrase(one), _auth.Passphrase(memoryview(other))
+    same = one.ljust(20, b"\0") == other.ljust(20, b"\0")
+    assert (first == second) is same
+    assert not same or hash(first) == hash(second)
+    assert first == _auth.Passphrase(one)
+    assert first != one  # nothing says whether the text is the same
+    assert repr(first) == "Passphrase(hidden)"
+
+
+@pytest.mark.parametrize("wrong", [b"", b"x" * 21, memoryview(b"")])
+def test_refuses_to_seal_a_passphrase_of_another_length(wrong: bytes | memoryview) -> None:
+    with pytest.raises(ValueError, match=f"not {len(wrong)}"):
+        _auth.Passphrase(wrong)
+
+
+def test_a_passphrase_is_bytes_not_text() -> None:
+    with pytest.raises(TypeError):
+        _auth.Passphrase("secret")  # type: ignore[arg-type]

@@ -159,7 +159,7 @@ def test_a_script_runs_as_if_from_an_ordinary_shell(
         'until [ "$(cut -d" " -f19,41 /proc/$$/stat)" = "0 0" ]; do :; done; echo ordinary\n'
         f'until [ "$(ulimit -n)" = {soft} ]; do :; done; echo files\n'
         "until grep -q 'realtime timeout *unlimited' /proc/$$/limits; do :; done; echo real time\n"
-        "umask; grep -E 'Sig(Blk|Ign)' /proc/$$/status\n"
+        "umask; exec grep -E 'Sig(Blk|Ign)' /proc/self/status\n"
     )
     target = script(tmp_path / "up.sh", body)
     argv = [sys.executable, "-c", UNUSUAL, target, str(nice), str(policy), str(priority)]

@@ -397,7 +397,7 @@ def test_whatever_is_printed_loads_and_what_does_not_is_named(
     assert found.tables[0][1]["vhid"] == 7
     for host, (_, made) in zip(configuration.virtual_hosts, found.tables, strict=True):
         assert host.settings.xparam == made.get("xparam")
-        assert host.settings.passphrase.decode() == made["passphrase"]
+        assert host.settings.passphrase_text.decode() == made["passphrase"]
     assert as_toml(found).split("\n").count("[[virtual_host]]") == len(found.tables)
 
 

@@ -15,6 +15,7 @@ from carp_fast.config import readings
 from carp_fast.config.load import Configuration, ConfigurationError, load, load_settled
 from carp_fast.daemon.reload import compare, refusals
 from carp_fast.daemon.table import BACKUP, MASTER, Hosts
+from carp_fast.engine._auth import Passphrase
 from tests.support.configurations import HOST, write
 
 LOGGER = "carp_fast.config.readings"
@@ -236,7 +237,10 @@ def test_what_changes_while_it_is_read_is_read_again(
         made = load_settled(real)
     assert "changed while the configuration was read: reading it again (1 of 20)" in caplog.text
     if change == "passphrase":
-        assert {host.settings.passphrase for host in made.virtual_hosts} == {b"another", b"abc"}
+        assert {host.settings.passphrase for host in made.virtual_hosts} == {
+            Passphrase(b"another"),
+            Passphrase(b"abc"),
+        }
     else:
         assert len(made.virtual_hosts) == 90 if change != "included" else 89
 

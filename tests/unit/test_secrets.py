@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from carp_fast.config import secrets
 from carp_fast.config.secrets import KeyMissing, Passphrases, SecretError
+from carp_fast.engine._auth import Passphrase
 
 
 @pytest.fixture
@@ -214,3 +215,40 @@ def test_cryptography_is_loaded_only_for_tokens(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", script, str(path)]
     done = subprocess.run(argv, check=False, cwd=Path(secrets.__file__).parents[2])
     assert done.returncode == 0
+
+
+def test_sealed_passphrases_are_without_their_text(tmp_path: Path, key: bytes) -> None:
+    path = tmp_path / "passphrase"
+    path.touch(mode=0o600)
+    path.write_bytes(b"swordfish\r\nsecond line\n")
+    sealed = Passphrases(key, sealed=True)
+    expected = Passphrase(b"swordfish")
+    assert sealed.from_file(path) == expected
+    assert sealed.from_text("swordfish") == expected
+    assert sealed.from_text(secrets.encrypt(b"swordfish", key)) == expected
+    assert Passphrases(key).from_file(path) == b"swordfish"
+
+
+@pytest.mark.parametrize("size", [1, 2, 18, secrets.SECRET_FILE_BYTES])
+def test_what_a_file_held_is_overwritten_where_it_was_read(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "passphrase"
+    path.touch(mode=0o600)
+    path.write_bytes(b"x" * size)
+    seen: list[bytearray] = []
+
+    def overwrite(content: bytearray) -> None:
+        assert bytes(content) == b"x" * size
+        real(content)
+        seen.append(content)
+
+    real = secrets.overwrite
+    monkeypatch.setattr(secrets, "overwrite", overwrite)
+    reader = Passphrases(None, sealed=True)
+    if size <= secrets.PASSPHRASE_BYTES:
+        assert reader.from_file(path) == Passphrase(b"x" * size)
+    else:
+        with pytest.raises(SecretError):
+            reader.from_file(path)
+    assert [bytes(content) for content in seen] == [bytes(size)]

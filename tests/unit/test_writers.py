@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,11 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away: nee
 
 def shown(found: list[Exposure], directory: Path) -> list[tuple[bool, str]]:
     return [(each.to_all, each.text.replace(str(directory), "DIR")) for each in found]
+
+
+def without_values(path: Path) -> list[str]:
+    """The faults, without the values of keys: long paths are shortened."""
+    return [re.sub(r' = "[^:]*: ', ": ", line) for line in fault_lines(path)]
 
 
 def program(path: Path, mode: int = 0o755) -> Path:
@@ -180,11 +186,11 @@ def test_a_directory_is_reported_once_for_all_files_in_it(tmp_path: Path) -> Non
 def test_a_hook_that_everybody_may_write_is_a_fault(key: str, tmp_path: Path) -> None:
     hook = program(tmp_path / "bin" / "hook", mode=0o757)
     path = write(tmp_path, host(**{key: f'"{hook}"'}))
-    said = f'{TABLE}{key} = "DIR/bin/hook": everybody may'
-    assert fault_lines(path) == [f"{said} write it (mode 0757); allowed: mode 0755"]
+    said = f"{TABLE}{key}: everybody may"
+    assert without_values(path) == [f"{said} write it (mode 0757); allowed: mode 0755"]
     hook.chmod(0o755)
     hook.parent.chmod(0o777)
-    assert fault_lines(path) == [
+    assert without_values(path) == [
         f"{said} exchange it in DIR/bin (mode 0777); allowed: mode 0755, or 1777"
     ]
     hook.parent.chmod(0o755)
@@ -201,11 +207,10 @@ def test_the_notify_program_and_secrets_are_looked_at_as_well(tmp_path: Path) ->
     (tmp_path / "secret").chmod(0o602)
     table = host(passphrase="", passphrase_file='"secret"')
     path = write(tmp_path, f'[daemon]\nnotify = "{notify}"\n{table}')
-    assert fault_lines(path) == [
-        'FILE: daemon: notify = "DIR/notify": everybody may write it (mode 0777); allowed:'
-        " mode 0755",
-        'FILE: virtual_host[1] (line 4): passphrase_file = "secret": everybody may write it'
-        " (mode 0602); allowed: mode 0600",
+    assert without_values(path) == [
+        "FILE: daemon: notify: everybody may write it (mode 0777); allowed: mode 0755",
+        "FILE: virtual_host[1] (line 4): passphrase_file: everybody may write it (mode 0602);"
+        " allowed: mode 0600",
     ]
 
 

@@ -7,6 +7,10 @@ cdef enum:
     DIGEST_LENGTH = 20
     COUNTER_LENGTH = 8
 
+cdef struct KeyStates:
+    uint32_t inner[5]       # SHA-1 after ipad
+    uint32_t outer[5]       # SHA-1 after opad
+
 cdef struct AuthKey:
     uint32_t inner[5]       # SHA-1 after ipad and every whole block of the constant message
     uint32_t outer[5]       # SHA-1 after opad
@@ -15,6 +19,12 @@ cdef struct AuthKey:
     # Those bytes. If the counter fits after them: the last block, without the counter.
     uint8_t tail[64]
 
+cdef class Passphrase:
+    cdef KeyStates states
+
+cdef Passphrase as_passphrase(passphrase)
+cdef void auth_continue(AuthKey* key, const KeyStates* states, const uint8_t* message,
+                        uint32_t length) noexcept nogil
 cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* message,
                        uint32_t length) noexcept nogil
 cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest) noexcept nogil

@@ -6,8 +6,9 @@ layout, socket, clock or file. The digest is that of carp_hmac_prepare / carp_hm
 BSDs' ip_carp.c; the key is a passphrase in a 20-byte field padded with NUL.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from "sha1.h" nogil:
     void sha1_compress(uint32_t* state, const uint8_t* block) noexcept
@@ -19,6 +20,7 @@ cdef extern from "sha1.h" nogil:
     void sha1_end(const sha1_ending* ending) noexcept
     void sha1_end_two(const sha1_ending* endings) noexcept
     int sha1_choose(int want_ni)
+    void sha1_forget(void* secret, size_t length) noexcept
 
 
 cdef inline void put32(uint8_t* p, uint32_t x) noexcept nogil:
@@ -36,22 +38,32 @@ cdef inline void start(uint32_t* state) noexcept nogil:
     state[4] = 0xc3d2e1f0
 
 
-cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* message,
-                       uint32_t length) noexcept nogil:
-    """Fill `key` for the 20-byte `secret` and the constant `message` before the counter."""
+cdef void auth_start(KeyStates* states, const uint8_t* secret) noexcept nogil:
+    """Fill `states` for the 20-byte `secret`, of which nothing is left on the stack."""
     cdef uint8_t pad[64]
-    cdef uint32_t i, whole = length & ~<uint32_t>63
+    cdef uint32_t scratch[5]
+    cdef uint32_t i
     memset(pad, 0x36, 64)
     for i in range(KEY_LENGTH):
         pad[i] ^= secret[i]
-    start(key.inner)
-    sha1_compress(key.inner, pad)
+    start(states.inner)
+    sha1_compress(states.inner, pad)
     memset(pad, 0x5c, 64)
     for i in range(KEY_LENGTH):
         pad[i] ^= secret[i]
-    start(key.outer)
-    sha1_compress(key.outer, pad)
-    memset(pad, 0, 64)
+    start(states.outer)
+    sha1_compress(states.outer, pad)
+    sha1_forget(pad, sizeof(pad))
+    start(scratch)
+    sha1_compress(scratch, pad)          # in the same place as those that copied the secret
+
+
+cdef void auth_continue(AuthKey* key, const KeyStates* states, const uint8_t* message,
+                        uint32_t length) noexcept nogil:
+    """Fill `key` for a passphrase's `states` and the constant `message` before the counter."""
+    cdef uint32_t i, whole = length & ~<uint32_t>63
+    memcpy(key.inner, states.inner, sizeof(key.inner))
+    memcpy(key.outer, states.outer, sizeof(key.outer))
     for i in range(0, whole, 64):
         sha1_compress(key.inner, message + i)
     key.hashed = 64 + whole
@@ -61,6 +73,14 @@ cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* messa
     if fits(key):
         key.tail[key.tail_length + COUNTER_LENGTH] = 0x80
         put32(key.tail + 60, (key.hashed + key.tail_length + COUNTER_LENGTH) * 8)
+
+
+cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* message,
+                       uint32_t length) noexcept nogil:
+    """Fill `key` for the 20-byte `secret` and the constant `message` before the counter."""
+    cdef KeyStates states
+    auth_start(&states, secret)
+    auth_continue(key, &states, message, length)
 
 
 cdef inline bint fits(const AuthKey* key) noexcept nogil:
@@ -141,18 +161,54 @@ cdef void auth_verify_two(const AuthKey* key, const uint8_t* counter, const uint
     fit[0], fit[1] = equal(expected[0], digest), equal(expected[1], other_digest)
 
 
+cdef class Passphrase:
+    """A passphrase in the form that signs, two SHA-1 states: its text cannot be had from it.
+
+    `text`: any object with a buffer of 1 to 20 bytes, which the caller may overwrite afterwards.
+    Whoever reads the states can sign, too, but not log in where the same text is a password.
+    """
+
+    def __cinit__(self, text):
+        cdef Py_buffer view
+        cdef uint8_t secret[KEY_LENGTH]
+        PyObject_GetBuffer(text, &view, PyBUF_SIMPLE)
+        try:
+            if not 1 <= view.len <= KEY_LENGTH:
+                raise ValueError(f"a passphrase has 1 to {KEY_LENGTH} bytes, not {view.len}")
+            memset(secret, 0, sizeof(secret))
+            memcpy(secret, view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+        auth_start(&self.states, secret)
+        sha1_forget(secret, sizeof(secret))
+
+    def __eq__(self, other):
+        if not isinstance(other, Passphrase):
+            return NotImplemented
+        return memcmp(&self.states, &(<Passphrase>other).states, sizeof(KeyStates)) == 0
+
+    def __hash__(self):
+        return hash((self.states.inner[0], self.states.inner[1]))
+
+    def __repr__(self):
+        return "Passphrase(hidden)"
+
+
+cdef Passphrase as_passphrase(passphrase):
+    """`passphrase`, bytes or a Passphrase, as the latter. Raises ValueError for a wrong length."""
+    return passphrase if isinstance(passphrase, Passphrase) else Passphrase(passphrase)
+
+
 cdef class Key:
     """A prepared key, for tests, tools and benchmarks; the engine uses the C functions.
 
-    `passphrase`: 1 to 20 bytes, `message`: the constant bytes before the counter.
+    `passphrase`: 1 to 20 bytes, or a Passphrase; `message`: the constant bytes before the counter.
     """
     cdef AuthKey key
 
-    def __init__(self, bytes passphrase, bytes message):
-        if not 1 <= len(passphrase) <= KEY_LENGTH:
-            raise ValueError(f"a passphrase has 1 to {KEY_LENGTH} bytes, not {len(passphrase)}")
-        cdef bytes secret = passphrase.ljust(KEY_LENGTH, b"\0")
-        auth_prepare(&self.key, secret, message, <uint32_t>len(message))
+    def __init__(self, passphrase, bytes message not None):
+        cdef Passphrase prepared = as_passphrase(passphrase)
+        auth_continue(&self.key, &prepared.states, message, <uint32_t>len(message))
 
     def sign(self, bytes counter) -> bytes:
         """The 20-byte digest for the 8-byte `counter`."""

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
+from carp_fast.engine._auth cimport Passphrase
 from carp_fast.engine._vhid cimport VirtualHost
 
 cdef class PreparedHost:
@@ -11,7 +12,7 @@ cdef class PreparedHost:
     cdef list groups(self, addresses, bytes destination, bytes destination6)
     cdef fill_addresses(self, addresses, free_addresses, retired)
     cdef fill_outputs(self, list destinations, bint unicast, bint broadcast)
-    cdef fill_keys(self, bytes passphrase, list messages)
+    cdef fill_keys(self, Passphrase passphrase, list messages)
     cdef VirtualHost* give_away(self) except NULL
 
 cdef uint32_t source_flags(bint missing, bint missing6) noexcept

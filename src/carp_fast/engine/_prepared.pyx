@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from carp_fast.engine._auth cimport KEY_LENGTH, auth_prepare
+from carp_fast.engine._auth cimport Passphrase, as_passphrase, auth_continue
 from carp_fast.engine._core cimport MAX_INTERFACES as _MAX_INTERFACES
 from carp_fast.engine._vhid cimport (
     Address, ALTERNATE_KEYS, AlternateKey, BARRED, Block, Configured, Output, OWN_MAC,
@@ -150,20 +150,21 @@ cdef class PreparedHost:
 
     interface: the engine's number; addresses, unsigned_addresses, retired_addresses: sequences
     of (4 or 16 bytes, prefixlen); the unsigned ones are not in the digest, the retired ones are
-    only removed; passphrase: 1 to 20 bytes; destination, destination6: the groups, 4 and 16 bytes;
-    peers: unicast addresses of either family that replace the groups, at most PEERS_MAX; source,
-    source6: 4 and 16 bytes, or None for the interface's; lladdr: 6 bytes or None, see
-    signed_message(); counter: a lower bound of the first counter; broadcast: send to
-    ff:ff:ff:ff:ff:ff, whatever the group; alternates: room for digests that stay accepted after a
-    change; barred: another process of this machine has the host. The other keyword arguments are
-    the keys of keys.py, times in ns; advertise_mac may also be 6 bytes.
+    only removed; passphrase: 1 to 20 bytes, or a Passphrase, which many hosts may share;
+    destination, destination6: the groups, 4 and 16 bytes; peers: unicast addresses of either
+    family that replace the groups, at most PEERS_MAX; source, source6: 4 and 16 bytes, or None for
+    the interface's; lladdr: 6 bytes or None, see signed_message(); counter: a lower bound of the
+    first counter; broadcast: send to ff:ff:ff:ff:ff:ff, whatever the group; alternates: room for
+    digests that stay accepted after a change; barred: another process of this machine has the
+    host. The other keyword arguments are the keys of keys.py, times in ns; advertise_mac may also
+    be 6 bytes.
     Raises ValueError, TypeError and OverflowError for values that do not fit.
     """
 
     def __cinit__(self):
         memset(&self.host, 0, sizeof(VirtualHost))
 
-    def __init__(self, *, uint16_t interface, uint8_t vhid, addresses, bytes passphrase,
+    def __init__(self, *, uint16_t interface, uint8_t vhid, addresses, passphrase not None,
                  unsigned_addresses=(), retired_addresses=(),
                  bytes destination=b"\xe0\x00\x00\x12",
                  bytes destination6=b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x12", peers=(),
@@ -171,7 +172,7 @@ cdef class PreparedHost:
                  bint alternates=False, bint broadcast=False, bint barred=False, **keys):
         cdef VirtualHost* host = &self.host
         cdef bytes own_mac = None
-        if not 1 <= vhid or not addresses or not 1 <= len(passphrase) <= KEY_LENGTH:
+        if not 1 <= vhid or not addresses:
             raise ValueError("a virtual host needs a vhid, an address and a passphrase")
         if interface >= _MAX_INTERFACES:
             raise ValueError(f"interface out of range: numbers are below {_MAX_INTERFACES}")
@@ -199,7 +200,7 @@ cdef class PreparedHost:
             len(keys) - 1 + (ALTERNATE_KEYS * len(keys) if alternates else 0))
         self.fill_addresses(addresses, unsigned_addresses, retired_addresses)
         self.fill_outputs(outputs, bool(peers), broadcast)
-        self.fill_keys(passphrase, keys)
+        self.fill_keys(as_passphrase(passphrase), keys)
         if own_mac is not None:
             memcpy(host.block.mac, <const char*>own_mac, 6)
 
@@ -256,13 +257,13 @@ cdef class PreparedHost:
             memcpy(output.destination_mac, <const char*>mac, 6)
             output += 1
 
-    cdef fill_keys(self, bytes passphrase, list messages):
-        cdef bytes secret = passphrase.ljust(KEY_LENGTH, b"\0"), message = messages[0]
+    cdef fill_keys(self, Passphrase passphrase, list messages):
+        cdef bytes message = messages[0]
         cdef AlternateKey* alternate = self.host.block.alternates
-        auth_prepare(&self.host.key, secret, message, <uint32_t>len(message))
+        auth_continue(&self.host.key, &passphrase.states, message, <uint32_t>len(message))
         self.host.block.permanent_count = len(messages) - 1
         for message in messages[1:]:
-            auth_prepare(&alternate.key, secret, message, <uint32_t>len(message))
+            auth_continue(&alternate.key, &passphrase.states, message, <uint32_t>len(message))
             alternate.until_ns = FOREVER_NS
             alternate += 1
 
