@@ -219,3 +219,9 @@ def _may_be_ucarp(word: Unclear, words: Sequence[Word], raw: str) -> bool:
     if "ucarp" in raw and options:
         return True
     return all(any(each.startswith(some) for each in options) for some in (VHID, ADDRESS, SECRET))
+
+
+def reads_only(options: list[Word]) -> bool:
+    """Whether `set` has the shell read what follows, and not run it."""
+    words = [word for word in options if isinstance(word, str)]
+    return "noexec" in words or any(re.fullmatch(r"-[a-zA-Z]*n[a-zA-Z]*", word) for word in words)

@@ -27,9 +27,9 @@ class Scope:
         self.portable = portable
         self.exported: set[str] = set()
         self.locals: list[dict[str, Value | None]] = []  # of each function: what to restore
-        self._changed: dict[
-            str, str
-        ] = {}  # variables with an attribute that changes values, and why
+        # Variables of which an assignment says too little: an attribute changes it. And why.
+        self._changed: dict[str, str] = {}
+        self._read_only: set[str] = set()
 
     def words(self) -> Words:
         return Words(self.variables, self.portable)
@@ -69,8 +69,10 @@ class Scope:
     def call(self, walk: Callable[[], None]) -> None:
         """Walks a function; its local variables end with it."""
         self.locals.append({})
+        read_only = set(self._read_only)
         walk()
         for name, value in self.locals.pop().items():
+            self._read_only -= {name} - read_only
             self.variables.pop(name, None)
             if value is not None:
                 self.variables[name] = value
@@ -86,6 +88,8 @@ class Scope:
         try:
             if word in self._changed:
                 raise Unclear(self._changed[word])
+            if word in self._read_only:
+                raise Unclear("it is read-only, and shells differ in what they do then")
             if not ends_clearly(node):
                 raise Unclear("it is not clear where its value ends")
             text = self.words().text(value)
@@ -105,6 +109,7 @@ class Scope:
         """
         kind = source(node.children[0])
         options = [source(c) for c in node.named_children if source(c).startswith(("-", "+"))]
+        letters = {letter for word in options for letter in word[1:]}
         others = []
         for child in node.named_children:
             assigned = child.type == "variable_assignment"
@@ -112,7 +117,10 @@ class Scope:
             if not NAME.fullmatch(name):
                 others.append(child)
                 continue
-            if kind in {"local", "declare", "typeset"} and self.locals:
+            if "g" in letters and any(name in each for each in self.locals):
+                self._set_outside(name, f"{kind} {' '.join(options)} sets it")
+                continue
+            if "g" not in letters and kind in {"local", "declare", "typeset"} and self.locals:
                 self.locals[-1].setdefault(name, self.variables.get(name))
                 if not assigned:
                     self.variables[name] = (
@@ -124,9 +132,27 @@ class Scope:
                 continue
             if kind == "export":
                 self.exported.add(name)
-            if kind != "export" and any(set(word) & CHANGING for word in options):
+            if kind != "export" and "n" in letters:
+                self._refer(child, name)
+            if kind != "export" and letters & CHANGING:
                 self._changed[name] = f"{kind} {' '.join(options)} changes it"
                 self.forget([name], self._changed[name])
             if assigned:
                 self.assign(child)
+            if kind == "readonly" or (kind != "export" and "r" in letters):
+                self._read_only.add(name)
         return others
+
+    def _set_outside(self, name: str, why: str) -> None:
+        """Notes that a function sets a variable of the script, where it may have its own."""
+        for each in self.locals:
+            if name in each:
+                each[name] = Value(None, why)
+
+    def _refer(self, node: Node, name: str) -> None:
+        """Makes unknown what a reference may set: the variable that it names, if that is clear."""
+        target = source(node.value) if node.value is not None else ""
+        every = [target] if NAME.fullmatch(target) else [*self.variables]
+        for each in every:
+            self._changed[each] = f"{name} may refer to it"
+            self.forget([each], self._changed[each])

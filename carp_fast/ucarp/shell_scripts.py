@@ -25,13 +25,15 @@ from carp_fast.ucarp.shell_commands import (
     Unknown,
     Word,
     meaning,
+    reads_only,
 )
 from carp_fast.ucarp.shell_parser import Node, parse
 from carp_fast.ucarp.shell_scope import Scope
 from carp_fast.ucarp.shell_tree import (
-    NAME,
+    AT_ANY_TIME,
     NO_WORD,
     READERS,
+    SPECIAL,
     arguments_behind,
     case_body,
     condition_and_body,
@@ -42,6 +44,7 @@ from carp_fast.ucarp.shell_tree import (
     names_in,
     operands,
     reads_a_file,
+    set_by,
     source,
     word_groups,
 )
@@ -436,14 +439,20 @@ class Script(Scope):
         self.declare(node)
 
     def _on_unset_command(self, node: Node, flow: Flow) -> None:
-        for child in node.named_children:
-            self.variables.pop(source(child), None)
+        names = [source(child) for child in node.named_children]
+        for name in names:
+            self.variables.pop(name, None)
+            body = self._functions.pop(name, None) if "-f" in names else None
+            if body is not None and name not in self._called:
+                self._block(body, Flow(f"the function {name} is not called here"))
 
     # -- commands
 
     def _scan(self, node: Node, flow: Flow, why: str) -> None:
         """Walks the commands within a word: nothing that they start is certain."""
         for child in node.named_children:
+            if child.type == "arithmetic_expansion":
+                self.forget(names_in(child), "arithmetic sets it")
             if child.type in {"command_substitution", "process_substitution", "subshell"}:
                 self.apart(lambda child=child: self._sequence(child, Flow(flow.why or why)))  # type: ignore[misc]
             else:
@@ -480,10 +489,14 @@ class Script(Scope):
 
     def _run(self, node: Node, flow: Flow, words: list[Word]) -> None:
         """Applies the effects of a command on the script, and finds the ucarp that it starts."""
-        head = words[0] if words else ""
-        if isinstance(head, Unclear):
-            head = ""
+        head = words[0] if words and isinstance(words[0], str) else ""
         rest = words[1:]
+        if head in self._functions or head in SPECIAL:
+            given = [child for child in node.children if child.type == "variable_assignment"]
+            self.forget(
+                [source(c.name or c) for c in given],
+                f"it is assigned for {head}, and shells differ in what that means",
+            )
         if head in self._functions and head not in SPEAKERS | STARTERS:
             self._call(head, flow)
             return
@@ -493,14 +506,16 @@ class Script(Scope):
             code = rest[0] if rest and isinstance(rest[0], str) else ""
             self._ended(node, flow, code)
             flow.returned = head == "return"
+        elif head == "set" and reads_only(rest):
+            self._ended(node, flow, "")
+        elif head in ("trap", "shopt") and AT_ANY_TIME.intersection(map(str, rest)):
+            flow.why = flow.why or f"{head} changes what follows (line {self._line(node)})"
         elif head == "shift" or (head == "set" and any(_is_plain(word) for word in rest)):
             self._shifted = True
         elif head == "cd":
             self._change_directory(rest)
-        elif head in READERS and (head != "printf" or "-v" in rest):
-            begins = [NAME.match(word) for word in rest if isinstance(word, str)]
-            names = [begin[0] for begin in begins if begin is not None]
-            self.forget(names, f"{head} sets it")
+        elif head in READERS:
+            self.forget(set_by(head, rest), f"{head} sets it")
         self._start(node, flow, words)
         if head == "exec" and rest:
             self._ended(node, flow, "")

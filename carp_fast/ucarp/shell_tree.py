@@ -7,6 +7,7 @@ know values of variables, nor ucarp's options.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,7 +16,17 @@ from carp_fast.ucarp.shell_parser import Node
 NAME = re.compile(r"[A-Za-z_]\w*")
 CONTINUATION = b"\\\n"
 ENDING = (b"", b"\n", b";", b"&", b"|", b"<", b">", b")")  # what may follow a word
-READERS = frozenset({"read", "mapfile", "readarray", "getopts", "let", "printf"})
+# Commands that set variables, with the option that makes them; "": without any.
+READERS = {
+    **dict.fromkeys(("read", "mapfile", "readarray", "getopts", "let"), frozenset({""})),
+    "printf": frozenset({"-v"}),
+    "wait": frozenset({"-p"}),
+}
+# Commands that run what they are given in the script itself, or keep assignments in some shells.
+SPECIAL = frozenset({".", ":", "eval", "exec", "export", "readonly", "set", "shift", "source"})
+SPECIAL |= {"times", "trap", "unset"}
+# Words with which trap and shopt have later commands do something else than they say.
+AT_ANY_TIME = frozenset({"DEBUG", "ERR", "RETURN", "lastpipe"})
 REDIRECT_PARTS = frozenset(
     {"file_descriptor", "heredoc_start", "heredoc_body", "heredoc_end", "pipeline", "list"}
     | {"heredoc_content"}
@@ -254,3 +265,11 @@ def names_in(node: Node) -> list[str]:
             names += [source(c) for c in each.named_children if c.type in {"variable_name", "word"}]
         pending += each.children
     return [name for name in names if NAME.fullmatch(name)]
+
+
+def set_by(command: str, words: Sequence[object]) -> list[str]:
+    """The variables that one of READERS may set, given these words."""
+    texts = [word for word in words if isinstance(word, str)]
+    if not READERS[command].intersection(("", *texts)):
+        return []
+    return [begin[0] for begin in map(NAME.match, texts) if begin is not None]

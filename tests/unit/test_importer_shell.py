@@ -144,6 +144,34 @@ TRANSLATED = {
     "umlauts": f'{U} -v 1 -p "ä$IFSx" -x ü'.replace("$IFSx", "ö"),
     "a subshell's variable": f"A=1\n( A=2 )\n{U} -v 1 -p $A",
     "a pipe's variable": f"A=1\nA=2 | cat\n{U} -v 1 -p $A",
+    "a here-string": f"{U} -v 1 -p x <<<text",
+    "time and a negation": f"time {U} -v 1 -p x\n! {U} -v 2 -p x",
+    "an output to a process": f"{U} -v 1 -p x > >(cat)",
+    "descriptors moved and closed": f"exec 3>/dev/null\n{U} -v 1 -p x >&3 3>&-",
+    "a file overwritten": f"{U} -v 1 -p x >|/dev/null",
+    "a function by its keyword": f"function go {{ {U} -v 1 -p x; }}\ngo",
+    "a function that is a subshell": f"go() ( {U} -v 1 -p x )\ngo",
+    "a function that sets a variable": f"K=1\ngo() {{ K=2; }}\ngo\n{U} -v 1 -p x -k $K",
+    "a function in the background": f"A=1\nf() {{ A=2; }}\nf &\nwait\n{U} -v 1 -p $A",
+    "a function defined anew": f"go() {{ {U} -v 1; }}\ngo() {{ {U} -v 2 -p x; }}\ngo",
+    "a function of a function": f"f() {{ g() {{ {U} -v 1 -p x; }}; }}\nf\ng",
+    "a read-only local variable": f"f() {{ local -r A=1; }}\nf\nA=2\n{U} -v 1 -p $A",
+    "a variable of the script set in a function": (
+        f"f() {{ declare -g A=2; }}\nA=1\nf\n{U} -v 1 -p $A"
+    ),
+    "a dollar at an end": f'{U} -v 1 -p a$ -x "b$"',
+    "single quotes in double quotes": f"{U} -v 1 -p \"$'x'\"",
+    "a backslash in single quotes": f"{U} -v 1 -p 'a\\\nb'",
+    "operators in quotes": f"{U} -v 1 -p 'a;b&c|d' -x \"!e\"",
+    "quotes in a variable": f"O='-p \"a b\"'\n{U} -v 1 $O",
+    "a here-document behind tabs": f"cat <<-END\n\t{U} -v 9\n\tEND\n{U} -v 1 -p x",
+    "several in the background of a group": f"{{ {U} -v 1 -p x & {U} -v 2 -p y & }}",
+    "a default that is not used": f"K=1\n: ${{K:=8}}\n{U} -v 1 -p x -k $K",
+    "a subshell that ends": f"( exit 1 )\n{U} -v 1 -p x",
+    "a command quoted in part": 'u"car"p -i eth0 -v 1 -p x',
+    "a command behind a backslash": "\\ucarp -i eth0 -v 2 -p x",
+    "a no-break space": f"{U} -v 1 -p a\u00a0b",
+    "the end of options": f"{U} -v 1 -p x -- -P",
 }
 
 
@@ -227,6 +255,7 @@ NAMED = {
     "a loop's variable": (f"for A in 1; do :; done\n{U} -v 1 -p $A", "2: $A is not known: a loop"),
     "read": (f"read A </dev/null\n{U} -v 1 -p $A", "2: $A is not known: read sets it"),
     "printf -v": (f"A=1\nprintf -v A 5\n{U} -v 1 -p $A", "3: $A is not known: printf sets it"),
+    "wait -p": (f"A=1\nwait -p A\n{U} -v 1 -p $A", "3: $A is not known: wait sets it"),
     "let": (f"A=1\nlet A=2\n{U} -v 1 -p $A", "3: $A is not known: let sets it"),
     "declare -i": (f"declare -i A\nA=1+1\n{U} -v 1 -p $A", "3: $A is not known: declare -i"),
     "typeset for sh": (f"#!/bin/sh\ntypeset -u A\nA=x\n{U} -v 1 -p $A", "4: $A is not known: not"),
@@ -271,6 +300,68 @@ NAMED = {
         f"#!/bin/sh\n{U} -v 1 -p $'x'",
         "2: not every /bin/sh reads $'...'",
     ),
+    "arithmetic within a word": (
+        f"A=1\n: $((A=5))\n{U} -v $A -p x",
+        "3: $A is not known: arithmetic sets it",
+    ),
+    "an old form of arithmetic": (f"{U} -v $[1+1] -p x", "1: $[1+1] is arithmetic"),
+    "a reference": (
+        f"B=1\ndeclare -n A=B\nA=2\n{U} -v 1 -p x -k $B",
+        "4: $B is not known: A may refer to it",
+    ),
+    "a reference to what is not known": (
+        f"B=1\nN=B\ndeclare -n A=$N\nA=2\n{U} -v 1 -k $B",
+        "5: $B is not known: A may refer to it",
+    ),
+    "a read-only variable set again": (
+        f"readonly A=1\nA=2\n{U} -v 1 -p $A",
+        "3: $A is not known: it is read-only",
+    ),
+    "a variable of the script behind a local one": (
+        f"f() {{ local A=3; declare -g A=2; }}\nA=1\nf\n{U} -v 2 -p $A",
+        "4: $A is not known: declare -g sets it",
+    ),
+    "a script that is only read": (f"set -n\n{U} -v 1 -p x", "2: the script ends earlier"),
+    "a script that is not run": (f"set -o noexec\n{U} -v 1", "2: the script ends earlier"),
+    "an assignment for eval": (
+        f"A=0\nA=1 eval '{U} -v 1 -p $A'",
+        "2: $A is not known: it is assigned for eval",
+    ),
+    "an assignment for a function": (
+        f"f() {{ {U} -v 1 -p $A; }}\nA=0\nA=1 f",
+        "1: $A is not known: it is assigned for f",
+    ),
+    "a trap before each command": (
+        f"trap 'A=9' DEBUG\nA=1\n{U} -v 1 -p $A",
+        "3: trap changes what follows (line 1)",
+    ),
+    "a pipe's last command in the script itself": (
+        f"shopt -s lastpipe\nA=1\n: | A=2\n{U} -v 1 -p $A",
+        "4: shopt changes what follows (line 1)",
+    ),
+    "a function that is gone": (
+        f"f() {{ {U} -v 1 -p x; }}\nunset -f f\nf",
+        "1: the function f is not called",
+    ),
+    "an alias": (f"alias u='{U}'\nu -v 1 -p x", "1: alias runs it, in its own way"),
+    "select": (f"select A in 1 2; do {U} -v $A -p x; done", "1: a loop decides how often"),
+    "coproc": (f"coproc {U} -v 1 -p x", "1: coproc runs it, in its own way"),
+    "xargs": (f"echo -v 1 -p x | xargs {U}", "1: xargs runs it, in its own way"),
+    "a replacement": (
+        f"A=ab\n{U} -v 1 -p ${{A/a/b}}",
+        "2: ${A...} is not just the value of a variable",
+    ),
+    "an indirect value": (
+        f"A=B\nB=c\n{U} -v 1 -p ${{!A}}",
+        "3: ${A...} is not just the value of a variable",
+    ),
+    "an array's every element": (
+        f'A=(-v 1 -p x)\n{U} "${{A[@]}}"',
+        "2: ${A[...]} is an element of an array",
+    ),
+    "a here-string for a shell": (f"bash <<<'{U} -v 1 -p x'", "1: it is in a text that another"),
+    "a home directory behind a name": (f"{U} -v 1 -x foo=~/a", "1: foo... begins with a user's"),
+    "parameters set anew": (f"set -- 3\n{U} -v $1 -p x", "2: $1 is a parameter"),
     "bash's forms for sh": (
         f"#!/bin/sh\nA=(1)\n{U} -v 1 -p x",
         "3: line 2 is not read the same by every",
