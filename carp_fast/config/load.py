@@ -57,6 +57,7 @@ from carp_fast.config.rules import (
 )
 from carp_fast.config.secrets import (
     ENCRYPTED_PREFIX,
+    ESTIMATED_MAX,
     CredentialsMissing,
     KeyMissing,
     Passphrases,
@@ -65,6 +66,7 @@ from carp_fast.config.secrets import (
     read_key,
     read_key_credential,
 )
+from carp_fast.config.strength import GUESSES_PER_S, WEAK_S, in_words
 from carp_fast.config.writers import Exposure
 from carp_fast.engine._auth import Passphrase
 from carp_fast.engine.keys import Announce
@@ -85,6 +87,7 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
+Given = bytes | Passphrase
 GROUP_KEYS = ("destination", "destination6", "broadcast")  # not used with peers
 NOT_CHECKED = (
     "not checked here: systemd gives the credential to the service alone; to check it, set"
@@ -137,6 +140,8 @@ class _Loader:
         self.found = Findings()
         self.fault, self.warn = self.found.fault, self.found.warn
         self.documents = Documents(path, readings, self.found)
+        self.guessable: dict[Given, tuple[Origin, str, str, int]] = {}
+        self.not_estimated = 0
         self.exposures: dict[Path, list[Exposure]] = {}
         self.defaults = Table(Origin(str(path), "defaults"), {}, path.parent, exposed=False)
         self.passphrases = Passphrases(None, readings, sealed=sealed)
@@ -168,6 +173,7 @@ class _Loader:
             raise self.found.error()
         if not self.virtual_hosts:
             self.warn(main.origin, None, None, "no virtual host is configured")
+        self.warn_of_guessable()
         self.warn_of_shared_addresses()
         files, warnings = tuple(self.documents.files.values()), self.found.warning_lines()
         found = self.readings.found()
@@ -317,7 +323,31 @@ class _Loader:
             inherited, **{key.removeprefix("announce."): value for key, value in values.items()}
         )
 
-    def passphrase(self, table: Table) -> bytes | Passphrase | None:
+    def warn_if_guessable(self, table: Table, key: str, shown: str, given: Given) -> None:
+        """Notes a weak passphrase for warn_of_guessable(), with the first table that has it."""
+        guessed_in_s = self.passphrases.guessed_in_s(given)
+        if guessed_in_s is None:
+            self.not_estimated += 1
+        elif guessed_in_s < WEAK_S:
+            first = self.guessable.get(given, (table.origin, key, shown, 0))
+            self.guessable[given] = (*first[:3], first[3] + 1)
+
+    def warn_of_guessable(self) -> None:
+        """Warns of passphrases that are guessed soon, once for each."""
+        for given, (origin, key, shown, count) in self.guessable.items():
+            duration = in_words(self.passphrases.guessed_in_s(given) or 0.0)
+            more = f", as that of {count - 1:,} more of the tables" if count > 1 else ""
+            text = (
+                f"a laptop that heard one advertisement guesses it in {duration}"
+                f" ({GUESSES_PER_S:,} guesses a second){more}; safer: 12 random letters and digits"
+            )
+            self.warn(origin, key, shown, text)
+        if self.not_estimated:
+            text = f"{self.not_estimated:,} tables have passphrases after the first"
+            text += f" {ESTIMATED_MAX:,} (ESTIMATED_MAX), which were not checked for weak ones"
+            self.warn(Origin(str(self.path), ""), None, None, text)
+
+    def passphrase(self, table: Table) -> Given | None:
         """The passphrase of a table that names one; None after a fault, empty if it is unknown."""
         given = [key for key in PASSPHRASE_KEYS if key in table.raw]
         key = given[-1]
@@ -331,17 +361,9 @@ class _Loader:
             return None
         try:
             plain_text(value)
-            if key == "passphrase_file":
-                path = table.directory / value
-                passphrase = self.passphrases.from_file(path)
-                self.check_writers(table, key, path)
-                return passphrase
-            if key == "passphrase_credential":
-                return self.passphrases.from_credential(value)
-            if table.exposed and not value.startswith(ENCRYPTED_PREFIX):
-                text = "others may read this file; use passphrase_file or encrypt the passphrase"
-                self.warn(table.origin, key, shown, text)
-            return self.passphrases.from_text(value)
+            passphrase = self.read_passphrase(table, key, value)
+            self.warn_if_guessable(table, key, shown, passphrase)
+            return passphrase
         except (KeyMissing, CredentialsMissing) as error:
             if self.unknown_credentials and not self.key_broken:
                 self.warn(table.origin, key, shown, NOT_CHECKED)
@@ -353,6 +375,20 @@ class _Loader:
         except Refused as refused:
             self.fault(table.origin, key, shown, str(refused))
         return None
+
+    def read_passphrase(self, table: Table, key: str, value: str) -> Given:
+        """The passphrase that `key` gives. Raises SecretError."""
+        if key == "passphrase_file":
+            path = table.directory / value
+            passphrase = self.passphrases.from_file(path)
+            self.check_writers(table, key, path)
+            return passphrase
+        if key == "passphrase_credential":
+            return self.passphrases.from_credential(value)
+        if table.exposed and not value.startswith(ENCRYPTED_PREFIX):
+            text = "others may read this file; use passphrase_file or encrypt the passphrase"
+            self.warn(table.origin, key, "(hidden)", text)
+        return self.passphrases.from_text(value)
 
     def owner(self, table: Table, key: str) -> Table:
         return table if key in table.raw else self.defaults

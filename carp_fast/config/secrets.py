@@ -14,6 +14,7 @@ import stat
 from io import FileIO
 from pathlib import Path
 
+from carp_fast.config import strength
 from carp_fast.config.readings import Readings, open_without_waiting
 from carp_fast.engine._auth import Passphrase
 from carp_fast.errors import CarpFastError
@@ -21,6 +22,7 @@ from carp_fast.errors import CarpFastError
 PASSPHRASE_BYTES = 19  # the digest's key is a 20-byte field that ends in NUL
 SECRET_FILE_BYTES = 4096  # longest passphrase or key file; a longer one is refused
 FERNET_KEY_BYTES = 32
+ESTIMATED_MAX = 1000  # passphrases of a configuration: more would take seconds
 ENCRYPTED_PREFIX = "encrypted:"
 KEY_CREDENTIAL = "carp-fast.key"
 
@@ -163,6 +165,7 @@ class Passphrases:
         self._readings = readings
         self._sealed = sealed
         self._found: dict[Path | str, bytes | Passphrase] = {}
+        self._seconds: dict[bytes | Passphrase, float] = {}
 
     def from_text(self, text: str) -> bytes | Passphrase:
         """The passphrase written as `text`, which may be "encrypted:TOKEN"."""
@@ -186,6 +189,12 @@ class Passphrases:
             )
         # systemd keeps credentials from others itself; their mode shows an ACL's mask.
         return self._first_line(directory / name, private=False)
+
+    def guessed_in_s(self, passphrase: bytes | Passphrase) -> float | None:
+        """How long a laptop needs to guess a passphrase that this has read; None: not estimated,
+        as it was not among the first ESTIMATED_MAX.
+        """
+        return self._seconds.get(passphrase)
 
     def _first_line(self, path: Path, *, private: bool) -> bytes | Passphrase:
         if path not in self._found:
@@ -211,7 +220,10 @@ class Passphrases:
                 )
             passphrase = decrypt(bytes(text).decode("utf-8", "replace"), self._key)
         check_passphrase(passphrase)
-        return Passphrase(passphrase) if self._sealed else bytes(passphrase)
+        made = Passphrase(passphrase) if self._sealed else bytes(passphrase)
+        if made not in self._seconds and len(self._seconds) < ESTIMATED_MAX:
+            self._seconds[made] = strength.seconds(passphrase)
+        return made
 
 
 def overwrite(content: bytearray) -> None:

@@ -22,7 +22,7 @@ DEAD_RATIO = 3
 ADVSKEW = {"a": 0, "b": 100}  # by the host's name
 # This installation: `-m` would start the sources in the current directory, if there are any.
 CARP_FAST = (sys.executable, "-P", str(Path(carp_fast.__file__).absolute().parent / "__main__.py"))
-PASSPHRASE = "demo"  # protects nothing: both hosts are in namespaces of this machine
+PASSPHRASE = "demo-7Qm4xW2r"  # protects nothing: both hosts are in namespaces of this machine
 
 
 def spread(instances: int, segments: int) -> dict[int, int]:

@@ -20,7 +20,7 @@ HOST = """
 interface = "eth0"
 vhid = 7
 addresses = "192.0.2.10/24"
-passphrase = "abc"
+passphrase = "k3Jx9QpL2mZt"
 """
 TABLE = "FILE: virtual_host[1]: "  # of HOST, where it comes first
 

@@ -24,7 +24,7 @@ from carp_fast.lab.lab import Host, Lab, Process, wait_for
 READY_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 15.0
 LOG_TAIL_LINES = 20
-PASSPHRASE = "interop"
+PASSPHRASE = "interop-4Tz8Wq"
 
 Which = tuple[str, int]  # (interface, vhid)
 

@@ -108,7 +108,7 @@ def test_check_prints_the_plan_and_touches_nothing(tmp_path: Path) -> None:
     file = configuration(
         tmp_path,
         f'[daemon]\ncontrol_socket = "{tmp_path / "made" / "control.sock"}"\n'
-        '[defaults]\npassphrase = "secret"\n'
+        '[defaults]\npassphrase = "k3Jx9QpL2mZt"\n'
         '[[virtual_host]]\ninterface = "carpless[1-2]"\nvhid = "1-200"\n'
         'addresses = "{10.0.0.1+index}"\n',
     )
@@ -138,7 +138,7 @@ def test_check_names_limits_and_warnings(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(plan, "read_kernel", lambda: kernel)
     file = configuration(
         tmp_path,
-        '[defaults]\npassphrase = "secret"\ndestination = "239.1.1.1"\n'
+        '[defaults]\npassphrase = "k3Jx9QpL2mZt"\ndestination = "239.1.1.1"\n'
         '[[virtual_host]]\ninterface = ["carpless1", "carpless2"]\nvhid = 1\n'
         'addresses = "10.0.0.1/24"\n',
     )
@@ -157,7 +157,7 @@ def test_check_names_limits_and_warnings(tmp_path: Path, monkeypatch: pytest.Mon
 def test_check_names_every_fault_a_line_each(tmp_path: Path) -> None:
     file = configuration(
         tmp_path,
-        '[defaults]\npassphrase = "x"\nadvskew = 255\n'
+        '[defaults]\npassphrase = "k3Jx9QpL2mZt"\nadvskew = 255\n'
         '[[virtual_host]]\ninterface = "eth0"\nvhid = 0\naddresses = "10.0.0.1/24"\n',
     )
     result = command("check", "-c", file)

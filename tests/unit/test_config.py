@@ -420,12 +420,12 @@ def test_encrypted_passphrases_need_the_right_key(
 ) -> None:
     for name in ("key", "other"):
         secrets.create_key(tmp_path / name)
-    token = secrets.encrypt(b"swordfish", secrets.read_key(tmp_path / "key"))
+    token = secrets.encrypt(b"k3Jx9QpL2mZt", secrets.read_key(tmp_path / "key"))
     table = host(passphrase=f'"{token}"')
     daemon = '[daemon]\nsecret_key_file = "{}"\n'
 
     good = load(write(tmp_path, daemon.format("key") + table, mode=0o644))
-    assert good.virtual_hosts[0].settings.passphrase == b"swordfish"
+    assert good.virtual_hosts[0].settings.passphrase == b"k3Jx9QpL2mZt"
     assert good.daemon.secret_key_file == tmp_path / "key"
     assert good.warnings == ()  # a token may stand where others read it
 
@@ -445,7 +445,7 @@ def test_encrypted_passphrases_need_the_right_key(
     with TemporaryDirectory() as short:  # a long path would be cut
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", short)
         write(Path(short), (tmp_path / "key").read_text(), "carp-fast.key", mode=0o440)
-        assert read(tmp_path, table).virtual_hosts[0].settings.passphrase == b"swordfish"
+        assert read(tmp_path, table).virtual_hosts[0].settings.passphrase == b"k3Jx9QpL2mZt"
         write(Path(short), "no key", "carp-fast.key")
         assert fault_lines(write(tmp_path, table)) == [
             f'FILE: daemon: secret_key_file = "{short}/carp-fast.key": is not a key; allowed: one '

@@ -49,11 +49,11 @@ interface = "eth0"
 vhid = 7
 addresses = "192.0.2.10/24"
 """
-PASSPHRASE = "[defaults]\npassphrase = 'abc'\n"
+PASSPHRASE = "[defaults]\npassphrase = 'k3Jx9QpL2mZt'\n"
 
 
 def test_the_documented_example_where_it_is_built(tmp_path: Path) -> None:
-    write(tmp_path, "swordfish\n", "secret")
+    write(tmp_path, "k3Jx9QpL2mZt\n", "secret")
     configuration = read(tmp_path, EXAMPLE.replace(NOT_BUILT, ""))
     hosts = configuration.virtual_hosts
     assert configuration.daemon == Daemon()
@@ -70,13 +70,13 @@ def test_the_documented_example_where_it_is_built(tmp_path: Path) -> None:
     assert hosts[-1].identity == ("vlan163", ("224.0.0.18",), 255)
     assert hosts[0].identity == ("eth0", ("224.0.0.18", "ff02::12"), 1)
     assert hosts[1].settings is hosts[-1].settings
-    assert hosts[0].settings.passphrase == hosts[1].settings.passphrase == b"swordfish"
+    assert hosts[0].settings.passphrase == hosts[1].settings.passphrase == b"k3Jx9QpL2mZt"
     assert hosts[0].settings.preempt is True
     assert str(hosts[1].settings.origin) == f"{tmp_path}/carp.toml:19: virtual_host[2]"
 
 
 def test_the_documented_example_names_what_is_not_built(tmp_path: Path) -> None:
-    write(tmp_path, "swordfish\n", "secret")
+    write(tmp_path, "k3Jx9QpL2mZt\n", "secret")
     with pytest.raises(ConfigurationError) as caught:
         read(tmp_path, EXAMPLE)
     assert [(fault.table, fault.key, fault.value) for fault in caught.value.faults] == [
@@ -222,7 +222,7 @@ interface = "eth[1-2]"
 vhid = 3
 addresses = "10.0.{number}.{index}"
 unsigned_addresses = ["10.1.{number}.1"]
-passphrase = "abc"
+passphrase = "k3Jx9QpL2mZt"
 advskew = 5
 announce = {count = 3, refresh_s = 60}
 [[virtual_host]]
@@ -238,7 +238,7 @@ announce = {refresh_s = 0, interval_s = 1}
     assert (first.name, second.name) == ("eth1/3", "eth2/3")
     assert (first.addresses, second.addresses) == (("10.0.1.0/32",), ("10.0.2.1/32",))
     assert second.unsigned_addresses == ("10.1.2.1/32",)
-    assert second.settings.passphrase == b"abc"
+    assert second.settings.passphrase == b"k3Jx9QpL2mZt"
     assert (third.name, fourth.name) == ("eth1/4", "eth2/4")
     assert (third.unsigned_addresses, third.settings.passphrase) == ((), b"from file")
     assert third.settings.advskew == 5
@@ -260,7 +260,7 @@ def test_includes_are_sorted_relative_and_read_once(tmp_path: Path) -> None:
     assert [host.vhid for host in configuration.virtual_hosts] == [7, 2, 1, 3]
     names = [path.name for path in configuration.files]
     assert names == ["carp.toml", "b.toml", "a.toml", "c.toml"]
-    assert configuration.virtual_hosts[1].settings.passphrase == b"abc"
+    assert configuration.virtual_hosts[1].settings.passphrase == b"k3Jx9QpL2mZt"
 
 
 def test_a_passphrase_is_never_shown(tmp_path: Path) -> None:

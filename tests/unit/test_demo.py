@@ -40,7 +40,7 @@ def test_the_configuration_makes_the_virtual_hosts_that_are_awaited(
     counts = spread(instances, segments)
     secret = tmp_path / "passphrase"
     secret.touch(mode=0o600)
-    secret.write_text("demo\n")
+    secret.write_text(f"{fleet.PASSPHRASE}\n")
     path = tmp_path / "host.toml"
     path.write_text(configuration(counts, tmp_path, host))
     made = config.load(path)
@@ -53,7 +53,7 @@ def test_the_configuration_makes_the_virtual_hosts_that_are_awaited(
     settings = made.virtual_hosts[0].settings
     assert (settings.advbase, settings.dead_ratio) == (fleet.ADVBASE, fleet.DEAD_RATIO)
     assert settings.advskew == {"a": 0, "b": 100}[host]
-    assert settings.passphrase == b"demo"
+    assert settings.passphrase == fleet.PASSPHRASE.encode()
 
 
 def outcome() -> Outcome:

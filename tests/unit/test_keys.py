@@ -100,7 +100,7 @@ def test_a_key_changes_its_own_field_in_the_engine_and_no_other(key: Key) -> Non
 def test_a_key_is_read_from_a_configuration(tmp_path: Path, key: Key) -> None:
     (made,) = read(tmp_path, f"{HOST}{key.name} = {toml_value(another(key))}\n").virtual_hosts
     assert made.settings == msgspec.structs.replace(
-        with_value(key), passphrase=b"abc", origin=made.settings.origin
+        with_value(key), passphrase=b"k3Jx9QpL2mZt", origin=made.settings.origin
     )
 
 

@@ -20,7 +20,7 @@ def test_the_configuration_has_no_fault(tmp_path: Path) -> None:
     [text] = blocks("toml")
     secret = tmp_path / "secret"
     secret.touch(mode=0o600)
-    secret.write_text("a passphrase\n")
+    secret.write_text("q7Zt0mYc4HkPx2Ve\n")
     file = tmp_path / "carp-fast.toml"
     file.write_text(text.replace("/etc/carp-fast/secret", str(secret)))
     made = load(file)

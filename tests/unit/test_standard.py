@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 CARP_FAST = [sys.executable, "-m", "carp_fast"]
 CONFIGURATION = """
 [defaults]
-passphrase = "x"
+passphrase = "k3Jx9QpL2mZt"
 [[virtual_host]]
 interface = "no-such-nic"
 vhid = "1-255"
