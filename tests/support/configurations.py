@@ -66,7 +66,7 @@ def warning_lines(path: Path, lines: Iterable[str]) -> list[str]:
 def check_line(fault: Fault) -> None:
     """The line of a fault is that of its key, or of its table if the table lacks the key."""
     if fault.line is None:
-        unlocated = "cannot be read", "no virtual host", "nested too deeply"
+        unlocated = "cannot be read", "no virtual host", "nested too deeply", "everybody may"
         absent = fault.table is not None and f"[{fault.table}]" not in Path(fault.file).read_text()
         assert absent or any(text in fault.text for text in unlocated), fault
         return

@@ -209,7 +209,7 @@ def test_the_notify_program_and_secrets_are_looked_at_as_well(tmp_path: Path) ->
     path = write(tmp_path, f'[daemon]\nnotify = "{notify}"\n{table}')
     assert without_values(path) == [
         "FILE: daemon: notify: everybody may write it (mode 0777); allowed: mode 0755",
-        "FILE: virtual_host[1] (line 4): passphrase_file: everybody may write it (mode 0602);"
+        "FILE: virtual_host[1]: passphrase_file: everybody may write it (mode 0602);"
         " allowed: mode 0600",
     ]
 
