@@ -174,6 +174,12 @@ class Opened(Closing):
         barred = slot in self.in_use.barred
         return lambda: self.pump.add(slot, self.prepare(host, barred=barred))
 
+    async def grow_reports(self, hosts: int) -> None:
+        """Enlarges the pump's ring of reports for as many virtual hosts, if it is too small."""
+        room = _room_for_reports(hosts)
+        if room > self.pump.report_capacity:
+            await self.orders.give([lambda: self.pump.grow_reports(room)])
+
     def load_functions(self, configuration: config.Configuration) -> None:
         """Imports hooks that are functions, so that their faults show now. Raises HookError."""
         settings = {id(host.settings): host.settings for host in configuration.virtual_hosts}

@@ -97,13 +97,17 @@ class Orders:
             future.cancel()
 
     def on_done(self, mark: int) -> None:
-        """Handles a "done" report: ends the waits for this mark."""
+        """Handles a "done" report: ends the waits for this mark.
+
+        It stands for those of earlier orders, too, which may not have fitted into the ring.
+        """
         if mark in self._waiting_settled:
             # The pump remembers only the last mark, and is done with all before it.
             ended = [each for each in self._waiting_settled if each <= mark]
             futures = [self._waiting_settled.pop(each) for each in ended]
         else:
-            futures = [future for future in (self._waiting.pop(mark, None),) if future is not None]
+            ended = [each for each in self._waiting if each <= mark]
+            futures = [self._waiting.pop(each) for each in ended]
         for future in futures:
             if not future.done():
                 future.set_result(None)

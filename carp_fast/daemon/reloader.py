@@ -169,6 +169,8 @@ class Reloader:
         grace_ns = int(new.daemon.digest_grace_s * 1e9)
         for slot, now, _ in difference.replaced:
             in_use.on_replace(slot, now)
+        # Those that leave report it, as well as those that come.
+        await opened.grow_reports(len(difference.removed) + len(new.virtual_hosts))
         await orders.give(reload.orders(difference, hosts, pump, opened.prepare, grace_ns))
         # Resignations and removed addresses first: then their slots and addresses are free.
         await orders.done(when_settled=True)

@@ -159,3 +159,21 @@ def test_a_snapshot_has_every_host_with_its_own_fields() -> None:
             assert found == [(slot, slot + 1, []) for slot in range(40, 100)]
 
     asyncio.run(scenario())
+
+
+def test_a_later_mark_ends_the_waits_for_earlier_ones() -> None:
+    async def scenario() -> None:
+        async with pump_with_orders() as orders:
+            last = orders.pump.mark() + 4
+            waits = [asyncio.ensure_future(orders.done()) for _ in range(4)]
+            idle = asyncio.ensure_future(orders.done(when_idle=True))
+            asyncio.get_running_loop().remove_reader(orders.pump.report_fd)
+            await asyncio.sleep(0)
+            # Of the reports before it none fitted into the ring.
+            orders.on_done(last)
+            await asyncio.gather(*waits)
+            assert not idle.done()
+            orders.on_done(last + 1)
+            await idle
+
+    asyncio.run(scenario())

@@ -4,14 +4,14 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._absence cimport Absences
 from carp_fast.engine._recorder cimport Checkpoint, Recorder
-from carp_fast.engine._vhid cimport Event, Source, VirtualHost
+from carp_fast.engine._vhid cimport Block, Event, Source, VirtualHost
 from carp_fast.engine._wheel cimport Wheel
 from carp_fast.engine._wire cimport VERDICTS
 
 cdef enum:
     MAX_VIRTUAL_HOSTS = 131072
     MAX_INTERFACES = 4096
-    RESERVED_REPORTS = 1024         # of the ring, for DONE and RELEASED
+    RESERVED_REPORTS = 1024         # of the ring, for RELEASED and DONE, half of it for DONE
     REJECTIONS = 16                 # remembered per interface, a power of two
     TICK_NS = 1000000               # of the wheel; the pump wakes less often
 
@@ -70,6 +70,7 @@ cdef enum OrderKind:
     ORDER_ASSUME                          # a host continues from the Checkpoint at `pointer`
     ORDER_OWN_SOURCE                      # value: flags of configured sources that are missing
     ORDER_ADOPT                           # the kernel has the Address at `pointer`, with our mark
+    ORDER_GROW_REPORTS                    # the ring goes on at `pointer`: room for `value` Reports
 
 cdef struct Order:
     uint8_t kind
@@ -143,6 +144,7 @@ cdef struct ReportRing:             # one writer, one reader
     uint64_t tail                   # next to write
     uint64_t mask
     uint64_t lost
+    uint64_t grown_at               # reports from this one on are in the room of the last order
 
 cdef struct Core:
     void* room                      # the allocation for `hosts`
@@ -170,6 +172,9 @@ cdef struct Core:
     Queue repeat                    # announcements that are not the first ones, sent after those
     int64_t paced_until_ns          # an announcement waits for its interface's pace; 0: none
     ReportRing reports
+    # What found no room in it, though Python waits for it: it is reported later.
+    Block* unreturned               # chained by engine_return
+    int64_t undone_mark             # the last one; 0: none
     Recorder recorder
 
 # How long a resignation waits for the removal of the addresses, and when the host first advertises
@@ -225,6 +230,11 @@ cdef void engine_redirect(Core* core, uint32_t slot) noexcept nogil
 cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept nogil
 cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) noexcept nogil
 cdef uint32_t queue_pop(Queue* queue) noexcept nogil
+cdef void engine_return(Core* core, uint32_t slot, Block* block, int64_t now_ns) noexcept nogil
+cdef void engine_done(Core* core, int64_t mark, int64_t now_ns) noexcept nogil
+cdef void engine_flushed(Core* core, int64_t now_ns) noexcept nogil
+cdef bint engine_tell_rest(Core* core, int64_t now_ns) noexcept nogil
+cdef void engine_grow_reports(Core* core, Report* room, uint64_t capacity) noexcept nogil
 cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void report_end(Core* core) noexcept nogil
 cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, const uint8_t* mac,

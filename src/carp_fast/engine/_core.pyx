@@ -15,8 +15,8 @@ from carp_fast.engine._recorder cimport (
     CHECKPOINT_ABSENCES, Checkpoint, checkpoint_take, record_checkpoint, recorder_close,
     recorder_wants)
 from carp_fast.engine._vhid cimport (
-    CACHE_LINE, DUPLICATE, MASTER, SECOND_NS, Source, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST,
-    TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, vhid_interval_ns,
+    Address, Block, CACHE_LINE, DUPLICATE, MASTER, SECOND_NS, Source, SOURCES, TO_ADVERTISE,
+    TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, vhid_interval_ns,
     vhid_least_interval_ns, vhid_master, VirtualHost)
 from carp_fast.engine._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_skip)
@@ -81,9 +81,14 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
 
 cdef void engine_close(Core* core) noexcept:
     cdef uint32_t slot
+    cdef Block* block
     if core.room != NULL:
         for slot in range(core.slots):
             free(core.hosts[slot].block)
+    while core.unreturned != NULL:
+        block = core.unreturned
+        core.unreturned = <Block*>block.addresses
+        free(block)
     free(core.room)
     free(core.sources_room)
     free(core.interfaces)
@@ -130,15 +135,69 @@ cdef uint32_t queue_pop(Queue* queue) noexcept nogil:
     return slot
 
 
+cdef bint has_room(const ReportRing* ring, uint8_t kind) noexcept nogil:
+    """Whether a report fits. Others leave room for RELEASED, and these for DONE."""
+    cdef uint64_t kept = RESERVED_REPORTS
+    if kind == DONE:
+        kept = 0
+    elif kind == RELEASED:
+        kept = RESERVED_REPORTS // 2
+    return ring.tail - load_acquire(&ring.head) <= ring.mask - kept
+
+
+cdef void engine_return(Core* core, uint32_t slot, Block* block, int64_t now_ns) noexcept nogil:
+    """Report that a block is no longer used, and with it the host in `slot`, unless that is NOBODY.
+
+    Where the ring is full the block waits, linked by its first pointer, until engine_tell_rest().
+    """
+    if not has_room(&core.reports, RELEASED):
+        block.addresses, block.address_count = <Address*>core.unreturned, slot
+        core.unreturned = block
+        return
+    engine_tell(core, RELEASED, slot, <uint64_t>block, NULL, now_ns)
+
+
+cdef void engine_done(Core* core, int64_t mark, int64_t now_ns) noexcept nogil:
+    """Report that the orders before a mark are carried out; a later mark includes earlier ones."""
+    core.undone_mark = mark
+    if has_room(&core.reports, DONE):
+        engine_tell(core, DONE, NOBODY, <uint64_t>mark, NULL, now_ns)
+        core.undone_mark = 0
+
+
+cdef void engine_flushed(Core* core, int64_t now_ns) noexcept nogil:
+    """Report that nothing is left to carry out, or try again in the next turn."""
+    if has_room(&core.reports, DONE):
+        engine_tell(core, DONE, NOBODY, <uint64_t>core.flush_mark, NULL, now_ns)
+        core.flush_mark = 0
+
+
+cdef bint engine_tell_rest(Core* core, int64_t now_ns) noexcept nogil:
+    """Report what found no room before, as far as it fits now; whether that is all."""
+    cdef Block* block
+    while core.unreturned != NULL and has_room(&core.reports, RELEASED):
+        block = core.unreturned
+        core.unreturned = <Block*>block.addresses
+        engine_tell(core, RELEASED, block.address_count, <uint64_t>block, NULL, now_ns)
+    if core.undone_mark:
+        engine_done(core, core.undone_mark, now_ns)
+    return core.unreturned == NULL and core.undone_mark == 0
+
+
+cdef void engine_grow_reports(Core* core, Report* room, uint64_t capacity) noexcept nogil:
+    """Continue the ring in a larger room. The reader takes what is in the former one from there."""
+    cdef ReportRing* ring = &core.reports
+    ring.reports, ring.mask = room, capacity - 1
+    store_release(&ring.grown_at, ring.tail)
+
+
 cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_ns) noexcept nogil:
     """A new report with the host's fields; NULL, which is counted, if the ring is full."""
     cdef ReportRing* ring = &core.reports
     cdef Report* report
     cdef VirtualHost* host
     cdef const Source* master
-    # DONE and RELEASED, which Python waits for, always fit: their senders stay in RESERVED_REPORTS.
-    if ring.tail - load_acquire(&ring.head) > (
-            ring.mask if kind == DONE or kind == RELEASED else ring.mask - RESERVED_REPORTS):
+    if not has_room(ring, kind):
         store_release(&ring.lost, ring.lost + 1)
         return NULL
     report = &ring.reports[ring.tail & ring.mask]
@@ -322,7 +381,6 @@ cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t* first = &core.index[<uint32_t>host.interface * 256 + host.vhid]
     cdef uint32_t at = first[0] - 1, before = NOBODY    # 0 - 1 is NOBODY
-    cdef Report* report
     while at != NOBODY and at != slot:
         before, at = at, core.hosts[at].next_same
     if at == slot and before == NOBODY:
@@ -333,9 +391,6 @@ cdef void engine_release(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
     wheel_disarm(&core.wheel, slot)
     wheel_disarm(&core.upkeep, slot)
     core.shortest_left |= vhid_least_interval_ns(host) <= core.shortest_ns
-    report = report_begin(core, RELEASED, slot, now_ns)
-    if report != NULL:
-        report.value = <uint64_t>host.block
-        report_end(core)
+    engine_return(core, slot, host.block, now_ns)
     host.block = NULL
     host.flags = 0

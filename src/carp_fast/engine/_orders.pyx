@@ -11,13 +11,13 @@ from carp_fast.engine._actions cimport begin_announcing, may_release
 from carp_fast.engine._absence cimport absence_note
 from carp_fast.engine._auth cimport AuthKey
 from carp_fast.engine._core cimport (
-    Core, DONE, core_source, engine_plan_upkeep, engine_record, engine_redirect, engine_touch,
+    Core, core_source, engine_plan_upkeep, engine_record, engine_redirect, engine_touch,
     HostsCopy, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
-    ORDER_ASSUME, ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS,
-    ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT,
-    ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, ORDER_OWN_SOURCE, RELEASED, Report, TICK_NS,
-    engine_ask, engine_release, engine_schedule, engine_set_deadline, report_begin, report_end,
-    verify_soon)
+    ORDER_ASSUME, ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_GROW_REPORTS,
+    ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
+    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order,
+    ORDER_OWN_SOURCE, Report, TICK_NS, engine_ask, engine_done, engine_grow_reports,
+    engine_release, engine_return, engine_schedule, engine_set_deadline, verify_soon)
 from carp_fast.engine._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE,
     ORDERED_BAR, ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
@@ -214,7 +214,6 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     cdef uint32_t i, j
     cdef int64_t interval_ns = vhid_interval_ns(host), down_ns = vhid_master_down_ns(host)
     cdef int64_t least_ns = vhid_least_interval_ns(host)
-    cdef Report* report
     keep_old_keys(host, wanted, now_ns + order.value, now_ns)
     for i in range(block.address_count):
         for j in range(host.block.address_count):
@@ -222,10 +221,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
                 block.addresses[i].flags |= host.block.addresses[j].flags & (
                     HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS | ASKED)
                 block.addresses[i].error = host.block.addresses[j].error
-    report = report_begin(core, RELEASED, NOBODY, now_ns)
-    if report != NULL:
-        report.value = <size_t>host.block
-        report_end(core)
+    engine_return(core, NOBODY, host.block, now_ns)
     host.block = block
     host.key = wanted.key
     host.configured = wanted.configured
@@ -478,13 +474,6 @@ cdef bint assume_address(Core* core, uint32_t slot, const uint8_t* address, uint
     return found
 
 
-cdef void report_done(Core* core, int64_t mark, int64_t now_ns) noexcept nogil:
-    cdef Report* report = report_begin(core, DONE, NOBODY, now_ns)
-    if report != NULL:
-        report.value = <size_t>mark
-        report_end(core)
-
-
 cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     """Carry out one order. Orders for slots that are not in use change nothing."""
     cdef uint32_t slot = order.slot
@@ -504,9 +493,11 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     elif order.kind == ORDER_MARK:
         if core.shortest_left:
             find_shortest(core)
-        report_done(core, order.value, now_ns)
+        engine_done(core, order.value, now_ns)
     elif order.kind == ORDER_FLUSH:
         core.flush_mark = order.value
+    elif order.kind == ORDER_GROW_REPORTS:
+        engine_grow_reports(core, <Report*>order.pointer, <uint64_t>order.value)
     elif order.kind == ORDER_SNAPSHOT:
         copy_hosts(core, slot, <uint32_t>order.value, <HostsCopy*>order.pointer)
     elif order.kind == ORDER_SNAPSHOT_INTERFACES:

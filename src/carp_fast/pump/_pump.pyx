@@ -16,10 +16,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from carp_fast.engine._core cimport (
-    Core, DONE, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
-    ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_LOSE_ADDRESS, ORDER_MARK,
-    ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE,
-    ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED, Report)
+    Core, DONE, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_BAR,
+    ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS,
+    ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
+    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
+    Report)
 from carp_fast.engine._engine cimport Engine, fill_address, fill_interface
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
@@ -178,10 +179,17 @@ cdef class Pump:
     cdef bint running
     cdef int64_t next_mark
     cdef object waiting         # (mark, objects that an order points to), oldest first
+    # The room that reports are read from, and the one that an order to grow has given.
+    cdef Report* reading
+    cdef uint64_t reading_mask
+    cdef Report* grown
+    cdef uint64_t grown_mask
 
     def __cinit__(self, receivers, int send_fd, int netlink_fd, dict templates,
                   uint32_t report_capacity=8192, uint32_t record=0, bint marks=True):
         self.engine = Engine(report_capacity, int.from_bytes(os.urandom(8), "little"))
+        self.reading = self.engine.core.reports.reports
+        self.reading_mask = self.engine.core.reports.mask
         if record:
             self.engine.record(record)
         self.waiting = deque()
@@ -246,6 +254,8 @@ cdef class Pump:
             if fd >= 0:
                 close(fd)
         free(self.state)
+        if self.grown != NULL:      # the engine frees the room that it writes to
+            free(self.reading if self.engine.core.reports.reports == self.grown else self.grown)
 
     @property
     def report_fd(self) -> int:
@@ -449,6 +459,30 @@ cdef class Pump:
 
     # -- reports and snapshots
 
+    @property
+    def report_capacity(self) -> int:
+        """How many reports fit into the ring, once the orders so far are carried out."""
+        return (self.reading_mask if self.grown == NULL else self.grown_mask) + 1
+
+    def grow_reports(self, uint32_t report_capacity) -> None:
+        """Enlarge the ring of reports to a power of two; a smaller one changes nothing.
+
+        Only when the reports of an earlier call have been taken up to a mark after it.
+        """
+        if report_capacity <= self.report_capacity:
+            return
+        if self.grown != NULL or report_capacity & (report_capacity - 1):
+            raise ValueError("report_capacity: must be a power of two, with no other on its way")
+        cdef Report* room = <Report*>calloc(report_capacity, sizeof(Report))
+        if room == NULL:
+            raise MemoryError("reports")
+        try:
+            self.push(ORDER_GROW_REPORTS, 0, 0, report_capacity, room)
+        except BufferError:
+            free(room)
+            raise
+        self.grown, self.grown_mask = room, report_capacity - 1
+
     def take_reports(self, int limit=1000) -> list:
         """At most `limit` reports, oldest first; their classes are in engine/reports.py."""
         cdef Core* core = &self.engine.core
@@ -462,7 +496,9 @@ cdef class Pump:
             end = head + <uint64_t>limit
             self.wake_reader()
         while head != end:
-            report = &core.reports.reports[head & core.reports.mask]
+            if self.grown != NULL and head == load_acquire(&core.reports.grown_at):
+                self.read_grown()
+            report = &self.reading[head & self.reading_mask]
             if report.kind == RELEASED:
                 free(<void*>report.value)
             elif report.kind == DONE:
@@ -472,6 +508,11 @@ cdef class Pump:
             head += 1
         store_release(&core.reports.head, head)
         return reports
+
+    cdef read_grown(self):
+        """Reads from the larger room from now on: all reports in the former one are taken."""
+        free(self.reading)
+        self.reading, self.reading_mask, self.grown = self.grown, self.grown_mask, NULL
 
     cdef wake_reader(self):
         cdef uint64_t one = 1

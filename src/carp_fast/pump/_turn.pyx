@@ -16,8 +16,8 @@ from carp_fast.engine._actions cimport (
     asked_address, change_asked, next_advertisement, next_announcement, next_change, nothing_to_do,
     nothing_to_send)
 from carp_fast.engine._core cimport (
-    Core, DONE, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_next_deadline,
-    engine_tell, report_begin, report_end, verify_soon)
+    Core, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_flushed,
+    engine_next_deadline, engine_tell, engine_tell_rest, report_begin, report_end, verify_soon)
 from carp_fast.engine._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
@@ -545,9 +545,9 @@ cdef void end(Turn* turn) noexcept nogil:
     cdef int64_t now_ns
     look_on(turn)
     now_ns = clock(turn)
-    if turn.core.flush_mark and turn_is_settled(turn) and not upkeep_waits(turn.core):
-        engine_tell(turn.core, DONE, NOBODY, <uint64_t>turn.core.flush_mark, NULL, now_ns)
-        turn.core.flush_mark = 0
+    if (engine_tell_rest(turn.core, now_ns) and turn.core.flush_mark and turn_is_settled(turn)
+            and not upkeep_waits(turn.core)):
+        engine_flushed(turn.core, now_ns)
     if turn.untold[0] or turn.untold[1]:
         tell_drops(turn, now_ns)
     plan(turn, now_ns)

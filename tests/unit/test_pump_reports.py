@@ -1,0 +1,213 @@
+"""The ring of reports: what Python waits for is never lost, and a larger ring loses nothing."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.reports import (
+    AddressesChanged,
+    ConfigurationReleased,
+    Done,
+    Released,
+    Report,
+    StateChanged,
+)
+from carp_fast.net import addresses
+from carp_fast.pump._pump import Pump
+
+CAPACITY = 4096
+DEADLINE_S = 20.0
+
+
+def host(number: int) -> PreparedHost:
+    return PreparedHost(
+        interface=number // 255,
+        vhid=number % 255 + 1,
+        addresses=[(b"\x0a" + number.to_bytes(3, "big"), 32)],
+        passphrase=b"x",
+        manage_addresses=False,
+    )
+
+
+@pytest.fixture
+def pump() -> Iterator[Pump]:
+    """A pump without a wire and without a thread, with the smallest ring."""
+    silent_fd = os.eventfd(0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.bind((0, 0))
+        made = Pump(
+            [("packet", silent_fd)], silent_fd, netlink.fileno(), addresses.templates(), CAPACITY
+        )
+        yield made
+        del made
+        gc.collect()
+    os.close(silent_fd)
+
+
+def give(pump: Pump, orders: list[tuple[str, int]]) -> None:
+    """Give the orders; nobody takes a report meanwhile."""
+    empty = pump.room()
+    for name, slot in orders:
+        if pump.room() < 2:
+            pump.run_due()
+        if name == "add":
+            pump.add(slot, host(slot))
+        elif name == "replace":
+            pump.replace(slot, host(slot), 0)
+        else:
+            pump.remove(slot)
+    while pump.room() < empty:
+        pump.run_due()
+
+
+def taken(pump: Pump) -> list[Report]:
+    """Every report, as they come in some turns."""
+    found: list[Report] = []
+    for _ in range(8):
+        pump.run_due()
+        while more := pump.take_reports():
+            found += more
+    return found
+
+
+def up(pump: Pump, interfaces: int) -> None:
+    for number in range(interfaces):
+        pump.set_interface(
+            number, ifindex=number + 1, up=True, mac=bytes(6), source=b"\x0a\0\0\x01"
+        )
+
+
+def test_every_slot_is_released_however_many_find_the_ring_full(pump: Pump) -> None:
+    count = 6000
+    up(pump, count // 255 + 1)
+    give(pump, [("add", slot) for slot in range(count)])
+    give(pump, [("remove", slot) for slot in range(count)])
+    last = pump.mark(when_idle=True)
+    assert pump.facts.reports_lost > 0, "changes of states, which are read again"
+    found = taken(pump)
+    released = [report.slot for report in found if isinstance(report, Released)]
+    assert sorted(released) == list(range(count))
+    assert [report.mark for report in found if isinstance(report, Done)][-1] == last
+    # Nothing is left to carry out before all slots are free.
+    assert isinstance(found[-1], Done)
+
+
+def test_every_former_configuration_is_given_back_however_many_find_the_ring_full(
+    pump: Pump,
+) -> None:
+    up(pump, 1)
+    give(pump, [("add", 0)])
+    give(pump, [("replace", 0)] * 5000)
+    found = taken(pump)
+    assert sum(isinstance(report, ConfigurationReleased) for report in found) == 5000
+
+
+def test_the_last_of_more_marks_than_the_ring_holds_is_reported(pump: Pump) -> None:
+    last = 0
+    for _ in range(2 * CAPACITY):
+        last = pump.mark()
+        pump.run_due()
+    found = [report.mark for report in taken(pump) if isinstance(report, Done)]
+    assert found[-1] == last
+    assert found == sorted(found)
+
+
+def test_a_mark_is_reported_at_once_though_other_reports_fill_the_ring(pump: Pump) -> None:
+    up(pump, 20)
+    give(pump, [("add", slot) for slot in range(4000)])
+    assert pump.facts.reports_lost > 0
+    last = pump.mark()
+    pump.run_due()
+    found = pump.take_reports(2 * CAPACITY)
+    assert [report.mark for report in found if isinstance(report, Done)][-1] == last
+
+
+def test_nothing_is_done_while_the_addresses_of_a_host_change(pump: Pump) -> None:
+    """A turn of a quarter of 4 ms is not enough for so many: it goes on in the next."""
+    many = [(b"\x0b" + number.to_bytes(3, "big"), 32) for number in range(20_000)]
+    pump.set_interface(0, ifindex=1 << 30, up=True, mac=bytes(6), source=b"\x0a\0\0\x01")
+    prepared = PreparedHost(
+        interface=0,
+        vhid=1,
+        addresses=many[:1],
+        unsigned_addresses=many[1:],
+        passphrase=b"x",
+        advbase=0,
+        advskew=1,
+        dead_ratio=1,
+    )
+    pump.add(0, prepared)
+    pump.mark()
+    found: list[Report] = []
+    deadline = time.monotonic() + DEADLINE_S
+    last = 0
+    while not any(isinstance(report, Done) and report.mark == last for report in found):
+        assert time.monotonic() < deadline
+        pump.run_due()
+        found += pump.take_reports()
+        states = [report.state for report in found if isinstance(report, StateChanged)]
+        if not last and "MASTER" in states:
+            last = pump.mark(when_idle=True)
+    changed = [report for report in found if isinstance(report, AddressesChanged)]
+    assert changed, "all addresses had their outcome before"
+
+
+def test_the_memory_of_an_order_stays_until_a_mark_after_it_is_done(pump: Pump) -> None:
+    pump.mark()
+    snapshot = pump.snapshot(0, 1)
+    held = sys.getrefcount(snapshot)
+    pump.run_due()
+    assert sum(isinstance(report, Done) for report in pump.take_reports()) == 1
+    assert sys.getrefcount(snapshot) == held, "the order may not be carried out yet"
+    pump.mark()
+    pump.run_due()
+    assert sum(isinstance(report, Done) for report in pump.take_reports()) == 1
+    assert sys.getrefcount(snapshot) == held - 1
+
+
+def test_a_larger_ring_takes_over_between_two_reports(pump: Pump) -> None:
+    up(pump, 30)
+    give(pump, [("add", slot) for slot in range(2000)])
+    before = pump.take_reports(500)
+    pump.grow_reports(4 * CAPACITY)
+    assert pump.report_capacity == 4 * CAPACITY
+    give(pump, [("add", slot) for slot in range(2000, 7500)])
+    found = [*before, *taken(pump)]
+    assert pump.facts.reports_lost == 0
+    begun = [report.slot for report in found if isinstance(report, StateChanged)]
+    assert begun == list(range(7500))
+    marks = [report.mark for report in found if isinstance(report, Done)]
+    assert marks == sorted(marks)
+    give(pump, [("remove", slot) for slot in range(7500)])
+    assert sum(isinstance(report, Released) for report in taken(pump)) == 7500
+
+
+def test_a_ring_grows_again_once_the_larger_one_is_read(pump: Pump) -> None:
+    for factor in (2, 4, 8):
+        pump.grow_reports(factor * CAPACITY)
+        pump.mark()
+        assert sum(isinstance(report, Done) for report in taken(pump)) == 1
+    pump.grow_reports(CAPACITY)
+    assert pump.report_capacity == 8 * CAPACITY
+    pump.grow_reports(16 * CAPACITY)
+    with pytest.raises(ValueError, match="no other on its way"):
+        pump.grow_reports(32 * CAPACITY)
+    with pytest.raises(ValueError, match="power of two"):
+        pump.grow_reports(32 * CAPACITY + 1)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_pump_that_ends_while_its_ring_grows_frees_both(pump: Pump, turns: int) -> None:
+    up(pump, 1)
+    give(pump, [("add", 0)])
+    pump.grow_reports(2 * CAPACITY)
+    for _ in range(turns):
+        pump.run_due()
