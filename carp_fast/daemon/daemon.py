@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,6 +27,7 @@ from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls, Manner, Own
 from carp_fast.daemon.notify import Notify
 from carp_fast.daemon.opened import Opened
+from carp_fast.daemon.orphans import reap_orphans
 from carp_fast.daemon.process import (
     StartError,
     forbid_core_files,
@@ -223,6 +225,8 @@ class Daemon:
         interval_s = self._systemd.watchdog_interval_s()
         if interval_s:
             self._opened.background.run(self._watch(interval_s))
+        if os.getpid() == 1:
+            self._opened.background.run(reap_orphans())
         self._manner.on_started(self._controls)
 
     # -- serving
