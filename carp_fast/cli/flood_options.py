@@ -14,7 +14,7 @@ import click
 
 from carp_fast.cli.conflicts import Rule
 from carp_fast.cli.masters import masters_options
-from carp_fast.cli.terminal import json_option, together
+from carp_fast.cli.terminal import Finite, json_option, together
 from carp_fast.cli.trial import TRIAL_NAMES, trial_options
 
 DEFAULT_RATE = "1000"
@@ -40,7 +40,7 @@ _OPTIONS = (
     click.option("--rate", metavar="RATE", help=f"Send at this rate.  [default: {DEFAULT_RATE}]"),
     click.option(
         "--duration",
-        type=click.FloatRange(0, 1e6, min_open=True),
+        type=Finite(0, 1e6, min_open=True),
         default=10.0,
         show_default=True,
         metavar="S",
@@ -49,7 +49,7 @@ _OPTIONS = (
     click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N frames."),
     click.option(
         "--burst",
-        type=(click.IntRange(1), click.FloatRange(0, min_open=True)),
+        type=(click.IntRange(1), Finite(0, min_open=True)),
         metavar="N S",
         help="Send N frames at once (or at --rate, if given), again every S seconds.",
     ),
@@ -111,7 +111,7 @@ _OPTIONS = (
     ),
     click.option(
         "--speed",
-        type=click.FloatRange(0, 1e6, min_open=True),
+        type=Finite(0, 1e6, min_open=True),
         metavar="X",
         help="Send PCAP X times as fast as it was recorded.  [default: 1, or --rate]",
     ),

@@ -32,6 +32,7 @@ from carp_fast.cli.terminal import (
     DEFAULT_CONFIGURATION,
     PROGRAM,
     Failure,
+    Finite,
     config_option,
     control_path,
     daemon_options,
@@ -427,7 +428,7 @@ def demo(context: click.Context, instances: int, segments: int) -> None:
 @click.option("--instances", metavar="N,...", help="Virtual hosts, from 1 to 65280.")
 @click.option(
     "--window",
-    type=click.FloatRange(1, 3600),
+    type=Finite(1, 3600),
     metavar="S",
     help="Seconds of CPU time averaged.",
 )

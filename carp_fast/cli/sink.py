@@ -17,6 +17,7 @@ import click
 from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import (
     Failure,
+    Finite,
     ended_like_an_interrupt,
     failure,
     json_option,
@@ -46,7 +47,7 @@ FLOWS_SHOWN = 50
 )
 @click.option(
     "--duration",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     metavar="S",
     help="Stop after S seconds.  [default: at Ctrl-C]",
 )

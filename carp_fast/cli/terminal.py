@@ -27,8 +27,25 @@ PROGRAM = "carp-fast"
 DEFAULT_CONFIGURATION = Path("/etc/carp-fast/carp-fast.toml")
 DEFAULT_CONTROL_SOCKET = Path("/run/carp-fast/control.sock")
 COLUMNS = 80  # of a terminal that does not know its width
+FINITE_LEAST, FINITE_MAX = 1e-9, 1e9
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Finite(click.FloatRange):
+    """The type of an option for seconds or a rate: a number of a range, neither nan nor infinite.
+
+    Not above FINITE_MAX, and not between 0 and FINITE_LEAST: a whole number of ns has room for it.
+    """
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, parameter, context))
+        if not number <= FINITE_MAX or 0 < number < FINITE_LEAST:
+            text = f"{value}: must be a number from {FINITE_LEAST:g} to {FINITE_MAX:g}"
+            self.fail(text, parameter, context)
+        return number
 
 
 class Failure(CarpFastError, click.ClickException):

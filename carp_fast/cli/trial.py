@@ -16,7 +16,7 @@ import click
 from carp_fast.cli.conflicts import Rule, check
 from carp_fast.cli.sink import FLOWS_SHOWN
 from carp_fast.cli.tables import columns
-from carp_fast.cli.terminal import failure, print_json, print_prose, print_table, together
+from carp_fast.cli.terminal import Finite, failure, print_json, print_prose, print_table, together
 
 if TYPE_CHECKING:
     from carp_fast.config.model import Configuration
@@ -30,7 +30,7 @@ _Send = Callable[[float | None, float | None], "Sent"]
 
 
 def _number_option(name: str, metavar: str, text: str) -> Callable[..., Any]:
-    kind = click.FloatRange(0, min_open=True)
+    kind = Finite(0, min_open=True)
     return click.option(name, type=kind, metavar=metavar, help=text)
 
 
@@ -51,7 +51,7 @@ _OPTIONS = (
     ),
     click.option(
         "--loss",
-        type=click.FloatRange(0, 100, max_open=True),
+        type=Finite(0, 100, max_open=True),
         metavar="PERCENT",
         help="With --find-rate: allow this share of frames to be lost.  [default: 0]",
     ),

@@ -218,7 +218,12 @@ class Documents:
             except Refused as refused:
                 self.found.fault(origin, "include", as_shown(pattern), str(refused))
                 continue
-            names = self.readings.match(pattern, main.directory)
+            try:
+                names = self.readings.match(pattern, main.directory)
+            except RecursionError:  # glob calls itself for each part
+                text = "has too many parts; must be a path or pattern, or a list of them"
+                self.found.fault(origin, "include", as_shown(pattern), text)
+                continue
             if not names and not glob.has_magic(pattern):
                 text = "no such file; allowed: a file that exists, or a pattern with *, ? or []"
                 self.found.fault(origin, "include", as_shown(pattern), text)

@@ -58,6 +58,7 @@ from carp_fast.errors import CarpFastError
 SECOND_NS = 1_000_000_000
 START_NS = 1_000 * SECOND_NS  # the clock at the start of a scenario written by hand
 TIME_DIGITS = 9
+TIME_MAX_S = 1_000_000_000  # 31 years: in ns it has room in 64 bits
 INPUTS = """hear link interface demote remove address_lost found announce adopt own_source
     in_use reload kernel begin resign stall drop kill start away turn end"""
 VERBS = frozenset(INPUTS.split())
@@ -134,6 +135,8 @@ def seconds_ns(text: str) -> tuple[int, int]:
     whole, _, part = text.removeprefix("-").partition(".")
     if not whole.isdecimal() or (part and not part.isdecimal()) or len(part) > TIME_DIGITS:
         raise ValueError(f"{text}: not seconds with at most {TIME_DIGITS} digits")
+    if len(whole) > len(str(TIME_MAX_S)) or float(f"{whole}.{part}") > TIME_MAX_S:
+        raise ValueError(f"{text[:20]}: more than {TIME_MAX_S:,} seconds")
     return sign * (int(whole) * SECOND_NS + int(part.ljust(TIME_DIGITS, "0"))), len(part)
 
 

@@ -174,6 +174,14 @@ def test_options_that_do_not_go_together(words: list[str], said: str) -> None:
     assert said in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize("number", ["nan", "1e-320", "1e-10", "inf", "1e308", "9" * 30])
+@pytest.mark.parametrize("option", ["--duration", "--speed", "--step-duration", "--from-rate"])
+def test_a_number_that_is_none_or_out_of_reach_is_refused(option: str, number: str) -> None:
+    result = flood("-i", "lo", option, number)
+    assert (result.exit_code, result.exception.__class__) == (2, SystemExit)
+    assert f"Invalid value for '{option}'" in result.output
+
+
 def test_the_table_of_conflicts_names_options_that_there_are() -> None:
     options = {each.name for each in cli_flood.flood.params}
     for rule in CONFLICTS:

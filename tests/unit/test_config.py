@@ -344,6 +344,12 @@ def test_faults_of_a_file(tmp_path: Path, text: str, lines: list[str]) -> None:
     assert fault_lines(write(tmp_path, text)) == lines
 
 
+def test_an_include_with_too_many_parts_is_a_fault(tmp_path: Path) -> None:
+    (line,) = fault_lines(write(tmp_path, f'include = "{"/*" * 5_000}"\n' + host()))
+    assert line.startswith('FILE: top level: include = "/*/*')
+    assert line.endswith(": has too many parts; must be a path or pattern, or a list of them")
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "carp.toml"
     assert fault_lines(path) == ["FILE: cannot be read: No such file or directory"]

@@ -139,6 +139,8 @@ def test_the_document_has_every_count() -> None:
         ((), 2, "Missing option '-i'"),
         (("-i", "lo", "--vlan", "4095"), 2, "'4095': must be 1 to 4094 or \"any\""),
         (("-i", "lo", "--duration", "0"), 2, "0.0 is not in the range x>0"),
+        (("-i", "lo", "--duration", "nan"), 2, "nan: must be a number from 1e-09 to 1e+09"),
+        (("-i", "lo", "--duration", "1e300"), 2, "1e300: must be a number from 1e-09 to 1e+09"),
         (("-i", "lo", "--count", "0"), 2, "0 is not in the range x>=1"),
         (("-i", "lo", "-c", "/nowhere"), 1, "/nowhere: cannot be read: No such file or directory"),
         (("-i", "nosuch0"), 1, "carp-fast: "),

@@ -56,6 +56,13 @@ def test_seconds_are_rounded_to_the_digits_asked_for() -> None:
             seconds_ns(wrong)
 
 
+def test_a_time_that_has_no_room_in_64_bits_is_refused() -> None:
+    assert seconds_ns("1000000000.000")[0] == 10**18
+    for wrong in ("1000000000.1", "1000000001", "9" * 40, "-9300000000", "9" * 5000):
+        with pytest.raises(ValueError, match="more than 1,000,000,000 seconds"):
+            seconds_ns(wrong)
+
+
 def test_a_line_has_a_time_a_name_and_words() -> None:
     line = parse_line("1.500 eth0/7 > MASTER master_down", 3)
     assert line == (3, 1_500_000_000, 3, "eth0/7", True, ("MASTER", "master_down"))
