@@ -112,3 +112,7 @@ def test_advertisements_do_not_wait_for_a_kernel_that_is_busy(faults: Path, scen
     assert found["took_s"] < 2.2 + found["stalled_s"]
     assert (found["announced"], found["left"]) == (True, [OWN, OURS, OTHER])
     assert found["there"] == {OWN: False}
+
+
+def test_an_interrupted_call_is_repeated_and_is_no_failure_of_a_frame(faults: Path) -> None:
+    assert play(faults, "sent", {"INTERRUPTED": 4}) == {"send_errors": 0}

@@ -206,6 +206,43 @@ def test_both_paths_hear_the_same_and_judge_it_alike(
         assert any(peer.mac) is (path == "packet")
 
 
+def test_silence_counts_only_as_far_as_a_socket_was_read(lab: Lab, opened: ExitStack) -> None:
+    """A turn reads 16 batches of 256: the master's frame waits behind more when its time is up."""
+    a, b = lab.hosts
+    stage = Stage(a, "packet", opened)
+    sockets.enlarge(stage.receivers["packet"], 16 << 20)
+    stage.add(advskew=100)
+    stage.turn()
+    due_ns = stage.host().deadline_ns
+    stage.run_until(lambda: time.monotonic_ns() > due_ns - 400_000_000, "it is soon due")
+    send(b, *[frame4(counter=1, passphrase=b"other")] * 6_000, frame4(counter=2))
+    # Less than the interval of a second since the last turn: longer ones are waited for anyway.
+    while time.monotonic_ns() < due_ns + 400_000_000:
+        os.sched_yield()
+    stage.run_until(lambda: stage.counters()["advertisements_heard"] == 1, "it is read at last")
+    assert stage.host().state == "BACKUP"
+    assert stage.host().counters["became_master"] == 0
+
+
+def test_a_former_ifindex_of_an_interface_is_not_heard(lab: Lab, opened: ExitStack) -> None:
+    a, b = lab.hosts
+    stage = Stage(a, "packet", opened)
+    stage.add(advskew=100)
+    stage.turn()
+    send(b, frame4(counter=1))
+    stage.run_until(lambda: stage.counters()["advertisements_heard"] == 1, "heard")
+    # The name is another interface's now; frames of this one are of none of ours.
+    stage.pump.set_interface(
+        0, ifindex=stage.ifindex + 1000, up=True, mac=stage.mac, source=ip(a.address(1))
+    )
+    stage.pump.mark()
+    stage.turn()
+    frames = stage.pump.facts.frames
+    send(b, frame4(counter=2))
+    stage.run_until(lambda: stage.pump.facts.frames == frames + 1, "it has come")
+    assert stage.counters()["advertisements_heard"] == 1
+
+
 @pytest.mark.parametrize("kind", ["packet", "raw4", "raw6"])
 def test_what_the_kernel_drops_is_counted_and_every_backup_waits_anew(
     lab: Lab, opened: ExitStack, kind: str

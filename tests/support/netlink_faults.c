@@ -3,7 +3,8 @@
  * Each variable of the environment says how often: NO_CHANGES (sendto of address changes fails),
  * NO_ANSWERS (their answers are lost), NO_LOOKS (a dump cannot be asked for), CUT_LOOKS (the end of
  * a dump is lost), STALE_LOOKS (addresses changed while it was made), NO_SETLINK (not permitted),
- * BUSY (a change waits for three seconds, as while another program holds the kernel's lock). */
+ * BUSY (a change waits for three seconds, as while another program holds the kernel's lock);
+ * and of frames: INTERRUPTED (sendmmsg is interrupted by a signal). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -63,6 +64,16 @@ int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
             return errno = ENOBUFS, -1;
     }
     return got;
+}
+
+int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags)
+{
+    static int (*real)(int, struct mmsghdr *, unsigned int, int);
+    if (!real)
+        real = dlsym(RTLD_NEXT, "sendmmsg");
+    if (left("INTERRUPTED"))
+        return errno = EINTR, -1;
+    return real(fd, messages, count, flags);
 }
 
 ssize_t recv(int fd, void *data, size_t length, int flags)

@@ -151,6 +151,16 @@ def prepare() -> None:
     run(f"ip addr add {OWN}/24 dev a0")
 
 
+def sent() -> dict[str, Any]:
+    """Some advertisements of a MASTER."""
+    scene = Scene()
+    scene.add(0, OURS)
+    scene.wait(lambda: scene.host(0).counters["advertisements_sent"] > 5, "advertisements")
+    errors = scene.host(0).counters["send_errors"]
+    scene.end()
+    return {"send_errors": errors}
+
+
 def foreign() -> dict[str, Any]:
     """The virtual address is the host's own already."""
     scene = Scene()
