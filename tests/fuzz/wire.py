@@ -42,7 +42,6 @@ HEARD = "advertisements_heard"
 MAC = b"\x02\0\0\0\0\x01"
 SLOTS = 4
 NO_SOURCES = {4: bytes(4), 6: bytes(16)}  # of a host that waits for them in INIT
-WRAPPED = 65_536
 FORMER = 4  # keys of former settings that a host has room for at least
 KINDS = {b"\x08\0": "IPv4", b"\x86\xdd": "IPv6"}
 SENT_KEPT = 60
@@ -95,7 +94,7 @@ class WireWorld:
         self.leaving: set[int] = set()
         self.sent: list[bytes] = []
         self.used: list[int] = []
-        self.highest: dict[int, int] = {}
+        self.last_sent: dict[int, int] = {}  # unless a counter was accepted since
         self.verdicts = {number: Counter[str]() for number in HEARD_ON if number < INTERFACES_MAX}
         if setup["record"]:
             self.one.record(1024)
@@ -130,7 +129,7 @@ class WireWorld:
             engine.add(step["slot"], self.prepared(step["host"]), self.now_ns)
         self.hosts[step["slot"]] = step["host"]
         self.keys[step["slot"]] = self.keys_of(step["host"])
-        self.highest.pop(step["slot"], None)
+        self.last_sent.pop(step["slot"], None)
 
     def do_replace(self, step: Document) -> None:
         """Replaces the settings of a host; its identity stays."""
@@ -203,6 +202,8 @@ class WireWorld:
             raise Failure(f"changed by a frame that is {word}: {before} to {after}")
         if word != NOT_CARP:
             self.verdicts[number][word] += 1
+        if word == "ok":
+            self.last_sent.clear()  # hosts continue from what they hear, which may be anything
         if word in DIGEST_FITS:
             self.used.append(int.from_bytes(opened(frame).counter, "big"))  # type: ignore[union-attr]
         for slot in before.keys() if word == "ok" else ():
@@ -280,10 +281,9 @@ class WireWorld:
             raise Failure(f"wrong fields are sent: {packet} for {host}")
         counter = int.from_bytes(packet.counter, "big")
         self.used.append(counter)
-        # After 2^64 - 1, which a neighbour may send, counters begin anew.
-        if counter == self.highest.get(slot) and counter >= WRAPPED:
+        if counter == self.last_sent.get(slot):
             raise Failure(f"a counter is sent twice: {packet}")
-        self.highest[slot] = counter
+        self.last_sent[slot] = counter
 
     def follow(self) -> None:
         """Forgets the hosts that are gone."""
