@@ -23,7 +23,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-floors check bench simulate build annotate sanitize fuzz clean build-packages test-packages
+.PHONY: help demo test test-floors check bench simulate chaos build annotate sanitize fuzz clean build-packages test-packages
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,16 @@ bench: $(VENV)/.dev $(VENV)/.built ## compare the compiled core with pure Python
 simulate: $(VENV)/.built ## the election in 10,000 small simulated worlds and 100 large ones
 	$(PY) -m carp_fast simulate --seeds 1-10000 --jobs $(JOBS)
 	$(PY) -m carp_fast simulate --seeds 1-100 --large --jobs $(JOBS)
+
+# CASES: names or patterns, with commas. SECONDS: how long a condition lasts. PROGRAMS: also ucarp and
+# keepalived, or all; they are measured, not judged.
+chaos: CASES = *
+chaos: SECONDS = 30
+chaos: PROGRAMS = carp-fast
+chaos: REPEATS = 1
+chaos: SEED = 1
+chaos: test-packages $(VENV)/.dev $(VENV)/.built ## faults put on running daemons, judged from outside (root)
+	$(PY) -m tests.chaos --cases '$(CASES)' --seconds $(SECONDS) --programs $(PROGRAMS) --repeats $(REPEATS) --seed $(SEED)
 
 build: $(VENV)/.dev ## a wheel and an sdist in dist/
 	$(PY) -m build

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "benches").rglob("*.py")])
-# Where the modules are that others import: helpers, mutants, fuzzers, and benchmarks'.
-ROOTS = ("tests.support", "tests.simulation", "tests.fuzz", "benches")
+# Where the modules are that others import: helpers, mutants, fuzzers, cases of chaos, benchmarks'.
+ROOTS = ("tests.support", "tests.simulation", "tests.fuzz", "tests.chaos", "benches")
 LOCAL = {path.stem for path in FILES} | {
     path.name for path in (ROOT / "tests").iterdir() if path.is_dir()
 }

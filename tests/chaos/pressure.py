@@ -1,0 +1,286 @@
+"""Cases about a machine that is short of something: of processors, of a network queue, of the
+kernel's locks, or of rights; and about much of what happens seldom.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from carp_fast.lab.lab import wait_for
+from carp_fast.lab.observer import Key
+from tests.chaos.case import PROGRAMS, Run, case
+from tests.chaos.comparisons import figures, lasting_s, settle
+from tests.chaos.programs import CarpFast
+from tests.chaos.world import World
+
+FAKETIME = Path("/usr/lib") / (os.uname().machine + "-linux-gnu") / "faketime/libfaketimeMT.so.1"
+# No real-time priority: as in a container.
+PLAIN = ("setpriv", "--bounding-set", "-sys_nice,-sys_resource", "--inh-caps")
+WITHOUT_PRIORITY = (*PLAIN, "-sys_nice,-sys_resource")
+KILLS = 200
+BUSY = ("sh", "-c", "while :; do :; done")
+
+
+@contextlib.contextmanager
+def hogs(count: int) -> Iterator[None]:
+    """Programs that take all the processor time they get, within the block."""
+    running = [subprocess.Popen(BUSY, start_new_session=True) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for hog in running:
+            hog.kill()
+            hog.wait()
+
+
+def lateness_ms(world: World, since_ns: int, host: str) -> list[float]:
+    """How late each advertisement of a host came, ascending."""
+    evidence = world.evidence(since_ns)
+    found = []
+    for key in world.keys:
+        sent = [each for each in evidence.of(key, host) if not each.resigned]
+        for one, next_ in pairwise(sent):
+            found.append(max(0.0, (next_.at_ns - one.at_ns) / 1e6 - one.interval_s * 1e3))
+    return sorted(found)
+
+
+def note_lateness(run: Run, world: World, since_ns: int) -> None:
+    late = lateness_ms(world, since_ns, "a")
+    if late:
+        run.figure("late: median", late[len(late) // 2], "ms")
+        run.figure("99 %", late[int(len(late) * 0.99)], "ms")
+        run.figure("most", late[-1], "ms")
+
+
+@case(quick=True, programs=PROGRAMS)
+def starve(run: Run) -> None:
+    """Four busy programs for each processor; then the master is killed."""
+    with World(run, count=50) as world:
+        world.start_pair()
+        world.limits.take_overs = 1
+        began_ns = time.time_ns()
+        with hogs(4 * (os.cpu_count() or 1)):
+            world.sleep(min(lasting_s(run, world), 20))
+            note_lateness(run, world, began_ns)
+            figures(run, world, began_ns, "take-overs")
+            killed_ns = world.kill("a")
+            settle(run, world, "b" if run.judged else None)
+            figures(run, world, killed_ns, "silence", "unheld")
+
+
+@case(quick=True)
+def starve_plain(run: Run) -> None:
+    """The same without real-time priority, as in a container: two busy programs."""
+    with World(run, count=50) as world:
+        world.start_pair(before=WITHOUT_PRIORITY)
+        world.limits.take_overs = 1
+        began_ns = time.time_ns()
+        with hogs(2):
+            world.sleep(min(lasting_s(run, world), 20))
+            note_lateness(run, world, began_ns)
+            killed_ns = world.kill("a")
+            world.settle("b")
+            run.figure("silence", world.silence_s(killed_ns), "s")
+
+
+@case(quick=True)
+def shortest_interval(run: Run) -> None:
+    """A virtual host at 4 ms beside one of a second, without priority: both become MASTER."""
+    fast = {
+        "interface": "s1",
+        "vhid": 200,
+        "addresses": ["10.1.1.200/32"],
+        "advbase": 0,
+        "advskew": 1,
+    }
+    with World(run, hosts=("a",), count=1) as world:
+        slow = {**world.tables[0], "advbase": 1, "advskew": 0}
+        world.addresses[Key(1, 200)] = ["10.1.1.200"]
+        world.limits.silence_s = world.limits.nobody_holds_s = None
+        began_at = time.monotonic()
+        with hogs(1):
+            world.start("a", tables=[slow, fast], before=WITHOUT_PRIORITY)
+            world.tape.wait_until(lambda: world.master(Key(1, 1)) == "a", 20, "vhid 1 MASTER")
+        run.figure("MASTER after", time.monotonic() - began_at, "s")
+        world.begin()
+        world.sleep(2)
+
+
+@case()
+def clock(run: Run) -> None:
+    """The wall clock is set an hour ahead and back, on both hosts."""
+    with World(run) as world:
+        offset = world.directory / "clock"
+        step(offset, 0)
+        env = {
+            **os.environ,
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(offset),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        world.start_pair(env=env)
+        for seconds in (3600, -3600, 0):
+            world.note(f"clocks at {seconds:+d} s")
+            step(offset, seconds)
+            world.sleep(world.tempo.master_down_s("b"))
+        world.settle("a")
+
+
+def step(file: Path, offset_s: int) -> None:
+    fresh = file.with_suffix(".new")
+    fresh.write_text(f"{offset_s:+d}\n")
+    fresh.replace(file)
+
+
+@case(quick=True, programs=PROGRAMS, known="what the queue drops is not sent again")
+def short_queue(run: Run) -> None:
+    """The master's network queue is slow and short: part of each burst is dropped."""
+    with World(run, count=100 if run.program == "ucarp" else 255) as world:
+        world.start_pair()
+        began_ns = time.time_ns()
+        burst = "rate 2mbit burst 5kb limit 10kb"
+        world.lab["a"].run(["tc", "qdisc", "add", "dev", "s1", "root", "tbf", *burst.split()])
+        world.note("a short queue")
+        world.sleep(max(5.0, lasting_s(run, world)))
+        figures(run, world, began_ns, "take-overs", "silence", "both hold")
+        world.lab["a"].run(["tc", "qdisc", "del", "dev", "s1", "root"])
+        settle(run, world, "a" if run.judged else None)
+
+
+@case(quick=True, known="an address request waits for the lock in the thread that advertises")
+def rtnl_held(run: Run) -> None:
+    """The kernel's RTNL lock is held by others while addresses change; others wait no longer."""
+    with World(run, hosts=("a",)) as world:
+        world.start_pair()
+        program = world.carp_fast("a")
+        program.write([{**world.tables[0], "unsigned_addresses": ["10.1.2.{vhid}/32"]}])
+        began_ns = time.time_ns()
+        with held_rtnl(world, 1.5 if run.quick else 5.0):
+            program.daemon.process.signal(signal.SIGHUP)
+        wait_for(lambda: "10.1.2.3" in world.holdings.there("a"), 10, "the new addresses")
+        world.sleep(2 * world.tempo.interval_s("a"))
+        note_lateness(run, world, began_ns)
+
+
+@contextlib.contextmanager
+def held_rtnl(world: World, seconds: float) -> Iterator[None]:
+    """The lock is held within the block and until `seconds` are over."""
+    host = world.lab["a"]
+    log = world.directory / "rtnl.log"
+    holder = host.start([sys.executable, "-m", "tests.chaos.rtnl", "s1", str(seconds)], log=log)
+    wait_for(lambda: "held" in log.read_text(), 15, "RTNL held")
+    world.note("RTNL is held")
+    yield
+    holder.wait(seconds + 15)
+    world.note("RTNL is free")
+
+
+@case(quick=True)
+def other_user(run: Run) -> None:
+    """It runs as another user with CAP_NET_RAW and CAP_NET_ADMIN, and is killed."""
+    nobody, caps = 65534, "+net_raw,+net_admin"
+    before = ["setpriv", "--reuid", str(nobody), "--regid", str(nobody), "--clear-groups"]
+    before += ["--inh-caps", caps, "--ambient-caps", caps]
+    with World(run) as world, readable(world.directory):
+        tables = world.tables
+        for name in world.players:
+            (world.directory / f"{name}.toml").touch(mode=0o600)
+            os.chown(world.directory / f"{name}.toml", nobody, nobody)
+            own = world.directory / f"own-{name}"
+            own.mkdir()
+            os.chown(own, nobody, nobody)
+            daemon = {"control_socket": str(own / "sock"), "state_directory": str(own / "state")}
+            world.start(name, tables=tables, before=before, daemon=daemon)
+            world.settle("a")
+        world.begin()
+        world.limits.take_overs = 1
+        world.kill("a")
+        world.settle("b")
+        world.start("a")
+        world.settle("b")
+
+
+@contextlib.contextmanager
+def readable(directory: Path) -> Iterator[None]:
+    """Lets other users through to this directory within the block."""
+    modes = {each: each.stat().st_mode for each in (directory, directory.parent)}
+    try:
+        for each, mode in modes.items():
+            each.chmod(mode | 0o111)
+        yield
+    finally:
+        for each, mode in modes.items():
+            if each.exists():
+                each.chmod(mode)
+
+
+@case(quick=True)
+def kill_often(run: Run) -> None:
+    """Both hosts are killed and started again at random moments, up to 200 times."""
+    with World(run, count=20) as world:
+        world.start_pair(preempt=True)
+        limits = world.limits
+        limits.take_overs = None
+        limits.silence_s = limits.nobody_holds_s = None  # both may be dead
+        limits.two_hold_s = limits.held_alone_s = None  # what a killed one leaves, until it is back
+        kills = 6 if run.quick else KILLS
+        for number in range(1, kills + 1):
+            name = run.random.choice("aab")
+            time.sleep(run.random.random() * run.random.choice((0.1, 0.6, 1.5)))
+            world.kill(name)
+            world.start(name, ready=False)
+            if run.random.random() < 0.2:
+                time.sleep(run.random.random() * 0.5)
+                world.kill(name)
+                world.start(name, ready=False)
+            if number % 10 == 0 or number == kills:
+                for each in world.players:
+                    world.wait_ready(each)
+                world.settle("a")
+        run.figure("kills", str(kills))
+
+
+@case()
+def soak(run: Run) -> None:
+    """The master's carrier flaps for the whole time; memory and descriptors stay as they were."""
+    with World(run, count=100) as world:
+        world.start_pair(preempt=True)
+        limits = world.limits
+        limits.take_overs = None
+        limits.two_hold_s = None  # a has no carrier, and may still be removing
+        limits.silence_s = limits.nobody_holds_s = None
+        limits.held_alone_s = limits.not_held_s = 1.5
+        end_at, flaps = time.monotonic() + run.seconds, 0
+        before: dict[str, tuple[int, int]] = {}
+        while time.monotonic() < end_at or not before:
+            world.lab.set_carrier("a", 1, up=False)
+            world.sleep(world.tempo.master_down_s("b") + 0.5)
+            world.lab.set_carrier("a", 1, up=True)
+            world.sleep(1.5)
+            flaps += 1
+            before = before or {name: size(world.carp_fast(name)) for name in world.players}
+        world.settle("a")
+        run.figure("flaps", str(flaps))
+        for name, (rss, descriptors) in before.items():
+            now_rss, now_descriptors = size(world.carp_fast(name))
+            run.figure(f"{name}: MiB more", (now_rss - rss) / (1 << 20))
+            run.require(now_rss - rss < 4 << 20, f"{name} grew from {rss} to {now_rss} bytes")
+            run.require(
+                now_descriptors <= descriptors + 1,
+                f"{name}: {descriptors} descriptors, then {now_descriptors}",
+            )
+
+
+def size(program: CarpFast) -> tuple[int, int]:
+    """Memory in bytes, and open descriptors."""
+    process = program.daemon.process
+    return process.rss_bytes(), len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
