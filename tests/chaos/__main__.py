@@ -10,6 +10,8 @@ import argparse
 import fnmatch
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from statistics import median
 
 from tests.chaos.case import CARP_FAST, CASES, PROGRAMS, Outcome, Run, play
 from tests.chaos.cases import MODULES
@@ -45,6 +47,21 @@ def row(outcome: Outcome) -> str:
     )
 
 
+def summaries(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Median, least and most of each figure of what was run several times."""
+    by_name: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        by_name.setdefault((outcome.run.case, outcome.run.program), []).append(outcome)
+    for (name, program), group in by_name.items():
+        texts = []
+        for figure in dict.fromkeys(each for one in group for each in one.run.values):
+            values = [one.run.values[figure] for one in group if figure in one.run.values]
+            numbers, unit = [number for number, _ in values], values[0][1]
+            spread = f"{min(numbers):.3g} to {max(numbers):.3g}"
+            texts.append(f"{figure} {median(numbers):.3g} ({spread}) {unit}".strip())
+        yield f"{name:22} {program:11} {len(group):3} runs  {'; '.join(texts)}"
+
+
 def main() -> int:
     assert MODULES
     given = arguments()
@@ -66,6 +83,8 @@ def main() -> int:
                 print(row(outcome), flush=True)
                 for failure in run.failures:
                     print(f"  {failure}", flush=True)
+    if given.repeats > 1:
+        print("\nmedian (least to most)", *summaries(outcomes), sep="\n", flush=True)
     failed = [outcome for outcome in outcomes if not outcome.passed]
     counts = f"{len(outcomes)} runs, {len(failed)} failed, {time.monotonic() - began_at:.0f} s"
     print(f"{counts}: {', '.join(each.run.case for each in failed)}" if failed else counts)

@@ -30,6 +30,7 @@ class Run:
     program: str = CARP_FAST
     failures: list[str] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
+    values: dict[str, tuple[float, str]] = field(default_factory=dict)  # with their units
 
     def __post_init__(self) -> None:
         self.random = Random(f"{self.case} {self.seed}")
@@ -50,10 +51,11 @@ class Run:
             self.failures.append(what)
 
     def figure(self, name: str, value: float | str, unit: str = "") -> None:
-        """A measured value for the table; a repeated name gets the next value behind the last."""
+        """A measured value for the table; text is not summarized."""
+        if not isinstance(value, str):
+            self.values[name] = (float(value), unit)
         text = value if isinstance(value, str) else f"{value:.3g}"
-        text = f"{text} {unit}".strip()
-        self.figures[name] = f"{self.figures[name]}, {text}" if name in self.figures else text
+        self.figures[name] = f"{text} {unit}".strip()
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ def settle(run: Run, world: World, host: str | None = None) -> None:
 def figures(run: Run, world: World, since_ns: int, *names: str) -> None:
     """Notes these figures of what happened since `since_ns`."""
     measured = {
-        "silence": world.silence_s,
+        "silence": lambda _: world.silence_s(),
         "unheld": world.unheld_s,
         "both advertise": world.advertised_by_both_s,
         "both hold": world.held_by_both_s,
     }
     for name in names:
         if name == "take-overs":
-            run.figure(name, str(world.count_take_overs(since_ns)))
+            run.figure(name, world.count_take_overs(since_ns))
         else:
             run.figure(name, measured[name](since_ns), "s")
 
@@ -136,7 +136,7 @@ def lossy(run: Run, percent: float, most_s: float) -> None:
         world.impair("loss", 0)
         figures(run, world, began_ns, "silence", "both advertise", "both hold")
         hours = seconds / 3600 * len(world.keys)
-        run.figure("take-overs by b", f"{by_backup(world, began_ns)}")
+        run.figure("take-overs by b", by_backup(world, began_ns))
         run.figure("an hour of one", by_backup(world, began_ns) / hours)
         settle(run, world)
 

@@ -6,6 +6,7 @@ import time
 
 from carp_fast.lab.observer import Key
 from tests.chaos.case import Run, case
+from tests.chaos.programs import SECOND
 from tests.chaos.world import World
 
 OTHER_MAC = "02:00:00:00:00:77"
@@ -194,9 +195,78 @@ def mass(run: Run) -> None:
         world.limits.take_overs = 2
         killed_ns = world.kill("a")
         world.settle("b")
-        run.figure("silence", world.silence_s(killed_ns), "s")
+        run.figure("silence", world.silence_s(), "s")
         evidence = world.evidence(killed_ns)
         held = [evidence.holds(key, "b")[0][0] for key in world.keys]
         run.figure("b holds all after", (max(held) - killed_ns) / 1e9, "s")
         world.start("a")
         world.settle("a")
+
+
+@case()
+def mass_ipv6(run: Run) -> None:
+    """255 virtual hosts with addresses of both families: the master is killed, and comes back."""
+    with World(run, count=MASS_COUNT, ipv6=True) as world:
+        world.start_pair(preempt=True)
+        world.limits.take_overs = 2
+        # The kernel takes milliseconds for each IPv6 address.
+        world.limits.not_held_s = world.limits.held_alone_s = 3.0
+        world.limits.two_hold_s = 3.0
+        world.limits.nobody_holds_s = world.tempo.master_down_s("b") + 3.5
+        killed_ns = world.kill("a")
+        world.settle("b")
+        run.figure("silence", world.silence_s(), "s")
+        evidence = world.evidence(killed_ns)
+        held = [evidence.holds(key, "b")[0][0] for key in world.keys]
+        run.figure("b holds all after", (max(held) - killed_ns) / 1e9, "s")
+        world.start("a")
+        world.settle("a")
+
+
+@case()
+def mass_beside_fast(run: Run) -> None:
+    """1,016 virtual hosts and one at 31 ms: the master is stopped, its backup rises punctually."""
+    fast = {"interface": "s1", "vhid": 255, "addresses": ["10.1.1.255/32"], "advbase": 0}
+    addresses = {
+        Key(k, vhid): [f"10.{k}.1.{vhid}"]
+        for k in range(1, MASS_SEGMENTS + 1)
+        for vhid in range(1, MASS_COUNT)
+    }
+    addresses[Key(1, 255)] = ["10.1.1.255"]
+    table = {"interface": f"s[1-{MASS_SEGMENTS}]", "vhid": f"1-{MASS_COUNT - 1}"}
+    table["addresses"] = ["10.{number}.1.{vhid}/32"]  # type: ignore[assignment]
+    with World(run, segments=MASS_SEGMENTS, tables=[table], addresses=addresses) as world:
+        for name, advskew in (("a", 8), ("b", 12)):
+            world.start(name, tables=[table, {**fast, "advskew": advskew}])
+        world.settle("a", 30)
+        world.begin()
+        world.limits.take_overs = 2
+        world.freeze("a")
+        world.settle("b")
+        run.figure("silence", world.silence_s(), "s")
+        world.thaw("a")
+        world.settle()
+
+
+@case()
+def unicast_source(run: Run) -> None:
+    """Peers by unicast; the configured source of the backup is not on its host, and then is."""
+    # The kernel asks for the MAC of a missing neighbour once a second: no shorter intervals.
+    with World(run, count=2, tempo=SECOND) as world:
+        (a, b) = (world.lab[name].address(1) for name in "ab")
+        missing = "10.1.0.22"
+        world.start("a", defaults={"peers": [b, missing]})
+        world.start("b", defaults={"peers": [a], "source": missing})
+        world.settle("a")
+        world.begin()
+        states = {each["reason"] for each in world.carp_fast("b").daemon.status()["virtual_hosts"]}
+        run.require(states == {"no_source"}, f"b is in {states}")
+        world.ip("b", f"addr add {missing}/16 dev s1")
+        world.carp_fast("b").daemon.wait_state("BACKUP", 10)
+        world.sleep(world.tempo.master_down_s("b") * 1.3)
+        world.settle("a")
+        world.limits.take_overs = 1
+        world.kill("a")
+        world.settle("b")
+        sources = {each.source for each in world.tape.last().values() if each.host == "b"}
+        run.require(sources == {missing}, f"b advertises from {sources}")

@@ -26,6 +26,7 @@ FAKETIME = Path("/usr/lib") / (os.uname().machine + "-linux-gnu") / "faketime/li
 PLAIN = ("setpriv", "--bounding-set", "-sys_nice,-sys_resource", "--inh-caps")
 WITHOUT_PRIORITY = (*PLAIN, "-sys_nice,-sys_resource")
 KILLS = 200
+BATCH = 2_000  # IPv6 addresses
 BUSY = ("sh", "-c", "while :; do :; done")
 
 
@@ -86,9 +87,9 @@ def starve_plain(run: Run) -> None:
         with hogs(2):
             world.sleep(min(lasting_s(run, world), 20))
             note_lateness(run, world, began_ns)
-            killed_ns = world.kill("a")
+            world.kill("a")
             world.settle("b")
-            run.figure("silence", world.silence_s(killed_ns), "s")
+            run.figure("silence", world.silence_s(), "s")
 
 
 @case(quick=True)
@@ -168,6 +169,29 @@ def rtnl_held(run: Run) -> None:
             program.daemon.process.signal(signal.SIGHUP)
         wait_for(lambda: "10.1.2.3" in world.holdings.there("a"), 10, "the new addresses")
         world.sleep(2 * world.tempo.interval_s("a"))
+        note_lateness(run, world, began_ns)
+
+
+@case()
+def ipv6_batches(run: Run) -> None:
+    """Another program adds thousands of IPv6 addresses while those of virtual hosts change."""
+    with World(run, hosts=("a",), ipv6=True, count=20) as world:
+        world.start_pair()
+        lines = [f"addr add fd99::{n:x}/64 dev s1 nodad" for n in range(1, BATCH + 1)]
+        batch = world.directory / "batch"
+        batch.write_text("\n".join(lines) + "\n")
+        program = world.carp_fast("a")
+        began_ns = time.time_ns()
+        other = world.lab["a"].start(["ip", "-batch", batch])
+        world.note("a batch of IPv6 addresses")
+        more = [{**world.tables[0], "unsigned_addresses": ["10.1.2.{vhid}/32"]}, world.tables[0]]
+        number = 0
+        while other.alive() and time.time_ns() - began_ns < 60e9:
+            program.write([more[number % 2]])
+            program.daemon.reload()
+            number += 1
+        run.figure("the batch took", (time.time_ns() - began_ns) / 1e9, "s")
+        run.figure("reloads", str(number))
         note_lateness(run, world, began_ns)
 
 

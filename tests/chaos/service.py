@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ SMALL_DISK = """
 mount -t tmpfs -o size=64k,mode=0700 state "$0" || exit 99
 exec "$@"
 """
+FULL_DISK = SMALL_DISK.replace("exec", 'cat /dev/zero > "$0/fill" 2>/dev/null\nexec')
 
 
 @case(quick=True)
@@ -220,6 +222,21 @@ def disk_full(run: Run) -> None:
         world.settle("a")
 
 
+@case(quick=True)
+def disk_full_start(run: Run) -> None:
+    """The state directory is on a full file system when it starts, after SIGKILL."""
+    with World(run, count=2) as world:
+        state = world.directory / "disk"
+        state.mkdir(mode=0o700)
+        world.start_pair(preempt=True)
+        world.limits.take_overs = 2
+        world.kill("a")
+        world.settle("b")
+        before = ("unshare", "--mount", "sh", "-c", FULL_DISK, state)
+        world.start("a", before=before, daemon={"state_directory": str(state / "state")})
+        world.settle("a")
+
+
 def fill(directory: Path) -> None:
     with contextlib.suppress(OSError), open(directory / "fill", "wb", buffering=0) as file:
         while True:
@@ -283,4 +300,38 @@ def hooks_hang(run: Run) -> None:
         world.ip("a", "link set s1 down")
         world.settle("b")
         world.ip("a", "link set s1 up")
+        world.settle("a")
+
+
+@case(quick=True)
+def status_storm(run: Run) -> None:
+    """Clients ask for the whole status again and again."""
+    with World(run, hosts=("a",), count=255) as world:
+        world.start_pair()
+        end_at = time.monotonic() + (1.5 if run.quick else min(run.seconds, 20))
+        answered = [0] * 4
+
+        def ask(number: int) -> None:
+            while time.monotonic() < end_at:
+                world.carp_fast("a").daemon.status()
+                answered[number] += 1
+
+        askers = [threading.Thread(target=ask, args=(number,)) for number in range(len(answered))]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+        run.figure("answers", str(sum(answered)))
+        run.require(all(answered), "a client had no answer")
+
+
+@case(quick=True)
+def pump_in_loop(run: Run) -> None:
+    """`pump = "loop"`, without a thread of its own: the master is killed, and started again."""
+    with World(run) as world:
+        world.start_pair(preempt=True, daemon={"pump": "loop"})
+        world.limits.take_overs = 2
+        world.kill("a")
+        world.settle("b")
+        world.start("a")
         world.settle("a")

@@ -13,6 +13,7 @@ from tests.chaos.case import Run, case
 from tests.chaos.comparisons import figures, settle
 from tests.chaos.tape import Advertisement
 from tests.chaos.world import STRANGER, World
+from tests.support.daemons import PASSPHRASE
 from tests.support.pairs import Wire
 from tests.support.segment import internet_checksum
 
@@ -35,10 +36,10 @@ def flooded(run: Run, *options: str) -> None:
         world.note("flood")
         world.sleep(1.0 if run.quick else 5.0)
         assert flood.alive(), flood.output()
-        killed_ns = world.kill("a")
+        world.kill("a")
         world.settle("b")
         assert flood.alive(), flood.output()
-        run.figure("silence", world.silence_s(killed_ns), "s")
+        run.figure("silence", world.silence_s(), "s")
         flood.kill()
         seconds = (time.time_ns() - began_ns) / 1e9
         heard = world.carp_fast("b").daemon.interface("s1")["counters"]
@@ -63,6 +64,51 @@ def flood_forged(run: Run) -> None:
 def flood_stray(run: Run) -> None:
     """A flood of frames that cannot be advertisements: TTL, version, length."""
     flooded(run, "--mix", "bad_ttl=1,bad_version=1,bad_length=1")
+
+
+@case()
+def flood_elsewhere(run: Run) -> None:
+    """The flood is on another interface than the virtual host whose master dies."""
+    with World(run, hosts=("a", "b", STRANGER), segments=2, count=5) as world:
+        world.start_pair()
+        world.limits.take_overs = 1
+        options = ["--rate", str(RATES[run.quick]), "--duration", "600", "--mix", "bad_ttl=1"]
+        argv = [sys.executable, "-m", "carp_fast", "flood", "-i", "s2", *options]
+        flood = world.lab[STRANGER].start(argv, log=world.directory / "flood.log")
+        world.note("flood on segment 2")
+        world.sleep(2.0)
+        world.kill("a")
+        world.settle("b")
+        assert flood.alive(), flood.output()
+        run.figure("silence", world.silence_s(), "s")
+        flood.kill()
+        world.start("a")
+        world.settle("b")
+
+
+@case()
+def flood_valid(run: Run) -> None:
+    """A host that knows the passphrase floods with valid advertisements of a lower priority."""
+    with World(run, hosts=("a", "b", STRANGER), count=1) as world:
+        world.start_pair()
+        secret = world.directory / "secret"
+        secret.touch(mode=0o600)
+        secret.write_text(PASSPHRASE + "\n")
+        argv = [sys.executable, "-m", "carp_fast", "flood", "-i", "s1", "--vhid", "1"]
+        argv += ["--address", "10.1.1.1", "--passphrase-file", str(secret), "--advskew", "250"]
+        argv += ["--rate", str(RATES[run.quick]), "--duration", "600"]
+        began_ns = time.time_ns()
+        flood = world.lab[STRANGER].start(argv, log=world.directory / "flood.log")
+        world.sleep(3.0)
+        assert flood.alive(), flood.output()
+        flood.kill()
+        seconds = (time.time_ns() - began_ns) / 1e9
+        sent = len(world.evidence(began_ns).of(world.keys[0], "a"))
+        run.figure("advertisements of a a second", sent / seconds)
+        # It answers a slower master at most once an interval, by two advertisements.
+        most = 3 * seconds / world.tempo.interval_s("a") + 4
+        run.require(sent <= most, f"a sent {sent} in {seconds:.1f} s, at most {most:.0f} expected")
+        world.settle("a")
 
 
 def forge(

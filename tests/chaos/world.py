@@ -498,9 +498,9 @@ class World(Closing):
         evidence = self.evidence(since_ns, until_ns)
         return sum(len(oracles.changes_of_master(evidence, key)) for key in self.addresses)
 
-    def silence_s(self, since_ns: int, until_ns: int = 0) -> float:
-        """The longest time without any advertisement, of all virtual hosts."""
-        return oracles.silence(self.evidence(since_ns, until_ns), 0).worst
+    def silence_s(self) -> float:
+        """The longest time without any advertisement since begin(), of all virtual hosts."""
+        return oracles.silence(self.evidence(), 0).worst
 
     def unheld_s(self, since_ns: int, until_ns: int = 0) -> float:
         """The longest time in which no living host had an address, of all virtual hosts."""
