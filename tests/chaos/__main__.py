@@ -11,6 +11,7 @@ import fnmatch
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import median
 
 from tests.chaos.case import CARP_FAST, CASES, PROGRAMS, Outcome, Run, play
@@ -25,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1, help="how often each case is run")
     parser.add_argument("--seed", type=int, default=1, help="of the first repeat")
     parser.add_argument("--quick", action="store_true", help="the short intervals of the tests")
+    parser.add_argument("--checkout", type=Path, help="run the daemon of this built checkout")
     parser.add_argument("--list", action="store_true", help="print the cases, run none")
     return parser.parse_args()
 
@@ -78,6 +80,7 @@ def main() -> int:
         for program in [each for each in programs if each in CASES[name].programs]:
             for repeat in range(given.repeats):
                 run = Run(name, given.seed + repeat, given.seconds, given.quick, program)
+                run.checkout = given.checkout
                 outcome = play(CASES[name], run)
                 outcomes.append(outcome)
                 print(row(outcome), flush=True)

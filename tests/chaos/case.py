@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 from carp_fast.errors import CarpFastError
@@ -28,6 +29,7 @@ class Run:
     seconds: float
     quick: bool = False
     program: str = CARP_FAST
+    checkout: Path | None = None  # whose carp-fast is run, with its .venv; None: this one's
     failures: list[str] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
     values: dict[str, tuple[float, str]] = field(default_factory=dict)  # with their units

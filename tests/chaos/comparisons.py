@@ -35,7 +35,7 @@ def figures(run: Run, world: World, since_ns: int, *names: str) -> None:
     }
     for name in names:
         if name == "take-overs":
-            run.figure(name, world.count_take_overs(since_ns))
+            run.figure(name, world.count_take_overs())
         else:
             run.figure(name, measured[name](since_ns), "s")
 

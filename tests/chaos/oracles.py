@@ -196,8 +196,10 @@ def silence(evidence: Evidence, limit_s: float) -> Verdict:
     worst = Worst("silence", limit_s, evidence)
     start, end = evidence.span
     for key in evidence.addresses:
-        heard = [each.at_ns for each in evidence.of(key) if not each.resigned]
-        gaps = [pair for pair in pairwise([start, *heard, end]) if pair[0] < pair[1]]
+        heard = [each.at_ns for each in evidence.of(key, earlier=True) if not each.resigned]
+        before = [at_ns for at_ns in heard if at_ns < start][-1:] or [start]
+        after = [at_ns for at_ns in heard if at_ns >= start]
+        gaps = [pair for pair in pairwise([*before, *after, end]) if pair[0] < pair[1]]
         excused = evidence.excused("silence")
         worst.add(
             [piece for gap in gaps for piece in without([gap], excused)],

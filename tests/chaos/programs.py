@@ -99,6 +99,7 @@ class CarpFast(Program):
         before: Sequence[str | Path] = (),
         env: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
+        checkout: Path | None = None,
     ) -> None:
         super().__init__(host)
         self.tables = list(tables)
@@ -112,6 +113,9 @@ class CarpFast(Program):
         self._directory = directory
         self.configuration = self.write()
         program = [*map(str, before), sys.executable, "-m", "carp_fast"]
+        if checkout is not None:
+            python = checkout / ".venv/bin/python"
+            program = [*map(str, before), "env", "-C", str(checkout), str(python), *program[-2:]]
         self.daemon: RunningDaemon = start_daemon(
             host, self.configuration, ready=False, program=program, env=env, arguments=arguments
         )

@@ -167,6 +167,11 @@ def test_the_machines_own_delay_is_added_to_every_limit() -> None:
     assert oracles.late(late, 0.1).passed
 
 
+def test_silence_begins_with_the_last_advertisement_before() -> None:
+    made = evidence([*master(-3, -1), *master(3, 20)], {"a": [span(-3, 20)]})
+    assert oracles.silence(made, 1.5).worst == pytest.approx(4.0)
+
+
 def test_one_advertisement_of_another_host_is_a_take_over() -> None:
     made = evidence(master(-3, 20) + advertised("b", [5.5, 5.56]), {"a": [span(-3, 20)]})
     assert [host for host, _ in oracles.changes_of_master(made, KEY)] == ["b"]

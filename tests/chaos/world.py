@@ -151,7 +151,7 @@ class World(Closing):
             preempt = options.get("preempt", True)
             program = Keepalived(host, self.directory, self.keys, preempt=preempt)
         else:
-            given = {"tables": self.tables, **options}
+            given = {"tables": self.tables, "checkout": self.run.checkout, **options}
             if "preempt" in given:
                 preempt = {"preempt": given.pop("preempt")}
                 given["defaults"] = {**preempt, **given.get("defaults", {})}
@@ -493,9 +493,9 @@ class World(Closing):
         evidence = Evidence(**{**_plain(evidence), "absent": {}})
         return oracles.two_advertise(evidence, 0).worst
 
-    def count_take_overs(self, since_ns: int, until_ns: int = 0) -> int:
-        """How often a virtual host went to another host, all of them together."""
-        evidence = self.evidence(since_ns, until_ns)
+    def count_take_overs(self) -> int:
+        """How often a virtual host went to another host since begin(), all of them together."""
+        evidence = self.evidence()
         return sum(len(oracles.changes_of_master(evidence, key)) for key in self.addresses)
 
     def silence_s(self) -> float:
