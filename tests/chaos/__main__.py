@@ -44,6 +44,7 @@ def row(outcome: Outcome) -> str:
     run = outcome.run
     figures = "; ".join(f"{name} {value}" for name, value in run.figures.items())
     known = f" (known: {outcome.known})" if outcome.known else ""
+    figures = outcome.lacks or figures
     return (
         f"{run.case:22} {run.program:11} {outcome.word:9} {outcome.took_s:5.0f} s  {figures}{known}"
     )
@@ -84,7 +85,7 @@ def main() -> int:
                 outcome = play(CASES[name], run)
                 outcomes.append(outcome)
                 print(row(outcome), flush=True)
-                for failure in run.failures:
+                for failure in () if outcome.lacks else run.failures:
                     print(f"  {failure}", flush=True)
     if given.repeats > 1:
         print("\nmedian (least to most)", *summaries(outcomes), sep="\n", flush=True)

@@ -12,7 +12,7 @@ from tests.chaos.world import World
 
 SUBNET = {"interface": "s1", "vhid": "1-3", "addresses": ["192.0.2.{vhid}/24"]}
 OF_SUBNET = {Key(1, vhid): [f"192.0.2.{vhid}"] for vhid in (1, 2, 3)}
-KNOBS = [f"net.ipv4.conf.{scope}.promote_secondaries=0" for scope in ("all", "s1")]
+KNOBS = [f"ipv4/conf/{scope}/promote_secondaries" for scope in ("all", "s1")]
 # As in a container: /proc/sys cannot be written.
 READ_ONLY = (
     "unshare",
@@ -30,7 +30,8 @@ def promote(run: Run) -> None:
     """promote_secondaries is set back to 0, then the primary address of a subnet leaves."""
     with World(run, hosts=("a",), tables=[SUBNET], addresses=OF_SUBNET) as world:
         world.start_pair()
-        world.lab["a"].run(["sysctl", "-qw", *KNOBS])
+        for knob in KNOBS:
+            world.set_knob("a", knob, "0")
         with world.excused("silence", "nobody_holds", after_s=60):
             program = world.carp_fast("a")
             program.write([{**SUBNET, "vhid": "2-3"}])
@@ -46,7 +47,8 @@ def promote(run: Run) -> None:
 def promote_readonly(run: Run) -> None:
     """promote_secondaries is 0 and /proc/sys read-only, then another host takes one of three."""
     with World(run, tables=[SUBNET], addresses=OF_SUBNET) as world:
-        world.lab["a"].run(["sysctl", "-qw", *KNOBS])
+        for knob in KNOBS:
+            world.set_knob("a", knob, "0")
         world.start("a", before=READ_ONLY)
         world.settle("a")
         world.begin()

@@ -20,6 +20,10 @@ CARP_FAST = "carp-fast"
 PROGRAMS = (CARP_FAST, "ucarp", "keepalived")
 
 
+class UnableError(CarpFastError):
+    """Raised by a case that this machine cannot play; names what it lacks."""
+
+
 @dataclass
 class Run:
     """One run of a case: what it may use, and what was found."""
@@ -101,9 +105,12 @@ class Outcome:
     run: Run
     known: str
     took_s: float
+    lacks: str = ""  # why it could not be played
 
     @property
     def word(self) -> str:
+        if self.lacks:
+            return "unable"
         if not self.run.judged:
             return "measured" if not self.run.failures else "FAILED"
         if self.run.failures:
@@ -113,7 +120,7 @@ class Outcome:
     @property
     def passed(self) -> bool:
         """A case that is expected to fail and does not counts as failed, too: the mark is old."""
-        return self.word in ("ok", "known", "measured")
+        return self.word in ("ok", "known", "measured", "unable")
 
 
 def play(case_: Case, run: Run) -> Outcome:
@@ -121,6 +128,8 @@ def play(case_: Case, run: Run) -> Outcome:
     began_at = time.monotonic()
     try:
         case_.play(run)
+    except UnableError as reason:
+        return Outcome(run, case_.known, time.monotonic() - began_at, str(reason))
     except (CarpFastError, AssertionError) as reason:
         where = traceback.extract_tb(reason.__traceback__)
         here = next((f for f in reversed(where) if "/chaos/" in f.filename), where[-1])

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from carp_fast.lab.lab import wait_for
+from carp_fast.lab.lab import LabError, wait_for
 from carp_fast.lab.observer import Key
-from tests.chaos.case import PROGRAMS, Run, case
+from tests.chaos.case import PROGRAMS, Run, UnableError, case
 from tests.chaos.comparisons import figures, lasting_s, settle
 from tests.chaos.programs import CarpFast
 from tests.chaos.world import World
@@ -77,7 +77,7 @@ def starve(run: Run) -> None:
             figures(run, world, killed_ns, "silence", "unheld")
 
 
-@case(quick=True)
+@case()
 def starve_plain(run: Run) -> None:
     """The same without real-time priority, as in a container: two busy programs."""
     with World(run, count=50) as world:
@@ -92,7 +92,7 @@ def starve_plain(run: Run) -> None:
             run.figure("silence", world.silence_s(), "s")
 
 
-@case(quick=True)
+@case()
 def shortest_interval(run: Run) -> None:
     """A virtual host at 4 ms beside one of a second, without priority: both become MASTER."""
     fast = {
@@ -128,6 +128,8 @@ def clock(run: Run) -> None:
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
+        if not FAKETIME.exists():
+            raise UnableError(f"{FAKETIME} (Debian package faketime)")
         world.start_pair(env=env)
         for seconds in (3600, -3600, 0):
             world.note(f"clocks at {seconds:+d} s")
@@ -149,7 +151,10 @@ def short_queue(run: Run) -> None:
         world.start_pair()
         began_ns = time.time_ns()
         burst = "rate 2mbit burst 5kb limit 10kb"
-        world.lab["a"].run(["tc", "qdisc", "add", "dev", "s1", "root", "tbf", *burst.split()])
+        try:
+            world.lab["a"].run(["tc", "qdisc", "add", "dev", "s1", "root", "tbf", *burst.split()])
+        except LabError as reason:
+            raise UnableError(f"the queueing discipline tbf: {reason}") from None
         world.note("a short queue")
         world.sleep(max(5.0, lasting_s(run, world)))
         figures(run, world, began_ns, "take-overs", "silence", "both hold")
@@ -201,7 +206,9 @@ def held_rtnl(world: World, seconds: float) -> Iterator[None]:
     host = world.lab["a"]
     log = world.directory / "rtnl.log"
     holder = host.start([sys.executable, "-m", "tests.chaos.rtnl", "s1", str(seconds)], log=log)
-    wait_for(lambda: "held" in log.read_text(), 15, "RTNL held")
+    wait_for(lambda: log.read_text() or not holder.alive(), 15, "RTNL held")
+    if "held" not in log.read_text():
+        raise UnableError(f"userfaultfd, to hold the RTNL lock: {log.read_text().strip()}")
     world.note("RTNL is held")
     yield
     holder.wait(seconds + 15)

@@ -71,10 +71,13 @@ class Program(ABC):
         for process in self.processes:
             process.kill()
 
-    def stop(self) -> list[int]:
-        """SIGTERM to each; the exit codes."""
+    def terminate(self) -> None:
+        """SIGTERM to each process; does not wait."""
         for process in self.processes:
             process.signal(signal.SIGTERM)
+
+    def wait_ended(self) -> list[int]:
+        """The exit codes."""
         return [process.wait(STOP_DEADLINE_S) for process in self.processes]
 
     def alive(self) -> bool:

@@ -21,7 +21,7 @@ from carp_fast.control.protocol import ControlError
 from carp_fast.lab.lab import Lab, LabTimeout, Medium, interface_name, virtual_address, wait_for
 from carp_fast.lab.observer import Key
 from tests.chaos import oracles
-from tests.chaos.case import Run
+from tests.chaos.case import Run, UnableError
 from tests.chaos.holdings import Holdings
 from tests.chaos.machine import Delay
 from tests.chaos.oracles import EVERY_HOST, Evidence, Excuse, Foreign, Limits, Verdict
@@ -70,6 +70,7 @@ class World(Closing):
         self.limits.nobody_holds_s = slowest_s + 0.5
         self.programs: dict[str, Program] = {}  # by host
         self.notes: list[tuple[int, str]] = []
+        self._ended: set[str] = set()  # hosts whose program was ended by SIGTERM
         self._options: dict[str, dict[str, Any]] = {}  # of each host's program
         self._excuses: list[Excuse] = []
         self._absent: dict[str, list[Span]] = {name: [] for name in self.players}
@@ -113,7 +114,7 @@ class World(Closing):
         try:
             if reason is None:
                 self.finish()
-            elif isinstance(reason, Exception):
+            elif isinstance(reason, Exception) and not isinstance(reason, UnableError):
                 # The case itself failed: what led to it is worth the same lines.
                 self.run.failures.append(self.timeline(None, (0, time.time_ns())))
         finally:
@@ -139,6 +140,7 @@ class World(Closing):
 
         Until it is ready, what its predecessor left is not held against it.
         """
+        self._ended.discard(name)
         self._options[name] = options = {**self._options.get(name, {}), **options}
         self._leave(name)
         host = self.lab[name]
@@ -201,14 +203,18 @@ class World(Closing):
         self.note(f"SIGCONT {name}")
         return at_ns
 
-    def stop(self, name: str) -> None:
-        """SIGTERM, to its end; requires exit code 0 of carp-fast."""
-        self._leave(name)
-        self.note(f"SIGTERM {name}")
-        codes = self.programs[name].stop()
-        self.note(f"{name} has ended: {codes}")
-        if self.run.judged:
-            self.run.require(set(codes) == {0}, f"{name} ended with {codes}")
+    def stop(self, *names: str) -> None:
+        """SIGTERM, to their end; requires exit code 0 of carp-fast."""
+        for name in names:
+            self._leave(name)
+            self.note(f"SIGTERM {name}")
+            self.programs[name].terminate()
+            self._ended.add(name)
+        for name in names:
+            codes = self.programs[name].wait_ended()
+            self.note(f"{name} has ended: {codes}")
+            if self.run.judged:
+                self.run.require(set(codes) == {0}, f"{name} ended with {codes}")
 
     def _leave(self, name: str) -> None:
         self._absent_since.setdefault(name, time.time_ns())
@@ -235,6 +241,12 @@ class World(Closing):
             self._switch.flush()
             self._commands += 1
         wait_for(lambda: self._switch_log.output().count("done") >= self._commands, 10, what)
+
+    def set_knob(self, name: str, path: str, value: str) -> None:
+        """Writes a setting below /proc/sys/net of a host."""
+        self.note(f"{name}: {path} = {value}")
+        with self.lab[name].inside():
+            Path("/proc/sys/net", path).write_text(value)
 
     def plant(self, name: str, address: str) -> None:
         """Adds an address as somebody else would; it must never go."""
@@ -387,17 +399,13 @@ class World(Closing):
             for verdict in oracles.judge(evidence, self.limits):
                 self._report(verdict)
         self.run.figures.setdefault("machine", f"{1e3 * evidence.delay_s:.0f} ms")
-        living = [name for name, each in self.programs.items() if each.alive()]
-        killed = {name for name, each in self.programs.items() if not each.alive()}
-        stopped = {text.split()[1] for _, text in self.notes if text.startswith("SIGTERM ")}
-        for name in living:
-            self.stop(name)
+        self.stop(*(name for name, each in self.programs.items() if each.alive()))
         if self.run.judged:
             self.holdings.check()
-            ended = [name for name in self.programs if name not in killed - stopped]
-            there = {name: self.holdings.there(name) for name in ended}
+            # What a killed one leaves, only its next start can remove.
+            there = {name: self.holdings.there(name) for name in self._ended}
             planted = {address for _, address in self._foreign}
-            self._report(oracles.left_behind(ended, there, self.virtual - planted))
+            self._report(oracles.left_behind(sorted(there), there, self.virtual - planted))
             self._report(oracles.foreign(self.holdings.changes(), self._foreign))
 
     def _compare_status(self) -> None:
