@@ -136,7 +136,7 @@ def macvlan(run: Run) -> None:
     """Interfaces that filter multicast: the master's is deleted and created, then it is killed."""
     with World(run, hosts=("a", "b", "o"), medium="macvlan") as world:
         world.start_pair(preempt=True)
-        world.limits.take_overs = 3
+        world.limits.take_overs = 4
         world.unplant("a", world.lab["a"].address(1))
         world.note("a: s1 deleted")
         world.lab.delete_interface("a", 1)

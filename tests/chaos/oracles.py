@@ -105,10 +105,13 @@ class Evidence:
             and (earlier or each.at_ns >= self.span[0])
         ]
 
-    def runs(self, key: Key, host: str, *, extended: bool = False) -> list[Span]:
+    def runs(
+        self, key: Key, host: str, *, extended: bool = False, earlier: bool = False
+    ) -> list[Span]:
         """When a host advertised: from first to last of each run, or an interval longer.
 
-        A resignation ends a run at once. Runs may have begun before what is judged.
+        A resignation ends a run at once. Runs may have begun before what is judged; `earlier`:
+        they may also have ended before it.
         """
         found: list[list[int]] = []
         open_, interval_s = False, 0.0
@@ -127,6 +130,8 @@ class Evidence:
             open_, interval_s = True, each.interval_s
         if open_ and extended:
             found[-1][1] += int(interval_s * 1e9)
+        if earlier:
+            return [(start, end) for start, end in found]
         return [(max(start, self.span[0]), end) for start, end in found if end >= self.span[0]]
 
     def holds(self, key: Key, host: str) -> list[Span]:
@@ -278,14 +283,16 @@ def take_overs(evidence: Evidence, limit: int) -> Verdict:
 
 def changes_of_master(evidence: Evidence, key: Key) -> list[tuple[str, int]]:
     """(host, when) of each run of advertisements that follows one of another host."""
-    runs = sorted((*run, host) for host in evidence.hosts for run in evidence.runs(key, host))
+    runs = sorted(
+        (*run, host) for host in evidence.hosts for run in evidence.runs(key, host, earlier=True)
+    )
     found: list[tuple[str, int]] = []
     for number, (start, _, host) in enumerate(runs[1:], 1):
         own_ends = [end for _, end, other in runs[:number] if other == host]
         since = max(own_ends, default=0)
         if any(other != host and end >= since for _, end, other in runs[:number]):
             found.append((host, start))
-    return found
+    return [(host, start) for host, start in found if start >= evidence.span[0]]
 
 
 def left_behind(hosts: Sequence[str], there: Mapping[str, set[str]], virtual: set[str]) -> Verdict:

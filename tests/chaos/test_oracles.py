@@ -177,6 +177,11 @@ def test_one_advertisement_of_another_host_is_a_take_over() -> None:
     assert [host for host, _ in oracles.changes_of_master(made, KEY)] == ["b"]
 
 
+def test_a_take_over_from_a_host_that_was_silent_all_the_time_counts() -> None:
+    made = evidence(master(-3, -1) + master(3, 20, "b"), {"b": [span(3, 20)]})
+    assert [host for host, _ in oracles.changes_of_master(made, KEY)] == ["b"]
+
+
 def test_addresses_left_behind_and_those_of_others_that_went() -> None:
     left = oracles.left_behind(["a", "b"], {"a": {ADDRESS}, "b": {"10.1.0.2"}}, {ADDRESS})
     assert (left.passed, left.worst) == (False, 1)
