@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.chaos import addresses, comparisons, links, pressure, service, strangers
+from tests.chaos import addresses, comparisons, links, monkey, pressure, service, strangers
 
-MODULES = (comparisons, links, addresses, service, pressure, strangers)
+MODULES = (comparisons, links, addresses, service, pressure, strangers, monkey)

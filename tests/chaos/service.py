@@ -257,6 +257,7 @@ def stderr_blocked(run: Run) -> None:
             world.start("a", before=before, arguments=arguments)
             world.settle("a")
             world.start("b")
+            world.settle("a")  # so that b has heard a
             world.begin()
             world.limits.take_overs = 1
             world.ip("a", "link set s1 down")
