@@ -95,7 +95,7 @@ def flood_valid(run: Run) -> None:
         secret.touch(mode=0o600)
         secret.write_text(PASSPHRASE + "\n")
         argv = [sys.executable, "-m", "carp_fast", "flood", "-i", "s1", "--vhid", "1"]
-        argv += ["--address", "10.1.1.1", "--passphrase-file", str(secret), "--advskew", "250"]
+        argv += ["--address", "10.1.1.1", "--passphrase-file", str(secret), "--advskew", "200"]
         argv += ["--rate", str(RATES[run.quick]), "--duration", "600"]
         began_ns = time.time_ns()
         flood = world.lab[STRANGER].start(argv, log=world.directory / "flood.log")
