@@ -161,11 +161,7 @@ def short_queue(run: Run) -> None:
         settle(run, world, "a" if run.judged else None)
 
 
-@case(
-    quick=True,
-    programs=PROGRAMS,
-    known="an address request waits for the lock in the thread that advertises",
-)
+@case(quick=True, programs=PROGRAMS)
 def rtnl_held(run: Run) -> None:
     """The kernel's RTNL lock is held by others while a backup takes over."""
     with World(run) as world:
