@@ -222,7 +222,7 @@ def healed(run: Run, world: World, since_ns: int) -> None:
     """Notes, and requires, that two masters end with the cut: by the next advertisement."""
     both_s = world.held_by_both_s(since_ns)
     run.figure("healed, both hold", both_s, "s")
-    most_s = world.tempo.interval_s("b") + 0.2 + world.delay.worst_s
+    most_s = world.tempo.interval_s("b") + 0.2 + world.delay_s
     run.require(not run.judged or both_s <= most_s, f"healed, both hold for {both_s:.3f} s")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carp_fast.lab.observer import Key
@@ -224,6 +224,7 @@ def covered(spans: Iterable[Span]) -> set[int]:
     return {point for start, end in spans for point in range(start, end)}
 
 
+@settings(deadline=None)  # of a busy machine
 @given(SPANS, SPANS)
 def test_spans_are_sets_of_instants(one: list[Span], other: list[Span]) -> None:
     assert covered(union(one, other)) == covered(one) | covered(other)

@@ -23,11 +23,11 @@ from carp_fast.lab.observer import Key
 from tests.chaos import oracles
 from tests.chaos.case import Run, UnableError
 from tests.chaos.holdings import Holdings
-from tests.chaos.machine import Delay
 from tests.chaos.oracles import EVERY_HOST, Evidence, Excuse, Foreign, Limits, Verdict
 from tests.chaos.programs import CarpFast, Keepalived, Program, Tempo, Ucarps
 from tests.chaos.spans import Span, without
 from tests.chaos.tape import Tape
+from tests.support.punctual import Delays
 
 STRANGER = "o"
 PYTHON_SWITCH = "tests.chaos.switch"
@@ -36,6 +36,7 @@ TIMELINE_LINES = 60
 LOG_LINES = 12
 AROUND_NS = 3_000_000_000  # of a timeline, before and after what it shows
 SETTLE_S = 10.0
+DELAYED_S = 0.1
 
 
 class World(Closing):
@@ -100,7 +101,7 @@ class World(Closing):
             if self._medium != "macvlan" or len(self._hosts) != 2:
                 self.tape = self._stack.enter_context(Tape(self.lab, self.players, vrrp=vrrp))
             self.holdings = self._stack.enter_context(Holdings(players))
-            self.delay = self._stack.enter_context(Delay())
+            self._delays = self._stack.enter_context(Delays())
             for host in players:
                 for segment in range(1, self._segments + 1):
                     self._foreign[host.name, host.address(segment)] = Foreign(16, 0)
@@ -351,7 +352,8 @@ class World(Closing):
     def begin(self) -> int:
         """Judges from now on; returns the time."""
         self._begun_ns = time.time_ns()
-        self.delay.begin()
+        # What starting took does not count.
+        self._delays = self._stack.enter_context(Delays())
         self.note("judged from here on")
         return self._begun_ns
 
@@ -383,8 +385,13 @@ class World(Closing):
             held=self.holdings.spans(now_ns),
             absent=absent,
             excuses=self._excuses,
-            delay_s=self.delay.worst_s,
+            delay_s=self.delay_s,
         )
+
+    @property
+    def delay_s(self) -> float:
+        """The machine's own delay since begin(): the most in a tenth of a second."""
+        return self._delays.most_within(DELAYED_S)
 
     def _is_absent(self, name: str) -> bool:
         return name in self._absent_since
