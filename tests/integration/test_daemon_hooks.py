@@ -242,9 +242,7 @@ def test_the_daemon_never_forks(lab_factory: Callable[..., Lab], tmp_path: Path)
         "-m",
         "carp_fast",
     ]
-    daemon = start_daemon(
-        a, path, ready=False, arguments=EVERY_LINE, env=env, program=waiting
-    )
+    daemon = start_daemon(a, path, ready=False, arguments=EVERY_LINE, env=env, program=waiting)
     with subprocess.Popen(
         [sys.executable, "-m", TRACER, str(daemon.process.pid)], stdout=subprocess.PIPE, text=True
     ) as tracer:
