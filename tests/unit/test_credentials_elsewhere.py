@@ -104,11 +104,12 @@ def recorded(directory: Path, *frames: bytes) -> Path:
 
 def test_dump_says_that_a_digest_is_not_verified(tmp_path: Path) -> None:
     path = write(tmp_path, CREDENTIAL + HOST.replace("vhid = 7", "vhid = 8"))
+    right = load(path, without_credentials=True).virtual_hosts[1].settings.passphrase
     file = recorded(
         tmp_path,
         advertisement(vhid=7, passphrase=b"whatever"),
         advertisement(vhid=8, passphrase=b"whatever"),
-        advertisement(vhid=8, passphrase=b"abc", addresses=(ip("192.0.2.10"),)),
+        advertisement(vhid=8, passphrase=right, addresses=(ip("192.0.2.10"),)),
         advertisement(vhid=9),
         # An unknown passphrase is not an empty one.
         advertisement(vhid=8, passphrase=b"", addresses=(ip("192.0.2.10"),)),
