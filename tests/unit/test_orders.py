@@ -166,7 +166,7 @@ def test_a_later_mark_ends_the_waits_for_earlier_ones() -> None:
         async with pump_with_orders() as orders:
             last = orders.pump.mark() + 4
             waits = [asyncio.ensure_future(orders.done()) for _ in range(4)]
-            idle = asyncio.ensure_future(orders.done(when_idle=True))
+            idle = asyncio.ensure_future(orders.done(when_settled=True))
             asyncio.get_running_loop().remove_reader(orders.pump.report_fd)
             await asyncio.sleep(0)
             # Of the reports before it none fitted into the ring.

@@ -91,7 +91,7 @@ def test_every_slot_is_released_however_many_find_the_ring_full(pump: Pump) -> N
     up(pump, count // 255 + 1)
     give(pump, [("add", slot) for slot in range(count)])
     give(pump, [("remove", slot) for slot in range(count)])
-    last = pump.mark(when_idle=True)
+    last = pump.mark(when_settled=True)
     assert pump.facts.reports_lost > 0, "changes of states, which are read again"
     found = taken(pump)
     released = [report.slot for report in found if isinstance(report, Released)]
@@ -175,7 +175,7 @@ def changing(pump: Pump) -> list[Report]:
 
 def test_nothing_is_done_while_the_addresses_of_a_host_change(pump: Pump) -> None:
     found = changing(pump)
-    mark = pump.mark(when_idle=True)
+    mark = pump.mark(when_settled=True)
     run_until(pump, found, lambda: mark in done(found))
     assert failed(found) == set(range(MANY))
 
@@ -183,7 +183,7 @@ def test_nothing_is_done_while_the_addresses_of_a_host_change(pump: Pump) -> Non
 def test_addresses_of_a_host_that_is_replaced_while_they_change_are_all_added(pump: Pump) -> None:
     changing(pump)
     pump.replace(0, with_many_addresses(12), 0)
-    mark = pump.mark(when_idle=True)
+    mark = pump.mark(when_settled=True)
     found: list[Report] = []
     run_until(pump, found, lambda: mark in done(found))
     assert failed(found) == set(range(MANY))
