@@ -329,11 +329,12 @@ cdef class Pump:
     def run_due(self) -> None:
         """Run one turn of a pump without a thread: call it when `epoll_fd` is readable.
 
-        If there is no thread for netlink either, it runs turns until every request is answered.
+        If there is no thread for netlink either, it waits for the kernel's answers to the requests of
+        this turn, and runs another one with them.
         """
         with nogil:
             wait_and_run(self.state, 0)
-            while not self.state.requests.running and requests_wait(&self.state.requests):
+            if not self.state.requests.running and requests_wait(&self.state.requests):
                 requests_work_off(&self.state.requests)
                 wait_and_run(self.state, 0)
 
