@@ -329,8 +329,8 @@ cdef class Pump:
     def run_due(self) -> None:
         """Run one turn of a pump without a thread: call it when `epoll_fd` is readable.
 
-        If there is no thread for netlink either, it waits for the kernel's answers to the requests of
-        this turn, and runs another one with them.
+        If there is no thread for netlink either, it waits for the kernel's answers to what this turn
+        requested, and runs another one with them.
         """
         with nogil:
             wait_and_run(self.state, 0)
