@@ -4,8 +4,8 @@
 
 The sources, the package and the tests are copied to a temporary directory and built there; each
 mutant changes a line or two, rebuilds and runs the unit tests of the engine, the scenarios, the
-tests of the simulation and seeds, each until its first failure. A mutant that nobody catches is a
-missing test: exit code 1.
+tests of the simulation and seeds, each until its first failure; or the tests that a mutant names,
+some of which need root. A mutant that nobody catches is a missing test: exit code 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.simulation import mutants_of_elections, mutants_of_frames, mutants_of_turns
+from tests.simulation import (
+    mutants_of_elections,
+    mutants_of_frames,
+    mutants_of_pump,
+    mutants_of_turns,
+)
 from tests.simulation.mutant import Mutant
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,6 +50,7 @@ MUTANTS = (
     *mutants_of_elections.MUTANTS,
     *mutants_of_frames.MUTANTS,
     *mutants_of_turns.MUTANTS,
+    *mutants_of_pump.MUTANTS,
 )
 SUITES = {
     "unit": [str(path.relative_to(ROOT)) for glob in CONCERNED for path in UNIT.glob(glob)],
@@ -55,7 +61,7 @@ SUITES = {
 
 def copy(to: Path) -> None:
     """Copy what builds and tests the engine, without what was built."""
-    ignored = shutil.ignore_patterns("*.so", "__pycache__", ".hypothesis", "integration", "interop")
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", ".hypothesis", "interop")
     for name in COPIED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, to / name, ignore=ignored)
@@ -128,6 +134,15 @@ def catch(where: Path, seeds: int, first: bool = False) -> dict[str, str | None]
     return caught
 
 
+def catch_named(where: Path, names: tuple[str, ...]) -> dict[str, str | None]:
+    """What each of the tests that a mutant names says of it."""
+    caught: dict[str, str | None] = {}
+    for name in names:
+        done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{name}"], where)
+        caught[name] = None if done.returncode == 0 else failure(done.stdout + done.stderr)
+    return caught
+
+
 def mutate(where: Path, mutant: Mutant) -> dict[Path, str]:
     """Change the copy; returns what the files held. Raises ValueError where it does not fit."""
     held: dict[Path, str] = {}
@@ -171,9 +186,12 @@ def main() -> int:
             began_s = time.monotonic()
             held = mutate(where, mutant)
             build(where)
-            if not report(
-                mutant.name, catch(where, chosen.seeds, chosen.first), time.monotonic() - began_s
-            ):
+            caught = (
+                catch_named(where, mutant.caught_by)
+                if mutant.caught_by
+                else catch(where, chosen.seeds, chosen.first)
+            )
+            if not report(mutant.name, caught, time.monotonic() - began_s):
                 survived.append(mutant.name)
             for path, text in held.items():
                 path.write_text(text)

@@ -10,7 +10,8 @@ import pytest
 from tests.simulation.mutant import Mutant
 from tests.simulation.mutants import MUTANTS
 
-SOURCES = Path(__file__).parent.parent.parent / "src" / "carp_fast"
+TESTS = Path(__file__).parent.parent
+SOURCES = TESTS.parent / "src" / "carp_fast"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -18,6 +19,13 @@ def test_a_mutant_changes_what_stands_once_in_its_file(mutant: Mutant) -> None:
     for name, old, new in mutant.changes:
         assert (SOURCES / name).read_text().count(old) == 1
         assert old != new
+
+
+def test_the_tests_that_a_mutant_names_exist() -> None:
+    for mutant in MUTANTS:
+        for name in mutant.caught_by:
+            file, _, test = name.partition("::")
+            assert f"def {test.partition('[')[0]}(" in (TESTS / file).read_text(), mutant.name
 
 
 def test_no_two_mutants_have_one_name() -> None:

@@ -158,6 +158,16 @@ def test_three_in_a_row_that_ascend_are_learned_anew() -> None:
     assert [hear(node, c, NOW_NS + c) for c in (10, 9, 11, 11, 12)] == ["replay"] * 5
 
 
+def test_resets_of_counters_are_all_counted_and_reported_once_a_minute() -> None:
+    node, now_ns = in_order(), NOW_NS
+    for begin in (BASE - 1_000_000, BASE - 2_000_000, BASE - 3_000_000):
+        for step in range(8):
+            hear(node, begin + step, now_ns)
+            now_ns += SECOND_NS // 10
+    assert node.engine.host(0).counters["counter_reset"] == 3
+    assert len(node.reported(CounterReset)) == 1
+
+
 def test_what_is_known_for_long_is_one_of_three_in_a_row_but_never_the_third() -> None:
     node = Node("10.77.0.2")
     for step in range(30):

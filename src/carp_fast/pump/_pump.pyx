@@ -329,7 +329,7 @@ cdef class Pump:
     def run_due(self) -> None:
         """Run one turn of a pump without a thread: call it when `epoll_fd` is readable.
 
-        If there is no thread for netlink either, it waits for the kernel's answers to what this turn
+        If there is no thread for netlink either, it waits for the answers to what this turn
         requested, and runs another one with them.
         """
         with nogil:

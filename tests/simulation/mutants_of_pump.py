@@ -1,0 +1,270 @@
+"""Mutants of the pump and what it stands on: turn, sockets, netlink, orders, wheel, reports.
+
+Most stand where the simulator has functions of its own, or none: `caught_by` names the tests.
+"""
+
+from __future__ import annotations
+
+from tests.simulation.mutant import Mutant
+
+SOCKETS = "tests/integration/test_pump_sockets.py::"
+TURN, ENVIRONMENT = "pump/_turn.pyx", "pump/_environment.pyx"
+SOCKET, NETLINK = "pump/_socket.pyx", "pump/_netlink.pyx"
+ORDERS, RECEIVE = "engine/_orders.pyx", "engine/_receive.pyx"
+
+MUTANTS = (
+    Mutant(
+        "a full batch counts as read up to now",
+        (
+            (
+                TURN,
+                "    if count == turn.batch:             # more may wait",
+                "    if False:             # more may wait",
+            ),
+        ),
+        caught_by=(
+            "integration/test_pump_sockets.py::test_silence_counts_only_as_far_as_a_socket_was_read",
+        ),
+    ),
+    Mutant(
+        "the kernel's time of a frame is not bounded below",
+        (
+            (
+                TURN,
+                "if receiver.heard_until_ns - STAMP_SLACK_NS <= stamp_ns <= now_ns else",
+                "if stamp_ns <= now_ns else",
+            ),
+        ),
+        caught_by=("integration/test_daemon_time.py::test_a_stepped_wall_clock_changes_nothing",),
+    ),
+    Mutant(
+        "the kernel's time of a frame is ignored",
+        (
+            (
+                TURN,
+                "    return stamp_ns if receiver.heard_until_ns",
+                "    return now_ns if receiver.heard_until_ns",
+            ),
+        ),
+        caught_by=(
+            "integration/test_pump_sockets.py::test_both_paths_hear_the_same_and_judge_it_alike",
+        ),
+    ),
+    Mutant(
+        "the time that the machine was suspended does not count",
+        (
+            (
+                TURN,
+                "asleep_ns = max(0, suspended_ns - turn.suspended_ns)",
+                "asleep_ns = 0",
+            ),
+        ),
+    ),
+    Mutant(
+        "a former ifindex of an interface is still its own",
+        (
+            (
+                ENVIRONMENT,
+                "        memset(pump.ifindexes, 0, sizeof(pump.ifindexes))\n",
+                "        pass\n",
+            ),
+        ),
+        caught_by=(
+            "integration/test_pump_sockets.py::test_a_former_ifindex_of_an_interface_is_not_heard",
+        ),
+    ),
+    Mutant(
+        "the pump does not wake to notice that it was away",
+        (
+            (
+                TURN,
+                "    if core.slots and (at_ns < 0 or at_ns > now_ns + core.shortest_ns // 2):",
+                "    if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "orders are done although what follows from them goes on",
+        (
+            (
+                TURN,
+                "turn.changing.slot == NOBODY and turn.asked == 0\n",
+                "turn.changing.slot == NOBODY\n",
+            ),
+        ),
+        caught_by=(
+            "unit/test_pump_reports.py::test_nothing_is_done_while_the_addresses_of_a_host_change",
+        ),
+    ),
+    Mutant(
+        "silence counts as far as the first lane alone was read",
+        (
+            (
+                TURN,
+                "            common_ns = min(common_ns, receiver.heard_until_ns)\n",
+                "            pass\n",
+            ),
+        ),
+        caught_by=(
+            "integration/test_pump_sockets.py::test_silence_counts_only_as_far_as_a_socket_was_read",
+        ),
+    ),
+    Mutant(
+        "an address of ours that exists already is a failure",
+        (
+            (
+                NETLINK,
+                "    elif change.added and found == FOUND_OURS:\n",
+                "    elif False:\n",
+            ),
+        ),
+        caught_by=(
+            "integration/test_netlink_faults.py::test_our_addresses_come_and_go_whatever_fails",
+        ),
+    ),
+    Mutant(
+        "the error of a frame ends its batch",
+        (
+            (
+                SOCKET,
+                "            batch.errors[at] = errno\n            at += 1",
+                "            batch.errors[at] = errno\n            return",
+            ),
+        ),
+        caught_by=(
+            "integration/test_pump_sockets.py::test_failures_are_counted_for_the_virtual_host_whose_they_are",
+        ),
+    ),
+    Mutant(
+        "an interrupted call is an error of its frame",
+        (
+            (
+                SOCKET,
+                "        elif errno != EINTR:\n            batch",
+                "        else:\n            batch",
+            ),
+        ),
+        caught_by=(
+            "integration/test_netlink_faults.py::test_an_interrupted_call_is_repeated_and_is_no_failure_of_a_frame",
+        ),
+    ),
+    Mutant(
+        "the interface of a raw socket's IPv4 packet is not read",
+        ((SOCKET, "            arrival.ifindex = info.ipi_ifindex\n", "            pass\n"),),
+        caught_by=(
+            "integration/test_pump_sockets.py::test_both_paths_hear_the_same_and_judge_it_alike",
+        ),
+    ),
+    Mutant(
+        "what a raw socket dropped is not counted",
+        (
+            (
+                SOCKET,
+                "    total[0] = memory[SK_MEMINFO_DROPS]\n    return total[0] - before",
+                "    return 0",
+            ),
+        ),
+        caught_by=(
+            "integration/test_pump_sockets.py::test_what_the_kernel_drops_is_counted_and_every_backup_waits_anew",
+        ),
+    ),
+    Mutant(
+        "addresses are still held after their interface has gone",
+        (
+            (
+                ORDERS,
+                "                host.block.addresses[i].flags &= ~<uint32_t>"
+                "(HELD | FOREIGN | LOST | LOST_WITH_OURS)\n            host.held = 0",
+                "                pass\n            host.held = 0",
+            ),
+        ),
+        caught_by=("unit/test_engine_addresses.py::test_a_slot_is_used_again",),
+    ),
+    Mutant(
+        "the newest former key gives way instead of the oldest",
+        (
+            (
+                ORDERS,
+                "        if block.alternates[i].until_ns < block.alternates[oldest].until_ns:",
+                "        if block.alternates[i].until_ns > block.alternates[oldest].until_ns:",
+            ),
+        ),
+        caught_by=(
+            "unit/test_engine_orders.py::test_a_change_without_grace_leaves_former_digests_their_time",
+        ),
+    ),
+    Mutant(
+        "a host has the sources of the one that had its slot",
+        (
+            (
+                ORDERS,
+                "            memset(vhid_source(host, i), 0, sizeof(Source))\n    host.flags |=",
+                "            pass\n    host.flags |=",
+            ),
+        ),
+    ),
+    Mutant(
+        "a host behind another of its vhid stays in the table",
+        (
+            (
+                "engine/_core.pyx",
+                "        core.hosts[before].next_same = host.next_same",
+                "        pass",
+            ),
+        ),
+        caught_by=(
+            "unit/test_engine_receive.py::test_one_vhid_in_several_groups_of_one_interface",
+        ),
+    ),
+    Mutant(
+        "marks have no room of their own among the reports",
+        (("engine/_core.pyx", "        kept = 0\n", "        kept = RESERVED_REPORTS\n"),),
+        caught_by=(
+            "unit/test_pump_reports.py::test_a_mark_is_reported_at_once_though_other_reports_fill_the_ring",
+        ),
+    ),
+    Mutant(
+        "an empty wheel does not move on",
+        (
+            (
+                "engine/_wheel.pyx",
+                "    if not wheel.armed and wheel.tick < tick:\n        wheel.tick = tick",
+                "    pass",
+            ),
+        ),
+        caught_by=(
+            "unit/test_engine.py::test_the_first_expire_on_a_machine_up_for_sixty_days_is_quick",
+        ),
+    ),
+    Mutant(
+        "every reset of counters is reported",
+        (
+            (
+                RECEIVE,
+                "    if engine_may_tell(&host.told_reset_ms, arrived_ns):\n",
+                "    if True:\n",
+            ),
+        ),
+        caught_by=(
+            "unit/test_engine_replay.py::test_resets_of_counters_are_all_counted_and_reported_once_a_minute",
+        ),
+    ),
+    Mutant(
+        "the last four bytes of a digest are not compared",
+        (("engine/_auth.pyx", " | (first_end ^ second_end)) == 0", ") == 0"),),
+        caught_by=("unit/test_auth.py::test_refuses_a_digest_with_any_one_bit_wrong",),
+    ),
+    Mutant(
+        "the memory of an order goes with an earlier mark",
+        (
+            (
+                "pump/_pump.pyx",
+                "self.waiting.append((self.next_mark + 1, thing))",
+                "self.waiting.append((self.next_mark, thing))",
+            ),
+        ),
+        caught_by=(
+            "unit/test_pump_reports.py::test_the_memory_of_an_order_stays_until_a_mark_after_it_is_done",
+        ),
+    ),
+)
