@@ -467,9 +467,9 @@ def test_master_down_changes_in_place() -> None:
     node = Node("10.77.0.2")
     now_ns = START_NS + SECOND_NS
     node.engine.replace(0, prepared(dead_ratio=10), now_ns)
-    node.run(now_ns + 10 * SECOND_NS - 1)
+    node.run(START_NS + 10 * SECOND_NS - 1)
     assert node.state == "BACKUP"
-    node.run(now_ns + 10 * SECOND_NS)
+    node.run(START_NS + 10 * SECOND_NS)
     assert node.state == "MASTER"
 
 

@@ -228,6 +228,7 @@ cdef int64_t leaving_at_ns(const VirtualHost* host) noexcept nogil
 cdef void engine_plan_upkeep(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void engine_redirect(Core* core, uint32_t slot) noexcept nogil
 cdef void engine_schedule(Core* core, uint32_t slot, int64_t from_ns) noexcept nogil
+cdef void engine_reschedule(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) noexcept nogil
 cdef uint32_t queue_pop(Queue* queue) noexcept nogil
 cdef void engine_return(Core* core, uint32_t slot, Block* block, int64_t now_ns) noexcept nogil

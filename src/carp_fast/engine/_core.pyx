@@ -320,6 +320,18 @@ cdef void engine_redirect(Core* core, uint32_t slot) noexcept nogil:
                      <uint16_t>(core.hosts[slot].generation + 1))
 
 
+cdef void engine_reschedule(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """A MASTER's interval has changed: its next advertisement is not later than it was due.
+
+    Others wait for what the last one promised; and orders may come faster than advertisements.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef int64_t due_ns = host.deadline_ns
+    engine_schedule(core, slot, now_ns)
+    if due_ns < host.deadline_ns:
+        engine_set_deadline(core, slot, due_ns)
+
+
 cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
     """When the next deadline is over, ns; -1 when none is armed. May be too early."""
     cdef int64_t tick = wheel_next(&core.wheel), other = wheel_next(&core.upkeep)

@@ -11,18 +11,17 @@ from carp_fast.engine._actions cimport begin_announcing, may_release
 from carp_fast.engine._absence cimport absence_note
 from carp_fast.engine._auth cimport AuthKey
 from carp_fast.engine._core cimport (
-    Core, core_source, engine_plan_upkeep, engine_record, engine_redirect, engine_touch,
-    HostsCopy, Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
+    Core, core_source, engine_plan_upkeep, engine_record, engine_redirect, engine_touch, HostsCopy,
+    Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
     ORDER_ASSUME, ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_GROW_REPORTS,
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order,
-    ORDER_OWN_SOURCE, Report, TICK_NS, engine_ask, engine_done, engine_grow_reports,
-    engine_release, engine_return, engine_schedule, engine_set_deadline, verify_soon)
+    ORDER_OWN_SOURCE, Report, TICK_NS, engine_ask, engine_done, engine_grow_reports, engine_release,
+    engine_return, engine_set_deadline, verify_soon, engine_reschedule)
 from carp_fast.engine._recorder cimport (
-    ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE,
-    ORDERED_BAR, ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
-    RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy,
-    record_input, recorder_copy)
+    ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_BAR,
+    ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN, RECORD_INTERFACE,
+    RECORD_ORDERED, RENAMED, Record, RecordCopy, record_input, recorder_copy)
 from carp_fast.engine._transitions cimport engine_event, engine_shown, engine_try_ready
 from carp_fast.engine._upkeep cimport upkeep_lose, wanted_change
 from carp_fast.engine._vhid cimport (
@@ -33,7 +32,7 @@ from carp_fast.engine._vhid cimport (
     SOURCE_MISSING, SOURCES, STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
     TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_interval_ns,
     vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source, vhid_virtual_mac,
-    VirtualHost)
+    VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns)
 from carp_fast.engine._wheel cimport NOBODY, wheel_disarm, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6
 
@@ -206,6 +205,25 @@ cdef void forget_family(VirtualHost* host, int family) noexcept nogil:
     host.flags &= ~<uint32_t>(SILENT_4 | SILENT_6)
 
 
+cdef void change_wait(Core* core, uint32_t slot, int64_t former_ns, int64_t now_ns) noexcept nogil:
+    """A BACKUP's master-down time has changed from `former_ns`: its wait began when it began.
+
+    If it is shorter now, a master that is alive may have advertised less often until now: it counts
+    from this moment, and ends no later than before. Absences are judged anew at its end. A short
+    wait, after a resignation or a tie, goes on.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef int64_t down_ns = vhid_master_down_ns(host), jitter_ns = vhid_jitter_ns(host)
+    cdef int64_t began_ns = max(vhid_heard_ns(host), host.since_ns), due_ns = host.deadline_ns
+    if host.flags & (MASTER_LEAVES | CONTESTED):
+        return
+    if not host.flags & EXTENDED:
+        began_ns = min(began_ns, due_ns - former_ns - jitter_ns)
+    host.flags &= ~<uint32_t>EXTENDED
+    engine_set_deadline(core, slot, max(began_ns + down_ns + jitter_ns,
+                                        min(due_ns, now_ns + down_ns)))
+
+
 cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     """Change a host in place; its state, peer and counters stay. `value`: digest grace time, ns."""
     cdef VirtualHost* host = &core.hosts[order.slot]
@@ -235,10 +253,9 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     note_shortest(core, host)
     build_frames(core, host)
     if host.state == MASTER and vhid_interval_ns(host) != interval_ns:
-        engine_schedule(core, order.slot, now_ns)
+        engine_reschedule(core, order.slot, now_ns)
     elif host.state == BACKUP and vhid_master_down_ns(host) != down_ns:
-        host.flags &= ~<uint32_t>EXTENDED
-        engine_set_deadline(core, order.slot, now_ns + vhid_master_down_ns(host))
+        change_wait(core, order.slot, down_ns, now_ns)
     engine_redirect(core, order.slot)
     host.held = host.asked = 0
     for i in range(block.address_count):
@@ -377,7 +394,7 @@ cdef void demote(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[order.slot]
     host.demotion = <uint16_t>order.value
     if host.state == MASTER:
-        engine_schedule(core, order.slot, now_ns)
+        engine_reschedule(core, order.slot, now_ns)
 
 
 cdef void bar(Core* core, const Order* order, int64_t now_ns) noexcept nogil:

@@ -14,8 +14,8 @@ from libc.string cimport memcpy
 from carp_fast.engine._core cimport (
     ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, Core, Interface, RESIGNED_HOLDING, LEAVING_NS,
     RESTORED_REFUSED, Report, TICK_NS, UNDEMOTED, address_deadline_ns, engine_ask,
-    engine_plan_upkeep, engine_schedule, engine_tell, engine_touch, leaving_at_ns, report_begin,
-    report_end)
+    engine_plan_upkeep, engine_tell, engine_touch, leaving_at_ns, report_begin, report_end,
+    engine_reschedule)
 from carp_fast.engine._recorder cimport (
     RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output)
 from carp_fast.engine._transitions cimport engine_event
@@ -167,7 +167,7 @@ cdef void undemote(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     host.demoted_until_ns = 0
     host.flags &= ~<uint32_t>ADDRESS_DEMOTED
     if host.state == MASTER:
-        engine_schedule(core, slot, now_ns)
+        engine_reschedule(core, slot, now_ns)
     if report_begin(core, UNDEMOTED, slot, now_ns) != NULL:
         report_end(core)
 
