@@ -37,6 +37,7 @@ MODULES = (
     "simulate._network",
     "simulate._lanes",
     "simulate._nics",
+    "simulate._sending",
     "simulate._rules",
     "simulate._addresses",
     "simulate._invariants",

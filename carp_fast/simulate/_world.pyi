@@ -54,6 +54,7 @@ class Simulator:
         slot: int,
         right: PreparedHost,
         other: PreparedHost,
+        changed: PreparedHost | None = None,
         foreign: Iterable[int] = (),
     ) -> None: ...
     def fault(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import errorcode
 
 from carp_fast.engine._prepared import PreparedHost
@@ -104,7 +104,8 @@ def build(world: World, tracing: bool = False) -> Simulator:
         simulator.attach(machine, segment, source, source6, machine in world.routers)
     for member in world.members:
         right, other = prepared(member, b"right"), prepared(member, b"other")
-        simulator.add(member.machine, member.slot, right, other, member.foreign)
+        changed = prepared(replace(member, advskew=member.other_advskew), b"right")
+        simulator.add(member.machine, member.slot, right, other, changed, member.foreign)
     for fault in world.faults:
         simulator.fault(
             fault.at_ns,

@@ -139,6 +139,7 @@ class Drawing:
                     preempt=(False, True, True, "demoted")[below(4)],
                     foreign=(below(addresses + addresses6),) if self.chance(40) else (),
                     peers=self.peers(machine, machines, segment, over),
+                    other_advskew=between(least, most),
                     **common_to_all,
                 )
             )
@@ -317,6 +318,7 @@ ENDINGS = {
     "link": 0,
     "nic": NIC_WORDS.index("back"),
     "key": 0,
+    "replace": 0,
     "send_errors": 0,
     "netlink_errors": 0,
     "slow_netlink": 10_000,
@@ -517,6 +519,21 @@ def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
             to.put(end_ns, "demote", machine=machine, slot=member.slot, value=0)
 
 
+def many_orders(to: Drawing, start_ns: int, end_ns: int) -> None:
+    """Orders come faster than advertisements: demotions and reloads, of the same or in turn."""
+    machine, at_ns, turn = to.any_machine(), start_ns, 0
+    members = to.some(machine)
+    word, values = (("demote", 1), ("demote", 2), ("replace", 2))[to.random.below(3)]
+    end_ns = min(end_ns, start_ns + 5 * SECOND_NS)
+    while at_ns < end_ns:
+        for member in members:
+            to.put(at_ns, word, machine=machine, slot=member.slot, value=turn % values)
+        at_ns += to.random.between(5, 300) * MS_NS
+        turn += 1
+    for member in members:
+        to.put(end_ns, word, machine=machine, slot=member.slot, value=0)
+
+
 def in_use(to: Drawing, start_ns: int, end_ns: int) -> None:
     """Another process of a machine runs some of the virtual hosts for a while."""
     to.switch_some("bar", start_ns, end_ns)
@@ -551,6 +568,7 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
     + (lost_addresses,)
     + 2 * (flood,)
     + 2 * (demotion,)
+    + (many_orders,)
     + (in_use,)
     + (removal,)
 )

@@ -293,4 +293,18 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        "an order puts off an advertisement",
+        (("engine/_core.pyx", "    if due_ns < host.deadline_ns:", "    if False:"),),
+    ),
+    Mutant(
+        "a change begins the wait of a BACKUP anew",
+        (
+            (
+                "engine/_orders.pyx",
+                "max(began_ns + down_ns + jitter_ns,",
+                "max(now_ns + down_ns + jitter_ns,",
+            ),
+        ),
+    ),
 )

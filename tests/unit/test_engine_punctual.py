@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -163,7 +164,7 @@ def test_the_end_of_a_demotion_for_addresses_puts_off_no_advertisement(tenths: i
     ids=["advskew", "dead_ratio", "advbase"],
 )
 def test_changes_in_every_turn_put_off_no_take_over(
-    one: dict[str, int], other: dict[str, int], longest_s: float
+    one: dict[str, Any], other: dict[str, Any], longest_s: float
 ) -> None:
     node = Node("10.77.0.2", **one)
     assert node.engine.receive(0, advertisement(advskew=0), START_NS) == "ok"

@@ -14,7 +14,6 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
 cdef void on_refused(World* world, Machine* machine, const Frame* frame, Verdict verdict,
                      Expected expected, int64_t at_ns) noexcept nogil
 cdef bint keeps_backup(const Machine* machine, const Frame* frame) noexcept nogil
-cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept nogil
 cdef void check_slot(World* world, uint32_t slot) noexcept nogil
 cdef bint check_election(World* world, uint32_t slot) noexcept nogil
 cdef void check_families(World* world, uint32_t slot) noexcept nogil

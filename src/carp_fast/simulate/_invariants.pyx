@@ -9,32 +9,30 @@ one of its families. A part of a segment is judged when all its machines are con
 other, and none of them hears a machine outside: it must have exactly one MASTER.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from carp_fast.engine._core cimport FAMILY_SILENT, LEAVING_NS, Report
+from carp_fast.engine._core cimport FAMILY_SILENT, Report
 from carp_fast.engine._lanes cimport LANE_COMMON
 from carp_fast.simulate._addresses cimport is_loss, mark_dirty, on_loss
 from carp_fast.simulate._network cimport (
     ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET,
     CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame, HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG,
-    LINK_BLOCKED, Link, Machine, NEVER_QUIET, NO_MASTER, OURS, OVER_4, OVER_6, PAUSE_NONE,
-    PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE, RESIGNED_LATE, RESIGNED_WITH_ADDRESSES, RESTLESS,
-    SENT_BY_BACKUP, SENT_LATE, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, SILENCE_IMAGINED,
-    SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS, STILL_INIT, Slot,
-    Socket, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
-    YIELDED_WRONGLY, broken, event_push, machine_now, has_sorted, longest_delay_ns, machine_number,
-    nic_works, trace)
+    LINK_BLOCKED, Link, Machine, NEVER_QUIET, NO_MASTER, OVER_4, OVER_6, PAUSE_NONE,
+    PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE, RESTLESS, SILENCE_IMAGINED, SILENCE_UNPROVEN,
+    SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS, STILL_INIT, Slot, Socket,
+    TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
+    YIELDED_WRONGLY, broken, event_push, has_sorted, longest_delay_ns, machine_number, nic_works,
+    trace)
 from carp_fast.simulate._rules cimport (
-    Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_advskew, rule_counter, rule_demote, rule_fell,
-    rule_from_master, rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
+    Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_counter, rule_fell, rule_from_master,
+    rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
     rule_least_master_down_ns, rule_note_master, rule_least_skew_ns, rule_leaves,
-    rule_silence_until_ns, rule_may_preempt, rule_more_demoted, rule_replaces,
-    rule_replay, rule_send, rule_yields)
+    rule_silence_until_ns, rule_may_preempt, rule_more_demoted, rule_replaces, rule_replay,
+    rule_yields)
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEMOTED, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT,
-    IN_USE, LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED, MASTER_DOWN,
-    MASTER_RESIGNED, Output, PREEMPTED, RESIGNED, SECOND_NS, SEND_DEMOTED, SILENT_4,
-    SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
+    ADDRESS_DEMOTED, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT, IN_USE, LESS_DEMOTED_MASTER,
+    MASTER, MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, PREEMPTED, RESIGNED, SECOND_NS,
+    SEND_DEMOTED, SILENT_4, SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport BAD_DESTINATION, LOOP, REPLAY, Verdict
 
@@ -317,63 +315,6 @@ cdef void on_family(World* world, Machine* machine, const Report* report) noexce
         broken(world, CHANGED_WITHOUT_CAUSE, number, slot, family)
     elif silent and heard_ns and report.at_ns - heard_ns < rule_least_master_down_ns(known):
         broken(world, SILENCE_IMAGINED, number, slot, report.at_ns - heard_ns)
-
-
-# -------------------------------------------------------------------------------- what it sends
-
-cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept nogil:
-    """Check what is sent: a MASTER's in time, one last after stepping down, none of a BACKUP.
-
-    Every output has the same fields, as configured and demoted, and a counter of its own.
-    """
-    cdef Slot* known = &machine.slots[slot]
-    cdef VirtualHost* host = &machine.core.hosts[slot]
-    cdef uint32_t i, number = machine_number(world, machine)
-    cdef const Output* output
-    cdef const uint8_t* carp = host.block.outputs[0].frame + host.block.outputs[0].carp_at
-    cdef bint resigns = carp[2] == 255 and carp[5] == 255
-    cdef int64_t now_ns = machine_now(world, machine)
-    cdef uint64_t counter
-    if resigns:
-        if not known.owes_resignation:
-            broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
-        known.owes_resignation = False
-        if (now_ns - known.leaving_ns > LEAVING_NS + SLACK_NS
-                and machine.away_ns < known.leaving_ns - machine.origin_ns):
-            broken(world, RESIGNED_LATE, number, slot, now_ns - known.leaving_ns)
-        for i in range(host.block.address_count):
-            if (known.kernel[i] == OURS and not known.refused >> i & 1
-                    and now_ns - known.leaving_ns < LEAVING_NS):
-                broken(world, RESIGNED_WITH_ADDRESSES, number, slot, i)
-    elif host.state != MASTER:
-        if not known.owes_last and not known.owes_resignation:
-            broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
-        known.owes_last = False
-    elif world.slot_rest[slot] == QUIET and now_ns - known.sent_ns > known.sent_every_ns + SLACK_NS:
-        broken(world, SENT_LATE, number, slot, now_ns - known.sent_ns)
-    known.sent_ns, known.sent_every_ns = now_ns, rule_interval_ns(known, host)
-    for i in range(host.block.output_count):
-        output = &host.block.outputs[i]
-        carp = output.frame + output.carp_at
-        if carp[4] != rule_demote(known, host) or not resigns and (
-                carp[5] != known.right.configured.advbase or carp[2] != rule_advskew(known, host)):
-            broken(world, SENT_WRONG_PRIORITY, number, slot,
-                   <int64_t>carp[4] << 16 | <int64_t>carp[5] << 8 | carp[2])
-        counter = counter_of(carp)
-        # Beyond all that it sent, which may have gone past 2^64.
-        if known.first and counter - known.first <= known.counter - known.first:
-            broken(world, SENT_OLD_COUNTER, number, slot, <int64_t>counter)
-        known.counter = counter
-        rule_send(world, known, counter, now_ns)
-        known.first = known.first if known.first else counter
-
-
-cdef inline uint64_t counter_of(const uint8_t* carp) noexcept nogil:
-    cdef uint64_t counter = 0
-    cdef int i
-    for i in range(8, 16):
-        counter = counter << 8 | carp[i]
-    return counter
 
 
 # --------------------------------------------------------------------------- once faults are over

@@ -22,6 +22,8 @@ cdef enum:
     SOCKETS = 2                 # of a machine: its genuine lane and its common one
     OVER_4 = 1                  # families as bits
     OVER_6 = 2
+    ORDER_OTHER_KEY = 1         # bits of the value of an order to add or replace a host
+    ORDER_CHANGED = 2           # ... with its other priority
 
 cdef enum Happening:            # the kinds of events in the queue
     FRAME_ARRIVES               # subject: machine, detail: frame
@@ -192,8 +194,9 @@ cdef struct Learned:            # the counters of a source that a host may know
     uint8_t refusals
 
 cdef struct Slot:               # a virtual host of one machine, as the world sees it
-    const VirtualHost* right    # its configuration, or NULL
-    const VirtualHost* other    # the same with another passphrase
+    const VirtualHost* right    # its configuration, one of `variants`, or NULL
+    const VirtualHost* variants[2]      # as configured, and with another priority
+    const VirtualHost* other    # with another passphrase
     int64_t heard_at_ns         # when an advertisement arrived that keeps it BACKUP
     int64_t left_at_ns          # when its master announced leaving, and none was heard since
     int64_t family_at_ns[2]     # when the last one accepted over this family arrived
@@ -275,6 +278,7 @@ cdef struct Machine:
     int64_t away_ns             # the world's time when its last absence ended
     int64_t clock_stepped_ns    # when its wall clock was last stepped, 0: never
     int64_t order_ns            # the world's time of its last order
+    int64_t hindered_ns         # until when it was stopped or busy, by its CLOCK_MONOTONIC
     Arrival taken[BATCH_MAX]    # the frames of the turn's intake
     uint32_t taken_count
     const Frame* cause          # the frame being received, or NULL

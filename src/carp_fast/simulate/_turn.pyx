@@ -26,20 +26,20 @@ from carp_fast.pump._turn cimport (
     turn_open, turn_step)
 from carp_fast.simulate._addresses cimport (
     check_addresses, check_announced, check_announcement, mark_dirty, on_undemoted)
-from carp_fast.simulate._invariants cimport (
-    check_sending, keeps_backup, on_family, on_refused, on_state, on_taken)
+from carp_fast.simulate._invariants cimport keeps_backup, on_family, on_refused, on_state, on_taken
 from carp_fast.simulate._kernel cimport (
     find_there, kernel_forget, request_changes, request_look, requests_room, take_changed,
     take_looked)
 from carp_fast.simulate._lanes cimport anything_waits, forget_lanes, on_source
 from carp_fast.simulate._network cimport (
     Arrival, Before, CHANGED_BY_REFUSED, Frame, KEY_OTHER, KEY_RIGHT, Machine, ORDER_ARRIVES,
-    PendingOrder, QUEUE_OVERFLOW, REPORTS_LOST, SOCKETS, Slot, Socket, TRACE_ANNOUNCED, TRACE_HEARD,
-    TRACE_ORDER, TRACE_SENT, World, broken, event_push, frame_release, grown, machine_now,
-    machine_number, machine_wake, note_disturbed, note_drop, random_below, random_next, trace,
-    trace_stall, transmit, whose)
+    ORDER_CHANGED, ORDER_OTHER_KEY, PendingOrder, QUEUE_OVERFLOW, REPORTS_LOST, SOCKETS, Slot,
+    Socket, TRACE_ANNOUNCED, TRACE_HEARD, TRACE_ORDER, TRACE_SENT, World, broken, event_push,
+    frame_release, grown, machine_now, machine_number, machine_wake, note_disturbed, note_drop,
+    random_below, random_next, trace, trace_stall, transmit, whose)
 from carp_fast.simulate._nics cimport has_left, interface_value, obey_interface_order
 from carp_fast.simulate._rules cimport EITHER, Expected, rule_leaves, rule_replay
+from carp_fast.simulate._sending cimport BUSY_NS, check_sending, note_hindered
 
 cdef enum:
     RECEIVE_COST_NS = 1000          # per frame
@@ -135,8 +135,12 @@ cdef bint obey_host_order(World* world, Machine* machine, const PendingOrder* pe
         return not flags & LEAVING
     if pending.kind == ORDER_REPLACE and not flags & IN_USE:
         return True
-    slot.key = KEY_OTHER if pending.value else KEY_RIGHT
-    host = slot.other[0] if pending.value else slot.right[0]
+    if slot.right != slot.variants[pending.value & ORDER_CHANGED != 0]:
+        slot.right = slot.variants[pending.value & ORDER_CHANGED != 0]
+        slot.priority_ns = now_ns
+    slot.key = KEY_OTHER if pending.value & ORDER_OTHER_KEY else KEY_RIGHT
+    host = slot.other[0] if pending.value & ORDER_OTHER_KEY else slot.right[0]
+    host.configured = slot.right.configured
     host.block = copied_block(world, host.block)
     if host.block == NULL:
         return True
@@ -450,6 +454,8 @@ cdef void machine_step(World* world, Machine* machine) noexcept nogil:
                queue_length(&core.announce), queue_length(&core.repeat))
     if most > core.slots:
         broken(world, QUEUE_OVERFLOW, machine_number(world, machine), NOBODY, most)
+    if machine.busy_ns > BUSY_NS:
+        note_hindered(machine, machine_now(world, machine) + machine.busy_ns)
     if goes_on:
         machine_wake(world, machine, world.now_ns + machine.busy_ns)
     else:

@@ -13,6 +13,7 @@ cdef enum FaultKind:
     FAULT_NIC                   # segment, value: a NicFault
     FAULT_SOURCE                # segment, value: families as bits that it has an address of
     FAULT_KEY                   # slot, value: 1 the other passphrase, 0 the right one
+    FAULT_REPLACE               # slot, value: 1 another priority, 0 the configured one
     FAULT_SEND_ERRORS           # slot: 0 IPv4, 1 IPv6; value: probability
     FAULT_NETLINK_ERRORS        # value: probability
     FAULT_SLOW_NETLINK          # value: ns for each address

@@ -15,17 +15,17 @@ from carp_fast.engine._core cimport (
 from carp_fast.engine._prepared cimport PreparedHost
 from carp_fast.simulate._addresses cimport check_addresses
 from carp_fast.simulate._invariants cimport check_election, check_families, check_slot
-from carp_fast.simulate._lanes cimport (
-    anything_waits, begin_flood, flood_goes_on, source_is_sorted)
+from carp_fast.simulate._lanes cimport anything_waits, begin_flood, flood_goes_on, source_is_sorted
 from carp_fast.simulate._nics cimport NicFault, change_nic, interface_value
 from carp_fast.simulate._network cimport (
     ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FLOOD_GOES_ON,
     FOREIGN_THERE, FRAME_ARRIVES, Fault, KERNEL_WORKS, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX,
-    MACHINE_STEPS, Machine, NOT_BROKEN, ORDER_ARRIVES, OURS, OVER_4, OVER_6, PAUSE_NONE,
-    PAUSE_STOPPED, PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED,
-    Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop, event_push, frame_arrives, grown,
-    machine_now, machine_wake, note_missed, random_below, random_next, trace)
+    MACHINE_STEPS, Machine, NOT_BROKEN, ORDER_ARRIVES, ORDER_CHANGED, ORDER_OTHER_KEY, OURS, OVER_4,
+    OVER_6, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED,
+    SOCKETS, SOURCE_IS_SORTED, Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop, event_push,
+    frame_arrives, grown, machine_now, machine_wake, note_missed, random_below, random_next, trace)
 from carp_fast.simulate._kernel cimport kernel_go, kernel_works
+from carp_fast.simulate._sending cimport note_hindered
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_begin, machine_forget, machine_step, order_packed, order_push)
 from carp_fast.pump._turn cimport BATCH_MAX, BETWEEN, CHANGES_MAX
@@ -33,7 +33,7 @@ from carp_fast.engine._vhid cimport BACKUP
 from carp_fast.engine._wheel cimport NOBODY, power_of_two
 
 FAULT_WORDS = (
-    "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "send_errors",
+    "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "replace", "send_errors",
     "netlink_errors", "slow_netlink", "lock_held", "secondaries", "clock_step", "address_removed",
     "address_left", "address_lost", "demote", "bar", "remove", "add",
     "resign_all", "flood", "quiet")
@@ -108,6 +108,7 @@ cdef void resume(World* world, Machine* machine) noexcept nogil:
         note_missed(machine, machine_now(world, machine), away_ns,
                     0 if machine.paused == PAUSE_SUSPENDED else away_ns)
     machine.away_ns = world.now_ns
+    note_hindered(machine, machine_now(world, machine))
     machine.paused = PAUSE_NONE
     kernel_go(world, machine)
     if machine.turn.phase != BETWEEN or machine.orders_count or (
@@ -154,7 +155,7 @@ cdef int boot(World* world, Machine* machine) except -1:
     machine.wall_ns = EPOCH_NS - machine.origin_ns + machine.wall_error_ns
     machine.suspended_ns = BOOTTIME_READ_NS
     machine.missed_count = 0
-    machine.clock_stepped_ns = 0
+    machine.clock_stepped_ns = machine.hindered_ns = 0
     machine_begin(world, machine)
     for segment in range(world.segment_count):
         if machine.nics[segment].attached:
@@ -218,7 +219,10 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
         order_now(world, machine, ORDER_SET_INTERFACE, fault.segment,
                   interface_value(machine, fault.segment))
     elif kind == FAULT_KEY:
-        order_now(world, machine, ORDER_REPLACE, fault.slot, fault.value)
+        order_now(world, machine, ORDER_REPLACE, fault.slot,
+                  ORDER_OTHER_KEY if fault.value else 0)
+    elif kind == FAULT_REPLACE:
+        order_now(world, machine, ORDER_REPLACE, fault.slot, ORDER_CHANGED if fault.value else 0)
     elif kind == FAULT_SEND_ERRORS:
         machine.send_error[fault.slot & 1] = <uint32_t>fault.value
     elif kind == FAULT_NETLINK_ERRORS:
@@ -418,11 +422,11 @@ cdef class Simulator:
         memcpy(nic.mac + 2, <const char*>source, 4)
 
     def add(self, uint32_t machine, uint32_t slot, PreparedHost right, PreparedHost other,
-            foreign=()) -> None:
-        """Configure a virtual host, and the same with another passphrase.
+            PreparedHost changed=None, foreign=()) -> None:
+        """Configure a virtual host, the same with another passphrase and with another priority.
 
-        Its interface is the segment. foreign: which of its addresses the kernel has already, added
-        by another program. Before run().
+        Without `changed` it never has another priority. Its interface is the segment. foreign:
+        which of its addresses the kernel has already, added by another program. Before run().
         """
         cdef World* world = self.world
         cdef Slot* place
@@ -433,6 +437,9 @@ cdef class Simulator:
             raise ValueError(f"at most {ADDRESSES_MAX} addresses per virtual host")
         place = &self.machine(machine).slots[slot]
         place.right, place.other = &right.host, &other.host
+        place.variants[0] = place.variants[1] = &right.host
+        if changed is not None:
+            place.variants[1] = &changed.host
         for which in foreign:
             place.kernel[<uint32_t>which % ADDRESSES_MAX] = FOREIGN_THERE
         world.slot_segment[slot], world.slot_vhid[slot] = <uint8_t>segment, right.host.vhid
@@ -440,7 +447,7 @@ cdef class Simulator:
             (OVER_4 if right.host.configured.expects_4 else 0)
             | (OVER_6 if right.host.configured.expects_6 else 0))
         world.slot_of[segment][right.host.vhid] = slot + 1
-        self.kept += [right, other]
+        self.kept += [right, other, changed]
 
     def fault(self, int64_t at_ns, str word, *, uint32_t machine=0, uint32_t other=0,
               uint32_t segment=0, uint32_t slot=0, int64_t value=0) -> None:

@@ -1,0 +1,88 @@
+"""What must hold of the advertisements that a simulated machine sends: who, what, and when.
+
+A MASTER sends, in time; a host that stepped down to a faster one once more, one that resigned its
+resignation; any other nothing. "In time" is what the last advertisement promised, as long as the
+machine is not stopped, nor busy with something else for long: no order may put it off. Knows no
+rule of election.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from carp_fast.engine._core cimport LEAVING_NS
+from carp_fast.simulate._network cimport (
+    Machine, OURS, QUIET, RESIGNED_LATE, RESIGNED_WITH_ADDRESSES, SENT_BY_BACKUP, SENT_LATE,
+    SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, Slot, World, broken, machine_now, machine_number)
+from carp_fast.simulate._rules cimport rule_advskew, rule_demote, rule_interval_ns, rule_send
+from carp_fast.engine._vhid cimport MASTER, Output, VirtualHost
+
+cdef int64_t LATE_NS = 50 * 1000000             # for ticks and turns
+
+
+cdef void note_hindered(Machine* machine, int64_t until_ns) noexcept nogil:
+    """The machine could not send in time until then, by its CLOCK_MONOTONIC."""
+    machine.hindered_ns = until_ns
+
+
+cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept nogil:
+    """Check what is sent: a MASTER's in time, one last after stepping down, none of a BACKUP.
+
+    Every output has the same fields, as configured and demoted, and a counter of its own.
+    """
+    cdef Slot* known = &machine.slots[slot]
+    cdef VirtualHost* host = &machine.core.hosts[slot]
+    cdef uint32_t i, number = machine_number(world, machine)
+    cdef const Output* output
+    cdef const uint8_t* carp = host.block.outputs[0].frame + host.block.outputs[0].carp_at
+    cdef bint resigns = carp[2] == 255 and carp[5] == 255
+    cdef int64_t now_ns = machine_now(world, machine)
+    cdef uint64_t counter
+    if resigns:
+        if not known.owes_resignation:
+            broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
+        known.owes_resignation = False
+        if (now_ns - known.leaving_ns > LEAVING_NS + LATE_NS
+                and machine.away_ns < known.leaving_ns - machine.origin_ns):
+            broken(world, RESIGNED_LATE, number, slot, now_ns - known.leaving_ns)
+        for i in range(host.block.address_count):
+            if (known.kernel[i] == OURS and not known.refused >> i & 1
+                    and now_ns - known.leaving_ns < LEAVING_NS):
+                broken(world, RESIGNED_WITH_ADDRESSES, number, slot, i)
+    elif host.state != MASTER:
+        if not known.owes_last and not known.owes_resignation:
+            broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
+        known.owes_last = False
+    elif is_late(world, machine, slot, now_ns):
+        broken(world, SENT_LATE, number, slot, now_ns - known.sent_ns)
+    known.sent_ns, known.sent_every_ns = now_ns, rule_interval_ns(known, host)
+    for i in range(host.block.output_count):
+        output = &host.block.outputs[i]
+        carp = output.frame + output.carp_at
+        if carp[4] != rule_demote(known, host) or not resigns and (
+                carp[5] != known.right.configured.advbase or carp[2] != rule_advskew(known, host)):
+            broken(world, SENT_WRONG_PRIORITY, number, slot,
+                   <int64_t>carp[4] << 16 | <int64_t>carp[5] << 8 | carp[2])
+        counter = counter_of(carp)
+        # Beyond all that it sent, which may have gone past 2^64.
+        if known.first and counter - known.first <= known.counter - known.first:
+            broken(world, SENT_OLD_COUNTER, number, slot, <int64_t>counter)
+        known.counter = counter
+        rule_send(world, known, counter, now_ns)
+        known.first = known.first if known.first else counter
+
+
+cdef bint is_late(const World* world, const Machine* machine, uint32_t slot,
+                  int64_t now_ns) noexcept nogil:
+    """Whether the last advertisement promised an earlier one, and nothing hindered the machine."""
+    cdef const Slot* known = &machine.slots[slot]
+    if now_ns - known.sent_ns <= known.sent_every_ns + LATE_NS:
+        return False
+    return world.slot_rest[slot] == QUIET or (
+        known.sent_ns > max(known.rose_ns, machine.hindered_ns))
+
+
+cdef inline uint64_t counter_of(const uint8_t* carp) noexcept nogil:
+    cdef uint64_t counter = 0
+    cdef int i
+    for i in range(8, 16):
+        counter = counter << 8 | carp[i]
+    return counter
