@@ -36,7 +36,9 @@ REASON_MEANINGS = {
     "source_found": "its interface got an address to advertise from, and it listens for a master",
     "startup_delay": "it is ready, and waits for its startup delay",
     "master_down": "no master was heard for a whole master-down time",
-    "master_resigned": "the master announced that it leaves, or will be silent for too long",
+    "master_resigned": "the master announced that it leaves",
+    "master_too_slow": "the master advertises less often than our master-down time, and we do not "
+    "wait for it",
     "preempted": "the master was slower than we are, and preempt allows taking over from it",
     "faster_master": "another host advertises at a shorter interval, and the fastest is MASTER",
     "tie_lost": "another host advertises at the same interval, and has precedence",
@@ -310,7 +312,7 @@ def timers(host: VirtualHostExplanation) -> Iterator[str]:
             "ready": f"startup_delay_s = {host.startup_delay_s:g} runs: takes part in "
             f"{seconds(left)}",
             "master_down": f"takes over in {seconds(left)} unless a master is heard",
-            "master_left": f"the master leaves: takes over in {seconds(left)}",
+            "master_left": f"{leaving(host)}: takes over in {seconds(left)}",
             "our_turn": f"takes over in {seconds(left)}, unless another loser of it is faster",
             "advertisement_due": f"next advertisement in {left * 1e3:.0f} ms",
         }[timer.event]
@@ -331,6 +333,14 @@ def timers(host: VirtualHostExplanation) -> Iterator[str]:
             f"master-down times): each wait is {seconds(host.jitter_s)} longer, so that equal "
             "hosts do not take over together"
         )
+
+
+def leaving(host: VirtualHostExplanation) -> str:
+    """Why the wait for a master is short: it resigned, or is slower than our master-down time."""
+    resigned = any(
+        each.current and (each.advbase, each.advskew) == RESIGNATION for each in host.heard
+    )
+    return "the master leaves" if resigned else "the master advertises too rarely for us"
 
 
 # ----------------------------------------------------------------------------------------- demotion

@@ -37,7 +37,7 @@ FOREIGN_LOGGED_MAX = (
 )
 # Reasons caused by another host's advertisement: the log line names that host.
 PEER_REASONS = frozenset(
-    {"faster_master", "tie_lost", "preempted", "master_resigned"}
+    {"faster_master", "tie_lost", "preempted", "master_resigned", "master_too_slow"}
     | {"less_demoted_master", "master_demoted"}
 )
 

@@ -43,6 +43,7 @@ SLOT = 0  # of the only virtual host
 AFTERWARDS = {
     ("up", "preempted"): "Putting MASTER down - preemption",
     ("up", "master_resigned"): "Putting MASTER DOWN (going to time out)",
+    ("up", "master_too_slow"): "Putting MASTER DOWN (going to time out)",
     ("down", "faster_master"): "Preferred master advertised: going back to BACKUP state",
     ("down", "tie_lost"): "Preferred master advertised: going back to BACKUP state",
 }

@@ -223,3 +223,23 @@ def test_a_demotion_does_not_make_the_wake_tick_longer() -> None:
     node.engine.remove(1, START_NS + 2)  # demoted as it is
     node.engine.mark(START_NS + 2)
     assert node.engine.wake_tick_ns > fast_ns
+
+
+@pytest.mark.parametrize("dialect", ["ucarp", "freebsd", "openbsd"])
+def test_a_live_master_that_is_too_slow_has_not_resigned(dialect: str) -> None:
+    node = Node("10.77.0.2", advskew=10, dialect=dialect, preempt=False)
+    slow: dict[str, Any] = {"source": "10.77.0.9", "advbase": 20}
+    assert node.engine.receive(0, advertisement(counter=1, **slow), START_NS) == "ok"
+    assert node.engine.receive(0, advertisement(counter=2, **slow), START_NS + TICK_NS) == "ok"
+    node.run(START_NS + SECOND_NS)
+    assert (node.state, node.reason) == ("MASTER", "master_too_slow")
+
+
+def test_a_slow_master_that_resigns_has_resigned() -> None:
+    node = Node("10.77.0.2", advskew=200)
+    slow = advertisement(source="10.77.0.9", advbase=20, counter=1)
+    leaving = advertisement(source="10.77.0.9", advbase=255, advskew=255, counter=2)
+    assert node.engine.receive(0, slow, START_NS) == "ok"
+    assert node.engine.receive(0, leaving, START_NS + SECOND_NS // 2) == "ok"
+    node.run(START_NS + SECOND_NS)
+    assert (node.state, node.reason) == ("MASTER", "master_resigned")

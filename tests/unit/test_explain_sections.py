@@ -41,6 +41,13 @@ def test_a_backup_whose_master_leaves() -> None:
     assert asked.sections()["timers"] == ["the master leaves: takes over in 0.391 s"]
 
 
+def test_a_backup_whose_master_is_too_slow() -> None:
+    asked = Asked().hear().hear(advbase=20, counter=2)
+    assert asked.sections()["timers"] == [
+        "the master advertises too rarely for us: takes over in 0.391 s"
+    ]
+
+
 def test_a_backup_that_lost_a_tie_lately_waits_for_its_turn() -> None:
     asked = Asked(dialect="freebsd", preempt=True).become("MASTER").hear(advskew=100)
     asked.hear(advskew=200, counter=2)

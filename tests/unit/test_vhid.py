@@ -202,6 +202,7 @@ CAUSES = {
     ("MASTER", "not_ready"): "link_down",
     ("MASTER", "renamed"): "interface_missing",
     ("MASTER", "address_lost"): "address_lost",
+    ("BACKUP", "master_left"): "master_resigned",
     ("BACKUP", "contested"): "tie_lost",
     ("BACKUP", "our_turn"): "preempted",
 }

@@ -18,7 +18,7 @@ from carp_fast.engine._vhid cimport (
     REPEATING, RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source,
     SOURCE6_MISSING, SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
     TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, TURNED, vhid_jitter_ns,
-    vhid_source, VirtualHost)
+    vhid_source, VirtualHost, MASTER_RESIGNS)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement
 
@@ -43,7 +43,8 @@ CHECKPOINT_RECORDS = PIECES
 # The flags of a host's state, by word; those of its configuration have keys of their own.
 FLAG_WORDS = {
     "resign_after_removal": RESIGN_AFTER_REMOVAL, "leaving": LEAVING,
-    "master_leaves": MASTER_LEAVES, "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
+    "master_leaves": MASTER_LEAVES, "master_resigns": MASTER_RESIGNS,
+    "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
     "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6,
     "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED,
     "address_demoted": ADDRESS_DEMOTED, "barred": BARRED,

@@ -57,8 +57,7 @@ cdef void arm_master_down(Core* core, VirtualHost* host, uint32_t slot, bint tie
         vhid_tied(host, random_at(core, slot, now_ns))
     elif host.ties and now_ns - host.settled_ns > 2 * down_ns:
         vhid_forget_ties(host)
-    host.flags &= ~<uint32_t>(vhid.MASTER_LEAVES | vhid.CONTESTED | vhid.REPEATING
-                              | vhid.EXTENDED)
+    host.flags &= ~<uint32_t>vhid.OF_ONE_WAIT
     engine_set_deadline(core, slot, from_ns + down_ns + vhid_jitter_ns(host))
 
 
@@ -110,8 +109,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
         vhid_forget_ties(host)
         if host.flags & vhid.DUPLICATE:                 # a duplicate hears no master
             engine_end_duplicate(core, slot, now_ns)
-        host.flags &= ~<uint32_t>(vhid.MASTER_LEAVES | vhid.CONTESTED | vhid.REPEATING
-                                  | vhid.EXTENDED)
+        host.flags &= ~<uint32_t>vhid.OF_ONE_WAIT
     if effects & (vhid.ARM_MASTER_DOWN | vhid.ARM_JITTERED):
         arm_master_down(core, host, slot, effects & vhid.ARM_JITTERED, now_ns)
     if effects & vhid.ARM_SKEW and not host.flags & vhid.MASTER_LEAVES:
@@ -151,8 +149,7 @@ cdef void change_addresses(Core* core, uint32_t slot, uint32_t effects,
 cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
     if effects & vhid.ADVERTISE:
-        host.flags &= ~<uint32_t>(vhid.MASTER_LEAVES | vhid.CONTESTED | vhid.REPEATING
-                                  | vhid.EXTENDED)
+        host.flags &= ~<uint32_t>vhid.OF_ONE_WAIT
         engine_schedule(core, slot, now_ns)
         if effects & vhid.ADVERTISE_AGAIN:
             advertise_again(core, slot, now_ns)
@@ -306,7 +303,9 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
             elif host.flags & vhid.CONTESTED:
                 engine_event(core, slot, vhid.ON_OUR_TURN, why_our_turn(host), now_ns)
             elif host.flags & vhid.MASTER_LEAVES:
-                engine_event(core, slot, vhid.ON_MASTER_LEFT, 0, now_ns)
+                engine_event(core, slot, vhid.ON_MASTER_LEFT,
+                             vhid.MASTER_RESIGNED if host.flags & vhid.MASTER_RESIGNS
+                             else vhid.MASTER_TOO_SLOW, now_ns)
             else:
                 engine_event(core, slot, vhid.ON_MASTER_DOWN, 0, now_ns)
         elif host.reason == vhid.STARTUP_DELAY:

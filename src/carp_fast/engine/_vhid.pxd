@@ -69,6 +69,7 @@ cdef enum Reason:
     USED_ELSEWHERE
     FREED
     ADDRESS_DEADLINE
+    MASTER_TOO_SLOW
     REASONS
 
 cdef enum Preempt:
@@ -114,6 +115,11 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     DUPLICATE = 16384           # another host advertises from our source, see duplicate_ms
     ADDRESS_DEMOTED = 32768     # its addresses could not be held lately
     TURNED = 65536              # its counters went past 2^64
+    MASTER_RESIGNS = 131072     # MASTER_LEAVES, and with 255/255; otherwise it is too slow for us
+
+cdef enum:
+    # What ends when another wait or interval begins.
+    OF_ONE_WAIT = MASTER_LEAVES | MASTER_RESIGNS | CONTESTED | REPEATING | EXTENDED
 
 cdef enum AddressFlag:
     SIGNED = 1                  # part of the digest

@@ -16,7 +16,7 @@ REASON_WORDS = (
     "", "started", "link_up", "link_down", "interface_missing", "interface_found", "no_source",
     "source_found", "startup_delay", "master_down", "master_resigned", "preempted",
     "faster_master", "tie_lost", "address_lost", "resigned", "less_demoted_master",
-    "master_demoted", "in_use", "freed", "address_deadline")
+    "master_demoted", "in_use", "freed", "address_deadline", "master_too_slow")
 EVENT_WORDS = (
     "ready", "not_ready", "renamed", "master_heard", "slower_master", "master_leaving",
     "master_left", "master_down", "advertisement_due", "faster", "tie_lost", "slower",
@@ -44,7 +44,7 @@ TRANSITIONS = (
     ("BACKUP", "master_heard",      "BACKUP", "arm_master_down",             ""),
     ("BACKUP", "slower_master",     "MASTER", RISE,                          "preempted"),
     ("BACKUP", "master_leaving",    "BACKUP", "arm_skew",                    ""),
-    ("BACKUP", "master_left",       "MASTER", RISE,                          "master_resigned"),
+    ("BACKUP", "master_left",       "MASTER", RISE,                          ""),
     ("BACKUP", "master_down",       "MASTER", RISE,                          "master_down"),
     ("BACKUP", "master_demoted",    "MASTER", RISE,                          "master_demoted"),
     ("BACKUP", "contested",         "BACKUP", "arm_jitter",                  ""),
@@ -412,7 +412,11 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
         # The digest does not cover the sender: only the master that we heard can resign.
         if known and memcmp(vhid_source(host, known - 1).address, heard.source, 16) != 0:
             return EVENTS
-        return EVENTS if late else ON_MASTER_LEAVING
+        if late:
+            return EVENTS
+        host.flags &= ~<uint32_t>MASTER_RESIGNS
+        host.flags |= MASTER_RESIGNS if theirs == RESIGNATION else 0
+        return ON_MASTER_LEAVING
     if host.configured.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
         if heard.demote > vhid_demote(host) and not late:
             return ON_CONTESTED if host.ties else ON_MASTER_DEMOTED

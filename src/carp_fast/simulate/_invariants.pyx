@@ -28,11 +28,12 @@ from carp_fast.simulate._rules cimport (
     rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
     rule_least_master_down_ns, rule_note_master, rule_least_skew_ns, rule_leaves,
     rule_silence_until_ns, rule_may_preempt, rule_more_demoted, rule_replaces, rule_replay,
-    rule_yields)
+    rule_resigns, rule_yields)
 from carp_fast.engine._vhid cimport (
     ADDRESS_DEMOTED, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT, IN_USE, LESS_DEMOTED_MASTER,
-    MASTER, MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, PREEMPTED, RESIGNED, SECOND_NS,
-    SEND_DEMOTED, SILENT_4, SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
+    MASTER, MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW, PREEMPTED, RESIGNED,
+    SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns,
+    vhid_master_down_ns)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport BAD_DESTINATION, LOOP, REPLAY, Verdict
 
@@ -144,6 +145,8 @@ cdef void on_taken(World* world, Machine* machine, const Frame* frame, uint8_t s
             return
         if known.left_at_ns == 0 and not late:
             known.left_at_ns = at_ns
+        if last and not late:
+            known.resigned = rule_resigns(frame)
     if known.keeper[frame.family == 6] == 0 or state != INIT and last:
         rule_note_master(known, frame, late)
 
@@ -236,7 +239,9 @@ cdef void on_rise(World* world, Machine* machine, const Report* report) noexcept
         broken(world, PREEMPTED_WRONGLY, number, slot, report.at_ns - known.latest_ns)
     elif report.reason == MASTER_DOWN:
         check_silence(world, machine, slot, report.at_ns)
-    elif report.reason == MASTER_RESIGNED:
+    elif report.reason == MASTER_RESIGNED or report.reason == MASTER_TOO_SLOW:
+        if known.resigned != (report.reason == MASTER_RESIGNED):
+            broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
         if not known.left_at_ns or (report.at_ns - known.left_at_ns
                                     + clock_slack_ns(machine, report.at_ns)
                                     < rule_least_skew_ns(known)):

@@ -199,6 +199,7 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     const VirtualHost* other    # with another passphrase
     int64_t heard_at_ns         # when an advertisement arrived that keeps it BACKUP
     int64_t left_at_ns          # when its master announced leaving, and none was heard since
+    uint8_t resigned            # ... with 255/255, by its last advertisement
     int64_t family_at_ns[2]     # when the last one accepted over this family arrived
     int64_t latest_ns           # ... over any, by the arrival that the engine has
     int64_t sent_ns             # when it last sent; 0: never

@@ -18,6 +18,7 @@ cdef int64_t rule_least_skew_ns(const Slot* known) noexcept nogil
 cdef int64_t rule_least_master_down_ns(const Slot* known) noexcept nogil
 cdef uint32_t rule_theirs(const Frame* frame) noexcept nogil
 cdef uint64_t rule_counter(const Frame* frame) noexcept nogil
+cdef bint rule_resigns(const Frame* frame) noexcept nogil
 cdef bint rule_leaves(const Frame* frame, const VirtualHost* host) noexcept nogil
 cdef bint rule_from_master(const Slot* known, const Frame* frame) noexcept nogil
 cdef void rule_note_master(Slot* known, const Frame* frame, bint late) noexcept nogil

@@ -71,16 +71,22 @@ cdef int64_t rule_interval_ns(const Slot* known, const VirtualHost* host) noexce
     return <int64_t>rule_interval(known, host) * SECOND_NS // 256
 
 
-cdef uint32_t least_skew(const Slot* known) noexcept nogil:
-    """The advskew without demotion, which is the lowest."""
+cdef uint32_t least_skew(const Slot* known, const VirtualHost* configured) noexcept nogil:
+    """The advskew of a configuration without demotion, which is the lowest."""
     if (known.right.configured.dialect == DIALECT_FREEBSD
-            and known.right.configured.advskew > MOST_DEMOTED):
+            and configured.configured.advskew > MOST_DEMOTED):
         return MOST_DEMOTED
-    return known.right.configured.advskew
+    return configured.configured.advskew
 
 
 cdef int64_t rule_least_skew_ns(const Slot* known) noexcept nogil:
-    return <int64_t>least_skew(known) * SECOND_NS // 256
+    """The wait after a resignation; a change of priority since does not change it."""
+    cdef uint32_t least = least_skew(known, known.right)
+    cdef int variant
+    if known.priority_ns >= known.left_at_ns:
+        for variant in range(2):
+            least = min(least, least_skew(known, known.variants[variant]))
+    return <int64_t>least * SECOND_NS // 256
 
 
 cdef int64_t rule_least_master_down_ns(const Slot* known) noexcept nogil:
@@ -90,9 +96,9 @@ cdef int64_t rule_least_master_down_ns(const Slot* known) noexcept nogil:
     """
     cdef uint32_t ratio = known.right.configured.dead_ratio
     cdef uint32_t seconds = known.right.configured.advbase * 256
-    cdef uint32_t least = ratio * seconds + least_skew(known)
+    cdef uint32_t least = ratio * seconds + least_skew(known, known.right)
     if known.right.configured.dialect == DIALECT_OPENBSD or not seconds:
-        least = ratio * max(1, seconds + least_skew(known))
+        least = ratio * max(1, seconds + least_skew(known, known.right))
     return <int64_t>least * SECOND_NS // 256
 
 
@@ -121,6 +127,11 @@ cdef uint64_t rule_counter(const Frame* frame) noexcept nogil:
     for i in range(8):
         counter = counter << 8 | frame.bytes[frame.carp_at + 8 + i]
     return counter
+
+
+cdef bint rule_resigns(const Frame* frame) noexcept nogil:
+    """Whether its sender resigns: 255/255. Any other that leaves is only too slow for us."""
+    return rule_theirs(frame) == 255 * 256 + 255
 
 
 cdef bint rule_leaves(const Frame* frame, const VirtualHost* host) noexcept nogil:
