@@ -120,7 +120,7 @@ DEMOTION_MEANINGS = {
     "address_deadline": "it was MASTER without any address for address_deadline_s; undone after a"
     " minute, or more each time",
     "ordered": "it was ordered",
-    "send_errors": "three advertisements in a row could not be sent; undone after three are",
+    "send_errors": "no advertisement could be sent for an interval; undone after three are",
 }
 
 
@@ -365,7 +365,7 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
     if host.failed_sends and "send_errors" not in reasons:
         yield (
             f"the last {host.failed_sends} advertisements could not be sent: "
-            "three in a row demote it"
+            "an interval without any demotes it"
         )
 
 

@@ -106,7 +106,7 @@ class Manner(ABC):
 
     @abstractmethod
     def on_sends_failing(self, why: str) -> None:
-        """Called after three advertisements in a row were not sent, before the daemon logs it."""
+        """Called when no advertisement was sent for an interval, before the daemon logs it."""
 
 
 class Own(Manner):

@@ -451,7 +451,7 @@ class Reports:
     def _on_sends_failing(self, report: reports.SendsFailing) -> None:
         why = os.strerror(report.error)
         self._manner.on_sends_failing(why)
-        text = f"three advertisements in a row not sent ({why}): demoted"
+        text = f"no advertisement was sent for an interval ({why}): demoted"
         self._log(logging.ERROR, report.slot, text)
 
     def _on_sends_recovered(self, report: reports.SendsRecovered) -> None:

@@ -51,7 +51,7 @@ class StateChanged(HostReport, frozen=True, gc=False):
 
 
 class SendsFailing(HostReport, frozen=True, gc=False):
-    """Three advertisements in a row could not be sent, so the virtual host is demoted.
+    """No advertisement could be sent for an interval, so the virtual host is demoted.
 
     `error`: the errno of the last one.
     """

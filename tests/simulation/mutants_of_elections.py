@@ -346,8 +346,8 @@ MUTANTS = (
         (
             (
                 "engine/_transitions.pyx",
-                "\n                              | vhid.EXTENDED)\n    engine_set",
-                ")\n    engine_set",
+                "~<uint32_t>vhid.OF_ONE_WAIT\n    engine_set",
+                "~<uint32_t>(vhid.OF_ONE_WAIT & ~vhid.EXTENDED)\n    engine_set",
             ),
         ),
     ),

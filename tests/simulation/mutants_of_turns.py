@@ -307,4 +307,28 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        "a refused advertisement waits for its next interval",
+        (
+            (
+                "engine/_actions.pyx",
+                "        if (now_ns // tick_ns + ticks) * tick_ns < host.deadline_ns:",
+                "        if False:",
+            ),
+        ),
+    ),
+    Mutant(
+        "three failures in a row demote at once",
+        (
+            (
+                "engine/_actions.pyx",
+                "            or now_ns - host.failing_ns < vhid_interval_ns(host)):",
+                "            or False):",
+            ),
+        ),
+    ),
+    Mutant(
+        "a refused resignation is not tried again",
+        (("engine/_actions.pyx", "    elif now_ns - host.since_ns < OWED_NS:", "    elif False:"),),
+    ),
 )

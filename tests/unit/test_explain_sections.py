@@ -201,7 +201,7 @@ def test_advertisements_that_are_not_sent() -> None:
     assert facts["failed_sends"] == 0
     assert list(explain_text.demotion(explained(facts | {"failed_sends": 2}))) == [
         "none",
-        "the last 2 advertisements could not be sent: three in a row demote it",
+        "the last 2 advertisements could not be sent: an interval without any demotes it",
     ]
     failing = {"total": 240, "reasons": {"send_errors": 240}}
     assert list(
@@ -209,8 +209,7 @@ def test_advertisements_that_are_not_sent() -> None:
             explained(facts | {"failed_sends": 3, "demotion": failing, "effective_advskew": 240})
         )
     ) == [
-        "send_errors: 240 (three advertisements in a row could not be sent; undone after three"
-        " are)",
+        "send_errors: 240 (no advertisement could be sent for an interval; undone after three are)",
         "240 in total: advskew 100 becomes 240",
     ]
 

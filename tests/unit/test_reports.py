@@ -246,7 +246,7 @@ def test_what_is_wrong_on_the_wire_is_said(caplog: pytest.LogCaptureFixture) -> 
         "eth0/1: duplicate_source ended: another host (02:00:00:00:00:09) is no longer heard",
         "eth0/1: other_master",
         "eth0/1: the peer advertises demotion 7",
-        "eth0/1: three advertisements in a row not sent (Network is down)",
+        "eth0/1: no advertisement was sent for an interval (Network is down)",
         "the pump did not run for 2.500 s",
         "the kernel dropped 12 frames: every BACKUP waits for its master-down time again",
         "the kernel dropped 13 frames of unknown sources",

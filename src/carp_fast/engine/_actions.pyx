@@ -7,7 +7,7 @@ address change may come much later, since the kernel may be busy for seconds: un
 is ASKED, and not asked for again, whatever becomes of its host.
 """
 
-from libc.errno cimport EADDRNOTAVAIL, ESTALE, EEXIST, ENODEV
+from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EEXIST, ENOBUFS, ENODEV, ENOMEM, ESTALE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -15,8 +15,9 @@ from carp_fast.engine._auth cimport auth_sign
 from carp_fast.engine._core cimport (
     ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core,
     Interface, Queue, RESTORED_REFUSED, RESTORED_REMOVED, RESTORED_WITH_OURS, Report, RestoredWhy,
-    SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_end_duplicate, engine_release, queue_empty,
-    queue_length, queue_pop, queue_push, report_begin, report_end, verify_soon)
+    SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_end_duplicate, engine_release,
+    engine_set_deadline, queue_empty, queue_length, queue_pop, queue_push, report_begin, report_end,
+    verify_soon)
 from carp_fast.engine._history cimport history_ms, history_send
 from carp_fast.engine._recorder cimport (
     RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
@@ -27,13 +28,14 @@ from carp_fast.engine._vhid cimport (
     MASTER, Block, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_go_on, vhid_interval_ns,
-    vhid_master_down_ns, vhid_same_address, VirtualHost)
+    vhid_master_down_ns, vhid_same_address, VirtualHost, REFUSED_PARTLY)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
 cdef enum:
-    FAILED_SENDS = 3            # in a row: the host is demoted by 240
+    FAILED_SENDS = 3            # in a row, and for an interval: the host is demoted by 240
     GOOD_SENDS = 3              # in a row: the demotion ends
+    RETRY_DOUBLINGS = 10        # of the wait until a refused advertisement is sent again, a tick
     # Of one interface: faster broadcasts may be dropped by a switch, faster ARP by a neighbour.
     ANNOUNCEMENTS_AT_ONCE = 512
     ANNOUNCEMENT_NS = 100000    # the time of one at the lasting pace: 10,000 a second
@@ -42,6 +44,10 @@ cdef enum:
     RISEN_NS = 1000000000
     REMOVED_NS = 20000000
 
+
+# For so long a host that stepped down tries again to send what it owes; its addresses may stay for
+# half of that.
+cdef int64_t OWED_NS = 2000000000
 
 # ---------------------------------------------------------------------------------- advertisements
 
@@ -113,16 +119,80 @@ cdef void record_advertised(Core* core, uint32_t slot, int error, int64_t now_ns
     record.value, record.error = host.counter, <uint8_t>error
 
 
+cdef inline bint passes(int error) noexcept nogil:
+    """Whether a queue was full, of the interface or of our socket: it empties by itself.
+
+    Anything else needs a change of link, route, firewall or MTU, and is tried again when the next
+    advertisement is due.
+    """
+    return error == ENOBUFS or error == EAGAIN or error == ENOMEM
+
+
+cdef void note_failure(Core* core, uint32_t slot, int error, int64_t now_ns) noexcept nogil:
+    """No frame of an advertisement was sent; after an interval without any the host is demoted."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Report* report
+    if host.failed_sends == 0:
+        host.failing_ns = now_ns
+    host.failed_sends = min(host.failed_sends + 1, <uint8_t>255)
+    host.good_sends = 0
+    if (host.failed_sends < FAILED_SENDS or host.flags & SEND_DEMOTED
+            or now_ns - host.failing_ns < vhid_interval_ns(host)):
+        return
+    host.flags |= SEND_DEMOTED
+    report = report_begin(core, SENDS_FAILING, slot, now_ns)
+    if report != NULL:
+        report.value = <uint32_t>error
+        report_end(core)
+
+
+cdef void note_success(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """A host that is demoted for failed sends has sent an advertisement."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    host.good_sends += 1
+    if host.good_sends >= GOOD_SENDS:
+        host.good_sends = 0
+        host.flags &= ~<uint32_t>SEND_DEMOTED
+        if report_begin(core, SENDS_RECOVERED, slot, now_ns) != NULL:
+            report_end(core)
+
+
+cdef void send_again(Core* core, uint32_t slot, uint32_t failures, int error,
+                     int64_t now_ns) noexcept nogil:
+    """Let a host whose frames a full queue refused advertise again, from the next tick on.
+
+    The wait doubles while nothing is sent, up to the next advertisement. If only some frames were
+    refused, all are sent once more. A host that has stepped down tries in every tick for OWED_NS.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef bint partly = failures < host.block.output_count
+    cdef bint again = host.flags & REFUSED_PARTLY != 0
+    cdef int64_t tick_ns = core.wake_tick_ns, ticks = 1
+    cdef const uint8_t* carp = host.block.outputs[0].frame + host.block.outputs[0].carp_at
+    host.flags &= ~<uint32_t>REFUSED_PARTLY
+    if not failures or not passes(error) or partly and again:
+        return
+    if partly:
+        host.flags |= REFUSED_PARTLY
+    if host.state == MASTER:
+        if not partly:
+            ticks <<= min(host.failed_sends - 1, RETRY_DOUBLINGS)
+        if (now_ns // tick_ns + ticks) * tick_ns < host.deadline_ns:
+            engine_set_deadline(core, slot, (now_ns // tick_ns + ticks) * tick_ns)
+    elif now_ns - host.since_ns < OWED_NS:
+        core.owed_at_ns = (now_ns // tick_ns + 1) * tick_ns
+        engine_ask(core, &core.owed, slot,
+                   TO_RESIGN if carp[2] == 255 and carp[5] == 255 else TO_ADVERTISE_LAST)
+
+
 cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int error,
                              int64_t now_ns) noexcept nogil:
     """Take the outcome of the host's frames: `failures` were not sent; `error`: errno of one.
 
-    It counts as a failure only if none was sent, since then nobody can have heard it; after three
-    failures in a row the host is demoted.
+    It counts as a failure only if none was sent, since then nobody can have heard it.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Interface* interface = &core.interfaces[host.interface]
-    cdef Report* report
     if host.block == NULL:
         return
     history_send(&host.history, host.counter + 1 - host.block.output_count,
@@ -136,26 +206,17 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
     interface.send_errors += failures
     host.send_errors += failures
     if failures and failures >= host.block.output_count:
-        host.good_sends = 0
-        if host.failed_sends < FAILED_SENDS:
-            host.failed_sends += 1
-            if host.failed_sends == FAILED_SENDS and not host.flags & SEND_DEMOTED:
-                host.flags |= SEND_DEMOTED
-                report = report_begin(core, SENDS_FAILING, slot, now_ns)
-                if report != NULL:
-                    report.value = <uint32_t>error
-                    report_end(core)
+        note_failure(core, slot, error, now_ns)
     else:
         interface.sent += 1
         host.sent += 1
         host.failed_sends = 0
         if host.flags & SEND_DEMOTED:
-            host.good_sends += 1
-            if host.good_sends >= GOOD_SENDS:
-                host.good_sends = 0
-                host.flags &= ~<uint32_t>SEND_DEMOTED
-                if report_begin(core, SENDS_RECOVERED, slot, now_ns) != NULL:
-                    report_end(core)
+            note_success(core, slot, now_ns)
+    if failures or host.flags & REFUSED_PARTLY:
+        send_again(core, slot, failures, error, now_ns)
+    if host.failed_sends and host.state == MASTER:
+        return                                  # nothing was sent: what follows some waits, too
     if host.state == MASTER:
         if host.repeat_in:
             host.repeat_in -= 1
@@ -407,6 +468,7 @@ cdef void announced(Core* core, uint32_t slot) noexcept nogil:
 cdef bint nothing_to_send(const Core* core) noexcept nogil:
     """Whether no advertisement and no change of an address waits to be carried out."""
     return (queue_empty(&core.advertise_first) and queue_empty(&core.advertise)
+            and queue_empty(&core.owed)
             and queue_empty(&core.change))
 
 

@@ -167,6 +167,8 @@ cdef struct Core:
     int64_t verify_at_ns            # the earliest of the interfaces'; 0: none
     uint32_t interface_count        # highest interface number ever used + 1
     Queue advertise
+    Queue owed                      # last advertisements and resignations that were refused
+    int64_t owed_at_ns              # when these are tried again; 0: there is none
     Queue change
     Queue announce
     Queue repeat                    # announcements that are not the first ones, sent after those

@@ -73,6 +73,7 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
     queue_open(&core.advertise_first, MAX_VIRTUAL_HOSTS)
     wheel_open(&core.upkeep, MAX_VIRTUAL_HOSTS)
     queue_open(&core.advertise, MAX_VIRTUAL_HOSTS)
+    queue_open(&core.owed, MAX_VIRTUAL_HOSTS)
     queue_open(&core.change, MAX_VIRTUAL_HOSTS)
     queue_open(&core.announce, MAX_VIRTUAL_HOSTS)
     queue_open(&core.repeat, MAX_VIRTUAL_HOSTS)
@@ -96,6 +97,7 @@ cdef void engine_close(Core* core) noexcept:
     free(core.reports.reports)
     free(core.advertise_first.slots)
     free(core.advertise.slots)
+    free(core.owed.slots)
     free(core.change.slots)
     free(core.announce.slots)
     free(core.repeat.slots)
@@ -109,7 +111,9 @@ cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) n
     """Queue `slot` unless it is queued already; its pending bits tell what for."""
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint8_t here
-    if queue == &core.advertise:
+    if queue == &core.owed:
+        here = TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN
+    elif queue == &core.advertise:
         here = TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN
         if vhid_interval_ns(host) < SECOND_NS:          # it has less time than all hosts that wait
             queue = &core.advertise_first
@@ -337,9 +341,12 @@ cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
     cdef int64_t tick = wheel_next(&core.wheel), other = wheel_next(&core.upkeep)
     if tick < 0 or 0 <= other < tick:
         tick = other
-    if core.paced_until_ns and (tick < 0 or core.paced_until_ns < tick * TICK_NS):
-        return core.paced_until_ns
-    return -1 if tick < 0 else tick * TICK_NS
+    cdef int64_t at_ns = -1 if tick < 0 else tick * TICK_NS
+    if core.paced_until_ns and (at_ns < 0 or core.paced_until_ns < at_ns):
+        at_ns = core.paced_until_ns
+    if core.owed_at_ns and (at_ns < 0 or core.owed_at_ns < at_ns):
+        at_ns = core.owed_at_ns
+    return at_ns
 
 
 # ------------------------------------------------------------------------------------- recording

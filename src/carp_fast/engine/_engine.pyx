@@ -29,10 +29,10 @@ from carp_fast.engine._transitions cimport (
     engine_absent, engine_dropped, engine_expire, engine_shown)
 from carp_fast.engine._upkeep cimport THERES, There, address_found, upkeep_expire, wanted_change
 from carp_fast.engine._vhid cimport (
-    Address, ADDRESS_DEMOTED, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, IN_USE, MASTER_LEAVES,
-    Output, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCES, vhid_advskew,
-    vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_jitter_ns, vhid_judge,
-    vhid_master, vhid_master_down_ns, vhid_source, VirtualHost)
+    Address, ADDRESS_DEMOTED, BACKUP, Block, CONTESTED, DUPLICATE, Event, EVENTS, IN_USE,
+    MASTER_LEAVES, Output, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCES,
+    vhid_advskew, vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source,
+    vhid_jitter_ns, vhid_judge, vhid_master, vhid_master_down_ns, vhid_source, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
 
@@ -446,13 +446,13 @@ cdef class Engine:
 
         Returns the actions in order, see actions.py. `errors`: {address: errno} that the kernel
         would answer, for one host {(slot, address): errno}; {(slot, None): errno}: its
-        advertisements are not sent. `busy`: the kernel does not answer yet, see answer().
+        advertisements are not sent, {(slot, 6): errno}: those over IPv6. `busy`: the kernel does not
+        answer yet, see answer().
         """
         cdef list actions = []
         cdef uint32_t slot
         cdef Output* output
         cdef uint32_t i
-        cdef int error
         while True:
             slot = next_advertisement(&self.core)
             if slot != NOBODY:
@@ -461,9 +461,7 @@ cdef class Engine:
                     frame = (<const char*>output.frame)[:output.length]
                     kind = Resign if frame[output.carp_at + 2] == 255 else Advertise
                     actions.append(kind(slot, frame))
-                error = errors.get((slot, None), 0) if errors else 0
-                advertisement_sent(&self.core, slot, self.core.hosts[slot].block.output_count
-                                   if error else 0, error, now_ns)
+                self.note_sent(slot, errors, now_ns)
                 continue
             slot = next_change(&self.core)
             if slot != NOBODY:
@@ -479,13 +477,25 @@ cdef class Engine:
             actions.append(Announce(slot, self.announcement(slot)))
             announced(&self.core, slot)
 
+    cdef note_sent(self, uint32_t slot, errors, int64_t now_ns):
+        """The outcome of a host's advertisement, with the errors of take_actions()."""
+        cdef const Block* block = self.core.hosts[slot].block
+        cdef uint32_t i, failures = 0
+        cdef int error = 0, one
+        for i in range(block.output_count if errors else 0):
+            one = errors.get((slot, None), 0) or errors.get((slot, block.outputs[i].family), 0)
+            failures += one != 0
+            error = one or error
+        advertisement_sent(&self.core, slot, failures, error, now_ns)
+
     def fail_sends(self, uint32_t slot, int times, int64_t now_ns, int error=ENETDOWN) -> None:
-        """Let sending the host's advertisements fail for `times` intervals."""
+        """Let sending the host's advertisements fail for `times` intervals from `now_ns` on."""
         cdef int _
         self.used(slot)
         for _ in range(times):
             advertisement_sent(&self.core, slot, self.core.hosts[slot].block.output_count, error,
                                now_ns)
+            now_ns += vhid_interval_ns(&self.core.hosts[slot])
 
     cdef ask_for_changes(self, uint32_t slot, list actions):
         cdef VirtualHost* host = &self.core.hosts[slot]

@@ -448,6 +448,7 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
     host.demoted_until_ns, host.retries = was.demoted_until_ns, was.retries
     host.leaving_ns = was.leaving_ns
     host.losses, host.lost_reason = was.losses, was.lost_reason
+    host.failing_ns = was.failing_ns
     host.held = 0
     for i in range(host.block.address_count):
         host.block.addresses[i].flags &= ~<uint32_t>(

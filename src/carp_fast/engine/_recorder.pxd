@@ -137,6 +137,7 @@ cdef struct Checkpoint:
     int64_t without_ns
     int64_t demoted_until_ns
     int64_t leaving_ns
+    int64_t failing_ns
     Source sources[SOURCES]
 
 cdef struct Recorder:

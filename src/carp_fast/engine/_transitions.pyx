@@ -13,7 +13,8 @@ from carp_fast.engine._absence cimport Absence, absence_end, absence_extended, a
 from carp_fast.engine._core cimport (
     Core, engine_ask, engine_end_duplicate, engine_may_tell, engine_redirect, engine_schedule,
     engine_set_deadline, engine_tell, engine_touch, Interface, REASSERTED, Report, report_begin,
-    report_end, STATE_CHANGED, TICK_NS, verify_soon, engine_plan_upkeep)
+    report_end, STATE_CHANGED, TICK_NS, verify_soon, engine_plan_upkeep, queue_empty, queue_pop,
+    queue_push)
 from carp_fast.engine._recorder cimport (
     RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record, record_input, record_output,
     record_turn)
@@ -283,6 +284,10 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
     cdef VirtualHost* host
     cdef int64_t tick = now_ns // TICK_NS, due_ns
     record_turn(&core.recorder, now_ns, heard_until_ns)
+    if core.owed_at_ns and core.owed_at_ns <= now_ns:
+        core.owed_at_ns = 0
+        while not queue_empty(&core.owed):              # before the advertisements of this tick
+            queue_push(&core.advertise_first, queue_pop(&core.owed))
     while True:
         slot = wheel_pop(&core.wheel, tick)
         if slot == NOBODY:

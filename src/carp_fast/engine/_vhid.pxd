@@ -103,7 +103,7 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     LEAVING = 4                 # to be released once its addresses are gone
     MASTER_LEAVES = 8           # the short wait after a resignation runs
     DEMOTE_TOLD = 16            # a foreign demote byte was reported
-    SEND_DEMOTED = 32           # three sends in a row failed
+    SEND_DEMOTED = 32           # no send succeeded for an interval
     ANNOUNCING = 64             # MASTER, and the first announcement is due
     SILENT_4 = 128              # heard over IPv6 only for a master-down time, and reported
     SILENT_6 = 256
@@ -116,6 +116,7 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     ADDRESS_DEMOTED = 32768     # its addresses could not be held lately
     TURNED = 65536              # its counters went past 2^64
     MASTER_RESIGNS = 131072     # MASTER_LEAVES, and with 255/255; otherwise it is too slow for us
+    REFUSED_PARTLY = 262144     # some frames of its last advertisement were, and it is sent again
 
 cdef enum:
     # What ends when another wait or interval begins.
@@ -266,7 +267,7 @@ cdef struct VirtualHost:
     uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
     uint32_t held               # addresses
     uint16_t demotion           # by orders
-    uint8_t failed_sends        # in a row, up to 3
+    uint8_t failed_sends        # in a row
     uint8_t good_sends          # in a row while SEND_DEMOTED
     uint8_t repeat_in           # advertisements until the repeat, 0: none
     uint8_t announce_left
@@ -311,6 +312,8 @@ cdef struct VirtualHost:
     uint16_t generation         # of what its addresses should be; see engine_redirect
     uint8_t losses              # in a row; each demotes it for longer
     uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE
+    int64_t failing_ns          # when the first of failed_sends failed
+    uint8_t to_line[56]
 
 cdef struct Transition:
     uint8_t known

@@ -103,6 +103,7 @@ cdef enum Broken:               # the invariants
     RESIGNED_WITH_ADDRESSES
     SENT_WRONG_PRIORITY
     SENT_LATE
+    DEMOTED_WRONGLY
     ANNOUNCED_BY_BACKUP
     SENT_OLD_COUNTER
     ACCEPTED_UNAUTHENTIC
@@ -203,7 +204,9 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     int64_t family_at_ns[2]     # when the last one accepted over this family arrived
     int64_t latest_ns           # ... over any, by the arrival that the engine has
     int64_t sent_ns             # when it last sent; 0: never
-    int64_t sent_every_ns       # ... and the interval it contained
+    int64_t sent_every_ns       # ... and how soon the next one follows
+    int64_t failing_ns          # since when all its sends fail; 0: they do not
+    uint32_t failures           # ... and how many
     uint64_t counter            # of its last advertisement
     uint64_t first              # the lowest that it has ever sent; 0: none
     uint64_t known_again[2]     # by family: the last known one, from a source not genuine
@@ -224,6 +227,8 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint8_t owes_last           # may send one more advertisement after yielding to a faster one
     uint8_t owes_resignation
     int64_t leaving_ns          # ... since then
+    uint8_t tries_again         # what it owes was refused
+    uint8_t owed_resignation    # the last one it sent was one of these
     uint8_t owes_announcement
     uint8_t lost_tie            # since it takes part
     uint8_t ties                # of those, without a single master heard since

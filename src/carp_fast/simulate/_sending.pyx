@@ -2,8 +2,9 @@
 
 A MASTER sends, in time; a host that stepped down to a faster one once more, one that resigned its
 resignation; any other nothing. "In time" is what the last advertisement promised, as long as the
-machine is not stopped, nor busy with something else for long: no order may put it off. Knows no
-rule of election.
+machine is not stopped, nor busy with something else for long: no order may put it off. What a full
+queue refused follows in the next tick, then after 2, 4, 8, ... of them. A host whose sends all fail
+for an interval is demoted, and no other. Knows no rule of election.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -11,11 +12,15 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from carp_fast.engine._core cimport LEAVING_NS
 from carp_fast.simulate._network cimport (
     Machine, OURS, QUIET, RESIGNED_LATE, RESIGNED_WITH_ADDRESSES, SENT_BY_BACKUP, SENT_LATE,
-    SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, Slot, World, broken, machine_now, machine_number)
+    SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, Slot, World, broken, machine_now, machine_number,
+    DEMOTED_WRONGLY)
 from carp_fast.simulate._rules cimport rule_advskew, rule_demote, rule_interval_ns, rule_send
-from carp_fast.engine._vhid cimport MASTER, Output, VirtualHost
+from carp_fast.engine._core cimport Report, SENDS_FAILING, SENDS_RECOVERED
+from carp_fast.engine._vhid cimport MASTER, Output, SECOND_NS, SEND_DEMOTED, VirtualHost
 
 cdef int64_t LATE_NS = 50 * 1000000             # for ticks and turns
+cdef int64_t TICK_NS = 10 * 1000000             # of a pump, the longest
+cdef uint32_t FAILURES = 3                      # the fewest that demote a host
 
 
 cdef void note_hindered(Machine* machine, int64_t until_ns) noexcept nogil:
@@ -40,19 +45,23 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         if not known.owes_resignation:
             broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
         known.owes_resignation = False
-        if (now_ns - known.leaving_ns > LEAVING_NS + LATE_NS
+        if (not known.tries_again and now_ns - known.leaving_ns > LEAVING_NS + LATE_NS
                 and machine.away_ns < known.leaving_ns - machine.origin_ns):
             broken(world, RESIGNED_LATE, number, slot, now_ns - known.leaving_ns)
+        known.owed_resignation = True
         for i in range(host.block.address_count):
             if (known.kernel[i] == OURS and not known.refused >> i & 1
-                    and now_ns - known.leaving_ns < LEAVING_NS):
+                    and not known.tries_again and now_ns - known.leaving_ns < LEAVING_NS):
                 broken(world, RESIGNED_WITH_ADDRESSES, number, slot, i)
     elif host.state != MASTER:
         if not known.owes_last and not known.owes_resignation:
             broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
-        known.owes_last = False
+        known.owes_last = known.owed_resignation = False
     elif is_late(world, machine, slot, now_ns):
         broken(world, SENT_LATE, number, slot, now_ns - known.sent_ns)
+    if (known.failures > FAILURES and not host.flags & SEND_DEMOTED
+            and known.sent_ns - known.failing_ns > rule_interval_ns(known, host)):
+        broken(world, DEMOTED_WRONGLY, number, slot, known.sent_ns - known.failing_ns)
     known.sent_ns, known.sent_every_ns = now_ns, rule_interval_ns(known, host)
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]
@@ -68,6 +77,40 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         known.counter = counter
         rule_send(world, known, counter, now_ns)
         known.first = known.first if known.first else counter
+
+
+cdef void on_sent(World* world, Machine* machine, uint32_t slot, bint sent,
+                  bint refused) noexcept nogil:
+    """The host has advertised, or tried to: note how soon it must try again.
+
+    sent, refused: some of its frames were; the latter by a full queue.
+    """
+    cdef Slot* known = &machine.slots[slot]
+    known.tries_again = refused and machine.core.hosts[slot].state != MASTER
+    if known.tries_again:
+        known.owes_resignation |= known.owed_resignation
+        known.owes_last |= not known.owed_resignation
+    if sent:
+        known.failures = 0
+        return
+    if known.failures == 0:
+        known.failing_ns = known.sent_ns
+    known.failures += 1
+    if refused:
+        known.sent_every_ns = min(known.sent_every_ns, TICK_NS << min(known.failures - 1, 20))
+
+
+cdef void on_sends(World* world, Machine* machine, const Report* report) noexcept nogil:
+    """A host is demoted for its sends, or no longer."""
+    cdef Slot* known = &machine.slots[report.slot]
+    cdef int64_t failing_ns = report.at_ns - known.failing_ns
+    if report.kind == SENDS_FAILING and (known.failures < FAILURES or failing_ns < (
+            <int64_t>known.right.configured.advbase * SECOND_NS)):
+        broken(world, DEMOTED_WRONGLY, machine_number(world, machine), report.slot, failing_ns)
+    elif report.kind == SENDS_RECOVERED and known.failures:
+        broken(world, DEMOTED_WRONGLY, machine_number(world, machine), report.slot, failing_ns)
+    world.slot_disturbed_ns[report.slot] = world.now_ns
+    known.priority_ns = report.at_ns
 
 
 cdef bint is_late(const World* world, const Machine* machine, uint32_t slot,

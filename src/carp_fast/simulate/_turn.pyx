@@ -6,6 +6,7 @@ are compared with what the world knows: the sender and the key of a frame, the a
 kernel. Reports are taken before each of these functions, so the checks see the state of that time.
 """
 
+from libc.errno cimport ENOBUFS
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -39,7 +40,7 @@ from carp_fast.simulate._network cimport (
     random_below, random_next, trace, trace_stall, transmit, whose)
 from carp_fast.simulate._nics cimport has_left, interface_value, obey_interface_order
 from carp_fast.simulate._rules cimport EITHER, Expected, rule_leaves, rule_replay
-from carp_fast.simulate._sending cimport BUSY_NS, check_sending, note_hindered
+from carp_fast.simulate._sending cimport BUSY_NS, check_sending, note_hindered, on_sends, on_sent
 
 cdef enum:
     RECEIVE_COST_NS = 1000          # per frame
@@ -112,7 +113,8 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
     """A host begins: drop what its predecessor in the slot knew and sent."""
     slot.heard_at_ns = slot.left_at_ns = slot.priority_ns = slot.latest_ns = 0
     slot.counter = slot.first = 0
-    slot.sent_ns = slot.sent_every_ns = 0
+    slot.sent_ns = slot.sent_every_ns = slot.failing_ns = 0
+    slot.failures = 0
     slot.strangers = slot.stranger_taken = 0
     slot.sighting_count = slot.sequences = 0
     memset(slot.known_again, 0, sizeof(slot.known_again))
@@ -206,8 +208,7 @@ cdef void take_reports(World* world, Machine* machine) noexcept nogil:
         elif report.kind == FAMILY_SILENT or report.kind == FAMILY_HEARD:
             on_family(world, machine, report)
         elif report.kind == SENDS_FAILING or report.kind == SENDS_RECOVERED:
-            world.slot_disturbed_ns[report.slot] = world.now_ns
-            machine.slots[report.slot].priority_ns = report.at_ns
+            on_sends(world, machine, report)
         elif report.kind == UNDEMOTED:
             on_undemoted(world, machine, report)
         elif report.kind == SOURCE_PROVEN:
@@ -344,13 +345,19 @@ cdef void advertise(void* where, Outgoing* frames, uint32_t count) noexcept nogi
     cdef const uint8_t* carp
     cdef Outgoing* frame
     cdef uint32_t i
+    cdef bint sent = False, refused = False
     take_reports(world, machine)
     for i in range(count):
         frame = &frames[i]
         if frame.which == 0:                            # the first of a host's outputs
             check_sending(world, machine, frame.slot)
             world.tally.sent += 1
+            sent = refused = False
         frame.error = transmit(world, machine, frame)
+        sent |= frame.error == 0
+        refused |= frame.error == ENOBUFS
+        if i + 1 == count or frames[i + 1].which == 0:
+            on_sent(world, machine, frame.slot, sent, refused)
         carp = frame.bytes + ETHERNET_LENGTH + (IPV4_LENGTH if frame.family == 4 else IPV6_LENGTH)
         trace(world, TRACE_SENT, machine_number(world, machine), frame.slot,
               <uint32_t>frame.family << 24 | <uint32_t>carp[4] << 16 | <uint32_t>carp[5] << 8
