@@ -43,6 +43,7 @@ from tests.support.segment import (
 pytestmark = pytest.mark.root
 
 DEADLINE_S = 10.0
+ETH_P_ARP = 0x0806
 FAST: dict[str, Any] = {"advbase": 0, "advskew": 8, "dead_ratio": 1}  # MASTER after 31 ms
 SOURCE6, PEER6 = ip("fe80::a"), ip("fe80::b")
 BOTH = ((ADDRESS, 32), (ADDRESS6, 128))
@@ -460,3 +461,58 @@ def test_a_batch_whose_answers_are_lost_is_carried_out(lab_factory: Callable[...
         assert held(a) == set()
         assert set(errors[1::2]) == {0}, "were there, and have gone"
         assert set(errors[::2]) == {0, EADDRNOTAVAIL}, "were not there: answered, or looked for"
+
+
+# --------------------------------------------------------------------------- a queue that is full
+
+
+def fill_queue_of(host: Host) -> None:
+    """Gives s1 a queue for some thirty frames that sends four of them in 10 ms."""
+    queue = "tbf rate 200kbit burst 1600 limit 2000"
+    host.run(f"tc qdisc add dev s1 root {queue}".split())
+
+
+def test_every_address_is_announced_through_a_short_queue(lab: Lab, opened: ExitStack) -> None:
+    a, b = lab.hosts
+    every = [bytes((10, 77, 1, number)) for number in range(1, 201)]
+    stage = Stage(a, "packet", opened)
+    with b.inside():
+        listener = opened.enter_context(
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ARP))
+        )
+        listener.bind(("s1", ETH_P_ARP))
+    listener.setblocking(False)
+    fill_queue_of(a)
+    stage.add(
+        addresses=[(ADDRESS, 32)],
+        unsigned_addresses=[(address, 32) for address in every],
+        advskew=1,
+        dead_ratio=1,
+        manage_addresses=False,
+    )
+    stage.run_until(lambda: stage.host().counters["announcements_sent"] == 1, "an announcement")
+    announced = set()
+    while select.select([listener], [], [], 0.2)[0]:
+        announced.add(listener.recv(100)[28:32])
+    assert announced >= {ADDRESS, *every}
+    counters = stage.host().counters
+    assert counters["announcement_errors"] > 0
+    assert not stage.host().sends_failing
+
+
+def test_the_last_of_a_burst_advertise_through_a_short_queue(lab: Lab, opened: ExitStack) -> None:
+    a, _ = lab.hosts
+    hosts = 60
+    stage = Stage(a, "packet", opened)
+    fill_queue_of(a)
+    for slot in range(hosts):
+        stage.add(slot, vhid=slot + 1, addresses=[(ADDRESS, 32)], manage_addresses=False,
+                  dead_ratio=1, announce_on_order=True)  # fmt: skip
+
+    def sent() -> list[int]:
+        return [stage.host(slot).counters["advertisements_sent"] for slot in range(hosts)]
+
+    stage.run_until(lambda: min(sent()) >= 5, "five advertisements of each")
+    assert max(sent()) <= 7
+    assert stage.counters()["send_errors"] > 0
+    assert SendsFailing not in stage.kinds()

@@ -331,4 +331,24 @@ MUTANTS = (
         "a refused resignation is not tried again",
         (("engine/_actions.pyx", "    elif now_ns - host.since_ns < OWED_NS:", "    elif False:"),),
     ),
+    Mutant(
+        "a refused announcement counts as sent",
+        (
+            (
+                "pump/_turn.pyx",
+                "        if frame.error:\n            goes_on",
+                "        if False:\n            goes_on",
+            ),
+        ),
+    ),
+    Mutant(
+        "a refused announcement goes on behind the frame that was refused",
+        (
+            (
+                "engine/_actions.pyx",
+                "        host.announce_from = at\n",
+                "        host.announce_from = at + 1\n",
+            ),
+        ),
+    ),
 )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+import pytest
+
 from carp_fast.engine._engine import Engine
 from carp_fast.engine.actions import Announce
 from tests.support.segment import SECOND_NS, START_NS, ip, prepared
@@ -124,3 +128,53 @@ def test_a_backup_and_who_has_not_announced_yet_announce_nothing_for_that() -> N
     assert announced(engine, TAKEN_NS) == [0]
     engine.set_interface(0, TAKEN_NS, source=ip("10.77.0.2"), announce=True)
     assert announced(engine, TAKEN_NS) == [0], "the up script of the third has not run"
+
+
+# --------------------------------------------------------------------- what the kernel refuses
+
+
+def counted(engine: Engine, slot: int = 0) -> tuple[int, int]:
+    """Announcements that were sent, and frames that could not be."""
+    counters = engine.host(slot).counters
+    return counters["announcements_sent"], counters["announcement_errors"]
+
+
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.EAGAIN, errno.ENOMEM])
+def test_what_a_full_queue_refuses_is_announced_in_the_next_tick(error: int) -> None:
+    engine = masters({(0, 1): 3, (1, 2): 1})
+    refused = {(0, "announce"): error}
+    taken = engine.take_actions(TAKEN_NS, refused)
+    assert [each.slot for each in taken if isinstance(each, Announce)] == [1]
+    assert (counted(engine), counted(engine, 1)) == ((0, 1), (1, 0))
+    assert engine.interface_counters(0)["announcement_errors"] == 1
+    assert engine.interface_counters(0)["announcements_paced"] == 0
+    tick_ns = TAKEN_NS + engine.wake_tick_ns
+    assert engine.next_deadline_ns() == tick_ns
+    assert announced(engine, tick_ns - 1) == []
+    engine.take_actions(tick_ns, refused)
+    assert counted(engine) == (0, 2)
+    assert announced(engine, tick_ns + engine.wake_tick_ns) == [0]
+    assert counted(engine) == (1, 2)
+
+
+@pytest.mark.parametrize("error", [errno.ENETDOWN, errno.EMSGSIZE, errno.EPERM])
+def test_what_does_not_pass_by_itself_is_not_counted_and_waits_for_the_repeat(error: int) -> None:
+    engine = masters({(0, 1): 3})
+    engine.take_actions(TAKEN_NS, {(0, "announce"): error})
+    assert counted(engine) == (0, 1)
+    for tenth in range(1, 10):
+        assert announced(engine, TAKEN_NS + tenth * SECOND_NS // 100) == []
+    sent = []
+    for tenth in range(1, 40):
+        engine.expire(TAKEN_NS + tenth * SECOND_NS // 10)
+        sent += announced(engine, TAKEN_NS + tenth * SECOND_NS // 10)
+    assert sent == [0]
+    assert counted(engine) == (1, 1)
+
+
+def test_a_refused_announcement_is_dropped_with_its_role() -> None:
+    engine = masters({(0, 1): 3})
+    engine.take_actions(TAKEN_NS, {(0, "announce"): errno.ENOBUFS})
+    engine.resign_all(TAKEN_NS)
+    assert announced(engine, TAKEN_NS + SECOND_NS) == []
+    assert engine.next_deadline_ns() is None

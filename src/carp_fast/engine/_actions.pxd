@@ -17,6 +17,8 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
 cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef uint32_t next_announcement(Core* core, int64_t now_ns) noexcept nogil
 cdef void announced(Core* core, uint32_t slot) noexcept nogil
+cdef bint announcement_failed(Core* core, uint32_t slot, uint32_t at, int error,
+                              int64_t now_ns) noexcept nogil
 cdef uint32_t announcement_frames(const VirtualHost* host) noexcept nogil
 cdef void plan_announcement(VirtualHost* host, int64_t now_ns) noexcept nogil
 cdef void begin_announcing(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil

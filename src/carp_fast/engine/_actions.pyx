@@ -28,7 +28,7 @@ from carp_fast.engine._vhid cimport (
     MASTER, Block, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_go_on, vhid_interval_ns,
-    vhid_master_down_ns, vhid_same_address, VirtualHost, REFUSED_PARTLY)
+    vhid_master_down_ns, vhid_same_address, VirtualHost, REFUSED_PARTLY, UNANNOUNCED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -378,7 +378,8 @@ cdef void begin_announcing(Core* core, uint32_t slot, int64_t now_ns) noexcept n
     cdef VirtualHost* host = &core.hosts[slot]
     if host.state != MASTER:
         return
-    host.flags |= ANNOUNCING
+    host.flags = (host.flags & ~<uint32_t>UNANNOUNCED) | ANNOUNCING
+    host.announce_from = 0
     host.repeat_in = REPEAT_AFTER + (host.flags & REPEATING != 0)
     host.announce_left = (host.configured.announce_count if host.configured.announce_interval_ms
                           else 1)
@@ -442,22 +443,49 @@ cdef uint32_t next_within_pace(Core* core, Queue* queue, uint8_t pending,
         interface = &core.interfaces[host.interface]
         from_ns = interface.announced_until_ns - ANNOUNCEMENTS_AT_ONCE * ANNOUNCEMENT_NS
         if from_ns > now_ns:
-            queue_push(queue, slot)
             interface.paced += 1
+        from_ns = max(from_ns, interface.refused_until_ns)
+        if from_ns > now_ns:
+            queue_push(queue, slot)
             if core.paced_until_ns == 0 or from_ns < core.paced_until_ns:
                 core.paced_until_ns = from_ns
             continue
         host.pending &= ~<uint32_t>pending
         if interface.announced_until_ns < now_ns:
             interface.announced_until_ns = now_ns
-        interface.announced_until_ns += (<int64_t>host.block.address_count
-                                         * announcement_frames(host) * ANNOUNCEMENT_NS)
+        interface.announced_until_ns += ANNOUNCEMENT_NS * (
+            <int64_t>host.block.address_count * announcement_frames(host) - host.announce_from)
         return slot
     return NOBODY
 
 
+cdef bint announcement_failed(Core* core, uint32_t slot, uint32_t at, int error,
+                              int64_t now_ns) noexcept nogil:
+    """A frame of the host's announcement was not sent; True: it goes on there in the next tick.
+
+    That is if a full queue refused it. `at`: the number of the frame. Otherwise the announcement
+    does not count as sent, and its repeat follows.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Interface* interface = &core.interfaces[host.interface]
+    host.announce_errors += 1
+    interface.announce_errors += 1
+    if not passes(error) or host.state != MASTER:
+        host.flags |= UNANNOUNCED
+        return False
+    interface.refused_until_ns = (now_ns // core.wake_tick_ns + 1) * core.wake_tick_ns
+    if not host.pending & TO_ANNOUNCE or at < host.announce_from:
+        host.announce_from = at
+    engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
+    return True
+
+
 cdef void announced(Core* core, uint32_t slot) noexcept nogil:
     """The host's announcement was sent; it is recorded with the time of its turn."""
+    core.hosts[slot].announce_from = 0
+    if core.hosts[slot].flags & UNANNOUNCED:
+        core.hosts[slot].flags &= ~<uint32_t>UNANNOUNCED
+        return
     if core.recorder.records != NULL:
         record_output(&core.recorder, RECORD_ANNOUNCED, slot, core.hosts[slot].interface,
                       core.recorder.turn_ns)

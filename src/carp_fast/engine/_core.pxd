@@ -119,10 +119,12 @@ cdef struct Interface:
     uint64_t heard
     uint64_t announced
     uint64_t paced                  # announcements that waited for the interface's pace
+    uint64_t announce_errors        # frames of announcements that could not be sent
     uint64_t send_errors
     uint64_t became_master
     uint64_t rejected[VERDICTS]
     int64_t announced_until_ns      # when the announcements so far are over at the lasting pace
+    int64_t refused_until_ns        # when announcements go on that a full queue refused
     int64_t verify_at_ns            # when to check its addresses; 0: never
     int64_t removed_ns              # when we last removed an address that may have had secondaries
     uint32_t rejections_count       # ever; the next index is this modulo REJECTIONS

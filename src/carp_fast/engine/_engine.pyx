@@ -11,7 +11,8 @@ from libc.string cimport memcpy, memset
 
 from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
-    asked_address, change_asked, next_advertisement, next_announcement, next_change)
+    asked_address, change_asked, next_advertisement, next_announcement, next_change,
+    announcement_failed)
 from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_DEMOTE,
@@ -69,7 +70,8 @@ cdef object source_copy(const VirtualHost* host, int which):
 cdef dict host_counters(const VirtualHost* host):
     cdef dict counters = {
         "advertisements_sent": host.sent, "advertisements_heard": host.heard,
-        "announcements_sent": host.announced, "send_errors": host.send_errors,
+        "announcements_sent": host.announced, "announcement_errors": host.announce_errors,
+        "send_errors": host.send_errors,
         "became_master": host.became_master, "addresses_restored": host.addresses_restored,
         "duplicate_source": host.duplicates, "counter_reset": host.counter_resets,
         "family_silent": host.family_silences}
@@ -143,6 +145,7 @@ cdef dict interface_dict(const Interface* interface):
     cdef dict counters = {
         "advertisements_sent": interface.sent, "advertisements_heard": interface.heard,
         "announcements_sent": interface.announced, "announcements_paced": interface.paced,
+        "announcement_errors": interface.announce_errors,
         "send_errors": interface.send_errors, "became_master": interface.became_master}
     cdef int i
     for i in range(1, VERDICTS):
@@ -446,13 +449,14 @@ cdef class Engine:
 
         Returns the actions in order, see actions.py. `errors`: {address: errno} that the kernel
         would answer, for one host {(slot, address): errno}; {(slot, None): errno}: its
-        advertisements are not sent, {(slot, 6): errno}: those over IPv6. `busy`: the kernel does not
-        answer yet, see answer().
+        advertisements are not sent, {(slot, 6): errno}: those over IPv6, {(slot, "announce"):
+        errno}: its announcements. `busy`: the kernel does not answer yet, see answer().
         """
         cdef list actions = []
         cdef uint32_t slot
         cdef Output* output
         cdef uint32_t i
+        cdef int error
         while True:
             slot = next_advertisement(&self.core)
             if slot != NOBODY:
@@ -474,8 +478,10 @@ cdef class Engine:
             slot = next_announcement(&self.core, now_ns)
             if slot == NOBODY:
                 return actions
-            actions.append(Announce(slot, self.announcement(slot)))
-            announced(&self.core, slot)
+            error = errors.get((slot, "announce"), 0) if errors else 0
+            if not error or not announcement_failed(&self.core, slot, 0, error, now_ns):
+                actions.append(Announce(slot, self.announcement(slot)))
+                announced(&self.core, slot)
 
     cdef note_sent(self, uint32_t slot, errors, int64_t now_ns):
         """The outcome of a host's advertisement, with the errors of take_actions()."""

@@ -241,6 +241,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
                 block.addresses[i].error = host.block.addresses[j].error
     engine_return(core, NOBODY, host.block, now_ns)
     host.block = block
+    host.announce_from = 0
     host.key = wanted.key
     host.configured = wanted.configured
     if not host.configured.expects_4:
@@ -448,7 +449,7 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
     host.demoted_until_ns, host.retries = was.demoted_until_ns, was.retries
     host.leaving_ns = was.leaving_ns
     host.losses, host.lost_reason = was.losses, was.lost_reason
-    host.failing_ns = was.failing_ns
+    host.failing_ns, host.announce_from = was.failing_ns, was.announce_from
     host.held = 0
     for i in range(host.block.address_count):
         host.block.addresses[i].flags &= ~<uint32_t>(

@@ -138,6 +138,7 @@ cdef struct Checkpoint:
     int64_t demoted_until_ns
     int64_t leaving_ns
     int64_t failing_ns
+    uint32_t announce_from
     Source sources[SOURCES]
 
 cdef struct Recorder:

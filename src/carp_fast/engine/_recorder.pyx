@@ -14,7 +14,11 @@ from carp_fast.engine._history cimport (
     HISTORY_FORMERLY, HISTORY_LATELY, HISTORY_SENT, History, Range)
 from carp_fast.engine._vhid cimport (
     ADDRESS_DEMOTED, ANNOUNCING, BARRED, CONTESTED, DEMOTE_TOLD, DUPLICATE, EXTENDED, FAILED,
-    FOREIGN, HELD, INTERFACE_MAC, LEAVING, LOST, LOST_WITH_OURS, MASTER_LEAVES, OWN_MAC, PRECEDED, REPEATING, RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, TURNED, vhid_jitter_ns, vhid_source, VirtualHost, MASTER_RESIGNS, REFUSED_PARTLY)
+    FOREIGN, HELD, INTERFACE_MAC, LEAVING, LOST, LOST_WITH_OURS, MASTER_LEAVES, OWN_MAC, PRECEDED,
+    REPEATING, RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source,
+    SOURCE6_MISSING, SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
+    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, TURNED, vhid_jitter_ns,
+    vhid_source, VirtualHost, MASTER_RESIGNS, REFUSED_PARTLY, UNANNOUNCED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement
 
@@ -44,7 +48,8 @@ FLAG_WORDS = {
     "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6,
     "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED,
     "address_demoted": ADDRESS_DEMOTED, "barred": BARRED,
-    "duplicate": DUPLICATE, "turned": TURNED, "refused_partly": REFUSED_PARTLY}
+    "duplicate": DUPLICATE, "turned": TURNED, "refused_partly": REFUSED_PARTLY,
+    "unannounced": UNANNOUNCED}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE,
@@ -191,7 +196,7 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.demoted_until_ns, to.retries = host.demoted_until_ns, host.retries
     to.leaving_ns = host.leaving_ns
     to.losses, to.lost_reason = host.losses, host.lost_reason
-    to.failing_ns = host.failing_ns
+    to.failing_ns, to.announce_from = host.failing_ns, host.announce_from
     for i in range(SOURCES):
         to.sources[i] = vhid_source(host, i)[0]
 
@@ -381,7 +386,8 @@ cdef dict state_dict(const Checkpoint* of):
         "ties": of.ties, "settled_ns": of.settled_ns,
         "retry_at_ns": of.retry_at_ns, "without_ns": of.without_ns,
         "demoted_until_ns": of.demoted_until_ns, "leaving_ns": of.leaving_ns,
-        "failing_ns": of.failing_ns, "retries": of.retries, "losses": of.losses,
+        "failing_ns": of.failing_ns, "announce_from": of.announce_from,
+        "retries": of.retries, "losses": of.losses,
         "lost_reason": REASON_WORDS[of.lost_reason], "sources": [],
         "absences": [[of.absences[i].since_ns, of.absences[i].until_ns, of.absences[i].asleep_ns,
                       of.absences[i].dropped] for i in range(of.absence_count)]}
@@ -470,7 +476,7 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     to.retry_at_ns, to.without_ns = take("retry_at_ns", 0), take("without_ns", 0)
     to.demoted_until_ns, to.retries = take("demoted_until_ns", 0), take("retries", 0)
     to.leaving_ns = take("leaving_ns", 0)
-    to.failing_ns = take("failing_ns", 0)
+    to.failing_ns, to.announce_from = take("failing_ns", 0), take("announce_from", 0)
     to.losses, to.lost_reason = take("losses", 0), REASON_WORDS.index(take("lost_reason", ""))
     absences = take("absences", ())
     if len(absences) > CHECKPOINT_ABSENCES:

@@ -117,6 +117,7 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     TURNED = 65536              # its counters went past 2^64
     MASTER_RESIGNS = 131072     # MASTER_LEAVES, and with 255/255; otherwise it is too slow for us
     REFUSED_PARTLY = 262144     # some frames of its last advertisement were, and it is sent again
+    UNANNOUNCED = 524288        # a frame of the announcement under way could not be sent
 
 cdef enum:
     # What ends when another wait or interval begins.
@@ -313,7 +314,9 @@ cdef struct VirtualHost:
     uint8_t losses              # in a row; each demotes it for longer
     uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE
     int64_t failing_ns          # when the first of failed_sends failed
-    uint8_t to_line[56]
+    uint32_t announce_from      # the frame with which its refused announcement goes on
+    uint32_t announce_errors
+    uint8_t to_line[48]
 
 cdef struct Transition:
     uint8_t known

@@ -31,6 +31,8 @@ cdef struct Outgoing:           # a frame to be sent
     int32_t ifindex
     uint32_t slot               # of the host
     uint32_t which              # which of its outputs or addresses
+    uint32_t at                 # of an announcement: the number of the frame
+    uint8_t last                # ... and whether it ends there
     uint8_t family
     uint8_t unicast             # the kernel routes it to a peer; otherwise to a group's MAC
     int32_t error               # errno of sending it; 0: sent

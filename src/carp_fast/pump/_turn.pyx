@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
     asked_address, change_asked, next_advertisement, next_announcement, next_change, nothing_to_do,
-    nothing_to_send)
+    nothing_to_send, announcement_failed)
 from carp_fast.engine._core cimport (
     Core, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_flushed,
     engine_next_deadline, engine_tell, engine_tell_rest, report_begin, report_end, verify_soon)
@@ -279,7 +279,7 @@ cdef inline Outgoing* put_frame(Turn* turn, uint32_t count, uint32_t slot, uint3
     outgoing.bytes, outgoing.length = frame, length
     outgoing.slot, outgoing.which = slot, which
     outgoing.ifindex = turn.core.interfaces[turn.core.hosts[slot].interface].ifindex
-    outgoing.unicast, outgoing.error = False, 0
+    outgoing.unicast, outgoing.last, outgoing.error = False, False, 0
     return outgoing
 
 
@@ -423,24 +423,24 @@ cdef bint take_outcomes(Turn* turn) noexcept nogil:
     return False
 
 
-cdef bint send_announcements(Turn* turn) noexcept nogil:
-    """Send one batch of gratuitous ARPs and unsolicited NAs; False if there was nothing to do."""
+cdef uint32_t put_announcements(Turn* turn) noexcept nogil:
+    """Fill a batch with gratuitous ARPs and unsolicited NAs; how many."""
     cdef Core* core = turn.core
     cdef Progress* at = &turn.announcing
     cdef const VirtualHost* host
     cdef const Address* address
     cdef const Interface* interface
+    cdef Outgoing* outgoing
     cdef uint32_t frames, which, length, count = 0
     cdef int64_t now_ns = clock(turn)
     while count < turn.batch:
         if at.slot == NOBODY:
-            at.slot, at.at = next_announcement(core, now_ns), 0
+            at.slot = next_announcement(core, now_ns)
             if at.slot == NOBODY:
                 break
-            at.block = core.hosts[at.slot].block
+            at.at, at.block = core.hosts[at.slot].announce_from, core.hosts[at.slot].block
         host = &core.hosts[at.slot]
-        if (host.block != at.block or host.state != MASTER
-                or not host.flags & ANNOUNCING):
+        if host.block != at.block or host.state != MASTER or not host.flags & ANNOUNCING:
             at.slot = NOBODY
             continue
         interface = &core.interfaces[host.interface]
@@ -451,14 +451,45 @@ cdef bint send_announcements(Turn* turn) noexcept nogil:
             if not address.flags & RETIRED:
                 length = wire_build_announcement(turn.announcements[count], interface.mac,
                                                  address.family, address.bytes, interface.forwards6)
-                put_frame(turn, count, at.slot, which, turn.announcements[count], length)
+                outgoing = put_frame(turn, count, at.slot, which, turn.announcements[count], length)
+                outgoing.at = at.at
                 count += 1
             at.at += 1
         if at.at >= frames:
-            announced(core, at.slot)
+            if count and turn.outgoing[count - 1].slot == at.slot:
+                turn.outgoing[count - 1].last = True
+            else:
+                announced(core, at.slot)                # its last addresses are retired
             at.slot = NOBODY
+    return count
+
+
+cdef void note_announced(Turn* turn, uint32_t count, int64_t now_ns) noexcept nogil:
+    """Pass the outcome of a batch of announcements to the engine.
+
+    One that goes on in a later tick begins with its first frame that was refused.
+    """
+    cdef const Outgoing* frame
+    cdef uint32_t i
+    cdef bint goes_on = False
+    for i in range(count):
+        frame = &turn.outgoing[i]
+        if i == 0 or frame.slot != turn.outgoing[i - 1].slot:
+            goes_on = False
+        if frame.error:
+            goes_on |= announcement_failed(turn.core, frame.slot, frame.at, frame.error, now_ns)
+        if goes_on and turn.announcing.slot == frame.slot:
+            turn.announcing.slot = NOBODY
+        if frame.last and not goes_on:
+            announced(turn.core, frame.slot)
+
+
+cdef bint send_announcements(Turn* turn) noexcept nogil:
+    """Send one batch of gratuitous ARPs and unsolicited NAs; False if there was nothing to do."""
+    cdef uint32_t count = put_announcements(turn)
     if count:
         turn.environment.announce(turn.where, turn.outgoing, count)
+        note_announced(turn, count, clock(turn))
     return count != 0
 
 

@@ -434,6 +434,7 @@ cdef uint8_t family_bit(uint8_t family) noexcept nogil
 cdef uint32_t whose(const Frame* frame) noexcept nogil
 cdef uint32_t machine_at(const World* world, uint32_t segment, uint8_t family,
                          const uint8_t* source) noexcept nogil
+cdef bint is_refused(World* world, Machine* machine, bint six) noexcept nogil
 cdef int transmit(World* world, Machine* machine, const Outgoing* frame) noexcept nogil
 cdef bint has_sorted(const Machine* machine) noexcept nogil
 cdef void note_drop(World* world, Machine* machine, bint known, bint missed) noexcept nogil

@@ -435,6 +435,14 @@ cdef uint8_t addressee(const World* world, uint32_t segment, const Outgoing* fra
     return <uint8_t>machine_at(world, segment, frame.family, ip + (16 if frame.family == 4 else 24))
 
 
+cdef bint is_refused(World* world, Machine* machine, bint six) noexcept nogil:
+    """Whether the machine's queue has no room for a frame."""
+    if not random_chance(&world.random, machine.send_error[six]):
+        return False
+    note_disturbed(world, world.now_ns)
+    return True
+
+
 cdef int transmit(World* world, Machine* machine, const Outgoing* frame) noexcept nogil:
     """Send one frame of an advertisement to its receivers on its segment; 0 or an errno."""
     cdef uint32_t segment = world.slot_segment[frame.slot], receiver, which
@@ -445,8 +453,7 @@ cdef int transmit(World* world, Machine* machine, const Outgoing* frame) noexcep
         return ENODEV
     if not machine.nics[segment].up:
         return ENETDOWN
-    if random_chance(&world.random, machine.send_error[frame.family == 6]):
-        note_disturbed(world, world.now_ns)
+    if is_refused(world, machine, frame.family == 6):
         return ENOBUFS
     which = frame_new(world)
     if which == NOBODY:

@@ -36,8 +36,8 @@ from carp_fast.simulate._network cimport (
     Arrival, Before, CHANGED_BY_REFUSED, Frame, KEY_OTHER, KEY_RIGHT, Machine, ORDER_ARRIVES,
     ORDER_CHANGED, ORDER_OTHER_KEY, PendingOrder, QUEUE_OVERFLOW, REPORTS_LOST, SOCKETS, Slot,
     Socket, TRACE_ANNOUNCED, TRACE_HEARD, TRACE_ORDER, TRACE_SENT, World, broken, event_push,
-    frame_release, grown, machine_now, machine_number, machine_wake, note_disturbed, note_drop,
-    random_below, random_next, trace, trace_stall, transmit, whose)
+    frame_release, grown, is_refused, machine_now, machine_number, machine_wake, note_disturbed,
+    note_drop, random_below, random_next, trace, trace_stall, transmit, whose)
 from carp_fast.simulate._nics cimport has_left, interface_value, obey_interface_order
 from carp_fast.simulate._rules cimport EITHER, Expected, rule_leaves, rule_replay
 from carp_fast.simulate._sending cimport BUSY_NS, check_sending, note_hindered, on_sends, on_sent
@@ -369,12 +369,15 @@ cdef void announce(void* where, Outgoing* frames, uint32_t count) noexcept nogil
     """Check gratuitous ARPs and unsolicited NAs; the simulation has no neighbours."""
     cdef Machine* machine = <Machine*>where
     cdef World* world = machine.world
-    cdef const Outgoing* frame
+    cdef Outgoing* frame
     cdef uint32_t i, first = 0
     take_reports(world, machine)
     for i in range(count):
         frame = &frames[i]
-        check_announcement(world, machine, frame.slot, frame.which, frame.bytes, frame.length)
+        if is_refused(world, machine, frame.bytes[12] == 0x86):
+            frame.error = ENOBUFS
+        else:
+            check_announcement(world, machine, frame.slot, frame.which, frame.bytes, frame.length)
         if i + 1 == count or frames[i + 1].slot != frame.slot:
             check_announced(world, machine, frame.slot)
             trace(world, TRACE_ANNOUNCED, machine_number(world, machine), frame.slot,
