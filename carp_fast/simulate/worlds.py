@@ -405,6 +405,8 @@ def no_source(to: Drawing, start_ns: int, end_ns: int) -> None:
     """An interface has no address of one family, or of any."""
     machine, segment = to.any_machine(), to.random.below(to.world.segments)
     left = to.random.below(BOTH)
+    if to.chance(2):  # another one takes its place
+        end_ns = min(end_ns, start_ns + to.random.between(1, 900) * MS_NS)
     to.put(start_ns, "source", machine=machine, segment=segment, value=left)
     to.put(end_ns, "source", machine=machine, segment=segment, value=BOTH)
 

@@ -371,4 +371,24 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        "a MASTER without a source goes on",
+        (
+            (
+                "engine/_transitions.pyx",
+                "            if host.flags & vhid.UNSOURCED:\n                engine_event",
+                "            if False:\n                engine_event",
+            ),
+        ),
+    ),
+    Mutant(
+        "who yields without a source stays BACKUP",
+        (
+            (
+                "engine/_transitions.pyx",
+                "    if host.flags & vhid.UNSOURCED and host.state == vhid.BACKUP:",
+                "    if False:",
+            ),
+        ),
+    ),
 )

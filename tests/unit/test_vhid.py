@@ -30,10 +30,10 @@ MEANS_NOTHING = {
     # Outside of the election nothing that is heard counts, and no timer of it runs.
     "INIT": "master_heard slower_master master_leaving master_left master_down "
     "advertisement_due faster tie_lost slower less_demoted master_demoted tie_yielded contested "
-    "our_turn address_lost renamed",
+    "our_turn address_lost renamed source_lost",
     # Ready already; what compares with our own advertisements is judged only while we send them.
     "BACKUP": "ready advertisement_due faster tie_lost slower less_demoted tie_yielded "
-    "address_lost renamed",
+    "address_lost renamed source_lost",
     # Ready already; a master waits for no other.
     "MASTER": "ready master_heard slower_master master_leaving master_left master_down "
     "master_demoted contested our_turn",
@@ -112,6 +112,12 @@ def renamed(node: Node, now_ns: int) -> int:
     return now_ns
 
 
+def source_lost(node: Node, now_ns: int) -> int:
+    node.attach(now_ns, source=None)
+    node.forget()
+    return deadline(node, now_ns)
+
+
 def resign(node: Node, now_ns: int) -> int:
     node.engine.resign_all(now_ns)
     return now_ns
@@ -186,6 +192,7 @@ HAPPEN: dict[str, Callable[[Node, int], int]] = {
     "our_turn": our_turn,
     "address_lost": address_lost,
     "resign": resign,
+    "source_lost": source_lost,
 }
 # Of other dialects: OpenBSD's demote byte, and who hears a tie in the BSDs yields.
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -15,9 +15,9 @@ from carp_fast.engine._auth cimport auth_sign
 from carp_fast.engine._core cimport (
     ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core,
     Interface, Queue, RESTORED_REFUSED, RESTORED_REMOVED, RESTORED_WITH_OURS, Report, RestoredWhy,
-    SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_end_duplicate, engine_release,
-    engine_set_deadline, queue_empty, queue_length, queue_pop, queue_push, report_begin, report_end,
-    verify_soon)
+    SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_drop_source, engine_end_duplicate,
+    engine_release, engine_set_deadline, queue_empty, queue_length, queue_pop, queue_push,
+    report_begin, report_end, verify_soon)
 from carp_fast.engine._history cimport history_ms, history_send
 from carp_fast.engine._recorder cimport (
     RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
@@ -28,7 +28,7 @@ from carp_fast.engine._vhid cimport (
     MASTER, Block, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_go_on, vhid_interval_ns,
-    vhid_master_down_ns, vhid_same_address, VirtualHost, REFUSED_PARTLY, UNANNOUNCED)
+    vhid_master_down_ns, vhid_same_address, VirtualHost, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -215,6 +215,8 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
             note_success(core, slot, now_ns)
     if failures or host.flags & REFUSED_PARTLY:
         send_again(core, slot, failures, error, now_ns)
+    if host.flags & UNSOURCED and host.state != MASTER:
+        engine_drop_source(core, slot)
     if host.failed_sends and host.state == MASTER:
         return                                  # nothing was sent: what follows some waits, too
     if host.state == MASTER:

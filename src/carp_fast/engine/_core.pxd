@@ -245,4 +245,5 @@ cdef void report_end(Core* core) noexcept nogil
 cdef void engine_tell(Core* core, uint8_t kind, uint32_t slot, uint64_t value, const uint8_t* mac,
                       int64_t now_ns) noexcept nogil
 cdef void engine_end_duplicate(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef void engine_drop_source(Core* core, uint32_t slot) noexcept nogil
 cdef bint engine_may_tell(uint32_t* told_ms, int64_t now_ns) noexcept nogil

@@ -17,7 +17,7 @@ from carp_fast.engine._recorder cimport (
 from carp_fast.engine._vhid cimport (
     Address, Block, CACHE_LINE, DUPLICATE, MASTER, SECOND_NS, Source, SOURCES, TO_ADVERTISE,
     TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, vhid_interval_ns,
-    vhid_least_interval_ns, vhid_master, VirtualHost)
+    vhid_least_interval_ns, vhid_master, VirtualHost, RESIGN_AFTER_REMOVAL, UNSOURCED)
 from carp_fast.engine._wheel cimport (
     NOBODY, wheel_arm, wheel_close, wheel_disarm, wheel_next, wheel_open, wheel_skip)
 
@@ -242,6 +242,19 @@ cdef void engine_end_duplicate(Core* core, uint32_t slot, int64_t now_ns) noexce
     cdef VirtualHost* host = &core.hosts[slot]
     host.flags &= ~<uint32_t>DUPLICATE
     engine_tell(core, DUPLICATE_ENDED, slot, 0, host.duplicate_mac, now_ns)
+
+
+cdef void engine_drop_source(Core* core, uint32_t slot) noexcept nogil:
+    """A host that is not MASTER any more forgets a lost source, once it owes nothing from it."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef const Interface* interface = &core.interfaces[host.interface]
+    if host.pending & (TO_ADVERTISE_LAST | TO_RESIGN) or host.flags & RESIGN_AFTER_REMOVAL:
+        return
+    host.flags &= ~<uint32_t>UNSOURCED
+    if not host.configured.own_source and not interface.has_source:
+        memset(host.source4, 0, 4)
+    if not host.configured.own_source6 and not interface.has_source6:
+        memset(host.source6, 0, 16)
 
 
 cdef bint engine_may_tell(uint32_t* told_ms, int64_t now_ns) noexcept nogil:

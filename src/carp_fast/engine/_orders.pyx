@@ -32,7 +32,7 @@ from carp_fast.engine._vhid cimport (
     SOURCE_MISSING, SOURCES, STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
     TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_interval_ns,
     vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source, vhid_virtual_mac,
-    VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns)
+    VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns, RESIGN_AFTER_REMOVAL)
 from carp_fast.engine._wheel cimport NOBODY, wheel_disarm, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6
 
@@ -52,9 +52,10 @@ cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
         mac[4] = 1 if host.configured.advertise_mac == BSD_MAC else 0
     elif host.configured.advertise_mac == OWN_MAC:
         memcpy(mac, host.block.mac, 6)
-    if not host.configured.own_source:
+    # What a MASTER sends before it is without a source comes from the last one.
+    if not host.configured.own_source and (interface.has_source or not keeps_source(host)):
         memcpy(host.source4, interface.source, 4)
-    if not host.configured.own_source6:
+    if not host.configured.own_source6 and (interface.has_source6 or not keeps_source(host)):
         memcpy(host.source6, interface.source6, 16)
     memcpy(host.mac, mac, 6)
     if host.block.outputs[0].unicast:                   # the kernel sends it
@@ -69,6 +70,11 @@ cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
         wire_build4(output.frame, output.destination_mac, mac, host.source4, output.destination)
         if not output.unicast:
             memcpy(host.destination4, output.destination, 4)
+
+
+cdef inline bint keeps_source(const VirtualHost* host) noexcept nogil:
+    return (host.state == MASTER or host.flags & RESIGN_AFTER_REMOVAL
+            or host.pending & (TO_ADVERTISE_LAST | TO_RESIGN))
 
 
 cdef void note_shortest(Core* core, const VirtualHost* host) noexcept nogil:
@@ -248,8 +254,10 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
         forget_family(host, 0)
     if not host.configured.expects_6:
         forget_family(host, 1)
-    memcpy(host.source4, wanted.source4, 4)
-    memcpy(host.source6, wanted.source6, 16)
+    if host.configured.own_source:
+        memcpy(host.source4, wanted.source4, 4)
+    if host.configured.own_source6:
+        memcpy(host.source6, wanted.source6, 16)
     core.shortest_left |= least_ns <= core.shortest_ns
     note_shortest(core, host)
     build_frames(core, host)

@@ -18,7 +18,7 @@ from carp_fast.engine._vhid cimport (
     REPEATING, RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source,
     SOURCE6_MISSING, SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
     TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, TURNED, vhid_jitter_ns,
-    vhid_source, VirtualHost, MASTER_RESIGNS, REFUSED_PARTLY, UNANNOUNCED)
+    vhid_source, VirtualHost, MASTER_RESIGNS, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement
 
@@ -49,7 +49,7 @@ FLAG_WORDS = {
     "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED,
     "address_demoted": ADDRESS_DEMOTED, "barred": BARRED,
     "duplicate": DUPLICATE, "turned": TURNED, "refused_partly": REFUSED_PARTLY,
-    "unannounced": UNANNOUNCED}
+    "unannounced": UNANNOUNCED, "unsourced": UNSOURCED}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE,

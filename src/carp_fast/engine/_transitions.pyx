@@ -14,7 +14,7 @@ from carp_fast.engine._core cimport (
     Core, engine_ask, engine_end_duplicate, engine_may_tell, engine_redirect, engine_schedule,
     engine_set_deadline, engine_tell, engine_touch, Interface, REASSERTED, Report, report_begin,
     report_end, STATE_CHANGED, TICK_NS, verify_soon, engine_plan_upkeep, queue_empty, queue_pop,
-    queue_push)
+    queue_push, engine_drop_source)
 from carp_fast.engine._recorder cimport (
     RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record, record_input, record_output,
     record_turn)
@@ -124,6 +124,10 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     if host.state != previous or (reason and reason != host.reason):
         host.reason = reason
         tell_state(core, slot, previous, now_ns)
+    if host.flags & vhid.UNSOURCED and host.state == vhid.BACKUP:
+        engine_event(core, slot, vhid.ON_NOT_READY, vhid.NO_SOURCE, now_ns)
+    elif host.flags & vhid.UNSOURCED and host.state == vhid.INIT:
+        engine_drop_source(core, slot)
 
 
 cdef void change_addresses(Core* core, uint32_t slot, uint32_t effects,
@@ -192,11 +196,24 @@ cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
 
 
 cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now_ns) noexcept nogil:
-    """Move a host as its interface permits: out of INIT, after its startup delay, or back."""
+    """Move a host as its interface permits: out of INIT, after its startup delay, or back.
+
+    A MASTER without a source waits for another one until it has to advertise: a DHCP client removes
+    an address before it adds the next. Then it advertises from that immediately.
+    """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint8_t lacks = missing(core, host)
     if host.reason == vhid.RESIGNED:
         return                                          # it left on purpose and for ever
+    if lacks == vhid.NO_SOURCE and host.state == vhid.MASTER:
+        engine_touch(core, slot, now_ns)
+        host.flags |= vhid.UNSOURCED
+        return
+    if not lacks and host.flags & vhid.UNSOURCED:
+        engine_touch(core, slot, now_ns)
+        host.flags &= ~<uint32_t>vhid.UNSOURCED
+        if host.state == vhid.MASTER:
+            engine_ask(core, &core.advertise, slot, vhid.TO_ADVERTISE)
     if lacks and core.interfaces[host.interface].renamed and host.state == vhid.MASTER:
         engine_event(core, slot, vhid.ON_RENAMED, lacks, now_ns)
     elif lacks:
@@ -296,6 +313,9 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
         if host.deadline_ns > now_ns:
             engine_set_deadline(core, slot, host.deadline_ns)       # moved since: arm again
         elif host.state == vhid.MASTER:
+            if host.flags & vhid.UNSOURCED:
+                engine_event(core, slot, vhid.ON_SOURCE_LOST, 0, now_ns)
+                continue
             vhid_foresee_sending(host)
             due_ns = host.deadline_ns
             engine_event(core, slot, vhid.ON_ADVERTISEMENT_DUE, 0,

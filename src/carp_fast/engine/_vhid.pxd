@@ -31,6 +31,7 @@ cdef enum Event:
     ON_OUR_TURN             # the wait after that is over
     ON_ADDRESS_LOST         # our addresses cannot be added, or are removed repeatedly
     ON_RESIGN               # shutdown or removal
+    ON_SOURCE_LOST          # our own interval is over, and no other source has come
     EVENTS
 
 cdef enum Effect:
@@ -118,6 +119,7 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     MASTER_RESIGNS = 131072     # MASTER_LEAVES, and with 255/255; otherwise it is too slow for us
     REFUSED_PARTLY = 262144     # some frames of its last advertisement were, and it is sent again
     UNANNOUNCED = 524288        # a frame of the announcement under way could not be sent
+    UNSOURCED = 1048576         # MASTER, or has to resign: its last source is gone
 
 cdef enum:
     # What ends when another wait or interval begins.

@@ -21,7 +21,7 @@ EVENT_WORDS = (
     "ready", "not_ready", "renamed", "master_heard", "slower_master", "master_leaving",
     "master_left", "master_down", "advertisement_due", "faster", "tie_lost", "slower",
     "less_demoted", "master_demoted", "tie_yielded", "contested", "our_turn", "address_lost",
-    "resign")
+    "resign", "source_lost")
 EFFECT_WORDS = {
     "arm_master_down": ARM_MASTER_DOWN, "arm_skew": ARM_SKEW, "disarm": DISARM,
     "advertise": ADVERTISE, "last_advertisement": LAST_ADVERTISEMENT, "answer": ANSWER,
@@ -58,6 +58,7 @@ TRANSITIONS = (
     ("MASTER", "tie_yielded",       "BACKUP", LOSE,                          "tie_lost"),
     ("MASTER", "less_demoted",      "BACKUP", YIELD,                         "less_demoted_master"),
     ("MASTER", "slower",            "MASTER", "answer",                      ""),
+    ("MASTER", "source_lost",       "INIT",   LEAVE + " resign",             "no_source"),
     ("MASTER", "address_lost",      "BACKUP", YIELD + " resign",             ""),
     ("MASTER", "resign",            "INIT",   LEAVE + " resign",             "resigned"),
 )

@@ -11,7 +11,7 @@ other, and none of them hears a machine outside: it must have exactly one MASTER
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from carp_fast.engine._core cimport FAMILY_SILENT, Report
+from carp_fast.engine._core cimport FAMILY_SILENT, Interface, Report
 from carp_fast.engine._lanes cimport LANE_COMMON
 from carp_fast.simulate._addresses cimport is_loss, mark_dirty, on_loss
 from carp_fast.simulate._network cimport (
@@ -31,8 +31,8 @@ from carp_fast.simulate._rules cimport (
     rule_resigns, rule_yields)
 from carp_fast.engine._vhid cimport (
     ADDRESS_DEMOTED, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT, IN_USE, LESS_DEMOTED_MASTER,
-    MASTER, MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW, PREEMPTED, RESIGNED,
-    SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns,
+    MASTER, MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW, NO_SOURCE, PREEMPTED,
+    RESIGNED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns,
     vhid_master_down_ns)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport BAD_DESTINATION, LOOP, REPLAY, Verdict
@@ -211,7 +211,7 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
     elif report.previous == MASTER:
         known.owes_last = report.reason == FASTER_MASTER
         known.owes_resignation = (
-            report.reason == RESIGNED or is_loss(report.reason)
+            report.reason == RESIGNED or is_loss(report.reason) or report.reason == NO_SOURCE
             or machine.leaving[world.slot_segment[slot]])
         known.leaving_ns = report.at_ns
         if is_loss(report.reason):
@@ -256,6 +256,14 @@ cdef void on_rise(World* world, Machine* machine, const Report* report) noexcept
         broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
 
 
+cdef bint lacks_source(const World* world, const Machine* machine, uint32_t slot) noexcept nogil:
+    """Whether the machine has told its engine that there is no address of one of its families."""
+    cdef const Interface* interface = &machine.core.interfaces[world.slot_segment[slot]]
+    cdef uint8_t families = world.slot_families[slot]
+    return (families & OVER_4 and not interface.has_source
+            or families & OVER_6 and not interface.has_source6)
+
+
 cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept nogil:
     """Check that a MASTER stepped down: it yielded to a frame, or was ordered to."""
     cdef uint32_t slot = report.slot, number = machine_number(world, machine)
@@ -266,7 +274,10 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
                          or report.reason == LESS_DEMOTED_MASTER)
     if yielded != is_cause(machine, slot) or yielded != (machine.cause != NULL):
         broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
-    elif yielded and not rule_yields(known, host, machine.cause, report.reason):
+    elif report.reason == NO_SOURCE and not lacks_source(world, machine, slot):
+        broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
+    elif yielded and not rule_yields(known, host, &machine.nics[world.slot_segment[slot]],
+                                     machine.cause, report.reason):
         broken(world, YIELDED_WRONGLY, number, slot, report.reason)
     rule_fell(known, host, report.at_ns)
     if report.reason == TIE_LOST:
@@ -275,7 +286,9 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
         known.may_take_over = 0
     waits_ns = (host.deadline_ns - max(report.at_ns, known.latest_ns)
                 - vhid_master_down_ns(host))
-    if report.state == BACKUP and not 0 <= waits_ns <= rule_jitter_most_ns(known, host):
+    # Without a source it takes no part any more, and waits for nothing.
+    if (report.state == BACKUP and not lacks_source(world, machine, slot)
+            and not 0 <= waits_ns <= rule_jitter_most_ns(known, host)):
         broken(world, JITTER_WRONG, number, slot, waits_ns)
     if yielded:
         note_crossing(world, number, slot)

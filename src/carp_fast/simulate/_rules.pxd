@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from carp_fast.simulate._network cimport Frame, Machine, Slot, World
+from carp_fast.simulate._network cimport Frame, Machine, Nic, Slot, World
 from carp_fast.engine._vhid cimport VirtualHost
 
 cdef enum Expected:             # of a genuine frame
@@ -26,8 +26,8 @@ cdef bint rule_may_preempt(const Slot* known, const VirtualHost* host,
                            const Frame* frame) noexcept nogil
 cdef bint rule_more_demoted(const Slot* known, const VirtualHost* host,
                             const Frame* frame) noexcept nogil
-cdef bint rule_yields(const Slot* known, const VirtualHost* host, const Frame* frame,
-                      uint8_t reason) noexcept nogil
+cdef bint rule_yields(const Slot* known, const VirtualHost* host, const Nic* nic,
+                      const Frame* frame, uint8_t reason) noexcept nogil
 cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* other,
                         const VirtualHost* master) noexcept nogil
 cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Frame* frame,

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from carp_fast.simulate._network cimport (
-    Frame, Learned, MACHINES_MAX, MISSED_MAX, Machine, Missed, Sighting, Slot, World, grown)
+    Frame, Learned, MACHINES_MAX, MISSED_MAX, Machine, Missed, Nic, Sighting, Slot, World, grown)
 from carp_fast.engine._vhid cimport (
     DIALECT_FREEBSD, DIALECT_OPENBSD, DIALECT_UCARP, FASTER_MASTER, LESS_DEMOTED_MASTER,
     PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, REPLAY_OFF, REPLAY_STRICT, SECOND_NS,
@@ -186,7 +186,7 @@ cdef void rule_note_master(Slot* known, const Frame* frame, bint late) noexcept 
         known.theirs = rule_theirs(frame)
 
 
-cdef bint tie_goes_to(const Frame* frame, const VirtualHost* host) noexcept nogil:
+cdef bint tie_goes_to(const Frame* frame, const VirtualHost* host, const Nic* nic) noexcept nogil:
     """Whether the sender precedes: in ucarp the lower source, an IPv4 one by its last octet first.
 
     On a BSD the hearer yields.
@@ -196,23 +196,27 @@ cdef bint tie_goes_to(const Frame* frame, const VirtualHost* host) noexcept nogi
     if host.configured.dialect != DIALECT_UCARP:
         return True
     if frame.family == 6:
-        return memcmp(theirs, host.source6, 16) < 0
+        return memcmp(theirs, nic.source6, 16) < 0
     for i in range(3, -1, -1):
-        if theirs[i] != host.source4[i]:
-            return theirs[i] < host.source4[i]
+        if theirs[i] != nic.source[i]:
+            return theirs[i] < nic.source[i]
     return False
 
 
-cdef bint rule_yields(const Slot* known, const VirtualHost* host, const Frame* frame,
-                      uint8_t reason) noexcept nogil:
-    """Whether a MASTER that hears the frame steps down, for this reason."""
+cdef bint rule_yields(const Slot* known, const VirtualHost* host, const Nic* nic,
+                      const Frame* frame, uint8_t reason) noexcept nogil:
+    """Whether a MASTER that hears the frame steps down, for this reason.
+
+    nic: its own sources, the last ones if they are gone.
+    """
     cdef int demotion = compare_demotion(known, host, frame)
     if reason == LESS_DEMOTED_MASTER:
         return demotion < 0
     if demotion:
         return False
     if reason == TIE_LOST:
-        return rule_theirs(frame) == rule_interval(known, host) and tie_goes_to(frame, host)
+        return rule_theirs(frame) == rule_interval(known, host) and tie_goes_to(
+            frame, host, nic)
     return reason == FASTER_MASTER and rule_theirs(frame) < rule_interval(known, host)
 
 
