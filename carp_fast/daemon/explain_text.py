@@ -120,7 +120,8 @@ DEMOTION_MEANINGS = {
     "address_deadline": "it was MASTER without any address for address_deadline_s; undone after a"
     " minute, or more each time",
     "ordered": "it was ordered",
-    "send_errors": "no advertisement could be sent for an interval; undone after three are",
+    "send_errors": "no advertisement could be sent for an interval; undone after three are, as "
+    "BACKUP after a minute, or more each time",
 }
 
 
@@ -361,7 +362,7 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
     else:
         yield "none"
     if host.undemoted_in_s is not None:
-        yield f"the demotion for its addresses ends in {seconds(host.undemoted_in_s)}"
+        yield f"the demotion by time ends in {seconds(host.undemoted_in_s)}"
     if host.failed_sends and "send_errors" not in reasons:
         yield (
             f"the last {host.failed_sends} advertisements could not be sent: "

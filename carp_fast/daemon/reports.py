@@ -392,7 +392,7 @@ class Reports:
         self._hosts.unsettled.get(report.slot, set()).discard(text)
 
     def _on_undemoted(self, report: reports.Undemoted) -> None:
-        self._log(logging.INFO, report.slot, "no longer demoted for its addresses")
+        self._log(logging.INFO, report.slot, "no longer demoted, tries again")
 
     def _on_secondaries(self, report: reports.SecondariesNotPromoted) -> None:
         """Handles that promote_secondaries was not 1 when we were about to remove an address."""

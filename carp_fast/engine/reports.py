@@ -64,7 +64,9 @@ class SendsRecovered(HostReport, frozen=True, gc=False):
 
 
 class Undemoted(HostReport, frozen=True, gc=False):
-    """The demotion of a virtual host that could not hold its addresses has ended."""
+    """A demotion by time has ended: of a host that could not hold its addresses, or of one that is
+    not MASTER and could not send.
+    """
 
 
 class Reasserted(HostReport, frozen=True, gc=False):

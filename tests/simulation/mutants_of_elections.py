@@ -391,4 +391,8 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        "a BACKUP stays demoted for its sends",
+        (("engine/_upkeep.pyx", "(0 if host.state == MASTER else SEND_DEMOTED)", "0"),),
+    ),
 )

@@ -10,7 +10,7 @@ import pytest
 
 from carp_fast.engine._engine import Engine
 from carp_fast.engine.actions import Advertise, Resign
-from carp_fast.engine.reports import Released, SendsFailing, SendsRecovered
+from carp_fast.engine.reports import Released, SendsFailing, SendsRecovered, Undemoted
 from tests.support.segment import ADDRESS, SECOND_NS, START_NS, Node, advertisement, ip, prepared
 
 TURN_NS = 10_000_000
@@ -228,3 +228,82 @@ def test_what_a_master_owed_is_void_when_it_rises_again() -> None:
     sender.run(0.5)
     assert sender.node.state == "MASTER"
     assert sender.at()[:2] == [0, 1]  # as MASTER, at the next tick
+
+
+# ------------------------------------------------------------- a demoted host that sends nothing
+
+
+def demoted_backup(sender: Sender, counter: int = 1) -> None:
+    """Lets its sends fail for so long that another host takes over."""
+    sender.error = errno.ENETDOWN
+    while not sender.node.engine.host(0).sends_failing:
+        sender.run(0.05)
+    heard(sender, counter)
+    assert sender.node.state == "BACKUP"
+    sender.node.forget()
+
+
+def heard(sender: Sender, counter: int, **carp: Any) -> None:
+    frame = advertisement(source="10.77.0.1", counter=counter, **({"advskew": 100} | carp))
+    assert sender.node.engine.receive(0, frame, sender.now_ns) == "ok"
+    sender.run(0)
+
+
+def keep_backup(sender: Sender, counter: int, seconds: int) -> int:
+    """A master is heard every second; returns the next counter."""
+    for _ in range(seconds):
+        heard(sender, counter)
+        sender.run(1)
+        counter += 1
+    return counter
+
+
+def test_the_demotion_of_a_backup_for_its_sends_ends_after_a_minute_then_later() -> None:
+    sender = Sender(preempt=False)
+    counter = 2
+    for minutes in (1, 2, 4):
+        demoted_backup(sender, counter)
+        fell_ns = sender.now_ns
+        counter = keep_backup(sender, counter + 1, 60 * minutes - 1)
+        assert sender.node.engine.host(0).effective_advskew == 240
+        counter = keep_backup(sender, counter, 2)
+        assert sender.node.engine.host(0).effective_advskew == 0
+        (ended,) = sender.node.reported(Undemoted)
+        assert 0 <= ended.at_ns - fell_ns - 60 * minutes * SECOND_NS <= SECOND_NS // 2
+        while sender.node.state == "BACKUP":
+            sender.run(0.5)
+        # Its first failure shows that nothing has changed.
+        assert len(sender.node.reported(SendsFailing)) == 1
+
+
+def test_an_advertisement_that_is_sent_shortens_the_next_demotion_for_sends() -> None:
+    sender = Sender(preempt=False)
+    demoted_backup(sender, 2)
+    counter = keep_backup(sender, 3, 62)
+    sender.error = 0
+    sender.run(10)
+    assert sender.node.state == "MASTER"
+    demoted_backup(sender, counter)
+    keep_backup(sender, counter + 1, 62)
+    assert sender.node.engine.host(0).effective_advskew == 0
+
+
+def test_the_demotion_of_a_master_for_its_sends_ends_by_sends_alone() -> None:
+    sender = Sender()
+    sender.error = errno.ENETDOWN
+    sender.run(3600)
+    assert sender.node.state == "MASTER"
+    assert sender.node.engine.host(0).sends_failing
+    assert sender.node.reported(Undemoted) == []
+
+
+def test_a_last_advertisement_that_fails_demotes_nobody() -> None:
+    sender = Sender(advbase=0, advskew=64, preempt=False)
+    sender.error = errno.ENOBUFS
+    for counter in range(1, 16):
+        heard(sender, counter, advbase=0, advskew=10)
+        sender.run(0.1)
+    assert sender.node.state == "BACKUP"
+    assert len(sender.attempts) > 50
+    assert sender.node.reported(SendsFailing) == []
+    assert not sender.node.engine.host(0).sends_failing

@@ -156,7 +156,7 @@ def test_demoted_for_a_lost_address() -> None:
         "address_lost: 240 (another program kept removing an address; undone after a minute, or"
         " more each time)",
         "240 in total: advskew 100 becomes 240",
-        "the demotion for its addresses ends in 1m 0s",
+        "the demotion by time ends in 1m 0s",
     ]
     assert (
         "advskew 100 (240 is sent): an advertisement every 1.938 s"
@@ -209,7 +209,8 @@ def test_advertisements_that_are_not_sent() -> None:
             explained(facts | {"failed_sends": 3, "demotion": failing, "effective_advskew": 240})
         )
     ) == [
-        "send_errors: 240 (no advertisement could be sent for an interval; undone after three are)",
+        "send_errors: 240 (no advertisement could be sent for an interval; undone after three are, "
+        "as BACKUP after a minute, or more each time)",
         "240 in total: advskew 100 becomes 240",
     ]
 

@@ -28,7 +28,8 @@ from carp_fast.engine._vhid cimport (
     MASTER, Block, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
     TO_TELL_ADDRESSES, vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_go_on, vhid_interval_ns,
-    vhid_master_down_ns, vhid_same_address, VirtualHost, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED)
+    vhid_master_down_ns, vhid_same_address, VirtualHost, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED,
+    ADDRESS_DEMOTED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -136,7 +137,7 @@ cdef void note_failure(Core* core, uint32_t slot, int error, int64_t now_ns) noe
         host.failing_ns = now_ns
     host.failed_sends = min(host.failed_sends + 1, <uint8_t>255)
     host.good_sends = 0
-    if (host.failed_sends < FAILED_SENDS or host.flags & SEND_DEMOTED
+    if (host.state != MASTER or host.flags & SEND_DEMOTED or host.failed_sends < FAILED_SENDS
             or now_ns - host.failing_ns < vhid_interval_ns(host)):
         return
     host.flags |= SEND_DEMOTED
@@ -210,7 +211,10 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
     else:
         interface.sent += 1
         host.sent += 1
-        host.failed_sends = 0
+        if host.failed_sends:
+            host.failed_sends = 0
+            if not host.flags & ADDRESS_DEMOTED:
+                host.losses = 0
         if host.flags & SEND_DEMOTED:
             note_success(core, slot, now_ns)
     if failures or host.flags & REFUSED_PARTLY:

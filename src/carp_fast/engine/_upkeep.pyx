@@ -21,7 +21,7 @@ from carp_fast.engine._recorder cimport (
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_DEADLINE, ADDRESS_DEMOTED, ASKED, BACKUP, FAILED, FOREIGN, HELD, LOST,
-    LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST, RESIGN_AFTER_REMOVAL, RETIRED, SECOND_NS,
+    LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST, RESIGN_AFTER_REMOVAL, RETIRED, SECOND_NS, SEND_DEMOTED,
     TO_ADVERTISE_LAST, TO_RESIGN, vhid_same_address, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY, wheel_pop
 
@@ -112,10 +112,13 @@ cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
         host.retries = 0
     if there or host.state != MASTER or not host.configured.manage_addresses:
         host.without_ns = 0
-        if host.state == MASTER and not failed:
+        if host.state == MASTER and not failed and not host.failed_sends:
             host.losses = 0
     elif not host.without_ns:
         host.without_ns = now_ns
+    if host.flags & SEND_DEMOTED and host.state != MASTER and not host.demoted_until_ns:
+        demote_for_a_while(host, now_ns)
+        planned = True
     if planned or host.retry_at_ns or host.without_ns:
         engine_plan_upkeep(core, slot, now_ns)
 
@@ -159,13 +162,29 @@ cdef void upkeep_expire(Core* core, int64_t now_ns) noexcept nogil:
         engine_plan_upkeep(core, slot, now_ns)
 
 
+cdef inline void demote_for_a_while(VirtualHost* host, int64_t now_ns) noexcept nogil:
+    """Set the end of a demotion: each in a row lasts twice as long as the last one.
+
+    Otherwise a host that preempts would disturb its virtual host every minute.
+    """
+    host.demoted_until_ns = now_ns + (DEMOTED_NS << host.losses)
+    host.losses = min(host.losses + 1, LOSSES_MAX)
+
+
 cdef void undemote(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """A demotion has lasted long enough; whether sends succeed shows only once it is MASTER.
+
+    One that became MASTER meanwhile, as nobody else did, stays demoted until they do.
+    """
     cdef VirtualHost* host = &core.hosts[slot]
+    cdef uint32_t over = ADDRESS_DEMOTED | (0 if host.state == MASTER else SEND_DEMOTED)
     engine_touch(core, slot, now_ns)
+    host.demoted_until_ns = 0
+    if not host.flags & over:
+        return
     if core.recorder.records != NULL:
         record_output(&core.recorder, RECORD_UNDEMOTED, slot, host.interface, now_ns)
-    host.demoted_until_ns = 0
-    host.flags &= ~<uint32_t>ADDRESS_DEMOTED
+    host.flags &= ~over
     if host.state == MASTER:
         engine_reschedule(core, slot, now_ns)
     if report_begin(core, UNDEMOTED, slot, now_ns) != NULL:
@@ -175,15 +194,13 @@ cdef void undemote(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
 cdef void upkeep_lose(Core* core, uint32_t slot, uint8_t reason, int64_t now_ns) noexcept nogil:
     """Demote a host that cannot hold its addresses for a while, and let a MASTER resign.
 
-    `reason`: ADDRESS_LOST or ADDRESS_DEADLINE. Each time in a row it is demoted for longer;
-    otherwise a host that preempts would lose its addresses' traffic for a deadline every minute.
+    `reason`: ADDRESS_LOST or ADDRESS_DEADLINE.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     if host.state != MASTER:
         return                                      # it has stepped down since
     engine_touch(core, slot, now_ns)
-    host.demoted_until_ns = now_ns + (DEMOTED_NS << host.losses)
-    host.losses = min(host.losses + 1, LOSSES_MAX)
+    demote_for_a_while(host, now_ns)
     host.lost_reason = reason
     host.flags |= ADDRESS_DEMOTED
     engine_event(core, slot, ON_ADDRESS_LOST, reason, now_ns)

@@ -309,11 +309,12 @@ cdef struct VirtualHost:
     uint32_t stranger_ms[2]
     int64_t retry_at_ns         # when a change of an address is tried again; 0: none has failed
     int64_t without_ns          # MASTER without any address since then; 0: it has some
-    int64_t demoted_until_ns    # see ADDRESS_DEMOTED
+    # ADDRESS_DEMOTED; or SEND_DEMOTED, and not MASTER: it sends nothing that could end that
+    int64_t demoted_until_ns
     int64_t leaving_ns          # since when its resignation waits for the removal; 0: it does not
     uint32_t asked              # how many of its addresses are ASKED
     uint16_t generation         # of what its addresses should be; see engine_redirect
-    uint8_t losses              # in a row; each demotes it for longer
+    uint8_t losses              # of addresses or sends, in a row; each demotes it for longer
     uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE
     int64_t failing_ns          # when the first of failed_sends failed
     uint32_t announce_from      # the frame with which its refused announcement goes on

@@ -74,12 +74,18 @@ cdef void on_loss(World* world, Machine* machine, const Report* report) noexcept
 
 
 cdef void on_undemoted(World* world, Machine* machine, const Report* report) noexcept nogil:
-    """The demotion for its addresses ended: at the earliest a minute after it gave up."""
+    """A demotion by time ended: at the earliest a minute after the host gave up its addresses, or
+    stepped down, unable to send.
+    """
     cdef Slot* known = &machine.slots[report.slot]
-    if not known.lost_at_ns or report.at_ns - known.lost_at_ns < LEAST_DEMOTED_NS:
+    cdef int64_t since_ns = known.lost_at_ns
+    if known.muted_ns and (not since_ns or known.muted_ns < since_ns):
+        since_ns = known.muted_ns
+    if not since_ns or report.at_ns - since_ns < LEAST_DEMOTED_NS:
         broken(world, CHANGED_WITHOUT_CAUSE, machine_number(world, machine), report.slot,
-               report.at_ns - known.lost_at_ns)
-    known.lost_at_ns, known.priority_ns = 0, report.at_ns
+               report.at_ns - since_ns)
+    known.pardoned |= known.muted_ns != 0
+    known.lost_at_ns, known.muted_ns, known.priority_ns = 0, 0, report.at_ns
     world.slot_disturbed_ns[report.slot] = world.now_ns
 
 

@@ -30,10 +30,9 @@ from carp_fast.simulate._rules cimport (
     rule_silence_until_ns, rule_may_preempt, rule_more_demoted, rule_replaces, rule_replay,
     rule_resigns, rule_yields)
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEMOTED, BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT, IN_USE, LESS_DEMOTED_MASTER,
-    MASTER, MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW, NO_SOURCE, PREEMPTED,
-    RESIGNED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns,
-    vhid_master_down_ns)
+    BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT, IN_USE, LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED,
+    MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW, NO_SOURCE, PREEMPTED, RESIGNED, SECOND_NS,
+    SEND_DEMOTED, SILENT_4, SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport BAD_DESTINATION, LOOP, REPLAY, Verdict
 
@@ -280,6 +279,8 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
                                      machine.cause, report.reason):
         broken(world, YIELDED_WRONGLY, number, slot, report.reason)
     rule_fell(known, host, report.at_ns)
+    if host.flags & SEND_DEMOTED and not known.muted_ns:
+        known.muted_ns = report.at_ns
     if report.reason == TIE_LOST:
         known.ties += 1
         known.lost_tie = True
@@ -502,7 +503,7 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
         # An address may still be tried again; a host that gave up for one is faster after that.
         if host.retry_at_ns or host.without_ns:
             recovering = True
-        if host.flags & ADDRESS_DEMOTED:
+        if host.demoted_until_ns:
             since_ns = max(since_ns, host.demoted_until_ns - world.machines[number].origin_ns)
         # Three advertisements after its sends succeed again it is faster: another election.
         if host.state == MASTER and host.flags & SEND_DEMOTED:

@@ -222,6 +222,8 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint8_t keeper[2]           # by family, plus 1: the machine heard last; 255: a strange source
     uint8_t keeper_source[2][16]
     uint8_t state               # as last reported
+    uint8_t pardoned            # ... which is over, and no send has succeeded since
+    int64_t muted_ns            # when it stepped down, demoted for its sends; 0: no, or it is over
     int64_t lost_at_ns          # when it gave up for its addresses; 0: not, or it is over
     uint8_t key
     uint8_t owes_last           # may send one more advertisement after yielding to a faster one

@@ -59,7 +59,8 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         known.owes_last = known.owed_resignation = False
     elif is_late(world, machine, slot, now_ns):
         broken(world, SENT_LATE, number, slot, now_ns - known.sent_ns)
-    if (known.failures > FAILURES and not host.flags & SEND_DEMOTED
+    if (known.failures > FAILURES and not known.pardoned and not host.flags & SEND_DEMOTED
+            and known.failing_ns > known.rose_ns and host.state == MASTER
             and known.sent_ns - known.failing_ns > rule_interval_ns(known, host)):
         broken(world, DEMOTED_WRONGLY, number, slot, known.sent_ns - known.failing_ns)
     known.sent_ns, known.sent_every_ns = now_ns, rule_interval_ns(known, host)
@@ -91,7 +92,7 @@ cdef void on_sent(World* world, Machine* machine, uint32_t slot, bint sent,
         known.owes_resignation |= known.owed_resignation
         known.owes_last |= not known.owed_resignation
     if sent:
-        known.failures = 0
+        known.failures = known.pardoned = 0
         return
     if known.failures == 0:
         known.failing_ns = known.sent_ns
@@ -104,8 +105,9 @@ cdef void on_sends(World* world, Machine* machine, const Report* report) noexcep
     """A host is demoted for its sends, or no longer."""
     cdef Slot* known = &machine.slots[report.slot]
     cdef int64_t failing_ns = report.at_ns - known.failing_ns
-    if report.kind == SENDS_FAILING and (known.failures < FAILURES or failing_ns < (
-            <int64_t>known.right.configured.advbase * SECOND_NS)):
+    cdef bint proven = known.pardoned or (known.failures >= FAILURES and failing_ns >= (
+        <int64_t>known.right.configured.advbase * SECOND_NS))
+    if report.kind == SENDS_FAILING and not proven:
         broken(world, DEMOTED_WRONGLY, machine_number(world, machine), report.slot, failing_ns)
     elif report.kind == SENDS_RECOVERED and known.failures:
         broken(world, DEMOTED_WRONGLY, machine_number(world, machine), report.slot, failing_ns)

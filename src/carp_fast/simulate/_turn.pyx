@@ -121,7 +121,8 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
     slot.leaving_ns = 0
     slot.demotion = slot.theirs = slot.ties = 0
     slot.barred = False
-    slot.lost_at_ns = 0
+    slot.lost_at_ns = slot.muted_ns = 0
+    slot.pardoned = False
     memset(slot.family_at_ns, 0, sizeof(slot.family_at_ns))
     memset(slot.keeper, 0, sizeof(slot.keeper))
     memset(slot.learned, 0, sizeof(slot.learned))
