@@ -268,12 +268,26 @@ class Player:
             if deadline_ns is None:
                 return
             due_ns = max(deadline_ns - self.scenario.start_ns, self.back_ns)
-            if due_ns + late_ns > until_ns:
+            if due_ns + late_ns > until_ns or (late_ns and not self._is_late(until_ns - late_ns)):
                 return
             # The deadline may be a lower bound: what the last input caused does not precede it.
             now_ns = max(due_ns, self.given_ns)
             self.engine.expire(self._clock(now_ns))
             self.carry_out(now_ns)
+
+    def _is_late(self, until_ns: int) -> bool:
+        """Whether a host's own time is over since `until_ns`: the engine's may be a lower bound."""
+        until_ns = self._clock(until_ns)
+        for slot in self.slots.values():
+            try:
+                host = self.engine.host(slot)
+            except IndexError:
+                continue  # not added yet
+            without_ns = host.without_ns and host.without_ns + host.address_deadline_ns
+            own = (host.deadline_ns, host.retry_at_ns, host.demoted_until_ns, without_ns)
+            if any(0 < at_ns <= until_ns for at_ns in own):
+                return True
+        return False
 
     def give(self, line: Line) -> None:
         """Carries out one input of the transcript. Raises ScenarioError naming the line."""
