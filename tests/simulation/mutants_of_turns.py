@@ -133,8 +133,7 @@ MUTANTS = (
         (
             (
                 "pump/_turn.pyx",
-                "if (host.block != at.block or host.state != MASTER\n"
-                "                or not host.flags & ANNOUNCING):",
+                "if host.block != at.block or host.state != MASTER or not host.flags & ANNOUNCING:",
                 "if host.block != at.block:",
             ),
         ),

@@ -87,7 +87,16 @@ def test_a_counter_before_the_end_stays_behind_after_a_checkpoint_too() -> None:
     before = Node("10.77.0.2", counter=END - 3)
     before.run(START_NS + 2 * DOWN_NS)
     state = before.engine.checkpoint(0, START_NS + 2 * DOWN_NS)["state"]
-    assert "turned" in state["flags"]
+    after = Node("10.77.0.2", counter=END - 3)
+    after.engine.assume(0, state, START_NS + 2 * DOWN_NS)
+    assert hear(after, END - 1, START_NS + 2 * DOWN_NS, advskew=200) == "ok"
+    assert after.engine.host(0).counter < 20
+
+
+def test_a_host_that_begins_past_the_end_does_not_go_back_before_it() -> None:
+    node = Node("10.77.0.2", counter=5)
+    assert hear(node, END - 1, START_NS, advskew=200) == "ok"
+    assert node.engine.host(0).counter == 5
 
 
 def test_our_own_come_back_as_a_loop_past_the_end() -> None:

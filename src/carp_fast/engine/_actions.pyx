@@ -27,7 +27,7 @@ from carp_fast.engine._vhid cimport (
     Address, ANNOUNCING, ASKED, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST, LOST_WITH_OURS,
     MASTER, Block, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
     TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_go_on, vhid_interval_ns,
+    TO_TELL_ADDRESSES, vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_interval_ns,
     vhid_master_down_ns, vhid_same_address, VirtualHost, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED,
     ADDRESS_DEMOTED)
 from carp_fast.engine._wheel cimport NOBODY
@@ -54,7 +54,7 @@ cdef int64_t OWED_NS = 2000000000
 
 cdef uint64_t next_counter(VirtualHost* host) noexcept nogil:
     """The counter of the next advertisement; advertisement_sent() stores it."""
-    vhid_go_on(host, host.counter + 1)
+    host.counter += 1
     return host.counter
 
 

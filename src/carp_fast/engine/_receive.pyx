@@ -20,8 +20,8 @@ from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS, INIT, MASTER,
     Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6, Source, SOURCES, TO_ADVERTISE,
-    vhid_any_mac, vhid_duplicate_over, vhid_foresee, vhid_go_on, vhid_goes_on, vhid_interval_ns,
-    vhid_is_ahead, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order,
+    vhid_any_mac, vhid_duplicate_over, vhid_foresee, vhid_goes_on, vhid_interval_ns,
+    vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order,
     vhid_silence_ns, vhid_source, vhid_stranger_ms, vhid_virtual_mac, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
@@ -525,8 +525,8 @@ cdef Verdict on_echo(Core* core, uint32_t slot, const Advertisement* heard,
     core.interfaces[host.interface].heard += 1
     host.heard += 1
     memcpy(&theirs, heard.source_mac, 6)                # clones of a machine may have the same seed
-    vhid_go_on(host, host.counter + random_mixed(
-        (core.seed + slot + theirs) * 0x9e3779b97f4a7c15U + <uint64_t>arrived_ns) % LEAP)
+    host.counter += random_mixed(
+        (core.seed + slot + theirs) * 0x9e3779b97f4a7c15U + <uint64_t>arrived_ns) % LEAP
     return VERDICT_OK
 
 
@@ -583,8 +583,8 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
         engine_end_duplicate(core, slot, arrived_ns)
     core.interfaces[host.interface].heard += 1
     host.heard += 1
-    if vhid_is_ahead(host, heard.counter):
-        vhid_go_on(host, heard.counter)             # ours continue above any that was heard
+    if counter_above(heard.counter, host.counter):
+        host.counter = heard.counter                # ours continue above any that was heard
     note_family(core, slot, heard.family, arrived_ns)
     event = vhid_judge(host, heard, own, arrived_ns)
     memcpy(source.mac, heard.source_mac, 6)

@@ -17,7 +17,7 @@ from carp_fast.engine._vhid cimport (
     FOREIGN, HELD, INTERFACE_MAC, LEAVING, LOST, LOST_WITH_OURS, MASTER_LEAVES, OWN_MAC, PRECEDED,
     REPEATING, RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source,
     SOURCE6_MISSING, SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
-    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, TURNED, vhid_jitter_ns,
+    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_jitter_ns,
     vhid_source, VirtualHost, MASTER_RESIGNS, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement
@@ -48,7 +48,7 @@ FLAG_WORDS = {
     "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6,
     "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED,
     "address_demoted": ADDRESS_DEMOTED, "barred": BARRED,
-    "duplicate": DUPLICATE, "turned": TURNED, "refused_partly": REFUSED_PARTLY,
+    "duplicate": DUPLICATE, "refused_partly": REFUSED_PARTLY,
     "unannounced": UNANNOUNCED, "unsourced": UNSOURCED}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,

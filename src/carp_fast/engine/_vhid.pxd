@@ -115,7 +115,6 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     BARRED = 8192               # another process of this machine has it
     DUPLICATE = 16384           # another host advertises from our source, see duplicate_ms
     ADDRESS_DEMOTED = 32768     # its addresses could not be held lately
-    TURNED = 65536              # its counters went past 2^64
     MASTER_RESIGNS = 131072     # MASTER_LEAVES, and with 255/255; otherwise it is too slow for us
     REFUSED_PARTLY = 262144     # some frames of its last advertisement were, and it is sent again
     UNANNOUNCED = 524288        # a frame of the announcement under way could not be sent
@@ -379,8 +378,6 @@ cdef void vhid_tied(VirtualHost* host, uint64_t random) noexcept nogil
 cdef void vhid_forget_ties(VirtualHost* host) noexcept nogil
 cdef int64_t vhid_stranger_ms(const VirtualHost* host, const Advertisement* heard,
                               int64_t arrived_ns) noexcept nogil
-cdef void vhid_go_on(VirtualHost* host, uint64_t counter) noexcept nogil
-cdef bint vhid_is_ahead(const VirtualHost* host, uint64_t counter) noexcept nogil
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil
 cdef bint vhid_duplicate_over(const VirtualHost* host, int64_t now_ns) noexcept nogil
 cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil

@@ -202,22 +202,6 @@ cdef bint vhid_proves_order(const VirtualHost* host, Source* source,
     return source.refusals >= REFUSALS and host.configured.replay != REPLAY_STRICT
 
 
-cdef void vhid_go_on(VirtualHost* host, uint64_t counter) noexcept nogil:
-    """Set the counter that ours go on above."""
-    if counter < host.counter:
-        host.flags |= TURNED
-    host.counter = counter
-
-
-cdef bint vhid_is_ahead(const VirtualHost* host, uint64_t counter) noexcept nogil:
-    """Whether ours have to go on above this counter, which was heard.
-
-    Once ours went past 2^64, those from before are behind, however far.
-    """
-    return counter_above(counter, host.counter) or (
-        counter > host.counter and not host.flags & TURNED)
-
-
 cdef inline int64_t jitter_part_ns(const VirtualHost* host) noexcept nogil:
     """A part of the jitter's range: a quarter interval, doubled by each tie, at most all of it."""
     cdef int64_t range_ns = vhid_interval_ns(host)
