@@ -197,9 +197,12 @@ class Writer:
         self._just_begun: int | None = None
         self._changes: dict[int, dict[str, list[str]]] = {}
         self._answers: dict[tuple[int, str], int] = {}
+        self._room: dict[str, list[str]] = {}  # by mark: lines to be written in its place
+        self._asks_from: dict[int, str] = {}  # by slot: the mark after its last answers
         self._find_begins(copy.records)
         for index, record in enumerate(copy.records):
             self._write(index, record)
+        self._fill_rooms()
 
     def _find_begins(self, records: Sequence[_Record]) -> None:
         for index, (kind, _, slot, _, fields) in enumerate(records):
@@ -284,6 +287,7 @@ class Writer:
             at_ns -= TICK_NS
         self._write_interface(at_ns, interface, fields["interface"], self._before_turn)
         self._before_turn(at_ns, f"{self.names[slot]} begin")
+        self._before_turn(at_ns, self._leave_room(slot))
         self._begun.add(slot)
         self._just_begun = slot
         self.used.add(interface)
@@ -385,15 +389,35 @@ class Writer:
         self._output(at_ns, slot, " ".join(fields))
 
     def _answer(self, slot: int, what: str, error: int) -> None:
-        """Writes a changed answer of the kernel, before the turn in which it came."""
-        if self._answers.get((slot, what), 0) != error:
-            self._take_turn()
-            self._answers[slot, what] = error
-            at_ns = self.lines[self._turn_line][0] if self._turn_line else self.lines[0][0]
-            word = errno.errorcode.get(error, f"E{error}") if error else "ok"
-            line = (at_ns, f"{self.names[slot]} kernel {what} {word}")
-            self.lines.insert(self._turn_line, line)
-            self._turn_line += 1
+        """Writes a changed answer of the kernel, before the turn in which it was asked for.
+
+        For an advertisement that is the turn of the answer. The answer about an address may come
+        in a later one; the host asked for it after its last answers.
+        """
+        if self._answers.get((slot, what), 0) == error:
+            return
+        self._take_turn()
+        self._answers[slot, what] = error
+        word = errno.errorcode.get(error, f"E{error}") if error else "ok"
+        text = f"{self.names[slot]} kernel {what} {word}"
+        if what != "sends":
+            self._room[self._asks_from[slot]].append(text)
+            return
+        at_ns = self.lines[self._turn_line][0] if self._turn_line else self.lines[0][0]
+        self.lines.insert(self._turn_line, (at_ns, text))
+        self._turn_line += 1
+
+    def _leave_room(self, slot: int) -> str:
+        """A line in whose place the next answers about the host's addresses are written."""
+        mark = f"\0{len(self._room)}"
+        self._room[mark] = []
+        self._asks_from[slot] = mark
+        return mark
+
+    def _fill_rooms(self) -> None:
+        self.lines = [
+            (at_ns, line) for at_ns, text in self.lines for line in self._room.get(text, [text])
+        ]
 
     def _undemoted(self, at_ns: int, slot: int, fields: Any) -> None:
         self._output(at_ns, slot, "UNDEMOTED")
@@ -421,6 +445,7 @@ class Writer:
         for word in ("REMOVE_ADDRESSES", "ADD_ADDRESSES"):
             if word in changes:
                 self._output(at_ns, slot, f"{word} {' '.join(changes[word])}")
+        self.lines.append((at_ns, self._leave_room(slot)))
 
     def _announced(self, at_ns: int, slot: int, fields: Any) -> None:
         host = self.hosts[slot].host
