@@ -345,8 +345,14 @@ CONTRACT: dict[str, dict[str, tuple[type | None, ...]]] = {
         "heard_ago_s": (float, int),
     },
 }
-INTERFACE_COUNTERS = {"announcements_paced"}
-HOST_COUNTERS = {"addresses_restored", "duplicate_source", "counter_reset", "family_silent"}
+INTERFACE_COUNTERS = {"announcements_paced", "announcement_errors"}
+HOST_COUNTERS = {
+    "addresses_restored",
+    "announcement_errors",
+    "counter_reset",
+    "duplicate_source",
+    "family_silent",
+}
 ADDITIONS = {
     "daemon": {"pump"},
     "virtual_host": {"addresses_held", "address_problems", "in_use_by", "peers", "warnings"},

@@ -150,7 +150,7 @@ def test_check_compares_sources_peers_and_names_with_the_host(
     ]
     path = write_configuration(tmp_path, "a", tables)
     checked = host.run([sys.executable, "-m", "carp_fast", "check", "-c", path])
-    told = [line.partition("): ")[2] for line in checked.stderr.splitlines()]
+    told = [line.partition("]: ")[2] for line in checked.stderr.splitlines()]
     peer = f'peers = "{host.address(1)}": is an address of this host, which does not hear itself'
     assert told == [
         f"{peer}; allowed: other hosts",
