@@ -196,8 +196,10 @@ def judged(packet: Packet, interface: int, hosts: Iterable[Known], now_ns: int) 
 
 def is_for(packet: Packet, host: Known) -> bool:
     if packet.unicast:
-        return packet.destination == host.sources.get(packet.family) and (
-            packet.source in host.peers
+        return (
+            any(packet.destination)
+            and packet.destination == host.sources.get(packet.family)
+            and packet.source in host.peers
         )
     return packet.destination in host.groups
 

@@ -84,7 +84,12 @@ cdef inline bint takes_destination(const VirtualHost* host,
 
 cdef inline bint is_addressed(const VirtualHost* host,
                               const Advertisement* heard) noexcept nogil:
-    """Whether a unicast is addressed to the address that the host advertises from."""
+    """Whether a unicast is addressed to the address that the host advertises from, if any."""
+    cdef uint8_t[16] nowhere
+    cdef uint32_t size = 4 if heard.family == 4 else 16
+    memset(nowhere, 0, size)
+    if memcmp(nowhere, heard.destination, size) == 0:
+        return False                                # a host without a source has zeros
     if heard.family == 4:
         return memcmp(host.source4, heard.destination, 4) == 0
     return memcmp(host.source6, heard.destination, 16) == 0
