@@ -148,6 +148,7 @@ def short_queue(run: Run) -> None:
     """The master's network queue is slow and short: part of each burst is dropped."""
     with World(run, count=100 if run.program == "ucarp" else 255) as world:
         world.start_pair()
+        world.limits.late_s = 0.25  # a burst of 255 takes 0.1 s at this rate, and waits for room
         began_ns = time.time_ns()
         burst = "rate 2mbit burst 5kb limit 10kb"
         try:

@@ -181,16 +181,20 @@ class ControlWorld:
         for number in list(self.clients):
             self.clients[number].wait(end_at)
             self.leave(number)
+        self.wait_until_left()  # a busy daemon notices a moment later that they left
         self.fill()
+        self.wait_until_left()
+        faults = self.served.faults()
+        if faults:
+            raise Failure("the log tells of a fault: " + "\n".join(faults[-40:]))
+        self.served.settled = True
+
+    def wait_until_left(self) -> None:
         try:
             wait_for(self.is_as_before, DEADLINE_S, "as many descriptors as before")
         except LabTimeout as error:
             now = self.served.open_descriptors()
             raise Failure(f"descriptors stay: {now}, not {self.served.descriptors}") from error
-        faults = self.served.faults()
-        if faults:
-            raise Failure("the log tells of a fault: " + "\n".join(faults[-40:]))
-        self.served.settled = True
 
     def is_as_before(self) -> bool:
         return self.served.open_descriptors() <= self.served.descriptors

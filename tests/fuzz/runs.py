@@ -172,7 +172,8 @@ def shrunk(fuzzer: Fuzzer, case: Case) -> Case:
     """
     again = play(fuzzer, case)
     if kind(again) != kind(case.failure):
-        raise Failure(f"not the same when it is played again: {again or 'no failure'}")
+        again = again or "no failure"
+        raise Failure(f"{case.failure} (not the same when it is played again: {again})")
     end_at = time.monotonic() + fuzzer.shrinking_s
     return shrink(case, lambda fewer: play(fuzzer, fewer), lambda: time.monotonic() >= end_at)
 

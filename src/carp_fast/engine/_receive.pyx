@@ -21,7 +21,7 @@ from carp_fast.engine._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS, INIT, MASTER,
     Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6, Source, SOURCES, TO_ADVERTISE,
     vhid_any_mac, vhid_duplicate_over, vhid_foresee, vhid_goes_on, vhid_interval_ns,
-    vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order,
+    vhid_is_addressed, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order,
     vhid_silence_ns, vhid_source, vhid_stranger_ms, vhid_virtual_mac, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
@@ -71,7 +71,7 @@ cdef inline bint takes_destination(const VirtualHost* host,
     cdef uint32_t i
     cdef const Output* output
     if heard.unicast:
-        return is_addressed(host, heard) and lists_source(host, heard)
+        return vhid_is_addressed(host, heard) and lists_source(host, heard)
     if heard.family == 4 and memcmp(host.destination4, heard.destination, 4) == 0:
         return True
     for i in range(host.block.output_count):
@@ -80,19 +80,6 @@ cdef inline bint takes_destination(const VirtualHost* host,
                 and memcmp(output.destination, heard.destination, 16) == 0):
             return True
     return False
-
-
-cdef inline bint is_addressed(const VirtualHost* host,
-                              const Advertisement* heard) noexcept nogil:
-    """Whether a unicast is addressed to the address that the host advertises from, if any."""
-    cdef uint8_t[16] nowhere
-    cdef uint32_t size = 4 if heard.family == 4 else 16
-    memset(nowhere, 0, size)
-    if memcmp(nowhere, heard.destination, size) == 0:
-        return False                                # a host without a source has zeros
-    if heard.family == 4:
-        return memcmp(host.source4, heard.destination, 4) == 0
-    return memcmp(host.source6, heard.destination, 16) == 0
 
 
 cdef bint lists_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil:

@@ -380,6 +380,7 @@ cdef int64_t vhid_stranger_ms(const VirtualHost* host, const Advertisement* hear
                               int64_t arrived_ns) noexcept nogil
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil
 cdef bint vhid_duplicate_over(const VirtualHost* host, int64_t now_ns) noexcept nogil
+cdef bint vhid_is_addressed(const VirtualHost* host, const Advertisement* heard) noexcept nogil
 cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil
 cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil
 cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,

@@ -245,6 +245,18 @@ cdef bint vhid_duplicate_over(const VirtualHost* host, int64_t now_ns) noexcept 
             and silent_ms * <int64_t>1000000 > DUPLICATE_ENDS * vhid_master_down_ns(host))
 
 
+cdef bint vhid_is_addressed(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
+    """Whether a unicast is addressed to the address that the host advertises from, if any."""
+    cdef uint8_t[16] nowhere
+    cdef uint32_t size = 4 if heard.family == 4 else 16
+    memset(nowhere, 0, size)
+    if memcmp(nowhere, heard.destination, size) == 0:
+        return False                                # a host without a source has zeros
+    if heard.family == 4:
+        return memcmp(host.source4, heard.destination, 4) == 0
+    return memcmp(host.source6, heard.destination, 16) == 0
+
+
 cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil:
     """Whether this is a MAC: a raw socket has none, and leaves zeros in its place."""
     return mac[0] or mac[1] or mac[2] or mac[3] or mac[4] or mac[5]
