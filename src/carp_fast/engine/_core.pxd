@@ -163,6 +163,7 @@ cdef struct Core:
     uint64_t seed                   # of the jitter after a tie that all hosts may have lost
     Absences absences               # silence during these proves nothing
     int64_t flush_mark
+    int64_t taken_ns                # when the frames being received were read, maybe much later
     Wheel wheel
     Queue advertise_first           # hosts with an interval below a second
     Wheel upkeep                    # of addresses: retries, deadlines, demotions

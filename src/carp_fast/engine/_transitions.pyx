@@ -142,7 +142,8 @@ cdef void change_addresses(Core* core, uint32_t slot, uint32_t effects,
         host.flags |= vhid.RESIGN_AFTER_REMOVAL
         host.leaving_ns = now_ns
     elif effects & vhid.ADD_ADDRESSES and host.configured.manage_addresses and not host.held:
-        host.without_ns = now_ns
+        # A frame may have come while the process was stopped: nobody could add them then.
+        host.without_ns = max(now_ns, core.taken_ns)
     for i in range(host.block.address_count):           # tried again
         host.block.addresses[i].flags &= ~<uint32_t>(
             vhid.FOREIGN | vhid.LOST | vhid.LOST_WITH_OURS)

@@ -148,6 +148,7 @@ cdef int take_in(Turn* turn, uint32_t which) noexcept nogil:
     for i in range(intake.count):
         intake.frames[i].arrived_ns = arrived_at(receiver, intake.frames[i].arrived_ns,
                                                  intake.taken_ns)
+    turn.core.taken_ns = intake.taken_ns
     good = engine_receive_many(turn.core, intake.frames, intake.count,
                                turn.environment.onlooker, turn.where)
     if good and receiver.lane == LANE_COMMON and turn.lanes.sorting:
@@ -335,9 +336,7 @@ cdef void send_advertisements(Turn* turn) noexcept nogil:
 
 
 cdef uint32_t put_changes(Turn* turn, uint32_t room, uint32_t* ended) noexcept nogil:
-    """Fill a batch with `room` address changes at most: how many; `ended`: of how many hosts the
-    last ones.
-    """
+    """Fill a batch with `room` changes at most: how many; `ended`: hosts that have no more."""
     cdef Core* core = turn.core
     cdef Progress* at = &turn.changing
     cdef AddressChange* change
