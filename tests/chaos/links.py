@@ -187,20 +187,25 @@ def three_hosts_resigned(run: Run) -> None:
         world.settle("b")
 
 
+def taken_over_and_given_back(run: Run, world: World) -> None:
+    """The master is killed, its backup takes every virtual host over, and it comes back."""
+    killed_ns = world.kill("a")
+    world.settle("b")
+    run.figure("silence", world.silence_s(), "s")
+    evidence = world.evidence(killed_ns)
+    held = [evidence.holds(key, "b")[0][0] for key in world.keys]
+    run.figure("b holds all after", (max(held) - killed_ns) / 1e9, "s")
+    world.start("a")
+    world.settle("a")
+
+
 @case()
 def mass(run: Run) -> None:
     """1,020 virtual hosts on four segments: the master is killed, and started again."""
     with World(run, segments=MASS_SEGMENTS, count=MASS_COUNT) as world:
         world.start_pair(preempt=True)
         world.limits.take_overs = 2
-        killed_ns = world.kill("a")
-        world.settle("b")
-        run.figure("silence", world.silence_s(), "s")
-        evidence = world.evidence(killed_ns)
-        held = [evidence.holds(key, "b")[0][0] for key in world.keys]
-        run.figure("b holds all after", (max(held) - killed_ns) / 1e9, "s")
-        world.start("a")
-        world.settle("a")
+        taken_over_and_given_back(run, world)
 
 
 @case()
@@ -213,14 +218,7 @@ def mass_ipv6(run: Run) -> None:
         world.limits.not_held_s = world.limits.held_alone_s = 3.0
         world.limits.two_hold_s = 3.0
         world.limits.nobody_holds_s = world.tempo.master_down_s("b") + 3.5
-        killed_ns = world.kill("a")
-        world.settle("b")
-        run.figure("silence", world.silence_s(), "s")
-        evidence = world.evidence(killed_ns)
-        held = [evidence.holds(key, "b")[0][0] for key in world.keys]
-        run.figure("b holds all after", (max(held) - killed_ns) / 1e9, "s")
-        world.start("a")
-        world.settle("a")
+        taken_over_and_given_back(run, world)
 
 
 @case()
