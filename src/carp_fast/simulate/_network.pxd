@@ -253,6 +253,7 @@ cdef struct KernelRequest:      # an address to change, or an interface to look 
     uint32_t parts
 
 cdef struct Missed:             # a time in which a machine could not hear
+    int64_t since_ns            # of frames that it dropped: when the first one was
     int64_t until_ns
     int64_t length_ns           # 0: it dropped a frame
     int64_t clock_ns            # ... the part of that on its CLOCK_MONOTONIC
@@ -444,6 +445,6 @@ cdef void note_disturbed(World* world, int64_t until_ns) noexcept nogil
 cdef void frame_arrives(World* world, uint32_t machine, uint32_t which) noexcept nogil
 cdef void trace_stall(World* world, Machine* machine, uint32_t drops, int64_t gap_ns) noexcept nogil
 cdef int64_t longest_delay_ns(const World* world, uint32_t slot) noexcept nogil
-cdef void note_missed(Machine* machine, int64_t until_ns, int64_t length_ns,
+cdef void note_missed(Machine* machine, int64_t since_ns, int64_t until_ns, int64_t length_ns,
                       int64_t clock_ns) noexcept nogil
 cdef bint nic_works(const Machine* machine, uint32_t segment) noexcept nogil

@@ -168,7 +168,7 @@ cdef void trace_stall(World* world, Machine* machine, uint32_t drops,
           <uint32_t>(gap_ns // 1000000))
 
 
-cdef void note_missed(Machine* machine, int64_t until_ns, int64_t length_ns,
+cdef void note_missed(Machine* machine, int64_t since_ns, int64_t until_ns, int64_t length_ns,
                       int64_t clock_ns) noexcept nogil:
     """Note that the machine could not hear until then; consecutive drops are merged."""
     cdef Missed* last = &machine.missed[(machine.missed_count - 1) % MISSED_MAX]
@@ -176,7 +176,8 @@ cdef void note_missed(Machine* machine, int64_t until_ns, int64_t length_ns,
         last.until_ns = max(last.until_ns, until_ns)
         return
     last = &machine.missed[machine.missed_count % MISSED_MAX]
-    last.until_ns, last.length_ns, last.clock_ns = until_ns, length_ns, clock_ns
+    last.since_ns, last.until_ns = since_ns, until_ns
+    last.length_ns, last.clock_ns = length_ns, clock_ns
     machine.missed_count += 1
 
 
@@ -516,8 +517,8 @@ cdef void note_drop(World* world, Machine* machine, bint known, bint missed) noe
         since_ns = now_ns - machine.nobody_since_ns
     if missed and since_ns < UNPROVEN_NS - UNPROVEN_SLACK_NS:
         # The turn that finds the drop counts from its beginning.
-        note_missed(machine, machine.turn.begun_ns if machine.turn.phase != BETWEEN else now_ns,
-                    0, 0)
+        note_missed(machine, now_ns,
+                    machine.turn.begun_ns if machine.turn.phase != BETWEEN else now_ns, 0, 0)
         machine.away_ns = world.now_ns
     if since_ns < UNPROVEN_NS + PAUSED_MAX_NS:
         note_disturbed(world, world.now_ns)

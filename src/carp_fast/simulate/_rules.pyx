@@ -250,18 +250,21 @@ cdef int64_t rule_silence_until_ns(const Machine* machine, const Slot* known,
 
     The time missed since, in absences longer than its interval, is added; after that, and after
     each frame that its socket dropped, it listens for two intervals of that master, or for a whole
-    master-down time if it was away for as long as that.
+    master-down time if it was away for as long as that. What was dropped after the end of its wait
+    proves nothing about the wait, which may be judged later.
     """
     cdef int64_t down_ns = rule_least_master_down_ns(known), until_ns = heard_ns + down_ns
     cdef int64_t interval_ns = longest_interval_ns(known, host, heard_ns)
     cdef int64_t listen_ns = down_ns, away_ns = 0
     cdef const Missed* missed
-    cdef uint32_t i
+    cdef uint32_t i, count = min(machine.missed_count, <uint32_t>MISSED_MAX)
     if known.theirs:
         listen_ns = min(down_ns, 2 * <int64_t>known.theirs * SECOND_NS // 256)
-    for i in range(min(machine.missed_count, <uint32_t>MISSED_MAX)):
-        missed = &machine.missed[i]
+    for i in range(machine.missed_count - count, machine.missed_count):
+        missed = &machine.missed[i % MISSED_MAX]
         if missed.until_ns <= heard_ns or 0 < missed.length_ns <= interval_ns + TICKS_NS:
+            continue
+        if missed.length_ns == 0 and missed.since_ns > max(until_ns, heard_ns + down_ns + away_ns):
             continue
         away_ns += missed.clock_ns
         until_ns = max(until_ns, missed.until_ns + (
@@ -349,18 +352,20 @@ cdef Knowledge knows(const Slot* known, const VirtualHost* host, uint64_t counte
     """The host's knowledge of a counter.
 
     A host remembers ranges: counters between two that it has seen may count as seen. It need not
-    report the last half of a master-down time, nor remember more than three sequences.
+    report the last half of a master-down time, nor remember more than three sequences. A demotion
+    lengthens that time, but not for what it had forgotten by the shorter one.
     """
     cdef uint32_t i
     cdef const Sighting* seen
     cdef Knowledge knowledge = NEW
     cdef int64_t down_ns = vhid_master_down_ns(host), age_ns
+    cdef int64_t lately_ns = 2 * rule_least_master_down_ns(known) - UNTOLD_NS
     cdef bint passed_over = False                       # a higher one was seen long ago
     for i in range(known.sighting_count):
         seen = &known.sightings[i]
         age_ns = at_ns - seen.at_ns
         if seen.counter == counter:
-            if age_ns < 2 * down_ns - UNTOLD_NS:
+            if age_ns < lately_ns:
                 knowledge = KNOWN_LATELY if seen.in_order else SEEN_LATELY
             elif (seen.in_order and age_ns > 3 * down_ns + UNTOLD_NS
                   and known.sequences < SEQUENCES):
@@ -368,7 +373,7 @@ cdef Knowledge knows(const Slot* known, const VirtualHost* host, uint64_t counte
             else:
                 return MAYBE_KNOWN
         elif seen.counter - counter <= A_GAP or counter - seen.counter <= A_GAP:
-            passed_over |= rule_follows(seen.counter, counter) and age_ns >= 2 * down_ns - UNTOLD_NS
+            passed_over |= rule_follows(seen.counter, counter) and age_ns >= lately_ns
             if knowledge == NEW:
                 knowledge = MAYBE_KNOWN
     return MAYBE_KNOWN if passed_over else knowledge

@@ -99,14 +99,15 @@ cdef void pause(World* world, Machine* machine, uint8_t kind) noexcept nogil:
 
 
 cdef void resume(World* world, Machine* machine) noexcept nogil:
-    cdef int64_t away_ns = world.now_ns - machine.paused_at_ns
+    cdef int64_t away_ns = world.now_ns - machine.paused_at_ns, now_ns
     if machine.paused == PAUSE_NONE:
         return
     if machine.paused == PAUSE_SUSPENDED:
         machine.origin_ns -= away_ns
         machine.suspended_ns += away_ns
     if machine.paused != PAUSE_STOPPED:
-        note_missed(machine, machine_now(world, machine), away_ns,
+        now_ns = machine_now(world, machine)
+        note_missed(machine, now_ns - away_ns, now_ns, away_ns,
                     0 if machine.paused == PAUSE_SUSPENDED else away_ns)
     machine.away_ns = world.now_ns
     note_hindered(machine, machine_now(world, machine))
