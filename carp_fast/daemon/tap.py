@@ -54,6 +54,9 @@ OURS_A_SECOND = 250  # of them from our own MACs; if there are more, vhids take 
 CONFIRMED_AFTER = 2  # consecutive times that a MASTER is not alone
 STAYS_FOR = 5  # consecutive times that a slower one is expected to step down
 SILENT_AFTER = 2  # consecutive times that nothing was heard any more
+# An advertisement that a full queue refuses is sent again, with longer and longer waits: so many
+# times within an interval, at most. Each attempt takes a counter, and only the last one is heard.
+ATTEMPTS = 16
 RESIGNATION = (255, 255)
 TTL = b"\xff"
 
@@ -78,16 +81,17 @@ class _Heard:
         self.ours: dict[bytes, list[int]] = {}  # counters by destination
         self.last: _Claim | None = None
 
-    def other_master(self, frames: float) -> _Claim | None:
+    def other_master(self, attempts: float) -> _Claim | None:
         """The advertisement of another program, even if it came from our own MAC and source.
 
-        Our own counters increase by one, so that one sender has as many as `frames`.
+        Our own counters increase by one with each attempt, so that one sender uses as many as
+        `attempts`; those of two senders are far apart.
         """
         if self.other is not None:
             return self.other
         for counters in self.ours.values():
             span = max(counters) - min(counters)
-            if len(set(counters)) < len(counters) or span > frames:
+            if len(set(counters)) < len(counters) or span > attempts:
                 return self.last
         return None
 
@@ -312,7 +316,7 @@ class Tap:
             if (host.interface, host.vhid) in self._changed:
                 continue
             frames = 2 * listen_s / _interval_s(host.settings) + 2
-            other = heard.other_master(frames)
+            other = heard.other_master(frames * ATTEMPTS)
             if other is None or slot in self._in_use.locked_out:
                 continue
             if slot in self._in_use.overheard:

@@ -110,6 +110,18 @@ def test_what_a_master_sends_itself_is_no_company() -> None:
     assert not stage.tap._other_masters
 
 
+def test_a_master_whose_queue_refuses_most_attempts_has_no_company() -> None:
+    """Each attempt takes a counter, and with waits that double there are seven in a second."""
+    stage = Stage(MASTER)
+    for _ in range(10):
+        frames = []
+        for _ in range(3):
+            stage.counter += 7
+            frames.append(stage.ours())
+        stage.listen(*frames)
+        assert not stage.tap._other_masters
+
+
 def test_a_master_gives_way_to_who_is_faster_once_that_is_certain() -> None:
     stage = Stage(MASTER)
     for _ in range(CONFIRMED_AFTER - 1):
