@@ -50,6 +50,11 @@ def pytest_configure() -> None:
             signal.signal(number, lambda number, frame: None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts what takes long to the front: the other processes do the rest meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     return refuse_skip((yield))
