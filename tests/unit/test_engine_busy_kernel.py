@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EEXIST, ESTALE
+from errno import EEXIST, EPERM, ESTALE
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +26,7 @@ from tests.support.addressed import (
     master,
     step_down,
 )
-from tests.support.segment import SECOND_NS, Node, advertisement, prepared
+from tests.support.segment import SECOND_NS, Node, advertisement, ip, prepared
 
 MS_NS = SECOND_NS // 1000
 
@@ -186,6 +186,43 @@ def test_a_new_configuration_meets_the_answers_to_the_former() -> None:
     assert [sorted(addresses) for addresses in removed] == [sorted([EVERY[0], EVERY[2]])]
     assert node.engine.host(0).held == 1
     assert contents(node, "ANNOUNCE")
+
+
+NEW = ip("10.77.0.200")
+
+
+def test_an_answer_counts_for_its_address_wherever_a_new_configuration_has_it() -> None:
+    node = rising()
+    node.forget()
+    turned = prepared(addresses=SIGNED[::-1], unsigned_addresses=UNSIGNED)
+    node.engine.replace(0, turned, MASTER_NS + SECOND_NS)
+    node.errors = {EVERY[0]: EPERM}
+    node.answer(MASTER_NS + SECOND_NS)
+    assert [report.address for report in node.reported(AddressFailed)] == [1]
+    assert node.engine.host(0).held == 2
+
+
+def test_answers_to_a_configuration_that_is_gone_do_not_hold_up_the_new_one() -> None:
+    node = rising()
+    node.forget()
+    node.engine.replace(0, prepared(addresses=[(NEW, 24)]), MASTER_NS + SECOND_NS)
+    node.run(MASTER_NS + 2 * SECOND_NS)
+    node.answer(MASTER_NS + 2 * SECOND_NS)
+    assert contents(node, "ADD_ADDRESSES") == [[NEW]]
+    assert node.engine.host(0).held == 1
+    assert contents(node, "ANNOUNCE")
+
+
+def test_every_request_has_one_answer_however_often_the_configuration_changes() -> None:
+    node = rising()
+    for addresses in ([(NEW, 24)], SIGNED, [(NEW, 24)], SIGNED + UNSIGNED):
+        node.engine.replace(0, prepared(addresses=addresses), MASTER_NS + SECOND_NS)
+        node.run(MASTER_NS + SECOND_NS)
+    node.answer(MASTER_NS + 2 * SECOND_NS)
+    assert node.engine.host(0).held == 3
+    node.engine.remove(0, MASTER_NS + 3 * SECOND_NS)
+    node.run(MASTER_NS + 4 * SECOND_NS)
+    assert len(node.reported(Released)) == 1
 
 
 def test_an_answer_after_the_interface_is_gone_changes_nothing() -> None:

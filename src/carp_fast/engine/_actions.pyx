@@ -253,21 +253,20 @@ cdef uint32_t next_change(Core* core) noexcept nogil:
 
 
 cdef void change_asked(Core* core, uint32_t slot, uint32_t which) noexcept nogil:
-    """A change of the address was handed over; address_changed() takes its outcome."""
+    """A change of the address was handed over; take_asked() counts its outcome."""
     core.hosts[slot].block.addresses[which].flags |= ASKED
     core.hosts[slot].asked += 1
 
 
-cdef uint32_t asked_address(const Core* core, uint32_t slot, uint32_t which,
-                            const Address* asked) noexcept nogil:
-    """The place of an address that was asked for as the host's number `which`, or NOBODY.
+cdef uint32_t take_asked(Core* core, uint32_t slot, uint32_t which,
+                         const Address* asked) noexcept nogil:
+    """A change has its outcome: the place of the address that was number `which`, or NOBODY.
 
-    Its configuration may have been replaced since.
+    The host's configuration may have been replaced since, and have no such address.
     """
     cdef const Block* block = core.hosts[slot].block
     cdef uint32_t i
-    if block == NULL:
-        return NOBODY
+    core.hosts[slot].asked -= 1
     if which < block.address_count and vhid_same_address(&block.addresses[which], asked):
         return which
     for i in range(block.address_count):
@@ -288,9 +287,7 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
     cdef Address* address = &host.block.addresses[which]
     cdef Record* record
     cdef bint failing = address.flags & FAILED and address.error == <uint8_t>error
-    if address.flags & ASKED:
-        address.flags &= ~<uint32_t>ASKED
-        host.asked -= 1
+    address.flags &= ~<uint32_t>ASKED
     if error == ESTALE:
         return
     if core.recorder.records != NULL:
@@ -347,7 +344,7 @@ cdef RestoredWhy why_restored(const Address* address) noexcept nogil:
 cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     """Every change of the host has its outcome: announce, resign, or release the host.
 
-    The caller calls this only when none of its addresses is ASKED any more.
+    The caller calls this only when `asked` is 0.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i

@@ -10,9 +10,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast.engine._actions cimport (
-    address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
-    asked_address, change_asked, next_advertisement, next_announcement, next_change,
-    announcement_failed)
+    address_changed, addresses_done, advertisement_sent, announced, announcement_failed,
+    announcement_frames, change_asked, next_advertisement, next_announcement, next_change,
+    take_asked)
 from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_DEMOTE,
@@ -528,11 +528,10 @@ cdef class Engine:
         cdef bytes was
         asked, self.asked = self.asked, []
         for slot, i, data, added, was in asked:
-            i = asked_address(&self.core, slot, i, <const Address*><const char*>was)
-            if i == NOBODY:
-                continue
-            error = (errors or {}).get((slot, data), (errors or {}).get(data, 0))
-            address_changed(&self.core, slot, i, added, error, now_ns)
+            i = take_asked(&self.core, slot, i, <const Address*><const char*>was)
+            if i != NOBODY:
+                error = (errors or {}).get((slot, data), (errors or {}).get(data, 0))
+                address_changed(&self.core, slot, i, added, error, now_ns)
             if not self.core.hosts[slot].asked:
                 addresses_done(&self.core, slot, now_ns)
 

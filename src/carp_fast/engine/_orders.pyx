@@ -266,10 +266,9 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     elif host.state == BACKUP and vhid_master_down_ns(host) != down_ns:
         change_wait(core, order.slot, down_ns, now_ns)
     engine_redirect(core, order.slot)
-    host.held = host.asked = 0
+    host.held = 0                           # every change still has an outcome: `asked` stays
     for i in range(block.address_count):
         host.held += 1 if block.addresses[i].flags & HELD else 0
-        host.asked += 1 if block.addresses[i].flags & ASKED else 0
         if wanted_change(host, &block.addresses[i]) and not block.addresses[i].flags & FOREIGN:
             engine_ask(core, &core.change, order.slot, TO_TELL_ADDRESSES)
     if host.retry_at_ns or host.without_ns:         # of addresses that the host no longer has

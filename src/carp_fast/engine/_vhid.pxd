@@ -311,7 +311,7 @@ cdef struct VirtualHost:
     # ADDRESS_DEMOTED; or SEND_DEMOTED, and not MASTER: it sends nothing that could end that
     int64_t demoted_until_ns
     int64_t leaving_ns          # since when its resignation waits for the removal; 0: it does not
-    uint32_t asked              # how many of its addresses are ASKED
+    uint32_t asked              # changes of its addresses without an outcome
     uint16_t generation         # of what its addresses should be; see engine_redirect
     uint8_t losses              # of addresses or sends, in a row; each demotes it for longer
     uint8_t lost_reason         # of ADDRESS_DEMOTED: ADDRESS_LOST or ADDRESS_DEADLINE

@@ -13,8 +13,8 @@ from libc.string cimport memcpy, memset
 
 from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
-    asked_address, change_asked, next_advertisement, next_announcement, next_change, nothing_to_do,
-    nothing_to_send, announcement_failed)
+    announcement_failed, change_asked, next_advertisement, next_announcement, next_change,
+    nothing_to_do, nothing_to_send, take_asked)
 from carp_fast.engine._core cimport (
     Core, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_flushed,
     engine_next_deadline, engine_tell, engine_tell_rest, report_begin, report_end, verify_soon)
@@ -390,19 +390,18 @@ cdef bint ask_for_changes(Turn* turn) noexcept nogil:
 
 
 cdef void take_outcome(Turn* turn, AddressChange* change, int64_t now_ns) noexcept nogil:
-    """Pass the outcome of a change to the engine, if it still concerns the host."""
+    """Pass the outcome of a change to the engine; its address may not be the host's any more."""
     cdef Core* core = turn.core
     cdef const VirtualHost* host = &core.hosts[change.slot]
-    cdef uint32_t which = asked_address(core, change.slot, change.which, &change.address)
+    cdef uint32_t which = take_asked(core, change.slot, change.which, &change.address)
     turn.asked -= 1
-    if which == NOBODY:
-        return
     if change.ifindex != core.interfaces[host.interface].ifindex:
         change.error = ESTALE                    # the interface is gone, and all it had
     # Two of our virtual hosts may have an address in common: each then holds its own.
-    elif change.was_ours and held_elsewhere(core, change.slot, which):
+    elif which != NOBODY and change.was_ours and held_elsewhere(core, change.slot, which):
         change.error = EEXIST
-    address_changed(core, change.slot, which, change.added, change.error, now_ns)
+    if which != NOBODY:
+        address_changed(core, change.slot, which, change.added, change.error, now_ns)
     if not host.asked and turn.changing.slot != change.slot:
         addresses_done(core, change.slot, now_ns)
 
