@@ -51,7 +51,7 @@ cdef struct Existing:           # the addresses of an interface as last read, ha
 cdef struct Netlink:
     int fd
     bint marks                  # the kernel keeps IFA_PROTO
-    uint32_t sequence           # of the next message
+    uint32_t sequence           # of the last message, or the first of the last batch
     uint32_t count
     uint32_t used               # bytes of `out`
     Template adding[3]          # IPv4, IPv6, IPv6 that may be the source of other traffic

@@ -172,6 +172,7 @@ cdef void send_changes(Netlink* netlink) noexcept nogil:
     cdef nlmsghdr* header
     cdef uint32_t i
     cdef int error
+    netlink.sequence += CHANGES                     # no other answer has these numbers
     for i in range(netlink.count):
         header = <nlmsghdr*>(netlink.out + netlink.offsets[i])
         header.nlmsg_seq = netlink.sequence + i
@@ -214,7 +215,6 @@ cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
     for i in range(netlink.count):
         if netlink.changes[i].sent:
             settle(netlink, &netlink.changes[i])
-    netlink.sequence += netlink.count
 
 
 cdef void settle(Netlink* netlink, Change* change) noexcept nogil:
@@ -329,7 +329,7 @@ cdef int netlink_look(Netlink* netlink, Existing* existing, int32_t ifindex, uin
 cdef int ask_for_addresses(Netlink* netlink, int32_t ifindex) noexcept nogil:
     cdef AddressRequest request
     memset(&request, 0, sizeof(request))
-    netlink.sequence += CHANGES                     # no answer to a change has this number
+    netlink.sequence += CHANGES
     request.header.nlmsg_len = sizeof(request)
     request.header.nlmsg_type = <unsigned short>RTM_GETADDR
     request.header.nlmsg_flags = <unsigned short>(NLM_F_REQUEST | NLM_F_DUMP)
