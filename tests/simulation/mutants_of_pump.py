@@ -10,7 +10,11 @@ from tests.simulation.mutant import Mutant
 SOCKETS = "tests/integration/test_pump_sockets.py::"
 TURN, ENVIRONMENT = "pump/_turn.pyx", "pump/_environment.pyx"
 SOCKET, NETLINK = "pump/_socket.pyx", "pump/_netlink.pyx"
+REQUESTS = "pump/_requests.pyx"
 ORDERS, RECEIVE = "engine/_orders.pyx", "engine/_receive.pyx"
+ACTIONS, TRANSITIONS = "engine/_actions.pyx", "engine/_transitions.pyx"
+OF_NETLINK = "unit/test_netlink.py::"
+OF_A_BUSY_KERNEL = "unit/test_engine_busy_kernel.py::"
 
 MUTANTS = (
     Mutant(
@@ -120,6 +124,186 @@ MUTANTS = (
         ),
         caught_by=(
             "integration/test_netlink_faults.py::test_our_addresses_come_and_go_whatever_fails",
+        ),
+    ),
+    Mutant(
+        "lost answers are not noticed",
+        ((NETLINK, "        lost |= error == ENOBUFS\n", "        pass\n"),),
+        caught_by=(OF_NETLINK + "test_a_lost_answer_leaves_what_became_of_its_change_open",),
+    ),
+    Mutant(
+        "a batch counts as carried out without its last answer",
+        (
+            (
+                NETLINK,
+                "    if not lost and netlink.changes[netlink.count - 1].done:\n",
+                "    if not lost:\n",
+            ),
+        ),
+        caught_by=(OF_NETLINK + "test_only_the_last_answer_shows_that_a_batch_was_carried_out",),
+    ),
+    Mutant(
+        "an answer to an older batch counts for this one",
+        (
+            (
+                NETLINK,
+                "            if header.nlmsg_seq - netlink.sequence >= netlink.count:\n"
+                "                continue                            "
+                "# of a batch that was given up\n"
+                "            change = &netlink.changes[header.nlmsg_seq - netlink.sequence]\n",
+                "            change = &netlink.changes[\n"
+                "                (header.nlmsg_seq - netlink.sequence) % netlink.count]\n",
+            ),
+        ),
+        caught_by=(OF_NETLINK + "test_an_answer_to_an_older_batch_is_none_to_this_one",),
+    ),
+    Mutant(
+        "every batch has the numbers of the one before",
+        (
+            (
+                NETLINK,
+                "    netlink.sequence += CHANGES                     # no other answer",
+                "    pass                     # no other answer",
+            ),
+        ),
+        caught_by=(
+            OF_NETLINK + "test_an_answer_to_an_older_batch_is_none_to_this_one",
+            OF_NETLINK + "test_an_answer_to_another_message_is_none_to_a_change",
+        ),
+    ),
+    Mutant(
+        "what an older look found counts for this one",
+        (
+            (
+                NETLINK,
+                "            if header.nlmsg_seq == netlink.sequence:\n",
+                "            if True:\n",
+            ),
+        ),
+        caught_by=(OF_NETLINK + "test_a_look_takes_only_what_is_its_own",),
+    ),
+    Mutant(
+        "any answer is one about promote_secondaries",
+        ((NETLINK, " or header.nlmsg_seq != netlink.sequence:\n", ":\n"),),
+        caught_by=(OF_NETLINK + "test_an_answer_to_a_change_is_none_about_promote_secondaries",),
+    ),
+    Mutant(
+        "the thread sends changes that no longer apply",
+        (
+            (
+                REQUESTS,
+                "    return load_acquire_16(request.generation) == request.change.generation",
+                "    return True",
+            ),
+        ),
+        caught_by=(OF_NETLINK + "test_a_change_that_no_longer_applies_is_not_sent",),
+    ),
+    Mutant(
+        "changes of a replaced configuration still apply",
+        ((ORDERS, "    engine_redirect(core, order.slot)\n", "    pass\n"),),
+        caught_by=(OF_NETLINK + "test_a_change_that_no_longer_applies_is_not_sent",),
+    ),
+    Mutant(
+        "a replaced configuration is not noticed while its addresses change",
+        (
+            (
+                TURN,
+                "        if host.block != at.block:                  # replaced",
+                "        if False:                  # replaced",
+            ),
+        ),
+        caught_by=(
+            "unit/test_pump_reports.py::"
+            "test_the_addresses_of_a_host_that_is_replaced_change_from_the_first_on",
+        ),
+    ),
+    Mutant(
+        "an outcome counts for the address that has the number now",
+        (
+            (
+                ACTIONS,
+                "    if which < block.address_count and vhid_same_address(",
+                "    if which < block.address_count or vhid_same_address(",
+            ),
+        ),
+        caught_by=(
+            OF_A_BUSY_KERNEL
+            + "test_an_answer_counts_for_its_address_wherever_a_new_configuration_has_it",
+        ),
+    ),
+    Mutant(
+        "an outcome of an address that is configured no longer ends nothing",
+        (
+            (
+                TURN,
+                "    if which != NOBODY:\n        address_changed(",
+                "    if which == NOBODY:\n        return\n    if True:\n        address_changed(",
+            ),
+        ),
+        caught_by=(OF_NETLINK + "test_a_change_that_no_longer_applies_is_not_sent",),
+    ),
+    Mutant(
+        "changes are counted again when a configuration is replaced",
+        (
+            (
+                ORDERS,
+                "    host.held = 0                           # every change",
+                "    host.held = host.asked = 0              # every change",
+            ),
+            (
+                ORDERS,
+                "        host.held += 1 if block.addresses[i].flags & HELD else 0\n        if",
+                "        host.held += 1 if block.addresses[i].flags & HELD else 0\n"
+                "        host.asked += 1 if block.addresses[i].flags & ASKED else 0\n        if",
+            ),
+        ),
+        caught_by=(
+            OF_A_BUSY_KERNEL
+            + "test_answers_to_a_configuration_that_is_gone_do_not_hold_up_the_new_one",
+        ),
+    ),
+    Mutant(
+        "a repeat of an announcement outlives its time as MASTER",
+        ((TRANSITIONS, "    host.repeat_in = host.retries = 0\n", "    host.retries = 0\n"),),
+        caught_by=(
+            OF_A_BUSY_KERNEL
+            + "test_a_repeat_of_a_former_time_as_master_is_not_sent_with_the_first_announcement",
+        ),
+    ),
+    Mutant(
+        "announcements by time outlive their time as MASTER",
+        (
+            (
+                TRANSITIONS,
+                "    host.announce_at_ns = host.without_ns = host.leaving_ns = 0\n",
+                "    host.without_ns = host.leaving_ns = 0\n",
+            ),
+        ),
+        caught_by=(
+            "unit/test_engine_addresses.py::"
+            "test_announcements_by_time_end_with_their_time_as_master",
+        ),
+    ),
+    Mutant(
+        "another source takes the place of a master",
+        (
+            (
+                RECEIVE,
+                "        if host.master[0] == i + 1 or host.master[1] == i + 1:\n",
+                "        if False:\n",
+            ),
+        ),
+        caught_by=(
+            "unit/test_engine_strangers.py::"
+            "test_a_master_keeps_its_place_though_all_others_were_heard_later",
+        ),
+    ),
+    Mutant(
+        "another source takes the place of a master in IPv6",
+        ((RECEIVE, " or host.master[1] == i + 1:\n", ":\n"),),
+        caught_by=(
+            "unit/test_engine_strangers.py::"
+            "test_a_master_keeps_its_place_though_all_others_were_heard_later",
         ),
     ),
     Mutant(

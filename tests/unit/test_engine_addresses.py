@@ -170,6 +170,15 @@ def test_a_time_below_a_millisecond_is_one() -> None:
     assert node.times("ANNOUNCE")[-1] >= MASTER_NS + 18 * SECOND_NS
 
 
+def test_announcements_by_time_end_with_their_time_as_master() -> None:
+    node = master(announce_count=2, announce_interval_ns=2 * SECOND_NS)
+    node.run(MASTER_NS + SECOND_NS)
+    step_down(node, MASTER_NS + SECOND_NS)
+    node.forget()
+    node.run(MASTER_NS + 4 * SECOND_NS)
+    assert node.words() == ["ADVERTISE", "ADD_ADDRESSES", "ANNOUNCE"]
+
+
 def test_announce_count_in_a_row() -> None:
     node = master(announce_count=3)
     node.run(MASTER_NS + 60 * SECOND_NS)

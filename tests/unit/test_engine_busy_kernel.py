@@ -29,6 +29,7 @@ from tests.support.addressed import (
 from tests.support.segment import SECOND_NS, Node, advertisement, ip, prepared
 
 MS_NS = SECOND_NS // 1000
+NEW = ip("10.77.0.200")
 
 
 def rising(**settings: Any) -> Node:
@@ -81,6 +82,25 @@ def test_an_announcement_of_a_former_time_as_master_waits_too() -> None:
     node.run(LATER_NS + 5 * SECOND_NS)
     assert node.state == "MASTER"
     assert "ANNOUNCE" not in node.words()
+
+
+def test_a_repeat_of_a_former_time_as_master_is_not_sent_with_the_first_announcement() -> None:
+    """Its second advertisement, when that repeat would be due, and the answers come together."""
+    node = master()
+    node.engine.add(1, prepared(vhid=43, addresses=[(NEW, 24)]), MASTER_NS)
+    node.run(MASTER_NS + SECOND_NS)
+    step_down(node, MASTER_NS + SECOND_NS)
+    node.run(MASTER_NS + 3 * SECOND_NS)
+    assert [node.engine.host(slot).state for slot in (0, 1)] == ["BACKUP", "MASTER"]
+    node.busy = True
+    node.run(MASTER_NS + 4 * SECOND_NS)
+    assert node.state == "MASTER"
+    node.forget()
+    node.busy = False
+    node.engine.remove(1, MASTER_NS + 4 * SECOND_NS)  # its request is answered with all others
+    node.carry_out(MASTER_NS + 4 * SECOND_NS + 63 * MS_NS)
+    done = [act.action for act in node.done if act.slot == 0]
+    assert done == ["ADVERTISE", "ANNOUNCE"]
 
 
 def test_a_master_whose_addresses_do_not_come_gives_up_after_its_deadline() -> None:
@@ -186,9 +206,6 @@ def test_a_new_configuration_meets_the_answers_to_the_former() -> None:
     assert [sorted(addresses) for addresses in removed] == [sorted([EVERY[0], EVERY[2]])]
     assert node.engine.host(0).held == 1
     assert contents(node, "ANNOUNCE")
-
-
-NEW = ip("10.77.0.200")
 
 
 def test_an_answer_counts_for_its_address_wherever_a_new_configuration_has_it() -> None:

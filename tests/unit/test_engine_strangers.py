@@ -113,6 +113,26 @@ def test_a_stranger_displaces_no_host_that_is_known() -> None:
     assert known == {ip(MASTER), ip(OTHER)}
 
 
+@pytest.mark.parametrize(
+    ("of_master", "of_others"), [(MASTER, "10.77.7.{}"), ("fe80::1", "fe80::7:{}")]
+)
+def test_a_master_keeps_its_place_though_all_others_were_heard_later(
+    of_master: str, of_others: str
+) -> None:
+    """They advertise so seldom that none of them counts as the master, nor as leaving."""
+    node = Node("10.77.0.2", on6="fe80::2", addresses=[(ADDRESS, 24), (ADDRESS6, 64)])
+    signed: dict[str, Any] = {"addresses": [ADDRESS, ADDRESS6]}
+    assert hear(node, FIRST, START_NS, of_master, **signed) == "ok"
+    for number in range(1, 9):
+        source = of_others.format(number)
+        assert hear(node, FIRST + number, START_NS + number, source, advbase=200, **signed) == "ok"
+        assert node.engine.host(0).peer == ip(of_master)
+    leaving = hear(node, FIRST + 9, START_NS + 9, of_master, advbase=255, advskew=255, **signed)
+    assert leaving == "ok"
+    node.run(START_NS + SECOND_NS)
+    assert (node.state, node.reason) == ("MASTER", "master_resigned")
+
+
 @pytest.mark.parametrize("dialect", ["ucarp", "freebsd"])
 def test_a_host_that_is_not_heard_and_rises_is_believed(dialect: str) -> None:
     """One way alone gets through: it goes on from the last counter that it heard of us, and has

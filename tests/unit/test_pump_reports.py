@@ -189,6 +189,15 @@ def test_addresses_of_a_host_that_is_replaced_while_they_change_are_all_added(pu
     assert failed(found) == set(range(MANY))
 
 
+def test_the_addresses_of_a_host_that_is_replaced_change_from_the_first_on(pump: Pump) -> None:
+    changing(pump)
+    pump.replace(0, with_many_addresses(12), 0)
+    pump.mark()
+    found: list[Report] = []
+    run_until(pump, found, lambda: failed(found))
+    assert next(each for each in found if isinstance(each, AddressFailed)).address == 0
+
+
 def test_the_memory_of_an_order_stays_until_a_mark_after_it_is_done(pump: Pump) -> None:
     pump.mark()
     snapshot = pump.snapshot(0, 1)
