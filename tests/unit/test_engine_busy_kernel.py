@@ -72,16 +72,18 @@ def test_announcements_follow_the_answer() -> None:
 
 
 def test_an_announcement_of_a_former_time_as_master_waits_too() -> None:
-    node = master()
+    """Nothing is carried out until the host is MASTER again, and an address is to be added then."""
+    node = master(errors={EVERY[1]: EEXIST})
     node.run(LATER_NS)
     node.engine.announce(0, LATER_NS)  # queued, and not sent yet
     node.busy = True
     frame = advertisement(advbase=0, advskew=1, addresses=[data for data, _ in SIGNED])
     assert node.engine.receive(0, frame, LATER_NS) == "ok"
+    assert node.state == "BACKUP"
     node.forget()
-    node.run(LATER_NS + 5 * SECOND_NS)
+    node.carry_out(LATER_NS + 5 * SECOND_NS)
     assert node.state == "MASTER"
-    assert "ANNOUNCE" not in node.words()
+    assert node.words() == ["ADVERTISE", "ADD_ADDRESSES"]
 
 
 def test_a_repeat_of_a_former_time_as_master_is_not_sent_with_the_first_announcement() -> None:
@@ -240,6 +242,20 @@ def test_every_request_has_one_answer_however_often_the_configuration_changes() 
     node.engine.remove(0, MASTER_NS + 3 * SECOND_NS)
     node.run(MASTER_NS + 4 * SECOND_NS)
     assert len(node.reported(Released)) == 1
+
+
+def test_a_new_configuration_while_a_lost_address_is_added_is_no_change_of_addresses() -> None:
+    node = master()
+    node.run(LATER_NS)
+    node.forget()
+    node.busy = True
+    node.engine.found(0, EVERY[1], "none", LATER_NS)
+    node.take(LATER_NS)
+    assert contents(node, "ADD_ADDRESSES") == [[EVERY[1]]]
+    node.engine.replace(0, prepared(**host(advskew=1)), LATER_NS + SECOND_NS)
+    node.answer(LATER_NS + 2 * SECOND_NS)
+    assert node.engine.host(0).held == 3
+    assert not node.reported(AddressesChanged)
 
 
 def test_an_answer_after_the_interface_is_gone_changes_nothing() -> None:

@@ -213,7 +213,7 @@ def test_an_answer_to_a_change_is_none_about_promote_secondaries(
 # ------------------------------------------------------------------------------ the pump and a look
 
 
-def host(*which: bytes, advbase: int = 0) -> PreparedHost:
+def host(*which: bytes, advbase: int = 0, advskew: int = 1) -> PreparedHost:
     """A virtual host that is MASTER in a moment, unless its interval is long."""
     every = [(each, 24) for each in which]
     return PreparedHost(
@@ -223,7 +223,7 @@ def host(*which: bytes, advbase: int = 0) -> PreparedHost:
         unsigned_addresses=every[1:],
         passphrase=b"x",
         advbase=advbase,
-        advskew=1,
+        advskew=advskew,
         dead_ratio=1,
     )
 
@@ -232,8 +232,13 @@ def is_master(report: Report) -> bool:
     return isinstance(report, StateChanged) and report.state == "MASTER"
 
 
+def attach(pump: Pump, ifindex: int) -> None:
+    pump.set_interface(0, ifindex=ifindex, up=True, mac=bytes(6), source=ip("10.9.0.2"))
+    pump.mark()
+
+
 def begin(pump: Pump, first: PreparedHost) -> None:
-    pump.set_interface(0, ifindex=IFINDEX, up=True, mac=bytes(6), source=ip("10.9.0.2"))
+    attach(pump, IFINDEX)
     pump.add(0, first)
     pump.mark()
 
@@ -251,12 +256,39 @@ def test_a_look_takes_only_what_is_its_own(
     assert (RTM_DELADDR in kernel.asked()) is removed
 
 
+def wait_for(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
 def run_until(pump: Pump, found: list[Report], holds: Callable[[], object]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not holds():
         assert time.monotonic() < deadline
         pump.run_due()
         found += pump.take_reports()
+
+
+def test_an_outcome_on_an_interface_that_is_gone_does_not_count(kernel: Kernel, pump: Pump) -> None:
+    """Another one has its place by the time that the kernel's answer is taken."""
+    kernel.end_dump(NUMBERS)
+    begin(pump, host(OURS, advskew=64))
+    pump.run_due()
+    assert kernel.asked() == [RTM_GETADDR]
+    kernel.fill()
+    kernel.answer(2 * NUMBERS)
+    pump.start_netlink("normal")
+    found: list[Report] = []
+    run_until(pump, found, lambda: any(is_master(each) for each in found))
+    wait_for(lambda: OURS in kernel.added())
+    found.clear()
+    attach(pump, IFINDEX + 1)
+    run_until(pump, found, lambda: any(is_master(each) for each in found))
+    pump.run_due()
+    wait_for(lambda: kernel.added() == [OURS, OURS])
+    assert RTM_DELADDR not in kernel.asked()
 
 
 @pytest.mark.parametrize("order", ["remove", "replace"])

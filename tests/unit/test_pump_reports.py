@@ -131,7 +131,7 @@ def test_a_mark_is_reported_at_once_though_other_reports_fill_the_ring(pump: Pum
     assert done(found)[-1] == last
 
 
-def with_many_addresses(first: int) -> PreparedHost:
+def with_many_addresses(first: int, manage_addresses: bool = True) -> PreparedHost:
     """A host whose MASTER has no time for all its addresses in one turn: a quarter of 4 ms."""
     many = [(bytes((first,)) + number.to_bytes(3, "big"), 32) for number in range(MANY)]
     return PreparedHost(
@@ -143,6 +143,7 @@ def with_many_addresses(first: int) -> PreparedHost:
         advbase=0,
         advskew=1,
         dead_ratio=1,
+        manage_addresses=manage_addresses,
     )
 
 
@@ -160,6 +161,14 @@ def done(found: list[Report]) -> list[int]:
 
 def failed(found: list[Report]) -> set[int]:
     return {report.address for report in found if isinstance(report, AddressFailed)}
+
+
+def refused(pump: Pump) -> int:
+    """How many frames of announcements of the first host were not sent."""
+    snapshot = pump.snapshot(0, 1)
+    pump.mark()
+    pump.run_due()
+    return sum(int(copy.counters["announcement_errors"]) for _, copy in snapshot.hosts())
 
 
 def changing(pump: Pump) -> list[Report]:
@@ -196,6 +205,19 @@ def test_the_addresses_of_a_host_that_is_replaced_change_from_the_first_on(pump:
     found: list[Report] = []
     run_until(pump, found, lambda: failed(found))
     assert next(each for each in found if isinstance(each, AddressFailed)).address == 0
+
+
+def test_an_announcement_ends_with_the_role_of_its_host(pump: Pump) -> None:
+    """Each of its frames is refused, and counted; one turn sends a part of them."""
+    up(pump, 1)
+    pump.add(0, with_many_addresses(11, manage_addresses=False))
+    found: list[Report] = []
+    run_until(pump, found, lambda: refused(pump) > 0)
+    pump.bar(0, True)
+    assert refused(pump) < MANY
+    for _ in range(MANY // 64):
+        pump.run_due()
+    assert refused(pump) < MANY
 
 
 def test_the_memory_of_an_order_stays_until_a_mark_after_it_is_done(pump: Pump) -> None:
