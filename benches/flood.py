@@ -35,9 +35,9 @@ from typing import NamedTuple
 
 from carp_fast.bench._floor import Mover
 from carp_fast.bench.floor import TICK_NS, frame
+from carp_fast.bpf import assembly as bpf
 from carp_fast.capture.pcap import Reader, Writer
 from carp_fast.lab.lab import Host, Lab, wait_for
-from carp_fast.loadtest import bpf
 from carp_fast.loadtest._mix import Mix
 from carp_fast.loadtest._pace import Pace
 from carp_fast.loadtest.sender import Sender, Sent

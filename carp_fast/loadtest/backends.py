@@ -15,8 +15,8 @@ import socket
 import struct
 from typing import Protocol
 
+from carp_fast.bpf import assembly as bpf
 from carp_fast.errors import CarpFastError
-from carp_fast.loadtest import bpf
 from carp_fast.net.drivers import CAN_TAKE_REDIRECTED, features_of
 from carp_fast.net.kernel import PACKET_QDISC_BYPASS, SO_SNDBUFFORCE, SOL_PACKET
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 import carp_fast
+from carp_fast.bpf import assembly as bpf
 from carp_fast.engine._wire import parse
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
-from carp_fast.loadtest import bpf
 from carp_fast.loadtest._flood import Flood
 from carp_fast.loadtest._mix import Mix
 from carp_fast.loadtest._pace import Pace

@@ -60,6 +60,7 @@ PACKAGES: tuple[str, ...] = (
     "pump",
     "config",
     "control",
+    "bpf",
     "net",
     "simulate",
     "capture",

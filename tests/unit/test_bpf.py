@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from carp_fast.loadtest import bpf
+from carp_fast.bpf import assembly as bpf
 from carp_fast.loadtest.backends import live_program
 
 
