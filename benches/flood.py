@@ -35,7 +35,8 @@ from typing import NamedTuple
 
 from carp_fast.bench._floor import Mover
 from carp_fast.bench.floor import TICK_NS, frame
-from carp_fast.bpf import assembly as bpf
+from carp_fast.bpf.assembly import R0, leave, move
+from carp_fast.bpf.programs import Attach, Kind, load
 from carp_fast.capture.pcap import Reader, Writer
 from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.loadtest._mix import Mix
@@ -68,13 +69,13 @@ def answering(host: Host, verdict: int | None) -> Iterator[None]:
         yield
         return
     with host.inside():
-        program = bpf.load_xdp([bpf.put(0, verdict), bpf.leave()])
-        link = bpf.attach_xdp(program, socket.if_nametoindex(INTERFACE))
+        program = load(Kind.XDP, [move(R0, verdict), leave()])
+        link = program.attach(socket.if_nametoindex(INTERFACE), Attach.XDP)
     try:
         yield
     finally:
         os.close(link)
-        os.close(program)
+        program.close()
 
 
 def mix(host: Host) -> Mix:

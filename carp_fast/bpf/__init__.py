@@ -1,4 +1,6 @@
-"""eBPF without a compiler or library: programs from named instructions, maps, the bpf system call.
+"""eBPF without a compiler or library: instructions, maps, programs in the kernel.
 
-Must not know frames, interfaces' owners or the purpose of a program. Start reading in `assembly`.
+Holds the assembler (`assembly`), maps that are shared through memory (`maps`), loading, running and
+attaching (`programs`), and the system call with the kernel's reasons for refusing it (`system`).
+Must not know frames, or the purpose of a program. Start reading in `assembly`.
 """

@@ -9,13 +9,43 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import platform
 import socket
 import struct
 from typing import Protocol
 
-from carp_fast.bpf import assembly as bpf
+from carp_fast.bpf.assembly import (
+    DOUBLE,
+    R0,
+    R1,
+    R2,
+    R3,
+    R6,
+    R7,
+    R8,
+    R9,
+    R10,
+    WORD,
+    Helper,
+    Line,
+    add,
+    atomic,
+    bit_and,
+    call,
+    copy,
+    jump_if,
+    label,
+    leave,
+    load,
+    load_map,
+    load_map_value,
+    move,
+    store,
+)
+from carp_fast.bpf.maps import Array
+from carp_fast.bpf.programs import TEST_XDP_LIVE_FRAMES, BpfError, Kind, Loaded
+from carp_fast.bpf.programs import load as load_program
+from carp_fast.bpf.system import refusal
 from carp_fast.errors import CarpFastError
 from carp_fast.net.drivers import CAN_TAKE_REDIRECTED, features_of
 from carp_fast.net.kernel import PACKET_QDISC_BYPASS, SO_SNDBUFFORCE, SOL_PACKET
@@ -24,7 +54,8 @@ SLOTS = 1 << 16
 """Size of the ring of live frames."""
 LONGEST_LIVE = 1518
 """Bytes of a frame; the kernel has a page for each, which also holds its own data."""
-TEST_XDP_LIVE_FRAMES = 2
+XDP_DROP = 1
+LIVE_TRIAL_BYTES = 64
 REPEAT_MAX = 1 << 31
 BATCH_PACED, BATCH_UNPACED = 8, 64
 """Runs of the program after which redirected frames are sent. In a paced flood most runs are idle;
@@ -32,7 +63,7 @@ with fewer runs a frame is sent sooner after it was due."""
 SLOT_HEAD, HEAD_AT, TAIL_AT, CONTROL_BYTES = 16, 0, 64, 128  # as in _flood.pyx
 SEND_BUFFER_BYTES = 4 << 20
 
-_CONTEXT, _SCRATCH, _CONTROL, _TAKEN, _SLOT, _STACK = 6, 2, 7, 8, 9, 10  # registers
+_CONTEXT, _SCRATCH, _CONTROL, _TAKEN, _SLOT = R6, R2, R7, R8, R9
 
 
 class BackendError(CarpFastError):
@@ -92,150 +123,143 @@ class Live:
         self.slot_count, self.slot_bytes = slots, SLOT_HEAD + -(-longest // 8) * 8
         self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self.control_fd = self._control.fileno()
-        self._maps: list[bpf.SharedArray] = []
-        self._program_fd = -1
+        self._maps: list[Array] = []
+        self._program: Loaded | None = None
         try:
-            self._maps.append(bpf.SharedArray(1, CONTROL_BYTES))
-            self._maps.append(bpf.SharedArray(slots, self.slot_bytes))
+            self._maps.append(Array(1, CONTROL_BYTES))
+            self._maps.append(Array(slots, self.slot_bytes))
             control, ring = self._maps
             self.control, self.slots = control.memory, ring.memory
-            program = live_program(control.fd, ring, self.ifindex, longest, paced=paced)
-            self._program_fd = bpf.load_xdp(program)
-        except bpf.BpfError as error:
+            program = live_program(control, ring, self.ifindex, longest, paced=paced)
+            self._program = load_program(Kind.XDP, program)
+        except BpfError as error:
             self.close()
             raise BackendError(f"live: {error}") from error
         except OSError as error:
             self.close()
-            raise BackendError(f"live: {error.strerror}") from error
+            raise BackendError(f"live: {refusal(error)}") from error
         self._frame = ctypes.create_string_buffer(longest)
         self.attributes = struct.pack(
             "=IIIIQQIIIIQQIII4x",
-            self._program_fd, 0, longest, 0, ctypes.addressof(self._frame), 0, REPEAT_MAX, 0,
+            self._program.fd, 0, longest, 0, ctypes.addressof(self._frame), 0, REPEAT_MAX, 0,
             0, 0, 0, 0, TEST_XDP_LIVE_FRAMES, 0, BATCH_PACED if paced else BATCH_UNPACED,
         )  # fmt: skip
 
     def close(self) -> None:
         """Closes program and maps; the kernel frees them with their last file descriptor."""
-        if self._program_fd >= 0:
-            os.close(self._program_fd)
+        if self._program is not None:
+            self._program.close()
         for each in self._maps:
             each.close()
         self._control.close()
 
 
 def live_program(
-    control_fd: int,
-    ring: bpf.SharedArray,
+    control: Array,
+    ring: Array,
     ifindex: int,
     longest: int,
     *,
     paced: bool,
     ordered: bool = platform.machine() not in ("x86_64", "i686"),
-) -> list[bpf.Instruction]:
+) -> list[Line]:
     """The program that redirects the next due frame of the ring, and drops its own without one.
 
     `ordered`: for a CPU that reorders loads or stores: a slot is read after the tail that covers
     it, and released after it was read.
     """
     return [
-        bpf.move(_CONTEXT, 1),
-        bpf.put_map(_CONTROL, control_fd, value=True),
+        move(_CONTEXT, R1),
+        load_map_value(_CONTROL, control),
         *_next_slot(ring, ordered),
         *(_when_due() if paced else ()),
-        bpf.load(1, _CONTEXT, 0, 4),  # data, data_end of struct xdp_md
-        bpf.load(_SCRATCH, _CONTEXT, 4, 4),
-        bpf.move(3, 1),
-        bpf.add(3, longest),
-        bpf.jump_if(">", 3, _SCRATCH, "drop"),
-        *_copy_frame(longest),
-        bpf.load(_SLOT, _SLOT, 8, 8),
+        load(R1, _CONTEXT, 0, WORD),  # data, data_end of struct xdp_md
+        load(_SCRATCH, _CONTEXT, 4, WORD),
+        move(R3, R1),
+        add(R3, longest),
+        jump_if(R3, ">", _SCRATCH, "drop"),
+        *copy(R1, 0, _SLOT, SLOT_HEAD, longest, scratch=R2),
+        load(_SLOT, _SLOT, 8, DOUBLE),
         *_release_slot(ordered),
-        bpf.jump_if_zero(_SLOT, "send"),
-        bpf.move(1, _CONTEXT),
-        bpf.move(2, _SLOT),
-        bpf.call(bpf.XDP_ADJUST_TAIL),
-        "send:",
-        bpf.put(1, ifindex),
-        bpf.put(2, 0),
-        bpf.call(bpf.REDIRECT),
-        bpf.leave(),
-        "drop:",
-        bpf.put(0, bpf.XDP_DROP),
-        bpf.leave(),
+        jump_if(_SLOT, "==", 0, "send"),
+        move(R1, _CONTEXT),
+        move(R2, _SLOT),
+        call(Helper.XDP_ADJUST_TAIL),
+        label("send"),
+        move(R1, ifindex),
+        move(R2, 0),
+        call(Helper.REDIRECT),
+        leave(),
+        label("drop"),
+        move(R0, XDP_DROP),
+        leave(),
     ]
 
 
-def _next_slot(ring: bpf.SharedArray, ordered: bool) -> list[bpf.Instruction]:
+def _next_slot(ring: Array, ordered: bool) -> list[Line]:
     """Finds the next slot of the ring, or drops."""
-    head: list[bpf.Instruction] = [bpf.load(_TAKEN, _CONTROL, HEAD_AT, 8)]
+    head: list[Line] = [load(_TAKEN, _CONTROL, HEAD_AT, DOUBLE)]
     if ordered:
-        head = [bpf.put(_TAKEN, 0), bpf.fetch_add(_CONTROL, HEAD_AT, _TAKEN)]
+        head = [move(_TAKEN, 0), atomic(_CONTROL, HEAD_AT, "+=", _TAKEN, fetch=True)]
     return [
-        bpf.load(_SCRATCH, _CONTROL, TAIL_AT, 8),
+        load(_SCRATCH, _CONTROL, TAIL_AT, DOUBLE),
         *head,
-        bpf.jump_if(">=", _TAKEN, _SCRATCH, "drop"),
-        bpf.move(_SCRATCH, _TAKEN),
-        bpf.mask(_SCRATCH, ring.entries - 1),
-        bpf.store(_STACK, -4, _SCRATCH, 4),
-        bpf.put_map(1, ring.fd),
-        bpf.move(2, _STACK),
-        bpf.add(2, -4),
-        bpf.call(bpf.MAP_LOOKUP_ELEM),
-        bpf.jump_if_zero(0, "drop"),
-        bpf.move(_SLOT, 0),
+        jump_if(_TAKEN, ">=", _SCRATCH, "drop"),
+        move(_SCRATCH, _TAKEN),
+        bit_and(_SCRATCH, ring.entries - 1),
+        store(R10, -4, _SCRATCH, WORD),
+        load_map(R1, ring),
+        move(R2, R10),
+        add(R2, -4),
+        call(Helper.MAP_LOOKUP_ELEM),
+        jump_if(R0, "==", 0, "drop"),
+        move(_SLOT, R0),
     ]
 
 
-def _when_due() -> list[bpf.Instruction]:
+def _when_due() -> list[Line]:
     """Drops unless the frame is due, and otherwise stores the time of sending in the slot."""
     return [
-        bpf.call(bpf.KTIME_GET_NS),
-        bpf.load(1, _SLOT, 0, 8),
-        bpf.jump_if("<", 0, 1, "drop"),
-        bpf.store(_SLOT, 0, 0, 8),
+        call(Helper.KTIME_GET_NS),
+        load(R1, _SLOT, 0, DOUBLE),
+        jump_if(R0, "<", R1, "drop"),
+        store(_SLOT, 0, R0, DOUBLE),
     ]
 
 
-def _release_slot(ordered: bool) -> list[bpf.Instruction]:
+def _release_slot(ordered: bool) -> list[Line]:
     if ordered:
-        return [bpf.put(_SCRATCH, 1), bpf.fetch_add(_CONTROL, HEAD_AT, _SCRATCH)]
-    return [bpf.add(_TAKEN, 1), bpf.store(_CONTROL, HEAD_AT, _TAKEN, 8)]
-
-
-def _copy_frame(length: int) -> list[bpf.Instruction]:
-    """Copies `length` bytes from the slot to the address in register 1."""
-    copy: list[bpf.Instruction] = []
-    at = 0
-    for size in (8, 4, 2, 1):
-        while length - at >= size:
-            copy += [bpf.load(2, _SLOT, SLOT_HEAD + at, size), bpf.store(1, at, 2, size)]
-            at += size
-    return copy
+        return [move(_SCRATCH, 1), atomic(_CONTROL, HEAD_AT, "+=", _SCRATCH, fetch=True)]
+    return [add(_TAKEN, 1), store(_CONTROL, HEAD_AT, _TAKEN, DOUBLE)]
 
 
 def live_missing(interface: str, longest: int) -> str | None:
     """The reason why live frames cannot be sent to an interface; None if none is known."""
-    release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
-    if release < (5, 18):
-        return f"Linux {platform.release()} has no live frames; needs 5.18 or later"
-    if platform.machine() not in bpf.SYSCALLS:
-        return f"the bpf system call of {platform.machine()} is not known"
     if longest > LONGEST_LIVE:
         return f"a frame has {longest:,} bytes; allowed: {LONGEST_LIVE:,} (LONGEST_LIVE)"
-    try:
-        bpf.SharedArray(1, 8).close()
-    except PermissionError:
-        return "needs root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-    except OSError as error:
-        if error.errno == errno.ENOSYS:
-            return "this kernel was built without the bpf system call"
-        return f"the kernel refuses a map: {error.strerror}"
+    reason = live_refused()
+    if reason is not None:
+        return reason
     features = features_of(socket.if_nametoindex(interface))
     if features is not None and not features & CAN_TAKE_REDIRECTED:
         return (
             f"{interface} takes no redirected frames: its driver does not support them, or the"
             " other end of a veth has neither GRO nor an XDP program"
         )
+    return None
+
+
+def live_refused() -> str | None:
+    """The reason why this kernel sends no live frames to anyone; None if it does, by trying one."""
+    try:
+        with load_program(Kind.XDP, [move(R0, XDP_DROP), leave()]) as program:
+            program.run(bytes(LIVE_TRIAL_BYTES), flags=TEST_XDP_LIVE_FRAMES)
+    except BpfError as error:
+        return str(error)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.E2BIG):
+            return "this kernel has no live frames; Linux 5.18 and later have them"
+        return refusal(error)
     return None
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 import carp_fast
-from carp_fast.bpf import assembly as bpf
+from carp_fast.bpf.assembly import R0, leave, move
+from carp_fast.bpf.programs import Attach, Kind, load
 from carp_fast.engine._wire import parse
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from carp_fast.loadtest._flood import Flood
@@ -68,13 +69,13 @@ def listening(host: Host) -> Iterator[socket.socket]:
 def takes_redirected(host: Host) -> Iterator[None]:
     """An XDP program at the other end of a veth, so that frames can be redirected to this one."""
     with host.inside():
-        program = bpf.load_xdp([bpf.put(0, XDP_PASS), bpf.leave()])
-        link = bpf.attach_xdp(program, socket.if_nametoindex("s1"))
+        program = load(Kind.XDP, [move(R0, XDP_PASS), leave()])
+        link = program.attach(socket.if_nametoindex("s1"), Attach.XDP)
     try:
         yield
     finally:
         os.close(link)
-        os.close(program)
+        program.close()
 
 
 def open_of_ebpf() -> Counter[str]:
