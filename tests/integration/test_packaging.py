@@ -122,7 +122,7 @@ def built(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             unfinished = tmp_path_factory.mktemp("dist")
-            build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", unfinished]
+            build = [sys.executable, "-m", "build", "--no-isolation", f"--outdir={unfinished}"]
             finish(*build, "--sdist", cwd=tree)
             [sdist] = unfinished.glob("*.tar.gz")
             root = extracted(sdist, tmp_path_factory.mktemp("compiled"))
