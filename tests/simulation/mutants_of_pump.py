@@ -9,7 +9,8 @@ from tests.simulation.mutant import Mutant
 
 SOCKETS = "tests/integration/test_pump_sockets.py::"
 TURN, ENVIRONMENT = "pump/_turn.pyx", "pump/_environment.pyx"
-SOCKET, NETLINK = "pump/_socket.pyx", "pump/_netlink.pyx"
+SOCKET, CHANGES = "pump/_socket.pyx", "pump/_changes.pyx"
+EXISTING, PROMOTION = "pump/_existing.pyx", "pump/_promotion.pyx"
 REQUESTS = "pump/_requests.pyx"
 ORDERS, RECEIVE = "engine/_orders.pyx", "engine/_receive.pyx"
 ACTIONS, TRANSITIONS = "engine/_actions.pyx", "engine/_transitions.pyx"
@@ -117,7 +118,7 @@ MUTANTS = (
         "an address of ours that exists already is a failure",
         (
             (
-                NETLINK,
+                CHANGES,
                 "    elif change.added and found == FOUND_OURS:\n",
                 "    elif False:\n",
             ),
@@ -128,14 +129,14 @@ MUTANTS = (
     ),
     Mutant(
         "lost answers are not noticed",
-        ((NETLINK, "        lost |= error == ENOBUFS\n", "        pass\n"),),
+        ((CHANGES, "        lost |= error == ENOBUFS\n", "        pass\n"),),
         caught_by=(OF_NETLINK + "test_a_lost_answer_leaves_what_became_of_its_change_open",),
     ),
     Mutant(
         "a batch counts as carried out without its last answer",
         (
             (
-                NETLINK,
+                CHANGES,
                 "    if not lost and netlink.changes[netlink.count - 1].done:\n",
                 "    if not lost:\n",
             ),
@@ -146,7 +147,7 @@ MUTANTS = (
         "an answer to an older batch counts for this one",
         (
             (
-                NETLINK,
+                CHANGES,
                 "            if header.nlmsg_seq - netlink.sequence >= netlink.count:\n"
                 "                continue                            "
                 "# of a batch that was given up\n"
@@ -161,7 +162,7 @@ MUTANTS = (
         "every batch has the numbers of the one before",
         (
             (
-                NETLINK,
+                CHANGES,
                 "    netlink.sequence += CHANGES                     # no other answer",
                 "    pass                     # no other answer",
             ),
@@ -175,7 +176,7 @@ MUTANTS = (
         "what an older look found counts for this one",
         (
             (
-                NETLINK,
+                EXISTING,
                 "            if header.nlmsg_seq == netlink.sequence:\n",
                 "            if True:\n",
             ),
@@ -184,7 +185,7 @@ MUTANTS = (
     ),
     Mutant(
         "any answer is one about promote_secondaries",
-        ((NETLINK, " or header.nlmsg_seq != netlink.sequence:\n", ":\n"),),
+        ((PROMOTION, " or header.nlmsg_seq != netlink.sequence:\n", ":\n"),),
         caught_by=(OF_NETLINK + "test_an_answer_to_a_change_is_none_about_promote_secondaries",),
     ),
     Mutant(

@@ -36,7 +36,10 @@ def dotted(path: Path, top: Path) -> str:
 # Compiled modules that reach a socket, clock or thread. All others are pure: frames and the time
 # come in as arguments, so that the same code runs in the pump, in tests and in simulated time.
 WITH_SYSTEM = (
-    of("pump", "_socket _netlink _requests _environment _pump")
+    of(
+        "pump",
+        "_socket _netlink _promotion _existing _changes _requests _environment _pump",
+    )
     + of("bench", "_floor")
     + of("loadtest", "_sink _flood")
 )

@@ -18,8 +18,9 @@ from carp_fast.engine._upkeep cimport (
     THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_SOMEBODYS, THERE_UNKNOWN, There)
 from carp_fast.engine._vhid cimport Address
 from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.pump._existing cimport netlink_found
 from carp_fast.pump._netlink cimport (
-    CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNMARKED, Found, netlink_found)
+    CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNMARKED, Found)
 from carp_fast.pump._requests cimport (
     Request, requests_next, requests_outcome, requests_put, requests_room, requests_take)
 from carp_fast.pump._socket cimport (

@@ -1,6 +1,23 @@
-"""Address changes over rtnetlink: encoded from templates, sent in batches, acknowledged."""
+"""The rtnetlink socket of address changes: its structs, and what its modules share."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+cdef extern from "system.h" nogil:
+    struct nlmsghdr:
+        uint32_t nlmsg_len
+        unsigned short nlmsg_type
+        unsigned short nlmsg_flags
+        uint32_t nlmsg_seq
+    struct nlmsgerr:
+        int error
+        nlmsghdr msg
+    struct nlattr:
+        unsigned short nla_len
+        unsigned short nla_type
+    struct ifaddrmsg:
+        unsigned char ifa_family
+        unsigned char ifa_prefixlen
+        unsigned int ifa_index
 
 cdef enum:
     CHANGES = 128               # address messages per system call
@@ -9,6 +26,7 @@ cdef enum:
     DUMP_ROOM = 32768           # one message of a dump: the kernel's maximum
     FOUND_ROOM = 16384          # places for the results of a look, a power of two; half are used
     LOOK_PARTS = 64             # a look at more addresses is made in parts, at most so many
+    ATTEMPTS = 3                # to send a message, or to finish a look uninterrupted
 
 cdef enum Found:                # whether an interface has an address, and of which origin
     FOUND_NONE                  # it does not exist
@@ -67,13 +85,5 @@ cdef struct Netlink:
     int32_t promoted[CHANGES]           # ifindexes where it was not 1
     int32_t promote_errors[CHANGES]     # errno of setting it; 0: it was set to 1
 
-cdef void netlink_put(Netlink* netlink, bint added, int32_t ifindex, uint8_t family,
-                      bint preferred, uint8_t prefixlen, const uint8_t* address) noexcept nogil
-cdef void netlink_carry_out(Netlink* netlink) noexcept nogil
-cdef Found netlink_whose(Netlink* netlink, int32_t ifindex, uint8_t family, uint8_t prefixlen,
-                         const uint8_t* address) noexcept nogil
-cdef int netlink_look(Netlink* netlink, Existing* existing, int32_t ifindex, uint32_t part,
-                      uint32_t parts) noexcept nogil
-cdef Found netlink_found(const Netlink* netlink, const Existing* existing, uint8_t family,
-                         uint8_t prefixlen, const uint8_t* address) noexcept nogil
-cdef int netlink_template(Template* template, bytes encoded, bytes address) except -1
+cdef int send_message(Netlink* netlink, const void* data, size_t length) noexcept nogil
+cdef const nlattr* attribute_in(const uint8_t* data, size_t length, int wanted) noexcept nogil

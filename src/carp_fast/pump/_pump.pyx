@@ -25,7 +25,8 @@ from carp_fast.engine._engine cimport Engine, fill_address, fill_interface
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
-from carp_fast.pump._netlink cimport Netlink, netlink_carry_out, netlink_put, netlink_template
+from carp_fast.pump._changes cimport netlink_carry_out, netlink_put, netlink_template
+from carp_fast.pump._netlink cimport Netlink
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._reports cimport report_object
 from carp_fast.pump._requests cimport requests_thread, requests_wait, requests_work_off

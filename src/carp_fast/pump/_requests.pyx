@@ -10,7 +10,9 @@ not sent any more. Must not know the engine, nor what a request is for.
 from libc.errno cimport ESTALE
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from carp_fast.pump._netlink cimport CHANGES, netlink_carry_out, netlink_look, netlink_put
+from carp_fast.pump._changes cimport netlink_carry_out, netlink_put
+from carp_fast.pump._existing cimport netlink_look
+from carp_fast.pump._netlink cimport CHANGES
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
