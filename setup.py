@@ -49,6 +49,7 @@ MODULES = (
     "pump._promotion",
     "pump._existing",
     "pump._changes",
+    "pump._look",
     "pump._turn",
     "pump._requests",
     "pump._environment",

@@ -19,6 +19,7 @@ from carp_fast.engine._upkeep cimport (
 from carp_fast.engine._vhid cimport Address
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.pump._existing cimport netlink_found
+from carp_fast.pump._look cimport Look
 from carp_fast.pump._netlink cimport (
     CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNMARKED, Found)
 from carp_fast.pump._requests cimport (
@@ -226,11 +227,11 @@ cdef void tell_secondaries(PumpState* pump, const Request* request) noexcept nog
         report_end(pump.turn.core)
 
 
-cdef void look(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil:
+cdef void look(void* where, const Look* look) noexcept nogil:
     cdef PumpState* pump = <PumpState*>where
     cdef Request* request = requests_next(&pump.requests)
-    request.change.ifindex = pump.turn.core.interfaces[interface].ifindex
-    request.part, request.parts, request.promoted = part, parts, 0
+    request.change.ifindex = look.ifindex
+    request.part, request.parts, request.promoted = look.part, look.parts, 0
     requests_put(&pump.requests)
     wake_requests(pump)
 

@@ -8,6 +8,7 @@ from carp_fast.engine._receive cimport FrameHeard, Onlooker
 from carp_fast.engine._upkeep cimport Finder
 from carp_fast.engine._vhid cimport Address, Block
 from carp_fast.engine._wire cimport FRAME_ROOM
+from carp_fast.pump._look cimport Look
 
 cdef enum:
     BATCH_MAX = 256             # frames received or sent at once, at most
@@ -67,7 +68,7 @@ cdef struct Environment:        # called once a batch, except now() and obey_nex
     # The next outcomes, `count` at most, but none beyond that of a look: how many.
     uint32_t (*changed)(void* where, AddressChange* changes, uint32_t count) noexcept nogil
     # Requests the addresses of an interface, those of one part.
-    void (*look)(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil
+    void (*look)(void* where, const Look* look) noexcept nogil
     # Whether the next outcome is that of the look. `error`: an errno; E2BIG requires more parts,
     # ENODEV means that the interface is gone. find() then has the result for each of ours.
     bint (*looked)(void* where, int* error) noexcept nogil
@@ -82,13 +83,6 @@ cdef struct Progress:           # within a host's addresses, which may be more t
     uint32_t slot               # the host, or NOBODY
     uint32_t at                 # its next address
     Block* block                # of the host at the beginning; maybe replaced or released since
-
-cdef struct Look:               # at the addresses of an interface, a part at a time
-    uint32_t number             # the interface, or NOBODY
-    int32_t ifindex
-    uint32_t part
-    uint32_t parts
-    bint asked                  # this part was requested
 
 cdef struct Turn:
     Core* core

@@ -7,7 +7,7 @@ one after the other, the simulator lets time pass between them. All times are CL
 no socket, clock or file.
 """
 
-from libc.errno cimport E2BIG, ESTALE, EEXIST, ENODEV
+from libc.errno cimport EEXIST, ESTALE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -17,27 +17,25 @@ from carp_fast.engine._actions cimport (
     nothing_to_do, nothing_to_send, take_asked)
 from carp_fast.engine._core cimport (
     Core, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_flushed,
-    engine_next_deadline, engine_tell, engine_tell_rest, report_begin, report_end, verify_soon)
+    engine_next_deadline, engine_tell, engine_tell_rest, report_begin, report_end)
 from carp_fast.engine._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
 from carp_fast.engine._receive cimport FrameHeard, engine_receive_many
 from carp_fast.engine._transitions cimport engine_absent, engine_dropped, engine_expire
-from carp_fast.engine._upkeep cimport (
-    held_elsewhere, next_to_verify, upkeep_expire, upkeep_waits, verify_hosts, wanted_change)
+from carp_fast.engine._upkeep cimport held_elsewhere, upkeep_expire, upkeep_waits, wanted_change
 from carp_fast.engine._vhid cimport (
     Address, ANNOUNCING, MASTER, Output, PEERS_MAX, RETIRED, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport ETHERNET_LENGTH, wire_build_announcement
+from carp_fast.pump._look cimport Look, look_due, look_taken
 
 cdef enum:
     ORDERS_A_TURN = 512
     CHANGES_A_TURN = 8          # batches of addresses or announcements before the next receive
     TURNS_AN_INTERVAL = 4       # if there is more to do than fits into one
-    LOOK_PARTS = 64             # a look at many addresses is made in parts, at most so many
     STAMP_SLACK_NS = 1000000    # of the wall clock
 
-cdef int64_t LOOK_AGAIN_NS = 1000000000         # after a look that failed
 cdef int64_t DROPS_TOLD_NS = 10000000000        # between two reports of dropped frames
 
 
@@ -416,7 +414,7 @@ cdef bint take_outcomes(Turn* turn) noexcept nogil:
     if count:
         return True
     if turn.looking.asked and turn.environment.looked(turn.where, &error):
-        take_look(turn, error, now_ns)
+        look_taken(turn.core, &turn.looking, error, turn.environment.find, turn.where, now_ns)
         return True
     return False
 
@@ -514,38 +512,11 @@ cdef void carry_out_slice(Turn* turn) noexcept nogil:
 # ------------------------------------------------------------------------------------------ its end
 
 cdef void look_on(Turn* turn) noexcept nogil:
-    """Look at the addresses of one interface, if that is due, a part at a time."""
+    """Request the next part of a look at the addresses of an interface, if one is due."""
     cdef Look* look = &turn.looking
-    if look.number == NOBODY:
-        look.number = next_to_verify(turn.core, clock(turn))
-        if look.number == NOBODY:
-            return
-        look.ifindex = turn.core.interfaces[look.number].ifindex
-        look.part, look.parts, look.asked = 0, 1, False
-    if not look.asked and turn.environment.room(turn.where):
+    if look_due(turn.core, look, clock(turn)) and turn.environment.room(turn.where):
         look.asked = True
-        turn.environment.look(turn.where, look.number, look.part, look.parts)
-
-
-cdef void take_look(Turn* turn, int error, int64_t now_ns) noexcept nogil:
-    """Check the virtual hosts of an interface against the addresses that it has."""
-    cdef Core* core = turn.core
-    cdef Look* look = &turn.looking
-    look.asked = False
-    if look.ifindex != core.interfaces[look.number].ifindex:
-        error = ENODEV                              # another one has its number: look at that soon
-        verify_soon(core, look.number, now_ns)
-    if error == E2BIG and look.parts < LOOK_PARTS:
-        look.part, look.parts = 0, look.parts * 2
-    elif error:                                     # it is gone, or looked at again soon
-        if error != ENODEV:
-            verify_soon(core, look.number, now_ns + LOOK_AGAIN_NS)
-        look.number = NOBODY
-    else:
-        verify_hosts(core, look.number, turn.environment.find, turn.where, now_ns)
-        look.part += 1
-        if look.part == look.parts:
-            look.number = NOBODY
+        turn.environment.look(turn.where, look)
 
 
 cdef void plan(Turn* turn, int64_t now_ns) noexcept nogil:

@@ -3,14 +3,14 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from carp_fast.engine._upkeep cimport There
+from carp_fast.pump._look cimport Look
 from carp_fast.pump._turn cimport AddressChange
 from carp_fast.simulate._network cimport Machine, World
 
 cdef uint32_t requests_room(void* where) noexcept nogil
 cdef void request_changes(World* world, Machine* machine, const AddressChange* changes,
                           uint32_t count) noexcept nogil
-cdef void request_look(World* world, Machine* machine, uint32_t number, uint32_t part,
-                       uint32_t parts) noexcept nogil
+cdef void request_look(World* world, Machine* machine, const Look* look) noexcept nogil
 cdef uint32_t take_changed(Machine* machine, AddressChange* changes, uint32_t count) noexcept nogil
 cdef bint take_looked(Machine* machine, int* error) noexcept nogil
 cdef void kernel_go(World* world, Machine* machine) noexcept nogil

@@ -18,6 +18,7 @@ from carp_fast.simulate._network cimport (
     machine_wake, random_below, random_chance, trace)
 from carp_fast.engine._upkeep cimport THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_UNKNOWN, There
 from carp_fast.engine._vhid cimport INIT
+from carp_fast.pump._look cimport Look
 from carp_fast.pump._turn cimport AddressChange, BETWEEN
 
 cdef enum:
@@ -165,11 +166,10 @@ cdef void request_changes(World* world, Machine* machine, const AddressChange* c
     kernel_go(world, machine)
 
 
-cdef void request_look(World* world, Machine* machine, uint32_t number, uint32_t part,
-                       uint32_t parts) noexcept nogil:
+cdef void request_look(World* world, Machine* machine, const Look* look) noexcept nogil:
     cdef KernelRequest* request = &machine.requests[machine.requested % KERNEL_REQUESTS]
-    request.change.ifindex = machine.core.interfaces[number].ifindex
-    request.number, request.part, request.parts = number, part, parts
+    request.change.ifindex = look.ifindex
+    request.number, request.part, request.parts = look.number, look.part, look.parts
     machine.requested += 1
     kernel_go(world, machine)
 

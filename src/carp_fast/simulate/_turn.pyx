@@ -22,6 +22,7 @@ from carp_fast.engine._vhid cimport (
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
     ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH, NOT_CARP, REPLAY, VERDICT_OK, Verdict)
+from carp_fast.pump._look cimport Look
 from carp_fast.pump._turn cimport (
     AddressChange, BETWEEN, Environment, Intake, Outgoing, Turn, turn_add_receiver, turn_is_idle,
     turn_open, turn_step)
@@ -399,10 +400,10 @@ cdef uint32_t changed(void* where, AddressChange* changes, uint32_t count) noexc
     return take_changed(machine, changes, count)
 
 
-cdef void look(void* where, uint32_t interface, uint32_t part, uint32_t parts) noexcept nogil:
+cdef void look(void* where, const Look* look) noexcept nogil:
     cdef Machine* machine = <Machine*>where
     take_reports(machine.world, machine)
-    request_look(machine.world, machine, interface, part, parts)
+    request_look(machine.world, machine, look)
 
 
 cdef bint looked(void* where, int* error) noexcept nogil:
