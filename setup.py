@@ -27,6 +27,7 @@ MODULES = (
     "engine._orders",
     "engine._reports",
     "engine._prepared",
+    "engine._copies",
     "engine._engine",
     "loadtest._histogram",
     "loadtest._tally",

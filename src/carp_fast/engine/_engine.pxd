@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from carp_fast.engine._core cimport Core, Interface
-from carp_fast.engine._vhid cimport Address, VirtualHost
+from carp_fast.engine._vhid cimport Address
 
 cdef class Engine:
     cdef Core core
@@ -14,10 +14,6 @@ cdef class Engine:
     cdef list announcement(self, uint32_t slot)
     cdef used(self, uint32_t slot)
 
-cdef object host_copy(const VirtualHost* host)
-cdef object explained_host(const VirtualHost* host, int64_t now_ns)
-cdef dict interface_dict(const Interface* interface)
-cdef list rejections_list(const Interface* interface)
 cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,
                         bytes source6, bint forwards6, bint renamed, bint announce) except -1
 cdef int fill_address(Address* to, bytes address, uint8_t prefixlen) except -1

@@ -17,9 +17,11 @@ from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_DEMOTE,
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
-    ORDER_SET_INTERFACE, Order, REJECTIONS, RELEASED, Rejection, Report, TICK_NS, engine_checkpoint,
+    ORDER_SET_INTERFACE, Order, RELEASED, Report, TICK_NS, engine_checkpoint,
     engine_close, engine_next_deadline, engine_open)
 from carp_fast.engine._orders cimport assume_address, obey
+from carp_fast.engine._copies cimport (
+    explained_host, host_copy, interface_dict, rejections_list)
 from carp_fast.engine._prepared cimport PreparedHost, expect_bytes, source_flags
 from carp_fast.engine._receive cimport FrameHeard, engine_receive, engine_receive_many
 from carp_fast.engine._recorder cimport (
@@ -30,143 +32,22 @@ from carp_fast.engine._transitions cimport (
     engine_absent, engine_dropped, engine_expire, engine_shown)
 from carp_fast.engine._upkeep cimport THERES, There, address_found, upkeep_expire, wanted_change
 from carp_fast.engine._vhid cimport (
-    Address, ADDRESS_DEMOTED, BACKUP, Block, CONTESTED, DUPLICATE, Event, EVENTS, IN_USE,
-    MASTER_LEAVES, Output, RETIRED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCES,
-    vhid_advskew, vhid_demote, vhid_interval_ns, vhid_interval_of, vhid_is_own_source,
-    vhid_jitter_ns, vhid_judge, vhid_master, vhid_master_down_ns, vhid_source, VirtualHost)
+    Address, Block, IN_USE, Output, RETIRED, vhid_interval_ns, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
-from carp_fast.engine._wire cimport Advertisement, FRAME_ROOM, VERDICTS, wire_build_announcement
+from carp_fast.engine._wire cimport FRAME_ROOM, VERDICTS, wire_build_announcement
 
 from carp_fast.engine._recorder import ADDRESS_WORDS, THERE_WORDS
-from carp_fast.engine._vhid import EVENT_WORDS, REASON_WORDS, STATE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.engine.actions import (
     AddAddresses, Advertise, Announce, RemoveAddresses, Resign)
-from carp_fast.engine.keys import DIALECTS, REPLAYS
-import carp_fast.engine.copies as _copies
 
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
 MAX_INTERFACES = _MAX_INTERFACES
 HOST_BYTES = sizeof(VirtualHost)
 assert len(THERE_WORDS) == THERES
-cdef object SourceCopy = _copies.SourceCopy
-cdef object HostCopy = _copies.HostCopy
-cdef object JudgedSource = _copies.JudgedSource
-cdef object ExplainedHost = _copies.ExplainedHost
-cdef object RejectedFrame = _copies.RejectedFrame
 
 
-# --------------------------------------------------------------------------------- reports, status
-
-cdef object source_copy(const VirtualHost* host, int which):
-    """One of the sources of a host; the arguments are in the order of the class's fields."""
-    cdef const Source* source = vhid_source(host, which)
-    return SourceCopy(
-        address_bytes(source.address, source.family), source.family, (<const char*>source.mac)[:6],
-        source.advbase, source.advskew, source.demote, source.counter, source.heard_ns,
-        bool(source.genuine), host.master[source.family == 6] == which + 1)
-
-
-cdef dict host_counters(const VirtualHost* host):
-    cdef dict counters = {
-        "advertisements_sent": host.sent, "advertisements_heard": host.heard,
-        "announcements_sent": host.announced, "announcement_errors": host.announce_errors,
-        "send_errors": host.send_errors,
-        "became_master": host.became_master, "addresses_restored": host.addresses_restored,
-        "duplicate_source": host.duplicates, "counter_reset": host.counter_resets,
-        "family_silent": host.family_silences}
-    cdef int i
-    for i in range(1, VERDICTS):
-        counters[VERDICT_WORDS[i]] = host.rejected[i]
-    return counters
-
-
-cdef object host_copy(const VirtualHost* host):
-    """A host as a Python object; the arguments are in the order of the class's fields."""
-    cdef const Source* master = vhid_master(host)
-    cdef int i
-    return HostCopy(
-        host.interface, host.vhid, STATE_WORDS[host.state], REASON_WORDS[host.reason],
-        host.since_ns,
-        [family for family, expected in ((4, host.configured.expects_4),
-                                         (6, host.configured.expects_6)) if expected],
-        DIALECTS.values[host.configured.dialect], REPLAYS.values[host.configured.replay],
-        host.configured.advbase, host.configured.advskew, host.configured.dead_ratio,
-        vhid_advskew(host), host.demotion, vhid_demote(host), bool(host.flags & SEND_DEMOTED),
-        REASON_WORDS[host.lost_reason] if host.flags & ADDRESS_DEMOTED else None,
-        host.configured.address_deadline_ms * <int64_t>1000000, host.demoted_until_ns,
-        host.without_ns, host.retry_at_ns, vhid_interval_ns(host), vhid_master_down_ns(host),
-        (<const char*>host.source4)[:4], (<const char*>host.source6)[:16], host.held,
-        address_bytes(master.address, master.family) if master != NULL else None,
-        master.advbase if master != NULL else 0, master.advskew if master != NULL else 0,
-        master.heard_ns if master != NULL else 0,
-        (<const char*>host.duplicate_mac)[:6] if host.flags & DUPLICATE else None,
-        [source_copy(host, i) for i in range(SOURCES) if vhid_source(host, i).heard_ns],
-        host.counter, host.deadline_ns, host_counters(host))
-
-
-cdef object judged(const VirtualHost* host, int which, int64_t now_ns):
-    """The event of an advertisement at `now_ns` like the source's last one.
-
-    The host does not change.
-    """
-    cdef const Source* source = vhid_source(host, which)
-    cdef VirtualHost copy = host[0]                     # judging changes fields
-    cdef Advertisement heard
-    cdef Event event
-    cdef bint duplicate
-    memset(&heard, 0, sizeof(heard))
-    heard.family = source.family
-    memcpy(heard.source, source.address, 16)
-    memcpy(heard.source_mac, source.mac, 6)
-    heard.advbase, heard.advskew, heard.demote = source.advbase, source.advskew, source.demote
-    duplicate = vhid_is_own_source(host, &heard)
-    event = vhid_judge(&copy, &heard, duplicate, now_ns)
-    return JudgedSource(
-        source_copy(host, which),
-        <int64_t>vhid_interval_of(source.advbase, source.advskew) * SECOND_NS // 256,
-        None if event == EVENTS else EVENT_WORDS[<int>event], bool(duplicate))
-
-
-cdef object explained_host(const VirtualHost* host, int64_t now_ns):
-    """A host that engine_shown() has completed, and the reasons for its state."""
-    cdef int i
-    return ExplainedHost(
-        host_copy(host),
-        [judged(host, i, now_ns) for i in range(SOURCES) if vhid_source(host, i).heard_ns],
-        bool(host.flags & MASTER_LEAVES), bool(host.flags & CONTESTED), host.preempt_from_ns,
-        host.ties, vhid_jitter_ns(host), host.judged_ns if host.state == BACKUP else 0,
-        host.failed_sends,
-        [family for family, flag in ((4, SILENT_4), (6, SILENT_6)) if host.flags & flag])
-
-
-cdef dict interface_dict(const Interface* interface):
-    """An interface's counters: those of its hosts, and the frames rejected, by word."""
-    cdef dict counters = {
-        "advertisements_sent": interface.sent, "advertisements_heard": interface.heard,
-        "announcements_sent": interface.announced, "announcements_paced": interface.paced,
-        "announcement_errors": interface.announce_errors,
-        "send_errors": interface.send_errors, "became_master": interface.became_master}
-    cdef int i
-    for i in range(1, VERDICTS):
-        counters[VERDICT_WORDS[i]] = interface.rejected[i]
-    return counters
-
-
-cdef list rejections_list(const Interface* interface):
-    """The last frames rejected on an interface, newest first."""
-    cdef const Rejection* rejection
-    cdef list found = []
-    cdef uint32_t i
-    for i in range(1, REJECTIONS + 1):
-        rejection = &interface.rejections[(interface.rejections_count - i) & (REJECTIONS - 1)]
-        if rejection.at_ns:
-            found.append(RejectedFrame(
-                rejection.at_ns, VERDICT_WORDS[rejection.verdict],
-                rejection.vhid if rejection.family else None,
-                address_bytes(rejection.source, rejection.family) if rejection.family else None))
-    return found
-
+# ------------------------------------------------------------------------------ what orders bring
 
 cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,
                         bytes source6, bint forwards6, bint renamed, bint announce) except -1:

@@ -8,9 +8,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from carp_fast.engine._core cimport Interface
-from carp_fast.engine._engine cimport (
+from carp_fast.engine._copies cimport (
     explained_host, host_copy, interface_dict, rejections_list)
+from carp_fast.engine._core cimport Interface
 from carp_fast.engine._recorder cimport Record, records_list
 from carp_fast.engine._vhid cimport IN_USE, SOURCES, Source, VirtualHost
 
