@@ -24,6 +24,7 @@ MODULES = (
     "engine._lanes",
     "engine._upkeep",
     "engine._actions",
+    "engine._assume",
     "engine._orders",
     "engine._reports",
     "engine._prepared",

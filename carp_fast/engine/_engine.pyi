@@ -8,9 +8,6 @@ from typing_extensions import disjoint_base
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine._recorder import ADDRESS_WORDS as ADDRESS_WORDS
 from carp_fast.engine._recorder import THERE_WORDS as THERE_WORDS
-from carp_fast.engine._vhid import EVENT_WORDS as EVENT_WORDS
-from carp_fast.engine._vhid import REASON_WORDS as REASON_WORDS
-from carp_fast.engine._vhid import STATE_WORDS as STATE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS as VERDICT_WORDS
 from carp_fast.engine.actions import Action
 from carp_fast.engine.copies import ExplainedHost, HostCopy, RejectedFrame

@@ -13,7 +13,9 @@ from carp_fast.control.documents import StatusRequest
 from carp_fast.daemon import explain, explain_text
 from carp_fast.daemon.status import Status
 from carp_fast.engine import _vhid
-from carp_fast.engine._engine import REASON_WORDS, VERDICT_WORDS, Engine
+from carp_fast.engine._engine import Engine
+from carp_fast.engine._vhid import REASON_WORDS
+from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.engine.actions import Advertise
 from tests.support.asked import ADVSKEW, MASTER_NS, OTHER, OURS, Asked, explained
 from tests.support.segment import SECOND_NS, START_NS, advertisement, ip, prepared

@@ -15,9 +15,10 @@ from carp_fast.engine._vhid cimport (
     vhid_master_down_ns, vhid_source, VirtualHost)
 from carp_fast.engine._wire cimport Advertisement, VERDICTS
 
-from carp_fast.engine._vhid import EVENT_WORDS, REASON_WORDS, STATE_WORDS
-from carp_fast.engine._wire import VERDICT_WORDS
-from carp_fast.engine.keys import DIALECTS, REPLAYS
+from carp_fast.engine._vhid import (
+    EVENT_WORDS as _EVENTS, REASON_WORDS as _REASONS, STATE_WORDS as _STATES)
+from carp_fast.engine._wire import VERDICT_WORDS as _VERDICTS
+from carp_fast.engine.keys import DIALECTS as _DIALECTS, REPLAYS as _REPLAYS
 import carp_fast.engine.copies as _copies
 
 cdef object SourceCopy = _copies.SourceCopy
@@ -46,7 +47,7 @@ cdef dict host_counters(const VirtualHost* host):
         "family_silent": host.family_silences}
     cdef int i
     for i in range(1, VERDICTS):
-        counters[VERDICT_WORDS[i]] = host.rejected[i]
+        counters[_VERDICTS[i]] = host.rejected[i]
     return counters
 
 
@@ -55,14 +56,14 @@ cdef object host_copy(const VirtualHost* host):
     cdef const Source* master = vhid_master(host)
     cdef int i
     return HostCopy(
-        host.interface, host.vhid, STATE_WORDS[host.state], REASON_WORDS[host.reason],
+        host.interface, host.vhid, _STATES[host.state], _REASONS[host.reason],
         host.since_ns,
         [family for family, expected in ((4, host.configured.expects_4),
                                          (6, host.configured.expects_6)) if expected],
-        DIALECTS.values[host.configured.dialect], REPLAYS.values[host.configured.replay],
+        _DIALECTS.values[host.configured.dialect], _REPLAYS.values[host.configured.replay],
         host.configured.advbase, host.configured.advskew, host.configured.dead_ratio,
         vhid_advskew(host), host.demotion, vhid_demote(host), bool(host.flags & SEND_DEMOTED),
-        REASON_WORDS[host.lost_reason] if host.flags & ADDRESS_DEMOTED else None,
+        _REASONS[host.lost_reason] if host.flags & ADDRESS_DEMOTED else None,
         host.configured.address_deadline_ms * <int64_t>1000000, host.demoted_until_ns,
         host.without_ns, host.retry_at_ns, vhid_interval_ns(host), vhid_master_down_ns(host),
         (<const char*>host.source4)[:4], (<const char*>host.source6)[:16], host.held,
@@ -94,7 +95,7 @@ cdef object judged(const VirtualHost* host, int which, int64_t now_ns):
     return JudgedSource(
         source_copy(host, which),
         <int64_t>vhid_interval_of(source.advbase, source.advskew) * SECOND_NS // 256,
-        None if event == EVENTS else EVENT_WORDS[<int>event], bool(duplicate))
+        None if event == EVENTS else _EVENTS[<int>event], bool(duplicate))
 
 
 cdef object explained_host(const VirtualHost* host, int64_t now_ns):
@@ -118,7 +119,7 @@ cdef dict interface_dict(const Interface* interface):
         "send_errors": interface.send_errors, "became_master": interface.became_master}
     cdef int i
     for i in range(1, VERDICTS):
-        counters[VERDICT_WORDS[i]] = interface.rejected[i]
+        counters[_VERDICTS[i]] = interface.rejected[i]
     return counters
 
 
@@ -131,7 +132,7 @@ cdef list rejections_list(const Interface* interface):
         rejection = &interface.rejections[(interface.rejections_count - i) & (REJECTIONS - 1)]
         if rejection.at_ns:
             found.append(RejectedFrame(
-                rejection.at_ns, VERDICT_WORDS[rejection.verdict],
+                rejection.at_ns, _VERDICTS[rejection.verdict],
                 rejection.vhid if rejection.family else None,
                 address_bytes(rejection.source, rejection.family) if rejection.family else None))
     return found

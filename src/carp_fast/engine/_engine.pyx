@@ -19,7 +19,8 @@ from carp_fast.engine._core cimport (
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, Order, RELEASED, Report, TICK_NS, engine_checkpoint,
     engine_close, engine_next_deadline, engine_open)
-from carp_fast.engine._orders cimport assume_address, obey
+from carp_fast.engine._assume cimport assume_address
+from carp_fast.engine._orders cimport obey
 from carp_fast.engine._copies cimport (
     explained_host, host_copy, interface_dict, rejections_list)
 from carp_fast.engine._prepared cimport PreparedHost, expect_bytes, source_flags

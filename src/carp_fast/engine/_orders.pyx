@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast.engine._actions cimport begin_announcing, may_release
-from carp_fast.engine._absence cimport absence_note
+from carp_fast.engine._assume cimport assume
 from carp_fast.engine._auth cimport AuthKey
 from carp_fast.engine._core cimport (
     Core, core_source, engine_plan_upkeep, engine_record, engine_redirect, engine_touch, HostsCopy,
@@ -29,11 +29,11 @@ from carp_fast.engine._vhid cimport (
     EXTENDED, FAILED, FOREIGN, FREED, HELD, IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING,
     LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN,
     Output, OWN_MAC, RESIGNED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND,
-    SOURCE_MISSING, SOURCES, STARTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
-    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_interval_ns,
-    vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source, vhid_virtual_mac,
-    VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns, RESIGN_AFTER_REMOVAL)
-from carp_fast.engine._wheel cimport NOBODY, wheel_disarm, wheel_skip
+    SOURCE_MISSING, SOURCES, STARTED, TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES,
+    vhid_interval_ns, vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source,
+    vhid_virtual_mac, VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns,
+    RESIGN_AFTER_REMOVAL)
+from carp_fast.engine._wheel cimport NOBODY, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6
 
 # Delay of the check of addresses after an event of their interface: more events may follow.
@@ -422,82 +422,6 @@ cdef void resign_all(Core* core, int64_t now_ns) noexcept nogil:
     for slot in range(core.slots):
         if core.hosts[slot].flags & IN_USE:
             engine_event(core, slot, ON_RESIGN, 0, now_ns)
-
-
-cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_ns) noexcept nogil:
-    """Let a host that was just added continue from the state of another with its configuration.
-
-    All its addresses count as held if any was, see assume_address. Nothing is reported.
-    """
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef uint32_t i
-    cdef uint8_t queued = was.pending & (TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN)
-    host.flags = IN_USE | was.flags
-    host.state, host.reason, host.demotion = was.state, was.reason, was.demotion
-    memcpy(host.master, was.master, 2)
-    for i in range(SOURCES):
-        vhid_source(host, i)[0] = was.sources[i]
-    host.failed_sends, host.good_sends = was.failed_sends, was.good_sends
-    host.repeat_in, host.announce_left = was.repeat_in, was.announce_left
-    host.counter, host.since_ns = was.counter, was.since_ns
-    host.preempt_from_ns, host.answered_ns = was.preempt_from_ns, was.answered_ns
-    host.heard_ns[0], host.heard_ns[1] = was.heard_ns[0], was.heard_ns[1]
-    host.announce_at_ns = was.announce_at_ns
-    host.tie_since_ns, host.judged_ns = was.tie_since_ns, was.judged_ns
-    host.history, host.duplicate_ms = was.history, was.duplicate_ms
-    memcpy(host.stranger, was.stranger, sizeof(was.stranger))
-    memcpy(host.stranger_ms, was.stranger_ms, sizeof(was.stranger_ms))
-    memcpy(host.duplicate_mac, was.duplicate_mac, 6)
-    host.jitter_us = <uint32_t>(was.jitter_ns // 1000)
-    host.ties, host.settled_ns = was.ties, was.settled_ns
-    for i in range(was.absence_count):
-        absence_note(&core.absences, &was.absences[i])
-    host.retry_at_ns, host.without_ns = was.retry_at_ns, was.without_ns
-    host.demoted_until_ns, host.retries = was.demoted_until_ns, was.retries
-    host.leaving_ns = was.leaving_ns
-    host.losses, host.lost_reason = was.losses, was.lost_reason
-    host.failing_ns, host.announce_from = was.failing_ns, was.announce_from
-    host.held = 0
-    for i in range(host.block.address_count):
-        host.block.addresses[i].flags &= ~<uint32_t>(
-            HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
-        if was.held:
-            host.block.addresses[i].flags |= HELD
-            host.held += 1
-    wheel_disarm(&core.wheel, slot)
-    host.deadline_ns = 0
-    if was.deadline_ns:
-        engine_set_deadline(core, slot, was.deadline_ns)
-    engine_plan_upkeep(core, slot, now_ns)
-    if queued:
-        engine_ask(core, &core.advertise, slot, queued)
-    if was.pending & TO_CHANGE_ADDRESSES:
-        engine_ask(core, &core.change, slot, was.pending & TO_TELL_ADDRESSES)
-    if was.pending & TO_ANNOUNCE:
-        engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
-    if was.pending & TO_REPEAT:
-        engine_ask(core, &core.repeat, slot, TO_REPEAT)
-
-
-cdef bint assume_address(Core* core, uint32_t slot, const uint8_t* address, uint8_t family,
-                         uint8_t flags) noexcept nogil:
-    """Set the flags of an assumed host's address that differ: HELD, FOREIGN, FAILED, LOST, or none.
-
-    False if the host has no such address.
-    """
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef uint32_t i
-    cdef Address* mine
-    cdef bint found = False
-    host.held = 0
-    for i in range(host.block.address_count):
-        mine = &host.block.addresses[i]
-        if mine.family == family and memcmp(mine.bytes, address, 16) == 0:
-            mine.flags = <uint8_t>(mine.flags & ~<uint32_t>(HELD | FOREIGN | FAILED | LOST
-                                                            | LOST_WITH_OURS)) | flags
-            found = True
-        host.held += 1 if mine.flags & HELD else 0
-    return found
 
 
 cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
