@@ -90,6 +90,7 @@ class Settings(Keys, frozen=True, kw_only=True):
     destination6: str = "ff02::12"
     broadcast: bool = False
     peers: tuple[str, ...] = ()
+    hold: str = "address"  # its IPv4 addresses: or "route", or "auto"
     lladdr: str | None = None
     up: str | None = None
     down: str | None = None

@@ -305,6 +305,7 @@ SETTING_RULES: dict[str, Rule] = {
     "destination6": _destination6,
     "broadcast": _boolean,
     "peers": _peers,
+    "hold": _choice("address", "route", "auto"),
     "address_mac": _not_available("interface"),
     "lladdr": _lladdr,
     "group": _not_available(),

@@ -155,7 +155,8 @@ class VirtualHostFacts(msgspec.Struct, frozen=True):
     """The fields that status and explain share for a virtual host.
 
     `since`: when it entered `state`; `reason`: one of _vhid.REASON_WORDS; `in_use_by`: the process
-    of this machine that has it instead. `addresses_held`: how many of `addresses` were added.
+    of this machine that has it instead. `addresses_held`: how many of `addresses` were added;
+    `held_by`: "route" if its IPv4 addresses are local routes, or would be as MASTER.
     `address_problems`: a description by address; `warnings`: a sentence by word.
     `effective_advskew`: the advskew that is sent, with the demotion.
     """
@@ -170,6 +171,7 @@ class VirtualHostFacts(msgspec.Struct, frozen=True):
     in_use_by: str | None
     addresses: list[str]
     addresses_held: int
+    held_by: Literal["address", "route"]
     address_problems: dict[str, str]
     warnings: dict[str, str]
     advbase: int
@@ -290,6 +292,8 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
     startup_delay_s: float
     ignore_link_state: bool
     manage_addresses: bool
+    hold: str
+    no_routes_because: str | None
     address_deadline_s: float
     without_addresses_s: float | None
     retries_in_s: float | None

@@ -161,6 +161,8 @@ class Explanations:
             startup_delay_s=settings.startup_delay_s,
             ignore_link_state=settings.ignore_link_state,
             manage_addresses=settings.manage_addresses,
+            hold=settings.hold,
+            no_routes_because=self._no_routes_because(host),
             address_deadline_s=settings.address_deadline_s,
             without_addresses_s=since_s(fields.without_ns, now_ns),
             retries_in_s=until_s(fields.retry_at_ns, now_ns),
@@ -179,6 +181,11 @@ class Explanations:
             rejections=rejected.last,
             interface_rejected=rejected.counters,
         )
+
+    def _no_routes_because(self, host: VirtualHost) -> str | None:
+        """Why a virtual host that is to hold addresses by routes does not; None: it does."""
+        hold = host.settings.hold
+        return None if hold == "address" else self._network.holding.against(host)
 
     def _configured_sources(self, host: VirtualHost) -> dict[str, str]:
         """Where each configured source of a virtual host is, see own_sources.Where."""

@@ -373,6 +373,21 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------- addresses
 
 
+def how_held(host: VirtualHostExplanation) -> Iterator[str]:
+    """How its IPv4 addresses are held, where that is not the default, and why."""
+    if not any(":" not in address for address in host.addresses):
+        return
+    hold, why = host.hold, host.no_routes_because
+    if host.held_by == "route":
+        yield f'IPv4 by local routes: ip route show table local proto 112 (hold = "{hold}")'
+        if hold == "address":
+            yield "the routes stay until it is no longer MASTER"
+    elif hold != "address" and why is None:
+        yield f'IPv4 as addresses until it is no longer MASTER, then by routes (hold = "{hold}")'
+    elif hold != "address":
+        yield f'IPv4 as addresses although hold = "{hold}": {why}'
+
+
 def addresses(host: VirtualHostExplanation) -> Iterator[str]:
     every, held, problems = host.addresses, host.addresses_held, host.address_problems
     master = host.state == "MASTER"
@@ -392,6 +407,7 @@ def addresses(host: VirtualHostExplanation) -> Iterator[str]:
             yield f"held: {listed(right)}"
         else:
             yield f"{held} held, {missing} missing and being added: {listed(right)}"
+    yield from how_held(host)
     for address, why in list(problems.items())[:ADDRESSES_LISTED]:
         if why.startswith(FOREIGN):
             yield foreign(host, address, why)

@@ -16,6 +16,7 @@ from carp_fast.daemon.table import Hosts
 if TYPE_CHECKING:
     from carp_fast.daemon.orders import Orders
 
+REMOVED = "was removed by another program"
 # An address that is removed this often within this time is given up, and its host demoted.
 LOST_TIMES, LOST_WITHIN_S = 5, 60.0
 
@@ -29,15 +30,15 @@ class LostAddresses:
         self._orders = orders
         self._times: dict[tuple[int, str], deque[float]] = {}  # by slot and address
 
-    def on_restored(self, slot: int, text: str) -> None:
+    def on_restored(self, slot: int, text: str, what: str = REMOVED) -> None:
         """Counts that an address was removed and added again; if that is too often, its host gives
-        up.
+        up. `what`: what happened to it, for the log.
         """
         times = self._times.setdefault((slot, text), deque(maxlen=LOST_TIMES))
         times.append(asyncio.get_running_loop().time())
         name = self._hosts.name(slot)
         if len(times) < LOST_TIMES or times[-1] - times[0] > LOST_WITHIN_S:
-            did = "was removed by another program, added again"
+            did = f"{what}, added again"
             self._host_log.log(logging.WARNING, name, f"address {text} {did}", f"an address {did}")
             return
         did = f"was removed {LOST_TIMES} times within {LOST_WITHIN_S:.0f} s, given up"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from carp_fast.daemon.holding import Holding
 from carp_fast.daemon.interface_log import InterfaceLog
 from carp_fast.daemon.own_sources import OwnSources
 from carp_fast.daemon.table import MASTER, Hosts, every_address
@@ -79,6 +80,7 @@ class Network:
         self.sources: dict[str, Sources] = {}
         self._log = InterfaceLog(hosts)
         self.own_sources = OwnSources(hosts, orders, self.now)
+        self.holding = Holding(hosts, orders, self.now)
 
     def on_interface(self, interface: Interface) -> None:
         """Handles that an interface appeared, vanished or changed: informs the engine, joins
@@ -117,6 +119,7 @@ class Network:
         if moved:
             self._appeared[number] = interface
         self.own_sources.on_interface(interface)
+        self.holding.on_interface(interface)
         announce = is_elsewhere(before, interface) and self._may_announce(number)
         self._inform(number, interface, sources, announce=announce)
         self._on_known(interface)
@@ -189,6 +192,7 @@ class Network:
                 self.sources[name] = sources
                 self._inform(number, interface, sources)
             self._on_known(interface)
+        self.holding.on_hosts()
         self._filter_soon()
 
     def promote(self, names: Iterable[str]) -> None:
@@ -216,10 +220,19 @@ class Network:
             host = self._hosts.hosts[slot]
             if host is None or self._hosts.states[slot] != MASTER:
                 continue
-            if not host.settings.manage_addresses or text not in every_address(host):
+            if not host.settings.manage_addresses:
                 continue
-            self._verify(slot)
-            return  # the pump looks at the whole interface
+            # With the last IPv4 address the kernel drops local routes, and does not report that.
+            may_be_routes = len(address) == 4 and host.settings.hold != "address"
+            if may_be_routes or text in every_address(host):
+                self._verify(slot)
+                return  # the pump looks at the whole interface
+
+    def on_route_removed(self, name: str) -> None:
+        """Handles that a local route with our mark was removed by another program."""
+        number = self._hosts.known(name)
+        if number is not None and self._hosts.slots[number]:
+            self._verify(self._hosts.slots[number][0])
 
     def on_overrun(self, interfaces: dict[str, Interface]) -> None:
         """Handles lost notifications: looks at the addresses of every interface."""
@@ -234,6 +247,7 @@ class Network:
             timer.cancel()
         for task in self._leaving.values():
             task.cancel()
+        self.holding.close()
         self._joins.close()
 
     def _find_sources(self, number: int, interface: Interface) -> Sources:

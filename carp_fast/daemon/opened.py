@@ -11,7 +11,7 @@ import concurrent.futures
 import logging
 import math
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +152,7 @@ class Opened(Closing):
             self._netlink.getsockname()[0],
             on_overrun=self.network.on_overrun,
             on_watched=self.network.own_sources.on_address,
+            on_route_removed=self.network.on_route_removed,
         )
         opened.callback(self.hooks.close)
         opened.callback(orders.abandon)  # pending answers are cancelled
@@ -165,14 +166,26 @@ class Opened(Closing):
     # -- what several phases do with it
 
     def prepare(self, host: config.VirtualHost, **how: Any) -> PreparedHost:
-        """Prepares as Hosts.prepare() does, with what is known of the virtual host's source."""
-        return self.hosts.prepare(host, missing=self.network.own_sources.missing(host), **how)
+        """Prepares as Hosts.prepare() does, with what is known of the virtual host's interface."""
+        network = self.network
+        return self.hosts.prepare(
+            host,
+            missing=network.own_sources.missing(host),
+            by_route=network.holding.by_route(host),
+            **how,
+        )
 
     def adder(self, slot: int, host: config.VirtualHost) -> Callable[[], object]:
         """The order that adds a virtual host to the engine."""
         # Prepared when its turn comes: otherwise all would be in memory twice.
         barred = slot in self.in_use.barred
         return lambda: self.pump.add(slot, self.prepare(host, barred=barred))
+
+    def follow(self, names: Iterable[str]) -> None:
+        """Follows these interfaces, and what else of this host its virtual hosts depend on."""
+        network = self.network
+        watched = network.own_sources.addresses()
+        self.links.set_names(names, watched, routes=network.holding.wanted)
 
     async def grow_reports(self, hosts: int) -> None:
         """Enlarges the pump's ring of reports for as many virtual hosts, if it is too small."""

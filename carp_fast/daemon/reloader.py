@@ -180,7 +180,7 @@ class Reloader:
         )
         opened.network.on_reload()
         opened.reports.on_reload()
-        opened.links.set_names(hosts.used_names(), opened.network.own_sources.addresses())
+        opened.follow(hosts.used_names())
         self._manner.on_reload(new.daemon)
         if new.daemon.notify != self.configuration.daemon.notify:
             await self._notify.stop()

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 STALLED_EVERY_NS = 10_000_000_000
 REPORTS_A_TURN = 1000
 FOREIGN = "address_foreign"
+ROUTE_GONE = "had no local route any more (it goes with the last address of the interface)"
 FOREIGN_LOGGED_MAX = (
     20  # lines about foreign addresses of one interface at a time; the others are counted
 )
@@ -68,7 +69,8 @@ class Reports:
     """Handles the pump's reports.
 
     `publish` gets every change of state; `on_released` the slot of a virtual host that has left;
-    `on_address_restored` slot and text of an address that another program had removed;
+    `on_address_restored` slot and text of an address that another program had removed, and what
+    happened to it if not that;
     `on_source_proven` a source, by ifindex and address, that was heard genuine for the first time.
     `resync` is called after reports were lost.
     """
@@ -81,7 +83,7 @@ class Reports:
         *,
         publish: Callable[[StateEvent], None] = ignore,
         on_released: Callable[[int], None] = ignore,
-        on_address_restored: Callable[[int, str], None] = ignore,
+        on_address_restored: Callable[..., None] = ignore,
         on_source_proven: Callable[[int, bytes], None] = ignore,
         resync: Callable[[], None] = ignore,
     ) -> None:
@@ -374,6 +376,8 @@ class Reports:
         self._left_alone.discard((report.slot, text))
         if report.why == "removed":
             self._on_restored(report.slot, text)
+        elif report.why == "route":
+            self._on_restored(report.slot, text, ROUTE_GONE)
         elif report.why == "with_ours":
             line = "the kernel removed {} with another address of ours, added again"
             self._log_address(logging.WARNING, report.slot, line, text)

@@ -62,7 +62,8 @@ async def add_hosts(opened: Opened, known: Known) -> None:
         opened.network.on_interface(known[name])
     await opened.orders.done()
     await opened.orders.give(opened.adder(slot, host) for slot, host in opened.hosts.used())
-    opened.links.set_names(opened.hosts.names, opened.network.own_sources.addresses())
+    opened.network.holding.on_hosts()
+    opened.follow(opened.hosts.names)
     try:
         opened.links.start(known)
     except OSError as error:
@@ -94,10 +95,12 @@ def _remove_leftovers(
     """
     configured = opened.in_use.ours(configured)
     recorded = opened.in_use.ours(recorded)
-    left = addresses.leftovers(known.values(), configured, recorded)
+    every = read_interfaces()
+    left: list[addresses.Leftover] = list(addresses.leftovers(known.values(), configured, recorded))
     lost = [name for name, interface in known.items() if not interface.ifindex]
     if lost:
-        left += addresses.strays(read_interfaces().values(), lost, configured, recorded)
+        left += addresses.strays(every.values(), lost, configured, recorded)
+    left += addresses.leftover_routes(every.values(), lost, configured, recorded)
     if not left:
         return {}
     errors = opened.pump.remove_addresses(
@@ -106,9 +109,12 @@ def _remove_leftovers(
     failed: dict[str, list[str]] = {}
     for (interface, address, prefixlen), error in zip(left, errors, strict=True):
         if error and error not in GONE:
-            text, why = prefix_text(address, prefixlen), os.strerror(error)
-            logger.error("%s: leftover address %s not removed: %s", interface.name, text, why)
+            what = "address" if prefixlen is not None else "local route"
+            text, why = prefix_text(address, prefixlen or 32), os.strerror(error)
+            logger.error("%s: leftover %s %s not removed: %s", interface.name, what, text, why)
             failed.setdefault(interface.name, []).append(text)
     removed = len(left) - sum(map(len, failed.values()))
-    logger.warning("removed %d addresses left by the last run", removed)
+    routes = sum(prefixlen is None for _, _, prefixlen in left)
+    those = f", {routes} of them local routes" if routes else ""
+    logger.warning("removed %d addresses left by the last run%s", removed, those)
     return failed

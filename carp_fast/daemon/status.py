@@ -90,6 +90,11 @@ def warnings(fields: HostCopy, wrong_digest_ns: int | None, now_ns: int) -> dict
     return found
 
 
+def holds_routes(fields: HostCopy) -> bool:
+    """Whether IPv4 addresses are held by local routes, or will be by a host that holds none."""
+    return fields.holds_routes if fields.held else fields.by_route
+
+
 def second_master(fields: HostCopy, now_ns: int) -> SourceCopy | None:
     """A host that advertises although there is another MASTER; None if there is none.
 
@@ -305,6 +310,7 @@ class Status:
             in_use_by=self._in_use.get(slot) if fields.reason == "in_use" else None,
             addresses=list(every),
             addresses_held=fields.held,
+            held_by="route" if holds_routes(fields) else "address",
             address_problems={text: why for text, why in found.items() if text in every},
             warnings=warnings(fields, self._reports.wrong_digest_ns.get(slot), now_ns),
             advbase=fields.advbase,

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from carp_fast.config.lines import Lines
 from carp_fast.config.load import VirtualHost
 from carp_fast.config.model import Fault, Origin, as_shown
+from carp_fast.daemon.holding import against, facts_of, subnets_of
 from carp_fast.daemon.own_sources import MEANINGS, USABLE, configured, whereabouts
 from carp_fast.daemon.table import every_address
 from carp_fast.inet import prefix_bytes
 from carp_fast.net import addresses
 from carp_fast.net.interfaces import Interface, absent, is_local, name_of
+
+ADVISED_ABOVE = 255  # IPv4 addresses of one interface: local routes are advised
 
 IsOnHost = Callable[[bytes], bool]
 
@@ -52,6 +55,7 @@ def _faults(
                 missing.setdefault(origin, []).append(name)
         if interface.ifindex and interface.is_ethernet:
             yield from _of_sources(interface, its_hosts, is_on_host)
+            yield from _of_routes(interface, its_hosts)
     for origin, names in missing.items():
         more = f" (nor do {len(names) - 1:,} more of this table)" if len(names) > 1 else ""
         text = f"does not exist{more}; its virtual hosts wait for it"
@@ -80,6 +84,36 @@ def _of_interface(interface: Interface) -> Iterator[str]:
     elif interface.master:
         of = name_of(interface.master) or f"ifindex {interface.master}"
         yield f"is a port of {of}; the kernel does not answer for addresses of a port"
+
+
+def _of_routes(interface: Interface, hosts: list[VirtualHost]) -> Iterator[Fault]:
+    """Warnings about addresses that are held by local routes where those do not do, and, where an
+    interface would have many addresses, the advice to use them. Once for each table.
+    """
+    virtual = {prefix_bytes(text)[0] for host in hosts for text in every_address(host)}
+    facts = facts_of(interface, virtual)
+    by_table: dict[Origin, VirtualHost] = {}
+    plain: dict[Origin, None] = {}
+    count = 0
+    for host in hosts:
+        settings = host.settings
+        why = None
+        if settings.hold == "route":
+            why = against(interface.name, subnets_of(host), facts)
+        elif settings.hold == "address" and settings.manage_addresses:
+            plain[settings.origin] = None
+            count += sum(":" not in text for text in every_address(host))
+        if why is not None and settings.origin not in by_table:
+            by_table[settings.origin] = host
+            text = f'{why}: {host.name} may not be reachable; allowed: "auto", which sees to that'
+            yield settings.origin.fault("hold", as_shown("route"), text)
+    if count > ADVISED_ABOVE:
+        for origin in plain:
+            text = (
+                f"{interface.name} would have {count:,} IPv4 addresses, each of which the kernel"
+                f' compares with all others; advised above {ADVISED_ABOVE}: "auto"'
+            )
+            yield origin.fault("hold", as_shown("address"), text)
 
 
 def _of_sources(

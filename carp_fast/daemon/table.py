@@ -257,11 +257,13 @@ class Hosts:
         replacing: bool = False,
         barred: bool = False,
         missing: tuple[bool, bool] = (False, False),
+        by_route: bool = False,
     ) -> PreparedHost:
         """A virtual host in the form that the engine takes.
 
         `retired`: former addresses to be removed; `barred`: another process of this machine has it;
-        `missing`: whether this host lacks its configured source, IPv4 and IPv6.
+        `missing`: whether this host lacks its configured source, IPv4 and IPv6; `by_route`: its
+        IPv4 addresses are added as local routes.
         """
         settings = host.settings
         source, source6, lladdr = settings.source, settings.source6, settings.lladdr
@@ -286,6 +288,7 @@ class Hosts:
             source6=None if source6 is None else address_bytes(source6),
             source_missing=missing4,
             source6_missing=missing6,
+            by_route=by_route,
             lladdr=None if lladdr is None else mac_bytes(lladdr),
             announce_on_order=not settings.manage_addresses and settings.up is not None,
             counter=self._counter,

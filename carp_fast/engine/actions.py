@@ -48,6 +48,18 @@ class RemoveAddresses(Action, frozen=True, gc=False):
     addresses: list[bytes]
 
 
+class AddRoutes(AddAddresses, frozen=True, gc=False):
+    """Add local routes to these IPv4 addresses on the interface of the virtual host."""
+
+    word = "ADD_ROUTES"
+
+
+class RemoveRoutes(RemoveAddresses, frozen=True, gc=False):
+    """Remove these local routes from the interface of the virtual host."""
+
+    word = "REMOVE_ROUTES"
+
+
 class Announce(Action, frozen=True, gc=False):
     """Send gratuitous ARP or unsolicited neighbour advertisements, one frame for each address."""
 

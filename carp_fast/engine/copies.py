@@ -35,7 +35,8 @@ class HostCopy(msgspec.Struct, frozen=True):
 
     `interface`: its number; `demotion`: as ordered; `address_demotion`: the reason for a demotion
     because of its addresses; `demote`: OpenBSD's byte as it is sent; `held`: how many addresses it
-    has; `peer`: the master heard last; `duplicate_source`: the MAC of a host that sends from our
+    has; `by_route`: its IPv4 addresses are added as local routes; `holds_routes`: some are held so;
+    `peer`: the master heard last; `duplicate_source`: the MAC of a host that sends from our
     address; `counters`: by word; `deadline_ns`: of its next event if nothing is heard.
     """
 
@@ -64,6 +65,8 @@ class HostCopy(msgspec.Struct, frozen=True):
     source: bytes
     source6: bytes
     held: int
+    by_route: bool
+    holds_routes: bool
     peer: bytes | None
     peer_advbase: int
     peer_advskew: int

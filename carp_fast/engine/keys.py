@@ -148,6 +148,7 @@ FOUND_OUT = (
     _key("announce_on_order", Switch(), False),  # an up script adds the addresses
     _key("source_missing", Switch(), False),  # this machine lacks the configured source
     _key("source6_missing", Switch(), False),
+    _key("by_route", Switch(), False),  # its IPv4 addresses are added as local routes
 )
 ALL_KEYS = (*KEYS, *FOUND_OUT)
 

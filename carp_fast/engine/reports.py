@@ -111,10 +111,11 @@ class AddressRestored(AddressReport, frozen=True, gc=False):
     """An address that a MASTER should have was added again.
 
     `why`: "refused": it could not be added before, or belonged to another program; "removed":
-    another program removed it; "with_ours": the kernel removed it with another one of ours.
+    another program removed it; "with_ours": the kernel removed it with another one of ours;
+    "route": the local route that held it was gone.
     """
 
-    why: Literal["refused", "removed", "with_ours"]
+    why: Literal["refused", "removed", "with_ours", "route"]
 
 
 class AddressGone(AddressReport, frozen=True, gc=False):

@@ -22,7 +22,14 @@ import msgspec
 
 from carp_fast.config.readings import open_without_waiting
 from carp_fast.inet import address_bytes, prefix_text
-from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, LinkError, decode_address, messages
+from carp_fast.net.interfaces import (
+    OWN_PROTOCOL,
+    Interface,
+    KernelReader,
+    LinkError,
+    decode_address,
+    messages,
+)
 from carp_fast.net.kernel import (
     IFA_F_DADFAILED,
     IFA_F_NODAD,
@@ -44,9 +51,11 @@ FOREVER_S = 0xFFFF_FFFF
 PLACEHOLDER, PLACEHOLDER6 = "161.178.195.212", "2001:db8:a1b2:c3d4:e5f6:a7b8:c9da:ebfc"
 PREFERRED = "preferred"
 MARKS_SINCE = (5, 18)  # the first kernel that keeps IFA_PROTO
+FILTERS_SINCE = (4, 20)  # the first kernel that filters a dump of routes
 # Errors of a full, read-only or broken disk, which are not faults of the configuration.
 DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE))
 
+Leftover = tuple[Interface, bytes, int | None]  # with its prefix length; None: a local route
 Templates = dict[tuple[int, bool] | tuple[int, bool, str], tuple[bytes, bytes]]
 
 
@@ -107,8 +116,16 @@ def _message(
 
 def kernel_keeps_marks() -> bool:
     """Whether addresses keep our mark; before Linux 5.18 only the state file identifies ours."""
-    numbers = [int(number) for number in re.findall(r"\d+", os.uname().release)[:2]]
-    return tuple(numbers) >= MARKS_SINCE
+    return _kernel_version() >= MARKS_SINCE
+
+
+def kernel_filters_routes() -> bool:
+    """Whether the kernel can dump our local routes alone: otherwise none are used."""
+    return _kernel_version() >= FILTERS_SINCE
+
+
+def _kernel_version() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def promote_secondaries(interface: str) -> None:
@@ -270,6 +287,37 @@ def strays(
         if address.protocol == OWN_PROTOCOL
         and address.scope == RT_SCOPE_UNIVERSE
         and prefix_text(address.address, address.prefixlen) in ours
+    ]
+
+
+def leftover_routes(
+    interfaces: Iterable[Interface],
+    lost: Iterable[str],
+    configured: Mapping[str, Iterable[str]],
+    recorded: Mapping[str, Iterable[str]],
+) -> list[Leftover]:
+    """Local routes with our mark that a crash of this configuration's daemon left.
+
+    Those of interfaces that are `lost` may be on others, as strays() has it. Raises LinkError.
+    """
+    if not kernel_filters_routes():
+        return []
+    with KernelReader() as kernel:
+        routes = kernel.local_routes()
+    if not routes:
+        return []
+    by_ifindex = {interface.ifindex: interface for interface in interfaces}
+    ours: dict[str, set[bytes]] = {}
+    for of in (configured, recorded):
+        for name, texts in of.items():
+            bare = {address_bytes(text.partition("/")[0]) for text in texts}
+            ours.setdefault(name, set()).update(bare)
+    strayed = {address for name in lost for address in ours.get(name, ())}
+    return [
+        (interface, address, None)
+        for ifindex, address in routes
+        if (interface := by_ifindex.get(ifindex)) is not None
+        and (address in ours.get(interface.name, ()) or address in strayed)
     ]
 
 

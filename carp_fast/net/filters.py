@@ -25,7 +25,10 @@ from carp_fast.net.kernel import (
     PROTOCOL_CARP,
     PROTOCOL_ICMPV6,
     RTM_DELADDR,
+    RTM_DELROUTE,
     RTM_NEWADDR,
+    RTM_NEWROUTE,
+    RTN_LOCAL,
     SO_ATTACH_FILTER,
 )
 
@@ -58,6 +61,7 @@ ETHERTYPE_AT, IPV6_AT, PROTOCOL4_AT, ICMPV6_TYPE_AT = 12, 14, 23, 54
 NEXT_HEADER, EXTENSION_NEXT = 6, 40  # from the IPv6 header on: its field, that of an extension
 VHID4_AT, VHID6_AT = 35, 55
 MAC_END_AT = 8  # last four bytes of the source MAC
+ROUTE_PROTOCOL_AT, ROUTE_TYPE_AT = 5, 7  # in the body of a netlink message about a route
 
 DROP: Instruction = (RET, 0, 0, 0)
 PASS: Instruction = (RET, 0, 0, 0xFFFF)
@@ -238,7 +242,8 @@ def notification_filter(ignore_port: int | None) -> list[Instruction]:
 
     It drops RTM_NEWADDR with our protocol mark, and both address messages that `ignore_port`
     caused. The mark is needed in addition to the port, because IPv6 notifications name no port.
-    RTM_DELADDR with the mark passes: another program may have removed one of our addresses.
+    RTM_DELADDR with the mark passes: another program may have removed one of our addresses. Of
+    routes only the removal of a local one with our mark passes: a router changes many others.
     """
 
     def big_endian(value: int, size: int) -> int:
@@ -248,8 +253,14 @@ def notification_filter(ignore_port: int | None) -> list[Instruction]:
     port = 0 if ignore_port is None else ignore_port
     return [
         (LD_H_ABS, 0, 0, 4),  # nlmsg_type
-        (JEQ, 1, 0, big_endian(RTM_NEWADDR, 2)),
-        (JEQ, 6, 9, big_endian(RTM_DELADDR, 2)),  # to the check of the port, or accept
+        (JEQ, 17, 0, big_endian(RTM_NEWROUTE, 2)),  # drop
+        (JEQ, 2, 0, big_endian(RTM_DELROUTE, 2)),
+        (JEQ, 5, 0, big_endian(RTM_NEWADDR, 2)),
+        (JEQ, 11, 13, big_endian(RTM_DELADDR, 2)),  # to the check of the port, or accept
+        (LD_B_ABS, 0, 0, HEADER.size + ROUTE_PROTOCOL_AT),
+        (JEQ, 0, 12, OWN_PROTOCOL),
+        (LD_B_ABS, 0, 0, HEADER.size + ROUTE_TYPE_AT),
+        (JEQ, 7, 10, RTN_LOCAL),  # to the check of the port, or drop
         (LDX_IMM, 0, 0, IFA_PROTO),
         (LD_IMM, 0, 0, HEADER.size + ADDRESS_BODY.size),
         (LD_B_ABS, 0, 0, SKF_AD_NLATTR),

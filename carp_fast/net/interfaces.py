@@ -36,7 +36,9 @@ from carp_fast.net.kernel import (
     NLM_F_DUMP_INTR,
     NLM_F_REQUEST,
     NLMSG_ERROR,
+    RT_TABLE_LOCAL,
     RTA_DST,
+    RTA_OIF,
     RTEXT_FILTER_SKIP_STATS,
     RTM_GETADDR,
     RTM_GETLINK,
@@ -48,7 +50,7 @@ from carp_fast.net.kernel import (
 
 Read = TypeVar("Read")
 
-OWN_PROTOCOL = 112  # IFA_PROTO of an address that a carp-fast daemon added
+OWN_PROTOCOL = 112  # IFA_PROTO of an address, and protocol of a route, that carp-fast added
 
 MESSAGE_BYTES_MAX = 65_536  # one read; a notification or a part of a dump is at most 32 KiB
 DUMP_ATTEMPTS = 5  # a dump marked as interrupted by a change is read again this often
@@ -253,6 +255,30 @@ def decode_address(
     return ifindex, InterfaceAddress(version, address, prefixlen, scope, flags, protocol)
 
 
+def decode_route(data: bytes, start: int, end: int) -> tuple[int, bytes] | None:
+    """Decodes the body of RTM_NEWROUTE or RTM_DELROUTE to (ifindex, address).
+
+    None if it is not a local route to an IPv4 address with our mark.
+    """
+    family, length, _, _, table, protocol, _, kind, _ = ROUTE_BODY.unpack_from(data, start)
+    if (family, length, table) != (socket.AF_INET, 32, RT_TABLE_LOCAL):
+        return None
+    if (protocol, kind) != (OWN_PROTOCOL, RTN_LOCAL):
+        return None
+    address, ifindex = b"", 0
+    at = start + ROUTE_BODY.size
+    while at + ATTRIBUTE.size <= end:
+        length, kind = ATTRIBUTE.unpack_from(data, at)
+        if length < ATTRIBUTE.size:
+            break
+        if kind == RTA_DST:
+            address = data[at + 4 : at + length]
+        elif kind == RTA_OIF:
+            ifindex = int.from_bytes(data[at + 4 : at + 8], sys.byteorder)
+        at += (length + 3) & ~3
+    return ifindex, address
+
+
 def decode_netconf(data: bytes, start: int, end: int) -> int:
     """Decodes the body of RTM_NEWNETCONF to its ifindex; 0 or less: not about one interface."""
     at = start + NETCONF_BODY.size
@@ -320,6 +346,25 @@ class KernelReader(Closing):
 
         return self._consistent(read)
 
+    def local_routes(self) -> list[tuple[int, bytes]]:
+        """(ifindex, address) of each IPv4 address that a local route with our mark holds.
+
+        The kernel filters this dump, since a router may have a million other routes; that needs
+        Linux 4.20.
+        """
+        body = ROUTE_BODY.pack(
+            socket.AF_INET, 0, 0, 0, RT_TABLE_LOCAL, OWN_PROTOCOL, 0, RTN_LOCAL, 0
+        )
+
+        def read() -> list[tuple[int, bytes]]:
+            routes = (
+                decode_route(data, start, end)
+                for data, start, end in self._dump(RTM_GETROUTE, body)
+            )
+            return [route for route in routes if route is not None]
+
+        return self._consistent(read)
+
     def _consistent(self, read: Callable[[], Read]) -> Read:
         for _ in range(DUMP_ATTEMPTS):
             try:
@@ -346,8 +391,9 @@ class KernelReader(Closing):
                 interrupted |= bool(message_flags & NLM_F_DUMP_INTR)
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
                     code = -struct.unpack_from("=i", data, start)[0] if end - start >= 4 else 0
-                    # An interface that disappeared meanwhile has no addresses.
-                    if code not in (0, errno.ENODEV):
+                    # An interface that disappeared meanwhile has no addresses, a table that does
+                    # not exist yet no routes.
+                    if code not in (0, errno.ENODEV, errno.ENOENT):
                         raise LinkError(f"dump of type {request}: {os.strerror(code)}")
                     if interrupted:
                         raise _Interrupted

@@ -37,6 +37,7 @@ from carp_fast.net.interfaces import (
     decode_address,
     decode_link,
     decode_netconf,
+    decode_route,
     messages,
     read_interfaces,
     without_marked,
@@ -45,12 +46,14 @@ from carp_fast.net.kernel import (
     NETLINK_ADD_MEMBERSHIP,
     RTM_DELADDR,
     RTM_DELLINK,
+    RTM_DELROUTE,
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNETCONF,
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV6_IFADDR,
     RTMGRP_LINK,
+    RTNLGRP_IPV4_ROUTE,
     RTNLGRP_IPV6_NETCONF,
     SO_RCVBUFFORCE,
     SOL_NETLINK,
@@ -97,6 +100,10 @@ class LinkMonitor:
 
     `on_watched` gets each of the `watched` addresses, 4 or 16 bytes, that is added without our mark
     to any interface of the host, or removed.
+
+    `on_route_removed(name)` gets each interface from which another program removed a local route
+    with our mark, if set_names() asked for that. The kernel removes such routes without a
+    notification together with the interface's last address.
     """
 
     def __init__(
@@ -109,6 +116,7 @@ class LinkMonitor:
         *,
         on_overrun: Callable[[dict[str, Interface]], None] | None = None,
         on_watched: Callable[[bytes], None] | None = None,
+        on_route_removed: Callable[[str], None] | None = None,
         watched: Iterable[bytes] = (),
         receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES,
     ) -> None:
@@ -117,6 +125,8 @@ class LinkMonitor:
         self._on_address_removed = on_address_removed
         self._on_overrun = on_overrun
         self._on_watched = on_watched
+        self._on_route_removed = on_route_removed
+        self._routes = False  # notifications about routes are subscribed to
         self._ignore_port = ignore_port
         self._receive_buffer_bytes = receive_buffer_bytes
         self.overruns = 0  # overflows of the socket, after each of which all is read again
@@ -139,6 +149,7 @@ class LinkMonitor:
         self._stale: set[int] = set()  # ifindexes whose addresses have to be read again
         self._removed: dict[tuple[str, int, bytes, int], None] = {}
         self._seen: dict[bytes, None] = {}  # watched addresses, in this burst
+        self._routes_removed: dict[str, None] = {}  # from these interfaces, in this burst
         self._everything_stale = True
         self._dropped = False  # notifications, in this burst
         # Between an overrun and the moment when its queue is empty the kernel drops without notice.
@@ -179,13 +190,20 @@ class LinkMonitor:
         self._thread.join()
         self._opened.close()
 
-    def set_names(self, names: Iterable[str], watched: Iterable[bytes] = ()) -> None:
+    def set_names(
+        self, names: Iterable[str], watched: Iterable[bytes] = (), *, routes: bool = False
+    ) -> None:
         """Follows these interfaces from now on; those that were not followed before are reported
         once.
 
-        `watched`: the addresses to follow from now on.
+        `watched`: the addresses to follow from now on; `routes`: also local routes with our mark,
+        from now on for good.
         """
         self._watched = frozenset(watched)
+        if routes and not self._routes:
+            self._routes = True
+            if self._thread is not None and not self._stopping.is_set():
+                self._subscribe_routes(self._socket)
         with self._lock:
             self._names_given = dict.fromkeys(names)
         if self._thread is not None and not self._stopping.is_set():
@@ -205,10 +223,16 @@ class LinkMonitor:
             attach_filter(monitored, notification_filter(self._ignore_port))
             monitored.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
             monitored.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_IPV6_NETCONF)
+            if self._routes:
+                self._subscribe_routes(monitored)
         except BaseException:
             monitored.close()
             raise
         return monitored
+
+    @staticmethod
+    def _subscribe_routes(monitored: socket.socket) -> None:
+        monitored.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_IPV4_ROUTE)
 
     def _deliver(self) -> None:
         """Runs on the loop's thread: a bounded number of callbacks per turn, in order."""
@@ -311,6 +335,11 @@ class LinkMonitor:
                 decoded = decode_address(data, start, end, self._links)
                 if decoded is not None:
                     self._on_address(kind, *decoded)
+            elif kind == RTM_DELROUTE:
+                route = decode_route(data, start, end)
+                gone_from = self._links.get(route[0]) if route is not None else None
+                if gone_from is not None and gone_from.name in self._names:
+                    self._routes_removed[gone_from.name] = None
             elif kind == RTM_NEWNETCONF:
                 link = self._links.get(decode_netconf(data, start, end))
                 if link is not None:  # one of its settings, such as forwarding
@@ -366,6 +395,10 @@ class LinkMonitor:
                 reports.append(
                     functools.partial(self._on_address_removed, name, address, prefixlen)
                 )
+        if self._on_route_removed is not None:
+            reports += [
+                functools.partial(self._on_route_removed, name) for name in self._routes_removed
+            ]
         if self._on_watched is not None:
             seen = self._seen if reading is None else self._watched
             reports += [functools.partial(self._on_watched, address) for address in seen]
@@ -377,6 +410,7 @@ class LinkMonitor:
         self._deleted.clear()
         self._removed.clear()
         self._seen.clear()
+        self._routes_removed.clear()
         self._post(reports)
 
     def _compare(self, name: str) -> Iterator[Callable[[], None]]:

@@ -50,7 +50,7 @@ DECIDED_APART_NS = 50_000_000
 CARRIED_OUT_APART_NS = 2 * SECOND_NS
 # Inputs that matter while no process runs: they change what the next one is started with.
 WHILE_KILLED = ("start", "link", "interface", "reload", "kernel", "end")
-CARRIED_OUT = ("ADD_ADDRESSES", "REMOVE_ADDRESSES", "ANNOUNCE")
+CARRIED_OUT = ("ADD_ADDRESSES", "REMOVE_ADDRESSES", "ADD_ROUTES", "REMOVE_ROUTES", "ANNOUNCE")
 GROUPS = {4: "224.0.0.18", 16: "ff02::12"}
 ADDRESS_LISTS = ("addresses", "unsigned_addresses", "retired_addresses")
 
@@ -456,6 +456,10 @@ class Player:
             missing="4" in words,
             missing6="6" in words,
         )
+
+    def _on_by_route(self, line: Line, words: list[str]) -> None:
+        slot, by_route = self.slots[self.subject(line)], ("no", "yes").index(words[0])
+        self.engine.set_by_route(slot, bool(by_route), self._clock(line.at_ns))
 
     def _on_adopt(self, line: Line, words: list[str]) -> None:
         (address,) = words

@@ -371,7 +371,7 @@ class Writer:
         elif word == "own_source":
             missing = [family for family, lacks in zip("46", value, strict=True) if lacks]
             text += f" missing {' '.join(missing)}" if missing else " there"
-        elif word == "in_use":
+        elif word in ("in_use", "by_route"):
             text += " yes" if value else " no"
         elif word == "demote":
             text += f" {value}"
@@ -430,10 +430,10 @@ class Writer:
         self._output(at_ns, slot, f"{word} {advbase}/{advskew}{demoted}")
 
     def _added(self, at_ns: int, slot: int, fields: Any) -> None:
-        self._change(slot, "ADD_ADDRESSES", fields)
+        self._change(slot, "ADD_ROUTES" if fields[2] else "ADD_ADDRESSES", fields)
 
     def _removed(self, at_ns: int, slot: int, fields: Any) -> None:
-        self._change(slot, "REMOVE_ADDRESSES", fields)
+        self._change(slot, "REMOVE_ROUTES" if fields[2] else "REMOVE_ADDRESSES", fields)
 
     def _change(self, slot: int, word: str, fields: Any) -> None:
         address = address_text(fields[0])
@@ -442,7 +442,7 @@ class Writer:
 
     def _changed(self, at_ns: int, slot: int, fields: Any) -> None:
         changes = self._changes.pop(slot, {})
-        for word in ("REMOVE_ADDRESSES", "ADD_ADDRESSES"):
+        for word in ("REMOVE_ADDRESSES", "REMOVE_ROUTES", "ADD_ADDRESSES", "ADD_ROUTES"):
             if word in changes:
                 self._output(at_ns, slot, f"{word} {' '.join(changes[word])}")
         self.lines.append((at_ns, self._leave_room(slot)))

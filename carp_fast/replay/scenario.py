@@ -21,7 +21,9 @@ Inputs, for a virtual host unless stated otherwise:
   interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router] [renamed]
             [announce]              (for an interface; see Engine.set_interface)
   demote N | remove | address_lost [undemoted] | announce | in_use yes|no
-  found ADDRESS none|ours|foreign   the unexpected state of an address on its interface
+  by_route yes|no                   whether its IPv4 addresses are added as local routes
+  found ADDRESS none|ours|foreign|route
+                                    the unexpected state of an address on its interface
   own_source there|missing [4] [6]  which configured sources the machine lacks
   adopt ADDRESS                     the kernel has the address already, with our mark
   reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     changed keys of the host
@@ -35,7 +37,8 @@ Inputs, for a virtual host unless stated otherwise:
   turn [SECONDS]                    deadlines are checked after all frames that arrived by SECONDS
   end
 Outputs: STATE reason | ADVERTISE ADVBASE/ADVSKEW [demote N] | RESIGN 255/255 | ADD_ADDRESSES A...
-  REMOVE_ADDRESSES A... | ANNOUNCE A... | UNDEMOTED | refused VERDICT
+  REMOVE_ADDRESSES A... | ADD_ROUTES A... | REMOVE_ROUTES A... | ANNOUNCE A... | UNDEMOTED
+  refused VERDICT
 
 Holds the reader and the writer of the format. Must not know more of the engine than the keys that
 it reads, nor how a scenario is played.
@@ -60,7 +63,7 @@ START_NS = 1_000 * SECOND_NS  # the clock at the start of a scenario written by 
 TIME_DIGITS = 9
 TIME_MAX_S = 1_000_000_000  # 31 years: in ns it has room in 64 bits
 INPUTS = """hear link interface demote remove address_lost found announce adopt own_source
-    in_use reload kernel begin resign stall drop kill start away turn end"""
+    in_use by_route reload kernel begin resign stall drop kill start away turn end"""
 VERBS = frozenset(INPUTS.split())
 HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses retired_addresses
     passphrase source source6 destination destination6 peers lladdr counter broadcast"""

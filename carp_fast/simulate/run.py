@@ -81,6 +81,7 @@ def prepared(member: Member, passphrase: bytes) -> PreparedHost:
         dialect=member.dialect,
         replay=member.replay,
         peers=member.peers,
+        by_route=member.by_route,
     )
 
 

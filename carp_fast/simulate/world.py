@@ -51,6 +51,8 @@ class Member:
     replay: Replay = "learn"
     peers: tuple[bytes, ...] = ()
     """Unicast addresses of the other machines, in place of the groups."""
+    by_route: bool = False
+    """Its IPv4 addresses are local routes."""
     other_advskew: int = 0
     """The advskew that a reload changes it to."""
 

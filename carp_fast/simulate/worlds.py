@@ -68,6 +68,7 @@ class Drawing:
         self.draw_members()
         self.widen_turns()
         self.draw_delays()
+        self.draw_routes(Random(~(seed * 2 + large) & (1 << 63) - 1))
         self.draw_faults()
 
     def chance(self, one_in: int) -> bool:
@@ -190,6 +191,20 @@ class Drawing:
         for pair in pairs:
             own_ns = self.random.between(1_000, most_ns)
             self.world.delays[pair] = own_ns if kind == 7 else common_ns
+
+    def draw_routes(self, random: Random) -> None:
+        """Draws the virtual hosts that hold IPv4 addresses by local routes, and when that changes.
+
+        By another series of numbers: the rest of a seed's world does not depend on it.
+        """
+        members = self.world.members
+        for number, member in enumerate(members):
+            members[number] = replace(member, by_route=random.below(3) == 0)
+        for _ in range(random.below(8)):
+            member = members[random.below(len(members))]
+            at_ns = random.between(2_000, self.end_ns // MS_NS) * MS_NS
+            where = {"machine": member.machine, "slot": member.slot}
+            self.put(at_ns, "by_route", **where, value=random.below(2))
 
     # -- faults
 

@@ -355,7 +355,14 @@ HOST_COUNTERS = {
 }
 ADDITIONS = {
     "daemon": {"pump"},
-    "virtual_host": {"addresses_held", "address_problems", "in_use_by", "peers", "warnings"},
+    "virtual_host": {
+        "addresses_held",
+        "address_problems",
+        "held_by",
+        "in_use_by",
+        "peers",
+        "warnings",
+    },
 }
 
 

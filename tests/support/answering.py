@@ -35,6 +35,7 @@ def host(interface: str, vhid: int, state: str, **more: Any) -> dict[str, Any]:
         "in_use_by": None,
         "addresses": ["192.0.2.10/24", "192.0.2.11/24", "192.0.2.12/24"],
         "addresses_held": 3,
+        "held_by": "address",
         "address_problems": {},
         "warnings": {},
         "advbase": 1,

@@ -12,8 +12,8 @@ cdef uint32_t next_change(Core* core) noexcept nogil
 cdef void change_asked(Core* core, uint32_t slot, uint32_t which) noexcept nogil
 cdef uint32_t take_asked(Core* core, uint32_t slot, uint32_t which,
                          const Address* asked) noexcept nogil
-cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, int error,
-                          int64_t now_ns) noexcept nogil
+cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, bint routed,
+                          int error, int64_t now_ns) noexcept nogil
 cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef uint32_t next_announcement(Core* core, int64_t now_ns) noexcept nogil
 cdef void announced(Core* core, uint32_t slot) noexcept nogil

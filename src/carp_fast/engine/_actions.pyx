@@ -14,22 +14,22 @@ from libc.string cimport memcpy
 from carp_fast.engine._auth cimport auth_sign
 from carp_fast.engine._core cimport (
     ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core,
-    Interface, Queue, RESTORED_REFUSED, RESTORED_REMOVED, RESTORED_WITH_OURS, Report, RestoredWhy,
-    SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_drop_source, engine_end_duplicate,
-    engine_release, engine_set_deadline, queue_empty, queue_length, queue_pop, queue_push,
-    report_begin, report_end, verify_soon)
+    Interface, Queue, RESTORED_REFUSED, RESTORED_REMOVED, RESTORED_ROUTE, RESTORED_WITH_OURS,
+    Report, RestoredWhy, SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_drop_source,
+    engine_end_duplicate, engine_release, engine_set_deadline, queue_empty, queue_length,
+    queue_pop, queue_push, report_begin, report_end, verify_all_soon, verify_soon)
 from carp_fast.engine._history cimport history_ms, history_send
 from carp_fast.engine._recorder cimport (
     RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
     record_output)
-from carp_fast.engine._upkeep cimport resign, tell_address, upkeep_done, wanted_change
+from carp_fast.engine._upkeep cimport resign, tell_address, upkeep_done, wanted_change, wants_route
 from carp_fast.engine._vhid cimport (
     Address, ANNOUNCING, ASKED, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST, LOST_WITH_OURS,
-    MASTER, Block, Output, REPEAT_AFTER, REPEATING, RESIGN_AFTER_REMOVAL, SEND_DEMOTED,
-    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, vhid_advskew, vhid_demote, vhid_duplicate_over, vhid_interval_ns,
-    vhid_master_down_ns, vhid_same_address, VirtualHost, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED,
-    ADDRESS_DEMOTED)
+    MASTER, Block, HOLDS_ROUTES, Output, REPEAT_AFTER, REPEATING, REPLACES_ROUTES,
+    RESIGN_AFTER_REMOVAL, ROUTED_ONCE, SEND_DEMOTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
+    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_advskew, vhid_demote,
+    vhid_duplicate_over, vhid_interval_ns, vhid_master_down_ns, vhid_same_address, VirtualHost,
+    REFUSED_PARTLY, UNANNOUNCED, UNSOURCED, ADDRESS_DEMOTED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -254,8 +254,12 @@ cdef uint32_t next_change(Core* core) noexcept nogil:
 
 cdef void change_asked(Core* core, uint32_t slot, uint32_t which) noexcept nogil:
     """A change of the address was handed over; take_asked() counts its outcome."""
-    core.hosts[slot].block.addresses[which].flags |= ASKED
-    core.hosts[slot].asked += 1
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Address* address = &host.block.addresses[which]
+    if not address.flags & HELD and wants_route(host, address):
+        host.flags |= ROUTED_ONCE
+    address.flags |= ASKED
+    host.asked += 1
 
 
 cdef uint32_t take_asked(Core* core, uint32_t slot, uint32_t which,
@@ -275,10 +279,11 @@ cdef uint32_t take_asked(Core* core, uint32_t slot, uint32_t which,
     return NOBODY
 
 
-cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, int error,
-                          int64_t now_ns) noexcept nogil:
+cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, bint routed,
+                          int error, int64_t now_ns) noexcept nogil:
     """The kernel acknowledged a change (`error` 0) or refused it (an errno).
 
+    `routed`: the change was that of a local route.
     EEXIST on adding: another program has added the address, and it is left alone. EADDRNOTAVAIL or
     ENODEV on removing: it is gone already, with its interface or removed by another program.
     ESTALE: it was not carried out. Reported when it begins to fail.
@@ -293,13 +298,15 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
     if core.recorder.records != NULL:
         record = record_output(&core.recorder, RECORD_ADDED if added else RECORD_REMOVED, slot,
                                host.interface, now_ns)
-        record.family, record.error = address.family, <uint8_t>error
+        record.family, record.error, record.detail = address.family, <uint8_t>error, routed
         memcpy(record.address, address.bytes, 16)
     if not added and (error == EADDRNOTAVAIL or error == ENODEV):
         error = 0
     if error and not (added and error == EEXIST):
         address.flags = <uint8_t>(address.flags & ~<uint32_t>FOREIGN) | FAILED
         address.error = <uint8_t>error
+        if routed:                              # it may have been carried out all the same
+            verify_all_soon(core, host.interface, now_ns + RISEN_NS)
         if not failing:
             tell_address(core, ADDRESS_FAILED, slot, which, error, now_ns)
     elif not added:
@@ -308,20 +315,22 @@ cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added,
         if address.flags & FAILED:
             tell_address(core, ADDRESS_GONE, slot, which, 0, now_ns)
         address.flags &= ~<uint32_t>(HELD | FAILED)
-        if address.family == 4:                 # its secondaries may have been removed with it
+        # Its secondaries may have been removed with it, and with the last one local routes.
+        if address.family == 4 and not routed:
             if address.prefixlen < 32:
                 core.interfaces[host.interface].removed_ns = now_ns
-            verify_soon(core, host.interface, now_ns + REMOVED_NS)
+            verify_all_soon(core, host.interface, now_ns + REMOVED_NS)
     elif error:
         if not address.flags & FOREIGN:
             tell_address(core, ADDRESS_FOREIGN, slot, which, 0, now_ns)
         address.flags = <uint8_t>(address.flags & ~<uint32_t>(FAILED | LOST | LOST_WITH_OURS)
                                   ) | FOREIGN
     else:
-        address_added(core, slot, which, now_ns)
+        address_added(core, slot, which, routed, now_ns)
 
 
-cdef void address_added(Core* core, uint32_t slot, uint32_t which, int64_t now_ns) noexcept nogil:
+cdef void address_added(Core* core, uint32_t slot, uint32_t which, bint routed,
+                        int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* address = &host.block.addresses[which]
     if not address.flags & HELD:                        # not adopted since it was asked for
@@ -333,11 +342,16 @@ cdef void address_added(Core* core, uint32_t slot, uint32_t which, int64_t now_n
         tell_address(core, ADDRESS_RESTORED, slot, which, why_restored(address), now_ns)
     address.flags = <uint8_t>(address.flags & ~<uint32_t>(FOREIGN | FAILED | LOST
                                                           | LOST_WITH_OURS)) | HELD
+    address.routed = routed
+    if routed:
+        host.flags |= HOLDS_ROUTES
 
 
 cdef RestoredWhy why_restored(const Address* address) noexcept nogil:
     if not address.flags & LOST:
         return RESTORED_REFUSED
+    if address.routed:
+        return RESTORED_ROUTE
     return RESTORED_WITH_OURS if address.flags & LOST_WITH_OURS else RESTORED_REMOVED
 
 
@@ -349,16 +363,19 @@ cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nog
     cdef VirtualHost* host = &core.hosts[slot]
     cdef uint32_t i
     cdef Address* address
-    cdef bint tell = host.pending & TO_TELL_ADDRESSES
+    cdef bint tell = host.pending & TO_TELL_ADDRESSES, routed = False
     if core.recorder.records != NULL:
         record_output(&core.recorder, RECORD_CHANGED, slot, host.interface, now_ns)
     host.pending &= ~<uint32_t>(TO_CHANGE_ADDRESSES | TO_TELL_ADDRESSES)
     for i in range(host.block.address_count):
         address = &host.block.addresses[i]
+        routed |= address.routed and address.flags & HELD
         if not address.flags & (FOREIGN | FAILED) and wanted_change(host, address):
             # The state changed while a long list was carried out: start again from the first.
             engine_ask(core, &core.change, slot, TO_TELL_ADDRESSES if tell else 0)
             return
+    if not routed:
+        host.flags &= ~<uint32_t>(HOLDS_ROUTES | REPLACES_ROUTES)
     upkeep_done(core, slot, now_ns)
     if tell and report_begin(core, ADDRESSES_CHANGED, slot, now_ns) != NULL:
         report_end(core)

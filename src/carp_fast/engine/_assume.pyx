@@ -6,7 +6,8 @@ from libc.string cimport memcmp, memcpy
 from carp_fast.engine._absence cimport absence_note
 from carp_fast.engine._core cimport (
     Core, engine_ask, engine_plan_upkeep, engine_set_deadline)
-from carp_fast.engine._recorder cimport Checkpoint
+from carp_fast.engine._recorder cimport Checkpoint, ROUTED
+from carp_fast.engine._upkeep cimport wants_route
 from carp_fast.engine._vhid cimport (
     Address, FAILED, FOREIGN, HELD, IN_USE, LOST, LOST_WITH_OURS, SOURCES, TO_ADVERTISE,
     TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES,
@@ -53,6 +54,7 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
             HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
         if was.held:
             host.block.addresses[i].flags |= HELD
+            host.block.addresses[i].routed = wants_route(host, &host.block.addresses[i])
             host.held += 1
     wheel_disarm(&core.wheel, slot)
     host.deadline_ns = 0
@@ -71,7 +73,8 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
 
 cdef bint assume_address(Core* core, uint32_t slot, const uint8_t* address, uint8_t family,
                          uint8_t flags) noexcept nogil:
-    """Set the flags of an assumed host's address that differ: HELD, FOREIGN, FAILED, LOST, or none.
+    """Set the flags of an assumed host's address that differ from the others': HELD, FOREIGN,
+    FAILED, LOST, ROUTED, or none.
 
     False if the host has no such address.
     """
@@ -84,7 +87,9 @@ cdef bint assume_address(Core* core, uint32_t slot, const uint8_t* address, uint
         mine = &host.block.addresses[i]
         if mine.family == family and memcmp(mine.bytes, address, 16) == 0:
             mine.flags = <uint8_t>(mine.flags & ~<uint32_t>(HELD | FOREIGN | FAILED | LOST
-                                                            | LOST_WITH_OURS)) | flags
+                                                            | LOST_WITH_OURS)) | (
+                                                                flags & ~<uint32_t>ROUTED)
+            mine.routed = flags & ROUTED != 0
             found = True
         host.held += 1 if mine.flags & HELD else 0
     return found

@@ -9,9 +9,9 @@ from libc.string cimport memcpy, memset
 from carp_fast.engine._core cimport Interface, REJECTIONS, Rejection
 from carp_fast.engine._reports cimport address_bytes
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEMOTED, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, MASTER_LEAVES, SECOND_NS,
-    SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCES, vhid_advskew, vhid_demote, vhid_interval_ns,
-    vhid_interval_of, vhid_is_own_source, vhid_jitter_ns, vhid_judge, vhid_master,
+    ADDRESS_DEMOTED, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, HOLDS_ROUTES, MASTER_LEAVES,
+    SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCES, vhid_advskew, vhid_demote,
+    vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_jitter_ns, vhid_judge, vhid_master,
     vhid_master_down_ns, vhid_source, VirtualHost)
 from carp_fast.engine._wire cimport Advertisement, VERDICTS
 
@@ -67,6 +67,7 @@ cdef object host_copy(const VirtualHost* host):
         host.configured.address_deadline_ms * <int64_t>1000000, host.demoted_until_ns,
         host.without_ns, host.retry_at_ns, vhid_interval_ns(host), vhid_master_down_ns(host),
         (<const char*>host.source4)[:4], (<const char*>host.source6)[:16], host.held,
+        bool(host.configured.by_route), bool(host.flags & HOLDS_ROUTES),
         address_bytes(master.address, master.family) if master != NULL else None,
         master.advbase if master != NULL else 0, master.advskew if master != NULL else 0,
         master.heard_ns if master != NULL else 0,

@@ -50,6 +50,7 @@ cdef enum RestoredWhy:              # why a missing address of ours was added ag
     RESTORED_REFUSED                # it could not be added before, or another program had it
     RESTORED_REMOVED                # another program removed it
     RESTORED_WITH_OURS              # it was removed together with another one of ours
+    RESTORED_ROUTE                  # its local route was gone
 
 cdef enum OrderKind:
     ORDER_ADD
@@ -71,6 +72,7 @@ cdef enum OrderKind:
     ORDER_OWN_SOURCE                      # value: flags of configured sources that are missing
     ORDER_ADOPT                           # the kernel has the Address at `pointer`, with our mark
     ORDER_GROW_REPORTS                    # the ring goes on at `pointer`: room for `value` Reports
+    ORDER_BY_ROUTE                        # value: whether its IPv4 addresses are local routes
 
 cdef struct Order:
     uint8_t kind
@@ -111,6 +113,7 @@ cdef struct Interface:
     uint8_t forwards6               # neighbour advertisements have the router flag
     uint8_t renamed                 # lost its name: hosts remove their addresses and resign
     uint8_t announce                # only in an order: neighbours have to learn its place again
+    uint8_t routes_due              # its local routes may be gone: the next check looks at them
     uint8_t mac[6]
     uint8_t source[4]
     uint8_t source6[16]
@@ -197,6 +200,12 @@ cdef inline void verify_soon(Core* core, uint32_t number, int64_t at_ns) noexcep
         core.verify_at_ns = at_ns
     if number >= core.interface_count:
         core.interface_count = number + 1
+
+
+cdef inline void verify_all_soon(Core* core, uint32_t number, int64_t at_ns) noexcept nogil:
+    """The same where local routes of ours may be gone, too: the kernel drops them silently."""
+    core.interfaces[number].routes_due = 1
+    verify_soon(core, number, at_ns)
 
 
 cdef inline uint32_t queue_length(const Queue* queue) noexcept nogil:

@@ -15,7 +15,7 @@ from carp_fast.engine._actions cimport (
     take_asked)
 from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
-    ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_DEMOTE,
+    ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_BY_ROUTE, ORDER_DEMOTE,
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, Order, RELEASED, Report, TICK_NS, engine_checkpoint,
     engine_close, engine_next_deadline, engine_open)
@@ -31,7 +31,8 @@ from carp_fast.engine._recorder cimport (
 from carp_fast.engine._reports cimport address_bytes, report_object
 from carp_fast.engine._transitions cimport (
     engine_absent, engine_dropped, engine_expire, engine_shown)
-from carp_fast.engine._upkeep cimport THERES, There, address_found, upkeep_expire, wanted_change
+from carp_fast.engine._upkeep cimport (
+    THERES, There, address_found, upkeep_expire, wanted_change, wants_route)
 from carp_fast.engine._vhid cimport (
     Address, Block, IN_USE, Output, RETIRED, vhid_interval_ns, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
@@ -40,7 +41,7 @@ from carp_fast.engine._wire cimport FRAME_ROOM, VERDICTS, wire_build_announcemen
 from carp_fast.engine._recorder import ADDRESS_WORDS, THERE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.engine.actions import (
-    AddAddresses, Advertise, Announce, RemoveAddresses, Resign)
+    AddAddresses, AddRoutes, Advertise, Announce, RemoveAddresses, RemoveRoutes, Resign)
 
 MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
 MAX_INTERFACES = _MAX_INTERFACES
@@ -176,8 +177,8 @@ cdef class Engine:
     def found(self, uint32_t slot, bytes address, str there, int64_t now_ns) -> None:
         """Report the result of a check: whether one of the host's addresses is on its interface.
 
-        `there`: "none", "ours", "foreign", "somebodys" (of unknown origin) or "unknown". Raises
-        ValueError if the host has no such address.
+        `there`: "none", "ours", "foreign", "somebodys" (of unknown origin), "unknown", or "route"
+        (a local route of ours has it). Raises ValueError if the host has no such address.
         """
         cdef VirtualHost* host = &self.core.hosts[slot]
         cdef uint32_t i
@@ -201,6 +202,10 @@ cdef class Engine:
                        bint missing6=False) -> None:
         """Set which of the host's configured sources are not addresses of this machine."""
         self.give(ORDER_OWN_SOURCE, slot, source_flags(missing, missing6), NULL, now_ns)
+
+    def set_by_route(self, uint32_t slot, bint by_route, int64_t now_ns) -> None:
+        """Set whether the host's IPv4 addresses are added as local routes; False replaces them."""
+        self.give(ORDER_BY_ROUTE, slot, by_route, NULL, now_ns)
 
     def adopt(self, uint32_t slot, bytes address, uint8_t prefixlen, int64_t now_ns) -> None:
         """Adopt an address of the host that the kernel has, with our mark, from before."""
@@ -387,33 +392,38 @@ cdef class Engine:
 
     cdef ask_for_changes(self, uint32_t slot, list actions):
         cdef VirtualHost* host = &self.core.hosts[slot]
-        cdef list added = [], removed = []
+        cdef dict changes = {RemoveAddresses: [], RemoveRoutes: [], AddAddresses: [], AddRoutes: []}
+        cdef Address asked
         cdef uint32_t i
         cdef int wanted
         for i in range(host.block.address_count):
-            wanted = wanted_change(host, &host.block.addresses[i])
+            asked = host.block.addresses[i]
+            wanted = wanted_change(host, &asked)
             if wanted:
-                data = address_bytes(host.block.addresses[i].bytes,
-                                     host.block.addresses[i].family)
-                (added if wanted > 0 else removed).append(data)
+                if wanted > 0:
+                    asked.routed = wants_route(host, &asked)
+                data = address_bytes(asked.bytes, asked.family)
+                if asked.routed:
+                    changes[AddRoutes if wanted > 0 else RemoveRoutes].append(data)
+                else:
+                    changes[AddAddresses if wanted > 0 else RemoveAddresses].append(data)
                 change_asked(&self.core, slot, i)
                 self.asked.append((slot, i, data, wanted > 0,
-                                   (<const char*>&host.block.addresses[i])[:sizeof(Address)]))
-        if removed:
-            actions.append(RemoveAddresses(slot, removed))
-        if added:
-            actions.append(AddAddresses(slot, added))
+                                   (<const char*>&asked)[:sizeof(Address)]))
+        actions += [kind(slot, data) for kind, data in changes.items() if data]
 
     def answer(self, int64_t now_ns, errors=None) -> None:
         """Let the kernel answer all changes that it was asked for; `errors` as in take_actions."""
         cdef uint32_t slot, i
         cdef bytes was
+        cdef const Address* address
         asked, self.asked = self.asked, []
         for slot, i, data, added, was in asked:
-            i = take_asked(&self.core, slot, i, <const Address*><const char*>was)
+            address = <const Address*><const char*>was
+            i = take_asked(&self.core, slot, i, address)
             if i != NOBODY:
                 error = (errors or {}).get((slot, data), (errors or {}).get(data, 0))
-                address_changed(&self.core, slot, i, added, error, now_ns)
+                address_changed(&self.core, slot, i, added, address.routed, error, now_ns)
             if not self.core.hosts[slot].asked:
                 addresses_done(&self.core, slot, now_ns)
 

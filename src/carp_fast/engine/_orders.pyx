@@ -13,26 +13,26 @@ from carp_fast.engine._auth cimport AuthKey
 from carp_fast.engine._core cimport (
     Core, core_source, engine_plan_upkeep, engine_record, engine_redirect, engine_touch, HostsCopy,
     Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
-    ORDER_ASSUME, ORDER_BAR, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_GROW_REPORTS,
-    ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
-    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order,
-    ORDER_OWN_SOURCE, Report, TICK_NS, engine_ask, engine_done, engine_grow_reports, engine_release,
-    engine_return, engine_set_deadline, verify_soon, engine_reschedule)
+    ORDER_ASSUME, ORDER_BAR, ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH,
+    ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
+    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
+    Order, ORDER_OWN_SOURCE, Report, TICK_NS, engine_ask, engine_done, engine_grow_reports,
+    engine_release, engine_return, engine_set_deadline, verify_all_soon, engine_reschedule)
 from carp_fast.engine._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_BAR,
-    ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN, RECORD_INTERFACE,
-    RECORD_ORDERED, RENAMED, Record, RecordCopy, record_input, recorder_copy)
+    ORDERED_BY_ROUTE, ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
+    RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy, record_input, recorder_copy)
 from carp_fast.engine._transitions cimport engine_event, engine_shown, engine_try_ready
 from carp_fast.engine._upkeep cimport upkeep_lose, wanted_change
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_LOST, AlternateKey, ANNOUNCING, ASKED, BACKUP, BARRED, Block, BSD_MAC,
-    EXTENDED, FAILED, FOREIGN, FREED, HELD, IN_USE, INIT, INTERFACE_FOUND, INTERFACE_MISSING,
-    LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST, ON_NOT_READY, ON_RESIGN,
-    Output, OWN_MAC, RESIGNED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND,
-    SOURCE_MISSING, SOURCES, STARTED, TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES,
-    vhid_interval_ns, vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source,
-    vhid_virtual_mac, VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns,
-    RESIGN_AFTER_REMOVAL)
+    EXTENDED, FAILED, FOREIGN, FREED, HELD, HOLDS_ROUTES, IN_USE, INIT, INTERFACE_FOUND,
+    INTERFACE_MISSING, LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST,
+    ON_NOT_READY, ON_RESIGN, Output, OWN_MAC, REPLACES_ROUTES, RESIGNED, RETIRED, SECOND_NS,
+    SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING, SOURCES, STARTED,
+    TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES, vhid_interval_ns, vhid_least_interval_ns,
+    vhid_master_down_ns, vhid_same_address, vhid_source, vhid_virtual_mac, VirtualHost, CONTESTED,
+    MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns, RESIGN_AFTER_REMOVAL)
 from carp_fast.engine._wheel cimport NOBODY, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6
 
@@ -123,7 +123,7 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
         core.slots = order.slot + 1
     note_shortest(core, host)
     build_frames(core, host)
-    verify_soon(core, host.interface, now_ns + SETTLED_NS)
+    verify_all_soon(core, host.interface, now_ns + SETTLED_NS)
     engine_record(core, order.slot, True, True, now_ns)
     engine_try_ready(core, order.slot, STARTED, now_ns)
 
@@ -230,6 +230,25 @@ cdef void change_wait(Core* core, uint32_t slot, int64_t former_ns, int64_t now_
                                         min(due_ns, now_ns + down_ns)))
 
 
+cdef void keep_routes(Block* block) noexcept nogil:
+    """A local route has no prefix length: it stays where only that of its address has changed."""
+    cdef uint32_t i, j
+    cdef Address* former
+    cdef Address* now
+    for i in range(block.address_count):
+        former = &block.addresses[i]
+        if not (former.flags & RETIRED and former.flags & HELD and former.routed):
+            continue
+        for j in range(block.address_count):
+            now = &block.addresses[j]
+            if now.family == 4 and not now.flags & (RETIRED | HELD | ASKED) and (
+                    memcmp(now.bytes, former.bytes, 4) == 0):
+                now.flags |= HELD
+                now.routed = 1
+                former.flags &= ~<uint32_t>HELD
+                break
+
+
 cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     """Change a host in place; its state, peer and counters stay. `value`: digest grace time, ns."""
     cdef VirtualHost* host = &core.hosts[order.slot]
@@ -245,6 +264,8 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
                 block.addresses[i].flags |= host.block.addresses[j].flags & (
                     HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS | ASKED)
                 block.addresses[i].error = host.block.addresses[j].error
+                block.addresses[i].routed = host.block.addresses[j].routed
+    keep_routes(block)
     engine_return(core, NOBODY, host.block, now_ns)
     host.block = block
     host.announce_from = 0
@@ -292,6 +313,7 @@ cdef void lose_interface(Core* core, uint16_t number, int64_t now_ns) noexcept n
             for i in range(host.block.address_count):
                 host.block.addresses[i].flags &= ~<uint32_t>(HELD | FOREIGN | LOST | LOST_WITH_OURS)
             host.held = 0
+            host.flags &= ~<uint32_t>(HOLDS_ROUTES | REPLACES_ROUTES)
             if may_release(host):
                 engine_release(core, slot, now_ns)
             slot = next
@@ -359,7 +381,7 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
     memcpy(interface.mac, now.mac, 6)
     memcpy(interface.source, now.source, 4)
     memcpy(interface.source6, now.source6, 16)
-    verify_soon(core, order.interface, now_ns + SETTLED_NS)
+    verify_all_soon(core, order.interface, now_ns + SETTLED_NS)
     for vhid in range(256):
         slot = core.index[<uint32_t>order.interface * 256 + vhid] - 1
         while slot != NOBODY:
@@ -371,6 +393,16 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
                 core.hosts[slot].retries = 0
                 engine_ask(core, &core.change, slot, 0)
             slot = core.hosts[slot].next_same
+
+
+cdef void set_by_route(Core* core, uint32_t slot, bint by_route, int64_t now_ns) noexcept nogil:
+    """Set how a host's IPv4 addresses are added; routes of a MASTER that do not do are replaced."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    host.configured.by_route = by_route
+    host.flags &= ~<uint32_t>REPLACES_ROUTES
+    if not by_route and host.state == MASTER:
+        host.flags |= REPLACES_ROUTES
+        engine_ask(core, &core.change, slot, 0)
 
 
 cdef void adopt(Core* core, uint32_t slot, const Address* there, int64_t now_ns) noexcept nogil:
@@ -471,12 +503,15 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         record_order(core, ORDERED_ANNOUNCE, slot, 0, now_ns)
         begin_announcing(core, slot, now_ns)
     elif order.kind == ORDER_VERIFY:
-        verify_soon(core, core.hosts[slot].interface, now_ns)
+        verify_all_soon(core, core.hosts[slot].interface, now_ns)
     elif order.kind == ORDER_OWN_SOURCE:
         record_order(core, ORDERED_OWN_SOURCE, slot, order.value, now_ns)
         core.hosts[slot].configured.source_missing = order.value & SOURCE_MISSING != 0
         core.hosts[slot].configured.source6_missing = order.value & SOURCE6_MISSING != 0
         engine_try_ready(core, slot, SOURCE_FOUND, now_ns)
+    elif order.kind == ORDER_BY_ROUTE:
+        record_order(core, ORDERED_BY_ROUTE, slot, order.value, now_ns)
+        set_by_route(core, slot, order.value != 0, now_ns)
     elif order.kind == ORDER_ADOPT:
         record_adoption(core, slot, <const Address*>order.pointer, now_ns)
         adopt(core, slot, <const Address*>order.pointer, now_ns)

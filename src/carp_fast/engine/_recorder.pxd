@@ -14,7 +14,7 @@ cdef enum RecordKind:
     # deadlines were checked; value: heard until when; of a host: its deadline was moved
     RECORD_TURN
     RECORD_ADVERTISED               # fields of ours; value: its counter; error: none was sent
-    RECORD_ADDED                    # an address; error: the kernel's answer
+    RECORD_ADDED                    # an address; error: the kernel's answer; detail: as a route
     RECORD_REMOVED
     RECORD_CHANGED                  # every address of the host has its outcome
     RECORD_ADDRESS                  # belongs to a checkpoint: detail: flags of an address
@@ -36,6 +36,7 @@ cdef enum OrderedKind:
     ORDERED_OWN_SOURCE              # value: flags of the missing sources
     ORDERED_ADOPT                   # address, family; value: the prefix length
     ORDERED_BAR
+    ORDERED_BY_ROUTE
     ORDERED_KINDS
 
 cdef enum InterfaceDetail:          # detail of RECORD_INTERFACE
@@ -46,6 +47,7 @@ cdef enum:
     PIECE_LENGTH = 60
     REFUSED_A_SECOND = 100          # recorded of frames that change no host; the rest is counted
     CHECKPOINT_ADDRESSES = 32       # whose flags are recorded one by one
+    ROUTED = 1                      # among flags of an address: it is HELD as a local route
     CHECKPOINT_ABSENCES = 2         # the last of those that count: rarely more within a wait
 
 cdef struct Record:                 # 64 bytes

@@ -13,12 +13,13 @@ from libc.string cimport memcpy, memset
 from carp_fast.engine._history cimport (
     HISTORY_FORMERLY, HISTORY_LATELY, HISTORY_SENT, History, Range)
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEMOTED, ANNOUNCING, BARRED, CONTESTED, DEMOTE_TOLD, DUPLICATE, EXTENDED, FAILED,
-    FOREIGN, HELD, INTERFACE_MAC, LEAVING, LOST, LOST_WITH_OURS, MASTER_LEAVES, OWN_MAC, PRECEDED,
-    REPEATING, RESIGN_AFTER_REMOVAL, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source,
-    SOURCE6_MISSING, SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
-    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_jitter_ns,
-    vhid_source, VirtualHost, MASTER_RESIGNS, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED)
+    Address, ADDRESS_DEMOTED, ANNOUNCING, BARRED, CONTESTED, DEMOTE_TOLD, DUPLICATE, EXTENDED,
+    FAILED, FOREIGN, HELD, HOLDS_ROUTES, INTERFACE_MAC, LEAVING, LOST, LOST_WITH_OURS,
+    MASTER_LEAVES, OWN_MAC, PRECEDED, REPEATING, REPLACES_ROUTES, RESIGN_AFTER_REMOVAL, ROUTED_ONCE,
+    SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES,
+    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
+    TO_TELL_ADDRESSES, vhid_jitter_ns, vhid_source, VirtualHost, MASTER_RESIGNS, REFUSED_PARTLY,
+    UNANNOUNCED, UNSOURCED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement
 
@@ -34,7 +35,7 @@ RECORD_WORDS = (
     "announced", "interface", "ordered", "absent", "dropped", "found",
     "undemoted")
 ORDERED_WORDS = ("remove", "resign", "demote", "announce", "address_lost", "own_source", "adopt",
-                 "in_use")
+                 "in_use", "by_route")
 assert len(RECORD_WORDS) == RECORD_KINDS and len(ORDERED_WORDS) == ORDERED_KINDS
 assert sizeof(Record) == sizeof(Piece) == 64
 RECORD_BYTES = sizeof(Record)
@@ -49,15 +50,16 @@ FLAG_WORDS = {
     "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED,
     "address_demoted": ADDRESS_DEMOTED, "barred": BARRED,
     "duplicate": DUPLICATE, "refused_partly": REFUSED_PARTLY,
-    "unannounced": UNANNOUNCED, "unsourced": UNSOURCED}
+    "unannounced": UNANNOUNCED, "unsourced": UNSOURCED,
+    "routed_once": ROUTED_ONCE, "holds_routes": HOLDS_ROUTES, "replaces_routes": REPLACES_ROUTES}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE,
     "tell_addresses": TO_TELL_ADDRESSES, "repeat": TO_REPEAT}
 # Results of a check of an address: There in _upkeep.pxd.
-THERE_WORDS = ("none", "ours", "foreign", "somebodys", "unknown")
+THERE_WORDS = ("none", "ours", "foreign", "somebodys", "unknown", "route")
 ADDRESS_WORDS = {"held": HELD, "foreign": FOREIGN, "failed": FAILED, "lost": LOST,
-                 "lost_with_ours": LOST_WITH_OURS}
+                 "lost_with_ours": LOST_WITH_OURS, "routed": ROUTED}
 
 
 # ------------------------------------------------------------------------------------- the ring
@@ -207,7 +209,8 @@ cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
     cdef Piece* piece
     cdef Record* record
     cdef uint32_t i, k, length, named = 0
-    cdef uint8_t here = HELD if host.held else 0, flags
+    cdef uint8_t here, flags
+    cdef const Address* address
     host.recorded = <uint32_t>recorder.tail
     for i in range(PIECES):
         # The last piece is partly used; nothing beyond the struct is copied.
@@ -217,13 +220,17 @@ cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
         memcpy(piece.data, <const uint8_t*>checkpoint + i * PIECE_LENGTH, length)
     recorder.tail += PIECES
     for k in range(host.block.address_count):
-        flags = host.block.addresses[k].flags & (HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
+        address = &host.block.addresses[k]
+        flags = address.flags & (HELD | FOREIGN | FAILED | LOST | LOST_WITH_OURS)
+        flags |= ROUTED if address.routed and flags & HELD else 0
+        here = HELD if host.held else 0         # as assume() takes it
+        here |= ROUTED if host.held and host.configured.by_route and address.family == 4 else 0
         if flags != here and named < CHECKPOINT_ADDRESSES:
             named += 1
             record = put(recorder, RECORD_ADDRESS, checkpoint.slot, checkpoint.interface,
                          checkpoint.at_ns)
-            record.detail, record.family = flags, host.block.addresses[k].family
-            memcpy(record.address, host.block.addresses[k].bytes, 16)
+            record.detail, record.family = flags, address.family
+            memcpy(record.address, address.bytes, 16)
 
 
 # ------------------------------------------------------------------------------------ for Python
@@ -250,7 +257,7 @@ cdef object record_fields(const Record* record):
     if kind == RECORD_ADVERTISED:
         return record.advbase, record.advskew, record.demote, record.error
     if kind == RECORD_ADDED or kind == RECORD_REMOVED:
-        return address, record.error
+        return address, record.error, bool(record.detail)
     if kind == RECORD_FOUND:
         return address, THERE_WORDS[record.detail]
     if kind == RECORD_ADDRESS:
@@ -267,6 +274,8 @@ cdef object record_fields(const Record* record):
     if kind == RECORD_ORDERED and record.detail == ORDERED_OWN_SOURCE:
         return ORDERED_WORDS[record.detail], (bool(record.value & SOURCE_MISSING),
                                               bool(record.value & SOURCE6_MISSING))
+    if kind == RECORD_ORDERED and record.detail == ORDERED_BY_ROUTE:
+        return ORDERED_WORDS[record.detail], bool(record.value)
     if kind == RECORD_ORDERED:
         return ORDERED_WORDS[record.detail], record.value
     if kind == RECORD_TURN:
@@ -282,8 +291,8 @@ cdef list records_list(const Record* records, uint32_t count):
 
     Fields by kind: checkpoint: a dict, see checkpoint_dict; heard: verdict, source or None, vhid,
     advbase, advskew, demote, counter, MAC; state: state, reason; turn: heard until, ns; advertised:
-    advbase, advskew, demote, errno; added, removed: address, errno; found: address, word; address
-    (of the checkpoint before): address, words; interface: a dict of Engine.set_interface's
+    advbase, advskew, demote, errno; added, removed: address, errno, by route; found: address, word;
+    address (of the checkpoint before): address, words; interface: a dict of Engine.set_interface's
     arguments; ordered: word, value, which is (address, prefix length) of "adopt" and (IPv4, IPv6
     is missing) of "own_source"; absent, dropped: when deadlines were last checked, the beginning,
     the time asleep, ns. A checkpoint whose first piece was overwritten is left out.

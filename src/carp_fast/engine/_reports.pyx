@@ -16,7 +16,7 @@ from carp_fast.engine._wheel cimport NOBODY
 import carp_fast.engine.reports as _reports
 from carp_fast.engine._vhid import REASON_WORDS as _REASONS, STATE_WORDS as _STATES
 
-cdef tuple WHY = ("refused", "removed", "with_ours")    # by RestoredWhy
+cdef tuple WHY = ("refused", "removed", "with_ours", "route")   # by RestoredWhy
 cdef tuple CLASSES = (                                  # by ReportKind
     _reports.StateChanged, _reports.AddressesChanged, _reports.AddressFailed,
     _reports.AddressForeign, _reports.AddressRestored, _reports.AddressGone, _reports.Undemoted,

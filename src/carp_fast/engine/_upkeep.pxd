@@ -11,11 +11,14 @@ cdef enum There:                # the result of a check of an address on its int
     THERE_FOREIGN               # it does not have our mark
     THERE_SOMEBODYS             # it exists, of unknown origin
     THERE_UNKNOWN               # the check was not possible
+    THERE_ROUTE                 # a local route of ours has it
     THERES
 
 # Reports the result of a check of one of a host's addresses.
 ctypedef There (*Finder)(void* where, uint32_t slot, uint32_t which) noexcept nogil
 
+cdef bint wants_route(const VirtualHost* host, const Address* address) noexcept nogil
+cdef bint routes_of(const Core* core, uint32_t number) noexcept nogil
 cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil
 cdef void tell_address(Core* core, uint8_t kind, uint32_t slot, uint32_t which, uint64_t value,
                        int64_t now_ns) noexcept nogil

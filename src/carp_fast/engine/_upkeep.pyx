@@ -20,9 +20,10 @@ from carp_fast.engine._recorder cimport (
     RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output)
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
-    Address, ADDRESS_DEADLINE, ADDRESS_DEMOTED, ASKED, BACKUP, FAILED, FOREIGN, HELD, LOST,
-    LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST, RESIGN_AFTER_REMOVAL, RETIRED, SECOND_NS, SEND_DEMOTED,
-    TO_ADVERTISE_LAST, TO_RESIGN, vhid_same_address, VirtualHost)
+    Address, ADDRESS_DEADLINE, ADDRESS_DEMOTED, ASKED, BACKUP, FAILED, FOREIGN, HELD, HOLDS_ROUTES,
+    LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST, REPLACES_ROUTES, RESIGN_AFTER_REMOVAL, RETIRED,
+    ROUTED_ONCE, SECOND_NS, SEND_DEMOTED, TO_ADVERTISE_LAST, TO_RESIGN, vhid_same_address,
+    VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY, wheel_pop
 
 cdef enum:
@@ -37,14 +38,21 @@ cdef int64_t VERIFY_NS = 60 * <int64_t>SECOND_NS        # between two checks of 
 cdef int64_t WITH_OURS_NS = 2 * <int64_t>SECOND_NS
 
 
+cdef bint wants_route(const VirtualHost* host, const Address* address) noexcept nogil:
+    """Whether the address is to be added as a local route."""
+    return host.configured.by_route and address.family == 4
+
+
 cdef int wanted_change(const VirtualHost* host, const Address* address) noexcept nogil:
     """1: to be added, -1: to be removed, 0: as it should be, or its change has no outcome yet."""
     cdef bint wanted = (host.state == MASTER and host.configured.manage_addresses
                         and not address.flags & RETIRED)
     if address.flags & ASKED:
         return 0
+    if wanted and address.flags & HELD:
+        return -1 if address.routed and host.flags & REPLACES_ROUTES else 0
     if wanted:
-        return 0 if address.flags & HELD else 1
+        return 1
     return -1 if address.flags & HELD else 0
 
 
@@ -243,7 +251,7 @@ cdef inline bint went_with_ours(const VirtualHost* host, const Address* address,
 
     Only IPv4 has secondaries, in a subnet that holds more than one address.
     """
-    return (address.family == 4 and address.prefixlen < 32
+    return (address.family == 4 and address.prefixlen < 32 and not address.routed
             and now_ns - interface.removed_ns < WITH_OURS_NS
             and host.since_ns <= interface.removed_ns)
 
@@ -253,7 +261,8 @@ cdef void address_found(Core* core, uint32_t slot, uint32_t which, There there,
     """Handle the result of a check of one of a host's addresses. Does nothing if it is as expected.
 
     If our address is missing, it is added again; if a BACKUP has one of ours, it is removed; one
-    that another program replaced is no longer ours.
+    that another program replaced is no longer ours. An address that is held by a route is missing
+    if the route is, and an address that has a route besides gets rid of that.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Address* address = &host.block.addresses[which]
@@ -268,7 +277,8 @@ cdef void address_found(Core* core, uint32_t slot, uint32_t which, There there,
             if went_with_ours(host, address, interface, now_ns):
                 address.flags |= LOST_WITH_OURS
         engine_ask(core, &core.change, slot, 0)
-    elif there == THERE_OURS and not address.flags & (HELD | RETIRED) and (
+    elif (there == THERE_OURS or there == THERE_ROUTE) and not address.flags & (
+            HELD | RETIRED) and (
             host.state == MASTER or host.state == BACKUP) and (
             not held_elsewhere(core, slot, which)):
         record_found(core, slot, address, there, now_ns)
@@ -276,7 +286,14 @@ cdef void address_found(Core* core, uint32_t slot, uint32_t which, There there,
             tell_address(core, ADDRESS_RESTORED, slot, which, RESTORED_REFUSED, now_ns)
         address.flags = <uint8_t>(address.flags & ~<uint32_t>(FOREIGN | LOST | LOST_WITH_OURS)
                                   ) | HELD
+        address.routed = there == THERE_ROUTE
+        host.flags |= HOLDS_ROUTES if address.routed else 0
         host.held += 1
+        engine_ask(core, &core.change, slot, 0)
+    elif there == THERE_ROUTE and address.flags & HELD and not address.routed:
+        record_found(core, slot, address, there, now_ns)
+        address.routed = 1                              # a former one of ours, besides the address
+        host.flags |= HOLDS_ROUTES | REPLACES_ROUTES
         engine_ask(core, &core.change, slot, 0)
     elif there == THERE_FOREIGN and address.flags & HELD:
         record_found(core, slot, address, there, now_ns)
@@ -307,6 +324,20 @@ cdef uint32_t next_to_verify(Core* core, int64_t now_ns) noexcept nogil:
                                        or interface.verify_at_ns < core.verify_at_ns):
             core.verify_at_ns = interface.verify_at_ns
     return found
+
+
+cdef bint routes_of(const Core* core, uint32_t number) noexcept nogil:
+    """Whether an interface's virtual hosts hold addresses by routes, or are to, or once were."""
+    cdef uint32_t vhid, slot
+    cdef const VirtualHost* host
+    for vhid in range(256):
+        slot = core.index[number * 256 + vhid] - 1
+        while slot != NOBODY:
+            host = &core.hosts[slot]
+            if host.configured.by_route or host.flags & (ROUTED_ONCE | HOLDS_ROUTES):
+                return True
+            slot = host.next_same
+    return False
 
 
 cdef void verify_hosts(Core* core, uint32_t number, Finder find, void* where,

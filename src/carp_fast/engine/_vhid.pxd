@@ -119,6 +119,9 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     REFUSED_PARTLY = 262144     # some frames of its last advertisement were, and it is sent again
     UNANNOUNCED = 524288        # a frame of the announcement under way could not be sent
     UNSOURCED = 1048576         # MASTER, or has to resign: its last source is gone
+    ROUTED_ONCE = 2097152       # it has asked for local routes: some may be there
+    HOLDS_ROUTES = 4194304      # some of its addresses are HELD as local routes
+    REPLACES_ROUTES = 8388608   # ... which do not do any more: addresses replace them
 
 cdef enum:
     # What ends when another wait or interval begins.
@@ -197,6 +200,7 @@ cdef struct Address:
     uint8_t prefixlen
     uint8_t flags
     uint8_t error               # errno of the last failure
+    uint8_t routed              # HELD or to be added: as a local route
 
 cdef struct AlternateKey:       # a digest of a former key, accepted for a while
     AuthKey key
@@ -236,6 +240,7 @@ cdef struct Configured:
     # The others.
     uint8_t preferred           # IPv6 addresses may become the source of other traffic
     uint8_t announce_count      # in a row or by interval, see announce_interval_ms
+    uint8_t by_route            # its IPv4 addresses are added as local routes
     uint32_t startup_delay_ms
     uint32_t preempt_delay_ms
     uint32_t announce_interval_ms

@@ -1,5 +1,8 @@
 """Changes of addresses: encoded from templates, sent in batches, acknowledged.
 
+An IPv4 address may also be held by a local route: `local A/32 dev IF table local proto OURS scope
+host`. Where an interface has thousands of addresses, the kernel adds a route much faster.
+
 pyroute2 builds one message of each kind (net/addresses.py); only the interface, the address, the
 prefix length and the sequence number are written into copies of it here. Changes are synchronous
 in the kernel: the answers are ready when sendto returns. Only failed requests and the last one of a
@@ -7,22 +10,33 @@ batch are acknowledged. If that leaves the outcome of a change or the origin of 
 addresses of the interface are read from the kernel. Uses no engine and no clock.
 """
 
-from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EEXIST, EINTR, ENOBUFS, ENODEV, errno
+from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EEXIST, EINTR, ENOBUFS, ENODEV, ESRCH, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from carp_fast.pump._existing cimport address_size, netlink_whose
+from carp_fast.pump._existing cimport address_size, netlink_whose, netlink_whose_route
 from carp_fast.pump._netlink cimport (
     ACKNOWLEDGEMENT_ROOM, Change, CHANGES, Found, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS,
-    FOUND_UNKNOWN, ifaddrmsg, MESSAGE_ROOM, Netlink, nlmsgerr, nlmsghdr, send_message, Template)
+    FOUND_UNKNOWN, ifaddrmsg, MESSAGE_ROOM, Netlink, nlattr, nlmsgerr, nlmsghdr, OWN_PROTOCOL,
+    rtmsg, send_message, Template)
 from carp_fast.pump._promotion cimport keep_secondaries
 from carp_fast.pump._socket cimport iovec, mmsghdr
 
 cdef extern from "system.h" nogil:
     struct timespec:
         pass
-    int MSG_DONTWAIT, NLM_F_ACK, NLMSG_ERROR
+    int AF_INET, MSG_DONTWAIT, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_ERROR
+    int RTM_NEWROUTE, RTM_DELROUTE, RT_TABLE_LOCAL, RT_SCOPE_HOST, RTN_LOCAL, RTA_DST, RTA_OIF
     int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
+
+
+cdef struct RouteRequest:       # RTM_NEWROUTE, RTM_DELROUTE
+    nlmsghdr header
+    rtmsg body
+    nlattr destination
+    uint8_t address[4]
+    nlattr device
+    uint32_t ifindex
 
 
 cdef int netlink_template(Template* template, bytes encoded, bytes address) except -1:
@@ -52,20 +66,52 @@ cdef void netlink_put(Netlink* netlink, bint added, int32_t ifindex, uint8_t fam
     cdef uint8_t* out = netlink.out + netlink.used
     cdef uint32_t size = address_size(family)
     cdef ifaddrmsg* body = <ifaddrmsg*>(out + sizeof(nlmsghdr))
-    cdef Change* change = &netlink.changes[netlink.count]
     memcpy(out, template.bytes, template.length)
     body.ifa_prefixlen = prefixlen
     body.ifa_index = <unsigned int>ifindex
     memcpy(out + template.address_at, address, size)
     if template.local_at:
         memcpy(out + template.local_at, address, size)
+    note_change(netlink, added, ifindex, family, prefixlen, address, template.length)
+
+
+cdef void netlink_put_route(Netlink* netlink, bint added, int32_t ifindex,
+                            const uint8_t* address) noexcept nogil:
+    """Add a change of the local route to an IPv4 address; otherwise as netlink_put().
+
+    Table, type, device and protocol are part of a removal, so it removes no route but ours.
+    """
+    cdef RouteRequest* request = <RouteRequest*>(netlink.out + netlink.used)
+    memset(request, 0, sizeof(RouteRequest))
+    request.header.nlmsg_len = sizeof(RouteRequest)
+    request.header.nlmsg_type = <unsigned short>(RTM_NEWROUTE if added else RTM_DELROUTE)
+    request.header.nlmsg_flags = <unsigned short>(
+        NLM_F_REQUEST | (NLM_F_CREATE | NLM_F_EXCL if added else 0))
+    request.body.rtm_family, request.body.rtm_dst_len = <unsigned char>AF_INET, 32
+    request.body.rtm_table = <unsigned char>RT_TABLE_LOCAL
+    request.body.rtm_protocol = OWN_PROTOCOL
+    request.body.rtm_scope = <unsigned char>RT_SCOPE_HOST
+    request.body.rtm_type = <unsigned char>RTN_LOCAL
+    request.destination.nla_type = <unsigned short>RTA_DST
+    request.destination.nla_len = sizeof(nlattr) + 4
+    memcpy(request.address, address, 4)
+    request.device.nla_type, request.device.nla_len = <unsigned short>RTA_OIF, sizeof(nlattr) + 4
+    request.ifindex = <uint32_t>ifindex
+    note_change(netlink, added, ifindex, 4, 32, address, sizeof(RouteRequest))
+    netlink.changes[netlink.count - 1].routed = 1
+
+
+cdef void note_change(Netlink* netlink, bint added, int32_t ifindex, uint8_t family,
+                      uint8_t prefixlen, const uint8_t* address, uint32_t length) noexcept nogil:
+    """Note the change whose message of `length` bytes was added to the batch."""
+    cdef Change* change = &netlink.changes[netlink.count]
     memset(change, 0, sizeof(Change))
     change.added, change.ifindex = added, ifindex
     change.family, change.prefixlen = family, prefixlen
-    memcpy(change.address, address, size)
+    memcpy(change.address, address, address_size(family))
     netlink.offsets[netlink.count] = netlink.used
     netlink.count += 1
-    netlink.used += template.length
+    netlink.used += length
     netlink.offsets[netlink.count] = netlink.used
 
 
@@ -120,6 +166,11 @@ cdef void send_changes(Netlink* netlink) noexcept nogil:
         netlink.changes[i].error = error
 
 
+cdef inline bint takes_others(const Change* change) noexcept nogil:
+    """Whether the kernel may remove other addresses with this one."""
+    return not change.added and change.family == 4 and not change.routed
+
+
 cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
     """Send the batch and read its outcome: every change has its `error` afterwards.
 
@@ -135,9 +186,9 @@ cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
     netlink.existing.ifindex = 0
     netlink.promoted_count = 0
     for i in range(netlink.count):
-        if not netlink.changes[i].added and netlink.changes[i].family == 4 and (
+        if takes_others(&netlink.changes[i]) and (
                 i == 0 or netlink.changes[i].ifindex != netlink.changes[i - 1].ifindex
-                or netlink.changes[i - 1].added):
+                or not takes_others(&netlink.changes[i - 1])):
             keep_secondaries(netlink, netlink.changes[i].ifindex)
     send_changes(netlink)
     while error == ENOBUFS:                         # reported once per overrun, then go on
@@ -154,11 +205,18 @@ cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
 cdef void settle(Netlink* netlink, Change* change) noexcept nogil:
     """Determine the outcome of a change that was sent, if its answer is not enough."""
     cdef Found found
+    if change.routed and change.error == ESRCH:
+        change.error = EADDRNOTAVAIL
     if change.done and (change.error == 0 or change.error == ENODEV
                         or change.error == (0 if change.added else EADDRNOTAVAIL)):
         return
-    found = netlink_whose(netlink, change.ifindex, change.family, change.prefixlen,
-                          change.address)
+    if change.routed:
+        found = netlink_whose_route(netlink, change.ifindex, change.address)
+        if found == FOUND_NONE and change.done and change.error == EEXIST:
+            return                              # an address, maybe elsewhere, or a foreign route
+    else:
+        found = netlink_whose(netlink, change.ifindex, change.family, change.prefixlen,
+                              change.address)
     if not change.done:
         change.error = EAGAIN
     if found == FOUND_UNKNOWN:

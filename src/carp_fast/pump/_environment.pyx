@@ -15,15 +15,16 @@ from carp_fast.engine._core cimport (
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard
 from carp_fast.engine._upkeep cimport (
-    THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_SOMEBODYS, THERE_UNKNOWN, There)
-from carp_fast.engine._vhid cimport Address
+    THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_ROUTE, THERE_SOMEBODYS, THERE_UNKNOWN, There)
+from carp_fast.engine._vhid cimport Address, HELD
 from carp_fast.engine._wheel cimport NOBODY
-from carp_fast.pump._existing cimport netlink_found
+from carp_fast.pump._existing cimport netlink_found, netlink_found_route
 from carp_fast.pump._look cimport Look
 from carp_fast.pump._netlink cimport (
     CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNMARKED, Found)
 from carp_fast.pump._requests cimport (
-    Request, requests_next, requests_outcome, requests_put, requests_room, requests_take)
+    Request, requests_next, requests_open, requests_outcome, requests_put, requests_room,
+    requests_take)
 from carp_fast.pump._socket cimport (
     Arrival, BATCH, SendBatch, receive_batch, send_batch, send_put, send_put_raw, socket_drops)
 from carp_fast.pump._turn cimport (
@@ -232,6 +233,7 @@ cdef void look(void* where, const Look* look) noexcept nogil:
     cdef Request* request = requests_next(&pump.requests)
     request.change.ifindex = look.ifindex
     request.part, request.parts, request.promoted = look.part, look.parts, 0
+    request.routes = look.routes
     requests_put(&pump.requests)
     wake_requests(pump)
 
@@ -252,6 +254,14 @@ cdef There find(void* where, uint32_t slot, uint32_t which) noexcept nogil:
     cdef const Address* address = &pump.turn.core.hosts[slot].block.addresses[which]
     cdef Found found = netlink_found(&pump.requests.netlink, &pump.requests.looked, address.family,
                                      address.prefixlen, address.bytes)
+    cdef Found route = FOUND_NONE
+    if address.family == 4:
+        route = netlink_found_route(&pump.requests.looked, address.bytes)
+    if address.flags & HELD and address.routed:
+        return (THERE_ROUTE if route == FOUND_OURS else THERE_NONE if route == FOUND_NONE
+                else THERE_UNKNOWN)
+    if route == FOUND_OURS and (address.flags & HELD or found != FOUND_OURS):
+        return THERE_ROUTE
     if found == FOUND_NONE:
         return THERE_NONE
     if found == FOUND_OURS:
@@ -275,7 +285,7 @@ environment.onlooker = NULL
 cdef void environment_open(PumpState* pump, Core* core) noexcept nogil:
     """Prepare for the first turn; receivers are added later."""
     pump.watching = True
-    pump.requests.most = CHANGES // 8
+    requests_open(&pump.requests)
     turn_open(&pump.turn, core, &environment, pump, BATCH, SLICES_A_TURN, CHANGES)
 
 

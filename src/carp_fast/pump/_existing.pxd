@@ -10,7 +10,10 @@ cdef inline uint32_t address_size(uint8_t family) noexcept nogil:
 
 cdef Found netlink_whose(Netlink* netlink, int32_t ifindex, uint8_t family, uint8_t prefixlen,
                          const uint8_t* address) noexcept nogil
+cdef Found netlink_whose_route(Netlink* netlink, int32_t ifindex,
+                               const uint8_t* address) noexcept nogil
 cdef int netlink_look(Netlink* netlink, Existing* existing, int32_t ifindex, uint32_t part,
-                      uint32_t parts) noexcept nogil
+                      uint32_t parts, bint routes) noexcept nogil
+cdef Found netlink_found_route(const Existing* existing, const uint8_t* address) noexcept nogil
 cdef Found netlink_found(const Netlink* netlink, const Existing* existing, uint8_t family,
                          uint8_t prefixlen, const uint8_t* address) noexcept nogil

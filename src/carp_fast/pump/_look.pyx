@@ -7,8 +7,8 @@ module. Uses no socket, clock or file.
 from libc.errno cimport E2BIG, ENODEV
 from libc.stdint cimport int64_t
 
-from carp_fast.engine._core cimport Core, verify_soon
-from carp_fast.engine._upkeep cimport Finder, next_to_verify, verify_hosts
+from carp_fast.engine._core cimport Core, verify_all_soon, verify_soon
+from carp_fast.engine._upkeep cimport Finder, next_to_verify, routes_of, verify_hosts
 from carp_fast.engine._wheel cimport NOBODY
 
 cdef enum:
@@ -25,6 +25,11 @@ cdef bint look_due(Core* core, Look* look, int64_t now_ns) noexcept nogil:
             return False
         look.ifindex = core.interfaces[look.number].ifindex
         look.part, look.parts, look.asked = 0, 1, False
+        look.routes = ROUTES_NONE
+        if routes_of(core, look.number):
+            look.routes = (ROUTES_DUE if core.interfaces[look.number].routes_due
+                           else ROUTES_PERIODIC)
+        core.interfaces[look.number].routes_due = 0
     return not look.asked
 
 
@@ -34,11 +39,12 @@ cdef void look_taken(Core* core, Look* look, int error, Finder find, void* where
     look.asked = False
     if look.ifindex != core.interfaces[look.number].ifindex:
         error = ENODEV                              # another one has its number: look at that soon
-        verify_soon(core, look.number, now_ns)
+        verify_all_soon(core, look.number, now_ns)
     if error == E2BIG and look.parts < LOOK_PARTS:
         look.part, look.parts = 0, look.parts * 2
     elif error:                                     # it is gone, or looked at again soon
         if error != ENODEV:
+            core.interfaces[look.number].routes_due |= look.routes == ROUTES_DUE
             verify_soon(core, look.number, now_ns + LOOK_AGAIN_NS)
         look.number = NOBODY
     else:

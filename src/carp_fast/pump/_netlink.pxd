@@ -18,6 +18,13 @@ cdef extern from "system.h" nogil:
         unsigned char ifa_family
         unsigned char ifa_prefixlen
         unsigned int ifa_index
+    struct rtmsg:
+        unsigned char rtm_family
+        unsigned char rtm_dst_len
+        unsigned char rtm_table
+        unsigned char rtm_protocol
+        unsigned char rtm_scope
+        unsigned char rtm_type
 
 cdef enum:
     CHANGES = 128               # address messages per system call
@@ -26,6 +33,7 @@ cdef enum:
     DUMP_ROOM = 32768           # one message of a dump: the kernel's maximum
     FOUND_ROOM = 16384          # places for the results of a look, a power of two; half are used
     LOOK_PARTS = 64             # a look at more addresses is made in parts, at most so many
+    OWN_PROTOCOL = 112          # of our addresses and routes, as in net/interfaces.py
     ATTEMPTS = 3                # to send a message, or to finish a look uninterrupted
 
 cdef enum Found:                # whether an interface has an address, and of which origin
@@ -50,6 +58,7 @@ cdef struct Change:
     uint8_t sent                # the kernel has it, and answers if it fails
     uint8_t done                # the answer has come
     uint8_t was_ours            # not added: it exists, with our mark
+    uint8_t routed              # a local route, otherwise an address
     uint8_t address[16]
 
 cdef struct FoundAddress:
@@ -59,11 +68,13 @@ cdef struct FoundAddress:
     uint8_t marked
     uint8_t bytes[16]
 
-cdef struct Existing:           # the addresses of an interface as last read, hashed
+cdef struct Existing:           # the addresses and our routes of an interface as last read, hashed
     int32_t ifindex             # 0: none
     uint32_t look
     uint32_t part               # of `parts`: addresses of the other parts are unknown
     uint32_t parts
+    uint32_t kept               # how many were found
+    bint routes                 # our local routes were read, too
     FoundAddress found[FOUND_ROOM]
 
 cdef struct Netlink:

@@ -17,15 +17,16 @@ from libc.string cimport memset
 
 from carp_fast.engine._core cimport (
     Core, DONE, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_BAR,
-    ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS,
-    ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
+    ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_GROW_REPORTS,
+    ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
     Report)
 from carp_fast.engine._engine cimport Engine, fill_address, fill_interface
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
-from carp_fast.pump._changes cimport netlink_carry_out, netlink_put, netlink_template
+from carp_fast.pump._changes cimport (
+    netlink_carry_out, netlink_put, netlink_put_route, netlink_template)
 from carp_fast.pump._netlink cimport Netlink
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._reports cimport report_object
@@ -451,6 +452,10 @@ cdef class Pump:
         self.push(ORDER_ADOPT, slot, 0, 0, <char*>room)
         self.keep(room)
 
+    def set_by_route(self, uint32_t slot, bint by_route) -> None:
+        """Set whether the host's IPv4 addresses are added as local routes; see Engine."""
+        self.push(ORDER_BY_ROUTE, slot, 0, by_route, NULL)
+
     def lose_address(self, uint32_t slot, *, bint demoted=True) -> None:
         """Let a MASTER resign whose addresses are removed repeatedly, and demote it."""
         self.push(ORDER_LOSE_ADDRESS, slot, 0, demoted, NULL)
@@ -546,7 +551,8 @@ cdef class Pump:
     def remove_addresses(self, addresses) -> list:
         """Remove addresses, [(ifindex, 4 or 16 bytes, prefixlen)], now; their errnos in order.
 
-        Only while no thread runs, since it uses the netlink socket.
+        prefixlen None: a local route of ours to this IPv4 address. Only while no thread runs,
+        since it uses the netlink socket.
         """
         cdef list errors = []
         cdef bytes address
@@ -559,6 +565,9 @@ cdef class Pump:
             netlink.count = netlink.used = 0
             for ifindex, address, prefixlen in rest[:128]:
                 family = 4 if len(address) == 4 else 6
+                if prefixlen is None:
+                    netlink_put_route(netlink, False, ifindex, address)
+                    continue
                 netlink_put(netlink, False, ifindex, family, False, prefixlen, address)
             with nogil:
                 netlink_carry_out(netlink)

@@ -23,7 +23,8 @@ from carp_fast.engine._lanes cimport (
     lanes_prove_nothing)
 from carp_fast.engine._receive cimport FrameHeard, engine_receive_many
 from carp_fast.engine._transitions cimport engine_absent, engine_dropped, engine_expire
-from carp_fast.engine._upkeep cimport held_elsewhere, upkeep_expire, upkeep_waits, wanted_change
+from carp_fast.engine._upkeep cimport (
+    held_elsewhere, upkeep_expire, upkeep_waits, wanted_change, wants_route)
 from carp_fast.engine._vhid cimport (
     Address, ANNOUNCING, MASTER, Output, PEERS_MAX, RETIRED, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
@@ -362,6 +363,8 @@ cdef uint32_t put_changes(Turn* turn, uint32_t room, uint32_t* ended) noexcept n
                 change.generation, change.preferred = host.generation, host.configured.preferred
                 change.ifindex = core.interfaces[host.interface].ifindex
                 change.error = change.was_ours = 0
+                if wanted > 0:
+                    change.address.routed = wants_route(host, &change.address)
                 change_asked(core, at.slot, at.at)
                 count += 1
             at.at += 1
@@ -399,7 +402,8 @@ cdef void take_outcome(Turn* turn, AddressChange* change, int64_t now_ns) noexce
     elif which != NOBODY and change.was_ours and held_elsewhere(core, change.slot, which):
         change.error = EEXIST
     if which != NOBODY:
-        address_changed(core, change.slot, which, change.added, change.error, now_ns)
+        address_changed(core, change.slot, which, change.added, change.address.routed,
+                        change.error, now_ns)
     if not host.asked and turn.changing.slot != change.slot:
         addresses_done(core, change.slot, now_ns)
 

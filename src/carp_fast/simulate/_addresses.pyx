@@ -9,10 +9,11 @@ from libc.string cimport memcmp
 from carp_fast.engine._core cimport Report
 from carp_fast.simulate._network cimport (
     ABSENT, ADDRESS_KEPT, ADDRESS_MISSING, ANNOUNCED_ABSENT, ANNOUNCED_BY_BACKUP,
-    CHANGED_WITHOUT_CAUSE, FOREIGN_THERE, Machine, NOT_ANNOUNCED, Nic, OURS, Slot, World, broken,
-    machine_number)
+    CHANGED_WITHOUT_CAUSE, FOREIGN_THERE, Machine, NOT_ANNOUNCED, Nic, OUR_ROUTE, OURS, Slot, World,
+    broken, machine_number)
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEADLINE, ADDRESS_LOST, Address, LOST, MASTER, RETIRED, SECOND_NS, VirtualHost)
+    ADDRESS_DEADLINE, ADDRESS_LOST, Address, LOST, MASTER, REPLACES_ROUTES, RETIRED, SECOND_NS,
+    VirtualHost)
 from carp_fast.engine._wire cimport ARP_FRAME_LENGTH, NA_FRAME_LENGTH
 
 cdef int64_t MS_NS = 1000000
@@ -42,7 +43,7 @@ cdef void check_addresses(World* world, Machine* machine, uint32_t slot,
     for i in range(known.right.block.address_count):
         if known.kernel[i] == FOREIGN_THERE or known.refused >> i & 1 and not at_last:
             continue                                    # there was a report
-        if known.kernel[i] == OURS and not wanted and (at_last or not known.disturbed):
+        if known.kernel[i] & (OURS | OUR_ROUTE) and not wanted and (at_last or not known.disturbed):
             broken(world, ADDRESS_KEPT, number, slot, i)
         if known.kernel[i] == ABSENT and wanted and same and (at_last or not known.disturbed):
             broken(world, ADDRESS_MISSING, number, slot, i)
@@ -65,7 +66,7 @@ cdef void on_loss(World* world, Machine* machine, const Report* report) noexcept
         return
     for i in range(known.right.block.address_count):
         there |= known.kernel[i] == FOREIGN_THERE and not known.refused >> i & 1
-        there |= known.kernel[i] == OURS and not known.refused >> i & 1
+        there |= known.kernel[i] & (OURS | OUR_ROUTE) != 0 and not known.refused >> i & 1
     if machine.requested != machine.taken_up:           # an outcome is on its way
         there = False
     if there or report.at_ns - known.rose_ns < known.right.configured.address_deadline_ms * MS_NS:
@@ -109,6 +110,7 @@ cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint
     if (machine.slots[slot].kernel[which] == ABSENT and not machine.slots[slot].disturbed
             and nic.ifindex == machine.core.interfaces[world.slot_segment[slot]].ifindex
             and not machine.slots[slot].refused >> which & 1 and not address.flags & LOST
+            and not machine.core.hosts[slot].flags & REPLACES_ROUTES
             and machine.core.hosts[slot].configured.manage_addresses):
         broken(world, ANNOUNCED_ABSENT, machine_number(world, machine), slot, which)
     if machine.core.hosts[slot].state != MASTER:

@@ -16,4 +16,5 @@ cdef bint take_looked(Machine* machine, int* error) noexcept nogil
 cdef void kernel_go(World* world, Machine* machine) noexcept nogil
 cdef void kernel_works(World* world, Machine* machine, uint64_t life) noexcept nogil
 cdef void kernel_forget(Machine* machine) noexcept nogil
+cdef void drop_routes(World* world, Machine* machine, uint32_t segment) noexcept nogil
 cdef There find_there(void* where, uint32_t slot, uint32_t which) noexcept nogil

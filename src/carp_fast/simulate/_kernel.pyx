@@ -13,12 +13,13 @@ from libc.string cimport memcpy
 
 from carp_fast.simulate._addresses cimport mark_dirty
 from carp_fast.simulate._network cimport (
-    ABSENT, ADDRESSES_MAX, FOREIGN_REMOVED, FOREIGN_THERE, KERNEL_REQUESTS, KERNEL_WORKS,
-    KernelRequest, Machine, OURS, Slot, TRACE_ADDRESS, World, broken, event_push, machine_number,
-    machine_wake, random_below, random_chance, trace)
-from carp_fast.engine._upkeep cimport THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_UNKNOWN, There
-from carp_fast.engine._vhid cimport INIT
-from carp_fast.pump._look cimport Look
+    ADDRESSES_MAX, FOREIGN_REMOVED, FOREIGN_THERE, KERNEL_REQUESTS, KERNEL_WORKS,
+    KernelRequest, Machine, OUR_ROUTE, OURS, OVER_4, Slot, TRACE_ADDRESS, World, broken, event_push,
+    machine_number, machine_wake, random_below, random_chance, trace)
+from carp_fast.engine._upkeep cimport (
+    THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_ROUTE, THERE_UNKNOWN, There)
+from carp_fast.engine._vhid cimport Address, HELD, INIT
+from carp_fast.pump._look cimport Look, ROUTES_DUE, ROUTES_NONE, ROUTES_PERIODIC
 from carp_fast.pump._turn cimport AddressChange, BETWEEN
 
 cdef enum:
@@ -35,6 +36,7 @@ cdef int change_address(World* world, Machine* machine,
     cdef bint adding = change.added
     cdef Slot* known = &machine.slots[slot]
     cdef uint8_t* there = &known.kernel[which]
+    cdef uint8_t mine = OUR_ROUTE if change.address.routed else OURS
     if machine.nics[world.slot_segment[slot]].ifindex != change.ifindex:
         return ENODEV
     if random_chance(&world.random, machine.netlink_error):
@@ -45,13 +47,19 @@ cdef int change_address(World* world, Machine* machine,
             return ENOBUFS if fault == 1 else ENXIO
     if adding and there[0] == FOREIGN_THERE:
         return EAGAIN if fault else EEXIST
-    if not adding and there[0] == ABSENT:
+    if adding and mine == OUR_ROUTE and there[0] == OURS:
+        return EAGAIN if fault else EEXIST
+    if not adding and not there[0] & (mine | FOREIGN_THERE):
         return EADDRNOTAVAIL
     if not adding and there[0] == FOREIGN_THERE:
         broken(world, FOREIGN_REMOVED, machine_number(world, machine), slot, which)
-    there[0] = OURS if adding else ABSENT
-    if not adding:
+    if adding:
+        there[0] |= mine
+    else:
+        there[0] &= ~<uint32_t>mine
+    if not adding and mine == OURS:
         take_secondaries(world, machine, slot, which)
+        drop_routes(world, machine, world.slot_segment[slot])
     if fault:                                       # changed, and the answer was lost
         return EAGAIN
     known.refused &= ~(<uint32_t>1 << which)
@@ -71,26 +79,58 @@ cdef void take_secondaries(World* world, Machine* machine, uint32_t slot,
         if known.right == NULL or world.slot_segment[other] != world.slot_segment[slot]:
             continue
         for i in range(known.right.block.address_count):
-            if (known.kernel[i] == OURS and known.right.block.addresses[i].family == 4
+            if (known.kernel[i] & OURS and known.right.block.addresses[i].family == 4
                     and random_chance(&world.random, machine.takes_secondaries)):
-                known.kernel[i] = ABSENT
+                known.kernel[i] &= ~<uint32_t>OURS
                 known.disturbed = True
                 world.tally.secondaries += 1
+
+
+cdef void drop_routes(World* world, Machine* machine, uint32_t segment) noexcept nogil:
+    """Drop all local routes of an interface without an IPv4 address, as silently as the kernel."""
+    cdef uint32_t slot, i
+    cdef Slot* known
+    if machine.nics[segment].sources & OVER_4:
+        return
+    for slot in range(world.slot_count):
+        known = &machine.slots[slot]
+        if known.right != NULL and world.slot_segment[slot] == segment:
+            for i in range(known.right.block.address_count):
+                if (known.kernel[i] & (OURS | FOREIGN_THERE)
+                        and known.right.block.addresses[i].family == 4):
+                    return
+    for slot in range(world.slot_count):
+        known = &machine.slots[slot]
+        if known.right != NULL and world.slot_segment[slot] == segment:
+            for i in range(known.right.block.address_count):
+                if known.kernel[i] & OUR_ROUTE:
+                    known.kernel[i] &= ~<uint32_t>OUR_ROUTE
+                    known.disturbed = True
+                    world.tally.routes_dropped += 1
 
 
 cdef There find_there(void* where, uint32_t slot, uint32_t which) noexcept nogil:
     """What the look found of an address; the parts of a look cover all of an interface."""
     cdef Machine* machine = <Machine*>where
     cdef uint8_t there = machine.slots[slot].seen[which]
+    cdef const Address* address
     # A host that does not take part changes nothing.
     if machine.core.hosts[slot].state == INIT and there != machine.slots[slot].kernel[which]:
         machine.slots[slot].disturbed = True
     mark_dirty(machine, slot)
     if (slot + which) % machine.parts != machine.part:
         return THERE_UNKNOWN
-    if there == ABSENT:
-        return THERE_NONE
-    return THERE_OURS if there == OURS else THERE_FOREIGN
+    address = &machine.core.hosts[slot].block.addresses[which]
+    if address.flags & HELD and address.routed:
+        if not machine.looked_at_routes:
+            return THERE_UNKNOWN
+        return THERE_ROUTE if there & OUR_ROUTE else THERE_NONE
+    if machine.looked_at_routes and there & OUR_ROUTE and (
+            address.flags & HELD or not there & OURS):
+        return THERE_ROUTE
+    if there & OURS:
+        return THERE_OURS
+    return THERE_FOREIGN if there & FOREIGN_THERE else THERE_NONE
 
 
 cdef int look_at(World* world, Machine* machine, const KernelRequest* request) noexcept nogil:
@@ -98,6 +138,9 @@ cdef int look_at(World* world, Machine* machine, const KernelRequest* request) n
     cdef uint32_t slot
     cdef Slot* known
     world.tally.looks += 1
+    if request.part == 0:
+        machine.looked_at_routes = request.routes == ROUTES_DUE or (
+            request.routes == ROUTES_PERIODIC and random_below(&world.random, 2) == 0)
     machine.part, machine.parts = request.part, request.parts
     if random_chance(&world.random, machine.netlink_error):
         return E2BIG if random_below(&world.random, MANY) == 0 else ENOBUFS
@@ -108,7 +151,8 @@ cdef int look_at(World* world, Machine* machine, const KernelRequest* request) n
         if world.slot_segment[slot] == request.number and known.right != NULL:
             memcpy(known.seen, known.kernel, ADDRESSES_MAX)
             # A host that does not take part changes nothing.
-            if request.part + 1 == request.parts and machine.core.hosts[slot].state != INIT:
+            if (request.part + 1 == request.parts and machine.core.hosts[slot].state != INIT
+                    and (machine.looked_at_routes or request.routes == ROUTES_NONE)):
                 known.disturbed = False
     return 0
 
@@ -137,7 +181,8 @@ cdef void kernel_works(World* world, Machine* machine, uint64_t life) noexcept n
         change.error = ESTALE
     else:
         change.was_ours = (change.added
-                           and machine.slots[change.slot].kernel[change.which] == OURS)
+                           and machine.slots[change.slot].kernel[change.which] & (
+                               OUR_ROUTE if change.address.routed else OURS) != 0)
         change.error = change_address(world, machine, change)
         trace(world, TRACE_ADDRESS, machine_number(world, machine), change.slot,
               change.which * 2 + change.added, change.error)
@@ -170,6 +215,7 @@ cdef void request_look(World* world, Machine* machine, const Look* look) noexcep
     cdef KernelRequest* request = &machine.requests[machine.requested % KERNEL_REQUESTS]
     request.change.ifindex = look.ifindex
     request.number, request.part, request.parts = look.number, look.part, look.parts
+    request.routes = look.routes
     machine.requested += 1
     kernel_go(world, machine)
 

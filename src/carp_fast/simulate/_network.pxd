@@ -51,10 +51,11 @@ cdef enum Rest:                 # of a slot since the faults were over
     RESTLESS                    # checked; a change of links or waits may change it
     QUIET                       # checked: nothing may change any more
 
-cdef enum KernelAddress:
+cdef enum KernelAddress:        # bits: the kernel may have an address of ours and a route to it
     ABSENT
     OURS
     FOREIGN_THERE
+    OUR_ROUTE = 4
 
 cdef enum:                      # the fields of a link
     LINK_BLOCKED                # families as bits
@@ -251,6 +252,7 @@ cdef struct KernelRequest:      # an address to change, or an interface to look 
     uint32_t number             # of the interface
     uint32_t part               # of `parts` of a look; 0: a change
     uint32_t parts
+    uint8_t routes              # of a look: a Routes
 
 cdef struct Missed:             # a time in which a machine could not hear
     int64_t since_ns            # of frames that it dropped: when the first one was
@@ -320,6 +322,7 @@ cdef struct Machine:
     uint32_t netlink_error
     uint32_t part               # of `parts` in which an interface is looked at
     uint32_t parts
+    uint8_t looked_at_routes    # ... and whether local routes are looked at
     uint32_t takes_secondaries  # others that the kernel removes with an IPv4 address, each
     int64_t change_cost_ns
     uint8_t lock_held           # another program holds the lock of the kernel's addresses
@@ -360,6 +363,7 @@ cdef struct Tally:              # the values of the summary
     uint64_t turns
     uint64_t refused_changes
     uint64_t secondaries
+    uint64_t routes_dropped
     uint64_t looks
     uint64_t losses
     uint64_t crossed_ties

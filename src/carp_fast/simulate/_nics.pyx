@@ -107,7 +107,7 @@ cdef void adopt_marked(World* world, Machine* machine, uint32_t segment,
                 or not machine.core.hosts[slot].flags & IN_USE):
             continue
         for i in range(machine.slots[slot].right.block.address_count):
-            if machine.slots[slot].kernel[i] == OURS:
+            if machine.slots[slot].kernel[i] & OURS:
                 memset(&order, 0, sizeof(order))
                 order.kind, order.slot = ORDER_ADOPT, slot
                 order.pointer = &machine.slots[slot].right.block.addresses[i]

@@ -11,9 +11,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from carp_fast.engine._core cimport LEAVING_NS
 from carp_fast.simulate._network cimport (
-    Machine, OURS, QUIET, RESIGNED_LATE, RESIGNED_WITH_ADDRESSES, SENT_BY_BACKUP, SENT_LATE,
-    SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, Slot, World, broken, machine_now, machine_number,
-    DEMOTED_WRONGLY)
+    Machine, OUR_ROUTE, OURS, QUIET, RESIGNED_LATE, RESIGNED_WITH_ADDRESSES, SENT_BY_BACKUP,
+    SENT_LATE, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, Slot, World, broken, machine_now,
+    machine_number, DEMOTED_WRONGLY)
 from carp_fast.simulate._rules cimport rule_advskew, rule_demote, rule_interval_ns, rule_send
 from carp_fast.engine._core cimport Report, SENDS_FAILING, SENDS_RECOVERED
 from carp_fast.engine._vhid cimport MASTER, Output, SECOND_NS, SEND_DEMOTED, VirtualHost
@@ -50,7 +50,7 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
             broken(world, RESIGNED_LATE, number, slot, now_ns - known.leaving_ns)
         known.owed_resignation = True
         for i in range(host.block.address_count):
-            if (known.kernel[i] == OURS and not known.refused >> i & 1
+            if (known.kernel[i] & (OURS | OUR_ROUTE) and not known.refused >> i & 1
                     and not known.tries_again and now_ns - known.leaving_ns < LEAVING_NS):
                 broken(world, RESIGNED_WITH_ADDRESSES, number, slot, i)
     elif host.state != MASTER:

@@ -25,6 +25,7 @@ cdef enum FaultKind:
     FAULT_ADDRESS_LOST          # slot
     FAULT_DEMOTE                # slot, value: added to the advskew, or the value of byte 4
     FAULT_BAR                   # slot, value: whether another process has it
+    FAULT_BY_ROUTE              # slot, value: whether its IPv4 addresses are local routes
     FAULT_REMOVE                # slot
     FAULT_ADD                   # slot
     FAULT_RESIGN_ALL

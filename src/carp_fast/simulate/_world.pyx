@@ -10,8 +10,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast.engine._core cimport (
-    ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE, ORDER_REPLACE,
-    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
+    ORDER_ADD, ORDER_BAR, ORDER_BY_ROUTE, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE,
+    ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
 from carp_fast.engine._prepared cimport PreparedHost
 from carp_fast.simulate._addresses cimport check_addresses
 from carp_fast.simulate._invariants cimport check_election, check_families, check_slot
@@ -20,11 +20,12 @@ from carp_fast.simulate._nics cimport NicFault, change_nic, interface_value
 from carp_fast.simulate._network cimport (
     ABSENT, ADDRESSES_MAX, Arrival, BROKEN_KINDS, CERTAIN, Event, FAULT_CHANGES, FLOOD_GOES_ON,
     FOREIGN_THERE, FRAME_ARRIVES, Fault, KERNEL_WORKS, LINK_DELAY_NS, LINK_FIELDS, MACHINES_MAX,
-    MACHINE_STEPS, Machine, NOT_BROKEN, ORDER_ARRIVES, ORDER_CHANGED, ORDER_OTHER_KEY, OURS, OVER_4,
-    OVER_6, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX, SLOT_IS_CHECKED,
-    SOCKETS, SOURCE_IS_SORTED, Slot, TRACE_FAULT, TRACE_KINDS, Trace, World, event_pop, event_push,
-    frame_arrives, grown, machine_now, machine_wake, note_missed, random_below, random_next, trace)
-from carp_fast.simulate._kernel cimport kernel_go, kernel_works
+    MACHINE_STEPS, Machine, NOT_BROKEN, ORDER_ARRIVES, ORDER_CHANGED, ORDER_OTHER_KEY, OUR_ROUTE,
+    OURS, OVER_4, OVER_6, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX,
+    SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED, Slot, TRACE_FAULT, TRACE_KINDS, Trace, World,
+    event_pop, event_push, frame_arrives, grown, machine_now, machine_wake, note_missed,
+    random_below, random_next, trace)
+from carp_fast.simulate._kernel cimport drop_routes, kernel_go, kernel_works
 from carp_fast.simulate._sending cimport note_hindered
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_begin, machine_forget, machine_step, order_packed, order_push)
@@ -35,7 +36,7 @@ from carp_fast.engine._wheel cimport NOBODY, power_of_two
 FAULT_WORDS = (
     "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "replace", "send_errors",
     "netlink_errors", "slow_netlink", "lock_held", "secondaries", "clock_step", "address_removed",
-    "address_left", "address_lost", "demote", "bar", "remove", "add",
+    "address_left", "address_lost", "demote", "bar", "by_route", "remove", "add",
     "resign_all", "flood", "quiet")
 LINK_WORDS = (
     "blocked", "loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect",
@@ -57,7 +58,8 @@ TRACE_WORDS = (
     "fault", "stalled", "checked", "family")
 ORDER_WORDS = (
     "add", "remove", "replace", "set_interface", "demote", "resign_all", "announce", "verify",
-    "lose_address", "mark", "flush", "snapshot", "snapshot_interfaces", "copy_records", "bar")
+    "lose_address", "mark", "flush", "snapshot", "snapshot_interfaces", "copy_records", "bar",
+    "assume", "own_source", "adopt", "grow_reports", "by_route")
 MAX_MACHINES, MAX_SEGMENTS, MAX_ADDRESSES = MACHINES_MAX, SEGMENTS_MAX, ADDRESSES_MAX
 ALWAYS = CERTAIN
 assert len(FAULT_WORDS) == FAULT_KINDS and len(LINK_WORDS) == LINK_FIELDS
@@ -172,10 +174,15 @@ cdef int boot(World* world, Machine* machine) except -1:
 cdef void remove_address(World* world, Machine* machine, const Fault* fault) noexcept nogil:
     """Remove an address of ours; Python notices and orders a check."""
     cdef Slot* slot = &machine.slots[fault.slot]
-    if slot.kernel[fault.value] == OURS:
+    if slot.kernel[fault.value] & (OURS | OUR_ROUTE):
         slot.kernel[fault.value] = ABSENT
         slot.disturbed = True
+        drop_routes(world, machine, world.slot_segment[fault.slot])
         order_later(world, machine, ORDER_VERIFY, fault.slot, 0)
+
+
+cdef inline bint leaves_route(const Slot* slot, uint32_t which) noexcept nogil:
+    return slot.right.configured.by_route and slot.right.block.addresses[which].family == 4
 
 
 cdef void leave_address(World* world, Machine* machine, const Fault* fault) noexcept nogil:
@@ -184,7 +191,7 @@ cdef void leave_address(World* world, Machine* machine, const Fault* fault) noex
     if (machine.running and slot.right != NULL and slot.kernel[fault.value] == ABSENT
             and machine.nics[world.slot_segment[fault.slot]].ifindex
             and machine.core.hosts[fault.slot].state == BACKUP):
-        slot.kernel[fault.value] = OURS
+        slot.kernel[fault.value] = OUR_ROUTE if leaves_route(slot, <uint32_t>fault.value) else OURS
         slot.disturbed = True
         order_later(world, machine, ORDER_VERIFY, fault.slot, 0)
 
@@ -193,6 +200,25 @@ cdef void order_now(World* world, Machine* machine, uint32_t kind, uint32_t slot
                     int64_t value) noexcept nogil:
     if machine.running:
         order_later(world, machine, kind, slot, value)
+
+
+cdef void order_of_fault(World* world, Machine* machine, const Fault* fault) noexcept nogil:
+    """Give the order that a fault consists of."""
+    cdef uint8_t kind = fault.kind
+    if kind == FAULT_ADDRESS_LOST:
+        order_now(world, machine, ORDER_LOSE_ADDRESS, fault.slot, 1)
+    elif kind == FAULT_DEMOTE:
+        order_now(world, machine, ORDER_DEMOTE, fault.slot, fault.value)
+    elif kind == FAULT_BAR:
+        order_now(world, machine, ORDER_BAR, fault.slot, fault.value)
+    elif kind == FAULT_BY_ROUTE:
+        order_now(world, machine, ORDER_BY_ROUTE, fault.slot, fault.value)
+    elif kind == FAULT_REMOVE:
+        order_now(world, machine, ORDER_REMOVE, fault.slot, 0)
+    elif kind == FAULT_ADD:
+        order_now(world, machine, ORDER_ADD, fault.slot, 0)
+    elif kind == FAULT_RESIGN_ALL:
+        order_now(world, machine, ORDER_RESIGN_ALL, 0, 0)
 
 
 cdef int begin_fault(World* world, const Fault* fault) except -1:
@@ -218,6 +244,7 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
                       interface_value(machine, fault.segment))
     elif kind == FAULT_SOURCE:
         machine.nics[fault.segment].sources = <uint8_t>fault.value
+        drop_routes(world, machine, fault.segment)
         order_now(world, machine, ORDER_SET_INTERFACE, fault.segment,
                   interface_value(machine, fault.segment))
     elif kind == FAULT_KEY:
@@ -244,18 +271,8 @@ cdef int begin_fault(World* world, const Fault* fault) except -1:
         remove_address(world, machine, fault)
     elif kind == FAULT_ADDRESS_LEFT:
         leave_address(world, machine, fault)
-    elif kind == FAULT_ADDRESS_LOST:
-        order_now(world, machine, ORDER_LOSE_ADDRESS, fault.slot, 1)
-    elif kind == FAULT_DEMOTE:
-        order_now(world, machine, ORDER_DEMOTE, fault.slot, fault.value)
-    elif kind == FAULT_BAR:
-        order_now(world, machine, ORDER_BAR, fault.slot, fault.value)
-    elif kind == FAULT_REMOVE:
-        order_now(world, machine, ORDER_REMOVE, fault.slot, 0)
-    elif kind == FAULT_ADD:
-        order_now(world, machine, ORDER_ADD, fault.slot, 0)
-    elif kind == FAULT_RESIGN_ALL:
-        order_now(world, machine, ORDER_RESIGN_ALL, 0, 0)
+    elif FAULT_ADDRESS_LOST <= kind <= FAULT_RESIGN_ALL:
+        order_of_fault(world, machine, fault)
     elif kind == FAULT_FLOOD:
         begin_flood(world, machine, fault.slot, <uint32_t>fault.value)
     elif kind == FAULT_QUIET:
