@@ -268,7 +268,7 @@ MUTANTS = (
         "absence in a checkpoint forgotten",
         (
             (
-                "engine/_orders.pyx",
+                "engine/_assume.pyx",
                 "    for i in range(was.absence_count):",
                 "    for i in range(0):",
             ),
@@ -381,14 +381,20 @@ MUTANTS = (
         (
             (
                 "engine/_actions.pyx",
-                "verify_soon(core, host.interface, now_ns + REMOVED_NS)",
+                "verify_all_soon(core, host.interface, now_ns + REMOVED_NS)",
                 "pass",
             ),
         ),
     ),
     Mutant(
         "nobody looks again before a minute has passed",
-        (("engine/_orders.pyx", "verify_soon(core, core.hosts[slot].interface, now_ns)", "pass"),),
+        (
+            (
+                "engine/_orders.pyx",
+                "verify_all_soon(core, core.hosts[slot].interface, now_ns)",
+                "pass",
+            ),
+        ),
     ),
     Mutant(
         "a MASTER without addresses stays",

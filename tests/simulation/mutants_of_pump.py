@@ -14,6 +14,7 @@ EXISTING, PROMOTION = "pump/_existing.pyx", "pump/_promotion.pyx"
 REQUESTS = "pump/_requests.pyx"
 ORDERS, RECEIVE = "engine/_orders.pyx", "engine/_receive.pyx"
 ACTIONS, TRANSITIONS = "engine/_actions.pyx", "engine/_transitions.pyx"
+OF_ROUTES = "integration/test_daemon_routes.py::"
 OF_NETLINK = "unit/test_netlink.py::"
 OF_A_BUSY_KERNEL = "unit/test_engine_busy_kernel.py::"
 
@@ -125,6 +126,36 @@ MUTANTS = (
         ),
         caught_by=(
             "integration/test_netlink_faults.py::test_our_addresses_come_and_go_whatever_fails",
+        ),
+    ),
+    Mutant(
+        "a route is removed whatever its protocol",
+        ((CHANGES, "    request.body.rtm_protocol = OWN_PROTOCOL\n", ""),),
+        caught_by=(OF_ROUTES + "test_what_another_program_has_is_left_alone",),
+    ),
+    Mutant(
+        "a route that another program has is ours",
+        (
+            (
+                CHANGES,
+                "        if found == FOUND_NONE and change.done and change.error == EEXIST:\n",
+                "        if False:\n",
+            ),
+        ),
+        caught_by=(OF_ROUTES + "test_what_another_program_has_is_left_alone",),
+    ),
+    Mutant(
+        "routes that do not do any more stay",
+        ((ORDERS, "        host.flags |= REPLACES_ROUTES\n", ""),),
+        caught_by=(
+            "unit/test_engine_routes.py::test_an_order_replaces_the_routes_of_a_master_by_addresses",
+        ),
+    ),
+    Mutant(
+        "routes that may be gone are not looked at",
+        (("engine/_core.pxd", "    core.interfaces[number].routes_due = 1\n", ""),),
+        caught_by=(
+            OF_ROUTES + "test_routes_that_vanish_with_the_last_address_are_back_within_1_s",
         ),
     ),
     Mutant(

@@ -96,8 +96,8 @@ MUTANTS = (
         (
             (
                 "pump/_turn.pyx",
-                "address_changed(core, change.slot, which, change.added, change.error, now_ns)",
-                "address_changed(core, change.slot, which, change.added, 0, now_ns)",
+                "                        change.error, now_ns)\n    if not host.asked",
+                "                        0, now_ns)\n    if not host.asked",
             ),
         ),
     ),
@@ -210,8 +210,8 @@ MUTANTS = (
         "what a look finds is not compared",
         (
             (
-                "pump/_turn.pyx",
-                "verify_hosts(core, look.number, turn.environment.find, turn.where, now_ns)\n",
+                "pump/_look.pyx",
+                "verify_hosts(core, look.number, find, where, now_ns)\n",
                 "pass\n",
             ),
         ),
