@@ -246,9 +246,19 @@ def test_what_changes_while_it_is_read_is_read_again(
 
 
 def at_first_wait(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
-    """Runs `do` while files that are young are waited for, in place of the first wait."""
+    """Runs `do` while files that are young are waited for, in place of the first wait.
+
+    Then all files are old, whenever they were written.
+    """
     left = [do]
-    monkeypatch.setattr(readings, "pause", lambda s: left.pop()() if left else None)
+
+    def pause(seconds: float) -> None:
+        if left:
+            left.pop()()
+            now_s = time.time()
+            monkeypatch.setattr(time, "time", lambda: now_s + 3600.0)
+
+    monkeypatch.setattr(readings, "pause", pause)
 
 
 def test_a_half_written_file_is_waited_for(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
