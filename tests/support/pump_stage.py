@@ -1,0 +1,112 @@
+"""A pump on real sockets in a lab, run turn by turn by a test; it must not know configuration or the
+daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from carp_fast.engine._prepared import PreparedHost
+from carp_fast.engine.copies import HostCopy
+from carp_fast.engine.reports import Report
+from carp_fast.inet import mac_bytes
+from carp_fast.lab.lab import Host
+from carp_fast.net import addresses, sockets
+from carp_fast.net.memberships import Joins
+from carp_fast.pump._pump import Pump
+from tests.support.segment import ADDRESS, ADDRESS6, GROUP, GROUP6, PASSPHRASE, VHID, ip
+
+DEADLINE_S = 10.0
+FAST: dict[str, Any] = {"advbase": 0, "advskew": 8, "dead_ratio": 1}  # MASTER after 31 ms
+SOURCE6 = ip("fe80::a")
+BOTH = ((ADDRESS, 32), (ADDRESS6, 128))
+
+
+class Stage:
+    """A pump on host a, whose interface s1 has number 0; the far end is host b."""
+
+    def __init__(self, host: Host, path: str, opened: ExitStack) -> None:
+        with host.inside():
+            self.receivers = sockets.open_receivers(path, 10)
+            sender, self.netlink = sockets.open_sender(), sockets.open_netlink()
+            self.joins = Joins(self.receivers.get("packet"))
+            self.ifindex = socket.if_nametoindex("s1")
+            self.joins.join("s1", self.ifindex, {GROUP, GROUP6})
+        for sock in (*self.receivers.values(), sender, self.netlink):
+            opened.enter_context(sock)
+        opened.callback(self.joins.close)
+        sockets.filter_interfaces(self.receivers, [self.ifindex])
+        self.pump = Pump(
+            [(kind, sock.fileno()) for kind, sock in self.receivers.items()],
+            sender.fileno(),
+            self.netlink.fileno(),
+            addresses.templates(),
+        )
+        self.mac = mac_of(host)
+        self.reports: list[Report] = []
+        self.pump.set_interface(
+            0,
+            ifindex=self.ifindex,
+            up=True,
+            mac=self.mac,
+            source=ip(host.address(1)),
+            source6=SOURCE6,
+        )
+
+    def add(self, slot: int = 0, **keys: Any) -> None:
+        settings = {"interface": 0, "vhid": VHID, "addresses": BOTH, "passphrase": PASSPHRASE}
+        self.pump.add(slot, PreparedHost(**{**settings, **keys}))
+        self.pump.mark()
+
+    def turn(self) -> None:
+        self.pump.run_due()
+        self.reports += self.pump.take_reports()
+
+    def run_until(self, holds: Callable[[], object], what: str) -> None:
+        """Runs a turn whenever there is something to do, until it holds after one."""
+        end_at = time.monotonic() + DEADLINE_S
+        while True:
+            self.turn()
+            if holds():
+                return
+            left_s = end_at - time.monotonic()
+            assert left_s > 0, f"not within {DEADLINE_S} s: {what}; {self.reports}"
+            select.select([self.pump.epoll_fd], [], [], left_s)
+
+    def host(self, slot: int = 0) -> HostCopy:
+        snapshot = self.pump.snapshot(slot, 1)
+        self.pump.mark()
+        self.turn()
+        ((_, fields),) = snapshot.hosts()
+        return fields
+
+    def counters(self) -> dict[str, int]:
+        snapshot = self.pump.snapshot_interfaces(1)
+        self.pump.mark()
+        self.turn()
+        return snapshot.counters()[0]
+
+    def kinds(self) -> list[type[Report]]:
+        return [type(report) for report in self.reports]
+
+
+def mac_of(host: Host) -> bytes:
+    (link,) = json.loads(host.run(["ip", "-j", "link", "show", "s1"]).stdout)
+    return mac_bytes(link["address"])
+
+
+@contextmanager
+def frames_of(host: Host) -> Iterator[socket.socket]:
+    """What arrives at host b's interface of protocol 112."""
+    with host.inside():
+        listener = sockets.open_receiver(10_000)
+        sockets.filter_interfaces({"packet": listener}, [socket.if_nametoindex("s1")])
+    with listener:
+        listener.settimeout(DEADLINE_S)
+        yield listener
