@@ -54,6 +54,7 @@ MODULES = (
     "pump._look",
     "pump._turn",
     "pump._requests",
+    "pump._clones",
     "pump._environment",
     "pump._snapshots",
     "pump._pump",

@@ -52,6 +52,13 @@ class BpfError(CarpFastError):
         super().__init__(text)
         self.log, self.listing = log, lines
 
+    @property
+    def line(self) -> str:
+        """The reason in one line, with the verifier's last words."""
+        first, *rest = str(self).splitlines()
+        words = [line for line in rest if not line.startswith("processed ")]
+        return f"{first}: {words[-1]}" if words else first
+
 
 @dataclass(frozen=True)
 class Outcome:

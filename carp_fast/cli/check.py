@@ -58,6 +58,7 @@ def check(config: Path | None, quiet: bool) -> None:
         return
     header, *rows = planned.rows()
     print_table(columns(map(str.upper, header), IMPORTANCE, SHORTENED), rows)
+    print_prose(f"sent by: {planned.send}: {planned.send_reason}")
     print_prose(f"not counted: {planned.uncounted}")
     for limit in planned.limits:
         print_prose(f"limit: {limit}")

@@ -161,6 +161,7 @@ class Daemon(msgspec.Struct, frozen=True):
     control_socket: Path = Path("/run/carp-fast/control.sock")
     state_directory: Path = Path("/var/lib/carp-fast")
     receive: str = "auto"
+    send: str = "auto"
     pump: str = "thread"
     notify: str | None = None
     hook_concurrency: int = 16

@@ -330,6 +330,7 @@ DAEMON_RULES: dict[str, Rule] = {
     "control_socket": _socket_path,
     "state_directory": _path,
     "receive": _choice("auto", "packet", "raw"),
+    "send": _choice("auto", "packet", "clones"),
     "pump": _choice("thread", "loop"),
     "notify": _absolute_path,
     "hook_concurrency": _integer(1, 1024),

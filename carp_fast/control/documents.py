@@ -83,7 +83,10 @@ class StateEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class DaemonStatus(msgspec.Struct, frozen=True):
-    """The daemon's process. `receive`: "packet" or "raw"."""
+    """The daemon's process.
+
+    `receive`: "packet" or "raw"; `send`: "clones" or "packet", and `send_reason`, why.
+    """
 
     version: str
     pid: int
@@ -92,6 +95,8 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     receive: str
     maintenance: bool
     pump: PumpFacts
+    send: str = "packet"
+    send_reason: str = ""
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False):
@@ -106,7 +111,8 @@ class Summary(msgspec.Struct, frozen=True, gc=False):
 class InterfaceStatus(msgspec.Struct, frozen=True):
     """An interface that has virtual hosts.
 
-    `ifindex`: 0 if it does not exist; `source`, `source6`: the addresses that it advertises from.
+    `ifindex`: 0 if it does not exist; `source`, `source6`: the addresses that it advertises from;
+    `send`: the path of large batches to it, "clones" or "packet".
     """
 
     name: str
@@ -119,6 +125,7 @@ class InterfaceStatus(msgspec.Struct, frozen=True):
     backup: int
     init: int
     counters: dict[str, int]
+    send: str = "packet"
 
 
 class Demotion(msgspec.Struct, frozen=True):

@@ -31,6 +31,7 @@ from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.plan import advertisements_per_s, receive_path
 from carp_fast.daemon.process import StartError
 from carp_fast.daemon.reports import Reports
+from carp_fast.daemon.sending import SendPath
 from carp_fast.daemon.status import Status
 from carp_fast.daemon.table import Hosts
 from carp_fast.daemon.tap import Tap
@@ -97,6 +98,7 @@ class Opened(Closing):
         self._receivers = opened.enter_context(LaneSockets(self.receive[0], rate))
         self._sender = opened.enter_context(sockets.open_sender())
         self._netlink = opened.enter_context(sockets.open_netlink())
+        self.sending = opened.enter_context(SendPath(configuration.daemon.send))
         self.pump = Pump(
             self._receivers.receivers,
             self._sender.fileno(),
@@ -106,6 +108,7 @@ class Opened(Closing):
             self.record_capacity,
             marks=addresses.kernel_keeps_marks(),
         )
+        self.sending.use(self.pump)
         self.unicast = opened.enter_context(Unicast(self.pump))
         self.unicast.open_for(hosts)
 
@@ -128,6 +131,7 @@ class Opened(Closing):
             on_released=self._on_released,
             on_address_restored=self._lost.on_restored,
             on_source_proven=self._lanes.learn,
+            on_clones_given_up=self.sending.on_given_up,
             resync=self._read_states,
         )
         foreign = Foreign(hosts, self.reports.on_foreign)
@@ -141,6 +145,7 @@ class Opened(Closing):
             self.network,
             self.reports,
             receive=self.receive[0],
+            sending=self.sending,
             in_use=self.in_use.barred,
         )
         self.explanations = Explanations(hosts, orders, self.network, self.status)

@@ -17,6 +17,7 @@ import msgspec
 from carp_fast.config.load import Configuration, VirtualHost
 from carp_fast.daemon.limits import Demand, Kernel, passed, read_kernel
 from carp_fast.daemon.locks import Locks, named
+from carp_fast.daemon.sending import planned
 from carp_fast.inet import address_bytes, mac_text
 from carp_fast.net.kernel import ARPHRD_ETHER
 
@@ -61,13 +62,16 @@ class InterfacePlan(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """The plan of all interfaces, in the order of the configuration.
 
-    `limits`: a line for each limit of this machine that would be exceeded.
+    `limits`: a line for each limit of this machine that would be exceeded; `send`: the send path,
+    "clones" or "packet", and `send_reason`, why.
     """
 
     interfaces: tuple[InterfacePlan, ...]
     virtual_hosts: int
     advertisements_per_s: float
     limits: tuple[str, ...]
+    send: str
+    send_reason: str
 
     @property
     def uncounted(self) -> str:
@@ -156,7 +160,8 @@ def plan(
         )
     rate = sum(item.advertisements_per_s for item in items)
     limits = passed(_demand(items, rate), read_kernel() if kernel is None else kernel)
-    return Plan(tuple(items), len(configuration.virtual_hosts), rate, limits)
+    send = planned(configuration.daemon.send)
+    return Plan(tuple(items), len(configuration.virtual_hosts), rate, limits, *send)
 
 
 def _demand(items: list[InterfacePlan], rate: float) -> Demand:

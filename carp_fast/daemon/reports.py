@@ -72,6 +72,8 @@ class Reports:
     `on_address_restored` slot and text of an address that another program had removed, and what
     happened to it if not that;
     `on_source_proven` a source, by ifindex and address, that was heard genuine for the first time.
+    `on_clones_given_up` the name of an interface that gets no more clones, None for all of them,
+    and the report.
     `resync` is called after reports were lost.
     """
 
@@ -85,6 +87,7 @@ class Reports:
         on_released: Callable[[int], None] = ignore,
         on_address_restored: Callable[..., None] = ignore,
         on_source_proven: Callable[[int, bytes], None] = ignore,
+        on_clones_given_up: Callable[[str | None, reports.ClonesGivenUp], None] = ignore,
         resync: Callable[[], None] = ignore,
     ) -> None:
         self._hosts = hosts
@@ -100,6 +103,7 @@ class Reports:
         self._tell_released = on_released
         self._on_restored = on_address_restored
         self._tell_proven = on_source_proven
+        self._tell_given_up = on_clones_given_up
         self._resync = resync
         self._changed_ns: list[dict[int, int]] = []  # by slot, for each reading of all states
         # By slot: when the engine last reported advertisements with a wrong digest.
@@ -132,6 +136,7 @@ class Reports:
             reports.Stalled: self._on_stalled,
             reports.SocketDropped: self._on_socket_dropped,
             reports.LostPriority: self._on_lost_priority,
+            reports.ClonesGivenUp: self._on_clones_given_up,
             reports.Reasserted: self._on_reasserted,
             reports.CounterReset: self._on_counter_reset,
             reports.FamilySilent: self._on_family_silent,
@@ -517,6 +522,10 @@ class Reports:
 
     def _on_lost_priority(self, report: reports.LostPriority) -> None:
         logger.error("the pump used up its real-time budget and now runs without priority")
+
+    def _on_clones_given_up(self, report: reports.ClonesGivenUp) -> None:
+        number = report.interface
+        self._tell_given_up(None if number is None else self._hosts.names[number], report)
 
     def _on_done(self, report: reports.Done) -> None:
         self._orders.on_done(report.mark)

@@ -75,6 +75,7 @@ def _log_configuration(opened: Opened, configuration: config.Configuration) -> N
     count = len(configuration.virtual_hosts)
     logger.info("carp-fast %s, %d virtual hosts, SHA-1 %s", __version__, count, SHA1_FORM)
     logger.info("receive path: %s (%s)", *opened.receive)
+    opened.sending.log()
     for warning in configuration.warnings:
         logger.warning("%s", warning)
     for pattern, matched in configuration.patterns.items():

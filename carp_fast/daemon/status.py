@@ -31,6 +31,7 @@ from carp_fast.control.slices import document_slices
 from carp_fast.daemon.explain_text import problems
 from carp_fast.daemon.network import NO_SOURCES
 from carp_fast.daemon.reports import known_address, rfc3339
+from carp_fast.daemon.sending import SendPath
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_address
 from carp_fast.engine.copies import HostCopy, SourceCopy
 from carp_fast.inet import address_text, mac_text
@@ -163,7 +164,8 @@ def spans(slots: Iterable[int]) -> Iterator[list[tuple[int, int]]]:
 class Status:
     """Builds the document; the pump copies each virtual host as a whole, in slices.
 
-    `receive`: the receive path; `in_use`: by slot, the process that has a virtual host instead.
+    `receive`: the receive path; `sending`: the send path; `in_use`: by slot, the
+    process that has a virtual host instead.
     """
 
     def __init__(
@@ -174,6 +176,7 @@ class Status:
         reports: Reports,
         *,
         receive: str = "packet",
+        sending: SendPath | None = None,
         in_use: Mapping[int, str] | None = None,
     ) -> None:
         self._hosts = hosts
@@ -183,6 +186,7 @@ class Status:
         self._reports = reports
         self._started_at_ns = time.monotonic_ns()
         self._receive = receive
+        self._sending = SendPath("packet") if sending is None else sending
         self._in_use = {} if in_use is None else in_use
 
     async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[list[Copied]]:
@@ -225,6 +229,8 @@ class Status:
                 started_at=rfc3339(self._started_at_ns),
                 host=socket.gethostname(),
                 receive=self._receive,
+                send=self._sending.path,
+                send_reason=self._sending.reason,
                 maintenance=False,
                 pump=self._pump.facts,
             ),
@@ -246,6 +252,7 @@ class Status:
             link="missing" if not now or not now.ifindex else "up" if now.up else "down",
             source=known_address(sources.ipv4),
             source6=known_address(sources.ipv6),
+            send=self._sending.path_of(name),
             virtual_hosts=len(states),
             master=states.count(MASTER),
             backup=states.count(BACKUP),

@@ -228,3 +228,16 @@ class SocketDropped(Report, frozen=True, gc=False):
 
 class LostPriority(Report, frozen=True, gc=False):
     """The pump used up its real-time budget and now runs as a normal thread."""
+
+
+class ClonesGivenUp(Report, frozen=True, gc=False):
+    """The pump sends no more clones to the interface `interface`, by our number; None: at all.
+
+    `why`: "run": the program cannot be run; "unread": the interface's transmit counter cannot be
+    read; "uncounted": it did not count the first clones; "refused": the interface refused clones,
+    but not the same frames from a packet socket. `error`: an errno, 0 for "uncounted".
+    """
+
+    interface: int | None
+    why: Literal["run", "unread", "uncounted", "refused"]
+    error: int

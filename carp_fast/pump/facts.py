@@ -12,7 +12,8 @@ class PumpFacts(msgspec.Struct, frozen=True, gc=False):
 
     `frames`: received; `dropped`: by the kernel because a socket was full; `latest_ns`: the longest
     delay of a turn; `reports_lost`: because their ring was full; `wake_tick_ns`: the time between
-    turns while frames arrive; `scheduling`: that of its thread.
+    turns while frames arrive; `scheduling`: that of its thread; `clones`: frames sent as clones;
+    `clone_runs_failed`: runs of their program that failed, whose frames the packet socket sent.
     """
 
     turns: int
@@ -22,3 +23,5 @@ class PumpFacts(msgspec.Struct, frozen=True, gc=False):
     reports_lost: int
     wake_tick_ns: int
     scheduling: Literal["normal", "nice", "fifo"]
+    clones: int = 0
+    clone_runs_failed: int = 0

@@ -97,7 +97,11 @@ def configuration_of(host: config.VirtualHost) -> config.Configuration:
     """The configuration of a daemon with this one virtual host."""
     # Like ucarp's pcap, a packet socket hears frames before a firewall or rp_filter drops them.
     daemon = config.Daemon(
-        control_socket=NOWHERE, state_directory=NOWHERE, receive="packet", record=0
+        control_socket=NOWHERE,
+        state_directory=NOWHERE,
+        receive="packet",
+        send="packet",  # one virtual host has no large batches
+        record=0,
     )
     return config.Configuration(NOWHERE, (), daemon, [host], ())
 

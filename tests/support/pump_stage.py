@@ -1,5 +1,6 @@
-"""A pump on real sockets in a lab, run turn by turn by a test; it must not know configuration or the
-daemon.
+"""A pump on real sockets in a lab, run turn by turn by a test.
+
+It must not know configuration or the daemon.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from carp_fast.engine.reports import Report
 from carp_fast.inet import mac_bytes
 from carp_fast.lab.lab import Host
 from carp_fast.net import addresses, sockets
+from carp_fast.net.clones import Clones
 from carp_fast.net.memberships import Joins
 from carp_fast.pump._pump import Pump
 from tests.support.segment import ADDRESS, ADDRESS6, GROUP, GROUP6, PASSPHRASE, VHID, ip
@@ -29,34 +31,52 @@ BOTH = ((ADDRESS, 32), (ADDRESS6, 128))
 
 
 class Stage:
-    """A pump on host a, whose interface s1 has number 0; the far end is host b."""
+    """A pump on host a, whose interface s1 has number 0; the far end is host b.
 
-    def __init__(self, host: Host, path: str, opened: ExitStack) -> None:
+    `clones`: large batches are sent as clones; the calling thread is then in the host's namespace
+    until `opened` is closed.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        path: str,
+        opened: ExitStack,
+        *,
+        interface: str = "s1",
+        clones: bool = False,
+    ) -> None:
         with host.inside():
+            self.clones = opened.enter_context(Clones()) if clones else None
             self.receivers = sockets.open_receivers(path, 10)
-            sender, self.netlink = sockets.open_sender(), sockets.open_netlink()
+            self.sender, self.netlink = sockets.open_sender(), sockets.open_netlink()
             self.joins = Joins(self.receivers.get("packet"))
-            self.ifindex = socket.if_nametoindex("s1")
-            self.joins.join("s1", self.ifindex, {GROUP, GROUP6})
-        for sock in (*self.receivers.values(), sender, self.netlink):
+            self.ifindex = socket.if_nametoindex(interface)
+            self.joins.join(interface, self.ifindex, {GROUP, GROUP6})
+        if clones:  # the kernel finds their interfaces in the namespace of the calling thread
+            opened.enter_context(host.inside())
+        for sock in (*self.receivers.values(), self.sender, self.netlink):
             opened.enter_context(sock)
         opened.callback(self.joins.close)
         sockets.filter_interfaces(self.receivers, [self.ifindex])
         self.pump = Pump(
             [(kind, sock.fileno()) for kind, sock in self.receivers.items()],
-            sender.fileno(),
+            self.sender.fileno(),
             self.netlink.fileno(),
             addresses.templates(),
         )
-        self.mac = mac_of(host)
+        if self.clones is not None:
+            self.pump.send_clones(
+                self.clones.program_fd, self.clones.address, self.clones.directory_fd
+            )
+        self.mac = mac_of(host, interface)
+        self.source = ip(host.address(1))
         self.reports: list[Report] = []
+        self.set_interface(self.ifindex)
+
+    def set_interface(self, ifindex: int, *, up: bool = True) -> None:
         self.pump.set_interface(
-            0,
-            ifindex=self.ifindex,
-            up=True,
-            mac=self.mac,
-            source=ip(host.address(1)),
-            source6=SOURCE6,
+            0, ifindex=ifindex, up=up, mac=self.mac, source=self.source, source6=SOURCE6
         )
 
     def add(self, slot: int = 0, **keys: Any) -> None:
@@ -96,8 +116,8 @@ class Stage:
         return [type(report) for report in self.reports]
 
 
-def mac_of(host: Host) -> bytes:
-    (link,) = json.loads(host.run(["ip", "-j", "link", "show", "s1"]).stdout)
+def mac_of(host: Host, interface: str = "s1") -> bytes:
+    (link,) = json.loads(host.run(["ip", "-j", "link", "show", interface]).stdout)
     return mac_bytes(link["address"])
 
 

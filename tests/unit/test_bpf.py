@@ -379,6 +379,7 @@ def test_the_words_of_the_verifier_are_shown_with_the_instruction() -> None:
     assert any("invalid bpf_context access" in line for line in rest)
     assert len(rest) <= programs.LOG_LINES
     assert refused.value.log.splitlines()[-len(rest) :] == rest
+    assert refused.value.line == f"{first}: invalid bpf_context access off=4096 size=8"
     assert refused.value.listing[-1].endswith("2: exit")
 
 

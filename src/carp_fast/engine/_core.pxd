@@ -44,6 +44,9 @@ cdef enum ReportKind:
     SOURCE_PROVEN                   # a genuine source outside its lane; value: ifindex; the peer
     DUPLICATE_ENDED                 # no other host sends from our address any more; mac: that host
     RESIGNED_HOLDING                # value: addresses whose removal had no outcome in time
+    # detail: the interface that gets no clones any more, NOBODY: none does; value: errno; reason:
+    # why
+    CLONES_GIVEN_UP
     REPORTS
 
 cdef enum RestoredWhy:              # why a missing address of ours was added again

@@ -7,16 +7,17 @@ from libc.stdint cimport uint8_t
 
 from carp_fast.engine._core cimport (
     ADDRESSES_CHANGED, ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED,
-    COUNTER_RESET, DEMOTE_HEARD, DONE, DUPLICATE_ENDED, DUPLICATE_SOURCE, FAMILY_HEARD,
-    FAMILY_SILENT, LOST_PRIORITY, REASSERTED, RELEASED, REPORTS, RESIGNED_HOLDING, Report,
-    SECONDARIES,
-    SENDS_FAILING, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, STATE_CHANGED, WRONG_DIGEST)
+    CLONES_GIVEN_UP, COUNTER_RESET, DEMOTE_HEARD, DONE, DUPLICATE_ENDED, DUPLICATE_SOURCE,
+    FAMILY_HEARD, FAMILY_SILENT, LOST_PRIORITY, REASSERTED, RELEASED, REPORTS, RESIGNED_HOLDING,
+    Report, SECONDARIES, SENDS_FAILING, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, STATE_CHANGED,
+    WRONG_DIGEST)
 from carp_fast.engine._wheel cimport NOBODY
 
 import carp_fast.engine.reports as _reports
 from carp_fast.engine._vhid import REASON_WORDS as _REASONS, STATE_WORDS as _STATES
 
 cdef tuple WHY = ("refused", "removed", "with_ours", "route")   # by RestoredWhy
+cdef tuple WHY_CLONES = ("run", "unread", "uncounted", "refused")   # by GivenUp (pump/_clones.pxd)
 cdef tuple CLASSES = (                                  # by ReportKind
     _reports.StateChanged, _reports.AddressesChanged, _reports.AddressFailed,
     _reports.AddressForeign, _reports.AddressRestored, _reports.AddressGone, _reports.Undemoted,
@@ -25,7 +26,7 @@ cdef tuple CLASSES = (                                  # by ReportKind
     _reports.Done, _reports.Stalled, _reports.SocketDropped, _reports.LostPriority,
     _reports.Reasserted, _reports.WrongDigest, _reports.CounterReset, _reports.FamilySilent,
     _reports.FamilyHeard, _reports.SourceProven, _reports.DuplicateEnded,
-    _reports.ResignedHolding)
+    _reports.ResignedHolding, _reports.ClonesGivenUp)
 cdef object ConfigurationReleased = _reports.ConfigurationReleased
 assert len(CLASSES) == REPORTS
 
@@ -77,5 +78,8 @@ cdef object pump_report(object kind, const Report* report):
         return kind(report.at_ns, report.value, bool(report.detail))
     if report.kind == SECONDARIES:
         return kind(report.at_ns, report.detail, report.value)
+    if report.kind == CLONES_GIVEN_UP:
+        interface = None if report.detail == NOBODY else report.detail
+        return kind(report.at_ns, interface, WHY_CLONES[report.reason], report.value)
     assert report.kind == LOST_PRIORITY
     return kind(report.at_ns)

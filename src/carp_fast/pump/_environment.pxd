@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._core cimport Core, Order
+from carp_fast.pump._clones cimport Clones
 from carp_fast.pump._requests cimport Requests
 from carp_fast.pump._socket cimport ReceiveBatch, SendBatch
 from carp_fast.pump._turn cimport RECEIVERS_MAX, Turn
@@ -52,6 +53,7 @@ cdef struct PumpState:
     ReceiveBatch receiving
     SendBatch sending
     SendBatch unicast[2]        # IPv4, IPv6
+    Clones clones
     Requests requests           # for addresses
 
 cdef void environment_open(PumpState* pump, Core* core) noexcept nogil

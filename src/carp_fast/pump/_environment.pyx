@@ -18,6 +18,8 @@ from carp_fast.engine._upkeep cimport (
     THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_ROUTE, THERE_SOMEBODYS, THERE_UNKNOWN, There)
 from carp_fast.engine._vhid cimport Address, HELD
 from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.pump._clones cimport (
+    NOT_SENT, clones_forget, clones_note_rest, clones_send)
 from carp_fast.pump._existing cimport netlink_found, netlink_found_route
 from carp_fast.pump._look cimport Look
 from carp_fast.pump._netlink cimport (
@@ -83,6 +85,8 @@ cdef void map_interface(PumpState* pump, const Order* order) noexcept nogil:
     cdef int32_t former = pump.turn.core.interfaces[order.interface].ifindex
     cdef int32_t ifindex = (<const Interface*>order.pointer).ifindex
     cdef uint32_t number
+    if former != ifindex or not (<const Interface*>order.pointer).up:
+        clones_forget(&pump.clones, order.interface)
     if former and former != ifindex:
         # An open table has no removal of an entry: rebuild it, which is rare.
         memset(pump.ifindexes, 0, sizeof(pump.ifindexes))
@@ -157,14 +161,19 @@ cdef void carry_away(SendBatch* batch, int fd, Outgoing* frames) noexcept nogil:
 
 
 cdef void send(void* where, Outgoing* frames, uint32_t count) noexcept nogil:
-    """Send by batches: through the packet socket, and for unicast a raw socket of each family."""
+    """Send by batches: as clones, and the rest through the packet socket, and for unicast a raw
+    socket of each family.
+    """
     cdef PumpState* pump = <PumpState*>where
     cdef const Outgoing* frame
+    cdef bint tried = clones_send(&pump.clones, pump.turn.core, frames, count)
     cdef uint32_t i
     cdef int family
     pump.sending.count = pump.unicast[0].count = pump.unicast[1].count = 0
     for i in range(count):
         frame = &frames[i]
+        if tried and frame.error != NOT_SENT:
+            continue
         if frame.unicast:
             send_put_raw(&pump.unicast[frame.family == 6], i, frame.ifindex, frame.bytes,
                          frame.length)
@@ -173,6 +182,8 @@ cdef void send(void* where, Outgoing* frames, uint32_t count) noexcept nogil:
     carry_away(&pump.sending, pump.send_fd, frames)
     for family in range(2):
         carry_away(&pump.unicast[family], pump.raw_fds[family], frames)
+    if tried and pump.clones.refused:
+        clones_note_rest(&pump.clones, pump.turn.core, frames, count)
 
 
 # -------------------------------------------------------------------------------------- addresses

@@ -27,6 +27,7 @@ from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
 from carp_fast.pump._changes cimport (
     netlink_carry_out, netlink_put, netlink_put_route, netlink_template)
+from carp_fast.pump._clones cimport Run, clones_open
 from carp_fast.pump._netlink cimport Netlink
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._reports cimport report_object
@@ -277,7 +278,8 @@ cdef class Pump:
             turns=turn.turns, frames=turn.frames, dropped=turn.dropped, latest_ns=turn.latest_ns,
             reports_lost=self.engine.core.reports.lost,
             wake_tick_ns=self.engine.core.wake_tick_ns,
-            scheduling=SCHEDULING_WORDS[self.state.scheduling])
+            scheduling=SCHEDULING_WORDS[self.state.scheduling],
+            clones=self.state.clones.frames, clone_runs_failed=self.state.clones.failed)
 
     # -- running
 
@@ -384,6 +386,15 @@ cdef class Pump:
         earlier.
         """
         self.state.raw_fds[0], self.state.raw_fds[1] = raw4_fd, raw6_fd
+
+    def send_clones(self, int program_fd, size_t address, int directory_fd) -> None:
+        """Send large batches as clones, by a program and a memory as net/clones.py makes them.
+
+        directory_fd: /sys/class/net. Call it before the pump runs; the caller keeps all of them
+        until it has stopped.
+        """
+        clones_open(&self.state.clones, program_fd, <Run*>address, directory_fd,
+                    self.state.send_fd)
 
     def cover(self, str coverage) -> None:
         """Set how many genuine sources are in the genuine lane: "nobody", "some" or "all".
