@@ -155,6 +155,18 @@ class VirtualHost(msgspec.Struct, frozen=True, gc=False):
         return f"{self.interface}/{self.vhid}"
 
 
+class AnnounceRate(msgspec.Struct, frozen=True):
+    """The pace of gratuitous ARPs and neighbour advertisements.
+
+    `interface`: of each interface a second; `at_once`: so many beyond that, after a pause; `all`: a
+    second of all interfaces, 0: no limit.
+    """
+
+    interface: int = 10_000
+    at_once: int = 512
+    all: int = 0
+
+
 class Daemon(msgspec.Struct, frozen=True):
     """The [daemon] table. Paths are absolute; `notify` is the path of a program or None."""
 
@@ -163,6 +175,7 @@ class Daemon(msgspec.Struct, frozen=True):
     receive: str = "auto"
     send: str = "auto"
     pump: str = "thread"
+    announce_rate: AnnounceRate = AnnounceRate()
     notify: str | None = None
     hook_concurrency: int = 16
     hook_timeout_s: float = 30.0

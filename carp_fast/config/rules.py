@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from carp_fast import inet
-from carp_fast.config.model import PEERS_MAX, RECORD_MAX, as_shown
+from carp_fast.config.model import PEERS_MAX, RECORD_MAX, AnnounceRate, as_key, as_shown
 from carp_fast.engine.keys import KEYS, MAX_DELAY_S, Kind, OneOf, Seconds, Switch, Whole
 from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_text
@@ -294,6 +294,36 @@ def _lladdr(value: Any) -> str:
     return text
 
 
+ANNOUNCEMENTS_MAX = 1_000_000  # a second
+ANNOUNCE_RATES = {
+    "interface": _integer(1, ANNOUNCEMENTS_MAX),
+    "at_once": _integer(1, ANNOUNCEMENTS_MAX),
+    "all": _integer(0, ANNOUNCEMENTS_MAX),
+}
+
+
+def _announce_rate(value: Any) -> AnnounceRate:
+    """A number is that of each interface; less at once than usual follows from less a second."""
+    usual = AnnounceRate()
+    if not isinstance(value, dict):
+        try:
+            value = {"interface": ANNOUNCE_RATES["interface"](value)}
+        except Refused:
+            words = f"{', '.join(ANNOUNCE_RATES)} in a table"
+            text = f"must be an integer from 1 to {ANNOUNCEMENTS_MAX}, or {words}"
+            raise Refused(text) from None
+    found: dict[str, int] = {}
+    for key, item in value.items():
+        if key not in ANNOUNCE_RATES:
+            raise Refused(f"{as_key(key)}: unknown; allowed: {', '.join(ANNOUNCE_RATES)}")
+        try:
+            found[key] = ANNOUNCE_RATES[key](item)
+        except Refused as refused:
+            raise Refused(f"{key} = {as_shown(item)} {refused}") from None
+    found.setdefault("at_once", min(usual.at_once, found.get("interface", usual.interface)))
+    return AnnounceRate(**found)
+
+
 # --- the keys -----------------------------------------------------------------------------------
 
 ANNOUNCE_RULES = {key.name: _rule(key.kind) for key in KEYS if key.table == "announce"}
@@ -332,6 +362,7 @@ DAEMON_RULES: dict[str, Rule] = {
     "receive": _choice("auto", "packet", "raw"),
     "send": _choice("auto", "packet", "clones"),
     "pump": _choice("thread", "loop"),
+    "announce_rate": _announce_rate,
     "notify": _absolute_path,
     "hook_concurrency": _integer(1, 1024),
     "hook_timeout_s": _seconds(0.01, MAX_DELAY_S),

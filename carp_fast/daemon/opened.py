@@ -109,6 +109,8 @@ class Opened(Closing):
             marks=addresses.kernel_keeps_marks(),
         )
         self.sending.use(self.pump)
+        pace = configuration.daemon.announce_rate
+        self.pump.set_pace(pace.interface, pace.at_once, pace.all)
         self.unicast = opened.enter_context(Unicast(self.pump))
         self.unicast.open_for(hosts)
 

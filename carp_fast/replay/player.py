@@ -200,6 +200,7 @@ class Player:
         self.engine = self.make_engine()
         if self.scenario.tick_ns is not None:
             self.engine.wake_tick_ns = self.scenario.tick_ns
+        self.engine.set_pace(*self.scenario.pace)
         self.alive = True
         for name, number in self.numbers.items():
             self.engine.set_interface(number, self._clock(at_ns), **self.interfaces[name])

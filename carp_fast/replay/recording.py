@@ -18,6 +18,9 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
+from carp_fast.config.model import AnnounceRate
 from carp_fast.control.documents import RecordingHead, RecordRequest
 from carp_fast.control.slices import document_slices, in_slices
 from carp_fast.engine._wheel import power_of_two
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from carp_fast.pump._snapshots import Records
 
 RECORDS_MIN = 1024
+USUAL_PACE = list(msgspec.structs.astuple(AnnounceRate()))
 TICK_NS = 1_000_000  # resolution of the engine's deadlines
 # For each half of the ring, the state of a host is written if it has records there. With fewer
 # records per host than this, a recording covers only seconds, and writing states costs more than a
@@ -282,6 +286,8 @@ class Writer:
         host, retired = self.hosts[slot]
         if not self._begun:
             self.top = {"tick_ns": fields["wake_tick_ns"], "seed": fields["seed"]}
+            if fields["pace"] != USUAL_PACE:
+                self.top["pace"] = fields["pace"]
         if not fields["added"]:
             # Its deadline may be now, and the engine must not have passed it when it assumes this.
             at_ns -= TICK_NS

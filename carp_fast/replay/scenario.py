@@ -8,9 +8,10 @@ host        a table, or [[host]] for several, with the keys of a virtual host's 
             earlier state, see Engine.assume)
 interface   tables by name: source, source6, mac, ifindex, up, forwards6, renamed. Without them
             `source` and `source6` of the host are those of its interface; with them, its own
-start_ns, tick_ns, seed, turns
-            of a recording: the clock at 0, the wake tick, the seed of the engine, and that
-            deadlines are checked only at `turn` lines
+start_ns, tick_ns, seed, pace, turns
+            of a recording: the clock at 0, the wake tick, the seed of the engine, its pace of
+            announcements (an interface's a second, at once, a second in all), and that deadlines
+            are checked only at `turn` lines
 transcript  lines of `SECONDS [NAME] INPUT` and `SECONDS [NAME] > OUTPUT` in the order of events;
             a scenario of one virtual host needs no names. The last line is an `end`
 
@@ -72,7 +73,7 @@ INTERFACE_KEYS = frozenset(("source", "source6", "mac", "ifindex", "up", "forwar
 # Words of an interface's line without a value, and the argument of Engine.set_interface.
 INTERFACE_FLAGS = {"router": "forwards6", "renamed": "renamed", "announce": "announce"}
 KEYS = frozenset(
-    ("story", "host", "interface", "transcript", "start_ns", "tick_ns", "seed", "turns")
+    ("story", "host", "interface", "transcript", "start_ns", "tick_ns", "seed", "pace", "turns")
 )
 HOST_DEFAULTS: dict[str, Any] = {
     "interface": "eth0",
@@ -116,6 +117,7 @@ class Scenario(msgspec.Struct, kw_only=True):
     start_ns: int = START_NS
     tick_ns: int | None = None
     seed: int = 1
+    pace: tuple[int, int, int] = (10_000, 512, 0)
     turns: bool = False
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from carp_fast.config import secrets
 from carp_fast.config.load import MAX_INTERFACES, MAX_VIRTUAL_HOSTS, load
+from carp_fast.config.model import AnnounceRate
 from tests.support.configurations import TABLE, fault_lines, host, read, write
 
 NO_ADDRESS = "is not an IPv4 or IPv6 address; must be one such as 192.0.2.10/24"
@@ -46,6 +47,8 @@ KEY_FAULTS = [
         "0",
         'must be from 1 to 254 where advbase is 0, or advbase from 1 to 255, or dialect "openbsd"',
     ),
+    ("hold", '"routes"', 'must be "address" or "route" or "auto"'),
+    ("hold", "true", 'must be "address" or "route" or "auto"'),
     ("advskew", "255", "must be an integer from 0 to 254"),
     ("advskew", "-1", "must be an integer from 0 to 254"),
     ("advskew", '"100"', "must be an integer from 0 to 254"),
@@ -250,7 +253,8 @@ FILE_FAULTS = {
     "daemon": (
         "[daemon]\n"
         'control_socket = "run.sock"\nstate_directory = 1\nreceive = "ring"\npump = "fork"\n'
-        'notify = "say"\nhook_concurrency = 0\nhook_timeout_s = 0\ndigest_grace_s = inf\n'
+        'notify = "say"\nannounce_rate = 0\nhook_concurrency = 0\n'
+        "hook_timeout_s = 0\ndigest_grace_s = inf\n"
         'secret_key_file = "none"\nmetrics = "127.0.0.1:9112"\nrecieve = "auto"\nadvskew = 1\n',
         [
             'FILE: daemon: control_socket = "run.sock": must be an absolute path',
@@ -258,6 +262,8 @@ FILE_FAULTS = {
             'FILE: daemon: receive = "ring": must be "auto" or "packet" or "raw"',
             'FILE: daemon: pump = "fork": must be "thread" or "loop"',
             'FILE: daemon: notify = "say": must be an absolute path',
+            "FILE: daemon: announce_rate = 0: must be an integer from 1 to 1000000, or interface,"
+            " at_once, all in a table",
             "FILE: daemon: hook_concurrency = 0: must be an integer from 1 to 1024",
             "FILE: daemon: hook_timeout_s = 0: must be a number of seconds from 0.01 to 86400",
             "FILE: daemon: digest_grace_s = inf: must be a number of seconds from 0 to 86400",
@@ -342,6 +348,34 @@ FILE_FAULTS = {
 @pytest.mark.parametrize(("text", "lines"), FILE_FAULTS.values(), ids=FILE_FAULTS)
 def test_faults_of_a_file(tmp_path: Path, text: str, lines: list[str]) -> None:
     assert fault_lines(write(tmp_path, text)) == lines
+
+
+@pytest.mark.parametrize(
+    ("value", "rate"),
+    [
+        ("15", (15, 15, 0)),
+        ("20_000", (20_000, 512, 0)),
+        ("{}", (10_000, 512, 0)),
+        ("{interface = 100, all = 1000}", (100, 100, 1_000)),
+        ("{at_once = 30}", (10_000, 30, 0)),
+    ],
+)
+def test_the_pace_of_announcements(tmp_path: Path, value: str, rate: tuple[int, ...]) -> None:
+    daemon = read(tmp_path, f"[daemon]\nannounce_rate = {value}\n" + host()).daemon
+    assert daemon.announce_rate == AnnounceRate(*rate)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("{all = -1}", "all = -1 must be an integer from 0 to 1000000"),
+        ("{at_once = 0}", "at_once = 0 must be an integer from 1 to 1000000"),
+        ("{interfaces = 1}", "interfaces: unknown; allowed: interface, at_once, all"),
+    ],
+)
+def test_a_pace_of_announcements_that_cannot_be(tmp_path: Path, value: str, text: str) -> None:
+    path = write(tmp_path, f"[daemon]\nannounce_rate = {value}\n" + host())
+    assert fault_lines(path) == [f"FILE: daemon: announce_rate = {{...}}: {text}"]
 
 
 def test_an_include_with_too_many_parts_is_a_fault(tmp_path: Path) -> None:

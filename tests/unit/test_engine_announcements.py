@@ -6,6 +6,7 @@ import errno
 
 import pytest
 
+from carp_fast.config.model import AnnounceRate
 from carp_fast.engine._engine import Engine
 from carp_fast.engine.actions import Announce
 from tests.support.segment import SECOND_NS, START_NS, ip, prepared
@@ -67,31 +68,31 @@ def test_the_share_comes_back_with_time() -> None:
 
 
 def test_what_is_announced_first_goes_before_repeats() -> None:
-    engine = masters({(0, 1): 600, (0, 2): 1})
-    assert announced(engine, TAKEN_NS) == [0]
+    engine = masters({(0, 1): AT_ONCE, (0, 2): 88, (0, 3): 1})
+    assert announced(engine, TAKEN_NS) == [0, 1]
     now_ns = TAKEN_NS
     first: list[int] = []
     for _ in range(3):  # two advertisements later the long one is repeated
         now_ns += SECOND_NS // 2
         engine.expire(now_ns)
         first += announced(engine, now_ns)
-    assert first[0] == 1
+    assert first[0] == 2
     # The repeat owes much time: a host that rises meanwhile is served before the next repeats.
-    late = prepared(interface=0, vhid=3, addresses=addresses(3, 1))
-    engine.add(2, late, now_ns)
+    late = prepared(interface=0, vhid=4, addresses=addresses(4, 1))
+    engine.add(3, late, now_ns)
     seen: list[int] = []
     while now_ns < TAKEN_NS + 8 * SECOND_NS:
         now_ns = max(engine.next_deadline_ns() or 0, now_ns + 1)
         engine.expire(now_ns)
         seen += announced(engine, now_ns)
     assert (first + seen).count(0) == 1
-    assert (first + seen).count(1) == 2
-    assert seen.count(2) == 2
+    assert (first + seen).count(2) == 2
+    assert seen.count(3) == 2
 
 
 def test_who_steps_down_while_it_waits_is_not_announced() -> None:
-    engine = masters({(0, 1): 600, (0, 2): 1})
-    assert announced(engine, TAKEN_NS) == [0]
+    engine = masters({(0, 1): AT_ONCE, (0, 2): 88, (0, 3): 1})
+    assert announced(engine, TAKEN_NS) == [0, 1]
     engine.set_interface(0, TAKEN_NS, source=ip("10.77.0.2"), up=False)
     assert announced(engine, TAKEN_NS + SECOND_NS) == []
     engine.set_interface(0, TAKEN_NS + SECOND_NS, source=ip("10.77.0.2"))
@@ -178,3 +179,52 @@ def test_a_refused_announcement_is_dropped_with_its_role() -> None:
     engine.resign_all(TAKEN_NS)
     assert announced(engine, TAKEN_NS + SECOND_NS) == []
     assert engine.next_deadline_ns() is None
+
+
+# ------------------------------------------------------------------------------- another pace
+
+
+def test_the_usual_pace_is_that_of_a_configuration() -> None:
+    usual = AnnounceRate()
+    engine = masters({(0, 1): 1})
+    assert engine.checkpoint(0, TAKEN_NS)["pace"] == [usual.interface, usual.at_once, usual.all]
+    assert (usual.interface, usual.at_once) == (SECOND_NS // EACH_NS, AT_ONCE)
+
+
+def test_an_interface_keeps_a_slower_pace() -> None:
+    engine = masters({(0, vhid): 1 for vhid in range(1, 41)})
+    engine.set_pace(10, 5)
+    assert announced(engine, TAKEN_NS) == [0, 1, 2, 3, 4, 5]
+    tenths = [announced(engine, TAKEN_NS + SECOND_NS * tenth // 10) for tenth in range(1, 35)]
+    assert tenths == [[slot] for slot in range(6, 40)]
+
+
+def test_a_host_with_more_addresses_than_go_at_once_pauses_between() -> None:
+    engine = masters({(0, 1): 25, (0, 2): 1})
+    engine.set_pace(100, 10)
+    sent: list[tuple[int, int]] = []
+    for hundredth in range(60):
+        now_ns = TAKEN_NS + hundredth * SECOND_NS // 100
+        for act in engine.take_actions(now_ns):
+            if isinstance(act, Announce):
+                sent.append((hundredth, act.slot))
+                assert len(act.frames) == (25 if act.slot == 0 else 1)
+    # Ten at once and one more share after it; the other host has its turn between.
+    assert [slot for _, slot in sent] == [1, 0]
+    assert 5 <= sent[1][0] <= 30
+
+
+def test_all_interfaces_together_keep_a_pace() -> None:
+    engine = masters({(number, 1): 1 for number in range(40)})
+    engine.set_pace(10_000, 5, 10)
+    assert announced(engine, TAKEN_NS) == [0, 1, 2, 3, 4, 5]
+    assert (engine.next_deadline_ns() or 0) <= TAKEN_NS + SECOND_NS // 10
+    tenths = [announced(engine, TAKEN_NS + SECOND_NS * tenth // 10) for tenth in range(1, 35)]
+    assert tenths == [[slot] for slot in range(6, 40)]
+    assert engine.interface_counters(7)["announcements_paced"] > 0
+
+
+@pytest.mark.parametrize(("rate", "at_once"), [(0, 1), (1, 0)])
+def test_a_pace_is_never_none(rate: int, at_once: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Engine().set_pace(rate, at_once)

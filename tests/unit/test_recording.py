@@ -152,6 +152,46 @@ transcript = '''
     assert "source_missing = true" in text
 
 
+def test_routes_and_when_they_are_replaced() -> None:
+    also = "\n".join(
+        (
+            "10.5 eth0/42 by_route no",
+            "20.5 eth0/42 by_route yes",
+            "25.5 eth0/42 found 10.77.0.100 none",
+            "35.5 eth0/42 found 10.77.0.100 none",
+        )
+    )
+    player = played(long_scenario(100, "by_route = true", also), 8192)
+    text = recording(player)
+    decided = assert_same_again(text, 20)
+    assert "eth0/42 ADD_ROUTES 10.77.0.100" in decided
+    assert "eth0/42 REMOVE_ROUTES 10.77.0.100" in decided
+    assert "eth0/42 ADD_ADDRESSES 10.77.0.100" in decided
+    assert "eth0/42 by_route no\n" in text
+    assert "by_route = true" in text
+
+
+@pytest.mark.parametrize("by_route", ["false", "true"])
+def test_a_recording_that_begins_with_routes_goes_on_with_them(by_route: str) -> None:
+    also = f"40.5 eth0/42 reload by_route={by_route}"
+    player = played(long_scenario(1000, "by_route = true", also))
+    text = recording(player)
+    assert text.count("state = {") == 2
+    decided = assert_same_again(text, 50)
+    kind = "ROUTES" if by_route == "true" else "ADDRESSES"
+    assert {f"eth0/42 {word}_{kind} 10.77.0.100" for word in ("ADD", "REMOVE")} <= set(decided)
+
+
+def test_another_pace_of_announcements_is_recorded() -> None:
+    scenario = long_scenario(100, "")
+    scenario.pace = (3, 1, 2)
+    player = played(scenario, 8192)
+    text = recording(player)
+    assert "pace = [3, 1, 2]" in text
+    assert_same_again(text, 20)
+    assert "pace" not in recording(played(long_scenario(100, ""), 8192))
+
+
 def test_an_interface_that_comes_and_goes() -> None:
     also = "\n".join(
         (

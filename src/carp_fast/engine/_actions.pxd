@@ -15,6 +15,8 @@ cdef uint32_t take_asked(Core* core, uint32_t slot, uint32_t which,
 cdef void address_changed(Core* core, uint32_t slot, uint32_t which, bint added, bint routed,
                           int error, int64_t now_ns) noexcept nogil
 cdef void addresses_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef uint32_t announcement_until(const Core* core, const VirtualHost* host) noexcept nogil
+cdef void announcement_pauses(Core* core, uint32_t slot, uint32_t at) noexcept nogil
 cdef uint32_t next_announcement(Core* core, int64_t now_ns) noexcept nogil
 cdef void announced(Core* core, uint32_t slot) noexcept nogil
 cdef bint announcement_failed(Core* core, uint32_t slot, uint32_t at, int error,

@@ -26,10 +26,10 @@ from carp_fast.engine._upkeep cimport resign, tell_address, upkeep_done, wanted_
 from carp_fast.engine._vhid cimport (
     Address, ANNOUNCING, ASKED, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST, LOST_WITH_OURS,
     MASTER, Block, HOLDS_ROUTES, Output, REPEAT_AFTER, REPEATING, REPLACES_ROUTES,
-    RESIGN_AFTER_REMOVAL, ROUTED_ONCE, SEND_DEMOTED, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE,
-    TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_advskew, vhid_demote,
-    vhid_duplicate_over, vhid_interval_ns, vhid_master_down_ns, vhid_same_address, VirtualHost,
-    REFUSED_PARTLY, UNANNOUNCED, UNSOURCED, ADDRESS_DEMOTED)
+    RESIGN_AFTER_REMOVAL, ROUTED_ONCE, SECOND_NS, SEND_DEMOTED, TO_ADVERTISE, TO_ADVERTISE_LAST,
+    TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_advskew,
+    vhid_demote, vhid_duplicate_over, vhid_interval_ns, vhid_master_down_ns, vhid_same_address,
+    VirtualHost, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED, ADDRESS_DEMOTED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
@@ -37,9 +37,6 @@ cdef enum:
     FAILED_SENDS = 3            # in a row, and for an interval: the host is demoted by 240
     GOOD_SENDS = 3              # in a row: the demotion ends
     RETRY_DOUBLINGS = 10        # of the wait until a refused advertisement is sent again, a tick
-    # Of one interface: faster broadcasts may be dropped by a switch, faster ARP by a neighbour.
-    ANNOUNCEMENTS_AT_ONCE = 512
-    ANNOUNCEMENT_NS = 100000    # the time of one at the lasting pace: 10,000 a second
     LOOKED_AT = 4096            # hosts waiting for their interface's pace that one call examines
     # Delay of a check of existing addresses: after a take-over, after removal of an IPv4 address.
     RISEN_NS = 1000000000
@@ -429,28 +426,61 @@ cdef uint32_t announcement_frames(const VirtualHost* host) noexcept nogil:
 cdef uint32_t next_announcement(Core* core, int64_t now_ns) noexcept nogil:
     """The next host whose addresses are to be announced, or NOBODY. First ones before repeats.
 
-    When an interface has used up its share, its hosts wait in their order, and `paced_until_ns` is
-    when one of them may be announced.
+    When an interface has used up its share, or all of them theirs, hosts wait in their order, and
+    `paced_until_ns` is when one of them may be announced.
     """
     cdef uint32_t slot
     core.paced_until_ns = 0
+    if core.pace.in_all and wait_for_all(core, now_ns):
+        return NOBODY
     slot = next_within_pace(core, &core.announce, TO_ANNOUNCE, now_ns)
-    if slot == NOBODY:
+    core.repeating = slot == NOBODY
+    if core.repeating:
         slot = next_within_pace(core, &core.repeat, TO_REPEAT, now_ns)
     return slot
+
+
+cdef bint wait_for_all(Core* core, int64_t now_ns) noexcept nogil:
+    """Whether the pace in all is used up; the host that waits is counted at its interface."""
+    cdef const Queue* queue = &core.repeat if queue_empty(&core.announce) else &core.announce
+    cdef int64_t from_ns = core.announced_until_ns - time_of(core.pace.at_once, core.pace.in_all)
+    if from_ns <= now_ns or queue_empty(queue):
+        return False
+    core.interfaces[core.hosts[queue.slots[queue.head]].interface].paced += 1
+    core.paced_until_ns = from_ns
+    return True
+
+
+cdef inline int64_t time_of(int64_t announcements, uint32_t rate) noexcept nogil:
+    return announcements * <int64_t>SECOND_NS // rate
+
+
+cdef uint32_t announcement_until(const Core* core, const VirtualHost* host) noexcept nogil:
+    """The frame before which the host's announcement ends, or pauses."""
+    return min(host.block.address_count * announcement_frames(host),
+               host.announce_from + core.pace.at_once)
+
+
+cdef void announcement_pauses(Core* core, uint32_t slot, uint32_t at) noexcept nogil:
+    """The host has more addresses than are announced at once: it goes on with frame `at`."""
+    core.hosts[slot].announce_from = at
+    if core.repeating:
+        engine_ask(core, &core.repeat, slot, TO_REPEAT)
+    else:
+        engine_ask(core, &core.announce, slot, TO_ANNOUNCE)
 
 
 cdef uint32_t next_within_pace(Core* core, Queue* queue, uint8_t pending,
                                int64_t now_ns) noexcept nogil:
     """The next MASTER of a queue whose interface has room; the others go to its end.
 
-    All addresses of a host are announced together, so an interface may exceed its pace for a
-    while and then pause.
+    As many addresses of a host are announced together as may be at once, so an interface may exceed
+    its pace for a while and then pause.
     """
     cdef uint32_t slot, left = min(queue_length(queue), LOOKED_AT)
     cdef VirtualHost* host
     cdef Interface* interface
-    cdef int64_t from_ns
+    cdef int64_t from_ns, count
     while left:
         left -= 1
         slot = queue_pop(queue)
@@ -461,7 +491,7 @@ cdef uint32_t next_within_pace(Core* core, Queue* queue, uint8_t pending,
             host.pending &= ~<uint32_t>pending
             continue
         interface = &core.interfaces[host.interface]
-        from_ns = interface.announced_until_ns - ANNOUNCEMENTS_AT_ONCE * ANNOUNCEMENT_NS
+        from_ns = interface.announced_until_ns - time_of(core.pace.at_once, core.pace.rate)
         if from_ns > now_ns:
             interface.paced += 1
         from_ns = max(from_ns, interface.refused_until_ns)
@@ -471,10 +501,12 @@ cdef uint32_t next_within_pace(Core* core, Queue* queue, uint8_t pending,
                 core.paced_until_ns = from_ns
             continue
         host.pending &= ~<uint32_t>pending
-        if interface.announced_until_ns < now_ns:
-            interface.announced_until_ns = now_ns
-        interface.announced_until_ns += ANNOUNCEMENT_NS * (
-            <int64_t>host.block.address_count * announcement_frames(host) - host.announce_from)
+        count = <int64_t>announcement_until(core, host) - host.announce_from
+        interface.announced_until_ns = (max(interface.announced_until_ns, now_ns)
+                                        + time_of(count, core.pace.rate))
+        if core.pace.in_all:
+            core.announced_until_ns = (max(core.announced_until_ns, now_ns)
+                                       + time_of(count, core.pace.in_all))
         return slot
     return NOBODY
 

@@ -136,6 +136,11 @@ cdef struct Interface:
     uint32_t rejections_count       # ever; the next index is this modulo REJECTIONS
     Rejection rejections[REJECTIONS]
 
+cdef struct Pace:                   # of announcements: faster ones may be dropped, or refused
+    uint32_t rate                   # of one interface, a second
+    uint32_t at_once                # beyond it, after a pause; and of one host in a row
+    uint32_t in_all                 # a second; 0: no limit
+
 cdef struct HostsCopy:              # room for a snapshot
     VirtualHost* hosts
     Source* sources                 # SOURCES of each
@@ -181,7 +186,10 @@ cdef struct Core:
     Queue change
     Queue announce
     Queue repeat                    # announcements that are not the first ones, sent after those
-    int64_t paced_until_ns          # an announcement waits for its interface's pace; 0: none
+    Pace pace
+    int64_t announced_until_ns      # when all announcements so far are over at the pace in all
+    int64_t paced_until_ns          # an announcement waits for a pace; 0: none
+    bint repeating                  # the last host to be announced was in `repeat`
     ReportRing reports
     # What found no room in it, though Python waits for it: it is reported later.
     Block* unreturned               # chained by engine_return

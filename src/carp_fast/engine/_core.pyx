@@ -23,6 +23,10 @@ from carp_fast.engine._wheel cimport (
 
 cdef enum:
     PACE = 65536                # advertisements a second while phases are filled
+    # Of one interface, unless another pace is set: faster broadcasts may be dropped by a switch,
+    # faster ARP by a neighbour.
+    ANNOUNCEMENTS_A_SECOND = 10000
+    ANNOUNCEMENTS_AT_ONCE = 512
 
 cdef extern from "atomic.h" nogil:
     uint64_t load_acquire(const uint64_t* p) noexcept
@@ -56,6 +60,7 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
     """
     memset(core, 0, sizeof(Core))
     core.seed = seed
+    core.pace.rate, core.pace.at_once = ANNOUNCEMENTS_A_SECOND, ANNOUNCEMENTS_AT_ONCE
     core.wake_tick_ns = core.longest_tick_ns = 10 * TICK_NS
     core.shortest_ns = SECOND_NS
     core.room = calloc(MAX_VIRTUAL_HOSTS + 1, sizeof(VirtualHost))
@@ -373,6 +378,8 @@ cdef void engine_checkpoint(const Core* core, uint32_t slot, Checkpoint* checkpo
     memset(checkpoint, 0, sizeof(Checkpoint))
     checkpoint.at_ns, checkpoint.slot, checkpoint.interface = now_ns, slot, host.interface
     checkpoint.wake_tick_ns, checkpoint.seed = core.wake_tick_ns, core.seed
+    checkpoint.pace[0], checkpoint.pace[1] = core.pace.rate, core.pace.at_once
+    checkpoint.pace[2] = core.pace.in_all
     for i in range(core.absences.count):
         if absence_counts(&core.absences.kept[i], vhid_interval_ns(host)):
             if checkpoint.absence_count == CHECKPOINT_ABSENCES:

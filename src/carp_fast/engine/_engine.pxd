@@ -12,6 +12,7 @@ cdef class Engine:
     cdef note_sent(self, uint32_t slot, errors, int64_t now_ns)
     cdef ask_for_changes(self, uint32_t slot, list actions)
     cdef list announcement(self, uint32_t slot)
+    cdef uint32_t announced_frames(self, uint32_t slot)
     cdef used(self, uint32_t slot)
 
 cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,

@@ -11,8 +11,8 @@ from libc.string cimport memcpy, memset
 
 from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_failed,
-    announcement_frames, change_asked, next_advertisement, next_announcement, next_change,
-    take_asked)
+    announcement_frames, announcement_pauses, announcement_until, change_asked, next_advertisement,
+    next_announcement, next_change, take_asked)
 from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_BY_ROUTE, ORDER_DEMOTE,
@@ -106,6 +106,16 @@ cdef class Engine:
         if value < TICK_NS:
             raise ValueError(f"wake_tick_ns is at least {TICK_NS} ns, not {value}")
         self.core.wake_tick_ns = self.core.longest_tick_ns = value
+
+    def set_pace(self, uint32_t rate, uint32_t at_once, uint32_t in_all=0) -> None:
+        """Set the pace of announcements: of an interface a second, at once, of all a second.
+
+        `in_all` 0: no limit. Raises ValueError.
+        """
+        if not rate or not at_once:
+            raise ValueError("rate and at_once are at least 1")
+        self.core.pace.rate, self.core.pace.at_once = rate, at_once
+        self.core.pace.in_all = in_all
 
     @property
     def reports_lost(self) -> int:
@@ -366,7 +376,10 @@ cdef class Engine:
             if slot == NOBODY:
                 return actions
             error = errors.get((slot, "announce"), 0) if errors else 0
-            if not error or not announcement_failed(&self.core, slot, 0, error, now_ns):
+            i = announcement_until(&self.core, &self.core.hosts[slot])
+            if not error and i < self.announced_frames(slot):
+                announcement_pauses(&self.core, slot, i)
+            elif not error or not announcement_failed(&self.core, slot, 0, error, now_ns):
                 actions.append(Announce(slot, self.announcement(slot)))
                 announced(&self.core, slot)
 
@@ -427,6 +440,10 @@ cdef class Engine:
             if not self.core.hosts[slot].asked:
                 addresses_done(&self.core, slot, now_ns)
 
+    cdef uint32_t announced_frames(self, uint32_t slot):
+        cdef const VirtualHost* host = &self.core.hosts[slot]
+        return host.block.address_count * announcement_frames(host)
+
     cdef list announcement(self, uint32_t slot):
         cdef VirtualHost* host = &self.core.hosts[slot]
         cdef Interface* interface = &self.core.interfaces[host.interface]
@@ -434,7 +451,7 @@ cdef class Engine:
         cdef list frames = []
         cdef Address* address
         cdef uint32_t i, length
-        for i in range(host.block.address_count * announcement_frames(host)):
+        for i in range(self.announced_frames(slot)):
             address = &host.block.addresses[i % host.block.address_count]
             if not address.flags & RETIRED:
                 length = wire_build_announcement(frame, interface.mac, address.family,

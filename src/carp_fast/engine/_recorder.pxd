@@ -87,6 +87,7 @@ cdef struct Checkpoint:
     int64_t wake_tick_ns
     Absence absences[CHECKPOINT_ABSENCES]   # the last that count for it
     uint64_t seed
+    uint32_t pace[3]                # of announcements, as Pace has it
     # of the interface
     int32_t ifindex
     uint8_t up

@@ -422,6 +422,7 @@ cdef dict checkpoint_dict(const Checkpoint* checkpoint):
     return {
         "added": bool(checkpoint.added), "changed": bool(checkpoint.changed),
         "wake_tick_ns": checkpoint.wake_tick_ns, "seed": checkpoint.seed,
+        "pace": [checkpoint.pace[i] for i in range(3)],
         "interface": {
             "ifindex": checkpoint.ifindex, "up": bool(checkpoint.up),
             "mac": (<const char*>checkpoint.mac)[:6],

@@ -396,6 +396,12 @@ cdef class Pump:
         clones_open(&self.state.clones, program_fd, <Run*>address, directory_fd,
                     self.state.send_fd)
 
+    def set_pace(self, uint32_t rate, uint32_t at_once, uint32_t in_all=0) -> None:
+        """Set the pace of announcements, before the pump runs; see Engine.set_pace."""
+        if self.running:
+            raise RuntimeError("the pump is running")
+        self.engine.set_pace(rate, at_once, in_all)
+
     def cover(self, str coverage) -> None:
         """Set how many genuine sources are in the genuine lane: "nobody", "some" or "all".
 

@@ -82,6 +82,7 @@ cdef struct Receiver:
 cdef struct Progress:           # within a host's addresses, which may be more than a batch
     uint32_t slot               # the host, or NOBODY
     uint32_t at                 # its next address
+    uint32_t until              # of an announcement: the frame before which it ends, or pauses
     Block* block                # of the host at the beginning; maybe replaced or released since
 
 cdef struct Turn:

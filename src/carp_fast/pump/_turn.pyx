@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset
 
 from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
+    announcement_pauses, announcement_until,
     announcement_failed, change_asked, next_advertisement, next_announcement, next_change,
     nothing_to_do, nothing_to_send, take_asked)
 from carp_fast.engine._core cimport (
@@ -439,13 +440,14 @@ cdef uint32_t put_announcements(Turn* turn) noexcept nogil:
             if at.slot == NOBODY:
                 break
             at.at, at.block = core.hosts[at.slot].announce_from, core.hosts[at.slot].block
+            at.until = announcement_until(core, &core.hosts[at.slot])
         host = &core.hosts[at.slot]
         if host.block != at.block or host.state != MASTER or not host.flags & ANNOUNCING:
             at.slot = NOBODY
             continue
         interface = &core.interfaces[host.interface]
         frames = host.block.address_count * announcement_frames(host)
-        while at.at < frames and count < turn.batch:
+        while at.at < at.until and count < turn.batch:
             which = at.at % host.block.address_count
             address = &host.block.addresses[which]
             if not address.flags & RETIRED:
@@ -455,7 +457,10 @@ cdef uint32_t put_announcements(Turn* turn) noexcept nogil:
                 outgoing.at = at.at
                 count += 1
             at.at += 1
-        if at.at >= frames:
+        if at.at >= at.until and at.until < frames:
+            announcement_pauses(core, at.slot, at.at)
+            at.slot = NOBODY
+        elif at.at >= frames:
             if count and turn.outgoing[count - 1].slot == at.slot:
                 turn.outgoing[count - 1].last = True
             else:
