@@ -53,6 +53,7 @@ MODULES = (
     "pump._changes",
     "pump._look",
     "pump._turn",
+    "pump._ring",
     "pump._requests",
     "pump._clones",
     "pump._environment",

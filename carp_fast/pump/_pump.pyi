@@ -20,7 +20,9 @@ HOSTS_A_SNAPSHOT: int
 class Pump:
     def __new__(
         cls,
-        receivers: Iterable[tuple[str, int] | tuple[str, int, str]],
+        receivers: Iterable[
+            tuple[str, int] | tuple[str, int, str] | tuple[str, int, str, tuple[int, int, int]]
+        ],
         send_fd: int,
         netlink_fd: int,
         templates: Mapping[tuple[int, bool] | tuple[int, bool, str], tuple[bytes, bytes]],

@@ -24,8 +24,8 @@ MUTANTS = (
         (
             (
                 TURN,
-                "    if count == turn.batch:             # more may wait",
-                "    if False:             # more may wait",
+                "    if count == turn.batch or intake.blocked:   # more may wait",
+                "    if False:   # more may wait",
             ),
         ),
         caught_by=(

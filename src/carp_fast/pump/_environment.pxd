@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from carp_fast.engine._core cimport Core, Order
 from carp_fast.pump._clones cimport Clones
 from carp_fast.pump._requests cimport Requests
+from carp_fast.pump._ring cimport Ring
 from carp_fast.pump._socket cimport ReceiveBatch, SendBatch
 from carp_fast.pump._turn cimport RECEIVERS_MAX, Turn
 
@@ -30,6 +31,7 @@ cdef struct Socket:             # the socket of a receiver of the turn
     int fd
     uint8_t kind                # a ReceiverKind
     uint32_t dropped            # by a raw socket, until the last call
+    Ring ring                   # of RECEIVE_RING
 
 cdef struct PumpState:
     Turn turn

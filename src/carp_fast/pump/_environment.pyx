@@ -6,7 +6,7 @@ eventfd. The sockets are not watched while frames come, but read every wake tick
 all frames of a tick. Must not know whether a thread or a uvloop callback calls run_due().
 """
 
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from carp_fast.engine._core cimport (
@@ -27,8 +27,12 @@ from carp_fast.pump._netlink cimport (
 from carp_fast.pump._requests cimport (
     Request, requests_next, requests_open, requests_outcome, requests_put, requests_room,
     requests_take)
+from carp_fast.pump._ring cimport (
+    RingSlot, ring_begin, ring_drops, ring_give_back, ring_ignore, ring_is_blocked, ring_next,
+    ring_wakings, ring_watch)
 from carp_fast.pump._socket cimport (
-    Arrival, BATCH, SendBatch, receive_batch, send_batch, send_put, send_put_raw, socket_drops)
+    Arrival, BATCH, RECEIVE_RING, SendBatch, receive_batch, send_batch, send_put, send_put_raw,
+    socket_drops, take_waking)
 from carp_fast.pump._turn cimport (
     AddressChange, BATCH_MAX, CHANGES_MAX, Environment, Intake, Outgoing, turn_open, turn_step)
 
@@ -118,7 +122,43 @@ cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
 # --------------------------------------------------------------------------------- in and out
 
 cdef int receive(void* where, uint32_t which, Intake* intake) noexcept nogil:
-    cdef PumpState* pump = <PumpState*>where
+    intake.count, intake.blocked = 0, False
+    if (<PumpState*>where).sockets[which].kind == RECEIVE_RING:
+        return receive_from_ring(<PumpState*>where, &(<PumpState*>where).sockets[which], intake)
+    return receive_from_socket(<PumpState*>where, which, intake)
+
+
+cdef int receive_from_ring(PumpState* pump, Socket* socket, Intake* intake) noexcept nogil:
+    """Pass on where frames are in the ring; they stay until it is read again."""
+    cdef Ring* ring = &socket.ring
+    cdef const RingSlot* slot
+    cdef FrameHeard* frame
+    cdef uint32_t number
+    cdef uint64_t lost = ring.lost
+    cdef int count = 0
+    # First: the ring has the frame, so it is never taken without a frame being read.
+    while ring_wakings(ring) and take_waking(socket.fd):
+        ring.wakings -= 1
+    ring_begin(ring)
+    while count < BATCH:
+        slot = ring_next(ring)
+        if slot == NULL:
+            intake.blocked = ring_is_blocked(ring)
+            break
+        count += 1
+        intake.last_ns = slot.arrived_ns
+        number = interface_number(pump, slot.ifindex)
+        if number == NOBODY:
+            continue                    # as in receive_from_socket()
+        frame = &intake.frames[intake.count]
+        frame.bytes, frame.length = <const uint8_t*>slot.frame, slot.length
+        frame.interface, frame.arrived_ns = <uint16_t>number, slot.arrived_ns
+        intake.count += 1
+    intake.taken_ns = clock_ns(CLOCK_MONOTONIC)
+    return min(count + <int>(ring.lost - lost), <int>BATCH)     # the caller asks for drops then
+
+
+cdef int receive_from_socket(PumpState* pump, uint32_t which, Intake* intake) noexcept nogil:
     cdef int count = receive_batch(&pump.receiving, pump.sockets[which].fd,
                                    pump.sockets[which].kind)
     cdef int64_t offset_ns
@@ -126,7 +166,6 @@ cdef int receive(void* where, uint32_t which, Intake* intake) noexcept nogil:
     cdef FrameHeard* frame
     cdef uint32_t number
     cdef int i
-    intake.count = 0
     if count <= 0:
         return count
     offset_ns = clock_ns(CLOCK_REALTIME)
@@ -147,9 +186,10 @@ cdef int receive(void* where, uint32_t which, Intake* intake) noexcept nogil:
 
 
 cdef uint32_t drops(void* where, uint32_t which) noexcept nogil:
-    cdef PumpState* pump = <PumpState*>where
-    return socket_drops(pump.sockets[which].fd, pump.sockets[which].kind,
-                        &pump.sockets[which].dropped)
+    cdef Socket* socket = &(<PumpState*>where).sockets[which]
+    if socket.kind == RECEIVE_RING:
+        return ring_drops(&socket.ring)
+    return socket_drops(socket.fd, socket.kind, &socket.dropped)
 
 
 cdef void carry_away(SendBatch* batch, int fd, Outgoing* frames) noexcept nogil:
@@ -300,30 +340,45 @@ cdef void environment_open(PumpState* pump, Core* core) noexcept nogil:
     turn_open(&pump.turn, core, &environment, pump, BATCH, SLICES_A_TURN, CHANGES)
 
 
-cdef void watch(PumpState* pump, bint watching) noexcept nogil:
-    """Set whether a frame that arrives wakes the pump."""
+cdef bint watch(PumpState* pump, bint watching) noexcept nogil:
+    """The turn is over: set whether a frame that arrives wakes the pump; True: one came
+    meanwhile.
+    """
     cdef epoll_event event
+    cdef Socket* socket
     cdef uint32_t i
-    pump.watching = watching
+    cdef bint came = False
     for i in range(pump.turn.receiver_count):
-        event.events = EPOLLIN if watching else 0
-        event.fd = pump.sockets[i].fd
-        epoll_ctl(pump.epoll_fd, EPOLL_CTL_MOD, pump.sockets[i].fd, &event)
+        socket = &pump.sockets[i]
+        if socket.kind == RECEIVE_RING:             # its socket is always watched
+            ring_give_back(&socket.ring)
+            if not watching:
+                ring_ignore(&socket.ring)
+            elif not socket.ring.watching:
+                came |= ring_watch(&socket.ring)
+        elif watching != pump.watching:
+            event.events = EPOLLIN if watching else 0
+            event.fd = socket.fd
+            epoll_ctl(pump.epoll_fd, EPOLL_CTL_MOD, socket.fd, &event)
+    pump.watching = watching
+    return came
 
 
 cdef void run_due(PumpState* pump) noexcept nogil:
     """Run one turn, and arm the next wake-up: the timer, and frames while none come."""
     cdef uint64_t one = 1
+    cdef int64_t at_ns
     while turn_step(&pump.turn):
         pass
     if pump.lost_priority and pump.scheduling == SCHEDULED_FIFO:
         pump.scheduling = SCHEDULED_NORMAL
         engine_tell(pump.turn.core, LOST_PRIORITY, NOBODY, 0, NULL, clock_ns(CLOCK_MONOTONIC))
-    if pump.watching != pump.turn.watching:
-        watch(pump, pump.turn.watching)
-    if pump.turn.planned_ns != pump.armed_ns or pump.turn.more:
-        pump.armed_ns = pump.turn.planned_ns
-        set_timer(pump.timer_fd, pump.armed_ns)         # 0 disarms
+    at_ns = pump.turn.planned_ns
+    if watch(pump, pump.turn.watching):
+        at_ns = clock_ns(CLOCK_MONOTONIC)
+    if at_ns != pump.armed_ns or pump.turn.more:
+        pump.armed_ns = at_ns
+        set_timer(pump.timer_fd, at_ns)                 # 0 disarms
     if pump.turn.core.reports.tail != pump.reported:
         pump.reported = pump.turn.core.reports.tail
         write(pump.report_fd, &one, sizeof(one))

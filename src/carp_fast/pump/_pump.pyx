@@ -33,6 +33,7 @@ from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._reports cimport report_object
 from carp_fast.pump._requests cimport requests_thread, requests_wait, requests_work_off
 from carp_fast.pump._snapshots cimport Records, Snapshot
+from carp_fast.pump._ring cimport ring_open
 from carp_fast.pump._socket cimport receive_prepare, send_prepare
 from carp_fast.pump._environment cimport (
     ORDERS, PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, Socket, environment_open, run_due)
@@ -76,7 +77,7 @@ cdef extern from "system.h" nogil:
     int pthread_join(pthread_t thread, void** result)
     sighandler_t signal(int number, sighandler_t handler)
 
-RECEIVER_WORDS = ("packet", "raw4", "raw6")
+RECEIVER_WORDS = ("packet", "raw4", "raw6", "ring")
 SCHEDULING_WORDS = ("normal", "nice", "fifo")
 HOSTS_A_SNAPSHOT = 1000
 
@@ -168,12 +169,14 @@ cdef class Pump:
     """An engine with its sockets. Give it orders; take its reports when `report_fd` is readable.
 
     receivers: [(kind, file descriptor, lane)], a "packet" socket, or "raw4" and "raw6", for each
-    lane, by default the common one (an eventfd that never fires if nothing is received);
+    lane, by default the common one (an eventfd that never fires if nothing is received), or
+    ("ring", file descriptor, lane, memory), a packet socket with the addresses of its ring's
+    control and slots, and their number, as net/rings.py makes them;
     send_fd: a packet socket; netlink_fd: a bound rtnetlink socket; templates: {key: (encoded
     message, the address in it)}, with the keys (family, adding) and, for addresses that may become
     the source of other traffic, (6, True, "preferred"); report_capacity: a power of two; record:
     the number of records of inputs and decisions to keep, a power of two, or 0; marks: the kernel
-    keeps IFA_PROTO. The caller keeps the file descriptors. Raises OSError.
+    keeps IFA_PROTO. The caller keeps the file descriptors and rings. Raises OSError.
     """
     cdef Engine engine
     cdef PumpState* state
@@ -227,6 +230,8 @@ cdef class Pump:
         for kind, fd, *lane in receivers:
             socket = &state.sockets[state.turn.receiver_count]
             socket.fd, socket.kind = fd, RECEIVER_WORDS.index(kind)
+            if kind == "ring":
+                ring_open(&socket.ring, lane[1])
             turn_add_receiver(&state.turn, LANE_WORDS.index(lane[0]) if lane else LANE_COMMON)
 
     cdef open_descriptors(self):

@@ -46,6 +46,7 @@ cdef enum ReceiverKind:         # which part of a frame it delivers; as RECEIVER
     RECEIVE_PACKET              # all of it
     RECEIVE_RAW4                # from the IPv4 header on
     RECEIVE_RAW6                # what follows the IPv6 header
+    RECEIVE_RING                # nothing but what wakes: frames are in a ring (_ring.pyx)
 
 cdef union SocketAddress:
     sockaddr_ll link
@@ -76,6 +77,7 @@ cdef struct SendBatch:
 
 cdef void receive_prepare(ReceiveBatch* batch) noexcept nogil
 cdef int receive_batch(ReceiveBatch* batch, int fd, uint8_t kind) noexcept nogil
+cdef bint take_waking(int fd) noexcept nogil
 cdef uint32_t socket_drops(int fd, uint8_t kind, uint32_t* total) noexcept nogil
 cdef void send_prepare(SendBatch* batch) noexcept nogil
 cdef void send_put(SendBatch* batch, uint32_t owner, int32_t ifindex, const uint8_t* frame,

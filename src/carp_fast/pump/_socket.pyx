@@ -33,6 +33,7 @@ cdef extern from "system.h" nogil:
     unsigned char* CMSG_DATA(cmsghdr* header)
     size_t CMSG_LEN(size_t length)
     size_t CMSG_SPACE(size_t length)
+    ssize_t recv(int fd, void* data, size_t length, int flags)
     int recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout)
     int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* length)
@@ -146,6 +147,11 @@ cdef void read_control(ReceiveBatch* batch, int which) noexcept nogil:
             if arrival.length > ETHERNET_LENGTH + IPV6_LENGTH:  # an empty one is too short anyway
                 ip[6], ip[IPV6_LENGTH] = FRAGMENT_HEADER, PROTOCOL_CARP
         header = CMSG_NXTHDR(message, header)
+
+
+cdef bint take_waking(int fd) noexcept nogil:
+    """Take a frame out of the socket of a ring, where it was put to wake the reader."""
+    return recv(fd, NULL, 0, MSG_DONTWAIT) >= 0
 
 
 cdef uint32_t socket_drops(int fd, uint8_t kind, uint32_t* total) noexcept nogil:

@@ -20,11 +20,12 @@ cdef enum Phase:
     RECEIVING
     CARRYING_OUT
 
-cdef struct Intake:             # a batch of frames from one socket
+cdef struct Intake:             # a batch of frames from one receiver
     FrameHeard frames[BATCH_MAX]        # those on our interfaces
     uint32_t count
     int64_t taken_ns            # when it was read
     int64_t last_ns             # when its last frame arrived, ours or not
+    bint blocked                # frames came that cannot be read yet, though the batch is not full
 
 cdef struct Outgoing:           # a frame to be sent
     const uint8_t* bytes
@@ -55,7 +56,8 @@ cdef struct Environment:        # called once a batch, except now() and obey_nex
     # Carries out the next order; False: none is left.
     bint (*obey_next)(void* where, int64_t now_ns) noexcept nogil
     # Reads `batch` frames at most from a receiver: how many, or minus the errno. The time of
-    # arrival is the kernel's wall-clock time minus the current difference to CLOCK_MONOTONIC.
+    # arrival is CLOCK_MONOTONIC, or, of a socket, the kernel's wall-clock time minus the current
+    # difference to it.
     int (*receive)(void* where, uint32_t which, Intake* intake) noexcept nogil
     # Frames that a receiver has dropped since the last call.
     uint32_t (*drops)(void* where, uint32_t which) noexcept nogil

@@ -143,7 +143,7 @@ cdef int take_in(Turn* turn, uint32_t which) noexcept nogil:
     cdef int count = turn.environment.receive(turn.where, which, intake)
     cdef uint32_t i, good
     if count <= 0:
-        receiver.heard_until_ns = until_ns
+        receiver.heard_until_ns = since_ns if intake.blocked else until_ns
         return count
     for i in range(intake.count):
         intake.frames[i].arrived_ns = arrived_at(receiver, intake.frames[i].arrived_ns,
@@ -156,7 +156,7 @@ cdef int take_in(Turn* turn, uint32_t which) noexcept nogil:
             if lanes_find_source(&turn.lanes, &intake.frames[i], intake.taken_ns):
                 tell_source(turn, &intake.frames[i], intake.taken_ns)
     turn.frames += <uint64_t>count
-    if count == turn.batch:             # more may wait: read up to the last of these
+    if count == turn.batch or intake.blocked:   # more may wait: read up to the last of these
         until_ns = arrived_at(receiver, intake.last_ns, intake.taken_ns)
         if until_ns == intake.taken_ns:     # the wall clock was stepped since
             until_ns = since_ns
@@ -226,7 +226,7 @@ cdef bint take_lane(Turn* turn, uint8_t lane) noexcept nogil:
     for i in range(turn.receiver_count):
         if turn.receivers[i].lane == lane:
             count = take_in(turn, i)
-            turn.any_frame |= count > 0
+            turn.any_frame |= count > 0 or turn.intake.blocked
             any_full |= count == turn.batch
     return any_full
 
