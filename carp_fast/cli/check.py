@@ -58,6 +58,8 @@ def check(config: Path | None, quiet: bool) -> None:
         return
     header, *rows = planned.rows()
     print_table(columns(map(str.upper, header), IMPORTANCE, SHORTENED), rows)
+    if planned.ring_bytes:
+        print_prose(f"memory: {planned.ring_bytes / (1 << 20):,.1f} MiB for frames received")
     print_prose(f"sent by: {planned.send}: {planned.send_reason}")
     print_prose(f"not counted: {planned.uncounted}")
     for limit in planned.limits:

@@ -85,7 +85,7 @@ class StateEvent(msgspec.Struct, frozen=True, gc=False):
 class DaemonStatus(msgspec.Struct, frozen=True):
     """The daemon's process.
 
-    `receive`: "packet" or "raw"; `send`: "clones" or "packet", and `send_reason`, why.
+    `receive`: "packet", "ring" or "raw"; `send`: "clones" or "packet", and `send_reason`, why.
     """
 
     version: str

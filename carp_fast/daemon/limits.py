@@ -16,6 +16,7 @@ from carp_fast.config.writers import in_initial_user_namespace
 from carp_fast.net.filters import FILTERED_INTERFACES_MAX
 from carp_fast.net.lane_filters import SOURCES_MAX
 from carp_fast.net.memberships import MEMBERSHIPS_MAX
+from carp_fast.net.rings import SECONDS, SLOT_BYTES, ring_slots
 from carp_fast.net.sockets import BUFFER_MAX, BUFFER_SECONDS, receive_room
 
 SYSCTL = Path("/proc/sys")
@@ -52,6 +53,7 @@ class Demand(msgspec.Struct, frozen=True):
     igmp_memberships: int
     mld_memberships: int
     raw: bool  # received on raw sockets, which join every group by IP
+    ring: bool  # received through rings
     peers: int  # IPv4 addresses of unicast peers
     peers6: int
     macs: int  # virtual MACs on all interfaces
@@ -124,6 +126,8 @@ def _sockets(memberships: int, room: int) -> str:
 
 
 def _filter(demand: Demand, kernel: Kernel) -> Iterator[str]:
+    if demand.ring:
+        return  # it has a bit for each interface
     room = kernel.optmem_max // FILTERED_INTERFACE_BYTES
     if demand.interfaces > FILTERED_INTERFACES_MAX:
         yield (
@@ -150,6 +154,9 @@ def _lanes(demand: Demand) -> Iterator[str]:
 
 def _buffers(demand: Demand, kernel: Kernel) -> Iterator[str]:
     rate = demand.advertisements_per_s
+    if demand.ring:
+        yield from _rings(rate)
+        return
     wanted, given = receive_room(rate, most=None), receive_room(rate)
     if wanted > given:
         yield (
@@ -161,6 +168,16 @@ def _buffers(demand: Demand, kernel: Kernel) -> Iterator[str]:
         yield (
             f"net.core.rmem_max: a receive buffer of {given:,} bytes would be needed, and"
             f" {kernel.rmem_max:,} are allowed in this user namespace"
+        )
+
+
+def _rings(rate: float) -> Iterator[str]:
+    seconds, room = SECONDS["genuine"], ring_slots("genuine", rate)
+    if seconds * rate > room:
+        yield (
+            f"SLOTS_MAX: {seconds:.0f} s of advertisements would need a ring of"
+            f" {seconds * rate * SLOT_BYTES / MIB:,.0f} MiB, and {room * SLOT_BYTES // MIB} MiB"
+            f" hold {room / rate:.1f} s of them"
         )
 
 

@@ -30,6 +30,7 @@ from carp_fast.daemon.network import Network
 from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.plan import advertisements_per_s, receive_path
 from carp_fast.daemon.process import StartError
+from carp_fast.daemon.receiving import open_receivers
 from carp_fast.daemon.reports import Reports
 from carp_fast.daemon.sending import SendPath
 from carp_fast.daemon.status import Status
@@ -38,7 +39,7 @@ from carp_fast.daemon.tap import Tap
 from carp_fast.daemon.unicast import Unicast
 from carp_fast.engine._wheel import power_of_two
 from carp_fast.net import addresses, sockets
-from carp_fast.net.lanes import Lanes, LaneSockets
+from carp_fast.net.lanes import Lanes
 from carp_fast.net.monitor import LinkMonitor
 from carp_fast.pump._pump import Pump
 from carp_fast.replay import recording as recordings
@@ -75,7 +76,6 @@ class Opened(Closing):
         self._loop = loop
         self.worker = worker
         self.hooks = manner.hooks
-        self.receive = receive_path(configuration)
         records, count = configuration.daemon.record, len(configuration.virtual_hosts)
         self.record_capacity = recordings.capacity(records, count)
         if warning := recordings.too_few(records, count):
@@ -95,7 +95,8 @@ class Opened(Closing):
     def _open_sockets(self, opened: ExitStack, configuration: config.Configuration) -> None:
         hosts = configuration.virtual_hosts
         rate = sum(map(advertisements_per_s, hosts))
-        self._receivers = opened.enter_context(LaneSockets(self.receive[0], rate))
+        self._receivers, self.receive = open_receivers(receive_path(configuration), rate)
+        opened.enter_context(self._receivers)
         self._sender = opened.enter_context(sockets.open_sender())
         self._netlink = opened.enter_context(sockets.open_netlink())
         self.sending = opened.enter_context(SendPath(configuration.daemon.send))

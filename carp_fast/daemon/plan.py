@@ -17,9 +17,11 @@ import msgspec
 from carp_fast.config.load import Configuration, VirtualHost
 from carp_fast.daemon.limits import Demand, Kernel, passed, read_kernel
 from carp_fast.daemon.locks import Locks, named
+from carp_fast.daemon.receiving import RING, planned_receive
 from carp_fast.daemon.sending import planned
 from carp_fast.inet import address_bytes, mac_text
 from carp_fast.net.kernel import ARPHRD_ETHER
+from carp_fast.net.rings import ring_bytes
 
 SYSCTL = Path("/proc/sys")
 LOCAL_GROUPS = "224.0.0."  # 224.0.0.0/24 is joined by MAC only and needs no IGMP
@@ -63,7 +65,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The plan of all interfaces, in the order of the configuration.
 
     `limits`: a line for each limit of this machine that would be exceeded; `send`: the send path,
-    "clones" or "packet", and `send_reason`, why.
+    "clones" or "packet", and `send_reason`, why; `ring_bytes`: the memory of the ring path,
+    otherwise 0.
     """
 
     interfaces: tuple[InterfacePlan, ...]
@@ -72,11 +75,12 @@ class Plan(msgspec.Struct, frozen=True):
     limits: tuple[str, ...]
     send: str
     send_reason: str
+    ring_bytes: int = 0
 
     @property
     def uncounted(self) -> str:
         """What the counters of rejections do not, or not completely, include: a sentence."""
-        tagged = any(item.receive == "packet" for item in self.interfaces)
+        tagged = any(item.receive != "raw" for item in self.interfaces)
         others = "of a VLAN or on another interface" if tagged else "on another interface"
         return (
             f"protocol 112 {others}; and, if more than {STRAYS_A_TURN} come in a tick, frames that"
@@ -138,7 +142,7 @@ def plan(
     by_interface: dict[str, list[VirtualHost]] = {}
     for host in configuration.virtual_hosts:
         by_interface.setdefault(host.interface, []).append(host)
-    receive, reason = receive_path(configuration)
+    receive, reason = planned_receive(receive_path(configuration))
     items = []
     for name, hosts in by_interface.items():
         groups = {group for host in hosts if not host.settings.peers for group in host.destinations}
@@ -161,7 +165,8 @@ def plan(
     rate = sum(item.advertisements_per_s for item in items)
     limits = passed(_demand(items, rate), read_kernel() if kernel is None else kernel)
     send = planned(configuration.daemon.send)
-    return Plan(tuple(items), len(configuration.virtual_hosts), rate, limits, *send)
+    memory = ring_bytes(rate) if receive == RING else 0
+    return Plan(tuple(items), len(configuration.virtual_hosts), rate, limits, *send, memory)
 
 
 def _demand(items: list[InterfacePlan], rate: float) -> Demand:
@@ -178,6 +183,7 @@ def _demand(items: list[InterfacePlan], rate: float) -> Demand:
         ),
         mld_memberships=sum(":" in group for group in groups),
         raw=raw,
+        ring=any(item.receive == RING for item in items),
         peers=len(peers - peers6),
         peers6=len(peers6),
         macs=sum(item.macs - 1 for item in items),
@@ -224,7 +230,7 @@ def taken(
 
 
 def receive_path(configuration: Configuration) -> tuple[str, str]:
-    """How advertisements are received, "packet" or "raw", and why.
+    """How advertisements are to be received, "packet", "ring" or "raw", and why.
 
     A packet socket costs less per advertisement, but adds a cost to every packet that the host
     forwards. So raw sockets are used if the host forwards and advertisements are few.

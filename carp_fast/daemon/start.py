@@ -15,6 +15,7 @@ from carp_fast.config import load as config
 from carp_fast.daemon import present
 from carp_fast.daemon.opened import Opened
 from carp_fast.daemon.process import StartError
+from carp_fast.daemon.receiving import log_chosen
 from carp_fast.daemon.table import by_interface
 from carp_fast.daemon.traces import Held
 from carp_fast.engine._auth import SHA1_FORM
@@ -74,7 +75,7 @@ async def add_hosts(opened: Opened, known: Known) -> None:
 def _log_configuration(opened: Opened, configuration: config.Configuration) -> None:
     count = len(configuration.virtual_hosts)
     logger.info("carp-fast %s, %d virtual hosts, SHA-1 %s", __version__, count, SHA1_FORM)
-    logger.info("receive path: %s (%s)", *opened.receive)
+    log_chosen(configuration.daemon.receive, opened.receive)
     opened.sending.log()
     for warning in configuration.warnings:
         logger.warning("%s", warning)

@@ -7,7 +7,8 @@ All other frames are *common*. Each lane has its own sockets with their own buff
 the engine, virtual hosts, or a digest: the pump reports which sources are genuine.
 
 On the packet path the three sockets are one fanout group: the host's packets pass one tap, a
-program selects the socket for each, and no packet is delivered twice while the program changes. A
+program selects the socket for each, and no packet is delivered twice while the program changes. On
+the ring path they are the same, and the filter of each puts its frames into a ring (rings.py). A
 raw socket sees all of protocol 112, and its filter accepts what belongs to its lane.
 """
 
@@ -34,6 +35,7 @@ from carp_fast.net.lane_filters import (
     fanout_program,
     raw_program,
 )
+from carp_fast.net.rings import RingError, Rings, ring_slots
 
 logger = logging.getLogger(__name__)
 
@@ -61,30 +63,43 @@ def buffer_bytes(lane: str) -> int:
 class LaneSockets(Closing):
     """The sockets of the three lanes, which the pump reads.
 
-    They receive nothing before Lanes.use(). `by_lane`: {lane: {kind: socket}}. Raises OSError.
+    They receive nothing before Lanes.use(). `path`: "packet", "ring" or "raw"; `by_lane`: {lane:
+    {kind: socket}}; `rings`: those of the ring path. Raises OSError, RingError.
     """
 
     def __init__(self, path: str, advertisements_per_s: float) -> None:
         self.by_lane: dict[str, dict[str, socket.socket]] = {}
+        self.rings: Rings | None = None
         try:
+            if path == "ring":
+                slots = {lane: ring_slots(lane, advertisements_per_s) for lane in LANE_WORDS}
+                self.rings, path = Rings(slots), "packet"
             for lane in PLACES:  # the order of joining determines the places in the group
                 self.by_lane[lane] = sockets.open_receivers(path, advertisements_per_s)
                 for sock in self.by_lane[lane].values():
                     sockets.enlarge(sock, buffer_bytes(lane))
             if path == "packet":
                 self._group()
-        except OSError:
+            if self.rings is not None:
+                for lane, receivers in self.by_lane.items():
+                    self.rings.attach(lane, receivers["packet"])
+        except (OSError, RingError):
             self.close()
             raise
 
     @property
-    def receivers(self) -> list[tuple[str, int, str]]:
-        """(kind, file descriptor, lane) of each socket, in the form that the pump takes."""
-        return [
+    def receivers(self) -> list[tuple[str, int, str] | tuple[str, int, str, tuple[int, int, int]]]:
+        """(kind, file descriptor, lane) of each socket, and the memory of a ring, in the form that
+        the pump takes.
+        """
+        every = [
             (kind, sock.fileno(), lane)
             for lane in LANE_WORDS
             for kind, sock in self.by_lane[lane].items()
         ]
+        if self.rings is None:
+            return [*every]
+        return [("ring", fd, lane, self.rings.memory(lane)) for _, fd, lane in every]
 
     @property
     def joining(self) -> socket.socket | None:
@@ -98,10 +113,12 @@ class LaneSockets(Closing):
         attach_filter(self.by_lane[COMMON]["packet"], program, (SOL_PACKET, PACKET_FANOUT_DATA))
 
     def close(self) -> None:
-        """Closes the sockets."""
+        """Closes the sockets and their rings; the pump must have stopped."""
         for receivers in self.by_lane.values():
             for sock in receivers.values():
                 sock.close()
+        if self.rings is not None:
+            self.rings.close()
 
     def _group(self) -> None:
         """Makes the packet sockets one fanout group that no other process can join by accident."""
@@ -155,7 +172,9 @@ class Lanes:
         for ifindex in gone:
             del known.sources[ifindex]
         packet = self._lanes[COMMON].get("packet")
-        if packet is not None:
+        if self._opened.rings is not None:
+            self._opened.rings.use(ifindexes)
+        elif packet is not None:
             sockets.filter_interfaces({"packet": packet}, ifindexes)
             program = [*ARRIVING, *packet_filter(ifindexes)]
             for lane in (COMMON, STRAY):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
-import struct
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from carp_fast.bpf.system import Command, bpf
+from carp_fast.bpf.system import Command
 from carp_fast.lab.lab import Host, Lab, wait_for
+from tests.support.bpf_objects import MAP_GET_FD_BY_ID, PROG_GET_FD_BY_ID, exists, objects_of
 from tests.support.daemons import PASSPHRASE, RunningDaemon, start_daemon, write_configuration
 from tests.support.pairs import start_ucarp
 
@@ -26,7 +25,6 @@ ALONE = {"dead_ratio": 1}  # MASTER after 1 s
 STATE_S = 10
 PYTHON = (sys.executable, "-m", "carp_fast")
 CAPABILITIES = "-all,+net_admin,+net_raw"
-PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID = 13, 14  # commands of bpf that look up what others made
 
 
 def start(
@@ -173,27 +171,3 @@ def test_nothing_is_left_of_a_daemon_that_was_killed(
     daemon.kill()
     wait_for(lambda: not any(map(exists, made)), STATE_S, "program and map are gone")
     assert "bpf" not in a.run(["tc", "filter", "show", "dev", "s1", "egress"]).stdout
-
-
-def objects_of(pid: int) -> set[tuple[int, int]]:
-    """(command that looks it up, id) of each program and map that a process holds."""
-    found = set()
-    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-        try:
-            text = info.read_text()
-        except FileNotFoundError:  # it was closed meanwhile
-            continue
-        for word, command in (("prog_id", PROG_GET_FD_BY_ID), ("map_id", MAP_GET_FD_BY_ID)):
-            if line := re.search(rf"^{word}:\s*(\d+)", text, re.MULTILINE):
-                found.add((command, int(line[1])))
-    return found
-
-
-def exists(what: tuple[int, int]) -> bool:
-    command, number = what
-    try:
-        fd = bpf(command, bytearray(struct.pack("=III", number, 0, 0)))  # type: ignore[arg-type]
-    except FileNotFoundError:
-        return False
-    os.close(fd)
-    return True

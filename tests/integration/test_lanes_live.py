@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from carp_fast.bpf.programs import Kind, load
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine.reports import Done, Report, SocketDropped, SourceProven
 from carp_fast.inet import mac_bytes
@@ -26,6 +26,7 @@ from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.net import addresses, drivers, sockets
 from carp_fast.net.lanes import Lanes, LaneSockets, buffer_bytes
 from carp_fast.net.memberships import Joins
+from carp_fast.net.rings import ring_program
 from carp_fast.net.sockets import FRAME_TRUESIZE
 from carp_fast.pump._pump import Pump
 from tests.support.daemons import start_daemon, write_configuration
@@ -56,7 +57,7 @@ BOTH = ((ADDRESS, 32), (ADDRESS6, 128))
 SIGNED: dict[str, Any] = {"addresses": (ADDRESS, ADDRESS6)}
 MASTER, MASTER6 = "10.1.0.2", "fe80::b"
 STRANGER = "10.1.0.99"
-PATHS = pytest.mark.parametrize("path", ["packet", "raw"])
+PATHS = pytest.mark.parametrize("path", ["packet", "ring", "raw"])
 
 
 class Stage:
@@ -128,11 +129,14 @@ class Stage:
             await asyncio.sleep(0)
 
     def narrow(self, lane: str) -> None:
-        """The least room there is for a lane."""
-        for _, fd, of_lane in self.sockets.receivers:
-            if of_lane == lane:
-                with socket.socket(fileno=os.dup(fd)) as sock:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        """The least room there is for a lane; for 20 frames in a ring."""
+        if rings := self.sockets.rings:
+            program = ring_program(*rings.maps(lane), 20)
+            with load(Kind.SOCKET_FILTER, program) as narrow:
+                narrow.attach_to_socket(self.sockets.by_lane[lane]["packet"])
+            return
+        for sock in self.sockets.by_lane[lane].values():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
 
     def counters(self) -> dict[str, int]:
         snapshot = self.pump.snapshot_interfaces(1)
@@ -344,7 +348,7 @@ def test_what_is_judged_does_not_depend_on_the_path(
     fragments = [each for pair in whole_by_raw for each in pair]
     stage.send(*heard, *of_a_vlan, *fragments, *extended, too_far, *from_master(10))
     # A raw socket gets a packet of two fragments as one.
-    refused = len(fragments if path == "packet" else whole_by_raw) + len(extended)
+    refused = len(whole_by_raw if path == "raw" else fragments) + len(extended)
     wanted = {"advertisements_heard": 5, "bad_length": refused}
 
     async def scenario() -> None:

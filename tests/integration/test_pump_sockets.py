@@ -87,10 +87,8 @@ def frame6(**keys: Any) -> bytes:
 # ---------------------------------------------------------------------------------------- receiving
 
 
-@pytest.mark.parametrize("path", ["packet", "raw"])
-def test_both_paths_hear_the_same_and_judge_it_alike(
-    lab: Lab, opened: ExitStack, path: str
-) -> None:
+@pytest.mark.parametrize("path", ["packet", "ring", "raw"])
+def test_all_paths_hear_the_same_and_judge_it_alike(lab: Lab, opened: ExitStack, path: str) -> None:
     a, b = lab.hosts
     stage = Stage(a, path, opened)
     stage.add(advskew=100)
@@ -120,7 +118,24 @@ def test_both_paths_hear_the_same_and_judge_it_alike(
     assert set(heard) == {ip("10.1.0.2"), PEER6}
     for peer in heard.values():
         assert peer.heard_ns < arrived_by_ns, "the kernel's time, not when it was read"
-        assert any(peer.mac) is (path == "packet")
+        assert any(peer.mac) is (path != "raw")
+
+
+def test_a_frame_wakes_a_pump_that_reads_a_ring(lab: Lab, opened: ExitStack) -> None:
+    """Without virtual hosts no timer wakes it; after the first frame it reads every tick."""
+    a, b = lab.hosts
+    stage = Stage(a, "ring", opened)
+
+    def sleeps() -> bool:
+        return select.select([stage.pump.epoll_fd], [], [], 0)[0] == []
+
+    for count in (1, 2, 3):
+        stage.turn()
+        stage.run_until(sleeps, "nothing is due")
+        send(b, frame4(counter=count))
+        assert select.select([stage.pump.epoll_fd], [], [], DEADLINE_S)[0], "it wakes"
+        stage.run_until(lambda: stage.pump.facts.frames == count, "it is read")  # noqa: B023
+    assert stage.counters()["bad_vhid"] == 3
 
 
 def test_silence_counts_only_as_far_as_a_socket_was_read(lab: Lab, opened: ExitStack) -> None:

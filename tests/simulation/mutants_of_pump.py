@@ -53,7 +53,7 @@ MUTANTS = (
             ),
         ),
         caught_by=(
-            "integration/test_pump_sockets.py::test_both_paths_hear_the_same_and_judge_it_alike",
+            "integration/test_pump_sockets.py::test_all_paths_hear_the_same_and_judge_it_alike",
         ),
     ),
     Mutant(
@@ -368,7 +368,7 @@ MUTANTS = (
         "the interface of a raw socket's IPv4 packet is not read",
         ((SOCKET, "            arrival.ifindex = info.ipi_ifindex\n", "            pass\n"),),
         caught_by=(
-            "integration/test_pump_sockets.py::test_both_paths_hear_the_same_and_judge_it_alike",
+            "integration/test_pump_sockets.py::test_all_paths_hear_the_same_and_judge_it_alike",
         ),
     ),
     Mutant(

@@ -9,7 +9,7 @@ import json
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from carp_fast.lab.lab import Host
 from carp_fast.net import addresses, sockets
 from carp_fast.net.clones import Clones
 from carp_fast.net.memberships import Joins
+from carp_fast.net.rings import Rings
 from carp_fast.pump._pump import Pump
 from tests.support.segment import ADDRESS, ADDRESS6, GROUP, GROUP6, PASSPHRASE, VHID, ip
 
@@ -48,7 +49,8 @@ class Stage:
     ) -> None:
         with host.inside():
             self.clones = opened.enter_context(Clones()) if clones else None
-            self.receivers = sockets.open_receivers(path, 10)
+            self.rings = opened.enter_context(Rings({"common": 4096})) if path == "ring" else None
+            self.receivers = sockets.open_receivers("packet" if path == "ring" else path, 10)
             self.sender, self.netlink = sockets.open_sender(), sockets.open_netlink()
             self.joins = Joins(self.receivers.get("packet"))
             self.ifindex = socket.if_nametoindex(interface)
@@ -58,9 +60,8 @@ class Stage:
         for sock in (*self.receivers.values(), self.sender, self.netlink):
             opened.enter_context(sock)
         opened.callback(self.joins.close)
-        sockets.filter_interfaces(self.receivers, [self.ifindex])
         self.pump = Pump(
-            [(kind, sock.fileno()) for kind, sock in self.receivers.items()],
+            self.listen(),
             self.sender.fileno(),
             self.netlink.fileno(),
             addresses.templates(),
@@ -73,6 +74,16 @@ class Stage:
         self.source = ip(host.address(1))
         self.reports: list[Report] = []
         self.set_interface(self.ifindex)
+
+    def listen(self) -> Iterable[Any]:
+        """Accepts frames from now on; the receivers in the form that a pump takes."""
+        if self.rings is None:
+            sockets.filter_interfaces(self.receivers, [self.ifindex])
+            return [(kind, sock.fileno()) for kind, sock in self.receivers.items()]
+        self.rings.use([self.ifindex])
+        self.rings.attach("common", self.receivers["packet"])
+        fd = self.receivers["packet"].fileno()
+        return [("ring", fd, "common", self.rings.memory("common"))]
 
     def set_interface(self, ifindex: int, *, up: bool = True) -> None:
         self.pump.set_interface(

@@ -252,14 +252,14 @@ FILE_FAULTS = {
     ),
     "daemon": (
         "[daemon]\n"
-        'control_socket = "run.sock"\nstate_directory = 1\nreceive = "ring"\npump = "fork"\n'
+        'control_socket = "run.sock"\nstate_directory = 1\nreceive = "tape"\npump = "fork"\n'
         'notify = "say"\nannounce_rate = 0\nhook_concurrency = 0\n'
         "hook_timeout_s = 0\ndigest_grace_s = inf\n"
         'secret_key_file = "none"\nmetrics = "127.0.0.1:9112"\nrecieve = "auto"\nadvskew = 1\n',
         [
             'FILE: daemon: control_socket = "run.sock": must be an absolute path',
             "FILE: daemon: state_directory = 1: must be an absolute path",
-            'FILE: daemon: receive = "ring": must be "auto" or "packet" or "raw"',
+            'FILE: daemon: receive = "tape": must be "auto" or "packet" or "ring" or "raw"',
             'FILE: daemon: pump = "fork": must be "thread" or "loop"',
             'FILE: daemon: notify = "say": must be an absolute path',
             "FILE: daemon: announce_rate = 0: must be an integer from 1 to 1000000, or interface,"

@@ -267,7 +267,7 @@ def test_the_packet_sockets_are_one_group_in_the_order_of_their_places(
     bench = Bench(monkeypatch, "packet")
     for lane in PLACES:
         assert (SOL_PACKET, PACKET_FANOUT) in bench.by_lane[lane]["packet"].options
-    assert [lane for _, _, lane in bench.sockets.receivers] == ["genuine", "common", "stray"]
+    assert [each[2] for each in bench.sockets.receivers] == ["genuine", "common", "stray"]
     assert bench.lanes.joining is not None
     bench.sockets.close()
     assert all(each["packet"].closed for each in bench.opened)

@@ -14,6 +14,7 @@ MODEST = Demand(
     igmp_memberships=20,
     mld_memberships=4,
     raw=False,
+    ring=False,
     peers=0,
     peers6=0,
     macs=0,
@@ -70,6 +71,12 @@ LIMITS = [
         " 1.3 s of them",
     ),
     (
+        {"advertisements_per_s": 100_000.0, "ring": True},
+        {},
+        "SLOTS_MAX: 4 s of advertisements would need a ring of 49 MiB, and 32 MiB hold 2.6 s of"
+        " them",
+    ),
+    (
         {},
         {"rmem_max": 3_133_439, "forces_buffers": False},
         "net.core.rmem_max: a receive buffer of 3,133,440 bytes would be needed, and 3,133,439 are"
@@ -114,6 +121,13 @@ def test_what_just_fits_passes_no_limit() -> None:
     kernel = msgspec.structs.replace(KERNEL, rmem_max=3_133_440, forces_buffers=False)
     assert passed(fits, kernel) == ()
     assert passed(MODEST, msgspec.structs.replace(KERNEL, rmem_max=1)) == ()
+
+
+def test_rings_need_no_filter_and_no_socket_buffer() -> None:
+    wide = msgspec.structs.replace(
+        MODEST, interfaces=1_900, advertisements_per_s=65_536.0, mld_memberships=0, ring=True
+    )
+    assert passed(wide, msgspec.structs.replace(KERNEL, rmem_max=1, forces_buffers=False)) == ()
 
 
 def test_more_interfaces_than_sources_have_a_lane() -> None:

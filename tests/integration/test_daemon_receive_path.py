@@ -1,0 +1,123 @@
+"""The daemon's receive path: rings in both kinds of pump, and every way in which BPF is refused."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from carp_fast.bpf.system import Command
+from carp_fast.lab.lab import Host, Lab, wait_for
+from tests.support.bpf_objects import MAP_GET_FD_BY_ID, PROG_GET_FD_BY_ID, exists, objects_of
+from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
+
+pytestmark = pytest.mark.root
+
+HOSTS = 40
+TABLE = {"vhid": f"1-{HOSTS}", "addresses": "{10.1.1.1+index}/16"}
+STATE_S = 10
+PYTHON = (sys.executable, "-m", "carp_fast")
+RINGS = {"receive": "ring"}
+
+
+def start(
+    host: Host,
+    directory: Path,
+    *,
+    program: Sequence[str] = PYTHON,
+    interface: str = "s1",
+    daemon: dict[str, str] | None = None,
+    advskew: int = 0,
+) -> RunningDaemon:
+    keys = {"dead_ratio": 1, "advskew": advskew}  # MASTER after a second, and more by advskew
+    path = write_configuration(
+        directory,
+        host.name,
+        [{**TABLE, "interface": interface}],
+        defaults=keys,
+        daemon={**RINGS, **(daemon or {})},
+    )
+    return start_daemon(host, path, program=program)
+
+
+def lab_of(lab_factory: Callable[..., Lab], segments: int = 1) -> tuple[Host, Host]:
+    a, b = lab_factory(hosts=("a", "b"), segments=segments).hosts
+    return a, b
+
+
+def heard(daemon: RunningDaemon, interface: str = "s1") -> int:
+    return min(daemon.counters(interface, vhid)["advertisements_heard"] for vhid in (1, HOSTS))
+
+
+@pytest.mark.parametrize("pump", ["thread", "loop"])
+def test_a_pair_uses_rings_in_both_kinds_of_pump(
+    lab_factory: Callable[..., Lab], tmp_path: Path, pump: str
+) -> None:
+    a, b = lab_of(lab_factory)
+    master = start(a, tmp_path, daemon={"pump": pump})
+    master.wait_state("MASTER", STATE_S)
+    backup = start(b, tmp_path, daemon={"pump": pump}, advskew=100)
+    wait_for(lambda: heard(backup) >= 3, STATE_S, "three advertisements")
+    assert set(backup.states().values()) == {"BACKUP"}
+    counters = backup.interface("s1")["counters"]
+    assert [counters[word] for word in ("bad_checksum", "bad_auth", "replay", "loop")] == [0] * 4
+    shown = backup.status()["daemon"]
+    assert (shown["receive"], shown["pump"]["dropped"]) == ("ring", 0)
+    assert backup.log_lines(r'receive path: ring \(daemon.receive = "ring"\)')
+    master.kill()
+    backup.wait_state("MASTER", STATE_S)
+    # It has heard nothing for a second: the first frame wakes it, and is answered.
+    master = start(a, tmp_path, daemon={"pump": pump})
+    wait_for(lambda: heard(master) >= 1, STATE_S, "the other host is heard")
+
+
+def test_an_interface_that_a_reload_adds_is_heard(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    a, b = lab_of(lab_factory, segments=2)
+    master = start(a, tmp_path, interface="s[1-2]")
+    master.wait_state("MASTER", STATE_S)
+    backup = start(b, tmp_path, advskew=100)
+    wait_for(lambda: heard(backup) >= 1, STATE_S, "the first interface is heard")
+    tables = [{**TABLE, "interface": "s[1-2]"}]
+    keys = {"dead_ratio": 1, "advskew": 100}
+    write_configuration(tmp_path, "b", tables, defaults=keys, daemon=RINGS)
+    backup.reload()
+    wait_for(lambda: heard(backup, "s2") >= 1, STATE_S, "the second interface is heard")
+
+
+# ---------------------------------------------------------------------------- refused, and left
+
+
+@pytest.mark.parametrize("command", [Command.MAP_CREATE, Command.PROG_LOAD])
+def test_the_daemon_hears_by_a_packet_socket_where_bpf_is_refused(
+    lab_factory: Callable[..., Lab], tmp_path: Path, command: Command
+) -> None:
+    a, b = lab_of(lab_factory)
+    master = start(a, tmp_path)
+    master.wait_state("MASTER", STATE_S)
+    shim = (sys.executable, "-m", "tests.support.bpf_refused", str(int(command)), str(errno.EPERM))
+    backup = start(b, tmp_path, program=(*shim, *PYTHON), advskew=100)
+    (line,) = backup.log_lines("receive path: ")
+    assert re.search(r"packet \(no rings: .*in spite of the capabilities: a seccomp filter", line)
+    assert "WARNING" in line.upper()
+    assert backup.status()["daemon"]["receive"] == "packet"
+    wait_for(lambda: heard(backup) >= 2, STATE_S, "two advertisements")
+
+
+def test_nothing_is_left_of_a_daemon_that_was_killed(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    a, _ = lab_of(lab_factory)
+    capable = ("setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf", *PYTHON)
+    daemon = start(a, tmp_path, program=capable)
+    daemon.wait_state("MASTER", STATE_S)
+    made = objects_of(daemon.process.pid)
+    assert {command for command, _ in made} == {PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID}
+    assert all(map(exists, made))
+    daemon.kill()
+    wait_for(lambda: not any(map(exists, made)), STATE_S, "programs and maps are gone")

@@ -1,0 +1,133 @@
+"""The choice of a receive path: rings where they can be had, packet sockets otherwise, and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carp_fast.config.load import load
+from carp_fast.daemon import receiving
+from carp_fast.daemon.limits import Kernel
+from carp_fast.daemon.plan import plan
+from carp_fast.daemon.receiving import log_chosen, open_receivers, planned_receive
+from carp_fast.net.lanes import LaneSockets
+from carp_fast.net.rings import RingError, Rings, ring_bytes
+
+WANTED = ("ring", 'daemon.receive = "ring"')
+TEXT = """
+[daemon]
+receive = "ring"
+[defaults]
+passphrase = "k3Jx9QpL2mZt"
+[[virtual_host]]
+interface = "eth0"
+vhid = 1
+addresses = "10.0.0.1"
+"""
+
+
+class Refused:
+    """Rings that the kernel refuses."""
+
+    def __init__(self, slots: object) -> None:
+        raise RingError("the reason")
+
+
+class Opened:
+    """The sockets of a path, of which no rings can be opened."""
+
+    def __init__(self, path: str, rate: float) -> None:
+        if path == "ring":
+            raise RingError("the reason")
+        self.opened = path, rate
+
+
+def test_packet_sockets_are_opened_where_rings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "LaneSockets", Opened)
+    opened: Any
+    opened, chosen = open_receivers(WANTED, 10.0)
+    assert opened.opened == ("packet", 10.0)
+    assert chosen == ("packet", "no rings: the reason")
+    opened, chosen = open_receivers(("raw", "why"), 10.0)
+    assert (opened.opened, chosen) == (("raw", 10.0), ("raw", "why"))
+
+
+@pytest.mark.root
+def test_the_rings_that_are_wanted_are_opened() -> None:
+    opened, chosen = open_receivers(WANTED, 10.0)
+    with opened:
+        assert chosen == WANTED
+        receivers: Iterable[Any] = opened.receivers
+        assert [(kind, lane) for kind, _, lane, _ in receivers] == [
+            ("ring", "genuine"),
+            ("ring", "common"),
+            ("ring", "stray"),
+        ]
+        memory = [memory for *_, memory in receivers]
+        assert len({control for control, _, _ in memory}) == 3
+        assert [slots for _, _, slots in memory] == [4_096, 32_768, 1_024]
+
+
+@pytest.mark.root
+def test_sockets_whose_filter_is_refused_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Rings, lane: str, sock: object) -> None:
+        raise RingError(f"the filter of {lane}")
+
+    before = sorted(Path("/proc/self/fd").iterdir())
+    monkeypatch.setattr(Rings, "attach", refuse)
+    with pytest.raises(RingError, match="the filter of stray"):
+        LaneSockets("ring", 10.0)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_check_tries_what_the_daemon_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "may_use_bpf", lambda: True)
+    monkeypatch.setattr(receiving, "Rings", Refused)
+    assert planned_receive(WANTED) == ("packet", "no rings: the reason")
+    assert planned_receive(("raw", "why")) == ("raw", "why")
+    monkeypatch.setattr(receiving, "may_use_bpf", lambda: False)
+    path, reason = planned_receive(WANTED)
+    assert (path, reason.startswith(f"{WANTED[1]}; if the daemon, unlike this user")) == (
+        "ring",
+        True,
+    )
+
+
+@pytest.mark.parametrize("capable", [True, False])
+def test_the_memory_of_rings_is_part_of_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capable: bool
+) -> None:
+    monkeypatch.setattr(receiving, "may_use_bpf", lambda: capable)
+    monkeypatch.setattr(receiving, "Rings", Refused)
+    path = tmp_path / "carp.toml"
+    path.write_text(TEXT)
+    path.chmod(0o600)
+    made = plan(load(path), lambda _: None, Kernel())
+    (item,) = made.interfaces
+    assert (item.receive, made.ring_bytes) == (
+        ("packet", 0) if capable else ("ring", ring_bytes(1.0))
+    )
+    assert "of a VLAN or on another interface" in made.uncounted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got", "level"),
+    [
+        ("ring", "packet", logging.WARNING),
+        ("ring", "ring", logging.INFO),
+        ("auto", "packet", logging.INFO),
+        ("raw", "raw", logging.INFO),
+    ],
+)
+def test_a_path_that_was_asked_for_and_refused_is_a_warning(
+    caplog: pytest.LogCaptureFixture, wanted: str, got: str, level: int
+) -> None:
+    with caplog.at_level(logging.INFO):
+        log_chosen(wanted, (got, "why"))
+    assert [(each.levelno, each.message) for each in caplog.records] == [
+        (level, f"receive path: {got} (why)")
+    ]
