@@ -29,13 +29,13 @@ WHY = {
 class SendPath(Closing):
     """The way frames are sent: `path`, "clones" or "packet", and `reason`, why.
 
-    `wanted`: the key `daemon.send`. `given_up`: why an interface gets no clones, by name.
+    `wanted`: the key `daemon.send`.
     """
 
     def __init__(self, wanted: str) -> None:
         self._wanted = wanted
         self._clones: Clones | None = None
-        self.given_up: dict[str, str] = {}
+        self._pump: Pump | None = None
         self.path, self.reason = PACKET, f'daemon.send = "{wanted}"'
         if wanted == PACKET:
             return
@@ -49,6 +49,7 @@ class SendPath(Closing):
     def use(self, pump: Pump) -> None:
         """Lets a pump that does not run yet send clones, if they can be sent."""
         if self._clones is not None:
+            self._pump = pump
             pump.send_clones(
                 self._clones.program_fd, self._clones.address, self._clones.directory_fd
             )
@@ -59,9 +60,10 @@ class SendPath(Closing):
         level = logging.WARNING if refused else logging.INFO
         logger.log(level, "send path: %s (%s)", self.path, self.reason)
 
-    def path_of(self, interface: str) -> str:
-        """The send path of an interface."""
-        return PACKET if interface in self.given_up else self.path
+    def path_of(self, interface: int) -> str:
+        """The send path of an interface, by our number, as the pump has it now."""
+        clones = self._pump is not None and self._pump.sends_clones(interface)
+        return CLONES if clones else PACKET
 
     def on_given_up(self, interface: str | None, report: ClonesGivenUp) -> None:
         """Handles that the pump sends no clones any more, to one interface or at all."""
@@ -70,8 +72,7 @@ class SendPath(Closing):
             self.path, self.reason = PACKET, f"no clones any more: cannot run their program: {why}"
             logger.warning("send path: %s (%s)", self.path, self.reason)
             return
-        self.given_up[interface] = WHY[report.why].format(why)
-        logger.warning("%s: no clones are sent: %s", interface, self.given_up[interface])
+        logger.warning("%s: no clones are sent: %s", interface, WHY[report.why].format(why))
 
     def close(self) -> None:
         """Closes what clones need; the pump must have stopped."""

@@ -252,7 +252,7 @@ class Status:
             link="missing" if not now or not now.ifindex else "up" if now.up else "down",
             source=known_address(sources.ipv4),
             source6=known_address(sources.ipv6),
-            send=self._sending.path_of(name),
+            send=self._sending.path_of(number),
             virtual_hosts=len(states),
             master=states.count(MASTER),
             backup=states.count(BACKUP),

@@ -169,13 +169,17 @@ def test_the_words_of_the_verifier_are_part_of_the_reason(monkeypatch: pytest.Mo
 
 
 class Pump:
-    """Writes down what it is given."""
+    """Writes down what it is given; `failed`: interfaces whose trial failed."""
 
     def __init__(self) -> None:
         self.given: list[tuple[int, int, int]] = []
+        self.failed: set[int] = set()
 
     def send_clones(self, *what: int) -> None:
         self.given.append(what)  # type: ignore[arg-type]
+
+    def sends_clones(self, interface: int) -> bool:
+        return interface not in self.failed
 
 
 @root
@@ -184,7 +188,9 @@ def test_a_pump_is_given_the_program_where_clones_can_be_sent(wanted: str) -> No
     pump = Pump()
     with SendPath(wanted) as path:
         path.use(pump)  # type: ignore[arg-type]
-        assert path.path == path.path_of("eth0") == "clones"
+        assert path.path == path.path_of(0) == "clones"
+        pump.failed.add(1)
+        assert [path.path_of(number) for number in range(3)] == ["clones", "packet", "clones"]
         assert path.reason.startswith(f'daemon.send = "{wanted}"; ')
         ((program_fd, address, directory_fd),) = pump.given
         assert Loaded(Kind.SCHED_CLS, program_fd).run(bytes(70)).value == 0
@@ -198,6 +204,7 @@ def test_nothing_of_bpf_is_tried_with_a_packet_socket(monkeypatch: pytest.Monkey
     with SendPath("packet") as path:
         path.use(pump)  # type: ignore[arg-type]
         assert (path.path, path.reason) == ("packet", 'daemon.send = "packet"')
+        assert path.path_of(0) == "packet"
     assert pump.given == []
 
 
@@ -207,10 +214,9 @@ def test_what_the_pump_gives_up_is_logged_and_known(caplog: pytest.LogCaptureFix
         path.on_given_up("eth1", ClonesGivenUp(1, 1, "uncounted", 0))
         path.on_given_up("eth2", ClonesGivenUp(1, 2, "unread", errno.ENOENT))
         path.on_given_up("eth3", ClonesGivenUp(1, 3, "refused", errno.ENOBUFS))
-        assert [path.path_of(f"eth{number}") for number in range(4)] == ["clones", *["packet"] * 3]
         assert path.path == "clones"
         path.on_given_up(None, ClonesGivenUp(1, None, "run", errno.EPERM))
-        assert path.path == path.path_of("eth0") == "packet"
+        assert path.path == "packet"
         assert (
             path.reason == "no clones any more: cannot run their program: Operation not permitted"
         )

@@ -27,7 +27,7 @@ from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
 from carp_fast.pump._changes cimport (
     netlink_carry_out, netlink_put, netlink_put_route, netlink_template)
-from carp_fast.pump._clones cimport Run, clones_open
+from carp_fast.pump._clones cimport Clones, Run, TRIAL_FAILED, clones_open
 from carp_fast.pump._netlink cimport Netlink
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._reports cimport report_object
@@ -406,6 +406,16 @@ cdef class Pump:
         if self.running:
             raise RuntimeError("the pump is running")
         self.engine.set_pace(rate, at_once, in_all)
+
+    def sends_clones(self, interface=None) -> bool:
+        """Whether large batches are clones: in general, or to one interface, by our number.
+
+        An interface that was not tried yet counts as one that takes them.
+        """
+        cdef const Clones* clones = &self.state.clones
+        if interface is None:
+            return clones.on
+        return clones.on and clones.trials[<uint32_t>interface].state != TRIAL_FAILED
 
     def cover(self, str coverage) -> None:
         """Set how many genuine sources are in the genuine lane: "nobody", "some" or "all".
