@@ -194,10 +194,24 @@ cdef inline uint32_t interface_of(const Core* core, const Outgoing* frame) noexc
     return core.hosts[frame.slot].interface
 
 
+cdef uint32_t shape_of(Shape* shapes, uint32_t* shape_count, const Outgoing* frame) noexcept nogil:
+    """The shape of a frame, maybe a new one; SHAPES_MAX: there are too many."""
+    cdef uint32_t k = 0
+    while k < shape_count[0] and not (
+            shapes[k].length == frame.length and shapes[k].ethertype[0] == frame.bytes[12]
+            and shapes[k].ethertype[1] == frame.bytes[13]):
+        k += 1
+    if k == shape_count[0] and k < SHAPES_MAX:
+        shapes[k].length, shapes[k].count = frame.length, 0
+        shapes[k].ethertype[0], shapes[k].ethertype[1] = frame.bytes[12], frame.bytes[13]
+        shape_count[0] += 1
+    return k
+
+
 cdef uint32_t sort_frames(Clones* clones, Core* core, Outgoing* frames, uint32_t count,
                           Shape* shapes) noexcept nogil:
     """Set the way of each frame of a batch; how many shapes there are."""
-    cdef uint32_t i, k, interface, shape_count = 0
+    cdef uint32_t i, k, shape_count = 0
     cdef Outgoing* frame
     cdef int64_t now_ns = clock_ns(CLOCK_MONOTONIC) if clones.trials_waiting else 0
     cdef bint begins = count >= CLONES_MIN
@@ -205,22 +219,26 @@ cdef uint32_t sort_frames(Clones* clones, Core* core, Outgoing* frames, uint32_t
         frame = &frames[i]
         frame.error = NOT_SENT
         clones.ways[i] = WAY_PACKET
-        interface = interface_of(core, frame)
-        if frame.unicast or not takes_clones(clones, core, interface, now_ns, begins):
-            continue
-        k = 0
-        while k < shape_count and not (
-                shapes[k].length == frame.length and shapes[k].ethertype[0] == frame.bytes[12]
-                and shapes[k].ethertype[1] == frame.bytes[13]):
-            k += 1
-        if k == SHAPES_MAX:
-            continue
-        if k == shape_count:
-            shapes[k].length, shapes[k].count = frame.length, 0
-            shapes[k].ethertype[0], shapes[k].ethertype[1] = frame.bytes[12], frame.bytes[13]
-            shape_count += 1
-        shapes[k].count += 1
-        clones.ways[i] = <uint8_t>k
+        if not frame.unicast and takes_clones(clones, core, interface_of(core, frame), now_ns,
+                                              begins):
+            k = shape_of(shapes, &shape_count, frame)
+            if k < SHAPES_MAX:
+                shapes[k].count += 1
+                clones.ways[i] = <uint8_t>k
+    return shape_count
+
+
+cdef uint32_t sort_rest(Clones* clones, const Core* core, const Outgoing* frames, uint32_t count,
+                        Shape* shapes) noexcept nogil:
+    """The same for the frames that a trial in this batch did not take, if it has passed."""
+    cdef uint32_t i, k, shape_count = 0
+    for i in range(count):
+        if (clones.ways[i] == WAY_PACKET and not frames[i].unicast
+                and clones.trials[interface_of(core, &frames[i])].state == TRIAL_PASSED):
+            k = shape_of(shapes, &shape_count, &frames[i])
+            if k < SHAPES_MAX:
+                shapes[k].count += 1
+                clones.ways[i] = <uint8_t>k
     return shape_count
 
 
@@ -299,6 +317,15 @@ cdef void send_shape(Clones* clones, Core* core, Outgoing* frames, uint32_t coun
         send_slots(clones, core, frames, filled, length)
 
 
+cdef void send_shapes(Clones* clones, Core* core, Outgoing* frames, uint32_t count,
+                      const Shape* shapes, uint32_t shape_count, uint32_t least) noexcept nogil:
+    """Send the frames of every shape that has at least so many."""
+    cdef uint32_t k
+    for k in range(shape_count):
+        if clones.on and shapes[k].count >= least:
+            send_shape(clones, core, frames, count, <uint8_t>k, shapes[k].length)
+
+
 cdef void end_trials(Clones* clones, Core* core, const Outgoing* frames,
                      uint32_t count) noexcept nogil:
     """Judge the trials of this batch; of the frames chosen for them those count that were sent."""
@@ -322,17 +349,18 @@ cdef bint clones_send(Clones* clones, Core* core, Outgoing* frames, uint32_t cou
     tried, and no error was set.
     """
     cdef Shape shapes[SHAPES_MAX]
-    cdef uint32_t k, shape_count
+    cdef uint32_t shape_count
     if not clones.on or count < CLONES_MIN and not clones.trials_waiting:
         return False
     clones.refused = 0
     shape_count = sort_frames(clones, core, frames, count, shapes)
-    for k in range(shape_count):
-        # The frames of a trial may be few of each shape.
-        if clones.on and (shapes[k].count >= CLONES_MIN or clones.trials_begun):
-            send_shape(clones, core, frames, count, <uint8_t>k, shapes[k].length)
+    # The frames of a trial may be few of each shape.
+    send_shapes(clones, core, frames, count, shapes, shape_count,
+                1 if clones.trials_begun else CLONES_MIN)
     if clones.trials_begun:
         end_trials(clones, core, frames, count)
+        shape_count = sort_rest(clones, core, frames, count, shapes)
+        send_shapes(clones, core, frames, count, shapes, shape_count, CLONES_MIN)
     return True
 
 
