@@ -58,6 +58,7 @@ MODULES = (
     "pump._clones",
     "pump._environment",
     "pump._snapshots",
+    "pump._thread",
     "pump._pump",
     "bench._floor",
     "loadtest._sink",

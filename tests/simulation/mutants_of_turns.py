@@ -149,8 +149,8 @@ MUTANTS = (
         (
             (
                 "pump/_turn.pyx",
-                "        if at.at >= frames:\n",
-                "        if True:\n",
+                "        elif at.at >= frames:\n",
+                "        else:\n",
             ),
         ),
     ),

@@ -11,7 +11,7 @@ import os
 from collections import deque
 
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -36,7 +36,9 @@ from carp_fast.pump._snapshots cimport Records, Snapshot
 from carp_fast.pump._ring cimport ring_open
 from carp_fast.pump._socket cimport receive_prepare, send_prepare
 from carp_fast.pump._environment cimport (
-    ORDERS, PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, Socket, environment_open, run_due)
+    ORDERS, PumpState, Socket, environment_open)
+from carp_fast.pump._thread cimport (
+    pthread_t, pump_forget, pump_thread, start_thread, wait_and_run, watch_budget)
 from carp_fast.pump._turn cimport RECEIVERS_MAX, Turn, turn_add_receiver
 from carp_fast.engine._vhid cimport Address
 
@@ -48,90 +50,21 @@ cdef extern from "system.h" nogil:
     int CLOCK_MONOTONIC
     int EPOLL_CTL_ADD, EPOLLIN, EPOLL_CLOEXEC
     int TFD_NONBLOCK, TFD_CLOEXEC, EFD_NONBLOCK, EFD_CLOEXEC
-    int SCHED_OTHER, SCHED_FIFO, SCHED_RESET_ON_FORK, SIG_SETMASK, SIGXCPU, PRIO_PROCESS
-    long SYS_gettid
     struct epoll_event:
         uint32_t events
         int fd "data.fd"
-    struct sched_param:
-        int sched_priority
-    ctypedef struct sigset_t:
-        pass
-    ctypedef unsigned long pthread_t
-    ctypedef void (*sighandler_t)(int) noexcept nogil
     int epoll_create1(int flags)
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
-    int epoll_wait(int epfd, epoll_event* events, int count, int timeout)
     int timerfd_create(int clock, int flags)
     int eventfd(unsigned int value, int flags)
     ssize_t read(int fd, void* data, size_t length)
     ssize_t write(int fd, const void* data, size_t length)
     int close(int fd)
-    long syscall(long number)
-    int sched_setscheduler(int pid, int policy, const sched_param* param)
-    int setpriority(int which, unsigned int who, int priority)
-    int sigfillset(sigset_t* set)
-    int pthread_sigmask(int how, const sigset_t* set, sigset_t* old)
-    int pthread_create(pthread_t* thread, void* attributes, void* (*start)(void*) noexcept nogil,
-                       void* argument)
     int pthread_join(pthread_t thread, void** result)
-    sighandler_t signal(int number, sighandler_t handler)
 
 RECEIVER_WORDS = ("packet", "raw4", "raw6", "ring")
 SCHEDULING_WORDS = ("normal", "nice", "fifo")
 HOSTS_A_SNAPSHOT = 1000
-
-
-# --------------------------------------------------------------------------------------- the thread
-
-# For the handler of SIGXCPU, which has no argument: the pump that runs in real time, if any.
-cdef PumpState* real_time_pump = NULL
-
-
-cdef void on_budget_spent(int number) noexcept nogil:
-    """RLIMIT_RTTIME: the real-time thread ran too long without sleeping; make it a normal one.
-
-    Only async-signal-safe calls here.
-    """
-    cdef sched_param parameters
-    parameters.sched_priority = 0
-    if real_time_pump != NULL:
-        sched_setscheduler(real_time_pump.thread_id, SCHED_OTHER, &parameters)
-        real_time_pump.lost_priority = True
-
-
-cdef void ask_for_scheduling(PumpState* pump) noexcept nogil:
-    """Try SCHED_FIFO at the lowest priority, then nice -20. Children do not inherit it."""
-    global real_time_pump
-    cdef sched_param parameters
-    parameters.sched_priority = 1
-    pump.thread_id = <int32_t>syscall(SYS_gettid)
-    if pump.wanted_scheduling == SCHEDULED_FIFO:
-        real_time_pump = pump
-        if sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &parameters) == 0:
-            pump.scheduling = SCHEDULED_FIFO
-            return
-    if pump.wanted_scheduling and setpriority(PRIO_PROCESS, <unsigned int>pump.thread_id, -20) == 0:
-        pump.scheduling = SCHEDULED_NICE
-
-
-cdef void wait_and_run(PumpState* pump, int timeout) noexcept nogil:
-    """Wait for the timer, an order or a frame, then run a turn."""
-    cdef epoll_event events[2 + RECEIVERS_MAX]
-    cdef uint64_t value
-    cdef int i, count = epoll_wait(pump.epoll_fd, events, 2 + RECEIVERS_MAX, timeout)
-    for i in range(count):
-        if events[i].fd == pump.timer_fd or events[i].fd == pump.order_fd:
-            read(events[i].fd, &value, sizeof(value))
-    run_due(pump)
-
-
-cdef void* pump_thread(void* argument) noexcept nogil:
-    cdef PumpState* pump = <PumpState*>argument
-    ask_for_scheduling(pump)
-    while not pump.stopping:
-        wait_and_run(pump, -1)
-    return NULL
 
 
 # ------------------------------------------------------------------------------------ for Python
@@ -139,19 +72,6 @@ cdef void* pump_thread(void* argument) noexcept nogil:
 cdef object system_error(int error):
     """An OSError with the text of its errno."""
     return OSError(error, os.strerror(error))
-
-
-cdef int start_thread(pthread_t* thread, void* (*start)(void*) noexcept nogil,
-                      void* argument) except -1:
-    """Start a thread that gets no signals. Raises OSError."""
-    cdef sigset_t all_signals, before
-    sigfillset(&all_signals)
-    pthread_sigmask(SIG_SETMASK, &all_signals, &before)
-    cdef int error = pthread_create(thread, NULL, start, argument)
-    pthread_sigmask(SIG_SETMASK, &before, NULL)
-    if error:
-        raise system_error(error)
-    return 0
 
 
 cdef int add_to_epoll(int epoll_fd, int fd) except -1:
@@ -251,12 +171,10 @@ cdef class Pump:
             add_to_epoll(state.epoll_fd, state.sockets[i].fd)
 
     def __dealloc__(self):
-        global real_time_pump
         if self.state == NULL:
             return
         self.halt()
-        if real_time_pump == self.state:
-            real_time_pump = NULL
+        pump_forget(self.state)
         for fd in (self.state.epoll_fd, self.state.timer_fd, self.state.order_fd,
                    self.state.report_fd, self.state.requests.work_fd):
             if fd >= 0:
@@ -296,8 +214,10 @@ cdef class Pump:
         self.state.stopping = False
         self.state.wanted_scheduling = SCHEDULING_WORDS.index(scheduling)
         if scheduling == "fifo":
-            signal(SIGXCPU, on_budget_spent)
-        start_thread(&self.thread, pump_thread, self.state)
+            watch_budget()
+        error = start_thread(&self.thread, pump_thread, self.state)
+        if error:
+            raise system_error(error)
         self.running = True
 
     def start_netlink(self, str scheduling="nice") -> None:
@@ -310,7 +230,9 @@ cdef class Pump:
             return
         self.state.requests.stopping = False
         self.state.requests.wants_priority = SCHEDULING_WORDS.index(scheduling) > 0
-        start_thread(&self.netlink_thread, requests_thread, &self.state.requests)
+        error = start_thread(&self.netlink_thread, requests_thread, &self.state.requests)
+        if error:
+            raise system_error(error)
         self.state.requests.running = True
 
     def stop(self) -> None:
