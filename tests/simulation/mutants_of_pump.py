@@ -154,9 +154,6 @@ MUTANTS = (
     Mutant(
         "routes that may be gone are not looked at",
         (("engine/_core.pxd", "    core.interfaces[number].routes_due = 1\n", ""),),
-        caught_by=(
-            OF_ROUTES + "test_routes_that_vanish_with_the_last_address_are_back_within_1_s",
-        ),
     ),
     Mutant(
         "lost answers are not noticed",

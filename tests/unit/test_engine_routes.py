@@ -187,6 +187,16 @@ def test_a_route_that_went_with_the_last_address_is_gone_when_it_is_removed() ->
     assert routed(node) == (0, False)
 
 
+def test_an_address_that_is_adopted_is_no_route_whatever_it_was() -> None:
+    node = later(router())
+    step_down(node, LATER_NS)
+    node.forget()
+    node.engine.adopt(0, *SIGNED[0], LATER_NS)
+    node.take(LATER_NS)
+    assert contents(node, "REMOVE_ADDRESSES") == [[EVERY[0]]]
+    assert contents(node, "REMOVE_ROUTES") == []
+
+
 def test_the_kind_survives_a_checkpoint() -> None:
     node = later(router())
     node.engine.set_by_route(0, True, LATER_NS)

@@ -415,6 +415,7 @@ cdef void adopt(Core* core, uint32_t slot, const Address* there, int64_t now_ns)
         if not mine.flags & HELD and vhid_same_address(mine, there):
             mine.flags = <uint8_t>(mine.flags & ~<uint32_t>(FOREIGN | FAILED | LOST
                                                             | LOST_WITH_OURS)) | HELD
+            mine.routed = 0
             host.held += 1
             engine_ask(core, &core.change, slot, 0)
 

@@ -183,7 +183,7 @@ cdef void netlink_carry_out(Netlink* netlink) noexcept nogil:
     cdef uint32_t i
     cdef int error = ENOBUFS
     cdef bint lost = False
-    netlink.existing.ifindex = 0
+    netlink.existing.ifindex = netlink.existing.routes = 0
     netlink.promoted_count = 0
     for i in range(netlink.count):
         if takes_others(&netlink.changes[i]) and (
