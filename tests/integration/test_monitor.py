@@ -105,7 +105,6 @@ class Watch:
         self.reports: list[Interface] = []
         self.removed: list[tuple[str, str, int]] = []
         self.order: list[str] = []
-        self.routes: list[str] = []
         self.readings: list[dict[str, Interface]] = []
         self._news = asyncio.Event()
         self.monitor = LinkMonitor(
@@ -115,7 +114,6 @@ class Watch:
             self._on_address_removed,
             ignore_port,
             on_overrun=self._on_overrun,
-            on_route_removed=self._on_route_removed,
             **options,
         )
 
@@ -127,10 +125,6 @@ class Watch:
     def _on_address_removed(self, name: str, address: bytes, prefixlen: int) -> None:
         self.removed.append((name, str(ip_address(address)), prefixlen))
         self.order.append("removed")
-        self._news.set()
-
-    def _on_route_removed(self, name: str) -> None:
-        self.routes.append(name)
         self._news.set()
 
     def _on_overrun(self, reading: dict[str, Interface]) -> None:
@@ -538,21 +532,6 @@ def test_other_names_after_a_reload(namespace: str) -> None:
         assert watch.of("v0") == []
         watch.monitor.set_names(["v0", "v1"])
         await watch.until_addresses("v0", "192.0.2.1")
-
-    watched(scene, ["v0"])
-
-
-def test_local_routes_of_ours_that_others_remove_once_that_is_asked_for(namespace: str) -> None:
-    ours = "local 192.0.2.9/32 dev v0 table local proto 112 scope host"
-
-    async def scene(watch: Watch) -> None:
-        for routes in (False, True):
-            watch.monitor.set_names(["v0"], routes=routes)
-            ip(f"route add {ours}", "route add local 192.0.2.8/32 dev v0 table local scope host")
-            ip(f"route del {ours}", "route del local 192.0.2.8/32 dev v0 table local")
-            ip(f"addr add 192.0.2.{1 + routes}/24 dev v0")
-            await watch.until_addresses("v0", *[f"192.0.2.{1 + n}" for n in range(1 + routes)])
-            assert watch.routes == routes * ["v0"]
 
     watched(scene, ["v0"])
 

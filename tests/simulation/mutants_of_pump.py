@@ -152,6 +152,14 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "an announcement in parts begins again with each",
+        (("engine/_actions.pyx", "    core.hosts[slot].announce_from = at\n", ""),),
+        caught_by=(
+            "unit/test_engine_announcements.py"
+            "::test_a_host_with_more_addresses_than_go_at_once_pauses_between",
+        ),
+    ),
+    Mutant(
         "routes that may be gone are not looked at",
         (("engine/_core.pxd", "    core.interfaces[number].routes_due = 1\n", ""),),
     ),
