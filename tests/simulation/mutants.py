@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from tests.simulation import (
+    mutants_of_clones,
     mutants_of_elections,
     mutants_of_frames,
     mutants_of_pump,
@@ -51,6 +52,7 @@ MUTANTS = (
     *mutants_of_frames.MUTANTS,
     *mutants_of_turns.MUTANTS,
     *mutants_of_pump.MUTANTS,
+    *mutants_of_clones.MUTANTS,
 )
 SUITES = {
     "unit": [str(path.relative_to(ROOT)) for glob in CONCERNED for path in UNIT.glob(glob)],
