@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EAGAIN, EPERM
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ from carp_fast.net.kernel import (
     RTM_GETADDR,
     RTM_NEWADDR,
     RTM_NEWLINK,
+    RTM_NEWROUTE,
 )
 from carp_fast.pump._pump import Pump
 from tests.support.segment import ip
@@ -213,7 +215,7 @@ def test_an_answer_to_a_change_is_none_about_promote_secondaries(
 # ------------------------------------------------------------------------------ the pump and a look
 
 
-def host(*which: bytes, advbase: int = 0, advskew: int = 1) -> PreparedHost:
+def host(*which: bytes, advbase: int = 0, advskew: int = 1, **keys: Any) -> PreparedHost:
     """A virtual host that is MASTER in a moment, unless its interval is long."""
     every = [(each, 24) for each in which]
     return PreparedHost(
@@ -225,6 +227,7 @@ def host(*which: bytes, advbase: int = 0, advskew: int = 1) -> PreparedHost:
         advbase=advbase,
         advskew=advskew,
         dead_ratio=1,
+        **keys,
     )
 
 
@@ -316,3 +319,53 @@ def test_a_change_that_no_longer_applies_is_not_sent(
     else:
         run_until(pump, found, lambda: OURS in kernel.added())
     assert set(kernel.added()) <= {OURS}
+
+
+# ------------------------------------------------------------------------------------ how many
+
+
+def batches(kernel: Kernel, kind: int) -> list[int]:
+    """How many messages of a kind each datagram so far has, in order."""
+    found: list[int] = []
+    try:
+        while True:
+            datagram, at, count = kernel.end.recv(1 << 20, socket.MSG_DONTWAIT), 0, 0
+            while at < len(datagram):
+                length, this, *_ = HEADER.unpack_from(datagram, at)
+                count += this == kind
+                at += (length + 3) & ~3
+            found += [count] if count else []
+    except BlockingIOError:
+        return found
+
+
+def batches_of(kernel: Kernel, pump: Pump, first: PreparedHost, kind: int, count: int) -> list[int]:
+    """The batches in which a virtual host's `count` changes are sent."""
+    sent: list[int] = []
+
+    def has_all() -> bool:
+        sent.extend(batches(kernel, kind))
+        return sum(sent) >= count
+
+    pump.start_netlink("normal")
+    begin(pump, first)
+    run_until(pump, [], has_all)
+    return sent
+
+
+def test_a_batch_has_eight_ipv6_addresses_at_most_and_few_at_first(
+    kernel: Kernel, pump: Pump
+) -> None:
+    """One may take milliseconds, and the kernel's lock is held meanwhile."""
+    texts = [ip(f"2001:db8::{n:x}") for n in range(1, 61)]
+    first = host(*texts, source6=ip("fe80::9"))
+    sent = batches_of(kernel, pump, first, RTM_NEWADDR, len(texts))
+    assert sent[0] == 3
+    assert max(sent) <= 8
+
+
+def test_a_batch_has_many_routes_from_the_first(kernel: Kernel, pump: Pump) -> None:
+    texts = [bytes((10, 9, 2, n)) for n in range(1, 201)]
+    sent = batches_of(kernel, pump, host(*texts, by_route=True), RTM_NEWROUTE, len(texts))
+    assert sent[0] == 64
+    assert max(sent) <= 128
