@@ -370,13 +370,19 @@ def arrived(host: Host) -> int:
 
 
 @pytest.mark.alone
-def test_a_daemon_takes_over_while_strangers_flood_it(lab_factory: Callable[..., Lab]) -> None:
+@pytest.mark.parametrize("path", ["packet", "ring"])
+def test_a_daemon_takes_over_while_strangers_flood_it(
+    lab_factory: Callable[..., Lab], path: str
+) -> None:
     lab = lab_factory(hosts=("a", "b", "c"), segments=1, medium="bridge")
     a, b, c = lab.hosts
     table = {"interface": "s1", "vhid": 1, "addresses": ["10.1.1.1/32"]}
     master = start_daemon(a, write_configuration(lab.directory, "a", [{**table, "advskew": 0}]))
     master.wait_state("MASTER", DEADLINE_S)
-    backup = start_daemon(b, write_configuration(lab.directory, "b", [{**table, "advskew": 100}]))
+    file = write_configuration(
+        lab.directory, "b", [{**table, "advskew": 100}], daemon={"receive": path}
+    )
+    backup = start_daemon(b, file)
     wait_for(
         lambda: backup.counters("s1", 1)["advertisements_heard"] >= 3, DEADLINE_S, "heard thrice"
     )

@@ -15,6 +15,7 @@ REQUESTS = "pump/_requests.pyx"
 ORDERS, RECEIVE = "engine/_orders.pyx", "engine/_receive.pyx"
 ACTIONS, TRANSITIONS = "engine/_actions.pyx", "engine/_transitions.pyx"
 OF_ROUTES = "integration/test_daemon_routes.py::"
+RING, OF_RINGS = "pump/_ring.pyx", "unit/test_ring.py::"
 OF_NETLINK = "unit/test_netlink.py::"
 OF_A_BUSY_KERNEL = "unit/test_engine_busy_kernel.py::"
 
@@ -31,6 +32,46 @@ MUTANTS = (
         caught_by=(
             "integration/test_pump_sockets.py::test_silence_counts_only_as_far_as_a_socket_was_read",
         ),
+    ),
+    Mutant(
+        "a frame that is being written to a ring does not hold silence back",
+        (
+            (
+                TURN,
+                "heard_until_ns = since_ns if intake.blocked else until_ns",
+                "heard_until_ns = until_ns",
+            ),
+        ),
+        caught_by=(f"{OF_RINGS}test_silence_proves_nothing_while_a_frame_is_being_written",),
+    ),
+    Mutant(
+        "no frame of a ring wakes the pump",
+        ((ENVIRONMENT, "came |= ring_watch(&socket.ring)", "pass"),),
+        caught_by=(
+            f"{OF_RINGS}test_a_pump_sleeps_until_a_frame_wakes_it_and_then_reads_every_tick",
+        ),
+    ),
+    Mutant(
+        "what woke the pump stays in the socket of a ring",
+        ((ENVIRONMENT, "        while take_waking(socket.fd):\n", "        while False:\n"),),
+        caught_by=(
+            f"{OF_RINGS}test_a_pump_sleeps_until_a_frame_wakes_it_and_then_reads_every_tick",
+        ),
+    ),
+    Mutant(
+        "the slots of a ring's last batch are kept",
+        ((ENVIRONMENT, "            ring_give_back(&socket.ring)\n", "            pass\n"),),
+        caught_by=(f"{OF_RINGS}test_more_frames_than_a_batch_are_all_read",),
+    ),
+    Mutant(
+        "a frame of a ring is read before it is published",
+        ((RING, "        if ahead < 0:\n", "        if False:\n"),),
+        caught_by=(f"{OF_RINGS}test_a_frame_that_is_not_published_keeps_those_behind_it_back",),
+    ),
+    Mutant(
+        "what a ring drops is not noticed",
+        ((RING, "load_acquire(&ring.control.full) + ring.lost", "ring.lost"),),
+        caught_by=(f"{OF_RINGS}test_a_full_ring_is_reported_and_every_backup_waits_again",),
     ),
     Mutant(
         "the kernel's time of a frame is not bounded below",

@@ -210,7 +210,6 @@ def test_one_frame_is_queued_to_wake_a_reader_that_watches(program: Program) -> 
     assert program.run(other) == 0, "a frame that is not accepted wakes none"
     assert [program.run(four()) for _ in range(3)] == [1, 0, 0]
     assert len(program.reader.read()) == 3, "all three are in the ring"
-    assert program.reader.wakings() == 1
     program.reader.watch()
     program.reader.ignore()
     assert program.run(four()) == 0

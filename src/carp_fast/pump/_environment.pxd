@@ -32,6 +32,7 @@ cdef struct Socket:             # the socket of a receiver of the turn
     uint8_t kind                # a ReceiverKind
     uint32_t dropped            # by a raw socket, until the last call
     Ring ring                   # of RECEIVE_RING
+    bint woken                  # ... its socket has what woke the pump
 
 cdef struct PumpState:
     Turn turn
@@ -59,4 +60,5 @@ cdef struct PumpState:
     Requests requests           # for addresses
 
 cdef void environment_open(PumpState* pump, Core* core) noexcept nogil
+cdef void note_woken(PumpState* pump, int fd) noexcept nogil
 cdef void run_due(PumpState* pump) noexcept nogil

@@ -29,7 +29,7 @@ from carp_fast.pump._requests cimport (
     requests_take)
 from carp_fast.pump._ring cimport (
     RingSlot, ring_begin, ring_drops, ring_give_back, ring_ignore, ring_is_blocked, ring_next,
-    ring_wakings, ring_watch)
+    ring_watch)
 from carp_fast.pump._socket cimport (
     Arrival, BATCH, RECEIVE_RING, SendBatch, receive_batch, send_batch, send_put, send_put_raw,
     socket_drops, take_waking)
@@ -136,9 +136,11 @@ cdef int receive_from_ring(PumpState* pump, Socket* socket, Intake* intake) noex
     cdef uint32_t number
     cdef uint64_t lost = ring.lost
     cdef int count = 0
-    # First: the ring has the frame, so it is never taken without a frame being read.
-    while ring_wakings(ring) and take_waking(socket.fd):
-        ring.wakings -= 1
+    if socket.woken:
+        # First: the ring has the frame, which is read then, or blocked by another one.
+        socket.woken = False
+        while take_waking(socket.fd):
+            pass
     ring_begin(ring)
     while count < BATCH:
         slot = ring_next(ring)
@@ -352,16 +354,23 @@ cdef bint watch(PumpState* pump, bint watching) noexcept nogil:
         socket = &pump.sockets[i]
         if socket.kind == RECEIVE_RING:             # its socket is always watched
             ring_give_back(&socket.ring)
-            if not watching:
-                ring_ignore(&socket.ring)
-            elif not socket.ring.watching:
+            if watching:
                 came |= ring_watch(&socket.ring)
+            elif pump.watching:
+                ring_ignore(&socket.ring)
         elif watching != pump.watching:
             event.events = EPOLLIN if watching else 0
             event.fd = socket.fd
             epoll_ctl(pump.epoll_fd, EPOLL_CTL_MOD, socket.fd, &event)
     pump.watching = watching
     return came
+
+
+cdef void note_woken(PumpState* pump, int fd) noexcept nogil:
+    """A descriptor that is not the pump's own is readable: the socket of a receiver."""
+    cdef uint32_t i
+    for i in range(pump.turn.receiver_count):
+        pump.sockets[i].woken |= pump.sockets[i].fd == fd
 
 
 cdef void run_due(PumpState* pump) noexcept nogil:

@@ -30,8 +30,6 @@ cdef struct Ring:
     uint64_t end                # the slots reserved when reading began
     uint64_t lost               # frames that were overwritten or could not be read
     uint64_t told               # of control.full and `lost`, at the last call of ring_drops()
-    uint32_t wakings            # frames that are in the socket, or will be, to wake the reader
-    bint watching
 
 cdef int ring_open(Ring* ring, tuple memory) except -1
 cdef void ring_begin(Ring* ring) noexcept nogil
@@ -41,4 +39,3 @@ cdef bint ring_is_blocked(const Ring* ring) noexcept nogil
 cdef uint32_t ring_drops(Ring* ring) noexcept nogil
 cdef bint ring_watch(Ring* ring) noexcept nogil
 cdef void ring_ignore(Ring* ring) noexcept nogil
-cdef uint32_t ring_wakings(Ring* ring) noexcept nogil

@@ -75,28 +75,13 @@ cdef uint32_t ring_drops(Ring* ring) noexcept nogil:
 
 cdef bint ring_watch(Ring* ring) noexcept nogil:
     """Let the next frame wake the reader; True: one came meanwhile, and may have woken none."""
-    if exchange_32(&ring.control.watching, 1) == 0 and ring.watching:
-        ring.wakings += 1
-    ring.watching = True
+    exchange_32(&ring.control.watching, 1)
     return load_acquire(&ring.control.head) != ring.next
 
 
 cdef void ring_ignore(Ring* ring) noexcept nogil:
-    """Let no frame wake the reader any more."""
-    if ring.watching and exchange_32(&ring.control.watching, 0) == 0:
-        ring.wakings += 1
-    ring.watching = False
-
-
-cdef uint32_t ring_wakings(Ring* ring) noexcept nogil:
-    """How many frames are in the socket to wake the reader, or will be in a moment.
-
-    The caller takes them out, before it reads the ring, and subtracts them from `wakings`.
-    """
-    if ring.watching and load_acquire_32(&ring.control.watching) == 0:
-        ring.watching = False
-        ring.wakings += 1
-    return ring.wakings
+    """Let no frame wake the reader any more; one may be doing so at this moment."""
+    exchange_32(&ring.control.watching, 0)
 
 
 cdef class RingReader:
@@ -139,7 +124,3 @@ cdef class RingReader:
     def ignore(self) -> None:
         """Let no frame wake the reader."""
         ring_ignore(&self.ring)
-
-    def wakings(self) -> int:
-        """How many frames the socket has or will have."""
-        return ring_wakings(&self.ring)

@@ -6,7 +6,8 @@ ordinary thread and goes on.
 
 from libc.stdint cimport int32_t, uint64_t
 
-from carp_fast.pump._environment cimport PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, run_due
+from carp_fast.pump._environment cimport (
+    PumpState, SCHEDULED_FIFO, SCHEDULED_NICE, note_woken, run_due)
 from carp_fast.pump._turn cimport RECEIVERS_MAX
 
 cdef extern from "system.h" nogil:
@@ -81,6 +82,8 @@ cdef void wait_and_run(PumpState* pump, int timeout) noexcept nogil:
     for i in range(count):
         if events[i].fd == pump.timer_fd or events[i].fd == pump.order_fd:
             read(events[i].fd, &value, sizeof(value))
+        else:
+            note_woken(pump, events[i].fd)
     run_due(pump)
 
 
