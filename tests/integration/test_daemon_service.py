@@ -354,7 +354,8 @@ HOST_COUNTERS = {
     "family_silent",
 }
 ADDITIONS = {
-    "daemon": {"pump"},
+    "daemon": {"pump", "send", "send_reason"},
+    "interface": {"send"},
     "virtual_host": {
         "addresses_held",
         "address_problems",
