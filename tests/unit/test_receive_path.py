@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from carp_fast.cli import main
 from carp_fast.config.load import load
 from carp_fast.daemon import receiving
 from carp_fast.daemon.limits import Kernel
@@ -112,6 +114,21 @@ def test_the_memory_of_rings_is_part_of_the_plan(
         ("packet", 0) if capable else ("ring", ring_bytes(1.0))
     )
     assert "of a VLAN or on another interface" in made.uncounted
+
+
+def test_check_shows_the_path_and_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "may_use_bpf", lambda: False)
+    path = tmp_path / "carp.toml"
+    path.write_text(TEXT)
+    path.chmod(0o600)
+    result = CliRunner().invoke(main.main, ["check", "-c", str(path)])
+    assert result.exit_code == 0, result.output
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("eth0")]
+    assert "ring" in row
+    size = ring_bytes(1.0) / (1 << 20)
+    assert f"memory: {size:.1f} MiB for frames received" in result.stdout
 
 
 @pytest.mark.parametrize(
