@@ -14,6 +14,7 @@ from pathlib import Path
 from carp_fast.control.protocol import ControlError
 from carp_fast.lab.lab import wait_for
 from tests.chaos.case import Run, case
+from tests.chaos.programs import SECOND
 from tests.chaos.world import World
 
 F_SETPIPE_SZ, PIPE_BYTES = 1031, 4096
@@ -328,8 +329,11 @@ def status_storm(run: Run) -> None:
 
 @case(quick=True)
 def pump_in_loop(run: Run) -> None:
-    """`pump = "loop"`, without a thread of its own: the master is killed, and started again."""
-    with World(run) as world:
+    """`pump = "loop"`, without a thread of its own: the master is killed, and started again.
+
+    Without a thread there is no priority: on a busy machine it may not run for half a second.
+    """
+    with World(run, tempo=SECOND) as world:
         world.start_pair(preempt=True, daemon={"pump": "loop"})
         world.limits.take_overs = 2
         world.kill("a")
