@@ -498,9 +498,9 @@ def test_after_an_overrun_everything_is_read_again(
     many = [f"10.0.{i}.{j}" for i in range(4) for j in range(1, 251)]
 
     async def scene(watch: Watch) -> None:
+        ours.request(RTM_NEWADDR, v0, ["203.0.113.1"], OURS)  # first: two may be too many already
         other.request(RTM_NEWADDR, v1, ["198.51.100.1", "198.51.100.2"], 0)
         await watch.until_addresses("v1", "198.51.100.1", "198.51.100.2")
-        ours.request(RTM_NEWADDR, v0, ["203.0.113.1"], OURS)
         # The buffer holds a few messages: the rest is dropped, now and while the thread catches up.
         reads.clear()
         other.request(RTM_NEWADDR, v0, many, 0)
