@@ -30,6 +30,7 @@ from carp_fast.simulate._sending cimport note_hindered
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_begin, machine_forget, machine_step, order_packed, order_push)
 from carp_fast.pump._turn cimport BATCH_MAX, BETWEEN, CHANGES_MAX
+from carp_fast.engine._upkeep cimport routes_of
 from carp_fast.engine._vhid cimport BACKUP
 from carp_fast.engine._wheel cimport NOBODY, power_of_two
 
@@ -181,8 +182,12 @@ cdef void remove_address(World* world, Machine* machine, const Fault* fault) noe
         order_later(world, machine, ORDER_VERIFY, fault.slot, 0)
 
 
-cdef inline bint leaves_route(const Slot* slot, uint32_t which) noexcept nogil:
-    return slot.right.configured.by_route and slot.right.block.addresses[which].family == 4
+cdef inline bint leaves_route(const World* world, const Machine* machine, uint32_t slot,
+                              uint32_t which) noexcept nogil:
+    """Whether a route is left: not where its engine never had any, and does not look for them."""
+    cdef const Slot* known = &machine.slots[slot]
+    return (known.right.configured.by_route and known.right.block.addresses[which].family == 4
+            and routes_of(&machine.core, world.slot_segment[slot]))
 
 
 cdef void leave_address(World* world, Machine* machine, const Fault* fault) noexcept nogil:
@@ -191,7 +196,9 @@ cdef void leave_address(World* world, Machine* machine, const Fault* fault) noex
     if (machine.running and slot.right != NULL and slot.kernel[fault.value] == ABSENT
             and machine.nics[world.slot_segment[fault.slot]].ifindex
             and machine.core.hosts[fault.slot].state == BACKUP):
-        slot.kernel[fault.value] = OUR_ROUTE if leaves_route(slot, <uint32_t>fault.value) else OURS
+        slot.kernel[fault.value] = OURS
+        if leaves_route(world, machine, fault.slot, <uint32_t>fault.value):
+            slot.kernel[fault.value] = OUR_ROUTE
         slot.disturbed = True
         order_later(world, machine, ORDER_VERIFY, fault.slot, 0)
 
