@@ -179,8 +179,9 @@ MUTANTS = (
         (
             (
                 CHANGES,
-                "        if found == FOUND_NONE and change.done and change.error == EEXIST:\n",
-                "        if False:\n",
+                "    if change.routed and found == FOUND_NONE and change.done and"
+                " change.error == EEXIST:\n",
+                "    if False:\n",
             ),
         ),
         caught_by=(OF_ROUTES + "test_what_another_program_has_is_left_alone",),

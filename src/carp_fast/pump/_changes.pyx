@@ -14,7 +14,7 @@ from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EEXIST, EINTR, ENOBUFS, ENODEV, E
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from carp_fast.pump._existing cimport address_size, netlink_whose, netlink_whose_route
+from carp_fast.pump._existing cimport address_size, netlink_whose
 from carp_fast.pump._netlink cimport (
     ACKNOWLEDGEMENT_ROOM, Change, CHANGES, Found, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS,
     FOUND_UNKNOWN, ifaddrmsg, MESSAGE_ROOM, Netlink, nlattr, nlmsgerr, nlmsghdr, OWN_PROTOCOL,
@@ -210,13 +210,9 @@ cdef void settle(Netlink* netlink, Change* change) noexcept nogil:
     if change.done and (change.error == 0 or change.error == ENODEV
                         or change.error == (0 if change.added else EADDRNOTAVAIL)):
         return
-    if change.routed:
-        found = netlink_whose_route(netlink, change.ifindex, change.address)
-        if found == FOUND_NONE and change.done and change.error == EEXIST:
-            return                              # an address, maybe elsewhere, or a foreign route
-    else:
-        found = netlink_whose(netlink, change.ifindex, change.family, change.prefixlen,
-                              change.address)
+    found = netlink_whose(netlink, change)
+    if change.routed and found == FOUND_NONE and change.done and change.error == EEXIST:
+        return                                  # an address, maybe elsewhere, or a foreign route
     if not change.done:
         change.error = EAGAIN
     if found == FOUND_UNKNOWN:

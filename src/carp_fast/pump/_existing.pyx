@@ -7,16 +7,16 @@ while there are no policy rules: 85 ms for a million. Uses no engine and no cloc
 
 from libc.errno cimport E2BIG, EAGAIN, EBUSY, EINTR, ENOBUFS, ENODEV, ENOENT, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from carp_fast.pump._netlink cimport (
-    ATTEMPTS, attribute_in, CHANGES, DUMP_ROOM, Existing, Found, FOUND_FOREIGN, FOUND_NONE,
-    FOUND_OURS, FOUND_ROOM, FOUND_UNKNOWN, FOUND_UNMARKED, FoundAddress, ifaddrmsg, LOOK_PARTS,
-    Netlink, nlattr, nlmsghdr, OWN_PROTOCOL, rtmsg, send_message)
+    ATTEMPTS, attribute_in, begin_request, Change, DUMP_ROOM, Existing, Found, FOUND_FOREIGN,
+    FOUND_NONE, FOUND_OURS, FOUND_ROOM, FOUND_UNKNOWN, FOUND_UNMARKED, FoundAddress, ifaddrmsg,
+    LOOK_PARTS, Netlink, nlattr, nlmsghdr, OWN_PROTOCOL, rtmsg, send_message)
 
 cdef extern from "system.h" nogil:
     int AF_INET, AF_INET6, MSG_DONTWAIT
-    int NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_ERROR, NLMSG_DONE
+    int NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_ERROR, NLMSG_DONE
     int RTM_NEWADDR, RTM_GETADDR, IFA_ADDRESS, IFA_LOCAL, NLA_TYPE_MASK
     int RTM_NEWROUTE, RTM_GETROUTE, RT_TABLE_LOCAL, RTN_LOCAL, RTA_DST, RTA_OIF
     ssize_t recv(int fd, void* data, size_t length, int flags)
@@ -94,45 +94,34 @@ cdef Found netlink_found_route(const Existing* existing, const uint8_t* address)
     return FOUND_OURS
 
 
-cdef Found netlink_whose(Netlink* netlink, int32_t ifindex, uint8_t family, uint8_t prefixlen,
-                         const uint8_t* address) noexcept nogil:
-    """The origin of an address; looks at its interface, unless this batch did so last."""
+cdef Found netlink_whose(Netlink* netlink, const Change* change) noexcept nogil:
+    """The origin of what a change is about, an address or a local route of ours; looks at its
+    interface, unless this batch did so last.
+    """
     cdef Existing* existing = &netlink.existing
     cdef Found found = FOUND_UNKNOWN
     cdef uint32_t parts = 1
     cdef int error = E2BIG
-    if existing.ifindex == ifindex:
-        found = netlink_found(netlink, existing, family, prefixlen, address)
+    if existing.ifindex == change.ifindex:
+        found = found_for(netlink, change)
         parts = existing.parts
     while found == FOUND_UNKNOWN and error == E2BIG and parts <= LOOK_PARTS:
-        error = netlink_look(netlink, existing, ifindex, part_of(family, address, parts), parts,
-                             existing.routes)
+        error = netlink_look(netlink, existing, change.ifindex,
+                             part_of(change.family, change.address, parts), parts,
+                             change.routed or existing.routes)
         if error == ENODEV:
             return FOUND_NONE
         if not error:
-            found = netlink_found(netlink, existing, family, prefixlen, address)
+            found = found_for(netlink, change)
         parts *= 2
     return found
 
 
-cdef Found netlink_whose_route(Netlink* netlink, int32_t ifindex,
-                               const uint8_t* address) noexcept nogil:
-    """Whether there is a local route of ours; looks as netlink_whose() does."""
-    cdef Existing* existing = &netlink.existing
-    cdef Found found = FOUND_UNKNOWN
-    cdef uint32_t parts = 1
-    cdef int error = E2BIG
-    if existing.ifindex == ifindex:
-        found = netlink_found_route(existing, address)
-        parts = existing.parts
-    while found == FOUND_UNKNOWN and error == E2BIG and parts <= LOOK_PARTS:
-        error = netlink_look(netlink, existing, ifindex, part_of(4, address, parts), parts, True)
-        if error == ENODEV:
-            return FOUND_NONE
-        if not error:
-            found = netlink_found_route(existing, address)
-        parts *= 2
-    return found
+cdef inline Found found_for(const Netlink* netlink, const Change* change) noexcept nogil:
+    if change.routed:
+        return netlink_found_route(&netlink.existing, change.address)
+    return netlink_found(netlink, &netlink.existing, change.family, change.prefixlen,
+                         change.address)
 
 
 cdef int netlink_look(Netlink* netlink, Existing* existing, int32_t ifindex, uint32_t part,
@@ -164,24 +153,14 @@ cdef int netlink_look(Netlink* netlink, Existing* existing, int32_t ifindex, uin
 
 cdef int ask_for_addresses(Netlink* netlink, int32_t ifindex) noexcept nogil:
     cdef AddressRequest request
-    memset(&request, 0, sizeof(request))
-    netlink.sequence += CHANGES
-    request.header.nlmsg_len = sizeof(request)
-    request.header.nlmsg_type = <unsigned short>RTM_GETADDR
-    request.header.nlmsg_flags = <unsigned short>(NLM_F_REQUEST | NLM_F_DUMP)
-    request.header.nlmsg_seq = netlink.sequence
+    begin_request(netlink, &request.header, sizeof(request), RTM_GETADDR, NLM_F_DUMP)
     request.body.ifa_index = <unsigned int>ifindex
     return send_message(netlink, &request, sizeof(request))
 
 
 cdef int ask_for_routes(Netlink* netlink, int32_t ifindex) noexcept nogil:
     cdef RouteQuery request
-    memset(&request, 0, sizeof(request))
-    netlink.sequence += CHANGES
-    request.header.nlmsg_len = sizeof(request)
-    request.header.nlmsg_type = <unsigned short>RTM_GETROUTE
-    request.header.nlmsg_flags = <unsigned short>(NLM_F_REQUEST | NLM_F_DUMP)
-    request.header.nlmsg_seq = netlink.sequence
+    begin_request(netlink, &request.header, sizeof(request), RTM_GETROUTE, NLM_F_DUMP)
     request.body.rtm_family = <unsigned char>AF_INET
     request.body.rtm_table = <unsigned char>RT_TABLE_LOCAL
     request.body.rtm_protocol = OWN_PROTOCOL

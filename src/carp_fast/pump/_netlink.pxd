@@ -96,5 +96,7 @@ cdef struct Netlink:
     int32_t promoted[CHANGES]           # ifindexes where it was not 1
     int32_t promote_errors[CHANGES]     # errno of setting it; 0: it was set to 1
 
+cdef void begin_request(Netlink* netlink, nlmsghdr* header, size_t length, int kind,
+                        int flags) noexcept nogil
 cdef int send_message(Netlink* netlink, const void* data, size_t length) noexcept nogil
 cdef const nlattr* attribute_in(const uint8_t* data, size_t length, int wanted) noexcept nogil

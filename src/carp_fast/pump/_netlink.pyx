@@ -5,12 +5,24 @@ existing ones, _promotion.pyx sets promote_secondaries. Uses no engine and no cl
 """
 
 from libc.errno cimport EINTR, ENOBUFS, errno
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memset
 
 cdef extern from "system.h" nogil:
+    int NLM_F_REQUEST
     int NLA_TYPE_MASK
     ssize_t sendto(int fd, const void* data, size_t length, int flags, const void* to,
                    unsigned int tolen)
+
+
+cdef void begin_request(Netlink* netlink, nlmsghdr* header, size_t length, int kind,
+                        int flags) noexcept nogil:
+    """Clear a message of `length` bytes and fill in its header, with a number of its own."""
+    memset(header, 0, length)
+    netlink.sequence += CHANGES
+    header.nlmsg_len, header.nlmsg_type = <uint32_t>length, <unsigned short>kind
+    header.nlmsg_flags = <unsigned short>(NLM_F_REQUEST | flags)
+    header.nlmsg_seq = netlink.sequence
 
 
 cdef int send_message(Netlink* netlink, const void* data, size_t length) noexcept nogil:

@@ -5,15 +5,14 @@ Uses no engine and no clock.
 
 from libc.errno cimport EINTR, EPROTO, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t
-from libc.string cimport memset
 
 from carp_fast.pump._netlink cimport (
-    attribute_in, CHANGES, DUMP_ROOM, Netlink, nlattr, nlmsghdr, send_message)
+    attribute_in, begin_request, DUMP_ROOM, Netlink, nlattr, nlmsghdr, send_message)
 
 cdef extern from "system.h" nogil:
     struct ifinfomsg:
         int ifi_index
-    int AF_INET, MSG_DONTWAIT, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR
+    int AF_INET, MSG_DONTWAIT, NLM_F_ACK, NLMSG_ERROR
     int RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK
     int IFLA_AF_SPEC, IFLA_INET_CONF, IFLA_EXT_MASK
     int RTEXT_FILTER_SKIP_STATS, NLA_F_NESTED, IPV4_DEVCONF_PROMOTE_SECONDARIES
@@ -49,12 +48,7 @@ cdef void keep_secondaries(Netlink* netlink, int32_t ifindex) noexcept nogil:
     error = read_promotion(netlink, ifindex, &value)
     if error or value:
         return                                      # the interface is gone, as its addresses are
-    memset(&request, 0, sizeof(request))
-    netlink.sequence += CHANGES
-    request.header.nlmsg_len = sizeof(request)
-    request.header.nlmsg_type = <unsigned short>RTM_SETLINK
-    request.header.nlmsg_flags = <unsigned short>(NLM_F_REQUEST | NLM_F_ACK)
-    request.header.nlmsg_seq = netlink.sequence
+    begin_request(netlink, &request.header, sizeof(request), RTM_SETLINK, NLM_F_ACK)
     request.link.ifi_index = ifindex
     request.outer.nla_type = <unsigned short>(IFLA_AF_SPEC | NLA_F_NESTED)
     request.outer.nla_len = 4 * sizeof(nlattr) + 4
@@ -77,12 +71,7 @@ cdef int read_promotion(Netlink* netlink, int32_t ifindex, int* value) noexcept 
     """The interface's own promote_secondaries; 0 or an errno."""
     cdef LinkQuery request
     cdef int error
-    memset(&request, 0, sizeof(request))
-    netlink.sequence += CHANGES
-    request.header.nlmsg_len = sizeof(request)
-    request.header.nlmsg_type = <unsigned short>RTM_GETLINK
-    request.header.nlmsg_flags = <unsigned short>NLM_F_REQUEST
-    request.header.nlmsg_seq = netlink.sequence
+    begin_request(netlink, &request.header, sizeof(request), RTM_GETLINK, 0)
     request.link.ifi_index = ifindex
     request.mask.nla_type = <unsigned short>IFLA_EXT_MASK
     request.mask.nla_len = sizeof(nlattr) + 4
