@@ -49,7 +49,7 @@ def take_hosts(opened: Opened, configuration: config.Configuration, held: Held) 
     for number, name in enumerate(hosts.names):  # before anything there is removed
         opened.in_use.on_ifindex(number, known[name].ifindex)
     configured = by_interface(configuration.virtual_hosts)
-    left = _remove_leftovers(opened, known, configured, recorded)
+    left = _remove_leftovers(opened, there, known, configured, recorded)
     held.write(configured, left)
     return {name: without_marked(known[name]) for name in hosts.names}
 
@@ -86,6 +86,7 @@ def _log_configuration(opened: Opened, configuration: config.Configuration) -> N
 
 def _remove_leftovers(
     opened: Opened,
+    there: Known,
     known: Known,
     configured: dict[str, list[str]],
     recorded: dict[str, list[str]],
@@ -93,16 +94,16 @@ def _remove_leftovers(
     """Addresses that a crash of this configuration's daemon left are removed before BACKUP.
 
     Those of virtual hosts that another process has now are not touched: they have its mark.
+    `there`: every interface that exists; `known`: those of the configuration and the record.
     Returns those that could not be, by interface: they stay ours.
     """
     configured = opened.in_use.ours(configured)
     recorded = opened.in_use.ours(recorded)
-    every = read_interfaces()
     left: list[addresses.Leftover] = list(addresses.leftovers(known.values(), configured, recorded))
     lost = [name for name, interface in known.items() if not interface.ifindex]
     if lost:
-        left += addresses.strays(every.values(), lost, configured, recorded)
-    left += addresses.leftover_routes(every.values(), lost, configured, recorded)
+        left += addresses.strays(there.values(), lost, configured, recorded)
+    left += addresses.leftover_routes(there.values(), lost, configured, recorded)
     if not left:
         return {}
     errors = opened.pump.remove_addresses(
