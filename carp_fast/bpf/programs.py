@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import logging
 import os
 import re
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from carp_fast.bpf.assembly import Program, assemble, instruction_at, listing
 from carp_fast.bpf.system import NAME, Command, bpf, name_of, refusal
 from carp_fast.closing import Closing
 from carp_fast.errors import CarpFastError
+
+logger = logging.getLogger(__name__)
 
 LICENCE = b"Dual BSD/GPL"
 LOG_BYTES, LOG_LINES = 1 << 20, 12
@@ -58,6 +63,21 @@ class BpfError(CarpFastError):
         first, *rest = str(self).splitlines()
         words = [line for line in rest if not line.startswith("processed ")]
         return f"{first}: {words[-1]}" if words else first
+
+
+@contextmanager
+def refused_as(kind: type[CarpFastError]) -> Iterator[None]:
+    """Raises refusals of the kernel as a `kind` whose text is the reason in one line.
+
+    The verifier's log goes to our log, at level debug.
+    """
+    try:
+        yield
+    except BpfError as error:
+        logger.debug("%s", error)
+        raise kind(error.line) from error
+    except OSError as error:
+        raise kind(refusal(error)) from error
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import os
 from pathlib import Path
 
@@ -41,12 +40,9 @@ from carp_fast.bpf.assembly import (
     store,
 )
 from carp_fast.bpf.maps import Array
-from carp_fast.bpf.programs import BpfError, Kind, Loaded
-from carp_fast.bpf.system import refusal
+from carp_fast.bpf.programs import Kind, Loaded
 from carp_fast.closing import Closing
 from carp_fast.errors import CarpFastError
-
-logger = logging.getLogger(__name__)
 
 NAME = "carp_fast_send"
 # As in pump/_clones.pxd: the number of frames, then slots of interface, result and frame. More
@@ -75,23 +71,17 @@ class Clones(Closing):
 
     def __init__(self) -> None:
         self._resources = contextlib.ExitStack()
-        with contextlib.ExitStack() as opened:
-            try:
-                # A few bytes more: without CAP_PERFMON the address behind the last slot, which is
-                # not used, must be within the value, too.
-                size = FRAMES_AT + FRAMES_A_RUN * SLOT_BYTES + 8
-                frames = opened.enter_context(Array(1, size, NAME))
-                program = opened.enter_context(
-                    programs.load(Kind.SCHED_CLS, clones_program(frames), NAME)
-                )
-                _try(program)
-                self.directory_fd = interfaces_directory()
-                opened.callback(os.close, self.directory_fd)
-            except BpfError as error:
-                logger.debug("%s", error)
-                raise ClonesError(error.line) from error
-            except OSError as error:
-                raise ClonesError(refusal(error)) from error
+        with contextlib.ExitStack() as opened, programs.refused_as(ClonesError):
+            # A few bytes more: without CAP_PERFMON the address behind the last slot, which is
+            # not used, must be within the value, too.
+            size = FRAMES_AT + FRAMES_A_RUN * SLOT_BYTES + 8
+            frames = opened.enter_context(Array(1, size, NAME))
+            program = opened.enter_context(
+                programs.load(Kind.SCHED_CLS, clones_program(frames), NAME)
+            )
+            _try(program)
+            self.directory_fd = interfaces_directory()
+            opened.callback(os.close, self.directory_fd)
             self.program_fd, self.address = program.fd, frames.address
             self._resources = opened.pop_all()
 

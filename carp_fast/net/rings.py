@@ -15,7 +15,6 @@ and counted in `full`, if the reader's `tail` is too far behind.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import struct
@@ -56,7 +55,7 @@ from carp_fast.bpf.assembly import (
     subtract,
 )
 from carp_fast.bpf.maps import Array
-from carp_fast.bpf.programs import BpfError, Kind
+from carp_fast.bpf.programs import Kind
 from carp_fast.bpf.system import refusal
 from carp_fast.closing import Closing
 from carp_fast.engine._lanes import LANE_WORDS
@@ -64,8 +63,6 @@ from carp_fast.engine._wheel import power_of_two
 from carp_fast.errors import CarpFastError
 from carp_fast.net.filters import ETHERTYPE_AT, EXTENSION_HEADERS, IPV6_AT, PROTOCOL4_AT, VLAN_ID
 from carp_fast.net.kernel import ETH_P_IP, ETH_P_IPV6, PACKET_OUTGOING, PROTOCOL_CARP
-
-logger = logging.getLogger(__name__)
 
 NAME = "carp_fast_ring"
 
@@ -276,22 +273,16 @@ class Rings(Closing):
         self._resources = contextlib.ExitStack()
         self._programs: dict[str, programs.Loaded] = {}
         self._maps: dict[str, tuple[Array, Array, Array]] = {}
-        with contextlib.ExitStack() as opened:
-            try:
-                words = INTERFACE_BITS // INTERFACES_A_WORD
-                self._interfaces = opened.enter_context(Array(words, 8, NAME))
-                for lane, count in slots.items():
-                    control = opened.enter_context(Array(1, CONTROL_BYTES, NAME))
-                    ring = opened.enter_context(Array(count, SLOT_BYTES, NAME))
-                    program = ring_program(control, ring, self._interfaces, may_reserve(count))
-                    loaded = programs.load(Kind.SOCKET_FILTER, program, NAME)
-                    self._programs[lane] = opened.enter_context(loaded)
-                    self._maps[lane] = control, ring, self._interfaces
-            except BpfError as error:
-                logger.debug("%s", error)
-                raise RingError(error.line) from error
-            except OSError as error:
-                raise RingError(refusal(error)) from error
+        with contextlib.ExitStack() as opened, programs.refused_as(RingError):
+            words = INTERFACE_BITS // INTERFACES_A_WORD
+            self._interfaces = opened.enter_context(Array(words, 8, NAME))
+            for lane, count in slots.items():
+                control = opened.enter_context(Array(1, CONTROL_BYTES, NAME))
+                ring = opened.enter_context(Array(count, SLOT_BYTES, NAME))
+                program = ring_program(control, ring, self._interfaces, may_reserve(count))
+                loaded = programs.load(Kind.SOCKET_FILTER, program, NAME)
+                self._programs[lane] = opened.enter_context(loaded)
+                self._maps[lane] = control, ring, self._interfaces
             self._resources = opened.pop_all()
 
     def maps(self, lane: str) -> tuple[Array, Array, Array]:
