@@ -31,7 +31,42 @@ SOURCE6 = ip("fe80::a")
 BOTH = ((ADDRESS, 32), (ADDRESS6, 128))
 
 
-class Stage:
+class Turns:
+    """A pump without a thread, run turn by turn; `reports`: what it has reported."""
+
+    pump: Pump
+    reports: list[Report]
+
+    def turn(self) -> None:
+        self.pump.run_due()
+        self.reports += self.pump.take_reports()
+
+    def run_until(self, holds: Callable[[], object], what: str) -> None:
+        """Runs a turn whenever there is something to do, until it holds after one."""
+        end_at = time.monotonic() + DEADLINE_S
+        while True:
+            self.turn()
+            if holds():
+                return
+            left_s = end_at - time.monotonic()
+            assert left_s > 0, f"not within {DEADLINE_S} s: {what}; {self.reports}"
+            select.select([self.pump.epoll_fd], [], [], left_s)
+
+    def host(self, slot: int = 0) -> HostCopy:
+        snapshot = self.pump.snapshot(slot, 1)
+        self.pump.mark()
+        self.turn()
+        ((_, fields),) = snapshot.hosts()
+        return fields
+
+    def counters(self) -> dict[str, int]:
+        snapshot = self.pump.snapshot_interfaces(1)
+        self.pump.mark()
+        self.turn()
+        return snapshot.counters()[0]
+
+
+class Stage(Turns):
     """A pump on host a, whose interface s1 has number 0; the far end is host b.
 
     `clones`: large batches are sent as clones; the calling thread is then in the host's namespace
@@ -72,7 +107,7 @@ class Stage:
             )
         self.mac = mac_of(host, interface)
         self.source = ip(host.address(1))
-        self.reports: list[Report] = []
+        self.reports = []
         self.set_interface(self.ifindex)
 
     def listen(self) -> Iterable[Any]:
@@ -94,34 +129,6 @@ class Stage:
         settings = {"interface": 0, "vhid": VHID, "addresses": BOTH, "passphrase": PASSPHRASE}
         self.pump.add(slot, PreparedHost(**{**settings, **keys}))
         self.pump.mark()
-
-    def turn(self) -> None:
-        self.pump.run_due()
-        self.reports += self.pump.take_reports()
-
-    def run_until(self, holds: Callable[[], object], what: str) -> None:
-        """Runs a turn whenever there is something to do, until it holds after one."""
-        end_at = time.monotonic() + DEADLINE_S
-        while True:
-            self.turn()
-            if holds():
-                return
-            left_s = end_at - time.monotonic()
-            assert left_s > 0, f"not within {DEADLINE_S} s: {what}; {self.reports}"
-            select.select([self.pump.epoll_fd], [], [], left_s)
-
-    def host(self, slot: int = 0) -> HostCopy:
-        snapshot = self.pump.snapshot(slot, 1)
-        self.pump.mark()
-        self.turn()
-        ((_, fields),) = snapshot.hosts()
-        return fields
-
-    def counters(self) -> dict[str, int]:
-        snapshot = self.pump.snapshot_interfaces(1)
-        self.pump.mark()
-        self.turn()
-        return snapshot.counters()[0]
 
     def kinds(self) -> list[type[Report]]:
         return [type(report) for report in self.reports]

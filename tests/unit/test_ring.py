@@ -9,17 +9,17 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from carp_fast.engine._prepared import PreparedHost
-from carp_fast.engine.copies import HostCopy
-from carp_fast.engine.reports import Report, SocketDropped
+from carp_fast.engine.reports import SocketDropped
 from carp_fast.net import addresses
 from carp_fast.pump._pump import Pump
 from carp_fast.pump._ring import RingReader
+from tests.support.pump_stage import Turns
 from tests.support.rings import PlainRing
 from tests.support.segment import ADDRESS, PASSPHRASE, VHID, advertisement, carp_header, ip
 from tests.support.segment import ipv4_frame as four
@@ -164,7 +164,7 @@ def test_a_reader_watches_until_it_ignores_frames() -> None:
 # ------------------------------------------------------------------------------------- in a pump
 
 
-class Stage:
+class Stage(Turns):
     """A pump with a ring for the common lane, and a pair of sockets in place of a packet socket."""
 
     def __init__(self, count: int = 1024) -> None:
@@ -180,7 +180,7 @@ class Stage:
             self.netlink.fileno(),
             addresses.templates(),
         )
-        self.reports: list[Report] = []
+        self.reports = []
         self.pump.set_interface(0, ifindex=1, up=True, mac=bytes(6), source=US)
 
     def add(self, **keys: Any) -> None:
@@ -198,33 +198,8 @@ class Stage:
         self.pump.mark()
         self.turn()
 
-    def turn(self) -> None:
-        self.pump.run_due()
-        self.reports += self.pump.take_reports()
-
-    def run_until(self, holds: Callable[[], object], what: str) -> None:
-        """Runs a turn whenever there is something to do, until it holds after one."""
-        end_at = time.monotonic() + DEADLINE_S
-        while True:
-            self.turn()
-            if holds():
-                return
-            left_s = end_at - time.monotonic()
-            assert left_s > 0, f"not within {DEADLINE_S} s: {what}; {self.reports}"
-            select.select([self.pump.epoll_fd], [], [], left_s)
-
-    def host(self) -> HostCopy:
-        snapshot = self.pump.snapshot(0, 1)
-        self.pump.mark()
-        self.turn()
-        ((_, fields),) = snapshot.hosts()
-        return fields
-
     def counters(self) -> dict[str, int]:
-        snapshot = self.pump.snapshot_interfaces(1)
-        self.pump.mark()
-        self.turn()
-        return {word: count for word, count in snapshot.counters()[0].items() if count}
+        return {word: count for word, count in super().counters().items() if count}
 
     def close(self) -> None:
         for each in (self.waker, self.socket, self.netlink):
