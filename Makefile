@@ -12,6 +12,7 @@ FLOOR_VENV := $(CURDIR)/build/floors/venv
 FLOOR_LIB := $(CURDIR)/build/floors/lib
 FLOOR_TESTS ?= tests/unit tests/scenarios tests/integration/test_monitor.py tests/integration/test_daemon_addresses.py
 JOBS ?= $(shell nproc)
+WORKERS ?= $(shell expr 3 \* $(JOBS))
 SOURCES := $(wildcard src/carp_fast/* src/carp_fast/*/*) setup.py
 PACKAGE := $(wildcard carp_fast/*.py carp_fast/*/*.py)
 SECONDS ?= 60
@@ -31,9 +32,9 @@ help:
 demo: $(VENV)/.built ## a master of 1,000 virtual hosts is killed, the take-over is measured (root)
 	$(PY) -m carp_fast demo
 
-# Tests mostly wait for elections: run several together, also on few cores.
+# Tests mostly wait for elections: several run together on a core.
 test: test-packages check ## check, then every test (as root: with network namespaces, ucarp, keepalived)
-	$(PY) -m pytest -n 4 --dist worksteal --durations=5 -m "not alone"
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=5 -m "not alone"
 	$(PY) -m pytest --durations=5 -m alone
 
 # cython-lint finds pycodestyle by PATH.

@@ -26,6 +26,7 @@ DEADLINE_S = 120.0
 TIMEOUT_S = 3 + 100 / 256
 GAP_MAX_S = TIMEOUT_S + 1
 PLOT = "figure.svg"
+PEERS = ("ucarp", "keepalived")
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
 
@@ -45,10 +46,11 @@ class Done:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Done]]:
     """carp-fast as JSON with a figure, the peers as tables: side by side, for they mostly wait."""
     directory = tmp_path_factory.mktemp("bench")
-    own = ["--daemon", "carp-fast", "--instances", "1,10", "--window", "2", "--json"]
+    ten = ["--instances", "10", "--window", "2"]
     words = {
-        "own": [*own, "--plot", str(directory / PLOT)],
-        "peers": ["--daemon", "ucarp,keepalived", "--instances", "10", "--window", "2", "--quick"],
+        "one": ["--daemon", "carp-fast", "--instances", "1", "--window", "2", "--quick", "--json"],
+        "ten": ["--daemon", "carp-fast", *ten, "--json", "--plot", str(directory / PLOT)],
+        **{peer: ["--daemon", peer, *ten, "--quick"] for peer in PEERS},
     }
     environment = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.parent)}
     started = {
@@ -77,12 +79,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Done]]:
             process.wait(DEADLINE_S)
 
 
-def test_carp_fast_is_measured(runs: dict[str, Done]) -> None:
-    done = runs["own"]
+def report_of(done: Done) -> Report:
     assert done.returncode == 0, done.stderr
-    report = msgspec.json.decode(done.stdout, type=Report)
-    assert [(row.virtual_hosts, row.notes) for row in report.rows] == [(1, []), (10, [])]
-    for row in report.rows:
+    return msgspec.json.decode(done.stdout, type=Report)
+
+
+def test_carp_fast_is_measured(runs: dict[str, Done]) -> None:
+    reports = [report_of(runs[name]) for name in ("one", "ten")]
+    rows = [row for report in reports for row in report.rows]
+    assert [(row.virtual_hosts, row.notes) for row in rows] == [(1, []), (10, [])]
+    for row in rows:
         assert row.master is not None
         assert row.backup is not None
         assert row.floor is not None
@@ -96,7 +102,7 @@ def test_carp_fast_is_measured(runs: dict[str, Done]) -> None:
 
 
 def test_the_take_over_is_seen(runs: dict[str, Done]) -> None:
-    report = msgspec.json.decode(runs["own"].stdout, type=Report)
+    report = report_of(runs["ten"])
     for row in report.rows:
         over = row.take_over
         assert over is not None
@@ -107,7 +113,7 @@ def test_the_take_over_is_seen(runs: dict[str, Done]) -> None:
         assert over.address_s.max < TIMEOUT_S + 0.5
     (pings,) = report.pings
     assert (pings.daemon, pings.virtual_hosts) == ("carp-fast", 10)
-    late_s = runs["own"].late_s
+    late_s = runs["ten"].late_s
     assert 1.5 < pings.gap_max_s < GAP_MAX_S + late_s
     # Pings that could not be sent in time were not sent at all.
     lost_s = pings.lost_max * pings.every_s
@@ -120,19 +126,19 @@ def test_the_figure_is_drawn(runs: dict[str, Done]) -> None:
 
 
 def test_the_peers_are_measured(runs: dict[str, Done], program: Callable[[str], str]) -> None:
-    for name in ("ucarp", "keepalived"):
+    for name in PEERS:
         program(name)
-    done = runs["peers"]
-    assert done.returncode == 0, done.stderr
-    rows = [re.split(r" {2,}", line) for line in done.stdout.splitlines()]
-    costs = {row[0]: row[1:4] for row in rows if len(row) == len(COST_HEADER)}
-    assert costs["ucarp"] == ["10", "1", "10 + 10"]
-    assert costs["keepalived"] == ["10", "1", "2 + 2"]
-    overs = {row[0]: row[3] for row in rows if len(row) == len(TAKE_OVER_HEADER)}
-    assert overs == {"DAEMON": "ADOPTED", "ucarp": "10", "keepalived": "10"}
-    assert "not settled" not in done.stdout
-    assert "ucarp 1." in done.stdout
-    assert "s  keepalived 10: starting" in done.stderr
+    for name, processes in zip(PEERS, ("10 + 10", "2 + 2"), strict=True):
+        done = runs[name]
+        assert done.returncode == 0, done.stderr
+        rows = [re.split(r" {2,}", line) for line in done.stdout.splitlines()]
+        costs = {row[0]: row[1:4] for row in rows if len(row) == len(COST_HEADER)}
+        assert costs[name] == ["10", "1", processes]
+        overs = {row[0]: row[3] for row in rows if len(row) == len(TAKE_OVER_HEADER)}
+        assert overs == {"DAEMON": "ADOPTED", name: "10"}
+        assert "not settled" not in done.stdout
+        assert f"s  {name} 10: starting" in done.stderr
+    assert "ucarp 1." in runs["ucarp"].stdout
 
 
 def test_nothing_is_left(runs: dict[str, Done]) -> None:
