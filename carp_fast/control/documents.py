@@ -85,7 +85,7 @@ class StateEvent(msgspec.Struct, frozen=True, gc=False):
 class DaemonStatus(msgspec.Struct, frozen=True):
     """The daemon's process.
 
-    `receive`: "packet", "ring" or "raw"; `send`: "clones" or "packet", and `send_reason`, why.
+    `receive`: "packet", "ring" or "raw"; `send`: "clones" or "packet"; `..._reason`: why.
     """
 
     version: str
@@ -95,6 +95,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     receive: str
     maintenance: bool
     pump: PumpFacts
+    receive_reason: str = ""
     send: str = "packet"
     send_reason: str = ""
 

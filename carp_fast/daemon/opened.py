@@ -147,7 +147,7 @@ class Opened(Closing):
             orders,
             self.network,
             self.reports,
-            receive=self.receive[0],
+            receive=self.receive,
             sending=self.sending,
             in_use=self.in_use.barred,
         )

@@ -25,7 +25,7 @@ from carp_fast.net.rings import ring_bytes
 
 SYSCTL = Path("/proc/sys")
 LOCAL_GROUPS = "224.0.0."  # 224.0.0.0/24 is joined by MAC only and needs no IGMP
-RAW_BELOW = 1_000  # virtual hosts; with more, a packet socket is cheaper in any case
+RAW_BELOW = 1_000  # virtual hosts; with more, packet sockets are cheaper in any case
 STRAYS_A_TURN = 256  # per socket: one batch of the pump's
 SHOWN_MAX = 4  # peers of an interface that a row names; the others are counted
 SIOCGIFFLAGS = 0x8913
@@ -142,7 +142,8 @@ def plan(
     by_interface: dict[str, list[VirtualHost]] = {}
     for host in configuration.virtual_hosts:
         by_interface.setdefault(host.interface, []).append(host)
-    receive, reason = planned_receive(receive_path(configuration))
+    rate = sum(map(advertisements_per_s, configuration.virtual_hosts))
+    receive, reason = planned_receive(receive_path(configuration), rate)
     items = []
     for name, hosts in by_interface.items():
         groups = {group for host in hosts if not host.settings.peers for group in host.destinations}
@@ -162,7 +163,6 @@ def plan(
                 receive_reason=reason,
             )
         )
-    rate = sum(item.advertisements_per_s for item in items)
     limits = passed(_demand(items, rate), read_kernel() if kernel is None else kernel)
     send = planned(configuration.daemon.send)
     memory = ring_bytes(rate) if receive == RING else 0
@@ -232,8 +232,8 @@ def taken(
 def receive_path(configuration: Configuration) -> tuple[str, str]:
     """How advertisements are to be received, "packet", "ring" or "raw", and why.
 
-    A packet socket costs less per advertisement, but adds a cost to every packet that the host
-    forwards. So raw sockets are used if the host forwards and advertisements are few.
+    A ring costs least per advertisement, but its packet sockets add a cost to every packet that the
+    host forwards. So raw sockets are used if the host forwards and advertisements are few.
     """
     wanted = configuration.daemon.receive
     if wanted != "auto":
@@ -244,9 +244,9 @@ def receive_path(configuration: Configuration) -> tuple[str, str]:
         if forwarding is not None:
             break
     if forwarding is None:
-        return "packet", "no interface with virtual hosts forwards"
+        return RING, "no interface with virtual hosts forwards"
     if len(configuration.virtual_hosts) >= RAW_BELOW:
-        return "packet", f"{forwarding} is 1, but there are {RAW_BELOW:,} virtual hosts or more"
+        return RING, f"{forwarding} is 1, but there are {RAW_BELOW:,} virtual hosts or more"
     why = f"{forwarding} is 1, and there are fewer than {RAW_BELOW:,} virtual hosts"
     return "raw", f"{why}; heard behind the firewall and rp_filter"
 

@@ -6,10 +6,11 @@ Must not know how a path is wanted; that is in plan.
 from __future__ import annotations
 
 import logging
+import socket
 
 from carp_fast.bpf.system import may_use_bpf
 from carp_fast.net.lanes import LaneSockets
-from carp_fast.net.rings import SLOTS_MIN, RingError, Rings
+from carp_fast.net.rings import RingError, Rings, slots_by_lane
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def log_chosen(wanted: str, chosen: Chosen) -> None:
     logger.log(level, "receive path: %s (%s)", *chosen)
 
 
-def planned_receive(wanted: Chosen) -> Chosen:
+def planned_receive(wanted: Chosen, advertisements_per_s: float) -> Chosen:
     """The path that a daemon would use, and why, for a user who may not be the daemon's."""
     path, reason = wanted
     if path != RING:
@@ -44,7 +45,11 @@ def planned_receive(wanted: Chosen) -> Chosen:
     if not may_use_bpf():
         return path, f"{reason}; if the daemon, unlike this user, may use BPF"
     try:
-        Rings({"stray": SLOTS_MIN["stray"]}).close()
+        with (
+            Rings(slots_by_lane(advertisements_per_s)) as rings,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,  # any can have the filter
+        ):
+            rings.attach("stray", sock)
     except RingError as error:
         return _no_rings(error)
     return wanted

@@ -30,6 +30,7 @@ from carp_fast.control.protocol import ControlError
 from carp_fast.control.slices import document_slices
 from carp_fast.daemon.explain_text import problems
 from carp_fast.daemon.network import NO_SOURCES
+from carp_fast.daemon.receiving import PACKET, Chosen
 from carp_fast.daemon.reports import known_address, rfc3339
 from carp_fast.daemon.sending import SendPath
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_address
@@ -164,7 +165,7 @@ def spans(slots: Iterable[int]) -> Iterator[list[tuple[int, int]]]:
 class Status:
     """Builds the document; the pump copies each virtual host as a whole, in slices.
 
-    `receive`: the receive path; `sending`: the send path; `in_use`: by slot, the
+    `receive`: the receive path, and why; `sending`: the send path; `in_use`: by slot, the
     process that has a virtual host instead.
     """
 
@@ -175,7 +176,7 @@ class Status:
         network: Network,
         reports: Reports,
         *,
-        receive: str = "packet",
+        receive: Chosen = (PACKET, 'daemon.receive = "packet"'),
         sending: SendPath | None = None,
         in_use: Mapping[int, str] | None = None,
     ) -> None:
@@ -222,13 +223,15 @@ class Status:
         snapshot = self._pump.snapshot_interfaces(len(self._hosts.names))
         await self._orders.done()
         counters = snapshot.counters()
+        receive, receive_reason = self._receive
         return StatusHead(
             daemon=DaemonStatus(
                 version=__version__,
                 pid=os.getpid(),
                 started_at=rfc3339(self._started_at_ns),
                 host=socket.gethostname(),
-                receive=self._receive,
+                receive=receive,
+                receive_reason=receive_reason,
                 send=self._sending.path,
                 send_reason=self._sending.reason,
                 maintenance=False,

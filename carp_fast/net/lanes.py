@@ -35,7 +35,7 @@ from carp_fast.net.lane_filters import (
     fanout_program,
     raw_program,
 )
-from carp_fast.net.rings import RingError, Rings, ring_slots
+from carp_fast.net.rings import RingError, Rings, slots_by_lane
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ class LaneSockets(Closing):
         self.rings: Rings | None = None
         try:
             if path == "ring":
-                slots = {lane: ring_slots(lane, advertisements_per_s) for lane in LANE_WORDS}
-                self.rings, path = Rings(slots), "packet"
+                self.rings, path = Rings(slots_by_lane(advertisements_per_s)), "packet"
             for lane in PLACES:  # the order of joining determines the places in the group
                 self.by_lane[lane] = sockets.open_receivers(path, advertisements_per_s)
                 for sock in self.by_lane[lane].values():

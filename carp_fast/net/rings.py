@@ -78,9 +78,12 @@ FREE_MIN = 64
 # Interfaces are bits, by ifindex modulo their number: the pump ignores those of another one.
 INTERFACE_BITS, INTERFACES_A_WORD = 1 << 16, 64
 
-# Room for known sources by rate; for others what a flood brings while the pump does other work.
-SECONDS = {"genuine": 4.0, "common": 1.0, "stray": 0.0}
-SLOTS_MIN = {"genuine": 1 << 12, "common": 1 << 15, "stray": 1 << 10}
+# Room by rate for twice the longest pause of the pump that changes nothing else: for known sources
+# an interval (of a second), after which silence proves nothing in any case; for others, which are
+# all sources after the start, a turn, which is a quarter of it. At least what a flood brings while
+# the pump is delayed.
+SECONDS = {"genuine": 2.0, "common": 0.5, "stray": 0.0}
+SLOTS_MIN = {"genuine": 1 << 12, "common": 1 << 14, "stray": 1 << 10}
 SLOTS_MAX = 1 << 18
 MEMORY_SHARE = 16
 
@@ -108,9 +111,14 @@ def ring_slots(lane: str, advertisements_per_s: float) -> int:
     return min(int(power_of_two(wanted)), SLOTS_MAX, most)
 
 
+def slots_by_lane(advertisements_per_s: float) -> dict[str, int]:
+    """How many frames each ring holds, by lane."""
+    return {lane: ring_slots(lane, advertisements_per_s) for lane in LANE_WORDS}
+
+
 def ring_bytes(advertisements_per_s: float) -> int:
     """The memory of the rings of all lanes."""
-    return sum(ring_slots(lane, advertisements_per_s) * SLOT_BYTES for lane in LANE_WORDS)
+    return sum(slots_by_lane(advertisements_per_s).values()) * SLOT_BYTES
 
 
 def may_reserve(slots: int) -> int:

@@ -354,7 +354,7 @@ HOST_COUNTERS = {
     "family_silent",
 }
 ADDITIONS = {
-    "daemon": {"pump", "send", "send_reason"},
+    "daemon": {"pump", "receive_reason", "send", "send_reason"},
     "interface": {"send"},
     "virtual_host": {
         "addresses_held",
@@ -399,7 +399,7 @@ def test_status_is_as_the_contract_has_it(lab_factory: Callable[..., Lab], tmp_p
     assert RFC3339.fullmatch(daemon["started_at"])
     assert started_at < datetime.fromisoformat(daemon["started_at"]).timestamp() < time.time()
     assert (daemon["version"], daemon["pid"]) == (__version__, backup.process.pid)
-    assert (daemon["host"], daemon["receive"]) == (socket.gethostname(), "packet")
+    assert (daemon["host"], daemon["receive"]) == (socket.gethostname(), "ring")
     assert_contract("summary", document["summary"])
     assert document["summary"] == {"virtual_hosts": 3, "master": 0, "backup": 3, "init": 0}
     (interface,) = document["interfaces"]

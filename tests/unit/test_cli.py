@@ -107,7 +107,8 @@ def configuration(tmp_path: Path, text: str) -> Path:
 def test_check_prints_the_plan_and_touches_nothing(tmp_path: Path) -> None:
     file = configuration(
         tmp_path,
-        f'[daemon]\ncontrol_socket = "{tmp_path / "made" / "control.sock"}"\nsend = "packet"\n'
+        f'[daemon]\ncontrol_socket = "{tmp_path / "made" / "control.sock"}"\n'
+        'send = "packet"\nreceive = "packet"\n'
         '[defaults]\npassphrase = "k3Jx9QpL2mZt"\n'
         '[[virtual_host]]\ninterface = "carpless[1-2]"\nvhid = "1-200"\n'
         'addresses = "{10.0.0.1+index}"\n',
@@ -115,7 +116,7 @@ def test_check_prints_the_plan_and_touches_nothing(tmp_path: Path) -> None:
     result = command("check", "-c", file)
     assert result.returncode == 0
     assert result.stderr == (
-        f'warning: {file}:7: virtual_host[1]: interface = "carpless1": does not exist (nor do 1'
+        f'warning: {file}:8: virtual_host[1]: interface = "carpless1": does not exist (nor do 1'
         " more of this table); its virtual hosts wait for it\n"
     )
     header, *rows = (re.split(r"  +", line) for line in result.stdout.splitlines())

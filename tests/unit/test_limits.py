@@ -71,9 +71,9 @@ LIMITS = [
         " 1.3 s of them",
     ),
     (
-        {"advertisements_per_s": 100_000.0, "ring": True},
+        {"advertisements_per_s": 200_000.0, "ring": True},
         {},
-        "SLOTS_MAX: 4 s of advertisements would need a ring of 49 MiB, and 32 MiB hold 2.6 s of"
+        "SLOTS_MAX: 2 s of advertisements would need a ring of 49 MiB, and 32 MiB hold 1.3 s of"
         " them",
     ),
     (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from carp_fast.bpf import programs
 from carp_fast.cli import main
 from carp_fast.config.load import load
 from carp_fast.daemon import receiving
@@ -17,7 +19,7 @@ from carp_fast.daemon.limits import Kernel
 from carp_fast.daemon.plan import plan
 from carp_fast.daemon.receiving import log_chosen, open_receivers, planned_receive
 from carp_fast.net.lanes import LaneSockets
-from carp_fast.net.rings import RingError, Rings, ring_bytes
+from carp_fast.net.rings import RingError, Rings, ring_bytes, slots_by_lane
 
 WANTED = ("ring", 'daemon.receive = "ring"')
 TEXT = """
@@ -71,7 +73,7 @@ def test_the_rings_that_are_wanted_are_opened() -> None:
         ]
         memory = [memory for *_, memory in receivers]
         assert len({control for control, _, _ in memory}) == 3
-        assert [slots for _, _, slots in memory] == [4_096, 32_768, 1_024]
+        assert [slots for _, _, slots in memory] == [4_096, 16_384, 1_024]
 
 
 @pytest.mark.root
@@ -89,14 +91,39 @@ def test_sockets_whose_filter_is_refused_are_closed(monkeypatch: pytest.MonkeyPa
 def test_check_tries_what_the_daemon_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiving, "may_use_bpf", lambda: True)
     monkeypatch.setattr(receiving, "Rings", Refused)
-    assert planned_receive(WANTED) == ("packet", "no rings: the reason")
-    assert planned_receive(("raw", "why")) == ("raw", "why")
+    assert planned_receive(WANTED, 10.0) == ("packet", "no rings: the reason")
+    assert planned_receive(("raw", "why"), 10.0) == ("raw", "why")
     monkeypatch.setattr(receiving, "may_use_bpf", lambda: False)
-    path, reason = planned_receive(WANTED)
+    path, reason = planned_receive(WANTED, 10.0)
     assert (path, reason.startswith(f"{WANTED[1]}; if the daemon, unlike this user")) == (
         "ring",
         True,
     )
+
+
+@pytest.mark.root
+def test_check_tries_the_size_and_the_filter_of_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[dict[str, int]] = []
+    attached: list[str] = []
+
+    class Watched(Rings):
+        def __init__(self, slots: dict[str, int]) -> None:
+            tried.append(slots)
+            super().__init__(slots)
+
+        def attach(self, lane: str, sock: socket.socket) -> None:
+            super().attach(lane, sock)
+            attached.append(lane)
+
+    monkeypatch.setattr(receiving, "Rings", Watched)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    assert planned_receive(WANTED, 4_080.0) == WANTED
+    assert (tried, attached) == ([slots_by_lane(4_080.0)], ["stray"])
+    monkeypatch.setattr(programs, "SO_ATTACH_BPF", 0x7FFF)
+    path, reason = planned_receive(WANTED, 4_080.0)
+    assert path == "packet"
+    assert reason == "no rings: the filter of a socket: Protocol not available"
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 @pytest.mark.parametrize("capable", [True, False])

@@ -263,12 +263,12 @@ def test_the_words_of_the_verifier_are_in_the_reason(monkeypatch: pytest.MonkeyP
     ("lane", "rate", "slots"),
     [
         ("genuine", 10, 4_096),
-        ("genuine", 4_080, 16_384),
-        ("genuine", 16_320, 65_536),
-        ("genuine", 65_280, 262_144),
+        ("genuine", 4_080, 8_192),
+        ("genuine", 16_320, 32_768),
+        ("genuine", 65_280, 131_072),
         ("genuine", 1_000_000, SLOTS_MAX),
-        ("common", 10, 32_768),
-        ("common", 65_280, 65_536),
+        ("common", 10, 16_384),
+        ("common", 65_280, 32_768),
         ("stray", 65_280, 1_024),
     ],
 )
