@@ -120,6 +120,8 @@ class Tap:
         self._wake = asyncio.Event()
         self._heard: dict[int, _Heard] = {}
         self._changed: set[tuple[str, int]] = set()  # that were MASTER for only part of the time
+        # Slots that another process had the lock of: what was heard may be from before its end.
+        self._locked_out: set[int] = set()
         self._listening = False
         self._vhids = range(ALL_VHIDS)  # vhids whose frames from our own MACs are read
         self._turn = 0
@@ -190,7 +192,7 @@ class Tap:
         self._vhids = self._next_vhids()
         macs = self._own_mac_ends(settings.values())
         loop = asyncio.get_running_loop()
-        self._listening = True
+        self._begin()
         try:
             with open_tap([each for each in ifindexes if each], macs, self._vhids) as sock:
                 until_s = loop.time() + listen_s
@@ -204,6 +206,10 @@ class Tap:
             self._listening = False
             # With tens of thousands of virtual hosts: nothing of it stays in memory for a minute.
             self._heard, self._slots, self._keys, self._changed = {}, {}, {}, set()
+
+    def _begin(self) -> None:
+        self._listening = True
+        self._locked_out = set(self._in_use.locked_out)
 
     def _next_vhids(self) -> range:
         """The vhids whose turn it is: all if masters are few, more if one may not be alone."""
@@ -317,7 +323,7 @@ class Tap:
                 continue
             frames = 2 * listen_s / _interval_s(host.settings) + 2
             other = heard.other_master(frames * ATTEMPTS)
-            if other is None or slot in self._in_use.locked_out:
+            if other is None or slot in self._locked_out or slot in self._in_use.locked_out:
                 continue
             if slot in self._in_use.overheard:
                 self._silent[slot] = -1  # counted below

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -72,13 +73,16 @@ class Stage:
             source=OURS, source_mac=MAC, **({"advskew": 100, "counter": self.counter} | carp)
         )
 
-    def listen(self, *frames: bytes) -> None:
-        """One time of listening."""
+    def listen(self, *frames: bytes, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """One time of listening; `meanwhile` is called before it is judged."""
         self.tap._heard = {}
+        self.tap._begin()
         for frame in frames:
             self.tap.on_frame("eth0", frame)
+        meanwhile()
         self.tap._judge(LISTEN_S)
         self.tap._changed.clear()
+        self.tap._listening = False
         if self.barred:
             self.hosts.states[0] = INIT
 
@@ -315,6 +319,15 @@ def test_whose_lock_another_process_has_is_left_to_the_lock() -> None:
     stage.in_use.locked_out.add(0)
     stage.listen(other())
     assert not stage.barred
+
+
+def test_what_was_heard_of_a_process_before_it_released_the_lock_bars_nobody() -> None:
+    stage = Stage(INIT)
+    stage.in_use.locked_out.add(0)
+    stage.listen(other(), meanwhile=stage.in_use.locked_out.clear)
+    assert not stage.barred
+    stage.listen(other())
+    assert stage.barred
 
 
 def test_virtual_macs_are_ours_where_they_are_configured() -> None:
