@@ -161,7 +161,7 @@ class Player:
         named = [*scenario.interfaces, *(host["interface"] for host in scenario.hosts)]
         self.numbers = {name: number for number, name in enumerate(dict.fromkeys(named))}
         self.interfaces = {name: self._first_state(name) for name in self.numbers}
-        self.errors: dict[tuple[int, bytes | None], int] = {}
+        self.errors: dict[tuple[int, bytes | str | None], int] = {}
         self.counter = 0
         self.away = False
         self.away_ns: int | None = None  # start of the absence, until it is reported
@@ -488,12 +488,17 @@ class Player:
             self.engine.replace(self.slots[name], self._prepared(name), now_ns, grace_ns=grace_ns)
 
     def _on_kernel(self, line: Line, words: list[str]) -> None:
-        what, answer = words
+        what, answer, *frames_refused = words
+        slot = self.slots[self.subject(line)]
         address = None if what == "sends" else address_bytes(what)
         number = 0 if answer == "ok" else getattr(errno, answer, None)
         if number is None:
             raise ValueError(f"kernel: {answer}: must be ok or the name of an error such as EEXIST")
-        self.errors[self.slots[self.subject(line)], address] = number
+        self.errors[slot, address] = number
+        if what == "sends":
+            self.errors[slot, "frames"] = int(*frames_refused)
+        elif frames_refused:
+            raise ValueError("kernel: only sends takes a number of frames")
 
     def _on_begin(self, line: Line, words: list[str]) -> None:
         self._begin(self.subject(line), line.at_ns)

@@ -200,7 +200,8 @@ class Writer:
         self._in_turn = False  # a turn was written, and no input since
         self._just_begun: int | None = None
         self._changes: dict[int, dict[str, list[str]]] = {}
-        self._answers: dict[tuple[int, str], int] = {}
+        # By slot and what was asked for: the errno, and of how many frames (0: all).
+        self._answers: dict[tuple[int, str], tuple[int, int]] = {}
         self._room: dict[str, list[str]] = {}  # by mark: lines to be written in its place
         self._asks_from: dict[int, str] = {}  # by slot: the mark after its last answers
         self._find_begins(copy.records)
@@ -394,17 +395,18 @@ class Writer:
     def _state(self, at_ns: int, slot: int, fields: Any) -> None:
         self._output(at_ns, slot, " ".join(fields))
 
-    def _answer(self, slot: int, what: str, error: int) -> None:
+    def _answer(self, slot: int, what: str, error: int, frames: int = 0) -> None:
         """Writes a changed answer of the kernel, before the turn in which it was asked for.
 
         For an advertisement that is the turn of the answer. The answer about an address may come
         in a later one; the host asked for it after its last answers.
         """
-        if self._answers.get((slot, what), 0) == error:
+        if self._answers.get((slot, what), (0, 0)) == (error, frames):
             return
         self._take_turn()
-        self._answers[slot, what] = error
+        self._answers[slot, what] = error, frames
         word = errno.errorcode.get(error, f"E{error}") if error else "ok"
+        word += f" {frames}" if frames else ""
         text = f"{self.names[slot]} kernel {what} {word}"
         if what != "sends":
             self._room[self._asks_from[slot]].append(text)
@@ -429,8 +431,8 @@ class Writer:
         self._output(at_ns, slot, "UNDEMOTED")
 
     def _advertised(self, at_ns: int, slot: int, fields: Any) -> None:
-        advbase, advskew, demote, error = fields
-        self._answer(slot, "sends", error)
+        advbase, advskew, demote, error, frames = fields
+        self._answer(slot, "sends", error, frames)
         word = "RESIGN" if advskew == 255 else "ADVERTISE"
         demoted = f" demote {demote}" if demote else ""
         self._output(at_ns, slot, f"{word} {advbase}/{advskew}{demoted}")

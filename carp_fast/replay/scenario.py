@@ -28,7 +28,8 @@ Inputs, for a virtual host unless stated otherwise:
   own_source there|missing [4] [6]  which configured sources the machine lacks
   adopt ADDRESS                     the kernel has the address already, with our mark
   reload [PASSPHRASE GRACE_S] [KEY=VALUE]...     changed keys of the host
-  kernel ADDRESS|sends ERROR|ok     the kernel's answer from now on
+  kernel ADDRESS|sends ERROR|ok     the kernel's answer from now on; `sends ERROR N`: to N frames of
+                                    each advertisement
   begin                             the host begins here, from its `state`, not at the start
   resign | kill | start             (for all)
   away                              deadlines wait for the next line

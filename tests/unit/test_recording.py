@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 from random import Random
 
@@ -104,6 +106,17 @@ def test_a_reload_begins_a_recording_anew_and_a_removal_ends_it() -> None:
     assert "eth0/42 demote 9" in text
     assert "ADVERTISE 1/16" in text
     assert "eth0/43 remove" in text
+
+
+def test_an_advertisement_that_was_refused_in_part_is_recorded() -> None:
+    """The host sends all its frames once more, in the next tick."""
+    also = "60.1 eth0/43 kernel sends ENOBUFS 1\n70.1 eth0/43 kernel sends ok"
+    text = recording(played(long_scenario(100, "", also), 8192))
+    assert_same_again(text, 30)
+    assert "eth0/43 kernel sends ENOBUFS 1\n" in text
+    advertised = re.findall(r"^(\S+) eth0/43 > ADVERTISE", text, re.MULTILINE)
+    gaps = [float(at) - float(before) for before, at in itertools.pairwise(advertised)]
+    assert min(gaps) == pytest.approx(0.01, abs=0.005)
 
 
 def test_the_kernels_answers_are_recorded() -> None:
@@ -320,6 +333,7 @@ def anything(random: Random, seconds: int) -> str:
         "{host} hear 10.0.0.1 255/255 counter {counter}",
         "{host} demote {demote}",
         "{host} kernel sends {error}",
+        "{host} kernel sends ENOBUFS 1",
         "{host} kernel 10.0.1.1 {error}",
         "{host} found 10.0.1.1 {there}",
         "{host} address_lost",

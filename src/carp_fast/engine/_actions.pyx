@@ -107,7 +107,8 @@ cdef bint may_release(const VirtualHost* host) noexcept nogil:
         TO_CHANGE_ADDRESSES | TO_RESIGN | TO_ADVERTISE_LAST)
 
 
-cdef void record_advertised(Core* core, uint32_t slot, int error, int64_t now_ns) noexcept nogil:
+cdef void record_advertised(Core* core, uint32_t slot, uint32_t failures, int error,
+                            int64_t now_ns) noexcept nogil:
     """Record the fields of the host's first output; those of the others are the same."""
     cdef const VirtualHost* host = &core.hosts[slot]
     cdef const uint8_t* carp = host.block.outputs[0].frame + host.block.outputs[0].carp_at
@@ -115,6 +116,7 @@ cdef void record_advertised(Core* core, uint32_t slot, int error, int64_t now_ns
                                         now_ns)
     record.advskew, record.demote, record.advbase = carp[2], carp[4], carp[5]
     record.value, record.error = host.counter, <uint8_t>error
+    record.detail = <uint8_t>failures if failures < host.block.output_count else 0
 
 
 cdef inline bint passes(int error) noexcept nogil:
@@ -200,7 +202,7 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
     if host.flags & DUPLICATE and vhid_duplicate_over(host, now_ns):
         engine_end_duplicate(core, slot, now_ns)
     if core.recorder.records != NULL:
-        record_advertised(core, slot, error if failures >= host.block.output_count else 0, now_ns)
+        record_advertised(core, slot, failures, error if failures else 0, now_ns)
     interface.send_errors += failures
     host.send_errors += failures
     if failures and failures >= host.block.output_count:

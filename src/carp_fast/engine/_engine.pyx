@@ -346,8 +346,9 @@ cdef class Engine:
 
         Returns the actions in order, see actions.py. `errors`: {address: errno} that the kernel
         would answer, for one host {(slot, address): errno}; {(slot, None): errno}: its
-        advertisements are not sent, {(slot, 6): errno}: those over IPv6, {(slot, "announce"):
-        errno}: its announcements. `busy`: the kernel does not answer yet, see answer().
+        advertisements are not sent, {(slot, 6): errno}: those over IPv6, {(slot, "frames"): n}: the
+        first n frames of each alone, {(slot, "announce"): errno}: its announcements. `busy`: the
+        kernel does not answer yet, see answer().
         """
         cdef list actions = []
         cdef uint32_t slot
@@ -386,10 +387,13 @@ cdef class Engine:
     cdef note_sent(self, uint32_t slot, errors, int64_t now_ns):
         """The outcome of a host's advertisement, with the errors of take_actions()."""
         cdef const Block* block = self.core.hosts[slot].block
-        cdef uint32_t i, failures = 0
+        cdef uint32_t i, failures = 0, first = block.output_count
         cdef int error = 0, one
+        if errors:
+            first = errors.get((slot, "frames"), 0) or first
         for i in range(block.output_count if errors else 0):
-            one = errors.get((slot, None), 0) or errors.get((slot, block.outputs[i].family), 0)
+            one = errors.get((slot, None), 0) if i < first else 0
+            one = one or errors.get((slot, block.outputs[i].family), 0)
             failures += one != 0
             error = one or error
         advertisement_sent(&self.core, slot, failures, error, now_ns)

@@ -13,7 +13,7 @@ cdef enum RecordKind:
     RECORD_STATE                    # state, reason
     # deadlines were checked; value: heard until when; of a host: its deadline was moved
     RECORD_TURN
-    RECORD_ADVERTISED               # fields of ours; value: its counter; error: none was sent
+    RECORD_ADVERTISED              # fields of ours; value: counter; error: of detail frames, 0: all
     RECORD_ADDED                    # an address; error: the kernel's answer; detail: as a route
     RECORD_REMOVED
     RECORD_CHANGED                  # every address of the host has its outcome

@@ -255,7 +255,7 @@ cdef object record_fields(const Record* record):
     if kind == RECORD_STATE:
         return STATE_WORDS[record.state], REASON_WORDS[record.reason]
     if kind == RECORD_ADVERTISED:
-        return record.advbase, record.advskew, record.demote, record.error
+        return record.advbase, record.advskew, record.demote, record.error, record.detail
     if kind == RECORD_ADDED or kind == RECORD_REMOVED:
         return address, record.error, bool(record.detail)
     if kind == RECORD_FOUND:
