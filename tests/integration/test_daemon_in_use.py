@@ -105,7 +105,8 @@ def test_the_second_daemon_waits_and_takes_part_when_the_first_has_gone(
     first.wait_state("MASTER", 8, [("s1", 1)])
     assert {told(first)[vhid] for vhid in (2, 3)} == {IN_USE}
     assert set(second.states().values()) == {"MASTER"}
-    assert {"10.1.1.2", "10.1.1.3"} <= {address for _, address in a.addresses()}
+    taken = {("s1", "10.1.1.2"), ("s1", "10.1.1.3")}
+    wait_for(lambda: taken <= a.addresses(), 5, "their addresses")
 
 
 def test_a_reload_takes_what_is_free_and_waits_for_the_rest(

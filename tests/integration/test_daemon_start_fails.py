@@ -168,9 +168,10 @@ def test_a_control_socket_in_use_is_refused_before_any_address_is_touched(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     a, _ = lab_factory(segments=1).hosts
+    own = a.addresses()
     path = write_configuration(tmp_path, "a", [table()], defaults=AT_ONCE)
     first = start_daemon(a, path)
-    first.wait_state("MASTER", 10)
+    first.wait_held(own, VHIDS)
     held = a.addresses()
     with AddressChanges(a) as changes:
         code, stderr = run(a, path, "--pid-file", str(tmp_path / "pid"))

@@ -186,6 +186,11 @@ class RunningDaemon:
 
         wait_for(ready, deadline_s, f"an answer from the daemon of host {self.host.name}")
 
+    def wait_held(self, own: set[tuple[str, str]], count: int, deadline_s: float = 10.0) -> None:
+        """Returns when the host has `count` addresses besides `own`, of MASTERs all."""
+        self.wait_state("MASTER", deadline_s)
+        wait_for(lambda: len(self.host.addresses() - own) == count, 5, f"{count} addresses")
+
     def wait_state(
         self, state: str, deadline_s: float, which: Iterable[Which] | None = None
     ) -> None:
