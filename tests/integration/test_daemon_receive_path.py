@@ -10,9 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.bpf.system import Command
 from carp_fast.lab.lab import Host, Lab, wait_for
-from tests.support.bpf_objects import MAP_GET_FD_BY_ID, PROG_GET_FD_BY_ID, exists, objects_of
+from tests.support.bpf_objects import (
+    MAP_GET_FD_BY_ID,
+    PROG_GET_FD_BY_ID,
+    every_object,
+    exists,
+    held_objects,
+    objects_of,
+)
+from tests.support.bpf_refused import shim
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
@@ -93,31 +100,75 @@ def test_an_interface_that_a_reload_adds_is_heard(
 # ---------------------------------------------------------------------------- refused, and left
 
 
-@pytest.mark.parametrize("command", [Command.MAP_CREATE, Command.PROG_LOAD])
+@pytest.mark.parametrize("what", ["MAP_CREATE", "MMAP", "PROG_LOAD", "ATTACH"])
+@pytest.mark.parametrize("wanted", ["auto", "ring"])
 def test_the_daemon_hears_by_a_packet_socket_where_bpf_is_refused(
-    lab_factory: Callable[..., Lab], tmp_path: Path, command: Command
+    lab_factory: Callable[..., Lab], tmp_path: Path, what: str, wanted: str
 ) -> None:
     a, b = lab_of(lab_factory)
     master = start(a, tmp_path)
     master.wait_state("MASTER", STATE_S)
-    shim = (sys.executable, "-m", "tests.support.bpf_refused", str(int(command)), str(errno.EPERM))
-    backup = start(b, tmp_path, program=(*shim, *PYTHON), advskew=100)
+    program = (*shim(what, errno.EPERM), *PYTHON)
+    backup = start(b, tmp_path, program=program, advskew=100, daemon={"receive": wanted})
     (line,) = backup.log_lines("receive path: ")
     assert re.search(r"packet \(no rings: .*in spite of the capabilities: a seccomp filter", line)
-    assert "WARNING" in line.upper()
-    assert backup.status()["daemon"]["receive"] == "packet"
+    assert ("WARNING" in line.upper()) == (wanted == "ring")
+    shown = backup.status()["daemon"]
+    assert shown["receive"] == "packet"
+    assert f"({shown['receive_reason']})" in line
+    # Each path falls back by itself: clones need no filter of a socket.
+    assert shown["send"] == ("clones" if what == "ATTACH" else "packet")
+    wait_for(lambda: heard(backup) >= 2, STATE_S, "two advertisements")
+    master.kill()
+    backup.wait_state("MASTER", STATE_S)
+
+
+def test_rings_are_used_where_clones_are_refused(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    a, b = lab_of(lab_factory)
+    master = start(a, tmp_path, program=(*shim("PROG_TEST_RUN", errno.EPERM), *PYTHON))
+    master.wait_state("MASTER", STATE_S)
+    backup = start(b, tmp_path, program=(*shim("PROG_TEST_RUN", errno.EPERM), *PYTHON), advskew=100)
+    wait_for(lambda: heard(backup) >= 2, STATE_S, "two advertisements")
+    shown = backup.status()["daemon"]
+    assert (shown["receive"], shown["send"]) == ("ring", "packet")
+
+
+@pytest.mark.parametrize(
+    ("capability", "path"), [("", "packet"), (",+bpf", "ring"), (",+sys_admin", "ring")]
+)
+def test_capabilities_decide_and_are_named_where_they_lack(
+    lab_factory: Callable[..., Lab], tmp_path: Path, capability: str, path: str
+) -> None:
+    """As in a unit or a container, of a kernel that forbids BPF to others (by a sysctl)."""
+    if Path("/proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip() == "0":
+        pytest.skip("kernel.unprivileged_bpf_disabled is 0: everybody may use BPF")
+    a, b = lab_of(lab_factory)
+    master = start(a, tmp_path)
+    master.wait_state("MASTER", STATE_S)
+    limited = ("setpriv", f"--bounding-set=-all,+net_admin,+net_raw{capability}", *PYTHON)
+    backup = start(b, tmp_path, program=limited, advskew=100, daemon={"receive": "auto"})
+    (line,) = backup.log_lines("receive path: ")
+    assert f"receive path: {path} (" in line
+    lacking = "no rings: needs root, or the capabilities CAP_BPF and CAP_NET_ADMIN"
+    assert (lacking in line) == (path == "packet")
     wait_for(lambda: heard(backup) >= 2, STATE_S, "two advertisements")
 
 
 def test_nothing_is_left_of_a_daemon_that_was_killed(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
+    """Neither what it held by descriptors, nor anything else that was not there before."""
     a, _ = lab_of(lab_factory)
+    before = every_object()
     capable = ("setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf", *PYTHON)
     daemon = start(a, tmp_path, program=capable)
     daemon.wait_state("MASTER", STATE_S)
     made = objects_of(daemon.process.pid)
     assert {command for command, _ in made} == {PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID}
-    assert all(map(exists, made))
+    assert made <= every_object() - before
     daemon.kill()
     wait_for(lambda: not any(map(exists, made)), STATE_S, "programs and maps are gone")
+    # Other tests may run at the same time: what they made, they hold.
+    wait_for(lambda: not every_object() - before - held_objects(), STATE_S, "nothing else is left")

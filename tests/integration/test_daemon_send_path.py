@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from carp_fast.bpf.system import Command
 from carp_fast.lab.lab import Host, Lab, wait_for
 from tests.support.bpf_objects import MAP_GET_FD_BY_ID, PROG_GET_FD_BY_ID, exists, objects_of
+from tests.support.bpf_refused import shim
 from tests.support.daemons import PASSPHRASE, RunningDaemon, start_daemon, write_configuration
 from tests.support.pairs import start_ucarp
 
@@ -119,19 +119,20 @@ def test_tcpdump_on_the_host_sees_clones_that_leave(
 
 
 @pytest.mark.parametrize(
-    ("command", "wanted"),
+    ("what", "wanted"),
     [
-        (Command.MAP_CREATE, "auto"),
-        (Command.PROG_LOAD, "clones"),
-        (Command.PROG_TEST_RUN, "auto"),
+        ("MAP_CREATE", "auto"),
+        ("MMAP", "auto"),
+        ("PROG_LOAD", "clones"),
+        ("PROG_TEST_RUN", "auto"),
     ],
 )
 def test_the_daemon_starts_where_a_command_of_bpf_is_refused(
-    lab_factory: Callable[..., Lab], tmp_path: Path, command: Command, wanted: str
+    lab_factory: Callable[..., Lab], tmp_path: Path, what: str, wanted: str
 ) -> None:
     a, _ = lab_of(lab_factory)
-    shim = (sys.executable, "-m", "tests.support.bpf_refused", str(int(command)), str(errno.EPERM))
-    daemon = start(a, tmp_path, program=(*shim, *PYTHON), daemon={"send": wanted})
+    program = (*shim(what, errno.EPERM), *PYTHON)
+    daemon = start(a, tmp_path, program=program, daemon={"send": wanted})
     daemon.wait_state("MASTER", STATE_S)
     (line,) = daemon.log_lines("send path: ")
     assert re.search(r"packet \(no clones: .*in spite of the capabilities: a seccomp filter", line)

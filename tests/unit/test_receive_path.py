@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import logging
+import os
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,15 +17,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from carp_fast.bpf import programs
+from carp_fast.bpf import maps, programs
+from carp_fast.bpf.assembly import Instruction
 from carp_fast.cli import main
 from carp_fast.config.load import load
 from carp_fast.daemon import receiving
 from carp_fast.daemon.limits import Kernel
 from carp_fast.daemon.plan import plan
 from carp_fast.daemon.receiving import log_chosen, open_receivers, planned_receive
+from carp_fast.net import rings
 from carp_fast.net.lanes import LaneSockets
 from carp_fast.net.rings import RingError, Rings, ring_bytes, slots_by_lane
+from tests.support.bpf_refused import shim
 
 WANTED = ("ring", 'daemon.receive = "ring"')
 TEXT = """
@@ -86,6 +95,112 @@ def test_sockets_whose_filter_is_refused_are_closed(monkeypatch: pytest.MonkeyPa
     with pytest.raises(RingError, match="the filter of stray"):
         LaneSockets("ring", 10.0)
     assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("text", "field", "reason"),
+    [
+        ("call map_lookup_elem", "value", "invalid func"),
+        ("call skb_load_bytes", "value", "invalid func"),
+        ("call ktime_get_ns", "value", "invalid func"),
+        ("fetch", "value", "invalid atomic opcode"),  # before Linux 5.12
+        ("exchange", "value", "invalid atomic opcode"),
+        (r"= map \d+\[0\]", "source", "unrecognized bpf_ld_imm64"),  # before 5.5
+    ],
+)
+def test_a_kernel_without_an_instruction_or_helper_has_packet_sockets(
+    monkeypatch: pytest.MonkeyPatch, text: str, field: str, reason: str
+) -> None:
+    made = rings.ring_program
+    unknown: dict[str, Any] = {field: {"value": 0xFF0, "source": 15}[field]}
+    asked = []
+
+    def without(*arguments: Any) -> list[Any]:
+        program = made(*arguments)
+        places = [at for at, line in enumerate(program) if re.search(text, str(line))]
+        asked.extend(places)
+        for at in places:
+            line = program[at]
+            assert isinstance(line, Instruction)
+            program[at] = dataclasses.replace(line, **unknown)
+        return program
+
+    monkeypatch.setattr(rings, "ring_program", without)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    opened, (path, why) = open_receivers(WANTED, 10.0)
+    with opened:
+        assert asked
+        assert path == "packet"
+        assert why.startswith("no rings: the kernel refused the program (SOCKET_FILTER)")
+        assert reason in why
+        assert "\n" not in why
+        assert {kind for kind, *_ in opened.receivers} == {"packet"}
+        assert planned_receive(WANTED, 10.0) == (path, why)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.root
+def test_a_limit_of_locked_memory_is_met_with_packet_sockets_by_daemon_and_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kernel that counts maps against RLIMIT_MEMLOCK refuses with EPERM what is beyond it."""
+    room = 4 << 20
+    locked = 0
+
+    class Counted(maps.Array):
+        def __init__(self, entries: int, value_bytes: int, name: str = "") -> None:
+            nonlocal locked
+            if locked + entries * value_bytes > room:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            super().__init__(entries, value_bytes)
+            locked += entries * value_bytes
+
+        def close(self) -> None:
+            nonlocal locked
+            super().close()
+            locked -= self.entries * self.value_bytes
+
+    monkeypatch.setattr(rings, "Array", Counted)
+    for rate, path in ((10.0, "ring"), (65_280.0, "packet")):
+        opened, (found, why) = open_receivers(WANTED, rate)
+        opened.close()
+        assert found == path
+        assert (rate, locked) == (rate, 0)
+        assert planned_receive(WANTED, rate) == (found, why)
+    assert "or RLIMIT_MEMLOCK is too small" in why
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("what", ["MAP_CREATE", "MMAP", "PROG_LOAD", "ATTACH"])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.ENOMEM])
+def test_check_and_daemon_fall_back_alike_whatever_is_refused(what: str, number: int) -> None:
+    assert chosen_by_a_process(shim(what, number)) == ["packet"] * 2
+
+
+@pytest.mark.root
+def test_a_container_without_bpf_has_packet_sockets() -> None:
+    """In its user namespace it is root, with every capability; the kernel asks for more."""
+    assert chosen_by_a_process(("unshare", "--user", "--map-root-user", "--net")) == ["packet"] * 2
+
+
+def chosen_by_a_process(wrapper: tuple[str, ...]) -> list[str]:
+    """The paths of a daemon and of `check`, after it was found that both give the same reason."""
+    text = """
+from carp_fast.daemon.receiving import open_receivers, planned_receive
+wanted = ("ring", "why")
+opened, chosen = open_receivers(wanted, 10.0)
+planned = planned_receive(wanted, 10.0)
+assert chosen == planned, (chosen, planned)
+assert chosen[1].startswith("no rings: "), chosen
+assert len(chosen[1].splitlines()) == 1, chosen
+print(chosen[0], planned[0])
+"""
+    done = subprocess.run(
+        [*wrapper, sys.executable, "-c", text], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
 
 
 def test_check_tries_what_the_daemon_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
