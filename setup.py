@@ -54,6 +54,7 @@ MODULES = (
     "pump._look",
     "pump._turn",
     "pump._ring",
+    "pump._refusals",
     "pump._requests",
     "pump._clones",
     "pump._environment",

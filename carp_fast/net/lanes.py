@@ -35,7 +35,7 @@ from carp_fast.net.lane_filters import (
     fanout_program,
     raw_program,
 )
-from carp_fast.net.rings import RingError, Rings, slots_by_lane
+from carp_fast.net.rings import Memory, RingError, Rings, slots_by_lane
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class LaneSockets(Closing):
             raise
 
     @property
-    def receivers(self) -> list[tuple[str, int, str] | tuple[str, int, str, tuple[int, int, int]]]:
+    def receivers(self) -> list[tuple[str, int, str] | tuple[str, int, str, Memory]]:
         """(kind, file descriptor, lane) of each socket, and the memory of a ring, in the form that
         the pump takes.
         """
@@ -171,9 +171,7 @@ class Lanes:
         for ifindex in gone:
             del known.sources[ifindex]
         packet = self._lanes[COMMON].get("packet")
-        if self._opened.rings is not None:
-            self._opened.rings.use(ifindexes)
-        elif packet is not None:
+        if packet is not None and self._opened.rings is None:
             sockets.filter_interfaces({"packet": packet}, ifindexes)
             program = [*ARRIVING, *packet_filter(ifindexes)]
             for lane in (COMMON, STRAY):
@@ -181,7 +179,7 @@ class Lanes:
                     self._lanes[lane]["packet"], program, [*ARRIVING, *packet_filter(None)]
                 )
             attach_filter(self._lanes[GENUINE]["packet"], UNTAGGED)
-        elif len(ifindexes) > RAW_INTERFACES_MAX:
+        elif packet is None and len(ifindexes) > RAW_INTERFACES_MAX:
             logger.info(
                 "not filtering by interface: %d interfaces, at most %d",
                 len(ifindexes),

@@ -2,9 +2,9 @@
 
 The filter of a packet socket copies each frame that it accepts into a ring, with its interface and
 its time of arrival (CLOCK_MONOTONIC), and queues nothing: the pump needs no system call for a
-frame, and the kernel no socket buffer. It accepts what packet_filter() does, so both receive paths
-hear the same. After the start only mapped memory is written to. Must not know the engine, virtual
-hosts, or what a frame means beyond protocol 112.
+frame, and the kernel no socket buffer. It accepts what packet_filter() does, but for frames that no
+virtual host accepts, which it counts (ring_filter.py): both receive paths hear and count the same.
+After the start only mapped memory is written to. Must not know the engine, or what a frame means.
 
 Any number of CPUs write. A frame reserves its slot by adding 1 to `head`, and publishes it by
 writing the slot's sequence last, which is `head` as it was, plus 1. The time is taken between the
@@ -17,11 +17,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 
 from carp_fast.bpf import programs
 from carp_fast.bpf.assembly import (
-    BYTE,
     DOUBLE,
     HALF,
     R0,
@@ -50,7 +48,6 @@ from carp_fast.bpf.assembly import (
     load_map,
     load_map_value,
     move,
-    shift_right,
     store,
     subtract,
 )
@@ -61,8 +58,13 @@ from carp_fast.closing import Closing
 from carp_fast.engine._lanes import LANE_WORDS
 from carp_fast.engine._wheel import power_of_two
 from carp_fast.errors import CarpFastError
-from carp_fast.net.filters import ETHERTYPE_AT, EXTENSION_HEADERS, IPV6_AT, PROTOCOL4_AT, VLAN_ID
-from carp_fast.net.kernel import ETH_P_IP, ETH_P_IPV6, PACKET_OUTGOING, PROTOCOL_CARP
+from carp_fast.net.ring_filter import (
+    FILTER_BYTES,
+    SKB_LENGTH,
+    STACK_USED,
+    accepting,
+    refusing,
+)
 
 NAME = "carp_fast_ring"
 
@@ -75,9 +77,6 @@ FRAME_BYTES = SLOT_BYTES - FRAME_AT
 # Several CPUs may find the last free slot at the same time.
 FREE_MIN = 64
 
-# Interfaces are bits, by ifindex modulo their number: the pump ignores those of another one.
-INTERFACE_BITS, INTERFACES_A_WORD = 1 << 16, 64
-
 # Room by rate for twice the longest pause of the pump that changes nothing else: for known sources
 # an interval (of a second), after which silence proves nothing in any case; for others, which are
 # all sources after the start, a turn, which is a quarter of it. At least what a flood brings while
@@ -87,13 +86,14 @@ SLOTS_MIN = {"genuine": 1 << 12, "common": 1 << 14, "stray": 1 << 10}
 SLOTS_MAX = 1 << 18
 MEMORY_SHARE = 16
 
-# struct __sk_buff
-_SKB_LENGTH, _SKB_TYPE, _SKB_VLAN, _SKB_TAG, _SKB_IFINDEX = 0, 4, 20, 24, 40
-# The stack: 12 bytes from the EtherType on; the key of a map.
-_HEADER, _KEY = -16, -24
-_HEADER_BYTES = PROTOCOL4_AT + 1 - ETHERTYPE_AT
-_NEXT_HEADER = _HEADER + IPV6_AT + 6 - ETHERTYPE_AT
-_EXTENSION_NEXT_AT = IPV6_AT + 40
+# The stack: the key of a map.
+_KEY = -STACK_USED - 8
+
+
+Memory = tuple[int, int, int, int]
+"""The addresses of a ring's control and of its slots, the number of slots, and the address of what
+all filters share.
+"""
 
 
 class RingError(CarpFastError):
@@ -117,8 +117,8 @@ def slots_by_lane(advertisements_per_s: float) -> dict[str, int]:
 
 
 def ring_bytes(advertisements_per_s: float) -> int:
-    """The memory of the rings of all lanes."""
-    return sum(slots_by_lane(advertisements_per_s).values()) * SLOT_BYTES
+    """The memory of the rings of all lanes, and of what their filters share."""
+    return FILTER_BYTES + sum(slots_by_lane(advertisements_per_s).values()) * SLOT_BYTES
 
 
 def may_reserve(slots: int) -> int:
@@ -126,70 +126,13 @@ def may_reserve(slots: int) -> int:
     return slots - min(max(FREE_MIN, os.sysconf("SC_NPROCESSORS_CONF")), slots // 2)
 
 
-def ring_program(control: Array, slots: Array, interfaces: Array, most: int) -> list[Line]:
+def ring_program(control: Array, slots: Array, known: Array, most: int) -> list[Line]:
     """The filter of a packet socket: 0 for each frame, but 1, which is queued, for one that comes
-    while the reader watches. `most`: the frames that the ring takes in before it is full.
+    while the reader watches. `known`: what all filters share (ring_filter.py); `most`: the frames
+    that the ring takes in before it is full.
     """
-    return [*_acceptance(interfaces), *_reservation(control, slots, most), *_copy(), *_waking()]
-
-
-def _acceptance(interfaces: Array) -> list[Line]:
-    """Continues with frames of protocol 112 that arrive, without a VLAN, on our interfaces."""
-    return [
-        move(R6, R1),
-        load(R0, R6, _SKB_TYPE, WORD),
-        jump_if(R0, "==", PACKET_OUTGOING, "drop"),
-        load(R0, R6, _SKB_VLAN, WORD),
-        jump_if(R0, "==", 0, "untagged"),
-        load(R0, R6, _SKB_TAG, WORD),
-        bit_and(R0, VLAN_ID),  # VLAN 0 is only a priority
-        jump_if(R0, "!=", 0, "drop"),
-        label("untagged"),
-        *_load_bytes(ETHERTYPE_AT, _HEADER_BYTES),
-        load(R0, R10, _HEADER, HALF),
-        jump_if(R0, "==", socket.htons(ETH_P_IPV6), "ipv6"),
-        jump_if(R0, "!=", socket.htons(ETH_P_IP), "drop"),
-        load(R0, R10, _HEADER + PROTOCOL4_AT - ETHERTYPE_AT, BYTE),
-        jump_if(R0, "==", PROTOCOL_CARP, "carp"),
-        move(R0, 0),
-        leave(),
-        label("ipv6"),
-        load(R0, R10, _NEXT_HEADER, BYTE),
-        jump_if(R0, "==", PROTOCOL_CARP, "carp"),
-        *(jump_if(R0, "==", each, "extended") for each in EXTENSION_HEADERS),
-        label("drop"),
-        move(R0, 0),
-        leave(),
-        label("extended"),
-        *_load_bytes(_EXTENSION_NEXT_AT, 1),
-        load(R0, R10, _HEADER, BYTE),
-        jump_if(R0, "!=", PROTOCOL_CARP, "drop"),
-        label("carp"),
-        load(R7, R6, _SKB_IFINDEX, WORD),
-        move(R2, R7),
-        bit_and(R2, INTERFACE_BITS - 1),
-        shift_right(R2, INTERFACES_A_WORD.bit_length() - 1),
-        *_lookup(interfaces, R2),
-        load(R0, R0, 0, DOUBLE),
-        move(R2, R7),
-        bit_and(R2, INTERFACES_A_WORD - 1),
-        shift_right(R0, R2),
-        bit_and(R0, 1),
-        jump_if(R0, "==", 0, "drop"),
-    ]
-
-
-def _load_bytes(at: int, length: int) -> list[Line]:
-    """Copies bytes of the frame to the stack, from its Ethernet header on."""
-    return [
-        move(R1, R6),
-        move(R2, at),
-        move(R3, R10),
-        add(R3, _HEADER),
-        move(R4, length),
-        call(Helper.SKB_LOAD_BYTES),
-        jump_if(R0, "!=", 0, "drop"),
-    ]
+    accepted = [*accepting(), *refusing(known)]
+    return [*accepted, *_reservation(control, slots, most), *_copy(), *_waking()]
 
 
 def _lookup(of: Array, index: Register) -> list[Line]:
@@ -236,7 +179,7 @@ def _copy() -> list[Line]:
     return [
         call(Helper.KTIME_GET_NS),
         store(R9, ARRIVED_AT, R0, DOUBLE),
-        load(R4, R6, _SKB_LENGTH, WORD),
+        load(R4, R6, SKB_LENGTH, WORD),
         jump_if(R4, "<=", 0xFFFF, "length"),
         move(R4, 0xFFFF),
         label("length"),
@@ -274,7 +217,7 @@ def _waking() -> list[Line]:
 class Rings(Closing):
     """A ring for each lane, whose frames the filters of its packet sockets write.
 
-    They accept nothing before use(). `slots`: by lane. Raises RingError.
+    They accept nothing before the pump knows an interface. `slots`: by lane. Raises RingError.
     """
 
     def __init__(self, slots: dict[str, int]) -> None:
@@ -282,25 +225,28 @@ class Rings(Closing):
         self._programs: dict[str, programs.Loaded] = {}
         self._maps: dict[str, tuple[Array, Array, Array]] = {}
         with contextlib.ExitStack() as opened, programs.refused_as(RingError):
-            words = INTERFACE_BITS // INTERFACES_A_WORD
-            self._interfaces = opened.enter_context(Array(words, 8, NAME))
+            self.known = opened.enter_context(Array(1, FILTER_BYTES, NAME))
             for lane, count in slots.items():
                 control = opened.enter_context(Array(1, CONTROL_BYTES, NAME))
                 ring = opened.enter_context(Array(count, SLOT_BYTES, NAME))
-                program = ring_program(control, ring, self._interfaces, may_reserve(count))
+                program = ring_program(control, ring, self.known, may_reserve(count))
                 loaded = programs.load(Kind.SOCKET_FILTER, program, NAME)
                 self._programs[lane] = opened.enter_context(loaded)
-                self._maps[lane] = control, ring, self._interfaces
+                self._maps[lane] = control, ring, self.known
             self._resources = opened.pop_all()
 
     def maps(self, lane: str) -> tuple[Array, Array, Array]:
-        """A ring's control and its slots, and the interfaces whose frames it accepts."""
+        """A ring's control and its slots, and what all filters share."""
         return self._maps[lane]
 
-    def memory(self, lane: str) -> tuple[int, int, int]:
-        """The addresses of a ring's control and of its slots, and their number, for the pump."""
-        control, slots, _ = self._maps[lane]
-        return control.address, slots.address, slots.entries
+    def loaded(self, lane: str) -> programs.Loaded:
+        """The program of a ring."""
+        return self._programs[lane]
+
+    def memory(self, lane: str) -> Memory:
+        """What the pump needs of a ring."""
+        control, slots, known = self._maps[lane]
+        return control.address, slots.address, slots.entries, known.address
 
     def attach(self, lane: str, sock: socket.socket) -> None:
         """Lets a packet socket write its frames into the ring of a lane. Raises RingError."""
@@ -308,15 +254,6 @@ class Rings(Closing):
             self._programs[lane].attach_to_socket(sock)
         except OSError as error:
             raise RingError(f"the filter of a socket: {refusal(error)}") from error
-
-    def use(self, ifindexes: list[int]) -> None:
-        """Accepts frames on these interfaces only."""
-        words = [0] * self._interfaces.entries
-        for ifindex in ifindexes:
-            word, bit = divmod(ifindex % INTERFACE_BITS, INTERFACES_A_WORD)
-            words[word] |= 1 << bit
-        bits = struct.pack(f"={len(words)}Q", *words)
-        self._interfaces.memory[: len(bits)] = bits
 
     def close(self) -> None:
         """Frees the rings; the pump must have stopped, and the sockets be closed."""

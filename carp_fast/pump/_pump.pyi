@@ -21,7 +21,7 @@ class Pump:
     def __new__(
         cls,
         receivers: Iterable[
-            tuple[str, int] | tuple[str, int, str] | tuple[str, int, str, tuple[int, int, int]]
+            tuple[str, int] | tuple[str, int, str] | tuple[str, int, str, tuple[int, ...]]
         ],
         send_fd: int,
         netlink_fd: int,

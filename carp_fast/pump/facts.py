@@ -13,7 +13,8 @@ class PumpFacts(msgspec.Struct, frozen=True, gc=False):
     `frames`: received; `dropped`: by the kernel because a socket was full; `latest_ns`: the longest
     delay of a turn; `reports_lost`: because their ring was full; `wake_tick_ns`: the time between
     turns while frames arrive; `scheduling`: that of its thread; `clones`: frames sent as clones;
-    `clone_runs_failed`: runs of their program that failed, whose frames the packet socket sent.
+    `clone_runs_failed`: runs of their program that failed, whose frames the packet socket sent;
+    `refused_by_filter`: frames that the filters of rings refused, which are not in `frames`.
     """
 
     turns: int
@@ -25,3 +26,4 @@ class PumpFacts(msgspec.Struct, frozen=True, gc=False):
     scheduling: Literal["normal", "nice", "fifo"]
     clones: int = 0
     clone_runs_failed: int = 0
+    refused_by_filter: int = 0

@@ -323,6 +323,54 @@ def test_what_is_astray_is_counted_by_its_word(
 
 
 @PATHS
+def test_what_is_for_no_virtual_host_of_ours_is_counted_by_its_word(
+    lab_factory: Callable[..., Lab], opened: ExitStack, path: str
+) -> None:
+    stage = Stage(lab_factory(segments=1, ipv6=True), path, opened)
+    other: dict[str, Any] = {**SIGNED, "vhid": VHID + 1}
+    here: dict[str, Any] = {"source": ip(STRANGER)}
+    frames = [
+        ipv4_frame(carp_header(**other), **here),
+        ipv6_frame(carp_header(**other)),
+        ipv4_frame(carp_header(**other), **here, destination=ip("10.1.0.1"), ttl=3),
+        ipv4_frame(carp_header(**other), **here, ttl=254),
+        ipv6_frame(carp_header(**other), hop_limit=254),
+        ipv4_frame(carp_header(**other, version=3), **here),
+        ipv4_frame(carp_header(**other, version=1), **here),
+        ipv4_frame(carp_header(**other, kind=2), **here),
+        ipv4_frame(carp_header(**other, checksum_error=1), **here),
+        ipv4_frame(bytes((0x21, VHID + 1, 100, 1, 0, 1)) + bytes(14), **here),
+        ipv4_frame(carp_header(**other)[:20], **here),
+    ]
+    stage.send(*frames * 20, *from_master(1))
+    wanted = {
+        "advertisements_heard": 2,
+        "bad_vhid": 60,
+        "bad_ttl": 40,
+        "vrrp": 40,
+        "bad_version": 20,
+        "bad_type": 20,
+        "bad_checksum": 20,
+        "bad_length": 20,
+    }
+
+    async def scenario() -> None:
+        await stage.until(lambda: stage.counters() == wanted, f"{wanted}, not {stage.counters()}")
+        in_all = sum(wanted.values())
+        facts = stage.pump.facts
+        assert facts.frames + facts.refused_by_filter == in_all
+        assert (facts.refused_by_filter > in_all // 2) is (path == "ring")
+        snapshot = stage.pump.snapshot_interfaces(1)
+        stage.pump.mark()
+        stage.turn()
+        shown = {each.verdict for each in snapshot.rejections()[0]}
+        if path == "ring":  # of the others it is the last ones
+            assert shown == wanted.keys() - {"advertisements_heard"}, "each word with a source"
+
+    in_loop(scenario)
+
+
+@PATHS
 def test_what_is_judged_does_not_depend_on_the_path(
     lab_factory: Callable[..., Lab], opened: ExitStack, path: str
 ) -> None:

@@ -6,6 +6,7 @@ It must not know configuration or the daemon.
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import time
@@ -23,6 +24,7 @@ from carp_fast.net.clones import Clones
 from carp_fast.net.memberships import Joins
 from carp_fast.net.rings import Rings
 from carp_fast.pump._pump import Pump
+from tests.support.rings import PlainRing
 from tests.support.segment import ADDRESS, ADDRESS6, GROUP, GROUP6, PASSPHRASE, VHID, ip
 
 DEADLINE_S = 10.0
@@ -115,7 +117,6 @@ class Stage(Turns):
         if self.rings is None:
             sockets.filter_interfaces(self.receivers, [self.ifindex])
             return [(kind, sock.fileno()) for kind, sock in self.receivers.items()]
-        self.rings.use([self.ifindex])
         self.rings.attach("common", self.receivers["packet"])
         fd = self.receivers["packet"].fileno()
         return [("ring", fd, "common", self.rings.memory("common"))]
@@ -148,3 +149,55 @@ def frames_of(host: Host) -> Iterator[socket.socket]:
     with listener:
         listener.settimeout(DEADLINE_S)
         yield listener
+
+
+class RingStage(Turns):
+    """A pump with a ring for the common lane, and a pair of sockets in place of a packet socket.
+
+    `shared`: the address of what filters share with the pump, if there are any.
+    """
+
+    def __init__(self, count: int = 1024, shared: int | None = None) -> None:
+        self.ring = PlainRing(count)
+        self.waker, self.socket = socket.socketpair(type=socket.SOCK_DGRAM)
+        self.waker.setblocking(False)
+        self.netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self.netlink.bind((0, 0))
+        self.silent_fd = os.eventfd(0)
+        memory = self.ring.memory if shared is None else (*self.ring.memory, shared)
+        self.pump = Pump(
+            [("ring", self.socket.fileno(), "common", memory)],
+            self.silent_fd,
+            self.netlink.fileno(),
+            addresses.templates(),
+        )
+        self.reports = []
+        self.set_ifindex(0, 1)
+
+    def set_ifindex(self, number: int, ifindex: int) -> None:
+        self.pump.set_interface(
+            number, ifindex=ifindex, up=ifindex != 0, mac=bytes(6), source=ip("10.77.0.2")
+        )
+
+    def add(self, **keys: Any) -> None:
+        self.pump.add(
+            0,
+            PreparedHost(
+                interface=0,
+                vhid=VHID,
+                addresses=[(ADDRESS, 32)],
+                passphrase=PASSPHRASE,
+                manage_addresses=False,
+                **keys,
+            ),
+        )
+        self.pump.mark()
+        self.turn()
+
+    def counters(self) -> dict[str, int]:
+        return {word: count for word, count in super().counters().items() if count}
+
+    def close(self) -> None:
+        for each in (self.waker, self.socket, self.netlink):
+            each.close()
+        os.close(self.silent_fd)

@@ -81,8 +81,8 @@ def test_the_rings_that_are_wanted_are_opened() -> None:
             ("ring", "stray"),
         ]
         memory = [memory for *_, memory in receivers]
-        assert len({control for control, _, _ in memory}) == 3
-        assert [slots for _, _, slots in memory] == [4_096, 16_384, 1_024]
+        assert len({control for control, *_ in memory}) == 3
+        assert [slots for _, _, slots, _ in memory] == [4_096, 16_384, 1_024]
 
 
 @pytest.mark.root

@@ -5,27 +5,24 @@ No kernel program, namespace or packet: memory, and a pair of sockets in place o
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine.reports import SocketDropped
 from carp_fast.net import addresses
 from carp_fast.pump._pump import Pump
 from carp_fast.pump._ring import RingReader
-from tests.support.pump_stage import Turns
+from tests.support.pump_stage import RingStage
 from tests.support.rings import PlainRing
-from tests.support.segment import ADDRESS, PASSPHRASE, VHID, advertisement, carp_header, ip
+from tests.support.segment import ADDRESS, advertisement, carp_header, ip
 from tests.support.segment import ipv4_frame as four
 
 DEADLINE_S = 10.0
-US, MASTER = ip("10.77.0.2"), ip("10.77.0.1")
+MASTER = ip("10.77.0.1")
 
 
 def reader_of(ring: PlainRing, first: int = 0) -> RingReader:
@@ -164,52 +161,9 @@ def test_a_reader_watches_until_it_ignores_frames() -> None:
 # ------------------------------------------------------------------------------------- in a pump
 
 
-class Stage(Turns):
-    """A pump with a ring for the common lane, and a pair of sockets in place of a packet socket."""
-
-    def __init__(self, count: int = 1024) -> None:
-        self.ring = PlainRing(count)
-        self.waker, self.socket = socket.socketpair(type=socket.SOCK_DGRAM)
-        self.waker.setblocking(False)
-        self.netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self.netlink.bind((0, 0))
-        self.silent_fd = os.eventfd(0)
-        self.pump = Pump(
-            [("ring", self.socket.fileno(), "common", self.ring.memory)],
-            self.silent_fd,
-            self.netlink.fileno(),
-            addresses.templates(),
-        )
-        self.reports = []
-        self.pump.set_interface(0, ifindex=1, up=True, mac=bytes(6), source=US)
-
-    def add(self, **keys: Any) -> None:
-        self.pump.add(
-            0,
-            PreparedHost(
-                interface=0,
-                vhid=VHID,
-                addresses=[(ADDRESS, 32)],
-                passphrase=PASSPHRASE,
-                manage_addresses=False,
-                **keys,
-            ),
-        )
-        self.pump.mark()
-        self.turn()
-
-    def counters(self) -> dict[str, int]:
-        return {word: count for word, count in super().counters().items() if count}
-
-    def close(self) -> None:
-        for each in (self.waker, self.socket, self.netlink):
-            each.close()
-        os.close(self.silent_fd)
-
-
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    made = Stage()
+def stage() -> Iterator[RingStage]:
+    made = RingStage()
     yield made
     made.close()
 
@@ -219,7 +173,7 @@ def refused(source: bytes = MASTER) -> bytes:
     return four(carp_header(addresses=(ADDRESS,), passphrase=b"other"), source=source)
 
 
-def test_a_pump_judges_the_frames_of_a_ring_at_the_time_of_their_arrival(stage: Stage) -> None:
+def test_a_pump_judges_the_frames_of_a_ring_at_the_time_of_their_arrival(stage: RingStage) -> None:
     stage.add(advskew=100)
     at_ns = time.monotonic_ns()
     stage.ring.put(advertisement(source="10.77.0.1", counter=1), arrived_ns=at_ns)
@@ -231,7 +185,7 @@ def test_a_pump_judges_the_frames_of_a_ring_at_the_time_of_their_arrival(stage: 
     assert (peer.source, peer.heard_ns) == (MASTER, at_ns)
 
 
-def test_more_frames_than_a_batch_are_all_read(stage: Stage) -> None:
+def test_more_frames_than_a_batch_are_all_read(stage: RingStage) -> None:
     stage.add(advskew=100)
     for _ in range(900):
         stage.ring.put(refused())
@@ -240,7 +194,7 @@ def test_more_frames_than_a_batch_are_all_read(stage: Stage) -> None:
     assert stage.counters() == {"bad_auth": 900}
 
 
-def test_silence_proves_nothing_while_a_frame_is_being_written(stage: Stage) -> None:
+def test_silence_proves_nothing_while_a_frame_is_being_written(stage: RingStage) -> None:
     """It may be the master's: nobody takes over before it is read."""
     stage.add(advbase=0, advskew=8, dead_ratio=1)  # MASTER after 31 ms and more
     late = stage.ring.reserve()
@@ -253,7 +207,7 @@ def test_silence_proves_nothing_while_a_frame_is_being_written(stage: Stage) -> 
     stage.run_until(lambda: stage.host().state == "MASTER", "it takes over when all are read")
 
 
-def test_a_full_ring_is_reported_and_every_backup_waits_again(stage: Stage) -> None:
+def test_a_full_ring_is_reported_and_every_backup_waits_again(stage: RingStage) -> None:
     stage.add(advskew=100)
     before_ns = stage.host().deadline_ns
     stage.ring.drop(7)
@@ -264,14 +218,14 @@ def test_a_full_ring_is_reported_and_every_backup_waits_again(stage: Stage) -> N
     assert stage.host().deadline_ns > before_ns
 
 
-def test_a_frame_that_could_not_be_read_is_reported_though_no_other_came(stage: Stage) -> None:
+def test_a_frame_that_could_not_be_read_is_reported_though_no_other_came(stage: RingStage) -> None:
     stage.add(advskew=100)
     stage.ring.publish(stage.ring.reserve(), b"", length=0)
     stage.run_until(lambda: stage.pump.facts.dropped == 1, "it is counted")
     assert SocketDropped in {type(report) for report in stage.reports}
 
 
-def test_a_pump_sleeps_until_a_frame_wakes_it_and_then_reads_every_tick(stage: Stage) -> None:
+def test_a_pump_sleeps_until_a_frame_wakes_it_and_then_reads_every_tick(stage: RingStage) -> None:
     stage.turn()  # without virtual hosts no timer is set
     stage.run_until(lambda: stage.ring.watching == 1, "it watches")
     assert select.select([stage.pump.epoll_fd], [], [], 0)[0] == []
@@ -290,6 +244,6 @@ def test_a_pump_sleeps_until_a_frame_wakes_it_and_then_reads_every_tick(stage: S
 
 
 @pytest.mark.parametrize("count", [0, 3, 100])
-def test_a_ring_has_a_power_of_two_of_slots(stage: Stage, count: int) -> None:
+def test_a_ring_has_a_power_of_two_of_slots(stage: RingStage, count: int) -> None:
     with pytest.raises(ValueError, match=f"a ring of {count} slots: must be a power of two"):
         Pump([("ring", 0, "common", (0, 0, count))], 0, 0, addresses.templates())

@@ -22,14 +22,12 @@ from tests.support.segment import (
     SECOND_NS,
     START_NS,
     Node,
-    advertisement,
     carp_digest,
-    carp_header,
     ip,
-    ipv4_frame,
     prepared,
 )
 from tests.support.vectors import (
+    VARIANTS,
     VECTORS,
     addresses_of,
     dialect_of,
@@ -132,40 +130,6 @@ def test_engine_accepts_each_as_sent(vector: dict[str, Any]) -> None:
         assert other.receive(0, frame, START_NS) == "bad_auth"
 
 
-# The 29 variants of receive-rules.json, made again here, and our verdict.
-OTHER = ip("10.77.0.200")
-VARIANTS: dict[str, tuple[str, bytes]] = {
-    "valid": ("ok", advertisement(counter=1000)),
-    "same counter as the previous packet": ("ok", advertisement(counter=1000, advskew=1)),
-    "again the same counter (exact replay)": ("ok", advertisement(counter=1000, advskew=1)),
-    "counter goes backwards": ("ok", advertisement(counter=999)),
-    "counter 0": ("ok", advertisement(counter=0)),
-    "TTL 254": ("bad_ttl", ipv4_frame(carp_header(), ttl=254)),
-    "bad CARP checksum": ("bad_checksum", advertisement(checksum_error=1)),
-    "bad HMAC": ("bad_auth", advertisement(digest=b"\1" * 20)),
-    "other key": ("bad_auth", advertisement(passphrase=b"other")),
-    "version 3": ("bad_version", advertisement(version=3)),
-    "version 1": ("bad_version", advertisement(version=1)),
-    "type 2": ("bad_type", advertisement(kind=2)),
-    "type 0": ("bad_type", advertisement(kind=0)),
-    "authlen 0": ("ok", advertisement(authlen=0)),
-    "authlen 99": ("ok", advertisement(authlen=99)),
-    "pad/demote byte 5": ("ok", advertisement(demote=5)),
-    "4 trailing bytes": ("ok", ipv4_frame(carp_header() + b"\0" * 4)),
-    "20 trailing bytes": ("ok", ipv4_frame(carp_header() + b"\0" * 20)),
-    "cut by 4 bytes": ("bad_length", ipv4_frame(carp_header()[:-4])),
-    "unknown vhid 43": ("bad_vhid", advertisement(vhid=43)),
-    "vhid 0": ("bad_vhid", advertisement(vhid=0)),
-    # Counters that nobody else has sent: a known one from a new source is another matter.
-    "source in another subnet": ("ok", advertisement(source="192.0.2.1", counter=501)),
-    "source = the peer itself": ("ok", advertisement(source="10.77.0.2", counter=502)),
-    "source 0.0.0.0": ("ok", advertisement(source="0.0.0.0", counter=503)),
-    "wrong address list in HMAC": ("bad_auth", advertisement(addresses=[OTHER])),
-    "two addresses in HMAC": ("bad_auth", advertisement(addresses=[ADDRESS, OTHER])),
-    "own ethernet source, not 00:00:5e": ("ok", advertisement(source_mac=b"\2\0\0\0\0\1")),
-    "TOS 0": ("ok", ipv4_frame(carp_header(), tos=0)),
-    "IP options (4 NOPs)": ("ok", ipv4_frame(carp_header(), options=b"\1" * 4)),
-}
 WORDS = {
     "badttl": "bad_ttl",
     "badsum": "bad_checksum",

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._core cimport Core, Order
 from carp_fast.pump._clones cimport Clones
+from carp_fast.pump._refusals cimport Refusals
 from carp_fast.pump._requests cimport Requests
 from carp_fast.pump._ring cimport Ring
 from carp_fast.pump._socket cimport ReceiveBatch, SendBatch
@@ -53,6 +54,7 @@ cdef struct PumpState:
     uint64_t reported           # tail of the report ring when Python was last woken
     OrderRing ring
     IfindexEntry ifindexes[IFINDEX_MAP]
+    Refusals refusals           # by the filters of rings
     ReceiveBatch receiving
     SendBatch sending
     SendBatch unicast[2]        # IPv4, IPv6

@@ -10,13 +10,13 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from carp_fast.engine._core cimport (
-    Core, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_SET_INTERFACE, Order, Report, SECONDARIES,
-    engine_tell, report_begin, report_end)
+    Core, Interface, LOST_PRIORITY, MAX_INTERFACES, ORDER_ADD, ORDER_SET_INTERFACE,
+    ORDER_SNAPSHOT_INTERFACES, Order, Report, SECONDARIES, engine_tell, report_begin, report_end)
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard
 from carp_fast.engine._upkeep cimport (
     THERE_FOREIGN, THERE_NONE, THERE_OURS, THERE_ROUTE, THERE_SOMEBODYS, THERE_UNKNOWN, There)
-from carp_fast.engine._vhid cimport Address, HELD
+from carp_fast.engine._vhid cimport Address, HELD, VirtualHost
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.pump._clones cimport (
     NOT_SENT, clones_forget, clones_note_rest, clones_send)
@@ -24,6 +24,8 @@ from carp_fast.pump._existing cimport netlink_found, netlink_found_route
 from carp_fast.pump._look cimport Look
 from carp_fast.pump._netlink cimport (
     CHANGES, FOUND_FOREIGN, FOUND_NONE, FOUND_OURS, FOUND_UNMARKED, Found)
+from carp_fast.pump._refusals cimport (
+    refusals_compare, refusals_expect, refusals_map, refusals_merge)
 from carp_fast.pump._requests cimport (
     Request, requests_next, requests_open, requests_outcome, requests_put, requests_room,
     requests_take)
@@ -89,6 +91,7 @@ cdef void map_interface(PumpState* pump, const Order* order) noexcept nogil:
     cdef int32_t former = pump.turn.core.interfaces[order.interface].ifindex
     cdef int32_t ifindex = (<const Interface*>order.pointer).ifindex
     cdef uint32_t number
+    refusals_map(&pump.refusals, pump.turn.core, order.interface, ifindex)
     if former != ifindex or not (<const Interface*>order.pointer).up:
         clones_forget(&pump.clones, order.interface)
     if former and former != ifindex:
@@ -114,7 +117,14 @@ cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
         return False
     if order.kind == ORDER_SET_INTERFACE:
         map_interface(pump, order)
+    elif order.kind == ORDER_ADD:
+        refusals_expect(&pump.refusals, pump.turn.core,
+                        (<const VirtualHost*>order.pointer).interface,
+                        (<const VirtualHost*>order.pointer).vhid)
     obey(pump.turn.core, order, now_ns)
+    if order.kind == ORDER_SNAPSHOT_INTERFACES:
+        refusals_merge(&pump.refusals, <Interface*>order.pointer, order.slot,
+                       <uint32_t>order.value)
     store_release(&pump.ring.head, pump.ring.head + 1)
     return True
 
@@ -379,6 +389,7 @@ cdef void run_due(PumpState* pump) noexcept nogil:
     cdef int64_t at_ns
     while turn_step(&pump.turn):
         pass
+    refusals_compare(&pump.refusals, pump.turn.core)
     if pump.lost_priority and pump.scheduling == SCHEDULED_FIFO:
         pump.scheduling = SCHEDULED_NORMAL
         engine_tell(pump.turn.core, LOST_PRIORITY, NOBODY, 0, NULL, clock_ns(CLOCK_MONOTONIC))

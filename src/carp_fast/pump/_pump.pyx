@@ -31,6 +31,7 @@ from carp_fast.pump._clones cimport Clones, Run, TRIAL_FAILED, clones_open
 from carp_fast.pump._netlink cimport Netlink
 from carp_fast.engine._prepared cimport PreparedHost, source_flags
 from carp_fast.engine._reports cimport report_object
+from carp_fast.pump._refusals cimport FilterMemory, refusals_count
 from carp_fast.pump._requests cimport requests_thread, requests_wait, requests_work_off
 from carp_fast.pump._snapshots cimport Records, Snapshot
 from carp_fast.pump._ring cimport ring_open
@@ -91,7 +92,8 @@ cdef class Pump:
     receivers: [(kind, file descriptor, lane)], a "packet" socket, or "raw4" and "raw6", for each
     lane, by default the common one (an eventfd that never fires if nothing is received), or
     ("ring", file descriptor, lane, memory), a packet socket with the addresses of its ring's
-    control and slots, and their number, as net/rings.py makes them;
+    control and slots, their number, and the address of what all filters share, if they have it, as
+    net/rings.py makes them;
     send_fd: a packet socket; netlink_fd: a bound rtnetlink socket; templates: {key: (encoded
     message, the address in it)}, with the keys (family, adding) and, for addresses that may become
     the source of other traffic, (6, True, "preferred"); report_capacity: a power of two; record:
@@ -151,8 +153,15 @@ cdef class Pump:
             socket = &state.sockets[state.turn.receiver_count]
             socket.fd, socket.kind = fd, RECEIVER_WORDS.index(kind)
             if kind == "ring":
-                ring_open(&socket.ring, lane[1])
+                ring_open(&socket.ring, lane[1][:3])
+                self.share(lane[1][3:])
             turn_add_receiver(&state.turn, LANE_WORDS.index(lane[0]) if lane else LANE_COMMON)
+
+    cdef share(self, shared):
+        """Keep the memory of the filters up to date; it is the same for all rings."""
+        cdef size_t address
+        for address in shared:
+            self.state.refusals.memory = <FilterMemory*>address
 
     cdef open_descriptors(self):
         cdef PumpState* state = self.state
@@ -202,7 +211,8 @@ cdef class Pump:
             reports_lost=self.engine.core.reports.lost,
             wake_tick_ns=self.engine.core.wake_tick_ns,
             scheduling=SCHEDULING_WORDS[self.state.scheduling],
-            clones=self.state.clones.frames, clone_runs_failed=self.state.clones.failed)
+            clones=self.state.clones.frames, clone_runs_failed=self.state.clones.failed,
+            refused_by_filter=refusals_count(&self.state.refusals, &self.engine.core))
 
     # -- running
 
