@@ -25,8 +25,8 @@ from carp_fast.cli.terminal import (
 )
 
 if TYPE_CHECKING:
+    from carp_fast.replay.comparison import Row
     from carp_fast.replay.election import Election, Period
-    from carp_fast.replay.player import Row
 
 PCAP_MAGICS = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d")
 PREEMPT = {"true": True, "false": False, "demoted": "demoted"}
@@ -163,7 +163,8 @@ def show_replay(path: Path, *, as_json: bool) -> str:
     Raises ScenarioError.
     """
     from carp_fast.replay import scenario as scenarios
-    from carp_fast.replay.player import compare, play
+    from carp_fast.replay.comparison import compare
+    from carp_fast.replay.player import play
 
     scenario = scenarios.read(path)
     try:

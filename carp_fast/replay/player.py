@@ -1,4 +1,4 @@
-"""Plays a scenario: gives its inputs to a real engine and compares the decisions.
+"""Plays a scenario: gives its inputs to a real engine, whose decisions are written down.
 
 Heard frames are signed with the scenario's own passphrase, so a recording needs no secret. In a
 recorded scenario deadlines are checked only when the daemon checked them, so that decisions follow
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import tomllib
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from carp_fast.config.model import as_shown
@@ -44,13 +42,7 @@ from carp_fast.replay.scenario import (
 # A daemon that does not check its deadlines for longer than the shortest interval records that.
 # A decision that is due for this long without such a line differs from the recording.
 LATE_NS = 1_100_000_000
-# How far apart equal decisions may be in a recording and now. Addresses are changed in batches, and
-# the recorded time is that of the kernel's answer.
-DECIDED_APART_NS = 50_000_000
-CARRIED_OUT_APART_NS = 2 * SECOND_NS
-# Inputs that matter while no process runs: they change what the next one is started with.
 WHILE_KILLED = ("start", "link", "interface", "reload", "kernel", "end")
-CARRIED_OUT = ("ADD_ADDRESSES", "REMOVE_ADDRESSES", "ADD_ROUTES", "REMOVE_ROUTES", "ANNOUNCE")
 GROUPS = {4: "224.0.0.18", 16: "ff02::12"}
 ADDRESS_LISTS = ("addresses", "unsigned_addresses", "retired_addresses")
 
@@ -71,17 +63,6 @@ class Output(NamedTuple):
     at_ns: int
     name: str
     text: str
-
-
-class Row(NamedTuple):
-    """A decision as recorded and as made now; None if there is no such decision."""
-
-    at_ns: int
-    name: str
-    recorded: str | None
-    now: str | None
-    now_ns: int | None
-    same: bool
 
 
 # ------------------------------------------------------------------------------ virtual hosts
@@ -567,39 +548,3 @@ def play(scenario: Scenario) -> list[Output]:
         if not line.output:
             player.give(line)
     return player.outputs
-
-
-# --------------------------------------------------------------------------------------- comparing
-
-
-def compare(scenario: Scenario, outputs: Iterable[Output]) -> Iterator[Row]:
-    """Compares each decision of the scenario with the next one of the same host now.
-
-    Rows are in the order of the scenario, followed by decisions that it does not have.
-    """
-    alone = next(iter(host["name"] for host in scenario.hosts)) if len(scenario.hosts) == 1 else ""
-    made: dict[str, deque[Output]] = defaultdict(deque)
-    for output in outputs:
-        made[output.name].append(output)
-    for line in scenario.lines:
-        if line.output:
-            name = line.name or alone
-            now = made[name].popleft() if made[name] else None
-            same = now is not None and _is_same(scenario, line, now)
-            yield Row(
-                line.at_ns, name, line.text, now.text if now else None,
-                now.at_ns if now else None, same,
-            )  # fmt: skip
-    for output in sorted((each for left in made.values() for each in left), key=lambda o: o.at_ns):
-        yield Row(output.at_ns, output.name, None, output.text, output.at_ns, False)
-
-
-def _is_same(scenario: Scenario, line: Line, now: Output) -> bool:
-    if now.text != line.text:
-        return False
-    if not scenario.turns:
-        return scenarios.seconds_text(now.at_ns, line.digits) == scenarios.seconds_text(
-            line.at_ns, line.digits
-        )
-    apart_ns = CARRIED_OUT_APART_NS if line.words[0] in CARRIED_OUT else DECIDED_APART_NS
-    return abs(now.at_ns - line.at_ns) <= apart_ns

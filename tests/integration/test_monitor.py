@@ -482,8 +482,7 @@ def test_after_an_overrun_everything_is_read_again(
 ) -> None:
     """With a burst of no length, it is read and reported while notifications are still dropped."""
     monkeypatch.setattr(links, "BURST_S", burst_s)
-    # The kernel lets the reader run when its queue fills up, so that a reader which is not held up
-    # may well lose nothing.
+    # The kernel lets the reader run when its queue fills up: unless held up, it may lose nothing.
     reads = threading.Event()
     reads.set()
     drain = LinkMonitor._drain
@@ -500,7 +499,7 @@ def test_after_an_overrun_everything_is_read_again(
     async def scene(watch: Watch) -> None:
         other.request(RTM_NEWADDR, v1, ["198.51.100.1", "198.51.100.2"], 0)
         await watch.until_addresses("v1", "198.51.100.1", "198.51.100.2")
-        # The buffer holds a few messages: the rest is dropped, now and while the thread catches up.
+        # The buffer holds a few messages; the rest is dropped.
         reads.clear()
         other.request(RTM_NEWADDR, v0, many, 0)
         reads.set()
@@ -514,7 +513,7 @@ def test_after_an_overrun_everything_is_read_again(
         assert all("203.0.113.1" in ipv4(reading["v0"]) for reading in watch.readings)
         assert watch.monitor.overruns >= 1
 
-    # Every reading has it, also of an overrun by what the kernel still tells of the interfaces.
+    # Every reading has it, also after an early overrun.
     ours.request(RTM_NEWADDR, v0, ["203.0.113.1"], OURS)
     with caplog.at_level(logging.WARNING, "carp_fast.net.monitor"):
         watched(scene, ["v0", "v1"], ours.port, receive_buffer_bytes=1)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from carp_fast.replay import scenario as scenarios
-from carp_fast.replay.player import compare, play
+from carp_fast.replay.comparison import compare
+from carp_fast.replay.player import play
 
 FILES = sorted(Path(__file__).parent.glob("*.toml"))
 

@@ -12,7 +12,8 @@ import pytest
 from carp_fast.engine._engine import Engine
 from carp_fast.engine._recorder import CHECKPOINT_RECORDS, RECORD_BYTES
 from carp_fast.replay import scenario as scenarios
-from carp_fast.replay.player import Player, compare, play
+from carp_fast.replay.comparison import compare
+from carp_fast.replay.player import Player, play
 from carp_fast.replay.recording import capacity, too_few
 from carp_fast.replay.scenario import Line
 from tests.support.recorded import CAPACITY, RecordingPlayer, played, recording

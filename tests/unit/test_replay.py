@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 
 from carp_fast.cli.main import main
 from carp_fast.replay import scenario as scenarios
-from carp_fast.replay.player import compare, play
+from carp_fast.replay.comparison import compare
+from carp_fast.replay.player import play
 from carp_fast.replay.scenario import ScenarioError, parse, parse_line, seconds_ns, seconds_text
 from tests.support.recorded import outputs_text
 from tests.support.vectors import EL7
