@@ -33,16 +33,19 @@ class Row(NamedTuple):
 def compare(scenario: Scenario, outputs: Iterable[Output]) -> Iterator[Row]:
     """Compares each decision of the scenario with the next one of the same host now.
 
-    Rows are in the order of the scenario, followed by decisions that it does not have.
+    In a recording, what the kernel has carried out may come after later decisions: it is compared
+    on its own. Rows are in the order of the scenario, followed by decisions that it does not have.
     """
     alone = next(iter(host["name"] for host in scenario.hosts)) if len(scenario.hosts) == 1 else ""
-    made: dict[str, deque[Output]] = defaultdict(deque)
+    made: dict[tuple[str, bool], deque[Output]] = defaultdict(deque)
     for output in outputs:
-        made[output.name].append(output)
+        apart = scenario.turns and output.text.split()[0] in CARRIED_OUT
+        made[output.name, apart].append(output)
     for line in scenario.lines:
         if line.output:
             name = line.name or alone
-            now = made[name].popleft() if made[name] else None
+            those = made[name, scenario.turns and line.words[0] in CARRIED_OUT]
+            now = those.popleft() if those else None
             same = now is not None and _is_same(scenario, line, now)
             yield Row(
                 line.at_ns, name, line.text, now.text if now else None,

@@ -233,6 +233,26 @@ def test_the_first_difference_is_named_and_what_is_too_much_comes_last() -> None
     ]
 
 
+def test_a_recorded_answer_of_the_kernel_may_come_after_the_next_advertisement() -> None:
+    host = "host = {source = '10.77.0.2', advbase = 1, addresses = ['10.77.0.100/24']}"
+    text = """
+        3 turn 3
+        3 > MASTER master_down
+        3 > ADVERTISE 1/0
+        4 turn 4
+        4 > ADVERTISE 1/0
+        4.5 > ADD_ADDRESSES 10.77.0.100
+        4.5 > ANNOUNCE 10.77.0.100
+        4.6 end"""
+    recorded = scenario(f"0 > BACKUP started{text}", f"turns = true\n{host}")
+    assert [row for row in compare(recorded, play(recorded)) if not row.same] == []
+    without = text.replace("ANNOUNCE 10.77.0.100", "ANNOUNCE 10.77.0.101")
+    recorded = scenario(f"0 > BACKUP started{without}", f"turns = true\n{host}")
+    assert [row.recorded for row in compare(recorded, play(recorded)) if not row.same] == [
+        "ANNOUNCE 10.77.0.101"
+    ]
+
+
 # -- the commands
 
 
