@@ -200,8 +200,18 @@ class ControlWorld:
         return self.served.open_descriptors() <= self.served.descriptors
 
     def fill(self) -> None:
-        """Every place is free: as many clients as there are places are answered at once."""
+        """Every place is free: as many clients as there are places are answered at once.
+
+        The daemon frees a place a moment after it has closed the descriptor of the last client.
+        """
         end_at = time.monotonic() + DEADLINE_S
+        while errors := self.refused(end_at):
+            if time.monotonic() > end_at:
+                raise Failure(f"places stay taken: {errors}")
+
+    def refused(self, end_at: float) -> set[str]:
+        """What as many clients as there are places are answered that find none."""
+        refusals: set[str] = set()
         with contextlib.ExitStack() as stack:
             clients = []
             for _ in range(CLIENTS_MAX):
@@ -211,8 +221,8 @@ class ControlWorld:
                 client.write(b'{"command":"?"}\n')
             for client in clients:
                 client.wait(end_at, lines=1)
-                if any(error.startswith("too many") for error in client.errors):
-                    raise Failure(f"places stay taken: {client.errors}")
+                refusals |= {error for error in client.errors if error.startswith("too many")}
+        return refusals
 
 
 class ControlFuzzer:

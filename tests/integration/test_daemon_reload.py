@@ -32,6 +32,7 @@ class Pair:
 
     def __init__(self, lab: Lab, directory: Path, *tables: Mapping[str, Any]) -> None:
         self.a, self.b = lab.hosts
+        own = self.a.addresses()
         self._directory = directory
         self.daemons = {
             host.name: start_daemon(host, self.write(host, tables), ready=False)
@@ -39,7 +40,8 @@ class Pair:
         }
         self.master, self.backup = self.daemons["a"], self.daemons["b"]
         self.master.wait_ready()
-        self.master.wait_state("MASTER", 10)
+        addresses = [host["addresses"] for host in self.master.status()["virtual_hosts"]]
+        self.master.wait_held(own, len(set().union(*addresses)))
         self.backup.wait_ready()
         self.backup.wait_state("BACKUP", 5)
 

@@ -204,4 +204,5 @@ def test_the_pair_in_all_four_combinations(
         assert stopped.first[0].endswith(":1 down")
         if first == "carp-fast":
             assert stopped.taken_over_s <= 2.0 + MASTER_DOWN_S * (second == "ucarp")
-        assert returned.taken_over_s <= 6
+        started_s = float(returned.first[0].partition(" ")[0])  # its script runs first of all
+        assert returned.taken_over_s - started_s <= 5
