@@ -272,7 +272,9 @@ def events(config: Path | None, control_socket: Path | None, as_json: bool) -> N
 
 def _line(event: StateEvent) -> str:
     change = f"{event.previous} -> {event.state} ({event.reason})"
-    return f"{event.at} {event.interface}/{event.vhid}: {change}"
+    reasons = ", ".join(f"{word} {amount}" for word, amount in event.demotion.reasons.items())
+    demoted = f", demoted by {event.demotion.total} ({reasons})" if reasons else ""
+    return f"{event.at} {event.interface}/{event.vhid}: {change}{demoted}"
 
 
 @main.command()

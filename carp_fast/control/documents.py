@@ -64,10 +64,21 @@ class RecordRequest(Request, frozen=True, tag="record"):
 # ------------------------------------------------------------------------------------------ events
 
 
+class Demotion(msgspec.Struct, frozen=True):
+    """The amounts added to the advskew, by reason; `demote`: the byte sent in dialect "openbsd"."""
+
+    total: int
+    reasons: dict[str, int]
+    demote: int | msgspec.UnsetType = msgspec.UNSET
+
+
+NOT_DEMOTED = Demotion(0, {})
+
+
 class StateEvent(msgspec.Struct, frozen=True, gc=False):
     """A change of a virtual host's state, or of its reason for INIT: a line of `events`.
 
-    `peer`: the source address of the master that it knew then, None if none.
+    `peer`: the source address of the master that it knew then, None if none; `demotion`: its own.
     """
 
     at: str
@@ -77,6 +88,7 @@ class StateEvent(msgspec.Struct, frozen=True, gc=False):
     previous: State
     reason: str
     peer: str | None
+    demotion: Demotion = NOT_DEMOTED
 
 
 # ------------------------------------------------------------------------------------------ status
@@ -127,14 +139,6 @@ class InterfaceStatus(msgspec.Struct, frozen=True):
     init: int
     counters: dict[str, int]
     send: str = "packet"
-
-
-class Demotion(msgspec.Struct, frozen=True):
-    """The amounts added to the advskew, by reason; `demote`: the byte sent in dialect "openbsd"."""
-
-    total: int
-    reasons: dict[str, int]
-    demote: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Peer(msgspec.Struct, frozen=True, gc=False):

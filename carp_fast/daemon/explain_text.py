@@ -119,7 +119,11 @@ DEMOTION_MEANINGS = {
     " time",
     "address_deadline": "it was MASTER without any address for address_deadline_s; undone after a"
     " minute, or more each time",
-    "ordered": "it was ordered",
+    "operator": "it was ordered",
+    "track": "something that it tracks failed",
+    "group": "a member of its group cannot be MASTER here",
+    "maintenance": "this host is in maintenance",
+    "link": "it has no link, interface or source, and sends nothing",
     "send_errors": "no advertisement could be sent for an interval; undone after three are, as "
     "BACKUP after a minute, or more each time",
 }
@@ -352,14 +356,14 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
     for reason, value in reasons.items():
         meaning = DEMOTION_MEANINGS.get(reason)
         yield f"{reason}: {value}{' (' + meaning + ')' if meaning else ''}"
-    if reasons and host.dialect == "openbsd":
+    if reasons.keys() - {"link"} and host.dialect == "openbsd":
         yield f"{host.demotion.total} in total: demote byte {host.demote} is sent"
-    elif reasons:
+    elif reasons.keys() - {"link"}:
         yield (
             f"{host.demotion.total} in total: advskew {host.advskew} becomes"
             f" {host.effective_advskew}"
         )
-    else:
+    elif not reasons:
         yield "none"
     if host.undemoted_in_s is not None:
         yield f"the demotion by time ends in {seconds(host.undemoted_in_s)}"
@@ -435,7 +439,7 @@ def problems(host: VirtualHostFacts) -> list[str]:
     """
     found = [f"INIT ({host.reason or 'not started'})"] if host.state == "INIT" else []
     found += [f"{word}: {warning}" for word, warning in host.warnings.items()]
-    found += [f"demoted ({reason})" for reason in host.demotion.reasons]
+    found += [f"demoted ({reason})" for reason in host.demotion.reasons if reason != "link"]
     found += [f"{address}: {why}" for address, why in host.address_problems.items()]
     return found
 
@@ -444,7 +448,7 @@ def problem_kinds(host: VirtualHostFacts) -> list[str]:
     """The kinds of problems() that a virtual host has, a word each."""
     found = ["INIT"] if host.state == "INIT" else []
     found += host.warnings
-    found += ["demoted"] if host.demotion.reasons else []
+    found += ["demoted"] if host.demotion.reasons.keys() - {"link"} else []
     return found + (["addresses"] if host.address_problems else [])
 
 

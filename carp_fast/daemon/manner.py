@@ -10,8 +10,9 @@ import logging
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from carp_fast.control.documents import Demotion
 from carp_fast.daemon.hooks import Done, Hook, HookRunner, Hooks
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.table import every_address
@@ -87,7 +88,7 @@ class Manner(ABC):
         event: Mapping[str, object],
         done: Done | None,
     ) -> None:
-        """Starts `up` or `down`, if the host has one; `event`: state, previous, reason.
+        """Starts `up` or `down`, if the host has one; `event`: state, previous, reason, demotion.
 
         `generation` is the one in Hosts, of the host: however a reload changes it, its hooks stay
         in order. `done` gets the result, if there is one.
@@ -175,6 +176,7 @@ def hook_for(host: VirtualHost, which: str, event: Mapping[str, object]) -> Hook
     target = host.settings.up if which == "up" else host.settings.down
     if target is None:
         return None
+    demotion = cast(Demotion, event["demotion"])
     return Hook(
         event="up" if which == "up" else "down",
         target=target,
@@ -187,6 +189,8 @@ def hook_for(host: VirtualHost, which: str, event: Mapping[str, object]) -> Hook
             "CARP_STATE": str(event["state"]),
             "CARP_PREVIOUS": str(event["previous"]),
             "CARP_REASON": str(event["reason"]),
+            "CARP_DEMOTION": str(demotion.total),
+            "CARP_DEMOTION_REASONS": " ".join(f"{k}={n}" for k, n in demotion.reasons.items()),
             "CARP_ADDRESSES": " ".join(every_address(host)),
         },
     )

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from carp_fast.control.documents import StateEvent
+from carp_fast.control.documents import NOT_DEMOTED, Demotion, StateEvent
 from carp_fast.daemon import systemd
 from carp_fast.daemon.hooks import HookResult
 from carp_fast.daemon.table import MASTER, STATES, Hosts, every_address
@@ -94,7 +94,8 @@ class Reports:
         self._orders = orders
         self._manner = manner
         self._pump: Pump = orders.pump
-        self._up_due: set[int] = set()  # MASTER, but the up hook has not been submitted
+        # By slot, MASTER, but the up hook has not been submitted: its demotion when it rose.
+        self._up_due: dict[int, Demotion] = {}
         # By slot: the `up` hook after which it announces, until it is MASTER no longer.
         self._announcing: dict[int, object] = {}
         self._lost = 0
@@ -178,13 +179,22 @@ class Reports:
 
     def _take_copy(self, slot: int, copy: HostCopy) -> None:
         if copy.state != STATES[self._hosts.states[slot]]:
-            self.on_state(slot, copy.state, copy.reason, copy.since_ns, peer_of(copy))
+            now = demotion_of(copy.demotions)
+            peer = peer_of(copy)
+            self.on_state(slot, copy.state, copy.reason, copy.since_ns, peer, demotion=now)
         if copy.state == "MASTER":
             # That its addresses were added may have been among the lost reports.
             self.on_addresses(slot, copy.reason)
 
     def on_state(
-        self, slot: int, state: reports.State, reason: str, at_ns: int, peer: str | None
+        self,
+        slot: int,
+        state: reports.State,
+        reason: str,
+        at_ns: int,
+        peer: str | None,
+        *,
+        demotion: Demotion = NOT_DEMOTED,
     ) -> None:
         """Handles another state of a virtual host than was known."""
         host = self._hosts.hosts[slot]
@@ -198,16 +208,18 @@ class Reports:
         heard = f" from {peer}" if peer and reason in PEER_REASONS else ""
         change = state if state == previous else f"{previous} -> {state}"
         self._manner.host_log.log(logging.INFO, host.name, f"{change} ({reason}{heard})")
-        event = StateEvent(rfc3339(at_ns), host.interface, host.vhid, state, previous, reason, peer)
+        event = StateEvent(
+            rfc3339(at_ns), host.interface, host.vhid, state, previous, reason, peer, demotion
+        )
         self._publish(event)
         if state == previous:
             return
         if state == "MASTER":
-            self._up_due.add(slot)
+            self._up_due[slot] = demotion
         elif previous == "MASTER":
-            self._up_due.discard(slot)
+            self._up_due.pop(slot, None)
             self._announcing.pop(slot, None)
-            left = {"state": state, "previous": previous, "reason": reason}
+            left = {"state": state, "previous": previous, "reason": reason, "demotion": demotion}
             self._run_hook(slot, host, "down", left)
 
     def _on_state(self, report: reports.StateChanged) -> None:
@@ -217,7 +229,8 @@ class Reports:
             deadline_s = host.settings.address_deadline_s
             text = "address_deadline: none of its addresses could be added for"
             self._log(logging.ERROR, report.slot, f"{text} {deadline_s:g} s, given up")
-        self.on_state(report.slot, report.state, report.reason, report.at_ns, peer)
+        now = demotion_of(dict(report.demotions))
+        self.on_state(report.slot, report.state, report.reason, report.at_ns, peer, demotion=now)
 
     # -- hooks
 
@@ -231,8 +244,8 @@ class Reports:
         """Runs `up` once every address of a MASTER was added, or could not be."""
         host = self._hosts.hosts[slot]
         if slot in self._up_due and host is not None:
-            self._up_due.discard(slot)
-            event = {"state": "MASTER", "previous": "BACKUP", "reason": reason}
+            event: dict[str, object] = {"state": "MASTER", "previous": "BACKUP", "reason": reason}
+            event["demotion"] = self._up_due.pop(slot)
             self._run_hook(slot, host, "up", event)
 
     def _run_hook(
@@ -481,7 +494,7 @@ class Reports:
         self.wrong_digest_ns.pop(report.slot, None)
         self._foreign.pop(report.slot, None)
         self._left_alone = {each for each in self._left_alone if each[0] != report.slot}
-        self._up_due.discard(report.slot)
+        self._up_due.pop(report.slot, None)
         self._announcing.pop(report.slot, None)
         self._tell_released(report.slot)
 
@@ -534,3 +547,8 @@ class Reports:
 def peer_of(host: HostCopy) -> str | None:
     """The peer of a virtual host as text."""
     return known_address(host.peer)
+
+
+def demotion_of(reasons: dict[str, int]) -> Demotion:
+    """A virtual host's demotion as its events have it."""
+    return Demotion(sum(reasons.values()), reasons) if reasons else NOT_DEMOTED

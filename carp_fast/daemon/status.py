@@ -46,10 +46,6 @@ if TYPE_CHECKING:
     from carp_fast.pump._pump import Pump
 
 
-# The demotion by three failed sends in a row, by dialect: of the advskew, or of OpenBSD's demote
-# byte.
-SEND_ERRORS, SEND_ERRORS_OPENBSD = 240, 1
-ADDRESS_DEMOTION = 240  # by addresses that could not be held, see engine/_vhid.pxd
 # The engine reports a wrong digest once a minute while there are some.
 WRONG_DIGEST_LASTS_NS = 120_000_000_000
 SECOND_NS = 1_000_000_000
@@ -122,15 +118,8 @@ def second_master(fields: HostCopy, now_ns: int) -> SourceCopy | None:
 def demotion(fields: HostCopy) -> Demotion:
     """The demotion of a host by reasons; in dialect "openbsd" also the byte that is sent."""
     openbsd = fields.dialect == "openbsd"
-    reasons = {}
-    if fields.demotion:
-        reasons["ordered"] = fields.demotion
-    if fields.address_demotion:
-        reasons[fields.address_demotion] = ADDRESS_DEMOTION
-    if fields.sends_failing:
-        reasons["send_errors"] = SEND_ERRORS_OPENBSD if openbsd else SEND_ERRORS
     sent = fields.demote if openbsd else msgspec.UNSET
-    return Demotion(sum(reasons.values()), reasons, sent)
+    return Demotion(sum(fields.demotions.values()), fields.demotions, sent)
 
 
 def heard(source: SourceCopy, now_ns: int) -> Heard:

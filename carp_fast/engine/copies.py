@@ -33,9 +33,11 @@ class SourceCopy(msgspec.Struct, frozen=True, gc=False):
 class HostCopy(msgspec.Struct, frozen=True):
     """The state of a virtual host and the settings that it depends on.
 
-    `interface`: its number; `demotion`: as ordered; `address_demotion`: the reason for a demotion
-    because of its addresses; `demote`: OpenBSD's byte as it is sent; `held`: how many addresses it
-    has; `by_route`: its IPv4 addresses are added as local routes; `holds_routes`: some are held so;
+    `interface`: its number; `demotions`: the amount by each reason that has one,
+    "operator", "track", "group", "maintenance", "link", "send_errors", and "address_lost" or
+    "address_deadline", which is also `address_demotion`; `demote`: OpenBSD's byte as it is sent;
+    `held`: how many addresses it has; `by_route`: its IPv4 addresses are added as local routes;
+    `holds_routes`: some are held so;
     `peer`: the master heard last; `duplicate_source`: the MAC of a host that sends from our
     address; `counters`: by word; `deadline_ns`: of its next event if nothing is heard.
     """
@@ -52,7 +54,7 @@ class HostCopy(msgspec.Struct, frozen=True):
     advskew: int
     dead_ratio: int
     effective_advskew: int
-    demotion: int
+    demotions: dict[str, int]
     demote: int
     sends_failing: bool
     address_demotion: str | None

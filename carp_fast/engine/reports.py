@@ -42,12 +42,14 @@ class StateChanged(HostReport, frozen=True, gc=False):
     """The virtual host went from `previous` to `state`; INIT to INIT: its reason changed.
 
     `reason`: one of _vhid.REASON_WORDS. `peer`: the master that it knew at that time, or None.
+    `demotions`: its demotion then, the amount by each reason that has one, see copies.HostCopy.
     """
 
     state: State
     previous: State
     reason: str
     peer: bytes | None
+    demotions: tuple[tuple[str, int], ...] = ()
 
 
 class SendsFailing(HostReport, frozen=True, gc=False):

@@ -410,8 +410,8 @@ class Player:
             self.engine.set_interface(self.numbers[name], now_ns, **self.interfaces[name])
 
     def _on_demote(self, line: Line, words: list[str]) -> None:
-        slot = self.slots[self.subject(line)]
-        self.engine.demote(slot, int(words[0]), self._clock(line.at_ns))
+        slot, (amount, *by) = self.slots[self.subject(line)], words
+        self.engine.demote(slot, int(amount), self._clock(line.at_ns), "".join(by) or "operator")
 
     def _on_remove(self, line: Line, words: list[str]) -> None:
         self.engine.remove(self.slots[self.subject(line)], self._clock(line.at_ns))

@@ -21,7 +21,8 @@ Inputs, for a virtual host unless stated otherwise:
   link up|down                      (for an interface)
   interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router] [renamed]
             [announce]              (for an interface; see Engine.set_interface)
-  demote N | remove | address_lost [undemoted] | announce | in_use yes|no
+  demote N [operator|track|group|maintenance]    the demotion by one reason, 0: none
+  remove | address_lost [undemoted] | announce | in_use yes|no
   by_route yes|no                   whether its IPv4 addresses are added as local routes
   found ADDRESS none|ours|foreign|route
                                     the unexpected state of an address on its interface

@@ -35,6 +35,8 @@ LONGEST_DELAY_NS = 240 * MS_NS
 SEED_MAX = 10**18
 TICKS_A_SECOND = 100
 """Ticks of a pump whose virtual hosts all have longer intervals."""
+DEMOTED_BY, ORDERED_REASONS = 1 << 16, 4
+"""The value of a "demote" is the number of a reason times this, plus the amount."""
 MANY_SOURCES = 100
 """More sources than a world has."""
 NOISE = ("loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect", "late")
@@ -527,13 +529,14 @@ def flood(to: Drawing, start_ns: int, end_ns: int) -> None:
 
 
 def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
-    """Some virtual hosts are demoted, for a while or to the end."""
+    """Some virtual hosts are demoted by one reason, for a while or to the end."""
     machine, for_good = to.any_machine(), to.chance(2)
+    by = DEMOTED_BY * to.random.below(ORDERED_REASONS)
     value = to.random.between(1, (3, 240, 300)[to.random.below(3)])
     for member in to.some(machine):
-        to.put(start_ns, "demote", machine=machine, slot=member.slot, value=value)
+        to.put(start_ns, "demote", machine=machine, slot=member.slot, value=by + value)
         if not for_good:
-            to.put(end_ns, "demote", machine=machine, slot=member.slot, value=0)
+            to.put(end_ns, "demote", machine=machine, slot=member.slot, value=by)
 
 
 def many_orders(to: Drawing, start_ns: int, end_ns: int) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from carp_fast.config import load as config
+from carp_fast.control.documents import NOT_DEMOTED
 from carp_fast.daemon.daemon import launch
 from carp_fast.daemon.hooks import Done
 from carp_fast.daemon.host_log import HostLog
@@ -208,7 +209,8 @@ class Ucarp(Manner):
 
     def _run_down(self, reason: str) -> None:
         """Runs the down script now."""
-        event = {"state": "BACKUP", "previous": self._logged, "reason": reason}
+        event: dict[str, object] = {"state": "BACKUP", "previous": self._logged, "reason": reason}
+        event["demotion"] = NOT_DEMOTED
         self._run_script(self._host, "down", event, None)
 
     def _run_script(

@@ -51,7 +51,7 @@ JUDGED = (
     "reason",
     "since_ns",
     "deadline_ns",
-    "demotion",
+    "demotions",
     "demote",
     "effective_advskew",
     "interval_ns",

@@ -43,7 +43,7 @@ def recorder(directory: Path, name: str) -> str:
         directory / name,
         f"""{{
 printf 'argument=%s\\n' "$@"
-env | grep '^CARP_[A-Z]*=' | sort
+env | grep '^CARP_[A-Z_]*=' | sort
 ip -4 -o addr show dev "$1" | while read -r _ _ _ address _; do echo "there=$address"; done
 echo end={name}
 }} >> {directory}/record-$CARP_VHID
@@ -86,6 +86,8 @@ def test_up_and_down_are_told_what_they_should_know(
     assert up == {
         "argument": ["s1", "10.1.1.2", "of mine"],
         "CARP_ADDRESSES": ["10.1.1.2/32 10.1.2.2/24"],
+        "CARP_DEMOTION": ["0"],
+        "CARP_DEMOTION_REASONS": [""],
         "CARP_INTERFACE": ["s1"],
         "CARP_PREVIOUS": ["BACKUP"],
         "CARP_REASON": ["master_down"],
@@ -218,7 +220,7 @@ def test_notify_is_told_every_change(lab_factory: Callable[..., Lab], tmp_path: 
     ]
 
 
-EVENT_KEYS = {"at", "interface", "vhid", "state", "previous", "reason", "peer"}
+EVENT_KEYS = {"at", "interface", "vhid", "state", "previous", "reason", "peer", "demotion"}
 
 
 def test_the_daemon_never_forks(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:

@@ -447,6 +447,7 @@ def test_events_are_told_as_they_happen(lab_factory: Callable[..., Lab], tmp_pat
             "state": "MASTER",
             "reason": "master_down",
             "peer": None,
+            "demotion": {"total": 0, "reasons": {}},
         }
         process = a.start([*CARP_FAST, "events", "-c", path, "--json"], log=tmp_path / "events")
 

@@ -395,4 +395,28 @@ MUTANTS = (
         "a BACKUP stays demoted for its sends",
         (("engine/_upkeep.pyx", "(0 if host.state == MASTER else SEND_DEMOTED)", "0"),),
     ),
+    Mutant(
+        "one reason of a demotion replaces another",
+        (
+            (
+                "engine/_orders.pyx",
+                "    host.ordered[order.reason] = ",
+                "    memset(host.ordered, 0, 4)\n    host.ordered[order.reason] = ",
+            ),
+        ),
+    ),
+    Mutant(
+        "only the operator's demotion is sent",
+        (("engine/_vhid.pyx", "    for by in range(ORDERED_BY):", "    for by in range(1):"),),
+    ),
+    Mutant(
+        "a reason of a demotion is shown as another one's",
+        (
+            (
+                "engine/_vhid.pyx",
+                "        return host.ordered[by]",
+                "        return host.ordered[0]",
+            ),
+        ),
+    ),
 )

@@ -164,5 +164,7 @@ class Desk:
         self.orders.pump.reports.append(kind(**{**fields, **given}))
         self.reports.on_readable()
 
-    def change(self, state: str, reason: str, slot: int = 0, peer: bytes | None = None) -> None:
-        self.tell(StateChanged, slot, state=state, reason=reason, peer=peer)
+    def change(
+        self, state: str, reason: str, slot: int = 0, peer: bytes | None = None, **more: Any
+    ) -> None:
+        self.tell(StateChanged, slot, state=state, reason=reason, peer=peer, **more)

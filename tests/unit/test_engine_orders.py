@@ -303,6 +303,54 @@ def test_demotion_is_clamped(advskew: int, demotion: int, goes_out: int) -> None
     assert read_advertisement(last_frame(node)).advskew == advskew
 
 
+ORDERED = ("operator", "track", "group", "maintenance")
+
+
+@pytest.mark.parametrize("dialect", ["ucarp", "freebsd", "openbsd"])
+def test_each_reason_of_a_demotion_is_added_and_removed_on_its_own(dialect: str) -> None:
+    node, wanted, at_ns = master(dialect=dialect), {}, MASTER_NS
+    changes = [(by, amount) for amount, by in enumerate(ORDERED, 10)]
+    changes += [("track", 30), ("operator", 0), ("group", 0), ("track", 0), ("maintenance", 0)]
+    for by, amount in changes:
+        node.engine.demote(0, amount, at_ns, by)
+        wanted[by] = amount
+        at_ns += 3 * SECOND_NS
+        node.run(at_ns)
+        host = node.engine.host(0)
+        assert host.demotions == {by: amount for by, amount in wanted.items() if amount}
+        sent = read_advertisement(last_frame(node))
+        total = sum(wanted.values())
+        assert (sent.advskew, sent.demote) == ((0, total) if dialect == "openbsd" else (total, 0))
+
+
+@pytest.mark.parametrize(("demotion", "by"), [(-1, "operator"), (1, "link"), (1, "anything")])
+def test_a_demotion_has_an_amount_and_a_reason_that_can_be_ordered(demotion: int, by: str) -> None:
+    with pytest.raises(ValueError, match=r"not negative|must be one of operator, track, group"):
+        master().engine.demote(0, demotion, MASTER_NS, by)
+
+
+def test_a_host_without_a_link_shows_it_as_a_demotion_until_it_is_back() -> None:
+    node = master(advskew=100)
+    node.engine.demote(0, 5, MASTER_NS)
+    node.attach(MASTER_NS, up=False)
+    host = node.engine.host(0)
+    assert host.state == "INIT"
+    assert host.demotions == {"operator": 5, "link": 240}
+    assert host.effective_advskew == 105  # nothing is sent, so the link changes nothing there
+    node.attach(MASTER_NS + SECOND_NS)
+    host = node.engine.host(0)
+    assert (host.state, host.demotions) == ("BACKUP", {"operator": 5})
+
+
+def test_a_change_of_state_says_how_the_host_was_demoted() -> None:
+    node = Node("10.77.0.1")
+    node.engine.demote(0, 5, START_NS)
+    node.engine.demote(0, 7, START_NS, "track")
+    node.run(MASTER_NS)
+    rose = [report for report in node.reported(StateChanged) if report.state == "MASTER"]
+    assert [report.demotions for report in rose] == [(("operator", 5), ("track", 7))]
+
+
 def test_a_demoted_master_is_preempted_by_default_and_takes_over_again_if_alone() -> None:
     first, second = Node("10.77.0.1"), Node("10.77.0.2", advskew=100)
     segment = Segment(first, second)

@@ -196,6 +196,19 @@ def test_demoted_in_openbsds_way() -> None:
     assert asked.sections()["demotion"][1] == "20 in total: demote byte 20 is sent"
 
 
+def test_each_reason_of_a_demotion_is_explained_by_itself() -> None:
+    asked = Asked()
+    for amount, by in ((10, "operator"), (20, "track"), (240, "group"), (1, "maintenance")):
+        asked.engine.demote(0, amount, START_NS, by)
+    assert asked.sections()["demotion"] == [
+        "operator: 10 (it was ordered)",
+        "track: 20 (something that it tracks failed)",
+        "group: 240 (a member of its group cannot be MASTER here)",
+        "maintenance: 1 (this host is in maintenance)",
+        "271 in total: advskew 100 becomes 240",
+    ]
+
+
 def test_advertisements_that_are_not_sent() -> None:
     facts = Asked().facts()
     assert facts["failed_sends"] == 0

@@ -32,9 +32,27 @@ def test_up_comes_with_the_addresses_and_down_on_leaving_master() -> None:
         "CARP_STATE": "MASTER",
         "CARP_PREVIOUS": "BACKUP",
         "CARP_REASON": "master_down",
+        "CARP_DEMOTION": "0",
+        "CARP_DEMOTION_REASONS": "",
         "CARP_ADDRESSES": "192.0.2.1/24 192.0.2.51/32",
     }
     assert down.environment["CARP_PREVIOUS"] == "MASTER"
+
+
+def test_hooks_and_events_get_the_demotion_at_the_change_by_reasons() -> None:
+    desk = Desk()
+    desk.change("MASTER", "master_down", demotions=(("operator", 100), ("track", 20)))
+    desk.tell(AddressesChanged, reason="master_down")
+    desk.change("BACKUP", "faster_master", demotions=(("operator", 100), ("send_errors", 240)))
+    (_, _, up, _), (_, _, down, _) = desk.hooks.submitted
+    assert up.environment["CARP_DEMOTION"] == "120"
+    assert up.environment["CARP_DEMOTION_REASONS"] == "operator=100 track=20"
+    assert down.environment["CARP_DEMOTION"] == "340"
+    assert down.environment["CARP_DEMOTION_REASONS"] == "operator=100 send_errors=240"
+    assert [event["demotion"] for event in desk.events] == [
+        {"total": 120, "reasons": {"operator": 100, "track": 20}},
+        {"total": 340, "reasons": {"operator": 100, "send_errors": 240}},
+    ]
 
 
 def test_a_master_that_leaves_before_its_addresses_were_there_has_no_up() -> None:

@@ -139,21 +139,21 @@ def copied(**fields: Any) -> HostCopy:
 @pytest.mark.parametrize(
     ("dialect", "wanted"),
     [
-        ("ucarp", {"total": 250, "reasons": {"ordered": 10, "send_errors": 240}}),
+        ("ucarp", {"total": 250, "reasons": {"operator": 10, "send_errors": 240}}),
         (
             "openbsd",
-            {"total": 11, "reasons": {"ordered": 10, "send_errors": 1}, "demote": 11},
+            {"total": 250, "reasons": {"operator": 10, "send_errors": 240}, "demote": 11},
         ),
     ],
 )
 def test_demotion_is_what_each_dialect_makes_of_it(dialect: str, wanted: dict[str, Any]) -> None:
-    copy = copied(demotion=10, sends_failing=True, dialect=dialect, demote=11)
+    copy = copied(demotions={"operator": 10, "send_errors": 240}, dialect=dialect, demote=11)
     assert msgspec.to_builtins(demotion(copy)) == wanted
 
 
 @pytest.mark.parametrize("reason", ["address_lost", "address_deadline"])
 def test_who_gave_up_for_its_addresses_is_demoted_for_that_reason(reason: str) -> None:
-    found = demotion(copied(address_demotion=reason))
+    found = demotion(copied(demotions={reason: 240}))
     assert msgspec.to_builtins(found) == {"total": 240, "reasons": {reason: 240}}
 
 

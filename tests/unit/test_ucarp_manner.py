@@ -12,12 +12,18 @@ from typing import Any
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.control.documents import NOT_DEMOTED
 from carp_fast.daemon.hooks import Done, Hook
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls
 from carp_fast.ucarp.manner import Ucarp
 
-FASTER = {"state": "BACKUP", "previous": "MASTER", "reason": "faster_master"}
+FASTER = {
+    "state": "BACKUP",
+    "previous": "MASTER",
+    "reason": "faster_master",
+    "demotion": NOT_DEMOTED,
+}
 
 
 class RecordedScripts:

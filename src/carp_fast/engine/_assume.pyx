@@ -24,7 +24,8 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
     cdef uint32_t i
     cdef uint8_t queued = was.pending & (TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN)
     host.flags = IN_USE | was.flags
-    host.state, host.reason, host.demotion = was.state, was.reason, was.demotion
+    host.state, host.reason = was.state, was.reason
+    memcpy(host.ordered, was.ordered, sizeof(was.ordered))
     memcpy(host.master, was.master, 2)
     for i in range(SOURCES):
         vhid_source(host, i)[0] = was.sources[i]

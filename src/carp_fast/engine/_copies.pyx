@@ -9,14 +9,16 @@ from libc.string cimport memcpy, memset
 from carp_fast.engine._core cimport Interface, REJECTIONS, Rejection
 from carp_fast.engine._reports cimport address_bytes
 from carp_fast.engine._vhid cimport (
-    ADDRESS_DEMOTED, BACKUP, CONTESTED, DUPLICATE, Event, EVENTS, HOLDS_ROUTES, MASTER_LEAVES,
-    SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCES, vhid_advskew, vhid_demote,
-    vhid_interval_ns, vhid_interval_of, vhid_is_own_source, vhid_jitter_ns, vhid_judge, vhid_master,
-    vhid_master_down_ns, vhid_source, VirtualHost)
+    ADDRESS_DEMOTED, BACKUP, BY_ADDRESS, CONTESTED, DEMOTIONS, DUPLICATE, Event, EVENTS,
+    HOLDS_ROUTES, MASTER_LEAVES, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCES,
+    vhid_advskew, vhid_demote, vhid_demoted_by, vhid_interval_ns, vhid_interval_of,
+    vhid_is_own_source, vhid_jitter_ns, vhid_judge, vhid_master, vhid_master_down_ns, vhid_source,
+    VirtualHost)
 from carp_fast.engine._wire cimport Advertisement, VERDICTS
 
 from carp_fast.engine._vhid import (
-    EVENT_WORDS as _EVENTS, REASON_WORDS as _REASONS, STATE_WORDS as _STATES)
+    DEMOTION_WORDS as _DEMOTIONS, EVENT_WORDS as _EVENTS, REASON_WORDS as _REASONS,
+    STATE_WORDS as _STATES)
 from carp_fast.engine._wire import VERDICT_WORDS as _VERDICTS
 from carp_fast.engine.keys import DIALECTS as _DIALECTS, REPLAYS as _REPLAYS
 import carp_fast.engine.copies as _copies
@@ -51,6 +53,13 @@ cdef dict host_counters(const VirtualHost* host):
     return counters
 
 
+cdef dict demotions_dict(const VirtualHost* host):
+    cdef int by
+    return {_REASONS[host.lost_reason] if by == BY_ADDRESS else _DEMOTIONS[by]:
+            vhid_demoted_by(host, by)
+            for by in range(DEMOTIONS) if vhid_demoted_by(host, by)}
+
+
 cdef object host_copy(const VirtualHost* host):
     """A host as a Python object; the arguments are in the order of the class's fields."""
     cdef const Source* master = vhid_master(host)
@@ -62,7 +71,8 @@ cdef object host_copy(const VirtualHost* host):
                                          (6, host.configured.expects_6)) if expected],
         _DIALECTS.values[host.configured.dialect], _REPLAYS.values[host.configured.replay],
         host.configured.advbase, host.configured.advskew, host.configured.dead_ratio,
-        vhid_advskew(host), host.demotion, vhid_demote(host), bool(host.flags & SEND_DEMOTED),
+        vhid_advskew(host), demotions_dict(host), vhid_demote(host),
+        bool(host.flags & SEND_DEMOTED),
         _REASONS[host.lost_reason] if host.flags & ADDRESS_DEMOTED else None,
         host.configured.address_deadline_ms * <int64_t>1000000, host.demoted_until_ns,
         host.without_ns, host.retry_at_ns, vhid_interval_ns(host), vhid_master_down_ns(host),

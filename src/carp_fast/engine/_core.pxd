@@ -16,7 +16,9 @@ cdef enum:
     TICK_NS = 1000000               # of the wheel; the pump wakes less often
 
 cdef enum ReportKind:
-    STATE_CHANGED                   # state, previous, reason; the peer heard
+    # state, previous, reason; the peer heard; value: a byte for each DemotedBy; detail: why it was
+    # demoted BY_ADDRESS
+    STATE_CHANGED
     ADDRESSES_CHANGED               # every address of the host is as its state requires
     ADDRESS_FAILED                  # value: errno; detail: which address of the host
     ADDRESS_FOREIGN                 # detail: which address
@@ -60,7 +62,7 @@ cdef enum OrderKind:
     ORDER_REMOVE
     ORDER_REPLACE
     ORDER_SET_INTERFACE
-    ORDER_DEMOTE                          # value: what is added to the advskew
+    ORDER_DEMOTE                          # reason: a DemotedBy; value: the demotion by it
     ORDER_RESIGN_ALL
     ORDER_ANNOUNCE                        # the up script has run
     ORDER_VERIFY                          # check the addresses of its interface soon

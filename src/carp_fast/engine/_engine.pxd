@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from carp_fast.engine._core cimport Core, Interface
+from carp_fast.engine._core cimport Core, Interface, Order
 from carp_fast.engine._vhid cimport Address
 
 cdef class Engine:
@@ -17,4 +17,5 @@ cdef class Engine:
 
 cdef int fill_interface(Interface* interface, int ifindex, bint up, bytes mac, bytes source,
                         bytes source6, bint forwards6, bint renamed, bint announce) except -1
+cdef int demotion_order(Order* order, uint32_t slot, int demotion, str by) except -1
 cdef int fill_address(Address* to, bytes address, uint8_t prefixlen) except -1

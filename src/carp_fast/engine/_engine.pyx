@@ -34,11 +34,12 @@ from carp_fast.engine._transitions cimport (
 from carp_fast.engine._upkeep cimport (
     THERES, There, address_found, upkeep_expire, wanted_change, wants_route)
 from carp_fast.engine._vhid cimport (
-    Address, Block, IN_USE, Output, RETIRED, vhid_interval_ns, VirtualHost)
+    Address, Block, IN_USE, ORDERED_BY, Output, RETIRED, vhid_interval_ns, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport FRAME_ROOM, VERDICTS, wire_build_announcement
 
 from carp_fast.engine._recorder import ADDRESS_WORDS, THERE_WORDS
+from carp_fast.engine._vhid import DEMOTION_WORDS as _DEMOTIONS
 from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.engine.actions import (
     AddAddresses, AddRoutes, Advertise, Announce, RemoveAddresses, RemoveRoutes, Resign)
@@ -75,6 +76,22 @@ cdef int fill_address(Address* to, bytes address, uint8_t prefixlen) except -1:
     memset(to, 0, sizeof(Address))
     memcpy(to.bytes, <const char*>address, len(address))
     to.family, to.prefixlen = 4 if len(address) == 4 else 6, prefixlen
+    return 0
+
+
+cdef int demotion_order(Order* order, uint32_t slot, int demotion, str by) except -1:
+    """Fill in an order that sets the demotion by one reason, 0: none. Raises ValueError.
+
+    `by`: "operator", "track", "group" or "maintenance". All are added to the advskew, to at most
+    240, or in dialect "openbsd" to the demote byte.
+    """
+    if by not in _DEMOTIONS[:ORDERED_BY]:
+        raise ValueError(f"{by}: must be one of {', '.join(_DEMOTIONS[:ORDERED_BY])}")
+    if demotion < 0:
+        raise ValueError(f"a demotion is not negative: {demotion}")
+    memset(order, 0, sizeof(Order))
+    order.kind, order.slot, order.value = ORDER_DEMOTE, slot, demotion
+    order.reason = <uint8_t><int>_DEMOTIONS.index(by)
     return 0
 
 
@@ -172,9 +189,11 @@ cdef class Engine:
         """Shut down: every host goes to INIT, every MASTER resigns."""
         self.give(ORDER_RESIGN_ALL, 0, 0, NULL, now_ns)
 
-    def demote(self, uint32_t slot, int demotion, int64_t now_ns) -> None:
-        """Add `demotion` to the host's advskew, at most 240 in all."""
-        self.give(ORDER_DEMOTE, slot, demotion, NULL, now_ns)
+    def demote(self, uint32_t slot, int demotion, int64_t now_ns, str by="operator") -> None:
+        """Set a host's demotion by one reason, see demotion_order(); those by others stay."""
+        cdef Order order
+        demotion_order(&order, slot, demotion, by)
+        obey(&self.core, &order, now_ns)
 
     def bar(self, uint32_t slot, bint barred, int64_t now_ns) -> None:
         """Set whether another process of this machine has the host."""

@@ -28,9 +28,10 @@ from carp_fast.engine._vhid cimport (
     Address, ADDRESS_LOST, AlternateKey, ANNOUNCING, ASKED, BACKUP, BARRED, Block, BSD_MAC,
     EXTENDED, FAILED, FOREIGN, FREED, HELD, HOLDS_ROUTES, IN_USE, INIT, INTERFACE_FOUND,
     INTERFACE_MISSING, LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST,
-    ON_NOT_READY, ON_RESIGN, Output, OWN_MAC, REPLACES_ROUTES, RESIGNED, RETIRED, SECOND_NS,
-    SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING, SOURCES, STARTED,
-    TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES, vhid_interval_ns, vhid_least_interval_ns,
+    MOST_DEMOTION, ON_NOT_READY, ON_RESIGN, ORDERED_BY, Output, OWN_MAC, REPLACES_ROUTES, RESIGNED,
+    RETIRED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING,
+    SOURCES, STARTED, TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES, vhid_interval_ns,
+    vhid_least_interval_ns,
     vhid_master_down_ns, vhid_same_address, vhid_source, vhid_virtual_mac, VirtualHost, CONTESTED,
     MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns, RESIGN_AFTER_REMOVAL)
 from carp_fast.engine._wheel cimport NOBODY, wheel_skip
@@ -431,9 +432,20 @@ cdef void record_adoption(Core* core, uint32_t slot, const Address* there,
         memcpy(record.address, there.bytes, 16)
 
 
+cdef void record_demotion(Core* core, uint32_t slot, const Order* order,
+                          int64_t now_ns) noexcept nogil:
+    cdef Record* record
+    if core.recorder.records != NULL:
+        engine_touch(core, slot, now_ns)
+        record = record_input(&core.recorder, RECORD_ORDERED, slot, core.hosts[slot].interface,
+                              now_ns)
+        record.detail, record.reason = ORDERED_DEMOTE, order.reason
+        record.value = <uint64_t>order.value
+
+
 cdef void demote(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[order.slot]
-    host.demotion = <uint16_t>order.value
+    host.ordered[order.reason] = <uint8_t>min(order.value, MOST_DEMOTION)
     if host.state == MASTER:
         engine_reschedule(core, order.slot, now_ns)
 
@@ -495,8 +507,9 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     elif order.kind == ORDER_REPLACE:
         replace_host(core, order, now_ns)
     elif order.kind == ORDER_DEMOTE:
-        record_order(core, ORDERED_DEMOTE, slot, order.value, now_ns)
-        demote(core, order, now_ns)
+        if order.reason < ORDERED_BY and order.value >= 0:
+            record_demotion(core, slot, order, now_ns)
+            demote(core, order, now_ns)
     elif order.kind == ORDER_BAR:
         record_order(core, ORDERED_BAR, slot, order.value, now_ns)
         bar(core, order, now_ns)

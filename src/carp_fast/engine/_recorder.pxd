@@ -106,7 +106,7 @@ cdef struct Checkpoint:
     # its state
     uint32_t flags
     uint32_t held
-    uint16_t demotion
+    uint8_t ordered[4]
     uint8_t state
     uint8_t reason
     uint8_t pending

@@ -15,15 +15,16 @@ from carp_fast.engine._history cimport (
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_DEMOTED, ANNOUNCING, BARRED, CONTESTED, DEMOTE_TOLD, DUPLICATE, EXTENDED,
     FAILED, FOREIGN, HELD, HOLDS_ROUTES, INTERFACE_MAC, LEAVING, LOST, LOST_WITH_OURS,
-    MASTER_LEAVES, OWN_MAC, PRECEDED, REPEATING, REPLACES_ROUTES, RESIGN_AFTER_REMOVAL, ROUTED_ONCE,
-    SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_MISSING, SOURCES,
-    TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN,
-    TO_TELL_ADDRESSES, vhid_jitter_ns, vhid_source, VirtualHost, MASTER_RESIGNS, REFUSED_PARTLY,
-    UNANNOUNCED, UNSOURCED)
+    MASTER_LEAVES, ORDERED_BY, OWN_MAC, PRECEDED, REPEATING, REPLACES_ROUTES, RESIGN_AFTER_REMOVAL,
+    ROUTED_ONCE, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCE6_MISSING,
+    SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES,
+    TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_jitter_ns, vhid_source, VirtualHost,
+    MASTER_RESIGNS, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement
 
-from carp_fast.engine._vhid import REASON_WORDS, STATE_WORDS
+from carp_fast.engine._vhid import (
+    DEMOTION_WORDS as _DEMOTIONS, REASON_WORDS, STATE_WORDS)
 from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.engine.keys import ALL_KEYS
 
@@ -179,7 +180,8 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.vhid, to.configured = host.vhid, host.configured
     memcpy(to.own_source4, host.source4, 4)
     memcpy(to.own_source6, host.source6, 16)
-    to.flags, to.demotion, to.held = host.flags, host.demotion, host.held
+    to.flags, to.held = host.flags, host.held
+    memcpy(to.ordered, host.ordered, sizeof(host.ordered))
     to.state, to.reason, to.pending = host.state, host.reason, host.pending
     memcpy(to.master, host.master, 2)
     to.failed_sends, to.good_sends = host.failed_sends, host.good_sends
@@ -274,6 +276,8 @@ cdef object record_fields(const Record* record):
     if kind == RECORD_ORDERED and record.detail == ORDERED_OWN_SOURCE:
         return ORDERED_WORDS[record.detail], (bool(record.value & SOURCE_MISSING),
                                               bool(record.value & SOURCE6_MISSING))
+    if kind == RECORD_ORDERED and record.detail == ORDERED_DEMOTE:
+        return ORDERED_WORDS[record.detail], (record.value, _DEMOTIONS[record.reason])
     if kind == RECORD_ORDERED and record.detail == ORDERED_BY_ROUTE:
         return ORDERED_WORDS[record.detail], bool(record.value)
     if kind == RECORD_ORDERED:
@@ -293,9 +297,10 @@ cdef list records_list(const Record* records, uint32_t count):
     advbase, advskew, demote, counter, MAC; state: state, reason; turn: heard until, ns; advertised:
     advbase, advskew, demote, errno; added, removed: address, errno, by route; found: address, word;
     address (of the checkpoint before): address, words; interface: a dict of Engine.set_interface's
-    arguments; ordered: word, value, which is (address, prefix length) of "adopt" and (IPv4, IPv6
-    is missing) of "own_source"; absent, dropped: when deadlines were last checked, the beginning,
-    the time asleep, ns. A checkpoint whose first piece was overwritten is left out.
+    arguments; ordered: word, value, which is (address, prefix length) of "adopt", (amount, word) of
+    "demote" and (IPv4, IPv6 is missing) of "own_source"; absent, dropped: when deadlines were last
+    checked, the beginning, the time asleep, ns. A checkpoint whose first piece was overwritten is
+    left out.
     """
     cdef list found = []
     cdef uint8_t[PIECES * PIECE_LENGTH] data
@@ -376,12 +381,18 @@ cdef int fill_mac(uint8_t* to, bytes mac) except -1:
     return 0
 
 
+cdef dict demotions_dict(const Checkpoint* of):
+    """The demotions that were ordered, by reason."""
+    cdef int by
+    return {_DEMOTIONS[by]: of.ordered[by] for by in range(ORDERED_BY) if of.ordered[by]}
+
+
 cdef dict state_dict(const Checkpoint* of):
     """A host's state without the values that are 0 or empty. See fill_checkpoint."""
     cdef dict state = {
         "state": STATE_WORDS[of.state], "reason": REASON_WORDS[of.reason],
         "flags": words_of(FLAG_WORDS, of.flags), "pending": words_of(PENDING_WORDS, of.pending),
-        "demotion": of.demotion, "held": of.held, "failed_sends": of.failed_sends,
+        "demotions": demotions_dict(of), "held": of.held, "failed_sends": of.failed_sends,
         "good_sends": of.good_sends, "repeat_in": of.repeat_in,
         "announce_left": of.announce_left, "counter": of.counter, "deadline_ns": of.deadline_ns,
         "preempt_from_ns": of.preempt_from_ns, "since_ns": of.since_ns,
@@ -468,7 +479,9 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     to.reason = REASON_WORDS.index(take("reason"))
     to.flags = flags_of(FLAG_WORDS, take("flags", ()))
     to.pending = <uint8_t>flags_of(PENDING_WORDS, take("pending", ()))
-    to.demotion, to.held = take("demotion", 0), take("held", 0)
+    to.held = take("held", 0)
+    for word, amount in take("demotions", {}).items():
+        to.ordered[_DEMOTIONS[:ORDERED_BY].index(word)] = amount
     to.failed_sends, to.good_sends = take("failed_sends", 0), take("good_sends", 0)
     to.repeat_in, to.announce_left = take("repeat_in", 0), take("announce_left", 0)
     to.counter, to.deadline_ns = take("counter", 0), take("deadline_ns", 0)

@@ -11,10 +11,12 @@ from carp_fast.engine._core cimport (
     FAMILY_HEARD, FAMILY_SILENT, LOST_PRIORITY, REASSERTED, RELEASED, REPORTS, RESIGNED_HOLDING,
     Report, SECONDARIES, SENDS_FAILING, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, STATE_CHANGED,
     WRONG_DIGEST)
+from carp_fast.engine._vhid cimport BY_ADDRESS, DEMOTIONS
 from carp_fast.engine._wheel cimport NOBODY
 
 import carp_fast.engine.reports as _reports
-from carp_fast.engine._vhid import REASON_WORDS as _REASONS, STATE_WORDS as _STATES
+from carp_fast.engine._vhid import (
+    DEMOTION_WORDS as _DEMOTIONS, REASON_WORDS as _REASONS, STATE_WORDS as _STATES)
 
 cdef tuple WHY = ("refused", "removed", "with_ours", "route")   # by RestoredWhy
 cdef tuple WHY_CLONES = ("run", "unread", "uncounted", "refused")   # by GivenUp (pump/_clones.pxd)
@@ -39,6 +41,16 @@ cdef object peer_of(const Report* report):
     return address_bytes(report.peer, report.peer_family) if report.peer_family else None
 
 
+cdef tuple demotions_of(const Report* report):
+    """(reason, amount) of each demotion of a host whose state has changed."""
+    cdef int by
+    if not report.value:
+        return ()
+    return tuple([(_REASONS[report.detail] if by == BY_ADDRESS else _DEMOTIONS[by],
+                   report.value >> 8 * by & 255)
+                  for by in range(DEMOTIONS) if report.value >> 8 * by & 255])
+
+
 cdef object report_object(const Report* report):
     """A report of its kind's class; the arguments are in the order of the class's fields."""
     cdef object kind = <object>CLASSES[report.kind]
@@ -46,7 +58,7 @@ cdef object report_object(const Report* report):
         return pump_report(kind, report)
     if report.kind == STATE_CHANGED:
         return kind(report.at_ns, report.slot, _STATES[report.state], _STATES[report.previous],
-                    _REASONS[report.reason], peer_of(report))
+                    _REASONS[report.reason], peer_of(report), demotions_of(report))
     if report.kind == ADDRESSES_CHANGED:
         return kind(report.at_ns, report.slot, _STATES[report.state], _REASONS[report.reason])
     if report.kind == ADDRESS_FAILED:

@@ -19,7 +19,8 @@ from carp_fast.engine._recorder cimport (
     RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record, record_input, record_output,
     record_turn)
 from carp_fast.engine._vhid cimport (
-    Configured, Event, Source, Transition, vhid_advskew, vhid_demote, vhid_foresee_sending,
+    Configured, Event, Source, Transition, vhid_advskew, vhid_demote, vhid_demoted_by,
+    vhid_foresee_sending,
     vhid_forget_ties, vhid_heard_ns, vhid_interval_ns, vhid_jitter_ns, vhid_master,
     vhid_master_down_ns, vhid_tied, vhid_transition, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY, wheel_arm, wheel_disarm, wheel_pop
@@ -31,8 +32,12 @@ cdef extern from "random.h" nogil:
 cdef void tell_state(Core* core, uint32_t slot, uint8_t previous, int64_t now_ns) noexcept nogil:
     cdef Report* report = report_begin(core, STATE_CHANGED, slot, now_ns)
     cdef Record* record
+    cdef int by
     if report != NULL:
         report.previous = previous
+        report.detail = core.hosts[slot].lost_reason
+        for by in range(vhid.DEMOTIONS):
+            report.value |= <uint64_t>vhid_demoted_by(&core.hosts[slot], by) << 8 * by
         report_end(core)
     if core.recorder.records != NULL:
         record = record_output(&core.recorder, RECORD_STATE, slot, core.hosts[slot].interface,

@@ -11,6 +11,16 @@ cdef enum State:
     BACKUP
     MASTER
 
+cdef enum DemotedBy:            # the reasons of a demotion, each added and removed on its own
+    BY_OPERATOR
+    BY_TRACK
+    BY_GROUP
+    BY_MAINTENANCE
+    BY_LINK                     # from here on they follow from the host's own state
+    BY_SENDS
+    BY_ADDRESS
+    DEMOTIONS
+
 cdef enum Event:
     ON_READY                # interface, link and source are there
     ON_NOT_READY            # one of them is missing; the cause says which
@@ -157,7 +167,10 @@ cdef enum:
     BLOCK_LINES = 4             # with one address and one frame
     SECOND_NS = 1000000000
     DEMOTED_ADVSKEW = 240       # the highest advskew that demotion results in
+    MOST_DEMOTION = 255         # by one reason: more than any dialect sends
+    ORDERED_BY = BY_LINK        # so many reasons are ordered
     ADDRESS_DEMOTION = 240      # what ADDRESS_DEMOTED adds to advskew or demote byte
+    LINK_DEMOTION = 240         # of a host in INIT, which sends nothing
     OPENBSD_SEND_DEMOTION = 1   # what failed sends add to OpenBSD's demote byte
     ALTERNATE_KEYS = 4          # digests accepted in addition to ours after a change
     PEERS_MAX = 16              # unicast peers of one virtual host
@@ -273,13 +286,11 @@ cdef struct VirtualHost:
     uint8_t source6[16]
     uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
     uint32_t held               # addresses
-    uint16_t demotion           # by orders
+    uint8_t ordered[4]          # demotions by order, by DemotedBy below ORDERED_BY
     uint8_t failed_sends        # in a row
     uint8_t good_sends          # in a row while SEND_DEMOTED
     uint8_t repeat_in           # advertisements until the repeat, 0: none
-    uint8_t announce_left
     uint8_t ties                # lost or yielded, until only one master is heard; see vhid_tied
-    uint8_t retries             # of a change of an address, in a row
 
     AuthKey key
     Configured configured
@@ -323,7 +334,9 @@ cdef struct VirtualHost:
     int64_t failing_ns          # when the first of failed_sends failed
     uint32_t announce_from      # the frame with which its refused announcement goes on
     uint32_t announce_errors
-    uint8_t to_line[48]
+    uint8_t announce_left
+    uint8_t retries             # of a change of an address, in a row
+    uint8_t to_line[46]
 
 cdef struct Transition:
     uint8_t known
@@ -366,6 +379,8 @@ cdef inline int64_t vhid_jitter_ns(const VirtualHost* host) noexcept nogil:
 
 
 cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogil
+cdef uint32_t vhid_demoted_by(const VirtualHost* host, int by) noexcept nogil
+cdef uint32_t vhid_demotion(const VirtualHost* host) noexcept nogil
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil
 cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil
 cdef uint32_t vhid_interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil

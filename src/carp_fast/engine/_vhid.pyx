@@ -17,6 +17,8 @@ REASON_WORDS = (
     "source_found", "startup_delay", "master_down", "master_resigned", "preempted",
     "faster_master", "tie_lost", "address_lost", "resigned", "less_demoted_master",
     "master_demoted", "in_use", "freed", "address_deadline", "master_too_slow")
+DEMOTION_WORDS = (
+    "operator", "track", "group", "maintenance", "link", "send_errors", "address_lost")
 EVENT_WORDS = (
     "ready", "not_ready", "renamed", "master_heard", "slower_master", "master_leaving",
     "master_left", "master_down", "advertisement_due", "faster", "tie_lost", "slower",
@@ -28,6 +30,8 @@ EFFECT_WORDS = {
     "add_addresses": ADD_ADDRESSES, "remove_addresses": REMOVE_ADDRESSES, "resign": RESIGN,
     "arm_jittered": ARM_JITTERED, "arm_jitter": ARM_JITTER, "advertise_again": ADVERTISE_AGAIN}
 assert len(REASON_WORDS) == REASONS and len(EVENT_WORDS) == EVENTS
+assert len(DEMOTION_WORDS) == DEMOTIONS
+assert sizeof((<VirtualHost*>NULL).ordered) == ORDERED_BY
 assert sizeof(Source) == 64 and sizeof(VirtualHost) % 64 == 0, sizeof(VirtualHost)
 
 # The whole election. Other events change nothing. An empty reason: the event has its own.
@@ -94,19 +98,48 @@ cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogi
     return row if row.known else NULL
 
 
+cdef uint32_t vhid_demoted_by(const VirtualHost* host, int by) noexcept nogil:
+    """The amount of the host's demotion by one reason, a DemotedBy."""
+    if by < ORDERED_BY:
+        return host.ordered[by]
+    if by == BY_SENDS and host.flags & SEND_DEMOTED:
+        if host.configured.dialect == DIALECT_OPENBSD:
+            return OPENBSD_SEND_DEMOTION
+        return DEMOTED_ADVSKEW
+    if by == BY_ADDRESS and host.flags & ADDRESS_DEMOTED:
+        return ADDRESS_DEMOTION
+    if by == BY_LINK and host.state == INIT and (
+            host.reason == LINK_DOWN or host.reason == INTERFACE_MISSING
+            or host.reason == NO_SOURCE):
+        return LINK_DEMOTION
+    return 0
+
+
+cdef uint32_t vhid_demotion(const VirtualHost* host) noexcept nogil:
+    """The demotion that an advertisement shows: that of all reasons but BY_LINK.
+
+    A host without a link sends nothing, unless it still owes a resignation, which is sent as it
+    would have been before.
+    """
+    cdef uint32_t total = 0
+    cdef int by
+    for by in range(ORDERED_BY):
+        total += host.ordered[by]
+    if host.flags & (SEND_DEMOTED | ADDRESS_DEMOTED):
+        total += vhid_demoted_by(host, BY_SENDS) + vhid_demoted_by(host, BY_ADDRESS)
+    return total
+
+
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
     """The advskew that is sent: with demotion at most 240.
 
     As in ucarp it is never less than configured; FreeBSD sends at most 240, whatever is
     configured; OpenBSD has a separate byte for demotion.
     """
-    cdef uint32_t skew = host.configured.advskew + host.demotion
+    cdef uint32_t skew = host.configured.advskew
     if host.configured.dialect == DIALECT_OPENBSD:
         return host.configured.advskew
-    if host.flags & SEND_DEMOTED:
-        skew += DEMOTED_ADVSKEW
-    if host.flags & ADDRESS_DEMOTED:
-        skew += ADDRESS_DEMOTION
+    skew += vhid_demotion(host)
     if skew > DEMOTED_ADVSKEW:
         skew = DEMOTED_ADVSKEW
     if host.configured.dialect == DIALECT_FREEBSD:
@@ -116,13 +149,10 @@ cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
 
 cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil:
     """The demote byte that is sent: OpenBSD's, 0 in the other dialects."""
-    cdef uint32_t demote = host.demotion
+    cdef uint32_t demote
     if host.configured.dialect != DIALECT_OPENBSD:
         return 0
-    if host.flags & SEND_DEMOTED:
-        demote += OPENBSD_SEND_DEMOTION
-    if host.flags & ADDRESS_DEMOTED:
-        demote += ADDRESS_DEMOTION
+    demote = vhid_demotion(host)
     return <uint8_t>(demote if demote < 255 else 255)
 
 

@@ -17,11 +17,11 @@ from libc.string cimport memset
 
 from carp_fast.engine._core cimport (
     Core, DONE, Interface, MAX_INTERFACES, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_BAR,
-    ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH, ORDER_GROW_REPORTS,
+    ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_FLUSH, ORDER_GROW_REPORTS,
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
     Report)
-from carp_fast.engine._engine cimport Engine, fill_address, fill_interface
+from carp_fast.engine._engine cimport Engine, demotion_order, fill_address, fill_interface
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
@@ -286,14 +286,17 @@ cdef class Pump:
         write(self.state.order_fd, &one, sizeof(one))
 
     cdef push(self, uint8_t kind, uint32_t slot, uint16_t interface, int64_t value, void* pointer):
-        cdef PumpState* state = self.state
-        cdef Order* order
-        if state.ring.tail - load_acquire(&state.ring.head) >= ORDERS:
-            raise BufferError(f"more than {ORDERS} orders are waiting for the pump")
-        order = &state.ring.orders[state.ring.tail & (ORDERS - 1)]
-        memset(order, 0, sizeof(Order))
+        cdef Order order
+        memset(&order, 0, sizeof(Order))
         order.kind, order.slot, order.interface = kind, slot, interface
         order.value, order.pointer = value, pointer
+        self.push_order(&order)
+
+    cdef push_order(self, const Order* order):
+        cdef PumpState* state = self.state
+        if state.ring.tail - load_acquire(&state.ring.head) >= ORDERS:
+            raise BufferError(f"more than {ORDERS} orders are waiting for the pump")
+        state.ring.orders[state.ring.tail & (ORDERS - 1)] = order[0]
         store_release(&state.ring.tail, state.ring.tail + 1)
 
     def room(self) -> int:
@@ -389,9 +392,11 @@ cdef class Pump:
         self.push(ORDER_SET_INTERFACE, 0, number, 0, interface)
         self.keep(room)
 
-    def demote(self, uint32_t slot, int demotion) -> None:
-        """Add `demotion` to the host's advskew."""
-        self.push(ORDER_DEMOTE, slot, 0, demotion, NULL)
+    def demote(self, uint32_t slot, int demotion, str by="operator") -> None:
+        """Set a host's demotion by one reason; see Engine.demote."""
+        cdef Order order
+        demotion_order(&order, slot, demotion, by)
+        self.push_order(&order)
 
     def bar(self, uint32_t slot, bint barred) -> None:
         """Set whether another process of this machine has the host."""

@@ -29,10 +29,12 @@ from carp_fast.simulate._rules cimport (
     rule_least_master_down_ns, rule_note_master, rule_least_skew_ns, rule_leaves,
     rule_silence_until_ns, rule_may_preempt, rule_more_demoted, rule_replaces, rule_replay,
     rule_resigns, rule_yields)
+from carp_fast.simulate._sending cimport check_demotion
 from carp_fast.engine._vhid cimport (
-    BACKUP, DIALECT_UCARP, FASTER_MASTER, INIT, IN_USE, LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED,
-    MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW, NO_SOURCE, PREEMPTED, RESIGNED, SECOND_NS,
-    SEND_DEMOTED, SILENT_4, SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns)
+    BACKUP, DEMOTIONS, DIALECT_UCARP, FASTER_MASTER, INIT, IN_USE, LESS_DEMOTED_MASTER, MASTER,
+    MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW, NO_SOURCE, PREEMPTED, RESIGNED,
+    SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns,
+    vhid_master_down_ns)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport BAD_DESTINATION, LOOP, REPLAY, Verdict
 
@@ -525,5 +527,8 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
             broken(world, NEVER_QUIET, 0, slot, recovering)
         event_push(world, bound_ns, SLOT_IS_CHECKED, slot, 0)
         return
+    for number in range(world.machine_count):
+        if takes_part(world, number, slot):
+            check_demotion(world, &world.machines[number], slot, DEMOTIONS)
     world.slot_rest[slot] = QUIET if check_election(world, slot) else RESTLESS
     world.quiet_count += 1

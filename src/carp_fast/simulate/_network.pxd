@@ -105,6 +105,7 @@ cdef enum Broken:               # the invariants
     SENT_WRONG_PRIORITY
     SENT_LATE
     DEMOTED_WRONGLY
+    DEMOTION_UNEQUAL
     ANNOUNCED_BY_BACKUP
     SENT_OLD_COUNTER
     ACCEPTED_UNAUTHENTIC
@@ -218,7 +219,7 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint8_t stranger_taken      # with a counter that this host did not know
     uint32_t strangers          # sources that do not belong to a machine
     uint32_t told               # a bit for each address announced since it became MASTER
-    uint16_t demotion           # as ordered
+    uint8_t ordered[4]          # demotions, by DemotedBy
     bint barred                 # as ordered
     uint8_t keeper[2]           # by family, plus 1: the machine heard last; 255: a strange source
     uint8_t keeper_source[2][16]

@@ -11,6 +11,7 @@ cdef enum Expected:             # of a genuine frame
     EITHER
 
 cdef uint32_t rule_advskew(const Slot* known, const VirtualHost* host) noexcept nogil
+cdef uint32_t rule_demoted_by(const Slot* known, const VirtualHost* host, int by) noexcept nogil
 cdef uint32_t rule_demote(const Slot* known, const VirtualHost* host) noexcept nogil
 cdef uint32_t rule_interval(const Slot* known, const VirtualHost* host) noexcept nogil
 cdef int64_t rule_interval_ns(const Slot* known, const VirtualHost* host) noexcept nogil

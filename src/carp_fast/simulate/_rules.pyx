@@ -12,7 +12,8 @@ from libc.string cimport memcmp, memcpy
 from carp_fast.simulate._network cimport (
     Frame, Learned, MACHINES_MAX, MISSED_MAX, Machine, Missed, Nic, Sighting, Slot, World, grown)
 from carp_fast.engine._vhid cimport (
-    DIALECT_FREEBSD, DIALECT_OPENBSD, DIALECT_UCARP, FASTER_MASTER, LESS_DEMOTED_MASTER,
+    BY_ADDRESS, BY_LINK, BY_SENDS, DIALECT_FREEBSD, DIALECT_OPENBSD, DIALECT_UCARP, FASTER_MASTER,
+    INIT, INTERFACE_MISSING, LESS_DEMOTED_MASTER, LINK_DOWN, NO_SOURCE,
     PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, REPLAY_OFF, REPLAY_STRICT, SECOND_NS,
     SEND_DEMOTED, SOURCES, TIE_LOST, VirtualHost, vhid_master_down, vhid_master_down_ns)
 
@@ -38,13 +39,36 @@ cdef enum Knowledge:                # of a counter
 
 # ------------------------------------------------------------------------------- what is advertised
 
+cdef uint32_t ordered_demotion(const Slot* known) noexcept nogil:
+    """What was ordered, by all reasons: they add up."""
+    cdef uint32_t total = 0
+    cdef int by
+    for by in range(4):
+        total += known.ordered[by]
+    return total
+
+
+cdef uint32_t rule_demoted_by(const Slot* known, const VirtualHost* host, int by) noexcept nogil:
+    """The demotion that status has to show for a reason; without a link it is shown as 240."""
+    cdef uint8_t why = host.reason
+    if by < BY_LINK:
+        return known.ordered[by]
+    if by == BY_SENDS:
+        return 0 if not host.flags & SEND_DEMOTED else (
+            1 if known.right.configured.dialect == DIALECT_OPENBSD else MOST_DEMOTED)
+    if by == BY_ADDRESS:
+        return MOST_DEMOTED if known.lost_at_ns else 0
+    return MOST_DEMOTED if known.state == INIT and (
+        why == LINK_DOWN or why == INTERFACE_MISSING or why == NO_SOURCE) else 0
+
+
 cdef uint32_t rule_advskew(const Slot* known, const VirtualHost* host) noexcept nogil:
     """FreeBSD adds its demotion up to 240; ucarp never sends less than its configuration.
 
     A host that could not hold its addresses lately is demoted as far as possible.
     """
     cdef uint32_t configured = known.right.configured.advskew
-    cdef uint32_t demoted = configured + known.demotion
+    cdef uint32_t demoted = configured + ordered_demotion(known)
     if known.right.configured.dialect == DIALECT_OPENBSD:
         return configured
     if demoted > MOST_DEMOTED or host.flags & SEND_DEMOTED or known.lost_at_ns:
@@ -58,7 +82,7 @@ cdef uint32_t rule_demote(const Slot* known, const VirtualHost* host) noexcept n
     """Byte 4: OpenBSD's counter; 0 in the others."""
     if known.right.configured.dialect != DIALECT_OPENBSD:
         return 0
-    return min(255, <uint32_t>known.demotion + (1 if host.flags & SEND_DEMOTED else 0)
+    return min(255, ordered_demotion(known) + (1 if host.flags & SEND_DEMOTED else 0)
                + (MOST_DEMOTED if known.lost_at_ns else 0))
 
 

@@ -13,10 +13,12 @@ from carp_fast.engine._core cimport LEAVING_NS
 from carp_fast.simulate._network cimport (
     Machine, OUR_ROUTE, OURS, QUIET, RESIGNED_LATE, RESIGNED_WITH_ADDRESSES, SENT_BY_BACKUP,
     SENT_LATE, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, Slot, World, broken, machine_now,
-    machine_number, DEMOTED_WRONGLY)
-from carp_fast.simulate._rules cimport rule_advskew, rule_demote, rule_interval_ns, rule_send
+    machine_number, DEMOTED_WRONGLY, DEMOTION_UNEQUAL)
+from carp_fast.simulate._rules cimport (
+    rule_advskew, rule_demote, rule_demoted_by, rule_interval_ns, rule_send)
 from carp_fast.engine._core cimport Report, SENDS_FAILING, SENDS_RECOVERED
-from carp_fast.engine._vhid cimport MASTER, Output, SECOND_NS, SEND_DEMOTED, VirtualHost
+from carp_fast.engine._vhid cimport (
+    BY_LINK, MASTER, Output, SECOND_NS, SEND_DEMOTED, vhid_demoted_by, VirtualHost)
 
 cdef int64_t LATE_NS = 50 * 1000000             # for ticks and turns
 cdef int64_t TICK_NS = 10 * 1000000             # of a pump, the longest
@@ -63,6 +65,8 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
             and known.failing_ns > known.rose_ns and host.state == MASTER
             and known.sent_ns - known.failing_ns > rule_interval_ns(known, host)):
         broken(world, DEMOTED_WRONGLY, number, slot, known.sent_ns - known.failing_ns)
+    # Reports of a change of state may not be taken yet: without a link it sends nothing anyway.
+    check_demotion(world, machine, slot, BY_LINK)
     known.sent_ns, known.sent_every_ns = now_ns, rule_interval_ns(known, host)
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]
@@ -78,6 +82,16 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         known.counter = counter
         rule_send(world, known, counter, now_ns)
         known.first = known.first if known.first else counter
+
+
+cdef void check_demotion(World* world, Machine* machine, uint32_t slot, int until) noexcept nogil:
+    """Check the demotion by each reason before `until`, as status shows it: they add up to all."""
+    cdef const Slot* known = &machine.slots[slot]
+    cdef const VirtualHost* host = &machine.core.hosts[slot]
+    cdef int by
+    for by in range(until):
+        if vhid_demoted_by(host, by) != rule_demoted_by(known, host, by):
+            broken(world, DEMOTION_UNEQUAL, machine_number(world, machine), slot, by)
 
 
 cdef void on_sent(World* world, Machine* machine, uint32_t slot, bint sent,

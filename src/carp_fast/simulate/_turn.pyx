@@ -7,7 +7,7 @@ kernel. Reports are taken before each of these functions, so the checks see the 
 """
 
 from libc.errno cimport ENOBUFS
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -120,7 +120,8 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
     slot.sighting_count = slot.sequences = 0
     memset(slot.known_again, 0, sizeof(slot.known_again))
     slot.leaving_ns = 0
-    slot.demotion = slot.theirs = slot.ties = 0
+    slot.theirs = slot.ties = 0
+    memset(slot.ordered, 0, sizeof(slot.ordered))
     slot.barred = False
     slot.lost_at_ns = slot.muted_ns = 0
     slot.pardoned = False
@@ -182,7 +183,8 @@ cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
     else:
         if (pending.kind == ORDER_DEMOTE
                 and machine.core.hosts[pending.subject].flags & IN_USE):
-            machine.slots[pending.subject].demotion = <uint16_t>pending.value
+            order.reason, order.value = <uint8_t>(pending.value >> 16), pending.value & 0xffff
+            machine.slots[pending.subject].ordered[order.reason] = <uint8_t>min(order.value, 255)
             machine.slots[pending.subject].priority_ns = now_ns
         elif (pending.kind == ORDER_BAR
                 and machine.core.hosts[pending.subject].flags & IN_USE):

@@ -23,7 +23,7 @@ cdef enum FaultKind:
     FAULT_ADDRESS_REMOVED       # slot, value: which address
     FAULT_ADDRESS_LEFT          # slot, value: which address of ours a BACKUP has
     FAULT_ADDRESS_LOST          # slot
-    FAULT_DEMOTE                # slot, value: added to the advskew, or the value of byte 4
+    FAULT_DEMOTE                # slot, value: DemotedBy << 16 | amount
     FAULT_BAR                   # slot, value: whether another process has it
     FAULT_BY_ROUTE              # slot, value: whether its IPv4 addresses are local routes
     FAULT_REMOVE                # slot

@@ -48,7 +48,7 @@ BROKEN_WORDS = (
     "", "two_masters", "no_master", "slower_master", "still_init", "changed_while_quiet",
     "never_quiet", "address_kept", "address_missing", "foreign_removed", "not_announced",
     "sent_by_backup", "resigned_with_addresses", "sent_wrong_priority", "sent_late",
-    "demoted_wrongly",
+    "demoted_wrongly", "demotion_unequal",
     "announced_by_backup", "sent_old_counter", "accepted_unauthentic", "accepted_replay",
     "accepted_loop", "changed_by_refused", "refused_genuine", "heard_too_lately", "heard_unread",
     "silence_unproven", "preempted_wrongly", "yielded_wrongly", "changed_without_cause",
