@@ -22,6 +22,7 @@ import click
 
 from carp_fast import __version__
 from carp_fast.cli.check import check
+from carp_fast.cli.demote import demote, undemote
 from carp_fast.cli.dump import dump
 from carp_fast.cli.explain import explain
 from carp_fast.cli.flood import flood
@@ -103,6 +104,8 @@ def main() -> None:
 
 
 main.add_command(check)
+main.add_command(demote)
+main.add_command(undemote)
 main.add_command(dump)
 main.add_command(explain)
 main.add_command(record)

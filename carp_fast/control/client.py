@@ -19,6 +19,8 @@ import msgspec
 
 from carp_fast.closing import Closing
 from carp_fast.control.documents import (
+    Demoted,
+    DemoteRequest,
     ExplainRequest,
     Explanation,
     Recording,
@@ -29,6 +31,7 @@ from carp_fast.control.documents import (
     StateEvent,
     Status,
     StatusRequest,
+    UndemoteRequest,
 )
 from carp_fast.control.protocol import (
     CHUNK_BYTES,
@@ -267,6 +270,14 @@ class ControlClient(Closing):
         """
         return self._ask(ReloadRequest(force), Reloaded)
 
+    def demote(self, amount: int, reason: str) -> Demoted:
+        """Demotes every virtual host, across restarts; the same reason replaces its amount."""
+        return self._ask(DemoteRequest(amount, reason), Demoted)
+
+    def undemote(self, reason: str) -> Demoted:
+        """Ends the demotion by this reason."""
+        return self._ask(UndemoteRequest(reason), Demoted)
+
     def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
         """What the virtual hosts that match heard and decided lately."""
         return self._ask(RecordRequest(interface, vhid), RecordAnswer).recording
@@ -485,6 +496,14 @@ class AsyncControlClient:
     async def reload(self, *, force: bool = False) -> Reloaded:
         """See ControlClient.reload."""
         return await self._ask(ReloadRequest(force), Reloaded)
+
+    async def demote(self, amount: int, reason: str) -> Demoted:
+        """See ControlClient.demote."""
+        return await self._ask(DemoteRequest(amount, reason), Demoted)
+
+    async def undemote(self, reason: str) -> Demoted:
+        """See ControlClient.undemote."""
+        return await self._ask(UndemoteRequest(reason), Demoted)
 
     async def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
         """See ControlClient.record."""

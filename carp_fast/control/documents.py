@@ -17,6 +17,8 @@ import msgspec
 from carp_fast.engine.reports import State
 from carp_fast.pump.facts import PumpFacts
 
+DEMOTION_MAX, OPENBSD_DEMOTION_MAX = 240, 255  # of the advskew, of OpenBSD's demote byte
+REASONS_MAX, REASON_LENGTH_MAX = 32, 200  # of the operator's demotions
 KEYS_NAMED_MAX = 5  # of the keys that a reload changed; the others are counted
 
 # --------------------------------------------------------------------------------------- requests
@@ -61,6 +63,21 @@ class RecordRequest(Request, frozen=True, tag="record"):
     vhid: int | None = None
 
 
+class DemoteRequest(Request, frozen=True, tag="demote"):
+    """Demotes every virtual host by `amount`; the same reason replaces its amount."""
+
+    needs: ClassVar[str] = "demote: an amount and a reason are needed"
+    amount: int
+    reason: str
+
+
+class UndemoteRequest(Request, frozen=True, tag="undemote"):
+    """Ends the demotion by this reason."""
+
+    needs: ClassVar[str] = "undemote: a reason is needed"
+    reason: str
+
+
 # ------------------------------------------------------------------------------------------ events
 
 
@@ -98,6 +115,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     """The daemon's process.
 
     `receive`: "packet", "ring" or "raw"; `send`: "clones" or "packet"; `..._reason`: why.
+    `demotions`: the operator's, by the text of their reasons; virtual hosts have their sum.
     """
 
     version: str
@@ -110,6 +128,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     receive_reason: str = ""
     send: str = "packet"
     send_reason: str = ""
+    demotions: dict[str, int] = {}
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False):
@@ -323,6 +342,7 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
     failed_sends: int
     rejections: list[Rejection]
     interface_rejected: dict[str, int]
+    operator_demotions: dict[str, int] = {}
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -371,6 +391,16 @@ def counts_text(
     changed = f"{altered or 0:,} changed" + (f" ({named}{more})" if named else "")
     counts = [f"{added:,} added", f"{removed:,} removed", changed, f"{kept:,} kept"]
     return ", ".join(counts if altered is not None else [*counts[:2], counts[3]])
+
+
+class Demoted(Answer, frozen=True):
+    """The operator's demotion of this daemon: `total`, what is left of the sum of `reasons` after
+    the most that is sent, and the number of virtual hosts that have it.
+    """
+
+    total: int
+    reasons: dict[str, int]
+    virtual_hosts: int
 
 
 class RecordingHead(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -210,6 +211,7 @@ class Daemon:
     async def start(self, known: start.Known) -> None:
         """Adds every virtual host, then answers requests. Raises StartError."""
         await start.add_hosts(self._opened, known)
+        opened, demotions = self._opened, self._opened.demotions
         gc.collect()
         gc.freeze()  # garbage collections need not visit what was loaded
         give_back_memory()
@@ -218,6 +220,8 @@ class Daemon:
                 "status": self._opened.status.answer,
                 "explain": self._opened.explanations.answer,
                 "reload": self._reloader.answer,
+                "demote": partial(demotions.demote, hosts=opened.hosts, orders=opened.orders),
+                "undemote": partial(demotions.undemote, hosts=opened.hosts, orders=opened.orders),
                 "record": self._record,
             }
         )

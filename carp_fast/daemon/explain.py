@@ -177,6 +177,7 @@ class Explanations:
             ties=explained.ties,
             jitter_s=in_s(explained.jitter_ns),
             demote=fields.demote,
+            operator_demotions=dict(self._status.demotions()),
             failed_sends=explained.failed_sends,
             rejections=rejected.last,
             interface_rejected=rejected.counters,

@@ -355,6 +355,9 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
     reasons = host.demotion.reasons
     for reason, value in reasons.items():
         meaning = DEMOTION_MEANINGS.get(reason)
+        if reason == "operator" and host.operator_demotions:
+            ordered = host.operator_demotions.items()
+            meaning = "; ".join(f"{text}: {amount}" for text, amount in ordered)
         yield f"{reason}: {value}{' (' + meaning + ')' if meaning else ''}"
     if reasons.keys() - {"link"} and host.dialect == "openbsd":
         yield f"{host.demotion.total} in total: demote byte {host.demote} is sent"

@@ -19,7 +19,9 @@ import msgspec
 
 from carp_fast.closing import Closing
 from carp_fast.config import load as config
+from carp_fast.config.state import state_path
 from carp_fast.daemon.background import Background
+from carp_fast.daemon.demotions import Demotions
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.foreign import Foreign
@@ -76,6 +78,11 @@ class Opened(Closing):
         self._loop = loop
         self.worker = worker
         self.hooks = manner.hooks
+        kept = None
+        if manner.leaves_traces:
+            directory = configuration.daemon.state_directory
+            kept = state_path(directory, "demotions", configuration.path)
+        self.demotions = Demotions(kept, worker)
         records, count = configuration.daemon.record, len(configuration.virtual_hosts)
         self.record_capacity = recordings.capacity(records, count)
         if warning := recordings.too_few(records, count):
@@ -150,6 +157,7 @@ class Opened(Closing):
             receive=self.receive,
             sending=self.sending,
             in_use=self.in_use.barred,
+            demotions=lambda: self.demotions.by_reason,
         )
         self.explanations = Explanations(hosts, orders, self.network, self.status)
         self.links = LinkMonitor(
@@ -187,7 +195,11 @@ class Opened(Closing):
         """The order that adds a virtual host to the engine."""
         # Prepared when its turn comes: otherwise all would be in memory twice.
         barred = slot in self.in_use.barred
-        return lambda: self.pump.add(slot, self.prepare(host, barred=barred))
+        return lambda: self.add(slot, self.prepare(host, barred=barred))
+
+    def add(self, slot: int, prepared: PreparedHost) -> None:
+        """Orders the engine to add a virtual host, demoted as the operator wants all of them."""
+        self.pump.add(slot, prepared, self.demotions.total)
 
     def follow(self, names: Iterable[str]) -> None:
         """Follows these interfaces, and what else of this host its virtual hosts depend on."""

@@ -353,7 +353,7 @@ def orders(
 def additions(
     difference: Difference,
     hosts: Hosts,
-    pump: Pump,
+    add: Callable[[int, PreparedHost], object],
     prepare: Callable[..., PreparedHost],
     take: Callable[[int], bool],
 ) -> Iterator[Callable[[], object]]:
@@ -364,4 +364,4 @@ def additions(
     """
     for host in difference.added:
         slot = hosts.take(host)
-        yield partial(pump.add, slot, prepare(host, barred=not take(slot)))
+        yield partial(add, slot, prepare(host, barred=not take(slot)))

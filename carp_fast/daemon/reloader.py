@@ -176,7 +176,7 @@ class Reloader:
         await orders.done(when_settled=True)
         await orders.give(partial(pump.verify, slot) for slot in reload.moved(difference))
         await orders.give(
-            reload.additions(difference, hosts, pump, opened.prepare, in_use.take_new)
+            reload.additions(difference, hosts, opened.add, opened.prepare, in_use.take_new)
         )
         opened.network.on_reload()
         opened.reports.on_reload()

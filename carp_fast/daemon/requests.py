@@ -13,11 +13,13 @@ from typing import Any
 
 from carp_fast.closing import Closing
 from carp_fast.control.documents import (
+    DemoteRequest,
     ExplainRequest,
     RecordRequest,
     ReloadRequest,
     Request,
     StatusRequest,
+    UndemoteRequest,
 )
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import Answer, Handler
@@ -25,6 +27,8 @@ from carp_fast.control.server import Answer, Handler
 COMMANDS: dict[str, type[Request]] = {
     "status": StatusRequest,
     "explain": ExplainRequest,
+    "demote": DemoteRequest,
+    "undemote": UndemoteRequest,
     "reload": ReloadRequest,
     "record": RecordRequest,
 }

@@ -9,7 +9,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -154,8 +154,8 @@ def spans(slots: Iterable[int]) -> Iterator[list[tuple[int, int]]]:
 class Status:
     """Builds the document; the pump copies each virtual host as a whole, in slices.
 
-    `receive`: the receive path, and why; `sending`: the send path; `in_use`: by slot, the
-    process that has a virtual host instead.
+    `receive`: the receive path, and why; `sending`: the send path; `in_use`: by slot, the process
+    that has a virtual host instead; `demotions`: returns the operator's, by their reasons.
     """
 
     def __init__(
@@ -168,6 +168,7 @@ class Status:
         receive: Chosen = (PACKET, 'daemon.receive = "packet"'),
         sending: SendPath | None = None,
         in_use: Mapping[int, str] | None = None,
+        demotions: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._hosts = hosts
         self._orders = orders
@@ -178,6 +179,7 @@ class Status:
         self._receive = receive
         self._sending = SendPath("packet") if sending is None else sending
         self._in_use = {} if in_use is None else in_use
+        self.demotions = demotions
 
     async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[list[Copied]]:
         """Copies of the virtual hosts in these ascending slots, one slice after the other.
@@ -225,6 +227,7 @@ class Status:
                 send_reason=self._sending.reason,
                 maintenance=False,
                 pump=self._pump.facts,
+                demotions=dict(self.demotions()),
             ),
             summary=self.summary(),
             interfaces=[

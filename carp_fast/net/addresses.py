@@ -8,7 +8,6 @@ names it. Must not know the engine or the control socket.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import logging
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from carp_fast.config.readings import open_without_waiting
+from carp_fast.config.state import content_of, replace_file, state_name, state_path
 from carp_fast.inet import address_bytes, prefix_text
 from carp_fast.net.interfaces import (
     OWN_PROTOCOL,
@@ -150,16 +149,13 @@ def promote_secondaries(interface: str) -> None:
 class StateFile:
     """The addresses that this configuration may have added, written before the first one is added.
 
-    There is one file for each configuration: two daemons may share a host and a state directory.
-    Its name is derived from the path as given, since a link may lead to another file at the next
-    start.
+    There is one file for each configuration, see state_path().
     """
 
     def __init__(self, directory: Path, configuration: Path) -> None:
-        # abspath() does not follow links; Path.resolve() would.
-        self.path = directory / _state_name(os.path.abspath(configuration))  # noqa: PTH100
+        self.path = state_path(directory, "addresses", configuration)
         # Where earlier versions kept it: named by the file that the path led to.
-        self.former = directory / _state_name(os.path.realpath(configuration))
+        self.former = directory / state_name("addresses", os.path.realpath(configuration))
         self._written: bytes | None = None  # a digest: the content may have 131,072 addresses
 
     def read(self) -> dict[str, list[str]]:
@@ -202,18 +198,7 @@ class StateFile:
             self._written = self._found()
         if digest == self._written:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.path.with_suffix(".new")
-        try:
-            with open(fresh, "wb") as file:
-                file.write(encoded)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise
+        replace_file(self.path, encoded)
         self._written = digest
 
     def covers(self, addresses: Mapping[str, Iterable[str]]) -> bool:
@@ -225,23 +210,14 @@ class StateFile:
         return all(set(texts) <= set(recorded.get(name, ())) for name, texts in addresses.items())
 
     def _decoded(self, path: Path) -> dict[str, list[str]]:
-        return msgspec.json.decode(_content(path), type=dict[str, list[str]])
+        return msgspec.json.decode(content_of(path), type=dict[str, list[str]])
 
     def _found(self) -> bytes | None:
         """The digest of what the last run wrote."""
         try:
-            return hashlib.sha256(_content(self.path)).digest()
+            return hashlib.sha256(content_of(self.path)).digest()
         except OSError:
             return None
-
-
-def _state_name(configuration: str) -> str:
-    return f"addresses-{hashlib.sha256(os.fsencode(configuration)).hexdigest()[:16]}.json"
-
-
-def _content(path: Path) -> bytes:
-    with open(path, "rb", opener=open_without_waiting) as file:
-        return file.read() or b""  # None: a pipe without data
 
 
 def leftovers(

@@ -419,4 +419,12 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        "a demoted host is added undemoted",
+        (("engine/_orders.pyx", "            if order.value > 0: ", "            if False: "),),
+        (
+            "unit/test_engine_orders.py::"
+            "test_a_host_that_is_added_demoted_does_not_preempt_before_it_is",
+        ),
+    ),
 )

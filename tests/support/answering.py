@@ -73,10 +73,13 @@ class FakeDaemon:
         ]
         self.requests: list[dict[str, Any]] = []
         self.reload_answer: dict[str, Any] | ControlError = ControlError("not set")
+        self.demote_answer: dict[str, Any] | ControlError = ControlError("not set")
         self.loop = uvloop.new_event_loop()
         handlers = {
             "status": Handler(dict, self.status),
             "reload": Handler(dict, self.reload),
+            "demote": Handler(dict, self.demote),
+            "undemote": Handler(dict, self.demote),
         }
         self.server = ControlServer(path, handlers)
         self._thread = threading.Thread(target=self.loop.run_forever)
@@ -131,6 +134,12 @@ class FakeDaemon:
         if isinstance(self.reload_answer, ControlError):
             raise self.reload_answer
         return self.reload_answer
+
+    async def demote(self, request: dict[str, Any]) -> Answer:
+        self.requests.append(request)
+        if isinstance(self.demote_answer, ControlError):
+            raise self.demote_answer
+        return self.demote_answer
 
     def stop(self) -> None:
         self.run(self.server.stop())

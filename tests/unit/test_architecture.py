@@ -80,7 +80,15 @@ PACKAGES: tuple[str, ...] = (
 TYPES_ONLY = {("replay.recording", "daemon.table"), ("replay.recording", "daemon.orders")}
 # Libraries that cost memory or belong to one place, and who may import them at all.
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli.main", "cli.dump", "cli.explain", "cli.flood", "cli.masters", "cli.replay"}
+    "click": {
+        "cli.main",
+        "cli.demote",
+        "cli.dump",
+        "cli.explain",
+        "cli.flood",
+        "cli.masters",
+        "cli.replay",
+    }
     | {"cli.check", "cli.sink", "cli.trial", "cli.terminal", "cli.conflicts", "cli.flood_options"},
     "rich": {"cli.main", "cli.terminal", "lab.demo", "lab.observer", "bench.run"},
     "pyroute2": {

@@ -421,3 +421,37 @@ def test_reload_with_faults_is_a_line_each(fake: FakeDaemon) -> None:
     result = invoke("reload", "--control-socket", fake.path)
     assert result.exit_code == 1
     assert result.stderr == "carp-fast: a reload is under way\n"
+
+
+# demote and undemote
+
+
+def test_demote_and_undemote_say_what_is_in_force(fake: FakeDaemon) -> None:
+    given = ("--reason", "new switch", "--control-socket", fake.path)
+    reasons = {"kernel update": 20, "new switch": 100}
+    fake.demote_answer = {"total": 120, "reasons": reasons, "virtual_hosts": 1020}
+    result = invoke("demote", "100", *given)
+    assert (result.exit_code, result.stderr) == (0, "")
+    how = "demoted by 120 (kernel update: 20; new switch: 100)"
+    assert result.stdout == f"virtual hosts: 1,020, {how}\n"
+    fake.demote_answer = {"total": 0, "reasons": {}, "virtual_hosts": 1}
+    result = invoke("undemote", *given)
+    assert result.stdout == "virtual hosts: 1, not demoted by the operator\n"
+    assert fake.requests == [
+        {"command": "demote", "amount": 100, "reason": "new switch"},
+        {"command": "undemote", "reason": "new switch"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [("demote", "100"), ("demote", "0", "--reason", "a"), ("demote", "256"), ("undemote",)]
+)
+def test_demote_without_an_amount_or_reason_is_wrong_usage(words: tuple[str, ...]) -> None:
+    assert invoke(*words).exit_code == 2
+
+
+def test_a_demotion_that_is_refused_is_one_line(fake: FakeDaemon) -> None:
+    fake.demote_answer = ControlError("demote: N = 250: allowed: 1 to 240")
+    result = invoke("demote", "250", "--reason", "a", "--control-socket", fake.path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "carp-fast: demote: N = 250: allowed: 1 to 240\n"

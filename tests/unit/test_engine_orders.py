@@ -329,6 +329,15 @@ def test_a_demotion_has_an_amount_and_a_reason_that_can_be_ordered(demotion: int
         master().engine.demote(0, demotion, MASTER_NS, by)
 
 
+def test_a_host_that_is_added_demoted_does_not_preempt_before_it_is() -> None:
+    node = Node("10.77.0.2", preempt=True)
+    engine = node.engine
+    engine.add(1, prepared(vhid=43, preempt=True), START_NS, 100)
+    assert engine.host(1).demotions == {"operator": 100}
+    engine.receive(0, advertisement(vhid=43, advskew=50), START_NS + 1)
+    assert engine.host(1).state == "BACKUP"
+
+
 def test_a_host_without_a_link_shows_it_as_a_demotion_until_it_is_back() -> None:
     node = master(advskew=100)
     node.engine.demote(0, 5, MASTER_NS)

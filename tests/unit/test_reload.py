@@ -65,7 +65,7 @@ def apply(difference: Difference, hosts: Hosts) -> list[tuple[Any, ...]]:
         order()
     for slot in difference.removed:
         hosts.give_back(slot)
-    for order in additions(difference, hosts, pump, hosts.prepare, lambda slot: True):
+    for order in additions(difference, hosts, pump.add, hosts.prepare, lambda slot: True):
         order()
     return list(pump.told)
 

@@ -167,11 +167,14 @@ cdef class Engine:
         """End a batch of orders: the wake tick follows the shortest interval that is left."""
         self.give(ORDER_MARK, 0, 0, NULL, now_ns)
 
-    def add(self, uint32_t slot, PreparedHost prepared, int64_t now_ns) -> None:
-        """Add a virtual host in a free slot; it takes part once its interface is ready."""
+    def add(self, uint32_t slot, PreparedHost prepared, int64_t now_ns, int demotion=0) -> None:
+        """Add a virtual host in a free slot; it takes part once its interface is ready.
+
+        `demotion`: by the operator, from the beginning; see demote().
+        """
         if slot >= _MAX_VIRTUAL_HOSTS or self.core.hosts[slot].flags & IN_USE:
             raise IndexError(f"slot {slot} is in use or not below {_MAX_VIRTUAL_HOSTS}")
-        self.give(ORDER_ADD, slot, 0, prepared.give_away(), now_ns)
+        self.give(ORDER_ADD, slot, demotion, prepared.give_away(), now_ns)
 
     def replace(self, uint32_t slot, PreparedHost prepared, int64_t now_ns, *,
                 int64_t grace_ns=0) -> None:

@@ -479,6 +479,9 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     if order.kind == ORDER_ADD:
         if slot < MAX_VIRTUAL_HOSTS and not alive:
             add_host(core, order, now_ns)
+            if order.value > 0:             # before it hears anything, reason: BY_OPERATOR
+                record_demotion(core, slot, order, now_ns)
+                demote(core, order, now_ns)
     elif order.kind == ORDER_SET_INTERFACE:
         set_interface(core, order, now_ns)
     elif order.kind == ORDER_RESIGN_ALL:

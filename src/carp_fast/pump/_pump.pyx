@@ -366,9 +366,9 @@ cdef class Pump:
         """
         self.state.turn.lanes.sources_sorted = <uint32_t>count
 
-    def add(self, uint32_t slot, PreparedHost prepared) -> None:
-        """Add a virtual host in a free slot."""
-        self.push(ORDER_ADD, slot, 0, 0, prepared.give_away())
+    def add(self, uint32_t slot, PreparedHost prepared, int demotion=0) -> None:
+        """Add a virtual host in a free slot; see Engine.add."""
+        self.push(ORDER_ADD, slot, 0, demotion, prepared.give_away())
         self.keep(prepared)
 
     def replace(self, uint32_t slot, PreparedHost prepared, int64_t grace_ns) -> None:

@@ -1,0 +1,61 @@
+"""The commands `demote` and `undemote`: give the masters of this host away, and take them back.
+
+Must not know how a daemon demotes (daemon/demotions.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from carp_fast.cli.terminal import control_path, daemon_options, failure, print_prose
+
+if TYPE_CHECKING:
+    from carp_fast.control.documents import Demoted
+
+DEMOTION_MAX = 255
+"""What the daemon refuses besides, by the dialects of its virtual hosts, it says itself."""
+
+
+@click.command()
+@click.argument("amount", type=click.IntRange(1, DEMOTION_MAX), metavar="N")
+@click.option("--reason", required=True, metavar="TEXT", help="Why; the same reason replaces N.")
+@daemon_options
+def demote(amount: int, reason: str, config: Path | None, control_socket: Path | None) -> None:
+    """Demotes every virtual host of this daemon. Survives a restart.
+
+    N, 1 to 240, is added to each advskew, to at most 240; with dialect = "openbsd" in all of them
+    N may be 255, and goes to the demote byte. Several reasons add up. A host that hears no other
+    still becomes MASTER.
+    """
+    from carp_fast.control.client import ControlClient
+    from carp_fast.control.protocol import ControlError
+
+    try:
+        done = ControlClient(control_path(config, control_socket)).demote(amount, reason)
+    except ControlError as error:
+        raise failure(error) from error
+    _print(done)
+
+
+@click.command()
+@click.option("--reason", required=True, metavar="TEXT", help="The reason given to demote.")
+@daemon_options
+def undemote(reason: str, config: Path | None, control_socket: Path | None) -> None:
+    """Ends a demotion by its reason; those by other reasons stay."""
+    from carp_fast.control.client import ControlClient
+    from carp_fast.control.protocol import ControlError
+
+    try:
+        done = ControlClient(control_path(config, control_socket)).undemote(reason)
+    except ControlError as error:
+        raise failure(error) from error
+    _print(done)
+
+
+def _print(done: Demoted) -> None:
+    reasons = "; ".join(f"{reason}: {amount}" for reason, amount in done.reasons.items())
+    how = f"demoted by {done.total} ({reasons})" if reasons else "not demoted by the operator"
+    print_prose(f"virtual hosts: {done.virtual_hosts:,}, {how}")
