@@ -24,7 +24,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-floors check bench simulate chaos build annotate sanitize fuzz clean build-packages test-packages
+.PHONY: help demo test test-paths test-floors check bench simulate chaos build annotate sanitize fuzz clean build-packages test-packages
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,12 @@ demo: $(VENV)/.built ## a master of 1,000 virtual hosts is killed, the take-over
 test: test-packages check ## check, then every test (as root: with network namespaces, ucarp, keepalived)
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=5 -m "not alone"
 	$(PY) -m pytest --durations=5 -m alone
+
+# COMBINATIONS in tests/support/paths.py; less than 25 minutes on two free cores. WITH: one of them.
+test-paths: WITH = all
+test-paths: test-packages $(VENV)/.dev $(VENV)/.built ## tests that run daemons, with other send and receive paths and local routes (root)
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=5 -m "not alone" --paths $(WITH) tests/integration tests/interop
+	$(PY) -m pytest --durations=5 -m alone --paths $(WITH) tests/integration tests/interop
 
 # cython-lint finds pycodestyle by PATH.
 check: $(VENV)/.dev $(VENV)/.built ## ruff, cython-lint and mypy

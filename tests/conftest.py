@@ -1,4 +1,4 @@
-"""What tests of every kind share: the marker `root`, labs, and programs from the system.
+"""What tests of every kind share: the marker `root`, labs, paths, and programs from the system.
 
 A test that cannot run says by name what it lacks and counts as skipped; where the environment
 has CARP_FAST_NO_SKIPS=1, nothing may be lacking and it counts as failed.
@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import pytest
 
 from carp_fast.lab.lab import Lab
+from tests.support.daemons import write_configuration
+from tests.support.paths import Paths, chosen_by, taken, without
 
 DEBIAN_PACKAGES = {
     "faketime": "faketime",
@@ -50,8 +52,41 @@ def pytest_configure() -> None:
             signal.signal(number, lambda number, frame: None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts what takes long to the front: the other processes do the rest meanwhile."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--paths", help="only tests that configure daemons, with these paths (or all)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """With --paths, runs a test that writes configurations once with each combination, less the
+    keys that its marker names.
+    """
+    word = metafunc.config.getoption("paths")
+    if word is None or write_configuration not in vars(metafunc.module).values():
+        return
+    marker = metafunc.definition.get_closest_marker("own_paths")
+    if marker is None:
+        own: tuple[str, ...] = ()
+    elif marker.args and marker.kwargs.keys() == {"reason"}:
+        own = marker.args
+    else:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: own_paths(KEY, ..., reason=...)")
+    metafunc.parametrize("_paths", without(chosen_by(word), own), ids=str, indirect=True)
+
+
+def has_paths(item: pytest.Item) -> bool:
+    """Whether the test runs with a combination of paths."""
+    callspec = getattr(item, "callspec", None)  # only if it has parameters
+    return callspec is not None and "_paths" in callspec.params
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sorts what takes long to the front: the other processes do the rest meanwhile.
+
+    With --paths, leaves out what takes no paths.
+    """
+    if config.getoption("paths") is not None:
+        config.hook.pytest_deselected(items=[item for item in items if not has_paths(item)])
+        items[:] = filter(has_paths, items)
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
@@ -72,6 +107,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs root (network namespaces)")
     if shutil.which("ip") is None:
         pytest.skip("needs the program ip (Debian package iproute2)")
+
+
+@pytest.fixture(autouse=True)
+def _paths(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The combination of paths that configurations of this test have; none without --paths."""
+    paths: Paths | None = getattr(request, "param", None)
+    with taken(paths):
+        yield
 
 
 @pytest.fixture

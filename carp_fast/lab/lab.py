@@ -31,6 +31,7 @@ from typing import IO, Any, Literal, Self
 from carp_fast.closing import Closing
 from carp_fast.lab import namespaces
 from carp_fast.lab.namespaces import KILL_DEADLINE_S, LabError, ip_batch
+from carp_fast.net.kernel import PROTOCOL_CARP
 
 __all__ = [
     "Host",
@@ -50,6 +51,7 @@ MAX_SEGMENTS = 1024
 MAX_HOSTS = 200
 POLL_INTERVAL_S = 0.015  # used if the kernel offers no event to wait for
 CARRIER_DEADLINE_S = 20.0
+OUR_ROUTES = f"ip -j -4 route show table local type local proto {PROTOCOL_CARP}"
 SWITCH = "switch"
 # In 1/100 s: queries every second and prunes half a second after it became the querier.
 SNOOPING = (
@@ -279,9 +281,12 @@ class Host:
         return done
 
     def addresses(self) -> set[tuple[str, str]]:
-        """Every IPv4 address as (interface, address without prefix length)."""
+        """Every IPv4 address as (interface, address without prefix length), those that local
+        routes of carp-fast hold among them.
+        """
+        routes = json.loads(self.run(OUR_ROUTES.split()).stdout or "[]")
         links = json.loads(self.run(["ip", "-j", "-4", "addr", "show"]).stdout)
-        return {
+        return {(route["dev"], route["dst"]) for route in routes} | {
             (link["ifname"], entry["local"])
             for link in links
             for entry in link["addr_info"]

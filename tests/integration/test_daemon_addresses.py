@@ -14,7 +14,10 @@ from carp_fast.lab.lab import Host, Lab, virtual_address, wait_for
 from carp_fast.lab.observer import Key, Observer
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths("hold", reason="addresses of the interface are removed, and compared"),
+]
 
 SEGMENTS, VHIDS = 4, 255
 # Where nobody else advertises: MASTER after 1 s.

@@ -33,8 +33,9 @@ def start(
 
 
 def held(host: Host) -> set[str]:
-    links = json.loads(host.run(["ip", "-j", "addr", "show", "dev", "s1"]).stdout)
-    return {entry["local"] for link in links for entry in link["addr_info"]}
+    links = json.loads(host.run(["ip", "-j", "-6", "addr", "show", "dev", "s1"]).stdout)
+    by_ipv4 = {address for name, address in host.addresses() if name == "s1"}
+    return {entry["local"] for link in links for entry in link["addr_info"]} | by_ipv4
 
 
 def wait_for_source6(host: Host) -> None:

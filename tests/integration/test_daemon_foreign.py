@@ -13,7 +13,12 @@ import pytest
 from carp_fast.lab.lab import Host, Lab, wait_for
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths(
+        "hold", reason="addresses of the interface are compared with those of others"
+    ),
+]
 
 FOUR, SIX = "10.1.1.1/24", "2001:db8::1/64"
 FOREIGN = "address_foreign"

@@ -69,6 +69,7 @@ def table(vhids: str = "1-3", **keys: Any) -> dict[str, Any]:
     return {"interface": "s1", "vhid": vhids, "addresses": ["10.1.1.{vhid}/32"], **keys}
 
 
+@pytest.mark.own_paths("hold", reason="the script lists addresses of the interface")
 def test_up_and_down_are_told_what_they_should_know(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

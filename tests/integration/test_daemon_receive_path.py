@@ -22,7 +22,10 @@ from tests.support.bpf_objects import (
 from tests.support.bpf_refused import shim
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths("send", "receive", "hold", reason="receive paths are compared"),
+]
 
 HOSTS = 40
 TABLE = {"vhid": f"1-{HOSTS}", "addresses": "{10.1.1.1+index}/16"}

@@ -24,7 +24,12 @@ from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.lab.pings import Pinger
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths(
+        "send", "receive", "hold", reason="the ways to hold an address are compared"
+    ),
+]
 
 PROTOCOL = "112"
 ETH_P_ARP = 0x0806

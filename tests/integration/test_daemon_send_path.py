@@ -17,7 +17,10 @@ from tests.support.bpf_refused import shim
 from tests.support.daemons import PASSPHRASE, RunningDaemon, start_daemon, write_configuration
 from tests.support.pairs import start_ucarp
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths("send", "receive", "hold", reason="send paths are compared"),
+]
 
 HOSTS = 40
 TABLE = {"interface": "s1", "vhid": f"1-{HOSTS}", "addresses": "{10.1.1.1+index}/16"}

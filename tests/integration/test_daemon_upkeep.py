@@ -26,8 +26,11 @@ def ip(host: Host, words: str) -> None:
 
 def held(host: Host, *texts: str) -> set[str]:
     """Of these addresses those that s1 has."""
-    links = json.loads(host.run(["ip", "-j", "addr", "show", "dev", "s1"]).stdout)
-    return {entry["local"] for link in links for entry in link["addr_info"]} & set(texts)
+    links = json.loads(host.run(["ip", "-j", "-6", "addr", "show", "dev", "s1"]).stdout)
+    by_ipv4 = {address for name, address in host.addresses() if name == "s1"}
+    return ({entry["local"] for link in links for entry in link["addr_info"]} | by_ipv4) & set(
+        texts
+    )
 
 
 def sysctl(host: Host, key: str, value: str) -> None:

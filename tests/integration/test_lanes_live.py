@@ -47,7 +47,10 @@ from tests.support.segment import (
     with_tag,
 )
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths("receive", reason="each test has its receive path"),
+]
 
 DEADLINE_S = 20.0
 FAST: dict[str, Any] = {"advbase": 0, "advskew": 128, "dead_ratio": 3}  # master-down after 1.5 s

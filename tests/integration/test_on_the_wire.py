@@ -47,9 +47,9 @@ def pair(
 
 
 def every_address(host: Host) -> set[str]:
-    """All addresses of a host, of both families."""
+    """All addresses of a host, of both families, however it holds them."""
     words = host.run(["ip", "-o", "addr", "show"]).stdout.split()
-    return {
+    return {address for _, address in host.addresses()} | {
         word.partition("/")[0] for before, word in pairwise(words) if before in ("inet", "inet6")
     }
 

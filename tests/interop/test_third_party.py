@@ -62,6 +62,7 @@ def wait_count(daemon: RunningDaemon, vhid: int, word: str, count: int) -> None:
     assert daemon.counters(INTERFACE, vhid)[word] == count
 
 
+@pytest.mark.own_paths("receive", reason="the kernel keeps our own source from a raw socket")
 def test_another_host_that_uses_our_source_address(lab_factory: Callable[..., Lab]) -> None:
     """Said once with its MAC, counted each time, and decided as any advertisement.
 
@@ -112,6 +113,7 @@ def test_another_host_that_uses_our_source_address(lab_factory: Callable[..., La
     assert set(backup.states().values()) == {"BACKUP"}
 
 
+@pytest.mark.own_paths("receive", reason="the kernel keeps our own source from a raw socket")
 def test_our_own_advertisement_reflected(lab_factory: Callable[..., Lab]) -> None:
     """A frame of ours that comes back is a `loop`: counted, no duplicate_source, no change.
 

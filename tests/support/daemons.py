@@ -20,6 +20,7 @@ import msgspec
 from carp_fast.control.client import ControlClient, ControlStream
 from carp_fast.control.protocol import ControlError, ControlTimeout
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
+from tests.support.paths import current
 
 READY_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 15.0
@@ -41,14 +42,17 @@ def write_configuration(
 
     Keys are those of the file itself; a value is a string, number, boolean, list or dict of them.
     Unless given: control socket NAME.sock and state directory NAME-state in `directory`, and the
-    passphrase PASSPHRASE.  An existing file is replaced: for a reload.
+    passphrase PASSPHRASE; with --paths also a combination of paths.  An existing file is
+    replaced: for a reload.
     """
+    paths = current()
     tables = [
         "[daemon]",
         *_lines(
             {
                 "control_socket": str(directory / f"{name}.sock"),
                 "state_directory": str(directory / f"{name}-state"),
+                **(paths.daemon if paths else {}),
                 **(daemon or {}),
             }
         ),
@@ -56,6 +60,7 @@ def write_configuration(
         *_lines(
             {
                 **({} if _names_passphrase(defaults or {}) else {"passphrase": PASSPHRASE}),
+                **(paths.defaults if paths else {}),
                 **(defaults or {}),
             }
         ),

@@ -16,14 +16,19 @@ from typing import NamedTuple
 from carp_fast.closing import Closing
 from carp_fast.lab.lab import Host
 from carp_fast.net.filters import attach_filter, packet_filter
-from carp_fast.net.interfaces import decode_address, messages
+from carp_fast.net.interfaces import decode_address, decode_route, messages
 from carp_fast.net.kernel import (
     ETH_P_ALL,
+    NETLINK_ADD_MEMBERSHIP,
     RTM_DELADDR,
+    RTM_DELROUTE,
     RTM_NEWADDR,
+    RTM_NEWROUTE,
     RTMGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
     SO_RCVBUFFORCE,
     SO_TIMESTAMPNS,
+    SOL_NETLINK,
 )
 
 BUFFER_BYTES = 64 << 20
@@ -125,13 +130,16 @@ def read_advertisement(listener: socket.socket) -> Frame | None:
 
 
 class AddressChanges(Closing):
-    """Notifications about IPv4 addresses of a host, read when asked; a context manager."""
+    """Notifications about IPv4 addresses of a host, those that local routes of carp-fast hold among
+    them, read when asked; a context manager.
+    """
 
     def __init__(self, host: Host) -> None:
         with host.inside():
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
             self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
             self._socket.bind((0, RTMGRP_IPV4_IFADDR))
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_IPV4_ROUTE)
             self._ifindexes = {ifindex for ifindex, _ in socket.if_nameindex()}
         self._socket.setblocking(False)
 
@@ -154,3 +162,7 @@ class AddressChanges(Closing):
                     decoded = decode_address(data, start, end, self._ifindexes)
                     if decoded is not None:
                         found.append((kind == RTM_NEWADDR, socket.inet_ntoa(decoded[1].address)))
+                elif kind in (RTM_NEWROUTE, RTM_DELROUTE):
+                    route = decode_route(data, start, end)
+                    if route is not None:
+                        found.append((kind == RTM_NEWROUTE, socket.inet_ntoa(route[1])))
