@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import carp_fast
-from carp_fast.bench.contenders import DAEMONS, Daemon, carp_fast_commands
+from carp_fast.bench.contenders import DAEMONS, MEASURED, Daemon, carp_fast_commands
 from carp_fast.bench.run import Pair
 from carp_fast.bench.usage import descendants, usage
 from carp_fast.cli.tables import columns
@@ -110,7 +110,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--kind", choices=KIND_WORDS, action="append")
     options = parser.parse_args(words)
     rows: list[list[str]] = []
-    for name in options.daemon or DAEMONS:
+    for name in options.daemon or MEASURED:
         if not DAEMONS[name].installed():
             print(f"{name}: not installed (Debian package {DAEMONS[name].package}), skipped")
             continue

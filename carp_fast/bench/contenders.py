@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from carp_fast import __version__
@@ -52,8 +53,14 @@ class Daemon:
         return found[1]
 
 
-def carp_fast_commands(host: Host, counts: Mapping[int, int], directory: Path) -> Commands:
-    return [run_command(counts, directory, host.name)]
+def carp_fast_commands(
+    host: Host,
+    counts: Mapping[int, int],
+    directory: Path,
+    daemon: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+) -> Commands:
+    return [run_command(counts, directory, host.name, daemon, defaults)]
 
 
 def ucarp_commands(host: Host, counts: Mapping[int, int], directory: Path) -> Commands:
@@ -115,15 +122,28 @@ def keepalived_commands(host: Host, counts: Mapping[int, int], directory: Path) 
     ]
 
 
-DAEMONS = {
+_CONFIGURED = (
+    "one process a host, as `carp-fast run` starts; advbase 1, advskew 0 and 100, preempt, signed"
+    " by HMAC-SHA1"
+)
+
+
+def _variant(name: str, daemon: dict[str, str], **defaults: str) -> Daemon:
+    """carp-fast with other paths than its defaults."""
+    keys = {**daemon, **defaults}
+    words = ", ".join(f'{key} = "{value}"' for key, value in keys.items())
+    commands = partial(carp_fast_commands, daemon=daemon, defaults=defaults)
+    return Daemon(f"carp-fast-{name}", None, "", f"{_CONFIGURED}; {words}", None, commands)
+
+
+MEASURED = {
     daemon.name: daemon
     for daemon in (
         Daemon(
             "carp-fast",
             None,
             "",
-            "one process a host, as `carp-fast run` starts; advbase 1, advskew 0 and 100,"
-            " preempt, signed by HMAC-SHA1",
+            _CONFIGURED,
             None,
             carp_fast_commands,
         ),
@@ -148,3 +168,15 @@ DAEMONS = {
         ),
     )
 }
+
+VARIANTS = {
+    daemon.name: daemon
+    for daemon in (
+        _variant("packet", {"send": "packet", "receive": "packet"}),
+        _variant("clones", {"send": "clones", "receive": "packet"}),
+        _variant("ring", {"send": "clones", "receive": "ring"}),
+        _variant("route", {}, hold="route"),
+    )
+}
+"""Measured where they are named."""
+DAEMONS = {**MEASURED, **VARIANTS}

@@ -44,6 +44,7 @@ class Spread(msgspec.Struct, frozen=True):
 class TakeOver(msgspec.Struct, frozen=True):
     """Results of SIGKILL of the master: times from the first signal unless noted otherwise, in s.
 
+    `announced_s`: when each virtual host's first announcement left; the maximum is the last one.
     `silence_s` is from the dead host's last advertisement to the successor's first; `span_s` from
     the first adopted address to the last one adopted and announced; `lag_s` of each virtual host
     from the successor's first advertisement until its address was added and announced.
@@ -56,6 +57,7 @@ class TakeOver(msgspec.Struct, frozen=True):
     silence_s: Spread | None
     span_s: float | None
     lag_s: Spread | None
+    announced_s: Spread | None = None
 
 
 class Pings(msgspec.Struct, frozen=True):
@@ -68,6 +70,23 @@ class Pings(msgspec.Struct, frozen=True):
     lost: int
     lost_max: int  # of one address
     gap_max_s: float
+
+
+class Tax(msgspec.Struct, frozen=True):
+    """What a daemon costs each packet that does not concern it: ns of CPU, and the quartiles.
+
+    `free_ns`: a packet sent and received without any daemon. `still_ns`: the half of the distance
+    between quartiles before the daemon was started, which is what noise alone makes.
+    """
+
+    daemon: str
+    virtual_hosts: int
+    packets: int
+    free_ns: float
+    tax_ns: float
+    low_ns: float
+    high_ns: float
+    still_ns: float
 
 
 class Floor(msgspec.Struct, frozen=True):
@@ -134,6 +153,7 @@ class Report(msgspec.Struct, frozen=True):
     rows: list[Row]
     pings: list[Pings]
     notes: list[str]
+    taxes: list[Tax] = []
 
 
 # The arithmetic.
@@ -198,6 +218,7 @@ def take_over(
         lag_s=spread(
             [(at - first_at_ns[key]) / 1e9 for key, at in whole.items() if key in first_at_ns]
         ),
+        announced_s=spread([(announced_at_ns[key] - killed_at_ns) / 1e9 for key in announced]),
     )
 
 
@@ -228,12 +249,33 @@ def pings(
     )
 
 
+def tax(
+    daemon: str,
+    virtual_hosts: int,
+    packets: int,
+    *,
+    free_ns: float,
+    before_ns: Sequence[float],
+    after_ns: Sequence[float],
+) -> Tax:
+    """The tax from differences of the cost of a packet with and without a daemon: before it was
+    started, which is the error of the measurement, and while it runs. At least two of each.
+    """
+    low, middle, high = statistics.quantiles(before_ns, n=4)
+    taxed = [quartile - middle for quartile in statistics.quantiles(after_ns, n=4)]
+    return Tax(
+        daemon, virtual_hosts, packets, free_ns,
+        tax_ns=taxed[1], low_ns=taxed[0], high_ns=taxed[2], still_ns=(high - low) / 2,
+    )  # fmt: skip
+
+
 # The tables: a header and rows of text.
 
 COST_HEADER = ("DAEMON", "VHIDS", "SEGMENTS", "PROCESSES", "CPU %", "FLOOR %", "RATIO", "RSS MIB",
                "PSS MIB", "SWITCHES/S", "ADVERTS/S")  # fmt: skip
 TAKE_OVER_HEADER = ("DAEMON", "VHIDS", "SETTLE S", "ADOPTED", "TAKE-OVER S", "SILENCE S", "SPAN S",
-                    "LAG MS")  # fmt: skip
+                    "LAG MS", "ANNOUNCED S")  # fmt: skip
+TAX_HEADER = ("DAEMON", "VHIDS", "PACKETS", "NS WITHOUT", "TAX NS", "QUARTILES", "NOISE NS")
 PINGS_HEADER = ("DAEMON", "VHIDS", "PINGS", "LOST", "LOST OF ONE", "LONGEST GAP S")
 
 
@@ -272,6 +314,7 @@ def take_over_row(row: Row) -> tuple[str, ...]:
         _slashed(over.silence_s),
         NONE if over.span_s is None else f"{over.span_s:.2f}",
         NONE if lag is None else f"{1e3 * lag.median:.1f} / {1e3 * lag.max:.1f}",
+        _slashed(over.announced_s),
     )
 
 
@@ -283,6 +326,18 @@ def pings_row(seen: Pings) -> tuple[str, ...]:
         f"{seen.lost:,}",
         f"{seen.lost_max:,}",
         f"{seen.gap_max_s:.2f}",
+    )
+
+
+def tax_row(found: Tax) -> tuple[str, ...]:
+    return (
+        found.daemon,
+        f"{found.virtual_hosts:,}",
+        f"{found.packets:,}",
+        f"{found.free_ns:.0f}",
+        f"{found.tax_ns:.0f}",
+        f"{found.low_ns:.0f} / {found.high_ns:.0f}",
+        f"{found.still_ns:.0f}",
     )
 
 
@@ -300,6 +355,8 @@ def tables(report: Report) -> list[tuple[str, tuple[str, ...], list[tuple[str, .
          [take_over_row(row) for row in report.rows]),
         (f"Host a dies, cable and all; host c pings each address every {every_ms:g} ms",
          PINGS_HEADER, [pings_row(seen) for seen in report.pings]),
+        ("The cost of a packet that does not concern the daemon; CPU of sending and receiving it",
+         TAX_HEADER, [tax_row(found) for found in report.taxes]),
     ]  # fmt: skip
     return [table for table in found if table[2]]
 

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from carp_fast import __version__
-from carp_fast.bench import floor, measurements
-from carp_fast.bench.contenders import DAEMONS, Daemon
+from carp_fast.bench import floor, measurements, tax
+from carp_fast.bench.contenders import DAEMONS, MEASURED, Daemon
 from carp_fast.bench.measurements import Contender, Machine, Pings, Report, Row, Side, TakeOver
 from carp_fast.bench.usage import Usage, descendants, machine, memory, processor, usage
 from carp_fast.closing import Closing
@@ -133,10 +133,11 @@ class Lines:
 class Plan:
     """What is to be measured. `daemons` are names of DAEMONS; `force` includes what is skipped."""
 
-    daemons: Sequence[str] = tuple(DAEMONS)
+    daemons: Sequence[str] = tuple(MEASURED)
     instances: Sequence[int] = INSTANCES
     window_s: float = WINDOW_S
     pings: bool = True
+    tax: bool = True
     force: bool = False
 
     def rows(self) -> Iterator[tuple[Daemon, int]]:
@@ -178,7 +179,7 @@ def planned(
 
     Raises ValueError naming the wrong word and what is allowed.
     """
-    names = daemons.split(",") if daemons else list(DAEMONS)
+    names = daemons.split(",") if daemons else list(MEASURED)
     for name in names:
         if name not in DAEMONS:
             raise ValueError(f"daemon {name!r}: one of {', '.join(DAEMONS)}")
@@ -191,7 +192,7 @@ def planned(
             counts.append(int(word))
     chosen_s = window_s or (WINDOW_QUICK_S if quick else WINDOW_S)
     unique = tuple(dict.fromkeys(names)), tuple(sorted(set(counts)))
-    return Plan(*unique, chosen_s, pings=not quick, force=force)
+    return Plan(*unique, chosen_s, pings=not quick, tax=not quick, force=force)
 
 
 def run_bench(plan: Plan, audience: Audience) -> Report:
@@ -200,13 +201,13 @@ def run_bench(plan: Plan, audience: Audience) -> Report:
     A row that fails has a note, and the others are still measured. Raises LabError without root.
     """
     require_privilege()
-    rows, pings, notes = [], [], list(plan.skipped())
+    rows, pings, taxes, notes = [], [], [], list(plan.skipped())
     begun_at = datetime.now(UTC).isoformat(timespec="seconds")
     stage = Machine(processor(), os.cpu_count() or 1, os.uname().release, os.getloadavg())
     present = [DAEMONS[name] for name in plan.daemons if DAEMONS[name].installed()]
     contenders = [Contender(each.name, each.version(), each.configured) for each in present]
     wanted = list(plan.rows())
-    audience.begin(len(wanted) + plan.pings * len(present))
+    audience.begin(len(wanted) + (plan.pings + plan.tax) * len(present))
     try:
         for daemon, instances in wanted:
             audience.step(f"{daemon.name} {instances:,}")
@@ -217,9 +218,15 @@ def run_bench(plan: Plan, audience: Audience) -> Report:
                 pings.append(measure_pings(daemon, audience.phase))
             except LabError as reason:
                 notes.append(f"{daemon.name}, pings: {reason}")
+        for daemon in present if plan.tax else ():
+            audience.step(f"{daemon.name} tax")
+            try:
+                taxes.append(tax.measure(LAB, daemon, audience.phase))
+            except LabError as reason:
+                notes.append(f"{daemon.name}, tax: {reason}")
     finally:
         audience.end()
-    return Report(__version__, begun_at, stage, contenders, rows, pings, notes)
+    return Report(__version__, begun_at, stage, contenders, rows, pings, notes, taxes)
 
 
 def measure_row(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -37,25 +38,41 @@ def keys_of(counts: Mapping[int, int]) -> set[Key]:
     return {Key(k, vhid) for k, count in counts.items() for vhid in range(1, count + 1)}
 
 
-def run_command(counts: Mapping[int, int], directory: Path, host: str) -> list[str]:
-    """Writes the configuration of a host and returns the command line of `carp-fast run`."""
+def run_command(
+    counts: Mapping[int, int],
+    directory: Path,
+    host: str,
+    daemon: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Writes the configuration of a host and returns the command line of `carp-fast run`.
+
+    `daemon` and `defaults`: further keys of these tables.
+    """
     passphrase, path = directory / "passphrase", directory / f"carp-fast-{host}.toml"
     for file, text in (
         (passphrase, PASSPHRASE + "\n"),
-        (path, configuration(counts, directory, host)),
+        (path, configuration(counts, directory, host, daemon, defaults)),
     ):
         file.touch(mode=0o600)
         file.write_text(text)
     return [*CARP_FAST, "run", "-c", str(path)]
 
 
-def configuration(counts: Mapping[int, int], directory: Path, host: str) -> str:
+def configuration(
+    counts: Mapping[int, int],
+    directory: Path,
+    host: str,
+    daemon: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> str:
     """The TOML file of one host: a range table for each run of equal segments."""
     return tomli_w.dumps(
         {
             "daemon": {
                 "control_socket": str(control_socket(directory, host)),
                 "state_directory": str(directory / f"state-{host}"),
+                **(daemon or {}),
             },
             "defaults": {
                 "passphrase_file": str(directory / "passphrase"),
@@ -63,6 +80,7 @@ def configuration(counts: Mapping[int, int], directory: Path, host: str) -> str:
                 "advskew": ADVSKEW[host],
                 "dead_ratio": DEAD_RATIO,
                 "preempt": True,
+                **(defaults or {}),
             },
             "virtual_host": [
                 {

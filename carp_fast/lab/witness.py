@@ -1,8 +1,8 @@
 """Observes two hosts of a lab from outside: addresses that come and go, and frames on the wire.
 
-Holds two watches with a reading thread each: one reads the kernel's notifications about addresses,
-the other a packet socket with advertisements of CARP and of VRRP, of which it reads only the vhid,
-the second byte of both. Must not know the daemons.
+Holds two watches with a reading thread each: one reads the kernel's notifications about addresses
+and about local routes in their place, the other a packet socket with advertisements of CARP and of
+VRRP, of which it reads only the vhid, the second byte of both. Must not know the daemons.
 
 Instants are CLOCK_REALTIME in ns: for a frame the kernel's receive timestamp, for an address the
 moment its notification is read, at most READ_EVERY_S late. Watching costs: each watched frame is
@@ -22,19 +22,25 @@ from functools import partial
 from carp_fast.closing import Closing
 from carp_fast.lab.lab import Host, LabError, LabTimeout
 from carp_fast.lab.observer import waiting
-from carp_fast.net.filters import attach_filter, observer_filter
+from carp_fast.net.filters import attach_filter, holding_filter, observer_filter
+from carp_fast.net.interfaces import decode_route
 from carp_fast.net.kernel import (
     ETH_P_ALL,
     ETH_P_ARP,
     ETH_P_IP,
     IFA_LOCAL,
+    NETLINK_ADD_MEMBERSHIP,
     PACKET_IGNORE_OUTGOING,
     PROTOCOL_CARP,
     RTM_DELADDR,
+    RTM_DELROUTE,
     RTM_NEWADDR,
+    RTM_NEWROUTE,
     RTMGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
     SO_RCVBUFFORCE,
     SO_TIMESTAMPNS,
+    SOL_NETLINK,
     SOL_PACKET,
 )
 from carp_fast.net.sockets import dropped_since
@@ -43,6 +49,9 @@ READ_EVERY_S = 0.002  # a thread that woke up for each message would cost the da
 BUFFER_BYTES = 64 << 20
 POLL_MS = 100
 SNAP_BYTES = 64
+
+ADDED = RTM_NEWADDR, RTM_NEWROUTE
+ROUTES = RTM_NEWROUTE, RTM_DELROUTE
 
 Identity = tuple[int, int]
 """(segment, vhid)."""
@@ -84,8 +93,30 @@ class _Watch(Closing):
             self._failure = reason
 
 
+class Holdings:
+    """What one host holds, and since when: an address, a local route of carp-fast, or both while
+    one replaces the other.
+    """
+
+    def __init__(self) -> None:
+        self.since_ns: dict[Identity, int] = {}
+        self._ways: dict[Identity, set[bool]] = {}
+
+    def take(self, kind: int, identity: Identity, at_ns: int) -> None:
+        """Records a message about an address or a route."""
+        ways, by_route = self._ways.setdefault(identity, set()), kind in ROUTES
+        if kind in ADDED:
+            ways.add(by_route)
+            self.since_ns.setdefault(identity, at_ns)
+            return
+        ways.discard(by_route)
+        if not ways:
+            self.since_ns.pop(identity, None)
+
+
 class AddressWatch(_Watch):
-    """Which of the addresses (4 bytes each) the hosts hold, and since when.
+    """Which of the addresses (4 bytes each) the hosts hold, and since when: as addresses of an
+    interface, or by local routes of carp-fast.
 
     Knows what happened since it was created; hosts begin without any of the addresses.
     """
@@ -95,15 +126,17 @@ class AddressWatch(_Watch):
         self.changes = 0
         self.changed_at_ns = 0
         self._identities = identities
-        self._held: dict[str, dict[Identity, int]] = {}
+        self._held: dict[str, Holdings] = {}
         readers: dict[socket.socket, Callable[[], None]] = {}
         for host in hosts:
-            held = self._held[host.name] = {}
+            held = self._held[host.name] = Holdings()
             with host.inside():
                 sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
             sock.setblocking(False)
+            attach_filter(sock, holding_filter())
             sock.bind((0, RTMGRP_IPV4_IFADDR))
+            sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_IPV4_ROUTE)
             readers[sock] = partial(self._read, sock, held)
         super().__init__(readers)
 
@@ -111,11 +144,11 @@ class AddressWatch(_Watch):
         """When the address of each virtual host was added; only of those that the host holds."""
         self.require()
         with self._lock:
-            return dict(self._held[host.name])
+            return dict(self._held[host.name].since_ns)
 
     def count(self, host: Host) -> int:
         self.require()
-        return len(self._held[host.name])
+        return len(self._held[host.name].since_ns)
 
     def wait_until(
         self, predicate: Callable[[], object], deadline_s: float, what: str, every_s: float = 0.02
@@ -129,7 +162,7 @@ class AddressWatch(_Watch):
                 raise LabTimeout(f"not within {deadline_s:g} s: {what}")
             self._stopping.wait(every_s)
 
-    def _read(self, sock: socket.socket, held: dict[Identity, int]) -> None:
+    def _read(self, sock: socket.socket, held: Holdings) -> None:
         with self._lock:
             while True:
                 try:
@@ -141,29 +174,33 @@ class AddressWatch(_Watch):
                     continue
                 self._take(data, held, time.time_ns())
 
-    def _take(self, data: bytes, held: dict[Identity, int], at_ns: int) -> None:
+    def _take(self, data: bytes, held: Holdings, at_ns: int) -> None:
         for kind, address in address_changes(data):
             identity = self._identities.get(address)
             if identity is None:
                 continue
-            if kind == RTM_NEWADDR:
-                held.setdefault(identity, at_ns)
-            else:
-                held.pop(identity, None)
+            held.take(kind, identity, at_ns)
             self.changes += 1
             self.changed_at_ns = at_ns
 
 
 def address_changes(data: bytes) -> list[tuple[int, bytes]]:
-    """(RTM_NEWADDR or RTM_DELADDR, address) of each such message of a netlink datagram."""
+    """(kind, address) of each message of a netlink datagram about an address or one of carp-fast's
+    local routes: RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE or RTM_DELROUTE.
+    """
     found = []
     at = 0
     while at + 16 <= len(data):
         size, kind = struct.unpack_from("=IH", data, at)
         if size < 16:
             break
-        if kind in (RTM_NEWADDR, RTM_DELADDR):
-            attribute, end = at + 24, min(at + size, len(data))
+        end = min(at + size, len(data))
+        if kind in ROUTES and at + 28 <= end:
+            route = decode_route(data, at + 16, end)
+            if route is not None:
+                found.append((kind, route[1]))
+        elif kind in (RTM_NEWADDR, RTM_DELADDR):
+            attribute = at + 24
             while attribute + 4 <= end:
                 length, name = struct.unpack_from("=HH", data, attribute)
                 if length < 4:

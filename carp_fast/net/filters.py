@@ -237,6 +237,24 @@ def observer_filter(snap_bytes: int) -> list[Instruction]:
     ]
 
 
+def holding_filter() -> list[Instruction]:
+    """Passes netlink notifications, one per packet, except those about routes without our mark."""
+    return [
+        (LD_H_ABS, 0, 0, 4),  # nlmsg_type
+        (JEQ, 1, 0, _as_loaded(RTM_NEWROUTE, 2)),
+        (JEQ, 0, 2, _as_loaded(RTM_DELROUTE, 2)),
+        (LD_B_ABS, 0, 0, HEADER.size + ROUTE_PROTOCOL_AT),
+        (JEQ, 0, 1, OWN_PROTOCOL),
+        (RET, 0, 0, 0xFFFFFFFF),
+        DROP,
+    ]
+
+
+def _as_loaded(value: int, size: int) -> int:
+    """A number of a netlink header, in the host's byte order, as a load of a filter gives it."""
+    return int.from_bytes(value.to_bytes(size, sys.byteorder), "big")
+
+
 def notification_filter(ignore_port: int | None) -> list[Instruction]:
     """Passes netlink notifications, one per packet, except those about our own changes.
 
@@ -246,17 +264,13 @@ def notification_filter(ignore_port: int | None) -> list[Instruction]:
     routes only the removal of a local one with our mark passes: a router changes many others.
     """
 
-    def big_endian(value: int, size: int) -> int:
-        # Loads are big-endian; the header has the byte order of the host.
-        return int.from_bytes(value.to_bytes(size, sys.byteorder), "big")
-
     port = 0 if ignore_port is None else ignore_port
     return [
         (LD_H_ABS, 0, 0, 4),  # nlmsg_type
-        (JEQ, 17, 0, big_endian(RTM_NEWROUTE, 2)),  # drop
-        (JEQ, 2, 0, big_endian(RTM_DELROUTE, 2)),
-        (JEQ, 5, 0, big_endian(RTM_NEWADDR, 2)),
-        (JEQ, 11, 13, big_endian(RTM_DELADDR, 2)),  # to the check of the port, or accept
+        (JEQ, 17, 0, _as_loaded(RTM_NEWROUTE, 2)),  # drop
+        (JEQ, 2, 0, _as_loaded(RTM_DELROUTE, 2)),
+        (JEQ, 5, 0, _as_loaded(RTM_NEWADDR, 2)),
+        (JEQ, 11, 13, _as_loaded(RTM_DELADDR, 2)),  # to the check of the port, or accept
         (LD_B_ABS, 0, 0, HEADER.size + ROUTE_PROTOCOL_AT),
         (JEQ, 0, 12, OWN_PROTOCOL),
         (LD_B_ABS, 0, 0, HEADER.size + ROUTE_TYPE_AT),
@@ -269,7 +283,7 @@ def notification_filter(ignore_port: int | None) -> list[Instruction]:
         (LD_B_IND, 0, 0, ATTRIBUTE.size),
         (JEQ, 3, 0, OWN_PROTOCOL),
         (LD_W_ABS, 0, 0, 12),  # nlmsg_pid
-        (JEQ, 0 if ignore_port is None else 1, 0, big_endian(port, 4)),
+        (JEQ, 0 if ignore_port is None else 1, 0, _as_loaded(port, 4)),
         (RET, 0, 0, 0xFFFFFFFF),
         DROP,
     ]

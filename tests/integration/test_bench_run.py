@@ -48,7 +48,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Done]]:
     directory = tmp_path_factory.mktemp("bench")
     ten = ["--instances", "10", "--window", "2"]
     words = {
-        "one": ["--daemon", "carp-fast", "--instances", "1", "--window", "2", "--quick", "--json"],
+        "one": [
+            "--daemon",
+            "carp-fast-route",
+            "--instances",
+            "1",
+            "--window",
+            "2",
+            "--quick",
+            "--json",
+        ],
         "ten": ["--daemon", "carp-fast", *ten, "--json", "--plot", str(directory / PLOT)],
         **{peer: ["--daemon", peer, *ten, "--quick"] for peer in PEERS},
     }
@@ -103,7 +112,7 @@ def test_carp_fast_is_measured(runs: dict[str, Done]) -> None:
 
 def test_the_take_over_is_seen(runs: dict[str, Done]) -> None:
     report = report_of(runs["ten"])
-    for row in report.rows:
+    for row in [*report_of(runs["one"]).rows, *report.rows]:  # by a route, and by addresses
         over = row.take_over
         assert over is not None
         assert over.adopted == over.announced == row.virtual_hosts
@@ -111,6 +120,9 @@ def test_the_take_over_is_seen(runs: dict[str, Done]) -> None:
         assert over.silence_s is not None
         assert TIMEOUT_S - 0.05 < over.silence_s.first <= over.silence_s.max < TIMEOUT_S + 0.25
         assert over.address_s.max < TIMEOUT_S + 0.5
+        assert over.announced_s is not None
+        assert over.span_s is not None
+        assert over.announced_s.max >= over.address_s.first + over.span_s - 0.01
     (pings,) = report.pings
     assert (pings.daemon, pings.virtual_hosts) == ("carp-fast", 10)
     late_s = runs["ten"].late_s
@@ -118,6 +130,16 @@ def test_the_take_over_is_seen(runs: dict[str, Done]) -> None:
     # Pings that could not be sent in time were not sent at all.
     lost_s = pings.lost_max * pings.every_s
     assert pings.gap_max_s - 0.6 - late_s < lost_s < pings.gap_max_s + 0.6
+
+
+def test_the_tax_on_other_packets_is_reported(runs: dict[str, Done]) -> None:
+    assert report_of(runs["one"]).taxes == []
+    (tax,) = report_of(runs["ten"]).taxes
+    assert (tax.daemon, tax.virtual_hosts) == ("carp-fast", 10)
+    assert tax.packets > 1_000
+    assert tax.low_ns <= tax.tax_ns <= tax.high_ns
+    # Every packet passes the filters of the daemon's sockets, which costs less than the packet.
+    assert -tax.still_ns < tax.tax_ns < tax.free_ns
 
 
 def test_the_figure_is_drawn(runs: dict[str, Done]) -> None:

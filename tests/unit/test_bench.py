@@ -14,15 +14,15 @@ from rich.console import Console
 
 from carp_fast.bench import contenders, floor
 from carp_fast.bench import run as bench
-from carp_fast.bench.contenders import DAEMONS
+from carp_fast.bench.contenders import DAEMONS, MEASURED, VARIANTS
 from carp_fast.bench.run import Bars, Lines, Plan, planned
 from carp_fast.cli import main as cli
 from carp_fast.config import load as config
 from carp_fast.lab.fleet import ADVSKEW, CARP_FAST
 from carp_fast.lab.lab import Host, LabError, virtual_address
 from carp_fast.lab.pings import ECHO_REPLY, echo_request, is_reply
-from carp_fast.lab.witness import address_changes
-from carp_fast.net.kernel import RTM_DELADDR, RTM_NEWADDR
+from carp_fast.lab.witness import Holdings, address_changes
+from carp_fast.net.kernel import RTM_DELADDR, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWROUTE
 
 
 class Placed:
@@ -85,7 +85,8 @@ def test_what_is_not_installed_is_said_and_left_out(monkeypatch: pytest.MonkeyPa
 
 def test_quick_stands_for_what_is_not_given() -> None:
     quick = planned(quick=True)
-    assert quick == Plan(tuple(DAEMONS), bench.INSTANCES_QUICK, bench.WINDOW_QUICK_S, pings=False)
+    counts, window_s = bench.INSTANCES_QUICK, bench.WINDOW_QUICK_S
+    assert quick == Plan(tuple(MEASURED), counts, window_s, pings=False, tax=False)
     assert planned(instances="7", window_s=9, quick=True).instances == (7,)
     assert planned() == Plan()
 
@@ -162,6 +163,23 @@ def test_carp_fast_runs_one_process_on_a_configuration_without_faults(tmp_path: 
     assert made.virtual_hosts[0].settings.advskew == ADVSKEW["b"]
 
 
+def test_variants_of_carp_fast_are_measured_where_they_are_named(tmp_path: Path) -> None:
+    assert not VARIANTS.keys() & MEASURED.keys()
+    assert planned().daemons == ("carp-fast", "ucarp", "keepalived")
+    assert planned("carp-fast,carp-fast-clones").daemons == ("carp-fast", "carp-fast-clones")
+    keys = {}
+    for name, variant in VARIANTS.items():
+        (command,) = variant.commands(host("a"), {1: 2}, tmp_path)
+        made = config.load(Path(command[-1]))
+        keys[name] = (made.daemon.send, made.daemon.receive, made.virtual_hosts[0].settings.hold)
+    assert keys == {
+        "carp-fast-packet": ("packet", "packet", "address"),
+        "carp-fast-clones": ("clones", "packet", "address"),
+        "carp-fast-ring": ("clones", "ring", "address"),
+        "carp-fast-route": ("auto", "auto", "route"),
+    }
+
+
 def test_ucarp_runs_a_process_for_each_virtual_host(tmp_path: Path) -> None:
     commands = DAEMONS["ucarp"].commands(host("b"), {1: 2, 2: 1}, tmp_path)
     assert len(commands) == 3
@@ -213,6 +231,44 @@ def test_addresses_are_read_from_netlink_messages() -> None:
     )
     assert address_changes(data) == [(RTM_NEWADDR, one), (RTM_DELADDR, two)]
     assert address_changes(data[:-3] + b"\0" * 3 + data[:10]) == address_changes(data)
+
+
+def route_message(kind: int, address: bytes, protocol: int, table: int = 255) -> bytes:
+    body = struct.pack("=8BI", socket.AF_INET, 32, 0, 0, table, protocol, 254, 2, 0)
+    body += struct.pack("=HH4s", 8, 1, address) + struct.pack("=HHI", 8, 4, 7)
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+def test_local_routes_of_ours_are_read_from_netlink_messages_and_no_others() -> None:
+    one, two = bytes((10, 1, 1, 1)), bytes((10, 1, 1, 2))
+    data = (
+        route_message(RTM_NEWROUTE, one, 112)
+        + route_message(RTM_NEWROUTE, two, 2)  # the kernel's, of an address
+        + route_message(RTM_NEWROUTE, two, 112, table=254)
+        + route_message(RTM_DELROUTE, two, 112)
+    )
+    assert address_changes(data) == [(RTM_NEWROUTE, one), (RTM_DELROUTE, two)]
+    assert address_changes(data[:20]) == []
+
+
+@pytest.mark.parametrize(
+    ("kinds", "held"),
+    [
+        ([RTM_NEWROUTE], True),
+        ([RTM_NEWROUTE, RTM_DELROUTE], False),
+        ([RTM_NEWROUTE, RTM_NEWADDR, RTM_DELROUTE], True),
+        ([RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWADDR], True),
+        ([RTM_NEWADDR, RTM_NEWADDR, RTM_DELADDR], False),
+        ([RTM_DELROUTE], False),
+    ],
+)
+def test_what_an_address_or_a_route_holds_is_held(kinds: list[int], held: bool) -> None:
+    holdings = Holdings()
+    for at_ns, kind in enumerate(kinds, 1):
+        holdings.take(kind, (1, 7), at_ns)
+    assert ((1, 7) in holdings.since_ns) is held
+    if kinds[1:2] == [RTM_NEWADDR] and held:
+        assert holdings.since_ns[1, 7] == 1, "since the first, also where one replaced the other"
 
 
 def test_an_attribute_that_claims_no_length_ends_the_message() -> None:

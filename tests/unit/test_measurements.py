@@ -18,6 +18,7 @@ from carp_fast.bench.measurements import (
     Side,
     Spread,
     TakeOver,
+    Tax,
 )
 from carp_fast.bench.usage import Memory, Usage
 
@@ -39,6 +40,7 @@ def report(rows: list[Row]) -> Report:
             measurements.pings("ucarp", 1, 0.01, {"x": 5}, {"x": [1, 2, 40_000_000, 50_000_000]})
         ],
         notes=["something was skipped"],
+        taxes=[Tax("ucarp", 1, 400, 1_000.0, 70.0, 60.0, 90.0, 2.0)],
     )
 
 
@@ -95,6 +97,7 @@ def test_a_take_over_counts_from_the_kill_and_leaves_out_what_is_missing() -> No
         silence_s=Spread(3.0, 3.5, 4.0),
         span_s=2.0,
         lag_s=Spread(1.0, 1.5, 2.0),
+        announced_s=Spread(4.0, 4.5, 5.0),
     )
 
 
@@ -103,6 +106,19 @@ def test_a_take_over_that_did_not_happen() -> None:
         [(1, 1)], 5, address_at_ns={}, announced_at_ns={}, last_at_ns={(1, 1): 4}, first_at_ns={}
     )
     assert over == TakeOver(1, 0, 0, None, None, None, None)
+
+
+def test_the_tax_is_what_a_daemon_adds_to_a_difference_that_was_there_before() -> None:
+    found = measurements.tax(
+        "carp-fast",
+        10,
+        400,
+        free_ns=1_000.0,
+        before_ns=[8.0, 10.0, 12.0],
+        after_ns=[70.0, 80.0, 100.0],
+    )
+    assert found == Tax("carp-fast", 10, 400, 1_000.0, 70.0, 60.0, 90.0, 2.0)
+    assert measurements.tax_row(found)[3:] == ("1000", "70", "60 / 90", "2")
 
 
 def test_pings_lost_and_the_longest_gap() -> None:
@@ -121,7 +137,8 @@ def test_the_cells_stand_under_their_headings() -> None:
         report([row("ucarp", 1_020, 10.0), Row("keepalived", 7, 1, notes=["did not start"])])
     )}  # fmt: skip
     assert all(len(cells) == len(header) for header, rows in found.values() for cells in rows)
-    (header, (cost, failed)), (over_header, (over, _)), (pings_header, (pinged,)) = found.values()
+    (header, (cost, failed)), (over_header, (over, _)), *others = found.values()
+    (pings_header, (pinged,)), (tax_header, (taxed,)) = others
     cells = dict(zip(header, cost, strict=True))
     assert cells["VHIDS"] == "1,020"
     assert cells["CPU %"] == "10.00 + 5.00"
@@ -133,11 +150,13 @@ def test_the_cells_stand_under_their_headings() -> None:
     assert times["TAKE-OVER S"] == "2.00 / 2.50 / 3.00"
     assert times["SILENCE S"] == "3.00 / 3.00 / 3.00"
     assert (times["SPAN S"], times["LAG MS"]) == ("2.00", "1000.0 / 2000.0")
+    assert times["ANNOUNCED S"] == "2.00 / 3.00 / 4.00"
     assert dict(zip(pings_header, pinged, strict=True))["LOST"] == "1"
+    assert dict(zip(tax_header, taxed, strict=True))["TAX NS"] == "70"
 
 
 def test_what_was_not_measured_has_no_table() -> None:
-    assert measurements.tables(msgspec.structs.replace(report([]), pings=[])) == []
+    assert measurements.tables(msgspec.structs.replace(report([]), pings=[], taxes=[])) == []
 
 
 def test_the_remarks_name_the_machine_the_set_up_and_every_note() -> None:
