@@ -70,7 +70,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         own = marker.args
     else:
         raise pytest.UsageError(f"{metafunc.definition.nodeid}: own_paths(KEY, ..., reason=...)")
-    metafunc.parametrize("_paths", without(chosen_by(word), own), ids=str, indirect=True)
+    run = without(chosen_by(word), own)
+    if run:
+        metafunc.parametrize("_paths", run, ids=str, indirect=True)
 
 
 def has_paths(item: pytest.Item) -> bool:

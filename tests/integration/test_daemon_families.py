@@ -177,6 +177,7 @@ def test_peers_that_a_reload_brings_are_sent_to(
     assert first.virtual_host("s1", 1)["destinations"] == [b.address(1)]
 
 
+@pytest.mark.own_paths("hold", reason="a local route has no prefix length")
 def test_a_prefix_length_that_a_reload_changes_costs_no_address(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
