@@ -1,4 +1,4 @@
-"""Array maps that are shared with programs through memory.
+"""Array maps that are shared with programs through memory, and maps that wake who waits for them.
 
 Must not know what the values are. Layout: the values follow one another, each beginning at a
 multiple of 8 bytes, as kernel/bpf/arraymap.c of Linux has them.
@@ -6,6 +6,7 @@ multiple of 8 bytes, as kernel/bpf/arraymap.c of Linux has them.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -14,7 +15,15 @@ import struct
 from carp_fast.bpf.system import NAME, Command, bpf, name_of
 from carp_fast.closing import Closing
 
-MAP_TYPE_ARRAY, MAP_MMAPABLE = 2, 1 << 10
+MAP_TYPE_ARRAY, MAP_TYPE_RINGBUF, MAP_MMAPABLE = 2, 27, 1 << 10
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+)  # fmt: skip
+_libc.munmap.argtypes = ctypes.c_void_p, ctypes.c_size_t
+_MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class Array(Closing):
@@ -65,3 +74,45 @@ class Array(Closing):
     def close(self) -> None:
         self.memory.close()
         os.close(self.fd)
+
+
+class Waker(Closing):
+    """A ring buffer map of one page, by which a program wakes who waits for `fd` (Linux 5.8).
+
+    It is readable while the position of the reader differs from that of the programs: two numbers
+    of 8 bytes at the addresses in `positions`, of which the reader sets the first one. Raises
+    OSError.
+    """
+
+    def __init__(self, name: str = NAME) -> None:
+        head = (MAP_TYPE_RINGBUF, 0, 0, mmap.PAGESIZE, 0, 0, 0)
+        attributes = bytearray(struct.pack("=IIIIIII16s", *head, name_of(name)))
+        with contextlib.ExitStack() as opened:
+            self.fd = bpf(Command.MAP_CREATE, attributes)
+            opened.callback(os.close, self.fd)
+            pages = ((mmap.PROT_READ | mmap.PROT_WRITE, 0), (mmap.PROT_READ, mmap.PAGESIZE))
+            reader, programs = (_map_page(self.fd, *page, opened) for page in pages)
+            self.positions = reader, programs
+            self._opened = opened.pop_all()
+
+    def take(self) -> bool:
+        """Makes it unreadable until a program wakes again; whether it was readable."""
+        reader, programs = (ctypes.c_uint64.from_address(each) for each in self.positions)
+        given = programs.value
+        was_readable = reader.value != given
+        reader.value = given
+        return was_readable
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+def _map_page(fd: int, protection: int, at: int, opened: contextlib.ExitStack) -> int:
+    """Maps a page until `opened` ends, and returns its address: Python's mmap has none of memory
+    that only the kernel writes.
+    """
+    address = _libc.mmap(None, mmap.PAGESIZE, protection, mmap.MAP_SHARED, fd, at)
+    if address == _MAP_FAILED:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    opened.callback(_libc.munmap, address, mmap.PAGESIZE)
+    return int(address)

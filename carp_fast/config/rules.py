@@ -359,7 +359,7 @@ TABLE_KEYS = (*SETTING_RULES, *OTHER_KEYS)
 DAEMON_RULES: dict[str, Rule] = {
     "control_socket": _socket_path,
     "state_directory": _path,
-    "receive": _choice("auto", "packet", "ring", "raw"),
+    "receive": _choice("auto", "packet", "ring", "raw", "tcx"),
     "send": _choice("auto", "packet", "clones"),
     "pump": _choice("thread", "loop"),
     "announce_rate": _announce_rate,

@@ -114,7 +114,8 @@ class StateEvent(msgspec.Struct, frozen=True, gc=False):
 class DaemonStatus(msgspec.Struct, frozen=True):
     """The daemon's process.
 
-    `receive`: "packet", "ring" or "raw"; `send`: "clones" or "packet"; `..._reason`: why.
+    `receive`: "packet", "ring", "tcx" or "raw"; `receive_fallbacks`: how often it has changed;
+    `send`: "clones" or "packet"; `..._reason`: why.
     `demotions`: the operator's, by the text of their reasons; virtual hosts have their sum.
     """
 
@@ -126,6 +127,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     maintenance: bool
     pump: PumpFacts
     receive_reason: str = ""
+    receive_fallbacks: int = 0
     send: str = "packet"
     send_reason: str = ""
     demotions: dict[str, int] = {}

@@ -109,6 +109,8 @@ class Network:
                 self._inform(number, before, had, renamed=True)
                 task = asyncio.get_running_loop().create_task(self._after_leaving(number))
                 self._leaving[number] = task
+        if before is not None and tcx_unfit(before) != tcx_unfit(interface):
+            self._filter_soon()
         if moved:
             self._in_use.on_ifindex(number, interface.ifindex)
             self.promote([name])
@@ -300,7 +302,9 @@ class Network:
             numbers = [self._hosts.number(name) for name in used]
             groups = {group for number in numbers for group in self._hosts.groups(number)}
             peers = {peer for number in numbers for peer in self._hosts.peers(number)}
-            self._lanes.use(list(used.values()), groups, peers)
+            reasons = (tcx_unfit(each) for each in self.now.values() if each.ifindex)
+            unfit = next((reason for reason in reasons if reason is not None), None)
+            self._lanes.use(list(used.values()), groups, peers, unfit)
 
     def _leave(self, interface: Interface) -> None:
         """Leaves an interface that was renamed or is gone; one with a used name was reported
@@ -321,6 +325,15 @@ class Network:
     def _verify(self, slot: int) -> None:
         pump = self._orders.pump
         self._orders.post(self._hosts.only_now(slot, lambda: pump.verify(slot)))
+
+
+def tcx_unfit(interface: Interface) -> str | None:
+    """Why a program at its ingress would keep frames from others; None if it would not."""
+    if interface.master:
+        return f"{interface.name} is a port of {name_of(interface.master) or 'another device'}"
+    if interface.uppers:
+        return f"{interface.name} has upper devices: {', '.join(interface.uppers)}"
+    return None
 
 
 def is_elsewhere(before: Interface | None, now: Interface) -> bool:

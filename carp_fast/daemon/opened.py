@@ -32,7 +32,7 @@ from carp_fast.daemon.network import Network
 from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.plan import advertisements_per_s, receive_path
 from carp_fast.daemon.process import StartError
-from carp_fast.daemon.receiving import open_receivers
+from carp_fast.daemon.receiving import ReceivePath, open_receivers
 from carp_fast.daemon.reports import Reports
 from carp_fast.daemon.sending import SendPath
 from carp_fast.daemon.status import Status
@@ -102,7 +102,8 @@ class Opened(Closing):
     def _open_sockets(self, opened: ExitStack, configuration: config.Configuration) -> None:
         hosts = configuration.virtual_hosts
         rate = sum(map(advertisements_per_s, hosts))
-        self._receivers, self.receive = open_receivers(receive_path(configuration), rate)
+        self._receivers, chosen = open_receivers(receive_path(configuration), rate)
+        self.receive = ReceivePath(*chosen)
         opened.enter_context(self._receivers)
         self._sender = opened.enter_context(sockets.open_sender())
         self._netlink = opened.enter_context(sockets.open_netlink())
@@ -128,7 +129,12 @@ class Opened(Closing):
         self.host_log = manner.host_log
         opened.callback(self.host_log.flush)
         self.background = Background(self._loop)
-        self._lanes = Lanes(self._receivers, self.pump.cover, self.pump.settle_sources)
+        self._lanes = Lanes(
+            self._receivers,
+            self.pump.cover,
+            self.pump.settle_sources,
+            self.receive.on_fallen_back,
+        )
         opened.callback(self._lanes.close)
         self.in_use = InUse(hosts, orders, self.worker)
         opened.callback(self.in_use.close)

@@ -17,7 +17,7 @@ import msgspec
 from carp_fast.config.load import Configuration, VirtualHost
 from carp_fast.daemon.limits import Demand, Kernel, passed, read_kernel
 from carp_fast.daemon.locks import Locks, named
-from carp_fast.daemon.receiving import RING, planned_receive
+from carp_fast.daemon.receiving import RING, TCX, planned_receive
 from carp_fast.daemon.sending import planned
 from carp_fast.inet import address_bytes, mac_text
 from carp_fast.net.kernel import ARPHRD_ETHER
@@ -165,13 +165,13 @@ def plan(
         )
     limits = passed(_demand(items, rate), read_kernel() if kernel is None else kernel)
     send = planned(configuration.daemon.send)
-    memory = ring_bytes(rate) if receive == RING else 0
+    memory = ring_bytes(rate) if receive in (RING, TCX) else 0
     return Plan(tuple(items), len(configuration.virtual_hosts), rate, limits, *send, memory)
 
 
 def _demand(items: list[InterfacePlan], rate: float) -> Demand:
     """What all interfaces together need of the machine."""
-    raw = any(item.receive == "raw" for item in items)
+    raw = any(item.receive in ("raw", TCX) for item in items)
     groups = [group for item in items for group in item.groups]
     peers = {peer for item in items for peer in item.peers}
     peers6 = {peer for peer in peers if ":" in peer}
@@ -183,7 +183,7 @@ def _demand(items: list[InterfacePlan], rate: float) -> Demand:
         ),
         mld_memberships=sum(":" in group for group in groups),
         raw=raw,
-        ring=any(item.receive == RING for item in items),
+        ring=any(item.receive in (RING, TCX) for item in items),
         peers=len(peers - peers6),
         peers6=len(peers6),
         macs=sum(item.macs - 1 for item in items),
@@ -230,7 +230,7 @@ def taken(
 
 
 def receive_path(configuration: Configuration) -> tuple[str, str]:
-    """How advertisements are to be received, "packet", "ring" or "raw", and why.
+    """How advertisements are to be received, "packet", "ring", "raw" or "tcx", and why.
 
     A ring costs least per advertisement, but its packet sockets add a cost to every packet that the
     host forwards. So raw sockets are used if the host forwards and advertisements are few.

@@ -76,7 +76,7 @@ async def add_hosts(opened: Opened, known: Known) -> None:
 def _log_configuration(opened: Opened, configuration: config.Configuration) -> None:
     count = len(configuration.virtual_hosts)
     logger.info("carp-fast %s, %d virtual hosts, SHA-1 %s", __version__, count, SHA1_FORM)
-    log_chosen(configuration.daemon.receive, opened.receive)
+    log_chosen(configuration.daemon.receive, (opened.receive.path, opened.receive.reason))
     opened.sending.log()
     for warning in configuration.warnings:
         logger.warning("%s", warning)

@@ -30,7 +30,7 @@ from carp_fast.control.protocol import ControlError
 from carp_fast.control.slices import document_slices
 from carp_fast.daemon.explain_text import problems
 from carp_fast.daemon.network import NO_SOURCES
-from carp_fast.daemon.receiving import PACKET, Chosen
+from carp_fast.daemon.receiving import ReceivePath
 from carp_fast.daemon.reports import known_address, rfc3339
 from carp_fast.daemon.sending import SendPath
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts, every_address
@@ -165,7 +165,7 @@ class Status:
         network: Network,
         reports: Reports,
         *,
-        receive: Chosen = (PACKET, 'daemon.receive = "packet"'),
+        receive: ReceivePath | None = None,
         sending: SendPath | None = None,
         in_use: Mapping[int, str] | None = None,
         demotions: Callable[[], Mapping[str, int]] = dict,
@@ -176,7 +176,7 @@ class Status:
         self._network = network
         self._reports = reports
         self._started_at_ns = time.monotonic_ns()
-        self._receive = receive
+        self._receive = ReceivePath() if receive is None else receive
         self._sending = SendPath("packet") if sending is None else sending
         self._in_use = {} if in_use is None else in_use
         self.demotions = demotions
@@ -214,15 +214,15 @@ class Status:
         snapshot = self._pump.snapshot_interfaces(len(self._hosts.names))
         await self._orders.done()
         counters = snapshot.counters()
-        receive, receive_reason = self._receive
         return StatusHead(
             daemon=DaemonStatus(
                 version=__version__,
                 pid=os.getpid(),
                 started_at=rfc3339(self._started_at_ns),
                 host=socket.gethostname(),
-                receive=receive,
-                receive_reason=receive_reason,
+                receive=self._receive.path,
+                receive_reason=self._receive.reason,
+                receive_fallbacks=self._receive.fallbacks,
                 send=self._sending.path,
                 send_reason=self._sending.reason,
                 maintenance=False,

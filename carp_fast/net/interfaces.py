@@ -59,6 +59,7 @@ DUMP_TIMEOUT_S = 10.0  # the kernel normally answers a dump immediately
 NLMSG_DONE = 3
 NETCONFA_IFINDEX = 1
 FORWARDING6 = Path("/proc/sys/net/ipv6/conf")
+UPPER_KINDS = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"})
 # IFF_LOWER_UP is the carrier, IFF_RUNNING an operational state that lets traffic pass.
 IFF_PASSES = 0x1 | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP
 
@@ -88,8 +89,9 @@ class Interface(msgspec.Struct, frozen=True):
     `ifindex` is 0 if it does not exist. `mac` has six bytes on Ethernet; other kinds of interface
     have another length, or none. `up`: it is administratively up, has carrier, and its operational
     state lets traffic pass. `forwards6`: it forwards IPv6, as a router does.
-    `master`: the ifindex of the bridge or bond that it is a port of, or 0.
-    `kind` is its hardware type, ARPHRD_*.
+    `master`: the ifindex of the bridge or bond that it is a port of, or 0. `uppers`: the VLANs,
+    macvlans and so on of this namespace that get frames from it. `kind` is its hardware type,
+    ARPHRD_*.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Interface(msgspec.Struct, frozen=True):
     forwards6: bool = False
     master: int = 0
     kind: int = ARPHRD_ETHER
+    uppers: tuple[str, ...] = ()
 
     @property
     def is_ethernet(self) -> bool:
@@ -112,12 +115,15 @@ class LinkError(CarpFastError):
 
 
 class Link(NamedTuple):
+    """`lower`: the ifindex of the link that it gets its frames from, or 0."""
+
     ifindex: int
     name: str
     mac: bytes
     up: bool
     master: int = 0
     kind: int = ARPHRD_ETHER
+    lower: int = 0
 
 
 def absent(name: str) -> Interface:
@@ -134,7 +140,8 @@ def read_interfaces(names: Iterable[str] | None = None) -> dict[str, Interface]:
         links = {link.name: link for link in kernel.links()}
         wanted = {name: links.get(name) for name in (links if names is None else names)}
         addresses = kernel.addresses({link.ifindex for link in wanted.values() if link})
-    return {name: as_interface(name, link, addresses) for name, link in wanted.items()}
+    uppers = uppers_of(links.values())
+    return {name: as_interface(name, link, addresses, uppers) for name, link in wanted.items()}
 
 
 def is_local(address: bytes) -> bool:
@@ -165,14 +172,35 @@ def without_marked(interface: Interface) -> Interface:
     return msgspec.structs.replace(interface, addresses=others)
 
 
+def uppers_of(links: Iterable[Link]) -> dict[int, tuple[str, ...]]:
+    """The names of the links above each link that has any, by its ifindex."""
+    found: dict[int, list[str]] = {}
+    for link in links:
+        if link.lower:
+            found.setdefault(link.lower, []).append(link.name)
+    return {ifindex: tuple(sorted(names)) for ifindex, names in found.items()}
+
+
 def as_interface(
-    name: str, link: Link | None, addresses: Mapping[int, tuple[InterfaceAddress, ...]]
+    name: str,
+    link: Link | None,
+    addresses: Mapping[int, tuple[InterfaceAddress, ...]],
+    uppers: Mapping[int, tuple[str, ...]],
 ) -> Interface:
     if link is None:
         return absent(name)
     there = addresses.get(link.ifindex, ())
-    forwards = forwards6(name)
-    return Interface(name, link.ifindex, link.mac, link.up, there, forwards, link.master, link.kind)
+    return Interface(
+        name,
+        link.ifindex,
+        link.mac,
+        link.up,
+        there,
+        forwards6(name),
+        link.master,
+        link.kind,
+        uppers.get(link.ifindex, ()),
+    )
 
 
 def name_of(ifindex: int) -> str | None:
@@ -213,6 +241,15 @@ def decode_link(message: bytes) -> Link | None:
     if decoded["family"] != socket.AF_UNSPEC:
         return None
     mac = decoded.get_attr("IFLA_ADDRESS") or ""
+    information = decoded.get_attr("IFLA_LINKINFO")
+    lower = 0
+    # The other end of a veth is no such link, nor is one of another namespace.
+    if (
+        information is not None
+        and information.get_attr("IFLA_INFO_KIND") in UPPER_KINDS
+        and decoded.get_attr("IFLA_LINK_NETNSID") is None
+    ):
+        lower = int(decoded.get_attr("IFLA_LINK") or 0)
     return Link(
         ifindex=int(decoded["index"]),
         name=str(decoded.get_attr("IFLA_IFNAME")),
@@ -220,6 +257,7 @@ def decode_link(message: bytes) -> Link | None:
         up=decoded["flags"] & IFF_PASSES == IFF_PASSES,
         master=int(decoded.get_attr("IFLA_MASTER") or 0),
         kind=int(decoded["ifi_type"]),
+        lower=lower,
     )
 
 

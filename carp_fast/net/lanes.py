@@ -9,7 +9,9 @@ the engine, virtual hosts, or a digest: the pump reports which sources are genui
 On the packet path the three sockets are one fanout group: the host's packets pass one tap, a
 program selects the socket for each, and no packet is delivered twice while the program changes. On
 the ring path they are the same, and the filter of each puts its frames into a ring (rings.py). A
-raw socket sees all of protocol 112, and its filter accepts what belongs to its lane.
+raw socket sees all of protocol 112, and its filter accepts what belongs to its lane. On the tcx
+path a program puts advertisements into rings before the network stack sees them (tcx.py), and raw
+sockets hear the rest; packet sockets stand by for the ring path.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from collections.abc import Callable, Iterable
 from carp_fast.closing import Closing
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.net import sockets
-from carp_fast.net.filters import Instruction, attach_filter, packet_filter
+from carp_fast.net.filters import NOTHING, Instruction, attach_filter, packet_filter
+from carp_fast.net.interfaces import name_of
 from carp_fast.net.kernel import PACKET_FANOUT, PACKET_FANOUT_DATA, SOL_PACKET
 from carp_fast.net.lane_filters import (
     ARRIVING,
@@ -36,6 +39,7 @@ from carp_fast.net.lane_filters import (
     raw_program,
 )
 from carp_fast.net.rings import Memory, RingError, Rings, slots_by_lane
+from carp_fast.net.tcx import Tcx, TcxError
 
 logger = logging.getLogger(__name__)
 
@@ -63,25 +67,40 @@ def buffer_bytes(lane: str) -> int:
 class LaneSockets(Closing):
     """The sockets of the three lanes, which the pump reads.
 
-    They receive nothing before Lanes.use(). `path`: "packet", "ring" or "raw"; `by_lane`: {lane:
-    {kind: socket}}; `rings`: those of the ring path. Raises OSError, RingError.
+    They receive nothing before Lanes.use(). `path`: "packet", "ring", "raw" or "tcx"; `by_lane`:
+    {lane: {kind: socket}}; `rings`: those of the ring and tcx paths; `tcx`: the program of the tcx
+    path, until fall_back(). Raises OSError, RingError, TcxError.
     """
 
     def __init__(self, path: str, advertisements_per_s: float) -> None:
         self.by_lane: dict[str, dict[str, socket.socket]] = {}
         self.rings: Rings | None = None
+        self.tcx: Tcx | None = None
+        self._standby: dict[str, dict[str, socket.socket]] = {}
+        self._former: dict[str, dict[str, socket.socket]] = {}  # the pump still reads them
+        self._joins_by_ip = path in ("raw", "tcx")
         try:
-            if path == "ring":
-                self.rings, path = Rings(slots_by_lane(advertisements_per_s)), "packet"
+            if path in ("ring", "tcx"):
+                slots = slots_by_lane(advertisements_per_s)
+                self.rings = Rings(slots, wakers=path == "tcx")
+            kind = {"ring": "packet", "tcx": "raw"}.get(path, path)
             for lane in PLACES:  # the order of joining determines the places in the group
-                self.by_lane[lane] = sockets.open_receivers(path, advertisements_per_s)
+                self.by_lane[lane] = sockets.open_receivers(kind, advertisements_per_s)
+                if path == "tcx":
+                    standby = sockets.open_receiver(advertisements_per_s, 0)
+                    self._standby[lane] = {"packet": standby}
                 for sock in self.by_lane[lane].values():
                     sockets.enlarge(sock, buffer_bytes(lane))
-            if path == "packet":
-                self._group()
+            if kind == "packet":
+                self._group(self.by_lane)
             if self.rings is not None:
-                for lane, receivers in self.by_lane.items():
+                packet = self._standby or self.by_lane
+                for lane, receivers in packet.items():
                     self.rings.attach(lane, receivers["packet"])
+                if path == "tcx":
+                    self.tcx = Tcx(self.rings)
+                    for receivers in self._standby.values():
+                        attach_filter(receivers["packet"], NOTHING)
         except (OSError, RingError):
             self.close()
             raise
@@ -96,39 +115,72 @@ class LaneSockets(Closing):
             for lane in LANE_WORDS
             for kind, sock in self.by_lane[lane].items()
         ]
-        if self.rings is None:
+        rings = self.rings
+        if rings is None:
             return [*every]
-        return [("ring", fd, lane, self.rings.memory(lane)) for _, fd, lane in every]
+        if not rings.wakers:
+            return [("ring", fd, lane, rings.memory(lane)) for _, fd, lane in every]
+        woken = [("ring", rings.wakers[lane].fd, lane, rings.memory(lane)) for lane in LANE_WORDS]
+        return [*every, *woken]
 
     @property
     def joining(self) -> socket.socket | None:
-        """The packet socket that joins groups by MAC; None on the raw path."""
-        return self.by_lane[COMMON].get("packet")
+        """The packet socket that joins groups by MAC; None on the raw and tcx paths."""
+        return None if self._joins_by_ip else self.by_lane[COMMON].get("packet")
+
+    def fall_back(self) -> None:
+        """Turns the tcx path into the ring path: frames in the rings stay there.
+
+        A frame that arrives in between may be lost, none comes in twice. Raises OSError, RingError.
+        """
+        rings, tcx = self.rings, self.tcx
+        if rings is None or tcx is None:
+            return
+        for receivers in self._standby.values():
+            sockets.bind_receiver(receivers["packet"])
+        self._group(self._standby)
+        # Up to here nothing has changed if something fails.
+        for receivers in self.by_lane.values():
+            for sock in receivers.values():
+                attach_filter(sock, NOTHING)
+        tcx.close()
+        self._former, self.by_lane, self._standby = self.by_lane, self._standby, {}
+        self.tcx = None
+        for lane, receivers in self.by_lane.items():
+            rings.attach(lane, receivers["packet"])
 
     def divide(self, program: list[Instruction]) -> None:
         """Sets the program that selects the socket of the fanout group for a packet. Raises
         OSError.
         """
-        attach_filter(self.by_lane[COMMON]["packet"], program, (SOL_PACKET, PACKET_FANOUT_DATA))
+        divide(self.by_lane, program)
 
     def close(self) -> None:
         """Closes the sockets and their rings; the pump must have stopped."""
-        for receivers in self.by_lane.values():
-            for sock in receivers.values():
-                sock.close()
+        if self.tcx is not None:
+            self.tcx.close()
+        for each in (self.by_lane, self._standby, self._former):
+            for receivers in each.values():
+                for sock in receivers.values():
+                    sock.close()
         if self.rings is not None:
             self.rings.close()
 
-    def _group(self) -> None:
+    def _group(self, by_lane: dict[str, dict[str, socket.socket]]) -> None:
         """Makes the packet sockets one fanout group that no other process can join by accident."""
         how = FANOUT_CBPF | FANOUT_IGNORE_OUTGOING
         number = 0
         for place, lane in enumerate(PLACES):
-            sock = self.by_lane[lane]["packet"]
+            sock = by_lane[lane]["packet"]
             first = FANOUT_UNIQUE if place == 0 else 0
             sock.setsockopt(SOL_PACKET, PACKET_FANOUT, number | (how | first) << 16)
             number = sock.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
-        self.divide(fanout_program(Known()))
+        divide(by_lane, fanout_program(Known()))
+
+
+def divide(by_lane: dict[str, dict[str, socket.socket]], program: list[Instruction]) -> None:
+    """Sets the program that selects the socket of a fanout group for a packet. Raises OSError."""
+    attach_filter(by_lane[COMMON]["packet"], program, (SOL_PACKET, PACKET_FANOUT_DATA))
 
 
 class Lanes:
@@ -136,7 +188,7 @@ class Lanes:
 
     `on_sorted` gets a word of COVERAGE_WORDS whenever the filters have changed: whose frames have
     the genuine lane. `on_settled` gets the number of sources learned so far once the filters know
-    them all.
+    them all. `on_fallen_back` gets the reason why the tcx path became the ring path.
     """
 
     def __init__(
@@ -144,11 +196,12 @@ class Lanes:
         opened: LaneSockets,
         on_sorted: Callable[[str], None],
         on_settled: Callable[[int], None],
+        on_fallen_back: Callable[[str], None] = logger.warning,
     ) -> None:
         self._opened = opened
-        self._lanes = opened.by_lane
         self._on_sorted = on_sorted
         self._on_settled = on_settled
+        self._on_fallen_back = on_fallen_back
         self._known = Known()
         self._full = False
         self._learned = 0  # in total, including sources that were known already
@@ -160,11 +213,23 @@ class Lanes:
         """The packet socket that joins groups by MAC; None on the raw path."""
         return self._opened.joining
 
-    def use(self, ifindexes: list[int], groups: Iterable[bytes], peers: Iterable[bytes]) -> None:
+    @property
+    def _lanes(self) -> dict[str, dict[str, socket.socket]]:
+        return self._opened.by_lane
+
+    def use(
+        self,
+        ifindexes: list[int],
+        groups: Iterable[bytes],
+        peers: Iterable[bytes],
+        unfit: str | None = None,
+    ) -> None:
         """Receives on these interfaces, for these groups and from these unicast peers.
 
-        Groups and peers have 4 or 16 bytes.
+        Groups and peers have 4 or 16 bytes. `unfit`: why the tcx path must not be used on one of
+        the interfaces.
         """
+        self._attach_tcx(ifindexes, unfit)
         known, gone = self._known, set(self._known.sources).difference(ifindexes)
         known.ifindexes = ifindexes
         known.groups, known.peers = set(groups), set(peers)
@@ -186,6 +251,23 @@ class Lanes:
                 RAW_INTERFACES_MAX,
             )
         self._sort()
+
+    def _attach_tcx(self, ifindexes: list[int], unfit: str | None) -> None:
+        """Puts the program at the ingress of these interfaces alone, or falls back for good."""
+        tcx = self._opened.tcx
+        if tcx is None:
+            return
+        try:
+            for ifindex in tcx.ifindexes.difference(ifindexes):
+                tcx.detach(ifindex)
+            for ifindex in ifindexes if unfit is None else ():
+                if name_of(ifindex) is not None:  # it may be gone by now
+                    tcx.attach(ifindex)
+        except TcxError as error:
+            unfit = str(error)
+        if unfit is not None:
+            self._opened.fall_back()
+            self._on_fallen_back(unfit)
 
     def learn(self, ifindex: int, source: bytes) -> None:
         """Adds a source, 4 or 16 bytes, of which a genuine frame came in on the common lane."""
@@ -258,7 +340,7 @@ class Lanes:
             self._timer.cancel()
             self._timer = None
         coverage = self._coverage()
-        if self.joining is not None:
+        if "packet" in self._lanes[COMMON]:
             try:
                 self._opened.divide(fanout_program(self._known))
             except OSError as error:
@@ -266,6 +348,12 @@ class Lanes:
                 self._opened.divide(fanout_program(self._without_sources()))
         else:
             coverage = self._sort_raw(coverage, forgetting)
+            if self._opened.tcx is not None and not self._opened.tcx.know(
+                (ifindex, source)
+                for ifindex, sources in self._known.sources.items()
+                for source in sources
+            ):
+                coverage = SOME
         self._on_sorted(coverage)
         if not forgetting:  # otherwise the source that needed the room is not added yet
             self._on_settled(self._learned)

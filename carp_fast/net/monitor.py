@@ -40,6 +40,7 @@ from carp_fast.net.interfaces import (
     decode_route,
     messages,
     read_interfaces,
+    uppers_of,
     without_marked,
 )
 from carp_fast.net.kernel import (
@@ -79,10 +80,10 @@ class LinkMonitor:
     """Follows interfaces by name and reports each change on the loop's thread.
 
     `on_interface` gets the interface as it is now when a named one appears, disappears (ifindex 0),
-    is created again, goes up or down, changes its MAC, its master device or whether it forwards
-    IPv6, or its addresses change. A burst makes one report. An interface that was deleted and
-    created again with the same ifindex within one burst is reported absent first. Addresses with
-    our mark are reported when an interface appears: they were added before.
+    is created again, goes up or down, changes its MAC, its master device, the devices above it or
+    whether it forwards IPv6, or its addresses change. A burst makes one report. An interface that
+    was deleted and created again with the same ifindex within one burst is reported absent first.
+    Addresses with our mark are reported when an interface appears: they were added before.
 
     Otherwise addresses with our protocol mark, this daemon's or another's, are not in those
     reports. Kernels before 5.18 have no mark, so the daemon's own addresses may appear there; it
@@ -355,9 +356,17 @@ class LinkMonitor:
             self._stale.add(link.ifindex)
         if before != link:
             self._changed.add(link.name)
+            self._note_lower(before)
+            self._note_lower(link)
+
+    def _note_lower(self, link: Link | None) -> None:
+        """The link below this one has one more, or one less, above it."""
+        if link is not None and link.lower in self._links:
+            self._changed.add(self._links[link.lower].name)
 
     def _on_link_deleted(self, ifindex: int) -> None:
         link = self._links.pop(ifindex, None)
+        self._note_lower(link)
         self._addresses.pop(ifindex, None)
         if link is not None:
             self._forget_name(link)
@@ -387,9 +396,10 @@ class LinkMonitor:
             reading = self._read_everything()
         else:
             self._read_stale()
+        uppers = uppers_of(self._links.values()) if self._changed else {}
         for name in self._names:
             if name in self._changed:
-                reports += self._compare(name)
+                reports += self._compare(name, uppers)
         for name, ifindex, address, prefixlen in self._removed:
             if self._by_name.get(name) == ifindex:
                 reports.append(
@@ -413,10 +423,12 @@ class LinkMonitor:
         self._routes_removed.clear()
         self._post(reports)
 
-    def _compare(self, name: str) -> Iterator[Callable[[], None]]:
+    def _compare(
+        self, name: str, uppers: dict[int, tuple[str, ...]]
+    ) -> Iterator[Callable[[], None]]:
         before = self._reported.get(name)
         link = self._links.get(self._by_name.get(name, 0))
-        now = as_interface(name, link, self._addresses)
+        now = as_interface(name, link, self._addresses, uppers)
         if before is not None and before.ifindex == now.ifindex != 0 and name in self._deleted:
             yield functools.partial(self._on_interface, absent(name))
         elif before == now:
@@ -424,7 +436,7 @@ class LinkMonitor:
         self._reported[name] = now
         if now.ifindex and (before is None or before.ifindex != now.ifindex):
             every = self._kernel.addresses({now.ifindex}, now.ifindex)
-            now = as_interface(name, link, every)
+            now = as_interface(name, link, every, uppers)
         yield functools.partial(self._on_interface, now)
 
     def _read_stale(self) -> None:
@@ -459,8 +471,11 @@ class LinkMonitor:
                 if (gone.address, gone.prefixlen) not in there:
                     name = self._links[ifindex].name
                     self._removed[name, ifindex, gone.address, gone.prefixlen] = None
+        uppers = uppers_of(self._links.values())
         return {
-            name: as_interface(name, self._links.get(self._by_name.get(name, 0)), everything)
+            name: as_interface(
+                name, self._links.get(self._by_name.get(name, 0)), everything, uppers
+            )
             for name in self._names
         }
 

@@ -67,26 +67,30 @@ IFINDEX_PLACES, INTERFACES = 1 << 16, 4096
 HEARD_AT, HEARD_BYTES = 2 * IFINDEX_PLACES, 256
 HEARD_IFINDEX_AT, HEARD_VHIDS_AT, HEARD_REFUSED_AT = 0, 8, 40
 HEARD_SHOWN_AT = HEARD_REFUSED_AT + 8 * len(VERDICT_WORDS)
+HEARD_GROUPS4_AT = HEARD_SHOWN_AT + 8 * (VERDICT_WORDS.index("bad_vhid") + 1)
+GROUPS = 2  # of each family
+HEARD_GROUPS6_AT = HEARD_GROUPS4_AT + 4 * GROUPS
 FILTER_BYTES = HEARD_AT + INTERFACES * HEARD_BYTES
 
 SHOWN_NS = 100_000_000
 
 # struct __sk_buff
-SKB_LENGTH, SKB_TYPE, SKB_VLAN, SKB_TAG, SKB_IFINDEX = 0, 4, 20, 24, 40
+SKB_LENGTH, SKB_TYPE, SKB_PROTOCOL, SKB_VLAN, SKB_TAG, SKB_IFINDEX = 0, 4, 16, 20, 24, 40
+SKB_DATA, SKB_DATA_END = 76, 80
 
 IPV4_BYTES, IPV6_BYTES, CARP_BYTES = 20, 40, 36
-_ETHERNET_BYTES = 14
-_HOP_LIMIT = 255
-_FRAGMENT = 0x3FFF
+ETHERNET_BYTES = 14
+HOP_LIMIT = 255
+FRAGMENT = 0x3FFF
 _VRRP2_BYTES, _VRRP3_BYTES = 16, 8  # of a VRRP advertisement without addresses
 
 # The stack: 12 bytes from the EtherType on; CARP, with the IP header right before it.
 _HEADER = -16
 _HEADER_BYTES = PROTOCOL4_AT + 1 - ETHERTYPE_AT
 _NEXT_HEADER = _HEADER + IPV6_AT + NEXT_HEADER - ETHERTYPE_AT
-_CARP = _HEADER - CARP_BYTES - 4  # aligned to 8 bytes with either header
-_IPV4, _IPV6 = _CARP - IPV4_BYTES, _CARP - IPV6_BYTES
-STACK_USED = -_IPV6
+STACK_CARP = _HEADER - CARP_BYTES - 4  # aligned to 8 bytes with either header
+STACK_IPV4, STACK_IPV6 = STACK_CARP - IPV4_BYTES, STACK_CARP - IPV6_BYTES
+STACK_USED = -STACK_IPV6
 
 
 def accepting() -> list[Line]:
@@ -119,8 +123,8 @@ def accepting() -> list[Line]:
         move(R0, 0),
         leave(),
         label("extended"),
-        *load_bytes(IPV6_AT + IPV6_BYTES, _CARP, 1, "drop"),
-        load(R0, R10, _CARP, BYTE),
+        *load_bytes(IPV6_AT + IPV6_BYTES, STACK_CARP, 1, "drop"),
+        load(R0, R10, STACK_CARP, BYTE),
         jump_if(R0, "!=", PROTOCOL_CARP, "drop"),
         label("carp"),
     ]
@@ -142,7 +146,7 @@ def load_bytes(at: int, to: int, length: int, otherwise: str) -> list[Line]:
 def refusing(known: Array) -> list[Line]:
     """Continues with R7 = the interface of a frame that is accepted. `known`: of FILTER_BYTES."""
     return [
-        *_interface(known),
+        *interface_of(known),
         load(R0, R10, _HEADER, HALF),
         jump_if(R0, "==", socket.htons(ETH_P_IPV6), "in_ipv6"),
         *_of_ipv4(),
@@ -153,7 +157,7 @@ def refusing(known: Array) -> list[Line]:
     ]
 
 
-def _interface(known: Array) -> list[Line]:
+def interface_of(known: Array, otherwise: str = "accepted") -> list[Line]:
     """R7 = the interface, R8 = what is known of it; drops frames of others, uncounted."""
     return [
         load(R7, R6, SKB_IFINDEX, WORD),
@@ -171,7 +175,7 @@ def _interface(known: Array) -> list[Line]:
         add(R8, R2),
         load(R0, R8, HEARD_IFINDEX_AT, WORD),
         # An interface with the same place as one of ours: the pump knows whether it is ours, too.
-        jump_if(R0, "!=", R7, "accepted"),
+        jump_if(R0, "!=", R7, otherwise),
     ]
 
 
@@ -194,10 +198,10 @@ def _verdict(word: str) -> list[Line]:
     ]
 
 
-def _accept_if_in_use() -> list[Line]:
-    """Continues if no virtual host has the vhid."""
+def has_vhid() -> list[Line]:
+    """R2 = whether a virtual host of the interface has the vhid of the frame on the stack."""
     return [
-        load(R0, R10, _CARP + 1, BYTE),
+        load(R0, R10, STACK_CARP + 1, BYTE),
         move(R1, R0),
         shift_right(R0, 6),
         shift_left(R0, 3),
@@ -207,44 +211,48 @@ def _accept_if_in_use() -> list[Line]:
         bit_and(R1, 63),
         shift_right(R2, R1),
         bit_and(R2, 1),
-        jump_if(R2, "!=", 0, "accepted"),
     ]
+
+
+def _accept_if_in_use() -> list[Line]:
+    """Continues if no virtual host has the vhid."""
+    return [*has_vhid(), jump_if(R2, "!=", 0, "accepted")]
 
 
 def _of_ipv4() -> list[Line]:
     """Continues at "carp_read" with R9 = the bytes of a payload that is long enough for CARP."""
     whole = IPV4_BYTES + CARP_BYTES
     return [
-        *load_bytes(_ETHERNET_BYTES, _IPV4, whole, "short_ipv4"),
-        load(R0, R10, _IPV4, BYTE),
+        *load_bytes(ETHERNET_BYTES, STACK_IPV4, whole, "short_ipv4"),
+        load(R0, R10, STACK_IPV4, BYTE),
         jump_if(R0, "!=", 0x45, "accepted"),
         *_accept_if_in_use(),
         label("ipv4_length"),
-        load(R9, R10, _IPV4 + 2, HALF),
+        load(R9, R10, STACK_IPV4 + 2, HALF),
         big_endian(R9, 16),
         load(R1, R6, SKB_LENGTH, WORD),
-        subtract(R1, _ETHERNET_BYTES),
+        subtract(R1, ETHERNET_BYTES),
         jump_if(R9, ">", R1, "bad_length"),
         jump_if(R9, "<", IPV4_BYTES, "bad_length"),
-        load(R0, R10, _IPV4 + 6, HALF),
-        jump_if(R0, "&", socket.htons(_FRAGMENT), "bad_length"),
+        load(R0, R10, STACK_IPV4 + 6, HALF),
+        jump_if(R0, "&", socket.htons(FRAGMENT), "bad_length"),
         subtract(R9, IPV4_BYTES),
         jump_if(R9, "<", CARP_BYTES, "short"),
-        load(R0, R10, _IPV4 + 8, BYTE),
-        jump_if(R0, "==", _HOP_LIMIT, "ipv4_checksum"),
+        load(R0, R10, STACK_IPV4 + 8, BYTE),
+        jump_if(R0, "==", HOP_LIMIT, "ipv4_checksum"),
         # To a group or to all: a unicast may have been forwarded.
-        load(R0, R10, _IPV4 + 16, BYTE),
+        load(R0, R10, STACK_IPV4 + 16, BYTE),
         shift_right(R0, 4),
         jump_if(R0, "==", 0xE, "bad_ttl"),
-        load(R0, R10, _IPV4 + 16, WORD),
+        load(R0, R10, STACK_IPV4 + 16, WORD),
         jump_if(R0, "==", -1, "bad_ttl", 32),
         label("ipv4_checksum"),
-        *_sum(_IPV4, IPV4_BYTES),
+        *_sum(STACK_IPV4, IPV4_BYTES),
         jump_if(R0, "!=", 0, "bad_checksum"),
         jump("carp_read"),
         label("short_ipv4"),
-        *load_bytes(_ETHERNET_BYTES, _IPV4, IPV4_BYTES, "accepted"),
-        load(R0, R10, _IPV4, BYTE),
+        *load_bytes(ETHERNET_BYTES, STACK_IPV4, IPV4_BYTES, "accepted"),
+        load(R0, R10, STACK_IPV4, BYTE),
         jump_if(R0, "!=", 0x45, "accepted"),
         *_beginning_of_short(IPV4_BYTES),
         jump("ipv4_length"),
@@ -258,28 +266,28 @@ def _of_ipv6() -> list[Line]:
         label("in_ipv6"),
         load(R0, R10, _NEXT_HEADER, BYTE),
         jump_if(R0, "!=", PROTOCOL_CARP, "behind_extension"),
-        *load_bytes(_ETHERNET_BYTES, _IPV6, whole, "short_ipv6"),
+        *load_bytes(ETHERNET_BYTES, STACK_IPV6, whole, "short_ipv6"),
         *_require_version_6(),
         *_accept_if_in_use(),
         label("ipv6_length"),
-        load(R9, R10, _IPV6 + 4, HALF),
+        load(R9, R10, STACK_IPV6 + 4, HALF),
         big_endian(R9, 16),
         load(R1, R6, SKB_LENGTH, WORD),
-        subtract(R1, _ETHERNET_BYTES + IPV6_BYTES),
+        subtract(R1, ETHERNET_BYTES + IPV6_BYTES),
         jump_if(R9, ">", R1, "bad_length"),
         jump_if(R9, "<", CARP_BYTES, "short"),
-        load(R0, R10, _IPV6 + 7, BYTE),
-        jump_if(R0, "==", _HOP_LIMIT, "carp_read"),
-        load(R0, R10, _IPV6 + 24, BYTE),
+        load(R0, R10, STACK_IPV6 + 7, BYTE),
+        jump_if(R0, "==", HOP_LIMIT, "carp_read"),
+        load(R0, R10, STACK_IPV6 + 24, BYTE),
         jump_if(R0, "==", 0xFF, "bad_ttl"),
         jump("carp_read"),
         label("short_ipv6"),
-        *load_bytes(_ETHERNET_BYTES, _IPV6, IPV6_BYTES, "accepted"),
+        *load_bytes(ETHERNET_BYTES, STACK_IPV6, IPV6_BYTES, "accepted"),
         *_require_version_6(),
         *_beginning_of_short(IPV6_BYTES),
         jump("ipv6_length"),
         label("behind_extension"),
-        *load_bytes(_ETHERNET_BYTES, _IPV6, 1, "accepted"),
+        *load_bytes(ETHERNET_BYTES, STACK_IPV6, 1, "accepted"),
         *_require_version_6(),
         jump("bad_length"),
     ]
@@ -287,7 +295,7 @@ def _of_ipv6() -> list[Line]:
 
 def _require_version_6() -> list[Line]:
     return [
-        load(R0, R10, _IPV6, BYTE),
+        load(R0, R10, STACK_IPV6, BYTE),
         shift_right(R0, 4),
         jump_if(R0, "!=", 6, "accepted"),
     ]
@@ -296,11 +304,11 @@ def _require_version_6() -> list[Line]:
 def _beginning_of_short(header: int) -> list[Line]:
     """The first 4 bytes of a payload that ends before CARP would, as far as there are any."""
     return [
-        store(R10, _CARP, 0, WORD),
+        store(R10, STACK_CARP, 0, WORD),
         move(R1, R6),
-        move(R2, _ETHERNET_BYTES + header),
+        move(R2, ETHERNET_BYTES + header),
         move(R3, R10),
-        add(R3, _CARP),
+        add(R3, STACK_CARP),
         move(R4, 4),
         call(Helper.SKB_LOAD_BYTES),
     ]
@@ -311,8 +319,8 @@ def _of_short() -> list[Line]:
     return [
         label("short"),
         jump_if(R9, "<", _VRRP3_BYTES, "bad_length"),
-        load(R0, R10, _CARP, BYTE),
-        load(R1, R10, _CARP + 3, BYTE),
+        load(R0, R10, STACK_CARP, BYTE),
+        load(R1, R10, STACK_CARP + 3, BYTE),
         shift_left(R1, 2),
         jump_if(R0, "==", 0x21, "short_vrrp2"),
         jump_if(R0, "!=", 0x31, "bad_length"),
@@ -338,12 +346,12 @@ def _of_carp() -> list[Line]:
     """
     return [
         label("carp_read"),
-        load(R1, R10, _CARP + 3, BYTE),
+        load(R1, R10, STACK_CARP + 3, BYTE),
         shift_left(R1, 2),
         add(R1, _VRRP2_BYTES),
         subtract(R9, R1),  # 0: of VRRPv2
-        *_sum(_CARP, CARP_BYTES),
-        load(R1, R10, _CARP, BYTE),
+        *_sum(STACK_CARP, CARP_BYTES),
+        load(R1, R10, STACK_CARP, BYTE),
         move(R2, R1),
         shift_right(R2, 4),
         jump_if(R2, "==", 3, "vrrp"),

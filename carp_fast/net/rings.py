@@ -51,7 +51,7 @@ from carp_fast.bpf.assembly import (
     store,
     subtract,
 )
-from carp_fast.bpf.maps import Array
+from carp_fast.bpf.maps import Array, Waker
 from carp_fast.bpf.programs import Kind
 from carp_fast.bpf.system import refusal
 from carp_fast.closing import Closing
@@ -88,11 +88,12 @@ MEMORY_SHARE = 16
 
 # The stack: the key of a map.
 _KEY = -STACK_USED - 8
+_FORCE_WAKEUP = 2  # BPF_RB_FORCE_WAKEUP
 
 
-Memory = tuple[int, int, int, int]
+Memory = tuple[int, ...]
 """The addresses of a ring's control and of its slots, the number of slots, and the address of what
-all filters share.
+all filters share; then those of the positions of its waker, if it has one.
 """
 
 
@@ -126,13 +127,36 @@ def may_reserve(slots: int) -> int:
     return slots - min(max(FREE_MIN, os.sysconf("SC_NPROCESSORS_CONF")), slots // 2)
 
 
-def ring_program(control: Array, slots: Array, known: Array, most: int) -> list[Line]:
+def ring_program(
+    control: Array, slots: Array, known: Array, most: int, waker: Waker | None = None
+) -> list[Line]:
     """The filter of a packet socket: 0 for each frame, but 1, which is queued, for one that comes
     while the reader watches. `known`: what all filters share (ring_filter.py); `most`: the frames
-    that the ring takes in before it is full.
+    that the ring takes in before it is full; with a waker nothing is ever queued.
     """
     accepted = [*accepting(), *refusing(known)]
-    return [*accepted, *_reservation(control, slots, most), *_copy(), *_waking()]
+    return [*accepted, *keeping(control, slots, most, waker)]
+
+
+def keeping(
+    control: Array,
+    slots: Array,
+    most: int,
+    waker: Waker | None = None,
+    *,
+    taken: int = 0,
+    prefix: str = "",
+) -> list[Line]:
+    """The end of a program: puts a frame into a ring. R6 = the context, R7 = the interface.
+
+    The stack below STACK_USED is lost. Returns `taken`, or 1 to wake the reader without a waker.
+    `prefix`: of its labels, of which "drop" must exist.
+    """
+    return [
+        *_reservation(control, slots, most, taken, prefix),
+        *_copy(prefix),
+        *(_waking(prefix) if waker is None else _waking_by(waker, taken, prefix)),
+    ]
 
 
 def _lookup(of: Array, index: Register) -> list[Line]:
@@ -147,7 +171,7 @@ def _lookup(of: Array, index: Register) -> list[Line]:
     ]
 
 
-def _reservation(control: Array, slots: Array, most: int) -> list[Line]:
+def _reservation(control: Array, slots: Array, most: int, taken: int, prefix: str) -> list[Line]:
     """R7 = the control, R8 = the number of a slot that is this frame's alone, R9 = the slot.
 
     R7 was the interface, which the slot gets.
@@ -158,12 +182,12 @@ def _reservation(control: Array, slots: Array, most: int) -> list[Line]:
         load(R8, R7, HEAD_AT, DOUBLE),
         load(R0, R7, TAIL_AT, DOUBLE),
         subtract(R8, R0),
-        jump_if(R8, "<", most, "free"),
+        jump_if(R8, "<", most, f"{prefix}free"),
         move(R1, 1),
         atomic(R7, FULL_AT, "+=", R1),
-        move(R0, 0),
+        move(R0, taken),
         leave(),
-        label("free"),
+        label(f"{prefix}free"),
         move(R8, 1),
         atomic(R7, HEAD_AT, "+=", R8, fetch=True),
         move(R2, R8),
@@ -174,42 +198,63 @@ def _reservation(control: Array, slots: Array, most: int) -> list[Line]:
     ]
 
 
-def _copy() -> list[Line]:
+def _copy(prefix: str) -> list[Line]:
     """Fills the slot and publishes it."""
     return [
         call(Helper.KTIME_GET_NS),
         store(R9, ARRIVED_AT, R0, DOUBLE),
         load(R4, R6, SKB_LENGTH, WORD),
-        jump_if(R4, "<=", 0xFFFF, "length"),
+        jump_if(R4, "<=", 0xFFFF, f"{prefix}length"),
         move(R4, 0xFFFF),
-        label("length"),
+        label(f"{prefix}length"),
         store(R9, LENGTH_AT, R4, HALF),
-        jump_if(R4, "<=", FRAME_BYTES, "kept"),
+        jump_if(R4, "<=", FRAME_BYTES, f"{prefix}kept"),
         move(R4, FRAME_BYTES),
-        label("kept"),
-        jump_if(R4, "==", 0, "unread"),
+        label(f"{prefix}kept"),
+        jump_if(R4, "==", 0, f"{prefix}unread"),
         move(R1, R6),
         move(R2, 0),
         move(R3, R9),
         add(R3, FRAME_AT),
         call(Helper.SKB_LOAD_BYTES),
-        jump_if(R0, "==", 0, "publish"),
-        label("unread"),
+        jump_if(R0, "==", 0, f"{prefix}publish"),
+        label(f"{prefix}unread"),
         store(R9, LENGTH_AT, 0, HALF),  # memory that the CPU cannot read: as good as dropped
-        label("publish"),
+        label(f"{prefix}publish"),
         add(R8, 1),
         exchange(R9, SEQUENCE_AT, R8, WORD),
     ]
 
 
-def _waking() -> list[Line]:
+def _waking(prefix: str) -> list[Line]:
     """Returns 1 if the reader watches, and ends that: one frame wakes it."""
     return [
         load(R0, R7, WATCHING_AT, WORD),
-        jump_if(R0, "==", 0, "leave"),
+        jump_if(R0, "==", 0, f"{prefix}leave"),
         move(R0, 0),
         exchange(R7, WATCHING_AT, R0, WORD),
-        label("leave"),
+        label(f"{prefix}leave"),
+        leave(),
+    ]
+
+
+def _waking_by(waker: Waker, taken: int, prefix: str) -> list[Line]:
+    """Wakes the reader if it watches, and ends that."""
+    return [
+        load(R0, R7, WATCHING_AT, WORD),
+        jump_if(R0, "==", 0, f"{prefix}leave"),
+        move(R0, 0),
+        exchange(R7, WATCHING_AT, R0, WORD),
+        jump_if(R0, "==", 0, f"{prefix}leave"),
+        store(R10, _KEY, R0, DOUBLE),
+        load_map(R1, waker),
+        move(R2, R10),
+        add(R2, _KEY),
+        move(R3, 8),
+        move(R4, _FORCE_WAKEUP),
+        call(Helper.RINGBUF_OUTPUT),
+        label(f"{prefix}leave"),
+        move(R0, taken),
         leave(),
     ]
 
@@ -217,19 +262,25 @@ def _waking() -> list[Line]:
 class Rings(Closing):
     """A ring for each lane, whose frames the filters of its packet sockets write.
 
-    They accept nothing before the pump knows an interface. `slots`: by lane. Raises RingError.
+    They accept nothing before the pump knows an interface. `slots`: by lane; `wakers`: each ring
+    has a map that wakes its reader, in place of the socket. Raises RingError.
     """
 
-    def __init__(self, slots: dict[str, int]) -> None:
+    def __init__(self, slots: dict[str, int], *, wakers: bool = False) -> None:
         self._resources = contextlib.ExitStack()
         self._programs: dict[str, programs.Loaded] = {}
         self._maps: dict[str, tuple[Array, Array, Array]] = {}
+        self.wakers: dict[str, Waker] = {}
         with contextlib.ExitStack() as opened, programs.refused_as(RingError):
             self.known = opened.enter_context(Array(1, FILTER_BYTES, NAME))
             for lane, count in slots.items():
                 control = opened.enter_context(Array(1, CONTROL_BYTES, NAME))
                 ring = opened.enter_context(Array(count, SLOT_BYTES, NAME))
-                program = ring_program(control, ring, self.known, may_reserve(count))
+                if wakers:
+                    self.wakers[lane] = opened.enter_context(Waker(NAME))
+                program = ring_program(
+                    control, ring, self.known, may_reserve(count), self.wakers.get(lane)
+                )
                 loaded = programs.load(Kind.SOCKET_FILTER, program, NAME)
                 self._programs[lane] = opened.enter_context(loaded)
                 self._maps[lane] = control, ring, self.known
@@ -246,7 +297,9 @@ class Rings(Closing):
     def memory(self, lane: str) -> Memory:
         """What the pump needs of a ring."""
         control, slots, known = self._maps[lane]
-        return control.address, slots.address, slots.entries, known.address
+        memory = control.address, slots.address, slots.entries, known.address
+        waker = self.wakers.get(lane)
+        return memory if waker is None else (*memory, *waker.positions)
 
     def attach(self, lane: str, sock: socket.socket) -> None:
         """Lets a packet socket write its frames into the ring of a lane. Raises RingError."""

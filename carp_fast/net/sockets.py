@@ -7,8 +7,10 @@ know the engine, virtual hosts, groups, or what a frame means beyond protocol 11
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import logging
+import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -146,10 +148,17 @@ def open_receivers(path: str, advertisements_per_s: float) -> dict[str, socket.s
     return opened
 
 
-def open_receiver(advertisements_per_s: float) -> socket.socket:
-    """Opens a packet socket for all interfaces; it receives nothing before filter_interfaces()."""
+_libc = ctypes.CDLL(None, use_errno=True)
+_SOCKADDR_LL = struct.Struct("=HHi12x")  # family, protocol, ifindex
+
+
+def open_receiver(advertisements_per_s: float, protocol: int = ETH_P_ALL) -> socket.socket:
+    """Opens a packet socket for all interfaces; it receives nothing before filter_interfaces().
+
+    With `protocol` 0 it receives nothing, and costs no packet anything, before bind_receiver().
+    """
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-    sock = socket.socket(socket.AF_PACKET, kind, socket.htons(ETH_P_ALL))
+    sock = socket.socket(socket.AF_PACKET, kind, socket.htons(protocol))
     sock.setblocking(False)
     attach_filter(sock, NOTHING)
     drain(sock)
@@ -157,6 +166,14 @@ def open_receiver(advertisements_per_s: float) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     _size_receive_buffer(sock, advertisements_per_s)
     return sock
+
+
+def bind_receiver(sock: socket.socket) -> None:
+    """Lets a packet socket receive on all interfaces. Raises OSError."""
+    # Python's bind() takes no address that stands for all interfaces.
+    address = _SOCKADDR_LL.pack(socket.AF_PACKET, socket.htons(ETH_P_ALL), 0)
+    if _libc.bind(sock.fileno(), address, len(address)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def receive_room(advertisements_per_s: float, most: int | None = BUFFER_MAX) -> int:

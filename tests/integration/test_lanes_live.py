@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from carp_fast.bpf.programs import Kind, load
+from carp_fast.bpf.programs import Attach, Kind, load
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine.reports import Done, Report, SocketDropped, SourceProven
 from carp_fast.inet import mac_bytes
@@ -28,6 +29,7 @@ from carp_fast.net.lanes import Lanes, LaneSockets, buffer_bytes
 from carp_fast.net.memberships import Joins
 from carp_fast.net.rings import ring_program
 from carp_fast.net.sockets import FRAME_TRUESIZE
+from carp_fast.net.tcx import RINGS, tcx_program
 from carp_fast.pump._pump import Pump
 from tests.support.daemons import start_daemon, write_configuration
 from tests.support.segment import (
@@ -60,7 +62,7 @@ BOTH = ((ADDRESS, 32), (ADDRESS6, 128))
 SIGNED: dict[str, Any] = {"addresses": (ADDRESS, ADDRESS6)}
 MASTER, MASTER6 = "10.1.0.2", "fe80::b"
 STRANGER = "10.1.0.99"
-PATHS = pytest.mark.parametrize("path", ["packet", "ring", "raw"])
+PATHS = pytest.mark.parametrize("path", ["packet", "ring", "raw", "tcx"])
 
 
 class Stage:
@@ -78,6 +80,7 @@ class Stage:
             joins.join("s1", self.ifindex, {GROUP, GROUP6})
         with b.inside():
             self.sender = opened.enter_context(sockets.open_sender())
+        self.opened, self.host = opened, a
         for each in (self.sockets, joins):
             opened.callback(each.close)
         for sock in (own, netlink):
@@ -88,7 +91,7 @@ class Stage:
         self.coverage: list[str] = []
         self.lanes = Lanes(self.sockets, self.cover, self.pump.settle_sources)
         opened.callback(self.lanes.close)
-        self.lanes.use([self.ifindex], {GROUP, GROUP6}, set())
+        self.inside(lambda: self.lanes.use([self.ifindex], {GROUP, GROUP6}, set()))
         self.reports: list[Report] = []
         (link,) = json.loads(a.run(["ip", "-j", "link", "show", "s1"]).stdout)
         self.pump.set_interface(
@@ -105,6 +108,11 @@ class Stage:
         )
         self.pump.mark()
         self.turn()
+
+    def inside(self, act: Callable[[], Any]) -> Any:
+        """Acts in the namespace of the host, where the kernel looks for its interfaces."""
+        with self.host.inside():
+            return act()
 
     def cover(self, coverage: str) -> None:
         self.coverage.append(coverage)
@@ -133,7 +141,15 @@ class Stage:
 
     def narrow(self, lane: str) -> None:
         """The least room there is for a lane; for 20 frames in a ring."""
-        if rings := self.sockets.rings:
+        rings, tcx = self.sockets.rings, self.sockets.tcx
+        if rings is not None and tcx is not None:
+            most = {each: 20 if each == lane else 1 << 10 for each in RINGS}
+            with load(Kind.SCHED_CLS, tcx_program(rings, tcx.sources, most)) as narrower:
+                tcx.detach(self.ifindex)
+                fd = self.inside(lambda: narrower.attach(self.ifindex, Attach.TCX_INGRESS))
+                self.opened.callback(os.close, fd)
+            return
+        if rings is not None:
             program = ring_program(*rings.maps(lane), 20)
             with load(Kind.SOCKET_FILTER, program) as narrow:
                 narrow.attach_to_socket(self.sockets.by_lane[lane]["packet"])
@@ -399,7 +415,7 @@ def test_what_is_judged_does_not_depend_on_the_path(
     fragments = [each for pair in whole_by_raw for each in pair]
     stage.send(*heard, *of_a_vlan, *fragments, *extended, too_far, *from_master(10))
     # A raw socket gets a packet of two fragments as one.
-    refused = len(whole_by_raw if path == "raw" else fragments) + len(extended)
+    refused = len(whole_by_raw if path in ("raw", "tcx") else fragments) + len(extended)
     wanted = {"advertisements_heard": 5, "bad_length": refused}
 
     async def scenario() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
+import sys
 import time
 from collections.abc import Iterable
 
@@ -107,7 +108,7 @@ class Known:
     `memory`: a writable buffer of it, which a test may write in place of the pump.
     """
 
-    PLACES, HEARD, BYTES = 1 << 16, struct.Struct("=I4x4Q13Q13q8x"), 256
+    PLACES, HEARD, BYTES = 1 << 16, struct.Struct("=I4x4Q13Q9q2I2Q16x"), 256
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
@@ -115,15 +116,28 @@ class Known:
     def _at(self, number: int) -> int:
         return 2 * self.PLACES + number * self.BYTES
 
-    def hear(self, ifindex: int, number: int = 0, vhids: Iterable[int] = range(256)) -> None:
-        """Lets an interface have a number, and these vhids virtual hosts."""
+    def hear(
+        self,
+        ifindex: int,
+        number: int = 0,
+        vhids: Iterable[int] = range(256),
+        groups: Iterable[bytes] = (),
+    ) -> None:
+        """Lets an interface have a number, these vhids virtual hosts, and these groups."""
         at = self._at(number)
         _, _, _, _, _, *counted = self.HEARD.unpack_from(self._memory, at)
         words = [0] * 4
         for vhid in vhids:
             words[vhid // 64] |= 1 << vhid % 64
+        four = [int.from_bytes(each, sys.byteorder) for each in groups if len(each) == 4]
+        six = [int.from_bytes(each[8:], sys.byteorder) for each in groups if len(each) == 16]
+        counted[22:24], counted[24:26] = [*four, 0, 0][:2], [*six, 0, 0][:2]
         self.HEARD.pack_into(self._memory, at, ifindex, *words, *counted)
         struct.pack_into("=H", self._memory, 2 * (ifindex % self.PLACES), number + 1)
+
+    def unhear(self, ifindex: int) -> None:
+        """Lets an interface have no number."""
+        struct.pack_into("=H", self._memory, 2 * (ifindex % self.PLACES), 0)
 
     def number(self, ifindex: int) -> int | None:
         """The number that an interface has, or another one with the same place."""
@@ -132,6 +146,12 @@ class Known:
 
     def ifindex(self, number: int = 0) -> int:
         return int(self.HEARD.unpack_from(self._memory, self._at(number))[0])
+
+    def groups(self, number: int = 0) -> set[bytes]:
+        """The groups of an interface: four bytes, or the second half of one of IPv6."""
+        *four, a, b = self.HEARD.unpack_from(self._memory, self._at(number))[27:31]
+        of_ipv4 = {each.to_bytes(4, sys.byteorder) for each in four if each}
+        return of_ipv4 | {each.to_bytes(8, sys.byteorder) for each in (a, b) if each}
 
     def vhids(self, number: int = 0) -> set[int]:
         words = self.HEARD.unpack_from(self._memory, self._at(number))[1:5]
@@ -161,5 +181,5 @@ class Known:
     def show_none(self, number: int = 0) -> None:
         """Passes on no samples for a long time."""
         values = list(self.HEARD.unpack_from(self._memory, self._at(number)))
-        values[18:] = [time.monotonic_ns() + 3_600 * SECOND_NS] * 13
+        values[18:27] = [time.monotonic_ns() + 3_600 * SECOND_NS] * 9
         self.HEARD.pack_into(self._memory, self._at(number), *values)

@@ -104,9 +104,12 @@ class Stage:
 
     joining = None
 
-    def use(self, ifindexes: list[int], groups: set[bytes], peers: set[bytes]) -> None:
+    def use(
+        self, ifindexes: list[int], groups: set[bytes], peers: set[bytes], unfit: str | None
+    ) -> None:
         self.filters.append(ifindexes)
         self.heard_of = groups, peers
+        self.unfit = unfit
 
     def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
         self.joined[ifindex] = groups

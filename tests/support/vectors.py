@@ -14,9 +14,14 @@ from tests.support.segment import (
     SECOND_NS,
     START_NS,
     advertisement,
+    behind_extension,
     carp_header,
+    in_fragments4,
+    in_fragments6,
+    internet_checksum,
     ip,
     ipv4_frame,
+    ipv6_frame,
     prepared,
 )
 
@@ -126,4 +131,85 @@ VARIANTS: dict[str, tuple[str, bytes]] = {
     "own ethernet source, not 00:00:5e": ("ok", advertisement(source_mac=b"\2\0\0\0\0\1")),
     "TOS 0": ("ok", ipv4_frame(carp_header(), tos=0)),
     "IP options (4 NOPs)": ("ok", ipv4_frame(carp_header(), options=b"\1" * 4)),
+}
+
+
+OTHER_VHID = 43
+
+
+def vrrp(version: int, addresses: int, *, six: bool = False, router: int = OTHER_VHID) -> bytes:
+    """A VRRP advertisement with so many addresses."""
+    first = bytes((version << 4 | 1, router, 100, addresses, 0, 1))
+    rest = bytes((16 if six else 4) * addresses + (8 if version == 2 else 0))
+    checksum = internet_checksum(first + b"\0\0" + rest)
+    return first + checksum.to_bytes(2, "big") + rest
+
+
+# A frame for each word of the protocol that needs no virtual host, for a vhid without one.
+NOBODYS: dict[str, tuple[str, bytes]] = {
+    "another vhid": ("bad_vhid", advertisement(vhid=OTHER_VHID)),
+    "another vhid over IPv6": ("bad_vhid", advertisement(vhid=OTHER_VHID, source="fe80::1")),
+    "vhid 255": ("bad_vhid", advertisement(vhid=255)),
+    "another group": ("bad_vhid", advertisement(vhid=OTHER_VHID, destination="239.1.2.3")),
+    "broadcast": ("bad_vhid", advertisement(vhid=OTHER_VHID, destination="255.255.255.255")),
+    "unicast with any TTL": (
+        "bad_vhid",
+        ipv4_frame(carp_header(vhid=OTHER_VHID), destination=ip("10.77.0.2"), ttl=3),
+    ),
+    "unicast with any hop limit": (
+        "bad_vhid",
+        ipv6_frame(carp_header(vhid=OTHER_VHID), destination=ip("fe80::2"), hop_limit=3),
+    ),
+    "trailing bytes": ("bad_vhid", ipv4_frame(carp_header(vhid=OTHER_VHID)) + bytes(1_000)),
+    "authlen 9": ("bad_vhid", advertisement(vhid=OTHER_VHID, authlen=9)),
+    "TTL 254": ("bad_ttl", ipv4_frame(carp_header(vhid=OTHER_VHID), ttl=254)),
+    "TTL 254, broadcast": (
+        "bad_ttl",
+        ipv4_frame(carp_header(vhid=OTHER_VHID), destination=b"\xff" * 4, ttl=254),
+    ),
+    "hop limit 254": ("bad_ttl", ipv6_frame(carp_header(vhid=OTHER_VHID), hop_limit=254)),
+    "TTL before checksum": (
+        "bad_ttl",
+        ipv4_frame(carp_header(vhid=OTHER_VHID, checksum_error=1), ttl=1),
+    ),
+    "IP checksum": ("bad_checksum", ipv4_frame(carp_header(vhid=OTHER_VHID), checksum_error=2)),
+    "CARP checksum": ("bad_checksum", advertisement(vhid=OTHER_VHID, checksum_error=1)),
+    "zeros": ("bad_checksum", ipv4_frame(bytes(36))),
+    "two errors that cancel": (
+        "bad_checksum",
+        ipv4_frame(carp_header(vhid=OTHER_VHID, checksum_error=2), checksum_error=2),
+    ),
+    "version 1": ("bad_version", advertisement(vhid=OTHER_VHID, version=1)),
+    "version 1 before type": ("bad_version", advertisement(vhid=OTHER_VHID, version=1, kind=2)),
+    "version 3": ("vrrp", advertisement(vhid=OTHER_VHID, version=3)),
+    "version 3, wrong checksum": (
+        "vrrp",
+        advertisement(vhid=OTHER_VHID, version=3, checksum_error=1),
+    ),
+    "type 2": ("bad_type", advertisement(vhid=OTHER_VHID, kind=2)),
+    "VRRPv2, one address": ("vrrp", ipv4_frame(vrrp(2, 1))),
+    "VRRPv2, one address, padded": ("vrrp", ipv4_frame(vrrp(2, 1)).ljust(60, b"\0")),
+    "VRRPv2, one address, padded more": ("vrrp", ipv4_frame(vrrp(2, 1)).ljust(90, b"\0")),
+    "VRRPv2, five addresses": ("vrrp", ipv4_frame(vrrp(2, 5))),
+    "VRRPv2, seven addresses": ("vrrp", ipv4_frame(vrrp(2, 7))),
+    "VRRPv2, 20 addresses": ("vrrp", ipv4_frame(vrrp(2, 20))),
+    "VRRPv2 of the length of CARP, wrong checksum": (
+        "vrrp",
+        ipv4_frame(vrrp(2, 5)[:-1] + b"\1"),
+    ),
+    "VRRPv3, one address": ("vrrp", ipv4_frame(vrrp(3, 1))),
+    "VRRPv3, one address over IPv6": ("vrrp", ipv6_frame(vrrp(3, 1, six=True))),
+    "VRRPv3, four addresses over IPv6": ("vrrp", ipv6_frame(vrrp(3, 4, six=True))),
+    "cut by 4 bytes": ("bad_length", ipv4_frame(carp_header()[:-4])),
+    "cut by 4 bytes over IPv6": ("bad_length", ipv6_frame(carp_header()[:-4])),
+    "no payload": ("bad_length", ipv4_frame(b"")),
+    "no payload over IPv6": ("bad_length", ipv6_frame(b"")),
+    "longer than the frame": ("bad_length", ipv4_frame(carp_header(), total_length=57)[:70]),
+    "longer than the frame over IPv6": ("bad_length", ipv6_frame(carp_header(), payload_length=37)),
+    "shorter than its header": ("bad_length", ipv4_frame(carp_header(), total_length=19)),
+    "short by its header alone": ("bad_length", ipv4_frame(carp_header(), total_length=30)),
+    "a fragment": ("bad_length", in_fragments4(carp_header())[0]),
+    "the last fragment": ("bad_length", in_fragments4(carp_header())[1]),
+    "a fragment over IPv6": ("bad_length", in_fragments6(carp_header())[0]),
+    "behind an extension header": ("bad_length", behind_extension(carp_header(), 60)),
 }

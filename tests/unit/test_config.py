@@ -259,7 +259,8 @@ FILE_FAULTS = {
         [
             'FILE: daemon: control_socket = "run.sock": must be an absolute path',
             "FILE: daemon: state_directory = 1: must be an absolute path",
-            'FILE: daemon: receive = "tape": must be "auto" or "packet" or "ring" or "raw"',
+            'FILE: daemon: receive = "tape": must be "auto" or "packet" or "ring" or "raw" or'
+            ' "tcx"',
             'FILE: daemon: pump = "fork": must be "thread" or "loop"',
             'FILE: daemon: notify = "say": must be an absolute path',
             "FILE: daemon: announce_rate = 0: must be an integer from 1 to 1000000, or interface,"

@@ -24,10 +24,16 @@ from carp_fast.config.load import load
 from carp_fast.daemon import receiving
 from carp_fast.daemon.limits import Kernel
 from carp_fast.daemon.plan import plan
-from carp_fast.daemon.receiving import log_chosen, open_receivers, planned_receive
+from carp_fast.daemon.receiving import (
+    ReceivePath,
+    log_chosen,
+    open_receivers,
+    planned_receive,
+)
 from carp_fast.net import rings
 from carp_fast.net.lanes import LaneSockets
 from carp_fast.net.rings import RingError, Rings, ring_bytes, slots_by_lane
+from carp_fast.net.tcx import TcxError
 from tests.support.bpf_refused import shim
 
 WANTED = ("ring", 'daemon.receive = "ring"')
@@ -46,7 +52,7 @@ addresses = "10.0.0.1"
 class Refused:
     """Rings that the kernel refuses."""
 
-    def __init__(self, slots: object) -> None:
+    def __init__(self, slots: object, *, wakers: bool) -> None:
         raise RingError("the reason")
 
 
@@ -67,6 +73,41 @@ def test_packet_sockets_are_opened_where_rings_are_refused(monkeypatch: pytest.M
     assert chosen == ("packet", "no rings: the reason")
     opened, chosen = open_receivers(("raw", "why"), 10.0)
     assert (opened.opened, chosen) == (("raw", 10.0), ("raw", "why"))
+
+
+def test_rings_are_opened_where_tcx_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_sockets(path: str, rate: float) -> Any:
+        if path == "tcx":
+            raise TcxError("no such links")
+        return Opened("packet", rate) if path != "ring" else path
+
+    monkeypatch.setattr(receiving, "LaneSockets", open_sockets)
+    wanted = ("tcx", 'daemon.receive = "tcx"')
+    opened: Any
+    opened, chosen = open_receivers(wanted, 10.0)
+    assert (opened, chosen) == ("ring", ("ring", "no tcx: no such links"))
+
+
+def test_a_path_that_is_given_up_is_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    path = ReceivePath("tcx", "why")
+    assert (path.path, path.reason, path.fallbacks) == ("tcx", "why", 0)
+    path.on_fallen_back("eth0 is a port of br0")
+    told = ("ring", "no tcx: eth0 is a port of br0", 1)
+    assert (path.path, path.reason, path.fallbacks) == told
+    (line,) = [each.message for each in caplog.records]
+    assert line == "receive path: ring from now on (no tcx: eth0 is a port of br0)"
+
+
+@pytest.mark.root
+def test_check_tries_tcx_and_tells_what_comes_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ("tcx", 'daemon.receive = "tcx"')
+    assert planned_receive(wanted, 10.0) == wanted
+
+    def refuse(rings: object) -> None:
+        raise TcxError("no such links")
+
+    monkeypatch.setattr(receiving, "Tcx", refuse)
+    assert planned_receive(wanted, 10.0) == ("ring", "no tcx: no such links")
 
 
 @pytest.mark.root
@@ -222,7 +263,7 @@ def test_check_tries_the_size_and_the_filter_of_a_socket(monkeypatch: pytest.Mon
     attached: list[str] = []
 
     class Watched(Rings):
-        def __init__(self, slots: dict[str, int]) -> None:
+        def __init__(self, slots: dict[str, int], *, wakers: bool) -> None:
             tried.append(slots)
             super().__init__(slots)
 

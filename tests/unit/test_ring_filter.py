@@ -4,9 +4,7 @@ what the pump tells the filters.
 
 from __future__ import annotations
 
-import json
 import mmap
-import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,29 +19,25 @@ from carp_fast.net.ring_filter import FILTER_BYTES, SHOWN_NS
 from carp_fast.net.rings import Rings
 from carp_fast.pump._ring import RingReader
 from tests.support import bpf
+from tests.support.drawn import all_vectors, drawn
 from tests.support.pump_stage import RingStage
 from tests.support.rings import Known, run_filter
 from tests.support.segment import (
     ADDRESS,
+    GROUP,
     PASSPHRASE,
     START_NS,
     VHID,
     Node,
     advertisement,
-    behind_extension,
     carp_header,
-    in_fragments4,
-    in_fragments6,
-    internet_checksum,
     ip,
     ipv4_frame,
-    ipv6_frame,
 )
-from tests.support.vectors import VARIANTS, VECTORS
+from tests.support.vectors import NOBODYS, OTHER_VHID
 
 LOOPBACK = 1
 SLOTS = 4096
-OTHER_VHID = 43
 
 
 class Paths:
@@ -86,82 +80,6 @@ def paths() -> Iterator[Paths]:
         yield Paths(made)
 
 
-def vrrp(version: int, addresses: int, *, six: bool = False, router: int = OTHER_VHID) -> bytes:
-    """A VRRP advertisement with so many addresses."""
-    first = bytes((version << 4 | 1, router, 100, addresses, 0, 1))
-    rest = bytes((16 if six else 4) * addresses + (8 if version == 2 else 0))
-    checksum = internet_checksum(first + b"\0\0" + rest)
-    return first + checksum.to_bytes(2, "big") + rest
-
-
-# A frame for each word of the protocol that needs no virtual host, for a vhid without one.
-NOBODYS: dict[str, tuple[str, bytes]] = {
-    "another vhid": ("bad_vhid", advertisement(vhid=OTHER_VHID)),
-    "another vhid over IPv6": ("bad_vhid", advertisement(vhid=OTHER_VHID, source="fe80::1")),
-    "vhid 255": ("bad_vhid", advertisement(vhid=255)),
-    "another group": ("bad_vhid", advertisement(vhid=OTHER_VHID, destination="239.1.2.3")),
-    "broadcast": ("bad_vhid", advertisement(vhid=OTHER_VHID, destination="255.255.255.255")),
-    "unicast with any TTL": (
-        "bad_vhid",
-        ipv4_frame(carp_header(vhid=OTHER_VHID), destination=ip("10.77.0.2"), ttl=3),
-    ),
-    "unicast with any hop limit": (
-        "bad_vhid",
-        ipv6_frame(carp_header(vhid=OTHER_VHID), destination=ip("fe80::2"), hop_limit=3),
-    ),
-    "trailing bytes": ("bad_vhid", ipv4_frame(carp_header(vhid=OTHER_VHID)) + bytes(1_000)),
-    "authlen 9": ("bad_vhid", advertisement(vhid=OTHER_VHID, authlen=9)),
-    "TTL 254": ("bad_ttl", ipv4_frame(carp_header(vhid=OTHER_VHID), ttl=254)),
-    "TTL 254, broadcast": (
-        "bad_ttl",
-        ipv4_frame(carp_header(vhid=OTHER_VHID), destination=b"\xff" * 4, ttl=254),
-    ),
-    "hop limit 254": ("bad_ttl", ipv6_frame(carp_header(vhid=OTHER_VHID), hop_limit=254)),
-    "TTL before checksum": (
-        "bad_ttl",
-        ipv4_frame(carp_header(vhid=OTHER_VHID, checksum_error=1), ttl=1),
-    ),
-    "IP checksum": ("bad_checksum", ipv4_frame(carp_header(vhid=OTHER_VHID), checksum_error=2)),
-    "CARP checksum": ("bad_checksum", advertisement(vhid=OTHER_VHID, checksum_error=1)),
-    "zeros": ("bad_checksum", ipv4_frame(bytes(36))),
-    "two errors that cancel": (
-        "bad_checksum",
-        ipv4_frame(carp_header(vhid=OTHER_VHID, checksum_error=2), checksum_error=2),
-    ),
-    "version 1": ("bad_version", advertisement(vhid=OTHER_VHID, version=1)),
-    "version 1 before type": ("bad_version", advertisement(vhid=OTHER_VHID, version=1, kind=2)),
-    "version 3": ("vrrp", advertisement(vhid=OTHER_VHID, version=3)),
-    "version 3, wrong checksum": (
-        "vrrp",
-        advertisement(vhid=OTHER_VHID, version=3, checksum_error=1),
-    ),
-    "type 2": ("bad_type", advertisement(vhid=OTHER_VHID, kind=2)),
-    "VRRPv2, one address": ("vrrp", ipv4_frame(vrrp(2, 1))),
-    "VRRPv2, one address, padded": ("vrrp", ipv4_frame(vrrp(2, 1)).ljust(60, b"\0")),
-    "VRRPv2, one address, padded more": ("vrrp", ipv4_frame(vrrp(2, 1)).ljust(90, b"\0")),
-    "VRRPv2, five addresses": ("vrrp", ipv4_frame(vrrp(2, 5))),
-    "VRRPv2, seven addresses": ("vrrp", ipv4_frame(vrrp(2, 7))),
-    "VRRPv2, 20 addresses": ("vrrp", ipv4_frame(vrrp(2, 20))),
-    "VRRPv2 of the length of CARP, wrong checksum": (
-        "vrrp",
-        ipv4_frame(vrrp(2, 5)[:-1] + b"\1"),
-    ),
-    "VRRPv3, one address": ("vrrp", ipv4_frame(vrrp(3, 1))),
-    "VRRPv3, one address over IPv6": ("vrrp", ipv6_frame(vrrp(3, 1, six=True))),
-    "VRRPv3, four addresses over IPv6": ("vrrp", ipv6_frame(vrrp(3, 4, six=True))),
-    "cut by 4 bytes": ("bad_length", ipv4_frame(carp_header()[:-4])),
-    "cut by 4 bytes over IPv6": ("bad_length", ipv6_frame(carp_header()[:-4])),
-    "no payload": ("bad_length", ipv4_frame(b"")),
-    "no payload over IPv6": ("bad_length", ipv6_frame(b"")),
-    "longer than the frame": ("bad_length", ipv4_frame(carp_header(), total_length=57)[:70]),
-    "longer than the frame over IPv6": ("bad_length", ipv6_frame(carp_header(), payload_length=37)),
-    "shorter than its header": ("bad_length", ipv4_frame(carp_header(), total_length=19)),
-    "short by its header alone": ("bad_length", ipv4_frame(carp_header(), total_length=30)),
-    "a fragment": ("bad_length", in_fragments4(carp_header())[0]),
-    "the last fragment": ("bad_length", in_fragments4(carp_header())[1]),
-    "a fragment over IPv6": ("bad_length", in_fragments6(carp_header())[0]),
-    "behind an extension header": ("bad_length", behind_extension(carp_header(), 60)),
-}
 REFUSED_WORDS = {"bad_length", "bad_ttl", "bad_checksum", "vrrp", "bad_version", "bad_type"}
 
 
@@ -184,13 +102,6 @@ def test_every_word_that_needs_no_virtual_host_is_among_the_cases() -> None:
     assert {word for word, _ in NOBODYS.values()} == {*REFUSED_WORDS, "bad_vhid"}
 
 
-def all_vectors() -> list[bytes]:
-    golden = json.loads((VECTORS / "golden.json").read_text())
-    golden += json.loads((VECTORS / "golden-2.json").read_text())
-    made = [frame for _, frame in (*VARIANTS.values(), *NOBODYS.values())]
-    return [*made, *(bytes.fromhex(each["frame"]) for each in golden)]
-
-
 @pytest.mark.root
 @pytest.mark.parametrize("samples", [True, False])
 def test_every_vector_moves_the_same_counter_on_both_paths(paths: Paths, samples: bool) -> None:
@@ -204,34 +115,6 @@ def test_every_vector_moves_the_same_counter_on_both_paths(paths: Paths, samples
     judged = paths.ring.engine.interface_counters(0)
     assert bool(judged["bad_vhid"]) is samples
     assert paths.known.refused()["bad_vhid"] > 0
-
-
-def drawn(seed: int) -> bytes:
-    """A vector with changes to what a judgement reads, with right checksums or not."""
-    rng = random.Random(seed)
-    frame = bytearray(rng.choice(all_frames()))
-    for _ in range(rng.choice((0, 1, 1, 2, 3))):
-        at = rng.choice((14, *range(16, 25), 30, 33, 34, 35, 36, 37, 38, 40, 54, 55, 57))
-        if at < len(frame):
-            frame[at] = rng.choice((0, 1, 7, 0x21, 0x31, 0x45, 0x46, 0x60, 70, 224, 255, VHID))
-    if rng.random() < 0.5 and frame[12:14] == b"\x08\0" and len(frame) >= 70:
-        frame[24:26] = frame[40:42] = b"\0\0"
-        frame[24:26] = internet_checksum(bytes(frame[14:34])).to_bytes(2, "big")
-        frame[40:42] = internet_checksum(bytes(frame[34:70])).to_bytes(2, "big")
-    elif rng.random() < 0.5 and frame[12:14] == b"\x86\xdd" and len(frame) >= 90:
-        frame[60:62] = b"\0\0"
-        frame[60:62] = internet_checksum(bytes(frame[54:90])).to_bytes(2, "big")
-    length = rng.choice((len(frame),) * 20 + (33, 34, 37, 38, 53, 54, 57, 58, 69, 70, 89, 90))
-    return bytes(frame[:length]).ljust(rng.choice((0, 0, 60, 1_400)), b"\0")
-
-
-FRAMES: list[bytes] = []
-
-
-def all_frames() -> list[bytes]:
-    if not FRAMES:
-        FRAMES.extend(all_vectors())
-    return FRAMES
 
 
 @pytest.mark.root
@@ -302,7 +185,7 @@ def test_a_sample_of_each_verdict_is_passed_on_and_counted_by_the_engine_alone(
 @pytest.mark.root
 def test_a_filter_of_a_wrong_order_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The vectors distinguish the order of the checks: without that of the TTL they differ."""
-    monkeypatch.setattr(ring_filter, "_HOP_LIMIT", 254)
+    monkeypatch.setattr(ring_filter, "HOP_LIMIT", 254)
     with Rings({"common": SLOTS}) as made:
         paths = Paths(made)
         paths.known.show_none()
@@ -372,6 +255,17 @@ def test_a_vhid_stays_in_use_until_its_last_host_has_left(shared: Shared) -> Non
     shared.run_until(lambda: shared.known.vhids() == {OTHER_VHID}, "nobody has it")
     shared.add_host(0)
     assert shared.known.vhids() == {VHID, OTHER_VHID}
+
+
+def test_the_pump_tells_which_groups_are_in_use(shared: Shared) -> None:
+    shared.add_host(0)
+    assert shared.known.groups() == {GROUP}
+    shared.add_host(1, OTHER_VHID, destination=ip("239.1.2.3"))
+    shared.add_host(2, 44, destination=ip("239.1.2.4"))
+    assert shared.known.groups() == {GROUP, ip("239.1.2.3")}, "there is room for two"
+    shared.remove(0)
+    wanted = {ip("239.1.2.3"), ip("239.1.2.4")}
+    shared.run_until(lambda: shared.known.groups() == wanted, "those of the hosts that are left")
 
 
 def test_a_host_that_leaves_while_another_comes_is_noticed(shared: Shared) -> None:

@@ -31,7 +31,7 @@ from carp_fast.pump._requests cimport (
     requests_take)
 from carp_fast.pump._ring cimport (
     RingSlot, ring_begin, ring_drops, ring_give_back, ring_ignore, ring_is_blocked, ring_next,
-    ring_watch)
+    ring_take_waking, ring_watch)
 from carp_fast.pump._socket cimport (
     Arrival, BATCH, RECEIVE_RING, SendBatch, receive_batch, send_batch, send_put, send_put_raw,
     socket_drops, take_waking)
@@ -118,9 +118,7 @@ cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
     if order.kind == ORDER_SET_INTERFACE:
         map_interface(pump, order)
     elif order.kind == ORDER_ADD:
-        refusals_expect(&pump.refusals, pump.turn.core,
-                        (<const VirtualHost*>order.pointer).interface,
-                        (<const VirtualHost*>order.pointer).vhid)
+        refusals_expect(&pump.refusals, pump.turn.core, <const VirtualHost*>order.pointer)
     obey(pump.turn.core, order, now_ns)
     if order.kind == ORDER_SNAPSHOT_INTERFACES:
         refusals_merge(&pump.refusals, <Interface*>order.pointer, order.slot,
@@ -149,7 +147,7 @@ cdef int receive_from_ring(PumpState* pump, Socket* socket, Intake* intake) noex
     if socket.woken:
         # First: the ring has the frame, which is read then, or blocked by another one.
         socket.woken = False
-        while take_waking(socket.fd):
+        while not ring_take_waking(ring) and take_waking(socket.fd):
             pass
     ring_begin(ring)
     while count < BATCH:

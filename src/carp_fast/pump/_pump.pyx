@@ -34,7 +34,7 @@ from carp_fast.engine._reports cimport report_object
 from carp_fast.pump._refusals cimport FilterMemory, refusals_count
 from carp_fast.pump._requests cimport requests_thread, requests_wait, requests_work_off
 from carp_fast.pump._snapshots cimport Records, Snapshot
-from carp_fast.pump._ring cimport ring_open
+from carp_fast.pump._ring cimport ring_open, ring_wake_by
 from carp_fast.pump._socket cimport receive_prepare, send_prepare
 from carp_fast.pump._environment cimport (
     ORDERS, PumpState, Socket, environment_open)
@@ -92,8 +92,9 @@ cdef class Pump:
     receivers: [(kind, file descriptor, lane)], a "packet" socket, or "raw4" and "raw6", for each
     lane, by default the common one (an eventfd that never fires if nothing is received), or
     ("ring", file descriptor, lane, memory), a packet socket with the addresses of its ring's
-    control and slots, their number, and the address of what all filters share, if they have it, as
-    net/rings.py makes them;
+    control and slots, their number, the address of what all filters share, if they have it, and
+    those of the positions of a ring buffer map that wakes in place of the socket, as net/rings.py
+    makes them;
     send_fd: a packet socket; netlink_fd: a bound rtnetlink socket; templates: {key: (encoded
     message, the address in it)}, with the keys (family, adding) and, for addresses that may become
     the source of other traffic, (6, True, "preferred"); report_capacity: a power of two; record:
@@ -154,7 +155,9 @@ cdef class Pump:
             socket.fd, socket.kind = fd, RECEIVER_WORDS.index(kind)
             if kind == "ring":
                 ring_open(&socket.ring, lane[1][:3])
-                self.share(lane[1][3:])
+                self.share(lane[1][3:4])
+                if len(lane[1]) > 4:
+                    ring_wake_by(&socket.ring, lane[1][4], lane[1][5])
             turn_add_receiver(&state.turn, LANE_WORDS.index(lane[0]) if lane else LANE_COMMON)
 
     cdef share(self, shared):

@@ -7,7 +7,15 @@ every frame that a host may accept. Uses memory alone, no system call.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
 
+from carp_fast.engine._vhid cimport Output
+from carp_fast.engine._wheel cimport NOBODY
+from carp_fast.engine._wire cimport BAD_VHID
+
+cdef uint8_t[8] LINK_LOCAL_GROUPS = [0xff, 2, 0, 0, 0, 0, 0, 0]
+
+assert <int>VERDICTS_SHOWN == <int>BAD_VHID + 1
 assert sizeof(Heard) == 256 and MAX_INTERFACES & (MAX_INTERFACES - 1) == 0
 
 
@@ -30,20 +38,63 @@ cdef void refusals_map(Refusals* refusals, const Core* core, uint16_t number,
         memory.numbers[<uint32_t>ifindex & (IFINDEX_PLACES - 1)] = <uint16_t>(number + 1)
 
 
-cdef void refusals_expect(Refusals* refusals, const Core* core, uint16_t number,
-                          uint8_t vhid) noexcept nogil:
-    """A host with this vhid is about to be added."""
+cdef void refusals_expect(Refusals* refusals, const Core* core,
+                          const VirtualHost* host) noexcept nogil:
+    """This host is about to be added."""
+    cdef uint16_t number = host.interface
     cdef uint32_t hosts = core.interfaces[number].hosts
     if refusals.memory == NULL:
         return
-    refusals.memory.heard[number].vhids[vhid >> 6] |= <uint64_t>1 << (vhid & 63)
+    refusals_expect_groups(refusals, number, host)
+    refusals.memory.heard[number].vhids[host.vhid >> 6] |= <uint64_t>1 << (host.vhid & 63)
     # A host that has left must not be forgotten because another one makes up for its number.
     refusals.hosts[number] = hosts + 1 if refusals.hosts[number] == hosts else UNCOUNTED
 
 
+cdef void refusals_expect_groups(Refusals* refusals, uint16_t number,
+                                 const VirtualHost* host) noexcept nogil:
+    """Keep the groups that a host has or is about to have, as far as there is room."""
+    cdef Heard* heard
+    cdef const Output* output
+    cdef uint32_t i, group4
+    cdef uint64_t group6
+    if refusals.memory == NULL:
+        return
+    heard = &refusals.memory.heard[number]
+    for i in range(host.block.output_count):
+        output = &host.block.outputs[i]
+        memcpy(&group4, output.destination, 4)
+        memcpy(&group6, output.destination + 8, 8)
+        if output.unicast:
+            continue
+        if output.family == 4:
+            keep_4(heard, group4)
+        elif memcmp(output.destination, LINK_LOCAL_GROUPS, 8) == 0:
+            keep_6(heard, group6)
+
+
+cdef void keep_4(Heard* heard, uint32_t group) noexcept nogil:
+    cdef uint32_t i
+    for i in range(GROUPS):
+        if heard.groups4[i] == group or heard.groups4[i] == 0:
+            heard.groups4[i] = group
+            return
+
+
+cdef void keep_6(Heard* heard, uint64_t group) noexcept nogil:
+    cdef uint32_t i
+    for i in range(GROUPS):
+        if heard.groups6[i] == group or heard.groups6[i] == 0:
+            heard.groups6[i] = group
+            return
+
+
 cdef void refusals_compare(Refusals* refusals, const Core* core) noexcept nogil:
-    """Compare the next interface with the table: clear the bits of vhids that no host has now."""
-    cdef uint32_t number = refusals.next, vhid
+    """Compare the next interface with the table: clear the bits of vhids that no host has now.
+
+    Its groups are collected anew.
+    """
+    cdef uint32_t number = refusals.next, vhid, slot
     cdef uint64_t bit
     if refusals.memory == NULL:
         return
@@ -51,10 +102,16 @@ cdef void refusals_compare(Refusals* refusals, const Core* core) noexcept nogil:
     if refusals.hosts[number] == core.interfaces[number].hosts:
         return
     refusals.hosts[number] = core.interfaces[number].hosts
+    memset(refusals.memory.heard[number].groups4, 0, GROUPS * sizeof(uint32_t))
+    memset(refusals.memory.heard[number].groups6, 0, GROUPS * sizeof(uint64_t))
     for vhid in range(256):
         bit = <uint64_t>1 << (vhid & 63)
-        if core.index[number * 256 + vhid] == 0:
+        slot = core.index[number * 256 + vhid] - 1          # 0 - 1 is NOBODY
+        if slot == NOBODY:
             refusals.memory.heard[number].vhids[vhid >> 6] &= ~bit
+        while slot != NOBODY:
+            refusals_expect_groups(refusals, <uint16_t>number, &core.hosts[slot])
+            slot = core.hosts[slot].next_same
 
 
 cdef void refusals_merge(const Refusals* refusals, Interface* copies, uint32_t first,

@@ -30,8 +30,13 @@ cdef struct Ring:
     uint64_t end                # the slots reserved when reading began
     uint64_t lost               # frames that were overwritten or could not be read
     uint64_t told               # of control.full and `lost`, at the last call of ring_drops()
+    # Of the map that is readable when the reader was woken; NULL: a socket is.
+    uint64_t* taken
+    const uint64_t* given
 
 cdef int ring_open(Ring* ring, tuple memory) except -1
+cdef void ring_wake_by(Ring* ring, size_t taken, size_t given) noexcept
+cdef bint ring_take_waking(Ring* ring) noexcept nogil
 cdef void ring_begin(Ring* ring) noexcept nogil
 cdef void ring_give_back(Ring* ring) noexcept nogil
 cdef const RingSlot* ring_next(Ring* ring) noexcept nogil

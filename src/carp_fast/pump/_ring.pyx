@@ -2,8 +2,8 @@
 
 Any number of CPUs write, and this is the only reader. A slot that is reserved and not published yet
 blocks the ring: what is behind it is read later. Uses memory alone, no system call: who watches a
-ring is woken through the socket whose filter the program is. The frames stay where they are until
-their slots are given back.
+ring is woken through the socket whose filter the program is, or a ring buffer map. The frames stay
+where they are until their slots are given back.
 """
 
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
@@ -31,6 +31,20 @@ cdef int ring_open(Ring* ring, tuple memory) except -1:
     memset(ring, 0, sizeof(Ring))
     ring.control, ring.slots, ring.mask = <RingControl*>control, <RingSlot*>slots, count - 1
     return 0
+
+
+cdef void ring_wake_by(Ring* ring, size_t taken, size_t given) noexcept:
+    """Use a ring buffer map for waking: the addresses of its two positions."""
+    ring.taken, ring.given = <uint64_t*>taken, <const uint64_t*>given
+
+
+cdef bint ring_take_waking(Ring* ring) noexcept nogil:
+    """Take what woke the reader out of its map, so that this is not readable; False: it has none.
+    """
+    if ring.given == NULL:
+        return False
+    store_release(ring.taken, load_acquire(ring.given))
+    return True
 
 
 cdef void ring_give_back(Ring* ring) noexcept nogil:

@@ -13,7 +13,7 @@ from carp_fast.pump._look cimport Look
 cdef enum:
     BATCH_MAX = 256             # frames received or sent at once, at most
     CHANGES_MAX = 128           # addresses changed at once, at most
-    RECEIVERS_MAX = 6           # a packet socket, or a raw one of each family, for each lane
+    RECEIVERS_MAX = 9           # a ring, or a packet socket, and raw ones of each family, by lane
 
 cdef enum Phase:
     BETWEEN                     # between two turns
