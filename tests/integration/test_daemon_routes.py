@@ -31,6 +31,7 @@ pytestmark = [
     ),
 ]
 
+SBIN = "/usr/sbin:/usr/bin:/sbin:/bin"  # not always on PATH
 PROTOCOL = "112"
 ETH_P_ARP = 0x0806
 SOON_S = 1.0
@@ -251,6 +252,107 @@ def test_it_is_a_source_when_bound_and_never_otherwise(pair: Pair) -> None:
         assert hearing.recvfrom(64)[1][0] == BY_ROUTE
 
 
+@contextmanager
+def blackhole(host: Host, words: str) -> Iterator[None]:
+    """A policy rule before the table `local`, to a table that drops everything."""
+    ip(host, "route add blackhole default table 100")
+    ip(host, "rule add pref 200 lookup local")
+    ip(host, "rule del pref 0 lookup local")
+    ip(host, f"rule add pref 100 {words} lookup 100")
+    try:
+        yield
+    finally:
+        ip(host, "rule add pref 0 lookup local")
+        ip(host, "rule del pref 200 lookup local")
+        ip(host, "rule del pref 100")
+        ip(host, "route del blackhole default table 100")
+
+
+@pytest.mark.parametrize("target", [BY_ROUTE, PLAIN])
+@pytest.mark.parametrize("direction", ["from", "to"])
+def test_policy_rules_apply_as_to_an_address(pair: Pair, target: str, direction: str) -> None:
+    with pair.a.inside():
+        listener = socket.create_server(("0.0.0.0", 0))
+    port = listener.getsockname()[1]
+
+    def reached(address: str) -> bool:
+        with pair.b.inside():
+            try:
+                socket.create_connection((address, port), 2).close()
+            except TimeoutError:
+                return False
+        return True
+
+    with listener:
+        with blackhole(pair.a, f"{direction} {target}"):
+            assert not reached(target)
+            assert reached(SECOND)
+            assert routes(pair.a) == ROUTES
+        assert reached(target)
+
+
+NGINX = """daemon off; master_process off; pid {directory}/nginx.pid; error_log stderr;
+events {{ }}
+http {{ access_log off; server {{ listen {address}:8080; return 200 nginx; }} }}
+"""
+HAPROXY = """defaults
+  mode http
+  timeout connect 5s
+  timeout client 5s
+  timeout server 5s
+frontend f
+  bind {address}:8080
+  http-request return status 200 content-type text/plain string haproxy
+"""
+# Those that are installed; Python's own is.
+SERVERS = ["python", *(name for name in ("nginx", "haproxy") if shutil.which(name, path=SBIN))]
+
+
+def server(name: str, address: str, directory: Path) -> list[str]:
+    """Writes the configuration of a web server on port 8080; returns its command line."""
+    if name == "python":
+        return [sys.executable, "-m", "http.server", "--bind", address, "8080"]
+    path = directory / f"{name}.conf"
+    text = {"nginx": NGINX, "haproxy": HAPROXY}[name]
+    path.write_text(text.format(directory=directory, address=address))
+    program = str(shutil.which(name, path=SBIN))
+    if name == "nginx":
+        return [program, "-e", "stderr", "-p", str(directory), "-c", str(path)]
+    return [program, "-db", "-f", str(path)]
+
+
+def answers(client: Host, address: str) -> bool:
+    with client.inside():
+        try:
+            calling = socket.create_connection((address, 8080), 1)
+        except OSError:
+            return False
+    with calling:
+        calling.settimeout(5)
+        calling.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return b" 200 " in calling.recv(64)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_servers_bind_to_it(pair: Pair, name: str, tmp_path: Path) -> None:
+    argv = server(name, BY_ROUTE, tmp_path)
+    running = pair.a.start(argv, log=tmp_path / "log")
+    try:
+        wait_for(lambda: answers(pair.b, BY_ROUTE), 10, f"an answer of {name}")
+    finally:
+        running.kill()
+    # A host that is not MASTER has no such address, be it held by a route or not.
+    assert pair.b.run(argv, check=False).returncode != 0
+    sysctl(pair.b, "ip_nonlocal_bind", 1)
+    try:
+        running = pair.b.start(argv, log=tmp_path / "log")
+        bound = f"{BY_ROUTE}:8080"
+        wait_for(lambda: bound in pair.b.run(["ss", "-tlnH"]).stdout, 10, f"{name} listens")
+    finally:
+        running.kill()
+        sysctl(pair.b, "ip_nonlocal_bind", 0)
+
+
 def test_nft_takes_it_for_an_address_of_this_host(pair: Pair, nft: str) -> None:
     rules = (
         "add table ip t; add chain ip t c { type filter hook prerouting priority 0; };"
@@ -266,7 +368,7 @@ def test_nft_takes_it_for_an_address_of_this_host(pair: Pair, nft: str) -> None:
 
 @pytest.fixture(scope="module")
 def nft() -> str:
-    path = shutil.which("nft", path="/usr/sbin:/usr/bin:/sbin:/bin")
+    path = shutil.which("nft", path=SBIN)
     if path is None:
         pytest.skip("needs the program nft (Debian package nftables)")
     return path
