@@ -145,6 +145,7 @@ def test_sockets_whose_filter_is_refused_are_closed(monkeypatch: pytest.MonkeyPa
         ("call map_lookup_elem", "value", "invalid func"),
         ("call skb_load_bytes", "value", "invalid func"),
         ("call ktime_get_ns", "value", "invalid func"),
+        ("call ktime_get_coarse_ns", "value", "invalid func"),  # before Linux 5.11
         ("fetch", "value", "invalid atomic opcode"),  # before Linux 5.12
         ("exchange", "value", "invalid atomic opcode"),
         (r"= map \d+\[0\]", "source", "unrecognized bpf_ld_imm64"),  # before 5.5
