@@ -34,6 +34,7 @@ cdef extern from "random.h" nogil:
 
 cdef enum:
     HOT_LINES = 4                   # lines of a virtual host that an advertisement heard touches
+    WHOLE_HISTORY_LINES = 3         # ... those of a repeated counter, or of every second interval
     VHID4_AT = 35                   # in a frame whose IPv4 header has no options
     VHID6_AT = 55
     NEAR = 65536                    # ... each above the last by no more than this
@@ -62,6 +63,7 @@ cdef void foresee(Core* core, const FrameHeard* frame) noexcept nogil:
     slot = core.index[<uint32_t>frame.interface * 256 + frame.bytes[vhid_at]] - 1
     if slot != NOBODY:
         vhid_foresee(&core.hosts[slot], HOT_LINES)
+        vhid_foresee(&core.hosts[slot].history, WHOLE_HISTORY_LINES)
         vhid_foresee(core_source(core, slot, 0), 1)
         vhid_foresee(&core.wheel.at[slot], 1)
 

@@ -156,8 +156,8 @@ cdef enum Pending:
     TO_TELL_ADDRESSES = 64      # the change follows from a state or a configuration: report it
     TO_REPEAT = 128             # an announcement that is not the first
 
-cdef extern from *:
-    void __builtin_prefetch(const void* p) noexcept nogil
+cdef extern from "foresee.h" nogil:
+    void foresee_line(const void* p) noexcept
 
 cdef enum:
     CACHE_LINE = 64
@@ -364,7 +364,7 @@ cdef inline void vhid_foresee(const void* begin, uint32_t lines) noexcept nogil:
     """Fetch `lines` cache lines from `begin` on, which are needed soon, into the cache."""
     cdef uint32_t i
     for i in range(lines):
-        __builtin_prefetch(<const char*>begin + i * CACHE_LINE)
+        foresee_line(<const char*>begin + i * CACHE_LINE)
 
 
 cdef inline void vhid_foresee_sending(const VirtualHost* host) noexcept nogil:
