@@ -354,7 +354,7 @@ HOST_COUNTERS = {
     "family_silent",
 }
 ADDITIONS = {
-    "daemon": {"pump", "receive_reason", "send", "send_reason"},
+    "daemon": {"demotions", "pump", "receive_fallbacks", "receive_reason", "send", "send_reason"},
     "interface": {"send"},
     "virtual_host": {
         "addresses_held",

@@ -162,7 +162,7 @@ def test_the_ring_path_is_used_where_the_kernel_refuses_links(
 ) -> None:
     a, b = lab_factory(hosts=("a", "b"), segments=1).hosts
     start(a, tmp_path).wait_state("MASTER", STATE_S)
-    refused = shim(str(int(Command.LINK_CREATE)), number)
+    refused = shim(Command.LINK_CREATE.name, number)
     backup = start(b, tmp_path, program=(*refused, *PYTHON), advskew=100)
     (line,) = backup.log_lines("receive path: ")
     assert "ring (no tcx: " in line
