@@ -407,7 +407,13 @@ MUTANTS = (
     ),
     Mutant(
         "only the operator's demotion is sent",
-        (("engine/_vhid.pyx", "    for by in range(ORDERED_BY):", "    for by in range(1):"),),
+        (
+            (
+                "engine/_vhid.pyx",
+                "        host.demotion += host.ordered[by]",
+                "        host.demotion = host.ordered[BY_OPERATOR]",
+            ),
+        ),
     ),
     Mutant(
         "a reason of a demotion is shown as another one's",

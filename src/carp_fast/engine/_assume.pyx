@@ -11,7 +11,7 @@ from carp_fast.engine._upkeep cimport wants_route
 from carp_fast.engine._vhid cimport (
     Address, FAILED, FOREIGN, HELD, IN_USE, LOST, LOST_WITH_OURS, SOURCES, TO_ADVERTISE,
     TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES,
-    vhid_source, VirtualHost)
+    vhid_add_up, vhid_source, VirtualHost)
 from carp_fast.engine._wheel cimport wheel_disarm
 
 
@@ -26,6 +26,7 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
     host.flags = IN_USE | was.flags
     host.state, host.reason = was.state, was.reason
     memcpy(host.ordered, was.ordered, sizeof(was.ordered))
+    vhid_add_up(host)
     memcpy(host.master, was.master, 2)
     for i in range(SOURCES):
         vhid_source(host, i)[0] = was.sources[i]

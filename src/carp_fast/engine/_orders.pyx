@@ -30,10 +30,10 @@ from carp_fast.engine._vhid cimport (
     INTERFACE_MISSING, LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST,
     MOST_DEMOTION, ON_NOT_READY, ON_RESIGN, ORDERED_BY, Output, OWN_MAC, REPLACES_ROUTES, RESIGNED,
     RETIRED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING,
-    SOURCES, STARTED, TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES, vhid_interval_ns,
-    vhid_least_interval_ns,
-    vhid_master_down_ns, vhid_same_address, vhid_source, vhid_virtual_mac, VirtualHost, CONTESTED,
-    MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns, RESIGN_AFTER_REMOVAL)
+    SOURCES, STARTED, TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES, vhid_add_up,
+    vhid_interval_ns, vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source,
+    vhid_virtual_mac, VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns,
+    RESIGN_AFTER_REMOVAL)
 from carp_fast.engine._wheel cimport NOBODY, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6
 
@@ -446,6 +446,7 @@ cdef void record_demotion(Core* core, uint32_t slot, const Order* order,
 cdef void demote(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[order.slot]
     host.ordered[order.reason] = <uint8_t>min(order.value, MOST_DEMOTION)
+    vhid_add_up(host)
     if host.state == MASTER:
         engine_reschedule(core, order.slot, now_ns)
 

@@ -286,11 +286,13 @@ cdef struct VirtualHost:
     uint8_t source6[16]
     uint32_t recorded           # the recorder's position at the last checkpoint; 0: none
     uint32_t held               # addresses
-    uint8_t ordered[4]          # demotions by order, by DemotedBy below ORDERED_BY
+    uint16_t demotion           # by orders: the sum of `ordered`
     uint8_t failed_sends        # in a row
     uint8_t good_sends          # in a row while SEND_DEMOTED
     uint8_t repeat_in           # advertisements until the repeat, 0: none
+    uint8_t announce_left
     uint8_t ties                # lost or yielded, until only one master is heard; see vhid_tied
+    uint8_t retries             # of a change of an address, in a row
 
     AuthKey key
     Configured configured
@@ -334,9 +336,8 @@ cdef struct VirtualHost:
     int64_t failing_ns          # when the first of failed_sends failed
     uint32_t announce_from      # the frame with which its refused announcement goes on
     uint32_t announce_errors
-    uint8_t announce_left
-    uint8_t retries             # of a change of an address, in a row
-    uint8_t to_line[46]
+    uint8_t ordered[4]          # demotions by order, by DemotedBy below ORDERED_BY; see vhid_add_up
+    uint8_t to_line[44]
 
 cdef struct Transition:
     uint8_t known
@@ -380,7 +381,7 @@ cdef inline int64_t vhid_jitter_ns(const VirtualHost* host) noexcept nogil:
 
 cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogil
 cdef uint32_t vhid_demoted_by(const VirtualHost* host, int by) noexcept nogil
-cdef uint32_t vhid_demotion(const VirtualHost* host) noexcept nogil
+cdef void vhid_add_up(VirtualHost* host) noexcept nogil
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil
 cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil
 cdef uint32_t vhid_interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil

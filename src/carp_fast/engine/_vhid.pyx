@@ -115,31 +115,28 @@ cdef uint32_t vhid_demoted_by(const VirtualHost* host, int by) noexcept nogil:
     return 0
 
 
-cdef uint32_t vhid_demotion(const VirtualHost* host) noexcept nogil:
-    """The demotion that an advertisement shows: that of all reasons but BY_LINK.
-
-    A host without a link sends nothing, unless it still owes a resignation, which is sent as it
-    would have been before.
-    """
-    cdef uint32_t total = 0
+cdef void vhid_add_up(VirtualHost* host) noexcept nogil:
+    """Set the sum of the ordered demotions, which every advertisement reads, from their amounts."""
     cdef int by
+    host.demotion = 0
     for by in range(ORDERED_BY):
-        total += host.ordered[by]
-    if host.flags & (SEND_DEMOTED | ADDRESS_DEMOTED):
-        total += vhid_demoted_by(host, BY_SENDS) + vhid_demoted_by(host, BY_ADDRESS)
-    return total
+        host.demotion += host.ordered[by]
 
 
 cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
     """The advskew that is sent: with demotion at most 240.
 
     As in ucarp it is never less than configured; FreeBSD sends at most 240, whatever is
-    configured; OpenBSD has a separate byte for demotion.
+    configured; OpenBSD has a separate byte for demotion. BY_LINK does not count: a host without a
+    link sends nothing but a resignation that it owes, which is sent as before.
     """
-    cdef uint32_t skew = host.configured.advskew
+    cdef uint32_t skew = host.configured.advskew + host.demotion
     if host.configured.dialect == DIALECT_OPENBSD:
         return host.configured.advskew
-    skew += vhid_demotion(host)
+    if host.flags & SEND_DEMOTED:
+        skew += DEMOTED_ADVSKEW
+    if host.flags & ADDRESS_DEMOTED:
+        skew += ADDRESS_DEMOTION
     if skew > DEMOTED_ADVSKEW:
         skew = DEMOTED_ADVSKEW
     if host.configured.dialect == DIALECT_FREEBSD:
@@ -149,10 +146,13 @@ cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
 
 cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil:
     """The demote byte that is sent: OpenBSD's, 0 in the other dialects."""
-    cdef uint32_t demote
+    cdef uint32_t demote = host.demotion
     if host.configured.dialect != DIALECT_OPENBSD:
         return 0
-    demote = vhid_demotion(host)
+    if host.flags & SEND_DEMOTED:
+        demote += OPENBSD_SEND_DEMOTION
+    if host.flags & ADDRESS_DEMOTED:
+        demote += ADDRESS_DEMOTION
     return <uint8_t>(demote if demote < 255 else 255)
 
 
