@@ -6,6 +6,7 @@ A new module needs no entry here unless it reaches the system or is a new packag
 from __future__ import annotations
 
 import ast
+import platform
 import re
 import shutil
 import subprocess
@@ -50,7 +51,7 @@ PURE = tuple(name for name in COMPILED if name not in WITH_SYSTEM)
 # nothing of ours.
 PLAIN = of("engine", "actions copies keys reports") + of("pump", "facts")
 # Headers of ours that a pure module may include, none of the system's.
-PURE_HEADERS = {"sha1.h", "atomic.h", "random.h"}
+PURE_HEADERS = {"sha1.h", "atomic.h", "random.h", "foresee.h"}
 # "cython" is the compiler's: directives, nothing that is linked; "cpython.buffer" gives the bytes
 # of an object.
 PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno", "cython", "cpython.buffer"}
@@ -227,6 +228,29 @@ def test_that_check_catches_a_module_that_does(name: str) -> None:
 )
 def test_the_names_that_are_forbidden(symbol: str, forbidden: bool) -> None:
     assert bool(FORBIDDEN.match(symbol)) == forbidden
+
+
+# To GCC 12 a function that only fetches has no effect: see foresee.h.
+FETCH = {"x86_64": "prefetch", "aarch64": "prfm"}
+FORESEES = tuple(name for name in COMPILED if "vhid_foresee" in source(name, "pyx").read_text())
+
+
+def test_hosts_are_fetched_ahead_of_what_they_hear_and_send() -> None:
+    assert set(FORESEES) == {"engine._receive", "engine._transitions"}
+
+
+@pytest.mark.parametrize("name", FORESEES)
+def test_what_is_fetched_ahead_is_in_the_machine_code(name: str) -> None:
+    objdump, fetch = shutil.which("objdump"), FETCH.get(platform.machine())
+    if objdump is None or fetch is None:
+        pytest.skip("needs the program objdump (Debian package binutils), and x86-64 or arm64")
+    listing = subprocess.run(
+        [objdump, "--disassemble", "--no-show-raw-insn", library(name)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert re.search(rf"^ *[0-9a-f]+:\t{fetch}", listing, re.MULTILINE)
 
 
 # ------------------------------------------------------------------------------ the Python package
