@@ -53,7 +53,13 @@ MUTANTS = (
     ),
     Mutant(
         "what woke the pump stays in the socket of a ring",
-        ((ENVIRONMENT, "        while take_waking(socket.fd):\n", "        while False:\n"),),
+        (
+            (
+                ENVIRONMENT,
+                "        while not ring_take_waking(ring) and take_waking(socket.fd):\n",
+                "        while False:\n",
+            ),
+        ),
         caught_by=(
             f"{OF_RINGS}test_a_pump_sleeps_until_a_frame_wakes_it_and_then_reads_every_tick",
         ),
