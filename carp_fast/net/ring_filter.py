@@ -101,12 +101,7 @@ def accepting() -> list[Line]:
         move(R6, R1),
         load(R0, R6, SKB_TYPE, WORD),
         jump_if(R0, "==", PACKET_OUTGOING, "drop"),
-        load(R0, R6, SKB_VLAN, WORD),
-        jump_if(R0, "==", 0, "untagged"),
-        load(R0, R6, SKB_TAG, WORD),
-        bit_and(R0, VLAN_ID),  # VLAN 0 is only a priority
-        jump_if(R0, "!=", 0, "drop"),
-        label("untagged"),
+        *of_no_vlan("drop"),
         *load_bytes(ETHERTYPE_AT, _HEADER, _HEADER_BYTES, "drop"),
         load(R0, R10, _HEADER, HALF),
         jump_if(R0, "==", socket.htons(ETH_P_IPV6), "ipv6"),
@@ -127,6 +122,18 @@ def accepting() -> list[Line]:
         load(R0, R10, STACK_CARP, BYTE),
         jump_if(R0, "!=", PROTOCOL_CARP, "drop"),
         label("carp"),
+    ]
+
+
+def of_no_vlan(otherwise: str) -> list[Line]:
+    """Continues with a frame without a VLAN. VLAN 0 is only a priority."""
+    return [
+        load(R0, R6, SKB_VLAN, WORD),
+        jump_if(R0, "==", 0, "untagged"),
+        load(R0, R6, SKB_TAG, WORD),
+        bit_and(R0, VLAN_ID),
+        jump_if(R0, "!=", 0, otherwise),
+        label("untagged"),
     ]
 
 

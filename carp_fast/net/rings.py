@@ -226,25 +226,29 @@ def _copy(prefix: str) -> list[Line]:
     ]
 
 
-def _waking(prefix: str) -> list[Line]:
-    """Returns 1 if the reader watches, and ends that: one frame wakes it."""
+def _watching(prefix: str) -> list[Line]:
+    """R0 = 1 if the reader watches, and ends that, so that one frame wakes it; else it leaves."""
     return [
         load(R0, R7, WATCHING_AT, WORD),
         jump_if(R0, "==", 0, f"{prefix}leave"),
         move(R0, 0),
         exchange(R7, WATCHING_AT, R0, WORD),
+    ]
+
+
+def _waking(prefix: str) -> list[Line]:
+    """Returns 1 if the reader watches."""
+    return [
+        *_watching(prefix),
         label(f"{prefix}leave"),
         leave(),
     ]
 
 
 def _waking_by(waker: Waker, taken: int, prefix: str) -> list[Line]:
-    """Wakes the reader if it watches, and ends that."""
+    """Wakes the reader if it watches."""
     return [
-        load(R0, R7, WATCHING_AT, WORD),
-        jump_if(R0, "==", 0, f"{prefix}leave"),
-        move(R0, 0),
-        exchange(R7, WATCHING_AT, R0, WORD),
+        *_watching(prefix),
         jump_if(R0, "==", 0, f"{prefix}leave"),
         store(R10, _KEY, R0, DOUBLE),
         load_map(R1, waker),

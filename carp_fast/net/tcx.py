@@ -39,7 +39,6 @@ from carp_fast.bpf.assembly import (
     Size,
     add,
     big_endian,
-    bit_and,
     bit_xor,
     jump,
     jump_if,
@@ -55,7 +54,7 @@ from carp_fast.bpf.assembly import (
 from carp_fast.bpf.maps import Array
 from carp_fast.bpf.programs import Attach, Kind
 from carp_fast.closing import Closing
-from carp_fast.net.filters import PROTOCOL4_AT, VLAN_ID
+from carp_fast.net.filters import PROTOCOL4_AT
 from carp_fast.net.kernel import ETH_P_IP, ETH_P_IPV6, PROTOCOL_CARP
 from carp_fast.net.lane_filters import SPREAD, VERSION_AND_TYPE, source_key
 from carp_fast.net.ring_filter import (
@@ -72,15 +71,14 @@ from carp_fast.net.ring_filter import (
     SKB_DATA_END,
     SKB_LENGTH,
     SKB_PROTOCOL,
-    SKB_TAG,
     SKB_TYPE,
-    SKB_VLAN,
     STACK_CARP,
     STACK_IPV4,
     STACK_IPV6,
     has_vhid,
     interface_of,
     load_bytes,
+    of_no_vlan,
 )
 from carp_fast.net.rings import FRAME_BYTES, RingError, Rings, keeping, may_reserve
 
@@ -148,12 +146,7 @@ def _protocol_112() -> list[Line]:
         jump_if(R0, ">", PACKET_MULTICAST, "next"),  # to another host, or from this one
         load(R0, R6, SKB_LENGTH, WORD),
         jump_if(R0, ">", FRAME_BYTES, "next"),
-        load(R0, R6, SKB_VLAN, WORD),
-        jump_if(R0, "==", 0, "untagged"),
-        load(R0, R6, SKB_TAG, WORD),
-        bit_and(R0, VLAN_ID),  # VLAN 0 is only a priority
-        jump_if(R0, "!=", 0, "next"),
-        label("untagged"),
+        *of_no_vlan("next"),
         load(R0, R6, SKB_PROTOCOL, WORD),
         jump_if(R0, "==", socket.htons(ETH_P_IPV6), "whole_ipv6"),
     ]
