@@ -5,6 +5,7 @@ Must not know how a daemon demotes (daemon/demotions.py).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import click
 from carp_fast.cli.terminal import control_path, daemon_options, failure, print_prose
 
 if TYPE_CHECKING:
+    from carp_fast.control.client import ControlClient
     from carp_fast.control.documents import Demoted
 
 DEMOTION_MAX = 255
@@ -30,14 +32,7 @@ def demote(amount: int, reason: str, config: Path | None, control_socket: Path |
     N may be 255, and goes to the demote byte. Several reasons add up. A host that hears no other
     still becomes MASTER.
     """
-    from carp_fast.control.client import ControlClient
-    from carp_fast.control.protocol import ControlError
-
-    try:
-        done = ControlClient(control_path(config, control_socket)).demote(amount, reason)
-    except ControlError as error:
-        raise failure(error) from error
-    _print(done)
+    _order(lambda daemon: daemon.demote(amount, reason), control_path(config, control_socket))
 
 
 @click.command()
@@ -45,17 +40,18 @@ def demote(amount: int, reason: str, config: Path | None, control_socket: Path |
 @daemon_options
 def undemote(reason: str, config: Path | None, control_socket: Path | None) -> None:
     """Ends a demotion by its reason; those by other reasons stay."""
+    _order(lambda daemon: daemon.undemote(reason), control_path(config, control_socket))
+
+
+def _order(order: Callable[[ControlClient], Demoted], path: Path) -> None:
+    """Gives the order to the daemon, and prints what it is demoted by then."""
     from carp_fast.control.client import ControlClient
     from carp_fast.control.protocol import ControlError
 
     try:
-        done = ControlClient(control_path(config, control_socket)).undemote(reason)
+        done = order(ControlClient(path))
     except ControlError as error:
         raise failure(error) from error
-    _print(done)
-
-
-def _print(done: Demoted) -> None:
     reasons = "; ".join(f"{reason}: {amount}" for reason, amount in done.reasons.items())
     how = f"demoted by {done.total} ({reasons})" if reasons else "not demoted by the operator"
     print_prose(f"virtual hosts: {done.virtual_hosts:,}, {how}")

@@ -65,18 +65,8 @@ STATUS_IMPORTANCE = ("PROBLEMS", "REASON", "ADDRESSES", "SINCE", "PEER", "ADVSKE
 STATUS_SHORTENED = {"ADDRESSES": 15, "PROBLEMS": 20}
 BENCH_IMPORTANCE = (
     *("CPU %", "TAKE-OVER S", "LONGEST GAP S", "PSS MIB", "LOST OF ONE", "LAG MS", "RATIO"),
-    *(
-        "TAX NS",
-        "FLOOR %",
-        "ADOPTED",
-        "LOST",
-        "SETTLE S",
-        "SILENCE S",
-        "PINGS",
-        "RSS MIB",
-        "SPAN S",
-    ),
-    *("ANNOUNCED S", "NOISE NS", "QUARTILES", "NS WITHOUT", "PACKETS"),
+    *("TAX NS", "FLOOR %", "ADOPTED", "LOST", "SETTLE S", "SILENCE S", "PINGS"),
+    *("RSS MIB", "SPAN S", "ANNOUNCED S", "NOISE NS", "QUARTILES", "NS WITHOUT", "PACKETS"),
     *("SEGMENTS", "PROCESSES", "ADVERTS/S", "SWITCHES/S"),
 )
 
