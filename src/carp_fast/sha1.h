@@ -1,5 +1,5 @@
-/* SHA-1's compression function, FIPS 180-4 section 6.1.2, and the two compressions that end an
-HMAC.  *
+/* SHA-1's compression function, FIPS 180-4 section 6.1.2, and the two compressions that end an HMAC.
+ *
  * Two implementations: portable C, and one with the SHA extensions of x86 (SHA-NI). sha1_choose()
  * picks one. engine/_auth.pyx handles keys and padding. Knows no packet and no allocation.
  */
@@ -14,10 +14,13 @@ typedef void (*sha1_compress_t)(uint32_t state[5], const uint8_t block[64]);
 /* The end of an HMAC: the last block of the inner hash, then the outer hash over its result. */
 struct sha1_ending {
     const uint32_t *inner, *outer;  /* five words each */
-    const uint8_t *block;           /* 64 bytes */
+    const uint8_t *block;           /* 64 bytes, zero where the counter is put */
+    const uint8_t *counter;         /* 8 bytes */
     uint8_t *digest;                /* 20 bytes */
+    uint32_t at;                    /* of the counter in the block, at most 56; or SHA1_NO_COUNTER */
 };
-typedef void (*sha1_end_t)(const struct sha1_ending *ending);
+#define SHA1_NO_COUNTER 64
+typedef void (*sha1_end_t)(struct sha1_ending *endings, uint32_t count);
 
 /* Overwrites a secret; the compiler may not leave it out although nothing reads the zeros. */
 static inline void sha1_forget(void *secret, size_t length)
@@ -64,26 +67,25 @@ static inline void sha1_store(uint8_t *p, uint32_t x)
 /* The outer hash is over 64 bytes of key and the 20 of the inner digest. */
 #define SHA1_OUTER_BITS ((64 + 20) * 8)
 
-static void sha1_end_portable(const struct sha1_ending *ending)
+static void sha1_end_portable(struct sha1_ending *endings, uint32_t count)
 {
-    uint32_t state[5];
-    uint8_t last[64] = {0};
-    memcpy(state, ending->inner, sizeof(state));
-    sha1_compress_portable(state, ending->block);
-    for (int i = 0; i < 5; i++)
-        sha1_store(last + 4 * i, state[i]);
-    last[20] = 0x80;
-    sha1_store(last + 60, SHA1_OUTER_BITS);
-    memcpy(state, ending->outer, sizeof(state));
-    sha1_compress_portable(state, last);
-    for (int i = 0; i < 5; i++)
-        sha1_store(ending->digest + 4 * i, state[i]);
-}
-
-static void sha1_end_two_portable(const struct sha1_ending *endings)
-{
-    sha1_end_portable(endings);
-    sha1_end_portable(endings + 1);
+    for (const struct sha1_ending *ending = endings; ending < endings + count; ending++) {
+        uint32_t state[5];
+        uint8_t block[64], last[64] = {0};
+        memcpy(block, ending->block, sizeof(block));
+        if (ending->at != SHA1_NO_COUNTER)
+            memcpy(block + ending->at, ending->counter, 8);
+        memcpy(state, ending->inner, sizeof(state));
+        sha1_compress_portable(state, block);
+        for (int i = 0; i < 5; i++)
+            sha1_store(last + 4 * i, state[i]);
+        last[20] = 0x80;
+        sha1_store(last + 60, SHA1_OUTER_BITS);
+        memcpy(state, ending->outer, sizeof(state));
+        sha1_compress_portable(state, last);
+        for (int i = 0; i < 5; i++)
+            sha1_store(ending->digest + 4 * i, state[i]);
+    }
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -93,7 +95,11 @@ static void sha1_end_two_portable(const struct sha1_ending *endings)
 #define SHA1_NI __attribute__((target("sha,sse4.1")))
 #define SHA1_NI_INLINE __attribute__((target("sha,sse4.1"), always_inline)) static inline
 
+#define SHA1_LANES 4     /* more than four at once gain nothing: the unit is busy */
 #define SHA1_SWAP _mm_set_epi64x(0x0001020304050607ll, 0x08090a0b0c0d0e0fll)
+
+/* For every lane; written out, so that each lane's vectors are in registers or on the stack. */
+#define SHA1_EACH(k, lanes) _Pragma("GCC unroll 4") for (int k = 0; k < (lanes); k++)
 
 /* abcd with a in the highest word, e in its highest, and 16 words, the first highest in m[0]. */
 typedef struct {
@@ -132,28 +138,38 @@ SHA1_NI_INLINE void sha1_load_ni(sha1_ni_t *w, const uint8_t block[64])
         w->m[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(block + 16 * i)), SHA1_SWAP);
 }
 
-SHA1_NI_INLINE void sha1_rounds_ni(sha1_ni_t *work)
+/* Loads a block with its counter, which is put there in registers: written to the block it would
+ * wait in the store buffer, too. */
+SHA1_NI_INLINE void sha1_load_ending_ni(sha1_ni_t *w, const struct sha1_ending *ending)
 {
-    sha1_ni_t w = *work;
-#define FOUR(i, constant) SHA1_FOUR(w, i, constant)
-    SHA1_ALL(FOUR);
-#undef FOUR
-    work->e = _mm_sha1nexte_epu32(w.e, work->e);
-    work->abcd = _mm_add_epi32(w.abcd, work->abcd);
+    /* Which byte of the counter each byte takes, from 64 bytes before it on; 0x80: none, 0. */
+    static const uint8_t places[128] = {
+        [0 ... 63] = 0x80, 0, 1, 2, 3, 4, 5, 6, 7, [72 ... 127] = 0x80};
+    __m128i counter = _mm_loadl_epi64((const __m128i *)ending->counter);
+    for (int i = 0; i < 4; i++) {
+        __m128i constant = _mm_loadu_si128((const __m128i *)(ending->block + 16 * i));
+        __m128i place = _mm_loadu_si128((const __m128i *)(places + 64 - ending->at + 16 * i));
+        w->m[i] = _mm_shuffle_epi8(_mm_or_si128(constant, _mm_shuffle_epi8(counter, place)),
+                                   SHA1_SWAP);
+    }
 }
 
-/* For two independent inputs: an instruction of one waits for its last, and the other's runs
- * meanwhile. */
-SHA1_NI_INLINE void sha1_rounds_two_ni(sha1_ni_t work[2])
+/* Compresses `lanes` independent inputs: an instruction of one waits for its last, and those of the
+ * others run meanwhile. `lanes` is constant where this is inlined. */
+SHA1_NI_INLINE void sha1_rounds_ni(sha1_ni_t *work, int lanes)
 {
-    sha1_ni_t v = work[0], w = work[1];
-#define FOUR(i, constant) SHA1_FOUR(v, i, constant); SHA1_FOUR(w, i, constant)
+    sha1_ni_t w[SHA1_LANES];
+    SHA1_EACH(k, lanes)
+        w[k] = work[k];
+#define FOUR(i, constant)                                                                    \
+    SHA1_EACH(k, lanes)                                                                      \
+        SHA1_FOUR(w[k], i, constant)
     SHA1_ALL(FOUR);
 #undef FOUR
-    work[0].e = _mm_sha1nexte_epu32(v.e, work[0].e);
-    work[0].abcd = _mm_add_epi32(v.abcd, work[0].abcd);
-    work[1].e = _mm_sha1nexte_epu32(w.e, work[1].e);
-    work[1].abcd = _mm_add_epi32(w.abcd, work[1].abcd);
+    SHA1_EACH(k, lanes) {
+        work[k].e = _mm_sha1nexte_epu32(w[k].e, work[k].e);
+        work[k].abcd = _mm_add_epi32(w[k].abcd, work[k].abcd);
+    }
 }
 #undef SHA1_ALL
 #undef SHA1_FOUR
@@ -181,36 +197,39 @@ SHA1_NI static void sha1_compress_ni(uint32_t state[5], const uint8_t block[64])
     sha1_ni_t w;
     sha1_begin_ni(&w, state);
     sha1_load_ni(&w, block);
-    sha1_rounds_ni(&w);
+    sha1_rounds_ni(&w, 1);
     _mm_storeu_si128((__m128i *)state, _mm_shuffle_epi32(w.abcd, 0x1b));
     state[4] = (uint32_t)_mm_extract_epi32(w.e, 3);
 }
 
-SHA1_NI static void sha1_end_ni(const struct sha1_ending *ending)
+SHA1_NI_INLINE void sha1_end_lanes_ni(const struct sha1_ending *endings, int lanes)
 {
-    sha1_ni_t w;
-    sha1_begin_ni(&w, ending->inner);
-    sha1_load_ni(&w, ending->block);
-    sha1_rounds_ni(&w);
-    sha1_turn_ni(&w, ending->outer);
-    sha1_rounds_ni(&w);
-    sha1_put_ni(&w, ending->digest);
+    sha1_ni_t w[SHA1_LANES];
+    SHA1_EACH(k, lanes) {
+        sha1_begin_ni(&w[k], endings[k].inner);
+        sha1_load_ending_ni(&w[k], &endings[k]);
+    }
+    sha1_rounds_ni(w, lanes);
+    SHA1_EACH(k, lanes)
+        sha1_turn_ni(&w[k], endings[k].outer);
+    sha1_rounds_ni(w, lanes);
+    SHA1_EACH(k, lanes)
+        sha1_put_ni(&w[k], endings[k].digest);
 }
 
-SHA1_NI static void sha1_end_two_ni(const struct sha1_ending *endings)
+SHA1_NI static void sha1_end_ni(struct sha1_ending *endings, uint32_t count)
 {
-    sha1_ni_t w[2];
-    for (int i = 0; i < 2; i++) {
-        sha1_begin_ni(&w[i], endings[i].inner);
-        sha1_load_ni(&w[i], endings[i].block);
-    }
-    sha1_rounds_two_ni(w);
-    for (int i = 0; i < 2; i++)
-        sha1_turn_ni(&w[i], endings[i].outer);
-    sha1_rounds_two_ni(w);
-    for (int i = 0; i < 2; i++)
-        sha1_put_ni(&w[i], endings[i].digest);
+    for (; count >= SHA1_LANES; endings += SHA1_LANES, count -= SHA1_LANES)
+        sha1_end_lanes_ni(endings, SHA1_LANES);
+    if (count == 3)
+        sha1_end_lanes_ni(endings, 3);
+    else if (count == 2)
+        sha1_end_lanes_ni(endings, 2);
+    else if (count == 1)
+        sha1_end_lanes_ni(endings, 1);
 }
+
+#undef SHA1_EACH
 
 static int sha1_has_ni(void)
 {
@@ -222,13 +241,11 @@ static int sha1_has_ni(void)
 #else
 #define sha1_compress_ni sha1_compress_portable
 #define sha1_end_ni sha1_end_portable
-#define sha1_end_two_ni sha1_end_two_portable
 static int sha1_has_ni(void) { return 0; }
 #endif
 
 static sha1_compress_t sha1_compress = sha1_compress_portable;
 static sha1_end_t sha1_end = sha1_end_portable;
-static sha1_end_t sha1_end_two = sha1_end_two_portable;   /* of two endings, one after the other */
 
 /* Chooses the implementation for this process; returns 1 for SHA-NI. want_ni = 0 forces portable.
 */
@@ -237,7 +254,6 @@ static int sha1_choose(int want_ni)
     int ni = want_ni && sha1_has_ni();
     sha1_compress = ni ? sha1_compress_ni : sha1_compress_portable;
     sha1_end = ni ? sha1_end_ni : sha1_end_portable;
-    sha1_end_two = ni ? sha1_end_two_ni : sha1_end_two_portable;
     return ni;
 }
 

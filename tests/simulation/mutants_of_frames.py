@@ -10,7 +10,8 @@ MUTANTS = (
         (
             (
                 "engine/_receive.pyx",
-                "if not fits and not fits_alternate(&core.hosts[hearing.slot], heard, arrived_ns):",
+                "if not hearing.fits and not fits_alternate(&core.hosts[hearing.slot], heard, "
+                "arrived_ns):",
                 "if False:",
             ),
         ),

@@ -1,4 +1,4 @@
-"""Mutants of a turn: its order, pairs of digests, address changes, announcements, the next turn.
+"""Mutants of a turn: its order, digests together, address changes, announcements, the next turn.
 
 They stand in what the pump runs, and the simulator catches most: `caught_by` names the tests of
 those that it does not.
@@ -52,42 +52,36 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "digest of the other frame of two",
+        "digest of another frame of those heard together",
+        (("engine/_receive.pyx", "passed[i].fits = fits[i]", "passed[i].fits = fits[0]"),),
+    ),
+    Mutant(
+        "digests of frames heard together by the key of the first",
         (
             (
                 "engine/_receive.pyx",
-                "act(core, frames, i + 1, &hearings[1], fit[1],",
-                "act(core, frames, i + 1, &hearings[1], fit[0],",
+                "= &core.hosts[hearings[i].slot].key",
+                "= &core.hosts[passed[0].slot].key",
             ),
         ),
     ),
     Mutant(
-        "digests of two frames by the key of the first",
+        "digest of a frame beside one without a digest passes for that one's",
         (
             (
                 "engine/_receive.pyx",
-                "&core.hosts[hearings[1].slot].key,",
-                "&core.hosts[hearings[0].slot].key,",
+                "passed[some] = &hearings[i]",
+                "passed[some] = &hearings[some]",
             ),
         ),
     ),
     Mutant(
-        "digest of a frame beside one without a digest not checked",
+        "the last frames, fewer than are heard together, are lost",
         (
             (
                 "engine/_receive.pyx",
-                "fits_own(core, &hearings[0]), fits_own(core, &hearings[1])",
-                "fits_own(core, &hearings[0]), False",
-            ),
-        ),
-    ),
-    Mutant(
-        "the last of an odd number of frames is lost",
-        (
-            (
-                "engine/_receive.pyx",
-                "    if count % 2:\n",
-                "    if count % 2 and count > 1:\n",
+                "    while begin < count:\n",
+                "    while begin + TOGETHER <= count:\n",
             ),
         ),
     ),

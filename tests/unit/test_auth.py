@@ -114,20 +114,50 @@ def test_self_test_holds_in_this_form(form: str) -> None:
     _auth.self_test()
 
 
-@given(first=st.tuples(keys, messages, counters), second=st.tuples(keys, messages, counters))
 @each_form
-def test_two_digests_at_once_are_the_two(
-    form: str, first: tuple[bytes, bytes, bytes], second: tuple[bytes, bytes, bytes]
+@given(st.lists(st.tuples(keys, messages, counters), max_size=4))
+def test_digests_computed_together_are_those_of_hashlib(
+    form: str, signed: list[tuple[bytes, bytes, bytes]]
 ) -> None:
-    (one, other), (counter, other_counter) = (
-        [_auth.Key(key, message) for key, message, _ in (first, second)],
-        (first[2], second[2]),
-    )
-    expected = tuple(
-        hmac.new(key.ljust(20, b"\0"), message + count, hashlib.sha1).digest()
-        for key, message, count in (first, second)
-    )
-    assert one.sign_with(counter, other, other_counter) == expected
+    expected = [
+        hmac.new(key.ljust(20, b"\0"), message + counter, hashlib.sha1).digest()
+        for key, message, counter in signed
+    ]
+    together = [(_auth.Key(key, message), counter) for key, message, counter in signed]
+    assert _auth.sign_many(together) == expected
+
+
+@each_form
+@given(st.lists(st.tuples(keys, messages, counters, st.integers(-1, 159)), max_size=4))
+def test_each_of_several_digests_is_judged_by_itself(
+    form: str, sent: list[tuple[bytes, bytes, bytes, int]]
+) -> None:
+    together = []
+    for key, message, counter, wrong_bit in sent:
+        prepared = _auth.Key(key, message)
+        digest = int.from_bytes(by_cryptography(key, message + counter), "big")
+        digest ^= 1 << wrong_bit if wrong_bit >= 0 else 0
+        together.append((prepared, counter, digest.to_bytes(20, "big")))
+    assert _auth.verify_many(together) == [wrong_bit < 0 for *_, wrong_bit in sent]
+
+
+@pytest.mark.parametrize("length", range(0, 140))
+def test_every_length_is_signed_beside_others(form: str, length: int) -> None:
+    lengths = (length, 7, 48, length)
+    messages = [bytes(range(count)) for count in lengths]
+    counter = b"\xff" * 8
+    together = [(_auth.Key(b"secret", message), counter) for message in messages]
+    expected = [by_cryptography(b"secret", message + counter) for message in messages]
+    assert _auth.sign_many(together) == expected
+
+
+def test_refuses_more_digests_at_once_than_there_is_room_for() -> None:
+    with pytest.raises(ValueError, match="5 messages, at most 4"):
+        _auth.sign_many([(_auth.Key(b"secret", b""), bytes(8))] * 5)
+    with pytest.raises(ValueError, match="8 bytes"):
+        _auth.sign_many([(_auth.Key(b"secret", b""), bytes(7))])
+    with pytest.raises(ValueError, match="20 bytes"):
+        _auth.verify_many([(_auth.Key(b"secret", b""), bytes(8), bytes(19))])
 
 
 @given(keys, messages, counters)

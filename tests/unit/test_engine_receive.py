@@ -403,18 +403,23 @@ def test_a_host_that_does_not_fit_is_refused(settings: dict[str, Any]) -> None:
 
 
 LONG = [(ip(f"10.77.1.{n}"), 32) for n in range(1, 14)]  # its counter begins another block
+LINKED = [(ip("2001:db8::47"), 64), (ip("fe80::47"), 64)]  # OpenBSD does not sign the second
 PEER, NO_PEER = "10.77.0.8", "10.77.0.9"
 SIGNED_LONG = tuple(address for address, _ in LONG)
 
 
 def several_hosts() -> Engine:
-    """BACKUPs of every sort that a digest is made for: short, long, over IPv6, strict, unicast."""
+    """BACKUPs of every sort that a digest is made for: short, long, over IPv6, strict, unicast.
+
+    Several keys fit the first, the former one for ten seconds, and two forms the last.
+    """
     engine = Node("10.77.0.2", on6="fe80::2", counter=77).engine
     engine.add(1, prepared(vhid=43, passphrase=b"other", replay="strict"), START_NS)
     engine.add(2, prepared(vhid=44, addresses=LONG), START_NS)
     engine.add(3, prepared(vhid=45, addresses=[(ip("2001:db8::45"), 64)]), START_NS)
     engine.add(4, prepared(vhid=46, peers=[ip(PEER)]), START_NS)
     engine.add(5, prepared(vhid=42, destination=ip("239.0.0.42"), counter=77), START_NS)
+    engine.add(6, prepared(vhid=47, addresses=LINKED), START_NS)
     changed = prepared(passphrase=b"new", counter=77, alternates=True)
     engine.replace(0, changed, START_NS, grace_ns=10 * SECOND_NS)
     engine.take_reports()
@@ -427,7 +432,18 @@ HEARD = {
     **{f"former key {n}": advertisement(counter=n) for n in (1, 2, 2**40)},
     **{f"new key {n}": advertisement(counter=n, passphrase=b"new") for n in (3, 4)},
     **{f"strict {n}": advertisement(vhid=43, counter=n, passphrase=b"other") for n in (5, 6)},
+    "strict, leaving": advertisement(vhid=43, counter=8, passphrase=b"other", advbase=255),
+    "strict, faster": advertisement(vhid=43, counter=2**40, passphrase=b"other"),
+    "strict, our source": advertisement(
+        source="10.77.0.2", vhid=43, counter=9, passphrase=b"other", advskew=9
+    ),
     "wrong key": advertisement(vhid=43, counter=7),
+    **{
+        f"form {n}": advertisement(
+            source="fe80::9", vhid=47, counter=n, addresses=[ip("2001:db8::47"), *link_local]
+        )
+        for n, link_local in ((1, [ip("fe80::47")]), (2, []), (3, [ip("fe80::47")]))
+    },
     "long": advertisement(vhid=44, addresses=SIGNED_LONG),
     "over IPv6": advertisement(source="fe80::9", vhid=45, addresses=[ip("2001:db8::45")]),
     "unicast": advertisement(source=PEER, destination="10.77.0.2", vhid=46),
@@ -440,22 +456,105 @@ HEARD = {
 }
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from([0, 0, 0, 0, 1, 65_535]), st.sampled_from(sorted(HEARD))))
-)
-def test_many_frames_at_once_are_as_one_after_the_other(names: list[tuple[int, str]]) -> None:
-    single, many, now_ns = several_hosts(), several_hosts(), START_NS + SECOND_NS
-    frames = [(interface, HEARD[name]) for interface, name in names]
-    good = sum(single.receive(interface, frame, now_ns) == "ok" for interface, frame in frames)
-    assert many.receive_many(frames, now_ns) == good
+def same(single: Engine, many: Engine, now_ns: int) -> None:
+    """Both have decided the same: state, counters, records, reports."""
     assert many.records() == single.records()
     assert many.take_reports() == single.take_reports()
     for number in (0, 1):
         assert many.interface_counters(number) == single.interface_counters(number)
         assert many.rejections(number) == single.rejections(number)
-    for slot in range(6):
+    for slot in range(7):
         assert many.checkpoint(slot, now_ns) == single.checkpoint(slot, now_ns)
+
+
+# Any frames, or those of one virtual host.
+BATCHES = st.one_of(
+    st.lists(st.tuples(st.sampled_from([0, 0, 0, 0, 1, 65_535]), st.sampled_from(sorted(HEARD)))),
+    *(
+        st.lists(st.tuples(st.just(0), st.sampled_from(names)), max_size=12)
+        for names in (
+            [name for name in HEARD if name.startswith(("former", "new", "bad_auth", "slow"))],
+            [name for name in HEARD if name.startswith("strict")] + ["wrong key"],
+            [name for name in HEARD if name.startswith("form ")] + ["over IPv6"],
+        )
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), BATCHES), max_size=4))
+def test_many_frames_at_once_are_as_one_after_the_other(
+    batches: list[tuple[int, list[tuple[int, str]]]],
+) -> None:
+    single, many, now_ns = several_hosts(), several_hosts(), START_NS + SECOND_NS
+    for seconds, names in batches:
+        frames = [(interface, HEARD[name]) for interface, name in names]
+        good = sum(single.receive(interface, frame, now_ns) == "ok" for interface, frame in frames)
+        assert many.receive_many(frames, now_ns) == good
+        same(single, many, now_ns)
+        now_ns += seconds * SECOND_NS
+        for engine in (single, many):  # some take over, and the former key ends
+            engine.expire(now_ns)
+        assert many.take_actions(now_ns) == single.take_actions(now_ns)
+
+
+@pytest.mark.parametrize("before", range(4))
+@pytest.mark.parametrize(
+    ("names", "verdicts"),
+    [
+        (["strict 5"] * 4, ["ok", "replay", "replay", "replay"]),
+        (["strict 6", "strict 5", "strict 6", "strict 5"], ["ok", "replay", "replay", "replay"]),
+        (["strict 5", "strict 6", "strict 5", "strict 6"], ["ok", "ok", "replay", "replay"]),
+        (["strict 5", "wrong key", "strict 5", "strict 6"], ["ok", "bad_auth", "replay", "ok"]),
+        (["former key 1", "former key 2", "new key 3", "new key 4"], ["ok"] * 4),
+        (["former key 1", "bad_auth", "new key 3", "bad_auth"], ["ok", "bad_auth"] * 2),
+        (["new key 3", "former key 1", "new key 4", "former key 2"], ["ok"] * 4),
+        (["form 1", "form 2", "form 3", "form 3"], ["ok"] * 4),
+    ],
+)
+def test_a_frame_is_judged_after_those_before_it_in_its_batch(
+    names: list[str], verdicts: list[str], before: int
+) -> None:
+    # The others place the four frames at every distance from the first of those heard together.
+    frames = [(0, HEARD[name]) for name in ["long", "unicast", "over IPv6"][:before] + names]
+    single, many, now_ns = several_hosts(), several_hosts(), START_NS + SECOND_NS
+    words = [single.receive(interface, frame, now_ns) for interface, frame in frames]
+    assert words == ["ok"] * before + verdicts
+    assert many.receive_many(frames, now_ns) == words.count("ok")
+    same(single, many, now_ns)
+
+
+@pytest.mark.parametrize("state", ["BACKUP", "MASTER"])
+@pytest.mark.parametrize("first", ["strict, leaving", "strict, faster"])
+def test_the_next_frame_of_a_host_finds_the_state_that_the_last_one_left(
+    first: str, state: str
+) -> None:
+    single, many, now_ns = several_hosts(), several_hosts(), START_NS + SECOND_NS
+    for engine in (single, many) if state == "MASTER" else ():
+        now_ns = START_NS + 4 * SECOND_NS
+        engine.expire(now_ns)
+        engine.take_actions(now_ns)
+        assert engine.host(1).state == state
+    names = [first, "strict 5", first, "strict, faster", "strict, our source", "strict 6"]
+    frames = [(0, HEARD[name]) for name in names]
+    words = [single.receive(interface, frame, now_ns) for interface, frame in frames]
+    assert {"ok", "replay"} <= set(words)
+    assert many.receive_many(frames, now_ns) == words.count("ok")
+    same(single, many, now_ns)
+
+
+@pytest.mark.parametrize("bad", range(10))
+@pytest.mark.parametrize("count", range(10))
+def test_one_bad_digest_leaves_the_others_right_however_many_come(count: int, bad: int) -> None:
+    names = ["former key 1", "new key 3", "strict 5", "long", "over IPv6", "unicast"]
+    frames = [(0, HEARD[names[n % len(names)]]) for n in range(count)]
+    if bad < count:
+        frames[bad] = (0, HEARD["wrong key"])
+    single, many, now_ns = several_hosts(), several_hosts(), START_NS + SECOND_NS
+    words = [single.receive(interface, frame, now_ns) for interface, frame in frames]
+    assert words.count("bad_auth") == (bad < count)
+    assert many.receive_many(frames, now_ns) == words.count("ok")
+    same(single, many, now_ns)
 
 
 @pytest.mark.parametrize("name", ["former key 1", "new key 3", "strict 5", "long", "over IPv6"])

@@ -6,6 +6,7 @@ cdef enum:
     KEY_LENGTH = 20
     DIGEST_LENGTH = 20
     COUNTER_LENGTH = 8
+    TOGETHER = 4            # digests computed at once: each takes less than half of the time
 
 cdef struct KeyStates:
     uint32_t inner[5]       # SHA-1 after ipad
@@ -19,6 +20,11 @@ cdef struct AuthKey:
     # Those bytes. If the counter fits after them: the last block, without the counter.
     uint8_t tail[64]
 
+cdef struct Signature:
+    const AuthKey* key
+    const uint8_t* counter
+    uint8_t* digest         # written by signing, read by verifying
+
 cdef class Passphrase:
     cdef KeyStates states
 
@@ -28,11 +34,7 @@ cdef void auth_continue(AuthKey* key, const KeyStates* states, const uint8_t* me
 cdef void auth_prepare(AuthKey* key, const uint8_t* secret, const uint8_t* message,
                        uint32_t length) noexcept nogil
 cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest) noexcept nogil
-cdef void auth_sign_two(const AuthKey* key, const uint8_t* counter, uint8_t* digest,
-                        const AuthKey* other_key, const uint8_t* other_counter,
-                        uint8_t* other_digest) noexcept nogil
+cdef void auth_sign_many(const Signature* signatures, uint32_t count) noexcept nogil
 cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
                       const uint8_t* digest) noexcept nogil
-cdef void auth_verify_two(const AuthKey* key, const uint8_t* counter, const uint8_t* digest,
-                          const AuthKey* other_key, const uint8_t* other_counter,
-                          const uint8_t* other_digest, bint* fit) noexcept nogil
+cdef void auth_verify_many(const Signature* signatures, uint32_t count, bint* fit) noexcept nogil

@@ -16,9 +16,11 @@ cdef extern from "sha1.h" nogil:
         const uint32_t* inner
         const uint32_t* outer
         const uint8_t* block
+        const uint8_t* counter
         uint8_t* digest
-    void sha1_end(const sha1_ending* ending) noexcept
-    void sha1_end_two(const sha1_ending* endings) noexcept
+        uint32_t at
+    const uint32_t SHA1_NO_COUNTER
+    void sha1_end(sha1_ending* endings, uint32_t count) noexcept
     int sha1_choose(int want_ni)
     void sha1_forget(void* secret, size_t length) noexcept
 
@@ -88,29 +90,33 @@ cdef inline bint fits(const AuthKey* key) noexcept nogil:
     return key.tail_length + COUNTER_LENGTH < 56
 
 
-cdef struct Room:
+cdef struct Room:                   # for the blocks of a message whose padding needs another one
     uint8_t block[128]
     uint32_t state[5]
 
 
 cdef inline void put_ending(sha1_ending* ending, Room* room, const AuthKey* key,
                             const uint8_t* counter, uint8_t* digest) noexcept nogil:
-    """The bytes that remain to be hashed: the constant ones, the counter, the padding."""
-    cdef uint32_t used = key.tail_length + COUNTER_LENGTH
+    """What remains to be hashed: the constant bytes, the counter, the padding."""
     ending.inner = &key.inner[0]
     ending.outer = &key.outer[0]
-    ending.block, ending.digest = room.block, digest
-    memcpy(room.block, key.tail, 64)
-    memcpy(room.block + key.tail_length, counter, COUNTER_LENGTH)
-    if fits(key):
-        return
-    # The padding does not fit into the block with the counter: hash that block here.
+    ending.block = &key.tail[0]
+    ending.at, ending.counter, ending.digest = key.tail_length, counter, digest
+    if not fits(key):
+        put_long_ending(ending, room, key)
+
+
+cdef void put_long_ending(sha1_ending* ending, Room* room, const AuthKey* key) noexcept nogil:
+    """The padding does not fit into the block with the counter: hash that block here."""
+    cdef uint32_t used = key.tail_length + COUNTER_LENGTH
+    memcpy(room.block, key.tail, key.tail_length)
+    memcpy(room.block + key.tail_length, ending.counter, COUNTER_LENGTH)
     memset(room.block + used, 0, sizeof(room.block) - used)
     room.block[used] = 0x80
     put32(room.block + 124, (key.hashed + used) * 8)
     memcpy(room.state, key.inner, sizeof(room.state))
     sha1_compress(room.state, room.block)
-    ending.inner, ending.block = room.state, room.block + 64
+    ending.inner, ending.block, ending.at = room.state, room.block + 64, SHA1_NO_COUNTER
 
 
 cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest) noexcept nogil:
@@ -118,18 +124,23 @@ cdef void auth_sign(const AuthKey* key, const uint8_t* counter, uint8_t* digest)
     cdef Room room
     cdef sha1_ending ending
     put_ending(&ending, &room, key, counter, digest)
-    sha1_end(&ending)
+    sha1_end(&ending, 1)
 
 
-cdef void auth_sign_two(const AuthKey* key, const uint8_t* counter, uint8_t* digest,
-                        const AuthKey* other_key, const uint8_t* other_counter,
-                        uint8_t* other_digest) noexcept nogil:
-    """Sign two messages together, in little more than half of the time (SHA-NI)."""
-    cdef Room rooms[2]
-    cdef sha1_ending endings[2]
-    put_ending(&endings[0], &rooms[0], key, counter, digest)
-    put_ending(&endings[1], &rooms[1], other_key, other_counter, other_digest)
-    sha1_end_two(endings)
+cdef void put_endings(sha1_ending* endings, Room* rooms, const Signature* signatures,
+                      uint32_t count) noexcept nogil:
+    cdef uint32_t i
+    for i in range(count):
+        put_ending(&endings[i], &rooms[i], signatures[i].key, signatures[i].counter,
+                   signatures[i].digest)
+
+
+cdef void auth_sign_many(const Signature* signatures, uint32_t count) noexcept nogil:
+    """Write the digests of `count` messages, at most TOGETHER."""
+    cdef Room rooms[TOGETHER]
+    cdef sha1_ending endings[TOGETHER]
+    put_endings(endings, rooms, signatures, count)
+    sha1_end(endings, count)
 
 
 cdef inline bint equal(const uint8_t* one, const uint8_t* other) noexcept nogil:
@@ -152,13 +163,18 @@ cdef bint auth_verify(const AuthKey* key, const uint8_t* counter,
     return equal(expected, digest)
 
 
-cdef void auth_verify_two(const AuthKey* key, const uint8_t* counter, const uint8_t* digest,
-                          const AuthKey* other_key, const uint8_t* other_counter,
-                          const uint8_t* other_digest, bint* fit) noexcept nogil:
-    """Verify two digests together; the results are `fit[0]` and `fit[1]`."""
-    cdef uint8_t expected[2][20]
-    auth_sign_two(key, counter, expected[0], other_key, other_counter, expected[1])
-    fit[0], fit[1] = equal(expected[0], digest), equal(expected[1], other_digest)
+cdef void auth_verify_many(const Signature* signatures, uint32_t count, bint* fit) noexcept nogil:
+    """Verify `count` digests, at most TOGETHER; `fit` gets the results."""
+    cdef Room rooms[TOGETHER]
+    cdef sha1_ending endings[TOGETHER]
+    cdef uint8_t expected[TOGETHER][DIGEST_LENGTH]
+    cdef uint32_t i
+    put_endings(endings, rooms, signatures, count)
+    for i in range(count):
+        endings[i].digest = expected[i]         # compared, not written
+    sha1_end(endings, count)
+    for i in range(count):
+        fit[i] = equal(expected[i], signatures[i].digest)
 
 
 cdef class Passphrase:
@@ -218,20 +234,49 @@ cdef class Key:
         auth_sign(&self.key, counter, digest)
         return (<const char*>digest)[:DIGEST_LENGTH]
 
-    def sign_with(self, bytes counter, Key other not None, bytes other_counter) -> tuple:
-        """Two digests made together: ours for `counter`, `other`'s for `other_counter`."""
-        cdef uint8_t digest[20]
-        cdef uint8_t other_digest[20]
-        if len(counter) != COUNTER_LENGTH or len(other_counter) != COUNTER_LENGTH:
-            raise ValueError("a counter has 8 bytes")
-        auth_sign_two(&self.key, counter, digest, &other.key, other_counter, other_digest)
-        return (<const char*>digest)[:DIGEST_LENGTH], (<const char*>other_digest)[:DIGEST_LENGTH]
-
     def verify(self, bytes counter, bytes digest) -> bool:
         """Whether the 20-byte `digest` is right for the 8-byte `counter`."""
         if len(counter) != COUNTER_LENGTH or len(digest) != DIGEST_LENGTH:
             return False
         return auth_verify(&self.key, counter, digest)
+
+
+cdef uint32_t take_signatures(list messages, Signature* signatures) except? 0:
+    """Set the keys, counters and, where given, digests of at most TOGETHER tuples; how many."""
+    cdef Key key
+    cdef bytes counter, digest
+    if len(messages) > TOGETHER:
+        raise ValueError(f"{len(messages)} messages, at most {TOGETHER}")
+    for i, message in enumerate(messages):
+        key, counter = message[:2]
+        if len(counter) != COUNTER_LENGTH:
+            raise ValueError("a counter has 8 bytes")
+        signatures[i].key, signatures[i].counter = &key.key, counter
+        for digest in message[2:]:
+            if len(digest) != DIGEST_LENGTH:
+                raise ValueError("a digest has 20 bytes")
+            signatures[i].digest = <uint8_t*><char*>digest
+    return <uint32_t>len(messages)
+
+
+def sign_many(list messages not None) -> list:
+    """The 20-byte digest of each (Key, 8-byte counter), at most TOGETHER of them."""
+    cdef Signature signatures[TOGETHER]
+    cdef uint8_t digests[TOGETHER][DIGEST_LENGTH]
+    cdef uint32_t i, count = take_signatures(messages, signatures)
+    for i in range(count):
+        signatures[i].digest = digests[i]
+    auth_sign_many(signatures, count)
+    return [(<const char*>digests[i])[:DIGEST_LENGTH] for i in range(count)]
+
+
+def verify_many(list messages not None) -> list:
+    """Whether each (Key, 8-byte counter, 20-byte digest) is right, at most TOGETHER of them."""
+    cdef Signature signatures[TOGETHER]
+    cdef bint fit[TOGETHER]
+    cdef uint32_t i, count = take_signatures(messages, signatures)
+    auth_verify_many(signatures, count, fit)
+    return [bool(fit[i]) for i in range(count)]
 
 
 def choose(*, bint accelerated=True) -> str:
@@ -248,13 +293,16 @@ def self_test() -> None:
     Raises RuntimeError if the chosen implementation is wrong: nothing may start then.
     """
     # RFC 2202 case 1: key 20 x 0x0b, data "Hi There"; the last 8 bytes stand for the counter.
-    first, text = Key(b"\x0b" * 20, b""), b"Hi There"
+    first = Key(b"\x0b" * 20, b""), b"Hi There"
     # RFC 2202 case 3: key 20 x 0xaa, data 50 x 0xdd.
-    third, data = Key(b"\xaa" * 20, b"\xdd" * 42), b"\xdd" * 8
-    right = (bytes.fromhex("b617318655057264e28bc0b6fb378c8ef146be00"),
-             bytes.fromhex("125d7342b9ac11cd91a39af48aa17b4f63f175d3"))
-    if not (first.sign(text), third.sign(data)) == first.sign_with(text, third, data) == right:
-        raise RuntimeError("SHA-1 self-test failed: this CPU or build computes wrong digests")
+    third = Key(b"\xaa" * 20, b"\xdd" * 42), b"\xdd" * 8
+    first_digest = bytes.fromhex("b617318655057264e28bc0b6fb378c8ef146be00")
+    third_digest = bytes.fromhex("125d7342b9ac11cd91a39af48aa17b4f63f175d3")
+    for count in range(1, TOGETHER + 1):            # every number of digests at once
+        some, right = [third] * count, [third_digest] * count
+        some[0], right[0] = first, first_digest
+        if sign_many(some) != right:
+            raise RuntimeError("SHA-1 self-test failed: this CPU or build computes wrong digests")
 
 
 SHA1_FORM = choose()

@@ -8,7 +8,7 @@ from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint6
 from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast.engine._absence cimport absence_end
-from carp_fast.engine._auth cimport auth_verify, auth_verify_two
+from carp_fast.engine._auth cimport Signature, TOGETHER, auth_verify, auth_verify_many
 from carp_fast.engine._core cimport (
     Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_ask,
     engine_end_duplicate, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT,
@@ -48,6 +48,7 @@ cdef struct Hearing:                # one frame, as far as it is known before it
     Verdict verdict                 # VERDICT_OK: the digest decides
     uint32_t slot                   # of the host, or NOBODY
     bint vrrp_like
+    bint fits                       # if the digest decides: it fits the host's own key
 
 
 cdef void foresee(Core* core, const FrameHeard* frame) noexcept nogil:
@@ -181,15 +182,15 @@ cdef void hear(Core* core, const FrameHeard* frame, Hearing* hearing) noexcept n
                            else BAD_DESTINATION)
 
 
-cdef Verdict conclude(Core* core, Hearing* hearing, bint fits) noexcept nogil:
-    """Handle a frame whose digest fits the host's own key or does not; its verdict, counted."""
+cdef Verdict conclude(Core* core, const Hearing* hearing) noexcept nogil:
+    """Handle a frame that passed all checks before the digest or did not; its verdict, counted."""
     cdef const Advertisement* heard = &hearing.heard
     cdef int64_t arrived_ns = hearing.frame.arrived_ns
     cdef Verdict verdict = hearing.verdict
     if verdict == NOT_CARP:
         return verdict
     if verdict == VERDICT_OK:
-        if not fits and not fits_alternate(&core.hosts[hearing.slot], heard, arrived_ns):
+        if not hearing.fits and not fits_alternate(&core.hosts[hearing.slot], heard, arrived_ns):
             verdict = VRRP if hearing.vrrp_like else BAD_AUTH
             if not hearing.vrrp_like:
                 tell_wrong_digest(core, hearing.slot, arrived_ns)
@@ -202,59 +203,58 @@ cdef Verdict conclude(Core* core, Hearing* hearing, bint fits) noexcept nogil:
     return verdict
 
 
-cdef inline bint fits_own(const Core* core, const Hearing* hearing) noexcept nogil:
-    return hearing.verdict == VERDICT_OK and auth_verify(
-        &core.hosts[hearing.slot].key, hearing.heard.carp + 8, hearing.heard.carp + 16)
+cdef void compute_fits(const Core* core, Hearing* hearings, uint32_t count) noexcept nogil:
+    """Compute the digests, at most TOGETHER, of the frames that passed all checks before them."""
+    cdef Signature signatures[TOGETHER]
+    cdef Hearing* passed[TOGETHER]
+    cdef bint fits[TOGETHER]
+    cdef uint32_t i, some = 0
+    for i in range(count):
+        if hearings[i].verdict == VERDICT_OK:
+            passed[some] = &hearings[i]
+            signatures[some].key = &core.hosts[hearings[i].slot].key
+            signatures[some].counter = hearings[i].heard.carp + 8
+            signatures[some].digest = <uint8_t*>hearings[i].heard.carp + 16
+            some += 1
+    auth_verify_many(signatures, some, fits)
+    for i in range(some):
+        passed[i].fits = fits[i]
 
 
 cdef Verdict engine_receive(Core* core, const FrameHeard* frame) noexcept nogil:
     """Take in one frame; returns its verdict, counted."""
     cdef Hearing hearing
     hear(core, frame, &hearing)
-    return conclude(core, &hearing, fits_own(core, &hearing))
-
-
-cdef inline bint act(Core* core, FrameHeard* frames, uint32_t which, Hearing* hearing, bint fits,
-                     Onlooker onlooker, void* where) noexcept nogil:
-    """Handle one frame of a batch and set its verdict; whether it was OK."""
-    if onlooker != NULL:
-        onlooker(where, which, False)
-    frames[which].verdict = <uint8_t>conclude(core, hearing, fits)
-    if onlooker != NULL:
-        onlooker(where, which, True)
-    return frames[which].verdict == VERDICT_OK
+    compute_fits(core, &hearing, 1)
+    return conclude(core, &hearing)
 
 
 cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames, uint32_t count,
                                   Onlooker onlooker, void* where) noexcept nogil:
     """Take in frames in order, as engine_receive does, and set their verdicts; how many were OK.
 
-    Computes two digests together: they are most of the work, and no frame changes the input of the
-    next one's digest. onlooker: called for each frame, or NULL.
+    Computes several digests together: they are most of the work, and no frame changes another's
+    host, its key or any other input of `hear`. onlooker: called for each frame, or NULL.
     """
-    cdef Hearing hearings[2]
-    cdef bint fit[2]
-    cdef uint32_t i, ahead, good = 0
+    cdef Hearing hearings[TOGETHER]
+    cdef uint32_t i, some, begin = 0, good = 0
     for i in range(min(count, <uint32_t>FORESEEN)):
         foresee(core, &frames[i])
-    for i in range(0, count - count % 2, 2):
-        for ahead in range(i + FORESEEN, min(i + FORESEEN + 2, count)):
-            foresee(core, &frames[ahead])
-        hear(core, &frames[i], &hearings[0])
-        hear(core, &frames[i + 1], &hearings[1])
-        if hearings[0].verdict == VERDICT_OK and hearings[1].verdict == VERDICT_OK:
-            auth_verify_two(
-                &core.hosts[hearings[0].slot].key, hearings[0].heard.carp + 8,
-                hearings[0].heard.carp + 16, &core.hosts[hearings[1].slot].key,
-                hearings[1].heard.carp + 8, hearings[1].heard.carp + 16, fit)
-        else:
-            fit[0], fit[1] = fits_own(core, &hearings[0]), fits_own(core, &hearings[1])
-        good += act(core, frames, i, &hearings[0], fit[0], onlooker, where)
-        good += act(core, frames, i + 1, &hearings[1], fit[1], onlooker, where)
-    if count % 2:
-        hear(core, &frames[count - 1], &hearings[0])
-        good += act(core, frames, count - 1, &hearings[0], fits_own(core, &hearings[0]), onlooker,
-                    where)
+    while begin < count:
+        some = min(count - begin, <uint32_t>TOGETHER)
+        for i in range(begin + FORESEEN, min(begin + FORESEEN + some, count)):
+            foresee(core, &frames[i])
+        for i in range(some):
+            hear(core, &frames[begin + i], &hearings[i])
+        compute_fits(core, hearings, some)
+        for i in range(some):
+            if onlooker != NULL:
+                onlooker(where, begin + i, False)
+            frames[begin + i].verdict = <uint8_t>conclude(core, &hearings[i])
+            good += frames[begin + i].verdict == VERDICT_OK
+            if onlooker != NULL:
+                onlooker(where, begin + i, True)
+        begin += some
     return good
 
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from carp_fast.engine._auth cimport AuthKey
+from carp_fast.engine._auth cimport TOGETHER, AuthKey
 from carp_fast.loadtest._frames cimport FrameSource, Made
 from carp_fast.loadtest._walk cimport Walk
 
@@ -71,7 +71,7 @@ cdef struct Head:                   # the fields of one frame, after all walks
     uint64_t counter
 
 cdef struct Unsigned:               # a frame whose digest is not computed yet
-    uint8_t* carp                   # NULL: there is none
+    uint8_t* carp
     const Stream* stream
     int kind
 
@@ -85,7 +85,8 @@ cdef class Mix(FrameSource):
     cdef uint64_t random
     cdef uint64_t made_of[KINDS]
     cdef bint tagged
-    cdef Unsigned waiting           # digests are computed two at a time
+    cdef Unsigned waiting[TOGETHER]
+    cdef uint32_t waiting_count
     cdef list kept                  # owners of the walks' values
     cdef uint32_t make_announcement(self, int kind, uint8_t* frame) noexcept nogil
     cdef uint32_t make_advertisement(self, int kind, uint8_t* frame, Made* made) noexcept nogil

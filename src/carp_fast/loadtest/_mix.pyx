@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
 from carp_fast.engine._auth cimport (
-    DIGEST_LENGTH, KEY_LENGTH, auth_prepare, auth_sign, auth_sign_two)
+    DIGEST_LENGTH, KEY_LENGTH, Signature, TOGETHER, auth_prepare, auth_sign_many)
 from carp_fast.loadtest._frames cimport FrameSource, Made, NO_FLOW
 from carp_fast.loadtest._walk cimport (
     AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, walk_take)
@@ -401,23 +401,25 @@ cdef class Mix(FrameSource):
         return <uint32_t>(carp - frame) + CARP_LENGTH
 
     cdef void sign(self, int kind, const Stream* stream, uint8_t* carp) noexcept nogil:
-        """Compute the digest, together with that of the frame before or after."""
-        cdef Unsigned* waiting = &self.waiting
-        if waiting.carp == NULL:
-            waiting.carp, waiting.stream, waiting.kind = carp, stream, kind
-            return
-        auth_sign_two(&waiting.stream.key, waiting.carp + 8, waiting.carp + 16,
-                      &stream.key, carp + 8, carp + 16)
-        sum_carp(waiting.carp, waiting.kind)
-        sum_carp(carp, kind)
-        waiting.carp = NULL
+        """Compute the digest, together with those of other frames."""
+        cdef Unsigned* frame = &self.waiting[self.waiting_count]
+        frame.carp, frame.stream, frame.kind = carp, stream, kind
+        self.waiting_count += 1
+        if self.waiting_count == TOGETHER:
+            self.finish()
 
     cdef void finish(self) noexcept nogil:
-        cdef Unsigned* waiting = &self.waiting
-        if waiting.carp != NULL:
-            auth_sign(&waiting.stream.key, waiting.carp + 8, waiting.carp + 16)
-            sum_carp(waiting.carp, waiting.kind)
-            waiting.carp = NULL
+        """Compute the digests that wait for others."""
+        cdef Signature signatures[TOGETHER]
+        cdef uint32_t i
+        for i in range(self.waiting_count):
+            signatures[i].key = &self.waiting[i].stream.key
+            signatures[i].counter = self.waiting[i].carp + 8
+            signatures[i].digest = self.waiting[i].carp + 16
+        auth_sign_many(signatures, self.waiting_count)
+        for i in range(self.waiting_count):
+            sum_carp(self.waiting[i].carp, self.waiting[i].kind)
+        self.waiting_count = 0
 
     cdef uint32_t fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil:
         """Set the fields of a frame, except the counter; returns which of the sources it has."""
