@@ -165,6 +165,10 @@ class PythonEngine:
             frames.append(self.advertisement(key))
         return frames
 
+    def advertise_all(self) -> Frames:
+        """(interface, frame) of the next advertisement of each virtual host."""
+        return [(key[0], self.advertisement(key)) for key in self.messages]
+
     def take_over(self, now_ns: int) -> list[bytes]:
         """All masters have been silent: the first frame of each host, armed for the next one."""
         frames = []

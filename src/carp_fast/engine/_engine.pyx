@@ -95,6 +95,32 @@ cdef int demotion_order(Order* order, uint32_t slot, int demotion, str by) excep
     return 0
 
 
+cdef class FramesHeard:
+    """Frames in one buffer, as a receive ring has them: (interface, frame) in order."""
+
+    cdef FrameHeard* heard
+    cdef bytes buffer
+    cdef readonly uint32_t count
+
+    def __init__(self, frames) -> None:
+        cdef list kept = [(interface, <bytes?>frame) for interface, frame in frames]
+        cdef const uint8_t* at
+        cdef uint32_t i
+        self.buffer, self.count = b"".join([frame for _, frame in kept]), len(kept)
+        free(self.heard)
+        self.heard = <FrameHeard*>calloc(self.count or 1, sizeof(FrameHeard))
+        if self.heard == NULL:
+            raise MemoryError("frames")
+        at = self.buffer
+        for i in range(self.count):
+            self.heard[i].interface, self.heard[i].bytes = kept[i][0], at
+            self.heard[i].length = <uint32_t>len(kept[i][1])
+            at += self.heard[i].length
+
+    def __dealloc__(self) -> None:
+        free(self.heard)
+
+
 # ------------------------------------------------------------------------------------ the engine
 
 cdef class Engine:
@@ -253,25 +279,15 @@ cdef class Engine:
         cdef int verdict = engine_receive(&self.core, &heard)
         return VERDICT_WORDS[verdict] if verdict < VERDICTS else "not_carp"
 
-    def receive_many(self, frames, int64_t now_ns, int rounds=1) -> int:
-        """Take in (interface, frame) of `frames` in order, `rounds` times; how many are OK."""
-        cdef list kept = list(frames)
-        cdef uint32_t count = len(kept), i, good = 0
-        cdef int _
-        cdef FrameHeard* heard = <FrameHeard*>calloc(count or 1, sizeof(FrameHeard))
-        if heard == NULL:
-            raise MemoryError("frames")
-        try:
-            for i in range(count):
-                heard[i].interface, heard[i].arrived_ns = kept[i][0], now_ns
-                heard[i].bytes = <const uint8_t*><const char*>(<bytes?>kept[i][1])
-                heard[i].length = <uint32_t>len(<bytes>kept[i][1])
-            with nogil:
-                for _ in range(rounds):
-                    good += engine_receive_many(&self.core, heard, count, NULL, NULL)
-            return good
-        finally:
-            free(heard)
+    def receive_many(self, frames, int64_t now_ns) -> int:
+        """Take in `frames`, a FramesHeard or (interface, frame) in order; how many are OK."""
+        cdef FramesHeard heard = frames if isinstance(frames, FramesHeard) else FramesHeard(frames)
+        cdef uint32_t i, good
+        for i in range(heard.count):
+            heard.heard[i].arrived_ns = now_ns
+        with nogil:
+            good = engine_receive_many(&self.core, heard.heard, heard.count, NULL, NULL)
+        return good
 
     def advertise_rounds(self, int64_t now_ns, int rounds) -> int:
         """Expire and seal for `rounds` wake ticks, a benchmark; how many advertisements."""
