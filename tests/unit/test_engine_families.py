@@ -159,14 +159,17 @@ def test_a_host_of_one_family_expects_no_other() -> None:
     assert node.engine.receive(0, frame, START_NS + 10 * SECOND_NS) == "bad_destination"
 
 
-def test_another_group_of_ipv6_is_not_ours() -> None:
+@pytest.mark.parametrize("group", ["ff02::13", "ff02::", "ff05::12", "ff02::1:12", "ff02:0:0:1::12"])
+def test_another_group_of_ipv6_is_not_ours(group: str) -> None:
     node = Node("10.77.0.2", on6="fe80::2", **ONLY6)
     signed: dict[str, Any] = {"addresses": [ADDRESS6]}
-    wrong = advertisement(source="fe80::1", destination="ff02::13", **signed)
+    wrong = advertisement(source="fe80::1", destination=group, **signed)
     assert node.engine.receive(0, wrong, START_NS) == "bad_destination"
-    assert node.engine.receive(0, advertisement(source="fe80::1", **signed), START_NS) == "ok"
-    other = Node("10.77.0.2", on6="fe80::2", destination6=ip("ff02::13"), **ONLY6)
+    right = advertisement(source="fe80::1", **signed)
+    assert node.engine.receive(0, right, START_NS) == "ok"
+    other = Node("10.77.0.2", on6="fe80::2", destination6=ip(group), **ONLY6)
     assert other.engine.receive(0, wrong, START_NS) == "ok"
+    assert other.engine.receive(0, right, START_NS) == "bad_destination"
 
 
 @pytest.mark.parametrize("over", [0, 1])

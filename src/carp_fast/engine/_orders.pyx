@@ -35,7 +35,7 @@ from carp_fast.engine._vhid cimport (
     vhid_virtual_mac, VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns,
     RESIGN_AFTER_REMOVAL)
 from carp_fast.engine._wheel cimport NOBODY, wheel_skip
-from carp_fast.engine._wire cimport wire_build4, wire_build6
+from carp_fast.engine._wire cimport wire_build4, wire_build6, wire_is_link_group6
 
 # Delay of the check of addresses after an event of their interface: more events may follow.
 cdef int64_t SETTLED_NS = 20000000
@@ -62,11 +62,14 @@ cdef void build_frames(Core* core, VirtualHost* host) noexcept nogil:
     if host.block.outputs[0].unicast:                   # the kernel sends it
         memcpy(host.mac, interface.mac, 6)
     memset(host.destination4, 0, 4)
+    host.group6 = 0
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]
         if output.family == 6:
             wire_build6(output.frame, output.destination_mac, mac, host.source6,
                         output.destination)
+            if not output.unicast and wire_is_link_group6(output.destination):
+                host.group6 = output.destination[15]
             continue
         wire_build4(output.frame, output.destination_mac, mac, host.source4, output.destination)
         if not output.unicast:

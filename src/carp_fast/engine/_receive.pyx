@@ -27,7 +27,7 @@ from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
     Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
     BAD_SOURCE, BAD_VERSION, BAD_VHID, LOOP, NOT_CARP, REPLAY, Verdict, VERDICT_OK, VRRP,
-    wire_parse_carp, wire_parse_ip)
+    wire_is_link_group6, wire_parse_carp, wire_parse_ip)
 
 cdef extern from "random.h" nogil:
     uint64_t random_mixed(uint64_t x) noexcept
@@ -75,7 +75,11 @@ cdef inline bint takes_destination(const VirtualHost* host,
     cdef const Output* output
     if heard.unicast:
         return vhid_is_addressed(host, heard) and lists_source(host, heard)
+    # Most of them by the host alone: its outputs are in other lines.
     if heard.family == 4 and memcmp(host.destination4, heard.destination, 4) == 0:
+        return True
+    if (heard.family == 6 and host.group6 == heard.destination[15]
+            and wire_is_link_group6(heard.destination)):
         return True
     for i in range(host.block.output_count):
         output = &host.block.outputs[i]

@@ -166,6 +166,7 @@ cdef enum:
     HISTORY_LINES = 2
     BLOCK_LINES = 4             # with one address and one frame
     SECOND_NS = 1000000000
+    SKEW_NS = 3906250           # 1/256 s, the unit of advskew
     DEMOTED_ADVSKEW = 240       # the highest advskew that demotion results in
     MOST_DEMOTION = 255         # by one reason: more than any dialect sends
     ORDERED_BY = BY_LINK        # so many reasons are ordered
@@ -292,7 +293,7 @@ cdef struct VirtualHost:
     uint8_t repeat_in           # advertisements until the repeat, 0: none
     uint8_t announce_left
     uint8_t ties                # lost or yielded, until only one master is heard; see vhid_tied
-    uint8_t retries             # of a change of an address, in a row
+    uint8_t group6              # of an output to ff02::N, this N; 0: none
 
     AuthKey key
     Configured configured
@@ -336,8 +337,9 @@ cdef struct VirtualHost:
     int64_t failing_ns          # when the first of failed_sends failed
     uint32_t announce_from      # the frame with which its refused announcement goes on
     uint32_t announce_errors
+    uint8_t retries             # of a change of an address, in a row
     uint8_t ordered[4]          # demotions by order, by DemotedBy below ORDERED_BY; see vhid_add_up
-    uint8_t to_line[44]
+    uint8_t to_line[43]
 
 cdef struct Transition:
     uint8_t known
@@ -375,6 +377,65 @@ cdef inline void vhid_foresee_sending(const VirtualHost* host) noexcept nogil:
     vhid_foresee(host.block, BLOCK_LINES)
 
 
+cdef inline uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
+    """The advskew that is sent: with demotion at most 240.
+
+    As in ucarp it is never less than configured; FreeBSD sends at most 240, whatever is
+    configured; OpenBSD has a separate byte for demotion. BY_LINK does not count: a host without a
+    link sends nothing but a resignation that it owes, which is sent as before.
+    """
+    cdef uint32_t skew = host.configured.advskew + host.demotion
+    if skew <= DEMOTED_ADVSKEW and not host.flags & (SEND_DEMOTED | ADDRESS_DEMOTED):
+        return <uint8_t>(skew if host.configured.dialect != DIALECT_OPENBSD
+                         else host.configured.advskew)
+    if host.configured.dialect == DIALECT_OPENBSD:
+        return host.configured.advskew
+    if host.flags & SEND_DEMOTED:
+        skew += DEMOTED_ADVSKEW
+    if host.flags & ADDRESS_DEMOTED:
+        skew += ADDRESS_DEMOTION
+    if skew > DEMOTED_ADVSKEW:
+        skew = DEMOTED_ADVSKEW
+    if host.configured.dialect == DIALECT_FREEBSD:
+        return <uint8_t>skew
+    return <uint8_t>(skew if skew > host.configured.advskew else host.configured.advskew)
+
+
+cdef inline uint32_t vhid_interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil:
+    """The interval in 1/256 s of an advertisement's fields; OpenBSD sends 0/0 every 1/256 s."""
+    return advbase * 256 + advskew if advbase or advskew else 1
+
+
+cdef inline uint32_t vhid_interval(const VirtualHost* host) noexcept nogil:
+    """Our advertisement interval in 1/256 s including demotion, as the election compares it."""
+    return vhid_interval_of(host.configured.advbase, vhid_advskew(host))
+
+
+cdef inline int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil:
+    return <int64_t>vhid_interval(host) * SKEW_NS
+
+
+cdef inline int64_t vhid_least_interval_ns(const VirtualHost* host) noexcept nogil:
+    """Our interval without demotion, which may end at any moment."""
+    return <int64_t>vhid_interval_of(host.configured.advbase, host.configured.advskew) * SKEW_NS
+
+
+cdef inline uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil:
+    """The master-down time in 1/256 s: in ucarp, FreeBSD and NetBSD the ratio multiplies only the
+    seconds, in OpenBSD the whole interval.
+
+    With advbase 0 it always multiplies the whole interval: otherwise one lost packet would be
+    enough for a take-over.
+    """
+    if host.configured.advbase == 0 or host.configured.dialect == DIALECT_OPENBSD:
+        return host.configured.dead_ratio * vhid_interval(host)
+    return <uint32_t>host.configured.dead_ratio * host.configured.advbase * 256 + vhid_advskew(host)
+
+
+cdef inline int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil:
+    return <int64_t>vhid_master_down(host) * SKEW_NS
+
+
 cdef inline int64_t vhid_jitter_ns(const VirtualHost* host) noexcept nogil:
     return <int64_t>host.jitter_us * 1000
 
@@ -382,14 +443,7 @@ cdef inline int64_t vhid_jitter_ns(const VirtualHost* host) noexcept nogil:
 cdef const Transition* vhid_transition(uint8_t state, Event event) noexcept nogil
 cdef uint32_t vhid_demoted_by(const VirtualHost* host, int by) noexcept nogil
 cdef void vhid_add_up(VirtualHost* host) noexcept nogil
-cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil
 cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil
-cdef uint32_t vhid_interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil
-cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil
-cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil
-cdef int64_t vhid_least_interval_ns(const VirtualHost* host) noexcept nogil
-cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil
-cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil
 cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noexcept nogil
 cdef bint vhid_goes_on(const VirtualHost* host, const Source* source, const Advertisement* heard,
                        int64_t arrived_ns) noexcept nogil

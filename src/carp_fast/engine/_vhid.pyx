@@ -123,27 +123,6 @@ cdef void vhid_add_up(VirtualHost* host) noexcept nogil:
         host.demotion += host.ordered[by]
 
 
-cdef uint8_t vhid_advskew(const VirtualHost* host) noexcept nogil:
-    """The advskew that is sent: with demotion at most 240.
-
-    As in ucarp it is never less than configured; FreeBSD sends at most 240, whatever is
-    configured; OpenBSD has a separate byte for demotion. BY_LINK does not count: a host without a
-    link sends nothing but a resignation that it owes, which is sent as before.
-    """
-    cdef uint32_t skew = host.configured.advskew + host.demotion
-    if host.configured.dialect == DIALECT_OPENBSD:
-        return host.configured.advskew
-    if host.flags & SEND_DEMOTED:
-        skew += DEMOTED_ADVSKEW
-    if host.flags & ADDRESS_DEMOTED:
-        skew += ADDRESS_DEMOTION
-    if skew > DEMOTED_ADVSKEW:
-        skew = DEMOTED_ADVSKEW
-    if host.configured.dialect == DIALECT_FREEBSD:
-        return <uint8_t>skew
-    return <uint8_t>(skew if skew > host.configured.advskew else host.configured.advskew)
-
-
 cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil:
     """The demote byte that is sent: OpenBSD's, 0 in the other dialects."""
     cdef uint32_t demote = host.demotion
@@ -154,42 +133,6 @@ cdef uint8_t vhid_demote(const VirtualHost* host) noexcept nogil:
     if host.flags & ADDRESS_DEMOTED:
         demote += ADDRESS_DEMOTION
     return <uint8_t>(demote if demote < 255 else 255)
-
-
-cdef uint32_t vhid_interval_of(uint32_t advbase, uint32_t advskew) noexcept nogil:
-    """The interval in 1/256 s of an advertisement's fields; OpenBSD sends 0/0 every 1/256 s."""
-    return advbase * 256 + advskew if advbase or advskew else 1
-
-
-cdef uint32_t vhid_interval(const VirtualHost* host) noexcept nogil:
-    """Our advertisement interval in 1/256 s including demotion, as the election compares it."""
-    return vhid_interval_of(host.configured.advbase, vhid_advskew(host))
-
-
-cdef int64_t vhid_interval_ns(const VirtualHost* host) noexcept nogil:
-    return <int64_t>vhid_interval(host) * SECOND_NS // 256
-
-
-cdef int64_t vhid_least_interval_ns(const VirtualHost* host) noexcept nogil:
-    """Our interval without demotion, which may end at any moment."""
-    return (<int64_t>vhid_interval_of(host.configured.advbase, host.configured.advskew)
-            * SECOND_NS // 256)
-
-
-cdef uint32_t vhid_master_down(const VirtualHost* host) noexcept nogil:
-    """The master-down time in 1/256 s: in ucarp, FreeBSD and NetBSD the ratio multiplies only the
-    seconds, in OpenBSD the whole interval.
-
-    With advbase 0 it always multiplies the whole interval: otherwise one lost packet would be
-    enough for a take-over.
-    """
-    if host.configured.advbase == 0 or host.configured.dialect == DIALECT_OPENBSD:
-        return host.configured.dead_ratio * vhid_interval(host)
-    return <uint32_t>host.configured.dead_ratio * host.configured.advbase * 256 + vhid_advskew(host)
-
-
-cdef int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil:
-    return <int64_t>vhid_master_down(host) * SECOND_NS // 256
 
 
 cdef int64_t vhid_silence_ns(const VirtualHost* host, const Source* source) noexcept nogil:

@@ -1,6 +1,7 @@
 """Frames of Ethernet, IPv4, IPv6, CARP, ARP and NA: parse to a verdict, build."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
 cdef enum:
     ETHERNET_LENGTH = 14
@@ -48,6 +49,12 @@ cdef struct Advertisement:
     uint8_t demote
     bint unicast                    # neither a group nor a broadcast: its source must be a peer
     bint vrrp_length                # the length of the payload matches its VRRPv2 address count
+
+cdef inline bint wire_is_link_group6(const uint8_t* address) noexcept nogil:
+    """Whether it is ff02::N, for an N from 1 to 255."""
+    return address[15] != 0 and memcmp(
+        address, b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0", 15) == 0
+
 
 cdef Verdict wire_parse_ip(const uint8_t* frame, uint32_t length,
                            Advertisement* advertisement) noexcept nogil
