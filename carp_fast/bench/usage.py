@@ -7,6 +7,7 @@ softirq time of the machine, are in the clock ticks of stat. Must not know what 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -89,11 +90,17 @@ def memory(pids: Iterable[int], proc: Path = PROC) -> Memory:
 
 
 def machine(proc: Path = PROC) -> Machine:
-    """The CPU time of the machine. Busy means neither idle nor waiting for a disk."""
+    """The CPU time of the machine. Busy means neither idle nor waiting for a disk.
+
+    Busy is what is left of the time that passed: the kernel measures how long it is idle, but
+    samples at its ticks what else it does, which misses work that begins just after each tick.
+    """
     with open(proc / "stat") as lines:
-        ticks = [int(field) for field in lines.readline().split()[1:9]]
-    idle = ticks[3] + ticks[4]
-    return Machine(_ticks_ns(sum(ticks) - idle), _ticks_ns(ticks[6]))
+        fields = [line.split() for line in lines if line.startswith("cpu")]
+    ticks = [int(field) for field in fields[0][1:9]]
+    idle, stolen = ticks[3] + ticks[4], ticks[7]
+    passed_ns = time.monotonic_ns() * (len(fields) - 1)
+    return Machine(passed_ns - _ticks_ns(idle + stolen), _ticks_ns(ticks[6]))
 
 
 def processor(proc: Path = PROC) -> str:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from carp_fast.bench.usage import Machine, Memory, Usage, descendants, machine, memory, usage
 
 
@@ -48,10 +50,23 @@ def test_descendants_come_after_their_parents(tmp_path: Path) -> None:
     assert set(found) == {5, 6, 7, 9}
 
 
-def test_the_machine_is_busy_when_it_neither_idles_nor_waits(tmp_path: Path) -> None:
-    (tmp_path / "stat").write_text("cpu  100 20 30 4000 500 6 7 8 0 0\ncpu0 1 1 1\n")
-    tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-    assert machine(tmp_path) == Machine((100 + 20 + 30 + 6 + 7 + 8) * tick_ns, 7 * tick_ns)
+def test_the_machine_is_busy_when_it_neither_idles_nor_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_ns = 1_000_000_000
+    hertz = os.sysconf("SC_CLK_TCK")
+    clock = {"ns": 70 * second_ns}
+    monkeypatch.setattr(time, "monotonic_ns", lambda: clock["ns"])
+    (tmp_path / "stat").write_text("cpu  1 2 3 4000 500 6 7 8 0 0\ncpu0 1 1 1\ncpu1 1 1 1\n")
+    before = machine(tmp_path)
+    clock["ns"] += 10 * second_ns
+    idle, waiting, stolen, softirq = 15 * hertz, 2 * hertz, hertz // 2, 3
+    (tmp_path / "stat").write_text(
+        f"cpu  1 2 3 {4000 + idle} {500 + waiting} 6 {7 + softirq} {8 + stolen} 0 0\n"
+        "cpu0 1 1 1\ncpu1 1 1 1\n"
+    )
+    busy_ns = 2 * 10 * second_ns - 15 * second_ns - 2 * second_ns - second_ns // 2
+    assert machine(tmp_path).since(before) == Machine(busy_ns, softirq * second_ns // hertz)
 
 
 def test_usage_of_this_process_is_what_it_spent() -> None:
