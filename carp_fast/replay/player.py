@@ -98,7 +98,8 @@ def outputs_of(host: dict[str, Any]) -> int:
     return len(host.get("peers", ())) or len(families)
 
 
-WIDE = ("counter", "stranger4", "stranger6")  # 64 bits in a `state` table, possibly as text
+# 64 bits in a `state` table, possibly as text.
+WIDE = ("counter", "first_sent", "stranger4", "stranger6")
 
 
 def assumed_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,20 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "our own frames are forgotten among the sequences of others",
+        (
+            (
+                "engine/_history.pyx",
+                "return last.count and counter - first < last.begin + last.count - first",
+                "return False",
+            ),
+        ),
+    ),
+    Mutant(
+        "our own counters begin where those heard do",
+        (("engine/_actions.pyx", "    if not host.history.sent[0].count:\n", "    if True:\n"),),
+    ),
+    Mutant(
         "our own frames, late, are another host's",
         (
             (

@@ -195,6 +195,8 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
     cdef Interface* interface = &core.interfaces[host.interface]
     if host.block == NULL:
         return
+    if not host.history.sent[0].count:
+        host.first_sent = host.counter + 1 - host.block.output_count
     history_send(&host.history, host.counter + 1 - host.block.output_count,
                  host.block.output_count, history_ms(now_ns),
                  <uint32_t>(vhid_master_down_ns(host) // 1000000),

@@ -38,6 +38,7 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
     host.announce_at_ns = was.announce_at_ns
     host.tie_since_ns, host.judged_ns = was.tie_since_ns, was.judged_ns
     host.history, host.duplicate_ms = was.history, was.duplicate_ms
+    host.first_sent = was.first_sent
     memcpy(host.stranger, was.stranger, sizeof(was.stranger))
     memcpy(host.stranger_ms, was.stranger_ms, sizeof(was.stranger_ms))
     memcpy(host.duplicate_mac, was.duplicate_mac, 6)

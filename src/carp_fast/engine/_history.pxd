@@ -40,6 +40,7 @@ cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_
                        uint32_t span_ms, uint32_t interval_ms) noexcept nogil
 cdef void history_note_late(History* history, uint64_t begin, uint32_t count, int64_t at_ns,
                             int64_t now_ns, uint32_t span_ms) noexcept nogil
+cdef bint history_is_ours(const History* history, uint64_t first, uint64_t counter) noexcept nogil
 cdef int64_t history_sent_ms(const History* history, uint64_t counter,
                              uint32_t now_ms) noexcept nogil
 cdef int64_t history_age_ms(const History* history, uint64_t counter, uint32_t now_ms,

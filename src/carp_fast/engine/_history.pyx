@@ -149,6 +149,16 @@ cdef void history_send(History* history, uint64_t begin, uint32_t count, uint32_
     sent[0].begin, sent[0].count, sent[0].at_ms = begin, count, at_ms
 
 
+cdef bint history_is_ours(const History* history, uint64_t first, uint64_t counter) noexcept nogil:
+    """Whether the counter is none before `first`, our first one, or after the last that we sent.
+
+    We have sent it, or gone past it: to be asked only of what comes from our own source. All of
+    ours stay known by this, while longer sequences of others may displace their ranges.
+    """
+    cdef const Range* last = &history.sent[0]
+    return last.count and counter - first < last.begin + last.count - first
+
+
 cdef int64_t history_sent_ms(const History* history, uint64_t counter,
                              uint32_t now_ms) noexcept nogil:
     """How long ago one of our last advertisements had this counter, ms; -1: none had it."""

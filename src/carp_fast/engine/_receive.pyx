@@ -14,7 +14,8 @@ from carp_fast.engine._core cimport (
     engine_end_duplicate, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT,
     Interface, MAX_INTERFACES, OTHER_MASTER, Rejection, REJECTIONS, WRONG_DIGEST)
 from carp_fast.engine._history cimport (
-    counter_above, HISTORY_NEAR, history_age_ms, history_ms, history_note_late, history_sent_ms)
+    counter_above, HISTORY_NEAR, history_age_ms, history_is_ours, history_ms, history_note_late,
+    history_sent_ms)
 from carp_fast.engine._recorder cimport record_heard
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
@@ -307,17 +308,20 @@ cdef inline uint32_t span_ms(const VirtualHost* host) noexcept nogil:
 
 
 cdef int64_t known_ms(const VirtualHost* host, const Source* from_whom, const Advertisement* heard,
-                      int64_t arrived_ns) noexcept nogil:
+                      bint own, int64_t arrived_ns) noexcept nogil:
     """How long ago the counter was in use, ms; -1: it is new, as far as we know.
 
     In use: sent by us, or heard from a source that has been genuine, in order or as the last of
     another one in this family. The constant counter of an OpenBSD does not count once that is
-    silent: it may have another address now. Both of its families have the same counter.
+    silent: it may have another address now. Both of its families have the same counter. `own`: from
+    our source and MAC, of which any counter that we have gone past counts as ours.
     """
     cdef int64_t age_ms = history_age_ms(&host.history, heard.counter, history_ms(arrived_ns),
                                          span_ms(host))
     cdef uint32_t i
     cdef const Source* other
+    if own and age_ms < 0 and history_is_ours(&host.history, host.first_sent, heard.counter):
+        age_ms = 0
     for i in range(SOURCES):
         other = vhid_source(host, i)
         if not other.genuine or other.counter - heard.counter > other.run:
@@ -371,7 +375,7 @@ cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertiseme
     cdef bint known
     cdef int64_t age_ms = -1
     if not off and (own or stranger or back or strict):
-        age_ms = known_ms(host, source, heard, arrived_ns)
+        age_ms = known_ms(host, source, heard, own and has_our_mac(host, heard), arrived_ns)
     known = age_ms >= 0
     if known and not own and vhid_goes_on(host, source, heard, arrived_ns):
         age_ms = 0
@@ -491,8 +495,9 @@ cdef inline bint is_ours_late(const VirtualHost* host, const Advertisement* hear
     """Whether it is one that we sent before the last interval, from a MAC that only we have."""
     return (memcmp(heard.source_mac, host.mac, 6) == 0
             and not vhid_virtual_mac(host)
-            and history_age_ms(&host.history, heard.counter, history_ms(arrived_ns),
-                               span_ms(host)) >= 0)
+            and (history_is_ours(&host.history, host.first_sent, heard.counter)
+                 or history_age_ms(&host.history, heard.counter, history_ms(arrived_ns),
+                                   span_ms(host)) >= 0))
 
 
 cdef void on_duplicate(Core* core, uint32_t slot, const Advertisement* heard,

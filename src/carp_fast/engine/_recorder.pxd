@@ -132,6 +132,7 @@ cdef struct Checkpoint:
     uint32_t duplicate_ms
     uint8_t duplicate_mac[6]
     History history
+    uint64_t first_sent
     uint64_t stranger[2]
     uint32_t stranger_ms[2]
     int64_t jitter_ns

@@ -192,6 +192,7 @@ cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexc
     to.answered_ns, to.announce_at_ns = host.answered_ns, host.announce_at_ns
     to.tie_since_ns, to.judged_ns = host.tie_since_ns, host.judged_ns
     to.history, to.duplicate_ms = host.history, host.duplicate_ms
+    to.first_sent = host.first_sent
     memcpy(to.stranger, host.stranger, sizeof(host.stranger))
     memcpy(to.stranger_ms, host.stranger_ms, sizeof(host.stranger_ms))
     memcpy(to.duplicate_mac, host.duplicate_mac, 6)
@@ -374,6 +375,16 @@ cdef int fill_history(History* history, dict given) except -1:
     return 0
 
 
+cdef uint64_t oldest_sent(const History* history) noexcept:
+    """The first counter of ours whose time is known; 0: there is none."""
+    cdef uint64_t begin = 0
+    cdef uint32_t i
+    for i in range(HISTORY_SENT):
+        if history.sent[i].count:
+            begin = history.sent[i].begin
+    return begin
+
+
 cdef int fill_mac(uint8_t* to, bytes mac) except -1:
     if len(mac) not in (0, 6):
         raise ValueError("a MAC has 6 bytes")
@@ -400,7 +411,8 @@ cdef dict state_dict(const Checkpoint* of):
         "announce_at_ns": of.announce_at_ns, "tie_since_ns": of.tie_since_ns,
         "judged_ns": of.judged_ns, "duplicate_ms": of.duplicate_ms,
         "duplicate_mac": (<const char*>of.duplicate_mac)[:6] if of.duplicate_ms else b"",
-        "history": history_dict(&of.history), "jitter_ns": of.jitter_ns,
+        "history": history_dict(&of.history), "first_sent": of.first_sent,
+        "jitter_ns": of.jitter_ns,
         "stranger4": of.stranger[0], "stranger4_ms": of.stranger_ms[0],
         "stranger6": of.stranger[1], "stranger6_ms": of.stranger_ms[1],
         "ties": of.ties, "settled_ns": of.settled_ns,
@@ -492,6 +504,8 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     to.duplicate_ms = take("duplicate_ms", 0)
     fill_mac(to.duplicate_mac, take("duplicate_mac", b""))
     fill_history(&to.history, take("history", {}))
+    # Recordings of former versions do not have it.
+    to.first_sent = take("first_sent", oldest_sent(&to.history))
     to.stranger[0], to.stranger_ms[0] = take("stranger4", 0), take("stranger4_ms", 0)
     to.stranger[1], to.stranger_ms[1] = take("stranger6", 0), take("stranger6_ms", 0)
     to.jitter_ns, to.ties = take("jitter_ns", 0), take("ties", 0)

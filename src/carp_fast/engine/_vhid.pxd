@@ -337,9 +337,10 @@ cdef struct VirtualHost:
     int64_t failing_ns          # when the first of failed_sends failed
     uint32_t announce_from      # the frame with which its refused announcement goes on
     uint32_t announce_errors
+    uint64_t first_sent         # the counter of its first advertisement, if `history` has any
     uint8_t retries             # of a change of an address, in a row
     uint8_t ordered[4]          # demotions by order, by DemotedBy below ORDERED_BY; see vhid_add_up
-    uint8_t to_line[43]
+    uint8_t to_line[35]
 
 cdef struct Transition:
     uint8_t known
