@@ -64,9 +64,7 @@ class Hosts:
         self.unsettled: dict[int, set[str]] = {}
         self._numbers: dict[str, int] = {}
         self._free: list[int] = []
-        # The counters of advertisements start from the wall clock, so that a restart continues
-        # above those of the last run: hosts that refuse old counters accept it.
-        self._counter = time.time_ns()
+        self._counter = 0  # of the virtual host prepared last
         # The last settings and their prepared arguments: virtual hosts of a table share them.
         self._settings: Settings | None = None
         self._keys: dict[str, Any] = {}
@@ -265,6 +263,10 @@ class Hosts:
         `missing`: whether this host lacks its configured source, IPv4 and IPv6; `by_route`: its
         IPv4 addresses are added as local routes.
         """
+        # The counters of advertisements start from the wall clock, so that a restart, or a virtual
+        # host that is added again, continues above the former ones: hosts that refuse old counters
+        # accept it.
+        self._counter = max(self._counter + 1, time.time_ns())
         settings = host.settings
         source, source6, lladdr = settings.source, settings.source6, settings.lladdr
         missing4, missing6 = missing

@@ -12,6 +12,7 @@ from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import table as hosts_module
 from carp_fast.daemon.table import BACKUP, INIT, Hosts, LimitReached, by_interface, every_address
 from carp_fast.inet import address_bytes
+from tests.support.segment import SECOND_NS, START_NS, Node
 
 SETTINGS = Settings(passphrase=b"secret")
 
@@ -129,6 +130,25 @@ def test_addresses_are_named_as_the_engine_counts_them() -> None:
     hosts.give_back(slot)
     assert hosts.address(slot, 0) == "of a removed virtual host"
     assert hosts.name(slot) == "slot 0"
+
+
+def test_a_virtual_host_that_is_added_again_goes_on_above_its_former_counters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another group or peer makes it another one; others have heard the counters of the first."""
+    now_ns = 1 << 60
+    monkeypatch.setattr("time.time_ns", lambda: now_ns)
+    hosts = Hosts()
+    counters = []
+    for _ in range(2):
+        node = Node("10.77.0.2")
+        node.engine.add(1, hosts.prepare(host(vhid=9)), START_NS)
+        counters.append(node.engine.host(1).counter)
+        now_ns += 3600 * SECOND_NS
+    assert counters[1] - counters[0] >= 3600 * SECOND_NS
+    now_ns -= 7200 * SECOND_NS  # the wall clock was set back: these are not
+    node.engine.add(2, hosts.prepare(host(vhid=10)), START_NS)
+    assert node.engine.host(2).counter > counters[1]
 
 
 def test_what_an_interface_needs() -> None:
