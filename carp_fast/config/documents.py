@@ -27,6 +27,7 @@ from carp_fast.config.model import (
 )
 from carp_fast.config.readings import Readings
 from carp_fast.config.rules import (
+    ARRAYS,
     DAEMON_RULES,
     PASSPHRASE_KEYS,
     TABLE_KEYS,
@@ -172,9 +173,10 @@ class Documents:
                 self.found.fault(origin, None, None, text)
             elif name not in TABLES:
                 self.found.unknown(origin, name, value, TABLES)
-            elif name != "virtual_host" and not main_file:
+            elif name not in ARRAYS and not main_file:
                 key = None if is_table else name
-                text = f"belongs in {self.path}; allowed in an included file: [[virtual_host]]"
+                allowed = " and ".join(f"[[{each}]]" for each in ARRAYS)
+                text = f"belongs in {self.path}; allowed in an included file: {allowed}"
                 self.found.fault(origin, key, key and as_shown(value), text)
 
     def table(self, file: Table, name: str) -> Table:
@@ -187,25 +189,22 @@ class Documents:
             raw = {}
         return file._replace(origin=origin, raw=raw)
 
-    def _virtual_hosts_of(self, file: Table) -> list[Table]:
-        tables = file.raw.get("virtual_host", [])
+    def _array_of(self, file: Table, name: str) -> list[Table]:
+        tables = file.raw.get(name, [])
         if not isinstance(tables, list) or not all(isinstance(raw, dict) for raw in tables):
-            text = "is not an array of tables; allowed: tables that begin [[virtual_host]]"
-            self.found.fault(Origin(file.origin.file, "virtual_host"), None, None, text)
+            text = f"is not an array of tables; allowed: tables that begin [[{name}]]"
+            self.found.fault(Origin(file.origin.file, name), None, None, text)
             return []
+        lines = file.lines if name == "virtual_host" else (None,) * len(tables)
         return [
-            file._replace(origin=Origin(file.origin.file, f"virtual_host[{number}]", line), raw=raw)
-            for number, (raw, line) in enumerate(zip(tables, file.lines, strict=True), 1)
+            file._replace(origin=Origin(file.origin.file, f"{name}[{number}]", line), raw=raw)
+            for number, (raw, line) in enumerate(zip(tables, lines, strict=True), 1)
         ]
 
-    def virtual_hosts(self, main: Table) -> list[Table]:
-        """The [[virtual_host]] tables of the main file and of all files that it includes."""
-        tables = self._virtual_hosts_of(main)
-        for path in self._included(main):
-            file = self.read(path)
-            if file is not None:
-                tables += self._virtual_hosts_of(file)
-        return tables
+    def arrays(self, main: Table) -> dict[str, list[Table]]:
+        """The tables of each of ARRAYS, in the main file and in all files that it includes."""
+        files = [main, *filter(None, map(self.read, self._included(main)))]
+        return {name: [t for file in files for t in self._array_of(file, name)] for name in ARRAYS}
 
     def _included(self, main: Table) -> list[Path]:
         """Files named by `include`, in its order; those of one pattern sorted; each only once."""

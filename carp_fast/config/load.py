@@ -67,6 +67,7 @@ from carp_fast.config.secrets import (
     read_key_credential,
 )
 from carp_fast.config.strength import GUESSES_PER_S, WEAK_S, in_words
+from carp_fast.config.track_tables import TrackTables
 from carp_fast.config.writers import Exposure
 from carp_fast.engine._auth import Passphrase
 from carp_fast.engine.keys import Announce
@@ -150,6 +151,7 @@ class _Loader:
         self.virtual_hosts: list[VirtualHost] = []
         self.interfaces: dict[str, list[VirtualHost]] = {}
         self.identities = Identities()
+        self.tracks = TrackTables(self.found, self.parse, self.documents.writers)
 
     def load(self) -> Configuration:
         main = self.documents.read(self.path)
@@ -161,8 +163,12 @@ class _Loader:
         for key, parse in item_parsers(numbered=True).items():
             if key in self.defaults.raw:
                 self.items(self.defaults, key, parse)
-        for table in self.documents.virtual_hosts(main):
+        arrays = self.documents.arrays(main)
+        for table in arrays["track"]:
+            self.tracks.read(table)
+        for table in arrays["virtual_host"]:
             self.virtual_host(table, inherited)
+        self.tracks.check_uses()
         for origin, (source, name) in virtual_sources(self.virtual_hosts).items():
             text = (
                 f"is an address of {name}, which exists only while MASTER; allowed: an address of"
@@ -177,7 +183,8 @@ class _Loader:
         self.warn_of_shared_addresses()
         files, warnings = tuple(self.documents.files.values()), self.found.warning_lines()
         found = self.readings.found()
-        return Configuration(self.path, files, daemon, self.virtual_hosts, warnings, *found)
+        tracks = tuple(self.tracks.found.values())
+        return Configuration(self.path, files, daemon, self.virtual_hosts, warnings, *found, tracks)
 
     def parse(self, table: Table, rules: dict[str, Rule], others: Sequence[str]) -> _Values:
         """The values of a table by `rules`; `others` are keys that are read elsewhere."""
@@ -255,6 +262,8 @@ class _Loader:
         for key in ("up", "down"):
             if values.get(key, "").startswith("/"):
                 self.check_program(table, key)
+        if values.get("track"):
+            self.tracks.name(table, values["track"])
         if "source" in values:  # one key, a field for each family
             values["source"], values["source6"] = values["source"]
         kept = inherited.values
@@ -426,6 +435,7 @@ class _Loader:
             self.fault(table.origin, "passphrase", "(missing)", text)
         settings = Settings(**values, origin=table.origin)
         self.check_together(table, settings, bad)
+        self.tracks.use(settings)
         interfaces: Interfaces = self.items(table, "interface", ranges.named_interfaces)
         vhids = self.items(table, "vhid", ranges.vhid_numbers)
         parsers = item_parsers(numbered=all(number is not None for _, number in interfaces))

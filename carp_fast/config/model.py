@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from carp_fast.config.tracks import Track
 from carp_fast.engine._auth import Passphrase
 from carp_fast.engine.keys import Keys
 from carp_fast.errors import CarpFastError
@@ -92,6 +93,7 @@ class Settings(Keys, frozen=True, kw_only=True):
     peers: tuple[str, ...] = ()
     hold: str = "address"  # its IPv4 addresses: or "route", or "auto"
     lladdr: str | None = None
+    track: tuple[str, ...] = ()  # names of tracks
     up: str | None = None
     down: str | None = None
     xparam: str | None = None
@@ -179,6 +181,7 @@ class Daemon(msgspec.Struct, frozen=True):
     notify: str | None = None
     hook_concurrency: int = 16
     hook_timeout_s: float = 30.0
+    track_concurrency: int = 16
     digest_grace_s: float = 300.0
     record: int = 65_536
     secret_key_file: Path | None = None
@@ -199,6 +202,7 @@ class Configuration(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
     ended: Mapping[Path, bool] = {}
     patterns: Mapping[str, int] = {}
+    tracks: tuple[Track, ...] = ()
 
 
 def families_of(addresses: Iterable[str]) -> tuple[int, ...]:

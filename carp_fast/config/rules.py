@@ -8,6 +8,7 @@ where a table stands.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -17,6 +18,7 @@ from msgspec import Meta
 
 from carp_fast import inet
 from carp_fast.config.model import PEERS_MAX, RECORD_MAX, AnnounceRate, as_key, as_shown
+from carp_fast.config.tracks import KINDS, WORDS_MAX
 from carp_fast.engine.keys import KEYS, MAX_DELAY_S, Kind, OneOf, Seconds, Switch, Whole
 from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_text
@@ -324,6 +326,96 @@ def _announce_rate(value: Any) -> AnnounceRate:
     return AnnounceRate(**found)
 
 
+# --- names and what is tracked ------------------------------------------------------------------
+
+NAME_LENGTH_MAX = 64  # characters of a track's name
+
+
+def _name(value: Any) -> str:
+    allowed = f"1 to {NAME_LENGTH_MAX} printable characters"
+    text = plain_text(value, allowed)
+    if not text.strip() or len(text) > NAME_LENGTH_MAX or not text.isprintable():
+        raise Refused(f"must be {allowed}")
+    return text
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    allowed = 'a list of names of tracks, such as ["uplink"]'
+    if not isinstance(value, list):
+        raise Refused(f"must be {allowed}")
+    for item in value:
+        plain_text(item, allowed)
+    if len(set(value)) < len(value):
+        raise Refused(f"has a name twice; must be {allowed}")
+    return tuple(value)
+
+
+def _interface_name(value: Any) -> str:
+    """The name of one interface. Raises Refused."""
+    allowed = f'the name of an interface such as "eth0", at most {INTERFACE_NAME_BYTES} bytes'
+    text = plain_text(value, allowed)
+    too_long = len(text.encode("utf-8", "replace")) > INTERFACE_NAME_BYTES
+    if too_long or not text or text in (".", "..") or re.search(r"[\s/:]", text):
+        raise Refused(f"must be {allowed}")
+    return text
+
+
+def _script(value: Any) -> tuple[str, ...]:
+    allowed = f"an absolute path, or a list of one and its arguments, {WORDS_MAX} at most"
+    words = value if isinstance(value, list) else [value]
+    if not 1 <= len(words) <= WORDS_MAX:
+        raise Refused(f"must be {allowed}")
+    _absolute_path(words[0], allowed)
+    return tuple(plain_text(word, allowed) for word in words)
+
+
+def _of_host(value: Any) -> str:
+    """The address of a host; one of this machine, such as 127.0.0.1, is one, too."""
+    allowed = "the address of a host, without prefix"
+    address = address_bytes(value, allowed)
+    if not any(address) or address[0] == 0xFF or (len(address) == 4 and address[0] >= MULTICAST4):
+        raise Refused(f"is not the address of a host; must be {allowed}")
+    return address_text(address)
+
+
+_delay = _seconds(0, MAX_DELAY_S)
+_PROBED: dict[str, Rule] = {
+    "interval_s": _seconds(0.1, MAX_DELAY_S),
+    "timeout_s": _seconds(0.05, MAX_DELAY_S),
+    "rise": _integer(1, 255),
+    "fall": _integer(1, 255),
+}
+_REACHABLE: dict[str, Rule] = {
+    "target": _of_host,
+    "source": _of_host,
+    "interface": _interface_name,
+    **_PROBED,
+}
+TRACK_RULES: dict[str, Rule] = {  # of every kind
+    "name": _name,
+    "kind": _choice(*KINDS),
+    "demotion": _integer(1, 255),
+    "initial": _choice("failed", "ok"),
+}
+KIND_RULES: dict[str, dict[str, Rule]] = {
+    "interface": {
+        "interface": _interface_name,
+        "needs": _choice("link", "carrier", "address"),
+        "rise_s": _delay,
+        "fall_s": _delay,
+    },
+    "process": {
+        "executable": _absolute_path,
+        "pid_file": _absolute_path,
+        "rise_s": _delay,
+        "fall_s": _delay,
+    },
+    "file": {"path": _absolute_path},
+    "script": {"script": _script, **_PROBED},
+    "ping": _REACHABLE,
+    "tcp": {**_REACHABLE, "port": _integer(1, 65_535)},
+}
+
 # --- the keys -----------------------------------------------------------------------------------
 
 ANNOUNCE_RULES = {key.name: _rule(key.kind) for key in KEYS if key.table == "announce"}
@@ -339,7 +431,7 @@ SETTING_RULES: dict[str, Rule] = {
     "address_mac": _not_available("interface"),
     "lladdr": _lladdr,
     "group": _not_available(),
-    "track": _not_available([]),
+    "track": _names,
     "up": _hook,
     "down": _hook,
     "xparam": plain_text,
@@ -369,7 +461,9 @@ DAEMON_RULES: dict[str, Rule] = {
     "digest_grace_s": _seconds(0, MAX_DELAY_S),
     "record": _integer(0, RECORD_MAX),
     "secret_key_file": plain_text,
+    "track_concurrency": _integer(1, 1024),
     "metrics": _not_available(),
 }
-TABLES = ("include", "daemon", "defaults", "virtual_host")
-TABLES_LATER = ("group", "track")
+TABLES = ("include", "daemon", "defaults", "virtual_host", "track")
+TABLES_LATER = ("group",)
+ARRAYS = ("virtual_host", "track")  # may be in included files

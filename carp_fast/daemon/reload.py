@@ -27,7 +27,9 @@ CHANGES_REPORTED_MAX = 1000  # lines of what changed; the others are counted
 CHANGES_LOGGED_MAX = 50  # ... of them in the log; the requester of the reload gets more
 FORCED = "carp-fast reload --force"
 NAMED_MAX = 3  # virtual hosts of a refusal, interfaces of a common change; the others are counted
-AT_ONCE = frozenset({"notify", "hook_concurrency", "hook_timeout_s", "digest_grace_s"})
+AT_ONCE = frozenset(
+    {"notify", "hook_concurrency", "hook_timeout_s", "track_concurrency", "digest_grace_s"}
+)
 UNSEEN = frozenset({"origin"})
 
 
@@ -117,8 +119,9 @@ def _host_changes(old: VirtualHost, new: VirtualHost, settings: list[str]) -> li
     return changes
 
 
-# Hooks are read when they run: a change of only these needs no order.
-HOOK_KEYS = ("up ", "down ", "xparam ")
+# Hooks are read when they run, and tracks give orders of their own: a change of only these needs no
+# order.
+HOOK_KEYS = ("up ", "down ", "xparam ", "track ")
 
 
 class _Running:
