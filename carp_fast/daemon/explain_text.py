@@ -48,6 +48,7 @@ REASON_MEANINGS = {
     "resigned": "it left on purpose, because it is removed or the daemon ends",
     "less_demoted_master": "another host advertises a lower demote byte, and is therefore MASTER",
     "master_demoted": "the master advertised a higher demote byte than ours",
+    "track_failed": "something that it tracks failed, without which it cannot be MASTER here",
 }
 
 # The effect that the next advertisement would have on us, by the engine's event.

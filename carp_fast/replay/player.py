@@ -411,8 +411,10 @@ class Player:
             self.engine.set_interface(self.numbers[name], now_ns, **self.interfaces[name])
 
     def _on_demote(self, line: Line, words: list[str]) -> None:
-        slot, (amount, *by) = self.slots[self.subject(line)], words
-        self.engine.demote(slot, int(amount), self._clock(line.at_ns), "".join(by) or "operator")
+        slot, (amount, *rest) = self.slots[self.subject(line)], words
+        hard = rest[1:] == ["hard"]
+        by = "".join(rest[:1] if hard else rest) or "operator"
+        self.engine.demote(slot, int(amount), self._clock(line.at_ns), by, hard=hard)
 
     def _on_remove(self, line: Line, words: list[str]) -> None:
         self.engine.remove(self.slots[self.subject(line)], self._clock(line.at_ns))

@@ -381,7 +381,8 @@ class Writer:
         elif word in ("in_use", "by_route"):
             text += " yes" if value else " no"
         elif word == "demote":
-            text += f" {value[0]}" + (f" {value[1]}" if value[1] != "operator" else "")
+            amount, by, hard = value
+            text += f" {amount}" + (f" {by}" if by != "operator" else "") + " hard" * hard
         elif word == "address_lost" and not value:
             text += " undemoted"
         self._input(at_ns, text)

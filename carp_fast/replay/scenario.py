@@ -22,6 +22,7 @@ Inputs, for a virtual host unless stated otherwise:
   interface up|down|missing [source A] [source6 A] [mac MAC] [ifindex N] [router] [renamed]
             [announce]              (for an interface; see Engine.set_interface)
   demote N [operator|track|group|maintenance]    the demotion by one reason, 0: none
+  demote N track hard               ... and the host cannot be MASTER
   remove | address_lost [undemoted] | announce | in_use yes|no
   by_route yes|no                   whether its IPv4 addresses are added as local routes
   found ADDRESS none|ours|foreign|route

@@ -338,6 +338,54 @@ def test_a_host_that_is_added_demoted_does_not_preempt_before_it_is() -> None:
     assert engine.host(1).state == "BACKUP"
 
 
+def test_a_hard_condition_lets_a_master_resign_once_when_it_begins() -> None:
+    node = master()
+    node.engine.demote(0, 240, MASTER_NS, "track", hard=True)
+    node.run(MASTER_NS + TICK_NS)
+    assert (node.state, node.engine.host(0).reason) == ("BACKUP", "track_failed")
+    assert node.engine.host(0).demotions == {"track": 240}
+    assert node.words() == ["REMOVE_ADDRESSES", "RESIGN"]
+    # Nobody else rises, so it does, and stays: what was ordered once does not act again.
+    node.run(MASTER_NS + 10 * SECOND_NS)
+    assert (node.state, node.engine.host(0).reason) == ("MASTER", "master_down")
+    node.engine.demote(0, 250, MASTER_NS + 10 * SECOND_NS, "track", hard=True)
+    node.engine.demote(0, 5, MASTER_NS + 10 * SECOND_NS, "operator")
+    node.run(MASTER_NS + 20 * SECOND_NS)
+    assert node.state == "MASTER"
+    assert read_advertisement(last_frame(node)).advskew == 240
+    node.engine.demote(0, 0, MASTER_NS + 20 * SECOND_NS, "track")
+    node.engine.demote(0, 240, MASTER_NS + 20 * SECOND_NS, "track", hard=True)
+    node.run(MASTER_NS + 20 * SECOND_NS + TICK_NS)
+    assert node.state == "BACKUP"
+
+
+def test_a_demotion_by_a_track_alone_lets_nobody_resign() -> None:
+    node = master()
+    node.engine.demote(0, 240, MASTER_NS, "track")
+    node.run(MASTER_NS + 3 * SECOND_NS)
+    assert node.state == "MASTER"
+    assert read_advertisement(last_frame(node)).advskew == 240
+
+
+def test_a_host_may_be_added_with_a_hard_condition_that_has_failed() -> None:
+    node = Node("10.77.0.2", preempt=True)
+    engine = node.engine
+    engine.add(1, prepared(vhid=43, preempt=True), START_NS, 7, 240, True)
+    assert engine.host(1).demotions == {"operator": 7, "track": 240}
+    engine.receive(0, advertisement(vhid=43, advskew=200), START_NS + 1)
+    assert engine.host(1).state == "BACKUP"
+    # It had failed before: there is nothing to resign from when it is told again.
+    node.run(START_NS + 20 * SECOND_NS)
+    assert engine.host(1).state == "MASTER"
+    engine.demote(1, 240, START_NS + 20 * SECOND_NS, "track", hard=True)
+    assert engine.host(1).state == "MASTER"
+
+
+def test_only_a_track_is_a_hard_condition() -> None:
+    with pytest.raises(ValueError, match="only a track is a hard condition"):
+        master().engine.demote(0, 240, MASTER_NS, "group", hard=True)
+
+
 def test_a_host_without_a_link_shows_it_as_a_demotion_until_it_is_back() -> None:
     node = master(advskew=100)
     node.engine.demote(0, 5, MASTER_NS)

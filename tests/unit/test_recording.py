@@ -109,6 +109,15 @@ def test_a_reload_begins_a_recording_anew_and_a_removal_ends_it() -> None:
     assert "eth0/43 remove" in text
 
 
+def test_a_hard_condition_is_recorded() -> None:
+    also = "30.1 eth0/42 demote 240 track hard\n40.5 eth0/42 demote 0 track\n40.6 eth0/43 demote 5"
+    text = recording(played(long_scenario(100, "", also), 8192))
+    assert_same_again(text, 10)
+    assert "30.100 eth0/42 demote 240 track hard\n" in re.sub(r"(\.\d{3})\d+", r"\1", text)
+    # A state from a checkpoint after it began has it, too.
+    assert "cannot_be_master" in recording(played(long_scenario(900, "", also[:34]), 1024))
+
+
 def test_an_advertisement_that_was_refused_in_part_is_recorded() -> None:
     """The host sends all its frames once more, in the next tick."""
     also = "60.1 eth0/43 kernel sends ENOBUFS 1\n70.1 eth0/43 kernel sends ok"

@@ -34,7 +34,8 @@ from carp_fast.engine._transitions cimport (
 from carp_fast.engine._upkeep cimport (
     THERES, There, address_found, upkeep_expire, wanted_change, wants_route)
 from carp_fast.engine._vhid cimport (
-    Address, Block, IN_USE, ORDERED_BY, Output, RETIRED, vhid_interval_ns, VirtualHost)
+    Address, Block, BY_OPERATOR, BY_TRACK, HARD, IN_USE, MOST_DEMOTION, ORDERED_BY, Output, RETIRED,
+    vhid_interval_ns, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport FRAME_ROOM, VERDICTS, wire_build_announcement
 
@@ -79,20 +80,32 @@ cdef int fill_address(Address* to, bytes address, uint8_t prefixlen) except -1:
     return 0
 
 
-cdef int demotion_order(Order* order, uint32_t slot, int demotion, str by) except -1:
+cdef int demotion_order(Order* order, uint32_t slot, int demotion, str by, bint hard) except -1:
     """Fill in an order that sets the demotion by one reason, 0: none. Raises ValueError.
 
     `by`: "operator", "track", "group" or "maintenance". All are added to the advskew, to at most
-    240, or in dialect "openbsd" to the demote byte.
+    240, or in dialect "openbsd" to the demote byte. `hard`, of "track": the host cannot be MASTER,
+    and resigns if it is when that begins.
     """
     if by not in _DEMOTIONS[:ORDERED_BY]:
         raise ValueError(f"{by}: must be one of {', '.join(_DEMOTIONS[:ORDERED_BY])}")
     if demotion < 0:
         raise ValueError(f"a demotion is not negative: {demotion}")
     memset(order, 0, sizeof(Order))
-    order.kind, order.slot, order.value = ORDER_DEMOTE, slot, demotion
+    if hard and by != "track":
+        raise ValueError(f"{by}: only a track is a hard condition")
+    order.kind, order.slot = ORDER_DEMOTE, slot
+    order.value = min(demotion, MOST_DEMOTION) | (HARD if hard else 0)
     order.reason = <uint8_t><int>_DEMOTIONS.index(by)
     return 0
+
+
+cdef void addition(Order* order, uint32_t slot, int operator, int track, bint hard) noexcept:
+    """Fill in an order that adds a host, but for its pointer, with its first demotions."""
+    memset(order, 0, sizeof(Order))
+    order.kind, order.slot, order.reason = ORDER_ADD, slot, hard
+    order.value = (<int64_t>min(max(operator, 0), MOST_DEMOTION) << 8 * BY_OPERATOR
+                   | <int64_t>min(max(track, 0), MOST_DEMOTION) << 8 * BY_TRACK)
 
 
 cdef class FramesHeard:
@@ -193,14 +206,19 @@ cdef class Engine:
         """End a batch of orders: the wake tick follows the shortest interval that is left."""
         self.give(ORDER_MARK, 0, 0, NULL, now_ns)
 
-    def add(self, uint32_t slot, PreparedHost prepared, int64_t now_ns, int demotion=0) -> None:
+    def add(self, uint32_t slot, PreparedHost prepared, int64_t now_ns, int demotion=0,
+            int track=0, bint hard=False) -> None:
         """Add a virtual host in a free slot; it takes part once its interface is ready.
 
-        `demotion`: by the operator, from the beginning; see demote().
+        `demotion`: by the operator, and `track`, `hard`: by what it tracks, from the beginning; see
+        demote().
         """
+        cdef Order order
         if slot >= _MAX_VIRTUAL_HOSTS or self.core.hosts[slot].flags & IN_USE:
             raise IndexError(f"slot {slot} is in use or not below {_MAX_VIRTUAL_HOSTS}")
-        self.give(ORDER_ADD, slot, demotion, prepared.give_away(), now_ns)
+        addition(&order, slot, demotion, track, hard)
+        order.pointer = prepared.give_away()
+        obey(&self.core, &order, now_ns)
 
     def replace(self, uint32_t slot, PreparedHost prepared, int64_t now_ns, *,
                 int64_t grace_ns=0) -> None:
@@ -218,10 +236,11 @@ cdef class Engine:
         """Shut down: every host goes to INIT, every MASTER resigns."""
         self.give(ORDER_RESIGN_ALL, 0, 0, NULL, now_ns)
 
-    def demote(self, uint32_t slot, int demotion, int64_t now_ns, str by="operator") -> None:
+    def demote(self, uint32_t slot, int demotion, int64_t now_ns, str by="operator", *,
+               bint hard=False) -> None:
         """Set a host's demotion by one reason, see demotion_order(); those by others stay."""
         cdef Order order
-        demotion_order(&order, slot, demotion, by)
+        demotion_order(&order, slot, demotion, by, hard)
         obey(&self.core, &order, now_ns)
 
     def bar(self, uint32_t slot, bint barred, int64_t now_ns) -> None:

@@ -26,14 +26,15 @@ from carp_fast.engine._transitions cimport engine_event, engine_shown, engine_tr
 from carp_fast.engine._upkeep cimport upkeep_lose, wanted_change
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_LOST, AlternateKey, ANNOUNCING, ASKED, BACKUP, BARRED, Block, BSD_MAC,
-    EXTENDED, FAILED, FOREIGN, FREED, HELD, HOLDS_ROUTES, IN_USE, INIT, INTERFACE_FOUND,
+    BY_TRACK, CANNOT_BE_MASTER, EXTENDED, FAILED, FOREIGN, FREED, HARD, HELD, HOLDS_ROUTES, IN_USE,
+    INIT, INTERFACE_FOUND,
     INTERFACE_MISSING, LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST,
     MOST_DEMOTION, ON_NOT_READY, ON_RESIGN, ORDERED_BY, Output, OWN_MAC, REPLACES_ROUTES, RESIGNED,
     RETIRED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING,
     SOURCES, STARTED, TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES, vhid_add_up,
     vhid_interval_ns, vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source,
     vhid_virtual_mac, VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns,
-    RESIGN_AFTER_REMOVAL)
+    RESIGN_AFTER_REMOVAL, TRACK_FAILED)
 from carp_fast.engine._wheel cimport NOBODY, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6, wire_is_link_group6
 
@@ -435,23 +436,40 @@ cdef void record_adoption(Core* core, uint32_t slot, const Address* there,
         memcpy(record.address, there.bytes, 16)
 
 
-cdef void record_demotion(Core* core, uint32_t slot, const Order* order,
-                          int64_t now_ns) noexcept nogil:
+cdef void demote(Core* core, uint32_t slot, uint8_t by, int64_t amount, bint hard,
+                 int64_t now_ns) noexcept nogil:
+    """Set a host's demotion by one reason.
+
+    `hard`, of BY_TRACK: it cannot be MASTER. One that is resigns when that begins, once: if it
+    rises again because nobody else does, only the demotion acts.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
     cdef Record* record
+    cdef bint begins = hard and not host.flags & CANNOT_BE_MASTER
     if core.recorder.records != NULL:
         engine_touch(core, slot, now_ns)
-        record = record_input(&core.recorder, RECORD_ORDERED, slot, core.hosts[slot].interface,
-                              now_ns)
-        record.detail, record.reason = ORDERED_DEMOTE, order.reason
-        record.value = <uint64_t>order.value
-
-
-cdef void demote(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
-    cdef VirtualHost* host = &core.hosts[order.slot]
-    host.ordered[order.reason] = <uint8_t>min(order.value, MOST_DEMOTION)
+        record = record_input(&core.recorder, RECORD_ORDERED, slot, host.interface, now_ns)
+        record.detail, record.reason, record.state = ORDERED_DEMOTE, by, hard
+        record.value = <uint64_t>amount
+    host.ordered[by] = <uint8_t>min(amount, MOST_DEMOTION)
     vhid_add_up(host)
-    if host.state == MASTER:
-        engine_reschedule(core, order.slot, now_ns)
+    if by == BY_TRACK:
+        host.flags &= ~<uint32_t>CANNOT_BE_MASTER
+        host.flags |= CANNOT_BE_MASTER if hard else 0
+    if begins and host.state == MASTER:
+        engine_event(core, slot, ON_ADDRESS_LOST, TRACK_FAILED, now_ns)
+    elif host.state == MASTER:
+        engine_reschedule(core, slot, now_ns)
+
+
+cdef void demote_added(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
+    """Set the demotions of a new host, before it hears anything: a byte each, by reason."""
+    cdef int by
+    cdef int64_t amount
+    for by in range(ORDERED_BY):
+        amount = order.value >> 8 * by & MOST_DEMOTION
+        if amount:
+            demote(core, order.slot, <uint8_t>by, amount, by == BY_TRACK and order.reason, now_ns)
 
 
 cdef void bar(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
@@ -483,9 +501,7 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     if order.kind == ORDER_ADD:
         if slot < MAX_VIRTUAL_HOSTS and not alive:
             add_host(core, order, now_ns)
-            if order.value > 0:             # before it hears anything, reason: BY_OPERATOR
-                record_demotion(core, slot, order, now_ns)
-                demote(core, order, now_ns)
+            demote_added(core, order, now_ns)
     elif order.kind == ORDER_SET_INTERFACE:
         set_interface(core, order, now_ns)
     elif order.kind == ORDER_RESIGN_ALL:
@@ -515,8 +531,8 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         replace_host(core, order, now_ns)
     elif order.kind == ORDER_DEMOTE:
         if order.reason < ORDERED_BY and order.value >= 0:
-            record_demotion(core, slot, order, now_ns)
-            demote(core, order, now_ns)
+            demote(core, slot, order.reason, order.value & HARD - 1,
+                   order.reason == BY_TRACK and order.value & HARD, now_ns)
     elif order.kind == ORDER_BAR:
         record_order(core, ORDERED_BAR, slot, order.value, now_ns)
         bar(core, order, now_ns)

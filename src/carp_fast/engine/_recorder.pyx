@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from carp_fast.engine._history cimport (
     HISTORY_FORMERLY, HISTORY_LATELY, HISTORY_SENT, History, Range)
 from carp_fast.engine._vhid cimport (
-    Address, ADDRESS_DEMOTED, ANNOUNCING, BARRED, CONTESTED, DEMOTE_TOLD, DUPLICATE, EXTENDED,
+    Address, ADDRESS_DEMOTED, ANNOUNCING, BARRED, CANNOT_BE_MASTER, CONTESTED, DEMOTE_TOLD, DUPLICATE, EXTENDED,
     FAILED, FOREIGN, HELD, HOLDS_ROUTES, INTERFACE_MAC, LEAVING, LOST, LOST_WITH_OURS,
     MASTER_LEAVES, ORDERED_BY, OWN_MAC, PRECEDED, REPEATING, REPLACES_ROUTES, RESIGN_AFTER_REMOVAL,
     ROUTED_ONCE, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCE6_MISSING,
@@ -49,7 +49,7 @@ FLAG_WORDS = {
     "demote_told": DEMOTE_TOLD, "send_demoted": SEND_DEMOTED,
     "announcing": ANNOUNCING, "silent_4": SILENT_4, "silent_6": SILENT_6,
     "contested": CONTESTED, "preceded": PRECEDED, "repeating": REPEATING, "extended": EXTENDED,
-    "address_demoted": ADDRESS_DEMOTED, "barred": BARRED,
+    "address_demoted": ADDRESS_DEMOTED, "barred": BARRED, "cannot_be_master": CANNOT_BE_MASTER,
     "duplicate": DUPLICATE, "refused_partly": REFUSED_PARTLY,
     "unannounced": UNANNOUNCED, "unsourced": UNSOURCED,
     "routed_once": ROUTED_ONCE, "holds_routes": HOLDS_ROUTES, "replaces_routes": REPLACES_ROUTES}
@@ -278,7 +278,8 @@ cdef object record_fields(const Record* record):
         return ORDERED_WORDS[record.detail], (bool(record.value & SOURCE_MISSING),
                                               bool(record.value & SOURCE6_MISSING))
     if kind == RECORD_ORDERED and record.detail == ORDERED_DEMOTE:
-        return ORDERED_WORDS[record.detail], (record.value, _DEMOTIONS[record.reason])
+        return ORDERED_WORDS[record.detail], (record.value, _DEMOTIONS[record.reason],
+                                              bool(record.state))
     if kind == RECORD_ORDERED and record.detail == ORDERED_BY_ROUTE:
         return ORDERED_WORDS[record.detail], bool(record.value)
     if kind == RECORD_ORDERED:
@@ -298,8 +299,8 @@ cdef list records_list(const Record* records, uint32_t count):
     advbase, advskew, demote, counter, MAC; state: state, reason; turn: heard until, ns; advertised:
     advbase, advskew, demote, errno; added, removed: address, errno, by route; found: address, word;
     address (of the checkpoint before): address, words; interface: a dict of Engine.set_interface's
-    arguments; ordered: word, value, which is (address, prefix length) of "adopt", (amount, word) of
-    "demote" and (IPv4, IPv6 is missing) of "own_source"; absent, dropped: when deadlines were last
+    arguments; ordered: word, value, which is (address, prefix length) of "adopt", (amount, word,
+    whether it is hard) of "demote" and (IPv4, IPv6 is missing) of "own_source"; absent, dropped: when deadlines were last
     checked, the beginning, the time asleep, ns. A checkpoint whose first piece was overwritten is
     left out.
     """

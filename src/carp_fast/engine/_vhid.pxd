@@ -81,6 +81,7 @@ cdef enum Reason:
     FREED
     ADDRESS_DEADLINE
     MASTER_TOO_SLOW
+    TRACK_FAILED
     REASONS
 
 cdef enum Preempt:
@@ -125,6 +126,7 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     BARRED = 8192               # another process of this machine has it
     DUPLICATE = 16384           # another host advertises from our source, see duplicate_ms
     ADDRESS_DEMOTED = 32768     # its addresses could not be held lately
+    CANNOT_BE_MASTER = 65536    # a hard condition of a track has failed: it resigned when that began
     MASTER_RESIGNS = 131072     # MASTER_LEAVES, and with 255/255; otherwise it is too slow for us
     REFUSED_PARTLY = 262144     # some frames of its last advertisement were, and it is sent again
     UNANNOUNCED = 524288        # a frame of the announcement under way could not be sent
@@ -169,6 +171,7 @@ cdef enum:
     SKEW_NS = 3906250           # 1/256 s, the unit of advskew
     DEMOTED_ADVSKEW = 240       # the highest advskew that demotion results in
     MOST_DEMOTION = 255         # by one reason: more than any dialect sends
+    HARD = 65536                # of an order's value: the host cannot be MASTER, see demote()
     ORDERED_BY = BY_LINK        # so many reasons are ordered
     ADDRESS_DEMOTION = 240      # what ADDRESS_DEMOTED adds to advskew or demote byte
     LINK_DEMOTION = 240         # of a host in INIT, which sends nothing

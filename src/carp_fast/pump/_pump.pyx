@@ -21,7 +21,7 @@ from carp_fast.engine._core cimport (
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
     Report)
-from carp_fast.engine._engine cimport Engine, demotion_order, fill_address, fill_interface
+from carp_fast.engine._engine cimport Engine, addition, demotion_order, fill_address, fill_interface
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
@@ -369,9 +369,13 @@ cdef class Pump:
         """
         self.state.turn.lanes.sources_sorted = <uint32_t>count
 
-    def add(self, uint32_t slot, PreparedHost prepared, int demotion=0) -> None:
+    def add(self, uint32_t slot, PreparedHost prepared, int demotion=0, int track=0,
+            bint hard=False) -> None:
         """Add a virtual host in a free slot; see Engine.add."""
-        self.push(ORDER_ADD, slot, 0, demotion, prepared.give_away())
+        cdef Order order
+        addition(&order, slot, demotion, track, hard)
+        order.pointer = prepared.give_away()
+        self.push_order(&order)
         self.keep(prepared)
 
     def replace(self, uint32_t slot, PreparedHost prepared, int64_t grace_ns) -> None:
@@ -395,10 +399,10 @@ cdef class Pump:
         self.push(ORDER_SET_INTERFACE, 0, number, 0, interface)
         self.keep(room)
 
-    def demote(self, uint32_t slot, int demotion, str by="operator") -> None:
+    def demote(self, uint32_t slot, int demotion, str by="operator", *, bint hard=False) -> None:
         """Set a host's demotion by one reason; see Engine.demote."""
         cdef Order order
-        demotion_order(&order, slot, demotion, by)
+        demotion_order(&order, slot, demotion, by, hard)
         self.push_order(&order)
 
     def bar(self, uint32_t slot, bint barred) -> None:
