@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from carp_fast.loadtest._frames import FrameSource
     from carp_fast.loadtest._mix import Mix
     from carp_fast.loadtest._pace import Pace
-    from carp_fast.loadtest.sender import FloodError, Sender, Sent
+    from carp_fast.loadtest.sender import Backends, FloodError, Sender, Sent
     from carp_fast.loadtest.streams import Streams
     from carp_fast.loadtest.trial import Sent as TrialSent
     from carp_fast.loadtest.walks import Walk
@@ -96,14 +96,16 @@ def _test(trial: TrialOptions | None, options: FloodOptions) -> None:
         )
         return
     from carp_fast.config.load import load
+    from carp_fast.loadtest.sender import Backends
 
-    run_trial(
-        trial,
-        partial(_send_for_trial, options, searching=trial.find_rate),
-        configuration=load(options.config) if options.config else None,
-        vlan=0 if options.walks.get("vlan") else None,
-        as_json=options.as_json,
-    )
+    with Backends() as backends:
+        run_trial(
+            trial,
+            partial(_send_for_trial, options, backends, searching=trial.find_rate),
+            configuration=load(options.config) if options.config else None,
+            vlan=0 if options.walks.get("vlan") else None,
+            as_json=options.as_json,
+        )
 
 
 class _Prepared(NamedTuple):
@@ -305,7 +307,7 @@ def _written(prepared: _Prepared, options: FloodOptions, file: Path) -> Sent:
     )
 
 
-def _sender(prepared: _Prepared, options: FloodOptions) -> Sender:
+def _sender(prepared: _Prepared, options: FloodOptions, backends: Backends | None = None) -> Sender:
     from carp_fast.loadtest.sender import Sender
 
     return Sender(
@@ -316,6 +318,7 @@ def _sender(prepared: _Prepared, options: FloodOptions) -> Sender:
         rate=prepared.asked_rate,
         duration_s=options.duration,
         count=options.count or 0,
+        backends=backends,
     )
 
 
@@ -338,7 +341,12 @@ def _send(prepared: _Prepared, options: FloodOptions) -> None:
 
 
 def _send_for_trial(
-    options: FloodOptions, rate: float | None, seconds: float | None, *, searching: bool
+    options: FloodOptions,
+    backends: Backends,
+    rate: float | None,
+    seconds: float | None,
+    *,
+    searching: bool,
 ) -> TrialSent:
     """Sends once for a trial. Ctrl-C ends the sending early, or the whole search.
 
@@ -350,7 +358,7 @@ def _send_for_trial(
     if rate is not None:
         options = replace(options, rate=f"{rate:f}", duration=seconds or options.duration)
     prepared = _prepared(options)
-    with _sender(prepared, options) as sender, ended_like_an_interrupt():
+    with _sender(prepared, options, backends) as sender, ended_like_an_interrupt():
         sender.start()
         try:
             _watch(sender, quiet=searching or options.as_json)

@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import IO
 
 from carp_fast.errors import CarpFastError
+from carp_fast.net.kernel import CLONE_NEWNET
 
 RECORDS = Path("/run/carp-fast-lab")
 NAMESPACES = Path("/run/netns")  # where ip(8) binds the namespaces that it names
 MARK = "CARP_FAST_LAB"  # environment variable by which an owner recognizes its processes
 KILL_DEADLINE_S = 5.0
 
-CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _log = logging.getLogger("carp_fast.namespaces")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import platform
 import socket
 import struct
@@ -47,8 +48,11 @@ from carp_fast.bpf.programs import TEST_XDP_LIVE_FRAMES, BpfError, Kind, Loaded
 from carp_fast.bpf.programs import load as load_program
 from carp_fast.bpf.system import refusal
 from carp_fast.errors import CarpFastError
+from carp_fast.loadtest.held import Held
 from carp_fast.net.drivers import CAN_TAKE_REDIRECTED, features_of
 from carp_fast.net.kernel import PACKET_QDISC_BYPASS, SO_SNDBUFFORCE, SOL_PACKET
+
+logger = logging.getLogger(__name__)
 
 SLOTS = 1 << 16
 """Size of the ring of live frames."""
@@ -62,6 +66,8 @@ BATCH_PACED, BATCH_UNPACED = 8, 64
 with fewer runs a frame is sent sooner after it was due."""
 SLOT_HEAD, HEAD_AT, TAIL_AT, CONTROL_BYTES = 16, 0, 64, 128  # as in _flood.pyx
 SEND_BUFFER_BYTES = 4 << 20
+START_NS, START_HELD_NS = 50_000_000, 5_000_000
+"""Delay of a paced flood's first frame, in which the kernel prepares the run of the program."""
 
 _CONTEXT, _SCRATCH, _CONTROL, _TAKEN, _SLOT = R6, R2, R7, R8, R9
 
@@ -110,7 +116,8 @@ class Live:
     """A ring, the XDP program that sends its frames to an interface, and the arguments of a run.
 
     `longest`: bytes of the longest frame; `paced`: the program waits until each frame is due;
-    `slots`: a power of two. Raises BackendError.
+    `slots`: a power of two. Floods may use it one after the other; it is held (held.py) meanwhile.
+    `start_ns`: until a paced flood can send its first frame. Raises BackendError.
     """
 
     name = "live"
@@ -120,11 +127,14 @@ class Live:
         reason = live_missing(interface, longest)
         if reason:
             raise BackendError(f"live: {reason}")
+        self.longest, self.paced = longest, paced
         self.slot_count, self.slot_bytes = slots, SLOT_HEAD + -(-longest // 8) * 8
         self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self.control_fd = self._control.fileno()
         self._maps: list[Array] = []
         self._program: Loaded | None = None
+        self._held: Held | None = None
+        self.start_ns = START_NS
         try:
             self._maps.append(Array(1, CONTROL_BYTES))
             self._maps.append(Array(slots, self.slot_bytes))
@@ -138,6 +148,11 @@ class Live:
         except OSError as error:
             self.close()
             raise BackendError(f"live: {refusal(error)}") from error
+        try:
+            self._held = Held(self._program)
+            self.start_ns = START_HELD_NS
+        except OSError as error:
+            logger.info("live frames begin and end some 12 ms later: %s", refusal(error))
         self._frame = ctypes.create_string_buffer(longest)
         self.attributes = struct.pack(
             "=IIIIQQIIIIQQIII4x",
@@ -147,8 +162,9 @@ class Live:
 
     def close(self) -> None:
         """Closes program and maps; the kernel frees them with their last file descriptor."""
-        if self._program is not None:
-            self._program.close()
+        for opened in (self._held, self._program):
+            if opened is not None:
+                opened.close()
         for each in self._maps:
             each.close()
         self._control.close()

@@ -6,6 +6,7 @@ Must not know the command line, virtual hosts, or how frames are made.
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
 import threading
 import time
@@ -178,35 +179,75 @@ def recording_of(path: Path, times: int) -> Recording:
 # --- sending --------------------------------------------------------------------------------------
 
 
-def open_backend(
-    wanted: str, interface: str, source: FrameSource, pace: Pace, rate: float | None
-) -> tuple[Backend, tuple[str, ...]]:
-    """Opens a backend; also returns why `auto` could not use a better one. Raises FloodError."""
-    missing: tuple[str, ...] = ()
-    try:
-        if wanted == "live" and source.stamped:
-            raise FloodError("live: the program cannot stamp frames; use --backend sendmmsg")
-        if (
-            wanted == "auto"
-            and not source.stamped
-            and (pace.unpaced or (rate is not None and rate >= LIVE_FROM))
-        ):
-            reason = live_missing(interface, source.longest)
-            missing = (f"live: {reason}",) if reason else ()
-            wanted = "sendmmsg" if reason else "live"
-        if wanted == "live":
-            return Live(interface, source.longest, paced=not pace.unpaced), missing
-        return Sendmmsg(interface), missing
-    except BackendError as error:
-        raise FloodError(error) from error
-    except OSError as error:
-        raise FloodError(f"{interface}: {error.strerror}") from error
+class Backends(Closing):
+    """The backends of floods that follow one another: the next like one that ended has its program.
+
+    All are used in one network namespace.
+    """
+
+    def __init__(self) -> None:
+        self._idle: dict[_Kind, Live] = {}
+
+    def take(
+        self, wanted: str, interface: str, source: FrameSource, pace: Pace, rate: float | None
+    ) -> tuple[Backend, tuple[str, ...]]:
+        """A backend until give_back(), and why `auto` could not use a better one.
+
+        Raises FloodError.
+        """
+        missing: tuple[str, ...] = ()
+        try:
+            if wanted == "live" and source.stamped:
+                raise FloodError("live: the program cannot stamp frames; use --backend sendmmsg")
+            if (
+                wanted == "auto"
+                and not source.stamped
+                and (pace.unpaced or (rate is not None and rate >= LIVE_FROM))
+            ):
+                reason = live_missing(interface, source.longest)
+                missing = (f"live: {reason}",) if reason else ()
+                wanted = "sendmmsg" if reason else "live"
+            if wanted == "live":
+                return self._live(interface, source.longest, paced=not pace.unpaced), missing
+            return Sendmmsg(interface), missing
+        except BackendError as error:
+            raise FloodError(error) from error
+        except OSError as error:
+            raise FloodError(f"{interface}: {error.strerror}") from error
+
+    def _live(self, interface: str, longest: int, *, paced: bool) -> Live:
+        kind = _Kind(socket.if_nametoindex(interface), longest, paced)
+        idle = self._idle.pop(kind, None)
+        return idle or Live(interface, longest, paced=paced)
+
+    def give_back(self, backend: Backend) -> None:
+        """Takes back a backend whose flood has ended; one of live frames is kept for the next."""
+        if isinstance(backend, Live):
+            kind = _Kind(backend.ifindex, backend.longest, backend.paced)
+            if kind not in self._idle:
+                self._idle[kind] = backend
+                return
+        backend.close()
+
+    def close(self) -> None:
+        """Closes those that were given back."""
+        while self._idle:
+            self._idle.popitem()[1].close()
+
+
+class _Kind(NamedTuple):
+    """What the program of live frames was made for."""
+
+    ifindex: int
+    longest: int
+    paced: bool
 
 
 class Sender(Closing):
     """Sends a flood to an interface, in a thread from `start` to `stop`; a context manager.
 
-    Created in the network namespace of the interface. Raises FloodError.
+    Created in the network namespace of the interface. `backends`: of earlier and later floods, if
+    any. Raises FloodError.
     """
 
     def __init__(
@@ -219,9 +260,14 @@ class Sender(Closing):
         rate: float | None = None,
         duration_s: float = 10.0,
         count: int = 0,
+        backends: Backends | None = None,
     ) -> None:
         self._interface, self._rate, self._source = interface, rate, source
-        self._backend, self._unavailable = open_backend(backend, interface, source, pace, rate)
+        self._backends = Backends() if backends is None else backends
+        self._own = self._backends if backends is None else None
+        self._backend, self._unavailable = self._backends.take(
+            backend, interface, source, pace, rate
+        )
         self.flood = Flood(
             source, self._backend, pace=pace, duration_ns=int(duration_s * 1e9), count=count
         )
@@ -231,7 +277,9 @@ class Sender(Closing):
 
     def close(self) -> None:
         self.stop()
-        self._backend.close()
+        self._backends.give_back(self._backend)
+        if self._own is not None:
+            self._own.close()
 
     def _run(self) -> None:
         try:

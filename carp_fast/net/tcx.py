@@ -55,7 +55,7 @@ from carp_fast.bpf.maps import Array
 from carp_fast.bpf.programs import Attach, Kind
 from carp_fast.closing import Closing
 from carp_fast.net.filters import PROTOCOL4_AT
-from carp_fast.net.kernel import ETH_P_IP, ETH_P_IPV6, PROTOCOL_CARP
+from carp_fast.net.kernel import ETH_P_IP, ETH_P_IPV6, LOOPBACK, PROTOCOL_CARP
 from carp_fast.net.lane_filters import SPREAD, VERSION_AND_TYPE, source_key
 from carp_fast.net.ring_filter import (
     CARP_BYTES,
@@ -84,7 +84,6 @@ from carp_fast.net.rings import FRAME_BYTES, RingError, Rings, keeping, may_rese
 
 NAME = "carp_fast_tcx"
 TCX_NEXT, TCX_DROP = -1, 2  # the next program, or the stack; nobody
-LOOPBACK = 1  # the ifindex that lo has in every namespace
 PACKET_MULTICAST = 2
 
 RINGS = ("genuine", "common")

@@ -6,7 +6,9 @@ The other end is read by a packet socket and judged by the standard library.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,14 +23,15 @@ import pytest
 
 import carp_fast
 from carp_fast.bpf.assembly import R0, leave, move
-from carp_fast.bpf.programs import Attach, Kind, load
+from carp_fast.bpf.programs import Attach, Kind, Loaded, load
 from carp_fast.engine._wire import parse
 from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from carp_fast.loadtest._flood import Flood
 from carp_fast.loadtest._mix import Mix
 from carp_fast.loadtest._pace import Pace
 from carp_fast.loadtest.backends import BackendError, Live, Sendmmsg
-from carp_fast.loadtest.sender import Sender
+from carp_fast.loadtest.held import Held
+from carp_fast.loadtest.sender import Backends, Sender
 from carp_fast.loadtest.streams import made_up, place_of
 from carp_fast.net.kernel import ETH_P_ALL
 from tests.support.segment import carp_digest, internet_checksum, ip
@@ -201,6 +204,64 @@ def test_why_live_frames_cannot_be_sent(lab_factory: Callable[..., Lab]) -> None
             sent = sender.sent()
     assert sent.backend == "sendmmsg"
     assert [line.partition(" takes")[0] for line in sent.unavailable] == ["live: s1"]
+
+
+def test_a_flood_after_another_has_its_program(lab_factory: Callable[..., Lab]) -> None:
+    a, b = lab_factory(segments=1).hosts
+    with (
+        takes_redirected(b),
+        listening(b) as heard,
+        a.inside(),
+        nothing_left(),
+        Backends() as backends,
+    ):
+        programs = Counter[int]()
+        for pace in (Pace(rate=50_000), Pace(), Pace(rate=50_000), Pace(), Pace()):
+            source = mix()
+            with Sender(
+                source, pace, interface="s1", backend="live", count=70, backends=backends
+            ) as sender:
+                programs[id(sender._backend)] += 1
+                sender.start()
+                judge([heard.recv(2048) for _ in range(70)])
+                assert sender.wait(DEADLINE_S)
+                assert (sender.trouble, sender.sent().sent) == (None, 70)
+        assert sorted(programs.values()) == [2, 3]
+        heard.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            heard.recv(2048)
+
+
+def test_a_held_program_starts_and_ends_at_once(
+    lab_factory: Callable[..., Lab],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    a, b = lab_factory(segments=1).hosts
+
+    def shortest_s() -> float:
+        took = []
+        with Backends() as backends:
+            for _ in range(10):
+                with Sender(
+                    mix(), Pace(), interface="s1", backend="live", count=10, backends=backends
+                ) as sender:
+                    begun_at = time.monotonic()
+                    sender.flood.run()
+                    took.append(time.monotonic() - begun_at)
+                    assert (sender.trouble, sender.sent().sent) == (None, 10)
+        return min(took)
+
+    def refuse(program: Loaded) -> Held:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with takes_redirected(b), a.inside(), nothing_left(), caplog.at_level(logging.INFO):
+        held_s = shortest_s()
+        assert not caplog.messages
+        monkeypatch.setattr("carp_fast.loadtest.backends.Held", refuse)
+        assert held_s < shortest_s() / 2
+    (line,) = caplog.messages
+    assert line.startswith("live frames begin and end some 12 ms later: No space left")
 
 
 def test_a_flood_runs_once(lab_factory: Callable[..., Lab]) -> None:

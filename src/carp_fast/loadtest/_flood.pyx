@@ -82,7 +82,6 @@ cdef enum:
     HEAD_AT = 0                 # in the control map: how many slots the program has taken
     TAIL_AT = 64                # how many were filled; 0: the program takes none
     LOOK_NS = 10000000          # interval of checks of the link
-    START_NS = 50000000         # delay of a paced flood's first frame: the kernel prepares pages
     LEAD_NS = 80000             # a sleep ends so long before, since waking up takes time
     SLEEP_NS = 150000           # shorter waits do not sleep
     SLOTS_SLEEP_NS = 100000     # interval of checks of a full ring, or an ending program
@@ -173,7 +172,7 @@ cdef class Flood:
     cdef Pace pace
     cdef object backend
     cdef Progress progress
-    cdef int64_t duration_ns
+    cdef int64_t duration_ns, start_ns
     cdef uint64_t count, made_count
     cdef int control_fd, ifindex
     cdef bint exhausted
@@ -372,6 +371,7 @@ cdef class Flood:
         cdef Py_buffer slots, control
         cdef bytes attributes = self.backend.attributes
         self.slot_bytes, self.slot_count = self.backend.slot_bytes, self.backend.slot_count
+        self.start_ns = self.backend.start_ns
         self.made = <Made*>calloc(self.slot_count, sizeof(Made))
         self.dues = <int64_t*>calloc(self.slot_count, sizeof(int64_t))
         if self.made == NULL or self.dues == NULL or len(attributes) > ATTRIBUTES_ROOM:
@@ -386,6 +386,7 @@ cdef class Flood:
                 self.slots = <uint8_t*>slots.buf
                 self.live.head = <uint64_t*>(<uint8_t*>control.buf + HEAD_AT)
                 self.live.tail = <uint64_t*>(<uint8_t*>control.buf + TAIL_AT)
+                self.live.head[0] = 0               # another flood may have sent before
                 with nogil:
                     self.feed_all()
             finally:
@@ -404,7 +405,7 @@ cdef class Flood:
         sigaction(SIGURG, &handler, &before)
         progress.begun_at_ns = clock_ns(CLOCK_MONOTONIC)
         if not self.pace.unpaced:
-            progress.begun_at_ns += START_NS        # a beginning that the first frames can meet
+            progress.begun_at_ns += self.start_ns   # a beginning that the first frames can meet
         until_ns = progress.begun_at_ns + self.duration_ns
         while self.fill(until_ns):
             pass
