@@ -20,6 +20,7 @@ MODULES = (
     "engine._recorder",
     "engine._core",
     "engine._transitions",
+    "engine._sources",
     "engine._receive",
     "engine._lanes",
     "engine._upkeep",

@@ -69,7 +69,7 @@ MUTANTS = (
         (
             (
                 "engine/_receive.pyx",
-                "    if is_replay(core, slot, source, heard, own, arrived_ns):",
+                "    if source_replays(core, slot, source, heard, own, arrived_ns):",
                 "    if False:",
             ),
         ),
@@ -78,7 +78,7 @@ MUTANTS = (
         "a silent source learned anew only after our master-down",
         (
             (
-                "engine/_receive.pyx",
+                "engine/_sources.pyx",
                 "strict or arrived_ns - source.heard_ns < vhid_silence_ns(host, source)",
                 "strict or arrived_ns - source.heard_ns < vhid_master_down_ns(host)",
             ),
@@ -88,7 +88,7 @@ MUTANTS = (
         "what a source sent in order is news after a short silence",
         (
             (
-                "engine/_receive.pyx",
+                "engine/_sources.pyx",
                 "    elif known and back and (strict or source.ascended == ASCENDED):",
                 "    elif False:",
             ),
@@ -96,7 +96,7 @@ MUTANTS = (
     ),
     Mutant(
         "a constant counter shows an order",
-        (("engine/_receive.pyx", "    if step == 0:\n", "    if False:\n"),),
+        (("engine/_sources.pyx", "    if step == 0:\n", "    if False:\n"),),
     ),
     Mutant(
         "loop by counter alone",
@@ -110,7 +110,7 @@ MUTANTS = (
     ),
     Mutant(
         "loop without our MAC",
-        (("engine/_receive.pyx", "if lately and has_our_mac(host, heard):", "if lately:"),),
+        (("engine/_receive.pyx", "if lately and vhid_has_our_mac(host, heard):", "if lately:"),),
     ),
     Mutant(
         "loop for longer than an interval",
@@ -150,7 +150,7 @@ MUTANTS = (
         "what we sent long ago is taken from our own source",
         (
             (
-                "engine/_receive.pyx",
+                "engine/_sources.pyx",
                 "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
                 "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host) and not own:\n",
             ),
@@ -188,7 +188,7 @@ MUTANTS = (
         "known counters are taken from strangers for ever",
         (
             (
-                "engine/_receive.pyx",
+                "engine/_sources.pyx",
                 "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
                 "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host) and not stranger:\n",
             ),
@@ -198,7 +198,7 @@ MUTANTS = (
         "known counters are refused from a host that is not heard",
         (
             (
-                "engine/_receive.pyx",
+                "engine/_sources.pyx",
                 "    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):\n",
                 "    if age_ms >= 0:\n",
             ),
@@ -208,7 +208,7 @@ MUTANTS = (
         "known counters are refused from known hosts",
         (
             (
-                "engine/_receive.pyx",
+                "engine/_sources.pyx",
                 "    if not off and (own or stranger or back or strict):",
                 "    if not off:",
             ),
@@ -216,15 +216,15 @@ MUTANTS = (
     ),
     Mutant(
         "a known counter is taken from a stranger again and again",
-        (("engine/_receive.pyx", "if back or is_used_up(host, heard, arrived_ns):", "if False:"),),
+        (("engine/_sources.pyx", "if back or is_used_up(host, heard, arrived_ns):", "if False:"),),
     ),
     Mutant(
         "whoever is taken is genuine",
-        (("engine/_receive.pyx", "    source.genuine |= new\n", "    source.genuine |= True\n"),),
+        (("engine/_sources.pyx", "    source.genuine |= new\n", "    source.genuine |= True\n"),),
     ),
     Mutant(
         "an OpenBSD that moved is refused",
-        (("engine/_receive.pyx", "if other.constant and arrived_ns", "if False and arrived_ns"),),
+        (("engine/_sources.pyx", "if other.constant and arrived_ns", "if False and arrived_ns"),),
     ),
     Mutant(
         "a host that was apart for long is not answered",

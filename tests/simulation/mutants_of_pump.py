@@ -12,7 +12,7 @@ TURN, ENVIRONMENT = "pump/_turn.pyx", "pump/_environment.pyx"
 SOCKET, CHANGES = "pump/_socket.pyx", "pump/_changes.pyx"
 EXISTING, PROMOTION = "pump/_existing.pyx", "pump/_promotion.pyx"
 REQUESTS = "pump/_requests.pyx"
-ORDERS, RECEIVE = "engine/_orders.pyx", "engine/_receive.pyx"
+ORDERS, SOURCES = "engine/_orders.pyx", "engine/_sources.pyx"
 ACTIONS, TRANSITIONS = "engine/_actions.pyx", "engine/_transitions.pyx"
 OF_ROUTES = "integration/test_daemon_routes.py::"
 RING, OF_RINGS = "pump/_ring.pyx", "unit/test_ring.py::"
@@ -373,7 +373,7 @@ MUTANTS = (
         "another source takes the place of a master",
         (
             (
-                RECEIVE,
+                SOURCES,
                 "        if host.master[0] == i + 1 or host.master[1] == i + 1:\n",
                 "        if False:\n",
             ),
@@ -385,7 +385,7 @@ MUTANTS = (
     ),
     Mutant(
         "another source takes the place of a master in IPv6",
-        ((RECEIVE, " or host.master[1] == i + 1:\n", ":\n"),),
+        ((SOURCES, " or host.master[1] == i + 1:\n", ":\n"),),
         caught_by=(
             "unit/test_engine_strangers.py::"
             "test_a_master_keeps_its_place_though_all_others_were_heard_later",
@@ -509,7 +509,7 @@ MUTANTS = (
         "every reset of counters is reported",
         (
             (
-                RECEIVE,
+                SOURCES,
                 "    if engine_may_tell(&host.told_reset_ms, arrived_ns):\n",
                 "    if True:\n",
             ),

@@ -159,7 +159,9 @@ def test_a_host_of_one_family_expects_no_other() -> None:
     assert node.engine.receive(0, frame, START_NS + 10 * SECOND_NS) == "bad_destination"
 
 
-@pytest.mark.parametrize("group", ["ff02::13", "ff02::", "ff05::12", "ff02::1:12", "ff02:0:0:1::12"])
+@pytest.mark.parametrize(
+    "group", ["ff02::13", "ff02::", "ff05::12", "ff02::1:12", "ff02:0:0:1::12"]
+)
 def test_another_group_of_ipv6_is_not_ours(group: str) -> None:
     node = Node("10.77.0.2", on6="fe80::2", **ONLY6)
     signed: dict[str, Any] = {"addresses": [ADDRESS6]}

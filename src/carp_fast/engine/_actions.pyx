@@ -28,7 +28,7 @@ from carp_fast.engine._vhid cimport (
     MASTER, Block, HOLDS_ROUTES, Output, REPEAT_AFTER, REPEATING, REPLACES_ROUTES,
     RESIGN_AFTER_REMOVAL, ROUTED_ONCE, SECOND_NS, SEND_DEMOTED, TO_ADVERTISE, TO_ADVERTISE_LAST,
     TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_advskew,
-    vhid_demote, vhid_duplicate_over, vhid_interval_ns, vhid_master_down_ns, vhid_same_address,
+    vhid_demote, vhid_duplicate_over, vhid_interval_ns, vhid_same_address, vhid_span_ms,
     VirtualHost, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED, ADDRESS_DEMOTED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
@@ -199,7 +199,7 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
         host.first_sent = host.counter + 1 - host.block.output_count
     history_send(&host.history, host.counter + 1 - host.block.output_count,
                  host.block.output_count, history_ms(now_ns),
-                 <uint32_t>(vhid_master_down_ns(host) // 1000000),
+                 vhid_span_ms(host),
                  <uint32_t>(vhid_interval_ns(host) // 1000000))
     if host.flags & DUPLICATE and vhid_duplicate_over(host, now_ns):
         engine_end_duplicate(core, slot, now_ns)

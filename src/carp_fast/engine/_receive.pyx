@@ -1,29 +1,30 @@
 """Frames heard: the virtual host each is for, whether it is genuine and new, its effect.
 
 The checks that need the table of hosts, in the order of the Verdict enum: vhid, destination,
-digest, loop, replay. Nothing here allocates, logs or uses a socket, a clock or a file.
+digest, loop, replay, which is judged in _sources. Nothing here allocates, logs or uses a socket, a
+clock or a file.
 """
 
-from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast.engine._absence cimport absence_end
 from carp_fast.engine._auth cimport Signature, TOGETHER, auth_verify, auth_verify_many
 from carp_fast.engine._core cimport (
-    Core, core_source, COUNTER_RESET, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_ask,
+    Core, core_source, DEMOTE_HEARD, DUPLICATE_SOURCE, engine_ask,
     engine_end_duplicate, engine_may_tell, engine_tell, engine_touch, FAMILY_HEARD, FAMILY_SILENT,
     Interface, MAX_INTERFACES, OTHER_MASTER, Rejection, REJECTIONS, WRONG_DIGEST)
 from carp_fast.engine._history cimport (
-    counter_above, HISTORY_NEAR, history_age_ms, history_is_ours, history_ms, history_note_late,
-    history_sent_ms)
+    counter_above, history_age_ms, history_is_ours, history_ms, history_sent_ms)
 from carp_fast.engine._recorder cimport record_heard
+from carp_fast.engine._sources cimport source_known, source_place, source_replays
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS, INIT, MASTER,
-    Output, REPLAY_OFF, REPLAY_STRICT, SILENT_4, SILENT_6, Source, SOURCES, TO_ADVERTISE,
-    vhid_any_mac, vhid_duplicate_over, vhid_foresee, vhid_goes_on, vhid_interval_ns,
-    vhid_is_addressed, vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_proves_order,
-    vhid_silence_ns, vhid_source, vhid_stranger_ms, vhid_virtual_mac, VirtualHost)
+    Output, REPLAY_OFF, SILENT_4, SILENT_6, Source, TO_ADVERTISE,
+    vhid_duplicate_over, vhid_foresee, vhid_has_our_mac, vhid_interval_ns, vhid_is_addressed,
+    vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_source, vhid_span_ms,
+    vhid_virtual_mac, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
     Advertisement, ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, BAD_AUTH, BAD_DESTINATION,
@@ -38,10 +39,8 @@ cdef enum:
     WHOLE_HISTORY_LINES = 3         # ... those of a repeated counter, or of every second interval
     VHID4_AT = 35                   # in a frame whose IPv4 header has no options
     VHID6_AT = 55
-    NEAR = 65536                    # ... each above the last by no more than this
-    ASCENDED = 3                    # advertisements in a row: the source's counters are in order
     LEAP = 1024                     # the most counters that are skipped to leave a host in step
-    FORESEEN = 8                      # frames whose hosts are fetched into the cache ahead
+    FORESEEN = 8                    # frames whose hosts are fetched into the cache ahead
 
 cdef struct Hearing:                # one frame, as far as it is known before its digest is computed
     Advertisement heard
@@ -263,194 +262,6 @@ cdef uint32_t engine_receive_many(Core* core, FrameHeard* frames, uint32_t count
     return good
 
 
-cdef uint32_t known_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
-    """The index of the frame's source in the host's table, or NOBODY."""
-    cdef uint32_t i
-    cdef const Source* source
-    for i in range(SOURCES):
-        source = vhid_source(host, i)
-        if source.family == heard.family and memcmp(source.address, heard.source, 16) == 0:
-            return i
-    return NOBODY
-
-
-cdef uint32_t place_for(VirtualHost* host, const Source* new, int64_t now_ns) noexcept nogil:
-    """Add a source: in a free place, or replacing the one that was heard longest ago.
-
-    A master is not replaced, and a source that has been genuine only if all others have been, too:
-    strangers who replay from many addresses displace only each other.
-    """
-    cdef uint32_t i, place = NOBODY
-    cdef const Source* other
-    cdef const Source* least = NULL
-    for i in range(SOURCES):
-        if host.master[0] == i + 1 or host.master[1] == i + 1:
-            continue
-        other = vhid_source(host, i)
-        if least == NULL or least.family and (
-                other.family == 0 or other.genuine < least.genuine
-                or other.genuine == least.genuine and other.heard_ns < least.heard_ns):
-            place, least = i, other
-    note_run(host, least, now_ns)
-    vhid_source(host, place)[0] = new[0]
-    return place
-
-
-cdef void note_run(VirtualHost* host, const Source* source, int64_t now_ns) noexcept nogil:
-    """Add the counters of a source that came in order to the history."""
-    if source.genuine and source.run and source.ascended > 1:
-        history_note_late(&host.history, source.counter - source.run, source.run + 1,
-                          source.heard_ns, now_ns, span_ms(host))
-
-
-cdef inline uint32_t span_ms(const VirtualHost* host) noexcept nogil:
-    return <uint32_t>(vhid_master_down_ns(host) // 1000000)
-
-
-cdef int64_t known_ms(const VirtualHost* host, const Source* from_whom, const Advertisement* heard,
-                      bint own, int64_t arrived_ns) noexcept nogil:
-    """How long ago the counter was in use, ms; -1: it is new, as far as we know.
-
-    In use: sent by us, or heard from a source that has been genuine, in order or as the last of
-    another one in this family. The constant counter of an OpenBSD does not count once that is
-    silent: it may have another address now. Both of its families have the same counter. `own`: from
-    our source and MAC, of which any counter that we have gone past counts as ours.
-    """
-    cdef int64_t age_ms = history_age_ms(&host.history, heard.counter, history_ms(arrived_ns),
-                                         span_ms(host))
-    cdef uint32_t i
-    cdef const Source* other
-    if own and age_ms < 0 and history_is_ours(&host.history, host.first_sent, heard.counter):
-        age_ms = 0
-    for i in range(SOURCES):
-        other = vhid_source(host, i)
-        if not other.genuine or other.counter - heard.counter > other.run:
-            continue
-        if other.run == 0:
-            if other == from_whom or other.family != heard.family:
-                continue
-            if other.constant and arrived_ns - other.heard_ns > 2 * vhid_master_down_ns(host):
-                continue
-        age_ms = max(age_ms, (arrived_ns - other.heard_ns) // 1000000, 0)
-    return age_ms
-
-
-cdef bint is_used_up(const VirtualHost* host, const Advertisement* heard,
-                     int64_t arrived_ns) noexcept nogil:
-    """Whether a source that never sent a new counter sent this one, or a later one, lately.
-
-    Not within half an interval: hosts that continue from the same counter may be in step.
-    """
-    cdef int family = heard.family == 6
-    cdef int64_t ago_ms = vhid_stranger_ms(host, heard, arrived_ns)
-    return (host.stranger[family] and not counter_above(heard.counter, host.stranger[family])
-            and vhid_interval_ns(host) // 2 < ago_ms * 1000000
-            and ago_ms <= 2 * <int64_t>span_ms(host))
-
-
-cdef bint is_replay(Core* core, uint32_t slot, Source* source, const Advertisement* heard,
-                    bint own, int64_t arrived_ns) noexcept nogil:
-    """Whether the counter shows that the frame was sent before; learns the source's counters.
-
-    First: is the counter known, sent by us or heard from a genuine source? If more than two
-    master-down times ago, it is refused from our own source, from one that has not sent a new
-    counter yet or has sent a later one, with "strict" from all; but not right after an accepted
-    one. A host that hears us, unheard itself, continues from our counters: until such a source has
-    sent a new one, each may come once, in ascending order.
-
-    Second: is it in the source's own order? This applies only to a source that has kept an order.
-    OpenBSD sends one counter for ever, and a ucarp or FreeBSD that hears no other host sends random
-    ones: refusing those would mean taking over from a living master.
-
-    Third: has the source been restarted? If it was silent and sends an unknown counter, or
-    continues to ascend from a lower one, its counters are learned again; with "strict" only if they
-    ascend.
-    """
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef bint strict = host.configured.replay == REPLAY_STRICT
-    cdef bint off = host.configured.replay == REPLAY_OFF
-    cdef bint learned = source.heard_ns != 0
-    cdef bint back = learned and not counter_above(heard.counter, source.counter)
-    cdef bint stranger = not own and not source.genuine
-    cdef bint known
-    cdef int64_t age_ms = -1
-    if not off and (own or stranger or back or strict):
-        age_ms = known_ms(host, source, heard, own and has_our_mac(host, heard), arrived_ns)
-    known = age_ms >= 0
-    if known and not own and vhid_goes_on(host, source, heard, arrived_ns):
-        age_ms = 0
-    if age_ms * 1000000 > 2 * vhid_master_down_ns(host):
-        vhid_proves_order(host, source, heard)          # it may still be one of three in a row
-        return True
-    if known and stranger:
-        if back or is_used_up(host, heard, arrived_ns):
-            return True
-        if (counter_above(heard.counter, host.stranger[heard.family == 6])
-                or vhid_stranger_ms(host, heard, arrived_ns) > 2 * <int64_t>span_ms(host)):
-            host.stranger[heard.family == 6] = heard.counter
-            host.stranger_ms[heard.family == 6] = history_ms(arrived_ns)
-    elif known and own:
-        if (not learned or back
-                or arrived_ns - source.heard_ns >= vhid_silence_ns(host, source)):
-            if not vhid_proves_order(host, source, heard):
-                return True
-    elif known and back and (strict or source.ascended == ASCENDED):
-        if not vhid_proves_order(host, source, heard):
-            return True
-        tell_reset(core, slot, source, heard, arrived_ns)
-    elif back and not off and (strict or source.ascended == ASCENDED):
-        if not vhid_proves_order(host, source, heard) and (
-                strict or arrived_ns - source.heard_ns < vhid_silence_ns(host, source)):
-            return True
-        tell_reset(core, slot, source, heard, arrived_ns)
-    learn_counter(host, source, heard.counter, not off and not known, arrived_ns)
-    return False
-
-
-cdef void tell_reset(Core* core, uint32_t slot, const Source* source, const Advertisement* heard,
-                     int64_t arrived_ns) noexcept nogil:
-    """Report that the source's counters went back and are learned again."""
-    cdef VirtualHost* host = &core.hosts[slot]
-    host.counter_resets += 1
-    if engine_may_tell(&host.told_reset_ms, arrived_ns):
-        engine_tell(core, COUNTER_RESET, slot, 0, heard.source_mac, arrived_ns)
-
-
-cdef void learn_counter(VirtualHost* host, Source* source, uint64_t counter, bint new,
-                        int64_t arrived_ns) noexcept nogil:
-    """Store an accepted counter; those in order go into the history, by half a master-down time.
-
-    A run is added with the time of its last counter when the next one comes, maybe after hours.
-    `new`: the counter may make the source genuine.
-    """
-    cdef uint64_t step = counter - source.counter       # a lower one wraps around, to a large step
-    cdef uint32_t now_ms = history_ms(arrived_ns)
-    source.genuine |= new
-    source.refusals = 0
-    if (source.heard_ns == 0 or step > HISTORY_NEAR     # nobody has seen the counters skipped
-            or source.ascended > 1
-            and <uint32_t>(now_ms - source.noted_ms) >= span_ms(host) // 2):
-        note_run(host, source, arrived_ns)
-        source.run, source.noted_ms = 0, now_ms
-    if source.heard_ns == 0 or step > NEAR:
-        source.constant = source.ascended = 0
-        source.counter = counter
-        return
-    source.counter = counter
-    if step == 0:
-        source.constant = True
-        if source.ascended < ASCENDED:
-            source.ascended, source.run = 0, 0
-        return
-    source.constant = False
-    source.ascended += source.ascended < ASCENDED
-    if host.configured.replay == REPLAY_OFF:
-        source.run = 0
-        return
-    if step <= HISTORY_NEAR:
-        source.run = <uint32_t>min(source.run + step, <uint64_t>UINT32_MAX)
-
-
 cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns) noexcept nogil:
     """Heard over `family`: report it if the other family, which should be heard, is silent.
 
@@ -484,12 +295,6 @@ cdef inline bint sent_lately(const VirtualHost* host, uint64_t counter,
     return ago_ms >= 0 and (ago_ms - 1) * 1000000 <= vhid_interval_ns(host)     # to the ms
 
 
-cdef inline bint has_our_mac(const VirtualHost* host, const Advertisement* heard) noexcept nogil:
-    """Whether it came from our MAC, as far as the socket reports MACs."""
-    return (memcmp(heard.source_mac, host.mac, 6) == 0
-            or not vhid_any_mac(heard.source_mac))
-
-
 cdef inline bint is_ours_late(const VirtualHost* host, const Advertisement* heard,
                               int64_t arrived_ns) noexcept nogil:
     """Whether it is one that we sent before the last interval, from a MAC that only we have."""
@@ -497,7 +302,7 @@ cdef inline bint is_ours_late(const VirtualHost* host, const Advertisement* hear
             and not vhid_virtual_mac(host)
             and (history_is_ours(&host.history, host.first_sent, heard.counter)
                  or history_age_ms(&host.history, heard.counter, history_ms(arrived_ns),
-                                   span_ms(host)) >= 0))
+                                   vhid_span_ms(host)) >= 0))
 
 
 cdef void on_duplicate(Core* core, uint32_t slot, const Advertisement* heard,
@@ -556,27 +361,27 @@ cdef Verdict on_advertisement(Core* core, uint32_t slot, const Advertisement* he
     cdef Event event
     cdef bint own = vhid_is_own_source(host, heard)
     cdef bint lately = own and sent_lately(host, heard.counter, arrived_ns)
-    if lately and has_our_mac(host, heard):
+    if lately and vhid_has_our_mac(host, heard):
         return LOOP
     if own and is_ours_late(host, heard, arrived_ns):
         return LOOP if host.configured.replay == REPLAY_OFF else REPLAY
     engine_touch(core, slot, arrived_ns)
     if lately:
         return on_echo(core, slot, heard, arrived_ns)
-    place = known_source(host, heard)
+    place = source_known(host, heard)
     if place == NOBODY:
         memset(&unknown, 0, sizeof(Source))
         unknown.family = heard.family
         memcpy(unknown.address, heard.source, 16)
         if own:                                         # what is refused of it counts, too
-            place = place_for(host, &unknown, arrived_ns)
+            place = source_place(host, &unknown, arrived_ns)
     source = &unknown if place == NOBODY else vhid_source(host, place)
-    if is_replay(core, slot, source, heard, own, arrived_ns):
+    if source_replays(core, slot, source, heard, own, arrived_ns):
         if not own and not source.genuine:
             answer_stranger(core, slot, arrived_ns)
         return REPLAY
     if place == NOBODY:
-        place = place_for(host, &unknown, arrived_ns)
+        place = source_place(host, &unknown, arrived_ns)
         source = vhid_source(host, place)
     if core.recorder.records != NULL:
         record_heard(&core.recorder, slot, host.interface, VERDICT_OK, True, heard, arrived_ns)

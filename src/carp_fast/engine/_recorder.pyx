@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memset
 from carp_fast.engine._history cimport (
     HISTORY_FORMERLY, HISTORY_LATELY, HISTORY_SENT, History, Range)
 from carp_fast.engine._vhid cimport (
-    Address, ADDRESS_DEMOTED, ANNOUNCING, BARRED, CANNOT_BE_MASTER, CONTESTED, DEMOTE_TOLD, DUPLICATE, EXTENDED,
+    Address, ADDRESS_DEMOTED, ANNOUNCING, BARRED, CANNOT_BE_MASTER, CONTESTED, DEMOTE_TOLD,
+    DUPLICATE, EXTENDED,
     FAILED, FOREIGN, HELD, HOLDS_ROUTES, INTERFACE_MAC, LEAVING, LOST, LOST_WITH_OURS,
     MASTER_LEAVES, ORDERED_BY, OWN_MAC, PRECEDED, REPEATING, REPLACES_ROUTES, RESIGN_AFTER_REMOVAL,
     ROUTED_ONCE, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCE6_MISSING,
@@ -300,9 +301,9 @@ cdef list records_list(const Record* records, uint32_t count):
     advbase, advskew, demote, errno; added, removed: address, errno, by route; found: address, word;
     address (of the checkpoint before): address, words; interface: a dict of Engine.set_interface's
     arguments; ordered: word, value, which is (address, prefix length) of "adopt", (amount, word,
-    whether it is hard) of "demote" and (IPv4, IPv6 is missing) of "own_source"; absent, dropped: when deadlines were last
-    checked, the beginning, the time asleep, ns. A checkpoint whose first piece was overwritten is
-    left out.
+    whether it is hard) of "demote" and (IPv4, IPv6 is missing) of "own_source"; absent, dropped:
+    when deadlines were last checked, the beginning, the time asleep, ns. A checkpoint whose first
+    piece was overwritten is left out.
     """
     cdef list found = []
     cdef uint8_t[PIECES * PIECE_LENGTH] data

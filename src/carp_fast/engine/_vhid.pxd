@@ -1,6 +1,7 @@
 """The virtual host: its plain struct, its timing, its state machine as a table."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
 from carp_fast.engine._auth cimport AuthKey
 from carp_fast.engine._history cimport History
@@ -126,7 +127,7 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     BARRED = 8192               # another process of this machine has it
     DUPLICATE = 16384           # another host advertises from our source, see duplicate_ms
     ADDRESS_DEMOTED = 32768     # its addresses could not be held lately
-    CANNOT_BE_MASTER = 65536    # a hard condition of a track has failed: it resigned when that began
+    CANNOT_BE_MASTER = 65536    # a hard condition of a track has failed: it resigned when it did
     MASTER_RESIGNS = 131072     # MASTER_LEAVES, and with 255/255; otherwise it is too slow for us
     REFUSED_PARTLY = 262144     # some frames of its last advertisement were, and it is sent again
     UNANNOUNCED = 524288        # a frame of the announcement under way could not be sent
@@ -440,6 +441,21 @@ cdef inline int64_t vhid_master_down_ns(const VirtualHost* host) noexcept nogil:
     return <int64_t>vhid_master_down(host) * SKEW_NS
 
 
+cdef inline uint32_t vhid_span_ms(const VirtualHost* host) noexcept nogil:
+    """The master-down time in ms: the span of the host's history."""
+    return <uint32_t>(vhid_master_down_ns(host) // 1000000)
+
+
+cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil
+
+
+cdef inline bint vhid_has_our_mac(const VirtualHost* host,
+                                  const Advertisement* heard) noexcept nogil:
+    """Whether the advertisement came from our MAC, as far as the socket reports MACs."""
+    return (memcmp(heard.source_mac, host.mac, 6) == 0
+            or not vhid_any_mac(heard.source_mac))
+
+
 cdef inline int64_t vhid_jitter_ns(const VirtualHost* host) noexcept nogil:
     return <int64_t>host.jitter_us * 1000
 
@@ -460,7 +476,6 @@ cdef int64_t vhid_stranger_ms(const VirtualHost* host, const Advertisement* hear
 cdef bint vhid_is_own_source(const VirtualHost* host, const Advertisement* heard) noexcept nogil
 cdef bint vhid_duplicate_over(const VirtualHost* host, int64_t now_ns) noexcept nogil
 cdef bint vhid_is_addressed(const VirtualHost* host, const Advertisement* heard) noexcept nogil
-cdef bint vhid_any_mac(const uint8_t* mac) noexcept nogil
 cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil
 cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,
                       int64_t now_ns) noexcept nogil
