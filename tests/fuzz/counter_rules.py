@@ -166,6 +166,19 @@ class Counters:
             may |= {NONE, RECENT} if LONG in may else {NONE}
         return frozenset(may)
 
+    def went_past(self, counter: int) -> bool:
+        """Whether it is none before our first one or after our last: it counts as ours, if it comes
+        from our own source and MAC.
+        """
+        return bool(self.order) and self.order[0] <= counter <= self.order[-1]
+
+    def known_from(self, counter: int, at_ns: int, key: Key, *, own_mac: bool) -> frozenset[str]:
+        """What may be known of it, as from its sender; `own_mac`: from our source and MAC."""
+        known = self.known(counter, at_ns, key)
+        if own_mac and self.went_past(counter):
+            return frozenset(RECENT if each == NONE else each for each in known)
+        return known
+
     def passed_over(self, counter: int, at_ns: int, span_ns: int) -> bool:
         """Whether it lies in a gap of what was in use long ago, which a range covers."""
         at = bisect.bisect_left(self.sorted, counter)
@@ -217,13 +230,23 @@ class Counters:
 
     # ------------------------------------------------------------------------------------ judged
 
-    def may(self, key: Key, counter: int, at_ns: int, own: bool, interval_ns: int) -> set[str]:
+    def may(
+        self,
+        key: Key,
+        counter: int,
+        at_ns: int,
+        own: bool,
+        interval_ns: int,
+        *,
+        own_mac: bool = False,
+    ) -> set[str]:
         """The verdicts that are right, for what is no loop."""
         if self.replay == "off":
             return {"ok"}
         source = self.sources.get(key) or Source()
         every: set[str] = set()
-        for known, genuine, ordered in self.readings(key, source, counter, at_ns):
+        every_known = self.known_from(counter, at_ns, key, own_mac=own_mac)
+        for known, genuine, ordered in self.readings(source, every_known):
             if own:
                 every |= self.of_own(source, counter, known, ordered, at_ns)
             else:
@@ -235,13 +258,11 @@ class Counters:
                 )
         return every
 
-    def readings(
-        self, key: Key, source: Source, counter: int, at_ns: int
-    ) -> Iterator[tuple[str, bool, bool]]:
-        """Everything that the host may have noted of it and its source."""
+    def readings(self, source: Source, known: frozenset[str]) -> Iterator[tuple[str, bool, bool]]:
+        """Everything that the host may have noted of a counter and its source."""
         genuine = (True, False) if source.genuine is None else (source.genuine,)
         ordered = (True, False) if source.ordered is None else (source.ordered,)
-        return itertools.product(self.known(counter, at_ns, key), genuine, ordered)
+        return itertools.product(known, genuine, ordered)
 
     def goes_on(self, source: Source, counter: int, at_ns: int) -> bool | None:
         """Whether one just below was accepted of it within a master-down time; None: perhaps."""
@@ -347,8 +368,10 @@ class Counters:
         known = self.known(counter, at_ns, key)
         self.sources.setdefault(key, Source()).refused.append((counter, known, ours))
 
-    def accept(self, key: Key, counter: int, at_ns: int, interval: int) -> None:
-        known = self.known(counter, at_ns, key)
+    def accept(
+        self, key: Key, counter: int, at_ns: int, interval: int, *, own_mac: bool = False
+    ) -> None:
+        known = self.known_from(counter, at_ns, key, own_mac=own_mac)
         source = self.sources.setdefault(key, Source())
         self.latest_ns = max(self.latest_ns, at_ns)
         if counter not in self.first_ns:

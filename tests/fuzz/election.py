@@ -160,10 +160,15 @@ class ElectionWorld:
     def is_own(self, packet: Packet) -> bool:
         return packet.source == self.host.settings.sources[packet.family]
 
+    def has_own_mac(self, packet: Packet) -> bool:
+        """Whether it comes from our source and MAC, as far as MACs are known."""
+        return self.is_own(packet) and packet.mac in (self.host.settings.mac, bytes(6))
+
     def may(self, packet: Packet, key: tuple[int, bytes], number: int) -> tuple[set[str], Any]:
         """The verdicts that are right, and whether it is our own under another MAC."""
         counters, at_ns, interval_ns = self.counters, self.arrived_ns, self.host.interval_ns
-        may = counters.may(key, number, at_ns, self.is_own(packet), interval_ns)
+        own_mac = self.has_own_mac(packet)
+        may = counters.may(key, number, at_ns, self.is_own(packet), interval_ns, own_mac=own_mac)
         if not self.is_own(packet):
             return may, False
         settings = self.host.settings
@@ -173,10 +178,13 @@ class ElectionWorld:
             if recent is not False:
                 may = {"loop"} if recent else {"loop", *may}
                 return (may if recent or settings.virtual_mac else {late, *may}), False
-            known = counters.known(number, at_ns, key)
+            known = counters.known_from(number, at_ns, key, own_mac=own_mac)
             if known != {NONE} and not settings.virtual_mac:
                 # Our own MAC is nobody else's: what is known came back late.
-                may = {late} | (may if NONE in known or number not in counters.sent_ns else set())
+                sure = counters.went_past(number) or (
+                    NONE not in known and number in counters.sent_ns
+                )
+                may = {late} | (set() if sure else may)
             return may, False
         if recent is False:
             return may, False
@@ -205,7 +213,9 @@ class ElectionWorld:
         host, carp = self.host, packet.carp
         advskew, demote, advbase = carp[2], carp[4], carp[5]
         heard = Heard(*key, packet.mac, advbase, advskew, demote, self.arrived_ns)
-        self.counters.accept(key, number, self.arrived_ns, heard.interval)
+        self.counters.accept(
+            key, number, self.arrived_ns, heard.interval, own_mac=self.has_own_mac(packet)
+        )
         self.highest = max(self.highest or 0, number)
         was = host.state
         word = host.hear(heard)
