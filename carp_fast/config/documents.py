@@ -32,7 +32,6 @@ from carp_fast.config.rules import (
     PASSPHRASE_KEYS,
     TABLE_KEYS,
     TABLES,
-    TABLES_LATER,
     Refused,
     plain_text,
 )
@@ -165,10 +164,7 @@ class Documents:
                 isinstance(value, list) and len(value) > 0 and isinstance(value[0], dict)
             )
             origin = Origin(file.origin.file, as_printable(name) if is_table else "top level")
-            if name in TABLES_LATER:
-                text = "not available in this version; allowed: leave it out"
-                self.found.fault(origin, None, None, text)
-            elif name not in TABLES and is_table:
+            if name not in TABLES and is_table:
                 text = f"unknown table; the nearest known one is {nearest_to(name, TABLES[1:])}"
                 self.found.fault(origin, None, None, text)
             elif name not in TABLES:

@@ -27,6 +27,7 @@ from carp_fast.config.claims import (
 )
 from carp_fast.config.documents import Documents, Findings, Table
 from carp_fast.config.doubts import Doubts
+from carp_fast.config.group_tables import GroupTables
 from carp_fast.config.model import (
     MAX_INTERFACES,
     MAX_VIRTUAL_HOSTS,
@@ -151,6 +152,7 @@ class _Loader:
         self.virtual_hosts: list[VirtualHost] = []
         self.interfaces: dict[str, list[VirtualHost]] = {}
         self.identities = Identities()
+        self.groups = GroupTables(self.found, self.parse)
         self.tracks = TrackTables(self.found, self.parse, self.documents.writers)
 
     def load(self) -> Configuration:
@@ -164,10 +166,13 @@ class _Loader:
             if key in self.defaults.raw:
                 self.items(self.defaults, key, parse)
         arrays = self.documents.arrays(main)
+        for table in arrays["group"]:
+            self.groups.read(table)
         for table in arrays["track"]:
             self.tracks.read(table)
         for table in arrays["virtual_host"]:
             self.virtual_host(table, inherited)
+        self.groups.check_uses()
         self.tracks.check_uses()
         for origin, (source, name) in virtual_sources(self.virtual_hosts).items():
             text = (
@@ -262,6 +267,8 @@ class _Loader:
         for key in ("up", "down"):
             if values.get(key, "").startswith("/"):
                 self.check_program(table, key)
+        if "group" in values:
+            self.groups.name(table)
         if values.get("track"):
             self.tracks.name(table, values["track"])
         if "source" in values:  # one key, a field for each family
@@ -433,7 +440,8 @@ class _Loader:
             words = ", ".join(PASSPHRASE_KEYS)
             text = f"must be given; allowed: one of {words}, here or in [defaults]"
             self.fault(table.origin, "passphrase", "(missing)", text)
-        settings = Settings(**values, origin=table.origin)
+        group = self.groups.of(values.pop("group", ""))
+        settings = Settings(**values, group=group, origin=table.origin)
         self.check_together(table, settings, bad)
         self.tracks.use(settings)
         interfaces: Interfaces = self.items(table, "interface", ranges.named_interfaces)

@@ -21,6 +21,7 @@ from carp_fast.errors import CarpFastError
 
 MAX_VIRTUAL_HOSTS = 131_072  # size of the engine's table
 MAX_INTERFACES = 4_096  # size of the engine's table of interfaces
+GROUPS_MAX = 65_535  # size of the engine's table of groups
 PEERS_MAX = 16  # unicast peers of one virtual host
 LONGEST_VALUE_SHOWN = 80  # characters of a value in a message
 ONLY_IPV4, ONLY_IPV6, BOTH_FAMILIES = (4,), (6,), (4, 6)
@@ -75,6 +76,16 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
         return Fault(self.file, self.table or None, key, value, text, self.line)
 
 
+class Group(msgspec.Struct, frozen=True, gc=False):
+    """A [[group]]: virtual hosts that share demotion.
+
+    `demote_when`: "any", one member cannot be MASTER here, or "all", none of them can.
+    """
+
+    name: str
+    demote_when: str = "any"
+
+
 class Settings(Keys, frozen=True, kw_only=True):
     """The settings that the virtual hosts of one table share: the engine's keys, and these.
 
@@ -93,6 +104,7 @@ class Settings(Keys, frozen=True, kw_only=True):
     peers: tuple[str, ...] = ()
     hold: str = "address"  # its IPv4 addresses: or "route", or "auto"
     lladdr: str | None = None
+    group: Group | None = None
     track: tuple[str, ...] = ()  # names of tracks
     up: str | None = None
     down: str | None = None

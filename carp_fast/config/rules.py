@@ -328,7 +328,7 @@ def _announce_rate(value: Any) -> AnnounceRate:
 
 # --- names and what is tracked ------------------------------------------------------------------
 
-NAME_LENGTH_MAX = 64  # characters of a track's name
+NAME_LENGTH_MAX = 64  # characters of the name of a track or group
 
 
 def _name(value: Any) -> str:
@@ -337,6 +337,11 @@ def _name(value: Any) -> str:
     if not text.strip() or len(text) > NAME_LENGTH_MAX or not text.isprintable():
         raise Refused(f"must be {allowed}")
     return text
+
+
+def _group(value: Any) -> str:
+    """The name of a group; "": of none, where [defaults] name one."""
+    return "" if value == "" else _name(value)
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -397,6 +402,7 @@ TRACK_RULES: dict[str, Rule] = {  # of every kind
     "demotion": _integer(1, 255),
     "initial": _choice("failed", "ok"),
 }
+GROUP_RULES: dict[str, Rule] = {"name": _name, "demote_when": _choice("any", "all")}
 KIND_RULES: dict[str, dict[str, Rule]] = {
     "interface": {
         "interface": _interface_name,
@@ -430,7 +436,7 @@ SETTING_RULES: dict[str, Rule] = {
     "hold": _choice("address", "route", "auto"),
     "address_mac": _not_available("interface"),
     "lladdr": _lladdr,
-    "group": _not_available(),
+    "group": _group,
     "track": _names,
     "up": _hook,
     "down": _hook,
@@ -464,6 +470,5 @@ DAEMON_RULES: dict[str, Rule] = {
     "track_concurrency": _integer(1, 1024),
     "metrics": _not_available(),
 }
-TABLES = ("include", "daemon", "defaults", "virtual_host", "track")
-TABLES_LATER = ("group",)
-ARRAYS = ("virtual_host", "track")  # may be in included files
+TABLES = ("include", "daemon", "defaults", "virtual_host", "group", "track")
+ARRAYS = ("virtual_host", "group", "track")  # may be in included files

@@ -23,6 +23,7 @@ from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import Answer, ControlServer
 from carp_fast.daemon import start
 from carp_fast.daemon.feed import Feed
+from carp_fast.daemon.groups import LimitReached
 from carp_fast.daemon.hooks import HookError, Hooks
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls, Manner, Own
@@ -40,7 +41,7 @@ from carp_fast.daemon.process import (
 from carp_fast.daemon.reloader import Reloader
 from carp_fast.daemon.requests import Requests
 from carp_fast.daemon.systemd import Systemd
-from carp_fast.daemon.table import MASTER, LimitReached, by_interface
+from carp_fast.daemon.table import MASTER, by_interface
 from carp_fast.daemon.traces import Held, PidFile
 from carp_fast.daemon.worker import Worker
 from carp_fast.net.addresses import StateFile

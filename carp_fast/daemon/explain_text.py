@@ -49,6 +49,7 @@ REASON_MEANINGS = {
     "less_demoted_master": "another host advertises a lower demote byte, and is therefore MASTER",
     "master_demoted": "the master advertised a higher demote byte than ours",
     "track_failed": "something that it tracks failed, without which it cannot be MASTER here",
+    "group_demoted": "a member of its group cannot be MASTER here, and all that were gave up, once",
 }
 
 # The effect that the next advertisement would have on us, by the engine's event.

@@ -256,6 +256,7 @@ class Opened(Closing):
     def _read_states(self) -> None:
         """Reads every state from the pump after reports were lost, and reports what differs."""
         every = range(len(self.hosts.hosts))
+        self.orders.post(self.pump.tell_groups)
         self.background.run(self.reports.take_copies(self.status.snapshots(every)))
 
     def _on_released(self, slot: int) -> None:

@@ -16,9 +16,10 @@ from carp_fast.config import load as config
 from carp_fast.control.documents import Reloaded, ReloadRequest
 from carp_fast.control.protocol import ControlError
 from carp_fast.daemon import present, reload
+from carp_fast.daemon.groups import LimitReached
 from carp_fast.daemon.hooks import HookError
 from carp_fast.daemon.process import StartError, give_back_memory, require_capabilities
-from carp_fast.daemon.table import LimitReached, by_interface
+from carp_fast.daemon.table import by_interface
 from carp_fast.daemon.worker import Worker
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class Reloader:
         try:
             require_capabilities(managing=bool(by_interface(new.virtual_hosts)))
             self._opened.hosts.check_room(difference.added, len(difference.removed))
+            self._opened.hosts.demotion_groups.number_all(new.virtual_hosts)
             self._held.write(
                 by_interface(self.configuration.virtual_hosts), by_interface(new.virtual_hosts)
             )

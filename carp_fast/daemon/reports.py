@@ -123,6 +123,7 @@ class Reports:
             reports.AddressRestored: self._on_address_restored,
             reports.AddressGone: self._on_address_gone,
             reports.Undemoted: self._on_undemoted,
+            reports.GroupChanged: self._on_group_changed,
             reports.SecondariesNotPromoted: self._on_secondaries,
             reports.DuplicateSource: self._on_duplicate_source,
             reports.DuplicateEnded: self._on_duplicate_ended,
@@ -415,6 +416,18 @@ class Reports:
 
     def _on_undemoted(self, report: reports.Undemoted) -> None:
         self._log(logging.INFO, report.slot, "no longer demoted, tries again")
+
+    def _on_group_changed(self, report: reports.GroupChanged) -> None:
+        """Logs that a group is demoted, or no longer, at the member that decided it."""
+        groups = self._hosts.demotion_groups
+        changed = groups.on_changed(report, tuple(map(self._hosts.name, report.because)))
+        if not changed:
+            return
+        name = groups.name(report.group)
+        text, level = f"group {name} is no longer demoted", logging.INFO
+        if report.demoted:
+            text, level = f"group {name} is demoted: {groups.state(name)}", logging.WARNING
+        self._log(level, report.slot, text, "decided that a group is demoted, or no longer")
 
     def _on_secondaries(self, report: reports.SecondariesNotPromoted) -> None:
         """Handles that promote_secondaries was not 1 when we were about to remove an address."""

@@ -13,19 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.daemon.groups import Groups, LimitReached
 from carp_fast.engine._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine.keys import arguments_of
 from carp_fast.engine.reports import State
-from carp_fast.errors import CarpFastError
 from carp_fast.inet import address_bytes, mac_bytes, prefix_bytes
 
 STATES: tuple[State, ...] = ("INIT", "BACKUP", "MASTER")
 INIT, BACKUP, MASTER = range(3)
-
-
-class LimitReached(CarpFastError):
-    """Raised when a limit of the engine would be exceeded; the text names it."""
 
 
 def every_address(host: VirtualHost) -> tuple[str, ...]:
@@ -62,6 +58,7 @@ class Hosts:
         self.leaving: set[int] = set()  # slots of removed virtual hosts that are not free yet
         # Those of `_retired` that may still be on the interface.
         self.unsettled: dict[int, set[str]] = {}
+        self.demotion_groups = Groups()
         self._numbers: dict[str, int] = {}
         self._free: list[int] = []
         self._counter = 0  # of the virtual host prepared last
@@ -267,7 +264,7 @@ class Hosts:
         # host that is added again, continues above the former ones: hosts that refuse old counters
         # accept it.
         self._counter = max(self._counter + 1, time.time_ns())
-        settings = host.settings
+        settings, group = host.settings, host.settings.group
         source, source6, lladdr = settings.source, settings.source6, settings.lladdr
         missing4, missing6 = missing
         if settings is not self._settings:
@@ -296,5 +293,7 @@ class Hosts:
             counter=self._counter,
             alternates=replacing,
             barred=barred,
+            group=0 if group is None else self.demotion_groups.number(group.name),
+            group_all=group is not None and group.demote_when == "all",
             **keys,
         )

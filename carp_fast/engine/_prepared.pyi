@@ -48,6 +48,8 @@ class PreparedHost:
         alternates: bool = False,
         broadcast: bool = False,
         barred: bool = False,
+        group: int = 0,
+        group_all: bool = False,
         **keys: Any,
     ) -> None: ...
     @property

@@ -71,6 +71,20 @@ class Undemoted(HostReport, frozen=True, gc=False):
     """
 
 
+class GroupChanged(HostReport, frozen=True, gc=False):
+    """The members of the group number `group` have changed, or which of them can be MASTER here.
+
+    `impeded` of its `members` cannot be MASTER here; `because`: the slots of the first four of
+    these. `slot`: the last virtual host that changed it.
+    """
+
+    group: int
+    demoted: bool
+    members: int
+    impeded: int
+    because: tuple[int, ...]
+
+
 class Reasserted(HostReport, frozen=True, gc=False):
     """A MASTER answered the slower master `peer`. At most once a minute."""
 

@@ -35,8 +35,8 @@ LONGEST_DELAY_NS = 240 * MS_NS
 SEED_MAX = 10**18
 TICKS_A_SECOND = 100
 """Ticks of a pump whose virtual hosts all have longer intervals."""
-DEMOTED_BY, ORDERED_REASONS = 1 << 16, 4
-"""The value of a "demote" is the number of a reason times this, plus the amount."""
+DEMOTED_BY, ORDERED = 1 << 16, (0, 1, 1, 3)
+"""The value of a "demote" is the number of a reason times this, plus the amount; not by a group."""
 MANY_SOURCES = 100
 """More sources than a world has."""
 NOISE = ("loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect", "late")
@@ -531,7 +531,7 @@ def flood(to: Drawing, start_ns: int, end_ns: int) -> None:
 def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
     """Some virtual hosts are demoted by one reason, for a while or to the end."""
     machine, for_good = to.any_machine(), to.chance(2)
-    by = DEMOTED_BY * to.random.below(ORDERED_REASONS)
+    by = DEMOTED_BY * ORDERED[to.random.below(len(ORDERED))]
     value = to.random.between(1, (3, 240, 300)[to.random.below(3)])
     for member in to.some(machine):
         to.put(start_ns, "demote", machine=machine, slot=member.slot, value=by + value)

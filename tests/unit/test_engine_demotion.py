@@ -70,7 +70,7 @@ def test_each_reason_of_a_demotion_is_added_and_removed_on_its_own(dialect: str)
     for by, amount in changes:
         node.engine.demote(0, amount, at_ns, by)
         wanted[by] = amount
-        at_ns += 3 * SECOND_NS
+        at_ns += 6 * SECOND_NS  # by its group it resigns, and nobody else takes over
         node.run(at_ns)
         host = node.engine.host(0)
         assert host.demotions == {by: amount for by, amount in wanted.items() if amount}

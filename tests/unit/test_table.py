@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import table as hosts_module
-from carp_fast.daemon.table import BACKUP, INIT, Hosts, LimitReached, by_interface, every_address
+from carp_fast.daemon.groups import LimitReached
+from carp_fast.daemon.table import BACKUP, INIT, Hosts, by_interface, every_address
 from carp_fast.inet import address_bytes
 from tests.support.segment import SECOND_NS, START_NS, Node
 

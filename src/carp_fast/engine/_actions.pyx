@@ -18,6 +18,7 @@ from carp_fast.engine._core cimport (
     Report, RestoredWhy, SENDS_FAILING, SENDS_RECOVERED, engine_ask, engine_drop_source,
     engine_end_duplicate, engine_release, engine_set_deadline, queue_empty, queue_length,
     queue_pop, queue_push, report_begin, report_end, verify_all_soon, verify_soon)
+from carp_fast.engine._groups cimport group_review
 from carp_fast.engine._history cimport history_ms, history_send
 from carp_fast.engine._recorder cimport (
     RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
@@ -140,6 +141,7 @@ cdef void note_failure(Core* core, uint32_t slot, int error, int64_t now_ns) noe
             or now_ns - host.failing_ns < vhid_interval_ns(host)):
         return
     host.flags |= SEND_DEMOTED
+    group_review(core, slot, now_ns)
     report = report_begin(core, SENDS_FAILING, slot, now_ns)
     if report != NULL:
         report.value = <uint32_t>error
@@ -153,6 +155,7 @@ cdef void note_success(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
     if host.good_sends >= GOOD_SENDS:
         host.good_sends = 0
         host.flags &= ~<uint32_t>SEND_DEMOTED
+        group_review(core, slot, now_ns)
         if report_begin(core, SENDS_RECOVERED, slot, now_ns) != NULL:
             report_end(core)
 

@@ -6,6 +6,7 @@ from libc.string cimport memcmp, memcpy
 from carp_fast.engine._absence cimport absence_note
 from carp_fast.engine._core cimport (
     Core, engine_ask, engine_plan_upkeep, engine_set_deadline)
+from carp_fast.engine._groups cimport group_review
 from carp_fast.engine._recorder cimport Checkpoint, ROUTED
 from carp_fast.engine._upkeep cimport wants_route
 from carp_fast.engine._vhid cimport (
@@ -64,6 +65,7 @@ cdef void assume(Core* core, uint32_t slot, const Checkpoint* was, int64_t now_n
     if was.deadline_ns:
         engine_set_deadline(core, slot, was.deadline_ns)
     engine_plan_upkeep(core, slot, now_ns)
+    group_review(core, slot, now_ns)
     if queued:
         engine_ask(core, &core.advertise, slot, queued)
     if was.pending & TO_CHANGE_ADDRESSES:

@@ -11,6 +11,7 @@ from carp_fast.engine._wire cimport VERDICTS
 cdef enum:
     MAX_VIRTUAL_HOSTS = 131072
     MAX_INTERFACES = 4096
+    MAX_GROUPS = 65535              # their numbers begin with 1
     RESERVED_REPORTS = 1024         # of the ring, for RELEASED and DONE, half of it for DONE
     REJECTIONS = 16                 # remembered per interface, a power of two
     TICK_NS = 1000000               # of the wheel; the pump wakes less often
@@ -49,6 +50,9 @@ cdef enum ReportKind:
     # detail: the interface that gets no clones any more, NOBODY: none does; value: errno; reason:
     # why
     CLONES_GIVEN_UP
+    # detail: its number; value: impeded members | members << 32; state: whether it is demoted;
+    # peer: the slots, plus 1, of the first impeded members; slot: the last to change it
+    GROUP_CHANGED
     REPORTS
 
 cdef enum RestoredWhy:              # why a missing address of ours was added again
@@ -78,6 +82,7 @@ cdef enum OrderKind:
     ORDER_ADOPT                           # the kernel has the Address at `pointer`, with our mark
     ORDER_GROW_REPORTS                    # the ring goes on at `pointer`: room for `value` Reports
     ORDER_BY_ROUTE                        # value: whether its IPv4 addresses are local routes
+    ORDER_TELL_GROUPS                     # report every group that has members
 
 cdef struct Order:
     uint8_t kind
@@ -118,6 +123,7 @@ cdef struct Interface:
     uint8_t forwards6               # neighbour advertisements have the router flag
     uint8_t renamed                 # lost its name: hosts remove their addresses and resign
     uint8_t announce                # only in an order: neighbours have to learn its place again
+    uint8_t known                   # its properties have been ordered
     uint8_t routes_due              # its local routes may be gone: the next check looks at them
     uint8_t mac[6]
     uint8_t source[4]
@@ -142,6 +148,22 @@ cdef struct Pace:                   # of announcements: faster ones may be dropp
     uint32_t rate                   # of one interface, a second
     uint32_t at_once                # beyond it, after a pause; and of one host in a row
     uint32_t in_all                 # a second; 0: no limit
+
+cdef enum GroupDue:
+    DUE_TELL = 1                    # a report
+    DUE_WALK = 2                    # its members' demotions
+    DUE_AGAIN = 4                   # ... from the first one on, after this walk
+
+cdef struct Group:                  # virtual hosts that share demotion; see _groups.pyx
+    uint32_t first[2]               # member, impeded member: its slot plus 1; 0: none
+    uint32_t members                # of both lists
+    uint32_t impeded                # members that cannot be MASTER here
+    uint32_t at                     # the member that the walk comes to next, as `first`
+    uint32_t decider                # slot of the host that changed it last
+    uint16_t next_due               # the next group with something due, 0: none
+    uint8_t due                     # flags of GroupDue; 0: it is not among these
+    uint8_t all                     # demoted when all members are impeded; otherwise when one is
+    uint8_t demoted
 
 cdef struct HostsCopy:              # room for a snapshot
     VirtualHost* hosts
@@ -169,6 +191,11 @@ cdef struct Core:
     Interface* interfaces
     uint32_t* index                 # interface x 256 + vhid -> slot + 1
     uint32_t slots                  # highest slot ever used + 1
+    Group* groups                   # by number
+    uint32_t group_count            # the highest number ever used + 1
+    uint16_t first_due              # the groups with something due, 0: none
+    uint16_t last_due
+    int64_t due_ns                  # since when the first of these waits
     int64_t wake_tick_ns            # deadlines of advertisements are multiples of this
     int64_t longest_tick_ns         # ... and it is at most this
     int64_t shortest_ns             # the shortest interval in use

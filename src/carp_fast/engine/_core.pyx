@@ -69,10 +69,11 @@ cdef int engine_open(Core* core, uint32_t report_capacity, uint64_t seed) except
     core.sources = <Source*>at_line(core.sources_room)
     core.interfaces = <Interface*>calloc(MAX_INTERFACES, sizeof(Interface))
     core.index = <uint32_t*>calloc(MAX_INTERFACES * 256, sizeof(uint32_t))
+    core.groups = <Group*>calloc(MAX_GROUPS + 1, sizeof(Group))
     core.reports.reports = <Report*>calloc(report_capacity, sizeof(Report))
     core.reports.mask = report_capacity - 1
     if (core.room == NULL or core.sources_room == NULL or core.interfaces == NULL
-            or core.index == NULL or core.reports.reports == NULL):
+            or core.index == NULL or core.groups == NULL or core.reports.reports == NULL):
         raise MemoryError("engine")
     wheel_open(&core.wheel, MAX_VIRTUAL_HOSTS)
     queue_open(&core.advertise_first, MAX_VIRTUAL_HOSTS)
@@ -99,6 +100,7 @@ cdef void engine_close(Core* core) noexcept:
     free(core.sources_room)
     free(core.interfaces)
     free(core.index)
+    free(core.groups)
     free(core.reports.reports)
     free(core.advertise_first.slots)
     free(core.advertise.slots)
@@ -364,7 +366,7 @@ cdef int64_t engine_next_deadline(const Core* core) noexcept nogil:
         at_ns = core.paced_until_ns
     if core.owed_at_ns and (at_ns < 0 or core.owed_at_ns < at_ns):
         at_ns = core.owed_at_ns
-    return at_ns
+    return core.due_ns if core.first_due else at_ns
 
 
 # ------------------------------------------------------------------------------------- recording

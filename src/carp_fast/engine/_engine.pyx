@@ -17,9 +17,10 @@ from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_BY_ROUTE, ORDER_DEMOTE,
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
-    ORDER_SET_INTERFACE, Order, RELEASED, Report, TICK_NS, engine_checkpoint,
+    ORDER_SET_INTERFACE, ORDER_TELL_GROUPS, Order, RELEASED, Report, TICK_NS, engine_checkpoint,
     engine_close, engine_next_deadline, engine_open)
 from carp_fast.engine._assume cimport assume_address
+from carp_fast.engine._demotions cimport groups_expire
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._copies cimport (
     explained_host, host_copy, interface_dict, rejections_list)
@@ -243,6 +244,10 @@ cdef class Engine:
         demotion_order(&order, slot, demotion, by, hard)
         obey(&self.core, &order, now_ns)
 
+    def tell_groups(self, int64_t now_ns) -> None:
+        """Report every group that has members, in the next turn."""
+        self.give(ORDER_TELL_GROUPS, 0, 0, NULL, now_ns)
+
     def bar(self, uint32_t slot, bint barred, int64_t now_ns) -> None:
         """Set whether another process of this machine has the host."""
         self.give(ORDER_BAR, slot, barred, NULL, now_ns)
@@ -326,6 +331,7 @@ cdef class Engine:
 
     def expire(self, int64_t now_ns, heard_until_ns=None) -> None:
         """Process every deadline up to `now_ns` (master-down up to `heard_until_ns`)."""
+        groups_expire(&self.core, now_ns)
         engine_expire(&self.core, now_ns, now_ns if heard_until_ns is None else heard_until_ns)
         upkeep_expire(&self.core, now_ns)
 

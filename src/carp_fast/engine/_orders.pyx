@@ -15,26 +15,29 @@ from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
     ORDER_ASSUME, ORDER_BAR, ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_DEMOTE, ORDER_FLUSH,
     ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_REMOVE, ORDER_REPLACE,
-    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY,
-    Order, ORDER_OWN_SOURCE, Report, TICK_NS, engine_ask, engine_done, engine_grow_reports,
-    engine_release, engine_return, engine_set_deadline, verify_all_soon, engine_reschedule)
+    ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES,
+    ORDER_TELL_GROUPS, ORDER_VERIFY, Order, ORDER_OWN_SOURCE, Report, TICK_NS, engine_ask,
+    engine_done, engine_grow_reports, engine_release, engine_return, engine_set_deadline,
+    verify_all_soon, engine_reschedule)
+from carp_fast.engine._demotions cimport demote, join
+from carp_fast.engine._groups cimport group_leave, group_review, groups_end, groups_tell
 from carp_fast.engine._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_BAR,
-    ORDERED_BY_ROUTE, ORDERED_DEMOTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
+    ORDERED_BY_ROUTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
     RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy, record_input, recorder_copy)
 from carp_fast.engine._transitions cimport engine_event, engine_shown, engine_try_ready
 from carp_fast.engine._upkeep cimport upkeep_lose, wanted_change
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_LOST, AlternateKey, ANNOUNCING, ASKED, BACKUP, BARRED, Block, BSD_MAC,
-    BY_TRACK, CANNOT_BE_MASTER, EXTENDED, FAILED, FOREIGN, FREED, HARD, HELD, HOLDS_ROUTES, IN_USE,
-    INIT, INTERFACE_FOUND,
+    BY_TRACK, EXTENDED, FAILED, FOREIGN, FREED, HARD, HELD, HOLDS_ROUTES, IN_USE, INIT,
+    INTERFACE_FOUND,
     INTERFACE_MISSING, LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST,
     MOST_DEMOTION, ON_NOT_READY, ON_RESIGN, ORDERED_BY, Output, OWN_MAC, REPLACES_ROUTES, RESIGNED,
     RETIRED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING,
-    SOURCES, STARTED, TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES, vhid_add_up,
+    SOURCES, STARTED, TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES,
     vhid_interval_ns, vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source,
     vhid_virtual_mac, VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns,
-    RESIGN_AFTER_REMOVAL, TRACK_FAILED)
+    RESIGN_AFTER_REMOVAL)
 from carp_fast.engine._wheel cimport NOBODY, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6, wire_is_link_group6
 
@@ -118,6 +121,7 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
         if vhid_source(host, i).family:     # of the host that had the slot before
             memset(vhid_source(host, i), 0, sizeof(Source))
     host.flags |= IN_USE
+    host.group = 0                          # it joins the one that is wanted at the end
     host.state = INIT
     host.since_ns = now_ns
     first = &core.index[<uint32_t>host.interface * 256 + host.vhid]
@@ -133,10 +137,17 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
     engine_try_ready(core, order.slot, STARTED, now_ns)
 
 
+cdef void join_wanted(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
+    """Make a host that was added or replaced a member of the group that the order names."""
+    cdef const VirtualHost* wanted = <const VirtualHost*>order.pointer
+    join(core, order.slot, wanted.group, wanted.group_all, now_ns)
+
+
 cdef void remove_host(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     """Resign if MASTER; the host leaves the table once its addresses are gone."""
     cdef VirtualHost* host = &core.hosts[slot]
     host.flags |= LEAVING
+    group_leave(core, slot, now_ns)
     engine_event(core, slot, ON_RESIGN, 0, now_ns)
     if host.held:                           # if a removal failed: try once more, immediately
         engine_ask(core, &core.change, slot, 0)
@@ -302,6 +313,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     engine_plan_upkeep(core, order.slot, now_ns)
     engine_record(core, order.slot, False, True, now_ns)
     engine_try_ready(core, order.slot, SOURCE_FOUND, now_ns)
+    join_wanted(core, order, now_ns)
 
 
 cdef void lose_interface(Core* core, uint16_t number, int64_t now_ns) noexcept nogil:
@@ -380,7 +392,7 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
     elif (now.has_source and not interface.has_source
           or now.has_source6 and not interface.has_source6):
         cause = SOURCE_FOUND
-    interface.ifindex, interface.up = now.ifindex, now.up
+    interface.known, interface.ifindex, interface.up = True, now.ifindex, now.up
     interface.has_source, interface.has_source6 = now.has_source, now.has_source6
     interface.forwards6, interface.renamed = now.forwards6, now.renamed
     memcpy(interface.mac, now.mac, 6)
@@ -392,6 +404,7 @@ cdef void set_interface(Core* core, const Order* order, int64_t now_ns) noexcept
         while slot != NOBODY:
             build_frames(core, &core.hosts[slot])
             engine_try_ready(core, slot, cause, now_ns)
+            group_review(core, slot, now_ns)        # also where nothing else changed
             if now.announce and core.hosts[slot].flags & ANNOUNCING:
                 begin_announcing(core, slot, now_ns)
             if changed and core.hosts[slot].retry_at_ns:    # a refused change may be possible now
@@ -436,40 +449,17 @@ cdef void record_adoption(Core* core, uint32_t slot, const Address* there,
         memcpy(record.address, there.bytes, 16)
 
 
-cdef void demote(Core* core, uint32_t slot, uint8_t by, int64_t amount, bint hard,
-                 int64_t now_ns) noexcept nogil:
-    """Set a host's demotion by one reason.
-
-    `hard`, of BY_TRACK: it cannot be MASTER. One that is resigns when that begins, once: if it
-    rises again because nobody else does, only the demotion acts.
-    """
-    cdef VirtualHost* host = &core.hosts[slot]
-    cdef Record* record
-    cdef bint begins = hard and not host.flags & CANNOT_BE_MASTER
-    if core.recorder.records != NULL:
-        engine_touch(core, slot, now_ns)
-        record = record_input(&core.recorder, RECORD_ORDERED, slot, host.interface, now_ns)
-        record.detail, record.reason, record.state = ORDERED_DEMOTE, by, hard
-        record.value = <uint64_t>amount
-    host.ordered[by] = <uint8_t>min(amount, MOST_DEMOTION)
-    vhid_add_up(host)
-    if by == BY_TRACK:
-        host.flags &= ~<uint32_t>CANNOT_BE_MASTER
-        host.flags |= CANNOT_BE_MASTER if hard else 0
-    if begins and host.state == MASTER:
-        engine_event(core, slot, ON_ADDRESS_LOST, TRACK_FAILED, now_ns)
-    elif host.state == MASTER:
-        engine_reschedule(core, slot, now_ns)
-
-
 cdef void demote_added(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
-    """Set the demotions of a new host, before it hears anything: a byte each, by reason."""
+    """Set the demotions of a new host, before it hears anything: a byte each, by reason; and its
+    group's.
+    """
     cdef int by
     cdef int64_t amount
     for by in range(ORDERED_BY):
         amount = order.value >> 8 * by & MOST_DEMOTION
         if amount:
             demote(core, order.slot, <uint8_t>by, amount, by == BY_TRACK and order.reason, now_ns)
+    join_wanted(core, order, now_ns)
 
 
 cdef void bar(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
@@ -486,6 +476,7 @@ cdef void resign_all(Core* core, int64_t now_ns) noexcept nogil:
         if core.hosts[slot].flags & IN_USE:
             engine_touch(core, slot, now_ns)
     record_order(core, ORDERED_RESIGN, NOBODY, 0, now_ns)
+    groups_end(core)
     for slot in range(core.slots):
         if core.hosts[slot].flags & IN_USE:
             engine_event(core, slot, ON_RESIGN, 0, now_ns)
@@ -520,6 +511,8 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         copy_hosts(core, slot, <uint32_t>order.value, <HostsCopy*>order.pointer)
     elif order.kind == ORDER_SNAPSHOT_INTERFACES:
         memcpy(order.pointer, &core.interfaces[slot], order.value * sizeof(Interface))
+    elif order.kind == ORDER_TELL_GROUPS:
+        groups_tell(core, now_ns)
     elif not alive:
         return
     elif order.kind == ORDER_ASSUME:

@@ -3,14 +3,14 @@
 They are made when Python takes them, never in the pump's thread.
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from carp_fast.engine._core cimport (
     ADDRESSES_CHANGED, ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED,
     CLONES_GIVEN_UP, COUNTER_RESET, DEMOTE_HEARD, DONE, DUPLICATE_ENDED, DUPLICATE_SOURCE,
-    FAMILY_HEARD, FAMILY_SILENT, LOST_PRIORITY, REASSERTED, RELEASED, REPORTS, RESIGNED_HOLDING,
-    Report, SECONDARIES, SENDS_FAILING, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, STATE_CHANGED,
-    WRONG_DIGEST)
+    FAMILY_HEARD, FAMILY_SILENT, GROUP_CHANGED, LOST_PRIORITY, REASSERTED, RELEASED, REPORTS,
+    RESIGNED_HOLDING, Report, SECONDARIES, SENDS_FAILING, SOCKET_DROPPED, SOURCE_PROVEN, STALLED,
+    STATE_CHANGED, WRONG_DIGEST)
 from carp_fast.engine._vhid cimport BY_ADDRESS, DEMOTIONS
 from carp_fast.engine._wheel cimport NOBODY
 
@@ -28,7 +28,7 @@ cdef tuple CLASSES = (                                  # by ReportKind
     _reports.Done, _reports.Stalled, _reports.SocketDropped, _reports.LostPriority,
     _reports.Reasserted, _reports.WrongDigest, _reports.CounterReset, _reports.FamilySilent,
     _reports.FamilyHeard, _reports.SourceProven, _reports.DuplicateEnded,
-    _reports.ResignedHolding, _reports.ClonesGivenUp)
+    _reports.ResignedHolding, _reports.ClonesGivenUp, _reports.GroupChanged)
 cdef object ConfigurationReleased = _reports.ConfigurationReleased
 assert len(CLASSES) == REPORTS
 
@@ -49,6 +49,13 @@ cdef tuple demotions_of(const Report* report):
     return tuple([(_REASONS[report.detail] if by == BY_ADDRESS else _DEMOTIONS[by],
                    report.value >> 8 * by & 255)
                   for by in range(DEMOTIONS) if report.value >> 8 * by & 255])
+
+
+cdef tuple slots_in(const Report* report):
+    """The slots of the members that a report of a group names."""
+    cdef const uint32_t* named = <const uint32_t*>report.peer
+    cdef int i
+    return tuple([named[i] - 1 for i in range(4) if named[i]])
 
 
 cdef object report_object(const Report* report):
@@ -75,6 +82,9 @@ cdef object report_object(const Report* report):
         return kind(report.at_ns, report.slot, _STATES[report.state])
     if report.kind == REASSERTED:
         return kind(report.at_ns, report.slot, peer_of(report))
+    if report.kind == GROUP_CHANGED:
+        return kind(report.at_ns, report.slot, report.detail, bool(report.state),
+                    report.value >> 32, report.value & 0xffffffff, slots_in(report))
     return kind(report.at_ns, report.slot)
 
 

@@ -15,6 +15,7 @@ from carp_fast.engine._core cimport (
     engine_set_deadline, engine_tell, engine_touch, Interface, REASSERTED, Report, report_begin,
     report_end, STATE_CHANGED, TICK_NS, verify_soon, engine_plan_upkeep, queue_empty, queue_pop,
     queue_push, engine_drop_source)
+from carp_fast.engine._groups cimport group_review
 from carp_fast.engine._recorder cimport (
     RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record, record_input, record_output,
     record_turn)
@@ -129,6 +130,7 @@ cdef void engine_event(Core* core, uint32_t slot, Event event, uint8_t cause,
     if host.state != previous or (reason and reason != host.reason):
         host.reason = reason
         tell_state(core, slot, previous, now_ns)
+        group_review(core, slot, now_ns)
     if host.flags & vhid.UNSOURCED and host.state == vhid.BACKUP:
         engine_event(core, slot, vhid.ON_NOT_READY, vhid.NO_SOURCE, now_ns)
     elif host.flags & vhid.UNSOURCED and host.state == vhid.INIT:

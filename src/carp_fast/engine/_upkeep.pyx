@@ -16,6 +16,7 @@ from carp_fast.engine._core cimport (
     RESTORED_REFUSED, Report, TICK_NS, UNDEMOTED, address_deadline_ns, engine_ask,
     engine_plan_upkeep, engine_tell, engine_touch, leaving_at_ns, report_begin, report_end,
     engine_reschedule)
+from carp_fast.engine._groups cimport group_review
 from carp_fast.engine._recorder cimport (
     RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output)
 from carp_fast.engine._transitions cimport engine_event
@@ -193,6 +194,7 @@ cdef void undemote(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     if core.recorder.records != NULL:
         record_output(&core.recorder, RECORD_UNDEMOTED, slot, host.interface, now_ns)
     host.flags &= ~over
+    group_review(core, slot, now_ns)
     if host.state == MASTER:
         engine_reschedule(core, slot, now_ns)
     if report_begin(core, UNDEMOTED, slot, now_ns) != NULL:
@@ -211,6 +213,7 @@ cdef void upkeep_lose(Core* core, uint32_t slot, uint8_t reason, int64_t now_ns)
     demote_for_a_while(host, now_ns)
     host.lost_reason = reason
     host.flags |= ADDRESS_DEMOTED
+    group_review(core, slot, now_ns)
     engine_event(core, slot, ON_ADDRESS_LOST, reason, now_ns)
     engine_plan_upkeep(core, slot, now_ns)
 

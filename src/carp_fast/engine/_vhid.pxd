@@ -83,6 +83,7 @@ cdef enum Reason:
     ADDRESS_DEADLINE
     MASTER_TOO_SLOW
     TRACK_FAILED
+    GROUP_DEMOTED
     REASONS
 
 cdef enum Preempt:
@@ -176,6 +177,7 @@ cdef enum:
     ORDERED_BY = BY_LINK        # so many reasons are ordered
     ADDRESS_DEMOTION = 240      # what ADDRESS_DEMOTED adds to advskew or demote byte
     LINK_DEMOTION = 240         # of a host in INIT, which sends nothing
+    GROUP_DEMOTION = 240        # of every member of a demoted group
     OPENBSD_SEND_DEMOTION = 1   # what failed sends add to OpenBSD's demote byte
     ALTERNATE_KEYS = 4          # digests accepted in addition to ours after a change
     PEERS_MAX = 16              # unicast peers of one virtual host
@@ -344,7 +346,12 @@ cdef struct VirtualHost:
     uint64_t first_sent         # the counter of its first advertisement, if `history` has any
     uint8_t retries             # of a change of an address, in a row
     uint8_t ordered[4]          # demotions by order, by DemotedBy below ORDERED_BY; see vhid_add_up
-    uint8_t to_line[35]
+    uint8_t impeded             # it counts in its group as one that cannot be MASTER here
+    uint16_t group              # its number, 0: none; in an order: the one to be in
+    uint32_t group_next         # in a list of its group: a slot plus 1; 0: none. See _groups.pyx
+    uint32_t group_previous
+    uint8_t group_all           # only in an order: the group's members must all be impeded
+    uint8_t to_line[23]
 
 cdef struct Transition:
     uint8_t known

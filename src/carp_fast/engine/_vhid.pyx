@@ -16,7 +16,8 @@ REASON_WORDS = (
     "", "started", "link_up", "link_down", "interface_missing", "interface_found", "no_source",
     "source_found", "startup_delay", "master_down", "master_resigned", "preempted",
     "faster_master", "tie_lost", "address_lost", "resigned", "less_demoted_master",
-    "master_demoted", "in_use", "freed", "address_deadline", "master_too_slow", "track_failed")
+    "master_demoted", "in_use", "freed", "address_deadline", "master_too_slow", "track_failed",
+    "group_demoted")
 DEMOTION_WORDS = (
     "operator", "track", "group", "maintenance", "link", "send_errors", "address_lost")
 EVENT_WORDS = (

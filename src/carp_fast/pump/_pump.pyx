@@ -19,7 +19,8 @@ from carp_fast.engine._core cimport (
     Core, DONE, Interface, MAX_INTERFACES, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_BAR,
     ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_FLUSH, ORDER_GROW_REPORTS,
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
-    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, Order, RELEASED,
+    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_TELL_GROUPS,
+    ORDER_VERIFY, Order, RELEASED,
     Report)
 from carp_fast.engine._engine cimport Engine, addition, demotion_order, fill_address, fill_interface
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
@@ -404,6 +405,10 @@ cdef class Pump:
         cdef Order order
         demotion_order(&order, slot, demotion, by, hard)
         self.push_order(&order)
+
+    def tell_groups(self) -> None:
+        """Request a report of every group that has members."""
+        self.push(ORDER_TELL_GROUPS, 0, 0, 0, NULL)
 
     def bar(self, uint32_t slot, bint barred) -> None:
         """Set whether another process of this machine has the host."""

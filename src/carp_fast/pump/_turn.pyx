@@ -19,6 +19,7 @@ from carp_fast.engine._actions cimport (
 from carp_fast.engine._core cimport (
     Core, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_flushed,
     engine_next_deadline, engine_tell, engine_tell_rest, report_begin, report_end)
+from carp_fast.engine._demotions cimport groups_expire
 from carp_fast.engine._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
@@ -267,6 +268,7 @@ cdef void receive_slice(Turn* turn) noexcept nogil:
     turn.more |= genuine
     take_lane(turn, LANE_STRAY)
     now_ns = clock(turn)
+    groups_expire(turn.core, now_ns)
     engine_expire(turn.core, now_ns, turn.heard_until_ns)
     upkeep_expire(turn.core, now_ns)
     turn.phase, turn.slice = CARRYING_OUT, 0
