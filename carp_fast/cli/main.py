@@ -58,6 +58,7 @@ logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 ADDRESSES_SHOWN = 2
+GROUPS_SHOWN = 10  # demoted ones above the table; the others are counted
 """Addresses of a virtual host in a terminal's table; a pipe gets all of them."""
 
 # Columns that a narrow terminal may lack, the most important first; how far cells are shortened.
@@ -215,6 +216,11 @@ def _print_status(document: Status, problems: bool) -> None:
     if kinds:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
         print_prose(f"problems: {counted}" + ("" if problems else "; see status --problems"))
+    for group in [group for group in document.groups if group.demoted][:GROUPS_SHOWN]:
+        print_prose(f"group {group.name} is demoted: {group.why}")
+    more = sum(group.demoted for group in document.groups) - GROUPS_SHOWN
+    if more > 0:
+        print_prose(f"... and {more:,} more groups are demoted")
     if not hosts:
         print_prose("no virtual host to show")
         return
@@ -278,6 +284,8 @@ def _line(event: StateEvent) -> str:
     change = f"{event.previous} -> {event.state} ({event.reason})"
     reasons = ", ".join(f"{word} {amount}" for word, amount in event.demotion.reasons.items())
     demoted = f", demoted by {event.demotion.total} ({reasons})" if reasons else ""
+    if event.group is not None and event.group.demoted:
+        demoted += f", group {event.group.name} is demoted: {event.group.why}"
     return f"{event.at} {event.interface}/{event.vhid}: {change}{demoted}"
 
 

@@ -270,13 +270,15 @@ class ControlClient(Closing):
         """
         return self._ask(ReloadRequest(force), Reloaded)
 
-    def demote(self, amount: int, reason: str) -> Demoted:
-        """Demotes every virtual host, across restarts; the same reason replaces its amount."""
-        return self._ask(DemoteRequest(amount, reason), Demoted)
+    def demote(self, amount: int, reason: str, group: str | None = None) -> Demoted:
+        """Demotes every virtual host, or those of a group, across restarts; the same reason
+        replaces its amount.
+        """
+        return self._ask(DemoteRequest(amount, reason, group), Demoted)
 
-    def undemote(self, reason: str) -> Demoted:
-        """Ends the demotion by this reason."""
-        return self._ask(UndemoteRequest(reason), Demoted)
+    def undemote(self, reason: str, group: str | None = None) -> Demoted:
+        """Ends the demotion by this reason, of every virtual host or of a group."""
+        return self._ask(UndemoteRequest(reason, group), Demoted)
 
     def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
         """What the virtual hosts that match heard and decided lately."""
@@ -497,13 +499,13 @@ class AsyncControlClient:
         """See ControlClient.reload."""
         return await self._ask(ReloadRequest(force), Reloaded)
 
-    async def demote(self, amount: int, reason: str) -> Demoted:
+    async def demote(self, amount: int, reason: str, group: str | None = None) -> Demoted:
         """See ControlClient.demote."""
-        return await self._ask(DemoteRequest(amount, reason), Demoted)
+        return await self._ask(DemoteRequest(amount, reason, group), Demoted)
 
-    async def undemote(self, reason: str) -> Demoted:
+    async def undemote(self, reason: str, group: str | None = None) -> Demoted:
         """See ControlClient.undemote."""
-        return await self._ask(UndemoteRequest(reason), Demoted)
+        return await self._ask(UndemoteRequest(reason, group), Demoted)
 
     async def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
         """See ControlClient.record."""

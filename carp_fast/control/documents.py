@@ -64,18 +64,23 @@ class RecordRequest(Request, frozen=True, tag="record"):
 
 
 class DemoteRequest(Request, frozen=True, tag="demote"):
-    """Demotes every virtual host by `amount`; the same reason replaces its amount."""
+    """Demotes virtual hosts by `amount`; the same reason replaces its amount.
+
+    `group`: those of this group; None: every one.
+    """
 
     needs: ClassVar[str] = "demote: an amount and a reason are needed"
     amount: int
     reason: str
+    group: str | None = None
 
 
 class UndemoteRequest(Request, frozen=True, tag="undemote"):
-    """Ends the demotion by this reason."""
+    """Ends the demotion by this reason; `group`: the one that it was given for, None: none."""
 
     needs: ClassVar[str] = "undemote: a reason is needed"
     reason: str
+    group: str | None = None
 
 
 # ------------------------------------------------------------------------------------------ events
@@ -92,10 +97,34 @@ class Demotion(msgspec.Struct, frozen=True):
 NOT_DEMOTED = Demotion(0, {})
 
 
+class GroupStatus(msgspec.Struct, frozen=True, gc=False):
+    """A group of virtual hosts: whether it is demoted, and why.
+
+    `impeded` of its `members` cannot be MASTER here; `because`: the names of the first of these, a
+    few. `demote_when`: "any" or "all" of them.
+    """
+
+    name: str
+    demote_when: str
+    demoted: bool
+    members: int
+    impeded: int
+    because: tuple[str, ...]
+
+    @property
+    def why(self) -> str:
+        """ "2 of 8 members cannot be MASTER here: eth0/1, eth0/2"."""
+        more = self.impeded - len(self.because)
+        others = f" and {more:,} more" if more > 0 else ""
+        named = f": {', '.join(self.because)}{others}" if self.because else ""
+        return f"{self.impeded:,} of {self.members:,} members cannot be MASTER here{named}"
+
+
 class StateEvent(msgspec.Struct, frozen=True, gc=False):
     """A change of a virtual host's state, or of its reason for INIT: a line of `events`.
 
-    `peer`: the source address of the master that it knew then, None if none; `demotion`: its own.
+    `peer`: the source address of the master that it knew then, None if none; `demotion`: its own;
+    `group`: its group as it was last reported, None: it is in none.
     """
 
     at: str
@@ -106,6 +135,7 @@ class StateEvent(msgspec.Struct, frozen=True, gc=False):
     reason: str
     peer: str | None
     demotion: Demotion = NOT_DEMOTED
+    group: GroupStatus | None = None
 
 
 # ------------------------------------------------------------------------------------------ status
@@ -116,7 +146,8 @@ class DaemonStatus(msgspec.Struct, frozen=True):
 
     `receive`: "packet", "ring", "tcx" or "raw"; `receive_fallbacks`: how often it has changed;
     `send`: "clones" or "packet"; `..._reason`: why.
-    `demotions`: the operator's, by the text of their reasons; virtual hosts have their sum.
+    `demotions`: the operator's, by the text of their reasons, to which the group is added if it is
+    one's: "disks (group lan)"; virtual hosts have the sum of those that concern them.
     """
 
     version: str
@@ -214,11 +245,15 @@ class VirtualHostFacts(msgspec.Struct, frozen=True):
 
 
 class VirtualHostStatus(VirtualHostFacts, frozen=True):
-    """A virtual host of the status document; `peers`: all hosts that it remembers."""
+    """A virtual host of the status document.
+
+    `peers`: all hosts that it remembers; `group`: the name of its group, None: it is in none.
+    """
 
     peer: Peer | None
     peers: list[Heard]
     counters: dict[str, int]
+    group: str | None = None
 
 
 class StatusHead(msgspec.Struct, frozen=True):
@@ -227,9 +262,10 @@ class StatusHead(msgspec.Struct, frozen=True):
     daemon: DaemonStatus
     summary: Summary
     interfaces: list[InterfaceStatus]
+    groups: list[GroupStatus] = []
 
 
-class Status(StatusHead, frozen=True):
+class Status(StatusHead, frozen=True, kw_only=True):
     """The answer to `status`: the virtual hosts that match; the other fields cover all of them."""
 
     virtual_hosts: list[VirtualHostStatus]
@@ -345,6 +381,7 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
     rejections: list[Rejection]
     interface_rejected: dict[str, int]
     operator_demotions: dict[str, int] = {}
+    group: GroupStatus | None = None
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -396,8 +433,10 @@ def counts_text(
 
 
 class Demoted(Answer, frozen=True):
-    """The operator's demotion of this daemon: `total`, what is left of the sum of `reasons` after
-    the most that is sent, and the number of virtual hosts that have it.
+    """The operator's demotion of this daemon, or of the group that was asked about.
+
+    `total`: what is left of the sum of `reasons` after the most that is sent; `virtual_hosts`: how
+    many have it.
     """
 
     total: int

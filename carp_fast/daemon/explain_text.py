@@ -360,6 +360,8 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
         if reason == "operator" and host.operator_demotions:
             ordered = host.operator_demotions.items()
             meaning = "; ".join(f"{text}: {amount}" for text, amount in ordered)
+        elif reason == "group" and host.group is not None:
+            meaning = f"group {host.group.name}, {host.group.why}"
         yield f"{reason}: {value}{' (' + meaning + ')' if meaning else ''}"
     if reasons.keys() - {"link"} and host.dialect == "openbsd":
         yield f"{host.demotion.total} in total: demote byte {host.demote} is sent"
@@ -370,6 +372,7 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
         )
     elif not reasons:
         yield "none"
+    yield from group(host)
     if host.undemoted_in_s is not None:
         yield f"the demotion by time ends in {seconds(host.undemoted_in_s)}"
     if host.failed_sends and "send_errors" not in reasons:
@@ -377,6 +380,38 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
             f"the last {host.failed_sends} advertisements could not be sent: "
             "an interval without any demotes it"
         )
+
+
+def group(host: VirtualHostExplanation) -> Iterator[str]:
+    """What the demotion of its group means for a virtual host now, and when it ends."""
+    mine = host.group
+    if mine is None:
+        return
+    if "group" not in host.demotion.reasons:
+        allowed = "any" if mine.demote_when == "any" else "none"
+        when = f"is demoted when {allowed} of its members can{'not' * (allowed == 'any')}"
+        yield f"group {mine.name}, {mine.members:,} members, {when} be MASTER here"
+        return
+    other = next((each for each in host.heard if each.current and is_demoted(each, host)), None)
+    if other is not None:
+        yield (
+            f"{other.source} is demoted, too: both hosts are half broken, each holds what it can,"
+            " and the least demoted one what both can"
+        )
+    elif host.state == "MASTER":
+        yield "it is MASTER all the same: demotion never stops a host that hears no other"
+    need = "every member" if mine.demote_when == "any" else "a member"
+    yield f"that ends as soon as {need} can be MASTER here again"
+
+
+def is_demoted(heard: HeardMaster, host: VirtualHostExplanation) -> bool:
+    """Whether a host that was heard within our master-down time is demoted as by its group."""
+    demoted = heard.demote if host.dialect == "openbsd" else heard.advskew
+    return (
+        demoted >= DEMOTED_ADVSKEW
+        and (heard.advbase, heard.advskew) != RESIGNATION
+        and heard.heard_ago_s <= host.master_down_s
+    )
 
 
 # ---------------------------------------------------------------------------------------- addresses

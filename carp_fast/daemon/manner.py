@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from carp_fast.control.documents import Demotion
+from carp_fast.control.documents import Demotion, GroupStatus
 from carp_fast.daemon.hooks import Done, Hook, HookRunner, Hooks
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.table import every_address
@@ -88,7 +88,8 @@ class Manner(ABC):
         event: Mapping[str, object],
         done: Done | None,
     ) -> None:
-        """Starts `up` or `down`, if the host has one; `event`: state, previous, reason, demotion.
+        """Starts `up` or `down`, if the host has one; `event`: state, previous, reason, demotion,
+        group.
 
         `generation` is the one in Hosts, of the host: however a reload changes it, its hooks stay
         in order. `done` gets the result, if there is one.
@@ -177,6 +178,7 @@ def hook_for(host: VirtualHost, which: str, event: Mapping[str, object]) -> Hook
     if target is None:
         return None
     demotion = cast(Demotion, event["demotion"])
+    group = cast(GroupStatus | None, event.get("group"))
     return Hook(
         event="up" if which == "up" else "down",
         target=target,
@@ -191,6 +193,8 @@ def hook_for(host: VirtualHost, which: str, event: Mapping[str, object]) -> Hook
             "CARP_REASON": str(event["reason"]),
             "CARP_DEMOTION": str(demotion.total),
             "CARP_DEMOTION_REASONS": " ".join(f"{k}={n}" for k, n in demotion.reasons.items()),
+            "CARP_GROUP": "" if group is None else group.name,
+            "CARP_GROUP_DEMOTED_BY": " ".join(group.because) if group and group.demoted else "",
             "CARP_ADDRESSES": " ".join(every_address(host)),
         },
     )

@@ -164,6 +164,7 @@ class Opened(Closing):
             sending=self.sending,
             in_use=self.in_use.barred,
             demotions=lambda: self.demotions.by_reason,
+            demotions_of=self.demotions.reasons_of,
         )
         self.explanations = Explanations(hosts, orders, self.network, self.status)
         self.links = LinkMonitor(
@@ -204,8 +205,10 @@ class Opened(Closing):
         return lambda: self.add(slot, self.prepare(host, barred=barred))
 
     def add(self, slot: int, prepared: PreparedHost) -> None:
-        """Orders the engine to add a virtual host, demoted as the operator wants all of them."""
-        self.pump.add(slot, prepared, self.demotions.total)
+        """Orders the engine to add a virtual host, demoted as the operator wants it."""
+        host = self.hosts.hosts[slot]
+        assert host is not None
+        self.pump.add(slot, prepared, self.demotions.of(host))
 
     def follow(self, names: Iterable[str]) -> None:
         """Follows these interfaces, and what else of this host its virtual hosts depend on."""

@@ -115,6 +115,7 @@ class Reloader:
                 logger.warning("forced: %s", line)
             self._make_room(difference, new)
             await self._apply(difference, new)
+            await self._opened.demotions.order_all(hosts, self._opened.orders)
             try:
                 self._held.write(by_interface(new.virtual_hosts), hosts.going())
             except StartError as error:  # the file names too many addresses, never too few

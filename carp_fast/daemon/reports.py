@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from carp_fast.config.model import Group
 from carp_fast.control.documents import NOT_DEMOTED, Demotion, StateEvent
 from carp_fast.daemon import systemd
 from carp_fast.daemon.hooks import HookResult
@@ -208,9 +209,18 @@ class Reports:
         self._manner.on_state(state)
         heard = f" from {peer}" if peer and reason in PEER_REASONS else ""
         change = state if state == previous else f"{previous} -> {state}"
+        group = self._hosts.group_status(host)
         self._manner.host_log.log(logging.INFO, host.name, f"{change} ({reason}{heard})")
         event = StateEvent(
-            rfc3339(at_ns), host.interface, host.vhid, state, previous, reason, peer, demotion
+            rfc3339(at_ns),
+            host.interface,
+            host.vhid,
+            state,
+            previous,
+            reason,
+            peer,
+            demotion,
+            group,
         )
         self._publish(event)
         if state == previous:
@@ -220,8 +230,8 @@ class Reports:
         elif previous == "MASTER":
             self._up_due.pop(slot, None)
             self._announcing.pop(slot, None)
-            left = {"state": state, "previous": previous, "reason": reason, "demotion": demotion}
-            self._run_hook(slot, host, "down", left)
+            left: dict[str, object] = {"state": state, "previous": previous, "reason": reason}
+            self._run_hook(slot, host, "down", left | {"demotion": demotion, "group": group})
 
     def _on_state(self, report: reports.StateChanged) -> None:
         peer = known_address(report.peer)
@@ -247,6 +257,7 @@ class Reports:
         if slot in self._up_due and host is not None:
             event: dict[str, object] = {"state": "MASTER", "previous": "BACKUP", "reason": reason}
             event["demotion"] = self._up_due.pop(slot)
+            event["group"] = self._hosts.group_status(host)
             self._run_hook(slot, host, "up", event)
 
     def _run_hook(
@@ -426,7 +437,8 @@ class Reports:
         name = groups.name(report.group)
         text, level = f"group {name} is no longer demoted", logging.INFO
         if report.demoted:
-            text, level = f"group {name} is demoted: {groups.state(name)}", logging.WARNING
+            why = groups.status(Group(name)).why
+            text, level = f"group {name} is demoted: {why}", logging.WARNING
         self._log(level, report.slot, text, "decided that a group is demoted, or no longer")
 
     def _on_secondaries(self, report: reports.SecondariesNotPromoted) -> None:

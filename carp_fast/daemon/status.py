@@ -155,7 +155,8 @@ class Status:
     """Builds the document; the pump copies each virtual host as a whole, in slices.
 
     `receive`: the receive path, and why; `sending`: the send path; `in_use`: by slot, the process
-    that has a virtual host instead; `demotions`: returns the operator's, by their reasons.
+    that has a virtual host instead; `demotions`: returns the operator's, by their reasons;
+    `demotions_of`: those of one virtual host.
     """
 
     def __init__(
@@ -169,6 +170,7 @@ class Status:
         sending: SendPath | None = None,
         in_use: Mapping[int, str] | None = None,
         demotions: Callable[[], Mapping[str, int]] = dict,
+        demotions_of: Callable[[VirtualHost], Mapping[str, int]] = lambda host: {},
     ) -> None:
         self._hosts = hosts
         self._orders = orders
@@ -180,6 +182,7 @@ class Status:
         self._sending = SendPath("packet") if sending is None else sending
         self._in_use = {} if in_use is None else in_use
         self.demotions = demotions
+        self.demotions_of = demotions_of
 
     async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[list[Copied]]:
         """Copies of the virtual hosts in these ascending slots, one slice after the other.
@@ -235,6 +238,7 @@ class Status:
                 for name in names
                 if (number := self._hosts.number(name)) < len(counters)
             ],
+            groups=self._hosts.group_statuses(),
         )
 
     def _interface(self, number: int, name: str, counters: dict[str, int]) -> InterfaceStatus:
@@ -322,6 +326,7 @@ class Status:
             peer=peer,
             peers=[heard(source, now_ns) for source in fields.peers],
             counters=fields.counters,
+            group=None if host.settings.group is None else host.settings.group.name,
         )
 
     async def answer(self, request: StatusRequest) -> AsyncIterator[bytes]:

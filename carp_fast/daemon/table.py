@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.control.documents import GroupStatus
 from carp_fast.daemon.groups import Groups, LimitReached
 from carp_fast.engine._engine import MAX_INTERFACES, MAX_VIRTUAL_HOSTS
 from carp_fast.engine._prepared import PreparedHost
@@ -183,6 +184,17 @@ class Hosts:
         """ "eth0/7", for log lines."""
         host = self.hosts[slot]
         return host.name if host is not None else f"slot {slot}"
+
+    def group_status(self, host: VirtualHost) -> GroupStatus | None:
+        """The group of a virtual host as it was last reported; None: it is in none."""
+        group = host.settings.group
+        return None if group is None else self.demotion_groups.status(group)
+
+    def group_statuses(self) -> list[GroupStatus]:
+        """Every group that has virtual hosts, in the order of these."""
+        every = (host.settings.group for _, host in self.used())
+        groups = {group.name: group for group in every if group is not None}
+        return [self.demotion_groups.status(group) for group in groups.values()]
 
     def used(self) -> Iterator[tuple[int, VirtualHost]]:
         """(slot, virtual host) of every slot in use."""

@@ -210,7 +210,7 @@ class Ucarp(Manner):
     def _run_down(self, reason: str) -> None:
         """Runs the down script now."""
         event: dict[str, object] = {"state": "BACKUP", "previous": self._logged, "reason": reason}
-        event["demotion"] = NOT_DEMOTED
+        event["demotion"], event["group"] = NOT_DEMOTED, None
         self._run_script(self._host, "down", event, None)
 
     def _run_script(

@@ -89,6 +89,8 @@ def test_up_and_down_are_told_what_they_should_know(
         "CARP_ADDRESSES": ["10.1.1.2/32 10.1.2.2/24"],
         "CARP_DEMOTION": ["0"],
         "CARP_DEMOTION_REASONS": [""],
+        "CARP_GROUP": [""],
+        "CARP_GROUP_DEMOTED_BY": [""],
         "CARP_INTERFACE": ["s1"],
         "CARP_PREVIOUS": ["BACKUP"],
         "CARP_REASON": ["master_down"],

@@ -443,6 +443,19 @@ def test_demote_and_undemote_say_what_is_in_force(fake: FakeDaemon) -> None:
     ]
 
 
+def test_demote_and_undemote_of_a_group_name_it(fake: FakeDaemon) -> None:
+    given = ("--reason", "disks", "--group", "lan", "--control-socket", fake.path)
+    fake.demote_answer = {"total": 100, "reasons": {"disks": 100}, "virtual_hosts": 4}
+    result = invoke("demote", "100", *given)
+    assert result.stdout == "virtual hosts of group lan: 4, demoted by 100 (disks: 100)\n"
+    fake.demote_answer = {"total": 0, "reasons": {}, "virtual_hosts": 4}
+    assert invoke("undemote", *given).exit_code == 0
+    assert fake.requests == [
+        {"command": "demote", "amount": 100, "reason": "disks", "group": "lan"},
+        {"command": "undemote", "reason": "disks", "group": "lan"},
+    ]
+
+
 @pytest.mark.parametrize(
     "words", [("demote", "100"), ("demote", "0", "--reason", "a"), ("demote", "256"), ("undemote",)]
 )

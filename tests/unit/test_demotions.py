@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.config.model import Group
 from carp_fast.control.documents import Demoted, DemoteRequest, UndemoteRequest
 from carp_fast.control.protocol import ControlError
 from carp_fast.daemon.demotions import Demotions
@@ -34,6 +36,7 @@ class Run:
     def __init__(
         self, path: Path, worker: ThreadPoolExecutor, orders: Orders, dialect: str
     ) -> None:
+        self.group: Group | None = None  # of virtual hosts that are added
         self.orders = orders
         self.hosts = Hosts()
         self.demotions = Demotions(path, worker)
@@ -46,17 +49,27 @@ class Run:
         return self
 
     async def add(self, vhid: int) -> None:
-        settings = Settings(passphrase=b"secret", advskew=ADVSKEW, dialect=self.dialect)
+        settings = Settings(
+            passphrase=b"secret", advskew=ADVSKEW, dialect=self.dialect, group=self.group
+        )
         host = VirtualHost("eth0", vhid, (f"192.0.2.{vhid}/24",), (), settings)
         slot, prepared = self.hosts.take(host), self.hosts.prepare(host)
         add = self.orders.pump.add
-        await self.orders.give([lambda: add(slot, prepared, self.demotions.total)])
+        await self.orders.give([lambda: add(slot, prepared, self.demotions.of(host))])
 
-    async def demote(self, amount: int, reason: str) -> Demoted:
-        return await self.demotions.demote(DemoteRequest(amount, reason), self.hosts, self.orders)
+    async def demote(self, amount: int, reason: str, group: str | None = None) -> Demoted:
+        request = DemoteRequest(amount, reason, group)
+        return await self.demotions.demote(request, self.hosts, self.orders)
 
-    async def undemote(self, reason: str) -> Demoted:
-        return await self.demotions.undemote(UndemoteRequest(reason), self.hosts, self.orders)
+    async def undemote(self, reason: str, group: str | None = None) -> Demoted:
+        request = UndemoteRequest(reason, group)
+        return await self.demotions.undemote(request, self.hosts, self.orders)
+
+    async def advskews(self) -> list[int]:
+        """The advskew that each virtual host sends."""
+        snapshot = self.orders.pump.snapshot(0, len(self.hosts.hosts))
+        await self.orders.done()
+        return [fields.effective_advskew for _, fields in snapshot.hosts()]
 
     async def sent(self) -> set[tuple[int, int]]:
         """The advskew and the demote byte of the virtual hosts."""
@@ -177,7 +190,7 @@ def test_a_file_that_is_not_usable_is_logged_and_does_not_keep_the_daemon_from_s
     path.write_text(content)
     demotions = Demotions(path, worker)
     demotions.read()
-    assert (demotions.total, dict(demotions.by_reason)) == (0, {})
+    assert dict(demotions.by_reason) == {}
     assert f"demotions are lost: {path} is not usable" in caplog.text
 
 
@@ -236,5 +249,106 @@ def test_to_end_a_demotion_that_is_not_there_names_those_that_are(
         await this.demote(1, "kernel update")
         with pytest.raises(ControlError, match='allowed: "kernel update"'):
             await this.undemote("new switch")
+
+    run(tmp_path / "demotions.json", worker, scenario)
+
+
+# ------------------------------------------------------------------------------------------- groups
+
+
+async def add_groups(this: Run) -> None:
+    """Adds two virtual hosts of lan and one of wan."""
+    for vhid, name in ((4, "lan"), (5, "lan"), (6, "wan")):
+        this.group = Group(name)
+        await this.add(vhid)
+
+
+def test_a_group_is_demoted_alone_and_its_reasons_are_its_own(
+    tmp_path: Path, worker: ThreadPoolExecutor
+) -> None:
+    async def scenario(this: Run) -> None:
+        await add_groups(this)
+        assert await this.demote(50, "disks", "lan") == Demoted(True, 50, {"disks": 50}, 2)
+        assert await this.demote(20, "disks", "wan") == Demoted(True, 20, {"disks": 20}, 1)
+        assert await this.demote(5, "disks") == Demoted(True, 5, {"disks": 5}, 6)
+        assert await this.advskews() == [15, 15, 15, 65, 65, 35]
+        assert dict(this.demotions.by_reason) == {
+            "disks (group lan)": 50,
+            "disks (group wan)": 20,
+            "disks": 5,
+        }
+        assert (await this.undemote("disks", "lan")).total == 0
+        await this.undemote("disks")
+        assert await this.advskews() == [10, 10, 10, 10, 10, 30]
+
+    run(tmp_path / "demotions.json", worker, scenario)
+
+
+def test_the_next_run_has_the_demotions_of_groups(
+    tmp_path: Path, worker: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def first(this: Run) -> None:
+        await add_groups(this)
+        await this.demote(50, "disks", "lan")
+
+    async def second(this: Run) -> None:
+        await add_groups(this)
+        assert await this.advskews() == [10, 10, 10, 60, 60, 10]
+
+    run(tmp_path / "demotions.json", worker, first)
+    run(tmp_path / "demotions.json", worker, second)
+    assert "demoted by 50 (disks (group lan)), as before the start" in caplog.text
+
+
+def test_a_virtual_host_that_changes_its_group_changes_its_demotion(
+    tmp_path: Path, worker: ThreadPoolExecutor
+) -> None:
+    async def scenario(this: Run) -> None:
+        await add_groups(this)
+        await this.demote(50, "disks", "wan")
+        host = this.hosts.hosts[3]
+        assert host is not None
+        settings = msgspec.structs.replace(host.settings, group=Group("wan"))
+        this.hosts.replace(3, msgspec.structs.replace(host, settings=settings))
+        await this.demotions.order_all(this.hosts, this.orders)
+        assert await this.advskews() == [10, 10, 10, 60, 10, 60]
+
+    run(tmp_path / "demotions.json", worker, scenario)
+
+
+def test_an_unknown_group_is_refused_with_the_nearest_name(
+    tmp_path: Path, worker: ThreadPoolExecutor
+) -> None:
+    async def scenario(this: Run) -> None:
+        with pytest.raises(ControlError, match='group = "lab": no such group; no virtual host is'):
+            await this.demote(5, "disks", "lab")
+        await add_groups(this)
+        with pytest.raises(
+            ControlError, match='group = "lab": no such group; the nearest is "lan"'
+        ):
+            await this.demote(5, "disks", "lab")
+        with pytest.raises(
+            ControlError, match='group = "lab": no such group; the nearest is "lan"'
+        ):
+            await this.undemote("disks", "lab")
+        await this.demote(5, "disks", "lan")
+        with pytest.raises(ControlError, match="by this reason in group wan; allowed: none"):
+            await this.undemote("disks", "wan")
+        with pytest.raises(ControlError, match="this reason; allowed: none; with --group: lan"):
+            await this.undemote("disks")
+        assert await this.advskews() == [10, 10, 10, 15, 15, 10]
+
+    run(tmp_path / "demotions.json", worker, scenario)
+
+
+def test_the_dialects_of_a_group_decide_which_amounts_it_may_have(
+    tmp_path: Path, worker: ThreadPoolExecutor
+) -> None:
+    async def scenario(this: Run) -> None:
+        this.dialect, this.group = "openbsd", Group("lan")
+        await this.add(4)
+        assert (await this.demote(255, "disks", "lan")).total == 255
+        with pytest.raises(ControlError, match="N = 255: allowed: 1 to 240"):
+            await this.demote(255, "disks")
 
     run(tmp_path / "demotions.json", worker, scenario)

@@ -52,7 +52,7 @@ class Grouped:
         self.slots.append(slot)
 
     def link(self, number: int, *, at_ns: int | None = None, **how: Any) -> None:
-        wanted = {"source": ip("10.77.0.2"), "ifindex": number + 1} | how
+        wanted: dict[str, Any] = {"source": ip("10.77.0.2"), "ifindex": number + 1} | how
         self.engine.set_interface(number, self.now_ns if at_ns is None else at_ns, **wanted)
 
     def run(self, seconds: float) -> None:
@@ -90,7 +90,8 @@ class Grouped:
         return [(r.state, r.reason) for r in mine]
 
     @property
-    def groups(self) -> list[tuple[int, bool, int, int, tuple[int, ...]]]:
+    def groups(self) -> list[Any]:
+        """(number, demoted, members, impeded, because) of each report of a group."""
         return [
             (r.group, r.demoted, r.members, r.impeded, r.because)
             for r in self.reports

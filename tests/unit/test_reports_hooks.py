@@ -34,6 +34,8 @@ def test_up_comes_with_the_addresses_and_down_on_leaving_master() -> None:
         "CARP_REASON": "master_down",
         "CARP_DEMOTION": "0",
         "CARP_DEMOTION_REASONS": "",
+        "CARP_GROUP": "",
+        "CARP_GROUP_DEMOTED_BY": "",
         "CARP_ADDRESSES": "192.0.2.1/24 192.0.2.51/32",
     }
     assert down.environment["CARP_PREVIOUS"] == "MASTER"
