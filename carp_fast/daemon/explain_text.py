@@ -50,6 +50,10 @@ REASON_MEANINGS = {
     "master_demoted": "the master advertised a higher demote byte than ours",
     "track_failed": "something that it tracks failed, without which it cannot be MASTER here",
     "group_demoted": "a member of its group cannot be MASTER here, and all that were gave up, once",
+    "yielded": "it was ordered to hand over (carp-fast yield)",
+    "taken_over": "it was ordered to take over from a slower master (carp-fast preempt)",
+    "maintenance": "this host is in maintenance, and gave its addresses up",
+    "maintenance_over": "the maintenance of this host is over, and it listens for a master",
 }
 
 # The effect that the next advertisement would have on us, by the engine's event.

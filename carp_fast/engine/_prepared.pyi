@@ -50,6 +50,7 @@ class PreparedHost:
         barred: bool = False,
         group: int = 0,
         group_all: bool = False,
+        withheld: bool = False,
         **keys: Any,
     ) -> None: ...
     @property

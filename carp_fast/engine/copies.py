@@ -84,12 +84,16 @@ class JudgedSource(msgspec.Struct, frozen=True, gc=False):
     """A source that advertised, and what would happen if it advertised again now.
 
     `event`: one of _vhid.EVENT_WORDS, None: nothing; `own_source`: it sends from our address.
+    `as_backup`: the event if we were BACKUP, heard nobody else, and waited no preempt delay;
+    `beaten`: whether the election would keep us MASTER against it.
     """
 
     heard: SourceCopy
     interval_ns: int
     event: str | None
     own_source: bool
+    as_backup: str | None
+    beaten: bool
 
 
 class ExplainedHost(msgspec.Struct, frozen=True):

@@ -88,6 +88,8 @@ def prepared(host: dict[str, Any], number: int, *, own_source: bool) -> Prepared
         counter=int(host.get("counter", 0)),
         alternates=True,
         broadcast=host.get("broadcast", False),
+        barred=host.get("barred", False),
+        withheld=host.get("withheld", False),
         **given,
     )
 
@@ -200,7 +202,15 @@ class Player:
 
     def _begin(self, name: str, at_ns: int) -> None:
         slot, state = self.slots[name], self.hosts[name].get("state")
-        self.engine.add(slot, self._prepared(name), self._clock(at_ns))
+        demoted = self.hosts[name].get("demoted", {})
+        self.engine.add(
+            slot,
+            self._prepared(name),
+            self._clock(at_ns),
+            demotion=demoted.get("operator", 0),
+            track=demoted.get("track", 0),
+            maintenance=demoted.get("maintenance", 0),
+        )
         if state is not None:
             self.engine.assume(slot, assumed_state(state), self._clock(at_ns))
             self.back_ns = max(self.back_ns, at_ns)
@@ -415,6 +425,17 @@ class Player:
         hard = rest[1:] == ["hard"]
         by = "".join(rest[:1] if hard else rest) or "operator"
         self.engine.demote(slot, int(amount), self._clock(line.at_ns), by, hard=hard)
+
+    def _on_yield(self, line: Line, words: list[str]) -> None:
+        slot = self.slots[self.subject(line)]
+        self.engine.hand_over(slot, self._clock(line.at_ns), "".join(words) or "yielded")
+
+    def _on_preempt(self, line: Line, words: list[str]) -> None:
+        self.engine.take_over(self.slots[self.subject(line)], self._clock(line.at_ns))
+
+    def _on_withhold(self, line: Line, words: list[str]) -> None:
+        slot, withheld = self.slots[self.subject(line)], ("no", "yes").index(words[0])
+        self.engine.withhold(slot, bool(withheld), self._clock(line.at_ns))
 
     def _on_remove(self, line: Line, words: list[str]) -> None:
         self.engine.remove(self.slots[self.subject(line)], self._clock(line.at_ns))

@@ -61,6 +61,10 @@ DESTINATIONS = (
 )
 
 
+# Flags of a state that a virtual host may have from its beginning.
+BEGUN_WITH = ("barred", "withheld")
+
+
 class Recorded(NamedTuple):
     """A virtual host of the daemon: its configuration, and former addresses to be removed."""
 
@@ -316,6 +320,10 @@ class Writer:
         table.update(_settings(fields["settings"]))
         if fields["added"]:
             table["counter"] = fields["state"].get("counter", 0)
+            if demoted := fields["state"].get("demotions"):
+                table["demoted"] = demoted
+            flags = fields["state"].get("flags", ())
+            table.update({word: True for word in BEGUN_WITH if word in flags})
         else:
             table["state"] = _state(fields["state"])
         self.tables[slot] = table
@@ -378,11 +386,13 @@ class Writer:
         elif word == "own_source":
             missing = [family for family, lacks in zip("46", value, strict=True) if lacks]
             text += f" missing {' '.join(missing)}" if missing else " there"
-        elif word in ("in_use", "by_route"):
+        elif word in ("in_use", "by_route", "withhold"):
             text += " yes" if value else " no"
         elif word == "demote":
             amount, by, hard = value
             text += f" {amount}" + (f" {by}" if by != "operator" else "") + " hard" * hard
+        elif word == "yield" and value != "yielded":
+            text += f" {value}"
         elif word == "address_lost" and not value:
             text += " undemoted"
         self._input(at_ns, text)

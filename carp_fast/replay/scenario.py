@@ -5,7 +5,8 @@ One format for scenarios written by hand, for recordings of a daemon, and for te
 story       prose
 host        a table, or [[host]] for several, with the keys of a virtual host's configuration
             (HOST_KEYS) and `interface`, `name` ("eth0/42"), `slot` (its phase), `state` (an
-            earlier state, see Engine.assume)
+            earlier state, see Engine.assume), `demoted` (by "operator" and "maintenance", from the
+            beginning), `barred`, `withheld` (likewise)
 interface   tables by name: source, source6, mac, ifindex, up, forwards6, renamed. Without them
             `source` and `source6` of the host are those of its interface; with them, its own
 start_ns, tick_ns, seed, pace, turns
@@ -24,6 +25,8 @@ Inputs, for a virtual host unless stated otherwise:
   demote N [operator|track|group|maintenance]    the demotion by one reason, 0: none
   demote N track hard               ... and the host cannot be MASTER
   remove | address_lost [undemoted] | announce | in_use yes|no
+  yield [maintenance] | preempt     hands over, or takes over, once
+  withhold yes|no                   whether it takes no part, in maintenance
   by_route yes|no                   whether its IPv4 addresses are added as local routes
   found ADDRESS none|ours|foreign|route
                                     the unexpected state of an address on its interface
@@ -67,10 +70,12 @@ START_NS = 1_000 * SECOND_NS  # the clock at the start of a scenario written by 
 TIME_DIGITS = 9
 TIME_MAX_S = 1_000_000_000  # 31 years: in ns it has room in 64 bits
 INPUTS = """hear link interface demote remove address_lost found announce adopt own_source
-    in_use by_route reload kernel begin resign stall drop kill start away turn end"""
+    in_use by_route yield preempt withhold reload kernel begin resign stall drop kill
+    start away turn end"""
 VERBS = frozenset(INPUTS.split())
 HOST_WORDS = """interface name slot state vhid addresses unsigned_addresses retired_addresses
-    passphrase source source6 destination destination6 peers lladdr counter broadcast"""
+    passphrase source source6 destination destination6 peers lladdr counter broadcast demoted barred
+    withheld"""
 HOST_KEYS = frozenset((*HOST_WORDS.split(), *(key.table or key.name for key in ALL_KEYS)))
 INTERFACE_KEYS = frozenset(("source", "source6", "mac", "ifindex", "up", "forwards6", "renamed"))
 # Words of an interface's line without a value, and the argument of Engine.set_interface.

@@ -194,6 +194,28 @@ def test_routes_and_when_they_are_replaced() -> None:
     assert "by_route = true" in text
 
 
+def test_hand_overs_by_hand_and_what_a_host_began_with() -> None:
+    also = "\n".join(
+        (
+            "10.5 eth0/42 yield",
+            "20.5 eth0/42 yield maintenance",
+            "25.5 eth0/42 withhold yes",
+            "27.5 eth0/42 withhold no",
+            "40 eth0/43 hear 10.77.0.9 1/200",
+            "40.5 eth0/43 preempt",
+        )
+    )
+    began = "demoted = {operator = 3, maintenance = 240}"
+    player = played(long_scenario(100, began, also), 8192)
+    text = recording(player)
+    decided = assert_same_again(text, 20)
+    assert {"eth0/42 BACKUP yielded", "eth0/42 BACKUP maintenance"} <= set(decided)
+    assert {"eth0/42 INIT maintenance", "eth0/42 BACKUP maintenance_over"} <= set(decided)
+    assert text.count("demoted = {operator = 3, maintenance = 240}") == 1
+    assert "eth0/42 yield maintenance\n" in text
+    assert "eth0/42 ADVERTISE 1/240" in decided
+
+
 @pytest.mark.parametrize("by_route", ["false", "true"])
 def test_a_recording_that_begins_with_routes_goes_on_with_them(by_route: str) -> None:
     also = f"40.5 eth0/42 reload by_route={by_route}"
@@ -349,6 +371,11 @@ def anything(random: Random, seconds: int) -> str:
         "{host} address_lost",
         "{host} address_lost undemoted",
         "{host} announce",
+        "{host} yield",
+        "{host} yield maintenance",
+        "{host} preempt",
+        "{host} withhold {yes}",
+        "{host} demote {demote} maintenance",
         "eth0 link {up}",
         "stall",
         "stall {since} 2.5",
@@ -370,6 +397,7 @@ def anything(random: Random, seconds: int) -> str:
             error=random.choice(("ok", "ok", "EEXIST", "EACCES")),
             there=random.choice(("none", "none", "ours", "foreign", "somebodys", "unknown")),
             up=random.choice(("up", "down")),
+            yes=random.choice(("yes", "no", "no")),
             since=max(0, at_ms - random.choice((1, 900, 1500, 5000))) / 1000,
         )
         lines.append(f"{at_ms / 1000:.3f} {line}")

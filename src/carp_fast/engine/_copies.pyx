@@ -11,7 +11,7 @@ from carp_fast.engine._reports cimport address_bytes
 from carp_fast.engine._vhid cimport (
     ADDRESS_DEMOTED, BACKUP, BY_ADDRESS, CONTESTED, DEMOTIONS, DUPLICATE, Event, EVENTS,
     HOLDS_ROUTES, MASTER_LEAVES, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCES,
-    vhid_advskew, vhid_demote, vhid_demoted_by, vhid_interval_ns, vhid_interval_of,
+    vhid_advskew, vhid_beats, vhid_demote, vhid_demoted_by, vhid_interval_ns, vhid_interval_of,
     vhid_is_own_source, vhid_jitter_ns, vhid_judge, vhid_master, vhid_master_down_ns, vhid_source,
     VirtualHost)
 from carp_fast.engine._wire cimport Advertisement, VERDICTS
@@ -22,6 +22,9 @@ from carp_fast.engine._vhid import (
 from carp_fast.engine._wire import VERDICT_WORDS as _VERDICTS
 from carp_fast.engine.keys import DIALECTS as _DIALECTS, REPLAYS as _REPLAYS
 import carp_fast.engine.copies as _copies
+
+cdef Source[SOURCES] NOBODY_HEARD
+memset(NOBODY_HEARD, 0, sizeof(NOBODY_HEARD))
 
 cdef object SourceCopy = _copies.SourceCopy
 cdef object HostCopy = _copies.HostCopy
@@ -92,9 +95,7 @@ cdef object judged(const VirtualHost* host, int which, int64_t now_ns):
     The host does not change.
     """
     cdef const Source* source = vhid_source(host, which)
-    cdef VirtualHost copy = host[0]                     # judging changes fields
     cdef Advertisement heard
-    cdef Event event
     cdef bint duplicate
     memset(&heard, 0, sizeof(heard))
     heard.family = source.family
@@ -102,11 +103,30 @@ cdef object judged(const VirtualHost* host, int which, int64_t now_ns):
     memcpy(heard.source_mac, source.mac, 6)
     heard.advbase, heard.advskew, heard.demote = source.advbase, source.advskew, source.demote
     duplicate = vhid_is_own_source(host, &heard)
-    event = vhid_judge(&copy, &heard, duplicate, now_ns)
     return JudgedSource(
         source_copy(host, which),
         <int64_t>vhid_interval_of(source.advbase, source.advskew) * SECOND_NS // 256,
-        None if event == EVENTS else _EVENTS[<int>event], bool(duplicate))
+        event_of(host, &heard, duplicate, now_ns), bool(duplicate),
+        event_as_backup(host, &heard, now_ns), bool(vhid_beats(host, source)))
+
+
+cdef object event_of(const VirtualHost* host, const Advertisement* heard, bint duplicate,
+                     int64_t now_ns):
+    cdef VirtualHost copy = host[0]                     # judging changes fields
+    cdef Event event = vhid_judge(&copy, heard, duplicate, now_ns)
+    return None if event == EVENTS else _EVENTS[<int>event]
+
+
+cdef object event_as_backup(const VirtualHost* host, const Advertisement* heard, int64_t now_ns):
+    """The same for a BACKUP whose preempt delay is over, and that hears no other master."""
+    cdef VirtualHost copy = host[0]
+    copy.state, copy.ties, copy.configured.preempt_delay_ms = BACKUP, 0, 0
+    copy.master[0] = copy.master[1] = 0
+    copy.heard_ns[0] = copy.heard_ns[1] = 0
+    copy.preempt_from_ns = 0
+    copy.sources = &NOBODY_HEARD[0]
+    copy.sources_apart = 1
+    return event_of(&copy, heard, False, now_ns)
 
 
 cdef object explained_host(const VirtualHost* host, int64_t now_ns):

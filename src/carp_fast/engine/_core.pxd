@@ -62,7 +62,7 @@ cdef enum RestoredWhy:              # why a missing address of ours was added ag
     RESTORED_ROUTE                  # its local route was gone
 
 cdef enum OrderKind:
-    ORDER_ADD
+    ORDER_ADD                             # value: a byte for each DemotedBy below ORDERED_BY
     ORDER_REMOVE
     ORDER_REPLACE
     ORDER_SET_INTERFACE
@@ -83,6 +83,9 @@ cdef enum OrderKind:
     ORDER_GROW_REPORTS                    # the ring goes on at `pointer`: room for `value` Reports
     ORDER_BY_ROUTE                        # value: whether its IPv4 addresses are local routes
     ORDER_TELL_GROUPS                     # report every group that has members
+    ORDER_YIELD                           # a MASTER gives its addresses up; reason: why
+    ORDER_PREEMPT                         # a BACKUP takes over from a master that it beats
+    ORDER_WITHHOLD                        # value: whether the host takes no part, in maintenance
 
 cdef struct Order:
     uint8_t kind

@@ -18,7 +18,7 @@ from carp_fast.engine._core cimport (
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_BY_ROUTE, ORDER_DEMOTE,
     ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_TELL_GROUPS, Order, RELEASED, Report, TICK_NS, engine_checkpoint,
-    engine_close, engine_next_deadline, engine_open)
+    engine_close, engine_next_deadline, engine_open, ORDER_PREEMPT, ORDER_WITHHOLD, ORDER_YIELD)
 from carp_fast.engine._assume cimport assume_address
 from carp_fast.engine._demotions cimport groups_expire
 from carp_fast.engine._orders cimport obey
@@ -35,13 +35,13 @@ from carp_fast.engine._transitions cimport (
 from carp_fast.engine._upkeep cimport (
     THERES, There, address_found, upkeep_expire, wanted_change, wants_route)
 from carp_fast.engine._vhid cimport (
-    Address, Block, BY_OPERATOR, BY_TRACK, HARD, IN_USE, MOST_DEMOTION, ORDERED_BY, Output, RETIRED,
-    vhid_interval_ns, VirtualHost)
+    Address, Block, BY_MAINTENANCE, BY_OPERATOR, BY_TRACK, HARD, IN_USE, MOST_DEMOTION, ORDERED_BY,
+    Output, RETIRED, vhid_interval_ns, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport FRAME_ROOM, VERDICTS, wire_build_announcement
 
 from carp_fast.engine._recorder import ADDRESS_WORDS, THERE_WORDS
-from carp_fast.engine._vhid import DEMOTION_WORDS as _DEMOTIONS
+from carp_fast.engine._vhid import DEMOTION_WORDS as _DEMOTIONS, REASON_WORDS as _REASONS
 from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.engine.actions import (
     AddAddresses, AddRoutes, Advertise, Announce, RemoveAddresses, RemoveRoutes, Resign)
@@ -101,12 +101,14 @@ cdef int demotion_order(Order* order, uint32_t slot, int demotion, str by, bint 
     return 0
 
 
-cdef void addition(Order* order, uint32_t slot, int operator, int track, bint hard) noexcept:
+cdef void addition(Order* order, uint32_t slot, int operator, int track, bint hard,
+                   int maintenance) noexcept:
     """Fill in an order that adds a host, but for its pointer, with its first demotions."""
     memset(order, 0, sizeof(Order))
     order.kind, order.slot, order.reason = ORDER_ADD, slot, hard
     order.value = (<int64_t>min(max(operator, 0), MOST_DEMOTION) << 8 * BY_OPERATOR
-                   | <int64_t>min(max(track, 0), MOST_DEMOTION) << 8 * BY_TRACK)
+                   | <int64_t>min(max(track, 0), MOST_DEMOTION) << 8 * BY_TRACK
+                   | <int64_t>min(max(maintenance, 0), MOST_DEMOTION) << 8 * BY_MAINTENANCE)
 
 
 cdef class FramesHeard:
@@ -133,6 +135,17 @@ cdef class FramesHeard:
 
     def __dealloc__(self) -> None:
         free(self.heard)
+cdef int hand_over_order(Order* order, uint32_t slot, str why) except -1:
+    """Fill in an order that lets a MASTER resign. Raises ValueError.
+
+    `why`: the reason of its state from then on, "yielded" or "maintenance".
+    """
+    if why not in ("yielded", "maintenance"):
+        raise ValueError(f'{why}: must be "yielded" or "maintenance"')
+    memset(order, 0, sizeof(Order))
+    order.kind, order.slot = ORDER_YIELD, slot
+    order.reason = <uint8_t><int>_REASONS.index(why)
+    return 0
 
 
 # ------------------------------------------------------------------------------------ the engine
@@ -208,16 +221,16 @@ cdef class Engine:
         self.give(ORDER_MARK, 0, 0, NULL, now_ns)
 
     def add(self, uint32_t slot, PreparedHost prepared, int64_t now_ns, int demotion=0,
-            int track=0, bint hard=False) -> None:
+            int track=0, bint hard=False, int maintenance=0) -> None:
         """Add a virtual host in a free slot; it takes part once its interface is ready.
 
-        `demotion`: by the operator, and `track`, `hard`: by what it tracks, from the beginning; see
-        demote().
+        From the beginning it is demoted by the operator (`demotion`), by what it tracks (`track`,
+        `hard`) and by maintenance; see demote().
         """
         cdef Order order
         if slot >= _MAX_VIRTUAL_HOSTS or self.core.hosts[slot].flags & IN_USE:
             raise IndexError(f"slot {slot} is in use or not below {_MAX_VIRTUAL_HOSTS}")
-        addition(&order, slot, demotion, track, hard)
+        addition(&order, slot, demotion, track, hard, maintenance)
         order.pointer = prepared.give_away()
         obey(&self.core, &order, now_ns)
 
@@ -247,6 +260,23 @@ cdef class Engine:
     def tell_groups(self, int64_t now_ns) -> None:
         """Report every group that has members, in the next turn."""
         self.give(ORDER_TELL_GROUPS, 0, 0, NULL, now_ns)
+
+    def hand_over(self, uint32_t slot, int64_t now_ns, str why="yielded") -> None:
+        """Let a MASTER give its addresses up and resign; see hand_over_order()."""
+        cdef Order order
+        hand_over_order(&order, slot, why)
+        obey(&self.core, &order, now_ns)
+
+    def take_over(self, uint32_t slot, int64_t now_ns) -> None:
+        """Let a BACKUP take over from its master, whatever `preempt` is; nothing from one that
+        would take it back.
+        """
+        self.give(ORDER_PREEMPT, slot, 0, NULL, now_ns)
+
+    def withhold(self, uint32_t slot, bint withheld, int64_t now_ns) -> None:
+        """Set whether a host takes no part while its machine is in maintenance; a MASTER resigns.
+        """
+        self.give(ORDER_WITHHOLD, slot, withheld, NULL, now_ns)
 
     def bar(self, uint32_t slot, bint barred, int64_t now_ns) -> None:
         """Set whether another process of this machine has the host."""

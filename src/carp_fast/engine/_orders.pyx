@@ -18,26 +18,27 @@ from carp_fast.engine._core cimport (
     ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES,
     ORDER_TELL_GROUPS, ORDER_VERIFY, Order, ORDER_OWN_SOURCE, Report, TICK_NS, engine_ask,
     engine_done, engine_grow_reports, engine_release, engine_return, engine_set_deadline,
-    verify_all_soon, engine_reschedule)
+    verify_all_soon, engine_reschedule, ORDER_PREEMPT, ORDER_WITHHOLD, ORDER_YIELD)
 from carp_fast.engine._demotions cimport demote, join
 from carp_fast.engine._groups cimport group_leave, group_review, groups_end, groups_tell
 from carp_fast.engine._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_BAR,
-    ORDERED_BY_ROUTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN,
-    RECORD_INTERFACE, RECORD_ORDERED, RENAMED, Record, RecordCopy, record_input, recorder_copy)
+    ORDERED_BY_ROUTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN, RECORD_INTERFACE,
+    RECORD_ORDERED, RENAMED, Record, RecordCopy, record_input, recorder_copy, ORDERED_PREEMPT,
+    ORDERED_WITHHOLD, ORDERED_YIELD)
 from carp_fast.engine._transitions cimport engine_event, engine_shown, engine_try_ready
 from carp_fast.engine._upkeep cimport upkeep_lose, wanted_change
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_LOST, AlternateKey, ANNOUNCING, ASKED, BACKUP, BARRED, Block, BSD_MAC,
     BY_TRACK, EXTENDED, FAILED, FOREIGN, FREED, HARD, HELD, HOLDS_ROUTES, IN_USE, INIT,
-    INTERFACE_FOUND,
-    INTERFACE_MISSING, LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER, ON_ADDRESS_LOST,
-    MOST_DEMOTION, ON_NOT_READY, ON_RESIGN, ORDERED_BY, Output, OWN_MAC, REPLACES_ROUTES, RESIGNED,
-    RETIRED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING, SOURCE_FOUND, SOURCE_MISSING,
-    SOURCES, STARTED, TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES,
+    INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER,
+    ON_ADDRESS_LOST, MOST_DEMOTION, ON_NOT_READY, ON_RESIGN, ORDERED_BY, Output, OWN_MAC,
+    REPLACES_ROUTES, RESIGNED, RETIRED, SECOND_NS, SILENT_4, SILENT_6, Source, SOURCE6_MISSING,
+    SOURCE_FOUND, SOURCE_MISSING, SOURCES, STARTED, TO_ADVERTISE_LAST, TO_RESIGN, TO_TELL_ADDRESSES,
     vhid_interval_ns, vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source,
     vhid_virtual_mac, VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns,
-    RESIGN_AFTER_REMOVAL)
+    RESIGN_AFTER_REMOVAL, MAINTENANCE_OVER, ON_OUR_TURN, TAKEN_OVER, vhid_beats, vhid_master,
+    WITHHELD, vhid_add_up)
 from carp_fast.engine._wheel cimport NOBODY, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6, wire_is_link_group6
 
@@ -122,6 +123,9 @@ cdef void add_host(Core* core, const Order* order, int64_t now_ns) noexcept nogi
             memset(vhid_source(host, i), 0, sizeof(Source))
     host.flags |= IN_USE
     host.group = 0                          # it joins the one that is wanted at the end
+    for i in range(ORDERED_BY):             # before it listens: they make its wait longer
+        host.ordered[i] = <uint8_t>(order.value >> 8 * i)
+    vhid_add_up(host)
     host.state = INIT
     host.since_ns = now_ns
     first = &core.index[<uint32_t>host.interface * 256 + host.vhid]
@@ -470,6 +474,25 @@ cdef void bar(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     engine_try_ready(core, order.slot, FREED, now_ns)
 
 
+cdef void withhold(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
+    """Set whether a host takes no part while its machine is in maintenance: a MASTER resigns."""
+    cdef VirtualHost* host = &core.hosts[order.slot]
+    host.flags &= ~<uint32_t>WITHHELD
+    host.flags |= WITHHELD if order.value else 0
+    engine_try_ready(core, order.slot, MAINTENANCE_OVER, now_ns)
+
+
+cdef void take_over(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
+    """A BACKUP takes over from its master, whatever `preempt` is, if the election keeps it MASTER.
+
+    It has been asked for by someone who may have seen an older state.
+    """
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef const Source* master = vhid_master(host)
+    if host.state == BACKUP and master != NULL and vhid_beats(host, master):
+        engine_event(core, slot, ON_OUR_TURN, TAKEN_OVER, now_ns)
+
+
 cdef void resign_all(Core* core, int64_t now_ns) noexcept nogil:
     cdef uint32_t slot
     for slot in range(core.slots):
@@ -513,9 +536,14 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
         memcpy(order.pointer, &core.interfaces[slot], order.value * sizeof(Interface))
     elif order.kind == ORDER_TELL_GROUPS:
         groups_tell(core, now_ns)
-    elif not alive:
-        return
-    elif order.kind == ORDER_ASSUME:
+    elif alive:
+        obey_of_host(core, order, now_ns)
+
+
+cdef void obey_of_host(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
+    """Carry out an order for a host that is in use."""
+    cdef uint32_t slot = order.slot
+    if order.kind == ORDER_ASSUME:
         assume(core, slot, <const Checkpoint*>order.pointer, now_ns)
     elif order.kind == ORDER_REMOVE:
         record_order(core, ORDERED_REMOVE, slot, 0, now_ns)
@@ -529,6 +557,16 @@ cdef void obey(Core* core, const Order* order, int64_t now_ns) noexcept nogil:
     elif order.kind == ORDER_BAR:
         record_order(core, ORDERED_BAR, slot, order.value, now_ns)
         bar(core, order, now_ns)
+    elif order.kind == ORDER_WITHHOLD:
+        record_order(core, ORDERED_WITHHOLD, slot, order.value, now_ns)
+        withhold(core, order, now_ns)
+    elif order.kind == ORDER_YIELD:
+        record_order(core, ORDERED_YIELD, slot, order.reason, now_ns)
+        if core.hosts[slot].state == MASTER:
+            engine_event(core, slot, ON_ADDRESS_LOST, order.reason, now_ns)
+    elif order.kind == ORDER_PREEMPT:
+        record_order(core, ORDERED_PREEMPT, slot, 0, now_ns)
+        take_over(core, slot, now_ns)
     elif order.kind == ORDER_ANNOUNCE:
         record_order(core, ORDERED_ANNOUNCE, slot, 0, now_ns)
         begin_announcing(core, slot, now_ns)

@@ -13,7 +13,8 @@ from carp_fast.engine._auth cimport Passphrase, as_passphrase, auth_continue
 from carp_fast.engine._core cimport MAX_INTERFACES as _MAX_INTERFACES
 from carp_fast.engine._vhid cimport (
     Address, ALTERNATE_KEYS, AlternateKey, BARRED, Block, Configured, Output, OWN_MAC,
-    PEERS_MAX as _PEERS_MAX, RETIRED, SIGNED, SOURCE6_MISSING, SOURCE_MISSING, VirtualHost)
+    PEERS_MAX as _PEERS_MAX, RETIRED, SIGNED, SOURCE6_MISSING, SOURCE_MISSING, VirtualHost,
+    WITHHELD)
 from carp_fast.engine._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH)
 
@@ -156,9 +157,9 @@ cdef class PreparedHost:
     the interface's; lladdr: 6 bytes or None, see signed_message(); counter: a lower bound of the
     first counter; broadcast: send to ff:ff:ff:ff:ff:ff, whatever the group; alternates: room for
     digests that stay accepted after a change; barred: another process of this machine has the
-    host; group, group_all: the number of its group, 0: none, and whether that is demoted only when
-    every member cannot be MASTER. The other keyword arguments are the keys of keys.py, times in ns;
-    advertise_mac may also be 6 bytes.
+    host; withheld: it takes no part, in maintenance; group, group_all: the number of its group, 0:
+    none, and whether that is demoted only when every member cannot be MASTER. The other keyword
+    arguments are the keys of keys.py, times in ns; advertise_mac may also be 6 bytes.
     Raises ValueError, TypeError and OverflowError for values that do not fit.
     """
 
@@ -171,7 +172,7 @@ cdef class PreparedHost:
                  bytes destination6=b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x12", peers=(),
                  bytes source=None, bytes source6=None, bytes lladdr=None, uint64_t counter=0,
                  bint alternates=False, bint broadcast=False, bint barred=False,
-                 uint16_t group=0, bint group_all=False, **keys):
+                 bint withheld=False, uint16_t group=0, bint group_all=False, **keys):
         cdef VirtualHost* host = &self.host
         cdef bytes own_mac = None
         if not 1 <= vhid or not addresses:
@@ -183,7 +184,7 @@ cdef class PreparedHost:
         expect_bytes(lladdr, (6,), "a MAC")
         host.interface, host.vhid = interface, vhid
         host.counter = counter
-        host.flags = BARRED if barred else 0
+        host.flags = (BARRED if barred else 0) | (WITHHELD if withheld else 0)
         host.group, host.group_all = group, group_all
         if isinstance(keys.get("advertise_mac"), bytes):
             own_mac = keys.pop("advertise_mac")

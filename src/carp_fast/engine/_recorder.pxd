@@ -37,6 +37,9 @@ cdef enum OrderedKind:
     ORDERED_ADOPT                   # address, family; value: the prefix length
     ORDERED_BAR
     ORDERED_BY_ROUTE
+    ORDERED_YIELD                   # value: the reason
+    ORDERED_PREEMPT
+    ORDERED_WITHHOLD
     ORDERED_KINDS
 
 cdef enum InterfaceDetail:          # detail of RECORD_INTERFACE
@@ -174,6 +177,7 @@ cdef Record* record_input(Recorder* recorder, uint8_t kind, uint32_t slot, uint1
 cdef Record* record_output(Recorder* recorder, uint8_t kind, uint32_t slot, uint16_t interface,
                            int64_t at_ns) noexcept nogil
 cdef void record_turn(Recorder* recorder, int64_t now_ns, int64_t heard_until_ns) noexcept nogil
+cdef void record_turn_of(Recorder* recorder, uint32_t slot, uint16_t interface) noexcept nogil
 cdef void record_heard(Recorder* recorder, uint32_t slot, uint16_t interface, uint8_t verdict,
                        bint changes_host, const Advertisement* heard, int64_t at_ns) noexcept nogil
 cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,

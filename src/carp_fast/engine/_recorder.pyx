@@ -20,7 +20,7 @@ from carp_fast.engine._vhid cimport (
     ROUTED_ONCE, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCE6_MISSING,
     SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES,
     TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_jitter_ns, vhid_source, VirtualHost,
-    MASTER_RESIGNS, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED)
+    MASTER_RESIGNS, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED, WITHHELD)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement
 
@@ -37,7 +37,7 @@ RECORD_WORDS = (
     "announced", "interface", "ordered", "absent", "dropped", "found",
     "undemoted")
 ORDERED_WORDS = ("remove", "resign", "demote", "announce", "address_lost", "own_source", "adopt",
-                 "in_use", "by_route")
+                 "in_use", "by_route", "yield", "preempt", "withhold")
 assert len(RECORD_WORDS) == RECORD_KINDS and len(ORDERED_WORDS) == ORDERED_KINDS
 assert sizeof(Record) == sizeof(Piece) == 64
 RECORD_BYTES = sizeof(Record)
@@ -53,7 +53,8 @@ FLAG_WORDS = {
     "address_demoted": ADDRESS_DEMOTED, "barred": BARRED, "cannot_be_master": CANNOT_BE_MASTER,
     "duplicate": DUPLICATE, "refused_partly": REFUSED_PARTLY,
     "unannounced": UNANNOUNCED, "unsourced": UNSOURCED,
-    "routed_once": ROUTED_ONCE, "holds_routes": HOLDS_ROUTES, "replaces_routes": REPLACES_ROUTES}
+    "routed_once": ROUTED_ONCE, "holds_routes": HOLDS_ROUTES, "replaces_routes": REPLACES_ROUTES,
+    "withheld": WITHHELD}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE,
@@ -118,6 +119,14 @@ cdef void record_turn(Recorder* recorder, int64_t now_ns, int64_t heard_until_ns
     """Deadlines are checked: note the turn, which is recorded once something follows from it."""
     recorder.turn_ns, recorder.heard_until_ns = now_ns, heard_until_ns
     recorder.turn_told = False
+
+
+cdef void record_turn_of(Recorder* recorder, uint32_t slot, uint16_t interface) noexcept nogil:
+    """Record the turn for a host of which nothing else shows that it was in it."""
+    cdef Record* record
+    if recorder.records != NULL:
+        record = record_output(recorder, RECORD_TURN, slot, interface, recorder.turn_ns)
+        record.value = <uint64_t>recorder.heard_until_ns
 
 
 cdef void record_heard(Recorder* recorder, uint32_t slot, uint16_t interface, uint8_t verdict,
@@ -281,6 +290,8 @@ cdef object record_fields(const Record* record):
     if kind == RECORD_ORDERED and record.detail == ORDERED_DEMOTE:
         return ORDERED_WORDS[record.detail], (record.value, _DEMOTIONS[record.reason],
                                               bool(record.state))
+    if kind == RECORD_ORDERED and record.detail == ORDERED_YIELD:
+        return ORDERED_WORDS[record.detail], REASON_WORDS[record.value]
     if kind == RECORD_ORDERED and record.detail == ORDERED_BY_ROUTE:
         return ORDERED_WORDS[record.detail], bool(record.value)
     if kind == RECORD_ORDERED:

@@ -17,8 +17,8 @@ from carp_fast.engine._core cimport (
     queue_push, engine_drop_source)
 from carp_fast.engine._groups cimport group_review
 from carp_fast.engine._recorder cimport (
-    RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, RECORD_TURN, Record, record_input, record_output,
-    record_turn)
+    RECORD_ABSENT, RECORD_DROPPED, RECORD_STATE, Record, record_input, record_output, record_turn,
+    record_turn_of)
 from carp_fast.engine._vhid cimport (
     Configured, Event, Source, Transition, vhid_advskew, vhid_demote, vhid_demoted_by,
     vhid_foresee_sending,
@@ -192,6 +192,8 @@ cdef uint8_t missing(Core* core, VirtualHost* host) noexcept nogil:
         return vhid.INTERFACE_MISSING
     if host.flags & vhid.BARRED:
         return vhid.USED_ELSEWHERE
+    if host.flags & vhid.WITHHELD:
+        return vhid.IN_MAINTENANCE
     if not interface.up and not configured.ignore_link_state:
         return vhid.LINK_DOWN
     # Configured, but not an address of this machine; or the interface's own, and it has none.
@@ -222,7 +224,8 @@ cdef void engine_try_ready(Core* core, uint32_t slot, uint8_t cause, int64_t now
         host.flags &= ~<uint32_t>vhid.UNSOURCED
         if host.state == vhid.MASTER:
             engine_ask(core, &core.advertise, slot, vhid.TO_ADVERTISE)
-    if lacks and core.interfaces[host.interface].renamed and host.state == vhid.MASTER:
+    if host.state == vhid.MASTER and (lacks == vhid.IN_MAINTENANCE or (
+            lacks and core.interfaces[host.interface].renamed)):
         engine_event(core, slot, vhid.ON_RENAMED, lacks, now_ns)
     elif lacks:
         engine_event(core, slot, vhid.ON_NOT_READY, lacks, now_ns)
@@ -274,14 +277,10 @@ cdef bint waits_on(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
     cdef int64_t counted_until_ns = 0
     cdef int64_t deadline_ns = absence_extended(&core.absences, host, &counted_until_ns)
-    cdef Record* record
     if deadline_ns == 0:
         return False
     engine_touch(core, slot, now_ns)
-    if core.recorder.records != NULL:
-        record = record_output(&core.recorder, RECORD_TURN, slot, host.interface,
-                               core.recorder.turn_ns)
-        record.value = <uint64_t>core.recorder.heard_until_ns
+    record_turn_of(&core.recorder, slot, host.interface)
     host.flags |= vhid.EXTENDED
     host.judged_ns = counted_until_ns
     engine_set_deadline(core, slot, deadline_ns)

@@ -18,7 +18,7 @@ from carp_fast.engine._core cimport (
     engine_reschedule)
 from carp_fast.engine._groups cimport group_review
 from carp_fast.engine._recorder cimport (
-    RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output)
+    RECORD_FOUND, RECORD_UNDEMOTED, Record, record_input, record_output, record_turn_of)
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_DEADLINE, ADDRESS_DEMOTED, ASKED, BACKUP, FAILED, FOREIGN, HELD, HOLDS_ROUTES,
@@ -126,6 +126,8 @@ cdef void upkeep_done(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     elif not host.without_ns:
         host.without_ns = now_ns
     if host.flags & SEND_DEMOTED and host.state != MASTER and not host.demoted_until_ns:
+        engine_touch(core, slot, now_ns)
+        record_turn_of(&core.recorder, slot, host.interface)
         demote_for_a_while(host, now_ns)
         planned = True
     if planned or host.retry_at_ns or host.without_ns:

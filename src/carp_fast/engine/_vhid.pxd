@@ -40,7 +40,7 @@ cdef enum Event:
     ON_TIE_YIELDED          # heard while MASTER: the same interval, where the hearer yields
     ON_CONTESTED            # heard while BACKUP: a host that we tied with may preempt it, too
     ON_OUR_TURN             # the wait after that is over
-    ON_ADDRESS_LOST         # our addresses cannot be added, or are removed repeatedly
+    ON_ADDRESS_LOST         # our addresses cannot be held, or it is to give them up: the cause says
     ON_RESIGN               # shutdown or removal
     ON_SOURCE_LOST          # our own interval is over, and no other source has come
     EVENTS
@@ -84,6 +84,10 @@ cdef enum Reason:
     MASTER_TOO_SLOW
     TRACK_FAILED
     GROUP_DEMOTED
+    YIELDED
+    TAKEN_OVER
+    IN_MAINTENANCE
+    MAINTENANCE_OVER
     REASONS
 
 cdef enum Preempt:
@@ -136,6 +140,7 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     ROUTED_ONCE = 2097152       # it has asked for local routes: some may be there
     HOLDS_ROUTES = 4194304      # some of its addresses are HELD as local routes
     REPLACES_ROUTES = 8388608   # ... which do not do any more: addresses replace them
+    WITHHELD = 16777216         # it takes no part while its machine is in maintenance
 
 cdef enum:
     # What ends when another wait or interval begins.
@@ -486,4 +491,5 @@ cdef bint vhid_is_addressed(const VirtualHost* host, const Advertisement* heard)
 cdef const Source* vhid_master(const VirtualHost* host) noexcept nogil
 cdef Event vhid_judge(VirtualHost* host, const Advertisement* heard, bint duplicate,
                       int64_t now_ns) noexcept nogil
+cdef bint vhid_beats(const VirtualHost* host, const Source* master) noexcept nogil
 cdef bint vhid_same_address(const Address* one, const Address* other) noexcept nogil

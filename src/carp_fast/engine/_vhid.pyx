@@ -17,7 +17,7 @@ REASON_WORDS = (
     "source_found", "startup_delay", "master_down", "master_resigned", "preempted",
     "faster_master", "tie_lost", "address_lost", "resigned", "less_demoted_master",
     "master_demoted", "in_use", "freed", "address_deadline", "master_too_slow", "track_failed",
-    "group_demoted")
+    "group_demoted", "yielded", "taken_over", "maintenance", "maintenance_over")
 DEMOTION_WORDS = (
     "operator", "track", "group", "maintenance", "link", "send_errors", "address_lost")
 EVENT_WORDS = (
@@ -365,6 +365,13 @@ cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32
     if host.configured.dialect != DIALECT_UCARP:
         return ON_TIE_YIELDED
     return ON_TIE_LOST if loses_tie(host, heard, now_ns) else ON_SLOWER
+
+
+cdef bint vhid_beats(const VirtualHost* host, const Source* master) noexcept nogil:
+    """Whether the election keeps us MASTER against this one: it is slower, or more demoted."""
+    if (host.configured.dialect == DIALECT_OPENBSD and master.demote != vhid_demote(host)):
+        return master.demote > vhid_demote(host)
+    return vhid_interval(host) < vhid_interval_of(master.advbase, master.advskew)
 
 
 cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32_t theirs,

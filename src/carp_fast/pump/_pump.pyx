@@ -17,12 +17,12 @@ from libc.string cimport memset
 
 from carp_fast.engine._core cimport (
     Core, DONE, Interface, MAX_INTERFACES, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_BAR,
-    ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_FLUSH, ORDER_GROW_REPORTS,
-    ORDER_LOSE_ADDRESS, ORDER_MARK, ORDER_OWN_SOURCE, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
-    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_TELL_GROUPS,
-    ORDER_VERIFY, Order, RELEASED,
-    Report)
-from carp_fast.engine._engine cimport Engine, addition, demotion_order, fill_address, fill_interface
+    ORDER_BY_ROUTE, ORDER_COPY_RECORDS, ORDER_FLUSH, ORDER_GROW_REPORTS, ORDER_LOSE_ADDRESS,
+    ORDER_MARK, ORDER_OWN_SOURCE, ORDER_PREEMPT, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
+    ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, ORDER_WITHHOLD,
+    Order, RELEASED, Report, ORDER_TELL_GROUPS)
+from carp_fast.engine._engine cimport (
+    addition, demotion_order, Engine, fill_address, fill_interface, hand_over_order)
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
@@ -371,10 +371,10 @@ cdef class Pump:
         self.state.turn.lanes.sources_sorted = <uint32_t>count
 
     def add(self, uint32_t slot, PreparedHost prepared, int demotion=0, int track=0,
-            bint hard=False) -> None:
+            bint hard=False, int maintenance=0) -> None:
         """Add a virtual host in a free slot; see Engine.add."""
         cdef Order order
-        addition(&order, slot, demotion, track, hard)
+        addition(&order, slot, demotion, track, hard, maintenance)
         order.pointer = prepared.give_away()
         self.push_order(&order)
         self.keep(prepared)
@@ -409,6 +409,20 @@ cdef class Pump:
     def tell_groups(self) -> None:
         """Request a report of every group that has members."""
         self.push(ORDER_TELL_GROUPS, 0, 0, 0, NULL)
+
+    def hand_over(self, uint32_t slot, str why="yielded") -> None:
+        """Let a MASTER give its addresses up and resign; see Engine."""
+        cdef Order order
+        hand_over_order(&order, slot, why)
+        self.push_order(&order)
+
+    def take_over(self, uint32_t slot) -> None:
+        """Let a BACKUP take over from its master; see Engine."""
+        self.push(ORDER_PREEMPT, slot, 0, 0, NULL)
+
+    def withhold(self, uint32_t slot, bint withheld) -> None:
+        """Set whether a host takes no part while its machine is in maintenance."""
+        self.push(ORDER_WITHHOLD, slot, 0, withheld, NULL)
 
     def bar(self, uint32_t slot, bint barred) -> None:
         """Set whether another process of this machine has the host."""

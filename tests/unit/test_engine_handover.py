@@ -1,0 +1,197 @@
+"""Hand-overs by order: a MASTER yields, a BACKUP takes over, a host takes no part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.segment import (
+    SECOND_NS,
+    START_NS,
+    Node,
+    Segment,
+    advertisement,
+    prepared,
+)
+
+MASTER_NS = START_NS + 11 * SECOND_NS
+OTHER = "10.77.0.1"
+
+
+def master(**settings: Any) -> Node:
+    node = Node("10.77.0.2", **settings)
+    node.run(MASTER_NS)
+    assert node.state == "MASTER"
+    node.forget()
+    return node
+
+
+def backup(now_ns: int = START_NS + SECOND_NS, /, **settings: Any) -> Node:
+    """A BACKUP that has just heard OTHER advertise `heard`."""
+    heard = settings.pop("heard", {})
+    node = Node("10.77.0.2", **settings)
+    hear(node, now_ns, **heard)
+    assert node.state == "BACKUP"
+    node.forget()
+    return node
+
+
+def hear(node: Node, now_ns: int, source: str = OTHER, **carp: Any) -> None:
+    frame = advertisement(source=source, counter=now_ns // 1000, **carp)
+    assert node.engine.receive(0, frame, now_ns) == "ok"
+    node.take(now_ns)
+
+
+@pytest.mark.parametrize("why", ["yielded", "maintenance"])
+def test_a_master_that_yields_resigns_once_its_addresses_are_gone(why: str) -> None:
+    node = master()
+    node.engine.hand_over(0, MASTER_NS, why)
+    node.carry_out(MASTER_NS)
+    assert node.changes() == [("MASTER", "BACKUP", why)]
+    assert node.words() == ["REMOVE_ADDRESSES", "RESIGN"]
+
+
+def test_a_master_that_yields_to_nobody_is_master_again_after_its_master_down_time() -> None:
+    node = master(advskew=128)
+    node.engine.hand_over(0, MASTER_NS)
+    down_ns = 3 * SECOND_NS + SECOND_NS // 2
+    node.run(MASTER_NS + down_ns - SECOND_NS // 100)
+    assert node.state == "BACKUP"
+    node.run(MASTER_NS + down_ns + SECOND_NS // 100)
+    assert (node.state, node.reason) == ("MASTER", "master_down")
+
+
+def test_a_peer_that_does_not_preempt_takes_over_within_its_own_skew() -> None:
+    one, other = Node("10.77.0.1"), Node("10.77.0.2", advskew=64, preempt=False)
+    segment = Segment(one, other)
+    segment.run(5)
+    assert segment.masters() == [one]
+    one.engine.hand_over(0, segment.now_ns)
+    segment.run(0.2)
+    assert segment.masters() == []
+    segment.run(0.1)
+    assert segment.masters() == [other]
+    segment.run(10)
+    assert segment.masters() == [other]
+
+
+def test_two_hosts_of_which_the_slower_one_does_not_preempt_hand_over_back_and_forth() -> None:
+    one = Node("10.77.0.1", preempt=False)
+    other = Node("10.77.0.2", advskew=64, preempt=False)
+    segment = Segment(one, other)
+    segment.run(5)
+    one.engine.hand_over(0, segment.now_ns)
+    segment.run(5)
+    assert segment.masters() == [other]
+    one.engine.take_over(0, segment.now_ns)
+    segment.run(5)
+    assert segment.masters() == [one]
+    assert (one.reason, other.reason) == ("taken_over", "faster_master")
+
+
+@pytest.mark.parametrize("state", ["INIT", "BACKUP"])
+def test_only_a_master_yields(state: str) -> None:
+    node = backup()
+    if state == "INIT":
+        node.attach(START_NS + SECOND_NS, up=False)
+    before = node.engine.host(0)
+    node.engine.hand_over(0, START_NS + SECOND_NS)
+    node.carry_out(START_NS + SECOND_NS)
+    assert node.engine.host(0) == before
+    assert node.words() == []
+
+
+def test_why_a_master_yields_is_one_of_two_words() -> None:
+    with pytest.raises(ValueError, match='tired: must be "yielded" or "maintenance"'):
+        master().engine.hand_over(0, MASTER_NS, "tired")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "heard", "takes"),
+    [
+        ("ucarp", {"advskew": 101}, True),
+        ("ucarp", {"advskew": 100}, False),
+        ("ucarp", {"advskew": 99}, False),
+        ("openbsd", {"advskew": 99, "demote": 1}, True),
+        ("openbsd", {"advskew": 101, "demote": 0}, True),
+    ],
+)
+@pytest.mark.parametrize("preempt", [False, True])
+def test_a_backup_takes_over_only_from_a_master_that_would_not_take_it_back(
+    dialect: str, heard: dict[str, Any], takes: bool, preempt: bool
+) -> None:
+    settings: dict[str, Any] = {
+        "preempt": preempt,
+        "preempt_delay_ns": 60 * SECOND_NS,
+        "dialect": dialect,
+    }
+    now_ns = START_NS + SECOND_NS
+    if dialect == "openbsd" and heard["demote"]:
+        settings["preempt"] = False
+        node = Node("10.77.0.2", advskew=100, **settings)
+        node.engine.demote(0, 1, START_NS)
+        hear(node, now_ns, **heard)
+        node.engine.demote(0, 0, now_ns)
+        node.forget()
+    else:
+        node = backup(now_ns, advskew=100, heard=heard, **settings)
+    node.engine.take_over(0, now_ns)
+    node.carry_out(now_ns)
+    assert node.state == ("MASTER" if takes else "BACKUP")
+    if takes:
+        assert node.reason == "taken_over"
+        assert node.words()[:2] == ["ADVERTISE", "ADD_ADDRESSES"]
+
+
+def test_a_backup_that_has_heard_no_master_does_not_take_over_by_order() -> None:
+    node = Node("10.77.0.2")
+    node.engine.take_over(0, START_NS + SECOND_NS)
+    node.carry_out(START_NS + SECOND_NS)
+    assert (node.state, node.words()) == ("BACKUP", [])
+
+
+@pytest.mark.parametrize("state", ["BACKUP", "MASTER"])
+def test_a_withheld_host_takes_no_part_until_the_end(state: str) -> None:
+    node = master() if state == "MASTER" else backup()
+    now_ns = MASTER_NS if state == "MASTER" else START_NS + SECOND_NS
+    node.engine.withhold(0, True, now_ns)
+    node.carry_out(now_ns)
+    assert node.changes() == [(state, "INIT", "maintenance")]
+    assert node.words() == (["REMOVE_ADDRESSES", "RESIGN"] if state == "MASTER" else [])
+    node.run(now_ns + 20 * SECOND_NS)
+    assert node.state == "INIT"
+    node.engine.withhold(0, False, now_ns + 20 * SECOND_NS)
+    node.run(now_ns + 21 * SECOND_NS)
+    assert (node.state, node.reason) == ("BACKUP", "maintenance_over")
+
+
+def test_a_host_that_is_added_withheld_waits_for_the_end() -> None:
+    node = Node("10.77.0.2", withheld=True)
+    node.run(MASTER_NS)
+    assert (node.state, node.reason, node.words()) == ("INIT", "maintenance", [])
+    state = node.engine.checkpoint(0, MASTER_NS)["state"]
+    assert state["flags"] == ["withheld"]
+
+
+def test_a_host_that_begins_in_maintenance_waits_longer_than_its_peers() -> None:
+    node = Node("10.77.0.2")
+    node.engine.remove(0, START_NS)
+    node.take(START_NS)
+    node.engine.add(0, prepared(), START_NS, maintenance=240)
+    node.run(START_NS + 3 * SECOND_NS + SECOND_NS * 9 // 10)
+    assert node.state == "BACKUP"
+    assert node.engine.host(0).demotions == {"maintenance": 240}
+    node.run(START_NS + 4 * SECOND_NS)
+    assert node.state == "MASTER"  # nobody else is heard
+
+
+def test_explain_knows_what_a_peer_would_do_before_the_hand_over() -> None:
+    node = master(advskew=100, preempt=True, preempt_delay_ns=60 * SECOND_NS)
+    hear(node, MASTER_NS + 1, OTHER, advskew=200)
+    (judged,) = node.engine.explained(0, MASTER_NS + 2).heard
+    assert (judged.event, judged.as_backup, judged.beaten) == ("slower", "slower_master", True)
+    node = master(advskew=100, preempt=False)
+    hear(node, MASTER_NS + 1, OTHER, advskew=200)
+    (judged,) = node.engine.explained(0, MASTER_NS + 2).heard
+    assert (judged.event, judged.as_backup, judged.beaten) == ("slower", "master_heard", True)
