@@ -16,7 +16,7 @@ from tests.support.segment import (
 )
 
 MASTER_NS = START_NS + 11 * SECOND_NS
-OTHER = "10.77.0.1"
+OTHER, THIRD = "10.77.0.1", "10.77.0.9"
 
 
 def master(**settings: Any) -> Node:
@@ -184,6 +184,44 @@ def test_a_host_that_begins_in_maintenance_waits_longer_than_its_peers() -> None
     assert node.engine.host(0).demotions == {"maintenance": 240}
     node.run(START_NS + 4 * SECOND_NS)
     assert node.state == "MASTER"  # nobody else is heard
+
+
+@pytest.mark.parametrize("preempt", ["demoted", True])
+def test_a_demoted_master_is_not_preempted_while_a_faster_one_is_heard(
+    preempt: bool | str,
+) -> None:
+    node = Node("10.77.0.2", advskew=100, preempt=preempt)
+    now_ns = START_NS + SECOND_NS
+    hear(node, now_ns, OTHER, advskew=50)
+    hear(node, now_ns + SECOND_NS // 10, THIRD, advskew=240)
+    hear(node, now_ns + 2 * SECOND_NS, THIRD, advskew=240)
+    assert node.state == "BACKUP"
+    hear(node, now_ns + 3 * SECOND_NS, THIRD, advskew=240)  # after two intervals of the other
+    assert (node.state, node.reason) == ("MASTER", "preempted")
+
+
+def test_a_more_demoted_master_is_not_replaced_while_a_less_demoted_one_is_heard() -> None:
+    node = Node("10.77.0.2", advskew=100, dialect="openbsd")
+    now_ns = START_NS + SECOND_NS
+    hear(node, now_ns, OTHER, advskew=50)
+    hear(node, now_ns + SECOND_NS // 10, THIRD, advskew=0, demote=2)
+    assert node.state == "BACKUP"
+    hear(node, now_ns + 3 * SECOND_NS, THIRD, advskew=0, demote=2)
+    assert (node.state, node.reason) == ("MASTER", "master_demoted")
+
+
+def test_what_the_same_master_sent_over_the_other_family_does_not_protect_it() -> None:
+    node = Node("10.77.0.2", on6="fe80::2", advskew=100, addresses=BOTH)
+    now_ns = START_NS + SECOND_NS
+    both = {"addresses": [address for address, _ in BOTH]}
+    for at_ns, advskew in ((now_ns, 50), (now_ns + SECOND_NS, 240)):
+        hear(node, at_ns, OTHER, advskew=advskew, **both)
+        if advskew == 50:
+            hear(node, at_ns, "fe80::1", advskew=advskew, **both)
+    assert (node.state, node.reason) == ("MASTER", "preempted")
+
+
+BOTH = [(bytes((10, 77, 0, 100)), 24), (bytes.fromhex("20010db8" + "00" * 11 + "01"), 64)]
 
 
 def test_explain_knows_what_a_peer_would_do_before_the_hand_over() -> None:

@@ -97,6 +97,9 @@ def test_no_master_from_before_a_faster_one_was_heard_is_taken_over_from(
     assert node.state == "BACKUP"
     assert node.engine.host(0).deadline_ns >= LATER_NS + DOWN_NS
     hear(node, LATER_NS + 1, **slower, counter=11)
+    assert node.state == "BACKUP"
+    # Until the faster one, which is the next MASTER, is silent for two of its intervals.
+    hear(node, LATER_NS + 5 * SECOND_NS // 2, **slower, counter=12)
     assert (node.state, node.reason) == ("MASTER", reason)
 
 

@@ -374,6 +374,27 @@ cdef bint vhid_beats(const VirtualHost* host, const Source* master) noexcept nog
     return vhid_interval(host) < vhid_interval_of(master.advbase, master.advskew)
 
 
+cdef bint outdone(const VirtualHost* host, const Advertisement* heard,
+                  int64_t now_ns) noexcept nogil:
+    """Whether a host that we do not beat was heard within two of its intervals, besides this one.
+
+    That one is the next MASTER, and makes the slower one step down: we would only come in between.
+    A host may be heard over both families, so only this one counts.
+    """
+    cdef uint32_t i
+    cdef const Source* other
+    cdef int64_t interval_ns
+    for i in range(SOURCES):
+        other = vhid_source(host, i)
+        if (other.heard_ns == 0 or other.family != heard.family
+                or memcmp(other.address, heard.source, 16) == 0 or vhid_beats(host, other)):
+            continue
+        interval_ns = <int64_t>vhid_interval_of(other.advbase, other.advskew) * SECOND_NS // 256
+        if now_ns - other.heard_ns <= 2 * interval_ns:
+            return True
+    return False
+
+
 cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32_t theirs,
                            int64_t now_ns) noexcept nogil:
     cdef uint8_t known = host.master[heard.family == 6]
@@ -396,10 +417,11 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
         host.flags |= MASTER_RESIGNS if theirs == RESIGNATION else 0
         return ON_MASTER_LEAVING
     if host.configured.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
-        if heard.demote > vhid_demote(host) and not late:
+        if (heard.demote > vhid_demote(host) and not late
+                and not outdone(host, heard, now_ns)):
             return ON_CONTESTED if host.ties else ON_MASTER_DEMOTED
     elif vhid_interval(host) < theirs:
-        if late or not may_preempt(host, heard, now_ns):
+        if late or not may_preempt(host, heard, now_ns) or outdone(host, heard, now_ns):
             return ON_MASTER_HEARD
         return ON_CONTESTED if host.ties else ON_SLOWER_MASTER
     if host.preempt_from_ns:                    # a write costs more than a look
