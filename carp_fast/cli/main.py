@@ -26,6 +26,7 @@ from carp_fast.cli.demote import demote, undemote
 from carp_fast.cli.dump import dump
 from carp_fast.cli.explain import explain
 from carp_fast.cli.flood import flood
+from carp_fast.cli.hand_over import preempt, yields
 from carp_fast.cli.replay import record, replay
 from carp_fast.cli.sink import sink
 from carp_fast.cli.tables import columns
@@ -108,6 +109,8 @@ def main() -> None:
 main.add_command(check)
 main.add_command(demote)
 main.add_command(undemote)
+main.add_command(yields)
+main.add_command(preempt)
 main.add_command(dump)
 main.add_command(explain)
 main.add_command(record)

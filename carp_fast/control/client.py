@@ -23,6 +23,8 @@ from carp_fast.control.documents import (
     DemoteRequest,
     ExplainRequest,
     Explanation,
+    HandedOver,
+    PreemptRequest,
     Recording,
     RecordRequest,
     Reloaded,
@@ -32,6 +34,7 @@ from carp_fast.control.documents import (
     Status,
     StatusRequest,
     UndemoteRequest,
+    YieldRequest,
 )
 from carp_fast.control.protocol import (
     CHUNK_BYTES,
@@ -280,6 +283,14 @@ class ControlClient(Closing):
         """Ends the demotion by this reason, of every virtual host or of a group."""
         return self._ask(UndemoteRequest(reason, group), Demoted)
 
+    def hand_over(self, interface: str, vhid: int, *, demote: bool = False) -> HandedOver:
+        """Hands a MASTER over to another host, once; `demote`: and demotes it until undemote()."""
+        return self._ask(YieldRequest(interface, vhid, demote), HandedOver)
+
+    def take_over(self, interface: str, vhid: int) -> HandedOver:
+        """Takes a virtual host over from a slower master, once, whatever `preempt` is."""
+        return self._ask(PreemptRequest(interface, vhid), HandedOver)
+
     def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
         """What the virtual hosts that match heard and decided lately."""
         return self._ask(RecordRequest(interface, vhid), RecordAnswer).recording
@@ -506,6 +517,14 @@ class AsyncControlClient:
     async def undemote(self, reason: str, group: str | None = None) -> Demoted:
         """See ControlClient.undemote."""
         return await self._ask(UndemoteRequest(reason, group), Demoted)
+
+    async def hand_over(self, interface: str, vhid: int, *, demote: bool = False) -> HandedOver:
+        """See ControlClient.hand_over."""
+        return await self._ask(YieldRequest(interface, vhid, demote), HandedOver)
+
+    async def take_over(self, interface: str, vhid: int) -> HandedOver:
+        """See ControlClient.take_over."""
+        return await self._ask(PreemptRequest(interface, vhid), HandedOver)
 
     async def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
         """See ControlClient.record."""

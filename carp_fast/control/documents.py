@@ -83,6 +83,26 @@ class UndemoteRequest(Request, frozen=True, tag="undemote"):
     group: str | None = None
 
 
+class YieldRequest(Request, frozen=True, tag="yield"):
+    """Hands the virtual hosts of an interface with this vhid over, once.
+
+    `demote`: demotes them first, and until `undemote`, so that they are not taken back.
+    """
+
+    needs: ClassVar[str] = "yield: an interface's name and a vhid are needed"
+    interface: str
+    vhid: int
+    demote: bool = False
+
+
+class PreemptRequest(Request, frozen=True, tag="preempt"):
+    """Takes the virtual hosts of an interface with this vhid over from slower masters, once."""
+
+    needs: ClassVar[str] = "preempt: an interface's name and a vhid are needed"
+    interface: str
+    vhid: int
+
+
 # ------------------------------------------------------------------------------------------ events
 
 
@@ -442,6 +462,25 @@ class Demoted(Answer, frozen=True):
     total: int
     reasons: dict[str, int]
     virtual_hosts: int
+
+
+class HandedOver(Answer, frozen=True):
+    """What a hand-over by hand did to each virtual host.
+
+    `state`: its state since; `peer`: the other host that has it now, or had it; None if no other
+    host has been heard yet. `reason`: of the operator's demotion that holds it, "" for none.
+    """
+
+    class Host(msgspec.Struct, frozen=True):
+        """One virtual host."""
+
+        interface: str
+        vhid: int
+        state: State
+        peer: str | None
+
+    virtual_hosts: list[Host]
+    reason: str = ""
 
 
 class RecordingHead(msgspec.Struct, frozen=True):

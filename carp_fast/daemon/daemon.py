@@ -223,6 +223,8 @@ class Daemon:
                 "reload": self._reloader.answer,
                 "demote": partial(demotions.demote, hosts=opened.hosts, orders=opened.orders),
                 "undemote": partial(demotions.undemote, hosts=opened.hosts, orders=opened.orders),
+                "yield": opened.hand_overs.yields,
+                "preempt": opened.hand_overs.preempts,
                 "record": self._record,
             }
         )

@@ -1,9 +1,10 @@
 """The operator's demotions: kept across restarts, and added to virtual hosts of this daemon.
 
-Each has a reason of its own; the amounts add up. It is for every virtual host, or for those of one
-group, which may have a reason of the same text as another group. A change is written to the state
-directory before it is applied, so a crash at any point leaves a demotion that the next run has, or
-none. Must not know who asks, nor how the engine demotes.
+Each has a reason of its own; the amounts add up. It is for every virtual host, for those of one
+group, which may have a reason of the same text as another group, or for those of one interface and
+vhid. A change is written to the state directory before it is applied, so a crash at any point
+leaves a demotion that the next run has, or none. Must not know who asks, nor how the engine
+demotes.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Limited(msgspec.Struct, frozen=True):
-    """A demotion of the virtual hosts of one group."""
+class Limited(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A demotion of the virtual hosts of one group, or of one interface and vhid."""
 
     amount: int
-    group: str
+    group: str | None = None
+    interface: str | None = None
+    vhid: int | None = None
 
 
 Amount = int | Limited
@@ -57,7 +60,12 @@ def amount_for(ordered: Amount, host: VirtualHost) -> int:
     """What a demotion adds to this virtual host: 0 if it is for others."""
     if isinstance(ordered, int):
         return ordered
-    return ordered.amount if ordered.group == group_of(host) else 0
+    concerned = (
+        ordered.group in (None, group_of(host))
+        and ordered.interface in (None, host.interface)
+        and ordered.vhid in (None, host.vhid)
+    )
+    return ordered.amount if concerned else 0
 
 
 def group_of(host: VirtualHost) -> str | None:
@@ -129,12 +137,13 @@ class Demotions:
         key, amount = key_of(request.reason, request.group), request.amount
         async with self._changing:
             limited = amount if request.group is None else Limited(amount, request.group)
-            wanted = self._by_reason | {key: limited}
-            if len(wanted) > REASONS_MAX:
-                raise ControlError(f"demote: there are {REASONS_MAX} reasons already, no more fit")
-            await self._change(wanted, hosts, orders)
-            logger.warning("demoted by %d (%s)", amount, shown(key))
+            await self._add(key, limited, hosts, orders)
             return self._answer(hosts, request.group)
+
+    async def hold(self, reason: str, limited: Limited, hosts: Hosts, orders: Orders) -> None:
+        """Demotes what the demotion is limited to, until undemote(). Raises ControlError."""
+        async with self._changing:
+            await self._add(key_of(reason, limited.group), limited, hosts, orders)
 
     async def undemote(self, request: UndemoteRequest, hosts: Hosts, orders: Orders) -> Demoted:
         """Ends the demotion by this reason, those by others stay. Raises ControlError."""
@@ -170,6 +179,13 @@ class Demotions:
         more = f"; with --group: {', '.join(map(str, others))}" if others and not group else ""
         return text + more
 
+    async def _add(self, key: str, amount: Amount, hosts: Hosts, orders: Orders) -> None:
+        wanted = self._by_reason | {key: amount}
+        if len(wanted) > REASONS_MAX:
+            raise ControlError(f"demote: there are {REASONS_MAX} reasons already, no more fit")
+        await self._change(wanted, hosts, orders)
+        logger.warning("demoted by %d (%s)", amount_of(amount), shown(key))
+
     async def _change(self, wanted: dict[str, Amount], hosts: Hosts, orders: Orders) -> None:
         """Writes them down, then orders them. A virtual host that is added meanwhile has them."""
         if self._path is not None:
@@ -191,7 +207,7 @@ class Demotions:
         reasons = {
             key.partition("\n")[0]: amount_of(each)
             for key, each in self._by_reason.items()
-            if (None if isinstance(each, int) else each.group) == group
+            if (None if isinstance(each, int) else each.group or "") == group
         }
         total = min(sum(reasons.values()), OPENBSD_DEMOTION_MAX)
         return Demoted(True, total, reasons, len(members(hosts, group)))

@@ -80,7 +80,7 @@ class Explanations:
     async def answer(self, request: ExplainRequest) -> Explained:
         """Every virtual host of the interface and vhid. Raises ControlError if there is none."""
         interface, vhid = request.interface, request.vhid
-        slots = self._find(interface, vhid)
+        slots = self.find(interface, vhid)
         snapshots = []
         for first in range(0, len(slots), SPANS_A_SLICE):
             await self._orders.room_for(SPANS_A_SLICE + 1)
@@ -105,7 +105,20 @@ class Explanations:
                 found.append(self._explained(host, entry, explained, rejected, now_ns))
         return Explained(ok=True, explain=Explanation(found))
 
-    def _find(self, interface: str, vhid: int) -> list[int]:
+    async def judged(self, slot: int) -> ExplainedHost:
+        """A virtual host as the engine has it now, and what it makes of the hosts that it heard.
+
+        Raises ControlError if it is being removed.
+        """
+        await self._orders.room_for(1)
+        snapshot = self._pump.snapshot(slot, 1)
+        await self._orders.done()
+        for found, explained in snapshot.explained(self._now_ns()):
+            if found == slot:
+                return explained
+        raise ControlError(f"{self._hosts.name(slot)} is being removed")
+
+    def find(self, interface: str, vhid: int) -> list[int]:
         """The slots of a vhid. Raises ControlError naming the existing ones."""
         names = self._hosts.used_names()
         if not names:

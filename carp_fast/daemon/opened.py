@@ -25,6 +25,7 @@ from carp_fast.daemon.demotions import Demotions
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.foreign import Foreign
+from carp_fast.daemon.hand_overs import HandOvers
 from carp_fast.daemon.in_use import InUse
 from carp_fast.daemon.lost import LostAddresses
 from carp_fast.daemon.manner import Manner
@@ -167,6 +168,7 @@ class Opened(Closing):
             demotions_of=self.demotions.reasons_of,
         )
         self.explanations = Explanations(hosts, orders, self.network, self.status)
+        self.hand_overs = HandOvers(hosts, orders, self.explanations, self.demotions)
         self.links = LinkMonitor(
             self._loop,
             (),
@@ -205,7 +207,7 @@ class Opened(Closing):
         return lambda: self.add(slot, self.prepare(host, barred=barred))
 
     def add(self, slot: int, prepared: PreparedHost) -> None:
-        """Orders the engine to add a virtual host, demoted as the operator wants it."""
+        """Orders the engine to add a virtual host, demoted from the beginning as it should be."""
         host = self.hosts.hosts[slot]
         assert host is not None
         self.pump.add(slot, prepared, self.demotions.of(host))

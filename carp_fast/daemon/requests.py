@@ -15,11 +15,13 @@ from carp_fast.closing import Closing
 from carp_fast.control.documents import (
     DemoteRequest,
     ExplainRequest,
+    PreemptRequest,
     RecordRequest,
     ReloadRequest,
     Request,
     StatusRequest,
     UndemoteRequest,
+    YieldRequest,
 )
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import Answer, Handler
@@ -29,6 +31,8 @@ COMMANDS: dict[str, type[Request]] = {
     "explain": ExplainRequest,
     "demote": DemoteRequest,
     "undemote": UndemoteRequest,
+    "yield": YieldRequest,
+    "preempt": PreemptRequest,
     "reload": ReloadRequest,
     "record": RecordRequest,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,18 @@ class FakeDaemon:
         self.requests: list[dict[str, Any]] = []
         self.reload_answer: dict[str, Any] | ControlError = ControlError("not set")
         self.demote_answer: dict[str, Any] | ControlError = ControlError("not set")
+        # By command, for those without an answer of their own: the next answers, the last for ever.
+        self.answers: dict[str, list[dict[str, Any] | ControlError]] = {}
         self.loop = uvloop.new_event_loop()
         handlers = {
             "status": Handler(dict, self.status),
             "reload": Handler(dict, self.reload),
             "demote": Handler(dict, self.demote),
             "undemote": Handler(dict, self.demote),
+            **{
+                command: Handler(dict, partial(self.given, command))
+                for command in ("yield", "preempt")
+            },
         }
         self.server = ControlServer(path, handlers)
         self._thread = threading.Thread(target=self.loop.run_forever)
@@ -140,6 +147,14 @@ class FakeDaemon:
         if isinstance(self.demote_answer, ControlError):
             raise self.demote_answer
         return self.demote_answer
+
+    async def given(self, command: str, request: dict[str, Any]) -> Answer:
+        self.requests.append(request)
+        answers = self.answers[command]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, ControlError):
+            raise answer
+        return answer
 
     def stop(self) -> None:
         self.run(self.server.stop())

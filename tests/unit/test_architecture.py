@@ -87,6 +87,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli.dump",
         "cli.explain",
         "cli.flood",
+        "cli.hand_over",
         "cli.masters",
         "cli.replay",
     }

@@ -1,0 +1,230 @@
+"""Hand-overs by hand: `carp-fast yield` and `preempt`, refused where the election would undo them.
+
+The engine judges what the election makes of the hosts that were heard; this module asks it, gives
+the order, and looks at what came of it. Must not decide an election, nor know who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from carp_fast.control.documents import (
+    DEMOTION_MAX,
+    HandedOver,
+    PreemptRequest,
+    UndemoteRequest,
+    YieldRequest,
+)
+from carp_fast.control.protocol import ControlError
+from carp_fast.daemon.demotions import Limited
+from carp_fast.engine.copies import ExplainedHost, HostCopy, JudgedSource
+from carp_fast.inet import address_text
+
+if TYPE_CHECKING:
+    from carp_fast.config.load import VirtualHost
+    from carp_fast.daemon.demotions import Demotions
+    from carp_fast.daemon.explain import Explanations
+    from carp_fast.daemon.orders import Orders
+    from carp_fast.daemon.table import Hosts
+
+logger = logging.getLogger(__name__)
+
+RESIGNED = 255  # advbase of a resignation
+LOOK_S = 0.05  # between two looks at a virtual host that was handed over
+# A hand-over is answered by then, whatever the intervals: a client waits for a minute.
+ANSWERED_S = 40.0
+PREEMPTED_WITHIN = 2  # demoted intervals in which peers that preempt take over
+HEARD_WITHIN = 2  # intervals in which a master is heard, unless it is gone
+# What a BACKUP does about a master that it may preempt.
+TAKEN_BACK = frozenset({"slower_master", "master_demoted", "contested"})
+
+
+class HandOvers:
+    """Answers requests to yield and to preempt; `now_ns`: the pump's clock."""
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        orders: Orders,
+        explanations: Explanations,
+        demotions: Demotions,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._hosts = hosts
+        self._orders = orders
+        self._explanations = explanations
+        self._demotions = demotions
+        self._now_ns = now_ns
+
+    async def yields(self, request: YieldRequest) -> HandedOver:
+        """Hands virtual hosts over. Raises ControlError: refused, or nobody has taken them."""
+        interface, vhid = request.interface, request.vhid
+        slots = self._explanations.find(interface, vhid)
+        for slot in slots:
+            judged = await self._explanations.judged(slot)
+            why = why_not_yield(judged, self._settings(slot), demoted=request.demote)
+            if why:
+                raise ControlError(f"yield: {self._hosts.name(slot)}: {why}")
+        reason = f"yield {interface}/{vhid}" if request.demote else ""
+        if reason:
+            limited = Limited(DEMOTION_MAX, interface, vhid)
+            await self._demotions.hold(reason, limited, self._hosts, self._orders)
+        try:
+            given = await asyncio.gather(*(self._yield(slot, request.demote) for slot in slots))
+        except ControlError:
+            if reason:
+                undemote = UndemoteRequest(reason)
+                await self._demotions.undemote(undemote, self._hosts, self._orders)
+            raise
+        return HandedOver(True, list(given), reason)
+
+    async def _yield(self, slot: int, demoted: bool) -> HandedOver.Host:
+        """Hands one over, and returns when another host has it. Raises ControlError."""
+        name, begun_ns = self._hosts.name(slot), self._now_ns()
+        host = (await self._explanations.judged(slot)).host
+        end_s = time.monotonic() + ANSWERED_S
+        if demoted:  # peers that preempt take over while the addresses are still here
+            until_s = time.monotonic() + PREEMPTED_WITHIN * host.interval_ns / 1e9
+            while host.state == "MASTER" and time.monotonic() < min(until_s, end_s):
+                await asyncio.sleep(LOOK_S)
+                host = (await self._explanations.judged(slot)).host
+        if host.state == "MASTER":
+            begun_ns = self._now_ns()
+            await self._orders.give([lambda: self._orders.pump.hand_over(slot)])
+            logger.info("%s: handed over by hand", name)
+            host = (await self._explanations.judged(slot)).host
+        while host.state == "BACKUP" and not is_adopted(host, begun_ns):
+            if time.monotonic() > end_s:
+                return HandedOver.Host(*self._which(slot), host.state, None)
+            await asyncio.sleep(LOOK_S)
+            host = (await self._explanations.judged(slot)).host
+        if host.state != "BACKUP":
+            down_s = host.master_down_ns / 1e9
+            raise ControlError(
+                f"yield: {name}: nobody took it over within its master-down time ({down_s:.3f} s):"
+                f" it is {host.state} ({host.reason}) again"
+            )
+        return HandedOver.Host(*self._which(slot), host.state, peer_of(host))
+
+    async def preempts(self, request: PreemptRequest) -> HandedOver:
+        """Takes virtual hosts over. Raises ControlError where that is refused."""
+        slots = self._explanations.find(request.interface, request.vhid)
+        peers = []
+        for slot in slots:
+            judged = await self._explanations.judged(slot)
+            why = why_not_preempt(judged, self._now_ns())
+            if why:
+                raise ControlError(f"preempt: {self._hosts.name(slot)}: {why}")
+            peers.append(peer_of(judged.host))
+        await self._orders.give([self._take_over(slot) for slot in slots])
+        taken = []
+        for slot, peer in zip(slots, peers, strict=True):
+            host = (await self._explanations.judged(slot)).host
+            if host.state != "MASTER":
+                text = f"it is {host.state} ({host.reason}): its master has changed meanwhile"
+                raise ControlError(f"preempt: {self._hosts.name(slot)}: {text}")
+            logger.info("%s: taken over by hand", self._hosts.name(slot))
+            taken.append(HandedOver.Host(*self._which(slot), host.state, peer))
+        return HandedOver(True, taken)
+
+    def _take_over(self, slot: int) -> Callable[[], object]:
+        return lambda: self._orders.pump.take_over(slot)
+
+    def _settings(self, slot: int) -> VirtualHost:
+        host = self._hosts.hosts[slot]
+        if host is None:
+            raise ControlError("it is being removed")
+        return host
+
+    def _which(self, slot: int) -> tuple[str, int]:
+        host = self._settings(slot)
+        return host.interface, host.vhid
+
+
+def is_adopted(host: HostCopy, since_ns: int) -> bool:
+    """Whether a BACKUP has heard another master since then."""
+    return host.heard_ns > since_ns and host.peer is not None and host.peer_advbase != RESIGNED
+
+
+def peer_of(host: HostCopy) -> str | None:
+    return None if host.peer is None else address_text(host.peer)
+
+
+def others_of(judged: ExplainedHost) -> list[JudgedSource]:
+    """The other hosts that were heard and did not resign; one that did may be back, unheard."""
+    return [each for each in judged.heard if not each.own_source and each.heard.advbase != RESIGNED]
+
+
+def why_not_yield(judged: ExplainedHost, host: VirtualHost, *, demoted: bool) -> str:
+    """Why the election would undo a hand-over, "" if it would not as far as is known.
+
+    `demoted`: it will be demoted before.
+    """
+    copy = judged.host
+    if copy.state != "MASTER":
+        return f"it is {copy.state} ({copy.reason}): only a MASTER can hand over"
+    if demoted:
+        return ""
+    others = others_of(judged)
+    if not others:
+        down_s = copy.master_down_ns / 1e9
+        return (
+            f"no other host has been heard: if none is there, its addresses are gone for the"
+            f" master-down time of {down_s:.3f} s, and then it is MASTER again; --demote lets peers"
+            " that preempt take over before"
+        )
+    # The one that takes over first: it waits for its own skew only.
+    first = min(others, key=lambda each: (each.heard.demote, each.interval_ns))
+    if first.as_backup not in TAKEN_BACK:
+        return ""
+    after = host.settings.preempt_delay_s
+    delay = f" after preempt_delay_s = {after:g}" if after else ""
+    preempt = host.settings.preempt
+    shown = f'"{preempt}"' if isinstance(preempt, str) else str(preempt).lower()
+    return (
+        f"it would be taken back{delay}: preempt = {shown}, and {described(first)} is slower than"
+        f" our {copy.advbase}/{copy.effective_advskew}; --demote keeps it there until undemote"
+    )
+
+
+def why_not_preempt(judged: ExplainedHost, now_ns: int) -> str:
+    """Why the election would undo a take-over, or there is none to do; "" otherwise.
+
+    Where several masters are heard, as after a split, none of them may take it back.
+    """
+    copy = judged.host
+    if copy.state == "MASTER":
+        return "it is MASTER already"
+    if copy.state != "BACKUP":
+        return f"it is {copy.state} ({copy.reason}): only a BACKUP can take over"
+    if "maintenance" in copy.demotions:
+        return "this host is in maintenance; carp-fast maintenance off ends it"
+    known = [
+        each
+        for each in others_of(judged)
+        if each.heard.current or now_ns - each.heard.heard_ns <= HEARD_WITHIN * each.interval_ns
+    ]
+    if not known:
+        return "no master has been heard: it becomes MASTER by itself unless one is"
+    master = min(known, key=lambda each: each.beaten)
+    if master.beaten:
+        return ""
+    demoted = f", demoted by {sum(copy.demotions.values())}" if copy.demotions else ""
+    ours = f"our {copy.advbase}/{copy.effective_advskew}{demoted}"
+    if copy.dialect == "openbsd" and master.heard.demote != copy.demote:
+        ours += f" with demote byte {copy.demote}"
+        how = "is less demoted than"
+    else:
+        same = master.interval_ns == copy.interval_ns
+        how = "is as fast as" if same else "is faster than"
+    return f"its master would take it back: {described(master)} {how} {ours}"
+
+
+def described(other: JudgedSource) -> str:
+    heard = other.heard
+    demote = f" with demote byte {heard.demote}" if heard.demote else ""
+    return f"{address_text(heard.source)} at {heard.advbase}/{heard.advskew}{demote}"

@@ -1,0 +1,87 @@
+"""The commands yield and preempt between two hosts: hand-overs that stay, and refused ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from carp_fast.lab.lab import Lab
+from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
+
+pytestmark = pytest.mark.root
+
+CARP_FAST = [sys.executable, "-m", "carp_fast"]
+TABLE = {"interface": "s1", "vhid": "1-2", "addresses": ["10.1.1.{vhid}/32"]}
+FIRST = [("s1", 1)]
+
+
+def command(daemon: RunningDaemon, word: str, *options: str) -> subprocess.CompletedProcess[str]:
+    argv = [*CARP_FAST, word, "s1", "1", "-c", str(daemon.configuration), *options]
+    return daemon.host.run(argv, check=False, deadline_s=60)
+
+
+def test_one_virtual_host_is_handed_over_and_back_by_hand(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    one, other = lab_factory(segments=1).hosts
+    path = write_configuration(tmp_path, "a", [TABLE])
+    a = start_daemon(one, path)
+    a.wait_state("MASTER", 10)
+    slower = {"advskew": 50, "preempt": False}
+    b = start_daemon(other, write_configuration(tmp_path, "b", [TABLE], defaults=slower))
+    b.wait_state("BACKUP", 10)
+
+    refused = command(a, "yield")
+    assert refused.returncode == 1
+    assert "s1/1: no other host has been heard: if none is there" in refused.stderr
+    assert "only a MASTER can hand over" in command(b, "yield").stderr
+    assert "its master would take it back" in command(b, "preempt").stderr
+
+    held = command(a, "yield", "--demote")
+    assert held.returncode == 0, held.stderr
+    assert held.stdout.splitlines() == [
+        "s1/1: BACKUP, handed over to 10.1.0.2",
+        'demoted until: carp-fast undemote --reason "yield s1/1"',
+    ]
+    assert (a.virtual_host("s1", 1)["reason"], b.virtual_host("s1", 1)["reason"]) == (
+        "yielded",
+        "master_resigned",
+    )
+    # Only this one, and after a crash as well.
+    assert a.states() == {("s1", 1): "BACKUP", ("s1", 2): "MASTER"}
+    a.kill()
+    a = start_daemon(one, path)
+    a.wait_state("BACKUP", 10, FIRST)
+    skews = {each["vhid"]: each["effective_advskew"] for each in a.status()["virtual_hosts"]}
+    assert skews == {1: 240, 2: 0}
+    assert "is faster than our 1/240, demoted by 240" in command(a, "preempt").stderr
+
+    undemote = [*CARP_FAST, "undemote", "--reason", "yield s1/1", "-c", str(path)]
+    one.run(undemote)
+    taken = command(a, "preempt")
+    assert taken.stdout == "s1/1: MASTER, taken over from 10.1.0.2\n", taken.stderr
+    b.wait_state("BACKUP", 5, FIRST)
+    assert a.virtual_host("s1", 1)["reason"] == "taken_over"
+
+    # Now that b has been heard as slower, and a does not preempt it, a yield stays.
+    given = command(a, "yield")
+    assert given.stdout == "s1/1: BACKUP, handed over to 10.1.0.2\n", given.stderr
+    b.wait_state("MASTER", 5, FIRST)
+
+
+def test_what_nobody_takes_over_is_master_again_and_the_command_fails(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    one, _ = lab_factory(segments=1).hosts
+    a = start_daemon(one, write_configuration(tmp_path, "a", [TABLE]))
+    a.wait_state("MASTER", 10)
+    failed = command(a, "yield", "--demote")
+    assert failed.returncode == 1
+    assert "nobody took it over within its master-down time (3.938 s)" in failed.stderr
+    a.wait_state("MASTER", 5)
+    assert a.virtual_host("s1", 1)["demotion"]["total"] == 0
+    assert a.status()["daemon"]["demotions"] == {}
