@@ -10,7 +10,7 @@ import pytest
 
 from carp_fast.config.model import Settings, VirtualHost
 from carp_fast.control.documents import StatusRequest
-from carp_fast.daemon import explain, explain_text
+from carp_fast.daemon import explain, explain_text, explain_words
 from carp_fast.daemon.status import Status
 from carp_fast.engine import _vhid
 from carp_fast.engine._engine import Engine
@@ -31,16 +31,16 @@ JUDGED = {
 
 
 def test_every_reason_has_a_meaning() -> None:
-    assert set(explain_text.REASON_MEANINGS) == set(REASON_WORDS)
+    assert set(explain_words.REASON_MEANINGS) == set(REASON_WORDS)
 
 
 def test_every_rejection_has_a_hint() -> None:
-    assert set(explain_text.VERDICT_HINTS) == set(VERDICT_WORDS) - {"ok"}
+    assert set(explain_words.VERDICT_HINTS) == set(VERDICT_WORDS) - {"ok"}
 
 
 def test_every_event_of_an_advertisement_has_a_consequence() -> None:
-    assert set(explain_text.CONSEQUENCES) == JUDGED["BACKUP"] | JUDGED["MASTER"]
-    assert set(explain_text.CONSEQUENCES) <= set(_vhid.EVENT_WORDS)
+    assert set(explain_words.CONSEQUENCES) == JUDGED["BACKUP"] | JUDGED["MASTER"]
+    assert set(explain_words.CONSEQUENCES) <= set(_vhid.EVENT_WORDS)
 
 
 # ----------------------------------------------------------------------- what the election makes

@@ -11,7 +11,7 @@ import pytest
 from carp_fast.config.ranges import in_ranges
 from carp_fast.control.documents import Explanation
 from carp_fast.control.protocol import ControlError
-from carp_fast.daemon import explain_text
+from carp_fast.daemon import explain_text, explain_words
 from carp_fast.net.interfaces import Interface, absent
 from tests.support.asked import ADVSKEW, ETH0, Asked, explained
 from tests.support.segment import (
@@ -355,7 +355,7 @@ def test_the_last_rejections_that_concern_it() -> None:
     ]
 
 
-@pytest.mark.parametrize("verdict", explain_text.VERDICT_HINTS)
+@pytest.mark.parametrize("verdict", explain_words.VERDICT_HINTS)
 def test_every_hint_can_be_said(verdict: str) -> None:
     rejection = {"at": "", "verdict": verdict, "vhid": 42, "source": "10.77.0.9", "ago_s": 1.0}
     said = list(explain_text.rejections(explained(Asked().facts() | {"rejections": [rejection]})))

@@ -9,7 +9,7 @@ import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.control.documents import StatusRequest
-from carp_fast.daemon import explain_text
+from carp_fast.daemon import explain_text, explain_words
 from carp_fast.daemon.status import WRONG_DIGEST_LASTS_NS, second_master, warnings
 from carp_fast.daemon.table import Hosts
 from carp_fast.engine._engine import Engine
@@ -128,4 +128,4 @@ def test_every_warning_has_a_hint() -> None:
         peers = source(0.4, current=state == "BACKUP"), source(0.5, "192.0.2.4")
         copy = copied(state, *peers, duplicate_source=MAC)
         words |= warnings(copy, NOW_NS, NOW_NS).keys()
-    assert words == explain_text.WARNING_HINTS.keys()
+    assert words == explain_words.WARNING_HINTS.keys()
