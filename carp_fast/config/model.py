@@ -195,6 +195,7 @@ class Daemon(msgspec.Struct, frozen=True):
     hook_timeout_s: float = 30.0
     track_concurrency: int = 16
     digest_grace_s: float = 300.0
+    maintenance_rate: int = 200
     record: int = 65_536
     secret_key_file: Path | None = None
 

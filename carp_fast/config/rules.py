@@ -465,6 +465,7 @@ DAEMON_RULES: dict[str, Rule] = {
     "hook_concurrency": _integer(1, 1024),
     "hook_timeout_s": _seconds(0.01, MAX_DELAY_S),
     "digest_grace_s": _seconds(0, MAX_DELAY_S),
+    "maintenance_rate": _integer(1, 100_000),
     "record": _integer(0, RECORD_MAX),
     "secret_key_file": plain_text,
     "track_concurrency": _integer(1, 1024),

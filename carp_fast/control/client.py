@@ -24,6 +24,8 @@ from carp_fast.control.documents import (
     ExplainRequest,
     Explanation,
     HandedOver,
+    Maintenance,
+    MaintenanceRequest,
     PreemptRequest,
     Recording,
     RecordRequest,
@@ -291,6 +293,12 @@ class ControlClient(Closing):
         """Takes a virtual host over from a slower master, once, whatever `preempt` is."""
         return self._ask(PreemptRequest(interface, vhid), HandedOver)
 
+    def maintenance(self, request: MaintenanceRequest) -> Maintenance:
+        """Begins, ends, plans or shows maintenance; does not wait until the masters are given up:
+        `progress` of "show" tells how far that is.
+        """
+        return self._ask(request, Maintenance)
+
     def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
         """What the virtual hosts that match heard and decided lately."""
         return self._ask(RecordRequest(interface, vhid), RecordAnswer).recording
@@ -525,6 +533,10 @@ class AsyncControlClient:
     async def take_over(self, interface: str, vhid: int) -> HandedOver:
         """See ControlClient.take_over."""
         return await self._ask(PreemptRequest(interface, vhid), HandedOver)
+
+    async def maintenance(self, request: MaintenanceRequest) -> Maintenance:
+        """See ControlClient.maintenance."""
+        return await self._ask(request, Maintenance)
 
     async def record(self, *, interface: str | None = None, vhid: int | None = None) -> Recording:
         """See ControlClient.record."""

@@ -103,6 +103,21 @@ class PreemptRequest(Request, frozen=True, tag="preempt"):
     vhid: int
 
 
+class MaintenanceRequest(Request, frozen=True, tag="maintenance"):
+    """Begins or ends maintenance, tells what beginning it would do ("plan"), or shows it.
+
+    `force`: what no other host adopts is given up, too; `for_s`: ends by itself after that;
+    `until_stop`: is not written down, and ends with the daemon.
+    """
+
+    needs: ClassVar[str] = "maintenance: action must be on, off, plan or show"
+    action: Literal["on", "off", "plan", "show"]
+    reason: str = ""
+    force: bool = False
+    for_s: float | None = None
+    until_stop: bool = False
+
+
 # ------------------------------------------------------------------------------------------ events
 
 
@@ -161,6 +176,40 @@ class StateEvent(msgspec.Struct, frozen=True, gc=False):
 # ------------------------------------------------------------------------------------------ status
 
 
+class MaintenanceState(msgspec.Struct, frozen=True):
+    """A host in maintenance: since when, why, until when; None: until it is ended."""
+
+    since: str
+    reason: str
+    until: str | None
+    until_stop: bool
+    force: bool
+
+
+MaintenancePhase = Literal["demoting", "waiting", "canaries", "giving_up", "returning", "done"]
+
+
+class MaintenanceProgress(msgspec.Struct):
+    """How far the way into maintenance, or back, has come.
+
+    `given` of `masters` are MASTER elsewhere; `taken_back`: the first of those that no other host
+    adopted, by name; `not_tried`: how many stayed MASTER because of these.
+    """
+
+    phase: MaintenancePhase = "demoting"
+    masters: int = 0
+    given: int = 0
+    taken_back: list[str] = []
+    taken_back_count: int = 0
+    not_tried: int = 0
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether some virtual hosts are still MASTER here because nobody adopts them."""
+        return bool(self.taken_back_count or self.not_tried)
+
+
 class DaemonStatus(msgspec.Struct, frozen=True):
     """The daemon's process.
 
@@ -168,6 +217,8 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     `send`: "clones" or "packet"; `..._reason`: why.
     `demotions`: the operator's, by the text of their reasons, to which the group is added if it is
     one's: "disks (group lan)"; virtual hosts have the sum of those that concern them.
+    `maintenance_state`: None if it is in none; `maintenance_progress`: None if there was none in
+    this run.
     """
 
     version: str
@@ -182,6 +233,8 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     send: str = "packet"
     send_reason: str = ""
     demotions: dict[str, int] = {}
+    maintenance_state: MaintenanceState | None = None
+    maintenance_progress: MaintenanceProgress | None = None
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False):
@@ -402,6 +455,7 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
     interface_rejected: dict[str, int]
     operator_demotions: dict[str, int] = {}
     group: GroupStatus | None = None
+    maintenance: MaintenanceState | None = None
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -462,6 +516,27 @@ class Demoted(Answer, frozen=True):
     total: int
     reasons: dict[str, int]
     virtual_hosts: int
+
+
+class PlannedUnit(msgspec.Struct, frozen=True):
+    """What maintenance would give up together: the masters of an interface, and of a group.
+
+    `heard`: of how many of them another host has been heard; `canary`: the first to be given up.
+    """
+
+    interface: str
+    group: str
+    masters: int
+    heard: int
+    canary: str
+
+
+class Maintenance(Answer, frozen=True):
+    """The answer to MaintenanceRequest: how it stands, and for "plan" what would be given up."""
+
+    state: MaintenanceState | None
+    progress: MaintenanceProgress | None
+    plan: list[PlannedUnit] | None = None
 
 
 class HandedOver(Answer, frozen=True):

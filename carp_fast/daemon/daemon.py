@@ -212,6 +212,7 @@ class Daemon:
     async def start(self, known: start.Known) -> None:
         """Adds every virtual host, then answers requests. Raises StartError."""
         await start.add_hosts(self._opened, known)
+        self._opened.maintenance.begin()
         opened, demotions = self._opened, self._opened.demotions
         gc.collect()
         gc.freeze()  # garbage collections need not visit what was loaded
@@ -225,6 +226,7 @@ class Daemon:
                 "undemote": partial(demotions.undemote, hosts=opened.hosts, orders=opened.orders),
                 "yield": opened.hand_overs.yields,
                 "preempt": opened.hand_overs.preempts,
+                "maintenance": opened.maintenance.answer,
                 "record": self._record,
             }
         )

@@ -192,6 +192,7 @@ class Explanations:
             demote=fields.demote,
             operator_demotions=dict(self._status.demotions_of(host)),
             group=self._hosts.group_status(host),
+            maintenance=self._status.maintenance()[0],
             failed_sends=explained.failed_sends,
             rejections=rejected.last,
             interface_rejected=rejected.counters,

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from carp_fast.control.documents import (
     Explanation,
     HeardMaster,
+    MaintenanceState,
     VirtualHostExplanation,
     VirtualHostFacts,
 )
@@ -264,6 +265,8 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
             meaning = "; ".join(f"{text}: {amount}" for text, amount in ordered)
         elif reason == "group" and host.group is not None:
             meaning = f"group {host.group.name}, {host.group.why}"
+        elif reason == "maintenance" and host.maintenance is not None:
+            meaning = in_maintenance(host.maintenance)
         yield f"{reason}: {value}{' (' + meaning + ')' if meaning else ''}"
     if reasons.keys() - {"link"} and host.dialect == "openbsd":
         yield f"{host.demotion.total} in total: demote byte {host.demote} is sent"
@@ -275,6 +278,11 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
     elif not reasons:
         yield "none"
     yield from group(host)
+    if "maintenance" in reasons and host.state == "MASTER":
+        yield (
+            "still MASTER in maintenance: no other host has taken it over, and demotion never stops"
+            " a host that hears nobody"
+        )
     if host.undemoted_in_s is not None:
         yield f"the demotion by time ends in {seconds(host.undemoted_in_s)}"
     if host.failed_sends and "send_errors" not in reasons:
@@ -314,6 +322,14 @@ def is_demoted(heard: HeardMaster, host: VirtualHostExplanation) -> bool:
         and (heard.advbase, heard.advskew) != RESIGNATION
         and heard.heard_ago_s <= host.master_down_s
     )
+
+
+def in_maintenance(state: MaintenanceState) -> str:
+    """ "this host is in maintenance since TIME (new switch), until TIME"."""
+    why = f" ({state.reason})" if state.reason else ""
+    until = f", until {state.until}" if state.until else ""
+    until += ", until the daemon ends" if state.until_stop else ""
+    return f"this host is in maintenance since {state.since}{why}{until}"
 
 
 # ---------------------------------------------------------------------------------------- addresses
@@ -454,6 +470,8 @@ def to_take_part(host: VirtualHostExplanation) -> Iterator[str]:
     interface, link, reason = host.interface, host.link, host.reason
     if reason == "resigned":
         yield "it comes back when it is configured again, or the daemon is started again"
+    elif reason == "maintenance":
+        yield "nothing is missing: carp-fast maintenance off ends the maintenance (--force)"
     elif reason == "startup_delay":
         yield "nothing is missing: its startup delay has to end"
     elif link == "unusable":

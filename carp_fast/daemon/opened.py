@@ -28,6 +28,7 @@ from carp_fast.daemon.foreign import Foreign
 from carp_fast.daemon.hand_overs import HandOvers
 from carp_fast.daemon.in_use import InUse
 from carp_fast.daemon.lost import LostAddresses
+from carp_fast.daemon.maintenance import MaintenanceMode
 from carp_fast.daemon.manner import Manner
 from carp_fast.daemon.network import Network
 from carp_fast.daemon.orders import Orders
@@ -79,10 +80,11 @@ class Opened(Closing):
         self._loop = loop
         self.worker = worker
         self.hooks = manner.hooks
-        kept = None
+        kept = kept_maintenance = None
         if manner.leaves_traces:
             directory = configuration.daemon.state_directory
             kept = state_path(directory, "demotions", configuration.path)
+            kept_maintenance = state_path(directory, "maintenance", configuration.path)
         self.demotions = Demotions(kept, worker)
         records, count = configuration.daemon.record, len(configuration.virtual_hosts)
         self.record_capacity = recordings.capacity(records, count)
@@ -94,6 +96,15 @@ class Opened(Closing):
             except OSError as error:
                 raise StartError(f"cannot open a socket: {error.strerror}") from error
             self._make_parts(opened, manner, feed)
+            self.maintenance = MaintenanceMode(
+                kept_maintenance,
+                worker,
+                hosts=self.hosts,
+                orders=self.orders,
+                snapshots=self.status.snapshots,
+                run=self.background.run,
+            )
+            self.maintenance.rate = configuration.daemon.maintenance_rate
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -166,6 +177,7 @@ class Opened(Closing):
             in_use=self.in_use.barred,
             demotions=lambda: self.demotions.by_reason,
             demotions_of=self.demotions.reasons_of,
+            maintenance=lambda: (self.maintenance.state, self.maintenance.progress),
         )
         self.explanations = Explanations(hosts, orders, self.network, self.status)
         self.hand_overs = HandOvers(hosts, orders, self.explanations, self.demotions)
@@ -197,6 +209,7 @@ class Opened(Closing):
             host,
             missing=network.own_sources.missing(host),
             by_route=network.holding.by_route(host),
+            withheld=self.maintenance.withheld,
             **how,
         )
 
@@ -210,7 +223,7 @@ class Opened(Closing):
         """Orders the engine to add a virtual host, demoted from the beginning as it should be."""
         host = self.hosts.hosts[slot]
         assert host is not None
-        self.pump.add(slot, prepared, self.demotions.of(host))
+        self.pump.add(slot, prepared, self.demotions.of(host), self.maintenance.demotion)
 
     def follow(self, names: Iterable[str]) -> None:
         """Follows these interfaces, and what else of this host its virtual hosts depend on."""

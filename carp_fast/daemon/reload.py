@@ -28,7 +28,14 @@ CHANGES_LOGGED_MAX = 50  # ... of them in the log; the requester of the reload g
 FORCED = "carp-fast reload --force"
 NAMED_MAX = 3  # virtual hosts of a refusal, interfaces of a common change; the others are counted
 AT_ONCE = frozenset(
-    {"notify", "hook_concurrency", "hook_timeout_s", "track_concurrency", "digest_grace_s"}
+    {
+        "notify",
+        "hook_concurrency",
+        "hook_timeout_s",
+        "track_concurrency",
+        "digest_grace_s",
+        "maintenance_rate",
+    }
 )
 UNSEEN = frozenset({"origin"})
 

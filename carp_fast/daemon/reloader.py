@@ -185,6 +185,7 @@ class Reloader:
         opened.reports.on_reload()
         opened.follow(hosts.used_names())
         self._manner.on_reload(new.daemon)
+        opened.maintenance.rate = new.daemon.maintenance_rate
         if new.daemon.notify != self.configuration.daemon.notify:
             await self._notify.stop()
             self._notify.start(new.daemon.notify)

@@ -15,6 +15,7 @@ from carp_fast.closing import Closing
 from carp_fast.control.documents import (
     DemoteRequest,
     ExplainRequest,
+    MaintenanceRequest,
     PreemptRequest,
     RecordRequest,
     ReloadRequest,
@@ -32,6 +33,7 @@ COMMANDS: dict[str, type[Request]] = {
     "demote": DemoteRequest,
     "undemote": UndemoteRequest,
     "yield": YieldRequest,
+    "maintenance": MaintenanceRequest,
     "preempt": PreemptRequest,
     "reload": ReloadRequest,
     "record": RecordRequest,

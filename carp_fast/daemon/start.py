@@ -39,6 +39,7 @@ def take_hosts(opened: Opened, configuration: config.Configuration, held: Held) 
     _log_configuration(opened, configuration)
     opened.load_functions(configuration)
     opened.demotions.read()
+    opened.maintenance.read()
     hosts = opened.hosts
     for host in configuration.virtual_hosts:
         hosts.take(host)

@@ -20,6 +20,8 @@ from carp_fast.control.documents import (
     Demotion,
     Heard,
     InterfaceStatus,
+    MaintenanceProgress,
+    MaintenanceState,
     Peer,
     StatusHead,
     StatusRequest,
@@ -56,6 +58,7 @@ MASTER_INTERVALS, BACKUP_INTERVALS = 3, 1.5
 SPANS_A_SLICE = 32  # orders to the pump, which has room for 4,096
 
 
+MaintenanceNow = tuple[MaintenanceState | None, MaintenanceProgress | None]
 Copied = tuple[int, HostCopy]  # a slot, and the copy of its virtual host
 
 
@@ -156,7 +159,8 @@ class Status:
 
     `receive`: the receive path, and why; `sending`: the send path; `in_use`: by slot, the process
     that has a virtual host instead; `demotions`: returns the operator's, by their reasons;
-    `demotions_of`: those of one virtual host.
+    `demotions_of`: those of one virtual host; `maintenance`: whether this host is in it, and the
+    way there or back.
     """
 
     def __init__(
@@ -171,6 +175,7 @@ class Status:
         in_use: Mapping[int, str] | None = None,
         demotions: Callable[[], Mapping[str, int]] = dict,
         demotions_of: Callable[[VirtualHost], Mapping[str, int]] = lambda host: {},
+        maintenance: Callable[[], MaintenanceNow] = lambda: (None, None),
     ) -> None:
         self._hosts = hosts
         self._orders = orders
@@ -183,6 +188,7 @@ class Status:
         self._in_use = {} if in_use is None else in_use
         self.demotions = demotions
         self.demotions_of = demotions_of
+        self.maintenance = maintenance
 
     async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[list[Copied]]:
         """Copies of the virtual hosts in these ascending slots, one slice after the other.
@@ -217,6 +223,7 @@ class Status:
         snapshot = self._pump.snapshot_interfaces(len(self._hosts.names))
         await self._orders.done()
         counters = snapshot.counters()
+        maintenance, progress = self.maintenance()
         return StatusHead(
             daemon=DaemonStatus(
                 version=__version__,
@@ -228,9 +235,11 @@ class Status:
                 receive_fallbacks=self._receive.fallbacks,
                 send=self._sending.path,
                 send_reason=self._sending.reason,
-                maintenance=False,
+                maintenance=maintenance is not None,
                 pump=self._pump.facts,
                 demotions=dict(self.demotions()),
+                maintenance_state=maintenance,
+                maintenance_progress=progress,
             ),
             summary=self.summary(),
             interfaces=[

@@ -265,12 +265,13 @@ class Hosts:
         barred: bool = False,
         missing: tuple[bool, bool] = (False, False),
         by_route: bool = False,
+        withheld: bool = False,
     ) -> PreparedHost:
         """A virtual host in the form that the engine takes.
 
         `retired`: former addresses to be removed; `barred`: another process of this machine has it;
         `missing`: whether this host lacks its configured source, IPv4 and IPv6; `by_route`: its
-        IPv4 addresses are added as local routes.
+        IPv4 addresses are added as local routes; `withheld`: it takes no part, in maintenance.
         """
         # The counters of advertisements start from the wall clock, so that a restart, or a virtual
         # host that is added again, continues above the former ones: hosts that refuse old counters
@@ -307,5 +308,6 @@ class Hosts:
             barred=barred,
             group=0 if group is None else self.demotion_groups.number(group.name),
             group_all=group is not None and group.demote_when == "all",
+            withheld=withheld,
             **keys,
         )

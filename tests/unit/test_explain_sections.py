@@ -209,6 +209,36 @@ def test_each_reason_of_a_demotion_is_explained_by_itself() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"reason": "kernel update"}, " (kernel update)"),
+        ({"until": "T2"}, ", until T2"),
+        ({"until_stop": True}, ", until the daemon ends"),
+    ],
+)
+def test_maintenance_has_a_reason_and_maybe_an_end(more: dict[str, Any], text: str) -> None:
+    asked = Asked()
+    asked.engine.demote(0, 240, START_NS, "maintenance")
+    state = {"since": "T1", "reason": "", "until": None, "until_stop": False, "force": False} | more
+    facts = asked.facts() | {"maintenance": state}
+    first, *_ = explain_text.demotion(explained(facts))
+    assert first == f"maintenance: 240 (this host is in maintenance since T1{text})"
+
+
+def test_a_master_in_maintenance_is_one_that_nobody_adopted() -> None:
+    asked = Asked().become("MASTER")
+    asked.engine.demote(0, 240, asked.now_ns, "maintenance")
+    assert "still MASTER in maintenance: no other host has taken" in asked.sections()["demotion"][2]
+
+
+def test_what_is_withheld_waits_for_the_end_of_the_maintenance() -> None:
+    asked = Asked()
+    asked.engine.withhold(0, True, START_NS)
+    (text,) = asked.sections()["to take part"]
+    assert text == "nothing is missing: carp-fast maintenance off ends the maintenance (--force)"
+
+
 def test_advertisements_that_are_not_sent() -> None:
     facts = Asked().facts()
     assert facts["failed_sends"] == 0

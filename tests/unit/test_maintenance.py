@@ -1,0 +1,547 @@
+"""Maintenance: written down before anything follows, and right after a crash at any point."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.control.documents import Maintenance, MaintenanceRequest, PlannedUnit
+from carp_fast.control.protocol import ControlError
+from carp_fast.daemon.maintenance import MaintenanceMode
+from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts
+
+DEADLINE_S = 20.0
+PEER = bytes((192, 0, 2, 9))
+DOWN_S = 0.2
+
+
+class Crash(BaseException):
+    """Raised at a crash point: nothing after it happens."""
+
+
+class Machine:
+    """A daemon's table of virtual hosts on two interfaces, its orders, and its peers.
+
+    `preempts`: slots that a peer takes over once we are demoted; `adopts`: those that one takes
+    over after a resignation. `points`: crash points passed; at `crash_at` it crashes.
+    """
+
+    def __init__(self, path: Path | None, worker: ThreadPoolExecutor, each: int = 3) -> None:
+        self.path = path
+        self.worker = worker
+        self.hosts = Hosts()
+        for interface in ("eth0", "eth1"):
+            for vhid in range(1, each + 1):
+                settings = Settings(passphrase=b"secret")
+                self.hosts.take(VirtualHost(interface, vhid, (f"192.0.2.{vhid}/24",), (), settings))
+        for slot in range(2 * each):
+            self.hosts.states[slot] = MASTER
+        self.every = set(range(2 * each))
+        self.preempts: set[int] = set()
+        self.adopts = set(self.every)
+        self.heard: set[int] = set()
+        self.heard_ns: dict[int, int] = {}
+        self.log: list[tuple[Any, ...]] = []
+        self.given_s: list[float] = []
+        self.points = self.crash_at = 0
+        self.pump = self
+        self.now = 1_800_000_000.0
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def mode(self) -> MaintenanceMode:
+        orders: Any = self
+        mode = MaintenanceMode(
+            self.path,
+            self.worker,
+            hosts=self.hosts,
+            orders=orders,
+            snapshots=self.snapshots,
+            run=self.run,
+            clock=lambda: self.now,
+        )
+        mode.rate = 10_000
+        return mode
+
+    def point(self) -> None:
+        self.points += 1
+        if self.points == self.crash_at:
+            raise Crash
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(work))
+
+    # -- orders
+
+    async def give(self, orders: Iterable[Callable[[], object]]) -> None:
+        for order in orders:
+            order()
+
+    def demote(self, slot: int, amount: int, by: str) -> None:
+        self.point()
+        assert by == "maintenance"
+        self.log.append(("demote", slot, amount))
+        if amount and self.hosts.states[slot] == MASTER and slot in self.preempts:
+            self.hosts.states[slot] = BACKUP
+
+    def hand_over(self, slot: int, why: str) -> None:
+        self.point()
+        assert why == "maintenance"
+        self.log.append(("hand_over", slot))
+        self.given_s.append(time.monotonic())
+        self.hosts.states[slot] = BACKUP
+        loop = asyncio.get_running_loop()
+        if slot in self.adopts:
+            loop.call_later(DOWN_S / 2, lambda: self.heard_ns.update({slot: time.monotonic_ns()}))
+        else:
+            loop.call_later(DOWN_S, lambda: self.hosts.states.__setitem__(slot, MASTER))
+
+    def withhold(self, slot: int, withheld: bool) -> None:
+        self.point()
+        self.log.append(("withhold", slot, withheld))
+        self.hosts.states[slot] = INIT if withheld else BACKUP
+
+    async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[Iterable[tuple[int, Any]]]:
+        yield [(slot, self.copy(slot)) for slot in slots]
+
+    def copy(self, slot: int) -> Any:
+        peers = [SimpleNamespace(source=PEER, advbase=1)] if slot in self.heard else []
+        return SimpleNamespace(
+            state=STATES[self.hosts.states[slot]],
+            heard_ns=self.heard_ns.get(slot, 0),
+            peer=PEER if slot in self.heard_ns else None,
+            peer_advbase=1,
+            source=bytes(4),
+            source6=bytes(16),
+            peers=peers,
+        )
+
+    # -- what tests do
+
+    async def ask(self, mode: MaintenanceMode, action: Any, **how: Any) -> Maintenance:
+        """A request, and what follows until it is done."""
+        answer = await mode.answer(MaintenanceRequest(action, **how))
+        await self.settled(mode)
+        return answer
+
+    async def settled(self, mode: MaintenanceMode) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            for task in self.tasks:
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.result()
+
+    def words(self) -> list[str]:
+        return [word for word, *_ in self.log]
+
+    def slots(self, word: str) -> list[int]:
+        return [each[1] for each in self.log if each[0] == word]
+
+    def masters(self) -> set[int]:
+        return {slot for slot in self.every if self.hosts.states[slot] == MASTER}
+
+
+@pytest.fixture
+def worker() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carp_fast.daemon.leaving.PREEMPTED_WITHIN", 0)
+    monkeypatch.setattr("carp_fast.daemon.leaving.LOOK_S", 0.01)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, worker: ThreadPoolExecutor) -> Machine:
+    return Machine(tmp_path / "maintenance.json", worker)
+
+
+def play(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        await scenario()
+
+    asyncio.run(whole())
+
+
+def test_peers_that_preempt_take_over_and_nothing_resigns(machine: Machine) -> None:
+    machine.preempts = machine.every
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on", reason="kernel update")
+        assert machine.log == [("demote", slot, 240) for slot in range(6)]
+        made = mode.progress
+        assert made is not None
+        assert (made.phase, made.masters, made.given, made.failed) == ("done", 6, 6, False)
+        assert mode.state is not None
+        assert (mode.state.since, mode.state.reason) == (
+            "2027-01-15T08:00:00.000Z",
+            "kernel update",
+        )
+
+    play(scenario)
+
+
+def test_what_is_not_preempted_resigns_one_canary_of_each_interface_first(
+    machine: Machine,
+) -> None:
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on")
+        assert machine.slots("hand_over") == [0, 3, 1, 4, 2, 5]
+        assert min(machine.given_s[2:]) - max(machine.given_s[:2]) >= DOWN_S / 2
+        assert machine.masters() == set()
+        assert mode.progress is not None
+        assert (mode.progress.given, mode.progress.failed) == (6, False)
+
+    play(scenario)
+
+
+def test_backups_are_demoted_first_since_nothing_is_handed_over_by_that(machine: Machine) -> None:
+    machine.hosts.states[0] = BACKUP
+    machine.hosts.states[4] = INIT
+
+    async def scenario() -> None:
+        await machine.ask(machine.mode(), "on")
+        assert machine.slots("demote") == [0, 4, 1, 2, 3, 5]
+
+    play(scenario)
+
+
+def test_a_canary_that_nobody_adopts_is_taken_back_and_the_rest_of_its_interface_not_tried(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.adopts = {3, 4, 5}
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on")
+        assert machine.slots("hand_over") == [0, 3, 4, 5]
+        assert machine.masters() == {0, 1, 2}
+        made = mode.progress
+        assert made is not None
+        assert (made.given, made.taken_back, made.taken_back_count) == (3, ["eth0/1"], 1)
+        assert (made.not_tried, made.failed) == (2, True)
+        assert mode.on
+
+    play(scenario)
+    assert "eth0/1: no other host adopted it, taken back" in caplog.text
+    assert "in maintenance: 3 of 6 given up" in caplog.text
+
+
+def test_one_after_the_canary_that_nobody_adopts_is_named_as_well(machine: Machine) -> None:
+    machine.adopts = machine.every - {1}
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on")
+        made = mode.progress
+        assert made is not None
+        assert (machine.masters(), made.taken_back, made.not_tried) == ({1}, ["eth0/2"], 0)
+
+    play(scenario)
+
+
+def test_forced_no_virtual_host_takes_part_until_the_end(machine: Machine) -> None:
+    machine.adopts = set()
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on", force=True)
+        assert {machine.hosts.states[slot] for slot in machine.every} == {INIT}
+        assert mode.withheld
+        after = machine.mode()
+        after.read()
+        assert (after.withheld, after.demotion) == (True, 240)
+        await machine.ask(mode, "off")
+        assert {machine.hosts.states[slot] for slot in machine.every} == {BACKUP}
+
+    play(scenario)
+
+
+def test_hand_overs_are_paced(tmp_path: Path, worker: ThreadPoolExecutor) -> None:
+    machine = Machine(None, worker, each=50)
+    machine.preempts = machine.every
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        mode.rate = 200
+        begin_s = time.monotonic()
+        await machine.ask(mode, "on")
+        assert time.monotonic() - begin_s >= 0.4
+        begin_s = time.monotonic()
+        await machine.ask(mode, "off")
+        assert time.monotonic() - begin_s >= 0.4
+
+    play(scenario)
+
+
+def test_the_end_lifts_the_demotion_of_masters_first(machine: Machine) -> None:
+    machine.adopts = {3, 4, 5}
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on")
+        machine.log.clear()
+        await machine.ask(mode, "off")
+        assert [each[2] for each in machine.log] == [0] * 6
+        assert set(machine.slots("demote")[:3]) == {0, 1, 2}
+        assert not mode.on
+        assert (mode.demotion, mode.state) == (0, None)
+
+    play(scenario)
+
+
+def test_the_end_ends_a_way_there_that_is_not_done(machine: Machine) -> None:
+    machine.adopts = set()
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        await mode.answer(MaintenanceRequest("on"))
+        assert mode.progress is not None
+        await machine.ask(mode, "off")
+        given = machine.slots("hand_over")
+        assert (mode.on, mode.progress.phase) == (False, "done")
+        assert len(given) <= 2  # the canaries at most
+        assert [each for each in machine.log if each[0] == "demote"][-1][2] == 0
+
+    play(scenario)
+
+
+def test_while_one_is_running_another_is_refused_with_since_and_why(machine: Machine) -> None:
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on", reason="kernel update", for_s=7200.0)
+        why = (
+            r"refused: in maintenance since 2027-01-15T08:00:00.000Z \(kernel update\),"
+            r" until 2027-01-15T10:00:00.000Z; carp-fast maintenance off ends it"
+        )
+        with pytest.raises(ControlError, match=why):
+            await machine.ask(mode, "on")
+        await machine.ask(mode, "off")
+        with pytest.raises(ControlError, match="this host is not in maintenance"):
+            await machine.ask(mode, "off")
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"reason": "a\nb"}, "maintenance: reason = .*must be 1 to 200 printable characters"),
+        ({"reason": "x" * 201}, "must be 1 to 200 printable characters"),
+        ({"for_s": 0.5}, "for = 0.5 s: allowed: 1 to 2592000 s"),
+        ({"for_s": 2592001.0}, "allowed: 1 to 2592000 s"),
+        ({"for_s": float("nan")}, "allowed: 1 to 2592000 s"),
+    ],
+)
+def test_bad_input_changes_nothing(how: dict[str, Any], why: str, machine: Machine) -> None:
+    async def scenario() -> None:
+        mode = machine.mode()
+        with pytest.raises(ControlError, match=why):
+            await machine.ask(mode, "on", **how)
+        assert (mode.on, machine.log) == (False, [])
+
+    play(scenario)
+
+
+def test_a_disk_that_takes_nothing_changes_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        with monkeypatch.context() as disk:
+            disk.setattr("os.fsync", full)
+            with pytest.raises(ControlError, match="No space left on device; nothing was changed"):
+                await machine.ask(mode, "on")
+        assert (mode.on, machine.log) == (False, [])
+        await machine.ask(mode, "on")
+        machine.log.clear()
+        with monkeypatch.context() as disk:
+            disk.setattr("os.fsync", full)
+            with pytest.raises(ControlError, match="nothing was changed"):
+                await machine.ask(mode, "off")
+        assert (mode.on, machine.log) == (True, [])
+
+    play(scenario)
+
+
+def test_it_survives_a_restart_and_ends_by_itself_after_its_time(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        await machine.ask(machine.mode(), "on", reason="kernel update", for_s=7200.0)
+        machine.log.clear()
+        machine.now += 3600
+        again = machine.mode()
+        again.read()
+        again.begin()
+        assert (again.on, again.demotion, machine.log) == (True, 240, [])
+        assert "in maintenance since" in caplog.text
+        assert "as before the start" in caplog.text
+        machine.now += 3601
+        last = machine.mode()
+        last.read()
+        last.begin()
+        await asyncio.sleep(0)
+        await machine.settled(last)
+        assert not last.on
+        assert set(machine.slots("demote")) == machine.every
+        after = machine.mode()
+        after.read()
+        assert not after.on
+
+    play(scenario)
+
+
+def test_until_stop_is_not_written_down(machine: Machine) -> None:
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on", until_stop=True)
+        assert mode.state is not None
+        assert mode.state.until_stop
+        after = machine.mode()
+        after.read()
+        assert not after.on
+        await machine.ask(mode, "off")
+        assert not mode.on
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"since": "x"}', '{"reason": "x"}'])
+def test_a_file_that_is_not_usable_keeps_the_host_out(
+    content: str, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert machine.path is not None
+    machine.path.write_text(content)
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        mode.read()
+        assert (mode.on, mode.demotion, mode.withheld) == (True, 240, False)
+        assert f"in maintenance: {machine.path} is not usable" in caplog.text
+        await machine.ask(mode, "off")
+        assert not mode.on
+
+    play(scenario)
+
+
+def test_a_plan_counts_and_changes_nothing(machine: Machine) -> None:
+    machine.hosts.states[0] = BACKUP
+    machine.heard = {3}
+
+    async def scenario() -> None:
+        answer = await machine.ask(machine.mode(), "plan")
+        assert answer.plan == [
+            PlannedUnit("eth0", "", 2, 0, "eth0/2"),
+            PlannedUnit("eth1", "", 3, 1, "eth1/1"),
+        ]
+        assert (machine.log, answer.state, answer.progress) == ([], None, None)
+
+    play(scenario)
+
+
+# -- crashes
+
+
+class Disk:
+    """Makes each step of a write a crash point of a machine."""
+
+    def __init__(self, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.syncs_left = 0
+        for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
+            monkeypatch.setattr(owner, name, self.before(machine, getattr(owner, name), name))
+
+    def before(self, machine: Machine, step: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def crashing(*arguments: Any, **how: Any) -> Any:
+            machine.point()
+            done = step(*arguments, **how)
+            machine.point()  # done, and nothing after it
+            self.syncs_left -= name == "fsync"
+            return done
+
+        return crashing
+
+
+def crashed(machine: Machine, mode: MaintenanceMode, action: Any, **how: Any) -> bool:
+    """Whether the request, or what follows from it, came to the crash point."""
+
+    machine.tasks.clear()
+
+    async def until() -> None:
+        await machine.ask(mode, action, **how)
+
+    try:
+        asyncio.run(until())
+    except Crash:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_crash_anywhere_on_the_way_there_leaves_maintenance_or_nothing(
+    force: bool, tmp_path: Path, worker: ThreadPoolExecutor
+) -> None:
+    ended = on = off = 0
+    while not ended:
+        machine = Machine(tmp_path / f"{on + off}" / "maintenance.json", worker, each=2)
+        machine.adopts = {0, 1, 2}
+        machine.crash_at = on + off + 1
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            disk = Disk(machine, monkeypatch)
+            disk.syncs_left = 2  # the file, its directory
+            ended = not crashed(machine, machine.mode(), "on", reason="why", force=force)
+        after = machine.mode()
+        after.read()
+        assert not machine.log or disk.syncs_left == 0, "ordered before the disk had it"
+        assert not machine.log or after.on
+        on, off = on + after.on, off + (not after.on)
+        assert after.demotion == (240 if after.on else 0)
+        assert after.withheld == (after.on and force)
+        if after.on:
+            assert after.state is not None
+            assert (after.state.reason, after.state.force) == ("why", force)
+            machine.crash_at = 0
+            assert not crashed(machine, after, "off")
+            assert not after.on
+    assert off == 3, "before the file was replaced"
+    assert on >= 8
+
+
+def test_a_crash_anywhere_on_the_way_back_leaves_maintenance_or_nothing(
+    tmp_path: Path, worker: ThreadPoolExecutor
+) -> None:
+    ended = on = off = 0
+    while not ended:
+        machine = Machine(tmp_path / f"{on + off}" / "maintenance.json", worker, each=2)
+        mode = machine.mode()
+        assert not crashed(machine, mode, "on")
+        machine.log.clear()
+        machine.points, machine.crash_at = 0, on + off + 1
+        mode = machine.mode()
+        mode.read()
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            disk = Disk(machine, monkeypatch)
+            disk.syncs_left = 1  # the directory
+            ended = not crashed(machine, mode, "off")
+        after = machine.mode()
+        after.read()
+        assert not machine.log or disk.syncs_left == 0, "lifted before the disk had it"
+        assert not (machine.log and after.on)
+        on, off = on + after.on, off + (not after.on)
+    assert on >= 1, "before the file was removed"
+    assert off >= 5
