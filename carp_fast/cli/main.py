@@ -27,6 +27,7 @@ from carp_fast.cli.dump import dump
 from carp_fast.cli.explain import explain
 from carp_fast.cli.flood import flood
 from carp_fast.cli.hand_over import preempt, yields
+from carp_fast.cli.maintenance import maintenance
 from carp_fast.cli.replay import record, replay
 from carp_fast.cli.sink import sink
 from carp_fast.cli.tables import columns
@@ -111,6 +112,7 @@ main.add_command(demote)
 main.add_command(undemote)
 main.add_command(yields)
 main.add_command(preempt)
+main.add_command(maintenance)
 main.add_command(dump)
 main.add_command(explain)
 main.add_command(record)
@@ -215,6 +217,8 @@ def _print_status(document: Status, problems: bool) -> None:
         f"(carp-fast {daemon.version}, pid {daemon.pid}, "
         f"running for {_age(daemon.started_at, now)})"
     )
+    if daemon.maintenance_state is not None:
+        print_prose(explain_text.in_maintenance(daemon.maintenance_state))
     kinds = Counter(kind for host in hosts for kind in explain_text.problem_kinds(host))
     if kinds:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())

@@ -85,7 +85,7 @@ class FakeDaemon:
             "undemote": Handler(dict, self.demote),
             **{
                 command: Handler(dict, partial(self.given, command))
-                for command in ("yield", "preempt")
+                for command in ("yield", "preempt", "maintenance")
             },
         }
         self.server = ControlServer(path, handlers)

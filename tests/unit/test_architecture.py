@@ -88,6 +88,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli.explain",
         "cli.flood",
         "cli.hand_over",
+        "cli.maintenance",
         "cli.masters",
         "cli.replay",
     }
