@@ -63,6 +63,7 @@ class Helper(enum.IntEnum):
     SKB_LOAD_BYTES = 26
     SKB_CHANGE_TAIL = 38
     SKB_PULL_DATA = 39
+    SET_HASH = 48
     REDIRECT_MAP = 51
     XDP_ADJUST_TAIL = 65
     SKB_LOAD_BYTES_RELATIVE = 68

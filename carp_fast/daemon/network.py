@@ -109,7 +109,7 @@ class Network:
                 self._inform(number, before, had, renamed=True)
                 task = asyncio.get_running_loop().create_task(self._after_leaving(number))
                 self._leaving[number] = task
-        if before is not None and tcx_unfit(before) != tcx_unfit(interface):
+        if before is not None and above(before) != above(interface):
             self._filter_soon()
         if moved:
             self._in_use.on_ifindex(number, interface.ifindex)
@@ -302,9 +302,10 @@ class Network:
             numbers = [self._hosts.number(name) for name in used]
             groups = {group for number in numbers for group in self._hosts.groups(number)}
             peers = {peer for number in numbers for peer in self._hosts.peers(number)}
-            reasons = (tcx_unfit(each) for each in self.now.values() if each.ifindex)
-            unfit = next((reason for reason in reasons if reason is not None), None)
-            self._lanes.use(list(used.values()), groups, peers, unfit)
+            present = [each for each in self.now.values() if each.ifindex]
+            unfit = next(filter(None, map(tcx_unfit, present)), None)
+            shared = {each.ifindex: why for each in present if (why := shared_with(each))}
+            self._lanes.use(list(used.values()), groups, peers, unfit, shared)
 
     def _leave(self, interface: Interface) -> None:
         """Leaves an interface that was renamed or is gone; one with a used name was reported
@@ -328,12 +329,21 @@ class Network:
 
 
 def tcx_unfit(interface: Interface) -> str | None:
-    """Why a program at its ingress would keep frames from others; None if it would not."""
+    """Why raw sockets would hear nothing on it of what tcx leaves to them; None if they would."""
     if interface.master:
         return f"{interface.name} is a port of {name_of(interface.master) or 'another device'}"
+    return None
+
+
+def shared_with(interface: Interface) -> str | None:
+    """Whom a program at its ingress would keep frames from; None: nobody."""
     if interface.uppers:
         return f"{interface.name} has upper devices: {', '.join(interface.uppers)}"
     return None
+
+
+def above(interface: Interface) -> tuple[str | None, str | None]:
+    return tcx_unfit(interface), shared_with(interface)
 
 
 def is_elsewhere(before: Interface | None, now: Interface) -> bool:

@@ -40,16 +40,17 @@ INSTRUCTIONS_MAX = 4096  # the kernel's limit for one program
 LD_W_ABS, LD_H_ABS, LD_B_ABS, LD_B_IND, LD_IMM = 0x20, 0x28, 0x30, 0x50, 0x00
 # Loads into X: k; four times the low half of the byte at k (an IPv4 header's length); A.
 LDX_IMM, LDX_IP_LENGTH, TAX = 0x01, 0xB1, 0x07
-# A = A & k, A * k, A ^ X.
-AND, MUL, XOR_X = 0x54, 0x24, 0xAC
-# Jumps: unconditional; if A = k, A >= k, A & k.
-JA, JEQ, JGE, JSET = 0x05, 0x15, 0x35, 0x45
+# A = A & k, A * k, A ^ k, A ^ X.
+AND, MUL, XOR, XOR_X = 0x54, 0x24, 0xA4, 0xAC
+# Jumps: unconditional; if A = k, A >= k, A & k, A = X.
+JA, JEQ, JGE, JSET, JEQ_X = 0x05, 0x15, 0x35, 0x45, 0x1D
 RET = 0x06  # accepts k bytes of the frame
 
 # Offsets beyond the frame, at which loads return what the kernel knows about it.
 SKF_AD_OFF, SKF_NET_OFF = 0xFFFFF000, 0xFFF00000  # SKF_NET_OFF: relative to the IP header
 SKF_AD_PROTOCOL, SKF_AD_PKTTYPE, SKF_AD_IFINDEX = SKF_AD_OFF, SKF_AD_OFF + 4, SKF_AD_OFF + 8
 SKF_AD_NLATTR = SKF_AD_OFF + 12  # offset of the first netlink attribute of type X from A on, or 0
+SKF_AD_RXHASH = SKF_AD_OFF + 32
 SKF_AD_VLAN_TAG, SKF_AD_VLAN_TAG_PRESENT = SKF_AD_OFF + 44, SKF_AD_OFF + 48
 
 VLAN_ID = 0xFFF  # the bits of a tag that number its VLAN; the others are a priority

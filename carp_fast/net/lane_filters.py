@@ -14,6 +14,7 @@ from carp_fast.net.filters import (
     EXTENSION_NEXT,
     JA,
     JEQ,
+    JEQ_X,
     JGE,
     JSET,
     LD_B_ABS,
@@ -29,8 +30,10 @@ from carp_fast.net.filters import (
     SKF_AD_IFINDEX,
     SKF_AD_PKTTYPE,
     SKF_AD_PROTOCOL,
+    SKF_AD_RXHASH,
     SKF_NET_OFF,
     TAX,
+    XOR,
     XOR_X,
     Instruction,
     extension_tests,
@@ -74,6 +77,7 @@ class Known:
         self.groups: set[bytes] = set()
         self.peers: set[bytes] = set()
         self.sources: dict[int, set[bytes]] = {}  # by ifindex
+        self.mark: int | None = None  # the hash, but for the ifindex, of frames that tcx has taken
 
 
 def _low(address: bytes) -> int:
@@ -256,6 +260,15 @@ def raw_program(known: Known, kind: str, lane: str) -> list[Instruction]:
     program: list[Instruction] = []
     if len(known.ifindexes) <= RAW_INTERFACES_MAX:
         program = [(LD_W_ABS, 0, 0, SKF_AD_IFINDEX), *_among(sorted(known.ifindexes), 0)]
+    if known.mark is not None:
+        program += [
+            (LD_W_ABS, 0, 0, SKF_AD_IFINDEX),
+            (XOR, 0, 0, known.mark),
+            (TAX, 0, 0, 0),
+            (LD_W_ABS, 0, 0, SKF_AD_RXHASH),
+            (JEQ_X, 0, 1, 0),
+            DROP,
+        ]
     genuine, common, stray = (0xFFFF if lane == each else 0 for each in LANE_WORDS)
     if kind == "raw4":
         return [*program, *lane_of_ipv4(known, genuine, common, stray)]

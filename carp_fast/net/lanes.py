@@ -20,7 +20,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from carp_fast.closing import Closing
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
@@ -54,6 +54,8 @@ MEMORY_SHARE = 16
 SOURCES_AN_INTERFACE = 64
 FORGET_AFTER_S = 600.0  # minimum time between two restarts of a full list
 SORT_DELAY_S = 0.02  # sources learned within this time share one change of the program
+
+NOT_SHARED: Mapping[int, str] = {}
 
 FANOUT_CBPF, FANOUT_UNIQUE, FANOUT_IGNORE_OUTGOING = 6, 0x2000, 0x4000  # the last: kernel 6.2
 
@@ -203,6 +205,8 @@ class Lanes:
         self._on_settled = on_settled
         self._on_fallen_back = on_fallen_back
         self._known = Known()
+        self._known.mark = opened.tcx.mark if opened.tcx is not None else None
+        self._shared: dict[int, str] = {}
         self._full = False
         self._learned = 0  # in total, including sources that were known already
         self._forgotten_at: dict[int | None, float] = {}  # by ifindex; None: all interfaces
@@ -223,12 +227,14 @@ class Lanes:
         groups: Iterable[bytes],
         peers: Iterable[bytes],
         unfit: str | None = None,
+        shared: Mapping[int, str] = NOT_SHARED,
     ) -> None:
         """Receives on these interfaces, for these groups and from these unicast peers.
 
         Groups and peers have 4 or 16 bytes. `unfit`: why the tcx path must not be used on one of
-        the interfaces.
+        the interfaces; `shared`: why others want what it takes on an interface, by ifindex.
         """
+        self._share(shared)
         self._attach_tcx(ifindexes, unfit)
         known, gone = self._known, set(self._known.sources).difference(ifindexes)
         known.ifindexes = ifindexes
@@ -251,6 +257,20 @@ class Lanes:
                 RAW_INTERFACES_MAX,
             )
         self._sort()
+
+    def _share(self, shared: Mapping[int, str]) -> None:
+        """Lets advertisements pass on the tcx path where others want them, too, and logs it."""
+        tcx, before = self._opened.tcx, self._shared
+        if tcx is None or shared == before:
+            return
+        tcx.share(shared)
+        self._shared = dict(shared)
+        for ifindex, why in shared.items():
+            if before.get(ifindex) != why:
+                logger.info("tcx copies advertisements, and takes them from nobody: %s", why)
+        for ifindex, why in before.items():
+            if ifindex not in shared:
+                logger.info("tcx takes advertisements again, it no longer applies: %s", why)
 
     def _attach_tcx(self, ifindexes: list[int], unfit: str | None) -> None:
         """Puts the program at the ingress of these interfaces alone, or falls back for good."""
@@ -375,10 +395,11 @@ class Lanes:
 
     def _without_sources(self) -> Known:
         known = Known()
-        known.ifindexes, known.groups, known.peers = (
+        known.ifindexes, known.groups, known.peers, known.mark = (
             self._known.ifindexes,
             self._known.groups,
             self._known.peers,
+            self._known.mark,
         )
         return known
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Sequence
 
 from carp_fast.bpf import programs
 from carp_fast.bpf.assembly import (
@@ -89,6 +90,7 @@ MEMORY_SHARE = 16
 # The stack: the key of a map.
 _KEY = -STACK_USED - 8
 _FORCE_WAKEUP = 2  # BPF_RB_FORCE_WAKEUP
+LEAVING: tuple[Line, ...] = (move(R0, 0), leave())
 
 
 Memory = tuple[int, ...]
@@ -144,18 +146,18 @@ def keeping(
     most: int,
     waker: Waker | None = None,
     *,
-    taken: int = 0,
+    leaving: Sequence[Line] = LEAVING,
     prefix: str = "",
 ) -> list[Line]:
     """The end of a program: puts a frame into a ring. R6 = the context, R7 = the interface.
 
-    The stack below STACK_USED is lost. Returns `taken`, or 1 to wake the reader without a waker.
-    `prefix`: of its labels, of which "drop" must exist.
+    8 bytes of the stack below STACK_USED are lost. It ends with `leaving`; without a waker it
+    returns 1 to wake the reader. `prefix`: of its labels, of which "drop" must exist.
     """
     return [
-        *_reservation(control, slots, most, taken, prefix),
+        *_reservation(control, slots, most, leaving, prefix),
         *_copy(prefix),
-        *(_waking(prefix) if waker is None else _waking_by(waker, taken, prefix)),
+        *(_waking(prefix) if waker is None else _waking_by(waker, leaving, prefix)),
     ]
 
 
@@ -171,7 +173,9 @@ def _lookup(of: Array, index: Register) -> list[Line]:
     ]
 
 
-def _reservation(control: Array, slots: Array, most: int, taken: int, prefix: str) -> list[Line]:
+def _reservation(
+    control: Array, slots: Array, most: int, leaving: Sequence[Line], prefix: str
+) -> list[Line]:
     """R7 = the control, R8 = the number of a slot that is this frame's alone, R9 = the slot.
 
     R7 was the interface, which the slot gets.
@@ -185,8 +189,7 @@ def _reservation(control: Array, slots: Array, most: int, taken: int, prefix: st
         jump_if(R8, "<", most, f"{prefix}free"),
         move(R1, 1),
         atomic(R7, FULL_AT, "+=", R1),
-        move(R0, taken),
-        leave(),
+        *leaving,
         label(f"{prefix}free"),
         move(R8, 1),
         atomic(R7, HEAD_AT, "+=", R8, fetch=True),
@@ -245,7 +248,7 @@ def _waking(prefix: str) -> list[Line]:
     ]
 
 
-def _waking_by(waker: Waker, taken: int, prefix: str) -> list[Line]:
+def _waking_by(waker: Waker, leaving: Sequence[Line], prefix: str) -> list[Line]:
     """Wakes the reader if it watches."""
     return [
         *_watching(prefix),
@@ -258,8 +261,7 @@ def _waking_by(waker: Waker, taken: int, prefix: str) -> list[Line]:
         move(R4, _FORCE_WAKEUP),
         call(Helper.RINGBUF_OUTPUT),
         label(f"{prefix}leave"),
-        move(R0, taken),
-        leave(),
+        *leaving,
     ]
 
 

@@ -6,6 +6,9 @@ anything. All else passes, unchanged: VRRP, frames of other virtual hosts, and w
 options, extension headers, fragments, a VLAN, another TTL or length. Raw sockets hear what of it is
 of protocol 112. Sources that were genuine have the genuine ring.
 
+On an interface that devices above it share, what is ours passes, too, for their sake. The program
+writes a number into its hash, by which the filters of our raw sockets know that we have it already.
+
 A link holds the program at an interface until its file descriptor is closed, by the end of the
 process at the latest: nothing is left, however that ends. Linux 6.6 has it; that is found by
 trying. Must not know the engine, or virtual hosts beyond what the pump tells (ring_filter.py).
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import struct
 from collections.abc import Iterable, Mapping
@@ -35,11 +39,14 @@ from carp_fast.bpf.assembly import (
     R9,
     R10,
     WORD,
+    Helper,
     Line,
     Size,
     add,
     big_endian,
+    bit_and,
     bit_xor,
+    call,
     jump,
     jump_if,
     label,
@@ -50,6 +57,7 @@ from carp_fast.bpf.assembly import (
     multiply,
     shift_left,
     shift_right,
+    store,
 )
 from carp_fast.bpf.maps import Array
 from carp_fast.bpf.programs import Attach, Kind
@@ -65,6 +73,7 @@ from carp_fast.net.ring_filter import (
     HEARD_GROUPS4_AT,
     HEARD_GROUPS6_AT,
     HOP_LIMIT,
+    IFINDEX_PLACES,
     IPV4_BYTES,
     IPV6_BYTES,
     SKB_DATA,
@@ -75,6 +84,7 @@ from carp_fast.net.ring_filter import (
     STACK_CARP,
     STACK_IPV4,
     STACK_IPV6,
+    STACK_USED,
     has_vhid,
     interface_of,
     load_bytes,
@@ -95,20 +105,26 @@ BUCKET, BUCKETS_SHIFT = 8, 20
 BUCKETS = 1 << 32 - BUCKETS_SHIFT
 SOURCES_BYTES = 4 * BUCKET * BUCKETS
 
+OUTCOME = -STACK_USED - 16  # on the stack, with room for what keeping() uses
+
 
 class TcxError(RingError):
     """Raised when no program can be put at the ingress of interfaces: the reason, in a line."""
 
 
-def tcx_program(rings: Rings, sources: Array, most: Mapping[str, int]) -> list[Line]:
+def tcx_program(
+    rings: Rings, sources: Array, shared: Array, most: Mapping[str, int], mark: int
+) -> list[Line]:
     """The program: TCX_DROP for a frame that it put into the ring "genuine" or "common", or that
-    found it full: `most` is how many it takes in, by lane.
+    found it full: `most` is how many it takes in, by lane. TCX_NEXT for it on an interface that is
+    `shared`, a byte by ifindex modulo IFINDEX_PLACES; its hash is `mark` XOR ifindex then.
     """
     return [
         *_protocol_112(),
         *_ipv4(rings.known),
         *_ipv6(rings.known),
         *_ours(),
+        *_outcome(shared, mark),
         *_lane(rings, sources, most),
     ]
 
@@ -235,6 +251,25 @@ def _ours() -> list[Line]:
     ]
 
 
+def _outcome(shared: Array, mark: int) -> list[Line]:
+    """Keeps what the program will return for this frame."""
+    return [
+        store(R10, OUTCOME, TCX_DROP, DOUBLE),
+        move(R0, R7),
+        bit_and(R0, IFINDEX_PLACES - 1),
+        load_map_value(R1, shared),
+        add(R1, R0),
+        load(R0, R1, 0, BYTE),
+        jump_if(R0, "==", 0, "alone"),
+        store(R10, OUTCOME, TCX_NEXT, DOUBLE),
+        move(R1, R6),
+        move(R2, R7),
+        bit_xor(R2, mark, 32),
+        call(Helper.SET_HASH),
+        label("alone"),
+    ]
+
+
 def _lane(rings: Rings, sources: Array, most: Mapping[str, int]) -> list[Line]:
     """Puts the frame into the ring for its source, of which R9 has the folded address."""
     return [
@@ -264,23 +299,27 @@ def _lane(rings: Rings, sources: Array, most: Mapping[str, int]) -> list[Line]:
 def _into(rings: Rings, lane: str, most: Mapping[str, int]) -> list[Line]:
     control, slots, _ = rings.maps(lane)
     waker = rings.wakers[lane]
-    return keeping(control, slots, most[lane], waker, taken=TCX_DROP, prefix=f"{lane}_")
+    leaving = (load(R0, R10, OUTCOME, DOUBLE), leave())
+    return keeping(control, slots, most[lane], waker, leaving=leaving, prefix=f"{lane}_")
 
 
 class Tcx(Closing):
     """The program at the ingress of the interfaces that attach() names.
 
-    `rings`: with wakers, of the lanes "genuine" and "common". Raises TcxError where the kernel
-    takes no such program.
+    `rings`: with wakers, of the lanes "genuine" and "common". `mark`: see tcx_program(), another in
+    each process. Raises TcxError where the kernel takes no such program.
     """
 
     def __init__(self, rings: Rings) -> None:
         self._links: dict[int, int] = {}  # file descriptors, by ifindex
         self._filled: set[int] = set()  # buckets of sources
+        self._shared_places: set[int] = set()
+        self.mark = secrets.randbits(32)
         with contextlib.ExitStack() as opened, programs.refused_as(TcxError):
             self.sources = opened.enter_context(Array(1, SOURCES_BYTES, NAME))
+            self.shared = opened.enter_context(Array(1, IFINDEX_PLACES, NAME))
             most = {lane: may_reserve(rings.maps(lane)[1].entries) for lane in RINGS}
-            program = tcx_program(rings, self.sources, most)
+            program = tcx_program(rings, self.sources, self.shared, most, self.mark)
             self.program = opened.enter_context(programs.load(Kind.SCHED_CLS, program, NAME))
             os.close(self.program.attach(LOOPBACK, Attach.TCX_INGRESS))
             self._opened = opened.pop_all()
@@ -300,6 +339,13 @@ class Tcx(Closing):
         """Lets the advertisements of an interface pass; it may not exist any more."""
         if (fd := self._links.pop(ifindex, None)) is not None:
             os.close(fd)
+
+    def share(self, ifindexes: Iterable[int]) -> None:
+        """Lets the advertisements of these interfaces pass, too, and those of no others."""
+        places = {ifindex % IFINDEX_PLACES for ifindex in ifindexes}
+        for place in self._shared_places | places:
+            self.shared.memory[place] = place in places
+        self._shared_places = places
 
     def know(self, sources: Iterable[tuple[int, bytes]]) -> bool:
         """Sets which sources have the ring "genuine": (ifindex, 4 or 16 bytes) each.

@@ -61,6 +61,10 @@ def heard(daemon: RunningDaemon) -> int:
     return min(daemon.counters("s1", vhid)["advertisements_heard"] for vhid in (1, HOSTS))
 
 
+def advertisements_heard(daemon: RunningDaemon) -> int:
+    return int(daemon.interface("s1")["counters"]["advertisements_heard"])
+
+
 def waiting(sock: socket.socket) -> list[bytes]:
     """What a socket has received."""
     sock.setblocking(False)
@@ -119,20 +123,64 @@ def test_nothing_is_left_of_a_daemon_that_was_killed(
     wait_for(lambda: not made & every_object(), STATE_S, "links, programs and maps are gone")
 
 
-@pytest.mark.parametrize(
-    ("upper", "why"),
-    [
-        ("ip link add m1 link s1 type macvlan mode bridge", "s1 has upper devices: m1"),
-        ("ip link set s1 master br9", "s1 is a port of br9"),
-    ],
-)
-def test_a_device_that_appears_above_the_interface_gets_its_frames_again(
-    lab_factory: Callable[..., Lab], tmp_path: Path, upper: str, why: str
+def tap(host: Host, interface: str, protocol: int = 0x0800) -> socket.socket:
+    """What arrives at an interface, behind the program there if not of all protocols (3)."""
+    with host.inside():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
+        sock.setsockopt(263, 23, 1)  # PACKET_IGNORE_OUTGOING
+        sock.bind((interface, protocol))
+    return sock
+
+
+def advertisements(sock: socket.socket) -> int:
+    return sum(frame[23:24] == b"\x70" for frame in waiting(sock))
+
+
+@pytest.mark.parametrize("from_the_start", [False, True])
+def test_devices_above_the_interface_get_its_advertisements_and_we_hear_each_once(
+    lab_factory: Callable[..., Lab], tmp_path: Path, from_the_start: bool
+) -> None:
+    a, b = lab_factory(hosts=("a", "b"), segments=1).hosts
+    start(a, tmp_path).wait_state("MASTER", STATE_S)
+    above = ["ip", "link", "add", "m1", "link", "s1", "type", "macvlan", "mode", "bridge"]
+    if from_the_start:
+        b.run(above)
+    backup = start(b, tmp_path, advskew=100)
+    wait_for(lambda: heard(backup) >= 2, STATE_S, "two advertisements")
+    if not from_the_start:
+        b.run(above)
+    b.run(["ip", "link", "set", "m1", "up", "allmulticast", "on"])
+    wait_for(lambda: backup.log_lines("copies advertisements"), STATE_S, "they are shared")
+    (line,) = backup.log_lines("copies advertisements")
+    assert line.endswith("s1 has upper devices: m1")
+    with tap(b, "m1") as upper:
+        wait_for(lambda: advertisements(upper) >= 1, STATE_S, "the macvlan hears")
+    with tap(b, "s1") as passed, tap(b, "s1", 3) as arrived:
+        before, all_before = heard(backup), advertisements_heard(backup)
+        wait_for(lambda: heard(backup) >= before + 3, STATE_S, "the master is heard on")
+        all_heard = advertisements_heard(backup) - all_before
+        assert advertisements(passed) >= 2 * HOSTS, "the network stack has them as well"
+        assert 2 * HOSTS < all_heard <= advertisements(arrived), "each is heard once"
+    b.run(["ip", "link", "del", "m1"])
+    wait_for(lambda: backup.log_lines("takes advertisements again"), STATE_S, "it is alone again")
+    with tap(b, "s1") as passed:
+        before = heard(backup)
+        wait_for(lambda: heard(backup) >= before + 3, STATE_S, "the master is heard on")
+        assert advertisements(passed) == 0
+    assert fallen_back(backup) == ("tcx", 0)
+    assert set(backup.states().values()) == {"BACKUP"}
+    counters = backup.interface("s1")["counters"]
+    assert [counters[word] for word in ("replay", "bad_auth", "bad_checksum", "loop")] == [0] * 4
+
+
+def test_an_interface_that_becomes_a_port_is_heard_by_the_ring_path(
+    lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     (_, b), _, backup = pair(lab_factory, tmp_path)
     b.run(["ip", "link", "add", "br9", "type", "bridge"])
     assert fallen_back(backup) == ("tcx", 0)
-    b.run(upper.split())
+    b.run(["ip", "link", "set", "s1", "master", "br9"])
+    why = "s1 is a port of br9"
     wait_for(lambda: fallen_back(backup) == ("ring", 1), STATE_S, "the ring path")
     assert links_of(backup) == set()
     (line,) = backup.log_lines("from now on")
@@ -144,11 +192,12 @@ def test_a_device_that_appears_above_the_interface_gets_its_frames_again(
     assert backup.interface("s1")["counters"]["bad_auth"] == 0
 
 
-def test_the_ring_path_is_used_where_the_interface_has_an_upper_device_from_the_start(
+def test_the_ring_path_is_used_where_the_interface_is_a_port_from_the_start(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     a, b = lab_factory(hosts=("a", "b"), segments=1).hosts
-    b.run(["ip", "link", "add", "m1", "link", "s1", "type", "macvlan", "mode", "bridge"])
+    b.run(["ip", "link", "add", "br9", "type", "bridge"])
+    b.run(["ip", "link", "set", "s1", "master", "br9"])
     start(a, tmp_path).wait_state("MASTER", STATE_S)
     backup = start(b, tmp_path, advskew=100)
     wait_for(lambda: heard(backup) >= 2, STATE_S, "two advertisements")

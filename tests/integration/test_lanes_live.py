@@ -144,7 +144,9 @@ class Stage:
         rings, tcx = self.sockets.rings, self.sockets.tcx
         if rings is not None and tcx is not None:
             most = {each: 20 if each == lane else 1 << 10 for each in RINGS}
-            with load(Kind.SCHED_CLS, tcx_program(rings, tcx.sources, most)) as narrower:
+            with load(
+                Kind.SCHED_CLS, tcx_program(rings, tcx.sources, tcx.shared, most, tcx.mark)
+            ) as narrower:
                 tcx.detach(self.ifindex)
                 fd = self.inside(lambda: narrower.attach(self.ifindex, Attach.TCX_INGRESS))
                 self.opened.callback(os.close, fd)

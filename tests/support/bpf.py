@@ -9,6 +9,7 @@ from carp_fast.net.filters import (
     AND,
     JA,
     JEQ,
+    JEQ_X,
     JGE,
     JSET,
     LD_B_ABS,
@@ -22,10 +23,12 @@ from carp_fast.net.filters import (
     SKF_AD_OFF,
     SKF_AD_PKTTYPE,
     SKF_AD_PROTOCOL,
+    SKF_AD_RXHASH,
     SKF_AD_VLAN_TAG,
     SKF_AD_VLAN_TAG_PRESENT,
     SKF_NET_OFF,
     TAX,
+    XOR,
     XOR_X,
     Instruction,
 )
@@ -44,6 +47,7 @@ def run(
     protocol: int = 0x0800,
     kind: int = 0,
     drawn: int = 0,
+    rxhash: int = 0,
     header: bytes = b"",
 ) -> tuple[int, int]:
     """A classic BPF machine, as far as our filters go: (bytes accepted, instructions run).
@@ -68,6 +72,10 @@ def run(
             a &= k
         elif code == MUL:
             a = a * k & 0xFFFFFFFF
+        elif code == JEQ_X:
+            at += if_true if a == x else if_false
+        elif code == XOR:
+            a ^= k
         elif code == XOR_X:
             a ^= x
         elif code == TAX:
@@ -75,6 +83,7 @@ def run(
         else:
             special = {
                 SKF_AD_IFINDEX: ifindex,
+                SKF_AD_RXHASH: rxhash,
                 SKF_AD_VLAN_TAG: tag,
                 SKF_AD_VLAN_TAG_PRESENT: int(tagged),
             }

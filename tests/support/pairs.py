@@ -17,7 +17,7 @@ from pathlib import Path
 from carp_fast.closing import Closing
 from carp_fast.lab.lab import Host, LabTimeout, Process, interface_name, virtual_address, wait_for
 from carp_fast.lab.observer import Heard, Key, Observer
-from carp_fast.net.kernel import ETH_P_IP, PROTOCOL_CARP
+from carp_fast.net.kernel import ETH_P_ALL, ETH_P_IP, PROTOCOL_CARP
 from tests.support.daemons import PASSPHRASE
 
 PROTOCOL_VRRP = PROTOCOL_CARP
@@ -177,14 +177,15 @@ def membership(host: Host, segments: Iterable[int]) -> Iterator[None]:
 class Wire(Closing):
     """A packet socket on one interface of a host: sends any frame, hears protocol 112.
 
-    A context manager.  It hears what arrives from the moment it was made.
+    A context manager.  It hears what arrives from the moment it was made, also what a program at
+    the ingress takes, as the kernel gives that to packet sockets for all protocols alone.
     """
 
     def __init__(self, host: Host, segment: int):
         interface = interface_name(segment)
         with host.inside():
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
-        self._socket.bind((interface, ETH_P_IP))
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        self._socket.bind((interface, ETH_P_ALL))
         self.mac: bytes = self._socket.getsockname()[4]
 
     def close(self) -> None:
@@ -202,6 +203,10 @@ class Wire(Closing):
                 frame, origin = self._socket.recvfrom(2048)
             except TimeoutError:
                 break
-            if origin[2] != socket.PACKET_OUTGOING and frame[23] == PROTOCOL_CARP:
+            if (
+                origin[2] != socket.PACKET_OUTGOING
+                and origin[1] == ETH_P_IP
+                and frame[23] == PROTOCOL_CARP
+            ):
                 yield frame
         raise AssertionError(f"what was awaited was not heard within {deadline_s:g} s")

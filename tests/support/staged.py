@@ -105,11 +105,16 @@ class Stage:
     joining = None
 
     def use(
-        self, ifindexes: list[int], groups: set[bytes], peers: set[bytes], unfit: str | None
+        self,
+        ifindexes: list[int],
+        groups: set[bytes],
+        peers: set[bytes],
+        unfit: str | None,
+        shared: dict[int, str],
     ) -> None:
         self.filters.append(ifindexes)
         self.heard_of = groups, peers
-        self.unfit = unfit
+        self.unfit, self.shared = unfit, shared
 
     def join(self, name: str, ifindex: int, groups: set[bytes]) -> None:
         self.joined[ifindex] = groups

@@ -228,6 +228,30 @@ def test_fragments_of_ipv6_are_stray_on_a_packet_socket() -> None:
         assert run(packet_filter(None), frame)[0] > 1514
 
 
+def test_what_tcx_has_taken_and_let_pass_is_not_heard_again() -> None:
+    mark = 0x89ABCDEF
+    facts = known(mark=mark)
+    for kind, frame in (("raw4", four()[14:]), ("raw6", six()[54:])):
+        for ifindex, rxhash, heard in (
+            (IFINDEX, mark ^ IFINDEX, False),
+            (IFINDEX, mark, True),
+            (IFINDEX + 1, mark ^ IFINDEX, True),  # taken at another interface, below this one
+            (IFINDEX, 0, True),
+        ):
+            facts.ifindexes = [ifindex]
+            accepted = [
+                run(
+                    raw_program(facts, kind, each),
+                    frame,
+                    ifindex,
+                    header=six()[14:],
+                    rxhash=rxhash,
+                )[0]
+                for each in PLACES
+            ]
+            assert any(accepted) is heard
+
+
 def test_the_filter_of_the_genuine_lane_is_short() -> None:
     # Each advertisement heard runs it, after the program of the group.
     assert run(UNTAGGED, four())[1] <= 6
@@ -282,6 +306,7 @@ def test_every_source_is_found_and_no_other_by_a_search(count: int) -> None:
 def test_the_kernel_takes_the_programs(count: int) -> None:
     # It checks every jump; any socket will do for that, and none of this needs root.
     facts = known(sources={1: {bytes((10, 0, i >> 8, i & 255)) for i in range(count)}})
+    facts.mark = 0xFFFFFFFF
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         attach_filter(sock, fanout_program(facts))
         for kind in ("raw4", "raw6"):

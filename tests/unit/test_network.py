@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from typing import Any
 
+import msgspec
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
@@ -93,6 +95,27 @@ def test_a_family_that_a_reload_brings_is_missed_where_it_has_no_source(
 
     run(scenario)
     assert caplog.messages == ["eth0: no IPv6 address to advertise from"]
+
+
+def test_devices_above_an_interface_share_its_advertisements_and_a_port_ends_tcx(
+    stage: Stage,
+) -> None:
+    async def scenario() -> None:
+        plain = interface(7)
+        changes: list[tuple[dict[str, Any], str | None, dict[int, str]]] = [
+            ({}, None, {}),
+            ({"uppers": ("m1", "m2")}, None, {7: "eth0 has upper devices: m1, m2"}),
+            ({"uppers": ("m2",)}, None, {7: "eth0 has upper devices: m2"}),
+            ({}, None, {}),
+            ({"master": 1 << 30}, "eth0 is a port of another device", {}),
+        ]
+        for change, unfit, shared in changes:
+            stage.network.on_interface(msgspec.structs.replace(plain, **change))
+            await turn()
+            assert (stage.unfit, stage.shared) == (unfit, shared)
+        assert stage.filters == [[7]] * 5
+
+    run(scenario)
 
 
 def test_many_interfaces_at_once_make_one_filter(stage: Stage) -> None:

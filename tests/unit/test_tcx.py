@@ -175,6 +175,25 @@ def test_of_all_vectors_and_drawn_frames_only_what_the_engine_may_accept_is_take
     assert taken > 50
 
 
+@pytest.mark.parametrize("frame", [FOUR, SIX])
+def test_on_an_interface_that_others_share_what_is_taken_passes_too(
+    program: Program, frame: bytes
+) -> None:
+    program.tcx.share([LOOPBACK, 7])
+    assert program.run(frame) == PASSES
+    assert program.read() == {"genuine": [], "common": [frame]}
+    assert not program.takes(advertisement(vhid=VHID + 1))
+    program.tcx.share([7])
+    assert program.takes(frame)
+
+
+def test_what_finds_a_full_ring_on_a_shared_interface_passes(program: Program) -> None:
+    program.tcx.share([LOOPBACK])
+    for _ in range(SLOTS):
+        assert program.run(FOUR) == PASSES
+    assert program.readers["common"].drops() > 0 or program.read()["common"]
+
+
 def test_known_sources_have_the_genuine_ring(program: Program) -> None:
     other = advertisement(source="10.77.0.9")
     sources = [(LOOPBACK, ip("10.77.0.1")), (LOOPBACK, ip("fe80::1")), (2, ip("10.77.0.9"))]
