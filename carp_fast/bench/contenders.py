@@ -175,6 +175,8 @@ VARIANTS = {
         _variant("packet", {"send": "packet", "receive": "packet"}),
         _variant("clones", {"send": "clones", "receive": "packet"}),
         _variant("ring", {"send": "clones", "receive": "ring"}),
+        _variant("tcx", {"send": "clones", "receive": "tcx"}),
+        _variant("raw", {"send": "clones", "receive": "raw"}),
         _variant("route", {}, hold="route"),
     )
 }

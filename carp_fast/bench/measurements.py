@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import msgspec
 
@@ -16,6 +17,7 @@ from carp_fast.bench.usage import Memory, Usage
 
 MIB = 1 << 20
 NONE = "-"
+USUAL_WIRE: Literal["veth"] = "veth"
 
 Identity = tuple[int, int]
 
@@ -99,7 +101,7 @@ class Floor(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """The results of one daemon with one number of virtual hosts."""
+    """The results of one daemon with one number of virtual hosts on one kind of wire."""
 
     daemon: str
     virtual_hosts: int
@@ -113,6 +115,12 @@ class Row(msgspec.Struct, frozen=True):
     machine_busy_percent: float = 0.0
     machine_softirq_percent: float = 0.0
     notes: list[str] = []
+    wire: str = USUAL_WIRE
+
+    @property
+    def title(self) -> str:
+        """The daemon, and the wire if it is not the usual one."""
+        return self.daemon if self.wire == USUAL_WIRE else f"{self.daemon}, {self.wire}"
 
     @property
     def cpu_percent(self) -> float | None:
@@ -281,7 +289,7 @@ PINGS_HEADER = ("DAEMON", "VHIDS", "PINGS", "LOST", "LOST OF ONE", "LONGEST GAP 
 
 def cost_row(row: Row) -> tuple[str, ...]:
     """A row for master + backup, in the order of COST_HEADER."""
-    start = (row.daemon, f"{row.virtual_hosts:,}", str(row.segments))
+    start = (row.title, f"{row.virtual_hosts:,}", str(row.segments))
     if row.master is None or row.backup is None:
         return (*start, *[NONE] * (len(COST_HEADER) - len(start)))
     a, b, floor = row.master, row.backup, row.floor
@@ -302,7 +310,7 @@ def cost_row(row: Row) -> tuple[str, ...]:
 def take_over_row(row: Row) -> tuple[str, ...]:
     """A row in the order of TAKE_OVER_HEADER; spreads as first / median / max."""
     settle = NONE if row.settle_s is None else f"{row.settle_s:.2f}"
-    start = (row.daemon, f"{row.virtual_hosts:,}", settle)
+    start = (row.title, f"{row.virtual_hosts:,}", settle)
     over = row.take_over
     if over is None:
         return (*start, *[NONE] * (len(TAKE_OVER_HEADER) - len(start)))
@@ -371,7 +379,7 @@ def remarks(report: Report) -> list[str]:
     lines += [f"{each.daemon} {each.version}: {each.configured}" for each in report.contenders]
     lines += report.notes
     for row in report.rows:
-        lines += [f"{row.daemon} {row.virtual_hosts:,}: {note}" for note in row.notes]
+        lines += [f"{row.title} {row.virtual_hosts:,}: {note}" for note in row.notes]
     return lines
 
 
@@ -384,7 +392,7 @@ def figure(report: Report) -> str:
     Raises ValueError if there is no point.
     """
     done = sorted((row for row in report.rows if row.master), key=lambda row: row.virtual_hosts)
-    names = list(dict.fromkeys(row.daemon for row in done))
+    names = list(dict.fromkeys(row.title for row in done))
     floors: dict[int, list[float]] = {}
     for row in done:
         if row.floor_percent:
@@ -407,7 +415,7 @@ def figure(report: Report) -> str:
 
 def _line(name: str, rows: Sequence[Row], value: Callable[[Row], float | None]) -> Line:
     """The line of a daemon, without values of 0, which a logarithmic axis cannot show."""
-    found = [(row.virtual_hosts, value(row)) for row in rows if row.daemon == name]
+    found = [(row.virtual_hosts, value(row)) for row in rows if row.title == name]
     return Line(name, [(float(count), figure) for count, figure in found if figure])
 
 

@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
+from itertools import product
+from typing import Protocol, get_args
 
 import msgspec
 from rich.console import Console
@@ -24,7 +25,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from carp_fast import __version__
 from carp_fast.bench import floor, measurements, tax
 from carp_fast.bench.contenders import DAEMONS, MEASURED, Daemon
-from carp_fast.bench.measurements import Contender, Machine, Pings, Report, Row, Side, TakeOver
+from carp_fast.bench.measurements import (
+    USUAL_WIRE,
+    Contender,
+    Machine,
+    Pings,
+    Report,
+    Row,
+    Side,
+    TakeOver,
+)
 from carp_fast.bench.usage import Usage, descendants, machine, memory, processor, usage
 from carp_fast.closing import Closing
 from carp_fast.lab.fleet import VHIDS_PER_SEGMENT, keys_of, spread
@@ -33,6 +43,7 @@ from carp_fast.lab.lab import (
     Lab,
     LabError,
     LabTimeout,
+    Medium,
     Process,
     interface_name,
     virtual_address,
@@ -47,6 +58,7 @@ LAB = "carp-fast-bench"
 INSTANCES = (1, 10, 50, 255, 1_020, 4_080, 16_320, 65_280)
 INSTANCES_QUICK = (1, 50, 255)
 INSTANCES_MAX = 256 * VHIDS_PER_SEGMENT
+WIRES: tuple[Medium, ...] = get_args(Medium)
 WINDOW_S, WINDOW_QUICK_S = 15.0, 4.0
 FLOOR_WINDOW_MAX_S = 15.0
 QUIET_S = 3.0  # settled after this long without a change of address
@@ -131,7 +143,9 @@ class Lines:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured. `daemons` are names of DAEMONS; `force` includes what is skipped."""
+    """What is to be measured. `daemons` are names of DAEMONS, `wires` what rows are measured on;
+    `force` includes what is skipped.
+    """
 
     daemons: Sequence[str] = tuple(MEASURED)
     instances: Sequence[int] = INSTANCES
@@ -139,15 +153,17 @@ class Plan:
     pings: bool = True
     tax: bool = True
     force: bool = False
+    wires: Sequence[Medium] = (USUAL_WIRE,)
 
-    def rows(self) -> Iterator[tuple[Daemon, int]]:
-        """The rows in the order of measurement: all daemons of one size, then those of the next."""
-        for instances in self.instances:
-            for name in self.daemons:
-                most = DAEMONS[name].most
-                fits = self.force or most is None or instances <= most
-                if fits and DAEMONS[name].installed():
-                    yield DAEMONS[name], instances
+    def rows(self) -> Iterator[tuple[Daemon, int, Medium]]:
+        """The rows in the order of measurement: all daemons of one size on one kind of wire, then
+        on the next, then those of the next size.
+        """
+        for instances, wire, name in product(self.instances, self.wires, self.daemons):
+            most = DAEMONS[name].most
+            fits = self.force or most is None or instances <= most
+            if fits and DAEMONS[name].installed():
+                yield DAEMONS[name], instances, wire
 
     def skipped(self) -> Iterator[str]:
         """A line for each daemon of which rows are not measured."""
@@ -172,6 +188,7 @@ def planned(
     instances: str | None = None,
     window_s: float | None = None,
     *,
+    wires: str | None = None,
     quick: bool = False,
     force: bool = False,
 ) -> Plan:
@@ -183,6 +200,10 @@ def planned(
     for name in names:
         if name not in DAEMONS:
             raise ValueError(f"daemon {name!r}: one of {', '.join(DAEMONS)}")
+    chosen = wires.split(",") if wires else [USUAL_WIRE]
+    for name in chosen:
+        if name not in WIRES:
+            raise ValueError(f"wire {name!r}: one of {', '.join(WIRES)}")
     counts: list[int] = list(INSTANCES_QUICK if quick else INSTANCES)
     if instances:
         counts = []
@@ -192,7 +213,8 @@ def planned(
             counts.append(int(word))
     chosen_s = window_s or (WINDOW_QUICK_S if quick else WINDOW_S)
     unique = tuple(dict.fromkeys(names)), tuple(sorted(set(counts)))
-    return Plan(*unique, chosen_s, pings=not quick, tax=not quick, force=force)
+    on = tuple(wire for wire in WIRES if wire in chosen)
+    return Plan(*unique, chosen_s, pings=not quick, tax=not quick, force=force, wires=on)
 
 
 def run_bench(plan: Plan, audience: Audience) -> Report:
@@ -209,9 +231,10 @@ def run_bench(plan: Plan, audience: Audience) -> Report:
     wanted = list(plan.rows())
     audience.begin(len(wanted) + (plan.pings + plan.tax) * len(present))
     try:
-        for daemon, instances in wanted:
-            audience.step(f"{daemon.name} {instances:,}")
-            rows.append(measure_row(daemon, instances, plan.window_s, audience.phase))
+        for daemon, instances, wire in wanted:
+            row = Row(daemon.name, instances, -(-instances // VHIDS_PER_SEGMENT), wire=wire)
+            audience.step(f"{row.title} {instances:,}")
+            rows.append(measure_row(daemon, row, plan.window_s, audience.phase))
         for daemon in present if plan.pings else ():
             audience.step(f"{daemon.name} pings")
             try:
@@ -229,26 +252,27 @@ def run_bench(plan: Plan, audience: Audience) -> Report:
     return Report(__version__, begun_at, stage, contenders, rows, pings, notes, taxes)
 
 
-def measure_row(
-    daemon: Daemon, instances: int, window_s: float, report: Callable[[str], None]
-) -> Row:
-    """Measures one daemon with one number of virtual hosts. A failure is a row with a note."""
-    segments = -(-instances // VHIDS_PER_SEGMENT)
-    counts = spread(instances, segments)
+def measure_row(daemon: Daemon, wanted: Row, window_s: float, report: Callable[[str], None]) -> Row:
+    """Measures what a row without figures names. A failure is a row with a note."""
+    counts = spread(wanted.virtual_hosts, wanted.segments)
+    wire: Medium = wanted.wire  # type: ignore[assignment]
     report("building hosts")
     try:
-        with Lab(LAB, segments=segments) as lab, Pair(lab, daemon, counts) as pair:
-            row = _measure(pair, window_s, report)
+        with (
+            Lab(LAB, segments=wanted.segments, medium=wire) as lab,
+            Pair(lab, daemon, counts) as pair,
+        ):
+            row = _measure(pair, wanted, window_s, report)
             report("measuring the floor")
             rate = max(row.master.frames_per_s if row.master else 0.0, 1.0)
             seconds = min(window_s, FLOOR_WINDOW_MAX_S)
             price = floor.measure(lab["a"], lab["b"], list(counts), rate, seconds)
     except LabError as reason:
-        return Row(daemon.name, instances, segments, notes=[str(reason)])
+        return msgspec.structs.replace(wanted, notes=[str(reason)])
     return msgspec.structs.replace(row, floor=price, notes=pair.notes)
 
 
-def _measure(pair: Pair, window_s: float, report: Callable[[str], None]) -> Row:
+def _measure(pair: Pair, wanted: Row, window_s: float, report: Callable[[str], None]) -> Row:
     """Measures a pair from its start to the death of both: all of a row but its floor."""
     report("starting")
     settle_s = pair.start()
@@ -259,10 +283,8 @@ def _measure(pair: Pair, window_s: float, report: Callable[[str], None]) -> Row:
     report("killing the master")
     over = pair.fail_over()
     pair.kill_all()
-    return Row(
-        pair.daemon.name,
-        len(pair.keys),
-        len(pair.counts),
+    return msgspec.structs.replace(
+        wanted,
         window_s=elapsed_ns / 1e9,
         settle_s=settle_s,
         master=master,

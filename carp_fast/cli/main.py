@@ -447,6 +447,7 @@ def demo(context: click.Context, instances: int, segments: int) -> None:
 @main.command()
 @click.option("--daemon", "daemons", metavar="NAME,...", help="[default: all that are installed]")
 @click.option("--instances", metavar="N,...", help="Virtual hosts, from 1 to 65280.")
+@click.option("--wire", "wires", metavar="KIND,...", help="veth (default), macvlan or bridge.")
 @click.option(
     "--window",
     type=Finite(1, 3600),
@@ -461,6 +462,7 @@ def bench(
     *,
     daemons: str | None,
     instances: str | None,
+    wires: str | None,
     window: float | None,
     as_json: bool,
     plot: Path | None,
@@ -480,7 +482,7 @@ def bench(
     from carp_fast.lab.lab import LabError
 
     try:
-        plan = planned(daemons, instances, window, quick=quick, force=force)
+        plan = planned(daemons, instances, window, wires=wires, quick=quick, force=force)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if daemons and plan.lacking():

@@ -18,7 +18,7 @@ import carp_fast
 from carp_fast.bench import floor
 from carp_fast.bench.measurements import COST_HEADER, TAKE_OVER_HEADER, Report
 from carp_fast.bench.run import LAB
-from carp_fast.lab.lab import Lab
+from carp_fast.lab.lab import Lab, Medium
 from carp_fast.lab.namespaces import NAMESPACES
 from tests.support.punctual import Delays, before_others
 
@@ -169,8 +169,9 @@ def test_nothing_is_left(runs: dict[str, Done]) -> None:
     assert [name for name in names if any(map(name.startswith, of_ours))] == []
 
 
-def test_the_floor_moves_every_frame(lab_factory: Callable[..., Lab]) -> None:
-    lab = lab_factory("carp-fast-floor", segments=2)
+@pytest.mark.parametrize("medium", ["veth", "macvlan", "bridge"])
+def test_the_floor_moves_every_frame(lab_factory: Callable[..., Lab], medium: Medium) -> None:
+    lab = lab_factory("carp-fast-floor", segments=2, medium=medium)
     with before_others():
         price = floor.measure(lab["a"], lab["b"], [1, 2], 2_000, 1.0)
     assert price.sent_per_s == pytest.approx(2_000, rel=0.1)

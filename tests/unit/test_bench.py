@@ -51,7 +51,7 @@ def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("all_installed")
 def test_daemons_of_one_size_follow_each_other() -> None:
     plan = planned("ucarp,carp-fast", "255,10,10", 2.5)
-    assert [(daemon.name, count) for daemon, count in plan.rows()] == [
+    assert [(daemon.name, count) for daemon, count, _ in plan.rows()] == [
         ("ucarp", 10),
         ("carp-fast", 10),
         ("ucarp", 255),
@@ -61,21 +61,36 @@ def test_daemons_of_one_size_follow_each_other() -> None:
 
 
 @pytest.mark.usefixtures("all_installed")
+def test_wires_of_one_size_follow_each_other() -> None:
+    plan = planned("carp-fast-tcx,keepalived", "10,1", wires="bridge,macvlan")
+    rows = [(daemon.name, count, wire) for daemon, count, wire in plan.rows()]
+    assert rows == [
+        (name, count, wire)
+        for count in (1, 10)
+        for wire in ("macvlan", "bridge")
+        for name in ("carp-fast-tcx", "keepalived")
+    ]
+    assert {wire for _, _, wire in planned().rows()} == {"veth"}
+    with pytest.raises(ValueError, match="wire 'wifi': one of veth, macvlan, bridge"):
+        planned(wires="veth,wifi")
+
+
+@pytest.mark.usefixtures("all_installed")
 def test_ucarp_is_not_started_thousandfold_unless_forced() -> None:
     plan = planned("ucarp", "1020,4080")
-    assert [count for _, count in plan.rows()] == [1_020]
+    assert [count for _, count, _ in plan.rows()] == [1_020]
     (line,) = plan.skipped()
     assert "ucarp: 4,080" in line
     assert "--force" in line
     forced = planned("ucarp", "1020,4080", force=True)
-    assert [count for _, count in forced.rows()] == [1_020, 4_080]
+    assert [count for _, count, _ in forced.rows()] == [1_020, 4_080]
     assert list(forced.skipped()) == []
 
 
 def test_what_is_not_installed_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     plan = planned(instances="10")
-    assert [daemon.name for daemon, _ in plan.rows()] == ["carp-fast"]
+    assert [daemon.name for daemon, _, _ in plan.rows()] == ["carp-fast"]
     assert [daemon.package for daemon in plan.lacking()] == ["ucarp", "keepalived"]
     assert list(plan.skipped()) == [
         "ucarp: not installed (Debian package ucarp), skipped",
@@ -176,6 +191,8 @@ def test_variants_of_carp_fast_are_measured_where_they_are_named(tmp_path: Path)
         "carp-fast-packet": ("packet", "packet", "address"),
         "carp-fast-clones": ("clones", "packet", "address"),
         "carp-fast-ring": ("clones", "ring", "address"),
+        "carp-fast-tcx": ("clones", "tcx", "address"),
+        "carp-fast-raw": ("clones", "raw", "address"),
         "carp-fast-route": ("auto", "auto", "route"),
     }
 

@@ -155,6 +155,15 @@ def test_the_cells_stand_under_their_headings() -> None:
     assert dict(zip(tax_header, taxed, strict=True))["TAX NS"] == "70"
 
 
+def test_another_wire_stands_behind_the_daemon() -> None:
+    rows = [row("ucarp", 10, 1.0), msgspec.structs.replace(row("ucarp", 10, 1.0), wire="bridge")]
+    found = measurements.tables(report(rows))
+    for _, _, cells in found[:2]:
+        assert [first for first, *_ in cells] == ["ucarp", "ucarp, bridge"]
+    texts = [each.text for each in ET.fromstring(measurements.figure(report(rows))).iter()]
+    assert {"ucarp", "ucarp, bridge"} <= set(texts)
+
+
 def test_what_was_not_measured_has_no_table() -> None:
     assert measurements.tables(msgspec.structs.replace(report([]), pings=[], taxes=[])) == []
 
