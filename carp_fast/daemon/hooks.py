@@ -25,9 +25,9 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from carp_fast.config.writers import Writers
-from carp_fast.daemon.children import Child, ChildError, clean_environment, ending, printable
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.errors import CarpFastError
+from carp_fast.programs.children import Child, ChildError, clean_environment, ending, printable
 
 logger = logging.getLogger(__name__)
 

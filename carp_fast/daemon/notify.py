@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from carp_fast.daemon.children import Child, ChildError, clean_environment, ending, printable
+from carp_fast.programs.children import Child, ChildError, clean_environment, ending, printable
 
 logger = logging.getLogger(__name__)
 

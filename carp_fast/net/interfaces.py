@@ -61,7 +61,8 @@ NETCONFA_IFINDEX = 1
 FORWARDING6 = Path("/proc/sys/net/ipv6/conf")
 UPPER_KINDS = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"})
 # IFF_LOWER_UP is the carrier, IFF_RUNNING an operational state that lets traffic pass.
-IFF_PASSES = 0x1 | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP
+IFF_UP = 0x1
+IFF_PASSES = IFF_UP | 0x40 | 0x10000  # IFF_UP, IFF_RUNNING, IFF_LOWER_UP
 
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 LINK_BODY = struct.Struct("=BxHiII")  # family, hardware type, ifindex, flags, change
@@ -91,7 +92,7 @@ class Interface(msgspec.Struct, frozen=True):
     state lets traffic pass. `forwards6`: it forwards IPv6, as a router does.
     `master`: the ifindex of the bridge or bond that it is a port of, or 0. `uppers`: the VLANs,
     macvlans and so on of this namespace that get frames from it. `kind` is its hardware type,
-    ARPHRD_*.
+    ARPHRD_*. `set_up`: administratively, with or without carrier.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Interface(msgspec.Struct, frozen=True):
     master: int = 0
     kind: int = ARPHRD_ETHER
     uppers: tuple[str, ...] = ()
+    set_up: bool = True
 
     @property
     def is_ethernet(self) -> bool:
@@ -124,6 +126,7 @@ class Link(NamedTuple):
     master: int = 0
     kind: int = ARPHRD_ETHER
     lower: int = 0
+    set_up: bool = True
 
 
 def absent(name: str) -> Interface:
@@ -200,6 +203,7 @@ def as_interface(
         link.master,
         link.kind,
         uppers.get(link.ifindex, ()),
+        link.set_up,
     )
 
 
@@ -258,6 +262,7 @@ def decode_link(message: bytes) -> Link | None:
         master=int(decoded.get_attr("IFLA_MASTER") or 0),
         kind=int(decoded["ifi_type"]),
         lower=lower,
+        set_up=bool(decoded["flags"] & IFF_UP),
     )
 
 

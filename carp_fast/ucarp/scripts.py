@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
 
-from carp_fast.daemon.children import ending, restore_limits
 from carp_fast.daemon.hooks import Done, Hook, HookResult
+from carp_fast.programs.children import ending, restore_limits
 from carp_fast.ucarp.log import logger
 
 SLOW_S = 10.0  # a script that still runs then is logged, and again whenever the time has doubled

@@ -72,6 +72,8 @@ PACKAGES: tuple[str, ...] = (
     "replay",
     "lab",
     "bench",
+    "programs",
+    "tracking",
     "daemon",
     "loadtest",
     "ucarp",

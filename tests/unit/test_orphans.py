@@ -14,7 +14,7 @@ DEADLINE_S = 60.0
 # Process 1 of a namespace: a child of its own ends with 3 and leaves a process in the background.
 PROGRAM = """
 import asyncio, os
-from carp_fast.daemon.children import Child
+from carp_fast.programs.children import Child
 from carp_fast.daemon.orphans import reap_orphans, zombies
 
 assert os.getpid() == 1

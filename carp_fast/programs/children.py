@@ -108,7 +108,8 @@ class Child:
     except that it makes no core file where the daemon makes none.
     `on_output(data)` gets what it writes on stdout and stderr; `on_exit(exit_status)` is called
     once, after all its output, negative for a signal. Processes that it leaves in the background
-    are left alone, but can no longer write to our pipe. Everything happens on the loop's thread.
+    are left alone, but can no longer write to our pipe; with `leaves_nothing` they are killed.
+    Everything happens on the loop's thread.
 
     Raises ChildError.
     """
@@ -122,6 +123,7 @@ class Child:
         on_exit: Callable[[int], None],
         *,
         stdin: int = subprocess.DEVNULL,
+        leaves_nothing: bool = False,
     ) -> None:
         self._loop = loop
         self._on_output = on_output
@@ -157,7 +159,7 @@ class Child:
         loop.add_reader(self._output_fd, self._read)
         loop.add_reader(self._exit_fd, self._ended)
         self.running = True
-        self._kill_rest = False  # its group, once the program itself has ended
+        self._kill_rest = leaves_nothing  # its group, once the program itself has ended
 
     @property
     def stdin_fd(self) -> int:

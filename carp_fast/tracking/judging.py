@@ -1,0 +1,89 @@
+"""One track: its results, what state they make of it, and what follows for its virtual hosts.
+
+Pure: the time comes in as an argument. Must not know how a result is found.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from carp_fast.config.tracks import HARD_DEMOTION, Probed, Track
+
+State = Literal["unknown", "ok", "failed"]
+TEXT_LENGTH_MAX = 200  # of what a result says
+
+
+class Result(NamedTuple):
+    """What was found: `text` is one line for people; `number` is that of a file; `output`: lines
+    of a script, for the log.
+    """
+
+    ok: bool
+    text: str
+    number: int | None = None
+    output: tuple[str, ...] = ()
+
+
+class Effect(NamedTuple):
+    """The demotion of a virtual host by tracks, and whether it cannot be MASTER here."""
+
+    demotion: int = 0
+    hard: bool = False
+
+    def plus(self, other: Effect) -> Effect:
+        return Effect(self.demotion + other.demotion, self.hard or other.hard)
+
+
+NONE = Effect()
+
+
+class Judged:
+    """A track and its state.
+
+    `since_ns`: when it entered its state, CLOCK_MONOTONIC; `text`: of the last result; `flaps`: how
+    often it changed between ok and failed. `assumed_ok`: it counts as ok until its first result,
+    whatever `initial` is.
+    """
+
+    def __init__(self, track: Track, now_ns: int, *, assumed_ok: bool = False) -> None:
+        self.track = track
+        self.state: State = "unknown"
+        self.since_ns = now_ns
+        self.text = "no result yet"
+        self.number: int | None = None
+        self.flaps = 0
+        self._assumed_ok = assumed_ok or track.initial == "ok"
+        self._against = 0  # results in a row that contradict the state
+
+    @property
+    def effect(self) -> Effect:
+        """What follows for the virtual hosts that name it."""
+        if self.state == "ok" or (self.state == "unknown" and self._assumed_ok):
+            return Effect(self.number or 0)
+        demotion = self.track.demotion
+        return Effect(HARD_DEMOTION, True) if demotion is None else Effect(demotion)
+
+    def take(self, result: Result, now_ns: int) -> bool:
+        """Takes a result; returns whether the state, or the number of a file, has changed.
+
+        The first one decides alone; afterwards a change needs `rise` or `fall` of them in a row.
+        """
+        self.text = result.text[:TEXT_LENGTH_MAX]
+        state: State = "ok" if result.ok else "failed"
+        if state == self.state:
+            self._against = 0
+            changed = result.number != self.number
+            self.number = result.number
+            return changed
+        self._against += 1
+        if self.state != "unknown" and self._against < self._needed(result.ok):
+            return False
+        self._against = 0
+        self.flaps += self.state != "unknown"
+        self.state, self.since_ns, self.number = state, now_ns, result.number
+        return True
+
+    def _needed(self, ok: bool) -> int:
+        if not isinstance(self.track, Probed):
+            return 1
+        return self.track.rise if ok else self.track.fall

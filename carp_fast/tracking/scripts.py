@@ -1,0 +1,195 @@
+"""Tracks by scripts: programs that exit with 0 while all is well.
+
+At most `concurrency` run at once; the others wait for their turn. Must not know what becomes of a
+result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections import deque
+from collections.abc import Callable
+
+from carp_fast.config.tracks import ScriptTrack, Track
+from carp_fast.programs.children import Child, ChildError, clean_environment, ending, printable
+from carp_fast.tracking.judging import Result
+from carp_fast.tracking.rounds import Rounds
+
+logger = logging.getLogger(__name__)
+
+OUTPUT_BYTES_MAX = 4_096  # of one run, kept; what follows is read and dropped
+OUTPUT_LINES_MAX = 10  # the last ones of a run, for the log
+KILL_AFTER_S = 1.0  # between SIGTERM and SIGKILL
+START_BUDGET_S = 0.002  # per turn of the loop, for starting scripts; at least one is started
+WAITING_LOG_S = 60.0  # between two lines about scripts that wait for others
+
+Take = Callable[[Result], None]
+
+
+class Scripts:
+    """Runs the scripts of all tracks. All methods must be called on the loop's thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, concurrency: int = 16) -> None:
+        self.loop = loop
+        self.concurrency = concurrency
+        self.environment = clean_environment()
+        self.late = 0  # runs that waited for longer than their interval
+        self._ready: deque[_Run] = deque()
+        self._running: set[_Run] = set()
+        self._starting = False
+        self._late_logged_at = -WAITING_LOG_S
+
+    def watch(self, track: Track, take: Take) -> Callable[[], None]:
+        """Runs a track's script in rounds; `take` gets each result. Returns what ends that."""
+        assert isinstance(track, ScriptTrack)
+        current: _Run | None = None
+
+        def begin(end: Callable[[], None]) -> None:
+            nonlocal current
+            current = _Run(self, track, take, end)
+            self._ready.append(current)
+            self._start_soon()
+
+        rounds = Rounds(self.loop, track.interval_s, begin)
+
+        def stop() -> None:
+            rounds.stop()
+            if current is not None:
+                self._give_up(current)
+
+        return stop
+
+    def set_concurrency(self, concurrency: int) -> None:
+        """Runs so many at once from now on."""
+        self.concurrency = concurrency
+        self._start_soon()
+
+    def close(self) -> None:
+        """Kills every script that runs, with its children."""
+        self._ready.clear()
+        for run in list(self._running):
+            self._give_up(run)
+
+    def ended(self, run: _Run) -> None:
+        """Handles that a run has ended: the next one may start."""
+        self._running.discard(run)
+        self._start_soon()
+
+    def _give_up(self, run: _Run) -> None:
+        run.abandon()
+        if run in self._ready:
+            self._ready.remove(run)
+        self.ended(run)
+
+    def _start_soon(self) -> None:
+        if self._ready and not self._starting and len(self._running) < self.concurrency:
+            self._starting = True
+            self.loop.call_soon(self._start_ready)
+
+    def _start_ready(self) -> None:
+        """Starts what may start, within the budget of a turn of the loop."""
+        self._starting = False
+        end_at = self.loop.time() + START_BUDGET_S
+        while self._ready and len(self._running) < self.concurrency:
+            run = self._ready.popleft()
+            self._note_wait(run)
+            self._running.add(run)
+            run.start()
+            if self.loop.time() >= end_at:
+                break
+        self._start_soon()
+
+    def _note_wait(self, run: _Run) -> None:
+        now = self.loop.time()
+        if now - run.ready_at <= run.track.interval_s:
+            return
+        self.late += 1
+        if now - self._late_logged_at >= WAITING_LOG_S:
+            self._late_logged_at = now
+            logger.warning(
+                "track %s: its script waited %.1f s for others to end: track_concurrency = %d is"
+                " reached (%d times so far)",
+                run.track.name,
+                now - run.ready_at,
+                self.concurrency,
+                self.late,
+            )
+
+
+class _Run:
+    """One run of a script."""
+
+    def __init__(
+        self, scripts: Scripts, track: ScriptTrack, take: Take, end: Callable[[], None]
+    ) -> None:
+        self.track = track
+        self.ready_at = scripts.loop.time()
+        self._scripts = scripts
+        self._take = take
+        self._end = end
+        self._output = b""
+        self._child: Child | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._timed_out = self._abandoned = False
+
+    def start(self) -> None:
+        loop, track = self._scripts.loop, self.track
+        self._started_at = loop.time()
+        environment = self._scripts.environment | {"CARP_TRACK": track.name}
+        try:
+            self._child = Child(
+                loop,
+                track.script,
+                environment,
+                self._on_output,
+                self._on_exit,
+                leaves_nothing=True,
+            )
+        except ChildError as error:
+            self._done(Result(False, str(error)))
+            return
+        self._timers.append(loop.call_later(track.timeout_s, self._on_timeout))
+
+    def abandon(self) -> None:
+        """Kills it now, with its children; nothing is reported."""
+        self._abandoned = True
+        self._cancel_timers()
+        if self._child is not None:
+            self._child.abandon()
+
+    def _on_output(self, data: bytes) -> None:
+        self._output = (self._output + data)[-OUTPUT_BYTES_MAX:]
+
+    def _on_timeout(self) -> None:
+        assert self._child is not None
+        self._timed_out = True
+        text = f"not finished within {self.track.timeout_s:g} s"
+        self._take(self._result(False, text))  # however it ends
+        self._child.terminate()
+        self._timers.append(self._scripts.loop.call_later(KILL_AFTER_S, self._on_deaf))
+
+    def _on_deaf(self) -> None:
+        assert self._child is not None
+        self._child.kill(signal.SIGKILL)
+
+    def _on_exit(self, exit_status: int) -> None:
+        took_s = self._scripts.loop.time() - self._started_at
+        text = f"{ending(exit_status)} after {took_s:.2f} s"
+        self._done(None if self._timed_out else self._result(exit_status == 0, text))
+
+    def _result(self, ok: bool, text: str) -> Result:
+        lines = printable(self._output)[-OUTPUT_LINES_MAX:]
+        return Result(ok, f"{text}: {lines[-1]}" if lines else text, output=tuple(lines))
+
+    def _done(self, result: Result | None) -> None:
+        self._cancel_timers()
+        self._scripts.ended(self)
+        if result is not None:
+            self._take(result)
+        self._end()
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
