@@ -71,7 +71,7 @@ class HandOvers:
                 raise ControlError(f"yield: {self._hosts.name(slot)}: {why}")
         reason = f"yield {interface}/{vhid}" if request.demote else ""
         if reason:
-            limited = Limited(DEMOTION_MAX, interface, vhid)
+            limited = Limited(DEMOTION_MAX, interface=interface, vhid=vhid)
             await self._demotions.hold(reason, limited, self._hosts, self._orders)
         try:
             given = await asyncio.gather(*(self._yield(slot, request.demote) for slot in slots))
