@@ -7,13 +7,10 @@ engine.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from carp_fast.simulate._world import ALWAYS, NIC_WORDS, PAUSE_WORDS
 from carp_fast.simulate.world import BOTH, IPV4, IPV6, MS_NS, SECOND_NS
-
-if TYPE_CHECKING:
-    from carp_fast.simulate.worlds import Drawing
+from carp_fast.simulate.worlds import Drawing
 
 DEMOTED_BY, ORDERED = 1 << 16, (0, 1, 1, 3)
 """The value of a "demote" is the number of a reason times this, plus the amount; not by a group."""

@@ -15,8 +15,8 @@ from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine._vhid import REASON_WORDS, STATE_WORDS
 from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.simulate._world import FAULT_WORDS, LINK_WORDS, ORDER_WORDS, Simulator
+from carp_fast.simulate.seeds import SEED_MAX, draw
 from carp_fast.simulate.world import SECOND_NS, Member, World
-from carp_fast.simulate.worlds import SEED_MAX, draw
 
 HOLD_NS = 20 * SECOND_NS
 """Time for which a world must stay quiet at its end: longer than any master-down time here (12 s),

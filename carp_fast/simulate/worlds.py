@@ -1,18 +1,17 @@
-"""Draws worlds from seeds: machines, segments, virtual hosts and faults.
+"""A world that is drawn: machines, segments, virtual hosts, and what faults are put together from.
 
-A seed gives the same world on every machine and with every version of Python. Must not know how a
-world is run, nor the engine.
+Must not know which faults there are, how a world is run, nor the engine.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Any
 
 from carp_fast.simulate._world import LINK_WORDS, Random
-from carp_fast.simulate.episodes import ENDINGS, EPISODES
 from carp_fast.simulate.world import (
     BOTH,
     IPV4,
@@ -32,13 +31,12 @@ BASE_DELAY_NS = 100_000
 """Delay of every link without a delay in the world or by a fault."""
 LONGEST_DELAY_NS = 240 * MS_NS
 """Longest delay of a link; a frame may take a quarter more: 300 ms one way."""
-SEED_MAX = 10**18
 TICKS_A_SECOND = 100
 """Ticks of a pump whose virtual hosts all have longer intervals."""
 
 
 class Drawing:
-    """Draws a world from a seed."""
+    """Draws a world from a seed, without faults until draw_faults() is called."""
 
     def __init__(self, seed: int, large: bool) -> None:
         self.random = Random(seed * 2 + large)
@@ -66,7 +64,6 @@ class Drawing:
         self.widen_turns()
         self.draw_delays()
         self.draw_routes(Random(~(seed * 2 + large) & (1 << 63) - 1))
-        self.draw_faults()
 
     def chance(self, one_in: int) -> bool:
         return self.random.below(one_in) == 0
@@ -205,19 +202,24 @@ class Drawing:
 
     # -- faults
 
-    def draw_faults(self) -> None:
+    def draw_faults(
+        self,
+        episodes: Sequence[Callable[[Drawing, int, int], None]],
+        endings: Mapping[str, int],
+    ) -> None:
+        """Draws faults from `episodes`; `endings`: the value that ends each word of a fault."""
         for pair, delay_ns in self.world.delays.items():
             self.link(0, "delay_ns", pair, delay_ns)
         for machine in range(self.world.machines):
             self.put(self.random.between(0, 2_000) * MS_NS, "boot", machine=machine)
         for _ in range(self.random.between(3, 8)):
-            befall = EPISODES[self.random.below(len(EPISODES))]
+            befall = episodes[self.random.below(len(episodes))]
             self.world.episodes.append(befall.__name__)
             start_ns = self.random.between(2_000, self.end_ns // MS_NS - 500) * MS_NS
             most_ms = (self.end_ns - start_ns) // MS_NS
             length_ms = self.random.between(10, min(most_ms, 12_000))
             befall(self, start_ns, start_ns + length_ms * MS_NS)
-        self.end_everything()
+        self.end_everything(endings)
         self.world.faults.sort(key=lambda fault: fault.at_ns)
         self.world.quiet_at_ns = self.end_ns
         self.put(self.end_ns, "quiet")
@@ -230,7 +232,7 @@ class Drawing:
         number = LINK_WORDS.index(name)
         self.put(at_ns, "link", machine=one, other=two, segment=segment, slot=number, value=value)
 
-    def end_everything(self) -> None:
+    def end_everything(self, endings: Mapping[str, int]) -> None:
         """Ends the remaining faults.
 
         A partition or a dead machine may stay: each part then has its own MASTER.
@@ -239,12 +241,12 @@ class Drawing:
         last: dict[tuple[Any, ...], Fault] = {}
         times: Counter[tuple[Any, ...]] = Counter()
         for fault in sorted(self.world.faults, key=lambda fault: fault.at_ns):
-            if fault.word in ENDINGS:
+            if fault.word in endings:
                 key = (fault.word, fault.machine, fault.other, fault.segment, fault.slot)
                 last[key] = fault
                 times[key] += 1
         for key, fault in last.items():
-            value = ENDINGS[fault.word]
+            value = endings[fault.word]
             if fault.word == "link" and fault.slot == LINK_WORDS.index("delay_ns"):
                 value = self.delay_ns((fault.segment, fault.machine, fault.other))
             # If two flaps of a link overlapped, either may have left it removed.
@@ -324,8 +326,3 @@ class Drawing:
             pairs = [pair for pair in pairs if pair[1] < pair[2]]
         for pair in pairs:
             self.block(start_ns, end_ns, pair, family)
-
-
-def draw(seed: int, large: bool = False) -> World:
-    """The world of a seed (0 to SEED_MAX); the large world of the same seed is another one."""
-    return Drawing(seed, large).world

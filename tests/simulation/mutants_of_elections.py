@@ -399,9 +399,10 @@ MUTANTS = (
         "one reason of a demotion replaces another",
         (
             (
-                "engine/_orders.pyx",
-                "    host.ordered[order.reason] = ",
-                "    memset(host.ordered, 0, 4)\n    host.ordered[order.reason] = ",
+                "engine/_demotions.pyx",
+                "    host.ordered[by] = ",
+                "    host.ordered[0] = host.ordered[1] = host.ordered[3] = 0\n"
+                "    host.ordered[by] = ",
             ),
         ),
     ),
@@ -427,9 +428,15 @@ MUTANTS = (
     ),
     Mutant(
         "a demoted host is added undemoted",
-        (("engine/_orders.pyx", "            if order.value > 0: ", "            if False: "),),
         (
-            "unit/test_engine_orders.py::"
+            (
+                "engine/_orders.pyx",
+                "<uint8_t>(order.value >> 8 * i)",
+                "<uint8_t>(0 * order.value >> 8 * i)",
+            ),
+        ),
+        (
+            "unit/test_engine_demotion.py::"
             "test_a_host_that_is_added_demoted_does_not_preempt_before_it_is",
         ),
     ),

@@ -26,8 +26,8 @@ from carp_fast.simulate._world import (
     Simulator,
 )
 from carp_fast.simulate.episodes import EPISODES
+from carp_fast.simulate.seeds import draw
 from carp_fast.simulate.world import IPV4, IPV6, MS_NS, SECOND_NS, Member, World
-from carp_fast.simulate.worlds import draw
 
 SMALL = range(1, 401)
 LARGE = range(1, 3)
