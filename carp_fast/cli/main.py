@@ -24,6 +24,7 @@ from carp_fast import __version__
 from carp_fast.cli.check import check
 from carp_fast.cli.demote import demote, undemote
 from carp_fast.cli.dump import dump
+from carp_fast.cli.events import events
 from carp_fast.cli.explain import explain
 from carp_fast.cli.flood import flood
 from carp_fast.cli.hand_over import preempt, yields
@@ -48,13 +49,14 @@ from carp_fast.cli.terminal import (
     print_text,
     writing,
 )
+from carp_fast.cli.tracks import track_lines
 from carp_fast.standard import discard_output
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from carp_fast.bench.measurements import Report
-    from carp_fast.control.documents import StateEvent, Status, VirtualHostStatus
+    from carp_fast.control.documents import Status, VirtualHostStatus
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +116,7 @@ main.add_command(yields)
 main.add_command(preempt)
 main.add_command(maintenance)
 main.add_command(dump)
+main.add_command(events)
 main.add_command(explain)
 main.add_command(record)
 main.add_command(replay)
@@ -228,6 +231,8 @@ def _print_status(document: Status, problems: bool) -> None:
     more = sum(group.demoted for group in document.groups) - GROUPS_SHOWN
     if more > 0:
         print_prose(f"... and {more:,} more groups are demoted")
+    for line in track_lines(document.tracks, lambda since: _age(since, now)):
+        print_prose(line)
     if not hosts:
         print_prose("no virtual host to show")
         return
@@ -266,34 +271,6 @@ def _age(since: str, now: datetime) -> str:
     from carp_fast.daemon.explain_text import in_two_units
 
     return in_two_units((now - datetime.fromisoformat(since)).total_seconds())
-
-
-@main.command()
-@daemon_options
-@json_option
-def events(config: Path | None, control_socket: Path | None, as_json: bool) -> None:
-    """Prints state changes as they happen. One per line, until Ctrl-C."""
-    from carp_fast.control.client import ControlClient
-    from carp_fast.control.protocol import ControlError
-
-    try:
-        with ControlClient(control_path(config, control_socket)).events() as stream:
-            while True:
-                if as_json:
-                    print_text(stream.next_line().decode(), flush=True)
-                else:
-                    print_prose(_line(stream.next_event()), flush=True)
-    except ControlError as error:
-        raise failure(error) from error
-
-
-def _line(event: StateEvent) -> str:
-    change = f"{event.previous} -> {event.state} ({event.reason})"
-    reasons = ", ".join(f"{word} {amount}" for word, amount in event.demotion.reasons.items())
-    demoted = f", demoted by {event.demotion.total} ({reasons})" if reasons else ""
-    if event.group is not None and event.group.demoted:
-        demoted += f", group {event.group.name} is demoted: {event.group.why}"
-    return f"{event.at} {event.interface}/{event.vhid}: {change}{demoted}"
 
 
 @main.command()

@@ -63,6 +63,13 @@ class RecordRequest(Request, frozen=True, tag="record"):
     vhid: int | None = None
 
 
+class EventsRequest(Request, frozen=True, tag="events"):
+    """Asks for every change of a state from now on; `tracks`: also for those of tracks."""
+
+    needs: ClassVar[str] = "events: tracks must be true or false"
+    tracks: bool = False
+
+
 class DemoteRequest(Request, frozen=True, tag="demote"):
     """Demotes virtual hosts by `amount`; the same reason replaces its amount.
 
@@ -171,6 +178,22 @@ class StateEvent(msgspec.Struct, frozen=True, gc=False):
     peer: str | None
     demotion: Demotion = NOT_DEMOTED
     group: GroupStatus | None = None
+
+
+class TrackEvent(msgspec.Struct, frozen=True, gc=False):
+    """A change of a track's state, or of the number in a file: a line of `events` with `tracks`.
+
+    `last`: what was found last; `demotion`: of each virtual host that names it, from now on;
+    `hard`: they cannot be MASTER here.
+    """
+
+    at: str
+    track: str
+    state: str
+    previous: str
+    last: str
+    demotion: int
+    hard: bool
 
 
 # ------------------------------------------------------------------------------------------ status
@@ -329,6 +352,27 @@ class VirtualHostStatus(VirtualHostFacts, frozen=True):
     group: str | None = None
 
 
+class TrackStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What virtual hosts track.
+
+    `state`: "unknown" before the first result, "ok" or "failed"; `since`: when it entered that,
+    `for_s` ago; `last`: what was found last; `flaps`: how often it changed between ok and failed.
+    `demotion`: of each virtual host that names it, now; `hard`: they cannot be MASTER here.
+    `virtual_hosts`: how many name it; None where that is not counted.
+    """
+
+    name: str
+    kind: str
+    state: str
+    since: str
+    last: str
+    flaps: int
+    demotion: int
+    hard: bool
+    for_s: float
+    virtual_hosts: int | None = None
+
+
 class StatusHead(msgspec.Struct, frozen=True):
     """The status without the virtual hosts, which a daemon writes in slices."""
 
@@ -336,6 +380,7 @@ class StatusHead(msgspec.Struct, frozen=True):
     summary: Summary
     interfaces: list[InterfaceStatus]
     groups: list[GroupStatus] = []
+    tracks: list[TrackStatus] = []
 
 
 class Status(StatusHead, frozen=True, kw_only=True):
@@ -456,6 +501,7 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
     operator_demotions: dict[str, int] = {}
     group: GroupStatus | None = None
     maintenance: MaintenanceState | None = None
+    tracks: list[TrackStatus] = []
 
 
 class Explanation(msgspec.Struct, frozen=True):

@@ -11,12 +11,13 @@ import contextlib
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from carp_fast.control.documents import EventsRequest
 from carp_fast.control.protocol import CHUNK_BYTES, ControlError, Verdict, peer_of
 from carp_fast.control.socket_file import SocketFile
 from carp_fast.errors import CarpFastError
@@ -66,8 +67,9 @@ class ControlCounters(msgspec.Struct):
 class _Subscription:
     """The bounded queue of one reader of events."""
 
-    def __init__(self, abort: Callable[[], None]) -> None:
+    def __init__(self, abort: Callable[[], None], *, tracks: bool = False) -> None:
         self.abort = abort
+        self.tracks = tracks  # it wants the changes of tracks as well
         self.lines: deque[bytes] = deque()
         self.lost = 0
         self.gone = False
@@ -228,10 +230,17 @@ class ControlServer:
 
         Never waits; encodes it once.
         """
-        if not self._subscriptions:
+        self._send(event, self._subscriptions)
+
+    def publish_track(self, event: object) -> None:
+        """Does so for the readers that asked for the changes of tracks."""
+        self._send(event, [each for each in self._subscriptions if each.tracks])
+
+    def _send(self, event: object, subscriptions: Collection[_Subscription]) -> None:
+        if not subscriptions:
             return
         line = msgspec.json.encode(event) + b"\n"
-        for subscription in self._subscriptions:
+        for subscription in subscriptions:
             if subscription.offer(line):
                 self._on_overflow(subscription)
 
@@ -342,7 +351,7 @@ class ControlServer:
                 if client.reserved:
                     only = "the place left is kept for requests of root"
                     raise ControlError(f"too many control clients (limit {CLIENTS_MAX}): {only}")
-                await self._serve_events(client)
+                await self._serve_events(client, _wants_tracks(line))
                 return False
             handler = self._handlers.get(command)
             if handler is None:
@@ -397,9 +406,9 @@ class ControlServer:
         await client.write(b"\n")
         return True
 
-    async def _serve_events(self, client: _Client) -> None:
+    async def _serve_events(self, client: _Client, tracks: bool) -> None:
         """Writes events until the client disconnects, falls too far behind, or the server stops."""
-        subscription = _Subscription(client.writer.transport.abort)
+        subscription = _Subscription(client.writer.transport.abort, tracks=tracks)
         watcher = asyncio.create_task(_until_gone(client.reader, subscription))
         self._subscriptions.add(subscription)
         try:
@@ -460,6 +469,15 @@ def _command(line: bytes) -> str:
         text = 'request must be a JSON object with a string "command"'
         raise ControlError(text) from error
     return command
+
+
+def _wants_tracks(line: bytes) -> bool:
+    """Whether a request for events is for those of tracks as well."""
+    try:
+        request: EventsRequest = _decoded(line, EventsRequest)
+    except msgspec.ValidationError as error:
+        raise ControlError(EventsRequest.needs) from error
+    return request.tracks
 
 
 async def _until_gone(reader: asyncio.StreamReader, subscription: _Subscription) -> None:

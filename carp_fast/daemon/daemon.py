@@ -107,6 +107,7 @@ async def serve(
                 await _start_control(control)
                 stack.push_async_callback(control.stop)
                 feed.subscribe(control.publish)
+                feed.subscribe_tracks(control.publish_track)
             loop = asyncio.get_running_loop()
             opened = stack.enter_context(Opened(loop, configuration, manner, worker, feed))
             stack.enter_context(requests)
@@ -283,6 +284,7 @@ class Daemon:
         except TimeoutError:
             logger.error("the reload takes longer than %d s, not waiting for it", RESIGN_DEADLINE_S)
         opened.links.stop()
+        opened.tracked.close()
         states = opened.hosts.states
         masters = states.count(MASTER)
         try:

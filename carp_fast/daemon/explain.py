@@ -193,6 +193,7 @@ class Explanations:
             operator_demotions=dict(self._status.demotions_of(host)),
             group=self._hosts.group_status(host),
             maintenance=self._status.maintenance()[0],
+            tracks=self._status.tracks_of(host),
             failed_sends=explained.failed_sends,
             rejections=rejected.last,
             interface_rejected=rejected.counters,

@@ -29,6 +29,7 @@ from carp_fast.daemon.explain_words import (
 from carp_fast.daemon.own_sources import MEANINGS, USABLE
 
 ADDRESSES_LISTED = 16  # per virtual host and kind
+TRACKS_LISTED = 16  # per virtual host
 RESIGNATION = (255, 255)  # advbase, advskew
 DEMOTED_ADVSKEW = 240
 FOREIGN = "address_foreign"
@@ -277,6 +278,7 @@ def demotion(host: VirtualHostExplanation) -> Iterator[str]:
         )
     elif not reasons:
         yield "none"
+    yield from tracks(host)
     yield from group(host)
     if "maintenance" in reasons and host.state == "MASTER":
         yield (
@@ -330,6 +332,25 @@ def in_maintenance(state: MaintenanceState) -> str:
     until = f", until {state.until}" if state.until else ""
     until += ", until the daemon ends" if state.until_stop else ""
     return f"this host is in maintenance since {state.since}{why}{until}"
+
+
+def tracks(host: VirtualHostExplanation) -> Iterator[str]:
+    """What it tracks: each that demotes it, then the others."""
+    acting = [track for track in host.tracks if track.demotion]
+    others = [track for track in host.tracks if not track.demotion]
+    for track in (*acting, *others)[:TRACKS_LISTED]:
+        does = "demotes it by nothing"
+        if track.hard:
+            does = f"it cannot be MASTER here, and is demoted by {track.demotion}"
+        elif track.demotion:
+            does = f"demoted by {track.demotion}"
+        flaps = f", {track.flaps:,} changes so far" if track.flaps else ""
+        yield (
+            f"track {track.name} ({track.kind}): {does}: {track.state} since {track.since}"
+            f" (for {seconds(track.for_s)}{flaps}): {track.last}"
+        )
+    if len(host.tracks) > TRACKS_LISTED:
+        yield f"... and {len(host.tracks) - TRACKS_LISTED} more tracks"
 
 
 # ---------------------------------------------------------------------------------------- addresses

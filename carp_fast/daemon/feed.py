@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from carp_fast.control.documents import StateEvent
+from carp_fast.control.documents import StateEvent, TrackEvent
 
 Take = Callable[[StateEvent], None]
+TakeTrack = Callable[[TrackEvent], None]
 
 
 class Feed:
@@ -17,10 +18,20 @@ class Feed:
 
     def __init__(self) -> None:
         self._subscribers: list[Take] = []
+        self._of_tracks: list[TakeTrack] = []
 
     def subscribe(self, take: Take) -> None:
         """Calls `take` with each change from now on."""
         self._subscribers.append(take)
+
+    def subscribe_tracks(self, take: TakeTrack) -> None:
+        """Calls `take` with each change of a track from now on."""
+        self._of_tracks.append(take)
+
+    def publish_track(self, change: TrackEvent) -> None:
+        """Passes a change of a track to all who follow these."""
+        for take in self._of_tracks:
+            take(change)
 
     def publish(self, change: StateEvent) -> None:
         """Passes a change to all; an exception of a subscriber propagates."""

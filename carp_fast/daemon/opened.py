@@ -40,6 +40,7 @@ from carp_fast.daemon.sending import SendPath
 from carp_fast.daemon.status import Status
 from carp_fast.daemon.table import Hosts
 from carp_fast.daemon.tap import Tap
+from carp_fast.daemon.tracked import Tracked
 from carp_fast.daemon.unicast import Unicast
 from carp_fast.engine._wheel import power_of_two
 from carp_fast.net import addresses, sockets
@@ -50,6 +51,7 @@ from carp_fast.replay import recording as recordings
 
 if TYPE_CHECKING:
     from carp_fast.engine._prepared import PreparedHost
+    from carp_fast.net.interfaces import Interface
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +164,8 @@ class Opened(Closing):
             on_clones_given_up=self.sending.on_given_up,
             resync=self._read_states,
         )
+        self.tracked = Tracked(self._loop, hosts, orders, self.background, feed.publish_track)
+        opened.callback(self.tracked.close)
         foreign = Foreign(hosts, self.reports.on_foreign)
         self.network = Network(hosts, orders, self._lanes, self.in_use, foreign.on_interface)
         self.tap = Tap(hosts, orders, self.network, self.in_use, feed)
@@ -178,13 +182,14 @@ class Opened(Closing):
             demotions=lambda: self.demotions.by_reason,
             demotions_of=self.demotions.reasons_of,
             maintenance=lambda: (self.maintenance.state, self.maintenance.progress),
+            tracked=self.tracked,
         )
         self.explanations = Explanations(hosts, orders, self.network, self.status)
         self.hand_overs = HandOvers(hosts, orders, self.explanations, self.demotions)
         self.links = LinkMonitor(
             self._loop,
             (),
-            self.network.on_interface,
+            self.on_interface,
             self.network.on_address_removed,
             self._netlink.getsockname()[0],
             on_overrun=self.network.on_overrun,
@@ -223,12 +228,26 @@ class Opened(Closing):
         """Orders the engine to add a virtual host, demoted from the beginning as it should be."""
         host = self.hosts.hosts[slot]
         assert host is not None
-        self.pump.add(slot, prepared, self.demotions.of(host), self.maintenance.demotion)
+        effect = self.tracked.effect_on_new(slot)
+        self.pump.add(
+            slot,
+            prepared,
+            self.demotions.of(host),
+            effect.demotion,
+            effect.hard,
+            self.maintenance.demotion,
+        )
+
+    def on_interface(self, interface: Interface) -> None:
+        """Handles that an interface is now like this, of virtual hosts or of tracks."""
+        self.network.on_interface(interface)
+        self.tracked.on_interface(interface)
 
     def follow(self, names: Iterable[str]) -> None:
         """Follows these interfaces, and what else of this host its virtual hosts depend on."""
         network = self.network
         watched = network.own_sources.addresses()
+        names = (*names, *self.tracked.names)
         self.links.set_names(names, watched, routes=network.holding.wanted)
 
     async def grow_reports(self, hosts: int) -> None:

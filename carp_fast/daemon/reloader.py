@@ -114,7 +114,7 @@ class Reloader:
             for line in found:
                 logger.warning("forced: %s", line)
             self._make_room(difference, new)
-            await self._apply(difference, new)
+            lines += await self._apply(difference, new)
             await self._opened.demotions.order_all(hosts, self._opened.orders)
             try:
                 self._held.write(by_interface(new.virtual_hosts), hosts.going())
@@ -166,9 +166,11 @@ class Reloader:
         except OSError as error:
             raise ControlError(f"cannot open a socket: {error.strerror}") from error
 
-    async def _apply(self, difference: reload.Difference, new: config.Configuration) -> None:
+    async def _apply(self, difference: reload.Difference, new: config.Configuration) -> list[str]:
+        """Makes the changes; returns a line for each of a track."""
         opened = self._opened
         hosts, orders, pump, in_use = opened.hosts, opened.orders, opened.pump, opened.in_use
+        lines = opened.tracked.reload(new)
         grace_ns = int(new.daemon.digest_grace_s * 1e9)
         for slot, now, _ in difference.replaced:
             in_use.on_replace(slot, now)
@@ -181,6 +183,7 @@ class Reloader:
         await orders.give(
             reload.additions(difference, hosts, opened.add, opened.prepare, in_use.take_new)
         )
+        await opened.tracked.apply()
         opened.network.on_reload()
         opened.reports.on_reload()
         opened.follow(hosts.used_names())
@@ -190,3 +193,4 @@ class Reloader:
             await self._notify.stop()
             self._notify.start(new.daemon.notify)
         self.configuration = new
+        return lines

@@ -48,6 +48,7 @@ def take_hosts(opened: Opened, configuration: config.Configuration, held: Held) 
     for warning in present.warnings(configuration, there, followed=hosts.names):
         logger.warning("%s", warning)
     known = {name: there.get(name) or absent(name) for name in (*hosts.names, *recorded)}
+    opened.tracked.start(configuration, there)
     for number, name in enumerate(hosts.names):  # before anything there is removed
         opened.in_use.on_ifindex(number, known[name].ifindex)
     configured = by_interface(configuration.virtual_hosts)

@@ -26,6 +26,7 @@ from carp_fast.control.documents import (
     StatusHead,
     StatusRequest,
     Summary,
+    TrackStatus,
     VirtualHostStatus,
 )
 from carp_fast.control.protocol import ControlError
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from carp_fast.daemon.network import Network
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.reports import Reports
+    from carp_fast.daemon.tracked import Tracked
     from carp_fast.pump._pump import Pump
 
 
@@ -160,7 +162,7 @@ class Status:
     `receive`: the receive path, and why; `sending`: the send path; `in_use`: by slot, the process
     that has a virtual host instead; `demotions`: returns the operator's, by their reasons;
     `demotions_of`: those of one virtual host; `maintenance`: whether this host is in it, and the
-    way there or back.
+    way there or back; `tracked`: what virtual hosts track.
     """
 
     def __init__(
@@ -176,6 +178,7 @@ class Status:
         demotions: Callable[[], Mapping[str, int]] = dict,
         demotions_of: Callable[[VirtualHost], Mapping[str, int]] = lambda host: {},
         maintenance: Callable[[], MaintenanceNow] = lambda: (None, None),
+        tracked: Tracked | None = None,
     ) -> None:
         self._hosts = hosts
         self._orders = orders
@@ -189,6 +192,11 @@ class Status:
         self.demotions = demotions
         self.demotions_of = demotions_of
         self.maintenance = maintenance
+        self._tracked = tracked
+
+    def tracks_of(self, host: VirtualHost) -> list[TrackStatus]:
+        """The tracks that a virtual host names."""
+        return [] if self._tracked is None else self._tracked.status_for(host)
 
     async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[list[Copied]]:
         """Copies of the virtual hosts in these ascending slots, one slice after the other.
@@ -248,6 +256,7 @@ class Status:
                 if (number := self._hosts.number(name)) < len(counters)
             ],
             groups=self._hosts.group_statuses(),
+            tracks=[] if self._tracked is None else self._tracked.status(),
         )
 
     def _interface(self, number: int, name: str, counters: dict[str, int]) -> InterfaceStatus:

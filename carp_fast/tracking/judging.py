@@ -41,24 +41,29 @@ class Judged:
     """A track and its state.
 
     `since_ns`: when it entered its state, CLOCK_MONOTONIC; `text`: of the last result; `flaps`: how
-    often it changed between ok and failed. `assumed_ok`: it counts as ok until its first result,
-    whatever `initial` is.
+    often it changed between ok and failed. `assumed_ok`: what it counts as until its first result;
+    None: as its `initial` says.
     """
 
-    def __init__(self, track: Track, now_ns: int, *, assumed_ok: bool = False) -> None:
+    def __init__(self, track: Track, now_ns: int, *, assumed_ok: bool | None = None) -> None:
         self.track = track
         self.state: State = "unknown"
         self.since_ns = now_ns
         self.text = "no result yet"
         self.number: int | None = None
         self.flaps = 0
-        self._assumed_ok = assumed_ok or track.initial == "ok"
+        self._assumed_ok = track.initial == "ok" if assumed_ok is None else assumed_ok
         self._against = 0  # results in a row that contradict the state
+
+    @property
+    def counts_as_ok(self) -> bool:
+        """Whether it is ok, or counts as that before its first result."""
+        return self.state == "ok" or (self.state == "unknown" and self._assumed_ok)
 
     @property
     def effect(self) -> Effect:
         """What follows for the virtual hosts that name it."""
-        if self.state == "ok" or (self.state == "unknown" and self._assumed_ok):
+        if self.counts_as_ok:
             return Effect(self.number or 0)
         demotion = self.track.demotion
         return Effect(HARD_DEMOTION, True) if demotion is None else Effect(demotion)

@@ -158,6 +158,7 @@ class _Run:
         self._cancel_timers()
         if self._child is not None:
             self._child.abandon()
+            self._child = None
 
     def _on_output(self, data: bytes) -> None:
         self._output = (self._output + data)[-OUTPUT_BYTES_MAX:]
@@ -185,6 +186,7 @@ class _Run:
 
     def _done(self, result: Result | None) -> None:
         self._cancel_timers()
+        self._child = None  # they refer to each other, and there are hundreds a second
         self._scripts.ended(self)
         if result is not None:
             self._take(result)

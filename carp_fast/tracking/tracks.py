@@ -122,12 +122,12 @@ class Tracks(Closing):
         return effect
 
     def follow(
-        self, tracks: Iterable[Track], *, concurrency: int, assumed_ok: bool = False
+        self, tracks: Iterable[Track], *, concurrency: int, reloaded: bool = False
     ) -> list[str]:
         """Follows these and no others; returns a line for each that differs.
 
-        One that is as before keeps its state. A new one counts as its `initial` says until its
-        first result; with `assumed_ok`, as ok.
+        One that is as before keeps its state. Until its first result a new one counts as its
+        `initial` says; if `reloaded`, as ok, and one that differs as it did before.
         """
         before, self._followed = self._followed, {}
         wanted = {track.name: track for track in tracks}
@@ -144,7 +144,8 @@ class Tracks(Closing):
             if known is not None and known.judged.track == track:
                 self._followed[name] = known
                 continue
-            judged = Judged(track, self._now_ns(), assumed_ok=assumed_ok)
+            as_ok = True if known is None else known.judged.counts_as_ok
+            judged = Judged(track, self._now_ns(), assumed_ok=as_ok if reloaded else None)
             self._followed[name] = _Followed(self, judged, self._watches[track.kind])
             lines.append(f"track {name}: {'added' if known is None else 'changed'}")
         self._setting = False

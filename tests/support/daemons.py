@@ -37,6 +37,7 @@ def write_configuration(
     *,
     defaults: Mapping[str, Any] | None = None,
     daemon: Mapping[str, Any] | None = None,
+    tracks: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Writes `directory`/NAME.toml, readable by its owner only, and returns its path.
 
@@ -67,6 +68,8 @@ def write_configuration(
     ]
     for table in virtual_hosts:
         tables += ["[[virtual_host]]", *_lines(table)]
+    for track in tracks:
+        tables += ["[[track]]", *_lines(track)]
     path = directory / f"{name}.toml"
     path.touch(mode=0o600)
     path.write_text("\n".join(tables) + "\n")

@@ -37,8 +37,8 @@ class Follower(Closing):
     def _on_change(self, judged: Judged, before: State) -> None:
         self.changes.append((judged.track.name, before, judged.state))
 
-    def follow(self, *tracks: Track, concurrency: int = 16, assumed_ok: bool = False) -> list[str]:
-        return self.tracks.follow(tracks, concurrency=concurrency, assumed_ok=assumed_ok)
+    def follow(self, *tracks: Track, concurrency: int = 16, reloaded: bool = False) -> list[str]:
+        return self.tracks.follow(tracks, concurrency=concurrency, reloaded=reloaded)
 
     def judged(self, name: str) -> Judged:
         (found,) = self.tracks.of([name])

@@ -87,6 +87,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli.main",
         "cli.demote",
         "cli.dump",
+        "cli.events",
         "cli.explain",
         "cli.flood",
         "cli.hand_over",

@@ -9,18 +9,20 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from carp_fast.bench import measurements
 from carp_fast.bench.measurements import Floor, Machine, Report, Row, Side, Spread, TakeOver, Tax
 from carp_fast.capture.pcap import Writer
+from carp_fast.cli import events
 from carp_fast.cli import main as cli
 from carp_fast.cli.masters import line_of
 from carp_fast.cli.sink import print_received
 from carp_fast.cli.terminal import Failure, print_prose, terminal_width
 from carp_fast.cli.trial import print_trial
-from carp_fast.control.documents import StateEvent
+from carp_fast.control.documents import StateEvent, TrackEvent
 from carp_fast.daemon.explain_text import text as explanation
 from carp_fast.lab.demo import Outcome, Sample
 from carp_fast.lab.observer import Key
@@ -119,7 +121,9 @@ def print_explanation(directory: Path) -> None:
 def print_event(directory: Path) -> None:
     at = "2026-01-01T00:00:00.000Z"
     event = StateEvent(at, "vlan100.bond0.0", 255, "MASTER", "BACKUP", "master_resigned", None)
-    print_prose(cli._line(event))
+    print_prose(events.line_of(msgspec.to_builtins(event)))
+    track = TrackEvent(at, "uplink", "failed", "ok", "vlan100 has no carrier", 240, True)
+    print_prose(events.line_of(msgspec.to_builtins(track)))
 
 
 def print_dump(directory: Path) -> None:

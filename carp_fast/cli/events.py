@@ -1,0 +1,70 @@
+"""The command `events`: every change of a virtual host's state, and of a track's, as it happens.
+
+Must not know how the daemon notices them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from carp_fast.cli.terminal import (
+    control_path,
+    daemon_options,
+    failure,
+    json_option,
+    print_prose,
+    print_text,
+)
+
+if TYPE_CHECKING:
+    from carp_fast.control.documents import StateEvent, TrackEvent
+
+
+@click.command()
+@daemon_options
+@json_option
+def events(config: Path | None, control_socket: Path | None, as_json: bool) -> None:
+    """Prints state changes as they happen. One per line, until Ctrl-C."""
+    from carp_fast.control.client import ControlClient
+    from carp_fast.control.protocol import ControlError
+
+    try:
+        client = ControlClient(control_path(config, control_socket))
+        with client.stream("events", tracks=True) as stream:
+            while True:
+                if as_json:
+                    print_text(stream.next_line().decode(), flush=True)
+                else:
+                    print_prose(line_of(stream.next_event()), flush=True)
+    except ControlError as error:
+        raise failure(error) from error
+
+
+def line_of(event: dict[str, Any]) -> str:
+    """An event for people: a change of a virtual host's state, or of a track's."""
+    from msgspec import convert
+
+    from carp_fast.control.documents import StateEvent, TrackEvent
+
+    if "track" in event:
+        return _track_line(convert(event, TrackEvent))
+    return _state_line(convert(event, StateEvent))
+
+
+def _track_line(event: TrackEvent) -> str:
+    does = ", cannot be MASTER" if event.hard else ""
+    does += f", demoted by {event.demotion}" if event.demotion else ""
+    change = f"{event.previous} -> {event.state}"
+    return f"{event.at} track {event.track}: {change}{does}: {event.last}"
+
+
+def _state_line(event: StateEvent) -> str:
+    change = f"{event.previous} -> {event.state} ({event.reason})"
+    reasons = ", ".join(f"{word} {amount}" for word, amount in event.demotion.reasons.items())
+    demoted = f", demoted by {event.demotion.total} ({reasons})" if reasons else ""
+    if event.group is not None and event.group.demoted:
+        demoted += f", group {event.group.name} is demoted: {event.group.why}"
+    return f"{event.at} {event.interface}/{event.vhid}: {change}{demoted}"
