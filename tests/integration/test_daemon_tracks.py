@@ -52,28 +52,40 @@ def left_by(tracks: Sequence[str]) -> list[str]:
     return found
 
 
+class Scene:
+    """Files that tracks are about, and a configuration with three virtual hosts that name them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.number, self.broken = directory / "number", directory / "broken"
+        self.number.write_text("0")
+        directory.chmod(0o755)
+        body = f'test ! -e {self.broken} || {{ echo "no answer"; exit 1; }}'
+        check = script(directory / "check", body)
+        python = str(Path(sys.executable).resolve())
+        self.maintained = {"name": "maintained", "kind": "file", "path": str(self.number)}
+        self.web = {"name": "web", "kind": "script", "script": check, **FAST}
+        self.peer = {"name": "peer", "kind": "ping", "target": "10.1.0.2", "demotion": 7}
+        self.own = {"name": "own", "kind": "process", "executable": python}
+        self.named: list[list[str]] = [["web"], ["maintained", "web"], ["own"]]
+
+    def write(self, *tracks: dict[str, Any]) -> Path:
+        """Writes the configuration with these tracks."""
+        hosts = [
+            {**TABLE, "vhid": vhid, "track": names} for vhid, names in enumerate(self.named, 1)
+        ]
+        return write_configuration(
+            self.directory, "a", hosts, defaults={"preempt": True}, tracks=tracks
+        )
+
+
 def test_tracks_demote_and_hand_over_and_are_explained(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     one, other = lab_factory(segments=1).hosts
-    number, broken = tmp_path / "number", tmp_path / "broken"
-    number.write_text("0")
-    tmp_path.chmod(0o755)
-    check = script(tmp_path / "check", f'test ! -e {broken} || {{ echo "no answer"; exit 1; }}')
-    tracks: list[dict[str, Any]] = [
-        {"name": "maintained", "kind": "file", "path": str(number)},
-        {"name": "web", "kind": "script", "script": check, **FAST},
-        {"name": "peer", "kind": "ping", "target": "10.1.0.2", "demotion": 7},
-        {"name": "self", "kind": "process", "executable": str(Path(sys.executable).resolve())},
-    ]
-    hosts: list[dict[str, Any]] = [
-        {**TABLE, "vhid": 1, "track": ["web"]},
-        {**TABLE, "vhid": 2, "track": ["maintained", "web"]},
-        {**TABLE, "vhid": 3, "track": ["self"]},
-    ]
-    path = write_configuration(
-        tmp_path, "a", hosts, defaults={"preempt": True}, tracks=tracks[:2] + tracks[3:]
-    )
+    scene = Scene(tmp_path)
+    number, broken = scene.number, scene.broken
+    path = scene.write(scene.maintained, scene.web, scene.own)
     a = start_daemon(one, path)
     a.wait_state("MASTER", 8)
     slower = {"preempt": True, "advskew": 50}
@@ -121,26 +133,32 @@ def test_tracks_demote_and_hand_over_and_are_explained(
     assert "3 tracks: 2 ok, 1 failed, 0 unknown\n" in printed
     assert "  web: 2 virtual hosts cannot be MASTER: failed for " in printed
 
-    # Nobody else is there: it is MASTER all the same, and stays.
-    b.stop()
-    a.wait_state("MASTER", 10)
-    broken.unlink()
+
+def test_tracks_follow_a_reload_and_hold_nobody_back_who_is_alone(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    one, other = lab_factory(segments=1).hosts
+    scene = Scene(tmp_path)
+    scene.broken.touch()
+    a = start_daemon(one, scene.write(scene.maintained, scene.web, scene.own))
+    wait_demotions(a, {"track": 240}, {"track": 240}, {})
+    a.wait_state("MASTER", 10)  # nobody else is there
+    scene.broken.unlink()
     wait_demotions(a, {}, {}, {})
 
     # A reload: what is as before keeps its state, what is new counts from its first result on.
     before = track(a, "maintained")["since"]
-    hosts[0]["track"] = ["web", "peer"]
-    del hosts[2]["track"]
-    write_configuration(tmp_path, "a", hosts, defaults={"preempt": True}, tracks=tracks[:3])
+    scene.named = [["web", "peer"], ["maintained", "web"], []]
+    scene.write(scene.maintained, scene.web, scene.peer)
     changed = a.reload()["changed"]
-    assert {"track peer: added", "track self: removed"} <= set(changed)
+    assert {"track peer: added", "track own: removed"} <= set(changed)
     wait_for(lambda: track(a, "peer")["state"] == "ok", 5, "an answer to pings")
     assert track(a, "maintained")["since"] == before
     assert [each["name"] for each in a.status()["tracks"]] == ["maintained", "web", "peer"]
     other.run(["ip", "address", "flush", "dev", "s1"])
     wait_demotions(a, {"track": 7}, {}, {})
-    hosts[0]["track"] = []
-    write_configuration(tmp_path, "a", hosts, defaults={"preempt": True}, tracks=tracks[:2])
+    scene.named[0] = []
+    scene.write(scene.maintained, scene.web)
     a.reload()
     wait_demotions(a, {}, {}, {})
     a.wait_state("MASTER", 8)
