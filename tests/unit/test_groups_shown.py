@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from carp_fast.cli.main import _line
+from carp_fast.cli.events import line_of
 from carp_fast.config.model import Group
 from carp_fast.control.documents import GroupStatus, StateEvent
 from carp_fast.engine.reports import AddressesChanged, GroupChanged
@@ -87,12 +87,12 @@ def test_many_members_are_counted_and_the_first_named() -> None:
 
 def test_a_line_of_events_names_the_group_while_it_is_demoted() -> None:
     event = StateEvent("T", "eth0", 1, "BACKUP", "MASTER", "group_demoted", None, group=LAN)
-    assert _line(event) == (
+    assert line_of(msgspec.to_builtins(event)) == (
         "T eth0/1: MASTER -> BACKUP (group_demoted), group lan is demoted:"
         " 1 of 2 members cannot be MASTER here: eth0/2"
     )
     quiet = msgspec.structs.replace(event, group=NOT_DEMOTED)
-    assert _line(quiet) == "T eth0/1: MASTER -> BACKUP (group_demoted)"
+    assert line_of(msgspec.to_builtins(quiet)) == "T eth0/1: MASTER -> BACKUP (group_demoted)"
 
 
 def test_status_has_every_group_of_the_virtual_hosts_once() -> None:
