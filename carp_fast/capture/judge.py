@@ -151,6 +151,13 @@ class Judge:
         if _is_unicast(heard["destination"]) and with_peers:
             source, names = address_text(heard["source"]), listed([s.host for s in with_peers])
             return Finding("bad_source", f"{source} is not among the peers of {names}: add it")
+        family = heard["family"]
+        size = 4 if family == 4 else 16
+        if not any(len(each) == size for host in hosts for each in host.peers + host.groups):
+            names = listed([signer.host for signer in hosts])
+            signed = any(len(each) == size for host in hosts for each in host.addresses)
+            lacks = f"has no IPv{family} peer" if signed else f"signs no IPv{family} address"
+            return Finding("bad_vhid", f"{names} {lacks}, so nothing over IPv{family} is for it")
         for signer in hosts:
             if self._right(signer, heard):
                 expected = listed([address_text(each) for each in signer.peers + signer.groups])
@@ -159,12 +166,6 @@ class Judge:
                     f" to {destination} (give it and the sender the same destination)"
                 )
                 return Finding("bad_destination", why)
-        family = heard["family"]
-        size = 4 if family == 4 else 16
-        if not any(len(each) == size for signer in hosts for each in signer.addresses):
-            names = listed([signer.host for signer in hosts])
-            why = f"{names} signs no IPv{family} address, so nothing over IPv{family} is for it"
-            return Finding("bad_destination", why)
         return Finding("bad_destination")
 
     def _explain(

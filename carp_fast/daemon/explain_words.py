@@ -69,8 +69,8 @@ VERDICT_HINTS = {
     "vrrp": "VRRP, which has the same protocol number: harmless, unless it shares an address",
     "bad_version": "a version of CARP other than 2: its sender has to use version 2",
     "bad_type": "not an advertisement: its sender uses protocol 112 for something else",
-    "bad_vhid": "no virtual host here has this vhid: missing in this configuration, or the sender "
-    "belongs to another segment",
+    "bad_vhid": "no virtual host here has this vhid and an address of this family: missing in "
+    "this configuration, or the sender belongs to another segment",
     "bad_destination": "sent to another group, or as unicast: compare destination, destination6 "
     "and peers on both hosts",
     "bad_auth": "another passphrase or other signed addresses: "

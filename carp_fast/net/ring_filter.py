@@ -1,11 +1,12 @@
 """The part of a ring's program that accepts frames, and refuses those that no virtual host accepts.
 
-A frame of protocol 112 on an interface of ours is accepted if its vhid is in use there: the engine
-judges it. Of the others the program finds the verdict that the engine would, by the same checks in
-the same order, which the digest ends for no one; it counts the frame by interface and verdict. One
-frame of each verdict and interface is accepted every SHOWN_NS in place of being counted here, so
-that the engine, which counts it, remembers from whom such frames come. What is rare (IPv4 options)
-is left to the engine. Must not know a ring, a passphrase or a peer.
+A frame of protocol 112 on an interface of ours is accepted if its vhid is in use there, over
+whichever family: the engine judges it. Of the others the program finds the verdict that the engine
+would, by the same checks in the same order, which the digest ends for no one; it counts the frame
+by interface and verdict. One frame of each verdict and interface is accepted every SHOWN_NS in
+place of being counted here, so that the engine, which counts it, remembers from whom such frames
+come. What is rare (IPv4 options) is left to the engine. Must not know a ring, a passphrase or a
+peer.
 
 The pump writes which interfaces and vhids are in use to memory that is shared with all programs
 (pump/_refusals.pyx); nothing needs a system call after the start.

@@ -184,7 +184,7 @@ def judged(packet: Packet, interface: int, hosts: Iterable[Known], now_ns: int) 
         return "bad_version"
     if version == 2 and carp[0] & 15 != 1:
         return "bad_type"
-    if not same:
+    if not any(packet.family in each.families for each in same):
         return "vrrp" if vrrp else "bad_vhid"
     meant = [each for each in same if is_for(packet, each)]
     if not meant:

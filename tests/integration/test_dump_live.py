@@ -77,7 +77,7 @@ def test_what_travels_is_shown_as_it_comes(lab_factory: Callable[..., Lab], tmp_
     assert {(h["interface"], h["source"], h["family"], h["verdict"]) for h in heard} == {
         ("s1", "10.1.0.2", 4, "ok"),
         ("s1", "10.1.0.2", 4, "bad_destination"),
-        ("s1", socket.inet_ntop(socket.AF_INET6, OVER_IPV6[22:38]), 6, "bad_destination"),
+        ("s1", socket.inet_ntop(socket.AF_INET6, OVER_IPV6[22:38]), 6, "bad_vhid"),
     }
     lines = every.read_text().splitlines()
     assert re.fullmatch(

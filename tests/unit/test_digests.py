@@ -447,12 +447,16 @@ def test_golden_frames_for_wrong_configurations() -> None:
     assert parent.judge(golden("lladdr-equals-parent-realmac", "OpenBSD")).why == (
         "digest right without lladdr 02:bd:00:00:00:01 (remove it here, or set it on the sender)"
     )
-    # An IPv6 advertisement is for a virtual host that has a signed IPv6 address.
+    # An IPv6 advertisement is for a virtual host that has an IPv6 address.
     four = signer_of(
         VirtualHost("eth0", 42, ("10.77.0.100/24",), (), Settings(passphrase=b"secret"))
     )
     assert Judge([four]).judge(golden("v4+v6", "OpenBSD", 6)) == Finding(
-        "bad_destination", "eth0/42 signs no IPv6 address, so nothing over IPv6 is for it"
+        "bad_vhid", "eth0/42 signs no IPv6 address, so nothing over IPv6 is for it"
+    )
+    peers = signer(address, address_bytes("2001:db8::100"), groups=(), peers=addresses("10.0.0.1"))
+    assert Judge([peers]).judge(golden("v4+v6", "OpenBSD", 6)) == Finding(
+        "bad_vhid", "eth0/42 has no IPv6 peer, so nothing over IPv6 is for it"
     )
 
 

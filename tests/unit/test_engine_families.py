@@ -156,7 +156,30 @@ def test_a_host_of_one_family_expects_no_other() -> None:
     node.take(START_NS)
     assert node.reported(FamilySilent) == []
     frame = advertisement(source="fe80::1", counter=20)
-    assert node.engine.receive(0, frame, START_NS + 10 * SECOND_NS) == "bad_destination"
+    assert node.engine.receive(0, frame, START_NS + 10 * SECOND_NS) == "bad_vhid"
+
+
+@pytest.mark.parametrize("replay", ["off", "learn"])
+def test_a_vhid_of_the_other_family_alone_is_unknown(replay: str) -> None:
+    """Its digest, which does not tell families apart, may be right: bad_vhid comes before it."""
+    four, six = Node("10.77.0.2", replay=replay), Node("10.77.0.2", on6="fe80::2", **ONLY6)
+    assert four.engine.receive(0, advertisement(source="fe80::1"), START_NS) == "bad_vhid"
+    assert six.engine.receive(0, advertisement(addresses=[ADDRESS6]), START_NS) == "bad_vhid"
+    for node in (four, six):
+        assert node.engine.interface_counters(0)["bad_vhid"] == 1
+        assert "bad_vhid" not in {w for w, n in node.engine.host(0).counters.items() if n}
+        [rejected] = node.engine.rejections(0)
+        assert rejected.verdict == "bad_vhid"
+
+
+def test_of_two_hosts_with_a_vhid_the_one_of_the_family_is_sent_to_another_group() -> None:
+    node = Node("10.77.0.2", on6="fe80::2", **ONLY6)
+    node.engine.add(1, prepared(addresses=[(ADDRESS, 24)]), START_NS)
+    four = advertisement(destination="239.1.1.1")
+    six = advertisement(source="fe80::1", destination="ff02::13", addresses=[ADDRESS6])
+    assert node.engine.receive(0, four, START_NS) == "bad_destination"
+    assert node.engine.receive(0, six, START_NS) == "bad_destination"
+    assert [node.engine.host(slot).counters["bad_destination"] for slot in (0, 1)] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS, INIT, MASTER,
     Output, REPLAY_OFF, SILENT_4, SILENT_6, Source, TO_ADVERTISE,
-    vhid_duplicate_over, vhid_foresee, vhid_has_our_mac, vhid_interval_ns, vhid_is_addressed,
+    vhid_duplicate_over, vhid_expects, vhid_foresee, vhid_has_our_mac, vhid_interval_ns, vhid_is_addressed,
     vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_source, vhid_span_ms,
     vhid_virtual_mac, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
@@ -177,7 +177,8 @@ cdef void hear(Core* core, const FrameHeard* frame, Hearing* hearing) noexcept n
     hearing.vrrp_like = heard.version == 3 or heard.vrrp_length
     slot = core.index[<uint32_t>frame.interface * 256 + heard.vhid] - 1     # 0 - 1 is NOBODY
     while slot != NOBODY and not takes_destination(&core.hosts[slot], heard):
-        other = slot
+        if vhid_expects(&core.hosts[slot], heard.family):
+            other = slot
         slot = core.hosts[slot].next_same
     hearing.slot = slot
     if slot == NOBODY:
@@ -276,8 +277,7 @@ cdef void note_family(Core* core, uint32_t slot, uint8_t family, int64_t now_ns)
     if host.flags & silent:
         host.flags &= ~silent
         engine_tell(core, FAMILY_HEARD, slot, family, NULL, now_ns)
-    if (host.state != BACKUP or host.flags & other_silent
-            or not (host.configured.expects_4 if this else host.configured.expects_6)):
+    if host.state != BACKUP or host.flags & other_silent or not vhid_expects(host, 10 - family):
         return
     since_ns = max(since_ns, host.since_ns)
     if (now_ns - since_ns > vhid_master_down_ns(host)

@@ -374,6 +374,11 @@ cdef inline int64_t vhid_heard_ns(const VirtualHost* host) noexcept nogil:
     return max(host.heard_ns[0], host.heard_ns[1])
 
 
+cdef inline bint vhid_expects(const VirtualHost* host, uint8_t family) noexcept nogil:
+    """Whether it advertises over this family, and takes advertisements over it."""
+    return host.configured.expects_4 if family == 4 else host.configured.expects_6
+
+
 cdef inline bint vhid_virtual_mac(const VirtualHost* host) noexcept nogil:
     """Whether it advertises from a MAC that every host with this vhid has."""
     return (host.configured.advertise_mac == UCARP_MAC

@@ -121,13 +121,14 @@ cdef Verdict judge(Tally tally, const Advertisement* heard) noexcept nogil:
     """The verdict of the configuration's hosts on a well-formed frame: see engine_receive."""
     cdef uint32_t at = tally.by_vhid[heard.vhid]
     cdef bint vrrp_like = heard.version == 3 or heard.vrrp_length
-    cdef bint any_host = at != 0, any_peer = False, taken = False
+    cdef bint any_host = False, any_peer = False, taken = False
     cdef const Signer* signer
     cdef const uint8_t* address
     while at:
         signer = &tally.signers[at - 1]
         at = signer.next
         any_peer = any_peer or signer.peer
+        any_host = any_host or signer.family == heard.family
         if signer.family != heard.family or signer.peer != heard.unicast:
             continue
         address = <const uint8_t*>heard.destination
