@@ -85,15 +85,15 @@ class LaneSockets(Closing):
             if path in ("ring", "tcx"):
                 slots = slots_by_lane(advertisements_per_s)
                 self.rings = Rings(slots, wakers=path == "tcx")
-            kind = {"ring": "packet", "tcx": "raw"}.get(path, path)
             for lane in PLACES:  # the order of joining determines the places in the group
+                kind = "raw" if path == "tcx" else path
                 self.by_lane[lane] = sockets.open_receivers(kind, advertisements_per_s)
-                if path == "tcx":
-                    standby = sockets.open_receiver(advertisements_per_s, 0)
+                if path == "tcx":  # a ring has the time itself
+                    standby = sockets.open_receiver(advertisements_per_s, 0, stamped=False)
                     self._standby[lane] = {"packet": standby}
                 for sock in self.by_lane[lane].values():
                     sockets.enlarge(sock, buffer_bytes(lane))
-            if kind == "packet":
+            if path in ("packet", "ring"):
                 self._group(self.by_lane)
             if self.rings is not None:
                 packet = self._standby or self.by_lane

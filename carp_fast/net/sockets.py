@@ -127,13 +127,13 @@ def enlarge(sock: socket.socket, size: int) -> None:
 
 def open_receivers(path: str, advertisements_per_s: float) -> dict[str, socket.socket]:
     """Opens the sockets that the pump reads, by kind: "packet"; or "raw4" and "raw6" if `path` is
-    "raw".
+    "raw". "ring": the packet socket of a ring.
 
     They receive nothing before filter_interfaces(). A kernel without IPv6 has no "raw6". Raises
     OSError.
     """
-    if path == "packet":
-        return {"packet": open_receiver(advertisements_per_s)}
+    if path in ("packet", "ring"):
+        return {"packet": open_receiver(advertisements_per_s, stamped=path == "packet")}
     opened: dict[str, socket.socket] = {}
     try:
         for kind, family in RAW_FAMILIES.items():
@@ -152,10 +152,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _SOCKADDR_LL = struct.Struct("=HHi12x")  # family, protocol, ifindex
 
 
-def open_receiver(advertisements_per_s: float, protocol: int = ETH_P_ALL) -> socket.socket:
+def open_receiver(
+    advertisements_per_s: float, protocol: int = ETH_P_ALL, *, stamped: bool = True
+) -> socket.socket:
     """Opens a packet socket for all interfaces; it receives nothing before filter_interfaces().
 
     With `protocol` 0 it receives nothing, and costs no packet anything, before bind_receiver().
+    `stamped`: with the kernel's time of arrival. As long as any socket of the machine wants that,
+    the kernel reads the clock for every packet.
     """
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     sock = socket.socket(socket.AF_PACKET, kind, socket.htons(protocol))
@@ -163,7 +167,8 @@ def open_receiver(advertisements_per_s: float, protocol: int = ETH_P_ALL) -> soc
     attach_filter(sock, NOTHING)
     drain(sock)
     sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    if stamped:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     _size_receive_buffer(sock, advertisements_per_s)
     return sock
 

@@ -87,7 +87,7 @@ class Stage(Turns):
         with host.inside():
             self.clones = opened.enter_context(Clones()) if clones else None
             self.rings = opened.enter_context(Rings({"common": 4096})) if path == "ring" else None
-            self.receivers = sockets.open_receivers("packet" if path == "ring" else path, 10)
+            self.receivers = sockets.open_receivers(path, 10)
             self.sender, self.netlink = sockets.open_sender(), sockets.open_netlink()
             self.joins = Joins(self.receivers.get("packet"))
             self.ifindex = socket.if_nametoindex(interface)

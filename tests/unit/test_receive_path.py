@@ -31,6 +31,7 @@ from carp_fast.daemon.receiving import (
     planned_receive,
 )
 from carp_fast.net import rings
+from carp_fast.net.kernel import SO_TIMESTAMPNS
 from carp_fast.net.lanes import LaneSockets
 from carp_fast.net.rings import RingError, Rings, ring_bytes, slots_by_lane
 from carp_fast.net.tcx import TcxError
@@ -73,6 +74,21 @@ def test_packet_sockets_are_opened_where_rings_are_refused(monkeypatch: pytest.M
     assert chosen == ("packet", "no rings: the reason")
     opened, chosen = open_receivers(("raw", "why"), 10.0)
     assert (opened.opened, chosen) == (("raw", 10.0), ("raw", "why"))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("path", "wants"), [("packet", 3), ("ring", 0), ("raw", 6), ("tcx", 6)])
+def test_only_sockets_that_queue_frames_want_the_kernels_time_of_packets(
+    path: str, wants: int
+) -> None:
+    with LaneSockets(path, 10.0) as opened:
+        every = [*opened.by_lane.values(), *opened._standby.values()]
+        stamped = [
+            sock.getsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS)
+            for receivers in every
+            for sock in receivers.values()
+        ]
+    assert (sum(stamped), len(stamped)) == (wants, wants + 3 * (path in ("ring", "tcx")))
 
 
 def test_rings_are_opened_where_tcx_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
