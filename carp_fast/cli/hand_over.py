@@ -27,9 +27,16 @@ if TYPE_CHECKING:
     help="Demote it before, so that peers that preempt take over without a gap, and until undemote,"
     " so that it is not taken back.",
 )
+@click.option("--group", is_flag=True, help="All masters of its group.")
 @daemon_options
 def yields(
-    interface: str, vhid: int, demote: bool, config: Path | None, control_socket: Path | None
+    interface: str,
+    vhid: int,
+    config: Path | None,
+    control_socket: Path | None,
+    *,
+    demote: bool,
+    group: bool,
 ) -> None:
     """Hands a virtual host over to another host, once.
 
@@ -38,7 +45,7 @@ def yields(
     If nobody takes it over, it is MASTER again after its master-down time, and the command fails.
     """
     _order(
-        lambda daemon: daemon.hand_over(interface, vhid, demote=demote),
+        lambda daemon: daemon.hand_over(interface, vhid, demote=demote, group=group),
         control_path(config, control_socket),
     )
 
@@ -73,4 +80,5 @@ def _order(order: Callable[[ControlClient], HandedOver], path: Path) -> None:
         else:
             print_prose(f"{name}: {host.state}, handed over to {host.peer}")
     if done.reason:
-        print_prose(f'demoted until: carp-fast undemote --reason "{done.reason}"')
+        of = f"--group {done.group} " if done.group else ""
+        print_prose(f'demoted until: carp-fast undemote {of}--reason "{done.reason}"')

@@ -180,6 +180,9 @@ def _print_plan(answer: Maintenance) -> None:
         " when its canary is given up"
     )
     if units:
-        header = ["INTERFACE", "MASTER", "HEARD", "CANARY"]
-        rows = [(u.interface, f"{u.masters:,}", f"{u.heard:,}", u.canary) for u in units]
+        header = ["INTERFACE", "GROUP", "MASTER", "HEARD", "CANARY"]
+        rows = [
+            (unit.interface, unit.group or "-", f"{unit.masters:,}", f"{unit.heard:,}", unit.canary)
+            for unit in units
+        ]
         print_table(columns(header, ()), rows)

@@ -285,9 +285,13 @@ class ControlClient(Closing):
         """Ends the demotion by this reason, of every virtual host or of a group."""
         return self._ask(UndemoteRequest(reason, group), Demoted)
 
-    def hand_over(self, interface: str, vhid: int, *, demote: bool = False) -> HandedOver:
-        """Hands a MASTER over to another host, once; `demote`: and demotes it until undemote()."""
-        return self._ask(YieldRequest(interface, vhid, demote), HandedOver)
+    def hand_over(
+        self, interface: str, vhid: int, *, demote: bool = False, group: bool = False
+    ) -> HandedOver:
+        """Hands a MASTER over to another host, once; `demote`: and demotes it until undemote();
+        `group`: with all masters of its group.
+        """
+        return self._ask(YieldRequest(interface, vhid, demote, group), HandedOver)
 
     def take_over(self, interface: str, vhid: int) -> HandedOver:
         """Takes a virtual host over from a slower master, once, whatever `preempt` is."""
@@ -526,9 +530,11 @@ class AsyncControlClient:
         """See ControlClient.undemote."""
         return await self._ask(UndemoteRequest(reason, group), Demoted)
 
-    async def hand_over(self, interface: str, vhid: int, *, demote: bool = False) -> HandedOver:
+    async def hand_over(
+        self, interface: str, vhid: int, *, demote: bool = False, group: bool = False
+    ) -> HandedOver:
         """See ControlClient.hand_over."""
-        return await self._ask(YieldRequest(interface, vhid, demote), HandedOver)
+        return await self._ask(YieldRequest(interface, vhid, demote, group), HandedOver)
 
     async def take_over(self, interface: str, vhid: int) -> HandedOver:
         """See ControlClient.take_over."""

@@ -93,13 +93,15 @@ class UndemoteRequest(Request, frozen=True, tag="undemote"):
 class YieldRequest(Request, frozen=True, tag="yield"):
     """Hands the virtual hosts of an interface with this vhid over, once.
 
-    `demote`: demotes them first, and until `undemote`, so that they are not taken back.
+    `demote`: demotes them first, and until `undemote`, so that they are not taken back; `group`:
+    all masters of their group.
     """
 
     needs: ClassVar[str] = "yield: an interface's name and a vhid are needed"
     interface: str
     vhid: int
     demote: bool = False
+    group: bool = False
 
 
 class PreemptRequest(Request, frozen=True, tag="preempt"):
@@ -589,7 +591,8 @@ class HandedOver(Answer, frozen=True):
     """What a hand-over by hand did to each virtual host.
 
     `state`: its state since; `peer`: the other host that has it now, or had it; None if no other
-    host has been heard yet. `reason`: of the operator's demotion that holds it, "" for none.
+    host has been heard yet. `reason`: of the operator's demotion that holds it, "" for none;
+    `group`: whose it is, None if it is of one virtual host.
     """
 
     class Host(msgspec.Struct, frozen=True):
@@ -602,6 +605,7 @@ class HandedOver(Answer, frozen=True):
 
     virtual_hosts: list[Host]
     reason: str = ""
+    group: str | None = None
 
 
 class RecordingHead(msgspec.Struct, frozen=True):

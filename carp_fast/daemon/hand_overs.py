@@ -20,7 +20,8 @@ from carp_fast.control.documents import (
     YieldRequest,
 )
 from carp_fast.control.protocol import ControlError
-from carp_fast.daemon.demotions import Limited
+from carp_fast.daemon.demotions import Limited, group_of
+from carp_fast.daemon.table import MASTER
 from carp_fast.engine.copies import ExplainedHost, HostCopy, JudgedSource
 from carp_fast.inet import address_text
 
@@ -64,23 +65,48 @@ class HandOvers:
         """Hands virtual hosts over. Raises ControlError: refused, or nobody has taken them."""
         interface, vhid = request.interface, request.vhid
         slots = self._explanations.find(interface, vhid)
+        limited, group = Limited(DEMOTION_MAX, interface=interface, vhid=vhid), None
+        if request.group:
+            group = self._group(slots)
+            slots, limited = self._masters_of(group), Limited(DEMOTION_MAX, group)
         for slot in slots:
             judged = await self._explanations.judged(slot)
             why = why_not_yield(judged, self._settings(slot), demoted=request.demote)
             if why:
                 raise ControlError(f"yield: {self._hosts.name(slot)}: {why}")
-        reason = f"yield {interface}/{vhid}" if request.demote else ""
+        reason = "" if not request.demote else "yield" if group else f"yield {interface}/{vhid}"
         if reason:
-            limited = Limited(DEMOTION_MAX, interface=interface, vhid=vhid)
             await self._demotions.hold(reason, limited, self._hosts, self._orders)
-        try:
-            given = await asyncio.gather(*(self._yield(slot, request.demote) for slot in slots))
-        except ControlError:
+        given = await asyncio.gather(
+            *(self._yield(slot, request.demote) for slot in slots), return_exceptions=True
+        )
+        done = [each for each in given if isinstance(each, HandedOver.Host)]
+        failed = [each for each in given if isinstance(each, BaseException)]
+        if failed:
             if reason:
-                undemote = UndemoteRequest(reason)
+                undemote = UndemoteRequest(reason, group)
                 await self._demotions.undemote(undemote, self._hosts, self._orders)
-            raise
-        return HandedOver(True, list(given), reason)
+            await self._orders.give([self._take_over(slot) for slot in slots] if group else ())
+            raise failed[0]
+        return HandedOver(True, done, reason, group if reason else None)
+
+    def _group(self, slots: list[int]) -> str:
+        """The group of these virtual hosts. Raises ControlError if they are in none."""
+        for slot in slots:
+            if group := group_of(self._settings(slot)):
+                return group
+        raise ControlError(f"yield: {self._hosts.name(slots[0])} is in no group")
+
+    def _masters_of(self, group: str) -> list[int]:
+        """Raises ControlError if no member is MASTER."""
+        found = [
+            slot
+            for slot, host in self._hosts.used()
+            if group_of(host) == group and self._hosts.states[slot] == MASTER
+        ]
+        if not found:
+            raise ControlError(f"yield: no virtual host of group {group} is MASTER here")
+        return found
 
     async def _yield(self, slot: int, demoted: bool) -> HandedOver.Host:
         """Hands one over, and returns when another host has it. Raises ControlError."""

@@ -4,7 +4,8 @@ First every virtual host is demoted and keeps its addresses, so that peers that 
 without a gap. What remains MASTER resigns: one canary of each unit first, the others once another
 host has the canary. What no host adopts is MASTER again after its master-down time: the engine
 does that, and this module only looks. A unit is what is on one segment (interface) and in one
-group. Must not know files, nor who asks.
+group. A group of which a virtual host was not adopted is taken back as a whole: it is no longer
+demoted, and takes over what others have. Must not know files, nor who asks.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from carp_fast.control.documents import MaintenancePhase, MaintenanceProgress
+from carp_fast.daemon.demotions import group_of
 from carp_fast.daemon.hand_overs import is_adopted
 from carp_fast.daemon.table import INIT, MASTER, Hosts
 from carp_fast.engine.copies import HostCopy
@@ -46,7 +48,7 @@ class Unit(NamedTuple):
 
 
 def unit_of(host: VirtualHost) -> Unit:
-    return Unit(host.interface, "")
+    return Unit(host.interface, group_of(host) or "")
 
 
 class Leaving:
@@ -74,6 +76,8 @@ class Leaving:
         self._awaited: dict[int, tuple[int, Unit]] = {}
         self._leaving = False
         self._failed: set[Unit] = set()  # units of which a virtual host was not adopted
+        self._tried: set[int] = set()
+        self._groups: set[str] = set()  # those that are taken back as a whole
 
     # -- out
 
@@ -142,9 +146,11 @@ class Leaving:
         while self._awaited:
             await asyncio.sleep(LOOK_S)
             await self._look()
-        still = [slot for slots in units.values() for slot in slots[1:] if self._is_master(slot)]
-        named = set(self.progress.taken_back)
-        self.progress.not_tried = sum(self._hosts.name(slot) not in named for slot in still)
+        self.progress.not_tried = sum(
+            self._is_master(slot) and slot not in self._tried
+            for slots in units.values()
+            for slot in slots
+        )
 
     async def _resign(self, wanted: Iterable[tuple[Unit, int]]) -> None:
         """Lets these resign at the pace; none of a unit that has failed by then."""
@@ -152,8 +158,9 @@ class Leaving:
 
         def orders() -> Iterator[Order]:
             for unit, slot in wanted:
-                if unit not in self._failed and self._is_master(slot):
+                if not self._has_failed(unit) and self._is_master(slot):
                     self._awaited[slot] = time.monotonic_ns(), unit
+                    self._tried.add(slot)
                     yield self._only_now(slot, partial(pump.hand_over, slot, "maintenance"))
 
         async for _ in self._at_the_pace(orders()):
@@ -163,10 +170,14 @@ class Leaving:
 
     async def _look(self) -> None:
         """Finds out what became of those that were given up."""
+        groups = set(self._groups)
         for slot, (_, unit) in list(self._awaited.items()):
             if self._hosts.states[slot] == MASTER:  # after its master-down time
                 del self._awaited[slot]
-                self._fail(unit, slot)
+                if unit.group not in groups:  # otherwise it is taken over again
+                    self._fail(unit, slot)
+        for group in self._groups - groups:
+            await self._take_back(group)
         async for copies in self._snapshots(sorted(self._awaited)):
             for slot, copy in copies:
                 since_ns, _ = self._awaited.get(slot, (0, None))
@@ -180,10 +191,29 @@ class Leaving:
     def _fail(self, unit: Unit, slot: int) -> None:
         name = self._hosts.name(slot)
         self._failed.add(unit)
+        if unit.group:
+            name += f" (group {unit.group})"
+            self._groups.add(unit.group)
         self.progress.taken_back_count += 1
         if len(self.progress.taken_back) < NAMED_MAX:
             self.progress.taken_back.append(name)
             logger.error("%s: no other host adopted it, taken back", name)
+
+    def _has_failed(self, unit: Unit) -> bool:
+        return unit in self._failed or unit.group in self._groups
+
+    async def _take_back(self, group: str) -> None:
+        """Ends the demotion of a group, and takes over what others have of it, as far as these are
+        slower.
+        """
+        pump = self._orders.pump
+        members = [slot for slot, host in self._hosts.used() if group_of(host) == group]
+        await self._orders.give(
+            self._only_now(slot, partial(pump.demote, slot, 0, "maintenance")) for slot in members
+        )
+        given = [slot for slot in members if not self._is_master(slot)]
+        await self._paced(given, lambda slot: partial(pump.take_over, slot))
+        logger.error("group %s: taken back as a whole, %d virtual hosts", group, len(members))
 
     # -- back
 

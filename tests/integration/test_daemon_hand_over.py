@@ -73,6 +73,46 @@ def test_one_virtual_host_is_handed_over_and_back_by_hand(
     b.wait_state("MASTER", 5, FIRST)
 
 
+def test_a_group_is_handed_over_together_and_taken_back_if_one_is_not_adopted(
+    lab_factory: Callable[..., Lab], tmp_path: Path
+) -> None:
+    """Host b lacks the third virtual host, which is in the second group."""
+    one, other = lab_factory(segments=2).hosts
+    tables = [
+        {"interface": f"s{segment}", "vhid": vhid, "addresses": [f"10.{segment}.1.{vhid}/32"]}
+        | {"group": group}
+        for segment, vhid, group in ((1, 1, "lan"), (2, 2, "lan"), (1, 3, "dmz"), (2, 4, "dmz"))
+    ]
+    written = {}
+    for name, used in (("a", tables), ("b", [each for each in tables if each["vhid"] != 3])):
+        defaults = {"preempt": name == "a", "advskew": 0 if name == "a" else 20}
+        written[name] = write_configuration(tmp_path, name, used, defaults=defaults)
+        with written[name].open("a") as file:
+            file.write('[[group]]\nname = "lan"\n[[group]]\nname = "dmz"\n')
+    a = start_daemon(one, written["a"])
+    a.wait_state("MASTER", 10)
+    b = start_daemon(other, written["b"])
+    b.wait_state("BACKUP", 10)
+
+    given = command(a, "yield", "--group", "--demote")
+    assert given.returncode == 0, given.stderr
+    assert given.stdout.splitlines()[-1] == (
+        'demoted until: carp-fast undemote --group lan --reason "yield"'
+    )
+    masters = {which for which, state in a.states().items() if state == "MASTER"}
+    assert masters == {("s1", 3), ("s2", 4)}
+    one.run([*CARP_FAST, "undemote", "--group", "lan", "--reason", "yield", "-c", written["a"]])
+    a.wait_state("MASTER", 10)
+
+    argv = [*CARP_FAST, "yield", "s1", "3", "--group", "--demote", "-c", str(written["a"])]
+    failed = one.run(argv, check=False, deadline_s=60)
+    assert failed.returncode == 1
+    assert "s1/3: nobody took it over" in failed.stderr
+    a.wait_state("MASTER", 10)
+    assert a.virtual_host("s2", 4)["reason"] in ("taken_over", "preempted")
+    assert a.status()["daemon"]["demotions"] == {}
+
+
 def test_what_nobody_takes_over_is_master_again_and_the_command_fails(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

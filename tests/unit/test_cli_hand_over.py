@@ -50,6 +50,12 @@ def handed_over(state: str, peer: str | None, reason: str = "") -> dict[str, Any
             'demoted until: carp-fast undemote --reason "yield eth0/7"\n',
         ),
         (
+            ("yield", "--demote", "--group"),
+            handed_over("BACKUP", "10.0.0.2", "yield") | {"group": "lan"},
+            "eth0/7: BACKUP, handed over to 10.0.0.2\n"
+            'demoted until: carp-fast undemote --group lan --reason "yield"\n',
+        ),
+        (
             ("preempt",),
             handed_over("MASTER", "10.0.0.2"),
             "eth0/7: MASTER, taken over from 10.0.0.2\n",
@@ -64,7 +70,8 @@ def test_a_hand_over_tells_who_has_it(
     result = invoke(command, "eth0", "7", *options, "--control-socket", fake.path)
     assert (result.exit_code, result.stdout, result.stderr) == (0, printed, "")
     wanted = {"command": command, "interface": "eth0", "vhid": 7}
-    assert fake.requests == [wanted | ({"demote": True} if options else {})]
+    given = {option.removeprefix("--"): True for option in options}
+    assert fake.requests == [wanted | given]
 
 
 @pytest.mark.parametrize("command", ["yield", "preempt"])

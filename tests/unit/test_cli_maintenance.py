@@ -110,8 +110,8 @@ def test_a_dry_run_prints_a_plan(fake: FakeDaemon) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     first, header, row = result.stdout.splitlines()
     assert first.startswith("255 MASTER would be given up; another host has been heard for 3 of")
-    assert header.split() == ["INTERFACE", "MASTER", "HEARD", "CANARY"]
-    assert row.split() == ["eth0", "255", "3", "eth0/1"]
+    assert header.split() == ["INTERFACE", "GROUP", "MASTER", "HEARD", "CANARY"]
+    assert row.split() == ["eth0", "-", "255", "3", "eth0/1"]
     assert fake.requests == [{"command": "maintenance", "action": "plan"}]
 
 

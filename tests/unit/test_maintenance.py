@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.config.model import Group
 from carp_fast.control.documents import Maintenance, MaintenanceRequest, PlannedUnit
 from carp_fast.control.protocol import ControlError
 from carp_fast.daemon.maintenance import MaintenanceMode
@@ -35,13 +36,16 @@ class Machine:
     over after a resignation. `points`: crash points passed; at `crash_at` it crashes.
     """
 
-    def __init__(self, path: Path | None, worker: ThreadPoolExecutor, each: int = 3) -> None:
+    def __init__(
+        self, path: Path | None, worker: ThreadPoolExecutor, each: int = 3, group: str = ""
+    ) -> None:
         self.path = path
         self.worker = worker
         self.hosts = Hosts()
         for interface in ("eth0", "eth1"):
             for vhid in range(1, each + 1):
-                settings = Settings(passphrase=b"secret")
+                lan = Group(group) if group and vhid == 1 else None
+                settings = Settings(passphrase=b"secret", group=lan)
                 self.hosts.take(VirtualHost(interface, vhid, (f"192.0.2.{vhid}/24",), (), settings))
         for slot in range(2 * each):
             self.hosts.states[slot] = MASTER
@@ -103,6 +107,11 @@ class Machine:
             loop.call_later(DOWN_S / 2, lambda: self.heard_ns.update({slot: time.monotonic_ns()}))
         else:
             loop.call_later(DOWN_S, lambda: self.hosts.states.__setitem__(slot, MASTER))
+
+    def take_over(self, slot: int) -> None:
+        self.point()
+        self.log.append(("take_over", slot))
+        self.hosts.states[slot] = MASTER
 
     def withhold(self, slot: int, withheld: bool) -> None:
         self.point()
@@ -248,6 +257,48 @@ def test_one_after_the_canary_that_nobody_adopts_is_named_as_well(machine: Machi
         made = mode.progress
         assert made is not None
         assert (machine.masters(), made.taken_back, made.not_tried) == ({1}, ["eth0/2"], 0)
+
+    play(scenario)
+
+
+def test_a_group_of_which_one_is_not_adopted_is_taken_back_as_a_whole(
+    tmp_path: Path, worker: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first virtual host of each interface is in group lan."""
+    machine = Machine(tmp_path / "maintenance.json", worker, group="lan")
+    machine.adopts = machine.every - {0}
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on")
+        assert machine.slots("hand_over") == [0, 1, 3, 4, 2, 5]
+        assert machine.masters() == {0, 3}
+        assert machine.slots("take_over") == [3]
+        lifted = [each[1] for each in machine.log if each[0] == "demote" and each[2] == 0]
+        assert lifted == [0, 3]
+        made = mode.progress
+        assert made is not None
+        assert (made.taken_back, made.taken_back_count) == (["eth0/1 (group lan)"], 1)
+        assert (made.given, made.not_tried) == (4, 0)
+
+    play(scenario)
+    assert "group lan: taken back as a whole, 2 virtual hosts" in caplog.text
+
+
+def test_the_plan_has_a_canary_for_each_group_of_an_interface(
+    tmp_path: Path, worker: ThreadPoolExecutor
+) -> None:
+    machine = Machine(None, worker, group="lan")
+
+    async def scenario() -> None:
+        answer = await machine.ask(machine.mode(), "plan")
+        assert answer.plan is not None
+        assert [(each.interface, each.group, each.canary) for each in answer.plan] == [
+            ("eth0", "lan", "eth0/1"),
+            ("eth0", "", "eth0/2"),
+            ("eth1", "lan", "eth1/1"),
+            ("eth1", "", "eth1/2"),
+        ]
 
     play(scenario)
 
