@@ -246,6 +246,38 @@ def in_use(to: Drawing, start_ns: int, end_ns: int) -> None:
     to.switch_some("bar", start_ns, end_ns)
 
 
+def hand_overs(to: Drawing, start_ns: int, end_ns: int) -> None:
+    """Virtual hosts of a machine are handed over, or taken over, by hand, some again and again."""
+    machine, at_ns = to.any_machine(), start_ns
+    members = to.some(machine)
+    for _ in range(to.random.between(1, 4)):
+        for member in members:
+            word = ("yield", "preempt")[to.random.below(2)]
+            to.put(at_ns, word, machine=machine, slot=member.slot, value=to.random.below(2))
+        at_ns += to.random.between(5, 4_000) * MS_NS
+        if at_ns > end_ns:
+            break
+
+
+def maintenance(to: Drawing, start_ns: int, end_ns: int) -> None:
+    """A machine is in maintenance, for a while or to the end: what stays MASTER resigns.
+
+    It may crash on its way there, and starts again in maintenance; or end it before that.
+    """
+    machine, for_good = to.any_machine(), to.chance(3)
+    forced = 2 if to.chance(4) else 1
+    to.put(start_ns, "maintenance", machine=machine, value=forced)
+    at_ns = start_ns + to.random.between(0, min(5_000, (end_ns - start_ns) // MS_NS)) * MS_NS
+    for member in to.some(machine) if to.chance(3) else to.world.on(machine):
+        to.put(at_ns, "yield", machine=machine, slot=member.slot, value=1)
+    if to.chance(3):
+        down_ns = to.random.between(start_ns // MS_NS, end_ns // MS_NS) * MS_NS
+        to.put(down_ns, "crash", machine=machine)
+        to.put(min(end_ns, down_ns + to.random.between(1, 3_000) * MS_NS), "boot", machine=machine)
+    if not for_good:
+        to.put(end_ns, "maintenance", machine=machine, value=0)
+
+
 def removal(to: Drawing, start_ns: int, end_ns: int) -> None:
     """A reload removes some virtual hosts, and another one adds them again."""
     machine = to.any_machine()
@@ -277,5 +309,7 @@ EPISODES: tuple[Callable[[Drawing, int, int], None], ...] = (
     + 2 * (demotion,)
     + (many_orders,)
     + (in_use,)
+    + 2 * (hand_overs,)
+    + 2 * (maintenance,)
     + (removal,)
 )

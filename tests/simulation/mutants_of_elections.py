@@ -427,16 +427,58 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "a demoted host is added undemoted",
+        "a host in maintenance preempts",
+        (
+            (
+                "engine/_vhid.pyx",
+                "== PREEMPT_NEVER or host.ordered[<int>BY_MAINTENANCE]:",
+                "== PREEMPT_NEVER:",
+            ),
+        ),
+    ),
+    Mutant(
+        "a host takes over by hand from a faster master",
         (
             (
                 "engine/_orders.pyx",
-                "<uint8_t>(order.value >> 8 * i)",
-                "<uint8_t>(0 * order.value >> 8 * i)",
+                "            and vhid_beats(host, master)):",
+                "            and True):",
             ),
         ),
+    ),
+    Mutant(
+        "an order to hand over is ignored",
         (
-            "unit/test_engine_demotion.py::"
+            (
+                "engine/_orders.pyx",
+                "        if core.hosts[slot].state == MASTER:\n"
+                "            engine_event(core, slot, ON_ADDRESS_LOST, order.reason, now_ns)",
+                "        pass",
+            ),
+        ),
+    ),
+    Mutant(
+        "a slow master is preempted while a faster one is heard",
+        (
+            (
+                "engine/_vhid.pyx",
+                "may_preempt(host, heard, now_ns) or outdone(host, heard, now_ns):",
+                "may_preempt(host, heard, now_ns):",
+            ),
+        ),
+    ),
+    Mutant(
+        "a withheld host takes part",
+        (("engine/_transitions.pyx", "    if host.flags & vhid.WITHHELD:", "    if False:"),),
+    ),
+    Mutant(
+        "a demoted host is added undemoted",
+        (
+            ("engine/_orders.pyx", "<uint8_t>(order.value >> 8 * i)", "0"),
+            ("engine/_orders.pyx", "        if amount:\n", "        if False:\n"),
+        ),
+        (
+            "unit/test_engine_orders.py::"
             "test_a_host_that_is_added_demoted_does_not_preempt_before_it_is",
         ),
     ),

@@ -186,6 +186,21 @@ def test_a_host_that_begins_in_maintenance_waits_longer_than_its_peers() -> None
     assert node.state == "MASTER"  # nobody else is heard
 
 
+@pytest.mark.parametrize("dialect", ["ucarp", "freebsd", "openbsd"])
+def test_a_host_in_maintenance_takes_over_from_no_living_master(dialect: str) -> None:
+    """Not even from one that is slower still, or more demoted."""
+    node = Node("10.77.0.2", preempt=True, dialect=dialect)
+    node.engine.demote(0, 100, START_NS, "maintenance")
+    now_ns = START_NS + SECOND_NS
+    hear(node, now_ns, advskew=254, demote=200)
+    assert node.state == "BACKUP"
+    node.engine.take_over(0, now_ns)
+    assert node.state == "BACKUP"
+    node.engine.demote(0, 0, now_ns, "maintenance")
+    hear(node, now_ns + SECOND_NS, advskew=254, demote=200)
+    assert node.state == "MASTER"
+
+
 @pytest.mark.parametrize("preempt", ["demoted", True])
 def test_a_demoted_master_is_not_preempted_while_a_faster_one_is_heard(
     preempt: bool | str,

@@ -38,7 +38,7 @@ from carp_fast.engine._vhid cimport (
     vhid_interval_ns, vhid_least_interval_ns, vhid_master_down_ns, vhid_same_address, vhid_source,
     vhid_virtual_mac, VirtualHost, CONTESTED, MASTER_LEAVES, vhid_heard_ns, vhid_jitter_ns,
     RESIGN_AFTER_REMOVAL, MAINTENANCE_OVER, ON_OUR_TURN, TAKEN_OVER, vhid_beats, vhid_master,
-    WITHHELD, vhid_add_up)
+    WITHHELD, vhid_add_up, BY_MAINTENANCE)
 from carp_fast.engine._wheel cimport NOBODY, wheel_skip
 from carp_fast.engine._wire cimport wire_build4, wire_build6, wire_is_link_group6
 
@@ -485,11 +485,12 @@ cdef void withhold(Core* core, const Order* order, int64_t now_ns) noexcept nogi
 cdef void take_over(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil:
     """A BACKUP takes over from its master, whatever `preempt` is, if the election keeps it MASTER.
 
-    It has been asked for by someone who may have seen an older state.
+    Not in maintenance. It has been asked for by someone who may have seen an older state.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef const Source* master = vhid_master(host)
-    if host.state == BACKUP and master != NULL and vhid_beats(host, master):
+    if (host.state == BACKUP and not host.ordered[<int>BY_MAINTENANCE] and master != NULL
+            and vhid_beats(host, master)):
         engine_event(core, slot, ON_OUR_TURN, TAKEN_OVER, now_ns)
 
 

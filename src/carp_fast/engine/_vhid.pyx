@@ -257,7 +257,7 @@ cdef inline uint32_t last_octet_first(const uint8_t* address) noexcept nogil:
 
 cdef bint may_preempt(VirtualHost* host, const Advertisement* heard, int64_t now_ns) noexcept nogil:
     """Whether we may preempt this slower master: allowed, and the delay is over."""
-    if host.configured.preempt == PREEMPT_NEVER:
+    if host.configured.preempt == PREEMPT_NEVER or host.ordered[<int>BY_MAINTENANCE]:
         return False
     if host.configured.preempt == PREEMPT_DEMOTED and heard.advskew < DEMOTED_ADVSKEW:
         host.preempt_from_ns = 0                # the delay begins again with its demotion
@@ -418,7 +418,7 @@ cdef Event judge_as_backup(VirtualHost* host, const Advertisement* heard, uint32
         return ON_MASTER_LEAVING
     if host.configured.dialect == DIALECT_OPENBSD and heard.demote != vhid_demote(host):
         if (heard.demote > vhid_demote(host) and not late
-                and not outdone(host, heard, now_ns)):
+                and not host.ordered[<int>BY_MAINTENANCE] and not outdone(host, heard, now_ns)):
             return ON_CONTESTED if host.ties else ON_MASTER_DEMOTED
     elif vhid_interval(host) < theirs:
         if late or not may_preempt(host, heard, now_ns) or outdone(host, heard, now_ns):

@@ -18,23 +18,23 @@ from carp_fast.simulate._network cimport (
     ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET,
     CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame, HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG,
     LINK_BLOCKED, Link, Machine, NEVER_QUIET, NO_MASTER, OVER_4, OVER_6, PAUSE_NONE,
-    PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE, RESTLESS, SILENCE_IMAGINED, SILENCE_UNPROVEN,
-    SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS, STILL_INIT, Slot, Socket,
-    TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
+    PREEMPTED_WRONGLY, QUIET, REFUSED_GENUINE, RESTLESS, ROSE_IN_MAINTENANCE, SILENCE_IMAGINED,
+    SILENCE_UNPROVEN, SILENCE_UNSAID, SLOT_IS_CHECKED, SLOWER_MASTER, SOCKETS, STILL_INIT, Slot,
+    Socket, TIE_UNSETTLED, TRACE_CHECKED, TRACE_FAMILY, TRACE_STATE, TWO_MASTERS, UNCHECKED, World,
     YIELDED_WRONGLY, broken, event_push, has_sorted, longest_delay_ns, machine_number, nic_works,
     trace)
 from carp_fast.simulate._rules cimport (
-    Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_counter, rule_fell, rule_from_master,
-    rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
+    Expected, TO_BE_REFUSED, TO_BE_TAKEN, rule_could_hold, rule_counter, rule_fell,
+    rule_from_master, rule_heard_after_tie, rule_interval_ns, rule_jitter_most_ns, rule_learn,
     rule_least_master_down_ns, rule_note_master, rule_least_skew_ns, rule_leaves,
-    rule_silence_until_ns, rule_may_preempt, rule_more_demoted, rule_replaces, rule_replay,
-    rule_resigns, rule_yields)
+    rule_silence_until_ns, rule_may_preempt, rule_more_demoted, rule_outdone, rule_replaces,
+    rule_replay, rule_resigns, rule_yields)
 from carp_fast.simulate._sending cimport check_demotion
 from carp_fast.engine._vhid cimport (
-    BACKUP, DEMOTIONS, DIALECT_UCARP, FASTER_MASTER, INIT, IN_USE, LESS_DEMOTED_MASTER, MASTER,
-    MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW, NO_SOURCE, PREEMPTED, RESIGNED,
-    SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, TIE_LOST, VirtualHost, vhid_interval_ns,
-    vhid_master_down_ns)
+    BACKUP, BY_MAINTENANCE, DEMOTIONS, DIALECT_UCARP, FASTER_MASTER, INIT, IN_MAINTENANCE, IN_USE,
+    LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW,
+    NO_SOURCE, PREEMPTED, RESIGNED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, TAKEN_OVER,
+    TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns, YIELDED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport BAD_DESTINATION, LOOP, REPLAY, Verdict
 
@@ -201,7 +201,7 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
     if report.state == INIT:
         known.lost_tie = False
         known.ties = 0
-    elif known.barred:
+    elif known.barred or known.withheld:
         broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
     if report.state == MASTER:
         known.rose_ns = report.at_ns
@@ -213,11 +213,24 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
         known.owes_last = report.reason == FASTER_MASTER
         known.owes_resignation = (
             report.reason == RESIGNED or is_loss(report.reason) or report.reason == NO_SOURCE
+            or is_ordered(report.reason)
             or machine.leaving[world.slot_segment[slot]])
         known.leaving_ns = report.at_ns
         if is_loss(report.reason):
             on_loss(world, machine, report)
         on_fall(world, machine, report)
+
+
+cdef inline bint is_ordered(uint8_t reason) noexcept nogil:
+    """Whether a MASTER that steps down for this reason was ordered to hand over."""
+    return reason == YIELDED or reason == IN_MAINTENANCE
+
+
+cdef bint may_be_ordered(const Slot* known, uint8_t reason, uint8_t state) noexcept nogil:
+    """Whether the host obeys an order just now that has this reason and this state."""
+    if reason == IN_MAINTENANCE and state == INIT:
+        return known.withheld
+    return known.bidden == reason
 
 
 cdef bint is_cause(const Machine* machine, uint32_t slot) noexcept nogil:
@@ -232,6 +245,16 @@ cdef void on_rise(World* world, Machine* machine, const Report* report) noexcept
     cdef Slot* known = &machine.slots[slot]
     cdef const VirtualHost* host = &machine.core.hosts[slot]
     cdef bint by_frame = report.reason == PREEMPTED or report.reason == MASTER_DEMOTED
+    if report.reason == TAKEN_OVER:
+        if known.bidden != TAKEN_OVER:
+            broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
+        elif known.ordered[<int>BY_MAINTENANCE]:
+            broken(world, ROSE_IN_MAINTENANCE, number, slot, report.reason)
+        elif not rule_could_hold(known, host):
+            broken(world, PREEMPTED_WRONGLY, number, slot, report.reason)
+        return
+    if known.ordered[<int>BY_MAINTENANCE] and by_frame:
+        broken(world, ROSE_IN_MAINTENANCE, number, slot, report.reason)
     if known.lost_tie and machine.cause == NULL and report.reason == known.may_take_over:
         return
     if by_frame != is_cause(machine, slot) or by_frame != (machine.cause != NULL):
@@ -248,7 +271,8 @@ cdef void on_rise(World* world, Machine* machine, const Report* report) noexcept
                                     < rule_least_skew_ns(known)):
             broken(world, HEARD_TOO_LATELY, number, slot, report.at_ns - known.left_at_ns)
     elif report.reason == PREEMPTED:
-        if not rule_may_preempt(known, host, machine.cause):
+        if (not rule_may_preempt(known, host, machine.cause)
+                or rule_outdone(known, host, machine.cause, report.at_ns)):
             broken(world, PREEMPTED_WRONGLY, number, slot, report.reason)
     elif report.reason == MASTER_DEMOTED:
         if not rule_more_demoted(known, host, machine.cause):
@@ -274,6 +298,9 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
     cdef bint yielded = (report.reason == FASTER_MASTER or report.reason == TIE_LOST
                          or report.reason == LESS_DEMOTED_MASTER)
     if yielded != is_cause(machine, slot) or yielded != (machine.cause != NULL):
+        broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
+    elif (is_ordered(report.reason)
+            and not may_be_ordered(known, report.reason, report.state)):
         broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
     elif report.reason == NO_SOURCE and not lacks_source(world, machine, slot):
         broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
@@ -347,6 +374,7 @@ cdef bint takes_part(const World* world, uint32_t number, uint32_t slot) noexcep
     return (nic_works(machine, segment) and machine.paused == PAUSE_NONE
             and not world.slot_families[slot] & ~machine.nics[segment].sources
             and machine.slots[slot].right != NULL and not machine.slots[slot].barred
+            and not machine.slots[slot].withheld
             and machine.core.hosts[slot].flags & IN_USE
             and machine.core.hosts[slot].reason != RESIGNED)
 

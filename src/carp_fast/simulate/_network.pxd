@@ -22,6 +22,7 @@ cdef enum:
     SOCKETS = 2                 # of a machine: its genuine lane and its common one
     OVER_4 = 1                  # families as bits
     OVER_6 = 2
+    MAINTENANCE_DEMOTION = 240
     ORDER_OTHER_KEY = 1         # bits of the value of an order to add or replace a host
     ORDER_CHANGED = 2           # ... with its other priority
 
@@ -127,6 +128,8 @@ cdef enum Broken:               # the invariants
     REPORTS_LOST
     RESIGNED_LATE
     ANNOUNCED_ABSENT
+    ROSE_IN_MAINTENANCE
+    ORDER_IGNORED
     BROKEN_KINDS
 
 cdef struct Event:
@@ -221,6 +224,8 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint32_t told               # a bit for each address announced since it became MASTER
     uint8_t ordered[4]          # demotions, by DemotedBy
     bint barred                 # as ordered
+    bint withheld               # as ordered, in maintenance
+    uint8_t bidden              # ... to hand over or take over: the Reason, while it obeys
     uint8_t keeper[2]           # by family, plus 1: the machine heard last; 255: a strange source
     uint8_t keeper_source[2][16]
     uint8_t state               # as last reported
@@ -240,6 +245,8 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     int64_t rose_ns
     int64_t priority_ns         # when its advskew last changed
     uint32_t theirs             # the interval of the master heard last, 1/256 s
+    uint32_t keeper_interval[2]     # by family: what the machine heard last advertised, 1/256 s
+    uint8_t keeper_demote[2]
     uint8_t may_take_over       # the Reason to take over of the last advertisement, or 0
     uint8_t disturbed           # an address was removed, and Python does not know yet
     uint8_t dirty
@@ -334,6 +341,7 @@ cdef struct Machine:
     uint64_t taken_up           # ... and the turn has taken those
     Nic nics[SEGMENTS_MAX]
     uint8_t leaving[SEGMENTS_MAX]       # the engine is leaving a renamed interface
+    uint8_t maintenance         # as written down: 1, or 2 if forced
     uint8_t left[SEGMENTS_MAX]          # ... and has done so
 
 cdef struct Fault:

@@ -27,6 +27,9 @@ cdef bint rule_may_preempt(const Slot* known, const VirtualHost* host,
                            const Frame* frame) noexcept nogil
 cdef bint rule_more_demoted(const Slot* known, const VirtualHost* host,
                             const Frame* frame) noexcept nogil
+cdef bint rule_could_hold(const Slot* known, const VirtualHost* host) noexcept nogil
+cdef bint rule_outdone(const Slot* known, const VirtualHost* host, const Frame* frame,
+                       int64_t at_ns) noexcept nogil
 cdef bint rule_yields(const Slot* known, const VirtualHost* host, const Nic* nic,
                       const Frame* frame, uint8_t reason) noexcept nogil
 cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* other,

@@ -12,8 +12,8 @@ from libc.string cimport memcmp, memcpy
 from carp_fast.simulate._network cimport (
     Frame, Learned, MACHINES_MAX, MISSED_MAX, Machine, Missed, Nic, Sighting, Slot, World, grown)
 from carp_fast.engine._vhid cimport (
-    BY_ADDRESS, BY_LINK, BY_SENDS, DIALECT_FREEBSD, DIALECT_OPENBSD, DIALECT_UCARP, FASTER_MASTER,
-    INIT, INTERFACE_MISSING, LESS_DEMOTED_MASTER, LINK_DOWN, NO_SOURCE,
+    BY_ADDRESS, BY_LINK, BY_MAINTENANCE, BY_SENDS, DIALECT_FREEBSD, DIALECT_OPENBSD, DIALECT_UCARP,
+    FASTER_MASTER, INIT, INTERFACE_MISSING, LESS_DEMOTED_MASTER, LINK_DOWN, NO_SOURCE,
     PREEMPT_ALWAYS, PREEMPT_DEMOTED, PREEMPT_NEVER, REPLAY_OFF, REPLAY_STRICT, SECOND_NS,
     SEND_DEMOTED, SOURCES, TIE_LOST, VirtualHost, vhid_master_down, vhid_master_down_ns)
 
@@ -178,7 +178,8 @@ cdef int compare_demotion(const Slot* known, const VirtualHost* host,
 cdef bint rule_may_preempt(const Slot* known, const VirtualHost* host,
                            const Frame* frame) noexcept nogil:
     cdef uint8_t preempt = known.right.configured.preempt
-    if preempt == PREEMPT_NEVER or compare_demotion(known, host, frame):
+    if (preempt == PREEMPT_NEVER or known.ordered[<int>BY_MAINTENANCE]
+            or compare_demotion(known, host, frame)):
         return False
     if preempt == PREEMPT_DEMOTED and frame.bytes[frame.carp_at + 2] < MOST_DEMOTED:
         return False
@@ -187,7 +188,7 @@ cdef bint rule_may_preempt(const Slot* known, const VirtualHost* host,
 
 cdef bint rule_more_demoted(const Slot* known, const VirtualHost* host,
                             const Frame* frame) noexcept nogil:
-    return compare_demotion(known, host, frame) > 0
+    return compare_demotion(known, host, frame) > 0 and not known.ordered[<int>BY_MAINTENANCE]
 
 
 cdef inline const uint8_t* source_of(const Frame* frame) noexcept nogil:
@@ -206,6 +207,8 @@ cdef void rule_note_master(Slot* known, const Frame* frame, bint late) noexcept 
     cdef int family = frame.family == 6
     known.keeper[family] = 255 if frame.strange else <uint8_t>(frame.sender + 1)
     memcpy(known.keeper_source[family], source_of(frame), 16 if family else 4)
+    known.keeper_interval[family] = rule_theirs(frame)
+    known.keeper_demote[family] = frame.bytes[frame.carp_at + 4]
     if not late:
         known.theirs = rule_theirs(frame)
 
@@ -224,6 +227,41 @@ cdef bint tie_goes_to(const Frame* frame, const VirtualHost* host, const Nic* ni
     for i in range(3, -1, -1):
         if theirs[i] != nic.source[i]:
             return theirs[i] < nic.source[i]
+    return False
+
+
+cdef bint rule_could_hold(const Slot* known, const VirtualHost* host) noexcept nogil:
+    """Whether a machine that was heard would not take it back, if this host took over from it."""
+    cdef int family
+    cdef uint32_t ours = rule_demote(known, host)
+    for family in range(2):
+        if not known.keeper[family]:
+            continue
+        if (known.right.configured.dialect == DIALECT_OPENBSD
+                and known.keeper_demote[family] != ours):
+            if known.keeper_demote[family] > ours:
+                return True
+        elif known.keeper_interval[family] > rule_interval(known, host):
+            return True
+    return False
+
+
+cdef bint rule_outdone(const Slot* known, const VirtualHost* host, const Frame* frame,
+                       int64_t at_ns) noexcept nogil:
+    """Whether a machine at least as fast was heard within its interval, besides the frame's sender.
+
+    Nothing is known of a demote byte, nor of machines that the host may have forgotten.
+    """
+    cdef const Learned* learned
+    cdef int machine
+    if known.right.configured.dialect == DIALECT_OPENBSD or may_be_forgotten(known):
+        return False
+    for machine in range(MACHINES_MAX):
+        learned = &known.learned[frame.family == 6][machine]
+        if (machine != frame.sender and learned.taken_ns and learned.interval
+                and at_ns - learned.taken_ns <= in_ns(learned.interval)
+                and learned.interval <= rule_interval(known, host)):
+            return True
     return False
 
 
@@ -248,6 +286,8 @@ cdef bint rule_replaces(const Slot* known, const VirtualHost* host, const Slot* 
                         const VirtualHost* master) noexcept nogil:
     """Whether a BACKUP that hears this master must do more than wait."""
     cdef uint32_t ours = rule_demote(known, host), theirs = rule_demote(other, master)
+    if known.ordered[<int>BY_MAINTENANCE]:
+        return False
     if ours != theirs:
         return ours < theirs
     if rule_interval(known, host) >= rule_interval(other, master):

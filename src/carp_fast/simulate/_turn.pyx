@@ -12,13 +12,14 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from carp_fast.engine._core cimport (
-    Core, FAMILY_HEARD, FAMILY_SILENT, ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_REPLACE,
-    ORDER_SET_INTERFACE, Order, RELEASED, Report, SENDS_FAILING, SENDS_RECOVERED, SOURCE_PROVEN,
-    STALLED, STATE_CHANGED, UNDEMOTED, queue_length)
+    Core, FAMILY_HEARD, FAMILY_SILENT, ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_PREEMPT,
+    ORDER_REPLACE, ORDER_SET_INTERFACE, ORDER_WITHHOLD, ORDER_YIELD, Order, RELEASED, Report,
+    SENDS_FAILING, SENDS_RECOVERED, SOURCE_PROVEN, STALLED, STATE_CHANGED, UNDEMOTED, queue_length)
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard
 from carp_fast.engine._vhid cimport (
-    Address, AlternateKey, Block, IN_USE, LEAVING, MASTER, Output, REPLAY_STRICT, VirtualHost)
+    Address, AlternateKey, Block, BY_MAINTENANCE, IN_MAINTENANCE, IN_USE, LEAVING, MASTER, Output,
+    REPLAY_STRICT, TAKEN_OVER, VirtualHost, WITHHELD, YIELDED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
     ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH, NOT_CARP, REPLAY, VERDICT_OK, Verdict)
@@ -38,7 +39,8 @@ from carp_fast.simulate._network cimport (
     ORDER_CHANGED, ORDER_OTHER_KEY, PendingOrder, QUEUE_OVERFLOW, REPORTS_LOST, SOCKETS, Slot,
     Socket, TRACE_ANNOUNCED, TRACE_HEARD, TRACE_ORDER, TRACE_SENT, World, broken, event_push,
     frame_release, grown, is_refused, machine_now, machine_number, machine_wake, note_disturbed,
-    note_drop, random_below, random_next, trace, trace_stall, transmit, whose)
+    note_drop, random_below, random_next, trace, trace_stall, transmit, whose, MAINTENANCE_DEMOTION,
+    ORDER_IGNORED)
 from carp_fast.simulate._nics cimport has_left, interface_value, obey_interface_order
 from carp_fast.simulate._rules cimport EITHER, Expected, rule_leaves, rule_replay
 from carp_fast.simulate._sending cimport BUSY_NS, check_sending, note_hindered, on_sends, on_sent
@@ -122,7 +124,8 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
     slot.leaving_ns = 0
     slot.theirs = slot.ties = 0
     memset(slot.ordered, 0, sizeof(slot.ordered))
-    slot.barred = False
+    slot.barred = slot.withheld = False
+    slot.bidden = 0
     slot.lost_at_ns = slot.muted_ns = 0
     slot.pardoned = False
     memset(slot.family_at_ns, 0, sizeof(slot.family_at_ns))
@@ -150,12 +153,35 @@ cdef bint obey_host_order(World* world, Machine* machine, const PendingOrder* pe
     if host.block == NULL:
         return True
     host.counter = first_counter(world, machine, &host)
+    order.value = 0                                     # no grace for the former digest
     if pending.kind == ORDER_ADD:
         forget_slot(slot)
+        if machine.maintenance:                         # it begins as what is written down
+            slot.ordered[<int>BY_MAINTENANCE] = MAINTENANCE_DEMOTION
+            order.value = <int64_t>MAINTENANCE_DEMOTION << 8 * BY_MAINTENANCE
+            slot.withheld = machine.maintenance == 2
+            host.flags |= WITHHELD if slot.withheld else 0
     order.pointer = &host
-    order.value = 0                                     # no grace for the former digest
     obey(&machine.core, order, now_ns)
     return True
+
+
+cdef void obey_by_hand(World* world, Machine* machine, Order* order, int64_t now_ns) noexcept nogil:
+    """A hand-over: the reports that follow have it as their cause, and it must not be ignored."""
+    cdef Slot* known = &machine.slots[order.slot]
+    cdef const VirtualHost* host = &machine.core.hosts[order.slot]
+    cdef uint8_t was
+    take_reports(world, machine)                        # these do not follow from it
+    was = host.state
+    known.bidden = TAKEN_OVER
+    if order.kind == ORDER_YIELD:
+        known.bidden = IN_MAINTENANCE if order.value else YIELDED
+        order.reason, order.value = known.bidden, 0
+    obey(&machine.core, order, now_ns)
+    take_reports(world, machine)
+    known.bidden = 0
+    if order.kind == ORDER_YIELD and was == MASTER and host.state == MASTER:
+        broken(world, ORDER_IGNORED, machine_number(world, machine), order.slot, was)
 
 
 cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
@@ -189,6 +215,13 @@ cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
         elif (pending.kind == ORDER_BAR
                 and machine.core.hosts[pending.subject].flags & IN_USE):
             machine.slots[pending.subject].barred = pending.value != 0
+        elif (pending.kind == ORDER_WITHHOLD
+                and machine.core.hosts[pending.subject].flags & IN_USE):
+            machine.slots[pending.subject].withheld = pending.value != 0
+        elif ((pending.kind == ORDER_YIELD or pending.kind == ORDER_PREEMPT)
+                and machine.core.hosts[pending.subject].flags & IN_USE):
+            obey_by_hand(world, machine, &order, now_ns)
+            return True
         obey(&machine.core, &order, now_ns)
     return True
 

@@ -26,6 +26,9 @@ cdef enum FaultKind:
     FAULT_DEMOTE                # slot, value: DemotedBy << 16 | amount
     FAULT_BAR                   # slot, value: whether another process has it
     FAULT_BY_ROUTE              # slot, value: whether its IPv4 addresses are local routes
+    FAULT_YIELD                 # slot, value: whether for maintenance
+    FAULT_PREEMPT               # slot
+    FAULT_MAINTENANCE           # value: 0 off, 1 on, 2 forced; written down at once
     FAULT_REMOVE                # slot
     FAULT_ADD                   # slot
     FAULT_RESIGN_ALL

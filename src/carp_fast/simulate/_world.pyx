@@ -10,8 +10,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from carp_fast.engine._core cimport (
-    ORDER_ADD, ORDER_BAR, ORDER_BY_ROUTE, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_REMOVE,
-    ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY, engine_close, engine_open)
+    ORDER_ADD, ORDER_BAR, ORDER_BY_ROUTE, ORDER_DEMOTE, ORDER_LOSE_ADDRESS, ORDER_PREEMPT,
+    ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL, ORDER_SET_INTERFACE, ORDER_VERIFY,
+    ORDER_WITHHOLD, ORDER_YIELD, engine_close, engine_open)
 from carp_fast.engine._prepared cimport PreparedHost
 from carp_fast.simulate._addresses cimport check_addresses
 from carp_fast.simulate._invariants cimport check_election, check_families, check_slot
@@ -24,21 +25,21 @@ from carp_fast.simulate._network cimport (
     OURS, OVER_4, OVER_6, PAUSE_NONE, PAUSE_STOPPED, PAUSE_SUSPENDED, QUIET, SEGMENTS_MAX,
     SLOT_IS_CHECKED, SOCKETS, SOURCE_IS_SORTED, Slot, TRACE_FAULT, TRACE_KINDS, Trace, World,
     event_pop, event_push, frame_arrives, grown, machine_now, machine_wake, note_missed,
-    random_below, random_next, trace)
+    random_below, random_next, trace, MAINTENANCE_DEMOTION)
 from carp_fast.simulate._kernel cimport drop_routes, kernel_go, kernel_works
 from carp_fast.simulate._sending cimport note_hindered
 from carp_fast.simulate._turn cimport (
     forget_slot, machine_begin, machine_forget, machine_step, order_packed, order_push)
 from carp_fast.pump._turn cimport BATCH_MAX, BETWEEN, CHANGES_MAX
 from carp_fast.engine._upkeep cimport routes_of
-from carp_fast.engine._vhid cimport BACKUP
+from carp_fast.engine._vhid cimport BACKUP, BY_MAINTENANCE
 from carp_fast.engine._wheel cimport NOBODY, power_of_two
 
 FAULT_WORDS = (
     "link", "pause", "resume", "crash", "boot", "nic", "source", "key", "replace", "send_errors",
     "netlink_errors", "slow_netlink", "lock_held", "secondaries", "clock_step", "address_removed",
-    "address_left", "address_lost", "demote", "bar", "by_route", "remove", "add",
-    "resign_all", "flood", "quiet")
+    "address_left", "address_lost", "demote", "bar", "by_route", "yield", "preempt",
+    "maintenance", "remove", "add", "resign_all", "flood", "quiet")
 LINK_WORDS = (
     "blocked", "loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect",
     "late", "stranger", "delay_ns")
@@ -53,14 +54,16 @@ BROKEN_WORDS = (
     "accepted_loop", "changed_by_refused", "refused_genuine", "heard_too_lately", "heard_unread",
     "silence_unproven", "preempted_wrongly", "yielded_wrongly", "changed_without_cause",
     "tie_unsettled", "jitter_wrong", "silence_unsaid", "silence_imagined", "queue_overflow",
-    "reports_lost", "resigned_late", "announced_absent")
+    "reports_lost", "resigned_late", "announced_absent", "rose_in_maintenance",
+    "order_ignored")
 TRACE_WORDS = (
     "sent", "heard", "lost", "changed", "no_room", "state", "address", "announced", "order",
     "fault", "stalled", "checked", "family")
 ORDER_WORDS = (
     "add", "remove", "replace", "set_interface", "demote", "resign_all", "announce", "verify",
     "lose_address", "mark", "flush", "snapshot", "snapshot_interfaces", "copy_records", "bar",
-    "assume", "own_source", "adopt", "grow_reports", "by_route", "tell_groups")
+    "assume", "own_source", "adopt", "grow_reports", "by_route", "tell_groups",
+    "yield", "preempt", "withhold")
 MAX_MACHINES, MAX_SEGMENTS, MAX_ADDRESSES = MACHINES_MAX, SEGMENTS_MAX, ADDRESSES_MAX
 ALWAYS = CERTAIN
 assert len(FAULT_WORDS) == FAULT_KINDS and len(LINK_WORDS) == LINK_FIELDS
@@ -209,6 +212,17 @@ cdef void order_now(World* world, Machine* machine, uint32_t kind, uint32_t slot
         order_later(world, machine, kind, slot, value)
 
 
+cdef void maintain(World* world, Machine* machine, uint8_t maintenance) noexcept nogil:
+    """Maintenance begins or ends: it is written down, whatever becomes of the orders."""
+    cdef uint32_t slot
+    cdef int64_t amount = MAINTENANCE_DEMOTION if maintenance else 0
+    machine.maintenance = maintenance
+    for slot in range(world.slot_count):
+        if machine.slots[slot].right != NULL:
+            order_now(world, machine, ORDER_DEMOTE, slot, BY_MAINTENANCE << 16 | amount)
+            order_now(world, machine, ORDER_WITHHOLD, slot, maintenance == 2)
+
+
 cdef void order_of_fault(World* world, Machine* machine, const Fault* fault) noexcept nogil:
     """Give the order that a fault consists of."""
     cdef uint8_t kind = fault.kind
@@ -220,6 +234,12 @@ cdef void order_of_fault(World* world, Machine* machine, const Fault* fault) noe
         order_now(world, machine, ORDER_BAR, fault.slot, fault.value)
     elif kind == FAULT_BY_ROUTE:
         order_now(world, machine, ORDER_BY_ROUTE, fault.slot, fault.value)
+    elif kind == FAULT_YIELD:
+        order_now(world, machine, ORDER_YIELD, fault.slot, fault.value)
+    elif kind == FAULT_PREEMPT:
+        order_now(world, machine, ORDER_PREEMPT, fault.slot, 0)
+    elif kind == FAULT_MAINTENANCE:
+        maintain(world, machine, <uint8_t>fault.value)
     elif kind == FAULT_REMOVE:
         order_now(world, machine, ORDER_REMOVE, fault.slot, 0)
     elif kind == FAULT_ADD:
