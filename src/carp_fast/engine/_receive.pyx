@@ -22,7 +22,8 @@ from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     AlternateKey, BACKUP, DEMOTE_TOLD, DIALECT_OPENBSD, DUPLICATE, Event, EVENTS, INIT, MASTER,
     Output, REPLAY_OFF, SILENT_4, SILENT_6, Source, TO_ADVERTISE,
-    vhid_duplicate_over, vhid_expects, vhid_foresee, vhid_has_our_mac, vhid_interval_ns, vhid_is_addressed,
+    vhid_duplicate_over, vhid_expects, vhid_foresee, vhid_has_our_mac, vhid_interval_ns,
+    vhid_is_addressed,
     vhid_is_own_source, vhid_judge, vhid_master_down_ns, vhid_source, vhid_span_ms,
     vhid_virtual_mac, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
