@@ -26,6 +26,7 @@ MODULES = (
     "engine._receive",
     "engine._lanes",
     "engine._upkeep",
+    "engine._sealing",
     "engine._actions",
     "engine._assume",
     "engine._orders",

@@ -5,7 +5,6 @@ from libc.stdint cimport int64_t, uint32_t
 from carp_fast.engine._core cimport Core
 from carp_fast.engine._vhid cimport Address, VirtualHost
 
-cdef uint32_t next_advertisement(Core* core) noexcept nogil
 cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int error,
                              int64_t now_ns) noexcept nogil
 cdef uint32_t next_change(Core* core) noexcept nogil

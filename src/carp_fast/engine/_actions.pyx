@@ -1,17 +1,17 @@
 """The engine's pending actions: advertisements, address changes, announcements.
 
 Each kind is a pair of functions: `next_...` returns the next host with its frames ready, and one in
-the past tense takes the outcome. The caller (the pump, the simulator, a test) carries the action
-out. Order of one turn: all advertisements, then addresses, then announcements. The outcome of an
-address change may come much later, since the kernel may be busy for seconds: until then the address
-is ASKED, and not asked for again, whatever becomes of its host.
+the past tense takes the outcome; next_advertisement() is in _sealing.pyx. The caller (the pump, the
+simulator, a test) carries the action out. Order of one turn: all advertisements, then addresses,
+then announcements. The outcome of an address change may come much later, since the kernel may be
+busy for seconds: until then the address is ASKED, and not asked for again, whatever becomes of its
+host.
 """
 
 from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EEXIST, ENOBUFS, ENODEV, ENOMEM, ESTALE
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from carp_fast.engine._auth cimport auth_sign
 from carp_fast.engine._core cimport (
     ADDRESS_FAILED, ADDRESS_FOREIGN, ADDRESS_GONE, ADDRESS_RESTORED, ADDRESSES_CHANGED, Core,
     Interface, Queue, RESTORED_REFUSED, RESTORED_REMOVED, RESTORED_ROUTE, RESTORED_WITH_OURS,
@@ -25,14 +25,12 @@ from carp_fast.engine._recorder cimport (
     record_output)
 from carp_fast.engine._upkeep cimport resign, tell_address, upkeep_done, wanted_change, wants_route
 from carp_fast.engine._vhid cimport (
-    Address, ANNOUNCING, ASKED, DUPLICATE, FAILED, FOREIGN, HELD, LEAVING, LOST, LOST_WITH_OURS,
-    MASTER, Block, HOLDS_ROUTES, Output, REPEAT_AFTER, REPEATING, REPLACES_ROUTES,
-    RESIGN_AFTER_REMOVAL, ROUTED_ONCE, SECOND_NS, SEND_DEMOTED, TO_ADVERTISE, TO_ADVERTISE_LAST,
-    TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_advskew,
-    vhid_demote, vhid_duplicate_over, vhid_interval_ns, vhid_same_address, vhid_span_ms,
-    VirtualHost, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED, ADDRESS_DEMOTED)
+    Address, ADDRESS_DEMOTED, ANNOUNCING, ASKED, Block, DUPLICATE, FAILED, FOREIGN, HELD,
+    HOLDS_ROUTES, LEAVING, LOST, LOST_WITH_OURS, MASTER, REFUSED_PARTLY, REPEAT_AFTER, REPEATING,
+    REPLACES_ROUTES, RESIGN_AFTER_REMOVAL, ROUTED_ONCE, SECOND_NS, SEND_DEMOTED, TO_ADVERTISE_LAST,
+    TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, UNANNOUNCED,
+    UNSOURCED, vhid_duplicate_over, vhid_interval_ns, vhid_same_address, vhid_span_ms, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
-from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
 
 cdef enum:
     FAILED_SENDS = 3            # in a row, and for an interval: the host is demoted by 240
@@ -49,58 +47,6 @@ cdef enum:
 cdef int64_t OWED_NS = 2000000000
 
 # ---------------------------------------------------------------------------------- advertisements
-
-cdef uint64_t next_counter(VirtualHost* host) noexcept nogil:
-    """The counter of the next advertisement; advertisement_sent() stores it."""
-    host.counter += 1
-    return host.counter
-
-
-cdef void seal(VirtualHost* host, bint resigning) noexcept nogil:
-    """Complete the frame of every output: a new counter each, digest, checksum."""
-    cdef uint32_t i
-    cdef Output* output
-    cdef uint8_t* carp
-    cdef uint16_t sum
-    for i in range(host.block.output_count):
-        output = &host.block.outputs[i]
-        carp = output.frame + output.carp_at
-        wire_build_carp(carp, host.vhid, 255 if resigning else vhid_advskew(host),
-                        vhid_demote(host), 255 if resigning else host.configured.advbase,
-                        next_counter(host))
-        auth_sign(&host.key, carp + 8, carp + 16)
-        sum = wire_checksum(carp, CARP_LENGTH)
-        carp[6] = sum >> 8
-        carp[7] = sum & 0xff
-
-
-cdef uint32_t next_advertisement(Core* core) noexcept nogil:
-    """The next host that has to advertise, its outputs' frames sealed, or NOBODY.
-
-    A host that stepped down while it waited in the queue sends nothing, unless it owes a last
-    advertisement or a resignation.
-    """
-    cdef uint32_t slot
-    cdef VirtualHost* host
-    cdef uint8_t pending
-    while True:
-        slot = queue_pop(&core.advertise_first)
-        if slot == NOBODY:
-            slot = queue_pop(&core.advertise)
-        if slot == NOBODY:
-            return NOBODY
-        host = &core.hosts[slot]
-        pending = host.pending
-        host.pending &= ~<uint32_t>(TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN)
-        if host.block == NULL or not pending & (TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN):
-            continue                            # released while it waited here
-        if pending & TO_RESIGN and host.state != MASTER:
-            seal(host, True)
-            return slot
-        if pending & TO_ADVERTISE_LAST or host.state == MASTER:
-            seal(host, False)
-            return slot
-
 
 cdef bint may_release(const VirtualHost* host) noexcept nogil:
     """Whether a removed host has no address left to remove and no frame left to send."""

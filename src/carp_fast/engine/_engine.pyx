@@ -11,8 +11,8 @@ from libc.string cimport memcpy, memset
 
 from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_failed,
-    announcement_frames, announcement_pauses, announcement_until, change_asked, next_advertisement,
-    next_announcement, next_change, take_asked)
+    announcement_frames, announcement_pauses, announcement_until, change_asked, next_announcement,
+    next_change, take_asked)
 from carp_fast.engine._core cimport (
     Interface, MAX_INTERFACES as _MAX_INTERFACES, MAX_VIRTUAL_HOSTS as _MAX_VIRTUAL_HOSTS,
     ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE, ORDER_ASSUME, ORDER_BAR, ORDER_BY_ROUTE, ORDER_DEMOTE,
@@ -30,6 +30,7 @@ from carp_fast.engine._recorder cimport (
     Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
     recorder_open, records_list)
 from carp_fast.engine._reports cimport address_bytes, report_object
+from carp_fast.engine._sealing cimport next_advertisement
 from carp_fast.engine._transitions cimport (
     engine_absent, engine_dropped, engine_expire, engine_shown)
 from carp_fast.engine._upkeep cimport (

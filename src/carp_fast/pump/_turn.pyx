@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 from carp_fast.engine._actions cimport (
     address_changed, addresses_done, advertisement_sent, announced, announcement_frames,
     announcement_pauses, announcement_until,
-    announcement_failed, change_asked, next_advertisement, next_announcement, next_change,
+    announcement_failed, change_asked, next_announcement, next_change,
     nothing_to_do, nothing_to_send, take_asked)
 from carp_fast.engine._core cimport (
     Core, Interface, Report, SOCKET_DROPPED, SOURCE_PROVEN, STALLED, engine_flushed,
@@ -24,6 +24,7 @@ from carp_fast.engine._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
 from carp_fast.engine._receive cimport FrameHeard, engine_receive_many
+from carp_fast.engine._sealing cimport next_advertisement
 from carp_fast.engine._transitions cimport engine_absent, engine_dropped, engine_expire
 from carp_fast.engine._upkeep cimport (
     held_elsewhere, upkeep_expire, upkeep_waits, wanted_change, wants_route)
