@@ -478,7 +478,7 @@ MUTANTS = (
             ("engine/_orders.pyx", "        if amount:\n", "        if False:\n"),
         ),
         (
-            "unit/test_engine_orders.py::"
+            "unit/test_engine_demotion.py::"
             "test_a_host_that_is_added_demoted_does_not_preempt_before_it_is",
         ),
     ),
