@@ -33,6 +33,7 @@ MODULES = (
     "engine._reports",
     "engine._prepared",
     "engine._copies",
+    "engine._arguments",
     "engine._engine",
     "loadtest._histogram",
     "loadtest._tally",

@@ -21,8 +21,9 @@ from carp_fast.engine._core cimport (
     ORDER_MARK, ORDER_OWN_SOURCE, ORDER_PREEMPT, ORDER_REMOVE, ORDER_REPLACE, ORDER_RESIGN_ALL,
     ORDER_SET_INTERFACE, ORDER_SNAPSHOT, ORDER_SNAPSHOT_INTERFACES, ORDER_VERIFY, ORDER_WITHHOLD,
     Order, RELEASED, Report, ORDER_TELL_GROUPS)
-from carp_fast.engine._engine cimport (
-    addition, demotion_order, Engine, fill_address, fill_interface, hand_over_order)
+from carp_fast.engine._arguments cimport (
+    addition, demotion_order, fill_address, fill_interface, hand_over_order)
+from carp_fast.engine._engine cimport Engine
 from carp_fast.engine._lanes cimport LANE_COMMON, lanes_cover
 from carp_fast.engine._lanes import COVERAGE_WORDS, LANE_WORDS
 from carp_fast.pump.facts import PumpFacts
