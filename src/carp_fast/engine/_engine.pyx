@@ -32,7 +32,7 @@ from carp_fast.engine._recorder cimport (
     Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
     recorder_open, records_list)
 from carp_fast.engine._reports cimport address_bytes, report_object
-from carp_fast.engine._sealing cimport next_advertisement
+from carp_fast.engine._sealing cimport next_advertisement, Sealing, sealing_end
 from carp_fast.engine._transitions cimport (
     engine_absent, engine_dropped, engine_expire, engine_shown)
 from carp_fast.engine._upkeep cimport (
@@ -51,6 +51,9 @@ MAX_VIRTUAL_HOSTS = _MAX_VIRTUAL_HOSTS
 MAX_INTERFACES = _MAX_INTERFACES
 HOST_BYTES = sizeof(VirtualHost)
 assert len(THERE_WORDS) == THERES
+
+cdef enum:
+    BATCH = 64                  # advertisements that advertise_rounds() seals together
 
 
 cdef class FramesHeard:
@@ -276,18 +279,27 @@ cdef class Engine:
 
     def advertise_rounds(self, int64_t now_ns, int rounds) -> int:
         """Expire and seal for `rounds` wake ticks, a benchmark; how many advertisements."""
-        cdef uint32_t slot, sealed = 0
+        cdef uint32_t[BATCH] slots
+        cdef uint32_t i, count, sealed = 0
+        cdef Sealing sealing
         cdef int _
+        sealing.count = 0
         with nogil:
             for _ in range(rounds):
                 now_ns += self.core.wake_tick_ns
                 engine_expire(&self.core, now_ns, now_ns)
-                while True:
-                    slot = next_advertisement(&self.core)
-                    if slot == NOBODY:
-                        break
-                    advertisement_sent(&self.core, slot, 0, 0, now_ns)
-                    sealed += 1
+                count = BATCH
+                while count == BATCH:
+                    count = 0
+                    while count < BATCH:
+                        slots[count] = next_advertisement(&self.core, &sealing)
+                        if slots[count] == NOBODY:
+                            break
+                        count += 1
+                    sealing_end(&sealing)
+                    for i in range(count):
+                        advertisement_sent(&self.core, slots[i], 0, 0, now_ns)
+                    sealed += count
         return sealed
 
     def expire(self, int64_t now_ns, heard_until_ns=None) -> None:
@@ -377,11 +389,14 @@ cdef class Engine:
         cdef list actions = []
         cdef uint32_t slot
         cdef Output* output
+        cdef Sealing sealing
         cdef uint32_t i
         cdef int error
+        sealing.count = 0
         while True:
-            slot = next_advertisement(&self.core)
+            slot = next_advertisement(&self.core, &sealing)
             if slot != NOBODY:
+                sealing_end(&sealing)
                 for i in range(self.core.hosts[slot].block.output_count):
                     output = &self.core.hosts[slot].block.outputs[i]
                     frame = (<const char*>output.frame)[:output.length]

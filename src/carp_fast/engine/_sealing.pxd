@@ -2,6 +2,12 @@
 
 from libc.stdint cimport uint32_t
 
+from carp_fast.engine._auth cimport Signature, TOGETHER
 from carp_fast.engine._core cimport Core
 
-cdef uint32_t next_advertisement(Core* core) noexcept nogil
+cdef struct Sealing:            # frames that lack only digest and checksum
+    Signature[TOGETHER] signatures
+    uint32_t count              # 0 at the beginning
+
+cdef uint32_t next_advertisement(Core* core, Sealing* sealing) noexcept nogil
+cdef void sealing_end(Sealing* sealing) noexcept nogil

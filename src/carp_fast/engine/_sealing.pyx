@@ -1,17 +1,22 @@
 """Advertisements that are due: the next host, and its frames, complete and signed.
 
-advertisement_sent() of _actions.pyx takes the outcome.
+Digests of several frames are computed together, so the frames of a batch are complete once
+sealing_end() has been called. advertisement_sent() of _actions.pyx takes the outcome.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from carp_fast.engine._auth cimport auth_sign
+from carp_fast.engine._auth cimport auth_sign_many, TOGETHER
 from carp_fast.engine._core cimport Core, queue_pop
 from carp_fast.engine._vhid cimport (
     MASTER, Output, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_RESIGN, vhid_advskew, vhid_demote,
     VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport CARP_LENGTH, wire_build_carp, wire_checksum
+
+cdef enum:
+    COUNTER_AT = 8              # in a CARP header
+    DIGEST_AT = 16
 
 
 cdef uint64_t next_counter(VirtualHost* host) noexcept nogil:
@@ -20,26 +25,41 @@ cdef uint64_t next_counter(VirtualHost* host) noexcept nogil:
     return host.counter
 
 
-cdef void seal(VirtualHost* host, bint resigning) noexcept nogil:
-    """Complete the frame of every output: a new counter each, digest, checksum."""
+cdef void sealing_end(Sealing* sealing) noexcept nogil:
+    """Sign what has been begun: the digests together, then the checksums."""
+    cdef uint32_t i
+    cdef uint8_t* carp
+    cdef uint16_t sum
+    auth_sign_many(sealing.signatures, sealing.count)
+    for i in range(sealing.count):
+        carp = sealing.signatures[i].digest - DIGEST_AT
+        sum = wire_checksum(carp, CARP_LENGTH)
+        carp[6] = sum >> 8
+        carp[7] = sum & 0xff
+    sealing.count = 0
+
+
+cdef void begin(Sealing* sealing, VirtualHost* host, bint resigning) noexcept nogil:
+    """Fill in the frame of every output: a new counter each; all but digest and checksum."""
     cdef uint32_t i
     cdef Output* output
     cdef uint8_t* carp
-    cdef uint16_t sum
     for i in range(host.block.output_count):
+        if sealing.count == TOGETHER:
+            sealing_end(sealing)
         output = &host.block.outputs[i]
         carp = output.frame + output.carp_at
         wire_build_carp(carp, host.vhid, 255 if resigning else vhid_advskew(host),
                         vhid_demote(host), 255 if resigning else host.configured.advbase,
                         next_counter(host))
-        auth_sign(&host.key, carp + 8, carp + 16)
-        sum = wire_checksum(carp, CARP_LENGTH)
-        carp[6] = sum >> 8
-        carp[7] = sum & 0xff
+        sealing.signatures[sealing.count].key = &host.key
+        sealing.signatures[sealing.count].counter = carp + COUNTER_AT
+        sealing.signatures[sealing.count].digest = carp + DIGEST_AT
+        sealing.count += 1
 
 
-cdef uint32_t next_advertisement(Core* core) noexcept nogil:
-    """The next host that has to advertise, its outputs' frames sealed, or NOBODY.
+cdef uint32_t next_advertisement(Core* core, Sealing* sealing) noexcept nogil:
+    """The next host that has to advertise, or NOBODY; sealing_end() completes its outputs' frames.
 
     A host that stepped down while it waited in the queue sends nothing, unless it owes a last
     advertisement or a resignation.
@@ -59,8 +79,8 @@ cdef uint32_t next_advertisement(Core* core) noexcept nogil:
         if host.block == NULL or not pending & (TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN):
             continue                            # released while it waited here
         if pending & TO_RESIGN and host.state != MASTER:
-            seal(host, True)
+            begin(sealing, host, True)
             return slot
         if pending & TO_ADVERTISE_LAST or host.state == MASTER:
-            seal(host, False)
+            begin(sealing, host, False)
             return slot

@@ -24,7 +24,7 @@ from carp_fast.engine._lanes cimport (
     LANE_COMMON, LANE_GENUINE, LANE_STRAY, lanes_find_source, lanes_heard_until,
     lanes_prove_nothing)
 from carp_fast.engine._receive cimport FrameHeard, engine_receive_many
-from carp_fast.engine._sealing cimport next_advertisement
+from carp_fast.engine._sealing cimport next_advertisement, Sealing, sealing_end
 from carp_fast.engine._transitions cimport engine_absent, engine_dropped, engine_expire
 from carp_fast.engine._upkeep cimport (
     held_elsewhere, upkeep_expire, upkeep_waits, wanted_change, wants_route)
@@ -294,9 +294,11 @@ cdef uint32_t put_advertisements(Turn* turn) noexcept nogil:
     cdef const VirtualHost* host
     cdef const Output* output
     cdef Outgoing* outgoing
+    cdef Sealing sealing
     cdef uint32_t slot, k, count = 0
+    sealing.count = 0
     while count == 0 or count + PEERS_MAX <= turn.batch:
-        slot = next_advertisement(turn.core)
+        slot = next_advertisement(turn.core, &sealing)
         if slot == NOBODY:
             break
         host = &turn.core.hosts[slot]
@@ -305,6 +307,7 @@ cdef uint32_t put_advertisements(Turn* turn) noexcept nogil:
             outgoing = put_frame(turn, count, slot, k, output.frame, output.length)
             outgoing.family, outgoing.unicast = output.family, output.unicast
             count += 1
+    sealing_end(&sealing)
     return count
 
 
