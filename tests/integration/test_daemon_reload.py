@@ -34,16 +34,12 @@ class Pair:
         self.a, self.b = lab.hosts
         own = self.a.addresses()
         self._directory = directory
-        self.daemons = {
-            host.name: start_daemon(host, self.write(host, tables), ready=False)
-            for host in lab.hosts
-        }
-        self.master, self.backup = self.daemons["a"], self.daemons["b"]
-        self.master.wait_ready()
+        self.master = start_daemon(self.a, self.write(self.a, tables))
         addresses = [host["addresses"] for host in self.master.status()["virtual_hosts"]]
         self.master.wait_held(own, len(set().union(*addresses)))
-        self.backup.wait_ready()
+        self.backup = start_daemon(self.b, self.write(self.b, tables))
         self.backup.wait_state("BACKUP", 5)
+        self.daemons = {"a": self.master, "b": self.backup}
 
     def write(self, host: Host, tables: tuple[Mapping[str, Any], ...], **defaults: Any) -> Path:
         given = {**DEFAULTS, "advskew": 0 if host.name == "a" else 100, **defaults}

@@ -56,10 +56,10 @@ def test_a_backup_of_1000_stopped_and_continued_stays_backup(
 ) -> None:
     lab = lab_factory(segments=4)
     a, b = lab.hosts
-    master = start_daemon(a, configuration(tmp_path, "a", 0, 4, 250), ready=False)
-    backup = start_daemon(b, configuration(tmp_path, "b", 100, 4, 250), ready=False)
-    master.wait_ready()
+    # One after the other: on a busy machine b could be ready so much earlier that it is MASTER.
+    master = start_daemon(a, configuration(tmp_path, "a", 0, 4, 250))
     master.wait_state("MASTER", 15)
+    backup = start_daemon(b, configuration(tmp_path, "b", 100, 4, 250))
     backup.wait_state("BACKUP", 5)
     with Observer(a) as observer, backup.events() as from_backup, master.events() as from_master:
         backup.process.signal(signal.SIGSTOP)
@@ -115,14 +115,13 @@ def test_a_stepped_wall_clock_changes_nothing(
     lab = lab_factory(segments=1)
     clock = SteppedClock(tmp_path / "clock")
     pair = []
-    for host, advskew in zip(lab.hosts, (0, 100), strict=True):
+    for host, advskew, state in zip(lab.hosts, (0, 100), ("MASTER", "BACKUP"), strict=True):
         table = {"interface": "s1", "vhid": "1-20", "addresses": ["10.1.1.{vhid}/32"]}
         path = write_configuration(tmp_path, host.name, [table], defaults={"advskew": advskew})
-        pair.append(start_daemon(host, path, ready=False, env=clock.env))
+        daemon = start_daemon(host, path, env=clock.env)
+        daemon.wait_state(state, 15)
+        pair.append(daemon)
     master, backup = pair
-    master.wait_ready()
-    master.wait_state("MASTER", 15)
-    backup.wait_state("BACKUP", 5)
     with ExitStack() as stack:
         streams = [stack.enter_context(daemon.events()) for daemon in pair]
 

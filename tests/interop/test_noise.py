@@ -85,15 +85,9 @@ def test_strangers_and_vrrp_change_nothing_and_are_counted(
         "vhid": f"{WRONG_PASSPHRASE}-{FLOODED}",
         "addresses": [virtual_address(1, 0).removesuffix("0") + "{vhid}/32"],
     }
-    master = start_daemon(
-        a, write_configuration(lab.directory, "a", [{**table, "advskew": 50}]), ready=False
-    )
-    backup = start_daemon(
-        c, write_configuration(lab.directory, "c", [{**table, "advskew": 150}]), ready=False
-    )
-    for daemon in (master, backup):
-        daemon.wait_ready()
+    master = start_daemon(a, write_configuration(lab.directory, "a", [{**table, "advskew": 50}]))
     master.wait_state("MASTER", 10)
+    backup = start_daemon(c, write_configuration(lab.directory, "c", [{**table, "advskew": 150}]))
     backup.wait_state("BACKUP", 1)
     logged = {daemon: len(daemon.log.splitlines()) for daemon in (master, backup)}
 

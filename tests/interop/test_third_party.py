@@ -26,29 +26,17 @@ LOW_MAC = b"\x02\0\0\0\0\x01"  # below that of any veth
 
 def start_pair(lab: Lab) -> tuple[RunningDaemon, RunningDaemon]:
     """carp-fast on hosts a and c; returns when a is MASTER of all."""
-    daemons = [
-        start_daemon(
-            lab[name],
-            write_configuration(
-                lab.directory,
-                name,
-                [
-                    {
-                        "interface": INTERFACE,
-                        "vhid": f"{VHIDS[0]}-{VHIDS[-1]}",
-                        "addresses": [virtual_address(1, 0).removesuffix("0") + "{vhid}/32"],
-                        "advskew": ADVSKEW[name],
-                    }
-                ],
-            ),
-            ready=False,
-        )
-        for name in ("a", "c")
-    ]
-    for daemon in daemons:
-        daemon.wait_ready()
-    daemons[0].wait_state("MASTER", 10)
-    daemons[1].wait_state("BACKUP", 1)
+    table = {
+        "interface": INTERFACE,
+        "vhid": f"{VHIDS[0]}-{VHIDS[-1]}",
+        "addresses": [virtual_address(1, 0).removesuffix("0") + "{vhid}/32"],
+    }
+    daemons = []
+    for name, state in (("a", "MASTER"), ("c", "BACKUP")):
+        tables = [{**table, "advskew": ADVSKEW[name]}]
+        daemon = start_daemon(lab[name], write_configuration(lab.directory, name, tables))
+        daemon.wait_state(state, 10)
+        daemons.append(daemon)
     return daemons[0], daemons[1]
 
 
