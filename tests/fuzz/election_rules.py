@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 SECOND_NS = 1_000_000_000
 MOST_DEMOTED = 240
+REMEMBERED = 4  # sources of a host
 NO_MAC = bytes(6)
 
 
@@ -67,6 +68,7 @@ class Said(NamedTuple):
     """What a source said last."""
 
     interval: int
+    demote: int
     at_ns: int
 
 
@@ -251,7 +253,7 @@ class Host:
         word = self.as_master(heard) if self.state == "MASTER" else self.as_backup(heard)
         if word != "ignored":
             self.master[heard.family] = heard.source
-        self.said[heard.family, heard.source] = Said(heard.interval, heard.at_ns)
+        self.said[heard.family, heard.source] = Said(heard.interval, heard.demote, heard.at_ns)
         return word
 
     def as_master(self, heard: Heard) -> str:
@@ -286,15 +288,36 @@ class Host:
         if heard.interval > self.master_down and (settings.advbase or not openbsd):
             return self.on_leaving(heard, master)
         if openbsd and heard.demote != self.demote:
-            if heard.demote > self.demote:
+            if heard.demote > self.demote and not self.outdone(heard):
                 return self.take_over(at_ns)
-        elif self.interval < heard.interval and (
-            settings.preempt is True
-            or (settings.preempt == "demoted" and heard.advskew >= MOST_DEMOTED)
+        elif (
+            self.interval < heard.interval
+            and (
+                settings.preempt is True
+                or (settings.preempt == "demoted" and heard.advskew >= MOST_DEMOTED)
+            )
+            and not self.outdone(heard)
         ):
             return self.take_over(at_ns)
         self.arm(at_ns)
         return "heard"
+
+    def outdone(self, heard: Heard) -> bool:
+        """Whether a host that stays MASTER against us was heard besides, within two intervals.
+
+        Of more sources than a host remembers it may have forgotten any.
+        """
+        for (family, source), said in self.said.items():
+            if family != heard.family or source == heard.source:
+                continue
+            if self.settings.dialect == "openbsd" and said.demote != self.demote:
+                beaten = said.demote > self.demote
+            else:
+                beaten = said.interval > self.interval
+            if not beaten and heard.at_ns - said.at_ns <= 2 * in_ns(said.interval):
+                self.open |= len(self.said) > REMEMBERED
+                return True
+        return False
 
     def on_leaving(self, heard: Heard, master: bytes | None) -> str:
         """Who will be silent for longer than we wait leaves, if it is the master heard."""
