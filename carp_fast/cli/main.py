@@ -192,8 +192,8 @@ def status(
 ) -> None:
     """Shows every virtual host. State, since when, reason, addresses, peer."""
     from carp_fast.control.client import ControlClient
-    from carp_fast.control.documents import StatusRequest
     from carp_fast.control.protocol import ControlError
+    from carp_fast.control.requests import StatusRequest
 
     client = ControlClient(control_path(config, control_socket))
     try:

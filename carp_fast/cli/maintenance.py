@@ -100,8 +100,8 @@ def maintenance(
     "off" ends it; whether this host takes over again is up to preempt.
     """
     from carp_fast.control.client import ControlClient
-    from carp_fast.control.documents import MaintenanceRequest
     from carp_fast.control.protocol import ControlError
+    from carp_fast.control.requests import MaintenanceRequest
 
     if what == "off" and (reason or force or for_s or until_stop or dry_run):
         raise click.UsageError("off takes no such option")
@@ -140,8 +140,8 @@ def unadopted(made: MaintenanceProgress) -> str:
 
 def _awaited(client: ControlClient, what: str) -> MaintenanceProgress:
     """Shows progress until the daemon is done. Ctrl-C ends only this."""
-    from carp_fast.control.documents import MaintenanceRequest
     from carp_fast.control.protocol import ControlError
+    from carp_fast.control.requests import MaintenanceRequest
 
     shown = ""
     try:

@@ -20,23 +20,13 @@ import msgspec
 from carp_fast.closing import Closing
 from carp_fast.control.documents import (
     Demoted,
-    DemoteRequest,
-    ExplainRequest,
     Explanation,
     HandedOver,
     Maintenance,
-    MaintenanceRequest,
-    PreemptRequest,
     Recording,
-    RecordRequest,
     Reloaded,
-    ReloadRequest,
-    Request,
     StateEvent,
     Status,
-    StatusRequest,
-    UndemoteRequest,
-    YieldRequest,
 )
 from carp_fast.control.protocol import (
     CHUNK_BYTES,
@@ -44,6 +34,18 @@ from carp_fast.control.protocol import (
     ControlTimeout,
     Verdict,
     peer_of,
+)
+from carp_fast.control.requests import (
+    DemoteRequest,
+    ExplainRequest,
+    MaintenanceRequest,
+    PreemptRequest,
+    RecordRequest,
+    ReloadRequest,
+    Request,
+    StatusRequest,
+    UndemoteRequest,
+    YieldRequest,
 )
 
 REQUEST_TIMEOUT_S = 60.0  # for the next piece of an answer

@@ -1,4 +1,4 @@
-"""The requests, answers and events of the control socket: one class for each document.
+"""The answers and events of the control socket: one class for each document.
 
 Both ends use these. On the wire each is a JSON object whose keys are the names of the fields, in
 this order; the daemon encodes them, a client decodes and validates them. A client ignores keys that
@@ -10,7 +10,7 @@ of _wire.VERDICT_WORDS. Must not know how a document is made, nor how it is show
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import msgspec
 
@@ -20,112 +20,6 @@ from carp_fast.pump.facts import PumpFacts
 DEMOTION_MAX, OPENBSD_DEMOTION_MAX = 240, 255  # of the advskew, of OpenBSD's demote byte
 REASONS_MAX, REASON_LENGTH_MAX = 32, 200  # of the operator's demotions
 KEYS_NAMED_MAX = 5  # of the keys that a reload changed; the others are counted
-
-# --------------------------------------------------------------------------------------- requests
-
-
-class Request(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="command"):
-    """A request: the command and its arguments. `needs`: the error for wrong arguments."""
-
-    needs: ClassVar[str] = ""
-
-
-class StatusRequest(Request, frozen=True, tag="status"):
-    """Asks for the virtual hosts that match; None matches all. `problems`: only those with
-    problems.
-    """
-
-    interface: str | None = None
-    vhid: int | None = None
-    state: str | None = None
-    problems: bool | None = None
-
-
-class ExplainRequest(Request, frozen=True, tag="explain"):
-    """Asks for the virtual hosts of an interface with this vhid."""
-
-    needs: ClassVar[str] = "explain: an interface's name and a vhid are needed"
-    interface: str
-    vhid: int
-
-
-class ReloadRequest(Request, frozen=True, tag="reload"):
-    """Reads the configuration again; `force`: also if the change looks like an accident."""
-
-    needs: ClassVar[str] = "force must be true or false"
-    force: bool = False
-
-
-class RecordRequest(Request, frozen=True, tag="record"):
-    """Asks what the matching virtual hosts heard and decided lately; None matches all."""
-
-    interface: str | None = None
-    vhid: int | None = None
-
-
-class EventsRequest(Request, frozen=True, tag="events"):
-    """Asks for every change of a state from now on; `tracks`: also for those of tracks."""
-
-    needs: ClassVar[str] = "events: tracks must be true or false"
-    tracks: bool = False
-
-
-class DemoteRequest(Request, frozen=True, tag="demote"):
-    """Demotes virtual hosts by `amount`; the same reason replaces its amount.
-
-    `group`: those of this group; None: every one.
-    """
-
-    needs: ClassVar[str] = "demote: an amount and a reason are needed"
-    amount: int
-    reason: str
-    group: str | None = None
-
-
-class UndemoteRequest(Request, frozen=True, tag="undemote"):
-    """Ends the demotion by this reason; `group`: the one that it was given for, None: none."""
-
-    needs: ClassVar[str] = "undemote: a reason is needed"
-    reason: str
-    group: str | None = None
-
-
-class YieldRequest(Request, frozen=True, tag="yield"):
-    """Hands the virtual hosts of an interface with this vhid over, once.
-
-    `demote`: demotes them first, and until `undemote`, so that they are not taken back; `group`:
-    all masters of their group.
-    """
-
-    needs: ClassVar[str] = "yield: an interface's name and a vhid are needed"
-    interface: str
-    vhid: int
-    demote: bool = False
-    group: bool = False
-
-
-class PreemptRequest(Request, frozen=True, tag="preempt"):
-    """Takes the virtual hosts of an interface with this vhid over from slower masters, once."""
-
-    needs: ClassVar[str] = "preempt: an interface's name and a vhid are needed"
-    interface: str
-    vhid: int
-
-
-class MaintenanceRequest(Request, frozen=True, tag="maintenance"):
-    """Begins or ends maintenance, tells what beginning it would do ("plan"), or shows it.
-
-    `force`: what no other host adopts is given up, too; `for_s`: ends by itself after that;
-    `until_stop`: is not written down, and ends with the daemon.
-    """
-
-    needs: ClassVar[str] = "maintenance: action must be on, off, plan or show"
-    action: Literal["on", "off", "plan", "show"]
-    reason: str = ""
-    force: bool = False
-    for_s: float | None = None
-    until_stop: bool = False
-
 
 # ------------------------------------------------------------------------------------------ events
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from carp_fast.control.documents import EventsRequest
 from carp_fast.control.protocol import CHUNK_BYTES, ControlError, Verdict, peer_of
+from carp_fast.control.requests import EventsRequest
 from carp_fast.control.socket_file import SocketFile
 from carp_fast.errors import CarpFastError
 

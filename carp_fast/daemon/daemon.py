@@ -18,8 +18,8 @@ from pathlib import Path
 import uvloop
 
 from carp_fast.config import load as config
-from carp_fast.control.documents import RecordRequest
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import RecordRequest
 from carp_fast.control.server import Answer, ControlServer
 from carp_fast.daemon import start
 from carp_fast.daemon.feed import Feed

@@ -27,10 +27,9 @@ from carp_fast.control.documents import (
     REASON_LENGTH_MAX,
     REASONS_MAX,
     Demoted,
-    DemoteRequest,
-    UndemoteRequest,
 )
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import DemoteRequest, UndemoteRequest
 
 if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost

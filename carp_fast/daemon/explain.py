@@ -18,19 +18,18 @@ from carp_fast.control.documents import (
     Digest,
     Event,
     Explained,
-    ExplainRequest,
     Explanation,
     HeardMaster,
     Link,
     Rejection,
     Stalled,
-    StatusRequest,
     Timer,
     VirtualHostExplanation,
     VirtualHostFacts,
     VirtualHostStatus,
 )
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import ExplainRequest, StatusRequest
 from carp_fast.daemon.own_sources import configured
 from carp_fast.daemon.reports import rfc3339
 from carp_fast.daemon.status import SPANS_A_SLICE

@@ -12,14 +12,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from carp_fast.control.documents import (
-    DEMOTION_MAX,
-    HandedOver,
-    PreemptRequest,
-    UndemoteRequest,
-    YieldRequest,
-)
+from carp_fast.control.documents import DEMOTION_MAX, HandedOver
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import PreemptRequest, UndemoteRequest, YieldRequest
 from carp_fast.daemon.demotions import Limited, group_of
 from carp_fast.daemon.table import MASTER
 from carp_fast.engine.copies import ExplainedHost, HostCopy, JudgedSource

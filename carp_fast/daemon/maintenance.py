@@ -24,11 +24,11 @@ from carp_fast.config.state import content_of, remove_file, replace_file
 from carp_fast.control.documents import (
     Maintenance,
     MaintenanceProgress,
-    MaintenanceRequest,
     MaintenanceState,
     PlannedUnit,
 )
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import MaintenanceRequest
 from carp_fast.daemon.demotions import check_reason
 from carp_fast.daemon.hand_overs import RESIGNED
 from carp_fast.daemon.leaving import MAINTENANCE_DEMOTION, Leaving, Snapshots, Unit, unit_of

@@ -13,8 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from carp_fast.config import load as config
-from carp_fast.control.documents import Reloaded, ReloadRequest
+from carp_fast.control.documents import Reloaded
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import ReloadRequest
 from carp_fast.daemon import present, reload
 from carp_fast.daemon.groups import LimitReached
 from carp_fast.daemon.hooks import HookError

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from carp_fast.closing import Closing
-from carp_fast.control.documents import (
+from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import (
     DemoteRequest,
     ExplainRequest,
     MaintenanceRequest,
@@ -24,7 +25,6 @@ from carp_fast.control.documents import (
     UndemoteRequest,
     YieldRequest,
 )
-from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import Answer, Handler
 
 COMMANDS: dict[str, type[Request]] = {

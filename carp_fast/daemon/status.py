@@ -24,12 +24,12 @@ from carp_fast.control.documents import (
     MaintenanceState,
     Peer,
     StatusHead,
-    StatusRequest,
     Summary,
     TrackStatus,
     VirtualHostStatus,
 )
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import StatusRequest
 from carp_fast.control.slices import document_slices
 from carp_fast.daemon.explain_text import problems
 from carp_fast.daemon.network import NO_SOURCES

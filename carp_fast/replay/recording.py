@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from carp_fast.config.model import AnnounceRate
-from carp_fast.control.documents import RecordingHead, RecordRequest
+from carp_fast.control.documents import RecordingHead
+from carp_fast.control.requests import RecordRequest
 from carp_fast.control.slices import document_slices, in_slices
 from carp_fast.engine._wheel import power_of_two
 from carp_fast.engine.keys import ALL_KEYS, KEYS

@@ -11,7 +11,8 @@ from typing import Any, cast
 import msgspec
 
 from carp_fast.config.load import Settings, VirtualHost
-from carp_fast.control.documents import ExplainRequest, Explanation, VirtualHostExplanation
+from carp_fast.control.documents import Explanation, VirtualHostExplanation
+from carp_fast.control.requests import ExplainRequest
 from carp_fast.daemon import explain_text
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.own_sources import OwnSources

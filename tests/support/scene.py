@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
-from carp_fast.control.documents import ExplainRequest, Reloaded, ReloadRequest, StatusRequest
+from carp_fast.control.documents import Reloaded
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import ExplainRequest, ReloadRequest, StatusRequest
 from carp_fast.control.server import ControlServer, Handler
 from carp_fast.daemon.explain import Explanations
 from carp_fast.daemon.host_log import HostLog

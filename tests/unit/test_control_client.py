@@ -21,8 +21,9 @@ from carp_fast.control.client import (
     _Daemon,
     _Lines,
 )
-from carp_fast.control.documents import StateEvent, StatusRequest
+from carp_fast.control.documents import StateEvent
 from carp_fast.control.protocol import ControlError, ControlTimeout
+from carp_fast.control.requests import StatusRequest
 from tests.support.scene import Scene, Served, stop_time
 from tests.support.served import DEADLINE_S, ServedLoop
 

@@ -14,8 +14,9 @@ import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.config.model import Group
-from carp_fast.control.documents import Demoted, DemoteRequest, UndemoteRequest
+from carp_fast.control.documents import Demoted
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import DemoteRequest, UndemoteRequest
 from carp_fast.daemon.demotions import Demotions
 from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.table import Hosts

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from carp_fast.config.model import Settings, VirtualHost
-from carp_fast.control.documents import StatusRequest
+from carp_fast.control.requests import StatusRequest
 from carp_fast.daemon import explain, explain_text, explain_words
 from carp_fast.daemon.status import Status
 from carp_fast.engine import _vhid

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from carp_fast.control.documents import HandedOver, PreemptRequest, YieldRequest
+from carp_fast.control.documents import HandedOver
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import PreemptRequest, YieldRequest
 from carp_fast.daemon.demotions import Demotions
 from carp_fast.daemon.hand_overs import HandOvers
 from tests.support.asked import OTHER, Asked, EngineOrders, EnginePump

@@ -15,8 +15,9 @@ import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.config.model import Group
-from carp_fast.control.documents import Maintenance, MaintenanceRequest, PlannedUnit
+from carp_fast.control.documents import Maintenance, PlannedUnit
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import MaintenanceRequest
 from carp_fast.daemon.maintenance import MaintenanceMode
 from carp_fast.daemon.table import BACKUP, INIT, MASTER, STATES, Hosts
 

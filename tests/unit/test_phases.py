@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.control.documents import Request, StateEvent, StatusRequest
+from carp_fast.control.documents import StateEvent
 from carp_fast.control.protocol import ControlError
+from carp_fast.control.requests import Request, StatusRequest
 from carp_fast.daemon.background import Background
 from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.process import StartError

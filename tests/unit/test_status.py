@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
-from carp_fast.control.documents import StatusRequest
+from carp_fast.control.requests import StatusRequest
 from carp_fast.daemon.network import Network, Sources
 from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.reports import Reports, ignore

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
-from carp_fast.control.documents import StatusRequest
+from carp_fast.control.requests import StatusRequest
 from carp_fast.daemon import explain_text, explain_words
 from carp_fast.daemon.status import WRONG_DIGEST_LASTS_NS, second_master, warnings
 from carp_fast.daemon.table import Hosts
