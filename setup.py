@@ -47,6 +47,7 @@ MODULES = (
     "simulate._sending",
     "simulate._rules",
     "simulate._addresses",
+    "simulate._groups",
     "simulate._invariants",
     "simulate._kernel",
     "simulate._turn",

@@ -82,6 +82,8 @@ def prepared(member: Member, passphrase: bytes) -> PreparedHost:
         replay=member.replay,
         peers=member.peers,
         by_route=member.by_route,
+        group=member.group,
+        group_all=member.group_all,
     )
 
 

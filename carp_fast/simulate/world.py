@@ -55,6 +55,10 @@ class Member:
     """Its IPv4 addresses are local routes."""
     other_advskew: int = 0
     """The advskew that a reload changes it to."""
+    group: int = 0
+    """The number of its group, the same on every machine; 0: none."""
+    group_all: bool = False
+    """The group is demoted only when every member is impeded."""
 
     @property
     def interval(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from carp_fast.simulate._world import LINK_WORDS, Random
+from carp_fast.simulate._world import LINK_WORDS, NIC_WORDS, Random
 from carp_fast.simulate.world import (
     BOTH,
     IPV4,
@@ -31,6 +31,10 @@ BASE_DELAY_NS = 100_000
 """Delay of every link without a delay in the world or by a fault."""
 LONGEST_DELAY_NS = 240 * MS_NS
 """Longest delay of a link; a frame may take a quarter more: 300 ms one way."""
+GROUPS_SERIES = 0x9E3779B97F4A7C15 >> 1
+"""Makes the series of numbers of groups from that of a world."""
+GROUPS_MOST = 40
+"""Groups of a large world."""
 TICKS_A_SECOND = 100
 """Ticks of a pump whose virtual hosts all have longer intervals."""
 
@@ -64,6 +68,7 @@ class Drawing:
         self.widen_turns()
         self.draw_delays()
         self.draw_routes(Random(~(seed * 2 + large) & (1 << 63) - 1))
+        self.draw_groups(Random((seed * 2 + large) ^ GROUPS_SERIES))
 
     def chance(self, one_in: int) -> bool:
         return self.random.below(one_in) == 0
@@ -200,6 +205,42 @@ class Drawing:
             where = {"machine": member.machine, "slot": member.slot}
             self.put(at_ns, "by_route", **where, value=random.below(2))
 
+    def draw_groups(self, random: Random) -> None:
+        """Draws groups of virtual hosts, over one or more segments, and what impedes some for good.
+
+        By another series of numbers, as draw_routes(). Half of the worlds have none.
+        """
+        self.broken_links = []
+        free = list(range(self.world.slots))
+        if random.below(2) or len(free) < 2:
+            return
+        groups: dict[int, tuple[int, bool]] = {}
+        for number in range(1, 1 + random.between(1, GROUPS_MOST if self.world.large else 3)):
+            every = random.below(3) == 0
+            for _ in range(random.between(2, 40 if self.world.large else 6)):
+                if free:
+                    groups[free.pop(random.below(len(free)))] = number, every
+        for place, member in enumerate(self.world.members):
+            number, every = groups.get(member.slot, (0, False))
+            self.world.members[place] = replace(member, group=number, group_all=every)
+        for _ in range(random.below(3)):
+            where = random.below(self.world.machines), random.below(self.world.segments)
+            self.broken_links.append(where)
+        for _ in range(random.below(5)):
+            self.cut(random)
+
+    def cut(self, random: Random) -> None:
+        """A link or an interface of a machine is gone for some seconds."""
+        off, on = (("down", "up"), ("gone", "back"))[random.below(4) == 0]
+        start_ns = random.between(2_000, self.end_ns // MS_NS - 100) * MS_NS
+        end_ns = min(self.end_ns, start_ns + random.between(100, 15_000) * MS_NS)
+        where = {
+            "machine": random.below(self.world.machines),
+            "segment": random.below(self.world.segments),
+        }
+        self.put(start_ns, "nic", **where, value=NIC_WORDS.index(off))
+        self.put(end_ns, "nic", **where, value=NIC_WORDS.index(on))
+
     # -- faults
 
     def draw_faults(
@@ -259,6 +300,11 @@ class Drawing:
             else:
                 self.put(at_ns, "resume", machine=machine)
                 self.put(at_ns, "boot", machine=machine)
+        # In INIT an engine does not look for addresses that it does not know to be there.
+        kept = {"netlink_errors", "lost_addresses"} & {*self.world.episodes}
+        for machine, segment in () if kept else self.broken_links:
+            down = NIC_WORDS.index("down")
+            self.put(at_ns, "nic", machine=machine, segment=segment, value=down)
         for fault in [fault for fault in self.world.faults if fault.word == "remove"]:
             self.put(at_ns, "add", machine=fault.machine, slot=fault.slot)
         if self.chance(6):

@@ -23,6 +23,7 @@ from tests.simulation import (
     mutants_of_clones,
     mutants_of_elections,
     mutants_of_frames,
+    mutants_of_groups,
     mutants_of_pump,
     mutants_of_turns,
 )
@@ -53,6 +54,7 @@ MUTANTS = (
     *mutants_of_turns.MUTANTS,
     *mutants_of_pump.MUTANTS,
     *mutants_of_clones.MUTANTS,
+    *mutants_of_groups.MUTANTS,
 )
 SUITES = {
     "unit": [str(path.relative_to(ROOT)) for glob in CONCERNED for path in UNIT.glob(glob)],

@@ -99,6 +99,8 @@ def test_small_worlds_keep_every_invariant() -> None:
         assert count > 0 or name == "long_ties", name
     assert summary.unsettled is None
     assert summary.tally["judged"] > 2 * len(SMALL)
+    assert summary.tally["groups_demoted"] > len(SMALL)
+    assert summary.tally["stepped_down"] > len(SMALL) // 4
 
 
 def test_large_worlds_keep_every_invariant() -> None:

@@ -12,7 +12,7 @@ from carp_fast.engine._recorder cimport ORDERED_DEMOTE, RECORD_ORDERED, Record, 
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
     BY_GROUP, BY_TRACK, CANNOT_BE_MASTER, GROUP_DEMOTED, MASTER, MOST_DEMOTION, ON_ADDRESS_LOST,
-    TRACK_FAILED, vhid_add_up, VirtualHost)
+    RESIGNED, TRACK_FAILED, vhid_add_up, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 
 cdef enum:
@@ -53,6 +53,8 @@ cdef void demote(Core* core, uint32_t slot, uint8_t by, int64_t amount, bint har
 
 cdef void join(Core* core, uint32_t slot, uint16_t group, bint all, int64_t now_ns) noexcept nogil:
     """Make a host a member of a group, 0: of none, with its demotion; see group_join()."""
+    if core.hosts[slot].reason == RESIGNED:
+        return                          # it has left its group, and for ever
     group_join(core, slot, group, all, now_ns)
     if core.hosts[slot].ordered[<int>BY_GROUP] != group_demotion(core, slot):
         demote(core, slot, BY_GROUP, group_demotion(core, slot), False, now_ns)

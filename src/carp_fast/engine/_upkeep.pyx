@@ -215,7 +215,6 @@ cdef void upkeep_lose(Core* core, uint32_t slot, uint8_t reason, int64_t now_ns)
     demote_for_a_while(host, now_ns)
     host.lost_reason = reason
     host.flags |= ADDRESS_DEMOTED
-    group_review(core, slot, now_ns)
     engine_event(core, slot, ON_ADDRESS_LOST, reason, now_ns)
     engine_plan_upkeep(core, slot, now_ns)
 

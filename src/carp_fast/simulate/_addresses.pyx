@@ -86,6 +86,8 @@ cdef void on_undemoted(World* world, Machine* machine, const Report* report) noe
         broken(world, CHANGED_WITHOUT_CAUSE, machine_number(world, machine), report.slot,
                report.at_ns - since_ns)
     known.pardoned |= known.muted_ns != 0
+    if known.state != MASTER:
+        known.mute = False                              # it sends nothing that could end that
     known.lost_at_ns, known.muted_ns, known.priority_ns = 0, 0, report.at_ns
     world.slot_disturbed_ns[report.slot] = world.now_ns
 

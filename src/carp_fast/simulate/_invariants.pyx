@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from carp_fast.engine._core cimport FAMILY_SILENT, Interface, Report
 from carp_fast.engine._lanes cimport LANE_COMMON
 from carp_fast.simulate._addresses cimport is_loss, mark_dirty, on_loss
+from carp_fast.simulate._groups cimport check_group, note_link
 from carp_fast.simulate._network cimport (
     ACCEPTED_LOOP, ACCEPTED_REPLAY, ACCEPTED_UNAUTHENTIC, Arrival, CHANGED_WHILE_QUIET,
     CHANGED_WITHOUT_CAUSE, EVERYBODY, Frame, HEARD_TOO_LATELY, HEARD_UNREAD, JITTER_WRONG,
@@ -31,7 +32,8 @@ from carp_fast.simulate._rules cimport (
     rule_replay, rule_resigns, rule_yields)
 from carp_fast.simulate._sending cimport check_demotion
 from carp_fast.engine._vhid cimport (
-    BACKUP, BY_MAINTENANCE, DEMOTIONS, DIALECT_UCARP, FASTER_MASTER, INIT, IN_MAINTENANCE, IN_USE,
+    BACKUP, BY_MAINTENANCE, DEMOTIONS, DIALECT_UCARP, FASTER_MASTER, GROUP_DEMOTED, INIT,
+    IN_MAINTENANCE, IN_USE,
     LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW,
     NO_SOURCE, PREEMPTED, RESIGNED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, TAKEN_OVER,
     TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns, YIELDED)
@@ -190,6 +192,7 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
     cdef uint32_t slot = report.slot, number = machine_number(world, machine)
     cdef Slot* known = &machine.slots[slot]
     trace(world, TRACE_STATE, number, slot, report.state, report.reason)
+    note_link(known, report)
     if report.state == report.previous:
         return
     if world.slot_rest[slot] == QUIET:
@@ -213,7 +216,7 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
         known.owes_last = report.reason == FASTER_MASTER
         known.owes_resignation = (
             report.reason == RESIGNED or is_loss(report.reason) or report.reason == NO_SOURCE
-            or is_ordered(report.reason)
+            or is_ordered(report.reason) or report.reason == GROUP_DEMOTED
             or machine.leaving[world.slot_segment[slot]])
         known.leaving_ns = report.at_ns
         if is_loss(report.reason):
@@ -307,6 +310,9 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
     elif yielded and not rule_yields(known, host, &machine.nics[world.slot_segment[slot]],
                                      machine.cause, report.reason):
         broken(world, YIELDED_WRONGLY, number, slot, report.reason)
+    elif report.reason == GROUP_DEMOTED and not known.steps_down:
+        broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
+    known.steps_down = False
     rule_fell(known, host, report.at_ns)
     if host.flags & SEND_DEMOTED and not known.muted_ns:
         known.muted_ns = report.at_ns
@@ -503,6 +509,31 @@ cdef bint may_tie_over_6(const World* world, uint32_t slot) noexcept nogil:
     return False
 
 
+cdef bint is_recovering(const World* world, uint32_t number, uint32_t slot, int64_t* since_ns,
+                        int64_t* startup_ns) noexcept nogil:
+    """Whether a host, or another member of its group, may soon be less demoted: another election.
+
+    Moves `since_ns` to the end of a demotion by time, and `startup_ns` to the longest delay.
+    """
+    cdef const Machine* machine = &world.machines[number]
+    cdef const VirtualHost* host
+    cdef uint32_t other
+    cdef bint recovering = False
+    for other in range(world.slot_count):
+        host = &machine.core.hosts[other]
+        if other != slot and (not world.slot_group[slot] or not host.flags & IN_USE
+                              or world.slot_group[other] != world.slot_group[slot]):
+            continue
+        startup_ns[0] = max(startup_ns[0], host.configured.startup_delay_ms * MS_NS)
+        # An address may still be tried again; a host that gave up for one is faster after that.
+        recovering |= host.retry_at_ns != 0 or host.without_ns != 0
+        if host.demoted_until_ns:
+            since_ns[0] = max(since_ns[0], host.demoted_until_ns - machine.origin_ns)
+        # Three advertisements after its sends succeed again it is faster.
+        recovering |= host.state == MASTER and host.flags & SEND_DEMOTED != 0
+    return recovering
+
+
 cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
     """Check the slot when its time since the last fault has passed; from then on it is quiet.
 
@@ -526,18 +557,10 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
         host = &world.machines[number].core.hosts[slot]
         down_ns = max(down_ns, vhid_master_down_ns(host))
         interval_ns = max(interval_ns, vhid_interval_ns(host))
-        startup_ns = max(startup_ns, host.configured.startup_delay_ms * MS_NS)
         preempt_ns = max(preempt_ns, host.configured.preempt_delay_ms * MS_NS)
         tied |= world.machines[number].slots[slot].lost_tie
         away |= world.machines[number].away_ns + 2 * vhid_master_down_ns(host) >= since_ns
-        # An address may still be tried again; a host that gave up for one is faster after that.
-        if host.retry_at_ns or host.without_ns:
-            recovering = True
-        if host.demoted_until_ns:
-            since_ns = max(since_ns, host.demoted_until_ns - world.machines[number].origin_ns)
-        # Three advertisements after its sends succeed again it is faster: another election.
-        if host.state == MASTER and host.flags & SEND_DEMOTED:
-            recovering = True
+        recovering |= is_recovering(world, number, slot, &since_ns, &startup_ns)
     bound_ns = (since_ns + down_ns + interval_ns + SLACK_NS + startup_ns
                 + 2 * longest_delay_ns(world, slot))
     if tied:
@@ -557,6 +580,7 @@ cdef void check_slot(World* world, uint32_t slot) noexcept nogil:
         return
     for number in range(world.machine_count):
         if takes_part(world, number, slot):
+            check_group(world, &world.machines[number], slot)
             check_demotion(world, &world.machines[number], slot, DEMOTIONS)
     world.slot_rest[slot] = QUIET if check_election(world, slot) else RESTLESS
     world.quiet_count += 1

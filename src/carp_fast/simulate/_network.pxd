@@ -130,6 +130,9 @@ cdef enum Broken:               # the invariants
     ANNOUNCED_ABSENT
     ROSE_IN_MAINTENANCE
     ORDER_IGNORED
+    GROUP_UNEQUAL
+    GROUP_KEPT
+    GROUP_SPLIT
     BROKEN_KINDS
 
 cdef struct Event:
@@ -226,6 +229,9 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     bint barred                 # as ordered
     bint withheld               # as ordered, in maintenance
     uint8_t bidden              # ... to hand over or take over: the Reason, while it obeys
+    uint8_t unlinked            # it lacks its link, interface or source, as last reported
+    uint8_t mute                # it is demoted for its sends, as last reported
+    uint8_t steps_down          # MASTER when its group was demoted: it resigns before it advertises
     uint8_t keeper[2]           # by family, plus 1: the machine heard last; 255: a strange source
     uint8_t keeper_source[2][16]
     uint8_t state               # as last reported
@@ -380,6 +386,8 @@ cdef struct Tally:              # the values of the summary
     uint64_t long_ties          # ... without a master for more than ROUNDS_PROMISED rounds
     uint64_t silent_families
     uint64_t judged
+    uint64_t groups_demoted     # by reports; and members that were MASTER then, once each
+    uint64_t stepped_down
 
 cdef struct World:
     int64_t now_ns
@@ -403,6 +411,8 @@ cdef struct World:
     uint8_t* slot_segment
     uint8_t* slot_vhid
     uint8_t* slot_families      # as bits
+    uint8_t* slot_group         # 0: none
+    uint8_t group_all[256]      # it is demoted only if all its members are impeded
     uint8_t* slot_crossings     # ties that all sides lost since the faults were over
     int64_t* slot_disturbed_ns
     uint8_t* slot_rest

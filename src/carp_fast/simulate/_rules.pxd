@@ -15,6 +15,7 @@ cdef uint32_t rule_demoted_by(const Slot* known, const VirtualHost* host, int by
 cdef uint32_t rule_demote(const Slot* known, const VirtualHost* host) noexcept nogil
 cdef uint32_t rule_interval(const Slot* known, const VirtualHost* host) noexcept nogil
 cdef int64_t rule_interval_ns(const Slot* known, const VirtualHost* host) noexcept nogil
+cdef uint32_t rule_least_advskew(const Slot* known) noexcept nogil
 cdef int64_t rule_least_skew_ns(const Slot* known) noexcept nogil
 cdef int64_t rule_least_master_down_ns(const Slot* known) noexcept nogil
 cdef uint32_t rule_theirs(const Frame* frame) noexcept nogil

@@ -103,6 +103,10 @@ cdef uint32_t least_skew(const Slot* known, const VirtualHost* configured) noexc
     return configured.configured.advskew
 
 
+cdef uint32_t rule_least_advskew(const Slot* known) noexcept nogil:
+    return least_skew(known, known.right)
+
+
 cdef int64_t rule_least_skew_ns(const Slot* known) noexcept nogil:
     """The wait after a resignation; a change of priority since does not change it."""
     cdef uint32_t least = least_skew(known, known.right)

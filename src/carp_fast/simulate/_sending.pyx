@@ -13,7 +13,7 @@ from carp_fast.engine._core cimport LEAVING_NS
 from carp_fast.simulate._network cimport (
     Machine, OUR_ROUTE, OURS, QUIET, RESIGNED_LATE, RESIGNED_WITH_ADDRESSES, SENT_BY_BACKUP,
     SENT_LATE, SENT_OLD_COUNTER, SENT_WRONG_PRIORITY, Slot, World, broken, machine_now,
-    machine_number, DEMOTED_WRONGLY, DEMOTION_UNEQUAL)
+    machine_number, DEMOTED_WRONGLY, DEMOTION_UNEQUAL, GROUP_KEPT)
 from carp_fast.simulate._rules cimport (
     rule_advskew, rule_demote, rule_demoted_by, rule_interval_ns, rule_send)
 from carp_fast.engine._core cimport Report, SENDS_FAILING, SENDS_RECOVERED
@@ -59,6 +59,8 @@ cdef void check_sending(World* world, Machine* machine, uint32_t slot) noexcept 
         if not known.owes_last and not known.owes_resignation:
             broken(world, SENT_BY_BACKUP, number, slot, carp[5] * 256 + carp[2])
         known.owes_last = known.owed_resignation = False
+    elif known.steps_down:
+        broken(world, GROUP_KEPT, number, slot, carp[2])
     elif is_late(world, machine, slot, now_ns):
         broken(world, SENT_LATE, number, slot, now_ns - known.sent_ns)
     if (known.failures > FAILURES and not known.pardoned and not host.flags & SEND_DEMOTED
@@ -125,6 +127,7 @@ cdef void on_sends(World* world, Machine* machine, const Report* report) noexcep
         broken(world, DEMOTED_WRONGLY, machine_number(world, machine), report.slot, failing_ns)
     elif report.kind == SENDS_RECOVERED and known.failures:
         broken(world, DEMOTED_WRONGLY, machine_number(world, machine), report.slot, failing_ns)
+    known.mute = report.kind == SENDS_FAILING
     world.slot_disturbed_ns[report.slot] = world.now_ns
     known.priority_ns = report.at_ns
 

@@ -12,7 +12,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from carp_fast.engine._core cimport (
-    Core, FAMILY_HEARD, FAMILY_SILENT, ORDER_ADD, ORDER_BAR, ORDER_DEMOTE, ORDER_PREEMPT,
+    Core, FAMILY_HEARD, FAMILY_SILENT, GROUP_CHANGED, ORDER_ADD, ORDER_BAR, ORDER_DEMOTE,
+    ORDER_PREEMPT,
     ORDER_REPLACE, ORDER_SET_INTERFACE, ORDER_WITHHOLD, ORDER_YIELD, Order, RELEASED, Report,
     SENDS_FAILING, SENDS_RECOVERED, SOURCE_PROVEN, STALLED, STATE_CHANGED, UNDEMOTED, queue_length)
 from carp_fast.engine._orders cimport obey
@@ -29,6 +30,7 @@ from carp_fast.pump._turn cimport (
     turn_open, turn_step)
 from carp_fast.simulate._addresses cimport (
     check_addresses, check_announced, check_announcement, mark_dirty, on_undemoted)
+from carp_fast.simulate._groups cimport on_group
 from carp_fast.simulate._invariants cimport keeps_backup, on_family, on_refused, on_state, on_taken
 from carp_fast.simulate._kernel cimport (
     find_there, kernel_forget, request_changes, request_look, requests_room, take_changed,
@@ -126,6 +128,7 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
     memset(slot.ordered, 0, sizeof(slot.ordered))
     slot.barred = slot.withheld = False
     slot.bidden = 0
+    slot.unlinked = slot.mute = slot.steps_down = False
     slot.lost_at_ns = slot.muted_ns = 0
     slot.pardoned = False
     memset(slot.family_at_ns, 0, sizeof(slot.family_at_ns))
@@ -248,6 +251,8 @@ cdef void take_reports(World* world, Machine* machine) noexcept nogil:
             on_sends(world, machine, report)
         elif report.kind == UNDEMOTED:
             on_undemoted(world, machine, report)
+        elif report.kind == GROUP_CHANGED:
+            on_group(world, machine, report)
         elif report.kind == SOURCE_PROVEN:
             on_source(world, machine, report)
         elif report.kind == STALLED:

@@ -15,6 +15,7 @@ from carp_fast.engine._core cimport (
     ORDER_WITHHOLD, ORDER_YIELD, engine_close, engine_open)
 from carp_fast.engine._prepared cimport PreparedHost
 from carp_fast.simulate._addresses cimport check_addresses
+from carp_fast.simulate._groups cimport check_unsplit
 from carp_fast.simulate._invariants cimport check_election, check_families, check_slot
 from carp_fast.simulate._lanes cimport anything_waits, begin_flood, flood_goes_on, source_is_sorted
 from carp_fast.simulate._nics cimport NicFault, change_nic, interface_value
@@ -55,7 +56,7 @@ BROKEN_WORDS = (
     "silence_unproven", "preempted_wrongly", "yielded_wrongly", "changed_without_cause",
     "tie_unsettled", "jitter_wrong", "silence_unsaid", "silence_imagined", "queue_overflow",
     "reports_lost", "resigned_late", "announced_absent", "rose_in_maintenance",
-    "order_ignored")
+    "order_ignored", "group_unequal", "group_kept", "group_split")
 TRACE_WORDS = (
     "sent", "heard", "lost", "changed", "no_room", "state", "address", "announced", "order",
     "fault", "stalled", "checked", "family")
@@ -387,12 +388,14 @@ cdef class Simulator:
         world.slot_vhid = <uint8_t*>calloc(slots, 1)
         world.slot_families = <uint8_t*>calloc(slots, 1)
         world.slot_crossings = <uint8_t*>calloc(slots, 1)
+        world.slot_group = <uint8_t*>calloc(slots, 1)
         world.slot_rest = <uint8_t*>calloc(slots, 1)
         world.slot_disturbed_ns = <int64_t*>calloc(slots, sizeof(int64_t))
         world.machines = <Machine*>calloc(machines, sizeof(Machine))
         if (world.slot_segment == NULL or world.slot_vhid == NULL or world.slot_families == NULL
-                or world.slot_crossings == NULL or world.slot_rest == NULL
-                or world.slot_disturbed_ns == NULL or world.machines == NULL):
+                or world.slot_crossings == NULL or world.slot_group == NULL
+                or world.slot_rest == NULL or world.slot_disturbed_ns == NULL
+                or world.machines == NULL):
             raise MemoryError("world")
         self.open_machines()
 
@@ -440,6 +443,7 @@ cdef class Simulator:
         free(world.slot_vhid)
         free(world.slot_families)
         free(world.slot_crossings)
+        free(world.slot_group)
         free(world.slot_rest)
         free(world.slot_disturbed_ns)
         free(world.events)
@@ -493,6 +497,8 @@ cdef class Simulator:
             (OVER_4 if right.host.configured.expects_4 else 0)
             | (OVER_6 if right.host.configured.expects_6 else 0))
         world.slot_of[segment][right.host.vhid] = slot + 1
+        world.slot_group[slot] = <uint8_t>right.host.group
+        world.group_all[right.host.group & 255] = right.host.group_all
         self.kept += [right, other, changed]
 
     def fault(self, int64_t at_ns, str word, *, uint32_t machine=0, uint32_t other=0,
@@ -544,6 +550,7 @@ cdef class Simulator:
                 machine = &world.machines[number]
                 if machine.running and machine.slots[slot].right != NULL:
                     check_addresses(world, machine, slot, True)
+        check_unsplit(world)
         return world.broken == NOT_BROKEN
 
     @property
