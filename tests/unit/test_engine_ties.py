@@ -145,6 +145,19 @@ def test_a_contested_take_over_waits_no_longer_than_the_jitter() -> None:
     assert (node.state, node.reason) == ("MASTER", "preempted")
 
 
+def test_maintenance_ends_a_contested_take_over_that_has_begun() -> None:
+    node = Node("10.77.0.2", dialect="freebsd", preempt=True)
+    node.run(LATER_NS)
+    assert node.engine.receive(0, advertisement(counter=1), LATER_NS) == "ok"
+    slower = advertisement(counter=2, advskew=9)
+    assert node.engine.receive(0, slower, LATER_NS + SECOND_NS) == "ok"
+    node.engine.demote(0, 240, LATER_NS + SECOND_NS, "maintenance")
+    node.run(LATER_NS + SECOND_NS + DOWN_NS)
+    assert node.state == "BACKUP"
+    node.run(LATER_NS + SECOND_NS + 2 * DOWN_NS)
+    assert (node.state, node.reason) == ("MASTER", "master_down")
+
+
 def test_a_contested_take_over_is_left_to_who_was_faster() -> None:
     node = Node("10.77.0.2", dialect="freebsd", preempt=True)
     node.run(LATER_NS)

@@ -11,8 +11,9 @@ from carp_fast.engine._groups cimport group_demotion, group_join, group_review, 
 from carp_fast.engine._recorder cimport ORDERED_DEMOTE, RECORD_ORDERED, Record, record_input
 from carp_fast.engine._transitions cimport engine_event
 from carp_fast.engine._vhid cimport (
-    BY_GROUP, BY_TRACK, CANNOT_BE_MASTER, GROUP_DEMOTED, MASTER, MOST_DEMOTION, ON_ADDRESS_LOST,
-    RESIGNED, TRACK_FAILED, vhid_add_up, VirtualHost)
+    BACKUP, BY_GROUP, BY_MAINTENANCE, BY_TRACK, CANNOT_BE_MASTER, CONTESTED, GROUP_DEMOTED, MASTER,
+    MOST_DEMOTION, ON_ADDRESS_LOST, ON_MASTER_HEARD, RESIGNED, TRACK_FAILED, vhid_add_up,
+    VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 
 cdef enum:
@@ -41,6 +42,8 @@ cdef void demote(Core* core, uint32_t slot, uint8_t by, int64_t amount, bint har
         record.value = <uint64_t>amount
     host.ordered[by] = <uint8_t>min(amount, MOST_DEMOTION)
     vhid_add_up(host)
+    if by == BY_MAINTENANCE and amount and host.state == BACKUP and host.flags & CONTESTED:
+        engine_event(core, slot, ON_MASTER_HEARD, 0, now_ns)    # it was about to preempt that one
     if by == BY_TRACK:
         host.flags &= ~<uint32_t>CANNOT_BE_MASTER
         host.flags |= CANNOT_BE_MASTER if hard else 0

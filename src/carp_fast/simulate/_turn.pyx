@@ -19,8 +19,8 @@ from carp_fast.engine._core cimport (
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard
 from carp_fast.engine._vhid cimport (
-    Address, AlternateKey, Block, BY_MAINTENANCE, IN_MAINTENANCE, IN_USE, LEAVING, MASTER, Output,
-    REPLAY_STRICT, TAKEN_OVER, VirtualHost, WITHHELD, YIELDED)
+    Address, AlternateKey, Block, BY_MAINTENANCE, IN_MAINTENANCE, IN_USE, INIT, LEAVING, MASTER,
+    Output, REPLAY_STRICT, TAKEN_OVER, VirtualHost, WITHHELD, YIELDED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
     ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH, NOT_CARP, REPLAY, VERDICT_OK, Verdict)
@@ -116,6 +116,7 @@ cdef uint64_t first_counter(World* world, Machine* machine, const VirtualHost* h
 
 cdef void forget_slot(Slot* slot) noexcept nogil:
     """A host begins: drop what its predecessor in the slot knew and sent."""
+    slot.state = INIT                                   # not reported: it begins in it
     slot.heard_at_ns = slot.left_at_ns = slot.priority_ns = slot.latest_ns = 0
     slot.counter = slot.first = 0
     slot.sent_ns = slot.sent_every_ns = slot.failing_ns = 0
