@@ -42,6 +42,7 @@ from carp_fast.net.kernel import (
     RTM_DELADDR,
     RTM_NEWADDR,
 )
+from carp_fast.net.structures import structure
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +96,8 @@ def _is_marked(message: bytes) -> bool:
 def _message(
     family: int, adding: bool, attributes: Iterable[tuple[str, object]]
 ) -> tuple[bytes, bytes]:
-    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped]
-
     address = PLACEHOLDER if family == 4 else PLACEHOLDER6
-    message = ifaddrmsg()
+    message = structure("ifaddrmsg")()
     message["family"] = socket.AF_INET if family == 4 else socket.AF_INET6
     message["prefixlen"] = 32 if family == 4 else 128
     # Without duplicate address detection: a host that takes an address over knows that it is free.

@@ -47,6 +47,7 @@ from carp_fast.net.kernel import (
     RTN_LOCAL,
     SOL_NETLINK,
 )
+from carp_fast.net.structures import structure
 
 Read = TypeVar("Read")
 
@@ -238,9 +239,7 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 def decode_link(message: bytes) -> Link | None:
     """Decodes RTM_NEWLINK; None if it is not about a link (bridges use it for their ports, too)."""
-    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
-
-    decoded = ifinfmsg(message)
+    decoded = structure("ifinfmsg")(message)
     decoded.decode()
     if decoded["family"] != socket.AF_UNSPEC:
         return None
