@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import sys
 import threading
-from functools import cache
 from typing import Any
 
 PACKAGE = "pyroute2"
@@ -19,22 +18,24 @@ PACKAGE = "pyroute2"
 _importing = threading.Lock()
 
 
-@cache
 def structure(name: str) -> Any:
     """The class `name` of the module of that name in pyroute2.netlink.rtnl. Raises ImportError."""
-    module = f"{PACKAGE}.netlink.rtnl.{name}"
-    with _importing:
-        return getattr(_without_package(module) or importlib.import_module(module), name)
+    path = f"{PACKAGE}.netlink.rtnl.{name}"
+    module = sys.modules.get(path)
+    if module is None:
+        with _importing:
+            module = _without_package(path) or importlib.import_module(path)
+    return getattr(module, name)
 
 
-def _without_package(module: str) -> Any:
+def _without_package(path: str) -> Any:
     """The module, imported while an empty package stands for pyroute2; None: it needs more."""
     spec = importlib.util.find_spec(PACKAGE)
     if PACKAGE in sys.modules or spec is None:
         return None
     sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(path)
     except (ImportError, AttributeError):
         for loaded in [each for each in sys.modules if each.startswith(f"{PACKAGE}.")]:
             del sys.modules[loaded]
