@@ -14,6 +14,8 @@ from carp_fast.simulate.worlds import Drawing
 
 DEMOTED_BY, ORDERED = 1 << 16, (0, 1, 1, 3)
 """The value of a "demote" is the number of a reason times this, plus the amount; not by a group."""
+BY_TRACK, HARD = 1, 1 << 24
+"""... plus this if the reason is a track, without which the virtual host cannot be MASTER."""
 MANY_SOURCES = 100
 """More sources than a world has."""
 NOISE = ("loss4", "loss6", "duplicate", "corrupt", "replay", "forge", "forward", "reflect", "late")
@@ -218,10 +220,12 @@ def flood(to: Drawing, start_ns: int, end_ns: int) -> None:
 def demotion(to: Drawing, start_ns: int, end_ns: int) -> None:
     """Some virtual hosts are demoted by one reason, for a while or to the end."""
     machine, for_good = to.any_machine(), to.chance(2)
-    by = DEMOTED_BY * ORDERED[to.random.below(len(ORDERED))]
+    reason = ORDERED[to.random.below(len(ORDERED))]
+    by = DEMOTED_BY * reason
     value = to.random.between(1, (3, 240, 300)[to.random.below(3)])
+    hard = HARD if reason == BY_TRACK and value % 2 else 0
     for member in to.some(machine):
-        to.put(start_ns, "demote", machine=machine, slot=member.slot, value=by + value)
+        to.put(start_ns, "demote", machine=machine, slot=member.slot, value=hard + by + value)
         if not for_good:
             to.put(end_ns, "demote", machine=machine, slot=member.slot, value=by)
 

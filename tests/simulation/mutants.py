@@ -25,6 +25,7 @@ from tests.simulation import (
     mutants_of_frames,
     mutants_of_groups,
     mutants_of_pump,
+    mutants_of_tracks,
     mutants_of_turns,
 )
 from tests.simulation.mutant import Mutant
@@ -55,6 +56,7 @@ MUTANTS = (
     *mutants_of_pump.MUTANTS,
     *mutants_of_clones.MUTANTS,
     *mutants_of_groups.MUTANTS,
+    *mutants_of_tracks.MUTANTS,
 )
 SUITES = {
     "unit": [str(path.relative_to(ROOT)) for glob in CONCERNED for path in UNIT.glob(glob)],

@@ -1,9 +1,9 @@
 """Groups as the world sees them: whether each machine demotes them rightly.
 
 The rule is written a second time: a group is demoted while one of its members, or all of them,
-lacks a link, an interface or a source, cannot send, or could not hold its addresses. All members
-have 240 then, and those that are MASTER step down once. Of the engine it uses its reports, and
-which hosts it has. Knows no rule of election.
+lacks a link, an interface or a source, cannot send, could not hold its addresses, or lacks a hard
+condition of its tracks. All members have 240 then, and those that are MASTER step down once. Of the
+engine it uses its reports, and which hosts it has. Knows no rule of election.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -41,7 +41,8 @@ cdef bint is_member(const World* world, const Machine* machine, uint32_t slot,
 
 
 cdef inline bint is_impeded(const Slot* known) noexcept nogil:
-    return known.unlinked != 0 or known.mute != 0 or known.lost_at_ns != 0
+    return (known.unlinked != 0 or known.mute != 0 or known.lost_at_ns != 0
+            or known.lacks_condition != 0)
 
 
 cdef bint rule_group(const World* world, const Machine* machine, uint32_t group,

@@ -36,7 +36,7 @@ from carp_fast.engine._vhid cimport (
     IN_MAINTENANCE, IN_USE,
     LESS_DEMOTED_MASTER, MASTER, MASTER_DEMOTED, MASTER_DOWN, MASTER_RESIGNED, MASTER_TOO_SLOW,
     NO_SOURCE, PREEMPTED, RESIGNED, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, TAKEN_OVER,
-    TIE_LOST, VirtualHost, vhid_interval_ns, vhid_master_down_ns, YIELDED)
+    TIE_LOST, TRACK_FAILED, VirtualHost, vhid_interval_ns, vhid_master_down_ns, YIELDED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport BAD_DESTINATION, LOOP, REPLAY, Verdict
 
@@ -217,6 +217,7 @@ cdef void on_state(World* world, Machine* machine, const Report* report) noexcep
         known.owes_resignation = (
             report.reason == RESIGNED or is_loss(report.reason) or report.reason == NO_SOURCE
             or is_ordered(report.reason) or report.reason == GROUP_DEMOTED
+            or report.reason == TRACK_FAILED
             or machine.leaving[world.slot_segment[slot]])
         known.leaving_ns = report.at_ns
         if is_loss(report.reason):
@@ -312,7 +313,9 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
         broken(world, YIELDED_WRONGLY, number, slot, report.reason)
     elif report.reason == GROUP_DEMOTED and not known.steps_down:
         broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
-    known.steps_down = False
+    elif report.reason == TRACK_FAILED and not known.resigns:
+        broken(world, CHANGED_WITHOUT_CAUSE, number, slot, report.reason)
+    known.steps_down = known.resigns = False
     rule_fell(known, host, report.at_ns)
     if host.flags & SEND_DEMOTED and not known.muted_ns:
         known.muted_ns = report.at_ns

@@ -133,6 +133,7 @@ cdef enum Broken:               # the invariants
     GROUP_UNEQUAL
     GROUP_KEPT
     GROUP_SPLIT
+    CONDITION_KEPT
     BROKEN_KINDS
 
 cdef struct Event:
@@ -231,6 +232,8 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint8_t bidden              # ... to hand over or take over: the Reason, while it obeys
     uint8_t unlinked            # it lacks its link, interface or source, as last reported
     uint8_t mute                # it is demoted for its sends, as last reported
+    uint8_t lacks_condition     # as ordered: a track without which it cannot be MASTER has failed
+    uint8_t resigns             # MASTER when that was ordered: the next report has that it resigned
     uint8_t steps_down          # MASTER when its group was demoted: it resigns before it advertises
     uint8_t keeper[2]           # by family, plus 1: the machine heard last; 255: a strange source
     uint8_t keeper_source[2][16]
@@ -388,6 +391,7 @@ cdef struct Tally:              # the values of the summary
     uint64_t judged
     uint64_t groups_demoted     # by reports; and members that were MASTER then, once each
     uint64_t stepped_down
+    uint64_t conditions_failed  # that made a MASTER resign
 
 cdef struct World:
     int64_t now_ns

@@ -19,8 +19,8 @@ from carp_fast.engine._core cimport (
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._receive cimport FrameHeard
 from carp_fast.engine._vhid cimport (
-    Address, AlternateKey, Block, BY_MAINTENANCE, IN_MAINTENANCE, IN_USE, INIT, LEAVING, MASTER,
-    Output, REPLAY_STRICT, TAKEN_OVER, VirtualHost, WITHHELD, YIELDED)
+    Address, AlternateKey, Block, BY_MAINTENANCE, BY_TRACK, HARD, IN_MAINTENANCE, IN_USE, INIT,
+    LEAVING, MASTER, Output, REPLAY_STRICT, TAKEN_OVER, VirtualHost, WITHHELD, YIELDED)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport (
     ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH, NOT_CARP, REPLAY, VERDICT_OK, Verdict)
@@ -37,7 +37,8 @@ from carp_fast.simulate._kernel cimport (
     take_looked)
 from carp_fast.simulate._lanes cimport anything_waits, forget_lanes, on_source
 from carp_fast.simulate._network cimport (
-    Arrival, Before, CHANGED_BY_REFUSED, Frame, KEY_OTHER, KEY_RIGHT, Machine, ORDER_ARRIVES,
+    Arrival, Before, CHANGED_BY_REFUSED, CONDITION_KEPT, Frame, KEY_OTHER, KEY_RIGHT, Machine,
+    ORDER_ARRIVES,
     ORDER_CHANGED, ORDER_OTHER_KEY, PendingOrder, QUEUE_OVERFLOW, REPORTS_LOST, SOCKETS, Slot,
     Socket, TRACE_ANNOUNCED, TRACE_HEARD, TRACE_ORDER, TRACE_SENT, World, broken, event_push,
     frame_release, grown, is_refused, machine_now, machine_number, machine_wake, note_disturbed,
@@ -130,6 +131,7 @@ cdef void forget_slot(Slot* slot) noexcept nogil:
     slot.barred = slot.withheld = False
     slot.bidden = 0
     slot.unlinked = slot.mute = slot.steps_down = False
+    slot.lacks_condition = slot.resigns = False
     slot.lost_at_ns = slot.muted_ns = 0
     slot.pardoned = False
     memset(slot.family_at_ns, 0, sizeof(slot.family_at_ns))
@@ -188,6 +190,33 @@ cdef void obey_by_hand(World* world, Machine* machine, Order* order, int64_t now
         broken(world, ORDER_IGNORED, machine_number(world, machine), order.slot, was)
 
 
+cdef void obey_demotion(World* world, Machine* machine, uint32_t slot, int64_t value,
+                        int64_t now_ns) noexcept nogil:
+    """Demote a host by one reason; `value` as that of a fault, see episodes.py.
+
+    The rule of a hard condition, a second time: a MASTER resigns when it begins to fail, and only
+    then. Others notice nothing but the demotion.
+    """
+    cdef Slot* known = &machine.slots[slot]
+    cdef bint was_master = machine.core.hosts[slot].state == MASTER
+    cdef bint hard = value >> 24 & 1, begins = False
+    cdef Order order
+    memset(&order, 0, sizeof(order))
+    order.kind, order.slot = ORDER_DEMOTE, slot
+    order.reason, order.value = <uint8_t>(value >> 16), value & 0xffff
+    known.ordered[order.reason] = <uint8_t>min(order.value, 255)
+    known.priority_ns = now_ns
+    if order.reason == BY_TRACK:
+        begins = was_master and hard and not known.lacks_condition
+        known.resigns |= begins                         # until that is reported
+        known.lacks_condition = hard
+        world.tally.conditions_failed += begins
+        order.value |= HARD if hard else 0
+    obey(&machine.core, &order, now_ns)
+    if begins and machine.core.hosts[slot].state == MASTER:
+        broken(world, CONDITION_KEPT, machine_number(world, machine), slot, value)
+
+
 cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
     cdef Machine* machine = <Machine*>where
     cdef World* world = machine.world
@@ -213,9 +242,8 @@ cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
     else:
         if (pending.kind == ORDER_DEMOTE
                 and machine.core.hosts[pending.subject].flags & IN_USE):
-            order.reason, order.value = <uint8_t>(pending.value >> 16), pending.value & 0xffff
-            machine.slots[pending.subject].ordered[order.reason] = <uint8_t>min(order.value, 255)
-            machine.slots[pending.subject].priority_ns = now_ns
+            obey_demotion(world, machine, pending.subject, pending.value, now_ns)
+            return True
         elif (pending.kind == ORDER_BAR
                 and machine.core.hosts[pending.subject].flags & IN_USE):
             machine.slots[pending.subject].barred = pending.value != 0

@@ -56,7 +56,7 @@ BROKEN_WORDS = (
     "silence_unproven", "preempted_wrongly", "yielded_wrongly", "changed_without_cause",
     "tie_unsettled", "jitter_wrong", "silence_unsaid", "silence_imagined", "queue_overflow",
     "reports_lost", "resigned_late", "announced_absent", "rose_in_maintenance",
-    "order_ignored", "group_unequal", "group_kept", "group_split")
+    "order_ignored", "group_unequal", "group_kept", "group_split", "condition_kept")
 TRACE_WORDS = (
     "sent", "heard", "lost", "changed", "no_room", "state", "address", "announced", "order",
     "fault", "stalled", "checked", "family")
