@@ -22,14 +22,15 @@ from typing import NamedTuple
 
 from carp_fast.control.client import ControlClient
 from carp_fast.lab.lab import Host, Lab, LabTimeout, Process, interface_name, wait_for
+from carp_fast.lab.namespaces import ip_batch
 from tests.support.daemons import RunningDaemon
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes.md"
 CONFIGURATION = "/etc/carp-fast/carp-fast.toml"
 SECRET = "/etc/carp-fast/secret"
 SEEN_DEADLINE_S = 15.0
-NETWORKS = ("192.0.2.{}/24", "198.51.100.{}/24")
-"""Of eth0 and eth1; hosts have their number, from 1 on, as the last byte."""
+INTERFACES = {"eth0": "192.0.2.{}/24", "eth1": "198.51.100.{}/24"}
+"""Names and addresses on segments 1 and 2; the last byte is the number of the host, from 1 on."""
 
 _HOSTS = r"On (?P<hosts>[a-z](?:(?:, | and )[a-z])*)"
 _FILE = re.compile(rf"{_HOSTS}, `(?P<path>/[^`]+)`(?:, as on (?P<base>[a-z]) but for)?:")
@@ -96,10 +97,10 @@ def read(document: str, title: str) -> Recipe:
 
 
 def _varied(base: str, lines: str) -> str:
-    """`base` with these lines in place of those that set the same keys."""
+    """`base` with these lines in place of those that set the same keys: "KEY=...", "KEY ..."."""
     for line in lines.splitlines():
-        key = line.partition("=")[0].strip()
-        before, *others = re.split(rf"(?m)^{re.escape(key)} *=.*$", base)
+        key = re.split("[ =]", line.strip())[0]
+        before, *others = re.split(rf"(?m)^ *{re.escape(key)}[ =].*$", base)
         if len(others) != 1:
             raise ValueError(f"{line!r}: {len(others)} lines with that key to be replaced")
         base = before + line + others[0]
@@ -140,10 +141,10 @@ class RecipeDaemon(RunningDaemon):
 
 
 class Scene:
-    """The hosts of a recipe: interfaces eth0 and eth1 with documented addresses, files written.
+    """The hosts of a recipe, their files written, their segments' `interfaces` named and addressed.
 
-    `services`: for each unit but carp-fast the command line that `systemctl start` runs, and
-    `programs` are scripts that are found first on every host's PATH.
+    `services`: for each unit but carp-fast the command line that `systemctl start` runs;
+    `programs`: for each name a shell script that is found first on every host's PATH.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class Scene:
         *,
         services: Mapping[str, Sequence[str]] | None = None,
         programs: Mapping[str, str] | None = None,
+        interfaces: Mapping[str, str] = INTERFACES,
     ) -> None:
         self.lab = lab
         self.directory = directory
@@ -167,9 +169,9 @@ class Scene:
             self._write(directory / "bin" / name, f"#!/bin/sh\n{body}\n")
         self._env = {**os.environ, "PATH": f"{directory / 'bin'}:{os.environ['PATH']}"}
         for host in lab.hosts:
-            self._prepare(host)
+            self._prepare(host, dict(list(interfaces.items())[: lab.segments]))
 
-    def _prepare(self, host: Host) -> None:
+    def _prepare(self, host: Host, interfaces: Mapping[str, str]) -> None:
         root = self.directory / host.name
         for name in ("machine", "etc", "run/carp-fast", "lib/carp-fast"):
             (root / name).mkdir(parents=True)
@@ -179,14 +181,17 @@ class Scene:
         for entry in Path("/etc").iterdir():
             if not (root / "etc" / entry.name).exists():
                 (root / "etc" / entry.name).symlink_to(root / "machine" / entry.name)
-        for segment in range(1, self.lab.segments + 1):
-            old, new = interface_name(segment), f"eth{segment - 1}"
-            address = NETWORKS[segment - 1].format(host.number)
-            host.run(f"ip address flush dev {old}".split())
-            host.run(f"ip link set {old} down".split())
-            host.run(f"ip link set {old} name {new}".split())
-            host.run(f"ip address add {address} brd + dev {new}".split())
-            host.run(f"ip link set {new} up".split())
+        lines = []
+        for segment, (name, address) in enumerate(interfaces.items(), 1):
+            old = interface_name(segment)
+            lines += [
+                f"address flush dev {old}",
+                f"link set {old} down",
+                f"link set {old} name {name}",
+            ]
+            lines.append(f"address add {address.format(host.number)} brd + dev {name}")
+            lines.append(f"link set {name} up")
+        ip_batch(lines, host.namespace)
 
     def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +226,7 @@ class Scene:
     def _play(self, step: Step) -> None:
         words = shlex.split(step.command)
         if words[0] == "systemctl":
-            self._control(step.host, *words[1:])
+            self.control(step.host, *words[1:])
             return
         outputs: list[str] = []
 
@@ -239,7 +244,7 @@ class Scene:
             ) from None
         print(f"{step.host}# {step.command}\n{outputs[-1]}")
 
-    def _control(self, host: str, verb: str, unit: str) -> None:
+    def control(self, host: str, verb: str, unit: str) -> None:
         """What `systemctl start|stop|reload UNIT` does."""
         if unit == "carp-fast" and verb == "start":
             self._start_carp_fast(host)
