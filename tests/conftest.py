@@ -20,6 +20,7 @@ from tests.support.daemons import write_configuration
 from tests.support.paths import Paths, chosen_by, taken, without
 
 DEBIAN_PACKAGES = {
+    "curl": "curl",
     "faketime": "faketime",
     "ip": "iproute2",
     "keepalived": "keepalived",
