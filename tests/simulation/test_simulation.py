@@ -284,6 +284,25 @@ def test_a_resignation_after_a_stranger_was_heard_is_not_its_masters() -> None:
     assert float(rises[-1].split()[0]) == pytest.approx(20.019 + down_s + 2, abs=0.05)
 
 
+def test_an_address_is_announced_until_the_engine_has_taken_up_that_it_is_gone() -> None:
+    """Two were removed while their MASTER was paused, which then answers all that it missed.
+
+    What the look at its interface found waits behind the addresses of two others, which yield.
+    """
+    host = {"advbase": 0, "advskew": [20, 60]}
+    simulator = some_machines(2, 4, 1, host, batch=5, slices=4)
+    simulator.fault(20 * SECOND_NS, "pause", machine=0, value=PAUSE_WORDS.index("stopped"))
+    for slot in range(2):
+        simulator.fault(24 * SECOND_NS, "address_removed", machine=0, slot=slot)
+        simulator.fault(24 * SECOND_NS, "demote", machine=0, slot=2 + slot, value=100)
+    simulator.fault(27 * SECOND_NS, "resume", machine=0)
+    simulator.fault(28 * SECOND_NS, "quiet")
+    assert simulator.run(60 * SECOND_NS), simulator.broken
+    assert simulator.check(), simulator.broken
+    assert simulator.tally["looks"] > 0
+    assert simulator.tally["take_overs"] == 8
+
+
 def test_a_clock_step_changes_nothing() -> None:
     plain, stepped = two_machines(5), two_machines(5)
     for at_s, hours in ((8, 1), (9, -2), (12, 1)):

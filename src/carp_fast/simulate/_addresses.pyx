@@ -110,6 +110,7 @@ cdef void check_announcement(World* world, Machine* machine, uint32_t slot, uint
                 and memcmp(frame + 62, address.bytes, 16) == 0
                 and memcmp(frame + 80, nic.mac, 6) == 0)
     if (machine.slots[slot].kernel[which] == ABSENT and not machine.slots[slot].disturbed
+            and machine.taken_up >= machine.slots[slot].found_in
             and nic.ifindex == machine.core.interfaces[world.slot_segment[slot]].ifindex
             and not machine.slots[slot].refused >> which & 1 and not address.flags & LOST
             and not machine.core.hosts[slot].flags & REPLACES_ROUTES

@@ -152,8 +152,9 @@ cdef int look_at(World* world, Machine* machine, const KernelRequest* request) n
             memcpy(known.seen, known.kernel, ADDRESSES_MAX)
             # A host that does not take part changes nothing.
             if (request.part + 1 == request.parts and machine.core.hosts[slot].state != INIT
-                    and (machine.looked_at_routes or request.routes == ROUTES_NONE)):
-                known.disturbed = False
+                    and (machine.looked_at_routes or request.routes == ROUTES_NONE)
+                    and known.disturbed):
+                known.disturbed, known.found_in = False, machine.answered + 1
     return 0
 
 

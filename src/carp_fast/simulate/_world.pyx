@@ -141,6 +141,7 @@ cdef void crash(World* world, Machine* machine) noexcept:
         forget_slot(&machine.slots[slot])
         machine.slots[slot].refused = 0
         machine.slots[slot].dirty = machine.slots[slot].disturbed = False
+        machine.slots[slot].found_in = 0
         machine.slots[slot].owes_last = machine.slots[slot].owes_resignation = False
         machine.slots[slot].owes_announcement = False
 
