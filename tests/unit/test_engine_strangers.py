@@ -179,6 +179,24 @@ def test_a_master_whose_counters_trail_ours_keeps_its_mastership(replay: str, lo
     assert hear(node, FIRST + 46, now_ns, STRANGER) == "replay"
 
 
+@pytest.mark.parametrize(("third", "verdict"), [(FIRST + 22, "replay"), (FIRST + 1_000, "ok")])
+def test_known_counters_that_go_back_are_learned_only_with_a_new_one(
+    third: int, verdict: str
+) -> None:
+    """A host that was paused answers what it missed, out of order; so does who sends a capture."""
+    node, now_ns = Node("10.77.0.2"), START_NS
+    for counter in (*range(FIRST, FIRST + 30), *range(2 * FIRST, 2 * FIRST + 10)):
+        now_ns += SECOND_NS // 10
+        assert hear(node, counter, now_ns, MASTER) == "ok"
+    sent = [2 * FIRST + 5, 2 * FIRST + 6, 2 * FIRST + 7, 2 * FIRST + 8]
+    sent += [FIRST + 20, FIRST + 21, third]
+    verdicts = [
+        hear(node, counter, now_ns + number * SECOND_NS // 100, OTHER)
+        for number, counter in enumerate(sent, start=1)
+    ]
+    assert verdicts == ["ok"] * 4 + ["replay"] * 2 + [verdict]
+
+
 def test_strict_refuses_what_is_known_for_long_from_a_known_host_too() -> None:
     node = Node("10.77.0.2", replay="strict")
     assert hear(node, FIRST, START_NS, OTHER, advskew=1) == "ok"

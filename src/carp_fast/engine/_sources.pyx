@@ -138,6 +138,7 @@ cdef bint source_replays(Core* core, uint32_t slot, Source* source, const Advert
         return True
     if known and stranger:
         if back or is_used_up(host, heard, arrived_ns):
+            vhid_proves_order(host, source, heard)      # for a new one that may follow
             return True
         if (counter_above(heard.counter, host.stranger[heard.family == 6])
                 or vhid_stranger_ms(host, heard, arrived_ns) > 2 * <int64_t>vhid_span_ms(host)):

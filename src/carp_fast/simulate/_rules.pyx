@@ -475,13 +475,15 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
     others; one known lately, from a source that sends it the second time, or goes back in its
     order. An unknown counter below the source's order is new after a silence of two intervals, or
     one so long that the next advertisement would come after our master-down, and if the source
-    continues to ascend from there.
+    continues to ascend from there, in the third of a row; a known one only so, and only from a
+    source that has sent a new one.
     """
     cdef const Learned* learned = &known.learned[frame.family == 6][frame.sender]
     cdef uint64_t counter = rule_counter(frame)
     cdef bint strict = known.right.configured.replay == REPLAY_STRICT
     cdef bint back = learned.taken_ns and not rule_follows(counter, learned.highest)
     cdef int64_t silence_ns
+    cdef bint anew, silent
     cdef Knowledge knowledge
     if frame.strange:
         return rule_stranger(known, host, frame, at_ns)
@@ -511,10 +513,11 @@ cdef Expected rule_replay(const Slot* known, const VirtualHost* host, const Fram
     if not strict:                                      # what came in no order it may forget
         silence_ns = min(vhid_master_down_ns(host) - in_ns(learned.interval),
                          in_ns(2 * learned.interval))
-        if learned.refusals + 1 >= ANEW and rule_follows(counter, learned.refused) or (
-                knowledge == NEW and at_ns - learned.taken_ns >= silence_ns):
+        anew = learned.refusals + 1 >= ANEW and rule_follows(counter, learned.refused)
+        silent = at_ns - learned.taken_ns >= silence_ns
+        if anew and (knowledge == NEW or learned.genuine) or knowledge == NEW and silent:
             return TO_BE_TAKEN
-        if knowledge == SEEN_LATELY and at_ns - learned.taken_ns >= silence_ns:
+        if knowledge == SEEN_LATELY and (anew or silent) or anew and learned.perhaps:
             return EITHER
     return EITHER if may_be_forgotten(known) else TO_BE_REFUSED
 
