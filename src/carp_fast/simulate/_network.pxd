@@ -258,7 +258,7 @@ cdef struct Slot:               # a virtual host of one machine, as the world se
     uint8_t keeper_demote[2]
     uint8_t may_take_over       # the Reason to take over of the last advertisement, or 0
     uint8_t disturbed           # an address was removed, and the kernel has not been asked since
-    uint64_t found_in           # ... and then: the engine knows when it has taken up so many requests
+    uint64_t found_in           # ... then: known when the engine took up so many requests
     uint8_t dirty
     uint32_t refused            # a bit for each address whose last change was refused
     uint8_t kernel[ADDRESSES_MAX]
