@@ -1,21 +1,34 @@
 """Recipes of docs/recipes.md whose hooks call other programs, played as they are written.
 
-These programs are stand-ins that record how they are called.
+These programs are stand-ins that record how they are called; conntrackd itself runs as well, where
+it is installed, and a connection through the gateways has to survive.
 """
 
 from __future__ import annotations
 
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from carp_fast.closing import Closing
 from carp_fast.lab.lab import Lab, wait_for
 from tests.support.recipes import Scene
 
 pytestmark = pytest.mark.root
 
 FAILED_S = 3 + 200 / 256 + 2  # a master-down time, on a busy machine
+RULES = """
+table ip filter {
+    chain forward {
+        type filter hook forward priority 0; policy drop;
+        ct state established accept
+        iifname "eth0" tcp dport 7777 ct state new accept
+    }
+}
+"""
 RECORD = 'echo "${0##*/} $*" >> /run/calls'
 
 
@@ -32,25 +45,78 @@ def wait_calls(scene: Scene, host: str, expected: list[str]) -> None:
         print(f"calls on host {host}: {calls(scene, host)}")
 
 
+class Connection(Closing):
+    """A TCP connection from host c to host d, through the gateways; d returns what c sends."""
+
+    def __init__(self, lab: Lab) -> None:
+        with lab["d"].inside():
+            listening = socket.create_server(("198.51.100.4", 7777))
+        with lab["c"].inside():
+            self._client = socket.socket()
+        self._client.settimeout(10)
+        with listening:
+            self._client.connect(("198.51.100.4", 7777))
+            self._server, _ = listening.accept()
+        self._server.settimeout(10)
+
+    def close(self) -> None:
+        self._client.close()
+        self._server.close()
+
+    def assert_works(self, word: bytes) -> None:
+        """A word goes there and back, if need be by TCP's retransmissions."""
+        for one, other in ((self._client, self._server), (self._server, self._client)):
+            one.sendall(word)
+            assert other.recv(100) == word
+
+
+def guard(scene: Scene, lab: Lab) -> None:
+    """Has hosts c and d route through the gateways, which pass only connections that they know."""
+    for gateway in ("a", "b"):
+        path = scene.file(gateway, "/run/rules")
+        path.write_text(RULES)
+        for knob in ("ip_forward=1", "netfilter.nf_conntrack_tcp_loose=0"):
+            place = "ipv4." * (not knob.startswith("netfilter"))
+            scene.run(gateway, f"sysctl -w net.{place}{knob}")
+        scene.run(gateway, "nft -f /run/rules")
+    scene.run("c", "ip link delete eth1 && ip route add default via 192.0.2.10")
+    scene.run("d", "ip link delete eth0 && ip route add default via 198.51.100.10")
+
+
 def test_conntrackd_by_hooks_in_place_of_pfsync(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
-    lab = lab_factory(hosts=("a", "b"), segments=2, medium="bridge")
+    lab = lab_factory(hosts=("a", "b", "c", "d"), segments=2, medium="bridge")
+    conntrackd = shutil.which("conntrackd")
+    body = f'test -z "$1" || {RECORD}\n' + f'exec {conntrackd} "$@"' * bool(conntrackd)
     title = "conntrackd by hooks in place of pfsync"
-    scene = Scene(lab, tmp_path, title, programs={"conntrackd": RECORD})
+    services = {"conntrackd": ["conntrackd"]}
+    scene = Scene(lab, tmp_path, title, programs={"conntrackd": body}, services=services)
     committed = [f"conntrackd -{option}" for option in "cfRB"]
     requested = [f"conntrackd -{option}" for option in "tn"]
-    a, b = scene.started("a", "b")
+    guard(scene, lab)
+    scene.play(1)
+    a, b = scene.daemons["a"], scene.daemons["b"]
     a.wait_state("MASTER", FAILED_S)
     b.wait_state("BACKUP", FAILED_S)
     wait_calls(scene, "a", committed)
-    scene.play(1)
-    wait_calls(scene, "b", committed)
-    wait_calls(scene, "a", committed + requested)
-    scene.play(2)
-    a.wait_state("MASTER", FAILED_S)
-    wait_calls(scene, "b", committed + requested)
-    wait_calls(scene, "a", committed + requested + committed)
+    with Connection(lab) as connection:
+        connection.assert_works(b"by a")
+        if conntrackd:
+            wait_for(lambda: "7777" in scene.run("b", f"{conntrackd} -e"), 5, "it is known to b")
+        scene.play(2)
+        wait_calls(scene, "b", committed)
+        wait_calls(scene, "a", committed + requested)
+        if conntrackd:
+            connection.assert_works(b"by b")
+        scene.play(3)
+        a.wait_state("MASTER", FAILED_S)
+        wait_calls(scene, "b", committed + requested)
+        wait_calls(scene, "a", committed + requested + committed)
+        if conntrackd:
+            connection.assert_works(b"by a again")
+    for daemon in (a, b):
+        assert daemon.log_lines("WARNING.*connections") == []
 
 
 def test_unicast_in_a_cloud(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:
