@@ -81,12 +81,22 @@ class Leaving:
 
     # -- out
 
-    async def leave(self, *, force: bool) -> None:
-        """Gives every MASTER up. With `force` no virtual host takes part afterwards."""
+    async def leave(self, *, force: bool, withheld: bool = False) -> None:
+        """Gives every MASTER up. With `force` no virtual host takes part afterwards.
+
+        `withheld`: some take no part yet, since a way back did not end; without `force` they do
+        again, demoted.
+        """
         masters = self._masters()
         self.progress.masters, self._leaving = len(masters), True
         self._step("demoting")
         await self._demote(masters)
+        if withheld and not force:
+            pump = self._orders.pump
+            await self._orders.give(
+                self._only_now(slot, partial(pump.withhold, slot, False))
+                for slot, _ in self._hosts.used()
+            )
         await self._until_preempted(masters)
         if force:
             await self._withhold()

@@ -82,6 +82,7 @@ class MaintenanceMode:
         self.rate = 200  # daemon.maintenance_rate
         self._kept: Kept | None = None
         self._until_stop = False
+        self._withheld = False  # some virtual hosts may take no part, of this one or a former one
         self._progress: MaintenanceProgress | None = None
         self._changing = asyncio.Lock()
         self._moving: asyncio.Task[None] | None = None
@@ -142,6 +143,7 @@ class MaintenanceMode:
             self._kept = Kept(self._clock(), reason)
             logger.error("in maintenance: %s is not usable: %s", self._path, error)
             return
+        self._withheld = self._kept.force
         logger.warning("%s, as before the start", described(self._kept))
 
     def begin(self) -> None:
@@ -180,6 +182,7 @@ class MaintenanceMode:
             if not request.until_stop:
                 await self._write(partial(self._keep, msgspec.json.encode(kept)))
             self._kept, self._until_stop = kept, request.until_stop
+            self._withheld |= kept.force
             logger.warning("%s", described(kept))
             self._watch_the_end()
             await self._move(lambda leaving: self._leave(leaving, kept))
@@ -188,7 +191,6 @@ class MaintenanceMode:
         async with self._changing:
             if self._kept is None:
                 raise ControlError("maintenance: off: this host is not in maintenance")
-            withheld = self._kept.force
             if not self._until_stop:
                 await self._write(self._forget)
             self._kept, self._until_stop = None, False
@@ -196,10 +198,11 @@ class MaintenanceMode:
                 self._ending.cancel()
                 self._ending = None
             logger.warning("the maintenance is over")
-            await self._move(lambda leaving: leaving.come_back(withheld=withheld))
+            await self._move(self._come_back)
 
     async def _leave(self, leaving: Leaving, kept: Kept) -> None:
-        await leaving.leave(force=kept.force)
+        await leaving.leave(force=kept.force, withheld=self._withheld)
+        self._withheld = kept.force
         made = leaving.progress
         logger.log(
             logging.ERROR if made.failed else logging.WARNING,
@@ -210,6 +213,10 @@ class MaintenanceMode:
             made.taken_back_count,
             made.not_tried,
         )
+
+    async def _come_back(self, leaving: Leaving) -> None:
+        await leaving.come_back(withheld=self._withheld)
+        self._withheld = False
 
     async def _move(self, way: Callable[[Leaving], Coroutine[Any, Any, None]]) -> None:
         """Begins the way there or back, in place of the one under way."""

@@ -182,6 +182,39 @@ def test_forced_no_virtual_host_takes_part_until_the_end(machine: Machine) -> No
     play(scenario)
 
 
+def test_one_that_follows_a_forced_one_not_yet_undone_leaves_nothing_out(machine: Machine) -> None:
+    machine.adopts = set()
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on", force=True)
+        mode.rate = 1  # so slowly that the way back does not end
+        await mode.answer(MaintenanceRequest("off"))
+        await machine.ask(mode, "on")
+        assert INIT not in {machine.hosts.states[slot] for slot in machine.every}
+        mode.rate = 10_000
+        await machine.ask(mode, "off")
+        machine.log.clear()
+        await machine.ask(mode, "on")
+        await machine.ask(mode, "off")
+        assert "withhold" not in machine.words()
+
+    play(scenario)
+
+
+def test_after_a_restart_a_forced_one_is_undone_as_well(machine: Machine) -> None:
+    machine.adopts = set()
+
+    async def scenario() -> None:
+        await machine.ask(machine.mode(), "on", force=True)
+        after = machine.mode()
+        after.read()
+        await machine.ask(after, "off")
+        assert {machine.hosts.states[slot] for slot in machine.every} == {BACKUP}
+
+    play(scenario)
+
+
 def test_hand_overs_are_paced(tmp_path: Path, worker: ThreadPoolExecutor) -> None:
     machine = Machine(None, worker, each=50)
     machine.preempts = machine.every
