@@ -187,8 +187,11 @@ class MaintenanceMode:
             self._watch_the_end()
             await self._move(lambda leaving: self._leave(leaving, kept))
 
-    async def _end(self) -> None:
+    async def _end(self, timed: Kept | None = None) -> None:
+        """Ends maintenance. `timed`: the one whose time is over; nothing if that has ended."""
         async with self._changing:
+            if timed is not None and self._kept is not timed:
+                return
             if self._kept is None:
                 raise ControlError("maintenance: off: this host is not in maintenance")
             if not self._until_stop:
@@ -254,8 +257,7 @@ class MaintenanceMode:
     async def _end_by_time(self, kept: Kept) -> None:
         logger.warning("the time of the maintenance is over")
         try:
-            if self._kept is kept:
-                await self._end()
+            await self._end(kept)
         except ControlError as error:
             logger.error("%s; tried again in %g s", error, CLOCK_S)
             loop = asyncio.get_running_loop()

@@ -353,6 +353,26 @@ def test_it_survives_a_restart_and_ends_by_itself_after_its_time(
     play(scenario)
 
 
+def test_the_end_of_its_time_does_not_end_the_next_one(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        mode = machine.mode()
+        await machine.ask(mode, "on", for_s=3600.0)
+        machine.now += 3601
+        requests = (MaintenanceRequest("off"), MaintenanceRequest("on", "the next"))
+        asked = [asyncio.create_task(mode.answer(each)) for each in requests]
+        await asyncio.sleep(0)  # the first one has begun to write
+        mode.begin()
+        await asyncio.gather(*asked)
+        await machine.settled(mode)
+        assert mode.state is not None
+        assert mode.state.reason == "the next"
+        assert "tried again" not in caplog.text
+
+    play(scenario)
+
+
 def test_until_stop_is_not_written_down(machine: Machine) -> None:
     async def scenario() -> None:
         mode = machine.mode()
