@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 PROC = Path("/proc")
 POLL_S = 1.0  # between two looks at every process where the kernel reports none
 PID_BYTES = 32  # of a pid file
+PID_MAX = 1 << 22  # the kernel's limit; a number beyond a C int could not be passed to it
 DELETED = " (deleted)"  # behind the path of an executable that was replaced or removed
 
 Take = Callable[[Result], None]
@@ -52,7 +53,7 @@ def pid_in(path: str) -> int | str:
         return f"{path}: {error.strerror}"
     finally:
         os.close(fd)
-    if not first.isdigit() or len(first) > 10 or not int(first):
+    if not first.isdigit() or not 1 <= int(first) <= PID_MAX:
         return f"{path}: holds no pid"
     return int(first)
 
@@ -87,7 +88,7 @@ class Processes:
 
     @property
     def polls(self) -> bool:
-        """Whether it looks at every process again and again, for want of process events."""
+        """Whether it looks at every process each POLL_S, because the kernel reports none."""
         return self._polling is not None
 
     def watch(self, track: Track, take: Take) -> Callable[[], None]:
@@ -173,7 +174,7 @@ class Processes:
     # -- one process
 
     def _look(self, watched: _Watched) -> None:
-        """Looks for a track's process anew."""
+        """Looks for a track's process again."""
         if watched not in self._every:
             return
         if watched.track.pid_file is None:

@@ -128,6 +128,15 @@ def test_a_process_by_its_pid_file(tmp_path: Path, program: str) -> None:
             follower.wait_state("p", "failed")
 
 
+@pytest.mark.parametrize("content", ["", "0", "-1", "1.5", "4194305", "4294967296", "9999999999"])
+def test_a_file_without_a_possible_pid_is_a_failure(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.write_text(content)
+    with Follower(ProcessTrack(name="p", pid_file=str(path))) as follower:
+        judged = follower.judged("p")
+        assert (judged.state, judged.text) == ("failed", f"{path}: holds no pid")
+
+
 def test_a_pid_that_another_program_has_by_now(tmp_path: Path, program: str) -> None:
     path = tmp_path / "pid"
     path.write_text(str(os.getpid()))
