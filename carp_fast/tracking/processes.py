@@ -158,12 +158,16 @@ class Processes:
     def _on_executed(self) -> None:
         assert self._events is not None
         pids, dropped = self._events.executed()
-        running = {each.pid: each for each in self._every if each.fd >= 0}
+        running: dict[int, list[_Watched]] = {}  # several tracks may follow one process
+        for each in self._every:
+            if each.fd >= 0:
+                running.setdefault(each.pid, []).append(each)
         wanted = {each.real for each in self._every if each.fd < 0 and each.track.pid_file is None}
         for pid in pids:
             path = executable_of(pid)
-            if pid in running and running[pid].real not in (None, path):
-                self._look(running[pid])  # it is another program now
+            for watched in running.get(pid, ()):
+                if watched.real not in (None, path):
+                    self._look(watched)  # it is another program now
             if path in wanted:
                 for watched in [each for each in self._every if each.fd < 0]:
                     if watched.real == path and watched.track.pid_file is None:

@@ -98,6 +98,23 @@ def test_one_that_runs_already_and_then_becomes_another_program(program: str) ->
         other.kill()
 
 
+def test_every_track_of_a_process_notices_that_it_is_another_program_now(tmp_path: Path) -> None:
+    need_events()
+    shell = shutil.copy("/bin/bash", tmp_path / "shell")
+    tracks = [ProcessTrack(name=name, executable=str(shell)) for name in "abc"]
+    with subprocess.Popen([shell, "-c", "read x; exec sleep 1000"], stdin=subprocess.PIPE) as other:
+        try:
+            with Follower(*tracks) as follower:
+                assert {state for state, _ in follower.states().values()} == {"ok"}
+                assert other.stdin is not None
+                other.stdin.write(b"go\n")
+                other.stdin.flush()
+                for name in "abc":
+                    follower.wait_state(name, "failed")
+        finally:
+            other.kill()
+
+
 def test_an_executable_that_was_replaced_still_runs(program: str) -> None:
     with running(program):
         Path(program).unlink()
