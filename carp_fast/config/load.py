@@ -188,7 +188,7 @@ class _Loader:
         self.warn_of_shared_addresses()
         files, warnings = tuple(self.documents.files.values()), self.found.warning_lines()
         found = self.readings.found()
-        tracks = tuple(self.tracks.found.values())
+        tracks = self.tracks.used
         return Configuration(self.path, files, daemon, self.virtual_hosts, warnings, *found, tracks)
 
     def parse(self, table: Table, rules: dict[str, Rule], others: Sequence[str]) -> _Values:

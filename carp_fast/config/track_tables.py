@@ -44,7 +44,8 @@ Parse = Callable[[Table, dict[str, Rule], Sequence[str]], Parsed]
 
 
 class TrackTables:
-    """The tracks of one configuration. `found`: those without a fault, by name.
+    """The tracks of one configuration. `found`: those without a fault, by name; `used`: those of
+    them that virtual hosts name, in the same order.
 
     `parse`: reads the keys of a table by rules, and reports faults.
     """
@@ -101,6 +102,10 @@ class TrackTables:
         openbsd = settings.dialect == "openbsd"
         for name in settings.track:
             self._used[name] = openbsd and self._used.get(name, True)
+
+    @property
+    def used(self) -> tuple[Track, ...]:
+        return tuple(track for name, track in self.found.items() if name in self._used)
 
     def check_uses(self) -> None:
         """Reports names that no track has, tracks that no virtual host names, and demotions that

@@ -191,12 +191,14 @@ def test_an_unknown_track_is_a_fault_that_names_the_nearest(tmp_path: Path) -> N
     )
 
 
-def test_a_track_that_no_virtual_host_names_is_a_warning(tmp_path: Path) -> None:
+def test_a_track_that_no_virtual_host_names_is_a_warning_and_not_followed(tmp_path: Path) -> None:
     path = write(tmp_path, HOST + '[[track]]\nname = "web"\nkind = "file"\npath = "/x"\n')
-    assert warning_lines(path, load(path).warnings) == [
+    loaded = load(path)
+    assert warning_lines(path, loaded.warnings) == [
         'FILE: track[1]: name = "web": no virtual host names it in its key track, so it is not'
         " followed"
     ]
+    assert loaded.tracks == ()
 
 
 @pytest.mark.parametrize(
