@@ -248,6 +248,7 @@ class Opened(Closing):
         network = self.network
         watched = network.own_sources.addresses()
         names = (*names, *self.tracked.names)
+        self.tracked.keep_interfaces(names)
         self.links.set_names(names, watched, routes=network.holding.wanted)
 
     async def grow_reports(self, hosts: int) -> None:

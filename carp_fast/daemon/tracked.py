@@ -9,7 +9,7 @@ import asyncio
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -88,6 +88,10 @@ class Tracked(Closing):
     def on_interface(self, interface: Interface) -> None:
         """Handles that an interface is now like this."""
         self._tracks.interfaces.on_interface(interface)
+
+    def keep_interfaces(self, names: Iterable[str]) -> None:
+        """Forgets what is known of interfaces other than these, which are followed."""
+        self._tracks.interfaces.keep(names)
 
     def effect_on_new(self, slot: int) -> Effect:
         """What a virtual host is to be added with, which counts as ordered."""

@@ -1,12 +1,12 @@
 """Tracks by interfaces of this machine: their link, carrier and addresses.
 
-Is told what the kernel notified of, and keeps it. Must not know who reads notifications, nor what
-becomes of a result.
+It keeps what the kernel notified of. Must not know how notifications are read, nor what becomes of
+a result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from carp_fast.config.tracks import InterfaceTrack, Track
 from carp_fast.net.interfaces import Interface, without_marked
@@ -44,6 +44,10 @@ class Interfaces:
             tracks.pop(number, None)
 
         return stop
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Forgets the interfaces other than these: their changes are no longer reported."""
+        self._now = {name: self._now[name] for name in names if name in self._now}
 
     def on_interface(self, interface: Interface) -> None:
         """Handles that an interface is now like this."""

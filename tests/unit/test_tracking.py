@@ -141,3 +141,18 @@ def test_an_interface_is_followed_and_a_change_has_to_last() -> None:
         # What is known serves a track that is added.
         follower.follow(at_once, later, InterfaceTrack(name="new", interface="eth0"))
         assert follower.judged("new").state == "ok"
+
+
+def test_an_interface_that_was_not_followed_in_between_is_unknown() -> None:
+    track = InterfaceTrack(name="up", interface="eth0")
+    with Follower(track) as follower:
+        interfaces = follower.tracks.interfaces
+        interfaces.on_interface(interface())
+        interfaces.keep(["eth0", "eth1"])
+        follower.follow()
+        follower.follow(track)
+        assert follower.judged("up").state == "ok"
+        follower.follow()
+        interfaces.keep(["eth1"])
+        follower.follow(track)
+        assert follower.judged("up").state == "unknown"
