@@ -104,7 +104,7 @@ class Paths(Closing):
 
     @property
     def polls(self) -> bool:
-        """Whether it looks at every path again and again, for want of inotify."""
+        """Whether it looks at every path each POLL_S, because there is no inotify."""
         return self._polling is not None
 
     def follow(self, path: str, on_change: Callable[[], None]) -> Callable[[], None]:
@@ -153,7 +153,7 @@ class Paths(Closing):
     def _poll_because(self, error: OSError) -> None:
         if self._polling is None:
             logger.warning(
-                "tracked files are looked at every %g s, since inotify is not to be had: %s",
+                "tracked files are looked at every %g s, since inotify is not available: %s",
                 POLL_S,
                 error.strerror,
             )
@@ -208,7 +208,7 @@ class Paths(Closing):
     # -- what has changed
 
     def _read(self) -> None:
-        changed: dict[_Path, bool] = {}  # whether at once
+        changed: dict[_Path, bool] = {}  # whether to look immediately
         while self._fd >= 0:
             try:
                 data = os.read(self._fd, READ_BYTES)
@@ -221,6 +221,9 @@ class Paths(Closing):
 
     def _note(self, watch: int, mask: int, name: str, changed: dict[_Path, bool]) -> None:
         if mask & IN_Q_OVERFLOW:
+            # The loss of a directory may be among the lost events: watch every way again.
+            for each in self._every:
+                self._leave(each)
             changed.update(dict.fromkeys(self._every, True))
             return
         directory = self._watches.get(watch)
@@ -229,7 +232,7 @@ class Paths(Closing):
         names = self._followed.get(directory, {})
         concerned = names.get(name, set())
         if mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED):
-            # The directory is another one, or none: the way is watched anew.
+            # The directory is another one, or none: the way is watched again.
             del self._watches[watch]
             self._of_directory.pop(directory, None)
             if not mask & IN_IGNORED:

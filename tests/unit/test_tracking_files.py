@@ -97,6 +97,24 @@ def test_a_link_to_a_directory_that_is_exchanged_is_noticed(tmp_path: Path) -> N
         wait_effect(follower, Effect(7))
 
 
+def test_a_directory_that_is_exchanged_while_events_are_lost_is_followed(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    path = directory / "number"
+    path.write_text("1")
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    with Follower(FileTrack(name="n", path=str(path))) as follower:
+        for _ in range(most // 2 + 1):  # two events each: it comes and goes
+            (directory / "other").symlink_to("nowhere")
+            (directory / "other").unlink()
+        directory.rename(tmp_path / "elsewhere")
+        directory.mkdir()
+        path.write_text("2")
+        wait_effect(follower, Effect(2))
+        path.write_text("3")
+        wait_effect(follower, Effect(3))
+
+
 def test_a_file_that_is_missing_from_the_start_says_nothing_where_that_is_initially_ok(
     tmp_path: Path,
 ) -> None:
