@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from carp_fast.control.documents import Demoted
 
 DEMOTION_MAX = 255
-"""What the daemon refuses besides, by the dialects of its virtual hosts, it says itself."""
+"""The daemon itself refuses amounts that the dialects of its virtual hosts do not have."""
 
 
 @click.command()
@@ -52,7 +52,7 @@ def undemote(
 
 
 def _order(order: Callable[[ControlClient], Demoted], path: Path, group: str | None) -> None:
-    """Gives the order to the daemon, and prints what it is demoted by then."""
+    """Gives the order to the daemon, and prints the demotion that results."""
     from carp_fast.control.client import ControlClient
     from carp_fast.control.protocol import ControlError
 

@@ -62,8 +62,8 @@ logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 ADDRESSES_SHOWN = 2
-GROUPS_SHOWN = 10  # demoted ones above the table; the others are counted
 """Addresses of a virtual host in a terminal's table; a pipe gets all of them."""
+GROUPS_SHOWN = 10  # demoted ones above the table; the others are counted
 
 # Columns that a narrow terminal may lack, the most important first; how far cells are shortened.
 STATUS_IMPORTANCE = ("PROBLEMS", "REASON", "ADDRESSES", "SINCE", "PEER", "ADVSKEW")

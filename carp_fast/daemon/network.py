@@ -336,7 +336,7 @@ def tcx_unfit(interface: Interface) -> str | None:
 
 
 def shared_with(interface: Interface) -> str | None:
-    """Whom a program at its ingress would keep frames from; None: nobody."""
+    """Which devices a program at its ingress would keep frames from; None: none."""
     if interface.uppers:
         return f"{interface.name} has upper devices: {', '.join(interface.uppers)}"
     return None

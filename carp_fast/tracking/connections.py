@@ -132,7 +132,7 @@ class _Attempt:
             self._end(os.strerror(code) if code else None)
 
     def _on_timeout(self) -> None:
-        # It may have been connected in time, and nobody was there to see it.
+        # It may have been connected in time, with the loop too busy to notice.
         code = self._code()
         if code is None:
             self._end(f"no connection within {self._track.timeout_s:g} s")

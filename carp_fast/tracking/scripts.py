@@ -132,7 +132,7 @@ class _Run:
         self._output = b""
         self._child: Child | None = None
         self._timers: list[asyncio.TimerHandle] = []
-        self._timed_out = self._abandoned = False
+        self._timed_out = False
 
     def start(self) -> None:
         loop, track = self._scripts.loop, self.track
@@ -154,7 +154,6 @@ class _Run:
 
     def abandon(self) -> None:
         """Kills it now, with its children; nothing is reported."""
-        self._abandoned = True
         self._cancel_timers()
         if self._child is not None:
             self._child.abandon()

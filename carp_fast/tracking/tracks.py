@@ -1,4 +1,4 @@
-"""All tracks: followed by kind, judged, and told when they change.
+"""All tracks: followed by kind, judged, and reported when they change.
 
 Must not know virtual hosts: `effect_of` answers what a set of names amounts to.
 """
@@ -73,9 +73,8 @@ class Tracks(Closing):
     """The tracks that are followed.
 
     `on_change` is called with each whose state, or number, has changed, and its former state; not
-    within follow().
-    `interfaces` has to be told of those that it names. All methods must be called on the loop's
-    thread.
+    within follow(). `interfaces` has to get the states of those that it names. All methods must be
+    called on the loop's thread.
     """
 
     def __init__(
@@ -167,7 +166,7 @@ class Tracks(Closing):
         before = judged.state
         if judged.take(result, self._now_ns()):
             _log(judged, before, result)
-            if not self._setting:  # who sets the tracks looks at all of them afterwards
+            if not self._setting:  # the caller of follow() looks at all of them afterwards
                 self._on_change(judged, before)
 
 

@@ -26,7 +26,7 @@ cdef void demote(Core* core, uint32_t slot, uint8_t by, int64_t amount, bint har
     `hard` one: by tracks, without which it cannot be MASTER.
 
     Only then: afterwards the demotion alone decides. Two hosts that can hold different members of a
-    group would otherwise take over and resign for ever; and so would one that hears nobody.
+    group would otherwise take over and resign again and again; so would one that hears no other.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Record* record
@@ -57,7 +57,7 @@ cdef void demote(Core* core, uint32_t slot, uint8_t by, int64_t amount, bint har
 cdef void join(Core* core, uint32_t slot, uint16_t group, bint all, int64_t now_ns) noexcept nogil:
     """Make a host a member of a group, 0: of none, with its demotion; see group_join()."""
     if core.hosts[slot].reason == RESIGNED:
-        return                          # it has left its group, and for ever
+        return                          # it has left its group for good
     group_join(core, slot, group, all, now_ns)
     if core.hosts[slot].ordered[<int>BY_GROUP] != group_demotion(core, slot):
         demote(core, slot, BY_GROUP, group_demotion(core, slot), False, now_ns)

@@ -1,4 +1,4 @@
-"""Groups of virtual hosts: who is in them, and whether they are demoted."""
+"""Groups of virtual hosts: their members, and whether they are demoted."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 

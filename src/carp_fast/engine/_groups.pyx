@@ -1,4 +1,4 @@
-"""Groups of virtual hosts: who is in them, and whether they are demoted.
+"""Groups of virtual hosts: their members, and whether they are demoted.
 
 A group shares demotion, nothing else. A member is impeded while it cannot be MASTER here. While one
 member is impeded, or all of them where the group demands that, every member is demoted. The members
@@ -81,7 +81,7 @@ cdef void make_due(Core* core, uint16_t number, uint8_t due, int64_t now_ns) noe
 
 
 cdef void decide(Core* core, uint16_t number, uint32_t decider, int64_t now_ns) noexcept nogil:
-    """Decide anew whether a group is demoted, after a change of its members."""
+    """Decide again whether a group is demoted, after a change of its members."""
     cdef Group* group = &core.groups[number]
     cdef bint was = group.demoted
     group.demoted = group.impeded != 0 and (not group.all or group.impeded == group.members)
@@ -152,7 +152,7 @@ cdef void group_review(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 
 
 cdef void groups_end(Core* core) noexcept nogil:
-    """Forget all groups: their members leave for ever, and nobody is left to demote."""
+    """Forget all groups: their members leave for good, and there is none to demote."""
     cdef uint32_t slot
     for slot in range(core.slots):
         core.hosts[slot].group = core.hosts[slot].impeded = 0
