@@ -34,7 +34,7 @@ def test_active_active_by_advskew(lab_factory: Callable[..., Lab], tmp_path: Pat
 
 
 def test_three_hosts(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:
-    lab = lab_factory(hosts=("a", "b", "c"), segments=1, medium="bridge")
+    lab = lab_factory(hosts=("a", "b", "c"), segments=1, medium="bridge", ipv6=True)
     scene = Scene(lab, tmp_path, "Three hosts")
     a, b, c = scene.started("a", "b", "c")
     a.wait_state("MASTER", FAILED_S)
