@@ -73,5 +73,6 @@ def test_migration_from_ucarp(
         scene.play(2)
         wait_holder(lab, "b")
         scene.play(3)
+        scene.play(4)
         wait_holder(lab, "a")
         check_gap(pinger, begun_ns)
