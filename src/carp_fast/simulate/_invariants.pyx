@@ -328,8 +328,8 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
     # A demotion ordered after the fall, in the same turn, does not move its wait.
     if is_ordered(report.reason) or report.reason in (TRACK_FAILED, GROUP_DEMOTED):
         least_ns = rule_least_master_down_ns(known) - vhid_master_down_ns(host)
-    # Without a source it takes no part any more, and waits for nothing.
-    if (report.state == BACKUP and not lacks_source(world, machine, slot)
+    # Without a source, or withheld in the same turn, it takes no part and waits for nothing.
+    if (report.state == host.state == BACKUP and not lacks_source(world, machine, slot)
             and not least_ns <= waits_ns <= rule_jitter_most_ns(known, host)):
         broken(world, JITTER_WRONG, number, slot, waits_ns)
     if yielded:
