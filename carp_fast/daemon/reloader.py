@@ -178,6 +178,7 @@ class Reloader:
         # Those that leave report it, as well as those that come.
         await opened.grow_reports(len(difference.removed) + len(new.virtual_hosts))
         await orders.give(reload.orders(difference, hosts, pump, opened.prepare, grace_ns))
+        hosts.forget_former()
         # Resignations and removed addresses first: then their slots and addresses are free.
         await orders.done(when_settled=True)
         await orders.give(partial(pump.verify, slot) for slot in reload.moved(difference))

@@ -246,8 +246,8 @@ class Reports:
     # -- hooks
 
     def _on_addresses(self, report: reports.AddressesChanged) -> None:
-        if report.slot in self._hosts.unsettled:
-            self._hosts.unsettled[report.slot] &= self.address_problems.get(report.slot, {}).keys()
+        failed = self.address_problems.get(report.slot, {})
+        self._hosts.settle(report.slot, report.configuration, failed)
         if report.state == "MASTER":
             self.on_addresses(report.slot, report.reason)
 
@@ -355,7 +355,7 @@ class Reports:
 
     def _address(self, report: reports.AddressReport) -> str:
         """The address that the report is about."""
-        return self._hosts.address(report.slot, report.address)
+        return self._hosts.address(report.slot, report.address, report.configuration)
 
     def _log(self, level: int, slot: int, text: str, kind: str = "") -> None:
         self._manner.host_log.log(level, self._hosts.name(slot), text, kind)
@@ -385,9 +385,8 @@ class Reports:
         why = os.strerror(report.error)
         if ":" in text and report.error == errno.EACCES:
             why = "IPv6 is disabled on the interface (disable_ipv6)"
-        host = self._hosts.hosts[report.slot]
-        wanted = report.state == "MASTER" and host is not None and text in every_address(host)
-        doing = "adding" if wanted else "removing"
+        wanted = self._hosts.wants(report.slot, text, report.configuration)
+        doing = "adding" if report.state == "MASTER" and wanted else "removing"
         kind = f"{doing} an address failed: {why}"
         self._log(logging.ERROR, report.slot, f"{doing} address {text} failed: {why}", kind)
         self._note(report, text, why)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.control.documents import GroupStatus
@@ -41,6 +41,13 @@ def by_interface(hosts: Iterable[VirtualHost]) -> dict[str, list[str]]:
     return found
 
 
+class _Former(NamedTuple):
+    """A configuration that a reload has replaced; the engine may still report about it."""
+
+    host: VirtualHost
+    retired: tuple[str, ...]
+
+
 class Hosts:
     """The daemon's table: `hosts[slot]` is a virtual host or None, `states[slot]` its last state.
 
@@ -55,6 +62,10 @@ class Hosts:
         self._generation = 0
         self.names: list[str] = []
         self.slots: list[array[int]] = []
+        # By slot: how often it was replaced, modulo 256. The engine counts the same.
+        self.configurations = bytearray()
+        # By slot and that number: those about which there may still be reports.
+        self._former: dict[int, dict[int, _Former]] = {}
         self._retired: dict[int, tuple[str, ...]] = {}  # by slot
         self.leaving: set[int] = set()  # slots of removed virtual hosts that are not free yet
         # Those of `_retired` that may still be on the interface.
@@ -106,10 +117,12 @@ class Hosts:
             slot = heapq.heappop(self._free)
             self.hosts[slot] = host
             self.states[slot] = INIT
+            self.configurations[slot] = 0
         elif len(self.hosts) < MAX_VIRTUAL_HOSTS:
             slot = len(self.hosts)
             self.hosts.append(host)
             self.states.append(INIT)
+            self.configurations.append(0)
             self.generations.append(0)
         else:
             raise LimitReached(f"more than {MAX_VIRTUAL_HOSTS} virtual hosts")
@@ -119,16 +132,51 @@ class Hosts:
         return slot
 
     def replace(self, slot: int, host: VirtualHost, retired: tuple[str, ...] = ()) -> None:
-        """Changes a virtual host in a reload; `retired`: former addresses to be removed."""
+        """Changes a virtual host in a reload; `retired`: former addresses to be removed.
+
+        The former configuration is kept for reports about it, see forget_former.
+        """
+        number, before = self.configurations[slot], self.hosts[slot]
+        if before is not None:
+            former = self._former.setdefault(slot, {})
+            former[number] = _Former(before, self.retired(slot))
+        self.configurations[slot] = (number + 1) % 256
         self.hosts[slot] = host
         self._retired[slot] = retired
         self.unsettled[slot] = set(retired)
         if not retired:
             del self._retired[slot], self.unsettled[slot]
 
+    def forget_former(self) -> None:
+        """Forgets all former configurations: the engine has carried out every order to replace
+        one, and what it reported before was read.
+        """
+        self._former.clear()
+
     def retired(self, slot: int) -> tuple[str, ...]:
         """Former addresses of a virtual host that are to be removed, or were."""
         return self._retired.get(slot, ())
+
+    def _configured(self, slot: int, configuration: int) -> _Former | None:
+        """What a virtual host had in the configuration of a report; None: that is forgotten."""
+        host = self.hosts[slot]
+        if host is not None and configuration == self.configurations[slot]:
+            return _Former(host, self.retired(slot))
+        return self._former.get(slot, {}).get(configuration)
+
+    def wants(self, slot: int, address: str, configuration: int) -> bool:
+        """Whether a MASTER had to have this address in the configuration of a report."""
+        configured = self._configured(slot, configuration)
+        return configured is not None and address in every_address(configured.host)
+
+    def settle(self, slot: int, configuration: int, failed: Container[str]) -> None:
+        """Handles that all changes of addresses in the configuration of a report have an outcome.
+
+        What that one retired is gone, except `failed`. What a later one retired may be there.
+        """
+        left, configured = self.unsettled.get(slot), self._configured(slot, configuration)
+        if left and configured is not None:
+            left.difference_update(text for text in configured.retired if text not in failed)
 
     def going(self) -> dict[str, list[str]]:
         """Addresses, by interface, that are to be removed and may still exist."""
@@ -141,16 +189,18 @@ class Hosts:
                 here += [*texts, *sorted(self.unsettled.get(slot, ()))]
         return found
 
-    def address(self, slot: int, number: int) -> str:
-        """An address by its number in the engine.
+    def address(self, slot: int, number: int, configuration: int) -> str:
+        """An address by its number in the engine, in the configuration of a report.
 
         The order: retired IPv6 ones, which are removed before another takes their place, signed
         ones, unsigned ones, retired IPv4 ones.
         """
-        host = self.hosts[slot]
-        if host is None:
+        if self.hosts[slot] is None:
             return "of a removed virtual host"
-        retired = self.retired(slot)
+        configured = self._configured(slot, configuration)
+        if configured is None:
+            return "of a former configuration"
+        host, retired = configured
         six = tuple(text for text in retired if ":" in text)
         every = (*six, *every_address(host), *(text for text in retired if ":" not in text))
         return every[number] if number < len(every) else "of a former configuration"
@@ -158,6 +208,7 @@ class Hosts:
     def give_back(self, slot: int) -> None:
         """Frees a slot that the engine has released."""
         host = self.hosts[slot]
+        self._former.pop(slot, None)
         self._retired.pop(slot, None)
         self.unsettled.pop(slot, None)
         self.leaving.discard(slot)

@@ -29,10 +29,13 @@ class HostReport(Report, frozen=True, gc=False):
 class AddressReport(HostReport, frozen=True, gc=False):
     """Base class of reports about one address of a virtual host.
 
-    `address` is its index, counted over the signed addresses and then the unsigned ones.
+    `address` is its index, counted as Hosts.address() does, in the configuration with the number
+    `configuration`: how often the virtual host was replaced before the report, modulo 256. The
+    report may be read after later orders were given.
     """
 
     address: int
+    configuration: int
 
 
 # ------------------------------------------------------------------------------- states, demotion
@@ -105,11 +108,12 @@ class ConfigurationReleased(Report, frozen=True, gc=False):
 class AddressesChanged(HostReport, frozen=True, gc=False):
     """All addresses of the virtual host were added or removed as `state` requires, or failed to be.
 
-    `reason`: of that state, as in StateChanged.
+    `reason`: of that state, as in StateChanged. `configuration`: as in AddressReport.
     """
 
     state: State
     reason: str
+    configuration: int
 
 
 class AddressFailed(AddressReport, frozen=True, gc=False):

@@ -159,6 +159,7 @@ class Desk:
             "mac": bytes(6),
             "why": "refused",
             "error": 0,
+            "configuration": self.hosts.configurations[slot],
         }
         fields = {name: usual[name] for name in kind.__struct_fields__ if name in usual}
         self.orders.pump.reports.append(kind(**{**fields, **given}))

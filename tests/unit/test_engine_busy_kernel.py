@@ -296,3 +296,33 @@ def test_a_master_that_has_some_of_its_addresses_does_not_give_up() -> None:
     node.engine.answer(MASTER_NS + SECOND_NS, node.errors)
     node.run(MASTER_NS + 9 * SECOND_NS)
     assert (node.state, node.engine.host(0).held) == ("MASTER", 1)
+
+
+def test_reports_of_addresses_name_the_configuration_that_numbers_them() -> None:
+    """Python may read them once it has given the order for the next one."""
+    node = master()
+    assert [each.configuration for each in node.reported(AddressesChanged)] == [0]
+    node.run(LATER_NS)
+    node.forget()
+    for count in range(1, 258):
+        addresses = [(NEW, 24)] if count % 2 else SIGNED[:1]
+        node.engine.replace(0, prepared(**host(addresses=addresses)), LATER_NS + count)
+        node.take(LATER_NS + count)
+    numbers = [each.configuration for each in node.reported(AddressesChanged)]
+    assert numbers == [*range(1, 256), 0, 1]
+    node.errors = {SIGNED[1][0]: EPERM}
+    node.engine.replace(0, prepared(**host(addresses=SIGNED[1:])), LATER_NS + SECOND_NS)
+    node.take(LATER_NS + SECOND_NS)
+    assert [each.configuration for each in node.reported(AddressFailed)] == [2]
+
+
+def test_a_slot_that_is_used_again_begins_with_its_first_configuration() -> None:
+    node = master()
+    node.engine.replace(0, prepared(**host(advskew=1)), LATER_NS)
+    node.engine.remove(0, LATER_NS)
+    node.run(LATER_NS + SECOND_NS)
+    assert len(node.reported(Released)) == 1
+    node.forget()
+    node.engine.add(0, prepared(**host()), LATER_NS + SECOND_NS)
+    node.run(LATER_NS + 9 * SECOND_NS)
+    assert [each.configuration for each in node.reported(AddressesChanged)] == [0]

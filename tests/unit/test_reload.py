@@ -149,7 +149,7 @@ def test_retired_are_the_addresses_that_no_list_has_any_more() -> None:
     difference = compare(hosts, configuration(new))
     assert difference.replaced == [(0, new, ("192.0.2.2/24",))]
     apply(difference, hosts)
-    assert hosts.address(0, 2) == "192.0.2.2/24"
+    assert hosts.address(0, 2, hosts.configurations[0]) == "192.0.2.2/24"
 
 
 def test_hooks_alone_need_no_order() -> None:

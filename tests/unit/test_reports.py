@@ -324,6 +324,68 @@ def test_what_could_not_be_removed_is_no_problem_once_it_is_gone() -> None:
     assert desk.hosts.unsettled == {0: set()}
 
 
+def test_what_a_former_configuration_reports_settles_only_what_that_one_removed() -> None:
+    """Two reloads while the kernel is busy; the engine has not read the orders of the second."""
+    desk = Desk()
+    desk.change("MASTER", "master_down")
+    old = desk.hosts.hosts[0]
+    assert old is not None
+    first, second, third = "192.0.2.1/24", "192.0.2.51/32", "192.0.2.7/24"
+    one = VirtualHost("eth0", 1, (first, third), (), old.settings)
+    desk.hosts.replace(0, one, (second,))
+    desk.tell(AddressesChanged, configuration=0)
+    assert desk.hosts.unsettled == {0: {second}}
+    desk.hosts.forget_former()
+    two = VirtualHost("eth0", 1, (first,), (), old.settings)
+    desk.hosts.replace(0, two, (third, second))
+    desk.tell(AddressesChanged, configuration=1)
+    assert desk.hosts.unsettled == {0: {third}}
+    desk.hosts.forget_former()
+    desk.tell(AddressesChanged, configuration=1)  # of none that is known
+    assert desk.hosts.going() == {"eth0": [third]}
+    desk.tell(AddressesChanged)
+    assert desk.hosts.unsettled == {0: set()}
+
+
+def test_an_address_that_a_former_configuration_could_not_remove_is_not_settled() -> None:
+    desk = Desk()
+    desk.change("MASTER", "master_down")
+    old = desk.hosts.hosts[0]
+    assert old is not None
+    one = VirtualHost("eth0", 1, old.addresses, (), old.settings)
+    desk.hosts.replace(0, one, old.unsigned_addresses)
+    two = VirtualHost("eth0", 1, (*old.addresses, "192.0.2.7/24"), (), old.settings)
+    desk.hosts.replace(0, two, old.unsigned_addresses)
+    desk.tell(AddressFailed, address=1, configuration=1, error=errno.EPERM)
+    desk.tell(AddressesChanged, configuration=1)
+    assert desk.hosts.unsettled == {0: {"192.0.2.51/32"}}
+    desk.tell(AddressGone, address=1, configuration=1)
+    assert desk.hosts.unsettled == {0: set()}
+
+
+def test_reports_of_a_former_configuration_are_named_by_its_addresses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = Desk()
+    desk.change("MASTER", "master_down")
+    old = desk.hosts.hosts[0]
+    assert old is not None
+    new = VirtualHost("eth0", 1, ("2001:db8::7/64", "192.0.2.51/32"), (), old.settings)
+    desk.hosts.replace(0, new, old.addresses)
+    with caplog.at_level(logging.INFO, "carp_fast.daemon"):
+        desk.tell(AddressFailed, address=0, configuration=0, error=errno.EPERM)
+        desk.tell(AddressForeign, address=1, configuration=0)
+        desk.tell(AddressRestored, address=1, configuration=0)
+        desk.tell(AddressFailed, address=0, error=errno.EACCES)
+    assert caplog.messages == [
+        "eth0/1: adding address 192.0.2.1/24 failed: Operation not permitted",
+        "eth0/1: address_foreign: 192.0.2.51/32 is on the interface and not ours, left alone",
+        "eth0/1: address 192.0.2.51/32 is no longer foreign, added",
+        "eth0/1: adding address 2001:db8::7/64 failed: IPv6 is disabled on the interface"
+        " (disable_ipv6)",
+    ]
+
+
 def test_a_deadline_that_passed_is_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
     desk.change("MASTER", "master_down")

@@ -90,6 +90,16 @@ def test_hooks_stay_in_order_when_a_reload_changes_the_identity() -> None:
     assert up == down
 
 
+def test_up_runs_for_what_a_former_configuration_added() -> None:
+    desk = Desk()
+    desk.change("MASTER", "master_down")
+    host = desk.hosts.hosts[0]
+    assert host is not None
+    desk.hosts.replace(0, msgspec.structs.replace(host, unsigned_addresses=()))
+    desk.tell(AddressesChanged, reason="master_down", configuration=0)
+    assert desk.hooks.words == ["eth0/1 up /bin/up"]
+
+
 def test_the_next_virtual_host_of_a_slot_has_another_key() -> None:
     desk = Desk()
     desk.change("MASTER", "master_down")

@@ -110,7 +110,7 @@ def test_limits_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_addresses_are_named_as_the_engine_counts_them() -> None:
     hosts = Hosts()
     slot = hosts.take(host(vhid=1, unsigned=("192.0.2.50/32", "192.0.2.51/32")))
-    assert [hosts.address(slot, number) for number in range(4)] == [
+    assert [hosts.address(slot, number, 0) for number in range(4)] == [
         "192.0.2.1/24",
         "192.0.2.50/32",
         "192.0.2.51/32",
@@ -118,19 +118,60 @@ def test_addresses_are_named_as_the_engine_counts_them() -> None:
     ]
     new = host(vhid=1, unsigned=("192.0.2.51/32",))
     hosts.replace(slot, new, ("192.0.2.50/32",))
-    assert hosts.address(slot, 2) == "192.0.2.50/32"
+    assert hosts.address(slot, 2, 1) == "192.0.2.50/32"
     hosts.replace(slot, new, ("192.0.2.50/32", "2001:db8::1/64"))
-    assert [hosts.address(slot, number) for number in range(4)] == [
+    assert [hosts.address(slot, number, 2) for number in range(4)] == [
         "2001:db8::1/64",
         "192.0.2.1/24",
         "192.0.2.51/32",
         "192.0.2.50/32",
     ]
     hosts.replace(slot, new)
-    assert hosts.address(slot, 2) == "of a former configuration"
+    assert hosts.address(slot, 2, 3) == "of a former configuration"
     hosts.give_back(slot)
-    assert hosts.address(slot, 0) == "of a removed virtual host"
+    assert hosts.address(slot, 0, 3) == "of a removed virtual host"
     assert hosts.name(slot) == "slot 0"
+
+
+def test_addresses_are_named_as_the_configuration_of_a_report_counts_them() -> None:
+    hosts = Hosts()
+    slot = hosts.take(host(vhid=1, unsigned=("192.0.2.50/32",)))
+    hosts.replace(slot, host(vhid=1), ("192.0.2.50/32",))
+    hosts.replace(slot, host(vhid=1, addresses=("192.0.2.7/24",)), ("192.0.2.1/24",))
+    assert [hosts.address(slot, 0, each) for each in range(4)] == [
+        "192.0.2.1/24",
+        "192.0.2.1/24",
+        "192.0.2.7/24",
+        "of a former configuration",
+    ]
+    assert [hosts.address(slot, 1, each) for each in range(3)] == [
+        "192.0.2.50/32",
+        "192.0.2.50/32",
+        "192.0.2.1/24",
+    ]
+    hosts.forget_former()
+    assert [hosts.address(slot, 0, each) for each in (1, 2)] == [
+        "of a former configuration",
+        "192.0.2.7/24",
+    ]
+    hosts.replace(slot, host(vhid=1))
+    hosts.give_back(slot)
+    assert hosts.take(host(vhid=2)) == slot
+    assert [hosts.address(slot, 0, each) for each in (0, 2, 3)] == [
+        "192.0.2.2/24",
+        "of a former configuration",
+        "of a former configuration",
+    ]
+
+
+def test_the_configurations_of_a_slot_are_counted_in_a_byte_as_by_the_engine() -> None:
+    hosts = Hosts()
+    slot = hosts.take(host(vhid=1))
+    for _ in range(257):
+        hosts.replace(slot, host(vhid=1))
+        hosts.forget_former()
+    assert hosts.configurations[slot] == 1
+    assert hosts.address(slot, 0, 1) == "192.0.2.1/24"
 
 
 def test_a_virtual_host_that_is_added_again_goes_on_above_its_former_counters(

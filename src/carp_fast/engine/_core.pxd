@@ -110,6 +110,7 @@ cdef struct Report:
     uint8_t peer_advskew
     uint8_t peer[16]
     uint8_t mac[6]
+    uint8_t configuration           # of the host: its addresses are numbered as in that one
 
 cdef struct Rejection:
     int64_t at_ns                   # 0: none

@@ -221,6 +221,7 @@ cdef Report* report_begin(Core* core, uint8_t kind, uint32_t slot, int64_t now_n
         report.interface = host.interface
         report.state = report.previous = host.state
         report.reason = host.reason
+        report.configuration = host.configuration
         master = vhid_master(host)
         if master != NULL:
             report.peer_family = master.family

@@ -288,6 +288,7 @@ cdef void replace_host(Core* core, const Order* order, int64_t now_ns) noexcept 
     keep_routes(block)
     engine_return(core, NOBODY, host.block, now_ns)
     host.block = block
+    host.configuration = <uint8_t>(host.configuration + 1)
     host.announce_from = 0
     host.key = wanted.key
     host.configured = wanted.configured

@@ -67,13 +67,16 @@ cdef object report_object(const Report* report):
         return kind(report.at_ns, report.slot, _STATES[report.state], _STATES[report.previous],
                     _REASONS[report.reason], peer_of(report), demotions_of(report))
     if report.kind == ADDRESSES_CHANGED:
-        return kind(report.at_ns, report.slot, _STATES[report.state], _REASONS[report.reason])
+        return kind(report.at_ns, report.slot, _STATES[report.state], _REASONS[report.reason],
+                    report.configuration)
     if report.kind == ADDRESS_FAILED:
-        return kind(report.at_ns, report.slot, report.detail, _STATES[report.state], report.value)
+        return kind(report.at_ns, report.slot, report.detail, report.configuration,
+                    _STATES[report.state], report.value)
     if report.kind == ADDRESS_RESTORED:
-        return kind(report.at_ns, report.slot, report.detail, WHY[report.value])
+        return kind(report.at_ns, report.slot, report.detail, report.configuration,
+                    WHY[report.value])
     if report.kind in (ADDRESS_FOREIGN, ADDRESS_GONE):
-        return kind(report.at_ns, report.slot, report.detail)
+        return kind(report.at_ns, report.slot, report.detail, report.configuration)
     if report.kind in (SENDS_FAILING, DEMOTE_HEARD, FAMILY_SILENT, FAMILY_HEARD, RESIGNED_HOLDING):
         return kind(report.at_ns, report.slot, report.value)
     if report.kind in (DUPLICATE_SOURCE, DUPLICATE_ENDED, COUNTER_RESET):

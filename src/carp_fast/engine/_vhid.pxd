@@ -356,7 +356,8 @@ cdef struct VirtualHost:
     uint32_t group_next         # in a list of its group: a slot plus 1; 0: none. See _groups.pyx
     uint32_t group_previous
     uint8_t group_all           # only in an order: the group's members must all be impeded
-    uint8_t to_line[23]
+    uint8_t configuration       # how often it was replaced, modulo 256: reports name it
+    uint8_t to_line[22]
 
 cdef struct Transition:
     uint8_t known
