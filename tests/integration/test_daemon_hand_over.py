@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.lab.lab import Lab
+from carp_fast.lab.lab import Lab, wait_for
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
 pytestmark = pytest.mark.root
@@ -34,6 +34,7 @@ def test_one_virtual_host_is_handed_over_and_back_by_hand(
     slower = {"advskew": 50, "preempt": False}
     b = start_daemon(other, write_configuration(tmp_path, "b", [TABLE], defaults=slower))
     b.wait_state("BACKUP", 10)
+    wait_for(lambda: b.virtual_host("s1", 1)["peer"] is not None, 5, "an advertisement of a")
 
     refused = command(a, "yield")
     assert refused.returncode == 1
@@ -58,6 +59,7 @@ def test_one_virtual_host_is_handed_over_and_back_by_hand(
     a.wait_state("BACKUP", 10, FIRST)
     skews = {each["vhid"]: each["effective_advskew"] for each in a.status()["virtual_hosts"]}
     assert skews == {1: 240, 2: 0}
+    wait_for(lambda: a.virtual_host("s1", 1)["peer"] is not None, 5, "an advertisement of b")
     assert "is faster than our 1/240, demoted by 240" in command(a, "preempt").stderr
 
     undemote = [*CARP_FAST, "undemote", "--reason", "yield s1/1", "-c", str(path)]

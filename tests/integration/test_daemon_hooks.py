@@ -223,7 +223,9 @@ def test_notify_is_told_every_change(lab_factory: Callable[..., Lab], tmp_path: 
     ]
 
 
-EVENT_KEYS = {"at", "interface", "vhid", "state", "previous", "reason", "peer", "demotion"}
+EVENT_KEYS = {
+    *("at", "interface", "vhid", "state", "previous", "reason", "peer", "demotion", "group"),
+}
 
 
 def test_the_daemon_never_forks(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:

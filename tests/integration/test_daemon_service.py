@@ -354,11 +354,15 @@ HOST_COUNTERS = {
     "family_silent",
 }
 ADDITIONS = {
-    "daemon": {"demotions", "pump", "receive_fallbacks", "receive_reason", "send", "send_reason"},
+    "daemon": {
+        *("demotions", "maintenance_progress", "maintenance_state", "pump", "receive_fallbacks"),
+        *("receive_reason", "send", "send_reason"),
+    },
     "interface": {"send"},
     "virtual_host": {
         "addresses_held",
         "address_problems",
+        "group",
         "held_by",
         "in_use_by",
         "peers",
@@ -394,7 +398,9 @@ def test_status_is_as_the_contract_has_it(lab_factory: Callable[..., Lab], tmp_p
     done = b.run([*CARP_FAST, "status", "-c", path, "--json"])
     document = json.loads(done.stdout)  # one document and nothing else
     assert done.stderr == ""
-    assert document.keys() == {"daemon", "summary", "interfaces", "virtual_hosts"}
+    parts = ["daemon", "summary", "interfaces", "groups", "tracks", "virtual_hosts"]
+    assert list(document) == parts
+    assert document["groups"] == document["tracks"] == []
     daemon = document["daemon"]
     assert_contract("daemon", daemon)
     assert RFC3339.fullmatch(daemon["started_at"])
@@ -449,6 +455,7 @@ def test_events_are_told_as_they_happen(lab_factory: Callable[..., Lab], tmp_pat
             "reason": "master_down",
             "peer": None,
             "demotion": {"total": 0, "reasons": {}},
+            "group": None,
         }
         process = a.start([*CARP_FAST, "events", "-c", path, "--json"], log=tmp_path / "events")
 
