@@ -88,6 +88,21 @@ def test_where_nobody_is_known_drops_postpone_for_a_time_and_not_for_ever() -> N
     assert all(some.proves_nothing("common", START_NS + i * SECOND_NS) for i in range(100))
 
 
+def test_filters_that_change_while_nobody_is_known_do_not_begin_that_time_again() -> None:
+    judge, at = LaneJudge("nobody"), START_NS
+    for _ in range(30):
+        assert judge.proves_nothing("common", at)
+        judge.cover("nobody")  # an interface has come or gone, or a group
+        at += SECOND_NS
+    assert not judge.proves_nothing("common", at)
+    judge.cover("nobody")
+    assert judge.heard_until(at, START_NS, at) == at - SECOND_NS // 4
+    # Once a source has been known, it is another time without one.
+    judge.cover("all")
+    judge.cover("nobody")
+    assert judge.proves_nothing("common", at)
+
+
 def test_a_backlog_of_strangers_holds_up_a_take_over_for_a_quarter_second_at_most() -> None:
     now = START_NS + 10 * SECOND_NS
     for genuine, common, until in (

@@ -35,8 +35,12 @@ cdef struct Lanes:
     ToldSource told[SOURCES_TOLD]
 
 cdef inline void lanes_cover(Lanes* lanes, uint8_t coverage) noexcept nogil:
-    """The filters have changed: set what the genuine lane holds now, a Coverage."""
-    lanes.dropping_since_ns = 0
+    """The filters have changed: set what the genuine lane holds now, a Coverage.
+
+    A time without any known source goes on: interfaces may come and go again and again in it.
+    """
+    if coverage != COVERS_NOBODY:
+        lanes.dropping_since_ns = 0
     lanes.coverage = coverage
 
 

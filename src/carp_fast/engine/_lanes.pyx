@@ -105,6 +105,10 @@ cdef class LaneJudge:
         self.lanes.sorting = sorting
         self.lanes.coverage = <uint8_t>COVERAGE_WORDS.index(coverage)
 
+    def cover(self, str coverage) -> None:
+        """Let the genuine lane hold what a word of COVERAGE_WORDS names, from now on."""
+        lanes_cover(&self.lanes, <uint8_t>COVERAGE_WORDS.index(coverage))
+
     def proves_nothing(self, str lane, int64_t now_ns) -> bool:
         """Frames of the lane were dropped: whether silence proves nothing then."""
         return lanes_prove_nothing(&self.lanes, <uint8_t>LANE_WORDS.index(lane), now_ns)

@@ -81,6 +81,8 @@ cdef void source_is_sorted(World* world, Machine* machine, uint64_t packed) noex
 
 
 cdef void cover(Machine* machine) noexcept nogil:
+    if machine.sorted_full or machine.sorted_count:     # a source is known
+        machine.nobody_since_ns = 0
     lanes_cover(&machine.turn.lanes, COVERS_SOME if machine.sorted_full
                 else COVERS_ALL if machine.sorted_count else COVERS_NOBODY)
 
