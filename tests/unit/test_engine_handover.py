@@ -225,6 +225,31 @@ def test_a_more_demoted_master_is_not_replaced_while_a_less_demoted_one_is_heard
     assert (node.state, node.reason) == ("MASTER", "master_demoted")
 
 
+@pytest.mark.parametrize(
+    ("heard", "reason"),
+    [({"demote": 2}, "master_demoted"), ({"demote": 1, "advskew": 200}, "preempted")],
+)
+def test_a_less_demoted_host_that_has_resigned_does_not_protect_another_master(
+    heard: dict[str, Any], reason: str
+) -> None:
+    node = Node("10.77.0.2", advskew=100, dialect="openbsd", preempt=True)
+    node.engine.demote(0, 1, START_NS)
+    now_ns = START_NS + SECOND_NS
+    hear(node, now_ns, OTHER, advskew=50)
+    hear(node, now_ns + SECOND_NS // 10, OTHER, advbase=255, advskew=255)
+    hear(node, now_ns + SECOND_NS // 5, THIRD, **heard)
+    assert (node.state, node.reason) == ("MASTER", reason)
+
+
+def test_a_demoted_backup_takes_over_by_order_from_a_master_that_has_resigned() -> None:
+    node = Node("10.77.0.2", advskew=100, dialect="openbsd")
+    node.engine.demote(0, 1, START_NS)
+    now_ns = START_NS + SECOND_NS
+    hear(node, now_ns, advbase=255, advskew=255)
+    node.engine.take_over(0, now_ns)
+    assert (node.state, node.reason) == ("MASTER", "taken_over")
+
+
 def test_what_the_same_master_sent_over_the_other_family_does_not_protect_it() -> None:
     node = Node("10.77.0.2", on6="fe80::2", advskew=100, addresses=BOTH)
     now_ns = START_NS + SECOND_NS

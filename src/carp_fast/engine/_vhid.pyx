@@ -368,10 +368,14 @@ cdef Event judge_as_master(VirtualHost* host, const Advertisement* heard, uint32
 
 
 cdef bint vhid_beats(const VirtualHost* host, const Source* master) noexcept nogil:
-    """Whether the election keeps us MASTER against this one: it is slower, or more demoted."""
-    if (host.configured.dialect == DIALECT_OPENBSD and master.demote != vhid_demote(host)):
+    """Whether the election keeps us MASTER against this one: it is slower, or more demoted, or has
+    resigned. A resignation is the slowest of all, whatever its demotion.
+    """
+    cdef uint32_t theirs = vhid_interval_of(master.advbase, master.advskew)
+    if (host.configured.dialect == DIALECT_OPENBSD and theirs != RESIGNATION
+            and master.demote != vhid_demote(host)):
         return master.demote > vhid_demote(host)
-    return vhid_interval(host) < vhid_interval_of(master.advbase, master.advskew)
+    return vhid_interval(host) < theirs
 
 
 cdef bint outdone(const VirtualHost* host, const Advertisement* heard,

@@ -241,7 +241,9 @@ cdef bint rule_could_hold(const Slot* known, const VirtualHost* host) noexcept n
     for family in range(2):
         if not known.keeper[family]:
             continue
+        # One that has resigned does not take it back, however little it is demoted.
         if (known.right.configured.dialect == DIALECT_OPENBSD
+                and known.keeper_interval[family] != 255 * 256 + 255
                 and known.keeper_demote[family] != ours):
             if known.keeper_demote[family] > ours:
                 return True
