@@ -298,7 +298,7 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
     cdef uint32_t slot = report.slot, number = machine_number(world, machine)
     cdef Slot* known = &machine.slots[slot]
     cdef const VirtualHost* host = &machine.core.hosts[slot]
-    cdef int64_t waits_ns, least_ns = 0
+    cdef int64_t waits_ns
     cdef bint yielded = (report.reason == FASTER_MASTER or report.reason == TIE_LOST
                          or report.reason == LESS_DEMOTED_MASTER)
     if yielded != is_cause(machine, slot) or yielded != (machine.cause != NULL):
@@ -325,12 +325,9 @@ cdef void on_fall(World* world, Machine* machine, const Report* report) noexcept
         known.may_take_over = 0
     waits_ns = (host.deadline_ns - max(report.at_ns, known.latest_ns)
                 - vhid_master_down_ns(host))
-    # A demotion ordered after the fall, in the same turn, does not move its wait.
-    if is_ordered(report.reason) or report.reason in (TRACK_FAILED, GROUP_DEMOTED):
-        least_ns = rule_least_master_down_ns(known) - vhid_master_down_ns(host)
-    # Without a source, or withheld in the same turn, it takes no part and waits for nothing.
-    if (report.state == host.state == BACKUP and not lacks_source(world, machine, slot)
-            and not least_ns <= waits_ns <= rule_jitter_most_ns(known, host)):
+    # Without a source it takes no part any more, and waits for nothing.
+    if (report.state == BACKUP and not lacks_source(world, machine, slot)
+            and not 0 <= waits_ns <= rule_jitter_most_ns(known, host)):
         broken(world, JITTER_WRONG, number, slot, waits_ns)
     if yielded:
         note_crossing(world, number, slot)

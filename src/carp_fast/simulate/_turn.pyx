@@ -176,9 +176,7 @@ cdef void obey_by_hand(World* world, Machine* machine, Order* order, int64_t now
     """A hand-over: the reports that follow have it as their cause, and it must not be ignored."""
     cdef Slot* known = &machine.slots[order.slot]
     cdef const VirtualHost* host = &machine.core.hosts[order.slot]
-    cdef uint8_t was
-    take_reports(world, machine)                        # these do not follow from it
-    was = host.state
+    cdef uint8_t was = host.state
     known.bidden = TAKEN_OVER
     if order.kind == ORDER_YIELD:
         known.bidden = IN_MAINTENANCE if order.value else YIELDED
@@ -218,12 +216,20 @@ cdef void obey_demotion(World* world, Machine* machine, uint32_t slot, int64_t v
 
 
 cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
+    """Carry out one order; reports before and after it are judged apart from other orders."""
     cdef Machine* machine = <Machine*>where
-    cdef World* world = machine.world
-    cdef PendingOrder pending
-    cdef Order order
     if not machine.orders_count:
         return False
+    take_reports(machine.world, machine)
+    obey_pending(machine.world, machine, now_ns)
+    take_reports(machine.world, machine)
+    return True
+
+
+cdef void obey_pending(World* world, Machine* machine, int64_t now_ns) noexcept nogil:
+    """Carry out the oldest order."""
+    cdef PendingOrder pending
+    cdef Order order
     pending = machine.orders[machine.orders_head]
     machine.orders_head = (machine.orders_head + 1) % machine.orders_room
     machine.orders_count -= 1
@@ -243,7 +249,7 @@ cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
         if (pending.kind == ORDER_DEMOTE
                 and machine.core.hosts[pending.subject].flags & IN_USE):
             obey_demotion(world, machine, pending.subject, pending.value, now_ns)
-            return True
+            return
         elif (pending.kind == ORDER_BAR
                 and machine.core.hosts[pending.subject].flags & IN_USE):
             machine.slots[pending.subject].barred = pending.value != 0
@@ -253,9 +259,8 @@ cdef bint obey_next(void* where, int64_t now_ns) noexcept nogil:
         elif ((pending.kind == ORDER_YIELD or pending.kind == ORDER_PREEMPT)
                 and machine.core.hosts[pending.subject].flags & IN_USE):
             obey_by_hand(world, machine, &order, now_ns)
-            return True
+            return
         obey(&machine.core, &order, now_ns)
-    return True
 
 
 # ------------------------------------------------------------------------------------- reports
