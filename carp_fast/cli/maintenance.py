@@ -38,6 +38,10 @@ PHASES = {
     "returning": "no longer demoting",
     "done": "done",
 }
+FAILED = {
+    "on": "the host is in maintenance all the same; carp-fast maintenance off ends it",
+    "off": "some virtual hosts may still be demoted; another off tries again",
+}
 STAYS = {
     "on": "the daemon goes on with it; carp-fast status shows how far it is, and carp-fast"
     " maintenance off ends it",
@@ -139,7 +143,10 @@ def unadopted(made: MaintenanceProgress) -> str:
 
 
 def _awaited(client: ControlClient, what: str) -> MaintenanceProgress:
-    """Shows progress until the daemon is done. Ctrl-C ends only this."""
+    """Shows progress until the daemon is done. Ctrl-C ends only this.
+
+    Raises ControlError if the daemon failed, or if it was undone.
+    """
     from carp_fast.control.protocol import ControlError
     from carp_fast.control.requests import MaintenanceRequest
 
@@ -153,6 +160,9 @@ def _awaited(client: ControlClient, what: str) -> MaintenanceProgress:
                     raise ControlError(f"maintenance: {what} was undone by someone else meanwhile")
                 if made.phase == "done":
                     return made
+                if made.phase == "failed":
+                    why = f"{made.reason}; {FAILED[what]}"
+                    raise ControlError(f"maintenance: {what} failed: {why}")
                 if (line := _line(made)) != shown:
                     show(line)
                     shown = line

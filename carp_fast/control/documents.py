@@ -105,14 +105,17 @@ class MaintenanceState(msgspec.Struct, frozen=True):
     force: bool
 
 
-MaintenancePhase = Literal["demoting", "waiting", "canaries", "giving_up", "returning", "done"]
+MaintenancePhase = Literal[
+    "demoting", "waiting", "canaries", "giving_up", "returning", "done", "failed"
+]
 
 
 class MaintenanceProgress(msgspec.Struct):
     """How far the way into maintenance, or back, has come.
 
     `given` of `masters` are MASTER elsewhere; `taken_back`: the first of those that no other host
-    adopted, by name; `not_tried`: how many stayed MASTER because of these.
+    adopted, by name; `not_tried`: how many stayed MASTER because of these. `reason`: of the phase
+    "failed", "" otherwise: an error of the daemon ended it halfway.
     """
 
     phase: MaintenancePhase = "demoting"
@@ -122,6 +125,7 @@ class MaintenanceProgress(msgspec.Struct):
     taken_back_count: int = 0
     not_tried: int = 0
     seconds: float = 0.0
+    reason: str = ""
 
     @property
     def failed(self) -> bool:

@@ -185,7 +185,7 @@ class MaintenanceMode:
             self._withheld |= kept.force
             logger.warning("%s", described(kept))
             self._watch_the_end()
-            await self._move(lambda leaving: self._leave(leaving, kept))
+            await self._move("on", lambda leaving: self._leave(leaving, kept))
 
     async def _end(self, timed: Kept | None = None) -> None:
         """Ends maintenance. `timed`: the one whose time is over; nothing if that has ended."""
@@ -193,6 +193,9 @@ class MaintenanceMode:
             if timed is not None and self._kept is not timed:
                 return
             if self._kept is None:
+                if self._progress is not None and self._progress.phase == "failed":
+                    await self._move("off", self._come_back)  # again
+                    return
                 raise ControlError("maintenance: off: this host is not in maintenance")
             if not self._until_stop:
                 await self._write(self._forget)
@@ -201,7 +204,7 @@ class MaintenanceMode:
                 self._ending.cancel()
                 self._ending = None
             logger.warning("the maintenance is over")
-            await self._move(self._come_back)
+            await self._move("off", self._come_back)
 
     async def _leave(self, leaving: Leaving, kept: Kept) -> None:
         await leaving.leave(force=kept.force, withheld=self._withheld)
@@ -221,22 +224,24 @@ class MaintenanceMode:
         await leaving.come_back(withheld=self._withheld)
         self._withheld = False
 
-    async def _move(self, way: Callable[[Leaving], Coroutine[Any, Any, None]]) -> None:
+    async def _move(self, action: str, way: Callable[[Leaving], Coroutine[Any, Any, None]]) -> None:
         """Begins the way there or back, in place of the one under way."""
         if self._moving is not None and not self._moving.done():
             self._moving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._moving
-        self._progress = MaintenanceProgress()
-        leaving = Leaving(
-            self._hosts, self._orders, self._snapshots, lambda: self.rate, self._progress
-        )
+        self._progress = made = MaintenanceProgress()
+        leaving = Leaving(self._hosts, self._orders, self._snapshots, lambda: self.rate, made)
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def moving() -> None:
             self._moving = asyncio.current_task()
             begun.set_result(None)
-            await way(leaving)
+            try:
+                await way(leaving)
+            except Exception as error:  # a command that waits has to be told
+                logger.exception("maintenance %s failed in phase %s", action, made.phase)
+                made.phase, made.reason = "failed", str(error) or type(error).__name__
 
         self._run(moving())
         await begun

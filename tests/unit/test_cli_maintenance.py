@@ -142,6 +142,25 @@ def test_maintenance_that_somebody_else_ends_meanwhile_fails(fake: FakeDaemon) -
     assert "maintenance: on was undone by someone else meanwhile" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("what", "state", "remedy"),
+    [
+        ("on", STATE, "the host is in maintenance all the same; carp-fast maintenance off ends it"),
+        ("off", None, "some virtual hosts may still be demoted; another off tries again"),
+    ],
+)
+def test_a_failure_of_the_daemon_is_reported_and_the_exit_code_is_1(
+    what: str, state: dict[str, Any] | None, remedy: str, fake: FakeDaemon
+) -> None:
+    fake.answers["maintenance"] = [
+        standing(state, phase="waiting"),
+        standing(state, phase="failed", reason="no slot 3"),
+    ]
+    result = invoke("maintenance", what, "--control-socket", fake.path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"carp-fast: maintenance: {what} failed: no slot 3; {remedy}\n"
+
+
 def test_a_refusal_is_one_line(fake: FakeDaemon) -> None:
     fake.answers["maintenance"] = [ControlError("maintenance: refused: in maintenance since T")]
     result = invoke("maintenance", "on", "--control-socket", fake.path)

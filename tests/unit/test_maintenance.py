@@ -281,6 +281,49 @@ def test_while_one_is_running_another_is_refused_with_since_and_why(machine: Mac
     play(scenario)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no slot 3"), RuntimeError()])
+def test_a_way_there_or_back_that_fails_is_reported_and_off_tries_again(
+    error: Exception,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(slot: int, *how: object) -> None:
+        raise error
+
+    async def scenario() -> None:
+        mode = machine.mode()
+        with monkeypatch.context() as pump:
+            pump.setattr(machine, "hand_over", fails)
+            await machine.ask(mode, "on")
+        made = mode.progress
+        assert made is not None
+        assert (made.phase, made.reason) == ("failed", str(error) or "RuntimeError")
+        assert mode.on
+        with monkeypatch.context() as pump:
+            pump.setattr(machine, "demote", fails)
+            await machine.ask(mode, "off")
+        made = mode.progress
+        assert made is not None
+        assert (made.phase, made.reason) == ("failed", str(error) or "RuntimeError")
+        assert not mode.on
+        machine.log.clear()
+        await machine.ask(mode, "off")
+        assert set(machine.slots("demote")) == machine.every
+        assert mode.progress is not None
+        assert (mode.progress.phase, mode.progress.reason) == ("done", "")
+        with pytest.raises(ControlError, match="this host is not in maintenance"):
+            await machine.ask(mode, "off")
+
+    play(scenario)
+    failures = [record for record in caplog.records if " failed in " in record.message]
+    assert [record.message for record in failures] == [
+        "maintenance on failed in phase canaries",
+        "maintenance off failed in phase returning",
+    ]
+    assert all(record.exc_info for record in failures)
+
+
 @pytest.mark.parametrize(
     ("how", "why"),
     [
