@@ -139,10 +139,40 @@ class Demotions:
             await self._add(key, limited, hosts, orders)
             return self._answer(hosts, request.group)
 
-    async def hold(self, reason: str, limited: Limited, hosts: Hosts, orders: Orders) -> None:
-        """Demotes what the demotion is limited to, until undemote(). Raises ControlError."""
+    async def hold(
+        self, reason: str, limited: Limited, hosts: Hosts, orders: Orders
+    ) -> Amount | None:
+        """Demotes what the demotion is limited to, until undemote().
+
+        Returns the demotion that it replaced, None if there was none. Raises ControlError.
+        """
+        key = key_of(reason, limited.group)
         async with self._changing:
-            await self._add(key_of(reason, limited.group), limited, hosts, orders)
+            former = self._by_reason.get(key)
+            await self._add(key, limited, hosts, orders)
+            return former
+
+    async def put_back(
+        self, reason: str, group: str | None, former: Amount | None, hosts: Hosts, orders: Orders
+    ) -> None:
+        """Undoes hold(), which returned `former`; nothing if the reason was ended meanwhile.
+
+        Raises ControlError.
+        """
+        key = key_of(reason, group)
+        async with self._changing:
+            if key not in self._by_reason:
+                return
+            wanted = dict(self._by_reason)
+            if former is None:
+                del wanted[key]
+            else:
+                wanted[key] = former
+            await self._change(wanted, hosts, orders)
+            if former is None:
+                logger.warning("no longer demoted (%s)", shown(key))
+            else:
+                logger.warning("demoted by %d again (%s)", amount_of(former), shown(key))
 
     async def undemote(self, request: UndemoteRequest, hosts: Hosts, orders: Orders) -> Demoted:
         """Ends the demotion by this reason, those by others stay. Raises ControlError."""

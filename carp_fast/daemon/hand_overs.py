@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from carp_fast.control.documents import DEMOTION_MAX, HandedOver
 from carp_fast.control.protocol import ControlError
-from carp_fast.control.requests import PreemptRequest, UndemoteRequest, YieldRequest
-from carp_fast.daemon.demotions import Limited, group_of
+from carp_fast.control.requests import PreemptRequest, YieldRequest
+from carp_fast.daemon.demotions import Limited, group_of, key_of, shown
 from carp_fast.daemon.table import MASTER
 from carp_fast.engine.copies import ExplainedHost, HostCopy, JudgedSource
 from carp_fast.inet import address_text
 
 if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost
-    from carp_fast.daemon.demotions import Demotions
+    from carp_fast.daemon.demotions import Amount, Demotions
     from carp_fast.daemon.explain import Explanations
     from carp_fast.daemon.orders import Orders
     from carp_fast.daemon.table import Hosts
@@ -70,20 +70,31 @@ class HandOvers:
             if why:
                 raise ControlError(f"yield: {self._hosts.name(slot)}: {why}")
         reason = "" if not request.demote else "yield" if group else f"yield {interface}/{vhid}"
+        former = None
         if reason:
-            await self._demotions.hold(reason, limited, self._hosts, self._orders)
+            former = await self._demotions.hold(reason, limited, self._hosts, self._orders)
         given = await asyncio.gather(
             *(self._yield(slot, request.demote) for slot in slots), return_exceptions=True
         )
         done = [each for each in given if isinstance(each, HandedOver.Host)]
         failed = [each for each in given if isinstance(each, BaseException)]
         if failed:
-            if reason:
-                undemote = UndemoteRequest(reason, group)
-                await self._demotions.undemote(undemote, self._hosts, self._orders)
+            stays = await self._no_longer_held(reason, group, former) if reason else ""
             await self._orders.give([self._take_over(slot) for slot in slots] if group else ())
+            if stays and isinstance(failed[0], ControlError):
+                raise ControlError(f"{failed[0]}; {stays}") from failed[0]
             raise failed[0]
         return HandedOver(True, done, reason, group if reason else None)
+
+    async def _no_longer_held(self, reason: str, group: str | None, former: Amount | None) -> str:
+        """Ends the demotion of a yield that failed; why it stays, "" if it does not."""
+        try:
+            await self._demotions.put_back(reason, group, former, self._hosts, self._orders)
+        except ControlError as error:
+            stays = f"it stays demoted ({shown(key_of(reason, group))}): {error}"
+            logger.error("yield: %s", stays)
+            return stays
+        return ""
 
     def _group(self, slots: list[int]) -> str:
         """The group of these virtual hosts. Raises ControlError if they are in none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from carp_fast.config.model import Group
 from carp_fast.control.documents import HandedOver
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import PreemptRequest, YieldRequest
 from carp_fast.daemon.demotions import Demotions
 from carp_fast.daemon.hand_overs import HandOvers
+from carp_fast.daemon.table import MASTER
 from tests.support.asked import OTHER, Asked, EngineOrders, EnginePump
 from tests.support.segment import SECOND_NS
 
@@ -189,6 +192,58 @@ def test_what_nobody_takes_over_is_taken_back_and_no_longer_demoted(
     assert desk.pump.orders == ["demote 240", "hand_over", "demote 0"]
     assert desk.demotions.by_reason == {}
     assert asked.node.state == "MASTER"
+
+
+def test_a_demotion_that_was_held_before_stays_when_another_yield_fails(
+    worker: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carp_fast.daemon.hand_overs.PREEMPTED_WITHIN", 0)
+    (tmp_path / "demotions.json").write_text(
+        '{"yield eth0/42":{"amount":50,"interface":"eth0","vhid":42}}'
+    )
+    desk = Desk(master(True), worker, tmp_path, nobody)
+    desk.demotions.read()
+    with pytest.raises(ControlError, match="nobody took it over"):
+        desk.yields(demote=True)
+    assert desk.pump.orders == ["demote 240", "hand_over", "demote 50"]
+    assert desk.demotions.by_reason == {"yield eth0/42": 50}
+
+
+def test_a_demotion_that_was_ended_meanwhile_does_not_hide_why_a_yield_failed(
+    worker: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carp_fast.daemon.hand_overs.PREEMPTED_WITHIN", 0)
+
+    def ended(asked: Asked) -> None:
+        desk.demotions._by_reason = {}
+        nobody(asked)
+
+    desk = Desk(master(True), worker, tmp_path, ended)
+    with pytest.raises(ControlError, match=r"nobody took it over .* again$"):
+        desk.yields(demote=True)
+    assert desk.demotions.by_reason == {}
+
+
+def test_a_full_disk_does_not_hide_why_a_yield_failed_nor_keep_its_group_from_being_taken_back(
+    worker: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carp_fast.daemon.hand_overs.PREEMPTED_WITHIN", 0)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    def fills_the_disk(asked: Asked) -> None:
+        monkeypatch.setattr("os.fsync", full)
+        nobody(asked)
+
+    asked = Asked({"group": Group("lan")}, preempt=True).become("MASTER")
+    asked.hosts.states[0] = MASTER
+    desk = Desk(asked, worker, tmp_path, fills_the_disk)
+    why = r"nobody took it over .*; it stays demoted \(yield \(group lan\)\): .*No space left"
+    with pytest.raises(ControlError, match=why):
+        desk.yields(group=True, demote=True)
+    assert desk.pump.orders == ["demote 240", "hand_over", "take_over"]
+    assert desk.demotions.by_reason == {"yield (group lan)": 240}
 
 
 def test_a_backup_takes_over_from_a_slower_master(
