@@ -27,7 +27,14 @@ import msgspec
 from carp_fast.config.writers import Writers
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.errors import CarpFastError
-from carp_fast.programs.children import Child, ChildError, clean_environment, ending, printable
+from carp_fast.programs.children import (
+    Child,
+    ChildError,
+    clean_environment,
+    ending,
+    printable,
+    reap,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -178,8 +185,8 @@ class _Run(ABC):
         """Ends it after its timeout; Hooks.finished() is called when it has ended."""
 
     @abstractmethod
-    def abandon(self) -> None:
-        """Ends it now; nothing more is logged or reported."""
+    def abandon(self) -> list[Child]:
+        """Ends it now; nothing more is logged or reported. Returns what is to be reaped."""
 
     @property
     def duration_s(self) -> float:
@@ -220,9 +227,11 @@ class _ScriptRun(_Run):
         self.child.terminate()
         self.timers.append(self.loop.call_later(KILL_AFTER_S, self._on_deaf))
 
-    def abandon(self) -> None:
-        if self.child is not None:
-            self.child.abandon()
+    def abandon(self) -> list[Child]:
+        if self.child is None:
+            return []
+        self.child.abandon()
+        return [self.child]
 
     def _on_deaf(self) -> None:
         assert self.child is not None
@@ -276,11 +285,12 @@ class _FunctionRun(_Run):
             self.task.cancel()
             self.timers.append(self.loop.call_later(KILL_AFTER_S, self._leave))
 
-    def abandon(self) -> None:
+    def abandon(self) -> list[Child]:
         self.left = True
         self.hooks.abandoned += 1
         if self.task is not None:
             self.task.cancel()
+        return []
 
     def _work(self, function: Function, fields: dict[str, str]) -> None:
         """Runs in the function's own thread."""
@@ -435,12 +445,14 @@ class Hooks:
         self._waiting.clear()
         self._ready.clear()
         self._places.clear()
+        killed: list[Child] = []
         for run in list(self._running.values()):
             run.cancel_timers()
-            run.abandon()
+            killed += run.abandon()
             if not run.timed_out:
                 self._refuse(run.job, "killed, the daemon ends")
         self._running.clear()
+        reap(killed)
         self._idle.set()
         self._host_log.flush()
 

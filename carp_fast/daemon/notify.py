@@ -18,7 +18,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from carp_fast.programs.children import Child, ChildError, clean_environment, ending, printable
+from carp_fast.programs.children import (
+    Child,
+    ChildError,
+    clean_environment,
+    ending,
+    printable,
+    reap,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +153,7 @@ class Notifier:
         if self._child is not None:
             logger.error("notify %s: still running after SIGKILL", self._program)
             self._child.abandon()
+            reap([self._child])
             self._child = None
 
     def _drop_oldest(self) -> None:

@@ -17,13 +17,14 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from carp_fast.errors import CarpFastError
 
 READ_BYTES = 65_536  # the size of a pipe: one read empties it
-REAP_S = 1.0  # how long to wait for a killed process; after that it is left to init
+REAP_S = 1.0  # how long to wait for killed processes; after that they are left to later starts
 
 # What a program gets in place of the daemon's own.
 USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -151,7 +152,7 @@ class Child:
             self.kill(signal.SIGKILL)
             self._close_stdout()
             self.close_stdin()
-            self._reap()
+            reap([self])
             raise ChildError(f"cannot watch {arguments[0]}: {error.strerror}") from None
         assert self._process.stdout is not None
         self._output_fd = self._process.stdout.fileno()
@@ -186,12 +187,16 @@ class Child:
         self.kill(signal.SIGTERM)
 
     def abandon(self) -> None:
-        """Kills it now and stops watching it; `on_exit` is not called."""
+        """Kills it now and stops watching it; `on_exit` is not called. reap() has to follow."""
         if self.running:
             self.kill(signal.SIGKILL)
             self._unwatch()
             self.close_stdin()
-            self._reap()
+
+    def reap(self, timeout_s: float) -> None:
+        """Waits for the end of a killed process, at most for so long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
 
     def _read(self) -> None:
         try:
@@ -225,9 +230,15 @@ class Child:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    def _reap(self) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(REAP_S)
+
+def reap(killed: Iterable[Child]) -> None:
+    """Waits for the end of killed programs: for all together at most REAP_S.
+
+    One that waits for a disk does not end before that answers.
+    """
+    end_s = time.monotonic() + REAP_S
+    for child in killed:
+        child.reap(max(0.0, end_s - time.monotonic()))
 
 
 def _reason(program: str, error: Exception) -> str:

@@ -13,7 +13,14 @@ from collections import deque
 from collections.abc import Callable
 
 from carp_fast.config.tracks import ScriptTrack, Track
-from carp_fast.programs.children import Child, ChildError, clean_environment, ending, printable
+from carp_fast.programs.children import (
+    Child,
+    ChildError,
+    clean_environment,
+    ending,
+    printable,
+    reap,
+)
 from carp_fast.tracking.judging import Result
 from carp_fast.tracking.rounds import Rounds
 
@@ -38,11 +45,15 @@ class Scripts:
         self.late = 0  # runs that waited for longer than their interval
         self._ready: deque[_Run] = deque()
         self._running: set[_Run] = set()
+        self._killed: list[Child] = []  # until reap()
         self._starting = False
         self._late_logged_at = -WAITING_LOG_S
 
     def watch(self, track: Track, take: Take) -> Callable[[], None]:
-        """Runs a track's script in rounds; `take` gets each result. Returns what ends that."""
+        """Runs a track's script in rounds; `take` gets each result.
+
+        Returns what ends that, after which reap() has to follow.
+        """
         assert isinstance(track, ScriptTrack)
         current: _Run | None = None
 
@@ -71,6 +82,12 @@ class Scripts:
         self._ready.clear()
         for run in list(self._running):
             self._give_up(run)
+        self.reap()
+
+    def reap(self) -> None:
+        """Waits for the end of the scripts that were killed, not for each after the other."""
+        reap(self._killed)
+        self._killed.clear()
 
     def ended(self, run: _Run) -> None:
         """Handles that a run has ended: the next one may start."""
@@ -78,7 +95,7 @@ class Scripts:
         self._start_soon()
 
     def _give_up(self, run: _Run) -> None:
-        run.abandon()
+        self._killed += run.abandon()
         if run in self._ready:
             self._ready.remove(run)
         self.ended(run)
@@ -152,12 +169,14 @@ class _Run:
             return
         self._timers.append(loop.call_later(track.timeout_s, self._on_timeout))
 
-    def abandon(self) -> None:
-        """Kills it now, with its children; nothing is reported."""
+    def abandon(self) -> list[Child]:
+        """Kills it now, with its children; nothing is reported. Returns what is to be reaped."""
         self._cancel_timers()
-        if self._child is not None:
-            self._child.abandon()
-            self._child = None
+        if self._child is None:
+            return []
+        child, self._child = self._child, None
+        child.abandon()
+        return [child]
 
     def _on_output(self, data: bytes) -> None:
         self._output = (self._output + data)[-OUTPUT_BYTES_MAX:]

@@ -136,6 +136,7 @@ class Tracks(Closing):
                 followed.stop()
                 if name not in wanted:
                     lines.append(f"track {name}: removed")
+        self._scripts.reap()
         self._scripts.set_concurrency(concurrency)
         self._setting = True
         for name, track in wanted.items():

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import signal
+import subprocess
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import pytest
 import uvloop
+
+from carp_fast.programs.children import Child
 
 DEADLINE_S = 20.0
 
@@ -44,6 +49,41 @@ def assert_gone(pid: int) -> None:
     poll.register(pid_fd)
     assert poll.poll(DEADLINE_S * 1000), f"process {pid} lives"
     os.close(pid_fd)
+
+
+class Deaf:
+    """Has SIGKILL do nothing to children, as while they wait for a disk; its end kills them.
+
+    `steps`: "kill" and "wait", in their order.
+    """
+
+    def __init__(self, reap_s: float) -> None:
+        self.steps: list[str] = []
+        self._killed: list[Child] = []
+        self._reap_s = reap_s
+
+    def __enter__(self) -> Self:
+        wait = subprocess.Popen.wait
+
+        def kill(child: Child, number: signal.Signals) -> None:
+            self.steps.append("kill")
+            self._killed.append(child)
+
+        def waits(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+            self.steps.append("wait")
+            return wait(process, timeout)
+
+        self._patched = pytest.MonkeyPatch()
+        self._patched.setattr(Child, "kill", kill)
+        self._patched.setattr(subprocess.Popen, "wait", waits)
+        self._patched.setattr("carp_fast.programs.children.REAP_S", self._reap_s)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._patched.undo()
+        for child in self._killed:
+            child.kill(signal.SIGKILL)
+            child._process.wait(DEADLINE_S)
 
 
 class Gate:

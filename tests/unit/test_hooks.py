@@ -26,7 +26,7 @@ from carp_fast.daemon import hooks as hooks_module
 from carp_fast.daemon.hooks import Hook, HookResult, Hooks
 from carp_fast.daemon.host_log import LINES_A_SECOND, HostLog
 from carp_fast.daemon.notify import Notifier
-from tests.support.programs import DEADLINE_S, Gate, assert_gone, run, script
+from tests.support.programs import DEADLINE_S, Deaf, Gate, assert_gone, run, script, until
 
 
 def hook(target: str, event: Any = "up", xparam: str | None = None, vhid: int = 7) -> Hook:
@@ -455,6 +455,25 @@ def test_what_it_leaves_in_the_background_is_left_alone(tmp_path: Path) -> None:
     child = int((tmp_path / "child").read_text())
     os.kill(child, 0)  # ProcessLookupError if it were gone
     os.kill(child, signal.SIGKILL)
+
+
+def test_hooks_that_sigkill_does_not_end_are_waited_for_together(tmp_path: Path) -> None:
+    target = script(tmp_path / "hook.sh", f"echo >> {tmp_path}/begun; exec sleep 1000")
+
+    def begun() -> int:
+        path = tmp_path / "begun"
+        return len(path.read_text()) if path.exists() else 0
+
+    async def scene() -> None:
+        hooks = Hooks(asyncio.get_running_loop())
+        for vhid in range(8):
+            hooks.submit(vhid, f"eth0/{vhid}", hook(target, vhid=vhid), lambda result: None)
+        await until(lambda: begun() == 8)
+        with Deaf(reap_s=0.05) as deaf:
+            hooks.close()
+        assert deaf.steps == ["kill"] * 8 + ["wait"] * 8
+
+    run(scene())
 
 
 def test_drain_names_what_does_not_end_and_close_kills_it(

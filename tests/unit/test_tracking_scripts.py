@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import resource
+import time
 from pathlib import Path
 
 import pytest
 
 from carp_fast.config.tracks import ScriptTrack
 from tests.support.followed import Follower
-from tests.support.programs import assert_gone, script
+from tests.support.programs import Deaf, assert_gone, script
 
 
 def track(path: str, name: str = "s", **keys: float | int | str) -> ScriptTrack:
@@ -131,3 +132,17 @@ def test_nothing_runs_once_it_is_followed_no_longer(tmp_path: Path) -> None:
         assert len(gone) == 1
     for pid in pids_in(pids):
         assert_gone(pid)
+
+
+def test_scripts_that_sigkill_does_not_end_are_waited_for_together(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    path = script(tmp_path / "check", f"echo $$ >> {pids}; exec sleep 1000")
+    names = [f"s{number}" for number in range(8)]
+    with Follower(*(track(path, name) for name in names)) as follower:
+        follower.wait(lambda: len(pids_in(pids)) == len(names))
+        with Deaf(reap_s=0.3) as deaf:
+            begun_s = time.monotonic()
+            follower.follow()
+            took_s = time.monotonic() - begun_s
+        assert 0.3 <= took_s < 0.3 * len(names) * 0.75
+        assert deaf.steps == ["kill"] * len(names) + ["wait"] * len(names)
