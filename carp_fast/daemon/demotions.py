@@ -136,20 +136,20 @@ class Demotions:
         key, amount = key_of(request.reason, request.group), request.amount
         async with self._changing:
             limited = amount if request.group is None else Limited(amount, request.group)
-            await self._add(key, limited, hosts, orders)
+            await self._add("demote", key, limited, hosts, orders)
             return self._answer(hosts, request.group)
 
     async def hold(
-        self, reason: str, limited: Limited, hosts: Hosts, orders: Orders
+        self, command: str, reason: str, limited: Limited, hosts: Hosts, orders: Orders
     ) -> Amount | None:
-        """Demotes what the demotion is limited to, until undemote().
+        """Demotes what the demotion is limited to, until undemote(); errors name the command.
 
         Returns the demotion that it replaced, None if there was none. Raises ControlError.
         """
         key = key_of(reason, limited.group)
         async with self._changing:
             former = self._by_reason.get(key)
-            await self._add(key, limited, hosts, orders)
+            await self._add(command, key, limited, hosts, orders)
             return former
 
     async def put_back(
@@ -208,10 +208,15 @@ class Demotions:
         more = f"; with --group: {', '.join(map(str, others))}" if others and not group else ""
         return text + more
 
-    async def _add(self, key: str, amount: Amount, hosts: Hosts, orders: Orders) -> None:
+    async def _add(
+        self, command: str, key: str, amount: Amount, hosts: Hosts, orders: Orders
+    ) -> None:
         wanted = self._by_reason | {key: amount}
         if len(wanted) > REASONS_MAX:
-            raise ControlError(f"demote: there are {REASONS_MAX} reasons already, no more fit")
+            raise ControlError(
+                f"{command}: there are {REASONS_MAX} reasons of demotions already, no more fit;"
+                " carp-fast undemote ends one"
+            )
         await self._change(wanted, hosts, orders)
         logger.warning("demoted by %d (%s)", amount_of(amount), shown(key))
 

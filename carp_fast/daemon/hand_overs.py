@@ -72,7 +72,7 @@ class HandOvers:
         reason = "" if not request.demote else "yield" if group else f"yield {interface}/{vhid}"
         former = None
         if reason:
-            former = await self._demotions.hold(reason, limited, self._hosts, self._orders)
+            former = await self._demotions.hold("yield", reason, limited, self._hosts, self._orders)
         given = await asyncio.gather(
             *(self._yield(slot, request.demote) for slot in slots), return_exceptions=True
         )

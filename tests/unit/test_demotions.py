@@ -17,7 +17,7 @@ from carp_fast.config.model import Group
 from carp_fast.control.documents import Demoted
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import DemoteRequest, UndemoteRequest
-from carp_fast.daemon.demotions import Demotions
+from carp_fast.daemon.demotions import Demotions, Limited
 from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.table import Hosts
 from tests.support.pumped import pump_with_orders
@@ -234,8 +234,13 @@ def test_the_number_of_reasons_is_limited(tmp_path: Path, worker: ThreadPoolExec
     async def scenario(this: Run) -> None:
         for number in range(32):
             await this.demote(1, f"reason {number}")
-        with pytest.raises(ControlError, match="32 reasons already"):
+        with pytest.raises(
+            ControlError, match=r"^demote: there are 32 reasons of demotions already"
+        ):
             await this.demote(1, "one more")
+        limited = Limited(240, interface="eth0", vhid=1)
+        with pytest.raises(ControlError, match=r"^yield: there are 32 reasons of demotions"):
+            await this.demotions.hold("yield", "yield eth0/1", limited, this.hosts, this.orders)
         await this.demote(2, "reason 0")  # in place of itself
 
     run(tmp_path / "demotions.json", worker, scenario)
