@@ -12,6 +12,7 @@ from typing import NamedTuple
 SECOND_NS = 1_000_000_000
 MOST_DEMOTED = 240
 REMEMBERED = 4  # sources of a host
+RESIGNATION = 255 * 256 + 255  # an interval: the longest
 NO_MAC = bytes(6)
 
 
@@ -310,7 +311,9 @@ class Host:
         for (family, source), said in self.said.items():
             if family != heard.family or source == heard.source:
                 continue
-            if self.settings.dialect == "openbsd" and said.demote != self.demote:
+            resigned = said.interval == RESIGNATION
+            openbsd = self.settings.dialect == "openbsd"
+            if openbsd and not resigned and said.demote != self.demote:
                 beaten = said.demote > self.demote
             else:
                 beaten = said.interval > self.interval

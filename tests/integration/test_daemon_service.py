@@ -360,13 +360,8 @@ ADDITIONS = {
     },
     "interface": {"send"},
     "virtual_host": {
-        "addresses_held",
-        "address_problems",
-        "group",
-        "held_by",
-        "in_use_by",
-        "peers",
-        "warnings",
+        *("addresses_held", "address_problems", "group", "held_by", "in_use_by"),
+        *("peers", "warnings"),
     },
 }
 
