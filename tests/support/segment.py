@@ -311,6 +311,21 @@ class Node:
         self.reports.clear()
 
 
+def risen(at_ns: int, **settings: Any) -> Node:
+    """A node that has become MASTER by itself until `at_ns`; what it did is forgotten."""
+    node = Node("10.77.0.2", **settings)
+    node.run(at_ns)
+    assert node.state == "MASTER"
+    node.forget()
+    return node
+
+
+def last_frame(node: Node) -> bytes:
+    """The last advertisement of a node."""
+    frame: bytes = [done.content for done in node.done if done.action == "ADVERTISE"][-1]
+    return frame
+
+
 class Segment:
     """Nodes on one wire, in simulated time. A node set apart neither hears nor is heard."""
 

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import pytest
 
 from carp_fast.engine.reports import StateChanged
 from tests.support.segment import (
-    ADDRESS,
     SECOND_NS,
     START_NS,
     TICK_NS,
     Node,
     Segment,
     advertisement,
-    ip,
+    last_frame,
     prepared,
     read_advertisement,
+    risen,
 )
 
-ONE = [(ADDRESS, 24)]
-TWO = [*ONE, (ip("10.77.0.101"), 24)]
 MASTER_NS = START_NS + 10 * SECOND_NS
-GRACE_NS = 300 * SECOND_NS
-
-
-def master(**settings: Any) -> Node:
-    node = Node("10.77.0.2", **settings)
-    node.run(MASTER_NS)
-    assert node.state == "MASTER"
-    node.forget()
-    return node
-
-
-def last_frame(node: Node) -> bytes:
-    frame: bytes = [done.content for done in node.done if done.action == "ADVERTISE"][-1]
-    return frame
+master = partial(risen, MASTER_NS)
 
 
 @pytest.mark.parametrize(

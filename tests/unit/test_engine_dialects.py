@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,17 +17,11 @@ from tests.support.segment import (
     advertisement,
     prepared,
     read_advertisement,
+    risen,
 )
 
 LATER_NS = START_NS + 11 * SECOND_NS  # MASTER by then
-
-
-def master(**settings: Any) -> Node:
-    node = Node("10.77.0.2", **settings)
-    node.run(LATER_NS)
-    assert node.state == "MASTER"
-    node.forget()
-    return node
+master = partial(risen, LATER_NS)
 
 
 def hear(node: Node, now_ns: int, source: str = "10.77.0.1", **carp: Any) -> None:

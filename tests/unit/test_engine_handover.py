@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,18 +14,12 @@ from tests.support.segment import (
     Segment,
     advertisement,
     prepared,
+    risen,
 )
 
 MASTER_NS = START_NS + 11 * SECOND_NS
+master = partial(risen, MASTER_NS)
 OTHER, THIRD = "10.77.0.1", "10.77.0.9"
-
-
-def master(**settings: Any) -> Node:
-    node = Node("10.77.0.2", **settings)
-    node.run(MASTER_NS)
-    assert node.state == "MASTER"
-    node.forget()
-    return node
 
 
 def backup(now_ns: int = START_NS + SECOND_NS, /, **settings: Any) -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from errno import EEXIST
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -19,26 +20,16 @@ from tests.support.segment import (
     advertisement,
     internet_checksum,
     ip,
+    last_frame,
     prepared,
+    risen,
 )
 
 ONE = [(ADDRESS, 24)]
 TWO = [*ONE, (ip("10.77.0.101"), 24)]
 MASTER_NS = START_NS + 10 * SECOND_NS
+master = partial(risen, MASTER_NS)
 GRACE_NS = 300 * SECOND_NS
-
-
-def master(**settings: Any) -> Node:
-    node = Node("10.77.0.2", **settings)
-    node.run(MASTER_NS)
-    assert node.state == "MASTER"
-    node.forget()
-    return node
-
-
-def last_frame(node: Node) -> bytes:
-    frame: bytes = [done.content for done in node.done if done.action == "ADVERTISE"][-1]
-    return frame
 
 
 # -------------------------------------------------------------------------------------- interfaces

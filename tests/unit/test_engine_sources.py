@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import pytest
 
@@ -19,19 +19,13 @@ from tests.support.segment import (
     ip,
     prepared,
     read_advertisement,
+    risen,
 )
 
 MASTER_NS = START_NS + 10 * SECOND_NS
+master = partial(risen, MASTER_NS)
 LEAST_NS = 1_000_000
 TWO_FAMILIES = [(ADDRESS, 24), (ip("2001:db8::100"), 64)]
-
-
-def master(**settings: Any) -> Node:
-    node = Node("10.77.0.2", **settings)
-    node.run(MASTER_NS)
-    assert node.state == "MASTER"
-    node.forget()
-    return node
 
 
 def sources(node: Node) -> list[bytes]:
