@@ -35,13 +35,13 @@ from carp_fast.programs.children import (
     printable,
     reap,
 )
+from carp_fast.programs.starting import Starting
 
 logger = logging.getLogger(__name__)
 
 OUTPUT_BYTES_MAX = 4_096  # per hook, kept for the log; what follows is counted
 KILL_AFTER_S = 2.0  # between SIGTERM and SIGKILL
 SLOW_S = 10.0  # a hook that still runs then is logged
-START_BUDGET_S = 0.002  # per turn of the loop, for starting programs; at least one is started
 ABANDONED_MAX = 16  # functions that still run after their timeout, since no thread can be ended
 
 
@@ -379,7 +379,7 @@ class Hooks:
         self._places: dict[Place, deque[_Job]] = {}
         # Keys for which the job that waits may start, in order.
         self._ready: OrderedDict[Hashable, None] = OrderedDict()
-        self._starting = False
+        self._starting = Starting(loop, self._may_start_one, self._start_next)
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -420,7 +420,7 @@ class Hooks:
             self.superseded += 1
             self.log(before, logging.INFO, f"not run, superseded by {hook.event}")
             self.tell(before, HookResult(before.hook.event, superseded=True))
-        self._start_soon()
+        self._starting.soon()
 
     async def drain(self, deadline_s: float) -> tuple[str, ...]:
         """Waits until nothing runs or waits, or for `deadline_s`.
@@ -482,7 +482,7 @@ class Hooks:
             self.tell(run.job, result)
         if not self._running and not self._waiting:
             self._idle.set()
-        self._start_soon()
+        self._starting.soon()
 
     def tell(self, job: _Job, result: HookResult) -> None:
         """Passes a result to its callback, whose exceptions are logged."""
@@ -520,25 +520,16 @@ class Hooks:
             and all(self._places[place][0] is job for place in job.places)
         )
 
-    def _start_soon(self) -> None:
-        if self._ready and not self._starting and len(self._running) < self.concurrency:
-            self._starting = True
-            self.loop.call_soon(self._start_ready)
+    def _may_start_one(self) -> bool:
+        return bool(self._ready) and len(self._running) < self.concurrency
 
-    def _start_ready(self) -> None:
-        """Starts what may start, within the budget of a turn of the loop."""
-        self._starting = False
-        end_at = self.loop.time() + START_BUDGET_S
-        while self._ready and len(self._running) < self.concurrency:
-            key, _ = self._ready.popitem(last=False)
-            job = self._waiting.get(key)
-            if job is None or not self._may_start(job):
-                continue  # another one waits now, for one that came before it
-            del self._waiting[key]
-            self._start(job)
-            if self.loop.time() >= end_at:
-                break
-        self._start_soon()
+    def _start_next(self) -> None:
+        key, _ = self._ready.popitem(last=False)
+        job = self._waiting.get(key)
+        if job is None or not self._may_start(job):
+            return  # another one waits now, for one that came before it
+        del self._waiting[key]
+        self._start(job)
 
     def _start(self, job: _Job) -> None:
         run = (_FunctionRun if is_function(job.hook.target) else _ScriptRun)(self, job)

@@ -21,6 +21,7 @@ from carp_fast.programs.children import (
     printable,
     reap,
 )
+from carp_fast.programs.starting import Starting
 from carp_fast.tracking.judging import Result
 from carp_fast.tracking.rounds import Rounds
 
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 OUTPUT_BYTES_MAX = 4_096  # of one run, kept; what follows is read and dropped
 OUTPUT_LINES_MAX = 10  # the last ones of a run, for the log
 KILL_AFTER_S = 1.0  # between SIGTERM and SIGKILL
-START_BUDGET_S = 0.002  # per turn of the loop, for starting scripts; at least one is started
 WAITING_LOG_S = 60.0  # between two lines about scripts that wait for others
 
 Take = Callable[[Result], None]
@@ -46,7 +46,7 @@ class Scripts:
         self._ready: deque[_Run] = deque()
         self._running: set[_Run] = set()
         self._killed: list[Child] = []  # until reap()
-        self._starting = False
+        self._starting = Starting(loop, self._may_start, self._start_next)
         self._late_logged_at = -WAITING_LOG_S
 
     def watch(self, track: Track, take: Take) -> Callable[[], None]:
@@ -61,7 +61,7 @@ class Scripts:
             nonlocal current
             current = _Run(self, track, take, end)
             self._ready.append(current)
-            self._start_soon()
+            self._starting.soon()
 
         rounds = Rounds(self.loop, track.interval_s, begin)
 
@@ -75,7 +75,7 @@ class Scripts:
     def set_concurrency(self, concurrency: int) -> None:
         """Runs so many at once from now on."""
         self.concurrency = concurrency
-        self._start_soon()
+        self._starting.soon()
 
     def close(self) -> None:
         """Kills every script that runs, with its children."""
@@ -92,7 +92,7 @@ class Scripts:
     def ended(self, run: _Run) -> None:
         """Handles that a run has ended: the next one may start."""
         self._running.discard(run)
-        self._start_soon()
+        self._starting.soon()
 
     def _give_up(self, run: _Run) -> None:
         self._killed += run.abandon()
@@ -100,23 +100,14 @@ class Scripts:
             self._ready.remove(run)
         self.ended(run)
 
-    def _start_soon(self) -> None:
-        if self._ready and not self._starting and len(self._running) < self.concurrency:
-            self._starting = True
-            self.loop.call_soon(self._start_ready)
+    def _may_start(self) -> bool:
+        return bool(self._ready) and len(self._running) < self.concurrency
 
-    def _start_ready(self) -> None:
-        """Starts what may start, within the budget of a turn of the loop."""
-        self._starting = False
-        end_at = self.loop.time() + START_BUDGET_S
-        while self._ready and len(self._running) < self.concurrency:
-            run = self._ready.popleft()
-            self._note_wait(run)
-            self._running.add(run)
-            run.start()
-            if self.loop.time() >= end_at:
-                break
-        self._start_soon()
+    def _start_next(self) -> None:
+        run = self._ready.popleft()
+        self._note_wait(run)
+        self._running.add(run)
+        run.start()
 
     def _note_wait(self, run: _Run) -> None:
         now = self.loop.time()

@@ -26,6 +26,7 @@ from carp_fast.daemon import hooks as hooks_module
 from carp_fast.daemon.hooks import Hook, HookResult, Hooks
 from carp_fast.daemon.host_log import LINES_A_SECOND, HostLog
 from carp_fast.daemon.notify import Notifier
+from carp_fast.programs import starting
 from tests.support.programs import DEADLINE_S, Deaf, Gate, assert_gone, run, script, until
 
 
@@ -350,7 +351,7 @@ def test_the_budget_of_a_turn_bounds_the_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no budget at all, one is started a turn, and none is forgotten."""
-    monkeypatch.setattr(hooks_module, "START_BUDGET_S", 0.0)
+    monkeypatch.setattr(starting, "START_BUDGET_S", 0.0)
     target = script(tmp_path / "hook.sh", "exit 0")
 
     async def scene() -> None:
