@@ -120,6 +120,14 @@ def group_of(daemon: RunningDaemon) -> tuple[bool, list[str]]:
     return group["demoted"], group["because"]
 
 
+def gateways(lab: Lab, tmp_path: Path) -> tuple[RunningDaemon, RunningDaemon]:
+    """Both gateways, once a is MASTER and b BACKUP of all sides."""
+    a, b = gateway(lab, "a", tmp_path), gateway(lab, "b", tmp_path)
+    a.wait_state("MASTER", 15)
+    b.wait_state("BACKUP", 15)
+    return a, b
+
+
 def test_both_sides_of_a_gateway_move_when_one_link_is_cut_and_come_back(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -127,9 +135,7 @@ def test_both_sides_of_a_gateway_move_when_one_link_is_cut_and_come_back(
     for name in ("a", "b"):
         lab[name].run(["sysctl", "-w", "net.ipv4.ip_forward=1"])
     targets = [route_through(lab, 1, 2)]
-    a, b = gateway(lab, "a", tmp_path), gateway(lab, "b", tmp_path)
-    a.wait_state("MASTER", 15)
-    b.wait_state("BACKUP", 15)
+    a, b = gateways(lab, tmp_path)
     if shutil.which("keepalived"):
         targets.append(route_through(lab, 4, 5))
         start_rival(lab, tmp_path)
@@ -169,9 +175,7 @@ def test_two_half_broken_gateways_hold_what_they_can_without_a_loop(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     lab = lab_factory(hosts=("a", "b", "c"), segments=3, medium="bridge")
-    a, b = gateway(lab, "a", tmp_path), gateway(lab, "b", tmp_path)
-    a.wait_state("MASTER", 15)
-    b.wait_state("BACKUP", 15)
+    a, b = gateways(lab, tmp_path)
     lab.set_carrier("b", 1, up=False)
     b.wait_state("INIT", 5, [("s1", 1)])
     lab.set_carrier("a", 2, up=False)
@@ -201,9 +205,7 @@ def test_a_split_segment_demotes_nobody_and_makes_no_loop(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
     lab = lab_factory(hosts=("a", "b", "c"), segments=3, medium="bridge")
-    a, b = gateway(lab, "a", tmp_path), gateway(lab, "b", tmp_path)
-    a.wait_state("MASTER", 15)
-    b.wait_state("BACKUP", 15)
+    a, b = gateways(lab, tmp_path)
     lab.partition(1, ["a"])
     b.wait_state("MASTER", BOUND_S + SLACK_S, [("s1", 1)])
     assert_no_loop(a, b)
