@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from carp_fast.control.documents import DEMOTION_MAX, HandedOver
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import PreemptRequest, YieldRequest
 from carp_fast.daemon.demotions import Limited, group_of, key_of, shown
+from carp_fast.daemon.orders import at_the_pace
 from carp_fast.daemon.table import MASTER
 from carp_fast.engine.copies import ExplainedHost, HostCopy, JudgedSource
 from carp_fast.inet import address_text
@@ -24,15 +26,18 @@ if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost
     from carp_fast.daemon.demotions import Amount, Demotions
     from carp_fast.daemon.explain import Explanations
-    from carp_fast.daemon.orders import Orders
+    from carp_fast.daemon.orders import Order, Orders
     from carp_fast.daemon.table import Hosts
 
 logger = logging.getLogger(__name__)
 
+Snapshots = Callable[[Iterable[int]], AsyncIterator[Iterable[tuple[int, HostCopy]]]]
+
 RESIGNED = 255  # advbase of a resignation
-LOOK_S = 0.05  # between two looks at a virtual host that was handed over
+LOOK_S = 0.05  # between two looks at what was handed over
 # A hand-over is answered by then, whatever the intervals: a client waits for a minute.
 ANSWERED_S = 40.0
+GIVEN_S = 10.0  # of that, for the hand-overs of a group at the pace
 PREEMPTED_WITHIN = 2  # demoted intervals in which peers that preempt take over
 HEARD_WITHIN = 2  # intervals in which a master is heard, unless it is gone
 # What a BACKUP does about a master that it may preempt.
@@ -40,7 +45,11 @@ TAKEN_BACK = frozenset({"slower_master", "master_demoted", "contested"})
 
 
 class HandOvers:
-    """Answers requests to yield and to preempt; `now_ns`: the pump's clock."""
+    """Answers requests to yield and to preempt.
+
+    `snapshots`: copies of the virtual hosts in ascending slots, as the engine has them; `rate`:
+    returns the hand-overs a second; `now_ns`: the pump's clock.
+    """
 
     def __init__(
         self,
@@ -48,12 +57,17 @@ class HandOvers:
         orders: Orders,
         explanations: Explanations,
         demotions: Demotions,
+        *,
+        snapshots: Snapshots,
+        rate: Callable[[], int],
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._hosts = hosts
         self._orders = orders
         self._explanations = explanations
         self._demotions = demotions
+        self._snapshots = snapshots
+        self._rate = rate
         self._now_ns = now_ns
 
     async def yields(self, request: YieldRequest) -> HandedOver:
@@ -64,6 +78,7 @@ class HandOvers:
         if request.group:
             group = self._group(slots)
             slots, limited = self._masters_of(group), Limited(DEMOTION_MAX, group)
+            self._check_rate(group, len(slots))
         for slot in slots:
             judged = await self._explanations.judged(slot)
             why = why_not_yield(judged, self._settings(slot), demoted=request.demote)
@@ -73,18 +88,33 @@ class HandOvers:
         former = None
         if reason:
             former = await self._demotions.hold("yield", reason, limited, self._hosts, self._orders)
-        given = await asyncio.gather(
-            *(self._yield(slot, request.demote) for slot in slots), return_exceptions=True
+        yielding = _Yielding(
+            slots,
+            self._hosts,
+            self._orders,
+            snapshots=self._snapshots,
+            rate=self._rate,
+            now_ns=self._now_ns,
         )
-        done = [each for each in given if isinstance(each, HandedOver.Host)]
-        failed = [each for each in given if isinstance(each, BaseException)]
-        if failed:
+        try:
+            done = await yielding.hand_over(demoted=request.demote)
+        except Exception as error:
             stays = await self._no_longer_held(reason, group, former) if reason else ""
-            await self._orders.give([self._take_over(slot) for slot in slots] if group else ())
-            if stays and isinstance(failed[0], ControlError):
-                raise ControlError(f"{failed[0]}; {stays}") from failed[0]
-            raise failed[0]
+            if group:
+                await self._take_back(slots)
+            if stays and isinstance(error, ControlError):
+                raise ControlError(f"{error}; {stays}") from error
+            raise
         return HandedOver(True, done, reason, group if reason else None)
+
+    def _check_rate(self, group: str, masters: int) -> None:
+        """Raises ControlError if these cannot be handed over before the client gives up."""
+        rate = self._rate()
+        if masters > rate * GIVEN_S:
+            raise ControlError(
+                f"yield: group {group} has {masters} MASTER: allowed: {rate * GIVEN_S:.0f}, what"
+                f" daemon.maintenance_rate = {rate} hands over in {GIVEN_S:g} s"
+            )
 
     async def _no_longer_held(self, reason: str, group: str | None, former: Amount | None) -> str:
         """Ends the demotion of a yield that failed; why it stays, "" if it does not."""
@@ -114,33 +144,12 @@ class HandOvers:
             raise ControlError(f"yield: no virtual host of group {group} is MASTER here")
         return found
 
-    async def _yield(self, slot: int, demoted: bool) -> HandedOver.Host:
-        """Hands one over, and returns when another host has it. Raises ControlError."""
-        name, begun_ns = self._hosts.name(slot), self._now_ns()
-        host = (await self._explanations.judged(slot)).host
-        end_s = time.monotonic() + ANSWERED_S
-        if demoted:  # peers that preempt take over while the addresses are still here
-            until_s = time.monotonic() + PREEMPTED_WITHIN * host.interval_ns / 1e9
-            while host.state == "MASTER" and time.monotonic() < min(until_s, end_s):
-                await asyncio.sleep(LOOK_S)
-                host = (await self._explanations.judged(slot)).host
-        if host.state == "MASTER":
-            begun_ns = self._now_ns()
-            await self._orders.give([lambda: self._orders.pump.hand_over(slot)])
-            logger.info("%s: handed over by hand", name)
-            host = (await self._explanations.judged(slot)).host
-        while host.state == "BACKUP" and not is_adopted(host, begun_ns):
-            if time.monotonic() > end_s:
-                return HandedOver.Host(*self._which(slot), host.state, None)
-            await asyncio.sleep(LOOK_S)
-            host = (await self._explanations.judged(slot)).host
-        if host.state != "BACKUP":
-            down_s = host.master_down_ns / 1e9
-            raise ControlError(
-                f"yield: {name}: nobody took it over within its master-down time ({down_s:.3f} s):"
-                f" it is {host.state} ({host.reason}) again"
-            )
-        return HandedOver.Host(*self._which(slot), host.state, peer_of(host))
+    async def _take_back(self, slots: Iterable[int]) -> None:
+        """Takes these over again at the pace, as far as the other hosts are slower."""
+        async for _ in at_the_pace(
+            self._orders, (self._take_over(slot) for slot in slots), self._rate
+        ):
+            pass
 
     async def preempts(self, request: PreemptRequest) -> HandedOver:
         """Takes virtual hosts over. Raises ControlError where that is refused."""
@@ -164,7 +173,7 @@ class HandOvers:
         return HandedOver(True, taken)
 
     def _take_over(self, slot: int) -> Callable[[], object]:
-        return lambda: self._orders.pump.take_over(slot)
+        return self._hosts.only_now(slot, partial(self._orders.pump.take_over, slot))
 
     def _settings(self, slot: int) -> VirtualHost:
         host = self._hosts.hosts[slot]
@@ -175,6 +184,101 @@ class HandOvers:
     def _which(self, slot: int) -> tuple[str, int]:
         host = self._settings(slot)
         return host.interface, host.vhid
+
+
+class _Yielding:
+    """Virtual hosts that are handed over together: one look at all of them, at one pace."""
+
+    def __init__(
+        self,
+        slots: Iterable[int],
+        hosts: Hosts,
+        orders: Orders,
+        *,
+        snapshots: Snapshots,
+        rate: Callable[[], int],
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._slots = sorted(slots)
+        self._hosts = hosts
+        self._orders = orders
+        self._snapshots = snapshots
+        self._rate = rate
+        self._now_ns = now_ns
+        self._awaited: dict[int, int] = {}  # by slot: since when another host is waited for
+        self._peers: dict[int, str | None] = {}
+
+    async def hand_over(self, *, demoted: bool) -> list[HandedOver.Host]:
+        """Hands all over; returns when other hosts have them, or after ANSWERED_S.
+
+        Ends at the first that nobody takes over, or that is removed: raises ControlError.
+        """
+        end_s, begun_ns = time.monotonic() + ANSWERED_S, self._now_ns()
+        masters = await self._masters(self._slots)
+        if demoted:  # peers that preempt take over while the addresses are still here
+            longest_s = max((copy.interval_ns for copy in masters.values()), default=0) / 1e9
+            until_s = min(
+                time.monotonic() + PREEMPTED_WITHIN * longest_s,
+                end_s - len(masters) / self._rate(),
+            )
+            while masters and time.monotonic() < until_s:
+                await asyncio.sleep(LOOK_S)
+                masters = await self._masters(masters)
+        self._awaited = {slot: begun_ns for slot in self._slots if slot not in masters}
+        await self._resign(masters)
+        while self._awaited and time.monotonic() <= end_s:
+            await asyncio.sleep(LOOK_S)
+            await self._look()
+        return [
+            HandedOver.Host(host.interface, host.vhid, "BACKUP", self._peers.get(slot))
+            for slot in self._slots
+            if (host := self._hosts.hosts[slot]) is not None
+        ]
+
+    async def _resign(self, masters: Iterable[int]) -> None:
+        looked_s = time.monotonic()
+
+        def wanted() -> Iterator[Order]:
+            for slot in masters:
+                self._awaited[slot] = self._now_ns()
+                logger.info("%s: handed over by hand", self._hosts.name(slot))
+                order = partial(self._orders.pump.hand_over, slot)
+                yield self._hosts.only_now(slot, order)
+
+        async for _ in at_the_pace(self._orders, wanted(), self._rate):
+            if time.monotonic() - looked_s >= LOOK_S:
+                await self._look()
+                looked_s = time.monotonic()
+        await self._look()
+
+    async def _look(self) -> None:
+        """Finds out which other hosts have taken over. Raises ControlError."""
+        copies = await self._copies(sorted(self._awaited))
+        for slot, copy in copies.items():
+            if copy.state != "BACKUP":
+                down_s = copy.master_down_ns / 1e9
+                raise ControlError(
+                    f"yield: {self._hosts.name(slot)}: nobody took it over within its master-down"
+                    f" time ({down_s:.3f} s): it is {copy.state} ({copy.reason}) again"
+                )
+            if is_adopted(copy, self._awaited[slot]):
+                del self._awaited[slot]
+                self._peers[slot] = peer_of(copy)
+
+    async def _masters(self, slots: Iterable[int]) -> dict[int, HostCopy]:
+        copies = await self._copies(slots)
+        return {slot: copy for slot, copy in copies.items() if copy.state == "MASTER"}
+
+    async def _copies(self, slots: Iterable[int]) -> dict[int, HostCopy]:
+        """Of ascending slots. Raises ControlError if one is being removed."""
+        wanted = list(slots)
+        found: dict[int, HostCopy] = {}
+        async for copies in self._snapshots(wanted):
+            found.update(copies)
+        for slot in wanted:
+            if slot not in found:
+                raise ControlError(f"yield: {self._hosts.name(slot)} is being removed")
+        return found
 
 
 def is_adopted(host: HostCopy, since_ns: int) -> bool:

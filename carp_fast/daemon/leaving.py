@@ -14,15 +14,15 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from carp_fast.control.documents import MaintenancePhase, MaintenanceProgress
 from carp_fast.daemon.demotions import group_of
-from carp_fast.daemon.hand_overs import is_adopted
+from carp_fast.daemon.hand_overs import Snapshots, is_adopted
+from carp_fast.daemon.orders import at_the_pace
 from carp_fast.daemon.table import INIT, MASTER, Hosts
-from carp_fast.engine.copies import HostCopy
 
 if TYPE_CHECKING:
     from carp_fast.config.load import VirtualHost
@@ -34,10 +34,7 @@ MAINTENANCE_DEMOTION = 240
 """Added to the advskew, or to OpenBSD's demote byte."""
 PREEMPTED_WITHIN = 2  # demoted intervals: one advertisement of them may be lost
 LOOK_S = 0.1  # between two looks at what was given up
-STEPS_A_SECOND = 50  # of what is paced
 NAMED_MAX = 20  # virtual hosts that nobody adopted, in an answer; the others are counted
-
-Snapshots = Callable[[Iterable[int]], AsyncIterator[Iterable[tuple[int, HostCopy]]]]
 
 
 class Unit(NamedTuple):
@@ -173,7 +170,7 @@ class Leaving:
                     self._tried.add(slot)
                     yield self._only_now(slot, partial(pump.hand_over, slot, "maintenance"))
 
-        async for _ in self._at_the_pace(orders()):
+        async for _ in at_the_pace(self._orders, orders(), self._rate):
             if time.monotonic() - looked_s >= LOOK_S:
                 await self._look()
                 looked_s = time.monotonic()
@@ -268,17 +265,9 @@ class Leaving:
         return self._hosts.only_now(slot, order)
 
     async def _paced(self, slots: Iterable[int], order: Callable[[int], Order]) -> None:
-        async for _ in self._at_the_pace(self._only_now(slot, order(slot)) for slot in slots):
+        wanted = (self._only_now(slot, order(slot)) for slot in slots)
+        async for _ in at_the_pace(self._orders, wanted, self._rate):
             self._step(self.progress.phase)
-
-    async def _at_the_pace(self, orders: Iterator[Order]) -> AsyncIterator[None]:
-        """Gives orders at the rate, a step after the other; yields after each."""
-        due_s = time.monotonic()
-        while batch := list(itertools.islice(orders, max(1, self._rate() // STEPS_A_SECOND))):
-            await self._orders.give(batch)
-            yield
-            due_s = max(due_s + len(batch) / self._rate(), time.monotonic())
-            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
 
 
 def interval_s(host: VirtualHost) -> float:

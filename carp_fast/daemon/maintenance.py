@@ -30,8 +30,8 @@ from carp_fast.control.documents import (
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import MaintenanceRequest
 from carp_fast.daemon.demotions import check_reason
-from carp_fast.daemon.hand_overs import RESIGNED
-from carp_fast.daemon.leaving import MAINTENANCE_DEMOTION, Leaving, Snapshots, Unit, unit_of
+from carp_fast.daemon.hand_overs import RESIGNED, Snapshots
+from carp_fast.daemon.leaving import MAINTENANCE_DEMOTION, Leaving, Unit, unit_of
 from carp_fast.daemon.systemd import rfc3339
 from carp_fast.daemon.table import MASTER, Hosts
 

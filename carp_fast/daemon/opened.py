@@ -107,6 +107,14 @@ class Opened(Closing):
                 run=self.background.run,
             )
             self.maintenance.rate = configuration.daemon.maintenance_rate
+            self.hand_overs = HandOvers(
+                self.hosts,
+                self.orders,
+                self.explanations,
+                self.demotions,
+                snapshots=self.status.snapshots,
+                rate=lambda: self.maintenance.rate,
+            )
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -185,7 +193,6 @@ class Opened(Closing):
             tracked=self.tracked,
         )
         self.explanations = Explanations(hosts, orders, self.network, self.status)
-        self.hand_overs = HandOvers(hosts, orders, self.explanations, self.demotions)
         self.links = LinkMonitor(
             self._loop,
             (),

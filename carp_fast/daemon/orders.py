@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Orders given between two waits for the pump: it takes 512 per turn, after advertisements.
 ORDERS_A_BATCH = 512
 RETRY_S = 0.001  # until the pump has taken some orders of a nearly full ring
+STEPS_A_SECOND = 50  # of what is paced
 
 Order = Callable[[], object]
 
@@ -111,3 +113,15 @@ class Orders:
         for future in futures:
             if not future.done():
                 future.set_result(None)
+
+
+async def at_the_pace(
+    orders: Orders, wanted: Iterator[Order], rate: Callable[[], int]
+) -> AsyncIterator[None]:
+    """Gives orders at the rate, `rate()` a second, a step after the other; yields after each."""
+    due_s = time.monotonic()
+    while batch := list(itertools.islice(wanted, max(1, rate() // STEPS_A_SECOND))):
+        await orders.give(batch)
+        yield
+        due_s = max(due_s + len(batch) / rate(), time.monotonic())
+        await asyncio.sleep(max(0.0, due_s - time.monotonic()))

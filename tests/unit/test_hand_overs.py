@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from carp_fast.config.model import Group
@@ -18,7 +21,9 @@ from carp_fast.control.requests import PreemptRequest, YieldRequest
 from carp_fast.daemon.demotions import Demotions
 from carp_fast.daemon.hand_overs import HandOvers
 from carp_fast.daemon.table import MASTER
+from carp_fast.engine.copies import HostCopy
 from tests.support.asked import OTHER, Asked, EngineOrders, EnginePump
+from tests.support.maintained import DOWN_S, Machine
 from tests.support.segment import SECOND_NS
 
 SLOWER, FASTER = {"advskew": 200}, {"advskew": 50}
@@ -85,9 +90,21 @@ class Desk:
         self.pump = OrderedPump(asked, then)
         orders: Any = GivenOrders(self.pump)
         self.demotions = Demotions(path / "demotions.json", worker)
+        self.asked = asked
         self.hand_overs = HandOvers(
-            asked.hosts, orders, asked.explanations, self.demotions, lambda: asked.now_ns
+            asked.hosts,
+            orders,
+            asked.explanations,
+            self.demotions,
+            snapshots=self.snapshots,
+            rate=lambda: 200,
+            now_ns=lambda: asked.now_ns,
         )
+
+    async def snapshots(
+        self, slots: Iterable[int]
+    ) -> AsyncIterator[Iterable[tuple[int, HostCopy]]]:
+        yield [(slot, self.asked.engine.host(slot)) for slot in slots]
 
     def yields(self, **how: Any) -> HandedOver:
         return asyncio.run(self.hand_overs.yields(YieldRequest("eth0", 42, **how)))
@@ -300,6 +317,89 @@ def test_a_take_over_that_the_election_would_undo_is_refused_with_the_reason(
     with pytest.raises(ControlError, match=f"preempt: eth0/42: .*{why}"):
         desk.preempts()
     assert desk.pump.orders == []
+
+
+class Crowd(Machine):
+    """Two interfaces with virtual hosts of group lan, all MASTER; `rate` hand-overs a second.
+
+    `looks`: snapshots of many; `judged`: of one.
+    """
+
+    def __init__(self, worker: ThreadPoolExecutor, each: int, rate: int) -> None:
+        super().__init__(None, worker, each)
+        for slot, host in list(self.hosts.used()):
+            settings = msgspec.structs.replace(host.settings, group=Group("lan"))
+            self.hosts.replace(slot, msgspec.structs.replace(host, settings=settings))
+        self.looks = self.judgements = 0
+        parts: Any = self
+        self.hand_overs = HandOvers(
+            self.hosts,
+            parts,
+            parts,
+            Demotions(None, worker),
+            snapshots=self.snapshots,
+            rate=lambda: rate,
+        )
+
+    def find(self, interface: str, vhid: int) -> list[int]:
+        return [slot for slot, _ in self.hosts.matching(interface, vhid)]
+
+    async def judged(self, slot: int) -> Any:
+        self.judgements += 1
+        return SimpleNamespace(host=self.copy(slot), heard=[])
+
+    async def snapshots(self, slots: Iterable[int]) -> AsyncIterator[Iterable[tuple[int, Any]]]:
+        self.looks += 1
+        yield [(slot, self.copy(slot)) for slot in slots]
+
+    def copy(self, slot: int) -> Any:
+        copy = super().copy(slot)
+        copy.interval_ns, copy.master_down_ns, copy.reason = 0, int(DOWN_S * 1e9), "a test"
+        return copy
+
+    def demote(self, slot: int, amount: int, by: str = "maintenance") -> None:
+        super().demote(slot, amount, by)
+
+    def hand_over(self, slot: int, why: str = "maintenance") -> None:
+        super().hand_over(slot, why)
+
+    async def yields(self) -> HandedOver:
+        request = YieldRequest("eth0", 1, group=True, demote=True)
+        return await self.hand_overs.yields(request)
+
+
+def test_a_group_is_handed_over_at_the_pace_and_looked_at_as_a_whole(
+    worker: ThreadPoolExecutor,
+) -> None:
+    crowd = Crowd(worker, each=20, rate=100)
+    begun_s = time.monotonic()
+    done = asyncio.run(crowd.yields())
+    took_s = time.monotonic() - begun_s
+    assert [host.peer for host in done.virtual_hosts] == ["192.0.2.9"] * 40
+    assert crowd.masters() == set()
+    assert crowd.given_s[-1] - crowd.given_s[0] >= 0.35
+    assert crowd.judgements == 40  # before the hand-over
+    assert crowd.looks <= took_s / 0.05 + 3
+
+
+def test_the_first_of_a_group_that_nobody_takes_over_ends_the_hand_overs(
+    worker: ThreadPoolExecutor,
+) -> None:
+    crowd = Crowd(worker, each=50, rate=50)
+    crowd.adopts -= {0}
+    with pytest.raises(ControlError, match="yield: eth0/1: nobody took it over"):
+        asyncio.run(crowd.yields())
+    assert 1 <= len(crowd.slots("hand_over")) < 100
+    assert set(crowd.slots("take_over")) == crowd.every
+    assert crowd.masters() == crowd.every
+
+
+def test_a_group_that_takes_too_long_at_the_pace_is_refused(worker: ThreadPoolExecutor) -> None:
+    crowd = Crowd(worker, each=10, rate=1)
+    why = "group lan has 20 MASTER: allowed: 10, what daemon.maintenance_rate = 1 hands over in"
+    with pytest.raises(ControlError, match=why):
+        asyncio.run(crowd.yields())
+    assert crowd.log == []
 
 
 def test_an_unknown_virtual_host_is_named_with_the_nearest(
