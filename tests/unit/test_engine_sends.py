@@ -20,15 +20,17 @@ LASTING = (errno.ENETDOWN, errno.EPERM, errno.EMSGSIZE, errno.ENODEV, errno.ENET
 
 
 class Sender:
-    """A MASTER whose advertisements fail while `error` is set; notes each attempt."""
+    """A host whose advertisements fail while `error` is set, a MASTER unless told otherwise; notes
+    each attempt.
+    """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, begin_ns: int = MASTER_NS, state: str = "MASTER", **settings: Any) -> None:
         self.node = Node("10.77.0.2", **settings)
-        self.node.run(MASTER_NS)
-        assert self.node.state == "MASTER"
+        self.node.run(begin_ns)
+        assert self.node.state == state
         self.node.forget()
         self.error = 0
-        self.now_ns = MASTER_NS
+        self.now_ns = begin_ns
         self.attempts: list[tuple[int, int]] = []  # (at, errno)
 
     def run(self, seconds: float) -> Sender:
@@ -64,6 +66,22 @@ def test_what_a_full_queue_refuses_is_tried_again_in_the_next_tick(error: int) -
     host = sender.node.engine.host(0)
     assert not host.sends_failing
     assert host.counters["send_errors"] == 1
+
+
+@pytest.mark.parametrize("refused", [0, 1, 3])
+def test_what_ends_an_election_is_sent_twice_however_often_it_was_refused(refused: int) -> None:
+    sender = Sender(START_NS + SECOND_NS, "BACKUP")
+    sender.error = errno.ENOBUFS if refused else 0
+    while len(sender.attempts) < max(refused, 1):
+        sender.run(0.001)
+    sender.error = 0
+    sender.run(2.5)
+    sent = [at_ns for at_ns, error in sender.attempts if not error]
+    first, _, *waits = [after - before for before, after in pairwise(sent)]
+    assert sender.node.state == "MASTER"
+    assert SECOND_NS // 16 <= first <= SECOND_NS // 16 + 2 * TURN_NS
+    assert abs(sent[2] - sender.attempts[0][0] - SECOND_NS) <= TURN_NS
+    assert all(SECOND_NS - TURN_NS <= wait <= SECOND_NS + TURN_NS for wait in waits)
 
 
 def test_the_wait_doubles_while_it_is_refused_and_no_interval_is_longer() -> None:

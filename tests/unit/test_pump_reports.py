@@ -220,6 +220,19 @@ def test_an_announcement_ends_with_the_role_of_its_host(pump: Pump) -> None:
     assert refused(pump) < MANY
 
 
+def test_an_announcement_begins_anew_when_its_host_is_replaced(pump: Pump) -> None:
+    """No advertisement can be sent, so no repeat follows in its place."""
+    pump.set_pace(1_000_000, 1_000_000)
+    up(pump, 1)
+    pump.add(0, with_many_addresses(11, manage_addresses=False))
+    found: list[Report] = []
+    run_until(pump, found, lambda: refused(pump) > 0)
+    before = refused(pump)
+    assert before < MANY
+    pump.replace(0, with_many_addresses(11, manage_addresses=False), 0)
+    run_until(pump, found, lambda: refused(pump) >= before + MANY)
+
+
 def test_the_memory_of_an_order_stays_until_a_mark_after_it_is_done(pump: Pump) -> None:
     pump.mark()
     snapshot = pump.snapshot(0, 1)

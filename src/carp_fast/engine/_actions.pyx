@@ -23,6 +23,7 @@ from carp_fast.engine._history cimport history_ms, history_send
 from carp_fast.engine._recorder cimport (
     RECORD_ADDED, RECORD_ADVERTISED, RECORD_ANNOUNCED, RECORD_CHANGED, RECORD_REMOVED, Record,
     record_output)
+from carp_fast.engine._transitions cimport advertise_again
 from carp_fast.engine._upkeep cimport resign, tell_address, upkeep_done, wanted_change, wants_route
 from carp_fast.engine._vhid cimport (
     Address, ADDRESS_DEMOTED, ANNOUNCING, ASKED, Block, DUPLICATE, FAILED, FOREIGN, HELD,
@@ -138,12 +139,15 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
                              int64_t now_ns) noexcept nogil:
     """Take the outcome of the host's frames: `failures` were not sent; `error`: errno of one.
 
-    It counts as a failure only if none was sent, since then nobody can have heard it.
+    It counts as a failure only if none was sent, since then nobody can have heard it. One that must
+    not be lost is repeated once it was sent, however often it was refused before.
     """
     cdef VirtualHost* host = &core.hosts[slot]
     cdef Interface* interface = &core.interfaces[host.interface]
+    cdef bint late
     if host.block == NULL:
         return
+    late = host.failed_sends or host.flags & REFUSED_PARTLY
     if not host.history.sent[0].count:
         host.first_sent = host.counter + 1 - host.block.output_count
     history_send(&host.history, host.counter + 1 - host.block.output_count,
@@ -174,6 +178,8 @@ cdef void advertisement_sent(Core* core, uint32_t slot, uint32_t failures, int e
     if host.failed_sends and host.state == MASTER:
         return                                  # nothing was sent: what follows some waits, too
     if host.state == MASTER:
+        if late and host.flags & REPEATING:
+            advertise_again(core, slot, now_ns)
         if host.repeat_in:
             host.repeat_in -= 1
             if host.repeat_in == 0:

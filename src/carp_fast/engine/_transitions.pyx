@@ -162,7 +162,10 @@ cdef void change_addresses(Core* core, uint32_t slot, uint32_t effects,
 cdef void apply_effects(Core* core, uint32_t slot, uint32_t effects, int64_t now_ns) noexcept nogil:
     cdef VirtualHost* host = &core.hosts[slot]
     if effects & vhid.ADVERTISE:
-        host.flags &= ~<uint32_t>vhid.OF_ONE_WAIT
+        # One that was refused is still to be repeated, see advertisement_sent.
+        if not host.failed_sends and not host.flags & vhid.REFUSED_PARTLY:
+            host.flags &= ~<uint32_t>vhid.REPEATING
+        host.flags &= ~<uint32_t>(vhid.OF_ONE_WAIT & ~vhid.REPEATING)
         engine_schedule(core, slot, now_ns)
         if effects & vhid.ADVERTISE_AGAIN:
             advertise_again(core, slot, now_ns)

@@ -449,6 +449,8 @@ cdef uint32_t put_announcements(Turn* turn) noexcept nogil:
             at.until = announcement_until(core, &core.hosts[at.slot])
         host = &core.hosts[at.slot]
         if host.block != at.block or host.state != MASTER or not host.flags & ANNOUNCING:
+            if host.block != at.block and host.flags & ANNOUNCING:
+                announcement_pauses(core, at.slot, 0)   # replaced: it begins anew
             at.slot = NOBODY
             continue
         interface = &core.interfaces[host.interface]
