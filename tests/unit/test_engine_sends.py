@@ -156,6 +156,26 @@ def test_one_of_two_families_refused_is_tried_again_once() -> None:
     assert not host.sends_failing
 
 
+def test_what_ends_an_election_is_sent_twice_although_one_family_was_refused() -> None:
+    node = Node("10.77.0.2", on6="fe80::2", addresses=[(ADDRESS, 24), (ip("2001:db8::100"), 64)])
+    node.run(START_NS + SECOND_NS)
+    assert node.state == "BACKUP"
+    engine, now_ns, refused = node.engine, START_NS + SECOND_NS, {(0, 6): errno.ENOBUFS}
+    attempts: list[int] = []
+    while now_ns <= MASTER_NS:
+        now_ns += TURN_NS
+        engine.expire(now_ns)
+        actions = engine.take_actions(now_ns, {} if attempts else refused)
+        attempts += [now_ns] * any(isinstance(each, Advertise) for each in actions)
+    apart = [(after - before) // TURN_NS for before, after in pairwise(attempts)]
+    once = SECOND_NS // 16 // TURN_NS
+    assert apart[0] == 1
+    assert apart[1] in (once, once + 1)
+    assert abs(sum(apart[:3]) - 100) <= 1
+    assert all(abs(wait - 100) <= 1 for wait in apart[3:])
+    assert len(apart) > 4
+
+
 class Allowance(dict[tuple[int, None], int]):
     """The errnos of a queue with room for some frames: it refuses the others."""
 
