@@ -292,7 +292,7 @@ cdef class Engine:
                 while count == BATCH:
                     count = 0
                     while count < BATCH:
-                        slots[count] = next_advertisement(&self.core, &sealing)
+                        slots[count] = next_advertisement(&self.core, &sealing, BATCH)
                         if slots[count] == NOBODY:
                             break
                         count += 1
@@ -394,7 +394,7 @@ cdef class Engine:
         cdef int error
         sealing.count = 0
         while True:
-            slot = next_advertisement(&self.core, &sealing)
+            slot = next_advertisement(&self.core, &sealing, BATCH)
             if slot != NOBODY:
                 sealing_end(&sealing)
                 for i in range(self.core.hosts[slot].block.output_count):

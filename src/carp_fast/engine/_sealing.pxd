@@ -9,5 +9,5 @@ cdef struct Sealing:            # frames that lack only digest and checksum
     Signature[TOGETHER] signatures
     uint32_t count              # 0 at the beginning
 
-cdef uint32_t next_advertisement(Core* core, Sealing* sealing) noexcept nogil
+cdef uint32_t next_advertisement(Core* core, Sealing* sealing, uint32_t room) noexcept nogil
 cdef void sealing_end(Sealing* sealing) noexcept nogil

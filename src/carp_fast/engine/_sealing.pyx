@@ -7,7 +7,7 @@ sealing_end() has been called. advertisement_sent() of _actions.pyx takes the ou
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._auth cimport auth_sign_many, TOGETHER
-from carp_fast.engine._core cimport Core, queue_pop
+from carp_fast.engine._core cimport Core, Queue, queue_pop
 from carp_fast.engine._vhid cimport (
     MASTER, Output, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_RESIGN, vhid_advskew, vhid_demote,
     VirtualHost)
@@ -58,22 +58,27 @@ cdef void begin(Sealing* sealing, VirtualHost* host, bint resigning) noexcept no
         sealing.count += 1
 
 
-cdef uint32_t next_advertisement(Core* core, Sealing* sealing) noexcept nogil:
-    """The next host that has to advertise, or NOBODY; sealing_end() completes its outputs' frames.
+cdef uint32_t next_advertisement(Core* core, Sealing* sealing, uint32_t room) noexcept nogil:
+    """The next host that has to advertise; sealing_end() completes its outputs' frames.
 
-    A host that stepped down while it waited in the queue sends nothing, unless it owes a last
-    advertisement or a resignation.
+    NOBODY: there is none, or it has more than `room` frames and goes on waiting. A host that
+    stepped down while it waited in the queue sends nothing, unless it owes a last advertisement or
+    a resignation.
     """
     cdef uint32_t slot
     cdef VirtualHost* host
+    cdef Queue* queue
     cdef uint8_t pending
     while True:
-        slot = queue_pop(&core.advertise_first)
-        if slot == NOBODY:
-            slot = queue_pop(&core.advertise)
-        if slot == NOBODY:
+        queue = &core.advertise_first
+        if queue.head == queue.tail:
+            queue = &core.advertise
+        if queue.head == queue.tail:
             return NOBODY
-        host = &core.hosts[slot]
+        host = &core.hosts[queue.slots[queue.head]]
+        if host.block != NULL and host.block.output_count > room:
+            return NOBODY
+        slot = queue_pop(queue)
         pending = host.pending
         host.pending &= ~<uint32_t>(TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN)
         if host.block == NULL or not pending & (TO_ADVERTISE | TO_ADVERTISE_LAST | TO_RESIGN):

@@ -29,7 +29,7 @@ from carp_fast.engine._transitions cimport engine_absent, engine_dropped, engine
 from carp_fast.engine._upkeep cimport (
     held_elsewhere, upkeep_expire, upkeep_waits, wanted_change, wants_route)
 from carp_fast.engine._vhid cimport (
-    Address, ANNOUNCING, MASTER, Output, PEERS_MAX, RETIRED, VirtualHost)
+    Address, ANNOUNCING, MASTER, Output, RETIRED, VirtualHost)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport ETHERNET_LENGTH, wire_build_announcement
 from carp_fast.pump._look cimport Look, look_due, look_taken
@@ -297,8 +297,8 @@ cdef uint32_t put_advertisements(Turn* turn) noexcept nogil:
     cdef Sealing sealing
     cdef uint32_t slot, k, count = 0
     sealing.count = 0
-    while count == 0 or count + PEERS_MAX <= turn.batch:
-        slot = next_advertisement(turn.core, &sealing)
+    while count < turn.batch:
+        slot = next_advertisement(turn.core, &sealing, turn.batch - count if count else BATCH_MAX)
         if slot == NOBODY:
             break
         host = &turn.core.hosts[slot]
