@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 
 from carp_fast.config.tracks import FileTrack, Track
-from carp_fast.tracking.inotify import Paths
+from carp_fast.inotify import Paths
 from carp_fast.tracking.judging import Result
 
 READ_BYTES = 64  # a number and some space

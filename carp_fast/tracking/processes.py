@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from carp_fast.config.tracks import ProcessTrack, Track
-from carp_fast.tracking.inotify import Paths
+from carp_fast.inotify import Paths
 from carp_fast.tracking.judging import Result
 from carp_fast.tracking.process_events import ProcessEvents
 

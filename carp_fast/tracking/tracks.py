@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from carp_fast.closing import Closing
 from carp_fast.config.tracks import InterfaceTrack, ProcessTrack, Track
+from carp_fast.inotify import Paths
 from carp_fast.tracking.connections import Connections
 from carp_fast.tracking.files import Files
-from carp_fast.tracking.inotify import Paths
 from carp_fast.tracking.interfaces import Interfaces
 from carp_fast.tracking.judging import NONE, Effect, Judged, Result, State
 from carp_fast.tracking.pings import Pings

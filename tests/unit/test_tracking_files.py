@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from carp_fast import inotify
 from carp_fast.config.tracks import FileTrack
-from carp_fast.tracking import inotify
 from carp_fast.tracking.files import number_in
 from carp_fast.tracking.judging import Effect
 from tests.support.followed import Follower, open_descriptors

@@ -17,8 +17,6 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 
-from carp_fast.closing import Closing
-
 logger = logging.getLogger(__name__)
 
 IN_MODIFY, IN_ATTRIB, IN_CLOSE_WRITE = 0x2, 0x4, 0x8
@@ -86,7 +84,7 @@ class _Path:
         self.timer: asyncio.TimerHandle | None = None
 
 
-class Paths(Closing):
+class Paths:
     """Follows paths. Without inotify it looks at every path each POLL_S, and logs that.
 
     All methods must be called on the loop's thread.
@@ -153,7 +151,7 @@ class Paths(Closing):
     def _poll_because(self, error: OSError) -> None:
         if self._polling is None:
             logger.warning(
-                "tracked files are looked at every %g s, since inotify is not available: %s",
+                "files are looked at every %g s, since inotify is not available: %s",
                 POLL_S,
                 error.strerror,
             )
