@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from carp_fast.control.protocol import CHUNK_BYTES, ControlError, Verdict, peer_
 from carp_fast.control.requests import EventsRequest
 from carp_fast.control.socket_file import SocketFile
 from carp_fast.errors import CarpFastError
+from carp_fast.inotify import Paths
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,9 @@ EVENTS_PER_WRITE = 256
 ANSWER_STALL_S = 60.0  # a client that reads no chunk of its answer for this long is disconnected
 LINGER_S = 5.0  # a client that is dropped has this long to read the line that tells why
 STOP_FLUSH_S = 1.0  # stop() waits this long for pending answers and events
-FILE_CHECKED_S = 2.0  # how often start() looks whether the socket file is still there
+LISTEN_RETRY_S = 2.0  # until the next attempt to create a socket file that was removed
+FILE_SETTLE_S = 1.0  # what removes it may remove its directory, or put another file there
+FILE_CHECKED_S = 30.0  # it is looked at without a report, too: a mount over it has none
 
 
 class Handler(NamedTuple):
@@ -261,19 +265,31 @@ class ControlServer:
 
     async def _watch_file(self) -> None:
         """Creates the socket file again when another program has removed or replaced it."""
+        changed = asyncio.Event()
+        paths = Paths(asyncio.get_running_loop())
+        path = os.fspath(self.path.absolute())
+        with contextlib.ExitStack() as following:
+            following.callback(paths.follow(path, changed.set))
+            while True:
+                if not self._file.is_ours():
+                    await self._listen_again()
+                changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), FILE_CHECKED_S)
+                    await asyncio.sleep(FILE_SETTLE_S)
+
+    async def _listen_again(self) -> None:
+        """Creates the file; returns when that has succeeded, or it is there again."""
         reported = ""
-        while True:
-            await asyncio.sleep(FILE_CHECKED_S)
-            if self._file.is_ours():
-                continue
+        while not self._file.is_ours():
             try:
                 await self._listen()
             except (ControlError, OSError) as error:
                 if str(error) != reported:
                     reported = str(error)
                     logger.error("the control socket is gone and cannot be created: %s", reported)
+                await asyncio.sleep(LISTEN_RETRY_S)
             else:
-                reported = ""
                 logger.warning("control socket %s: the file was gone, created again", self.path)
 
     async def _on_connection(

@@ -23,12 +23,14 @@ from carp_fast.control.client import ControlClient
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import ControlServer
 from carp_fast.control.socket_file import SocketFile
+from carp_fast.inotify import Paths
 from tests.support.served import ServedLoop, echo, server_of
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedLoop]:
-    monkeypatch.setattr(server_module, "FILE_CHECKED_S", 0.01)
+    monkeypatch.setattr(server_module, "LISTEN_RETRY_S", 0.01)
+    monkeypatch.setattr(server_module, "FILE_SETTLE_S", 0.1)
     loop = ServedLoop()
     yield loop
     loop.close()
@@ -141,6 +143,18 @@ def test_a_removed_socket_file_is_made_again(
             assert stream.next_event(5) == {"n": count}, "streams go on"
     served.run(server.stop())
     assert not path.exists()
+
+
+def test_where_the_kernel_reports_nothing_the_file_is_looked_at(
+    served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "FILE_CHECKED_S", 0.01)
+    monkeypatch.setattr(Paths, "follow", lambda *_: lambda: None)
+    path = tmp_path / "control.sock"
+    served.serve(path, echo=echo)
+    path.unlink()
+    served.wait_until(path.exists)
+    assert ControlClient(path).request("echo")["ok"] is True
 
 
 def test_a_path_that_another_daemon_took_is_left_to_it_until_it_ends(
