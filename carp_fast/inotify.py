@@ -25,8 +25,10 @@ IN_DELETE_SELF, IN_MOVE_SELF = 0x400, 0x800
 IN_Q_OVERFLOW, IN_IGNORED = 0x4000, 0x8000
 IN_ONLYDIR = 0x1000000
 COMES_OR_GOES = IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
-WRITTEN = IN_MODIFY | IN_CLOSE_WRITE | IN_ATTRIB
-WATCHED = COMES_OR_GOES | WRITTEN | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
+# Of every directory on the way, and of the one with a file whose content matters: reports of what
+# other programs write beside it wake this one for nothing.
+OF_A_STEP = COMES_OR_GOES | IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
+OF_CONTENT = OF_A_STEP | IN_MODIFY | IN_CLOSE_WRITE
 
 EVENT = struct.Struct("=iIII")  # watch, mask, cookie, length of the name that follows
 READ_BYTES = 65_536
@@ -77,9 +79,10 @@ def steps_of(path: str) -> list[tuple[str, str]]:
 class _Path:
     """A path that is followed: `on_change` is called when what is there may be another."""
 
-    def __init__(self, path: str, on_change: Callable[[], None]) -> None:
+    def __init__(self, path: str, on_change: Callable[[], None], content: bool) -> None:
         self.path = path
         self.on_change = on_change
+        self.content = content
         self.steps: list[tuple[str, str]] = []
         self.timer: asyncio.TimerHandle | None = None
 
@@ -95,6 +98,7 @@ class Paths:
         self._fd = -1
         self._watches: dict[int, str] = {}  # directories
         self._of_directory: dict[str, int] = {}
+        self._masks: dict[str, int] = {}
         # What is followed in each directory, by name.
         self._followed: dict[str, dict[str, set[_Path]]] = {}
         self._every: set[_Path] = set()
@@ -105,12 +109,15 @@ class Paths:
         """Whether it looks at every path each POLL_S, because there is no inotify."""
         return self._polling is not None
 
-    def follow(self, path: str, on_change: Callable[[], None]) -> Callable[[], None]:
-        """Calls `on_change` whenever what is at the path may have changed, from now on.
+    def follow(
+        self, path: str, on_change: Callable[[], None], *, content: bool = True
+    ) -> Callable[[], None]:
+        """Calls `on_change` whenever what is at the path may have changed, from now on. Without
+        `content` it need not be called for what is written to the file.
 
         Returns what ends that. The caller looks at the path itself first, after this call.
         """
-        followed = _Path(path, on_change)
+        followed = _Path(path, on_change, content)
         self._every.add(followed)
         self._open()
         self._watch_way(followed)
@@ -136,6 +143,7 @@ class Paths:
             self._fd = -1
         self._watches.clear()
         self._of_directory.clear()
+        self._masks.clear()
         self._followed.clear()
 
     def _open(self) -> None:
@@ -174,20 +182,24 @@ class Paths:
             followed.steps = steps
             for directory, name in steps:
                 self._followed.setdefault(directory, {}).setdefault(name, set()).add(followed)
-                self._watch(directory)
+                last = (directory, name) == steps[-1]
+                self._watch(directory, OF_CONTENT if last and followed.content else OF_A_STEP)
 
-    def _watch(self, directory: str) -> None:
-        if directory in self._of_directory or self._fd < 0:
+    def _watch(self, directory: str, mask: int) -> None:
+        watched = self._masks.get(directory, 0) if directory in self._of_directory else 0
+        if mask & ~watched == 0 or self._fd < 0:
             return
+        mask |= watched
         try:
             path = os.fsencode(directory)
-            watch = _checked(_libc.inotify_add_watch(self._fd, path, WATCHED))
+            watch = _checked(_libc.inotify_add_watch(self._fd, path, mask))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # the next look finds that
                 self._poll_because(error)
             return
         self._watches[watch] = directory
         self._of_directory[directory] = watch
+        self._masks[directory] = mask
 
     def _leave(self, followed: _Path) -> None:
         for directory, name in followed.steps:

@@ -269,7 +269,7 @@ class ControlServer:
         paths = Paths(asyncio.get_running_loop())
         path = os.fspath(self.path.absolute())
         with contextlib.ExitStack() as following:
-            following.callback(paths.follow(path, changed.set))
+            following.callback(paths.follow(path, changed.set, content=False))
             while True:
                 if not self._file.is_ours():
                     await self._listen_again()

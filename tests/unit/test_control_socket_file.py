@@ -149,7 +149,7 @@ def test_where_the_kernel_reports_nothing_the_file_is_looked_at(
     served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "FILE_CHECKED_S", 0.01)
-    monkeypatch.setattr(Paths, "follow", lambda *_: lambda: None)
+    monkeypatch.setattr(Paths, "follow", lambda *_, content: lambda: None)
     path = tmp_path / "control.sock"
     served.serve(path, echo=echo)
     path.unlink()
