@@ -412,7 +412,7 @@ MUTANTS = (
             (
                 "engine/_vhid.pyx",
                 "        host.demotion += host.ordered[by]",
-                "        host.demotion = host.ordered[BY_OPERATOR]",
+                "        host.demotion = host.ordered[<int>BY_OPERATOR]",
             ),
         ),
     ),
