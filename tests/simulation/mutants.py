@@ -96,6 +96,12 @@ def run(
         return subprocess.CompletedProcess(command, 1, "", f"not over after {deadline_s:g} s")
 
 
+def pytest(arguments: list[str], where: Path) -> subprocess.CompletedProcess[str]:
+    """Run tests of the copy, with temporary files of their own: other runs remove shared ones."""
+    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={where / 'temporary'}"]
+    return run(["-m", "pytest", *options, *arguments], where)
+
+
 def build(where: Path) -> None:
     """Compile what has changed. Raises RuntimeError with the compiler's last words."""
     done = run(["setup.py", "--quiet", "build_ext", "--inplace"], where, BUILD_DEADLINE_S)
@@ -136,7 +142,7 @@ def catch(where: Path, seeds: int, first: bool = False) -> dict[str, str | None]
     for suite, paths in SUITES.items():
         if first and any(caught.values()):
             return caught
-        done = run(["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *paths], where)
+        done = pytest(["-x", *paths], where)
         caught[suite] = None if done.returncode == 0 else failure(done.stdout + done.stderr)
     if not first or not any(caught.values()):
         caught["seeds"] = broken_by(where, seeds)
@@ -147,7 +153,7 @@ def catch_named(where: Path, names: tuple[str, ...]) -> dict[str, str | None]:
     """What each of the tests that a mutant names says of it."""
     caught: dict[str, str | None] = {}
     for name in names:
-        done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{name}"], where)
+        done = pytest([f"tests/{name}"], where)
         caught[name] = None if done.returncode == 0 else failure(done.stdout + done.stderr)
     return caught
 
