@@ -86,9 +86,9 @@ WARNING_HINTS = {
     "{interface} -c FILE",
     "bad_auth": "it may be MASTER, too, since it refuses what the master sends: try carp-fast dump "
     "-i {interface} -c FILE",
-    "second_master": "it does not hear the other one, or refuses its advertisements: look for a "
-    "network that passes frames in one direction only, and compare passphrase and addresses on "
-    "both hosts",
+    "second_master": "if it goes on advertising, it does not hear the other one, or refuses its "
+    "advertisements: look for a network that passes frames in one direction only, and compare "
+    "passphrase and addresses on both hosts",
 }
 
 # For each form of a digest over link-local addresses: which systems accept it.

@@ -101,8 +101,9 @@ def holds_routes(fields: HostCopy) -> bool:
 def second_master(fields: HostCopy, now_ns: int) -> SourceCopy | None:
     """A host that advertises although there is another MASTER; None if there is none.
 
-    For a MASTER it is one that was heard since, within the last MASTER_INTERVALS of its own
-    intervals; for a BACKUP one that was heard recently and is not the master of its family. After a
+    For a MASTER it is one that was heard within the last MASTER_INTERVALS of its own intervals, and
+    later than half of one after the take-over: the host before it advertises once more as it gives
+    way. For a BACKUP it is one that was heard recently and is not the master of its family. After a
     hand-over two hosts may have advertised within that time.
     """
     if fields.state == "INIT":
@@ -111,11 +112,11 @@ def second_master(fields: HostCopy, now_ns: int) -> SourceCopy | None:
     for each in fields.peers:
         if each.source in (fields.source, fields.source6) or each.advbase == RESIGNED:
             continue
-        intervals = MASTER_INTERVALS if master else BACKUP_INTERVALS
-        lasts_ns = intervals * (each.advbase + each.advskew / 256) * SECOND_NS
+        interval_ns = (each.advbase + each.advskew / 256) * SECOND_NS
+        lasts_ns = (MASTER_INTERVALS if master else BACKUP_INTERVALS) * interval_ns
         if now_ns - each.heard_ns > lasts_ns:
             continue
-        if each.heard_ns > fields.since_ns if master else not each.current:
+        if each.heard_ns > fields.since_ns + interval_ns / 2 if master else not each.current:
             return each
     return None
 

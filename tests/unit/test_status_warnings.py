@@ -51,6 +51,12 @@ SECOND: dict[str, tuple[HostCopy, bool]] = {
     "a MASTER hears one over IPv6": (copied("MASTER", source(0.4, "fe80::3", family=6)), True),
     "a MASTER hears no other": (copied("MASTER"), False),
     "a MASTER heard the one before it": (copied("MASTER", source(2), since_s=1), False),
+    "a MASTER heard the last word of the one before it": (
+        copied("MASTER", source(0.9), since_s=1), False
+    ),
+    "a MASTER heard the next advertisement of the one before it": (
+        copied("MASTER", source(0.4), since_s=1), True
+    ),
     "a MASTER heard one that has ended": (copied("MASTER", source(3.1)), False),
     "a MASTER heard one resign": (copied("MASTER", source(0.4, advbase=255)), False),
     "a MASTER hears a twin": (copied("MASTER", source(0.4, "192.0.2.2")), False),
