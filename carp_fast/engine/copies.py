@@ -85,6 +85,7 @@ class JudgedSource(msgspec.Struct, frozen=True, gc=False):
 
     `event`: one of _vhid.EVENT_WORDS, None: nothing; `own_source`: it sends from our address.
     `as_backup`: the event if we were BACKUP, heard nobody else, and waited no preempt delay;
+    `undemoted`: the same if we were not demoted either;
     `beaten`: whether the election would keep us MASTER against it.
     """
 
@@ -93,6 +94,7 @@ class JudgedSource(msgspec.Struct, frozen=True, gc=False):
     event: str | None
     own_source: bool
     as_backup: str | None
+    undemoted: str | None
     beaten: bool
 
 

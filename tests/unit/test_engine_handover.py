@@ -268,3 +268,40 @@ def test_explain_knows_what_a_peer_would_do_before_the_hand_over() -> None:
     hear(node, MASTER_NS + 1, OTHER, advskew=200)
     (judged,) = node.engine.explained(0, MASTER_NS + 2).heard
     assert (judged.event, judged.as_backup, judged.beaten) == ("slower", "master_heard", True)
+
+
+REASONS = ("operator", "track", "group", "maintenance")
+
+
+@pytest.mark.parametrize("dialect", ["ucarp", "freebsd", "openbsd"])
+@pytest.mark.parametrize("by", [*REASONS, "address_lost"])
+@pytest.mark.parametrize(
+    ("preempt", "theirs", "event"),
+    [
+        (True, 50, "slower_master"),
+        (False, 50, "master_heard"),
+        ("demoted", 50, "master_heard"),
+        ("demoted", 240, "slower_master"),
+        (True, 0, "master_heard"),
+    ],
+)
+def test_explain_knows_what_a_demoted_backup_does_once_it_is_not(
+    dialect: str, by: str, preempt: bool | str, theirs: int, event: str
+) -> None:
+    """The event that is foretold is the one that happens when the demotion has ended."""
+    node = Node("10.77.0.2", advskew=20, dialect=dialect, preempt=preempt)
+    now_ns = START_NS + SECOND_NS
+    if by == "address_lost":
+        now_ns = MASTER_NS
+        node.run(now_ns)
+        node.engine.lose_address(0, now_ns)
+    else:
+        node.engine.demote(0, 240, now_ns, by)
+    hear(node, now_ns, OTHER, advskew=theirs)
+    assert node.state == "BACKUP"
+    (judged,) = node.engine.explained(0, now_ns).heard
+    assert judged.undemoted == event
+    if by != "address_lost":
+        node.engine.demote(0, 0, now_ns, by)
+        hear(node, now_ns + SECOND_NS, OTHER, advskew=theirs)
+        assert node.state == ("MASTER" if event == "slower_master" else "BACKUP")

@@ -107,7 +107,8 @@ cdef object judged(const VirtualHost* host, int which, int64_t now_ns):
         source_copy(host, which),
         <int64_t>vhid_interval_of(source.advbase, source.advskew) * SECOND_NS // 256,
         event_of(host, &heard, duplicate, now_ns), bool(duplicate),
-        event_as_backup(host, &heard, now_ns), bool(vhid_beats(host, source)))
+        event_as_backup(host, &heard, now_ns), event_undemoted(host, &heard, now_ns),
+        bool(vhid_beats(host, source)))
 
 
 cdef object event_of(const VirtualHost* host, const Advertisement* heard, bint duplicate,
@@ -127,6 +128,15 @@ cdef object event_as_backup(const VirtualHost* host, const Advertisement* heard,
     copy.sources = &NOBODY_HEARD[0]
     copy.sources_apart = 1
     return event_of(&copy, heard, False, now_ns)
+
+
+cdef object event_undemoted(const VirtualHost* host, const Advertisement* heard, int64_t now_ns):
+    """The same for one whose demotions have ended."""
+    cdef VirtualHost copy = host[0]
+    memset(copy.ordered, 0, sizeof(copy.ordered))
+    copy.demotion = 0
+    copy.flags &= ~<uint32_t>(ADDRESS_DEMOTED | SEND_DEMOTED)
+    return event_as_backup(&copy, heard, now_ns)
 
 
 cdef object explained_host(const VirtualHost* host, int64_t now_ns):
