@@ -211,6 +211,7 @@ def _print_status(document: Status, problems: bool) -> None:
     from datetime import UTC, datetime
 
     from carp_fast.daemon import explain_text
+    from carp_fast.daemon.explain_demotion import in_maintenance
 
     now = datetime.now(UTC)
     daemon, summary, hosts = document.daemon, document.summary, document.virtual_hosts
@@ -221,7 +222,7 @@ def _print_status(document: Status, problems: bool) -> None:
         f"running for {_age(daemon.started_at, now)})"
     )
     if daemon.maintenance_state is not None:
-        print_prose(explain_text.in_maintenance(daemon.maintenance_state))
+        print_prose(in_maintenance(daemon.maintenance_state))
     kinds = Counter(kind for host in hosts for kind in explain_text.problem_kinds(host))
     if kinds:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
@@ -268,7 +269,7 @@ def _age(since: str, now: datetime) -> str:
     """The time since an RFC 3339 instant, in its two largest units: "3h 12m"."""
     from datetime import datetime
 
-    from carp_fast.daemon.explain_text import in_two_units
+    from carp_fast.daemon.explain_words import in_two_units
 
     return in_two_units((now - datetime.fromisoformat(since)).total_seconds())
 

@@ -1,4 +1,5 @@
 """The meaning of each word that `explain` shows: parts of sentences, some with names to fill in.
+And times in words.
 
 Must not know the document in which the words are.
 """
@@ -116,3 +117,18 @@ DEMOTION_MEANINGS = {
     "send_errors": "no advertisement could be sent for an interval; undone after three are, as "
     "BACKUP after a minute, or more each time",
 }
+
+
+def seconds(value: float) -> str:
+    return f"{value:.3f} s" if value < 60 else in_two_units(value)
+
+
+def in_two_units(seconds: float) -> str:
+    """A time in its two largest units: "3h 12m"."""
+    whole = max(0, int(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
+    if days:
+        return f"{days}d {hours % 24}h"
+    if hours:
+        return f"{hours}h {minutes % 60}m"
+    return f"{minutes}m {whole % 60}s" if minutes else f"{whole}s"

@@ -11,7 +11,7 @@ import pytest
 from carp_fast.config.ranges import in_ranges
 from carp_fast.control.documents import Explanation
 from carp_fast.control.protocol import ControlError
-from carp_fast.daemon import explain_text, explain_words
+from carp_fast.daemon import explain_demotion, explain_text, explain_words
 from carp_fast.net.interfaces import Interface, absent
 from tests.support.asked import ADVSKEW, ETH0, Asked, explained
 from tests.support.segment import (
@@ -222,7 +222,7 @@ def test_maintenance_has_a_reason_and_maybe_an_end(more: dict[str, Any], text: s
     asked.engine.demote(0, 240, START_NS, "maintenance")
     state = {"since": "T1", "reason": "", "until": None, "until_stop": False, "force": False} | more
     facts = asked.facts() | {"maintenance": state}
-    first, *_ = explain_text.demotion(explained(facts))
+    first, *_ = explain_demotion.demotion(explained(facts))
     assert first == f"maintenance: 240 (this host is in maintenance since T1{text})"
 
 
@@ -242,13 +242,13 @@ def test_what_is_withheld_waits_for_the_end_of_the_maintenance() -> None:
 def test_advertisements_that_are_not_sent() -> None:
     facts = Asked().facts()
     assert facts["failed_sends"] == 0
-    assert list(explain_text.demotion(explained(facts | {"failed_sends": 2}))) == [
+    assert list(explain_demotion.demotion(explained(facts | {"failed_sends": 2}))) == [
         "none",
         "the last 2 advertisements could not be sent: an interval without any demotes it",
     ]
     failing = {"total": 240, "reasons": {"send_errors": 240}}
     assert list(
-        explain_text.demotion(
+        explain_demotion.demotion(
             explained(facts | {"failed_sends": 3, "demotion": failing, "effective_advskew": 240})
         )
     ) == [
