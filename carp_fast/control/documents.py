@@ -258,7 +258,8 @@ class TrackStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     `state`: "unknown" before the first result, "ok" or "failed"; `since`: when it entered that,
     `for_s` ago; `last`: what was found last; `flaps`: how often it changed between ok and failed.
     `demotion`: of each virtual host that names it, now; `hard`: they cannot be MASTER here.
-    `virtual_hosts`: how many name it; None where that is not counted.
+    `virtual_hosts`: how many name it; None where that is not counted. `ends`: what ends its
+    failure, in words: "it is ok again ..."; "" if it has not failed, or there is nothing to count.
     """
 
     name: str
@@ -271,6 +272,7 @@ class TrackStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     hard: bool
     for_s: float
     virtual_hosts: int | None = None
+    ends: str = ""
 
 
 class StatusHead(msgspec.Struct, frozen=True):
@@ -310,7 +312,8 @@ class HeardMaster(msgspec.Struct, frozen=True, gc=False):
     """A host that advertised, and the effect that its next advertisement would have.
 
     `interval_s`: between two of its advertisements; `own_source`: it sends from our own address;
-    `event`: one of _vhid.EVENT_WORDS, None if it would have no effect.
+    `event`: one of _vhid.EVENT_WORDS, None if it would have no effect; `undemoted`: the same for a
+    BACKUP that is not demoted and waits no preempt delay.
     """
 
     source: str
@@ -325,6 +328,7 @@ class HeardMaster(msgspec.Struct, frozen=True, gc=False):
     current: bool
     own_source: bool
     event: str | None
+    undemoted: str | None = None
 
 
 Event = Literal["ready", "master_down", "master_left", "our_turn", "advertisement_due"]
@@ -360,7 +364,9 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
     `digest`: None without link-local addresses. `configured_sources`: by address, where it is, see
     own_sources.Where. `..._in_s`, `without_addresses_s`: None if no such time is running.
     `rejections`: the last of its interface that concern it or an unknown vhid, newest first;
-    `interface_rejected`: its interface's counters, most of which have no known vhid.
+    `interface_rejected`: its interface's counters, most of which have no known vhid. `set_up`: its
+    interface is set up, with or without carrier; `group_masters`: how many members of its group are
+    MASTER here.
     """
 
     peers: list[Heard]
@@ -402,6 +408,8 @@ class VirtualHostExplanation(VirtualHostFacts, frozen=True):
     group: GroupStatus | None = None
     maintenance: MaintenanceState | None = None
     tracks: list[TrackStatus] = []
+    set_up: bool = True
+    group_masters: int = 0
 
 
 class Explanation(msgspec.Struct, frozen=True):

@@ -30,10 +30,11 @@ from carp_fast.control.documents import (
 )
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import ExplainRequest, StatusRequest
+from carp_fast.daemon.demotions import group_of
 from carp_fast.daemon.own_sources import configured
 from carp_fast.daemon.reports import rfc3339
 from carp_fast.daemon.status import SPANS_A_SLICE
-from carp_fast.daemon.table import Hosts
+from carp_fast.daemon.table import MASTER, Hosts
 from carp_fast.engine._wire import VERDICT_WORDS
 from carp_fast.engine.copies import ExplainedHost, HostCopy, JudgedSource, RejectedFrame
 from carp_fast.engine.reports import State
@@ -196,6 +197,8 @@ class Explanations:
             failed_sends=explained.failed_sends,
             rejections=rejected.last,
             interface_rejected=rejected.counters,
+            set_up=self._is_set_up(host.interface),
+            group_masters=self._group_masters(host),
         )
 
     def _no_routes_because(self, host: VirtualHost) -> str | None:
@@ -207,6 +210,20 @@ class Explanations:
         """Where each configured source of a virtual host is, see own_sources.Where."""
         where = self._network.own_sources.where
         return {source: where(host.interface, source) for _, source in configured(host)}
+
+    def _group_masters(self, host: VirtualHost) -> int:
+        """How many members of its group are MASTER here; 0 if it is in none."""
+        group, states = group_of(host), self._hosts.states
+        if group is None:
+            return 0
+        return sum(
+            states[slot] == MASTER and group_of(member) == group
+            for slot, member in self._hosts.used()
+        )
+
+    def _is_set_up(self, name: str) -> bool:
+        now = self._network.now.get(name)
+        return now is not None and now.set_up
 
     def _link(self, name: str) -> Link:
         now = self._network.now.get(name)
@@ -270,6 +287,7 @@ def heard(judged: JudgedSource, now_ns: int) -> HeardMaster:
         current=peer.current,
         own_source=judged.own_source,
         event=judged.event,
+        undemoted=judged.undemoted,
     )
 
 

@@ -16,7 +16,12 @@ from carp_fast.control.documents import (
     VirtualHostExplanation,
     VirtualHostFacts,
 )
-from carp_fast.daemon.explain_demotion import DEMOTED_ADVSKEW, RESIGNATION, demotion
+from carp_fast.daemon.explain_demotion import (
+    DEMOTED_ADVSKEW,
+    RESIGNATION,
+    culprits,
+    demotion,
+)
 from carp_fast.daemon.explain_words import (
     CONSEQUENCES,
     FORM_MEANINGS,
@@ -30,6 +35,11 @@ from carp_fast.daemon.own_sources import MEANINGS, USABLE
 
 ADDRESSES_LISTED = 16  # per virtual host and kind
 FOREIGN = "address_foreign"
+NOBODY_HEARD = {
+    "INIT": ", and none would count in INIT",
+    "BACKUP": "",
+    "MASTER": ": a BACKUP sends nothing, and nothing is heard across a split segment",
+}
 
 
 def text(document: Explanation) -> str:
@@ -92,6 +102,7 @@ def identity(host: VirtualHostExplanation) -> Iterator[str]:
     yield (
         f"{host.state} since {host.since} (for {seconds(host.for_s)})"
         f"{', reason ' + reason if reason else ''}: {REASON_MEANINGS.get(reason, reason)}"
+        f"{culprits(host)}"
     )
 
 
@@ -108,15 +119,47 @@ def heard_masters(host: VirtualHostExplanation) -> Iterator[str]:
             )
     for word, warning in host.warnings.items():
         yield f"{word}: {warning}: {WARNING_HINTS[word].format(interface=host.interface)}"
+    yield from silent_master(host)
     if not host.heard:
-        yield "no host has been heard" + (
-            "" if host.state != "INIT" else ", and none would count in INIT"
-        )
+        yield "no host has been heard" + NOBODY_HEARD[host.state]
     for family in host.silent_families:
         yield (
             f"nothing is heard over IPv{family}, only over the other family: that alone does not "
             "make it take over"
         )
+
+
+def silent_master(host: VirtualHostExplanation) -> Iterator[str]:
+    """What the silence of the master before this one may mean; of one that resigned nothing."""
+    if host.state != "MASTER" or host.reason != "master_down":
+        return
+    for each in host.heard:
+        silent_s = each.heard_ago_s - host.for_s  # when it took over
+        resigned = (each.advbase, each.advskew) == RESIGNATION
+        if (
+            each.current
+            and not each.own_source
+            and not resigned
+            and 0 < silent_s <= host.master_down_s + host.interval_s
+        ):
+            yield (
+                f"{each.source} fell silent {seconds(each.heard_ago_s)} ago, and no resignation was"
+                f" heard: that host or its link is down, or the segment of {host.interface} is"
+                f" split and it is MASTER, too: compare carp-fast explain {host.interface}"
+                f" {host.vhid} there{alive(host)}"
+            )
+
+
+def alive(host: VirtualHostExplanation) -> str:
+    """What speaks for a split segment: another host holds members of the same group."""
+    mine = host.group
+    if mine is None or mine.impeded or host.group_masters >= mine.members:
+        return ""
+    elsewhere = mine.members - host.group_masters
+    return (
+        f"; {elsewhere:,} of {mine.members:,} members of group {mine.name} are not MASTER here, so"
+        " that host seems to be alive"
+    )
 
 
 def sender(heard: HeardMaster, host: VirtualHostExplanation) -> str:
@@ -212,7 +255,8 @@ def timers(host: VirtualHostExplanation) -> Iterator[str]:
     if host.preempts_in_s:
         yield (
             f"preempt_delay_s = {host.preempt_delay_s:g} runs: takes over from a slower master "
-            f"in {seconds(host.preempts_in_s)} at the earliest"
+            f"in {seconds(host.preempts_in_s)} at the earliest; carp-fast preempt"
+            f" {host.interface} {host.vhid} does not wait for it"
         )
     stalled = host.stalled
     if stalled is not None:
@@ -375,17 +419,22 @@ def to_take_part(host: VirtualHostExplanation) -> Iterator[str]:
     if reason == "resigned":
         yield "it comes back when it is configured again, or the daemon is started again"
     elif reason == "maintenance":
-        yield "nothing is missing: carp-fast maintenance off ends the maintenance (--force)"
+        yield (
+            "nothing is missing: in a maintenance with --force no virtual host takes part, until"
+            " carp-fast maintenance off"
+        )
     elif reason == "startup_delay":
         yield "nothing is missing: its startup delay has to end"
     elif link == "unusable":
         yield f"{interface} is not an Ethernet interface: CARP needs one with a MAC"
     elif reason == "interface_missing":
         yield f"interface {interface} does not exist: it takes part as soon as it does"
+    elif reason == "link_down" and not host.set_up:
+        yield f"{interface} is set down: ip link set {interface} up"
     elif reason == "link_down":
         yield (
-            f"{interface} has to be set up (ip link set {interface} up) and have carrier; "
-            "with ignore_link_state = true it takes part without carrier"
+            f"{interface} is set up and has no carrier: look at its cable, the port of the switch, "
+            "and the other end; with ignore_link_state = true it takes part without carrier"
         )
     elif reason == "in_use":
         yield (

@@ -33,7 +33,7 @@ REASON_MEANINGS = {
     "less_demoted_master": "another host advertises a lower demote byte, and is therefore MASTER",
     "master_demoted": "the master advertised a higher demote byte than ours",
     "track_failed": "something that it tracks failed, without which it cannot be MASTER here",
-    "group_demoted": "a member of its group cannot be MASTER here, and all that were gave up, once",
+    "group_demoted": "its group became demoted, and every member that was MASTER resigned, once",
     "yielded": "it was ordered to hand over (carp-fast yield)",
     "taken_over": "it was ordered to take over from a slower master (carp-fast preempt)",
     "maintenance": "this host is in maintenance, and gave its addresses up",

@@ -192,4 +192,5 @@ def status_of(judged: Judged, virtual_hosts: int | None = None) -> TrackStatus:
         hard=effect.hard,
         for_s=round((time.monotonic_ns() - judged.since_ns) / 1e9, 3),
         virtual_hosts=virtual_hosts,
+        ends=judged.ends,
     )

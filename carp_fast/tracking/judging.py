@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from carp_fast.config.tracks import HARD_DEMOTION, Probed, Track
+from carp_fast.config.tracks import HARD_DEMOTION, InterfaceTrack, Probed, ProcessTrack, Track
 
 State = Literal["unknown", "ok", "failed"]
 TEXT_LENGTH_MAX = 200  # of what a result says
@@ -67,6 +67,25 @@ class Judged:
             return Effect(self.number or 0)
         demotion = self.track.demotion
         return Effect(HARD_DEMOTION, True) if demotion is None else Effect(demotion)
+
+    @property
+    def ends(self) -> str:
+        """What ends its failure, in words: "it is ok again ...".
+
+        "" if it has not failed, or there is nothing to count.
+        """
+        track = self.track
+        if self.state != "failed":
+            return ""
+        if isinstance(track, Probed):
+            tried = f"one every {track.interval_s:g} s"
+            if track.rise == 1:
+                return f"after the next good result, {tried}"
+            so_far = f"{self._against} so far"
+            return f"after {track.rise} good results in a row (rise), {so_far}, {tried}"
+        if isinstance(track, InterfaceTrack | ProcessTrack) and track.rise_s:
+            return f"once that has lasted for {track.rise_s:g} s (rise_s)"
+        return ""
 
     def take(self, result: Result, now_ns: int) -> bool:
         """Takes a result; returns whether the state, or the number of a file, has changed.

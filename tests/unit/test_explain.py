@@ -221,6 +221,7 @@ def test_what_stands_before_it() -> None:
         "current": True,
         "own_source": False,
         "event": "master_heard",
+        "undemoted": "master_heard",
     }
 
 
@@ -230,7 +231,8 @@ def test_a_master_that_was_heard_and_is_faster_now() -> None:
     asked.now_ns += 100 * SECOND_NS
     asked.node.run(asked.now_ns)
     assert asked.node.state == "MASTER"
-    [line] = asked.sections()["heard masters"]
+    line, silent = asked.sections()["heard masters"]
+    assert silent.startswith("10.77.0.3 fell silent 1m 40s ago, and no resignation was heard")
     assert "heard last), 1m 40s ago" in line
     assert line.endswith(
         "faster than our 1/100 (1.391 s): if it is heard again, its next advertisement makes us"
@@ -292,6 +294,44 @@ def test_explain_says_that_nobody_was_heard() -> None:
     assert Asked().become("INIT").sections()["heard masters"] == [
         "no host has been heard, and none would count in INIT"
     ]
+    assert Asked().become("MASTER").sections()["heard masters"] == [
+        "no host has been heard: a BACKUP sends nothing, and nothing is heard across a split"
+        " segment"
+    ]
+
+
+def silenced(**heard: Any) -> Asked:
+    """MASTER for two seconds since the last one that was heard so fell silent."""
+    asked = Asked(preempt=False).hear(**heard)
+    asked.now_ns += 4 * SECOND_NS
+    asked.node.run(asked.now_ns)
+    assert (asked.node.state, asked.node.reason) == ("MASTER", "master_down")
+    asked.now_ns += 2 * SECOND_NS
+    return asked
+
+
+def test_a_master_that_fell_silent_may_be_beyond_a_split_segment() -> None:
+    asked = silenced()
+    _, silent = asked.sections()["heard masters"]
+    assert silent == (
+        "10.77.0.3 fell silent 6.000 s ago, and no resignation was heard: that host or its link is"
+        " down, or the segment of eth0 is split and it is MASTER, too: compare carp-fast explain"
+        " eth0 42 there"
+    )
+    # Heard again, or long before: that is not what made it MASTER.
+    facts = asked.facts()
+    for heard_ago_s in (1.0, 9.0):
+        asked_facts = facts | {"heard": [facts["heard"][0] | {"heard_ago_s": heard_ago_s}]}
+        assert len(list(explain_text.heard_masters(explained(asked_facts)))) == 1
+    for other in ({"state": "BACKUP"}, {"reason": "preempted"}):
+        assert len(list(explain_text.heard_masters(explained(facts | other)))) == 1
+
+
+def test_a_master_that_resigned_did_not_fall_silent() -> None:
+    facts = silenced().facts()
+    resigned = facts["heard"][0] | {"advbase": 255, "advskew": 255}
+    found = explain_text.heard_masters(explained(facts | {"heard": [resigned]}))
+    assert not any("fell silent" in line for line in found)
 
 
 # ----------------------------------------------------------------------- both families

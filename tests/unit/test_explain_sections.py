@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,10 @@ import pytest
 from carp_fast.config.ranges import in_ranges
 from carp_fast.control.documents import Explanation
 from carp_fast.control.protocol import ControlError
-from carp_fast.daemon import explain_demotion, explain_text, explain_words
+from carp_fast.daemon import explain_text, explain_words
 from carp_fast.net.interfaces import Interface, absent
 from tests.support.asked import ADVSKEW, ETH0, Asked, explained
 from tests.support.segment import (
-    ADDRESS,
     GROUP,
     SECOND_NS,
     START_NS,
@@ -83,7 +81,8 @@ def test_a_preempt_delay() -> None:
     asked.hear(advskew=200)
     asked.now_ns += SECOND_NS
     assert asked.sections()["timers"][1] == (
-        "preempt_delay_s = 3 runs: takes over from a slower master in 2.000 s at the earliest"
+        "preempt_delay_s = 3 runs: takes over from a slower master in 2.000 s at the earliest;"
+        " carp-fast preempt eth0 42 does not wait for it"
     )
     asked.now_ns += 3 * SECOND_NS
     assert len(asked.sections()["timers"]) == 1
@@ -140,122 +139,6 @@ def test_an_absence_shorter_than_its_interval_means_nothing_to_a_backup() -> Non
     assert asked.facts()["stalled"] is None
     asked.engine.drop(asked.now_ns, asked.now_ns - SECOND_NS // 100)
     assert asked.facts()["stalled"] is not None
-
-
-# ----------------------------------------------------------------------- demotion
-
-
-def test_no_demotion_is_shown_as_none() -> None:
-    assert Asked().sections()["demotion"] == ["none"]
-
-
-def test_demoted_for_a_lost_address() -> None:
-    asked = Asked().become("MASTER")
-    asked.engine.lose_address(0, asked.now_ns)
-    assert asked.sections()["demotion"] == [
-        "address_lost: 240 (another program kept removing an address; undone after a minute, or"
-        " more each time)",
-        "240 in total: advskew 100 becomes 240",
-        "the demotion by time ends in 1m 0s",
-    ]
-    assert (
-        "advskew 100 (240 is sent): an advertisement every 1.938 s"
-        in (asked.sections()["virtual host eth0/42"][1])
-    )
-
-
-def test_a_master_without_addresses_says_when_it_gives_up() -> None:
-    asked = Asked({"address_deadline_s": 30}, address_deadline_ns=30 * SECOND_NS)
-    asked.node.errors = {ADDRESS: errno.EPERM}
-    asked.become("MASTER")
-    asked.problems.address_problems[0] = {"10.77.0.100/24": "Operation not permitted"}
-    since_ns = asked.engine.host(0).without_ns
-    asked.now_ns = since_ns + 14 * SECOND_NS
-    asked.node.run(asked.now_ns)
-    failed, retried, without = asked.sections()["addresses"]
-    assert failed == "failed: 10.77.0.100/24 could not be added (Operation not permitted)"
-    assert retried.startswith("failed changes are tried again in ")
-    assert without == (
-        "without any address for 14.000 s: after 30 s (address_deadline_s) it gives up"
-    )
-
-
-def test_a_master_without_addresses_and_deadline_says_that_it_stays() -> None:
-    asked = Asked({"address_deadline_s": 0}, address_deadline_ns=0)
-    asked.node.errors = {ADDRESS: errno.EPERM}
-    asked.become("MASTER")
-    asked.now_ns = asked.engine.host(0).without_ns + 20 * SECOND_NS
-    assert asked.sections()["addresses"][-1] == (
-        "without any address for 20.000 s: address_deadline_s = 0: it stays MASTER"
-    )
-
-
-def test_demoted_in_openbsds_way() -> None:
-    asked = Asked(dialect="openbsd")
-    asked.engine.demote(0, 20, START_NS)
-    assert asked.sections()["demotion"][1] == "20 in total: demote byte 20 is sent"
-
-
-def test_each_reason_of_a_demotion_is_explained_by_itself() -> None:
-    asked = Asked()
-    for amount, by in ((10, "operator"), (20, "track"), (240, "group"), (1, "maintenance")):
-        asked.engine.demote(0, amount, START_NS, by)
-    assert asked.sections()["demotion"] == [
-        "operator: 10 (it was ordered)",
-        "track: 20 (something that it tracks failed)",
-        "group: 240 (a member of its group cannot be MASTER here)",
-        "maintenance: 1 (this host is in maintenance)",
-        "271 in total: advskew 100 becomes 240",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("more", "text"),
-    [
-        ({"reason": "kernel update"}, " (kernel update)"),
-        ({"until": "T2"}, ", until T2"),
-        ({"until_stop": True}, ", until the daemon ends"),
-    ],
-)
-def test_maintenance_has_a_reason_and_maybe_an_end(more: dict[str, Any], text: str) -> None:
-    asked = Asked()
-    asked.engine.demote(0, 240, START_NS, "maintenance")
-    state = {"since": "T1", "reason": "", "until": None, "until_stop": False, "force": False} | more
-    facts = asked.facts() | {"maintenance": state}
-    first, *_ = explain_demotion.demotion(explained(facts))
-    assert first == f"maintenance: 240 (this host is in maintenance since T1{text})"
-
-
-def test_a_master_in_maintenance_is_one_that_nobody_adopted() -> None:
-    asked = Asked().become("MASTER")
-    asked.engine.demote(0, 240, asked.now_ns, "maintenance")
-    assert "still MASTER in maintenance: no other host has taken" in asked.sections()["demotion"][2]
-
-
-def test_what_is_withheld_waits_for_the_end_of_the_maintenance() -> None:
-    asked = Asked()
-    asked.engine.withhold(0, True, START_NS)
-    (text,) = asked.sections()["to take part"]
-    assert text == "nothing is missing: carp-fast maintenance off ends the maintenance (--force)"
-
-
-def test_advertisements_that_are_not_sent() -> None:
-    facts = Asked().facts()
-    assert facts["failed_sends"] == 0
-    assert list(explain_demotion.demotion(explained(facts | {"failed_sends": 2}))) == [
-        "none",
-        "the last 2 advertisements could not be sent: an interval without any demotes it",
-    ]
-    failing = {"total": 240, "reasons": {"send_errors": 240}}
-    assert list(
-        explain_demotion.demotion(
-            explained(facts | {"failed_sends": 3, "demotion": failing, "effective_advskew": 240})
-        )
-    ) == [
-        "send_errors: 240 (no advertisement could be sent for an interval; undone after three are, "
-        "as BACKUP after a minute, or more each time)",
-        "240 in total: advskew 100 becomes 240",
-    ]
 
 
 # ----------------------------------------------------------------------- addresses
@@ -415,6 +298,11 @@ def link_down(asked: Asked) -> None:
     asked.node.attach(START_NS, up=False)
 
 
+def set_down(asked: Asked) -> None:
+    asked.node.attach(START_NS, up=False)
+    asked.network.now["eth0"] = Interface("eth0", 7, ETH0.mac, False, (), set_up=False)
+
+
 def no_source(asked: Asked) -> None:
     asked.node.attach(START_NS, source=None)
 
@@ -451,9 +339,10 @@ def leaving(asked: Asked) -> None:
             link_down,
             "up",  # as the links tell it, who are not asked here
             "link_down",
-            "eth0 has to be set up (ip link set eth0 up) and have carrier; with "
-            "ignore_link_state = true it takes part without carrier",
+            "eth0 is set up and has no carrier: look at its cable, the port of the switch, and the"
+            " other end; with ignore_link_state = true it takes part without carrier",
         ),
+        (set_down, "down", "link_down", "eth0 is set down: ip link set eth0 up"),
         (
             no_source,
             "up",

@@ -10,6 +10,7 @@ import pytest
 from carp_fast.cli.events import line_of
 from carp_fast.config.model import Group
 from carp_fast.control.documents import GroupStatus, StateEvent
+from carp_fast.daemon.table import BACKUP, MASTER
 from carp_fast.engine.reports import AddressesChanged, GroupChanged
 from tests.support.asked import Asked
 from tests.support.desk import Desk
@@ -136,11 +137,13 @@ def test_a_group_that_is_not_demoted_is_explained_by_what_would_demote_it() -> N
     any_, all_ = Grouped().told(), Grouped("all").told()
     assert any_.sections()["demotion"] == [
         "none",
-        "group lan, 2 members, is demoted when any of its members cannot be MASTER here",
+        "group lan, 2 members, 0 of them MASTER here, is demoted when any of its"
+        " members cannot be MASTER here",
     ]
     assert all_.sections()["demotion"] == [
         "none",
-        "group lan, 2 members, is demoted when none of its members can be MASTER here",
+        "group lan, 2 members, 0 of them MASTER here, is demoted when none of its"
+        " members can be MASTER here",
     ]
 
 
@@ -149,7 +152,8 @@ def test_demoted_by_its_group_is_explained_with_the_member_that_is_impeded() -> 
     assert asked.sections()["demotion"] == [
         "group: 240 (group lan, 1 of 2 members cannot be MASTER here: eth1/43)",
         "240 in total: advskew 100 becomes 240",
-        "that ends as soon as every member can be MASTER here again",
+        "the demotion by group lan ends as soon as every member can be MASTER here again; carp-fast"
+        " explain eth1 43 shows what is missing there",
     ]
     assert asked.facts()["group"] == {
         "name": "lan",
@@ -166,7 +170,53 @@ def test_a_master_whose_group_is_demoted_is_explained_by_the_silence_of_others()
     asked.node.run(asked.now_ns + 8 * SECOND_NS)
     asked.now_ns += 8 * SECOND_NS
     found = asked.sections()["demotion"]
-    assert "it is MASTER all the same: demotion never stops a host that hears no other" in found
+    assert found[-1] == (
+        "it is MASTER all the same: no other host has taken it over so far (none is there, none"
+        " preempts, or all are demoted as much, each with another broken member), and demotion"
+        " never stops a host that hears no other; carp-fast explain eth0 42 there shows more"
+    )
+
+
+def test_a_master_that_resigned_for_its_group_is_explained_by_the_member() -> None:
+    asked = Grouped()
+    asked.become("MASTER")
+    asked.unplug()
+    *_, why = asked.sections()["virtual host eth0/42"]
+    assert why.endswith(
+        ", reason group_demoted: its group became demoted, and every member that was MASTER"
+        " resigned, once (eth1/43)"
+    )
+    asked.engine.set_interface(1, asked.now_ns, source=b"\x0a\x4e\0\x02")
+    asked.told()
+    *_, why = asked.sections()["virtual host eth0/42"]
+    assert why.endswith(" resigned, once")
+
+
+def silent(masters: int) -> str:
+    """The last line about heard masters, of a member whose master fell silent."""
+    asked = Grouped(preempt=False).told()
+    asked.hear()
+    asked.now_ns += 4 * SECOND_NS
+    asked.node.run(asked.now_ns)
+    assert asked.node.reason == "master_down"
+    asked.hosts.states[: len(asked.hosts.states)] = [MASTER] * masters + [BACKUP] * (2 - masters)
+    return asked.sections()["heard masters"][-1]
+
+
+def test_members_that_another_host_still_holds_speak_for_a_split_segment() -> None:
+    text = "eth0 42 there; 1 of 2 members of group lan are not MASTER here, so that host"
+    assert text in silent(1)
+    assert silent(2).endswith(" eth0 42 there")
+
+
+def test_the_only_member_that_is_impeded_is_not_sent_to_itself() -> None:
+    asked = Grouped()
+    asked.node.attach(asked.now_ns, up=False)
+    found = asked.told().sections()
+    assert found["demotion"][-1] == (
+        "the demotion by group lan ends as soon as every member can be MASTER here again"
+    )
+    assert found["to take part"]
 
 
 @pytest.mark.parametrize("dialect", ["ucarp", "openbsd"])
@@ -174,8 +224,9 @@ def test_both_hosts_half_broken_are_explained(dialect: str) -> None:
     asked = Grouped(dialect=dialect).unplug()
     demoted = {"demote": 240} if dialect == "openbsd" else {"advskew": 240}
     asked.hear(**demoted)
-    assert asked.sections()["demotion"][-2:] == [
-        "10.77.0.3 is demoted, too: both hosts are half broken, each holds what it can, and the"
-        " least demoted one what both can",
-        "that ends as soon as every member can be MASTER here again",
-    ]
+    sends = "demote byte 240" if dialect == "openbsd" else "advskew 240"
+    assert (
+        f"10.77.0.3 is demoted, too, it advertises {sends}: both hosts are half broken, each holds"
+        " what it can, and the least demoted one what both can; unless that host is in maintenance"
+        in asked.sections()["demotion"]
+    )

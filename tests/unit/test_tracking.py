@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from carp_fast.config.tracks import FileTrack, InterfaceTrack, ScriptTrack, Track
+from carp_fast.config.tracks import (
+    FileTrack,
+    InterfaceTrack,
+    PingTrack,
+    Probed,
+    ProcessTrack,
+    ScriptTrack,
+    Track,
+)
 from carp_fast.net.interfaces import Interface, InterfaceAddress, absent
 from carp_fast.tracking.interfaces import judged
 from carp_fast.tracking.judging import Effect, Judged, Result
@@ -52,6 +60,44 @@ def test_the_first_result_decides_alone_and_others_by_rise_and_fall() -> None:
     first_failed = script(rise=9, demotion=7)
     assert first_failed.take(FAILED, 1)
     assert (first_failed.flaps, first_failed.effect) == (0, Effect(7))
+
+
+@pytest.mark.parametrize(
+    ("track", "text"),
+    [
+        (
+            ScriptTrack(name="s", script=("/x",), rise=3, interval_s=0.5),
+            "after 3 good results in a row (rise), 1 so far, one every 0.5 s",
+        ),
+        (
+            PingTrack(name="p", target="192.0.2.1", rise=2),
+            "after 2 good results in a row (rise), 1",
+        ),
+        (
+            ScriptTrack(name="s", script=("/x",), rise=1),
+            "after the next good result, one every 5 s",
+        ),
+        (InterfaceTrack(name="i", interface="eth0", rise_s=2.5), "once that has lasted for 2.5 s"),
+        (
+            ProcessTrack(name="p", executable="/x", rise_s=2),
+            "once that has lasted for 2 s (rise_s)",
+        ),
+        (InterfaceTrack(name="i", interface="eth0"), ""),
+        (FileTrack(name="f", path="/x"), ""),
+    ],
+)
+def test_what_ends_a_failure_is_named_with_its_numbers(track: Track, text: str) -> None:
+    judged = Judged(track, 5)
+    assert judged.ends == ""
+    judged.take(FAILED, 6)
+    if isinstance(track, Probed) and track.rise > 1:
+        judged.take(OK, 7)
+    assert judged.state == "failed"
+    assert judged.ends.startswith(text)
+    assert bool(judged.ends) == bool(text)
+    for at in (8, 9):
+        judged.take(OK, at)
+    assert (judged.state, judged.ends) == ("ok", "")
 
 
 def test_a_text_is_cut() -> None:
