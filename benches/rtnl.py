@@ -1,9 +1,9 @@
 """How long requests about a link wait for RTNL, the kernel's lock for changes of interfaces.
 
-A process of its own with nice -20, so that what is waited for is the lock, and neither a processor
-nor an interpreter that others use; not with real-time priority, since a wait for the lock may spin,
-and would keep the pump from a processor. Every millisecond a request that changes nothing of lo is
-sent, until standard input ends; then the longest wait is printed, in seconds, and their number.
+A process of its own at real-time priority, so that what is waited for is the lock, and neither a
+processor nor an interpreter that others use. The wait may spin, which takes a processor from
+others. Every millisecond a request that changes nothing of lo is sent, until standard input ends;
+then the longest wait is printed, in seconds, and their number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EVERY_S = 0.001
 
 def main() -> None:
     """Send requests and print what they waited."""
-    os.setpriority(os.PRIO_PROCESS, 0, -20)
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     link = struct.pack("=BxHiII", 0, 0, 1, 0, 0)  # lo, no flag to change
     flags = NLM_F_REQUEST | NLM_F_ACK
     request = struct.pack("=IHHII", 16 + len(link), RTM_NEWLINK, flags, 1, 0) + link
