@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 from collections import deque
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from carp_fast.control.encoding import command_of, decoded, encoded_line
 from carp_fast.control.protocol import CHUNK_BYTES, ControlError, Verdict, peer_of
 from carp_fast.control.requests import EventsRequest
 from carp_fast.control.socket_file import SocketFile
@@ -154,7 +154,7 @@ class _Client:
             await self.send(view[offset : offset + CHUNK_BYTES], ANSWER_STALL_S)
 
     async def refuse(self, why: str, faults: Iterable[str] = ()) -> None:
-        await self.write(_line(Verdict(False, why, list(faults))))
+        await self.write(encoded_line(Verdict(False, why, list(faults))))
 
     async def close(self) -> None:
         """Closes once everything is written, or LINGER_S later."""
@@ -362,7 +362,7 @@ class ControlServer:
     async def _answer(self, client: _Client, line: bytes) -> bool:
         """Answers one request; returns whether the connection stays open."""
         try:
-            command = _command(line)
+            command = command_of(line)
             if command == "events":
                 if client.reserved:
                     only = "the place left is kept for requests of root"
@@ -385,7 +385,7 @@ class ControlServer:
     ) -> bytes | AsyncIterator[bytes]:
         """The answer: a whole line, or the slices of one."""
         try:
-            request = _decoded(line, handler.request)
+            request = decoded(line, handler.request)
         except msgspec.ValidationError as error:
             needs = getattr(handler.request, "needs", "")
             raise ControlError(needs or f"{command}: {error}") from error
@@ -395,7 +395,8 @@ class ControlServer:
                 return answer.removesuffix(b"\n") + b"\n"
             if isinstance(answer, AsyncIterator):
                 return answer
-            return _line(answer if isinstance(answer, msgspec.Struct) else {"ok": True, **answer})
+            whole = answer if isinstance(answer, msgspec.Struct) else {"ok": True, **answer}
+            return encoded_line(whole)
         except ControlError:
             raise
         except Exception as error:
@@ -451,46 +452,10 @@ class ControlServer:
         asyncio.get_running_loop().call_later(LINGER_S, subscription.abort)
 
 
-class _Commanded(msgspec.Struct):
-    """The field that every request has."""
-
-    command: str
-
-
-def _line(answer: object) -> bytes:
-    """A line of JSON; bytes of a path that are not UTF-8 become question marks."""
-    try:
-        return msgspec.json.encode(answer) + b"\n"
-    except UnicodeEncodeError:
-        text = json.dumps(msgspec.to_builtins(answer), ensure_ascii=False)
-        return text.encode(errors="replace") + b"\n"
-
-
-def _decoded(line: bytes, kind: Any) -> Any:
-    """A request. Raises ValidationError for another JSON text, ControlError for none."""
-    try:
-        return msgspec.json.decode(line, type=kind)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError as error:
-        raise ControlError(f"request is not JSON: {error}") from error
-    except RecursionError as error:
-        raise ControlError("request is nested too deeply") from error
-
-
-def _command(line: bytes) -> str:
-    try:
-        command: str = _decoded(line, _Commanded).command
-    except msgspec.ValidationError as error:
-        text = 'request must be a JSON object with a string "command"'
-        raise ControlError(text) from error
-    return command
-
-
 def _wants_tracks(line: bytes) -> bool:
     """Whether a request for events is for those of tracks as well."""
     try:
-        request: EventsRequest = _decoded(line, EventsRequest)
+        request: EventsRequest = decoded(line, EventsRequest)
     except msgspec.ValidationError as error:
         raise ControlError(EventsRequest.needs) from error
     return request.tracks

@@ -140,7 +140,7 @@ def test_a_fault_in_the_server_is_logged_and_costs_no_place(
     path = tmp_path / "control.sock"
     server = served.serve(path, echo=echo)
     with monkeypatch.context() as patched:
-        patched.setattr(server_module, "_command", broken)
+        patched.setattr(server_module, "command_of", broken)
         with pytest.raises(ControlError, match="ended the connection"):
             ControlClient(path).request("echo")
     assert caplog.text.count("a control connection failed and is closed") == 1
