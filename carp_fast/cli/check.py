@@ -68,12 +68,13 @@ def check(config: Path | None, quiet: bool) -> None:
 
 def _doubts(configuration: Configuration) -> Iterator[str]:
     """What would not work as configured: on the interfaces of this host, and by a limit."""
-    from carp_fast.daemon import present, surroundings
+    from carp_fast.daemon import control_group, present, surroundings
     from carp_fast.net.interfaces import LinkError, read_interfaces
     from carp_fast.replay.recording import too_few
 
     if warning := too_few(configuration.daemon.record, len(configuration.virtual_hosts)):
         yield warning
+    yield from control_group.doubts(configuration)
     try:
         interfaces = read_interfaces()
     except (OSError, LinkError) as error:

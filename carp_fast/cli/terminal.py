@@ -258,7 +258,8 @@ def daemon_options(function: _Function) -> _Function:
     return config_option(
         click.option(
             "--control-socket",
-            type=click.Path(path_type=Path),
+            # Not click's own check: a user without permission gets the line that says who has it.
+            type=click.Path(path_type=Path, readable=False),
             metavar="PATH",
             help="The daemon's control socket, instead of the one named in the configuration.",
         )(function)

@@ -181,10 +181,26 @@ class AnnounceRate(msgspec.Struct, frozen=True):
     all: int = 0
 
 
+class ControlGroup(msgspec.Struct, frozen=True):
+    """The group whose members may read by the control socket; `gid`: None: of no group.
+
+    `name`: as configured, or that of the number; the number as text if it has none.
+    """
+
+    name: str
+    gid: int | None
+
+    def __str__(self) -> str:
+        return '""' if self.gid is None else f"group {self.name} (gid {self.gid})"
+
+
 class Daemon(msgspec.Struct, frozen=True):
-    """The [daemon] table. Paths are absolute; `notify` is the path of a program or None."""
+    """The [daemon] table. Paths are absolute; `notify` is the path of a program or None;
+    `control_group` is None for the usual one, if this host has it.
+    """
 
     control_socket: Path = Path("/run/carp-fast/control.sock")
+    control_group: ControlGroup | None = None
     state_directory: Path = Path("/var/lib/carp-fast")
     receive: str = "auto"
     send: str = "auto"

@@ -17,7 +17,16 @@ import msgspec
 from msgspec import Meta
 
 from carp_fast import inet
-from carp_fast.config.model import PEERS_MAX, RECORD_MAX, AnnounceRate, as_key, as_shown
+from carp_fast.config import accounts
+from carp_fast.config.model import (
+    PEERS_MAX,
+    RECORD_MAX,
+    AnnounceRate,
+    ControlGroup,
+    as_key,
+    as_shown,
+    nearest_to,
+)
 from carp_fast.config.tracks import KINDS, WORDS_MAX
 from carp_fast.engine.keys import KEYS, MAX_DELAY_S, Kind, OneOf, Seconds, Switch, Whole
 from carp_fast.errors import CarpFastError
@@ -119,6 +128,31 @@ def _socket_path(value: Any) -> Path:
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
         raise Refused(f"is too long; allowed: at most {SOCKET_PATH_BYTES} bytes")
     return path
+
+
+GID_MAX = 2**32 - 2  # the highest number is the kernel's "no group"
+
+
+def _control_group(value: Any) -> ControlGroup:
+    """A group of this host; "": none, also where the usual one exists."""
+    allowed = 'the name or the number of a group, or "" for none'
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value <= GID_MAX:
+            raise Refused(f"must be {allowed}, from 0 to {GID_MAX}")
+        group = ControlGroup(accounts.group_name(value) or str(value), value)
+    elif plain_text(value, allowed) == "":
+        return ControlGroup("", None)
+    else:
+        number = accounts.group_number(value)
+        if number is None:
+            known = accounts.group_names()
+            nearest = f"; the nearest one is {as_shown(nearest_to(value, known))}" if known else ""
+            raise Refused(f"is not a group of this host{nearest}; allowed: {allowed}")
+        group = ControlGroup(value, number)
+    if group.gid == accounts.overflow("gid"):
+        text = "is the group of all processes whose groups this user namespace does not know"
+        raise Refused(f"{text}; allowed: another group")
+    return group
 
 
 def _hook(value: Any) -> str:
@@ -456,6 +490,7 @@ TABLE_KEYS = (*SETTING_RULES, *OTHER_KEYS)
 
 DAEMON_RULES: dict[str, Rule] = {
     "control_socket": _socket_path,
+    "control_group": _control_group,
     "state_directory": _path,
     "receive": _choice("auto", "packet", "ring", "raw", "tcx"),
     "send": _choice("auto", "packet", "clones"),

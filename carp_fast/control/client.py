@@ -136,7 +136,8 @@ class _Daemon:
         if isinstance(error, FileNotFoundError | ConnectionRefusedError):
             return ControlError(f"no carp-fast daemon at {self.path}: is it running?")
         if isinstance(error, PermissionError):
-            return ControlError(f"no permission for {self.path}: it belongs to the daemon's user")
+            allowed = "root, the daemon's user and the members of daemon.control_group"
+            return ControlError(f"no permission for {self.path}; allowed: {allowed}")
         if isinstance(error, BlockingIOError | TimeoutError):
             return ControlTimeout(f"the daemon at {self.path} accepts no connections now")
         return ControlError(f"{self.path}: {error.strerror or error}")
@@ -158,7 +159,7 @@ class _Daemon:
         except (msgspec.DecodeError, RecursionError) as error:
             raise ControlError(f"{self.path}: the answer is not a daemon's: {error}") from error
         if not verdict.ok:
-            raise ControlError(verdict.error or otherwise, verdict.faults)
+            raise ControlError(verdict.error or otherwise, verdict.faults, code=verdict.code)
         return line
 
     def event(self, line: bytes) -> bytes:

@@ -133,6 +133,30 @@ class MaintenanceProgress(msgspec.Struct):
         return bool(self.taken_back_count or self.not_tried)
 
 
+class ControlStatus(msgspec.Struct, frozen=True):
+    """The control socket since the daemon started.
+
+    `group`: whose members may read, None for no group; `clients`: connected now; `changes`:
+    requests of users who may change something; `not_permitted`: requests of users who may not give
+    them; `clients_refused`: connections for which there was no place, `clients_refused_of_user`
+    those because their user had as many as one may have. The others are clients that were
+    disconnected: slow to read, slow to ask, with a line too long, or too far behind in events.
+    """
+
+    group: str | None
+    clients: int
+    requests: int
+    changes: int
+    errors: int
+    not_permitted: int
+    clients_refused: int
+    clients_refused_of_user: int
+    clients_stalled: int
+    clients_idle: int
+    lines_too_long: int
+    readers_dropped: int
+
+
 class DaemonStatus(msgspec.Struct, frozen=True):
     """The daemon's process.
 
@@ -141,7 +165,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     `demotions`: the operator's, by the text of their reasons, to which the group is added if it is
     one's: "disks (group lan)"; virtual hosts have the sum of those that concern them.
     `maintenance_state`: None if it is in none; `maintenance_progress`: None if there was none in
-    this run.
+    this run. `control`: None for a daemon without a control socket.
     """
 
     version: str
@@ -158,6 +182,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     demotions: dict[str, int] = {}
     maintenance_state: MaintenanceState | None = None
     maintenance_progress: MaintenanceProgress | None = None
+    control: ControlStatus | None = None
 
 
 class Summary(msgspec.Struct, frozen=True, gc=False):

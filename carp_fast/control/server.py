@@ -1,7 +1,7 @@
 """The server of the control socket: reads requests, writes answers and streams of events.
 
-Holds the limits of requests and clients. Must not know what a command means: the daemon passes one
-handler for each command.
+Holds the limits of requests and answers. Must not know what a command means: the daemon passes one
+handler for each command, with what it does to the daemon: reads or changes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -17,8 +19,21 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from carp_fast.config.model import ControlGroup
+from carp_fast.control.access import READS, ROOT, Access, Permissions
+from carp_fast.control.audit import INTERRUPTED, OK, Audit, log_change, peer_text, request_text
+from carp_fast.control.documents import ControlStatus
 from carp_fast.control.encoding import command_of, decoded, encoded_line
-from carp_fast.control.protocol import CHUNK_BYTES, ControlError, Verdict, peer_of
+from carp_fast.control.places import CLIENTS_MAX, Places
+from carp_fast.control.protocol import (
+    CHUNK_BYTES,
+    INTERNAL,
+    USER_LIMIT,
+    ControlError,
+    Peer,
+    Verdict,
+    peer_of,
+)
 from carp_fast.control.requests import EventsRequest
 from carp_fast.control.socket_file import SocketFile
 from carp_fast.errors import CarpFastError
@@ -29,8 +44,7 @@ logger = logging.getLogger(__name__)
 Answer = bytes | msgspec.Struct | Mapping[str, object] | AsyncIterator[bytes]
 
 LINE_BYTES_MAX = 65_536  # a request line; the largest in use is below 1 KiB
-CLIENTS_MAX = 64  # so that a runaway script cannot take every file descriptor
-# A client that does not complete a request within this time is disconnected: it has a place of 64.
+# A client that does not complete a request within this time is disconnected: it has a place.
 REQUEST_IDLE_S = 30.0
 # One more place is kept for root, for a request and not for a stream. Its client has to be quick.
 RESERVED_IDLE_S = 1.0
@@ -44,24 +58,31 @@ STOP_FLUSH_S = 1.0  # stop() waits this long for pending answers and events
 LISTEN_RETRY_S = 2.0  # until the next attempt to create a socket file that was removed
 FILE_SETTLE_S = 1.0  # what removes it may remove its directory, or put another file there
 FILE_CHECKED_S = 30.0  # it is looked at without a report, too: a mount over it has none
+EVENTS = "events"  # the command that the server answers itself
+EVENTS_ACCESS = READS
 
 
 class Handler(NamedTuple):
     """The handler of a command: `answer` is called with the request as a `request`.
 
-    A request that does not fit that class is refused with its `needs`, if it has one.
+    A request that does not fit that class is refused with its `needs`, if it has one. `access`:
+    whether it reads or changes something.
     """
 
     request: Any
     answer: Callable[[Any], Awaitable[Answer]]
+    access: Access
 
 
 class ControlCounters(msgspec.Struct):
     """What the server did, and how often it hit its limits, since it was created."""
 
     requests: int = 0
+    changes: int = 0
     errors: int = 0
+    not_permitted: int = 0
     clients_refused: int = 0
+    clients_refused_of_user: int = 0
     clients_stalled: int = 0
     clients_idle: int = 0
     lines_too_long: int = 0
@@ -105,7 +126,7 @@ class _Stalled(_Gone):
 
 
 class _Client:
-    """One connection: its streams, and whether a request is being answered.
+    """One connection: its streams, its process, and whether a request is being answered.
 
     `reserved`: it has the place that is kept for root.
     """
@@ -113,6 +134,8 @@ class _Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.socket: socket.socket = writer.get_extra_info("socket")
+        self.peer: Peer = peer_of(self.socket)
         self.busy = False
         self.reserved = False
 
@@ -153,8 +176,8 @@ class _Client:
         for offset in range(0, len(view), CHUNK_BYTES):
             await self.send(view[offset : offset + CHUNK_BYTES], ANSWER_STALL_S)
 
-    async def refuse(self, why: str, faults: Iterable[str] = ()) -> None:
-        await self.write(encoded_line(Verdict(False, why, list(faults))))
+    async def refuse(self, why: str, faults: Iterable[str] = (), code: str = "") -> None:
+        await self.write(encoded_line(Verdict(False, why, list(faults), code)))
 
     async def close(self) -> None:
         """Closes once everything is written, or LINGER_S later."""
@@ -175,24 +198,57 @@ class ControlServer:
     bytes; or an asynchronous iterator of the slices of one line (without line ends), between which
     the loop runs. A handler refuses by raising ControlError. ``events`` is the server's own
     command, fed by publish().
+
+    The members of `group` may connect and give commands that read. Those that change something are
+    for root and this process's user, and each is in the audit log.
     """
 
-    def __init__(self, path: Path | str, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        handlers: Mapping[str, Handler],
+        group: ControlGroup | None = None,
+    ) -> None:
         self.path = Path(path)
         self.counters = ControlCounters()
         self._handlers = dict(handlers)
+        access = {command: handler.access for command, handler in handlers.items()}
+        self._permissions = Permissions(group, {**access, EVENTS: EVENTS_ACCESS})
+        self._audit = Audit(time.monotonic)
+        self._places = Places(time.monotonic)
         self._clients: dict[asyncio.Task[None], _Client] = {}
         self._subscriptions: set[_Subscription] = set()
         self._server: asyncio.AbstractServer | None = None
-        self._file = SocketFile(self.path)
+        self._file = SocketFile(self.path, group)
         self._watcher: asyncio.Task[None] | None = None
-        self._full = False
         self._stopping = False
 
     @property
     def subscribers(self) -> int:
         """The number of readers of events: without any, publish() costs nothing."""
         return len(self._subscriptions)
+
+    @property
+    def status(self) -> ControlStatus:
+        """The group, the number of clients and the counters, as the status document has them."""
+        group = self._permissions.group
+        return ControlStatus(
+            group=None if group is None else group.name,
+            clients=len(self._clients),
+            **msgspec.structs.asdict(self.counters),
+        )
+
+    def use_group(self, group: ControlGroup | None) -> None:
+        """Lets the members of this group read from now on, those of another one no longer."""
+        if group == self._permissions.group:
+            return
+        self._permissions.group = group
+        self._file.use_group(group)
+        for client in self._clients.values():  # streams of events included
+            try:
+                self._permissions.check(client.peer, client.socket, EVENTS, changes=False)
+            except ControlError:
+                client.writer.transport.abort()
 
     async def start(self) -> None:
         """Binds and serves; if the socket file is removed later, it is created again.
@@ -299,11 +355,11 @@ class ControlServer:
         assert task is not None
         client = _Client(reader, writer)
         try:
-            admitted = self._admit(client)
-            if admitted:
+            refusal = self._admit(client)
+            if refusal is None:
                 self._clients[task] = client
             if not self._stopping:
-                await (self._serve(client) if admitted else self._refuse(client))
+                await (self._serve(client) if refusal is None else self._refuse(client, refusal))
         except _Stalled:
             self.counters.clients_stalled += 1
             logger.warning("a control client read nothing of its answer for %g s", ANSWER_STALL_S)
@@ -318,23 +374,24 @@ class ControlServer:
             finally:
                 self._clients.pop(task, None)
 
-    def _admit(self, client: _Client) -> bool:
-        """Whether there is a place for a client."""
-        places = [each.reserved for each in self._clients.values()]
-        if places.count(False) < CLIENTS_MAX:
-            self._full = False
-            return True
-        if not self._full:
-            self._full = True
-            logger.warning("control socket full: %d clients, refusing more", CLIENTS_MAX)
-        client.reserved = (
-            True not in places and peer_of(client.writer.get_extra_info("socket")).uid == 0
-        )
-        return client.reserved
+    def _admit(self, client: _Client) -> ControlError | None:
+        """None if there is a place for a client, else why it is refused."""
+        clients = self._clients.values()
+        try:
+            self._places.check(
+                client.peer.uid, [each.peer.uid for each in clients if not each.reserved]
+            )
+        except ControlError as refusal:
+            free = not any(each.reserved for each in clients)
+            client.reserved = free and client.peer.uid == ROOT
+            return None if client.reserved else refusal
+        return None
 
-    async def _refuse(self, client: _Client) -> None:
+    async def _refuse(self, client: _Client, refusal: ControlError) -> None:
         self.counters.clients_refused += 1
-        await client.refuse(f"too many control clients (limit {CLIENTS_MAX})")
+        if refusal.code == USER_LIMIT:
+            self.counters.clients_refused_of_user += 1
+        await client.refuse(str(refusal), code=refusal.code)
 
     async def _serve(self, client: _Client) -> None:
         while True:
@@ -363,34 +420,81 @@ class ControlServer:
         """Answers one request; returns whether the connection stays open."""
         try:
             command = command_of(line)
-            if command == "events":
-                if client.reserved:
-                    only = "the place left is kept for requests of root"
-                    raise ControlError(f"too many control clients (limit {CLIENTS_MAX}): {only}")
-                await self._serve_events(client, _wants_tracks(line))
+            if command == EVENTS:
+                await self._serve_events(client, self._checked_events(client, line))
                 return False
             handler = self._handlers.get(command)
             if handler is None:
-                known = ", ".join(sorted({*self._handlers, "events"}))
+                known = ", ".join(sorted({*self._handlers, EVENTS}))
                 raise ControlError(f"unknown command {command!r} (known: {known})")
-            answer = await self._call(handler, command, line)
+            request = fault = None
+            try:
+                request = decoded(line, handler.request)
+            except msgspec.ValidationError as error:
+                needs = getattr(handler.request, "needs", "")
+                fault = ControlError(needs or f"{command}: {error}")
+            act = self._change if handler.access.changes(request) else self._read
+            answer = await act(client, command, request, fault)
         except ControlError as error:
             self.counters.errors += 1
-            await client.refuse(str(error), error.faults)
+            await client.refuse(str(error), error.faults, error.code)
             return True
         return await self._write_answer(client, answer)
 
-    async def _call(
-        self, handler: Handler, command: str, line: bytes
+    def _checked_events(self, client: _Client, line: bytes) -> bool:
+        """Whether a request for events, which may be given, is for those of tracks as well."""
+        self._check(client, EVENTS, changes=EVENTS_ACCESS.changes(None))
+        if client.reserved:
+            only = "the place left is kept for requests of root"
+            raise ControlError(f"too many control clients (limit {CLIENTS_MAX}): {only}")
+        return _wants_tracks(line)
+
+    def _check(self, client: _Client, command: str, *, changes: bool) -> None:
+        """Raises ControlError where the user of a client may not give a command."""
+        try:
+            self._permissions.check(client.peer, client.socket, command, changes=changes)
+        except ControlError:
+            self.counters.not_permitted += 1
+            raise
+
+    async def _read(
+        self, client: _Client, command: str, request: Any, fault: ControlError | None
     ) -> bytes | AsyncIterator[bytes]:
+        """The answer to a request that changes nothing; `fault`: of its arguments."""
+        self._check(client, command, changes=False)
+        if fault is not None:
+            raise fault
+        return await self._call(command, request)
+
+    async def _change(
+        self, client: _Client, command: str, request: Any, fault: ControlError | None
+    ) -> bytes | AsyncIterator[bytes]:
+        """The answer to a request that changes something, which is in the audit log."""
+        what = request_text(command, request)
+        try:
+            self._check(client, command, changes=True)
+        except ControlError as refusal:
+            self._audit.refused(client.peer, what, str(refusal))
+            raise
+        self.counters.changes += 1
+        who = peer_text(client.peer)  # before it may have ended
+        outcome = INTERRUPTED
+        try:
+            if fault is not None:
+                raise fault
+            answer = await self._call(command, request)
+            outcome = OK
+        except ControlError as error:
+            outcome = f"{'failed' if error.code == INTERNAL else 'refused'}: {error}"
+            raise
+        finally:
+            log_change(who, what, outcome)
+        return answer
+
+    async def _call(self, command: str, request: Any) -> bytes | AsyncIterator[bytes]:
         """The answer: a whole line, or the slices of one."""
         try:
-            request = decoded(line, handler.request)
-        except msgspec.ValidationError as error:
-            needs = getattr(handler.request, "needs", "")
-            raise ControlError(needs or f"{command}: {error}") from error
-        try:
-            answer = await handler.answer(request)
+            answer = await self._handlers[command].answer(request)
             if isinstance(answer, bytes):
                 return answer.removesuffix(b"\n") + b"\n"
             if isinstance(answer, AsyncIterator):
@@ -402,7 +506,7 @@ class ControlServer:
         except Exception as error:
             logger.exception("control command %r failed", command)
             text = f"command {command!r} failed inside the daemon: {error!r} (see its log)"
-            raise ControlError(text) from error
+            raise ControlError(text, code=INTERNAL) from error
 
     async def _write_answer(self, client: _Client, answer: bytes | AsyncIterator[bytes]) -> bool:
         if isinstance(answer, bytes):

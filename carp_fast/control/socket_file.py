@@ -16,20 +16,26 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from carp_fast.config.model import ControlGroup
 from carp_fast.control.protocol import ControlError, ControlInUse, peer_of
 
 logger = logging.getLogger(__name__)
 
 START_LOCK_S = 2.0  # bind() waits this long for another start with the same path
 LOCK_RETRY_S = 0.02
+PRIVATE, SHARED = 0o600, 0o660  # modes of the socket: without a group, and with one
 SOCKET_PATH_BYTES_MAX = 107  # the kernel's limit of sun_path, without its NUL
 
 
 class SocketFile:
-    """The path at which this process listens, or will listen. Its socket has mode 0600."""
+    """The path at which this process listens, or will listen.
 
-    def __init__(self, path: Path) -> None:
+    Its socket has mode 0600, with a `group` 0660 and that group.
+    """
+
+    def __init__(self, path: Path, group: ControlGroup | None = None) -> None:
         self.path = path
+        self.group = group
         self._identity: tuple[int, int] | None = None  # device and inode of the bound file
 
     async def bind(self, backlog: int) -> socket.socket:
@@ -60,6 +66,12 @@ class SocketFile:
             return False
         return (status.st_dev, status.st_ino) == self._identity
 
+    def use_group(self, group: ControlGroup | None) -> None:
+        """Gives the file to this group, or to none."""
+        self.group = group
+        if self.is_ours():
+            self._give()
+
     def remove(self) -> None:
         """Removes the file; one that another program has created there meanwhile is left alone."""
         if self.is_ours():
@@ -79,7 +91,40 @@ class SocketFile:
             listener.close()
             raise
         self._identity = (status.st_dev, status.st_ino)
+        if self.group is not None:
+            self._give()
         return listener
+
+    def _give(self) -> None:
+        """Gives the bound file to the group. Where that is not permitted it keeps mode 0600, which
+        is logged.
+        """
+        gid = os.getegid() if self.group is None else self.group.gid
+        assert gid is not None
+        try:
+            # By a descriptor: whatever is at the path meanwhile, only our file changes.
+            file = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                status = os.fstat(file)
+                if (status.st_dev, status.st_ino) != self._identity:
+                    return
+                ours = Path(f"/proc/self/fd/{file}")
+                ours.chmod(PRIVATE)
+                os.chown(ours, -1, gid)
+                if self.group is not None:
+                    ours.chmod(SHARED)
+            finally:
+                os.close(file)
+        except OSError as error:
+            text = "it stays with the daemon's user (mode 0600); allowed: a group that the daemon"
+            logger.warning(
+                "control socket %s: cannot be given to %s, daemon.control_group: %s; %s is a member"
+                " of, or CAP_CHOWN",
+                self.path,
+                self.group or f"gid {gid}",
+                error.strerror,
+                text,
+            )
 
 
 @contextlib.contextmanager

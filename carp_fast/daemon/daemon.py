@@ -18,10 +18,12 @@ from pathlib import Path
 import uvloop
 
 from carp_fast.config import load as config
+from carp_fast.control.audit import INTERRUPTED, OK, log_change
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import RecordRequest
 from carp_fast.control.server import Answer, ControlServer
 from carp_fast.daemon import start
+from carp_fast.daemon.control_group import group_of
 from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.groups import LimitReached
 from carp_fast.daemon.hooks import HookError, Hooks
@@ -101,9 +103,13 @@ async def serve(
             worker = Worker()
             stack.callback(worker.shutdown)
             requests, feed, held = Requests(), Feed(), Held(None)
+            control: ControlServer | None = None
             if manner.leaves_traces:
                 held = Held(StateFile(configuration.daemon.state_directory, configuration.path))
-                control = ControlServer(configuration.daemon.control_socket, requests.handlers)
+                settings = configuration.daemon
+                control = ControlServer(
+                    settings.control_socket, requests.handlers, group_of(settings)
+                )
                 await _start_control(control)
                 stack.push_async_callback(control.stop)
                 feed.subscribe(control.publish)
@@ -122,6 +128,7 @@ async def serve(
                 requests=requests,
                 held=held,
                 notify=notify,
+                control=control,
             )
             known = daemon.prepare()
             pid.write()
@@ -157,6 +164,7 @@ class Daemon:
         requests: Requests,
         held: Held,
         notify: Notify,
+        control: ControlServer | None,
     ) -> None:
         self._opened = opened
         self._configuration = configuration  # the initial one; the reloader has the running one
@@ -175,7 +183,10 @@ class Daemon:
             held=held,
             notify=notify,
             systemd=systemd,
+            control=control,
         )
+        if control is not None:
+            opened.status.control = lambda: control.status
         self._controls = Controls(
             stop=self.stopping.set,
             reload=self._on_reload_wanted,
@@ -263,10 +274,15 @@ class Daemon:
     async def _reload(self) -> None:
         """Reloads once the daemon serves; errors are logged."""
         await self._requests.served()
+        outcome = INTERRUPTED
         try:
             await self._reloader.run(on_begin=self._on_reload_begun)
+            outcome = OK
         except ControlError as error:
             logger.error("reload: nothing was changed: %s", error)
+            outcome = f"refused: {error}"
+        finally:
+            log_change("SIGHUP, its sender is not known", "reload", outcome)
 
     def _on_reload_begun(self) -> None:
         self._reload_wanted = False

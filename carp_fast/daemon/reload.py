@@ -29,6 +29,7 @@ FORCED = "carp-fast reload --force"
 NAMED_MAX = 3  # virtual hosts of a refusal, interfaces of a common change; the others are counted
 AT_ONCE = frozenset(
     {
+        "control_group",
         "notify",
         "hook_concurrency",
         "hook_timeout_s",

@@ -17,6 +17,7 @@ from carp_fast.control.documents import Reloaded
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import ReloadRequest
 from carp_fast.daemon import present, reload
+from carp_fast.daemon.control_group import group_of
 from carp_fast.daemon.groups import LimitReached
 from carp_fast.daemon.hooks import HookError
 from carp_fast.daemon.process import StartError, give_back_memory, require_capabilities
@@ -24,6 +25,7 @@ from carp_fast.daemon.table import by_interface
 from carp_fast.daemon.worker import Worker
 
 if TYPE_CHECKING:
+    from carp_fast.control.server import ControlServer
     from carp_fast.daemon.manner import Manner
     from carp_fast.daemon.notify import Notify
     from carp_fast.daemon.opened import Opened
@@ -54,6 +56,7 @@ class Reloader:
         held: Held,
         notify: Notify,
         systemd: Systemd,
+        control: ControlServer | None,
     ) -> None:
         self.configuration = configuration
         self._opened = opened
@@ -62,6 +65,7 @@ class Reloader:
         self._held = held
         self._notify = notify
         self._systemd = systemd
+        self._control = control
         self._reader = Worker()  # a thread that may hang: not for other work
         self._reloading = asyncio.Lock()
         self._applying = asyncio.Lock()  # held during changes, and from the end on
@@ -191,6 +195,8 @@ class Reloader:
         opened.follow(hosts.used_names())
         self._manner.on_reload(new.daemon)
         opened.maintenance.rate = new.daemon.maintenance_rate
+        if self._control is not None:
+            self._control.use_group(group_of(new.daemon))
         if new.daemon.notify != self.configuration.daemon.notify:
             await self._notify.stop()
             self._notify.start(new.daemon.notify)

@@ -12,9 +12,11 @@ from functools import partial
 from typing import Any
 
 from carp_fast.closing import Closing
+from carp_fast.control.access import CHANGES, READS, Access, reads_if
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import (
     DemoteRequest,
+    EventsRequest,
     ExplainRequest,
     MaintenanceRequest,
     PreemptRequest,
@@ -38,6 +40,20 @@ COMMANDS: dict[str, type[Request]] = {
     "reload": ReloadRequest,
     "record": RecordRequest,
 }
+# Who may give each: what reads is for the members of daemon.control_group as well, what changes
+# something for root and the daemon's user, with a line in the audit log.
+ACCESS: dict[type[Request], Access] = {
+    StatusRequest: READS,
+    ExplainRequest: READS,
+    RecordRequest: READS,
+    EventsRequest: READS,  # the server's own command
+    DemoteRequest: CHANGES,
+    UndemoteRequest: CHANGES,
+    YieldRequest: CHANGES,
+    PreemptRequest: CHANGES,
+    ReloadRequest: CHANGES,
+    MaintenanceRequest: reads_if("action", "plan", "show"),
+}
 Answering = Mapping[str, Callable[[Any], Awaitable[Answer]]]
 
 
@@ -52,7 +68,7 @@ class Requests(Closing):
     def handlers(self) -> dict[str, Handler]:
         """A handler for each of COMMANDS, in the form that a ControlServer takes."""
         return {
-            command: Handler(request, partial(self._answer, command))
+            command: Handler(request, partial(self._answer, command), ACCESS[request])
             for command, request in COMMANDS.items()
         }
 

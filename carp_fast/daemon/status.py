@@ -16,6 +16,7 @@ import msgspec
 
 from carp_fast import __version__
 from carp_fast.control.documents import (
+    ControlStatus,
     DaemonStatus,
     Demotion,
     Heard,
@@ -193,6 +194,7 @@ class Status:
         self.demotions = demotions
         self.demotions_of = demotions_of
         self.maintenance = maintenance
+        self.control: Callable[[], ControlStatus | None] = lambda: None  # of the control socket
         self._tracked = tracked
 
     def tracks_of(self, host: VirtualHost) -> list[TrackStatus]:
@@ -249,6 +251,7 @@ class Status:
                 demotions=dict(self.demotions()),
                 maintenance_state=maintenance,
                 maintenance_progress=progress,
+                control=self.control(),
             ),
             summary=self.summary(),
             interfaces=[

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from carp_fast.control.server import CLIENTS_MAX
+from carp_fast.control.places import CLIENTS_MAX
 from carp_fast.lab.lab import Lab, LabTimeout, wait_for
 from tests.fuzz import control_requests
 from tests.fuzz.cases import Document, Failure

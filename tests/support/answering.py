@@ -11,6 +11,7 @@ from typing import Any
 
 import uvloop
 
+from carp_fast.control.access import CHANGES, READS
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.server import Answer, ControlServer, Handler
 from carp_fast.control.slices import document_slices, in_slices
@@ -79,12 +80,12 @@ class FakeDaemon:
         self.answers: dict[str, list[dict[str, Any] | ControlError]] = {}
         self.loop = uvloop.new_event_loop()
         handlers = {
-            "status": Handler(dict, self.status),
-            "reload": Handler(dict, self.reload),
-            "demote": Handler(dict, self.demote),
-            "undemote": Handler(dict, self.demote),
+            "status": Handler(dict, self.status, READS),
+            "reload": Handler(dict, self.reload, CHANGES),
+            "demote": Handler(dict, self.demote, CHANGES),
+            "undemote": Handler(dict, self.demote, CHANGES),
             **{
-                command: Handler(dict, partial(self.given, command))
+                command: Handler(dict, partial(self.given, command), CHANGES)
                 for command in ("yield", "preempt", "maintenance")
             },
         }

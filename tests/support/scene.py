@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from carp_fast.config.load import Settings, VirtualHost
+from carp_fast.control.access import CHANGES, READS
 from carp_fast.control.documents import Reloaded
 from carp_fast.control.protocol import ControlError
 from carp_fast.control.requests import ExplainRequest, ReloadRequest, StatusRequest
@@ -152,9 +153,9 @@ class Served:
         self.scene = scene
         self.path = path
         handlers = {
-            "status": Handler(StatusRequest, scene.status.answer),
-            "explain": Handler(ExplainRequest, scene.explanations.answer),
-            "reload": Handler(ReloadRequest, self.reload),
+            "status": Handler(StatusRequest, scene.status.answer, READS),
+            "explain": Handler(ExplainRequest, scene.explanations.answer, READS),
+            "reload": Handler(ReloadRequest, self.reload, CHANGES),
         }
         self.server = ControlServer(path, handlers)
 

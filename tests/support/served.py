@@ -10,6 +10,7 @@ from typing import Any
 
 import uvloop
 
+from carp_fast.control.access import READS
 from carp_fast.control.server import Answer, ControlServer, Handler
 
 DEADLINE_S = 10.0
@@ -18,7 +19,9 @@ Answering = Callable[[dict[str, Any]], Awaitable[Answer]]
 
 def server_of(path: Path, **answering: Answering) -> ControlServer:
     """A server whose commands take any arguments."""
-    return ControlServer(path, {name: Handler(dict, each) for name, each in answering.items()})
+    return ControlServer(
+        path, {name: Handler(dict, each, READS) for name, each in answering.items()}
+    )
 
 
 class ServedLoop:

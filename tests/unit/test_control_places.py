@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from carp_fast.config.model import ControlGroup
+from carp_fast.control import places as places_module
 from carp_fast.control import server as server_module
 from carp_fast.control.client import ControlClient
 from carp_fast.control.protocol import ControlError, Peer, peer_of
@@ -48,7 +50,14 @@ def asked(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def clients_are(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
-    monkeypatch.setattr(server_module, "peer_of", lambda _: Peer(1, uid))
+    """New clients have this user, and the group of the servers' (see to_own_group)."""
+    monkeypatch.setattr(server_module, "peer_of", lambda _: Peer(1, uid, os.getegid()))
+
+
+def to_own_group(served: ServedLoop, server: ControlServer) -> ControlServer:
+    """Lets the members of this process's group read."""
+    served.call(lambda: server.use_group(ControlGroup("own", os.getegid())))
+    return server
 
 
 # Every place is given back
@@ -75,7 +84,7 @@ def test_a_request_that_cannot_be_read_is_refused_and_costs_no_place(
 ) -> None:
     path = tmp_path / "control.sock"
     server = served.serve(path, echo=echo)
-    for _ in range(server_module.CLIENTS_MAX + 2):
+    for _ in range(places_module.CLIENTS_MAX + 2):
         answer = asked(path, data + b"\n")
         assert not answer["ok"]
         assert answer["error"].startswith(error)
@@ -271,13 +280,13 @@ def test_a_request_may_take_longer_to_answer_than_to_send(
 def test_the_kernel_names_the_process_at_the_other_end() -> None:
     one, two = socket.socketpair(socket.AF_UNIX)
     with one, two:
-        assert peer_of(one) == Peer(os.getpid(), os.geteuid())
+        assert peer_of(one) == Peer(os.getpid(), os.geteuid(), os.getegid())
 
 
 def filled(stack: ExitStack, server: ControlServer, served: ServedLoop) -> list[socket.socket]:
     """Silent clients in every place."""
-    silent = [stack.enter_context(connected(server.path)) for _ in range(server_module.CLIENTS_MAX)]
-    served.wait_until(lambda: len(server._clients) == server_module.CLIENTS_MAX)
+    silent = [stack.enter_context(connected(server.path)) for _ in range(places_module.CLIENTS_MAX)]
+    served.wait_until(lambda: len(server._clients) == places_module.CLIENTS_MAX)
     return silent
 
 
@@ -287,17 +296,17 @@ def test_clients_are_bounded_and_it_is_logged_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(server_module, "CLIENTS_MAX", 3)
+    monkeypatch.setattr(places_module, "CLIENTS_MAX", 3)
     clients_are(monkeypatch, 1000)
     path = tmp_path / "control.sock"
-    server = served.serve(path, echo=echo)
+    server = to_own_group(served, served.serve(path, echo=echo))
     client = ControlClient(path)
     streams = [client.stream() for _ in range(3)]
     for _ in range(2):
         with pytest.raises(ControlError, match=r"too many control clients \(limit 3\)"):
             client.request("echo")
     assert server.counters.clients_refused == 2
-    assert caplog.text.count("control socket full: 3 clients") == 1
+    assert caplog.text.count("control socket: too many control clients (limit 3)") == 1
     streams[0].close()
     served.wait_until(lambda: server.subscribers == 2)
     served.wait_until(lambda: len(server._clients) == 2)
@@ -319,13 +328,13 @@ def test_root_is_answered_where_silent_clients_have_every_place(
         clients_are(monkeypatch, 0)
         for _ in range(3):
             assert ControlClient(path).request("status")["ok"] is True
-            served.wait_until(lambda: len(server._clients) == server_module.CLIENTS_MAX)
+            served.wait_until(lambda: len(server._clients) == places_module.CLIENTS_MAX)
 
 
 def test_the_place_for_root_is_for_one_request_and_no_stream(
     served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "CLIENTS_MAX", 2)
+    monkeypatch.setattr(places_module, "CLIENTS_MAX", 2)
     monkeypatch.setattr(server_module, "RESERVED_IDLE_S", 0.05)
     clients_are(monkeypatch, 0)
     path = tmp_path / "control.sock"
@@ -348,7 +357,7 @@ def test_the_place_for_root_is_for_one_request_and_no_stream(
 def test_a_client_in_the_place_for_root_takes_none_of_the_others(
     served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "CLIENTS_MAX", 2)
+    monkeypatch.setattr(places_module, "CLIENTS_MAX", 2)
     clients_are(monkeypatch, 0)
     path = tmp_path / "control.sock"
     answers = asyncio.Event()
@@ -357,7 +366,7 @@ def test_a_client_in_the_place_for_root_takes_none_of_the_others(
         await answers.wait()
         return {}
 
-    server = served.serve(path, wait=waiting, echo=echo)
+    server = to_own_group(served, served.serve(path, wait=waiting, echo=echo))
     with ExitStack() as stack:
         silent = filled(stack, server, served)
         kept = stack.enter_context(connected(path))
