@@ -2,7 +2,8 @@
 
 Whatever they write, in whatever pieces, and whether they read or not: others are answered, every
 line that comes back is a document, no place and no descriptor stays taken, nothing is logged as an
-exception. The daemon runs in a network namespace of its own, which needs root.
+exception. Some clients are of a user who may only read: whatever these write, they change nothing,
+and root finds a place. The daemon runs in a network namespace of its own, which needs root.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from carp_fast.control.places import CLIENTS_MAX
+from carp_fast.control.places import CLIENTS_MAX, CLIENTS_OF_A_USER_MAX
 from carp_fast.lab.lab import Lab, LabTimeout, wait_for
 from tests.fuzz import control_requests
 from tests.fuzz.cases import Document, Failure
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
+from tests.support.users import ALICE, READERS, connected_as
 
 DEADLINE_S = 30.0
 CLIENTS = 70  # more than there are places
@@ -35,6 +37,8 @@ FAULTS = re.compile(
     r"|runtime error:"
 )
 SHOWN = 300
+# Keys of the answers to what changes something: a reload, a demotion.
+CHANGED = {"changed", "total", "reasons"}
 
 
 class Served:
@@ -45,7 +49,9 @@ class Served:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carp-fuzz")))
             lab = stack.enter_context(Lab(segments=1))
             table = {"interface": "s1", "vhid": "1-3", "addresses": ["10.1.1.{vhid}/32"]}
-            path = write_configuration(directory, "a", [table], daemon={"record": 1024})
+            directory.chmod(0o711)
+            daemon = {"record": 1024, "control_group": READERS}
+            path = write_configuration(directory, "a", [table], daemon=daemon)
             self.daemon: RunningDaemon = start_daemon(lab["a"], path)
             self.daemon.wait_state("MASTER", DEADLINE_S)
             self.stack = stack.pop_all()
@@ -74,12 +80,11 @@ class Served:
 
 
 class Client:
-    """One connection. `lines`: how many came back; `streaming`: it may get events."""
+    """One connection. `lines`: how many came back; `reader`: of a user who may only read."""
 
-    def __init__(self, path: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(DEADLINE_S)
-        self.socket.connect(path)
+    def __init__(self, path: str, *, reader: bool = False) -> None:
+        self.reader = reader
+        self.socket = connected_as(ALICE if reader else None, Path(path))
         self.socket.setblocking(False)
         self.rest = b""
         self.lines = 0
@@ -113,6 +118,8 @@ class Client:
             raise Failure(f"an answer is not JSON: {fault}: {line[:SHOWN]!r}") from fault
         if not isinstance(answer, dict) or not ("state" in answer or "ok" in answer):
             raise Failure(f"an answer is no document: {line[:SHOWN]!r}")
+        if self.reader and CHANGED & answer.keys():
+            raise Failure(f"a user who may only read has changed something: {line[:SHOWN]!r}")
         if answer.get("ok") is False:
             error = answer.get("error")
             if not isinstance(error, str) or not error or "inside the daemon" in error:
@@ -148,7 +155,8 @@ class ControlWorld:
             self.ask()
         elif step["do"] == "open":
             if step["client"] not in self.clients:
-                self.clients[step["client"]] = Client(self.served.path)
+                reader = step.get("reader", False)
+                self.clients[step["client"]] = Client(self.served.path, reader=reader)
         elif step["client"] in self.clients:
             client = self.clients[step["client"]]
             if step["do"] == "write":
@@ -165,13 +173,14 @@ class ControlWorld:
 
     def ask(self) -> None:
         """Somebody else, who has a right to be answered."""
-        if len(self.clients) >= CLIENTS_MAX:
+        of_root = sum(not client.reader for client in self.clients.values())
+        if of_root >= CLIENTS_MAX - CLIENTS_OF_A_USER_MAX:
             return
         client = Client(self.served.path)
         client.write(b'{"command":"status"}\n')
         client.wait(time.monotonic() + DEADLINE_S, lines=1)
         client.socket.close()
-        if client.errors and len(self.clients) < CLIENTS_MAX - 1:
+        if client.errors:
             raise Failure(f"status is refused: {client.errors}, {len(self.clients)} clients")
 
     def end(self) -> None:
@@ -252,7 +261,7 @@ class ControlFuzzer:
             client = {"client": random.randrange(clients)}
             pick = random.random()
             if pick < 0.25:
-                yield {"do": "open"} | client
+                yield {"do": "open", "reader": random.random() < 0.4} | client
             elif pick < 0.7:
                 data = control_requests.drawn(random)
                 cut = random.randrange(len(data) + 1) if random.random() < 0.4 else len(data)

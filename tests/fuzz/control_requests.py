@@ -9,8 +9,14 @@ import json
 from random import Random
 from typing import Any
 
-COMMANDS = ("status", "explain", "reload", "record", "events", "stop", "", "status\0")
-KEYS = ("interface", "vhid", "state", "problems", "force", "command", "x", "")
+COMMANDS = (
+    *("status", "explain", "reload", "record", "events", "demote", "undemote", "maintenance"),
+    *("stop", "", "status\0"),
+)
+KEYS = (
+    *("interface", "vhid", "state", "problems", "force", "amount", "reason", "action", "command"),
+    *("x", ""),
+)
 TOKENS = (
     b"{",
     b"}",
@@ -83,8 +89,12 @@ def right(random: Random) -> bytes:
         {"command": "record", "interface": "s1", "vhid": 1},
         {"command": "reload"},
         {"command": "events"},
+        {"command": "demote", "amount": 5, "reason": "fuzz\x1b[2J"},
+        {"command": "demote", "amount": 5, "reason": "fuzz"},
+        {"command": "undemote", "reason": "fuzz"},
+        {"command": "maintenance", "action": "show"},
     )
-    weights = (20, 10, 5, 10, 10, 1, 5)
+    weights = (20, 10, 5, 10, 10, 1, 5, 1, 1, 1, 3)
     (request,) = random.choices(requests, weights)
     return json.dumps(request).encode() + b"\n"
 

@@ -64,7 +64,7 @@ def test_at_sigterm_addresses_go_first_and_then_resignations(
 ) -> None:
     a, _ = lab_factory(segments=1).hosts
     pid_file = tmp_path / "pid"
-    path = configuration(tmp_path, vhids="1-255", pump=pump)
+    path = configuration(tmp_path, vhids="1-255", pump=pump, control_group="")
     daemon = start_daemon(a, path, arguments=["--pid-file", str(pid_file)])
     assert pid_file.read_text() == f"{daemon.process.pid}\n"
     assert stat.S_IMODE(daemon.control_socket.stat().st_mode) == 0o600
@@ -356,7 +356,7 @@ HOST_COUNTERS = {
 ADDITIONS = {
     "daemon": {
         *("demotions", "maintenance_progress", "maintenance_state", "pump", "receive_fallbacks"),
-        *("receive_reason", "send", "send_reason"),
+        *("control", "receive_reason", "send", "send_reason"),
     },
     "interface": {"send"},
     "virtual_host": {
