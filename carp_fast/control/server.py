@@ -331,7 +331,9 @@ class ControlServer:
                     await self._listen_again()
                 changed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), FILE_CHECKED_S)
+                    # wait_for() ignores a cancellation at the moment of a change (CPython 3.11).
+                    async with asyncio.timeout(FILE_CHECKED_S):
+                        await changed.wait()
                     await asyncio.sleep(FILE_SETTLE_S)
 
     async def _listen_again(self) -> None:

@@ -173,7 +173,9 @@ class Tap:
     async def _rises_within(self, seconds: float) -> bool:
         """Waits until a virtual host becomes MASTER; returns False if none did for so long."""
         try:
-            await asyncio.wait_for(self._wake.wait(), seconds)
+            # wait_for() ignores a cancellation at the moment of a rise (CPython 3.11).
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
         except TimeoutError:
             return False
         self._wake.clear()

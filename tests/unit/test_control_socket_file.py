@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -155,6 +155,29 @@ def test_where_the_kernel_reports_nothing_the_file_is_looked_at(
     path.unlink()
     served.wait_until(path.exists)
     assert ControlClient(path).request("echo")["ok"] is True
+
+
+def test_a_server_stops_although_its_file_changes_at_that_moment(
+    served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed: list[Callable[[], None]] = []
+
+    def follow(
+        paths: Paths, path: str, on_change: Callable[[], None], **_: object
+    ) -> Callable[[], None]:
+        changed.append(on_change)
+        return lambda: None
+
+    monkeypatch.setattr(Paths, "follow", follow)
+    server = served.serve(tmp_path / "control.sock", echo=echo)
+    served.wait_until(lambda: bool(changed))
+
+    async def stopped() -> None:
+        changed[0]()
+        await server.stop()
+
+    served.run(stopped())
+    assert not (tmp_path / "control.sock").exists()
 
 
 def test_a_path_that_another_daemon_took_is_left_to_it_until_it_ends(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from array import array
 from collections.abc import Callable
 from typing import Any, cast
@@ -424,3 +425,16 @@ def test_the_macs_that_we_advertise_from_are_told_from_others() -> None:
         ends = Stage(MASTER).tap._own_mac_ends([Settings(passphrase=b"secret", advertise_mac=kind)])
         assert mac_end(mac or b"\x02\0\0\0\0\x09") in ends
         assert (mac_end(UCARP_MAC) in ends) is (kind == "ucarp")
+
+
+def test_it_ends_although_a_virtual_host_rises_at_that_moment() -> None:
+    async def ended() -> bool:
+        tap = Stage(BACKUP).tap
+        waiting = asyncio.create_task(tap._rises_within(60))
+        await asyncio.sleep(0)
+        tap._wake.set()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        return waiting.cancelled()
+
+    assert asyncio.run(ended())
