@@ -64,7 +64,8 @@ def carp_fast_commands(
 
 
 def ucarp_commands(host: Host, counts: Mapping[int, int], directory: Path) -> Commands:
-    up, down = directory / "ucarp-up", directory / "ucarp-down"
+    # Of each host its own: what runs cannot be written.
+    up, down = (directory / f"{host.name}-ucarp-{end}" for end in ("up", "down"))
     for script, action in ((up, "add"), (down, "del")):
         script.write_text(f'#!/bin/sh\nexec ip addr {action} "$2/32" dev "$1"\n')
         script.chmod(0o755)

@@ -49,7 +49,8 @@ def run_command(
 
     `daemon` and `defaults`: further keys of these tables.
     """
-    passphrase, path = directory / "passphrase", directory / f"carp-fast-{host}.toml"
+    # Of each host its own: the other's daemon may be reading.
+    passphrase, path = _passphrase_file(directory, host), directory / f"carp-fast-{host}.toml"
     for file, text in (
         (passphrase, PASSPHRASE + "\n"),
         (path, configuration(counts, directory, host, daemon, defaults)),
@@ -75,7 +76,7 @@ def configuration(
                 **(daemon or {}),
             },
             "defaults": {
-                "passphrase_file": str(directory / "passphrase"),
+                "passphrase_file": str(_passphrase_file(directory, host)),
                 "advbase": ADVBASE,
                 "advskew": ADVSKEW[host],
                 "dead_ratio": DEAD_RATIO,
@@ -92,6 +93,10 @@ def configuration(
             ],
         }
     )
+
+
+def _passphrase_file(directory: Path, host: str) -> Path:
+    return directory / f"passphrase-{host}"
 
 
 def control_socket(directory: Path, host: str) -> Path:

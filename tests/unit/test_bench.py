@@ -210,6 +210,17 @@ def test_ucarp_runs_a_process_for_each_virtual_host(tmp_path: Path) -> None:
         assert script.stat().st_mode & 0o111
 
 
+@pytest.mark.parametrize("name", [*MEASURED, *VARIANTS])
+def test_the_files_of_a_host_that_runs_are_not_written_for_the_other(
+    tmp_path: Path, name: str
+) -> None:
+    DAEMONS[name].commands(host("a"), {1: 2}, tmp_path)
+    files = list(tmp_path.iterdir())
+    written_ns = [path.stat().st_mtime_ns for path in files]
+    DAEMONS[name].commands(host("b"), {1: 2}, tmp_path)
+    assert [path.stat().st_mtime_ns for path in files] == written_ns
+
+
 def test_keepalived_waits_as_long_as_carp_does(tmp_path: Path) -> None:
     assert (256 - contenders.PRIORITY["b"]) == ADVSKEW["b"]
     (command,) = DAEMONS["keepalived"].commands(host("a"), {1: 255, 2: 255}, tmp_path)

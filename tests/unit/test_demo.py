@@ -38,7 +38,7 @@ def test_the_configuration_makes_the_virtual_hosts_that_are_awaited(
     tmp_path: Path, instances: int, segments: int, host: str
 ) -> None:
     counts = spread(instances, segments)
-    secret = tmp_path / "passphrase"
+    secret = tmp_path / f"passphrase-{host}"
     secret.touch(mode=0o600)
     secret.write_text(f"{fleet.PASSPHRASE}\n")
     path = tmp_path / "host.toml"
