@@ -17,7 +17,15 @@ from carp_fast.control.places import CLIENTS_OF_A_USER_MAX
 from carp_fast.control.protocol import ControlError
 from carp_fast.lab.lab import Lab
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
-from tests.support.users import ALICE, MALLORY, READERS, User, connected_as, public_directory
+from tests.support.users import (
+    ALICE,
+    MALLORY,
+    READERS,
+    User,
+    connected_as,
+    program_as,
+    public_directory,
+)
 
 pytestmark = pytest.mark.root
 
@@ -40,11 +48,10 @@ def carp_fast(
     daemon: RunningDaemon, command: str, *arguments: str, user: User | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command as this user, None: as root, that asks the daemon."""
-    other: dict[str, Any] = {}
-    if user is not None:
-        other = {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
     argv = [*CARP_FAST, command, *arguments, "--control-socket", str(daemon.control_socket)]
-    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30, **other)
+    if user is not None:
+        argv = program_as(user, argv)
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
 
 
 def test_commands_of_members_of_the_group_read_and_those_of_root_change(

@@ -87,6 +87,20 @@ def connected_as(user: User | None, path: Path) -> socket.socket:
     return connect() if user is None else as_user(user, connect)
 
 
+def program_as(user: User, argv: Sequence[str]) -> list[str]:
+    """The command line with which a program has these credentials.
+
+    It may read every file, as Python may be where only root can look, but not write to any, as to
+    a socket.
+    """
+    return [
+        *("setpriv", f"--reuid={user.uid}", f"--regid={user.gid}"),
+        f"--groups={','.join(map(str, user.groups))}" if user.groups else "--clear-groups",
+        *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+        *argv,
+    ]
+
+
 @contextmanager
 def public_directory() -> Iterator[Path]:
     """A directory that every user may enter, which those of pytest are not."""
