@@ -141,12 +141,13 @@ def test_one_user_keeps_neither_root_nor_others_from_the_daemon(
 
 def test_check_and_run_refuse_a_group_that_does_not_exist(directory: Path) -> None:
     path = configuration(directory, control_group="no-such-group-here")
+    line = path.read_text().partition("control_group")[0].count("\n") + 1
     for command in ("check", "run"):
         argv = [*CARP_FAST, command, "-c", str(path)]
         done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
         assert done.returncode == 1
         fault = 'daemon: control_group = "no-such-group-here": is not a group of this host;'
-        assert f"{path}:4: {fault} the nearest one is " in done.stderr
+        assert f"{path}:{line}: {fault} the nearest one is " in done.stderr
 
 
 def test_root_without_cap_chown_keeps_the_socket_to_itself_and_check_warns(
