@@ -97,8 +97,7 @@ class Paths:
         self._loop = loop
         self._fd = -1
         self._watches: dict[int, str] = {}  # directories
-        self._of_directory: dict[str, int] = {}
-        self._masks: dict[str, int] = {}
+        self._of_directory: dict[str, tuple[int, int]] = {}  # its watch, and the watch's mask
         # What is followed in each directory, by name.
         self._followed: dict[str, dict[str, set[_Path]]] = {}
         self._every: set[_Path] = set()
@@ -143,7 +142,6 @@ class Paths:
             self._fd = -1
         self._watches.clear()
         self._of_directory.clear()
-        self._masks.clear()
         self._followed.clear()
 
     def _open(self) -> None:
@@ -186,7 +184,7 @@ class Paths:
                 self._watch(directory, OF_CONTENT if last and followed.content else OF_A_STEP)
 
     def _watch(self, directory: str, mask: int) -> None:
-        watched = self._masks.get(directory, 0) if directory in self._of_directory else 0
+        _, watched = self._of_directory.get(directory, (-1, 0))
         if mask & ~watched == 0 or self._fd < 0:
             return
         mask |= watched
@@ -198,8 +196,7 @@ class Paths:
                 self._poll_because(error)
             return
         self._watches[watch] = directory
-        self._of_directory[directory] = watch
-        self._masks[directory] = mask
+        self._of_directory[directory] = watch, mask
 
     def _leave(self, followed: _Path) -> None:
         for directory, name in followed.steps:
@@ -209,8 +206,8 @@ class Paths:
                 names.pop(name, None)
             if not names:
                 self._followed.pop(directory, None)
-                watch = self._of_directory.pop(directory, None)
-                if watch is not None:
+                if directory in self._of_directory:
+                    watch, _ = self._of_directory.pop(directory)
                     self._watches.pop(watch, None)
                     _libc.inotify_rm_watch(self._fd, watch)
         followed.steps = []
