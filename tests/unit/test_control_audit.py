@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def serve(
     served.run(server.start())
     served.servers.append(server)
     return server
+
+
+@contextmanager
+def demoting(served: ServedLoop, server: ControlServer, path: Path) -> Iterator[None]:
+    """A client whose change has begun, and which goes without an answer."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(DEMOTE)
+        served.wait_until(lambda: server.counters.changes == 1)
+        yield
 
 
 def asked(path: Path, line: bytes) -> dict[str, Any]:
@@ -272,10 +283,8 @@ def test_a_client_that_does_not_wait_for_the_answer_is_audited(
 
     path = tmp_path / "control.sock"
     server = serve(served, path, slow)
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(path))
-        connection.sendall(DEMOTE)
-        served.wait_until(lambda: server.counters.changes == 1)
+    with demoting(served, server, path):
+        pass
     assert audited(caplog) == []
     served.call(goes_on.set)
     served.wait_until(lambda: not server._clients)
@@ -322,10 +331,7 @@ def test_a_change_that_the_daemons_end_interrupts_is_audited(
     monkeypatch.setattr(server_module, "STOP_FLUSH_S", 0.01)
     path = tmp_path / "control.sock"
     server = serve(served, path, endless)
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(path))
-        connection.sendall(DEMOTE)
-        served.wait_until(lambda: server.counters.changes == 1)
+    with demoting(served, server, path):
         served.run(server.stop())
     ((_, line),) = audited(caplog)
     assert line.endswith('demote amount=20 reason="disks": interrupted')
