@@ -38,7 +38,8 @@ LOOK_S = 0.05  # between two looks at what was handed over
 # A hand-over is answered by then, whatever the intervals: a client waits for a minute.
 ANSWERED_S = 40.0
 GIVEN_S = 10.0  # of that, for the hand-overs of a group at the pace
-PREEMPTED_WITHIN = 2  # demoted intervals in which peers that preempt take over
+# Demoted intervals in which peers that preempt take over: one advertisement may be lost.
+PREEMPTED_WITHIN = 2
 HEARD_WITHIN = 2  # intervals in which a master is heard, unless it is gone
 # What a BACKUP does about a master that it may preempt.
 TAKEN_BACK = frozenset({"slower_master", "master_demoted", "contested"})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from carp_fast.control.documents import MaintenancePhase, MaintenanceProgress
 from carp_fast.daemon.demotions import group_of
-from carp_fast.daemon.hand_overs import Snapshots, is_adopted
+from carp_fast.daemon.hand_overs import PREEMPTED_WITHIN, Snapshots, is_adopted
 from carp_fast.daemon.orders import at_the_pace
 from carp_fast.daemon.table import INIT, MASTER, Hosts
 
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 MAINTENANCE_DEMOTION = 240
 """Added to the advskew, or to OpenBSD's demote byte."""
-PREEMPTED_WITHIN = 2  # demoted intervals: one advertisement of them may be lost
 LOOK_S = 0.1  # between two looks at what was given up
 NAMED_MAX = 20  # virtual hosts that nobody adopted, in an answer; the others are counted
 
