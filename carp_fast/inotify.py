@@ -8,7 +8,6 @@ watched for the one name in it that matters. Must not know what is in a file.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import errno
 import logging
@@ -23,7 +22,7 @@ IN_MODIFY, IN_ATTRIB, IN_CLOSE_WRITE = 0x2, 0x4, 0x8
 IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x40, 0x80, 0x100, 0x200
 IN_DELETE_SELF, IN_MOVE_SELF = 0x400, 0x800
 IN_Q_OVERFLOW, IN_IGNORED = 0x4000, 0x8000
-IN_ONLYDIR = 0x1000000
+IN_ONLYDIR, IN_MASK_ADD = 0x1000000, 0x20000000
 COMES_OR_GOES = IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
 # Of every directory on the way, and of the one with a file whose content matters: reports of what
 # other programs write beside it wake this one for nothing.
@@ -96,7 +95,8 @@ class Paths:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._fd = -1
-        self._watches: dict[int, str] = {}  # directories
+        # The kernel has one watch for a directory, however many paths lead to it (bind mounts).
+        self._watches: dict[int, set[str]] = {}
         self._of_directory: dict[str, tuple[int, int]] = {}  # its watch, and the watch's mask
         # What is followed in each directory, by name.
         self._followed: dict[str, dict[str, set[_Path]]] = {}
@@ -190,13 +190,25 @@ class Paths:
         mask |= watched
         try:
             path = os.fsencode(directory)
-            watch = _checked(_libc.inotify_add_watch(self._fd, path, mask))
+            watch = _checked(_libc.inotify_add_watch(self._fd, path, mask | IN_MASK_ADD))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # the next look finds that
                 self._poll_because(error)
             return
-        self._watches[watch] = directory
+        before = self._unwatch(directory)
+        if before not in (None, watch):  # another directory was there
+            _libc.inotify_rm_watch(self._fd, before)
+        self._watches.setdefault(watch, set()).add(directory)
         self._of_directory[directory] = watch, mask
+
+    def _unwatch(self, directory: str) -> int | None:
+        """Forgets a directory. Returns its watch if that is of no use any more."""
+        watch, _ = self._of_directory.pop(directory, (-1, 0))
+        directories = self._watches.get(watch, set())
+        directories.discard(directory)
+        if directories:
+            return None
+        return watch if self._watches.pop(watch, None) is not None else None
 
     def _leave(self, followed: _Path) -> None:
         for directory, name in followed.steps:
@@ -206,9 +218,8 @@ class Paths:
                 names.pop(name, None)
             if not names:
                 self._followed.pop(directory, None)
-                if directory in self._of_directory:
-                    watch, _ = self._of_directory.pop(directory)
-                    self._watches.pop(watch, None)
+                watch = self._unwatch(directory)
+                if watch is not None:
                     _libc.inotify_rm_watch(self._fd, watch)
         followed.steps = []
 
@@ -233,19 +244,22 @@ class Paths:
                 self._leave(each)
             changed.update(dict.fromkeys(self._every, True))
             return
-        directory = self._watches.get(watch)
-        if directory is None:
+        directories = tuple(self._watches.get(watch, ()))
+        if not directories:
             return
-        names = self._followed.get(directory, {})
-        concerned = names.get(name, set())
+        concerned = {
+            each
+            for directory in directories
+            for each in self._followed.get(directory, {}).get(name, ())
+        }
         if mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED):
             # The directory is another one, or none: the way is watched again.
-            del self._watches[watch]
-            self._of_directory.pop(directory, None)
+            concerned = set()
+            for directory in directories:
+                self._unwatch(directory)
+                concerned.update(*self._followed.get(directory, {}).values())
             if not mask & IN_IGNORED:
-                with contextlib.suppress(OSError):
-                    _libc.inotify_rm_watch(self._fd, watch)
-            concerned = {each for found in names.values() for each in found}
+                _libc.inotify_rm_watch(self._fd, watch)
             for each in concerned:
                 self._leave(each)
         for followed in concerned:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import select
+import subprocess
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,3 +90,48 @@ def test_a_directory_is_watched_for_content_as_soon_as_one_path_needs_it(
         (tmp_path / name).unlink()
     assert loop.woken()
     assert set(changes) == {"first", "second", "third"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a directory at a second place")
+def test_two_paths_to_one_directory_are_both_followed(
+    paths: Paths, loop: Loop, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    (first / "file").touch()
+    subprocess.run(["mount", "--bind", first, second], check=True)
+    try:
+        changes: list[str] = []
+        leave = paths.follow(str(first / "file"), lambda: changes.append("first"))
+        paths.follow(str(second / "file"), lambda: changes.append("second"), content=False)
+        (first / "file").write_text("1")
+        assert loop.woken()
+        assert set(changes) == {"first", "second"}
+        leave()
+        changes.clear()
+        (first / "file").unlink()
+        assert loop.woken()
+        assert changes == ["second"]
+    finally:
+        subprocess.run(["umount", second], check=True)
+
+
+def test_a_directory_is_followed_on_after_another_one_took_its_name(
+    paths: Paths, loop: Loop, tmp_path: Path
+) -> None:
+    here, other = tmp_path / "here", tmp_path / "other"
+    here.mkdir()
+    changes: list[str] = []
+    paths.follow(str(here / "file"), lambda: changes.append("here"))
+    here.rename(other)
+    paths.follow(str(other / "file"), lambda: changes.append("other"))
+    here.mkdir()
+    while loop.woken():
+        pass
+    for name, directory in (("here", here), ("other", other)):
+        changes.clear()
+        (directory / "file").touch()
+        assert loop.woken()
+        assert changes
+        assert set(changes) == {name}
