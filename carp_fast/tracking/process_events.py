@@ -30,7 +30,8 @@ EVENT_AT = HEADER.size + CONNECTOR.size
 
 RECEIVE_BUFFER_BYTES = 1 << 20  # some thousand events
 MESSAGE_BYTES = 4096
-ANSWER_S = 1.0  # the kernel answers at once
+# The kernel answers while the request is sent, or not at all: in other namespaces. The loop waits.
+ANSWER_S = 0.05
 
 # Classic BPF: the whole message of what was executed, and of the answer; nothing of the others,
 # which a busy machine has thousands of a second.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def pid_in(path: str) -> int | str:
     return int(first)
 
 
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class _Watched:
     """A track of a process, and the pidfd of the process that it has found."""
 
@@ -68,6 +75,11 @@ class _Watched:
         self.real = os.path.realpath(track.executable) if track.executable else None
         self.pid = 0
         self.fd = -1
+
+    @property
+    def by_executable(self) -> bool:
+        """Whether a process is looked for by its executable alone."""
+        return self.track.pid_file is None
 
 
 class Processes:
@@ -96,10 +108,10 @@ class Processes:
         assert isinstance(track, ProcessTrack)
         watched = _Watched(track, take)
         self._every.add(watched)
+        unfollow = None
         if track.pid_file is not None:
             unfollow = self._paths.follow(track.pid_file, lambda: self._look(watched))
-        else:
-            unfollow = None
+        if watched.real is not None:
             self._follow_executions()
         self._look(watched)
 
@@ -108,7 +120,7 @@ class Processes:
             self._let_go(watched)
             if unfollow is not None:
                 unfollow()
-            if not any(each.track.pid_file is None for each in self._every):
+            if not any(each.real for each in self._every):
                 self._unfollow_executions()
 
         return stop
@@ -148,10 +160,16 @@ class Processes:
 
     def _poll(self) -> None:
         self._polling = self._loop.call_later(POLL_S, self._poll)
-        self._look_for_missing()
+        self._look_again()
 
-    def _look_for_missing(self) -> None:
-        missing = [each for each in self._every if each.fd < 0 and each.track.pid_file is None]
+    def _look_again(self) -> None:
+        """Looks for what is missing, and whether processes still run what they should."""
+        missing = []
+        for each in list(self._every):
+            if each.by_executable and each.fd < 0:
+                missing.append(each)
+            elif each.real is not None:
+                self._look(each)
         if missing:
             self._find(missing)
 
@@ -159,68 +177,85 @@ class Processes:
         assert self._events is not None
         pids, dropped = self._events.executed()
         running: dict[int, list[_Watched]] = {}  # several tracks may follow one process
+        wanted: dict[str, list[_Watched]] = {}
         for each in self._every:
             if each.fd >= 0:
                 running.setdefault(each.pid, []).append(each)
-        wanted = {each.real for each in self._every if each.fd < 0 and each.track.pid_file is None}
+            elif each.real is not None:
+                wanted.setdefault(each.real, []).append(each)
         for pid in pids:
             path = executable_of(pid)
             for watched in running.get(pid, ()):
                 if watched.real not in (None, path):
                     self._look(watched)  # it is another program now
-            if path in wanted:
-                for watched in [each for each in self._every if each.fd < 0]:
-                    if watched.real == path and watched.track.pid_file is None:
-                        self._hold(watched, pid)
+            for watched in wanted.get(path or "", ()):
+                if watched.fd >= 0:
+                    continue  # found already, by an event before this one
+                if watched.by_executable:
+                    self._hold(watched, pid)
+                else:
+                    self._look(watched)
         if dropped:
-            self._look_for_missing()
+            self._look_again()
 
     # -- one process
 
     def _look(self, watched: _Watched) -> None:
-        """Looks for a track's process again."""
+        """Looks for a track's process again, unless the one that it has is still the right one."""
         if watched not in self._every:
             return
         if watched.track.pid_file is None:
-            self._let_go(watched)
-            self._find([watched])
+            if not self._still_runs(watched):
+                self._find([watched])
             return
         pid = pid_in(watched.track.pid_file)
         if isinstance(pid, str):
             self._miss(watched, pid)
-        elif watched.fd < 0 or pid != watched.pid:
-            self._let_go(watched)
-            path = executable_of(pid)
-            if watched.real is not None and path != watched.real:
-                what = f"which runs {path}" if path else "which does not run"
-                self._miss(watched, f"{watched.track.pid_file}: pid {pid}, {what}")
-            else:
-                self._hold(watched, pid)
+            return
+        if pid == watched.pid and self._still_runs(watched):
+            return
+        why_not = self._hold(watched, pid)
+        if why_not is not None:
+            self._miss(watched, f"{watched.track.pid_file}: {why_not}")
+
+    def _still_runs(self, watched: _Watched) -> bool:
+        """Whether it has a process, which runs what it should. One that ended is noticed later."""
+        if watched.fd < 0:
+            return False
+        return watched.real is None or executable_of(watched.pid) == watched.real
 
     def _find(self, missing: list[_Watched]) -> None:
         """Looks through every process for these executables."""
-        pids: dict[str, int] = {}
-        wanted = {each.real for each in missing}
+        pids: dict[str, list[int]] = {each.real: [] for each in missing if each.real is not None}
         for pid in every_pid():
             path = executable_of(pid)
-            if path in wanted and path is not None:
-                pids.setdefault(path, pid)
+            if path in pids:
+                pids[path].append(pid)
         for watched in missing:
             assert watched.real is not None
-            if watched.real in pids:
-                self._hold(watched, pids[watched.real])
-            else:
+            if all(self._hold(watched, pid) for pid in pids[watched.real]):
                 self._miss(watched, f"no process runs {watched.real}")
 
-    def _hold(self, watched: _Watched, pid: int) -> None:
+    def _hold(self, watched: _Watched, pid: int) -> str | None:
+        """Watches a process. Returns why not, if it has ended meanwhile or runs something else."""
+        self._let_go(watched)
         try:
-            watched.fd = os.pidfd_open(pid)
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return f"pid {pid}, which does not run"
         except OSError as error:
-            self._miss(watched, f"pid {pid}: {error.strerror}")
-            return
-        watched.pid = pid
+            return f"pid {pid}: {error.strerror}"
+        path = executable_of(pid)
+        # What was read is about this process only if it still runs: the pid may be in use again.
+        ended = _has_ended(fd)
+        if ended or watched.real not in (None, path):
+            os.close(fd)
+            what = "which does not run" if ended or path is None else f"which runs {path}"
+            return f"pid {pid}, {what}"
+        watched.fd, watched.pid = fd, pid
         self._loop.add_reader(watched.fd, self._on_ended, watched)
         watched.take(Result(True, f"pid {pid} runs"))
+        return None
 
     def _on_ended(self, watched: _Watched) -> None:
         pid = watched.pid

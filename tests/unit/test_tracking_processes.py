@@ -168,6 +168,61 @@ def test_a_pid_that_another_program_has_by_now(tmp_path: Path, program: str) -> 
         assert follower.judged("own").state == "ok"
 
 
+@pytest.mark.parametrize("events", [True, False], ids=["events", "polling"])
+def test_a_process_of_a_pid_file_must_go_on_running_the_executable(
+    events: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if events:
+        need_events()
+    else:
+        refuse_events(monkeypatch)
+    shell = shutil.copy("/bin/bash", tmp_path / "shell")
+    sleep = shutil.copy("/bin/sleep", tmp_path / "sleep")
+    path = tmp_path / "pid"
+    tracks = [
+        ProcessTrack(name="shell", pid_file=str(path), executable=str(shell)),
+        ProcessTrack(name="sleep", pid_file=str(path), executable=str(sleep)),
+    ]
+    command = [shell, "-c", f"read x; exec {sleep} 1000"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        try:
+            path.write_text(str(process.pid))
+            with Follower(*tracks) as follower:
+                assert {n: s for n, (s, _) in follower.states().items()} == {
+                    "shell": "ok",
+                    "sleep": "failed",
+                }
+                assert process.stdin is not None
+                process.stdin.write(b"go\n")
+                process.stdin.flush()
+                text = follower.wait_state("shell", "failed").text
+                assert text == f"{path}: pid {process.pid}, which runs {sleep}"
+                assert follower.wait_state("sleep", "ok").text == f"pid {process.pid} runs"
+        finally:
+            process.kill()
+
+
+def test_a_pid_that_is_in_use_again_is_not_taken_for_the_process_that_had_it(
+    tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pid"
+    with running(program) as process:
+        path.write_text(str(process.pid))
+
+        def read_late(pid: int) -> str:
+            """The process has ended, and another one with its pid runs the program."""
+            process.kill()
+            process.wait()
+            return program
+
+        monkeypatch.setattr(processes, "executable_of", read_late)
+        track = ProcessTrack(name="p", pid_file=str(path), executable=program)
+        with Follower(track) as follower:
+            judged = follower.judged("p")
+            text = f"{path}: pid {process.pid}, which does not run"
+            assert (judged.state, judged.text) == ("failed", text)
+
+
 def test_nothing_is_left_open(tmp_path: Path, program: str) -> None:
     with Follower() as follower, running(program):
         before = open_descriptors()
