@@ -42,7 +42,7 @@ def yields(
 
     It removes its addresses and resigns; the next host takes over after its own advskew/256
     seconds. Refused where this host would take it back, or where no other host has been heard.
-    If nobody takes it over, it is MASTER again after its master-down time, and the command fails.
+    If none takes it over, it is MASTER again after its master-down time, and the command fails.
     """
     _order(
         lambda daemon: daemon.hand_over(interface, vhid, demote=demote, group=group),

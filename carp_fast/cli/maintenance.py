@@ -135,7 +135,7 @@ def maintenance(
 
 
 def unadopted(made: MaintenanceProgress) -> str:
-    """What is still MASTER here because nobody adopted it."""
+    """What is still MASTER here because no other host adopted it."""
     more = made.taken_back_count - len(made.taken_back)
     named = ", ".join(made.taken_back) + (f" and {more:,} more" if more else "")
     rest = f"; {made.not_tried:,} more of their interfaces not tried" if made.not_tried else ""
@@ -186,7 +186,7 @@ def _print_plan(answer: Maintenance) -> None:
     heard = sum(unit.heard for unit in units)
     print_prose(
         f"{masters:,} MASTER would be given up; another host has been heard for {heard:,} of them,"
-        f" for {masters - heard:,} nobody. A BACKUP is not heard: whether one is there shows only"
+        f" for {masters - heard:,} none. A BACKUP is not heard: whether one is there shows only"
         " when its canary is given up"
     )
     if units:

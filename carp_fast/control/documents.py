@@ -129,7 +129,7 @@ class MaintenanceProgress(msgspec.Struct):
 
     @property
     def failed(self) -> bool:
-        """Whether some virtual hosts are still MASTER here because nobody adopts them."""
+        """Whether some virtual hosts are still MASTER here because no other host adopts them."""
         return bool(self.taken_back_count or self.not_tried)
 
 

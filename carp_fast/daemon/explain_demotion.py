@@ -117,8 +117,8 @@ def master_all_the_same(host: VirtualHostExplanation) -> Iterator[str]:
     if "maintenance" in reasons:
         yield (
             "still MASTER in maintenance: no other host has taken it over, and demotion never stops"
-            " a host that hears nobody; to give it up all the same: carp-fast maintenance off, then"
-            " on --force"
+            " a host that hears no other; to give it up all the same: carp-fast maintenance off,"
+            " then on --force"
         )
     elif "group" not in reasons or demoted_too(host) is None:
         both = ", each with another broken member" if "group" in reasons else ""

@@ -72,7 +72,7 @@ class HandOvers:
         self._now_ns = now_ns
 
     async def yields(self, request: YieldRequest) -> HandedOver:
-        """Hands virtual hosts over. Raises ControlError: refused, or nobody has taken them."""
+        """Hands virtual hosts over. Raises ControlError: refused, or no other host took them."""
         interface, vhid = request.interface, request.vhid
         slots = self._explanations.find(interface, vhid)
         limited, group = Limited(DEMOTION_MAX, interface=interface, vhid=vhid), None
@@ -212,7 +212,7 @@ class _Yielding:
     async def hand_over(self, *, demoted: bool) -> list[HandedOver.Host]:
         """Hands all over; returns when other hosts have them, or after ANSWERED_S.
 
-        Ends at the first that nobody takes over, or that is removed: raises ControlError.
+        Ends at the first that no other host takes over, or that is removed: raises ControlError.
         """
         end_s, begun_ns = time.monotonic() + ANSWERED_S, self._now_ns()
         masters = await self._masters(self._slots)
@@ -259,8 +259,8 @@ class _Yielding:
             if copy.state != "BACKUP":
                 down_s = copy.master_down_ns / 1e9
                 raise ControlError(
-                    f"yield: {self._hosts.name(slot)}: nobody took it over within its master-down"
-                    f" time ({down_s:.3f} s): it is {copy.state} ({copy.reason}) again"
+                    f"yield: {self._hosts.name(slot)}: no other host took it over within its"
+                    f" master-down time ({down_s:.3f} s): it is {copy.state} ({copy.reason}) again"
                 )
             if is_adopted(copy, self._awaited[slot]):
                 del self._awaited[slot]

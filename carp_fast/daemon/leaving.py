@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 MAINTENANCE_DEMOTION = 240
 """Added to the advskew, or to OpenBSD's demote byte."""
 LOOK_S = 0.1  # between two looks at what was given up
-NAMED_MAX = 20  # virtual hosts that nobody adopted, in an answer; the others are counted
+NAMED_MAX = 20  # virtual hosts that no other host adopted, in an answer; the others are counted
 
 
 class Unit(NamedTuple):

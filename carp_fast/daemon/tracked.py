@@ -69,7 +69,7 @@ class Tracked(Closing):
     def reload(self, configuration: Configuration) -> list[str]:
         """Follows those of another configuration; returns a line for each that differs.
 
-        A new one counts from its first result on: so far nobody was demoted by it. apply() has to
+        A new one counts from its first result on: so far it has demoted nothing. apply() has to
         follow, once the virtual hosts are those of the configuration.
         """
         self._effects.clear()

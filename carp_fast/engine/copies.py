@@ -84,7 +84,7 @@ class JudgedSource(msgspec.Struct, frozen=True, gc=False):
     """A source that advertised, and what would happen if it advertised again now.
 
     `event`: one of _vhid.EVENT_WORDS, None: nothing; `own_source`: it sends from our address.
-    `as_backup`: the event if we were BACKUP, heard nobody else, and waited no preempt delay;
+    `as_backup`: the event if we were BACKUP, heard no other host, and waited no preempt delay;
     `undemoted`: the same if we were not demoted either;
     `beaten`: whether the election would keep us MASTER against it.
     """

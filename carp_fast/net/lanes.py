@@ -267,7 +267,7 @@ class Lanes:
         self._shared = dict(shared)
         for ifindex, why in shared.items():
             if before.get(ifindex) != why:
-                logger.info("tcx copies advertisements, and takes them from nobody: %s", why)
+                logger.info("tcx copies advertisements instead of taking them: %s", why)
         for ifindex, why in before.items():
             if ifindex not in shared:
                 logger.info("tcx takes advertisements again, it no longer applies: %s", why)

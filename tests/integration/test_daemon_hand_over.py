@@ -109,7 +109,7 @@ def test_a_group_is_handed_over_together_and_taken_back_if_one_is_not_adopted(
     argv = [*CARP_FAST, "yield", "s1", "3", "--group", "--demote", "-c", str(written["a"])]
     failed = one.run(argv, check=False, deadline_s=60)
     assert failed.returncode == 1
-    assert "s1/3: nobody took it over" in failed.stderr
+    assert "s1/3: no other host took it over" in failed.stderr
     a.wait_state("MASTER", 10)
     assert a.virtual_host("s2", 4)["reason"] in ("taken_over", "preempted")
     assert a.status()["daemon"]["demotions"] == {}
@@ -123,7 +123,7 @@ def test_what_nobody_takes_over_is_master_again_and_the_command_fails(
     a.wait_state("MASTER", 10)
     failed = command(a, "yield", "--demote")
     assert failed.returncode == 1
-    assert "nobody took it over within its master-down time (3.938 s)" in failed.stderr
+    assert "no other host took it over within its master-down time (3.938 s)" in failed.stderr
     a.wait_state("MASTER", 5)
     assert a.virtual_host("s1", 1)["demotion"]["total"] == 0
     assert a.status()["daemon"]["demotions"] == {}

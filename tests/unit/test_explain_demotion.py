@@ -102,7 +102,7 @@ def test_a_master_in_maintenance_is_one_that_nobody_adopted() -> None:
     asked.engine.demote(0, 240, asked.now_ns, "maintenance")
     assert asked.sections()["demotion"][2:] == [
         "still MASTER in maintenance: no other host has taken it over, and demotion never stops a"
-        " host that hears nobody; to give it up all the same: carp-fast maintenance off, then on"
+        " host that hears no other; to give it up all the same: carp-fast maintenance off, then on"
         " --force"
     ]
 

@@ -204,7 +204,9 @@ def test_what_nobody_takes_over_is_taken_back_and_no_longer_demoted(
     monkeypatch.setattr("carp_fast.daemon.hand_overs.PREEMPTED_WITHIN", 0)
     asked = master(True)
     desk = Desk(asked, worker, tmp_path, nobody)
-    with pytest.raises(ControlError, match=r"nobody took it over .* \(3\.938 s\): it is MASTER"):
+    with pytest.raises(
+        ControlError, match=r"no other host took it over .* \(3\.938 s\): it is MASTER"
+    ):
         desk.yields(demote=True)
     assert desk.pump.orders == ["demote 240", "hand_over", "demote 0"]
     assert desk.demotions.by_reason == {}
@@ -220,7 +222,7 @@ def test_a_demotion_that_was_held_before_stays_when_another_yield_fails(
     )
     desk = Desk(master(True), worker, tmp_path, nobody)
     desk.demotions.read()
-    with pytest.raises(ControlError, match="nobody took it over"):
+    with pytest.raises(ControlError, match="no other host took it over"):
         desk.yields(demote=True)
     assert desk.pump.orders == ["demote 240", "hand_over", "demote 50"]
     assert desk.demotions.by_reason == {"yield eth0/42": 50}
@@ -236,7 +238,7 @@ def test_a_demotion_that_was_ended_meanwhile_does_not_hide_why_a_yield_failed(
         nobody(asked)
 
     desk = Desk(master(True), worker, tmp_path, ended)
-    with pytest.raises(ControlError, match=r"nobody took it over .* again$"):
+    with pytest.raises(ControlError, match=r"no other host took it over .* again$"):
         desk.yields(demote=True)
     assert desk.demotions.by_reason == {}
 
@@ -256,7 +258,9 @@ def test_a_full_disk_does_not_hide_why_a_yield_failed_nor_keep_its_group_from_be
     asked = Asked({"group": Group("lan")}, preempt=True).become("MASTER")
     asked.hosts.states[0] = MASTER
     desk = Desk(asked, worker, tmp_path, fills_the_disk)
-    why = r"nobody took it over .*; it stays demoted \(yield \(group lan\)\): .*No space left"
+    why = (
+        r"no other host took it over .*; it stays demoted \(yield \(group lan\)\): .*No space left"
+    )
     with pytest.raises(ControlError, match=why):
         desk.yields(group=True, demote=True)
     assert desk.pump.orders == ["demote 240", "hand_over", "take_over"]
@@ -387,7 +391,7 @@ def test_the_first_of_a_group_that_nobody_takes_over_ends_the_hand_overs(
 ) -> None:
     crowd = Crowd(worker, each=50, rate=50)
     crowd.adopts -= {0}
-    with pytest.raises(ControlError, match="yield: eth0/1: nobody took it over"):
+    with pytest.raises(ControlError, match="yield: eth0/1: no other host took it over"):
         asyncio.run(crowd.yields())
     assert 1 <= len(crowd.slots("hand_over")) < 100
     assert set(crowd.slots("take_over")) == crowd.every
