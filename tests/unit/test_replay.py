@@ -253,6 +253,38 @@ def test_a_recorded_answer_of_the_kernel_may_come_after_the_next_advertisement()
     ]
 
 
+def test_a_change_that_is_tried_again_may_be_answered_after_the_announcement_is_repeated() -> None:
+    host = (
+        "host = {source = '10.77.0.2', advbase = 1, addresses = ['10.77.0.100/24'],"
+        " unsigned_addresses = ['fd00::1/64']}"
+    )
+    text = """
+        2 kernel fd00::1 EACCES
+        3 turn 3
+        3 > MASTER master_down
+        3 > ADVERTISE 1/0
+        3 > ADD_ADDRESSES 10.77.0.100 fd00::1
+        3 > ANNOUNCE 10.77.0.100 fd00::1
+        4 turn 4
+        4 > ADVERTISE 1/0
+        4 > ADD_ADDRESSES fd00::1
+        5 turn 5
+        5 > ADVERTISE 1/0
+        5 > ADD_ADDRESSES fd00::1
+        6 turn 6
+        6 > ADVERTISE 1/0
+        6 > ANNOUNCE 10.77.0.100 fd00::1
+        6.2 > ADD_ADDRESSES fd00::1
+        6.3 end"""
+    recorded = scenario(f"0 > BACKUP started{text}", f"turns = true\n{host}")
+    assert [row for row in compare(recorded, play(recorded)) if not row.same] == []
+    once = text.replace("        6 > ANNOUNCE 10.77.0.100 fd00::1\n", "")
+    recorded = scenario(f"0 > BACKUP started{once}", f"turns = true\n{host}")
+    assert [row.now for row in compare(recorded, play(recorded)) if not row.same] == [
+        "ANNOUNCE 10.77.0.100 fd00::1"
+    ]
+
+
 # -- the commands
 
 
