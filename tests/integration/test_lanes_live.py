@@ -233,8 +233,8 @@ def test_a_flood_keeps_no_backup_from_hearing_its_master_nor_from_taking_over(
         # Each turn strangers overflow their lane; the master is heard, and nothing happens.
         while time.monotonic() < alive_until:
             counter += 1
+            heard_at = time.monotonic()  # or later, as sending takes a while
             stage.send(*[from_stranger()] * 50, *from_master(counter))
-            heard_at = time.monotonic()
             stage.turn()
             assert stage.state() == "BACKUP"
         assert stage.drops(counted=False) > 0
