@@ -27,6 +27,7 @@ from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.lab.observer import Observer
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 from tests.support.recording import AddressChanges, advertisement_socket, read_advertisement
+from tests.support.users import public_directory
 
 pytestmark = pytest.mark.root
 
@@ -206,16 +207,15 @@ DAC_OVERRIDE = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     ],
 )
 def test_a_missing_capability_is_named_in_one_line(
-    lab_factory: Callable[..., Lab], tmp_path: Path, wrapper: list[str], missing: str
+    lab_factory: Callable[..., Lab], wrapper: list[str], missing: str
 ) -> None:
     a, _ = lab_factory(segments=1).hosts
-    path = configuration(tmp_path)
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)
-    path.chmod(0o644)
-    line = refusal(a, path, ["setpriv", *wrapper])
-    assert line == f"carp-fast: missing {missing}: run as root, or grant it\n"
-    assert not path.with_suffix(".sock").exists()
+    with public_directory() as directory:
+        path = configuration(directory)
+        path.chmod(0o644)
+        line = refusal(a, path, ["setpriv", *wrapper])
+        assert line == f"carp-fast: missing {missing}: run as root, or grant it\n"
+        assert not path.with_suffix(".sock").exists()
 
 
 @pytest.mark.parametrize("limit", [14, 18, 22, 24, 26, 28])
