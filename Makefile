@@ -21,6 +21,8 @@ SANITIZED_PYTHON := LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -prin
 	ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED):$(CURDIR) $(PY)
 
 export PIP_ROOT_USER_ACTION := ignore
+# Tests start the daemon a thousand times: it is not to be compiled each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
