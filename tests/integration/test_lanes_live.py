@@ -439,7 +439,7 @@ def arrived(host: Host) -> int:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("path", ["packet", "ring"])
+@PATHS
 def test_a_daemon_takes_over_while_strangers_flood_it(
     lab_factory: Callable[..., Lab], path: str
 ) -> None:
