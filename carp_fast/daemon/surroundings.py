@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 
 from carp_fast.config.lines import Lines
 from carp_fast.config.load import VirtualHost
@@ -137,7 +138,7 @@ def _of_sources(
             yield origin.fault("source", as_shown(source), f"{MEANINGS[where]}{waits}")
     virtual = {prefix_bytes(text)[0] for host in hosts for text in every_address(host)}
     finders = {4: addresses.find_source, 6: addresses.find_source6}
-    for family, origin in sorted(needed):
+    for family, origin in sorted(needed, key=itemgetter(0)):
         if finders[family](interface, virtual) is None:
             text = (
                 f"has no IPv{family} address to advertise from, and its virtual hosts wait for one;"

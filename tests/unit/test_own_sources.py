@@ -199,3 +199,26 @@ def test_peers_that_are_this_host_are_named_once_a_table() -> None:
         'FILE: virtual_host[1]: peers = "192.0.2.9": is an address of this host, which does not '
         "hear itself; allowed: other hosts"
     ]
+
+
+def test_each_table_without_a_source_is_named_where_several_share_an_interface() -> None:
+    origins = [Origin("FILE", f"virtual_host[{number}]") for number in (1, 2)]
+    hosts = [
+        VirtualHost(
+            "eth0",
+            vhid,
+            ("192.0.2.1/24", "2001:db8::1/64"),
+            (),
+            Settings(passphrase=b"secret", origin=origin),
+        )
+        for vhid, origin in enumerate(origins, 1)
+    ]
+    missing = "has no IPv{} address to advertise from"
+    found = list(differences(hosts, {"eth0": having()}, lambda _: False))
+    expected = [(table, family) for family in (4, 6) for table in (1, 2)]
+    assert len(found) == len(expected)
+    for line, (table, family) in zip(found, expected, strict=True):
+        assert line.startswith(f"FILE: virtual_host[{table}]: ")
+        assert missing.format(family) in line
+    there = having(address(FOUR), address(LINK_LOCAL))
+    assert list(differences(hosts, {"eth0": there}, lambda _: False)) == []
