@@ -27,14 +27,9 @@ import msgspec
 from carp_fast.config.writers import Writers
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.errors import CarpFastError
-from carp_fast.programs.children import (
-    Child,
-    ChildError,
-    clean_environment,
-    ending,
-    printable,
-    reap,
-)
+from carp_fast.programs.children import printable
+from carp_fast.programs.launching import DirectLauncher, Launcher, Program, Running, reap
+from carp_fast.programs.spawning import ChildError, ending
 from carp_fast.programs.starting import Starting
 
 logger = logging.getLogger(__name__)
@@ -84,6 +79,12 @@ class HookResult(msgspec.Struct, frozen=True):
     @property
     def ok(self) -> bool:
         return self.exit_status == 0
+
+
+def program_of(hook: Hook, *, inherits: bool = False) -> Program:
+    """The program that runs a hook, with its arguments as ucarp gives them."""
+    more = () if hook.xparam is None else (hook.xparam,)
+    return Program(hook.target, (hook.interface, hook.address), more, inherits)
 
 
 Done = Callable[[HookResult], None]
@@ -185,7 +186,7 @@ class _Run(ABC):
         """Ends it after its timeout; Hooks.finished() is called when it has ended."""
 
     @abstractmethod
-    def abandon(self) -> list[Child]:
+    def abandon(self) -> list[Running]:
         """Ends it now; nothing more is logged or reported. Returns what is to be reaped."""
 
     @property
@@ -212,22 +213,20 @@ class _Run(ABC):
 class _ScriptRun(_Run):
     output = b""
     output_bytes = 0
-    child: Child | None = None
+    child: Running | None = None
 
     def start(self) -> None:
         hook = self.job.hook
-        arguments = [hook.target, hook.interface, hook.address]
-        if hook.xparam is not None:
-            arguments.append(hook.xparam)
-        environment = self.hooks.environment | hook.environment
-        self.child = Child(self.loop, arguments, environment, self._on_output, self._on_exit)
+        self.child = self.hooks.launcher.launch(
+            program_of(hook), hook.environment, self._on_output, self._on_exit, self._on_failed
+        )
 
     def stop(self) -> None:
         assert self.child is not None
         self.child.terminate()
         self.timers.append(self.loop.call_later(KILL_AFTER_S, self._on_deaf))
 
-    def abandon(self) -> list[Child]:
+    def abandon(self) -> list[Running]:
         if self.child is None:
             return []
         self.child.abandon()
@@ -258,6 +257,9 @@ class _ScriptRun(_Run):
             self, HookResult(self.job.hook.event, exit_status, self.duration_s, text)
         )
 
+    def _on_failed(self, error: ChildError) -> None:
+        self.hooks.not_run(self, error)
+
 
 class _FunctionRun(_Run):
     task: asyncio.Task[BaseException | None] | None = None
@@ -285,7 +287,7 @@ class _FunctionRun(_Run):
             self.task.cancel()
             self.timers.append(self.loop.call_later(KILL_AFTER_S, self._leave))
 
-    def abandon(self) -> list[Child]:
+    def abandon(self) -> list[Running]:
         self.left = True
         self.hooks.abandoned += 1
         if self.task is not None:
@@ -358,17 +360,24 @@ class Hooks:
     different keys that have an address in common, as `down` of a removed virtual host and `up` of
     the one that a reload adds in its place, all run, in order.
 
+    `launcher`: starts the programs; without one they are children of this process.
+
     Counters: `started`, `failed` (could not be run, or did not exit with 0), `timed_out`,
     `superseded`. All methods must be called on the loop's thread.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, concurrency: int = 16, timeout_s: float = 30.0
+        self,
+        loop: asyncio.AbstractEventLoop,
+        concurrency: int = 16,
+        timeout_s: float = 30.0,
+        *,
+        launcher: Launcher | None = None,
     ) -> None:
         self.loop = loop
+        self.launcher: Launcher = launcher or DirectLauncher(loop)
         self.concurrency = concurrency
         self.timeout_s = timeout_s
-        self.environment = clean_environment()
         self.started = self.failed = self.timed_out = self.superseded = 0
         self._host_log = HostLog(loop.call_later)
         self.abandoned = 0  # functions that still run after their timeout
@@ -445,7 +454,7 @@ class Hooks:
         self._waiting.clear()
         self._ready.clear()
         self._places.clear()
-        killed: list[Child] = []
+        killed: list[Running] = []
         for run in list(self._running.values()):
             run.cancel_timers()
             killed += run.abandon()
@@ -483,6 +492,11 @@ class Hooks:
         if not self._running and not self._waiting:
             self._idle.set()
         self._starting.soon()
+
+    def not_run(self, run: _Run, error: CarpFastError) -> None:
+        """Handles that a hook could not be started, or that how it ends will not be known."""
+        self.log(run.job, logging.ERROR, str(error))
+        self.finished(run, HookResult(run.job.hook.event, error=str(error)))
 
     def tell(self, job: _Job, result: HookResult) -> None:
         """Passes a result to its callback, whose exceptions are logged."""
@@ -537,7 +551,6 @@ class Hooks:
         try:
             run.start()
         except (ChildError, HookError) as error:
-            self.log(job, logging.ERROR, str(error))
-            self.finished(run, HookResult(job.hook.event, error=str(error)))
+            self.not_run(run, error)
         else:
             self.started += 1

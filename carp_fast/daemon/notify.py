@@ -12,20 +12,14 @@ import itertools
 import logging
 import os
 import signal
-import subprocess
 from collections import deque
 from collections.abc import Callable
 
 import msgspec
 
-from carp_fast.programs.children import (
-    Child,
-    ChildError,
-    clean_environment,
-    ending,
-    printable,
-    reap,
-)
+from carp_fast.programs.children import printable
+from carp_fast.programs.launching import DirectLauncher, Launcher, Program, Running, reap
+from carp_fast.programs.spawning import ChildError, ending
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +50,7 @@ class Notifier:
         loop: asyncio.AbstractEventLoop,
         program: str,
         *,
+        launcher: Launcher | None = None,
         queue_max: int = NOTIFY_QUEUE,
         restart_s: float = RESTART_S,
     ) -> None:
@@ -66,7 +61,8 @@ class Notifier:
         self.sent = self.dropped = self.restarts = 0
         self._lines: deque[bytes] = deque()
         self._offset = 0  # bytes of the first line that were written to the pipe
-        self._child: Child | None = None
+        self._launcher: Launcher = launcher or DirectLauncher(loop)
+        self._child: Running | None = None
         self._stdin_fd = -1
         self._blocked = False  # the pipe is full, and the loop watches it
         self._writing = False
@@ -94,13 +90,13 @@ class Notifier:
         self._restart = None
         self._started_at = self._loop.time()
         try:
-            self._child = Child(
-                self._loop,
-                [self._program],
-                clean_environment(),
+            self._child = self._launcher.launch(
+                Program(self._program),
+                {},
                 self._on_output,
                 self._on_exit,
-                stdin=subprocess.PIPE,
+                self._on_failed,
+                stdin=True,
             )
         except ChildError as error:
             self._start_later(str(error))
@@ -138,7 +134,7 @@ class Notifier:
             logger.warning("notify %s: %d changes not delivered", self._program, len(self._lines))
 
     async def _end_child(self, deadline_s: float) -> None:
-        steps: list[Callable[[Child], None]] = [
+        steps: list[Callable[[Running], None]] = [
             lambda _: self._close_stdin(),
             lambda child: child.kill(signal.SIGTERM),
             lambda child: child.kill(signal.SIGKILL),
@@ -231,6 +227,12 @@ class Notifier:
             self._child.kill(signal.SIGKILL)
 
     def _on_exit(self, exit_status: int) -> None:
+        self._on_end(f"ended: {ending(exit_status)}")
+
+    def _on_failed(self, error: ChildError) -> None:
+        self._on_end(str(error))
+
+    def _on_end(self, reason: str) -> None:
         if self._stdin_fd >= 0:
             self._watch_stdin(False)
         self._stdin_fd = -1
@@ -246,7 +248,7 @@ class Notifier:
             return
         if self._loop.time() - self._started_at >= RESTART_MAX_S:
             self._restart_s = self._restart_first_s
-        self._start_later(f"ended: {ending(exit_status)}")
+        self._start_later(reason)
 
     def _start_later(self, reason: str) -> None:
         if self._stopping:
@@ -293,14 +295,15 @@ class Notifier:
 class Notify:
     """The configured `daemon.notify` program, which may change, or None."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, launcher: Launcher | None = None) -> None:
         self._loop = loop
+        self._launcher = launcher
         self._notifier: Notifier | None = None
 
     def start(self, program: str | None) -> None:
         """Starts the program; with None, or after a stop, changes go nowhere."""
         if program is not None:
-            self._notifier = Notifier(self._loop, program)
+            self._notifier = Notifier(self._loop, program, launcher=self._launcher)
             self._notifier.start()
 
     def send(self, change: object) -> None:

@@ -25,6 +25,7 @@ from carp_fast.tracking.tracks import Tracks
 if TYPE_CHECKING:
     from carp_fast.daemon.background import Background
     from carp_fast.daemon.orders import Order, Orders
+    from carp_fast.programs.launching import Launcher
 
 HARD = 256  # of an effect as one number, besides its demotion
 
@@ -32,7 +33,7 @@ HARD = 256  # of an effect as one number, besides its demotion
 class Tracked(Closing):
     """Follows the tracks of a configuration, and orders what follows for the virtual hosts.
 
-    `publish` gets every change of a track.
+    `publish` gets every change of a track; `launcher` starts scripts, see Scripts.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Tracked(Closing):
         orders: Orders,
         background: Background,
         publish: Callable[[TrackEvent], None],
+        *,
+        launcher: Launcher | None = None,
     ) -> None:
         self._hosts = hosts
         self._orders = orders
         self._background = background
         self._publish = publish
-        self._tracks = Tracks(loop, self._on_change)
+        self._tracks = Tracks(loop, self._on_change, launcher=launcher)
         self._ordered = array("H")  # by slot: the last effect that was ordered, as one number
         self._effects: dict[tuple[str, ...], int] = {}  # of the names that virtual hosts have
         self._due = self._ordering = False

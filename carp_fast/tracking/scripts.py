@@ -13,14 +13,9 @@ from collections import deque
 from collections.abc import Callable
 
 from carp_fast.config.tracks import ScriptTrack, Track
-from carp_fast.programs.children import (
-    Child,
-    ChildError,
-    clean_environment,
-    ending,
-    printable,
-    reap,
-)
+from carp_fast.programs.children import printable
+from carp_fast.programs.launching import DirectLauncher, Launcher, Program, Running, reap
+from carp_fast.programs.spawning import ChildError, ending
 from carp_fast.programs.starting import Starting
 from carp_fast.tracking.judging import Result
 from carp_fast.tracking.rounds import Rounds
@@ -36,16 +31,24 @@ Take = Callable[[Result], None]
 
 
 class Scripts:
-    """Runs the scripts of all tracks. All methods must be called on the loop's thread."""
+    """Runs the scripts of all tracks. All methods must be called on the loop's thread.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, concurrency: int = 16) -> None:
+    `launcher`: starts them; without one they are children of this process.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        concurrency: int = 16,
+        launcher: Launcher | None = None,
+    ) -> None:
         self.loop = loop
+        self.launcher: Launcher = launcher or DirectLauncher(loop)
         self.concurrency = concurrency
-        self.environment = clean_environment()
         self.late = 0  # runs that waited for longer than their interval
         self._ready: deque[_Run] = deque()
         self._running: set[_Run] = set()
-        self._killed: list[Child] = []  # until reap()
+        self._killed: list[Running] = []  # until reap()
         self._starting = Starting(loop, self._may_start, self._start_next)
         self._late_logged_at = -WAITING_LOG_S
 
@@ -138,21 +141,21 @@ class _Run:
         self._take = take
         self._end = end
         self._output = b""
-        self._child: Child | None = None
+        self._child: Running | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._timed_out = False
 
     def start(self) -> None:
         loop, track = self._scripts.loop, self.track
         self._started_at = loop.time()
-        environment = self._scripts.environment | {"CARP_TRACK": track.name}
+        path, *more = track.script
         try:
-            self._child = Child(
-                loop,
-                track.script,
-                environment,
+            self._child = self._scripts.launcher.launch(
+                Program(path, None, tuple(more)),
+                {"CARP_TRACK": track.name},
                 self._on_output,
                 self._on_exit,
+                self._on_failed,
                 leaves_nothing=True,
             )
         except ChildError as error:
@@ -160,7 +163,7 @@ class _Run:
             return
         self._timers.append(loop.call_later(track.timeout_s, self._on_timeout))
 
-    def abandon(self) -> list[Child]:
+    def abandon(self) -> list[Running]:
         """Kills it now, with its children; nothing is reported. Returns what is to be reaped."""
         self._cancel_timers()
         if self._child is None:
@@ -188,6 +191,9 @@ class _Run:
         took_s = self._scripts.loop.time() - self._started_at
         text = f"{ending(exit_status)} after {took_s:.2f} s"
         self._done(None if self._timed_out else self._result(exit_status == 0, text))
+
+    def _on_failed(self, error: ChildError) -> None:
+        self._done(None if self._timed_out else Result(False, str(error)))
 
     def _result(self, ok: bool, text: str) -> Result:
         lines = printable(self._output)[-OUTPUT_LINES_MAX:]

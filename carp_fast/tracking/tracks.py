@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from carp_fast.closing import Closing
 from carp_fast.config.tracks import InterfaceTrack, ProcessTrack, Track
 from carp_fast.inotify import Paths
+from carp_fast.programs.launching import Launcher
 from carp_fast.tracking.connections import Connections
 from carp_fast.tracking.files import Files
 from carp_fast.tracking.interfaces import Interfaces
@@ -83,6 +84,7 @@ class Tracks(Closing):
         on_change: Callable[[Judged, State], None],
         *,
         concurrency: int = 16,
+        launcher: Launcher | None = None,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.loop = loop
@@ -91,7 +93,7 @@ class Tracks(Closing):
         self._now_ns = now_ns
         self._paths = Paths(loop)
         self._processes = Processes(loop, self._paths)
-        self._scripts = Scripts(loop, concurrency)
+        self._scripts = Scripts(loop, concurrency, launcher)
         self._pings = Pings(loop)
         self._connections = Connections(loop)
         self._watches: dict[str, Watch] = {

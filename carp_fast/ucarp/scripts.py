@@ -9,34 +9,27 @@ CARP or the engine.
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
 
-from carp_fast.daemon.hooks import Done, Hook, HookResult
-from carp_fast.programs.children import ending, restore_limits
+from carp_fast.daemon.hooks import Done, Hook, HookResult, program_of
+from carp_fast.programs.launching import DirectLauncher, Launcher
+from carp_fast.programs.spawning import ChildError, ending
 from carp_fast.ucarp.log import logger
 
 SLOW_S = 10.0  # a script that still runs then is logged, and again whenever the time has doubled
-# systemd sets these for the daemon only.
-SYSTEMD_VARIABLES = (
-    "LISTEN_FDNAMES",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-)
 
 
 class Scripts:
-    """Runs the scripts of one virtual host. All methods must be called on the loop's thread."""
+    """Runs the scripts of one virtual host. All methods must be called on the loop's thread.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    `launcher`: starts them; without one they are children of this process.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, launcher: Launcher | None = None) -> None:
         self._loop = loop
-        self._environment = _inherited_environment()
+        self._launcher: Launcher = launcher or DirectLauncher(loop)
         self._run: _Run | None = None
         self._next: tuple[Hook, Done | None] | None = None
         self._afterwards: deque[Callable[[], None]] = deque()
@@ -91,13 +84,19 @@ class Scripts:
         (hook, done), self._next = self._next, None
         logger.warning("Spawning [%s]", words(hook))
         try:
-            environment = self._environment | hook.environment
-            self._run = _Run(self._loop, hook, environment, partial(self._on_exit, done))
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            logger.error("Unable to exec %s: %s", words(hook), reason)
-            _report(done, HookResult(hook.event, error=str(error)))
-            self._go_on()
+            self._run = _Run(
+                self._loop,
+                self._launcher,
+                hook,
+                partial(self._on_exit, done),
+                partial(self._on_failed, hook, done),
+            )
+        except ChildError as error:
+            self._on_failed(hook, done, error)
+
+    def _on_failed(self, hook: Hook, done: Done | None, error: ChildError) -> None:
+        logger.error("Unable to exec %s: %s", words(hook), error.reason)
+        self._on_exit(done, HookResult(hook.event, error=str(error)))
 
     def _on_exit(self, done: Done | None, result: HookResult) -> None:
         self._run = None
@@ -113,51 +112,47 @@ class Scripts:
 
 
 class _Run:
-    """A running script. Raises OSError or ValueError if it cannot be started."""
+    """A running script. Raises ChildError if it cannot be started."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        launcher: Launcher,
         hook: Hook,
-        environment: dict[str, str],
         on_exit: Callable[[HookResult], None],
+        on_failed: Callable[[ChildError], None],
     ) -> None:
         self.hook = hook
-        self._on_exit = on_exit
+        self._on_exit, self._on_failed = on_exit, on_failed
         self._loop = loop
         self._begun_at = loop.time()
-        arguments = [hook.target, hook.interface, hook.address]
-        if hook.xparam is not None:
-            arguments.append(hook.xparam)
-        # A name without a slash is not searched on the PATH.
-        executable = hook.target if "/" in hook.target else f"./{hook.target}"
-        self._process = subprocess.Popen(arguments, executable=executable, env=environment)
-        restore_limits(self._process.pid)
-        self._exit_fd = os.pidfd_open(self._process.pid)
-        loop.add_reader(self._exit_fd, self._ended)
+        self._running = launcher.launch(
+            program_of(hook, inherits=True), hook.environment, _ignore, self._ended, self._failed
+        )
         self._timer = loop.call_later(SLOW_S, self._on_slow, SLOW_S)
 
     def leave(self) -> None:
         """Stops waiting; the script continues."""
         self._timer.cancel()
-        self._loop.remove_reader(self._exit_fd)
-        os.close(self._exit_fd)
+        self._running.leave()
 
     def _on_slow(self, seconds: float) -> None:
         logger.warning("[%s] is still running after %g s", words(self.hook), seconds)
         self._timer = self._loop.call_later(seconds, self._on_slow, 2 * seconds)
 
-    def _ended(self) -> None:
-        self.leave()
-        status = self._process.wait()  # immediate: the pidfd is ready
+    def _ended(self, status: int) -> None:
+        self._timer.cancel()
         taken_s = self._loop.time() - self._begun_at
         logger.debug("[%s]: %s after %.3f s", words(self.hook), ending(status), taken_s)
         self._on_exit(HookResult(self.hook.event, status, taken_s))
 
+    def _failed(self, error: ChildError) -> None:
+        self._timer.cancel()
+        self._on_failed(error)
 
-def _inherited_environment() -> dict[str, str]:
-    """The daemon's environment without the variables that systemd sets for the daemon only."""
-    return {key: value for key, value in os.environ.items() if key not in SYSTEMD_VARIABLES}
+
+def _ignore(output: bytes) -> None:
+    """Nothing is read from a script: it writes where the daemon does."""
 
 
 def _report(done: Done | None, result: HookResult) -> None:

@@ -76,7 +76,7 @@ class Deaf:
         self._patched = pytest.MonkeyPatch()
         self._patched.setattr(Child, "kill", kill)
         self._patched.setattr(subprocess.Popen, "wait", waits)
-        self._patched.setattr("carp_fast.programs.children.REAP_S", self._reap_s)
+        self._patched.setattr("carp_fast.programs.launching.REAP_S", self._reap_s)
         return self
 
     def __exit__(self, *raised: object) -> None:
