@@ -29,6 +29,7 @@ MODULES = (
     "engine._sealing",
     "engine._actions",
     "engine._assume",
+    "engine._grace",
     "engine._orders",
     "engine._reports",
     "engine._prepared",

@@ -9,7 +9,6 @@ from libc.string cimport memcmp, memcpy, memset
 
 from carp_fast.engine._actions cimport begin_announcing, may_release
 from carp_fast.engine._assume cimport assume
-from carp_fast.engine._auth cimport AuthKey
 from carp_fast.engine._core cimport (
     Core, core_source, engine_plan_upkeep, engine_record, engine_redirect, engine_touch, HostsCopy,
     Interface, MAX_INTERFACES, MAX_VIRTUAL_HOSTS, ORDER_ADD, ORDER_ADOPT, ORDER_ANNOUNCE,
@@ -20,6 +19,7 @@ from carp_fast.engine._core cimport (
     engine_done, engine_grow_reports, engine_release, engine_return, engine_set_deadline,
     verify_all_soon, engine_reschedule, ORDER_PREEMPT, ORDER_WITHHOLD, ORDER_YIELD)
 from carp_fast.engine._demotions cimport demote, join
+from carp_fast.engine._grace cimport keep_old_keys
 from carp_fast.engine._groups cimport group_leave, group_review, groups_end, groups_tell
 from carp_fast.engine._recorder cimport (
     ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_BAR,
@@ -29,7 +29,7 @@ from carp_fast.engine._recorder cimport (
 from carp_fast.engine._transitions cimport engine_event, engine_shown, engine_try_ready
 from carp_fast.engine._upkeep cimport upkeep_lose, wanted_change
 from carp_fast.engine._vhid cimport (
-    Address, ADDRESS_LOST, AlternateKey, ANNOUNCING, ASKED, BACKUP, BARRED, Block, BSD_MAC,
+    Address, ADDRESS_LOST, ANNOUNCING, ASKED, BACKUP, BARRED, Block, BSD_MAC,
     BY_TRACK, EXTENDED, FAILED, FOREIGN, FREED, HARD, HELD, HOLDS_ROUTES, IN_USE, INIT,
     INTERFACE_FOUND, INTERFACE_MISSING, LEAVING, LINK_UP, LOST, LOST_WITH_OURS, MASTER,
     ON_ADDRESS_LOST, MOST_DEMOTION, ON_NOT_READY, ON_RESIGN, ORDERED_BY, Output, OWN_MAC,
@@ -170,55 +170,6 @@ cdef void copy_hosts(const Core* core, uint32_t first, uint32_t count,
         for k in range(SOURCES):
             copy.sources[i * SOURCES + k] = core_source(core, first + i, k)[0]
         engine_shown(core, &copy.hosts[i])
-
-
-cdef void keep_old_keys(const VirtualHost* host, const VirtualHost* wanted, int64_t until_ns,
-                        int64_t now_ns) noexcept nogil:
-    """Carry the accepted digests over to the new block; the oldest give way to the former key's.
-
-    Without a grace time the former key is not accepted any more, and takes no place of another.
-
-    Every form of the former key that the new key does not have is kept, whatever becomes of the
-    other forms: a change of link-local addresses or of the dialect may leave the form that we send
-    as it is, and change those that others send. Our own form is kept last, so nothing replaces it.
-    """
-    cdef Block* block = wanted.block
-    cdef uint32_t i, at = block.permanent_count
-    cdef const AlternateKey* former
-    for i in range(host.block.permanent_count, host.block.alternate_count):
-        former = &host.block.alternates[i]
-        if at < block.alternate_count and former.until_ns > now_ns:
-            block.alternates[at] = former[0]
-            at += 1
-    if until_ns <= now_ns:
-        return
-    for i in range(host.block.permanent_count, 0, -1):
-        former = &host.block.alternates[i - 1]
-        if not is_form(wanted, &former.key):
-            keep_key(block, &former.key, until_ns)
-    if not is_form(wanted, &host.key):
-        keep_key(block, &host.key, until_ns)
-
-
-cdef bint is_form(const VirtualHost* host, const AuthKey* key) noexcept nogil:
-    """Whether the host accepts this key's digests without a time limit."""
-    cdef uint32_t i
-    if memcmp(&host.key, key, sizeof(AuthKey)) == 0:
-        return True
-    for i in range(host.block.permanent_count):
-        if memcmp(&host.block.alternates[i].key, key, sizeof(AuthKey)) == 0:
-            return True
-    return False
-
-
-cdef void keep_key(Block* block, const AuthKey* key, int64_t until_ns) noexcept nogil:
-    cdef uint32_t i, oldest = block.permanent_count
-    for i in range(block.permanent_count, block.alternate_count):
-        if block.alternates[i].until_ns < block.alternates[oldest].until_ns:
-            oldest = i
-    if oldest < block.alternate_count:
-        block.alternates[oldest].key = key[0]
-        block.alternates[oldest].until_ns = until_ns
 
 
 cdef void forget_family(VirtualHost* host, int family) noexcept nogil:
