@@ -16,11 +16,11 @@ import click
 
 from carp_fast.cli.conflicts import check
 from carp_fast.cli.flood_options import CONFLICTS, DEFAULT_RATE, FloodOptions, flood_options
+from carp_fast.cli.interrupts import LOOK_S, Interrupts, marked
 from carp_fast.cli.masters import run_masters
 from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import (
     Failure,
-    ended_like_an_interrupt,
     failure,
     print_json,
     print_prose,
@@ -98,10 +98,11 @@ def _test(trial: TrialOptions | None, options: FloodOptions) -> None:
     from carp_fast.config.load import load
     from carp_fast.loadtest.sender import Backends
 
-    with Backends() as backends:
+    with Backends() as backends, Interrupts() as interrupts:
         run_trial(
             trial,
-            partial(_send_for_trial, options, backends, searching=trial.find_rate),
+            partial(_send_for_trial, options, backends, interrupts, searching=trial.find_rate),
+            interrupts,
             configuration=load(options.config) if options.config else None,
             vlan=0 if options.walks.get("vlan") else None,
             as_json=options.as_json,
@@ -323,64 +324,55 @@ def _sender(prepared: _Prepared, options: FloodOptions, backends: Backends | Non
 
 
 def _send(prepared: _Prepared, options: FloodOptions) -> None:
-    interrupted = False
-    with _sender(prepared, options) as sender:
-        try:
-            with ended_like_an_interrupt():
-                sender.start()
-                _watch(sender, quiet=options.as_json)
-        except KeyboardInterrupt:
-            interrupted = True
+    with Interrupts() as interrupts, _sender(prepared, options) as sender:
+        sender.start()
+        _watch(sender, interrupts, quiet=options.as_json)
         sender.stop()
         sent, trouble = sender.sent(), sender.trouble
-    _show(sent, options.as_json)
-    if trouble:
-        raise failure(trouble)
-    if interrupted:
-        raise KeyboardInterrupt
+        _show(sent, options.as_json)
+        if trouble:
+            raise failure(trouble)
+        interrupts.exit()
 
 
 def _send_for_trial(
     options: FloodOptions,
     backends: Backends,
+    interrupts: Interrupts,
     rate: float | None,
     seconds: float | None,
     *,
     searching: bool,
 ) -> TrialSent:
-    """Sends once for a trial. Ctrl-C ends the sending early, or the whole search.
-
-    Raises FloodError.
-    """
+    """Sends once for a trial. A signal ends the sending early. Raises FloodError."""
     from carp_fast.loadtest.sender import FloodError
     from carp_fast.loadtest.trial import sent_of
 
     if rate is not None:
         options = replace(options, rate=f"{rate:f}", duration=seconds or options.duration)
     prepared = _prepared(options)
-    with _sender(prepared, options, backends) as sender, ended_like_an_interrupt():
+    with _sender(prepared, options, backends) as sender:
         sender.start()
-        try:
-            _watch(sender, quiet=searching or options.as_json)
-        except KeyboardInterrupt:
-            if searching:
-                raise
+        _watch(sender, interrupts, quiet=searching or options.as_json)
         sender.stop()
         if sender.trouble:
             raise FloodError(sender.trouble)
         return sent_of(sender.sent(), stamped=options.stamp)
 
 
-def _watch(sender: Sender, *, quiet: bool) -> None:
-    """Shows progress until the sender has ended."""
-    before = 0
+def _watch(sender: Sender, interrupts: Interrupts, *, quiet: bool) -> None:
+    """Shows progress until the sender has ended or a signal came."""
+    before, shown_at = 0, time.monotonic()
     with progress(quiet=quiet) as show:
-        while not sender.wait(PROGRESS_S):
+        while not interrupts.came and not sender.wait(LOOK_S):
+            now = time.monotonic()
+            if now - shown_at < PROGRESS_S:
+                continue
             facts = sender.flood.facts()
-            rate = (facts["sent"] - before) / PROGRESS_S
+            rate = (facts["sent"] - before) / (now - shown_at)
             line = f"{facts['seconds']:.0f} s  {facts['sent']:,} frames  {rate:,.0f}/s"
             show(f"{line}  {facts['refused']:,} errors")
-            before = facts["sent"]
+            before, shown_at = facts["sent"], now
 
 
 # --- the result -----------------------------------------------------------------------------------
@@ -404,6 +396,8 @@ def _summary(sent: Sent) -> Iterator[str]:
     asked = f" of {sent.asked_rate:,.0f} requested" if sent.asked_rate else ""
     how = "written" if sent.interface is None else f"by {sent.backend}"
     yield f"{sent.sent:,} frames {how} in {sent.seconds:.2f} s, {sent.rate:,.0f}/s{asked}"
+    if sent.interrupted:
+        yield marked(sent.seconds)
     if sent.by_source:
         yield f"sources and vhids with counters: {len(sent.by_source):,} (listed by --json)"
     if sent.gaps is not None:

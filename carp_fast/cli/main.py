@@ -6,7 +6,8 @@ through its control socket. Each command imports what it needs when it runs, so 
 starts quickly and the daemon stays small.
 
 Exit codes: 0 success; 1 failure, with the reason on stderr in one line (for a configuration one
-line per fault); 2 wrong usage; 130 after Ctrl-C. A closed output pipe is not a failure.
+line per fault); 2 wrong usage; 130 after Ctrl-C, and after a load test that SIGTERM ended.
+A closed output pipe is not a failure.
 """
 
 from __future__ import annotations

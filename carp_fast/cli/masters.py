@@ -5,18 +5,13 @@ Must not know how they are numbered or run (loadtest/masters.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from carp_fast.cli.terminal import (
-    ended_like_an_interrupt,
-    failure,
-    print_json,
-    print_prose,
-    progress,
-    together,
-)
+from carp_fast.cli.interrupts import Interrupts, marked
+from carp_fast.cli.terminal import failure, print_json, print_prose, progress, together
 
 if TYPE_CHECKING:
     from carp_fast.loadtest.masters import Held
@@ -58,21 +53,31 @@ def run_masters(
 
     try:
         with (
-            ended_like_an_interrupt(),
+            Interrupts() as interrupts,
             Masters(interface, count, election=election, families=families) as masters,
-            progress(quiet=as_json) as show,
         ):
-            held = masters.run(duration_s, lambda held: show(line_of(held)))
+            with progress(quiet=as_json) as show:
+                held = masters.run(
+                    duration_s, lambda held: show(line_of(held)), stopped=lambda: interrupts.came
+                )
+            if as_json:
+                print_json(msgspec.json.encode(held))
+            else:
+                for line in result_lines(held):
+                    print_prose(line)
+            interrupts.exit()
     except MastersError as error:
         raise failure(error) from error
-    if as_json:
-        print_json(msgspec.json.encode(held))
-        return
-    print_prose(line_of(held))
-    print_prose(
+
+
+def result_lines(held: Held) -> Iterator[str]:
+    yield line_of(held)
+    yield (
         f"became MASTER {held.became_master:,} times; {held.send_errors:,} advertisements not sent;"
         f" {held.socket_dropped:,} frames dropped by the socket; all have resigned"
     )
+    if held.interrupted:
+        yield marked(held.seconds)
 
 
 def line_of(held: Held) -> str:

@@ -5,7 +5,7 @@ Must not know how frames are received, judged or counted (loadtest/receiver.py).
 
 from __future__ import annotations
 
-import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from carp_fast.cli.interrupts import LOOK_S, Interrupts, marked
 from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import (
     Failure,
     Finite,
-    ended_like_an_interrupt,
     failure,
     json_option,
     print_json,
@@ -90,24 +90,21 @@ def sink(
     tag = vlan_of(vlan)
     try:
         configuration = load(config) if config else None
-        with Receiver(interface, configuration, vlan=tag, announcements=announcements) as receiver:
+        with (
+            Interrupts() as interrupts,
+            Receiver(interface, configuration, vlan=tag, announcements=announcements) as receiver,
+        ):
             receiver.start(count or 0)
             click.echo(f"listening on {interface}", err=True)
-            with ended_like_an_interrupt():
-                _watch(receiver, duration, quiet=as_json)
-            received, trouble = receiver.stop(), receiver.trouble
+            _watch(receiver, interrupts, duration, quiet=as_json)
+            _print(receiver.stop(interrupted=interrupts.came), as_json)
+            if receiver.trouble:
+                raise failure(receiver.trouble)
+            interrupts.exit()
     except ConfigurationError as error:
         raise Failure(*str(error).splitlines()) from error
     except SinkError as error:
         raise failure(error) from error
-    if as_json:
-        import msgspec
-
-        print_json(msgspec.json.encode(received))
-    else:
-        print_received(received)
-    if trouble:
-        raise failure(trouble)
 
 
 def vlan_of(text: str | None) -> int | None:
@@ -119,23 +116,35 @@ def vlan_of(text: str | None) -> int | None:
     return int(text)
 
 
-def _watch(receiver: Receiver, duration_s: float | None, *, quiet: bool) -> None:
-    """Shows progress until the duration is over, the receiver has ended, or Ctrl-C."""
-    begun_at = time.monotonic()
+def _watch(
+    receiver: Receiver, interrupts: Interrupts, duration_s: float | None, *, quiet: bool
+) -> None:
+    """Shows progress until the duration is over, the receiver has ended, or a signal came."""
+    begun_at = shown_at = time.monotonic()
+    end_at = math.inf if duration_s is None else begun_at + duration_s
     before = 0
-    with progress(quiet=quiet) as show, contextlib.suppress(KeyboardInterrupt):
-        while True:
-            elapsed_s = time.monotonic() - begun_at
-            left_s = PROGRESS_S if duration_s is None else min(PROGRESS_S, duration_s - elapsed_s)
-            if left_s <= 0 or receiver.wait(left_s):
-                break
-            frames = receiver.tally.frames
-            elapsed_s = time.monotonic() - begun_at
-            show(f"{elapsed_s:.0f} s  {frames:,} frames  {(frames - before) / left_s:,.0f}/s")
-            before = frames
+    with progress(quiet=quiet) as show:
+        while not interrupts.came:
+            now = time.monotonic()
+            if now - shown_at >= PROGRESS_S:
+                frames = receiver.tally.frames
+                rate = (frames - before) / (now - shown_at)
+                show(f"{now - begun_at:.0f} s  {frames:,} frames  {rate:,.0f}/s")
+                before, shown_at = frames, now
+            if end_at <= now or receiver.wait(min(LOOK_S, end_at - now)):
+                return
 
 
 # --- the tables ---------------------------------------------------------------------------------
+
+
+def _print(received: Received, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        print_json(msgspec.json.encode(received))
+    else:
+        print_received(received)
 
 
 def print_received(received: Received) -> None:
@@ -185,6 +194,8 @@ def summary(received: Received) -> Iterator[str]:
         f"{received.frames:,} frames in {received.seconds:.1f} s, {received.frames_per_s:,.0f}/s;"
         f" counters lost: {received.lost:,}"
     )
+    if received.interrupted:
+        yield marked(received.seconds)
     if received.kernel_dropped or received.interface_dropped:
         yield (
             f"dropped by this host and included in the lost: {received.kernel_dropped:,} by the"

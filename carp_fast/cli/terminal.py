@@ -8,12 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO, TypeVar
 
 import click
@@ -117,20 +115,6 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     ) as line:
         task = line.add_task("")
         yield lambda text: line.update(task, description=text, refresh=True)
-
-
-@contextlib.contextmanager
-def ended_like_an_interrupt() -> Iterator[None]:
-    """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does, so that results are still shown."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def print_json(document: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carp_fast.cli.conflicts import Rule, check
+from carp_fast.cli.interrupts import Interrupts, marked
 from carp_fast.cli.sink import FLOWS_SHOWN
 from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import Finite, failure, print_json, print_prose, print_table, together
@@ -120,6 +121,7 @@ class TrialOptions:
 def run_trial(
     options: TrialOptions,
     send: _Send,
+    interrupts: Interrupts,
     *,
     configuration: Configuration | None,
     vlan: int | None,
@@ -151,20 +153,30 @@ def run_trial(
                 print_json(msgspec.json.encode(trial))
             else:
                 print_trial(trial)
+            interrupts.exit()
             return
-        found = _search(options, lambda rate: attempt(rate, options.step_s), quiet=as_json)
+        found = _search(
+            options, lambda rate: attempt(rate, options.step_s), interrupts, quiet=as_json
+        )
     except SinkError as error:
         raise failure(error) from error
-    if options.plot is not None:
+    if options.plot is not None and found.steps:
         _write_plot(options.plot, found, options)
     if as_json:
         print_json(msgspec.json.encode(found))
     else:
         for line in found_lines(found):
             print_prose(line)
+    interrupts.exit()
 
 
-def _search(options: TrialOptions, attempt: Callable[[float], Trial], *, quiet: bool) -> Found:
+def _search(
+    options: TrialOptions,
+    attempt: Callable[[float], Trial],
+    interrupts: Interrupts,
+    *,
+    quiet: bool,
+) -> Found:
     from carp_fast.loadtest.trial import RESOLUTION, Search
 
     if not quiet:
@@ -182,7 +194,14 @@ def _search(options: TrialOptions, attempt: Callable[[float], Trial], *, quiet: 
         if not quiet:
             print_prose(step_line(number, trial, passed), flush=True)
 
-    return Search(attempt, options.low, options.high, options.loss, show).run()
+    return Search(
+        attempt,
+        options.low,
+        options.high,
+        options.loss,
+        show,
+        stopped=lambda: interrupts.came,
+    ).run()
 
 
 def _write_plot(path: Path, found: Found, options: TrialOptions) -> None:
@@ -215,7 +234,9 @@ def step_line(number: int, trial: Trial, passed: bool) -> str:
 def found_lines(found: Found) -> Iterator[str]:
     """Lines about the result of a search and what limited it."""
     allowed = f"at most {100 * found.loss_allowed:g} % lost" if found.loss_allowed else "no loss"
-    if found.rate_per_s is None:
+    if found.rate_per_s is None and found.above_per_s is None:
+        yield "no rate was tried to the end"
+    elif found.rate_per_s is None:
         yield f"no rate with {allowed}: {found.above_per_s:,.0f} frames/s already lost more"
     elif found.above_per_s is None:
         yield f"{allowed} up to {found.rate_per_s:,.0f} frames/s, the highest that was sent"
@@ -227,9 +248,13 @@ def found_lines(found: Found) -> Iterator[str]:
         yield "the sender cannot send faster on this host; the network may carry more"
     elif found.limited_by == "range":
         yield "higher rates were not tried (--to-rate)"
-    if not found.converged:
+    if found.interrupted:
+        seconds = sum(step.seconds for step in found.steps)
+        steps = "1 step" if len(found.steps) == 1 else f"{len(found.steps)} steps"
+        yield f"interrupted after {steps}, {seconds:.1f} s of sending: the result is partial"
+    elif not found.converged:
         yield f"not converged: after {len(found.steps)} steps the two rates are still too far apart"
-    here = max(step.lost - step.lost_on_the_way for step in found.steps)
+    here = max((step.lost - step.lost_on_the_way for step in found.steps), default=0)
     if here:
         yield f"the receiver dropped up to {here:,} frames per step, which do not count as loss"
 
@@ -268,6 +293,8 @@ def trial_lines(trial: Trial) -> Iterator[str]:
         f" {trial.arrived:,} arrived; lost on the way: {trial.lost_on_the_way:,}"
         f" ({100 * trial.loss:.4f} %)"
     )
+    if trial.interrupted:
+        yield marked(trial.seconds)
     if trial.kernel_dropped or trial.interface_dropped:
         yield (
             f"dropped by the receiver: {trial.kernel_dropped:,} by the socket,"

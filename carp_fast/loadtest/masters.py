@@ -53,7 +53,10 @@ class MastersError(CarpFastError):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """The numbers of virtual hosts by state at a moment, and counters since the start."""
+    """The numbers of virtual hosts by state at a moment, and counters since the start.
+
+    `interrupted`: they resigned before their time was over.
+    """
 
     seconds: float
     master: int
@@ -64,6 +67,7 @@ class Held(msgspec.Struct, frozen=True):
     became_master: int
     send_errors: int
     socket_dropped: int
+    interrupted: bool = False
 
 
 def virtual_host(
@@ -260,31 +264,44 @@ class Masters(Closing):
     def close(self) -> None:
         self._stack.close()
 
-    def run(self, duration_s: float, show: Callable[[Held], None], every_s: float = 1.0) -> Held:
+    def run(
+        self,
+        duration_s: float,
+        show: Callable[[Held], None],
+        every_s: float = 1.0,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Held:
         """Runs the virtual hosts for `duration_s`, then makes them resign.
 
         Calls `show` every `every_s` seconds. Returns the states before the resignation and the
         counters after it. With an election the masters are demoted for the middle third of the
-        time, so that their backups take over, and then the masters again. Raises MastersError when
-        the link is lost; KeyboardInterrupt ends the time early.
+        time, so that their backups take over, and then the masters again. `stopped` is asked every
+        WAIT_S; once it says True, the time is over. Raises MastersError when the link is lost.
         """
         self._begun_at = time.monotonic()
-        try:
-            for party in self.parties:
-                party.start()
-            self._hold(duration_s, show, every_s)
-        except KeyboardInterrupt:
-            pass
+        for party in self.parties:
+            party.start()
+        interrupted = self._hold(duration_s, show, every_s, stopped)
         at_end = self.held()
         for party in reversed(self.parties):  # backups first, so that they do not take over
             party.resign()
         states = {name: getattr(at_end, name) for name in ("seconds", "master", "backup", "init")}
-        return msgspec.structs.replace(self.held(), **states)
+        return msgspec.structs.replace(self.held(), interrupted=interrupted, **states)
 
-    def _hold(self, duration_s: float, show: Callable[[Held], None], every_s: float) -> None:
+    def _hold(
+        self,
+        duration_s: float,
+        show: Callable[[Held], None],
+        every_s: float,
+        stopped: Callable[[], bool],
+    ) -> bool:
+        """Lets the time pass; True if it was stopped early."""
         demotions = [(duration_s / 3, DEMOTION), (2 * duration_s / 3, 0)]
         shown_at, looked_at = every_s, LINK_EVERY_S
         while (elapsed_s := time.monotonic() - self._begun_at) < duration_s:
+            if stopped():
+                return True
             if len(self.parties) > 1 and demotions and elapsed_s >= demotions[0][0]:
                 self.parties[0].demote(demotions.pop(0)[1])
             if elapsed_s >= looked_at:
@@ -297,6 +314,7 @@ class Masters(Closing):
             select.select(descriptors, [], [], min(WAIT_S, duration_s - elapsed_s))
             for party in self.parties:
                 party.take()
+        return False
 
     def held(self) -> Held:
         """The current states and counters."""
@@ -308,6 +326,7 @@ class Masters(Closing):
             backup=states.count(BACKUP),
             init=states.count(INIT),
             socket_dropped=sum(party.pump.facts.dropped for party in self.parties),
+            interrupted=False,
             **{
                 name: sum(each[name] for each in counters)
                 for name in (

@@ -7,7 +7,6 @@ Must not know the command line, the sending end, or how results are printed.
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from carp_fast.inet import address_text
 from carp_fast.lab.namespaces import LabError, inside
 from carp_fast.loadtest._sink import Sink
 from carp_fast.loadtest._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
+from carp_fast.loadtest.worker import Worker
 from carp_fast.net.drivers import counters
 from carp_fast.net.filters import SKF_AD_VLAN_TAG_PRESENT, sink_filter
 
@@ -77,6 +77,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     `kernel_dropped`: frames dropped because the socket was full, so not lost on the way;
     `interface_dropped`: by the interface or by the kernel before the socket. `latency` None: no
     stamps; `before_sent`: frames with a stamp from the future, so the ends have different clocks.
+    `interrupted`: ended by Ctrl-C or SIGTERM.
     """
 
     interface: str
@@ -105,6 +106,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     latency: Latency | None
     before_sent: int
     by_source: list[Flow]
+    interrupted: bool = False
 
 
 def ways_to_sign(
@@ -159,7 +161,7 @@ class Receiver(Closing):
         except (ListenError, LabError) as error:
             raise SinkError(str(error)) from None
         self._sink = Sink(self._listener.fileno(), self.tally)
-        self._thread = threading.Thread(name="sink", target=self._run, daemon=True)
+        self._worker = Worker("sink", self._run)
         self._count = 0
 
     def _there(self) -> ExitStack:
@@ -170,15 +172,14 @@ class Receiver(Closing):
 
     def close(self) -> None:
         self._sink.stop()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._worker.wait()
         self._listener.close()
 
     def start(self, count: int = 0) -> None:
         """Starts counting; with `count`, stops after that many frames."""
         self._count = count
         self._begun_at = time.monotonic()
-        self._thread.start()
+        self._worker.start()
 
     def _run(self) -> None:
         try:
@@ -189,8 +190,7 @@ class Receiver(Closing):
 
     def wait(self, timeout_s: float) -> bool:
         """Waits for the end of counting, by `count` or a lost interface; True if it came."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._worker.wait(timeout_s)
 
     def drain(self) -> None:
         """Waits until no frame has arrived for QUIET_S, but not longer than DRAIN_MAX_S."""
@@ -201,10 +201,10 @@ class Receiver(Closing):
             if self.wait(QUIET_S):
                 return
 
-    def stop(self) -> Received:
-        """Stops counting and returns the result."""
+    def stop(self, *, interrupted: bool = False) -> Received:
+        """Stops counting and returns the result; `interrupted` marks it as partial."""
         self._sink.stop()
-        self._thread.join()
+        self._worker.wait()
         facts = self.tally.facts()
         seconds = self._ended_at - self._begun_at
         return Received(
@@ -218,6 +218,7 @@ class Receiver(Closing):
             cpu_seconds=round(self._sink.cpu_seconds, 3),
             latency=Latency(**facts["latency"]) if facts["latency"] else None,
             by_source=[_flow(*row) for row in self.tally.flow_list()],
+            interrupted=interrupted,
             **{key: facts[key] for key in _SUMS},
         )
 

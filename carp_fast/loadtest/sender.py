@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from carp_fast.loadtest._mix import Mix
 from carp_fast.loadtest._pace import Pace
 from carp_fast.loadtest.backends import Backend, BackendError, Live, Sendmmsg, live_missing
 from carp_fast.loadtest.streams import SentFlow, named
+from carp_fast.loadtest.worker import Worker
 from carp_fast.net.drivers import Counters, counters, speed_mbits
 
 BACKENDS = ("auto", "sendmmsg", "live")
@@ -70,7 +70,7 @@ class Sent(msgspec.Struct, frozen=True):
     `interface_dropped`: counters of the interface for the same time, or None without one.
     `cpu_seconds`: of the thread that paces; `sender_cpu_seconds`: of the one in the kernel (live
     frames). `unavailable`: backends that `auto` could not use, a line each. `link_lost`: "down",
-    "removed" or None.
+    "removed" or None. `interrupted`: it was stopped before its end.
     """
 
     interface: str | None
@@ -89,6 +89,7 @@ class Sent(msgspec.Struct, frozen=True):
     unavailable: tuple[str, ...]
     link_lost: str | None
     by_source: list[SentFlow]
+    interrupted: bool = False
 
 
 # --- rates and frames -----------------------------------------------------------------------------
@@ -273,7 +274,8 @@ class Sender(Closing):
         )
         self._before = counters().get(interface, Counters(0, 0, 0, 0))
         self._error: str | None = None
-        self._thread = threading.Thread(target=self._run, name="flood", daemon=True)
+        self._interrupted = False
+        self._worker = Worker("flood", self._run)
 
     def close(self) -> None:
         self.stop()
@@ -289,12 +291,11 @@ class Sender(Closing):
             self._error = f"{self._interface}: {self._backend.name}: {words}"
 
     def start(self) -> None:
-        self._thread.start()
+        self._worker.start()
 
     def wait(self, seconds: float) -> bool:
         """Waits at most `seconds`; returns True if the flood has ended."""
-        self._thread.join(seconds)
-        if not self._thread.is_alive():
+        if self._worker.wait(seconds):
             return True
         facts = self.flood.facts()
         if self._backend.name == "live" and facts["sent"] and facts["seconds"] > TAKES_NONE_S:
@@ -307,9 +308,9 @@ class Sender(Closing):
 
     def stop(self) -> None:
         """Stops the flood and waits for its thread."""
+        self._interrupted = self._interrupted or self._worker.running
         self.flood.stop()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._worker.wait()
 
     @property
     def trouble(self) -> str | None:
@@ -336,6 +337,7 @@ class Sender(Closing):
             interface_dropped=now.sent_dropped - self._before.sent_dropped if now else None,
             unavailable=self._unavailable,
             by_source=by_source(self._source),
+            interrupted=self._interrupted,
             **facts,
         )
 

@@ -35,7 +35,7 @@ class Sent:
 
     `by_source`: frames with a counter of their own; `replayed`: frames that repeat a counter;
     `uncounted`: frames without one (short ones, VRRP, announcements); `frames`: their sum.
-    `stamped`: they contain the time of sending.
+    `stamped`: they contain the time of sending. `interrupted`: stopped before their end.
     """
 
     frames: int
@@ -45,6 +45,7 @@ class Sent:
     uncounted: int = 0
     asked_per_s: float | None = None
     stamped: bool = False
+    interrupted: bool = False
 
     @property
     def per_s(self) -> float:
@@ -67,6 +68,7 @@ def sent_of(flooded: flood.Sent, *, stamped: bool) -> Sent:
         uncounted=sum(flooded.kinds.get(word, 0) for word in UNCOUNTED),
         asked_per_s=flooded.asked_rate,
         stamped=stamped,
+        interrupted=flooded.interrupted,
     )
 
 
@@ -94,6 +96,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     (`kernel_dropped`) or interface; `loss`: its fraction of the frames sent. `foreign`: frames from
     other sources. `latency` is None with `stamped` if something on the way cuts frames to their IP
     length. `sent_per_s`: the rate reached; `asked_per_s`: the rate requested, None: the fastest.
+    `interrupted`: the sending was stopped before its end.
     """
 
     asked_per_s: float | None
@@ -111,6 +114,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     stamped: bool
     latency: Latency | None
     by_source: list[Crossing]
+    interrupted: bool = False
 
 
 def compare(sent: Sent, received: Received) -> Trial:
@@ -146,6 +150,7 @@ def compare(sent: Sent, received: Received) -> Trial:
         stamped=sent.stamped,
         latency=received.latency,
         by_source=rows,
+        interrupted=sent.interrupted,
     )
 
 
@@ -182,7 +187,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     `rate_per_s` None: even the lowest rate lost more than `loss_allowed`.
     `above_per_s`: the lowest rate that lost more, or None. `converged`: the two are at most
     RESOLUTION apart, or there is only one. `limited_by`: "network", "sender" (it could not send
-    faster) or "range" (the highest rate lost no more than allowed).
+    faster), "range" (the highest rate lost no more than allowed) or "interrupted".
     """
 
     rate_per_s: float | None
@@ -191,7 +196,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     resolution: float
     converged: bool
     limited_by: str
+    interrupted: bool
     steps: list[Trial]
+
+
+class _Stopped(Exception):
+    """Raised when a search is to end before its result."""
 
 
 @dataclass
@@ -199,7 +209,8 @@ class Search:
     """Searches for the highest rate from `low` to `high` frames/s that loses at most `loss`.
 
     `loss` is a fraction; `attempt` makes a trial at a rate; `show` is called with each trial and
-    whether it passed. A bisection: first the highest rate, then the lowest, then the middle of the
+    whether it passed. Once `stopped` says True, the search ends with the trials that were
+    completed. A bisection: first the highest rate, then the lowest, then the middle of the
     remaining range, until the lowest rate that lost too much is at most RESOLUTION above the
     highest that did not.
     """
@@ -209,9 +220,20 @@ class Search:
     high: float
     loss: float = 0.0
     show: Callable[[Trial, bool], None] = lambda trial, passed: None
+    stopped: Callable[[], bool] = lambda: False
     _steps: list[Trial] = field(default_factory=list)
 
     def run(self) -> Found:
+        try:
+            return self._run()
+        except _Stopped:
+            passed = [trial.sent_per_s for trial in self._steps if self._passes(trial)]
+            lost = [trial.sent_per_s for trial in self._steps if not self._passes(trial)]
+            return self._found(
+                max(passed, default=None), min(lost, default=None), "interrupted", interrupted=True
+            )
+
+    def _run(self) -> Found:
         highest = self._try(self.high)
         if self._passes(highest):
             reached = highest.sent_per_s >= REACHED * self.high
@@ -238,7 +260,11 @@ class Search:
         return self._found(passed, above, "network")
 
     def _try(self, rate: float) -> Trial:
+        if self.stopped():
+            raise _Stopped
         trial = self.attempt(rate)
+        if trial.interrupted:
+            raise _Stopped
         self._steps.append(trial)
         self.show(trial, self._passes(trial))
         return trial
@@ -246,15 +272,23 @@ class Search:
     def _passes(self, trial: Trial) -> bool:
         return trial.loss <= self.loss
 
-    def _found(self, passed: float | None, above: float | None, limited_by: str) -> Found:
+    def _found(
+        self,
+        passed: float | None,
+        above: float | None,
+        limited_by: str,
+        *,
+        interrupted: bool = False,
+    ) -> Found:
         close = passed is None or above is None or above - passed <= RESOLUTION * above
         return Found(
             rate_per_s=None if passed is None else round(passed, 1),
             above_per_s=None if above is None else round(above, 1),
             loss_allowed=self.loss,
             resolution=RESOLUTION,
-            converged=close,
+            converged=close and not interrupted,
             limited_by=limited_by,
+            interrupted=interrupted,
             steps=self._steps,
         )
 

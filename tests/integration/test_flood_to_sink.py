@@ -14,6 +14,14 @@ import pytest
 
 import carp_fast
 from carp_fast.lab.lab import Host, Lab, LabError
+from tests.support.ports import (
+    BURST_BYTES,
+    FRAME_BYTES,
+    QUEUE_BYTES,
+    RATE_BYTES_PER_S,
+    dropped,
+    slow_port,
+)
 from tests.support.punctual import before_others
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
@@ -21,9 +29,6 @@ pytestmark = [pytest.mark.root, pytest.mark.alone]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(carp_fast.__file__).parent.parent)}
 DEADLINE_S = 60.0
 VHIDS, COUNT = 20, 20_000
-FRAME_BYTES, RATE_BYTES_PER_S = 70, 1_250_000
-BURST_BYTES, QUEUE_BYTES = 2_000, 30_000  # 24 ms: a sender that is held up may catch up
-PORT = "b-1"  # the bridge's towards host b
 
 
 def flood(host: Host, *arguments: str) -> Any:
@@ -31,20 +36,6 @@ def flood(host: Host, *arguments: str) -> Any:
     words += [*arguments, "--json"]
     with before_others():  # a sender that waits for a processor would be the limit
         return json.loads(host.run(words, env=ENVIRONMENT, deadline_s=DEADLINE_S).stdout)
-
-
-def slow_port(lab: Lab) -> None:
-    """Host b's port passes 10 Mbit/s and holds some frames; what comes on top is dropped."""
-    rate = f"rate {RATE_BYTES_PER_S}bps burst {BURST_BYTES} limit {QUEUE_BYTES}"
-    try:
-        lab.switch.run(f"tc qdisc add dev {PORT} root tbf {rate}".split())
-    except LabError as error:
-        pytest.skip(f"needs the queueing discipline tbf: {error}")
-
-
-def dropped(lab: Lab) -> int:
-    shown = lab.switch.run(f"tc -s -j qdisc show dev {PORT}".split()).stdout
-    return int(json.loads(shown)[0]["drops"])
 
 
 def test_losses_by_vhid_are_what_the_queue_dropped(lab_factory: Callable[..., Lab]) -> None:

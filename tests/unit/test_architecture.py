@@ -91,6 +91,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli.explain",
         "cli.flood",
         "cli.hand_over",
+        "cli.interrupts",
         "cli.maintenance",
         "cli.masters",
         "cli.replay",
