@@ -32,18 +32,25 @@ _RETRIED_NONE = frozenset({errno.EAGAIN, errno.EACCES})
 class Locks(Closing):
     """The locks that this process holds.
 
-    Locks through one open file do not exclude one another. Raises OSError if the file cannot be
-    opened.
+    Locks through one open file do not exclude one another. `descriptor`: the file that another
+    process opened and passed to this one, with the locks that it holds; they last as long as one of
+    the two has it open. Raises OSError if the file cannot be opened.
     """
 
-    def __init__(self, path: Path = LOCK_FILE, *, create: bool = True) -> None:
+    def __init__(
+        self, path: Path = LOCK_FILE, *, create: bool = True, descriptor: int | None = None
+    ) -> None:
         self.path = path
         self._namespace = _network_namespace()
         self._starts: dict[tuple[int, str], int] = {}
         # 0600: a user who may open the file could keep a virtual host from every daemon.
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        self._file = os.open(path, flags, 0o600)
+        self._file = os.open(path, flags, 0o600) if descriptor is None else descriptor
         self._status = os.fstat(self._file)
+
+    def fileno(self) -> int:
+        """The file's descriptor; -1 once it is closed."""
+        return self._file
 
     def close(self) -> None:
         """Releases every lock."""

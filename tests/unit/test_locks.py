@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import stat
 import subprocess
@@ -34,6 +35,22 @@ def test_one_alone_has_a_virtual_host(two: tuple[Locks, Locks]) -> None:
         assert other.take(ifindex, vhid, (destination,)) is None, (ifindex, vhid, destination)
     one.give_back(2, 7, BOTH)
     assert other.take(2, 7, BOTH) is None
+
+
+def test_locks_are_passed_on_with_the_open_file(tmp_path: Path) -> None:
+    with Locks(tmp_path / "lock") as other:
+        former = Locks(tmp_path / "lock")
+        assert former.take(2, 7, BOTH) is None
+        passed_on = os.dup(former.fileno())
+        with Locks(tmp_path / "lock", descriptor=passed_on) as successor:
+            former.close()
+            assert former.fileno() == -1
+            assert other.take(2, 7, BOTH) == GROUP, "at no time they were free"
+            assert successor.take(2, 7, BOTH) is None
+            successor.give_back(2, 7, (GROUP,))
+            assert other.take(2, 7, (GROUP,)) is None
+            assert other.take(2, 7, (GROUP6,)) == GROUP6
+        assert other.take(2, 7, (GROUP6,)) is None
 
 
 def test_all_destinations_are_had_or_none(two: tuple[Locks, Locks]) -> None:
