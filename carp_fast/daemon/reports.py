@@ -17,6 +17,7 @@ from carp_fast.config.model import Group
 from carp_fast.control.documents import NOT_DEMOTED, Demotion, StateEvent
 from carp_fast.daemon import systemd
 from carp_fast.daemon.hooks import HookResult
+from carp_fast.daemon.noted import Noted
 from carp_fast.daemon.table import MASTER, STATES, Hosts, every_address
 from carp_fast.engine import reports
 from carp_fast.engine.copies import HostCopy
@@ -75,7 +76,7 @@ class Reports:
     `on_source_proven` a source, by ifindex and address, that was heard genuine for the first time.
     `on_clones_given_up` the name of an interface that gets no more clones, None for all of them,
     and the report.
-    `resync` is called after reports were lost.
+    `resync` is called after reports were lost. `noted`: what reports have left to remember.
     """
 
     def __init__(
@@ -95,8 +96,7 @@ class Reports:
         self._orders = orders
         self._manner = manner
         self._pump: Pump = orders.pump
-        # By slot, MASTER, but the up hook has not been submitted: its demotion when it rose.
-        self._up_due: dict[int, Demotion] = {}
+        self.noted = Noted()
         # By slot: the `up` hook after which it announces, until it is MASTER no longer.
         self._announcing: dict[int, object] = {}
         self._lost = 0
@@ -108,14 +108,6 @@ class Reports:
         self._tell_given_up = on_clones_given_up
         self._resync = resync
         self._changed_ns: list[dict[int, int]] = []  # by slot, for each reading of all states
-        # By slot: when the engine last reported advertisements with a wrong digest.
-        self.wrong_digest_ns: dict[int, int] = {}
-        # By slot: {address: what is wrong with it}.
-        self.address_problems: dict[int, dict[str, str]] = {}
-        # The foreign ones of these: found on the interface, and left alone by the engine.
-        self._foreign: dict[int, dict[str, str]] = {}
-        self._left_alone: set[tuple[int, str]] = set()
-        self._unpromoted: set[str] = set()  # interfaces for which it was logged
         self._takers: dict[type[reports.Report], Callable[[Any], None]] = {
             reports.StateChanged: self._on_state,
             reports.AddressesChanged: self._on_addresses,
@@ -147,6 +139,16 @@ class Reports:
             reports.SourceProven: self._on_source_proven,
             reports.Done: self._on_done,
         }
+
+    @property
+    def address_problems(self) -> dict[int, dict[str, str]]:
+        """By slot: {address: what is wrong with it}."""
+        return self.noted.address_problems
+
+    @property
+    def wrong_digest_ns(self) -> dict[int, int]:
+        """By slot: when the engine last reported advertisements with a wrong digest."""
+        return self.noted.wrong_digest_ns
 
     def on_readable(self) -> None:
         """Handles up to REPORTS_A_TURN reports, when `report_fd` is readable."""
@@ -226,9 +228,9 @@ class Reports:
         if state == previous:
             return
         if state == "MASTER":
-            self._up_due[slot] = demotion
+            self.noted.up_due[slot] = demotion
         elif previous == "MASTER":
-            self._up_due.pop(slot, None)
+            self.noted.up_due.pop(slot, None)
             self._announcing.pop(slot, None)
             left: dict[str, object] = {"state": state, "previous": previous, "reason": reason}
             self._run_hook(slot, host, "down", left | {"demotion": demotion, "group": group})
@@ -246,7 +248,7 @@ class Reports:
     # -- hooks
 
     def _on_addresses(self, report: reports.AddressesChanged) -> None:
-        failed = self.address_problems.get(report.slot, {})
+        failed = self.noted.address_problems.get(report.slot, {})
         self._hosts.settle(report.slot, report.configuration, failed)
         if report.state == "MASTER":
             self.on_addresses(report.slot, report.reason)
@@ -254,9 +256,9 @@ class Reports:
     def on_addresses(self, slot: int, reason: str) -> None:
         """Runs `up` once every address of a MASTER was added, or could not be."""
         host = self._hosts.hosts[slot]
-        if slot in self._up_due and host is not None:
+        if slot in self.noted.up_due and host is not None:
             event: dict[str, object] = {"state": "MASTER", "previous": "BACKUP", "reason": reason}
-            event["demotion"] = self._up_due.pop(slot)
+            event["demotion"] = self.noted.up_due.pop(slot)
             event["group"] = self._hosts.group_status(host)
             self._run_hook(slot, host, "up", event)
 
@@ -291,14 +293,14 @@ class Reports:
 
     def is_foreign(self, slot: int, text: str) -> bool:
         """Whether this address of a virtual host was left alone as another program's."""
-        return (slot, text) in self._left_alone
+        return (slot, text) in self.noted.left_alone
 
     def on_foreign(self, found: Mapping[int, Mapping[str, str]]) -> None:
         """Handles the foreign addresses of an interface, see foreign.Found; logs changes."""
         come: list[tuple[str, str, str]] = []
         gone: list[tuple[str, str, str]] = []
         for slot, now in found.items():
-            before = self._foreign.get(slot, {})
+            before = self.noted.foreign.get(slot, {})
             if now == before:
                 continue
             name = self._hosts.name(slot)
@@ -308,9 +310,9 @@ class Reports:
                 if before.get(text) != found_as
             ]
             gone += [(name, text, found_as) for text, found_as in before.items() if text not in now]
-            self._foreign[slot] = dict(now)
+            self.noted.foreign[slot] = dict(now)
             if not now:
-                del self._foreign[slot]
+                del self.noted.foreign[slot]
             for text in {**before, **now}:
                 self._note_foreign(slot, text)
         log_lines(
@@ -322,8 +324,8 @@ class Reports:
 
     def _note_foreign(self, slot: int, text: str) -> None:
         """Sets or clears the problem of a foreign address; a failed change takes precedence."""
-        found_as = self._foreign.get(slot, {}).get(text)
-        if not self.address_problems.get(slot, {}).get(text, FOREIGN).startswith(FOREIGN):
+        found_as = self.noted.foreign.get(slot, {}).get(text)
+        if not self.noted.address_problems.get(slot, {}).get(text, FOREIGN).startswith(FOREIGN):
             return
         if found_as is not None:
             self._set_problem(
@@ -334,12 +336,12 @@ class Reports:
 
     def on_reload(self) -> None:
         """Clears problems with addresses that a virtual host no longer has."""
-        self._left_alone = {
+        self.noted.left_alone = {
             (slot, text)
-            for slot, text in self._left_alone
+            for slot, text in self.noted.left_alone
             if (host := self._hosts.hosts[slot]) is not None and text in every_address(host)
         }
-        for slot, problems in list(self.address_problems.items()):
+        for slot, problems in list(self.noted.address_problems.items()):
             host = self._hosts.hosts[slot]
             every = () if host is None else every_address(host)
             left = self._hosts.unsettled.get(slot, set())
@@ -349,9 +351,9 @@ class Reports:
                 if text in every or (text in left and not why.startswith(FOREIGN))
             }
             if kept:
-                self.address_problems[slot] = kept
+                self.noted.address_problems[slot] = kept
             else:
-                del self.address_problems[slot]
+                del self.noted.address_problems[slot]
 
     def _address(self, report: reports.AddressReport) -> str:
         """The address that the report is about."""
@@ -372,13 +374,13 @@ class Reports:
         self._set_problem(report.slot, text, problem)
 
     def _set_problem(self, slot: int, text: str, problem: str | None) -> None:
-        problems = self.address_problems.setdefault(slot, {})
+        problems = self.noted.address_problems.setdefault(slot, {})
         if problem is None:
             problems.pop(text, None)
         else:
             problems[text] = problem
         if not problems:
-            del self.address_problems[slot]
+            del self.noted.address_problems[slot]
 
     def _on_address_failed(self, report: reports.AddressFailed) -> None:
         text = self._address(report)
@@ -396,13 +398,13 @@ class Reports:
         found = "is on the interface and not ours, left alone"
         kind = f"{FOREIGN}: an address {found}"
         self._log(logging.WARNING, report.slot, f"{FOREIGN}: {text} {found}", kind)
-        self._left_alone.add((report.slot, text))
+        self.noted.left_alone.add((report.slot, text))
         self._note(report, text, FOREIGN)
 
     def _on_address_restored(self, report: reports.AddressRestored) -> None:
         text = self._address(report)
         was_left_alone = self.is_foreign(report.slot, text)
-        self._left_alone.discard((report.slot, text))
+        self.noted.left_alone.discard((report.slot, text))
         if report.why == "removed":
             self._on_restored(report.slot, text)
         elif report.why == "route":
@@ -446,8 +448,8 @@ class Reports:
         if report.error == 0:
             logger.warning("%s: promote_secondaries was no longer 1, set again", name)
             return
-        if name not in self._unpromoted:
-            self._unpromoted.add(name)
+        if name not in self.noted.unpromoted:
+            self.noted.unpromoted.add(name)
             logger.error(
                 "%s: promote_secondaries is not 1 and cannot be set (%s): the kernel may remove"
                 " addresses of this host with ours; ours are added again",
@@ -466,11 +468,11 @@ class Reports:
         self._log_mac(logging.INFO, report.slot, line, report.mac)
 
     def _on_other_master(self, report: reports.OtherMaster) -> None:
-        self.wrong_digest_ns[report.slot] = report.at_ns
+        self.noted.wrong_digest_ns[report.slot] = report.at_ns
         self._manner.on_wrong_digest(self._hosts.name(report.slot), "other_master", "MASTER")
 
     def _on_wrong_digest(self, report: reports.WrongDigest) -> None:
-        self.wrong_digest_ns[report.slot] = report.at_ns
+        self.noted.wrong_digest_ns[report.slot] = report.at_ns
         self._manner.on_wrong_digest(self._hosts.name(report.slot), "bad_auth", report.state)
 
     def _on_reasserted(self, report: reports.Reasserted) -> None:
@@ -514,11 +516,7 @@ class Reports:
     # -- the pump
 
     def _on_released(self, report: reports.Released) -> None:
-        self.address_problems.pop(report.slot, None)
-        self.wrong_digest_ns.pop(report.slot, None)
-        self._foreign.pop(report.slot, None)
-        self._left_alone = {each for each in self._left_alone if each[0] != report.slot}
-        self._up_due.pop(report.slot, None)
+        self.noted.forget(report.slot)
         self._announcing.pop(report.slot, None)
         self._tell_released(report.slot)
 
