@@ -10,33 +10,28 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from carp_fast.config.model import ControlGroup
+from carp_fast.control import connections
 from carp_fast.control.access import READS, ROOT, Access, Permissions
 from carp_fast.control.audit import INTERRUPTED, OK, Audit, log_change, peer_text, request_text
+from carp_fast.control.connections import Client, Gone, Stalled, Subscription, until_gone
 from carp_fast.control.documents import ControlStatus
 from carp_fast.control.encoding import command_of, decoded, encoded_line
 from carp_fast.control.places import CLIENTS_MAX, Places
 from carp_fast.control.protocol import (
-    CHUNK_BYTES,
     INTERNAL,
     USER_LIMIT,
     ControlError,
-    Peer,
-    Verdict,
-    peer_of,
 )
 from carp_fast.control.requests import EventsRequest
 from carp_fast.control.socket_file import SocketFile
-from carp_fast.errors import CarpFastError
 from carp_fast.inotify import Paths
 
 logger = logging.getLogger(__name__)
@@ -44,16 +39,6 @@ logger = logging.getLogger(__name__)
 Answer = bytes | msgspec.Struct | Mapping[str, object] | AsyncIterator[bytes]
 
 LINE_BYTES_MAX = 65_536  # a request line; the largest in use is below 1 KiB
-# A client that does not complete a request within this time is disconnected: it has a place.
-REQUEST_IDLE_S = 30.0
-# One more place is kept for root, for a request and not for a stream. Its client has to be quick.
-RESERVED_IDLE_S = 1.0
-# Events queued for one reader: one transition of every virtual host of a large installation. All
-# queues share the same bytes objects, so each line is in memory once.
-EVENTS_QUEUED_MAX = 65_536
-EVENTS_PER_WRITE = 256
-ANSWER_STALL_S = 60.0  # a client that reads no chunk of its answer for this long is disconnected
-LINGER_S = 5.0  # a client that is dropped has this long to read the line that tells why
 STOP_FLUSH_S = 1.0  # stop() waits this long for pending answers and events
 LISTEN_RETRY_S = 2.0  # until the next attempt to create a socket file that was removed
 FILE_SETTLE_S = 1.0  # what removes it may remove its directory, or put another file there
@@ -89,107 +74,6 @@ class ControlCounters(msgspec.Struct):
     readers_dropped: int = 0
 
 
-class _Subscription:
-    """The bounded queue of one reader of events."""
-
-    def __init__(self, abort: Callable[[], None], *, tracks: bool = False) -> None:
-        self.abort = abort
-        self.tracks = tracks  # it wants the changes of tracks as well
-        self.lines: deque[bytes] = deque()
-        self.lost = 0
-        self.gone = False
-        self.finishing = False
-        self.wake = asyncio.Event()
-
-    def offer(self, line: bytes) -> bool:
-        """Queues a line; returns True if this line made the queue overflow."""
-        self.wake.set()
-        if not self.lost and len(self.lines) < EVENTS_QUEUED_MAX:
-            self.lines.append(line)
-            return False
-        first = not self.lost
-        self.lost += len(self.lines) + 1
-        self.lines.clear()
-        return first
-
-    def take(self) -> bytes:
-        count = min(len(self.lines), EVENTS_PER_WRITE)
-        return b"".join([self.lines.popleft() for _ in range(count)])
-
-
-class _Gone(CarpFastError):
-    """Raised when the client has disconnected."""
-
-
-class _Stalled(_Gone):
-    """Raised when a client reads nothing of its answer."""
-
-
-class _Client:
-    """One connection: its streams, its process, and whether a request is being answered.
-
-    `reserved`: it has the place that is kept for root.
-    """
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.socket: socket.socket = writer.get_extra_info("socket")
-        self.peer: Peer = peer_of(self.socket)
-        self.busy = False
-        self.reserved = False
-
-    @property
-    def idle_s(self) -> float:
-        """How long it may take to send a request."""
-        return RESERVED_IDLE_S if self.reserved else REQUEST_IDLE_S
-
-    async def read_line(self) -> bytes:
-        """The next line; empty at the end of file. Raises TimeoutError after `idle_s`,
-        ValueError for a line that is too long, and _Gone.
-        """
-        try:
-            async with asyncio.timeout(self.idle_s):
-                return await self.reader.readline()
-        except ConnectionError as error:
-            raise _Gone from error
-
-    async def send(self, data: bytes | memoryview, within_s: float | None = None) -> None:
-        """Writes, and waits until there is room for more. Raises _Gone, and _Stalled if there is
-        none in that time (None: waits).
-        """
-        # After a client has disconnected, the transport raises RuntimeError for a write.
-        if self.writer.transport.is_closing():
-            raise _Gone
-        try:
-            self.writer.write(data)
-            async with asyncio.timeout(within_s):
-                await self.writer.drain()
-        except TimeoutError as error:
-            raise _Stalled from error
-        except ConnectionError as error:
-            raise _Gone from error
-
-    async def write(self, data: bytes) -> None:
-        """Writes in chunks. Raises _Gone, and _Stalled for a client that does not read them."""
-        view = memoryview(data)
-        for offset in range(0, len(view), CHUNK_BYTES):
-            await self.send(view[offset : offset + CHUNK_BYTES], ANSWER_STALL_S)
-
-    async def refuse(self, why: str, faults: Iterable[str] = (), code: str = "") -> None:
-        await self.write(encoded_line(Verdict(False, why, list(faults), code)))
-
-    async def close(self) -> None:
-        """Closes once everything is written, or LINGER_S later."""
-        try:
-            self.writer.close()
-            with contextlib.suppress(OSError):  # TimeoutError is one
-                async with asyncio.timeout(LINGER_S):
-                    await self.writer.wait_closed()
-        finally:
-            self.writer.transport.abort()
-
-
 class ControlServer:
     """Serves the control socket on the running loop.
 
@@ -216,8 +100,8 @@ class ControlServer:
         self._permissions = Permissions(group, {**access, EVENTS: EVENTS_ACCESS})
         self._audit = Audit(time.monotonic)
         self._places = Places(time.monotonic)
-        self._clients: dict[asyncio.Task[None], _Client] = {}
-        self._subscriptions: set[_Subscription] = set()
+        self._clients: dict[asyncio.Task[None], Client] = {}
+        self._subscriptions: set[Subscription] = set()
         self._server: asyncio.AbstractServer | None = None
         self._file = SocketFile(self.path, group)
         self._watcher: asyncio.Task[None] | None = None
@@ -296,7 +180,7 @@ class ControlServer:
         """Does so for the readers that asked for the changes of tracks."""
         self._send(event, [each for each in self._subscriptions if each.tracks])
 
-    def _send(self, event: object, subscriptions: Collection[_Subscription]) -> None:
+    def _send(self, event: object, subscriptions: Collection[Subscription]) -> None:
         if not subscriptions:
             return
         line = msgspec.json.encode(event) + b"\n"
@@ -355,18 +239,20 @@ class ControlServer:
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
-        client = _Client(reader, writer)
+        client = Client(reader, writer)
         try:
             refusal = self._admit(client)
             if refusal is None:
                 self._clients[task] = client
             if not self._stopping:
                 await (self._serve(client) if refusal is None else self._refuse(client, refusal))
-        except _Stalled:
+        except Stalled:
             self.counters.clients_stalled += 1
-            logger.warning("a control client read nothing of its answer for %g s", ANSWER_STALL_S)
+            logger.warning(
+                "a control client read nothing of its answer for %g s", connections.ANSWER_STALL_S
+            )
             writer.transport.abort()
-        except (_Gone, asyncio.CancelledError):
+        except (Gone, asyncio.CancelledError):
             pass
         except Exception:
             logger.exception("a control connection failed and is closed")
@@ -376,7 +262,7 @@ class ControlServer:
             finally:
                 self._clients.pop(task, None)
 
-    def _admit(self, client: _Client) -> ControlError | None:
+    def _admit(self, client: Client) -> ControlError | None:
         """None if there is a place for a client, else why it is refused."""
         clients = self._clients.values()
         try:
@@ -389,13 +275,13 @@ class ControlServer:
             return None if client.reserved else refusal
         return None
 
-    async def _refuse(self, client: _Client, refusal: ControlError) -> None:
+    async def _refuse(self, client: Client, refusal: ControlError) -> None:
         self.counters.clients_refused += 1
         if refusal.code == USER_LIMIT:
             self.counters.clients_refused_of_user += 1
         await client.refuse(str(refusal), code=refusal.code)
 
-    async def _serve(self, client: _Client) -> None:
+    async def _serve(self, client: Client) -> None:
         while True:
             try:
                 line = await client.read_line()
@@ -418,7 +304,7 @@ class ControlServer:
                 return
             client.busy = False
 
-    async def _answer(self, client: _Client, line: bytes) -> bool:
+    async def _answer(self, client: Client, line: bytes) -> bool:
         """Answers one request; returns whether the connection stays open."""
         try:
             command = command_of(line)
@@ -443,7 +329,7 @@ class ControlServer:
             return True
         return await self._write_answer(client, answer)
 
-    def _checked_events(self, client: _Client, line: bytes) -> bool:
+    def _checked_events(self, client: Client, line: bytes) -> bool:
         """Whether a request for events, which may be given, is for those of tracks as well."""
         self._check(client, EVENTS, changes=EVENTS_ACCESS.changes(None))
         if client.reserved:
@@ -451,7 +337,7 @@ class ControlServer:
             raise ControlError(f"too many control clients (limit {CLIENTS_MAX}): {only}")
         return _wants_tracks(line)
 
-    def _check(self, client: _Client, command: str, *, changes: bool) -> None:
+    def _check(self, client: Client, command: str, *, changes: bool) -> None:
         """Raises ControlError where the user of a client may not give a command."""
         try:
             self._permissions.check(client.peer, client.socket, command, changes=changes)
@@ -460,7 +346,7 @@ class ControlServer:
             raise
 
     async def _read(
-        self, client: _Client, command: str, request: Any, fault: ControlError | None
+        self, client: Client, command: str, request: Any, fault: ControlError | None
     ) -> bytes | AsyncIterator[bytes]:
         """The answer to a request that changes nothing; `fault`: of its arguments."""
         self._check(client, command, changes=False)
@@ -469,7 +355,7 @@ class ControlServer:
         return await self._call(command, request)
 
     async def _change(
-        self, client: _Client, command: str, request: Any, fault: ControlError | None
+        self, client: Client, command: str, request: Any, fault: ControlError | None
     ) -> bytes | AsyncIterator[bytes]:
         """The answer to a request that changes something, which is in the audit log."""
         what = request_text(command, request)
@@ -510,7 +396,7 @@ class ControlServer:
             text = f"command {command!r} failed inside the daemon: {error!r} (see its log)"
             raise ControlError(text, code=INTERNAL) from error
 
-    async def _write_answer(self, client: _Client, answer: bytes | AsyncIterator[bytes]) -> bool:
+    async def _write_answer(self, client: Client, answer: bytes | AsyncIterator[bytes]) -> bool:
         if isinstance(answer, bytes):
             await client.write(answer)
             return True
@@ -519,7 +405,7 @@ class ControlServer:
                 await client.write(piece)
                 # drain() returns immediately if the client keeps up; the loop has other work.
                 await asyncio.sleep(0)
-        except _Gone:
+        except Gone:
             raise
         except Exception:
             # Half a line is sent: only the end of the connection can show that it is incomplete.
@@ -529,16 +415,18 @@ class ControlServer:
         await client.write(b"\n")
         return True
 
-    async def _serve_events(self, client: _Client, tracks: bool) -> None:
+    async def _serve_events(self, client: Client, tracks: bool) -> None:
         """Writes events until the client disconnects, falls too far behind, or the server stops."""
-        subscription = _Subscription(client.writer.transport.abort, tracks=tracks)
-        watcher = asyncio.create_task(_until_gone(client.reader, subscription))
+        subscription = Subscription(client.writer.transport.abort, tracks=tracks)
+        watcher = asyncio.create_task(until_gone(client.reader, subscription))
         self._subscriptions.add(subscription)
         try:
             await client.send(b'{"ok":true}\n')
             while not subscription.gone:
                 if subscription.lost:
-                    limit = f"dropped: this reader fell {EVENTS_QUEUED_MAX} events behind"
+                    limit = (
+                        f"dropped: this reader fell {connections.EVENTS_QUEUED_MAX} events behind"
+                    )
                     await client.refuse(f"{limit}, {subscription.lost} are lost")
                     return
                 if subscription.lines:
@@ -552,10 +440,12 @@ class ControlServer:
             self._subscriptions.discard(subscription)
             watcher.cancel()
 
-    def _on_overflow(self, subscription: _Subscription) -> None:
+    def _on_overflow(self, subscription: Subscription) -> None:
         self.counters.readers_dropped += 1
-        logger.warning("dropping a reader of events: %d events behind", EVENTS_QUEUED_MAX)
-        asyncio.get_running_loop().call_later(LINGER_S, subscription.abort)
+        logger.warning(
+            "dropping a reader of events: %d events behind", connections.EVENTS_QUEUED_MAX
+        )
+        asyncio.get_running_loop().call_later(connections.LINGER_S, subscription.abort)
 
 
 def _wants_tracks(line: bytes) -> bool:
@@ -565,14 +455,3 @@ def _wants_tracks(line: bytes) -> bool:
     except msgspec.ValidationError as error:
         raise ControlError(EventsRequest.needs) from error
     return request.tracks
-
-
-async def _until_gone(reader: asyncio.StreamReader, subscription: _Subscription) -> None:
-    """Reads and ignores what the client sends; its end of file ends the stream."""
-    try:
-        with contextlib.suppress(ConnectionError):
-            while await reader.read(4096):
-                pass
-    finally:
-        subscription.gone = True
-        subscription.wake.set()

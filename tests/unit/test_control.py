@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from carp_fast.control import connections
 from carp_fast.control import server as server_module
 from carp_fast.control.client import (
     ControlClient,
@@ -300,7 +301,7 @@ def test_client_that_takes_no_answer_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(server_module, "ANSWER_STALL_S", 0.05)
+    monkeypatch.setattr(connections, "ANSWER_STALL_S", 0.05)
 
     async def large(request: dict[str, Any]) -> bytes:
         return b'"' + b"x" * 8_000_000 + b'"'
@@ -346,7 +347,7 @@ def test_a_slow_reader_is_dropped_and_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(server_module, "EVENTS_QUEUED_MAX", 1_000)
+    monkeypatch.setattr(connections, "EVENTS_QUEUED_MAX", 1_000)
     path = tmp_path / "control.sock"
     server = served.serve(path)
     published = 0
@@ -377,8 +378,8 @@ def test_a_slow_reader_is_dropped_and_told(
 def test_a_reader_that_never_reads_is_cut_off(
     served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "EVENTS_QUEUED_MAX", 100)
-    monkeypatch.setattr(server_module, "LINGER_S", 0.05)
+    monkeypatch.setattr(connections, "EVENTS_QUEUED_MAX", 100)
+    monkeypatch.setattr(connections, "LINGER_S", 0.05)
     path = tmp_path / "control.sock"
     server = served.serve(path)
     with ControlClient(path).stream():

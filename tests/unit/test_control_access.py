@@ -8,7 +8,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from carp_fast.control import places, protocol, requests, server
+from carp_fast.control import connections, places, protocol, requests, server
 from carp_fast.control.access import CHANGES, READS
 from carp_fast.control.requests import MaintenanceRequest, Request
 from carp_fast.daemon.requests import ACCESS, COMMANDS, Requests
@@ -93,9 +93,10 @@ def test_the_codes_and_limits_of_the_documentation_are_those_of_the_program() ->
     limits = {
         **{name: value for name, value in vars(places).items() if name.startswith("CLIENTS_")},
         **{
-            name: getattr(server, name)
-            for name in ("REQUEST_IDLE_S", "ANSWER_STALL_S", "EVENTS_QUEUED_MAX", "LINE_BYTES_MAX")
+            name: getattr(connections, name)
+            for name in ("REQUEST_IDLE_S", "ANSWER_STALL_S", "EVENTS_QUEUED_MAX")
         },
+        "LINE_BYTES_MAX": server.LINE_BYTES_MAX,
     }
     for name, value in limits.items():
         (row,) = re.findall(rf"^\| `{name}` \|.*$", DOCUMENTED, re.MULTILINE)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from carp_fast.config.model import ControlGroup
-from carp_fast.control import audit
+from carp_fast.control import audit, connections
 from carp_fast.control import server as server_module
 from carp_fast.control.access import CHANGES, READS, reads_if
 from carp_fast.control.log_limit import PERIOD_S, USERS_REMEMBERED_MAX, LogLimit
@@ -218,7 +218,7 @@ def test_what_a_user_may_not_change_is_logged_ten_times_a_minute_and_counted(
     path = tmp_path / "control.sock"
     server = serve(served, path)
     server._audit = audit.Audit(lambda: now_s)
-    monkeypatch.setattr(server_module, "peer_of", lambda _: STRANGER)
+    monkeypatch.setattr(connections, "peer_of", lambda _: STRANGER)
     for _ in range(15):
         assert asked(path, DEMOTE)["code"] == "not_permitted"
     lines = audited(caplog)
@@ -245,7 +245,7 @@ def test_what_a_user_may_not_read_is_not_in_the_audit_log(
 ) -> None:
     path = tmp_path / "control.sock"
     serve(served, path)
-    monkeypatch.setattr(server_module, "peer_of", lambda _: STRANGER)
+    monkeypatch.setattr(connections, "peer_of", lambda _: STRANGER)
     assert asked(path, b'{"command":"status"}\n')["code"] == "not_permitted"
     assert audited(caplog) == []
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from carp_fast.config.model import ControlGroup
+from carp_fast.control import connections
 from carp_fast.control import places as places_module
 from carp_fast.control import server as server_module
 from carp_fast.control.client import ControlClient
@@ -51,7 +52,7 @@ def asked(path: Path, data: bytes) -> dict[str, Any]:
 
 def clients_are(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     """New clients have this user, and the group of the servers' (see to_own_group)."""
-    monkeypatch.setattr(server_module, "peer_of", lambda _: Peer(1, uid, os.getegid()))
+    monkeypatch.setattr(connections, "peer_of", lambda _: Peer(1, uid, os.getegid()))
 
 
 def to_own_group(served: ServedLoop, server: ControlServer) -> ControlServer:
@@ -214,7 +215,7 @@ def test_a_client_that_completes_no_request_is_cut_off(
     sent: bytes,
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(server_module, "REQUEST_IDLE_S", 0.05)
+    monkeypatch.setattr(connections, "REQUEST_IDLE_S", 0.05)
     path = tmp_path / "control.sock"
     server = served.serve(path, echo=echo)
     with connected(path) as connection, connection.makefile("rb") as file:
@@ -230,7 +231,7 @@ def test_a_client_that_completes_no_request_is_cut_off(
 def test_a_client_that_sends_a_request_byte_by_byte_is_cut_off(
     served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "REQUEST_IDLE_S", 0.1)
+    monkeypatch.setattr(connections, "REQUEST_IDLE_S", 0.1)
     path = tmp_path / "control.sock"
     server = served.serve(path, echo=echo)
     with connected(path) as connection:
@@ -245,7 +246,7 @@ def test_a_client_that_sends_a_request_byte_by_byte_is_cut_off(
 def test_a_reader_of_events_may_be_silent(
     served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "REQUEST_IDLE_S", 0.05)
+    monkeypatch.setattr(connections, "REQUEST_IDLE_S", 0.05)
     path = tmp_path / "control.sock"
     server = served.serve(path, echo=echo)
     with connected(path) as silent, ControlClient(path).stream() as stream:
@@ -257,7 +258,7 @@ def test_a_reader_of_events_may_be_silent(
 def test_a_request_may_take_longer_to_answer_than_to_send(
     served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "REQUEST_IDLE_S", 0.05)
+    monkeypatch.setattr(connections, "REQUEST_IDLE_S", 0.05)
     path = tmp_path / "control.sock"
     cut_off = asyncio.Event()
 
@@ -335,7 +336,7 @@ def test_the_place_for_root_is_for_one_request_and_no_stream(
     served: ServedLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(places_module, "CLIENTS_MAX", 2)
-    monkeypatch.setattr(server_module, "RESERVED_IDLE_S", 0.05)
+    monkeypatch.setattr(connections, "RESERVED_IDLE_S", 0.05)
     clients_are(monkeypatch, 0)
     path = tmp_path / "control.sock"
     server = served.serve(path, status=echo)

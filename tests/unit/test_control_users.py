@@ -21,6 +21,7 @@ import pytest
 
 from carp_fast.config import accounts
 from carp_fast.config.model import ControlGroup
+from carp_fast.control import connections
 from carp_fast.control import server as server_module
 from carp_fast.control.access import CHANGES, READS
 from carp_fast.control.client import ControlClient
@@ -239,7 +240,7 @@ def test_the_user_that_stands_for_unknown_ones_may_change_nothing(
     serve(served, path)
     for daemon_uid in (0, unknown):
         monkeypatch.setattr(os, "geteuid", lambda uid=daemon_uid: uid)
-        monkeypatch.setattr(server_module, "peer_of", lambda _: Peer(1, unknown, READERS))
+        monkeypatch.setattr(connections, "peer_of", lambda _: Peer(1, unknown, READERS))
         assert asked(None, path, "status")["ok"]
         answer = asked(None, path, "demote")
         assert answer["code"] == "not_permitted"
