@@ -6,7 +6,7 @@ Must not know how the daemon notices them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,9 +17,11 @@ from carp_fast.cli.terminal import (
     json_option,
     print_prose,
     print_text,
+    report,
 )
 
 if TYPE_CHECKING:
+    from carp_fast.control.client import ControlClient
     from carp_fast.control.documents import StateEvent, TrackEvent
 
 
@@ -27,20 +29,30 @@ if TYPE_CHECKING:
 @daemon_options
 @json_option
 def events(config: Path | None, control_socket: Path | None, as_json: bool) -> None:
-    """Prints state changes as they happen. One per line, until Ctrl-C."""
-    from carp_fast.control.client import ControlClient
-    from carp_fast.control.protocol import ControlError
+    """Prints state changes as they happen. One per line, until Ctrl-C.
 
-    try:
-        client = ControlClient(control_path(config, control_socket))
-        with client.stream("events", tracks=True) as stream:
-            while True:
-                if as_json:
-                    print_text(stream.next_line().decode(), flush=True)
-                else:
-                    print_prose(line_of(stream.next_event()), flush=True)
-    except ControlError as error:
-        raise failure(error) from error
+    Goes on when the daemon is upgraded.
+    """
+    from carp_fast.control.client import ControlClient
+    from carp_fast.control.protocol import UPGRADED, ControlError
+
+    client = ControlClient(control_path(config, control_socket))
+    while True:
+        try:
+            _print_events(client, as_json)
+        except ControlError as error:
+            if error.code != UPGRADED:
+                raise failure(error) from error
+            report(str(error))
+
+
+def _print_events(client: ControlClient, as_json: bool) -> NoReturn:
+    with client.stream("events", tracks=True) as stream:
+        while True:
+            if as_json:
+                print_text(stream.next_line().decode(), flush=True)
+            else:
+                print_prose(line_of(stream.next_event()), flush=True)
 
 
 def line_of(event: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from carp_fast.control.encoding import command_of, decoded, encoded_line
 from carp_fast.control.places import CLIENTS_MAX, Places
 from carp_fast.control.protocol import (
     INTERNAL,
+    UPGRADED,
     USER_LIMIT,
     ControlError,
 )
@@ -74,6 +76,16 @@ class ControlCounters(msgspec.Struct):
     readers_dropped: int = 0
 
 
+class PassedOn(msgspec.Struct, forbid_unknown_fields=True):
+    """What a server that another process goes on with has besides its socket.
+
+    `identity`: device and inode of the socket's file, None: it is not there any more.
+    """
+
+    identity: tuple[int, int] | None = None
+    counters: ControlCounters = msgspec.field(default_factory=ControlCounters)
+
+
 class ControlServer:
     """Serves the control socket on the running loop.
 
@@ -103,6 +115,14 @@ class ControlServer:
         self._clients: dict[asyncio.Task[None], Client] = {}
         self._subscriptions: set[Subscription] = set()
         self._server: asyncio.AbstractServer | None = None
+        self._listener: socket.socket | None = None
+        self._paused: socket.socket | None = None  # the listener between pause() and resume()
+        self._serving = asyncio.Event()
+        self._serving.set()
+        # By task: commands that change something and are being carried out.
+        self._changing: dict[asyncio.Task[None] | None, str] = {}
+        self._change_ended = asyncio.Event()
+        self._farewell = ""  # for readers of events when the server ends
         self._file = SocketFile(self.path, group)
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False
@@ -148,11 +168,86 @@ class ControlServer:
         """Removes the socket, writes pending events and answers, ends every connection."""
         if self._server is None:
             return
-        self._stopping = True
+        await self._stop_watching()
+        self._file.remove()
+        await self._end()
+
+    # -- one process after the other on one socket
+
+    async def adopt(self, passed_on: PassedOn, listener: socket.socket) -> None:
+        """Serves on the socket of another process, instead of start(). Raises ControlError."""
+        self._stopping = False
+        self._file.adopt(listener, passed_on.identity)
+        self.counters = passed_on.counters
+        await self._serve_on(listener)
+        self._watcher = asyncio.create_task(self._watch_file())
+
+    async def pause(self, within_s: float) -> None:
+        """Accepts no client and begins no request until resume(): they wait.
+
+        Returns once no command that changes something is being carried out, but one that calls
+        this. Raises ControlError if that takes longer, and goes on.
+        """
+        self._serving.clear()
+        caller = asyncio.current_task()
+        try:
+            async with asyncio.timeout(within_s):
+                while others := self._changing.keys() - {caller}:
+                    self._change_ended.clear()
+                    await self._change_ended.wait()
+        except TimeoutError:
+            self._serving.set()
+            command = self._changing[next(iter(others))]
+            text = f"the command {command} is still being carried out after {within_s:g} s"
+            raise ControlError(text) from None
+        except BaseException:
+            self._serving.set()
+            raise
+        if self._listener is not None and self._server is not None:
+            await self._stop_watching()
+            self._paused = self._listener.dup()
+            self._server.close()  # connections stay, as does the socket
+
+    async def resume(self) -> None:
+        """Goes on after pause()."""
+        if self._paused is not None:
+            listener, self._paused = self._paused, None
+            await self._serve_on(listener)
+            self._watcher = asyncio.create_task(self._watch_file())
+        self._serving.set()
+
+    def passed_on(self) -> tuple[PassedOn, int] | None:
+        """What another process needs for adopt(), and the paused socket's descriptor, which stays
+        open here; None if there is no socket.
+        """
+        if self._paused is None:
+            return None
+        return PassedOn(self._file.identity, self.counters), self._paused.fileno()
+
+    async def leave(self, why: str) -> None:
+        """Ends every connection after pause(); another process serves the socket from now on.
+
+        `why`: for the readers of events, who get it as a refusal with the code UPGRADED.
+        """
+        if self._server is None:
+            return
+        self._farewell = why
+        if self._paused is not None:
+            self._paused.close()
+            self._paused = None
+        self._serving.set()
+        await self._end()
+
+    async def _stop_watching(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        self._file.remove()
+            self._watcher = None
+
+    async def _end(self) -> None:
+        """Writes pending events and answers, and ends every connection."""
+        assert self._server is not None
+        self._stopping = True
         self._server.close()
         for subscription in self._subscriptions:
             subscription.finishing = True
@@ -167,7 +262,7 @@ class ControlServer:
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
         await self._server.wait_closed()
-        self._server = None
+        self._server = self._listener = None
 
     def publish(self, event: object) -> None:
         """Sends an event, which is encoded as a JSON object, to every reader of ``events``.
@@ -192,16 +287,19 @@ class ControlServer:
         """Binds, and serves there from now on. Raises ControlError, ControlInUse."""
         listener = await self._file.bind(CLIENTS_MAX)
         try:
-            server = await asyncio.start_unix_server(
-                self._on_connection, sock=listener, limit=LINE_BYTES_MAX
-            )
+            await self._serve_on(listener)
         except BaseException:
             self._file.remove()
             listener.close()
             raise
+
+    async def _serve_on(self, listener: socket.socket) -> None:
+        server = await asyncio.start_unix_server(
+            self._on_connection, sock=listener, limit=LINE_BYTES_MAX
+        )
         if self._server is not None:
             self._server.close()
-        self._server = server
+        self._server, self._listener = server, listener
 
     async def _watch_file(self) -> None:
         """Creates the socket file again when another program has removed or replaced it."""
@@ -298,6 +396,7 @@ class ControlServer:
                 return
             if not line:
                 return
+            await self._serving.wait()
             client.busy = True
             self.counters.requests += 1
             if not await self._answer(client, line) or client.reserved:
@@ -367,6 +466,7 @@ class ControlServer:
         self.counters.changes += 1
         who = peer_text(client.peer)  # before it may have ended
         outcome = INTERRUPTED
+        self._changing[asyncio.current_task()] = command
         try:
             if fault is not None:
                 raise fault
@@ -376,6 +476,8 @@ class ControlServer:
             outcome = f"{'failed' if error.code == INTERNAL else 'refused'}: {error}"
             raise
         finally:
+            del self._changing[asyncio.current_task()]
+            self._change_ended.set()
             log_change(who, what, outcome)
         return answer
 
@@ -432,6 +534,8 @@ class ControlServer:
                 if subscription.lines:
                     await client.send(subscription.take())
                 elif subscription.finishing:
+                    if self._farewell:
+                        await client.refuse(self._farewell, code=UPGRADED)
                     return
                 else:
                     subscription.wake.clear()

@@ -58,6 +58,25 @@ class SocketFile:
             where = "" if error.filename is None else f" {os.fsdecode(error.filename)}:"
             raise ControlError(f"control socket {self.path}:{where} {error.strerror}") from error
 
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode of the file that was bound last; None: none was."""
+        return self._identity
+
+    def adopt(self, listener: socket.socket, identity: tuple[int, int] | None) -> None:
+        """Goes on with the socket that another process bound, and its `identity` there.
+
+        Raises ControlError unless it listens at the path.
+        """
+        wanted = (socket.AF_UNIX, socket.SOCK_STREAM)
+        kind = listener.family, listener.type & ~socket.SOCK_NONBLOCK
+        listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if kind != wanted or not listens or listener.getsockname() != os.fspath(self.path):
+            text = "what was passed on does not listen there"
+            raise ControlError(f"control socket {self.path}: {text}")
+        listener.setblocking(False)
+        self._identity = identity
+
     def is_ours(self) -> bool:
         """Whether the file at the path is still the one that was bound last."""
         try:

@@ -87,7 +87,7 @@ def test_the_table_of_the_documentation_is_that_of_the_program() -> None:
 
 
 def test_the_codes_and_limits_of_the_documentation_are_those_of_the_program() -> None:
-    codes = ("NOT_PERMITTED", "USER_LIMIT", "TOO_MANY_CLIENTS", "INTERNAL")
+    codes = ("NOT_PERMITTED", "USER_LIMIT", "TOO_MANY_CLIENTS", "UPGRADED", "INTERNAL")
     for name in codes:
         assert f"| `{getattr(protocol, name)}` |" in DOCUMENTED
     limits = {
