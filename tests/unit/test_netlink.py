@@ -158,6 +158,15 @@ def test_a_refused_change_is_known_by_its_number(kernel: Kernel, pump: Pump) -> 
     assert kernel.asked().count(RTM_GETADDR) == 3, "it was looked what became of the first"
 
 
+@pytest.mark.parametrize("address", [OURS, OURS6], ids=["4", "6"])
+def test_a_socket_that_was_closed_leaves_the_outcome_open(
+    kernel: Kernel, pump: Pump, address: bytes
+) -> None:
+    """Each read returns without a message, as often as it is tried."""
+    kernel.end.shutdown(socket.SHUT_WR)
+    assert remove(pump, address) == [EAGAIN]
+
+
 def only_answers(netlink: socket.socket) -> None:
     """Let no address that the kernel finds reach the socket."""
     (kind,) = struct.unpack(">H", struct.pack("=H", NLMSG_ERROR))

@@ -10,7 +10,7 @@ batch are acknowledged. If that leaves the outcome of a change or the origin of 
 addresses of the interface are read from the kernel. Uses no engine and no clock.
 """
 
-from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EEXIST, EINTR, ENOBUFS, ENODEV, ESRCH, errno
+from libc.errno cimport EADDRNOTAVAIL, EAGAIN, EEXIST, EINTR, ENOBUFS, ENODEV, EPIPE, ESRCH, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -135,6 +135,8 @@ cdef int read_acknowledgements(Netlink* netlink) noexcept nogil:
                 continue
             return errno
         for i in range(count):
+            if messages[i].msg_len == 0:
+                return EPIPE                        # the other end is closed
             header = <nlmsghdr*>netlink.answers[i]
             if messages[i].msg_len < sizeof(nlmsghdr) or header.nlmsg_type != NLMSG_ERROR:
                 continue

@@ -5,7 +5,7 @@ But it walks all routes of the machine for that if it keeps local and main table
 while there are no policy rules: 85 ms for a million. Uses no engine and no clock.
 """
 
-from libc.errno cimport E2BIG, EAGAIN, EBUSY, EINTR, ENOBUFS, ENODEV, ENOENT, errno
+from libc.errno cimport E2BIG, EAGAIN, EBUSY, EINTR, ENOBUFS, ENODEV, ENOENT, EPIPE, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
@@ -188,6 +188,8 @@ cdef int read_dump(Netlink* netlink, Existing* existing, int32_t ifindex) noexce
                 return errno                        # EAGAIN: the end is missing
             error = EAGAIN
             continue
+        if length == 0:
+            return EPIPE                            # the other end is closed
         at = 0
         while at + sizeof(nlmsghdr) <= <size_t>length:
             header = <const nlmsghdr*>(netlink.dump + at)

@@ -3,7 +3,7 @@
 Uses no engine and no clock.
 """
 
-from libc.errno cimport EINTR, EPROTO, errno
+from libc.errno cimport EINTR, EPIPE, EPROTO, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from carp_fast.pump._netlink cimport (
@@ -93,6 +93,8 @@ cdef int read_answer(Netlink* netlink, int* promotes) noexcept nogil:
             if errno == EINTR:
                 continue
             return errno
+        if length == 0:
+            return EPIPE                            # the other end is closed
         if length < <ssize_t>(sizeof(nlmsghdr) + 4) or header.nlmsg_seq != netlink.sequence:
             continue
         if header.nlmsg_type == NLMSG_ERROR:
