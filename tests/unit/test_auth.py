@@ -182,6 +182,19 @@ def test_passphrases_are_equal_if_their_keys_are(one: bytes, other: bytes) -> No
     assert repr(first) == "Passphrase(hidden)"
 
 
+@given(keys)
+def test_a_passphrase_made_of_its_midstates_is_the_same(key: bytes) -> None:
+    passphrase = _auth.Passphrase(key)
+    again = _auth.Passphrase.from_midstates(passphrase.midstates)
+    assert again == passphrase
+    assert _auth.Key(again, b"m").sign(bytes(8)) == _auth.Key(key, b"m").sign(bytes(8))
+
+
+def test_refuses_midstates_of_another_length() -> None:
+    with pytest.raises(ValueError, match="40 bytes, not 39"):
+        _auth.Passphrase.from_midstates(bytes(39))
+
+
 @pytest.mark.parametrize("wrong", [b"", b"x" * 21, memoryview(b"")])
 def test_refuses_to_seal_a_passphrase_of_another_length(wrong: bytes | memoryview) -> None:
     with pytest.raises(ValueError, match=f"not {len(wrong)}"):

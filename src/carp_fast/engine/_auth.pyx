@@ -209,6 +209,20 @@ cdef class Passphrase:
     def __repr__(self):
         return "Passphrase(hidden)"
 
+    @property
+    def midstates(self):
+        """Both SHA-1 states, 40 bytes in this machine's order: what from_midstates() takes."""
+        return (<const char*>&self.states)[:sizeof(KeyStates)]
+
+    @staticmethod
+    def from_midstates(bytes midstates not None):
+        """The passphrase with these states. Raises ValueError for another length."""
+        if len(midstates) != sizeof(KeyStates):
+            raise ValueError(f"midstates have {sizeof(KeyStates)} bytes, not {len(midstates)}")
+        cdef Passphrase made = Passphrase.__new__(Passphrase, b"\xff")
+        memcpy(&made.states, <const char*>midstates, sizeof(KeyStates))
+        return made
+
 
 cdef Passphrase as_passphrase(passphrase):
     """`passphrase`, bytes or a Passphrase, as the latter. Raises ValueError for a wrong length."""
