@@ -114,23 +114,23 @@ def start_daemon(
     return running
 
 
-class RunningDaemon:
-    """One `carp-fast run`.  What is awaited in vain raises AssertionError with the log's end."""
+class AskedDaemon:
+    """A daemon on a host, as its control socket and its log show it.
 
-    def __init__(self, host: Host, configuration: Path, process: Process) -> None:
+    What is awaited in vain raises AssertionError with the log's end.
+    """
+
+    def __init__(self, host: Host, control_socket: Path) -> None:
         self.host = host
-        self.configuration = configuration
-        self.process = process
-        table = tomllib.loads(configuration.read_text())["daemon"]
-        self.control_socket = Path(table["control_socket"])
-        self.client = ControlClient(self.control_socket)
+        self.control_socket = control_socket
+        self.client = ControlClient(control_socket)
 
     # What it says.
 
     @property
     def log(self) -> str:
-        """All that it, and its predecessors with the same configuration file, logged."""
-        return self.process.output()
+        """All that it, and its predecessors in its place, logged."""
+        raise NotImplementedError
 
     def log_lines(self, pattern: str) -> list[str]:
         """The lines of the log that match the regular expression somewhere."""
@@ -172,27 +172,7 @@ class RunningDaemon:
         """Asks for a reload.  ControlError, with the faults, when it is refused."""
         return self.client.request("reload", force=force)
 
-    def stop(self, deadline_s: float = STOP_DEADLINE_S) -> int:
-        """SIGTERM; returns the exit code."""
-        return self.process.stop(deadline_s)
-
-    def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
-        self.process.kill()
-
     # What is awaited.
-
-    def wait_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
-        """Returns when it answers on its control socket."""
-
-        def ready() -> bool:
-            assert self.process.alive(), self._tail("the daemon ended")
-            try:
-                return bool(self.summary()["virtual_hosts"])
-            except ControlError:
-                return False
-
-        wait_for(ready, deadline_s, f"an answer from the daemon of host {self.host.name}")
 
     def wait_held(self, own: set[tuple[str, str]], count: int, deadline_s: float = 10.0) -> None:
         """Returns when the host has `count` addresses besides `own`, of MASTERs all."""
@@ -234,6 +214,40 @@ class RunningDaemon:
     def _tail(self, what: str) -> str:
         lines = self.log.splitlines()[-LOG_TAIL_LINES:]
         return "\n  ".join([f"host {self.host.name}: {what}; its log ends:", *lines])
+
+
+class RunningDaemon(AskedDaemon):
+    """One `carp-fast run`."""
+
+    def __init__(self, host: Host, configuration: Path, process: Process) -> None:
+        table = tomllib.loads(configuration.read_text())["daemon"]
+        super().__init__(host, Path(table["control_socket"]))
+        self.configuration = configuration
+        self.process = process
+
+    @property
+    def log(self) -> str:
+        return self.process.output()
+
+    def stop(self, deadline_s: float = STOP_DEADLINE_S) -> int:
+        """SIGTERM; returns the exit code."""
+        return self.process.stop(deadline_s)
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self.process.kill()
+
+    def wait_ready(self, deadline_s: float = READY_DEADLINE_S) -> None:
+        """Returns when it answers on its control socket."""
+
+        def ready() -> bool:
+            assert self.process.alive(), self._tail("the daemon ended")
+            try:
+                return bool(self.summary()["virtual_hosts"])
+            except ControlError:
+                return False
+
+        wait_for(ready, deadline_s, f"an answer from the daemon of host {self.host.name}")
 
 
 def start_preempting_pair(
