@@ -24,6 +24,7 @@ DEBIAN_PACKAGES = {
     "faketime": "faketime",
     "ip": "iproute2",
     "keepalived": "keepalived",
+    "nft": "nftables",
     "tcpdump": "tcpdump",
     "tshark": "tshark",
     "ucarp": "ucarp",
