@@ -40,10 +40,10 @@ test: test-packages check ## check, then every test (as root: with network names
 	$(PY) -m pytest --durations=5 -m alone
 
 # COMBINATIONS in tests/support/paths.py; less than 25 minutes on two free cores. WITH: one of them.
+# A test that is `alone` has its paths in `make test`.
 test-paths: WITH = all
 test-paths: test-packages $(VENV)/.dev $(VENV)/.built ## tests that run daemons, with other send and receive paths and local routes (root)
-	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=5 -m "not alone" --paths $(WITH) tests/integration tests/interop
-	$(PY) -m pytest --durations=5 -m alone --paths $(WITH) tests/integration tests/interop
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations=5 --paths $(WITH) tests/integration tests/interop
 
 # cython-lint finds pycodestyle by PATH.
 check: $(VENV)/.dev $(VENV)/.built ## ruff, cython-lint and mypy

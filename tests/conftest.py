@@ -59,20 +59,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """With --paths, runs a test that writes configurations once with each combination, less the
-    keys that its marker names.
+    """With --paths, runs a test that writes configurations once with each combination that its
+    marks leave.
     """
     word = metafunc.config.getoption("paths")
     if word is None or write_configuration not in vars(metafunc.module).values():
         return
-    marker = metafunc.definition.get_closest_marker("own_paths")
-    if marker is None:
-        own: tuple[str, ...] = ()
-    elif marker.args and marker.kwargs.keys() == {"reason"}:
-        own = marker.args
-    else:
-        raise pytest.UsageError(f"{metafunc.definition.nodeid}: own_paths(KEY, ..., reason=...)")
-    run = without(chosen_by(word), own)
+    test = metafunc.definition
+    own, each = test.get_closest_marker("own_paths"), test.get_closest_marker("each_path")
+    if own and not (own.args and own.kwargs.keys() == {"reason"}):
+        raise pytest.UsageError(f"{test.nodeid}: own_paths(KEY, ..., reason=...)")
+    if each and (each.args or each.kwargs.keys() != {"reason"}):
+        raise pytest.UsageError(f"{test.nodeid}: each_path(reason=...)")
+    run = without(chosen_by(word, each is not None), own.args if own else ())
+    if run and test.get_closest_marker("alone"):
+        raise pytest.UsageError(f"{test.nodeid}: runs with --paths beside others, but is `alone`")
     if run:
         metafunc.parametrize("_paths", run, ids=str, indirect=True)
 

@@ -16,7 +16,7 @@ from tests.support.daemons import RunningDaemon, start_daemon, write_configurati
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.own_paths("hold", reason="addresses of the interface are removed, and compared"),
+    pytest.mark.own_paths("send", "receive", "hold", reason="addresses are removed, and compared"),
 ]
 
 SEGMENTS, VHIDS = 4, 255

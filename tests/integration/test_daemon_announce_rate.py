@@ -12,7 +12,7 @@ from carp_fast.lab.lab import Lab, interface_name, virtual_address, wait_for
 from carp_fast.lab.witness import AddressWatch, Identity, WireWatch
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.own_paths("receive", reason="nothing is heard")]
 
 SEGMENTS, VHIDS = (1, 2), 30
 KEYS = [(segment, vhid) for segment in SEGMENTS for vhid in range(1, VHIDS + 1)]

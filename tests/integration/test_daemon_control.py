@@ -27,7 +27,12 @@ from tests.support.users import (
     public_directory,
 )
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths(
+        "send", "receive", "hold", reason="who may use the control socket, and what it logs"
+    ),
+]
 
 CARP_FAST = [sys.executable, "-m", "carp_fast"]
 TABLE = {"interface": "s1", "vhid": "1-3", "addresses": ["10.1.1.{vhid}/32"]}

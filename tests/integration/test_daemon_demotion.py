@@ -12,7 +12,7 @@ import pytest
 from carp_fast.lab.lab import Lab
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="an order decides who is MASTER")]
 
 CARP_FAST = [sys.executable, "-m", "carp_fast"]
 TABLE = {"interface": "s1", "vhid": "1-3", "addresses": ["10.1.1.{vhid}/32"]}

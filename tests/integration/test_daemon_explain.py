@@ -14,7 +14,7 @@ import pytest
 from carp_fast.lab.lab import Lab, wait_for
 from tests.support.daemons import start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="each path tells what it heard")]
 
 
 def table(vhid: int, **keys: Any) -> dict[str, Any]:

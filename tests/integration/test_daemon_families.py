@@ -50,6 +50,7 @@ def wait_for_source6(host: Host) -> None:
     wait_for(usable, 10, f"a link-local address of host {host.name}")
 
 
+@pytest.mark.own_paths("receive", reason="raw sockets are what it is about")
 def test_a_pair_on_raw_sockets_hears_every_group_also_on_an_interface_made_anew(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_pair_on_raw_sockets_hears_every_group_also_on_an_interface_made_anew(
     wait_for(lambda: {"10.1.1.1", "10.1.1.2", "2001:db8:1::100"} <= held(b), 5, "all addresses")
 
 
+@pytest.mark.own_paths("receive", "hold", reason="it is about what is sent, of IPv6")
 def test_neighbours_are_told_that_a_router_holds_the_address_as_soon_as_one_does(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -158,6 +160,7 @@ def test_what_a_crash_left_of_both_families_goes(
     assert not held(a) & ours or again.states()["s1", 1] == "MASTER"
 
 
+@pytest.mark.each_path(reason="each path takes up peers")
 def test_peers_that_a_reload_brings_are_sent_to(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from carp_fast.lab.observer import Observer
 from tests.support.daemons import start_daemon, write_configuration
 from tests.support.recording import Recording
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="hooks follow the state")]
 
 TRACER = "tests.support.birth_tracer"
 # Nobody else advertises: MASTER after 1 s.

@@ -18,7 +18,10 @@ import pytest
 from carp_fast.lab.lab import Host, Lab, wait_for
 from tests.support.daemons import PASSPHRASE, RunningDaemon, start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.each_path(reason="a daemon waits for another on its host"),
+]
 
 RETRIED_WITHIN_S = 3.0
 MASTER_WITHIN_S = RETRIED_WITHIN_S + 5

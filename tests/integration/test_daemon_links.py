@@ -122,6 +122,7 @@ def test_carrier_lost_and_found(lab_factory: Callable[..., Lab], tmp_path: Path)
     await_return(a, b, "carrier found")
 
 
+@pytest.mark.each_path(reason="each path waits for its interface")
 def test_an_interface_that_does_not_exist_yet_is_waited_for_and_said_once(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -154,6 +155,7 @@ def test_an_interface_that_does_not_exist_yet_is_waited_for_and_said_once(
     assert len(daemon.log_lines("late0: interface appeared")) == 1
 
 
+@pytest.mark.each_path(reason="each path follows the source")
 def test_the_source_follows_the_interface(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:
     a, b = lab_factory(segments=1).hosts
     a.run(["ip", "addr", "flush", "dev", "s1"])

@@ -130,6 +130,7 @@ def check_gap(pinger: Pinger, since_ns: int, what: str) -> None:
     assert ordered[-1] <= GAP_S + held_up_s
 
 
+@pytest.mark.each_path(reason="orders decide who is MASTER")
 def test_what_nobody_adopts_is_taken_back_and_named_and_the_rest_of_its_segment_not_tried(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from carp_fast.lab.lab import Host, Lab, Process, wait_for
 from tests.support.daemons import start_daemon, write_configuration
 from tests.support.memory import found_in, traces_of
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="what a process has in its memory")]
 
 # Parts are joined when the test runs: no file of Python's has one of them whole.
 FIRST, SECOND = (

@@ -117,6 +117,7 @@ def test_addresses_added_on_both_hosts_one_after_the_other_change_no_state(
     wait_for(lambda: ("s1", "10.1.3.1") in pair.b.addresses(), 2, "the signed address on host b")
 
 
+@pytest.mark.own_paths("send", "hold", reason="what is refused has been received")
 def test_without_a_grace_an_old_digest_is_refused_at_once(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def test_without_a_grace_an_old_digest_is_refused_at_once(
     pair.backup.wait_state("MASTER", MASTER_DOWN_S + 1)
 
 
+@pytest.mark.each_path(reason="nothing changes")
 def test_a_fault_changes_nothing_and_all_faults_are_said(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -163,6 +165,7 @@ def test_a_fault_changes_nothing_and_all_faults_are_said(
     assert "no_such_module" in str(refused.value)
 
 
+@pytest.mark.each_path(reason="keys of the election change")
 def test_keys_change_in_place(lab_factory: Callable[..., Lab], tmp_path: Path) -> None:
     pair = Pair(lab_factory(segments=1), tmp_path, table("1-10"))
     with Observer(pair.b) as observer:
@@ -195,6 +198,7 @@ def test_keys_change_in_place(lab_factory: Callable[..., Lab], tmp_path: Path) -
     assert "another" not in pair.master.log + pair.backup.log
 
 
+@pytest.mark.each_path(reason="each path takes up and gives up virtual hosts")
 def test_virtual_hosts_are_removed_and_added(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -222,6 +226,7 @@ def test_virtual_hosts_are_removed_and_added(
     assert not pair.master.log_lines("s2: link down")
 
 
+@pytest.mark.each_path(reason="nothing changes until it is forced")
 def test_a_reload_that_looks_like_an_accident_is_refused_unless_forced(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_set_down_renamed_and_set_up_under_the_other_name(
     await_return(a, b)
 
 
+@pytest.mark.each_path(reason="each path follows its interface")
 def test_renamed_many_times_in_quick_succession(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ def pair_of_names(
 
 
 @pytest.mark.parametrize("names", [("s1", "t1"), ("t1", "s1")])
+@pytest.mark.each_path(reason="each path follows its interface")
 def test_renamed_to_another_configured_name(
     lab_factory: Callable[..., Lab], tmp_path: Path, names: tuple[str, str]
 ) -> None:
@@ -203,6 +205,7 @@ def test_moved_to_another_namespace_and_back(
     assert has_joined(lab["a"], "s1")
 
 
+@pytest.mark.own_paths("send", "receive", reason="what was held is removed")
 def test_after_a_crash_and_a_renaming_the_next_start_removes_what_was_left(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -219,6 +222,7 @@ def test_after_a_crash_and_a_renaming_the_next_start_removes_what_was_left(
     assert again.stop() == 0
 
 
+@pytest.mark.own_paths("send", "receive", reason="what was held is removed")
 def test_what_has_our_mark_is_ours_when_its_interface_appears(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

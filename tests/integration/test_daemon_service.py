@@ -29,7 +29,7 @@ from tests.support.daemons import RunningDaemon, start_daemon, write_configurati
 from tests.support.recording import AddressChanges, advertisement_socket, read_advertisement
 from tests.support.users import public_directory
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="start, end, status of one daemon")]
 
 # Where nobody else advertises: MASTER after 1 s.
 ALONE = {"dead_ratio": 1}

@@ -12,7 +12,10 @@ import pytest
 from carp_fast.lab.lab import Lab
 from tests.support.daemons import start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.each_path(reason="signals come while each path is opened"),
+]
 
 DEADLINE_S = 30.0
 TABLE = {"interface": "s1", "vhid": "1-3", "addresses": ["10.1.1.{vhid}/32"]}

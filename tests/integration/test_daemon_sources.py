@@ -17,7 +17,7 @@ from carp_fast.lab.namespaces import ip_batch
 from carp_fast.lab.observer import Observer
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="each path follows the sources")]
 
 SOON_S = 2.0
 SOURCE, VIRTUAL = "10.1.0.99", "10.1.1.1"

@@ -17,7 +17,7 @@ from carp_fast.lab.lab import Host, Lab, wait_for
 from tests.support.daemons import start_daemon, write_configuration
 from tests.support.recording import AddressChanges, Recording
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="each path is closed, whatever fails")]
 
 VHIDS = 255
 # MASTER within 1/256 s where nobody else advertises.

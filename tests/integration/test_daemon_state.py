@@ -43,6 +43,7 @@ def fill(place: Path) -> None:
             file.write(bytes(4096))
 
 
+@pytest.mark.own_paths("send", "receive", reason="the file has what is held")
 def test_a_full_or_read_only_disk_keeps_no_daemon_from_starting_or_reloading(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_full_or_read_only_disk_keeps_no_daemon_from_starting_or_reloading(
         assert a.addresses() == own
 
 
+@pytest.mark.own_paths("send", "receive", reason="what was held is removed")
 def test_a_link_that_is_switched_after_a_crash_leaves_no_address(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

@@ -18,7 +18,10 @@ from tests.support.bpf_refused import shim
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 from tests.support.pairs import start_keepalived, start_ucarp
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths("send", "receive", "hold", reason="all are about one receive path"),
+]
 
 HOSTS = 20
 TABLE = {"vhid": f"1-{HOSTS}", "addresses": "{10.1.1.1+index}/16"}

@@ -51,6 +51,7 @@ def assert_nothing_happens(streams: list[ControlStream[dict[str, Any]]], for_s: 
             pytest.fail(str(stream.next_event(max(0.001, end_at - time.monotonic()))))
 
 
+@pytest.mark.own_paths("send", "hold", reason="what waits was received")
 def test_a_backup_of_1000_stopped_and_continued_stays_backup(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def seen_offset_s(daemon: RunningDaemon) -> float:
     return datetime.fromisoformat(line.split()[0]).timestamp() - time.time()
 
 
+@pytest.mark.each_path(reason="each path has its time stamps")
 def test_a_stepped_wall_clock_changes_nothing(
     lab_factory: Callable[..., Lab], tmp_path: Path, program: Callable[[str], str]
 ) -> None:

@@ -18,7 +18,7 @@ from carp_fast.lab.lab import Host, Lab, wait_for
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 from tests.support.programs import script
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="tracks decide who is MASTER")]
 
 CARP_FAST = [sys.executable, "-m", "carp_fast"]
 TABLE = {"interface": "s1", "vhid": "1-3", "addresses": ["10.1.1.{vhid}/32"]}

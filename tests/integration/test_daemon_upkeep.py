@@ -13,7 +13,10 @@ from carp_fast.lab.lab import Host, Lab, wait_for
 from carp_fast.lab.namespaces import ip_batch
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths("send", "receive", reason="addresses are kept up"),
+]
 
 IPV4, IPV6 = "10.1.1.1", "2001:db8::1"
 DEADLINE_S = 30.0
@@ -96,7 +99,7 @@ def test_stepping_down_while_ipv6_is_away_leaves_nothing_behind(a: Host, tmp_pat
     assert not daemon.log_lines("failed: No such device or address")
 
 
-@pytest.mark.own_paths("hold", reason="addresses of the interface are removed")
+@pytest.mark.own_paths("send", "receive", "hold", reason="addresses of the interface are removed")
 def test_every_address_is_removed_at_once_and_all_come_back(a: Host, tmp_path: Path) -> None:
     many = [f"10.3.{n // 250}.{n % 250 + 1}" for n in range(300)]
     daemon = start(a, tmp_path, unsigned_addresses=[f"{text}/32" for text in many])
@@ -122,7 +125,7 @@ def test_a_link_that_was_down_has_its_ipv6_address_again(a: Host, tmp_path: Path
     assert daemon.states() == {("s1", 1): "MASTER"}
 
 
-@pytest.mark.own_paths("hold", reason="a local route has no prefix length")
+@pytest.mark.own_paths("send", "receive", "hold", reason="a local route has no prefix length")
 @pytest.mark.parametrize("address", [f"{IPV4}/32", f"{IPV6}/128"])
 def test_another_prefix_length_by_reload(a: Host, tmp_path: Path, address: str) -> None:
     both = {"addresses": [f"{IPV4}/24"], "unsigned_addresses": [f"{IPV6}/64"]}
@@ -144,7 +147,7 @@ def test_another_prefix_length_by_reload(a: Host, tmp_path: Path, address: str) 
     assert held(a, IPV4, IPV6) == set()
 
 
-@pytest.mark.own_paths("hold", reason="local routes have no secondaries")
+@pytest.mark.own_paths("send", "receive", "hold", reason="local routes have no secondaries")
 def test_secondaries_stay_where_somebody_reset_promote_secondaries(a: Host, tmp_path: Path) -> None:
     tables = [
         {"interface": "s1", "vhid": vhid, "addresses": [f"192.0.2.{vhid}/24"], **ALONE}

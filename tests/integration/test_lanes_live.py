@@ -51,7 +51,9 @@ from tests.support.segment import (
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.own_paths("receive", reason="each test has its receive path"),
+    pytest.mark.own_paths(
+        "send", "receive", "hold", reason="each test has its receive path, and nothing is compared"
+    ),
 ]
 
 DEADLINE_S = 20.0

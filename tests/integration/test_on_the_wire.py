@@ -101,6 +101,7 @@ def test_both_families_move_together_and_a_third_host_goes_on_pinging(
     assert not set(virtual) & every_address(lab["b"])
 
 
+@pytest.mark.own_paths("send", "receive", "hold", reason="IPv6 addresses are held in one way")
 def test_an_ipv6_address_is_added_as_it_should_be_and_comes_back(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -181,6 +182,7 @@ def test_600_virtual_hosts_in_three_groups_of_one_segment(
 
 
 @pytest.mark.parametrize("group", ["ff02::12", "239.1.2.3"])
+@pytest.mark.each_path(reason="each path joins the groups")
 def test_groups_pass_a_bridge_that_prunes_them(
     lab_factory: Callable[..., Lab], tmp_path: Path, group: str, program: Callable[[str], str]
 ) -> None:

@@ -18,7 +18,10 @@ from tests.support.daemons import RunningDaemon, start_daemon, write_configurati
 from tests.support.pairs import Wire, start_keepalived, start_ucarp
 from tests.support.segment import advertisement, ip
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths("send", "hold", reason="what is refused has been received"),
+]
 
 INTERFACE = interface_name(1)
 WRONG_PASSPHRASE, WRONG_ADDRESSES, VRRP2, VRRP3, VRRP2_AS_LONG, VRRP3_AS_LONG, FLOODED = range(1, 8)

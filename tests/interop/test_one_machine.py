@@ -12,7 +12,7 @@ from carp_fast.lab.lab import Lab, wait_for
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 from tests.support.pairs import start_keepalived, start_ucarp
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="each path hears others of its host")]
 
 GONE_WITHIN_S = 30.0
 

@@ -12,7 +12,10 @@ from carp_fast.lab.lab import Host, Lab, interface_name, wait_for
 from carp_fast.lab.observer import Key, Observer
 from tests.support.daemons import start_daemon, write_configuration
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.own_paths("receive", "hold", reason="others read what is sent"),
+]
 
 INTERFACE = interface_name(1)
 # By vhid: (advbase, advskew, addresses).

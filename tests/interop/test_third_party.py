@@ -15,7 +15,7 @@ from tests.support.daemons import PASSPHRASE, RunningDaemon, start_daemon, write
 from tests.support.pairs import Wire
 from tests.support.segment import advertisement, ip
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="each path drops and sends alike")]
 
 INTERFACE = interface_name(1)
 TIE, SLOWER, FASTER, REFLECTED = VHIDS = range(1, 5)

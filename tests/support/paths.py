@@ -2,10 +2,16 @@
 
 `pytest --paths all` runs every test that writes a configuration once with each of COMBINATIONS,
 `--paths packet-raw-route` with one. write_configuration() puts the combination into the file,
-except for what a test sets itself. A test that is about one kind of a key is marked
-own_paths(KEY, ..., reason=...), and runs without these keys. Must not know tests.
+except for what a test sets itself. Two marks keep a test from runs that would tell nothing new:
 
-Every two values of different keys meet in one of the combinations, or in DEFAULT. The exception is
+- own_paths(KEY, ..., reason=...): it is about one kind of these keys, or they make no difference to
+  it, and it runs without them, not at all if that is all three.
+- each_path(reason=...): it needs every path, but no path depends on another in it. It runs with
+  EACH, in which every value is.
+
+Must not know tests.
+
+Every two values of different keys meet in one of COMBINATIONS, or in DEFAULT. The exception is
 LEFT_OUT: four ways to receive and three to hold have 12 pairs, one more than there is time for.
 `hold = "auto"` is an address or a route in the end, and the packet and ring paths have the same
 sockets, so what of their pair is special is in packet-address, packet-route and ring-auto.
@@ -61,6 +67,12 @@ COMBINATIONS = (
     Paths("packet", "tcx", "route"),
     Paths("packet", "tcx", "auto"),
 )
+EACH = (
+    Paths("packet", "packet", "address"),
+    Paths("clones", "ring", "auto"),
+    Paths("packet", "raw", "route"),
+    Paths("clones", "tcx", "address"),
+)
 DEFAULT = Paths("clones", "ring", "address")  # without --paths, where BPF is permitted
 LEFT_OUT = ("receive=packet", "hold=auto")
 
@@ -76,10 +88,13 @@ def missing(run: tuple[Paths, ...]) -> set[tuple[str, str]]:
     return set(pairs({"send": SEND, "receive": RECEIVE, "hold": HOLD})) - met
 
 
-def chosen_by(word: str) -> tuple[Paths, ...]:
-    """The combinations of an argument of --paths. Raises ValueError naming what is allowed."""
+def chosen_by(word: str, each: bool = False) -> tuple[Paths, ...]:
+    """The combinations of an argument of --paths, `each`: for a test that is marked each_path.
+
+    Raises ValueError naming what is allowed.
+    """
     if word == "all":
-        return COMBINATIONS
+        return EACH if each else COMBINATIONS
     known = {str(each): each for each in (*COMBINATIONS, DEFAULT)}
     if word not in known:
         raise ValueError(f"--paths {word}: one of all, {', '.join(known)}")

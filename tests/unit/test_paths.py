@@ -11,8 +11,12 @@ from tests.support.daemons import write_configuration
 from tests.support.paths import (
     COMBINATIONS,
     DEFAULT,
+    EACH,
+    HOLD,
     LEFT_OUT,
     MOST,
+    RECEIVE,
+    SEND,
     Paths,
     chosen_by,
     taken,
@@ -25,6 +29,13 @@ def test_every_two_values_meet_in_few_combinations() -> None:
     assert len(COMBINATIONS) <= MOST
     assert len(set(COMBINATIONS)) == len(COMBINATIONS)
     assert paths.missing(COMBINATIONS[1:]) >= {("receive=packet", "hold=address")}
+
+
+def test_each_value_is_in_one_of_fewer_combinations_that_are_run_anyway() -> None:
+    values = [set(each) for each in zip(*EACH, strict=True)]
+    assert values == [set(SEND), set(RECEIVE), set(HOLD)]
+    assert len(EACH) == len(RECEIVE)
+    assert set(EACH) <= set(COMBINATIONS)
 
 
 def test_a_configuration_takes_the_combination_and_keeps_what_a_test_sets(tmp_path: Path) -> None:
@@ -51,6 +62,8 @@ def test_what_a_test_has_of_its_own_is_left_out_and_runs_once() -> None:
 
 def test_an_unknown_combination_is_refused_with_what_is_allowed() -> None:
     assert chosen_by("all") == COMBINATIONS
+    assert chosen_by("all", each=True) == EACH
+    assert chosen_by("packet-raw-route", each=True) == chosen_by("packet-raw-route")
     assert chosen_by("packet-raw-route") == (Paths("packet", "raw", "route"),)
     with pytest.raises(ValueError, match=r"packet-tun-route: one of all, .*clones-ring-address"):
         chosen_by("packet-tun-route")
