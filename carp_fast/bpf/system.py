@@ -10,13 +10,13 @@ import enum
 import errno
 import os
 import platform
-from pathlib import Path
+
+from carp_fast.capabilities import Capability, has_capability
 
 SYSCALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 NAME = "carp_fast"
 TRIES = 5
 """A call that a signal interrupted, or whose verification gave way to another task, is repeated."""
-_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_BPF = 12, 21, 39
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -70,7 +70,6 @@ def refusal(error: OSError) -> str:
 
 def may_use_bpf() -> bool:
     """Whether this process has CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN in their place."""
-    status = Path("/proc/self/status").read_text()
-    effective = int(status.partition("\nCapEff:")[2].split(maxsplit=1)[0], 16)
-    has = [bool(effective >> each & 1) for each in (_CAP_SYS_ADMIN, _CAP_BPF, _CAP_NET_ADMIN)]
-    return has[0] or (has[1] and has[2])
+    return has_capability(Capability.SYS_ADMIN) or (
+        has_capability(Capability.BPF) and has_capability(Capability.NET_ADMIN)
+    )

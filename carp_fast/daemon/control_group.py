@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from carp_fast.capabilities import Capability, has_capability
 from carp_fast.config.accounts import local_group
 from carp_fast.config.model import ControlGroup
-from carp_fast.daemon.process import CAP_CHOWN, has_capability
 
 if TYPE_CHECKING:
     from carp_fast.config.load import Configuration, Daemon
@@ -32,7 +32,7 @@ def doubts(configuration: Configuration) -> Iterator[str]:
     """A warning if a daemon with the rights of this process cannot give its socket to the group."""
     group = group_of(configuration.daemon)
     # Run by another user, this process has not the rights that the daemon will have.
-    if group is None or os.geteuid() != 0 or has_capability(CAP_CHOWN):
+    if group is None or os.geteuid() != 0 or has_capability(Capability.CHOWN):
         return
     if group.gid not in (os.getegid(), *os.getgroups()):
         text = "allowed: a group that the daemon is a member of (SupplementaryGroups= in a unit)"

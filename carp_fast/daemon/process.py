@@ -11,9 +11,9 @@ import contextlib
 import ctypes
 import resource
 
+from carp_fast.capabilities import Capability, has_capability
 from carp_fast.errors import CarpFastError
 
-CAP_CHOWN, CAP_NET_ADMIN, CAP_NET_RAW = 0, 12, 13
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of mallopt(3)
 PR_SET_DUMPABLE = 4
 MAPPED_BYTES = 1 << 17  # larger blocks go back to the kernel as soon as they are freed
@@ -28,17 +28,10 @@ def require_capabilities(*, managing: bool) -> None:
 
     `managing`: it adds and removes addresses, which needs one more.
     """
-    needed = [("CAP_NET_RAW", CAP_NET_RAW), *[("CAP_NET_ADMIN", CAP_NET_ADMIN)] * managing]
-    missing = [name for name, bit in needed if not has_capability(bit)]
+    needed = [Capability.NET_RAW, *[Capability.NET_ADMIN] * managing]
+    missing = [each.text for each in needed if not has_capability(each)]
     if missing:
         raise StartError(f"missing {' and '.join(missing)}: run as root, or grant it")
-
-
-def has_capability(bit: int) -> bool:
-    """Whether this process has a capability, effectively."""
-    with open("/proc/self/status") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    return bool(int(fields["CapEff"], 16) >> bit & 1)
 
 
 def forbid_tracing() -> None:

@@ -59,7 +59,9 @@ PURE_LIBC = {"libc.stdint", "libc.stdlib", "libc.string", "libc.errno", "cython"
 # The packages: each imports only from itself, from those before it, and from modules in none, which
 # know nothing. Compiled and Python modules of one name are one package.
 ENTRANCES = {"__main__"}
-IN_NO_PACKAGE = ENTRANCES | {"closing", "errors", "inet", "inotify", "signals", "standard"}
+IN_NO_PACKAGE = ENTRANCES | {
+    *("capabilities", "closing", "errors", "inet", "inotify", "signals", "standard")
+}
 PACKAGES: tuple[str, ...] = (
     "engine",
     "pump",
