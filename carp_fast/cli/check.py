@@ -42,6 +42,7 @@ def check(config: Path | None, quiet: bool) -> None:
     from carp_fast.config.load import ConfigurationError, load
     from carp_fast.control.client import daemon_pid
     from carp_fast.daemon.plan import plan, taken
+    from carp_fast.daemon.user import faults_of
 
     try:
         configuration = load(config or DEFAULT_CONFIGURATION, without_credentials=True)
@@ -51,6 +52,8 @@ def check(config: Path | None, quiet: bool) -> None:
         report(f"warning: {warning}")
     for line in taken(configuration, daemon_pid(configuration.daemon.control_socket)):
         report(f"warning: {line}")
+    if found := list(faults_of(configuration)):
+        raise Failure(*found)
     planned = plan(configuration)
     if quiet:
         for limit in planned.limits:

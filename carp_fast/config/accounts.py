@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import grp
+import os
+import pwd
 from pathlib import Path
 
 from carp_fast.config.model import as_printable
@@ -56,10 +58,43 @@ def local_user(uid: int) -> str | None:
     return _users.by_number().get(uid)
 
 
+def local_user_number(name: str) -> int | None:
+    """The number of a user in /etc/passwd; None if there is no such user."""
+    return _number(_users, name)
+
+
 def local_group(name: str) -> int | None:
     """The number of a group in /etc/group; None if there is no such group."""
-    numbers = {each: number for number, each in reversed(_groups.by_number().items())}
+    return _number(_groups, name)
+
+
+def _number(names: LocalNames, name: str) -> int | None:
+    numbers = {each: number for number, each in reversed(names.by_number().items())}
     return numbers.get(name)
+
+
+def user_named(name: str) -> pwd.struct_passwd | None:
+    """A user, as name services know it; None if there is no such user."""
+    with contextlib.suppress(KeyError, ValueError):  # ValueError: a name with a NUL
+        return pwd.getpwnam(name)
+    return None
+
+
+def user_numbered(number: int) -> pwd.struct_passwd | None:
+    """The user with a number, as name services know it; None if there is no such user."""
+    with contextlib.suppress(KeyError, OverflowError):
+        return pwd.getpwuid(number)
+    return None
+
+
+def user_names() -> list[str]:
+    """The names of all users that name services list."""
+    return [each.pw_name for each in pwd.getpwall()]
+
+
+def groups_of(name: str, gid: int) -> list[int]:
+    """The groups that a login of a user would have, `gid` among them, as name services know it."""
+    return os.getgrouplist(name, gid)
 
 
 def group_number(name: str) -> int | None:

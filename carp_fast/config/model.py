@@ -194,13 +194,25 @@ class ControlGroup(msgspec.Struct, frozen=True):
         return '""' if self.gid is None else f"group {self.name} (gid {self.gid})"
 
 
+class User(msgspec.Struct, frozen=True):
+    """The user that the daemon becomes, with its own group; `uid`: 0: it stays root."""
+
+    name: str
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"{self.name} (uid {self.uid})"
+
+
 class Daemon(msgspec.Struct, frozen=True):
-    """The [daemon] table. Paths are absolute; `notify` is the path of a program or None;
-    `control_group` is None for the usual one, if this host has it.
+    """The [daemon] table. Paths are absolute; `notify` is the path of a program or None; `user` and
+    `control_group` are None for the usual ones, if this host has them.
     """
 
     control_socket: Path = Path("/run/carp-fast/control.sock")
     control_group: ControlGroup | None = None
+    user: User | None = None
     state_directory: Path = Path("/var/lib/carp-fast")
     receive: str = "auto"
     send: str = "auto"

@@ -23,6 +23,7 @@ from carp_fast.config.model import (
     RECORD_MAX,
     AnnounceRate,
     ControlGroup,
+    User,
     as_key,
     as_shown,
     nearest_to,
@@ -130,15 +131,15 @@ def _socket_path(value: Any) -> Path:
     return path
 
 
-GID_MAX = 2**32 - 2  # the highest number is the kernel's "no group"
+ID_MAX = 2**32 - 2  # the highest number is the kernel's "no group", and "no user"
 
 
 def _control_group(value: Any) -> ControlGroup:
     """A group of this host; "": none, also where the usual one exists."""
     allowed = 'the name or the number of a group, or "" for none'
     if isinstance(value, int) and not isinstance(value, bool):
-        if not 0 <= value <= GID_MAX:
-            raise Refused(f"must be {allowed}, from 0 to {GID_MAX}")
+        if not 0 <= value <= ID_MAX:
+            raise Refused(f"must be {allowed}, from 0 to {ID_MAX}")
         group = ControlGroup(accounts.group_name(value) or str(value), value)
     elif plain_text(value, allowed) == "":
         return ControlGroup("", None)
@@ -153,6 +154,25 @@ def _control_group(value: Any) -> ControlGroup:
         text = "is the group of all processes whose groups this user namespace does not know"
         raise Refused(f"{text}; allowed: another group")
     return group
+
+
+def _user(value: Any) -> User:
+    """A user of this host; root: the daemon stays root."""
+    allowed = "the name or the number of a user"
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value <= ID_MAX:
+            raise Refused(f"must be {allowed}, from 0 to {ID_MAX}")
+        known = accounts.user_numbered(value)
+    else:
+        known = accounts.user_named(plain_text(value, allowed))
+    if known is None:
+        names = [] if isinstance(value, int) else accounts.user_names()
+        nearest = f"; the nearest one is {as_shown(nearest_to(value, names))}" if names else ""
+        raise Refused(f"is not a user of this host{nearest}; allowed: {allowed}")
+    if known.pw_uid == accounts.overflow("uid"):
+        text = "is the user of all processes whose users this user namespace does not know"
+        raise Refused(f"{text}; allowed: another user")
+    return User(known.pw_name, known.pw_uid, known.pw_gid)
 
 
 def _hook(value: Any) -> str:
@@ -491,6 +511,7 @@ TABLE_KEYS = (*SETTING_RULES, *OTHER_KEYS)
 DAEMON_RULES: dict[str, Rule] = {
     "control_socket": _socket_path,
     "control_group": _control_group,
+    "user": _user,
     "state_directory": _path,
     "receive": _choice("auto", "packet", "ring", "raw", "tcx"),
     "send": _choice("auto", "packet", "clones"),

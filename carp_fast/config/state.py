@@ -14,6 +14,10 @@ from pathlib import Path
 
 from carp_fast.config.readings import open_without_waiting
 
+# Whatever the umask: root and the daemon's user may each go on with what the other left, as members
+# of the service's group. No secret is in them.
+MODE = 0o640
+
 
 def state_name(kind: str, configuration: str) -> str:
     """The name of the file that holds `kind` for the configuration with this absolute path."""
@@ -42,6 +46,7 @@ def replace_file(path: Path, content: bytes) -> None:
     fresh = path.with_suffix(".new")
     try:
         with open(fresh, "wb") as file:
+            os.fchmod(file.fileno(), MODE)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

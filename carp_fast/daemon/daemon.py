@@ -32,6 +32,7 @@ from carp_fast.daemon.manner import Controls, Manner, Own
 from carp_fast.daemon.notify import Notify
 from carp_fast.daemon.opened import Opened
 from carp_fast.daemon.orphans import reap_orphans
+from carp_fast.daemon.privileges import Privileges
 from carp_fast.daemon.process import (
     StartError,
     forbid_core_files,
@@ -44,7 +45,8 @@ from carp_fast.daemon.reloader import Reloader
 from carp_fast.daemon.requests import Requests
 from carp_fast.daemon.systemd import Systemd
 from carp_fast.daemon.table import MASTER, by_interface
-from carp_fast.daemon.traces import Held, PidFile
+from carp_fast.daemon.traces import Held
+from carp_fast.daemon.user import leave_root
 from carp_fast.daemon.worker import Worker
 from carp_fast.net.addresses import StateFile
 from carp_fast.net.interfaces import LinkError
@@ -71,16 +73,19 @@ def run(path: Path, pid_file: Path | None = None) -> int:
     configuration = config.load_settled(path)
     require_capabilities(managing=bool(by_interface(configuration.virtual_hosts)))
     limits = configuration.daemon.hook_concurrency, configuration.daemon.hook_timeout_s
-    launch(
-        configuration, lambda loop: Own(Hooks(loop, *limits), HostLog(loop.call_later)), pid_file
-    )
+    with leave_root(configuration, pid_file) as privileges:
+        launch(
+            configuration,
+            lambda loop: Own(Hooks(loop, *limits), HostLog(loop.call_later)),
+            privileges,
+        )
     return 0
 
 
 def launch(
     configuration: config.Configuration,
     manner: Callable[[asyncio.AbstractEventLoop], Manner],
-    pid_file: Path | None = None,
+    privileges: Privileges,
 ) -> None:
     """Runs a daemon on its own event loop until it is stopped. Raises StartError."""
     try:
@@ -89,17 +94,19 @@ def launch(
         raise StartError(f"cannot create the event loop: {error.strerror}") from error
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         systemd = Systemd.from_environment()  # before hooks inherit the environment
-        runner.run(serve(configuration, manner(runner.get_loop()), systemd, pid_file))
+        runner.run(serve(configuration, manner(runner.get_loop()), systemd, privileges))
 
 
 async def serve(
-    configuration: config.Configuration, manner: Manner, systemd: Systemd, pid_file: Path | None
+    configuration: config.Configuration,
+    manner: Manner,
+    systemd: Systemd,
+    privileges: Privileges,
 ) -> None:
     """Starts, serves until stopped, resigns, ends. Raises StartError."""
     try:
         async with AsyncExitStack() as stack:
             stack.callback(systemd.close)
-            pid = stack.enter_context(PidFile(pid_file))
             worker = Worker()
             stack.callback(worker.shutdown)
             requests, feed, held = Requests(), Feed(), Held(None)
@@ -115,7 +122,9 @@ async def serve(
                 feed.subscribe(control.publish)
                 feed.subscribe_tracks(control.publish_track)
             loop = asyncio.get_running_loop()
-            opened = stack.enter_context(Opened(loop, configuration, manner, worker, feed))
+            opened = stack.enter_context(
+                Opened(loop, configuration, manner, worker, feed, privileges=privileges)
+            )
             stack.enter_context(requests)
             notify = Notify(loop)
             stack.push_async_callback(notify.stop)
@@ -129,9 +138,10 @@ async def serve(
                 held=held,
                 notify=notify,
                 control=control,
+                privileges=privileges,
             )
             known = daemon.prepare()
-            pid.write()
+            privileges.pid.write()
             daemon.run_pump()
             stack.push_async_callback(daemon.leave)
             await daemon.start(known)
@@ -165,6 +175,7 @@ class Daemon:
         held: Held,
         notify: Notify,
         control: ControlServer | None,
+        privileges: Privileges,
     ) -> None:
         self._opened = opened
         self._configuration = configuration  # the initial one; the reloader has the running one
@@ -184,6 +195,7 @@ class Daemon:
             notify=notify,
             systemd=systemd,
             control=control,
+            privileges=privileges,
         )
         if control is not None:
             opened.status.control = lambda: control.status

@@ -10,10 +10,9 @@ import asyncio
 import logging
 from array import array
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carp_fast.daemon.locks import LOCK_FILE, Locks, named
+from carp_fast.daemon.locks import Locks, named
 from carp_fast.daemon.table import Hosts, by_interface
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class InUse:
 
     `barred`: those that another process has, by slot, with a description of the process.
     `locked_out` are those of them whose lock it has, `overheard` those that it was heard to
-    advertise.
+    advertise. `locks`: None: none can be taken, and every virtual host is this process's.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class InUse:
         hosts: Hosts,
         orders: Orders,
         worker: Executor,
-        path: Path = LOCK_FILE,
+        locks: Locks | None,
     ) -> None:
         self.barred: dict[int, str] = {}
         self.locked_out: set[int] = set()
@@ -55,24 +54,14 @@ class InUse:
         self._waiting: dict[tuple[int, str], set[int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._locks: Locks | None = None
-        try:
-            self._locks = Locks(path)
-        except OSError as error:
-            logger.warning(
-                "lock file %s: %s: other processes of this machine may take the same virtual hosts",
-                path,
-                error.strerror,
-            )
+        self._locks = locks
 
     def close(self) -> None:
-        """Releases every lock."""
+        """Tries no longer to lock what another process has."""
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:
             task.cancel()
-        if self._locks is not None:
-            self._locks.close()
 
     def on_ifindex(self, number: int, ifindex: int) -> None:
         """Handles that an interface has another ifindex, 0 if it is gone.

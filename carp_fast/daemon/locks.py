@@ -145,6 +145,19 @@ class Locks(Closing):
             yield start + first, before - first + 1
 
 
+def open_locks(path: Path = LOCK_FILE) -> Locks | None:
+    """The locks; None, which is logged, if the file cannot be opened."""
+    try:
+        return Locks(path)
+    except OSError as error:
+        logger.warning(
+            "lock file %s: %s: other processes of this machine may take the same virtual hosts",
+            path,
+            error.strerror,
+        )
+    return None
+
+
 def named(pid: int | None) -> str:
     """A process as "pid 4711 (carp-fast)". Never its arguments: ucarp's contain its passphrase."""
     if pid is None:

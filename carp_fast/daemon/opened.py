@@ -27,12 +27,14 @@ from carp_fast.daemon.feed import Feed
 from carp_fast.daemon.foreign import Foreign
 from carp_fast.daemon.hand_overs import HandOvers
 from carp_fast.daemon.in_use import InUse
+from carp_fast.daemon.locks import Locks
 from carp_fast.daemon.lost import LostAddresses
 from carp_fast.daemon.maintenance import MaintenanceMode
 from carp_fast.daemon.manner import Manner
 from carp_fast.daemon.network import Network
 from carp_fast.daemon.orders import Orders
 from carp_fast.daemon.plan import advertisements_per_s, receive_path
+from carp_fast.daemon.privileges import Privileges
 from carp_fast.daemon.process import StartError
 from carp_fast.daemon.receiving import ReceivePath, open_receivers
 from carp_fast.daemon.reports import Reports
@@ -67,8 +69,8 @@ REPORTS_A_HOST, REPORTS_KEPT_FREE = 1.9, 1024
 class Opened(Closing):
     """The sockets, the pump and the parts; nothing runs before start_pump(). Raises StartError.
 
-    `feed` gets every change of state. close() stops the pump before it closes what the pump uses
-    and gives up the locks of virtual hosts.
+    `feed` gets every change of state. close() stops the pump before it closes what the pump uses.
+    `privileges`: closed by the caller, after close().
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class Opened(Closing):
         manner: Manner,
         worker: concurrent.futures.Executor,
         feed: Feed,
+        *,
+        privileges: Privileges,
     ) -> None:
         self._loop = loop
         self.worker = worker
@@ -94,10 +98,10 @@ class Opened(Closing):
             logger.warning("%s", warning)
         with ExitStack() as opened:
             try:
-                self._open_sockets(opened, configuration)
+                self._open_sockets(opened, configuration, privileges.interfaces_fd)
             except OSError as error:
                 raise StartError(f"cannot open a socket: {error.strerror}") from error
-            self._make_parts(opened, manner, feed)
+            self._make_parts(opened, manner, feed, privileges.locks)
             self.maintenance = MaintenanceMode(
                 kept_maintenance,
                 worker,
@@ -121,7 +125,9 @@ class Opened(Closing):
         """Ends and closes everything, in the reverse order of its creation."""
         self._opened.close()
 
-    def _open_sockets(self, opened: ExitStack, configuration: config.Configuration) -> None:
+    def _open_sockets(
+        self, opened: ExitStack, configuration: config.Configuration, interfaces_fd: int
+    ) -> None:
         hosts = configuration.virtual_hosts
         rate = sum(map(advertisements_per_s, hosts))
         self._receivers, chosen = open_receivers(receive_path(configuration), rate)
@@ -129,7 +135,7 @@ class Opened(Closing):
         opened.enter_context(self._receivers)
         self._sender = opened.enter_context(sockets.open_sender())
         self._netlink = opened.enter_context(sockets.open_netlink())
-        self.sending = opened.enter_context(SendPath(configuration.daemon.send))
+        self.sending = opened.enter_context(SendPath(configuration.daemon.send, interfaces_fd))
         self.pump = Pump(
             self._receivers.receivers,
             self._sender.fileno(),
@@ -145,7 +151,9 @@ class Opened(Closing):
         self.unicast = opened.enter_context(Unicast(self.pump))
         self.unicast.open_for(hosts)
 
-    def _make_parts(self, opened: ExitStack, manner: Manner, feed: Feed) -> None:
+    def _make_parts(
+        self, opened: ExitStack, manner: Manner, feed: Feed, locks: Locks | None
+    ) -> None:
         self.hosts = hosts = Hosts()
         self.orders = orders = Orders(self.pump)
         self.host_log = manner.host_log
@@ -158,7 +166,7 @@ class Opened(Closing):
             self.receive.on_fallen_back,
         )
         opened.callback(self._lanes.close)
-        self.in_use = InUse(hosts, orders, self.worker)
+        self.in_use = InUse(hosts, orders, self.worker, locks)
         opened.callback(self.in_use.close)
         self._lost = LostAddresses(hosts, orders, manner.host_log)
         self.reports = Reports(

@@ -22,6 +22,7 @@ from carp_fast.daemon.groups import LimitReached
 from carp_fast.daemon.hooks import HookError
 from carp_fast.daemon.process import StartError, give_back_memory, require_capabilities
 from carp_fast.daemon.table import by_interface
+from carp_fast.daemon.user import has_functions, needs_root
 from carp_fast.daemon.worker import Worker
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from carp_fast.daemon.manner import Manner
     from carp_fast.daemon.notify import Notify
     from carp_fast.daemon.opened import Opened
+    from carp_fast.daemon.privileges import Privileges
     from carp_fast.daemon.systemd import Systemd
     from carp_fast.daemon.traces import Held
 
@@ -57,6 +59,7 @@ class Reloader:
         notify: Notify,
         systemd: Systemd,
         control: ControlServer | None,
+        privileges: Privileges,
     ) -> None:
         self.configuration = configuration
         self._opened = opened
@@ -66,6 +69,7 @@ class Reloader:
         self._notify = notify
         self._systemd = systemd
         self._control = control
+        self._privileges = privileges
         self._reader = Worker()  # a thread that may hang: not for other work
         self._reloading = asyncio.Lock()
         self._applying = asyncio.Lock()  # held during changes, and from the end on
@@ -131,6 +135,7 @@ class Reloader:
         """The configuration as the files have it now. Raises ControlError with its faults."""
         try:
             new = await self._read(config.load_settled, self.configuration.path)
+            self._refuse_what_needs_root(new)
             self._opened.load_functions(new)
             there = await self._read(present.of_this_host, new)
         except config.ConfigurationError as error:
@@ -143,6 +148,18 @@ class Reloader:
         for warning in (*new.warnings, *there):
             logger.warning("%s", warning)
         return new
+
+    def _refuse_what_needs_root(self, new: config.Configuration) -> None:
+        """Raises ControlError for what a daemon that has become another user cannot do."""
+        user = self._privileges.user
+        if user is None:
+            return
+        lacking = list(needs_root(new))
+        if self._privileges.confined and has_functions(new):
+            lacking.append("hooks that are functions could neither write nor execute anything")
+        if lacking:
+            text = f"the daemon is {user}: {'; '.join(lacking)}"
+            raise ControlError(f'{text}; allowed: a restart with daemon.user = "root"')
 
     async def _read(self, read: Callable[[Argument], Result], argument: Argument) -> Result:
         """Calls a function that reads, in the reader's thread. Raises ControlError after a

@@ -29,10 +29,10 @@ WHY = {
 class SendPath(Closing):
     """The way frames are sent: `path`, "clones" or "packet", and `reason`, why.
 
-    `wanted`: the key `daemon.send`.
+    `wanted`: the key `daemon.send`. `interfaces_fd`: as in Clones.
     """
 
-    def __init__(self, wanted: str) -> None:
+    def __init__(self, wanted: str, interfaces_fd: int = -1) -> None:
         self._wanted = wanted
         self._clones: Clones | None = None
         self._pump: Pump | None = None
@@ -40,7 +40,7 @@ class SendPath(Closing):
         if wanted == PACKET:
             return
         try:
-            self._clones = Clones()
+            self._clones = Clones(interfaces_fd)
         except ClonesError as error:
             self.reason = f"no clones: {error}"
             return

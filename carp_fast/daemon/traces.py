@@ -28,9 +28,9 @@ class PidFile(Closing):
         self._path = path
         self._descriptor = -1
 
-    def write(self) -> None:
-        """Writes the process id. Raises StartError, also if another process holds the file."""
-        if self._path is None:
+    def open(self) -> None:
+        """Opens and locks the file. Raises StartError, also if another process holds it."""
+        if self._path is None or self._descriptor >= 0:
             return
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -38,23 +38,34 @@ class PidFile(Closing):
             raise StartError(f"pid file {self._path}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        except BlockingIOError:
-            other = os.read(descriptor, PID_BYTES_MAX).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            text = f"process {other} is running with it"
-            raise StartError(f"pid file {self._path}: {text}") from None
         except OSError as error:
+            text = error.strerror
+            if isinstance(error, BlockingIOError):
+                other = os.read(descriptor, PID_BYTES_MAX).decode("ascii", "replace").strip()
+                text = f"process {other or '(starting)'} is running with it"
             os.close(descriptor)
-            raise StartError(f"pid file {self._path}: {error.strerror}") from error
+            raise StartError(f"pid file {self._path}: {text}") from None
         self._descriptor = descriptor
 
+    def write(self) -> None:
+        """Writes the process id, after open() if that was not called. Raises StartError."""
+        self.open()
+        if self._descriptor < 0:
+            return
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise StartError(f"pid file {self._path}: {error.strerror}") from error
+
     def close(self) -> None:
-        """Removes the file if it was written here and is still this one."""
+        """Removes the file if it was opened here and is still this one; empties it where a former
+        right to do so is gone.
+        """
         if self._descriptor < 0 or self._path is None:
             return
         with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
             if os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
                 self._path.unlink()
         os.close(self._descriptor)

@@ -66,10 +66,10 @@ class ClonesError(CarpFastError):
 class Clones(Closing):
     """The loaded program, its memory, and the directory of the interfaces' counters.
 
-    Raises ClonesError.
+    `interfaces_fd`: that directory, opened before; negative: it is opened here. Raises ClonesError.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, interfaces_fd: int = -1) -> None:
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as opened, programs.refused_as(ClonesError):
             # A few bytes more: without CAP_PERFMON the address behind the last slot, which is
@@ -80,7 +80,8 @@ class Clones(Closing):
                 programs.load(Kind.SCHED_CLS, clones_program(frames), NAME)
             )
             _try(program)
-            self.directory_fd = interfaces_directory()
+            given = interfaces_fd >= 0
+            self.directory_fd = os.dup(interfaces_fd) if given else interfaces_directory()
             opened.callback(os.close, self.directory_fd)
             self.program_fd, self.address = program.fd, frames.address
             self._resources = opened.pop_all()

@@ -25,6 +25,7 @@ from carp_fast.daemon.hooks import Done
 from carp_fast.daemon.host_log import HostLog
 from carp_fast.daemon.manner import Controls, Manner, hook_for
 from carp_fast.daemon.plan import interface_facts
+from carp_fast.daemon.privileges import Privileges
 from carp_fast.daemon.process import StartError, require_capabilities
 from carp_fast.inet import address_bytes
 from carp_fast.ucarp.log import logger
@@ -79,18 +80,20 @@ def run(
     if not shutdown:
         for number in EXIT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-    launch(
-        configuration_of(host),
-        lambda loop: Ucarp(
-            Scripts(loop),
-            HostLog(loop.call_later),
-            host,
-            named=named,
-            neutral=neutral,
-            shutdown=shutdown,
-            started=started,
-        ),
-    )
+    with Privileges() as privileges:
+        launch(
+            configuration_of(host),
+            lambda loop: Ucarp(
+                Scripts(loop),
+                HostLog(loop.call_later),
+                host,
+                named=named,
+                neutral=neutral,
+                shutdown=shutdown,
+                started=started,
+            ),
+            privileges,
+        )
     return 0
 
 

@@ -15,7 +15,7 @@ import pytest
 from carp_fast.config.load import Settings, VirtualHost
 from carp_fast.daemon import in_use
 from carp_fast.daemon.in_use import InUse
-from carp_fast.daemon.locks import Locks
+from carp_fast.daemon.locks import Locks, open_locks
 from carp_fast.daemon.table import Hosts
 
 GROUP = "224.0.0.18"
@@ -56,10 +56,14 @@ class Stage:
         self.orders: Any = DirectOrders()
         self.other = Locks(path)
         self.worker = concurrent.futures.ThreadPoolExecutor(1)
+        self.locks: Locks | None = None
         self.in_use = self.made(path)
 
     def made(self, path: Path) -> InUse:
-        return InUse(self.hosts, self.orders, self.worker, path)
+        if self.locks is not None:
+            self.locks.close()
+        self.locks = open_locks(path)
+        return InUse(self.hosts, self.orders, self.worker, self.locks)
 
     def attach(self, ifindex: int) -> None:
         self.in_use.on_ifindex(0, ifindex)
@@ -86,7 +90,9 @@ def play(
 
     yield run
     stage.in_use.close()
-    stage.other.close()
+    for locks in (stage.locks, stage.other):
+        if locks is not None:
+            locks.close()
     stage.worker.shutdown()
 
 

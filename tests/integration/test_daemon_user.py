@@ -1,0 +1,301 @@
+"""A daemon of root that has become another user: it does all that it did as root."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carp_fast.capabilities import Capability
+from carp_fast.control.protocol import ControlError
+from carp_fast.lab.lab import Host, Lab, wait_for
+from tests.support.daemons import (
+    RunningDaemon,
+    reasons,
+    start_daemon,
+    write_configuration,
+)
+from tests.support.dropped import EVERYTHING, USER, assert_dropped, public_python
+from tests.support.users import ALICE, READERS, User, connected_as, program_as, public_directory
+
+pytestmark = pytest.mark.root
+
+CARP_FAST = [sys.executable, "-m", "carp_fast"]
+TABLE = {"interface": "s1", "vhid": "1-40", "addresses": ["10.1.1.{vhid}/32"]}
+STATE_S = 15
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with public_directory() as path:
+        yield path
+
+
+def configure(
+    directory: Path, *tables: Mapping[str, Any], name: str = "a", advskew: int = 0, **daemon: Any
+) -> Path:
+    """Writes a configuration that the user can read, with directories of its own."""
+    keys = {
+        "user": USER.pw_name,
+        "control_socket": str(directory / f"{name}-run" / "control.sock"),
+        "state_directory": str(directory / f"{name}-state"),
+        **daemon,
+    }
+    defaults = {"advskew": advskew, "dead_ratio": 1, "preempt": True}
+    path = write_configuration(directory, name, tables or [TABLE], defaults=defaults, daemon=keys)
+    os.chown(path, -1, USER.pw_gid)
+    path.chmod(0o640)
+    return path
+
+
+def started(host: Host, path: Path, *arguments: str) -> RunningDaemon:
+    program = [*public_python(), *CARP_FAST]
+    return start_daemon(host, path, program=program, arguments=arguments)
+
+
+def threads(daemon: RunningDaemon) -> int:
+    return len(list(Path(f"/proc/{daemon.process.pid}/task").iterdir()))
+
+
+@pytest.mark.parametrize("receive", ["packet", "ring", "tcx", "raw"])
+@pytest.mark.parametrize("send", ["packet", "clones"])
+@pytest.mark.own_paths("send", "receive", reason="is about each of them")
+def test_each_path_takes_over_and_hands_over_as_the_user(
+    lab_factory: Callable[..., Lab], directory: Path, send: str, receive: str
+) -> None:
+    a, b = lab_factory(hosts=("a", "b"), segments=1).hosts
+    keys: dict[str, Any] = {"send": send, "receive": receive}
+    master = started(a, configure(directory, name="a", **keys))
+    master.wait_state("MASTER", STATE_S)
+    backup = started(b, configure(directory, name="b", advskew=100, **keys))
+    for daemon in (master, backup):
+        bpf = send == "clones" or receive in ("ring", "tcx")
+        lacking = set() if bpf else {Capability.BPF}
+        assert threads(daemon) > 1
+        assert_dropped(daemon.process.pid, EVERYTHING - lacking, [USER.pw_gid])
+        shown = daemon.status()["daemon"]
+        assert (shown["send"], shown["receive"]) == (send, receive)
+        daemon.wait_log("with SCHED_FIFO", 10)
+    backup.wait_state("BACKUP", STATE_S)
+    assert master.stop() == 0
+    backup.wait_state("MASTER", STATE_S)
+    wait_for(lambda: len(b.addresses()) >= 41, 5, "the addresses on host b")
+    if send == "clones":
+        assert backup.status()["daemon"]["pump"]["clones"] > 0
+    assert backup.stop() == 0
+    assert not [each for each in b.addresses() if each[1].startswith("10.1.1.")]
+
+
+def test_a_reload_needs_only_what_is_still_allowed(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    """Another family, unicast peers, and an interface that comes later."""
+    a, _ = lab_factory(hosts=("a", "b"), segments=1).hosts
+    daemon = started(a, configure(directory))
+    daemon.wait_state("MASTER", STATE_S)
+    six = {"interface": "s1", "vhid": 41, "addresses": ["fd00::41/64"], "hold": "address"}
+    peer = {"interface": "s1", "vhid": 42, "addresses": ["10.1.1.42/32"], "peers": ["10.1.0.2"]}
+    later = {"interface": "later", "vhid": 43, "addresses": ["10.9.1.43/24"]}
+    route = {"interface": "s1", "vhid": 44, "addresses": ["10.1.1.44/32"], "hold": "route"}
+    a.run(["ip", "-6", "addr", "add", "fe80::a/64", "dev", "s1", "nodad"])
+    configure(directory, TABLE, six, peer, later, route)
+    done = daemon.reload()
+    assert (done["added"], done["kept"]) == (4, 40)
+    daemon.wait_state("MASTER", STATE_S, [("s1", 41), ("s1", 42), ("s1", 44)])
+    assert ("s1", "fd00::41") in a.addresses()
+    assert daemon.states()["later", 43] == "INIT"
+    a.run(["ip", "link", "add", "later", "type", "veth", "peer", "name", "other"])
+    a.run(["ip", "addr", "add", "10.9.0.1/24", "dev", "later"])
+    a.run(["ip", "link", "set", "later", "up"])
+    a.run(["ip", "link", "set", "other", "up"])
+    daemon.wait_state("MASTER", STATE_S, [("later", 43)])
+    setting = a.run(["cat", "/proc/sys/net/ipv4/conf/later/promote_secondaries"])
+    assert setting.stdout == "1\n"
+    assert_dropped(daemon.process.pid, EVERYTHING, [USER.pw_gid])
+    assert daemon.stop() == 0
+
+
+def test_a_reload_that_would_need_root_again_changes_nothing(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    daemon = started(a, configure(directory))
+    configure(directory, {**TABLE, "up": "/bin/true", "advskew": 7})
+    with pytest.raises(ControlError, match=r"hooks run as root, as /bin/true; allowed: a restart"):
+        daemon.reload()
+    (directory / "mine.py").write_text("def up(event):\n    pass\n")
+    configure(directory, {**TABLE, "up": "json:loads", "advskew": 7})
+    confined = daemon.log_lines("confined by Landlock")
+    if confined:
+        with pytest.raises(ControlError, match=r"functions could neither write nor execute"):
+            daemon.reload()
+    assert daemon.virtual_host("s1", 1)["advskew"] == 0
+    path = configure(directory)
+    path.chmod(0o600)
+    with pytest.raises(ControlError, match=r"faults in the configuration") as raised:
+        daemon.reload()
+    assert "Permission denied" in raised.value.faults[0], raised.value.faults
+    path.chmod(0o640)
+    assert daemon.reload()["kept"] == 40
+
+
+def test_what_it_keeps_is_there_at_the_next_start_of_the_user_and_of_root(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    for user in (USER.pw_name, USER.pw_name, "root", USER.pw_name):
+        pid_file = directory / "a-run" / "pid"
+        path = configure(directory, user=user)
+        daemon = started(a, path, "--pid-file", str(pid_file))
+        uid = USER.pw_uid if user != "root" else 0
+        assert int(pid_file.read_text()) == daemon.process.pid
+        assert daemon.control_socket.stat().st_uid == uid
+        assert (directory / "a-state").stat().st_uid == USER.pw_uid
+        kept = set(daemon.status()["daemon"]["demotions"])
+        daemon.client.request("demote", amount=20, reason=f"test-{len(kept)}")
+        daemon.client.request("maintenance", action="on")
+        daemon.wait_state("BACKUP", 10)
+        daemon.client.request("maintenance", action="off")
+        assert len(daemon.status()["daemon"]["demotions"]) == len(kept) + 1
+        daemon.wait_state("MASTER", STATE_S)
+        daemon.process.signal(signal.SIGHUP)
+        daemon.wait_log("audit: SIGHUP", 10)
+        assert daemon.stop() == 0
+        assert not daemon.control_socket.exists()
+        assert not pid_file.exists()
+    assert len(kept) == 3
+
+
+def test_a_pid_file_that_it_may_not_remove_is_emptied(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    pid_file = directory / "pid"
+    for _ in range(2):
+        daemon = started(a, configure(directory), "--pid-file", str(pid_file))
+        assert int(pid_file.read_text()) == daemon.process.pid
+        assert daemon.stop() == 0
+        assert pid_file.read_text() == ""
+
+
+def test_what_a_killed_one_left_is_removed_by_the_next(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    daemon = started(a, configure(directory))
+    daemon.wait_state("MASTER", STATE_S)
+    wait_for(lambda: len(a.addresses()) >= 41, 5, "the addresses")
+    daemon.kill()
+    again = started(a, configure(directory))
+    again.wait_log("removed 40 addresses left by the last run", 10)
+    again.wait_state("MASTER", STATE_S)
+
+
+def test_two_daemons_one_of_root_and_one_of_the_user_share_the_locks(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    first = started(a, configure(directory, name="a"))
+    first.wait_state("MASTER", STATE_S)
+    second = started(a, configure(directory, name="b", user="root"))
+    assert reasons(second) == {("INIT", "in_use")}
+    third = started(a, configure(directory, name="c"))
+    assert reasons(third) == {("INIT", "in_use")}
+    third.wait_log("a process that cannot be seen from here of this machine has it", 10)
+    assert first.stop() == 0
+    wait_for(lambda: "MASTER" in {*second.states().values(), *third.states().values()}, 15, "one")
+
+
+def test_the_users_of_the_control_socket_are_root_the_user_and_the_group(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    daemon = started(a, configure(directory, control_group=READERS))
+    status = daemon.control_socket.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (USER.pw_uid, READERS, 0o660)
+    assert_dropped(daemon.process.pid, EVERYTHING, [USER.pw_gid, READERS])
+
+    def asked(user: User | None, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [*CARP_FAST, *words, "--control-socket", str(daemon.control_socket)]
+        argv = argv if user is None else program_as(user, argv)
+        return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
+
+    own = User(USER.pw_uid, USER.pw_gid)
+    for user in (None, own):
+        assert asked(user, "demote", "20", "--reason", "test").returncode == 0
+        assert asked(user, "undemote", "--reason", "test").returncode == 0
+    assert asked(ALICE, "status").returncode == 0
+    refused = asked(ALICE, "demote", "20", "--reason", "test")
+    who = re.escape(f"only root and daemon (uid {USER.pw_uid}), the daemon's user may change")
+    assert re.search(who, refused.stderr)
+    with pytest.raises(PermissionError):
+        closing(connected_as(User(50_020, 50_020), daemon.control_socket))
+    # Removed, it is bound again, and a reload gives it to another group that it is a member of.
+    daemon.control_socket.unlink()
+    daemon.wait_log("the file was gone, created again", 10)
+    configure(directory, control_group="")
+    daemon.reload()
+    status = daemon.control_socket.stat()
+    assert (status.st_gid, status.st_mode & 0o777) == (USER.pw_gid, 0o600)
+
+
+def test_tracks_go_on_as_the_user(lab_factory: Callable[..., Lab], directory: Path) -> None:
+    a, b = lab_factory(hosts=("a", "b"), segments=1).hosts
+    number, pid = directory / "number", directory / "pid"
+    number.write_text("7\n")
+    pid.write_text(f"{os.getpid()}\n")
+    listener = socket.create_server(("127.0.0.1", 0))
+    path = configure(directory, {**TABLE, "track": ["file", "process", "ping", "link"]})
+    tracks = [
+        {"name": "file", "kind": "file", "path": str(number), "demotion": 240},
+        {"name": "process", "kind": "process", "pid_file": str(pid), "demotion": 3},
+        {"name": "ping", "kind": "ping", "target": "10.1.0.2", "demotion": 3},
+        {"name": "link", "kind": "interface", "interface": "s1", "demotion": 3},
+    ]
+    path.write_text(path.read_text() + "".join(map(table_of, tracks)))
+    with closing(listener):
+        daemon = started(a, path)
+
+        def demotion() -> int:
+            return int(daemon.virtual_host("s1", 1)["demotion"]["total"])
+
+        wait_for(lambda: demotion() == 7, 10, "the demotion of the file alone")
+        number.write_text("9\n")
+        wait_for(lambda: demotion() == 9, 10, "the demotion that the file has now")
+        b.run(["ip", "link", "set", "s1", "down"])
+        wait_for(lambda: demotion() >= 12, 15, "the demotion of what does not answer")
+
+
+def table_of(track: Mapping[str, object]) -> str:
+    lines = [f"{key} = {value!r}" for key, value in track.items()]
+    return "\n".join(["[[track]]", *lines, ""])
+
+
+def test_check_and_run_say_the_same_of_a_user_that_is_no_good(
+    lab_factory: Callable[..., Lab], directory: Path
+) -> None:
+    a, _ = lab_factory(segments=1).hosts
+    path = configure(directory)
+    path.chmod(0o600)
+    unreadable = f"daemon (uid {USER.pw_uid}) may not read {path}; allowed: a user who may, or"
+    lacking = ["setpriv", "--bounding-set=-setuid"]
+    for program, text in (
+        ([], unreadable),
+        (lacking, "CAP_SETUID missing; allowed: grant them, or"),
+    ):
+        for command in ("check", "run"):
+            argv = [*public_python(), *program, *CARP_FAST, command, "-c", str(path)]
+            done = a.run(argv, check=False)
+            assert done.returncode == 1
+            assert f'{path}: daemon: user = "daemon": {text} daemon.user = "root"' in done.stderr
+            assert "Traceback" not in done.stderr
+    assert not (directory / "a-state").exists()
