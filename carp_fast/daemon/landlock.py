@@ -33,8 +33,6 @@ SINCE = {2: REFER, 3: TRUNCATE, 5: IOCTL_DEV}  # rights that later versions of t
 SCOPES_SINCE = 6
 KEEP_FILES = WRITE_FILE | TRUNCATE | MAKE_REG | MAKE_SOCK | REMOVE_FILE
 """To create, replace and remove files and sockets in a directory."""
-CHANGE_FILES = WRITE_FILE | TRUNCATE
-"""To write to files that exist in a directory."""
 _RULE = struct.Struct("=Qi")
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -17,7 +17,7 @@ from carp_fast.daemon.interface_log import InterfaceLog
 from carp_fast.daemon.own_sources import OwnSources
 from carp_fast.daemon.table import MASTER, Hosts, every_address
 from carp_fast.inet import prefix_text
-from carp_fast.net import addresses
+from carp_fast.net import addresses, promotion
 from carp_fast.net.interfaces import OWN_PROTOCOL, Interface, absent, name_of
 from carp_fast.net.memberships import Joins
 
@@ -205,7 +205,7 @@ class Network:
                 continue
             if self._hosts.manages_addresses(number):
                 self._promoted.add(interface.ifindex)
-                addresses.promote_secondaries(name)
+                promotion.promote_secondaries(name, interface.ifindex)
 
     def on_address_removed(self, name: str, address: bytes, prefixlen: int) -> None:
         """Handles that an address was removed: if it is a MASTER's, the pump looks at the

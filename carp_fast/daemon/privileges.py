@@ -33,7 +33,6 @@ KEPT = frozenset({Capability.NET_RAW, Capability.NET_ADMIN, Capability.SYS_NICE}
 KEPT_FOR_BPF = frozenset({Capability.BPF})
 NEEDED = (Capability.SETUID, Capability.SETGID)
 PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 8, 38
-SYSCTL_NET = Path("/proc/sys/net")
 TASKS = Path("/proc/self/task")
 THREADS_END_S = 5.0  # a thread writes log lines for a reader that was slow
 
@@ -74,12 +73,11 @@ class Privileges(Closing):
         self.user = user
 
     def confine(self, directories: Iterable[Path]) -> None:
-        """Writes only in these directories and to settings of the network from now on, and
-        executes nothing, where the kernel has Landlock.
+        """Writes only in these directories from now on and executes nothing, where the kernel has
+        Landlock.
         """
-        allowed = dict.fromkeys(directories, landlock.KEEP_FILES)
         try:
-            known = landlock.restrict({**allowed, SYSCTL_NET: landlock.CHANGE_FILES})
+            known = landlock.restrict(dict.fromkeys(directories, landlock.KEEP_FILES))
         except OSError as error:
             logger.info("not confined: %s", landlock.refusal(error))
         else:

@@ -126,25 +126,6 @@ def _kernel_version() -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 
-def promote_secondaries(interface: str) -> None:
-    """Sets promote_secondaries to 1 on an interface and logs it.
-
-    Otherwise the removal of a primary address would remove its secondaries.
-    """
-    path = Path("/proc/sys/net/ipv4/conf") / interface / "promote_secondaries"
-    try:
-        if path.read_text().strip() != "1":
-            path.write_text("1\n")
-            logger.info("%s: promote_secondaries set to 1", interface)
-    except OSError as error:
-        logger.warning(
-            "%s: could not set promote_secondaries: %s; it is set over netlink before an address"
-            " is removed",
-            interface,
-            error.strerror,
-        )
-
-
 class StateFile:
     """The addresses that this configuration may have added, written before the first one is added.
 

@@ -18,7 +18,7 @@ from carp_fast.daemon.lost import LostAddresses
 from carp_fast.daemon.network import Network
 from carp_fast.daemon.own_sources import OwnSources
 from carp_fast.daemon.table import Hosts
-from carp_fast.net import addresses
+from carp_fast.net import promotion
 from carp_fast.net.interfaces import Interface, InterfaceAddress
 
 MAC = b"\x02\0\0\0\0\x01"
@@ -89,7 +89,9 @@ class Stage:
         self.filters: list[list[int]] = []
         self.promoted: list[str] = []
         monkeypatch.setattr(network, "Joins", lambda receiver: self)
-        monkeypatch.setattr(addresses, "promote_secondaries", self.promoted.append)
+        monkeypatch.setattr(
+            promotion, "promote_secondaries", lambda name, ifindex: self.promoted.append(name)
+        )
         for module in (network, interface_log):
             monkeypatch.setattr(module, "name_of", self.names.get)
         self.local: set[bytes] = set()  # addresses of the host, on whichever interface

@@ -229,7 +229,7 @@ def test_a_confined_process_writes_only_where_it_may_and_executes_nothing(tmp_pa
         "thread": ["EACCES"],
         "read": None,
         "executed": ["EACCES", "EACCES"],
-        "setting": None,
+        "setting": "EACCES",
         "signalled": "EPERM",
         "own": None,
         "locked": None,
