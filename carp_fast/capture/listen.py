@@ -21,6 +21,7 @@ from carp_fast.net.kernel import (
     ARPHRD_LOOPBACK,
     ETH_P_ALL,
     PACKET_ADD_MEMBERSHIP,
+    PACKET_AUXDATA,
     PACKET_IGNORE_OUTGOING,
     PACKET_MR_ALLMULTI,
     PACKET_MR_PROMISC,
@@ -47,7 +48,8 @@ class Listener(Closing):
 
     `groups`: 4 or 16 bytes each, joined because a switch may otherwise not forward them. `program`:
     a filter in place of the daemon's. `arriving`: only frames from the wire, but for any MAC.
-    Raises ListenError, also from records() when the interface is removed.
+    `tags`: recvmsg also tells the VLAN tag that the kernel took off; not for records(). Raises
+    ListenError, also from records() when the interface is removed.
     """
 
     def __init__(
@@ -57,11 +59,12 @@ class Listener(Closing):
         *,
         program: list[Instruction] | None = None,
         arriving: bool = False,
+        tags: bool = False,
         expected_per_s: float = EXPECTED_PER_S,
     ) -> None:
         self._interface = interface
         self._program = program or packet_filter(None)
-        self._arriving = arriving
+        self._arriving, self._tags = arriving, tags
         try:
             self._socket = open_receiver(expected_per_s)
         except PermissionError:
@@ -84,6 +87,7 @@ class Listener(Closing):
         if self._interface:
             self._socket.bind((self._interface, ETH_P_ALL))
         self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, self._arriving)
+        self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, self._tags)
         wanted = PACKET_MR_PROMISC if self._arriving else PACKET_MR_ALLMULTI
         with_ipv6 = _names_with_ipv6()
         for index, name in socket.if_nameindex():

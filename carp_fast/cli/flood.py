@@ -98,6 +98,7 @@ def _test(trial: TrialOptions | None, options: FloodOptions) -> None:
     from carp_fast.config.load import load
     from carp_fast.loadtest.sender import Backends
 
+    _refuse_repeated(options)
     with Backends() as backends, Interrupts() as interrupts:
         run_trial(
             trial,
@@ -264,6 +265,21 @@ def _walk_of(name: str, text: str, reader: Callable[[str], int]) -> Walk:
         return walk_of(text, reader)
     except WalkError as error:
         raise _wrong(name, error) from error
+
+
+def _refuse_repeated(options: FloodOptions) -> None:
+    """Raises click.UsageError for counters that come again: an arrival may then be a duplicate."""
+    from carp_fast.loadtest.walks import numbers
+
+    text = options.walks.get("counter")
+    if text is None:
+        return
+    order, values = _walk_of("counter", text, numbers(0, (1 << 64) - 1))
+    if order == "random" or not isinstance(values, range) or len(values) != 1:
+        raise click.UsageError(
+            f"--counter {text}: with --sink a single number, at which counters begin; counters that"
+            " come again cannot be told from duplicates"
+        )
 
 
 def _values(name: str, text: str | None, reader: Callable[[str], int]) -> Sequence[int] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from carp_fast.loadtest.receiver import Flow, Received, Receiver
 
 PROGRESS_S = 1.0
+VLANS_NAMED = 5
+"""VLANs whose skipped frames are named, those with the most first; the others are counted."""
+WRONG = ("lost", "duplicates", "reordered")
 FLOWS_SHOWN = 50
 """Rows in a terminal's table, those with the most loss first; a pipe gets all of them."""
 
@@ -75,10 +78,10 @@ def sink(
 ) -> None:
     """Counts received frames. The receiving end of `carp-fast flood`.
 
-    Frames are counted by verdict, and by source and vhid: first and last counter, frames received,
-    counters lost, duplicates, frames out of order. Latency is measured if the sender stamps its
-    frames (flood --stamp) and has the same clock. Frames that the kernel dropped on this host are
-    counted apart from those lost on the way.
+    Frames are counted by verdict, and by flow (source, destination, vhid, VLAN): first and last
+    counter, frames received, counters lost, duplicates, frames out of order. Latency is measured if
+    the sender stamps its frames (flood --stamp) and has the same clock. Frames that the kernel
+    dropped on this host are counted apart from those lost on the way.
 
     Without -c, "ok" means well formed. With -c, the digest is valid, too; the interfaces in the
     configuration are ignored if FILE does not name the interface. A real host that takes over
@@ -148,7 +151,7 @@ def _print(received: Received, as_json: bool) -> None:
 
 
 def print_received(received: Received) -> None:
-    """Prints the verdicts, the table by source and vhid, and the summary."""
+    """Prints the verdicts, the table of flows, and the summary."""
     from carp_fast.engine._wire import VERDICT_WORDS
 
     counts = [
@@ -167,24 +170,41 @@ def print_received(received: Received) -> None:
 
 
 def print_flows(flows: Sequence[Flow]) -> None:
-    """Prints a row for each source and vhid; on a terminal at most FLOWS_SHOWN."""
+    """Prints a row for each flow; on a terminal at most FLOWS_SHOWN."""
     if not flows:
         return
     shown = list(flows)
     if sys.stdout.isatty() and len(flows) > FLOWS_SHOWN:
         shown = sorted(flows, key=lambda flow: -flow.lost)[:FLOWS_SHOWN]
-    header = ("source", "vhid", "first", "last", "received", "lost", "duplicates", "reordered")
+    header = ("source", "vhid", *("destination", "vlan", "first", "last", "received"), *WRONG)
     rows = [
-        [flow.source, str(flow.vhid), flow.first, flow.last]
+        [flow.source, str(flow.vhid), flow.destination, vlan_text(flow.vlan), flow.first, flow.last]
         + [f"{number:,}" for number in (flow.received, flow.lost, flow.duplicates, flow.reordered)]
         for flow in shown
     ]
     print_text("")
-    importance = ("received", "duplicates", "reordered", "last", "first")
+    importance = ("received", "vlan", "duplicates", "reordered", "destination", "last", "first")
     every = columns(header, importance)
-    print_table(every, rows, lambda row: "yellow" if row[5] != "0" else "")
+    lost = header.index("lost")
+    print_table(every, rows, lambda row: "yellow" if row[lost] != "0" else "")
     if len(shown) < len(flows):
         print_prose(f"... and {len(flows) - len(shown):,} more (--json has all of them)")
+
+
+def vlan_text(vlan: int | None) -> str:
+    return "-" if vlan is None else str(vlan)
+
+
+def skipped_line(skipped: Mapping[int, int]) -> str:
+    """How many frames were not counted because of their VLAN."""
+    most = sorted(skipped.items(), key=lambda item: -item[1])
+    named = [
+        f"{count:,} " + (f"of VLAN {vlan}" if vlan else "without a tag")
+        for vlan, count in most[:VLANS_NAMED]
+    ]
+    if len(most) > VLANS_NAMED:
+        named.append(f"{len(most) - VLANS_NAMED:,} more VLANs")
+    return f"{sum(skipped.values()):,} frames were skipped (--vlan): {', '.join(named)}"
 
 
 def summary(received: Received) -> Iterator[str]:
@@ -222,7 +242,9 @@ def summary(received: Received) -> Iterator[str]:
     if received.left_out:
         yield (
             f"{received.left_out:,} frames are in no row: the table holds"
-            f" {received.flows_max:,} sources and vhids (FLOW_LIMIT)"
+            f" {received.flows_max:,} flows (FLOW_LIMIT)"
         )
+    if received.skipped:
+        yield skipped_line(received.skipped)
     if not received.judged:
         yield "digests were not judged: no configuration was given (-c FILE)"

@@ -15,7 +15,7 @@ import click
 
 from carp_fast.cli.conflicts import Rule, check
 from carp_fast.cli.interrupts import Interrupts, marked
-from carp_fast.cli.sink import FLOWS_SHOWN
+from carp_fast.cli.sink import FLOWS_SHOWN, WRONG, vlan_text
 from carp_fast.cli.tables import columns
 from carp_fast.cli.terminal import Finite, failure, print_json, print_prose, print_table, together
 
@@ -260,19 +260,22 @@ def found_lines(found: Found) -> Iterator[str]:
 
 
 def print_trial(trial: Trial) -> None:
-    """Prints a row for each source and vhid, and the sums."""
+    """Prints a row for each flow, and the sums."""
     rows = [
         [
             row.source or "no counter",
             "-" if row.vhid is None else str(row.vhid),
+            row.destination or "-",
+            vlan_text(row.vlan),
             *(f"{n:,}" for n in (row.sent, row.arrived, row.lost, row.duplicates, row.reordered)),
         ]
         for row in _shown(trial)
     ]
-    header = ("source", "vhid", "sent", "arrived", "lost", "duplicates", "reordered")
-    importance = ("sent", "arrived", "duplicates", "reordered")
+    header = ("source", "vhid", "destination", "vlan", "sent", "arrived", *WRONG)
+    importance = ("sent", "arrived", "vlan", "duplicates", "reordered", "destination")
     every = columns(header, importance)
-    print_table(every, rows, lambda row: "yellow" if row[4] != "0" else "")
+    lost = header.index("lost")
+    print_table(every, rows, lambda row: "yellow" if row[lost] != "0" else "")
     if len(rows) < len(trial.by_source):
         more = len(trial.by_source) - len(rows)
         print_prose(f"... and {more:,} more (--json has all of them)")
@@ -313,5 +316,7 @@ def trial_lines(trial: Trial) -> Iterator[str]:
         )
     if trial.left_out:
         yield f"{trial.left_out:,} frames arrived and are in no row: the receiver's table is full"
+    if trial.duplicates:
+        yield f"{trial.duplicates:,} frames arrived more often than they were sent"
     if trial.foreign:
         yield f"{trial.foreign:,} frames came from other senders"

@@ -1,4 +1,4 @@
-"""Counts of received frames by verdict, source and vhid. Addresses as 4 or 16 bytes."""
+"""Counts of received frames by verdict and flow. Addresses as 4 or 16 bytes."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -11,13 +11,15 @@ FLOW_LIMIT: int
 COUNTER_WINDOW: int
 
 _Signer = tuple[int, bytes, bytes, bytes, bool]
-_Flow = tuple[bytes, int, int, int, int, int, int, int, int, int]
+_Flow = tuple[bytes, int, bytes, int | None, int, int, int, int, int, int, int, int]
 
 @disjoint_base
 class Tally:
-    def __new__(cls, signers: Sequence[_Signer] = (), flows_max: int = ...) -> Self: ...
+    def __new__(
+        cls, signers: Sequence[_Signer] = (), flows_max: int = ..., vlan: int | None = None
+    ) -> Self: ...
     @property
     def frames(self) -> int: ...
-    def receive(self, frame: bytes, at_ns: int = 0) -> None: ...
+    def receive(self, frame: bytes, at_ns: int = 0, vlan: int = 0) -> None: ...
     def facts(self) -> dict[str, Any]: ...
     def flow_list(self) -> list[_Flow]: ...

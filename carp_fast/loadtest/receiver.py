@@ -26,13 +26,11 @@ from carp_fast.loadtest._sink import Sink
 from carp_fast.loadtest._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
 from carp_fast.loadtest.worker import Worker
 from carp_fast.net.drivers import counters
-from carp_fast.net.filters import SKF_AD_VLAN_TAG_PRESENT, sink_filter
+from carp_fast.net.filters import sink_filter
 
 EXPECTED_PER_S = 1_000_000  # the socket gets all the room that a socket may have
 QUIET_S = 0.25  # without a frame: what was sent has arrived, or will not
 DRAIN_MAX_S = 5.0
-SKF_AD_VLAN_TAG = SKF_AD_VLAN_TAG_PRESENT - 4
-AND = 0x54
 
 
 class SinkError(CarpFastError):
@@ -49,15 +47,18 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """Frames of one source for one vhid. `first` and `last`: counters, 16 hex digits.
+    """Frames that have source, vhid, destination and VLAN in common.
 
-    `received`: frames; `lost`: counters between first and last that did not arrive; `strays`:
-    frames whose counter is too far from the others to be placed; `restarts`: how often the sender
-    began with other counters (`first` and `last` are those since then).
+    `vlan`: None without a tag. `first` and `last`: counters, 16 hex digits. `received`: frames;
+    `lost`: counters between first and last that did not arrive; `strays`: frames whose counter is
+    too far from the others to be placed; `restarts`: how often the sender began with other counters
+    (`first` and `last` are those since then).
     """
 
     source: str
     vhid: int
+    destination: str
+    vlan: int | None
     first: str
     last: str
     received: int
@@ -73,7 +74,8 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
 
     `frames`: those that passed the filter and were counted; `verdicts`: by the words of
     _wire.VERDICT_WORDS; `judged`: digests were verified. `received` to `restarts` are sums over all
-    flows. `left_out`: frames whose source and vhid found no room in the table of `flows_max` rows.
+    flows. `left_out`: frames whose flow found no room in the table of `flows_max` rows. `skipped`:
+    frames of VLANs that are not counted, by VLAN, "0" without one.
     `kernel_dropped`: frames dropped because the socket was full, so not lost on the way;
     `interface_dropped`: by the interface or by the kernel before the socket. `latency` None: no
     stamps; `before_sent`: frames with a stamp from the future, so the ends have different clocks.
@@ -105,6 +107,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float
     latency: Latency | None
     before_sent: int
+    skipped: dict[int, int]
     by_source: list[Flow]
     interrupted: bool = False
 
@@ -129,7 +132,8 @@ def ways_to_sign(
 class Receiver(Closing):
     """Counts frames that arrive on an interface, from `start` to `stop`; a context manager.
 
-    `namespace`: that of the interface, as named by `ip netns`. Raises SinkError.
+    `namespace`: that of the interface, as named by `ip netns`. `vlan`: as _tally.Tally takes it.
+    Raises SinkError.
     """
 
     def __init__(
@@ -145,7 +149,7 @@ class Receiver(Closing):
         ways = [] if configuration is None else list(ways_to_sign(configuration, interface))
         groups = {way[3] for way in ways if not way[4]} or set(GROUPS)
         self._judged = bool(ways)
-        self.tally = Tally(ways)
+        self.tally = Tally(ways, vlan=vlan)
         self._error: OSError | None = None
         self._begun_at = self._ended_at = 0.0
         try:
@@ -153,8 +157,9 @@ class Receiver(Closing):
                 self._listener = Listener(
                     interface,
                     groups,
-                    program=sink_filter(vlan, announcements=announcements),
+                    program=sink_filter(announcements=announcements),
                     arriving=True,
+                    tags=True,
                     expected_per_s=EXPECTED_PER_S,
                 )
                 self._dropped_before = _interface_dropped(interface)
@@ -217,7 +222,7 @@ class Receiver(Closing):
             interface_dropped=self._interface_drops(),
             cpu_seconds=round(self._sink.cpu_seconds, 3),
             latency=Latency(**facts["latency"]) if facts["latency"] else None,
-            by_source=[_flow(*row) for row in self.tally.flow_list()],
+            by_source=[_flow(row) for row in self.tally.flow_list()],
             interrupted=interrupted,
             **{key: facts[key] for key in _SUMS},
         )
@@ -254,11 +259,16 @@ _SUMS = (
     "flows",
     "left_out",
     "before_sent",
+    "skipped",
 )
 
 
-def _flow(source: bytes, vhid: int, first: int, last: int, *counts: int) -> Flow:
-    return Flow(address_text(source), vhid, f"{first:016x}", f"{last:016x}", *counts)
+def _flow(
+    row: tuple[bytes, int, bytes, int | None, int, int, int, int, int, int, int, int],
+) -> Flow:
+    source, vhid, destination, vlan, first, last, *counts = row
+    addresses = address_text(source), address_text(destination)
+    return Flow(addresses[0], vhid, addresses[1], vlan, f"{first:016x}", f"{last:016x}", *counts)
 
 
 def _rate(facts: dict[str, Any]) -> float:

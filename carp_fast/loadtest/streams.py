@@ -183,18 +183,22 @@ def made_up(
 
 
 class SentFlow(msgspec.Struct, frozen=True):
-    """Advertisements of one virtual host from one source; `replayed` of them repeat a counter."""
+    """Advertisements of one source, destination, vhid and VLAN (None: without a tag).
+
+    `sent` of them have a counter of their own, `replayed` repeat one.
+    """
 
     vhid: int
     source: str
     destination: str
+    vlan: int | None
     sent: int
     replayed: int
 
 
-def named(sent_by: Iterable[tuple[int, bytes, bytes, int, int]]) -> list[SentFlow]:
+def named(sent_by: Iterable[tuple[int, bytes, bytes, int | None, int, int]]) -> list[SentFlow]:
     """The result of _mix.Mix.sent_by with addresses as text."""
     return [
-        SentFlow(vhid, address_text(source), address_text(destination), sent, replayed)
-        for vhid, source, destination, sent, replayed in sent_by
+        SentFlow(vhid, address_text(source), address_text(destination), vlan, sent, replayed)
+        for vhid, source, destination, vlan, sent, replayed in sent_by
     ]

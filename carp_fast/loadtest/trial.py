@@ -1,6 +1,6 @@
 """Compares what was sent with what arrived, and searches for the highest rate without loss.
 
-A trial is one flood and its reception. Holds the comparison of the two, by source and vhid, and the
+A trial is one flood and its reception. Holds the comparison of the two, flow by flow, and the
 bisection over trials. Must not know how frames are sent, the command line, or how results are
 printed.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,12 +27,19 @@ REACHED = 0.98
 UNCOUNTED = ("bad_length", "vrrp", "arp", "na")
 """Kinds of frames without a counter."""
 
-Key = tuple[str, int]  # source, vhid
+
+class Key(NamedTuple):
+    """What tells a flow apart; `vlan` is None without a tag, or with a mere priority."""
+
+    source: str
+    vhid: int
+    destination: str
+    vlan: int | None
 
 
 @dataclass(frozen=True)
 class Sent:
-    """Frames that left the sender, by source address and vhid.
+    """Frames that left the sender, by flow.
 
     `by_source`: frames with a counter of their own; `replayed`: frames that repeat a counter;
     `uncounted`: frames without one (short ones, VRRP, announcements); `frames`: their sum.
@@ -53,11 +61,11 @@ class Sent:
 
 
 def sent_of(flooded: flood.Sent, *, stamped: bool) -> Sent:
-    """The result of a flood in the form of a trial: the destinations of a source are summed up."""
+    """The result of a flood in the form of a trial."""
     fresh: Counter[Key] = Counter()
     replayed: Counter[Key] = Counter()
     for row in flooded.by_source:
-        key = row.source, row.vhid
+        key = Key(row.source, row.vhid, row.destination, row.vlan or None)
         fresh[key] += row.sent
         replayed[key] += row.replayed
     return Sent(
@@ -73,7 +81,7 @@ def sent_of(flooded: flood.Sent, *, stamped: bool) -> Sent:
 
 
 class Crossing(msgspec.Struct, frozen=True):
-    """One source and vhid: frames that were sent, that arrived, and that were lost.
+    """One flow: frames that were sent, that arrived, and that were lost.
 
     `duplicates`: frames that arrived more often than they were sent, not included in `arrived`.
     `source` None: the frames without a counter (short ones, VRRP, announcements).
@@ -81,6 +89,8 @@ class Crossing(msgspec.Struct, frozen=True):
 
     source: str | None
     vhid: int | None
+    destination: str | None
+    vlan: int | None
     sent: int
     arrived: int
     lost: int
@@ -91,12 +101,13 @@ class Crossing(msgspec.Struct, frozen=True):
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a trial.
 
-    `lost`: the sum over `by_source`, less `left_out`, the frames that arrived but found no room in
-    the receiver's table. `lost_on_the_way`: those not dropped by the receiving socket
-    (`kernel_dropped`) or interface; `loss`: its fraction of the frames sent. `foreign`: frames from
-    other sources. `latency` is None with `stamped` if something on the way cuts frames to their IP
-    length. `sent_per_s`: the rate reached; `asked_per_s`: the rate requested, None: the fastest.
-    `interrupted`: the sending was stopped before its end.
+    `arrived` and `lost` add up to `sent`: sums over `by_source`, where the frames that arrived but
+    found no room in the receiver's table, `left_out`, count as arrived. `duplicates`: frames that
+    arrived more often than they were sent. `lost_on_the_way`: those not dropped by the receiving
+    socket (`kernel_dropped`) or interface; `loss`: its fraction of the frames sent. `foreign`:
+    frames from other sources. `latency` is None with `stamped` if something on the way cuts frames
+    to their IP length. `sent_per_s`: the rate reached; `asked_per_s`: the rate requested, None: the
+    fastest. `interrupted`: the sending was stopped before its end.
     """
 
     asked_per_s: float | None
@@ -105,6 +116,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
     arrived: int
     lost: int
+    duplicates: int
     lost_on_the_way: int
     loss: float
     kernel_dropped: int
@@ -120,7 +132,10 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 def compare(sent: Sent, received: Received) -> Trial:
     """Compares the frames sent with those received."""
     rows, foreign = [], 0
-    heard = {(flow.source, flow.vhid): flow for flow in received.by_source}
+    heard = {
+        Key(flow.source, flow.vhid, flow.destination, flow.vlan): flow
+        for flow in received.by_source
+    }
     for key, flow in heard.items():
         foreign += 0 if key in sent.by_source else flow.received
     for key, count in sent.by_source.items():
@@ -130,7 +145,7 @@ def compare(sent: Sent, received: Received) -> Trial:
         arrived = verdicts.get("bad_length", 0) + verdicts.get("vrrp", 0)
         arrived += received.gratuitous_arp + received.unsolicited_na
         lost = max(0, sent.uncounted - arrived)
-        rows.append(Crossing(None, None, sent.uncounted, arrived, lost, 0, 0))
+        rows.append(Crossing(None, None, None, None, sent.uncounted, arrived, lost, 0, 0))
     lost = max(0, sum(row.lost for row in rows) - received.left_out)
     here = received.kernel_dropped + received.interface_dropped
     lost_on_the_way = max(0, lost - here)
@@ -139,8 +154,9 @@ def compare(sent: Sent, received: Received) -> Trial:
         sent_per_s=round(sent.per_s, 1),
         seconds=round(sent.seconds, 3),
         sent=sent.frames,
-        arrived=received.frames - foreign,
+        arrived=sent.frames - lost,
         lost=lost,
+        duplicates=sum(row.duplicates for row in rows),
         lost_on_the_way=lost_on_the_way,
         loss=lost_on_the_way / sent.frames if sent.frames else 0.0,
         kernel_dropped=received.kernel_dropped,

@@ -191,24 +191,11 @@ def tap_filter(
     return sent_here + ours + among_vhids + packet_filter(ifindexes)
 
 
-def sink_filter(vlan: int | None = None, *, announcements: bool = False) -> list[Instruction]:
+def sink_filter(*, announcements: bool = False) -> list[Instruction]:
     """Passes protocol 112, and with `announcements` also ARP and neighbour advertisements.
 
-    `vlan`: None for frames without a VLAN, 0 for all, 1 to 4094 for those with this tag.
+    In every VLAN: frames of those that are not counted are to be named.
     """
-    tagged: list[Instruction] = []
-    if vlan is None:
-        tagged = OF_NO_VLAN
-    elif vlan:
-        tagged = [
-            (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG_PRESENT),
-            (JEQ, 1, 0, 1),
-            DROP,
-            (LD_W_ABS, 0, 0, SKF_AD_VLAN_TAG),
-            (AND, 0, 0, VLAN_ID),
-            (JEQ, 1, 0, vlan),
-            DROP,
-        ]
     announcing: list[Instruction] = []
     if announcements:
         announcing = [
@@ -222,7 +209,7 @@ def sink_filter(vlan: int | None = None, *, announcements: bool = False) -> list
             (JEQ, 0, 1, NEIGHBOUR_ADVERTISEMENT),
             PASS,
         ]
-    return [*tagged, *announcing, *OF_CARP, PASS]
+    return [*announcing, *OF_CARP, PASS]
 
 
 def observer_filter(snap_bytes: int) -> list[Instruction]:

@@ -79,6 +79,8 @@ def test_what_arrives_is_counted(lab_factory: Callable[..., Lab], tmp_path: Path
     assert document["by_source"][0] == {
         "source": "10.1.0.2",
         "vhid": 42,
+        "destination": "224.0.0.18",
+        "vlan": None,
         "first": "0000000000000001",
         "last": "000000000000000a",
         "received": 13,
@@ -88,10 +90,13 @@ def test_what_arrives_is_counted(lab_factory: Callable[..., Lab], tmp_path: Path
         "strays": 5,
         "restarts": 0,
     }
-    assert json.loads((tmp_path / "tagged").read_text().splitlines()[-1])["received"] == 1
+    assert document["skipped"] == {"5": 1}
+    of_five = json.loads((tmp_path / "tagged").read_text().splitlines()[-1])
+    assert (of_five["received"], of_five["by_source"][0]["vlan"]) == (1, 5)
+    assert of_five["skipped"] == {"0": len(frames) - 2}  # all but the announcement and its own
     lines = (tmp_path / "plain").read_text().splitlines()
     assert ["ok", "14"] in [line.split() for line in lines]
-    row = "10.1.0.9 42 0000000000000007 0000000000000007 1 0 0 0"
+    row = "10.1.0.9 42 224.0.0.18 - 0000000000000007 0000000000000007 1 0 0 0"
     assert row.split() in [line.split() for line in lines]
     assert lines[-1] == "digests were not judged: no configuration was given (-c FILE)"
     lab.delete_interface("a", 1)

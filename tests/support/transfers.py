@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from carp_fast.loadtest.receiver import Flow, Received
-from carp_fast.loadtest.trial import Sent, Trial, compare
+from carp_fast.loadtest.trial import Key, Sent, Trial, compare
 
-A, B = ("10.1.0.1", 1), ("10.1.0.2", 1)
+WHERE = ("224.0.0.18", None)  # destination and VLAN
+A, B = (Key(source, 1, *WHERE) for source in ("10.1.0.1", "10.1.0.2"))
 
 
-def flow(source: str, vhid: int, count: int, **fields: int) -> Flow:
-    rest = {"lost": 0, "duplicates": 0, "reordered": 0, "strays": 0, "restarts": 0}
-    return Flow(source, vhid, "0" * 16, "0" * 16, count, **{**rest, **fields})
+def flow(
+    source: str, vhid: int, destination: str, vlan: int | None, count: int, **fields: Any
+) -> Flow:
+    rest: dict[str, Any] = {"first": "0" * 16, "last": "0" * 16, "received": count}
+    rest |= dict.fromkeys(("lost", "duplicates", "reordered", "strays", "restarts"), 0)
+    return Flow(source, vhid, destination, vlan, **{**rest, **fields})
 
 
 def received(**fields: Any) -> Received:
@@ -26,8 +30,9 @@ def received(**fields: Any) -> Received:
         "verdicts": {"bad_auth": 34, "ok": 1_200},
         "latency": None,
         "cpu_seconds": 0.1,
-        "by_source": [Flow("10.1.0.2", 42, "0" * 16, "f" * 16, 1_234, 7, 0, 0, 0, 0)],
+        "by_source": [flow("10.1.0.2", 42, *WHERE, 1_234, last="f" * 16, lost=7)],
         "flows": 1,
+        "skipped": {},
     }
     rest = {name: 0 for name in Received.__struct_fields__ if name not in given}
     return Received(**{**rest, "flows_max": 131_072, "counter_window": 1_024, **given, **fields})

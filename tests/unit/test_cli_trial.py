@@ -14,7 +14,7 @@ from carp_fast.cli import trial as cli_trial
 from carp_fast.cli.trial import TrialOptions, trial_options
 from carp_fast.loadtest.receiver import Latency
 from carp_fast.loadtest.trial import Search, Sent, compare
-from tests.support.transfers import A, B, Wire, flow, received
+from tests.support.transfers import WHERE, A, B, Wire, flow, received
 
 taken: list[TrialOptions | None] = []
 
@@ -72,6 +72,10 @@ def test_what_does_not_go_together(words: str, said: str) -> None:
         ("--sink s2 --write x.pcap", "--sink cannot be combined with --write"),
         ("--sink s2 --find-rate --duration 5", "--find-rate cannot be combined with --duration"),
         ("--sink s2 --find-rate --rate max", "--find-rate cannot be combined with --rate"),
+        *(
+            (f"--sink lo --i-own-this-network --counter {walk}", "cannot be told from duplicates")
+            for walk in ("5-9", "fixed:7", "random:1-9", "3,5,9", "1-1000000/2")
+        ),
     ],
 )
 def test_what_does_not_go_together_in_a_flood(words: str, said: str) -> None:
@@ -86,7 +90,11 @@ def test_a_trial_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
         Sent(frames=155, seconds=2.0, by_source={A: 100, B: 50}, uncounted=5),
         received(
             frames=148,
-            by_source=[flow(*A, 90), flow(*B, 55, duplicates=5), flow("10.1.0.9", 7, 3)],
+            by_source=[
+                flow(*A, 90),
+                flow(*B, 55, duplicates=5),
+                flow("10.1.0.9", 7, *WHERE, 3),
+            ],
             latency=Latency(9, 1_500, 2_500, 3_500),
             kernel_dropped=4,
             left_out=1,
@@ -94,15 +102,16 @@ def test_a_trial_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     )
     cli_trial.print_trial(trial)
     assert capsys.readouterr().out.splitlines() == [
-        "source      vhid  sent  arrived  lost  duplicates  reordered",
-        "10.1.0.1    1     100   90       10    0           0",
-        "10.1.0.2    1     50    50       0     5           0",
-        "no counter  -     5     0        5     0           0",
+        "source      vhid  destination  vlan  sent  arrived  lost  duplicates  reordered",
+        "10.1.0.1    1     224.0.0.18   -     100   90       10    0           0",
+        "10.1.0.2    1     224.0.0.18   -     50    50       0     5           0",
+        "no counter  -     -            -     5     0        5     0           0",
         "",
-        "155 frames sent in 2.00 s, 78/s; 145 arrived; lost on the way: 10 (6.4516 %)",
+        "155 frames sent in 2.00 s, 78/s; 141 arrived; lost on the way: 10 (6.4516 %)",
         "dropped by the receiver: 4 by the socket, 0 by the interface",
         "latency: p50 1.5 us, p99 2.5 us, max 3.5 us",
         "1 frames arrived and are in no row: the receiver's table is full",
+        "5 frames arrived more often than they were sent",
         "3 frames came from other senders",
     ]
 

@@ -170,9 +170,47 @@ def test_counters_ascend_by_one_for_each_source_and_vhid_whatever_the_kind() -> 
     for counters in heard.values():
         assert counters == list(range(500, 500 + len(counters)))
     assert {source for source, vhid in heard if vhid == 3} == {SOURCE6}
-    sent = {(source, vhid): (sent, again) for vhid, source, _, sent, again in mix.sent_by()}
+    sent = {(source, vhid): (sent, again) for vhid, source, _, _, sent, again in mix.sent_by()}
     assert sent == {flow: (len(heard.get(flow, ())), replayed[flow]) for flow in sent}
     assert set(sent) >= set(heard)
+
+
+def test_streams_that_look_alike_share_their_counters() -> None:
+    # As those of one vhid on several interfaces of a configuration, sent on one.
+    alike = [stream(passphrase=secret) for secret in (b"one", b"two", b"three")]
+    apart = [stream(destination=ip("10.77.0.7")), stream(family=6), stream(vhid=7)]
+    mix = Mix([*alike, *apart], {"ok": 1}, walks={"counter": COUNTER_500})
+    counters: dict[tuple[bytes, bytes, int], list[int]] = {}
+    for _, frame in frames(mix, 60):
+        said = parse(frame)
+        flow = (said["source"], said["destination"], said["vhid"])
+        counters.setdefault(flow, []).append(int.from_bytes(said["counter"], "big"))
+    assert sorted(map(len, counters.values())) == [10, 10, 10, 30]
+    assert all(each == list(range(500, 500 + len(each))) for each in counters.values())
+    assert {(source, to, vhid): sent for vhid, source, to, _, sent, _ in mix.sent_by()} == {
+        flow: len(each) for flow, each in counters.items()
+    }
+
+
+def test_each_destination_and_vlan_has_counters_of_its_own() -> None:
+    walks = {
+        "source": ("increment", range(0x0A000001, 0x0A000003)),
+        "destination": ("increment", [0xEF000001, 0xEF000007, 0xEF000009]),
+        "vlan": ("increment", range(5, 9)),
+        "counter": COUNTER_500,
+    }
+    mix = Mix([stream()], {"ok": 3, "bad_auth": 1}, walks=walks)
+    counters: dict[tuple[int, bytes, bytes, int], list[int]] = {}
+    for _, tagged in frames(mix, 500):
+        said = parse(tagged[:12] + tagged[16:])
+        vlan = int.from_bytes(tagged[14:16], "big")
+        flow = (said["vhid"], said["source"], said["destination"], vlan)
+        counters.setdefault(flow, []).append(int.from_bytes(said["counter"], "big"))
+    assert len(counters) == 2 * 3 * 4
+    assert all(each == list(range(500, 500 + len(each))) for each in counters.values())
+    assert {row[:4]: row[4] for row in mix.sent_by()} == {
+        flow: len(each) for flow, each in counters.items()
+    }
 
 
 COUNTER_500 = ("increment", range(500, 501))
@@ -232,6 +270,20 @@ def test_walks_of_lengths_with_a_common_divisor_meet_in_every_pair() -> None:
     assert {(each["vhid"], each["source"][-1]) for each in said} == set(
         product((1, 2), range(1, 5))
     )
+
+
+def test_several_walks_with_a_common_divisor_meet_in_every_combination() -> None:
+    walks = {
+        "source": ("increment", range(1, 4)),
+        "destination": ("increment", range(0xEF000001, 0xEF000003)),
+        "advskew": ("increment", range(2)),
+    }
+    mix = Mix([stream(1), stream(2)], {"ok": 1}, walks=walks)
+    said = [parse(frame) for _, frame in frames(mix, 24)]
+    assert {
+        (each["vhid"], each["source"][-1], each["destination"][-1], each["advskew"])
+        for each in said
+    } == set(product((1, 2), range(1, 4), (1, 2), range(2)))
 
 
 def test_what_is_random_comes_from_the_seed() -> None:

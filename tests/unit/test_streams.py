@@ -123,7 +123,6 @@ def test_made_up_ones() -> None:
 
 
 def test_what_was_sent_is_named() -> None:
-    found = named([(7, ip("fe80::5"), ip("ff02::12"), 3, 1)])
-    assert msgspec.to_builtins(found) == [
-        {"vhid": 7, "source": "fe80::5", "destination": "ff02::12", "sent": 3, "replayed": 1}
-    ]
+    found = named([(7, ip("fe80::5"), ip("ff02::12"), 5, 3, 1)])
+    place = {"source": "fe80::5", "destination": "ff02::12", "vlan": 5}
+    assert msgspec.to_builtins(found) == [{"vhid": 7, **place, "sent": 3, "replayed": 1}]

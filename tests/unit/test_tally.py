@@ -37,7 +37,9 @@ def heard(*counters: int, **fields: Any) -> dict[str, Any]:
     for counter in counters:
         tally.receive(advertisement(counter=counter, **fields))
     (row,) = tally.flow_list()
-    names = "source vhid first last received lost duplicates reordered strays restarts"
+    names = (
+        "source vhid destination vlan first last received lost duplicates reordered strays restarts"
+    )
     found: dict[str, Any] = dict(zip(names.split(), row, strict=True))
     return found
 
@@ -69,6 +71,8 @@ def test_counters_of_a_flow(counters: list[int], expected: tuple[int, ...]) -> N
     assert heard(*counters) == {
         "source": ip("10.77.0.1"),
         "vhid": VHID,
+        "destination": GROUP,
+        "vlan": None,
         "first": first,
         "last": last,
         "received": len(counters),
@@ -143,7 +147,7 @@ def test_counters_against_the_model(offsets: list[int]) -> None:
             return
         model.take(counter)
         tally.receive(advertisement(counter=counter, digest=bytes(20)))
-    ((_, _, first, last, *row),) = tally.flow_list()
+    ((_, _, _, _, first, last, *row),) = tally.flow_list()
     assert (first, last) == (min(model.placed), max(model.placed))
     assert row == [model.received, model.lost, model.duplicates, model.reordered, model.strays, 0]
 
@@ -157,7 +161,7 @@ def test_flows_are_apart_by_source_family_and_vhid() -> None:
         for source in ("10.77.0.1", "10.77.0.2", "fe80::1"):
             tally.receive(advertisement(source=source, counter=counter))
             tally.receive(advertisement(source=source, counter=counter + 9, vhid=7))
-    rows = {row[:2]: row[2:6] for row in tally.flow_list()}
+    rows = {row[:2]: row[4:8] for row in tally.flow_list()}
     assert len(rows) == 6
     for (_, vhid), (first, last, received, lost) in rows.items():
         assert (first, last) == ((1, 4) if vhid == VHID else (10, 13))
@@ -166,11 +170,35 @@ def test_flows_are_apart_by_source_family_and_vhid() -> None:
     assert (facts["frames"], facts["flows"], facts["received"], facts["lost"]) == (18, 6, 18, 6)
 
 
+def test_flows_are_apart_by_destination_and_vlan() -> None:
+    tally = Tally(vlan=0)
+    for counter in (1, 2, 4):
+        for destination, vlan in (("224.0.0.18", 0), ("10.77.0.9", 0), ("224.0.0.18", 5)):
+            tally.receive(advertisement(destination=destination, counter=counter), vlan=vlan)
+    rows = {row[2:4]: row[6:9] for row in tally.flow_list()}
+    keys = [(GROUP, None), (ip("10.77.0.9"), None), (GROUP, 5)]
+    assert rows == dict.fromkeys(keys, (3, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("vlan", "counted", "skipped"),
+    [(None, 1, {5: 2, 6: 3}), (0, 6, {}), (5, 2, {0: 1, 6: 3}), (4094, 0, {0: 1, 5: 2, 6: 3})],
+)
+def test_frames_of_other_vlans_are_skipped_and_named(
+    vlan: int | None, counted: int, skipped: dict[int, int]
+) -> None:
+    tally = Tally(vlan=vlan)
+    for number, tag in enumerate((0, 5, 5, 6, 6, 6)):
+        tally.receive(advertisement(counter=number), vlan=tag)
+    facts = tally.facts()
+    assert (facts["frames"], facts["received"], facts["skipped"]) == (counted, counted, skipped)
+
+
 def test_a_full_table_says_what_it_left_out() -> None:
     tally = Tally(flows_max=2)
     for last in (1, 2, 3, 1, 3):
         tally.receive(advertisement(source=f"10.77.0.{last}", counter=last))
-    assert [(row[0][3], row[4]) for row in tally.flow_list()] == [(1, 2), (2, 1)]
+    assert [(row[0][3], row[6]) for row in tally.flow_list()] == [(1, 2), (2, 1)]
     assert tally.facts()["left_out"] == 2
     with pytest.raises(ValueError, match=f"1 to {FLOW_LIMIT}"):
         Tally(flows_max=FLOW_LIMIT + 1)
@@ -184,7 +212,7 @@ def test_many_flows_each_keep_their_own() -> None:
     ]
     for frame in [*frames, *frames]:
         tally.receive(frame)
-    assert {row[4] for row in tally.flow_list()} == {2}
+    assert {row[6] for row in tally.flow_list()} == {2}
     assert tally.facts()["duplicates"] == 4096
 
 

@@ -154,8 +154,10 @@ def print_election(directory: Path) -> None:
 
 
 def print_sink(directory: Path) -> None:
-    flows = [flow("2001:db8:1234:5678:9abc:def0:1234:5678", 255, 1_234_567), flow(*A, 7)]
-    print_received(received(by_source=flows, latency=Latency(9, 1_500, 2_500, 3_500)))
+    long = "2001:db8:1234:5678:9abc:def0:1234:5678"
+    flows = [flow(long, 255, long, 4_094, 1_234_567), flow(*A, 7)]
+    latency, skipped = Latency(9, 1_500, 2_500, 3_500), dict.fromkeys(range(9), 1_000)
+    print_received(received(by_source=flows, latency=latency, skipped=skipped))
 
 
 def print_crossing(directory: Path) -> None:

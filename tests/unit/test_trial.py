@@ -20,17 +20,18 @@ from carp_fast.loadtest.trial import (
     compare,
     figure,
 )
-from tests.support.transfers import A, B, Wire, flow, received
+from tests.support.transfers import WHERE, A, B, Wire, flow, received
 
 
 def test_each_source_and_vhid_is_compared() -> None:
-    flows = [flow(*A, 90, duplicates=5, reordered=2), flow("10.1.0.9", 7, 3)]
+    flows = [flow(*A, 90, duplicates=5, reordered=2), flow("10.1.0.9", 7, *WHERE, 3)]
     trial = compare(
         Sent(frames=150, seconds=2.0, by_source={A: 100, B: 50}, asked_per_s=80.0),
         received(frames=93, by_source=flows, kernel_dropped=4, interface_dropped=1),
     )
     assert trial.by_source == [Crossing(*A, 100, 85, 15, 5, 2), Crossing(*B, 50, 0, 50, 0, 0)]
-    assert (trial.sent, trial.arrived, trial.foreign) == (150, 90, 3)
+    # The sums are those of the rows: a frame that arrived twice arrived once.
+    assert (trial.sent, trial.arrived, trial.duplicates, trial.foreign) == (150, 85, 5, 3)
     # What the receiving end itself dropped was not lost on the way.
     assert (trial.lost, trial.lost_on_the_way, trial.loss) == (65, 60, 0.4)
     assert (trial.asked_per_s, trial.sent_per_s) == (80.0, 75.0)
@@ -55,7 +56,7 @@ def test_a_full_table_at_the_receiver_is_no_loss() -> None:
         Sent(frames=30, seconds=1.0, by_source={A: 10, B: 20}),
         received(by_source=[flow(*A, 9)], left_out=18),
     )
-    assert (trial.lost, trial.left_out) == (3, 18)
+    assert (trial.arrived, trial.lost, trial.left_out) == (27, 3, 18)
 
 
 def test_frames_without_a_counter_have_a_row_of_their_own() -> None:
@@ -69,8 +70,27 @@ def test_frames_without_a_counter_have_a_row_of_their_own() -> None:
             unsolicited_na=8,
         ),
     )
-    assert trial.by_source[-1] == Crossing(None, None, 30, 26, 4, 0, 0)
+    assert trial.by_source[-1] == Crossing(None, None, None, None, 30, 26, 4, 0, 0)
     assert trial.lost == 4
+
+
+def test_flows_are_told_apart_by_destination_and_vlan_too() -> None:
+    keys = [
+        A,
+        A._replace(destination="10.1.0.7"),
+        A._replace(vlan=5),
+        A._replace(vhid=2),
+        A._replace(source="10.1.0.3"),
+    ]
+    sent = {key: 10 + number for number, key in enumerate(keys)}
+    flows = [flow(*key, count - 1) for key, count in sent.items()]
+    trial = compare(
+        Sent(frames=sum(sent.values()), seconds=1.0, by_source=sent), received(by_source=flows)
+    )
+    assert trial.by_source == [
+        Crossing(*key, count, count - 1, 1, 0, 0) for key, count in sent.items()
+    ]
+    assert (trial.lost, trial.foreign) == (len(keys), 0)
 
 
 def test_nothing_sent() -> None:

@@ -47,9 +47,10 @@ cdef struct Stream:                 # a virtual host in one family
     uint8_t advbase
     uint8_t advskew
     uint8_t demote
-    uint32_t first_flow
+    uint32_t first_flow             # that of its first source, destination and VLAN
+    bint shares                     # the flows of an earlier stream, which look the same
 
-cdef struct Flow:                   # the frames of one source for one virtual host
+cdef struct Flow:                   # frames of one source, destination, vhid and VLAN
     uint64_t sent                   # frames with a new counter
     uint64_t replayed               # frames with the counter of the last one
     uint64_t last                   # counter
@@ -69,6 +70,7 @@ cdef struct Head:                   # the fields of one frame, after all walks
     uint8_t advskew
     uint8_t demote
     uint64_t counter
+    uint32_t flow                   # after `first_flow` of its stream
 
 cdef struct Unsigned:               # a frame whose digest is not computed yet
     uint8_t* carp
@@ -90,7 +92,9 @@ cdef class Mix(FrameSource):
     cdef list kept                  # owners of the walks' values
     cdef uint32_t make_announcement(self, int kind, uint8_t* frame) noexcept nogil
     cdef uint32_t make_advertisement(self, int kind, uint8_t* frame, Made* made) noexcept nogil
-    cdef uint32_t fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil
+    cdef void fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil
+    cdef uint32_t flow_at(self, const Stream* stream, uint32_t source, uint32_t destination,
+                          uint32_t vlan) noexcept nogil
     cdef void fill_counter(self, int kind, Walk* walk, Head* head, Made* made) noexcept nogil
     cdef void sign(self, int kind, const Stream* stream, uint8_t* carp) noexcept nogil
     cdef take_weights(self, weights)
@@ -100,3 +104,6 @@ cdef class Mix(FrameSource):
     cdef take_walks(self, dict walks)
     cdef set_walk(self, int kind, int field, int order, values, uint64_t shift_every)
     cdef take_flows(self)
+    cdef object vlan_at(self, uint32_t index)
+    cdef tuple look_of(self, const Stream* stream)
+    cdef uint32_t values_of(self, int field4, int field6, int family) noexcept nogil

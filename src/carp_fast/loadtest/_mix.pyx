@@ -1,7 +1,8 @@
 """Frames of a load test: advertisements of virtual hosts, valid and invalid, announcements.
 
 Made with the builders of _wire and signed with prepared keys, one by one, each with the next
-counter of its flow: the frames of one source for one virtual host. Uses no socket, clock or file.
+counter of its flow: the frames that have source, destination, vhid and VLAN in common, which is
+all that a receiver tells flows apart by. Uses no socket, clock or file.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -12,7 +13,8 @@ from carp_fast.engine._auth cimport (
     DIGEST_LENGTH, KEY_LENGTH, Signature, TOGETHER, auth_prepare, auth_sign_many)
 from carp_fast.loadtest._frames cimport FrameSource, Made, NO_FLOW
 from carp_fast.loadtest._walk cimport (
-    AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, walk_take)
+    AT_RANDOM, IN_TURN, Number, Walk, WalkOrder, greatest_divisor, number_put, walk_take,
+    walk_value)
 from carp_fast.engine._wire cimport (
     ADVERTISEMENT4_LENGTH, ADVERTISEMENT6_LENGTH, ARP_FRAME_LENGTH, CARP_LENGTH, ETHERNET_LENGTH,
     IPV4_LENGTH, IPV6_LENGTH, NA_FRAME_LENGTH, STAMP_LENGTH, wire_build4, wire_build6,
@@ -26,7 +28,7 @@ KIND_WORDS = ("ok", "bad_auth", "bad_checksum", "bad_ttl", "bad_version", "bad_l
 FIELD_WORDS = ("stream", "source", "source6", "destination", "destination6", "source_mac",
                "advbase", "advskew", "demote", "counter", "vlan", "announcement")
 FLOWS_MAX = 1 << 20
-"""Sources times virtual hosts: each has a counter of its own."""
+"""Virtual hosts times sources, destinations and VLANs: each has a counter of its own."""
 WEIGHTS_MAX = 1 << 16
 """The sum of the weights of a mix, once divided by what they have in common."""
 VALUES_MAX = (1 << 32) - 1
@@ -41,6 +43,7 @@ cdef enum:
     WRONG_VERSION = 4
     VRRP4_LENGTH = 20               # RFC 3768, one address
     VRRP6_LENGTH = 24               # RFC 5798, one address
+    VLAN_ID = 0xfff                 # of a tag, whose other bits are a priority
 
 assert len(KIND_WORDS) == KINDS and len(FIELD_WORDS) == FIELDS
 
@@ -62,6 +65,17 @@ cdef inline void take_bytes(Walk* walk, uint64_t* random, uint8_t* data, int len
     if walk.count:
         walk_take(walk, random, &value)
         number_put(data, length, &value)
+
+
+cdef bytes bytes_at(const Walk* walk, uint32_t index, const uint8_t* usual, int length):
+    """An address of a walk, or the usual one of a field that does not walk."""
+    cdef Number value
+    cdef uint8_t data[16]
+    memcpy(data, usual, length)
+    if walk.count:
+        walk_value(walk, index, &value)
+        number_put(data, length, &value)
+    return (<const char*>data)[:length]
 
 
 cdef inline void put_multicast_mac(uint8_t* mac, const uint8_t* group, int family) noexcept nogil:
@@ -282,9 +296,10 @@ cdef class Mix(FrameSource):
             shift_every = 0
             if order == "increment" and len(values) > 1 and word != "counter":
                 common = greatest_divisor(together, <uint64_t>len(values))
-                together = min(together // common * len(values), TOGETHER_MAX)
-                if common > 1 and together < TOGETHER_MAX:
-                    shift_every = together
+                if common > 1 and together // common * len(values) < TOGETHER_MAX:
+                    shift_every = together // common * len(values)
+                # With the shift, so many frames as there are combinations have each once.
+                together = min(together * len(values), TOGETHER_MAX)
             for kind in range(KINDS):
                 self.set_walk(kind, field, ORDER_WORDS.index(order), values, shift_every)
         self.tagged = "vlan" in walks
@@ -305,17 +320,43 @@ cdef class Mix(FrameSource):
         self.kept.append(listed)
         walk.listed = <const Number*><const char*>listed
 
+    cdef uint32_t values_of(self, int field4, int field6, int family) noexcept nogil:
+        """How many values a field has in the frames of a family; 1 if it does not walk."""
+        return max(self.walks[0][field4 if family == 4 else field6].count, 1)
+
+    cdef tuple look_of(self, const Stream* stream):
+        """What a receiver tells the stream apart by, except for what walks."""
+        cdef int size = 4 if stream.family == 4 else 16
+        source = (<const char*>stream.source)[:size]
+        destination = (<const char*>stream.destination)[:size]
+        if self.walks[0][SOURCE if stream.family == 4 else SOURCE6].count:
+            source = b""
+        if self.walks[0][DESTINATION if stream.family == 4 else DESTINATION6].count:
+            destination = b""
+        return stream.family, stream.vhid, source, destination
+
     cdef take_flows(self):
-        """Make a counter for each stream and source."""
+        """Make a counter for each source, destination, vhid and VLAN.
+
+        Streams that look alike, as those of one vhid on several interfaces of a configuration,
+        share their counters: a receiver could not tell them apart.
+        """
         cdef uint32_t i
-        flows = 0
+        cdef Stream* stream
+        flows, firsts = 0, {}
         for i in range(self.stream_count):
-            self.streams[i].first_flow = flows
-            field = SOURCE if self.streams[i].family == 4 else SOURCE6
-            flows += max(self.walks[0][<int>field].count, 1)
+            stream = &self.streams[i]
+            look = self.look_of(stream)
+            stream.shares = look in firsts
+            stream.first_flow = firsts.setdefault(look, flows)
+            if stream.shares:
+                continue
+            flows += (self.values_of(SOURCE, SOURCE6, stream.family)
+                      * self.values_of(DESTINATION, DESTINATION6, stream.family)
+                      * self.values_of(VLAN, VLAN, stream.family))
             if flows > FLOWS_MAX:
-                raise ValueError(f"virtual hosts times sources: more than {FLOWS_MAX:,} "
-                                 "(FLOWS_MAX)")
+                raise ValueError("virtual hosts times sources, destinations and VLANs: more than "
+                                 f"{FLOWS_MAX:,} (FLOWS_MAX)")
         self.flow_count = flows
         self.flows = <Flow*>calloc(flows, sizeof(Flow))
         if self.flows == NULL:
@@ -325,11 +366,14 @@ cdef class Mix(FrameSource):
 
     cdef bint make(self, uint8_t* whole, Made* made) noexcept nogil:
         cdef int kind = self.order[self.turn]
+        cdef Number tag
         cdef uint8_t* frame = whole + TAG_LENGTH if self.tagged else whole
         self.turn += 1
         if self.turn == self.order_length:
             self.turn = 0
         made.kind, made.flow, made.replay = kind, NO_FLOW, False
+        if self.tagged:
+            walk_take(&self.walks[kind][VLAN], &self.random, &tag)
         if kind == ARP_KIND or kind == NA_KIND:
             made.length = self.make_announcement(kind, frame)
         else:
@@ -338,7 +382,7 @@ cdef class Mix(FrameSource):
         if self.tagged:
             memmove(whole, frame, 12)
             put16(whole + 12, 0x8100)
-            take_bytes(&self.walks[kind][VLAN], &self.random, whole + 14, 2)
+            number_put(whole + 14, 2, &tag)
             made.length += TAG_LENGTH
         if self.stamped:
             memset(whole + made.length, 0, self.stamped)
@@ -373,7 +417,8 @@ cdef class Mix(FrameSource):
         cdef uint8_t* carp
         walk_take(&walks[STREAM], &self.random, &which)
         stream = &self.streams[which.low]
-        made.flow = stream.first_flow + self.fill_head(walks, stream, &head)
+        self.fill_head(walks, stream, &head)
+        made.flow = head.flow
         self.fill_counter(kind, &walks[COUNTER], &head, made)
         if stream.family == 4:
             wire_build4(frame, head.destination_mac, head.source_mac, head.source,
@@ -421,8 +466,15 @@ cdef class Mix(FrameSource):
             sum_carp(self.waiting[i].carp, self.waiting[i].kind)
         self.waiting_count = 0
 
-    cdef uint32_t fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil:
-        """Set the fields of a frame, except the counter; returns which of the sources it has."""
+    cdef uint32_t flow_at(self, const Stream* stream, uint32_t source, uint32_t destination,
+                          uint32_t vlan) noexcept nogil:
+        """The flow of a stream's frames with these of its sources, destinations and VLANs."""
+        cdef uint32_t at = source * self.values_of(DESTINATION, DESTINATION6, stream.family)
+        at = (at + destination) * self.values_of(VLAN, VLAN, stream.family) + vlan
+        return stream.first_flow + at
+
+    cdef void fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil:
+        """Set the fields of a frame except the counter, and the flow that they make it part of."""
         cdef Walk* source = &walks[SOURCE if stream.family == 4 else SOURCE6]
         cdef Walk* destination = &walks[DESTINATION if stream.family == 4 else DESTINATION6]
         cdef int length = 4 if stream.family == 4 else 16
@@ -439,7 +491,7 @@ cdef class Mix(FrameSource):
         take_bytes(&walks[ADVBASE], &self.random, &head.advbase, 1)
         take_bytes(&walks[ADVSKEW], &self.random, &head.advskew, 1)
         take_bytes(&walks[DEMOTE], &self.random, &head.demote, 1)
-        return source.index if source.count else 0
+        head.flow = self.flow_at(stream, source.index, destination.index, walks[VLAN].index)
 
     cdef void fill_counter(self, int kind, Walk* walk, Head* head, Made* made) noexcept nogil:
         """Set the counter of a frame: the next one of the flow, or the latest again."""
@@ -475,29 +527,40 @@ cdef class Mix(FrameSource):
                 if self.made_of[<int>i]}
 
     def sent_by(self) -> list:
-        """The frames sent with counters: a tuple for each source and virtual host that sent any.
+        """The frames sent with counters: a tuple for each flow that has any.
 
-        (vhid, source, destination, sent, replayed): source and destination of 4 or 16 bytes, the
-        destination is the virtual host's; sent: frames that took a counter, each the next one;
-        replayed: frames with the latest one again. Valid once a flood has ended.
+        (vhid, source, destination, vlan, sent, replayed): source and destination of 4 or 16 bytes;
+        vlan: None without a tag; sent: frames that took a counter, each the next one; replayed:
+        frames with the latest one again. Valid once a flood has ended.
         """
-        cdef uint32_t i, j, count
-        cdef uint8_t source[16]
-        cdef Walk walk
+        cdef uint32_t i, source, destination, vlan
+        cdef Stream* stream
         cdef Flow* flow
         found = []
         for i in range(self.stream_count):
             stream = &self.streams[i]
+            if stream.shares:
+                continue
             size = 4 if stream.family == 4 else 16
-            walk = self.walks[0][SOURCE if stream.family == 4 else SOURCE6]
-            walk.order, walk.next, walk.until_shift = IN_TURN, 0, 0
-            count = walk.count
-            memcpy(source, stream.source, 16)
-            for j in range(max(count, 1)):
-                take_bytes(&walk, &self.random, source, size)
-                flow = &self.flows[stream.first_flow + j]
-                if flow.sent or flow.replayed:
-                    found.append((stream.vhid, (<const char*>source)[:size],
-                                  (<const char*>stream.destination)[:size], flow.sent,
-                                  flow.replayed))
+            for source in range(self.values_of(SOURCE, SOURCE6, stream.family)):
+                for destination in range(self.values_of(DESTINATION, DESTINATION6, stream.family)):
+                    for vlan in range(self.values_of(VLAN, VLAN, stream.family)):
+                        flow = &self.flows[self.flow_at(stream, source, destination, vlan)]
+                        if flow.sent or flow.replayed:
+                            found.append((
+                                stream.vhid,
+                                bytes_at(&self.walks[0][SOURCE if size == 4 else SOURCE6],
+                                         source, stream.source, size),
+                                bytes_at(&self.walks[0][DESTINATION if size == 4
+                                                        else DESTINATION6],
+                                         destination, stream.destination, size),
+                                self.vlan_at(vlan), flow.sent, flow.replayed))
         return found
+
+    cdef object vlan_at(self, uint32_t index):
+        """The VLAN of a tag, without its priority; None: frames have no tag."""
+        cdef Number tag
+        if not self.tagged:
+            return None
+        walk_value(&self.walks[0][VLAN], index, &tag)
+        return tag.low & VLAN_ID

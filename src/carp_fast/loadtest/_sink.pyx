@@ -1,21 +1,33 @@
 """The receiving end: reads frames from a packet socket in batches and passes them to a tally.
 
 Reads the frames that wait, sleeps a tick, and waits for the socket if a tick brought nothing. Must
-not know what is counted or how; the caller owns the socket.
+not know what is counted or how; the caller owns the socket, which tells tags (PACKET_AUXDATA).
 """
 
 from libc.errno cimport EAGAIN
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from carp_fast.pump._socket cimport (
-    BATCH, FRAME_SLOT, RECEIVE_PACKET, ReceiveBatch, receive_batch, receive_prepare)
+    BATCH, FRAME_SLOT, RECEIVE_PACKET, ReceiveBatch, msghdr, receive_batch, receive_prepare)
 from carp_fast.loadtest._tally cimport Tally
 
 cdef extern from "system.h" nogil:
     struct timespec:
         long tv_sec
         long tv_nsec
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    struct tpacket_auxdata:
+        uint32_t tp_status
+        uint16_t tp_vlan_tci
+    cmsghdr* CMSG_FIRSTHDR(msghdr* message)
+    cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* header)
+    unsigned char* CMSG_DATA(cmsghdr* header)
+    int SOL_PACKET, PACKET_AUXDATA, TP_STATUS_VLAN_VALID
     int64_t clock_ns(int clock)
     int clock_nanosleep(int clock, int flags, const timespec* at, timespec* left)
     int CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID
@@ -30,6 +42,7 @@ cdef extern from "poll.h" nogil:
 cdef enum:
     TICK_NS = 1000000               # one wake-up for all frames that come within
     IDLE_MS = 50                    # how often a sink without frames checks whether to stop
+    VLAN_ID = 0xfff                 # of a tag, whose other bits are a priority
 
 
 cdef class Sink:
@@ -90,13 +103,25 @@ cdef int take_all(Sink sink, Tally tally, uint64_t limit) noexcept nogil:
                 return 0
             length = batch.arrivals[i].length
             tally.count(batch.frames[i], length, min(length, <uint32_t>FRAME_SLOT),
-                        batch.arrivals[i].realtime_ns)
+                        vlan_of(&batch.messages[i].msg_hdr), batch.arrivals[i].realtime_ns)
         if limit and tally.totals.frames >= limit:
             return 0
         if count < BATCH:
             if last:
                 return 0
             rest(sink.fd, count <= 0)
+
+
+cdef uint16_t vlan_of(msghdr* message) noexcept nogil:
+    """The VLAN of the tag that the kernel took off a frame; 0: it had none, or a mere priority."""
+    cdef cmsghdr* header = CMSG_FIRSTHDR(message)
+    cdef tpacket_auxdata beside
+    while header != NULL:
+        if header.cmsg_level == SOL_PACKET and header.cmsg_type == PACKET_AUXDATA:
+            memcpy(&beside, CMSG_DATA(header), sizeof(beside))
+            return beside.tp_vlan_tci & VLAN_ID if beside.tp_status & TP_STATUS_VLAN_VALID else 0
+        header = CMSG_NXTHDR(message, header)
+    return 0
 
 
 cdef void rest(int fd, bint silent) noexcept nogil:

@@ -1,6 +1,6 @@
-"""Counts of received frames: by verdict, by source and vhid; how long frames took to arrive."""
+"""Counts of received frames: by verdict and by flow; how long frames took to arrive."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._auth cimport AuthKey
 from carp_fast.loadtest._histogram cimport Histogram
@@ -9,9 +9,12 @@ from carp_fast.engine._wire cimport VERDICTS
 cdef enum:
     WINDOW = 1024                   # counters below the highest that are kept one by one
     WINDOW_WORDS = 16
-    FLOWS_MAX = 131072              # sources and vhids that are counted separately
+    FLOWS_MAX = 131072              # flows that are counted separately
+    NO_VLAN = 0
+    ANY_VLAN = -1
+    VLANS = 4096
 
-cdef struct Flow:                   # the frames of one source for one vhid
+cdef struct Flow:                   # frames of one source, destination, vhid and VLAN
     uint64_t seen[WINDOW_WORDS]     # a bit for each counter of the window
     uint64_t lowest                 # counters since the last restart
     uint64_t highest
@@ -24,6 +27,8 @@ cdef struct Flow:                   # the frames of one source for one vhid
     uint64_t lost_before            # before the last restart
     uint64_t stray                  # the counter of the last one
     uint8_t source[16]
+    uint8_t destination[16]
+    uint16_t vlan                   # NO_VLAN: without a tag, or with a mere priority
     uint8_t family
     uint8_t vhid
     uint8_t strays_in_a_row
@@ -43,6 +48,7 @@ cdef struct Totals:
     uint64_t other                  # neither CARP nor an announcement
     uint64_t left_out               # frames whose flow does not fit into the table
     uint64_t before_sent            # frames whose stamp is in the future: the clocks differ
+    uint64_t skipped[VLANS]         # frames of VLANs that are not counted, by VLAN
     int64_t first_at_ns
     int64_t last_at_ns
 
@@ -52,7 +58,8 @@ cdef class Tally:
     cdef Signer* signers
     cdef uint32_t flow_count, flows_max, index_mask, signer_count
     cdef uint32_t by_vhid[256]
+    cdef int32_t vlan               # NO_VLAN, ANY_VLAN, or the one whose frames are counted
     cdef Totals totals
     cdef Histogram latency
-    cdef void count(self, const uint8_t* frame, uint32_t length, uint32_t kept,
+    cdef void count(self, const uint8_t* frame, uint32_t length, uint32_t kept, uint16_t vlan,
                     int64_t at_ns) noexcept nogil

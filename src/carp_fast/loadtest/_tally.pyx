@@ -1,11 +1,13 @@
-"""Counts of received frames: by verdict, by source and vhid, and how long frames took to arrive.
+"""Counts of received frames: by verdict and by flow, and how long frames took to arrive.
+
+A flow has source, destination, vhid and VLAN in common, as those of a sender (_mix.pyx).
 
 The inputs are frames and their times of arrival. A frame is judged as by a host of the
 configuration, up to its digest; verdicts that depend on earlier frames (loop, replay) do not occur:
-the counters of the source and vhid show them. Uses no socket, clock or file.
+the counters of the flow show them. Uses no socket, clock or file.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -148,26 +150,33 @@ cdef Verdict judge(Tally tally, const Advertisement* heard) noexcept nogil:
 
 # --------------------------------------------------------------------------- the table of flows
 
-cdef inline uint32_t place_of(const Advertisement* heard, uint32_t mask) noexcept nogil:
-    cdef uint64_t first, second
-    memcpy(&first, heard.source, 8)
-    memcpy(&second, heard.source + 8, 8)
-    first ^= second * <uint64_t>0x9e3779b97f4a7c15 ^ <uint64_t>heard.vhid << 56
-    first *= <uint64_t>0xd6e8feb86659fd93
-    first ^= first >> 32
-    return <uint32_t>(first * <uint64_t>0xd6e8feb86659fd93 >> 32) & mask
+cdef inline uint64_t mixed(uint64_t before, const uint8_t* data) noexcept nogil:
+    """A hash of eight more bytes."""
+    cdef uint64_t value
+    memcpy(&value, data, 8)
+    before = (before ^ value) * <uint64_t>0xd6e8feb86659fd93
+    return before ^ before >> 32
 
 
-cdef Flow* flow_of(Tally tally, const Advertisement* heard, uint64_t counter,
+cdef inline uint32_t place_of(const Advertisement* heard, uint16_t vlan,
+                              uint32_t mask) noexcept nogil:
+    cdef uint64_t value = <uint64_t>heard.vhid << 16 | vlan
+    value = mixed(mixed(value, heard.source), heard.source + 8)
+    value = mixed(mixed(value, heard.destination), heard.destination + 8)
+    return <uint32_t>(value * <uint64_t>0xd6e8feb86659fd93 >> 32) & mask
+
+
+cdef Flow* flow_of(Tally tally, const Advertisement* heard, uint16_t vlan, uint64_t counter,
                    bint* is_new) noexcept nogil:
     """The flow of an advertisement; NULL: it is new, and the table is full."""
-    cdef uint32_t place = place_of(heard, tally.index_mask)
+    cdef uint32_t place = place_of(heard, vlan, tally.index_mask)
     cdef Flow* flow
     is_new[0] = False
     while tally.index[place]:
         flow = &tally.flows[tally.index[place] - 1]
-        if (flow.vhid == heard.vhid and flow.family == heard.family
-                and memcmp(flow.source, heard.source, 16) == 0):
+        if (flow.vhid == heard.vhid and flow.family == heard.family and flow.vlan == vlan
+                and memcmp(flow.source, heard.source, 16) == 0
+                and memcmp(flow.destination, heard.destination, 16) == 0):
             return flow
         place = (place + 1) & tally.index_mask
     if tally.flow_count == tally.flows_max:
@@ -175,8 +184,9 @@ cdef Flow* flow_of(Tally tally, const Advertisement* heard, uint64_t counter,
     flow = &tally.flows[tally.flow_count]
     tally.flow_count += 1
     tally.index[place] = tally.flow_count
-    flow.vhid, flow.family = heard.vhid, heard.family
+    flow.vhid, flow.family, flow.vlan = heard.vhid, heard.family, vlan
     memcpy(flow.source, heard.source, 16)
+    memcpy(flow.destination, heard.destination, 16)
     flow.received = 1
     flow_begin(flow, counter)
     is_new[0] = True
@@ -234,17 +244,19 @@ cdef class Tally:
 
     signers: (vhid, passphrase, message, address, peer) for each form of a valid advertisement: the
     input of its digest before the counter, and the 4 or 16 bytes of the group that it is sent to,
-    or of the peer that sends it. Without signers digests are not judged. flows_max: sources and
-    vhids counted separately; frames of further ones count as `left_out`.
+    or of the peer that sends it. Without signers digests are not judged. flows_max: flows counted
+    separately; frames of further ones count as `left_out`. vlan: None counts frames without a VLAN,
+    0 all, 1 to 4094 those of one; others are `skipped`.
     """
 
-    def __cinit__(self, signers=(), uint32_t flows_max=FLOWS_MAX):
+    def __cinit__(self, signers=(), uint32_t flows_max=FLOWS_MAX, vlan=None):
         cdef uint32_t places
         if not 1 <= flows_max <= FLOWS_MAX:
             raise ValueError(f"flows_max = {flows_max}: 1 to {FLOWS_MAX}")
         places = power_of_two(2 * flows_max)
         self.flows_max, self.index_mask = flows_max, places - 1
         self.signer_count = len(signers)
+        self.vlan = NO_VLAN if vlan is None else vlan or ANY_VLAN
         self.flows = <Flow*>calloc(flows_max, sizeof(Flow))
         self.index = <uint32_t*>calloc(places, sizeof(uint32_t))
         self.signers = <Signer*>calloc(self.signer_count + 1, sizeof(Signer))
@@ -261,16 +273,23 @@ cdef class Tally:
         free(self.index)
         free(self.signers)
 
-    cdef void count(self, const uint8_t* frame, uint32_t length, uint32_t kept,
+    cdef void count(self, const uint8_t* frame, uint32_t length, uint32_t kept, uint16_t vlan,
                     int64_t at_ns) noexcept nogil:
-        """Count a frame of `length` bytes, arrived at `at_ns`; `frame` has the first `kept`."""
+        """Count a frame of `length` bytes, arrived at `at_ns`; `frame` has the first `kept`.
+
+        vlan: that of the tag that it had; NO_VLAN: it had none, or a mere priority.
+        """
         cdef Advertisement heard
         cdef Totals* totals = &self.totals
         cdef Flow* flow
         cdef uint64_t counter
         cdef int64_t sent_at_ns
         cdef bint is_new
-        cdef Verdict verdict = wire_parse_ip(frame, length, &heard)
+        cdef Verdict verdict
+        if self.vlan != ANY_VLAN and self.vlan != vlan:
+            totals.skipped[vlan & (VLANS - 1)] += 1
+            return
+        verdict = wire_parse_ip(frame, length, &heard)
         if not totals.frames:
             totals.first_at_ns = at_ns
         totals.last_at_ns = at_ns
@@ -286,7 +305,7 @@ cdef class Tally:
         if heard.carp == NULL or verdict == VRRP:
             return                                  # no counter, or an unknown flow
         counter = counter_of(heard.carp)
-        flow = flow_of(self, &heard, counter, &is_new)
+        flow = flow_of(self, &heard, vlan, counter, &is_new)
         if flow == NULL:
             totals.left_out += 1
         elif not is_new:
@@ -297,9 +316,9 @@ cdef class Tally:
         elif sent_at_ns > 0:
             histogram_add(&self.latency, at_ns - sent_at_ns)
 
-    def receive(self, bytes frame, int64_t at_ns=0) -> None:
-        """Count one whole frame that arrived at `at_ns`, for tests and tools."""
-        self.count(frame, <uint32_t>len(frame), <uint32_t>len(frame), at_ns)
+    def receive(self, bytes frame, int64_t at_ns=0, uint16_t vlan=NO_VLAN) -> None:
+        """Count one whole frame without its tag that arrived at `at_ns`, for tests and tools."""
+        self.count(frame, <uint32_t>len(frame), <uint32_t>len(frame), vlan, at_ns)
 
     @property
     def frames(self) -> int:
@@ -312,7 +331,8 @@ cdef class Tally:
         verdicts: {word: frames}, those that are not 0; frames, gratuitous_arp, unsolicited_na,
         other, left_out, before_sent; received, lost, duplicates, reordered, strays, restarts:
         sums over the flows, with their number in `flows`; first_at_ns, last_at_ns: arrivals,
-        CLOCK_REALTIME; latency: None, or {frames, p50_ns, p99_ns, max_ns} of stamped frames.
+        CLOCK_REALTIME; latency: None, or {frames, p50_ns, p99_ns, max_ns} of stamped frames;
+        skipped: {vlan: frames} of VLANs that are not counted, 0: without one.
         """
         cdef Totals* totals = &self.totals
         verdicts = {VERDICT_WORDS[i]: totals.verdicts[i] for i in range(len(VERDICT_WORDS))
@@ -323,6 +343,8 @@ cdef class Tally:
                  "before_sent": totals.before_sent, "flows": self.flow_count,
                  "first_at_ns": totals.first_at_ns, "last_at_ns": totals.last_at_ns}
         facts.update(sums_of(self))
+        facts["skipped"] = {vlan: totals.skipped[vlan] for vlan in range(VLANS)
+                            if totals.skipped[<int>vlan]}
         facts["latency"] = None if not self.latency.total else {
             "frames": self.latency.total,
             "p50_ns": histogram_percentile(&self.latency, 0.5),
@@ -331,10 +353,11 @@ cdef class Tally:
         return facts
 
     def flow_list(self) -> list:
-        """(source, vhid, first, last, received, lost, duplicates, reordered, strays, restarts).
+        """A tuple for each flow, in the order in which they were first heard.
 
-        In the order in which they were first heard; source: 4 or 16 bytes; first and last: the
-        lowest and the highest counter since the last restart.
+        (source, vhid, destination, vlan, first, last, received, lost, duplicates, reordered,
+        strays, restarts): source and destination of 4 or 16 bytes; vlan: None without a tag; first
+        and last: the lowest and the highest counter since the last restart.
         """
         cdef list flows = []
         cdef uint32_t i
@@ -342,7 +365,8 @@ cdef class Tally:
         for i in range(self.flow_count):
             flow = &self.flows[i]
             size = 4 if flow.family == 4 else 16
-            flows.append(((<const char*>flow.source)[:size], flow.vhid, flow.lowest, flow.highest,
-                          flow.received, flow.lost_before + lost_since(flow), flow.duplicates,
-                          flow.reordered, flow.strays, flow.restarts))
+            flows.append(((<const char*>flow.source)[:size], flow.vhid,
+                          (<const char*>flow.destination)[:size], flow.vlan or None, flow.lowest,
+                          flow.highest, flow.received, flow.lost_before + lost_since(flow),
+                          flow.duplicates, flow.reordered, flow.strays, flow.restarts))
         return flows

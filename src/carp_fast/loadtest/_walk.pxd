@@ -24,6 +24,7 @@ cdef struct Walk:
     uint64_t until_shift
     WalkOrder order
 
+cdef void walk_value(const Walk* walk, uint32_t index, Number* value) noexcept nogil
 cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil
 cdef uint64_t greatest_divisor(uint64_t a, uint64_t b) noexcept nogil
 cdef void number_put(uint8_t* data, int length, const Number* number) noexcept nogil

@@ -8,6 +8,15 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 ORDER_WORDS = ("increment", "random")
 
 
+cdef void walk_value(const Walk* walk, uint32_t index, Number* value) noexcept nogil:
+    """The value at an index below `walk.count`."""
+    if walk.listed != NULL:
+        value[0] = walk.listed[index]
+    else:
+        value.high = walk.first.high
+        value.low = walk.first.low + index * walk.step
+
+
 cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil:
     """The next value of a walk that has any; `walk.index` is its index.
 
@@ -29,11 +38,7 @@ cdef void walk_take(Walk* walk, uint64_t* random, Number* value) noexcept nogil:
         while walk.next >= walk.count:
             walk.next -= walk.count
     walk.index = index
-    if walk.listed != NULL:
-        value[0] = walk.listed[index]
-    else:
-        value.high = walk.first.high
-        value.low = walk.first.low + index * walk.step
+    walk_value(walk, index, value)
 
 
 cdef uint64_t greatest_divisor(uint64_t a, uint64_t b) noexcept nogil:
