@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from carp_fast.loadtest.walks import Walk
 
 PROGRESS_S = 1.0
+ANNOUNCED = frozenset(("arp", "na"))
 DEFAULT_PASSPHRASE = b"carp-fast"
 ADDRESSES_MAX = 4_096
 """The most addresses that one --address may give."""
@@ -97,8 +98,11 @@ def _test(trial: TrialOptions | None, options: FloodOptions) -> None:
         return
     from carp_fast.config.load import load
     from carp_fast.loadtest.sender import Backends
+    from carp_fast.loadtest.streams import groups_of
 
     _refuse_repeated(options)
+    streams = _streams(options)
+    walks = _walks(options, len(streams.streams))
     with Backends() as backends, Interrupts() as interrupts:
         run_trial(
             trial,
@@ -106,6 +110,8 @@ def _test(trial: TrialOptions | None, options: FloodOptions) -> None:
             interrupts,
             configuration=load(options.config) if options.config else None,
             vlan=0 if options.walks.get("vlan") else None,
+            groups=groups_of(streams.streams, walks),
+            announcements=not ANNOUNCED.isdisjoint(_weights(options.mix)),
             as_json=options.as_json,
         )
 
@@ -361,19 +367,21 @@ def _send_for_trial(
     searching: bool,
 ) -> TrialSent:
     """Sends once for a trial. A signal ends the sending early. Raises FloodError."""
+    from carp_fast.loadtest._mix import Mix
     from carp_fast.loadtest.sender import FloodError
     from carp_fast.loadtest.trial import sent_of
 
     if rate is not None:
         options = replace(options, rate=f"{rate:f}", duration=seconds or options.duration)
     prepared = _prepared(options)
+    assert isinstance(prepared.source, Mix)  # a recording is not sent to a sink
     with _sender(prepared, options, backends) as sender:
         sender.start()
         _watch(sender, interrupts, quiet=searching or options.as_json)
         sender.stop()
         if sender.trouble:
             raise FloodError(sender.trouble)
-        return sent_of(sender.sent(), stamped=options.stamp)
+        return sent_of(sender.sent(), prepared.source, stamped=options.stamp)
 
 
 def _watch(sender: Sender, interrupts: Interrupts, *, quiet: bool) -> None:

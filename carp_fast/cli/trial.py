@@ -6,7 +6,7 @@ Must not know how frames are sent or received, nor how the two are compared (loa
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,12 +125,18 @@ def run_trial(
     *,
     configuration: Configuration | None,
     vlan: int | None,
+    groups: Iterable[bytes],
+    announcements: bool,
     as_json: bool,
 ) -> None:
-    """Runs one trial or a search and prints the result. Raises Failure, and what `send` raises."""
+    """Runs one trial or a search and prints the result.
+
+    `groups`: those that the frames are sent to; `announcements`: there are some among them. Raises
+    Failure, and what `send` raises.
+    """
     import msgspec
 
-    from carp_fast.loadtest.receiver import Receiver, SinkError
+    from carp_fast.loadtest.receiver import Members, Receiver, SinkError
     from carp_fast.loadtest.trial import cross
 
     def receiver() -> Receiver:
@@ -139,7 +145,7 @@ def run_trial(
             configuration,
             namespace=options.namespace,
             vlan=vlan,
-            announcements=True,
+            announcements=announcements,
         )
 
     def attempt(rate: float | None, seconds: float | None) -> Trial:
@@ -147,19 +153,22 @@ def run_trial(
             return cross(lambda: send(rate, seconds), receiving)
 
     try:
-        if not options.find_rate:
-            trial = attempt(None, None)
-            if as_json:
-                print_json(msgspec.json.encode(trial))
+        with Members(options.interface, groups, options.namespace):
+            if options.find_rate:
+                found = _search(
+                    options, lambda rate: attempt(rate, options.step_s), interrupts, quiet=as_json
+                )
             else:
-                print_trial(trial)
-            interrupts.exit()
-            return
-        found = _search(
-            options, lambda rate: attempt(rate, options.step_s), interrupts, quiet=as_json
-        )
+                trial = attempt(None, None)
     except SinkError as error:
         raise failure(error) from error
+    if not options.find_rate:
+        if as_json:
+            print_json(msgspec.json.encode(trial))
+        else:
+            print_trial(trial)
+        interrupts.exit()
+        return
     if options.plot is not None and found.steps:
         _write_plot(options.plot, found, options)
     if as_json:

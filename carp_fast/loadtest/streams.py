@@ -6,7 +6,7 @@ Holds what each advertises by family, and what it announces. Must not know how f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -23,7 +23,11 @@ from carp_fast.inet import (
     prefix_bytes,
     virtual_mac,
 )
+from carp_fast.loadtest.walks import Walk
 from carp_fast.net.kernel import RT_SCOPE_LINK
+
+SentRow = tuple[int, bytes, bytes, int | None, int, int, int, int]
+"""A row of _mix.Mix.sent_by."""
 
 MADE_UP_SOURCES = (address_bytes("198.18.0.1"), address_bytes("fe80::1"))
 MADE_UP_MAC = bytes((2, 0, 0, 0, 0, 1))
@@ -185,7 +189,8 @@ def made_up(
 class SentFlow(msgspec.Struct, frozen=True):
     """Advertisements of one source, destination, vhid and VLAN (None: without a tag).
 
-    `sent` of them have a counter of their own, `replayed` repeat one.
+    `sent` of them have a counter of their own, `replayed` repeat one; `bad_length` and `vrrp` are
+    frames without one.
     """
 
     vhid: int
@@ -194,11 +199,29 @@ class SentFlow(msgspec.Struct, frozen=True):
     vlan: int | None
     sent: int
     replayed: int
+    bad_length: int = 0
+    vrrp: int = 0
 
 
-def named(sent_by: Iterable[tuple[int, bytes, bytes, int | None, int, int]]) -> list[SentFlow]:
+def named(sent_by: Iterable[SentRow]) -> list[SentFlow]:
     """The result of _mix.Mix.sent_by with addresses as text."""
     return [
-        SentFlow(vhid, address_text(source), address_text(destination), vlan, sent, replayed)
-        for vhid, source, destination, vlan, sent, replayed in sent_by
+        SentFlow(vhid, address_text(source), address_text(destination), vlan, *counts)
+        for vhid, source, destination, vlan, *counts in sent_by
     ]
+
+
+def groups_of(streams: Iterable[Stream], walks: Mapping[str, Walk]) -> Iterator[bytes]:
+    """The groups that the frames are sent to, each once; not addresses of peers or broadcasts."""
+    fixed: dict[bytes, None] = {}
+    for family, field in ((4, "destination"), (16, "destination6")):
+        here = [stream.destination for stream in streams if len(stream.destination) == family]
+        if here and field in walks:
+            yield from filter(is_group, (value.to_bytes(family) for value in walks[field][1]))
+        else:
+            fixed.update(dict.fromkeys(filter(is_group, here)))
+    yield from fixed
+
+
+def is_group(address: bytes) -> bool:
+    return address[0] >> 4 == 0xE if len(address) == 4 else address[0] == 0xFF

@@ -15,7 +15,9 @@ from typing import NamedTuple
 import msgspec
 
 from carp_fast.bench.plot import Line, Panel, draw
+from carp_fast.inet import address_bytes, mac_bytes
 from carp_fast.loadtest import sender as flood
+from carp_fast.loadtest._mix import Mix
 from carp_fast.loadtest.receiver import Flow, Latency, Received, Receiver, SinkError
 
 RESOLUTION = 0.01
@@ -24,8 +26,8 @@ STEPS_MAX = 40
 REACHED = 0.98
 """A sender that reaches less than this fraction of the requested rate limits the search."""
 
-UNCOUNTED = ("bad_length", "vrrp", "arp", "na")
-"""Kinds of frames without a counter."""
+ANNOUNCED = ("arp", "na")
+"""Kinds of frames that announce an address."""
 
 
 class Key(NamedTuple):
@@ -37,12 +39,17 @@ class Key(NamedTuple):
     vlan: int | None
 
 
+What = tuple[str, Key | None]  # a kind of frames without a counter, and their flow
+
+
 @dataclass(frozen=True)
 class Sent:
     """Frames that left the sender, by flow.
 
     `by_source`: frames with a counter of their own; `replayed`: frames that repeat a counter;
-    `uncounted`: frames without one (short ones, VRRP, announcements); `frames`: their sum.
+    `uncounted`: frames without one, by kind ("bad_length", "vrrp") and flow, or by kind alone
+    (ANNOUNCED); `frames`: the sum of all. `announces`: whether an announcement (MAC, address, VLAN)
+    may be one of them.
     `stamped`: they contain the time of sending. `interrupted`: stopped before their end.
     """
 
@@ -50,7 +57,8 @@ class Sent:
     seconds: float
     by_source: Mapping[Key, int]
     replayed: Mapping[Key, int] = field(default_factory=dict)
-    uncounted: int = 0
+    uncounted: Mapping[What, int] = field(default_factory=dict)
+    announces: Callable[[bytes, bytes, int | None], bool] = lambda mac, address, vlan: False
     asked_per_s: float | None = None
     stamped: bool = False
     interrupted: bool = False
@@ -60,20 +68,26 @@ class Sent:
         return self.frames / self.seconds if self.seconds > 0 else 0.0
 
 
-def sent_of(flooded: flood.Sent, *, stamped: bool) -> Sent:
-    """The result of a flood in the form of a trial."""
+def sent_of(flooded: flood.Sent, source: Mix, *, stamped: bool) -> Sent:
+    """The result of a flood of `source` in the form of a trial."""
     fresh: Counter[Key] = Counter()
     replayed: Counter[Key] = Counter()
+    uncounted: Counter[What] = Counter()
     for row in flooded.by_source:
         key = Key(row.source, row.vhid, row.destination, row.vlan or None)
         fresh[key] += row.sent
         replayed[key] += row.replayed
+        uncounted["bad_length", key] += row.bad_length
+        uncounted["vrrp", key] += row.vrrp
+    for kind in ANNOUNCED:
+        uncounted[kind, None] = flooded.kinds.get(kind, 0)
     return Sent(
         frames=flooded.sent,
         seconds=flooded.seconds,
         by_source=fresh,
         replayed=replayed,
-        uncounted=sum(flooded.kinds.get(word, 0) for word in UNCOUNTED),
+        uncounted={what: count for what, count in uncounted.items() if count},
+        announces=source.announces,
         asked_per_s=flooded.asked_rate,
         stamped=stamped,
         interrupted=flooded.interrupted,
@@ -84,7 +98,8 @@ class Crossing(msgspec.Struct, frozen=True):
     """One flow: frames that were sent, that arrived, and that were lost.
 
     `duplicates`: frames that arrived more often than they were sent, not included in `arrived`.
-    `source` None: the frames without a counter (short ones, VRRP, announcements).
+    `source` None: the frames without a counter (short ones, VRRP, announcements). Of those a frame
+    that arrives twice makes up for one that is lost, if both have sender and content in common.
     """
 
     source: str | None
@@ -132,6 +147,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 def compare(sent: Sent, received: Received) -> Trial:
     """Compares the frames sent with those received."""
     rows, foreign = [], 0
+    uncounted, strangers = _without_counter(sent, received)
     heard = {
         Key(flow.source, flow.vhid, flow.destination, flow.vlan): flow
         for flow in received.by_source
@@ -139,13 +155,10 @@ def compare(sent: Sent, received: Received) -> Trial:
     for key, flow in heard.items():
         foreign += 0 if key in sent.by_source else flow.received
     for key, count in sent.by_source.items():
-        rows.append(_crossing(key, count, sent.replayed.get(key, 0), heard.get(key)))
-    if sent.uncounted:
-        verdicts = received.verdicts
-        arrived = verdicts.get("bad_length", 0) + verdicts.get("vrrp", 0)
-        arrived += received.gratuitous_arp + received.unsolicited_na
-        lost = max(0, sent.uncounted - arrived)
-        rows.append(Crossing(None, None, None, None, sent.uncounted, arrived, lost, 0, 0))
+        if count or key in sent.replayed:
+            rows.append(_crossing(key, count, sent.replayed.get(key, 0), heard.get(key)))
+    if uncounted.sent:
+        rows.append(uncounted)
     lost = max(0, sum(row.lost for row in rows) - received.left_out)
     here = received.kernel_dropped + received.interface_dropped
     lost_on_the_way = max(0, lost - here)
@@ -161,13 +174,35 @@ def compare(sent: Sent, received: Received) -> Trial:
         loss=lost_on_the_way / sent.frames if sent.frames else 0.0,
         kernel_dropped=received.kernel_dropped,
         interface_dropped=received.interface_dropped,
-        foreign=foreign,
+        foreign=foreign + strangers + received.other,
         left_out=received.left_out,
         stamped=sent.stamped,
         latency=received.latency,
         by_source=rows,
         interrupted=sent.interrupted,
     )
+
+
+def _without_counter(sent: Sent, received: Received) -> tuple[Crossing, int]:
+    """The row of the frames without a counter, and how many such frames came from others."""
+    arrived: Counter[What] = Counter()
+    foreign = 0
+    for row in received.uncounted:
+        if row.vhid is None:
+            what: What = row.kind, None
+            addresses = mac_bytes(row.source), address_bytes(row.destination)
+            ours = sent.announces(*addresses, row.vlan)
+        else:
+            what = row.kind, Key(row.source, row.vhid, row.destination, row.vlan)
+            ours = True
+        if ours and what in sent.uncounted:
+            arrived[what] += row.received
+        else:
+            foreign += row.received
+    count = sum(sent.uncounted.values())
+    there = sum(min(each, arrived[what]) for what, each in sent.uncounted.items())
+    more = arrived.total() - there
+    return Crossing(None, None, None, None, count, there, count - there, more, 0), foreign
 
 
 def _crossing(key: Key, fresh: int, replayed: int, found: Flow | None) -> Crossing:
@@ -187,11 +222,16 @@ def cross(send: Callable[[], Sent], receiver: Receiver) -> Trial:
     """
     receiver.start()
     sent = send()
-    receiver.drain()
+    receiver.drain(lambda: _ours(compare(sent, receiver.so_far())))
     received = receiver.stop()
     if receiver.trouble is not None:
         raise SinkError(receiver.trouble)
     return compare(sent, received)
+
+
+def _ours(trial: Trial) -> int:
+    """Frames of the sender that arrived, as often as they did: those of others do not count."""
+    return trial.arrived + trial.duplicates
 
 
 # --- the search ---------------------------------------------------------------------------------

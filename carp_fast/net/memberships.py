@@ -71,6 +71,10 @@ class Joins:
         for group in had - groups:
             self._leave(ifindex, group)
 
+    def joined(self, ifindex: int) -> set[bytes]:
+        """The groups that an interface is a member of, as far as joining succeeded."""
+        return {group for index, group in self._joined if index == ifindex}
+
     def leave(self, ifindex: int) -> None:
         """Leaves all groups of an interface, which may no longer exist."""
         self._warned = {each for each in self._warned if each[0] != ifindex}

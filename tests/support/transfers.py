@@ -33,6 +33,7 @@ def received(**fields: Any) -> Received:
         "by_source": [flow("10.1.0.2", 42, *WHERE, 1_234, last="f" * 16, lost=7)],
         "flows": 1,
         "skipped": {},
+        "uncounted": [],
     }
     rest = {name: 0 for name in Received.__struct_fields__ if name not in given}
     return Received(**{**rest, "flows_max": 131_072, "counter_window": 1_024, **given, **fields})

@@ -87,7 +87,7 @@ def test_what_does_not_go_together_in_a_flood(words: str, said: str) -> None:
 
 def test_a_trial_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     trial = compare(
-        Sent(frames=155, seconds=2.0, by_source={A: 100, B: 50}, uncounted=5),
+        Sent(frames=155, seconds=2.0, by_source={A: 100, B: 50}, uncounted={("arp", None): 5}),
         received(
             frames=148,
             by_source=[

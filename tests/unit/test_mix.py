@@ -170,7 +170,7 @@ def test_counters_ascend_by_one_for_each_source_and_vhid_whatever_the_kind() -> 
     for counters in heard.values():
         assert counters == list(range(500, 500 + len(counters)))
     assert {source for source, vhid in heard if vhid == 3} == {SOURCE6}
-    sent = {(source, vhid): (sent, again) for vhid, source, _, _, sent, again in mix.sent_by()}
+    sent = {(source, vhid): (sent, again) for vhid, source, _, _, sent, again, *_ in mix.sent_by()}
     assert sent == {flow: (len(heard.get(flow, ())), replayed[flow]) for flow in sent}
     assert set(sent) >= set(heard)
 
@@ -187,9 +187,31 @@ def test_streams_that_look_alike_share_their_counters() -> None:
         counters.setdefault(flow, []).append(int.from_bytes(said["counter"], "big"))
     assert sorted(map(len, counters.values())) == [10, 10, 10, 30]
     assert all(each == list(range(500, 500 + len(each))) for each in counters.values())
-    assert {(source, to, vhid): sent for vhid, source, to, _, sent, _ in mix.sent_by()} == {
+    assert {(source, to, vhid): sent for vhid, source, to, _, sent, *_ in mix.sent_by()} == {
         flow: len(each) for flow, each in counters.items()
     }
+
+
+def test_frames_without_a_counter_are_counted_by_flow() -> None:
+    mix = Mix([stream(1), stream(2)], {"ok": 1, "vrrp": 2, "bad_length": 3})
+    frames(mix, 120)
+    assert [(row[0], *row[4:]) for row in mix.sent_by()] == [(1, 10, 0, 30, 20), (2, 10, 0, 30, 20)]
+
+
+def test_it_knows_its_own_announcements() -> None:
+    announced = [(MAC, ADDRESS, False), (MAC, ADDRESS6, False)]
+    mix = Mix([stream()], {"arp": 1}, announcements=announced)
+    other = b"\x02\0\0\0\0\x98"
+    assert mix.announces(MAC, ADDRESS)
+    assert mix.announces(MAC, ADDRESS6)
+    assert not mix.announces(other, ADDRESS)
+    assert not mix.announces(MAC, ip("10.77.0.9"))
+    assert not mix.announces(MAC, ADDRESS, 5)
+    walks = {"source_mac": ("increment", range(7, 9)), "vlan": ("increment", [5])}
+    mix = Mix([stream()], {"arp": 1}, announcements=announced, walks=walks)
+    assert mix.announces(bytes(5) + b"\7", ADDRESS, 5)
+    assert not mix.announces(MAC, ADDRESS, 5)
+    assert not mix.announces(bytes(5) + b"\7", ADDRESS, 6)
 
 
 def test_each_destination_and_vlan_has_counters_of_its_own() -> None:

@@ -14,6 +14,7 @@ from carp_fast.loadtest.streams import (
     StreamError,
     Streams,
     from_configuration,
+    groups_of,
     made_up,
     named,
 )
@@ -123,6 +124,23 @@ def test_made_up_ones() -> None:
 
 
 def test_what_was_sent_is_named() -> None:
-    found = named([(7, ip("fe80::5"), ip("ff02::12"), 5, 3, 1)])
+    found = named([(7, ip("fe80::5"), ip("ff02::12"), 5, 3, 1, 4, 2)])
+    uncounted = {"bad_length": 4, "vrrp": 2}
     place = {"source": "fe80::5", "destination": "ff02::12", "vlan": 5}
-    assert msgspec.to_builtins(found) == [{"vhid": 7, **place, "sent": 3, "replayed": 1}]
+    assert msgspec.to_builtins(found) == [
+        {"vhid": 7, **place, "sent": 3, "replayed": 1, **uncounted}
+    ]
+
+
+def test_groups_are_those_of_the_frames() -> None:
+    four, six = ip("224.0.0.18"), ip("ff02::12")
+    streams = made_up([1, 2], [ip("10.0.0.1"), ip("2001:db8::1")], b"x", PLACE).streams
+    assert sorted(groups_of(streams, {})) == [four, six]
+    walk = ("increment", range(0xEF000001, 0xEF000003))
+    assert sorted(groups_of(streams, {"destination": walk})) == [
+        ip("239.0.0.1"),
+        ip("239.0.0.2"),
+        six,
+    ]
+    peers = [each._replace(destination=ip("10.0.0.7")) for each in streams if len(each.source) == 4]
+    assert list(groups_of(peers, {})) == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from carp_fast.engine._prepared import signed_message
 from carp_fast.engine._wire import build_announcement
-from carp_fast.loadtest._tally import COUNTER_WINDOW, FLOW_LIMIT, Tally
+from carp_fast.loadtest._tally import COUNTER_WINDOW, FLOW_LIMIT, OTHER_LIMIT, Tally
 from tests.support.segment import (
     ADDRESS,
     ADDRESS6,
@@ -283,6 +283,43 @@ def test_announcements_and_the_rest() -> None:
 
 
 # ------------------------------------------------------------------------------------------ latency
+
+
+def test_frames_without_counters_are_apart_by_sender_and_content() -> None:
+    tally = Tally(vlan=0)
+    mac, other = b"\2\0\0\0\0\7", b"\2\0\0\0\0\x08"
+    short = ipv4_frame(carp_header()[:20], source=ip("10.77.0.1"))
+    vrrp = bytes((0x21, 7, 100, 1)) + bytes(16)
+    for frame, vlan in [
+        (build_announcement(mac, ADDRESS), 0),
+        (build_announcement(mac, ADDRESS), 0),
+        (build_announcement(other, ADDRESS), 0),
+        (build_announcement(mac, ADDRESS), 5),
+        (build_announcement(mac, ADDRESS6), 0),
+        (short, 0),
+        (short, 0),
+        (ipv6_frame(carp_header()[:20], source=ip("fe80::1")), 0),
+        (ipv4_frame(vrrp, source=ip("10.77.0.1")), 0),
+    ]:
+        tally.receive(frame, vlan=vlan)
+    assert tally.other_list() == [
+        ("arp", mac, ADDRESS, None, None, 2),
+        ("arp", other, ADDRESS, None, None, 1),
+        ("arp", mac, ADDRESS, None, 5, 1),
+        ("na", mac, ADDRESS6, None, None, 1),
+        ("bad_length", ip("10.77.0.1"), GROUP, VHID, None, 2),
+        ("bad_length", ip("fe80::1"), GROUP6, VHID, None, 1),
+        ("vrrp", ip("10.77.0.1"), GROUP, 7, None, 1),
+    ]
+
+
+def test_senders_beyond_the_table_of_frames_without_counters_are_left_out() -> None:
+    tally = Tally()
+    for number in range(OTHER_LIMIT + 3):
+        tally.receive(build_announcement(b"\2" + number.to_bytes(5), ADDRESS))
+    assert len(tally.other_list()) == OTHER_LIMIT
+    assert tally.facts()["left_out"] == 3
+    assert tally.facts()["gratuitous_arp"] == OTHER_LIMIT + 3
 
 
 def test_latency_from_stamps_behind_the_packet() -> None:

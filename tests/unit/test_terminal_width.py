@@ -161,7 +161,12 @@ def print_sink(directory: Path) -> None:
 
 
 def print_crossing(directory: Path) -> None:
-    sent = Sent(frames=1_000_150, seconds=2.0, by_source={A: 1_000_000, B: 50}, uncounted=100)
+    sent = Sent(
+        frames=1_000_150,
+        seconds=2.0,
+        by_source={A: 1_000_000, B: 50},
+        uncounted={("arp", None): 100},
+    )
     print_trial(compare(sent, received(by_source=[flow(*A, 900_000), flow(*B, 55)])))
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carp_fast.loadtest.receiver import Latency
+from carp_fast.inet import mac_bytes
+from carp_fast.loadtest.receiver import Latency, Uncounted
 from carp_fast.loadtest.trial import (
     RESOLUTION,
     STEPS_MAX,
@@ -59,19 +60,53 @@ def test_a_full_table_at_the_receiver_is_no_loss() -> None:
     assert (trial.arrived, trial.lost, trial.left_out) == (27, 3, 18)
 
 
+OURS, FOREIGN = "02:00:00:00:00:01", "02:00:00:00:00:09"
+
+
 def test_frames_without_a_counter_have_a_row_of_their_own() -> None:
+    sent = Sent(
+        frames=40,
+        seconds=1.0,
+        by_source={A: 10},
+        uncounted={("bad_length", A): 6, ("vrrp", A): 6, ("arp", None): 9, ("na", None): 9},
+        announces=lambda mac, address, vlan: mac == mac_bytes(OURS) and vlan is None,
+    )
     trial = compare(
-        Sent(frames=40, seconds=1.0, by_source={A: 10}, uncounted=30),
+        sent,
         received(
             frames=36,
             by_source=[flow(*A, 10)],
-            verdicts={"ok": 10, "bad_length": 5, "vrrp": 6},
-            gratuitous_arp=7,
-            unsolicited_na=8,
+            uncounted=[
+                Uncounted("bad_length", A.source, A.destination, A.vhid, None, 5),
+                Uncounted("vrrp", A.source, A.destination, A.vhid, None, 6),
+                Uncounted("arp", OURS, "10.1.0.100", None, None, 7),
+                Uncounted("na", OURS, "fe80::100", None, None, 8),
+            ],
         ),
     )
     assert trial.by_source[-1] == Crossing(None, None, None, None, 30, 26, 4, 0, 0)
-    assert trial.lost == 4
+    assert (trial.lost, trial.foreign) == (4, 0)
+
+
+def test_what_others_announce_hides_no_loss() -> None:
+    sent = Sent(
+        frames=30,
+        seconds=1.0,
+        by_source={},
+        uncounted={("vrrp", A): 10, ("arp", None): 20},
+        announces=lambda mac, address, vlan: mac == mac_bytes(OURS) and vlan is None,
+    )
+    uncounted = [
+        Uncounted("vrrp", A.source, A.destination, A.vhid, None, 4),
+        Uncounted("vrrp", B.source, B.destination, B.vhid, None, 100),
+        Uncounted("arp", OURS, "10.1.0.100", None, None, 12),
+        Uncounted("arp", OURS, "10.1.0.100", None, 5, 100),
+        Uncounted("arp", FOREIGN, "10.1.0.100", None, None, 100),
+        Uncounted("na", OURS, "fe80::100", None, None, 100),
+    ]
+    trial = compare(sent, received(frames=416, by_source=[], uncounted=uncounted))
+    assert trial.by_source == [Crossing(None, None, None, None, 30, 16, 14, 0, 0)]
+    assert (trial.arrived, trial.lost, trial.foreign) == (16, 14, 400)
 
 
 def test_flows_are_told_apart_by_destination_and_vlan_too() -> None:

@@ -54,6 +54,8 @@ cdef struct Flow:                   # frames of one source, destination, vhid an
     uint64_t sent                   # frames with a new counter
     uint64_t replayed               # frames with the counter of the last one
     uint64_t last                   # counter
+    uint64_t short_ones             # frames without a counter for a receiver
+    uint64_t vrrp
 
 cdef struct Announcement:
     uint8_t address[16]
@@ -90,6 +92,8 @@ cdef class Mix(FrameSource):
     cdef Unsigned waiting[TOGETHER]
     cdef uint32_t waiting_count
     cdef list kept                  # owners of the walks' values
+    cdef frozenset announced        # (MAC, address)
+    cdef object macs, vlans         # values that walk, or None
     cdef uint32_t make_announcement(self, int kind, uint8_t* frame) noexcept nogil
     cdef uint32_t make_advertisement(self, int kind, uint8_t* frame, Made* made) noexcept nogil
     cdef void fill_head(self, Walk* walks, const Stream* stream, Head* head) noexcept nogil

@@ -264,6 +264,7 @@ cdef class Mix(FrameSource):
         self.announcements = <Announcement*>calloc(max(len(announcements), 1), sizeof(Announcement))
         if self.announcements == NULL:
             raise MemoryError("mix")
+        self.announced = frozenset((mac, address) for mac, address, _ in announcements)
         for mac, address, router in announcements:
             if len(mac) != 6 or len(address) not in (4, 16):
                 raise ValueError("an announcement has a MAC and an address")
@@ -303,6 +304,8 @@ cdef class Mix(FrameSource):
             for kind in range(KINDS):
                 self.set_walk(kind, field, ORDER_WORDS.index(order), values, shift_every)
         self.tagged = "vlan" in walks
+        self.macs = walks["source_mac"][1] if "source_mac" in walks else None
+        self.vlans = walks["vlan"][1] if self.tagged else None
 
     cdef set_walk(self, int kind, int field, int order, values, uint64_t shift_every):
         """Set the walk of one kind's frames; a range stays two numbers, however long it is."""
@@ -395,6 +398,10 @@ cdef class Mix(FrameSource):
             return
         if made.replay:
             self.flows[made.flow].replayed -= 1
+        elif made.kind == VRRP_KIND:
+            self.flows[made.flow].vrrp -= 1
+        elif made.kind == BAD_LENGTH_KIND:
+            self.flows[made.flow].short_ones -= 1
         else:
             self.flows[made.flow].sent -= 1
 
@@ -499,7 +506,10 @@ cdef class Mix(FrameSource):
         cdef Number value
         if kind == VRRP_KIND or kind == BAD_LENGTH_KIND:
             head.counter = first_counter(walk) + self.made_of[kind]
-            made.flow = NO_FLOW                     # it has no counter for a receiver
+            if kind == VRRP_KIND:
+                flow.vrrp += 1
+            else:
+                flow.short_ones += 1
             return
         if kind == REPLAY_KIND:
             # If the flow has sent nothing yet, the counter before its first.
@@ -527,11 +537,12 @@ cdef class Mix(FrameSource):
                 if self.made_of[<int>i]}
 
     def sent_by(self) -> list:
-        """The frames sent with counters: a tuple for each flow that has any.
+        """The advertisements sent: a tuple for each flow that has any.
 
-        (vhid, source, destination, vlan, sent, replayed): source and destination of 4 or 16 bytes;
-        vlan: None without a tag; sent: frames that took a counter, each the next one; replayed:
-        frames with the latest one again. Valid once a flood has ended.
+        (vhid, source, destination, vlan, sent, replayed, short, vrrp): source and destination of 4
+        or 16 bytes; vlan: None without a tag; sent: frames that took a counter, each the next one;
+        replayed: frames with the latest one again; short, vrrp: frames without one, of the kinds
+        bad_length and vrrp. Valid once a flood has ended.
         """
         cdef uint32_t i, source, destination, vlan
         cdef Stream* stream
@@ -546,7 +557,7 @@ cdef class Mix(FrameSource):
                 for destination in range(self.values_of(DESTINATION, DESTINATION6, stream.family)):
                     for vlan in range(self.values_of(VLAN, VLAN, stream.family)):
                         flow = &self.flows[self.flow_at(stream, source, destination, vlan)]
-                        if flow.sent or flow.replayed:
+                        if flow.sent or flow.replayed or flow.short_ones or flow.vrrp:
                             found.append((
                                 stream.vhid,
                                 bytes_at(&self.walks[0][SOURCE if size == 4 else SOURCE6],
@@ -554,8 +565,18 @@ cdef class Mix(FrameSource):
                                 bytes_at(&self.walks[0][DESTINATION if size == 4
                                                         else DESTINATION6],
                                          destination, stream.destination, size),
-                                self.vlan_at(vlan), flow.sent, flow.replayed))
+                                self.vlan_at(vlan), flow.sent, flow.replayed,
+                                flow.short_ones, flow.vrrp))
         return found
+
+    def announces(self, bytes mac, bytes address, vlan=None) -> bool:
+        """Whether an announcement of `address` by `mac` may be one of these frames."""
+        if vlan is not None and (self.vlans is None or vlan not in self.vlans):
+            return False
+        if self.macs is None:
+            return (mac, address) in self.announced
+        return int.from_bytes(mac, "big") in self.macs and any(
+            address == each for _, each in self.announced)
 
     cdef object vlan_at(self, uint32_t index):
         """The VLAN of a tag, without its priority; None: frames have no tag."""

@@ -13,6 +13,22 @@ cdef enum:
     NO_VLAN = 0
     ANY_VLAN = -1
     VLANS = 4096
+    OTHERS_MAX = 65536              # senders of frames without counters, counted separately
+
+cdef enum OtherKind:                # of a frame without a counter; in the order of OTHER_WORDS
+    OTHER_SHORT
+    OTHER_VRRP
+    OTHER_ARP
+    OTHER_NA
+
+cdef struct Other:                  # frames without counters that have all of this in common
+    uint64_t received
+    uint8_t source[16]              # its address; of an announcement its MAC
+    uint8_t destination[16]         # of an announcement the address that it announces
+    uint16_t vlan
+    uint8_t vhid
+    uint8_t family
+    uint8_t kind
 
 cdef struct Flow:                   # frames of one source, destination, vhid and VLAN
     uint64_t seen[WINDOW_WORDS]     # a bit for each counter of the window
@@ -55,6 +71,9 @@ cdef struct Totals:
 cdef class Tally:
     cdef Flow* flows
     cdef uint32_t* index
+    cdef Other* others
+    cdef uint32_t* others_index
+    cdef uint32_t other_count, others_mask
     cdef Signer* signers
     cdef uint32_t flow_count, flows_max, index_mask, signer_count
     cdef uint32_t by_vhid[256]

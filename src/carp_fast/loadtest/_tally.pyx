@@ -29,6 +29,8 @@ cdef enum:
     SOLICITED = 0x40
 
 FLOW_LIMIT = FLOWS_MAX
+OTHER_LIMIT = OTHERS_MAX
+OTHER_WORDS = ("bad_length", "vrrp", "arp", "na")
 COUNTER_WINDOW = WINDOW
 
 
@@ -193,17 +195,86 @@ cdef Flow* flow_of(Tally tally, const Advertisement* heard, uint16_t vlan, uint6
     return flow
 
 
-cdef void count_other(Tally tally, const uint8_t* frame, uint32_t length) noexcept nogil:
+# ------------------------------------------------------------------ frames without a counter
+
+cdef bint is_like(const Other* a, const Other* b) noexcept nogil:
+    return (a.kind == b.kind and a.vhid == b.vhid and a.vlan == b.vlan and a.family == b.family
+            and memcmp(a.source, b.source, 16) == 0
+            and memcmp(a.destination, b.destination, 16) == 0)
+
+
+cdef void count_like(Tally tally, const Other* heard) noexcept nogil:
+    """Count a frame in the row of those that it has everything in common with."""
+    cdef uint64_t value = <uint64_t>heard.kind << 24 | <uint64_t>heard.vhid << 16 | heard.vlan
+    cdef uint32_t place
+    cdef Other* row
+    value = mixed(mixed(value, heard.source), heard.source + 8)
+    value = mixed(mixed(value, heard.destination), heard.destination + 8)
+    place = <uint32_t>(value >> 32 ^ value) & tally.others_mask
+    while tally.others_index[place]:
+        row = &tally.others[tally.others_index[place] - 1]
+        if is_like(row, heard):
+            row.received += 1
+            return
+        place = (place + 1) & tally.others_mask
+    if tally.other_count == OTHERS_MAX:
+        tally.totals.left_out += 1
+        return
+    row = &tally.others[tally.other_count]
+    row[0] = heard[0]
+    row.received = 1
+    tally.other_count += 1
+    tally.others_index[place] = tally.other_count
+
+
+cdef void count_uncounted(Tally tally, const uint8_t* frame, uint32_t kept, uint16_t vlan,
+                          OtherKind kind) noexcept nogil:
+    """Count a frame of protocol 112 that has no counter, as far as its headers are there."""
+    cdef Other heard
+    cdef uint32_t ip_end
+    memset(&heard, 0, sizeof(heard))
+    heard.kind, heard.vlan = kind, vlan
+    if frame[12] == 0x08:
+        heard.family = 4
+        ip_end = ETHERNET_LENGTH + (frame[ETHERNET_LENGTH] & 15) * 4
+        memcpy(heard.source, frame + ETHERNET_LENGTH + 12, 4)
+        memcpy(heard.destination, frame + ETHERNET_LENGTH + 16, 4)
+    else:
+        heard.family = 6
+        ip_end = ETHERNET_LENGTH + IPV6_LENGTH
+        if kept >= ip_end:
+            memcpy(heard.source, frame + ETHERNET_LENGTH + 8, 16)
+            memcpy(heard.destination, frame + ETHERNET_LENGTH + 24, 16)
+    if kept > ip_end + 1:
+        heard.vhid = frame[ip_end + 1]
+    count_like(tally, &heard)
+
+
+cdef void count_announcement(Tally tally, const uint8_t* frame, uint16_t vlan, OtherKind kind,
+                             const uint8_t* address) noexcept nogil:
+    cdef Other heard
+    memset(&heard, 0, sizeof(heard))
+    heard.kind, heard.vlan = kind, vlan
+    heard.family = 4 if kind == OTHER_ARP else 6
+    memcpy(heard.source, frame + 6, 6)
+    memcpy(heard.destination, address, 4 if kind == OTHER_ARP else 16)
+    count_like(tally, &heard)
+
+
+cdef void count_other(Tally tally, const uint8_t* frame, uint32_t length,
+                      uint16_t vlan) noexcept nogil:
     """Count a frame of another protocol: an announcement of an address, or anything else."""
     cdef const uint8_t* body = frame + ETHERNET_LENGTH
     if (length >= ARP_FRAME_LENGTH and frame[12] == 0x08 and frame[13] == 0x06
             and memcmp(body + 14, body + 24, 4) == 0):
         tally.totals.gratuitous_arp += 1
+        count_announcement(tally, frame, vlan, OTHER_ARP, body + 14)
     elif (length >= ETHERNET_LENGTH + IPV6_LENGTH + 24 and frame[12] == 0x86
             and frame[13] == 0xdd and body[6] == PROTOCOL_ICMPV6
             and body[IPV6_LENGTH] == NEIGHBOUR_ADVERTISEMENT
             and not body[IPV6_LENGTH + 4] & SOLICITED):
         tally.totals.unsolicited_na += 1
+        count_announcement(tally, frame, vlan, OTHER_NA, body + IPV6_LENGTH + 8)
     else:
         tally.totals.other += 1
 
@@ -260,7 +331,12 @@ cdef class Tally:
         self.flows = <Flow*>calloc(flows_max, sizeof(Flow))
         self.index = <uint32_t*>calloc(places, sizeof(uint32_t))
         self.signers = <Signer*>calloc(self.signer_count + 1, sizeof(Signer))
-        if self.flows == NULL or self.index == NULL or self.signers == NULL:
+        places = power_of_two(2 * OTHERS_MAX)
+        self.others_mask = places - 1
+        self.others = <Other*>calloc(OTHERS_MAX, sizeof(Other))
+        self.others_index = <uint32_t*>calloc(places, sizeof(uint32_t))
+        if (self.flows == NULL or self.index == NULL or self.signers == NULL
+                or self.others == NULL or self.others_index == NULL):
             raise MemoryError("tally")
         memset(self.by_vhid, 0, sizeof(self.by_vhid))
         memset(&self.totals, 0, sizeof(self.totals))
@@ -272,6 +348,8 @@ cdef class Tally:
         free(self.flows)
         free(self.index)
         free(self.signers)
+        free(self.others)
+        free(self.others_index)
 
     cdef void count(self, const uint8_t* frame, uint32_t length, uint32_t kept, uint16_t vlan,
                     int64_t at_ns) noexcept nogil:
@@ -295,7 +373,7 @@ cdef class Tally:
         totals.last_at_ns = at_ns
         totals.frames += 1
         if verdict == NOT_CARP:
-            count_other(self, frame, kept)
+            count_other(self, frame, kept, vlan)
             return
         if verdict == VERDICT_OK:
             verdict = wire_parse_carp(&heard)
@@ -303,7 +381,9 @@ cdef class Tally:
             verdict = judge(self, &heard)
         totals.verdicts[<int>verdict] += 1
         if heard.carp == NULL or verdict == VRRP:
-            return                                  # no counter, or an unknown flow
+            count_uncounted(self, frame, kept, vlan,
+                            OTHER_VRRP if verdict == VRRP else OTHER_SHORT)
+            return
         counter = counter_of(heard.carp)
         flow = flow_of(self, &heard, vlan, counter, &is_new)
         if flow == NULL:
@@ -351,6 +431,26 @@ cdef class Tally:
             "p99_ns": histogram_percentile(&self.latency, 0.99),
             "max_ns": self.latency.max_ns}
         return facts
+
+    def other_list(self) -> list:
+        """(kind, source, destination, vhid, vlan, received) of frames without counters.
+
+        kind: a word of OTHER_WORDS; of announcements source is the MAC of the sender, destination
+        the address announced, and vhid None; vlan: None without a tag. In the order in which they
+        were first heard.
+        """
+        cdef list found = []
+        cdef uint32_t i
+        cdef Other* row
+        for i in range(self.other_count):
+            row = &self.others[i]
+            size = 4 if row.family == 4 else 16
+            announced = row.kind == OTHER_ARP or row.kind == OTHER_NA
+            found.append((OTHER_WORDS[row.kind],
+                          (<const char*>row.source)[:6 if announced else size],
+                          (<const char*>row.destination)[:size],
+                          None if announced else row.vhid, row.vlan or None, row.received))
+        return found
 
     def flow_list(self) -> list:
         """A tuple for each flow, in the order in which they were first heard.
