@@ -21,7 +21,7 @@ from carp_fast.lab.pings import Pinger
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 from tests.support.pairs import start_keepalived
 
-pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="groups decide who is MASTER")]
+pytestmark = pytest.mark.root
 
 SIDES = (1, 2, 3)
 EVERY = [(f"s{segment}", 1) for segment in SIDES]

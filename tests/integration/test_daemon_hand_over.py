@@ -75,7 +75,6 @@ def test_one_virtual_host_is_handed_over_and_back_by_hand(
     b.wait_state("MASTER", 5, FIRST)
 
 
-@pytest.mark.each_path(reason="orders decide who is MASTER")
 def test_a_group_is_handed_over_together_and_taken_back_if_one_is_not_adopted(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -116,7 +115,6 @@ def test_a_group_is_handed_over_together_and_taken_back_if_one_is_not_adopted(
     assert a.status()["daemon"]["demotions"] == {}
 
 
-@pytest.mark.each_path(reason="orders decide who is MASTER")
 def test_what_nobody_takes_over_is_master_again_and_the_command_fails(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from carp_fast.lab.namespaces import ip_batch
 from carp_fast.lab.observer import Observer
 from tests.support.daemons import RunningDaemon, start_daemon, write_configuration
 
-pytestmark = [pytest.mark.root, pytest.mark.each_path(reason="each path follows its interface")]
+pytestmark = pytest.mark.root
 
 VHIDS = range(1, 21)
 NEW_MAC = "02:00:00:00:00:77"

@@ -198,7 +198,6 @@ def test_keys_change_in_place(lab_factory: Callable[..., Lab], tmp_path: Path) -
     assert "another" not in pair.master.log + pair.backup.log
 
 
-@pytest.mark.each_path(reason="each path takes up and gives up virtual hosts")
 def test_virtual_hosts_are_removed_and_added(
     lab_factory: Callable[..., Lab], tmp_path: Path
 ) -> None:
