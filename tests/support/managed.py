@@ -85,13 +85,17 @@ mount --make-rshared /  # as systemd does where it is not in a container: creden
 exec env -i container=carp-fast PATH=/usr/sbin:/usr/bin:/sbin:/bin "$0" --unit=multi-user.target
 ' "$5"
 """
-# bash -c FORGET GROUP DIRECTORY: removes the control groups of a machine that is gone.
+# bash -c FORGET GROUP DIRECTORY: removes the control groups of a machine that is gone, and those of
+# tests that were killed.
 _FORGET = """
 set -e
 mount -t cgroup2 machine "$1"
-if [ -e "$1/$0" ]; then
-    find "$1/$0" -depth -type d -exec rmdir {} +
-fi
+for group in "$1"/carp-fast-machine-*; do
+    owner=${group##*/carp-fast-machine-}
+    if [ "${group##*/}" = "$0" ] || [ ! -e "/proc/${owner%%-*}" ]; then
+        find "$group" -depth -type d -exec rmdir {} + || [ ! -e "$group" ]
+    fi
+done
 """
 
 
