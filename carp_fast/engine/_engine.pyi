@@ -1,19 +1,21 @@
 """The engine as a Python class; times in ns of the caller's clock, addresses as 4 or 16 bytes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 from carp_fast.engine._prepared import PreparedHost
 from carp_fast.engine._recorder import ADDRESS_WORDS as ADDRESS_WORDS
 from carp_fast.engine._recorder import THERE_WORDS as THERE_WORDS
+from carp_fast.engine._state import State
 from carp_fast.engine._wire import VERDICT_WORDS as VERDICT_WORDS
 from carp_fast.engine.actions import Action
 from carp_fast.engine.copies import ExplainedHost, HostCopy, RejectedFrame
 from carp_fast.engine.keys import DIALECTS as DIALECTS
 from carp_fast.engine.keys import REPLAYS as REPLAYS
 from carp_fast.engine.reports import Report
+from carp_fast.engine.states import Placed
 
 MAX_VIRTUAL_HOSTS: int
 MAX_INTERFACES: int
@@ -93,6 +95,40 @@ class Engine:
     def records(self) -> list[_Record]: ...
     def checkpoint(self, slot: int, now_ns: int) -> dict[str, Any]: ...
     def assume(self, slot: int, state: dict[str, Any], now_ns: int) -> None: ...
+    def state_size(self) -> int:
+        """How many bytes export_state() may need while these virtual hosts are there."""
+
+    def export_state(self, buffer: Buffer) -> int:
+        """Write the whole state into a writable buffer, for another engine; how many bytes.
+
+        It has the digests' midstates, but no passphrase: whoever reads it can sign. Raises
+        ValueError if there is less room than state_size(), or if a change of an address has no
+        outcome yet.
+        """
+
+    def assume_state(
+        self,
+        state: State | Buffer,
+        now_ns: int,
+        *,
+        slots: Sequence[int] | None = None,
+        interfaces: Sequence[int] | None = None,
+        grace_ns: int = 0,
+    ) -> Placed:
+        """Let the hosts, which were added, go on where those of another engine were.
+
+        Interfaces need not be set: they are as they were for the other engine. `slots`: by former
+        slot, the slot here; `interfaces`: by former interface number, the number here; -1, and what
+        is beyond the end: not here. Without `slots` a host goes on in the one with its interface,
+        vhid and group, or if only one has its interface and vhid, in that; without `interfaces` the
+        numbers are the same. `grace_ns`: how long digests of the former key are accepted, if the
+        host's key is another one.
+
+        Nothing is announced, no address is asked for but those that a MASTER has here only, and no
+        state is reported; the reports so far are dropped. Every group is reported once. Raises
+        ValueError, see State, also where a slot would become that of another virtual host.
+        """
+
     def take_actions(
         self, now_ns: int, errors: Mapping[Any, int] | None = None, *, busy: bool = False
     ) -> list[Action]: ...

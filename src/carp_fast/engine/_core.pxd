@@ -3,7 +3,8 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from carp_fast.engine._absence cimport Absences
-from carp_fast.engine._recorder cimport Checkpoint, Recorder
+from carp_fast.engine._fields cimport Checkpoint
+from carp_fast.engine._recorder cimport Recorder
 from carp_fast.engine._vhid cimport Block, Event, Source, VirtualHost
 from carp_fast.engine._wheel cimport Wheel
 from carp_fast.engine._wire cimport VERDICTS

@@ -11,11 +11,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
 from carp_fast.engine._absence cimport Absence, absence_counts
-from carp_fast.engine._recorder cimport (
-    CHECKPOINT_ABSENCES, Checkpoint, checkpoint_take, record_checkpoint, recorder_close,
-    recorder_wants)
+from carp_fast.engine._fields cimport CHECKPOINT_ABSENCES, Checkpoint, checkpoint_take
+from carp_fast.engine._recorder cimport record_checkpoint, recorder_close, recorder_wants
 from carp_fast.engine._vhid cimport (
-    Address, Block, CACHE_LINE, DUPLICATE, MASTER, SECOND_NS, Source, SOURCES, TO_ADVERTISE,
+    Address, Block, CACHE_LINE, DUPLICATE, MASTER, OWED, SECOND_NS, Source, SOURCES, TO_ADVERTISE,
     TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES, TO_REPEAT, TO_RESIGN, vhid_interval_ns,
     vhid_least_interval_ns, vhid_master, VirtualHost, RESIGN_AFTER_REMOVAL, UNSOURCED)
 from carp_fast.engine._wheel cimport (
@@ -131,6 +130,8 @@ cdef void engine_ask(Core* core, Queue* queue, uint32_t slot, uint8_t pending) n
         here = TO_ANNOUNCE if queue == &core.announce else TO_REPEAT
     if not host.pending & here:
         queue_push(queue, slot)
+        if queue == &core.owed:
+            host.flags |= OWED
     host.pending |= pending
 
 
@@ -381,6 +382,7 @@ cdef void engine_checkpoint(const Core* core, uint32_t slot, Checkpoint* checkpo
     memset(checkpoint, 0, sizeof(Checkpoint))
     checkpoint.at_ns, checkpoint.slot, checkpoint.interface = now_ns, slot, host.interface
     checkpoint.wake_tick_ns, checkpoint.seed = core.wake_tick_ns, core.seed
+    checkpoint.owed_at_ns = core.owed_at_ns
     checkpoint.pace[0], checkpoint.pace[1] = core.pace.rate, core.pace.at_once
     checkpoint.pace[2] = core.pace.in_all
     for i in range(core.absences.count):

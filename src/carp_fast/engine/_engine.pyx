@@ -23,16 +23,19 @@ from carp_fast.engine._arguments cimport (
     addition, demotion_order, fill_address, fill_interface, hand_over_order)
 from carp_fast.engine._assume cimport assume_address
 from carp_fast.engine._demotions cimport groups_expire
+from carp_fast.engine._fields cimport Checkpoint
 from carp_fast.engine._orders cimport obey
 from carp_fast.engine._copies cimport (
     explained_host, host_copy, interface_dict, rejections_list)
+from carp_fast.engine._placing cimport state_place
 from carp_fast.engine._prepared cimport PreparedHost, expect_bytes, source_flags
 from carp_fast.engine._receive cimport FrameHeard, engine_receive, engine_receive_many
 from carp_fast.engine._recorder cimport (
-    Checkpoint, RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
+    RecordCopy, Record, checkpoint_dict, fill_checkpoint, flags_of, recorder_copy,
     recorder_open, records_list)
 from carp_fast.engine._reports cimport address_bytes, report_object
 from carp_fast.engine._sealing cimport next_advertisement, Sealing, sealing_end
+from carp_fast.engine._state cimport State, state_size, state_write
 from carp_fast.engine._transitions cimport (
     engine_absent, engine_dropped, engine_expire, engine_shown)
 from carp_fast.engine._upkeep cimport (
@@ -376,6 +379,28 @@ cdef class Engine:
             if not assume_address(&self.core, slot, room, 4 if len(address) == 4 else 6,
                                   <uint8_t>flags_of(ADDRESS_WORDS, words)):
                 raise ValueError("an assumed address does not belong to the host")
+
+    def state_size(self) -> int:
+        """How many bytes export_state() may need while these virtual hosts are there."""
+        return state_size(&self.core)
+
+    def export_state(self, buffer) -> int:
+        """Write the whole state into a writable buffer, for another engine; how many bytes.
+
+        It has the digests' midstates, but no passphrase. See State in _state.pyx. Raises ValueError
+        if there is too little room, or a change of an address has no outcome yet.
+        """
+        return state_write(&self.core, NULL, buffer)
+
+    def assume_state(self, state, int64_t now_ns, *, slots=None, interfaces=None,
+                     int64_t grace_ns=0):
+        """Let the hosts, which were added, go on where those of another engine were: a Placed.
+
+        See the stub. Raises ValueError, and then nothing has changed.
+        """
+        self.take_reports()
+        return state_place(&self.core, state if isinstance(state, State) else State(state), slots,
+                           interfaces, grace_ns, now_ns)
 
     def take_actions(self, int64_t now_ns, errors=None, *, bint busy=False) -> list:
         """Carry out all that is queued, as a network without faults would.

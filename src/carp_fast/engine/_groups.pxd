@@ -8,6 +8,8 @@ cdef void group_join(Core* core, uint32_t slot, uint16_t number, bint all,
                      int64_t now_ns) noexcept nogil
 cdef void group_leave(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
 cdef void group_review(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
+cdef void group_place(Core* core, uint32_t slot, bint impeded) noexcept nogil
+cdef void groups_decide(Core* core, int64_t now_ns) noexcept nogil
 cdef void groups_tell(Core* core, int64_t now_ns) noexcept nogil
 cdef void groups_end(Core* core) noexcept nogil
 cdef uint8_t group_demotion(const Core* core, uint32_t slot) noexcept nogil

@@ -151,6 +151,30 @@ cdef void group_review(Core* core, uint32_t slot, int64_t now_ns) noexcept nogil
     decide(core, host.group, slot, now_ns)
 
 
+cdef void group_place(Core* core, uint32_t slot, bint impeded) noexcept nogil:
+    """Set whether a host cannot be MASTER here, as another engine knew it; decides nothing."""
+    cdef VirtualHost* host = &core.hosts[slot]
+    cdef Group* group = &core.groups[host.group]
+    if not host.group or host.impeded == impeded:
+        return
+    take_out(core, group, slot)
+    group.impeded += 1 if impeded else -1
+    host.impeded = impeded
+    put_in(core, group, slot)
+
+
+cdef void groups_decide(Core* core, int64_t now_ns) noexcept nogil:
+    """Decide every group again, report it, and go through the demotions of its members."""
+    cdef uint32_t number
+    cdef Group* group
+    for number in range(1, core.group_count):
+        group = &core.groups[number]
+        if group.members:
+            decide(core, <uint16_t>number, group.decider, now_ns)
+            group.at = group.first[0] if group.first[0] else group.first[1]
+            make_due(core, <uint16_t>number, DUE_WALK, now_ns)
+
+
 cdef void groups_end(Core* core) noexcept nogil:
     """Forget all groups: their members leave for good, and there is none to demote."""
     cdef uint32_t slot

@@ -19,10 +19,11 @@ from carp_fast.engine._core cimport (
     engine_done, engine_grow_reports, engine_release, engine_return, engine_set_deadline,
     verify_all_soon, engine_reschedule, ORDER_PREEMPT, ORDER_WITHHOLD, ORDER_YIELD)
 from carp_fast.engine._demotions cimport demote, join
+from carp_fast.engine._fields cimport Checkpoint
 from carp_fast.engine._grace cimport keep_old_keys
 from carp_fast.engine._groups cimport group_leave, group_review, groups_end, groups_tell
 from carp_fast.engine._recorder cimport (
-    ANNOUNCED_ANEW, Checkpoint, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_BAR,
+    ANNOUNCED_ANEW, ORDERED_ADDRESS_LOST, ORDERED_ADOPT, ORDERED_ANNOUNCE, ORDERED_BAR,
     ORDERED_BY_ROUTE, ORDERED_REMOVE, ORDERED_OWN_SOURCE, ORDERED_RESIGN, RECORD_INTERFACE,
     RECORD_ORDERED, RENAMED, Record, RecordCopy, record_input, recorder_copy, ORDERED_PREEMPT,
     ORDERED_WITHHOLD, ORDERED_YIELD)

@@ -1,10 +1,9 @@
 """Records of inputs and decisions: a ring of plain records, and a host's state as one struct."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from carp_fast.engine._absence cimport Absence
-from carp_fast.engine._history cimport History
-from carp_fast.engine._vhid cimport Configured, Source, SOURCES, VirtualHost
+from carp_fast.engine._fields cimport Checkpoint
+from carp_fast.engine._vhid cimport VirtualHost
 from carp_fast.engine._wire cimport Advertisement
 
 cdef enum RecordKind:
@@ -51,7 +50,6 @@ cdef enum:
     REFUSED_A_SECOND = 100          # recorded of frames that change no host; the rest is counted
     CHECKPOINT_ADDRESSES = 32       # whose flags are recorded one by one
     ROUTED = 1                      # among flags of an address: it is HELD as a local route
-    CHECKPOINT_ABSENCES = 2         # the last of those that count: rarely more within a wait
 
 cdef struct Record:                 # 64 bytes
     uint8_t kind
@@ -78,75 +76,6 @@ cdef struct Piece:                  # of a checkpoint, in the place of a Record
     uint8_t number                  # from 0
     uint8_t unused[2]
     uint8_t data[PIECE_LENGTH]
-
-# The state that decides what a host does next, without its keys, addresses and destinations.
-cdef struct Checkpoint:
-    int64_t at_ns
-    uint32_t slot
-    uint16_t interface
-    uint8_t added                   # it is new: there is no state to assume
-    uint8_t changed                 # its configuration is new: earlier records do not apply
-    # of the engine
-    int64_t wake_tick_ns
-    Absence absences[CHECKPOINT_ABSENCES]   # the last that count for it
-    uint64_t seed
-    uint32_t pace[3]                # of announcements, as Pace has it
-    # of the interface
-    int32_t ifindex
-    uint8_t up
-    uint8_t has_source
-    uint8_t has_source6
-    uint8_t forwards6
-    uint8_t renamed
-    uint8_t mac[6]
-    uint8_t source[4]
-    uint8_t source6[16]
-    # as configured
-    Configured configured
-    uint8_t vhid
-    uint8_t own_source4[4]
-    uint8_t own_source6[16]
-    # its state
-    uint32_t flags
-    uint32_t held
-    uint8_t ordered[4]
-    uint8_t state
-    uint8_t reason
-    uint8_t pending
-    uint8_t master[2]
-    uint8_t failed_sends
-    uint8_t good_sends
-    uint8_t repeat_in
-    uint8_t announce_left
-    uint8_t ties
-    uint8_t absence_count
-    uint8_t retries
-    uint8_t losses
-    uint8_t lost_reason
-    uint64_t counter
-    int64_t deadline_ns
-    int64_t preempt_from_ns
-    int64_t since_ns
-    int64_t heard_ns[2]
-    int64_t answered_ns
-    int64_t announce_at_ns
-    int64_t tie_since_ns
-    int64_t judged_ns
-    uint32_t duplicate_ms
-    uint8_t duplicate_mac[6]
-    History history
-    uint64_t first_sent
-    uint64_t stranger[2]
-    uint32_t stranger_ms[2]
-    int64_t jitter_ns
-    int64_t settled_ns
-    int64_t retry_at_ns
-    int64_t without_ns
-    int64_t demoted_until_ns
-    int64_t leaving_ns
-    int64_t failing_ns
-    uint32_t announce_from
-    Source sources[SOURCES]
 
 cdef struct Recorder:
     Record* records                 # NULL: nothing is recorded
@@ -182,7 +111,6 @@ cdef void record_heard(Recorder* recorder, uint32_t slot, uint16_t interface, ui
                        bint changes_host, const Advertisement* heard, int64_t at_ns) noexcept nogil
 cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
                             Checkpoint* checkpoint) noexcept nogil
-cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexcept nogil
 cdef list records_list(const Record* records, uint32_t count)
 cdef dict checkpoint_dict(const Checkpoint* checkpoint)
 cdef uint32_t flags_of(dict words, names) except? 0xffffffff

@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from carp_fast.engine._fields cimport CHECKPOINT_ABSENCES, Checkpoint
 from carp_fast.engine._history cimport (
     HISTORY_FORMERLY, HISTORY_LATELY, HISTORY_SENT, History, Range)
 from carp_fast.engine._vhid cimport (
@@ -19,8 +20,8 @@ from carp_fast.engine._vhid cimport (
     MASTER_LEAVES, ORDERED_BY, OWN_MAC, PRECEDED, REPEATING, REPLACES_ROUTES, RESIGN_AFTER_REMOVAL,
     ROUTED_ONCE, SECOND_NS, SEND_DEMOTED, SILENT_4, SILENT_6, Source, SOURCE6_MISSING,
     SOURCE_MISSING, SOURCES, TO_ADVERTISE, TO_ADVERTISE_LAST, TO_ANNOUNCE, TO_CHANGE_ADDRESSES,
-    TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, vhid_jitter_ns, vhid_source, VirtualHost,
-    MASTER_RESIGNS, REFUSED_PARTLY, UNANNOUNCED, UNSOURCED, WITHHELD)
+    TO_REPEAT, TO_RESIGN, TO_TELL_ADDRESSES, VirtualHost, MASTER_RESIGNS, OWED,
+    REFUSED_PARTLY, UNANNOUNCED, UNSOURCED, WITHHELD)
 from carp_fast.engine._wheel cimport NOBODY
 from carp_fast.engine._wire cimport Advertisement
 
@@ -54,7 +55,7 @@ FLAG_WORDS = {
     "duplicate": DUPLICATE, "refused_partly": REFUSED_PARTLY,
     "unannounced": UNANNOUNCED, "unsourced": UNSOURCED,
     "routed_once": ROUTED_ONCE, "holds_routes": HOLDS_ROUTES, "replaces_routes": REPLACES_ROUTES,
-    "withheld": WITHHELD}
+    "withheld": WITHHELD, "owed": OWED}
 PENDING_WORDS = {
     "advertise": TO_ADVERTISE, "advertise_last": TO_ADVERTISE_LAST, "resign": TO_RESIGN,
     "change_addresses": TO_CHANGE_ADDRESSES, "announce": TO_ANNOUNCE,
@@ -182,39 +183,6 @@ cdef void recorder_copy(const Recorder* recorder, RecordCopy* copy) noexcept nog
 
 
 # ----------------------------------------------------------------------------------- checkpoints
-
-cdef void checkpoint_take(const VirtualHost* host, Checkpoint* checkpoint) noexcept nogil:
-    """Copy all of a host's state except its key, its addresses and its outputs."""
-    cdef Checkpoint* to = checkpoint
-    cdef uint32_t i
-    to.vhid, to.configured = host.vhid, host.configured
-    memcpy(to.own_source4, host.source4, 4)
-    memcpy(to.own_source6, host.source6, 16)
-    to.flags, to.held = host.flags, host.held
-    memcpy(to.ordered, host.ordered, sizeof(host.ordered))
-    to.state, to.reason, to.pending = host.state, host.reason, host.pending
-    memcpy(to.master, host.master, 2)
-    to.failed_sends, to.good_sends = host.failed_sends, host.good_sends
-    to.repeat_in, to.announce_left = host.repeat_in, host.announce_left
-    to.counter, to.deadline_ns = host.counter, host.deadline_ns
-    to.preempt_from_ns, to.since_ns = host.preempt_from_ns, host.since_ns
-    to.heard_ns[0], to.heard_ns[1] = host.heard_ns[0], host.heard_ns[1]
-    to.answered_ns, to.announce_at_ns = host.answered_ns, host.announce_at_ns
-    to.tie_since_ns, to.judged_ns = host.tie_since_ns, host.judged_ns
-    to.history, to.duplicate_ms = host.history, host.duplicate_ms
-    to.first_sent = host.first_sent
-    memcpy(to.stranger, host.stranger, sizeof(host.stranger))
-    memcpy(to.stranger_ms, host.stranger_ms, sizeof(host.stranger_ms))
-    memcpy(to.duplicate_mac, host.duplicate_mac, 6)
-    to.jitter_ns, to.ties, to.settled_ns = vhid_jitter_ns(host), host.ties, host.settled_ns
-    to.retry_at_ns, to.without_ns = host.retry_at_ns, host.without_ns
-    to.demoted_until_ns, to.retries = host.demoted_until_ns, host.retries
-    to.leaving_ns = host.leaving_ns
-    to.losses, to.lost_reason = host.losses, host.lost_reason
-    to.failing_ns, to.announce_from = host.failing_ns, host.announce_from
-    for i in range(SOURCES):
-        to.sources[i] = vhid_source(host, i)[0]
-
 
 cdef void record_checkpoint(Recorder* recorder, VirtualHost* host,
                             Checkpoint* checkpoint) noexcept nogil:
@@ -425,12 +393,13 @@ cdef dict state_dict(const Checkpoint* of):
         "judged_ns": of.judged_ns, "duplicate_ms": of.duplicate_ms,
         "duplicate_mac": (<const char*>of.duplicate_mac)[:6] if of.duplicate_ms else b"",
         "history": history_dict(&of.history), "first_sent": of.first_sent,
-        "jitter_ns": of.jitter_ns,
+        "jitter_ns": of.jitter_us * <int64_t>1000,
         "stranger4": of.stranger[0], "stranger4_ms": of.stranger_ms[0],
         "stranger6": of.stranger[1], "stranger6_ms": of.stranger_ms[1],
         "ties": of.ties, "settled_ns": of.settled_ns,
         "retry_at_ns": of.retry_at_ns, "without_ns": of.without_ns,
         "demoted_until_ns": of.demoted_until_ns, "leaving_ns": of.leaving_ns,
+        "owed_at_ns": of.owed_at_ns if of.flags & OWED else 0,
         "failing_ns": of.failing_ns, "announce_from": of.announce_from,
         "retries": of.retries, "losses": of.losses,
         "lost_reason": REASON_WORDS[of.lost_reason], "sources": [],
@@ -521,11 +490,11 @@ cdef int fill_checkpoint(Checkpoint* checkpoint, dict state) except -1:
     to.first_sent = take("first_sent", oldest_sent(&to.history))
     to.stranger[0], to.stranger_ms[0] = take("stranger4", 0), take("stranger4_ms", 0)
     to.stranger[1], to.stranger_ms[1] = take("stranger6", 0), take("stranger6_ms", 0)
-    to.jitter_ns, to.ties = take("jitter_ns", 0), take("ties", 0)
+    to.jitter_us, to.ties = take("jitter_ns", 0) // 1000, take("ties", 0)
     to.settled_ns = take("settled_ns", 0)
     to.retry_at_ns, to.without_ns = take("retry_at_ns", 0), take("without_ns", 0)
     to.demoted_until_ns, to.retries = take("demoted_until_ns", 0), take("retries", 0)
-    to.leaving_ns = take("leaving_ns", 0)
+    to.leaving_ns, to.owed_at_ns = take("leaving_ns", 0), take("owed_at_ns", 0)
     to.failing_ns, to.announce_from = take("failing_ns", 0), take("announce_from", 0)
     to.losses, to.lost_reason = take("losses", 0), REASON_WORDS.index(take("lost_reason", ""))
     absences = take("absences", ())

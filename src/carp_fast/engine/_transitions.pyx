@@ -314,7 +314,9 @@ cdef void engine_expire(Core* core, int64_t now_ns, int64_t heard_until_ns) noex
     if core.owed_at_ns and core.owed_at_ns <= now_ns:
         core.owed_at_ns = 0
         while not queue_empty(&core.owed):              # before the advertisements of this tick
-            queue_push(&core.advertise_first, queue_pop(&core.owed))
+            slot = queue_pop(&core.owed)
+            core.hosts[slot].flags &= ~<uint32_t>vhid.OWED
+            queue_push(&core.advertise_first, slot)
     while True:
         slot = wheel_pop(&core.wheel, tick)
         if slot == NOBODY:

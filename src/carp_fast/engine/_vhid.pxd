@@ -141,6 +141,7 @@ cdef enum HostFlag:             # of its state; the configuration is in Configur
     HOLDS_ROUTES = 4194304      # some of its addresses are HELD as local routes
     REPLACES_ROUTES = 8388608   # ... which do not do any more: addresses replace them
     WITHHELD = 16777216         # it takes no part while its machine is in maintenance
+    OWED = 33554432             # what it has to send was refused: it waits for owed_at_ns
 
 cdef enum:
     # What ends when another wait or interval begins.

@@ -1,0 +1,37 @@
+"""The state of an engine as one flat array, with the table of its fields."""
+
+from cpython.buffer cimport Py_buffer
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from carp_fast.engine._core cimport Core
+from carp_fast.engine._fields cimport FIELDS_MAX
+from carp_fast.engine._tables cimport Pumped, SECTIONS, Section
+
+cdef struct Run:                    # of bytes, copied at once
+    uint32_t record_at
+    uint32_t struct_at
+    uint32_t length
+
+cdef struct Part:                   # the records of one kind, each begins with a number
+    uint8_t* bytes                  # ... what it is of: an interface, a slot, a place in `host`
+    uint64_t count
+    uint32_t stride
+    uint32_t run_count
+    Run runs[FIELDS_MAX]
+
+cdef class State:
+    cdef Py_buffer view
+    cdef bint held                  # `view` is to be given back
+    cdef Part parts[SECTIONS]
+    cdef list rows
+    cdef int read_head(self) except -1
+    cdef int read_rows(self, uint64_t at, uint32_t count) except -1
+
+cdef inline uint32_t part_of_number(const Part* part, uint64_t which) noexcept nogil:
+    """What a record is of."""
+    return (<const uint32_t*>(part.bytes + which * part.stride))[0]
+
+
+cdef void part_get(const Part* part, uint64_t which, void* to) noexcept nogil
+cdef uint64_t state_size(const Core* core) noexcept
+cdef int64_t state_write(const Core* core, const Pumped* pumped, buffer) except -1
